@@ -1,0 +1,2 @@
+//! The userspace daemon.
+fn main() {}

@@ -1,0 +1,200 @@
+//! The UDP side of a tunnel: one trait, one implementation per kind of socket.
+//!
+//! A [`Bind`] holds an IPv4 and an IPv6 socket on one port. Everything on the data path takes batches. One thread
+//! receives (`wait`, `recv`); any thread may send, rebind or wake it at the same time.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+/// The largest number of transmits in one [`Bind::send`].
+pub const BATCH: usize = 128;
+
+/// Where a peer is, and which of our addresses it knows us by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The peer's address.
+    pub dst: SocketAddr,
+    /// Our address that the peer last sent to; answers leave from it. Forgotten when it goes away.
+    pub src: Option<IpAddr>,
+}
+
+impl Endpoint {
+    /// An endpoint whose source address the system chooses.
+    #[must_use]
+    pub const fn new(dst: SocketAddr) -> Self {
+        Self { dst, src: None }
+    }
+}
+
+/// One or more datagrams of equal size (the last may be shorter) to one endpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Transmit<'a> {
+    /// Where to.
+    pub to: Endpoint,
+    /// The datagrams, back to back.
+    pub contents: &'a [u8],
+    /// The size of each datagram but the last. Equal to `contents.len()` for a single one.
+    pub segment_size: usize,
+    /// The IPv4 TOS or IPv6 traffic class byte of the outer header.
+    pub tos: u8,
+}
+
+impl Transmit<'_> {
+    /// How many datagrams this is.
+    #[must_use]
+    pub const fn datagrams(&self) -> usize {
+        self.contents
+            .len()
+            .div_ceil(if self.segment_size == 0 { 1 } else { self.segment_size })
+    }
+}
+
+/// What became of a batch of transmits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SendReport {
+    /// Datagrams that the operating system took.
+    pub sent: usize,
+    /// Datagrams that could not be sent.
+    pub dropped: usize,
+    /// Bit `i` is set if transmit `i` of the batch was dropped, wholly or in part.
+    pub dropped_mask: u128,
+    /// Bit `i` is set if transmit `i` had a source address that is not ours any more. It was then sent without, and the
+    /// caller should forget the address.
+    pub stale_source_mask: u128,
+}
+
+/// What was received with one slot of a [`RecvBatch`].
+#[derive(Clone, Copy, Debug)]
+pub struct RecvMeta {
+    /// Who sent it and which of our addresses it came to.
+    pub from: Endpoint,
+    /// Bytes in the slot.
+    pub len: usize,
+    /// Size of each datagram in the slot but the last, which may be shorter.
+    pub segment_size: usize,
+    /// The outer header's TOS or traffic class byte; 0 where the system does not tell.
+    pub tos: u8,
+}
+
+/// Fixed room for what one [`Bind::recv`] receives.
+///
+/// A slot holds one datagram, or several of one sender that the system has put together (GRO).
+#[derive(Debug)]
+pub struct RecvBatch {
+    buffer: Box<[u8]>,
+    slot_len: usize,
+    metas: Vec<RecvMeta>,
+}
+
+impl RecvBatch {
+    /// Room for `slots` slots of `slot_len` bytes. GRO needs slots of 65,535 bytes.
+    #[must_use]
+    pub fn new(slots: usize, slot_len: usize) -> Self {
+        Self {
+            buffer: vec![0; slots * slot_len].into_boxed_slice(),
+            slot_len,
+            metas: Vec::with_capacity(slots),
+        }
+    }
+
+    /// How many slots there are in all.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.buffer.len() / self.slot_len
+    }
+
+    /// The size of a slot, in bytes.
+    #[must_use]
+    pub const fn slot_len(&self) -> usize {
+        self.slot_len
+    }
+
+    /// How many slots are filled.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.metas.len()
+    }
+
+    /// Whether no slot is filled.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.metas.is_empty()
+    }
+
+    /// Empties every slot.
+    pub fn clear(&mut self) {
+        self.metas.clear();
+    }
+
+    /// For a [`Bind`]: the slots that are still empty, to receive into. Follow with [`push`](Self::push) for each
+    /// filled one, in order.
+    pub fn free_slots(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        self.buffer.chunks_exact_mut(self.slot_len).skip(self.metas.len())
+    }
+
+    /// For a [`Bind`]: marks the next slot as filled.
+    pub fn push(&mut self, meta: RecvMeta) {
+        debug_assert!(meta.len <= self.slot_len && self.metas.len() < self.slots());
+        self.metas.push(meta);
+    }
+
+    /// The filled slots.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&RecvMeta, &mut [u8])> {
+        self.metas
+            .iter()
+            .zip(self.buffer.chunks_exact_mut(self.slot_len))
+            .map(|(m, slot)| (m, &mut slot[..m.len]))
+    }
+
+    /// The whole buffer; the filled part of slot `i` begins at `i * slot_len()`.
+    #[must_use]
+    pub fn buffer(&self) -> &[u8] {
+        &self.buffer
+    }
+}
+
+/// A pair of UDP sockets on one port, or something that acts like it.
+pub trait Bind: Send + Sync {
+    /// Opens, or reopens on another port, and returns the port. 0 lets the system choose; both families then share
+    /// the port it chose. One family missing on this host is fine. If it fails, what was open stays open.
+    ///
+    /// # Errors
+    /// `AddrInUse` and whatever else the system says.
+    fn open(&self, port: u16) -> io::Result<u16>;
+
+    /// Closes the sockets. A bind that is not open receives nothing and drops what is sent. Idempotent.
+    fn close(&self);
+
+    /// Marks packets sent from now on, across reopening (`SO_MARK` on Linux and Android; nothing elsewhere).
+    ///
+    /// # Errors
+    /// As the system says, for lack of permission mostly; the old mark then stays.
+    fn set_mark(&self, mark: u32) -> io::Result<()>;
+
+    /// Waits until something may be received, [`wake`](Self::wake) is called, or `timeout` has passed. Only after
+    /// `recv` has returned 0. A wake that came since the last wait ends the wait at once.
+    ///
+    /// # Errors
+    /// As the system says; the tunnel cannot go on then.
+    fn wait(&self, timeout: Option<Duration>) -> io::Result<()>;
+
+    /// Ends the current or the next `wait`. Any thread may call it.
+    fn wake(&self);
+
+    /// Fills free slots of `batch` without waiting and returns how many it filled; 0 means there is nothing now.
+    /// Errors of single datagrams (ICMP and the like) are passed over.
+    ///
+    /// # Errors
+    /// If the sockets cannot be used any more.
+    fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize>;
+
+    /// Sends up to [`BATCH`] transmits, in order, without waiting longer than a full socket buffer needs to drain a
+    /// little. What cannot be sent is dropped and reported.
+    fn send(&self, batch: &[Transmit<'_>]) -> SendReport;
+
+    /// The scope id that an IPv6 zone names on this host; `None` if it names none.
+    fn zone_index(&self, zone: &str) -> Option<u32>;
+}

@@ -1,0 +1,110 @@
+//! Configuration as data: what to change ([`Update`]) and what is there ([`snapshot`]).
+//!
+//! Text is parsed into an [`Update`] completely before any of it is applied, so that a bad line changes nothing.
+
+pub mod snapshot;
+pub mod wgquick;
+
+use std::{fmt, net::SocketAddr};
+
+use ipnet::IpNet;
+
+use crate::key::{PresharedKey, PrivateKey, PublicKey};
+
+/// A validated set of changes, applied in one step: interface keys first, then peers in their order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Update {
+    /// `Some(None)` clears the key.
+    pub private_key: Option<Option<PrivateKey>>,
+    /// UDP port; 0 lets the system choose one.
+    pub listen_port: Option<u16>,
+    /// Mark of outgoing packets (`SO_MARK`); 0 means none.
+    pub fwmark: Option<u32>,
+    /// Removes every peer before the changes below.
+    pub replace_peers: bool,
+    /// Changes to peers. A peer may appear more than once; the changes add up in order.
+    pub peers: Vec<PeerUpdate>,
+}
+
+/// Changes to one peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerUpdate {
+    /// Which peer. Changes to a peer that has the interface's own key are ignored.
+    pub public_key: PublicKey,
+    /// Changes the peer only if it exists.
+    pub update_only: bool,
+    /// Removes the peer, after the other changes.
+    pub remove: bool,
+    /// All zeros means none. Takes effect at the next handshake.
+    pub preshared_key: Option<PresharedKey>,
+    /// Where to send.
+    pub endpoint: Option<EndpointAddr>,
+    /// Seconds between keepalives; 0 turns them off.
+    pub persistent_keepalive: Option<u16>,
+    /// Removes the peer's allowed IPs before the changes below.
+    pub replace_allowed_ips: bool,
+    /// Changes to allowed IPs, in order.
+    pub allowed_ips: Vec<AllowedIpUpdate>,
+}
+
+impl PeerUpdate {
+    /// No change yet; applied like this it creates the peer.
+    #[must_use]
+    pub const fn new(public_key: PublicKey) -> Self {
+        Self {
+            public_key,
+            update_only: false,
+            remove: false,
+            preshared_key: None,
+            endpoint: None,
+            persistent_keepalive: None,
+            replace_allowed_ips: false,
+            allowed_ips: Vec::new(),
+        }
+    }
+}
+
+/// One change to a peer's allowed IPs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AllowedIpUpdate {
+    /// The prefix, its host bits cleared.
+    pub prefix: IpNet,
+    /// Takes the prefix away from this peer instead of giving it.
+    pub remove: bool,
+}
+
+/// A peer's address as configured: numeric, perhaps with the text of an IPv6 zone.
+///
+/// The zone (`eth0` in `fe80::1%eth0`) stays text here; what interface it names is for the socket to find out. While
+/// it is set, the scope id in `addr` is 0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointAddr {
+    /// Address and port.
+    pub addr: SocketAddr,
+    /// The IPv6 zone, without the `%`; never empty.
+    pub zone: Option<Box<str>>,
+}
+
+impl From<SocketAddr> for EndpointAddr {
+    /// A scope id other than 0 becomes a numeric zone.
+    fn from(mut addr: SocketAddr) -> Self {
+        let mut zone = None;
+        if let SocketAddr::V6(v6) = &mut addr
+            && v6.scope_id() != 0
+        {
+            zone = Some(v6.scope_id().to_string().into_boxed_str());
+            v6.set_scope_id(0);
+        }
+        Self { addr, zone }
+    }
+}
+
+impl fmt::Display for EndpointAddr {
+    /// `1.2.3.4:5`, `[::1]:5`, `[fe80::1%eth0]:5`, as the UAPI prints it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.addr, &self.zone) {
+            (SocketAddr::V6(v6), Some(zone)) => write!(f, "[{}%{zone}]:{}", v6.ip(), v6.port()),
+            (addr, _) => addr.fmt(f),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Reads wg-quick `.conf` files.

@@ -1,0 +1,240 @@
+//! The one error type, and the one table that maps its kinds to `errno` and to `wg_result`.
+
+use std::{error::Error as StdError, fmt, io};
+
+/// What went wrong, as a caller can act on it.
+///
+/// Each kind has one `errno` (for the UAPI) and one `wg_result` (for C); see [`ErrorKind::errno`] and
+/// [`ErrorKind::code`]. Numbers are never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A required pointer was NULL.
+    Null,
+    /// A value is malformed or out of its range.
+    Invalid,
+    /// A line or message does not have the shape its protocol asks for.
+    Protocol,
+    /// What was asked for does not exist on this platform, or in this version.
+    Unsupported,
+    /// A documented limit on size or number was passed.
+    TooLarge,
+    /// No tunnel has this handle (any more).
+    UnknownHandle,
+    /// The object has ended or was closed.
+    Closed,
+    /// The call cannot be made now, for example from inside a callback that it would wait for.
+    Busy,
+    /// The operating system reported a failure that has no kind of its own.
+    Io,
+    /// The operating system refused for lack of permission.
+    Permission,
+    /// The port is taken by another socket.
+    AddrInUse,
+    /// A file, interface or device node does not exist.
+    NotFound,
+    /// Something of this name exists already.
+    Exists,
+    /// Threads, file descriptors or memory have run out.
+    Resources,
+    /// A bug in this library was caught as a panic.
+    Panic,
+}
+
+/// Numbers of `errno.h` that the UAPI uses. On Windows these are the Linux numbers, as wireguard-go has them there.
+mod errno {
+    #[cfg(not(windows))]
+    pub(super) use libc::{
+        EACCES, EADDRINUSE, EBADF, EBUSY, EEXIST, EFAULT, EINVAL, EIO, EMSGSIZE, ENODEV, ENOENT, ENOMEM, ENOTSUP,
+        EPROTO,
+    };
+    #[cfg(windows)]
+    pub(super) const EACCES: i32 = 13;
+    #[cfg(windows)]
+    pub(super) const EADDRINUSE: i32 = 98;
+    #[cfg(windows)]
+    pub(super) const EBADF: i32 = 9;
+    #[cfg(windows)]
+    pub(super) const EBUSY: i32 = 16;
+    #[cfg(windows)]
+    pub(super) const EEXIST: i32 = 17;
+    #[cfg(windows)]
+    pub(super) const EFAULT: i32 = 14;
+    #[cfg(windows)]
+    pub(super) const EINVAL: i32 = 22;
+    #[cfg(windows)]
+    pub(super) const EIO: i32 = 5;
+    #[cfg(windows)]
+    pub(super) const EMSGSIZE: i32 = 90;
+    #[cfg(windows)]
+    pub(super) const ENODEV: i32 = 19;
+    #[cfg(windows)]
+    pub(super) const ENOENT: i32 = 2;
+    #[cfg(windows)]
+    pub(super) const ENOMEM: i32 = 12;
+    #[cfg(windows)]
+    pub(super) const ENOTSUP: i32 = 95;
+    #[cfg(windows)]
+    pub(super) const EPROTO: i32 = 71;
+}
+
+impl ErrorKind {
+    /// Every kind, in the order of the table.
+    pub const ALL: [Self; 15] = [
+        Self::Null,
+        Self::Invalid,
+        Self::Protocol,
+        Self::Unsupported,
+        Self::TooLarge,
+        Self::UnknownHandle,
+        Self::Closed,
+        Self::Busy,
+        Self::Io,
+        Self::Permission,
+        Self::AddrInUse,
+        Self::NotFound,
+        Self::Exists,
+        Self::Resources,
+        Self::Panic,
+    ];
+
+    /// The table: kind, `errno`, `wg_result`.
+    const fn row(self) -> (i32, i32) {
+        match self {
+            Self::Null => (errno::EFAULT, -1),
+            Self::Invalid => (errno::EINVAL, -2),
+            Self::Protocol => (errno::EPROTO, -3),
+            Self::Unsupported => (errno::ENOTSUP, -4),
+            Self::TooLarge => (errno::EMSGSIZE, -5),
+            Self::UnknownHandle => (errno::EBADF, -10),
+            Self::Closed => (errno::ENODEV, -11),
+            Self::Busy => (errno::EBUSY, -12),
+            Self::Io => (errno::EIO, -20),
+            Self::Permission => (errno::EACCES, -21),
+            Self::AddrInUse => (errno::EADDRINUSE, -22),
+            Self::NotFound => (errno::ENOENT, -23),
+            Self::Exists => (errno::EEXIST, -24),
+            Self::Resources => (errno::ENOMEM, -30),
+            Self::Panic => (errno::EIO, -40),
+        }
+    }
+
+    /// The positive number of `errno.h` on this host.
+    #[must_use]
+    pub const fn errno(self) -> i32 {
+        self.row().0
+    }
+
+    /// The negative `wg_result` value of the C ABI.
+    #[must_use]
+    pub const fn code(self) -> i32 {
+        self.row().1
+    }
+
+    /// The kind of an operating system error.
+    #[must_use]
+    pub fn of_io(err: &io::Error) -> Self {
+        match err.kind() {
+            io::ErrorKind::PermissionDenied => Self::Permission,
+            io::ErrorKind::AddrInUse => Self::AddrInUse,
+            io::ErrorKind::NotFound => Self::NotFound,
+            io::ErrorKind::AlreadyExists => Self::Exists,
+            io::ErrorKind::OutOfMemory => Self::Resources,
+            io::ErrorKind::Unsupported => Self::Unsupported,
+            io::ErrorKind::InvalidInput => Self::Invalid,
+            _ => match err.raw_os_error() {
+                #[cfg(unix)]
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS) => Self::Resources,
+                #[cfg(unix)]
+                Some(libc::EBUSY) => Self::Busy,
+                _ => Self::Io,
+            },
+        }
+    }
+}
+
+/// A failure: its kind, what was being done, and the cause where there is one.
+///
+/// The text never contains key material.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    context: String,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+/// A result with this crate's error.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// An error without a cause of its own.
+    pub fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
+        Self {
+            kind,
+            context: context.into(),
+            source: None,
+        }
+    }
+
+    /// An operating system error; `context` says what was tried ("cannot open /dev/net/tun").
+    pub fn io(context: impl Into<String>, source: io::Error) -> Self {
+        Self {
+            kind: ErrorKind::of_io(&source),
+            context: context.into(),
+            source: Some(Box::new(source)),
+        }
+    }
+
+    /// Short for [`ErrorKind::Invalid`].
+    pub fn invalid(context: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Invalid, context)
+    }
+
+    /// Adds where it happened in front of the text ("line 3: ...").
+    #[must_use]
+    pub fn at(mut self, place: impl fmt::Display) -> Self {
+        self.context = format!("{place}: {}", self.context);
+        self
+    }
+
+    /// What kind of failure this is.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.source {
+            Some(source) => write!(f, "{}: {source}", self.context),
+            None => f.write_str(&self.context),
+        }
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|s| s as &(dyn StdError + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn codes_are_negative_and_unique_and_errnos_positive() {
+        let codes: HashSet<i32> = ErrorKind::ALL.iter().map(|k| k.code()).collect();
+        assert_eq!(codes.len(), ErrorKind::ALL.len());
+        assert!(ErrorKind::ALL.iter().all(|k| k.code() < 0 && k.errno() > 0));
+    }
+
+    #[test]
+    fn text_names_what_was_tried_and_why_it_failed() {
+        let err = Error::io("cannot open x", io::Error::from(io::ErrorKind::PermissionDenied)).at("interface wg0");
+        assert_eq!(err.kind(), ErrorKind::Permission);
+        assert_eq!(err.to_string(), "interface wg0: cannot open x: permission denied");
+    }
+}

@@ -1,0 +1,301 @@
+//! The 32-byte keys: parsing, printing, comparing, wiping.
+//!
+//! Text is read and written without branches or table look-ups that depend on the key (`base16ct`, `base64ct`).
+//! Secret types are wiped on drop and never printed by `Debug`.
+
+use std::fmt;
+
+use crate::{
+    error::{Error, Result},
+    random::Random,
+};
+use subtle::ConstantTimeEq;
+use x25519_dalek::x25519;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+/// The length of every key, in bytes.
+pub const KEY_LEN: usize = 32;
+
+/// Reads 64 hex digits of either case.
+fn from_hex(text: &str) -> Result<Zeroizing<[u8; KEY_LEN]>> {
+    let mut out = Zeroizing::new([0; KEY_LEN]);
+    match base16ct::mixed::decode(text, out.as_mut()) {
+        Ok(bytes) if bytes.len() == KEY_LEN => Ok(out),
+        _ => Err(Error::invalid("a key in hex is 64 hex digits")),
+    }
+}
+
+/// Reads 44 characters of padded base64, in its one canonical spelling.
+fn from_base64(text: &str) -> Result<Zeroizing<[u8; KEY_LEN]>> {
+    use base64ct::{Base64, Encoding};
+    let mut out = Zeroizing::new([0; KEY_LEN]);
+    // The decoder wants room for whole groups of three bytes.
+    let mut buf = Zeroizing::new([0; KEY_LEN + 1]);
+    match Base64::decode(text, buf.as_mut()) {
+        Ok(bytes) if bytes.len() == KEY_LEN && text.len() == 44 => out.copy_from_slice(bytes),
+        _ => return Err(Error::invalid("a key in base64 is 44 characters that end in '='")),
+    }
+    Ok(out)
+}
+
+macro_rules! key_type {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        impl $name {
+            /// Reads 64 hex digits of either case, as the UAPI has them.
+            ///
+            /// # Errors
+            /// `Invalid` for any other text.
+            pub fn from_hex(text: &str) -> Result<Self> {
+                from_hex(text).map(|b| Self::from_bytes(*b))
+            }
+
+            /// Reads 44 characters of base64, as `.conf` files have them.
+            ///
+            /// # Errors
+            /// `Invalid` for any other text, an unpadded or non-canonical spelling included.
+            pub fn from_base64(text: &str) -> Result<Self> {
+                from_base64(text).map(|b| Self::from_bytes(*b))
+            }
+
+            /// Appends 64 lower-case hex digits.
+            pub fn push_hex(&self, out: &mut String) {
+                let mut digits = Zeroizing::new([0; 2 * KEY_LEN]);
+                if let Ok(text) = base16ct::lower::encode_str(&self.0, digits.as_mut()) {
+                    out.push_str(text);
+                }
+            }
+
+            /// 64 lower-case hex digits, wiped when dropped.
+            #[must_use]
+            pub fn to_hex(&self) -> Zeroizing<String> {
+                let mut out = Zeroizing::new(String::with_capacity(2 * KEY_LEN));
+                self.push_hex(&mut out);
+                out
+            }
+
+            /// 44 characters of base64, wiped when dropped.
+            #[must_use]
+            pub fn to_base64(&self) -> Zeroizing<String> {
+                use base64ct::{Base64, Encoding};
+                Zeroizing::new(Base64::encode_string(&self.0))
+            }
+
+            /// The bytes of the key.
+            #[must_use]
+            pub const fn as_bytes(&self) -> &[u8; KEY_LEN] {
+                &self.0
+            }
+
+            /// Whether all bytes are zero, in constant time.
+            #[must_use]
+            pub fn is_zero(&self) -> bool {
+                self.0.ct_eq(&[0; KEY_LEN]).into()
+            }
+        }
+    };
+}
+
+/// An X25519 private key, clamped as RFC 7748, section 5, asks.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct PrivateKey([u8; KEY_LEN]);
+
+/// An X25519 public key. It names a peer; it is not secret.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PublicKey([u8; KEY_LEN]);
+
+/// The symmetric key that two peers may share on top. All zeros means none.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct PresharedKey([u8; KEY_LEN]);
+
+key_type!(PrivateKey);
+key_type!(PublicKey);
+key_type!(PresharedKey);
+
+impl PrivateKey {
+    /// Clamps and takes 32 bytes.
+    #[must_use]
+    pub fn from_bytes(mut bytes: [u8; KEY_LEN]) -> Self {
+        bytes[0] &= 248;
+        bytes[31] = (bytes[31] & 127) | 64;
+        let key = Self(bytes);
+        bytes.zeroize();
+        key
+    }
+
+    /// Makes a new key.
+    #[must_use]
+    pub fn generate(random: &dyn Random) -> Self {
+        let mut bytes = [0; KEY_LEN];
+        random.fill(&mut bytes);
+        let key = Self::from_bytes(bytes);
+        bytes.zeroize();
+        key
+    }
+
+    /// The public key that belongs to this one.
+    #[must_use]
+    pub fn public_key(&self) -> PublicKey {
+        PublicKey(x25519_dalek::PublicKey::from(&x25519_dalek::StaticSecret::from(self.0)).to_bytes())
+    }
+
+    /// X25519 of RFC 7748; `None` if the result is all zeros, which a low-order public key causes.
+    #[must_use]
+    pub fn diffie_hellman(&self, public: &PublicKey) -> Option<Zeroizing<[u8; KEY_LEN]>> {
+        let shared = Zeroizing::new(x25519(self.0, public.0));
+        (!bool::from(shared.ct_eq(&[0; KEY_LEN]))).then_some(shared)
+    }
+}
+
+impl PublicKey {
+    /// Takes 32 bytes as they are.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl PresharedKey {
+    /// Takes 32 bytes as they are.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
+        Self(bytes)
+    }
+
+    /// Makes a new key.
+    #[must_use]
+    pub fn generate(random: &dyn Random) -> Self {
+        let mut key = Self([0; KEY_LEN]);
+        random.fill(&mut key.0);
+        key
+    }
+}
+
+impl Default for PresharedKey {
+    /// No preshared key.
+    fn default() -> Self {
+        Self([0; KEY_LEN])
+    }
+}
+
+macro_rules! secret {
+    ($name:ident) => {
+        impl PartialEq for $name {
+            /// Compares in constant time.
+            fn eq(&self, other: &Self) -> bool {
+                self.0.ct_eq(&other.0).into()
+            }
+        }
+
+        impl Eq for $name {}
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(concat!(stringify!($name), "(redacted)"))
+            }
+        }
+    };
+}
+
+secret!(PrivateKey);
+secret!(PresharedKey);
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for PublicKey {
+    /// Base64, as `wg(8)` prints it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_base64())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::random::SystemRandom;
+    use proptest::prelude::*;
+
+    /// A key pair made by `wg genkey` and `wg pubkey`.
+    #[test]
+    fn public_keys_are_those_of_wg() {
+        let private = PrivateKey::from_base64("IHNe13/LeN0Bn20cqGcls8y7XcIPgip/3xs5wvJWvX8=").unwrap();
+        assert_eq!(
+            private.public_key().to_string(),
+            "QKBt8tYvSmhIa88zdoMKVeasQl0ZqlMyfV3r3FUFASQ="
+        );
+    }
+
+    #[test]
+    fn both_ends_agree_on_a_secret() {
+        let (a, b) = (PrivateKey::generate(&SystemRandom), PrivateKey::generate(&SystemRandom));
+        assert_eq!(a.diffie_hellman(&b.public_key()), b.diffie_hellman(&a.public_key()));
+    }
+
+    #[test]
+    fn private_keys_are_clamped() {
+        let k = PrivateKey::from_bytes([0xff; 32]);
+        assert_eq!(k.as_bytes()[0], 0xf8);
+        assert_eq!(k.as_bytes()[31], 0x7f);
+    }
+
+    #[test]
+    fn low_order_points_give_no_secret() {
+        let k = PrivateKey::generate(&SystemRandom);
+        assert!(k.diffie_hellman(&PublicKey::from_bytes([0; 32])).is_none());
+        let mut one = [0; 32];
+        one[0] = 1;
+        assert!(k.diffie_hellman(&PublicKey::from_bytes(one)).is_none());
+        assert!(k.diffie_hellman(&k.public_key()).is_some());
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let k = PrivateKey::generate(&SystemRandom);
+        assert_eq!(format!("{k:?}"), "PrivateKey(redacted)");
+        assert_eq!(
+            format!("{:?}", PresharedKey::generate(&SystemRandom)),
+            "PresharedKey(redacted)"
+        );
+    }
+
+    #[test]
+    fn bad_text_is_refused() {
+        let ok = PublicKey::from_bytes([7; 32]).to_base64().to_string();
+        assert!(PublicKey::from_base64(&ok).is_ok());
+        let (unpadded, short, not_canonical) = (&ok[..43], &ok[1..], "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwd=");
+        for bad in ["", unpadded, short, not_canonical, &"!".repeat(44)] {
+            assert!(PublicKey::from_base64(bad).is_err(), "{bad}");
+        }
+        for bad in [
+            "",
+            "0",
+            &"0".repeat(63),
+            &"0".repeat(65),
+            &"g".repeat(64),
+            &format!("+{}", "0".repeat(63)),
+        ] {
+            assert!(PublicKey::from_hex(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn text_and_back(bytes: [u8; 32]) {
+            let k = PublicKey::from_bytes(bytes);
+            prop_assert_eq!(PublicKey::from_hex(&k.to_hex()).unwrap(), k);
+            prop_assert_eq!(PublicKey::from_hex(&k.to_hex().to_uppercase()).unwrap(), k);
+            prop_assert_eq!(PublicKey::from_base64(&k.to_base64()).unwrap(), k);
+        }
+
+        #[test]
+        fn any_text_is_a_key_or_an_error(text in "\\PC{0,70}") {
+            let _ = PublicKey::from_hex(&text);
+            let _ = PrivateKey::from_base64(&text);
+        }
+    }
+}

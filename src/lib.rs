@@ -1,0 +1,25 @@
+//! WireGuard as one small library.
+//!
+//! The rooms, in the order in which they may import each other (`tests/layers.rs` proves it):
+//!
+//! | room | what lives there |
+//! |---|---|
+//! | [`error`], [`key`], [`time`], [`random`] | the vocabulary everything else is written in |
+//! | [`config`] | a validated change set ([`config::Update`]), the state read back, `.conf` files |
+//! | [`noise`] | the protocol engine, without I/O, clock or randomness of its own |
+//! | [`uapi`] | the text protocol of `wg(8)` |
+//! | [`bind`], [`tun`] | the two sides that packets come from, behind one trait each |
+//! | [`device`] | peers, routing, timers and the two threads of a tunnel |
+//! | [`ipc`] | the daemon's control socket |
+//! | `ffi` | the C ABI |
+
+pub mod bind;
+pub mod config;
+pub mod error;
+pub mod key;
+pub mod random;
+pub mod time;
+pub mod tun;
+pub mod uapi;
+
+pub use error::{Error, ErrorKind};

@@ -1,0 +1,37 @@
+//! Randomness as an argument: the protocol engine never asks the operating system itself.
+
+use ring::rand::SecureRandom;
+
+/// A source of unpredictable bytes.
+pub trait Random: Send + Sync {
+    /// Fills `out` with random bytes.
+    fn fill(&self, out: &mut [u8]);
+}
+
+impl dyn Random + '_ {
+    /// A random `u32`, uniform over all values.
+    #[must_use]
+    pub fn u32(&self) -> u32 {
+        let mut b = [0; 4];
+        self.fill(&mut b);
+        u32::from_ne_bytes(b)
+    }
+}
+
+/// The operating system's generator.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemRandom;
+
+impl Random for SystemRandom {
+    /// # Panics
+    /// If the operating system's generator fails: no key may be made without it, so there is no way to go on.
+    #[expect(
+        clippy::expect_used,
+        reason = "the generator cannot fail once seeded; going on would mean predictable keys"
+    )]
+    fn fill(&self, out: &mut [u8]) {
+        ring::rand::SystemRandom::new()
+            .fill(out)
+            .expect("the operating system has a random generator");
+    }
+}

@@ -1,0 +1,193 @@
+//! Time as an argument: a clock that counts sleep, and one that is turned by hand.
+
+use std::{
+    ops::Add,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+/// A point in time, in nanoseconds since the machine was booted. Time spent suspended counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Instant(u64);
+
+impl Instant {
+    /// A point `ns` nanoseconds after boot.
+    #[must_use]
+    pub const fn from_nanos(ns: u64) -> Self {
+        Self(ns)
+    }
+
+    /// Nanoseconds since boot.
+    #[must_use]
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// How long after `earlier` this is; zero if it is not after it.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Add<Duration> for Instant {
+    type Output = Self;
+    /// Saturates at the end of time (584 years).
+    fn add(self, d: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// Where a device reads the time.
+pub trait Clock: Send + Sync {
+    /// Time since boot, sleep included. Never goes back.
+    fn now(&self) -> Instant;
+    /// Wall-clock time since 1970-01-01 UTC; zero if the wall clock is set before that.
+    fn wall(&self) -> Duration;
+}
+
+/// The operating system's clocks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Instant {
+        boot::now()
+    }
+
+    fn wall(&self) -> Duration {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
+}
+
+/// Linux and Android: `CLOCK_BOOTTIME`, see clock_gettime(2).
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[allow(unsafe_code)]
+mod boot {
+    use super::Instant;
+
+    pub(super) fn now() -> Instant {
+        let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `ts` is a live timespec that `clock_gettime(2)` fills; CLOCK_BOOTTIME exists since Linux 2.6.39.
+        unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut ts) };
+        // Neither field is negative on a clock that starts at boot.
+        Instant(ts.tv_sec.unsigned_abs() as u64 * 1_000_000_000 + ts.tv_nsec.unsigned_abs() as u64)
+    }
+}
+
+/// Apple: `CLOCK_MONOTONIC_RAW` counts sleep there, unlike `CLOCK_UPTIME_RAW`; see clock_gettime(3).
+#[cfg(target_vendor = "apple")]
+#[allow(unsafe_code)]
+mod boot {
+    use super::Instant;
+
+    pub(super) fn now() -> Instant {
+        // SAFETY: takes no pointers; CLOCK_MONOTONIC_RAW exists since macOS 10.12 and iOS 10.
+        Instant(unsafe { libc::clock_gettime_nsec_np(libc::CLOCK_MONOTONIC_RAW) })
+    }
+}
+
+/// Elsewhere: the standard library's monotonic clock, counted from its first use. On Windows it counts sleep.
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+mod boot {
+    use super::Instant;
+    use std::sync::OnceLock;
+
+    pub(super) fn now() -> Instant {
+        static START: OnceLock<std::time::Instant> = OnceLock::new();
+        let start = START.get_or_init(std::time::Instant::now);
+        // One second in, so that "never" (zero) is always in the past.
+        Instant(1_000_000_000) + start.elapsed()
+    }
+}
+
+/// A clock that moves only when it is told to. Both of its faces move together.
+#[derive(Debug)]
+pub struct ManualClock {
+    now: AtomicU64,
+    wall_at_zero: AtomicU64,
+}
+
+impl ManualClock {
+    /// Starts 1,000 s after boot, on 2024-01-01.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            now: AtomicU64::new(1_000_000_000_000),
+            wall_at_zero: AtomicU64::new(1_704_067_200_000_000_000 - 1_000_000_000_000),
+        }
+    }
+
+    /// Moves both faces on.
+    pub fn advance(&self, by: Duration) {
+        self.now
+            .fetch_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX), Ordering::SeqCst);
+    }
+
+    /// Moves on to `at`, if that is in the future.
+    pub fn advance_to(&self, at: Instant) {
+        self.now.fetch_max(at.0, Ordering::SeqCst);
+    }
+
+    /// Sets the wall clock alone, as a user or NTP would.
+    pub fn set_wall(&self, wall: Duration) {
+        let wall = u64::try_from(wall.as_nanos()).unwrap_or(u64::MAX);
+        self.wall_at_zero
+            .store(wall.wrapping_sub(self.now.load(Ordering::SeqCst)), Ordering::SeqCst);
+    }
+}
+
+impl Default for ManualClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Instant {
+        Instant(self.now.load(Ordering::SeqCst))
+    }
+
+    fn wall(&self) -> Duration {
+        Duration::from_nanos(
+            self.now
+                .load(Ordering::SeqCst)
+                .wrapping_add(self.wall_at_zero.load(Ordering::SeqCst)),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_saturate() {
+        let (a, b) = (Instant::from_nanos(5), Instant::from_nanos(9));
+        assert_eq!(b.since(a), Duration::from_nanos(4));
+        assert_eq!(a.since(b), Duration::ZERO);
+        assert_eq!(
+            Instant::from_nanos(u64::MAX) + Duration::from_secs(1),
+            Instant::from_nanos(u64::MAX)
+        );
+    }
+
+    #[test]
+    fn the_system_clock_moves_forward() {
+        let a = SystemClock.now();
+        assert!(a > Instant::default());
+        assert!(SystemClock.now() >= a);
+        assert!(SystemClock.wall() > Duration::from_secs(1_600_000_000));
+    }
+
+    #[test]
+    fn the_manual_clock_turns_both_faces() {
+        let c = ManualClock::new();
+        let (n, w) = (c.now(), c.wall());
+        c.advance(Duration::from_secs(3));
+        assert_eq!(c.now().since(n), Duration::from_secs(3));
+        assert_eq!(c.wall() - w, Duration::from_secs(3));
+        c.set_wall(Duration::from_secs(7));
+        assert_eq!(c.wall(), Duration::from_secs(7));
+    }
+}

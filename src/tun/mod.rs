@@ -1,0 +1,193 @@
+//! The inner side of a tunnel: one trait over a TUN device, a file descriptor or an app's own packets.
+//!
+//! Packets that are read land in a [`PacketArena`], packed so that they can be sealed in place and leave as one
+//! segmented send. Packets that are written are a [`PacketList`], so that a device with offloads can put a run of
+//! them together. One thread reads (`wait`, `read`), one writes, any may wake or ask.
+
+use std::{io, ops::Range, time::Duration};
+
+/// Bytes in front of each packet of an arena: a data message's header.
+pub const HEADROOM: usize = 16;
+
+/// Bytes behind each packet of an arena, after its padding: the authentication tag.
+pub const TAILROOM: usize = 16;
+
+/// The largest IP packet.
+pub const MAX_PACKET: usize = 65_535;
+
+/// Something happened to the interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TunEvent {
+    /// It was brought up.
+    Up,
+    /// It was taken down.
+    Down,
+    /// Its MTU is now this.
+    Mtu(u16),
+}
+
+/// A packet in a [`PacketArena`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Where the packet begins in the arena; [`HEADROOM`] bytes in front of it are free.
+    pub start: usize,
+    /// The packet's length.
+    pub len: usize,
+    /// The packet's length with padding; [`TAILROOM`] bytes behind that are free.
+    pub padded: usize,
+}
+
+impl Slot {
+    /// Head room, padded packet and tail room: the bytes of the sealed message.
+    #[must_use]
+    pub const fn message(&self) -> Range<usize> {
+        self.start - HEADROOM..self.start + self.padded + TAILROOM
+    }
+}
+
+/// Fixed room for packets that are read from a [`Tun`], each with space around it for a data message.
+///
+/// Messages lie back to back: a run of packets of one size is a run of messages of one size.
+#[derive(Debug)]
+pub struct PacketArena {
+    buffer: Box<[u8]>,
+    used: usize,
+    slots: Vec<Slot>,
+    max_slots: usize,
+    mtu: usize,
+    pad: fn(len: usize, mtu: usize) -> usize,
+}
+
+impl PacketArena {
+    /// Room for `bytes` bytes of messages and at most `max_slots` packets. `pad` gives the padded length of a packet
+    /// of `len` bytes at `mtu`; it must return at least `len` and at most 15 more.
+    #[must_use]
+    pub fn new(bytes: usize, max_slots: usize, pad: fn(len: usize, mtu: usize) -> usize) -> Self {
+        Self {
+            buffer: vec![0; bytes].into_boxed_slice(),
+            used: 0,
+            slots: Vec::with_capacity(max_slots),
+            max_slots,
+            mtu: 0,
+            pad,
+        }
+    }
+
+    /// Empties the arena; packets pushed from now on are padded for `mtu`.
+    pub fn clear(&mut self, mtu: u16) {
+        self.used = 0;
+        self.slots.clear();
+        self.mtu = usize::from(mtu);
+    }
+
+    /// Where to put a packet of up to `max` bytes; `None` if there is no room for it in this round. The bytes are not
+    /// cleared. Follow with [`commit`](Self::commit), or the room is used again.
+    pub fn reserve(&mut self, max: usize) -> Option<&mut [u8]> {
+        let start = self.used + HEADROOM;
+        // Padding adds at most 15 bytes.
+        let end = start.checked_add(max)?.checked_add(15 + TAILROOM)?;
+        if self.slots.len() == self.max_slots || end > self.buffer.len() {
+            return None;
+        }
+        Some(&mut self.buffer[start..start + max])
+    }
+
+    /// Keeps the first `len` bytes of what was reserved as a packet, and clears its padding.
+    ///
+    /// # Panics
+    /// If less was reserved; that is a bug of the [`Tun`].
+    pub fn commit(&mut self, len: usize) {
+        let start = self.used + HEADROOM;
+        let padded = (self.pad)(len, self.mtu);
+        self.buffer[start + len..start + padded].fill(0);
+        self.slots.push(Slot { start, len, padded });
+        self.used = start + padded + TAILROOM;
+    }
+
+    /// Copies a packet in. Returns false if there is no room for it.
+    pub fn push(&mut self, packet: &[u8]) -> bool {
+        let Some(room) = self.reserve(packet.len()) else {
+            return false;
+        };
+        room.copy_from_slice(packet);
+        self.commit(packet.len());
+        true
+    }
+
+    /// The packets, in the order in which they were read.
+    #[must_use]
+    pub fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    /// The bytes of a packet.
+    #[must_use]
+    pub fn packet(&self, slot: Slot) -> &[u8] {
+        &self.buffer[slot.start..slot.start + slot.len]
+    }
+
+    /// The packets, and the bytes that they and their messages lie in.
+    pub fn parts_mut(&mut self) -> (&[Slot], &mut [u8]) {
+        (&self.slots, &mut self.buffer[..self.used])
+    }
+
+    /// The bytes that packets and their messages lie in.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer[..self.used]
+    }
+}
+
+/// Packets to write: ranges of one buffer, in order.
+#[derive(Clone, Copy, Debug)]
+pub struct PacketList<'a> {
+    /// Where the packets lie.
+    pub buffer: &'a [u8],
+    /// Where each one is.
+    pub ranges: &'a [Range<usize>],
+}
+
+impl<'a> PacketList<'a> {
+    /// Packet number `i`.
+    #[must_use]
+    pub fn get(&self, i: usize) -> &'a [u8] {
+        &self.buffer[self.ranges[i].clone()]
+    }
+
+    /// The packets, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> + '_ {
+        self.ranges.iter().map(|r| &self.buffer[r.clone()])
+    }
+}
+
+/// Where inner packets come from and go to.
+pub trait Tun: Send + Sync {
+    /// The interface's name; empty if it has none.
+    fn name(&self) -> String;
+
+    /// The interface's MTU now.
+    fn mtu(&self) -> u16;
+
+    /// Waits until something may be read, an event is there, [`wake`](Self::wake) is called, or `timeout` has passed.
+    /// Only after `read` has returned 0. A wake that came since the last wait ends the wait at once.
+    ///
+    /// # Errors
+    /// If the interface is gone.
+    fn wait(&self, timeout: Option<Duration>) -> io::Result<()>;
+
+    /// Ends the current or the next `wait`. Any thread may call it.
+    fn wake(&self);
+
+    /// The next event that has not been told yet.
+    fn event(&self) -> Option<TunEvent>;
+
+    /// Reads packets into `arena` without waiting, until it is full or there are no more, and returns how many. 0
+    /// means there is nothing now.
+    ///
+    /// # Errors
+    /// If the interface is gone: the tunnel ends then.
+    fn read(&self, arena: &mut PacketArena) -> io::Result<usize>;
+
+    /// Writes packets without waiting, and returns how many were taken. The others are dropped.
+    fn write(&self, packets: PacketList<'_>) -> usize;
+}
