@@ -17,6 +17,7 @@ pub mod bind;
 pub mod config;
 pub mod error;
 pub mod key;
+pub mod noise;
 pub mod random;
 pub mod time;
 pub mod tun;

@@ -64,14 +64,14 @@ impl Clock for SystemClock {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[allow(unsafe_code)]
 mod boot {
-    use super::Instant;
+    use super::{Duration, Instant};
 
     pub(super) fn now() -> Instant {
         let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: `ts` is a live timespec that `clock_gettime(2)` fills; CLOCK_BOOTTIME exists since Linux 2.6.39.
         unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut ts) };
         // Neither field is negative on a clock that starts at boot.
-        Instant(ts.tv_sec.unsigned_abs() as u64 * 1_000_000_000 + ts.tv_nsec.unsigned_abs() as u64)
+        Instant::default() + Duration::new(ts.tv_sec as u64, ts.tv_nsec as u32)
     }
 }
 

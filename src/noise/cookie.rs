@@ -1,0 +1,274 @@
+//! mac1, mac2 and cookies: sections 5.3, 5.4.4 and 5.4.7.
+//!
+//! [`CookieChecker`] is the responder's side, one a device; [`MacStamper`] the initiator's, one a peer.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use chacha20poly1305::{AeadInOut, KeyInit, XChaCha20Poly1305, XNonce};
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use super::{
+    kdf,
+    message::{COOKIE_REPLY_LEN, TYPE_COOKIE_REPLY},
+};
+use crate::{key::PublicKey, random::Random, time::Instant};
+
+/// A cookie is good for this long, and so is the secret it is made from (section 5.4.7).
+const COOKIE_LIFETIME: Duration = Duration::from_secs(120);
+/// An initiator stops using a cookie this much earlier, for the time that messages travel (`COOKIE_SECRET_LATENCY` of
+/// the kernel).
+const COOKIE_LATENCY: Duration = Duration::from_secs(5);
+
+const MAC_LEN: usize = 16;
+const COOKIE_LEN: usize = 16;
+const NONCE_LEN: usize = 24;
+
+fn mac1_key(public: &PublicKey) -> [u8; 32] {
+    kdf::hash(&[b"mac1----", public.as_bytes()])
+}
+
+fn cookie_key(public: &PublicKey) -> [u8; 32] {
+    kdf::hash(&[b"cookie--", public.as_bytes()])
+}
+
+/// What the MACs of a handshake message say about its sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Macs {
+    /// It does not know our public key, or the message is damaged: drop it.
+    Invalid,
+    /// It knows our public key.
+    Mac1,
+    /// It also receives at the address that it sends from.
+    Mac1AndCookie,
+}
+
+/// Checks the MACs of handshake messages and makes cookie replies, for one own public key.
+pub struct CookieChecker {
+    mac1_key: [u8; 32],
+    cookie_key: [u8; 32],
+    secret: Zeroizing<[u8; 32]>,
+    secret_born: Option<Instant>,
+}
+
+impl CookieChecker {
+    /// A checker for messages to `public`.
+    #[must_use]
+    pub fn new(public: &PublicKey) -> Self {
+        Self {
+            mac1_key: mac1_key(public),
+            cookie_key: cookie_key(public),
+            secret: Zeroizing::default(),
+            secret_born: None,
+        }
+    }
+
+    /// Checks a handshake message (initiation or response), whose last 32 bytes are its MACs. The cookie is looked at
+    /// only if `want_cookie`.
+    pub fn check(
+        &mut self,
+        message: &[u8],
+        from: SocketAddr,
+        want_cookie: bool,
+        now: Instant,
+        random: &dyn Random,
+    ) -> Macs {
+        let (Some((rest, mac2)), Some((text, mac1))) = (
+            message.split_last_chunk::<MAC_LEN>(),
+            message[..message.len().saturating_sub(MAC_LEN)].split_last_chunk::<MAC_LEN>(),
+        ) else {
+            return Macs::Invalid;
+        };
+        if !bool::from(kdf::mac(&self.mac1_key, &[text]).ct_eq(mac1)) {
+            return Macs::Invalid;
+        }
+        if !want_cookie {
+            return Macs::Mac1;
+        }
+        let cookie = self.cookie(from, now, random);
+        if bool::from(kdf::mac(cookie.as_ref(), &[rest]).ct_eq(mac2)) {
+            Macs::Mac1AndCookie
+        } else {
+            Macs::Mac1
+        }
+    }
+
+    /// Makes the reply to a handshake message whose mac1 was found valid.
+    pub fn reply(
+        &mut self,
+        message: &[u8],
+        from: SocketAddr,
+        now: Instant,
+        random: &dyn Random,
+    ) -> [u8; COOKIE_REPLY_LEN] {
+        let cookie = self.cookie(from, now, random);
+        let mac1 = &message[message.len() - 2 * MAC_LEN..message.len() - MAC_LEN];
+        let mut reply = [0; COOKIE_REPLY_LEN];
+        reply[..4].copy_from_slice(&TYPE_COOKIE_REPLY.to_le_bytes());
+        // The sender's index is at the same place in both handshake messages.
+        reply[4..8].copy_from_slice(&message[4..8]);
+        let (head, sealed) = reply.split_at_mut(8 + NONCE_LEN);
+        random.fill(&mut head[8..]);
+        let (text, tag_room) = sealed.split_at_mut(COOKIE_LEN);
+        text.copy_from_slice(cookie.as_ref());
+        let nonce = XNonce::try_from(&head[8..]).unwrap_or_default();
+        let cipher = XChaCha20Poly1305::new(&self.cookie_key.into());
+        // Sealing fails only for texts of 256 GiB; the reply would then not be authentic, and be dropped.
+        if let Ok(tag) = cipher.encrypt_inout_detached(&nonce, mac1, text.into()) {
+            tag_room.copy_from_slice(&tag);
+        }
+        reply
+    }
+
+    /// The cookie of an address and port. Its secret is replaced every two minutes.
+    fn cookie(&mut self, from: SocketAddr, now: Instant, random: &dyn Random) -> Zeroizing<[u8; COOKIE_LEN]> {
+        if self.secret_born.is_none_or(|born| now.since(born) >= COOKIE_LIFETIME) {
+            random.fill(self.secret.as_mut());
+            self.secret_born = Some(now);
+        }
+        let port = from.port().to_be_bytes();
+        Zeroizing::new(match from.ip() {
+            IpAddr::V4(ip) => kdf::mac(self.secret.as_ref(), &[&ip.octets(), &port]),
+            IpAddr::V6(ip) => kdf::mac(self.secret.as_ref(), &[&ip.octets(), &port]),
+        })
+    }
+}
+
+#[derive(Zeroize, ZeroizeOnDrop)]
+struct Cookie {
+    bytes: [u8; COOKIE_LEN],
+    #[zeroize(skip)]
+    received: Instant,
+}
+
+/// Writes the MACs of handshake messages to one peer, and takes its cookies.
+#[derive(Default)]
+pub struct MacStamper {
+    /// The mac1 of our last handshake message, until a cookie reply to it was taken.
+    last_mac1: Option<[u8; MAC_LEN]>,
+    cookie: Option<Cookie>,
+}
+
+impl MacStamper {
+    /// Fills in the last 32 bytes of a handshake message to `remote`.
+    pub fn stamp(&mut self, message: &mut [u8], remote: &PublicKey, now: Instant) {
+        let (text, macs) = message.split_at_mut(message.len() - 2 * MAC_LEN);
+        let mac1 = kdf::mac(&mac1_key(remote), &[text]);
+        macs[..MAC_LEN].copy_from_slice(&mac1);
+        self.last_mac1 = Some(mac1);
+        let mac2 = match &self.cookie {
+            Some(cookie) if now.since(cookie.received) < COOKIE_LIFETIME - COOKIE_LATENCY => {
+                kdf::mac(&cookie.bytes, &[text, &mac1])
+            }
+            _ => [0; MAC_LEN],
+        };
+        macs[MAC_LEN..].copy_from_slice(&mac2);
+    }
+
+    /// Takes a cookie reply from `remote`. Returns false if it does not answer our last handshake message.
+    #[must_use]
+    pub fn take_reply(&mut self, reply: &[u8; COOKIE_REPLY_LEN], remote: &PublicKey, now: Instant) -> bool {
+        let Some(mac1) = self.last_mac1 else { return false };
+        let Ok(nonce) = XNonce::try_from(&reply[8..8 + NONCE_LEN]) else {
+            return false;
+        };
+        let mut bytes = [0; COOKIE_LEN];
+        bytes.copy_from_slice(&reply[8 + NONCE_LEN..8 + NONCE_LEN + COOKIE_LEN]);
+        let Ok(tag) = reply[8 + NONCE_LEN + COOKIE_LEN..].try_into() else {
+            return false;
+        };
+        let cipher = XChaCha20Poly1305::new(&cookie_key(remote).into());
+        let open = cipher
+            .decrypt_inout_detached(&nonce, &mac1, bytes.as_mut_slice().into(), &tag)
+            .is_ok();
+        if open {
+            self.cookie = Some(Cookie { bytes, received: now });
+            self.last_mac1 = None;
+        }
+        open
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        noise::message::INITIATION_LEN,
+        random::SystemRandom,
+        time::{Clock, ManualClock},
+    };
+
+    const FROM: &str = "192.0.2.1:1000";
+    const REMOTE: PublicKey = PublicKey::from_bytes([5; 32]);
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap_or_else(|_| unreachable!("a literal address"))
+    }
+
+    fn stamped(stamper: &mut MacStamper, now: Instant) -> [u8; INITIATION_LEN] {
+        let mut message = [7; INITIATION_LEN];
+        stamper.stamp(&mut message, &REMOTE, now);
+        message
+    }
+
+    #[test]
+    fn a_cookie_proves_address_and_port_for_two_minutes() {
+        let clock = ManualClock::new();
+        let (mut checker, mut stamper) = (CookieChecker::new(&REMOTE), MacStamper::default());
+        let first = stamped(&mut stamper, clock.now());
+        assert_eq!(
+            checker.check(&first, at(FROM), true, clock.now(), &SystemRandom),
+            Macs::Mac1
+        );
+
+        let reply = checker.reply(&first, at(FROM), clock.now(), &SystemRandom);
+        assert!(stamper.take_reply(&reply, &REMOTE, clock.now()));
+        assert!(
+            !stamper.take_reply(&reply, &REMOTE, clock.now()),
+            "a reply answers one message"
+        );
+
+        let second = stamped(&mut stamper, clock.now());
+        let mut check = |from, at_time| checker.check(&second, at(from), true, at_time, &SystemRandom);
+        assert_eq!(check(FROM, clock.now()), Macs::Mac1AndCookie);
+        assert_eq!(check("192.0.2.1:1001", clock.now()), Macs::Mac1, "another port");
+        assert_eq!(check("192.0.2.2:1000", clock.now()), Macs::Mac1, "another address");
+        clock.advance(Duration::from_secs(120));
+        assert_eq!(check(FROM, clock.now()), Macs::Mac1, "the secret has changed");
+    }
+
+    #[test]
+    fn a_cookie_is_not_used_after_115_seconds() {
+        let clock = ManualClock::new();
+        let (mut checker, mut stamper) = (CookieChecker::new(&REMOTE), MacStamper::default());
+        let first = stamped(&mut stamper, clock.now());
+        let reply = checker.reply(&first, at(FROM), clock.now(), &SystemRandom);
+        assert!(stamper.take_reply(&reply, &REMOTE, clock.now()));
+        clock.advance(Duration::from_millis(114_999));
+        assert_ne!(stamped(&mut stamper, clock.now())[132..], [0; 16]);
+        clock.advance(Duration::from_millis(1));
+        assert_eq!(stamped(&mut stamper, clock.now())[132..], [0; 16]);
+    }
+
+    #[test]
+    fn a_damaged_message_or_reply_is_refused() {
+        let now = ManualClock::new().now();
+        let (mut checker, mut stamper) = (CookieChecker::new(&REMOTE), MacStamper::default());
+        let mut message = stamped(&mut stamper, now);
+        let mut reply = checker.reply(&message, at(FROM), now, &SystemRandom);
+        reply[40] ^= 1;
+        assert!(!stamper.take_reply(&reply, &REMOTE, now));
+        message[20] ^= 1;
+        assert_eq!(
+            checker.check(&message, at(FROM), false, now, &SystemRandom),
+            Macs::Invalid
+        );
+        assert_eq!(
+            checker.check(&message[..20], at(FROM), false, now, &SystemRandom),
+            Macs::Invalid
+        );
+    }
+}

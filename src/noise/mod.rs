@@ -1,0 +1,45 @@
+//! The protocol engine: Noise IKpsk2 as WireGuard uses it, without I/O.
+//!
+//! Nothing here asks the operating system for the time or for randomness; both are arguments. Sections named in the
+//! comments are those of the WireGuard paper (Donenfeld, "WireGuard: Next Generation Kernel Network Tunnel", NDSS
+//! 2017); where the paper leaves room, the Linux kernel's behaviour decides.
+//!
+//! | question | file |
+//! |---|---|
+//! | What do the four messages look like? | [`message`] |
+//! | How is a handshake made and answered? | [`handshake`] |
+//! | How is a packet sealed and opened? | [`session`] |
+//! | Has this counter been seen? | [`replay`] |
+//! | What are mac1, mac2 and cookies? | [`cookie`] |
+//! | What happens when, if nothing else does? | [`timers`] |
+//! | Which time stamp does an initiation carry? | [`tai64n`] |
+
+mod aead;
+pub mod cookie;
+pub mod handshake;
+mod kdf;
+pub mod message;
+pub mod replay;
+pub mod session;
+pub mod tai64n;
+pub mod timers;
+
+use std::time::Duration;
+
+/// A session asks for a successor after this many sent messages (section 6.1).
+pub const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
+/// No message is sent or accepted with this counter or a higher one: 2^64 - 2^13 - 1 (section 6.1).
+pub const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
+/// An initiator asks for a successor when it sends on a session of this age (section 6.1).
+pub const REKEY_AFTER_TIME: Duration = Duration::from_secs(120);
+/// A session is not used any more at this age (section 6.1).
+pub const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
+/// An unanswered initiation is retried after this, and none is sent sooner after the last one (section 6.1).
+pub const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Random time on top of [`REKEY_TIMEOUT`], so that two peers do not go on colliding (section 6.1; a third of a second
+/// in the kernel).
+pub const REKEY_TIMEOUT_JITTER: Duration = Duration::from_millis(333);
+/// Retrying stops after this long (section 6.4).
+pub const REKEY_ATTEMPT_TIME: Duration = Duration::from_secs(90);
+/// Received data is acknowledged by an empty packet after this, if nothing else is sent (section 6.5).
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
