@@ -169,20 +169,12 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An error without a cause of its own.
     pub fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
-        Self {
-            kind,
-            context: context.into(),
-            source: None,
-        }
+        Self { kind, context: context.into(), source: None }
     }
 
     /// An operating system error; `context` says what was tried ("cannot open /dev/net/tun").
     pub fn io(context: impl Into<String>, source: io::Error) -> Self {
-        Self {
-            kind: ErrorKind::of_io(&source),
-            context: context.into(),
-            source: Some(Box::new(source)),
-        }
+        Self { kind: ErrorKind::of_io(&source), context: context.into(), source: Some(Box::new(source)) }
     }
 
     /// Short for [`ErrorKind::Invalid`].

@@ -224,10 +224,7 @@ mod tests {
     #[test]
     fn public_keys_are_those_of_wg() {
         let private = PrivateKey::from_base64("IHNe13/LeN0Bn20cqGcls8y7XcIPgip/3xs5wvJWvX8=").unwrap();
-        assert_eq!(
-            private.public_key().to_string(),
-            "QKBt8tYvSmhIa88zdoMKVeasQl0ZqlMyfV3r3FUFASQ="
-        );
+        assert_eq!(private.public_key().to_string(), "QKBt8tYvSmhIa88zdoMKVeasQl0ZqlMyfV3r3FUFASQ=");
     }
 
     #[test]
@@ -257,10 +254,7 @@ mod tests {
     fn debug_shows_no_secret() {
         let k = PrivateKey::generate(&SystemRandom);
         assert_eq!(format!("{k:?}"), "PrivateKey(redacted)");
-        assert_eq!(
-            format!("{:?}", PresharedKey::generate(&SystemRandom)),
-            "PresharedKey(redacted)"
-        );
+        assert_eq!(format!("{:?}", PresharedKey::generate(&SystemRandom)), "PresharedKey(redacted)");
     }
 
     #[test]
@@ -271,14 +265,7 @@ mod tests {
         for bad in ["", unpadded, short, not_canonical, &"!".repeat(44)] {
             assert!(PublicKey::from_base64(bad).is_err(), "{bad}");
         }
-        for bad in [
-            "",
-            "0",
-            &"0".repeat(63),
-            &"0".repeat(65),
-            &"g".repeat(64),
-            &format!("+{}", "0".repeat(63)),
-        ] {
+        for bad in ["", "0", &"0".repeat(63), &"0".repeat(65), &"g".repeat(64), &format!("+{}", "0".repeat(63))] {
             assert!(PublicKey::from_hex(bad).is_err(), "{bad}");
         }
     }

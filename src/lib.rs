@@ -15,6 +15,7 @@
 
 pub mod bind;
 pub mod config;
+pub mod device;
 pub mod error;
 pub mod key;
 pub mod noise;

@@ -30,8 +30,6 @@ impl Random for SystemRandom {
         reason = "the generator cannot fail once seeded; going on would mean predictable keys"
     )]
     fn fill(&self, out: &mut [u8]) {
-        ring::rand::SystemRandom::new()
-            .fill(out)
-            .expect("the operating system has a random generator");
+        ring::rand::SystemRandom::new().fill(out).expect("the operating system has a random generator");
     }
 }

@@ -120,8 +120,7 @@ impl ManualClock {
 
     /// Moves both faces on.
     pub fn advance(&self, by: Duration) {
-        self.now
-            .fetch_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX), Ordering::SeqCst);
+        self.now.fetch_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX), Ordering::SeqCst);
     }
 
     /// Moves on to `at`, if that is in the future.
@@ -132,8 +131,7 @@ impl ManualClock {
     /// Sets the wall clock alone, as a user or NTP would.
     pub fn set_wall(&self, wall: Duration) {
         let wall = u64::try_from(wall.as_nanos()).unwrap_or(u64::MAX);
-        self.wall_at_zero
-            .store(wall.wrapping_sub(self.now.load(Ordering::SeqCst)), Ordering::SeqCst);
+        self.wall_at_zero.store(wall.wrapping_sub(self.now.load(Ordering::SeqCst)), Ordering::SeqCst);
     }
 }
 
@@ -149,11 +147,7 @@ impl Clock for ManualClock {
     }
 
     fn wall(&self) -> Duration {
-        Duration::from_nanos(
-            self.now
-                .load(Ordering::SeqCst)
-                .wrapping_add(self.wall_at_zero.load(Ordering::SeqCst)),
-        )
+        Duration::from_nanos(self.now.load(Ordering::SeqCst).wrapping_add(self.wall_at_zero.load(Ordering::SeqCst)))
     }
 }
 
@@ -166,10 +160,7 @@ mod tests {
         let (a, b) = (Instant::from_nanos(5), Instant::from_nanos(9));
         assert_eq!(b.since(a), Duration::from_nanos(4));
         assert_eq!(a.since(b), Duration::ZERO);
-        assert_eq!(
-            Instant::from_nanos(u64::MAX) + Duration::from_secs(1),
-            Instant::from_nanos(u64::MAX)
-        );
+        assert_eq!(Instant::from_nanos(u64::MAX) + Duration::from_secs(1), Instant::from_nanos(u64::MAX));
     }
 
     #[test]

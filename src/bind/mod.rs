@@ -46,9 +46,7 @@ impl Transmit<'_> {
     /// How many datagrams this is.
     #[must_use]
     pub const fn datagrams(&self) -> usize {
-        self.contents
-            .len()
-            .div_ceil(if self.segment_size == 0 { 1 } else { self.segment_size })
+        self.contents.len().div_ceil(if self.segment_size == 0 { 1 } else { self.segment_size })
     }
 }
 
@@ -93,11 +91,7 @@ impl RecvBatch {
     /// Room for `slots` slots of `slot_len` bytes. GRO needs slots of 65,535 bytes.
     #[must_use]
     pub fn new(slots: usize, slot_len: usize) -> Self {
-        Self {
-            buffer: vec![0; slots * slot_len].into_boxed_slice(),
-            slot_len,
-            metas: Vec::with_capacity(slots),
-        }
+        Self { buffer: vec![0; slots * slot_len].into_boxed_slice(), slot_len, metas: Vec::with_capacity(slots) }
     }
 
     /// How many slots there are in all.
@@ -143,10 +137,12 @@ impl RecvBatch {
 
     /// The filled slots.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (&RecvMeta, &mut [u8])> {
-        self.metas
-            .iter()
-            .zip(self.buffer.chunks_exact_mut(self.slot_len))
-            .map(|(m, slot)| (m, &mut slot[..m.len]))
+        self.metas.iter().zip(self.buffer.chunks_exact_mut(self.slot_len)).map(|(m, slot)| (m, &mut slot[..m.len]))
+    }
+
+    /// As [`buffer`](Self::buffer), to change what was received in place.
+    pub fn buffer_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer
     }
 
     /// The whole buffer; the filled part of slot `i` begins at `i * slot_len()`.

@@ -18,29 +18,22 @@ fn nonce(counter: u64) -> Nonce {
 impl AeadKey {
     #[expect(clippy::expect_used, reason = "the length is fixed by the type")]
     pub(super) fn new(key: &[u8; 32]) -> Self {
-        Self(LessSafeKey::new(
-            UnboundKey::new(&CHACHA20_POLY1305, key).expect("a key of 32 bytes"),
-        ))
+        Self(LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, key).expect("a key of 32 bytes")))
     }
 
     /// Encrypts all but the last [`TAG_LEN`] bytes of `body` in place and writes the tag there.
     #[expect(clippy::expect_used, reason = "fails only for a text of 256 GiB")]
     pub(super) fn seal(&self, counter: u64, aad: &[u8], body: &mut [u8]) {
         let (text, tag_room) = body.split_at_mut(body.len() - TAG_LEN);
-        let tag = self
-            .0
-            .seal_in_place_separate_tag(nonce(counter), Aad::from(aad), text)
-            .expect("the text is a packet");
+        let tag =
+            self.0.seal_in_place_separate_tag(nonce(counter), Aad::from(aad), text).expect("the text is a packet");
         tag_room.copy_from_slice(tag.as_ref());
     }
 
     /// Decrypts `body` in place and returns the length of the text; `None` if it is not authentic, or has no tag.
     #[must_use]
     pub(super) fn open(&self, counter: u64, aad: &[u8], body: &mut [u8]) -> Option<usize> {
-        self.0
-            .open_in_place(nonce(counter), Aad::from(aad), body)
-            .ok()
-            .map(|text| text.len())
+        self.0.open_in_place(nonce(counter), Aad::from(aad), body).ok().map(|text| text.len())
     }
 }
 
@@ -49,10 +42,7 @@ impl AeadKey {
 mod wipe {
     use super::{AeadKey, LessSafeKey};
 
-    const _: () = assert!(
-        !std::mem::needs_drop::<LessSafeKey>(),
-        "wiping a key must not leave something undropped"
-    );
+    const _: () = assert!(!std::mem::needs_drop::<LessSafeKey>(), "wiping a key must not leave something undropped");
 
     impl Drop for AeadKey {
         fn drop(&mut self) {

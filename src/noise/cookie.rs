@@ -89,11 +89,7 @@ impl CookieChecker {
             return Macs::Mac1;
         }
         let cookie = self.cookie(from, now, random);
-        if bool::from(kdf::mac(cookie.as_ref(), &[rest]).ct_eq(mac2)) {
-            Macs::Mac1AndCookie
-        } else {
-            Macs::Mac1
-        }
+        if bool::from(kdf::mac(cookie.as_ref(), &[rest]).ct_eq(mac2)) { Macs::Mac1AndCookie } else { Macs::Mac1 }
     }
 
     /// Makes the reply to a handshake message whose mac1 was found valid.
@@ -181,9 +177,7 @@ impl MacStamper {
             return false;
         };
         let cipher = XChaCha20Poly1305::new(&cookie_key(remote).into());
-        let open = cipher
-            .decrypt_inout_detached(&nonce, &mac1, bytes.as_mut_slice().into(), &tag)
-            .is_ok();
+        let open = cipher.decrypt_inout_detached(&nonce, &mac1, bytes.as_mut_slice().into(), &tag).is_ok();
         if open {
             self.cookie = Some(Cookie { bytes, received: now });
             self.last_mac1 = None;
@@ -219,17 +213,11 @@ mod tests {
         let clock = ManualClock::new();
         let (mut checker, mut stamper) = (CookieChecker::new(&REMOTE), MacStamper::default());
         let first = stamped(&mut stamper, clock.now());
-        assert_eq!(
-            checker.check(&first, at(FROM), true, clock.now(), &SystemRandom),
-            Macs::Mac1
-        );
+        assert_eq!(checker.check(&first, at(FROM), true, clock.now(), &SystemRandom), Macs::Mac1);
 
         let reply = checker.reply(&first, at(FROM), clock.now(), &SystemRandom);
         assert!(stamper.take_reply(&reply, &REMOTE, clock.now()));
-        assert!(
-            !stamper.take_reply(&reply, &REMOTE, clock.now()),
-            "a reply answers one message"
-        );
+        assert!(!stamper.take_reply(&reply, &REMOTE, clock.now()), "a reply answers one message");
 
         let second = stamped(&mut stamper, clock.now());
         let mut check = |from, at_time| checker.check(&second, at(from), true, at_time, &SystemRandom);
@@ -262,13 +250,7 @@ mod tests {
         reply[40] ^= 1;
         assert!(!stamper.take_reply(&reply, &REMOTE, now));
         message[20] ^= 1;
-        assert_eq!(
-            checker.check(&message, at(FROM), false, now, &SystemRandom),
-            Macs::Invalid
-        );
-        assert_eq!(
-            checker.check(&message[..20], at(FROM), false, now, &SystemRandom),
-            Macs::Invalid
-        );
+        assert_eq!(checker.check(&message, at(FROM), false, now, &SystemRandom), Macs::Invalid);
+        assert_eq!(checker.check(&message[..20], at(FROM), false, now, &SystemRandom), Macs::Invalid);
     }
 }

@@ -43,10 +43,7 @@ impl Identity {
     /// Derives the public key; costs one multiplication.
     #[must_use]
     pub fn new(private: PrivateKey) -> Self {
-        Self {
-            public: private.public_key(),
-            private,
-        }
+        Self { public: private.public_key(), private }
     }
 
     /// The private key.
@@ -75,10 +72,7 @@ impl Symmetric {
             let chain = kdf::hash(&[CONSTRUCTION]);
             (chain, kdf::hash(&[&chain, IDENTIFIER]))
         });
-        let mut state = Self {
-            chain: Zeroizing::new(START.0),
-            hash: START.1,
-        };
+        let mut state = Self { chain: Zeroizing::new(START.0), hash: START.1 };
         state.mix_hash(responder.as_bytes());
         state
     }
@@ -124,11 +118,7 @@ impl Symmetric {
 }
 
 fn public_key_at(message: &[u8], at: usize) -> Option<PublicKey> {
-    message
-        .get(at..at + KEY_LEN)?
-        .try_into()
-        .ok()
-        .map(PublicKey::from_bytes)
+    message.get(at..at + KEY_LEN)?.try_into().ok().map(PublicKey::from_bytes)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -168,12 +158,7 @@ impl OpenedInitiation {
         symmetric.mix_ephemeral(&ephemeral);
         let key = symmetric.mix_secret(&identity.private.diffie_hellman(&ephemeral)?);
         let remote = PublicKey::from_bytes(symmetric.open(&key, &message[40..88])?);
-        Some(Self {
-            remote,
-            symmetric,
-            ephemeral,
-            sender: u32_at(message, 4),
-        })
+        Some(Self { remote, symmetric, ephemeral, sender: u32_at(message, 4) })
     }
 }
 
@@ -237,14 +222,12 @@ impl Handshake {
     /// The index under which the other side's next handshake message will come.
     #[must_use]
     pub fn local_index(&self) -> Option<u32> {
-        self.pending.as_ref().map(|p| p.local_index)
+        self.pending.as_ref().filter(|p| p.stage != Stage::InitiationReceived).map(|p| p.local_index)
     }
 
     fn static_static(&mut self, identity: &Identity) -> Option<Secret> {
         let remote = self.remote;
-        self.static_static
-            .get_or_insert_with(|| identity.private.diffie_hellman(&remote))
-            .clone()
+        self.static_static.get_or_insert_with(|| identity.private.diffie_hellman(&remote)).clone()
     }
 
     /// Begins a handshake; one under way is forgotten. The MACs are left to be stamped. `None` if the peer's key is of
@@ -305,9 +288,7 @@ impl Handshake {
         let Some(sent) = symmetric.open::<{ tai64n::LEN }>(&key, &message[88..116]).map(Tai64N) else {
             return false;
         };
-        let flood = self
-            .last_initiation
-            .is_some_and(|last| now.since(last) < MIN_INITIATION_INTERVAL);
+        let flood = self.last_initiation.is_some_and(|last| now.since(last) < MIN_INITIATION_INTERVAL);
         if sent <= self.last_received || flood {
             return false;
         }
@@ -359,10 +340,7 @@ impl Handshake {
         if pending.stage != Stage::InitiationSent || pending.local_index != u32_at(message, 8) {
             return false;
         }
-        let mut symmetric = Symmetric {
-            chain: pending.symmetric.chain.clone(),
-            hash: pending.symmetric.hash,
-        };
+        let mut symmetric = Symmetric { chain: pending.symmetric.chain.clone(), hash: pending.symmetric.hash };
         let opened = (|| {
             let theirs = public_key_at(message, 12)?;
             symmetric.mix_ephemeral(&theirs);
@@ -391,11 +369,7 @@ impl Handshake {
         };
         let pending = self.pending.take()?;
         let [first, second] = kdf::kdf(&pending.symmetric.chain, &[]);
-        let (sending, receiving) = if initiator {
-            (&first, &second)
-        } else {
-            (&second, &first)
-        };
+        let (sending, receiving) = if initiator { (&first, &second) } else { (&second, &first) };
         Some(Session::new(
             &Keys {
                 local_index: pending.local_index,
@@ -423,21 +397,10 @@ mod tests {
     }
 
     fn pair() -> (End, End) {
-        let (a, b) = (
-            Identity::new(PrivateKey::generate(&SystemRandom)),
-            Identity::new(PrivateKey::generate(&SystemRandom)),
-        );
+        let (a, b) =
+            (Identity::new(PrivateKey::generate(&SystemRandom)), Identity::new(PrivateKey::generate(&SystemRandom)));
         let (to_b, to_a) = (Handshake::new(b.public), Handshake::new(a.public));
-        (
-            End {
-                identity: a,
-                handshake: to_b,
-            },
-            End {
-                identity: b,
-                handshake: to_a,
-            },
-        )
+        (End { identity: a, handshake: to_b }, End { identity: b, handshake: to_a })
     }
 
     fn receive(to: &mut End, m: &[u8; INITIATION_LEN], now: Instant) -> bool {
@@ -478,21 +441,12 @@ mod tests {
     #[test]
     fn a_replayed_or_hurried_initiation_is_refused() {
         let (mut a, mut b) = pair();
-        let m1 = a
-            .handshake
-            .create_initiation(&a.identity, 1, WALL, &SystemRandom)
-            .unwrap();
-        let m2 = a
-            .handshake
-            .create_initiation(&a.identity, 2, WALL, &SystemRandom)
-            .unwrap();
+        let m1 = a.handshake.create_initiation(&a.identity, 1, WALL, &SystemRandom).unwrap();
+        let m2 = a.handshake.create_initiation(&a.identity, 2, WALL, &SystemRandom).unwrap();
         let start = Instant::from_nanos(1_000_000_000);
         assert!(receive(&mut b, &m1, start));
         assert!(!receive(&mut b, &m1, start + Duration::from_secs(9)), "replayed");
-        assert!(
-            !receive(&mut b, &m2, start + Duration::from_nanos(19_999_999)),
-            "too soon"
-        );
+        assert!(!receive(&mut b, &m2, start + Duration::from_nanos(19_999_999)), "too soon");
         assert!(receive(&mut b, &m2, start + MIN_INITIATION_INTERVAL));
         assert!(!receive(&mut b, &m1, start + Duration::from_secs(9)), "an older one");
     }
@@ -500,30 +454,18 @@ mod tests {
     #[test]
     fn a_response_answers_the_last_initiation_once() {
         let (mut a, mut b) = pair();
-        let m1 = a
-            .handshake
-            .create_initiation(&a.identity, 1, WALL, &SystemRandom)
-            .unwrap();
+        let m1 = a.handshake.create_initiation(&a.identity, 1, WALL, &SystemRandom).unwrap();
         assert!(receive(&mut b, &m1, Instant::default()));
         let old = b.handshake.create_response(7, &SystemRandom).unwrap();
         assert!(b.handshake.create_response(7, &SystemRandom).is_none());
-        let m1 = a
-            .handshake
-            .create_initiation(&a.identity, 2, WALL, &SystemRandom)
-            .unwrap();
-        assert!(
-            !a.handshake.consume_response(&old, &a.identity),
-            "answers a forgotten initiation"
-        );
+        let m1 = a.handshake.create_initiation(&a.identity, 2, WALL, &SystemRandom).unwrap();
+        assert!(!a.handshake.consume_response(&old, &a.identity), "answers a forgotten initiation");
         assert!(receive(&mut b, &m1, Instant::from_nanos(1_000_000_000)));
         let mut m2 = b.handshake.create_response(8, &SystemRandom).unwrap();
         m2[50] ^= 1;
         assert!(!a.handshake.consume_response(&m2, &a.identity), "damaged");
         m2[50] ^= 1;
-        assert!(
-            a.handshake.consume_response(&m2, &a.identity),
-            "a damaged one does no harm"
-        );
+        assert!(a.handshake.consume_response(&m2, &a.identity), "a damaged one does no harm");
         assert!(!a.handshake.consume_response(&m2, &a.identity), "taken already");
     }
 
@@ -531,11 +473,7 @@ mod tests {
     fn low_order_keys_are_refused() {
         let (mut a, mut b) = pair();
         a.handshake = Handshake::new(PublicKey::from_bytes([0; 32]));
-        assert!(
-            a.handshake
-                .create_initiation(&a.identity, 1, WALL, &SystemRandom)
-                .is_none()
-        );
+        assert!(a.handshake.create_initiation(&a.identity, 1, WALL, &SystemRandom).is_none());
         // An ephemeral of low order: the sender can compute what follows, the receiver must not go along.
         let (a, _) = pair();
         let zero = PublicKey::from_bytes([0; 32]);
@@ -552,29 +490,17 @@ mod tests {
     #[test]
     fn changing_our_key_keeps_replay_protection() {
         let (mut a, mut b) = pair();
-        let m1 = a
-            .handshake
-            .create_initiation(&a.identity, 1, WALL, &SystemRandom)
-            .unwrap();
+        let m1 = a.handshake.create_initiation(&a.identity, 1, WALL, &SystemRandom).unwrap();
         assert!(receive(&mut b, &m1, Instant::default()));
         b.handshake.identity_changed();
-        assert!(
-            b.handshake.create_response(1, &SystemRandom).is_none(),
-            "what was under way is gone"
-        );
-        assert!(
-            !receive(&mut b, &m1, Instant::from_nanos(1_000_000_000)),
-            "an old initiation stays old"
-        );
+        assert!(b.handshake.create_response(1, &SystemRandom).is_none(), "what was under way is gone");
+        assert!(!receive(&mut b, &m1, Instant::from_nanos(1_000_000_000)), "an old initiation stays old");
     }
 
     #[test]
     fn any_changed_byte_is_noticed() {
         let (mut a, mut b) = pair();
-        let good = a
-            .handshake
-            .create_initiation(&a.identity, 1, WALL, &SystemRandom)
-            .unwrap();
+        let good = a.handshake.create_initiation(&a.identity, 1, WALL, &SystemRandom).unwrap();
         for at in 8..116 {
             let mut m = good;
             m[at] ^= 0x10;

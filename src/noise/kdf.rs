@@ -20,10 +20,7 @@ pub(super) fn hash(parts: &[&[u8]]) -> Hash {
 }
 
 /// `Mac(key, parts...)`: keyed BLAKE2s with 16 bytes of output.
-#[expect(
-    clippy::expect_used,
-    reason = "BLAKE2s takes keys of up to 32 bytes, and the keys here are 16 and 32"
-)]
+#[expect(clippy::expect_used, reason = "BLAKE2s takes keys of up to 32 bytes, and the keys here are 16 and 32")]
 pub(super) fn mac(key: &[u8], parts: &[&[u8]]) -> [u8; 16] {
     let mut m = <Blake2sMac<U16> as KeyInit>::new_from_slice(key).expect("keys are at most 32 bytes");
     for part in parts {

@@ -46,10 +46,7 @@ pub struct Data<'a> {
 
 /// Reads four bytes at `at` as a little-endian number; 0 if they are not there.
 pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes
-        .get(at..at + 4)
-        .and_then(|b| b.try_into().ok())
-        .map_or(0, u32::from_le_bytes)
+    bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
 }
 
 /// The index of a handshake message's sender.
@@ -78,11 +75,7 @@ impl<'a> Message<'a> {
             TYPE_DATA if datagram.len() >= DATA_OVERHEAD => {
                 let (header, body) = datagram.split_at_mut(DATA_HEADER_LEN);
                 let counter = header[8..].try_into().map(u64::from_le_bytes).ok()?;
-                Some(Self::Data(Data {
-                    receiver: u32_at(header, 4),
-                    counter,
-                    body,
-                }))
+                Some(Self::Data(Data { receiver: u32_at(header, 4), counter, body }))
             }
             _ => None,
         }
@@ -115,14 +108,9 @@ mod tests {
 
     #[test]
     fn padding_is_bounded_by_the_mtu() {
-        for (len, mtu, padded) in [
-            (0, 1420, 0),
-            (1, 1420, 16),
-            (16, 1420, 16),
-            (1409, 1420, 1420),
-            (1420, 1420, 1420),
-            (1421, 1420, 1436),
-        ] {
+        for (len, mtu, padded) in
+            [(0, 1420, 0), (1, 1420, 16), (16, 1420, 16), (1409, 1420, 1420), (1420, 1420, 1420), (1421, 1420, 1436)]
+        {
             assert_eq!(padded_len(len, mtu), padded, "{len} at {mtu}");
         }
         assert_eq!(padded_len(17, 0), 32);
@@ -130,12 +118,7 @@ mod tests {
 
     #[test]
     fn lengths_must_fit_the_type() {
-        for (kind, len) in [
-            (1, INITIATION_LEN),
-            (2, RESPONSE_LEN),
-            (3, COOKIE_REPLY_LEN),
-            (4, DATA_OVERHEAD),
-        ] {
+        for (kind, len) in [(1, INITIATION_LEN), (2, RESPONSE_LEN), (3, COOKIE_REPLY_LEN), (4, DATA_OVERHEAD)] {
             let mut m = vec![0; len];
             m[0] = kind;
             assert!(Message::parse(&mut m).is_some());

@@ -127,12 +127,14 @@ impl Session {
         self.receiving.open(counter, &[], body)
     }
 
-    /// Notes the counters of authentic messages in the replay window, under one lock. Calls `verdict` for each, in
-    /// order, with whether the message is new.
-    pub fn accept(&self, counters: impl IntoIterator<Item = u64>, mut verdict: impl FnMut(bool)) {
+    /// Notes authentic messages in the replay window, in order and under one lock. Calls `fresh` for each that was not
+    /// seen before and is not too old to tell.
+    pub fn accept<M>(&self, messages: &mut [M], counter: impl Fn(&M) -> u64, mut fresh: impl FnMut(&mut M)) {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        for counter in counters {
-            verdict(window.accept(counter));
+        for message in messages {
+            if window.accept(counter(message)) {
+                fresh(message);
+            }
         }
     }
 
@@ -152,16 +154,7 @@ mod tests {
     fn session(initiator: bool, now: Instant) -> Session {
         let (a, b) = ([1; 32], [2; 32]);
         let (sending, receiving) = if initiator { (&a, &b) } else { (&b, &a) };
-        Session::new(
-            &Keys {
-                local_index: 1,
-                remote_index: 2,
-                initiator,
-                sending,
-                receiving,
-            },
-            now,
-        )
+        Session::new(&Keys { local_index: 1, remote_index: 2, initiator, sending, receiving }, now)
     }
 
     #[test]
@@ -171,9 +164,7 @@ mod tests {
         for (from, to) in [(&i, &r), (&r, &i)] {
             let mut message = [3; 16 + 32 + 16];
             from.seal(from.take_counters(1).unwrap(), &mut message);
-            let message::Message::Data(data) = message::Message::parse(&mut message).unwrap() else {
-                unreachable!()
-            };
+            let message::Message::Data(data) = message::Message::parse(&mut message).unwrap() else { unreachable!() };
             assert_eq!((data.receiver, data.counter), (2, 0));
             assert_eq!(to.open(data.counter, data.body), Some(32));
             assert_eq!(data.body[..32], [3; 32]);

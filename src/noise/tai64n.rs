@@ -48,10 +48,7 @@ impl Tai64N {
     fn parts(self) -> (u64, u32) {
         let (secs, nanos) = (&self.0[..8], &self.0[8..]);
         let secs = u64::from_be_bytes(secs.try_into().unwrap_or_default());
-        (
-            secs.saturating_sub(BASE),
-            u32::from_be_bytes(nanos.try_into().unwrap_or_default()),
-        )
+        (secs.saturating_sub(BASE), u32::from_be_bytes(nanos.try_into().unwrap_or_default()))
     }
 }
 
@@ -72,9 +69,6 @@ mod tests {
         assert!(next > t);
         assert_eq!(next, Tai64N::new(Duration::new(101, 0)));
         assert!(Tai64N::after(next, Duration::new(101, 7)) > next);
-        assert_eq!(
-            Tai64N::after(next, Duration::new(200, 0)),
-            Tai64N::new(Duration::new(200, 0))
-        );
+        assert_eq!(Tai64N::after(next, Duration::new(200, 0)), Tai64N::new(Duration::new(200, 0)));
     }
 }

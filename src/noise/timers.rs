@@ -58,10 +58,7 @@ impl Timers {
 
     /// The interface has gone down: every timer stops, and a handshake may begin at once when it is up again.
     pub fn stop(&mut self) {
-        *self = Self {
-            keepalive_interval: self.keepalive_interval,
-            ..Self::default()
-        };
+        *self = Self { keepalive_interval: self.keepalive_interval, ..Self::default() };
     }
 
     /// Whether timers run.
@@ -76,15 +73,11 @@ impl Timers {
         }
     }
 
-    /// A data message with a packet in it was sent. `jitter` is random, below
-    /// [`REKEY_TIMEOUT_JITTER`](super::REKEY_TIMEOUT_JITTER).
-    pub fn data_sent(&mut self, now: Instant, jitter: Duration) {
+    /// A data message with a packet in it was sent. `jitter` gives a random time below
+    /// [`REKEY_TIMEOUT_JITTER`](super::REKEY_TIMEOUT_JITTER), if one is needed.
+    pub fn data_sent(&mut self, now: Instant, jitter: impl FnOnce() -> Duration) {
         if self.new_handshake.is_none() {
-            Self::arm(
-                self.running,
-                &mut self.new_handshake,
-                now + KEEPALIVE_TIMEOUT + REKEY_TIMEOUT + jitter,
-            );
+            Self::arm(self.running, &mut self.new_handshake, now + KEEPALIVE_TIMEOUT + REKEY_TIMEOUT + jitter());
         }
     }
 
@@ -119,8 +112,7 @@ impl Timers {
     /// Whether enough time has passed since our last handshake message to send an initiation.
     #[must_use]
     pub fn may_initiate(&self, now: Instant) -> bool {
-        self.last_handshake_message
-            .is_none_or(|last| now.since(last) >= REKEY_TIMEOUT)
+        self.last_handshake_message.is_none_or(|last| now.since(last) >= REKEY_TIMEOUT)
     }
 
     /// A handshake begins for a new reason, not as a retry: it has all its tries before it.
@@ -128,19 +120,14 @@ impl Timers {
         self.retries = 0;
     }
 
-    /// An initiation was sent. `jitter` as in [`data_sent`](Self::data_sent).
-    pub fn initiation_sent(&mut self, now: Instant, jitter: Duration) {
+    /// An initiation or a response is about to be sent.
+    pub fn handshake_message_sent(&mut self, now: Instant) {
         self.last_handshake_message = Some(now);
-        Self::arm(
-            self.running,
-            &mut self.retransmit_handshake,
-            now + REKEY_TIMEOUT + jitter,
-        );
     }
 
-    /// A response was sent.
-    pub fn response_sent(&mut self, now: Instant) {
-        self.last_handshake_message = Some(now);
+    /// An initiation was sent. `jitter` is random, below [`REKEY_TIMEOUT_JITTER`](super::REKEY_TIMEOUT_JITTER).
+    pub fn initiation_sent(&mut self, now: Instant, jitter: Duration) {
+        Self::arm(self.running, &mut self.retransmit_handshake, now + REKEY_TIMEOUT + jitter);
     }
 
     /// A session was made: a response was sent, or received.

@@ -1,0 +1,240 @@
+//! Which peer a packet goes to, or may come from: the longest matching prefix.
+//!
+//! This is the whole of WireGuard's cryptokey routing (section 2 of the paper).
+
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use prefix_trie::PrefixMap;
+
+/// Who owns a prefix, and as which of its prefixes.
+struct Entry<P> {
+    owner: P,
+    /// Position in the owner's [`PrefixList`].
+    number: u64,
+}
+
+/// One owner's prefixes, in the order in which they were given.
+///
+/// Removing leaves a hole, and holes are closed once they are most of the list, so that taking 100,000 prefixes away
+/// one by one takes no longer than giving them.
+#[derive(Debug, Default)]
+pub(super) struct PrefixList {
+    /// Sorted by number, which only grows.
+    entries: Vec<(u64, Option<IpNet>)>,
+    live: usize,
+    next: u64,
+}
+
+impl PrefixList {
+    fn push(&mut self, prefix: IpNet) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.live += 1;
+        self.entries.push((number, Some(prefix)));
+        number
+    }
+
+    fn remove(&mut self, number: u64) {
+        if let Ok(at) = self.entries.binary_search_by_key(&number, |e| e.0)
+            && self.entries[at].1.take().is_some()
+        {
+            self.live -= 1;
+        }
+        if self.entries.len() > 2 * self.live + 8 {
+            self.entries.retain(|e| e.1.is_some());
+        }
+    }
+
+    /// The prefixes, oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = IpNet> + '_ {
+        self.entries.iter().filter_map(|e| e.1)
+    }
+}
+
+/// What owns prefixes: a peer, which keeps the list of its own.
+pub(super) trait Owner: Clone {
+    /// Calls `f` with the owner's list.
+    fn with_list<R>(&self, f: impl FnOnce(&mut PrefixList) -> R) -> R;
+    /// Whether both are the same owner.
+    fn is(&self, other: &Self) -> bool;
+}
+
+/// The routing table.
+pub(super) struct AllowedIps<P> {
+    v4: PrefixMap<Ipv4Net, Entry<P>>,
+    v6: PrefixMap<Ipv6Net, Entry<P>>,
+}
+
+impl<P> Default for AllowedIps<P> {
+    fn default() -> Self {
+        Self { v4: PrefixMap::new(), v6: PrefixMap::new() }
+    }
+}
+
+impl<P: Owner> AllowedIps<P> {
+    /// Gives a prefix to `owner`, taking it away from whoever had it. Host bits are ignored.
+    pub(super) fn insert(&mut self, prefix: IpNet, owner: &P) {
+        let prefix = prefix.trunc();
+        let number = owner.with_list(|list| list.push(prefix));
+        let entry = Entry { owner: owner.clone(), number };
+        let before = match prefix {
+            IpNet::V4(p) => self.v4.insert(p, entry),
+            IpNet::V6(p) => self.v6.insert(p, entry),
+        };
+        if let Some(before) = before {
+            before.owner.with_list(|list| list.remove(before.number));
+        }
+    }
+
+    /// Takes exactly this prefix away from `owner`; does nothing if it has another owner or none.
+    pub(super) fn remove(&mut self, prefix: IpNet, owner: &P) {
+        let removed = match prefix.trunc() {
+            IpNet::V4(p) if self.v4.get(&p).is_some_and(|e| e.owner.is(owner)) => self.v4.remove(&p),
+            IpNet::V6(p) if self.v6.get(&p).is_some_and(|e| e.owner.is(owner)) => self.v6.remove(&p),
+            _ => None,
+        };
+        if let Some(removed) = removed {
+            owner.with_list(|list| list.remove(removed.number));
+        }
+    }
+
+    /// Takes every prefix away from `owner`.
+    pub(super) fn remove_all(&mut self, owner: &P) {
+        for prefix in owner.with_list(|list| std::mem::take(&mut list.entries)).into_iter().filter_map(|e| e.1) {
+            match prefix {
+                IpNet::V4(p) => drop(self.v4.remove(&p)),
+                IpNet::V6(p) => drop(self.v6.remove(&p)),
+            }
+        }
+        owner.with_list(|list| *list = PrefixList::default());
+    }
+
+    /// The owner of the longest prefix that contains `address`.
+    pub(super) fn lookup(&self, address: IpAddr) -> Option<&P> {
+        match address {
+            IpAddr::V4(a) => self.v4.get_lpm(&Ipv4Net::from(a)).map(|(_, e)| &e.owner),
+            IpAddr::V6(a) => self.v6.get_lpm(&Ipv6Net::from(a)).map(|(_, e)| &e.owner),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::{cell::RefCell, rc::Rc};
+
+    #[derive(Clone, Default)]
+    struct Peer(Rc<RefCell<PrefixList>>);
+
+    impl Owner for Peer {
+        fn with_list<R>(&self, f: impl FnOnce(&mut PrefixList) -> R) -> R {
+            f(&mut self.0.borrow_mut())
+        }
+        fn is(&self, other: &Self) -> bool {
+            Rc::ptr_eq(&self.0, &other.0)
+        }
+    }
+
+    impl Peer {
+        fn list(&self) -> Vec<String> {
+            self.0.borrow().iter().map(|p| p.to_string()).collect()
+        }
+    }
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_longest_prefix_wins() {
+        let (a, b) = (Peer::default(), Peer::default());
+        let mut t = AllowedIps::default();
+        t.insert(net("0.0.0.0/0"), &a);
+        t.insert(net("10.1.2.3/8"), &b);
+        t.insert(net("::/0"), &b);
+        t.insert(net("fd00::/64"), &a);
+        let owner = |text: &str| t.lookup(text.parse().unwrap()).unwrap().is(&a);
+        assert!(owner("9.9.9.9") && !owner("10.255.0.1") && !owner("fd01::1") && owner("fd00::1"));
+        assert_eq!(b.list(), ["10.0.0.0/8", "::/0"], "host bits are cleared");
+    }
+
+    #[test]
+    fn prefixes_move_and_only_their_owner_can_drop_them() {
+        let (a, b) = (Peer::default(), Peer::default());
+        let mut t = AllowedIps::default();
+        t.insert(net("10.0.0.0/8"), &a);
+        t.insert(net("10.0.0.0/8"), &a);
+        t.insert(net("10.0.0.0/9"), &a);
+        assert_eq!(a.list(), ["10.0.0.0/8", "10.0.0.0/9"]);
+        t.insert(net("10.0.0.0/8"), &b);
+        assert_eq!((a.list().len(), b.list().len()), (1, 1));
+        t.remove(net("10.0.0.0/8"), &a);
+        t.remove(net("10.0.0.0/10"), &b);
+        assert_eq!(b.list(), ["10.0.0.0/8"]);
+        t.remove(net("10.3.2.1/8"), &b);
+        assert!(b.list().is_empty() && t.lookup("10.200.0.1".parse().unwrap()).is_none());
+        t.remove_all(&a);
+        assert!(t.lookup("10.0.0.1".parse().unwrap()).is_none() && a.list().is_empty());
+    }
+
+    #[test]
+    fn no_prefix_matches_everything_of_its_family_only() {
+        let a = Peer::default();
+        let mut t = AllowedIps::default();
+        t.insert(net("0.0.0.0/0"), &a);
+        assert!(t.lookup("::1".parse().unwrap()).is_none());
+        assert!(t.lookup("255.255.255.255".parse().unwrap()).is_some());
+    }
+
+    #[test]
+    fn a_hundred_thousand_prefixes_move_one_by_one() {
+        let (a, b) = (Peer::default(), Peer::default());
+        let mut t = AllowedIps::default();
+        let nets: Vec<IpNet> =
+            (0..100_000u32).map(|i| Ipv4Net::new((0x0a00_0000 + i * 16).into(), 28).unwrap().into()).collect();
+        nets.iter().for_each(|n| t.insert(*n, &a));
+        nets.iter().for_each(|n| t.insert(*n, &b));
+        assert!(a.list().is_empty());
+        assert_eq!(b.0.borrow().iter().collect::<Vec<_>>(), nets);
+        nets.iter().rev().for_each(|n| t.remove(*n, &b));
+        assert!(b.list().is_empty() && b.0.borrow().entries.capacity() >= b.0.borrow().entries.len());
+    }
+
+    proptest! {
+        /// Against a plain list, searched from end to end.
+        #[test]
+        fn agrees_with_a_linear_search(
+            steps in prop::collection::vec((any::<u8>(), 0u8..=8, 0usize..3, any::<bool>()), 0..80),
+            asked: u8,
+        ) {
+            let owners = [Peer::default(), Peer::default(), Peer::default()];
+            let mut t = AllowedIps::default();
+            let mut model: Vec<(Ipv4Net, usize)> = Vec::new();
+            for (bits, len, who, remove) in steps {
+                let p = Ipv4Net::new([bits, 0, 0, 0].into(), len).unwrap().trunc();
+                if remove {
+                    t.remove(p.into(), &owners[who]);
+                    model.retain(|m| *m != (p, who));
+                } else {
+                    t.insert(p.into(), &owners[who]);
+                    model.retain(|m| m.0 != p);
+                    model.push((p, who));
+                }
+            }
+            let address = std::net::Ipv4Addr::new(asked, 1, 2, 3);
+            let expected = model.iter().filter(|m| m.0.contains(&address)).max_by_key(|m| m.0.prefix_len()).map(|m| m.1);
+            let found = t.lookup(address.into()).map(|o| owners.iter().position(|x| x.is(o)).unwrap());
+            prop_assert_eq!(found, expected);
+            for (who, owner) in owners.iter().enumerate() {
+                let mut listed: Vec<_> = owner.0.borrow().iter().collect();
+                let mut known: Vec<IpNet> = model.iter().filter(|m| m.1 == who).map(|m| m.0.into()).collect();
+                listed.sort();
+                known.sort();
+                prop_assert_eq!(listed, known);
+            }
+        }
+    }
+}

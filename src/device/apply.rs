@@ -1,0 +1,291 @@
+//! Changing the configuration: what can fail first, then everything else.
+
+use std::{collections::HashSet, net::SocketAddr, sync::Arc};
+
+use super::{Config, Device, allowed_ips::Owner, lock, peer::Peer, read, stats::count, write};
+use crate::{
+    bind::Endpoint,
+    config::{
+        EndpointAddr, PeerUpdate, Update,
+        snapshot::{InterfaceSnapshot, PeerSnapshot, Snapshot},
+    },
+    error::{Error, Result},
+    key::{PrivateKey, PublicKey},
+    noise::{cookie::CookieChecker, handshake::Identity},
+};
+
+/// What is left to do for a peer once no configuration lock is held.
+struct Followup {
+    peer: Arc<Peer>,
+    keepalive: bool,
+}
+
+impl Device {
+    /// Applies a whole change set.
+    ///
+    /// # Errors
+    /// `AddrInUse` or another socket error for the port, `Permission` or another for the mark, `Invalid` if there
+    /// would be too many peers. Nothing has changed then.
+    pub fn apply(&self, update: Update) -> Result<()> {
+        let now = self.clock.now();
+        let followups = {
+            let mut config = lock(&self.config);
+            self.check_peer_count(&update)?;
+            self.apply_sockets(&mut config, &update)?;
+            if let Some(key) = update.private_key {
+                self.set_private_key(key);
+            }
+            if update.replace_peers {
+                let all = write(&self.peers).drain();
+                self.retire_peers(all);
+            }
+            let own = self.identity().map(|i| *i.public());
+            update.peers.into_iter().filter_map(|p| self.apply_peer(p, own.as_ref(), config.up)).collect::<Vec<_>>()
+        };
+        for Followup { peer, keepalive } in followups {
+            if keepalive {
+                self.send_keepalive(&peer, now);
+            } else {
+                self.send_staged(&peer, now);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_peer_count(&self, update: &Update) -> Result<()> {
+        let peers = read(&self.peers);
+        let kept = if update.replace_peers { 0 } else { peers.len() };
+        if kept + update.peers.len() <= self.max_peers {
+            return Ok(());
+        }
+        // Only now is it worth counting exactly.
+        let is_new = |p: &&PeerUpdate| {
+            !p.update_only && !p.remove && (update.replace_peers || peers.get(&p.public_key).is_none())
+        };
+        let new: HashSet<&PublicKey> = update.peers.iter().filter(is_new).map(|p| &p.public_key).collect();
+        if kept + new.len() > self.max_peers {
+            return Err(Error::invalid(format!("more than {} peers", self.max_peers)));
+        }
+        Ok(())
+    }
+
+    /// The part that asks the operating system: mark and port. On failure both are as before.
+    fn apply_sockets(&self, config: &mut Config, update: &Update) -> Result<()> {
+        let old_mark = config.fwmark;
+        if let Some(mark) = update.fwmark.filter(|m| *m != old_mark) {
+            self.bind.set_mark(mark).map_err(|e| Error::io(format!("cannot set the mark {mark:#x}"), e))?;
+            config.fwmark = mark;
+        }
+        let Some(port) = update.listen_port.filter(|p| *p != config.listen_port || *p == 0) else {
+            return Ok(());
+        };
+        if config.up {
+            match self.bind.open(port) {
+                Ok(actual) => config.listen_port = actual,
+                Err(e) => {
+                    if self.bind.set_mark(old_mark).is_ok() {
+                        config.fwmark = old_mark;
+                    }
+                    return Err(Error::io(format!("cannot listen on UDP port {port}"), e));
+                }
+            }
+        } else {
+            config.listen_port = port;
+        }
+        read(&self.peers).list().iter().for_each(|p| p.forget_source());
+        Ok(())
+    }
+
+    fn set_private_key(&self, key: Option<PrivateKey>) {
+        if self.identity().map(|i| i.private().clone()) == key {
+            return;
+        }
+        let identity = key.map(|k| Arc::new(Identity::new(k)));
+        // Nobody is a peer of itself.
+        let own = identity.as_ref().and_then(|i| write(&self.peers).remove(i.public()));
+        self.retire_peers(own);
+        lock(&self.gate).checker = identity.as_ref().map(|i| CookieChecker::new(i.public()));
+        *write(&self.identity) = identity;
+        for peer in read(&self.peers).list() {
+            let mut handshaking = lock(&peer.handshake);
+            self.index.remove(handshaking.noise.local_index());
+            handshaking.noise.identity_changed();
+            let mut state = lock(&peer.state);
+            state.sessions.retire();
+            state.timers.identity_changed();
+        }
+    }
+
+    /// Applies the changes to one peer. Returns it if it is there afterwards.
+    fn apply_peer(&self, update: PeerUpdate, own: Option<&PublicKey>, up: bool) -> Option<Followup> {
+        let key = update.public_key;
+        if own == Some(&key) {
+            return None;
+        }
+        let existing = read(&self.peers).get(&key).cloned();
+        let peer = match existing {
+            Some(peer) => peer,
+            None if update.update_only || update.remove => return None,
+            None => self.create_peer(key, up),
+        };
+        if let Some(preshared) = update.preshared_key {
+            lock(&peer.handshake).noise.set_preshared(preshared);
+        }
+        if update.replace_allowed_ips || !update.allowed_ips.is_empty() {
+            let mut table = write(&self.allowed_ips);
+            if update.replace_allowed_ips {
+                table.remove_all(&peer);
+            }
+            for change in update.allowed_ips {
+                if change.remove {
+                    table.remove(change.prefix, &peer);
+                } else {
+                    table.insert(change.prefix, &peer);
+                }
+            }
+        }
+        if update.remove {
+            let removed = write(&self.peers).remove(&key);
+            self.retire_peers(removed);
+            return None;
+        }
+        let mut state = lock(&peer.state);
+        if let Some(endpoint) = update.endpoint {
+            state.endpoint = Some(Endpoint::new(self.resolve(&endpoint)));
+            state.zone = endpoint.zone;
+        }
+        let keepalive = update.persistent_keepalive.is_some_and(|s| state.timers.set_keepalive_interval(s));
+        drop(state);
+        Some(Followup { peer, keepalive })
+    }
+
+    fn create_peer(&self, key: PublicKey, up: bool) -> Arc<Peer> {
+        let peer = write(&self.peers).insert(key);
+        if up {
+            lock(&peer.state).timers.start();
+        }
+        peer
+    }
+
+    /// Ends peers that were taken out of the list.
+    pub(super) fn retire_peers(&self, peers: impl IntoIterator<Item = Arc<Peer>>) {
+        let mut table = None;
+        for peer in peers {
+            table.get_or_insert_with(|| write(&self.allowed_ips)).remove_all(&peer);
+            lock(&peer.state).removed = true;
+            self.silence(&peer);
+        }
+    }
+
+    /// Stops everything that goes on for a peer: timers, sessions, handshake, staged packets.
+    pub(super) fn silence(&self, peer: &Peer) {
+        self.wipe_keys(peer);
+        let mut state = lock(&peer.state);
+        state.timers.stop();
+        if let Some(at) = state.scheduled.take() {
+            self.deadlines.remove(peer, at);
+        }
+        count(&self.stats.out_unstaged, state.take_staged().len());
+    }
+
+    /// Forgets a peer's sessions and handshake.
+    pub(super) fn wipe_keys(&self, peer: &Peer) {
+        let mut handshaking = lock(&peer.handshake);
+        self.index.remove(handshaking.noise.local_index());
+        handshaking.noise.clear();
+        let indices = lock(&peer.state).sessions.clear();
+        self.index.remove(indices.into_iter().flatten());
+    }
+
+    /// The address behind configured text: a zone becomes the number of its interface.
+    fn resolve(&self, endpoint: &EndpointAddr) -> SocketAddr {
+        let mut addr = endpoint.addr;
+        if let (SocketAddr::V6(v6), Some(zone)) = (&mut addr, &endpoint.zone) {
+            v6.set_scope_id(self.bind.zone_index(zone).unwrap_or(0));
+        }
+        addr
+    }
+
+    /// Brings the device up: opens the sockets and begins what is to be begun. Does nothing if it is up.
+    ///
+    /// # Errors
+    /// As the bind says; the device is then still down.
+    pub fn up(&self) -> Result<()> {
+        let now = self.clock.now();
+        let peers = {
+            let mut config = lock(&self.config);
+            if config.up {
+                return Ok(());
+            }
+            let port = config.listen_port;
+            config.listen_port =
+                self.bind.open(port).map_err(|e| Error::io(format!("cannot listen on UDP port {port}"), e))?;
+            config.up = true;
+            let peers = read(&self.peers).list();
+            peers.iter().for_each(|peer| lock(&peer.state).timers.start());
+            peers
+        };
+        tracing::debug!("the interface is up");
+        for peer in peers {
+            let keepalive = lock(&peer.state).timers.keepalive_interval() != 0;
+            if keepalive {
+                self.send_keepalive(&peer, now);
+            } else {
+                self.send_staged(&peer, now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the device down: sessions and what is under way are forgotten, the sockets closed. The configuration
+    /// stays.
+    pub fn down(&self) {
+        let mut config = lock(&self.config);
+        if !std::mem::replace(&mut config.up, false) {
+            return;
+        }
+        self.bind.close();
+        read(&self.peers).list().iter().for_each(|peer| self.silence(peer));
+        tracing::debug!("the interface is down");
+    }
+
+    /// Reads the state.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot<'_> {
+        let config = lock(&self.config);
+        let interface = InterfaceSnapshot {
+            private_key: self.identity().map(|i| i.private().clone()),
+            listen_port: config.listen_port,
+            fwmark: config.fwmark,
+        };
+        let peers = read(&self.peers).list();
+        Snapshot { interface, peers: Box::new(peers.into_iter().map(|peer| self.peer_snapshot(&peer))) }
+    }
+
+    fn peer_snapshot(&self, peer: &Arc<Peer>) -> PeerSnapshot {
+        let preshared_key = lock(&peer.handshake).noise.preshared().clone();
+        let (tx_bytes, rx_bytes) = peer.traffic();
+        let allowed_ips = peer.with_list(|list| list.iter().collect());
+        let state = lock(&peer.state);
+        PeerSnapshot {
+            public_key: *peer.key(),
+            preshared_key,
+            endpoint: state.endpoint.map(|e| self.printed(e.dst, state.zone.as_deref())),
+            last_handshake: state.last_handshake,
+            tx_bytes,
+            rx_bytes,
+            persistent_keepalive: state.timers.keepalive_interval(),
+            allowed_ips,
+        }
+    }
+
+    /// How an endpoint is shown: with the zone as configured if that names an interface now, because wg(8) gives up on
+    /// the whole answer otherwise.
+    fn printed(&self, addr: SocketAddr, zone: Option<&str>) -> EndpointAddr {
+        let mut shown = EndpointAddr::from(addr);
+        if let Some(zone) = zone.filter(|z| self.bind.zone_index(z).is_some()) {
+            shown.zone = Some(zone.into());
+        }
+        shown
+    }
+}

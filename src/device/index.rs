@@ -1,0 +1,62 @@
+//! Receiver indices: random numbers by which the other side names our handshakes and sessions.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::{Arc, RwLock},
+};
+
+use super::{peer::Peer, read, write};
+use crate::{noise::session::Session, random::Random};
+
+/// What an index stands for.
+#[derive(Clone)]
+pub(super) struct Target {
+    pub(super) peer: Arc<Peer>,
+    /// `None` while it is a handshake's.
+    pub(super) session: Option<Arc<Session>>,
+}
+
+/// All indices of a device.
+#[derive(Default)]
+pub(super) struct IndexTable {
+    targets: RwLock<HashMap<u32, Target>>,
+}
+
+impl IndexTable {
+    /// Takes an unused index for a handshake of `peer`.
+    pub(super) fn insert(&self, peer: &Arc<Peer>, random: &dyn Random) -> u32 {
+        let mut targets = write(&self.targets);
+        loop {
+            let index = random.u32();
+            if let Entry::Vacant(free) = targets.entry(index) {
+                free.insert(Target { peer: peer.clone(), session: None });
+                return index;
+            }
+        }
+    }
+
+    /// The handshake behind `session`'s index has become that session.
+    pub(super) fn promote(&self, session: &Arc<Session>) {
+        if let Some(target) = write(&self.targets).get_mut(&session.local_index()) {
+            target.session = Some(session.clone());
+        }
+    }
+
+    /// Frees indices.
+    pub(super) fn remove(&self, indices: impl IntoIterator<Item = u32>) {
+        let mut targets = None;
+        for index in indices {
+            targets.get_or_insert_with(|| write(&self.targets)).remove(&index);
+        }
+    }
+
+    /// What `index` stands for.
+    pub(super) fn get(&self, index: u32) -> Option<Target> {
+        read(&self.targets).get(&index).cloned()
+    }
+
+    /// How many indices are in use.
+    pub(super) fn len(&self) -> usize {
+        read(&self.targets).len()
+    }
+}

@@ -1,0 +1,250 @@
+//! A tunnel: peers, routing, timers, and the two threads that move packets.
+//!
+//! [`Device`] is the tunnel without threads: each of its steps does what can be done now and returns. [`Tunnel`] runs
+//! one with its two threads: outbound (TUN to UDP) and inbound (UDP to TUN, handshakes, timers). Both sleep until there
+//! is something to do.
+//!
+//! Locks are taken in this order, and none is held across I/O or a callback: `config`; `peers`, `allowed_ips`; a peer's
+//! `handshake`, then its `state`; `index`, `deadlines`. Opening sockets happens under `config` alone.
+
+mod allowed_ips;
+mod apply;
+mod events;
+mod index;
+mod packet;
+mod peer;
+mod peers;
+mod pool;
+mod ratelimit;
+mod receive;
+mod send;
+mod stats;
+mod timers;
+mod tunnel;
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::Duration,
+};
+
+pub use events::{Event, EventSink};
+pub use pool::{Inbound, Outbound};
+pub use stats::Stats;
+pub use tunnel::Tunnel;
+
+use crate::{
+    bind::Bind,
+    noise::{cookie::CookieChecker, handshake::Identity},
+    random::{Random, SystemRandom},
+    time::{Clock, Instant, SystemClock},
+    tun::{Tun, TunEvent},
+};
+use allowed_ips::AllowedIps;
+use index::IndexTable;
+use peer::{Peer, State};
+use peers::Peers;
+use ratelimit::RateLimiter;
+use timers::Deadlines;
+
+/// Peers of a device, unless [`Options::max_peers`] says otherwise; wireguard-go's number.
+pub const DEFAULT_MAX_PEERS: usize = 1 << 16;
+
+/// We count as being under load for this long after we were, as in the kernel.
+const LOAD_LASTS: Duration = Duration::from_secs(1);
+
+/// What a lock guards stays consistent between statements, so a panic elsewhere does not make it unusable.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a device is made of, besides its TUN and its bind.
+pub struct Options {
+    /// The largest number of peers; `set` fails with `Invalid` beyond it.
+    pub max_peers: usize,
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Where randomness comes from.
+    pub random: Arc<dyn Random>,
+    /// Who is told of events.
+    pub events: EventSink,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            max_peers: DEFAULT_MAX_PEERS,
+            clock: Arc::new(SystemClock),
+            random: Arc::new(SystemRandom),
+            events: Box::new(|_| {}),
+        }
+    }
+}
+
+/// Interface settings, and whether the interface is up.
+#[derive(Default)]
+struct Config {
+    /// The bound port while up, else the one to bind.
+    listen_port: u16,
+    fwmark: u32,
+    up: bool,
+}
+
+/// What stands between a handshake message and its computation.
+#[derive(Default)]
+struct Gate {
+    /// `None` while there is no private key.
+    checker: Option<CookieChecker>,
+    limiter: RateLimiter,
+    last_load: Option<Instant>,
+}
+
+impl Gate {
+    /// Whether we are, or were a moment ago, under load. `now_loaded` is what the queue says.
+    fn is_under_load(&mut self, now_loaded: bool, now: Instant) -> bool {
+        if now_loaded {
+            self.last_load = Some(now);
+        } else if self.last_load.take_if(|last| now.since(*last) >= LOAD_LASTS).is_some() {
+            self.limiter.clear();
+        }
+        self.last_load.is_some()
+    }
+}
+
+/// A tunnel without threads of its own.
+///
+/// [`outbound`](Self::outbound), [`inbound`](Self::inbound) and [`run_timers`](Self::run_timers) may run at the same
+/// time on different threads, each on one; everything else on any thread at any time.
+pub struct Device {
+    tun: Arc<dyn Tun>,
+    bind: Arc<dyn Bind>,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    events: EventSink,
+    max_peers: usize,
+    mtu: AtomicU16,
+    config: Mutex<Config>,
+    identity: RwLock<Option<Arc<Identity>>>,
+    gate: Mutex<Gate>,
+    peers: RwLock<Peers>,
+    allowed_ips: RwLock<AllowedIps<Arc<Peer>>>,
+    index: IndexTable,
+    deadlines: Deadlines,
+    stats: Stats,
+}
+
+impl Device {
+    /// A device without keys and peers, which is down.
+    #[must_use]
+    pub fn new(tun: Arc<dyn Tun>, bind: Arc<dyn Bind>, options: Options) -> Self {
+        Self {
+            mtu: AtomicU16::new(tun.mtu()),
+            tun,
+            bind,
+            clock: options.clock,
+            random: options.random,
+            events: options.events,
+            max_peers: options.max_peers,
+            config: Mutex::default(),
+            identity: RwLock::default(),
+            gate: Mutex::default(),
+            peers: RwLock::default(),
+            allowed_ips: RwLock::default(),
+            index: IndexTable::default(),
+            deadlines: Deadlines::default(),
+            stats: Stats::default(),
+        }
+    }
+
+    /// The counters.
+    #[must_use]
+    pub const fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// The interface's MTU.
+    #[must_use]
+    pub fn mtu(&self) -> u16 {
+        self.mtu.load(Ordering::Relaxed)
+    }
+
+    /// Handshakes and sessions that have an index: a bounded number for each peer.
+    #[must_use]
+    pub fn indices(&self) -> usize {
+        self.index.len()
+    }
+
+    fn identity(&self) -> Option<Arc<Identity>> {
+        read(&self.identity).clone()
+    }
+
+    fn tell(&self, event: Event) {
+        (self.events)(event);
+    }
+
+    /// Follows what has happened to the TUN interface. A port that cannot be opened when it comes up leaves the device
+    /// down.
+    pub fn handle_tun_events(&self) {
+        while let Some(event) = self.tun.event() {
+            match event {
+                TunEvent::Up => {
+                    if let Err(error) = self.up() {
+                        tracing::error!(%error, "the interface cannot be brought up");
+                        self.tell(Event::BindFailed(error.to_string()));
+                    }
+                }
+                TunEvent::Down => self.down(),
+                TunEvent::Mtu(mtu) => {
+                    tracing::debug!(mtu, "the MTU has changed");
+                    self.mtu.store(mtu, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    /// Does what peers' timers ask for.
+    pub fn run_timers(&self) {
+        let now = self.clock.now();
+        while let Some((at, peer)) = self.deadlines.pop(now) {
+            lock(&peer.state).scheduled.take_if(|scheduled| *scheduled == at);
+            loop {
+                let action = lock(&peer.state).timers.due(now);
+                let Some(action) = action else { break };
+                self.act(&peer, action, now);
+            }
+            self.schedule(&peer, &mut lock(&peer.state));
+        }
+    }
+
+    /// When [`run_timers`](Self::run_timers) must run next; `None` if no timer runs. Until it has run again, an
+    /// earlier deadline wakes the bind's `wait`.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.sleep()
+    }
+
+    /// Lists a peer under its next deadline, unless it is listed under an earlier one already: that one then finds
+    /// nothing to do and lists it anew, which is cheaper than moving it with each packet.
+    fn schedule(&self, peer: &Arc<Peer>, state: &mut State) {
+        let Some(next) = state.timers.next_deadline() else {
+            return;
+        };
+        if state.removed || state.scheduled.is_some_and(|at| at <= next) {
+            return;
+        }
+        let wake = self.deadlines.set(peer, state.scheduled.replace(next), next);
+        if wake {
+            self.bind.wake();
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! One peer: its sessions, its handshake, its timers, its staged packets, its endpoint.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{
+    allowed_ips::{Owner, PrefixList},
+    lock,
+};
+use crate::{
+    bind::Endpoint,
+    key::PublicKey,
+    noise::{
+        KEEPALIVE_TIMEOUT, REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_TIMEOUT, cookie::MacStamper,
+        handshake::Handshake, session::Session, timers::Timers,
+    },
+    time::Instant,
+};
+
+/// Packets that wait for a session; the oldest is dropped for one more (`MAX_STAGED_PACKETS` of the kernel).
+pub(super) const MAX_STAGED: usize = 128;
+
+/// A peer. Its two locks are taken in the order `handshake`, `state`, and neither is held across I/O.
+pub(super) struct Peer {
+    id: u64,
+    key: PublicKey,
+    /// Held while a handshake message is computed; never by the data path.
+    pub(super) handshake: Mutex<Handshaking>,
+    /// Held for a moment by the data path, once for a run of packets.
+    pub(super) state: Mutex<State>,
+    prefixes: Mutex<PrefixList>,
+    tx_bytes: AtomicU64,
+    rx_bytes: AtomicU64,
+}
+
+/// What making and taking handshake messages needs.
+pub(super) struct Handshaking {
+    pub(super) noise: Handshake,
+    pub(super) macs: MacStamper,
+}
+
+/// Everything else that changes.
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) timers: Timers,
+    /// The deadline under which the peer is listed; never later than that of `timers`.
+    pub(super) scheduled: Option<Instant>,
+    pub(super) sessions: Sessions,
+    staged: VecDeque<StagedMessage>,
+    pub(super) endpoint: Option<Endpoint>,
+    /// The text of the endpoint's zone as it was configured, until the peer moves.
+    pub(super) zone: Option<Box<str>>,
+    /// Wall-clock time; zero if there was none.
+    pub(super) last_handshake: Duration,
+    /// The peer was taken out of the device; nothing is begun for it any more.
+    pub(super) removed: bool,
+}
+
+/// A packet that waits to be sealed, with the space that a data message needs around it.
+pub(super) type StagedMessage = Box<[u8]>;
+
+impl State {
+    /// Adds a packet to those that wait. Returns how many had to be dropped for it.
+    pub(super) fn stage(&mut self, message: StagedMessage) -> usize {
+        let dropped = (self.staged.len() + 1).saturating_sub(MAX_STAGED);
+        self.staged.drain(..dropped);
+        self.staged.push_back(message);
+        dropped
+    }
+
+    pub(super) fn has_staged(&self) -> bool {
+        !self.staged.is_empty()
+    }
+
+    /// Takes what waits, and frees the memory.
+    pub(super) fn take_staged(&mut self) -> VecDeque<StagedMessage> {
+        std::mem::take(&mut self.staged)
+    }
+
+    /// Takes everything that waits, a session to send it with, and the first of its counters; or nothing, if there is
+    /// no session.
+    pub(super) fn begin_sending_staged(
+        &mut self,
+        now: Instant,
+    ) -> Option<(VecDeque<StagedMessage>, Arc<Session>, u64)> {
+        let (session, first) = self.begin_sending(self.staged.len(), now)?;
+        Some((self.take_staged(), session, first))
+    }
+
+    /// The session to send with, and the first of `n` counters taken from it.
+    pub(super) fn begin_sending(&self, n: usize, now: Instant) -> Option<(Arc<Session>, u64)> {
+        let session = self.sessions.current.as_ref().filter(|s| s.may_send(now))?;
+        let first = session.take_counters(n)?;
+        Some((session.clone(), first))
+    }
+
+    /// An authentic message came from here: the peer is there now. Returns true if it was elsewhere before.
+    pub(super) fn roam(&mut self, from: Endpoint) -> bool {
+        let moved = self.endpoint.is_none_or(|e| e.dst != from.dst);
+        if moved {
+            self.zone = None;
+        }
+        self.endpoint = Some(from);
+        moved
+    }
+
+    /// Whether it is time for a new session after a packet was sent: the current one is worn, or old and ours to renew.
+    pub(super) fn is_stale_for_sending(&self, now: Instant) -> bool {
+        self.sessions.current.as_ref().is_some_and(|s| {
+            s.may_send(now) && (s.is_worn() || (s.is_initiator() && now.since(s.created()) >= REKEY_AFTER_TIME))
+        })
+    }
+
+    /// Whether it is the last chance to renew the session after a packet was received, so that a peer that only
+    /// receives does not lose its session. True once for each session.
+    pub(super) fn take_lastminute_handshake(&mut self, now: Instant) -> bool {
+        const AGE: Duration = REJECT_AFTER_TIME.saturating_sub(KEEPALIVE_TIMEOUT).saturating_sub(REKEY_TIMEOUT);
+        let due = self
+            .sessions
+            .current
+            .as_ref()
+            .is_some_and(|s| s.may_send(now) && s.is_initiator() && now.since(s.created()) >= AGE);
+        due && self.timers.take_lastminute_handshake()
+    }
+}
+
+/// The sessions of a peer, in the kernel's three places.
+#[derive(Default)]
+pub(super) struct Sessions {
+    /// Used for receiving what is still on its way.
+    previous: Option<Arc<Session>>,
+    /// Used for sending.
+    current: Option<Arc<Session>>,
+    /// Made as responder, and not used until the other side has shown that it has it too.
+    next: Option<Arc<Session>>,
+}
+
+impl Sessions {
+    /// Puts a new session in its place. Returns the indices of those that fall out.
+    pub(super) fn install(&mut self, new: Arc<Session>) -> [Option<u32>; 2] {
+        let out = if new.is_initiator() {
+            // The other side has proven that it has the session, so it is used at once. A `next` that was not
+            // confirmed yet may be still, so it receives on.
+            let current = self.current.replace(new);
+            match self.next.take() {
+                Some(next) => [self.previous.replace(next), current],
+                None => [std::mem::replace(&mut self.previous, current), None],
+            }
+        } else {
+            [self.next.replace(new), self.previous.take()]
+        };
+        out.map(index)
+    }
+
+    /// A message was received with `session`. If that confirms it, it becomes the current one; returns the index of
+    /// the one that falls out, if there is one.
+    pub(super) fn confirm(&mut self, session: &Arc<Session>) -> Option<Option<u32>> {
+        let next = self.next.take_if(|next| Arc::ptr_eq(next, session))?;
+        let current = self.current.replace(next);
+        Some(index(std::mem::replace(&mut self.previous, current)))
+    }
+
+    /// Nothing is sent with these sessions any more.
+    pub(super) fn retire(&self) {
+        for session in [&self.current, &self.next].into_iter().flatten() {
+            session.retire();
+        }
+    }
+
+    /// Forgets all sessions and returns their indices.
+    pub(super) fn clear(&mut self) -> [Option<u32>; 3] {
+        [self.previous.take(), self.current.take(), self.next.take()].map(index)
+    }
+}
+
+fn index(session: Option<Arc<Session>>) -> Option<u32> {
+    session.map(|s| s.local_index())
+}
+
+impl Peer {
+    pub(super) fn new(id: u64, key: PublicKey) -> Self {
+        Self {
+            id,
+            key,
+            handshake: Mutex::new(Handshaking { noise: Handshake::new(key), macs: MacStamper::default() }),
+            state: Mutex::default(),
+            prefixes: Mutex::default(),
+            tx_bytes: AtomicU64::new(0),
+            rx_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// A number that no other peer of the device has or had.
+    pub(super) const fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(super) const fn key(&self) -> &PublicKey {
+        &self.key
+    }
+
+    /// Counts UDP payload that was sent.
+    pub(super) fn add_tx(&self, bytes: usize) {
+        self.tx_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Counts authentic UDP payload that was received.
+    pub(super) fn add_rx(&self, bytes: usize) {
+        self.rx_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn traffic(&self) -> (u64, u64) {
+        (self.tx_bytes.load(Ordering::Relaxed), self.rx_bytes.load(Ordering::Relaxed))
+    }
+
+    /// The source address of our packets to it may be the trouble: lets the system choose another.
+    pub(super) fn forget_source(&self) {
+        if let Some(endpoint) = &mut lock(&self.state).endpoint {
+            endpoint.src = None;
+        }
+    }
+}
+
+impl Owner for Arc<Peer> {
+    fn with_list<R>(&self, f: impl FnOnce(&mut PrefixList) -> R) -> R {
+        f(&mut lock(&self.prefixes))
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(self, other)
+    }
+}

@@ -1,0 +1,360 @@
+//! From the network to the TUN: recognising, opening, checking, writing; and the handshakes of others.
+
+use std::{io, sync::Arc};
+
+use super::{
+    Device,
+    allowed_ips::Owner,
+    events::Event,
+    index::Target,
+    lock,
+    packet::Header,
+    peer::Peer,
+    pool::{Inbound, Opened, OpenedRun},
+    read,
+    send::Reason,
+    stats::count,
+};
+use crate::{
+    bind::{Endpoint, Transmit},
+    noise::{
+        cookie::Macs,
+        handshake::{Identity, OpenedInitiation},
+        message::{
+            COOKIE_REPLY_LEN, DATA_OVERHEAD, HANDSHAKE_TOS, INITIATION_LEN, Message, RESPONSE_LEN, receiver_index,
+        },
+    },
+    time::Instant,
+    tun::PacketList,
+};
+
+/// Handshake messages that are handled before data is looked at again, so that a flood of them does not stop it.
+const HANDSHAKES_PER_ROUND: usize = 16;
+
+impl Device {
+    /// Receives datagrams and passes packets to the TUN, as far as that goes without waiting. Returns how many
+    /// messages were handled; 0 means there is nothing to do now.
+    ///
+    /// # Errors
+    /// If the bind cannot be used any more.
+    pub fn inbound(&self, inbound: &mut Inbound) -> io::Result<usize> {
+        inbound.batch.clear();
+        self.bind.recv(&mut inbound.batch)?;
+        let now = self.clock.now();
+        let messages = self.open_all(inbound, now);
+        for run in &inbound.runs {
+            self.accept_run(run, &mut inbound.opened[run.opened.clone()], now);
+        }
+        self.deliver(inbound);
+        Ok(messages + self.handle_handshakes(inbound, now))
+    }
+
+    /// Decrypts every data message in place, and queues every handshake message.
+    fn open_all(&self, inbound: &mut Inbound, now: Instant) -> usize {
+        let Inbound { batch, opened, runs, handshakes, .. } = inbound;
+        opened.clear();
+        let mut messages = 0;
+        let slot_len = batch.slot_len();
+        let mut session: Option<(u32, Option<Target>)> = None;
+        for (slot, (meta, bytes)) in batch.iter_mut().enumerate() {
+            for (n, datagram) in bytes.chunks_mut(meta.segment_size.max(1)).enumerate() {
+                messages += 1;
+                let start = slot * slot_len + n * meta.segment_size;
+                let whole = datagram.len();
+                let data = match Message::parse(datagram) {
+                    Some(Message::Data(data)) => data,
+                    Some(_) => {
+                        if !handshakes.push(datagram, meta.from) {
+                            count(&self.stats.handshake_queue_full, 1);
+                        }
+                        continue;
+                    }
+                    None => {
+                        count(&self.stats.in_malformed, 1);
+                        continue;
+                    }
+                };
+                if session.as_ref().is_none_or(|(index, _)| *index != data.receiver) {
+                    session = Some((data.receiver, self.index.get(data.receiver)));
+                }
+                let Some((_, Some(Target { peer, session: Some(session) }))) = &session else {
+                    count(&self.stats.in_unknown_index, 1);
+                    continue;
+                };
+                if !session.may_receive(now) {
+                    count(&self.stats.in_expired, 1);
+                    continue;
+                }
+                let Some(len) = session.open(data.counter, data.body) else {
+                    count(&self.stats.in_not_authentic, 1);
+                    continue;
+                };
+                let body = start + whole - data.body.len();
+                let at = opened.len();
+                opened.push(Opened { counter: data.counter, packet: body..body + len, tos: meta.tos, deliver: false });
+                match runs.last_mut() {
+                    Some(run) if Arc::ptr_eq(&run.session, session) && run.from == meta.from => run.opened.end += 1,
+                    _ => runs.push(OpenedRun {
+                        peer: peer.clone(),
+                        session: session.clone(),
+                        from: meta.from,
+                        opened: at..at + 1,
+                    }),
+                }
+            }
+        }
+        messages
+    }
+
+    /// Authentic messages of one session have arrived: sorts out replays, and does what their arrival means.
+    fn accept_run(&self, run: &OpenedRun, opened: &mut [Opened], now: Instant) {
+        let (mut accepted, mut packets, mut bytes) = (0, 0, 0);
+        run.session.accept(
+            opened,
+            |one| one.counter,
+            |one| {
+                accepted += 1;
+                one.deliver = !one.packet.is_empty();
+                packets += usize::from(one.deliver);
+                bytes += if one.deliver { 0 } else { DATA_OVERHEAD };
+            },
+        );
+        count(&self.stats.in_replayed, opened.len() - accepted);
+        if accepted == 0 {
+            return;
+        }
+        // Packets count once they have passed the checks of `deliver`.
+        run.peer.add_rx(bytes);
+        let peer = &run.peer;
+        let (confirmed, moved, last_chance) = {
+            let mut state = lock(&peer.state);
+            if state.removed {
+                return;
+            }
+            let moved = state.roam(run.from);
+            let confirmed = state.sessions.confirm(&run.session);
+            if confirmed.is_some() {
+                state.timers.handshake_complete();
+                state.last_handshake = self.clock.wall();
+            }
+            let last_chance = state.take_lastminute_handshake(now);
+            state.timers.message_received(now);
+            // More than two say nothing new to the timers.
+            for _ in 0..packets.min(2) {
+                state.timers.data_received(now);
+            }
+            self.schedule(peer, &mut state);
+            (confirmed, moved, last_chance)
+        };
+        self.tell_moved(peer, moved.then_some(run.from));
+        if let Some(replaced) = confirmed {
+            self.index.remove(replaced);
+            tracing::debug!(peer = %peer.key(), "the session is confirmed");
+            self.tell(Event::HandshakeCompleted(*peer.key()));
+            self.send_staged(peer, now);
+        }
+        if last_chance {
+            self.initiate(peer, Reason::Fresh, now);
+        }
+    }
+
+    /// Checks the inner packets, and writes those that are right to the TUN.
+    fn deliver(&self, inbound: &mut Inbound) {
+        let Inbound { batch, opened, runs, packets, .. } = inbound;
+        packets.clear();
+        {
+            let table = read(&self.allowed_ips);
+            for run in runs.drain(..) {
+                for opened in opened[run.opened].iter().filter(|o| o.deliver) {
+                    let packet = &mut batch.buffer_mut()[opened.packet.clone()];
+                    let Some(header) = Header::parse(packet).filter(|h| h.len <= packet.len()) else {
+                        count(&self.stats.in_malformed_inner, 1);
+                        continue;
+                    };
+                    if !table.lookup(header.src).is_some_and(|owner| owner.is(&run.peer)) {
+                        count(&self.stats.in_wrong_source, 1);
+                        continue;
+                    }
+                    header.carry_ecn(opened.tos, packet);
+                    run.peer.add_rx(DATA_OVERHEAD + packet.len());
+                    packets.push(opened.packet.start..opened.packet.start + header.len);
+                }
+            }
+        }
+        if !packets.is_empty() {
+            let taken = self.tun.write(PacketList { buffer: batch.buffer(), ranges: packets });
+            count(&self.stats.in_write_failed, packets.len() - taken);
+        }
+    }
+
+    /// Handles handshake messages that wait, but not all of a flood at once. Returns how many.
+    fn handle_handshakes(&self, inbound: &mut Inbound, now: Instant) -> usize {
+        let mut handled = 0;
+        while handled < HANDSHAKES_PER_ROUND {
+            let loaded = inbound.handshakes.is_under_load();
+            let Some(mut queued) = inbound.handshakes.pop() else {
+                break;
+            };
+            handled += 1;
+            let Some(identity) = self.identity() else { continue };
+            let from = queued.from;
+            match Message::parse(queued.message()) {
+                Some(Message::Initiation(m)) if self.passes_gate(m, from, loaded, now) => {
+                    self.handle_initiation(m, from, &identity, now);
+                }
+                Some(Message::Response(m)) if self.passes_gate(m, from, loaded, now) => {
+                    self.handle_response(m, from, &identity, now);
+                }
+                Some(Message::CookieReply(m)) => self.handle_cookie_reply(m, now),
+                _ => {}
+            }
+        }
+        handled
+    }
+
+    /// Whether a handshake message may cost us its computation: its mac1 is right and, while we are under load, its
+    /// sender has proven its address and keeps to the rate. Answers with a cookie if that proof is missing.
+    fn passes_gate(&self, message: &[u8], from: Endpoint, loaded: bool, now: Instant) -> bool {
+        let mut gate = lock(&self.gate);
+        let loaded = gate.is_under_load(loaded, now);
+        let Some(checker) = &mut gate.checker else { return false };
+        match checker.check(message, from.dst, loaded, now, &*self.random) {
+            Macs::Invalid => {
+                count(&self.stats.handshake_bad_mac, 1);
+                false
+            }
+            Macs::Mac1 if !loaded => true,
+            Macs::Mac1 => {
+                let reply = checker.reply(message, from.dst, now, &*self.random);
+                drop(gate);
+                count(&self.stats.handshake_cookie_sent, 1);
+                self.bind.send(&[Transmit {
+                    to: from,
+                    contents: &reply,
+                    segment_size: reply.len(),
+                    tos: HANDSHAKE_TOS,
+                }]);
+                false
+            }
+            Macs::Mac1AndCookie => {
+                let allowed = gate.limiter.allow(from.dst.ip(), now);
+                if !allowed {
+                    count(&self.stats.handshake_rate_limited, 1);
+                }
+                allowed
+            }
+        }
+    }
+
+    fn handle_initiation(&self, message: &[u8; INITIATION_LEN], from: Endpoint, identity: &Identity, now: Instant) {
+        let refused = || count(&self.stats.handshake_refused, 1);
+        let Some(opened) = OpenedInitiation::open(message, identity) else {
+            return refused();
+        };
+        let Some(peer) = read(&self.peers).get(&opened.remote).cloned() else {
+            return refused();
+        };
+        let (response, session) = {
+            let mut handshaking = lock(&peer.handshake);
+            let own = handshaking.noise.local_index();
+            if !handshaking.noise.consume_initiation(opened, message, identity, now) {
+                return refused();
+            }
+            // An initiation of our own that was under way is given up.
+            self.index.remove(own);
+            tracing::debug!(peer = %peer.key(), from = %from.dst, "receiving handshake initiation");
+            let index = self.index.insert(&peer, &*self.random);
+            let response = handshaking.noise.create_response(index, &*self.random).and_then(|mut response| {
+                handshaking.macs.stamp(&mut response, peer.key(), now);
+                Some((response, handshaking.noise.begin_session(now)?))
+            });
+            let Some((response, session)) = response else {
+                self.index.remove([index]);
+                return refused();
+            };
+            (response, Arc::new(session))
+        };
+        peer.add_rx(message.len());
+        self.index.promote(&session);
+        let (moved, replaced) = {
+            let mut state = lock(&peer.state);
+            if state.removed {
+                self.index.remove([session.local_index()]);
+                return;
+            }
+            let moved = state.roam(from);
+            let replaced: [Option<u32>; 2] = state.sessions.install(session);
+            state.timers.handshake_message_sent(now);
+            state.timers.session_derived(now);
+            (moved, replaced)
+        };
+        self.index.remove(replaced.into_iter().flatten());
+        self.tell_moved(&peer, moved.then_some(from));
+        tracing::debug!(peer = %peer.key(), to = %from.dst, "sending handshake response");
+        self.send_handshake_message(&peer, from, &response);
+        let mut state = lock(&peer.state);
+        state.timers.message_sent(now);
+        state.timers.message_received(now);
+        self.schedule(&peer, &mut state);
+    }
+
+    fn handle_response(&self, message: &[u8; RESPONSE_LEN], from: Endpoint, identity: &Identity, now: Instant) {
+        let refused = || count(&self.stats.handshake_refused, 1);
+        let Some(Target { peer, session: None }) = self.index.get(receiver_index(message)) else {
+            return refused();
+        };
+        let session = {
+            let mut handshaking = lock(&peer.handshake);
+            if !handshaking.noise.consume_response(message, identity) {
+                return refused();
+            }
+            match handshaking.noise.begin_session(now) {
+                Some(session) => Arc::new(session),
+                None => return refused(),
+            }
+        };
+        tracing::debug!(peer = %peer.key(), from = %from.dst, "receiving handshake response");
+        peer.add_rx(message.len());
+        self.index.promote(&session);
+        let (moved, replaced) = {
+            let mut state = lock(&peer.state);
+            if state.removed {
+                self.index.remove([session.local_index()]);
+                return;
+            }
+            let moved = state.roam(from);
+            let replaced = state.sessions.install(session);
+            state.timers.session_derived(now);
+            state.timers.handshake_complete();
+            state.last_handshake = self.clock.wall();
+            state.timers.message_received(now);
+            self.schedule(&peer, &mut state);
+            (moved, replaced)
+        };
+        self.index.remove(replaced.into_iter().flatten());
+        self.tell_moved(&peer, moved.then_some(from));
+        self.tell(Event::HandshakeCompleted(*peer.key()));
+        // Shows the responder that we have the session, with a packet that waits or an empty one.
+        self.send_keepalive(&peer, now);
+    }
+
+    fn handle_cookie_reply(&self, message: &[u8; COOKIE_REPLY_LEN], now: Instant) {
+        let taken = self.index.get(receiver_index(message)).is_some_and(|Target { peer, .. }| {
+            let taken = lock(&peer.handshake).macs.take_reply(message, peer.key(), now);
+            if taken {
+                tracing::debug!(peer = %peer.key(), "receiving a cookie");
+            }
+            taken
+        });
+        if !taken {
+            count(&self.stats.cookie_refused, 1);
+        }
+    }
+
+    fn tell_moved(&self, peer: &Peer, to: Option<Endpoint>) {
+        if let Some(to) = to {
+            tracing::debug!(peer = %peer.key(), to = %to.dst, "the peer has moved");
+            self.tell(Event::EndpointChanged(*peer.key(), to.dst));
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! From the TUN to the network: routing, staging, sealing, sending; and the messages that we begin ourselves.
+
+use std::{io, sync::Arc, time::Duration};
+
+use super::{
+    Device,
+    events::Event,
+    lock,
+    packet::Header,
+    peer::{MAX_STAGED, Peer},
+    pool::{Outbound, Run},
+    read,
+    stats::count,
+};
+use crate::{
+    bind::{Endpoint, Transmit},
+    noise::{
+        REKEY_TIMEOUT_JITTER,
+        message::{DATA_OVERHEAD, HANDSHAKE_TOS},
+        timers::Action,
+    },
+    time::Instant,
+    tun::{HEADROOM, Slot},
+};
+
+/// Why a handshake is begun.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// For a reason of its own: all tries are before it.
+    Fresh,
+    /// The last initiation was not answered.
+    Retry,
+}
+
+/// Transmits that one call of the bind takes; a batch seldom has more, and it lies on the stack.
+const MAX_TRANSMITS: usize = 16;
+
+/// Transmits on their way to the bind, without allocating.
+struct Transmits<'a, 'd> {
+    device: &'d Device,
+    peer: &'d Peer,
+    waiting: [Transmit<'a>; MAX_TRANSMITS],
+    len: usize,
+    /// Something was taken by the system that carries a packet.
+    sent_data: bool,
+}
+
+impl<'a, 'd> Transmits<'a, 'd> {
+    fn new(device: &'d Device, peer: &'d Peer, to: Endpoint) -> Self {
+        let none = Transmit { to, contents: &[], segment_size: 0, tos: 0 };
+        Self { device, peer, waiting: [none; MAX_TRANSMITS], len: 0, sent_data: false }
+    }
+
+    fn push(&mut self, contents: &'a [u8], segment_size: usize, tos: u8) {
+        self.waiting[self.len] = Transmit { contents, segment_size, tos, ..self.waiting[self.len] };
+        self.len += 1;
+        if self.len == MAX_TRANSMITS {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        let batch = &self.waiting[..std::mem::take(&mut self.len)];
+        if !batch.is_empty() {
+            self.sent_data |= self.device.transmit(self.peer, batch);
+        }
+    }
+}
+
+impl Device {
+    /// Reads packets from the TUN and sends them to their peers, as far as that goes without waiting. Returns how many
+    /// were read; 0 means there is nothing to do now.
+    ///
+    /// # Errors
+    /// If the TUN is gone.
+    pub fn outbound(&self, out: &mut Outbound) -> io::Result<usize> {
+        out.arena.clear(self.mtu());
+        let n = self.tun.read(&mut out.arena)?;
+        if n == 0 {
+            return Ok(0);
+        }
+        let now = self.clock.now();
+        self.route(out);
+        let (slots, bytes) = out.arena.parts_mut();
+        for Run { peer, slots: range } in out.runs.drain(..) {
+            self.send_packets(&peer, &slots[range.clone()], &out.tos[range], bytes, now);
+        }
+        Ok(n)
+    }
+
+    /// Finds each packet's peer, and puts neighbours together.
+    fn route(&self, out: &mut Outbound) {
+        out.tos.clear();
+        out.runs.clear();
+        let table = read(&self.allowed_ips);
+        let mut last = None;
+        for (i, slot) in out.arena.slots().iter().enumerate() {
+            let header = Header::parse(out.arena.packet(*slot));
+            out.tos.push(header.map_or(0, |h| h.outer_tos()));
+            let Some(header) = header else {
+                count(&self.stats.out_malformed, 1);
+                continue;
+            };
+            match out.runs.last_mut() {
+                Some(run) if run.slots.end == i && last == Some(header.dst) => run.slots.end += 1,
+                neighbour => match (table.lookup(header.dst), neighbour) {
+                    (None, _) => count(&self.stats.out_no_peer, 1),
+                    (Some(peer), Some(run)) if run.slots.end == i && Arc::ptr_eq(peer, &run.peer) => run.slots.end += 1,
+                    (Some(peer), _) => out.runs.push(Run { peer: peer.clone(), slots: i..i + 1 }),
+                },
+            }
+            last = Some(header.dst);
+        }
+    }
+
+    /// Sends consecutive packets to one peer, or stages them if it has no session.
+    fn send_packets(&self, peer: &Arc<Peer>, slots: &[Slot], tos: &[u8], bytes: &mut [u8], now: Instant) {
+        let ready = {
+            let mut state = lock(&peer.state);
+            if !state.timers.is_running() {
+                return count(&self.stats.out_unstaged, slots.len());
+            }
+            let Some(endpoint) = state.endpoint else {
+                return count(&self.stats.out_no_endpoint, slots.len());
+            };
+            // What waits already goes first.
+            let ready = if state.has_staged() { None } else { state.begin_sending(slots.len(), now) };
+            if ready.is_none() {
+                let dropped: usize = slots.iter().map(|slot| state.stage(bytes[slot.message()].into())).sum();
+                count(&self.stats.out_stage_full, dropped);
+            }
+            ready.map(|(session, first)| (session, first, endpoint))
+        };
+        let Some((session, first, endpoint)) = ready else {
+            return self.send_staged(peer, now);
+        };
+        for (counter, slot) in (first..).zip(slots) {
+            session.seal(counter, &mut bytes[slot.message()]);
+        }
+        let mut transmits = Transmits::new(self, peer, endpoint);
+        let mut rest = (slots, tos);
+        while let Some(n) = equal_run(rest.0, rest.1) {
+            let (first, last) = (rest.0[0], rest.0[n - 1]);
+            transmits.push(&bytes[first.message().start..last.message().end], first.message().len(), rest.1[0]);
+            rest = (&rest.0[n..], &rest.1[n..]);
+        }
+        transmits.flush();
+        self.after_sending(peer, transmits.sent_data, now);
+    }
+
+    /// Sends what waits for a session, if there is one now; else asks for one.
+    pub(super) fn send_staged(&self, peer: &Arc<Peer>, now: Instant) {
+        let ready = {
+            let mut state = lock(&peer.state);
+            let (true, true, Some(endpoint)) = (state.has_staged(), state.timers.is_running(), state.endpoint) else {
+                return;
+            };
+            state.begin_sending_staged(now).map(|ready| (ready, endpoint))
+        };
+        let Some(((mut staged, session, first), endpoint)) = ready else {
+            return self.initiate(peer, Reason::Fresh, now);
+        };
+        let mut tos = [0; MAX_STAGED];
+        for ((counter, message), tos) in (first..).zip(&mut staged).zip(&mut tos) {
+            *tos = Header::parse(&message[HEADROOM..]).map_or(0, |h| h.outer_tos());
+            session.seal(counter, message);
+        }
+        let mut transmits = Transmits::new(self, peer, endpoint);
+        for (message, tos) in staged.iter().zip(tos) {
+            transmits.push(message, message.len(), tos);
+        }
+        transmits.flush();
+        self.after_sending(peer, transmits.sent_data, now);
+    }
+
+    /// Sends an empty packet, or, if packets wait, those.
+    pub(super) fn send_keepalive(&self, peer: &Arc<Peer>, now: Instant) {
+        {
+            let mut state = lock(&peer.state);
+            if state.timers.is_running() && !state.has_staged() {
+                state.stage(Box::new([0; DATA_OVERHEAD]));
+            }
+        }
+        self.send_staged(peer, now);
+    }
+
+    /// Hands datagrams to the bind and counts what became of them. Returns true if a packet, not only keepalives, went
+    /// out.
+    fn transmit(&self, peer: &Peer, batch: &[Transmit<'_>]) -> bool {
+        let report = self.bind.send(batch);
+        count(&self.stats.out_send_failed, report.dropped);
+        if report.stale_source_mask != 0 {
+            peer.forget_source();
+        }
+        let taken = batch.iter().enumerate().filter(|(i, _)| report.dropped_mask >> i & 1 == 0);
+        let mut sent_data = false;
+        for (_, transmit) in taken {
+            peer.add_tx(transmit.contents.len());
+            sent_data |= transmit.segment_size > DATA_OVERHEAD;
+        }
+        sent_data
+    }
+
+    /// Data messages were sent: keeps the timers, and asks for a new session if this one grows old.
+    fn after_sending(&self, peer: &Arc<Peer>, sent_data: bool, now: Instant) {
+        let stale = {
+            let mut state = lock(&peer.state);
+            state.timers.message_sent(now);
+            if sent_data {
+                state.timers.data_sent(now, || self.jitter());
+            }
+            self.schedule(peer, &mut state);
+            state.is_stale_for_sending(now)
+        };
+        if stale {
+            self.initiate(peer, Reason::Fresh, now);
+        }
+    }
+
+    /// A random time that is added to a timer, so that two peers do not go on colliding.
+    fn jitter(&self) -> Duration {
+        REKEY_TIMEOUT_JITTER.mul_f64(f64::from(self.random.u32()) / f64::from(u32::MAX))
+    }
+
+    /// Sends an initiation, unless our last handshake message to this peer is less than 5 s old.
+    pub(super) fn initiate(&self, peer: &Arc<Peer>, reason: Reason, now: Instant) {
+        let Some(identity) = self.identity() else { return };
+        let endpoint = {
+            let mut state = lock(&peer.state);
+            if reason == Reason::Fresh {
+                state.timers.handshake_wanted();
+            }
+            let Some(endpoint) = state.endpoint else { return };
+            if state.removed || !state.timers.is_running() || !state.timers.may_initiate(now) {
+                return;
+            }
+            // From here on no other thread begins one.
+            state.timers.handshake_message_sent(now);
+            endpoint
+        };
+        let message = {
+            let mut handshaking = lock(&peer.handshake);
+            self.index.remove(handshaking.noise.local_index());
+            let index = self.index.insert(peer, &*self.random);
+            let message = handshaking.noise.create_initiation(&identity, index, self.clock.wall(), &*self.random);
+            match message {
+                Some(mut message) => {
+                    handshaking.macs.stamp(&mut message, peer.key(), now);
+                    message
+                }
+                None => {
+                    self.index.remove([index]);
+                    tracing::warn!(peer = %peer.key(), "no handshake is possible with this key");
+                    return;
+                }
+            }
+        };
+        tracing::debug!(peer = %peer.key(), to = %endpoint.dst, "sending handshake initiation");
+        self.send_handshake_message(peer, endpoint, &message);
+        let mut state = lock(&peer.state);
+        state.timers.message_sent(now);
+        state.timers.initiation_sent(now, self.jitter());
+        self.schedule(peer, &mut state);
+    }
+
+    /// Sends an initiation or a response.
+    pub(super) fn send_handshake_message(&self, peer: &Peer, to: Endpoint, message: &[u8]) {
+        self.transmit(peer, &[Transmit { to, contents: message, segment_size: message.len(), tos: HANDSHAKE_TOS }]);
+    }
+
+    /// Does what a peer's timer asks for.
+    pub(super) fn act(&self, peer: &Arc<Peer>, action: Action, now: Instant) {
+        match action {
+            Action::RetryHandshake { attempt } => {
+                tracing::debug!(peer = %peer.key(), attempt, "handshake was not answered, retrying");
+                peer.forget_source();
+                self.initiate(peer, Reason::Retry, now);
+            }
+            Action::GiveUpHandshake => {
+                tracing::debug!(peer = %peer.key(), "handshake was not answered, giving up");
+                let staged = lock(&peer.state).take_staged();
+                count(&self.stats.out_unstaged, staged.len());
+                self.tell(Event::HandshakeFailed(*peer.key()));
+            }
+            Action::RenewHandshake => {
+                tracing::debug!(peer = %peer.key(), "nothing comes back, renewing the handshake");
+                peer.forget_source();
+                self.initiate(peer, Reason::Fresh, now);
+            }
+            Action::SendKeepalive | Action::SendPersistentKeepalive => self.send_keepalive(peer, now),
+            Action::WipeKeys => {
+                tracing::debug!(peer = %peer.key(), "wiping the keys of an old session");
+                self.wipe_keys(peer);
+                self.tell(Event::SessionExpired(*peer.key()));
+            }
+        }
+    }
+}
+
+/// How many packets at the beginning of `slots` can leave as one segmented send: messages of one size and one TOS, the
+/// last may be shorter. `None` if there are no packets.
+fn equal_run(slots: &[Slot], tos: &[u8]) -> Option<usize> {
+    let first = slots.first()?;
+    let mut n = 1;
+    while let Some(next) = slots.get(n) {
+        if next.padded > first.padded || tos[n] != tos[0] {
+            break;
+        }
+        n += 1;
+        if next.padded < first.padded {
+            break;
+        }
+    }
+    Some(n)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_equal_packets_travel_together() {
+        let slot = |padded| Slot { start: 16, len: padded, padded };
+        let run = |sizes: &[usize], tos: &[u8]| equal_run(&sizes.iter().map(|s| slot(*s)).collect::<Vec<_>>(), tos);
+        assert_eq!(run(&[], &[]), None);
+        assert_eq!(run(&[16], &[0]), Some(1));
+        assert_eq!(run(&[16, 16, 16], &[0; 3]), Some(3));
+        assert_eq!(run(&[32, 32, 16, 32], &[0; 4]), Some(3), "a shorter one is the last");
+        assert_eq!(run(&[16, 32], &[0; 2]), Some(1));
+        assert_eq!(run(&[16, 16], &[0, 1]), Some(1), "another ECN mark");
+    }
+}

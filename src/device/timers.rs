@@ -1,0 +1,65 @@
+//! The deadlines of all peers, in one ordered set: nothing ticks, and an idle device sleeps.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, Weak},
+};
+
+use super::{lock, peer::Peer};
+use crate::time::Instant;
+
+/// A deadline: when, and whose (by the peer's number, as two may want the same moment).
+type Key = (Instant, u64);
+
+#[derive(Default)]
+struct Inner {
+    peers: BTreeMap<Key, Weak<Peer>>,
+    /// Until when the thread that runs the timers sleeps; `None` while it is awake.
+    asleep_until: Option<Instant>,
+}
+
+/// When which peer's timers must be looked at.
+#[derive(Default)]
+pub(super) struct Deadlines {
+    inner: Mutex<Inner>,
+}
+
+impl Deadlines {
+    /// Puts a peer's deadline at `to`, instead of at `from`. Returns true if the sleeper must be woken for it.
+    #[must_use]
+    pub(super) fn set(&self, peer: &Arc<Peer>, from: Option<Instant>, to: Instant) -> bool {
+        let mut inner = lock(&self.inner);
+        if let Some(from) = from {
+            inner.peers.remove(&(from, peer.id()));
+        }
+        inner.peers.insert((to, peer.id()), Arc::downgrade(peer));
+        // Woken once for an earlier deadline, it finds later ones itself.
+        inner.asleep_until.take_if(|until| to < *until).is_some()
+    }
+
+    /// Takes a peer's deadline out.
+    pub(super) fn remove(&self, peer: &Peer, at: Instant) {
+        lock(&self.inner).peers.remove(&(at, peer.id()));
+    }
+
+    /// Takes out the next peer whose deadline has come, and the deadline.
+    pub(super) fn pop(&self, now: Instant) -> Option<(Instant, Arc<Peer>)> {
+        let mut inner = lock(&self.inner);
+        inner.asleep_until = None;
+        loop {
+            let first = inner.peers.first_entry().filter(|e| e.key().0 <= now)?;
+            let at = first.key().0;
+            if let Some(peer) = first.remove().upgrade() {
+                return Some((at, peer));
+            }
+        }
+    }
+
+    /// The next deadline. From now on, until `pop` is called, `set` asks for waking if an earlier one comes up.
+    pub(super) fn sleep(&self) -> Option<Instant> {
+        let mut inner = lock(&self.inner);
+        let first = inner.peers.keys().next().map(|k| k.0);
+        inner.asleep_until = Some(first.unwrap_or(Instant::from_nanos(u64::MAX)));
+        first
+    }
+}
