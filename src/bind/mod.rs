@@ -84,9 +84,9 @@ pub struct SendReport {
 pub struct RecvMeta {
     /// Who sent it and which of our addresses it came to.
     pub from: Endpoint,
-    /// Bytes in the slot.
+    /// Bytes in the slot. 0 stands for a datagram that was empty or too large for a slot, and is of no use.
     pub len: usize,
-    /// Size of each datagram in the slot but the last, which may be shorter.
+    /// Size of each datagram in the slot but the last, which may be shorter. Never 0.
     pub segment_size: usize,
     /// The outer header's TOS or traffic class byte; 0 where the system does not tell.
     pub tos: u8,
@@ -150,7 +150,7 @@ impl RecvBatch {
 
     /// For a [`Bind`]: marks the next slot as filled.
     pub fn push(&mut self, meta: RecvMeta) {
-        debug_assert!(meta.len <= self.slot_len && self.metas.len() < self.slots());
+        debug_assert!(meta.len <= self.slot_len && meta.segment_size > 0 && self.metas.len() < self.slots());
         self.metas.push(meta);
     }
 
