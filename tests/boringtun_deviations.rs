@@ -262,10 +262,7 @@ fn row_k_counter_at_the_end_overflows_the_window() {
         Err(message) => assert_eq!(message, "attempt to add with overflow"),
         Ok(out) => {
             assert_eq!(out, Out::Tun(ipv4(100)));
-            assert_eq!(
-                b.receive(&session.seal(u64::MAX - 2, &ipv4(100))),
-                Out::error("InvalidCounter")
-            );
+            assert_eq!(b.receive(&session.seal(u64::MAX - 2, &ipv4(100))), Out::error("InvalidCounter"));
         }
     }
 }
@@ -504,8 +501,7 @@ fn row_v_new_private_key_leaves_the_old_handshake_in_flight() {
     let response = b.receive(&a.send(&ipv4(100)).datagram()).datagram();
 
     let limiter = Arc::new(RateLimiter::new(&public(A), u64::MAX)); // passes the old key's mac1
-    a.tunn
-        .set_static_private(StaticSecret::from([3; 32]), public([3; 32]), Some(limiter));
+    a.tunn.set_static_private(StaticSecret::from([3; 32]), public([3; 32]), Some(limiter));
     assert_eq!(a.send(&ipv4(100)), Out::Nothing);
     assert_eq!(a.receive(&response), Out::error("InvalidAeadTag")); // not UnexpectedPacket
     assert_eq!(times(&a.run(6_000, TICK), INITIATION), [5_000]);
@@ -608,17 +604,11 @@ struct Setup {
 
 impl Setup {
     fn preshared_key(self, key: [u8; 32]) -> Self {
-        Self {
-            preshared_key: Some(key),
-            ..self
-        }
+        Self { preshared_key: Some(key), ..self }
     }
 
     fn keepalive(self, seconds: u16) -> Self {
-        Self {
-            keepalive: Some(seconds),
-            ..self
-        }
+        Self { keepalive: Some(seconds), ..self }
     }
 
     fn index(self, index: u32) -> Self {
@@ -626,26 +616,13 @@ impl Setup {
     }
 
     fn limiter(self, limiter: Arc<RateLimiter>) -> Self {
-        Self {
-            limiter: Some(limiter),
-            ..self
-        }
+        Self { limiter: Some(limiter), ..self }
     }
 
     fn start(self) -> Peer {
         let private = StaticSecret::from(self.private);
-        let tunn = Tunn::new(
-            private,
-            self.peer,
-            self.preshared_key,
-            self.keepalive,
-            self.index,
-            self.limiter,
-        );
-        Peer {
-            tunn,
-            buffer: vec![0; 2048],
-        }
+        let tunn = Tunn::new(private, self.peer, self.preshared_key, self.keepalive, self.index, self.limiter);
+        Peer { tunn, buffer: vec![0; 2048] }
     }
 }
 
@@ -658,14 +635,7 @@ struct Peer {
 impl Peer {
     #[allow(clippy::new_ret_no_self, reason = "ends in start()")]
     fn new(private: [u8; 32], peer: PublicKey) -> Setup {
-        Setup {
-            private,
-            peer,
-            preshared_key: None,
-            keepalive: None,
-            index: private[0].into(),
-            limiter: None,
-        }
+        Setup { private, peer, preshared_key: None, keepalive: None, index: private[0].into(), limiter: None }
     }
 
     fn send(&mut self, packet: &[u8]) -> Out {
@@ -717,10 +687,7 @@ fn start_clock() {
 
 /// The times in a log at which a message of this type was sent.
 fn times(log: &[(u64, Out)], kind: u8) -> Vec<u64> {
-    log.iter()
-        .filter(|(_, out)| matches!(out, Out::Net(datagram) if datagram[0] == kind))
-        .map(|(at, _)| *at)
-        .collect()
+    log.iter().filter(|(_, out)| matches!(out, Out::Net(datagram) if datagram[0] == kind)).map(|(at, _)| *at).collect()
 }
 
 fn public(private: [u8; 32]) -> PublicKey {
@@ -775,11 +742,7 @@ fn panic_message(call: impl FnOnce() -> Out) -> Result<Out, String> {
 }
 
 fn labelled_key(label: &[u8; 8], public: &PublicKey) -> [u8; 32] {
-    Blake2s256::new()
-        .chain_update(label)
-        .chain_update(public.as_bytes())
-        .finalize()
-        .into()
+    Blake2s256::new().chain_update(label).chain_update(public.as_bytes()).finalize().into()
 }
 
 /// Puts mac1 for `to`, and no mac2, at the end of a handshake message.
@@ -804,12 +767,7 @@ fn cookie(limiter: &RateLimiter, from: IpAddr, initiation: &[u8]) -> [u8; 16] {
     let nonce: [u8; 24] = reply[8..32].try_into().unwrap();
     let tag: [u8; 16] = reply[48..].try_into().unwrap();
     XChaCha20Poly1305::new(&labelled_key(b"cookie--", &public(B)).into())
-        .decrypt_inout_detached(
-            &nonce.into(),
-            &initiation[116..132],
-            cookie.as_mut_slice().into(),
-            &tag.into(),
-        )
+        .decrypt_inout_detached(&nonce.into(), &initiation[116..132], cookie.as_mut_slice().into(), &tag.into())
         .unwrap();
     cookie
 }
@@ -817,11 +775,7 @@ fn cookie(limiter: &RateLimiter, from: IpAddr, initiation: &[u8]) -> [u8; 16] {
 fn noise<'a>() -> snow::Builder<'a> {
     let params = "Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s".parse().unwrap();
     let builder = snow::Builder::with_resolver(params, Box::new(WithLowOrder));
-    builder
-        .prologue(b"WireGuard v1 zx2c4 Jason@zx2c4.com")
-        .unwrap()
-        .psk(2, &[0; 32])
-        .unwrap()
+    builder.prologue(b"WireGuard v1 zx2c4 Jason@zx2c4.com").unwrap().psk(2, &[0; 32]).unwrap()
 }
 
 /// The timestamp in an initiation sent to B: seconds and nanoseconds.
@@ -830,10 +784,7 @@ fn timestamp(initiation: &[u8]) -> (u64, u32) {
     let mut payload = [0; 12];
     assert_eq!(responder.read_message(&initiation[8..116], &mut payload).unwrap(), 12);
     let (secs, nanos) = payload.split_at(8);
-    (
-        u64::from_be_bytes(secs.try_into().unwrap()),
-        u32::from_be_bytes(nanos.try_into().unwrap()),
-    )
+    (u64::from_be_bytes(secs.try_into().unwrap()), u32::from_be_bytes(nanos.try_into().unwrap()))
 }
 
 /// An initiator towards B made by hand.
@@ -845,11 +796,7 @@ struct Forger {
 
 impl Forger {
     fn new(private: [u8; 32]) -> Self {
-        Self {
-            private,
-            ephemeral: [7; 32],
-            timestamp: (KERNEL_EPOCH, 0),
-        }
+        Self { private, ephemeral: [7; 32], timestamp: (KERNEL_EPOCH, 0) }
     }
 
     fn initiation(&self) -> (Vec<u8>, snow::HandshakeState) {
@@ -875,10 +822,7 @@ impl Forger {
         let response = b.receive(&initiation).datagram();
         assert_eq!(response[0], RESPONSE);
         assert_eq!(noise.read_message(&response[12..60], &mut []).unwrap(), 0);
-        Session {
-            noise: noise.into_stateless_transport_mode().unwrap(),
-            receiver: response[4..8].try_into().unwrap(),
-        }
+        Session { noise: noise.into_stateless_transport_mode().unwrap(), receiver: response[4..8].try_into().unwrap() }
     }
 }
 
@@ -891,10 +835,7 @@ struct Session {
 impl Session {
     fn seal(&self, counter: u64, packet: &[u8]) -> Vec<u8> {
         let mut sealed = vec![0; packet.len() + 16];
-        assert_eq!(
-            self.noise.write_message(counter, packet, &mut sealed).unwrap(),
-            sealed.len()
-        );
+        assert_eq!(self.noise.write_message(counter, packet, &mut sealed).unwrap(), sealed.len());
         [&[DATA, 0, 0, 0], &self.receiver[..], &counter.to_le_bytes(), &sealed].concat()
     }
 }
@@ -912,9 +853,7 @@ impl CryptoResolver for WithLowOrder {
     }
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
-        Some(Box::new(LowOrderDh {
-            inner: DefaultResolver.resolve_dh(choice)?,
-        }))
+        Some(Box::new(LowOrderDh { inner: DefaultResolver.resolve_dh(choice)? }))
     }
 
     fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
@@ -958,11 +897,7 @@ impl Dh for LowOrderDh {
     }
 
     fn pubkey(&self) -> &[u8] {
-        if self.is_low_order() {
-            &LOW_ORDER
-        } else {
-            self.inner.pubkey()
-        }
+        if self.is_low_order() { &LOW_ORDER } else { self.inner.pubkey() }
     }
 
     fn privkey(&self) -> &[u8] {

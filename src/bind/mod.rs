@@ -3,6 +3,8 @@
 //! A [`Bind`] holds an IPv4 and an IPv6 socket on one port. Everything on the data path takes batches. One thread
 //! receives (`wait`, `recv`); any thread may send, rebind or wake it at the same time.
 
+pub mod mem;
+
 use std::{
     io,
     net::{IpAddr, SocketAddr},
@@ -42,11 +44,24 @@ pub struct Transmit<'a> {
     pub tos: u8,
 }
 
-impl Transmit<'_> {
+impl<'a> Transmit<'a> {
     /// How many datagrams this is.
     #[must_use]
-    pub const fn datagrams(&self) -> usize {
-        self.contents.len().div_ceil(if self.segment_size == 0 { 1 } else { self.segment_size })
+    pub fn datagrams(&self) -> usize {
+        self.contents.len().div_ceil(self.size())
+    }
+
+    /// The datagrams, one by one.
+    pub fn segments(&self) -> impl ExactSizeIterator<Item = &'a [u8]> + use<'a> {
+        self.contents.chunks(self.size())
+    }
+
+    /// `segment_size`, where 0 stands for a single datagram.
+    fn size(&self) -> usize {
+        match self.segment_size {
+            0 => self.contents.len().max(1),
+            size => size,
+        }
     }
 }
 
@@ -69,9 +84,9 @@ pub struct SendReport {
 pub struct RecvMeta {
     /// Who sent it and which of our addresses it came to.
     pub from: Endpoint,
-    /// Bytes in the slot.
+    /// Bytes in the slot. 0 stands for a datagram that was empty or too large for a slot, and is of no use.
     pub len: usize,
-    /// Size of each datagram in the slot but the last, which may be shorter.
+    /// Size of each datagram in the slot but the last, which may be shorter. Never 0.
     pub segment_size: usize,
     /// The outer header's TOS or traffic class byte; 0 where the system does not tell.
     pub tos: u8,
@@ -131,8 +146,21 @@ impl RecvBatch {
 
     /// For a [`Bind`]: marks the next slot as filled.
     pub fn push(&mut self, meta: RecvMeta) {
-        debug_assert!(meta.len <= self.slot_len && self.metas.len() < self.slots());
+        debug_assert!(meta.len <= self.slot_len && meta.segment_size > 0 && self.metas.len() < self.slots());
         self.metas.push(meta);
+    }
+
+    /// For a [`Bind`]: offers the free slots to `fill`, which says what it put there, until there is no more of either.
+    /// Returns how many it filled.
+    pub fn fill(&mut self, mut fill: impl FnMut(&mut [u8]) -> Option<RecvMeta>) -> usize {
+        let before = self.metas.len();
+        for slot in self.buffer.chunks_exact_mut(self.slot_len).skip(before) {
+            match fill(slot) {
+                Some(meta) => self.metas.push(meta),
+                None => break,
+            }
+        }
+        self.metas.len() - before
     }
 
     /// The filled slots.
