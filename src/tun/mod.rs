@@ -5,6 +5,7 @@
 //! them together. One thread reads (`wait`, `read`), one writes, any may wake or ask.
 
 pub mod mem;
+pub mod offload;
 
 use std::{io, ops::Range, time::Duration};
 
