@@ -3,6 +3,7 @@
 //! Text is parsed into an [`Update`] completely before any of it is applied, so that a bad line changes nothing.
 
 pub mod snapshot;
+pub(crate) mod text;
 pub mod wgquick;
 
 use std::{fmt, net::SocketAddr};
@@ -10,6 +11,11 @@ use std::{fmt, net::SocketAddr};
 use ipnet::IpNet;
 
 use crate::key::{PresharedKey, PrivateKey, PublicKey};
+
+pub use text::MAX_ZONE;
+
+/// The most peers that one text may name, and that a device has by default: wireguard-go's `MaxPeers`.
+pub const MAX_PEERS: usize = 1 << 16;
 
 /// A validated set of changes, applied in one step: interface keys first, then peers in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,11 +1,20 @@
 //! The text protocol of `wg(8)`.
 //!
-//! Source: wireguard.com/xplatform, and what wg(8) and wireguard-go do.
+//! Source: wireguard.com/xplatform, and what wg(8) and wireguard-go do. [`parse`] reads a `set`, [`format`] writes a
+//! `get`, [`stream`] holds the dialogue of one connection.
+
+pub mod format;
+pub mod parse;
+pub mod stream;
 
 use crate::{
     config::{Update, snapshot::Snapshot},
     error::Result,
 };
+
+pub use format::{get_text, set_text};
+pub use parse::{Limits, Parser, parse_set};
+pub use stream::{Options, serve};
 
 /// What the dialogue speaks for: a running device, or a test's stand-in.
 pub trait Backend {
