@@ -38,9 +38,7 @@ fn max_of<T>() -> u64 {
 /// # Errors
 /// `Invalid` for a missing length, one that is too large or has leading zeros, a zone, or a malformed address.
 pub(crate) fn prefix(text: &str) -> Result<IpNet> {
-    let (address, bits) = text
-        .rsplit_once('/')
-        .ok_or_else(|| Error::invalid("a prefix is address/bits"))?;
+    let (address, bits) = text.rsplit_once('/').ok_or_else(|| Error::invalid("a prefix is address/bits"))?;
     let address: IpAddr = address.parse().map_err(|_| Error::invalid("not an IP address"))?;
     if bits.len() > 1 && bits.starts_with('0') {
         return Err(Error::invalid("a prefix length has no leading zeros"));
@@ -57,14 +55,11 @@ impl FromStr for EndpointAddr {
     ///
     /// Stricter than Go in the zone alone: at most [`MAX_ZONE`] bytes, without spaces and control characters.
     fn from_str(text: &str) -> Result<Self> {
-        let (host, port) = text
-            .rsplit_once(':')
-            .ok_or_else(|| Error::invalid("an endpoint is address:port"))?;
+        let (host, port) = text.rsplit_once(':').ok_or_else(|| Error::invalid("an endpoint is address:port"))?;
         let port = decimal(port).map_err(|e| e.at("port"))?;
         let Some(inner) = host.strip_prefix('[') else {
-            let ip: Ipv4Addr = host
-                .parse()
-                .map_err(|_| Error::invalid("not a numeric address; IPv6 goes in square brackets"))?;
+            let ip: Ipv4Addr =
+                host.parse().map_err(|_| Error::invalid("not a numeric address; IPv6 goes in square brackets"))?;
             return Ok(SocketAddr::from((ip, port)).into());
         };
         let inner = inner.strip_suffix(']').ok_or_else(|| Error::invalid("missing ]"))?;
@@ -73,10 +68,7 @@ impl FromStr for EndpointAddr {
             Some((ip, zone)) => (ip, Some(checked_zone(zone)?)),
         };
         let ip: Ipv6Addr = ip.parse().map_err(|_| Error::invalid("not an IPv6 address"))?;
-        Ok(Self {
-            addr: SocketAddr::from((ip, port)),
-            zone,
-        })
+        Ok(Self { addr: SocketAddr::from((ip, port)), zone })
     }
 }
 
@@ -99,18 +91,7 @@ mod tests {
     fn numbers_are_digits() {
         assert_eq!(decimal::<u16>("65535").unwrap(), 65535);
         assert_eq!(decimal::<u16>("0000000000000000000000007").unwrap(), 7);
-        for bad in [
-            "",
-            "+1",
-            "-0",
-            "0x10",
-            "65536",
-            "1 ",
-            " 1",
-            "1_0",
-            "١",
-            "99999999999999999999999",
-        ] {
+        for bad in ["", "+1", "-0", "0x10", "65536", "1 ", " 1", "1_0", "١", "99999999999999999999999"] {
             assert!(decimal::<u16>(bad).is_err(), "{bad}");
         }
         let text = decimal::<u32>("off").unwrap_err().to_string();

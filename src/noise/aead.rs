@@ -1,12 +1,14 @@
 //! ChaCha20-Poly1305 (RFC 8439) with WireGuard's nonces, on a key that is wiped when it is dropped.
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use zeroize::Zeroizing;
 
 /// Bytes of an authentication tag.
 pub(super) const TAG_LEN: usize = 16;
 
-/// An AEAD key, expanded for use.
-pub(super) struct AeadKey(LessSafeKey);
+/// An AEAD key. ring's own form of it is 544 bytes long and not wiped when dropped; making that for each message costs
+/// nothing that could be measured, and keeps a session small and the key in one place.
+pub(super) struct AeadKey(Zeroizing<[u8; 32]>);
 
 /// A nonce is 32 zero bits and the counter in little endian (section 5.4.6).
 fn nonce(counter: u64) -> Nonce {
@@ -16,39 +18,30 @@ fn nonce(counter: u64) -> Nonce {
 }
 
 impl AeadKey {
-    #[expect(clippy::expect_used, reason = "the length is fixed by the type")]
     pub(super) fn new(key: &[u8; 32]) -> Self {
-        Self(LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, key).expect("a key of 32 bytes")))
+        Self(Zeroizing::new(*key))
+    }
+
+    #[expect(clippy::expect_used, reason = "the length is fixed by the type")]
+    fn expand(&self) -> LessSafeKey {
+        LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, self.0.as_ref()).expect("a key of 32 bytes"))
     }
 
     /// Encrypts all but the last [`TAG_LEN`] bytes of `body` in place and writes the tag there.
     #[expect(clippy::expect_used, reason = "fails only for a text of 256 GiB")]
     pub(super) fn seal(&self, counter: u64, aad: &[u8], body: &mut [u8]) {
         let (text, tag_room) = body.split_at_mut(body.len() - TAG_LEN);
-        let tag =
-            self.0.seal_in_place_separate_tag(nonce(counter), Aad::from(aad), text).expect("the text is a packet");
+        let tag = self
+            .expand()
+            .seal_in_place_separate_tag(nonce(counter), Aad::from(aad), text)
+            .expect("the text is a packet");
         tag_room.copy_from_slice(tag.as_ref());
     }
 
     /// Decrypts `body` in place and returns the length of the text; `None` if it is not authentic, or has no tag.
     #[must_use]
     pub(super) fn open(&self, counter: u64, aad: &[u8], body: &mut [u8]) -> Option<usize> {
-        self.0.open_in_place(nonce(counter), Aad::from(aad), body).ok().map(|text| text.len())
-    }
-}
-
-/// The one place outside the C ABI and the platform files with `unsafe`: ring does not wipe its keys.
-#[allow(unsafe_code)]
-mod wipe {
-    use super::{AeadKey, LessSafeKey};
-
-    const _: () = assert!(!std::mem::needs_drop::<LessSafeKey>(), "wiping a key must not leave something undropped");
-
-    impl Drop for AeadKey {
-        fn drop(&mut self) {
-            // SAFETY: the key is plain data without drop glue (asserted above) and is not used after this.
-            unsafe { zeroize::zeroize_flat_type(&raw mut self.0) };
-        }
+        self.expand().open_in_place(nonce(counter), Aad::from(aad), body).ok().map(|text| text.len())
     }
 }
 

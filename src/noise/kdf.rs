@@ -4,7 +4,6 @@ use blake2::{
     Blake2s256, Blake2sMac, Digest,
     digest::{KeyInit, Mac, consts::U16},
 };
-use hmac::SimpleHmac;
 use zeroize::Zeroizing;
 
 /// A BLAKE2s-256 hash, or a chaining key.
@@ -29,25 +28,48 @@ pub(super) fn mac(key: &[u8], parts: &[&[u8]]) -> [u8; 16] {
     m.finalize().into_bytes().into()
 }
 
-#[expect(clippy::expect_used, reason = "HMAC takes keys of any length")]
-fn hmac(key: &Hash, parts: &[&[u8]]) -> Zeroizing<Hash> {
-    let mut m = <SimpleHmac<Blake2s256> as KeyInit>::new_from_slice(key).expect("HMAC takes any key");
-    for part in parts {
-        Mac::update(&mut m, part);
-    }
-    Zeroizing::new(m.finalize().into_bytes().into())
+/// HMAC-BLAKE2s (RFC 2104). Written out, because the `hmac` crate leaves the padded key behind in memory.
+fn hmac(key: &Hash, parts: [&[u8]; 2]) -> Zeroizing<Hash> {
+    const BLOCK_LEN: usize = 64;
+    let mut pad = Zeroizing::new([0; BLOCK_LEN]);
+    pad[..key.len()].copy_from_slice(key);
+    pad.iter_mut().for_each(|b| *b ^= 0x36);
+    let inner = Zeroizing::new(hash(&[pad.as_ref(), parts[0], parts[1]]));
+    pad.iter_mut().for_each(|b| *b ^= 0x36 ^ 0x5c);
+    Zeroizing::new(hash(&[pad.as_ref(), inner.as_ref()]))
 }
 
 /// `Kdf_N(key, input)`: the first `N` outputs of HKDF with an empty info string.
 pub(super) fn kdf<const N: usize>(key: &Hash, input: &[u8]) -> [Zeroizing<Hash>; N] {
-    let secret = hmac(key, &[input]);
+    let secret = hmac(key, [input, &[]]);
     let mut previous = Zeroizing::new([0; 32]);
     let mut number = 0;
     std::array::from_fn(|_| {
         let chained: &[u8] = if number == 0 { &[] } else { previous.as_ref() };
         number += 1;
-        let out = hmac(&secret, &[chained, &[number]]);
+        let out = hmac(&secret, [chained, &[number]]);
         previous.copy_from_slice(out.as_ref());
         out
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Made with Python: `t0 = hmac.new(key, b"input", hashlib.blake2s)`, `t1 = hmac.new(t0, b"\1", ...)`, and so on.
+    #[test]
+    fn outputs_are_those_of_hkdf() {
+        let key = std::array::from_fn(|i| i as u8);
+        let outputs = kdf::<3>(&key, b"input").map(|out| base16ct::lower::encode_string(out.as_ref()));
+        assert_eq!(
+            outputs,
+            [
+                "87b7f70b24183c6db5dc4f6d9f4c47cdb203321aa2a0bef714896adb3107a040",
+                "538a02e1eb2e31b7e4d4b82476d1fe2acf50085d3fb584537279195f5d1f5824",
+                "9ad858025593be88de0f9442a589cfe84a88dc19e4753d93684d1c5efc4837f9",
+            ]
+        );
+        assert_eq!(kdf::<1>(&key, b"input")[..], kdf::<3>(&key, b"input")[..1], "fewer outputs are the first ones");
+    }
 }

@@ -101,15 +101,14 @@ impl Session {
     /// is retired.
     #[must_use]
     pub fn take_counters(&self, n: usize) -> Option<u64> {
-        let n = n as u64;
-        let first = self.counter.fetch_add(n, Ordering::Relaxed);
-        if first < REJECT_AFTER_MESSAGES && n <= REJECT_AFTER_MESSAGES - first {
-            return Some(first);
+        // Not a plain addition: that would go over the limit first and be put back afterwards, and calls in between could
+        // carry it round to counters that were used before.
+        let advance = |next: u64| next.checked_add(n as u64).filter(|end| *end <= REJECT_AFTER_MESSAGES);
+        let taken = self.counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, advance);
+        if taken.is_err() {
+            self.retire();
         }
-        self.retire();
-        // Stays at the limit however often it is tried.
-        self.counter.store(REJECT_AFTER_MESSAGES, Ordering::Relaxed);
-        None
+        taken.ok()
     }
 
     /// Turns a padded packet into a data message, in place: `message` is 16 bytes for the header, the packet, and 16
@@ -189,6 +188,31 @@ mod tests {
         }
         s.set_counter(REJECT_AFTER_MESSAGES - 2);
         assert_eq!(s.take_counters(3), None, "not part of a run");
+    }
+
+    #[test]
+    fn no_counter_is_given_out_twice_however_many_ask_at_the_end() {
+        let s = session(true, Instant::default());
+        let first = REJECT_AFTER_MESSAGES - 100;
+        s.set_counter(first);
+        let mut taken: Vec<u64> = std::thread::scope(|scope| {
+            let ask = |greed: usize| {
+                let s = &s;
+                move || {
+                    let all = (0..20_000).flat_map(|i| match s.take_counters(if i % 2 == 0 { 1 } else { greed }) {
+                        Some(c) if i % 2 == 0 => vec![c],
+                        Some(c) => (c..c + greed as u64).collect(),
+                        None => vec![],
+                    });
+                    all.collect::<Vec<_>>()
+                }
+            };
+            // More than there is between the limit and the end of the number space.
+            let threads = [3, 8195, usize::MAX, 1 << 20].map(|greed| scope.spawn(ask(greed)));
+            threads.into_iter().flat_map(|t| t.join().unwrap()).collect()
+        });
+        taken.sort_unstable();
+        assert_eq!(taken, (first..REJECT_AFTER_MESSAGES).collect::<Vec<_>>());
     }
 
     #[test]

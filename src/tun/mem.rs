@@ -98,10 +98,7 @@ fn wait_until<'a>(
                 if left.is_zero() {
                     break;
                 }
-                condvar
-                    .wait_timeout(state, left)
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .0
+                condvar.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
             }
         };
     }
@@ -293,10 +290,7 @@ mod tests {
         assert_eq!(tun.read(&mut arena).unwrap(), 0);
 
         let ranges = [0..2, 2..5];
-        let list = PacketList {
-            buffer: &[1, 2, 3, 4, 5],
-            ranges: &ranges,
-        };
+        let list = PacketList { buffer: &[1, 2, 3, 4, 5], ranges: &ranges };
         assert_eq!(tun.write(list), 2);
         assert_eq!(handle.take_written(), [vec![1, 2], vec![3, 4, 5]]);
         assert!(handle.take_written().is_empty());
@@ -323,10 +317,7 @@ mod tests {
         assert_eq!(taken, MAX_QUEUED_PACKETS);
         let big = vec![0; 60_000];
         let ranges = vec![0..big.len(); 40];
-        let list = PacketList {
-            buffer: &big,
-            ranges: &ranges,
-        };
+        let list = PacketList { buffer: &big, ranges: &ranges };
         assert_eq!(tun.write(list), MAX_QUEUED_BYTES / 60_000);
         assert_eq!(handle.dropped(), (3, 40 - (MAX_QUEUED_BYTES / 60_000) as u64));
     }

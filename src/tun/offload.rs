@@ -105,10 +105,7 @@ impl VnetHeader {
         let mut bytes = [0; VNET_HEADER_LEN];
         bytes[0] = if self.needs_csum { NEEDS_CSUM } else { 0 };
         bytes[1] = gso | if self.ecn { GSO_ECN } else { 0 };
-        for (at, word) in [self.header_len, self.segment, self.csum_start, self.csum_offset]
-            .into_iter()
-            .enumerate()
-        {
+        for (at, word) in [self.header_len, self.segment, self.csum_start, self.csum_offset].into_iter().enumerate() {
             bytes[2 + 2 * at..4 + 2 * at].copy_from_slice(&word.to_ne_bytes());
         }
         bytes

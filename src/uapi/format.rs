@@ -62,9 +62,7 @@ fn write_peer(peer: &PeerSnapshot, zones: Option<ZoneExists>, lines: &mut Lines<
     lines.pair("tx_bytes", peer.tx_bytes)?;
     lines.pair("rx_bytes", peer.rx_bytes)?;
     lines.pair("persistent_keepalive_interval", peer.persistent_keepalive)?;
-    peer.allowed_ips
-        .iter()
-        .try_for_each(|prefix| lines.pair("allowed_ip", prefix))
+    peer.allowed_ips.iter().try_for_each(|prefix| lines.pair("allowed_ip", prefix))
 }
 
 /// Whether `getaddrinfo` would read the endpoint with its zone: names go with link-local addresses only.
@@ -234,20 +232,14 @@ mod tests {
     }
 
     fn snapshot(peers: Vec<PeerSnapshot>) -> Snapshot<'static> {
-        Snapshot {
-            interface: InterfaceSnapshot::default(),
-            peers: Box::new(peers.into_iter()),
-        }
+        Snapshot { interface: InterfaceSnapshot::default(), peers: Box::new(peers.into_iter()) }
     }
 
     #[test]
     fn every_line_in_its_order() {
         let mut all = snapshot(vec![peer()]);
-        all.interface = InterfaceSnapshot {
-            private_key: Some(PrivateKey::from_bytes([0x48; 32])),
-            listen_port: 12912,
-            fwmark: 7,
-        };
+        all.interface =
+            InterfaceSnapshot { private_key: Some(PrivateKey::from_bytes([0x48; 32])), listen_port: 12912, fwmark: 7 };
         let expected = format!(
             "private_key={}\nlisten_port=12912\nfwmark=7\npublic_key={}\npreshared_key={}\nprotocol_version=1\n\
              endpoint=[fe80::1%eth0]:5\nlast_handshake_time_sec=1700000000\nlast_handshake_time_nsec=42\n\
@@ -277,10 +269,7 @@ mod tests {
             ("[ff02::1%lo]:5", "[ff02::1%lo]:5"),
             ("1.2.3.4:5", "1.2.3.4:5"),
         ] {
-            let peer = PeerSnapshot {
-                endpoint: Some(endpoint.parse().unwrap()),
-                ..peer()
-            };
+            let peer = PeerSnapshot { endpoint: Some(endpoint.parse().unwrap()), ..peer() };
             let mut out = Vec::new();
             write_snapshot(snapshot(vec![peer]), Some(|zone| zone == "lo"), &mut out).unwrap();
             let text = String::from_utf8(out).unwrap();

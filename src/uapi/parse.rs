@@ -35,10 +35,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            peers: MAX_PEERS,
-            bytes: MAX_PEERS * 1024,
-        }
+        Self { peers: MAX_PEERS, bytes: MAX_PEERS * 1024 }
     }
 }
 
@@ -67,10 +64,7 @@ impl Parser {
     /// A parser that has seen nothing.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self {
-            limits,
-            ..Self::default()
-        }
+        Self { limits, ..Self::default() }
     }
 
     /// Takes one line, without its line feed; one carriage return at its end is dropped.
@@ -83,11 +77,7 @@ impl Parser {
     /// and every further call fails.
     pub fn line(&mut self, line: &[u8]) -> Result<()> {
         self.lines += 1;
-        let outcome = if self.failed {
-            Err(refused_before())
-        } else {
-            self.take(line)
-        };
+        let outcome = if self.failed { Err(refused_before()) } else { self.take(line) };
         outcome.map_err(|e| {
             self.failed = true;
             (self.update, self.section) = (Update::default(), None);
@@ -121,9 +111,7 @@ impl Parser {
         let equals = equals.ok_or_else(|| Error::new(ErrorKind::Protocol, "not of the form key=value"))?;
         let (key, value) = (&line[..equals], &line[equals + 1..]);
         let value = str::from_utf8(value).map_err(|_| Error::invalid("the value is not UTF-8"));
-        value
-            .and_then(|value| self.pair(key, value))
-            .map_err(|e| e.at(shown(key)))
+        value.and_then(|value| self.pair(key, value)).map_err(|e| e.at(shown(key)))
     }
 
     fn pair(&mut self, key: &[u8], value: &str) -> Result<()> {
@@ -133,10 +121,7 @@ impl Parser {
             if self.update.peers.len() == self.limits.peers {
                 return Err(Error::invalid(format!("more than {} peers", self.limits.peers)));
             }
-            self.section = Some(Section {
-                peer: PeerUpdate::new(public_key),
-                settled: 0,
-            });
+            self.section = Some(Section { peer: PeerUpdate::new(public_key), settled: 0 });
             return Ok(());
         }
         match &mut self.section {
@@ -146,9 +131,7 @@ impl Parser {
     }
 
     fn close_section(&mut self) {
-        self.update
-            .peers
-            .extend(self.section.take().map(|section| section.peer));
+        self.update.peers.extend(self.section.take().map(|section| section.peer));
     }
 }
 
@@ -235,11 +218,7 @@ fn keep<T>(counts: bool, field: &mut Option<T>, value: T) {
 }
 
 fn only_true(value: &str) -> Result<()> {
-    if value == "true" {
-        Ok(())
-    } else {
-        Err(Error::invalid("the only value is true"))
-    }
+    if value == "true" { Ok(()) } else { Err(Error::invalid("the only value is true")) }
 }
 
 fn refused_before() -> Error {
@@ -272,10 +251,7 @@ pub fn parse_set(text: &str) -> Result<Update> {
         parser.line(line)?;
     }
     if !lines.all(is_blank) {
-        return Err(Error::new(
-            ErrorKind::Protocol,
-            "there is text behind the empty line that ends a set",
-        ));
+        return Err(Error::new(ErrorKind::Protocol, "there is text behind the empty line that ends a set"));
     }
     parser.finish()
 }
@@ -299,10 +275,7 @@ mod tests {
 
     fn change(text: &str) -> AllowedIpUpdate {
         let bare = text.strip_prefix('-');
-        AllowedIpUpdate {
-            prefix: bare.unwrap_or(text).parse().unwrap(),
-            remove: bare.is_some(),
-        }
+        AllowedIpUpdate { prefix: bare.unwrap_or(text).parse().unwrap(), remove: bare.is_some() }
     }
 
     /// The only peer of a request that names A and then has these lines.
@@ -337,10 +310,7 @@ mod tests {
                     allowed_ips: vec![change("192.168.4.4/32"), change("-10.0.0.0/8")],
                     ..PeerUpdate::new(key(A))
                 },
-                PeerUpdate {
-                    remove: true,
-                    ..PeerUpdate::new(key(B))
-                },
+                PeerUpdate { remove: true, ..PeerUpdate::new(key(B)) },
             ],
         };
         assert_eq!(update.unwrap(), expected);
@@ -364,16 +334,9 @@ mod tests {
         let peer = peer("allowed_ip=10.0.0.0/8\nremove=true\nendpoint=1.2.3.4:5\nallowed_ip=::/0\nupdate_only=true");
         assert_eq!(
             peer,
-            PeerUpdate {
-                remove: true,
-                allowed_ips: vec![change("10.0.0.0/8")],
-                ..PeerUpdate::new(key(A))
-            }
+            PeerUpdate { remove: true, allowed_ips: vec![change("10.0.0.0/8")], ..PeerUpdate::new(key(A)) }
         );
-        assert_eq!(
-            kind(&format!("public_key={A}\nremove=true\nendpoint=host:1")),
-            ErrorKind::Invalid
-        );
+        assert_eq!(kind(&format!("public_key={A}\nremove=true\nendpoint=host:1")), ErrorKind::Invalid);
     }
 
     #[test]
@@ -396,27 +359,15 @@ mod tests {
     fn errors_name_line_key_and_reason_and_no_value() {
         let secret = "ab".repeat(31);
         for (text, message) in [
-            (
-                format!("private_key={secret}"),
-                "line 1: private_key: a key in hex is 64 hex digits",
-            ),
-            (
-                "listen_port=1\nfwmark=0x10".into(),
-                "line 2: fwmark: not a decimal number from 0 to 4294967295",
-            ),
-            (
-                format!("{secret}="),
-                "line 1: (unknown key): no such key before the first public_key",
-            ),
+            (format!("private_key={secret}"), "line 1: private_key: a key in hex is 64 hex digits"),
+            ("listen_port=1\nfwmark=0x10".into(), "line 2: fwmark: not a decimal number from 0 to 4294967295"),
+            (format!("{secret}="), "line 1: (unknown key): no such key before the first public_key"),
             (secret.clone(), "line 1: not of the form key=value"),
             (
                 format!("public_key={A}\nendpoint=host:1"),
                 "line 2: endpoint: not a numeric address; IPv6 goes in square brackets",
             ),
-            (
-                format!("public_key={A}\nlisten_port=1"),
-                "line 2: listen_port: no such key behind a public_key",
-            ),
+            (format!("public_key={A}\nlisten_port=1"), "line 2: listen_port: no such key behind a public_key"),
         ] {
             let error = parse_set(&text).unwrap_err().to_string();
             assert_eq!(error, message);
@@ -440,10 +391,7 @@ mod tests {
 
         let mut parser = Parser::new(Limits { peers: 1, bytes: 1024 });
         parser.line(format!("public_key={A}").as_bytes()).unwrap();
-        assert_eq!(
-            parser.line(format!("public_key={A}").as_bytes()).unwrap_err().kind(),
-            ErrorKind::Invalid
-        );
+        assert_eq!(parser.line(format!("public_key={A}").as_bytes()).unwrap_err().kind(), ErrorKind::Invalid);
 
         let mut parser = Parser::new(Limits { peers: 1, bytes: 16 });
         parser.line(b"fwmark=1").unwrap();

@@ -253,10 +253,7 @@ mod tests {
 
         fn snapshot(&self) -> Snapshot<'_> {
             Snapshot {
-                interface: InterfaceSnapshot {
-                    listen_port: 7,
-                    ..Default::default()
-                },
+                interface: InterfaceSnapshot { listen_port: 7, ..Default::default() },
                 peers: Box::new(std::iter::empty()),
             }
         }
@@ -297,15 +294,8 @@ mod tests {
     /// Sends the pieces and returns the answer, what was applied, and how the connection ended.
     fn exchange(pieces: &[&[u8]]) -> (String, Vec<Update>, Result<()>) {
         let backend = Recorder::default();
-        let sends = pieces
-            .iter()
-            .filter(|p| !p.is_empty())
-            .map(|p| Ok(p.to_vec()))
-            .collect();
-        let mut client = Client {
-            sends,
-            ..Client::default()
-        };
+        let sends = pieces.iter().filter(|p| !p.is_empty()).map(|p| Ok(p.to_vec())).collect();
+        let mut client = Client { sends, ..Client::default() };
         let end = serve(&mut client, &backend, &Options::default());
         let applied = backend.0.into_inner().unwrap();
         (String::from_utf8(client.receives).unwrap(), applied, end)
@@ -318,10 +308,7 @@ mod tests {
     #[test]
     fn operations_follow_one_another_in_one_write() {
         let (answer, applied, end) = exchange(&[b"set=1\nfwmark=1\n\nget=1\n\nset=1\nfwmark=2\r\n\r\nget=1\n\n"]);
-        assert_eq!(
-            answer,
-            "errno=0\n\nlisten_port=7\nerrno=0\n\nerrno=0\n\nlisten_port=7\nerrno=0\n\n"
-        );
+        assert_eq!(answer, "errno=0\n\nlisten_port=7\nerrno=0\n\nerrno=0\n\nlisten_port=7\nerrno=0\n\n");
         assert_eq!(applied.iter().map(|u| u.fwmark).collect::<Vec<_>>(), [Some(1), Some(2)]);
         end.unwrap();
     }
@@ -347,35 +334,16 @@ mod tests {
     #[test]
     fn errnos_are_negative_for_set_and_positive_for_get() {
         let errno = |kind: ErrorKind| kind.errno();
-        assert_eq!(
-            answer_to("set=1\nlisten_port=1\n\n"),
-            format!("errno=-{}\n\n", errno(ErrorKind::AddrInUse))
-        );
-        assert_eq!(
-            answer_to("set=1\nfoo\n\n"),
-            format!("errno=-{}\n\n", errno(ErrorKind::Protocol))
-        );
+        assert_eq!(answer_to("set=1\nlisten_port=1\n\n"), format!("errno=-{}\n\n", errno(ErrorKind::AddrInUse)));
+        assert_eq!(answer_to("set=1\nfoo\n\n"), format!("errno=-{}\n\n", errno(ErrorKind::Protocol)));
         for bad in ["get=1\nx", "get=1\nx\n\n", "get=1\n\r\n", "get=1\nset=1\nfwmark=1\n\n"] {
-            assert_eq!(
-                answer_to(bad),
-                format!("errno={}\n\n", errno(ErrorKind::Invalid)),
-                "{bad:?}"
-            );
+            assert_eq!(answer_to(bad), format!("errno={}\n\n", errno(ErrorKind::Invalid)), "{bad:?}");
         }
     }
 
     #[test]
     fn anything_else_ends_the_connection_without_a_byte() {
-        for text in [
-            "hello\n",
-            "\n",
-            "get=2\n\n",
-            "set=1\r\n\n",
-            "get=1",
-            "set=1",
-            " set=1\n",
-            "get=1\n",
-        ] {
+        for text in ["hello\n", "\n", "get=2\n\n", "set=1\r\n\n", "get=1", "set=1", " set=1\n", "get=1\n"] {
             assert_eq!(answer_to(text), "", "{text:?}");
         }
         assert_eq!(exchange(&[b"hello\n"]).2.unwrap_err().kind(), ErrorKind::Protocol);

@@ -85,9 +85,7 @@ impl State {
             if ip.remove {
                 self.peers[at].allowed_ips.retain(|p| *p != ip.prefix);
             } else {
-                self.peers
-                    .iter_mut()
-                    .for_each(|p| p.allowed_ips.retain(|p| *p != ip.prefix));
+                self.peers.iter_mut().for_each(|p| p.allowed_ips.retain(|p| *p != ip.prefix));
                 self.peers[at].allowed_ips.push(ip.prefix);
             }
         }
@@ -123,10 +121,7 @@ impl Backend for Model {
 
     fn snapshot(&self) -> Snapshot<'_> {
         let state = self.state();
-        Snapshot {
-            interface: state.interface.clone(),
-            peers: Box::new(state.peers.clone().into_iter()),
-        }
+        Snapshot { interface: state.interface.clone(), peers: Box::new(state.peers.clone().into_iter()) }
     }
 }
 
@@ -154,14 +149,8 @@ impl Write for Pipe<'_> {
 
 impl Target for Model {
     fn exchange(&mut self, request: &[u8]) -> Vec<u8> {
-        let mut pipe = Pipe {
-            request: Cursor::new(request),
-            answer: Vec::new(),
-        };
-        let options = Options {
-            zones: Some(|zone| zone == "lo"),
-            ..Options::default()
-        };
+        let mut pipe = Pipe { request: Cursor::new(request), answer: Vec::new() };
+        let options = Options { zones: Some(|zone| zone == "lo"), ..Options::default() };
         // How a connection ends is no part of the answer.
         let _ = serve(&mut pipe, self, &options);
         pipe.answer

@@ -32,34 +32,21 @@ pub(crate) fn run_all(who: &str, target: &mut dyn Target) -> usize {
     files.sort();
     files.push(root.join("differences.txt"));
 
-    let mut runner = Runner {
-        who,
-        target,
-        names: Names::new(&root),
-        given: Vec::new(),
-        answer: Vec::new(),
-        failures: Vec::new(),
-    };
+    let mut runner =
+        Runner { who, target, names: Names::new(&root), given: Vec::new(), answer: Vec::new(), failures: Vec::new() };
     let mut cases = 0;
     for file in files {
         let text = fs::read_to_string(&file).unwrap();
         check_marks(&file, &text);
         cases += runner.file(&file, &text);
     }
-    assert!(
-        runner.failures.is_empty(),
-        "{who} differs:\n{}",
-        runner.failures.join("\n")
-    );
+    assert!(runner.failures.is_empty(), "{who} differs:\n{}", runner.failures.join("\n"));
     cases
 }
 
 /// Differences are marked in one file only, and each has its reason.
 fn check_marks(file: &Path, text: &str) {
-    let marked = |case: &str| {
-        case.lines()
-            .any(|l| l.starts_with("ours:") || l.starts_with("wireguard-go:"))
-    };
+    let marked = |case: &str| case.lines().any(|l| l.starts_with("ours:") || l.starts_with("wireguard-go:"));
     let allowed = file.ends_with("differences.txt");
     for case in format!("\n{text}").split("\ncase ").skip(1) {
         let title = case.lines().next().unwrap_or_default();
@@ -121,12 +108,7 @@ impl Names {
                     let (name, behind) = rest.split_once('}').unwrap();
                     match name.split_once('*') {
                         Some((text, count)) => out.extend(text.repeat(count.parse().unwrap()).bytes()),
-                        None => out.extend(
-                            self.values
-                                .get(name)
-                                .unwrap_or_else(|| panic!("no name {name}"))
-                                .bytes(),
-                        ),
+                        None => out.extend(self.values.get(name).unwrap_or_else(|| panic!("no name {name}")).bytes()),
                     }
                     rest = behind;
                 }
@@ -205,10 +187,7 @@ impl Runner<'_> {
             "get" => {
                 let answer = self.target.exchange(b"get=1\n\n");
                 let answer = String::from_utf8(answer).unwrap();
-                let mut expected = block
-                    .into_iter()
-                    .map(|l| String::from_utf8(l).unwrap() + "\n")
-                    .collect::<String>();
+                let mut expected = block.into_iter().map(|l| String::from_utf8(l).unwrap() + "\n").collect::<String>();
                 expected.push_str("errno=0\n\n");
                 match argument {
                     "whole" => self.compare(place, &expected, &answer),
@@ -231,22 +210,14 @@ impl Runner<'_> {
     fn set(&mut self, place: &str, errno: &str, lines: &[Vec<u8>]) {
         let request = [b"set=1\n".as_slice(), &lines.join(&b'\n'), b"\n\n"].concat();
         let answer = self.target.exchange(&request);
-        let last = lines
-            .last()
-            .map(|l| String::from_utf8_lossy(l).into_owned())
-            .unwrap_or_default();
+        let last = lines.last().map(|l| String::from_utf8_lossy(l).into_owned()).unwrap_or_default();
         let expected = self.names.status(errno);
-        self.compare(
-            &format!("{place} (last line {last:.80?})"),
-            &expected,
-            &String::from_utf8_lossy(&answer),
-        );
+        self.compare(&format!("{place} (last line {last:.80?})"), &expected, &String::from_utf8_lossy(&answer));
     }
 
     fn compare(&mut self, place: &str, expected: &str, answer: &str) {
         if !matches(expected, answer) {
-            self.failures
-                .push(format!("{place}\n  expected {expected:?}\n  got      {answer:?}"));
+            self.failures.push(format!("{place}\n  expected {expected:?}\n  got      {answer:?}"));
         }
     }
 }

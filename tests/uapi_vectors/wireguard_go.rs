@@ -50,9 +50,7 @@ impl WireguardGo {
             return Err("`ip link set up` failed".into());
         }
         // It binds its port when it sees that the interface is up.
-        target.wait("it did not come up", |t| {
-            t.exchange(b"get=1\n\n").starts_with(b"listen_port=")
-        })?;
+        target.wait("it did not come up", |t| t.exchange(b"get=1\n\n").starts_with(b"listen_port="))?;
         Ok(target)
     }
 
@@ -97,7 +95,5 @@ fn find() -> Option<PathBuf> {
         return Some(path.into());
     }
     let path = env::var_os("PATH")?;
-    env::split_paths(&path)
-        .map(|dir| dir.join("wireguard-go"))
-        .find(|file| file.is_file())
+    env::split_paths(&path).map(|dir| dir.join("wireguard-go")).find(|file| file.is_file())
 }

@@ -104,11 +104,7 @@ impl Segment {
         if packet.len() > MAX_PACKET || packet.len() < l4 + min_header {
             return None;
         }
-        let header_len = if tcp {
-            usize::from(packet[l4 + 12] >> 4) * 4
-        } else {
-            UDP_HEADER
-        };
+        let header_len = if tcp { usize::from(packet[l4 + 12] >> 4) * 4 } else { UDP_HEADER };
         let headers = l4 + header_len;
         if header_len < min_header
             || headers > packet.len()
@@ -116,13 +112,7 @@ impl Segment {
         {
             return None;
         }
-        Some(Self {
-            tcp,
-            l4,
-            headers,
-            payload: packet.len() - headers,
-            flags: if tcp { packet[l4 + 13] } else { 0 },
-        })
+        Some(Self { tcp, l4, headers, payload: packet.len() - headers, flags: if tcp { packet[l4 + 13] } else { 0 } })
     }
 
     /// Whether it can be part of a large packet at all.
@@ -180,19 +170,9 @@ struct Runs<'a> {
 
 impl<'a> Runs<'a> {
     fn new(list: PacketList<'a>) -> Self {
-        let empty = Run {
-            packets: [0; MAX_MERGED],
-            count: 0,
-            first: Segment::default(),
-            payload: 0,
-            flags: 0,
-            closed: false,
-        };
-        Self {
-            list,
-            open: array::from_fn(|_| empty),
-            len: 0,
-        }
+        let empty =
+            Run { packets: [0; MAX_MERGED], count: 0, first: Segment::default(), payload: 0, flags: 0, closed: false };
+        Self { list, open: array::from_fn(|_| empty), len: 0 }
     }
 
     fn first(&self, run: &Run) -> &'a [u8] {
@@ -256,11 +236,7 @@ impl<'a> Runs<'a> {
             emit(Group::One(only as usize));
         } else {
             let (vnet, headers) = run.merged(self.first(run));
-            emit(Group::Merged {
-                vnet,
-                headers: &headers[..run.first.headers],
-                packets,
-            });
+            emit(Group::Merged { vnet, headers: &headers[..run.first.headers], packets });
         }
         self.open[at..self.len].rotate_left(1);
         self.len -= 1;
@@ -328,10 +304,7 @@ fn same_ip_header(first: &[u8], packet: &[u8], segment: &Segment, index: usize) 
 
 /// Whether a TCP packet comes right behind `payload` bytes that began with `first`, and says nothing else new.
 fn continues_tcp(first: &[u8], packet: &[u8], segment: &Segment, payload: usize) -> bool {
-    let (a, b) = (
-        &first[segment.l4..segment.headers],
-        &packet[segment.l4..segment.headers],
-    );
+    let (a, b) = (&first[segment.l4..segment.headers], &packet[segment.l4..segment.headers]);
     // A packet has at most 65,535 bytes.
     get32(b, 4) == get32(a, 4).wrapping_add(payload as u32)
         // Acknowledgement and header length.

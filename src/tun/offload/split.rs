@@ -57,11 +57,7 @@ impl Split {
         } else {
             return Err(Malformed);
         };
-        Ok(Self {
-            work,
-            offset: 0,
-            index: 0,
-        })
+        Ok(Self { work, offset: 0, index: 0 })
     }
 
     /// Puts what is left of `packet`, the one that [`new`](Self::new) was given, into the arena. Returns false if there
@@ -110,11 +106,7 @@ impl Segments {
             6 if header.gso != Gso::TcpV4 => ipv6_protocol(packet, l4),
             _ => None,
         };
-        let (min_header, field) = if tcp {
-            (TCP_MIN_HEADER, TCP_CHECKSUM)
-        } else {
-            (UDP_HEADER, UDP_CHECKSUM)
-        };
+        let (min_header, field) = if tcp { (TCP_MIN_HEADER, TCP_CHECKSUM) } else { (UDP_HEADER, UDP_CHECKSUM) };
         let size = usize::from(header.segment);
         if protocol != Some(if tcp { TCP } else { UDP })
             || !header.needs_csum
@@ -124,27 +116,15 @@ impl Segments {
         {
             return Err(Malformed);
         }
-        let header_len = if tcp {
-            usize::from(packet[l4 + 12] >> 4) * 4
-        } else {
-            UDP_HEADER
-        };
+        let header_len = if tcp { usize::from(packet[l4 + 12] >> 4) * 4 } else { UDP_HEADER };
         let headers = l4 + header_len;
         if header_len < min_header || headers >= packet.len() {
             return Err(Malformed);
         }
         // The field holds the sum of the pseudo header with the large packet's length. Taking that length out again is
         // right for IPv6 with a routing header, too, where the destination is not the one in the IP header.
-        let pseudo = Sum::default()
-            .bytes(&packet[l4 + field..l4 + field + 2])
-            .number(!len16(packet.len() - l4));
-        Ok(Self {
-            tcp,
-            l4,
-            headers,
-            size,
-            pseudo,
-        })
+        let pseudo = Sum::default().bytes(&packet[l4 + field..l4 + field + 2]).number(!len16(packet.len() - l4));
+        Ok(Self { tcp, l4, headers, size, pseudo })
     }
 
     /// Makes the large packet's headers those of one segment.

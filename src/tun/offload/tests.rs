@@ -25,11 +25,7 @@ pub(super) fn naive_sum(parts: &[&[u8]]) -> u16 {
 
 fn naive_pseudo(packet: &[u8], l4: usize, protocol: u8) -> Vec<u8> {
     let len = (packet.len() - l4) as u16;
-    let addresses = if packet[0] >> 4 == 4 {
-        &packet[12..20]
-    } else {
-        &packet[8..40]
-    };
+    let addresses = if packet[0] >> 4 == 4 { &packet[12..20] } else { &packet[8..40] };
     [addresses, &[0, protocol], &len.to_be_bytes()].concat()
 }
 
@@ -67,11 +63,7 @@ struct Flow {
 
 impl Flow {
     fn l4(&self) -> usize {
-        if self.v6 {
-            40 + 8 * self.ip_extra
-        } else {
-            20 + 4 * self.ip_extra
-        }
+        if self.v6 { 40 + 8 * self.ip_extra } else { 20 + 4 * self.ip_extra }
     }
 
     fn headers(&self) -> usize {
@@ -194,10 +186,7 @@ fn coalesce_all(packets: &[Vec<u8>], udp: bool) -> Vec<(VnetHeader, Vec<u8>, Vec
             at - p.len()..at
         })
         .collect();
-    let list = PacketList {
-        buffer: &buffer,
-        ranges: &ranges,
-    };
+    let list = PacketList { buffer: &buffer, ranges: &ranges };
     let mut all = Vec::new();
     coalesce(list, udp, |group| {
         all.push(match group {
@@ -402,22 +391,14 @@ proptest! {
 #[test]
 fn a_checksum_is_completed() {
     for (tcp, v6) in [(true, false), (false, false), (true, true), (false, true)] {
-        let flow = Flow {
-            tcp,
-            v6,
-            payload: vec![3; 77],
-            ..plain_flow()
-        };
+        let flow = Flow { tcp, v6, payload: vec![3; 77], ..plain_flow() };
         let (vnet, packet) = flow.large();
         let vnet = VnetHeader { gso: Gso::None, ..vnet };
         let done = split_all(&vnet, &packet, 4096).unwrap();
         check(&done[0], flow.l4(), tcp);
         assert_eq!(done.len(), 1);
 
-        let outside = VnetHeader {
-            csum_start: packet.len() as u16 - vnet.csum_offset - 1,
-            ..vnet
-        };
+        let outside = VnetHeader { csum_start: packet.len() as u16 - vnet.csum_offset - 1, ..vnet };
         assert_eq!(split_all(&outside, &packet, 4096), Err(Malformed));
     }
 }
@@ -464,10 +445,7 @@ fn grouped(flow: &Flow, udp: bool, change: fn(&mut Vec<u8>)) -> Vec<Vec<usize>> 
         let sum = !naive_sum(&[&packet[..l4]]);
         put16(packet, 10, sum);
     }
-    coalesce_all(&packets, udp)
-        .into_iter()
-        .map(|(.., numbers)| numbers)
-        .collect()
+    coalesce_all(&packets, udp).into_iter().map(|(.., numbers)| numbers).collect()
 }
 
 /// Makes the checksum of a TCP packet right.
@@ -515,10 +493,7 @@ fn what_differs_is_not_merged() {
         assert_eq!(groups, expected, "{flag:#x}");
     }
     // Without "don't fragment" the identification counts.
-    let fragmentable = Flow {
-        dont_fragment: false,
-        ..flow.clone()
-    };
+    let fragmentable = Flow { dont_fragment: false, ..flow.clone() };
     assert_eq!(grouped(&fragmentable, true, |_| ()), [[0, 1, 2, 3, 4]]);
     assert_eq!(grouped(&fragmentable, true, |p| p[5] ^= 0x40), alone);
     assert_eq!(grouped(&flow, true, |p| p[5] ^= 0x40), [[0, 1, 2, 3, 4]]);
@@ -535,40 +510,21 @@ fn what_differs_is_not_merged() {
 
 #[test]
 fn udp_is_merged_only_where_the_kernel_takes_it() {
-    let flow = Flow {
-        tcp: false,
-        ..plain_flow()
-    };
+    let flow = Flow { tcp: false, ..plain_flow() };
     assert_eq!(grouped(&flow, true, |_| ()), [[0, 1, 2, 3, 4]]);
     assert_eq!(grouped(&flow, false, |_| ()).len(), 5);
     // No checksum is passed as none.
-    assert_eq!(
-        grouped(&flow, true, |p| put16(p, 26, 0)),
-        [vec![0], vec![1], vec![2, 3, 4]]
-    );
+    assert_eq!(grouped(&flow, true, |p| put16(p, 26, 0)), [vec![0], vec![1], vec![2, 3, 4]]);
 }
 
 #[test]
 fn no_more_is_merged_than_fits() {
-    let flow = Flow {
-        segment: 10,
-        payload: vec![1; 10 * 100],
-        ..plain_flow()
-    };
+    let flow = Flow { segment: 10, payload: vec![1; 10 * 100], ..plain_flow() };
     let groups = coalesce_all(&segments_of(&flow), true);
     assert_eq!(groups.iter().map(|g| g.2.len()).collect::<Vec<_>>(), [64, 36]);
 
-    let mut large = segments_of(&Flow {
-        segment: 9000,
-        payload: vec![1; 63_000],
-        ..plain_flow()
-    });
-    let more = segments_of(&Flow {
-        segment: 9000,
-        sequence: 64_000,
-        payload: vec![1; 18_000],
-        ..plain_flow()
-    });
+    let mut large = segments_of(&Flow { segment: 9000, payload: vec![1; 63_000], ..plain_flow() });
+    let more = segments_of(&Flow { segment: 9000, sequence: 64_000, payload: vec![1; 18_000], ..plain_flow() });
     large.extend(more);
     let groups = coalesce_all(&large, true);
     assert_eq!(groups.iter().map(|g| g.2.len()).collect::<Vec<_>>(), [7, 2]);
