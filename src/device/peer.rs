@@ -23,8 +23,9 @@ use crate::{
     time::Instant,
 };
 
-/// Packets that wait for a session; the oldest is dropped for one more (`MAX_STAGED_PACKETS` of the kernel).
-pub(super) const MAX_STAGED: usize = 128;
+/// Packets that wait for a session; the oldest is dropped for one more. The kernel's limit is 128
+/// (`MAX_STAGED_PACKETS`), but it looks before it adds a packet, and so keeps one more.
+pub(super) const MAX_STAGED: usize = 128 + 1;
 
 /// A peer. Its two locks are taken in the order `handshake`, `state`, and neither is held across I/O.
 pub(super) struct Peer {

@@ -28,8 +28,9 @@ use std::time::Duration;
 
 /// A session asks for a successor after this many sent messages (section 6.1).
 pub const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
-/// No message is sent or accepted with this counter or a higher one: 2^64 - 2^13 - 1 (section 6.1).
-pub const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
+/// No message is sent or accepted with this counter or a higher one. The kernel's number, so that the replay window
+/// never overflows; the paper's (section 6.1: 2^64 - 2^13 - 1) is 63 lower.
+pub const REJECT_AFTER_MESSAGES: u64 = u64::MAX - replay::WINDOW - 1;
 /// An initiator asks for a successor when it sends on a session of this age (section 6.1).
 pub const REKEY_AFTER_TIME: Duration = Duration::from_secs(120);
 /// A session is not used any more at this age (section 6.1).

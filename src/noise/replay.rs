@@ -1,14 +1,17 @@
-//! Which counters of a session have been seen: the sliding window of RFC 6479's idea, 8192 counters wide.
+//! Which counters of a session have been seen: a sliding window of 8192 bits, after RFC 6479.
 
 use super::REJECT_AFTER_MESSAGES;
 
-/// How far behind the newest counter one may arrive.
-pub const WINDOW: u64 = 8192;
-
 const WORD: u64 = u64::BITS as u64;
-const WORDS: usize = (WINDOW / WORD) as usize;
+/// Bits of the window.
+const BITS: u64 = 8192;
+const WORDS: usize = (BITS / WORD) as usize;
 
-/// The window. Counter `c` has bit `c % WINDOW`; bits of counters not reached yet are clear.
+/// How far behind the newest counter one may arrive: the kernel keeps one word of its window in reserve, so this is
+/// 8128.
+pub const WINDOW: u64 = BITS - WORD;
+
+/// The window. Counter `c` has bit `c % BITS`; bits of counters not reached yet are clear.
 #[derive(Clone, Debug)]
 pub struct ReplayWindow {
     /// One more than the highest counter seen; 0 if none was.
@@ -27,14 +30,14 @@ impl ReplayWindow {
     /// before, is too old to tell, or is past the end of a session.
     #[must_use]
     pub fn accept(&mut self, counter: u64) -> bool {
-        // Also keeps every sum below far away from overflowing.
-        if counter >= REJECT_AFTER_MESSAGES {
+        // Also keeps every sum below from overflowing. Once the last counter was seen the session is over for all.
+        if counter >= REJECT_AFTER_MESSAGES || self.next >= REJECT_AFTER_MESSAGES {
             return false;
         }
         if counter >= self.next {
             self.clear(self.next, counter);
             self.next = counter + 1;
-        } else if counter + WINDOW < self.next {
+        } else if counter + WINDOW + 1 < self.next {
             return false;
         }
         let (word, bit) = (Self::word(counter), 1 << (counter % WORD));
@@ -50,7 +53,7 @@ impl ReplayWindow {
 
     /// Clears the bits of `from..=to`, which stand for counters that have left the window.
     fn clear(&mut self, from: u64, to: u64) {
-        if to - from >= WINDOW {
+        if to - from >= BITS {
             self.seen = [0; WORDS];
             return;
         }
@@ -86,8 +89,8 @@ mod tests {
         assert!(w.accept(WINDOW));
         assert!(!w.accept(WINDOW));
         assert!(w.accept(WINDOW + 1));
-        assert!(w.accept(2), "the oldest in the window");
-        assert!(!w.accept(1), "one older");
+        assert!(w.accept(1), "the oldest in the window");
+        assert!(!w.accept(0), "one older");
     }
 
     #[test]
@@ -96,11 +99,11 @@ mod tests {
         for c in [REJECT_AFTER_MESSAGES, u64::MAX - 1, u64::MAX] {
             assert!(!w.accept(c));
         }
-        assert!(w.accept(REJECT_AFTER_MESSAGES - 1));
-        assert!(!w.accept(REJECT_AFTER_MESSAGES));
-        assert!(w.accept(REJECT_AFTER_MESSAGES - WINDOW));
-        assert!(!w.accept(REJECT_AFTER_MESSAGES - WINDOW - 1));
-        assert!(!w.accept(0));
+        assert!(w.accept(REJECT_AFTER_MESSAGES - 2));
+        assert!(w.accept(REJECT_AFTER_MESSAGES - 2 - WINDOW));
+        assert!(!w.accept(REJECT_AFTER_MESSAGES - 3 - WINDOW));
+        assert!(w.accept(REJECT_AFTER_MESSAGES - 1), "the last one");
+        assert!(!w.accept(REJECT_AFTER_MESSAGES - 3), "the session is over");
     }
 
     /// The same rule, written down in the plainest way.
@@ -111,7 +114,8 @@ mod tests {
 
     impl Model {
         fn accept(&mut self, c: u64) -> bool {
-            if c >= REJECT_AFTER_MESSAGES || u128::from(c) + u128::from(WINDOW) < u128::from(self.next) {
+            let over = c.max(self.next) >= REJECT_AFTER_MESSAGES;
+            if over || u128::from(c) + u128::from(WINDOW) + 1 < u128::from(self.next) {
                 return false;
             }
             self.next = self.next.max(c + 1);
