@@ -4,8 +4,14 @@
 //! segmented send. Packets that are written are a [`PacketList`], so that a device with offloads can put a run of
 //! them together. One thread reads (`wait`, `read`), one writes, any may wake or ask.
 
+#[cfg(unix)]
+pub mod fd;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub mod linux;
 pub mod mem;
 pub mod offload;
+#[cfg(unix)]
+mod waiter;
 
 use std::{io, ops::Range, time::Duration};
 
@@ -184,13 +190,20 @@ pub trait Tun: Send + Sync {
     /// The next event that has not been told yet.
     fn event(&self) -> Option<TunEvent>;
 
-    /// Reads packets into `arena` without waiting, until it is full or there are no more, and returns how many. 0
-    /// means there is nothing now.
+    /// Reads packets into `arena`, which was cleared, without waiting, until it is full or there are no more, and
+    /// returns how many. 0 means there is nothing now. An arena should have room for one packet of [`MAX_PACKET`]
+    /// bytes: one that fits into none is dropped.
     ///
     /// # Errors
     /// If the interface is gone: the tunnel ends then.
     fn read(&self, arena: &mut PacketArena) -> io::Result<usize>;
 
-    /// Writes packets without waiting, and returns how many were taken. The others are dropped.
+    /// Writes packets, and returns how many were taken. The others are dropped. Packets of one flow keep their order.
+    /// Does not wait, but for a few milliseconds where the other side is an app that is behind.
     fn write(&self, packets: PacketList<'_>) -> usize;
+
+    /// How many packets were read and dropped so far: malformed, or too large for any arena.
+    fn read_drops(&self) -> u64 {
+        0
+    }
 }
