@@ -5,6 +5,7 @@ use super::{MAX_PACKET, PacketArena, PacketList, Tun, TunEvent, waiter::Waiter};
 use crate::error::{Error, ErrorKind, Result};
 use socket2::{SockRef, Type};
 use std::{
+    fmt,
     fs::File,
     io::{self, IoSlice, IoSliceMut, Read, Write},
     os::{
@@ -46,12 +47,20 @@ pub(super) struct PacketFd {
     drops: AtomicU64,
 }
 
-#[derive(Debug)]
 struct Reading {
     /// Takes what of a packet is longer than expected.
     spill: Box<[u8]>,
     /// Length of the packet in `spill` that there was no room for in the arena.
     kept: usize,
+}
+
+// Without the bytes of packets: they are the user's.
+impl fmt::Debug for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reading")
+            .field("kept", &self.kept)
+            .finish_non_exhaustive()
+    }
 }
 
 impl PacketFd {

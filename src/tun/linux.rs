@@ -109,7 +109,7 @@ impl LinuxTun {
     /// that wants to keep it hands over a duplicate.
     ///
     /// To bring an interface up is its maker's business: the first event is [`TunEvent::Up`] in any case, later ones
-    /// tell changes. The MTU is the interface's; where it cannot be asked for, it is `mtu`, or 1420 if that is 0.
+    /// tell changes. A TUN must have been made with IFF_NO_PI, which cannot be checked. The MTU is the interface's; where it cannot be asked for, it is `mtu`, or 1420 if that is 0.
     ///
     /// # Errors
     /// If the descriptor does not give and take one IP packet at a time.
@@ -129,11 +129,10 @@ impl LinuxTun {
             // Not a TUN, or a sandbox does not let us ask.
             Err(_) => return Self::new(fd, None, None, String::new(), seen, true),
         };
-        if flags & IFF_TUN == 0 || flags & IFF_NO_PI == 0 {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("interface {name} was not made with IFF_TUN and IFF_NO_PI: its packets do not begin with IP"),
-            ));
+        // IFF_NO_PI cannot be asked for: in the answer its bit means something else, too, and is always set.
+        if flags & IFF_TUN == 0 {
+            let text = format!("interface {name} is a TAP: its packets are Ethernet frames");
+            return Err(Error::new(ErrorKind::Unsupported, text));
         }
         let vnet = if flags & IFF_VNET_HDR == 0 {
             None

@@ -13,7 +13,7 @@ pub mod offload;
 #[cfg(unix)]
 mod waiter;
 
-use std::{io, ops::Range, time::Duration};
+use std::{fmt, io, ops::Range, time::Duration};
 
 /// Bytes in front of each packet of an arena: a data message's header.
 pub const HEADROOM: usize = 16;
@@ -57,7 +57,6 @@ impl Slot {
 /// Fixed room for packets that are read from a [`Tun`], each with space around it for a data message.
 ///
 /// Messages lie back to back: a run of packets of one size is a run of messages of one size.
-#[derive(Debug)]
 pub struct PacketArena {
     buffer: Box<[u8]>,
     used: usize,
@@ -147,8 +146,19 @@ impl PacketArena {
     }
 }
 
+// Without the bytes of the packets: they are the user's.
+impl fmt::Debug for PacketArena {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PacketArena")
+            .field("size", &self.buffer.len())
+            .field("used", &self.used)
+            .field("slots", &self.slots.len())
+            .finish_non_exhaustive()
+    }
+}
+
 /// Packets to write: ranges of one buffer, in order.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct PacketList<'a> {
     /// Where the packets lie.
     pub buffer: &'a [u8],
@@ -166,6 +176,14 @@ impl<'a> PacketList<'a> {
     /// The packets, in order.
     pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> + '_ {
         self.ranges.iter().map(|r| &self.buffer[r.clone()])
+    }
+}
+
+impl fmt::Debug for PacketList<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PacketList")
+            .field("ranges", &self.ranges)
+            .finish_non_exhaustive()
     }
 }
 

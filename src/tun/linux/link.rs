@@ -3,6 +3,7 @@
 use super::sys;
 use socket2::{Domain, Socket, Type};
 use std::{
+    fmt,
     fs::{self, File},
     io,
     os::{
@@ -31,7 +32,6 @@ pub(super) enum Change {
 }
 
 /// A socket that hears about one interface, in the network namespace that it is in.
-#[derive(Debug)]
 pub(super) struct Link {
     socket: OwnedFd,
     index: i32,
@@ -108,6 +108,14 @@ impl Link {
                 },
             }
         }
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link")
+            .field("index", &self.index)
+            .finish_non_exhaustive()
     }
 }
 

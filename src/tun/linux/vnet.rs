@@ -10,6 +10,7 @@ use crate::tun::{
     },
 };
 use std::{
+    fmt,
     io::{self, IoSlice, IoSliceMut},
     sync::{
         Mutex, PoisonError,
@@ -29,12 +30,20 @@ pub(super) struct Vnet {
     reading: Mutex<Reading>,
 }
 
-#[derive(Debug)]
 struct Reading {
     /// One packet of the kernel, with its header.
     buffer: Box<[u8]>,
     /// What is left to do with the packet in `buffer`, and its length.
     kept: Option<(Split, usize)>,
+}
+
+// Without the bytes of packets: they are the user's.
+impl fmt::Debug for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reading")
+            .field("kept", &self.kept)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Vnet {
