@@ -21,7 +21,7 @@ use std::{
 };
 
 /// How many messages go through one system call. With GSO and GRO each is up to 64 datagrams.
-const MESSAGES: usize = 32;
+const MESSAGES: usize = 16;
 
 /// How many datagrams every kernel with GSO takes as one message (128 since Linux 6.7).
 const MAX_SEGMENTS: usize = 64;
@@ -430,4 +430,40 @@ pub(super) fn interface_index(name: &str) -> Option<u32> {
     // SAFETY: the name ends with a NUL.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
     (index != 0).then_some(index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_says_that_gso_cannot_be_done_switches_it_off_and_what_says_not_now_does_not() {
+        let driver = Driver {
+            family: Family::V4,
+            offload: true,
+            gso: AtomicBool::new(true),
+            gro: AtomicBool::new(false),
+        };
+        let counters = Counters::default();
+        for errno in [libc::EINVAL, libc::EMSGSIZE] {
+            assert_eq!(driver.judge(errno, true, &counters), Refusal::Argument);
+        }
+        assert_eq!(driver.judge(libc::EIO, false, &counters), Refusal::Other);
+        assert!(driver.gso.load(Relaxed));
+        for _ in 0..2 {
+            assert_eq!(driver.judge(libc::EIO, true, &counters), Refusal::Argument);
+        }
+        assert!(!driver.gso.load(Relaxed));
+        assert_eq!(counters.gso_disabled.load(Relaxed), 1);
+        assert_eq!(counters.gso_refused.load(Relaxed), 4);
+    }
+
+    #[test]
+    fn names_are_read_back_as_they_were_written() {
+        for text in ["192.0.2.1:51820", "[2001:db8::1]:51820", "[fe80::1%7]:1"] {
+            let address: Result<SocketAddr, _> = text.parse();
+            let read = address.map(|address| Name::new(address).0.address(Family::of(address)));
+            assert_eq!(read, text.parse());
+        }
+    }
 }
