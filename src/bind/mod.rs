@@ -3,7 +3,14 @@
 //! A [`Bind`] holds an IPv4 and an IPv6 socket on one port. Everything on the data path takes batches. One thread
 //! receives (`wait`, `recv`); any thread may send, rebind or wake it at the same time.
 
+mod fallback;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod linux;
 pub mod mem;
+mod outgoing;
+pub mod udp;
+
+pub use udp::UdpBind;
 
 use std::{
     io,
@@ -13,6 +20,26 @@ use std::{
 
 /// The largest number of transmits in one [`Bind::send`].
 pub const BATCH: usize = 128;
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    #[must_use]
+    pub const fn of(address: SocketAddr) -> Self {
+        match address {
+            SocketAddr::V4(_) => Self::V4,
+            SocketAddr::V6(_) => Self::V6,
+        }
+    }
+}
 
 /// Where a peer is, and which of our addresses it knows us by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,8 +209,9 @@ impl RecvBatch {
 
 /// A pair of UDP sockets on one port, or something that acts like it.
 pub trait Bind: Send + Sync {
-    /// Opens, or reopens on another port, and returns the port. 0 lets the system choose; both families then share
-    /// the port it chose. One family missing on this host is fine. If it fails, what was open stays open.
+    /// Opens, or reopens, and returns the port. 0 lets the system choose; both families then share the port it chose.
+    /// The port that is open already gets fresh sockets. One family missing on this host is fine. If it fails, what
+    /// was open stays open.
     ///
     /// # Errors
     /// `AddrInUse` and whatever else the system says.
@@ -208,8 +236,8 @@ pub trait Bind: Send + Sync {
     /// Ends the current or the next `wait`. Any thread may call it.
     fn wake(&self);
 
-    /// Fills free slots of `batch` without waiting and returns how many it filled; 0 means there is nothing now.
-    /// Errors of single datagrams (ICMP and the like) are passed over.
+    /// Fills free slots of `batch` without waiting and returns how many it filled; 0 means there is nothing now (or no
+    /// free slot). Errors of single datagrams (ICMP and the like) are passed over.
     ///
     /// # Errors
     /// If the sockets cannot be used any more.
