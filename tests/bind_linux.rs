@@ -51,12 +51,7 @@ fn to(ip: &str, port: u16) -> Endpoint {
 }
 
 fn send(bind: &UdpBind, to: Endpoint, contents: &[u8], segment_size: usize) -> SendReport {
-    bind.send(&[Transmit {
-        to,
-        contents,
-        segment_size,
-        tos: 0,
-    }])
+    bind.send(&[Transmit { to, contents, segment_size, tos: 0 }])
 }
 
 /// The next slot: from where to where, and what.
@@ -90,10 +85,7 @@ fn snmp6(name: &str) -> u64 {
 /// How many IPv4 datagrams were cut into fragments in this namespace.
 fn fragmented4() -> u64 {
     let text = fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
-    let mut ip = text
-        .lines()
-        .filter(|line| line.starts_with("Ip:"))
-        .map(str::split_whitespace);
+    let mut ip = text.lines().filter(|line| line.starts_with("Ip:")).map(str::split_whitespace);
     let (mut names, mut values) = (ip.next().unwrap(), ip.next().unwrap());
     let at = names.position(|name| name == "FragOKs").unwrap();
     values.nth(at).unwrap().parse().unwrap()
@@ -174,12 +166,7 @@ fn a_host_with_ipv6_disabled_still_speaks_ipv4() {
 fn a_host_without_ipv6_opens_ipv4_only() {
     const SOCKET: u32 = libc::SYS_socket as u32;
     const NO_FAMILY: u32 = libc::SECCOMP_RET_ERRNO | libc::EAFNOSUPPORT as u32;
-    let op = |code: u32, jt, jf, k| libc::sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
-    };
+    let op = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
     let load = |offset| op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, offset);
     let unless = |value, skip| op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, skip, value);
     let end = |verdict| op(libc::BPF_RET | libc::BPF_K, 0, 0, verdict);
@@ -193,10 +180,7 @@ fn a_host_without_ipv6_opens_ipv4_only() {
         end(libc::SECCOMP_RET_ALLOW),
     ];
     let test = move || {
-        let program = libc::sock_fprog {
-            len: filter.len() as u16,
-            filter: filter.as_mut_ptr(),
-        };
+        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
         // SAFETY: concerns this thread only, which ends with the test.
         assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
         // SAFETY: as above; the program lives through the call.
@@ -246,10 +230,7 @@ fn without_permission_the_old_mark_stays() {
         bind.set_mark(7).unwrap();
         // SAFETY: libc's own wrapper would do it to all threads; the call concerns this thread only, which ends soon.
         assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) }, 0);
-        assert_eq!(
-            bind.set_mark(8).unwrap_err().kind(),
-            std::io::ErrorKind::PermissionDenied
-        );
+        assert_eq!(bind.set_mark(8).unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
         for fd in [bind.fd4(), bind.fd6()] {
             // SAFETY: the bind is open, and nobody closes it meanwhile.
             let fd = unsafe { BorrowedFd::borrow_raw(fd.unwrap()) };
@@ -307,10 +288,7 @@ fn what_the_system_will_not_segment_goes_out_one_by_one() {
     assert_eq!((report.sent, report.dropped, report.stale_source_mask), (50, 0, 0));
     assert_eq!(bind.stats().gso_refused, 1);
     let (from, first) = receive(&bind);
-    assert_eq!(
-        (from.dst.ip(), first.as_slice()),
-        (endpoint.src.unwrap(), &data[..1000])
-    );
+    assert_eq!((from.dst.ip(), first.as_slice()), (endpoint.src.unwrap(), &data[..1000]));
     receive_all(&bind, &data[1000..]);
 }
 
@@ -321,12 +299,7 @@ fn a_full_buffer_is_waited_for_and_then_dropped_and_reported() {
         sh("tc qdisc add dev lo root tbf rate 8mbit burst 64k limit 64m");
         let (bind, port) = bind();
         let data = [0; 1400 * 40];
-        let transmit = Transmit {
-            to: to("127.0.0.1", port),
-            contents: &data,
-            segment_size: 1400,
-            tos: 0,
-        };
+        let transmit = Transmit { to: to("127.0.0.1", port), contents: &data, segment_size: 1400, tos: 0 };
         let mut full = SendReport::default();
         for _ in 0..1000 {
             let start = Instant::now();

@@ -36,11 +36,7 @@ pub(super) struct Driver {
 impl Driver {
     /// Sets up a socket that is bound.
     pub(super) fn new(socket: &socket2::Socket, family: Family, offload: bool) -> io::Result<Self> {
-        Ok(Self {
-            state: UdpSocketState::new(UdpSockRef::from(socket))?,
-            family,
-            offload,
-        })
+        Ok(Self { state: UdpSocketState::new(UdpSockRef::from(socket))?, family, offload })
     }
 
     /// How many datagrams go into one message.
@@ -92,10 +88,7 @@ impl Driver {
         }
         let mut errors = 0;
         let received = loop {
-            let call = || {
-                self.state
-                    .recv(UdpSockRef::from(socket), &mut slots[..count], &mut metas)
-            };
+            let call = || self.state.recv(UdpSockRef::from(socket), &mut slots[..count], &mut metas);
             match socket.try_io(call) {
                 Ok(received) => break received,
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -109,10 +102,7 @@ impl Driver {
             }
         };
         for meta in &metas[..received] {
-            let from = Endpoint {
-                dst: meta.addr,
-                src: meta.dst_ip,
-            };
+            let from = Endpoint { dst: meta.addr, src: meta.dst_ip };
             batch.push(RecvMeta {
                 from,
                 len: meta.len,

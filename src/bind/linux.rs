@@ -57,12 +57,7 @@ impl Driver {
             Family::V6 => {
                 set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
                 set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
-                set_option(
-                    socket,
-                    libc::IPPROTO_IPV6,
-                    libc::IPV6_MTU_DISCOVER,
-                    libc::IPV6_PMTUDISC_DONT,
-                )?;
+                set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)?;
             }
         }
         // Past the system's limit, for those who may.
@@ -91,10 +86,7 @@ impl Driver {
                 Ok(count) => outgoing.took(count, segments),
                 Err(err) => {
                     let errno = err.raw_os_error().unwrap_or(0);
-                    let gso = outgoing
-                        .messages(segments)
-                        .next()
-                        .is_some_and(|first| first.segment_size.is_some());
+                    let gso = outgoing.messages(segments).next().is_some_and(|first| first.segment_size.is_some());
                     let left = outgoing.refused(segments, self.judge(errno, gso, counters));
                     if !left.is_zero() {
                         pause(socket, errno, left);
@@ -248,10 +240,7 @@ impl Frame {
 
     /// Points header `i` to its parts.
     fn point(&mut self, i: usize, contents: *mut u8, len: usize, name_len: usize, control_len: usize) {
-        self.vectors[i] = libc::iovec {
-            iov_base: contents.cast(),
-            iov_len: len,
-        };
+        self.vectors[i] = libc::iovec { iov_base: contents.cast(), iov_len: len };
         let header = &mut self.headers[i].msg_hdr;
         header.msg_iov = &raw mut self.vectors[i];
         header.msg_iovlen = 1;
@@ -269,13 +258,7 @@ impl Frame {
             self.names[count] = name;
             attach(&mut self.controls[count], &message);
             let (contents, control_len) = (message.contents, self.controls[count].len());
-            self.point(
-                count,
-                contents.as_ptr().cast_mut(),
-                contents.len(),
-                name_len,
-                control_len,
-            );
+            self.point(count, contents.as_ptr().cast_mut(), contents.len(), name_len, control_len);
             count += 1;
         }
         if count == 0 {
@@ -318,12 +301,8 @@ impl Frame {
         let len = if truncated { 0 } else { header.msg_len as usize };
         #[allow(clippy::unnecessary_cast)] // The type of the length differs between C libraries.
         self.controls[i].filled(header.msg_hdr.msg_controllen as usize);
-        let mut meta = RecvMeta {
-            from: Endpoint::new(self.names[i].address(family)),
-            len,
-            segment_size: len.max(1),
-            tos: 0,
-        };
+        let mut meta =
+            RecvMeta { from: Endpoint::new(self.names[i].address(family)), len, segment_size: len.max(1), tos: 0 };
         for (level, kind, data) in self.controls[i].messages() {
             match (level, kind) {
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
@@ -367,10 +346,8 @@ fn attach(control: &mut Control, message: &Message<'_>) {
                 SocketAddr::V6(to) => to.scope_id(),
                 SocketAddr::V4(_) => 0,
             };
-            let info = libc::in6_pktinfo {
-                ipi6_addr: libc::in6_addr { s6_addr: ip.octets() },
-                ipi6_ifindex: scope_id as _,
-            };
+            let info =
+                libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: ip.octets() }, ipi6_ifindex: scope_id as _ };
             control.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info);
         }
         None => {}
@@ -393,14 +370,8 @@ fn pause(socket: BorrowedFd<'_>, errno: i32, left: Duration) {
         std::thread::sleep(left.min(Duration::from_micros(500)));
         return;
     }
-    let mut fd = libc::pollfd {
-        fd: socket.as_raw_fd(),
-        events: libc::POLLOUT,
-        revents: 0,
-    };
-    let millis = libc::c_int::try_from(left.as_millis())
-        .unwrap_or(libc::c_int::MAX)
-        .max(1);
+    let mut fd = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    let millis = libc::c_int::try_from(left.as_millis()).unwrap_or(libc::c_int::MAX).max(1);
     // SAFETY: one valid entry. Whatever it returns, the next attempt to send tells.
     unsafe { libc::poll(&raw mut fd, 1, millis) };
 }
@@ -438,12 +409,8 @@ mod tests {
 
     #[test]
     fn what_says_that_gso_cannot_be_done_switches_it_off_and_what_says_not_now_does_not() {
-        let driver = Driver {
-            family: Family::V4,
-            offload: true,
-            gso: AtomicBool::new(true),
-            gro: AtomicBool::new(false),
-        };
+        let driver =
+            Driver { family: Family::V4, offload: true, gso: AtomicBool::new(true), gro: AtomicBool::new(false) };
         let counters = Counters::default();
         for errno in [libc::EINVAL, libc::EMSGSIZE] {
             assert_eq!(driver.judge(errno, true, &counters), Refusal::Argument);

@@ -165,10 +165,7 @@ impl UdpBind {
         let registry = poll.registry().try_clone()?;
         Ok(Self {
             waker: Waker::new(&registry, WAKE)?,
-            poller: Mutex::new(Poller {
-                poll,
-                events: Events::with_capacity(8),
-            }),
+            poller: Mutex::new(Poller { poll, events: Events::with_capacity(8) }),
             registry,
             sockets: RwLock::new(None),
             mark: Mutex::new(0),
@@ -229,16 +226,11 @@ impl UdpBind {
     #[cfg(unix)]
     fn fd(&self, family: Family) -> Option<std::os::fd::RawFd> {
         use std::os::fd::AsRawFd;
-        self.with_sockets(|sockets| sockets.family(family).map(|socket| socket.io.as_raw_fd()))
-            .flatten()
+        self.with_sockets(|sockets| sockets.family(family).map(|socket| socket.io.as_raw_fd())).flatten()
     }
 
     fn with_sockets<R>(&self, act: impl FnOnce(&Sockets) -> R) -> Option<R> {
-        self.sockets
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_ref()
-            .map(act)
+        self.sockets.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(act)
     }
 
     /// A socket that is not bound yet, shown to the hook and marked. `None` if the host does not have the family.
@@ -270,9 +262,7 @@ impl UdpBind {
     }
 
     fn prepare_all(&self, families: &[Family], mark: u32) -> io::Result<Vec<(Family, socket2::Socket)>> {
-        of_families(families, |family| {
-            Ok(self.prepare(*family, mark)?.map(|socket| (*family, socket)))
-        })
+        of_families(families, |family| Ok(self.prepare(*family, mark)?.map(|socket| (*family, socket))))
     }
 
     /// Binds prepared sockets to one port and registers them.
@@ -287,11 +277,7 @@ impl UdpBind {
             self.registry.register(&mut io, SOCKET, Interest::READABLE)?;
             Ok(Some(Socket { io, family, driver }))
         })?;
-        Ok(Sockets {
-            port,
-            each,
-            turn: AtomicUsize::new(0),
-        })
+        Ok(Sockets { port, each, turn: AtomicUsize::new(0) })
     }
 
     /// Sockets of those `families` that the host has, on `port` or on one that is free in all of them.
@@ -310,11 +296,7 @@ impl UdpBind {
     fn renew(&self, port: u16, mark: u32) -> io::Result<()> {
         let fresh = self.prepare_all(&BOTH, mark)?;
         let mut open = self.write();
-        let had: Vec<Family> = open
-            .iter()
-            .flat_map(|old| &old.each)
-            .map(|socket| socket.family)
-            .collect();
+        let had: Vec<Family> = open.iter().flat_map(|old| &old.each).map(|socket| socket.family).collect();
         self.retire(open.take());
         let renewed = self.bind_all(fresh, port).map(|sockets| *open = Some(sockets));
         drop(open);
@@ -416,10 +398,7 @@ impl Bind for UdpBind {
 
     fn send(&self, batch: &[Transmit<'_>]) -> SendReport {
         let (batch, rest) = batch.split_at(batch.len().min(BATCH));
-        let mut report = SendReport {
-            dropped: rest.iter().map(Transmit::datagrams).sum(),
-            ..SendReport::default()
-        };
+        let mut report = SendReport { dropped: rest.iter().map(Transmit::datagrams).sum(), ..SendReport::default() };
         let open = self.sockets.read().unwrap_or_else(PoisonError::into_inner);
         for family in BOTH {
             let mut outgoing = Outgoing::new(batch, family, &mut report);
@@ -454,16 +433,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// What `make` makes of each item, without those for which it says that the host has no such family.
 fn of_families<I: IntoIterator, T>(items: I, make: impl FnMut(I::Item) -> io::Result<Option<T>>) -> io::Result<Vec<T>> {
-    let made: Vec<T> = items
-        .into_iter()
-        .map(make)
-        .filter_map(Result::transpose)
-        .collect::<io::Result<_>>()?;
+    let made: Vec<T> = items.into_iter().map(make).filter_map(Result::transpose).collect::<io::Result<_>>()?;
     if made.is_empty() {
-        return Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "this host has neither IPv4 nor IPv6",
-        ));
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "this host has neither IPv4 nor IPv6"));
     }
     Ok(made)
 }

@@ -57,9 +57,7 @@ struct Reading {
 // Without the bytes of packets: they are the user's.
 impl fmt::Debug for Reading {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reading")
-            .field("kept", &self.kept)
-            .finish_non_exhaustive()
+        f.debug_struct("Reading").field("kept", &self.kept).finish_non_exhaustive()
     }
 }
 
@@ -83,9 +81,7 @@ impl PacketFd {
         };
         let file = File::from(fd);
         if kind == Kind::Device {
-            let meta = file
-                .metadata()
-                .map_err(|err| Error::io("cannot look at the descriptor", err))?;
+            let meta = file.metadata().map_err(|err| Error::io("cannot look at the descriptor", err))?;
             if !meta.file_type().is_char_device() {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
@@ -95,22 +91,15 @@ impl PacketFd {
         }
         let socket = SockRef::from(&file);
         // For any descriptor, not only for sockets.
-        socket
-            .set_nonblocking(true)
-            .map_err(|err| Error::io("cannot make the descriptor non-blocking", err))?;
+        socket.set_nonblocking(true).map_err(|err| Error::io("cannot make the descriptor non-blocking", err))?;
         #[cfg(target_vendor = "apple")]
         if kind != Kind::Device {
-            socket
-                .set_nosigpipe(true)
-                .map_err(|err| Error::io("cannot switch SIGPIPE off for the descriptor", err))?;
+            socket.set_nosigpipe(true).map_err(|err| Error::io("cannot switch SIGPIPE off for the descriptor", err))?;
         }
         Ok(Self {
             file,
             kind,
-            reading: Mutex::new(Reading {
-                spill: vec![0; MAX_PACKET].into_boxed_slice(),
-                kept: 0,
-            }),
+            reading: Mutex::new(Reading { spill: vec![0; MAX_PACKET].into_boxed_slice(), kept: 0 }),
             stuck: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             drops: AtomicU64::new(0),
@@ -129,10 +118,7 @@ impl PacketFd {
     /// An error if a write found that the other side is gone.
     pub(super) fn check(&self) -> io::Result<()> {
         if self.gone.load(Relaxed) {
-            return Err(io::Error::new(
-                io::ErrorKind::NotConnected,
-                "the other side of the descriptor is gone",
-            ));
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "the other side of the descriptor is gone"));
         }
         Ok(())
     }
@@ -197,10 +183,7 @@ impl PacketFd {
     /// Writes each packet, and returns how many were taken.
     pub(super) fn write(&self, packets: PacketList<'_>) -> usize {
         let mut patience = Patience::default();
-        packets
-            .iter()
-            .filter(|packet| self.send(&[IoSlice::new(packet)], &mut patience).is_ok())
-            .count()
+        packets.iter().filter(|packet| self.send(&[IoSlice::new(packet)], &mut patience).is_ok()).count()
     }
 
     /// Writes one packet that consists of `parts`. Waits a little if the other side is behind: a burst must not be
@@ -265,11 +248,7 @@ impl Patience {
             thread::sleep(left.min(Duration::from_millis(1)));
             return true;
         }
-        let mut poll = libc::pollfd {
-            fd: fd.as_raw_fd(),
-            events: libc::POLLOUT,
-            revents: 0,
-        };
+        let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
         // Rounded up, and at most PATIENCE.
         let timeout = left.as_millis() as i32 + 1;
         // SAFETY: poll(2) writes to one `pollfd`, which lives; the descriptor is borrowed.
@@ -300,12 +279,7 @@ impl FdTun {
     pub fn new(fd: OwnedFd, mtu: u16) -> Result<Self> {
         let port = PacketFd::new(fd)?;
         let waiter = Waiter::new(port.as_fd()).map_err(|err| Error::io("cannot wait for the descriptor", err))?;
-        Ok(Self {
-            port,
-            waiter,
-            mtu: if mtu == 0 { DEFAULT_MTU } else { mtu },
-            told_up: AtomicBool::new(false),
-        })
+        Ok(Self { port, waiter, mtu: if mtu == 0 { DEFAULT_MTU } else { mtu }, told_up: AtomicBool::new(false) })
     }
 }
 
@@ -380,10 +354,7 @@ mod tests {
                 at - p.len()..at
             })
             .collect();
-        tun.write(PacketList {
-            buffer: &buffer,
-            ranges: &ranges,
-        })
+        tun.write(PacketList { buffer: &buffer, ranges: &ranges })
     }
 
     #[test]
@@ -521,10 +492,7 @@ mod tests {
         let kind_of = |fd: OwnedFd| FdTun::new(fd, 0).map(|_| ()).unwrap_err().kind();
         assert_eq!(kind_of(UnixStream::pair().unwrap().0.into()), ErrorKind::Unsupported);
         assert_eq!(kind_of(io::pipe().unwrap().0.into()), ErrorKind::Unsupported);
-        assert_eq!(
-            kind_of(File::open("/etc/passwd").unwrap().into()),
-            ErrorKind::Unsupported
-        );
+        assert_eq!(kind_of(File::open("/etc/passwd").unwrap().into()), ErrorKind::Unsupported);
         // Always ready and no packets: poll refuses it.
         assert_eq!(kind_of(File::open("/dev/null").unwrap().into()), ErrorKind::Permission);
         assert!(FdTun::new(UnixDatagram::pair().unwrap().0.into(), 0).is_ok());

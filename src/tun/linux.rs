@@ -114,17 +114,11 @@ impl LinuxTun {
     /// # Errors
     /// If the descriptor does not give and take one IP packet at a time.
     pub fn adopt(fd: OwnedFd, mtu: u16) -> Result<Self> {
-        let mut seen = State {
-            up: true,
-            mtu: if mtu == 0 { DEFAULT_MTU } else { mtu },
-        };
+        let mut seen = State { up: true, mtu: if mtu == 0 { DEFAULT_MTU } else { mtu } };
         let (name, flags) = match sys::interface(&fd) {
             Ok(found) => found,
             Err(err) if err.raw_os_error() == Some(libc::EBADFD) => {
-                return Err(Error::new(
-                    ErrorKind::NotFound,
-                    "the TUN descriptor has no interface, or it was removed",
-                ));
+                return Err(Error::new(ErrorKind::NotFound, "the TUN descriptor has no interface, or it was removed"));
             }
             // Not a TUN, or a sandbox does not let us ask.
             Err(_) => return Self::new(fd, None, None, String::new(), seen, true),
@@ -145,11 +139,7 @@ impl LinuxTun {
             }
             Some(Vnet::new(len, offer_offloads(&fd)?))
         };
-        let link = if cfg!(target_os = "linux") {
-            Link::open_at(fd.as_fd(), &name).ok()
-        } else {
-            None
-        };
+        let link = if cfg!(target_os = "linux") { Link::open_at(fd.as_fd(), &name).ok() } else { None };
         if let Some(state) = link.as_ref().and_then(|link| link.ask(&name).ok()) {
             seen = state;
         } else if let Ok(mtu) = link::mtu(&name) {
@@ -172,14 +162,7 @@ impl LinuxTun {
             // What came between opening the link and asking it.
             changed: AtomicBool::new(link.is_some()),
             mtu: AtomicU16::new(seen.mtu),
-            watch: Mutex::new(Watch {
-                link,
-                name,
-                seen,
-                up,
-                told_up: None,
-                told_mtu: seen.mtu,
-            }),
+            watch: Mutex::new(Watch { link, name, seen, up, told_up: None, told_mtu: seen.mtu }),
         })
     }
 
@@ -221,10 +204,7 @@ impl LinuxTun {
                 Err(err) => tracing::debug!(%err, name = watch.name, "the interface is not where it was"),
             }
         }
-        tracing::warn!(
-            name = watch.name,
-            "the interface left to where it cannot be watched: it counts as up"
-        );
+        tracing::warn!(name = watch.name, "the interface left to where it cannot be watched: it counts as up");
         watch.link = None;
         watch.up = true;
     }
@@ -369,19 +349,7 @@ mod tests {
         for name in ["wg0", "a", "fifteen-bytes-x", "wg.0", "_", "-", "ß"] {
             assert!(check_name(name).is_ok(), "{name}");
         }
-        for name in [
-            "",
-            "sixteen-bytes-xx",
-            ".",
-            "..",
-            "a/b",
-            "a b",
-            "a\tb",
-            "wg%d",
-            "a:1",
-            "a\0",
-            "a\u{a0}b",
-        ] {
+        for name in ["", "sixteen-bytes-xx", ".", "..", "a/b", "a b", "a\tb", "wg%d", "a:1", "a\0", "a\u{a0}b"] {
             assert_eq!(check_name(name).unwrap_err().kind(), ErrorKind::Invalid, "{name:?}");
         }
     }

@@ -181,9 +181,7 @@ impl<'a> PacketList<'a> {
 
 impl fmt::Debug for PacketList<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PacketList")
-            .field("ranges", &self.ranges)
-            .finish_non_exhaustive()
+        f.debug_struct("PacketList").field("ranges", &self.ranges).finish_non_exhaustive()
     }
 }
 

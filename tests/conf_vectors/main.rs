@@ -13,9 +13,7 @@ use std::{
 use wg_embed::config::wgquick::Conf;
 
 fn files(kind: &str) -> Vec<PathBuf> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/vectors/conf")
-        .join(kind);
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/conf").join(kind);
     let mut files: Vec<PathBuf> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(!files.is_empty());
     files.sort();

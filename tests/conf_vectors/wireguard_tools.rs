@@ -27,10 +27,7 @@ impl Backend for Recorder {
     }
 
     fn snapshot(&self) -> Snapshot<'_> {
-        Snapshot {
-            interface: InterfaceSnapshot::default(),
-            peers: Box::new(std::iter::empty()),
-        }
+        Snapshot { interface: InterfaceSnapshot::default(), peers: Box::new(std::iter::empty()) }
     }
 }
 
@@ -70,12 +67,7 @@ impl Judge {
         });
         let dir = std::env::temp_dir().join(&name);
         fs::DirBuilder::new().mode(0o700).create(&dir).unwrap();
-        Ok(Self {
-            name,
-            socket,
-            dir,
-            updates,
-        })
+        Ok(Self { name, socket, dir, updates })
     }
 
     pub(crate) fn read(&self, file: &Path) -> Result<Verdict, String> {
@@ -84,10 +76,7 @@ impl Judge {
         let text = run(Command::new("wg-quick").arg("strip").arg(&whole))?;
         fs::write(&stripped, &text).unwrap();
         run(Command::new("wg").arg("setconf").arg(&self.name).arg(&stripped))?;
-        Ok(Verdict {
-            stripped: text,
-            update: self.updates.recv().unwrap(),
-        })
+        Ok(Verdict { stripped: text, update: self.updates.recv().unwrap() })
     }
 }
 
@@ -111,11 +100,7 @@ impl Verdict {
     pub(crate) fn assert_same(&self, ours: &Conf, place: &str) {
         let stripped: Conf = self.stripped.parse().unwrap();
         assert_eq!(stripped.interface, InterfaceSettings::default(), "{place}");
-        assert_eq!(
-            (&stripped.update, &stripped.peer_hosts),
-            (&ours.update, &ours.peer_hosts),
-            "{place}"
-        );
+        assert_eq!((&stripped.update, &stripped.peer_hosts), (&ours.update, &ours.peer_hosts), "{place}");
         // wg has resolved the names.
         let mut update = self.update.clone();
         for peer in &mut update.peers {

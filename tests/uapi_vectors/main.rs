@@ -42,10 +42,7 @@ fn wg_understands_ours() {
         Ok(served) => served,
         Err(reason) => return skip("wg_understands_ours", &reason),
     };
-    let (a, b) = (
-        "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=",
-        "gN65BkIKy1eCE9pP1wdc8ROUtkHLF2PfAqYdyYBz6EA=",
-    );
+    let (a, b) = ("xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=", "gN65BkIKy1eCE9pP1wdc8ROUtkHLF2PfAqYdyYBz6EA=");
     let zoned = format!("peer {b} endpoint [fe80::1%lo]:6 allowed-ips ::/0");
     for arguments in [
         "fwmark 0x7".to_owned(),
@@ -55,18 +52,9 @@ fn wg_understands_ours() {
         served.wg("set", &arguments).unwrap();
     }
     assert_eq!(served.wg("show", "fwmark").unwrap(), "0x7\n");
-    assert_eq!(
-        served.wg("show", "endpoints").unwrap(),
-        format!("{a}\t1.2.3.4:5\n{b}\t[fe80::1%lo]:6\n")
-    );
-    assert_eq!(
-        served.wg("show", "allowed-ips").unwrap(),
-        format!("{a}\t10.0.0.0/8\n{b}\t::/0\n")
-    );
-    assert_eq!(
-        served.wg("show", "persistent-keepalive").unwrap(),
-        format!("{a}\t25\n{b}\toff\n")
-    );
+    assert_eq!(served.wg("show", "endpoints").unwrap(), format!("{a}\t1.2.3.4:5\n{b}\t[fe80::1%lo]:6\n"));
+    assert_eq!(served.wg("show", "allowed-ips").unwrap(), format!("{a}\t10.0.0.0/8\n{b}\t::/0\n"));
+    assert_eq!(served.wg("show", "persistent-keepalive").unwrap(), format!("{a}\t25\n{b}\toff\n"));
 
     let taker = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
     let taken = taker.local_addr().unwrap().port();

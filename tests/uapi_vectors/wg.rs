@@ -19,10 +19,7 @@ pub(crate) struct Served {
 impl Served {
     /// Starts it, or says why that cannot be done here.
     pub(crate) fn start() -> Result<Self, String> {
-        Command::new("wg")
-            .arg("--version")
-            .output()
-            .map_err(|e| format!("no wg: {e}"))?;
+        Command::new("wg").arg("--version").output().map_err(|e| format!("no wg: {e}"))?;
         let run = Path::new("/var/run/wireguard");
         let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(run);
         made.map_err(|e| format!("cannot make {}: {e}", run.display()))?;
@@ -31,10 +28,7 @@ impl Served {
         let listener = UnixListener::bind(&socket).map_err(|e| format!("cannot make {}: {e}", socket.display()))?;
         std::thread::spawn(move || {
             let model = Model::default();
-            let options = Options {
-                zones: Some(|zone| zone == "lo"),
-                ..Options::default()
-            };
+            let options = Options { zones: Some(|zone| zone == "lo"), ..Options::default() };
             for stream in listener.incoming() {
                 // wg looks whether anybody answers before it says anything.
                 let _ = serve(&mut stream.unwrap(), &model, &options);
@@ -49,11 +43,7 @@ impl Served {
         command.arg(verb).arg(&self.name).args(arguments.split_whitespace());
         let output = command.output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
-        if output.status.success() {
-            Ok(text(output.stdout))
-        } else {
-            Err(text(output.stderr))
-        }
+        if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
     }
 }
 

@@ -30,11 +30,7 @@ fn receive(bind: &UdpBind, batch: &mut RecvBatch, count: usize) -> Inbox {
     let mut inbox = Inbox::default();
     let deadline = Instant::now() + 5 * SECOND;
     while inbox.datagrams.len() < count {
-        assert!(
-            Instant::now() < deadline,
-            "only {} of {count} datagrams came",
-            inbox.datagrams.len()
-        );
+        assert!(Instant::now() < deadline, "only {} of {count} datagrams came", inbox.datagrams.len());
         batch.clear();
         if bind.recv(batch).unwrap() == 0 {
             bind.wait(Some(SECOND)).unwrap();
@@ -61,12 +57,7 @@ fn drivers() -> [UdpBind; 2] {
 }
 
 fn transmit(to: Endpoint, contents: &[u8], segment_size: usize) -> Transmit<'_> {
-    Transmit {
-        to,
-        contents,
-        segment_size,
-        tos: 0,
-    }
+    Transmit { to, contents, segment_size, tos: 0 }
 }
 
 fn v4(port: u16) -> Endpoint {
@@ -129,10 +120,7 @@ fn without_offload_the_same_datagrams_arrive() {
     assert_eq!(bind.send(&[transmit(v4(port), &[1; 2500], 1000)]).sent, 3);
     let inbox = receive(&bind, &mut large(), 3);
     assert_eq!(inbox.from.len(), 3);
-    assert_eq!(
-        inbox.payloads().iter().map(|d| d.len()).collect::<Vec<_>>(),
-        [1000, 1000, 500]
-    );
+    assert_eq!(inbox.payloads().iter().map(|d| d.len()).collect::<Vec<_>>(), [1000, 1000, 500]);
 }
 
 #[test]
@@ -141,11 +129,7 @@ fn a_full_batch_for_both_families_is_sent_and_received_whole() {
     for bind in drivers() {
         let port = bind.open(0).unwrap();
         let to = |i| if i % 3 == 0 { v6(port) } else { v4(port) };
-        let batch: Vec<_> = data
-            .iter()
-            .enumerate()
-            .map(|(i, data)| transmit(to(i), data, 0))
-            .collect();
+        let batch: Vec<_> = data.iter().enumerate().map(|(i, data)| transmit(to(i), data, 0)).collect();
         let report = bind.send(&batch);
         assert_eq!((report.sent, report.dropped_mask), (BATCH, 0));
         let mut inbox = receive(&bind, &mut large(), BATCH);
@@ -161,10 +145,7 @@ fn the_tos_byte_passes_whole() {
     let port = bind.open(0).unwrap();
     for to in [v4(port), v6(port)] {
         for tos in [0x88, 0x03, 0] {
-            bind.send(&[Transmit {
-                tos,
-                ..transmit(to, b"x", 1)
-            }]);
+            bind.send(&[Transmit { tos, ..transmit(to, b"x", 1) }]);
             assert_eq!(receive(&bind, &mut large(), 1).datagrams[0].1, tos);
         }
     }
@@ -174,10 +155,7 @@ fn the_tos_byte_passes_whole() {
 fn the_portable_driver_passes_ecn() {
     let bind = UdpBind::new().unwrap().with_portable_driver();
     let port = bind.open(0).unwrap();
-    let ecn = Transmit {
-        tos: 0x8a,
-        ..transmit(v4(port), b"x", 1)
-    };
+    let ecn = Transmit { tos: 0x8a, ..transmit(v4(port), b"x", 1) };
     bind.send(&[ecn]);
     assert_eq!(receive(&bind, &mut large(), 1).datagrams[0].1 & 3, 2);
 }
@@ -215,11 +193,7 @@ fn a_source_that_is_not_ours_is_left_out_and_reported() {
         let port = bind.open(0).unwrap();
         for (mut to, src) in [(v4(port), "192.0.2.77"), (v6(port), "2001:db8::77")] {
             to.src = Some(src.parse().unwrap());
-            let batch = [
-                transmit(v4(port), b"a", 1),
-                transmit(to, &[2; 300], 100),
-                transmit(v4(port), b"c", 1),
-            ];
+            let batch = [transmit(v4(port), b"a", 1), transmit(to, &[2; 300], 100), transmit(v4(port), b"c", 1)];
             let report = bind.send(&batch);
             assert_eq!((report.sent, report.dropped, report.stale_source_mask), (5, 0, 0b010));
             assert_eq!(receive(&bind, &mut large(), 5).datagrams.len(), 5);
@@ -283,9 +257,7 @@ fn when_the_new_sockets_fail_those_that_were_open_come_back() {
         bind.replace(Some(ipv4_only));
         let other = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::DGRAM, None).unwrap();
         other.set_only_v6(true).unwrap();
-        other
-            .bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())
-            .unwrap();
+        other.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into()).unwrap();
         assert_eq!(bind.open(port).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         let report = bind.send(&[transmit(v4(port), b"x", 1), transmit(v6(port), b"y", 1)]);
         assert_eq!((report.sent, report.dropped_mask), (1, 0b10));
@@ -301,18 +273,12 @@ fn the_hook_sees_each_socket_unbound_and_its_refusal_is_final() {
     let refuse = Arc::new(AtomicBool::new(false));
     let seen = Arc::new(Mutex::new(Vec::new()));
     let (told, record) = (Arc::clone(&refuse), Arc::clone(&seen));
-    let bind = UdpBind::new()
-        .unwrap()
-        .with_socket_hook(Box::new(move |socket, family| {
-            let bound = socket2::SockRef::from(&socket).local_addr()?.as_socket().unwrap();
-            lock(&record).push((family, bound.port()));
-            // A kind that would stand for a missing family if it came from the system.
-            if told.load(SeqCst) {
-                Err(io::ErrorKind::AddrNotAvailable.into())
-            } else {
-                Ok(())
-            }
-        }));
+    let bind = UdpBind::new().unwrap().with_socket_hook(Box::new(move |socket, family| {
+        let bound = socket2::SockRef::from(&socket).local_addr()?.as_socket().unwrap();
+        lock(&record).push((family, bound.port()));
+        // A kind that would stand for a missing family if it came from the system.
+        if told.load(SeqCst) { Err(io::ErrorKind::AddrNotAvailable.into()) } else { Ok(()) }
+    }));
     refuse.store(true, SeqCst);
     assert_eq!(bind.open(0).unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);
     assert_eq!(bind.send(&[transmit(v4(9), b"x", 1)]).dropped, 1);

@@ -127,17 +127,12 @@ impl FromStr for HostPort {
 
     /// Reads `host:port`, the port in decimal.
     fn from_str(text: &str) -> Result<Self> {
-        let (host, port) = text
-            .rsplit_once(':')
-            .ok_or_else(|| Error::invalid("the port is missing"))?;
+        let (host, port) = text.rsplit_once(':').ok_or_else(|| Error::invalid("the port is missing"))?;
         if !is_name(host) {
             return Err(Error::invalid("not a host name"));
         }
         let port = text::decimal(port).map_err(|e| e.at("port"))?;
-        Ok(Self {
-            host: host.into(),
-            port,
-        })
+        Ok(Self { host: host.into(), port })
     }
 }
 

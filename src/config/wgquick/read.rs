@@ -33,9 +33,7 @@ impl FromStr for Conf {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut reader = Reader::default();
         for (number, line) in (1..).zip(text.split('\n')) {
-            reader
-                .line(number, line)
-                .map_err(|e| e.at(format_args!("line {number}")))?;
+            reader.line(number, line).map_err(|e| e.at(format_args!("line {number}")))?;
         }
         reader.finish()
     }
@@ -59,11 +57,7 @@ fn decode(bytes: &[u8]) -> Result<Zeroizing<String>> {
     for c in char::decode_utf16(units.iter().map(|&pair| unit(pair))) {
         text.push(c.map_err(|_| Error::invalid("the file is not proper UTF-16"))?);
     }
-    if odd.is_empty() {
-        Ok(text)
-    } else {
-        Err(Error::invalid("the file ends inside a UTF-16 character"))
-    }
+    if odd.is_empty() { Ok(text) } else { Err(Error::invalid("the file ends inside a UTF-16 character")) }
 }
 
 #[derive(Default)]
@@ -100,17 +94,14 @@ impl Reader {
         if line.starts_with('[') {
             return self.begin(number, line);
         }
-        let (key, value) = line
-            .split_once('=')
-            .ok_or_else(|| Error::invalid("neither a section nor key = value"))?;
+        let (key, value) = line.split_once('=').ok_or_else(|| Error::invalid("neither a section nor key = value"))?;
         let (key, value) = (key.trim(), value.trim());
         let section = match self.section {
             Section::None => return Err(Error::invalid("stands before the first section")),
             Section::Interface => "[Interface]",
             Section::Peer(_) => "[Peer]",
         };
-        self.pair(key, value)
-            .map_err(|e| e.at(format_args!("{section} {}", shown(key))))
+        self.pair(key, value).map_err(|e| e.at(format_args!("{section} {}", shown(key))))
     }
 
     fn begin(&mut self, number: usize, header: &str) -> Result<()> {
@@ -323,13 +314,7 @@ mod tests {
         let le = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
         let be = |text: &str| text.encode_utf16().flat_map(u16::to_be_bytes).collect::<Vec<u8>>();
         let marked = format!("\u{feff}{}", FILE.replace('\n', "\r\n"));
-        for bytes in [
-            marked.clone().into_bytes(),
-            le(&marked),
-            be(&marked),
-            le(FILE),
-            be(FILE),
-        ] {
+        for bytes in [marked.clone().into_bytes(), le(&marked), be(&marked), le(FILE), be(FILE)] {
             assert_eq!(Conf::from_bytes(&bytes).unwrap(), expected);
         }
         for bad in [b"[\xff".as_slice(), b"[\0I\0x", b"\xff\xfe\x00\xd8"] {

@@ -23,21 +23,9 @@ impl Conf {
         let mut out = Text::default();
         out.section("[Interface]");
         let update = &self.update;
-        out.option(
-            "PrivateKey",
-            update
-                .private_key
-                .iter()
-                .flatten()
-                .map(|k| k.to_base64())
-                .next()
-                .as_deref(),
-        );
+        out.option("PrivateKey", update.private_key.iter().flatten().map(|k| k.to_base64()).next().as_deref());
         out.option("ListenPort", update.listen_port.filter(|&port| port != 0));
-        out.option(
-            "FwMark",
-            update.fwmark.filter(|&mark| mark != 0).map(|mark| format!("{mark:#x}")),
-        );
+        out.option("FwMark", update.fwmark.filter(|&mark| mark != 0).map(|mark| format!("{mark:#x}")));
         out.interface(&self.interface);
         for peer in &update.peers {
             out.section("\n[Peer]");
@@ -108,10 +96,7 @@ impl Text {
 
     fn peer(&mut self, peer: &PeerUpdate, conf: &Conf) {
         self.pair("PublicKey", peer.public_key.to_base64().as_str());
-        self.option(
-            "PresharedKey",
-            peer.preshared_key.as_ref().map(|k| k.to_base64()).as_deref(),
-        );
+        self.option("PresharedKey", peer.preshared_key.as_ref().map(|k| k.to_base64()).as_deref());
         self.list("AllowedIPs", peer.allowed_ips.iter().map(|change| change.prefix));
         match conf.peer_hosts.get(&peer.public_key) {
             Some(host) => self.option("Endpoint", Some(host)),
@@ -170,12 +155,7 @@ mod tests {
         let unsayable = [
             with_peer(|p| p.remove = true),
             with_peer(|p| p.update_only = true),
-            with_peer(|p| {
-                p.allowed_ips.push(AllowedIpUpdate {
-                    prefix: "::/0".parse().unwrap(),
-                    remove: true,
-                })
-            }),
+            with_peer(|p| p.allowed_ips.push(AllowedIpUpdate { prefix: "::/0".parse().unwrap(), remove: true })),
             with_hook("echo a # b"),
             with_hook("echo\n[Peer]"),
             with_hook(" echo"),

@@ -40,9 +40,7 @@ struct Reading {
 // Without the bytes of packets: they are the user's.
 impl fmt::Debug for Reading {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reading")
-            .field("kept", &self.kept)
-            .finish_non_exhaustive()
+        f.debug_struct("Reading").field("kept", &self.kept).finish_non_exhaustive()
     }
 }
 
@@ -52,10 +50,7 @@ impl Vnet {
         Self {
             header_len,
             udp: AtomicBool::new(udp),
-            reading: Mutex::new(Reading {
-                buffer: vec![0; header_len + MAX_PACKET].into_boxed_slice(),
-                kept: None,
-            }),
+            reading: Mutex::new(Reading { buffer: vec![0; header_len + MAX_PACKET].into_boxed_slice(), kept: None }),
         }
     }
 
@@ -105,11 +100,7 @@ impl Vnet {
         };
         coalesce(packets, self.udp.load(Relaxed), |group| match group {
             Group::One(i) => taken += one(i, &mut patience),
-            Group::Merged {
-                vnet,
-                headers,
-                packets: numbers,
-            } => {
+            Group::Merged { vnet, headers, packets: numbers } => {
                 let mut header = [0; MAX_HEADER_LEN];
                 header[..VNET_HEADER_LEN].copy_from_slice(&vnet.encode());
                 let mut parts = [IoSlice::new(&[]); MAX_MERGED + 2];
