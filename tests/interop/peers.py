@@ -1,0 +1,1 @@
+def scenarios(names): return []
