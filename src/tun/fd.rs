@@ -48,8 +48,9 @@ pub(super) struct PacketFd {
 }
 
 struct Reading {
-    /// Takes what of a packet is longer than expected.
-    spill: Box<[u8]>,
+    /// Takes what of a packet is longer than expected. Made by the first read: a TUN with virtio-net headers has a
+    /// buffer of its own.
+    spill: Vec<u8>,
     /// Length of the packet in `spill` that there was no room for in the arena.
     kept: usize,
 }
@@ -108,7 +109,7 @@ impl PacketFd {
             file,
             kind,
             reading: Mutex::new(Reading {
-                spill: vec![0; MAX_PACKET].into_boxed_slice(),
+                spill: Vec::new(),
                 kept: 0,
             }),
             stuck: AtomicBool::new(false),
@@ -157,6 +158,9 @@ impl PacketFd {
         self.check()?;
         let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let Reading { spill, kept } = &mut *reading;
+        if spill.is_empty() {
+            *spill = vec![0; MAX_PACKET];
+        }
         let before = arena.slots().len();
         if *kept > 0 {
             if !arena.push(&spill[..*kept]) {
