@@ -19,6 +19,8 @@ pub mod linux;
 pub mod mem;
 pub mod offload;
 #[cfg(unix)]
+mod port;
+#[cfg(unix)]
 mod waiter;
 
 use std::{fmt, io, ops::Range, time::Duration};

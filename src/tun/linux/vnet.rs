@@ -2,12 +2,12 @@
 
 use crate::tun::{
     MAX_PACKET, PacketArena, PacketList,
-    fd::{PacketFd, Patience},
     offload::{
         VNET_HEADER_LEN, VnetHeader,
         coalesce::{Group, MAX_MERGED, coalesce},
         split::Split,
     },
+    port::{PacketFd, Patience},
 };
 use std::{
     fmt,
