@@ -17,6 +17,7 @@ pub mod bind;
 pub mod config;
 pub mod device;
 pub mod error;
+pub mod ipc;
 pub mod key;
 pub mod noise;
 pub mod random;

@@ -1,5 +1,5 @@
 //! [`UdpBind`] against the Linux kernel: addresses that go away, marks, fragments, a path that refuses GSO. Each test has
-//! a network namespace of its own, so all but one need root and say so if they are skipped.
+//! a network namespace of its own, so most of them need root, and say so if they are skipped.
 #![cfg(target_os = "linux")]
 #![allow(unsafe_code, clippy::unwrap_used)]
 
@@ -32,6 +32,13 @@ fn in_namespace(test: impl FnOnce() + Send + 'static) {
 fn sh(line: &str) {
     let status = Command::new("sh").args(["-c", line]).status().unwrap();
     assert!(status.success(), "{line}");
+}
+
+/// Waits until the kernel has made an IPv6 address its own, which it does in its own time.
+fn await_addresses(addresses: &[&str]) {
+    for address in addresses {
+        sh(&format!("until ip -6 route show table local | grep -q '^local {address} '; do sleep 0.01; done"));
+    }
 }
 
 fn bind() -> (UdpBind, u16) {
@@ -96,6 +103,7 @@ fn answers_leave_from_the_address_that_was_reached_until_it_goes_away() {
     in_namespace(|| {
         sh("ip addr add 10.0.0.1/32 dev lo; ip addr add 10.0.0.2/32 dev lo");
         sh("ip addr add fd00::1/128 dev lo nodad; ip addr add fd00::2/128 dev lo nodad");
+        await_addresses(&["fd00::1", "fd00::2"]);
         let (bind, port) = bind();
         for (near, far, gone) in [
             ("10.0.0.2", "127.0.0.1:0", "ip addr del 10.0.0.2/32 dev lo"),
@@ -131,6 +139,7 @@ fn link_local_addresses_keep_their_zone_and_a_zone_that_is_gone_is_a_drop() {
         sh("echo 1 > /proc/sys/net/ipv6/conf/default/addr_gen_mode");
         sh("ip link add v0 type veth peer name v1; ip link set v0 up; ip link set v1 up");
         sh("ip addr add fe80::1/64 dev v0 nodad; ip addr add fe80::2/64 dev v1 nodad");
+        await_addresses(&["fe80::1", "fe80::2"]);
         let (bind, port) = bind();
         let (v0, v1) = (bind.zone_index("v0").unwrap(), bind.zone_index("v1").unwrap());
         let at = |ip: &str, zone| SocketAddr::V6(std::net::SocketAddrV6::new(ip.parse().unwrap(), port, 0, zone));
@@ -317,6 +326,21 @@ fn a_full_buffer_is_waited_for_and_then_dropped_and_reported() {
     });
 }
 
+/// Waits until these are the ports of all sockets in this namespace. A child process that another test is just about to
+/// start holds copies for a moment.
+fn await_sockets(table: &str, ports: &[u16]) {
+    let port = |line: &str| u16::from_str_radix(line.split_whitespace().nth(1)?.rsplit_once(':')?.1, 16).ok();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let text = fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap();
+        if text.lines().skip(1).filter_map(port).eq(ports.iter().copied()) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{text}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
 #[test]
 fn reopening_leaves_no_socket_behind() {
     in_namespace(|| {
@@ -324,13 +348,10 @@ fn reopening_leaves_no_socket_behind() {
         for i in 0..200 {
             port = bind.open(if i % 2 == 0 { 0 } else { port }).unwrap();
         }
-        for table in ["udp", "udp6"] {
-            let text = fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap();
-            assert_eq!(text.lines().count(), 2, "{text}");
-            assert!(text.contains(&format!(":{port:04X} ")), "{text}");
-        }
+        await_sockets("udp", &[port]);
+        await_sockets("udp6", &[port]);
         bind.close();
-        let text = fs::read_to_string("/proc/thread-self/net/udp").unwrap();
-        assert_eq!(text.lines().count(), 1, "{text}");
+        await_sockets("udp", &[]);
+        await_sockets("udp6", &[]);
     });
 }

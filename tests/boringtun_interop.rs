@@ -160,7 +160,7 @@ impl Ours {
                 (data.receiver == session.local_index() && session.may_receive(now())).then_some(())?;
                 let len = session.open(data.counter, data.body)?;
                 let mut fresh = false;
-                session.accept([data.counter], |new| fresh = new);
+                session.accept(&mut [data.counter], |counter| *counter, |_| fresh = true);
                 fresh.then(|| match len {
                     0 => Out::Taken,
                     _ => Out::Packet(data.body[..len].to_vec()),

@@ -10,6 +10,7 @@ use super::{
 };
 use mio::net::UdpSocket;
 use quinn_udp::{EcnCodepoint, Transmit, UdpSockRef, UdpSocketState};
+use socket2::{SockAddr, SockRef, Socket};
 use std::{
     io::{self, IoSliceMut},
     sync::atomic::Ordering::Relaxed,
@@ -34,9 +35,11 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// Sets up a socket that is bound.
-    pub(super) fn new(socket: &socket2::Socket, family: Family, offload: bool) -> io::Result<Self> {
-        Ok(Self { state: UdpSocketState::new(UdpSockRef::from(socket))?, family, offload })
+    /// Binds a socket and sets it up: on Windows the options need an address.
+    pub(super) fn bind(bare: &Socket, address: &SockAddr, family: Family, offload: bool) -> io::Result<Self> {
+        bare.bind(address)?;
+        let state = UdpSocketState::new(UdpSockRef::from(bare))?;
+        Ok(Self { state, family, offload })
     }
 
     /// How many datagrams go into one message.
@@ -140,6 +143,12 @@ const ARGUMENT: [i32; 3] = [10022, 10040, 10045];
 /// Of winsock2.h: `WSAEADDRNOTAVAIL`, `WSAENETUNREACH`.
 #[cfg(windows)]
 const SOURCE: [i32; 2] = [10049, 10051];
+
+/// There are no marks here.
+#[cfg_attr(any(target_os = "linux", target_os = "android"), allow(dead_code))]
+pub(super) fn set_mark(_: &SockRef<'_>, _: u32) -> io::Result<()> {
+    Ok(())
+}
 
 /// The index of an interface. The resolver of every system knows it, as a part of the text form of an address.
 #[cfg_attr(any(target_os = "linux", target_os = "android"), allow(dead_code))]

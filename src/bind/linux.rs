@@ -7,14 +7,16 @@ mod cmsg;
 use super::{
     Endpoint, Family, RecvBatch, RecvMeta,
     outgoing::{Message, Outgoing, Refusal},
-    udp::Counters,
+    udp::{BUFFER, Counters},
 };
 use cmsg::Control;
+use mio::net::UdpSocket;
+use socket2::{SockAddr, SockRef, Socket};
 use std::{
     ffi::CString,
     io, mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
     ptr,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::Duration,
@@ -45,8 +47,9 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// Sets up a socket that is not bound yet.
-    pub(super) fn new(socket: BorrowedFd<'_>, family: Family, offload: bool) -> io::Result<Self> {
+    /// Sets up a socket and binds it.
+    pub(super) fn bind(bare: &Socket, address: &SockAddr, family: Family, offload: bool) -> io::Result<Self> {
+        let socket = bare.as_fd();
         match family {
             Family::V4 => {
                 set_option(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
@@ -62,8 +65,9 @@ impl Driver {
         }
         // Past the system's limit, for those who may.
         for option in [libc::SO_RCVBUFFORCE, libc::SO_SNDBUFFORCE] {
-            let _ = set_option(socket, libc::SOL_SOCKET, option, super::udp::BUFFER as libc::c_int);
+            let _ = set_option(socket, libc::SOL_SOCKET, option, BUFFER as libc::c_int);
         }
+        bare.bind(address)?;
         Ok(Self {
             family,
             offload,
@@ -74,7 +78,8 @@ impl Driver {
     }
 
     /// Sends until nothing is left.
-    pub(super) fn send(&self, socket: BorrowedFd<'_>, outgoing: &mut Outgoing<'_>, counters: &Counters) {
+    pub(super) fn send(&self, socket: &UdpSocket, outgoing: &mut Outgoing<'_>, counters: &Counters) {
+        let socket = socket.as_fd();
         if outgoing.messages(1).next().is_none() {
             return;
         }
@@ -122,7 +127,8 @@ impl Driver {
     }
 
     /// Receives into the free slots what is there.
-    pub(super) fn recv(&self, socket: BorrowedFd<'_>, batch: &mut RecvBatch, counters: &Counters) -> io::Result<()> {
+    pub(super) fn recv(&self, socket: &UdpSocket, batch: &mut RecvBatch, counters: &Counters) -> io::Result<()> {
+        let socket = socket.as_fd();
         self.match_slots(socket, batch.slot_len());
         let mut frame = Frame::new();
         let mut errors = 0;
@@ -393,6 +399,11 @@ fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, val
     let len = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the value is a live `int`, and its size is told.
     retry(|| unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), len) }).map(drop)
+}
+
+/// Marks what the socket sends, for routing rules and firewalls.
+pub(super) fn set_mark(socket: &SockRef<'_>, mark: u32) -> io::Result<()> {
+    socket.set_mark(mark)
 }
 
 /// The index of an interface.

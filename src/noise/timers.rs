@@ -256,8 +256,8 @@ mod tests {
     #[test]
     fn unanswered_data_leads_to_a_handshake_15_s_after_the_first_packet() {
         let mut t = running();
-        t.data_sent(START, JITTER);
-        t.data_sent(START + secs(9), Duration::ZERO);
+        t.data_sent(START, || JITTER);
+        t.data_sent(START + secs(9), || Duration::ZERO);
         assert_next(&mut t, secs(15) + JITTER, Action::RenewHandshake);
         assert_idle(&mut t);
     }
@@ -265,10 +265,10 @@ mod tests {
     #[test]
     fn any_message_received_answers_data() {
         let mut t = running();
-        t.data_sent(START, JITTER);
+        t.data_sent(START, || JITTER);
         t.message_received(START + secs(1));
         assert_idle(&mut t);
-        t.data_sent(START + secs(2), Duration::ZERO);
+        t.data_sent(START + secs(2), || Duration::ZERO);
         assert_next(&mut t, secs(17), Action::RenewHandshake);
     }
 
@@ -327,7 +327,7 @@ mod tests {
         let mut t = running();
         assert!(t.set_keepalive_interval(3));
         // We have answered an initiation, the session is never confirmed, and for 5 s there may be no initiation of ours.
-        t.response_sent(START);
+        t.handshake_message_sent(START);
         t.message_sent(START);
         assert_next(&mut t, secs(3), Action::SendPersistentKeepalive);
         assert!(!t.may_initiate(START + secs(3)));
@@ -435,13 +435,11 @@ mod tests {
         let mut t = running();
         let soon = Instant::from_nanos((START + REKEY_TIMEOUT).as_nanos() - 1);
         assert!(t.may_initiate(START));
-        for send in [|t: &mut Timers| t.initiation_sent(START, JITTER), |t: &mut Timers| t.response_sent(START)] {
-            send(&mut t);
-            assert!(!t.may_initiate(START) && !t.may_initiate(soon));
-            assert!(t.may_initiate(START + REKEY_TIMEOUT));
-            t.identity_changed();
-            assert!(t.may_initiate(START), "the old key's handshakes do not count");
-        }
+        t.handshake_message_sent(START);
+        assert!(!t.may_initiate(START) && !t.may_initiate(soon));
+        assert!(t.may_initiate(START + REKEY_TIMEOUT));
+        t.identity_changed();
+        assert!(t.may_initiate(START), "the old key's handshakes do not count");
     }
 
     #[test]
@@ -458,7 +456,7 @@ mod tests {
         for jitter in [Duration::ZERO, REKEY_TIMEOUT_JITTER - Duration::from_nanos(1)] {
             let mut t = running();
             t.initiation_sent(START, jitter);
-            t.data_sent(START, jitter);
+            t.data_sent(START, || jitter);
             assert_next(&mut t, secs(5) + jitter, Action::RetryHandshake { attempt: 1 });
             assert_next(&mut t, secs(15) + jitter, Action::RenewHandshake);
             assert!(jitter < REKEY_TIMEOUT_JITTER);
@@ -470,7 +468,7 @@ mod tests {
         let mut t = running();
         assert!(t.set_keepalive_interval(300));
         t.message_sent(START);
-        t.data_sent(START, JITTER);
+        t.data_sent(START, || JITTER);
         t.data_received(START);
         t.initiation_sent(START, JITTER);
         t.session_derived(START);
@@ -567,13 +565,13 @@ mod tests {
         match event {
             Event::Start => t.start(),
             Event::Stop => t.stop(),
-            Event::DataSent => t.data_sent(now, JITTER),
+            Event::DataSent => t.data_sent(now, || JITTER),
             Event::DataReceived => t.data_received(now),
             Event::MessageSent => t.message_sent(now),
             Event::MessageReceived => t.message_received(now),
             Event::HandshakeWanted => t.handshake_wanted(),
             Event::InitiationSent => t.initiation_sent(now, JITTER),
-            Event::ResponseSent => t.response_sent(now),
+            Event::ResponseSent => t.handshake_message_sent(now),
             Event::SessionDerived => t.session_derived(now),
             Event::HandshakeComplete => t.handshake_complete(),
             Event::IdentityChanged => t.identity_changed(),

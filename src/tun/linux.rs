@@ -16,10 +16,7 @@ use self::{
     vnet::Vnet,
 };
 use super::{
-    PacketArena, PacketList, Tun, TunEvent,
-    fd::{DEFAULT_MTU, PacketFd},
-    offload::VNET_HEADER_LEN,
-    waiter::Waiter,
+    PacketArena, PacketList, Tun, TunEvent, fd::DEFAULT_MTU, offload::VNET_HEADER_LEN, port::PacketFd, waiter::Waiter,
 };
 use crate::error::{Error, ErrorKind, Result};
 use std::{
@@ -77,7 +74,8 @@ struct Watch {
 
 impl LinuxTun {
     /// Makes an interface, with an MTU of 1420; it is down then, and the first event says so. It is removed when this
-    /// is dropped. An existing persistent TUN of that name that nobody uses is taken instead.
+    /// is dropped. An existing persistent TUN of that name that nobody uses is taken instead; without the right to set
+    /// its MTU, it keeps the one that it has.
     ///
     /// The name is exactly that: 1 to 15 bytes, not `.` or `..`, without `/`, `:`, white space and control
     /// characters. `%` is refused: to the kernel it is a template for another name than the one that was asked for.
@@ -97,8 +95,11 @@ impl LinuxTun {
         let (name, _) = sys::interface(&fd).map_err(|err| Error::io("cannot ask for the interface's name", err))?;
         let watching = |err| Error::io(format!("cannot watch interface {name}"), err);
         let link = Link::open(&name).map_err(watching)?;
-        sys::set_mtu(&link, &name, DEFAULT_MTU)
-            .map_err(|err| Error::io(format!("cannot set the MTU of interface {name}"), err))?;
+        match sys::set_mtu(&link, &name, DEFAULT_MTU) {
+            // Its owner made it persistent, so that a program without rights may use it as it is.
+            Err(err) if err.kind() == io::ErrorKind::PermissionDenied => (),
+            result => result.map_err(|err| Error::io(format!("cannot set the MTU of interface {name}"), err))?,
+        }
         let seen = link.ask(&name).map_err(watching)?;
         let vnet = Some(Vnet::new(VNET_HEADER_LEN, offer_offloads(&fd)?));
         Self::new(fd, vnet, Some(link), name, seen, seen.up)
@@ -146,6 +147,16 @@ impl LinuxTun {
             seen.mtu = mtu;
         }
         Self::new(fd, vnet, link, name, seen, true)
+    }
+
+    /// Lets an adopted interface be down if it is: for a daemon, which follows the interface as it would one that it
+    /// made itself. To be called before the first event is asked for.
+    #[must_use]
+    pub fn with_link_state(self) -> Self {
+        let mut watch = self.watch();
+        watch.up = watch.seen.up;
+        drop(watch);
+        self
     }
 
     fn new(fd: OwnedFd, vnet: Option<Vnet>, link: Option<Link>, name: String, seen: State, up: bool) -> Result<Self> {

@@ -1,7 +1,7 @@
 use super::*;
-use crate::bind::Endpoint;
+use crate::bind::{Endpoint, fallback};
 use std::{
-    net::UdpSocket,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::SeqCst},
@@ -242,6 +242,9 @@ fn the_same_port_gets_fresh_sockets_and_another_port_others() {
         assert_eq!(bind.open(port).unwrap(), port);
         before.send_to(b"new", ("127.0.0.1", port)).unwrap();
         assert_eq!(receive(&bind, &mut large(), 1).payloads(), [b"new"]);
+        let thief = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+        thief.set_reuse_address(true).unwrap();
+        thief.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into()).unwrap_err();
         let other = bind.open(0).unwrap();
         assert_ne!(other, port);
         UdpSocket::bind(("0.0.0.0", port)).unwrap();
@@ -250,7 +253,7 @@ fn the_same_port_gets_fresh_sockets_and_another_port_others() {
 }
 
 #[test]
-fn when_the_new_sockets_fail_those_that_were_open_come_back() {
+fn when_fresh_sockets_fail_on_the_same_port_the_old_ones_stay() {
     for bind in drivers() {
         let ipv4_only = bind.make(&[Family::V4], 0, 0).unwrap();
         let port = ipv4_only.port;
@@ -261,6 +264,10 @@ fn when_the_new_sockets_fail_those_that_were_open_come_back() {
         assert_eq!(bind.open(port).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         let report = bind.send(&[transmit(v4(port), b"x", 1), transmit(v6(port), b"y", 1)]);
         assert_eq!((report.sent, report.dropped_mask), (1, 0b10));
+        // Nor can anybody have the port beside them.
+        let thief = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+        thief.set_reuse_address(true).unwrap();
+        thief.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into()).unwrap_err();
         assert_eq!(receive(&bind, &mut large(), 1).payloads(), [b"x"]);
         drop(other);
         assert_eq!(bind.open(port).unwrap(), port);
@@ -360,6 +367,39 @@ fn reopening_under_load_loses_nothing_and_never_stalls() {
             stop.store(true, SeqCst);
             bind.wake();
         });
+    }
+}
+
+#[test]
+fn closing_under_load_disturbs_nobody() {
+    for bind in drivers() {
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut batch = large();
+                while !stop.load(SeqCst) {
+                    batch.clear();
+                    if bind.recv(&mut batch).unwrap() == 0 {
+                        bind.wait(None).unwrap();
+                    }
+                }
+            });
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !stop.load(SeqCst) {
+                        let report = bind.send(&[transmit(v4(9), &[1; 50], 10), transmit(v6(9), b"x", 1)]);
+                        assert_eq!(report.sent + report.dropped, 6);
+                    }
+                });
+            }
+            for _ in 0..100 {
+                bind.open(0).unwrap();
+                bind.close();
+            }
+            stop.store(true, SeqCst);
+            bind.wake();
+        });
+        assert_eq!(bind.stats().recv_errors, 0);
     }
 }
 
