@@ -10,6 +10,7 @@ from traffic import COOKIE, INITIATION, RESPONSE, Capture, Flood, megabits, tran
 
 HOST4, HOST6 = "198.18.0.1", "fd00:18::1"
 FLOODER = "198.18.0.9"
+LISTEN = "timeout 30 python3 -c 'import socket, sys, time; s = socket.socket(2, 2); s.bind((sys.argv[1], int(sys.argv[2]))); time.sleep(30)'"
 PSK = "FpCyhws9cxwWoV4xELtfJvjJN+zQVRPISllRWgeopVE="
 
 
@@ -87,9 +88,12 @@ def keepalive(lab, t):
         expect(rest == 0 and 4 <= keepalives <= 7, f"{after.received - before.received} bytes received")
         expect(after.sent == before.sent, f"{after.sent - before.sent} bytes sent")
     with t.check("passive: ours answers lone data with a keepalive after 10 s") as note:
-        # The sender then has no reason to think that we are gone, which it would after 15 s.
+        # The sender then has no reason to think that we are gone, which it would after 15 s. Somebody listens, lest a
+        # refusal goes back.
+        ours.place.background(f"exec {LISTEN} {ours.inner[4]} 9")
+        time.sleep(1)
         before, start = heard(), time.monotonic()
-        theirs.shell(f"echo lone | nc -u -w 1 {ours.inner[4]} 9 || true")
+        theirs.shell(f"echo lone > /dev/udp/{ours.inner[4]}/9")
         wait_until(lambda: heard() > before, 14, "a keepalive")
         note.text = f"{time.monotonic() - start:.1f} s"
         expect(time.monotonic() - start > 9, note.text)
@@ -138,6 +142,7 @@ def roaming(lab, t):
         expect(ours.peer(theirs).endpoint == f"198.18.1.3:{theirs.port}", f"ours has {ours.peer(theirs).endpoint}")
         ours.expect_pings(theirs)
     with t.check("from IPv4 to IPv6 outside"):
+        host.shell(f"ping -6 -q -c 1 {vm.outer[6]}")  # so that the neighbour is known
         ours.set_peer(theirs, f"endpoint {theirs.endpoint(6)}")
         ours.expect_pings(theirs)
         expect(theirs.peer(ours).endpoint == ours.endpoint(6), f"the kernel has {theirs.peer(ours).endpoint}")
@@ -227,8 +232,8 @@ def bad_network(lab, t):
         ours.up()
         note.text = f"{ours.wait_for_handshake(theirs, 45):.0f} s"
     theirs.shell("for i in eth0 ifb0; do tc qdisc del dev $i root; done; tc qdisc del dev eth0 ingress")
-    with t.check("the kernel's log"):
-        theirs.expect_no_refusals()
+    with t.check("the kernel's log: nothing wrong but duplicates"):
+        theirs.expect_no_refusals(besides="invalid nonce")
 
 
 def handshake_story(datagrams, port, other):
@@ -247,15 +252,15 @@ def cookies_from_kernel(lab, t):
     ours.down()
     ours.place.shell(f"ip addr add {FLOODER}/24 dev tap0")
     capture = Capture(ours.place, "tap0")
-    flood = Flood(ours.place, FLOODER, theirs, 4, 4000, 14)
+    flood = Flood(ours.place, FLOODER, theirs, 900, 0.3)
     with t.check("the kernel under load is reached with mac2") as note:
         time.sleep(2)
         ours.up()
         ours.set_peer(theirs, "persistent-keepalive 25")
         took = ours.wait_for_handshake(theirs, 11)
-        expect(flood.running(), "the flood ended first")
         story = handshake_story(capture.stop(), ours.port, theirs.port)
         note.text = f"{took:.1f} s: {', '.join(story)}"
+        expect(flood.running(), f"the flood ended first: {note.text}")
         expect("theirs cookie" in story, f"the kernel sent no cookie reply: {story}")
         expect(story.index("theirs cookie") < story.index("ours initiation+"), f"no initiation with mac2: {story}")
         expect(story[story.index("ours initiation+") :][:2] == ["ours initiation+", "theirs response"], f"{story}")
@@ -272,15 +277,15 @@ def cookies_from_us(lab, t):
     theirs.down()
     ours.place.shell(f"ip addr add {FLOODER}/24 dev tap0")
     capture = Capture(ours.place, "tap0")
-    flood = Flood(ours.place, FLOODER, ours, 4, 60000, 14)
+    flood = Flood(ours.place, FLOODER, ours, 1000, 0.3)
     with t.check("the kernel reaches us under load with mac2") as note:
         time.sleep(2)
         theirs.up()
         theirs.set_peer(ours, "persistent-keepalive 25")
         took = theirs.wait_for_handshake(ours, 11)
-        expect(flood.running(), "the flood ended first")
         story = handshake_story(capture.stop(), ours.port, theirs.port)
         note.text = f"{took:.1f} s: {', '.join(story)}"
+        expect(flood.running(), f"the flood ended first: {note.text}")
         expect("ours cookie" in story, f"ours sent no cookie reply: {story}")
         expect(story.index("ours cookie") < story.index("theirs initiation+"), f"no initiation with mac2: {story}")
         theirs.expect_said("Receiving cookie response")

@@ -84,11 +84,13 @@ def inject(place, interface, frames):
 
 
 class Flood:
-    """Handshake initiations, right in mac1 only, from another address; it ends by itself."""
+    """Bursts of handshake initiations, right in mac1 only, from another address, for 16 seconds.
 
-    def __init__(self, place, source, end, family, rate, seconds):
+    A node under load stays so for a second, so that bursts suffice; and what else arrives finds room between them."""
+
+    def __init__(self, place, source, end, burst, pause):
         self.file = place.directory / f"{end.interface}.flood"
-        words = [source, end.place.outer[family], end.port, end.public, rate, seconds]
+        words = [source, end.place.outer[4], end.port, end.public, burst, pause, 16]
         self.process = place.lab.spawn(place.command(sys.executable, WIRE, "flood", *words), self.file)
 
     def running(self):

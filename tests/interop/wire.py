@@ -2,12 +2,13 @@
 
     wire.py capture INTERFACE                    prints "SECONDS DIRECTION HEX" for each frame that carries UDP
     wire.py inject INTERFACE                     sends the frames given in hex on stdin, one a line
-    wire.py flood SOURCE TARGET PORT KEY RATE SECONDS
-                                                 sends initiations for the public key KEY: right in mac1, random in all else.
-                                                 Prints how many were sent, and how many cookie replies came.
+    wire.py flood SOURCE TARGET PORT KEY BURST PAUSE SECONDS
+                                                 sends bursts of initiations for the public key KEY: right in mac1, random
+                                                 in all else. Prints how many were sent, and how many cookie replies came.
 """
 
 import base64
+import contextlib
 import hashlib
 import os
 import socket
@@ -51,28 +52,25 @@ def inject(interface):
         end.send(bytes.fromhex(line.strip()))
 
 
-def flood(source, target, port, key, rate, seconds):
+def flood(source, target, port, key, burst, pause, seconds):
     mac_key = hashlib.blake2s(b"mac1----" + base64.b64decode(key)).digest()
     end = socket.socket(socket.AF_INET6 if ":" in target else socket.AF_INET, socket.SOCK_DGRAM)
     end.bind((source, 0))
     end.connect((target, int(port)))
     end.setblocking(False)
-    start, sent, cookies = time.monotonic(), 0, 0
-    while (now := time.monotonic() - start) < float(seconds):
-        while sent < now * float(rate):
+    stop, sent, cookies = time.monotonic() + float(seconds), 0, 0
+    while time.monotonic() < stop:
+        messages = []
+        for _ in range(int(burst)):
             message = struct.pack("<I", 1) + os.urandom(112)
-            message += hashlib.blake2s(message, key=mac_key, digest_size=16).digest() + bytes(16)
-            sent += 1
-            try:
-                end.send(message)
-            except OSError:
-                pass
-        try:
+            messages.append(message + hashlib.blake2s(message, key=mac_key, digest_size=16).digest() + bytes(16))
+        for message in messages:
+            with contextlib.suppress(OSError):
+                sent += bool(end.send(message))
+        time.sleep(float(pause))
+        with contextlib.suppress(OSError):
             while True:
                 cookies += end.recv(2048)[0] == 3
-        except OSError:
-            pass
-        time.sleep(0.005)
     print(f"sent {sent} cookies {cookies}")
 
 
