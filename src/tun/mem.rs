@@ -6,7 +6,7 @@
 use super::{PacketArena, PacketList, Tun, TunEvent};
 use std::{
     collections::VecDeque,
-    io,
+    fmt, io,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -20,11 +20,22 @@ pub const MAX_QUEUED_BYTES: usize = 2 << 20;
 /// Events that are kept for a tunnel that does not ask; the oldest go first.
 const MAX_EVENTS: usize = 64;
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Queue {
     packets: VecDeque<Vec<u8>>,
     bytes: usize,
     dropped: u64,
+}
+
+// Without the bytes of packets: they are the user's.
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue")
+            .field("packets", &self.packets.len())
+            .field("bytes", &self.bytes)
+            .field("dropped", &self.dropped)
+            .finish()
+    }
 }
 
 impl Queue {
@@ -266,6 +277,7 @@ impl MemHandle {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use std::thread;

@@ -4,10 +4,16 @@
 //! segmented send. Packets that are written are a [`PacketList`], so that a device with offloads can put a run of
 //! them together. One thread reads (`wait`, `read`), one writes, any may wake or ask.
 
+#[cfg(unix)]
+pub mod fd;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub mod linux;
 pub mod mem;
 pub mod offload;
+#[cfg(unix)]
+mod waiter;
 
-use std::{io, ops::Range, time::Duration};
+use std::{fmt, io, ops::Range, time::Duration};
 
 /// Bytes in front of each packet of an arena: a data message's header.
 pub const HEADROOM: usize = 16;
@@ -51,7 +57,6 @@ impl Slot {
 /// Fixed room for packets that are read from a [`Tun`], each with space around it for a data message.
 ///
 /// Messages lie back to back: a run of packets of one size is a run of messages of one size.
-#[derive(Debug)]
 pub struct PacketArena {
     buffer: Box<[u8]>,
     used: usize,
@@ -141,8 +146,19 @@ impl PacketArena {
     }
 }
 
+// Without the bytes of the packets: they are the user's.
+impl fmt::Debug for PacketArena {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PacketArena")
+            .field("size", &self.buffer.len())
+            .field("used", &self.used)
+            .field("slots", &self.slots.len())
+            .finish_non_exhaustive()
+    }
+}
+
 /// Packets to write: ranges of one buffer, in order.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct PacketList<'a> {
     /// Where the packets lie.
     pub buffer: &'a [u8],
@@ -160,6 +176,14 @@ impl<'a> PacketList<'a> {
     /// The packets, in order.
     pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> + '_ {
         self.ranges.iter().map(|r| &self.buffer[r.clone()])
+    }
+}
+
+impl fmt::Debug for PacketList<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PacketList")
+            .field("ranges", &self.ranges)
+            .finish_non_exhaustive()
     }
 }
 
@@ -184,13 +208,20 @@ pub trait Tun: Send + Sync {
     /// The next event that has not been told yet.
     fn event(&self) -> Option<TunEvent>;
 
-    /// Reads packets into `arena` without waiting, until it is full or there are no more, and returns how many. 0
-    /// means there is nothing now.
+    /// Reads packets into `arena`, which was cleared, without waiting, until it is full or there are no more, and
+    /// returns how many. 0 means there is nothing now. An arena should have room for one packet of [`MAX_PACKET`]
+    /// bytes: one that fits into none is dropped.
     ///
     /// # Errors
     /// If the interface is gone: the tunnel ends then.
     fn read(&self, arena: &mut PacketArena) -> io::Result<usize>;
 
-    /// Writes packets without waiting, and returns how many were taken. The others are dropped.
+    /// Writes packets, and returns how many were taken. The others are dropped. Packets of one flow keep their order.
+    /// Does not wait, but for a few milliseconds where the other side is an app that is behind.
     fn write(&self, packets: PacketList<'_>) -> usize;
+
+    /// How many packets were read and dropped so far: malformed, or too large for any arena.
+    fn read_drops(&self) -> u64 {
+        0
+    }
 }

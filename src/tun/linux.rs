@@ -1,0 +1,388 @@
+//! TUN devices of Linux and Android, made here or handed over as a descriptor.
+//!
+//! With virtio-net headers (always, if made here) the kernel moves up to 64 KB of a flow per call, see
+//! [`offload`](super::offload). A descriptor without them is read and written packet by packet.
+//!
+//! The interface may be moved to another network namespace: it goes on working, and is watched there, if the process
+//! may enter that namespace. If it may not, the interface counts as up and keeps its last MTU. Android lets no app
+//! watch: there, too, it counts as up.
+
+mod link;
+mod sys;
+mod vnet;
+
+use self::{
+    link::{Change, Link, State},
+    vnet::Vnet,
+};
+use super::{
+    PacketArena, PacketList, Tun, TunEvent,
+    fd::{DEFAULT_MTU, PacketFd},
+    offload::VNET_HEADER_LEN,
+    waiter::Waiter,
+};
+use crate::error::{Error, ErrorKind, Result};
+use std::{
+    fs::OpenOptions,
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::OpenOptionsExt,
+    },
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU16, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+const DEVICE: &str = "/dev/net/tun";
+
+const IFF_TUN: u16 = libc::IFF_TUN as u16;
+const IFF_NO_PI: u16 = libc::IFF_NO_PI as u16;
+const IFF_VNET_HDR: u16 = libc::IFF_VNET_HDR as u16;
+
+/// Checksums, and TCP that uses ECN or not.
+const TCP_OFFLOADS: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+/// Several UDP datagrams as one; since Linux 6.2.
+const UDP_OFFLOADS: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+
+/// A TUN device, or another descriptor that packets come from.
+#[derive(Debug)]
+pub struct LinuxTun {
+    port: PacketFd,
+    /// Populated if packets have virtio-net headers.
+    vnet: Option<Vnet>,
+    waiter: Waiter,
+    /// What is told about the interface has not been read to its end.
+    changed: AtomicBool,
+    mtu: AtomicU16,
+    watch: Mutex<Watch>,
+}
+
+/// The interface as it is seen, and as it was told.
+#[derive(Debug)]
+struct Watch {
+    /// `None` if it has no name, or nobody may watch it.
+    link: Option<Link>,
+    /// The last known name.
+    name: String,
+    /// What the system said last.
+    seen: State,
+    /// What the tunnel should know, and what it was told.
+    up: bool,
+    told_up: Option<bool>,
+    told_mtu: u16,
+}
+
+impl LinuxTun {
+    /// Makes an interface, with an MTU of 1420; it is down then, and the first event says so. It is removed when this
+    /// is dropped. An existing persistent TUN of that name that nobody uses is taken instead.
+    ///
+    /// The name is exactly that: 1 to 15 bytes, not `.` or `..`, without `/`, `:`, white space and control
+    /// characters. `%` is refused: to the kernel it is a template for another name than the one that was asked for.
+    ///
+    /// # Errors
+    /// If the name is not one or is taken, the device node is missing, or the process lacks CAP_NET_ADMIN.
+    pub fn create(name: &str) -> Result<Self> {
+        check_name(name)?;
+        let fd: OwnedFd = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(DEVICE)
+            .map_err(|err| Error::io(format!("cannot open {DEVICE}"), err))?
+            .into();
+        sys::set_interface(&fd, name, IFF_TUN | IFF_NO_PI | IFF_VNET_HDR).map_err(|err| creation_error(name, err))?;
+        let (name, _) = sys::interface(&fd).map_err(|err| Error::io("cannot ask for the interface's name", err))?;
+        let watching = |err| Error::io(format!("cannot watch interface {name}"), err);
+        let link = Link::open(&name).map_err(watching)?;
+        sys::set_mtu(&link, &name, DEFAULT_MTU)
+            .map_err(|err| Error::io(format!("cannot set the MTU of interface {name}"), err))?;
+        let seen = link.ask(&name).map_err(watching)?;
+        let vnet = Some(Vnet::new(VNET_HEADER_LEN, offer_offloads(&fd)?));
+        Self::new(fd, vnet, Some(link), name, seen, seen.up)
+    }
+
+    /// Takes a descriptor, and finds out by asking it what it is: a TUN with or without virtio-net headers, or else
+    /// anything that [`FdTun`](super::fd::FdTun) takes. It is made non-blocking. On failure it is closed: a caller
+    /// that wants to keep it hands over a duplicate.
+    ///
+    /// To bring an interface up is its maker's business: the first event is [`TunEvent::Up`] in any case, later ones
+    /// tell changes. A TUN must have been made with IFF_NO_PI, which cannot be checked. The MTU is the interface's; where it cannot be asked for, it is `mtu`, or 1420 if that is 0.
+    ///
+    /// # Errors
+    /// If the descriptor does not give and take one IP packet at a time.
+    pub fn adopt(fd: OwnedFd, mtu: u16) -> Result<Self> {
+        let mut seen = State {
+            up: true,
+            mtu: if mtu == 0 { DEFAULT_MTU } else { mtu },
+        };
+        let (name, flags) = match sys::interface(&fd) {
+            Ok(found) => found,
+            Err(err) if err.raw_os_error() == Some(libc::EBADFD) => {
+                return Err(Error::new(
+                    ErrorKind::NotFound,
+                    "the TUN descriptor has no interface, or it was removed",
+                ));
+            }
+            // Not a TUN, or a sandbox does not let us ask.
+            Err(_) => return Self::new(fd, None, None, String::new(), seen, true),
+        };
+        // IFF_NO_PI cannot be asked for: in the answer its bit means something else, too, and is always set.
+        if flags & IFF_TUN == 0 {
+            let text = format!("interface {name} is a TAP: its packets are Ethernet frames");
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        let vnet = if flags & IFF_VNET_HDR == 0 {
+            None
+        } else {
+            let len = sys::vnet_header_len(&fd)
+                .map_err(|err| Error::io(format!("cannot ask for the header length of interface {name}"), err))?;
+            if !(VNET_HEADER_LEN..=vnet::MAX_HEADER_LEN).contains(&len) {
+                let text = format!("interface {name} has virtio-net headers of {len} bytes");
+                return Err(Error::new(ErrorKind::Unsupported, text));
+            }
+            Some(Vnet::new(len, offer_offloads(&fd)?))
+        };
+        let link = if cfg!(target_os = "linux") {
+            Link::open_at(fd.as_fd(), &name).ok()
+        } else {
+            None
+        };
+        if let Some(state) = link.as_ref().and_then(|link| link.ask(&name).ok()) {
+            seen = state;
+        } else if let Ok(mtu) = link::mtu(&name) {
+            seen.mtu = mtu;
+        }
+        Self::new(fd, vnet, link, name, seen, true)
+    }
+
+    fn new(fd: OwnedFd, vnet: Option<Vnet>, link: Option<Link>, name: String, seen: State, up: bool) -> Result<Self> {
+        let port = PacketFd::new(fd)?;
+        let waiting = |err| Error::io("cannot wait for the descriptor", err);
+        let waiter = Waiter::new(port.as_fd()).map_err(waiting)?;
+        if let Some(link) = &link {
+            waiter.add_changes(link.as_fd()).map_err(waiting)?;
+        }
+        Ok(Self {
+            port,
+            vnet,
+            waiter,
+            // What came between opening the link and asking it.
+            changed: AtomicBool::new(link.is_some()),
+            mtu: AtomicU16::new(seen.mtu),
+            watch: Mutex::new(Watch {
+                link,
+                name,
+                seen,
+                up,
+                told_up: None,
+                told_mtu: seen.mtu,
+            }),
+        })
+    }
+
+    fn watch(&self) -> MutexGuard<'_, Watch> {
+        // No code that holds the lock can leave the state half changed.
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in what the system said about the interface.
+    fn see(&self, watch: &mut Watch, state: State) {
+        // An adopted interface counts as up until it changes, whatever it is.
+        if state.up != watch.seen.up {
+            watch.up = state.up;
+        }
+        watch.seen = state;
+        self.mtu.store(state.mtu, Relaxed);
+    }
+
+    /// Looks for the interface again, after it left or something was missed.
+    fn look(&self, watch: &mut Watch) {
+        // It may be moved again, or be renamed, while we look.
+        for _ in 0..3 {
+            let Ok((name, _)) = sys::interface(&self.port) else {
+                // It was removed. The next read says so.
+                return;
+            };
+            watch.name = name;
+            match Link::open_at(self.port.as_fd(), &watch.name).and_then(|link| {
+                let state = link.ask(&watch.name)?;
+                self.waiter.add_changes(link.as_fd())?;
+                Ok((link, state))
+            }) {
+                Ok((link, state)) => {
+                    // The old socket leaves the poll when it is closed.
+                    watch.link = Some(link);
+                    self.see(watch, state);
+                    return;
+                }
+                Err(err) => tracing::debug!(%err, name = watch.name, "the interface is not where it was"),
+            }
+        }
+        tracing::warn!(
+            name = watch.name,
+            "the interface left to where it cannot be watched: it counts as up"
+        );
+        watch.link = None;
+        watch.up = true;
+    }
+}
+
+impl Watch {
+    /// What the tunnel was not told yet.
+    fn untold(&mut self) -> Option<TunEvent> {
+        if self.told_up != Some(self.up) {
+            self.told_up = Some(self.up);
+            return Some(if self.up { TunEvent::Up } else { TunEvent::Down });
+        }
+        if self.told_mtu != self.seen.mtu {
+            self.told_mtu = self.seen.mtu;
+            return Some(TunEvent::Mtu(self.told_mtu));
+        }
+        None
+    }
+}
+
+impl Tun for LinuxTun {
+    fn name(&self) -> String {
+        let mut watch = self.watch();
+        if !watch.name.is_empty() {
+            // It may have been renamed.
+            if let Ok((name, _)) = sys::interface(&self.port) {
+                watch.name = name;
+            }
+        }
+        watch.name.clone()
+    }
+
+    fn mtu(&self) -> u16 {
+        self.mtu.load(Relaxed)
+    }
+
+    fn wait(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.port.check()?;
+        if self.waiter.wait(timeout)? {
+            self.changed.store(true, Relaxed);
+        }
+        self.port.check()
+    }
+
+    fn wake(&self) {
+        self.waiter.wake();
+    }
+
+    fn event(&self) -> Option<TunEvent> {
+        let mut watch = self.watch();
+        loop {
+            if let Some(event) = watch.untold() {
+                return Some(event);
+            }
+            // Cleared before the socket is read, so that what comes meanwhile is not missed.
+            if !self.changed.swap(false, Relaxed) {
+                return None;
+            }
+            let change = watch.link.as_mut().and_then(Link::next);
+            match change {
+                None => continue,
+                Some(Change::State(state)) => self.see(&mut watch, state),
+                Some(Change::Left | Change::Missed) => self.look(&mut watch),
+            }
+            self.changed.store(true, Relaxed);
+        }
+    }
+
+    fn read(&self, arena: &mut PacketArena) -> io::Result<usize> {
+        match &self.vnet {
+            Some(vnet) => vnet.read(&self.port, arena),
+            None => self.port.read(arena, self.mtu()),
+        }
+    }
+
+    fn write(&self, packets: PacketList<'_>) -> usize {
+        let taken = match &self.vnet {
+            Some(vnet) => vnet.write(&self.port, packets),
+            None => self.port.write(packets),
+        };
+        if self.port.check().is_err() {
+            self.waiter.wake();
+        }
+        taken
+    }
+
+    fn read_drops(&self) -> u64 {
+        self.port.drops()
+    }
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let reason = if name.is_empty() {
+        "is empty"
+    } else if name.len() >= sys::NAME_LEN {
+        "is longer than 15 bytes"
+    } else if name == "." || name == ".." {
+        "is a directory"
+    } else if name.contains(|c: char| c == '/' || c == ':' || c == '%' || c.is_whitespace() || c.is_control()) {
+        "has a '/', ':', '%', white space or control character in it"
+    } else {
+        return Ok(());
+    };
+    Err(Error::invalid(format!("the interface name {name:?} {reason}")))
+}
+
+/// Says why an interface could not be made.
+fn creation_error(name: &str, err: io::Error) -> Error {
+    match err.raw_os_error() {
+        Some(libc::EPERM) => Error::io(format!("cannot make interface {name} without CAP_NET_ADMIN"), err),
+        // In use as a TUN, or there is another kind of interface with this name.
+        Some(libc::EBUSY) => Error::new(ErrorKind::Exists, format!("interface {name} is in use")),
+        Some(libc::EINVAL | libc::EEXIST) if Link::open(name).is_ok() => {
+            Error::new(ErrorKind::Exists, format!("there is another interface {name}"))
+        }
+        _ => Error::io(format!("cannot make interface {name}"), err),
+    }
+}
+
+/// Tells the kernel what large packets we take apart. Returns whether it knows UDP ones: then it takes them from us, too.
+fn offer_offloads(fd: &OwnedFd) -> Result<bool> {
+    if sys::set_offload(fd, TCP_OFFLOADS | UDP_OFFLOADS).is_ok() {
+        return Ok(true);
+    }
+    match sys::set_offload(fd, TCP_OFFLOADS) {
+        Ok(()) => Ok(false),
+        // An old kernel, or a sandbox. Packets come one by one then.
+        Err(err) => {
+            tracing::debug!(%err, "the TUN has no offloads");
+            Ok(false)
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_taken_as_they_are_or_refused() {
+        for name in ["wg0", "a", "fifteen-bytes-x", "wg.0", "_", "-", "ß"] {
+            assert!(check_name(name).is_ok(), "{name}");
+        }
+        for name in [
+            "",
+            "sixteen-bytes-xx",
+            ".",
+            "..",
+            "a/b",
+            "a b",
+            "a\tb",
+            "wg%d",
+            "a:1",
+            "a\0",
+            "a\u{a0}b",
+        ] {
+            assert_eq!(check_name(name).unwrap_err().kind(), ErrorKind::Invalid, "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! What happens to an interface, by rtnetlink: up, down, MTU, and that it left the network namespace.
+
+use super::sys;
+use socket2::{Domain, Socket, Type};
+use std::{
+    fmt,
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+    thread,
+};
+
+/// How an interface is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct State {
+    pub(super) up: bool,
+    pub(super) mtu: u16,
+}
+
+/// What the kernel told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// The interface is like this now.
+    State(State),
+    /// It left: it was removed, or moved to another network namespace.
+    Left,
+    /// Something was missed: ask for the state.
+    Missed,
+}
+
+/// A socket that hears about one interface, in the network namespace that it is in.
+pub(super) struct Link {
+    socket: OwnedFd,
+    index: i32,
+    buffer: Box<[u8]>,
+}
+
+impl Link {
+    /// Listens in the network namespace of the calling thread.
+    pub(super) fn open(name: &str) -> io::Result<Self> {
+        // The socket first: what changes from here on is heard.
+        let socket = sys::link_socket()?;
+        let index = sys::index(&socket, name)?;
+        Ok(Self {
+            socket,
+            index,
+            buffer: vec![0; 4096].into_boxed_slice(),
+        })
+    }
+
+    /// Listens in the network namespace that the interface of `tun` is in.
+    pub(super) fn open_at(tun: BorrowedFd<'_>, name: &str) -> io::Result<Self> {
+        let Ok(namespace) = sys::namespace(tun) else {
+            // An old kernel, or no permission to ask: the device is most likely where we are.
+            return Self::open(name);
+        };
+        let namespace = File::from(namespace);
+        if is_ours(&namespace) {
+            return Self::open(name);
+        }
+        // A socket stays in the namespace that it was made in; only a thread of our own may go there.
+        thread::scope(|scope| {
+            let visitor = thread::Builder::new().name("wg-netns".into()).spawn_scoped(scope, || {
+                sys::enter_namespace(&namespace)?;
+                Self::open(name)
+            })?;
+            visitor.join().unwrap_or_else(|_| {
+                Err(io::Error::other(
+                    "the thread that looks at a network namespace panicked",
+                ))
+            })
+        })
+    }
+
+    /// Asks for the state of the interface, which has this name now.
+    pub(super) fn ask(&self, name: &str) -> io::Result<State> {
+        Ok(State {
+            up: sys::is_up(&self.socket, name)?,
+            mtu: mtu16(sys::mtu(&self.socket, name)?),
+        })
+    }
+
+    /// The next thing that was told about the interface; `None` if there is nothing now.
+    pub(super) fn next(&mut self) -> Option<Change> {
+        loop {
+            match sys::receive(&self.socket, &mut self.buffer) {
+                Ok((len, 0)) => match self.buffer.get(..len) {
+                    None => return Some(Change::Missed),
+                    Some(text) => {
+                        if let Some(change) = last_change(text, self.index) {
+                            return Some(change);
+                        }
+                    }
+                },
+                // Not from the kernel.
+                Ok(_) => (),
+                Err(err) => match err.raw_os_error() {
+                    Some(libc::EINTR) => (),
+                    Some(libc::ENOBUFS) => return Some(Change::Missed),
+                    Some(libc::EAGAIN) => return None,
+                    _ => {
+                        tracing::warn!(%err, "cannot hear about the interface any more");
+                        return None;
+                    }
+                },
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link")
+            .field("index", &self.index)
+            .finish_non_exhaustive()
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// The MTU of an interface, where one may ask but not listen: Android.
+pub(super) fn mtu(name: &str) -> io::Result<u16> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    Ok(mtu16(sys::mtu(&socket, name)?))
+}
+
+/// Whether a network namespace is that of the calling thread.
+fn is_ours(namespace: &File) -> bool {
+    match (namespace.metadata(), fs::metadata("/proc/thread-self/ns/net")) {
+        (Ok(theirs), Ok(ours)) => (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino()),
+        _ => false,
+    }
+}
+
+fn mtu16(mtu: u32) -> u16 {
+    u16::try_from(mtu).unwrap_or(u16::MAX)
+}
+
+/// The last thing that a text of netlink messages says about interface `index`.
+fn last_change(mut text: &[u8], index: i32) -> Option<Change> {
+    let mut last = None;
+    while let Some((kind, body, rest)) = message(text) {
+        let change = match i32::from(kind) {
+            libc::NLMSG_OVERRUN => Some(Change::Missed),
+            _ => interface_change(kind, body, index),
+        };
+        last = change.or(last);
+        text = rest;
+    }
+    last
+}
+
+/// Splits a netlink message off: its type, its body, what follows.
+fn message(text: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+    const HEADER: usize = 16;
+    let len = word32(text, 0)? as usize;
+    let kind = word16(text, 4)?;
+    let body = text.get(HEADER..len)?;
+    Some((kind, body, text.get(len.next_multiple_of(4)..).unwrap_or_default()))
+}
+
+/// What a message about an interface says, if it is about interface `index`.
+fn interface_change(kind: u16, body: &[u8], index: i32) -> Option<Change> {
+    // struct ifinfomsg: family, type, index, flags, and which of them changed.
+    const HEADER: usize = 16;
+    let family = *body.first()?;
+    let (about, flags) = (word32(body, 4)?, word32(body, 8)?);
+    let mut attributes = body.get(HEADER..)?;
+    // Other families (a bridge's ports) tell other things in the same messages.
+    if i32::from(family) != libc::AF_UNSPEC || i32::try_from(about) != Ok(index) {
+        return None;
+    }
+    match kind {
+        libc::RTM_DELLINK => Some(Change::Left),
+        libc::RTM_NEWLINK => loop {
+            let (attribute, value, rest) = attribute(attributes)?;
+            if attribute == libc::IFLA_MTU {
+                let up = flags & libc::IFF_UP as u32 != 0;
+                let mtu = mtu16(word32(value, 0)?);
+                break Some(Change::State(State { up, mtu }));
+            }
+            attributes = rest;
+        },
+        _ => None,
+    }
+}
+
+/// Splits an attribute off: its type, its value, what follows.
+fn attribute(text: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+    const HEADER: usize = 4;
+    let len = usize::from(word16(text, 0)?);
+    let kind = word16(text, 2)?;
+    let value = text.get(HEADER..len)?;
+    Some((kind, value, text.get(len.next_multiple_of(4)..).unwrap_or_default()))
+}
+
+fn word16(text: &[u8], at: usize) -> Option<u16> {
+    text.get(at..)?.first_chunk().map(|b| u16::from_ne_bytes(*b))
+}
+
+fn word32(text: &[u8], at: usize) -> Option<u32> {
+    text.get(at..)?.first_chunk().map(|b| u32::from_ne_bytes(*b))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn link_message(kind: u16, family: u8, index: i32, flags: u32, attributes: &[(u16, &[u8])]) -> Vec<u8> {
+        let mut body = vec![family, 0, 0, 0];
+        body.extend(index.to_ne_bytes());
+        body.extend(flags.to_ne_bytes());
+        body.extend(u32::MAX.to_ne_bytes());
+        for (kind, value) in attributes {
+            body.extend((4 + value.len() as u16).to_ne_bytes());
+            body.extend(kind.to_ne_bytes());
+            body.extend(*value);
+            body.resize(body.len().next_multiple_of(4), 0);
+        }
+        let mut text = (16 + body.len() as u32).to_ne_bytes().to_vec();
+        text.extend(kind.to_ne_bytes());
+        text.extend([0; 10]);
+        text.extend(body);
+        text
+    }
+
+    fn up(mtu: u32) -> Vec<u8> {
+        let mtu = mtu.to_ne_bytes();
+        link_message(
+            libc::RTM_NEWLINK,
+            0,
+            7,
+            0x1043,
+            &[(libc::IFLA_IFNAME, b"wg0\0"), (libc::IFLA_MTU, &mtu)],
+        )
+    }
+
+    #[test]
+    fn state_and_departure_are_understood() {
+        let state = |up, mtu| Some(Change::State(State { up, mtu }));
+        assert_eq!(last_change(&up(1280), 7), state(true, 1280));
+        assert_eq!(last_change(&up(100_000), 7), state(true, 65_535));
+        assert_eq!(last_change(&up(1280), 8), None);
+        let down = link_message(libc::RTM_NEWLINK, 0, 7, 0x1002, &[(4, &1400_u32.to_ne_bytes())]);
+        assert_eq!(last_change(&[up(1280), down].concat(), 7), state(false, 1400));
+        let left = link_message(libc::RTM_DELLINK, 0, 7, 0, &[]);
+        assert_eq!(last_change(&[left, up(1280).to_vec()].concat(), 8), None);
+        assert_eq!(
+            last_change(&link_message(libc::RTM_DELLINK, 0, 7, 0, &[]), 7),
+            Some(Change::Left)
+        );
+    }
+
+    #[test]
+    fn other_families_and_broken_lengths_say_nothing() {
+        let bridge = link_message(libc::RTM_DELLINK, libc::AF_BRIDGE as u8, 7, 0, &[]);
+        assert_eq!(last_change(&bridge, 7), None);
+        let whole = up(1280);
+        for len in 0..whole.len() {
+            assert_eq!(last_change(&whole[..len], 7), None);
+        }
+        let mut endless = up(1280);
+        endless[..4].copy_from_slice(&0_u32.to_ne_bytes());
+        assert_eq!(last_change(&endless, 7), None);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics_and_all_ends(
+            mut text in prop::collection::vec(any::<u8>(), 0..400),
+            hits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8),
+            real in any::<bool>(),
+        ) {
+            if real {
+                text = [up(1280), up(1290)].concat();
+                for (at, value) in hits {
+                    let at = at.index(text.len());
+                    text[at] = value;
+                }
+            }
+            let _ = last_change(&text, 7);
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! How a descriptor's [`Tun`](super::Tun) waits: one poll over the descriptor, a waker, and maybe a second source.
+
+use mio::{Events, Interest, Poll, Registry, Token, Waker, unix::SourceFd};
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+const PACKETS: Token = Token(0);
+const WAKER: Token = Token(1);
+const CHANGES: Token = Token(2);
+
+/// Waits for packets, changes and wake-ups. There is no tick: without a reason, nothing wakes.
+///
+/// mio reports an edge, not a level: a descriptor that still has something to read does not wake again. So everything
+/// must have been read until it would block before the next wait.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    poll: Mutex<(Poll, Events)>,
+    registry: Registry,
+    waker: Waker,
+}
+
+impl Waiter {
+    /// Waits for packets from `fd`, which must stay open as long as this lives.
+    pub(super) fn new(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let registry = poll.registry().try_clone()?;
+        registry.register(&mut SourceFd(&fd.as_raw_fd()), PACKETS, Interest::READABLE)?;
+        let waker = Waker::new(&registry, WAKER)?;
+        Ok(Self {
+            poll: Mutex::new((poll, Events::with_capacity(4))),
+            registry,
+            waker,
+        })
+    }
+
+    /// Also waits for changes from `fd`.
+    #[allow(dead_code, reason = "not every system tells changes through a descriptor")]
+    pub(super) fn add_changes(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.registry
+            .register(&mut SourceFd(&fd.as_raw_fd()), CHANGES, Interest::READABLE)
+    }
+
+    /// Waits, and returns whether changes may be there. May return without a reason.
+    pub(super) fn wait(&self, timeout: Option<Duration>) -> io::Result<bool> {
+        // The lock is held while waiting: there is one thread that waits, and nobody else takes it.
+        let mut guard = self.poll.lock().unwrap_or_else(PoisonError::into_inner);
+        let (poll, events) = &mut *guard;
+        match poll.poll(events, timeout) {
+            Ok(()) => Ok(events.iter().any(|e| e.token() == CHANGES)),
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => Ok(false),
+            Err(err) => Err(err),
+        }
+    }
+
+    /// Ends the current or the next wait.
+    pub(super) fn wake(&self) {
+        if let Err(err) = self.waker.wake() {
+            tracing::error!(%err, "cannot wake the thread that reads packets");
+        }
+    }
+}

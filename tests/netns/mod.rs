@@ -1,0 +1,150 @@
+//! Network namespaces for tests: each is a thread that nobody else shares, so that no test sees another's interfaces.
+#![allow(unsafe_code, dead_code, clippy::unwrap_used)]
+
+use std::{
+    any::Any,
+    fs,
+    path::Path,
+    process::Command,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        mpsc::{self, Sender},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A network namespace of its own. It ends with this value.
+pub(crate) struct Netns {
+    jobs: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+    tid: i32,
+}
+
+impl Netns {
+    /// Makes one, with `lo` up.
+    pub(crate) fn new() -> Self {
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let (ready, tid) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            // SAFETY: unshare(2) takes a number, and concerns this thread only.
+            let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+            assert_eq!(result, 0, "cannot make a network namespace");
+            // SAFETY: gettid(2) takes nothing.
+            ready.send(unsafe { libc::gettid() }).unwrap();
+            queue.into_iter().for_each(|job| job());
+        });
+        let netns = Self {
+            jobs: Some(jobs),
+            thread: Some(thread),
+            tid: tid.recv().unwrap(),
+        };
+        netns.ip("link set lo up");
+        netns
+    }
+
+    /// The thread that lives in it: `ip link set X netns TID` moves an interface here.
+    pub(crate) fn tid(&self) -> i32 {
+        self.tid
+    }
+
+    /// Starts something in it; the result is awaited with `recv`.
+    pub(crate) fn start<R: Send + 'static>(&self, body: impl FnOnce() -> R + Send + 'static) -> mpsc::Receiver<R> {
+        let (done, result) = mpsc::channel();
+        let job = Box::new(move || {
+            let _ = done.send(body());
+        });
+        self.jobs.as_ref().unwrap().send(job).unwrap();
+        result
+    }
+
+    /// Does something in it.
+    pub(crate) fn run<R: Send + 'static>(&self, body: impl FnOnce() -> R + Send + 'static) -> R {
+        let caught = || std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+        match self.start(caught).recv().unwrap() {
+            Ok(value) => value,
+            Err(panic) => std::panic::resume_unwind(panic as Box<dyn Any + Send>),
+        }
+    }
+
+    /// Runs ip(8) in it.
+    pub(crate) fn ip(&self, arguments: &str) -> String {
+        let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
+        self.run(move || {
+            let out = Command::new("ip").args(&arguments).output().unwrap();
+            assert!(
+                out.status.success(),
+                "ip {arguments:?}: {}",
+                String::from_utf8_lossy(&out.stderr)
+            );
+            String::from_utf8(out.stdout).unwrap()
+        })
+    }
+
+    /// A counter of /proc/net/snmp.
+    pub(crate) fn snmp(&self, protocol: &str, counter: &str) -> u64 {
+        let text = self.run(|| fs::read_to_string("/proc/thread-self/net/snmp").unwrap());
+        let prefix = format!("{protocol}:");
+        let mut lines = text.lines().filter(|l| l.starts_with(&prefix));
+        let names = lines.next().unwrap().split_whitespace();
+        let values = lines.next().unwrap().split_whitespace();
+        names
+            .zip(values)
+            .find(|(n, _)| *n == counter)
+            .unwrap()
+            .1
+            .parse()
+            .unwrap()
+    }
+
+    /// How many packets an interface has received.
+    pub(crate) fn received(&self, interface: &str) -> u64 {
+        let text = self.run(|| fs::read_to_string("/proc/thread-self/net/dev").unwrap());
+        let prefix = format!("{interface}:");
+        let line = text.lines().find_map(|l| l.trim_start().strip_prefix(&prefix)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Keeps other tests away as long as the guard lives, so that descriptors can be counted.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs a test that needs root, one at a time; where it cannot run, says why.
+pub(crate) fn as_root(test: impl FnOnce()) {
+    // SAFETY: geteuid(2) takes nothing.
+    let root = unsafe { libc::geteuid() } == 0;
+    let reason = if !root {
+        "not root"
+    } else if !Path::new("/dev/net/tun").exists() {
+        "no /dev/net/tun"
+    } else if Command::new("ip").arg("-V").output().is_err() {
+        "no ip(8)"
+    } else {
+        let _guard = alone();
+        return test();
+    };
+    println!("skipped: {reason}");
+}
+
+/// Waits until something is so, for two seconds at most.
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
