@@ -3,7 +3,14 @@
 //! A [`Bind`] holds an IPv4 and an IPv6 socket on one port. Everything on the data path takes batches. One thread
 //! receives (`wait`, `recv`); any thread may send, rebind or wake it at the same time.
 
+mod fallback;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod linux;
 pub mod mem;
+mod outgoing;
+pub mod udp;
+
+pub use udp::UdpBind;
 
 use std::{
     io,
@@ -13,6 +20,26 @@ use std::{
 
 /// The largest number of transmits in one [`Bind::send`].
 pub const BATCH: usize = 128;
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    #[must_use]
+    pub const fn of(address: SocketAddr) -> Self {
+        match address {
+            SocketAddr::V4(_) => Self::V4,
+            SocketAddr::V6(_) => Self::V6,
+        }
+    }
+}
 
 /// Where a peer is, and which of our addresses it knows us by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,164 @@
+//! The driver of a UDP socket everywhere else: quinn-udp, which knows GSO's and GRO's relatives on Windows and Apple
+//! systems, and one datagram at a time on the rest.
+//!
+//! Of the TOS byte only the ECN bits pass. A datagram that is larger than the path MTU is not fragmented but dropped.
+
+use super::{
+    Endpoint, Family, RecvBatch, RecvMeta,
+    outgoing::{Outgoing, Refusal},
+    udp::Counters,
+};
+use mio::net::UdpSocket;
+use quinn_udp::{EcnCodepoint, Transmit, UdpSockRef, UdpSocketState};
+use std::{
+    io::{self, IoSliceMut},
+    sync::atomic::Ordering::Relaxed,
+    time::Duration,
+};
+
+/// How many slots are received into with one call.
+const SLOTS: usize = quinn_udp::BATCH_SIZE;
+
+/// How long to sleep before a full socket is tried again.
+const NAP: Duration = Duration::from_micros(500);
+
+/// How many errors in a row a socket may report before it counts as lost.
+const RECV_ERRORS: usize = 8;
+
+/// What the driver knows about its socket.
+#[derive(Debug)]
+pub(super) struct Driver {
+    state: UdpSocketState,
+    family: Family,
+    offload: bool,
+}
+
+impl Driver {
+    /// Sets up a socket that is bound.
+    pub(super) fn new(socket: &socket2::Socket, family: Family, offload: bool) -> io::Result<Self> {
+        Ok(Self {
+            state: UdpSocketState::new(UdpSockRef::from(socket))?,
+            family,
+            offload,
+        })
+    }
+
+    /// How many datagrams go into one message.
+    fn segments(&self) -> usize {
+        if self.offload { self.state.max_gso_segments() } else { 1 }
+    }
+
+    /// Sends until nothing is left.
+    pub(super) fn send(&self, socket: &UdpSocket, outgoing: &mut Outgoing<'_>, counters: &Counters) {
+        loop {
+            let segments = self.segments();
+            let Some(message) = outgoing.messages(segments).next() else {
+                return;
+            };
+            let transmit = Transmit {
+                destination: message.to,
+                ecn: EcnCodepoint::from_bits(message.tos),
+                contents: message.contents,
+                segment_size: message.segment_size.map(usize::from),
+                src_ip: message.source,
+            };
+            match socket.try_io(|| self.state.try_send(UdpSockRef::from(socket), &transmit)) {
+                Ok(()) => outgoing.took(1, segments),
+                Err(err) => {
+                    if self.segments() < segments {
+                        counters.gso_disabled.fetch_add(1, Relaxed);
+                        tracing::debug!(%err, family = ?self.family, "GSO is off for this socket");
+                    }
+                    let refusal = judge(&err);
+                    if message.segment_size.is_some() && refusal == Refusal::Argument {
+                        counters.gso_refused.fetch_add(1, Relaxed);
+                    }
+                    std::thread::sleep(outgoing.refused(segments, refusal).min(NAP));
+                }
+            }
+        }
+    }
+
+    /// Receives into the free slots what is there.
+    pub(super) fn recv(&self, socket: &UdpSocket, batch: &mut RecvBatch, counters: &Counters) -> io::Result<()> {
+        let mut metas = [quinn_udp::RecvMeta::default(); SLOTS];
+        let mut free = batch.free_slots();
+        let mut slots: [IoSliceMut<'_>; SLOTS] =
+            std::array::from_fn(|_| IoSliceMut::new(free.next().unwrap_or_default()));
+        drop(free);
+        let count = slots.iter().take_while(|slot| !slot.is_empty()).count();
+        if count == 0 {
+            return Ok(());
+        }
+        let mut errors = 0;
+        let received = loop {
+            let call = || {
+                self.state
+                    .recv(UdpSockRef::from(socket), &mut slots[..count], &mut metas)
+            };
+            match socket.try_io(call) {
+                Ok(received) => break received,
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(err) => {
+                    counters.recv_errors.fetch_add(1, Relaxed);
+                    errors += 1;
+                    if errors == RECV_ERRORS {
+                        return Err(err);
+                    }
+                }
+            }
+        };
+        for meta in &metas[..received] {
+            let from = Endpoint {
+                dst: meta.addr,
+                src: meta.dst_ip,
+            };
+            batch.push(RecvMeta {
+                from,
+                len: meta.len,
+                segment_size: meta.stride.max(1),
+                tos: meta.ecn.map_or(0, |ecn| ecn as u8),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// What an error of sending says about the message that it met.
+fn judge(err: &io::Error) -> Refusal {
+    match err.raw_os_error() {
+        _ if err.kind() == io::ErrorKind::WouldBlock => Refusal::Full,
+        Some(NO_BUFFERS) => Refusal::Full,
+        Some(errno) if ARGUMENT.contains(&errno) => Refusal::Argument,
+        Some(errno) if SOURCE.contains(&errno) => Refusal::Source,
+        _ => Refusal::Other,
+    }
+}
+
+#[cfg(not(windows))]
+const NO_BUFFERS: i32 = libc::ENOBUFS;
+#[cfg(not(windows))]
+const ARGUMENT: [i32; 3] = [libc::EINVAL, libc::EMSGSIZE, libc::EIO];
+#[cfg(not(windows))]
+const SOURCE: [i32; 2] = [libc::EADDRNOTAVAIL, libc::ENETUNREACH];
+/// Of winsock2.h: `WSAENOBUFS`.
+#[cfg(windows)]
+const NO_BUFFERS: i32 = 10055;
+/// Of winsock2.h: `WSAEINVAL`, `WSAEMSGSIZE`, `WSAEOPNOTSUPP`.
+#[cfg(windows)]
+const ARGUMENT: [i32; 3] = [10022, 10040, 10045];
+/// Of winsock2.h: `WSAEADDRNOTAVAIL`, `WSAENETUNREACH`.
+#[cfg(windows)]
+const SOURCE: [i32; 2] = [10049, 10051];
+
+/// The index of an interface. The resolver of every system knows it, as a part of the text form of an address.
+#[cfg_attr(any(target_os = "linux", target_os = "android"), allow(dead_code))]
+pub(super) fn interface_index(name: &str) -> Option<u32> {
+    use std::net::{SocketAddr, ToSocketAddrs};
+    let is_name = !name.is_empty() && name.len() < 64 && !name.contains(['%', '/', ':', '\0']);
+    let mut found = is_name.then(|| (format!("fe80::1%{name}"), 0).to_socket_addrs().ok())??;
+    found.find_map(|address| match address {
+        SocketAddr::V6(address) => Some(address.scope_id()).filter(|index| *index != 0),
+        SocketAddr::V4(_) => None,
+    })
+}

@@ -1,0 +1,433 @@
+//! The driver of a UDP socket on Linux and Android: many datagrams per system call, GSO and GRO, the source address and
+//! the TOS byte in both directions.
+#![allow(unsafe_code)]
+
+mod cmsg;
+
+use super::{
+    Endpoint, Family, RecvBatch, RecvMeta,
+    outgoing::{Message, Outgoing, Refusal},
+    udp::Counters,
+};
+use cmsg::Control;
+use std::{
+    ffi::CString,
+    io, mem,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    os::fd::{AsRawFd, BorrowedFd},
+    ptr,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::Duration,
+};
+
+/// How many messages go through one system call. With GSO and GRO each is up to 64 datagrams.
+const MESSAGES: usize = 32;
+
+/// How many datagrams every kernel with GSO takes as one message (128 since Linux 6.7).
+const MAX_SEGMENTS: usize = 64;
+
+/// What a slot needs to be able to hold so that GRO can be on.
+const GRO_SLOT: usize = 65_535;
+
+/// How many errors in a row a socket may report before it counts as lost.
+const RECV_ERRORS: usize = 8;
+
+/// What the driver knows about its socket.
+#[derive(Debug)]
+pub(super) struct Driver {
+    family: Family,
+    /// Whether GRO may be used.
+    offload: bool,
+    /// Whether the system has GSO and has not refused it yet.
+    gso: AtomicBool,
+    /// Whether GRO is on.
+    gro: AtomicBool,
+}
+
+impl Driver {
+    /// Sets up a socket that is not bound yet.
+    pub(super) fn new(socket: BorrowedFd<'_>, family: Family, offload: bool) -> io::Result<Self> {
+        match family {
+            Family::V4 => {
+                set_option(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
+                set_option(socket, libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
+                // As the kernel's WireGuard, which never sets DF on what it sends.
+                set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
+            }
+            Family::V6 => {
+                set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
+                set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
+                set_option(
+                    socket,
+                    libc::IPPROTO_IPV6,
+                    libc::IPV6_MTU_DISCOVER,
+                    libc::IPV6_PMTUDISC_DONT,
+                )?;
+            }
+        }
+        // Past the system's limit, for those who may.
+        for option in [libc::SO_RCVBUFFORCE, libc::SO_SNDBUFFORCE] {
+            let _ = set_option(socket, libc::SOL_SOCKET, option, super::udp::BUFFER as libc::c_int);
+        }
+        Ok(Self {
+            family,
+            offload,
+            // A kernel without GSO takes no notice of the control message, and would send one huge datagram.
+            gso: AtomicBool::new(offload && set_option(socket, libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok()),
+            gro: AtomicBool::new(false),
+        })
+    }
+
+    /// Sends until nothing is left.
+    pub(super) fn send(&self, socket: BorrowedFd<'_>, outgoing: &mut Outgoing<'_>, counters: &Counters) {
+        if outgoing.messages(1).next().is_none() {
+            return;
+        }
+        let mut frame = Frame::new();
+        loop {
+            let segments = if self.gso.load(Relaxed) { MAX_SEGMENTS } else { 1 };
+            match frame.send(socket, outgoing.messages(segments)) {
+                Ok(0) => return,
+                Ok(count) => outgoing.took(count, segments),
+                Err(err) => {
+                    let errno = err.raw_os_error().unwrap_or(0);
+                    let gso = outgoing
+                        .messages(segments)
+                        .next()
+                        .is_some_and(|first| first.segment_size.is_some());
+                    let left = outgoing.refused(segments, self.judge(errno, gso, counters));
+                    if !left.is_zero() {
+                        pause(socket, errno, left);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What an error of sending says about the message that it met.
+    fn judge(&self, errno: i32, gso: bool, counters: &Counters) -> Refusal {
+        match errno {
+            libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => Refusal::Full,
+            // The way out cannot compute checksums (EIO, also with IPsec on it), or does not know GSO at all.
+            libc::EIO | libc::ENOPROTOOPT | libc::EOPNOTSUPP if gso => {
+                if self.gso.swap(false, Relaxed) {
+                    counters.gso_disabled.fetch_add(1, Relaxed);
+                    tracing::debug!(errno, family = ?self.family, "GSO is off for this socket");
+                }
+                counters.gso_refused.fetch_add(1, Relaxed);
+                Refusal::Argument
+            }
+            // The segments are larger than the path MTU, and GSO does not fragment (EMSGSIZE; EINVAL on older kernels).
+            libc::EMSGSIZE | libc::EINVAL if gso => {
+                counters.gso_refused.fetch_add(1, Relaxed);
+                Refusal::Argument
+            }
+            libc::EMSGSIZE | libc::EINVAL => Refusal::Argument,
+            // What Linux says of an IPv4 source address that is gone; of an IPv6 one it says EINVAL.
+            libc::ENETUNREACH | libc::EADDRNOTAVAIL => Refusal::Source,
+            _ => Refusal::Other,
+        }
+    }
+
+    /// Receives into the free slots what is there.
+    pub(super) fn recv(&self, socket: BorrowedFd<'_>, batch: &mut RecvBatch, counters: &Counters) -> io::Result<()> {
+        self.match_slots(socket, batch.slot_len());
+        let mut frame = Frame::new();
+        let mut errors = 0;
+        let count = loop {
+            match frame.recv(socket, batch.free_slots(), self.family) {
+                Ok(count) => break count,
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                // Most often the fate of something sent earlier: to report it was all it was good for.
+                Err(err) => {
+                    counters.recv_errors.fetch_add(1, Relaxed);
+                    errors += 1;
+                    if errors == RECV_ERRORS {
+                        return Err(err);
+                    }
+                }
+            }
+        };
+        for i in 0..count {
+            let (meta, truncated) = frame.received(i, self.family);
+            counters.truncated.fetch_add(truncated.into(), Relaxed);
+            batch.push(meta);
+        }
+        Ok(())
+    }
+
+    /// Turns GRO on if the slots are large enough for it. Otherwise the system would cut off what it has put together.
+    fn match_slots(&self, socket: BorrowedFd<'_>, slot_len: usize) {
+        let gro = self.offload && slot_len >= GRO_SLOT;
+        if self.gro.swap(gro, Relaxed) != gro
+            && let Err(err) = set_option(socket, libc::SOL_UDP, libc::UDP_GRO, gro.into())
+        {
+            tracing::debug!(%err, "no GRO");
+        }
+    }
+}
+
+/// The address of a datagram. Which one it is, is known from the socket.
+#[repr(C)]
+#[derive(Clone, Copy)]
+union Name {
+    v4: libc::sockaddr_in,
+    v6: libc::sockaddr_in6,
+}
+
+impl Name {
+    const EMPTY: Self = Self::from_v6(Ipv6Addr::UNSPECIFIED, 0, 0);
+
+    const fn from_v6(ip: Ipv6Addr, port: u16, scope_id: u32) -> Self {
+        Self {
+            v6: libc::sockaddr_in6 {
+                sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                sin6_port: port.to_be(),
+                sin6_flowinfo: 0,
+                sin6_addr: libc::in6_addr { s6_addr: ip.octets() },
+                sin6_scope_id: scope_id,
+            },
+        }
+    }
+
+    fn new(address: SocketAddr) -> (Self, usize) {
+        match address {
+            SocketAddr::V4(address) => {
+                let v4 = libc::sockaddr_in {
+                    sin_family: libc::AF_INET as libc::sa_family_t,
+                    sin_port: address.port().to_be(),
+                    sin_addr: cmsg::in_addr(*address.ip()),
+                    sin_zero: [0; 8],
+                };
+                (Self { v4 }, size_of::<libc::sockaddr_in>())
+            }
+            SocketAddr::V6(address) => {
+                let name = Self::from_v6(*address.ip(), address.port(), address.scope_id());
+                (name, size_of::<libc::sockaddr_in6>())
+            }
+        }
+    }
+
+    fn address(&self, family: Family) -> SocketAddr {
+        match family {
+            Family::V4 => {
+                // SAFETY: all bytes are initialized, by `EMPTY` or `new`, and any value of them is a valid one.
+                let v4 = unsafe { self.v4 };
+                let ip = Ipv4Addr::from(v4.sin_addr.s_addr.to_ne_bytes());
+                SocketAddrV4::new(ip, u16::from_be(v4.sin_port)).into()
+            }
+            Family::V6 => {
+                // SAFETY: as above.
+                let v6 = unsafe { self.v6 };
+                let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+                SocketAddrV6::new(ip, u16::from_be(v6.sin6_port), 0, v6.sin6_scope_id).into()
+            }
+        }
+    }
+}
+
+/// The arrays that `sendmmsg` and `recvmmsg` work on. The pointers in them are good only during a call.
+struct Frame {
+    headers: [libc::mmsghdr; MESSAGES],
+    vectors: [libc::iovec; MESSAGES],
+    names: [Name; MESSAGES],
+    controls: [Control; MESSAGES],
+}
+
+impl Frame {
+    fn new() -> Self {
+        Self {
+            // SAFETY: null pointers and zero lengths are valid.
+            headers: unsafe { mem::zeroed() },
+            // SAFETY: as above.
+            vectors: unsafe { mem::zeroed() },
+            names: [Name::EMPTY; MESSAGES],
+            controls: [Control::EMPTY; MESSAGES],
+        }
+    }
+
+    /// Points header `i` to its parts.
+    fn point(&mut self, i: usize, contents: *mut u8, len: usize, name_len: usize, control_len: usize) {
+        self.vectors[i] = libc::iovec {
+            iov_base: contents.cast(),
+            iov_len: len,
+        };
+        let header = &mut self.headers[i].msg_hdr;
+        header.msg_iov = &raw mut self.vectors[i];
+        header.msg_iovlen = 1;
+        header.msg_name = (&raw mut self.names[i]).cast();
+        header.msg_namelen = name_len as libc::socklen_t;
+        header.msg_control = self.controls[i].as_mut_ptr().cast();
+        header.msg_controllen = control_len as _;
+    }
+
+    /// Sends the first messages of `messages` and returns how many the system took; 0 if there are none.
+    fn send<'a>(&mut self, socket: BorrowedFd<'_>, messages: impl Iterator<Item = Message<'a>>) -> io::Result<usize> {
+        let mut count = 0;
+        for message in messages.take(MESSAGES) {
+            let (name, name_len) = Name::new(message.to);
+            self.names[count] = name;
+            attach(&mut self.controls[count], &message);
+            let (contents, control_len) = (message.contents, self.controls[count].len());
+            self.point(
+                count,
+                contents.as_ptr().cast_mut(),
+                contents.len(),
+                name_len,
+                control_len,
+            );
+            count += 1;
+        }
+        if count == 0 {
+            return Ok(0);
+        }
+        // SAFETY: the first `count` headers point into `self` and to the messages' contents, which are only read.
+        retry(|| unsafe { libc::sendmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), count as _, 0) })
+    }
+
+    /// Receives into the first of `slots` and returns how many are filled.
+    fn recv<'a>(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        slots: impl Iterator<Item = &'a mut [u8]>,
+        family: Family,
+    ) -> io::Result<usize> {
+        let name_len = match family {
+            Family::V4 => size_of::<libc::sockaddr_in>(),
+            Family::V6 => size_of::<libc::sockaddr_in6>(),
+        };
+        let mut count = 0;
+        for slot in slots.take(MESSAGES) {
+            let room = self.controls[count].room();
+            self.point(count, slot.as_mut_ptr(), slot.len(), name_len, room);
+            count += 1;
+        }
+        if count == 0 {
+            return Ok(0);
+        }
+        let headers = self.headers.as_mut_ptr();
+        let no_timeout = ptr::null_mut();
+        // SAFETY: the first `count` headers point into `self` and to slots that are borrowed for this call.
+        retry(|| unsafe { libc::recvmmsg(socket.as_raw_fd(), headers, count as _, 0, no_timeout) })
+    }
+
+    /// What came with the message that was received into slot `i`, and whether it was too large for it.
+    fn received(&mut self, i: usize, family: Family) -> (RecvMeta, bool) {
+        let header = &self.headers[i];
+        let truncated = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
+        let len = if truncated { 0 } else { header.msg_len as usize };
+        #[allow(clippy::unnecessary_cast)] // The type of the length differs between C libraries.
+        self.controls[i].filled(header.msg_hdr.msg_controllen as usize);
+        let mut meta = RecvMeta {
+            from: Endpoint::new(self.names[i].address(family)),
+            len,
+            segment_size: len.max(1),
+            tos: 0,
+        };
+        for (level, kind, data) in self.controls[i].messages() {
+            match (level, kind) {
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                    let info = cmsg::read::<libc::in_pktinfo>(data);
+                    meta.from.src = info.map(|info| Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes()).into());
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                    let info = cmsg::read::<libc::in6_pktinfo>(data);
+                    meta.from.src = info.map(|info| Ipv6Addr::from(info.ipi6_addr.s6_addr).into());
+                }
+                (libc::IPPROTO_IP, libc::IP_TOS) => meta.tos = cmsg::read::<u8>(data).unwrap_or(0),
+                (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
+                    meta.tos = cmsg::read::<libc::c_int>(data).unwrap_or(0) as u8;
+                }
+                (libc::SOL_UDP, libc::UDP_GRO) => {
+                    let size = cmsg::read::<libc::c_int>(data).and_then(|size| usize::try_from(size).ok());
+                    meta.segment_size = size.filter(|size| *size > 0).unwrap_or(meta.segment_size);
+                }
+                _ => {}
+            }
+        }
+        (meta, truncated)
+    }
+}
+
+/// Writes what a message carries beside its contents.
+fn attach(control: &mut Control, message: &Message<'_>) {
+    control.clear();
+    match message.source {
+        Some(IpAddr::V4(ip)) => {
+            // Only the address: with an interface, a route through another one could not be used.
+            let info = libc::in_pktinfo {
+                ipi_ifindex: 0,
+                ipi_spec_dst: cmsg::in_addr(ip),
+                ipi_addr: cmsg::in_addr(Ipv4Addr::UNSPECIFIED),
+            };
+            control.push(libc::IPPROTO_IP, libc::IP_PKTINFO, info);
+        }
+        Some(IpAddr::V6(ip)) => {
+            let scope_id = match message.to {
+                SocketAddr::V6(to) => to.scope_id(),
+                SocketAddr::V4(_) => 0,
+            };
+            let info = libc::in6_pktinfo {
+                ipi6_addr: libc::in6_addr { s6_addr: ip.octets() },
+                ipi6_ifindex: scope_id as _,
+            };
+            control.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info);
+        }
+        None => {}
+    }
+    if message.tos != 0 {
+        let (level, kind) = match message.to {
+            SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TOS),
+            SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+        };
+        control.push(level, kind, libc::c_int::from(message.tos));
+    }
+    if let Some(size) = message.segment_size {
+        control.push(libc::SOL_UDP, libc::UDP_SEGMENT, size);
+    }
+}
+
+/// Waits for a full socket to drain, or for whatever else is short to be there again.
+fn pause(socket: BorrowedFd<'_>, errno: i32, left: Duration) {
+    if errno != libc::EAGAIN {
+        std::thread::sleep(left.min(Duration::from_micros(500)));
+        return;
+    }
+    let mut fd = libc::pollfd {
+        fd: socket.as_raw_fd(),
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    let millis = libc::c_int::try_from(left.as_millis())
+        .unwrap_or(libc::c_int::MAX)
+        .max(1);
+    // SAFETY: one valid entry. Whatever it returns, the next attempt to send tells.
+    unsafe { libc::poll(&raw mut fd, 1, millis) };
+}
+
+/// Repeats a system call that a signal has interrupted.
+fn retry(mut call: impl FnMut() -> libc::c_int) -> io::Result<usize> {
+    loop {
+        if let Ok(count) = usize::try_from(call()) {
+            return Ok(count);
+        }
+        let err = io::Error::last_os_error();
+        if err.kind() != io::ErrorKind::Interrupted {
+            return Err(err);
+        }
+    }
+}
+
+fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    let len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the value is a live `int`, and its size is told.
+    retry(|| unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), len) }).map(drop)
+}
+
+/// The index of an interface.
+pub(super) fn interface_index(name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: the name ends with a NUL.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    (index != 0).then_some(index)
+}

@@ -1,0 +1,299 @@
+//! What is left of a batch to send, and what to do when the system refuses a part of it. No I/O in here.
+//!
+//! A socket asks for [`messages`](Outgoing::messages), hands them to the system, and says how many it
+//! [`took`](Outgoing::took) or why it [`refused`](Outgoing::refused) the first one. That goes on until none is left.
+
+use super::{Family, SendReport, Transmit};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+/// The largest payload of an IPv4 UDP datagram.
+const MAX_BYTES: usize = 65_507;
+
+/// How long one [`Bind::send`](super::Bind::send) waits for a full socket buffer to drain, in all.
+const PATIENCE: Duration = Duration::from_millis(5);
+
+/// One part of a batch as the system is to see it: a datagram, or several of equal size to be cut by GSO.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Message<'a> {
+    pub(super) to: SocketAddr,
+    pub(super) source: Option<IpAddr>,
+    pub(super) tos: u8,
+    pub(super) contents: &'a [u8],
+    /// The size of each datagram, if there are several.
+    pub(super) segment_size: Option<u16>,
+    at: Place,
+}
+
+/// A place in a batch: a transmit and an offset into its contents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Place {
+    index: usize,
+    offset: usize,
+}
+
+/// Why the system refused a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// There is no room at the moment.
+    Full,
+    /// Its source address is not ours, or leads nowhere.
+    Source,
+    /// Something about the message is wrong: it is too large, or GSO cannot cut it, or its source address is not ours.
+    Argument,
+    /// Anything else. On a UDP socket that may well be the fate of an earlier datagram (a pending ICMP error).
+    Other,
+}
+
+/// The rest of a batch, for the socket of one family. Keeps the report.
+#[derive(Debug)]
+pub(super) struct Outgoing<'a> {
+    batch: &'a [Transmit<'a>],
+    family: Family,
+    next: Place,
+    /// The transmit that is being sent without GSO.
+    plain: Option<usize>,
+    /// The transmit that is being sent without its source address.
+    sourceless: Option<usize>,
+    /// Whether the next message was refused for no reason of its own once.
+    retried: bool,
+    deadline: Option<Instant>,
+    report: &'a mut SendReport,
+}
+
+impl<'a> Outgoing<'a> {
+    pub(super) fn new(batch: &'a [Transmit<'a>], family: Family, report: &'a mut SendReport) -> Self {
+        Self {
+            batch,
+            family,
+            next: Place::default(),
+            plain: None,
+            sourceless: None,
+            retried: false,
+            deadline: None,
+            report,
+        }
+    }
+
+    /// What is to be sent next, in order, with up to `segments` datagrams in a message.
+    pub(super) fn messages(&self, segments: usize) -> impl Iterator<Item = Message<'a>> + use<'a> {
+        let (batch, family, plain, sourceless) = (self.batch, self.family, self.plain, self.sourceless);
+        let mut at = self.next;
+        std::iter::from_fn(move || {
+            let transmit = loop {
+                let transmit = batch.get(at.index)?;
+                if Family::of(transmit.to.dst) == family && at.offset < transmit.contents.len() {
+                    break transmit;
+                }
+                at = Place {
+                    index: at.index + 1,
+                    offset: 0,
+                };
+            };
+            let size = transmit.size();
+            let segments = if plain == Some(at.index) { 1 } else { segments };
+            let most = size * segments.min(MAX_BYTES / size).max(1);
+            let rest = &transmit.contents[at.offset..];
+            let contents = &rest[..most.min(rest.len())];
+            let message = Message {
+                to: transmit.to.dst,
+                source: transmit.to.src.filter(|_| sourceless != Some(at.index)),
+                tos: transmit.tos,
+                contents,
+                segment_size: u16::try_from(size).ok().filter(|_| contents.len() > size),
+                at,
+            };
+            at.offset += contents.len();
+            Some(message)
+        })
+    }
+
+    /// The system took the first `count` of `messages(segments)`.
+    pub(super) fn took(&mut self, count: usize, segments: usize) {
+        for message in self.messages(segments).take(count) {
+            let index = message.at.index;
+            self.report.sent += self.pass(&message);
+            if self.sourceless == Some(index) {
+                self.report.stale_source_mask |= 1 << index;
+            }
+        }
+    }
+
+    /// The system refused the first of `messages(segments)`. Decides what becomes of it: the next call of `messages`
+    /// begins with the same data in another form, or with what follows it. Returns how much longer the socket may wait
+    /// for room before it goes on.
+    pub(super) fn refused(&mut self, segments: usize, refusal: Refusal) -> Duration {
+        let Some(message) = self.messages(segments).next() else {
+            return Duration::ZERO;
+        };
+        let index = message.at.index;
+        match refusal {
+            Refusal::Full => {
+                let now = Instant::now();
+                let left = self
+                    .deadline
+                    .get_or_insert(now + PATIENCE)
+                    .saturating_duration_since(now);
+                if !left.is_zero() {
+                    return left;
+                }
+            }
+            // GSO first: that it cannot be done says nothing about the source address.
+            Refusal::Argument if message.segment_size.is_some() => {
+                self.plain = Some(index);
+                return Duration::ZERO;
+            }
+            Refusal::Source | Refusal::Argument if message.source.is_some() => {
+                self.sourceless = Some(index);
+                return Duration::ZERO;
+            }
+            Refusal::Source | Refusal::Other if !self.retried => {
+                self.retried = true;
+                return Duration::ZERO;
+            }
+            _ => {}
+        }
+        self.report.dropped += self.pass(&message);
+        self.report.dropped_mask |= 1 << index;
+        Duration::ZERO
+    }
+
+    /// Drops the rest.
+    pub(super) fn abandon(&mut self) {
+        for message in self.messages(1) {
+            self.report.dropped += self.pass(&message);
+            self.report.dropped_mask |= 1 << message.at.index;
+        }
+    }
+
+    /// Goes on behind `message` and returns how many datagrams it is.
+    fn pass(&mut self, message: &Message<'_>) -> usize {
+        self.retried = false;
+        self.next = Place {
+            index: message.at.index,
+            offset: message.at.offset + message.contents.len(),
+        };
+        message
+            .segment_size
+            .map_or(1, |size| message.contents.len().div_ceil(usize::from(size)))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::bind::Endpoint;
+
+    const DATA: &[u8] = &[7; 200_000];
+
+    fn transmit(to: &str, len: usize, segment_size: usize) -> Transmit<'static> {
+        let mut to = Endpoint::new(to.parse().unwrap());
+        to.src = Some("192.0.2.9".parse().unwrap());
+        Transmit {
+            to,
+            contents: &DATA[..len],
+            segment_size,
+            tos: 0,
+        }
+    }
+
+    fn shape(out: &Outgoing<'_>, segments: usize) -> Vec<(usize, Option<u16>)> {
+        let shape = |m: Message<'_>| (m.contents.len(), m.segment_size);
+        out.messages(segments).map(shape).collect()
+    }
+
+    #[test]
+    fn takes_the_transmits_of_its_family_only() {
+        let mut report = SendReport::default();
+        let batch = [
+            transmit("[::1]:1", 10, 10),
+            transmit("192.0.2.1:1", 20, 20),
+            transmit("[::1]:1", 30, 0),
+            transmit("192.0.2.1:1", 0, 0),
+        ];
+        assert_eq!(shape(&Outgoing::new(&batch, Family::V4, &mut report), 64), [(20, None)]);
+        assert_eq!(
+            shape(&Outgoing::new(&batch, Family::V6, &mut report), 64),
+            [(10, None), (30, None)]
+        );
+    }
+
+    #[test]
+    fn cuts_at_64_segments_and_at_the_largest_datagram() {
+        let mut report = SendReport::default();
+        let batch = [transmit("192.0.2.1:1", 130 * 100 + 1, 100)];
+        assert_eq!(
+            shape(&Outgoing::new(&batch, Family::V4, &mut report), 64),
+            [(6400, Some(100)), (6400, Some(100)), (201, Some(100))]
+        );
+        let batch = [transmit("192.0.2.1:1", 60 * 1452, 1452)];
+        assert_eq!(
+            shape(&Outgoing::new(&batch, Family::V4, &mut report), 64),
+            [(45 * 1452, Some(1452)), (15 * 1452, Some(1452))]
+        );
+        let batch = [transmit("192.0.2.1:1", 80_000, 70_000)];
+        assert_eq!(
+            shape(&Outgoing::new(&batch, Family::V4, &mut report), 64),
+            [(70_000, None), (10_000, None)]
+        );
+    }
+
+    #[test]
+    fn what_gso_cannot_cut_is_sent_one_by_one_and_the_next_transmit_is_not() {
+        let mut report = SendReport::default();
+        let batch = [transmit("192.0.2.1:1", 250, 100), transmit("192.0.2.1:1", 200, 100)];
+        let mut out = Outgoing::new(&batch, Family::V4, &mut report);
+        assert_eq!(out.refused(64, Refusal::Argument), Duration::ZERO);
+        assert_eq!(
+            shape(&out, 64),
+            [(100, None), (100, None), (50, None), (200, Some(100))]
+        );
+        assert!(out.messages(64).all(|m| m.source.is_some()));
+        out.took(4, 64);
+        assert_eq!(shape(&out, 64), []);
+        assert_eq!((report.sent, report.dropped, report.stale_source_mask), (5, 0, 0));
+    }
+
+    #[test]
+    fn a_stale_source_is_left_out_once_and_reported_if_that_helps() {
+        let mut report = SendReport::default();
+        let batch = [transmit("192.0.2.1:1", 100, 100), transmit("192.0.2.1:0", 100, 100)];
+        let mut out = Outgoing::new(&batch, Family::V4, &mut report);
+        out.refused(64, Refusal::Argument);
+        assert_eq!(out.messages(64).next().unwrap().source, None);
+        out.took(1, 64);
+        out.refused(64, Refusal::Argument);
+        out.refused(64, Refusal::Argument);
+        assert_eq!(shape(&out, 64), []);
+        assert_eq!((report.sent, report.dropped), (1, 1));
+        assert_eq!((report.stale_source_mask, report.dropped_mask), (0b01, 0b10));
+    }
+
+    #[test]
+    fn an_error_of_an_earlier_datagram_costs_none() {
+        let mut report = SendReport::default();
+        let batch = [transmit("192.0.2.1:1", 250, 100), transmit("192.0.2.1:1", 100, 100)];
+        let mut out = Outgoing::new(&batch, Family::V4, &mut report);
+        out.refused(64, Refusal::Other);
+        out.took(1, 64);
+        out.refused(64, Refusal::Other);
+        out.refused(64, Refusal::Other);
+        assert_eq!((report.sent, report.dropped, report.dropped_mask), (3, 1, 0b10));
+    }
+
+    #[test]
+    fn a_full_socket_is_waited_for_only_so_long() {
+        let mut report = SendReport::default();
+        let batch = [transmit("192.0.2.1:1", 100, 100), transmit("192.0.2.1:1", 100, 100)];
+        let mut out = Outgoing::new(&batch, Family::V4, &mut report);
+        assert_eq!(out.refused(64, Refusal::Full), PATIENCE);
+        assert_eq!(shape(&out, 64).len(), 2);
+        std::thread::sleep(PATIENCE);
+        out.refused(64, Refusal::Full);
+        out.refused(64, Refusal::Full);
+        assert_eq!(report.dropped, 2);
+    }
+}

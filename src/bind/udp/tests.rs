@@ -1,0 +1,387 @@
+use super::*;
+use crate::bind::Endpoint;
+use std::{
+    net::UdpSocket,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    thread,
+    time::Instant,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What a test received: from whom, and the datagrams one by one with their TOS bytes.
+#[derive(Default)]
+struct Inbox {
+    from: Vec<Endpoint>,
+    datagrams: Vec<(Vec<u8>, u8)>,
+}
+
+impl Inbox {
+    fn payloads(&self) -> Vec<&[u8]> {
+        self.datagrams.iter().map(|(data, _)| data.as_slice()).collect()
+    }
+}
+
+/// Receives until there are `count` datagrams.
+fn receive(bind: &UdpBind, batch: &mut RecvBatch, count: usize) -> Inbox {
+    let mut inbox = Inbox::default();
+    let deadline = Instant::now() + 5 * SECOND;
+    while inbox.datagrams.len() < count {
+        assert!(
+            Instant::now() < deadline,
+            "only {} of {count} datagrams came",
+            inbox.datagrams.len()
+        );
+        batch.clear();
+        if bind.recv(batch).unwrap() == 0 {
+            bind.wait(Some(SECOND)).unwrap();
+        }
+        for (meta, data) in batch.iter_mut() {
+            inbox.from.push(meta.from);
+            let datagrams = data.chunks(meta.segment_size);
+            inbox.datagrams.extend(datagrams.map(|data| (data.to_vec(), meta.tos)));
+        }
+    }
+    inbox
+}
+
+fn large() -> RecvBatch {
+    RecvBatch::new(8, 65_535)
+}
+
+fn small() -> RecvBatch {
+    RecvBatch::new(8, 2048)
+}
+
+fn drivers() -> [UdpBind; 2] {
+    [UdpBind::new().unwrap(), UdpBind::new().unwrap().with_portable_driver()]
+}
+
+fn transmit(to: Endpoint, contents: &[u8], segment_size: usize) -> Transmit<'_> {
+    Transmit {
+        to,
+        contents,
+        segment_size,
+        tos: 0,
+    }
+}
+
+fn v4(port: u16) -> Endpoint {
+    Endpoint::new((Ipv4Addr::LOCALHOST, port).into())
+}
+
+fn v6(port: u16) -> Endpoint {
+    Endpoint::new((Ipv6Addr::LOCALHOST, port).into())
+}
+
+#[test]
+fn both_families_share_a_port_and_answer_from_the_address_they_were_reached_at() {
+    for bind in drivers() {
+        let port = bind.open(0).unwrap();
+        for (peer, local) in [("127.0.0.1:0", "127.0.0.9"), ("[::1]:0", "::1")] {
+            let peer = UdpSocket::bind(peer).unwrap();
+            peer.set_read_timeout(Some(SECOND)).unwrap();
+            let local: std::net::IpAddr = local.parse().unwrap();
+            peer.send_to(b"ping", (local, port)).unwrap();
+            let inbox = receive(&bind, &mut large(), 1);
+            assert_eq!(inbox.payloads(), [b"ping"]);
+            assert_eq!(inbox.from[0].dst, peer.local_addr().unwrap());
+            assert_eq!(inbox.from[0].src, Some(local));
+            let report = bind.send(&[transmit(inbox.from[0], b"pong", 4)]);
+            assert_eq!((report.sent, report.dropped), (1, 0));
+            let mut buffer = [0; 16];
+            let (len, from) = peer.recv_from(&mut buffer).unwrap();
+            assert_eq!((&buffer[..len], from), (&b"pong"[..], (local, port).into()));
+        }
+    }
+}
+
+#[test]
+fn a_segmented_transmit_arrives_as_its_datagrams_with_large_and_small_slots() {
+    let data: Vec<u8> = (0..100 * 1300 + 7).map(|i: u32| i as u8).collect();
+    for mut batch in [large(), small()] {
+        for bind in drivers() {
+            if bind.portable && batch.slot_len() < 65_535 {
+                continue; // The portable driver always has GRO on.
+            }
+            let port = bind.open(0).unwrap();
+            bind.recv(&mut batch).unwrap();
+            for to in [v4(port), v6(port)] {
+                let report = bind.send(&[transmit(to, &data, 1300)]);
+                assert_eq!((report.sent, report.dropped), (101, 0));
+                let inbox = receive(&bind, &mut batch, 101);
+                assert!(inbox.payloads().into_iter().eq(data.chunks(1300)));
+                let joined = cfg!(target_os = "linux") && batch.slot_len() == 65_535;
+                assert!(inbox.from.len() <= if joined { 3 } else { 101 });
+            }
+            assert_eq!((bind.stats().gso_refused, bind.stats().truncated), (0, 0));
+        }
+    }
+}
+
+#[test]
+fn without_offload_the_same_datagrams_arrive() {
+    let bind = UdpBind::new().unwrap().with_offload(false);
+    let port = bind.open(0).unwrap();
+    assert_eq!(bind.send(&[transmit(v4(port), &[1; 2500], 1000)]).sent, 3);
+    let inbox = receive(&bind, &mut large(), 3);
+    assert_eq!(inbox.from.len(), 3);
+    assert_eq!(
+        inbox.payloads().iter().map(|d| d.len()).collect::<Vec<_>>(),
+        [1000, 1000, 500]
+    );
+}
+
+#[test]
+fn a_full_batch_for_both_families_is_sent_and_received_whole() {
+    let data: Vec<Vec<u8>> = (0..BATCH).map(|i| vec![i as u8; 1 + i]).collect();
+    for bind in drivers() {
+        let port = bind.open(0).unwrap();
+        let to = |i| if i % 3 == 0 { v6(port) } else { v4(port) };
+        let batch: Vec<_> = data
+            .iter()
+            .enumerate()
+            .map(|(i, data)| transmit(to(i), data, 0))
+            .collect();
+        let report = bind.send(&batch);
+        assert_eq!((report.sent, report.dropped_mask), (BATCH, 0));
+        let mut inbox = receive(&bind, &mut large(), BATCH);
+        inbox.datagrams.sort_by_key(|(data, _)| data.len());
+        assert!(inbox.payloads().into_iter().eq(data.iter().map(Vec::as_slice)));
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[test]
+fn the_tos_byte_passes_whole() {
+    let bind = UdpBind::new().unwrap();
+    let port = bind.open(0).unwrap();
+    for to in [v4(port), v6(port)] {
+        for tos in [0x88, 0x03, 0] {
+            bind.send(&[Transmit {
+                tos,
+                ..transmit(to, b"x", 1)
+            }]);
+            assert_eq!(receive(&bind, &mut large(), 1).datagrams[0].1, tos);
+        }
+    }
+}
+
+#[test]
+fn the_portable_driver_passes_ecn() {
+    let bind = UdpBind::new().unwrap().with_portable_driver();
+    let port = bind.open(0).unwrap();
+    let ecn = Transmit {
+        tos: 0x8a,
+        ..transmit(v4(port), b"x", 1)
+    };
+    bind.send(&[ecn]);
+    assert_eq!(receive(&bind, &mut large(), 1).datagrams[0].1 & 3, 2);
+}
+
+#[test]
+fn what_is_too_large_for_a_slot_is_counted_and_empty() {
+    let bind = UdpBind::new().unwrap();
+    let port = bind.open(0).unwrap();
+    bind.send(&[transmit(v4(port), &[1; 3000], 3000), transmit(v4(port), b"x", 1)]);
+    let inbox = receive(&bind, &mut small(), 1);
+    assert_eq!((inbox.payloads(), bind.stats().truncated), (vec![&b"x"[..]], 1));
+}
+
+#[test]
+fn a_refused_datagram_is_reported_and_costs_no_other() {
+    for bind in drivers() {
+        let port = bind.open(0).unwrap();
+        let to_nowhere = v4(0);
+        let batch = [
+            transmit(v4(port), b"a", 1),
+            transmit(to_nowhere, b"b", 1),
+            transmit(v4(port), &[0; 65_508], 0),
+            transmit(v4(port), b"c", 1),
+        ];
+        let report = bind.send(&batch);
+        assert_eq!((report.sent, report.dropped, report.dropped_mask), (2, 2, 0b0110));
+        assert_eq!(report.stale_source_mask, 0);
+        assert_eq!(receive(&bind, &mut large(), 2).payloads(), [b"a", b"c"]);
+    }
+}
+
+#[test]
+fn a_source_that_is_not_ours_is_left_out_and_reported() {
+    for bind in drivers() {
+        let port = bind.open(0).unwrap();
+        for (mut to, src) in [(v4(port), "192.0.2.77"), (v6(port), "2001:db8::77")] {
+            to.src = Some(src.parse().unwrap());
+            let batch = [
+                transmit(v4(port), b"a", 1),
+                transmit(to, &[2; 300], 100),
+                transmit(v4(port), b"c", 1),
+            ];
+            let report = bind.send(&batch);
+            assert_eq!((report.sent, report.dropped, report.stale_source_mask), (5, 0, 0b010));
+            assert_eq!(receive(&bind, &mut large(), 5).datagrams.len(), 5);
+        }
+        assert!(bind.portable || bind.stats().gso_disabled == 0);
+    }
+}
+
+#[test]
+fn a_closed_bind_drops_and_receives_nothing() {
+    let bind = UdpBind::new().unwrap();
+    for _ in 0..2 {
+        let report = bind.send(&[transmit(v4(9), &[0; 5], 2), transmit(v6(9), b"x", 1)]);
+        assert_eq!((report.sent, report.dropped, report.dropped_mask), (0, 4, 0b11));
+        assert_eq!(bind.recv(&mut small()).unwrap(), 0);
+        assert_eq!((bind.fd4(), bind.fd6()), (None, None));
+        bind.open(0).unwrap();
+        assert!(bind.fd4().is_some() && bind.fd6().is_some());
+        bind.close();
+        bind.close();
+    }
+}
+
+#[test]
+fn a_port_in_use_leaves_the_old_one_open() {
+    for bind in drivers() {
+        let port = bind.open(0).unwrap();
+        for taken in ["0.0.0.0:0", "[::]:0"] {
+            let other = UdpSocket::bind(taken).unwrap();
+            let err = bind.open(other.local_addr().unwrap().port()).unwrap_err();
+            assert_eq!(err.kind(), io::ErrorKind::AddrInUse);
+        }
+        bind.send(&[transmit(v4(port), b"x", 1), transmit(v6(port), b"x", 1)]);
+        assert_eq!(receive(&bind, &mut large(), 2).datagrams.len(), 2);
+    }
+}
+
+#[test]
+fn the_same_port_gets_fresh_sockets_and_another_port_others() {
+    for bind in drivers() {
+        let port = bind.open(0).unwrap();
+        let before = UdpSocket::bind("127.0.0.1:0").unwrap();
+        before.send_to(b"old", ("127.0.0.1", port)).unwrap();
+        assert_eq!(bind.open(port).unwrap(), port);
+        before.send_to(b"new", ("127.0.0.1", port)).unwrap();
+        assert_eq!(receive(&bind, &mut large(), 1).payloads(), [b"new"]);
+        let other = bind.open(0).unwrap();
+        assert_ne!(other, port);
+        UdpSocket::bind(("0.0.0.0", port)).unwrap();
+        UdpSocket::bind(("::", port)).unwrap();
+    }
+}
+
+#[test]
+fn the_hook_sees_each_socket_unbound_and_its_refusal_is_final() {
+    let refuse = Arc::new(AtomicBool::new(false));
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (told, record) = (Arc::clone(&refuse), Arc::clone(&seen));
+    let bind = UdpBind::new()
+        .unwrap()
+        .with_socket_hook(Box::new(move |socket, family| {
+            let bound = socket2::SockRef::from(&socket).local_addr()?.as_socket().unwrap();
+            lock(&record).push((family, bound.port()));
+            // A kind that would stand for a missing family if it came from the system.
+            if told.load(SeqCst) {
+                Err(io::ErrorKind::AddrNotAvailable.into())
+            } else {
+                Ok(())
+            }
+        }));
+    refuse.store(true, SeqCst);
+    assert_eq!(bind.open(0).unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);
+    assert_eq!(bind.fd4(), None);
+    refuse.store(false, SeqCst);
+    let port = bind.open(0).unwrap();
+    refuse.store(true, SeqCst);
+    for again in [port, 0] {
+        assert!(bind.open(again).is_err());
+        bind.send(&[transmit(v4(port), b"x", 1)]);
+        assert_eq!(receive(&bind, &mut small(), 1).payloads(), [b"x"]);
+    }
+    let seen = lock(&seen);
+    assert_eq!(seen.len(), 5);
+    assert_eq!(seen[1..3], [(Family::V4, 0), (Family::V6, 0)]);
+}
+
+#[test]
+fn a_wake_is_not_lost_and_close_ends_a_wait() {
+    let bind = UdpBind::new().unwrap();
+    bind.wake();
+    bind.wait(None).unwrap();
+    bind.wait(Some(Duration::from_millis(1))).unwrap();
+    bind.open(0).unwrap();
+    bind.wait(None).unwrap();
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| bind.wait(None));
+        thread::sleep(Duration::from_millis(20));
+        bind.close();
+        waiting.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn an_idle_wait_lasts_as_long_as_it_should() {
+    let bind = UdpBind::new().unwrap();
+    bind.open(0).unwrap();
+    bind.wait(None).unwrap();
+    assert_eq!(bind.recv(&mut small()).unwrap(), 0);
+    let start = Instant::now();
+    bind.wait(Some(Duration::from_millis(50))).unwrap();
+    assert!(start.elapsed() >= Duration::from_millis(50));
+}
+
+/// That the port can be bound again and again also proves that no descriptor is left behind.
+#[test]
+fn reopening_under_load_loses_nothing_and_never_stalls() {
+    for bind in drivers() {
+        let port = bind.open(0).unwrap();
+        let stop = AtomicBool::new(false);
+        let received = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut batch = large();
+                while !stop.load(SeqCst) {
+                    batch.clear();
+                    if bind.recv(&mut batch).unwrap() == 0 {
+                        bind.wait(None).unwrap();
+                    }
+                    received.fetch_add(batch.len(), SeqCst);
+                }
+            });
+            scope.spawn(|| {
+                while !stop.load(SeqCst) {
+                    let report = bind.send(&[transmit(v4(port), &[1; 5000], 1000), transmit(v6(port), b"x", 1)]);
+                    assert_eq!((report.sent, report.dropped), (6, 0));
+                    thread::sleep(Duration::from_micros(50));
+                }
+            });
+            for _ in 0..100 {
+                assert_eq!(bind.open(port).unwrap(), port);
+                // Each time, something must come through before the next.
+                let count = received.load(SeqCst);
+                let deadline = Instant::now() + 5 * SECOND;
+                while received.load(SeqCst) == count {
+                    assert!(Instant::now() < deadline, "nothing comes any more");
+                    thread::sleep(Duration::from_micros(100));
+                }
+            }
+            stop.store(true, SeqCst);
+            bind.wake();
+        });
+    }
+}
+
+#[test]
+fn zones_are_numbers_or_interfaces() {
+    let bind = UdpBind::new().unwrap();
+    assert_eq!(bind.zone_index("7"), Some(7));
+    for none in ["0", "", "no-such-interface", "lo\0", "-1"] {
+        assert_eq!(bind.zone_index(none), None, "{none}");
+        assert_eq!(fallback::interface_index(none), None, "{none}");
+    }
+    assert_eq!(bind.zone_index("lo"), Some(1));
+    assert_eq!(fallback::interface_index("lo"), Some(1));
+}
