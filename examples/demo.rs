@@ -4,7 +4,7 @@
 //! where an app on a phone has the descriptor of its VPN service; the other end is ours. The tunnels reach each other
 //! over real UDP sockets on the loopback address.
 
-#![allow(clippy::print_stdout, reason = "it is a demonstration")]
+#![allow(unsafe_code, reason = "the C functions are unsafe to call")]
 
 use std::{
     error::Error,
