@@ -37,7 +37,8 @@ pub use tunnel::Tunnel;
 
 use crate::{
     bind::Bind,
-    noise::{cookie::CookieChecker, handshake::Identity},
+    key::PublicKey,
+    noise::{cookie::CookieChecker, handshake::Identity, session::Session},
     random::{Random, SystemRandom},
     time::{Clock, Instant, SystemClock},
     tun::{Tun, TunEvent},
@@ -182,6 +183,14 @@ impl Device {
     #[must_use]
     pub fn indices(&self) -> usize {
         self.index.len()
+    }
+
+    /// The session that a peer is sent to with, for tests of how one ends.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn current_session(&self, peer: &PublicKey) -> Option<Arc<Session>> {
+        let peer = read(&self.peers).get(peer)?.clone();
+        lock(&peer.state).sessions.current().cloned()
     }
 
     fn identity(&self) -> Option<Arc<Identity>> {

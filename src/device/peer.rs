@@ -143,6 +143,11 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
+    /// The session to send with, whatever its age.
+    pub(super) const fn current(&self) -> Option<&Arc<Session>> {
+        self.current.as_ref()
+    }
+
     /// Puts a new session in its place. Returns the indices of those that fall out.
     pub(super) fn install(&mut self, new: Arc<Session>) -> [Option<u32>; 2] {
         let out = if new.is_initiator() {
