@@ -30,6 +30,8 @@ use crate::{
 
 /// Handshake messages that are handled before data is looked at again, so that a flood of them does not stop it.
 const HANDSHAKES_PER_ROUND: usize = 16;
+/// The same, if more datagrams are waiting: fewer than may come in at a time, so that a flood shows in the queue.
+const HANDSHAKES_PER_BUSY_ROUND: usize = 2;
 
 impl Device {
     /// Receives datagrams and passes packets to the TUN, as far as that goes without waiting. Returns how many
@@ -39,14 +41,16 @@ impl Device {
     /// If the bind cannot be used any more.
     pub fn inbound(&self, inbound: &mut Inbound) -> io::Result<usize> {
         inbound.batch.clear();
-        self.bind.recv(&mut inbound.batch)?;
+        let received = self.bind.recv(&mut inbound.batch)?;
+        let busy = received == inbound.batch.slots();
         let now = self.clock.now();
         let messages = self.open_all(inbound, now);
         for run in &inbound.runs {
             self.accept_run(run, &mut inbound.opened[run.opened.clone()], now);
         }
         self.deliver(inbound);
-        Ok(messages + self.handle_handshakes(inbound, now))
+        let most = if busy { HANDSHAKES_PER_BUSY_ROUND } else { HANDSHAKES_PER_ROUND };
+        Ok(messages + self.handle_handshakes(inbound, most, now))
     }
 
     /// Decrypts every data message in place, and queues every handshake message.
@@ -187,10 +191,10 @@ impl Device {
         }
     }
 
-    /// Handles handshake messages that wait, but not all of a flood at once. Returns how many.
-    fn handle_handshakes(&self, inbound: &mut Inbound, now: Instant) -> usize {
+    /// Handles handshake messages that wait, `most` of them. Returns how many.
+    fn handle_handshakes(&self, inbound: &mut Inbound, most: usize, now: Instant) -> usize {
         let mut handled = 0;
-        while handled < HANDSHAKES_PER_ROUND {
+        while handled < most {
             let loaded = inbound.handshakes.is_under_load();
             let Some(mut queued) = inbound.handshakes.pop() else {
                 break;
