@@ -18,7 +18,7 @@ use std::{
 };
 
 use common::{
-    MTU, Node, PORT, World, ipv4, kind,
+    Node, PORT, World, ipv4, kind,
     raw::{Raw, open, seal},
     times,
 };
@@ -297,7 +297,8 @@ fn row_h_unconfirmed_keys_carry_no_data() {
     assert_eq!(raw.heard(&world), Vec::<Vec<u8>>::new(), "nothing before it is confirmed");
     raw.send(&world, &seal(&live, 0, &[]));
     world.settle(&[&b]);
-    assert_eq!(raw.heard(&world).iter().filter_map(|m| open(&live, m)).collect::<Vec<_>>(), [to_raw.clone()]);
+    let heard: Vec<_> = raw.heard(&world).iter().map(|m| open(&live, m)).collect();
+    assert_eq!(heard, [Some(to_raw.clone())]);
 
     // Real ones, replayed ones and damaged ones.
     let mut last = None;
@@ -989,7 +990,8 @@ fn row_y_a_session_is_used_by_many_threads_at_once_and_in_place() {
         for part in twice.chunks(EACH / 2) {
             let (ours, accepted) = (&ours, &accepted);
             scope.spawn(move || {
-                for mut message in part.to_vec() {
+                for message in part {
+                    let mut message = message.clone();
                     let counter = u64::from_le_bytes(message[8..16].try_into().unwrap());
                     assert_eq!(ours.open(counter, &mut message[16..]), Some(64));
                     ours.accept(
@@ -1090,7 +1092,8 @@ fn row_ab_a_live_peer_can_be_changed() {
     let (a, b) = connected(&world);
     let others: IpAddr = "10.9.0.1".parse().unwrap();
     let prefix = |prefix: &str, remove| wg_embed::config::AllowedIpUpdate { prefix: prefix.parse().unwrap(), remove };
-    let changes: Vec<Box<dyn Fn(&mut PeerUpdate)>> = vec![
+    type Change<'a> = Box<dyn Fn(&mut PeerUpdate) + 'a>;
+    let changes: Vec<Change<'_>> = vec![
         Box::new(|_| {}),
         Box::new(|p| p.update_only = true),
         Box::new(|p| p.preshared_key = Some(PresharedKey::generate(&SystemRandom))),
@@ -1138,5 +1141,4 @@ fn row_ab_a_live_peer_can_be_changed() {
     b.send_to(&a, 100);
     world.settle(&[&b]);
     assert_eq!(world.sent().iter().map(|d| (d.to, kind(&d.payload))).collect::<Vec<_>>(), [(home, DATA)]);
-    assert_eq!(usize::from(MTU), 1420);
 }

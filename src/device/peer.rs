@@ -75,6 +75,11 @@ impl State {
         dropped
     }
 
+    /// Whether anything may be begun: the interface is up, and the peer not removed.
+    pub(super) const fn is_live(&self) -> bool {
+        self.timers.is_running() && !self.removed
+    }
+
     pub(super) fn has_staged(&self) -> bool {
         !self.staged.is_empty()
     }
