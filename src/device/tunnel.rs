@@ -42,6 +42,20 @@ impl Tunnel {
     /// # Errors
     /// `Resources` if a thread cannot be started.
     pub fn start(tun: Arc<dyn Tun>, bind: Arc<dyn Bind>, options: Options) -> Result<Self> {
+        Self::start_with(tun, bind, options, |_| Ok(()))
+    }
+
+    /// As [`start`](Self::start), but `prepare` has the device before there are threads: with a configuration applied and
+    /// the device up by then, no socket is opened on a port that nobody asked for.
+    ///
+    /// # Errors
+    /// As `prepare` says, or `Resources` if a thread cannot be started.
+    pub fn start_with(
+        tun: Arc<dyn Tun>,
+        bind: Arc<dyn Bind>,
+        options: Options,
+        prepare: impl FnOnce(&Device) -> Result<()>,
+    ) -> Result<Self> {
         let shared = Arc::new(Shared {
             device: Device::new(tun.clone(), bind.clone(), options),
             tun,
@@ -51,6 +65,7 @@ impl Tunnel {
             ended_changed: Condvar::new(),
         });
         let tunnel = Self { shared, threads: Mutex::default() };
+        prepare(tunnel.device())?;
         tunnel.spawn("wg-outbound", Shared::outbound)?;
         tunnel.spawn("wg-inbound", Shared::inbound)?;
         Ok(tunnel)
