@@ -18,6 +18,7 @@ pub mod config;
 pub mod device;
 pub mod error;
 pub mod ffi;
+pub mod ipc;
 pub mod key;
 pub mod noise;
 pub mod random;

@@ -369,7 +369,8 @@ fn row_o_cookie_is_shared_by_an_address() {
     assert_ne!(cookie(&limiter, ADDR, &a.initiate()), shared);
 }
 
-/// Kernel: a handshake has its own 90 s, whenever the last session was.
+/// Kernel: wipes keys 540 s after the last session too, but that costs a handshake under way this one try at most: the
+/// retry timer runs on and the queue stays.
 /// boringtun: 540 s after the last session everything stops: a handshake begun at 538 s dies at 540 s, its response is
 /// refused and the queued packet is gone.
 #[test]

@@ -33,11 +33,7 @@ fn arena() -> PacketArena {
 /// A TUN descriptor as another program would make it.
 fn raw_tun(netns: &Netns, name: &'static str, flags: i32) -> OwnedFd {
     netns.run(move || {
-        let file = fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/net/tun")
-            .unwrap();
+        let file = fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
         let mut request = [0_u8; 40];
         request[..name.len()].copy_from_slice(name.as_bytes());
         request[16..18].copy_from_slice(&(flags as u16).to_ne_bytes());
@@ -121,9 +117,7 @@ fn more_changes_than_are_kept_lead_to_the_last_state() {
         let netns = Netns::new();
         let tun = create(&netns, "wgt0");
         let path = std::env::temp_dir().join(format!("wg-embed-overrun-{}", std::process::id()));
-        let script: String = (0..1500)
-            .map(|i| format!("link set wgt0 mtu {}\n", 1300 + i % 50))
-            .collect();
+        let script: String = (0..1500).map(|i| format!("link set wgt0 mtu {}\n", 1300 + i % 50)).collect();
         fs::write(&path, script).unwrap();
         netns.ip(&format!("-batch {}", path.display()));
         netns.ip("link set wgt0 up mtu 1234");
@@ -156,11 +150,7 @@ fn errors_name_the_cause() {
         });
         assert_eq!(kind, ErrorKind::Permission);
 
-        let unattached = fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/net/tun")
-            .unwrap();
+        let unattached = fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
         assert_eq!(error_kind(LinuxTun::adopt(unattached.into(), 0)), ErrorKind::NotFound);
         let tap = raw_tun(&netns, "tap0", libc::IFF_TAP | libc::IFF_NO_PI);
         assert_eq!(error_kind(LinuxTun::adopt(tap, 0)), ErrorKind::Unsupported);
@@ -216,10 +206,7 @@ fn a_socketpair_is_adopted_as_a_plain_descriptor() {
     let _guard = netns::alone();
     let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
     let tun = LinuxTun::adopt(ours.into(), 1300).unwrap();
-    assert_eq!(
-        (tun.name().as_str(), tun.mtu(), tun.event()),
-        ("", 1300, Some(TunEvent::Up))
-    );
+    assert_eq!((tun.name().as_str(), tun.mtu(), tun.event()), ("", 1300, Some(TunEvent::Up)));
     theirs.send(&[9; 1300]).unwrap();
     tun.wait(None).unwrap();
     assert_eq!(tun.read(&mut arena()).unwrap(), 1);
@@ -310,10 +297,7 @@ fn an_idle_interface_wakes_nobody() {
             let status = format!("/proc/self/task/{}/status", tid.recv().unwrap());
             let switches = || {
                 let text = fs::read_to_string(&status).unwrap();
-                text.lines()
-                    .find(|l| l.starts_with("voluntary_ctxt"))
-                    .unwrap()
-                    .to_owned()
+                text.lines().find(|l| l.starts_with("voluntary_ctxt")).unwrap().to_owned()
             };
             thread::sleep(Duration::from_millis(50));
             let before = switches();
@@ -335,10 +319,7 @@ fn no_descriptor_is_left_behind() {
             let tun = create(&from, "wgt0");
             from.ip("link set wgt0 up");
             from.ip(&format!("link set wgt0 netns {}", to.tid()));
-            assert_eq!(
-                (event(&tun), event(&tun), event(&tun)),
-                (TunEvent::Down, TunEvent::Up, TunEvent::Down)
-            );
+            assert_eq!((event(&tun), event(&tun), event(&tun)), (TunEvent::Down, TunEvent::Up, TunEvent::Down));
             from.run(|| assert!(LinuxTun::create("lo").is_err()));
             let adopted = LinuxTun::adopt(raw_tun(&to, "wgt1", libc::IFF_TUN | libc::IFF_NO_PI), 0).unwrap();
             drop((tun, adopted));
@@ -380,19 +361,11 @@ impl Forwarder {
                         change(&mut bytes[range.clone()]);
                         ranges.push(range);
                     }
-                    to.write(PacketList {
-                        buffer: arena.bytes(),
-                        ranges: &ranges,
-                    });
+                    to.write(PacketList { buffer: arena.bytes(), ranges: &ranges });
                 }
             }
         });
-        Self {
-            from,
-            stop,
-            packets,
-            thread: Some(thread),
-        }
+        Self { from, stop, packets, thread: Some(thread) }
     }
 }
 
@@ -455,9 +428,7 @@ impl Bridge {
 }
 
 fn pattern(len: usize) -> Vec<u8> {
-    (0..len as u64)
-        .map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u8)
-        .collect()
+    (0..len as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u8).collect()
 }
 
 /// Sends `len` bytes from left to right, and has them sent back.
@@ -500,10 +471,7 @@ fn tcp_passes_between_all_kinds() {
                 bridge.check();
                 let (segments, received) = (bridge.forward.packets.load(Relaxed), bridge.right.received("wgt0"));
                 if right != 0 && left != 0 {
-                    assert!(
-                        received * 2 < segments,
-                        "{received} writes for {segments} segments: not merged"
-                    );
+                    assert!(received * 2 < segments, "{received} writes for {segments} segments: not merged");
                 } else if right == 0 {
                     assert_eq!(received, segments);
                 }

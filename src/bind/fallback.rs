@@ -10,6 +10,7 @@ use super::{
 };
 use mio::net::UdpSocket;
 use quinn_udp::{EcnCodepoint, Transmit, UdpSockRef, UdpSocketState};
+use socket2::{SockAddr, SockRef, Socket};
 use std::{
     io::{self, IoSliceMut},
     sync::atomic::Ordering::Relaxed,
@@ -34,13 +35,11 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// Sets up a socket that is bound.
-    pub(super) fn new(socket: &socket2::Socket, family: Family, offload: bool) -> io::Result<Self> {
-        Ok(Self {
-            state: UdpSocketState::new(UdpSockRef::from(socket))?,
-            family,
-            offload,
-        })
+    /// Binds a socket and sets it up: on Windows the options need an address.
+    pub(super) fn bind(bare: &Socket, address: &SockAddr, family: Family, offload: bool) -> io::Result<Self> {
+        bare.bind(address)?;
+        let state = UdpSocketState::new(UdpSockRef::from(bare))?;
+        Ok(Self { state, family, offload })
     }
 
     /// How many datagrams go into one message.
@@ -92,10 +91,7 @@ impl Driver {
         }
         let mut errors = 0;
         let received = loop {
-            let call = || {
-                self.state
-                    .recv(UdpSockRef::from(socket), &mut slots[..count], &mut metas)
-            };
+            let call = || self.state.recv(UdpSockRef::from(socket), &mut slots[..count], &mut metas);
             match socket.try_io(call) {
                 Ok(received) => break received,
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -109,10 +105,7 @@ impl Driver {
             }
         };
         for meta in &metas[..received] {
-            let from = Endpoint {
-                dst: meta.addr,
-                src: meta.dst_ip,
-            };
+            let from = Endpoint { dst: meta.addr, src: meta.dst_ip };
             batch.push(RecvMeta {
                 from,
                 len: meta.len,
@@ -150,6 +143,12 @@ const ARGUMENT: [i32; 3] = [10022, 10040, 10045];
 /// Of winsock2.h: `WSAEADDRNOTAVAIL`, `WSAENETUNREACH`.
 #[cfg(windows)]
 const SOURCE: [i32; 2] = [10049, 10051];
+
+/// There are no marks here.
+#[cfg_attr(any(target_os = "linux", target_os = "android"), allow(dead_code))]
+pub(super) fn set_mark(_: &SockRef<'_>, _: u32) -> io::Result<()> {
+    Ok(())
+}
 
 /// The index of an interface. The resolver of every system knows it, as a part of the text form of an address.
 #[cfg_attr(any(target_os = "linux", target_os = "android"), allow(dead_code))]

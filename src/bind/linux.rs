@@ -7,21 +7,23 @@ mod cmsg;
 use super::{
     Endpoint, Family, RecvBatch, RecvMeta,
     outgoing::{Message, Outgoing, Refusal},
-    udp::Counters,
+    udp::{BUFFER, Counters},
 };
 use cmsg::Control;
+use mio::net::UdpSocket;
+use socket2::{SockAddr, SockRef, Socket};
 use std::{
     ffi::CString,
     io, mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
     ptr,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::Duration,
 };
 
 /// How many messages go through one system call. With GSO and GRO each is up to 64 datagrams.
-const MESSAGES: usize = 32;
+const MESSAGES: usize = 16;
 
 /// How many datagrams every kernel with GSO takes as one message (128 since Linux 6.7).
 const MAX_SEGMENTS: usize = 64;
@@ -45,8 +47,9 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// Sets up a socket that is not bound yet.
-    pub(super) fn new(socket: BorrowedFd<'_>, family: Family, offload: bool) -> io::Result<Self> {
+    /// Sets up a socket and binds it.
+    pub(super) fn bind(bare: &Socket, address: &SockAddr, family: Family, offload: bool) -> io::Result<Self> {
+        let socket = bare.as_fd();
         match family {
             Family::V4 => {
                 set_option(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
@@ -57,18 +60,14 @@ impl Driver {
             Family::V6 => {
                 set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
                 set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
-                set_option(
-                    socket,
-                    libc::IPPROTO_IPV6,
-                    libc::IPV6_MTU_DISCOVER,
-                    libc::IPV6_PMTUDISC_DONT,
-                )?;
+                set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)?;
             }
         }
         // Past the system's limit, for those who may.
         for option in [libc::SO_RCVBUFFORCE, libc::SO_SNDBUFFORCE] {
-            let _ = set_option(socket, libc::SOL_SOCKET, option, super::udp::BUFFER as libc::c_int);
+            let _ = set_option(socket, libc::SOL_SOCKET, option, BUFFER as libc::c_int);
         }
+        bare.bind(address)?;
         Ok(Self {
             family,
             offload,
@@ -79,7 +78,8 @@ impl Driver {
     }
 
     /// Sends until nothing is left.
-    pub(super) fn send(&self, socket: BorrowedFd<'_>, outgoing: &mut Outgoing<'_>, counters: &Counters) {
+    pub(super) fn send(&self, socket: &UdpSocket, outgoing: &mut Outgoing<'_>, counters: &Counters) {
+        let socket = socket.as_fd();
         if outgoing.messages(1).next().is_none() {
             return;
         }
@@ -91,10 +91,7 @@ impl Driver {
                 Ok(count) => outgoing.took(count, segments),
                 Err(err) => {
                     let errno = err.raw_os_error().unwrap_or(0);
-                    let gso = outgoing
-                        .messages(segments)
-                        .next()
-                        .is_some_and(|first| first.segment_size.is_some());
+                    let gso = outgoing.messages(segments).next().is_some_and(|first| first.segment_size.is_some());
                     let left = outgoing.refused(segments, self.judge(errno, gso, counters));
                     if !left.is_zero() {
                         pause(socket, errno, left);
@@ -130,7 +127,8 @@ impl Driver {
     }
 
     /// Receives into the free slots what is there.
-    pub(super) fn recv(&self, socket: BorrowedFd<'_>, batch: &mut RecvBatch, counters: &Counters) -> io::Result<()> {
+    pub(super) fn recv(&self, socket: &UdpSocket, batch: &mut RecvBatch, counters: &Counters) -> io::Result<()> {
+        let socket = socket.as_fd();
         self.match_slots(socket, batch.slot_len());
         let mut frame = Frame::new();
         let mut errors = 0;
@@ -248,10 +246,7 @@ impl Frame {
 
     /// Points header `i` to its parts.
     fn point(&mut self, i: usize, contents: *mut u8, len: usize, name_len: usize, control_len: usize) {
-        self.vectors[i] = libc::iovec {
-            iov_base: contents.cast(),
-            iov_len: len,
-        };
+        self.vectors[i] = libc::iovec { iov_base: contents.cast(), iov_len: len };
         let header = &mut self.headers[i].msg_hdr;
         header.msg_iov = &raw mut self.vectors[i];
         header.msg_iovlen = 1;
@@ -269,13 +264,7 @@ impl Frame {
             self.names[count] = name;
             attach(&mut self.controls[count], &message);
             let (contents, control_len) = (message.contents, self.controls[count].len());
-            self.point(
-                count,
-                contents.as_ptr().cast_mut(),
-                contents.len(),
-                name_len,
-                control_len,
-            );
+            self.point(count, contents.as_ptr().cast_mut(), contents.len(), name_len, control_len);
             count += 1;
         }
         if count == 0 {
@@ -318,12 +307,8 @@ impl Frame {
         let len = if truncated { 0 } else { header.msg_len as usize };
         #[allow(clippy::unnecessary_cast)] // The type of the length differs between C libraries.
         self.controls[i].filled(header.msg_hdr.msg_controllen as usize);
-        let mut meta = RecvMeta {
-            from: Endpoint::new(self.names[i].address(family)),
-            len,
-            segment_size: len.max(1),
-            tos: 0,
-        };
+        let mut meta =
+            RecvMeta { from: Endpoint::new(self.names[i].address(family)), len, segment_size: len.max(1), tos: 0 };
         for (level, kind, data) in self.controls[i].messages() {
             match (level, kind) {
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
@@ -367,10 +352,8 @@ fn attach(control: &mut Control, message: &Message<'_>) {
                 SocketAddr::V6(to) => to.scope_id(),
                 SocketAddr::V4(_) => 0,
             };
-            let info = libc::in6_pktinfo {
-                ipi6_addr: libc::in6_addr { s6_addr: ip.octets() },
-                ipi6_ifindex: scope_id as _,
-            };
+            let info =
+                libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: ip.octets() }, ipi6_ifindex: scope_id as _ };
             control.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info);
         }
         None => {}
@@ -393,14 +376,8 @@ fn pause(socket: BorrowedFd<'_>, errno: i32, left: Duration) {
         std::thread::sleep(left.min(Duration::from_micros(500)));
         return;
     }
-    let mut fd = libc::pollfd {
-        fd: socket.as_raw_fd(),
-        events: libc::POLLOUT,
-        revents: 0,
-    };
-    let millis = libc::c_int::try_from(left.as_millis())
-        .unwrap_or(libc::c_int::MAX)
-        .max(1);
+    let mut fd = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    let millis = libc::c_int::try_from(left.as_millis()).unwrap_or(libc::c_int::MAX).max(1);
     // SAFETY: one valid entry. Whatever it returns, the next attempt to send tells.
     unsafe { libc::poll(&raw mut fd, 1, millis) };
 }
@@ -424,10 +401,47 @@ fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, val
     retry(|| unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), len) }).map(drop)
 }
 
+/// Marks what the socket sends, for routing rules and firewalls.
+pub(super) fn set_mark(socket: &SockRef<'_>, mark: u32) -> io::Result<()> {
+    socket.set_mark(mark)
+}
+
 /// The index of an interface.
 pub(super) fn interface_index(name: &str) -> Option<u32> {
     let name = CString::new(name).ok()?;
     // SAFETY: the name ends with a NUL.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
     (index != 0).then_some(index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_says_that_gso_cannot_be_done_switches_it_off_and_what_says_not_now_does_not() {
+        let driver =
+            Driver { family: Family::V4, offload: true, gso: AtomicBool::new(true), gro: AtomicBool::new(false) };
+        let counters = Counters::default();
+        for errno in [libc::EINVAL, libc::EMSGSIZE] {
+            assert_eq!(driver.judge(errno, true, &counters), Refusal::Argument);
+        }
+        assert_eq!(driver.judge(libc::EIO, false, &counters), Refusal::Other);
+        assert!(driver.gso.load(Relaxed));
+        for _ in 0..2 {
+            assert_eq!(driver.judge(libc::EIO, true, &counters), Refusal::Argument);
+        }
+        assert!(!driver.gso.load(Relaxed));
+        assert_eq!(counters.gso_disabled.load(Relaxed), 1);
+        assert_eq!(counters.gso_refused.load(Relaxed), 4);
+    }
+
+    #[test]
+    fn names_are_read_back_as_they_were_written() {
+        for text in ["192.0.2.1:51820", "[2001:db8::1]:51820", "[fe80::1%7]:1"] {
+            let address: Result<SocketAddr, _> = text.parse();
+            let read = address.map(|address| Name::new(address).0.address(Family::of(address)));
+            assert_eq!(read, text.parse());
+        }
+    }
 }

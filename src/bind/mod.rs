@@ -209,8 +209,9 @@ impl RecvBatch {
 
 /// A pair of UDP sockets on one port, or something that acts like it.
 pub trait Bind: Send + Sync {
-    /// Opens, or reopens on another port, and returns the port. 0 lets the system choose; both families then share
-    /// the port it chose. One family missing on this host is fine. If it fails, what was open stays open.
+    /// Opens, or reopens, and returns the port. 0 lets the system choose; both families then share the port it chose.
+    /// The port that is open already gets fresh sockets. One family missing on this host is fine. If it fails, what
+    /// was open stays open.
     ///
     /// # Errors
     /// `AddrInUse` and whatever else the system says.
@@ -235,8 +236,8 @@ pub trait Bind: Send + Sync {
     /// Ends the current or the next `wait`. Any thread may call it.
     fn wake(&self);
 
-    /// Fills free slots of `batch` without waiting and returns how many it filled; 0 means there is nothing now.
-    /// Errors of single datagrams (ICMP and the like) are passed over.
+    /// Fills free slots of `batch` without waiting and returns how many it filled; 0 means there is nothing now (or no
+    /// free slot). Errors of single datagrams (ICMP and the like) are passed over.
     ///
     /// # Errors
     /// If the sockets cannot be used any more.

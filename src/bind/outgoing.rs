@@ -87,10 +87,7 @@ impl<'a> Outgoing<'a> {
                 if Family::of(transmit.to.dst) == family && at.offset < transmit.contents.len() {
                     break transmit;
                 }
-                at = Place {
-                    index: at.index + 1,
-                    offset: 0,
-                };
+                at = Place { index: at.index + 1, offset: 0 };
             };
             let size = transmit.size();
             let segments = if plain == Some(at.index) { 1 } else { segments };
@@ -132,10 +129,7 @@ impl<'a> Outgoing<'a> {
         match refusal {
             Refusal::Full => {
                 let now = Instant::now();
-                let left = self
-                    .deadline
-                    .get_or_insert(now + PATIENCE)
-                    .saturating_duration_since(now);
+                let left = self.deadline.get_or_insert(now + PATIENCE).saturating_duration_since(now);
                 if !left.is_zero() {
                     return left;
                 }
@@ -171,13 +165,8 @@ impl<'a> Outgoing<'a> {
     /// Goes on behind `message` and returns how many datagrams it is.
     fn pass(&mut self, message: &Message<'_>) -> usize {
         self.retried = false;
-        self.next = Place {
-            index: message.at.index,
-            offset: message.at.offset + message.contents.len(),
-        };
-        message
-            .segment_size
-            .map_or(1, |size| message.contents.len().div_ceil(usize::from(size)))
+        self.next = Place { index: message.at.index, offset: message.at.offset + message.contents.len() };
+        message.segment_size.map_or(1, |size| message.contents.len().div_ceil(usize::from(size)))
     }
 }
 
@@ -192,12 +181,7 @@ mod tests {
     fn transmit(to: &str, len: usize, segment_size: usize) -> Transmit<'static> {
         let mut to = Endpoint::new(to.parse().unwrap());
         to.src = Some("192.0.2.9".parse().unwrap());
-        Transmit {
-            to,
-            contents: &DATA[..len],
-            segment_size,
-            tos: 0,
-        }
+        Transmit { to, contents: &DATA[..len], segment_size, tos: 0 }
     }
 
     fn shape(out: &Outgoing<'_>, segments: usize) -> Vec<(usize, Option<u16>)> {
@@ -215,10 +199,7 @@ mod tests {
             transmit("192.0.2.1:1", 0, 0),
         ];
         assert_eq!(shape(&Outgoing::new(&batch, Family::V4, &mut report), 64), [(20, None)]);
-        assert_eq!(
-            shape(&Outgoing::new(&batch, Family::V6, &mut report), 64),
-            [(10, None), (30, None)]
-        );
+        assert_eq!(shape(&Outgoing::new(&batch, Family::V6, &mut report), 64), [(10, None), (30, None)]);
     }
 
     #[test]
@@ -235,10 +216,7 @@ mod tests {
             [(45 * 1452, Some(1452)), (15 * 1452, Some(1452))]
         );
         let batch = [transmit("192.0.2.1:1", 80_000, 70_000)];
-        assert_eq!(
-            shape(&Outgoing::new(&batch, Family::V4, &mut report), 64),
-            [(70_000, None), (10_000, None)]
-        );
+        assert_eq!(shape(&Outgoing::new(&batch, Family::V4, &mut report), 64), [(70_000, None), (10_000, None)]);
     }
 
     #[test]
@@ -247,10 +225,7 @@ mod tests {
         let batch = [transmit("192.0.2.1:1", 250, 100), transmit("192.0.2.1:1", 200, 100)];
         let mut out = Outgoing::new(&batch, Family::V4, &mut report);
         assert_eq!(out.refused(64, Refusal::Argument), Duration::ZERO);
-        assert_eq!(
-            shape(&out, 64),
-            [(100, None), (100, None), (50, None), (200, Some(100))]
-        );
+        assert_eq!(shape(&out, 64), [(100, None), (100, None), (50, None), (200, Some(100))]);
         assert!(out.messages(64).all(|m| m.source.is_some()));
         out.took(4, 64);
         assert_eq!(shape(&out, 64), []);

@@ -1,17 +1,15 @@
 //! [`UdpBind`]: a pair of UDP sockets of the operating system.
 //!
 //! This file knows what is the same everywhere: ports, reopening, waiting. How batches pass a socket is a matter of its
-//! driver: `linux.rs` on Linux and Android, `fallback.rs` elsewhere.
+//! driver: `linux.rs` on Linux and Android, `fallback.rs` elsewhere; `udp/socket.rs` chooses.
 
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-use super::fallback::interface_index;
-#[cfg(any(target_os = "linux", target_os = "android"))]
-use super::linux::{self, interface_index};
-use super::{BATCH, Bind, Family, RecvBatch, SendReport, Transmit, fallback, outgoing::Outgoing};
+mod socket;
+
+use super::{BATCH, Bind, Family, RecvBatch, SendReport, Transmit, outgoing::Outgoing};
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use socket::{Socket, unless_missing};
 use std::{
     fmt, io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -65,22 +63,6 @@ pub(super) struct Counters {
     pub(super) recv_errors: AtomicU64,
 }
 
-/// How datagrams pass a socket on this system.
-#[derive(Debug)]
-enum Driver {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    Linux(linux::Driver),
-    Portable(fallback::Driver),
-}
-
-/// One socket, bound and registered with the poll.
-#[derive(Debug)]
-struct Socket {
-    io: mio::net::UdpSocket,
-    family: Family,
-    driver: Driver,
-}
-
 /// What is open: one or two sockets on one port.
 #[derive(Debug)]
 struct Sockets {
@@ -112,43 +94,6 @@ pub struct UdpBind {
     counters: Counters,
 }
 
-impl Driver {
-    /// Prepares the socket for its work and binds it.
-    fn bind(socket: &socket2::Socket, family: Family, port: u16, offload: bool, portable: bool) -> io::Result<Self> {
-        let any: SocketAddr = match family {
-            Family::V4 => (Ipv4Addr::UNSPECIFIED, port).into(),
-            Family::V6 => (Ipv6Addr::UNSPECIFIED, port).into(),
-        };
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        if !portable {
-            let driver = linux::Driver::new(std::os::fd::AsFd::as_fd(socket), family, offload)?;
-            socket.bind(&any.into())?;
-            return Ok(Self::Linux(driver));
-        }
-        let _ = portable;
-        socket.bind(&any.into())?;
-        Ok(Self::Portable(fallback::Driver::new(socket, family, offload)?))
-    }
-}
-
-impl Socket {
-    fn send(&self, outgoing: &mut Outgoing<'_>, counters: &Counters) {
-        match &self.driver {
-            #[cfg(any(target_os = "linux", target_os = "android"))]
-            Driver::Linux(driver) => driver.send(std::os::fd::AsFd::as_fd(&self.io), outgoing, counters),
-            Driver::Portable(driver) => driver.send(&self.io, outgoing, counters),
-        }
-    }
-
-    fn recv(&self, batch: &mut RecvBatch, counters: &Counters) -> io::Result<()> {
-        match &self.driver {
-            #[cfg(any(target_os = "linux", target_os = "android"))]
-            Driver::Linux(driver) => driver.recv(std::os::fd::AsFd::as_fd(&self.io), batch, counters),
-            Driver::Portable(driver) => driver.recv(&self.io, batch, counters),
-        }
-    }
-}
-
 impl Sockets {
     fn family(&self, family: Family) -> Option<&Socket> {
         self.each.iter().find(|socket| socket.family == family)
@@ -165,10 +110,7 @@ impl UdpBind {
         let registry = poll.registry().try_clone()?;
         Ok(Self {
             waker: Waker::new(&registry, WAKE)?,
-            poller: Mutex::new(Poller {
-                poll,
-                events: Events::with_capacity(8),
-            }),
+            poller: Mutex::new(Poller { poll, events: Events::with_capacity(8) }),
             registry,
             sockets: RwLock::new(None),
             mark: Mutex::new(0),
@@ -194,7 +136,7 @@ impl UdpBind {
     }
 
     /// Uses the portable driver on Linux and Android as well. It sends and receives the same datagrams, but carries only
-    /// the ECN bits of the TOS byte, never fragments, and is slower.
+    /// the ECN bits of the TOS byte, never fragments, is slower, and always needs slots of 65,535 bytes to receive into.
     #[must_use]
     pub fn with_portable_driver(mut self) -> Self {
         self.portable = true;
@@ -229,69 +171,32 @@ impl UdpBind {
     #[cfg(unix)]
     fn fd(&self, family: Family) -> Option<std::os::fd::RawFd> {
         use std::os::fd::AsRawFd;
-        self.with_sockets(|sockets| sockets.family(family).map(|socket| socket.io.as_raw_fd()))
-            .flatten()
+        self.with_sockets(|sockets| sockets.family(family).map(|socket| socket.io.as_raw_fd())).flatten()
     }
 
     fn with_sockets<R>(&self, act: impl FnOnce(&Sockets) -> R) -> Option<R> {
-        self.sockets
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_ref()
-            .map(act)
-    }
-
-    /// A socket that is not bound yet, shown to the hook and marked. `None` if the host does not have the family.
-    fn prepare(&self, family: Family, mark: u32) -> io::Result<Option<socket2::Socket>> {
-        let domain = match family {
-            Family::V4 => socket2::Domain::IPV4,
-            Family::V6 => socket2::Domain::IPV6,
-        };
-        let made = socket2::Socket::new(domain, socket2::Type::DGRAM, Some(socket2::Protocol::UDP));
-        let Some(socket) = unless_missing(made)? else {
-            return Ok(None);
-        };
-        if let Some(hook) = &self.hook {
-            #[cfg(not(windows))]
-            hook(std::os::fd::AsFd::as_fd(&socket), family)?;
-            #[cfg(windows)]
-            hook(std::os::windows::io::AsSocket::as_socket(&socket), family)?;
-        }
-        socket.set_nonblocking(true)?;
-        if family == Family::V6 {
-            socket.set_only_v6(true)?;
-        }
-        if mark != 0 {
-            mark_socket(socket2::SockRef::from(&socket), mark)?;
-        }
-        enlarge(BUFFER, |size| socket.set_recv_buffer_size(size));
-        enlarge(BUFFER, |size| socket.set_send_buffer_size(size));
-        Ok(Some(socket))
+        self.sockets.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(act)
     }
 
     fn prepare_all(&self, families: &[Family], mark: u32) -> io::Result<Vec<(Family, socket2::Socket)>> {
         of_families(families, |family| {
-            Ok(self.prepare(*family, mark)?.map(|socket| (*family, socket)))
+            let socket = socket::prepare(*family, mark, self.hook.as_ref())?;
+            Ok(socket.map(|socket| (*family, socket)))
         })
     }
 
     /// Binds prepared sockets to one port and registers them.
     fn bind_all(&self, fresh: Vec<(Family, socket2::Socket)>, mut port: u16) -> io::Result<Sockets> {
         let each = of_families(fresh, |(family, socket)| {
-            let driver = Driver::bind(&socket, family, port, self.offload, self.portable);
-            let Some(driver) = unless_missing(driver)? else {
+            let bound = Socket::bind(socket, family, port, self.offload, self.portable);
+            let Some(mut socket) = unless_missing(bound)? else {
                 return Ok(None);
             };
-            let mut io = mio::net::UdpSocket::from_std(socket.into());
-            port = io.local_addr()?.port();
-            self.registry.register(&mut io, SOCKET, Interest::READABLE)?;
-            Ok(Some(Socket { io, family, driver }))
+            port = socket.io.local_addr()?.port();
+            self.registry.register(&mut socket.io, SOCKET, Interest::READABLE)?;
+            Ok(Some(socket))
         })?;
-        Ok(Sockets {
-            port,
-            each,
-            turn: AtomicUsize::new(0),
-        })
+        Ok(Sockets { port, each, turn: AtomicUsize::new(0) })
     }
 
     /// Sockets of those `families` that the host has, on `port` or on one that is free in all of them.
@@ -305,25 +210,16 @@ impl UdpBind {
         self.bind_all(self.prepare_all(families, mark)?, port)
     }
 
-    /// New sockets on the port of those that are open, which have to go first. Senders wait meanwhile. If the new ones
-    /// fail, the old ones are made anew.
+    /// Fresh sockets on the port of those that are open. The port is shared for the moment in which both are, so that
+    /// there is no moment without, and the old ones stay if the fresh ones fail. (To close the old ones first would not
+    /// do: a child process that is just being started may still hold their port.)
     fn renew(&self, port: u16, mark: u32) -> io::Result<()> {
         let fresh = self.prepare_all(&BOTH, mark)?;
-        let mut open = self.write();
-        let had: Vec<Family> = open
-            .iter()
-            .flat_map(|old| &old.each)
-            .map(|socket| socket.family)
-            .collect();
-        self.retire(open.take());
-        let renewed = self.bind_all(fresh, port).map(|sockets| *open = Some(sockets));
-        drop(open);
-        if renewed.is_err() {
-            match self.make(&had, port, mark) {
-                Ok(sockets) => self.replace(Some(sockets)),
-                Err(err) => tracing::debug!(%err, "cannot go back to the old port"),
-            }
-        }
+        let share_old = |share| self.with_sockets(|old| old.each.iter().for_each(|socket| socket.share_port(share)));
+        share_old(true);
+        fresh.iter().for_each(|(_, socket)| socket::share_port(socket, true));
+        let renewed = self.bind_all(fresh, port).map(|new| self.replace(Some(new)));
+        share_old(false);
         renewed
     }
 
@@ -347,19 +243,18 @@ impl UdpBind {
 }
 
 impl Bind for UdpBind {
-    /// With the port that is open already, fresh sockets take over that port. Datagrams that the old ones have not
-    /// delivered yet are lost, as with any reopening.
+    /// Datagrams that the old sockets have not delivered yet are lost.
     fn open(&self, port: u16) -> io::Result<u16> {
         let mark = lock(&self.mark);
         let current = self.with_sockets(|sockets| sockets.port);
-        if port != 0 && current == Some(port) {
-            self.renew(port, *mark)?;
+        let opened = if port != 0 && current == Some(port) {
+            self.renew(port, *mark)
         } else {
-            self.replace(Some(self.make(&BOTH, port, *mark)?));
-        }
+            self.make(&BOTH, port, *mark).map(|sockets| self.replace(Some(sockets)))
+        };
         // Whatever arrived before the sockets were in place has spent its event on the old ones.
         self.wake();
-        Ok(self.with_sockets(|sockets| sockets.port).unwrap_or(port))
+        opened.map(|()| self.with_sockets(|sockets| sockets.port).unwrap_or(port))
     }
 
     fn close(&self) {
@@ -370,10 +265,10 @@ impl Bind for UdpBind {
 
     fn set_mark(&self, mark: u32) -> io::Result<()> {
         let mut current = lock(&self.mark);
-        let set = |sockets: &Sockets, mark| {
-            let mut each = sockets.each.iter();
-            each.try_for_each(|socket| mark_socket(socket2::SockRef::from(&socket.io), mark))
-        };
+        if *current == mark {
+            return Ok(()); // For this, nobody needs permission.
+        }
+        let set = |sockets: &Sockets, mark| sockets.each.iter().try_for_each(|socket| socket.set_mark(mark));
         let result = self.with_sockets(|sockets| {
             set(sockets, mark).inspect_err(|_| {
                 if let Err(err) = set(sockets, *current) {
@@ -416,10 +311,7 @@ impl Bind for UdpBind {
 
     fn send(&self, batch: &[Transmit<'_>]) -> SendReport {
         let (batch, rest) = batch.split_at(batch.len().min(BATCH));
-        let mut report = SendReport {
-            dropped: rest.iter().map(Transmit::datagrams).sum(),
-            ..SendReport::default()
-        };
+        let mut report = SendReport { dropped: rest.iter().map(Transmit::datagrams).sum(), ..SendReport::default() };
         let open = self.sockets.read().unwrap_or_else(PoisonError::into_inner);
         for family in BOTH {
             let mut outgoing = Outgoing::new(batch, family, &mut report);
@@ -434,7 +326,7 @@ impl Bind for UdpBind {
     fn zone_index(&self, zone: &str) -> Option<u32> {
         match zone.parse() {
             Ok(index) => Some(index).filter(|index| *index != 0),
-            Err(_) => interface_index(zone),
+            Err(_) => socket::interface_index(zone),
         }
     }
 }
@@ -454,47 +346,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// What `make` makes of each item, without those for which it says that the host has no such family.
 fn of_families<I: IntoIterator, T>(items: I, make: impl FnMut(I::Item) -> io::Result<Option<T>>) -> io::Result<Vec<T>> {
-    let made: Vec<T> = items
-        .into_iter()
-        .map(make)
-        .filter_map(Result::transpose)
-        .collect::<io::Result<_>>()?;
+    let made: Vec<T> = items.into_iter().map(make).filter_map(Result::transpose).collect::<io::Result<_>>()?;
     if made.is_empty() {
-        return Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "this host has neither IPv4 nor IPv6",
-        ));
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "this host has neither IPv4 nor IPv6"));
     }
     Ok(made)
-}
-
-/// Asks for `size` bytes, and for less if that is refused (some systems cap it instead).
-fn enlarge(mut size: usize, set: impl Fn(usize) -> io::Result<()>) {
-    while set(size).is_err() && size > 1 << 16 {
-        size /= 2;
-    }
-}
-
-/// `None` if an attempt failed because the host does not have the address family.
-fn unless_missing<T>(attempt: io::Result<T>) -> io::Result<Option<T>> {
-    #[cfg(not(windows))]
-    const NO_FAMILY: i32 = libc::EAFNOSUPPORT;
-    #[cfg(windows)]
-    const NO_FAMILY: i32 = 10047;
-    match attempt {
-        Err(err) if err.raw_os_error() == Some(NO_FAMILY) || err.kind() == io::ErrorKind::AddrNotAvailable => Ok(None),
-        attempt => attempt.map(Some),
-    }
-}
-
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn mark_socket(socket: socket2::SockRef<'_>, mark: u32) -> io::Result<()> {
-    socket.set_mark(mark)
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn mark_socket(_: socket2::SockRef<'_>, _: u32) -> io::Result<()> {
-    Ok(())
 }
 
 #[cfg(test)]

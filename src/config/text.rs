@@ -9,6 +9,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use zeroize::Zeroizing;
 
 use super::EndpointAddr;
 use crate::error::{Error, Result};
@@ -45,6 +46,17 @@ pub(crate) fn prefix(text: &str) -> Result<IpNet> {
     }
     let bits = decimal(bits).map_err(|e| e.at("prefix length"))?;
     IpNet::new(address, bits).map_err(|_| Error::invalid("the prefix length is larger than the address"))
+}
+
+/// Appends to a text that may hold keys: where it has to grow, the old place is wiped.
+pub(crate) fn push_wiped(text: &mut Zeroizing<String>, more: &str) {
+    let needed = text.len() + more.len();
+    if needed > text.capacity() {
+        let mut larger = Zeroizing::new(String::with_capacity(needed.next_power_of_two()));
+        larger.push_str(text);
+        *text = larger;
+    }
+    text.push_str(more);
 }
 
 impl FromStr for EndpointAddr {

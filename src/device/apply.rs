@@ -125,7 +125,9 @@ impl Device {
         let existing = read(&self.peers).get(&key).cloned();
         let peer = match existing {
             Some(peer) => peer,
-            None if update.update_only || update.remove => return None,
+            None if update.update_only => return None,
+            // A peer that is made to be removed still takes prefixes from their owners, as in wireguard-go.
+            None if update.remove && update.allowed_ips.is_empty() => return None,
             None => self.create_peer(key, up),
         };
         if let Some(preshared) = update.preshared_key {
@@ -259,10 +261,10 @@ impl Device {
             fwmark: config.fwmark,
         };
         let peers = read(&self.peers).list();
-        Snapshot { interface, peers: Box::new(peers.into_iter().map(|peer| self.peer_snapshot(&peer))) }
+        Snapshot { interface, peers: Box::new(peers.into_iter().map(|peer| Self::peer_snapshot(&peer))) }
     }
 
-    fn peer_snapshot(&self, peer: &Arc<Peer>) -> PeerSnapshot {
+    fn peer_snapshot(peer: &Arc<Peer>) -> PeerSnapshot {
         let preshared_key = lock(&peer.handshake).noise.preshared().clone();
         let (tx_bytes, rx_bytes) = peer.traffic();
         let allowed_ips = peer.with_list(|list| list.iter().collect());
@@ -270,7 +272,7 @@ impl Device {
         PeerSnapshot {
             public_key: *peer.key(),
             preshared_key,
-            endpoint: state.endpoint.map(|e| self.printed(e.dst, state.zone.as_deref())),
+            endpoint: state.endpoint.map(|e| Self::shown(e.dst, state.zone.as_deref())),
             last_handshake: state.last_handshake,
             tx_bytes,
             rx_bytes,
@@ -279,11 +281,10 @@ impl Device {
         }
     }
 
-    /// How an endpoint is shown: with the zone as configured if that names an interface now, because wg(8) gives up on
-    /// the whole answer otherwise.
-    fn printed(&self, addr: SocketAddr, zone: Option<&str>) -> EndpointAddr {
+    /// The zone is shown as it was configured, until the peer moves.
+    fn shown(addr: SocketAddr, zone: Option<&str>) -> EndpointAddr {
         let mut shown = EndpointAddr::from(addr);
-        if let Some(zone) = zone.filter(|z| self.bind.zone_index(z).is_some()) {
+        if let Some(zone) = zone {
             shown.zone = Some(zone.into());
         }
         shown

@@ -136,7 +136,8 @@ struct Pending {
     /// Ours; there is none yet while an initiation was received and not answered.
     ephemeral: Option<PrivateKey>,
     remote_ephemeral: Option<PublicKey>,
-    local_index: u32,
+    /// Ours, once we have sent a message of this handshake.
+    local_index: Option<u32>,
     remote_index: u32,
 }
 
@@ -219,10 +220,11 @@ impl Handshake {
         self.pending = None;
     }
 
-    /// The index under which the other side's next handshake message will come.
+    /// Our index in the handshake under way, if we have sent a message of it: the other side answers to it, with a
+    /// response or a cookie reply.
     #[must_use]
     pub fn local_index(&self) -> Option<u32> {
-        self.pending.as_ref().filter(|p| p.stage != Stage::InitiationReceived).map(|p| p.local_index)
+        self.pending.as_ref()?.local_index
     }
 
     fn static_static(&mut self, identity: &Identity) -> Option<Secret> {
@@ -264,7 +266,7 @@ impl Handshake {
             symmetric,
             ephemeral: Some(ephemeral),
             remote_ephemeral: None,
-            local_index,
+            local_index: Some(local_index),
             remote_index: 0,
         }));
         Some(message)
@@ -299,18 +301,18 @@ impl Handshake {
             symmetric,
             ephemeral: None,
             remote_ephemeral: Some(opened.ephemeral),
-            // An initiation of our own that was under way is given up; so is its index.
-            local_index: 0,
+            // An initiation of our own that was under way is given up, as in the kernel; so is its index.
+            local_index: None,
             remote_index: opened.sender,
         }));
         true
     }
 
     /// Answers the initiation that was consumed last. The MACs are left to be stamped. `None` if there is none to
-    /// answer, or one of the peer's keys is of low order.
+    /// answer, or one of the peer's keys is of low order; that handshake is then forgotten.
     #[must_use]
     pub fn create_response(&mut self, local_index: u32, random: &dyn Random) -> Option<[u8; RESPONSE_LEN]> {
-        let pending = self.pending.as_mut().filter(|p| p.stage == Stage::InitiationReceived)?;
+        let mut pending = self.pending.take_if(|p| p.stage == Stage::InitiationReceived)?;
         let mut message = [0; RESPONSE_LEN];
         message[..4].copy_from_slice(&TYPE_RESPONSE.to_le_bytes());
         message[4..8].copy_from_slice(&local_index.to_le_bytes());
@@ -326,8 +328,9 @@ impl Handshake {
         let key = symmetric.mix_preshared(&self.preshared);
         symmetric.seal(&key, &[], &mut message[44..60]);
 
-        pending.local_index = local_index;
+        pending.local_index = Some(local_index);
         pending.stage = Stage::ResponseSent;
+        self.pending = Some(pending);
         Some(message)
     }
 
@@ -337,7 +340,7 @@ impl Handshake {
         let Some(pending) = self.pending.as_mut() else {
             return false;
         };
-        if pending.stage != Stage::InitiationSent || pending.local_index != u32_at(message, 8) {
+        if pending.stage != Stage::InitiationSent || pending.local_index != Some(u32_at(message, 8)) {
             return false;
         }
         let mut symmetric = Symmetric { chain: pending.symmetric.chain.clone(), hash: pending.symmetric.hash };
@@ -372,7 +375,7 @@ impl Handshake {
         let (sending, receiving) = if initiator { (&first, &second) } else { (&second, &first) };
         Some(Session::new(
             &Keys {
-                local_index: pending.local_index,
+                local_index: pending.local_index?,
                 remote_index: pending.remote_index,
                 initiator,
                 sending,
@@ -495,6 +498,42 @@ mod tests {
         b.handshake.identity_changed();
         assert!(b.handshake.create_response(1, &SystemRandom).is_none(), "what was under way is gone");
         assert!(!receive(&mut b, &m1, Instant::from_nanos(1_000_000_000)), "an old initiation stays old");
+    }
+
+    #[test]
+    fn a_handshake_has_an_index_once_we_have_sent_a_message_of_it() {
+        let (mut a, mut b) = pair();
+        assert_eq!(b.handshake.local_index(), None);
+        let ours = b.handshake.create_initiation(&b.identity, 3, WALL, &SystemRandom);
+        assert!(ours.is_some());
+        assert_eq!(b.handshake.local_index(), Some(3));
+        let m1 = a.handshake.create_initiation(&a.identity, 1, WALL, &SystemRandom).unwrap();
+        assert!(receive(&mut b, &m1, Instant::default()));
+        assert_eq!(b.handshake.local_index(), None, "our initiation is given up");
+        assert!(b.handshake.begin_session(Instant::default()).is_none());
+        assert!(b.handshake.create_response(4, &SystemRandom).is_some());
+        assert_eq!(b.handshake.local_index(), Some(4));
+        let session = b.handshake.begin_session(Instant::default()).unwrap();
+        assert_eq!((session.local_index(), b.handshake.local_index()), (4, None));
+    }
+
+    #[test]
+    fn an_initiation_that_cannot_be_answered_is_forgotten() {
+        let (mut a, mut b) = pair();
+        let m1 = a.handshake.create_initiation(&a.identity, 1, WALL, &SystemRandom).unwrap();
+        assert!(receive(&mut b, &m1, Instant::default()));
+        // Cannot come from the wire: the first message would not have been opened.
+        let zero = PublicKey::from_bytes([0; 32]);
+        b.handshake.pending.as_mut().unwrap().remote_ephemeral = Some(zero);
+        assert!(b.handshake.create_response(2, &SystemRandom).is_none());
+        assert!(b.handshake.pending.is_none());
+        assert!(b.handshake.begin_session(Instant::default()).is_none());
+    }
+
+    #[test]
+    fn memory_stays_small() {
+        assert!(size_of::<Handshake>() <= 200, "{}", size_of::<Handshake>());
+        assert!(size_of::<Session>() <= 1152, "{}", size_of::<Session>());
     }
 
     #[test]

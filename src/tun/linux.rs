@@ -16,10 +16,7 @@ use self::{
     vnet::Vnet,
 };
 use super::{
-    PacketArena, PacketList, Tun, TunEvent,
-    fd::{DEFAULT_MTU, PacketFd},
-    offload::VNET_HEADER_LEN,
-    waiter::Waiter,
+    PacketArena, PacketList, Tun, TunEvent, fd::DEFAULT_MTU, offload::VNET_HEADER_LEN, port::PacketFd, waiter::Waiter,
 };
 use crate::error::{Error, ErrorKind, Result};
 use std::{
@@ -77,7 +74,8 @@ struct Watch {
 
 impl LinuxTun {
     /// Makes an interface, with an MTU of 1420; it is down then, and the first event says so. It is removed when this
-    /// is dropped. An existing persistent TUN of that name that nobody uses is taken instead.
+    /// is dropped. An existing persistent TUN of that name that nobody uses is taken instead; without the right to set
+    /// its MTU, it keeps the one that it has.
     ///
     /// The name is exactly that: 1 to 15 bytes, not `.` or `..`, without `/`, `:`, white space and control
     /// characters. `%` is refused: to the kernel it is a template for another name than the one that was asked for.
@@ -97,8 +95,11 @@ impl LinuxTun {
         let (name, _) = sys::interface(&fd).map_err(|err| Error::io("cannot ask for the interface's name", err))?;
         let watching = |err| Error::io(format!("cannot watch interface {name}"), err);
         let link = Link::open(&name).map_err(watching)?;
-        sys::set_mtu(&link, &name, DEFAULT_MTU)
-            .map_err(|err| Error::io(format!("cannot set the MTU of interface {name}"), err))?;
+        match sys::set_mtu(&link, &name, DEFAULT_MTU) {
+            // Its owner made it persistent, so that a program without rights may use it as it is.
+            Err(err) if err.kind() == io::ErrorKind::PermissionDenied => (),
+            result => result.map_err(|err| Error::io(format!("cannot set the MTU of interface {name}"), err))?,
+        }
         let seen = link.ask(&name).map_err(watching)?;
         let vnet = Some(Vnet::new(VNET_HEADER_LEN, offer_offloads(&fd)?));
         Self::new(fd, vnet, Some(link), name, seen, seen.up)
@@ -114,17 +115,11 @@ impl LinuxTun {
     /// # Errors
     /// If the descriptor does not give and take one IP packet at a time.
     pub fn adopt(fd: OwnedFd, mtu: u16) -> Result<Self> {
-        let mut seen = State {
-            up: true,
-            mtu: if mtu == 0 { DEFAULT_MTU } else { mtu },
-        };
+        let mut seen = State { up: true, mtu: if mtu == 0 { DEFAULT_MTU } else { mtu } };
         let (name, flags) = match sys::interface(&fd) {
             Ok(found) => found,
             Err(err) if err.raw_os_error() == Some(libc::EBADFD) => {
-                return Err(Error::new(
-                    ErrorKind::NotFound,
-                    "the TUN descriptor has no interface, or it was removed",
-                ));
+                return Err(Error::new(ErrorKind::NotFound, "the TUN descriptor has no interface, or it was removed"));
             }
             // Not a TUN, or a sandbox does not let us ask.
             Err(_) => return Self::new(fd, None, None, String::new(), seen, true),
@@ -145,17 +140,23 @@ impl LinuxTun {
             }
             Some(Vnet::new(len, offer_offloads(&fd)?))
         };
-        let link = if cfg!(target_os = "linux") {
-            Link::open_at(fd.as_fd(), &name).ok()
-        } else {
-            None
-        };
+        let link = if cfg!(target_os = "linux") { Link::open_at(fd.as_fd(), &name).ok() } else { None };
         if let Some(state) = link.as_ref().and_then(|link| link.ask(&name).ok()) {
             seen = state;
         } else if let Ok(mtu) = link::mtu(&name) {
             seen.mtu = mtu;
         }
         Self::new(fd, vnet, link, name, seen, true)
+    }
+
+    /// Lets an adopted interface be down if it is: for a daemon, which follows the interface as it would one that it
+    /// made itself. To be called before the first event is asked for.
+    #[must_use]
+    pub fn with_link_state(self) -> Self {
+        let mut watch = self.watch();
+        watch.up = watch.seen.up;
+        drop(watch);
+        self
     }
 
     fn new(fd: OwnedFd, vnet: Option<Vnet>, link: Option<Link>, name: String, seen: State, up: bool) -> Result<Self> {
@@ -172,14 +173,7 @@ impl LinuxTun {
             // What came between opening the link and asking it.
             changed: AtomicBool::new(link.is_some()),
             mtu: AtomicU16::new(seen.mtu),
-            watch: Mutex::new(Watch {
-                link,
-                name,
-                seen,
-                up,
-                told_up: None,
-                told_mtu: seen.mtu,
-            }),
+            watch: Mutex::new(Watch { link, name, seen, up, told_up: None, told_mtu: seen.mtu }),
         })
     }
 
@@ -221,10 +215,7 @@ impl LinuxTun {
                 Err(err) => tracing::debug!(%err, name = watch.name, "the interface is not where it was"),
             }
         }
-        tracing::warn!(
-            name = watch.name,
-            "the interface left to where it cannot be watched: it counts as up"
-        );
+        tracing::warn!(name = watch.name, "the interface left to where it cannot be watched: it counts as up");
         watch.link = None;
         watch.up = true;
     }
@@ -369,19 +360,7 @@ mod tests {
         for name in ["wg0", "a", "fifteen-bytes-x", "wg.0", "_", "-", "ß"] {
             assert!(check_name(name).is_ok(), "{name}");
         }
-        for name in [
-            "",
-            "sixteen-bytes-xx",
-            ".",
-            "..",
-            "a/b",
-            "a b",
-            "a\tb",
-            "wg%d",
-            "a:1",
-            "a\0",
-            "a\u{a0}b",
-        ] {
+        for name in ["", "sixteen-bytes-xx", ".", "..", "a/b", "a b", "a\tb", "wg%d", "a:1", "a\0", "a\u{a0}b"] {
             assert_eq!(check_name(name).unwrap_err().kind(), ErrorKind::Invalid, "{name:?}");
         }
     }

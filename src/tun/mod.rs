@@ -3,6 +3,14 @@
 //! Packets that are read land in a [`PacketArena`], packed so that they can be sealed in place and leave as one
 //! segmented send. Packets that are written are a [`PacketList`], so that a device with offloads can put a run of
 //! them together. One thread reads (`wait`, `read`), one writes, any may wake or ask.
+//!
+//! | file | where packets come from |
+//! |---|---|
+//! | [`linux`] | TUN devices of Linux and Android, with offloads if they have them |
+//! | [`fd`] | any descriptor that keeps packets apart, on any Unix |
+//! | [`mem`] | the program itself, or a test |
+//!
+//! [`offload`] is what a device with offloads needs, as pure functions.
 
 #[cfg(unix)]
 pub mod fd;
@@ -10,6 +18,8 @@ pub mod fd;
 pub mod linux;
 pub mod mem;
 pub mod offload;
+#[cfg(unix)]
+mod port;
 #[cfg(unix)]
 mod waiter;
 
@@ -181,9 +191,7 @@ impl<'a> PacketList<'a> {
 
 impl fmt::Debug for PacketList<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PacketList")
-            .field("ranges", &self.ranges)
-            .finish_non_exhaustive()
+        f.debug_struct("PacketList").field("ranges", &self.ranges).finish_non_exhaustive()
     }
 }
 
@@ -196,7 +204,8 @@ pub trait Tun: Send + Sync {
     fn mtu(&self) -> u16;
 
     /// Waits until something may be read, an event is there, [`wake`](Self::wake) is called, or `timeout` has passed.
-    /// Only after `read` has returned 0. A wake that came since the last wait ends the wait at once.
+    /// May return without a reason. Only after `read` has returned 0: what was there before may not be told again. A
+    /// wake that came since the last wait ends the wait at once.
     ///
     /// # Errors
     /// If the interface is gone.

@@ -30,18 +30,13 @@ impl Waiter {
         let registry = poll.registry().try_clone()?;
         registry.register(&mut SourceFd(&fd.as_raw_fd()), PACKETS, Interest::READABLE)?;
         let waker = Waker::new(&registry, WAKER)?;
-        Ok(Self {
-            poll: Mutex::new((poll, Events::with_capacity(4))),
-            registry,
-            waker,
-        })
+        Ok(Self { poll: Mutex::new((poll, Events::with_capacity(4))), registry, waker })
     }
 
     /// Also waits for changes from `fd`.
     #[allow(dead_code, reason = "not every system tells changes through a descriptor")]
     pub(super) fn add_changes(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        self.registry
-            .register(&mut SourceFd(&fd.as_raw_fd()), CHANGES, Interest::READABLE)
+        self.registry.register(&mut SourceFd(&fd.as_raw_fd()), CHANGES, Interest::READABLE)
     }
 
     /// Waits, and returns whether changes may be there. May return without a reason.

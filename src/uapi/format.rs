@@ -15,6 +15,7 @@ use crate::{
     config::{
         EndpointAddr, Update,
         snapshot::{PeerSnapshot, Snapshot},
+        text::push_wiped,
     },
     key::PresharedKey,
 };
@@ -133,19 +134,12 @@ fn text_of(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Zeroizing<St
     out.0
 }
 
-/// Text in memory that leaves no copy behind when it grows.
+/// A writer to memory. It is always handed whole lines, so text is never cut inside a character.
 struct WipedText(Zeroizing<String>);
 
 impl Write for WipedText {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let text = str::from_utf8(bytes).map_err(io::Error::other)?;
-        let needed = self.0.len() + text.len();
-        if needed > self.0.capacity() {
-            let mut larger = Zeroizing::new(String::with_capacity(needed.next_power_of_two()));
-            larger.push_str(&self.0);
-            self.0 = larger;
-        }
-        self.0.push_str(text);
+        push_wiped(&mut self.0, str::from_utf8(bytes).map_err(io::Error::other)?);
         Ok(bytes.len())
     }
 

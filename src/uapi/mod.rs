@@ -1,6 +1,6 @@
 //! The text protocol of `wg(8)`.
 //!
-//! Source: wireguard.com/xplatform, and what wg(8) and wireguard-go do. [`parse`] reads a `set`, [`format`] writes a
+//! Source: wireguard.com/xplatform, and what wg(8) and wireguard-go do. [`parse`] reads a `set`, [`mod@format`] writes a
 //! `get`, [`stream`] holds the dialogue of one connection.
 
 pub mod format;

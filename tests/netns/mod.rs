@@ -36,11 +36,7 @@ impl Netns {
             ready.send(unsafe { libc::gettid() }).unwrap();
             queue.into_iter().for_each(|job| job());
         });
-        let netns = Self {
-            jobs: Some(jobs),
-            thread: Some(thread),
-            tid: tid.recv().unwrap(),
-        };
+        let netns = Self { jobs: Some(jobs), thread: Some(thread), tid: tid.recv().unwrap() };
         netns.ip("link set lo up");
         netns
     }
@@ -74,11 +70,7 @@ impl Netns {
         let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
         self.run(move || {
             let out = Command::new("ip").args(&arguments).output().unwrap();
-            assert!(
-                out.status.success(),
-                "ip {arguments:?}: {}",
-                String::from_utf8_lossy(&out.stderr)
-            );
+            assert!(out.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
             String::from_utf8(out.stdout).unwrap()
         })
     }
@@ -90,13 +82,7 @@ impl Netns {
         let mut lines = text.lines().filter(|l| l.starts_with(&prefix));
         let names = lines.next().unwrap().split_whitespace();
         let values = lines.next().unwrap().split_whitespace();
-        names
-            .zip(values)
-            .find(|(n, _)| *n == counter)
-            .unwrap()
-            .1
-            .parse()
-            .unwrap()
+        names.zip(values).find(|(n, _)| *n == counter).unwrap().1.parse().unwrap()
     }
 
     /// How many packets an interface has received.

@@ -28,10 +28,7 @@ const fn space(len: usize) -> usize {
 }
 
 impl Control {
-    pub(super) const EMPTY: Self = Self {
-        bytes: [0; ROOM],
-        len: 0,
-    };
+    pub(super) const EMPTY: Self = Self { bytes: [0; ROOM], len: 0 };
 
     /// How much is filled.
     pub(super) fn len(&self) -> usize {
@@ -100,9 +97,7 @@ pub(super) fn read<T: Copy>(data: &[u8]) -> Option<T> {
 }
 
 pub(super) const fn in_addr(ip: Ipv4Addr) -> libc::in_addr {
-    libc::in_addr {
-        s_addr: u32::from_ne_bytes(ip.octets()),
-    }
+    libc::in_addr { s_addr: u32::from_ne_bytes(ip.octets()) }
 }
 
 #[cfg(test)]

@@ -44,11 +44,7 @@ impl Link {
         // The socket first: what changes from here on is heard.
         let socket = sys::link_socket()?;
         let index = sys::index(&socket, name)?;
-        Ok(Self {
-            socket,
-            index,
-            buffer: vec![0; 4096].into_boxed_slice(),
-        })
+        Ok(Self { socket, index, buffer: vec![0; 4096].into_boxed_slice() })
     }
 
     /// Listens in the network namespace that the interface of `tun` is in.
@@ -67,20 +63,15 @@ impl Link {
                 sys::enter_namespace(&namespace)?;
                 Self::open(name)
             })?;
-            visitor.join().unwrap_or_else(|_| {
-                Err(io::Error::other(
-                    "the thread that looks at a network namespace panicked",
-                ))
-            })
+            visitor
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("the thread that looks at a network namespace panicked")))
         })
     }
 
     /// Asks for the state of the interface, which has this name now.
     pub(super) fn ask(&self, name: &str) -> io::Result<State> {
-        Ok(State {
-            up: sys::is_up(&self.socket, name)?,
-            mtu: mtu16(sys::mtu(&self.socket, name)?),
-        })
+        Ok(State { up: sys::is_up(&self.socket, name)?, mtu: mtu16(sys::mtu(&self.socket, name)?) })
     }
 
     /// The next thing that was told about the interface; `None` if there is nothing now.
@@ -113,9 +104,7 @@ impl Link {
 
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link")
-            .field("index", &self.index)
-            .finish_non_exhaustive()
+        f.debug_struct("Link").field("index", &self.index).finish_non_exhaustive()
     }
 }
 
@@ -235,13 +224,7 @@ mod tests {
 
     fn up(mtu: u32) -> Vec<u8> {
         let mtu = mtu.to_ne_bytes();
-        link_message(
-            libc::RTM_NEWLINK,
-            0,
-            7,
-            0x1043,
-            &[(libc::IFLA_IFNAME, b"wg0\0"), (libc::IFLA_MTU, &mtu)],
-        )
+        link_message(libc::RTM_NEWLINK, 0, 7, 0x1043, &[(libc::IFLA_IFNAME, b"wg0\0"), (libc::IFLA_MTU, &mtu)])
     }
 
     #[test]
@@ -254,10 +237,7 @@ mod tests {
         assert_eq!(last_change(&[up(1280), down].concat(), 7), state(false, 1400));
         let left = link_message(libc::RTM_DELLINK, 0, 7, 0, &[]);
         assert_eq!(last_change(&[left, up(1280).to_vec()].concat(), 8), None);
-        assert_eq!(
-            last_change(&link_message(libc::RTM_DELLINK, 0, 7, 0, &[]), 7),
-            Some(Change::Left)
-        );
+        assert_eq!(last_change(&link_message(libc::RTM_DELLINK, 0, 7, 0, &[]), 7), Some(Change::Left));
     }
 
     #[test]

@@ -56,11 +56,7 @@ impl IfReq {
 }
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// Makes `fd`, which is /dev/net/tun, the interface `name`.
@@ -80,13 +76,7 @@ pub(super) fn interface(fd: impl AsFd) -> io::Result<(String, u16)> {
 /// Says which offloads the reader of a TUN can undo.
 pub(super) fn set_offload(fd: impl AsFd, offloads: libc::c_uint) -> io::Result<()> {
     // SAFETY: TUNSETOFFLOAD takes a number, not a pointer.
-    check(unsafe {
-        libc::ioctl(
-            fd.as_fd().as_raw_fd(),
-            libc::TUNSETOFFLOAD,
-            libc::c_ulong::from(offloads),
-        )
-    })?;
+    check(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offloads)) })?;
     Ok(())
 }
 
@@ -153,13 +143,7 @@ pub(super) fn link_socket() -> io::Result<OwnedFd> {
     address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
     address.nl_groups = RTMGRP_LINK;
     // SAFETY: the pointer and the length are those of one `sockaddr_nl`, which lives.
-    check(unsafe {
-        libc::bind(
-            fd,
-            (&raw const address).cast(),
-            mem::size_of_val(&address) as libc::socklen_t,
-        )
-    })?;
+    check(unsafe { libc::bind(fd, (&raw const address).cast(), mem::size_of_val(&address) as libc::socklen_t) })?;
     Ok(socket)
 }
 

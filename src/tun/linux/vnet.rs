@@ -2,12 +2,12 @@
 
 use crate::tun::{
     MAX_PACKET, PacketArena, PacketList,
-    fd::{PacketFd, Patience},
     offload::{
         VNET_HEADER_LEN, VnetHeader,
         coalesce::{Group, MAX_MERGED, coalesce},
         split::Split,
     },
+    port::{PacketFd, Patience},
 };
 use std::{
     fmt,
@@ -40,9 +40,7 @@ struct Reading {
 // Without the bytes of packets: they are the user's.
 impl fmt::Debug for Reading {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reading")
-            .field("kept", &self.kept)
-            .finish_non_exhaustive()
+        f.debug_struct("Reading").field("kept", &self.kept).finish_non_exhaustive()
     }
 }
 
@@ -52,10 +50,7 @@ impl Vnet {
         Self {
             header_len,
             udp: AtomicBool::new(udp),
-            reading: Mutex::new(Reading {
-                buffer: vec![0; header_len + MAX_PACKET].into_boxed_slice(),
-                kept: None,
-            }),
+            reading: Mutex::new(Reading { buffer: vec![0; header_len + MAX_PACKET].into_boxed_slice(), kept: None }),
         }
     }
 
@@ -105,11 +100,7 @@ impl Vnet {
         };
         coalesce(packets, self.udp.load(Relaxed), |group| match group {
             Group::One(i) => taken += one(i, &mut patience),
-            Group::Merged {
-                vnet,
-                headers,
-                packets: numbers,
-            } => {
+            Group::Merged { vnet, headers, packets: numbers } => {
                 let mut header = [0; MAX_HEADER_LEN];
                 header[..VNET_HEADER_LEN].copy_from_slice(&vnet.encode());
                 let mut parts = [IoSlice::new(&[]); MAX_MERGED + 2];
@@ -131,5 +122,118 @@ impl Vnet {
             }
         });
         taken
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::tun::offload::{Gso, checksum::Sum};
+    use std::os::unix::net::UnixDatagram;
+
+    const LEN: usize = 12;
+
+    /// A socketpair in the place of a TUN: what is sent is one read of the kernel's packets.
+    fn port() -> (PacketFd, UnixDatagram) {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        (PacketFd::new(ours.into()).unwrap(), theirs)
+    }
+
+    fn arena(bytes: usize) -> PacketArena {
+        let mut arena = PacketArena::new(bytes, 128, |len, _| len.next_multiple_of(16));
+        arena.clear(1420);
+        arena
+    }
+
+    /// A large UDP packet with its header, for `LEN`.
+    fn large(payload: usize, segment: u16) -> Vec<u8> {
+        let len = (28 + payload) as u16;
+        let header = VnetHeader {
+            needs_csum: true,
+            gso: Gso::Udp,
+            header_len: 28,
+            segment,
+            csum_start: 20,
+            csum_offset: 6,
+            ..VnetHeader::default()
+        };
+        let mut bytes = header.encode().to_vec();
+        bytes.resize(LEN, 0);
+        bytes.extend([0x45, 0, (len >> 8) as u8, len as u8, 0, 0, 0x40, 0, 64, 17, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+        bytes.extend([0, 1, 0, 2, ((len - 20) >> 8) as u8, (len - 20) as u8]);
+        bytes.extend(Sum::default().pseudo_header(&[1, 2, 3, 4, 5, 6, 7, 8], 17, len - 20).partial());
+        bytes.extend((0..payload).map(|i| i as u8));
+        bytes
+    }
+
+    #[test]
+    fn what_an_arena_has_no_room_for_comes_with_the_next_read() {
+        let (port, kernel) = port();
+        let vnet = Vnet::new(LEN, true);
+        kernel.send(&large(20_300, 1000)).unwrap();
+        let plain = [&[0; LEN][..], &[0x45; 60]].concat();
+        kernel.send(&plain).unwrap();
+        let mut arena = arena(7000);
+        let (mut rounds, mut payload, mut lens) = (0, Vec::new(), Vec::new());
+        while vnet.read(&port, &mut arena).unwrap() > 0 {
+            for &slot in arena.slots() {
+                lens.push(slot.len);
+                if slot.len != 60 {
+                    payload.extend_from_slice(&arena.packet(slot)[28..]);
+                }
+            }
+            arena.clear(1420);
+            rounds += 1;
+        }
+        assert_eq!(rounds, 4);
+        assert_eq!((lens.len(), lens[0], lens[20], lens[21]), (22, 1028, 328, 60));
+        assert!(payload.iter().enumerate().all(|(i, &b)| b == i as u8) && payload.len() == 20_300);
+        assert_eq!(port.drops(), 0);
+    }
+
+    #[test]
+    fn what_is_malformed_or_fits_nowhere_is_counted_and_does_not_block() {
+        let (port, kernel) = port();
+        let vnet = Vnet::new(LEN, true);
+        kernel.send(&[0; 5]).unwrap();
+        kernel.send(&[0; LEN]).unwrap();
+        kernel.send(&[0xff; 100]).unwrap();
+        kernel.send(&large(9000, 4000)).unwrap();
+        kernel.send(&large(100, 100)).unwrap();
+        let mut arena = arena(2000);
+        assert_eq!(vnet.read(&port, &mut arena).unwrap(), 1);
+        assert_eq!((arena.slots()[0].len, port.drops()), (128, 4));
+    }
+
+    #[test]
+    fn a_run_is_written_as_one_and_the_rest_as_it_is() {
+        for udp in [true, false] {
+            let (port, kernel) = port();
+            let vnet = Vnet::new(LEN, udp);
+            kernel.send(&large(2500, 1000)).unwrap();
+            let mut arena = arena(8000);
+            assert_eq!(vnet.read(&port, &mut arena).unwrap(), 3);
+            assert!(arena.push(&[0x45; 30]));
+            let ranges: Vec<_> = arena.slots().iter().map(|s| s.start..s.start + s.len).collect();
+            let list = PacketList { buffer: arena.bytes(), ranges: &ranges };
+            assert_eq!(vnet.write(&port, list), 4);
+            let mut buffer = [0; 4000];
+            let mut written = Vec::new();
+            while let Ok(len) = kernel.recv(&mut buffer) {
+                written.push(buffer[..len].to_vec());
+            }
+            if udp {
+                assert_eq!(written.len(), 2);
+                assert_eq!(VnetHeader::parse(&written[0]).unwrap().segment, 1000);
+                assert_eq!(written[0][LEN + 28..], large(2500, 1000)[LEN + 28..]);
+            } else {
+                assert_eq!(written.len(), 4);
+                assert!(written[..3].iter().zip(&ranges).all(|(w, r)| w[LEN..] == arena.bytes()[r.clone()]));
+            }
+            let last = written.last().unwrap();
+            assert_eq!((&last[..LEN], &last[LEN..]), (&[0; LEN][..], &[0x45; 30][..]));
+        }
     }
 }

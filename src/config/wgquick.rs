@@ -1,1 +1,0 @@
-//! Reads wg-quick `.conf` files.

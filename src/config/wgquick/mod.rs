@@ -1,0 +1,149 @@
+//! Reads and writes wg-quick `.conf` files.
+//!
+//! A file is the whole configuration of a tunnel, so it becomes an [`Update`] that replaces everything, as `wg setconf`
+//! does, and the [`InterfaceSettings`] that `wg-quick` acts on. The rules are those of wg(8), wg-quick(8) and
+//! wireguard-windows; where they differ:
+//!
+//! - Sections, keys, and words like `off` are read in any case; `#` begins a comment anywhere, in a hook too.
+//! - There is one `[Interface]`, as wg(8) says, and any number of `[Peer]`. The last of a repeated key counts, lists and
+//!   hooks add up.
+//! - Lists are separated by commas; `Address` and `DNS` by spaces as well, as wg-quick has it. An empty item, or a key without
+//!   a value, is an error.
+//! - An unknown key is an error.
+//! - `PrivateKey` may be missing: a hook may set it. `PublicKey` may not.
+//! - Host names stay names ([`Conf::peer_hosts`]): when to resolve them, and again, is for the app to decide. Port names are
+//!   not known, and an address that is not quite one (`1.2.3:5`) is an error rather than a name.
+
+mod read;
+mod write;
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr};
+
+use ipnet::IpNet;
+
+use super::{Update, text};
+use crate::{
+    error::{Error, Result},
+    key::PublicKey,
+};
+
+/// What a `.conf` file says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conf {
+    /// What the system, not the tunnel, has to be told.
+    pub interface: InterfaceSettings,
+    /// What the tunnel has to be told, but for [`peer_hosts`](Self::peer_hosts). As read, it replaces all peers and sets key,
+    /// port and mark even where the file says nothing about them.
+    pub update: Update,
+    /// Peers whose endpoint is a host name. As read, the update has no endpoint for them.
+    pub peer_hosts: BTreeMap<PublicKey, HostPort>,
+}
+
+impl Conf {
+    /// Says what a file says by not mentioning it: that everything else is replaced or has its default.
+    fn complete(&mut self) {
+        let update = &mut self.update;
+        update.replace_peers = true;
+        update.private_key.get_or_insert_default();
+        update.listen_port.get_or_insert_default();
+        update.fwmark.get_or_insert_default();
+        for peer in &mut update.peers {
+            peer.replace_allowed_ips = true;
+            if self.peer_hosts.contains_key(&peer.public_key) {
+                peer.endpoint = None;
+            }
+        }
+    }
+}
+
+/// The keys of `[Interface]` that `wg-quick` acts on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InterfaceSettings {
+    /// Own addresses with the length of their network; host bits are kept. A bare address has /32 or /128.
+    pub addresses: Vec<IpNet>,
+    /// DNS servers.
+    pub dns: Vec<IpAddr>,
+    /// DNS search domains: what `DNS` lists and is no address.
+    pub dns_search: Vec<String>,
+    /// 576 to 65535; `None` leaves it to the system.
+    pub mtu: Option<u16>,
+    /// Where routes go.
+    pub table: Table,
+    /// Commands to run before the interface is set up, in order. `%i` stands for its name. This library runs none.
+    pub pre_up: Vec<String>,
+    /// Commands to run after the interface was set up.
+    pub post_up: Vec<String>,
+    /// Commands to run before the interface is taken down.
+    pub pre_down: Vec<String>,
+    /// Commands to run after the interface was taken down.
+    pub post_down: Vec<String>,
+    /// Whether the file is to be written anew from the state when the interface is taken down.
+    pub save_config: bool,
+}
+
+/// The routing table that allowed IPs are routed in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Table {
+    /// The main one, with policy routing if there is a default route.
+    #[default]
+    Auto,
+    /// No routes are made.
+    Off,
+    /// The main one.
+    Main,
+    /// The one of this number.
+    Number(u32),
+}
+
+/// A host name and a port, still to be resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    host: Box<str>,
+    port: u16,
+}
+
+impl HostPort {
+    /// The name: letters and digits of any script, `-`, `_` and `.`; at most 253 bytes; not a numeric address.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The UDP port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+impl FromStr for HostPort {
+    type Err = Error;
+
+    /// Reads `host:port`, the port in decimal.
+    fn from_str(text: &str) -> Result<Self> {
+        let (host, port) = text.rsplit_once(':').ok_or_else(|| Error::invalid("the port is missing"))?;
+        if !is_name(host) {
+            return Err(Error::invalid("not a host name"));
+        }
+        let port = text::decimal(port).map_err(|e| e.at("port"))?;
+        Ok(Self { host: host.into(), port })
+    }
+}
+
+/// Whether a text may be a host or domain name, and surely is no address.
+fn is_name(text: &str) -> bool {
+    let allowed = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
+    (1..=253).contains(&text.len()) && text.chars().all(allowed) && !is_numeric(text)
+}
+
+/// Whether a text is meant as an address: the test of wg-quick.
+fn is_numeric(text: &str) -> bool {
+    let digits_and_dots = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    text.contains(':') || (digits_and_dots && !text.is_empty())
+}

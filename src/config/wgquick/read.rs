@@ -1,0 +1,380 @@
+//! Text of a `.conf` file -> [`Conf`].
+
+use std::{net::IpAddr, str::FromStr};
+
+use ipnet::IpNet;
+use zeroize::Zeroizing;
+
+use super::{Conf, HostPort, InterfaceSettings, Table, is_name, is_numeric};
+use crate::{
+    config::{AllowedIpUpdate, EndpointAddr, MAX_PEERS, PeerUpdate, Update, text},
+    error::{Error, Result},
+    key::{PresharedKey, PrivateKey, PublicKey},
+};
+
+impl Conf {
+    /// Reads a file as it is on disk: UTF-8, or UTF-16 of either byte order, with or without a byte order mark.
+    ///
+    /// # Errors
+    /// As [`from_str`](Self::from_str); `Invalid` for bytes that are no text.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        decode(bytes)?.parse()
+    }
+}
+
+impl FromStr for Conf {
+    type Err = Error;
+
+    /// Reads the text of a file. A text without `[Interface]` is refused: it is surely something else.
+    ///
+    /// # Errors
+    /// `Invalid`, naming line, section, key and reason, and no value; also for more than [`MAX_PEERS`] peers.
+    fn from_str(text: &str) -> Result<Self> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let mut reader = Reader::default();
+        for (number, line) in (1..).zip(text.split('\n')) {
+            reader.line(number, line).map_err(|e| e.at(format_args!("line {number}")))?;
+        }
+        reader.finish()
+    }
+}
+
+/// The text of a file; `[` or whatever else comes first in it is ASCII, which tells UTF-16 without a mark.
+fn decode(bytes: &[u8]) -> Result<Zeroizing<String>> {
+    let (bytes, unit): (_, fn([u8; 2]) -> u16) = match bytes {
+        [0xff, 0xfe, rest @ ..] => (rest, u16::from_le_bytes),
+        [0xfe, 0xff, rest @ ..] => (rest, u16::from_be_bytes),
+        [_, 0, ..] => (bytes, u16::from_le_bytes),
+        [0, _, ..] => (bytes, u16::from_be_bytes),
+        _ => {
+            let text = str::from_utf8(bytes).map_err(|_| Error::invalid("the file is neither UTF-8 nor UTF-16"))?;
+            return Ok(Zeroizing::new(text.to_owned()));
+        }
+    };
+    let (units, odd) = bytes.as_chunks::<2>();
+    // Room for three bytes a unit, so that the text does not grow and leave keys behind.
+    let mut text = Zeroizing::new(String::with_capacity(units.len() * 3));
+    for c in char::decode_utf16(units.iter().map(|&pair| unit(pair))) {
+        text.push(c.map_err(|_| Error::invalid("the file is not proper UTF-16"))?);
+    }
+    if odd.is_empty() { Ok(text) } else { Err(Error::invalid("the file ends inside a UTF-16 character")) }
+}
+
+#[derive(Default)]
+struct Reader {
+    conf: Conf,
+    seen_interface: bool,
+    section: Section,
+}
+
+#[derive(Default)]
+enum Section {
+    #[default]
+    None,
+    Interface,
+    Peer(Box<Peer>),
+}
+
+/// A `[Peer]` until its end.
+struct Peer {
+    /// The line of its `[Peer]`.
+    line: usize,
+    public_key: Option<PublicKey>,
+    host: Option<HostPort>,
+    /// Its key is filled in at the end.
+    change: PeerUpdate,
+}
+
+impl Reader {
+    fn line(&mut self, number: usize, line: &str) -> Result<()> {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        if line.is_empty() {
+            return Ok(());
+        }
+        if line.starts_with('[') {
+            return self.begin(number, line);
+        }
+        let (key, value) = line.split_once('=').ok_or_else(|| Error::invalid("neither a section nor key = value"))?;
+        let (key, value) = (key.trim(), value.trim());
+        let section = match self.section {
+            Section::None => return Err(Error::invalid("stands before the first section")),
+            Section::Interface => "[Interface]",
+            Section::Peer(_) => "[Peer]",
+        };
+        self.pair(key, value).map_err(|e| e.at(format_args!("{section} {}", shown(key))))
+    }
+
+    fn begin(&mut self, number: usize, header: &str) -> Result<()> {
+        self.end_section()?;
+        if header.eq_ignore_ascii_case("[Interface]") {
+            if self.seen_interface {
+                return Err(Error::invalid("a second [Interface]"));
+            }
+            (self.seen_interface, self.section) = (true, Section::Interface);
+        } else if header.eq_ignore_ascii_case("[Peer]") {
+            if self.conf.update.peers.len() == MAX_PEERS {
+                return Err(Error::invalid(format!("more than {MAX_PEERS} peers")));
+            }
+            self.section = Section::Peer(Box::new(Peer {
+                line: number,
+                public_key: None,
+                host: None,
+                change: PeerUpdate::new(PublicKey::from_bytes([0; 32])),
+            }));
+        } else {
+            return Err(Error::invalid("the sections are [Interface] and [Peer]"));
+        }
+        Ok(())
+    }
+
+    fn end_section(&mut self) -> Result<()> {
+        let Section::Peer(mut peer) = std::mem::take(&mut self.section) else {
+            return Ok(());
+        };
+        let public_key = peer.public_key.ok_or_else(|| Error::invalid("missing"));
+        let public_key = public_key.map_err(|e| e.at(format_args!("[Peer] of line {}: PublicKey", peer.line)))?;
+        peer.change.public_key = public_key;
+        // The endpoint that was named last counts, should the peer have several sections.
+        match peer.host {
+            Some(host) => drop(self.conf.peer_hosts.insert(public_key, host)),
+            None if peer.change.endpoint.is_some() => drop(self.conf.peer_hosts.remove(&public_key)),
+            None => {}
+        }
+        self.conf.update.peers.push(peer.change);
+        Ok(())
+    }
+
+    fn pair(&mut self, key: &str, value: &str) -> Result<()> {
+        if value.is_empty() {
+            return Err(Error::invalid("has no value"));
+        }
+        let key = key.to_ascii_lowercase();
+        match &mut self.section {
+            Section::Peer(peer) => peer.pair(&key, value),
+            _ if tunnel_pair(&mut self.conf.update, &key, value)? => Ok(()),
+            _ => system_pair(&mut self.conf.interface, &key, value),
+        }
+    }
+
+    fn finish(mut self) -> Result<Conf> {
+        self.end_section()?;
+        if !self.seen_interface {
+            return Err(Error::invalid("there is no [Interface]"));
+        }
+        self.conf.complete();
+        Ok(self.conf)
+    }
+}
+
+/// Reads a key of `[Interface]` that wg(8) knows; false if it is none.
+fn tunnel_pair(update: &mut Update, key: &str, value: &str) -> Result<bool> {
+    match key {
+        "privatekey" => {
+            // Zeros mean "no key", which clamping would hide.
+            let bytes = PresharedKey::from_base64(value)?;
+            let key = (!bytes.is_zero()).then(|| PrivateKey::from_bytes(*bytes.as_bytes()));
+            update.private_key = Some(key);
+        }
+        "listenport" => update.listen_port = Some(text::decimal(value)?),
+        "fwmark" => update.fwmark = Some(mark(value)?),
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+/// Reads a key of `[Interface]` that wg-quick keeps to itself.
+fn system_pair(interface: &mut InterfaceSettings, key: &str, value: &str) -> Result<()> {
+    match key {
+        "address" => {
+            for item in words(value)? {
+                interface.addresses.push(prefix_or_address(item)?);
+            }
+        }
+        "dns" => {
+            for item in words(value)? {
+                match item.parse() {
+                    Ok(ip) => interface.dns.push(ip),
+                    Err(_) if is_name(item) => interface.dns_search.push(item.to_owned()),
+                    Err(_) => return Err(Error::invalid("neither an IP address nor a search domain")),
+                }
+            }
+        }
+        "mtu" => {
+            let mtu = text::decimal(value).ok().filter(|mtu| *mtu >= 576);
+            interface.mtu = Some(mtu.ok_or_else(|| Error::invalid("not a number from 576 to 65535"))?);
+        }
+        "table" => interface.table = table(value)?,
+        "preup" => interface.pre_up.push(value.to_owned()),
+        "postup" => interface.post_up.push(value.to_owned()),
+        "predown" => interface.pre_down.push(value.to_owned()),
+        "postdown" => interface.post_down.push(value.to_owned()),
+        "saveconfig" => {
+            interface.save_config = match value.to_ascii_lowercase().as_str() {
+                "true" => true,
+                "false" => false,
+                _ => return Err(Error::invalid("neither true nor false")),
+            };
+        }
+        _ => return Err(Error::invalid("no such key")),
+    }
+    Ok(())
+}
+
+impl Peer {
+    fn pair(&mut self, key: &str, value: &str) -> Result<()> {
+        match key {
+            "publickey" => self.public_key = Some(PublicKey::from_base64(value)?),
+            "presharedkey" => self.change.preshared_key = Some(PresharedKey::from_base64(value)?),
+            "allowedips" => {
+                for item in items(value) {
+                    let prefix = prefix_or_address(item?)?.trunc();
+                    self.change.allowed_ips.push(AllowedIpUpdate { prefix, remove: false });
+                }
+            }
+            "endpoint" => (self.change.endpoint, self.host) = endpoint(value)?,
+            "persistentkeepalive" => {
+                let off = value.eq_ignore_ascii_case("off");
+                self.change.persistent_keepalive = Some(if off { 0 } else { text::decimal(value)? });
+            }
+            _ => return Err(Error::invalid("no such key")),
+        }
+        Ok(())
+    }
+}
+
+/// Reads a numeric endpoint, or else a host name with a port.
+fn endpoint(value: &str) -> Result<(Option<EndpointAddr>, Option<HostPort>)> {
+    let host = value.rsplit_once(':').map_or(value, |(host, _)| host);
+    if is_numeric(host) || host.starts_with('[') {
+        return Ok((Some(value.parse()?), None));
+    }
+    Ok((None, Some(value.parse()?)))
+}
+
+/// Reads a mark as wg(8) does: `off`, decimal, or hexadecimal behind `0x`.
+fn mark(value: &str) -> Result<u32> {
+    if value.eq_ignore_ascii_case("off") {
+        return Ok(0);
+    }
+    match value.strip_prefix("0x") {
+        Some(digits) if digits.bytes().all(|b| b.is_ascii_hexdigit()) => {
+            u32::from_str_radix(digits, 16).map_err(|_| Error::invalid("not a hexadecimal number of 32 bits"))
+        }
+        _ => text::decimal(value),
+    }
+}
+
+fn table(value: &str) -> Result<Table> {
+    Ok(match value.to_ascii_lowercase().as_str() {
+        "auto" => Table::Auto,
+        "off" => Table::Off,
+        "main" => Table::Main,
+        _ => Table::Number(text::decimal(value).map_err(|_| Error::invalid("not off, auto, main or a number"))?),
+    })
+}
+
+/// The trimmed items of a comma list.
+fn items(value: &str) -> impl Iterator<Item = Result<&str>> {
+    value.split(',').map(|item| match item.trim() {
+        "" => Err(Error::invalid("two commas in a row, or one at an end")),
+        item => Ok(item),
+    })
+}
+
+/// The items of a list of which commas or spaces stand between.
+fn words(value: &str) -> Result<Vec<&str>> {
+    let items: Vec<&str> = items(value).collect::<Result<_>>()?;
+    Ok(items.into_iter().flat_map(str::split_whitespace).collect())
+}
+
+fn prefix_or_address(item: &str) -> Result<IpNet> {
+    match item.parse::<IpAddr>() {
+        Ok(address) => Ok(address.into()),
+        Err(_) => text::prefix(item),
+    }
+}
+
+/// A key as a message may show it: a secret on a line of its own ends in `=` and would pass for a key.
+fn shown(key: &str) -> &str {
+    let short = key.len() <= 32 && key.bytes().all(|b| b.is_ascii_alphabetic());
+    if short { key } else { "(unknown key)" }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const FILE: &str = "[Interface]\nPrivateKey = yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=\nDNS = 1.1.1.1\n";
+
+    #[test]
+    fn encodings_and_marks() {
+        let expected: Conf = FILE.parse().unwrap();
+        let le = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+        let be = |text: &str| text.encode_utf16().flat_map(u16::to_be_bytes).collect::<Vec<u8>>();
+        let marked = format!("\u{feff}{}", FILE.replace('\n', "\r\n"));
+        for bytes in [marked.clone().into_bytes(), le(&marked), be(&marked), le(FILE), be(FILE)] {
+            assert_eq!(Conf::from_bytes(&bytes).unwrap(), expected);
+        }
+        for bad in [b"[\xff".as_slice(), b"[\0I\0x", b"\xff\xfe\x00\xd8"] {
+            assert!(Conf::from_bytes(bad).is_err());
+        }
+    }
+
+    #[test]
+    fn a_file_replaces_everything() {
+        let conf: Conf = "[interface]".parse().unwrap();
+        let expected = Update {
+            private_key: Some(None),
+            listen_port: Some(0),
+            fwmark: Some(0),
+            replace_peers: true,
+            peers: Vec::new(),
+        };
+        assert_eq!((conf.update, conf.interface), (expected, InterfaceSettings::default()));
+    }
+
+    #[test]
+    fn the_endpoint_named_last_counts() {
+        let peer =
+            |endpoint| format!("[Peer]\nPublicKey=QKBt8tYvSmhIa88zdoMKVeasQl0ZqlMyfV3r3FUFASQ=\nEndpoint={endpoint}\n");
+        let two = |a, b| -> Conf { format!("[Interface]\n{}{}", peer(a), peer(b)).parse().unwrap() };
+        let conf = two("host:1", "1.2.3.4:5");
+        assert!(conf.peer_hosts.is_empty());
+        assert_eq!(conf.update.peers[1].endpoint, Some("1.2.3.4:5".parse().unwrap()));
+        let conf = two("1.2.3.4:5", "host:1");
+        assert_eq!(conf.peer_hosts.values().next().unwrap().to_string(), "host:1");
+        assert!(conf.update.peers.iter().all(|p| p.endpoint.is_none()));
+    }
+
+    #[test]
+    fn errors_hold_no_secret() {
+        let secret = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk";
+        for line in [
+            format!("PrivateKey = {secret}"),
+            format!("{secret}="),
+            format!("{secret}=x"),
+            secret.to_owned(),
+            format!("PrivateKey {secret}=x"),
+            format!("[{secret}]"),
+            format!("DNS = {secret}="),
+        ] {
+            let error = format!("[Interface]\n{line}").parse::<Conf>().unwrap_err().to_string();
+            assert!(error.starts_with("line 2: ") && !error.contains("yAnz"), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes: Vec<u8>) {
+            let _ = Conf::from_bytes(&bytes);
+        }
+
+        #[test]
+        fn nearly_right_text_is_read_or_refused(lines in proptest::collection::vec(
+            "(\\[Interface\\]|\\[Peer\\]|(Endpoint|AllowedIPs|DNS|Table|FwMark|MTU|Address) ?= ?[0-9a-fx.:/,%\\[\\] -]{0,20})", 0..9)) {
+            let _ = lines.join("\n").parse::<Conf>();
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! [`Conf`] -> text of a `.conf` file.
+
+use std::fmt::Display;
+
+use zeroize::Zeroizing;
+
+use super::{Conf, InterfaceSettings, Table};
+use crate::{
+    config::{PeerUpdate, text::push_wiped},
+    error::{Error, Result},
+};
+
+impl Conf {
+    /// The text of a file that says this, wiped when dropped.
+    ///
+    /// A file is always the whole configuration. So `replace_peers` and `replace_allowed_ips` are not looked at, and what
+    /// is not set is left out, which gives it its default.
+    ///
+    /// # Errors
+    /// `Invalid` for what a file cannot say, like the removal of a peer or a hook with a line feed: nothing is ever written
+    /// that would be read back as something else.
+    pub fn to_text(&self) -> Result<Zeroizing<String>> {
+        let mut out = Text::default();
+        out.section("[Interface]");
+        let update = &self.update;
+        out.option("PrivateKey", update.private_key.iter().flatten().map(|k| k.to_base64()).next().as_deref());
+        out.option("ListenPort", update.listen_port.filter(|&port| port != 0));
+        out.option("FwMark", update.fwmark.filter(|&mark| mark != 0).map(|mark| format!("{mark:#x}")));
+        out.interface(&self.interface);
+        for peer in &update.peers {
+            out.section("\n[Peer]");
+            out.peer(peer, self);
+        }
+        let read: Self = out.0.parse()?;
+        let mut meant = self.clone();
+        meant.complete();
+        if read != meant {
+            return Err(Error::invalid("a .conf file cannot say all of this"));
+        }
+        Ok(out.0)
+    }
+}
+
+/// Text that leaves no copy behind when it grows.
+#[derive(Default)]
+struct Text(Zeroizing<String>);
+
+impl Text {
+    fn section(&mut self, header: &str) {
+        push_wiped(&mut self.0, header);
+        push_wiped(&mut self.0, "\n");
+    }
+
+    fn pair(&mut self, key: &str, value: impl AsRef<str>) {
+        for part in [key, " = ", value.as_ref(), "\n"] {
+            push_wiped(&mut self.0, part);
+        }
+    }
+
+    fn option(&mut self, key: &str, value: Option<impl ToString>) {
+        if let Some(value) = value {
+            self.pair(key, Zeroizing::new(value.to_string()).as_str());
+        }
+    }
+
+    fn list(&mut self, key: &str, items: impl Iterator<Item = impl Display>) {
+        let items: Vec<String> = items.map(|item| item.to_string()).collect();
+        if !items.is_empty() {
+            self.pair(key, items.join(", "));
+        }
+    }
+
+    fn interface(&mut self, interface: &InterfaceSettings) {
+        self.list("Address", interface.addresses.iter());
+        self.list("DNS", interface.dns.iter());
+        self.list("DNS", interface.dns_search.iter());
+        self.option("MTU", interface.mtu);
+        match interface.table {
+            Table::Auto => {}
+            Table::Off => self.pair("Table", "off"),
+            Table::Main => self.pair("Table", "main"),
+            Table::Number(number) => self.option("Table", Some(number)),
+        }
+        for (key, hooks) in [
+            ("PreUp", &interface.pre_up),
+            ("PostUp", &interface.post_up),
+            ("PreDown", &interface.pre_down),
+            ("PostDown", &interface.post_down),
+        ] {
+            hooks.iter().for_each(|hook| self.pair(key, hook));
+        }
+        if interface.save_config {
+            self.pair("SaveConfig", "true");
+        }
+    }
+
+    fn peer(&mut self, peer: &PeerUpdate, conf: &Conf) {
+        self.pair("PublicKey", peer.public_key.to_base64().as_str());
+        self.option("PresharedKey", peer.preshared_key.as_ref().map(|k| k.to_base64()).as_deref());
+        self.list("AllowedIPs", peer.allowed_ips.iter().map(|change| change.prefix));
+        match conf.peer_hosts.get(&peer.public_key) {
+            Some(host) => self.option("Endpoint", Some(host)),
+            None => self.option("Endpoint", peer.endpoint.as_ref()),
+        }
+        self.option("PersistentKeepalive", peer.persistent_keepalive);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::{AllowedIpUpdate, Update, wgquick::HostPort},
+        key::{PresharedKey, PrivateKey, PublicKey},
+    };
+    use ipnet::IpNet;
+    use proptest::{collection::vec, option, prelude::*};
+    use std::net::{IpAddr, SocketAddr};
+
+    #[test]
+    fn a_file_as_a_human_would_write_it() {
+        let text = "[Interface]\nPrivateKey = yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=\nListenPort = 51820\n\
+                    FwMark = 0xca6c\nAddress = 10.0.0.2/24, fd00::2/64\nDNS = 1.1.1.1, ::1\nDNS = corp.example\n\
+                    MTU = 1420\nTable = off\nPostUp = ip rule add from 10.0.0.2 = x\nSaveConfig = true\n\n\
+                    [Peer]\nPublicKey = xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\n\
+                    PresharedKey = TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0=\nAllowedIPs = 0.0.0.0/0, ::/0\n\
+                    Endpoint = vpn.example.com:51820\nPersistentKeepalive = 25\n\n\
+                    [Peer]\nPublicKey = gN65BkIKy1eCE9pP1wdc8ROUtkHLF2PfAqYdyYBz6EA=\n\
+                    Endpoint = [fe80::1%eth0]:2468\n";
+        assert_eq!(*text.parse::<Conf>().unwrap().to_text().unwrap(), text);
+    }
+
+    #[test]
+    fn what_a_file_cannot_say_is_refused() {
+        let key = PublicKey::from_bytes([7; 32]);
+        let with_peer = |change: fn(&mut PeerUpdate)| {
+            let mut conf = Conf::default();
+            conf.update.peers.push(PeerUpdate::new(key));
+            change(&mut conf.update.peers[0]);
+            conf
+        };
+        let with_hook = |hook: &str| {
+            let mut conf = Conf::default();
+            conf.interface.post_up.push(hook.to_owned());
+            conf
+        };
+        let mut stray_host = Conf::default();
+        stray_host.peer_hosts.insert(key, "host:1".parse().unwrap());
+        let mut small_mtu = Conf::default();
+        small_mtu.interface.mtu = Some(100);
+        let mut odd_domain = Conf::default();
+        odd_domain.interface.dns_search.push("a, b".into());
+
+        let unsayable = [
+            with_peer(|p| p.remove = true),
+            with_peer(|p| p.update_only = true),
+            with_peer(|p| p.allowed_ips.push(AllowedIpUpdate { prefix: "::/0".parse().unwrap(), remove: true })),
+            with_hook("echo a # b"),
+            with_hook("echo\n[Peer]"),
+            with_hook(" echo"),
+            with_hook(""),
+            stray_host,
+            small_mtu,
+            odd_domain,
+        ];
+        for conf in unsayable {
+            assert!(conf.to_text().is_err(), "{conf:?}");
+        }
+        assert!(with_peer(|_| ()).to_text().is_ok());
+        assert!(with_hook("echo a").to_text().is_ok());
+    }
+
+    fn nets() -> impl Strategy<Value = IpNet> {
+        (any::<IpAddr>(), any::<u8>())
+            .prop_map(|(ip, bits)| IpNet::new(ip, bits % if ip.is_ipv4() { 33 } else { 129 }).unwrap())
+    }
+
+    fn hooks() -> impl Strategy<Value = Vec<String>> {
+        vec("[!-\"$-~]([ -\"$-~]{0,20}[!-\"$-~])?", 0..3)
+    }
+
+    prop_compose! {
+        fn interfaces()(addresses in vec(nets(), 0..3), dns: Vec<IpAddr>, dns_search in vec("[a-z][a-z0-9_-]{0,9}\\.[a-z]{2,5}", 0..3),
+                        mtu in option::of(576..=u16::MAX), number: u32, kind in 0..4, save_config: bool,
+                        pre_up in hooks(), post_up in hooks(), pre_down in hooks(), post_down in hooks()) -> InterfaceSettings {
+            let table = [Table::Auto, Table::Off, Table::Main, Table::Number(number)][kind as usize];
+            InterfaceSettings { addresses, dns, dns_search, mtu, table, pre_up, post_up, pre_down, post_down, save_config }
+        }
+    }
+
+    prop_compose! {
+        fn peers()(key: [u8; 32], psk: Option<[u8; 32]>, endpoint: Option<SocketAddr>, persistent_keepalive: Option<u16>,
+                   nets in vec(nets(), 0..5), host in option::of("[a-z][a-zäß0-9_.-]{0,30}:[1-9][0-9]{0,3}"))
+                   -> (PeerUpdate, Option<HostPort>) {
+            let peer = PeerUpdate {
+                preshared_key: psk.map(PresharedKey::from_bytes),
+                endpoint: endpoint.map(|e| SocketAddr::new(e.ip(), e.port()).into()),
+                persistent_keepalive,
+                allowed_ips: nets.iter().map(|n| AllowedIpUpdate { prefix: n.trunc(), remove: false }).collect(),
+                ..PeerUpdate::new(PublicKey::from_bytes(key))
+            };
+            (peer, host.map(|h| h.parse().unwrap()))
+        }
+    }
+
+    prop_compose! {
+        fn confs()(interface in interfaces(), key: Option<[u8; 32]>, listen_port: Option<u16>, fwmark: Option<u32>,
+                   peers in vec(peers(), 0..4)) -> Conf {
+            let hosts = peers.iter().filter_map(|(peer, host)| Some((peer.public_key, host.clone()?)));
+            let mut conf = Conf {
+                interface,
+                peer_hosts: hosts.collect(),
+                update: Update {
+                    private_key: key.map(|k| Some(PrivateKey::from_bytes(k))),
+                    listen_port, fwmark, replace_peers: false,
+                    peers: peers.into_iter().map(|(peer, _)| peer).collect(),
+                },
+            };
+            conf.complete();
+            conf
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_conf_survives_text(conf in confs()) {
+            prop_assert_eq!(conf.to_text().unwrap().parse::<Conf>().unwrap(), conf);
+        }
+    }
+}

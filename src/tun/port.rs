@@ -1,0 +1,260 @@
+//! A descriptor that gives and takes one packet a call: what all TUNs of Unix systems read and write with.
+#![allow(unsafe_code)] // poll(2)
+
+use super::{MAX_PACKET, PacketArena, PacketList};
+use crate::error::{Error, ErrorKind, Result};
+use socket2::{SockRef, Type};
+use std::{
+    fmt,
+    fs::File,
+    io::{self, IoSlice, IoSliceMut, Read, Write},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::fs::FileTypeExt,
+    },
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How long one `write` waits in all for a reader that is behind. One that does not read at all costs this once.
+pub(super) const PATIENCE: Duration = Duration::from_millis(10);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Not a socket.
+    Device,
+    Datagram,
+    SeqPacket,
+}
+
+/// A descriptor that gives and takes one packet a call, in non-blocking mode.
+#[derive(Debug)]
+pub(super) struct PacketFd {
+    file: File,
+    kind: Kind,
+    reading: Mutex<Reading>,
+    /// The reader on the other side let a whole [`PATIENCE`] pass.
+    stuck: AtomicBool,
+    /// A write found that the other side is gone.
+    gone: AtomicBool,
+    drops: AtomicU64,
+}
+
+struct Reading {
+    /// Takes what of a packet is longer than expected. Made by the first read: a TUN with virtio-net headers has a
+    /// buffer of its own.
+    spill: Vec<u8>,
+    /// Length of the packet in `spill` that there was no room for in the arena.
+    kept: usize,
+}
+
+// Without the bytes of packets: they are the user's.
+impl fmt::Debug for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reading").field("kept", &self.kept).finish_non_exhaustive()
+    }
+}
+
+impl PacketFd {
+    /// Checks that packets stay apart in `fd`, and makes it non-blocking.
+    pub(super) fn new(fd: OwnedFd) -> Result<Self> {
+        let kind = match SockRef::from(&fd).r#type() {
+            Ok(Type::DGRAM) => Kind::Datagram,
+            Ok(Type::SEQPACKET) => Kind::SeqPacket,
+            Ok(_) => {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    "the descriptor is a stream or raw socket, which does not keep packets apart: use a SOCK_DGRAM or \
+                     SOCK_SEQPACKET socketpair",
+                ));
+            }
+            Err(err) if err.raw_os_error() == Some(libc::EBADF) => {
+                return Err(Error::invalid("the descriptor is not open"));
+            }
+            Err(_) => Kind::Device,
+        };
+        let file = File::from(fd);
+        if kind == Kind::Device {
+            let meta = file.metadata().map_err(|err| Error::io("cannot look at the descriptor", err))?;
+            if !meta.file_type().is_char_device() {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    "the descriptor is a file or pipe, which does not keep packets apart",
+                ));
+            }
+        }
+        let socket = SockRef::from(&file);
+        // For any descriptor, not only for sockets.
+        socket.set_nonblocking(true).map_err(|err| Error::io("cannot make the descriptor non-blocking", err))?;
+        #[cfg(target_vendor = "apple")]
+        if kind != Kind::Device {
+            socket.set_nosigpipe(true).map_err(|err| Error::io("cannot switch SIGPIPE off for the descriptor", err))?;
+        }
+        Ok(Self {
+            file,
+            kind,
+            reading: Mutex::new(Reading { spill: Vec::new(), kept: 0 }),
+            stuck: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+            drops: AtomicU64::new(0),
+        })
+    }
+
+    /// Packets that were read and could not be handed on.
+    pub(super) fn drops(&self) -> u64 {
+        self.drops.load(Relaxed)
+    }
+
+    pub(super) fn count_drop(&self) {
+        self.drops.fetch_add(1, Relaxed);
+    }
+
+    /// An error if a write found that the other side is gone.
+    pub(super) fn check(&self) -> io::Result<()> {
+        if self.gone.load(Relaxed) {
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "the other side of the descriptor is gone"));
+        }
+        Ok(())
+    }
+
+    /// One read into `parts`; `None` if there is nothing now.
+    pub(super) fn receive(&self, parts: &mut [IoSliceMut<'_>]) -> io::Result<Option<usize>> {
+        loop {
+            match (&self.file).read_vectored(parts) {
+                // An empty datagram is one; anything else has come to its end.
+                Ok(0) if self.kind == Kind::Datagram => self.count_drop(),
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(len) => return Ok(Some(len)),
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => (),
+                Err(err) => return Err(err),
+            }
+        }
+    }
+
+    /// Reads until the arena is full or there is nothing more. Packets up to `usual` bytes are read in place.
+    pub(super) fn read(&self, arena: &mut PacketArena, usual: u16) -> io::Result<usize> {
+        self.check()?;
+        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let Reading { spill, kept } = &mut *reading;
+        if spill.is_empty() {
+            *spill = vec![0; MAX_PACKET];
+        }
+        let before = arena.slots().len();
+        if *kept > 0 {
+            if !arena.push(&spill[..*kept]) {
+                if !arena.slots().is_empty() {
+                    return Ok(0);
+                }
+                self.count_drop();
+            }
+            *kept = 0;
+        }
+        let usual = usize::from(usual);
+        while let Some(room) = arena.reserve(usual) {
+            let len = match self.receive(&mut [IoSliceMut::new(room), IoSliceMut::new(spill)]) {
+                Ok(Some(len)) => len,
+                Ok(None) => break,
+                // What has been read first; the error comes again.
+                Err(_) if arena.slots().len() > before => break,
+                Err(err) => return Err(err),
+            };
+            if len <= usual {
+                arena.commit(len);
+            } else if len > MAX_PACKET {
+                self.count_drop();
+            } else {
+                // The same room again: nothing was committed.
+                let in_place = room.len();
+                spill.copy_within(..len - in_place, in_place);
+                spill[..in_place].copy_from_slice(room);
+                if !arena.push(&spill[..len]) {
+                    *kept = len;
+                    break;
+                }
+            }
+        }
+        Ok(arena.slots().len() - before)
+    }
+
+    /// Writes each packet, and returns how many were taken.
+    pub(super) fn write(&self, packets: PacketList<'_>) -> usize {
+        let mut patience = Patience::default();
+        packets.iter().filter(|packet| self.send(&[IoSlice::new(packet)], &mut patience).is_ok()).count()
+    }
+
+    /// Writes one packet that consists of `parts`. Waits a little if the other side is behind: a burst must not be
+    /// lost to a socket buffer. A kernel TUN is never behind.
+    pub(super) fn send(&self, parts: &[IoSlice<'_>], patience: &mut Patience) -> io::Result<()> {
+        loop {
+            let result = if self.kind == Kind::Device {
+                (&self.file).write_vectored(parts)
+            } else {
+                // Without a signal to the host's process if the other side is gone.
+                SockRef::from(&self.file).send_vectored_with_flags(parts, NO_SIGNAL)
+            };
+            let Err(err) = result else {
+                self.stuck.store(false, Relaxed);
+                return Ok(());
+            };
+            match err.raw_os_error() {
+                Some(libc::EINTR) => (),
+                Some(libc::EAGAIN | libc::ENOBUFS) if !self.stuck.load(Relaxed) => {
+                    let full = err.raw_os_error() == Some(libc::EAGAIN);
+                    if !patience.wait(self.file.as_fd(), full) {
+                        self.stuck.store(true, Relaxed);
+                    }
+                }
+                Some(libc::EPIPE | libc::ECONNRESET | libc::ECONNREFUSED | libc::ENOTCONN)
+                    if self.kind != Kind::Device =>
+                {
+                    self.gone.store(true, Relaxed);
+                    return Err(err);
+                }
+                _ => return Err(err),
+            }
+        }
+    }
+}
+
+impl AsFd for PacketFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+#[cfg(not(target_vendor = "apple"))]
+const NO_SIGNAL: i32 = libc::MSG_NOSIGNAL;
+#[cfg(target_vendor = "apple")]
+const NO_SIGNAL: i32 = 0;
+
+/// What is left of the time that one `write` may wait.
+#[derive(Debug, Default)]
+pub(super) struct Patience(Option<Instant>);
+
+impl Patience {
+    /// Waits for `fd` to take more; false if the time is up. A descriptor that is short of buffers (`full` is not
+    /// set) always looks ready: it gets a moment.
+    fn wait(&mut self, fd: BorrowedFd<'_>, full: bool) -> bool {
+        let now = Instant::now();
+        let left = self.0.get_or_insert(now + PATIENCE).saturating_duration_since(now);
+        if left.is_zero() {
+            return false;
+        }
+        if !full {
+            thread::sleep(left.min(Duration::from_millis(1)));
+            return true;
+        }
+        let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+        // Rounded up, and at most PATIENCE.
+        let timeout = left.as_millis() as i32 + 1;
+        // SAFETY: poll(2) writes to one `pollfd`, which lives; the descriptor is borrowed.
+        let ready = unsafe { libc::poll(&raw mut poll, 1, timeout) };
+        // An error is seen by the write.
+        ready != 0
+    }
+}

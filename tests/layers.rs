@@ -1,0 +1,195 @@
+//! The plan of the house as a test: which room may import which, where `unsafe` may be, and who may name the system.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test may fail loudly")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Each room, and the rooms that it may import. Imports run one way: a room names only rooms above it.
+const ROOMS: &[(&str, &[&str])] = &[
+    ("error", &[]),
+    ("time", &[]),
+    ("random", &[]),
+    ("key", &["error", "random"]),
+    ("config", &["error", "key"]),
+    ("uapi", &["error", "key", "config"]),
+    ("noise", &["error", "key", "time", "random"]),
+    ("bind", &["error"]),
+    ("tun", &["error"]),
+    ("device", &["error", "key", "time", "random", "config", "noise", "bind", "tun"]),
+    ("ipc", &["error", "config", "uapi", "device"]),
+    ("ffi", &["error", "key", "time", "random", "config", "uapi", "noise", "bind", "tun", "device", "ipc"]),
+];
+
+/// The files where `unsafe` is opened: the C ABI, and what speaks to an operating system.
+const UNSAFE: &[&str] = &[
+    "ffi",
+    "time.rs",
+    "bind/linux.rs",
+    "bind/linux",
+    "tun/port.rs",
+    "tun/linux.rs",
+    "tun/linux",
+    "ipc/sys.rs",
+    "ipc/watch.rs",
+    "bin",
+];
+
+/// Names of one system's files, which only the room they are in may use.
+const PLATFORM: &[&str] = &["linux", "apple", "windows", "fallback"];
+
+struct Line {
+    file: PathBuf,
+    number: usize,
+    text: String,
+}
+
+/// Every line of code below `src/`, comments and tests left out.
+fn code() -> Vec<Line> {
+    fn walk(dir: &Path, out: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, out);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                out.push(path);
+            }
+        }
+    }
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    walk(&src, &mut files);
+    assert!(files.len() > 30, "the sources were found");
+    let mut lines = Vec::new();
+    for path in files {
+        let text = fs::read_to_string(&path).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        let file = path.strip_prefix(&src).unwrap().to_owned();
+        for (i, line) in code.lines().enumerate().filter(|(_, l)| !l.trim_start().starts_with("//")) {
+            lines.push(Line { file: file.clone(), number: i + 1, text: line.to_owned() });
+        }
+    }
+    lines
+}
+
+fn room(file: &Path) -> String {
+    file.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned()
+}
+
+/// The first identifiers of what is imported or named after `crate::`, braces opened.
+fn targets(text: &str) -> Vec<String> {
+    let ident = |s: &str| s.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    text.split("crate::").skip(1).map(ident).filter(|t| !t.is_empty()).collect()
+}
+
+/// What breaks the plan in these lines.
+fn wrong_imports(lines: &[Line]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut inside_use: Option<usize> = None;
+    for line in lines {
+        let from = room(&line.file);
+        let Some((_, allowed)) = ROOMS.iter().find(|(r, _)| *r == from) else {
+            if !matches!(from.as_str(), "lib" | "bin") {
+                wrong.push(format!("{}: no such room in the plan", line.file.display()));
+            }
+            continue;
+        };
+        let mut named = targets(&line.text);
+        // `use crate::{` goes on over lines, each of which begins with a room at the first depth.
+        if let Some(depth) = &mut inside_use {
+            if *depth == 1 {
+                named.extend(targets(&format!("crate::{}", line.text.trim_start())));
+            }
+            *depth += line.text.matches('{').count();
+            *depth -= line.text.matches('}').count().min(*depth);
+            if *depth == 0 {
+                inside_use = None;
+            }
+        } else if line.text.trim_end().ends_with("use crate::{") {
+            inside_use = Some(1);
+        }
+        for target in named {
+            // A lower-case first letter: an item re-exported at the root is not a room.
+            let is_room = ROOMS.iter().any(|(r, _)| *r == target);
+            if is_room && target != from && !allowed.contains(&target.as_str()) {
+                wrong.push(format!("{}:{}: {from} imports {target}", line.file.display(), line.number));
+            }
+        }
+    }
+    wrong
+}
+
+#[test]
+fn imports_run_one_way() {
+    let wrong = wrong_imports(&code());
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    for (i, (room, allowed)) in ROOMS.iter().enumerate() {
+        let above: Vec<_> = ROOMS[..i].iter().map(|r| r.0).collect();
+        assert!(allowed.iter().all(|a| above.contains(a)), "{room} names a room that is not above it");
+    }
+}
+
+#[test]
+fn a_wrong_import_would_be_noticed() {
+    let line = |file: &str, text: &str| Line { file: file.into(), number: 1, text: text.into() };
+    assert_eq!(wrong_imports(&[line("noise/x.rs", "use crate::device::Device;")]).len(), 1);
+    assert_eq!(wrong_imports(&[line("uapi/x.rs", "    crate::bind::Bind::wait(b)")]).len(), 1);
+    let block = ["use crate::{", "    error::Error,", "    tun::{", "        device,", "    },", "};"];
+    let lines: Vec<_> = block.iter().map(|t| line("bind/x.rs", t)).collect();
+    assert_eq!(wrong_imports(&lines).len(), 1, "tun, and not what is inside its braces");
+    assert_eq!(wrong_imports(&[line("cellar/x.rs", "")]).len(), 1, "a room that is not in the plan");
+}
+
+#[test]
+fn unsafe_code_is_where_the_plan_has_it() {
+    let opened: Vec<_> = code()
+        .into_iter()
+        .filter(|l| l.text.contains("unsafe {") || l.text.contains("unsafe_code)"))
+        .filter(|l| !UNSAFE.iter().any(|u| l.file.starts_with(u)) && !l.text.contains("deny"))
+        .map(|l| format!("{}:{}", l.file.display(), l.number))
+        .collect();
+    assert!(opened.is_empty(), "{opened:#?}");
+}
+
+#[test]
+fn a_platform_is_named_only_in_its_own_room() {
+    let mut wrong = Vec::new();
+    for line in code() {
+        let from = room(&line.file);
+        if matches!(from.as_str(), "bind" | "tun" | "ffi" | "bin") {
+            continue;
+        }
+        for name in PLATFORM {
+            if line.text.contains(&format!("bind::{name}")) || line.text.contains(&format!("tun::{name}")) {
+                wrong.push(format!("{}:{}: names {name}", line.file.display(), line.number));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn only_the_c_abi_exports_symbols() {
+    let wrong: Vec<_> = code()
+        .into_iter()
+        .filter(|l| (l.text.contains("no_mangle") || l.text.contains("extern \"C\" fn")) && room(&l.file) != "ffi")
+        .map(|l| format!("{}:{}", l.file.display(), l.number))
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn the_engine_asks_nobody_for_time_or_randomness() {
+    let wrong: Vec<_> = code()
+        .into_iter()
+        .filter(|l| room(&l.file) == "noise")
+        .filter(|l| {
+            ["std::net::Udp", "std::thread", "SystemTime", "time::Instant::now", "SystemRandom", "std::fs"]
+                .iter()
+                .any(|w| l.text.contains(w))
+        })
+        .map(|l| format!("{}:{}: {}", l.file.display(), l.number, l.text))
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
