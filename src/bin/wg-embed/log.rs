@@ -82,7 +82,7 @@ fn format_line(now: SystemTime, level: Level, interface: &str, record: impl FnOn
     record(&mut line);
     // A peer or a client may have had a hand in the text: it stays on its line.
     let text = (line.message + &line.fields).replace(char::is_control, " ");
-    format!("{} {level:5} {interface}: {text}\n", Utc(now))
+    format!("{} {level:>5} {interface}: {text}\n", Utc(now))
 }
 
 /// A point in time, as in RFC 3339.
@@ -113,7 +113,8 @@ mod tests {
 
     #[test]
     fn times_are_those_of_the_calendar() {
-        let at = |seconds, millis| Utc(UNIX_EPOCH + Duration::from_millis(seconds * 1000 + millis)).to_string();
+        let at =
+            |seconds: u64, millis: u64| Utc(UNIX_EPOCH + Duration::from_millis(seconds * 1000 + millis)).to_string();
         assert_eq!(at(0, 0), "1970-01-01T00:00:00.000Z");
         assert_eq!(at(951_782_399, 999), "2000-02-28T23:59:59.999Z");
         assert_eq!(at(951_782_400, 0), "2000-02-29T00:00:00.000Z");
