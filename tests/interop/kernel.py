@@ -2,16 +2,17 @@
 
 import time
 
-from lab import run, wait_until
-from node import Daemon, Kernel, Netns, Vm, join, tunnels
+from common import PSK, all_combinations, watch_rekey
+from lab import wait_until
+from node import Daemon, Kernel, Netns, Vm, attach, join, tunnels
 from report import expect
 from scenario import Scenario
 from traffic import COOKIE, INITIATION, RESPONSE, Capture, Flood, megabits, transfer
 
 HOST4, HOST6 = "198.18.0.1", "fd00:18::1"
 FLOODER = "198.18.0.9"
-LISTEN = "timeout 30 python3 -c 'import socket, sys, time; s = socket.socket(2, 2); s.bind((sys.argv[1], int(sys.argv[2]))); time.sleep(30)'"
-PSK = "FpCyhws9cxwWoV4xELtfJvjJN+zQVRPISllRWgeopVE="
+# A UDP port that takes everything and answers nothing.
+LISTEN = "python3 -c 'import socket, sys, time; s = socket.socket(2, 2); s.bind((sys.argv[1], 9)); time.sleep(30)'"
 
 
 def places(lab, own_vm):
@@ -30,27 +31,7 @@ def pair(lab, own_vm=False, **more):
 
 def basics(lab, t):
     host, vm = places(lab, own_vm=False)
-    cases = [("ours", 4, None), ("theirs", 4, PSK), ("ours", 6, PSK), ("theirs", 6, None)]
-    for initiator, family, psk in cases:
-        ours, theirs = Daemon(lab, host), Kernel(vm)
-        first = ours if initiator == "ours" else theirs
-        second = theirs if first is ours else ours
-        join(ours, theirs, family, psk, first)
-        name = f"{initiator} begins, IPv{family} outside, {'with' if psk else 'without'} psk"
-        with t.check(f"{name}: IPv4 inside"):
-            first.expect_pings(second)
-            second.expect_pings(first)
-        with t.check(f"{name}: IPv6 inside"):
-            first.expect_pings(second, 6)
-            second.expect_pings(first, 6)
-        with t.check(f"{name}: the kernel's log"):
-            theirs.expect_said("Receiving handshake initiation" if first is ours else "Receiving handshake response")
-            theirs.expect_no_refusals()
-            sent = sum("Sending handshake initiation" in line for line in theirs.said())
-            expect(sent == (first is theirs), f"the kernel sent {sent} initiations")
-        with t.check(f"{name}: counters agree"):
-            mine, other = ours.peer(theirs), theirs.peer(ours)
-            expect((mine.received, mine.sent) == (other.sent, other.received), f"{vars(mine)} but {vars(other)}")
+    all_combinations(t, lambda: (Daemon(lab, host), Kernel(vm)))
     ours, theirs = Daemon(lab, host), Kernel(vm)
     join(ours, theirs, psk=PSK)
     with t.check("another psk: no tunnel, and a tunnel when it is corrected"):
@@ -60,9 +41,8 @@ def basics(lab, t):
         theirs.expect_said("Receiving handshake initiation")
         expect(ours.peer(theirs).handshake == 0, "a handshake was completed")
         ours.set_peer(theirs, f"preshared-key {ours.file('psk', PSK)}")
-        took = ours.wait_for_handshake(theirs, 8)
+        ours.wait_for_handshake(theirs, 8)
         ours.expect_pings(theirs)
-        expect(took > 1, "the retry came too soon")
 
 
 def keepalive(lab, t):
@@ -90,7 +70,7 @@ def keepalive(lab, t):
     with t.check("passive: ours answers lone data with a keepalive after 10 s") as note:
         # The sender then has no reason to think that we are gone, which it would after 15 s. Somebody listens, lest a
         # refusal goes back.
-        ours.place.background(f"exec {LISTEN} {ours.inner[4]} 9")
+        ours.place.background(f"exec {LISTEN} {ours.inner[4]}")
         time.sleep(1)
         before, start = heard(), time.monotonic()
         theirs.shell(f"echo lone > /dev/udp/{ours.inner[4]}/9")
@@ -114,33 +94,30 @@ def roaming(lab, t):
         ours.expect_pings(theirs)
         expect(theirs.peer(ours).endpoint == ours.endpoint(4), f"the kernel has {theirs.peer(ours).endpoint}")
         theirs.expect_pings(ours)
-    with t.check("our address changes: the kernel follows"):
-        host.shell("ip addr add 198.18.0.7/32 dev tap0; ip route replace 198.18.0.2/32 dev tap0 src 198.18.0.7")
-        ours.expect_pings(theirs)
-        expect(theirs.peer(ours).endpoint == f"198.18.0.7:{ours.port}", f"the kernel has {theirs.peer(ours).endpoint}")
-        theirs.expect_pings(ours)
-    with t.check("our address goes away: the kernel follows"):
-        host.shell("ip route del 198.18.0.2/32 dev tap0; ip addr del 198.18.0.7/32 dev tap0")
-        ours.expect_pings(theirs)
-        expect(theirs.peer(ours).endpoint == ours.endpoint(4), f"the kernel has {theirs.peer(ours).endpoint}")
     with t.check("the kernel's port changes: ours follows"):
         theirs.port += 500
         theirs.set(f"listen-port {theirs.port}")
         theirs.expect_pings(ours)
         expect(ours.peer(theirs).endpoint == theirs.endpoint(4), f"ours has {ours.peer(theirs).endpoint}")
         ours.expect_pings(theirs)
-    with t.check("the kernel's address changes: ours follows"):
-        # The VM's own address stays for commands; WireGuard's is moved from 198.18.1.2 to .3.
-        host.shell("ip addr add 198.18.1.1/24 dev tap0")
-        vm.shell("ip addr add 198.18.1.2/24 dev eth0")
+    # Other addresses than those by which the VM is commanded.
+    host.shell("ip addr add 198.18.1.1/24 dev tap0")
+    vm.shell("ip addr add 198.18.1.2/24 dev eth0")
+    with t.check("an endpoint is set: ours uses it, the kernel follows"):
         ours.set_peer(theirs, f"endpoint 198.18.1.2:{theirs.port}")
         ours.expect_pings(theirs)
+        expect(theirs.peer(ours).endpoint == f"198.18.1.1:{ours.port}", f"the kernel has {theirs.peer(ours).endpoint}")
         theirs.expect_pings(ours)
-        expect(ours.peer(theirs).endpoint == f"198.18.1.2:{theirs.port}", f"ours has {ours.peer(theirs).endpoint}")
-        vm.shell("ip addr add 198.18.1.3/24 dev eth0; ip addr del 198.18.1.2/24 dev eth0; ip addr replace 198.18.1.3/24 dev eth0")
+    with t.check("the kernel's address is replaced: ours follows"):
+        vm.shell("ip addr del 198.18.1.2/24 dev eth0; ip addr add 198.18.1.3/24 dev eth0")
         theirs.expect_pings(ours)
         expect(ours.peer(theirs).endpoint == f"198.18.1.3:{theirs.port}", f"ours has {ours.peer(theirs).endpoint}")
         ours.expect_pings(theirs)
+    with t.check("our address is replaced: the kernel follows"):
+        host.shell("ip addr del 198.18.1.1/24 dev tap0; ip addr add 198.18.1.7/24 dev tap0")
+        ours.expect_pings(theirs)
+        expect(theirs.peer(ours).endpoint == f"198.18.1.7:{ours.port}", f"the kernel has {theirs.peer(ours).endpoint}")
+        theirs.expect_pings(ours)
     with t.check("from IPv4 to IPv6 outside"):
         host.shell(f"ping -6 -q -c 1 {vm.outer[6]}")  # so that the neighbour is known
         ours.set_peer(theirs, f"endpoint {theirs.endpoint(6)}")
@@ -275,8 +252,12 @@ def cookies_from_kernel(lab, t):
 def cookies_from_us(lab, t):
     ours, theirs = pair(lab, own_vm=True)
     theirs.down()
+    calm = Kernel(theirs.place)
+    attach(ours, calm)
     ours.place.shell(f"ip addr add {FLOODER}/24 dev tap0")
     capture = Capture(ours.place, "tap0")
+    with t.check("the first pings", vital=True):
+        ours.expect_pings(calm)
     flood = Flood(ours.place, FLOODER, ours, 1000, 0.3)
     with t.check("the kernel reaches us under load with mac2") as note:
         time.sleep(2)
@@ -290,11 +271,17 @@ def cookies_from_us(lab, t):
         expect(story.index("ours cookie") < story.index("theirs initiation+"), f"no initiation with mac2: {story}")
         theirs.expect_said("Receiving cookie response")
         theirs.expect_said("Receiving handshake response")
+    with t.check("a session that was there before goes on during the flood") as note:
+        # Some datagrams may find the socket's buffer full.
+        got = ours.ping(calm, count=30, more="-i 0.1 -W 1")
+        note.text = f"{got} of 30 pings"
+        expect(flood.running() and got >= 20, note.text)
     with t.check("the flood gets cookie replies") as note:
         note.text = f"{flood.cookies()}"
         expect(int(note.text) > 0, "none")
     with t.check("pings afterwards, and the kernel's log"):
         theirs.expect_pings(ours)
+        calm.expect_no_refusals()
         theirs.expect_no_refusals()
 
 
@@ -408,24 +395,6 @@ def rekey(initiator):
             expect(keypairs == 2, f"{keypairs} sessions")
 
     return script
-
-
-def watch_rekey(t, first, second):
-    """One ping a second for 135 s, past the rekey at 120 s."""
-    with t.check("the first ping", vital=True):
-        first.expect_pings(second, count=1)
-    before = first.peer(second).handshake
-    with t.check("135 s of pings, none lost, and one new session") as note:
-        lost = []
-        start = time.monotonic()
-        while time.monotonic() - start < 135:
-            got = first.ping(second, count=5, more="-i 1")
-            if got < 5:
-                lost.append(f"{5 - got} at {time.monotonic() - start:.0f} s")
-        ages = [end.peer(other).handshake - before for end, other in ((first, second), (second, first))]
-        note.text = f"at {ages[0]} s"
-        expect(not lost, f"lost {lost}")
-        expect(all(119 <= age <= 127 for age in ages), f"the last handshakes are {ages} s after the first")
 
 
 def scenarios():

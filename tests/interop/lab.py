@@ -86,6 +86,16 @@ class Lab:
         run(["ip", "-n", name, "link", "set", "lo", "up"])
         return name
 
+    def linked_netns(self):
+        """Two namespaces with a link between them, `veth0` in each: 198.18.1.1 and .2, fd00:19::1 and ::2."""
+        pair = [self.netns(), self.netns()]
+        run(["ip", "link", "add", "veth0", "netns", pair[0], "type", "veth", "peer", "name", "veth0", "netns", pair[1]])
+        for number, netns in enumerate(pair, 1):
+            run(["ip", "-n", netns, "addr", "add", f"198.18.1.{number}/24", "dev", "veth0"])
+            run(["ip", "-n", netns, "-6", "addr", "add", f"fd00:19::{number}/64", "dev", "veth0", "nodad"])
+            run(["ip", "-n", netns, "link", "set", "veth0", "up"])
+        return pair
+
     def empty(self, netns):
         for pid in run(["ip", "netns", "pids", netns]).split():
             end_process(int(pid))

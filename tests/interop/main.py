@@ -7,8 +7,8 @@ import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
-import daemon
 import kernel
+import lifecycle
 import peers
 from lab import Lab, Settings, stopping
 from report import Abandoned, Checks, Report, one_line
@@ -46,7 +46,7 @@ def main():
     if options.which in ("kernel", "all"):
         scenarios += kernel.scenarios()
     if options.which in ("peers", "all"):
-        scenarios += peers.scenarios([name for name in settings.peers if name != "daemon"]) + daemon.scenarios()
+        scenarios += peers.scenarios(settings.peers) + lifecycle.scenarios()
     if options.names:
         scenarios = [s for s in scenarios if any(name in s.name for name in options.names)]
 

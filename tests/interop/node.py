@@ -4,6 +4,7 @@ import functools
 import itertools
 import re
 import signal
+import socket
 import subprocess
 import time
 
@@ -68,7 +69,9 @@ class Peer:
 
 
 class End:
-    """A WireGuard interface. `inner4` and `inner6` are its addresses inside the tunnel."""
+    """A WireGuard interface. `inner` are its addresses inside the tunnel."""
+
+    is_exact = True  # its counters and times of handshakes are what they should be
 
     def __init__(self, place, interface, label):
         self.place, self.interface, self.label = place, interface, label
@@ -167,6 +170,7 @@ class Daemon(End):
         super().__init__(place, lab.interface_name(), program)
         self.lab, self.process = lab, None
         self.program = lab.settings.daemon if program == "daemon" else lab.settings.peers[program]
+        self.is_exact = program != "boringtun"
         self.options = ["--disable-drop-privileges"] if program == "boringtun" else []
         self.log = lab.directory / f"{self.interface}.log"
         self.start()
@@ -180,7 +184,13 @@ class Daemon(End):
         self.wait_for_socket()
 
     def wait_for_socket(self):
-        wait_until(lambda: self.process.poll() is None and "interface" in self.shell(f"wg show {self.interface}", check=False), 10, f"{self.label}: {self.read_log()}")
+        wait_until(self.answers, 10, f"{self.label}: {self.read_log()}")
+
+    def answers(self):
+        """Whether the socket takes connections. Not found out by wg(8), which removes a socket that takes none: it may
+        be another by then."""
+        with socket.socket(socket.AF_UNIX) as end:
+            return end.connect_ex(str(self.socket)) == 0
 
     def read_log(self):
         return self.log.read_text(errors="replace")[-500:] if self.log.exists() else ""
@@ -241,3 +251,15 @@ def join(a, b, family=4, psk=None, first=None):
     b.configure(a.peer_section(endpoint=family if first in (None, b) else None, psk=psk))
     b.up()
     a.up()
+
+
+def attach(a, b):
+    """Adds a second peer to an end that is up: another tunnel, with addresses of its own."""
+    inner, tunnel = a.inner, next(tunnels)
+    a.address(tunnel, 1)
+    a.up()
+    b.address(tunnel, 2)
+    b.configure(a.peer_section(endpoint=4))
+    b.up()
+    a.inner = inner
+    a.set_peer(b, f"endpoint {b.endpoint(4)} allowed-ips {b.inner_ranges()}".replace(", ", ","))
