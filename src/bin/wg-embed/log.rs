@@ -82,7 +82,7 @@ fn format_line(now: SystemTime, level: Level, interface: &str, record: impl FnOn
     record(&mut line);
     // A peer or a client may have had a hand in the text: it stays on its line.
     let text = (line.message + &line.fields).replace(char::is_control, " ");
-    format!("{} {level:5} {interface}: {text}\n", Utc(now))
+    format!("{} {level:>5} {interface}: {text}\n", Utc(now))
 }
 
 /// A point in time, as in RFC 3339.
