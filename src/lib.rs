@@ -11,12 +11,14 @@
 //! | [`bind`], [`tun`] | the two sides that packets come from, behind one trait each |
 //! | [`device`] | peers, routing, timers and the two threads of a tunnel |
 //! | [`ipc`] | the daemon's control socket |
-//! | `ffi` | the C ABI |
+//! | [`ffi`] | the C ABI |
 
 pub mod bind;
 pub mod config;
 pub mod device;
 pub mod error;
+pub mod ffi;
+pub mod ipc;
 pub mod key;
 pub mod noise;
 pub mod random;

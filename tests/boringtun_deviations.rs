@@ -24,6 +24,9 @@
     reason = "a test that cannot go on should stop where it is"
 )]
 
+#[path = "common/snow_noise.rs"]
+mod snow_noise;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -38,9 +41,7 @@ use boringtun::x25519::{PublicKey, StaticSecret};
 use chacha20poly1305::XChaCha20Poly1305;
 use chacha20poly1305::aead::AeadInOut;
 use mock_instant::MockClock;
-use snow::params::{CipherChoice, DHChoice, HashChoice};
-use snow::resolvers::{CryptoResolver, DefaultResolver};
-use snow::types::{Cipher, Dh, Hash, Random};
+use snow_noise::{LOW_ORDER, noise, timestamp};
 
 /// How often boringtun asks for `update_timers` to be called.
 const TICK: Duration = Duration::from_millis(250);
@@ -453,7 +454,7 @@ fn row_t_timestamps_are_27_s_ahead() {
     let after = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let mut b = Peer::new(B, public(A)).start();
     let initiation = a.initiate();
-    let (secs, nanos) = timestamp(&initiation);
+    let (secs, nanos) = timestamp(&initiation, &B);
     let unix = secs - BORINGTUN_EPOCH;
     assert!((before..=after).contains(&unix), "{before} {unix} {after}");
 
@@ -472,9 +473,9 @@ fn row_t_timestamps_tell_the_clock_to_the_nanosecond() {
     start_clock();
     let mut a = Peer::new(A, public(B)).start();
     let in_nanos = |(secs, nanos): (u64, u32)| u128::from(secs) * 1_000_000_000 + u128::from(nanos);
-    let first = in_nanos(timestamp(&a.initiate()));
+    let first = in_nanos(timestamp(&a.initiate(), &B));
     MockClock::advance(Duration::from_nanos(1));
-    let second = in_nanos(timestamp(&a.initiate()));
+    let second = in_nanos(timestamp(&a.initiate(), &B));
     assert_eq!(second - first, 1);
 }
 
@@ -773,21 +774,6 @@ fn cookie(limiter: &RateLimiter, from: IpAddr, initiation: &[u8]) -> [u8; 16] {
     cookie
 }
 
-fn noise<'a>() -> snow::Builder<'a> {
-    let params = "Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s".parse().unwrap();
-    let builder = snow::Builder::with_resolver(params, Box::new(WithLowOrder));
-    builder.prologue(b"WireGuard v1 zx2c4 Jason@zx2c4.com").unwrap().psk(2, &[0; 32]).unwrap()
-}
-
-/// The timestamp in an initiation sent to B: seconds and nanoseconds.
-fn timestamp(initiation: &[u8]) -> (u64, u32) {
-    let mut responder = noise().local_private_key(&B).unwrap().build_responder().unwrap();
-    let mut payload = [0; 12];
-    assert_eq!(responder.read_message(&initiation[8..116], &mut payload).unwrap(), 12);
-    let (secs, nanos) = payload.split_at(8);
-    (u64::from_be_bytes(secs.try_into().unwrap()), u32::from_be_bytes(nanos.try_into().unwrap()))
-}
-
 /// An initiator towards B made by hand.
 struct Forger {
     private: [u8; 32],
@@ -838,78 +824,5 @@ impl Session {
         let mut sealed = vec![0; packet.len() + 16];
         assert_eq!(self.noise.write_message(counter, packet, &mut sealed).unwrap(), sealed.len());
         [&[DATA, 0, 0, 0], &self.receiver[..], &counter.to_le_bytes(), &sealed].concat()
-    }
-}
-
-/// Stands for a low-order key: as a public key it is the all-zero point, and as a private key it means "none", with
-/// that point for its public key.
-const LOW_ORDER: [u8; 32] = [0; 32];
-
-/// snow's own primitives, but for the private key `LOW_ORDER`.
-struct WithLowOrder;
-
-impl CryptoResolver for WithLowOrder {
-    fn resolve_rng(&self) -> Option<Box<dyn Random>> {
-        DefaultResolver.resolve_rng()
-    }
-
-    fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
-        Some(Box::new(LowOrderDh { inner: DefaultResolver.resolve_dh(choice)? }))
-    }
-
-    fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
-        DefaultResolver.resolve_hash(choice)
-    }
-
-    fn resolve_cipher(&self, choice: &CipherChoice) -> Option<Box<dyn Cipher>> {
-        DefaultResolver.resolve_cipher(choice)
-    }
-}
-
-struct LowOrderDh {
-    inner: Box<dyn Dh>,
-}
-
-impl LowOrderDh {
-    fn is_low_order(&self) -> bool {
-        self.inner.privkey() == LOW_ORDER
-    }
-}
-
-impl Dh for LowOrderDh {
-    fn name(&self) -> &'static str {
-        self.inner.name()
-    }
-
-    fn pub_len(&self) -> usize {
-        self.inner.pub_len()
-    }
-
-    fn priv_len(&self) -> usize {
-        self.inner.priv_len()
-    }
-
-    fn set(&mut self, privkey: &[u8]) {
-        self.inner.set(privkey);
-    }
-
-    fn generate(&mut self, rng: &mut dyn Random) -> Result<(), snow::Error> {
-        self.inner.generate(rng)
-    }
-
-    fn pubkey(&self) -> &[u8] {
-        if self.is_low_order() { &LOW_ORDER } else { self.inner.pubkey() }
-    }
-
-    fn privkey(&self) -> &[u8] {
-        self.inner.privkey()
-    }
-
-    fn dh(&self, pubkey: &[u8], out: &mut [u8]) -> Result<(), snow::Error> {
-        if self.is_low_order() {
-            out[..32].fill(0);
-            return Ok(());
-        }
-        self.inner.dh(pubkey, out)
     }
 }

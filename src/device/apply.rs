@@ -1,8 +1,16 @@
 //! Changing the configuration: what can fail first, then everything else.
 
-use std::{collections::HashSet, net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
-use super::{Config, Device, allowed_ips::Owner, lock, peer::Peer, read, stats::count, write};
+use super::{
+    Config, Device,
+    allowed_ips::Owner,
+    lock,
+    peer::{Peer, State},
+    read,
+    stats::count,
+    write,
+};
 use crate::{
     bind::Endpoint,
     config::{
@@ -11,7 +19,10 @@ use crate::{
     },
     error::{Error, Result},
     key::{PrivateKey, PublicKey},
-    noise::{cookie::CookieChecker, handshake::Identity},
+    noise::{
+        cookie::CookieChecker,
+        handshake::{Handshake, Identity},
+    },
 };
 
 /// What is left to do for a peer once no configuration lock is held.
@@ -54,17 +65,21 @@ impl Device {
 
     fn check_peer_count(&self, update: &Update) -> Result<()> {
         let peers = read(&self.peers);
-        let kept = if update.replace_peers { 0 } else { peers.len() };
-        if kept + update.peers.len() <= self.max_peers {
+        let mut number = if update.replace_peers { 0 } else { peers.len() };
+        if number + update.peers.len() <= self.max_peers {
             return Ok(());
         }
-        // Only now is it worth counting exactly.
-        let is_new = |p: &&PeerUpdate| {
-            !p.update_only && !p.remove && (update.replace_peers || peers.get(&p.public_key).is_none())
-        };
-        let new: HashSet<&PublicKey> = update.peers.iter().filter(is_new).map(|p| &p.public_key).collect();
-        if kept + new.len() > self.max_peers {
-            return Err(Error::invalid(format!("more than {} peers", self.max_peers)));
+        // Only now is it worth following each step.
+        let mut changed = HashMap::new();
+        for change in &update.peers {
+            let key = &change.public_key;
+            let there = changed.entry(key).or_insert_with(|| !update.replace_peers && peers.get(key).is_some());
+            number -= usize::from(*there);
+            *there = !change.remove && (*there || !change.update_only);
+            number += usize::from(*there);
+            if number > self.max_peers {
+                return Err(Error::invalid(format!("more than {} peers", self.max_peers)));
+            }
         }
         Ok(())
     }
@@ -72,27 +87,31 @@ impl Device {
     /// The part that asks the operating system: mark and port. On failure both are as before.
     fn apply_sockets(&self, config: &mut Config, update: &Update) -> Result<()> {
         let old_mark = config.fwmark;
-        if let Some(mark) = update.fwmark.filter(|m| *m != old_mark) {
+        let mark = update.fwmark.filter(|m| *m != old_mark);
+        let port = update.listen_port.filter(|p| *p != config.listen_port || *p == 0);
+        if let Some(mark) = mark {
             self.bind.set_mark(mark).map_err(|e| Error::io(format!("cannot set the mark {mark:#x}"), e))?;
             config.fwmark = mark;
         }
-        let Some(port) = update.listen_port.filter(|p| *p != config.listen_port || *p == 0) else {
-            return Ok(());
-        };
-        if config.up {
-            match self.bind.open(port) {
-                Ok(actual) => config.listen_port = actual,
-                Err(e) => {
-                    if self.bind.set_mark(old_mark).is_ok() {
-                        config.fwmark = old_mark;
-                    }
-                    return Err(Error::io(format!("cannot listen on UDP port {port}"), e));
-                }
+        if let Some(port) = port
+            && let Err(e) = self.apply_port(config, port)
+        {
+            if mark.is_some() && self.bind.set_mark(old_mark).is_ok() {
+                config.fwmark = old_mark;
             }
-        } else {
-            config.listen_port = port;
+            return Err(e);
         }
-        read(&self.peers).list().iter().for_each(|p| p.forget_source());
+        if mark.is_some() || port.is_some() {
+            read(&self.peers).list().iter().for_each(|p| p.forget_source());
+        }
+        Ok(())
+    }
+
+    fn apply_port(&self, config: &mut Config, port: u16) -> Result<()> {
+        config.listen_port = match config.up {
+            true => self.bind.open(port).map_err(|e| Error::io(format!("cannot listen on UDP port {port}"), e))?,
+            false => port,
+        };
         Ok(())
     }
 
@@ -105,8 +124,11 @@ impl Device {
         let own = identity.as_ref().and_then(|i| write(&self.peers).remove(i.public()));
         self.retire_peers(own);
         lock(&self.gate).checker = identity.as_ref().map(|i| CookieChecker::new(i.public()));
-        *write(&self.identity) = identity;
-        for peer in read(&self.peers).list() {
+        let peers = read(&self.peers).list();
+        // Held until no handshake or session of the old key is left: whoever computes one holds it too.
+        let mut current = write(&self.identity);
+        *current = identity;
+        for peer in peers {
             let mut handshaking = lock(&peer.handshake);
             self.index.remove(handshaking.noise.local_index());
             handshaking.noise.identity_changed();
@@ -125,7 +147,9 @@ impl Device {
         let existing = read(&self.peers).get(&key).cloned();
         let peer = match existing {
             Some(peer) => peer,
-            None if update.update_only || update.remove => return None,
+            None if update.update_only => return None,
+            // A peer that is made to be removed still takes prefixes from their owners, as in wireguard-go.
+            None if update.remove && update.allowed_ips.is_empty() => return None,
             None => self.create_peer(key, up),
         };
         if let Some(preshared) = update.preshared_key {
@@ -178,23 +202,32 @@ impl Device {
     }
 
     /// Stops everything that goes on for a peer: timers, sessions, handshake, staged packets.
+    ///
+    /// What is begun for a peer is begun under its `handshake` lock and only while it [is live](State::is_live), so
+    /// nothing is left behind by what is under way on other threads.
     pub(super) fn silence(&self, peer: &Peer) {
-        self.wipe_keys(peer);
+        let mut handshaking = lock(&peer.handshake);
         let mut state = lock(&peer.state);
         state.timers.stop();
         if let Some(at) = state.scheduled.take() {
             self.deadlines.remove(peer, at);
         }
         count(&self.stats.out_unstaged, state.take_staged().len());
+        self.forget_keys(&mut handshaking.noise, &mut state);
     }
 
-    /// Forgets a peer's sessions and handshake.
-    pub(super) fn wipe_keys(&self, peer: &Peer) {
+    /// Forgets a peer's sessions and handshake. Returns true if there was a session.
+    pub(super) fn wipe_keys(&self, peer: &Peer) -> bool {
         let mut handshaking = lock(&peer.handshake);
-        self.index.remove(handshaking.noise.local_index());
-        handshaking.noise.clear();
-        let indices = lock(&peer.state).sessions.clear();
+        self.forget_keys(&mut handshaking.noise, &mut lock(&peer.state))
+    }
+
+    fn forget_keys(&self, handshake: &mut Handshake, state: &mut State) -> bool {
+        self.index.remove(handshake.local_index());
+        handshake.clear();
+        let indices = state.sessions.clear();
         self.index.remove(indices.into_iter().flatten());
+        indices != [None; 3]
     }
 
     /// The address behind configured text: a zone becomes the number of its interface.
@@ -259,10 +292,10 @@ impl Device {
             fwmark: config.fwmark,
         };
         let peers = read(&self.peers).list();
-        Snapshot { interface, peers: Box::new(peers.into_iter().map(|peer| self.peer_snapshot(&peer))) }
+        Snapshot { interface, peers: Box::new(peers.into_iter().map(|peer| Self::peer_snapshot(&peer))) }
     }
 
-    fn peer_snapshot(&self, peer: &Arc<Peer>) -> PeerSnapshot {
+    fn peer_snapshot(peer: &Arc<Peer>) -> PeerSnapshot {
         let preshared_key = lock(&peer.handshake).noise.preshared().clone();
         let (tx_bytes, rx_bytes) = peer.traffic();
         let allowed_ips = peer.with_list(|list| list.iter().collect());
@@ -270,7 +303,7 @@ impl Device {
         PeerSnapshot {
             public_key: *peer.key(),
             preshared_key,
-            endpoint: state.endpoint.map(|e| self.printed(e.dst, state.zone.as_deref())),
+            endpoint: state.endpoint.map(|e| Self::shown(e.dst, state.zone.as_deref())),
             last_handshake: state.last_handshake,
             tx_bytes,
             rx_bytes,
@@ -279,11 +312,10 @@ impl Device {
         }
     }
 
-    /// How an endpoint is shown: with the zone as configured if that names an interface now, because wg(8) gives up on
-    /// the whole answer otherwise.
-    fn printed(&self, addr: SocketAddr, zone: Option<&str>) -> EndpointAddr {
+    /// The zone is shown as it was configured, until the peer moves.
+    fn shown(addr: SocketAddr, zone: Option<&str>) -> EndpointAddr {
         let mut shown = EndpointAddr::from(addr);
-        if let Some(zone) = zone.filter(|z| self.bind.zone_index(z).is_some()) {
+        if let Some(zone) = zone {
             shown.zone = Some(zone.into());
         }
         shown

@@ -4,8 +4,9 @@
 //! one with its two threads: outbound (TUN to UDP) and inbound (UDP to TUN, handshakes, timers). Both sleep until there
 //! is something to do.
 //!
-//! Locks are taken in this order, and none is held across I/O or a callback: `config`; `peers`, `allowed_ips`; a peer's
-//! `handshake`, then its `state`; `index`, `deadlines`. Opening sockets happens under `config` alone.
+//! Locks are taken in this order, and none is held across I/O or a callback: `config`; `identity`; `peers`,
+//! `allowed_ips`; a peer's `handshake`, then its `state`; `index`, `deadlines`. Opening sockets happens under `config`
+//! alone.
 
 mod allowed_ips;
 mod apply;
@@ -37,7 +38,8 @@ pub use tunnel::Tunnel;
 
 use crate::{
     bind::Bind,
-    noise::{cookie::CookieChecker, handshake::Identity},
+    key::PublicKey,
+    noise::{cookie::CookieChecker, handshake::Identity, session::Session},
     random::{Random, SystemRandom},
     time::{Clock, Instant, SystemClock},
     tun::{Tun, TunEvent},
@@ -134,6 +136,7 @@ pub struct Device {
     max_peers: usize,
     mtu: AtomicU16,
     config: Mutex<Config>,
+    /// Held while a handshake message is computed, so that each is made with one key.
     identity: RwLock<Option<Arc<Identity>>>,
     gate: Mutex<Gate>,
     peers: RwLock<Peers>,
@@ -182,6 +185,14 @@ impl Device {
     #[must_use]
     pub fn indices(&self) -> usize {
         self.index.len()
+    }
+
+    /// The session that a peer is sent to with, for tests of how one ends.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn current_session(&self, peer: &PublicKey) -> Option<Arc<Session>> {
+        let peer = read(&self.peers).get(peer)?.clone();
+        lock(&peer.state).sessions.current().cloned()
     }
 
     fn identity(&self) -> Option<Arc<Identity>> {

@@ -75,6 +75,11 @@ impl State {
         dropped
     }
 
+    /// Whether anything may be begun: the interface is up, and the peer not removed.
+    pub(super) const fn is_live(&self) -> bool {
+        self.timers.is_running() && !self.removed
+    }
+
     pub(super) fn has_staged(&self) -> bool {
         !self.staged.is_empty()
     }
@@ -143,6 +148,11 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
+    /// The session to send with, whatever its age.
+    pub(super) const fn current(&self) -> Option<&Arc<Session>> {
+        self.current.as_ref()
+    }
+
     /// Puts a new session in its place. Returns the indices of those that fall out.
     pub(super) fn install(&mut self, new: Arc<Session>) -> [Option<u32>; 2] {
         let out = if new.is_initiator() {

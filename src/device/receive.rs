@@ -19,10 +19,11 @@ use crate::{
     bind::{Endpoint, Transmit},
     noise::{
         cookie::Macs,
-        handshake::{Identity, OpenedInitiation},
+        handshake::OpenedInitiation,
         message::{
             COOKIE_REPLY_LEN, DATA_OVERHEAD, HANDSHAKE_TOS, INITIATION_LEN, Message, RESPONSE_LEN, receiver_index,
         },
+        session::Session,
     },
     time::Instant,
     tun::PacketList,
@@ -30,6 +31,8 @@ use crate::{
 
 /// Handshake messages that are handled before data is looked at again, so that a flood of them does not stop it.
 const HANDSHAKES_PER_ROUND: usize = 16;
+/// The same, if more datagrams are waiting: fewer than may come in at a time, so that a flood shows in the queue.
+const HANDSHAKES_PER_BUSY_ROUND: usize = 2;
 
 impl Device {
     /// Receives datagrams and passes packets to the TUN, as far as that goes without waiting. Returns how many
@@ -39,14 +42,16 @@ impl Device {
     /// If the bind cannot be used any more.
     pub fn inbound(&self, inbound: &mut Inbound) -> io::Result<usize> {
         inbound.batch.clear();
-        self.bind.recv(&mut inbound.batch)?;
+        let received = self.bind.recv(&mut inbound.batch)?;
+        let busy = received == inbound.batch.slots();
         let now = self.clock.now();
         let messages = self.open_all(inbound, now);
         for run in &inbound.runs {
             self.accept_run(run, &mut inbound.opened[run.opened.clone()], now);
         }
         self.deliver(inbound);
-        Ok(messages + self.handle_handshakes(inbound, now))
+        let most = if busy { HANDSHAKES_PER_BUSY_ROUND } else { HANDSHAKES_PER_ROUND };
+        Ok(messages + self.handle_handshakes(inbound, most, now))
     }
 
     /// Decrypts every data message in place, and queues every handshake message.
@@ -57,6 +62,10 @@ impl Device {
         let slot_len = batch.slot_len();
         let mut session: Option<(u32, Option<Target>)> = None;
         for (slot, (meta, bytes)) in batch.iter_mut().enumerate() {
+            if bytes.is_empty() {
+                messages += 1;
+                count(&self.stats.in_malformed, 1);
+            }
             for (n, datagram) in bytes.chunks_mut(meta.segment_size.max(1)).enumerate() {
                 messages += 1;
                 let start = slot * slot_len + n * meta.segment_size;
@@ -187,23 +196,22 @@ impl Device {
         }
     }
 
-    /// Handles handshake messages that wait, but not all of a flood at once. Returns how many.
-    fn handle_handshakes(&self, inbound: &mut Inbound, now: Instant) -> usize {
+    /// Handles handshake messages that wait, `most` of them. Returns how many.
+    fn handle_handshakes(&self, inbound: &mut Inbound, most: usize, now: Instant) -> usize {
         let mut handled = 0;
-        while handled < HANDSHAKES_PER_ROUND {
+        while handled < most {
             let loaded = inbound.handshakes.is_under_load();
             let Some(mut queued) = inbound.handshakes.pop() else {
                 break;
             };
             handled += 1;
-            let Some(identity) = self.identity() else { continue };
             let from = queued.from;
             match Message::parse(queued.message()) {
                 Some(Message::Initiation(m)) if self.passes_gate(m, from, loaded, now) => {
-                    self.handle_initiation(m, from, &identity, now);
+                    self.handle_initiation(m, from, now);
                 }
                 Some(Message::Response(m)) if self.passes_gate(m, from, loaded, now) => {
-                    self.handle_response(m, from, &identity, now);
+                    self.handle_response(m, from, now);
                 }
                 Some(Message::CookieReply(m)) => self.handle_cookie_reply(m, now),
                 _ => {}
@@ -217,7 +225,10 @@ impl Device {
     fn passes_gate(&self, message: &[u8], from: Endpoint, loaded: bool, now: Instant) -> bool {
         let mut gate = lock(&self.gate);
         let loaded = gate.is_under_load(loaded, now);
-        let Some(checker) = &mut gate.checker else { return false };
+        let Some(checker) = &mut gate.checker else {
+            count(&self.stats.handshake_refused, 1);
+            return false;
+        };
         match checker.check(message, from.dst, loaded, now, &*self.random) {
             Macs::Invalid => {
                 count(&self.stats.handshake_bad_mac, 1);
@@ -228,12 +239,8 @@ impl Device {
                 let reply = checker.reply(message, from.dst, now, &*self.random);
                 drop(gate);
                 count(&self.stats.handshake_cookie_sent, 1);
-                self.bind.send(&[Transmit {
-                    to: from,
-                    contents: &reply,
-                    segment_size: reply.len(),
-                    tos: HANDSHAKE_TOS,
-                }]);
+                let reply = Transmit { to: from, contents: &reply, segment_size: reply.len(), tos: HANDSHAKE_TOS };
+                count(&self.stats.out_send_failed, self.bind.send(&[reply]).dropped);
                 false
             }
             Macs::Mac1AndCookie => {
@@ -246,49 +253,12 @@ impl Device {
         }
     }
 
-    fn handle_initiation(&self, message: &[u8; INITIATION_LEN], from: Endpoint, identity: &Identity, now: Instant) {
-        let refused = || count(&self.stats.handshake_refused, 1);
-        let Some(opened) = OpenedInitiation::open(message, identity) else {
-            return refused();
+    fn handle_initiation(&self, message: &[u8; INITIATION_LEN], from: Endpoint, now: Instant) {
+        let Some((peer, response, moved)) = self.answer_initiation(message, from, now) else {
+            return count(&self.stats.handshake_refused, 1);
         };
-        let Some(peer) = read(&self.peers).get(&opened.remote).cloned() else {
-            return refused();
-        };
-        let (response, session) = {
-            let mut handshaking = lock(&peer.handshake);
-            let own = handshaking.noise.local_index();
-            if !handshaking.noise.consume_initiation(opened, message, identity, now) {
-                return refused();
-            }
-            // An initiation of our own that was under way is given up.
-            self.index.remove(own);
-            tracing::debug!(peer = %peer.key(), from = %from.dst, "receiving handshake initiation");
-            let index = self.index.insert(&peer, &*self.random);
-            let response = handshaking.noise.create_response(index, &*self.random).and_then(|mut response| {
-                handshaking.macs.stamp(&mut response, peer.key(), now);
-                Some((response, handshaking.noise.begin_session(now)?))
-            });
-            let Some((response, session)) = response else {
-                self.index.remove([index]);
-                return refused();
-            };
-            (response, Arc::new(session))
-        };
+        tracing::debug!(peer = %peer.key(), from = %from.dst, "receiving handshake initiation");
         peer.add_rx(message.len());
-        self.index.promote(&session);
-        let (moved, replaced) = {
-            let mut state = lock(&peer.state);
-            if state.removed {
-                self.index.remove([session.local_index()]);
-                return;
-            }
-            let moved = state.roam(from);
-            let replaced: [Option<u32>; 2] = state.sessions.install(session);
-            state.timers.handshake_message_sent(now);
-            state.timers.session_derived(now);
-            (moved, replaced)
-        };
-        self.index.remove(replaced.into_iter().flatten());
         self.tell_moved(&peer, moved.then_some(from));
         tracing::debug!(peer = %peer.key(), to = %from.dst, "sending handshake response");
         self.send_handshake_message(&peer, from, &response);
@@ -298,44 +268,89 @@ impl Device {
         self.schedule(&peer, &mut state);
     }
 
-    fn handle_response(&self, message: &[u8; RESPONSE_LEN], from: Endpoint, identity: &Identity, now: Instant) {
-        let refused = || count(&self.stats.handshake_refused, 1);
-        let Some(Target { peer, session: None }) = self.index.get(receiver_index(message)) else {
-            return refused();
-        };
-        let session = {
-            let mut handshaking = lock(&peer.handshake);
-            if !handshaking.noise.consume_response(message, identity) {
-                return refused();
-            }
-            match handshaking.noise.begin_session(now) {
-                Some(session) => Arc::new(session),
-                None => return refused(),
-            }
+    /// Makes the response to an initiation, and the session. Returns the sender, the response, and whether the sender
+    /// has moved; `None` if the initiation is refused.
+    fn answer_initiation(
+        &self,
+        message: &[u8; INITIATION_LEN],
+        from: Endpoint,
+        now: Instant,
+    ) -> Option<(Arc<Peer>, [u8; RESPONSE_LEN], bool)> {
+        let identity = read(&self.identity);
+        let identity = identity.as_deref()?;
+        let opened = OpenedInitiation::open(message, identity)?;
+        let peer = read(&self.peers).get(&opened.remote)?.clone();
+        let mut handshaking = lock(&peer.handshake);
+        let own = handshaking.noise.local_index();
+        if !handshaking.noise.consume_initiation(opened, message, identity, now) {
+            return None;
+        }
+        // An initiation of our own that was under way is given up.
+        self.index.remove(own);
+        let index = self.index.insert(&peer, &*self.random);
+        let answer = handshaking.noise.create_response(index, &*self.random).and_then(|mut response| {
+            handshaking.macs.stamp(&mut response, peer.key(), now);
+            let moved = self.install(&peer, handshaking.noise.begin_session(now)?, from, now)?;
+            Some((response, moved))
+        });
+        drop(handshaking);
+        if answer.is_none() {
+            self.index.remove([index]);
+        }
+        answer.map(|(response, moved)| (peer, response, moved))
+    }
+
+    fn handle_response(&self, message: &[u8; RESPONSE_LEN], from: Endpoint, now: Instant) {
+        let Some((peer, moved)) = self.take_response(message, from, now) else {
+            return count(&self.stats.handshake_refused, 1);
         };
         tracing::debug!(peer = %peer.key(), from = %from.dst, "receiving handshake response");
         peer.add_rx(message.len());
-        self.index.promote(&session);
-        let (moved, replaced) = {
-            let mut state = lock(&peer.state);
-            if state.removed {
-                self.index.remove([session.local_index()]);
-                return;
-            }
-            let moved = state.roam(from);
-            let replaced = state.sessions.install(session);
-            state.timers.session_derived(now);
-            state.timers.handshake_complete();
-            state.last_handshake = self.clock.wall();
-            state.timers.message_received(now);
-            self.schedule(&peer, &mut state);
-            (moved, replaced)
-        };
-        self.index.remove(replaced.into_iter().flatten());
         self.tell_moved(&peer, moved.then_some(from));
         self.tell(Event::HandshakeCompleted(*peer.key()));
         // Shows the responder that we have the session, with a packet that waits or an empty one.
         self.send_keepalive(&peer, now);
+    }
+
+    /// Makes the session that a response completes. Returns the sender, and whether it has moved; `None` if the
+    /// response is refused.
+    fn take_response(&self, message: &[u8; RESPONSE_LEN], from: Endpoint, now: Instant) -> Option<(Arc<Peer>, bool)> {
+        let Target { peer, session: None } = self.index.get(receiver_index(message))? else {
+            return None;
+        };
+        let identity = read(&self.identity);
+        let mut handshaking = lock(&peer.handshake);
+        if !handshaking.noise.consume_response(message, identity.as_deref()?) {
+            return None;
+        }
+        let moved = self.install(&peer, handshaking.noise.begin_session(now)?, from, now)?;
+        drop(handshaking);
+        Some((peer, moved))
+    }
+
+    /// Gives a peer its new session; to be called with its `handshake` locked. Returns whether it has moved; `None` if
+    /// it is gone or the interface is down.
+    fn install(&self, peer: &Arc<Peer>, session: Session, from: Endpoint, now: Instant) -> Option<bool> {
+        let session = Arc::new(session);
+        let mut state = lock(&peer.state);
+        if !state.is_live() {
+            self.index.remove([session.local_index()]);
+            return None;
+        }
+        self.index.promote(&session);
+        let moved = state.roam(from);
+        state.timers.session_derived(now);
+        if session.is_initiator() {
+            state.timers.handshake_complete();
+            state.timers.message_received(now);
+            state.last_handshake = self.clock.wall();
+        } else {
+            state.timers.handshake_message_sent(now);
+        }
+        let replaced = state.sessions.install(session);
+        self.index.remove(replaced.into_iter().flatten());
+        self.schedule(peer, &mut state);
+        Some(moved)
     }
 
     fn handle_cookie_reply(&self, message: &[u8; COOKIE_REPLY_LEN], now: Instant) {

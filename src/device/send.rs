@@ -224,14 +224,16 @@ impl Device {
 
     /// Sends an initiation, unless our last handshake message to this peer is less than 5 s old.
     pub(super) fn initiate(&self, peer: &Arc<Peer>, reason: Reason, now: Instant) {
-        let Some(identity) = self.identity() else { return };
+        if read(&self.identity).is_none() {
+            return;
+        }
         let endpoint = {
             let mut state = lock(&peer.state);
             if reason == Reason::Fresh {
                 state.timers.handshake_wanted();
             }
             let Some(endpoint) = state.endpoint else { return };
-            if state.removed || !state.timers.is_running() || !state.timers.may_initiate(now) {
+            if !state.is_live() || !state.timers.may_initiate(now) {
                 return;
             }
             // From here on no other thread begins one.
@@ -239,10 +241,15 @@ impl Device {
             endpoint
         };
         let message = {
+            let identity = read(&self.identity);
+            let Some(identity) = &*identity else { return };
             let mut handshaking = lock(&peer.handshake);
+            if !lock(&peer.state).is_live() {
+                return;
+            }
             self.index.remove(handshaking.noise.local_index());
             let index = self.index.insert(peer, &*self.random);
-            let message = handshaking.noise.create_initiation(&identity, index, self.clock.wall(), &*self.random);
+            let message = handshaking.noise.create_initiation(identity, index, self.clock.wall(), &*self.random);
             match message {
                 Some(mut message) => {
                     handshaking.macs.stamp(&mut message, peer.key(), now);
@@ -290,8 +297,9 @@ impl Device {
             Action::SendKeepalive | Action::SendPersistentKeepalive => self.send_keepalive(peer, now),
             Action::WipeKeys => {
                 tracing::debug!(peer = %peer.key(), "wiping the keys of an old session");
-                self.wipe_keys(peer);
-                self.tell(Event::SessionExpired(*peer.key()));
+                if self.wipe_keys(peer) {
+                    self.tell(Event::SessionExpired(*peer.key()));
+                }
             }
         }
     }

@@ -7,7 +7,7 @@ use std::{
         Arc, Condvar, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    thread::{self, JoinHandle},
+    thread::{self, JoinHandle, ThreadId},
 };
 
 use super::{Device, Event, Inbound, Options, Outbound, lock};
@@ -23,6 +23,8 @@ const STACK: usize = 256 * 1024;
 /// A running tunnel. Dropping it stops it.
 pub struct Tunnel {
     shared: Arc<Shared>,
+    /// The tunnel's own threads. They never take `threads`: whoever waits for them holds it.
+    own: Vec<ThreadId>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -42,6 +44,20 @@ impl Tunnel {
     /// # Errors
     /// `Resources` if a thread cannot be started.
     pub fn start(tun: Arc<dyn Tun>, bind: Arc<dyn Bind>, options: Options) -> Result<Self> {
+        Self::start_with(tun, bind, options, |_| Ok(()))
+    }
+
+    /// As [`start`](Self::start), but `prepare` has the device before there are threads: with a configuration applied and
+    /// the device up by then, no socket is opened on a port that nobody asked for.
+    ///
+    /// # Errors
+    /// As `prepare` says, or `Resources` if a thread cannot be started.
+    pub fn start_with(
+        tun: Arc<dyn Tun>,
+        bind: Arc<dyn Bind>,
+        options: Options,
+        prepare: impl FnOnce(&Device) -> Result<()>,
+    ) -> Result<Self> {
         let shared = Arc::new(Shared {
             device: Device::new(tun.clone(), bind.clone(), options),
             tun,
@@ -50,13 +66,14 @@ impl Tunnel {
             ended: Mutex::default(),
             ended_changed: Condvar::new(),
         });
-        let tunnel = Self { shared, threads: Mutex::default() };
+        let mut tunnel = Self { shared, own: Vec::new(), threads: Mutex::default() };
+        prepare(tunnel.device())?;
         tunnel.spawn("wg-outbound", Shared::outbound)?;
         tunnel.spawn("wg-inbound", Shared::inbound)?;
         Ok(tunnel)
     }
 
-    fn spawn(&self, name: &str, body: fn(&Shared) -> io::Result<()>) -> Result<()> {
+    fn spawn(&mut self, name: &str, body: fn(&Shared) -> io::Result<()>) -> Result<()> {
         let shared = self.shared.clone();
         let dispatch = tracing::dispatcher::get_default(Clone::clone);
         let thread = thread::Builder::new().name(name.into()).stack_size(STACK).spawn(move || {
@@ -71,6 +88,7 @@ impl Tunnel {
         });
         let thread =
             thread.map_err(|e| Error::new(ErrorKind::Resources, format!("cannot start the thread {name}: {e}")))?;
+        self.own.push(thread.thread().id());
         lock(&self.threads).push(thread);
         Ok(())
     }
@@ -99,11 +117,11 @@ impl Tunnel {
     /// # Errors
     /// `Busy` on one of the tunnel's own threads, which cannot wait for itself.
     pub fn stop(&self) -> Result<()> {
-        let mut threads = lock(&self.threads);
-        if threads.iter().any(|t| t.thread().id() == thread::current().id()) {
+        if self.own.contains(&thread::current().id()) {
             return Err(Error::new(ErrorKind::Busy, "a tunnel cannot be stopped from one of its own threads"));
         }
         self.shared.stop("stopped".into());
+        let mut threads = lock(&self.threads);
         for thread in threads.drain(..) {
             // A thread's panic was caught inside it.
             let _ = thread.join();

@@ -149,6 +149,16 @@ impl LinuxTun {
         Self::new(fd, vnet, link, name, seen, true)
     }
 
+    /// Lets an adopted interface be down if it is: for a daemon, which follows the interface as it would one that it
+    /// made itself. To be called before the first event is asked for.
+    #[must_use]
+    pub fn with_link_state(self) -> Self {
+        let mut watch = self.watch();
+        watch.up = watch.seen.up;
+        drop(watch);
+        self
+    }
+
     fn new(fd: OwnedFd, vnet: Option<Vnet>, link: Option<Link>, name: String, seen: State, up: bool) -> Result<Self> {
         let port = PacketFd::new(fd)?;
         let waiting = |err| Error::io("cannot wait for the descriptor", err);

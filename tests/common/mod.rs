@@ -2,6 +2,8 @@
 //! threads.
 #![allow(dead_code, unreachable_pub, reason = "each test crate uses a part of it")]
 
+pub mod raw;
+
 use std::{
     net::IpAddr,
     sync::{Arc, Mutex},
@@ -10,7 +12,7 @@ use std::{
 
 use wg_embed::{
     bind::mem::{Datagram, MemBind, MemNetwork},
-    config::{AllowedIpUpdate, PeerUpdate, Update},
+    config::{AllowedIpUpdate, PeerUpdate, Update, snapshot::PeerSnapshot},
     device::{Device, Event, Inbound, Options, Outbound},
     key::{PrivateKey, PublicKey},
     random::{Random, SystemRandom},
@@ -113,6 +115,24 @@ impl World {
         self.clock.advance_to(end);
     }
 
+    /// The same; what was sent meanwhile, and when, counted from the beginning.
+    pub fn watch(&self, time: Duration, nodes: &[&Node]) -> Vec<(Duration, Datagram)> {
+        let start = self.now();
+        let end = start + time;
+        let mut seen = Vec::new();
+        loop {
+            self.settle(nodes);
+            let at = self.now().since(start);
+            seen.extend(self.sent().into_iter().map(|d| (at, d)));
+            let next = nodes.iter().filter_map(|n| n.device.next_deadline()).min();
+            let Some(next) = next.filter(|at| *at <= end) else { break };
+            self.clock.advance_to(next);
+            nodes.iter().for_each(|n| n.device.run_timers());
+        }
+        self.clock.advance_to(end);
+        seen
+    }
+
     /// What was sent since this was asked last.
     pub fn sent(&self) -> Vec<Datagram> {
         self.net.take_log()
@@ -122,6 +142,11 @@ impl World {
     pub fn sent_types(&self) -> Vec<u8> {
         self.sent().iter().map(|d| kind(&d.payload)).collect()
     }
+}
+
+/// When, in [`World::watch`], a node sent messages of a type.
+pub fn times(seen: &[(Duration, Datagram)], from: &Node, of: u8) -> Vec<Duration> {
+    seen.iter().filter(|(_, d)| d.from.ip() == from.address && kind(&d.payload) == of).map(|(at, _)| *at).collect()
 }
 
 /// The type of a message; 0 for a keepalive.
@@ -170,6 +195,11 @@ impl Node {
     /// The packets that the interface got since this was asked last.
     pub fn received(&self) -> Vec<Vec<u8>> {
         self.tun.take_written()
+    }
+
+    /// What the device says about a peer.
+    pub fn peer(&self, key: &PublicKey) -> PeerSnapshot {
+        self.device.snapshot().peers.find(|p| p.public_key == *key).expect("the peer is there")
     }
 
     pub fn stat(&self, name: &str) -> u64 {

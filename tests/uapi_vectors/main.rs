@@ -2,7 +2,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
-mod model;
+mod ours;
 mod script;
 #[cfg(target_os = "linux")]
 mod wg;
@@ -19,7 +19,7 @@ trait Target {
 
 #[test]
 fn ours_answers_as_written() {
-    println!("{} cases", script::run_all("ours", &mut model::Model::default()));
+    println!("{} cases", script::run_all("ours", &mut ours::Ours::default()));
 }
 
 #[cfg(target_os = "linux")]

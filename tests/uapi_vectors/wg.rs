@@ -7,10 +7,10 @@ use std::{
     process::Command,
 };
 
-use super::model::Model;
+use super::ours::Ours;
 use wg_embed::uapi::{Options, serve};
 
-/// A device without a tunnel behind a socket where wg(8) finds it.
+/// A device behind a socket where wg(8) finds it.
 pub(crate) struct Served {
     name: String,
     socket: PathBuf,
@@ -27,11 +27,11 @@ impl Served {
         let socket = run.join(format!("{name}.sock"));
         let listener = UnixListener::bind(&socket).map_err(|e| format!("cannot make {}: {e}", socket.display()))?;
         std::thread::spawn(move || {
-            let model = Model::default();
+            let ours = Ours::default();
             let options = Options { zones: Some(|zone| zone == "lo"), ..Options::default() };
             for stream in listener.incoming() {
                 // wg looks whether anybody answers before it says anything.
-                let _ = serve(&mut stream.unwrap(), &model, &options);
+                let _ = serve(&mut stream.unwrap(), &ours, &options);
             }
         });
         Ok(Self { name, socket })

@@ -104,7 +104,7 @@ impl Flow {
         if self.tcp {
             p[l4 + 4..l4 + 8].copy_from_slice(&self.sequence.to_be_bytes());
             put16(&mut p, l4 + 8, 77);
-            p[l4 + 12] = ((headers - l4) / 4 * 16) as u8;
+            p[l4 + 12] = (((headers - l4) / 4) << 4) as u8;
             p[l4 + 13] = self.flags;
             put16(&mut p, l4 + 14, 501);
             (l4 + 20..headers).for_each(|i| p[i] = i as u8);
@@ -148,7 +148,7 @@ prop_compose! {
     ) -> Flow {
         let size = usize::from(segment);
         let len = ((count - 1) * size + usize::from(tail) % size + 1).min(65_535 - 200);
-        let payload = (0..len).map(|i| (i * 31 / 8) as u8 ^ seed).collect();
+        let payload = (0..len).map(|i| ((i * 31) >> 3) as u8 ^ seed).collect();
         Flow { v6, tcp, ip_extra, tcp_options, flags, tos, dont_fragment, id, sequence, segment, payload }
     }
 }

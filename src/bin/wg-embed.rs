@@ -1,2 +1,0 @@
-//! The userspace daemon.
-fn main() {}

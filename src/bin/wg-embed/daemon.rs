@@ -1,0 +1,123 @@
+//! The life of the daemon: interface, tunnel and control socket, until one of them ends or a signal comes.
+
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
+
+use wg_embed::{
+    Error,
+    bind::udp::UdpBind,
+    device::{self, Event, Tunnel},
+    error::Result,
+    ipc::{self, DIRECTORY, Listener, Server},
+    tun::Tun,
+};
+
+use crate::{
+    detach::{self, Side, detach},
+    inherited::Inherited,
+    log,
+    signals::Signals,
+};
+
+/// How long a daemon that had this name, and whose interface is gone already, gets to leave the socket.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Runs the daemon: in this process until it ends, or in another, until that is ready.
+pub(crate) fn start(interface: &str, foreground: bool) -> std::result::Result<(), String> {
+    let inherited = Inherited::take()?;
+    let say = |error: Error| error.to_string();
+    if foreground {
+        return serve(interface, inherited, || Ok(())).map_err(say);
+    }
+    let keep: Vec<_> = [&inherited.tun, &inherited.uapi].into_iter().flatten().map(OwnedFd::as_fd).collect();
+    match detach(&keep).map_err(|e| detach::cannot(&e))? {
+        Side::Caller(report) => report,
+        Side::Daemon(report) => {
+            let mut report = Some(report);
+            let outcome = serve(interface, inherited, || match report.take() {
+                Some(report) => report.ready().map_err(|e| Error::io("cannot go to the background", e)),
+                None => Ok(()),
+            });
+            // It is for the caller's process to say so. Once that has gone, nobody asks.
+            if let (Err(error), Some(report)) = (outcome, report) {
+                report.failed(&error.to_string());
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Makes everything, says that it is `ready`, and runs until there is a reason to end.
+fn serve(interface: &str, inherited: Inherited, ready: impl FnOnce() -> Result<()>) -> Result<()> {
+    let signals = Signals::block().map_err(|e| Error::io("cannot block signals", e))?;
+    log::init(interface);
+    tracing::debug!(version = env!("CARGO_PKG_VERSION"), "starting");
+    let tun = open_tun(interface, inherited.tun)?;
+    // An interface that was handed over may have another name.
+    let name = Some(tun.name()).filter(|name| !name.is_empty()).unwrap_or_else(|| interface.into());
+    let listener = match inherited.uapi {
+        Some(fd) => Listener::adopt(fd)?,
+        None => Listener::claim(Path::new(DIRECTORY), &name, PATIENCE)?,
+    };
+    let bind = UdpBind::new().map_err(|e| Error::io("cannot wait for UDP", e))?;
+    let (ends, ended) = mpsc::channel();
+    let tunnel_ends = ends.clone();
+    let events = Box::new(move |event| {
+        if let Event::Ended(reason) = event {
+            // Only the first reason is waited for.
+            let _ = tunnel_ends.send(reason);
+        }
+    });
+    let options = device::Options { events, ..device::Options::default() };
+    let tunnel = Arc::new(Tunnel::start(tun, Arc::new(bind), options)?);
+    let server_ends = ends.clone();
+    let server_ended = Box::new(move |reason| {
+        let _ = server_ends.send(reason);
+    });
+    let server = Server::start(listener, tunnel.clone(), ipc::Options::default(), server_ended)?;
+    wait_for_signals(signals, ends)?;
+    tracing::debug!(name, "the interface and its control socket are there");
+    ready()?;
+    if let Ok(reason) = ended.recv() {
+        tracing::debug!(reason, "shutting down");
+    }
+    // The socket first: whoever finds it finds an interface, too.
+    server.stop()?;
+    tunnel.stop()
+}
+
+/// Sends the name of the first signal.
+fn wait_for_signals(signals: Signals, ends: mpsc::Sender<String>) -> Result<()> {
+    let wait = move || {
+        let reason = signals.wait().map_or_else(|e| format!("cannot wait for signals: {e}"), Into::into);
+        let _ = ends.send(reason);
+    };
+    // It is not waited for: the process ends with the main thread.
+    thread::Builder::new().name("signals".into()).spawn(wait).map_err(|e| Error::io("cannot wait for signals", e))?;
+    Ok(())
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn open_tun(interface: &str, fd: Option<OwnedFd>) -> Result<Arc<dyn Tun>> {
+    use wg_embed::tun::linux::LinuxTun;
+
+    Ok(Arc::new(match fd {
+        Some(fd) => LinuxTun::adopt(fd, 0).map_err(|e| e.at("WG_TUN_FD"))?.with_link_state(),
+        None => LinuxTun::create(interface)?,
+    }))
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn open_tun(_: &str, fd: Option<OwnedFd>) -> Result<Arc<dyn Tun>> {
+    use wg_embed::{ErrorKind, tun::fd::FdTun};
+
+    match fd {
+        Some(fd) => Ok(Arc::new(FdTun::new(fd, 0).map_err(|e| e.at("WG_TUN_FD"))?)),
+        None => Err(Error::new(ErrorKind::Unsupported, "interfaces cannot be made on this system yet: use WG_TUN_FD")),
+    }
+}

@@ -1,0 +1,92 @@
+//! The userspace daemon: `wg-embed [-f|--foreground] INTERFACE`.
+//!
+//! It makes a TUN interface, listens on `/var/run/wireguard/INTERFACE.sock` for wg(8), and goes to the background. Its
+//! caller gets control back when both are there. It ends on SIGINT and SIGTERM, when the interface is removed, and when
+//! the socket's file is.
+
+mod arguments;
+#[cfg(unix)]
+mod daemon;
+#[cfg(unix)]
+mod detach;
+#[cfg(unix)]
+mod inherited;
+#[cfg(unix)]
+mod log;
+#[cfg(unix)]
+mod signals;
+
+use std::process::ExitCode;
+
+use arguments::Command;
+
+/// What every message on stderr begins with.
+const NAME: &str = "wg-embed";
+
+const USAGE: &str = "\
+Usage: wg-embed [-f|--foreground] INTERFACE
+
+Makes the WireGuard interface INTERFACE and serves it, in the background unless
+told otherwise. It is configured with wg(8) or wg-quick(8), and lives until it
+receives SIGINT or SIGTERM, or until the interface or its control socket,
+/var/run/wireguard/INTERFACE.sock, is removed.
+
+Options:
+  -f, --foreground  stay in the foreground and log to stderr
+      --version     print the version
+  -h, --help        print this text
+
+Environment:
+  LOG_LEVEL                what to log: verbose, debug, error (default), silent
+  WG_PROCESS_FOREGROUND=1  as --foreground
+  WG_TUN_FD                an open TUN descriptor to use instead of making one
+  WG_UAPI_FD               a listening UNIX socket to use as control socket
+";
+
+fn main() -> ExitCode {
+    let foreground = std::env::var_os("WG_PROCESS_FOREGROUND").is_some_and(|v| v == "1");
+    match arguments::parse(std::env::args_os().skip(1), foreground) {
+        Ok(Command::Help) => {
+            print(USAGE);
+            ExitCode::SUCCESS
+        }
+        Ok(Command::Version) => {
+            print(&format!(
+                "{NAME} {}\n\nUserspace WireGuard daemon for {}-{}.\n",
+                env!("CARGO_PKG_VERSION"),
+                std::env::consts::OS,
+                std::env::consts::ARCH
+            ));
+            ExitCode::SUCCESS
+        }
+        Ok(Command::Run { interface, foreground }) => run(&interface, foreground),
+        Err(reason) => fail(&format!("{reason}\nTry '{NAME} --help'.")),
+    }
+}
+
+#[cfg(unix)]
+fn run(interface: &str, foreground: bool) -> ExitCode {
+    match daemon::start(interface, foreground) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => fail(&reason),
+    }
+}
+
+#[cfg(not(unix))]
+fn run(_: &str, _: bool) -> ExitCode {
+    fail("the daemon does not run on this system yet")
+}
+
+fn fail(reason: &str) -> ExitCode {
+    write(std::io::stderr(), &format!("{NAME}: {reason}\n"));
+    ExitCode::FAILURE
+}
+
+fn print(text: &str) {
+    write(std::io::stdout(), text);
+}
+
+fn write(mut to: impl std::io::Write, text: &str) {
+    // There is nobody left to tell if this fails.
+    let _ = to.write_all(text.as_bytes());
+}

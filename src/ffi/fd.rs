@@ -1,0 +1,114 @@
+//! Whose a descriptor is.
+
+use std::sync::Arc;
+
+use crate::{error::Result, tun::Tun};
+
+#[cfg(unix)]
+pub(super) use self::unix::Lent;
+
+#[cfg(unix)]
+mod unix {
+    use super::{Arc, Result, Tun};
+    use crate::error::{Error, ErrorKind};
+    use std::{
+        io,
+        os::fd::{FromRawFd, OwnedFd, RawFd},
+    };
+
+    /// A descriptor of the app, from which a tunnel is being made. Dropping it leaves the descriptor as it was.
+    #[derive(Debug)]
+    pub(in super::super) struct Lent {
+        fd: RawFd,
+        /// The status flags to go back to.
+        flags: Option<libc::c_int>,
+    }
+
+    impl Lent {
+        /// Looks at a number from C.
+        pub(in super::super) fn new(fd: i32) -> Result<Self> {
+            match fcntl(fd, libc::F_GETFL, 0) {
+                Ok(flags) => Ok(Self { fd, flags: Some(flags) }),
+                Err(err) => Err(refused(fd, err)),
+            }
+        }
+
+        /// A TUN over a duplicate of the descriptor.
+        pub(in super::super) fn tun(&self, mtu: u16) -> Result<Arc<dyn Tun>> {
+            // Not below 3: those mean something to what a process starts.
+            let duplicate = fcntl(self.fd, libc::F_DUPFD_CLOEXEC, 3).map_err(|err| refused(self.fd, err))?;
+            // SAFETY: it was just made, and nobody else knows it.
+            let duplicate = unsafe { OwnedFd::from_raw_fd(duplicate) };
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            let tun = crate::tun::linux::LinuxTun::adopt(duplicate, mtu);
+            #[cfg(not(any(target_os = "linux", target_os = "android")))]
+            let tun = crate::tun::fd::FdTun::new(duplicate, mtu);
+            Ok(Arc::new(tun.map_err(|err| err.at(format_args!("descriptor {}", self.fd)))?))
+        }
+
+        /// Leaves the descriptor to the app, with the flags that the duplicate needs.
+        pub(in super::super) fn share(mut self) {
+            self.flags = None;
+        }
+
+        /// Closes the descriptor.
+        ///
+        /// # Safety
+        /// The app has given it away.
+        pub(in super::super) unsafe fn take(mut self) {
+            self.flags = None;
+            // SAFETY: it is open, and now ours.
+            drop(unsafe { OwnedFd::from_raw_fd(self.fd) });
+        }
+    }
+
+    impl Drop for Lent {
+        fn drop(&mut self) {
+            // The duplicate has its flags in common with the original.
+            if let Some(flags) = self.flags
+                && let Err(err) = fcntl(self.fd, libc::F_SETFL, flags)
+            {
+                tracing::warn!(fd = self.fd, %err, "the flags of the descriptor stay changed");
+            }
+        }
+    }
+
+    fn refused(fd: RawFd, err: io::Error) -> Error {
+        match err.raw_os_error() {
+            Some(libc::EBADF) => Error::invalid(format!("descriptor {fd} is not open")),
+            Some(libc::EMFILE) => Error::new(ErrorKind::Resources, "there are no more file descriptors"),
+            _ => Error::io(format!("cannot use descriptor {fd}"), err),
+        }
+    }
+
+    fn fcntl(fd: RawFd, command: libc::c_int, argument: libc::c_int) -> io::Result<libc::c_int> {
+        // SAFETY: these commands take a number; a descriptor that is not open is an error.
+        match unsafe { libc::fcntl(fd, command, argument) } {
+            -1 => Err(io::Error::last_os_error()),
+            result => Ok(result),
+        }
+    }
+}
+
+/// Without Unix there are no descriptors.
+#[cfg(not(unix))]
+#[derive(Debug)]
+pub(super) struct Lent;
+
+#[cfg(not(unix))]
+impl Lent {
+    pub(super) fn new(_: i32) -> Result<Self> {
+        let text = "a tunnel cannot be made from a file descriptor on this platform";
+        Err(crate::error::Error::new(crate::error::ErrorKind::Unsupported, text))
+    }
+
+    pub(super) fn tun(&self, _: u16) -> Result<Arc<dyn Tun>> {
+        Self::new(0).map(|_| unreachable!("there is no such thing"))
+    }
+
+    pub(super) fn share(self) {}
+
+    /// # Safety
+    /// None.
+    pub(super) unsafe fn take(self) {}
+}

@@ -1,0 +1,98 @@
+//! Which tunnel a number stands for.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use tracing::Dispatch;
+
+use crate::{
+    device::Tunnel,
+    error::{Error, ErrorKind, Result},
+};
+
+/// A tunnel that C has a handle of.
+pub(super) struct Entry {
+    pub(super) tunnel: Tunnel,
+    /// The log of this tunnel.
+    dispatch: Dispatch,
+    /// Why the tunnel has ended by itself.
+    ended: Arc<OnceLock<String>>,
+    /// A panic was caught in a call on it.
+    poisoned: AtomicBool,
+}
+
+impl Entry {
+    pub(super) fn new(tunnel: Tunnel, dispatch: Dispatch, ended: Arc<OnceLock<String>>) -> Self {
+        Self { tunnel, dispatch, ended, poisoned: AtomicBool::new(false) }
+    }
+
+    /// Runs `body` with what it logs going out under the tunnel's handle.
+    pub(super) fn logged<T>(&self, body: impl FnOnce() -> T) -> T {
+        tracing::dispatcher::with_default(&self.dispatch, body)
+    }
+
+    /// Refuses further work after a panic.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.poisoned.load(Ordering::Acquire) {
+            let text = "the tunnel was given up after an internal error: turn it off";
+            return Err(Error::new(ErrorKind::Panic, text));
+        }
+        Ok(())
+    }
+
+    pub(super) fn poison(&self) {
+        self.poisoned.store(true, Ordering::Release);
+    }
+
+    /// Refuses what only a running tunnel can do.
+    pub(super) fn check_running(&self) -> Result<()> {
+        match self.ended.get() {
+            Some(reason) => Err(Error::new(ErrorKind::Closed, format!("the tunnel has ended: {reason}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+struct Table {
+    /// The number that was given out last.
+    last: i32,
+    entries: BTreeMap<i32, Arc<Entry>>,
+}
+
+static TABLE: Mutex<Table> = Mutex::new(Table { last: 0, entries: BTreeMap::new() });
+
+fn table() -> MutexGuard<'static, Table> {
+    TABLE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A number that was never given out before.
+pub(super) fn reserve() -> Result<i32> {
+    let mut table = table();
+    let next = table.last.checked_add(1);
+    table.last = next.ok_or_else(|| Error::new(ErrorKind::Resources, "there are no more handles"))?;
+    Ok(table.last)
+}
+
+/// Makes a reserved number known.
+pub(super) fn insert(handle: i32, entry: Entry) {
+    table().entries.insert(handle, Arc::new(entry));
+}
+
+/// The tunnel behind a number. It lives on while a call works with it, even if it is turned off meanwhile.
+pub(super) fn get(handle: i32) -> Result<Arc<Entry>> {
+    table().entries.get(&handle).cloned().ok_or_else(|| unknown(handle))
+}
+
+/// Takes a number out for good.
+pub(super) fn remove(handle: i32) -> Result<Arc<Entry>> {
+    table().entries.remove(&handle).ok_or_else(|| unknown(handle))
+}
+
+fn unknown(handle: i32) -> Error {
+    Error::new(ErrorKind::UnknownHandle, format!("there is no tunnel with handle {handle}"))
+}

@@ -1,0 +1,190 @@
+//! The log: what the library has to say, told to a function of the app.
+//!
+//! It is one for the process, as C programs expect, but not the process's: the subscriber is set on the tunnels' own
+//! threads and on the caller's while it is inside the library, and nowhere else.
+
+use std::{
+    ffi::{c_char, c_void},
+    fmt::{self, Write as _},
+    sync::{
+        OnceLock,
+        atomic::{AtomicI32, Ordering},
+    },
+};
+
+use tracing::{
+    Dispatch, Event, Level, Metadata, Subscriber,
+    field::{Field, Visit},
+    span,
+    subscriber::Interest,
+};
+
+use super::{
+    callback::{self, Callback, Slot, wg_destroy_fn_t},
+    guard::{guard, guard_anywhere},
+    result::wg_result,
+    text::c_text,
+};
+use crate::error::{Error, Result};
+
+/// How much is logged, and how much a line of the log matters.
+///
+/// Since: 0.1.0
+#[repr(i32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum wg_log_level_t {
+    /// Log nothing.
+    WG_LOG_OFF = 0,
+    /// Something failed, and stays so until somebody acts.
+    WG_LOG_ERROR = 1,
+    /// Something failed, and the library goes on without it.
+    WG_LOG_WARN = 2,
+    /// What an app's user may want to know.
+    WG_LOG_INFO = 3,
+    /// Handshakes, timers, sockets: a few lines a minute for each peer.
+    WG_LOG_DEBUG = 4,
+    /// Single packets; for hunting a bug.
+    WG_LOG_TRACE = 5,
+}
+pub use wg_log_level_t::*;
+
+/// Takes one line of the log.
+///
+/// `user` is what came with the function; `handle` is the tunnel that the line is about, or 0; `level` is WG_LOG_ERROR
+/// to WG_LOG_TRACE; `text` is UTF-8 without a line feed at its end, and is gone when the function returns. It never
+/// contains a private or preshared key; it may contain public keys and addresses.
+///
+/// Threads: it is called on the tunnels' threads and on threads that are inside a wg_ function, on several at once. The
+/// tunnel waits meanwhile, so return soon, and do not wait for a thread that may be inside a wg_ function. It must not
+/// leave by an exception or longjmp().
+/// Inside it, wg_last_error(), wg_free(), wg_set_log_level() and wg_version_*() work. Everything else returns
+/// WG_ERR_BUSY.
+/// Since: 0.1.0
+pub type wg_log_fn_t = Option<unsafe extern "C" fn(user: *mut c_void, handle: i32, level: i32, text: *const c_char)>;
+
+type LogFn = unsafe extern "C" fn(*mut c_void, i32, i32, *const c_char);
+
+static CALLBACK: Slot<LogFn> = Slot::new();
+static LEVEL: AtomicI32 = AtomicI32::new(WG_LOG_INFO as i32);
+
+/// Sends the log of the whole process to `log`, in place of where it went before. NULL ends it.
+///
+/// When this returns, the previous function is not running on any thread, and will not be called again. So do not call
+/// it while holding a lock that the previous function waits for.
+///
+/// Memory: `destroy` (or NULL) is called exactly once with `user`, when `log` has been replaced and has returned for the
+/// last time; at once if `log` is NULL or the call fails. It follows the rules of wg_log_fn_t.
+/// Errors: WG_ERR_BUSY inside a callback.
+/// Threads: any.
+/// Since: 0.1.0
+///
+/// # Safety
+/// `log` and `destroy` are NULL or functions of these types, and may be called with `user` on any thread; `log` on
+/// several at once, until this function was called again.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_set_log_callback(
+    log: wg_log_fn_t,
+    user: *mut c_void,
+    destroy: wg_destroy_fn_t,
+) -> wg_result {
+    let (log, none) = match log {
+        Some(log) => (Some(Callback::new(log, user, destroy)), None),
+        None => (None, Some(Callback::new((), user, destroy))),
+    };
+    guard(|| {
+        CALLBACK.replace(log);
+        drop(none);
+        Ok(())
+    })
+}
+
+/// Sets how much is logged, for the whole process: WG_LOG_OFF to WG_LOG_TRACE. It is WG_LOG_INFO at first.
+///
+/// Memory: nothing changes hands.
+/// Errors: WG_ERR_INVALID if there is no such level; the old one then stays.
+/// Threads: any, also inside a callback.
+/// Since: 0.1.0
+#[unsafe(no_mangle)]
+pub extern "C" fn wg_set_log_level(level: i32) -> wg_result {
+    guard_anywhere(|| {
+        if !(WG_LOG_OFF as i32..=WG_LOG_TRACE as i32).contains(&level) {
+            return Err(Error::invalid(format!("there is no log level {level}")));
+        }
+        LEVEL.store(level, Ordering::Relaxed);
+        Ok(())
+    })
+}
+
+/// A log whose lines carry this handle.
+pub(super) fn dispatch_of(handle: i32) -> Dispatch {
+    Dispatch::new(Forwarder { handle })
+}
+
+/// Runs `body` with the log of no tunnel in particular.
+pub(super) fn logged<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    static NO_TUNNEL: OnceLock<Dispatch> = OnceLock::new();
+    tracing::dispatcher::with_default(NO_TUNNEL.get_or_init(|| dispatch_of(0)), body)
+}
+
+/// Turns events into lines. It has no state of its own: there is one for each tunnel, and all share the callback.
+struct Forwarder {
+    handle: i32,
+}
+
+fn level_of(metadata: &Metadata<'_>) -> i32 {
+    let level = match *metadata.level() {
+        Level::ERROR => WG_LOG_ERROR,
+        Level::WARN => WG_LOG_WARN,
+        Level::INFO => WG_LOG_INFO,
+        Level::DEBUG => WG_LOG_DEBUG,
+        Level::TRACE => WG_LOG_TRACE,
+    };
+    level as i32
+}
+
+impl Subscriber for Forwarder {
+    fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
+        // The level may change at any time.
+        Interest::sometimes()
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        level_of(metadata) <= LEVEL.load(Ordering::Relaxed) && CALLBACK.is_set() && !callback::is_inside()
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        CALLBACK.call(|log, user| {
+            let mut line = Line::default();
+            event.record(&mut line);
+            let text = c_text(line.message + &line.fields);
+            // SAFETY: who set the callback allows this call, on this thread; the text lives.
+            unsafe { log(user, self.handle, level_of(event.metadata()), text.as_ptr()) };
+        });
+    }
+
+    // Spans are not used.
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
+}
+
+/// The message, and everything else as ` name=value`.
+#[derive(Default)]
+struct Line {
+    message: String,
+    fields: String,
+}
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        // Writing to a string does not fail.
+        let _ = match field.name() {
+            "message" => write!(self.message, "{value:?}"),
+            name => write!(self.fields, " {name}={value:?}"),
+        };
+    }
+}

@@ -1,0 +1,219 @@
+//! Tunnels: on, off, and their configuration.
+
+use std::{
+    ffi::c_char,
+    sync::{Arc, OnceLock},
+};
+
+use super::{
+    fd::Lent,
+    guard::{guard, guard_handle, guard_on},
+    handle::{self, Entry},
+    log,
+    options::{read_sized, wg_options_t},
+    result::wg_result,
+    text::{borrow_text, give_text},
+};
+use crate::{
+    bind::UdpBind,
+    config::Update,
+    device::{DEFAULT_MAX_PEERS, Event, Options, Tunnel},
+    error::{Error, ErrorKind, Result},
+    uapi,
+};
+
+/// Whose a descriptor is.
+///
+/// Since: 0.1.0
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum wg_fd_ownership_t {
+    /// The library takes ownership of the descriptor: it is closed if, and only if, the call succeeds.
+    WG_FD_TAKE = 1,
+    /// The library works with a duplicate; the descriptor stays the caller's, to close at any time.
+    WG_FD_DUP = 2,
+}
+pub use wg_fd_ownership_t::*;
+
+// The header says so.
+const _: () = assert!(DEFAULT_MAX_PEERS == 65_536);
+
+/// MTUs that an app may name.
+const MTUS: std::ops::RangeInclusive<u32> = 576..=65_535;
+
+/// Makes a tunnel between `tun_fd` and the network, and starts it.
+///
+/// `tun_fd` gives and takes one IP packet a call: a TUN device (made with IFF_NO_PI, with or without IFF_VNET_HDR), the
+/// descriptor of Android's VpnService, or one end of a SOCK_DGRAM or SOCK_SEQPACKET socketpair. Its MTU is asked for; if
+/// that is not possible it counts as 1420 (see wg_options_t).
+/// `uapi` is the configuration: the lines of a UAPI `set` without `set=1`, "private_key=..\nlisten_port=..\n" and so on.
+/// It may be "", and is not kept. It is applied as a whole, and its port is open, when this returns.
+///
+/// Returns a handle, which is > 0 and never used again for another tunnel, or a negative wg_result. The tunnel runs until
+/// wg_turn_off(), on two threads of its own.
+///
+/// Memory: takes ownership of `tun_fd` on success, and closes that number before it returns; the library goes on with a
+/// duplicate. On failure the caller still owns it, open and in the mode in which it was.
+/// Errors: WG_ERR_NULL if `uapi` is NULL; WG_ERR_INVALID if `tun_fd` is not open, or the text has a bad value;
+/// WG_ERR_PROTOCOL if a line is not of the form key=value; WG_ERR_TOO_LARGE beyond 64 MiB; WG_ERR_UNSUPPORTED if `tun_fd`
+/// does not keep packets apart, or this platform has no descriptors; WG_ERR_NOT_FOUND if the interface was removed;
+/// WG_ERR_ADDR_IN_USE for the port; WG_ERR_PERMISSION for the fwmark; WG_ERR_IO and WG_ERR_RESOURCES as the system says;
+/// WG_ERR_BUSY inside a callback.
+/// Threads: any.
+/// Since: 0.1.0
+///
+/// # Safety
+/// `uapi` is NULL or ends with a zero byte. On success nobody but the library uses `tun_fd` any more.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_turn_on(tun_fd: i32, uapi: *const c_char) -> i32 {
+    guard_handle(|| {
+        // SAFETY: the caller's contract is the same.
+        let text = unsafe { borrow_text(uapi, "uapi") }?;
+        // SAFETY: as above.
+        unsafe { turn_on(&wg_options_t { tun_fd, ..wg_options_t::default() }, text) }
+    })
+}
+
+/// As wg_turn_on(), with options.
+///
+/// Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP it stays the caller's in
+/// any case; but a duplicate has its O_NONBLOCK mode in common with the original, so on success the caller's descriptor
+/// is non-blocking from then on.
+/// Errors: as wg_turn_on(); WG_ERR_NULL if `options` is NULL; WG_ERR_INVALID if one of its values is out of its range;
+/// WG_ERR_UNSUPPORTED if it sets a field that this library does not know.
+/// Threads: any.
+/// Since: 0.1.0
+///
+/// # Safety
+/// `options` is NULL or points to `options->struct_size` readable bytes; the rest as in wg_turn_on().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_turn_on_with(options: *const wg_options_t, uapi: *const c_char) -> i32 {
+    guard_handle(|| {
+        // SAFETY: the caller's contract is the same.
+        let options = unsafe { read_sized(options, "options") }?;
+        // SAFETY: as above.
+        let text = unsafe { borrow_text(uapi, "uapi") }?;
+        // SAFETY: as above.
+        unsafe { turn_on(&options, text) }
+    })
+}
+
+/// # Safety
+/// With [`WG_FD_TAKE`], `tun_fd` is given away if this succeeds.
+unsafe fn turn_on(options: &wg_options_t, text: &str) -> Result<i32> {
+    let takes = match options.fd_ownership {
+        take if take == WG_FD_TAKE as u32 => true,
+        dup if dup == WG_FD_DUP as u32 => false,
+        other => return Err(Error::invalid(format!("fd_ownership is {other}, not WG_FD_TAKE or WG_FD_DUP"))),
+    };
+    let mtu = match options.mtu {
+        0 => 0,
+        mtu if MTUS.contains(&mtu) => mtu as u16,
+        mtu => return Err(Error::invalid(format!("mtu is {mtu}, not in {} to {}", MTUS.start(), MTUS.end()))),
+    };
+    let max_peers = match options.max_peers as usize {
+        0 => DEFAULT_MAX_PEERS,
+        peers if peers <= DEFAULT_MAX_PEERS => peers,
+        peers => return Err(Error::invalid(format!("max_peers is {peers}, more than {DEFAULT_MAX_PEERS}"))),
+    };
+    let update = uapi::parse_set(text)?;
+    let lent = Lent::new(options.tun_fd)?;
+    let handle = handle::reserve()?;
+    let dispatch = log::dispatch_of(handle);
+    let entry = tracing::dispatcher::with_default(&dispatch, || {
+        let (tunnel, ended) = start(&lent, mtu, max_peers, update)?;
+        Ok::<_, Error>(Entry::new(tunnel, dispatch.clone(), ended))
+    })?;
+    if takes {
+        // SAFETY: the caller gives it away on success, and nothing fails from here on.
+        unsafe { lent.take() };
+    } else {
+        lent.share();
+    }
+    handle::insert(handle, entry);
+    Ok(handle)
+}
+
+fn start(lent: &Lent, mtu: u16, max_peers: usize, update: Update) -> Result<(Tunnel, Arc<OnceLock<String>>)> {
+    let tun = lent.tun(mtu)?;
+    let bind = UdpBind::new().map_err(|err| Error::io("cannot wait for UDP sockets", err))?;
+    let ended = Arc::new(OnceLock::new());
+    let events = {
+        let ended = ended.clone();
+        Box::new(move |event| {
+            if let Event::Ended(reason) = event {
+                // It ends once.
+                let _ = ended.set(reason);
+            }
+        })
+    };
+    let options = Options { max_peers, events, ..Options::default() };
+    // In this order no socket is opened on a port that is not the configured one. An app's interface is up as far as the
+    // app is concerned, so the device is, too.
+    let tunnel = Tunnel::start_with(tun, Arc::new(bind), options, |device| {
+        device.apply(update)?;
+        device.up()
+    })?;
+    Ok((tunnel, ended))
+}
+
+/// Stops a tunnel, and closes its descriptor and its sockets. Its handle is not valid any more.
+///
+/// Calls on the tunnel that are under way on other threads finish; if there are any, what they need is freed, and the
+/// descriptor closed, when the last of them returns.
+///
+/// Memory: everything that belongs to the tunnel is freed, and its keys are wiped. Text from wg_get_config() stays.
+/// Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls; WG_ERR_BUSY inside a callback, and the tunnel runs on.
+/// Threads: any, not only the one that turned it on. It waits for the tunnel's threads, and with them for callbacks.
+/// Since: 0.1.0
+#[unsafe(no_mangle)]
+pub extern "C" fn wg_turn_off(handle: i32) -> wg_result {
+    guard(|| {
+        let entry = handle::remove(handle)?;
+        entry.logged(|| entry.tunnel.stop())
+    })
+}
+
+/// Changes the configuration of a tunnel: `uapi` is as in wg_turn_on(). A line that is refused changes nothing.
+///
+/// Memory: `uapi` is not kept.
+/// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_PANIC; and of wg_turn_on() those that are
+/// about the configuration.
+/// Threads: any; calls on one tunnel come one after another.
+/// Since: 0.1.0
+///
+/// # Safety
+/// `uapi` is NULL or ends with a zero byte.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_set_config(handle: i32, uapi: *const c_char) -> wg_result {
+    guard_on(handle, |entry| {
+        // SAFETY: the caller's contract is the same.
+        let text = unsafe { borrow_text(uapi, "uapi") }?;
+        entry.check_running()?;
+        entry.tunnel.device().apply(uapi::parse_set(text)?)
+    })
+}
+
+/// Reads the configuration and state of a tunnel: the lines of a UAPI `get`, without `errno=`. They contain the private
+/// key.
+///
+/// Memory: on success `*out` is the caller's, to give to wg_free(), which wipes it. On failure it is not written.
+/// Errors: WG_ERR_NULL if `out` is NULL; WG_ERR_UNKNOWN_HANDLE; WG_ERR_RESOURCES; WG_ERR_PANIC; WG_ERR_BUSY inside a
+/// callback. A tunnel that has ended by itself can still be read.
+/// Threads: any.
+/// Since: 0.1.0
+///
+/// # Safety
+/// `out` is NULL or points to writable storage for one pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_get_config(handle: i32, out: *mut *mut c_char) -> wg_result {
+    guard_on(handle, |entry| {
+        if out.is_null() {
+            return Err(Error::new(ErrorKind::Null, "out is NULL"));
+        }
+        let text = give_text(&uapi::get_text(entry.tunnel.device().snapshot()))?;
+        // SAFETY: it is not NULL, and writable, says the caller.
+        unsafe { out.write(text.as_ptr()) };
+        Ok(())
+    })
+}

@@ -1,0 +1,238 @@
+//! The socket file: taking its name, telling whether it is still ours, giving it back.
+
+use std::{
+    fs::{self, DirBuilder, Metadata},
+    io::{self, ErrorKind::*},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{DirBuilderExt, FileTypeExt, MetadataExt},
+            net::UnixListener,
+        },
+    },
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::sys;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Where wg(8) looks for sockets.
+pub const DIRECTORY: &str = "/var/run/wireguard";
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 128;
+
+/// Between two looks at a socket that may be about to change.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// For how long a name may change hands under our eyes before we give up.
+const UNREST: Duration = Duration::from_secs(2);
+
+/// A listening control socket, and its file. Dropping it closes the one and removes the other, if it is still ours.
+#[derive(Debug)]
+pub struct Listener {
+    // Fields are dropped in this order: a client then finds no socket, rather than one that refuses it.
+    file: Option<SocketFile>,
+    socket: UnixListener,
+}
+
+impl Listener {
+    /// Listens on `NAME.sock` in `directory`, which is made with mode 0755 if it is missing. The socket has mode 0600.
+    ///
+    /// A socket that is there already is dialled. If nobody answers, it is what a process that died left behind, and is
+    /// replaced. If somebody does, they get `patience` to end; a daemon whose interface was just deleted needs a moment.
+    ///
+    /// # Errors
+    /// `Exists` if the name is taken by a process that listens, or by a file that is no socket; `Invalid` if it cannot
+    /// be a file name; otherwise as the file system says.
+    pub fn claim(directory: &Path, name: &str, patience: Duration) -> Result<Self> {
+        if name.is_empty() || name.contains(['/', '\0']) {
+            return Err(Error::invalid(format!("{name:?} cannot be the name of a control socket")));
+        }
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(directory)
+            .map_err(|e| Error::io(format!("cannot make the directory {}", directory.display()), e))?;
+        let path = directory.join(format!("{name}.sock"));
+        let shown = path.display();
+        let start = Instant::now();
+        let mut refused_before = None;
+        loop {
+            match listen(&path) {
+                Err(e) if e.kind() == AddrInUse => {}
+                Err(e) => return Err(Error::io(format!("cannot listen on {shown}"), e)),
+                Ok((file, socket)) => return Ok(Self { file: Some(file), socket }),
+            }
+            let waited = start.elapsed();
+            let refused = match probe(&path)? {
+                Found::Live if waited >= patience => {
+                    let text = format!("{shown} is in use: another process listens on it");
+                    return Err(Error::new(ErrorKind::Exists, text));
+                }
+                Found::Live | Found::Nothing => None,
+                Found::Refusing(id) if refused_before == Some(id) => {
+                    remove_stale(directory, &path, id)?;
+                    refused_before = None;
+                    continue;
+                }
+                // Its owner may not have got to listen(2) yet.
+                Found::Refusing(id) => Some(id),
+            };
+            if waited >= patience + UNREST {
+                return Err(Error::new(ErrorKind::Busy, format!("{shown} keeps changing hands")));
+            }
+            refused_before = refused;
+            thread::sleep(PAUSE);
+        }
+    }
+
+    /// Takes a stream socket that somebody else bound for us, and its file if it has one.
+    ///
+    /// # Errors
+    /// `Invalid` if it is not a bound UNIX stream socket, `NotFound` if its file is gone.
+    pub fn adopt(fd: OwnedFd) -> Result<Self> {
+        let socket = Socket::from(fd);
+        let unusable = |e| Error::io("the inherited control socket cannot be used", e);
+        let address = socket.local_addr().map_err(unusable)?;
+        if !address.is_unix() || socket.r#type().map_err(unusable)? != Type::STREAM {
+            return Err(Error::invalid("the inherited control socket is not a UNIX stream socket"));
+        }
+        if address.is_unnamed() {
+            return Err(Error::invalid("the inherited control socket is not bound"));
+        }
+        // Most likely it listens already; to say so again does no harm.
+        socket.listen(BACKLOG).map_err(unusable)?;
+        socket.set_cloexec(true).map_err(unusable)?;
+        let file = match address.as_pathname() {
+            None => None,
+            Some(path) => {
+                let path = std::path::absolute(path).map_err(unusable)?;
+                let found = SocketFile::at(&path).map_err(|e| {
+                    Error::io(format!("cannot find the inherited control socket {}", path.display()), e)
+                })?;
+                Some(found)
+            }
+        };
+        Ok(Self { file, socket: OwnedFd::from(socket).into() })
+    }
+
+    /// The socket's file; `None` if it has none, as in Linux' abstract namespace.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.file.as_ref().map(|file| file.path.as_path())
+    }
+
+    /// Whether the file has been removed, moved or replaced.
+    pub(super) fn is_gone(&self) -> bool {
+        self.file.as_ref().is_some_and(|file| !file.is_ours())
+    }
+
+    pub(super) const fn socket(&self) -> &UnixListener {
+        &self.socket
+    }
+}
+
+/// Tells one file from another that has its name, or its inode, later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileId {
+    device: u64,
+    inode: u64,
+    /// Populated where the file system keeps it.
+    born: Option<SystemTime>,
+}
+
+impl FileId {
+    fn of(metadata: &Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino(), born: metadata.created().ok() }
+    }
+}
+
+/// A socket's file. It is removed with this value, if it is still the same.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    id: FileId,
+}
+
+impl SocketFile {
+    fn at(path: &Path) -> io::Result<Self> {
+        Ok(Self { id: FileId::of(&fs::symlink_metadata(path)?), path: path.into() })
+    }
+
+    fn is_ours(&self) -> bool {
+        fs::symlink_metadata(&self.path).is_ok_and(|now| FileId::of(&now) == self.id)
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if self.is_ours()
+            && let Err(error) = remove(&self.path)
+        {
+            tracing::warn!(%error, path = %self.path.display(), "cannot remove the control socket");
+        }
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() == NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Removes a socket that nobody listens on, unless it has just been replaced by somebody who saw the same.
+fn remove_stale(directory: &Path, path: &Path, id: FileId) -> Result<()> {
+    let _turn = sys::lock_directory(directory);
+    if matches!(probe(path)?, Found::Refusing(now) if now == id) {
+        tracing::debug!(path = %path.display(), "nobody listens on this socket any more: replacing it");
+        remove(path).map_err(|e| Error::io(format!("cannot remove the stale socket {}", path.display()), e))?;
+    }
+    Ok(())
+}
+
+fn listen(path: &Path) -> io::Result<(SocketFile, UnixListener)> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    let socket = sys::bind_private(socket, &SockAddr::unix(path)?)?;
+    let file = SocketFile::at(path)?;
+    socket.listen(BACKLOG)?;
+    Ok((file, OwnedFd::from(socket).into()))
+}
+
+/// What has the name that we want.
+enum Found {
+    Nothing,
+    /// A socket that somebody listens on.
+    Live,
+    /// A socket that refuses connections.
+    Refusing(FileId),
+}
+
+fn probe(path: &Path) -> Result<Found> {
+    let cannot = |e| Error::io(format!("cannot find out who has {}", path.display()), e);
+    let metadata = match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == NotFound => return Ok(Found::Nothing),
+        other => other.map_err(cannot)?,
+    };
+    if !metadata.file_type().is_socket() {
+        let text = format!("{} is there, but is not a socket; it was left alone", path.display());
+        return Err(Error::new(ErrorKind::Exists, text));
+    }
+    let dialled = SockAddr::unix(path).and_then(|address| {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        // A listener whose backlog is full would make us wait.
+        socket.set_nonblocking(true)?;
+        socket.connect(&address)
+    });
+    match dialled.map_err(|e| (e.kind(), e)) {
+        Ok(()) | Err((WouldBlock, _)) => Ok(Found::Live),
+        Err((ConnectionRefused, _)) => Ok(Found::Refusing(FileId::of(&metadata))),
+        Err((NotFound, _)) => Ok(Found::Nothing),
+        Err((_, e)) => Err(cannot(e)),
+    }
+}

@@ -1,0 +1,45 @@
+//! The control socket through which wg(8) and other programs configure a tunnel.
+//!
+//! Who may connect is a matter of the socket file's mode; what is said, of [`uapi`](crate::uapi). A tunnel is served
+//! through [`uapi::Backend`], which [`Device`] and [`Tunnel`] are.
+
+#[cfg(unix)]
+mod listener;
+#[cfg(unix)]
+mod sys;
+#[cfg(unix)]
+mod unix_socket;
+#[cfg(unix)]
+mod watch;
+
+#[cfg(unix)]
+pub use listener::{DIRECTORY, Listener};
+#[cfg(unix)]
+pub use unix_socket::{EndHook, Options, Server};
+
+use crate::{
+    config::{Update, snapshot::Snapshot},
+    device::{Device, Tunnel},
+    error::Result,
+    uapi,
+};
+
+impl uapi::Backend for Device {
+    fn apply(&self, update: Update) -> Result<()> {
+        Self::apply(self, update)
+    }
+
+    fn snapshot(&self) -> Snapshot<'_> {
+        Self::snapshot(self)
+    }
+}
+
+impl uapi::Backend for Tunnel {
+    fn apply(&self, update: Update) -> Result<()> {
+        self.device().apply(update)
+    }
+
+    fn snapshot(&self) -> Snapshot<'_> {
+        self.device().snapshot()
+    }
+}

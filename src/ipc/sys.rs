@@ -1,0 +1,69 @@
+//! Binding a socket whose file nobody but its owner may ever connect to, and taking turns in a directory.
+#![allow(unsafe_code)] // flock(2), umask(2)
+
+use std::{
+    fs::File,
+    io,
+    os::fd::AsRawFd,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use socket2::{SockAddr, Socket};
+
+/// For how long to wait for a turn. Those who take turns are done in no time.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Waits until no other process that asks for a turn in this directory has it; the turn ends with the value.
+///
+/// Whoever may read the directory can keep the turn for ever. So after a second it is not waited for any longer, and
+/// `None` returned: to have it is a courtesy among daemons that start at the same moment.
+pub(super) fn lock_directory(directory: &Path) -> Option<File> {
+    let turn = File::open(directory).ok()?;
+    let start = Instant::now();
+    // SAFETY: flock(2) takes numbers.
+    while unsafe { libc::flock(turn.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+        if start.elapsed() >= PATIENCE {
+            tracing::warn!(directory = %directory.display(), "somebody keeps this directory locked");
+            return None;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Some(turn)
+}
+
+/// Binds; the file's mode is 0600 from its first moment on.
+///
+/// Linux takes the file's mode from the socket's own, so the umask, which belongs to the whole process, is left alone.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn bind_private(socket: Socket, address: &SockAddr) -> io::Result<Socket> {
+    use std::{
+        fs::Permissions,
+        os::{fd::OwnedFd, unix::fs::PermissionsExt},
+    };
+
+    let file = File::from(OwnedFd::from(socket));
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    let socket = Socket::from(OwnedFd::from(file));
+    socket.bind(address)?;
+    Ok(socket)
+}
+
+/// Binds; the file's mode is 0600 from its first moment on.
+///
+/// This goes through the umask: files that other threads create in this moment are just as private.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(super) fn bind_private(socket: Socket, address: &SockAddr) -> io::Result<Socket> {
+    use std::sync::{Mutex, PoisonError};
+
+    // Or else one would put back the other's umask.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    // SAFETY: umask(2) takes a number and cannot fail.
+    let old = unsafe { libc::umask(0o177) };
+    let bound = socket.bind(address);
+    // SAFETY: as above.
+    unsafe { libc::umask(old) };
+    bound.map(|()| socket)
+}

@@ -1,0 +1,93 @@
+//! Notices that something happens to a file: inotify on Linux, a look now and then elsewhere.
+//!
+//! Both only say when to look. What has become of the file, its owner sees for itself.
+#![allow(unsafe_code)]
+
+pub(super) use imp::Watch;
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod imp {
+    use std::{
+        ffi::CString,
+        io,
+        os::{
+            fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+            unix::ffi::OsStrExt,
+        },
+        path::Path,
+        time::Duration,
+    };
+
+    /// Room for a good many events: those of a file that is watched itself carry no name.
+    const BUFFER: usize = 1024;
+
+    /// A file that is watched.
+    #[derive(Debug)]
+    pub(crate) struct Watch(OwnedFd);
+
+    impl Watch {
+        /// How often to look without being told to.
+        pub(crate) const INTERVAL: Option<Duration> = None;
+
+        /// Watches the file that has this name now.
+        pub(crate) fn new(path: &Path) -> io::Result<Self> {
+            // An open socket keeps its inode: that its last name was removed shows as a change of attributes.
+            const EVENTS: u32 = libc::IN_ATTRIB | libc::IN_DELETE_SELF | libc::IN_MOVE_SELF | libc::IN_DONT_FOLLOW;
+            let path = CString::new(path.as_os_str().as_bytes())?;
+            // SAFETY: inotify_init1(2) takes a number.
+            let fd = check(unsafe { libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK) })?;
+            // SAFETY: inotify_init1(2) opened this descriptor for us.
+            let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+            // SAFETY: the text ends in a zero and lives.
+            check(unsafe { libc::inotify_add_watch(fd.as_raw_fd(), path.as_ptr(), EVENTS) })?;
+            Ok(Self(fd))
+        }
+
+        /// Becomes readable when it is time to look.
+        pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+            use std::os::fd::AsFd;
+            Some(self.0.as_fd())
+        }
+
+        /// Takes note of everything that was told so far. To be called before looking.
+        pub(crate) fn drain(&self) {
+            let mut buffer = [0_u8; BUFFER];
+            // SAFETY: the buffer lives, and its length is given. The descriptor does not block.
+            while unsafe { libc::read(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), BUFFER) } > 0 {}
+        }
+    }
+
+    fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+mod imp {
+    use std::{io, os::fd::BorrowedFd, path::Path, time::Duration};
+
+    /// A file that is watched.
+    #[derive(Debug)]
+    pub(crate) struct Watch;
+
+    impl Watch {
+        /// How often to look without being told to.
+        pub(crate) const INTERVAL: Option<Duration> = Some(Duration::from_secs(1));
+
+        /// Watches the file that has this name now.
+        #[allow(clippy::unnecessary_wraps, reason = "elsewhere it can fail")]
+        pub(crate) fn new(_: &Path) -> io::Result<Self> {
+            Ok(Self)
+        }
+
+        /// Becomes readable when it is time to look.
+        #[allow(clippy::unused_self, reason = "elsewhere there is one")]
+        pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+            None
+        }
+
+        /// Takes note of everything that was told so far. To be called before looking.
+        #[allow(clippy::unused_self, reason = "elsewhere there is something to take")]
+        pub(crate) fn drain(&self) {}
+    }
+}

@@ -1,0 +1,71 @@
+/* What must never change, on platforms with 64-bit pointers: compiled as C11, for its assertions. */
+#include "wg_embed.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#if UINTPTR_MAX == UINT64_MAX
+_Static_assert(sizeof(wg_options_t) == 24, "wg_options_t");
+_Static_assert(_Alignof(wg_options_t) == 8, "wg_options_t");
+_Static_assert(offsetof(wg_options_t, struct_size) == 0, "struct_size");
+_Static_assert(offsetof(wg_options_t, tun_fd) == 8, "tun_fd");
+_Static_assert(offsetof(wg_options_t, fd_ownership) == 12, "fd_ownership");
+_Static_assert(offsetof(wg_options_t, mtu) == 16, "mtu");
+_Static_assert(offsetof(wg_options_t, max_peers) == 20, "max_peers");
+#endif
+
+_Static_assert(sizeof(wg_result) == 4 && sizeof(enum wg_result) == 4, "wg_result");
+_Static_assert(sizeof(wg_log_level_t) == 4 && sizeof(wg_fd_ownership_t) == 4, "enums");
+
+#define FIXED(name, value) _Static_assert(name == (value), #name)
+FIXED(WG_OK, 0);
+FIXED(WG_ERR_NULL, -1);
+FIXED(WG_ERR_INVALID, -2);
+FIXED(WG_ERR_PROTOCOL, -3);
+FIXED(WG_ERR_UNSUPPORTED, -4);
+FIXED(WG_ERR_TOO_LARGE, -5);
+FIXED(WG_ERR_UNKNOWN_HANDLE, -10);
+FIXED(WG_ERR_CLOSED, -11);
+FIXED(WG_ERR_BUSY, -12);
+FIXED(WG_ERR_IO, -20);
+FIXED(WG_ERR_PERMISSION, -21);
+FIXED(WG_ERR_ADDR_IN_USE, -22);
+FIXED(WG_ERR_NOT_FOUND, -23);
+FIXED(WG_ERR_EXISTS, -24);
+FIXED(WG_ERR_RESOURCES, -30);
+FIXED(WG_ERR_PANIC, -40);
+FIXED(WG_FD_TAKE, 1);
+FIXED(WG_FD_DUP, 2);
+FIXED(WG_LOG_OFF, 0);
+FIXED(WG_LOG_ERROR, 1);
+FIXED(WG_LOG_WARN, 2);
+FIXED(WG_LOG_INFO, 3);
+FIXED(WG_LOG_DEBUG, 4);
+FIXED(WG_LOG_TRACE, 5);
+
+/* Each function has exactly this type; the compiler says so if not. */
+static int32_t (*const turn_on)(int32_t, const char *) = wg_turn_on;
+static int32_t (*const turn_on_with)(const wg_options_t *, const char *) = wg_turn_on_with;
+static wg_result (*const turn_off)(int32_t) = wg_turn_off;
+static wg_result (*const set_config)(int32_t, const char *) = wg_set_config;
+static wg_result (*const get_config)(int32_t, char **) = wg_get_config;
+static void (*const free_memory)(void *) = wg_free;
+static const char *(*const last_error)(void) = wg_last_error;
+static wg_result (*const set_log_callback)(void (*)(void *, int32_t, int32_t, const char *), void *,
+                                           void (*)(void *)) = wg_set_log_callback;
+static wg_result (*const set_log_level)(int32_t) = wg_set_log_level;
+static const char *(*const version_string)(void) = wg_version_string;
+static uint32_t (*const version_number)(void) = wg_version_number;
+
+int main(void) {
+  char text[64];
+  snprintf(text, sizeof text, "%d.%d.%d", WG_VERSION_MAJOR, WG_VERSION_MINOR, WG_VERSION_PATCH);
+  if (!turn_on || !turn_on_with || !turn_off || !set_config || !get_config || !free_memory || !last_error ||
+      !set_log_callback || !set_log_level)
+    return 1;
+  if (strcmp(version_string(), text) != 0 || version_number() != WG_VERSION_NUMBER) {
+    fprintf(stderr, "the library is %s (%#x), the header %s\n", version_string(), (unsigned)version_number(), text);
+    return 1;
+  }
+  return 0;
+}

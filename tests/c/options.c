@@ -1,0 +1,183 @@
+/* wg_options_t: each field, and callers that are older or newer than the library. */
+#include "check.h"
+
+static int fd, app;
+
+static void renew(void) {
+  int pair[2];
+  make_pair(SOCK_DGRAM, pair);
+  fd = pair[0];
+  app = pair[1];
+}
+
+/* These options work; the descriptor was taken. */
+static void check_works(const wg_options_t *options) {
+  int32_t handle = wg_turn_on_with(options, "");
+  CHECK(handle > 0);
+  CHECK(!is_open(fd));
+  CHECK_EQ(wg_turn_off(handle), WG_OK);
+  close(app);
+  renew();
+}
+
+static void check_refused(const wg_options_t *options, int32_t code, const char *text) {
+  CHECK_FAILS(wg_turn_on_with(options, ""), code, text);
+  CHECK(is_open(fd) && !is_nonblocking(fd));
+}
+
+static void fields(void) {
+  wg_options_t options = WG_OPTIONS_INIT;
+  static const uint32_t mtus[] = {576, 1280, 1420, 65535}, not_mtus[] = {1, 575, 65536, UINT32_MAX};
+  size_t i;
+  CHECK_EQ(options.struct_size, sizeof options);
+  check_refused(&options, WG_ERR_INVALID, "descriptor -1 is not open");
+  check_refused(NULL, WG_ERR_NULL, "options is NULL");
+  options.tun_fd = fd;
+  check_works(&options);
+  CHECK_FAILS(wg_turn_on_with(&options, NULL), WG_ERR_NULL, "uapi is NULL");
+
+  options.fd_ownership = 0;
+  check_refused(&options, WG_ERR_INVALID, "fd_ownership is 0");
+  options.fd_ownership = 3;
+  check_refused(&options, WG_ERR_INVALID, "fd_ownership is 3");
+  options.fd_ownership = WG_FD_TAKE;
+
+  for (i = 0; i < sizeof mtus / sizeof mtus[0]; i++) {
+    options.tun_fd = fd;
+    options.mtu = mtus[i];
+    check_works(&options);
+  }
+  options.tun_fd = fd;
+  for (i = 0; i < sizeof not_mtus / sizeof not_mtus[0]; i++) {
+    options.mtu = not_mtus[i];
+    check_refused(&options, WG_ERR_INVALID, "mtu is");
+  }
+  options.mtu = 0;
+
+  options.max_peers = 65537;
+  check_refused(&options, WG_ERR_INVALID, "max_peers is 65537");
+  options.max_peers = 65536;
+  check_works(&options);
+}
+
+/* The MTU is the one of padding: a packet that fills it is not padded beyond it. */
+static void the_mtu_is_used(void) {
+  wg_options_t options = WG_OPTIONS_INIT;
+  struct end a, b;
+  struct pollfd ready = {0, POLLIN, 0};
+  unsigned char sent[1300], got[2000];
+  char uapi[512], *text;
+  int pair[2];
+  make_pair(SOCK_DGRAM, pair);
+  options.tun_fd = pair[0];
+  options.mtu = 1285;
+  b = turn_on(SOCK_DGRAM, "private_key=" PRIVATE_B "\n");
+  snprintf(uapi, sizeof uapi,
+           "private_key=%s\npublic_key=%s\npreshared_key=%s\nendpoint=127.0.0.1:%d\nallowed_ip=10.9.0.2/32\n", PRIVATE_A,
+           PUBLIC_B, PSK, listen_port(b.handle));
+  a.handle = wg_turn_on_with(&options, uapi);
+  a.app = pair[1];
+  CHECK(a.handle > 0);
+  add_peer(b, PUBLIC_A, listen_port(a.handle), 1);
+  make_packet(sent, 1285, 1, 2, 0);
+  CHECK_EQ(send(a.app, sent, 1285, 0), 1285);
+  ready.fd = b.app;
+  CHECK_EQ(poll(&ready, 1, 10000), 1);
+  CHECK_EQ(recv(b.app, got, sizeof got, 0), 1285);
+  /* 148 bytes of handshake; header 16, packet 1285, tag 16. */
+  text = get(a.handle);
+  CHECK(strstr(text, "\ntx_bytes=1465\n") != NULL);
+  wg_free(text);
+  turn_off(a);
+  turn_off(b);
+}
+
+static void max_peers_is_a_limit(void) {
+  wg_options_t options = WG_OPTIONS_INIT;
+  int32_t handle;
+  options.tun_fd = fd;
+  options.max_peers = 1;
+  handle = wg_turn_on_with(&options, "public_key=" PUBLIC_A "\n");
+  CHECK(handle > 0);
+  CHECK_FAILS(wg_set_config(handle, "public_key=" PUBLIC_B "\n"), WG_ERR_INVALID, "more than 1 peers");
+  CHECK_EQ(wg_set_config(handle, "replace_peers=true\npublic_key=" PUBLIC_B "\n"), WG_OK);
+  CHECK_EQ(wg_turn_off(handle), WG_OK);
+  close(app);
+  renew();
+}
+
+static void older_and_newer_callers(void) {
+  struct {
+    wg_options_t known;
+    unsigned char future[64];
+  } newer = {WG_OPTIONS_INIT, {0}};
+  struct {
+    wg_options_t known;
+    unsigned char future[4096];
+  } *huge = calloc(1, sizeof *huge);
+  unsigned char bytes[sizeof(wg_options_t) + 1];
+  wg_options_t options = WG_OPTIONS_INIT, *exact;
+  size_t size;
+  int i;
+
+  /* Older: exactly as many bytes as it says, so that a sanitizer sees a read beyond them. */
+  for (size = offsetof(wg_options_t, fd_ownership); size <= sizeof options; size += 4) {
+    options.struct_size = size;
+    options.tun_fd = fd;
+    exact = malloc(size);
+    CHECK(exact != NULL);
+    memcpy(exact, &options, size);
+    check_works(exact);
+    free(exact);
+  }
+  /* So old that it knows no descriptor. */
+  exact = malloc(sizeof(size_t));
+  CHECK(exact != NULL);
+  size = sizeof(size_t);
+  memcpy(exact, &size, sizeof size);
+  check_refused(exact, WG_ERR_INVALID, "descriptor -1");
+  free(exact);
+
+  newer.known.struct_size = sizeof newer;
+  newer.known.tun_fd = fd;
+  check_works(&newer.known);
+  newer.known.tun_fd = fd;
+  for (i = 0; i < 64; i++) {
+    newer.future[i] = 1;
+    check_refused(&newer.known, WG_ERR_UNSUPPORTED, "does not know");
+    newer.future[i] = 0;
+  }
+
+  CHECK(huge != NULL);
+  huge->known.tun_fd = fd;
+  huge->known.fd_ownership = WG_FD_TAKE;
+  huge->known.struct_size = 4096;
+  check_works(&huge->known);
+  huge->known.tun_fd = fd;
+  huge->known.struct_size = 4097;
+  check_refused(&huge->known, WG_ERR_INVALID, "struct_size is 4097");
+  huge->known.struct_size = SIZE_MAX;
+  check_refused(&huge->known, WG_ERR_INVALID, "struct_size");
+  for (size = 0; size < sizeof(size_t); size++) {
+    huge->known.struct_size = size;
+    check_refused(&huge->known, WG_ERR_INVALID, "struct_size");
+  }
+  free(huge);
+
+  /* At an odd address, as packed structs have it. */
+  options.struct_size = sizeof options;
+  options.tun_fd = fd;
+  memcpy(bytes + 1, &options, sizeof options);
+  check_works((const wg_options_t *)(const void *)(bytes + 1));
+}
+
+int main(void) {
+  renew();
+  fields();
+  the_mtu_is_used();
+  max_peers_is_a_limit();
+  older_and_newer_callers();
+  close(fd);
+  close(app);
+  return 0;
+}

@@ -1,0 +1,136 @@
+//! Builds the C tests against the header and the shared library that Cargo has just built, and runs them.
+//!
+//! Without a C compiler they are skipped, and say so. `tests/c/check.sh` does the same under sanitizers.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::{
+    env,
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+const WARNINGS: [&str; 4] = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A compiler: `variable` if it is set, else the first of `names` that can be run.
+fn compiler(variable: &str, names: &[&str]) -> Option<String> {
+    let named = env::var(variable).ok();
+    let mut candidates = named.into_iter().chain(names.iter().map(ToString::to_string));
+    let found = candidates.find(|name| Command::new(name).arg("--version").output().is_ok_and(|o| o.status.success()));
+    if found.is_none() {
+        println!("skipped: there is no {}, and {variable} is not set", names.join(", "));
+    }
+    found
+}
+
+/// Where Cargo puts the library for the tests, and this test itself.
+fn libraries() -> PathBuf {
+    let deps = env::current_exe().unwrap().parent().unwrap().to_path_buf();
+    let library = deps.join(format!("{}wg_embed{}", env::consts::DLL_PREFIX, env::consts::DLL_SUFFIX));
+    assert!(library.exists(), "Cargo has not built {}", library.display());
+    deps
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?}: {}\n{out}{err}", output.status);
+    assert!(err.is_empty(), "{command:?} wrote to stderr:\n{err}");
+}
+
+/// Builds one of the C tests and runs it.
+fn c_test(name: &str, standard: &str) {
+    let Some(cc) = compiler("CC", &["cc", "gcc", "clang"]) else {
+        return;
+    };
+    let (deps, out) = (libraries(), Path::new(env!("CARGO_TARGET_TMPDIR")).join(name));
+    run(Command::new(cc)
+        .arg(format!("-std={standard}"))
+        .args(WARNINGS)
+        .args(["-g", "-pthread", "-I"])
+        .arg(root().join("include"))
+        .arg(root().join(format!("tests/c/{name}.c")))
+        .arg("-o")
+        .arg(&out)
+        .arg("-L")
+        .arg(&deps)
+        .arg("-lwg_embed")
+        .arg(format!("-Wl,-rpath,{}", deps.display())));
+    run(&mut Command::new(out));
+}
+
+#[test]
+fn the_layout_is_fixed() {
+    c_test("layout", "c11");
+}
+
+// The rest opens descriptors and looks at /proc.
+#[cfg(target_os = "linux")]
+#[test]
+fn tunnels_work_from_c() {
+    c_test("tunnel", "c99");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn options_work_from_c() {
+    c_test("options", "c99");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_log_works_from_c() {
+    c_test("log", "c99");
+}
+
+#[test]
+fn the_header_stands_alone() {
+    let header = "#include \"wg_embed.h\"\nint main(void) { return (int)wg_version_number() == 0; }\n";
+    for (variable, names, language, standard) in [
+        ("CC", ["cc", "gcc", "clang"], "c", "c99"),
+        ("CC", ["cc", "gcc", "clang"], "c", "c11"),
+        ("CXX", ["c++", "g++", "clang++"], "c++", "c++17"),
+    ] {
+        let Some(compiler) = compiler(variable, &names) else {
+            continue;
+        };
+        let source = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("alone-{standard}"));
+        fs::write(&source, header).unwrap();
+        run(Command::new(compiler)
+            .args(["-x", language, "-fsyntax-only", &format!("-std={standard}")])
+            .args(WARNINGS)
+            .arg("-I")
+            .arg(root().join("include"))
+            .arg(source));
+    }
+}
+
+/// The names that C can link against, as they are written down.
+#[cfg(target_os = "linux")]
+#[test]
+fn only_the_known_symbols_are_exported() {
+    let Some(nm) = compiler("NM", &["nm", "llvm-nm"]) else {
+        return;
+    };
+    let library = libraries().join("libwg_embed.so");
+    let output = Command::new(nm).args([OsStr::new("-D"), OsStr::new("--defined-only"), library.as_os_str()]).output();
+    let mut exported: Vec<String> = String::from_utf8(output.unwrap().stdout)
+        .unwrap()
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(2).map(Into::into))
+        .collect();
+    exported.sort_unstable();
+    let known = fs::read_to_string(root().join("abi/symbols.txt")).unwrap();
+    assert_eq!(exported, known.lines().collect::<Vec<_>>());
+    // And each of them is in the header.
+    let header = fs::read_to_string(root().join("include/wg_embed.h")).unwrap();
+    for name in known.lines() {
+        assert!(header.contains(&format!("{name}(")), "{name} is not in the header");
+    }
+}

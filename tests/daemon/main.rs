@@ -1,0 +1,77 @@
+//! The daemon, as its users meet it: a program, wg(8), wg-quick(8) and ip(8). Most of it needs root.
+#![cfg(target_os = "linux")]
+#![allow(unsafe_code, clippy::panic, clippy::unwrap_used)]
+
+mod handover;
+mod harness;
+mod life;
+#[path = "../netns/mod.rs"]
+mod netns;
+mod tools;
+
+use std::{os::unix::process::CommandExt, process::Output};
+
+use harness::{BINARY, command, fail, succeed};
+
+fn daemon(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    command(BINARY).args(arguments).envs(environment.iter().copied()).output().unwrap()
+}
+
+#[test]
+fn help_and_version_are_for_everybody() {
+    let help = succeed("help", &daemon(&["--help"], &[]));
+    assert!(help.starts_with("Usage: wg-embed [-f|--foreground] INTERFACE\n"), "{help}");
+    let version = succeed("version", &daemon(&["--version"], &[]));
+    assert!(version.starts_with(&format!("wg-embed {}\n", env!("CARGO_PKG_VERSION"))), "{version}");
+}
+
+#[test]
+fn bad_arguments_are_named() {
+    for (arguments, complaint) in [
+        (&[][..], "an interface name is missing"),
+        (&["-f"], "an interface name is missing"),
+        (&["wg0", "wg1"], "wg1"),
+        (&["--frontground", "wg0"], "--frontground"),
+        (&["a/b"], "has a '/'"),
+        (&[""], "is empty"),
+        (&["wg%d"], "'%'"),
+        (&["sixteen-bytes-xx"], "longer than 15 bytes"),
+        (&["-f", ".."], "\"..\""),
+    ] {
+        let error = fail(&format!("{arguments:?}"), &daemon(arguments, &[]));
+        assert!(error.starts_with("wg-embed: ") && error.contains(complaint), "{arguments:?}: {error}");
+    }
+}
+
+#[test]
+fn descriptors_that_cannot_be_are_named() {
+    for variable in ["WG_TUN_FD", "WG_UAPI_FD"] {
+        for value in ["x", "-1", "+3", "3 ", "0", "2", "999", "99999999999"] {
+            for option in [&[][..], &["-f"]] {
+                let error = fail(value, &daemon(&[option, &["wgx"]].concat(), &[(variable, value)]));
+                assert!(error.starts_with(&format!("wg-embed: {variable}={value}: ")), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn whoever_may_not_make_interfaces_is_told() {
+    for option in [&[][..], &["-f"]] {
+        let mut command = command(BINARY);
+        command.args(option).arg("wgx");
+        // SAFETY: geteuid(2) takes nothing.
+        if unsafe { libc::geteuid() } == 0 {
+            command.uid(65_534).gid(65_534);
+        }
+        let output = command.output().unwrap();
+        if output.status.code() == Some(126) {
+            println!("skipped: others may not execute {BINARY}");
+            return;
+        }
+        let error = fail("without permission", &output);
+        // The device's mode stops us, or the kernel does.
+        assert!(error.contains("ermission denied") || error.contains("without CAP_NET_ADMIN"), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+}
