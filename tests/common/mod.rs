@@ -11,7 +11,10 @@ use std::{
 };
 
 use wg_embed::{
-    bind::mem::{Datagram, MemBind, MemNetwork},
+    bind::{
+        Bind,
+        mem::{Datagram, MemBind, MemNetwork},
+    },
     config::{AllowedIpUpdate, PeerUpdate, Update, snapshot::PeerSnapshot},
     device::{Device, Event, Inbound, Options, Outbound},
     key::{PrivateKey, PublicKey},
@@ -61,6 +64,11 @@ impl World {
     }
 
     pub fn node_with(&self, n: u8, random: Arc<dyn Random>) -> Node {
+        self.node_on(n, random, |bind| bind)
+    }
+
+    /// The same; the device's bind is what `wrap` makes of that of the network.
+    pub fn node_on(&self, n: u8, random: Arc<dyn Random>, wrap: impl FnOnce(Arc<MemBind>) -> Arc<dyn Bind>) -> Node {
         let address = IpAddr::from([192, 0, 2, n]);
         let (tun, handle) = MemTun::new(&format!("wg{n}"), MTU);
         let bind = self.net.bind(address);
@@ -72,7 +80,7 @@ impl World {
             events: Box::new(move |e| sink.lock().unwrap().push(e)),
             ..Options::default()
         };
-        let device = Device::new(Arc::new(tun), bind.clone(), options);
+        let device = Device::new(Arc::new(tun), wrap(bind.clone()), options);
         let private = PrivateKey::generate(&SystemRandom);
         let node = Node {
             device,
@@ -192,7 +200,12 @@ impl Node {
     /// Does what can be done now; returns how much that was.
     pub fn step(&self) -> usize {
         let out = self.device.outbound(&mut self.outbound.lock().unwrap()).unwrap();
-        out + self.device.inbound(&mut self.inbound.lock().unwrap()).unwrap()
+        out + self.receive()
+    }
+
+    /// The same in one direction only.
+    pub fn receive(&self) -> usize {
+        self.device.inbound(&mut self.inbound.lock().unwrap()).unwrap()
     }
 
     /// Hands an inner packet for `other` to the interface.
