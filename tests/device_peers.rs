@@ -413,7 +413,7 @@ proptest! {
                 Step::Psk(n) => {
                     let mut psk = [0; 32];
                     SystemRandom.fill(&mut psk);
-                    let preshared_key = Some(wg_embed::key::PresharedKey::from_bytes(psk));
+                    let preshared_key = Some(Box::new(wg_embed::key::PresharedKey::from_bytes(psk)));
                     one(PeerUpdate { preshared_key, persistent_keepalive: Some(n % 30), update_only: true, ..peer_update(n) });
                 }
                 Step::Send(p) => {
