@@ -1096,7 +1096,7 @@ fn row_ab_a_live_peer_can_be_changed() {
     let changes: Vec<Change<'_>> = vec![
         Box::new(|_| {}),
         Box::new(|p| p.update_only = true),
-        Box::new(|p| p.preshared_key = Some(PresharedKey::generate(&SystemRandom))),
+        Box::new(|p| p.preshared_key = Some(Box::new(PresharedKey::generate(&SystemRandom)))),
         Box::new(|p| p.endpoint = Some(SocketAddr::new(b.address, PORT).into())),
         Box::new(move |p| p.allowed_ips = vec![prefix("10.9.0.0/16", false)]),
         Box::new(move |p| {
