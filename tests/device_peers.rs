@@ -369,7 +369,7 @@ fn peer_update(n: u16) -> PeerUpdate {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn two_thousand_peers_and_anything_that_can_happen(steps in steps()) {
