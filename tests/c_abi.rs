@@ -27,7 +27,7 @@ fn compiler(variable: &str, names: &[&str]) -> Option<String> {
     found
 }
 
-/// Where Cargo puts the library for the tests, and this test itself.
+/// Where Cargo puts the library for the tests, and this test itself. (What lies one level up is of another build.)
 fn libraries() -> PathBuf {
     let deps = env::current_exe().unwrap().parent().unwrap().to_path_buf();
     let library = deps.join(format!("{}wg_embed{}", env::consts::DLL_PREFIX, env::consts::DLL_SUFFIX));
@@ -60,7 +60,8 @@ fn c_test(name: &str, standard: &str) {
         .arg(&deps)
         .arg("-lwg_embed")
         .arg(format!("-Wl,-rpath,{}", deps.display())));
-    run(&mut Command::new(out));
+    // Cargo's own search path has the library of another build in front.
+    run(Command::new(out).env("LD_LIBRARY_PATH", &deps).env("DYLD_LIBRARY_PATH", &deps));
 }
 
 #[test]
