@@ -21,6 +21,13 @@
 /** As wg_version_number() has it. Since: 0.1.0 */
 #define WG_VERSION_NUMBER ((WG_VERSION_MAJOR << 16) | (WG_VERSION_MINOR << 8) | WG_VERSION_PATCH)
 
+/** Bytes of a key. Since: 0.1.0 */
+#define WG_KEY_LEN 32
+/** Room for a key in hex, its zero byte included. Since: 0.1.0 */
+#define WG_KEY_HEX_LEN 65
+/** Room for a key in base64, its zero byte included. Since: 0.1.0 */
+#define WG_KEY_BASE64_LEN 45
+
 /** What a wg_options_t begins as: no descriptor, WG_FD_TAKE, and the defaults. Since: 0.1.0 */
 #define WG_OPTIONS_INIT { sizeof(wg_options_t), -1, WG_FD_TAKE, 0, 0 }
 
@@ -257,6 +264,98 @@ const char *wg_version_string(void);
  * Since: 0.1.0
  */
 uint32_t wg_version_number(void);
+
+/**
+ * Makes a private key, clamped as X25519 has it.
+ *
+ * Memory: writes 32 bytes to `private_key`, which the caller wipes when it is done with them.
+ * Errors: WG_ERR_NULL; WG_ERR_PANIC.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `private_key` is NULL or has room for 32 bytes.
+ */
+wg_result wg_generate_private_key(uint8_t *private_key);
+
+/**
+ * Derives the public key of a private one.
+ *
+ * Memory: reads 32 bytes of `private_key` and writes 32 to `public_key`.
+ * Errors: WG_ERR_NULL; WG_ERR_PANIC.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `private_key` is NULL or points to 32 readable bytes; `public_key` is NULL or has room for 32 bytes.
+ */
+wg_result wg_generate_public_key(const uint8_t *private_key, uint8_t *public_key);
+
+/**
+ * Makes a preshared key.
+ *
+ * Memory: writes 32 bytes to `preshared_key`, which the caller wipes when it is done with them.
+ * Errors: WG_ERR_NULL; WG_ERR_PANIC.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `preshared_key` is NULL or has room for 32 bytes.
+ */
+wg_result wg_generate_preshared_key(uint8_t *preshared_key);
+
+/**
+ * Writes a key as 64 lower-case hex digits, as a UAPI text has it.
+ *
+ * Memory: reads 32 bytes of `key` and writes WG_KEY_HEX_LEN characters to `text`, the last of them zero.
+ * Errors: WG_ERR_NULL; WG_ERR_PANIC.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `key` is NULL or points to 32 readable bytes; `text` is NULL or has room for WG_KEY_HEX_LEN characters.
+ */
+wg_result wg_key_to_hex(const uint8_t *key, char *text);
+
+/**
+ * Writes a key as 44 characters of base64, as wg(8) and `.conf` files have it.
+ *
+ * Memory: reads 32 bytes of `key` and writes WG_KEY_BASE64_LEN characters to `text`, the last of them zero.
+ * Errors: WG_ERR_NULL; WG_ERR_PANIC.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `key` is NULL or points to 32 readable bytes; `text` is NULL or has room for WG_KEY_BASE64_LEN characters.
+ */
+wg_result wg_key_to_base64(const uint8_t *key, char *text);
+
+/**
+ * Reads a key of 64 hex digits, upper or lower case.
+ *
+ * Memory: `text` is not kept; writes 32 bytes to `key` on success only.
+ * Errors: WG_ERR_NULL; WG_ERR_INVALID for any other text; WG_ERR_PANIC.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `text` is NULL or ends with a zero byte; `key` is NULL or has room for 32 bytes.
+ */
+wg_result wg_key_from_hex(const char *text, uint8_t *key);
+
+/**
+ * Reads a key of 44 characters of base64.
+ *
+ * Memory: `text` is not kept; writes 32 bytes to `key` on success only.
+ * Errors: WG_ERR_NULL; WG_ERR_INVALID for any other text, an unpadded or non-canonical spelling included;
+ * WG_ERR_PANIC.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `text` is NULL or ends with a zero byte; `key` is NULL or has room for 32 bytes.
+ */
+wg_result wg_key_from_base64(const char *text, uint8_t *key);
 
 /**
  * Sends the log of the whole process to `log`, in place of where it went before. NULL ends it.

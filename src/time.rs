@@ -60,30 +60,25 @@ impl Clock for SystemClock {
     }
 }
 
-/// Linux and Android: `CLOCK_BOOTTIME`, see clock_gettime(2).
-#[cfg(any(target_os = "linux", target_os = "android"))]
+/// Linux, Android and Apple: the clock that counts sleep; see clock_gettime(2) and, on Apple, clock_gettime(3).
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
 #[allow(unsafe_code)]
 mod boot {
     use super::{Duration, Instant};
 
+    /// Since Linux 2.6.39.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    const CLOCK: libc::clockid_t = libc::CLOCK_BOOTTIME;
+    /// Since macOS 10.12 and iOS 10. Unlike `CLOCK_UPTIME_RAW` it goes on while the machine sleeps.
+    #[cfg(target_vendor = "apple")]
+    const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC_RAW;
+
     pub(super) fn now() -> Instant {
         let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: `ts` is a live timespec that `clock_gettime(2)` fills; CLOCK_BOOTTIME exists since Linux 2.6.39.
-        unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut ts) };
+        // SAFETY: `ts` is a live timespec that `clock_gettime` fills; every supported system has the clock.
+        unsafe { libc::clock_gettime(CLOCK, &raw mut ts) };
         // Neither field is negative on a clock that starts at boot.
         Instant::default() + Duration::new(ts.tv_sec as u64, ts.tv_nsec as u32)
-    }
-}
-
-/// Apple: `CLOCK_MONOTONIC_RAW` counts sleep there, unlike `CLOCK_UPTIME_RAW`; see clock_gettime(3).
-#[cfg(target_vendor = "apple")]
-#[allow(unsafe_code)]
-mod boot {
-    use super::Instant;
-
-    pub(super) fn now() -> Instant {
-        // SAFETY: takes no pointers; CLOCK_MONOTONIC_RAW exists since macOS 10.12 and iOS 10.
-        Instant(unsafe { libc::clock_gettime_nsec_np(libc::CLOCK_MONOTONIC_RAW) })
     }
 }
 

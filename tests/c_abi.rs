@@ -85,6 +85,12 @@ fn options_work_from_c() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn keys_work_from_c() {
+    c_test("keys", "c99");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn the_log_works_from_c() {
     c_test("log", "c99");
 }

@@ -179,3 +179,47 @@ fn a_dropped_session_is_wiped() {
     assert!(keys.len() >= 16, "the keys are in there");
     assert!(!keys.iter().any(|key| contains(&freed, key)));
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_passes_the_c_functions_is_wiped() {
+    use std::{
+        ffi::CStr,
+        os::{fd::IntoRawFd, unix::net::UnixDatagram},
+        ptr,
+    };
+    use wg_embed::ffi::{wg_free, wg_get_config, wg_result::WG_OK, wg_set_config, wg_turn_off, wg_turn_on};
+
+    // Constants: whatever makes text on the heap leaves copies of its own.
+    const UAPI: &CStr = c"private_key=7878787878787878787878787878787878787878787878787878787878787878
+public_key=0909090909090909090909090909090909090909090909090909090909090909
+preshared_key=9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c
+public_key=0b09090909090909090909090909090909090909090909090909090909090909
+preshared_key=9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c
+public_key=0c09090909090909090909090909090909090909090909090909090909090909
+public_key=0d09090909090909090909090909090909090909090909090909090909090909
+public_key=0e09090909090909090909090909090909090909090909090909090909090909
+";
+    const REFUSED: &CStr = c"preshared_key=9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c";
+    let (ours, _theirs) = UnixDatagram::pair().unwrap();
+    let mut read = false;
+    let freed = freed_by(|| {
+        // SAFETY: the text ends with a zero, and the descriptor is given away.
+        let handle = unsafe { wg_turn_on(ours.into_raw_fd(), UAPI.as_ptr()) };
+        let mut text = ptr::null_mut();
+        // SAFETY: there is room for one pointer.
+        let got = unsafe { wg_get_config(handle, &raw mut text) };
+        // SAFETY: the text ends with a zero.
+        let set = unsafe { wg_set_config(handle, REFUSED.as_ptr()) };
+        // SAFETY: it came from above.
+        read = got == WG_OK && set != WG_OK && unsafe { CStr::from_ptr(text) }.count_bytes() > 200;
+        // SAFETY: as above, and it is not used again.
+        unsafe { wg_free(text.cast()) };
+        read &= wg_turn_off(handle) == WG_OK;
+    });
+    assert!(read);
+    for byte in [0x78, 0x9c] {
+        let hex = if byte == 0x78 { "78787878787878787878" } else { "9c9c9c9c9c9c9c9c9c9c" };
+        assert!(!contains(&freed, &[byte; 10]) && !contains(&freed, hex.as_bytes()));
+    }
+}

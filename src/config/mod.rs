@@ -41,8 +41,9 @@ pub struct PeerUpdate {
     pub update_only: bool,
     /// Removes the peer, after the other changes.
     pub remove: bool,
-    /// All zeros means none. Takes effect at the next handshake.
-    pub preshared_key: Option<PresharedKey>,
+    /// All zeros means none. Takes effect at the next handshake. Boxed, so that a list of peers that grows or is taken
+    /// apart leaves no copy of it behind.
+    pub preshared_key: Option<Box<PresharedKey>>,
     /// Where to send.
     pub endpoint: Option<EndpointAddr>,
     /// Seconds between keepalives; 0 turns them off.

@@ -19,7 +19,7 @@ struct Entry<P> {
 /// Removing leaves a hole, and holes are closed once they are most of the list, so that taking 100,000 prefixes away
 /// one by one takes no longer than giving them.
 #[derive(Debug, Default)]
-pub(super) struct PrefixList {
+pub struct PrefixList {
     /// Sorted by number, which only grows.
     entries: Vec<(u64, Option<IpNet>)>,
     live: usize,
@@ -47,13 +47,13 @@ impl PrefixList {
     }
 
     /// The prefixes, oldest first.
-    pub(super) fn iter(&self) -> impl Iterator<Item = IpNet> + '_ {
+    pub fn iter(&self) -> impl Iterator<Item = IpNet> + '_ {
         self.entries.iter().filter_map(|e| e.1)
     }
 }
 
 /// What owns prefixes: a peer, which keeps the list of its own.
-pub(super) trait Owner: Clone {
+pub trait Owner: Clone {
     /// Calls `f` with the owner's list.
     fn with_list<R>(&self, f: impl FnOnce(&mut PrefixList) -> R) -> R;
     /// Whether both are the same owner.
@@ -61,7 +61,7 @@ pub(super) trait Owner: Clone {
 }
 
 /// The routing table.
-pub(super) struct AllowedIps<P> {
+pub struct AllowedIps<P> {
     v4: PrefixMap<Ipv4Net, Entry<P>>,
     v6: PrefixMap<Ipv6Net, Entry<P>>,
 }
@@ -74,7 +74,7 @@ impl<P> Default for AllowedIps<P> {
 
 impl<P: Owner> AllowedIps<P> {
     /// Gives a prefix to `owner`, taking it away from whoever had it. Host bits are ignored.
-    pub(super) fn insert(&mut self, prefix: IpNet, owner: &P) {
+    pub fn insert(&mut self, prefix: IpNet, owner: &P) {
         let prefix = prefix.trunc();
         let number = owner.with_list(|list| list.push(prefix));
         let entry = Entry { owner: owner.clone(), number };
@@ -88,7 +88,7 @@ impl<P: Owner> AllowedIps<P> {
     }
 
     /// Takes exactly this prefix away from `owner`; does nothing if it has another owner or none.
-    pub(super) fn remove(&mut self, prefix: IpNet, owner: &P) {
+    pub fn remove(&mut self, prefix: IpNet, owner: &P) {
         let removed = match prefix.trunc() {
             IpNet::V4(p) if self.v4.get(&p).is_some_and(|e| e.owner.is(owner)) => self.v4.remove(&p),
             IpNet::V6(p) if self.v6.get(&p).is_some_and(|e| e.owner.is(owner)) => self.v6.remove(&p),
@@ -100,7 +100,7 @@ impl<P: Owner> AllowedIps<P> {
     }
 
     /// Takes every prefix away from `owner`.
-    pub(super) fn remove_all(&mut self, owner: &P) {
+    pub fn remove_all(&mut self, owner: &P) {
         for prefix in owner.with_list(|list| std::mem::take(&mut list.entries)).into_iter().filter_map(|e| e.1) {
             match prefix {
                 IpNet::V4(p) => drop(self.v4.remove(&p)),
@@ -111,7 +111,7 @@ impl<P: Owner> AllowedIps<P> {
     }
 
     /// The owner of the longest prefix that contains `address`.
-    pub(super) fn lookup(&self, address: IpAddr) -> Option<&P> {
+    pub fn lookup(&self, address: IpAddr) -> Option<&P> {
         match address {
             IpAddr::V4(a) => self.v4.get_lpm(&Ipv4Net::from(a)).map(|(_, e)| &e.owner),
             IpAddr::V6(a) => self.v6.get_lpm(&Ipv6Net::from(a)).map(|(_, e)| &e.owner),

@@ -18,7 +18,7 @@ use crate::{
         snapshot::{InterfaceSnapshot, PeerSnapshot, Snapshot},
     },
     error::{Error, Result},
-    key::{PrivateKey, PublicKey},
+    key::{PresharedKey, PrivateKey, PublicKey},
     noise::{
         cookie::CookieChecker,
         handshake::{Handshake, Identity},
@@ -152,8 +152,9 @@ impl Device {
             None if update.remove && update.allowed_ips.is_empty() => return None,
             None => self.create_peer(key, up),
         };
-        if let Some(preshared) = update.preshared_key {
-            lock(&peer.handshake).noise.set_preshared(preshared);
+        // Copied, as what is moved out of a box stays behind in it.
+        if let Some(preshared) = &update.preshared_key {
+            lock(&peer.handshake).noise.set_preshared(PresharedKey::clone(preshared));
         }
         if update.replace_allowed_ips || !update.allowed_ips.is_empty() {
             let mut table = write(&self.allowed_ips);

@@ -8,7 +8,7 @@
 //! `allowed_ips`; a peer's `handshake`, then its `state`; `index`, `deadlines`. Opening sockets happens under `config`
 //! alone.
 
-mod allowed_ips;
+pub mod allowed_ips;
 mod apply;
 mod events;
 mod index;

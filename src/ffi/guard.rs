@@ -62,3 +62,76 @@ fn outside<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     }
     log::logged(body)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::{
+        super::{
+            result::{wg_last_error, wg_result::*},
+            tunnel::{wg_get_config, wg_set_config, wg_turn_off},
+        },
+        *,
+    };
+    use crate::{
+        bind::mem::MemNetwork,
+        device::{Options, Tunnel},
+        tun::mem::MemTun,
+    };
+    use std::{ffi::CStr, net::Ipv4Addr, sync::Arc};
+
+    fn last_error() -> String {
+        // SAFETY: the text is this thread's, and there is no other call meanwhile.
+        unsafe { CStr::from_ptr(wg_last_error()) }.to_str().unwrap().to_owned()
+    }
+
+    /// A tunnel over memory.
+    fn handle() -> i32 {
+        let (tun, _app) = MemTun::new("", 1420);
+        let bind = MemNetwork::new().bind(Ipv4Addr::LOCALHOST.into());
+        let tunnel = Tunnel::start(Arc::new(tun), bind, Options::default()).unwrap();
+        let handle = handle::reserve().unwrap();
+        handle::insert(handle, Entry::new(tunnel, log::dispatch_of(handle), Arc::default()));
+        handle
+    }
+
+    #[test]
+    fn a_panic_becomes_a_code_and_its_text_stays_inside() {
+        let codes = [
+            guard(|| panic!("private_key=00")) as i32,
+            guard_anywhere(|| panic!("private_key=00")) as i32,
+            guard_handle(|| panic!("private_key=00")),
+        ];
+        assert_eq!(codes, [WG_ERR_PANIC as i32; 3]);
+        assert_eq!(last_error(), "internal error: a panic was caught");
+    }
+
+    #[test]
+    fn a_panic_ends_what_can_be_done_with_a_tunnel_but_not_the_others() {
+        let (broken, other) = (handle(), handle());
+        // SAFETY: the text is constant.
+        let set = |handle| unsafe { wg_set_config(handle, c"".as_ptr()) };
+        let get = |handle| {
+            let mut text = std::ptr::null_mut();
+            // SAFETY: there is room for one pointer.
+            let result = unsafe { wg_get_config(handle, &raw mut text) };
+            // SAFETY: it is NULL or was just given.
+            unsafe { super::super::wg_free(text.cast()) };
+            result
+        };
+        assert_eq!([set(broken), get(broken)], [WG_OK; 2]);
+        assert_eq!(guard_on(broken, |_| panic!("a bug")), WG_ERR_PANIC);
+        assert_eq!([set(broken), get(broken)], [WG_ERR_PANIC; 2]);
+        assert!(last_error().contains("turn it off"));
+        assert_eq!([set(other), get(other), wg_turn_off(other)], [WG_OK; 3]);
+        assert_eq!([wg_turn_off(broken), wg_turn_off(broken)], [WG_OK, WG_ERR_UNKNOWN_HANDLE]);
+    }
+
+    #[test]
+    fn a_failure_is_told_and_its_code_returned() {
+        assert_eq!(guard_handle(|| Ok(7)), 7);
+        let closed = || Error::new(ErrorKind::Closed, "gone");
+        assert_eq!((guard(|| Err(closed())), last_error().as_str()), (WG_ERR_CLOSED, "gone"));
+        assert_eq!(guard_handle(|| Err(closed())), ErrorKind::Closed.code());
+    }
+}

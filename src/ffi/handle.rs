@@ -64,7 +64,19 @@ struct Table {
     entries: BTreeMap<i32, Arc<Entry>>,
 }
 
-static TABLE: Mutex<Table> = Mutex::new(Table { last: 0, entries: BTreeMap::new() });
+impl Table {
+    const fn new() -> Self {
+        Self { last: 0, entries: BTreeMap::new() }
+    }
+
+    fn reserve(&mut self) -> Result<i32> {
+        let next = self.last.checked_add(1);
+        self.last = next.ok_or_else(|| Error::new(ErrorKind::Resources, "there are no more handles"))?;
+        Ok(self.last)
+    }
+}
+
+static TABLE: Mutex<Table> = Mutex::new(Table::new());
 
 fn table() -> MutexGuard<'static, Table> {
     TABLE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -72,10 +84,7 @@ fn table() -> MutexGuard<'static, Table> {
 
 /// A number that was never given out before.
 pub(super) fn reserve() -> Result<i32> {
-    let mut table = table();
-    let next = table.last.checked_add(1);
-    table.last = next.ok_or_else(|| Error::new(ErrorKind::Resources, "there are no more handles"))?;
-    Ok(table.last)
+    table().reserve()
 }
 
 /// Makes a reserved number known.
@@ -95,4 +104,21 @@ pub(super) fn remove(handle: i32) -> Result<Arc<Entry>> {
 
 fn unknown(handle: i32) -> Error {
     Error::new(ErrorKind::UnknownHandle, format!("there is no tunnel with handle {handle}"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_counted_up_and_do_not_begin_again() {
+        let mut table = Table::new();
+        assert_eq!([table.reserve().unwrap(), table.reserve().unwrap()], [1, 2]);
+        table.last = i32::MAX - 1;
+        assert_eq!(table.reserve().unwrap(), i32::MAX);
+        for _ in 0..2 {
+            assert_eq!(table.reserve().unwrap_err().kind(), ErrorKind::Resources);
+        }
+    }
 }

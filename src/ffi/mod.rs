@@ -4,13 +4,13 @@
 //!
 //! | file | what it answers |
 //! |---|---|
-//! | [`mod@guard`] | what every extern body runs inside: panics, the log, calls from inside a callback |
+//! | `guard` | what every extern body runs inside: panics, the log, calls from inside a callback |
 //! | [`result`] | the codes, and the text of a thread's last error |
-//! | [`handle`] | which tunnel a number stands for |
+//! | `handle` | which tunnel a number stands for |
 //! | [`text`] | text from C, and memory that C gives back |
-//! | [`callback`] | functions of the app: how they are kept, called and given up |
+//! | `callback` | functions of the app: how they are kept, called and given up |
 //! | [`options`] | structs that grow with the library |
-//! | [`fd`] | whose a descriptor is |
+//! | `fd` | whose a descriptor is |
 //! | [`tunnel`], [`keys`], [`log`], [`about`] | the functions themselves, one file a group |
 //!
 //! The functions keep their C names in Rust as well, and can be called from there.

@@ -273,7 +273,7 @@ impl Handshake {
     }
 
     /// Takes an initiation that claims to be from this peer. Returns false, and changes nothing, if it is not
-    /// authentic, is a replay, or comes within 20 ms of the last one.
+    /// authentic, is a replay, or comes within 20 ms of the last one that was taken.
     #[must_use]
     pub fn consume_initiation(
         &mut self,

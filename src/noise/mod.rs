@@ -35,12 +35,14 @@ pub const REJECT_AFTER_MESSAGES: u64 = u64::MAX - replay::WINDOW - 1;
 pub const REKEY_AFTER_TIME: Duration = Duration::from_secs(120);
 /// A session is not used any more at this age (section 6.1).
 pub const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
-/// An unanswered initiation is retried after this, and none is sent sooner after the last one (section 6.1).
+/// An unanswered initiation is retried after this, and none is sent sooner after our last handshake message, be it an
+/// initiation or a response (section 6.1).
 pub const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Random time on top of [`REKEY_TIMEOUT`], so that two peers do not go on colliding (section 6.1; a third of a second
 /// in the kernel).
 pub const REKEY_TIMEOUT_JITTER: Duration = Duration::from_millis(333);
-/// Retrying stops after this long (section 6.4).
+/// Decides how often an initiation is tried (section 6.4). Retrying takes longer than this: the kernel tries 20 times,
+/// and gives up 100 to 112 s after the first.
 pub const REKEY_ATTEMPT_TIME: Duration = Duration::from_secs(90);
 /// Received data is acknowledged by an empty packet after this, if nothing else is sent (section 6.5).
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);

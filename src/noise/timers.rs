@@ -202,6 +202,7 @@ impl Timers {
             return Some(Action::RetryHandshake { attempt: self.retries });
         }
         if ran_out(&mut self.send_keepalive) {
+            // Sending the first one stops the second again, in the kernel too: it runs only if nothing can be sent now.
             if std::mem::take(&mut self.need_another_keepalive) {
                 Self::arm(self.running, &mut self.send_keepalive, now + KEEPALIVE_TIMEOUT);
             }

@@ -320,7 +320,7 @@ mod tests {
             let [update_only, remove, replace_allowed_ips] = flags;
             PeerUpdate {
                 public_key: PublicKey::from_bytes(key),
-                preshared_key: psk.map(PresharedKey::from_bytes),
+                preshared_key: psk.map(|k| Box::new(PresharedKey::from_bytes(k))),
                 update_only, remove, endpoint, persistent_keepalive, replace_allowed_ips, allowed_ips,
             }
         }

@@ -168,7 +168,7 @@ impl Section {
                 only_true(value)?;
                 self.peer.remove = true;
             }
-            b"preshared_key" => keep(counts, &mut self.peer.preshared_key, PresharedKey::from_hex(value)?),
+            b"preshared_key" => keep(counts, &mut self.peer.preshared_key, Box::new(PresharedKey::from_hex(value)?)),
             b"endpoint" => keep(counts, &mut self.peer.endpoint, value.parse()?),
             b"persistent_keepalive_interval" => {
                 keep(counts, &mut self.peer.persistent_keepalive, text::decimal(value)?);
@@ -303,7 +303,7 @@ mod tests {
             peers: vec![
                 PeerUpdate {
                     update_only: true,
-                    preshared_key: Some(PresharedKey::from_hex(B).unwrap()),
+                    preshared_key: Some(Box::new(PresharedKey::from_hex(B).unwrap())),
                     endpoint: Some("[abcd:23::33%2]:51820".parse().unwrap()),
                     persistent_keepalive: Some(25),
                     replace_allowed_ips: true,

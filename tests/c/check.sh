@@ -2,10 +2,10 @@
 # The whole promise to C in one command: the header is fresh, the symbols are known, C99, C11 and C++17 compile, and the C
 # tests pass under AddressSanitizer (with leak detection) and UndefinedBehaviorSanitizer, with either library.
 #
-# Environment: CBINDGEN (of exactly the version below), CC, CXX, NM, PROFILE (dev or release; dev by default).
+# Environment: CBINDGEN (of exactly the version that cbindgen.toml names), CC, CXX, NM, PROFILE (dev or release; dev by default).
 set -eu
 cd "$(dirname "$0")/../.."
-pinned=0.29.4
+pinned=$(sed -n 's/^# cbindgen \([0-9.]*\).*/\1/p' cbindgen.toml)
 CBINDGEN=${CBINDGEN:-cbindgen} CC=${CC:-gcc} CXX=${CXX:-g++} NM=${NM:-nm} PROFILE=${PROFILE:-dev}
 target=${CARGO_TARGET_DIR:-target}
 case $PROFILE in dev) libs=$target/debug ;; *) libs=$target/$PROFILE ;; esac
@@ -33,7 +33,7 @@ $CC -std=c11 $warn -fsyntax-only "$out/alone.c"
 $CXX -std=c++17 $warn -x c++ -fsyntax-only "$out/alone.c"
 
 sanitize="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
-for test in layout tunnel options log; do
+for test in layout keys options log tunnel; do
   case $test in layout) std=c11 ;; *) std=c99 ;; esac
   for kind in so a; do
     case $kind in

@@ -34,6 +34,9 @@ FIXED(WG_ERR_NOT_FOUND, -23);
 FIXED(WG_ERR_EXISTS, -24);
 FIXED(WG_ERR_RESOURCES, -30);
 FIXED(WG_ERR_PANIC, -40);
+FIXED(WG_KEY_LEN, 32);
+FIXED(WG_KEY_HEX_LEN, 65);
+FIXED(WG_KEY_BASE64_LEN, 45);
 FIXED(WG_FD_TAKE, 1);
 FIXED(WG_FD_DUP, 2);
 FIXED(WG_LOG_OFF, 0);
@@ -51,6 +54,13 @@ static wg_result (*const set_config)(int32_t, const char *) = wg_set_config;
 static wg_result (*const get_config)(int32_t, char **) = wg_get_config;
 static void (*const free_memory)(void *) = wg_free;
 static const char *(*const last_error)(void) = wg_last_error;
+static wg_result (*const generate_private_key)(uint8_t *) = wg_generate_private_key;
+static wg_result (*const generate_public_key)(const uint8_t *, uint8_t *) = wg_generate_public_key;
+static wg_result (*const generate_preshared_key)(uint8_t *) = wg_generate_preshared_key;
+static wg_result (*const key_to_hex)(const uint8_t *, char *) = wg_key_to_hex;
+static wg_result (*const key_to_base64)(const uint8_t *, char *) = wg_key_to_base64;
+static wg_result (*const key_from_hex)(const char *, uint8_t *) = wg_key_from_hex;
+static wg_result (*const key_from_base64)(const char *, uint8_t *) = wg_key_from_base64;
 static wg_result (*const set_log_callback)(void (*)(void *, int32_t, int32_t, const char *), void *,
                                            void (*)(void *)) = wg_set_log_callback;
 static wg_result (*const set_log_level)(int32_t) = wg_set_log_level;
@@ -61,7 +71,8 @@ int main(void) {
   char text[64];
   snprintf(text, sizeof text, "%d.%d.%d", WG_VERSION_MAJOR, WG_VERSION_MINOR, WG_VERSION_PATCH);
   if (!turn_on || !turn_on_with || !turn_off || !set_config || !get_config || !free_memory || !last_error ||
-      !set_log_callback || !set_log_level)
+      !generate_private_key || !generate_public_key || !generate_preshared_key || !key_to_hex || !key_to_base64 ||
+      !key_from_hex || !key_from_base64 || !set_log_callback || !set_log_level)
     return 1;
   if (strcmp(version_string(), text) != 0 || version_number() != WG_VERSION_NUMBER) {
     fprintf(stderr, "the library is %s (%#x), the header %s\n", version_string(), (unsigned)version_number(), text);

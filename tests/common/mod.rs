@@ -149,6 +149,16 @@ pub fn times(seen: &[(Duration, Datagram)], from: &Node, of: u8) -> Vec<Duration
     seen.iter().filter(|(_, d)| d.from.ip() == from.address && kind(&d.payload) == of).map(|(at, _)| *at).collect()
 }
 
+/// The prefix is given to a peer.
+pub fn give(prefix: &str) -> AllowedIpUpdate {
+    AllowedIpUpdate { prefix: prefix.parse().unwrap(), remove: false }
+}
+
+/// The prefix is taken from a peer.
+pub fn take(prefix: &str) -> AllowedIpUpdate {
+    AllowedIpUpdate { remove: true, ..give(prefix) }
+}
+
 /// The type of a message; 0 for a keepalive.
 pub fn kind(message: &[u8]) -> u8 {
     if message.len() == 32 { 0 } else { message[0] }
@@ -219,7 +229,31 @@ pub fn ipv4(src: IpAddr, dst: IpAddr, len: usize) -> Vec<u8> {
     for (i, byte) in packet[20..].iter_mut().enumerate() {
         *byte = i as u8;
     }
+    set_tos(&mut packet, 0);
+    packet
+}
+
+/// An IPv6 packet of `len` bytes, with next header 253.
+pub fn ipv6(src: IpAddr, dst: IpAddr, len: usize) -> Vec<u8> {
+    let (IpAddr::V6(src), IpAddr::V6(dst)) = (src, dst) else { panic!("IPv6 only") };
+    let mut packet = vec![0; len.max(40)];
+    packet[0] = 0x60;
+    packet[4..6].copy_from_slice(&(len as u16 - 40).to_be_bytes());
+    (packet[6], packet[7]) = (253, 64);
+    packet[8..24].copy_from_slice(&src.octets());
+    packet[24..40].copy_from_slice(&dst.octets());
+    packet
+}
+
+/// Sets the TOS or traffic class of an inner packet.
+pub fn set_tos(packet: &mut [u8], tos: u8) {
+    if packet[0] >> 4 == 6 {
+        packet[0] = 0x60 | tos >> 4;
+        packet[1] = packet[1] & 15 | tos << 4;
+        return;
+    }
+    packet[1] = tos;
+    packet[10..12].fill(0);
     let sum: u32 = packet[..20].chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
     packet[10..12].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
-    packet
 }

@@ -224,7 +224,7 @@ impl Peer {
     fn pair(&mut self, key: &str, value: &str) -> Result<()> {
         match key {
             "publickey" => self.public_key = Some(PublicKey::from_base64(value)?),
-            "presharedkey" => self.change.preshared_key = Some(PresharedKey::from_base64(value)?),
+            "presharedkey" => self.change.preshared_key = Some(Box::new(PresharedKey::from_base64(value)?)),
             "allowedips" => {
                 for item in items(value) {
                     let prefix = prefix_or_address(item?)?.trunc();

@@ -194,7 +194,7 @@ mod tests {
                    nets in vec(nets(), 0..5), host in option::of("[a-z][a-zäß0-9_.-]{0,30}:[1-9][0-9]{0,3}"))
                    -> (PeerUpdate, Option<HostPort>) {
             let peer = PeerUpdate {
-                preshared_key: psk.map(PresharedKey::from_bytes),
+                preshared_key: psk.map(|k| Box::new(PresharedKey::from_bytes(k))),
                 endpoint: endpoint.map(|e| SocketAddr::new(e.ip(), e.port()).into()),
                 persistent_keepalive,
                 allowed_ips: nets.iter().map(|n| AllowedIpUpdate { prefix: n.trunc(), remove: false }).collect(),
