@@ -276,6 +276,21 @@ fn a_namespace_that_cannot_be_entered_leaves_it_up() {
 }
 
 #[test]
+fn a_namespace_that_all_have_left_takes_the_interface_along() {
+    as_root(|| {
+        let (from, to) = (Netns::new(), Netns::new());
+        let tun = from.run(|| LinuxTun::create("wgt0").unwrap());
+        from.ip(&format!("link set wgt0 netns {}", to.tid()));
+        // As a tunnel does, it looks after the interface where it is now.
+        assert_eq!(tun.event(), Some(TunEvent::Down));
+        to.ip("link set wgt0 up mtu 1300");
+        assert_eq!((event(&tun), event(&tun)), (TunEvent::Up, TunEvent::Mtu(1300)));
+        drop(to);
+        eventually("removal", || tun.read(&mut arena()).is_err());
+    });
+}
+
+#[test]
 fn an_idle_interface_wakes_nobody() {
     as_root(|| {
         let netns = Netns::new();

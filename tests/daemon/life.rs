@@ -47,6 +47,13 @@ fn it_can_be_moved_to_another_namespace_at_once() {
             assert!(daemon.wait().success());
             assert!(!interface.socket().exists());
         }
+        // A namespace takes the interfaces that it holds along.
+        let interface = Interface::new();
+        let daemon = interface.start(&home);
+        home.ip(&format!("link set {} netns {}", interface.name(), away.tid()));
+        drop(away);
+        assert!(daemon.wait().success());
+        assert!(!interface.socket().exists());
     });
 }
 
