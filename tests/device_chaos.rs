@@ -151,12 +151,12 @@ impl Chaos {
             Step::Forget(n, m) if n != m => {
                 self.nodes[n].change_peer(&self.nodes[m], |p| p.remove = true);
                 let psk = self.psks.get(&(n, m)).cloned();
-                self.nodes[n].add_peer(&self.nodes[m], |p| p.preshared_key = psk);
+                self.nodes[n].add_peer(&self.nodes[m], |p| p.preshared_key = psk.map(Box::new));
             }
             Step::Psk(n, m) if n != m => {
                 let psk = PresharedKey::generate(&SystemRandom);
                 for (n, m) in [(n, m), (m, n)] {
-                    self.nodes[n].change_peer(&self.nodes[m], |p| p.preshared_key = Some(psk.clone()));
+                    self.nodes[n].change_peer(&self.nodes[m], |p| p.preshared_key = Some(Box::new(psk.clone())));
                     self.psks.insert((n, m), psk.clone());
                 }
             }
