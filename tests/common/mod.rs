@@ -60,18 +60,20 @@ impl World {
         self.node_with(n, Arc::new(SystemRandom))
     }
 
+    /// A node with a random source of its own.
     pub fn node_with(&self, n: u8, random: Arc<dyn Random>) -> Node {
+        self.node_of(n, Options { random, ..Options::default() })
+    }
+
+    /// A node whose clock and events are the world's, and whose other options are these.
+    pub fn node_of(&self, n: u8, options: Options) -> Node {
         let address = IpAddr::from([192, 0, 2, n]);
         let (tun, handle) = MemTun::new(&format!("wg{n}"), MTU);
         let bind = self.net.bind(address);
         let events = Arc::new(Mutex::new(Vec::new()));
         let sink = events.clone();
-        let options = Options {
-            clock: self.clock.clone(),
-            random,
-            events: Box::new(move |e| sink.lock().unwrap().push(e)),
-            ..Options::default()
-        };
+        let options =
+            Options { clock: self.clock.clone(), events: Box::new(move |e| sink.lock().unwrap().push(e)), ..options };
         let device = Device::new(Arc::new(tun), bind.clone(), options);
         let private = PrivateKey::generate(&SystemRandom);
         let node = Node {

@@ -8,8 +8,8 @@
 #   vm.sh run   DIR NETNS VM4 'COMMANDS'      runs shell lines in the VM, prints their output, exits with their status
 #   vm.sh stop  DIR NETNS TAP                 ends that VM, removes its TAP, and NETNS too if start created it
 #
-# In the VM: 256 MB, 1 CPU, root, eth0 up; busybox, bash, wg, tc and iperf3 on PATH; modules wireguard (with its debug
-# messages on: see `dmesg`) and sch_netem loaded. Nothing is installed into the host's /boot or /lib/modules.
+# In the VM: 256 MB, 1 CPU, root, eth0 up; busybox, bash, wg, tc, ping and iperf3 on PATH; modules wireguard (with its debug
+# messages on: see `dmesg`), sch_netem and what redirects arriving packets to an ifb loaded. Nothing is installed into the host's /boot or /lib/modules.
 # Environment: VM_TIMEOUT (seconds, default 60) bounds one `run`; VM_NICE (default 0) is qemu's niceness.
 set -euo pipefail
 
@@ -17,7 +17,7 @@ usage() { sed -n '6,9s/^# *//p' "$0"; exit 2; }
 
 install_packages() {
   local need=() package
-  for package in qemu-system-x86 busybox-static cpio kmod iproute2 wireguard-tools iperf3 curl; do
+  for package in qemu-system-x86 busybox-static cpio kmod iproute2 iputils-ping wireguard-tools iperf3 curl; do
     dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || need+=("$package")
   done
   [ ${#need[@]} -gt 0 ] || return 0
@@ -67,9 +67,9 @@ pack_initramfs() {
   rm -rf root && mkdir -p root/{bin,dev,etc,modules,proc,sys,tmp,www/cgi-bin}
   cp /bin/busybox root/bin/
   for name in $(/bin/busybox --list | grep -vx busybox); do ln -sf busybox "root/bin/$name"; done
-  for name in bash wg tc iperf3; do rm -f "root/bin/$name"; copy_program "$name"; done
+  for name in bash wg tc iperf3 ping; do rm -f "root/bin/$name"; copy_program "$name"; done
   : > root/modules/order
-  for name in virtio_pci virtio_net wireguard sch_netem; do copy_module "$name"; done
+  for name in virtio_pci virtio_net wireguard sch_netem sch_ingress cls_matchall act_mirred ifb; do copy_module "$name"; done
 
   cat > root/init <<'INIT'
 #!/bin/sh
