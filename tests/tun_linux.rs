@@ -420,6 +420,9 @@ impl Bridge {
             netns.ip(&format!("addr add 10.7.0.{host}/24 dev wgt0"));
             netns.ip(&format!("addr add fd07::{host}/64 dev wgt0 nodad"));
             netns.ip(&format!("link set wgt0 up mtu {mtu}"));
+            // The kernel takes up an IPv6 address in the background, and drops what comes for it until then.
+            let local = format!("local fd07::{host} ");
+            eventually("the IPv6 address is in use", || netns.ip("-6 route show table local").contains(&local));
             Arc::new(tun)
         };
         let (a, b) = (tun(&left, left_vnet, 1), tun(&right, right_vnet, 2));
