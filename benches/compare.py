@@ -148,6 +148,8 @@ def render(out):
         "-" if (v := median(samples(results[n], test, key))) is None else form.format(v * scale) for n in plain) + " |"
         for t, test, key, scale, form, _ in FIGURES[:6]]
     fields["PLAIN"] = "\n".join(["| | " + " | ".join(plain) + " |", "|---|" + "---|" * len(plain)] + without)
+    micro = os.path.join(out, "micro.md")  # what the criterion and many_peers benchmarks printed, as a table
+    fields["MICRO"] = open(micro).read() if os.path.exists(micro) else ""
     for name, value in fields.items():
         text = text.replace(f"@{name}@", str(value))
     with open(os.path.join(ROOT, "docs/performance.md"), "w") as f:
