@@ -427,8 +427,8 @@ void wg_free(void *memory);
  * Errors: WG_ERR_NULL if `uapi` is NULL; WG_ERR_INVALID if `tun_fd` is not open, or the text has a bad value;
  * WG_ERR_PROTOCOL if a line is not of the form key=value; WG_ERR_TOO_LARGE beyond 64 MiB; WG_ERR_UNSUPPORTED if `tun_fd`
  * does not keep packets apart, or this platform has no descriptors; WG_ERR_NOT_FOUND if the interface was removed;
- * WG_ERR_ADDR_IN_USE for the port; WG_ERR_PERMISSION for the fwmark; WG_ERR_IO and WG_ERR_RESOURCES as the system says;
- * WG_ERR_BUSY inside a callback.
+ * WG_ERR_ADDR_IN_USE for the port; WG_ERR_PERMISSION for the fwmark, or if `tun_fd` is a device that cannot be waited
+ * for; WG_ERR_IO and WG_ERR_RESOURCES as the system says; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
  * Threads: any.
  * Since: 0.1.0
  *
@@ -472,8 +472,8 @@ wg_result wg_turn_off(int32_t handle);
  * Changes the configuration of a tunnel: `uapi` is as in wg_turn_on(). A line that is refused changes nothing.
  *
  * Memory: `uapi` is not kept.
- * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_PANIC; and of wg_turn_on() those that are
- * about the configuration.
+ * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC; and
+ * of wg_turn_on() those that are about the configuration.
  * Threads: any; calls on one tunnel come one after another.
  * Since: 0.1.0
  *

@@ -5,9 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{
-    env,
-    ffi::OsStr,
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -29,7 +27,7 @@ fn compiler(variable: &str, names: &[&str]) -> Option<String> {
     found
 }
 
-/// Where Cargo puts the library for the tests, and this test itself.
+/// Where Cargo puts the library for the tests, and this test itself. (What lies one level up is of another build.)
 fn libraries() -> PathBuf {
     let deps = env::current_exe().unwrap().parent().unwrap().to_path_buf();
     let library = deps.join(format!("{}wg_embed{}", env::consts::DLL_PREFIX, env::consts::DLL_SUFFIX));
@@ -62,7 +60,8 @@ fn c_test(name: &str, standard: &str) {
         .arg(&deps)
         .arg("-lwg_embed")
         .arg(format!("-Wl,-rpath,{}", deps.display())));
-    run(&mut Command::new(out));
+    // Cargo's own search path has the library of another build in front.
+    run(Command::new(out).env("LD_LIBRARY_PATH", &deps).env("DYLD_LIBRARY_PATH", &deps));
 }
 
 #[test]
@@ -117,26 +116,46 @@ fn the_header_stands_alone() {
     }
 }
 
+/// The symbols that `nm` lists with `which`, without their versions.
+#[cfg(target_os = "linux")]
+fn symbols(which: &str) -> Option<Vec<String>> {
+    let nm = compiler("NM", &["nm", "llvm-nm"])?;
+    let output = Command::new(nm).args(["-D", which]).arg(libraries().join("libwg_embed.so")).output().unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let name = |line: &str| Some(line.split_whitespace().last()?.split('@').next()?.to_owned());
+    let mut names: Vec<_> = text.lines().filter_map(name).collect();
+    names.sort_unstable();
+    Some(names)
+}
+
 /// The names that C can link against, as they are written down.
 #[cfg(target_os = "linux")]
 #[test]
 fn only_the_known_symbols_are_exported() {
-    let Some(nm) = compiler("NM", &["nm", "llvm-nm"]) else {
+    let Some(exported) = symbols("--defined-only") else {
         return;
     };
-    let library = libraries().join("libwg_embed.so");
-    let output = Command::new(nm).args([OsStr::new("-D"), OsStr::new("--defined-only"), library.as_os_str()]).output();
-    let mut exported: Vec<String> = String::from_utf8(output.unwrap().stdout)
-        .unwrap()
-        .lines()
-        .filter_map(|line| line.split_whitespace().nth(2).map(Into::into))
-        .collect();
-    exported.sort_unstable();
     let known = fs::read_to_string(root().join("abi/symbols.txt")).unwrap();
     assert_eq!(exported, known.lines().collect::<Vec<_>>());
     // And each of them is in the header.
     let header = fs::read_to_string(root().join("include/wg_embed.h")).unwrap();
     for name in known.lines() {
         assert!(header.contains(&format!("{name}(")), "{name} is not in the header");
+    }
+}
+
+/// The library does not even know how to end the process, start another or handle a signal.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_process_is_the_hosts() {
+    let Some(used) = symbols("--undefined-only") else {
+        return;
+    };
+    assert!(used.contains(&"recvmmsg".into()), "these are the symbols of the system");
+    for name in
+        ["exit", "_exit", "fork", "execve", "execvp", "posix_spawn", "sigaction", "signal", "sigprocmask", "kill"]
+    {
+        assert!(!used.contains(&name.into()), "the library uses {name}");
     }
 }

@@ -5,7 +5,10 @@ mod common;
 
 use common::World;
 use std::time::Duration;
-use wg_embed::device::Event;
+use wg_embed::{
+    bind::mem::Action,
+    device::{Event, FIXED_MEMORY, Options},
+};
 
 #[test]
 fn packets_find_their_way_after_one_handshake() {
@@ -30,4 +33,28 @@ fn an_idle_pair_sends_one_keepalive_and_then_nothing() {
     world.pass(Duration::from_secs(600), &[&a, &b]);
     assert_eq!(world.sent_types(), [1, 2, 4, 0]);
     assert_eq!(a.device.indices() + b.device.indices(), 0, "old keys are wiped");
+}
+
+#[test]
+fn at_the_memory_limit_packets_are_dropped_and_counted_and_the_tunnel_still_comes_up() {
+    let world = World::new();
+    // Two packets on top of the fixed buffers.
+    let a = world.node_of(1, Options { memory: FIXED_MEMORY + 2 * 1452, ..Options::default() });
+    let (b, c) = (world.node(2), world.node(3));
+    for (from, to) in [(&a, &b), (&b, &a), (&a, &c), (&c, &a)] {
+        from.add_peer(to, |_| {});
+    }
+    world.net.set_filter(|_| Action::Drop);
+    (0..5).for_each(|_| drop(a.send_to(&b, 1420)));
+    world.settle(&[&a, &b, &c]);
+    a.send_to(&c, 1420);
+    world.settle(&[&a, &b, &c]);
+    assert_eq!(a.stat("out_memory_full"), 4);
+    assert_eq!(world.sent_types(), [1, 1], "each peer is asked for a session");
+    world.net.clear_filter();
+    world.pass(Duration::from_secs(6), &[&a, &b, &c]);
+    assert_eq!((b.received().len(), c.received().len()), (2, 0));
+    a.send_to(&c, 1420);
+    world.settle(&[&a, &b, &c]);
+    assert_eq!(c.received().len(), 1, "the session is there, and the memory free again");
 }

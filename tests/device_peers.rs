@@ -369,7 +369,7 @@ fn peer_update(n: u16) -> PeerUpdate {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn two_thousand_peers_and_anything_that_can_happen(steps in steps()) {
@@ -413,7 +413,7 @@ proptest! {
                 Step::Psk(n) => {
                     let mut psk = [0; 32];
                     SystemRandom.fill(&mut psk);
-                    let preshared_key = Some(wg_embed::key::PresharedKey::from_bytes(psk));
+                    let preshared_key = Some(Box::new(wg_embed::key::PresharedKey::from_bytes(psk)));
                     one(PeerUpdate { preshared_key, persistent_keepalive: Some(n % 30), update_only: true, ..peer_update(n) });
                 }
                 Step::Send(p) => {
@@ -473,7 +473,7 @@ fn a_key_that_changes_during_a_handshake_spoils_nothing() {
     let keys = [node.private.clone(), PrivateKey::generate(&SystemRandom)];
     let mut inbound = Inbound::new();
     let private = PrivateKey::generate(&SystemRandom);
-    for round in 0..60 {
+    for round in 0..200 {
         world.clock.advance(Duration::from_secs(1));
         let mut raw = Raw::with_key(&node, 1, private.clone());
         node.apply(Update { private_key: Some(Some(keys[0].clone())), replace_peers: true, ..Update::default() });
@@ -482,7 +482,7 @@ fn a_key_that_changes_during_a_handshake_spoils_nothing() {
         raw.send(&world, &initiation);
         std::thread::scope(|scope| {
             scope.spawn(|| while node.device.inbound(&mut inbound).unwrap() > 0 {});
-            std::thread::sleep(Duration::from_micros(round * 5));
+            std::thread::sleep(Duration::from_micros(round * 37 % 500));
             node.apply(Update { private_key: Some(Some(keys[1].clone())), ..Update::default() });
         });
         let _ = world.sent();
@@ -503,6 +503,7 @@ fn a_peer_that_is_removed_at_the_wrong_moment_leaves_nothing_behind() {
     let (a, b) = (world.node(1), world.node(2));
     let mut outbound = Outbound::new();
     let stop = std::sync::atomic::AtomicBool::new(false);
+    let mut left = 0;
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !stop.load(std::sync::atomic::Ordering::Relaxed) {
@@ -510,7 +511,7 @@ fn a_peer_that_is_removed_at_the_wrong_moment_leaves_nothing_behind() {
                 a.device.outbound(&mut outbound).unwrap();
             }
         });
-        for i in 0..2000 {
+        for i in 0..5000 {
             a.add_peer(&b, |_| {});
             for _ in 0..i % 500 {
                 std::hint::spin_loop();
@@ -519,13 +520,14 @@ fn a_peer_that_is_removed_at_the_wrong_moment_leaves_nothing_behind() {
             if i % 2 == 0 {
                 a.add_peer(&b, |_| {});
                 a.device.down();
-                assert_eq!(a.device.indices(), 0, "round {i}");
+                left += a.device.indices();
                 a.apply(remove(b.public()));
                 a.device.up().unwrap();
             }
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
+    assert_eq!(left, 0, "after going down");
     while a.step() > 0 {}
     assert_empty(&a);
 }

@@ -1,6 +1,6 @@
 //! Answers that are there before `send` returns: a device has two threads, and the one that sends may be held up while
 //! the other receives. Here this happens every time.
-#![allow(clippy::unwrap_used, missing_docs, reason = "a test may fail loudly")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test may fail loudly")]
 
 mod common;
 
@@ -13,7 +13,7 @@ use std::{
 use common::{Node, World, times};
 use wg_embed::{
     bind::{Bind, RecvBatch, SendReport, Transmit, mem::MemBind},
-    random::SystemRandom,
+    device::Options,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -70,7 +70,7 @@ impl Bind for Late {
 fn late_pair(world: &World) -> (Arc<Node>, Arc<Node>, Meanwhile) {
     let meanwhile = Meanwhile::default();
     let late = |bind| Arc::new(Late { bind, meanwhile: meanwhile.clone() }) as Arc<dyn Bind>;
-    let (a, b) = (world.node_on(1, Arc::new(SystemRandom), late), world.node(2));
+    let (a, b) = (world.node_on(1, Options::default(), late), world.node(2));
     a.add_peer(&b, |_| {});
     b.add_peer(&a, |_| {});
     (Arc::new(a), Arc::new(b), meanwhile)

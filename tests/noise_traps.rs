@@ -834,7 +834,7 @@ fn row_u_edits_keep_the_session_and_the_newest_time_stamp() {
     let psk = PresharedKey::generate(&SystemRandom);
     let refused = b.stat("handshake_refused");
     for (from, to) in [(&a, &b), (&b, &a)] {
-        from.change_peer(to, |p| p.preshared_key = Some(psk.clone()));
+        from.change_peer(to, |p| p.preshared_key = Some(Box::new(psk.clone())));
         a.send_to(&b, 100);
         b.send_to(&a, 100);
         world.settle(&[&a, &b]);
@@ -855,7 +855,7 @@ fn row_u_edits_keep_the_session_and_the_newest_time_stamp() {
     let packet = a.send_to(&b, 100);
     world.settle(&[&a, &b]);
     assert_eq!(b.received(), [packet]);
-    b.change_peer(&a, |p| p.preshared_key = Some(PresharedKey::default()));
+    b.change_peer(&a, |p| p.preshared_key = Some(Box::new(PresharedKey::default())));
     world.clock.advance(Duration::from_secs(180));
     a.send_to(&b, 100);
     world.settle(&[&a, &b]);
@@ -1096,7 +1096,7 @@ fn row_ab_a_live_peer_can_be_changed() {
     let changes: Vec<Change<'_>> = vec![
         Box::new(|_| {}),
         Box::new(|p| p.update_only = true),
-        Box::new(|p| p.preshared_key = Some(PresharedKey::generate(&SystemRandom))),
+        Box::new(|p| p.preshared_key = Some(Box::new(PresharedKey::generate(&SystemRandom)))),
         Box::new(|p| p.endpoint = Some(SocketAddr::new(b.address, PORT).into())),
         Box::new(move |p| p.allowed_ips = vec![prefix("10.9.0.0/16", false)]),
         Box::new(move |p| {

@@ -276,6 +276,21 @@ fn a_namespace_that_cannot_be_entered_leaves_it_up() {
 }
 
 #[test]
+fn a_namespace_that_all_have_left_takes_the_interface_along() {
+    as_root(|| {
+        let (from, to) = (Netns::new(), Netns::new());
+        let tun = from.run(|| LinuxTun::create("wgt0").unwrap());
+        from.ip(&format!("link set wgt0 netns {}", to.tid()));
+        // As a tunnel does, it looks after the interface where it is now.
+        assert_eq!(tun.event(), Some(TunEvent::Down));
+        to.ip("link set wgt0 up mtu 1300");
+        assert_eq!((event(&tun), event(&tun)), (TunEvent::Up, TunEvent::Mtu(1300)));
+        drop(to);
+        eventually("removal", || tun.read(&mut arena()).is_err());
+    });
+}
+
+#[test]
 fn an_idle_interface_wakes_nobody() {
     as_root(|| {
         let netns = Netns::new();
@@ -405,6 +420,9 @@ impl Bridge {
             netns.ip(&format!("addr add 10.7.0.{host}/24 dev wgt0"));
             netns.ip(&format!("addr add fd07::{host}/64 dev wgt0 nodad"));
             netns.ip(&format!("link set wgt0 up mtu {mtu}"));
+            // The kernel takes up an IPv6 address in the background, and drops what comes for it until then.
+            let local = format!("local fd07::{host} ");
+            eventually("the IPv6 address is in use", || netns.ip("-6 route show table local").contains(&local));
             Arc::new(tun)
         };
         let (a, b) = (tun(&left, left_vnet, 1), tun(&right, right_vnet, 2));

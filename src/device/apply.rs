@@ -322,3 +322,44 @@ impl Device {
         shown
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::{
+        bind::mem::MemNetwork,
+        config::AllowedIpUpdate,
+        device::{Inbound, Options, Outbound},
+        random::SystemRandom,
+        tun::mem::MemTun,
+    };
+
+    #[test]
+    fn a_removed_peer_is_freed() {
+        let (tun, handle) = MemTun::new("wg0", 1420);
+        let device =
+            Device::new(Arc::new(tun), MemNetwork::new().bind("192.0.2.1".parse().unwrap()), Options::default());
+        let key = PrivateKey::generate(&SystemRandom).public_key();
+        let mut peer = PeerUpdate::new(key);
+        peer.endpoint = Some("192.0.2.2:1".parse::<SocketAddr>().unwrap().into());
+        peer.allowed_ips = vec![AllowedIpUpdate { prefix: "10.0.0.0/8".parse().unwrap(), remove: false }];
+        peer.persistent_keepalive = Some(1);
+        let private_key = Some(Some(PrivateKey::generate(&SystemRandom)));
+        device.apply(Update { private_key, peers: vec![peer.clone()], ..Update::default() }).unwrap();
+        device.up().unwrap();
+        let mut packet = [0; 20];
+        (packet[0], packet[3], packet[16]) = (0x45, 20, 10);
+        assert!(handle.inject(&packet));
+        let (mut outbound, mut inbound) = (Outbound::new(), Inbound::new());
+        device.outbound(&mut outbound).unwrap();
+        device.inbound(&mut inbound).unwrap();
+        device.run_timers();
+        assert_eq!(device.indices(), 1);
+
+        let alive = Arc::downgrade(read(&device.peers).get(&key).unwrap());
+        peer.remove = true;
+        device.apply(Update { peers: vec![peer], ..Update::default() }).unwrap();
+        assert!(alive.upgrade().is_none(), "somebody keeps it");
+    }
+}

@@ -12,6 +12,7 @@ use std::{
 use super::{
     allowed_ips::{Owner, PrefixList},
     lock,
+    staged::StagedMessage,
 };
 use crate::{
     bind::Endpoint,
@@ -62,9 +63,6 @@ pub(super) struct State {
     /// The peer was taken out of the device; nothing is begun for it any more.
     pub(super) removed: bool,
 }
-
-/// A packet that waits to be sealed, with the space that a data message needs around it.
-pub(super) type StagedMessage = Box<[u8]>;
 
 impl State {
     /// Adds a packet to those that wait. Returns how many had to be dropped for it.

@@ -23,6 +23,10 @@ const IN_SLOTS: usize = 8;
 /// wireguard-go; the number is wireguard-go's).
 const HANDSHAKE_QUEUE: usize = 1024;
 
+/// What a tunnel's fixed buffers take when all of them are in use: these, and as much as the outbound ones again for what
+/// the TUN works in.
+pub const FIXED_MEMORY: usize = 2 * OUT_BYTES + IN_SLOTS * MAX_PACKET + HANDSHAKE_QUEUE * size_of::<QueuedHandshake>();
+
 const _: () = assert!(OUT_BYTES >= MAX_PACKET + 15 + HEADROOM + TAILROOM);
 
 /// Consecutive packets for one peer.

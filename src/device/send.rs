@@ -7,9 +7,10 @@ use super::{
     events::Event,
     lock,
     packet::Header,
-    peer::{MAX_STAGED, Peer},
+    peer::{MAX_STAGED, Peer, State},
     pool::{Outbound, Run},
     read,
+    staged::StagedMessage,
     stats::count,
 };
 use crate::{
@@ -126,8 +127,9 @@ impl Device {
             // What waits already goes first.
             let ready = if state.has_staged() { None } else { state.begin_sending(slots.len(), now) };
             if ready.is_none() {
-                let dropped: usize = slots.iter().map(|slot| state.stage(bytes[slot.message()].into())).sum();
-                count(&self.stats.out_stage_full, dropped);
+                for slot in slots {
+                    self.stage(&mut state, &bytes[slot.message()]);
+                }
             }
             ready.map(|(session, first)| (session, first, endpoint))
         };
@@ -146,6 +148,20 @@ impl Device {
         }
         transmits.flush();
         self.after_sending(peer, transmits.sent_data, now);
+    }
+
+    /// Lets a packet wait, at the cost of the oldest one if there are too many.
+    fn stage(&self, state: &mut State, message: &[u8]) {
+        match self.budget.stage(message) {
+            Some(message) => count(&self.stats.out_stage_full, state.stage(message)),
+            None => {
+                count(&self.stats.out_memory_full, 1);
+                // A session is still wanted, and something must wait for it.
+                if !state.has_staged() {
+                    state.stage(StagedMessage::keepalive());
+                }
+            }
+        }
     }
 
     /// Sends what waits for a session, if there is one now; else asks for one.
@@ -178,7 +194,7 @@ impl Device {
         {
             let mut state = lock(&peer.state);
             if state.timers.is_running() && !state.has_staged() {
-                state.stage(Box::new([0; DATA_OVERHEAD]));
+                state.stage(StagedMessage::keepalive());
             }
         }
         self.send_staged(peer, now);

@@ -136,6 +136,7 @@ impl Drop for Tunnel {
         if self.stop().is_err() {
             // The last owner is one of the threads; they end by themselves.
             self.shared.stop("dropped".into());
+            self.shared.device.down();
         }
     }
 }

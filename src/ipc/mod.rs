@@ -1,6 +1,6 @@
 //! The control socket through which wg(8) and other programs configure a tunnel.
 //!
-//! Who may connect is a matter of the socket file's mode; what is said, of [`uapi`](crate::uapi). A tunnel is served
+//! Who may connect is a matter of the socket file's mode; what is said, of [`uapi`]. A tunnel is served
 //! through [`uapi::Backend`], which [`Device`] and [`Tunnel`] are.
 
 #[cfg(unix)]

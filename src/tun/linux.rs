@@ -140,12 +140,16 @@ impl LinuxTun {
             }
             Some(Vnet::new(len, offer_offloads(&fd)?))
         };
-        let link = if cfg!(target_os = "linux") { Link::open_at(fd.as_fd(), &name).ok() } else { None };
-        if let Some(state) = link.as_ref().and_then(|link| link.ask(&name).ok()) {
+        let found = if cfg!(target_os = "linux") { Link::open_at(fd.as_fd(), &name).ok() } else { None };
+        let link = if let Some((link, state)) = found {
             seen = state;
-        } else if let Ok(mtu) = link::mtu(&name) {
-            seen.mtu = mtu;
-        }
+            Some(link)
+        } else {
+            if let Ok(mtu) = link::mtu(&name) {
+                seen.mtu = mtu;
+            }
+            None
+        };
         Self::new(fd, vnet, link, name, seen, true)
     }
 
@@ -201,8 +205,7 @@ impl LinuxTun {
                 return;
             };
             watch.name = name;
-            match Link::open_at(self.port.as_fd(), &watch.name).and_then(|link| {
-                let state = link.ask(&watch.name)?;
+            match Link::open_at(self.port.as_fd(), &watch.name).and_then(|(link, state)| {
                 self.waiter.add_changes(link.as_fd())?;
                 Ok((link, state))
             }) {

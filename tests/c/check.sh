@@ -11,6 +11,7 @@ target=${CARGO_TARGET_DIR:-target}
 case $PROFILE in dev) libs=$target/debug ;; *) libs=$target/$PROFILE ;; esac
 libs=$(mkdir -p "$libs" && cd "$libs" && pwd)
 out=$libs/c-check
+export LD_LIBRARY_PATH="$libs"
 mkdir -p "$out"
 
 fail() { echo "check.sh: $*" >&2; exit 1; }

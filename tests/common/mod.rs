@@ -63,23 +63,25 @@ impl World {
         self.node_with(n, Arc::new(SystemRandom))
     }
 
+    /// A node with a random source of its own.
     pub fn node_with(&self, n: u8, random: Arc<dyn Random>) -> Node {
-        self.node_on(n, random, |bind| bind)
+        self.node_of(n, Options { random, ..Options::default() })
+    }
+
+    /// A node whose clock and events are the world's, and whose other options are these.
+    pub fn node_of(&self, n: u8, options: Options) -> Node {
+        self.node_on(n, options, |bind| bind)
     }
 
     /// The same; the device's bind is what `wrap` makes of that of the network.
-    pub fn node_on(&self, n: u8, random: Arc<dyn Random>, wrap: impl FnOnce(Arc<MemBind>) -> Arc<dyn Bind>) -> Node {
+    pub fn node_on(&self, n: u8, options: Options, wrap: impl FnOnce(Arc<MemBind>) -> Arc<dyn Bind>) -> Node {
         let address = IpAddr::from([192, 0, 2, n]);
         let (tun, handle) = MemTun::new(&format!("wg{n}"), MTU);
         let bind = self.net.bind(address);
         let events = Arc::new(Mutex::new(Vec::new()));
         let sink = events.clone();
-        let options = Options {
-            clock: self.clock.clone(),
-            random,
-            events: Box::new(move |e| sink.lock().unwrap().push(e)),
-            ..Options::default()
-        };
+        let options =
+            Options { clock: self.clock.clone(), events: Box::new(move |e| sink.lock().unwrap().push(e)), ..options };
         let device = Device::new(Arc::new(tun), wrap(bind.clone()), options);
         let private = PrivateKey::generate(&SystemRandom);
         let node = Node {

@@ -105,10 +105,15 @@ class Lab:
         with self.lock:
             if not self.vm_netns:
                 netns, script, directory = self.netns(), self.settings.vm_script, self.settings.vm_directory
-                self.undo.callback(run, [script, "stop", directory, netns, "tap0"])
+                self.undo.callback(self.stop_vm, netns)
                 run([script, "start", directory, netns, "tap0", "198.18.0.1", "198.18.0.2"], timeout=120)
                 self.vm_netns = netns
             return self.vm_netns
+
+    def stop_vm(self, netns):
+        run([self.settings.vm_script, "stop", self.settings.vm_directory, netns, "tap0"])
+        for leftover in Path(self.settings.vm_directory).glob(f"{netns}.tap0.*"):
+            leftover.unlink()
 
     def interface_name(self):
         name = f"wi{os.getpid() % 10**6}x{next(numbers)}"

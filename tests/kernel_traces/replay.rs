@@ -237,7 +237,7 @@ impl Replay {
             change.allowed_ips = vec![AllowedIpUpdate { prefix: PEER_INNER.into(), remove: false }];
         }
         change.persistent_keepalive = config.optional("peer-keepalive")?.map(|seconds| seconds as u16);
-        change.preshared_key = config.text("psk").map(peer::psk).transpose()?;
+        change.preshared_key = config.text("psk").map(peer::psk).transpose()?.map(Box::new);
         update.peers = vec![change];
         self.node.device.apply(update).map_err(|e| e.to_string())
     }

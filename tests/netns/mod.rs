@@ -111,6 +111,8 @@ pub(crate) fn alone() -> MutexGuard<'static, ()> {
 
 /// Runs a test that needs root, one at a time; where it cannot run, says why.
 pub(crate) fn as_root(test: impl FnOnce()) {
+    // The question below opens descriptors, too.
+    let _guard = alone();
     // SAFETY: geteuid(2) takes nothing.
     let root = unsafe { libc::geteuid() } == 0;
     let reason = if !root {
@@ -120,7 +122,6 @@ pub(crate) fn as_root(test: impl FnOnce()) {
     } else if Command::new("ip").arg("-V").output().is_err() {
         "no ip(8)"
     } else {
-        let _guard = alone();
         return test();
     };
     println!("skipped: {reason}");

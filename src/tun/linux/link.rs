@@ -32,8 +32,13 @@ pub(super) enum Change {
 }
 
 /// A socket that hears about one interface, in the network namespace that it is in.
+///
+/// The socket itself is in the namespace of the thread that opened it, even if the interface is elsewhere: a socket
+/// keeps its namespace alive, and with it an interface whose users have all gone.
 pub(super) struct Link {
     socket: OwnedFd,
+    /// What our namespace calls the one that the interface is in; `None` if it is the same.
+    namespace: Option<i32>,
     index: i32,
     buffer: Box<[u8]>,
 }
@@ -44,47 +49,57 @@ impl Link {
         // The socket first: what changes from here on is heard.
         let socket = sys::link_socket()?;
         let index = sys::index(&socket, name)?;
-        Ok(Self { socket, index, buffer: vec![0; 4096].into_boxed_slice() })
+        Ok(Self::new(socket, None, index))
     }
 
-    /// Listens in the network namespace that the interface of `tun` is in.
-    pub(super) fn open_at(tun: BorrowedFd<'_>, name: &str) -> io::Result<Self> {
-        let Ok(namespace) = sys::namespace(tun) else {
-            // An old kernel, or no permission to ask: the device is most likely where we are.
-            return Self::open(name);
+    /// Listens to the network namespace that the interface of `tun` is in, and asks how it is.
+    pub(super) fn open_at(tun: BorrowedFd<'_>, name: &str) -> io::Result<(Self, State)> {
+        let elsewhere = sys::namespace(tun).map(File::from).ok().filter(|namespace| !is_ours(namespace));
+        let Some(namespace) = elsewhere else {
+            // Or an old kernel, or no permission to ask: the device is most likely where we are.
+            let link = Self::open(name)?;
+            let state = link.ask(name)?;
+            return Ok((link, state));
         };
-        let namespace = File::from(namespace);
-        if is_ours(&namespace) {
-            return Self::open(name);
-        }
-        // A socket stays in the namespace that it was made in; only a thread of our own may go there.
-        thread::scope(|scope| {
+        let socket = sys::link_socket()?;
+        sys::listen_to_all_namespaces(&socket)?;
+        let id = sys::namespace_id(&namespace)?;
+        // Interfaces are asked for in the namespace of a socket, and only a thread of our own may go there.
+        let (index, state) = thread::scope(|scope| {
             let visitor = thread::Builder::new().name("wg-netns".into()).spawn_scoped(scope, || {
                 sys::enter_namespace(&namespace)?;
-                Self::open(name)
+                let socket = any_socket()?;
+                Ok((sys::index(&socket, name)?, ask(&socket, name)?))
             })?;
             visitor
                 .join()
                 .unwrap_or_else(|_| Err(io::Error::other("the thread that looks at a network namespace panicked")))
-        })
+        })?;
+        Ok((Self::new(socket, Some(id), index), state))
     }
 
-    /// Asks for the state of the interface, which has this name now.
+    fn new(socket: OwnedFd, namespace: Option<i32>, index: i32) -> Self {
+        Self { socket, namespace, index, buffer: vec![0; 4096].into_boxed_slice() }
+    }
+
+    /// Asks for the state of the interface, which has this name now, and is where it was made.
     pub(super) fn ask(&self, name: &str) -> io::Result<State> {
-        Ok(State { up: sys::is_up(&self.socket, name)?, mtu: mtu16(sys::mtu(&self.socket, name)?) })
+        ask(&self.socket, name)
     }
 
     /// The next thing that was told about the interface; `None` if there is nothing now.
     pub(super) fn next(&mut self) -> Option<Change> {
         loop {
             match sys::receive(&self.socket, &mut self.buffer) {
-                Ok((len, 0)) => match self.buffer.get(..len) {
+                Ok(received) if received.sender == 0 => match self.buffer.get(..received.len) {
                     None => return Some(Change::Missed),
-                    Some(text) => {
+                    Some(text) if received.namespace == self.namespace => {
                         if let Some(change) = last_change(text, self.index) {
                             return Some(change);
                         }
                     }
+                    // From where another interface has the same index.
+                    Some(_) => (),
                 },
                 // Not from the kernel.
                 Ok(_) => (),
@@ -116,8 +131,16 @@ impl AsFd for Link {
 
 /// The MTU of an interface, where one may ask but not listen: Android.
 pub(super) fn mtu(name: &str) -> io::Result<u16> {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
-    Ok(mtu16(sys::mtu(&socket, name)?))
+    Ok(mtu16(sys::mtu(any_socket()?, name)?))
+}
+
+/// A socket through which interfaces of the calling thread's network namespace can be asked for.
+fn any_socket() -> io::Result<Socket> {
+    Socket::new(Domain::IPV4, Type::DGRAM, None)
+}
+
+fn ask(socket: impl AsFd, name: &str) -> io::Result<State> {
+    Ok(State { up: sys::is_up(&socket, name)?, mtu: mtu16(sys::mtu(&socket, name)?) })
 }
 
 /// Whether a network namespace is that of the calling thread.

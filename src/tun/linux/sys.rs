@@ -134,6 +134,11 @@ pub(super) fn set_mtu(socket: impl AsFd, name: &str, mtu: u16) -> io::Result<()>
 /// A non-blocking rtnetlink socket that is told about interfaces of the calling thread's network namespace.
 pub(super) fn link_socket() -> io::Result<OwnedFd> {
     const RTMGRP_LINK: u32 = 1;
+    link_socket_of(RTMGRP_LINK)
+}
+
+/// A non-blocking rtnetlink socket that is told about these groups.
+fn link_socket_of(groups: u32) -> io::Result<OwnedFd> {
     let flags = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: socket(2) takes numbers.
     let fd = check(unsafe { libc::socket(libc::AF_NETLINK, flags, libc::NETLINK_ROUTE) })?;
@@ -141,31 +146,114 @@ pub(super) fn link_socket() -> io::Result<OwnedFd> {
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     let mut address = no_address();
     address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
-    address.nl_groups = RTMGRP_LINK;
+    address.nl_groups = groups;
     // SAFETY: the pointer and the length are those of one `sockaddr_nl`, which lives.
     check(unsafe { libc::bind(fd, (&raw const address).cast(), mem::size_of_val(&address) as libc::socklen_t) })?;
     Ok(socket)
 }
 
-/// Receives a netlink message: its length, which may be more than there was room for, and its sender; 0 is the kernel.
-pub(super) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, u32)> {
-    let mut address = no_address();
-    let mut address_len = mem::size_of_val(&address) as libc::socklen_t;
-    // SAFETY: both buffers live, and their lengths are given.
-    let len = unsafe {
-        libc::recvfrom(
+/// Lets a netlink socket hear of every network namespace that has an id in its own. Needs CAP_NET_BROADCAST.
+pub(super) fn listen_to_all_namespaces(socket: impl AsFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the pointer and the length are those of one int, which lives.
+    check(unsafe {
+        libc::setsockopt(
             socket.as_fd().as_raw_fd(),
-            buffer.as_mut_ptr().cast(),
-            buffer.len(),
-            libc::MSG_TRUNC,
-            (&raw mut address).cast(),
-            &raw mut address_len,
+            libc::SOL_NETLINK,
+            libc::NETLINK_LISTEN_ALL_NSID,
+            (&raw const on).cast(),
+            mem::size_of_val(&on) as libc::socklen_t,
         )
-    };
-    match usize::try_from(len) {
-        Ok(len) => Ok((len, address.nl_pid)),
-        Err(_) => Err(io::Error::last_os_error()),
+    })?;
+    Ok(())
+}
+
+/// The id that the calling thread's network namespace has for another; it is given one if it has none yet.
+pub(super) fn namespace_id(namespace: impl AsFd) -> io::Result<i32> {
+    const NETNSA_NSID: u16 = 1;
+    const NETNSA_FD: u16 = 3;
+    const CHOOSE: i32 = -1;
+    let socket = link_socket_of(0)?;
+    let fd = namespace.as_fd().as_raw_fd();
+    let mut answer = [0; 256];
+    // It may have one already, or we may not give it one: then the question below fails.
+    ask_netlink(&socket, libc::RTM_NEWNSID, &[(NETNSA_NSID, CHOOSE), (NETNSA_FD, fd)], &mut answer)?;
+    let len = ask_netlink(&socket, libc::RTM_GETNSID, &[(NETNSA_FD, fd)], &mut answer)?;
+    // `struct nlmsghdr`, `struct rtgenmsg` with its padding, and then the first attribute, which is the id.
+    let word = |at: usize| answer[..len].get(at..)?.first_chunk().map(|b| i32::from_ne_bytes(*b));
+    let kind = word(4).map(|kind_and_flags| kind_and_flags.to_ne_bytes());
+    let is_answer = kind.is_some_and(|k| u16::from_ne_bytes([k[0], k[1]]) == libc::RTM_NEWNSID);
+    word(24).filter(|id| is_answer && *id >= 0).ok_or_else(|| io::ErrorKind::PermissionDenied.into())
+}
+
+/// Sends a request about network namespaces, and returns how long the answer is. The kernel answers at once.
+fn ask_netlink(socket: &OwnedFd, kind: u16, attributes: &[(u16, i32)], answer: &mut [u8]) -> io::Result<usize> {
+    const HEADERS: usize = 20;
+    let flags = (libc::NLM_F_REQUEST | if kind == libc::RTM_NEWNSID { libc::NLM_F_ACK } else { 0 }) as u16;
+    let len = HEADERS + attributes.len() * 8;
+    let mut request = Vec::with_capacity(len);
+    request.extend((len as u32).to_ne_bytes());
+    request.extend(kind.to_ne_bytes());
+    request.extend(flags.to_ne_bytes());
+    // Sequence number, sender, address family: none.
+    request.resize(HEADERS, 0);
+    for (attribute, value) in attributes {
+        request.extend(8_u16.to_ne_bytes());
+        request.extend(attribute.to_ne_bytes());
+        request.extend(value.to_ne_bytes());
     }
+    // SAFETY: the buffer lives, and its length is given. Without an address, it goes to the kernel.
+    let sent = unsafe { libc::send(socket.as_raw_fd(), request.as_ptr().cast(), request.len(), 0) };
+    if sent < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(receive(socket, answer)?.len.min(answer.len()))
+}
+
+/// What [`receive`] has received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Received {
+    /// The length, which may be more than there was room for.
+    pub(super) len: usize,
+    /// Who sent it; 0 is the kernel.
+    pub(super) sender: u32,
+    /// The id of the network namespace that it is about; `None` for the socket's own.
+    pub(super) namespace: Option<i32>,
+}
+
+/// Receives a netlink message.
+pub(super) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
+    let mut address = no_address();
+    let mut control = Control([0; 64]);
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: a C struct of numbers and pointers, for which zeros are valid.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_name = (&raw mut address).cast();
+    message.msg_namelen = mem::size_of_val(&address) as libc::socklen_t;
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = (&raw mut control).cast();
+    message.msg_controllen = mem::size_of_val(&control) as _;
+    // SAFETY: all that the message points to lives, and has the length that is given with it.
+    let len = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, libc::MSG_TRUNC) };
+    let Ok(len) = usize::try_from(len) else {
+        return Err(io::Error::last_os_error());
+    };
+    let control = &control.0[..control.0.len().min(message.msg_controllen as usize)];
+    Ok(Received { len, sender: address.nl_pid, namespace: namespace_in(control) })
+}
+
+/// Room for control messages, which must be aligned.
+#[repr(C, align(8))]
+struct Control([u8; 64]);
+
+/// The namespace id in a control message; there is no other kind that we ask for.
+fn namespace_in(control: &[u8]) -> Option<i32> {
+    // `struct cmsghdr`, as the kernel has it: a length, a level, a type.
+    const LEVEL: usize = mem::size_of::<usize>();
+    let word = |at: usize| control.get(at..)?.first_chunk().map(|b| i32::from_ne_bytes(*b));
+    let is_id = word(LEVEL)? == libc::SOL_NETLINK && word(LEVEL + 4)? == libc::NETLINK_LISTEN_ALL_NSID;
+    word(LEVEL + 8).filter(|_| is_id)
 }
 
 fn no_address() -> libc::sockaddr_nl {

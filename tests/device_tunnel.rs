@@ -1,0 +1,266 @@
+//! The two threads of a tunnel: how they end, and what callbacks may do.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test may fail loudly")]
+
+mod common;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, OnceLock, mpsc},
+    thread,
+    time::Duration,
+};
+
+use common::{PORT, give, ipv4};
+use wg_embed::{
+    ErrorKind,
+    bind::mem::{MemBind, MemNetwork},
+    config::{PeerUpdate, Update},
+    device::{Event, Options, Tunnel},
+    key::PrivateKey,
+    random::SystemRandom,
+    tun::mem::{MemHandle, MemTun},
+};
+
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct End {
+    tunnel: Arc<Tunnel>,
+    tun: MemHandle,
+    bind: Arc<MemBind>,
+    private: PrivateKey,
+    outer: IpAddr,
+    inner: IpAddr,
+}
+
+fn end(net: &MemNetwork, n: u8, events: impl Fn(Event) + Send + Sync + 'static) -> End {
+    let outer = IpAddr::from([192, 0, 2, n]);
+    let (tun, handle) = MemTun::new("wg0", 1420);
+    let bind = net.bind(outer);
+    let options = Options { events: Box::new(events), ..Options::default() };
+    let tunnel = Tunnel::start(Arc::new(tun), bind.clone(), options).unwrap();
+    let private = PrivateKey::generate(&SystemRandom);
+    let update = Update { private_key: Some(Some(private.clone())), listen_port: Some(PORT), ..Update::default() };
+    tunnel.device().apply(update).unwrap();
+    tunnel.device().up().unwrap();
+    End { tunnel: Arc::new(tunnel), tun: handle, bind, private, outer, inner: IpAddr::from([10, 0, 0, n]) }
+}
+
+impl End {
+    fn peer(&self) -> PeerUpdate {
+        let mut peer = PeerUpdate::new(self.private.public_key());
+        peer.endpoint = Some(SocketAddr::new(self.outer, PORT).into());
+        peer.allowed_ips = vec![give(&format!("{}/32", self.inner))];
+        peer
+    }
+
+    fn introduce(&self, other: &Self) {
+        self.tunnel.device().apply(Update { peers: vec![other.peer()], ..Update::default() }).unwrap();
+    }
+
+    fn send(&self, to: &Self) {
+        let packet = ipv4(self.inner, to.inner, 100);
+        assert!(self.tun.inject(&packet));
+        assert_eq!(to.tun.wait_written(PATIENCE), [packet]);
+    }
+}
+
+/// Fails instead of waiting for ever.
+fn in_time<T: Send + 'static>(what: &str, call: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, wait) = mpsc::channel();
+    thread::spawn(move || done.send(call()));
+    wait.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{what} does not end"))
+}
+
+fn pair(events: impl Fn(Event) + Send + Sync + 'static) -> (End, End) {
+    let net = MemNetwork::new();
+    let (a, b) = (end(&net, 1, events), end(&net, 2, |_| {}));
+    a.introduce(&b);
+    b.introduce(&a);
+    (a, b)
+}
+
+#[test]
+fn a_tunnel_carries_packets_and_stops() {
+    let (a, b) = pair(|_| {});
+    a.send(&b);
+    b.send(&a);
+    in_time("stopping", move || {
+        a.tunnel.stop().unwrap();
+        a.tunnel.stop().unwrap();
+        assert_eq!((a.tunnel.wait(), a.bind.port()), ("stopped".into(), None));
+        assert_eq!(a.tunnel.device().indices(), 0);
+        assert!(b.bind.port().is_some());
+        drop(b.tunnel);
+        assert_eq!(b.bind.port(), None, "dropping stops");
+    });
+}
+
+#[test]
+fn waiting_ends_with_the_interface() {
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let sink = events.clone();
+    let (a, _b) = pair(move |e| sink.lock().unwrap().push(e));
+    let tunnel = a.tunnel.clone();
+    let waiting = thread::spawn(move || tunnel.wait());
+    a.tun.remove();
+    let reason = in_time("waiting", move || waiting.join().unwrap());
+    assert!(reason.contains("removed"), "{reason}");
+    let again = a.tunnel.clone();
+    assert_eq!(in_time("waiting again", move || again.wait()), reason);
+    let stopping = a.tunnel.clone();
+    in_time("stopping", move || stopping.stop().unwrap());
+    assert_eq!(*events.lock().unwrap(), [Event::Ended(reason)]);
+    assert_eq!(a.bind.port(), None);
+}
+
+#[test]
+fn a_panic_in_a_callback_ends_the_tunnel_and_nothing_else() {
+    let (a, b) = pair(|event| assert!(!matches!(event, Event::HandshakeCompleted(_)), "a bug of the app"));
+    assert!(a.tun.inject(&ipv4(a.inner, b.inner, 100)));
+    let tunnel = a.tunnel.clone();
+    let reason = in_time("waiting", move || tunnel.wait());
+    assert!(reason.contains("panic"), "{reason}");
+    in_time("stopping", move || a.tunnel.stop().unwrap());
+    assert_eq!(b.tunnel.device().snapshot().peers.count(), 1);
+}
+
+/// The app's callback stops the tunnel, just when another of its threads does so too.
+#[test]
+fn stopping_from_a_callback_is_refused_and_never_deadlocks() {
+    let tunnel: Arc<OnceLock<Arc<Tunnel>>> = Arc::default();
+    let (called, was_called) = mpsc::channel();
+    let (refused, was_refused) = mpsc::channel();
+    let own = tunnel.clone();
+    let (a, b) = pair(move |event| {
+        if let Event::HandshakeCompleted(_) = event {
+            called.send(()).unwrap();
+            thread::sleep(Duration::from_millis(200));
+            refused.send(own.get().unwrap().stop().unwrap_err().kind()).unwrap();
+        }
+    });
+    tunnel.set(a.tunnel.clone()).unwrap_or_else(|_| unreachable!());
+    assert!(a.tun.inject(&ipv4(a.inner, b.inner, 100)));
+    was_called.recv_timeout(PATIENCE).unwrap();
+    let stopping = a.tunnel.clone();
+    in_time("stopping", move || stopping.stop().unwrap());
+    assert_eq!(was_refused.recv_timeout(PATIENCE).unwrap(), ErrorKind::Busy);
+}
+
+#[test]
+fn the_last_owner_may_be_a_callback() {
+    let tunnel: Arc<Mutex<Option<Arc<Tunnel>>>> = Arc::default();
+    let own = tunnel.clone();
+    let (dropped, was_dropped) = mpsc::channel();
+    let net = MemNetwork::new();
+    let a = end(&net, 1, move |event| {
+        if let Event::HandshakeCompleted(_) = event {
+            let tunnel = own.lock().unwrap().take();
+            while Arc::strong_count(tunnel.as_ref().unwrap()) > 1 {
+                thread::yield_now();
+            }
+            drop(tunnel);
+            dropped.send(()).unwrap();
+        }
+    });
+    let b = end(&net, 2, |_| {});
+    a.introduce(&b);
+    b.introduce(&a);
+    assert!(a.tun.inject(&ipv4(a.inner, b.inner, 100)));
+    let End { tunnel: last, bind, .. } = a;
+    *tunnel.lock().unwrap() = Some(last);
+    was_dropped.recv_timeout(PATIENCE).unwrap();
+    in_time("closing", move || {
+        while bind.port().is_some() {
+            thread::yield_now();
+        }
+    });
+}
+
+#[test]
+fn a_callback_may_change_the_configuration() {
+    let tunnel: Arc<OnceLock<Arc<Tunnel>>> = Arc::default();
+    let own = tunnel.clone();
+    let (done, was_done) = mpsc::channel();
+    let (a, b) = pair(move |event| {
+        if let Event::HandshakeCompleted(key) = event {
+            let device = own.get().unwrap().device();
+            let mut peer = PeerUpdate::new(key);
+            peer.persistent_keepalive = Some(25);
+            device.apply(Update { peers: vec![peer], ..Update::default() }).unwrap();
+            device.apply(Update { private_key: Some(None), replace_peers: true, ..Update::default() }).unwrap();
+            device.down();
+            device.up().unwrap();
+            done.send(device.indices()).unwrap();
+        }
+    });
+    tunnel.set(a.tunnel.clone()).unwrap_or_else(|_| unreachable!());
+    assert!(a.tun.inject(&ipv4(a.inner, b.inner, 100)));
+    assert_eq!(was_done.recv_timeout(PATIENCE).unwrap(), 0);
+    in_time("stopping", move || a.tunnel.stop().unwrap());
+}
+
+/// Everything at once for a moment; then it must still work, and leave nothing behind.
+#[test]
+fn changes_of_all_kinds_while_packets_flow() {
+    let (a, b) = pair(|_| {});
+    let ends = [Arc::new(a), Arc::new(b)];
+    let [a, b] = ends.clone();
+    in_time("the commotion", move || {
+        let until = std::time::Instant::now() + Duration::from_millis(1500);
+        let busy = || std::time::Instant::now() < until;
+        thread::scope(|scope| {
+            for (from, to) in [(&a, &b), (&b, &a)] {
+                scope.spawn(move || {
+                    while busy() {
+                        from.tun.inject(&ipv4(from.inner, to.inner, 100));
+                        let _ = to.tun.take_written();
+                        thread::yield_now();
+                    }
+                });
+                scope.spawn(move || {
+                    let device = from.tunnel.device();
+                    for round in 0.. {
+                        if !busy() {
+                            break;
+                        }
+                        let (mut peer, mut private_key, mut replace_peers) = (to.peer(), None, false);
+                        match round % 6 {
+                            0 => peer.remove = true,
+                            1 => replace_peers = true,
+                            2 => private_key = Some(Some(PrivateKey::generate(&SystemRandom))),
+                            3 => private_key = Some(Some(from.private.clone())),
+                            4 => peer.persistent_keepalive = Some(round as u16 % 3),
+                            _ => {
+                                device.down();
+                                device.up().unwrap();
+                            }
+                        }
+                        let update = Update { private_key, replace_peers, peers: vec![peer], ..Update::default() };
+                        device.apply(update).unwrap();
+                        assert!(device.snapshot().peers.count() <= 1);
+                    }
+                });
+            }
+        });
+    });
+    let [a, b] = &ends;
+    for (end, other) in [(a, b), (b, a)] {
+        let private_key = Some(Some(end.private.clone()));
+        let update = Update { private_key, replace_peers: true, peers: vec![other.peer()], ..Update::default() };
+        end.tunnel.device().apply(update).unwrap();
+    }
+    let until = std::time::Instant::now() + PATIENCE;
+    let packet = ipv4(a.inner, b.inner, 333);
+    let mut arrived = false;
+    while !arrived && std::time::Instant::now() < until {
+        a.tun.inject(&packet);
+        arrived = b.tun.wait_written(Duration::from_millis(100)).contains(&packet);
+    }
+    assert!(arrived);
+    for end in &ends {
+        end.tunnel.device().apply(Update { replace_peers: true, ..Update::default() }).unwrap();
+        assert_eq!(end.tunnel.device().indices(), 0);
+        end.tunnel.stop().unwrap();
+    }
+}
