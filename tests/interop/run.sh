@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The daemon against the Linux kernel's WireGuard and against other userspace implementations.
 #
-#   run.sh [kernel|peers|all] [NAME ...]    all of them (about eight minutes), or scenarios whose names contain a NAME
+#   run.sh [kernel|peers|all] [NAME ...]    all of them (about three minutes, and more the first time), or scenarios whose names contain a NAME
 #
 # Prints "ok - check" or "FAIL - check: why" for each check as it comes, lines with # about the rest, and a count at the
 # end; the status is 0 if nothing failed. Needs root, Debian on x86-64 and Rust; installs what else it needs. Everything
@@ -25,7 +25,7 @@ esac
 
 INTEROP_DIR=${INTEROP_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/wg-embed-interop}
 PEERS=${PEERS:-$INTEROP_DIR/bin}
-BORINGTUN=0.7.1
+BORINGTUN=0.7.1 WIREGUARD_GO=v0.0.0-20260522210424-ecfc5a8d5446
 mkdir -p "$INTEROP_DIR" "$PEERS"
 
 need=()
@@ -47,7 +47,7 @@ arguments=(--daemon "$(realpath "$DAEMON")" --jobs "${JOBS:-3}")
 if [ "$WHICH" != kernel ]; then
   [ -x "$PEERS/boringtun-cli" ] || cargo install -q --version "$BORINGTUN" --root "${PEERS%/bin}" boringtun-cli
   if [ ! -x "$PEERS/wireguard-go" ] && command -v go >/dev/null; then
-    GOBIN=$PEERS go install golang.zx2c4.com/wireguard@latest
+    GOBIN=$PEERS go install golang.zx2c4.com/wireguard@$WIREGUARD_GO
     mv "$PEERS/wireguard" "$PEERS/wireguard-go"
   fi
   arguments+=(--peer "boringtun=$PEERS/boringtun-cli")

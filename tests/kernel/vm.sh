@@ -9,7 +9,8 @@
 #   vm.sh stop  DIR NETNS TAP                 ends that VM, removes its TAP, and NETNS too if start created it
 #
 # In the VM: 256 MB, 1 CPU, root, eth0 up; busybox, bash, wg, tc, ping and iperf3 on PATH; modules wireguard (with its debug
-# messages on: see `dmesg`), sch_netem and what redirects arriving packets to an ifb loaded. Nothing is installed into the host's /boot or /lib/modules.
+# messages on: see `dmesg`), sch_netem, and those that send arriving packets through an ifb, loaded. Nothing is installed
+# into the host's /boot or /lib/modules.
 # Environment: VM_TIMEOUT (seconds, default 60) bounds one `run`; VM_NICE (default 0) is qemu's niceness.
 set -euo pipefail
 
@@ -123,10 +124,11 @@ start_vm() {
   ip -n "$ns" -6 addr add fd00:18::1/64 dev "$tap" nodad
   ip -n "$ns" link set "$tap" up
   rm -f "$state.console"
+  # no_timer_check: on a busy machine the emulated timer may be late, which the kernel would take for a broken one.
   ip netns exec "$ns" nice -n "${VM_NICE:-0}" qemu-system-x86_64 \
     -accel tcg -cpu max -smp 1 -m 256 -nodefaults -no-reboot -display none \
     -kernel vmlinuz -initrd initramfs.gz \
-    -append "console=ttyS0 quiet panic=-1 log_buf_len=4M vm4=$vm4 vm6=fd00:18::2" \
+    -append "console=ttyS0 quiet panic=-1 no_timer_check log_buf_len=4M vm4=$vm4 vm6=fd00:18::2" \
     -serial "file:$state.console" \
     -netdev "tap,id=net0,ifname=$tap,script=no,downscript=no" \
     -device virtio-net-pci,netdev=net0,romfile= >"$state.log" 2>&1 </dev/null &
