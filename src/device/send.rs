@@ -217,7 +217,7 @@ impl Device {
         sent_data
     }
 
-    /// Data messages were sent: keeps the timers, and asks for a new session if this one grows old.
+    /// Data messages were sent, not before `now`: keeps the timers, and asks for a new session if this one grows old.
     fn after_sending(&self, peer: &Arc<Peer>, sent_data: bool, now: Instant) {
         let stale = {
             let mut state = lock(&peer.state);
@@ -279,11 +279,14 @@ impl Device {
             }
         };
         tracing::debug!(peer = %peer.key(), to = %endpoint.dst, "sending handshake initiation");
+        {
+            // Before it is sent: the other thread may have the answer before this one goes on.
+            let mut state = lock(&peer.state);
+            state.timers.message_sent(now);
+            state.timers.initiation_sent(now, self.jitter());
+            self.schedule(peer, &mut state);
+        }
         self.send_handshake_message(peer, endpoint, &message);
-        let mut state = lock(&peer.state);
-        state.timers.message_sent(now);
-        state.timers.initiation_sent(now, self.jitter());
-        self.schedule(peer, &mut state);
     }
 
     /// Sends an initiation or a response.

@@ -47,6 +47,7 @@ pub struct Timers {
     need_another_keepalive: bool,
     sent_lastminute_handshake: bool,
     last_handshake_message: Option<Instant>,
+    last_received: Option<Instant>,
     running: bool,
 }
 
@@ -73,10 +74,11 @@ impl Timers {
         }
     }
 
-    /// A data message with a packet in it was sent. `jitter` gives a random time below
-    /// [`REKEY_TIMEOUT_JITTER`](super::REKEY_TIMEOUT_JITTER), if one is needed.
+    /// A data message with a packet in it was sent, at or after `now`: if something was received since then, that may be
+    /// the answer. `jitter` gives a random time below [`REKEY_TIMEOUT_JITTER`](super::REKEY_TIMEOUT_JITTER), if one is
+    /// needed.
     pub fn data_sent(&mut self, now: Instant, jitter: impl FnOnce() -> Duration) {
-        if self.new_handshake.is_none() {
+        if self.new_handshake.is_none() && self.last_received.is_none_or(|last| last <= now) {
             Self::arm(self.running, &mut self.new_handshake, now + KEEPALIVE_TIMEOUT + REKEY_TIMEOUT + jitter());
         }
     }
@@ -90,15 +92,17 @@ impl Timers {
         }
     }
 
-    /// A message of any kind but a cookie reply was sent.
+    /// A message of any kind but a cookie reply was sent, at or after `now`. It acknowledges what was received until
+    /// then.
     pub fn message_sent(&mut self, now: Instant) {
-        self.send_keepalive = None;
+        self.send_keepalive.take_if(|at| *at <= now + KEEPALIVE_TIMEOUT);
         self.message_passed(now);
     }
 
     /// An authentic message of any kind but a cookie reply was received.
     pub fn message_received(&mut self, now: Instant) {
         self.new_handshake = None;
+        self.last_received = Some(now);
         self.message_passed(now);
     }
 
@@ -271,6 +275,18 @@ mod tests {
         assert_idle(&mut t);
         t.data_sent(START + secs(2), || Duration::ZERO);
         assert_next(&mut t, secs(17), Action::RenewHandshake);
+    }
+
+    /// What is sent is reported when it is on its way; the other thread may have the answer by then.
+    #[test]
+    fn an_answer_may_be_reported_before_what_it_answers() {
+        let mut t = running();
+        t.message_received(START + secs(1));
+        t.data_received(START + secs(1));
+        t.message_sent(START);
+        t.data_sent(START, || JITTER);
+        assert_next(&mut t, secs(11), Action::SendKeepalive);
+        assert_idle(&mut t);
     }
 
     #[test]

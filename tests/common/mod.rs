@@ -11,7 +11,10 @@ use std::{
 };
 
 use wg_embed::{
-    bind::mem::{Datagram, MemBind, MemNetwork},
+    bind::{
+        Bind,
+        mem::{Datagram, MemBind, MemNetwork},
+    },
     config::{AllowedIpUpdate, PeerUpdate, Update, snapshot::PeerSnapshot},
     device::{Device, Event, Inbound, Options, Outbound},
     key::{PrivateKey, PublicKey},
@@ -62,11 +65,12 @@ impl World {
 
     /// A node with a random source of its own.
     pub fn node_with(&self, n: u8, random: Arc<dyn Random>) -> Node {
-        self.node_of(n, Options { random, ..Options::default() })
+        self.node_of(n, Options { random, ..Options::default() }, |bind| bind)
     }
 
-    /// A node whose clock and events are the world's, and whose other options are these.
-    pub fn node_of(&self, n: u8, options: Options) -> Node {
+    /// A node whose clock and events are the world's, and whose other options are these; the device's bind is what
+    /// `wrap` makes of that of the network.
+    pub fn node_of(&self, n: u8, options: Options, wrap: impl FnOnce(Arc<MemBind>) -> Arc<dyn Bind>) -> Node {
         let address = IpAddr::from([192, 0, 2, n]);
         let (tun, handle) = MemTun::new(&format!("wg{n}"), MTU);
         let bind = self.net.bind(address);
@@ -74,7 +78,7 @@ impl World {
         let sink = events.clone();
         let options =
             Options { clock: self.clock.clone(), events: Box::new(move |e| sink.lock().unwrap().push(e)), ..options };
-        let device = Device::new(Arc::new(tun), bind.clone(), options);
+        let device = Device::new(Arc::new(tun), wrap(bind.clone()), options);
         let private = PrivateKey::generate(&SystemRandom);
         let node = Node {
             device,
@@ -194,7 +198,12 @@ impl Node {
     /// Does what can be done now; returns how much that was.
     pub fn step(&self) -> usize {
         let out = self.device.outbound(&mut self.outbound.lock().unwrap()).unwrap();
-        out + self.device.inbound(&mut self.inbound.lock().unwrap()).unwrap()
+        out + self.receive()
+    }
+
+    /// The same in one direction only.
+    pub fn receive(&self) -> usize {
+        self.device.inbound(&mut self.inbound.lock().unwrap()).unwrap()
     }
 
     /// Hands an inner packet for `other` to the interface.

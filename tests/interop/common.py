@@ -32,20 +32,24 @@ def all_combinations(t, make_pair):
 
 
 def watch_rekey(t, first, second):
-    """One ping a second for 135 s, past the rekey at 120 s."""
+    """One ping a second past the rekey at 120 s."""
     with t.check("the first ping", vital=True):
         first.expect_pings(second, count=1)
     ends = [(a, b) for a, b in ((first, second), (second, first)) if a.is_exact]
-    before = [a.peer(b).handshake for a, b in ends]
-    with t.check("135 s of pings, none lost, and one new session") as note:
-        lost = []
-        start = time.monotonic()
-        while time.monotonic() - start < 135:
+    handshakes = lambda: [a.peer(b).handshake for a, b in ends]
+    began = handshakes()
+    with t.check("140 s of pings, none lost, and one new session") as note:
+        lost, start = [], time.monotonic()
+        while time.monotonic() - start < 140:
             got = first.ping(second, count=5, more="-i 1")
             if got < 5:
                 lost.append(f"{5 - got} at {time.monotonic() - start:.0f} s")
-        ages = [a.peer(b).handshake - then for (a, b), then in zip(ends, before)]
-        note.text = f"at {ages[0]} s"
+            if time.monotonic() - start < 15:
+                settled = handshakes()
         expect(not lost, f"lost {lost}")
+        # wireguard-go may repeat its first handshake once or twice, if the answer comes before it has set its timer.
+        expect(first.label != "daemon" or settled == began, f"ours began again after {settled[0] - began[0]} s")
+        ages = [now - then for now, then in zip(handshakes(), settled)]
+        note.text = f"at {ages[0]} s"
         # Whole seconds, and the first ping may have come late.
         expect(all(118 <= age <= 127 for age in ages), f"the last handshakes are {ages} s after the first")

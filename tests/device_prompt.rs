@@ -1,0 +1,122 @@
+//! Answers that are there before `send` returns: a device has two threads, and the one that sends may be held up while
+//! the other receives. Here this happens every time.
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test may fail loudly")]
+
+mod common;
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use common::{Node, World, times};
+use wg_embed::{
+    bind::{Bind, RecvBatch, SendReport, Transmit, mem::MemBind},
+    device::Options,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What happens before the next `send` returns.
+type Meanwhile = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
+
+/// A bind whose `send` may return late.
+struct Late {
+    bind: Arc<MemBind>,
+    meanwhile: Meanwhile,
+}
+
+impl Bind for Late {
+    fn send(&self, batch: &[Transmit<'_>]) -> SendReport {
+        let report = self.bind.send(batch);
+        let meanwhile = self.meanwhile.lock().unwrap().take();
+        if let Some(meanwhile) = meanwhile {
+            meanwhile();
+        }
+        report
+    }
+
+    fn open(&self, port: u16) -> io::Result<u16> {
+        self.bind.open(port)
+    }
+
+    fn close(&self) {
+        self.bind.close();
+    }
+
+    fn set_mark(&self, mark: u32) -> io::Result<()> {
+        self.bind.set_mark(mark)
+    }
+
+    fn wait(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.bind.wait(timeout)
+    }
+
+    fn wake(&self) {
+        self.bind.wake();
+    }
+
+    fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
+        self.bind.recv(batch)
+    }
+
+    fn zone_index(&self, zone: &str) -> Option<u32> {
+        self.bind.zone_index(zone)
+    }
+}
+
+/// Two nodes that know each other; the first one's `send` can be late.
+fn late_pair(world: &World) -> (Arc<Node>, Arc<Node>, Meanwhile) {
+    let meanwhile = Meanwhile::default();
+    let late = |bind| Arc::new(Late { bind, meanwhile: meanwhile.clone() }) as Arc<dyn Bind>;
+    let (a, b) = (world.node_of(1, Options::default(), late), world.node(2));
+    a.add_peer(&b, |_| {});
+    b.add_peer(&a, |_| {});
+    (Arc::new(a), Arc::new(b), meanwhile)
+}
+
+/// Lets `a` send a packet that `b` answers, with a packet of its own if it has a session, before the `send` returns.
+fn send_late(world: &World, a: &Arc<Node>, b: &Arc<Node>, meanwhile: &Meanwhile, answer: bool) {
+    let (clock, here, there) = (world.clock.clone(), a.clone(), b.clone());
+    *meanwhile.lock().unwrap() = Some(Box::new(move || {
+        clock.advance(Duration::from_micros(50));
+        if answer {
+            there.send_to(&here, 100);
+        }
+        while there.step() > 0 {}
+        clock.advance(Duration::from_micros(50));
+        while here.receive() > 0 {}
+    }));
+    a.send_to(b, 100);
+    world.settle(&[a, b]);
+    assert!(meanwhile.lock().unwrap().is_none());
+    assert_eq!(b.received().len(), 1);
+    assert_eq!(a.received().len(), usize::from(answer));
+}
+
+#[test]
+fn an_initiation_that_was_answered_meanwhile_is_not_retried() {
+    let world = World::new();
+    let (a, b, meanwhile) = late_pair(&world);
+    send_late(&world, &a, &b, &meanwhile, false);
+    assert_eq!(world.sent_types(), [1, 2, 4]);
+    let seen = world.watch(60 * SECOND, &[&a, &b]);
+    assert_eq!(times(&seen, &a, 1).len() + times(&seen, &b, 1).len(), 0);
+}
+
+#[test]
+fn data_that_was_answered_meanwhile_is_not_missed_and_the_answer_is_acknowledged() {
+    let world = World::new();
+    let (a, b, meanwhile) = late_pair(&world);
+    a.send_to(&b, 100);
+    world.watch(20 * SECOND, &[&a, &b]);
+    b.received();
+
+    send_late(&world, &a, &b, &meanwhile, true);
+    assert_eq!(world.sent_types(), [4, 4]);
+    let seen = world.watch(60 * SECOND, &[&a, &b]);
+    assert_eq!(times(&seen, &a, 1).len(), 0, "nothing is missing");
+    assert_eq!(times(&seen, &b, 1).len(), 0, "b has been told that its packet arrived");
+    assert_eq!(times(&seen, &a, 0).len(), 1);
+}
