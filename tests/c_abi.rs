@@ -5,9 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{
-    env,
-    ffi::OsStr,
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -119,7 +117,7 @@ fn only_the_known_symbols_are_exported() {
         return;
     };
     let library = libraries().join("libwg_embed.so");
-    let output = Command::new(nm).args([OsStr::new("-D"), OsStr::new("--defined-only"), library.as_os_str()]).output();
+    let output = Command::new(nm).args(["-D", "--defined-only"]).arg(library).output();
     let mut exported: Vec<String> = String::from_utf8(output.unwrap().stdout)
         .unwrap()
         .lines()
