@@ -1,6 +1,6 @@
 //! Answers that are there before `send` returns: a device has two threads, and the one that sends may be held up while
 //! the other receives. Here this happens every time.
-#![allow(clippy::unwrap_used, missing_docs, reason = "a test may fail loudly")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test may fail loudly")]
 
 mod common;
 
