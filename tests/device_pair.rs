@@ -39,7 +39,7 @@ fn an_idle_pair_sends_one_keepalive_and_then_nothing() {
 fn at_the_memory_limit_packets_are_dropped_and_counted_and_the_tunnel_still_comes_up() {
     let world = World::new();
     // Two packets on top of the fixed buffers.
-    let a = world.node_of(1, Options { memory: FIXED_MEMORY + 2 * 1452, ..Options::default() });
+    let a = world.node_of(1, Options { memory: FIXED_MEMORY + 2 * 1452, ..Options::default() }, |bind| bind);
     let (b, c) = (world.node(2), world.node(3));
     for (from, to) in [(&a, &b), (&b, &a), (&a, &c), (&c, &a)] {
         from.add_peer(to, |_| {});

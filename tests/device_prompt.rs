@@ -70,7 +70,7 @@ impl Bind for Late {
 fn late_pair(world: &World) -> (Arc<Node>, Arc<Node>, Meanwhile) {
     let meanwhile = Meanwhile::default();
     let late = |bind| Arc::new(Late { bind, meanwhile: meanwhile.clone() }) as Arc<dyn Bind>;
-    let (a, b) = (world.node_on(1, Options::default(), late), world.node(2));
+    let (a, b) = (world.node_of(1, Options::default(), late), world.node(2));
     a.add_peer(&b, |_| {});
     b.add_peer(&a, |_| {});
     (Arc::new(a), Arc::new(b), meanwhile)

@@ -65,16 +65,12 @@ impl World {
 
     /// A node with a random source of its own.
     pub fn node_with(&self, n: u8, random: Arc<dyn Random>) -> Node {
-        self.node_of(n, Options { random, ..Options::default() })
+        self.node_of(n, Options { random, ..Options::default() }, |bind| bind)
     }
 
-    /// A node whose clock and events are the world's, and whose other options are these.
-    pub fn node_of(&self, n: u8, options: Options) -> Node {
-        self.node_on(n, options, |bind| bind)
-    }
-
-    /// The same; the device's bind is what `wrap` makes of that of the network.
-    pub fn node_on(&self, n: u8, options: Options, wrap: impl FnOnce(Arc<MemBind>) -> Arc<dyn Bind>) -> Node {
+    /// A node whose clock and events are the world's, and whose other options are these; the device's bind is what
+    /// `wrap` makes of that of the network.
+    pub fn node_of(&self, n: u8, options: Options, wrap: impl FnOnce(Arc<MemBind>) -> Arc<dyn Bind>) -> Node {
         let address = IpAddr::from([192, 0, 2, n]);
         let (tun, handle) = MemTun::new(&format!("wg{n}"), MTU);
         let bind = self.net.bind(address);
