@@ -1,0 +1,141 @@
+#!/usr/bin/env bash
+# Compiles for every platform, and runs the tests of those that can be emulated. docs/platforms.md says what that proves.
+#
+#     .ci/cross.sh           both of these
+#     .ci/cross.sh check     the oldest Rust; clippy for each target (rustup, clang)
+#     .ci/cross.sh test      tests on musl, on arm64 under qemu, on Windows under Wine
+#
+# For a Debian machine with rustup, as root. It installs what it needs (packages, Rust targets); a target that cannot be
+# had is skipped, and the reason printed.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
+export CARGO_TERM_COLOR=never DEBIAN_FRONTEND=noninteractive
+# What is compiled out on one platform must not leave an unused import behind.
+export RUSTFLAGS=-Dwarnings
+export CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=0 PROPTEST_CASES=${PROPTEST_CASES:-64}
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/cross
+work=$CARGO_TARGET_DIR/work
+mkdir -p "$work/include"
+failed=0
+
+report() { printf '%-5s %-40s %5s s  %s\n' "$1" "$2" "$((SECONDS - begin))" "${3:-}"; }
+
+remarks() {
+  awk '/^test result/ { ok += $4; out += $12 } END { if (ok) print ok " passed, " out " left out" }' "$work/log"
+  [ "$rust" = "$usual" ] || echo "with Rust $rust, as $usual has no such target"
+}
+
+# step NAME NEED COMMAND...: NEED gets what COMMAND cannot do without. One line comes out, and the log if COMMAND fails.
+step() {
+  local name=$1 need=$2 begin=$SECONDS
+  shift 2
+  if ! eval "$need" >"$work/log" 2>&1; then
+    report skip "$name" "$(grep -im 1 error "$work/log" || echo "failed: $need")"
+  elif "$@" >"$work/log" 2>&1; then
+    report ok "$name" "$(remarks)"
+  else
+    report FAIL "$name"
+    tail -n 60 "$work/log"
+    failed=1
+  fi
+}
+
+packages() {
+  dpkg -s "$@" >/dev/null 2>&1 && return
+  [ -n "${updated:-}" ] || apt-get update -q
+  updated=1
+  apt-get install -y -q --no-install-recommends "$@"
+}
+
+# The Rust that has TARGET's standard library: the usual one, or else the oldest that will do.
+rust_for() {
+  for rust in "$usual" "$oldest"; do
+    rustup target add --toolchain "$rust" "$1" && return
+  done
+}
+
+# Of ring's C no more is asked than that it compiles: clang does that for every target, without any system's headers.
+clippy() {
+  local target=$1 lint=clippy flags="-ffreestanding -nostdlibinc -DRING_CORE_NOSTDLIBINC=1 -isystem $work/include"
+  shift
+  case $target in armv7-*) flags+=" --target=armv7a-linux-androideabi" ;; esac # clang does not know Rust's name.
+  [ "$rust" = "$usual" ] || lint=check # An old clippy knows less, and warns of other things.
+  # SDKROOT: or else xcrun is asked for one.
+  env SDKROOT="$work" "CC_${target//-/_}=clang" "AR_${target//-/_}=ar" "CFLAGS_${target//-/_}=$flags" \
+    cargo "+$rust" "$lint" -q --locked "$@" --target "$target"
+}
+: >"$work/include/TargetConditionals.h" # Apple's; ring asks for it and can do without what is in it.
+
+# What needs neither root nor a TUN.
+suites=(--lib)
+for suite in device_pair kernel_traces noise_traps boringtun_interop snow_transcripts uapi_vectors; do
+  suites+=(--test "$suite")
+done
+
+# tests TARGET CC LINKER RUNNER [argument of libtest]...
+tests() {
+  local target=$1 upper=${1//-/_}
+  upper=${upper^^}
+  env "CC_${target//-/_}=$2" "CARGO_TARGET_${upper}_LINKER=$3" "CARGO_TARGET_${upper}_RUNNER=$4" \
+    timeout 600 cargo "+$rust" test --locked --target "$target" "${suites[@]}" -- "${@:5}"
+}
+
+wine_prefix() {
+  export WINEPREFIX=$work/wine WINEDEBUG=-all WINEDLLOVERRIDES="mscoree,mshtml="
+  local shim=$WINEPREFIX/drive_c/windows/system32/bcryptprimitives.dll
+  [ -d "$WINEPREFIX" ] || { wineboot -i && wineserver -w; } || return
+  # Rust takes its randomness from there, and Wine 8 does not have it.
+  [ -e "$shim" ] || x86_64-w64-mingw32-gcc -shared -O2 -s -o "$shim" -x c - -ladvapi32 <<'C'
+#include <windows.h>
+BOOLEAN NTAPI SystemFunction036(PVOID, ULONG);
+__declspec(dllexport) BOOL WINAPI ProcessPrng(PBYTE data, SIZE_T len) { return SystemFunction036(data, (ULONG)len); }
+C
+}
+
+check_all() {
+  local target
+  step "check with Rust $oldest" true cargo "+$oldest" check -q --locked --lib --bins
+  for target in x86_64-unknown-linux-musl aarch64-unknown-linux-gnu aarch64-linux-android armv7-linux-androideabi \
+    aarch64-apple-ios; do
+    step "clippy $target" "packages clang && rust_for $target" clippy "$target" --lib --bins
+  done
+  # With the tests: these two stand for what is not Linux.
+  for target in aarch64-apple-darwin x86_64-pc-windows-gnu; do
+    step "clippy $target, tests too" "packages clang && rust_for $target" clippy "$target" --lib --bins --tests
+  done
+}
+
+test_all() {
+  local target=x86_64-unknown-linux-musl
+  step "test $target" "packages musl-tools && rust_for $target" tests $target musl-gcc cc env
+  target=aarch64-unknown-linux-gnu
+  # qemu does not tell a program that another one, like wg(8), is not installed.
+  step "test $target" \
+    "packages gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static && rust_for $target" \
+    tests $target aarch64-linux-gnu-gcc aarch64-linux-gnu-gcc "qemu-aarch64-static -L /usr/aarch64-linux-gnu" \
+    --skip wg_understands_ours
+  target=x86_64-pc-windows-gnu
+  # Wine does not know an option of IPv4 sockets that quinn-udp reads (IPV6_V6ONLY): what opens sockets is left out.
+  step "test $target" \
+    "packages gcc-mingw-w64-x86-64-win32 wine64 wine && rust_for $target && wine_prefix" \
+    tests $target x86_64-w64-mingw32-gcc x86_64-w64-mingw32-gcc wine --skip bind::udp:: --skip ours_answers_as_written
+}
+
+command -v rustup >/dev/null || { echo "cross.sh: needs rustup: https://rustup.rs"; exit 1; }
+prepare() {
+  oldest=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
+  packages gcc libc6-dev && rustup toolchain install --profile minimal "$oldest" || return
+  rustup show active-toolchain || rustup default stable || return
+  usual=$(rustup show active-toolchain | cut -d ' ' -f 1) rust=$usual
+  rustup component add --toolchain "$usual" clippy
+}
+
+prepare >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
+case ${1:-all} in
+  check) check_all ;;
+  test) test_all ;;
+  all) check_all && test_all ;;
+  *) echo "usage: .ci/cross.sh [check|test]" && exit 2 ;;
+esac
+echo "all in $SECONDS s"
+exit $failed
