@@ -90,7 +90,7 @@ fn configuration(c: &mut Criterion) {
     let text = uapi::set_text(&update);
     let mut group = c.benchmark_group("10,000 peers");
     group.sample_size(20);
-    group.bench_function("parse a set", |t| t.iter(|| uapi::parse_set(&text).unwrap()));
+    group.bench_function("parse a set", |t| t.iter(|| uapi::parse_set(&text, uapi::Limits::default()).unwrap()));
     group.bench_function("apply", |t| {
         t.iter_batched(|| (device(), update.clone()), |(d, u)| d.apply(u).map(|()| d), BatchSize::PerIteration);
     });

@@ -235,7 +235,7 @@ typedef struct wg_options_t {
    */
   uint32_t mtu;
   /**
-   * The largest number of peers: up to 65536, or 0 for 65536.
+   * The largest number of peers: up to 16777216, or 0 for 65536. Each takes about 1 KiB.
    */
   uint32_t max_peers;
 } wg_options_t;

@@ -54,7 +54,7 @@ use staged::Budget;
 use timers::Deadlines;
 
 /// Peers of a device, unless [`Options::max_peers`] says otherwise; wireguard-go's number.
-pub const DEFAULT_MAX_PEERS: usize = 1 << 16;
+pub const DEFAULT_MAX_PEERS: usize = crate::config::MAX_PEERS;
 
 /// Memory of a device, unless [`Options::memory`] says otherwise.
 pub const DEFAULT_MEMORY: usize = 4 << 20;
@@ -186,6 +186,12 @@ impl Device {
     #[must_use]
     pub const fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// The largest number of peers.
+    #[must_use]
+    pub const fn max_peers(&self) -> usize {
+        self.max_peers
     }
 
     /// The interface's MTU.

@@ -26,7 +26,7 @@ pub struct wg_options_t {
     pub fd_ownership: u32,
     /// The MTU if `tun_fd` cannot be asked for it: 576 to 65535, or 0 for 1420.
     pub mtu: u32,
-    /// The largest number of peers: up to 65536, or 0 for 65536.
+    /// The largest number of peers: up to 16777216, or 0 for 65536. Each takes about 1 KiB.
     pub max_peers: u32,
     // No padding, here or at the end: what an older caller has there would be read as the fields that follow later.
 }

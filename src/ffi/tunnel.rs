@@ -19,7 +19,7 @@ use crate::{
     config::Update,
     device::{DEFAULT_MAX_PEERS, Event, Options, Tunnel},
     error::{Error, ErrorKind, Result},
-    uapi,
+    uapi::{self, Limits},
 };
 
 /// Whose a descriptor is.
@@ -37,6 +37,9 @@ pub use wg_fd_ownership_t::*;
 
 // The header says so.
 const _: () = assert!(DEFAULT_MAX_PEERS == 65_536);
+
+/// The most that `max_peers` may be: at about 1 KiB a peer, as much as fits into the memory of a large machine.
+const MOST_PEERS: usize = 1 << 24;
 
 /// MTUs that an app may name.
 const MTUS: std::ops::RangeInclusive<u32> = 576..=65_535;
@@ -113,10 +116,10 @@ unsafe fn turn_on(options: &wg_options_t, text: &str) -> Result<i32> {
     };
     let max_peers = match options.max_peers as usize {
         0 => DEFAULT_MAX_PEERS,
-        peers if peers <= DEFAULT_MAX_PEERS => peers,
-        peers => return Err(Error::invalid(format!("max_peers is {peers}, more than {DEFAULT_MAX_PEERS}"))),
+        peers if peers <= MOST_PEERS => peers,
+        peers => return Err(Error::invalid(format!("max_peers is {peers}, more than {MOST_PEERS}"))),
     };
-    let update = uapi::parse_set(text)?;
+    let update = uapi::parse_set(text, Limits::for_peers(max_peers))?;
     let lent = Lent::new(options.tun_fd)?;
     let handle = handle::reserve()?;
     let dispatch = log::dispatch_of(handle);
@@ -190,7 +193,8 @@ pub unsafe extern "C" fn wg_set_config(handle: i32, uapi: *const c_char) -> wg_r
         // SAFETY: the caller's contract is the same.
         let text = unsafe { borrow_text(uapi, "uapi") }?;
         entry.check_running()?;
-        entry.tunnel.device().apply(uapi::parse_set(text)?)
+        let device = entry.tunnel.device();
+        device.apply(uapi::parse_set(text, Limits::for_peers(device.max_peers()))?)
     })
 }
 

@@ -339,7 +339,7 @@ mod tests {
     proptest! {
         #[test]
         fn an_update_survives_text(update in updates()) {
-            prop_assert_eq!(parse_set(&set_text(&update)).unwrap(), update);
+            prop_assert_eq!(parse_set(&set_text(&update), crate::uapi::Limits::default()).unwrap(), update);
         }
     }
 }

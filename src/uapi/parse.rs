@@ -33,9 +33,18 @@ pub struct Limits {
     pub bytes: usize,
 }
 
+impl Limits {
+    /// What a request about `peers` peers needs: as many lines, and 1 KiB for each, or the default if that is more.
+    #[must_use]
+    pub const fn for_peers(peers: usize) -> Self {
+        let most = if peers > MAX_PEERS { peers } else { MAX_PEERS };
+        Self { peers, bytes: most.saturating_mul(1024) }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
-        Self { peers: MAX_PEERS, bytes: MAX_PEERS * 1024 }
+        Self::for_peers(MAX_PEERS)
     }
 }
 
@@ -236,15 +245,15 @@ pub(super) fn is_blank(line: &[u8]) -> bool {
     matches!(line, b"" | b"\r")
 }
 
-/// Reads a bare config text: the lines between `set=1` and the empty line, under the default [`Limits`].
+/// Reads a bare config text: the lines between `set=1` and the empty line.
 ///
 /// Like wireguard-go's `IpcSet`, of which this is the counterpart, it does not know a `set=1` line. Empty lines may
 /// follow at the end. Text behind an empty line, which wireguard-go ignores in silence, is refused.
 ///
 /// # Errors
 /// As [`Parser::line`]; `Protocol` for text behind an empty line.
-pub fn parse_set(text: &str) -> Result<Update> {
-    let mut parser = Parser::new(Limits::default());
+pub fn parse_set(text: &str, limits: Limits) -> Result<Update> {
+    let mut parser = Parser::new(limits);
     // Not `str::lines`: of two carriage returns it would hide one from the parser.
     let mut lines = text.split('\n').map(str::as_bytes);
     for line in lines.by_ref().take_while(|line| !is_blank(line)) {
@@ -270,7 +279,7 @@ mod tests {
     }
 
     fn kind(text: &str) -> ErrorKind {
-        parse_set(text).unwrap_err().kind()
+        parse_set(text, Limits::default()).unwrap_err().kind()
     }
 
     fn change(text: &str) -> AllowedIpUpdate {
@@ -280,7 +289,7 @@ mod tests {
 
     /// The only peer of a request that names A and then has these lines.
     fn peer(lines: &str) -> PeerUpdate {
-        let mut update = parse_set(&format!("public_key={A}\n{lines}\n")).unwrap();
+        let mut update = parse_set(&format!("public_key={A}\n{lines}\n"), Limits::default()).unwrap();
         assert_eq!(update.peers.len(), 1);
         update.peers.remove(0)
     }
@@ -288,13 +297,16 @@ mod tests {
     #[test]
     fn a_whole_request_is_read() {
         let own = "e84b5a6d2717c1003a13b431570353dbaca9146cf150c5f8575680feba52027a";
-        let update = parse_set(&format!(
-            "private_key={own}\nfwmark=7\nlisten_port=12912\r\nreplace_peers=true\n\
+        let update = parse_set(
+            &format!(
+                "private_key={own}\nfwmark=7\nlisten_port=12912\r\nreplace_peers=true\n\
              public_key={A}\nupdate_only=true\npreshared_key={B}\nreplace_allowed_ips=true\n\
              allowed_ip=192.168.4.4/32\nallowed_ip=-10.9.9.9/8\nendpoint=[abcd:23::33%2]:51820\n\
              persistent_keepalive_interval=25\nprotocol_version=1\n\
              public_key={B}\nremove=true\n\n\n"
-        ));
+            ),
+            Limits::default(),
+        );
         let expected = Update {
             private_key: Some(Some(PrivateKey::from_hex(own).unwrap())),
             listen_port: Some(12912),
@@ -319,13 +331,13 @@ mod tests {
     #[test]
     fn nothing_is_a_request_too() {
         for text in ["", "\n", "\r\n\n"] {
-            assert_eq!(parse_set(text).unwrap(), Update::default());
+            assert_eq!(parse_set(text, Limits::default()).unwrap(), Update::default());
         }
     }
 
     #[test]
     fn a_zero_private_key_clears_it() {
-        let update = parse_set(&format!("private_key={}", "0".repeat(64))).unwrap();
+        let update = parse_set(&format!("private_key={}", "0".repeat(64)), Limits::default()).unwrap();
         assert_eq!(update.private_key, Some(None));
     }
 
@@ -351,7 +363,7 @@ mod tests {
 
     #[test]
     fn the_same_peer_twice_is_two_changes() {
-        let update = parse_set(&format!("public_key={A}\nremove=true\npublic_key={A}\n")).unwrap();
+        let update = parse_set(&format!("public_key={A}\nremove=true\npublic_key={A}\n"), Limits::default()).unwrap();
         assert_eq!(update.peers.iter().map(|p| p.remove).collect::<Vec<_>>(), [true, false]);
     }
 
@@ -369,7 +381,7 @@ mod tests {
             ),
             (format!("public_key={A}\nlisten_port=1"), "line 2: listen_port: no such key behind a public_key"),
         ] {
-            let error = parse_set(&text).unwrap_err().to_string();
+            let error = parse_set(&text, Limits::default()).unwrap_err().to_string();
             assert_eq!(error, message);
         }
     }
@@ -422,7 +434,7 @@ mod tests {
             ("(private_key|listen_port|fwmark|replace_peers|public_key|endpoint|allowed_ip|remove|update_only)?",
              "=?", "(true|[0-9a-f]{64}|[0-9a-f.:/%-]{0,20}|\\PC{0,9})"), 0..9)) {
             let text: String = lines.iter().map(|(k, e, v)| format!("{k}{e}{v}\n")).collect();
-            let _ = parse_set(&text);
+            let _ = parse_set(&text, Limits::default());
         }
     }
 }
