@@ -24,7 +24,10 @@ impl Budget {
     /// Copies a packet, with the space that a data message needs around it. `None` if it would take too much.
     pub(super) fn stage(self: &Arc<Self>, message: &[u8]) -> Option<StagedMessage> {
         let size = message.len();
-        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(size)).ok()?;
+        let take = |left: usize| left.checked_sub(size);
+        #[allow(deprecated, reason = "its new name, try_update, came with Rust 1.95")]
+        let taken = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        taken.ok()?;
         Some(StagedMessage { bytes: message.into(), budget: Some(self.clone()) })
     }
 }
