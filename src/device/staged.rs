@@ -25,7 +25,7 @@ impl Budget {
     pub(super) fn stage(self: &Arc<Self>, message: &[u8]) -> Option<StagedMessage> {
         let size = message.len();
         let take = |left: usize| left.checked_sub(size);
-        #[allow(deprecated, reason = "its new name, try_update, came with Rust 1.95")]
+        #[allow(deprecated, reason = "Rust 1.88 does not have its new name, try_update")]
         let taken = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
         taken.ok()?;
         Some(StagedMessage { bytes: message.into(), budget: Some(self.clone()) })
