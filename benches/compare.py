@@ -66,23 +66,13 @@ def median(values):
     return statistics.median(values) if values else None
 
 
-def first(result, path):
-    """The median over rounds of what `path` finds in each."""
-    values = []
-    for entry in path(result):
-        if entry is not None:
-            values.append(entry)
-    return median(values)
-
-
 # title, what to find in a result, format
 RESOURCES = [
-    ("resident, idle, MiB", lambda r: [x["info"]["mem_idle"][0]["rss_kb"] / 1024 for x in r["rounds"] if "info" in x], "{:.1f}"),
-    ("resident, peak under load, MiB", lambda r: [max(m["hwm_kb"] for m in x["mem_after"]) / 1024 for x in r["rounds"] if "mem_after" in x], "{:.1f}"),
+    ("resident, idle, MiB", lambda r: [x["info"]["mem_idle"][0]["rss_kb"] / 1024 for x in r["rounds"] if x.get("info", {}).get("mem_idle")], "{:.1f}"),
+    ("resident, peak under load, MiB", lambda r: [max(m["hwm_kb"] for m in x["mem_after"]) / 1024 for x in r["rounds"] if x.get("mem_after")], "{:.1f}"),
     ("context switches in 30 s, idle with a session", lambda r: [x["ctxsw_30s_per_daemon"] for x in r.get("idle", [])], "{:.0f}"),
     ("CPU in 30 s, idle, ms", lambda r: [x["cpu_ms_30s_per_daemon"] for x in r.get("idle", [])], "{:.2f}"),
     ("setconf of 50,000 peers, s", lambda r: [x.get("50000", {}).get("setconf_s") for x in r.get("scale", [])], "{:.2f}"),
-    ("of that, CPU of the daemon, s", lambda r: [x.get("50000", {}).get("daemon_cpu_s") for x in r.get("scale", [])], "{:.2f}"),
     ("resident with 50,000 peers, MiB", lambda r: [(x.get("50000", {}).get("rss_kb") or 0) / 1024 or None for x in r.get("scale", [])], "{:.0f}"),
     ("CPU with 50,000 idle peers, ms/s", lambda r: [x.get("50000", {}).get("idle_cpu_ms_per_s") for x in r.get("scale", [])], "{:.2f}"),
     ("stripped binary, KiB", lambda r: [(r.get("binary") or {}).get("stripped_bytes", 0) / 1024 or None], "{:.0f}"),
@@ -103,7 +93,7 @@ def table(results, names):
                 cells.append(f"{form.format(value * scale)} ({ours / value:.2f})")
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     for title, path, form in RESOURCES:
-        values = [first(results[name], path) for name in names]
+        values = [median([v for v in path(results[name]) if v is not None]) for name in names]
         lines.append(f"| {title} | " + " | ".join("-" if v is None else form.format(v) for v in values) + " |")
     return "\n".join(lines)
 
@@ -148,8 +138,6 @@ def render(out):
         "-" if (v := median(samples(results[n], test, key))) is None else form.format(v * scale) for n in plain) + " |"
         for t, test, key, scale, form, _ in FIGURES[:6]]
     fields["PLAIN"] = "\n".join(["| | " + " | ".join(plain) + " |", "|---|" + "---|" * len(plain)] + without)
-    micro = os.path.join(out, "micro.md")  # what the criterion and many_peers benchmarks printed, as a table
-    fields["MICRO"] = open(micro).read() if os.path.exists(micro) else ""
     for name, value in fields.items():
         text = text.replace(f"@{name}@", str(value))
     with open(os.path.join(ROOT, "docs/performance.md"), "w") as f:
