@@ -58,3 +58,23 @@ fn at_the_memory_limit_packets_are_dropped_and_counted_and_the_tunnel_still_come
     world.settle(&[&a, &b, &c]);
     assert_eq!(c.received().len(), 1, "the session is there, and the memory free again");
 }
+
+/// Keepalives come to the nanosecond here, so two ends whose handshakes cross once would cross for ever.
+#[test]
+fn ends_that_begin_in_the_same_moment_do_not_undo_each_other_for_ever() {
+    for seconds in [1, 4, 5, 6, 25] {
+        let world = World::new();
+        let (a, b) = world.pair();
+        world.net.set_filter(|_| Action::Drop);
+        for (from, to) in [(&a, &b), (&b, &a)] {
+            from.change_peer(to, |p| p.persistent_keepalive = Some(seconds));
+        }
+        world.pass(Duration::from_secs(180), &[&a, &b]);
+        world.net.clear_filter();
+        // Three tries for each, and the longest silence after giving up.
+        world.pass(Duration::from_secs(if seconds == 25 { 45 } else { 20 }), &[&a, &b]);
+        let known = |e: &Event| matches!(e, Event::HandshakeCompleted(_));
+        assert!(a.events.lock().unwrap().iter().any(known), "keepalives every {seconds} s");
+        assert!(b.events.lock().unwrap().iter().any(known), "keepalives every {seconds} s");
+    }
+}

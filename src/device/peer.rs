@@ -114,6 +114,13 @@ impl State {
         moved
     }
 
+    /// Whether a keepalive could only begin a handshake that is under way already. Its next try comes by itself, at a
+    /// random moment; keepalives of two ends at the interval of the retries (5 s) or below would begin theirs in the
+    /// same moment again and again, and undo each other's.
+    pub(super) fn keepalive_is_idle(&self, now: Instant) -> bool {
+        self.timers.is_retrying() && !self.sessions.current.as_ref().is_some_and(|s| s.may_send(now))
+    }
+
     /// Whether it is time for a new session after a packet was sent: the current one is worn, or old and ours to renew.
     pub(super) fn is_stale_for_sending(&self, now: Instant) -> bool {
         self.sessions.current.as_ref().is_some_and(|s| {

@@ -313,7 +313,16 @@ impl Device {
                 peer.forget_source();
                 self.initiate(peer, Reason::Fresh, now);
             }
-            Action::SendKeepalive | Action::SendPersistentKeepalive => self.send_keepalive(peer, now),
+            Action::SendKeepalive => self.send_keepalive(peer, now),
+            Action::SendPersistentKeepalive => {
+                let mut state = lock(&peer.state);
+                if state.keepalive_is_idle(now) {
+                    // It is a reason to go on trying all the same.
+                    return state.timers.handshake_wanted();
+                }
+                drop(state);
+                self.send_keepalive(peer, now);
+            }
             Action::WipeKeys => {
                 tracing::debug!(peer = %peer.key(), "wiping the keys of an old session");
                 if self.wipe_keys(peer) {

@@ -119,6 +119,12 @@ impl Timers {
         self.last_handshake_message.is_none_or(|last| now.since(last) >= REKEY_TIMEOUT)
     }
 
+    /// Whether an initiation waits for its answer, and will be sent again without one.
+    #[must_use]
+    pub const fn is_retrying(&self) -> bool {
+        self.retransmit_handshake.is_some()
+    }
+
     /// A handshake begins for a new reason, not as a retry: it has all its tries before it.
     pub fn handshake_wanted(&mut self) {
         self.retries = 0;
