@@ -3,6 +3,10 @@
 #![cfg(target_os = "linux")]
 #![allow(unsafe_code, clippy::unwrap_used)]
 
+#[path = "common/skip.rs"]
+mod skip;
+
+use skip::skipped;
 use std::{
     fs,
     net::{IpAddr, SocketAddr, UdpSocket},
@@ -17,8 +21,7 @@ use wg_embed::bind::{Bind, Endpoint, RecvBatch, SendReport, Transmit, UdpBind};
 fn in_namespace(test: impl FnOnce() + Send + 'static) {
     // SAFETY: no arguments, cannot fail.
     if unsafe { libc::geteuid() } != 0 {
-        eprintln!("skipped: a network namespace needs root");
-        return;
+        return skipped("a network namespace needs root");
     }
     let run = move || {
         // SAFETY: concerns this thread only, which ends with the test.

@@ -4,6 +4,9 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "common/skip.rs"]
+mod skip;
+
 use std::{
     env, fs,
     path::{Path, PathBuf},
@@ -22,7 +25,7 @@ fn compiler(variable: &str, names: &[&str]) -> Option<String> {
     let mut candidates = named.into_iter().chain(names.iter().map(ToString::to_string));
     let found = candidates.find(|name| Command::new(name).arg("--version").output().is_ok_and(|o| o.status.success()));
     if found.is_none() {
-        println!("skipped: there is no {}, and {variable} is not set", names.join(", "));
+        skip::skipped(format!("there is no {}, and {variable} is not set", names.join(", ")));
     }
     found
 }

@@ -3,6 +3,8 @@
 #![allow(unsafe_code, clippy::unwrap_used)]
 
 mod netns;
+#[path = "common/skip.rs"]
+mod skip;
 
 use self::netns::{Netns, as_root, eventually};
 use std::{

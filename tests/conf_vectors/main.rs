@@ -3,6 +3,8 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 #[cfg(target_os = "linux")]
+#[path = "../common/skip.rs"]
+mod skip;
 mod wireguard_tools;
 
 use std::{
@@ -53,16 +55,9 @@ fn ours_says_what_is_bad() {
 #[cfg(target_os = "linux")]
 #[test]
 fn wireguard_tools_agree() {
-    use std::io::Write;
-
     let judge = match wireguard_tools::Judge::start() {
         Ok(judge) => judge,
-        Err(reason) => {
-            // Past the test harness, which would keep it to itself.
-            let line = format!("wireguard_tools_agree skipped: {reason}\n");
-            std::io::stderr().write_all(line.as_bytes()).unwrap();
-            return;
-        }
+        Err(reason) => return skip::skipped(reason),
     };
     let mut failures = Vec::new();
     for file in files("ok").iter().chain(&files("bad")) {

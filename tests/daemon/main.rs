@@ -7,6 +7,8 @@ mod harness;
 mod life;
 #[path = "../netns/mod.rs"]
 mod netns;
+#[path = "../common/skip.rs"]
+mod skip;
 mod tools;
 
 use std::{os::unix::process::CommandExt, process::Output};
@@ -66,8 +68,7 @@ fn whoever_may_not_make_interfaces_is_told() {
         }
         let output = command.output().unwrap();
         if output.status.code() == Some(126) {
-            println!("skipped: others may not execute {BINARY}");
-            return;
+            return skip::skipped(format!("others may not execute {BINARY}"));
         }
         let error = fail("without permission", &output);
         // The device's mode stops us, or the kernel does.

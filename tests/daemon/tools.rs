@@ -17,7 +17,7 @@ const PEERS: [&str; 3] = [
 fn missing(program: &str) -> bool {
     let missing = Command::new(program).arg("--help").output().is_err();
     if missing {
-        println!("skipped: no {program}");
+        crate::skip::skipped(format!("there is no {program}"));
     }
     missing
 }
@@ -101,7 +101,7 @@ fn wg_quick_brings_it_up_and_down() {
         let interface = Interface::new();
         let name = interface.name();
         if run(&netns, "ip", ["link", "add", "wgkernel", "type", "wireguard"]).status.success() {
-            println!("skipped: wg-quick prefers this kernel's own WireGuard");
+            crate::skip::skipped("wg-quick prefers this kernel's own WireGuard");
             return;
         }
         let directory = Directory::new(name);

@@ -124,7 +124,7 @@ pub(crate) fn as_root(test: impl FnOnce()) {
     } else {
         return test();
     };
-    println!("skipped: {reason}");
+    crate::skip::skipped(reason);
 }
 
 /// Waits until something is so, for two seconds at most.
