@@ -2,9 +2,9 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
-#[cfg(target_os = "linux")]
 #[path = "../common/skip.rs"]
 mod skip;
+#[cfg(target_os = "linux")]
 mod wireguard_tools;
 
 use std::{
