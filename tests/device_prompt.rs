@@ -12,7 +12,7 @@ use std::{
 
 use common::{Node, World, times};
 use wg_embed::{
-    bind::{Bind, RecvBatch, SendReport, Transmit, mem::MemBind},
+    bind::{Bind, RecvBatch, SendReport, Transmit, Woken, mem::MemBind},
     device::Options,
 };
 
@@ -49,7 +49,7 @@ impl Bind for Late {
         self.bind.set_mark(mark)
     }
 
-    fn wait(&self, timeout: Option<Duration>) -> io::Result<()> {
+    fn wait(&self, timeout: Option<Duration>) -> io::Result<Woken> {
         self.bind.wait(timeout)
     }
 

@@ -18,7 +18,7 @@
 //! # }
 //! ```
 
-use super::{Bind, Endpoint, RecvBatch, RecvMeta, SendReport, Transmit};
+use super::{Bind, Endpoint, RecvBatch, RecvMeta, SendReport, Transmit, Woken};
 use std::{
     collections::VecDeque,
     fmt, io,
@@ -360,18 +360,18 @@ impl Bind for MemBind {
         Ok(())
     }
 
-    fn wait(&self, timeout: Option<Duration>) -> io::Result<()> {
+    fn wait(&self, timeout: Option<Duration>) -> io::Result<Woken> {
         // A time too far away to be named is no limit.
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut state = lock(&self.network.shared.state);
         loop {
             let host = &mut state.hosts[self.id];
             if std::mem::take(&mut host.wake) || !host.queue.is_empty() {
-                return Ok(());
+                return Ok(Woken { own: true, joined: false });
             }
             state = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
                 None => self.ready.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Some(Duration::ZERO) => return Ok(()),
+                Some(Duration::ZERO) => return Ok(Woken::default()),
                 Some(left) => {
                     let waited = self.ready.wait_timeout(state, left);
                     waited.unwrap_or_else(PoisonError::into_inner).0

@@ -207,6 +207,15 @@ impl RecvBatch {
     }
 }
 
+/// What ended a [`Bind::wait`]. Neither is set if it was the time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Woken {
+    /// Something may be received, or `wake` was called.
+    pub own: bool,
+    /// What has [joined](Bind::joint) is ready.
+    pub joined: bool,
+}
+
 /// A pair of UDP sockets on one port, or something that acts like it.
 pub trait Bind: Send + Sync {
     /// Opens, or reopens, and returns the port. 0 lets the system choose; both families then share the port it chose.
@@ -226,12 +235,19 @@ pub trait Bind: Send + Sync {
     /// As the system says, for lack of permission mostly; the old mark then stays.
     fn set_mark(&self, mark: u32) -> io::Result<()>;
 
-    /// Waits until something may be received, [`wake`](Self::wake) is called, or `timeout` has passed. Only after
-    /// `recv` has returned 0. A wake that came since the last wait ends the wait at once.
+    /// Waits until something may be received, something that has [joined](Self::joint) is ready, [`wake`](Self::wake) is
+    /// called, or `timeout` has passed. Only after `recv` has returned 0. A wake that came since the last wait ends the
+    /// wait at once.
     ///
     /// # Errors
     /// As the system says; the tunnel cannot go on then.
-    fn wait(&self, timeout: Option<Duration>) -> io::Result<()>;
+    fn wait(&self, timeout: Option<Duration>) -> io::Result<Woken>;
+
+    /// Where something else may register, as that token, to end `wait` as well: so one thread can wait for both. `None`
+    /// (which is what this says unless a bind knows better) if nothing can.
+    fn joint(&self) -> Option<(&mio::Registry, mio::Token)> {
+        None
+    }
 
     /// Ends the current or the next `wait`. Any thread may call it.
     fn wake(&self);

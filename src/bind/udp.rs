@@ -5,7 +5,7 @@
 
 mod socket;
 
-use super::{BATCH, Bind, Family, RecvBatch, SendReport, Transmit, outgoing::Outgoing};
+use super::{BATCH, Bind, Family, RecvBatch, SendReport, Transmit, Woken, outgoing::Outgoing};
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use socket::{Socket, unless_missing};
 use std::{
@@ -28,6 +28,7 @@ const BOTH: [Family; 2] = [Family::V4, Family::V6];
 
 const WAKE: Token = Token(0);
 const SOCKET: Token = Token(1);
+const JOINED: Token = Token(2);
 
 /// A socket that is lent to a [`SocketHook`].
 #[cfg(not(windows))]
@@ -281,13 +282,21 @@ impl Bind for UdpBind {
         Ok(())
     }
 
-    fn wait(&self, timeout: Option<Duration>) -> io::Result<()> {
+    fn wait(&self, timeout: Option<Duration>) -> io::Result<Woken> {
         let mut poller = lock(&self.poller);
         let Poller { poll, events } = &mut *poller;
         match poll.poll(events, timeout) {
-            Err(err) if err.kind() != io::ErrorKind::Interrupted => Err(err),
-            _ => Ok(()),
+            Ok(()) => {
+                let joined = events.iter().any(|event| event.token() == JOINED);
+                Ok(Woken { own: events.iter().any(|event| event.token() != JOINED), joined })
+            }
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => Ok(Woken::default()),
+            Err(err) => Err(err),
         }
+    }
+
+    fn joint(&self) -> Option<(&Registry, Token)> {
+        Some((&self.registry, JOINED))
     }
 
     fn wake(&self) {

@@ -1,7 +1,7 @@
-//! A tunnel: peers, routing, timers, and the two threads that move packets.
+//! A tunnel: peers, routing, timers, and the threads that move packets.
 //!
 //! [`Device`] is the tunnel without threads: each of its steps does what can be done now and returns. [`Tunnel`] runs
-//! one with its two threads: outbound (TUN to UDP) and inbound (UDP to TUN, handshakes, timers). Both sleep until there
+//! one: on one thread, and on two while there is much to do both ways. Both sleep until there
 //! is something to do.
 //!
 //! Locks are taken in this order, and none is held across I/O or a callback: `config`; `identity`; `peers`,
@@ -21,6 +21,7 @@ mod receive;
 mod send;
 mod staged;
 mod stats;
+mod threads;
 mod timers;
 mod tunnel;
 

@@ -1,4 +1,4 @@
-//! The fixed memory of a tunnel's two threads.
+//! The fixed memory of a tunnel's threads.
 
 use std::{collections::VecDeque, ops::Range, sync::Arc};
 

@@ -1,16 +1,13 @@
-//! A device and its two threads.
+//! A device with its two threads: how they start and end.
 
 use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc, Condvar, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Condvar, Mutex},
     thread::{self, JoinHandle, ThreadId},
 };
 
-use super::{Device, Event, Inbound, Options, Outbound, lock};
+use super::{Device, Event, Options, lock, threads::Threads};
 use crate::{
     bind::Bind,
     error::{Error, ErrorKind, Result},
@@ -23,16 +20,13 @@ const STACK: usize = 256 * 1024;
 /// A running tunnel. Dropping it stops it.
 pub struct Tunnel {
     shared: Arc<Shared>,
-    /// The tunnel's own threads. They never take `threads`: whoever waits for them holds it.
+    /// The tunnel's own threads. They never take `handles`: whoever waits for them holds it.
     own: Vec<ThreadId>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    handles: Mutex<Vec<JoinHandle<()>>>,
 }
 
 struct Shared {
-    device: Device,
-    tun: Arc<dyn Tun>,
-    bind: Arc<dyn Bind>,
-    stopping: AtomicBool,
+    threads: Threads,
     /// Why the tunnel has ended; set once.
     ended: Mutex<Option<String>>,
     ended_changed: Condvar,
@@ -58,27 +52,21 @@ impl Tunnel {
         options: Options,
         prepare: impl FnOnce(&Device) -> Result<()>,
     ) -> Result<Self> {
-        let shared = Arc::new(Shared {
-            device: Device::new(tun.clone(), bind.clone(), options),
-            tun,
-            bind,
-            stopping: AtomicBool::new(false),
-            ended: Mutex::default(),
-            ended_changed: Condvar::new(),
-        });
-        let mut tunnel = Self { shared, own: Vec::new(), threads: Mutex::default() };
+        let threads = Threads::new(tun, bind, options);
+        let shared = Arc::new(Shared { threads, ended: Mutex::default(), ended_changed: Condvar::new() });
+        let mut tunnel = Self { shared, own: Vec::new(), handles: Mutex::default() };
         prepare(tunnel.device())?;
-        tunnel.spawn("wg-outbound", Shared::outbound)?;
-        tunnel.spawn("wg-inbound", Shared::inbound)?;
+        tunnel.spawn("wg-outbound", Threads::outbound)?;
+        tunnel.spawn("wg-tunnel", Threads::tunnel)?;
         Ok(tunnel)
     }
 
-    fn spawn(&mut self, name: &str, body: fn(&Shared) -> io::Result<()>) -> Result<()> {
+    fn spawn(&mut self, name: &str, body: fn(&Threads) -> io::Result<()>) -> Result<()> {
         let shared = self.shared.clone();
         let dispatch = tracing::dispatcher::get_default(Clone::clone);
         let thread = thread::Builder::new().name(name.into()).stack_size(STACK).spawn(move || {
             tracing::dispatcher::with_default(&dispatch, || {
-                let reason = match catch_unwind(AssertUnwindSafe(|| body(&shared))) {
+                let reason = match catch_unwind(AssertUnwindSafe(|| body(&shared.threads))) {
                     Ok(Ok(())) => return,
                     Ok(Err(error)) => error.to_string(),
                     Err(_) => "internal error: a panic was caught".into(),
@@ -89,14 +77,14 @@ impl Tunnel {
         let thread =
             thread.map_err(|e| Error::new(ErrorKind::Resources, format!("cannot start the thread {name}: {e}")))?;
         self.own.push(thread.thread().id());
-        lock(&self.threads).push(thread);
+        lock(&self.handles).push(thread);
         Ok(())
     }
 
     /// The device that runs.
     #[must_use]
     pub fn device(&self) -> &Device {
-        &self.shared.device
+        &self.shared.threads.device
     }
 
     /// Waits until the tunnel has ended by itself, for example because its interface was removed, and returns why;
@@ -121,12 +109,11 @@ impl Tunnel {
             return Err(Error::new(ErrorKind::Busy, "a tunnel cannot be stopped from one of its own threads"));
         }
         self.shared.stop("stopped".into());
-        let mut threads = lock(&self.threads);
-        for thread in threads.drain(..) {
+        for thread in lock(&self.handles).drain(..) {
             // A thread's panic was caught inside it.
             let _ = thread.join();
         }
-        self.shared.device.down();
+        self.shared.threads.device.down();
         Ok(())
     }
 }
@@ -136,25 +123,19 @@ impl Drop for Tunnel {
         if self.stop().is_err() {
             // The last owner is one of the threads; they end by themselves.
             self.shared.stop("dropped".into());
-            self.shared.device.down();
+            self.shared.threads.device.down();
         }
     }
 }
 
 impl Shared {
-    fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
-    }
-
     /// Makes both threads return. Returns whether they were running until now.
     fn stop(&self, reason: String) -> bool {
-        let first = !self.stopping.swap(true, Ordering::AcqRel);
+        let first = self.threads.stop();
         if first {
             *lock(&self.ended) = Some(reason);
             self.ended_changed.notify_all();
         }
-        self.tun.wake();
-        self.bind.wake();
         first
     }
 
@@ -162,32 +143,8 @@ impl Shared {
     fn end(&self, reason: String) {
         if self.stop(reason.clone()) {
             tracing::error!(reason, "the tunnel has ended");
-            self.device.down();
-            self.device.tell(Event::Ended(reason));
+            self.threads.device.down();
+            self.threads.device.tell(Event::Ended(reason));
         }
-    }
-
-    fn outbound(&self) -> io::Result<()> {
-        let mut out = Outbound::new();
-        while !self.is_stopping() {
-            self.device.handle_tun_events();
-            if self.device.outbound(&mut out)? == 0 {
-                self.tun.wait(None)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn inbound(&self) -> io::Result<()> {
-        let mut inbound = Inbound::new();
-        while !self.is_stopping() {
-            let handled = self.device.inbound(&mut inbound)?;
-            self.device.run_timers();
-            if handled == 0 {
-                let now = self.device.clock.now();
-                self.bind.wait(self.device.next_deadline().map(|at| at.since(now)))?;
-            }
-        }
-        Ok(())
     }
 }

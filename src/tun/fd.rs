@@ -52,6 +52,14 @@ impl Tun for FdTun {
         self.port.check()
     }
 
+    fn join(&self, registry: &mio::Registry, token: mio::Token) -> io::Result<bool> {
+        self.waiter.join(registry, token)
+    }
+
+    fn leave(&self, registry: &mio::Registry) -> io::Result<()> {
+        self.waiter.leave(registry)
+    }
+
     fn wake(&self) {
         self.waiter.wake();
     }

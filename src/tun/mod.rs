@@ -211,6 +211,26 @@ pub trait Tun: Send + Sync {
     /// If the interface is gone.
     fn wait(&self, timeout: Option<Duration>) -> io::Result<()>;
 
+    /// Lets `token` become ready in another poll whenever [`wait`](Self::wait) would end, until [`leave`](Self::leave): so
+    /// one thread can wait for this and for something else. Before it reads on, it calls `wait` with no time at all.
+    /// Returns false (which is what this does unless a TUN knows better) if there is only `wait`.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn join(&self, registry: &mio::Registry, token: mio::Token) -> io::Result<bool> {
+        let _ = (registry, token);
+        Ok(false)
+    }
+
+    /// Undoes [`join`](Self::join).
+    ///
+    /// # Errors
+    /// As the system says.
+    fn leave(&self, registry: &mio::Registry) -> io::Result<()> {
+        let _ = registry;
+        Ok(())
+    }
+
     /// Ends the current or the next `wait`. Any thread may call it.
     fn wake(&self);
 

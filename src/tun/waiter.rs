@@ -3,7 +3,7 @@
 use mio::{Events, Interest, Poll, Registry, Token, Waker, unix::SourceFd};
 use std::{
     io,
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsRawFd, BorrowedFd, RawFd},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -21,6 +21,8 @@ pub(super) struct Waiter {
     poll: Mutex<(Poll, Events)>,
     registry: Registry,
     waker: Waker,
+    /// The poll itself, for others to wait for.
+    fd: RawFd,
 }
 
 impl Waiter {
@@ -30,7 +32,8 @@ impl Waiter {
         let registry = poll.registry().try_clone()?;
         registry.register(&mut SourceFd(&fd.as_raw_fd()), PACKETS, Interest::READABLE)?;
         let waker = Waker::new(&registry, WAKER)?;
-        Ok(Self { poll: Mutex::new((poll, Events::with_capacity(4))), registry, waker })
+        let fd = poll.as_raw_fd();
+        Ok(Self { poll: Mutex::new((poll, Events::with_capacity(4))), registry, waker, fd })
     }
 
     /// Also waits for changes from `fd`.
@@ -49,6 +52,16 @@ impl Waiter {
             Err(err) if err.kind() == io::ErrorKind::Interrupted => Ok(false),
             Err(err) => Err(err),
         }
+    }
+
+    /// For [`Tun::join`](super::Tun::join): a poll can be waited for in another one.
+    pub(super) fn join(&self, registry: &Registry, token: Token) -> io::Result<bool> {
+        registry.register(&mut SourceFd(&self.fd), token, Interest::READABLE).map(|()| true)
+    }
+
+    /// For [`Tun::leave`](super::Tun::leave).
+    pub(super) fn leave(&self, registry: &Registry) -> io::Result<()> {
+        registry.deregister(&mut SourceFd(&self.fd))
     }
 
     /// Ends the current or the next wait.

@@ -9,7 +9,7 @@ use std::{
 use super::Target;
 use wg_embed::{
     Error,
-    bind::{Bind, RecvBatch, SendReport, Transmit, udp::UdpBind},
+    bind::{Bind, RecvBatch, SendReport, Transmit, Woken, udp::UdpBind},
     config::{Update, snapshot::Snapshot},
     device::{self, Device},
     tun::mem::{MemHandle, MemTun},
@@ -45,7 +45,7 @@ impl Bind for AnyMark {
     fn set_mark(&self, _: u32) -> io::Result<()> {
         Ok(())
     }
-    fn wait(&self, timeout: Option<Duration>) -> io::Result<()> {
+    fn wait(&self, timeout: Option<Duration>) -> io::Result<Woken> {
         self.0.wait(timeout)
     }
     fn wake(&self) {

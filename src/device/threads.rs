@@ -1,0 +1,248 @@
+//! What a tunnel's two threads do, and which of them serves the TUN.
+//!
+//! `wg-tunnel` serves the sockets and the timers, and the TUN too as long as one thread can do it all: an answer that the
+//! system gives at once, or an app that speaks only now and then, then costs one wake-up and not two. Under load both
+//! ways, `wg-outbound` takes the TUN over, until what both do would fit into one thread again. docs/adr/0004 has the
+//! measurements. A TUN that has no way to be waited for beside the sockets is always served by `wg-outbound`.
+
+use std::{
+    io,
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use super::{Device, Inbound, Options, Outbound, lock};
+use crate::{
+    bind::{Bind, Woken},
+    tun::Tun,
+};
+
+/// How long the threads are watched before the TUN changes hands: long against a handover (some 50 us), short against
+/// what a person notices.
+const WINDOW: Duration = Duration::from_millis(20);
+
+/// How many rounds `wg-tunnel` works between two looks at the clock.
+const ROUNDS: u32 = 32;
+
+/// Who serves the TUN.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Server {
+    Tunnel,
+    Outbound { for_good: bool },
+}
+
+/// What the two threads share.
+pub(super) struct Threads {
+    pub(super) device: Device,
+    tun: Arc<dyn Tun>,
+    bind: Arc<dyn Bind>,
+    stopping: AtomicBool,
+    server: Mutex<Server>,
+    server_changed: Condvar,
+    /// What the one that serves the TUN works in.
+    outbound: Mutex<Outbound>,
+    /// Of `wg-tunnel`.
+    rest: Mutex<Rest>,
+}
+
+impl Threads {
+    pub(super) fn new(tun: Arc<dyn Tun>, bind: Arc<dyn Bind>, options: Options) -> Self {
+        Self {
+            device: Device::new(tun.clone(), bind.clone(), options),
+            tun,
+            bind,
+            stopping: AtomicBool::new(false),
+            server: Mutex::new(Server::Tunnel),
+            server_changed: Condvar::new(),
+            outbound: Mutex::default(),
+            rest: Mutex::default(),
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Makes both threads return. Returns whether nobody had asked for that yet.
+    pub(super) fn stop(&self) -> bool {
+        let first = !self.stopping.swap(true, Ordering::AcqRel);
+        self.tun.wake();
+        self.bind.wake();
+        // Locked, so that it does not come between another thread's look at `stopping` and its sleep.
+        let _server = lock(&self.server);
+        self.server_changed.notify_all();
+        first
+    }
+
+    /// What `wg-tunnel` does.
+    pub(super) fn tunnel(&self) -> io::Result<()> {
+        let mut inbound = Inbound::new();
+        let mut load = Load::new();
+        let mut serves_tun = self.join_tun()?;
+        if !serves_tun {
+            self.set_server(Server::Outbound { for_good: true });
+        }
+        // What there may be more of.
+        let (mut datagrams, mut packets) = (true, true);
+        while !self.is_stopping() {
+            if !serves_tun && *lock(&self.server) == Server::Tunnel {
+                serves_tun = self.join_tun()?;
+                packets = true;
+            }
+            let received = if datagrams { self.device.inbound(&mut inbound)? } else { 0 };
+            let sent = if serves_tun && packets { self.serve_tun()? } else { 0 };
+            self.device.run_timers();
+            (datagrams, packets) = (received > 0, sent > 0);
+            if serves_tun && load.is_too_much(received, sent) {
+                self.leave_tun()?;
+                serves_tun = false;
+                self.set_server(Server::Outbound { for_good: false });
+            } else if !datagrams || (serves_tun && !packets) {
+                // Also while one side is busy, or else it could keep the other waiting.
+                let woken =
+                    if datagrams || packets { self.bind.wait(Some(Duration::ZERO)) } else { self.sleep(&mut load) }?;
+                datagrams |= woken.own;
+                if serves_tun && woken.joined {
+                    self.tun.wait(Some(Duration::ZERO))?;
+                    packets = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What `wg-outbound` does.
+    pub(super) fn outbound(&self) -> io::Result<()> {
+        while let Some(for_good) = self.wait_for_tun() {
+            self.serve_tun_alone(for_good)?;
+            self.set_server(Server::Tunnel);
+            self.bind.wake();
+        }
+        Ok(())
+    }
+
+    /// Sleeps until the TUN is handed over, and returns whether that is for good; `None` if the tunnel is stopped.
+    fn wait_for_tun(&self) -> Option<bool> {
+        let mut server = lock(&self.server);
+        loop {
+            match *server {
+                _ if self.is_stopping() => return None,
+                Server::Outbound { for_good } => return Some(for_good),
+                Server::Tunnel => {
+                    server = self.server_changed.wait(server).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+    }
+
+    /// Returns when the tunnel is stopped, or (unless `for_good`) when one thread could do the work of both.
+    fn serve_tun_alone(&self, for_good: bool) -> io::Result<()> {
+        let mut began = Instant::now();
+        let mut theirs = lock(&self.rest).total(began);
+        let mut ours = Duration::ZERO;
+        while !self.is_stopping() {
+            if self.serve_tun()? > 0 {
+                continue;
+            }
+            if for_good {
+                self.tun.wait(None)?;
+                continue;
+            }
+            let now = Instant::now();
+            let passed = now - began;
+            if passed >= WINDOW {
+                let total = lock(&self.rest).total(now);
+                // A fifth of one thread is left free, or else the TUN would soon come back.
+                if ours + (total - theirs) > passed + passed / 5 {
+                    break;
+                }
+                (began, theirs, ours) = (now, total, Duration::ZERO);
+            }
+            self.tun.wait(Some(WINDOW))?;
+            ours += now.elapsed();
+        }
+        Ok(())
+    }
+
+    /// One round from TUN to UDP; 0 means that there is nothing to do now.
+    fn serve_tun(&self) -> io::Result<usize> {
+        self.device.handle_tun_events();
+        self.device.outbound(&mut lock(&self.outbound))
+    }
+
+    /// `wg-tunnel` waits for a reason to go on.
+    fn sleep(&self, load: &mut Load) -> io::Result<Woken> {
+        let timeout = self.device.next_deadline().map(|at| at.since(self.device.clock.now()));
+        let began = Instant::now();
+        lock(&self.rest).since = Some(began);
+        let woken = self.bind.wait(timeout);
+        let slept = began.elapsed();
+        let mut rest = lock(&self.rest);
+        rest.since = None;
+        rest.before += slept;
+        load.slept += slept;
+        woken
+    }
+
+    fn join_tun(&self) -> io::Result<bool> {
+        self.bind.joint().map_or(Ok(false), |(registry, token)| self.tun.join(registry, token))
+    }
+
+    fn leave_tun(&self) -> io::Result<()> {
+        self.bind.joint().map_or(Ok(()), |(registry, _)| self.tun.leave(registry))
+    }
+
+    fn set_server(&self, new: Server) {
+        *lock(&self.server) = new;
+        self.server_changed.notify_all();
+    }
+}
+
+/// How long a thread has slept.
+#[derive(Default)]
+struct Rest {
+    before: Duration,
+    /// Since when it sleeps; `None` while it is awake.
+    since: Option<Instant>,
+}
+
+impl Rest {
+    fn total(&self, now: Instant) -> Duration {
+        self.before + self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+}
+
+/// What `wg-tunnel` did lately.
+struct Load {
+    began: Instant,
+    rounds: u32,
+    slept: Duration,
+    received: usize,
+    sent: usize,
+}
+
+impl Load {
+    fn new() -> Self {
+        Self { began: Instant::now(), rounds: 0, slept: Duration::ZERO, received: 0, sent: 0 }
+    }
+
+    /// To be told of each round. Returns whether the thread hardly sleeps any more, and a second one would be of use:
+    /// that is, whether at least a fifth of the packets go each way.
+    fn is_too_much(&mut self, received: usize, sent: usize) -> bool {
+        self.rounds += 1;
+        self.received += received;
+        self.sent += sent;
+        if !self.rounds.is_multiple_of(ROUNDS) {
+            return false;
+        }
+        let passed = self.began.elapsed();
+        if passed < WINDOW {
+            return false;
+        }
+        let last = std::mem::replace(self, Self::new());
+        last.slept < passed / 20 && last.received.min(last.sent) > (last.received + last.sent) / 5
+    }
+}

@@ -1,0 +1,190 @@
+//! Which of a tunnel's threads works: one while that is enough, two under load both ways, and none in between is lost.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test may fail loudly")]
+
+mod common;
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::{IpAddr, SocketAddr},
+    os::{fd::OwnedFd, unix::net::UnixDatagram},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{give, ipv4};
+use wg_embed::{
+    bind::udp::UdpBind,
+    config::{PeerUpdate, Update},
+    device::{Options, Tunnel},
+    key::PrivateKey,
+    random::SystemRandom,
+    tun::fd::FdTun,
+};
+
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where the sequence number lies in a packet, behind the IPv4 header.
+const NUMBER: std::ops::Range<usize> = 20..28;
+
+/// One test at a time: threads are told apart by when they start, and both want the processors.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Ends a flood, whatever happens.
+struct Ended<'a>(&'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+/// A tunnel whose TUN is one end of a socketpair; the app has the other.
+struct End {
+    tunnel: Tunnel,
+    app: UnixDatagram,
+    inner: IpAddr,
+    /// The threads `wg-tunnel` and `wg-outbound`.
+    threads: [u32; 2],
+}
+
+fn tasks(name: &str) -> BTreeSet<u32> {
+    let all = fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap());
+    let named = all.filter(|task| fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name));
+    named.map(|task| task.file_name().to_str().unwrap().parse().unwrap()).collect()
+}
+
+/// How often a thread went to sleep so far.
+fn naps(thread: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/self/task/{thread}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !done() {
+        assert!(begin.elapsed() < PATIENCE, "{what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn pair() -> [End; 2] {
+    let keys = [(); 2].map(|()| PrivateKey::generate(&SystemRandom));
+    let names = ["wg-tunnel", "wg-outbound"];
+    let ends = [1, 2].map(|n: u8| {
+        let before = names.map(tasks);
+        let (ours, app) = UnixDatagram::pair().unwrap();
+        let tun = FdTun::new(OwnedFd::from(ours), 0).unwrap();
+        let tunnel = Tunnel::start(Arc::new(tun), Arc::new(UdpBind::new().unwrap()), Options::default()).unwrap();
+        let private_key = Some(Some(keys[usize::from(n) - 1].clone()));
+        tunnel.device().apply(Update { private_key, ..Update::default() }).unwrap();
+        tunnel.device().up().unwrap();
+        let mut started = [0; 2];
+        wait_until("the threads have no names", || {
+            started = [0, 1].map(|i| tasks(names[i]).difference(&before[i]).next().copied().unwrap_or(0));
+            started.iter().all(|thread| *thread != 0)
+        });
+        End { tunnel, app, inner: IpAddr::from([10, 0, 0, n]), threads: started }
+    });
+    for i in [0, 1] {
+        let other = &ends[1 - i];
+        let port = other.tunnel.device().snapshot().interface.listen_port;
+        let mut peer = PeerUpdate::new(keys[1 - i].public_key());
+        peer.endpoint = Some(SocketAddr::from(([127, 0, 0, 1], port)).into());
+        peer.allowed_ips = vec![give(&format!("{}/32", other.inner))];
+        ends[i].tunnel.device().apply(Update { peers: vec![peer], ..Update::default() }).unwrap();
+    }
+    ends
+}
+
+/// One packet each way, one after the other, as an app that speaks only now and then.
+fn converse(ends: &[End; 2], rounds: usize) {
+    let mut buffer = [0; 2000];
+    for end in ends {
+        end.app.set_read_timeout(Some(PATIENCE)).unwrap();
+    }
+    for _ in 0..rounds {
+        for (from, to) in [(&ends[0], &ends[1]), (&ends[1], &ends[0])] {
+            let packet = ipv4(from.inner, to.inner, 100);
+            from.app.send(&packet).unwrap();
+            let len = to.app.recv(&mut buffer).unwrap();
+            assert!(buffer[..len] == packet, "{len} bytes, {:?}", &buffer[..28]);
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Numbered packets both ways, as fast as it goes, until `enough`. Those that arrive must do so in order.
+fn flood(ends: &[End; 2], mut enough: impl FnMut() -> bool) {
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for (from, to) in [(&ends[0], &ends[1]), (&ends[1], &ends[0])] {
+            let done = &done;
+            scope.spawn(move || {
+                let mut packet = ipv4(from.inner, to.inner, 1300);
+                for number in 1_u64.. {
+                    packet[NUMBER].copy_from_slice(&number.to_be_bytes());
+                    from.app.send(&packet).unwrap();
+                    if done.load(Relaxed) {
+                        break;
+                    }
+                }
+            });
+            scope.spawn(move || {
+                to.app.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+                let (mut buffer, mut last, mut count) = ([0; 2000], 0, 0);
+                while let Ok(len) = to.app.recv(&mut buffer) {
+                    let number = u64::from_be_bytes(buffer[NUMBER].try_into().unwrap());
+                    assert!(len == 1300 && number > last, "{number} ({len} bytes) after {last}");
+                    (last, count) = (number, count + 1);
+                }
+                assert!(count > 100, "{count} packets of {last} arrived");
+            });
+        }
+        let _ended = Ended(&done);
+        let begin = Instant::now();
+        while begin.elapsed() < PATIENCE && !enough() {
+            thread::sleep(Duration::from_millis(1));
+        }
+    });
+}
+
+#[test]
+fn one_thread_serves_a_quiet_tunnel() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let ends = pair();
+    converse(&ends, 3);
+    let before = [&ends[0], &ends[1]].map(|end| end.threads.map(naps));
+    converse(&ends, 100);
+    for (end, before) in ends.iter().zip(before) {
+        let after = end.threads.map(naps);
+        assert_eq!(after[1], before[1], "wg-outbound was woken");
+        // Four packets a round pass each end.
+        assert!((1..=500).contains(&(after[0] - before[0])), "{before:?} {after:?}");
+    }
+}
+
+#[test]
+fn two_threads_serve_a_busy_tunnel_and_keep_the_order() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let ends = pair();
+    converse(&ends, 3);
+    for _ in 0..3 {
+        let before = ends[0].threads.map(naps);
+        let begin = Instant::now();
+        flood(&ends, || naps(ends[0].threads[1]) > before[1] && begin.elapsed() > Duration::from_millis(300));
+        assert!(naps(ends[0].threads[1]) > before[1], "wg-outbound never helped");
+        // It gives the TUN back, and then it sleeps.
+        thread::sleep(Duration::from_millis(200));
+        let before = ends[0].threads.map(naps);
+        converse(&ends, 50);
+        assert_eq!(naps(ends[0].threads[1]), before[1], "wg-outbound still helps");
+    }
+}
