@@ -19,6 +19,7 @@ mod pool;
 mod ratelimit;
 mod receive;
 mod send;
+mod sockets;
 mod staged;
 mod stats;
 mod threads;
@@ -27,8 +28,8 @@ mod tunnel;
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicU16, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+        atomic::{AtomicBool, AtomicU16, Ordering},
     },
     time::Duration,
 };
@@ -51,6 +52,7 @@ use index::IndexTable;
 use peer::{Peer, State};
 use peers::Peers;
 use ratelimit::RateLimiter;
+use sockets::Retry;
 use staged::Budget;
 use timers::Deadlines;
 
@@ -109,8 +111,14 @@ impl Default for Options {
 struct Config {
     /// The bound port while up, else the one to bind.
     listen_port: u16,
+    /// It was asked for, and not chosen by the system.
+    port_is_fixed: bool,
     fwmark: u32,
     up: bool,
+    /// Sockets that should be open or fresh are not.
+    retry: Option<Retry>,
+    /// While paused: the peers that there was a session with.
+    paused: Option<Vec<Weak<Peer>>>,
 }
 
 /// What stands between a handshake message and its computation.
@@ -146,6 +154,7 @@ pub struct Device {
     events: EventSink,
     max_peers: usize,
     mtu: AtomicU16,
+    roaming_disabled: AtomicBool,
     config: Mutex<Config>,
     /// Held while a handshake message is computed, so that each is made with one key.
     identity: RwLock<Option<Arc<Identity>>>,
@@ -171,6 +180,7 @@ impl Device {
             random: options.random,
             events: options.events,
             max_peers: options.max_peers,
+            roaming_disabled: AtomicBool::new(false),
             config: Mutex::default(),
             identity: RwLock::default(),
             gate: Mutex::default(),
@@ -223,16 +233,13 @@ impl Device {
         (self.events)(event);
     }
 
-    /// Follows what has happened to the TUN interface. A port that cannot be opened when it comes up leaves the device
-    /// down.
+    /// Follows what has happened to the TUN interface. A port that cannot be opened when it comes up is tried again.
     pub fn handle_tun_events(&self) {
         while let Some(event) = self.tun.event() {
             match event {
                 TunEvent::Up => {
-                    if let Err(error) = self.up() {
-                        tracing::error!(%error, "the interface cannot be brought up");
-                        self.tell(Event::BindFailed(error.to_string()));
-                    }
+                    // What became of it is told as an event.
+                    let _ = self.keep_up();
                 }
                 TunEvent::Down => self.down(),
                 TunEvent::Mtu(mtu) => {
@@ -243,9 +250,12 @@ impl Device {
         }
     }
 
-    /// Does what peers' timers ask for.
+    /// Does what peers' timers ask for, and tries again what could not be done.
     pub fn run_timers(&self) {
         let now = self.clock.now();
+        if self.deadlines.pop_own(now) {
+            self.retry_sockets();
+        }
         while let Some((at, peer)) = self.deadlines.pop(now) {
             lock(&peer.state).scheduled.take_if(|scheduled| *scheduled == at);
             loop {
