@@ -28,6 +28,7 @@ const UNSAFE: &[&str] = &[
     "time.rs",
     "bind/linux.rs",
     "bind/linux",
+    "bind/windows.rs",
     "tun/port.rs",
     "tun/linux.rs",
     "tun/linux",
