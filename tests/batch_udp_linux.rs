@@ -210,7 +210,8 @@ fn without_permission_fresh_sockets_are_tied_and_an_adopted_one_is_not() {
         let to = [at("10.9.0.1", &far), at("fd09::1", &far)];
         cables.home.run(move || {
             let test = move || {
-                // SAFETY: libc's own wrapper would do it to all threads; the call concerns this thread only, which ends soon.
+                // SAFETY: libc's own wrapper would do it to all threads; the call concerns this thread only, which
+                // ends soon.
                 assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) }, 0);
                 let way = |udp: &BatchUdp, family| {
                     assert_eq!(send(udp, to[family as usize]).sent, 1);
@@ -253,8 +254,8 @@ fn the_mark_is_that_of_every_socket() {
     });
 }
 
-/// Has every `sendmmsg` of this thread fail with EIO if it is about a single message, as a GSO send is that has the whole
-/// batch. So says a real system if a packet has to be encrypted on its way out, for example.
+/// Has every `sendmmsg` of this thread fail with EIO if it is about a single message, as a GSO send is that has the
+/// whole batch. So says a real system if a packet has to be encrypted on its way out, for example.
 fn refuse_single_messages() {
     const SENDMMSG: u32 = libc::SYS_sendmmsg as u32;
     let op = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };

@@ -39,8 +39,8 @@ pub struct BatchOptions {
 /// A datagram that was received.
 #[derive(Clone, Copy, Debug)]
 pub struct Received<'a> {
-    /// Who sent it, and which of our addresses it came to, through which interface. An answer to this endpoint leaves from
-    /// there.
+    /// Who sent it, and which of our addresses it came to, through which interface. An answer to this endpoint leaves
+    /// from there.
     pub from: Endpoint,
     /// What it carries.
     pub contents: &'a [u8],
@@ -48,8 +48,8 @@ pub struct Received<'a> {
     pub tos: u8,
 }
 
-/// An IPv4 and an IPv6 UDP socket on one port, for programs that want batches, segmentation offload and answers from the
-/// right address, and no tunnel.
+/// An IPv4 and an IPv6 UDP socket on one port, for programs that want batches, segmentation offload and answers from
+/// the right address, and no tunnel.
 ///
 /// Any thread may call anything at any time: several may receive, for one family or for both, while others send, change
 /// something, or close it. Every call that is under way when it is closed returns soon.
@@ -105,8 +105,8 @@ impl BatchOptions {
         self
     }
 
-    /// Whether answers leave through the interface that they were asked through, and not only from the same address. Only
-    /// on Linux and Android.
+    /// Whether answers leave through the interface that they were asked through, and not only from the same address.
+    /// Only on Linux and Android.
     pub fn with_sticky_interface(mut self, sticky: bool) -> Self {
         self.any_interface = !sticky;
         self
@@ -123,20 +123,20 @@ impl BatchOptions {
     /// fine.
     ///
     /// # Errors
-    /// `AddrInUse` if the port is taken, `Permission` for a mark without it, what the hook returned, and whatever else the
-    /// system says.
+    /// `AddrInUse` if the port is taken, `Permission` for a mark without it, what the hook returned, and whatever
+    /// else the system says.
     pub fn open(self, port: u16) -> Result<BatchUdp> {
         let udp = self.make()?;
         udp.pair.open(port).map_err(|err| cannot_open(port, err))?;
         Ok(udp)
     }
 
-    /// Takes over a socket that exists and is bound, IPv4 or IPv6. The other family is missing then. The hook is not asked;
-    /// the socket becomes non-blocking, its buffers grow, and some of its options change.
+    /// Takes over a socket that exists and is bound, IPv4 or IPv6. The other family is missing then. The hook is not
+    /// asked; the socket becomes non-blocking, its buffers grow, and some of its options change.
     ///
     /// # Errors
-    /// `Invalid` for a socket that is not UDP or not bound, `Permission` for a mark without it, and whatever else the system
-    /// says.
+    /// `Invalid` for a socket that is not UDP or not bound, `Permission` for a mark without it, and whatever else the
+    /// system says.
     pub fn adopt(self, socket: UdpSocket) -> Result<BatchUdp> {
         let udp = self.make()?;
         udp.pair.adopt(socket.into()).map_err(|err| Error::io("cannot use this socket", err))?;
@@ -159,8 +159,7 @@ impl BatchOptions {
 }
 
 impl BatchUdp {
-    /// The most transmits that one [`send`](Self::send) takes, and more than one [`receive`](Self::receive) is likely to
-    /// find.
+    /// The most transmits that one [`send`](Self::send) takes.
     pub const BATCH_SIZE: usize = BATCH;
 
     /// As [`BatchOptions::open`], with the usual options.
@@ -171,8 +170,9 @@ impl BatchUdp {
         BatchOptions::new().open(port)
     }
 
-    /// Puts fresh sockets in the place of those that are open, for example after the network has changed. 0 lets the system
-    /// choose another port. Who receives goes on receiving. If it fails, what was open stays open. Returns the port.
+    /// Puts fresh sockets in the place of those that are open, for example after the network has changed. 0 lets the
+    /// system choose another port. Who receives goes on receiving. If it fails, what was open stays open. Returns the
+    /// port.
     ///
     /// # Errors
     /// As [`BatchOptions::open`]; `Unsupported` if the socket was adopted; `Closed`.
@@ -211,16 +211,16 @@ impl BatchUdp {
         self.pair.set_mark(mark).map_err(|err| Error::io("cannot set the mark", err))
     }
 
-    /// Ties one family to one interface, by its index, whatever routes and endpoints say, across reopening; 0 unties it. On
-    /// Windows only what is sent is tied. As long as there is a `blackhole`, what that family sends is dropped, and that is
-    /// no error.
+    /// Ties one family to one interface, by its index, whatever routes and endpoints say, across reopening; 0 unties
+    /// it. On Windows only what is sent is tied. As long as there is a `blackhole`, what that family sends is
+    /// dropped, and that is no error.
     ///
-    /// Where tying anew takes permission that we do not have (Linux), fresh sockets take the place of the old ones, as with
-    /// [`reopen`](Self::reopen).
+    /// Where tying anew takes permission that we do not have (Linux), fresh sockets take the place of the old ones,
+    /// as with [`reopen`](Self::reopen).
     ///
     /// # Errors
-    /// `NotFound` if there is no such interface; `Unsupported` if the family has no socket, or the system cannot do this
-    /// (Linux since 5.7, Apple systems and Windows can); `Permission`; `Closed`. It stays as it was then.
+    /// `NotFound` if there is no such interface; `Unsupported` if the family has no socket, or the system cannot do
+    /// this (Linux since 5.7, Apple systems and Windows can); `Permission`; `Closed`. It stays as it was then.
     pub fn set_interface(&self, family: Family, index: u32, blackhole: bool) -> Result<()> {
         check(&self.pair, family)?;
         let set = self.pair.set_way(family, Way { interface: index, blackhole });
@@ -243,16 +243,16 @@ impl BatchUdp {
     }
 
     /// Sends up to [`BATCH_SIZE`](Self::BATCH_SIZE) transmits, in order. Neighbours of one size to one endpoint leave
-    /// together where the system can cut them apart again (GSO). It waits only if the socket's buffer is full, and for 5 ms
-    /// at most.
+    /// together where the system can cut them apart again (GSO). It waits only if the socket's buffer is full, and
+    /// for 5 ms at most.
     ///
-    /// The report says what the system took. A datagram that it refuses costs no other. Forget the source of every endpoint
-    /// that the report calls stale ([`Endpoint::clear_source`]): it is not ours any more.
+    /// The report says what the system took. A datagram that it refuses costs no other. Forget the source of every
+    /// endpoint that the report calls stale ([`Endpoint::clear_source`]): it is not ours any more.
     ///
     /// # Errors
-    /// Nothing is sent then: `TooLarge` for more than the batch size; `Invalid` if a source address is not of the family of
-    /// its destination; `Unsupported` if there is no socket for a destination's family; `Closed`, also if it is closed
-    /// meanwhile.
+    /// Nothing is sent then: `TooLarge` for more than the batch size; `Invalid` if a source address is not of the
+    /// family of its destination; `Unsupported` if there is no socket for a destination's family; `Closed`, also if
+    /// it is closed meanwhile.
     pub fn send(&self, batch: &[Transmit<'_>]) -> Result<SendReport> {
         if batch.len() > BATCH {
             let text = format!("{} transmits are more than a batch, which is {BATCH}", batch.len());
@@ -293,11 +293,12 @@ impl BatchUdp {
         rooms().push(room);
     }
 
-    /// Waits until datagrams have come for one family, and hands up to `max` of them to `take`, one by one and in order. It
-    /// does not wait for more than there is. Returns how many it handed over; 0 if `timeout` has passed without any.
+    /// Waits until datagrams have come for one family, and hands up to `max` of them to `take`, one by one and in
+    /// order. It does not wait for more than there is. Returns how many it handed over; 0 if `timeout` has passed
+    /// without any.
     ///
-    /// Several threads may receive for one family; each datagram goes to one of them. While `take` runs, the others of its
-    /// family wait, so it should copy and return; it must not receive from the same bind.
+    /// Several threads may receive for one family; each datagram goes to one of them. While `take` runs, the others
+    /// of its family wait, so it should copy and return; it must not receive from the same bind.
     ///
     /// # Errors
     /// `Closed`, for every thread that is in it, as soon as it is closed; `Invalid` if `max` is 0; `Unsupported` if the

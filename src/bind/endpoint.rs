@@ -27,8 +27,8 @@ impl Endpoint {
         Self { dst, src: None, src_interface: 0 }
     }
 
-    /// Reads `192.0.2.1:51820`, `[2001:db8::1]:51820` or `[fe80::1%eth0]:51820`. Names of hosts are not resolved; the zone
-    /// is the name or the number of an interface of this host.
+    /// Reads `192.0.2.1:51820`, `[2001:db8::1]:51820` or `[fe80::1%eth0]:51820`. Names of hosts are not resolved; the
+    /// zone is the name or the number of an interface of this host.
     ///
     /// # Errors
     /// `Invalid` for any other text, `NotFound` if there is no such interface.
@@ -45,8 +45,8 @@ impl Endpoint {
         Ok(Self::new(address.into()))
     }
 
-    /// Lets the system choose the source address and the interface again. Do so with every endpoint when the network has
-    /// changed: what was the best way may then be one that leads nowhere.
+    /// Lets the system choose the source address and the interface again. Do so with every endpoint when the network
+    /// has changed: what was the best way may then be one that leads nowhere.
     pub const fn clear_source(&mut self) {
         self.src = None;
         self.src_interface = 0;

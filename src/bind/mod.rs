@@ -1,11 +1,11 @@
-//! UDP in batches: an IPv4 and an IPv6 socket on one port, segmentation offload, and answers that leave from the address
-//! they were asked at.
+//! UDP in batches: an IPv4 and an IPv6 socket on one port, segmentation offload, and answers that leave from the
+//! address they were asked at.
 //!
 //! For a tunnel there is a trait, [`Bind`], with one implementation per kind of socket. One thread receives (`wait`,
 //! `recv`); any thread may send, rebind or wake it at the same time.
 //!
-//! For everybody else there is [`BatchUdp`]: the same sockets on their own, with calls that block until something comes, for
-//! as many threads as like to.
+//! For everybody else there is [`BatchUdp`]: the same sockets on their own, with calls that block until something
+//! comes, for as many threads as like to.
 
 mod batch;
 mod endpoint;
@@ -104,8 +104,8 @@ pub struct SendReport {
     /// Bit `i` is set if transmit `i` had a source address that is not ours any more. It was then sent without, and the
     /// caller should forget the address.
     pub stale_source_mask: u128,
-    /// Whether GSO was given up on a socket, because the system or the way out cannot do it. What was to be sent with it
-    /// was sent without, and counts as any other.
+    /// Whether GSO was given up on a socket, because the system or the way out cannot do it. What was to be sent with
+    /// it was sent without, and counts as any other.
     pub gso_disabled: bool,
     /// What the system said of the first datagram that it refused: an `errno`, or on Windows an error of Winsock.
     pub error: Option<i32>,

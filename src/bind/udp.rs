@@ -34,8 +34,8 @@ pub type BorrowedSocket<'a> = std::os::fd::BorrowedFd<'a>;
 pub type BorrowedSocket<'a> = std::os::windows::io::BorrowedSocket<'a>;
 
 /// Is shown each new socket before its first byte, for example to keep it out of the tunnel (Android's
-/// `VpnService.protect`). If it fails, so does the `open` that made the socket. It runs on the thread that called `open`,
-/// and must not open, close or change the bind itself.
+/// `VpnService.protect`). If it fails, so does the `open` that made the socket. It runs on the thread that called
+/// `open`, and must not open, close or change the bind itself.
 pub type SocketHook = Box<dyn Fn(BorrowedSocket<'_>, super::Family) -> io::Result<()> + Send + Sync>;
 
 /// Counts since the bind was made.
@@ -114,8 +114,9 @@ impl UdpBind {
         self
     }
 
-    /// Uses the portable driver on Linux and Android as well. It sends and receives the same datagrams, but carries only
-    /// the ECN bits of the TOS byte, never fragments, is slower, and always needs slots of 65,535 bytes to receive into.
+    /// Uses the portable driver on Linux and Android as well. It sends and receives the same datagrams, but carries
+    /// only the ECN bits of the TOS byte, never fragments, is slower, and always needs slots of 65,535 bytes to
+    /// receive into.
     #[must_use]
     pub fn with_portable_driver(mut self) -> Self {
         self.pair.options.portable = true;

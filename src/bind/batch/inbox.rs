@@ -1,8 +1,8 @@
 //! Receiving for one family: whose turn it is, and what has come but was not taken yet.
 //!
-//! Everything that receiving needs lies on one desk. A thread takes the desk, receives or waits with it, and puts it back;
-//! other threads of the same family wait for the desk meanwhile. So any number of threads may receive, each with a time limit
-//! of its own, and no lock is held while one of them waits or hands out.
+//! Everything that receiving needs lies on one desk. A thread takes the desk, receives or waits with it, and puts it
+//! back; other threads of the same family wait for the desk meanwhile. So any number of threads may receive, each
+//! with a time limit of its own, and no lock is held while one of them waits or hands out.
 
 use super::Received;
 use crate::{

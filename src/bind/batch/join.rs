@@ -1,7 +1,7 @@
 //! Datagrams that may leave together: neighbours of one size, to one endpoint, become one GSO send.
 //!
-//! They lie wherever the caller has them, so they are copied behind each other. That costs a fraction of what it costs to
-//! send them one by one.
+//! They lie wherever the caller has them, so they are copied behind each other. That costs a fraction of what it
+//! costs to send them one by one.
 
 use crate::bind::{
     Endpoint, Family, Transmit,
@@ -24,8 +24,8 @@ pub(super) struct Window<'a> {
 }
 
 impl<'a> Window<'a> {
-    /// Takes from the front of `batch`, whose first one is number `at`, what goes into one window. `joins` says of which
-    /// family datagrams may be joined. Returns how many it took.
+    /// Takes from the front of `batch`, whose first one is number `at`, what goes into one window. `joins` says of
+    /// which family datagrams may be joined. Returns how many it took.
     pub(super) fn fill(
         batch: &[Transmit<'a>],
         mut at: usize,

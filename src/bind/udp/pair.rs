@@ -85,8 +85,8 @@ impl Pair {
         }
     }
 
-    /// Opens, or reopens; see [`Bind::open`](crate::bind::Bind::open). Whatever arrived before the sockets were in place
-    /// has spent its event on the old ones, so wake who waits.
+    /// Opens, or reopens; see [`Bind::open`](crate::bind::Bind::open). Whatever arrived before the sockets were in
+    /// place has spent its event on the old ones, so wake who waits.
     pub(in crate::bind) fn open(&self, port: u16) -> io::Result<u16> {
         self.open_as(&self.wanted(), port)
     }
@@ -148,8 +148,8 @@ impl Pair {
         Ok(())
     }
 
-    /// Gives a family a way out, now and when it is reopened. If it fails, the old way stays. Wake who waits: the sockets may
-    /// be fresh ones.
+    /// Gives a family a way out, now and when it is reopened. If it fails, the old way stays. Wake who waits: the
+    /// sockets may be fresh ones.
     pub(in crate::bind) fn set_way(&self, family: Family, way: Way) -> io::Result<()> {
         let mut current = self.wanted();
         let mut wanted = *current;
