@@ -600,7 +600,8 @@ wg_result wg_bind_close(int32_t bind);
 int32_t wg_bind_batch_size(int32_t bind);
 
 /**
- * Marks what a bind sends from now on, also after wg_bind_reopen(): SO_MARK on Linux and Android, nothing elsewhere.
+ * Marks what a bind sends from now on, also after wg_bind_reopen(): SO_MARK on Linux and Android, SO_USER_COOKIE on
+ * FreeBSD, SO_RTABLE on OpenBSD, nothing elsewhere.
  *
  * Memory: nothing changes hands.
  * Errors: WG_ERR_PERMISSION, and the old mark stays; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED; WG_ERR_BUSY inside a

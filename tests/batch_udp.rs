@@ -4,7 +4,7 @@
 use std::{
     collections::HashSet,
     io,
-    net::{TcpListener, UdpSocket},
+    net::UdpSocket,
     sync::{
         Arc, Barrier, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 use wg_embed::{
-    bind::{BatchOptions, BatchUdp, Bind, Endpoint, Family, Received, RecvBatch, SendReport, Transmit, UdpBind},
+    bind::{BatchOptions, BatchUdp, Endpoint, Family, Received, SendReport, Transmit},
     error::ErrorKind,
 };
 
@@ -90,36 +90,6 @@ fn a_full_batch_arrives_whole_and_in_order_however_little_is_taken_at_a_time() {
             }
         }
         assert_eq!((udp.stats().gso_refused, udp.stats().truncated), (0, 0));
-    }
-}
-
-/// That the receiver finds many in one slot shows that they left together.
-#[cfg(target_os = "linux")]
-#[test]
-fn neighbours_of_one_size_leave_together() {
-    let receiver = UdpBind::new().unwrap();
-    let port = receiver.open(0).unwrap();
-    let mut batch = RecvBatch::new(16, 65_535);
-    assert_eq!(receiver.recv(&mut batch).unwrap(), 0);
-    let data: Vec<Vec<u8>> = (0..128).map(|i| vec![i; 1000]).collect();
-    for (options, most_slots) in [(BatchOptions::new(), 3), (BatchOptions::new().with_offload(false), 128)] {
-        let sender = options.open(0).unwrap();
-        for (_, host) in BOTH {
-            let to = Endpoint::parse(&format!("{host}:{port}")).unwrap();
-            let transmits: Vec<_> = data.iter().map(|data| one(to, data)).collect();
-            assert_eq!(sender.send(&transmits).unwrap().sent, 128);
-            let (mut slots, mut got) = (0, Vec::new());
-            while got.len() < 128_000 {
-                batch.clear();
-                if receiver.recv(&mut batch).unwrap() == 0 {
-                    receiver.wait(Some(SECOND)).unwrap();
-                }
-                slots += batch.len();
-                got.extend(batch.iter_mut().flat_map(|(_, data)| data.to_vec()));
-            }
-            assert!(got == data.concat());
-            assert!(slots <= most_slots && slots * 64 >= most_slots, "{slots} slots");
-        }
     }
 }
 
@@ -409,7 +379,7 @@ fn an_existing_socket_is_taken_over() {
 #[test]
 fn what_is_no_udp_socket_is_not_taken_over() {
     use std::os::fd::OwnedFd;
-    let tcp = UdpSocket::from(OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap()));
+    let tcp = UdpSocket::from(OwnedFd::from(std::net::TcpListener::bind("127.0.0.1:0").unwrap()));
     assert_eq!(BatchOptions::new().adopt(tcp).unwrap_err().kind(), ErrorKind::Invalid);
     let unix = UdpSocket::from(OwnedFd::from(std::os::unix::net::UnixDatagram::unbound().unwrap()));
     assert_eq!(BatchOptions::new().adopt(unix).unwrap_err().kind(), ErrorKind::Invalid);

@@ -9,7 +9,7 @@ mod skip;
 use netns::{Netns, as_root};
 use std::{ffi::CString, net::IpAddr, sync::Arc, thread, time::Duration};
 use wg_embed::{
-    bind::{BatchOptions, BatchUdp, Endpoint, Family, SendReport, Transmit},
+    bind::{BatchOptions, BatchUdp, Bind, Endpoint, Family, RecvBatch, SendReport, Transmit, UdpBind},
     error::ErrorKind,
 };
 
@@ -252,6 +252,36 @@ fn the_mark_is_that_of_every_socket() {
         udp.reopen(0).unwrap();
         assert_eq!(mark_of(&udp), [8; 2]);
     });
+}
+
+/// That the receiver finds many in one slot shows that they left together.
+#[test]
+fn neighbours_of_one_size_leave_together() {
+    let receiver = UdpBind::new().unwrap();
+    let port = receiver.open(0).unwrap();
+    let mut batch = RecvBatch::new(16, 65_535);
+    assert_eq!(receiver.recv(&mut batch).unwrap(), 0);
+    let data: Vec<Vec<u8>> = (0..128).map(|i| vec![i; 1000]).collect();
+    for (options, most_slots) in [(BatchOptions::new(), 3), (BatchOptions::new().with_offload(false), 128)] {
+        let sender = options.open(0).unwrap();
+        for host in ["127.0.0.1", "[::1]"] {
+            let to = Endpoint::parse(&format!("{host}:{port}")).unwrap();
+            let transmits: Vec<_> =
+                data.iter().map(|contents| Transmit { to, contents, segment_size: 0, tos: 0 }).collect();
+            assert_eq!(sender.send(&transmits).unwrap().sent, 128);
+            let (mut slots, mut got) = (0, Vec::new());
+            while got.len() < 128_000 {
+                batch.clear();
+                if receiver.recv(&mut batch).unwrap() == 0 {
+                    receiver.wait(Some(Duration::from_secs(1))).unwrap();
+                }
+                slots += batch.len();
+                got.extend(batch.iter_mut().flat_map(|(_, data)| data.to_vec()));
+            }
+            assert!(got == data.concat());
+            assert!(slots <= most_slots && slots * 64 >= most_slots, "{slots} slots");
+        }
+    }
 }
 
 /// Has every `sendmmsg` of this thread fail with EIO if it is about a single message, as a GSO send is that has the

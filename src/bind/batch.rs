@@ -87,7 +87,7 @@ impl BatchOptions {
         Self::default()
     }
 
-    /// Marks what is sent (`SO_MARK` on Linux and Android; nothing elsewhere). See [`BatchUdp::set_mark`].
+    /// Marks what is sent. See [`BatchUdp::set_mark`].
     pub fn with_mark(mut self, mark: u32) -> Self {
         self.mark = mark;
         self
@@ -202,7 +202,8 @@ impl BatchUdp {
         self.pair.families().is_some_and(|has| has[family as usize])
     }
 
-    /// Marks packets sent from now on, across reopening (`SO_MARK` on Linux and Android; nothing elsewhere).
+    /// Marks packets sent from now on, across reopening (`SO_MARK` on Linux and Android, `SO_USER_COOKIE` on FreeBSD,
+    /// `SO_RTABLE` on OpenBSD; nothing elsewhere).
     ///
     /// # Errors
     /// `Permission`; the old mark then stays. `Closed`.

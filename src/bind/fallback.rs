@@ -159,7 +159,11 @@ const ARGUMENT: [i32; 3] = [10022, 10040, 10045];
 #[cfg(windows)]
 const SOURCE: [i32; 2] = [10049, 10051];
 
+#[cfg(any(target_os = "freebsd", target_os = "openbsd"))]
+pub(super) use super::bsd::set_mark;
+
 /// There are no marks here.
+#[cfg(not(any(target_os = "freebsd", target_os = "openbsd")))]
 #[cfg_attr(any(target_os = "linux", target_os = "android"), allow(dead_code))]
 pub(super) fn set_mark(_: &SockRef<'_>, _: u32) -> io::Result<()> {
     Ok(())

@@ -8,6 +8,8 @@
 //! comes, for as many threads as like to.
 
 mod batch;
+#[cfg(any(target_os = "freebsd", target_os = "openbsd"))]
+mod bsd;
 mod endpoint;
 mod fallback;
 mod interface;
@@ -225,7 +227,8 @@ pub trait Bind: Send + Sync {
     /// Closes the sockets. A bind that is not open receives nothing and drops what is sent. Idempotent.
     fn close(&self);
 
-    /// Marks packets sent from now on, across reopening (`SO_MARK` on Linux and Android; nothing elsewhere).
+    /// Marks packets sent from now on, across reopening (`SO_MARK` on Linux and Android, `SO_USER_COOKIE` on
+    /// FreeBSD, `SO_RTABLE` on OpenBSD; nothing elsewhere).
     ///
     /// # Errors
     /// As the system says, for lack of permission mostly; the old mark then stays.

@@ -258,7 +258,8 @@ pub extern "C" fn wg_bind_batch_size(bind: i32) -> i32 {
     guard_number_on(bind, |_: &Entry<BatchUdp>| Ok(WG_BATCH_SIZE as i32))
 }
 
-/// Marks what a bind sends from now on, also after wg_bind_reopen(): SO_MARK on Linux and Android, nothing elsewhere.
+/// Marks what a bind sends from now on, also after wg_bind_reopen(): SO_MARK on Linux and Android, SO_USER_COOKIE on
+/// FreeBSD, SO_RTABLE on OpenBSD, nothing elsewhere.
 ///
 /// Memory: nothing changes hands.
 /// Errors: WG_ERR_PERMISSION, and the old mark stays; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED; WG_ERR_BUSY inside a
