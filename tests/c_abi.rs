@@ -47,16 +47,22 @@ fn run(command: &mut Command) {
 
 /// Builds one of the C tests and runs it.
 fn c_test(name: &str, standard: &str) {
+    c_program(&format!("tests/c/{name}.c"), standard);
+}
+
+/// Builds a C program and runs it. It ends with 0 if all is well.
+fn c_program(source: &str, standard: &str) {
     let Some(cc) = compiler("CC", &["cc", "gcc", "clang"]) else {
         return;
     };
+    let name = Path::new(source).file_stem().unwrap();
     let (deps, out) = (libraries(), Path::new(env!("CARGO_TARGET_TMPDIR")).join(name));
     run(Command::new(cc)
         .arg(format!("-std={standard}"))
         .args(WARNINGS)
         .args(["-g", "-pthread", "-I"])
         .arg(root().join("include"))
-        .arg(root().join(format!("tests/c/{name}.c")))
+        .arg(root().join(source))
         .arg("-o")
         .arg(&out)
         .arg("-L")
@@ -95,6 +101,23 @@ fn keys_work_from_c() {
 #[test]
 fn the_log_works_from_c() {
     c_test("log", "c99");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn endpoints_work_from_c() {
+    c_test("endpoint", "c99");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn binds_work_from_c() {
+    c_test("bind", "c99");
+}
+
+#[test]
+fn the_example_plays_ping_pong() {
+    c_program("examples/c/udp_pingpong.c", "c99");
 }
 
 #[test]

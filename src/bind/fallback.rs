@@ -6,7 +6,7 @@
 use super::{
     Endpoint, Family, RecvBatch, RecvMeta,
     outgoing::{Outgoing, Refusal},
-    udp::Counters,
+    udp::{Counters, Options},
 };
 use mio::net::UdpSocket;
 use quinn_udp::{EcnCodepoint, Transmit, UdpSockRef, UdpSocketState};
@@ -35,16 +35,29 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// Binds a socket and sets it up: on Windows the options need an address.
-    pub(super) fn bind(bare: &Socket, address: &SockAddr, family: Family, offload: bool) -> io::Result<Self> {
-        bare.bind(address)?;
+    /// Binds a socket unless it is bound, and sets it up: on Windows the options need an address. The interface does not
+    /// pass.
+    pub(super) fn set_up(
+        bare: &Socket,
+        address: Option<&SockAddr>,
+        family: Family,
+        options: Options,
+    ) -> io::Result<Self> {
+        if let Some(address) = address {
+            bare.bind(address)?;
+        }
         let state = UdpSocketState::new(UdpSockRef::from(bare))?;
-        Ok(Self { state, family, offload })
+        Ok(Self { state, family, offload: options.offload })
     }
 
     /// How many datagrams go into one message.
     fn segments(&self) -> usize {
         if self.offload { self.state.max_gso_segments() } else { 1 }
+    }
+
+    /// Whether several datagrams can leave as one message.
+    pub(super) fn joins(&self) -> bool {
+        self.segments() > 1
     }
 
     /// Sends until nothing is left.
@@ -65,6 +78,7 @@ impl Driver {
                 Ok(()) => outgoing.took(1, segments),
                 Err(err) => {
                     if self.segments() < segments {
+                        outgoing.gso_disabled();
                         counters.gso_disabled.fetch_add(1, Relaxed);
                         tracing::debug!(%err, family = ?self.family, "GSO is off for this socket");
                     }
@@ -72,6 +86,7 @@ impl Driver {
                     if message.segment_size.is_some() && refusal == Refusal::Argument {
                         counters.gso_refused.fetch_add(1, Relaxed);
                     }
+                    outgoing.says(&err);
                     std::thread::sleep(outgoing.refused(segments, refusal).min(NAP));
                 }
             }
@@ -105,7 +120,7 @@ impl Driver {
             }
         };
         for meta in &metas[..received] {
-            let from = Endpoint { dst: meta.addr, src: meta.dst_ip };
+            let from = Endpoint { src: meta.dst_ip, ..Endpoint::new(meta.addr) };
             batch.push(RecvMeta {
                 from,
                 len: meta.len,
@@ -144,7 +159,11 @@ const ARGUMENT: [i32; 3] = [10022, 10040, 10045];
 #[cfg(windows)]
 const SOURCE: [i32; 2] = [10049, 10051];
 
+#[cfg(any(target_os = "freebsd", target_os = "openbsd"))]
+pub(super) use super::bsd::set_mark;
+
 /// There are no marks here.
+#[cfg(not(any(target_os = "freebsd", target_os = "openbsd")))]
 #[cfg_attr(any(target_os = "linux", target_os = "android"), allow(dead_code))]
 pub(super) fn set_mark(_: &SockRef<'_>, _: u32) -> io::Result<()> {
     Ok(())

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{
     callback,
-    handle::{self, Entry},
+    handle::{self, Entry, Object},
     log,
     result::{self, wg_result},
 };
@@ -36,21 +36,29 @@ pub(super) fn guard(body: impl FnOnce() -> Result<()>) -> wg_result {
     code(run(|| outside(body)))
 }
 
-/// As [`guard`], for functions that return a handle, or a negative code.
-pub(super) fn guard_handle(body: impl FnOnce() -> Result<i32>) -> i32 {
+/// As [`guard`], for functions that return a number (a handle, how many, a descriptor), or a negative code.
+pub(super) fn guard_number(body: impl FnOnce() -> Result<i32>) -> i32 {
     run(|| outside(body)).unwrap_or_else(|code| code as i32)
 }
 
-/// As [`guard`], for functions on one tunnel. A panic ends what can be done with it.
-pub(super) fn guard_on(handle: i32, body: impl FnOnce(&Entry) -> Result<()>) -> wg_result {
-    guard(|| {
-        let entry = handle::get(handle)?;
-        entry.check()?;
-        entry.logged(|| {
-            catch_unwind(AssertUnwindSafe(|| body(&entry))).unwrap_or_else(|_| {
-                entry.poison();
-                Err(caught())
-            })
+/// As [`guard`], for functions on one object.
+pub(super) fn guard_on<T: Object>(handle: i32, body: impl FnOnce(&Entry<T>) -> Result<()>) -> wg_result {
+    guard(|| on(handle, body))
+}
+
+/// As [`guard_number`], for functions on one object.
+pub(super) fn guard_number_on<T: Object>(handle: i32, body: impl FnOnce(&Entry<T>) -> Result<i32>) -> i32 {
+    guard_number(|| on(handle, body))
+}
+
+/// A panic ends what can be done with the object.
+fn on<T: Object, R>(handle: i32, body: impl FnOnce(&Entry<T>) -> Result<R>) -> Result<R> {
+    let entry = handle::get::<T>(handle)?;
+    entry.check()?;
+    entry.logged(|| {
+        catch_unwind(AssertUnwindSafe(|| body(&entry))).unwrap_or_else(|_| {
+            entry.poison();
+            Err(caught())
         })
     })
 }
@@ -69,7 +77,7 @@ mod tests {
     use super::{
         super::{
             result::{wg_last_error, wg_result::*},
-            tunnel::{wg_get_config, wg_set_config, wg_turn_off},
+            tunnel::{Running, wg_get_config, wg_set_config, wg_turn_off},
         },
         *,
     };
@@ -91,7 +99,7 @@ mod tests {
         let bind = MemNetwork::new().bind(Ipv4Addr::LOCALHOST.into());
         let tunnel = Tunnel::start(Arc::new(tun), bind, Options::default()).unwrap();
         let handle = handle::reserve().unwrap();
-        handle::insert(handle, Entry::new(tunnel, log::dispatch_of(handle), Arc::default()));
+        handle::insert(handle, Entry::new(Running { tunnel, ended: Arc::default() }, log::dispatch_of(handle)));
         handle
     }
 
@@ -100,7 +108,7 @@ mod tests {
         let codes = [
             guard(|| panic!("private_key=00")) as i32,
             guard_anywhere(|| panic!("private_key=00")) as i32,
-            guard_handle(|| panic!("private_key=00")),
+            guard_number(|| panic!("private_key=00")),
         ];
         assert_eq!(codes, [WG_ERR_PANIC as i32; 3]);
         assert_eq!(last_error(), "internal error: a panic was caught");
@@ -120,7 +128,7 @@ mod tests {
             result
         };
         assert_eq!([set(broken), get(broken)], [WG_OK; 2]);
-        assert_eq!(guard_on(broken, |_| panic!("a bug")), WG_ERR_PANIC);
+        assert_eq!(guard_on::<Running>(broken, |_| panic!("a bug")), WG_ERR_PANIC);
         assert_eq!([set(broken), get(broken)], [WG_ERR_PANIC; 2]);
         assert!(last_error().contains("turn it off"));
         assert_eq!([set(other), get(other), wg_turn_off(other)], [WG_OK; 3]);
@@ -129,9 +137,9 @@ mod tests {
 
     #[test]
     fn a_failure_is_told_and_its_code_returned() {
-        assert_eq!(guard_handle(|| Ok(7)), 7);
+        assert_eq!(guard_number(|| Ok(7)), 7);
         let closed = || Error::new(ErrorKind::Closed, "gone");
         assert_eq!((guard(|| Err(closed())), last_error().as_str()), (WG_ERR_CLOSED, "gone"));
-        assert_eq!(guard_handle(|| Err(closed())), ErrorKind::Closed.code());
+        assert_eq!(guard_number(|| Err(closed())), ErrorKind::Closed.code());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{mem::offset_of, ptr};
 
-use super::tunnel::WG_FD_TAKE;
+use super::fd::WG_FD_TAKE;
 use crate::error::{Error, ErrorKind, Result};
 
 /// No struct of this library will ever be larger: a `struct_size` beyond it is garbage.

@@ -6,9 +6,9 @@ use std::{
 };
 
 use super::{
-    fd::Lent,
-    guard::{guard, guard_handle, guard_on},
-    handle::{self, Entry},
+    fd::{Lent, takes},
+    guard::{guard, guard_number, guard_on},
+    handle::{self, Entry, Object},
     log,
     options::{read_sized, wg_options_t},
     result::wg_result,
@@ -22,19 +22,6 @@ use crate::{
     uapi::{self, Limits},
 };
 
-/// Whose a descriptor is.
-///
-/// Since: 0.1.0
-#[repr(u32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum wg_fd_ownership_t {
-    /// The library takes ownership of the descriptor: it is closed if, and only if, the call succeeds.
-    WG_FD_TAKE = 1,
-    /// The library works with a duplicate; the descriptor stays the caller's, to close at any time.
-    WG_FD_DUP = 2,
-}
-pub use wg_fd_ownership_t::*;
-
 // The header says so.
 const _: () = assert!(DEFAULT_MAX_PEERS == 65_536);
 
@@ -43,6 +30,28 @@ const MOST_PEERS: usize = 1 << 24;
 
 /// MTUs that an app may name.
 const MTUS: std::ops::RangeInclusive<u32> = 576..=65_535;
+
+/// A tunnel that runs, or ran until it ended by itself.
+pub(super) struct Running {
+    pub(super) tunnel: Tunnel,
+    /// Why it has ended.
+    pub(super) ended: Arc<OnceLock<String>>,
+}
+
+impl Object for Running {
+    const NAME: &'static str = "tunnel";
+    const END: &'static str = "turn it off";
+}
+
+impl Running {
+    /// Refuses what only a running tunnel can do.
+    fn check_running(&self) -> Result<()> {
+        match self.ended.get() {
+            Some(reason) => Err(Error::new(ErrorKind::Closed, format!("the tunnel has ended: {reason}"))),
+            None => Ok(()),
+        }
+    }
+}
 
 /// Makes a tunnel between `tun_fd` and the network, and starts it.
 ///
@@ -69,7 +78,7 @@ const MTUS: std::ops::RangeInclusive<u32> = 576..=65_535;
 /// `uapi` is NULL or ends with a zero byte. On success nobody but the library uses `tun_fd` any more.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_turn_on(tun_fd: i32, uapi: *const c_char) -> i32 {
-    guard_handle(|| {
+    guard_number(|| {
         // SAFETY: the caller's contract is the same.
         let text = unsafe { borrow_text(uapi, "uapi") }?;
         // SAFETY: as above.
@@ -91,7 +100,7 @@ pub unsafe extern "C" fn wg_turn_on(tun_fd: i32, uapi: *const c_char) -> i32 {
 /// `options` is NULL or points to `options->struct_size` readable bytes; the rest as in wg_turn_on().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_turn_on_with(options: *const wg_options_t, uapi: *const c_char) -> i32 {
-    guard_handle(|| {
+    guard_number(|| {
         // SAFETY: the caller's contract is the same.
         let options = unsafe { read_sized(options, "options") }?;
         // SAFETY: as above.
@@ -102,13 +111,9 @@ pub unsafe extern "C" fn wg_turn_on_with(options: *const wg_options_t, uapi: *co
 }
 
 /// # Safety
-/// With [`WG_FD_TAKE`], `tun_fd` is given away if this succeeds.
+/// With `WG_FD_TAKE`, `tun_fd` is given away if this succeeds.
 unsafe fn turn_on(options: &wg_options_t, text: &str) -> Result<i32> {
-    let takes = match options.fd_ownership {
-        take if take == WG_FD_TAKE as u32 => true,
-        dup if dup == WG_FD_DUP as u32 => false,
-        other => return Err(Error::invalid(format!("fd_ownership is {other}, not WG_FD_TAKE or WG_FD_DUP"))),
-    };
+    let takes = takes(options.fd_ownership)?;
     let mtu = match options.mtu {
         0 => 0,
         mtu if MTUS.contains(&mtu) => mtu as u16,
@@ -124,8 +129,7 @@ unsafe fn turn_on(options: &wg_options_t, text: &str) -> Result<i32> {
     let handle = handle::reserve()?;
     let dispatch = log::dispatch_of(handle);
     let entry = tracing::dispatcher::with_default(&dispatch, || {
-        let (tunnel, ended) = start(&lent, mtu, max_peers, update)?;
-        Ok::<_, Error>(Entry::new(tunnel, dispatch.clone(), ended))
+        Ok::<_, Error>(Entry::new(start(&lent, mtu, max_peers, update)?, dispatch.clone()))
     })?;
     if takes {
         // SAFETY: the caller gives it away on success, and nothing fails from here on.
@@ -137,7 +141,7 @@ unsafe fn turn_on(options: &wg_options_t, text: &str) -> Result<i32> {
     Ok(handle)
 }
 
-fn start(lent: &Lent, mtu: u16, max_peers: usize, update: Update) -> Result<(Tunnel, Arc<OnceLock<String>>)> {
+fn start(lent: &Lent, mtu: u16, max_peers: usize, update: Update) -> Result<Running> {
     let tun = lent.tun(mtu)?;
     let bind = UdpBind::new().map_err(|err| Error::io("cannot wait for UDP sockets", err))?;
     let ended = Arc::new(OnceLock::new());
@@ -157,7 +161,7 @@ fn start(lent: &Lent, mtu: u16, max_peers: usize, update: Update) -> Result<(Tun
         device.apply(update)?;
         device.up()
     })?;
-    Ok((tunnel, ended))
+    Ok(Running { tunnel, ended })
 }
 
 /// Stops a tunnel, and closes its descriptor and its sockets. Its handle is not valid any more.
@@ -172,7 +176,7 @@ fn start(lent: &Lent, mtu: u16, max_peers: usize, update: Update) -> Result<(Tun
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_turn_off(handle: i32) -> wg_result {
     guard(|| {
-        let entry = handle::remove(handle)?;
+        let entry = handle::remove::<Running>(handle)?;
         entry.logged(|| entry.tunnel.stop())
     })
 }
@@ -189,7 +193,7 @@ pub extern "C" fn wg_turn_off(handle: i32) -> wg_result {
 /// `uapi` is NULL or ends with a zero byte.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_set_config(handle: i32, uapi: *const c_char) -> wg_result {
-    guard_on(handle, |entry| {
+    guard_on(handle, |entry: &Entry<Running>| {
         // SAFETY: the caller's contract is the same.
         let text = unsafe { borrow_text(uapi, "uapi") }?;
         entry.check_running()?;
@@ -211,7 +215,7 @@ pub unsafe extern "C" fn wg_set_config(handle: i32, uapi: *const c_char) -> wg_r
 /// `out` is NULL or points to writable storage for one pointer.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_get_config(handle: i32, out: *mut *mut c_char) -> wg_result {
-    guard_on(handle, |entry| {
+    guard_on(handle, |entry: &Entry<Running>| {
         if out.is_null() {
             return Err(Error::new(ErrorKind::Null, "out is NULL"));
         }

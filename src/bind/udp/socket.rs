@@ -1,17 +1,35 @@
 //! One socket: how it is made, and which driver it has.
 
-use super::{BUFFER, Counters, SocketHook};
+use super::{BUFFER, Counters, SocketHook, pair::Way};
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 use crate::bind::fallback as native;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use crate::bind::linux as native;
-use crate::bind::{Family, RecvBatch, fallback, outgoing::Outgoing};
+use crate::bind::{Family, RecvBatch, fallback, interface, outgoing::Outgoing};
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
 };
 
-pub(super) use native::interface_index;
+pub(in crate::bind) use native::interface_index;
+
+/// What is asked of drivers.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::bind) struct Options {
+    /// Whether to use GSO and GRO.
+    pub(in crate::bind) offload: bool,
+    /// Whether to use the portable driver everywhere.
+    pub(in crate::bind) portable: bool,
+    /// Whether the endpoints of what is received tell the interface.
+    pub(in crate::bind) interfaces: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { offload: true, portable: false, interfaces: false }
+    }
+}
 
 /// How datagrams pass a socket.
 #[derive(Debug)]
@@ -26,10 +44,14 @@ pub(super) struct Socket {
     pub(super) io: mio::net::UdpSocket,
     pub(super) family: Family,
     driver: Driver,
+    /// The interface that it is tied to, or 0.
+    interface: AtomicU32,
+    /// Whether everything is dropped.
+    blackhole: AtomicBool,
 }
 
-/// A socket that is not bound yet, shown to the hook and marked. `None` if the host does not have the family.
-pub(super) fn prepare(family: Family, mark: u32, hook: Option<&SocketHook>) -> io::Result<Option<socket2::Socket>> {
+/// A socket that is not bound yet, shown to the hook and prepared. `None` if the host does not have the family.
+pub(super) fn make(family: Family, mark: u32, hook: Option<&SocketHook>) -> io::Result<Option<socket2::Socket>> {
     let domain = match family {
         Family::V4 => socket2::Domain::IPV4,
         Family::V6 => socket2::Domain::IPV6,
@@ -44,16 +66,22 @@ pub(super) fn prepare(family: Family, mark: u32, hook: Option<&SocketHook>) -> i
         #[cfg(windows)]
         hook(std::os::windows::io::AsSocket::as_socket(&socket), family)?;
     }
-    socket.set_nonblocking(true)?;
     if family == Family::V6 {
         socket.set_only_v6(true)?;
     }
+    prepare(&socket, mark)?;
+    Ok(Some(socket))
+}
+
+/// Does what every socket needs.
+pub(super) fn prepare(socket: &socket2::Socket, mark: u32) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
     if mark != 0 {
-        native::set_mark(&socket2::SockRef::from(&socket), mark)?;
+        native::set_mark(&socket2::SockRef::from(socket), mark)?;
     }
     enlarge(BUFFER, |size| socket.set_recv_buffer_size(size));
     enlarge(BUFFER, |size| socket.set_send_buffer_size(size));
-    Ok(Some(socket))
+    Ok(())
 }
 
 /// Whether another socket that wants the same may be bound to this one's port.
@@ -70,29 +98,33 @@ pub(super) fn share_port<'a>(socket: impl Into<socket2::SockRef<'a>>, share: boo
 }
 
 impl Socket {
-    /// Binds a prepared socket.
-    pub(super) fn bind(
+    /// Sets up a prepared socket, and binds it to `port` if there is one.
+    pub(super) fn set_up(
         socket: socket2::Socket,
         family: Family,
-        port: u16,
-        offload: bool,
-        portable: bool,
+        port: Option<u16>,
+        options: Options,
     ) -> io::Result<Self> {
-        let address: SocketAddr = match family {
-            Family::V4 => (Ipv4Addr::UNSPECIFIED, port).into(),
-            Family::V6 => (Ipv6Addr::UNSPECIFIED, port).into(),
-        };
-        let address = address.into();
-        let driver = if portable {
-            Driver::Portable(fallback::Driver::bind(&socket, &address, family, offload)?)
+        let address = port.map(|port| match family {
+            Family::V4 => SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into(),
+            Family::V6 => SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into(),
+        });
+        let driver = if options.portable {
+            Driver::Portable(fallback::Driver::set_up(&socket, address.as_ref(), family, options)?)
         } else {
-            Driver::Native(native::Driver::bind(&socket, &address, family, offload)?)
+            Driver::Native(native::Driver::set_up(&socket, address.as_ref(), family, options)?)
         };
         let io = mio::net::UdpSocket::from_std(socket.into());
-        Ok(Self { io, family, driver })
+        Ok(Self { io, family, driver, interface: AtomicU32::new(0), blackhole: AtomicBool::new(false) })
     }
 
     pub(super) fn send(&self, outgoing: &mut Outgoing<'_>, counters: &Counters) {
+        if self.blackhole.load(Relaxed) {
+            return outgoing.abandon();
+        }
+        if self.interface.load(Relaxed) != 0 {
+            outgoing.through_any_interface();
+        }
         match &self.driver {
             Driver::Native(driver) => driver.send(&self.io, outgoing, counters),
             Driver::Portable(driver) => driver.send(&self.io, outgoing, counters),
@@ -104,6 +136,23 @@ impl Socket {
             Driver::Native(driver) => driver.recv(&self.io, batch, counters),
             Driver::Portable(driver) => driver.recv(&self.io, batch, counters),
         }
+    }
+
+    /// Whether several datagrams can leave as one message.
+    pub(super) fn joins(&self) -> bool {
+        match &self.driver {
+            Driver::Native(driver) => driver.joins(),
+            Driver::Portable(driver) => driver.joins(),
+        }
+    }
+
+    pub(super) fn set_way(&self, way: Way) -> io::Result<()> {
+        if self.interface.load(Relaxed) != way.interface {
+            interface::tie(&socket2::SockRef::from(&self.io), self.family, way.interface)?;
+            self.interface.store(way.interface, Relaxed);
+        }
+        self.blackhole.store(way.blackhole, Relaxed);
+        Ok(())
     }
 
     pub(super) fn share_port(&self, share: bool) {
