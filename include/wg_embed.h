@@ -29,7 +29,7 @@
 #define WG_KEY_BASE64_LEN 45
 
 /** What a wg_options_t begins as: no descriptor, WG_FD_TAKE, and the defaults. Since: 0.1.0 */
-#define WG_OPTIONS_INIT { sizeof(wg_options_t), -1, WG_FD_TAKE, 0, 0 }
+#define WG_OPTIONS_INIT { sizeof(wg_options_t), -1, WG_FD_TAKE, 0, 0, NULL, NULL, NULL }
 
 /** The most datagrams that one wg_bind_send() takes. A later library may take more, but not fewer. Since: 0.1.0 */
 #define WG_BATCH_SIZE 128
@@ -484,6 +484,20 @@ typedef struct wg_options_t {
    * The largest number of peers: up to 16777216, or 0 for 65536. Each takes about 1 KiB.
    */
   uint32_t max_peers;
+  /**
+   * Is shown each UDP socket before its first byte, when the tunnel is turned on and whenever its sockets are renewed;
+   * or NULL. If it refuses, nothing is sent: wg_turn_on_with() fails, and later on the old sockets stay, or none, and
+   * it is tried again as in wg_bump_sockets(). It may then be called on the tunnel's own threads.
+   */
+  wg_protect_fn_t protect;
+  /**
+   * For `protect`.
+   */
+  void *protect_user;
+  /**
+   * Gives up `protect_user`; or NULL. It follows the rules of wg_protect_fn_t.
+   */
+  wg_destroy_fn_t protect_destroy;
 } wg_options_t;
 
 #ifdef __cplusplus
@@ -845,6 +859,32 @@ wg_result wg_key_from_hex(const char *text, uint8_t *key);
 wg_result wg_key_from_base64(const char *text, uint8_t *key);
 
 /**
+ * Lets a tunnel rest: its sockets are closed, its sessions forgotten, and neither packets nor timers wake a thread, until
+ * wg_resume(). What the system or the app writes to `tun_fd` meanwhile waits there, as far as there is room. The
+ * configuration stays, and can be read and changed. When this returns, nothing is sent any more. A tunnel that rests
+ * already goes on resting.
+ *
+ * Memory: nothing changes hands.
+ * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result wg_pause(int32_t handle);
+
+/**
+ * Lets a tunnel go on after wg_pause(), with fresh sockets, shown to `protect` first. With each peer that there was a
+ * session with a handshake is begun at once. Of a tunnel that does not rest nothing is asked.
+ *
+ * If the sockets cannot be opened the tunnel goes on nevertheless, and tries again as wg_bump_sockets() does.
+ *
+ * Memory: nothing changes hands.
+ * Errors: as wg_bump_sockets().
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result wg_resume(int32_t handle);
+
+/**
  * Sends the log of the whole process to `log`, in place of where it went before. NULL ends it.
  *
  * When this returns, the previous function is not running on any thread, and will not be called again. So do not call
@@ -882,6 +922,97 @@ wg_result wg_set_log_level(int32_t level);
  * Since: 0.1.0
  */
 const char *wg_last_error(void);
+
+/**
+ * Returns the descriptor of a tunnel's IPv4 socket, to set options on it or to look at it, or a negative wg_result.
+ *
+ * There is no need to protect it: wg_options_t's `protect` is shown each socket before its first byte, and that is the
+ * only way that misses none.
+ *
+ * Memory: the descriptor is borrowed: do not close it. It is the library's, and closed whenever the sockets are renewed
+ * (wg_bump_sockets(), wg_network_changed(), wg_bind_socket_to_interface4(), a new listen_port, wg_pause()) and by
+ * wg_turn_off(); the number may mean something else after that.
+ * Errors: WG_ERR_NOT_FOUND if there is no such socket, because the tunnel is paused, its port could not be opened, the
+ * host has no IPv4, or its datagrams are the app's; WG_ERR_UNSUPPORTED on Windows; WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY
+ * inside a callback; WG_ERR_PANIC.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+int32_t wg_peek_socket_fd4(int32_t handle);
+
+/**
+ * As wg_peek_socket_fd4(), for IPv6.
+ *
+ * Since: 0.1.0
+ */
+int32_t wg_peek_socket_fd6(int32_t handle);
+
+/**
+ * Ties a tunnel's IPv4 socket to one network interface, by its index, whatever the routes say, and its successors as
+ * well; 0 unties it. On Windows only what is sent is tied.
+ *
+ * As long as `blackhole` is not 0, everything that would leave by IPv4 is dropped here, and counted as
+ * out_send_failed: for the moment between the loss of one network and the next.
+ *
+ * On Linux it takes no permission the first time; later on, without CAP_NET_RAW, fresh sockets take the place of the
+ * old ones as with wg_bump_sockets().
+ *
+ * Memory: nothing changes hands.
+ * Errors: nothing changes then. WG_ERR_NOT_FOUND if there is no such interface; WG_ERR_UNSUPPORTED if the host has no
+ * IPv4, the datagrams are the app's, or the system cannot do it (Linux since 5.7, Apple's systems and Windows can);
+ * WG_ERR_PERMISSION; WG_ERR_IO; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a
+ * callback; WG_ERR_PANIC.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result wg_bind_socket_to_interface4(int32_t handle, uint32_t interface_index, int32_t blackhole);
+
+/**
+ * As wg_bind_socket_to_interface4(), for IPv6.
+ *
+ * Since: 0.1.0
+ */
+wg_result wg_bind_socket_to_interface6(int32_t handle, uint32_t interface_index, int32_t blackhole);
+
+/**
+ * Renews a tunnel's sockets: fresh ones on the same port, shown to `protect` first. For when the old ones may lead
+ * nowhere, after a change of networks. Each peer with a session is sent a packet, so that it learns where we are.
+ *
+ * If it fails the old sockets stay in use, and it is tried again, after half a second at first and at least every 30 s,
+ * until it works. A port that was not configured but chosen by the system may change.
+ *
+ * Memory: nothing changes hands.
+ * Errors: WG_ERR_ADDR_IN_USE, WG_ERR_PERMISSION (also if `protect` refuses), WG_ERR_IO, WG_ERR_RESOURCES: why it did not
+ * work this time; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback;
+ * WG_ERR_PANIC. A tunnel that is paused has no sockets to renew: that is no error.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result wg_bump_sockets(int32_t handle);
+
+/**
+ * From now on peers whose endpoint is known stay there, whatever address they send from, and so does each that gets an
+ * endpoint by configuration. For phones: after a change of networks, what is still on its way on the old one would lead
+ * astray. There is no way back but a new tunnel.
+ *
+ * Memory: nothing changes hands.
+ * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result wg_disable_roaming(int32_t handle);
+
+/**
+ * Marks what a tunnel sends, for rules of routing or a firewall (SO_MARK on Linux and Android); 0 ends it. The same as
+ * fwmark=.. in wg_set_config().
+ *
+ * Memory: nothing changes hands.
+ * Errors: WG_ERR_PERMISSION without CAP_NET_ADMIN, and the old mark stays; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the
+ * tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result wg_set_fwmark(int32_t handle, uint32_t mark);
 
 /**
  * Frees what a wg_ function returned for the caller to own, and overwrites it first: it may hold keys.
@@ -930,14 +1061,18 @@ int32_t wg_turn_on(int32_t tun_fd,
  *
  * Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP it stays the caller's in
  * any case; but a duplicate has its O_NONBLOCK mode in common with the original, so on success the caller's descriptor
- * is non-blocking from then on.
+ * is non-blocking from then on. `protect_destroy` is called exactly once with `protect_user`: when the tunnel was turned
+ * off and the last call on it has returned, or before this one does if it fails. Only if `options` cannot be read
+ * (WG_ERR_NULL, WG_ERR_UNSUPPORTED, or WG_ERR_INVALID for its struct_size) it is not called.
  * Errors: as wg_turn_on(); WG_ERR_NULL if `options` is NULL; WG_ERR_INVALID if one of its values is out of its range;
+ * WG_ERR_PERMISSION if `protect` refuses;
  * WG_ERR_UNSUPPORTED if it sets a field that this library does not know.
  * Threads: any.
  * Since: 0.1.0
  *
  * # Safety
- * `options` is NULL or points to `options->struct_size` readable bytes; the rest as in wg_turn_on().
+ * `options` is NULL or points to `options->struct_size` readable bytes; its functions are NULL or of their types, and
+ * may be called with what belongs to them on any thread; the rest as in wg_turn_on().
  */
 int32_t wg_turn_on_with(const struct wg_options_t *options,
                         const char *uapi);

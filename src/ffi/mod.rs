@@ -12,7 +12,7 @@
 //! | [`options`] | structs that grow with the library |
 //! | `fd` | whose a descriptor is |
 //! | `protect` | new sockets, shown to the app before their first byte |
-//! | [`tunnel`]; [`bind`], [`datagrams`], [`endpoint`]; [`keys`], [`log`], [`about`] | the functions themselves |
+//! | [`tunnel`], [`sockets`], [`life`]; [`bind`], [`datagrams`], [`endpoint`]; [`keys`], [`log`], [`about`] | the functions themselves |
 //!
 //! The functions keep their C names in Rust as well, and can be called from there.
 #![allow(unsafe_code)] // The one room where raw pointers enter.
@@ -27,14 +27,16 @@ mod fd;
 mod guard;
 mod handle;
 pub mod keys;
+pub mod life;
 pub mod log;
 pub mod options;
 mod protect;
 pub mod result;
+pub mod sockets;
 pub mod text;
 pub mod tunnel;
 
 pub use self::{
-    about::*, bind::*, callback::wg_destroy_fn_t, datagrams::*, endpoint::*, fd::*, keys::*, log::*, options::*,
-    protect::wg_protect_fn_t, result::*, text::wg_free, tunnel::*,
+    about::*, bind::*, callback::wg_destroy_fn_t, datagrams::*, endpoint::*, fd::*, keys::*, life::*, log::*, options::*,
+    protect::wg_protect_fn_t, result::*, sockets::*, text::wg_free, tunnel::*,
 };

@@ -11,11 +11,12 @@ use super::{
     handle::{self, Entry, Object},
     log,
     options::{read_sized, wg_options_t},
+    protect,
     result::wg_result,
     text::{borrow_text, give_text},
 };
 use crate::{
-    bind::UdpBind,
+    bind::{UdpBind, udp::SocketHook},
     config::Update,
     device::{DEFAULT_MAX_PEERS, Event, Options, Tunnel},
     error::{Error, ErrorKind, Result},
@@ -36,6 +37,8 @@ pub(super) struct Running {
     pub(super) tunnel: Tunnel,
     /// Why it has ended.
     pub(super) ended: Arc<OnceLock<String>>,
+    /// Its sockets, unless its datagrams are the app's.
+    pub(super) sockets: Option<Arc<UdpBind>>,
 }
 
 impl Object for Running {
@@ -45,7 +48,7 @@ impl Object for Running {
 
 impl Running {
     /// Refuses what only a running tunnel can do.
-    fn check_running(&self) -> Result<()> {
+    pub(super) fn check_running(&self) -> Result<()> {
         match self.ended.get() {
             Some(reason) => Err(Error::new(ErrorKind::Closed, format!("the tunnel has ended: {reason}"))),
             None => Ok(()),
@@ -78,41 +81,53 @@ impl Running {
 /// `uapi` is NULL or ends with a zero byte. On success nobody but the library uses `tun_fd` any more.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_turn_on(tun_fd: i32, uapi: *const c_char) -> i32 {
-    guard_number(|| {
-        // SAFETY: the caller's contract is the same.
-        let text = unsafe { borrow_text(uapi, "uapi") }?;
-        // SAFETY: as above.
-        unsafe { turn_on(&wg_options_t { tun_fd, ..wg_options_t::default() }, text) }
-    })
+    // SAFETY: the caller's contract is the same.
+    unsafe { turn_on(Ok(wg_options_t { tun_fd, ..wg_options_t::default() }), uapi) }
 }
 
 /// As wg_turn_on(), with options.
 ///
 /// Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP it stays the caller's in
 /// any case; but a duplicate has its O_NONBLOCK mode in common with the original, so on success the caller's descriptor
-/// is non-blocking from then on.
+/// is non-blocking from then on. `protect_destroy` is called exactly once with `protect_user`: when the tunnel was turned
+/// off and the last call on it has returned, or before this one does if it fails. Only if `options` cannot be read
+/// (WG_ERR_NULL, WG_ERR_UNSUPPORTED, or WG_ERR_INVALID for its struct_size) it is not called.
 /// Errors: as wg_turn_on(); WG_ERR_NULL if `options` is NULL; WG_ERR_INVALID if one of its values is out of its range;
+/// WG_ERR_PERMISSION if `protect` refuses;
 /// WG_ERR_UNSUPPORTED if it sets a field that this library does not know.
 /// Threads: any.
 /// Since: 0.1.0
 ///
 /// # Safety
-/// `options` is NULL or points to `options->struct_size` readable bytes; the rest as in wg_turn_on().
+/// `options` is NULL or points to `options->struct_size` readable bytes; its functions are NULL or of their types, and
+/// may be called with what belongs to them on any thread; the rest as in wg_turn_on().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_turn_on_with(options: *const wg_options_t, uapi: *const c_char) -> i32 {
-    guard_number(|| {
+    // SAFETY: the caller's contract is the same.
+    unsafe { turn_on(read_sized(options, "options"), uapi) }
+}
+
+/// # Safety
+/// That of [`wg_turn_on_with`].
+unsafe fn turn_on(options: Result<wg_options_t>, uapi: *const c_char) -> i32 {
+    // Outside of the guard: what belongs to the app's functions is given up in any case.
+    let hooked = options.map(|options| {
         // SAFETY: the caller's contract is the same.
-        let options = unsafe { read_sized(options, "options") }?;
+        let hook = unsafe { protect::hook(options.protect, options.protect_user, options.protect_destroy) };
+        (options, hook)
+    });
+    guard_number(|| {
+        let (options, hook) = hooked?;
         // SAFETY: as above.
         let text = unsafe { borrow_text(uapi, "uapi") }?;
         // SAFETY: as above.
-        unsafe { turn_on(&options, text) }
+        unsafe { make(&options, hook, text) }
     })
 }
 
 /// # Safety
 /// With `WG_FD_TAKE`, `tun_fd` is given away if this succeeds.
-unsafe fn turn_on(options: &wg_options_t, text: &str) -> Result<i32> {
+unsafe fn make(options: &wg_options_t, hook: SocketHook, text: &str) -> Result<i32> {
     let takes = takes(options.fd_ownership)?;
     let mtu = match options.mtu {
         0 => 0,
@@ -129,7 +144,7 @@ unsafe fn turn_on(options: &wg_options_t, text: &str) -> Result<i32> {
     let handle = handle::reserve()?;
     let dispatch = log::dispatch_of(handle);
     let entry = tracing::dispatcher::with_default(&dispatch, || {
-        Ok::<_, Error>(Entry::new(start(&lent, mtu, max_peers, update)?, dispatch.clone()))
+        Ok::<_, Error>(Entry::new(start(&lent, mtu, max_peers, hook, update)?, dispatch.clone()))
     })?;
     if takes {
         // SAFETY: the caller gives it away on success, and nothing fails from here on.
@@ -141,9 +156,10 @@ unsafe fn turn_on(options: &wg_options_t, text: &str) -> Result<i32> {
     Ok(handle)
 }
 
-fn start(lent: &Lent, mtu: u16, max_peers: usize, update: Update) -> Result<Running> {
+fn start(lent: &Lent, mtu: u16, max_peers: usize, hook: SocketHook, update: Update) -> Result<Running> {
     let tun = lent.tun(mtu)?;
-    let bind = UdpBind::new().map_err(|err| Error::io("cannot wait for UDP sockets", err))?;
+    let sockets = UdpBind::new().map_err(|err| Error::io("cannot wait for UDP sockets", err))?;
+    let sockets = Arc::new(sockets.with_socket_hook(hook));
     let ended = Arc::new(OnceLock::new());
     let events = {
         let ended = ended.clone();
@@ -157,11 +173,11 @@ fn start(lent: &Lent, mtu: u16, max_peers: usize, update: Update) -> Result<Runn
     let options = Options { max_peers, events, ..Options::default() };
     // In this order no socket is opened on a port that is not the configured one. An app's interface is up as far as the
     // app is concerned, so the device is, too.
-    let tunnel = Tunnel::start_with(tun, Arc::new(bind), options, |device| {
+    let tunnel = Tunnel::start_with(tun, sockets.clone(), options, |device| {
         device.apply(update)?;
         device.up()
     })?;
-    Ok(Running { tunnel, ended })
+    Ok(Running { tunnel, ended, sockets: Some(sockets) })
 }
 
 /// Stops a tunnel, and closes its descriptor and its sockets. Its handle is not valid any more.

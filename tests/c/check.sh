@@ -35,9 +35,9 @@ $CXX -std=c++17 $warn -x c++ -fsyntax-only "$out/alone.c"
 
 sanitize="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
 for source in tests/c/layout.c tests/c/keys.c tests/c/endpoint.c tests/c/bind.c tests/c/options.c tests/c/log.c \
-  tests/c/tunnel.c examples/c/udp_pingpong.c; do
+  tests/c/tunnel.c tests/c/sockets.c examples/c/udp_pingpong.c; do
   test=$(basename "$source" .c)
-  case $test in layout) std=c11 ;; *) std=c99 ;; esac
+  case $test in layout | sockets) std=c11 ;; *) std=c99 ;; esac
   for kind in so a; do
     case $kind in
     so) link="-L$libs -lwg_embed -Wl,-rpath,$libs" ;;

@@ -5,13 +5,16 @@
 #include <string.h>
 
 #if UINTPTR_MAX == UINT64_MAX
-_Static_assert(sizeof(wg_options_t) == 24, "wg_options_t");
+_Static_assert(sizeof(wg_options_t) == 48, "wg_options_t");
 _Static_assert(_Alignof(wg_options_t) == 8, "wg_options_t");
 _Static_assert(offsetof(wg_options_t, struct_size) == 0, "struct_size");
 _Static_assert(offsetof(wg_options_t, tun_fd) == 8, "tun_fd");
 _Static_assert(offsetof(wg_options_t, fd_ownership) == 12, "fd_ownership");
 _Static_assert(offsetof(wg_options_t, mtu) == 16, "mtu");
 _Static_assert(offsetof(wg_options_t, max_peers) == 20, "max_peers");
+_Static_assert(offsetof(wg_options_t, protect) == 24, "protect");
+_Static_assert(offsetof(wg_options_t, protect_user) == 32, "protect_user");
+_Static_assert(offsetof(wg_options_t, protect_destroy) == 40, "protect_destroy");
 
 _Static_assert(sizeof(wg_bind_options_t) == 40, "wg_bind_options_t");
 _Static_assert(_Alignof(wg_bind_options_t) == 8, "wg_bind_options_t");
@@ -97,6 +100,15 @@ static int32_t (*const turn_on_with)(const wg_options_t *, const char *) = wg_tu
 static wg_result (*const turn_off)(int32_t) = wg_turn_off;
 static wg_result (*const set_config)(int32_t, const char *) = wg_set_config;
 static wg_result (*const get_config)(int32_t, char **) = wg_get_config;
+static int32_t (*const peek_socket_fd4)(int32_t) = wg_peek_socket_fd4;
+static int32_t (*const peek_socket_fd6)(int32_t) = wg_peek_socket_fd6;
+static wg_result (*const bind_to_interface4)(int32_t, uint32_t, int32_t) = wg_bind_socket_to_interface4;
+static wg_result (*const bind_to_interface6)(int32_t, uint32_t, int32_t) = wg_bind_socket_to_interface6;
+static wg_result (*const bump_sockets)(int32_t) = wg_bump_sockets;
+static wg_result (*const disable_roaming)(int32_t) = wg_disable_roaming;
+static wg_result (*const set_fwmark)(int32_t, uint32_t) = wg_set_fwmark;
+static wg_result (*const pause_tunnel)(int32_t) = wg_pause;
+static wg_result (*const resume_tunnel)(int32_t) = wg_resume;
 static void (*const free_memory)(void *) = wg_free;
 static const char *(*const last_error)(void) = wg_last_error;
 static wg_result (*const generate_private_key)(uint8_t *) = wg_generate_private_key;
@@ -130,7 +142,8 @@ static uint32_t (*const version_number)(void) = wg_version_number;
 int main(void) {
   char text[64];
   snprintf(text, sizeof text, "%d.%d.%d", WG_VERSION_MAJOR, WG_VERSION_MINOR, WG_VERSION_PATCH);
-  if (!turn_on || !turn_on_with || !turn_off || !set_config || !get_config || !free_memory || !last_error ||
+  if (!peek_socket_fd4 || !peek_socket_fd6 || !bind_to_interface4 || !bind_to_interface6 || !bump_sockets || !disable_roaming ||
+      !set_fwmark || !pause_tunnel || !resume_tunnel || !turn_on || !turn_on_with || !turn_off || !set_config || !get_config || !free_memory || !last_error ||
       !generate_private_key || !generate_public_key || !generate_preshared_key || !key_to_hex || !key_to_base64 ||
       !key_from_hex || !key_from_base64 || !set_log_callback || !set_log_level || !bind_open || !bind_adopt ||
       !bind_reopen || !bind_close || !bind_batch_size || !bind_set_mark || !bind_set_interface || !bind_peek_fd ||
