@@ -104,7 +104,9 @@ pub unsafe extern "C" fn wg_turn_on(tun_fd: i32, uapi: *const c_char) -> i32 {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_turn_on_with(options: *const wg_options_t, uapi: *const c_char) -> i32 {
     // SAFETY: the caller's contract is the same.
-    unsafe { turn_on(read_sized(options, "options"), uapi) }
+    let options = unsafe { read_sized(options, "options") };
+    // SAFETY: as above.
+    unsafe { turn_on(options, uapi) }
 }
 
 /// # Safety
