@@ -7,11 +7,11 @@ use std::{
     time::Duration,
 };
 
-use chacha20poly1305::{AeadInOut, KeyInit, XChaCha20Poly1305, XNonce};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::{
+    aead::{AeadKey, TAG_LEN, XNONCE_LEN},
     kdf,
     message::{COOKIE_REPLY_LEN, TYPE_COOKIE_REPLY},
 };
@@ -25,7 +25,6 @@ const COOKIE_LATENCY: Duration = Duration::from_secs(5);
 
 const MAC_LEN: usize = 16;
 const COOKIE_LEN: usize = 16;
-const NONCE_LEN: usize = 24;
 
 fn mac1_key(public: &PublicKey) -> [u8; 32] {
     kdf::hash(&[b"mac1----", public.as_bytes()])
@@ -106,16 +105,13 @@ impl CookieChecker {
         reply[..4].copy_from_slice(&TYPE_COOKIE_REPLY.to_le_bytes());
         // The sender's index is at the same place in both handshake messages.
         reply[4..8].copy_from_slice(&message[4..8]);
-        let (head, sealed) = reply.split_at_mut(8 + NONCE_LEN);
-        random.fill(&mut head[8..]);
-        let (text, tag_room) = sealed.split_at_mut(COOKIE_LEN);
-        text.copy_from_slice(cookie.as_ref());
-        let nonce = XNonce::try_from(&head[8..]).unwrap_or_default();
-        let cipher = XChaCha20Poly1305::new(&self.cookie_key.into());
-        // Sealing fails only for texts of 256 GiB; the reply would then not be authentic, and be dropped.
-        if let Ok(tag) = cipher.encrypt_inout_detached(&nonce, mac1, text.into()) {
-            tag_room.copy_from_slice(&tag);
-        }
+        let mut nonce = [0; XNONCE_LEN];
+        random.fill(&mut nonce);
+        let (head, sealed) = reply.split_at_mut(8 + XNONCE_LEN);
+        head[8..].copy_from_slice(&nonce);
+        sealed[..COOKIE_LEN].copy_from_slice(cookie.as_ref());
+        let (key, counter) = AeadKey::extended(&self.cookie_key, &nonce);
+        key.seal(counter, mac1, sealed);
         reply
     }
 
@@ -168,21 +164,18 @@ impl MacStamper {
     #[must_use]
     pub fn take_reply(&mut self, reply: &[u8; COOKIE_REPLY_LEN], remote: &PublicKey, now: Instant) -> bool {
         let Some(mac1) = self.last_mac1 else { return false };
-        let Ok(nonce) = XNonce::try_from(&reply[8..8 + NONCE_LEN]) else {
+        let (mut nonce, mut body) = ([0; XNONCE_LEN], [0; COOKIE_LEN + TAG_LEN]);
+        nonce.copy_from_slice(&reply[8..8 + XNONCE_LEN]);
+        body.copy_from_slice(&reply[8 + XNONCE_LEN..]);
+        let (key, counter) = AeadKey::extended(&cookie_key(remote), &nonce);
+        if key.open(counter, &mac1, &mut body).is_none() {
             return false;
-        };
-        let mut bytes = [0; COOKIE_LEN];
-        bytes.copy_from_slice(&reply[8 + NONCE_LEN..8 + NONCE_LEN + COOKIE_LEN]);
-        let Ok(tag) = reply[8 + NONCE_LEN + COOKIE_LEN..].try_into() else {
-            return false;
-        };
-        let cipher = XChaCha20Poly1305::new(&cookie_key(remote).into());
-        let open = cipher.decrypt_inout_detached(&nonce, &mac1, bytes.as_mut_slice().into(), &tag).is_ok();
-        if open {
-            self.cookie = Some(Cookie { bytes, received: now });
-            self.last_mac1 = None;
         }
-        open
+        let mut bytes = [0; COOKIE_LEN];
+        bytes.copy_from_slice(&body[..COOKIE_LEN]);
+        self.cookie = Some(Cookie { bytes, received: now });
+        self.last_mac1 = None;
+        true
     }
 }
 
