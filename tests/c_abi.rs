@@ -90,6 +90,11 @@ fn tunnels_work_from_c() {
     c_test("tunnel", "c99");
 }
 
+#[test]
+fn a_tunnels_sockets() {
+    c_test("sockets", "c11");
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn options_work_from_c() {

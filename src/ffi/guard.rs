@@ -99,7 +99,10 @@ mod tests {
         let bind = MemNetwork::new().bind(Ipv4Addr::LOCALHOST.into());
         let tunnel = Tunnel::start(Arc::new(tun), bind, Options::default()).unwrap();
         let handle = handle::reserve().unwrap();
-        handle::insert(handle, Entry::new(Running { tunnel, ended: Arc::default(), sockets: None }, log::dispatch_of(handle)));
+        handle::insert(
+            handle,
+            Entry::new(Running { tunnel, ended: Arc::default(), sockets: None }, log::dispatch_of(handle)),
+        );
         handle
     }
 

@@ -37,6 +37,6 @@ pub mod text;
 pub mod tunnel;
 
 pub use self::{
-    about::*, bind::*, callback::wg_destroy_fn_t, datagrams::*, endpoint::*, fd::*, keys::*, life::*, log::*, options::*,
-    protect::wg_protect_fn_t, result::*, sockets::*, text::wg_free, tunnel::*,
+    about::*, bind::*, callback::wg_destroy_fn_t, datagrams::*, endpoint::*, fd::*, keys::*, life::*, log::*,
+    options::*, protect::wg_protect_fn_t, result::*, sockets::*, text::wg_free, tunnel::*,
 };
