@@ -529,11 +529,12 @@ uint32_t wg_version_number(void);
  * Opens an IPv4 and an IPv6 UDP socket on one port, without a tunnel: for batches, segmentation offload, and answers
  * that leave from the address that was asked.
  *
- * `*port` is the port, or 0 for one that the system chooses; on success the port is written there. NULL: any port will
- * do. One family missing on this host is fine: wg_bind_peek_fd() tells. `options` may be NULL.
+ * `*port` is the port, or 0 for one that the system chooses; on success the port is written there. NULL: any port
+ * will do. One family missing on this host is fine: sending and receiving with it is WG_ERR_UNSUPPORTED. `options`
+ * may be NULL.
  *
- * Returns a handle above 0, to give to wg_bind_close(), or a negative wg_result. The handles of binds and of tunnels
- * are counted together; a function for one is WG_ERR_UNKNOWN_HANDLE to the other.
+ * Returns a handle above 0, to give to wg_bind_close(), or a negative wg_result. Binds and tunnels are counted
+ * together, but functions for tunnels do not know a bind's handle, nor those for binds a tunnel's.
  *
  * Memory: `options` and `port` are not kept. `destroy` is called exactly once with `user`: when the bind is closed
  * and the last call on it has returned, or before this one does if it fails. Only if `options` cannot be read
@@ -645,8 +646,12 @@ wg_result wg_bind_set_mark(int32_t bind, uint32_t mark);
 wg_result wg_bind_set_interface(int32_t bind, uint32_t family, uint32_t interface_index, int32_t blackhole);
 
 /**
- * Returns the descriptor of a family's socket (WG_IPV4 or WG_IPV6), to set options on it or to wait for it together
- * with others, or a negative wg_result.
+ * Returns the descriptor of a family's socket (WG_IPV4 or WG_IPV6), or a negative wg_result: to set options on it,
+ * or to wait for it together with others.
+ *
+ * Do not receive from it: what comes may be several datagrams put together. Before you wait for it, call
+ * wg_bind_recv() with a `timeout_ms` of 0 until that returns 0; what the library has received already does not show
+ * there any more.
  *
  * Memory: the descriptor is borrowed: do not close it. It is the library's, and closed by wg_bind_close(),
  * wg_bind_reopen() and wg_bind_set_interface(); the number may mean something else after that.
@@ -673,7 +678,8 @@ int32_t wg_bind_peek_fd(int32_t bind, uint32_t family);
  * Errors: none was sent then. WG_ERR_TOO_LARGE for more than WG_BATCH_SIZE; WG_ERR_NULL if `datagrams` is NULL and
  * `count` is not 0, or if `peer` or `data` is NULL in one of them (`data` may be if `len` is 0); WG_ERR_INVALID for
  * a family or `tos` that is none; WG_ERR_UNSUPPORTED if there is no socket of a datagram's family;
- * WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED, also if it is closed meanwhile; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+ * WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED, also if it is closed meanwhile, when some may have left; WG_ERR_BUSY inside
+ * a callback; WG_ERR_PANIC.
  * Threads: any, several at once, while others receive or close. No other thread uses the same datagrams and endpoints
  * meanwhile.
  * Since: 0.1.0

@@ -7,7 +7,13 @@ mod netns;
 mod skip;
 
 use netns::{Netns, as_root};
-use std::{ffi::CString, net::IpAddr, sync::Arc, thread, time::Duration};
+use std::{
+    ffi::CString,
+    net::{IpAddr, UdpSocket},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 use wg_embed::{
     bind::{BatchOptions, BatchUdp, Bind, Endpoint, Family, RecvBatch, SendReport, Transmit, UdpBind},
     error::ErrorKind,
@@ -225,7 +231,7 @@ fn without_permission_fresh_sockets_are_tied_and_an_adopted_one_is_not() {
                         assert_eq!((way(&udp, family), udp.port()), (expected, port));
                     }
                 }
-                let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+                let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
                 let udp = BatchOptions::new().adopt(socket).unwrap();
                 udp.set_interface(Family::V4, v1, false).unwrap();
                 let refused = udp.set_interface(Family::V4, v0, false).unwrap_err();
@@ -252,6 +258,25 @@ fn the_mark_is_that_of_every_socket() {
         udp.reopen(0).unwrap();
         assert_eq!(mark_of(&udp), [8; 2]);
     });
+}
+
+/// Such a socket has IPv4 addresses in IPv6 ones.
+#[test]
+fn a_socket_for_both_families_answers_from_the_address_that_was_asked() {
+    let udp = BatchOptions::new().adopt(UdpSocket::bind("[::]:0").unwrap()).unwrap();
+    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    peer.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let asked = at("127.0.0.9", &udp).dst;
+    peer.send_to(b"x", asked).unwrap();
+    let from = receive(&udp, Family::V6);
+    assert_eq!(from.src, "::ffff:127.0.0.9".parse().ok());
+    let batch = [Transmit { to: from, contents: b"y", segment_size: 0, tos: 0 }; 3];
+    let report = udp.send(&batch).unwrap();
+    assert_eq!((report.sent, report.stale_source_mask), (3, 0));
+    for _ in batch {
+        let mut buffer = [0; 9];
+        assert_eq!(peer.recv_from(&mut buffer).unwrap(), (1, asked));
+    }
 }
 
 /// That the receiver finds many in one slot shows that they left together.

@@ -251,9 +251,9 @@ impl BatchUdp {
     /// endpoint that the report calls stale ([`Endpoint::clear_source`]): it is not ours any more.
     ///
     /// # Errors
-    /// Nothing is sent then: `TooLarge` for more than the batch size; `Invalid` if a source address is not of the
+    /// Nothing was sent then: `TooLarge` for more than the batch size; `Invalid` if a source address is not of the
     /// family of its destination; `Unsupported` if there is no socket for a destination's family; `Closed`, also if
-    /// it is closed meanwhile.
+    /// it is closed meanwhile, when some may have left.
     pub fn send(&self, batch: &[Transmit<'_>]) -> Result<SendReport> {
         if batch.len() > BATCH {
             let text = format!("{} transmits are more than a batch, which is {BATCH}", batch.len());

@@ -159,14 +159,16 @@ const ARGUMENT: [i32; 3] = [10022, 10040, 10045];
 #[cfg(windows)]
 const SOURCE: [i32; 2] = [10049, 10051];
 
-#[cfg(any(target_os = "freebsd", target_os = "openbsd"))]
-pub(super) use super::bsd::set_mark;
-
-/// There are no marks here.
-#[cfg(not(any(target_os = "freebsd", target_os = "openbsd")))]
+/// Marks what the socket sends, where there are marks.
 #[cfg_attr(any(target_os = "linux", target_os = "android"), allow(dead_code))]
-pub(super) fn set_mark(_: &SockRef<'_>, _: u32) -> io::Result<()> {
-    Ok(())
+pub(super) fn set_mark(socket: &SockRef<'_>, mark: u32) -> io::Result<()> {
+    #[cfg(any(target_os = "freebsd", target_os = "openbsd"))]
+    return super::bsd::set_mark(socket, mark);
+    #[cfg(not(any(target_os = "freebsd", target_os = "openbsd")))]
+    {
+        let _ = (socket, mark);
+        Ok(())
+    }
 }
 
 /// The index of an interface. The resolver of every system knows it, as a part of the text form of an address.

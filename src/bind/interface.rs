@@ -19,7 +19,7 @@ pub(super) fn tie(socket: &SockRef<'_>, family: Family, index: u32) -> io::Resul
     #[cfg(windows)]
     let tied = super::windows::tie(socket, family, index);
     #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple", windows)))]
-    let tied = match (socket, family, index) {
+    let tied: io::Result<()> = match (socket, family, index) {
         (.., 0) => Ok(()),
         _ => Err(io::ErrorKind::Unsupported.into()),
     };

@@ -111,7 +111,8 @@ const _: () = assert!(size_of::<wg_send_report_t>() == 16 && align_of::<wg_send_
 /// Errors: none was sent then. WG_ERR_TOO_LARGE for more than WG_BATCH_SIZE; WG_ERR_NULL if `datagrams` is NULL and
 /// `count` is not 0, or if `peer` or `data` is NULL in one of them (`data` may be if `len` is 0); WG_ERR_INVALID for
 /// a family or `tos` that is none; WG_ERR_UNSUPPORTED if there is no socket of a datagram's family;
-/// WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED, also if it is closed meanwhile; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+/// WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED, also if it is closed meanwhile, when some may have left; WG_ERR_BUSY inside
+/// a callback; WG_ERR_PANIC.
 /// Threads: any, several at once, while others receive or close. No other thread uses the same datagrams and endpoints
 /// meanwhile.
 /// Since: 0.1.0

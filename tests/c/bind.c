@@ -369,6 +369,9 @@ static void ports(void) {
 
 static void descriptors_are_lent(void) {
   uint16_t port, again;
+  struct pollfd ready;
+  wg_endpoint_t to;
+  wg_datagram_t one;
   int fds = open_fds(), fd, i;
   int32_t bind = open_bind(&port);
   for (i = 0; i < 2; i++) {
@@ -383,6 +386,17 @@ static void descriptors_are_lent(void) {
   again = port;
   CHECK_EQ(wg_bind_reopen(bind, &again), WG_OK);
   CHECK_EQ(again, port);
+
+  /* They can be waited for. */
+  to = at("127.0.0.1", port);
+  one = datagram("x", &to);
+  ready.fd = wg_bind_peek_fd(bind, WG_IPV4);
+  ready.events = POLLIN;
+  CHECK_EQ(poll(&ready, 1, 0), 0);
+  CHECK_EQ(wg_bind_send(bind, &one, 1, NULL), 1);
+  CHECK_EQ(poll(&ready, 1, 5000), 1);
+  memset(&one, 0, sizeof one);
+  CHECK_EQ(wg_bind_recv(bind, WG_IPV4, &one, 1, 0), 1);
   CHECK_EQ(wg_bind_close(bind), WG_OK);
   CHECK_EQ(open_fds(), fds);
 }

@@ -82,14 +82,11 @@ impl Inbox {
         self.registry.try_clone()
     }
 
-    /// Has everybody who waits look again at the sockets.
+    /// Has whoever waits look again at the sockets. If they are closed, the others follow as the desk goes round.
     pub(super) fn wake(&self) {
         if let Err(err) = self.waker.wake() {
             tracing::debug!(%err, "cannot wake the receiver");
         }
-        // Whoever has looked, and does not wait yet, holds the lock.
-        drop(self.desk());
-        self.returned.notify_all();
     }
 
     /// Hands up to `max` datagrams to `take`. See [`BatchUdp::receive`](super::BatchUdp::receive).
@@ -102,7 +99,7 @@ impl Inbox {
     ) -> Result<usize> {
         // A time too far away to be named is no limit.
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let Some(mut turn) = self.turn(pair, deadline)? else {
+        let Some(mut turn) = self.turn(deadline) else {
             return Ok(0);
         };
         let Some(desk) = &mut turn.desk else { unreachable!("it is there until it is dropped") };
@@ -132,16 +129,15 @@ impl Inbox {
     }
 
     /// Waits for the desk. `None` if it does not come in time.
-    fn turn(&self, pair: &Pair, deadline: Option<Instant>) -> Result<Option<Turn<'_>>> {
+    fn turn(&self, deadline: Option<Instant>) -> Option<Turn<'_>> {
         let mut desk = self.desk();
         loop {
-            super::check(pair, self.family)?;
             if let Some(desk) = desk.take() {
-                return Ok(Some(Turn { inbox: self, desk: Some(desk) }));
+                return Some(Turn { inbox: self, desk: Some(desk) });
             }
             desk = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
                 None => self.returned.wait(desk).unwrap_or_else(PoisonError::into_inner),
-                Some(Duration::ZERO) => return Ok(None),
+                Some(Duration::ZERO) => return None,
                 Some(left) => self.returned.wait_timeout(desk, left).unwrap_or_else(PoisonError::into_inner).0,
             };
         }
