@@ -43,16 +43,17 @@ pub(super) fn guard_number(body: impl FnOnce() -> Result<i32>) -> i32 {
 
 /// As [`guard`], for functions on one object.
 pub(super) fn guard_on<T: Object>(handle: i32, body: impl FnOnce(&Entry<T>) -> Result<()>) -> wg_result {
-    guard(|| on(handle, body))
+    code(run(|| on(handle, body)))
 }
 
 /// As [`guard_number`], for functions on one object.
 pub(super) fn guard_number_on<T: Object>(handle: i32, body: impl FnOnce(&Entry<T>) -> Result<i32>) -> i32 {
-    guard_number(|| on(handle, body))
+    run(|| on(handle, body)).unwrap_or_else(|code| code as i32)
 }
 
 /// A panic ends what can be done with the object.
 fn on<T: Object, R>(handle: i32, body: impl FnOnce(&Entry<T>) -> Result<R>) -> Result<R> {
+    refuse_inside()?;
     let entry = handle::get::<T>(handle)?;
     entry.check()?;
     entry.logged(|| {
@@ -65,10 +66,15 @@ fn on<T: Object, R>(handle: i32, body: impl FnOnce(&Entry<T>) -> Result<R>) -> R
 
 fn outside<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     // First of all: inside a callback the log cannot be set up either.
+    refuse_inside()?;
+    log::logged(body)
+}
+
+fn refuse_inside() -> Result<()> {
     if callback::is_inside() {
         return Err(Error::new(ErrorKind::Busy, "this function cannot be called from inside a callback"));
     }
-    log::logged(body)
+    Ok(())
 }
 
 #[cfg(test)]
