@@ -68,10 +68,15 @@ impl Netns {
 
     /// Runs ip(8) in it.
     pub(crate) fn ip(&self, arguments: &str) -> String {
+        self.command("ip", arguments)
+    }
+
+    /// Runs a program in it, which must succeed. Returns what it prints.
+    pub(crate) fn command(&self, program: &'static str, arguments: &str) -> String {
         let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
         self.run(move || {
-            let out = Command::new("ip").args(&arguments).output().unwrap();
-            assert!(out.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
+            let out = Command::new(program).args(&arguments).output().unwrap();
+            assert!(out.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
             String::from_utf8(out.stdout).unwrap()
         })
     }
@@ -114,12 +119,27 @@ impl Netns {
         names.zip(values).find(|(n, _)| *n == counter).unwrap().1.parse().unwrap()
     }
 
-    /// How many packets an interface has received.
+    /// How many packets an interface has received; a large one counts as one.
     pub(crate) fn received(&self, interface: &str) -> u64 {
+        self.device(interface, 1)
+    }
+
+    /// How many packets an interface has sent; a large one counts as one.
+    pub(crate) fn sent(&self, interface: &str) -> u64 {
+        self.device(interface, 9)
+    }
+
+    /// How many packets an interface could not send.
+    pub(crate) fn dropped(&self, interface: &str) -> u64 {
+        self.device(interface, 11)
+    }
+
+    /// A column of /proc/net/dev.
+    fn device(&self, interface: &str, column: usize) -> u64 {
         let text = self.proc_net("dev");
         let prefix = format!("{interface}:");
         let line = text.lines().find_map(|l| l.trim_start().strip_prefix(&prefix)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        line.split_whitespace().nth(column).unwrap().parse().unwrap()
     }
 }
 
