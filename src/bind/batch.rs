@@ -11,7 +11,7 @@ mod join;
 use super::{
     BATCH, Endpoint, Family, SendReport, Transmit,
     udp::{
-        SocketHook, UdpStats,
+        Options, SocketHook, UdpStats,
         pair::{Pair, Way},
     },
 };
@@ -27,13 +27,10 @@ use std::{
 
 /// How a [`BatchUdp`] is to be. [`open`](Self::open) or [`adopt`](Self::adopt) makes it.
 #[must_use]
-#[derive(Default)]
 pub struct BatchOptions {
     mark: u32,
     hook: Option<SocketHook>,
-    without_offload: bool,
-    portable: bool,
-    any_interface: bool,
+    drivers: Options,
 }
 
 /// A datagram that was received.
@@ -81,6 +78,12 @@ pub struct BatchUdp {
     rooms: Mutex<Vec<Box<[u8]>>>,
 }
 
+impl Default for BatchOptions {
+    fn default() -> Self {
+        Self { mark: 0, hook: None, drivers: Options { interfaces: true, ..Options::default() } }
+    }
+}
+
 impl BatchOptions {
     /// The usual: no mark, offload where the system has it, answers through the interface that they were asked through.
     pub fn new() -> Self {
@@ -101,21 +104,21 @@ impl BatchOptions {
 
     /// Whether to use GSO and GRO where the system has them.
     pub fn with_offload(mut self, offload: bool) -> Self {
-        self.without_offload = !offload;
+        self.drivers.offload = offload;
         self
     }
 
     /// Whether answers leave through the interface that they were asked through, and not only from the same address.
     /// Only on Linux and Android.
     pub fn with_sticky_interface(mut self, sticky: bool) -> Self {
-        self.any_interface = !sticky;
+        self.drivers.interfaces = sticky;
         self
     }
 
     /// Uses the portable driver on Linux and Android as well; see
     /// [`UdpBind::with_portable_driver`](super::UdpBind::with_portable_driver).
     pub fn with_portable_driver(mut self) -> Self {
-        self.portable = true;
+        self.drivers = self.drivers.portable();
         self
     }
 
@@ -148,9 +151,7 @@ impl BatchOptions {
             let inboxes = [Inbox::new(Family::V4)?, Inbox::new(Family::V6)?];
             let mut pair = Pair::new([inboxes[0].registry()?, inboxes[1].registry()?]);
             pair.hook = self.hook;
-            pair.options.offload = !self.without_offload;
-            pair.options.portable = self.portable;
-            pair.options.interfaces = !self.any_interface;
+            pair.options = self.drivers;
             pair.set_mark(self.mark)?;
             Ok(BatchUdp { pair, inboxes, rooms: Mutex::default() })
         };

@@ -6,7 +6,7 @@
 use super::{
     Endpoint, Family, RecvBatch, RecvMeta,
     outgoing::{Outgoing, Refusal},
-    udp::{Counters, Options},
+    udp::{Counters, Drive, Options},
 };
 use mio::net::UdpSocket;
 use quinn_udp::{EcnCodepoint, Transmit, UdpSockRef, UdpSocketState};
@@ -34,15 +34,9 @@ pub(super) struct Driver {
     offload: bool,
 }
 
-impl Driver {
-    /// Binds a socket unless it is bound, and sets it up: on Windows the options need an address. The interface does not
-    /// pass.
-    pub(super) fn set_up(
-        bare: &Socket,
-        address: Option<&SockAddr>,
-        family: Family,
-        options: Options,
-    ) -> io::Result<Self> {
+impl Drive for Driver {
+    /// Binds first: on Windows the options need an address. The interface does not pass.
+    fn set_up(bare: &Socket, address: Option<&SockAddr>, family: Family, options: Options) -> io::Result<Self> {
         if let Some(address) = address {
             bare.bind(address)?;
         }
@@ -50,18 +44,7 @@ impl Driver {
         Ok(Self { state, family, offload: options.offload })
     }
 
-    /// How many datagrams go into one message.
-    fn segments(&self) -> usize {
-        if self.offload { self.state.max_gso_segments() } else { 1 }
-    }
-
-    /// Whether several datagrams can leave as one message.
-    pub(super) fn joins(&self) -> bool {
-        self.segments() > 1
-    }
-
-    /// Sends until nothing is left.
-    pub(super) fn send(&self, socket: &UdpSocket, outgoing: &mut Outgoing<'_>, counters: &Counters) {
+    fn send(&self, socket: &UdpSocket, outgoing: &mut Outgoing<'_>, counters: &Counters) {
         loop {
             let segments = self.segments();
             let Some(message) = outgoing.messages(segments).next() else {
@@ -93,8 +76,7 @@ impl Driver {
         }
     }
 
-    /// Receives into the free slots what is there.
-    pub(super) fn recv(&self, socket: &UdpSocket, batch: &mut RecvBatch, counters: &Counters) -> io::Result<()> {
+    fn recv(&self, socket: &UdpSocket, batch: &mut RecvBatch, counters: &Counters) -> io::Result<()> {
         let mut metas = [quinn_udp::RecvMeta::default(); SLOTS];
         let mut free = batch.free_slots();
         let mut slots: [IoSliceMut<'_>; SLOTS] =
@@ -129,6 +111,17 @@ impl Driver {
             });
         }
         Ok(())
+    }
+
+    fn joins(&self) -> bool {
+        self.segments() > 1
+    }
+}
+
+impl Driver {
+    /// How many datagrams go into one message.
+    fn segments(&self) -> usize {
+        if self.offload { self.state.max_gso_segments() } else { 1 }
     }
 }
 

@@ -7,7 +7,7 @@ mod cmsg;
 use super::{
     Endpoint, Family, RecvBatch, RecvMeta,
     outgoing::{Message, Outgoing, Refusal},
-    udp::{BUFFER, Counters, Options},
+    udp::{BUFFER, Counters, Drive, Options},
 };
 use cmsg::Control;
 use mio::net::UdpSocket;
@@ -48,14 +48,8 @@ pub(super) struct Driver {
     gro: AtomicBool,
 }
 
-impl Driver {
-    /// Sets up a socket, and binds it unless it is bound.
-    pub(super) fn set_up(
-        bare: &Socket,
-        address: Option<&SockAddr>,
-        family: Family,
-        options: Options,
-    ) -> io::Result<Self> {
+impl Drive for Driver {
+    fn set_up(bare: &Socket, address: Option<&SockAddr>, family: Family, options: Options) -> io::Result<Self> {
         let (socket, Options { offload, interfaces, .. }) = (bare.as_fd(), options);
         match family {
             Family::V4 => {
@@ -87,8 +81,7 @@ impl Driver {
         })
     }
 
-    /// Sends until nothing is left.
-    pub(super) fn send(&self, socket: &UdpSocket, outgoing: &mut Outgoing<'_>, counters: &Counters) {
+    fn send(&self, socket: &UdpSocket, outgoing: &mut Outgoing<'_>, counters: &Counters) {
         let socket = socket.as_fd();
         if outgoing.messages(1).next().is_none() {
             return;
@@ -116,33 +109,7 @@ impl Driver {
         }
     }
 
-    /// What an error of sending says about the message that it met.
-    fn judge(&self, errno: i32, gso: bool, counters: &Counters) -> Refusal {
-        match errno {
-            libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => Refusal::Full,
-            // The way out cannot compute checksums (EIO, also with IPsec on it), or does not know GSO at all.
-            libc::EIO | libc::ENOPROTOOPT | libc::EOPNOTSUPP if gso => {
-                if self.gso.swap(false, Relaxed) {
-                    counters.gso_disabled.fetch_add(1, Relaxed);
-                    tracing::debug!(errno, family = ?self.family, "GSO is off for this socket");
-                }
-                counters.gso_refused.fetch_add(1, Relaxed);
-                Refusal::Argument
-            }
-            // The segments are larger than the path MTU, and GSO does not fragment (EMSGSIZE; EINVAL on older kernels).
-            libc::EMSGSIZE | libc::EINVAL if gso => {
-                counters.gso_refused.fetch_add(1, Relaxed);
-                Refusal::Argument
-            }
-            libc::EMSGSIZE | libc::EINVAL => Refusal::Argument,
-            // What Linux says of an IPv4 source address that is gone, and of an interface; of an IPv6 address it says EINVAL.
-            libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::ENODEV => Refusal::Source,
-            _ => Refusal::Other,
-        }
-    }
-
-    /// Receives into the free slots what is there.
-    pub(super) fn recv(&self, socket: &UdpSocket, batch: &mut RecvBatch, counters: &Counters) -> io::Result<()> {
+    fn recv(&self, socket: &UdpSocket, batch: &mut RecvBatch, counters: &Counters) -> io::Result<()> {
         let socket = socket.as_fd();
         self.match_slots(socket, batch.slot_len());
         let mut frame = Frame::new();
@@ -169,9 +136,35 @@ impl Driver {
         Ok(())
     }
 
-    /// Whether several datagrams can leave as one message.
-    pub(super) fn joins(&self) -> bool {
+    fn joins(&self) -> bool {
         self.gso.load(Relaxed)
+    }
+}
+
+impl Driver {
+    /// What an error of sending says about the message that it met.
+    fn judge(&self, errno: i32, gso: bool, counters: &Counters) -> Refusal {
+        match errno {
+            libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => Refusal::Full,
+            // The way out cannot compute checksums (EIO, also with IPsec on it), or does not know GSO at all.
+            libc::EIO | libc::ENOPROTOOPT | libc::EOPNOTSUPP if gso => {
+                if self.gso.swap(false, Relaxed) {
+                    counters.gso_disabled.fetch_add(1, Relaxed);
+                    tracing::debug!(errno, family = ?self.family, "GSO is off for this socket");
+                }
+                counters.gso_refused.fetch_add(1, Relaxed);
+                Refusal::Argument
+            }
+            // The segments are larger than the path MTU, and GSO does not fragment (EMSGSIZE; EINVAL on older kernels).
+            libc::EMSGSIZE | libc::EINVAL if gso => {
+                counters.gso_refused.fetch_add(1, Relaxed);
+                Refusal::Argument
+            }
+            libc::EMSGSIZE | libc::EINVAL => Refusal::Argument,
+            // What Linux says of an IPv4 source address that is gone, and of an interface; of an IPv6 address it says EINVAL.
+            libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::ENODEV => Refusal::Source,
+            _ => Refusal::Other,
+        }
     }
 
     /// Turns GRO on if the slots are large enough for it. Otherwise the system would cut off what it has put together.

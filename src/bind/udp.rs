@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-pub(super) use socket::{Options, interface_index};
+pub(super) use socket::{Drive, Options, interface_index};
 
 /// The socket buffers that are asked for, as far as the system allows. At 3 Gbit/s they bridge 10 ms in which the
 /// receiving thread does not run; more would only make datagrams older.
@@ -120,7 +120,7 @@ impl UdpBind {
     /// receive into.
     #[must_use]
     pub fn with_portable_driver(mut self) -> Self {
-        self.pair.options.portable = true;
+        self.pair.options = self.pair.options.portable();
         self
     }
 

@@ -10,8 +10,22 @@ use super::{
 };
 use crate::error::{Error, ErrorKind, Result};
 
+/// What a function does. It ends in a number, those without one in 0.
+///
+/// Behind a pointer, so that all that surrounds it is compiled once, and not again for each function.
+type Body<'a> = &'a mut dyn FnMut() -> Result<i32>;
+
+/// How a function ended, and the code of its failure.
+type Outcome = std::result::Result<i32, wg_result>;
+
+/// Lets `body`, which is called once, be a [`Body`].
+fn once(body: impl FnOnce() -> Result<i32>) -> impl FnMut() -> Result<i32> {
+    let mut body = Some(body);
+    move || body.take().map_or(Ok(0), |body| body())
+}
+
 /// Runs `body` with panics caught. Its failure is kept for `wg_last_error`, and comes back as a code.
-fn run<T>(body: impl FnOnce() -> Result<T>) -> std::result::Result<T, wg_result> {
+fn run(body: Body<'_>) -> Outcome {
     let outcome = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| Err(caught()));
     outcome.map_err(|error| result::fail(&error))
 }
@@ -22,54 +36,65 @@ fn caught() -> Error {
 }
 
 /// A code, whether good or bad.
-fn code(outcome: std::result::Result<(), wg_result>) -> wg_result {
+fn code(outcome: Outcome) -> wg_result {
     outcome.err().unwrap_or(wg_result::WG_OK)
+}
+
+/// A number, or a code.
+fn number(outcome: Outcome) -> i32 {
+    outcome.unwrap_or_else(|code| code as i32)
 }
 
 /// For functions that neither wait nor log: they work inside a callback as well.
 pub(super) fn guard_anywhere(body: impl FnOnce() -> Result<()>) -> wg_result {
-    code(run(body))
+    code(run(&mut once(|| body().map(|()| 0))))
 }
 
 /// For all other functions. A callback cannot call them: it would wait for itself.
 pub(super) fn guard(body: impl FnOnce() -> Result<()>) -> wg_result {
-    code(run(|| outside(body)))
+    code(outside(&mut once(|| body().map(|()| 0))))
 }
 
 /// As [`guard`], for functions that return a number (a handle, how many, a descriptor), or a negative code.
 pub(super) fn guard_number(body: impl FnOnce() -> Result<i32>) -> i32 {
-    run(|| outside(body)).unwrap_or_else(|code| code as i32)
+    number(outside(&mut once(body)))
 }
 
 /// As [`guard`], for functions on one object.
 pub(super) fn guard_on<T: Object>(handle: i32, body: impl FnOnce(&Entry<T>) -> Result<()>) -> wg_result {
-    code(run(|| on(handle, body)))
+    let mut body = Some(body);
+    code(on(handle, &mut |entry| body.take().map_or(Ok(()), |body| body(entry)).map(|()| 0)))
 }
 
 /// As [`guard_number`], for functions on one object.
 pub(super) fn guard_number_on<T: Object>(handle: i32, body: impl FnOnce(&Entry<T>) -> Result<i32>) -> i32 {
-    run(|| on(handle, body)).unwrap_or_else(|code| code as i32)
+    let mut body = Some(body);
+    number(on(handle, &mut |entry| body.take().map_or(Ok(0), |body| body(entry))))
 }
 
 /// A panic ends what can be done with the object.
-fn on<T: Object, R>(handle: i32, body: impl FnOnce(&Entry<T>) -> Result<R>) -> Result<R> {
-    refuse_inside()?;
-    let entry = handle::get::<T>(handle)?;
-    entry.check()?;
-    entry.logged(|| {
-        catch_unwind(AssertUnwindSafe(|| body(&entry))).unwrap_or_else(|_| {
-            entry.poison();
-            Err(caught())
+fn on<T: Object>(handle: i32, body: &mut dyn FnMut(&Entry<T>) -> Result<i32>) -> Outcome {
+    run(&mut || {
+        refuse_inside()?;
+        let entry = handle::get::<T>(handle)?;
+        entry.check()?;
+        entry.logged(|| {
+            catch_unwind(AssertUnwindSafe(|| body(&entry))).unwrap_or_else(|_| {
+                entry.poison();
+                Err(caught())
+            })
         })
     })
 }
 
-fn outside<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
-    // First of all: inside a callback the log cannot be set up either.
-    refuse_inside()?;
-    log::logged(body)
+fn outside(body: Body<'_>) -> Outcome {
+    run(&mut || {
+        refuse_inside()?;
+        log::logged(&mut *body)
+    })
 }
 
+/// To be asked first of all: inside a callback the log cannot be set up either.
 fn refuse_inside() -> Result<()> {
     if callback::is_inside() {
         return Err(Error::new(ErrorKind::Busy, "this function cannot be called from inside a callback"));

@@ -2,7 +2,8 @@
 
 use chacha20::{R20, hchacha};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
-use zeroize::Zeroizing;
+
+use crate::key::Secret;
 
 /// Bytes of an authentication tag.
 pub(super) const TAG_LEN: usize = 16;
@@ -12,7 +13,7 @@ pub(super) const XNONCE_LEN: usize = 24;
 
 /// An AEAD key. ring's own form of it is 544 bytes long and not wiped when dropped; making that for each message costs
 /// nothing that could be measured, and keeps a session small and the key in one place.
-pub(super) struct AeadKey(Zeroizing<[u8; 32]>);
+pub(super) struct AeadKey(Secret);
 
 /// A nonce is 32 zero bits and the counter in little endian (section 5.4.6).
 fn nonce(counter: u64) -> Nonce {
@@ -23,7 +24,7 @@ fn nonce(counter: u64) -> Nonce {
 
 impl AeadKey {
     pub(super) fn new(key: &[u8; 32]) -> Self {
-        Self(Zeroizing::new(*key))
+        Self(Secret::new(*key))
     }
 
     /// The key and the counter that stand for `key` and a nonce of 24 bytes. With them this is XChaCha20-Poly1305

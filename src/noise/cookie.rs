@@ -8,14 +8,17 @@ use std::{
 };
 
 use subtle::ConstantTimeEq;
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::{
     aead::{AeadKey, TAG_LEN, XNONCE_LEN},
     kdf,
     message::{COOKIE_REPLY_LEN, TYPE_COOKIE_REPLY},
 };
-use crate::{key::PublicKey, random::Random, time::Instant};
+use crate::{
+    key::{PublicKey, Secret},
+    random::Random,
+    time::Instant,
+};
 
 /// A cookie is good for this long, and so is the secret it is made from (section 5.4.7).
 const COOKIE_LIFETIME: Duration = Duration::from_secs(120);
@@ -49,7 +52,7 @@ pub enum Macs {
 pub struct CookieChecker {
     mac1_key: [u8; 32],
     cookie_key: [u8; 32],
-    secret: Zeroizing<[u8; 32]>,
+    secret: Secret,
     secret_born: Option<Instant>,
 }
 
@@ -60,7 +63,7 @@ impl CookieChecker {
         Self {
             mac1_key: mac1_key(public),
             cookie_key: cookie_key(public),
-            secret: Zeroizing::default(),
+            secret: Secret::default(),
             secret_born: None,
         }
     }
@@ -116,23 +119,21 @@ impl CookieChecker {
     }
 
     /// The cookie of an address and port. Its secret is replaced every two minutes.
-    fn cookie(&mut self, from: SocketAddr, now: Instant, random: &dyn Random) -> Zeroizing<[u8; COOKIE_LEN]> {
+    fn cookie(&mut self, from: SocketAddr, now: Instant, random: &dyn Random) -> Secret<COOKIE_LEN> {
         if self.secret_born.is_none_or(|born| now.since(born) >= COOKIE_LIFETIME) {
-            random.fill(self.secret.as_mut());
+            random.fill(&mut self.secret[..]);
             self.secret_born = Some(now);
         }
         let port = from.port().to_be_bytes();
-        Zeroizing::new(match from.ip() {
+        Secret::new(match from.ip() {
             IpAddr::V4(ip) => kdf::mac(self.secret.as_ref(), &[&ip.octets(), &port]),
             IpAddr::V6(ip) => kdf::mac(self.secret.as_ref(), &[&ip.octets(), &port]),
         })
     }
 }
 
-#[derive(Zeroize, ZeroizeOnDrop)]
 struct Cookie {
-    bytes: [u8; COOKIE_LEN],
-    #[zeroize(skip)]
+    bytes: Secret<COOKIE_LEN>,
     received: Instant,
 }
 
@@ -153,7 +154,7 @@ impl MacStamper {
         self.last_mac1 = Some(mac1);
         let mac2 = match &self.cookie {
             Some(cookie) if now.since(cookie.received) < COOKIE_LIFETIME - COOKIE_LATENCY => {
-                kdf::mac(&cookie.bytes, &[text, &mac1])
+                kdf::mac(&cookie.bytes[..], &[text, &mac1])
             }
             _ => [0; MAC_LEN],
         };
@@ -171,7 +172,7 @@ impl MacStamper {
         if key.open(counter, &mac1, &mut body).is_none() {
             return false;
         }
-        let mut bytes = [0; COOKIE_LEN];
+        let mut bytes = Secret::default();
         bytes.copy_from_slice(&body[..COOKIE_LEN]);
         self.cookie = Some(Cookie { bytes, received: now });
         self.last_mac1 = None;

@@ -6,8 +6,10 @@ use crate::bind::fallback as native;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use crate::bind::linux as native;
 use crate::bind::{Family, RecvBatch, fallback, interface, outgoing::Outgoing};
+use mio::net::UdpSocket;
+use socket2::SockAddr;
 use std::{
-    io,
+    fmt, io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
 };
@@ -19,31 +21,60 @@ pub(in crate::bind) use native::interface_index;
 pub(in crate::bind) struct Options {
     /// Whether to use GSO and GRO.
     pub(in crate::bind) offload: bool,
-    /// Whether to use the portable driver everywhere.
-    pub(in crate::bind) portable: bool,
+    /// Which driver it is.
+    pub(in crate::bind) set_up: SetUp,
     /// Whether the endpoints of what is received tell the interface.
     pub(in crate::bind) interfaces: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { offload: true, portable: false, interfaces: false }
+        Self { offload: true, set_up: set_up::<native::Driver>, interfaces: false }
     }
 }
 
-/// How datagrams pass a socket.
-#[derive(Debug)]
-enum Driver {
-    Native(native::Driver),
-    Portable(fallback::Driver),
+impl Options {
+    /// The same of the portable driver, on every system.
+    pub(in crate::bind) fn portable(self) -> Self {
+        Self { set_up: set_up::<fallback::Driver>, ..self }
+    }
+}
+
+/// How datagrams pass a socket. It is behind a pointer so that who never asks for the portable driver does not carry it:
+/// where there is another, that saves 14 KB.
+pub(in crate::bind) trait Drive: fmt::Debug + Send + Sync {
+    /// Sets up a socket, and binds it to the address if there is one.
+    fn set_up(bare: &socket2::Socket, address: Option<&SockAddr>, family: Family, options: Options) -> io::Result<Self>
+    where
+        Self: Sized;
+
+    /// Sends until nothing is left.
+    fn send(&self, socket: &UdpSocket, outgoing: &mut Outgoing<'_>, counters: &Counters);
+
+    /// Receives into the free slots what is there.
+    fn recv(&self, socket: &UdpSocket, batch: &mut RecvBatch, counters: &Counters) -> io::Result<()>;
+
+    /// Whether several datagrams can leave as one message.
+    fn joins(&self) -> bool;
+}
+
+pub(in crate::bind) type SetUp = fn(&socket2::Socket, Option<&SockAddr>, Family, Options) -> io::Result<Box<dyn Drive>>;
+
+fn set_up<D: Drive + 'static>(
+    bare: &socket2::Socket,
+    address: Option<&SockAddr>,
+    family: Family,
+    options: Options,
+) -> io::Result<Box<dyn Drive>> {
+    Ok(Box::new(D::set_up(bare, address, family, options)?))
 }
 
 /// A socket that is bound.
 #[derive(Debug)]
 pub(super) struct Socket {
-    pub(super) io: mio::net::UdpSocket,
+    pub(super) io: UdpSocket,
     pub(super) family: Family,
-    driver: Driver,
+    driver: Box<dyn Drive>,
     /// The interface that it is tied to, or 0.
     interface: AtomicU32,
     /// Whether everything is dropped.
@@ -109,12 +140,8 @@ impl Socket {
             Family::V4 => SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into(),
             Family::V6 => SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into(),
         });
-        let driver = if options.portable {
-            Driver::Portable(fallback::Driver::set_up(&socket, address.as_ref(), family, options)?)
-        } else {
-            Driver::Native(native::Driver::set_up(&socket, address.as_ref(), family, options)?)
-        };
-        let io = mio::net::UdpSocket::from_std(socket.into());
+        let driver = (options.set_up)(&socket, address.as_ref(), family, options)?;
+        let io = UdpSocket::from_std(socket.into());
         Ok(Self { io, family, driver, interface: AtomicU32::new(0), blackhole: AtomicBool::new(false) })
     }
 
@@ -125,25 +152,16 @@ impl Socket {
         if self.interface.load(Relaxed) != 0 {
             outgoing.through_any_interface();
         }
-        match &self.driver {
-            Driver::Native(driver) => driver.send(&self.io, outgoing, counters),
-            Driver::Portable(driver) => driver.send(&self.io, outgoing, counters),
-        }
+        self.driver.send(&self.io, outgoing, counters);
     }
 
     pub(super) fn recv(&self, batch: &mut RecvBatch, counters: &Counters) -> io::Result<()> {
-        match &self.driver {
-            Driver::Native(driver) => driver.recv(&self.io, batch, counters),
-            Driver::Portable(driver) => driver.recv(&self.io, batch, counters),
-        }
+        self.driver.recv(&self.io, batch, counters)
     }
 
     /// Whether several datagrams can leave as one message.
     pub(super) fn joins(&self) -> bool {
-        match &self.driver {
-            Driver::Native(driver) => driver.joins(),
-            Driver::Portable(driver) => driver.joins(),
-        }
+        self.driver.joins()
     }
 
     pub(super) fn set_way(&self, way: Way) -> io::Result<()> {
