@@ -3,6 +3,8 @@
 //! Text is read and written without branches or table look-ups that depend on the key (`base16ct`, `base64ct`).
 //! Secret types are wiped on drop and never printed by `Debug`.
 
+mod x25519;
+
 use std::fmt;
 
 use crate::{
@@ -10,7 +12,6 @@ use crate::{
     random::Random,
 };
 use subtle::ConstantTimeEq;
-use x25519_dalek::x25519;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// The length of every key, in bytes.
@@ -136,14 +137,13 @@ impl PrivateKey {
     /// The public key that belongs to this one.
     #[must_use]
     pub fn public_key(&self) -> PublicKey {
-        PublicKey(x25519_dalek::PublicKey::from(&x25519_dalek::StaticSecret::from(self.0)).to_bytes())
+        PublicKey(x25519::public_key(&self.0))
     }
 
     /// X25519 of RFC 7748; `None` if the result is all zeros, which a low-order public key causes.
     #[must_use]
     pub fn diffie_hellman(&self, public: &PublicKey) -> Option<Zeroizing<[u8; KEY_LEN]>> {
-        let shared = Zeroizing::new(x25519(self.0, public.0));
-        (!bool::from(shared.ct_eq(&[0; KEY_LEN]))).then_some(shared)
+        x25519::shared_secret(&self.0, &public.0)
     }
 }
 
