@@ -4,6 +4,7 @@
 //! Secret types are wiped on drop and never printed by `Debug`.
 
 mod secret;
+mod x25519;
 
 use std::fmt;
 
@@ -12,7 +13,6 @@ use crate::{
     random::Random,
 };
 use subtle::ConstantTimeEq;
-use x25519_dalek::x25519;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 pub use secret::Secret;
@@ -138,14 +138,13 @@ impl PrivateKey {
     /// The public key that belongs to this one.
     #[must_use]
     pub fn public_key(&self) -> PublicKey {
-        PublicKey(x25519_dalek::PublicKey::from(&x25519_dalek::StaticSecret::from(*self.0)).to_bytes())
+        PublicKey(x25519::public_key(&self.0))
     }
 
     /// X25519 of RFC 7748; `None` if the result is all zeros, which a low-order public key causes.
     #[must_use]
     pub fn diffie_hellman(&self, public: &PublicKey) -> Option<Secret> {
-        let shared = Secret::new(x25519(*self.0, public.0));
-        (shared != Secret::default()).then_some(shared)
+        x25519::shared_secret(&self.0, &public.0)
     }
 }
 

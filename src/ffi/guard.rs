@@ -74,7 +74,8 @@ pub(super) fn guard_number_on<T: Object>(handle: i32, body: impl FnOnce(&Entry<T
 
 /// A panic ends what can be done with the object.
 fn on<T: Object>(handle: i32, body: &mut dyn FnMut(&Entry<T>) -> Result<i32>) -> Outcome {
-    outside(&mut || {
+    run(&mut || {
+        refuse_inside()?;
         let entry = handle::get::<T>(handle)?;
         entry.check()?;
         entry.logged(|| {
@@ -88,12 +89,17 @@ fn on<T: Object>(handle: i32, body: &mut dyn FnMut(&Entry<T>) -> Result<i32>) ->
 
 fn outside(body: Body<'_>) -> Outcome {
     run(&mut || {
-        // First of all: inside a callback the log cannot be set up either.
-        if callback::is_inside() {
-            return Err(Error::new(ErrorKind::Busy, "this function cannot be called from inside a callback"));
-        }
+        refuse_inside()?;
         log::logged(&mut *body)
     })
+}
+
+/// To be asked first of all: inside a callback the log cannot be set up either.
+fn refuse_inside() -> Result<()> {
+    if callback::is_inside() {
+        return Err(Error::new(ErrorKind::Busy, "this function cannot be called from inside a callback"));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -76,9 +76,13 @@ impl Symmetric {
         self.hash = kdf::hash(&[&self.hash, data]);
     }
 
+    fn mix_chain(&mut self, data: &[u8]) {
+        [self.chain] = kdf::kdf(&self.chain, data);
+    }
+
     fn mix_ephemeral(&mut self, public: &PublicKey) {
         self.mix_hash(public.as_bytes());
-        [self.chain] = kdf::kdf(&self.chain, public.as_bytes());
+        self.mix_chain(public.as_bytes());
     }
 
     fn mix_secret(&mut self, secret: &Secret) -> Secret {
@@ -318,8 +322,8 @@ impl Handshake {
         message[12..44].copy_from_slice(public.as_bytes());
         let symmetric = &mut pending.symmetric;
         symmetric.mix_ephemeral(&public);
-        symmetric.mix_secret(&ephemeral.diffie_hellman(&pending.remote_ephemeral?)?);
-        symmetric.mix_secret(&ephemeral.diffie_hellman(&self.remote)?);
+        symmetric.mix_chain(ephemeral.diffie_hellman(&pending.remote_ephemeral?)?.as_ref());
+        symmetric.mix_chain(ephemeral.diffie_hellman(&self.remote)?.as_ref());
         let key = symmetric.mix_preshared(&self.preshared);
         symmetric.seal(&key, &[], &mut message[44..60]);
 
@@ -342,8 +346,8 @@ impl Handshake {
         let opened = (|| {
             let theirs = public_key_at(message, 12)?;
             symmetric.mix_ephemeral(&theirs);
-            symmetric.mix_secret(&pending.ephemeral.as_ref()?.diffie_hellman(&theirs)?);
-            symmetric.mix_secret(&identity.private.diffie_hellman(&theirs)?);
+            symmetric.mix_chain(pending.ephemeral.as_ref()?.diffie_hellman(&theirs)?.as_ref());
+            symmetric.mix_chain(identity.private.diffie_hellman(&theirs)?.as_ref());
             let key = symmetric.mix_preshared(&self.preshared);
             symmetric.open::<0>(&key, &message[44..60])
         })();
