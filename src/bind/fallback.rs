@@ -27,7 +27,6 @@ const NAP: Duration = Duration::from_micros(500);
 const RECV_ERRORS: usize = 8;
 
 /// What the driver knows about its socket.
-#[derive(Debug)]
 pub(super) struct Driver {
     state: UdpSocketState,
     family: Family,

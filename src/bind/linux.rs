@@ -35,7 +35,6 @@ const GRO_SLOT: usize = 65_535;
 const RECV_ERRORS: usize = 8;
 
 /// What the driver knows about its socket.
-#[derive(Debug)]
 pub(super) struct Driver {
     family: Family,
     /// Whether GRO may be used.

@@ -28,7 +28,6 @@ const PORT_TRIES: usize = 100;
 const BOTH: [Family; 2] = [Family::V4, Family::V6];
 
 /// What is open: one or two sockets on one port.
-#[derive(Debug)]
 pub(super) struct Sockets {
     pub(super) port: u16,
     pub(super) each: Vec<Socket>,

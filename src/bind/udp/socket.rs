@@ -9,7 +9,7 @@ use crate::bind::{Family, RecvBatch, fallback, interface, outgoing::Outgoing};
 use mio::net::UdpSocket;
 use socket2::SockAddr;
 use std::{
-    fmt, io,
+    io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
 };
@@ -42,7 +42,7 @@ impl Options {
 
 /// How datagrams pass a socket. It is behind a pointer so that who never asks for the portable driver does not carry it:
 /// where there is another, that saves 14 KB.
-pub(in crate::bind) trait Drive: fmt::Debug + Send + Sync {
+pub(in crate::bind) trait Drive: Send + Sync {
     /// Sets up a socket, and binds it to the address if there is one.
     fn set_up(bare: &socket2::Socket, address: Option<&SockAddr>, family: Family, options: Options) -> io::Result<Self>
     where
@@ -70,7 +70,6 @@ fn set_up<D: Drive + 'static>(
 }
 
 /// A socket that is bound.
-#[derive(Debug)]
 pub(super) struct Socket {
     pub(super) io: UdpSocket,
     pub(super) family: Family,
