@@ -265,4 +265,9 @@ pub trait Bind: Send + Sync {
 
     /// The scope id that an IPv6 zone names on this host; `None` if it names none.
     fn zone_index(&self, zone: &str) -> Option<u32>;
+
+    /// Names and values of what it counts itself, besides what `send` reports.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
 }

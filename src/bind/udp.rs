@@ -338,6 +338,16 @@ impl Bind for UdpBind {
             Err(_) => socket::interface_index(zone),
         }
     }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let UdpStats { gso_refused, gso_disabled, truncated, recv_errors } = self.stats();
+        vec![
+            ("udp_gso_refused", gso_refused),
+            ("udp_gso_disabled", gso_disabled),
+            ("udp_truncated", truncated),
+            ("udp_recv_errors", recv_errors),
+        ]
+    }
 }
 
 impl fmt::Debug for UdpBind {

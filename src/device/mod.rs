@@ -35,7 +35,7 @@ use std::{
 
 pub use events::{Event, EventSink};
 pub use pool::{FIXED_MEMORY, Inbound, Outbound};
-pub use stats::Stats;
+pub use stats::{PeerStats, Stats, Totals, Traffic};
 pub use tunnel::Tunnel;
 
 use crate::{

@@ -82,6 +82,11 @@ impl State {
         !self.staged.is_empty()
     }
 
+    /// What waits, oldest first.
+    pub(super) const fn staged(&self) -> &VecDeque<StagedMessage> {
+        &self.staged
+    }
+
     /// Takes what waits, and frees the memory.
     pub(super) fn take_staged(&mut self) -> VecDeque<StagedMessage> {
         std::mem::take(&mut self.staged)

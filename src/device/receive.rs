@@ -133,7 +133,7 @@ impl Device {
             return;
         }
         // Packets count once they have passed the checks of `deliver`.
-        run.peer.add_rx(bytes);
+        self.add_rx(&run.peer, bytes);
         let peer = &run.peer;
         let (confirmed, moved, last_chance) = {
             let mut state = lock(&peer.state);
@@ -174,6 +174,7 @@ impl Device {
         {
             let table = read(&self.allowed_ips);
             for run in runs.drain(..) {
+                let mut bytes = 0;
                 for opened in opened[run.opened].iter().filter(|o| o.deliver) {
                     let packet = &mut batch.buffer_mut()[opened.packet.clone()];
                     let Some(header) = Header::parse(packet).filter(|h| h.len <= packet.len()) else {
@@ -185,14 +186,16 @@ impl Device {
                         continue;
                     }
                     header.carry_ecn(opened.tos, packet);
-                    run.peer.add_rx(DATA_OVERHEAD + packet.len());
+                    bytes += DATA_OVERHEAD + packet.len();
                     packets.push(opened.packet.start..opened.packet.start + header.len);
                 }
+                self.add_rx(&run.peer, bytes);
             }
         }
         if !packets.is_empty() {
             let taken = self.tun.write(PacketList { buffer: batch.buffer(), ranges: packets });
             count(&self.stats.in_write_failed, packets.len() - taken);
+            count(&self.stats.traffic.rx_packets, taken);
         }
     }
 
@@ -258,7 +261,7 @@ impl Device {
             return count(&self.stats.handshake_refused, 1);
         };
         tracing::debug!(peer = %peer.key(), from = %from.dst, "receiving handshake initiation");
-        peer.add_rx(message.len());
+        self.add_rx(&peer, message.len());
         self.tell_moved(&peer, moved.then_some(from));
         tracing::debug!(peer = %peer.key(), to = %from.dst, "sending handshake response");
         self.send_handshake_message(&peer, from, &response);
@@ -305,7 +308,7 @@ impl Device {
             return count(&self.stats.handshake_refused, 1);
         };
         tracing::debug!(peer = %peer.key(), from = %from.dst, "receiving handshake response");
-        peer.add_rx(message.len());
+        self.add_rx(&peer, message.len());
         self.tell_moved(&peer, moved.then_some(from));
         self.tell(Event::HandshakeCompleted(*peer.key()));
         // Shows the responder that we have the session, with a packet that waits or an empty one.

@@ -42,14 +42,14 @@ struct Transmits<'a, 'd> {
     peer: &'d Peer,
     waiting: [Transmit<'a>; MAX_TRANSMITS],
     len: usize,
-    /// Something was taken by the system that carries a packet.
-    sent_data: bool,
+    /// How many packets the system took, keepalives not among them.
+    packets: usize,
 }
 
 impl<'a, 'd> Transmits<'a, 'd> {
     fn new(device: &'d Device, peer: &'d Peer, to: Endpoint) -> Self {
         let none = Transmit { to, contents: &[], segment_size: 0, tos: 0 };
-        Self { device, peer, waiting: [none; MAX_TRANSMITS], len: 0, sent_data: false }
+        Self { device, peer, waiting: [none; MAX_TRANSMITS], len: 0, packets: 0 }
     }
 
     fn push(&mut self, contents: &'a [u8], segment_size: usize, tos: u8) {
@@ -63,7 +63,7 @@ impl<'a, 'd> Transmits<'a, 'd> {
     fn flush(&mut self) {
         let batch = &self.waiting[..std::mem::take(&mut self.len)];
         if !batch.is_empty() {
-            self.sent_data |= self.device.transmit(self.peer, batch);
+            self.packets += self.device.transmit(self.peer, batch);
         }
     }
 }
@@ -147,7 +147,7 @@ impl Device {
             rest = (&rest.0[n..], &rest.1[n..]);
         }
         transmits.flush();
-        self.after_sending(peer, transmits.sent_data, now);
+        self.after_sending(peer, transmits.packets, now);
     }
 
     /// Lets a packet wait, at the cost of the oldest one if there are too many.
@@ -186,7 +186,7 @@ impl Device {
             transmits.push(message, message.len(), tos);
         }
         transmits.flush();
-        self.after_sending(peer, transmits.sent_data, now);
+        self.after_sending(peer, transmits.packets, now);
     }
 
     /// Sends an empty packet, or, if packets wait, those.
@@ -200,29 +200,31 @@ impl Device {
         self.send_staged(peer, now);
     }
 
-    /// Hands datagrams to the bind and counts what became of them. Returns true if a packet, not only keepalives, went
-    /// out.
-    fn transmit(&self, peer: &Peer, batch: &[Transmit<'_>]) -> bool {
+    /// Hands datagrams to the bind and counts what became of them. Returns how many of them, keepalives aside, went out.
+    fn transmit(&self, peer: &Peer, batch: &[Transmit<'_>]) -> usize {
         let report = self.bind.send(batch);
         count(&self.stats.out_send_failed, report.dropped);
         if report.stale_source_mask != 0 {
             peer.forget_source();
         }
         let taken = batch.iter().enumerate().filter(|(i, _)| report.dropped_mask >> i & 1 == 0);
-        let mut sent_data = false;
+        let (mut packets, mut bytes) = (0, 0);
         for (_, transmit) in taken {
-            peer.add_tx(transmit.contents.len());
-            sent_data |= transmit.segment_size > DATA_OVERHEAD;
+            bytes += transmit.contents.len();
+            packets += if transmit.segment_size > DATA_OVERHEAD { transmit.datagrams() } else { 0 };
         }
-        sent_data
+        self.add_tx(peer, bytes);
+        packets
     }
 
-    /// Data messages were sent, not before `now`: keeps the timers, and asks for a new session if this one grows old.
-    fn after_sending(&self, peer: &Arc<Peer>, sent_data: bool, now: Instant) {
+    /// Data messages were sent, `packets` of them not empty, and not before `now`: keeps the timers, and asks for a new
+    /// session if this one grows old.
+    fn after_sending(&self, peer: &Arc<Peer>, packets: usize, now: Instant) {
+        count(&self.stats.traffic.tx_packets, packets);
         let stale = {
             let mut state = lock(&peer.state);
             state.timers.message_sent(now);
-            if sent_data {
+            if packets > 0 {
                 state.timers.data_sent(now, || self.jitter());
             }
             self.schedule(peer, &mut state);
