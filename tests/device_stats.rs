@@ -1,4 +1,4 @@
-//! What a device says about itself in numbers: what passed, what was dropped and why, its peers.
+//! What a device says about itself in numbers: what passed, what was dropped and why, its peers, its memory.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test may fail loudly")]
 
 mod common;
@@ -128,4 +128,21 @@ fn a_peer_tells_its_state() {
     let responder = PeerUpdate::new(b.public());
     a.apply(Update { peers: vec![PeerUpdate { remove: true, ..responder }], ..Update::default() });
     assert_eq!((a.device.peer_stats(&b.public()), a.device.all_peer_stats().len()), (None, 0));
+}
+
+#[test]
+fn sessions_are_in_the_memory_of_peers() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    a.device.trim();
+    let before = a.device.memory_usage();
+    assert_eq!((before.buffers, before.staged, before.total()), (0, 0, before.peers));
+    a.send_to(&b, 100);
+    world.settle(&[&a, &b]);
+    let with = a.device.memory_usage().peers - before.peers;
+    assert!((900..2500).contains(&with), "one session takes {with}");
+    world.pass(Duration::from_secs(600), &[&a, &b]);
+    a.device.trim();
+    let after = a.device.memory_usage();
+    assert_eq!(after, before);
 }

@@ -200,6 +200,12 @@ impl RecvBatch {
         &mut self.buffer
     }
 
+    /// Bytes of memory that it takes.
+    #[must_use]
+    pub const fn memory(&self) -> usize {
+        self.buffer.len() + self.metas.capacity() * size_of::<RecvMeta>()
+    }
+
     /// The whole buffer; the filled part of slot `i` begins at `i * slot_len()`.
     #[must_use]
     pub fn buffer(&self) -> &[u8] {

@@ -12,6 +12,7 @@ pub mod allowed_ips;
 mod apply;
 mod events;
 mod index;
+mod memory;
 mod packet;
 mod peer;
 mod peers;
@@ -34,7 +35,10 @@ use std::{
 };
 
 pub use events::{Event, EventSink};
+pub use memory::MemoryUsage;
+pub use peer::MAX_STAGED;
 pub use pool::{FIXED_MEMORY, Inbound, Outbound};
+pub use staged::STAGED_OVERHEAD;
 pub use stats::{PeerStats, Stats, Totals, Traffic};
 pub use tunnel::Tunnel;
 
@@ -81,8 +85,8 @@ pub struct Options {
     /// The largest number of peers; `set` fails with `Invalid` beyond it.
     pub max_peers: usize,
     /// Bytes that packets may take while they pass through or wait for a session. The fixed buffers ([`FIXED_MEMORY`]) come
-    /// off it first. At the limit packets are dropped and counted. A peer takes about 1 KiB on top, and 3 KiB more while it has
-    /// sessions.
+    /// off it first; each packet that waits takes [`STAGED_OVERHEAD`] besides its own bytes. At the limit packets are dropped
+    /// and counted. A peer takes about 1 KiB on top, and 3 KiB more while it has sessions.
     pub memory: usize,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
@@ -145,6 +149,7 @@ pub struct Device {
     random: Arc<dyn Random>,
     events: EventSink,
     max_peers: usize,
+    memory: usize,
     mtu: AtomicU16,
     config: Mutex<Config>,
     /// Held while a handshake message is computed, so that each is made with one key.
@@ -171,6 +176,7 @@ impl Device {
             random: options.random,
             events: options.events,
             max_peers: options.max_peers,
+            memory: options.memory,
             config: Mutex::default(),
             identity: RwLock::default(),
             gate: Mutex::default(),

@@ -12,6 +12,7 @@ use std::{
 use super::{
     allowed_ips::{Owner, PrefixList},
     lock,
+    memory::shared_memory,
     staged::StagedMessage,
 };
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
 
 /// Packets that wait for a session; the oldest is dropped for one more. The kernel's limit is 128
 /// (`MAX_STAGED_PACKETS`), but it looks before it adds a packet, and so keeps one more.
-pub(super) const MAX_STAGED: usize = 128 + 1;
+pub const MAX_STAGED: usize = 128 + 1;
 
 /// A peer. Its two locks are taken in the order `handshake`, `state`, and neither is held across I/O.
 pub(super) struct Peer {
@@ -65,6 +66,12 @@ pub(super) struct State {
 }
 
 impl State {
+    /// Bytes that what waits takes.
+    fn staged_memory(&self) -> usize {
+        let messages: usize = self.staged.iter().map(|message| message.len()).sum();
+        messages + self.staged.capacity() * size_of::<StagedMessage>()
+    }
+
     /// Adds a packet to those that wait. Returns how many had to be dropped for it.
     pub(super) fn stage(&mut self, message: StagedMessage) -> usize {
         let dropped = (self.staged.len() + 1).saturating_sub(MAX_STAGED);
@@ -163,6 +170,11 @@ impl Sessions {
         self.current.as_ref()
     }
 
+    /// Bytes that the sessions take.
+    fn memory(&self) -> usize {
+        [&self.previous, &self.current, &self.next].into_iter().flatten().count() * shared_memory::<Session>()
+    }
+
     /// Puts a new session in its place. Returns the indices of those that fall out.
     pub(super) fn install(&mut self, new: Arc<Session>) -> [Option<u32>; 2] {
         let out = if new.is_initiator() {
@@ -238,6 +250,23 @@ impl Peer {
 
     pub(super) fn traffic(&self) -> (u64, u64) {
         (self.tx_bytes.load(Ordering::Relaxed), self.rx_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Bytes that the peer takes, and those that the packets take that wait for it.
+    pub(super) fn memory(&self) -> (usize, usize) {
+        // While a message is computed there is a handshake, and that is not waited for.
+        let is_pending = self.handshake.try_lock().map_or(true, |handshaking| handshaking.noise.is_pending());
+        let pending = if is_pending { Handshake::PENDING_MEMORY } else { 0 };
+        let prefixes = lock(&self.prefixes).memory();
+        let state = lock(&self.state);
+        let zone = state.zone.as_ref().map_or(0, |zone| zone.len());
+        (shared_memory::<Self>() + pending + prefixes + zone + state.sessions.memory(), state.staged_memory())
+    }
+
+    /// Gives back what is not needed now.
+    pub(super) fn trim(&self) {
+        lock(&self.prefixes).trim();
+        lock(&self.state).staged.shrink_to_fit();
     }
 
     /// The source address of our packets to it may be the trouble: lets the system choose another.

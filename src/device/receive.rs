@@ -50,6 +50,7 @@ impl Device {
             self.accept_run(run, &mut inbound.opened[run.opened.clone()], now);
         }
         self.deliver(inbound);
+        inbound.settle();
         let most = if busy { HANDSHAKES_PER_BUSY_ROUND } else { HANDSHAKES_PER_ROUND };
         Ok(messages + self.handle_handshakes(inbound, most, now))
     }
@@ -57,7 +58,6 @@ impl Device {
     /// Decrypts every data message in place, and queues every handshake message.
     fn open_all(&self, inbound: &mut Inbound, now: Instant) -> usize {
         let Inbound { batch, opened, runs, handshakes, .. } = inbound;
-        opened.clear();
         let mut messages = 0;
         let slot_len = batch.slot_len();
         let mut session: Option<(u32, Option<Target>)> = None;
@@ -170,7 +170,6 @@ impl Device {
     /// Checks the inner packets, and writes those that are right to the TUN.
     fn deliver(&self, inbound: &mut Inbound) {
         let Inbound { batch, opened, runs, packets, .. } = inbound;
-        packets.clear();
         {
             let table = read(&self.allowed_ips);
             for run in runs.drain(..) {

@@ -7,7 +7,7 @@ use std::{
     thread::{self, JoinHandle, ThreadId},
 };
 
-use super::{Device, Event, Options, lock, threads::Threads};
+use super::{Device, Event, MemoryUsage, Options, lock, threads::Threads};
 use crate::{
     bind::Bind,
     error::{Error, ErrorKind, Result},
@@ -85,6 +85,18 @@ impl Tunnel {
     #[must_use]
     pub fn device(&self) -> &Device {
         &self.shared.threads.device
+    }
+
+    /// What the tunnel takes of the process's memory. The time that this takes is in proportion to the number of peers.
+    #[must_use]
+    pub fn memory_usage(&self) -> MemoryUsage {
+        self.shared.threads.memory_usage()
+    }
+
+    /// Gives back memory that is not needed now, without waiting for what the threads do at this moment. What is needed
+    /// again later is allocated again then.
+    pub fn trim(&self) {
+        self.shared.threads.trim();
     }
 
     /// Waits until the tunnel has ended by itself, for example because its interface was removed, and returns why;
