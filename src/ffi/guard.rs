@@ -46,7 +46,7 @@ pub(super) fn guard_on(handle: i32, body: impl FnOnce(&Entry) -> Result<()>) -> 
     guard(|| {
         let entry = handle::get(handle)?;
         entry.check()?;
-        entry.logged(|| {
+        entry.log.run(|| {
             catch_unwind(AssertUnwindSafe(|| body(&entry))).unwrap_or_else(|_| {
                 entry.poison();
                 Err(caught())
@@ -68,6 +68,8 @@ fn outside<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
 mod tests {
     use super::{
         super::{
+            events::{wg_event_t, wg_set_event_callback},
+            log::wg_set_tunnel_log_callback,
             result::{wg_last_error, wg_result::*},
             tunnel::{wg_get_config, wg_set_config, wg_turn_off},
         },
@@ -78,7 +80,15 @@ mod tests {
         device::{Options, Tunnel},
         tun::mem::MemTun,
     };
-    use std::{ffi::CStr, net::Ipv4Addr, sync::Arc};
+    use std::{
+        ffi::{CStr, c_char, c_void},
+        net::Ipv4Addr,
+        ptr,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+    };
 
     fn last_error() -> String {
         // SAFETY: the text is this thread's, and there is no other call meanwhile.
@@ -91,7 +101,7 @@ mod tests {
         let bind = MemNetwork::new().bind(Ipv4Addr::LOCALHOST.into());
         let tunnel = Tunnel::start(Arc::new(tun), bind, Options::default()).unwrap();
         let handle = handle::reserve().unwrap();
-        handle::insert(handle, Entry::new(tunnel, log::dispatch_of(handle), Arc::default()));
+        handle::insert(handle, Entry::new(tunnel, log::TunnelLog::new(handle), Arc::default()));
         handle
     }
 
@@ -125,6 +135,32 @@ mod tests {
         assert!(last_error().contains("turn it off"));
         assert_eq!([set(other), get(other), wg_turn_off(other)], [WG_OK; 3]);
         assert_eq!([wg_turn_off(broken), wg_turn_off(broken)], [WG_OK, WG_ERR_UNKNOWN_HANDLE]);
+    }
+
+    /// What is freed only when the last call returns does not keep a callback of the app.
+    #[test]
+    fn a_tunnel_that_is_off_has_no_callbacks_though_a_call_is_under_way() {
+        static DESTROYED: AtomicUsize = AtomicUsize::new(0);
+        unsafe extern "C" fn destroy(_: *mut c_void) {
+            DESTROYED.fetch_add(1, Ordering::Relaxed);
+        }
+        unsafe extern "C" fn line(_: *mut c_void, _: i32, _: i32, _: *const c_char) {}
+        unsafe extern "C" fn event(_: *mut c_void, _: i32, _: *const wg_event_t) {}
+        let number = handle();
+        let none = ptr::null_mut();
+        let set = |handle| {
+            // SAFETY: the functions do not look at what they get.
+            let log = unsafe { wg_set_tunnel_log_callback(handle, Some(line), none, Some(destroy)) };
+            // SAFETY: as above.
+            [log, unsafe { wg_set_event_callback(handle, Some(event), none, Some(destroy)) }]
+        };
+        assert_eq!(set(number), [WG_OK; 2]);
+        let call = handle::get(number).unwrap();
+        assert_eq!((wg_turn_off(number), DESTROYED.load(Ordering::Relaxed)), (WG_OK, 2));
+        // One that has come as far as this is refused as well.
+        handle::insert(number, Arc::into_inner(call).unwrap());
+        assert_eq!((set(number), DESTROYED.load(Ordering::Relaxed)), ([WG_ERR_UNKNOWN_HANDLE; 2], 4));
+        assert_eq!(wg_turn_off(number), WG_OK);
     }
 
     #[test]

@@ -3,13 +3,12 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use tracing::Dispatch;
-
+use super::{events::Events, log::TunnelLog};
 use crate::{
     device::Tunnel,
     error::{Error, ErrorKind, Result},
@@ -18,22 +17,23 @@ use crate::{
 /// A tunnel that C has a handle of.
 pub(super) struct Entry {
     pub(super) tunnel: Tunnel,
-    /// The log of this tunnel.
-    dispatch: Dispatch,
-    /// Why the tunnel has ended by itself.
-    ended: Arc<OnceLock<String>>,
+    pub(super) log: TunnelLog,
+    pub(super) events: Arc<Events>,
     /// A panic was caught in a call on it.
     poisoned: AtomicBool,
 }
 
 impl Entry {
-    pub(super) fn new(tunnel: Tunnel, dispatch: Dispatch, ended: Arc<OnceLock<String>>) -> Self {
-        Self { tunnel, dispatch, ended, poisoned: AtomicBool::new(false) }
+    pub(super) fn new(tunnel: Tunnel, log: TunnelLog, events: Arc<Events>) -> Self {
+        Self { tunnel, log, events, poisoned: AtomicBool::new(false) }
     }
 
-    /// Runs `body` with what it logs going out under the tunnel's handle.
-    pub(super) fn logged<T>(&self, body: impl FnOnce() -> T) -> T {
-        tracing::dispatcher::with_default(&self.dispatch, body)
+    /// Stops the tunnel. None of its callbacks runs afterwards.
+    pub(super) fn turn_off(&self) -> Result<()> {
+        let stopped = self.log.run(|| self.tunnel.stop());
+        self.events.close();
+        self.log.close();
+        stopped
     }
 
     /// Refuses further work after a panic.
@@ -47,14 +47,6 @@ impl Entry {
 
     pub(super) fn poison(&self) {
         self.poisoned.store(true, Ordering::Release);
-    }
-
-    /// Refuses what only a running tunnel can do.
-    pub(super) fn check_running(&self) -> Result<()> {
-        match self.ended.get() {
-            Some(reason) => Err(Error::new(ErrorKind::Closed, format!("the tunnel has ended: {reason}"))),
-            None => Ok(()),
-        }
     }
 }
 

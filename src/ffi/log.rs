@@ -1,13 +1,13 @@
 //! The log: what the library has to say, told to a function of the app.
 //!
-//! It is one for the process, as C programs expect, but not the process's: the subscriber is set on the tunnels' own
-//! threads and on the caller's while it is inside the library, and nowhere else.
+//! It is one for the process, as C programs expect, and a tunnel may have its own; but it is not the process's: the
+//! subscriber is set on the tunnels' own threads and on the caller's while it is inside the library, and nowhere else.
 
 use std::{
     ffi::{c_char, c_void},
     fmt::{self, Write as _},
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicI32, Ordering},
     },
 };
@@ -20,12 +20,12 @@ use tracing::{
 };
 
 use super::{
-    callback::{self, Callback, Slot, wg_destroy_fn_t},
-    guard::{guard, guard_anywhere},
+    callback::{self, Given, Slot, wg_destroy_fn_t},
+    guard::{guard, guard_anywhere, guard_on},
     result::wg_result,
     text::c_text,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// How much is logged, and how much a line of the log matters.
 ///
@@ -57,8 +57,8 @@ pub use wg_log_level_t::*;
 /// Threads: it is called on the tunnels' threads and on threads that are inside a wg_ function, on several at once. The
 /// tunnel waits meanwhile, so return soon, and do not wait for a thread that may be inside a wg_ function. It must not
 /// leave by an exception or longjmp().
-/// Inside it, wg_last_error(), wg_free(), wg_set_log_level() and wg_version_*() work. Everything else returns
-/// WG_ERR_BUSY.
+/// Inside it, functions whose text says so under "Threads" work: wg_last_error(), wg_free(), wg_set_log_level() and others.
+/// All others, and so all that take a handle, return WG_ERR_BUSY.
 /// Since: 0.1.0
 pub type wg_log_fn_t = Option<unsafe extern "C" fn(user: *mut c_void, handle: i32, level: i32, text: *const c_char)>;
 
@@ -67,7 +67,8 @@ type LogFn = unsafe extern "C" fn(*mut c_void, i32, i32, *const c_char);
 static CALLBACK: Slot<LogFn> = Slot::new();
 static LEVEL: AtomicI32 = AtomicI32::new(WG_LOG_INFO as i32);
 
-/// Sends the log of the whole process to `log`, in place of where it went before. NULL ends it.
+/// Sends the log of the whole process to `log`, in place of where it went before. NULL ends it. A tunnel may have a log of
+/// its own: see wg_set_tunnel_log_callback().
 ///
 /// When this returns, the previous function is not running on any thread, and will not be called again. So do not call
 /// it while holding a lock that the previous function waits for.
@@ -87,14 +88,41 @@ pub unsafe extern "C" fn wg_set_log_callback(
     user: *mut c_void,
     destroy: wg_destroy_fn_t,
 ) -> wg_result {
-    let (log, none) = match log {
-        Some(log) => (Some(Callback::new(log, user, destroy)), None),
-        None => (None, Some(Callback::new((), user, destroy))),
-    };
+    let given = Given::new(log, user, destroy);
     guard(|| {
-        CALLBACK.replace(log);
-        drop(none);
+        CALLBACK.set(given);
         Ok(())
+    })
+}
+
+/// Sends the log of one tunnel to `log`, in place of where it went before. NULL sends it to where the log of the process
+/// goes. Lines of wg_turn_on() come before this can be called, and go there in any case.
+///
+/// The level is that of the process: see wg_set_log_level().
+///
+/// When this returns, the previous function is not running on any thread, and will not be called again; the same is so
+/// when wg_turn_off() returns. So do not call either while holding a lock that the function waits for.
+///
+/// Memory: `destroy` (or NULL) is called exactly once with `user`, when `log` has been replaced or the tunnel turned off,
+/// and it has returned for the last time; at once if `log` is NULL or the call fails. It follows the rules of wg_log_fn_t.
+/// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
+/// Threads: any.
+/// Since: 0.1.0
+///
+/// # Safety
+/// `log` and `destroy` are NULL or functions of these types, and may be called with `user` on any thread; `log` on
+/// several at once, until it has been replaced or the tunnel turned off.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_set_tunnel_log_callback(
+    handle: i32,
+    log: wg_log_fn_t,
+    user: *mut c_void,
+    destroy: wg_destroy_fn_t,
+) -> wg_result {
+    let given = Given::new(log, user, destroy);
+    guard_on(handle, |entry| match entry.log.own.set(given) {
+        true => Ok(()),
+        false => Err(Error::new(ErrorKind::UnknownHandle, "the tunnel was turned off meanwhile")),
     })
 }
 
@@ -115,20 +143,42 @@ pub extern "C" fn wg_set_log_level(level: i32) -> wg_result {
     })
 }
 
-/// A log whose lines carry this handle.
-pub(super) fn dispatch_of(handle: i32) -> Dispatch {
-    Dispatch::new(Forwarder { handle })
+/// The log of one tunnel.
+#[derive(Clone)]
+pub(super) struct TunnelLog {
+    dispatch: Dispatch,
+    own: Arc<Slot<LogFn>>,
+}
+
+impl TunnelLog {
+    /// A log whose lines carry this handle.
+    pub(super) fn new(handle: i32) -> Self {
+        let own = Arc::<Slot<LogFn>>::default();
+        Self { dispatch: Dispatch::new(Forwarder { handle, own: own.clone() }), own }
+    }
+
+    /// Runs `body` with what it logs going here.
+    pub(super) fn run<T>(&self, body: impl FnOnce() -> T) -> T {
+        tracing::dispatcher::with_default(&self.dispatch, body)
+    }
+
+    /// Takes the tunnel's own callback away, for good.
+    pub(super) fn close(&self) {
+        self.own.close();
+    }
 }
 
 /// Runs `body` with the log of no tunnel in particular.
 pub(super) fn logged<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
-    static NO_TUNNEL: OnceLock<Dispatch> = OnceLock::new();
-    tracing::dispatcher::with_default(NO_TUNNEL.get_or_init(|| dispatch_of(0)), body)
+    static NO_TUNNEL: OnceLock<TunnelLog> = OnceLock::new();
+    NO_TUNNEL.get_or_init(|| TunnelLog::new(0)).run(body)
 }
 
-/// Turns events into lines. It has no state of its own: there is one for each tunnel, and all share the callback.
+/// Turns events into lines. There is one for each tunnel, and all that have no callback of their own share that of the
+/// process.
 struct Forwarder {
     handle: i32,
+    own: Arc<Slot<LogFn>>,
 }
 
 fn level_of(metadata: &Metadata<'_>) -> i32 {
@@ -149,17 +199,22 @@ impl Subscriber for Forwarder {
     }
 
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        level_of(metadata) <= LEVEL.load(Ordering::Relaxed) && CALLBACK.is_set() && !callback::is_inside()
+        level_of(metadata) <= LEVEL.load(Ordering::Relaxed)
+            && (CALLBACK.is_set() || self.own.is_set())
+            && !callback::is_inside()
     }
 
     fn event(&self, event: &Event<'_>) {
-        CALLBACK.call(|log, user| {
+        let tell = |log: LogFn, user| {
             let mut line = Line::default();
             event.record(&mut line);
             let text = c_text(line.message + &line.fields);
             // SAFETY: who set the callback allows this call, on this thread; the text lives.
             unsafe { log(user, self.handle, level_of(event.metadata()), text.as_ptr()) };
-        });
+        };
+        if self.own.call(tell).is_none() {
+            CALLBACK.call(tell);
+        }
     }
 
     // Spans are not used.

@@ -28,22 +28,34 @@ pub struct wg_options_t {
     pub mtu: u32,
     /// The largest number of peers: up to 16777216, or 0 for 65536. Each takes about 1 KiB.
     pub max_peers: u32,
+    /// Bytes that packets may take while they pass through or wait for a session: WG_MEMORY_MIN to WG_MEMORY_MAX, or 0 for
+    /// 4 MiB. At the limit packets are dropped and counted ("out_memory_full"). Peers come on top: about 1 KiB each, and 3
+    /// KiB more while there are sessions. wg_memory_usage() tells what is taken.
+    pub memory_limit: usize,
     // No padding, here or at the end: what an older caller has there would be read as the fields that follow later.
 }
 
 const _: () = {
-    assert!(size_of::<wg_options_t>() == size_of::<usize>() + 16);
+    assert!(size_of::<wg_options_t>() == 2 * size_of::<usize>() + 16);
     assert!(offset_of!(wg_options_t, struct_size) == 0);
     assert!(offset_of!(wg_options_t, tun_fd) == size_of::<usize>());
     assert!(offset_of!(wg_options_t, fd_ownership) == size_of::<usize>() + 4);
     assert!(offset_of!(wg_options_t, mtu) == size_of::<usize>() + 8);
     assert!(offset_of!(wg_options_t, max_peers) == size_of::<usize>() + 12);
+    assert!(offset_of!(wg_options_t, memory_limit) == size_of::<usize>() + 16);
 };
 
 /// WG_OPTIONS_INIT.
 impl Default for wg_options_t {
     fn default() -> Self {
-        Self { struct_size: size_of::<Self>(), tun_fd: -1, fd_ownership: WG_FD_TAKE as u32, mtu: 0, max_peers: 0 }
+        Self {
+            struct_size: size_of::<Self>(),
+            tun_fd: -1,
+            fd_ownership: WG_FD_TAKE as u32,
+            mtu: 0,
+            max_peers: 0,
+            memory_limit: 0,
+        }
     }
 }
 
@@ -51,16 +63,16 @@ impl Default for wg_options_t {
 ///
 /// # Safety
 /// It is `repr(C)`, begins with a `usize`, has no padding, and any bytes are a valid value.
-pub(super) unsafe trait SizedStruct: Copy + Default {}
+pub(super) unsafe trait SizedStruct: Copy {}
 
 // SAFETY: as the assertions above say; it has integers only.
 unsafe impl SizedStruct for wg_options_t {}
 
-/// Copies a caller's struct over the defaults.
+/// The size of a caller's struct, as the caller was compiled.
 ///
 /// # Safety
 /// `theirs` is NULL or points to as many readable bytes as the `usize` at its beginning says.
-pub(super) unsafe fn read_sized<T: SizedStruct>(theirs: *const T, name: &str) -> Result<T> {
+pub(super) unsafe fn struct_size<T: SizedStruct>(theirs: *const T, name: &str) -> Result<usize> {
     if theirs.is_null() {
         return Err(Error::new(ErrorKind::Null, format!("{name} is NULL")));
     }
@@ -69,6 +81,32 @@ pub(super) unsafe fn read_sized<T: SizedStruct>(theirs: *const T, name: &str) ->
     if !(size_of::<usize>()..=MAX_SIZE).contains(&size) {
         return Err(Error::invalid(format!("{name}: struct_size is {size}")));
     }
+    Ok(size)
+}
+
+/// Copies our struct over the caller's, which is `size` bytes long: as much of it as there is room for. What is left of the
+/// caller's becomes zero.
+///
+/// # Safety
+/// `theirs` points to `size` writable bytes.
+pub(super) unsafe fn write_sized<T: SizedStruct>(ours: &T, theirs: *mut T, size: usize) {
+    let known = size.min(size_of::<T>());
+    // SAFETY: both have `known` bytes, those of ours are initialized, as there is no padding, and they do not overlap, as
+    // ours is not the caller's.
+    unsafe { ptr::copy_nonoverlapping(ptr::from_ref(ours).cast::<u8>(), theirs.cast::<u8>(), known) };
+    // SAFETY: within the `size` bytes, or at their end.
+    let rest = unsafe { theirs.cast::<u8>().add(known) };
+    // SAFETY: the bytes up to `size` are writable, says the caller.
+    unsafe { ptr::write_bytes(rest, 0, size - known) };
+}
+
+/// Copies a caller's struct over the defaults.
+///
+/// # Safety
+/// `theirs` is NULL or points to as many readable bytes as the `usize` at its beginning says.
+pub(super) unsafe fn read_sized<T: SizedStruct + Default>(theirs: *const T, name: &str) -> Result<T> {
+    // SAFETY: the caller's contract is the same.
+    let size = unsafe { struct_size(theirs, name) }?;
     // SAFETY: that many bytes are readable, says the caller.
     let bytes = unsafe { std::slice::from_raw_parts(theirs.cast::<u8>(), size) };
     let known = size.min(size_of::<T>());

@@ -1,15 +1,13 @@
 //! Tunnels: on, off, and their configuration.
 
-use std::{
-    ffi::c_char,
-    sync::{Arc, OnceLock},
-};
+use std::{ffi::c_char, sync::Arc};
 
 use super::{
+    events::Events,
     fd::Lent,
     guard::{guard, guard_handle, guard_on},
     handle::{self, Entry},
-    log,
+    log::TunnelLog,
     options::{read_sized, wg_options_t},
     result::wg_result,
     text::{borrow_text, give_text},
@@ -17,7 +15,7 @@ use super::{
 use crate::{
     bind::UdpBind,
     config::Update,
-    device::{DEFAULT_MAX_PEERS, Event, Options, Tunnel},
+    device::{self, DEFAULT_MAX_PEERS, DEFAULT_MEMORY, FIXED_MEMORY, Options, Tunnel},
     error::{Error, ErrorKind, Result},
     uapi::{self, Limits},
 };
@@ -36,7 +34,15 @@ pub enum wg_fd_ownership_t {
 pub use wg_fd_ownership_t::*;
 
 // The header says so.
-const _: () = assert!(DEFAULT_MAX_PEERS == 65_536);
+const _: () = assert!(DEFAULT_MAX_PEERS == 65_536 && DEFAULT_MEMORY == 4 << 20);
+
+/// The smallest `memory_limit`.
+pub const WG_MEMORY_MIN: usize = 3 << 19;
+/// The largest `memory_limit`.
+pub const WG_MEMORY_MAX: usize = 8 << 20;
+
+// The least is enough for the fixed buffers, and for what may wait for one peer.
+const _: () = assert!(FIXED_MEMORY + device::MAX_STAGED * (1500 + device::STAGED_OVERHEAD) <= WG_MEMORY_MIN);
 
 /// The most that `max_peers` may be: at about 1 KiB a peer, as much as fits into the memory of a large machine.
 const MOST_PEERS: usize = 1 << 24;
@@ -119,45 +125,39 @@ unsafe fn turn_on(options: &wg_options_t, text: &str) -> Result<i32> {
         peers if peers <= MOST_PEERS => peers,
         peers => return Err(Error::invalid(format!("max_peers is {peers}, more than {MOST_PEERS}"))),
     };
+    let memory = match options.memory_limit {
+        0 => DEFAULT_MEMORY,
+        bytes if (WG_MEMORY_MIN..=WG_MEMORY_MAX).contains(&bytes) => bytes,
+        bytes => {
+            let text = format!("memory_limit is {bytes}, not in {WG_MEMORY_MIN} to {WG_MEMORY_MAX}");
+            return Err(Error::invalid(text));
+        }
+    };
     let update = uapi::parse_set(text, Limits::for_peers(max_peers))?;
     let lent = Lent::new(options.tun_fd)?;
     let handle = handle::reserve()?;
-    let dispatch = log::dispatch_of(handle);
-    let entry = tracing::dispatcher::with_default(&dispatch, || {
-        let (tunnel, ended) = start(&lent, mtu, max_peers, update)?;
-        Ok::<_, Error>(Entry::new(tunnel, dispatch.clone(), ended))
-    })?;
+    let (log, events) = (TunnelLog::new(handle), Arc::<Events>::default());
+    let options = Options { max_peers, memory, events: events.sink(handle), ..Options::default() };
+    let tunnel = log.run(|| start(&lent, mtu, options, update))?;
     if takes {
         // SAFETY: the caller gives it away on success, and nothing fails from here on.
         unsafe { lent.take() };
     } else {
         lent.share();
     }
-    handle::insert(handle, entry);
+    handle::insert(handle, Entry::new(tunnel, log, events));
     Ok(handle)
 }
 
-fn start(lent: &Lent, mtu: u16, max_peers: usize, update: Update) -> Result<(Tunnel, Arc<OnceLock<String>>)> {
+fn start(lent: &Lent, mtu: u16, options: Options, update: Update) -> Result<Tunnel> {
     let tun = lent.tun(mtu)?;
     let bind = UdpBind::new().map_err(|err| Error::io("cannot wait for UDP sockets", err))?;
-    let ended = Arc::new(OnceLock::new());
-    let events = {
-        let ended = ended.clone();
-        Box::new(move |event| {
-            if let Event::Ended(reason) = event {
-                // It ends once.
-                let _ = ended.set(reason);
-            }
-        })
-    };
-    let options = Options { max_peers, events, ..Options::default() };
     // In this order no socket is opened on a port that is not the configured one. An app's interface is up as far as the
     // app is concerned, so the device is, too.
-    let tunnel = Tunnel::start_with(tun, Arc::new(bind), options, |device| {
+    Tunnel::start_with(tun, Arc::new(bind), options, |device| {
         device.apply(update)?;
         device.up()
-    })?;
-    Ok((tunnel, ended))
+    })
 }
 
 /// Stops a tunnel, and closes its descriptor and its sockets. Its handle is not valid any more.
@@ -165,16 +165,15 @@ fn start(lent: &Lent, mtu: u16, max_peers: usize, update: Update) -> Result<(Tun
 /// Calls on the tunnel that are under way on other threads finish; if there are any, what they need is freed, and the
 /// descriptor closed, when the last of them returns.
 ///
+/// When this returns, none of the tunnel's callbacks is running on any thread, and each was destroyed.
+///
 /// Memory: everything that belongs to the tunnel is freed, and its keys are wiped. Text from wg_get_config() stays.
 /// Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls; WG_ERR_BUSY inside a callback, and the tunnel runs on.
 /// Threads: any, not only the one that turned it on. It waits for the tunnel's threads, and with them for callbacks.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_turn_off(handle: i32) -> wg_result {
-    guard(|| {
-        let entry = handle::remove(handle)?;
-        entry.logged(|| entry.tunnel.stop())
-    })
+    guard(|| handle::remove(handle)?.turn_off())
 }
 
 /// Changes the configuration of a tunnel: `uapi` is as in wg_turn_on(). A line that is refused changes nothing.
@@ -192,7 +191,7 @@ pub unsafe extern "C" fn wg_set_config(handle: i32, uapi: *const c_char) -> wg_r
     guard_on(handle, |entry| {
         // SAFETY: the caller's contract is the same.
         let text = unsafe { borrow_text(uapi, "uapi") }?;
-        entry.check_running()?;
+        entry.events.check_running()?;
         let device = entry.tunnel.device();
         device.apply(uapi::parse_set(text, Limits::for_peers(device.max_peers()))?)
     })
