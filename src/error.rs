@@ -19,7 +19,7 @@ pub enum ErrorKind {
     Unsupported,
     /// A documented limit on size or number was passed.
     TooLarge,
-    /// No tunnel has this handle (any more).
+    /// Nothing of this kind has this handle (any more).
     UnknownHandle,
     /// The object has ended or was closed.
     Closed,

@@ -1,6 +1,10 @@
 //! Changing the configuration: what can fail first, then everything else.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+};
 
 use super::{
     Config, Device,
@@ -108,6 +112,7 @@ impl Device {
     }
 
     fn apply_port(&self, config: &mut Config, port: u16) -> Result<()> {
+        config.port_is_fixed = port != 0;
         config.listen_port = match config.up {
             true => self.bind.open(port).map_err(|e| Error::io(format!("cannot listen on UDP port {port}"), e))?,
             false => port,
@@ -178,6 +183,7 @@ impl Device {
         if let Some(endpoint) = update.endpoint {
             state.endpoint = Some(Endpoint::new(self.resolve(&endpoint)));
             state.zone = endpoint.zone;
+            state.stays = self.roaming_disabled.load(Ordering::Relaxed);
         }
         let keepalive = update.persistent_keepalive.is_some_and(|s| state.timers.set_keepalive_interval(s));
         drop(state);
@@ -238,49 +244,6 @@ impl Device {
             v6.set_scope_id(self.bind.zone_index(zone).unwrap_or(0));
         }
         addr
-    }
-
-    /// Brings the device up: opens the sockets and begins what is to be begun. Does nothing if it is up.
-    ///
-    /// # Errors
-    /// As the bind says; the device is then still down.
-    pub fn up(&self) -> Result<()> {
-        let now = self.clock.now();
-        let peers = {
-            let mut config = lock(&self.config);
-            if config.up {
-                return Ok(());
-            }
-            let port = config.listen_port;
-            config.listen_port =
-                self.bind.open(port).map_err(|e| Error::io(format!("cannot listen on UDP port {port}"), e))?;
-            config.up = true;
-            let peers = read(&self.peers).list();
-            peers.iter().for_each(|peer| lock(&peer.state).timers.start());
-            peers
-        };
-        tracing::debug!("the interface is up");
-        for peer in peers {
-            let keepalive = lock(&peer.state).timers.keepalive_interval() != 0;
-            if keepalive {
-                self.send_keepalive(&peer, now);
-            } else {
-                self.send_staged(&peer, now);
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes the device down: sessions and what is under way are forgotten, the sockets closed. The configuration
-    /// stays.
-    pub fn down(&self) {
-        let mut config = lock(&self.config);
-        if !std::mem::replace(&mut config.up, false) {
-            return;
-        }
-        self.bind.close();
-        read(&self.peers).list().iter().for_each(|peer| self.silence(peer));
-        tracing::debug!("the interface is down");
     }
 
     /// Reads the state.

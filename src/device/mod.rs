@@ -20,6 +20,7 @@ mod pool;
 mod ratelimit;
 mod receive;
 mod send;
+mod sockets;
 mod staged;
 mod stats;
 mod threads;
@@ -28,8 +29,8 @@ mod tunnel;
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicU16, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+        atomic::{AtomicBool, AtomicU16, Ordering},
     },
     time::Duration,
 };
@@ -55,6 +56,7 @@ use index::IndexTable;
 use peer::{Peer, State};
 use peers::Peers;
 use ratelimit::RateLimiter;
+use sockets::Retry;
 use staged::Budget;
 use timers::Deadlines;
 
@@ -113,8 +115,14 @@ impl Default for Options {
 struct Config {
     /// The bound port while up, else the one to bind.
     listen_port: u16,
+    /// It was asked for, and not chosen by the system.
+    port_is_fixed: bool,
     fwmark: u32,
     up: bool,
+    /// Sockets that should be open or fresh are not.
+    retry: Option<Retry>,
+    /// While paused: the peers that there was a session with.
+    paused: Option<Vec<Weak<Peer>>>,
 }
 
 /// What stands between a handshake message and its computation.
@@ -151,6 +159,7 @@ pub struct Device {
     max_peers: usize,
     memory: usize,
     mtu: AtomicU16,
+    roaming_disabled: AtomicBool,
     config: Mutex<Config>,
     /// Held while a handshake message is computed, so that each is made with one key.
     identity: RwLock<Option<Arc<Identity>>>,
@@ -177,6 +186,7 @@ impl Device {
             events: options.events,
             max_peers: options.max_peers,
             memory: options.memory,
+            roaming_disabled: AtomicBool::new(false),
             config: Mutex::default(),
             identity: RwLock::default(),
             gate: Mutex::default(),
@@ -229,16 +239,13 @@ impl Device {
         (self.events)(event);
     }
 
-    /// Follows what has happened to the TUN interface. A port that cannot be opened when it comes up leaves the device
-    /// down.
+    /// Follows what has happened to the TUN interface. A port that cannot be opened when it comes up is tried again.
     pub fn handle_tun_events(&self) {
         while let Some(event) = self.tun.event() {
             match event {
                 TunEvent::Up => {
-                    if let Err(error) = self.up() {
-                        tracing::error!(%error, "the interface cannot be brought up");
-                        self.tell(Event::BindFailed(error.to_string()));
-                    }
+                    // What became of it is told as an event.
+                    let _ = self.keep_up();
                 }
                 TunEvent::Down => self.down(),
                 TunEvent::Mtu(mtu) => {
@@ -249,9 +256,12 @@ impl Device {
         }
     }
 
-    /// Does what peers' timers ask for.
+    /// Does what peers' timers ask for, and tries again what could not be done.
     pub fn run_timers(&self) {
         let now = self.clock.now();
+        if self.deadlines.pop_own(now) {
+            self.retry_sockets();
+        }
         while let Some((at, peer)) = self.deadlines.pop(now) {
             lock(&peer.state).scheduled.take_if(|scheduled| *scheduled == at);
             loop {

@@ -59,6 +59,8 @@ pub(super) struct State {
     pub(super) endpoint: Option<Endpoint>,
     /// The text of the endpoint's zone as it was configured, until the peer moves.
     pub(super) zone: Option<Box<str>>,
+    /// The endpoint does not follow the peer.
+    pub(super) stays: bool,
     /// Wall-clock time; zero if there was none.
     pub(super) last_handshake: Duration,
     /// The peer was taken out of the device; nothing is begun for it any more.
@@ -118,6 +120,9 @@ impl State {
 
     /// An authentic message came from here: the peer is there now. Returns true if it was elsewhere before.
     pub(super) fn roam(&mut self, from: Endpoint) -> bool {
+        if self.stays {
+            return false;
+        }
         let moved = self.endpoint.is_none_or(|e| e.dst != from.dst);
         if moved {
             self.zone = None;
@@ -126,11 +131,16 @@ impl State {
         moved
     }
 
+    /// Whether packets can be sent at once.
+    pub(super) fn has_session(&self, now: Instant) -> bool {
+        self.sessions.current.as_ref().is_some_and(|s| s.may_send(now))
+    }
+
     /// Whether a keepalive could only begin a handshake that is under way already. Its next try comes by itself, at a
     /// random moment; keepalives of two ends at the interval of the retries (5 s) or below would begin theirs in the
     /// same moment again and again, and undo each other's.
     pub(super) fn keepalive_is_idle(&self, now: Instant) -> bool {
-        self.timers.is_retrying() && !self.sessions.current.as_ref().is_some_and(|s| s.may_send(now))
+        self.timers.is_retrying() && !self.has_session(now)
     }
 
     /// Whether it is time for a new session after a packet was sent: the current one is worn, or old and ours to renew.

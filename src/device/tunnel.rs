@@ -99,6 +99,24 @@ impl Tunnel {
         self.shared.threads.trim();
     }
 
+    /// Stops all traffic without ending the tunnel: the sockets are closed, the sessions forgotten, and neither the TUN nor
+    /// a timer wakes a thread, until [`resume`](Self::resume). The configuration may be changed meanwhile. Idempotent.
+    pub fn pause(&self) {
+        self.shared.threads.pause();
+        self.device().pause();
+    }
+
+    /// Goes on after [`pause`](Self::pause), with new sockets and, for each peer that there was a session with, a new
+    /// handshake. Does nothing if it is not paused.
+    ///
+    /// # Errors
+    /// If the sockets cannot be opened now. The tunnel goes on and tries again, as after [`Device::keep_up`].
+    pub fn resume(&self) -> Result<()> {
+        let resumed = self.device().resume();
+        self.shared.threads.resume();
+        resumed
+    }
+
     /// Waits until the tunnel has ended by itself, for example because its interface was removed, and returns why;
     /// or until it is stopped.
     #[must_use]

@@ -8,18 +8,19 @@ use std::{
 
 use super::{
     callback::{Given, Slot, wg_destroy_fn_t},
+    endpoint::WG_ENDPOINT_TEXT_LEN,
     guard::guard_on,
+    handle::Entry,
     keys::WG_KEY_LEN,
     result::wg_result,
     text::fixed_text,
+    tunnel::Running,
 };
 use crate::{
     device::{Event, EventSink},
     error::{Error, ErrorKind, Result},
 };
 
-/// Room for an endpoint as text, its zero byte included.
-pub const WG_ENDPOINT_LEN: usize = 64;
 /// Room for the reason of an event, its zero byte included.
 pub const WG_REASON_LEN: usize = 192;
 
@@ -39,9 +40,10 @@ pub enum wg_event_kind_t {
     WG_EVENT_SESSION_EXPIRED = 3,
     /// The peer `public_key` has moved: it was heard from `endpoint`, and is sent to there from now on.
     WG_EVENT_ENDPOINT_CHANGED = 4,
-    /// The UDP sockets could not be opened, for `reason`. It is tried again; until then nothing is sent or received.
+    /// Fresh UDP sockets could not be opened, for `reason`. It is tried again; until then the old ones stay in use, or
+    /// nothing is sent or received if there are none, as after wg_resume().
     WG_EVENT_SOCKETS_LOST = 10,
-    /// The UDP sockets are open again, on `listen_port`.
+    /// The fresh UDP sockets are open, on `listen_port`.
     WG_EVENT_SOCKETS_RECOVERED = 11,
     /// The tunnel has ended by itself, for `reason`: its interface was removed, for example. It keeps its handle until
     /// wg_turn_off().
@@ -68,7 +70,7 @@ pub struct wg_event_t {
     pub public_key: [u8; WG_KEY_LEN],
     /// An address and port, `192.0.2.1:51820` or `[2001:db8::1]:51820`; for a link-local address with the number of its
     /// interface, `[fe80::1%2]:51820`.
-    pub endpoint: [c_char; WG_ENDPOINT_LEN],
+    pub endpoint: [c_char; WG_ENDPOINT_TEXT_LEN],
     /// English text for people to read, cut off if it is too long.
     pub reason: [c_char; WG_REASON_LEN],
 }
@@ -89,7 +91,7 @@ impl From<&Event> for wg_event_t {
             kind: kind as u32,
             listen_port: 0,
             public_key: [0; WG_KEY_LEN],
-            endpoint: [0; WG_ENDPOINT_LEN],
+            endpoint: [0; WG_ENDPOINT_TEXT_LEN],
             reason: [0; WG_REASON_LEN],
         };
         match event {
@@ -152,7 +154,7 @@ pub unsafe extern "C" fn wg_set_event_callback(
     destroy: wg_destroy_fn_t,
 ) -> wg_result {
     let given = Given::new(event, user, destroy);
-    guard_on(handle, |entry| entry.events.set(given))
+    guard_on(handle, |entry: &Entry<Running>| entry.events.set(given))
 }
 
 /// What a tunnel tells, and whom.

@@ -1,45 +1,58 @@
-//! Which tunnel a number stands for.
+//! What a number stands for.
 
 use std::{
+    any::Any,
     collections::BTreeMap,
+    ops::Deref,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use super::{events::Events, log::TunnelLog};
-use crate::{
-    device::Tunnel,
-    error::{Error, ErrorKind, Result},
-};
+use tracing::Dispatch;
 
-/// A tunnel that C has a handle of.
-pub(super) struct Entry {
-    pub(super) tunnel: Tunnel,
-    pub(super) log: TunnelLog,
-    pub(super) events: Arc<Events>,
+use crate::error::{Error, ErrorKind, Result};
+
+/// What C can have a handle of.
+pub(super) trait Object: Send + Sync + 'static {
+    /// What an error calls it.
+    const NAME: &'static str;
+    /// What is left to do with it after a panic.
+    const END: &'static str;
+}
+
+/// An object that C has a handle of.
+pub(super) struct Entry<T> {
+    object: T,
+    /// The log of this object.
+    dispatch: Dispatch,
     /// A panic was caught in a call on it.
     poisoned: AtomicBool,
 }
 
-impl Entry {
-    pub(super) fn new(tunnel: Tunnel, log: TunnelLog, events: Arc<Events>) -> Self {
-        Self { tunnel, log, events, poisoned: AtomicBool::new(false) }
+impl<T> Deref for Entry<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.object
+    }
+}
+
+impl<T: Object> Entry<T> {
+    pub(super) fn new(object: T, dispatch: Dispatch) -> Self {
+        Self { object, dispatch, poisoned: AtomicBool::new(false) }
     }
 
-    /// Stops the tunnel. None of its callbacks runs afterwards.
-    pub(super) fn turn_off(&self) -> Result<()> {
-        let stopped = self.log.run(|| self.tunnel.stop());
-        self.events.close();
-        self.log.close();
-        stopped
+    /// Runs `body` with what it logs going out under the object's handle.
+    pub(super) fn logged<R>(&self, body: impl FnOnce() -> R) -> R {
+        tracing::dispatcher::with_default(&self.dispatch, body)
     }
 
     /// Refuses further work after a panic.
     pub(super) fn check(&self) -> Result<()> {
         if self.poisoned.load(Ordering::Acquire) {
-            let text = "the tunnel was given up after an internal error: turn it off";
+            let text = format!("the {} was given up after an internal error: {}", T::NAME, T::END);
             return Err(Error::new(ErrorKind::Panic, text));
         }
         Ok(())
@@ -50,10 +63,13 @@ impl Entry {
     }
 }
 
+/// An entry, whatever it is of.
+type AnyEntry = Arc<dyn Any + Send + Sync>;
+
 struct Table {
     /// The number that was given out last.
     last: i32,
-    entries: BTreeMap<i32, Arc<Entry>>,
+    entries: BTreeMap<i32, AnyEntry>,
 }
 
 impl Table {
@@ -65,6 +81,12 @@ impl Table {
         let next = self.last.checked_add(1);
         self.last = next.ok_or_else(|| Error::new(ErrorKind::Resources, "there are no more handles"))?;
         Ok(self.last)
+    }
+
+    fn get<T: Object>(&self, handle: i32) -> Result<Arc<Entry<T>>> {
+        let entry = self.entries.get(&handle).cloned().and_then(|entry| entry.downcast().ok());
+        let unknown = || Error::new(ErrorKind::UnknownHandle, format!("there is no {} with handle {handle}", T::NAME));
+        entry.ok_or_else(unknown)
     }
 }
 
@@ -80,22 +102,21 @@ pub(super) fn reserve() -> Result<i32> {
 }
 
 /// Makes a reserved number known.
-pub(super) fn insert(handle: i32, entry: Entry) {
+pub(super) fn insert<T: Object>(handle: i32, entry: Entry<T>) {
     table().entries.insert(handle, Arc::new(entry));
 }
 
-/// The tunnel behind a number. It lives on while a call works with it, even if it is turned off meanwhile.
-pub(super) fn get(handle: i32) -> Result<Arc<Entry>> {
-    table().entries.get(&handle).cloned().ok_or_else(|| unknown(handle))
+/// The object behind a number. It lives on while a call works with it, even if it is ended meanwhile.
+pub(super) fn get<T: Object>(handle: i32) -> Result<Arc<Entry<T>>> {
+    table().get(handle)
 }
 
 /// Takes a number out for good.
-pub(super) fn remove(handle: i32) -> Result<Arc<Entry>> {
-    table().entries.remove(&handle).ok_or_else(|| unknown(handle))
-}
-
-fn unknown(handle: i32) -> Error {
-    Error::new(ErrorKind::UnknownHandle, format!("there is no tunnel with handle {handle}"))
+pub(super) fn remove<T: Object>(handle: i32) -> Result<Arc<Entry<T>>> {
+    let mut table = table();
+    let entry = table.get(handle)?;
+    table.entries.remove(&handle);
+    Ok(entry)
 }
 
 #[cfg(test)]

@@ -22,8 +22,10 @@ use tracing::{
 use super::{
     callback::{self, Given, Slot, wg_destroy_fn_t},
     guard::{guard, guard_anywhere, guard_on},
+    handle::Entry,
     result::wg_result,
     text::c_text,
+    tunnel::Running,
 };
 use crate::error::{Error, ErrorKind, Result};
 
@@ -50,9 +52,9 @@ pub use wg_log_level_t::*;
 
 /// Takes one line of the log.
 ///
-/// `user` is what came with the function; `handle` is the tunnel that the line is about, or 0; `level` is WG_LOG_ERROR
-/// to WG_LOG_TRACE; `text` is UTF-8 without a line feed at its end, and is gone when the function returns. It never
-/// contains a private or preshared key; it may contain public keys and addresses.
+/// `user` is what came with the function; `handle` is the tunnel or bind that the line is about, or 0; `level` is
+/// WG_LOG_ERROR to WG_LOG_TRACE; `text` is UTF-8 without a line feed at its end, and is gone when the function returns.
+/// It never contains a private or preshared key; it may contain public keys and addresses.
 ///
 /// Threads: it is called on the tunnels' threads and on threads that are inside a wg_ function, on several at once. The
 /// tunnel waits meanwhile, so return soon, and do not wait for a thread that may be inside a wg_ function. It must not
@@ -120,7 +122,7 @@ pub unsafe extern "C" fn wg_set_tunnel_log_callback(
     destroy: wg_destroy_fn_t,
 ) -> wg_result {
     let given = Given::new(log, user, destroy);
-    guard_on(handle, |entry| match entry.log.own.set(given) {
+    guard_on(handle, |entry: &Entry<Running>| match entry.log.set(given) {
         true => Ok(()),
         false => Err(Error::new(ErrorKind::UnknownHandle, "the tunnel was turned off meanwhile")),
     })
@@ -143,42 +145,30 @@ pub extern "C" fn wg_set_log_level(level: i32) -> wg_result {
     })
 }
 
-/// The log of one tunnel.
-#[derive(Clone)]
-pub(super) struct TunnelLog {
-    dispatch: Dispatch,
-    own: Arc<Slot<LogFn>>,
+/// Where the log of one tunnel goes, if not where that of the process goes.
+pub(super) type OwnLog = Slot<LogFn>;
+
+/// A log whose lines carry this handle, and go to `own` if that is set.
+pub(super) fn dispatch_to(own: Arc<OwnLog>, handle: i32) -> Dispatch {
+    Dispatch::new(Forwarder { handle, own })
 }
 
-impl TunnelLog {
-    /// A log whose lines carry this handle.
-    pub(super) fn new(handle: i32) -> Self {
-        let own = Arc::<Slot<LogFn>>::default();
-        Self { dispatch: Dispatch::new(Forwarder { handle, own: own.clone() }), own }
-    }
-
-    /// Runs `body` with what it logs going here.
-    pub(super) fn run<T>(&self, body: impl FnOnce() -> T) -> T {
-        tracing::dispatcher::with_default(&self.dispatch, body)
-    }
-
-    /// Takes the tunnel's own callback away, for good.
-    pub(super) fn close(&self) {
-        self.own.close();
-    }
+/// A log whose lines carry this handle.
+pub(super) fn dispatch_of(handle: i32) -> Dispatch {
+    dispatch_to(Arc::default(), handle)
 }
 
 /// Runs `body` with the log of no tunnel in particular.
 pub(super) fn logged<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
-    static NO_TUNNEL: OnceLock<TunnelLog> = OnceLock::new();
-    NO_TUNNEL.get_or_init(|| TunnelLog::new(0)).run(body)
+    static NO_TUNNEL: OnceLock<Dispatch> = OnceLock::new();
+    tracing::dispatcher::with_default(NO_TUNNEL.get_or_init(|| dispatch_of(0)), body)
 }
 
 /// Turns events into lines. There is one for each tunnel, and all that have no callback of their own share that of the
 /// process.
 struct Forwarder {
     handle: i32,
-    own: Arc<Slot<LogFn>>,
+    own: Arc<OwnLog>,
 }
 
 fn level_of(metadata: &Metadata<'_>) -> i32 {
@@ -235,6 +225,11 @@ struct Line {
 }
 
 impl Visit for Line {
+    // What prints fractions takes 23 KB, and no field is one.
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.record_i64(field, value as i64);
+    }
+
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         // Writing to a string does not fail.
         let _ = match field.name() {

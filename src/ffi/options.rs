@@ -1,8 +1,8 @@
 //! Structs that grow with the library.
 
-use std::{mem::offset_of, ptr};
+use std::{ffi::c_void, mem::offset_of, ptr};
 
-use super::tunnel::WG_FD_TAKE;
+use super::{callback::wg_destroy_fn_t, fd::WG_FD_TAKE, protect::wg_protect_fn_t};
 use crate::error::{Error, ErrorKind, Result};
 
 /// No struct of this library will ever be larger: a `struct_size` beyond it is garbage.
@@ -32,17 +32,29 @@ pub struct wg_options_t {
     /// 4 MiB. At the limit packets are dropped and counted ("out_memory_full"). Peers come on top: about 1 KiB each, and 3
     /// KiB more while there are sessions. wg_memory_usage() tells what is taken.
     pub memory_limit: usize,
+    /// Is shown each UDP socket before its first byte, when the tunnel is turned on and whenever its sockets are renewed;
+    /// or NULL. If it refuses, nothing is sent: wg_turn_on_with() fails, and later on the old sockets stay, or none, and
+    /// it is tried again as in wg_bump_sockets(). It may then be called on the tunnel's own threads.
+    pub protect: wg_protect_fn_t,
+    /// For `protect`.
+    pub protect_user: *mut c_void,
+    /// Gives up `protect_user`; or NULL. It follows the rules of wg_protect_fn_t.
+    pub protect_destroy: wg_destroy_fn_t,
     // No padding, here or at the end: what an older caller has there would be read as the fields that follow later.
 }
 
 const _: () = {
-    assert!(size_of::<wg_options_t>() == 2 * size_of::<usize>() + 16);
+    const POINTER: usize = size_of::<usize>();
+    assert!(size_of::<wg_options_t>() == 5 * POINTER + 16);
     assert!(offset_of!(wg_options_t, struct_size) == 0);
-    assert!(offset_of!(wg_options_t, tun_fd) == size_of::<usize>());
-    assert!(offset_of!(wg_options_t, fd_ownership) == size_of::<usize>() + 4);
-    assert!(offset_of!(wg_options_t, mtu) == size_of::<usize>() + 8);
-    assert!(offset_of!(wg_options_t, max_peers) == size_of::<usize>() + 12);
-    assert!(offset_of!(wg_options_t, memory_limit) == size_of::<usize>() + 16);
+    assert!(offset_of!(wg_options_t, tun_fd) == POINTER);
+    assert!(offset_of!(wg_options_t, fd_ownership) == POINTER + 4);
+    assert!(offset_of!(wg_options_t, mtu) == POINTER + 8);
+    assert!(offset_of!(wg_options_t, max_peers) == POINTER + 12);
+    assert!(offset_of!(wg_options_t, memory_limit) == POINTER + 16);
+    assert!(offset_of!(wg_options_t, protect) == 2 * POINTER + 16);
+    assert!(offset_of!(wg_options_t, protect_user) == 3 * POINTER + 16);
+    assert!(offset_of!(wg_options_t, protect_destroy) == 4 * POINTER + 16);
 };
 
 /// WG_OPTIONS_INIT.
@@ -55,6 +67,9 @@ impl Default for wg_options_t {
             mtu: 0,
             max_peers: 0,
             memory_limit: 0,
+            protect: None,
+            protect_user: ptr::null_mut(),
+            protect_destroy: None,
         }
     }
 }
@@ -65,7 +80,7 @@ impl Default for wg_options_t {
 /// It is `repr(C)`, begins with a `usize`, has no padding, and any bytes are a valid value.
 pub(super) unsafe trait SizedStruct: Copy {}
 
-// SAFETY: as the assertions above say; it has integers only.
+// SAFETY: as the assertions above say; it has integers and pointers only, those to functions may be NULL.
 unsafe impl SizedStruct for wg_options_t {}
 
 /// The size of a caller's struct, as the caller was compiled.

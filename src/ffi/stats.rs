@@ -3,12 +3,14 @@
 use std::{ffi::c_char, mem::offset_of, time::Duration};
 
 use super::{
-    events::WG_ENDPOINT_LEN,
+    endpoint::WG_ENDPOINT_TEXT_LEN,
     guard::guard_on,
+    handle::Entry,
     keys::{WG_KEY_LEN, take_key},
     options::{SizedStruct, struct_size, write_sized},
     result::wg_result,
     text::fixed_text,
+    tunnel::Running,
 };
 use crate::{
     device::{MemoryUsage, PeerStats, Totals},
@@ -95,7 +97,7 @@ pub struct wg_peer_stats_t {
     /// Who it is.
     pub public_key: [u8; WG_KEY_LEN],
     /// Where it was heard last, or where it is configured to be, as in wg_event_t; empty if that is not known.
-    pub endpoint: [c_char; WG_ENDPOINT_LEN],
+    pub endpoint: [c_char; WG_ENDPOINT_TEXT_LEN],
 }
 
 const _: () = {
@@ -170,7 +172,7 @@ fn peer_stats(struct_size: usize, peer: &PeerStats) -> wg_peer_stats_t {
         has_session: peer.has_session.into(),
         next_timer_ms: peer.next_deadline.map_or(u32::MAX, milliseconds),
         public_key: *peer.public_key.as_bytes(),
-        endpoint: peer.endpoint.map_or([0; WG_ENDPOINT_LEN], |endpoint| fixed_text(&endpoint.to_string())),
+        endpoint: peer.endpoint.map_or([0; WG_ENDPOINT_TEXT_LEN], |endpoint| fixed_text(&endpoint.to_string())),
     }
 }
 
@@ -197,7 +199,7 @@ fn memory_usage(struct_size: usize, usage: &MemoryUsage) -> wg_memory_usage_t {
 /// `stats` is NULL or points to `stats->struct_size` readable and writable bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_stats(handle: i32, stats: *mut wg_stats_t) -> wg_result {
-    guard_on(handle, |entry| {
+    guard_on(handle, |entry: &Entry<Running>| {
         // SAFETY: the caller's contract is the same.
         let size = unsafe { struct_size(stats, "stats") }?;
         let ours = self::stats(size, &entry.tunnel.device().totals());
@@ -229,7 +231,7 @@ pub unsafe extern "C" fn wg_counters(
     capacity: usize,
     count: *mut usize,
 ) -> wg_result {
-    guard_on(handle, |entry| {
+    guard_on(handle, |entry: &Entry<Running>| {
         check_array(counters, capacity, "counters", count)?;
         let all = entry.tunnel.device().counters();
         for (i, (name, value)) in all.iter().take(capacity).enumerate() {
@@ -259,7 +261,7 @@ pub unsafe extern "C" fn wg_counters(
 /// writable bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_peer_stats(handle: i32, public_key: *const u8, stats: *mut wg_peer_stats_t) -> wg_result {
-    guard_on(handle, |entry| {
+    guard_on(handle, |entry: &Entry<Running>| {
         // SAFETY: the caller's contract is the same.
         let key = PublicKey::from_bytes(*unsafe { take_key(public_key) }?);
         // SAFETY: as above.
@@ -293,7 +295,7 @@ pub unsafe extern "C" fn wg_peers(
     capacity: usize,
     count: *mut usize,
 ) -> wg_result {
-    guard_on(handle, |entry| {
+    guard_on(handle, |entry: &Entry<Running>| {
         check_array(peers, capacity, "peers", count)?;
         // SAFETY: the caller's contract is the same, as there is a first element.
         let size = if capacity == 0 { 0 } else { unsafe { struct_size(peers, "peers") }? };
@@ -333,7 +335,7 @@ fn check_array<T>(array: *const T, capacity: usize, name: &str, count: *const us
 /// `usage` is NULL or points to `usage->struct_size` readable and writable bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_memory_usage(handle: i32, usage: *mut wg_memory_usage_t) -> wg_result {
-    guard_on(handle, |entry| {
+    guard_on(handle, |entry: &Entry<Running>| {
         // SAFETY: the caller's contract is the same.
         let size = unsafe { struct_size(usage, "usage") }?;
         let ours = memory_usage(size, &entry.tunnel.memory_usage());
@@ -356,7 +358,7 @@ pub unsafe extern "C" fn wg_memory_usage(handle: i32, usage: *mut wg_memory_usag
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_trim(handle: i32) -> wg_result {
-    guard_on(handle, |entry| {
+    guard_on(handle, |entry: &Entry<Running>| {
         entry.tunnel.trim();
         Ok(())
     })

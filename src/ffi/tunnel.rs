@@ -4,11 +4,12 @@ use std::{ffi::c_char, sync::Arc};
 
 use super::{
     events::Events,
-    fd::Lent,
-    guard::{guard, guard_handle, guard_on},
-    handle::{self, Entry},
-    log::TunnelLog,
+    fd::{Lent, takes},
+    guard::{guard, guard_number, guard_on},
+    handle::{self, Entry, Object},
+    log::{self, OwnLog},
     options::{read_sized, wg_options_t},
+    protect::Protect,
     result::wg_result,
     text::{borrow_text, give_text},
 };
@@ -19,19 +20,6 @@ use crate::{
     error::{Error, ErrorKind, Result},
     uapi::{self, Limits},
 };
-
-/// Whose a descriptor is.
-///
-/// Since: 0.1.0
-#[repr(u32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum wg_fd_ownership_t {
-    /// The library takes ownership of the descriptor: it is closed if, and only if, the call succeeds.
-    WG_FD_TAKE = 1,
-    /// The library works with a duplicate; the descriptor stays the caller's, to close at any time.
-    WG_FD_DUP = 2,
-}
-pub use wg_fd_ownership_t::*;
 
 // The header says so.
 const _: () = assert!(DEFAULT_MAX_PEERS == 65_536 && DEFAULT_MEMORY == 4 << 20);
@@ -49,6 +37,38 @@ const MOST_PEERS: usize = 1 << 24;
 
 /// MTUs that an app may name.
 const MTUS: std::ops::RangeInclusive<u32> = 576..=65_535;
+
+/// A tunnel that runs, or ran until it ended by itself.
+pub(super) struct Running {
+    pub(super) tunnel: Tunnel,
+    pub(super) log: Arc<OwnLog>,
+    pub(super) events: Arc<Events>,
+    /// Its sockets, unless its datagrams are the app's.
+    pub(super) sockets: Option<Arc<UdpBind>>,
+    /// Whom they are shown to first.
+    pub(super) protect: Protect,
+}
+
+impl Object for Running {
+    const NAME: &'static str = "tunnel";
+    const END: &'static str = "turn it off";
+}
+
+impl Running {
+    /// Refuses what only a running tunnel can do.
+    pub(super) fn check_running(&self) -> Result<()> {
+        self.events.check_running()
+    }
+
+    /// Stops the tunnel. None of its callbacks runs afterwards.
+    fn turn_off(&self) -> Result<()> {
+        let stopped = self.tunnel.stop();
+        self.protect.close();
+        self.events.close();
+        self.log.close();
+        stopped
+    }
+}
 
 /// Makes a tunnel between `tun_fd` and the network, and starts it.
 ///
@@ -75,46 +95,56 @@ const MTUS: std::ops::RangeInclusive<u32> = 576..=65_535;
 /// `uapi` is NULL or ends with a zero byte. On success nobody but the library uses `tun_fd` any more.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_turn_on(tun_fd: i32, uapi: *const c_char) -> i32 {
-    guard_handle(|| {
-        // SAFETY: the caller's contract is the same.
-        let text = unsafe { borrow_text(uapi, "uapi") }?;
-        // SAFETY: as above.
-        unsafe { turn_on(&wg_options_t { tun_fd, ..wg_options_t::default() }, text) }
-    })
+    // SAFETY: the caller's contract is the same.
+    unsafe { turn_on(Ok(wg_options_t { tun_fd, ..wg_options_t::default() }), uapi) }
 }
 
 /// As wg_turn_on(), with options.
 ///
 /// Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP it stays the caller's in
 /// any case; but a duplicate has its O_NONBLOCK mode in common with the original, so on success the caller's descriptor
-/// is non-blocking from then on.
+/// is non-blocking from then on. `protect_destroy` is called exactly once with `protect_user`: when the tunnel is turned
+/// off and `protect` has returned for the last time, or before this call returns if it fails. Only if `options` cannot be
+/// read (WG_ERR_NULL, WG_ERR_UNSUPPORTED, or WG_ERR_INVALID for its struct_size) it is not called.
 /// Errors: as wg_turn_on(); WG_ERR_NULL if `options` is NULL; WG_ERR_INVALID if one of its values is out of its range;
+/// WG_ERR_PERMISSION if `protect` refuses;
 /// WG_ERR_UNSUPPORTED if it sets a field that this library does not know.
 /// Threads: any.
 /// Since: 0.1.0
 ///
 /// # Safety
-/// `options` is NULL or points to `options->struct_size` readable bytes; the rest as in wg_turn_on().
+/// `options` is NULL or points to `options->struct_size` readable bytes; its functions are NULL or of their types, and
+/// may be called with what belongs to them on any thread; the rest as in wg_turn_on().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_turn_on_with(options: *const wg_options_t, uapi: *const c_char) -> i32 {
-    guard_handle(|| {
+    // SAFETY: the caller's contract is the same.
+    let options = unsafe { read_sized(options, "options") };
+    // SAFETY: as above.
+    unsafe { turn_on(options, uapi) }
+}
+
+/// # Safety
+/// That of [`wg_turn_on_with`].
+unsafe fn turn_on(options: Result<wg_options_t>, uapi: *const c_char) -> i32 {
+    // Outside of the guard: what belongs to the app's functions is given up in any case.
+    let given = options.map(|options| {
         // SAFETY: the caller's contract is the same.
-        let options = unsafe { read_sized(options, "options") }?;
+        let protect = unsafe { Protect::new(options.protect, options.protect_user, options.protect_destroy) };
+        (options, protect)
+    });
+    guard_number(|| {
+        let (options, protect) = given?;
         // SAFETY: as above.
         let text = unsafe { borrow_text(uapi, "uapi") }?;
         // SAFETY: as above.
-        unsafe { turn_on(&options, text) }
+        unsafe { make(&options, protect, text) }
     })
 }
 
 /// # Safety
-/// With [`WG_FD_TAKE`], `tun_fd` is given away if this succeeds.
-unsafe fn turn_on(options: &wg_options_t, text: &str) -> Result<i32> {
-    let takes = match options.fd_ownership {
-        take if take == WG_FD_TAKE as u32 => true,
-        dup if dup == WG_FD_DUP as u32 => false,
-        other => return Err(Error::invalid(format!("fd_ownership is {other}, not WG_FD_TAKE or WG_FD_DUP"))),
-    };
+/// With `WG_FD_TAKE`, `tun_fd` is given away if this succeeds.
+unsafe fn make(options: &wg_options_t, protect: Protect, text: &str) -> Result<i32> {
+    let takes = takes(options.fd_ownership)?;
     let mtu = match options.mtu {
         0 => 0,
         mtu if MTUS.contains(&mtu) => mtu as u16,
@@ -136,28 +166,33 @@ unsafe fn turn_on(options: &wg_options_t, text: &str) -> Result<i32> {
     let update = uapi::parse_set(text, Limits::for_peers(max_peers))?;
     let lent = Lent::new(options.tun_fd)?;
     let handle = handle::reserve()?;
-    let (log, events) = (TunnelLog::new(handle), Arc::<Events>::default());
+    let (log, events) = (Arc::<OwnLog>::default(), Arc::<Events>::default());
     let options = Options { max_peers, memory, events: events.sink(handle), ..Options::default() };
-    let tunnel = log.run(|| start(&lent, mtu, options, update))?;
+    let dispatch = log::dispatch_to(log.clone(), handle);
+    let (tunnel, sockets) =
+        tracing::dispatcher::with_default(&dispatch, || start(&lent, mtu, &protect, options, update))?;
     if takes {
         // SAFETY: the caller gives it away on success, and nothing fails from here on.
         unsafe { lent.take() };
     } else {
         lent.share();
     }
-    handle::insert(handle, Entry::new(tunnel, log, events));
+    let running = Running { tunnel, log, events, sockets: Some(sockets), protect };
+    handle::insert(handle, Entry::new(running, dispatch));
     Ok(handle)
 }
 
-fn start(lent: &Lent, mtu: u16, options: Options, update: Update) -> Result<Tunnel> {
+fn start(lent: &Lent, mtu: u16, protect: &Protect, options: Options, update: Update) -> Result<(Tunnel, Arc<UdpBind>)> {
     let tun = lent.tun(mtu)?;
-    let bind = UdpBind::new().map_err(|err| Error::io("cannot wait for UDP sockets", err))?;
+    let sockets = UdpBind::new().map_err(|err| Error::io("cannot wait for UDP sockets", err))?;
+    let sockets = Arc::new(sockets.with_socket_hook(protect.hook()));
     // In this order no socket is opened on a port that is not the configured one. An app's interface is up as far as the
     // app is concerned, so the device is, too.
-    Tunnel::start_with(tun, Arc::new(bind), options, |device| {
+    let tunnel = Tunnel::start_with(tun, sockets.clone(), options, |device| {
         device.apply(update)?;
         device.up()
-    })
+    })?;
+    Ok((tunnel, sockets))
 }
 
 /// Stops a tunnel, and closes its descriptor and its sockets. Its handle is not valid any more.
@@ -173,7 +208,10 @@ fn start(lent: &Lent, mtu: u16, options: Options, update: Update) -> Result<Tunn
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_turn_off(handle: i32) -> wg_result {
-    guard(|| handle::remove(handle)?.turn_off())
+    guard(|| {
+        let entry = handle::remove::<Running>(handle)?;
+        entry.logged(|| entry.turn_off())
+    })
 }
 
 /// Changes the configuration of a tunnel: `uapi` is as in wg_turn_on(). A line that is refused changes nothing.
@@ -188,10 +226,10 @@ pub extern "C" fn wg_turn_off(handle: i32) -> wg_result {
 /// `uapi` is NULL or ends with a zero byte.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_set_config(handle: i32, uapi: *const c_char) -> wg_result {
-    guard_on(handle, |entry| {
+    guard_on(handle, |entry: &Entry<Running>| {
         // SAFETY: the caller's contract is the same.
         let text = unsafe { borrow_text(uapi, "uapi") }?;
-        entry.events.check_running()?;
+        entry.check_running()?;
         let device = entry.tunnel.device();
         device.apply(uapi::parse_set(text, Limits::for_peers(device.max_peers()))?)
     })
@@ -210,7 +248,7 @@ pub unsafe extern "C" fn wg_set_config(handle: i32, uapi: *const c_char) -> wg_r
 /// `out` is NULL or points to writable storage for one pointer.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_get_config(handle: i32, out: *mut *mut c_char) -> wg_result {
-    guard_on(handle, |entry| {
+    guard_on(handle, |entry: &Entry<Running>| {
         if out.is_null() {
             return Err(Error::new(ErrorKind::Null, "out is NULL"));
         }

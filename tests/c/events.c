@@ -62,7 +62,7 @@ static wg_event_t event(struct watcher *watcher, int i, uint32_t kind) {
 static void events_tell_what_happens(void) {
   int gone = 0;
   uint8_t key_a[WG_KEY_LEN], key_b[WG_KEY_LEN], none[WG_KEY_LEN] = {0};
-  char endpoint[WG_ENDPOINT_LEN];
+  char endpoint[WG_ENDPOINT_TEXT_LEN];
   wg_peer_stats_t peer;
   wg_event_t got;
   struct watcher *in_a = new_watcher(&gone), *in_b = new_watcher(&gone);
@@ -106,6 +106,53 @@ static void events_tell_what_happens(void) {
   CHECK_EQ(wg_turn_off(b.handle), WG_OK);
   turn_off(a);
   CHECK_EQ(gone, 2);
+}
+
+struct guardian {
+  int refuses, asked;
+};
+
+static int32_t protect(void *user, int32_t fd, uint32_t family) {
+  struct guardian *guardian = user;
+  (void)fd, (void)family;
+  __sync_fetch_and_add(&guardian->asked, 1);
+  return __sync_fetch_and_add(&guardian->refuses, 0);
+}
+
+static void sockets_are_lost_once_and_recovered(void) {
+  int gone = 0, asked, tries, pair[2];
+  struct guardian guardian = {0, 0};
+  struct watcher *watcher = new_watcher(&gone);
+  wg_options_t options = WG_OPTIONS_INIT;
+  wg_event_t got;
+  struct end a;
+  make_pair(SOCK_DGRAM, pair);
+  options.tun_fd = pair[0];
+  options.protect = protect;
+  options.protect_user = &guardian;
+  a.app = pair[1];
+  a.handle = wg_turn_on_with(&options, "private_key=" PRIVATE_A "\n");
+  CHECK(a.handle > 0);
+  watch(a, watcher);
+  CHECK_EQ(wg_pause(a.handle), WG_OK);
+  __sync_fetch_and_add(&guardian.refuses, 1);
+  CHECK_FAILS(wg_resume(a.handle), WG_ERR_PERMISSION, "refused");
+  got = event(watcher, 0, WG_EVENT_SOCKETS_LOST);
+  CHECK(strstr(got.reason, "refused") != NULL);
+  CHECK_TEXT(got.endpoint, "");
+  CHECK_EQ(got.listen_port, 0);
+  CHECK_EQ(watcher->handle, a.handle);
+  /* Refused once more, which is not told again. */
+  asked = __sync_fetch_and_add(&guardian.asked, 0);
+  for (tries = 0; tries < 2000 && __sync_fetch_and_add(&guardian.asked, 0) == asked; tries++) sleep_ms(5);
+  CHECK(__sync_fetch_and_add(&guardian.asked, 0) > asked);
+  __sync_fetch_and_sub(&guardian.refuses, 1);
+  got = event(watcher, 1, WG_EVENT_SOCKETS_RECOVERED);
+  CHECK_EQ(got.listen_port, listen_port(a.handle));
+  CHECK_TEXT(got.reason, "");
+  CHECK_EQ(count(watcher), 2);
+  turn_off(a);
+  CHECK_EQ(gone, 1);
 }
 
 /* Whoever sets a callback is told of the end, or refused. */
@@ -234,6 +281,7 @@ int main(void) {
   int fds = open_fds(), tasks = threads();
   alarm(300); /* Whatever hangs, fails. */
   events_tell_what_happens();
+  sockets_are_lost_once_and_recovered();
   an_end_is_not_missed();
   each_pointer_is_destroyed_once();
   removal_and_turning_off_wait_for_what_is_running();
