@@ -122,6 +122,7 @@ impl Driver {
             libc::EMSGSIZE | libc::EINVAL => Refusal::Argument,
             // What Linux says of an IPv4 source address that is gone; of an IPv6 one it says EINVAL.
             libc::ENETUNREACH | libc::EADDRNOTAVAIL => Refusal::Source,
+            libc::EHOSTUNREACH => Refusal::Route,
             _ => Refusal::Other,
         }
     }
