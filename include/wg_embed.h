@@ -29,7 +29,7 @@
 #define WG_KEY_BASE64_LEN 45
 
 /** What a wg_options_t begins as: no descriptor, WG_FD_TAKE, and the defaults. Since: 0.1.0 */
-#define WG_OPTIONS_INIT { sizeof(wg_options_t), -1, WG_FD_TAKE, 0, 0 }
+#define WG_OPTIONS_INIT { sizeof(wg_options_t), -1, WG_FD_TAKE, 0, 0, NULL, NULL, NULL }
 
 /**
  * What a call came to. Values are fixed for ever and never reused; a later version may add some, so treat one you do
@@ -186,6 +186,22 @@ typedef int32_t wg_log_level_t;
 #endif // __cplusplus
 
 /**
+ * An IP address.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_address_t {
+  /**
+   * 4 or 6.
+   */
+  uint32_t version;
+  /**
+   * In network byte order. Of IPv4 the first four bytes count.
+   */
+  uint8_t bytes[16];
+} wg_address_t;
+
+/**
  * Takes one line of the log.
  *
  * `user` is what came with the function; `handle` is the tunnel that the line is about, or 0; `level` is WG_LOG_ERROR
@@ -207,6 +223,31 @@ typedef void (*wg_log_fn_t)(void *user, int32_t handle, int32_t level, const cha
  * Since: 0.1.0
  */
 typedef void (*wg_destroy_fn_t)(void *user);
+
+/**
+ * Looks up a host name: writes up to `capacity` addresses (16 of them) to `addresses`, the best first, and how many they
+ * are to `*count`. Returns WG_OK, or a negative wg_result if that fails; what was written does not count then. WG_OK with
+ * no address is a failure as well.
+ *
+ * `user` is what came with the function. `host` is UTF-8, as it was configured, or "ipv4only.arpa" to find out about NAT64
+ * (RFC 7050); it is gone when the function returns, as `addresses` and `count` are. `addresses` is all zero and `*count`
+ * is 0 at first.
+ *
+ * The order should be that of RFC 6724, in which getaddrinfo() answers. If an address is not answered within 10 s the next
+ * one is tried, the families taking turns; one that there is no route to is skipped at once.
+ *
+ * Threads: it is called on a thread of the library's own, which is there only while something is looked up ("wg-resolver");
+ * never twice at the same time for one tunnel, but for several tunnels. It may block: nothing else waits for it but
+ * wg_turn_off(), so it should give up at some time. It must not leave by an exception or longjmp().
+ * Inside it, wg_resolve_system(), wg_last_error(), wg_free(), wg_set_log_level() and wg_version_*() work. Everything else
+ * returns WG_ERR_BUSY.
+ * Since: 0.1.0
+ */
+typedef int32_t (*wg_resolve_fn_t)(void *user,
+                                   const char *host,
+                                   struct wg_address_t *addresses,
+                                   size_t capacity,
+                                   size_t *count);
 
 /**
  * What wg_turn_on_with() may be told. Start from WG_OPTIONS_INIT, and set what should differ.
@@ -238,6 +279,24 @@ typedef struct wg_options_t {
    * The largest number of peers: up to 16777216, or 0 for 65536. Each takes about 1 KiB.
    */
   uint32_t max_peers;
+  /**
+   * Looks up host names; then the endpoint of a peer may be one: "endpoint=vpn.example.com:51820". The name is kept until
+   * another endpoint is configured; wg_get_config() shows the address that is used. It is looked up at once, again
+   * after wg_network_changed(), and when a handshake was given up; if that fails, again as long as something is to be
+   * sent there. With it, peers at IPv4 addresses are also reached in networks that have only IPv6 and NAT64.
+   * wg_resolve_system for the system's own resolver. NULL if endpoints are addresses only.
+   */
+  wg_resolve_fn_t resolve;
+  /**
+   * What `resolve` is called with.
+   */
+  void *resolve_user;
+  /**
+   * Called exactly once with `resolve_user`, or NULL: when the tunnel was turned off and `resolve` has returned for the last
+   * time; before wg_turn_on_with() returns, if that fails or `resolve` is NULL. Not at all if the options cannot be read,
+   * for their struct_size is wrong or a field is set that is not known.
+   */
+  wg_destroy_fn_t resolve_destroy;
 } wg_options_t;
 
 #ifdef __cplusplus
@@ -264,6 +323,41 @@ const char *wg_version_string(void);
  * Since: 0.1.0
  */
 uint32_t wg_version_number(void);
+
+/**
+ * Looks up a host name with the resolver of the system, getaddrinfo(). It is a wg_resolve_fn_t: the `resolve` of apps that
+ * have none of their own, or what such a one falls back to. `user` is not looked at.
+ *
+ * Memory: nothing is kept.
+ * Errors: WG_ERR_NULL if one of the others is NULL; WG_ERR_INVALID if `host` is not UTF-8; WG_ERR_IO and others as the
+ * system says; WG_ERR_PANIC.
+ * Threads: any, also inside a callback, but it blocks as long as the system does.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `host` is NULL or ends with a zero byte. `addresses` is NULL or has room for `capacity` addresses, `count` is NULL or has
+ * room for one number.
+ */
+int32_t wg_resolve_system(void *user,
+                          const char *host,
+                          struct wg_address_t *addresses,
+                          size_t capacity,
+                          size_t *count);
+
+/**
+ * Tells a tunnel that the network which it is in is another one, or has changed. It begins anew: with fresh sockets on the
+ * same port, if that is possible; each host name is looked up; and what was found out about NAT64 is forgotten. Each peer
+ * that there is a session with hears from us at once. The session stays if the peer's address does; if it does not, a new
+ * one is made. So call it for each change that the system tells of; one call too many costs a datagram for each peer.
+ *
+ * Memory: nothing changes hands.
+ * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC; and as
+ * the system says if there are no fresh sockets now, for example WG_ERR_PERMISSION. The tunnel then goes on with the old
+ * ones, and tries again by itself.
+ * Threads: any. It does not wait for look-ups.
+ * Since: 0.1.0
+ */
+wg_result wg_network_changed(int32_t handle);
 
 /**
  * Makes a private key, clamped as X25519 has it.
@@ -441,16 +535,17 @@ int32_t wg_turn_on(int32_t tun_fd,
 /**
  * As wg_turn_on(), with options.
  *
- * Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP it stays the caller's in
- * any case; but a duplicate has its O_NONBLOCK mode in common with the original, so on success the caller's descriptor
- * is non-blocking from then on.
+ * Memory: `options` is not kept, and the functions in it are given up as it says. With WG_FD_TAKE, `tun_fd` is as in
+ * wg_turn_on(). With WG_FD_DUP it stays the caller's in any case; but a duplicate has its O_NONBLOCK mode in common with
+ * the original, so on success the caller's descriptor is non-blocking from then on.
  * Errors: as wg_turn_on(); WG_ERR_NULL if `options` is NULL; WG_ERR_INVALID if one of its values is out of its range;
  * WG_ERR_UNSUPPORTED if it sets a field that this library does not know.
- * Threads: any.
+ * Threads: any. It does not wait for host names to be looked up, unless it fails while one is.
  * Since: 0.1.0
  *
  * # Safety
- * `options` is NULL or points to `options->struct_size` readable bytes; the rest as in wg_turn_on().
+ * `options` is NULL or points to `options->struct_size` readable bytes. The functions in it are NULL or functions of their
+ * types, and may be called with their `user` as those say. The rest as in wg_turn_on().
  */
 int32_t wg_turn_on_with(const struct wg_options_t *options,
                         const char *uapi);
@@ -463,7 +558,8 @@ int32_t wg_turn_on_with(const struct wg_options_t *options,
  *
  * Memory: everything that belongs to the tunnel is freed, and its keys are wiped. Text from wg_get_config() stays.
  * Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls; WG_ERR_BUSY inside a callback, and the tunnel runs on.
- * Threads: any, not only the one that turned it on. It waits for the tunnel's threads, and with them for callbacks.
+ * Threads: any, not only the one that turned it on. It waits for the tunnel's threads, and with them for callbacks: for a
+ * host name that is being looked up, too.
  * Since: 0.1.0
  */
 wg_result wg_turn_off(int32_t handle);

@@ -87,6 +87,12 @@ fn options_work_from_c() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn endpoints_work_from_c() {
+    c_test("endpoints", "c99");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn keys_work_from_c() {
     c_test("keys", "c99");
 }

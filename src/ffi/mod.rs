@@ -11,7 +11,7 @@
 //! | `callback` | functions of the app: how they are kept, called and given up |
 //! | [`options`] | structs that grow with the library |
 //! | `fd` | whose a descriptor is |
-//! | [`tunnel`], [`keys`], [`log`], [`about`] | the functions themselves, one file a group |
+//! | [`tunnel`], [`endpoints`], [`keys`], [`log`], [`about`] | the functions themselves, one file a group |
 //!
 //! The functions keep their C names in Rust as well, and can be called from there.
 #![allow(unsafe_code)] // The one room where raw pointers enter.
@@ -19,6 +19,7 @@
 
 pub mod about;
 mod callback;
+pub mod endpoints;
 mod fd;
 mod guard;
 mod handle;
@@ -29,4 +30,6 @@ pub mod result;
 pub mod text;
 pub mod tunnel;
 
-pub use self::{about::*, callback::wg_destroy_fn_t, keys::*, log::*, options::*, result::*, text::wg_free, tunnel::*};
+pub use self::{
+    about::*, callback::wg_destroy_fn_t, endpoints::*, keys::*, log::*, options::*, result::*, text::wg_free, tunnel::*,
+};

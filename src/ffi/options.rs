@@ -1,8 +1,8 @@
 //! Structs that grow with the library.
 
-use std::{mem::offset_of, ptr};
+use std::{ffi::c_void, mem::offset_of, ptr};
 
-use super::tunnel::WG_FD_TAKE;
+use super::{callback::wg_destroy_fn_t, endpoints::wg_resolve_fn_t, tunnel::WG_FD_TAKE};
 use crate::error::{Error, ErrorKind, Result};
 
 /// No struct of this library will ever be larger: a `struct_size` beyond it is garbage.
@@ -28,38 +28,64 @@ pub struct wg_options_t {
     pub mtu: u32,
     /// The largest number of peers: up to 16777216, or 0 for 65536. Each takes about 1 KiB.
     pub max_peers: u32,
+    /// Looks up host names; then the endpoint of a peer may be one: "endpoint=vpn.example.com:51820". The name is kept until
+    /// another endpoint is configured; wg_get_config() shows the address that is used. It is looked up at once, again
+    /// after wg_network_changed(), and when a handshake was given up; if that fails, again as long as something is to be
+    /// sent there. With it, peers at IPv4 addresses are also reached in networks that have only IPv6 and NAT64.
+    /// wg_resolve_system for the system's own resolver. NULL if endpoints are addresses only.
+    pub resolve: wg_resolve_fn_t,
+    /// What `resolve` is called with.
+    pub resolve_user: *mut c_void,
+    /// Called exactly once with `resolve_user`, or NULL: when the tunnel was turned off and `resolve` has returned for the last
+    /// time; before wg_turn_on_with() returns, if that fails or `resolve` is NULL. Not at all if the options cannot be read,
+    /// for their struct_size is wrong or a field is set that is not known.
+    pub resolve_destroy: wg_destroy_fn_t,
     // No padding, here or at the end: what an older caller has there would be read as the fields that follow later.
 }
 
 const _: () = {
-    assert!(size_of::<wg_options_t>() == size_of::<usize>() + 16);
+    assert!(size_of::<wg_options_t>() == 4 * size_of::<usize>() + 16);
     assert!(offset_of!(wg_options_t, struct_size) == 0);
     assert!(offset_of!(wg_options_t, tun_fd) == size_of::<usize>());
     assert!(offset_of!(wg_options_t, fd_ownership) == size_of::<usize>() + 4);
     assert!(offset_of!(wg_options_t, mtu) == size_of::<usize>() + 8);
     assert!(offset_of!(wg_options_t, max_peers) == size_of::<usize>() + 12);
+    assert!(offset_of!(wg_options_t, resolve) == size_of::<usize>() + 16);
+    assert!(offset_of!(wg_options_t, resolve_user) == 2 * size_of::<usize>() + 16);
+    assert!(offset_of!(wg_options_t, resolve_destroy) == 3 * size_of::<usize>() + 16);
 };
 
 /// WG_OPTIONS_INIT.
 impl Default for wg_options_t {
     fn default() -> Self {
-        Self { struct_size: size_of::<Self>(), tun_fd: -1, fd_ownership: WG_FD_TAKE as u32, mtu: 0, max_peers: 0 }
+        Self {
+            struct_size: size_of::<Self>(),
+            tun_fd: -1,
+            fd_ownership: WG_FD_TAKE as u32,
+            mtu: 0,
+            max_peers: 0,
+            resolve: None,
+            resolve_user: ptr::null_mut(),
+            resolve_destroy: None,
+        }
     }
 }
 
 /// A struct that begins with its size, as the caller was compiled.
 ///
 /// # Safety
-/// It is `repr(C)`, begins with a `usize`, has no padding, and any bytes are a valid value.
+/// It is `repr(C)`, begins with a `usize`, has no padding, and any bytes are a valid value; but for functions, of which
+/// whoever fills it says that they are ones, or NULL.
 pub(super) unsafe trait SizedStruct: Copy + Default {}
 
-// SAFETY: as the assertions above say; it has integers only.
+// SAFETY: as the assertions above say; it has integers, pointers and functions only.
 unsafe impl SizedStruct for wg_options_t {}
 
 /// Copies a caller's struct over the defaults.
 ///
 /// # Safety
-/// `theirs` is NULL or points to as many readable bytes as the `usize` at its beginning says.
+/// `theirs` is NULL or points to as many readable bytes as the `usize` at its beginning says. Functions in there are NULL or
+/// functions of their types.
 pub(super) unsafe fn read_sized<T: SizedStruct>(theirs: *const T, name: &str) -> Result<T> {
     if theirs.is_null() {
         return Err(Error::new(ErrorKind::Null, format!("{name} is NULL")));

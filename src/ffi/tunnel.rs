@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{
+    endpoints::resolver_of,
     fd::Lent,
     guard::{guard, guard_handle, guard_on},
     handle::{self, Entry},
@@ -17,7 +18,7 @@ use super::{
 use crate::{
     bind::UdpBind,
     config::Update,
-    device::{DEFAULT_MAX_PEERS, Event, Options, Tunnel},
+    device::{DEFAULT_MAX_PEERS, Event, Options, Resolve, Tunnel},
     error::{Error, ErrorKind, Result},
     uapi::{self, Limits},
 };
@@ -73,37 +74,41 @@ pub unsafe extern "C" fn wg_turn_on(tun_fd: i32, uapi: *const c_char) -> i32 {
         // SAFETY: the caller's contract is the same.
         let text = unsafe { borrow_text(uapi, "uapi") }?;
         // SAFETY: as above.
-        unsafe { turn_on(&wg_options_t { tun_fd, ..wg_options_t::default() }, text) }
+        unsafe { turn_on(&wg_options_t { tun_fd, ..wg_options_t::default() }, None, text) }
     })
 }
 
 /// As wg_turn_on(), with options.
 ///
-/// Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP it stays the caller's in
-/// any case; but a duplicate has its O_NONBLOCK mode in common with the original, so on success the caller's descriptor
-/// is non-blocking from then on.
+/// Memory: `options` is not kept, and the functions in it are given up as it says. With WG_FD_TAKE, `tun_fd` is as in
+/// wg_turn_on(). With WG_FD_DUP it stays the caller's in any case; but a duplicate has its O_NONBLOCK mode in common with
+/// the original, so on success the caller's descriptor is non-blocking from then on.
 /// Errors: as wg_turn_on(); WG_ERR_NULL if `options` is NULL; WG_ERR_INVALID if one of its values is out of its range;
 /// WG_ERR_UNSUPPORTED if it sets a field that this library does not know.
-/// Threads: any.
+/// Threads: any. It does not wait for host names to be looked up, unless it fails while one is.
 /// Since: 0.1.0
 ///
 /// # Safety
-/// `options` is NULL or points to `options->struct_size` readable bytes; the rest as in wg_turn_on().
+/// `options` is NULL or points to `options->struct_size` readable bytes. The functions in it are NULL or functions of their
+/// types, and may be called with their `user` as those say. The rest as in wg_turn_on().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_turn_on_with(options: *const wg_options_t, uapi: *const c_char) -> i32 {
+    // SAFETY: the caller's contract is the same.
+    let options: Result<wg_options_t> = unsafe { read_sized(options, "options") };
+    // Outside, so that they are given up even if the call is refused.
+    let resolve = options.as_ref().ok().and_then(resolver_of);
     guard_handle(|| {
-        // SAFETY: the caller's contract is the same.
-        let options = unsafe { read_sized(options, "options") }?;
+        let options = options?;
         // SAFETY: as above.
         let text = unsafe { borrow_text(uapi, "uapi") }?;
         // SAFETY: as above.
-        unsafe { turn_on(&options, text) }
+        unsafe { turn_on(&options, resolve, text) }
     })
 }
 
 /// # Safety
 /// With [`WG_FD_TAKE`], `tun_fd` is given away if this succeeds.
-unsafe fn turn_on(options: &wg_options_t, text: &str) -> Result<i32> {
+unsafe fn turn_on(options: &wg_options_t, resolve: Option<Resolve>, text: &str) -> Result<i32> {
     let takes = match options.fd_ownership {
         take if take == WG_FD_TAKE as u32 => true,
         dup if dup == WG_FD_DUP as u32 => false,
@@ -119,12 +124,14 @@ unsafe fn turn_on(options: &wg_options_t, text: &str) -> Result<i32> {
         peers if peers <= MOST_PEERS => peers,
         peers => return Err(Error::invalid(format!("max_peers is {peers}, more than {MOST_PEERS}"))),
     };
-    let update = uapi::parse_set(text, Limits::for_peers(max_peers))?;
+    let limits = Limits { host_names: resolve.is_some(), ..Limits::for_peers(max_peers) };
+    let update = uapi::parse_set(text, limits)?;
     let lent = Lent::new(options.tun_fd)?;
     let handle = handle::reserve()?;
     let dispatch = log::dispatch_of(handle);
     let entry = tracing::dispatcher::with_default(&dispatch, || {
-        let (tunnel, ended) = start(&lent, mtu, max_peers, update)?;
+        let options = Options { max_peers, resolve, ..Options::default() };
+        let (tunnel, ended) = start(&lent, mtu, options, update)?;
         Ok::<_, Error>(Entry::new(tunnel, dispatch.clone(), ended))
     })?;
     if takes {
@@ -137,7 +144,7 @@ unsafe fn turn_on(options: &wg_options_t, text: &str) -> Result<i32> {
     Ok(handle)
 }
 
-fn start(lent: &Lent, mtu: u16, max_peers: usize, update: Update) -> Result<(Tunnel, Arc<OnceLock<String>>)> {
+fn start(lent: &Lent, mtu: u16, options: Options, update: Update) -> Result<(Tunnel, Arc<OnceLock<String>>)> {
     let tun = lent.tun(mtu)?;
     let bind = UdpBind::new().map_err(|err| Error::io("cannot wait for UDP sockets", err))?;
     let ended = Arc::new(OnceLock::new());
@@ -150,7 +157,7 @@ fn start(lent: &Lent, mtu: u16, max_peers: usize, update: Update) -> Result<(Tun
             }
         })
     };
-    let options = Options { max_peers, events, ..Options::default() };
+    let options = Options { events, ..options };
     // In this order no socket is opened on a port that is not the configured one. An app's interface is up as far as the
     // app is concerned, so the device is, too.
     let tunnel = Tunnel::start_with(tun, Arc::new(bind), options, |device| {
@@ -167,7 +174,8 @@ fn start(lent: &Lent, mtu: u16, max_peers: usize, update: Update) -> Result<(Tun
 ///
 /// Memory: everything that belongs to the tunnel is freed, and its keys are wiped. Text from wg_get_config() stays.
 /// Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls; WG_ERR_BUSY inside a callback, and the tunnel runs on.
-/// Threads: any, not only the one that turned it on. It waits for the tunnel's threads, and with them for callbacks.
+/// Threads: any, not only the one that turned it on. It waits for the tunnel's threads, and with them for callbacks: for a
+/// host name that is being looked up, too.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_turn_off(handle: i32) -> wg_result {
@@ -194,7 +202,8 @@ pub unsafe extern "C" fn wg_set_config(handle: i32, uapi: *const c_char) -> wg_r
         let text = unsafe { borrow_text(uapi, "uapi") }?;
         entry.check_running()?;
         let device = entry.tunnel.device();
-        device.apply(uapi::parse_set(text, Limits::for_peers(device.max_peers()))?)
+        let limits = Limits { host_names: device.resolves_names(), ..Limits::for_peers(device.max_peers()) };
+        device.apply(uapi::parse_set(text, limits)?)
     })
 }
 

@@ -34,7 +34,7 @@ $CC -std=c11 $warn -fsyntax-only "$out/alone.c"
 $CXX -std=c++17 $warn -x c++ -fsyntax-only "$out/alone.c"
 
 sanitize="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
-for test in layout keys options log tunnel; do
+for test in layout keys options log endpoints tunnel; do
   case $test in layout) std=c11 ;; *) std=c99 ;; esac
   for kind in so a; do
     case $kind in

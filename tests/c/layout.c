@@ -5,15 +5,19 @@
 #include <string.h>
 
 #if UINTPTR_MAX == UINT64_MAX
-_Static_assert(sizeof(wg_options_t) == 24, "wg_options_t");
+_Static_assert(sizeof(wg_options_t) == 48, "wg_options_t");
 _Static_assert(_Alignof(wg_options_t) == 8, "wg_options_t");
 _Static_assert(offsetof(wg_options_t, struct_size) == 0, "struct_size");
 _Static_assert(offsetof(wg_options_t, tun_fd) == 8, "tun_fd");
 _Static_assert(offsetof(wg_options_t, fd_ownership) == 12, "fd_ownership");
 _Static_assert(offsetof(wg_options_t, mtu) == 16, "mtu");
 _Static_assert(offsetof(wg_options_t, max_peers) == 20, "max_peers");
+_Static_assert(offsetof(wg_options_t, resolve) == 24, "resolve");
+_Static_assert(offsetof(wg_options_t, resolve_user) == 32, "resolve_user");
+_Static_assert(offsetof(wg_options_t, resolve_destroy) == 40, "resolve_destroy");
 #endif
 
+_Static_assert(sizeof(wg_address_t) == 20 && offsetof(wg_address_t, bytes) == 4, "wg_address_t");
 _Static_assert(sizeof(wg_result) == 4 && sizeof(enum wg_result) == 4, "wg_result");
 _Static_assert(sizeof(wg_log_level_t) == 4 && sizeof(wg_fd_ownership_t) == 4, "enums");
 
@@ -54,6 +58,8 @@ static wg_result (*const set_config)(int32_t, const char *) = wg_set_config;
 static wg_result (*const get_config)(int32_t, char **) = wg_get_config;
 static void (*const free_memory)(void *) = wg_free;
 static const char *(*const last_error)(void) = wg_last_error;
+static wg_resolve_fn_t const resolve_system = wg_resolve_system;
+static wg_result (*const network_changed)(int32_t) = wg_network_changed;
 static wg_result (*const generate_private_key)(uint8_t *) = wg_generate_private_key;
 static wg_result (*const generate_public_key)(const uint8_t *, uint8_t *) = wg_generate_public_key;
 static wg_result (*const generate_preshared_key)(uint8_t *) = wg_generate_preshared_key;
@@ -72,7 +78,8 @@ int main(void) {
   snprintf(text, sizeof text, "%d.%d.%d", WG_VERSION_MAJOR, WG_VERSION_MINOR, WG_VERSION_PATCH);
   if (!turn_on || !turn_on_with || !turn_off || !set_config || !get_config || !free_memory || !last_error ||
       !generate_private_key || !generate_public_key || !generate_preshared_key || !key_to_hex || !key_to_base64 ||
-      !key_from_hex || !key_from_base64 || !set_log_callback || !set_log_level)
+      !key_from_hex || !key_from_base64 || !set_log_callback || !set_log_level || !resolve_system ||
+      !network_changed)
     return 1;
   if (strcmp(version_string(), text) != 0 || version_number() != WG_VERSION_NUMBER) {
     fprintf(stderr, "the library is %s (%#x), the header %s\n", version_string(), (unsigned)version_number(), text);

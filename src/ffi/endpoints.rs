@@ -1,0 +1,204 @@
+//! Where peers are: looking up host names, and networks that change.
+
+use std::{
+    ffi::{CString, c_char, c_void},
+    net::IpAddr,
+};
+
+use super::{
+    callback::{Callback, Slot},
+    guard::{guard_anywhere, guard_on},
+    options::wg_options_t,
+    result::wg_result,
+    text::borrow_text,
+};
+use crate::{
+    device::{MAX_ADDRESSES, Resolve, resolve_with_system},
+    error::{Error, ErrorKind, Result},
+};
+
+/// An IP address.
+///
+/// Since: 0.1.0
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct wg_address_t {
+    /// 4 or 6.
+    pub version: u32,
+    /// In network byte order. Of IPv4 the first four bytes count.
+    pub bytes: [u8; 16],
+}
+
+const _: () = assert!(size_of::<wg_address_t>() == 20 && align_of::<wg_address_t>() == 4);
+
+impl From<IpAddr> for wg_address_t {
+    fn from(ip: IpAddr) -> Self {
+        let mut address = Self::default();
+        match ip {
+            IpAddr::V4(ip) => {
+                address.version = 4;
+                address.bytes[..4].copy_from_slice(&ip.octets());
+            }
+            IpAddr::V6(ip) => (address.version, address.bytes) = (6, ip.octets()),
+        }
+        address
+    }
+}
+
+impl TryFrom<&wg_address_t> for IpAddr {
+    type Error = Error;
+
+    fn try_from(address: &wg_address_t) -> Result<Self> {
+        let [a, b, c, d, ..] = address.bytes;
+        match address.version {
+            4 => Ok(Self::from([a, b, c, d])),
+            6 => Ok(Self::from(address.bytes)),
+            version => {
+                Err(Error::invalid(format!("the app's resolver has written an address of IP version {version}")))
+            }
+        }
+    }
+}
+
+/// Looks up a host name: writes up to `capacity` addresses (16 of them) to `addresses`, the best first, and how many they
+/// are to `*count`. Returns WG_OK, or a negative wg_result if that fails; what was written does not count then. WG_OK with
+/// no address is a failure as well.
+///
+/// `user` is what came with the function. `host` is UTF-8, as it was configured, or "ipv4only.arpa" to find out about NAT64
+/// (RFC 7050); it is gone when the function returns, as `addresses` and `count` are. `addresses` is all zero and `*count`
+/// is 0 at first.
+///
+/// The order should be that of RFC 6724, in which getaddrinfo() answers. If an address is not answered within 10 s the next
+/// one is tried, the families taking turns; one that there is no route to is skipped at once.
+///
+/// Threads: it is called on a thread of the library's own, which is there only while something is looked up ("wg-resolver");
+/// never twice at the same time for one tunnel, but for several tunnels. It may block: nothing else waits for it but
+/// wg_turn_off(), so it should give up at some time. It must not leave by an exception or longjmp().
+/// Inside it, wg_resolve_system(), wg_last_error(), wg_free(), wg_set_log_level() and wg_version_*() work. Everything else
+/// returns WG_ERR_BUSY.
+/// Since: 0.1.0
+pub type wg_resolve_fn_t = Option<
+    unsafe extern "C" fn(
+        user: *mut c_void,
+        host: *const c_char,
+        addresses: *mut wg_address_t,
+        capacity: usize,
+        count: *mut usize,
+    ) -> i32,
+>;
+
+type ResolveFn = unsafe extern "C" fn(*mut c_void, *const c_char, *mut wg_address_t, usize, *mut usize) -> i32;
+
+/// The resolver that the options name. If they name none, `destroy` is called at once.
+pub(super) fn resolver_of(options: &wg_options_t) -> Option<Resolve> {
+    let (user, destroy) = (options.resolve_user, options.resolve_destroy);
+    let Some(resolve) = options.resolve else {
+        drop(Callback::new((), user, destroy));
+        return None;
+    };
+    let slot = Slot::new();
+    slot.replace(Some(Callback::new(resolve, user, destroy)));
+    Some(Box::new(move |host| {
+        let mut outcome = Ok(Vec::new());
+        slot.call(|resolve, user| outcome = call(resolve, user, host));
+        outcome
+    }))
+}
+
+fn call(resolve: ResolveFn, user: *mut c_void, host: &str) -> Result<Vec<IpAddr>> {
+    if std::ptr::fn_addr_eq(resolve, wg_resolve_system as ResolveFn) {
+        // The same, but for the reason of a failure, of which only the code would come back.
+        return resolve_with_system(host);
+    }
+    let host = CString::new(host).map_err(|_| Error::invalid("a host name has a zero byte"))?;
+    let mut addresses = [wg_address_t::default(); MAX_ADDRESSES];
+    let mut count = 0;
+    // SAFETY: who set the function allows this call, on this thread; name, room and number live until it returns.
+    let code = unsafe { resolve(user, host.as_ptr(), addresses.as_mut_ptr(), addresses.len(), &raw mut count) };
+    if code != wg_result::WG_OK as i32 {
+        return Err(Error::new(ErrorKind::NotFound, format!("the app's resolver has returned {code}")));
+    }
+    let written = addresses.get(..count).ok_or_else(|| {
+        let most = addresses.len();
+        Error::invalid(format!("the app's resolver says that it has written {count} addresses, more than {most}"))
+    })?;
+    written.iter().map(IpAddr::try_from).collect()
+}
+
+/// Looks up a host name with the resolver of the system, getaddrinfo(). It is a wg_resolve_fn_t: the `resolve` of apps that
+/// have none of their own, or what such a one falls back to. `user` is not looked at.
+///
+/// Memory: nothing is kept.
+/// Errors: WG_ERR_NULL if one of the others is NULL; WG_ERR_INVALID if `host` is not UTF-8; WG_ERR_IO and others as the
+/// system says; WG_ERR_PANIC.
+/// Threads: any, also inside a callback, but it blocks as long as the system does.
+/// Since: 0.1.0
+///
+/// # Safety
+/// `host` is NULL or ends with a zero byte. `addresses` is NULL or has room for `capacity` addresses, `count` is NULL or has
+/// room for one number.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_resolve_system(
+    user: *mut c_void,
+    host: *const c_char,
+    addresses: *mut wg_address_t,
+    capacity: usize,
+    count: *mut usize,
+) -> i32 {
+    let _ = user;
+    let result = guard_anywhere(|| {
+        if addresses.is_null() || count.is_null() {
+            return Err(Error::new(ErrorKind::Null, "addresses or count is NULL"));
+        }
+        // SAFETY: the caller's contract is the same.
+        let found = resolve_with_system(unsafe { borrow_text(host, "host") }?)?;
+        let n = found.len().min(capacity);
+        for (i, ip) in found.into_iter().take(n).enumerate() {
+            // SAFETY: there is room for `capacity` of them, says the caller.
+            let place = unsafe { addresses.add(i) };
+            // SAFETY: as above.
+            unsafe { place.write(ip.into()) };
+        }
+        // SAFETY: there is room for it, says the caller.
+        unsafe { count.write(n) };
+        Ok(())
+    });
+    result as i32
+}
+
+/// Tells a tunnel that the network which it is in is another one, or has changed. It begins anew: with fresh sockets on the
+/// same port, if that is possible; each host name is looked up; and what was found out about NAT64 is forgotten. Each peer
+/// that there is a session with hears from us at once. The session stays if the peer's address does; if it does not, a new
+/// one is made. So call it for each change that the system tells of; one call too many costs a datagram for each peer.
+///
+/// Memory: nothing changes hands.
+/// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC; and as
+/// the system says if there are no fresh sockets now, for example WG_ERR_PERMISSION. The tunnel then goes on with the old
+/// ones, and tries again by itself.
+/// Threads: any. It does not wait for look-ups.
+/// Since: 0.1.0
+#[unsafe(no_mangle)]
+pub extern "C" fn wg_network_changed(handle: i32) -> wg_result {
+    guard_on(handle, |entry| {
+        entry.check_running()?;
+        entry.tunnel.device().network_changed()
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_come_back_as_they_went() {
+        for text in ["192.0.2.1", "2001:db8::1"] {
+            let ip: IpAddr = text.parse().unwrap();
+            assert_eq!(IpAddr::try_from(&wg_address_t::from(ip)).unwrap(), ip);
+        }
+        for version in [0, 5, 46] {
+            let refused = IpAddr::try_from(&wg_address_t { version, bytes: [1; 16] }).unwrap_err();
+            assert!(refused.to_string().ends_with(&format!("IP version {version}")));
+        }
+    }
+}
