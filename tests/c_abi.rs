@@ -1,4 +1,4 @@
-//! Builds the C tests against the header and the shared library that Cargo has just built, and runs them.
+//! Builds the C tests against the header and the shared library, and runs them.
 //!
 //! Without a C compiler they are skipped, and say so. `tests/c/check.sh` does the same under sanitizers.
 #![cfg(unix)]
@@ -11,6 +11,7 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::OnceLock,
 };
 
 const WARNINGS: [&str; 4] = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"];
@@ -30,12 +31,16 @@ fn compiler(variable: &str, names: &[&str]) -> Option<String> {
     found
 }
 
-/// Where Cargo puts the library for the tests, and this test itself. (What lies one level up is of another build.)
-fn libraries() -> PathBuf {
-    let deps = env::current_exe().unwrap().parent().unwrap().to_path_buf();
-    let library = deps.join(format!("{}wg_embed{}", env::consts::DLL_PREFIX, env::consts::DLL_SUFFIX));
-    assert!(library.exists(), "Cargo has not built {}", library.display());
-    deps
+/// Where the library for C is, once Cargo has built it.
+fn libraries() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--package", "wg-embed-capi", "--target-dir"]).arg(target);
+        run(cargo.current_dir(root()));
+        target.join("debug")
+    })
 }
 
 fn run(command: &mut Command) {
@@ -47,24 +52,30 @@ fn run(command: &mut Command) {
 
 /// Builds one of the C tests and runs it.
 fn c_test(name: &str, standard: &str) {
+    c_program(&format!("tests/c/{name}.c"), standard);
+}
+
+/// Builds a C program and runs it. It ends with 0 if all is well.
+fn c_program(source: &str, standard: &str) {
     let Some(cc) = compiler("CC", &["cc", "gcc", "clang"]) else {
         return;
     };
-    let (deps, out) = (libraries(), Path::new(env!("CARGO_TARGET_TMPDIR")).join(name));
+    let name = Path::new(source).file_stem().unwrap();
+    let (dir, out) = (libraries(), Path::new(env!("CARGO_TARGET_TMPDIR")).join(name));
     run(Command::new(cc)
         .arg(format!("-std={standard}"))
         .args(WARNINGS)
         .args(["-g", "-pthread", "-I"])
         .arg(root().join("include"))
-        .arg(root().join(format!("tests/c/{name}.c")))
+        .arg(root().join(source))
         .arg("-o")
         .arg(&out)
         .arg("-L")
-        .arg(&deps)
+        .arg(dir)
         .arg("-lwg_embed")
-        .arg(format!("-Wl,-rpath,{}", deps.display())));
+        .arg(format!("-Wl,-rpath,{}", dir.display())));
     // Cargo's own search path has the library of another build in front.
-    run(Command::new(out).env("LD_LIBRARY_PATH", &deps).env("DYLD_LIBRARY_PATH", &deps));
+    run(Command::new(out).env("LD_LIBRARY_PATH", dir).env("DYLD_LIBRARY_PATH", dir));
 }
 
 #[test]
@@ -81,14 +92,20 @@ fn tunnels_work_from_c() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn sockets_work_from_c() {
+    c_test("sockets", "c11");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn options_work_from_c() {
     c_test("options", "c99");
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn endpoints_work_from_c() {
-    c_test("endpoints", "c99");
+fn host_names_work_from_c() {
+    c_test("resolve", "c99");
 }
 
 #[cfg(target_os = "linux")]
@@ -101,6 +118,23 @@ fn keys_work_from_c() {
 #[test]
 fn the_log_works_from_c() {
     c_test("log", "c99");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn endpoints_work_from_c() {
+    c_test("endpoint", "c99");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn binds_work_from_c() {
+    c_test("bind", "c99");
+}
+
+#[test]
+fn the_example_plays_ping_pong() {
+    c_program("examples/c/udp_pingpong.c", "c99");
 }
 
 #[test]

@@ -111,7 +111,7 @@ impl Host {
     fn receive(&mut self, slot: &mut [u8]) -> Option<RecvMeta> {
         let first = self.queue.pop_front()?;
         let meta = |len, size: usize| RecvMeta {
-            from: Endpoint { dst: first.from, src: Some(first.to.ip()) },
+            from: Endpoint { src: Some(first.to.ip()), ..Endpoint::new(first.from) },
             len,
             segment_size: size.max(1),
             tos: first.tos,

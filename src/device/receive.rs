@@ -174,20 +174,26 @@ impl Device {
         {
             let table = read(&self.allowed_ips);
             for run in runs.drain(..) {
+                // Packets of one flow come together: its source is looked up once.
+                let (mut allowed, mut bytes) = (None, 0);
                 for opened in opened[run.opened].iter().filter(|o| o.deliver) {
                     let packet = &mut batch.buffer_mut()[opened.packet.clone()];
                     let Some(header) = Header::parse(packet).filter(|h| h.len <= packet.len()) else {
                         count(&self.stats.in_malformed_inner, 1);
                         continue;
                     };
-                    if !table.lookup(header.src).is_some_and(|owner| owner.is(&run.peer)) {
-                        count(&self.stats.in_wrong_source, 1);
-                        continue;
+                    if allowed != Some(header.src) {
+                        if !table.lookup(header.src).is_some_and(|owner| owner.is(&run.peer)) {
+                            count(&self.stats.in_wrong_source, 1);
+                            continue;
+                        }
+                        allowed = Some(header.src);
                     }
                     header.carry_ecn(opened.tos, packet);
-                    run.peer.add_rx(DATA_OVERHEAD + packet.len());
+                    bytes += DATA_OVERHEAD + packet.len();
                     packets.push(opened.packet.start..opened.packet.start + header.len);
                 }
+                run.peer.add_rx(bytes);
             }
         }
         if !packets.is_empty() {

@@ -61,6 +61,11 @@ impl<F> Callback<F> {
     pub(super) fn new(function: F, user: *mut c_void, destroy: wg_destroy_fn_t) -> Self {
         Self { shared: Arc::new(Shared { function, user, running: Mutex::new(0), idle: Condvar::new() }), destroy }
     }
+
+    /// Hands the function to `call`, for one that is never exchanged.
+    pub(super) fn call<T>(&self, call: impl FnOnce(&F, *mut c_void) -> T) -> T {
+        inside(|| call(&self.shared.function, self.shared.user))
+    }
 }
 
 impl<F> Drop for Callback<F> {

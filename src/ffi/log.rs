@@ -50,15 +50,15 @@ pub use wg_log_level_t::*;
 
 /// Takes one line of the log.
 ///
-/// `user` is what came with the function; `handle` is the tunnel that the line is about, or 0; `level` is WG_LOG_ERROR
+/// `user` is what came with the function; `handle` is the tunnel or bind that the line is about, or 0; `level` is WG_LOG_ERROR
 /// to WG_LOG_TRACE; `text` is UTF-8 without a line feed at its end, and is gone when the function returns. It never
 /// contains a private or preshared key; it may contain public keys and addresses.
 ///
 /// Threads: it is called on the tunnels' threads and on threads that are inside a wg_ function, on several at once. The
 /// tunnel waits meanwhile, so return soon, and do not wait for a thread that may be inside a wg_ function. It must not
 /// leave by an exception or longjmp().
-/// Inside it, wg_last_error(), wg_free(), wg_set_log_level() and wg_version_*() work. Everything else returns
-/// WG_ERR_BUSY.
+/// Inside it, wg_last_error(), wg_free(), wg_set_log_level(), wg_version_*() and wg_endpoint_*() work. Everything else
+/// returns WG_ERR_BUSY.
 /// Since: 0.1.0
 pub type wg_log_fn_t = Option<unsafe extern "C" fn(user: *mut c_void, handle: i32, level: i32, text: *const c_char)>;
 
@@ -180,6 +180,11 @@ struct Line {
 }
 
 impl Visit for Line {
+    // What prints fractions takes 23 KB, and no field is one.
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.record_i64(field, value as i64);
+    }
+
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         // Writing to a string does not fail.
         let _ = match field.name() {

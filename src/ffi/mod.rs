@@ -6,30 +6,39 @@
 //! |---|---|
 //! | `guard` | what every extern body runs inside: panics, the log, calls from inside a callback |
 //! | [`result`] | the codes, and the text of a thread's last error |
-//! | `handle` | which tunnel a number stands for |
+//! | `handle` | what a number stands for |
 //! | [`text`] | text from C, and memory that C gives back |
 //! | `callback` | functions of the app: how they are kept, called and given up |
 //! | [`options`] | structs that grow with the library |
 //! | `fd` | whose a descriptor is |
-//! | [`tunnel`], [`endpoints`], [`keys`], [`log`], [`about`] | the functions themselves, one file a group |
+//! | `protect` | new sockets, shown to the app before their first byte |
+//! | [`resolve`] | host names, looked up by the app or the system |
+//! | [`tunnel`], [`sockets`], [`life`]; [`bind`], [`datagrams`], [`endpoint`]; [`keys`], [`log`], [`about`] | the functions themselves |
 //!
 //! The functions keep their C names in Rust as well, and can be called from there.
 #![allow(unsafe_code)] // The one room where raw pointers enter.
 #![allow(non_camel_case_types)] // Types have their C names.
 
 pub mod about;
+pub mod bind;
 mod callback;
-pub mod endpoints;
+pub mod datagrams;
+pub mod endpoint;
 mod fd;
 mod guard;
 mod handle;
 pub mod keys;
+pub mod life;
 pub mod log;
 pub mod options;
+mod protect;
+pub mod resolve;
 pub mod result;
+pub mod sockets;
 pub mod text;
 pub mod tunnel;
 
 pub use self::{
-    about::*, callback::wg_destroy_fn_t, endpoints::*, keys::*, log::*, options::*, result::*, text::wg_free, tunnel::*,
+    about::*, bind::*, callback::wg_destroy_fn_t, datagrams::*, endpoint::*, fd::*, keys::*, life::*, log::*,
+    options::*, protect::wg_protect_fn_t, resolve::*, result::*, sockets::*, text::wg_free, tunnel::*,
 };

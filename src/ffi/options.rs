@@ -2,7 +2,7 @@
 
 use std::{ffi::c_void, mem::offset_of, ptr};
 
-use super::{callback::wg_destroy_fn_t, endpoints::wg_resolve_fn_t, tunnel::WG_FD_TAKE};
+use super::{callback::wg_destroy_fn_t, fd::WG_FD_TAKE, protect::wg_protect_fn_t, resolve::wg_resolve_fn_t};
 use crate::error::{Error, ErrorKind, Result};
 
 /// No struct of this library will ever be larger: a `struct_size` beyond it is garbage.
@@ -28,31 +28,41 @@ pub struct wg_options_t {
     pub mtu: u32,
     /// The largest number of peers: up to 16777216, or 0 for 65536. Each takes about 1 KiB.
     pub max_peers: u32,
+    /// Is shown each UDP socket before its first byte, when the tunnel is turned on and whenever its sockets are renewed;
+    /// or NULL. If it refuses, nothing is sent: wg_turn_on_with() fails, and later on the old sockets stay, or none, and
+    /// it is tried again as in wg_bump_sockets(). It may then be called on the tunnel's own threads.
+    pub protect: wg_protect_fn_t,
+    /// For `protect`.
+    pub protect_user: *mut c_void,
+    /// Gives up `protect_user`; or NULL. It follows the rules of wg_protect_fn_t.
+    pub protect_destroy: wg_destroy_fn_t,
     /// Looks up host names; then the endpoint of a peer may be one: "endpoint=vpn.example.com:51820". The name is kept until
     /// another endpoint is configured; wg_get_config() shows the address that is used. It is looked up at once, again
     /// after wg_network_changed(), and when a handshake was given up; if that fails, again as long as something is to be
     /// sent there. With it, peers at IPv4 addresses are also reached in networks that have only IPv6 and NAT64.
     /// wg_resolve_system for the system's own resolver. NULL if endpoints are addresses only.
     pub resolve: wg_resolve_fn_t,
-    /// What `resolve` is called with.
+    /// For `resolve`.
     pub resolve_user: *mut c_void,
-    /// Called exactly once with `resolve_user`, or NULL: when the tunnel was turned off and `resolve` has returned for the last
-    /// time; before wg_turn_on_with() returns, if that fails or `resolve` is NULL. Not at all if the options cannot be read,
-    /// for their struct_size is wrong or a field is set that is not known.
+    /// Gives up `resolve_user`; or NULL. When, says wg_turn_on_with(). It follows the rules of wg_resolve_fn_t.
     pub resolve_destroy: wg_destroy_fn_t,
     // No padding, here or at the end: what an older caller has there would be read as the fields that follow later.
 }
 
 const _: () = {
-    assert!(size_of::<wg_options_t>() == 4 * size_of::<usize>() + 16);
+    const POINTER: usize = size_of::<usize>();
+    assert!(size_of::<wg_options_t>() == 7 * POINTER + 16);
     assert!(offset_of!(wg_options_t, struct_size) == 0);
-    assert!(offset_of!(wg_options_t, tun_fd) == size_of::<usize>());
-    assert!(offset_of!(wg_options_t, fd_ownership) == size_of::<usize>() + 4);
-    assert!(offset_of!(wg_options_t, mtu) == size_of::<usize>() + 8);
-    assert!(offset_of!(wg_options_t, max_peers) == size_of::<usize>() + 12);
-    assert!(offset_of!(wg_options_t, resolve) == size_of::<usize>() + 16);
-    assert!(offset_of!(wg_options_t, resolve_user) == 2 * size_of::<usize>() + 16);
-    assert!(offset_of!(wg_options_t, resolve_destroy) == 3 * size_of::<usize>() + 16);
+    assert!(offset_of!(wg_options_t, tun_fd) == POINTER);
+    assert!(offset_of!(wg_options_t, fd_ownership) == POINTER + 4);
+    assert!(offset_of!(wg_options_t, mtu) == POINTER + 8);
+    assert!(offset_of!(wg_options_t, max_peers) == POINTER + 12);
+    assert!(offset_of!(wg_options_t, protect) == POINTER + 16);
+    assert!(offset_of!(wg_options_t, protect_user) == 2 * POINTER + 16);
+    assert!(offset_of!(wg_options_t, protect_destroy) == 3 * POINTER + 16);
+    assert!(offset_of!(wg_options_t, resolve) == 4 * POINTER + 16);
+    assert!(offset_of!(wg_options_t, resolve_user) == 5 * POINTER + 16);
+    assert!(offset_of!(wg_options_t, resolve_destroy) == 6 * POINTER + 16);
 };
 
 /// WG_OPTIONS_INIT.
@@ -64,6 +74,9 @@ impl Default for wg_options_t {
             fd_ownership: WG_FD_TAKE as u32,
             mtu: 0,
             max_peers: 0,
+            protect: None,
+            protect_user: ptr::null_mut(),
+            protect_destroy: None,
             resolve: None,
             resolve_user: ptr::null_mut(),
             resolve_destroy: None,
@@ -78,7 +91,7 @@ impl Default for wg_options_t {
 /// whoever fills it says that they are ones, or NULL.
 pub(super) unsafe trait SizedStruct: Copy + Default {}
 
-// SAFETY: as the assertions above say; it has integers, pointers and functions only.
+// SAFETY: as the assertions above say; it has integers and pointers only, those to functions may be NULL.
 unsafe impl SizedStruct for wg_options_t {}
 
 /// Copies a caller's struct over the defaults.

@@ -6,35 +6,22 @@ use std::{
 };
 
 use super::{
-    endpoints::resolver_of,
-    fd::Lent,
-    guard::{guard, guard_handle, guard_on},
-    handle::{self, Entry},
+    fd::{Lent, takes},
+    guard::{guard, guard_number, guard_on},
+    handle::{self, Entry, Object},
     log,
     options::{read_sized, wg_options_t},
+    protect, resolve,
     result::wg_result,
     text::{borrow_text, give_text},
 };
 use crate::{
-    bind::UdpBind,
+    bind::{UdpBind, udp::SocketHook},
     config::Update,
     device::{DEFAULT_MAX_PEERS, Event, Options, Resolve, Tunnel},
     error::{Error, ErrorKind, Result},
     uapi::{self, Limits},
 };
-
-/// Whose a descriptor is.
-///
-/// Since: 0.1.0
-#[repr(u32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum wg_fd_ownership_t {
-    /// The library takes ownership of the descriptor: it is closed if, and only if, the call succeeds.
-    WG_FD_TAKE = 1,
-    /// The library works with a duplicate; the descriptor stays the caller's, to close at any time.
-    WG_FD_DUP = 2,
-}
-pub use wg_fd_ownership_t::*;
 
 // The header says so.
 const _: () = assert!(DEFAULT_MAX_PEERS == 65_536);
@@ -44,6 +31,49 @@ const MOST_PEERS: usize = 1 << 24;
 
 /// MTUs that an app may name.
 const MTUS: std::ops::RangeInclusive<u32> = 576..=65_535;
+
+/// A tunnel that runs, or ran until it ended by itself.
+pub(super) struct Running {
+    pub(super) tunnel: Tunnel,
+    /// Why it has ended.
+    pub(super) ended: Arc<OnceLock<String>>,
+    /// Its sockets, unless its datagrams are the app's.
+    pub(super) sockets: Option<Arc<UdpBind>>,
+}
+
+impl Object for Running {
+    const NAME: &'static str = "tunnel";
+    const END: &'static str = "turn it off";
+}
+
+impl Running {
+    /// Refuses what only a running tunnel can do.
+    pub(super) fn check_running(&self) -> Result<()> {
+        match self.ended.get() {
+            Some(reason) => Err(Error::new(ErrorKind::Closed, format!("the tunnel has ended: {reason}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Functions of the app that a tunnel calls.
+struct Hooks {
+    protect: SocketHook,
+    /// `None` if endpoints are addresses only.
+    resolve: Option<Resolve>,
+}
+
+impl Hooks {
+    /// # Safety
+    /// The functions may be called with what belongs to them, on any thread.
+    unsafe fn of(options: &wg_options_t) -> Self {
+        // SAFETY: the caller's contract is the same.
+        let protect = unsafe { protect::hook(options.protect, options.protect_user, options.protect_destroy) };
+        // SAFETY: as above.
+        let resolve = unsafe { resolve::hook(options.resolve, options.resolve_user, options.resolve_destroy) };
+        Self { protect, resolve }
+    }
+}
 
 /// Makes a tunnel between `tun_fd` and the network, and starts it.
 ///
@@ -70,50 +100,57 @@ const MTUS: std::ops::RangeInclusive<u32> = 576..=65_535;
 /// `uapi` is NULL or ends with a zero byte. On success nobody but the library uses `tun_fd` any more.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_turn_on(tun_fd: i32, uapi: *const c_char) -> i32 {
-    guard_handle(|| {
-        // SAFETY: the caller's contract is the same.
-        let text = unsafe { borrow_text(uapi, "uapi") }?;
-        // SAFETY: as above.
-        unsafe { turn_on(&wg_options_t { tun_fd, ..wg_options_t::default() }, None, text) }
-    })
+    // SAFETY: the caller's contract is the same.
+    unsafe { turn_on(Ok(wg_options_t { tun_fd, ..wg_options_t::default() }), uapi) }
 }
 
 /// As wg_turn_on(), with options.
 ///
-/// Memory: `options` is not kept, and the functions in it are given up as it says. With WG_FD_TAKE, `tun_fd` is as in
-/// wg_turn_on(). With WG_FD_DUP it stays the caller's in any case; but a duplicate has its O_NONBLOCK mode in common with
-/// the original, so on success the caller's descriptor is non-blocking from then on.
+/// Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP it stays the caller's in
+/// any case; but a duplicate has its O_NONBLOCK mode in common with the original, so on success the caller's descriptor
+/// is non-blocking from then on. `protect_destroy` is called exactly once with `protect_user`, and `resolve_destroy` with
+/// `resolve_user`: when the tunnel was turned off and the last call on it has returned, or before this one does if it
+/// fails, `resolve_destroy` also if `resolve` is NULL. Only if `options` cannot be read (WG_ERR_NULL, WG_ERR_UNSUPPORTED,
+/// or WG_ERR_INVALID for its struct_size) they are not called.
 /// Errors: as wg_turn_on(); WG_ERR_NULL if `options` is NULL; WG_ERR_INVALID if one of its values is out of its range;
+/// WG_ERR_PERMISSION if `protect` refuses;
 /// WG_ERR_UNSUPPORTED if it sets a field that this library does not know.
 /// Threads: any. It does not wait for host names to be looked up, unless it fails while one is.
 /// Since: 0.1.0
 ///
 /// # Safety
-/// `options` is NULL or points to `options->struct_size` readable bytes. The functions in it are NULL or functions of their
-/// types, and may be called with their `user` as those say. The rest as in wg_turn_on().
+/// `options` is NULL or points to `options->struct_size` readable bytes; its functions are NULL or of their types, and
+/// may be called with what belongs to them on any thread; the rest as in wg_turn_on().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_turn_on_with(options: *const wg_options_t, uapi: *const c_char) -> i32 {
     // SAFETY: the caller's contract is the same.
-    let options: Result<wg_options_t> = unsafe { read_sized(options, "options") };
-    // Outside, so that they are given up even if the call is refused.
-    let resolve = options.as_ref().ok().and_then(resolver_of);
-    guard_handle(|| {
-        let options = options?;
+    let options = unsafe { read_sized(options, "options") };
+    // SAFETY: as above.
+    unsafe { turn_on(options, uapi) }
+}
+
+/// # Safety
+/// That of [`wg_turn_on_with`].
+unsafe fn turn_on(options: Result<wg_options_t>, uapi: *const c_char) -> i32 {
+    // Outside of the guard: what belongs to the app's functions is given up in any case.
+    let hooked = options.map(|options| {
+        // SAFETY: the caller's contract is the same.
+        let hooks = unsafe { Hooks::of(&options) };
+        (options, hooks)
+    });
+    guard_number(|| {
+        let (options, hooks) = hooked?;
         // SAFETY: as above.
         let text = unsafe { borrow_text(uapi, "uapi") }?;
         // SAFETY: as above.
-        unsafe { turn_on(&options, resolve, text) }
+        unsafe { make(&options, hooks, text) }
     })
 }
 
 /// # Safety
-/// With [`WG_FD_TAKE`], `tun_fd` is given away if this succeeds.
-unsafe fn turn_on(options: &wg_options_t, resolve: Option<Resolve>, text: &str) -> Result<i32> {
-    let takes = match options.fd_ownership {
-        take if take == WG_FD_TAKE as u32 => true,
-        dup if dup == WG_FD_DUP as u32 => false,
-        other => return Err(Error::invalid(format!("fd_ownership is {other}, not WG_FD_TAKE or WG_FD_DUP"))),
-    };
+/// With `WG_FD_TAKE`, `tun_fd` is given away if this succeeds.
+unsafe fn make(options: &wg_options_t, hooks: Hooks, text: &str) -> Result<i32> {
+    let takes = takes(options.fd_ownership)?;
     let mtu = match options.mtu {
         0 => 0,
         mtu if MTUS.contains(&mtu) => mtu as u16,
@@ -124,15 +161,13 @@ unsafe fn turn_on(options: &wg_options_t, resolve: Option<Resolve>, text: &str) 
         peers if peers <= MOST_PEERS => peers,
         peers => return Err(Error::invalid(format!("max_peers is {peers}, more than {MOST_PEERS}"))),
     };
-    let limits = Limits { host_names: resolve.is_some(), ..Limits::for_peers(max_peers) };
+    let limits = Limits { host_names: hooks.resolve.is_some(), ..Limits::for_peers(max_peers) };
     let update = uapi::parse_set(text, limits)?;
     let lent = Lent::new(options.tun_fd)?;
     let handle = handle::reserve()?;
     let dispatch = log::dispatch_of(handle);
     let entry = tracing::dispatcher::with_default(&dispatch, || {
-        let options = Options { max_peers, resolve, ..Options::default() };
-        let (tunnel, ended) = start(&lent, mtu, options, update)?;
-        Ok::<_, Error>(Entry::new(tunnel, dispatch.clone(), ended))
+        Ok::<_, Error>(Entry::new(start(&lent, mtu, max_peers, hooks, update)?, dispatch.clone()))
     })?;
     if takes {
         // SAFETY: the caller gives it away on success, and nothing fails from here on.
@@ -144,9 +179,10 @@ unsafe fn turn_on(options: &wg_options_t, resolve: Option<Resolve>, text: &str) 
     Ok(handle)
 }
 
-fn start(lent: &Lent, mtu: u16, options: Options, update: Update) -> Result<(Tunnel, Arc<OnceLock<String>>)> {
+fn start(lent: &Lent, mtu: u16, max_peers: usize, hooks: Hooks, update: Update) -> Result<Running> {
     let tun = lent.tun(mtu)?;
-    let bind = UdpBind::new().map_err(|err| Error::io("cannot wait for UDP sockets", err))?;
+    let sockets = UdpBind::new().map_err(|err| Error::io("cannot wait for UDP sockets", err))?;
+    let sockets = Arc::new(sockets.with_socket_hook(hooks.protect));
     let ended = Arc::new(OnceLock::new());
     let events = {
         let ended = ended.clone();
@@ -157,14 +193,14 @@ fn start(lent: &Lent, mtu: u16, options: Options, update: Update) -> Result<(Tun
             }
         })
     };
-    let options = Options { events, ..options };
+    let options = Options { max_peers, events, resolve: hooks.resolve, ..Options::default() };
     // In this order no socket is opened on a port that is not the configured one. An app's interface is up as far as the
     // app is concerned, so the device is, too.
-    let tunnel = Tunnel::start_with(tun, Arc::new(bind), options, |device| {
+    let tunnel = Tunnel::start_with(tun, sockets.clone(), options, |device| {
         device.apply(update)?;
         device.up()
     })?;
-    Ok((tunnel, ended))
+    Ok(Running { tunnel, ended, sockets: Some(sockets) })
 }
 
 /// Stops a tunnel, and closes its descriptor and its sockets. Its handle is not valid any more.
@@ -180,7 +216,7 @@ fn start(lent: &Lent, mtu: u16, options: Options, update: Update) -> Result<(Tun
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_turn_off(handle: i32) -> wg_result {
     guard(|| {
-        let entry = handle::remove(handle)?;
+        let entry = handle::remove::<Running>(handle)?;
         entry.logged(|| entry.tunnel.stop())
     })
 }
@@ -197,7 +233,7 @@ pub extern "C" fn wg_turn_off(handle: i32) -> wg_result {
 /// `uapi` is NULL or ends with a zero byte.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_set_config(handle: i32, uapi: *const c_char) -> wg_result {
-    guard_on(handle, |entry| {
+    guard_on(handle, |entry: &Entry<Running>| {
         // SAFETY: the caller's contract is the same.
         let text = unsafe { borrow_text(uapi, "uapi") }?;
         entry.check_running()?;
@@ -220,7 +256,7 @@ pub unsafe extern "C" fn wg_set_config(handle: i32, uapi: *const c_char) -> wg_r
 /// `out` is NULL or points to writable storage for one pointer.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_get_config(handle: i32, out: *mut *mut c_char) -> wg_result {
-    guard_on(handle, |entry| {
+    guard_on(handle, |entry: &Entry<Running>| {
         if out.is_null() {
             return Err(Error::new(ErrorKind::Null, "out is NULL"));
         }

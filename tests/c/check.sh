@@ -1,6 +1,6 @@
 #!/bin/sh
 # The whole promise to C in one command: the header is fresh, the symbols are known, C99, C11 and C++17 compile, and the C
-# tests pass under AddressSanitizer (with leak detection) and UndefinedBehaviorSanitizer, with either library.
+# tests and examples pass under AddressSanitizer (with leak detection) and UndefinedBehaviorSanitizer, with either library.
 #
 # Environment: CBINDGEN (of exactly the version that cbindgen.toml names), CC, CXX, NM, PROFILE (dev or release; dev by default).
 set -eu
@@ -34,14 +34,16 @@ $CC -std=c11 $warn -fsyntax-only "$out/alone.c"
 $CXX -std=c++17 $warn -x c++ -fsyntax-only "$out/alone.c"
 
 sanitize="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
-for test in layout keys options log endpoints tunnel; do
-  case $test in layout) std=c11 ;; *) std=c99 ;; esac
+for source in tests/c/layout.c tests/c/keys.c tests/c/endpoint.c tests/c/bind.c tests/c/options.c tests/c/log.c \
+  tests/c/tunnel.c tests/c/sockets.c tests/c/resolve.c examples/c/udp_pingpong.c; do
+  test=$(basename "$source" .c)
+  case $test in layout | sockets) std=c11 ;; *) std=c99 ;; esac
   for kind in so a; do
     case $kind in
     so) link="-L$libs -lwg_embed -Wl,-rpath,$libs" ;;
     a) link="$libs/libwg_embed.a -lgcc_s -lutil -lrt -lm -ldl" ;;
     esac
-    $CC -std=$std $warn $sanitize -pthread "tests/c/$test.c" -o "$out/$test-$kind" $link
+    $CC -std=$std $warn $sanitize -pthread "$source" -o "$out/$test-$kind" $link
     "$NM" "$out/$test-$kind" | grep -q __asan_init || fail "AddressSanitizer is not in $test-$kind"
     "$NM" "$out/$test-$kind" | grep -q __ubsan_handle || fail "UndefinedBehaviorSanitizer is not in $test-$kind"
     ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1 \

@@ -1,4 +1,4 @@
-/* Endpoints by name: who is asked, on which thread, what may come back, and changes of the network. */
+/* Host names: who is asked, on which thread, what may come back, and changes of the network. */
 #include "check.h"
 
 /* An app's resolver. It knows one name, and may be slow, or wrong. */
@@ -8,7 +8,7 @@ struct book {
   int asked, answered, destroyed, running;
   int hold;           /* it does not answer while this is set */
   int32_t code;       /* what it returns */
-  uint32_t version;   /* of its address */
+  uint32_t family;    /* of its address */
   size_t count;       /* how many it says it has written */
   int32_t handle;     /* the tunnel, for calls from inside; 0 for none */
   char thread[32];
@@ -18,7 +18,7 @@ static void init(struct book *book) {
   memset(book, 0, sizeof *book);
   pthread_mutex_init(&book->lock, NULL);
   pthread_cond_init(&book->changed, NULL);
-  book->version = 4;
+  book->family = WG_IPV4;
   book->count = 1;
 }
 
@@ -81,7 +81,7 @@ static int32_t resolve(void *user, const char *host, wg_address_t *addresses, si
   CHECK_EQ(strcmp(host, "b.example"), 0);
   CHECK_EQ(capacity, 16);
   CHECK_EQ(*count, 0);
-  for (i = 0; i < capacity; i++) CHECK(addresses[i].version == 0 && addresses[i].bytes[15] == 0);
+  for (i = 0; i < capacity; i++) CHECK(addresses[i].family == 0 && addresses[i].bytes[15] == 0);
   if (book->handle != 0) calls_from_inside(book->handle);
   comm = fopen("/proc/thread-self/comm", "r");
   CHECK(comm != NULL && fgets(book->thread, sizeof book->thread, comm) != NULL);
@@ -92,7 +92,7 @@ static int32_t resolve(void *user, const char *host, wg_address_t *addresses, si
   book->asked++;
   while (book->hold) pthread_cond_wait(&book->changed, &book->lock);
   for (i = 0; i < capacity; i++) {
-    addresses[i].version = book->version;
+    addresses[i].family = book->family;
     memcpy(addresses[i].bytes, "\x7f\0\0\1", 4);
   }
   *count = book->count;
@@ -232,9 +232,10 @@ static void nothing_waits_for_a_slow_resolver_but_the_end(void) {
 static void wrong_answers_are_none(void) {
   static const struct {
     int32_t code;
-    uint32_t version;
+    uint32_t family;
     size_t count;
-  } wrong[] = {{WG_ERR_IO, 4, 1}, {1, 4, 1}, {WG_OK, 4, 0}, {WG_OK, 5, 1}, {WG_OK, 0, 1}, {WG_OK, 4, 17}, {WG_OK, 4, SIZE_MAX}};
+  } wrong[] = {{WG_ERR_IO, WG_IPV4, 1}, {1, WG_IPV4, 1},       {WG_OK, WG_IPV4, 0},       {WG_OK, 5, 1},
+               {WG_OK, 0, 1},           {WG_OK, WG_IPV4, 17}, {WG_OK, WG_IPV4, SIZE_MAX}};
   struct book book;
   struct end a, b = turn_on(SOCK_DGRAM, "private_key=" PRIVATE_B "\n");
   size_t i;
@@ -243,7 +244,7 @@ static void wrong_answers_are_none(void) {
   for (i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
     pthread_mutex_lock(&book.lock);
     book.code = wrong[i].code;
-    book.version = wrong[i].version;
+    book.family = wrong[i].family;
     book.count = wrong[i].count;
     pthread_mutex_unlock(&book.lock);
     CHECK_EQ(wg_set_config(a.handle, peer_of(b)), WG_OK);
@@ -253,7 +254,7 @@ static void wrong_answers_are_none(void) {
   }
   pthread_mutex_lock(&book.lock);
   book.code = WG_OK;
-  book.version = 4;
+  book.family = WG_IPV4;
   book.count = 1;
   pthread_mutex_unlock(&book.lock);
   CHECK_EQ(wg_network_changed(a.handle), WG_OK);
@@ -290,7 +291,7 @@ static void what_belongs_to_it_is_given_up_once(void) {
 }
 
 static int is_loopback(wg_address_t address) {
-  return address.version == 4 ? address.bytes[0] == 127 : address.version == 6 && address.bytes[15] == 1;
+  return address.family == WG_IPV4 ? address.bytes[0] == 127 : address.family == WG_IPV6 && address.bytes[15] == 1;
 }
 
 static void the_system_resolves(void) {

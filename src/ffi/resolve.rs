@@ -1,4 +1,4 @@
-//! Where peers are: looking up host names, and networks that change.
+//! Host names, looked up by the app or the system.
 
 use std::{
     ffi::{CString, c_char, c_void},
@@ -6,13 +6,14 @@ use std::{
 };
 
 use super::{
-    callback::{Callback, Slot},
-    guard::{guard_anywhere, guard_on},
-    options::wg_options_t,
+    callback::{Callback, wg_destroy_fn_t},
+    endpoint::{WG_IPV4, WG_IPV6, family},
+    guard::guard_anywhere,
     result::wg_result,
     text::borrow_text,
 };
 use crate::{
+    bind::Family,
     device::{MAX_ADDRESSES, Resolve, resolve_with_system},
     error::{Error, ErrorKind, Result},
 };
@@ -23,9 +24,9 @@ use crate::{
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct wg_address_t {
-    /// 4 or 6.
-    pub version: u32,
-    /// In network byte order. Of IPv4 the first four bytes count.
+    /// WG_IPV4 or WG_IPV6.
+    pub family: u32,
+    /// In network byte order. An IPv4 address takes the first four bytes.
     pub bytes: [u8; 16],
 }
 
@@ -36,10 +37,10 @@ impl From<IpAddr> for wg_address_t {
         let mut address = Self::default();
         match ip {
             IpAddr::V4(ip) => {
-                address.version = 4;
+                address.family = WG_IPV4 as u32;
                 address.bytes[..4].copy_from_slice(&ip.octets());
             }
-            IpAddr::V6(ip) => (address.version, address.bytes) = (6, ip.octets()),
+            IpAddr::V6(ip) => (address.family, address.bytes) = (WG_IPV6 as u32, ip.octets()),
         }
         address
     }
@@ -50,13 +51,10 @@ impl TryFrom<&wg_address_t> for IpAddr {
 
     fn try_from(address: &wg_address_t) -> Result<Self> {
         let [a, b, c, d, ..] = address.bytes;
-        match address.version {
-            4 => Ok(Self::from([a, b, c, d])),
-            6 => Ok(Self::from(address.bytes)),
-            version => {
-                Err(Error::invalid(format!("the app's resolver has written an address of IP version {version}")))
-            }
-        }
+        Ok(match family(address.family)? {
+            Family::V4 => Self::from([a, b, c, d]),
+            Family::V6 => Self::from(address.bytes),
+        })
     }
 }
 
@@ -74,8 +72,7 @@ impl TryFrom<&wg_address_t> for IpAddr {
 /// Threads: it is called on a thread of the library's own, which is there only while something is looked up ("wg-resolver");
 /// never twice at the same time for one tunnel, but for several tunnels. It may block: nothing else waits for it but
 /// wg_turn_off(), so it should give up at some time. It must not leave by an exception or longjmp().
-/// Inside it, wg_resolve_system(), wg_last_error(), wg_free(), wg_set_log_level() and wg_version_*() work. Everything else
-/// returns WG_ERR_BUSY.
+/// Inside it, wg_resolve_system() and what wg_log_fn_t names work. Everything else returns WG_ERR_BUSY.
 /// Since: 0.1.0
 pub type wg_resolve_fn_t = Option<
     unsafe extern "C" fn(
@@ -89,23 +86,17 @@ pub type wg_resolve_fn_t = Option<
 
 type ResolveFn = unsafe extern "C" fn(*mut c_void, *const c_char, *mut wg_address_t, usize, *mut usize) -> i32;
 
-/// The resolver that the options name. If they name none, `destroy` is called at once.
-pub(super) fn resolver_of(options: &wg_options_t) -> Option<Resolve> {
-    let (user, destroy) = (options.resolve_user, options.resolve_destroy);
-    let Some(resolve) = options.resolve else {
-        drop(Callback::new((), user, destroy));
-        return None;
-    };
-    let slot = Slot::new();
-    slot.replace(Some(Callback::new(resolve, user, destroy)));
-    Some(Box::new(move |host| {
-        let mut outcome = Ok(Vec::new());
-        slot.call(|resolve, user| outcome = call(resolve, user, host));
-        outcome
-    }))
+/// A resolver that asks the app; `None` if there is no function, and `destroy` is called at once.
+///
+/// # Safety
+/// `resolve` may be called with `user` on any thread, and `destroy` once with it.
+pub(super) unsafe fn hook(resolve: wg_resolve_fn_t, user: *mut c_void, destroy: wg_destroy_fn_t) -> Option<Resolve> {
+    let callback: Callback<Option<ResolveFn>> = Callback::new(resolve, user, destroy);
+    let resolve = resolve?;
+    Some(Box::new(move |host| callback.call(|_, user| ask(resolve, user, host))))
 }
 
-fn call(resolve: ResolveFn, user: *mut c_void, host: &str) -> Result<Vec<IpAddr>> {
+fn ask(resolve: ResolveFn, user: *mut c_void, host: &str) -> Result<Vec<IpAddr>> {
     if std::ptr::fn_addr_eq(resolve, wg_resolve_system as ResolveFn) {
         // The same, but for the reason of a failure, of which only the code would come back.
         return resolve_with_system(host);
@@ -122,7 +113,8 @@ fn call(resolve: ResolveFn, user: *mut c_void, host: &str) -> Result<Vec<IpAddr>
         let most = addresses.len();
         Error::invalid(format!("the app's resolver says that it has written {count} addresses, more than {most}"))
     })?;
-    written.iter().map(IpAddr::try_from).collect()
+    let of_app = |err: Error| Error::invalid(format!("the app's resolver has written an address that is none: {err}"));
+    written.iter().map(|address| IpAddr::try_from(address).map_err(of_app)).collect()
 }
 
 /// Looks up a host name with the resolver of the system, getaddrinfo(). It is a wg_resolve_fn_t: the `resolve` of apps that
@@ -131,7 +123,7 @@ fn call(resolve: ResolveFn, user: *mut c_void, host: &str) -> Result<Vec<IpAddr>
 /// Memory: nothing is kept.
 /// Errors: WG_ERR_NULL if one of the others is NULL; WG_ERR_INVALID if `host` is not UTF-8; WG_ERR_IO and others as the
 /// system says; WG_ERR_PANIC.
-/// Threads: any, also inside a callback, but it blocks as long as the system does.
+/// Threads: any, also inside a wg_resolve_fn_t. It blocks as long as the system does.
 /// Since: 0.1.0
 ///
 /// # Safety
@@ -166,25 +158,6 @@ pub unsafe extern "C" fn wg_resolve_system(
     result as i32
 }
 
-/// Tells a tunnel that the network which it is in is another one, or has changed. It begins anew: with fresh sockets on the
-/// same port, if that is possible; each host name is looked up; and what was found out about NAT64 is forgotten. Each peer
-/// that there is a session with hears from us at once. The session stays if the peer's address does; if it does not, a new
-/// one is made. So call it for each change that the system tells of; one call too many costs a datagram for each peer.
-///
-/// Memory: nothing changes hands.
-/// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC; and as
-/// the system says if there are no fresh sockets now, for example WG_ERR_PERMISSION. The tunnel then goes on with the old
-/// ones, and tries again by itself.
-/// Threads: any. It does not wait for look-ups.
-/// Since: 0.1.0
-#[unsafe(no_mangle)]
-pub extern "C" fn wg_network_changed(handle: i32) -> wg_result {
-    guard_on(handle, |entry| {
-        entry.check_running()?;
-        entry.tunnel.device().network_changed()
-    })
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -196,9 +169,9 @@ mod tests {
             let ip: IpAddr = text.parse().unwrap();
             assert_eq!(IpAddr::try_from(&wg_address_t::from(ip)).unwrap(), ip);
         }
-        for version in [0, 5, 46] {
-            let refused = IpAddr::try_from(&wg_address_t { version, bytes: [1; 16] }).unwrap_err();
-            assert!(refused.to_string().ends_with(&format!("IP version {version}")));
+        for family in [0, 5, 46] {
+            let refused = IpAddr::try_from(&wg_address_t { family, bytes: [1; 16] }).unwrap_err();
+            assert!(refused.to_string().contains(&format!("family is {family},")));
         }
     }
 }
