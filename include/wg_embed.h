@@ -41,7 +41,7 @@
 #define WG_MEMORY_MAX 8388608
 
 /** What a wg_options_t begins as: no descriptor, WG_FD_TAKE, and the defaults. Since: 0.1.0 */
-#define WG_OPTIONS_INIT { sizeof(wg_options_t), -1, WG_FD_TAKE, 0, 0, 0, NULL, NULL, NULL }
+#define WG_OPTIONS_INIT { sizeof(wg_options_t), -1, WG_FD_TAKE, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL }
 
 /** The most datagrams that one wg_bind_send() takes. A later library may take more, but not fewer. Since: 0.1.0 */
 #define WG_BATCH_SIZE 128
@@ -158,9 +158,15 @@ enum wg_event_kind_t
    */
   WG_EVENT_SESSION_EXPIRED = 3,
   /**
-   * The peer `public_key` has moved: it was heard from `endpoint`, and is sent to there from now on.
+   * The peer `public_key` has moved, and is sent to at `endpoint` from now on: it was heard from there, or is looked for
+   * there, as its name or its network says.
    */
   WG_EVENT_ENDPOINT_CHANGED = 4,
+  /**
+   * The host name of the peer `public_key` has no address, for `reason`. It is told once, and the name looked up again as
+   * long as anything is to be sent there.
+   */
+  WG_EVENT_RESOLVE_FAILED = 5,
   /**
    * Fresh UDP sockets could not be opened, for `reason`. It is tried again; until then the old ones stay in use, or
    * nothing is sent or received if there are none, as after wg_resume().
@@ -567,6 +573,22 @@ typedef void (*wg_event_fn_t)(void *user, int32_t handle, const struct wg_event_
 typedef void (*wg_log_fn_t)(void *user, int32_t handle, int32_t level, const char *text);
 
 /**
+ * An IP address.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_address_t {
+  /**
+   * WG_IPV4 or WG_IPV6.
+   */
+  uint32_t family;
+  /**
+   * In network byte order. An IPv4 address takes the first four bytes.
+   */
+  uint8_t bytes[16];
+} wg_address_t;
+
+/**
  * What a tunnel did since it was turned on. Peers that are gone are in the sums.
  *
  * Fields are only ever appended. Set `struct_size` before the call: a program that was compiled with an older header gets
@@ -715,6 +737,30 @@ typedef struct wg_memory_usage_t {
 } wg_memory_usage_t;
 
 /**
+ * Looks up a host name: writes up to `capacity` addresses (16 of them) to `addresses`, the best first, and how many they
+ * are to `*count`. Returns WG_OK, or a negative wg_result if that fails; what was written does not count then. WG_OK with
+ * no address is a failure as well.
+ *
+ * `user` is what came with the function. `host` is UTF-8, as it was configured, or "ipv4only.arpa" to find out about NAT64
+ * (RFC 7050); it is gone when the function returns, as `addresses` and `count` are. `addresses` is all zero and `*count`
+ * is 0 at first.
+ *
+ * The order should be that of RFC 6724, in which getaddrinfo() answers. If an address is not answered within 10 s the next
+ * one is tried, the families taking turns; one that there is no route to is skipped at once.
+ *
+ * Threads: it is called on a thread of the library's own, which is there only while something is looked up ("wg-resolver");
+ * never twice at the same time for one tunnel, but for several tunnels. It may block: nothing else waits for it but
+ * wg_turn_off(), so it should give up at some time. It must not leave by an exception or longjmp().
+ * Inside it, wg_resolve_system() and what wg_log_fn_t names work. Everything else returns WG_ERR_BUSY.
+ * Since: 0.1.0
+ */
+typedef int32_t (*wg_resolve_fn_t)(void *user,
+                                   const char *host,
+                                   struct wg_address_t *addresses,
+                                   size_t capacity,
+                                   size_t *count);
+
+/**
  * What wg_turn_on_with() may be told. Start from WG_OPTIONS_INIT, and set what should differ.
  *
  * Fields are only ever appended. A program that was compiled with an older header passes a shorter struct, and gets
@@ -764,6 +810,22 @@ typedef struct wg_options_t {
    * Gives up `protect_user`; or NULL. It follows the rules of wg_protect_fn_t.
    */
   wg_destroy_fn_t protect_destroy;
+  /**
+   * Looks up host names; then the endpoint of a peer may be one: "endpoint=vpn.example.com:51820". The name is kept until
+   * another endpoint is configured; wg_get_config() shows the address that is used. It is looked up at once, again
+   * after wg_network_changed(), and when a handshake was given up; if that fails, again as long as something is to be
+   * sent there. With it, peers at IPv4 addresses are also reached in networks that have only IPv6 and NAT64.
+   * wg_resolve_system for the system's own resolver. NULL if endpoints are addresses only.
+   */
+  wg_resolve_fn_t resolve;
+  /**
+   * For `resolve`.
+   */
+  void *resolve_user;
+  /**
+   * Gives up `resolve_user`; or NULL. When, says wg_turn_on_with(). It follows the rules of wg_resolve_fn_t.
+   */
+  wg_destroy_fn_t resolve_destroy;
 } wg_options_t;
 
 #ifdef __cplusplus
@@ -1238,6 +1300,26 @@ wg_result wg_set_tunnel_log_callback(int32_t handle,
 wg_result wg_set_log_level(int32_t level);
 
 /**
+ * Looks up a host name with the resolver of the system, getaddrinfo(). It is a wg_resolve_fn_t: the `resolve` of apps that
+ * have none of their own, or what such a one falls back to. `user` is not looked at.
+ *
+ * Memory: nothing is kept.
+ * Errors: WG_ERR_NULL if one of the others is NULL; WG_ERR_INVALID if `host` is not UTF-8; WG_ERR_IO and others as the
+ * system says; WG_ERR_PANIC.
+ * Threads: any, also inside a wg_resolve_fn_t. It blocks as long as the system does.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `host` is NULL or ends with a zero byte. `addresses` is NULL or has room for `capacity` addresses, `count` is NULL or has
+ * room for one number.
+ */
+int32_t wg_resolve_system(void *user,
+                          const char *host,
+                          struct wg_address_t *addresses,
+                          size_t capacity,
+                          size_t *count);
+
+/**
  * Returns the text of the last wg_ call that failed on this thread, in English and for people to read; empty if none
  * has. It never contains a key.
  *
@@ -1314,6 +1396,21 @@ wg_result wg_bind_socket_to_interface6(int32_t handle, uint32_t interface_index,
  * Since: 0.1.0
  */
 wg_result wg_bump_sockets(int32_t handle);
+
+/**
+ * Tells a tunnel that the network which it is in is another one, or has changed. It begins anew: with fresh sockets on the
+ * same port, if that is possible; each host name is looked up; and what was found out about NAT64 is forgotten. Each peer
+ * that there is a session with hears from us at once. The session stays if the peer's address does; if it does not, a new
+ * one is made. So call it for each change that the system tells of; one call too many costs a datagram for each peer.
+ *
+ * Memory: nothing changes hands.
+ * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC; and as
+ * the system says if there are no fresh sockets now, for example WG_ERR_PERMISSION. The tunnel then goes on with the old
+ * ones, and tries again by itself.
+ * Threads: any. It does not wait for look-ups.
+ * Since: 0.1.0
+ */
+wg_result wg_network_changed(int32_t handle);
 
 /**
  * From now on peers whose endpoint is known stay there, whatever address they send from, and so does each that gets an
@@ -1487,13 +1584,14 @@ int32_t wg_turn_on(int32_t tun_fd,
  *
  * Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP it stays the caller's in
  * any case; but a duplicate has its O_NONBLOCK mode in common with the original, so on success the caller's descriptor
- * is non-blocking from then on. `protect_destroy` is called exactly once with `protect_user`: when the tunnel is turned
- * off and `protect` has returned for the last time, or before this call returns if it fails. Only if `options` cannot be
- * read (WG_ERR_NULL, WG_ERR_UNSUPPORTED, or WG_ERR_INVALID for its struct_size) it is not called.
+ * is non-blocking from then on. `protect_destroy` is called exactly once with `protect_user`, and `resolve_destroy` with
+ * `resolve_user`: when the tunnel is turned off and the function has returned for the last time, or before this call
+ * returns if it fails, `resolve_destroy` also if `resolve` is NULL. Only if `options` cannot be read (WG_ERR_NULL,
+ * WG_ERR_UNSUPPORTED, or WG_ERR_INVALID for its struct_size) they are not called.
  * Errors: as wg_turn_on(); WG_ERR_NULL if `options` is NULL; WG_ERR_INVALID if one of its values is out of its range;
  * WG_ERR_PERMISSION if `protect` refuses;
  * WG_ERR_UNSUPPORTED if it sets a field that this library does not know.
- * Threads: any.
+ * Threads: any. It does not wait for host names to be looked up, unless it fails while one is.
  * Since: 0.1.0
  *
  * # Safety
@@ -1513,7 +1611,8 @@ int32_t wg_turn_on_with(const struct wg_options_t *options,
  *
  * Memory: everything that belongs to the tunnel is freed, and its keys are wiped. Text from wg_get_config() stays.
  * Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls; WG_ERR_BUSY inside a callback, and the tunnel runs on.
- * Threads: any, not only the one that turned it on. It waits for the tunnel's threads, and with them for callbacks.
+ * Threads: any, not only the one that turned it on. It waits for the tunnel's threads, and with them for callbacks: for a
+ * host name that is being looked up, too.
  * Since: 0.1.0
  */
 wg_result wg_turn_off(int32_t handle);

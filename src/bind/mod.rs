@@ -106,6 +106,9 @@ pub struct SendReport {
     /// Bit `i` is set if transmit `i` had a source address that is not ours any more. It was then sent without, and the
     /// caller should forget the address.
     pub stale_source_mask: u128,
+    /// Bit `i` is set if transmit `i` was dropped because nothing can be sent to its address from here: there is no
+    /// route, or no socket of its family.
+    pub unreachable_mask: u128,
     /// Whether GSO was given up on a socket, because the system or the way out cannot do it. What was to be sent with
     /// it was sent without, and counts as any other.
     pub gso_disabled: bool,

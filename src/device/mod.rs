@@ -5,20 +5,24 @@
 //! is something to do.
 //!
 //! Locks are taken in this order, and none is held across I/O or a callback: `config`; `identity`; `peers`,
-//! `allowed_ips`; a peer's `handshake`, then its `state`; `index`, `deadlines`. Opening sockets happens under `config`
-//! alone.
+//! `allowed_ips`; a peer's `handshake`, then its `state`; `index`, `deadlines`, those of `names`. Opening sockets happens
+//! under `config` alone.
 
 pub mod allowed_ips;
 mod apply;
+mod backoff;
+mod endpoints;
 mod events;
 mod index;
 mod memory;
+mod names;
 mod packet;
 mod peer;
 mod peers;
 mod pool;
 mod ratelimit;
 mod receive;
+mod resolver;
 mod send;
 mod sockets;
 mod staged;
@@ -35,10 +39,12 @@ use std::{
     time::Duration,
 };
 
+pub use endpoints::candidates::MAX_ADDRESSES;
 pub use events::{Event, EventSink};
 pub use memory::MemoryUsage;
 pub use peer::MAX_STAGED;
 pub use pool::{FIXED_MEMORY, Inbound, Outbound};
+pub use resolver::{Resolve, resolve_with_system};
 pub use staged::STAGED_OVERHEAD;
 pub use stats::{PeerStats, Stats, Totals, Traffic};
 pub use tunnel::Tunnel;
@@ -53,6 +59,7 @@ use crate::{
 };
 use allowed_ips::AllowedIps;
 use index::IndexTable;
+use names::Names;
 use peer::{Peer, State};
 use peers::Peers;
 use ratelimit::RateLimiter;
@@ -96,6 +103,8 @@ pub struct Options {
     pub random: Arc<dyn Random>,
     /// Who is told of events.
     pub events: EventSink,
+    /// Who looks up host names. Without it an endpoint must be an address, and no NAT64 is looked for.
+    pub resolve: Option<Resolve>,
 }
 
 impl Default for Options {
@@ -106,6 +115,7 @@ impl Default for Options {
             clock: Arc::new(SystemClock),
             random: Arc::new(SystemRandom),
             events: Box::new(|_| {}),
+            resolve: None,
         }
     }
 }
@@ -168,6 +178,8 @@ pub struct Device {
     allowed_ips: RwLock<AllowedIps<Arc<Peer>>>,
     index: IndexTable,
     deadlines: Deadlines,
+    /// `None` if there is nobody to ask.
+    names: Option<Names>,
     /// What staged packets may take.
     budget: Arc<Budget>,
     stats: Stats,
@@ -179,6 +191,7 @@ impl Device {
     pub fn new(tun: Arc<dyn Tun>, bind: Arc<dyn Bind>, options: Options) -> Self {
         Self {
             mtu: AtomicU16::new(tun.mtu()),
+            names: options.resolve.map(|resolve| Names::new(resolve, bind.clone())),
             tun,
             bind,
             clock: options.clock,
@@ -256,12 +269,13 @@ impl Device {
         }
     }
 
-    /// Does what peers' timers ask for, and tries again what could not be done.
+    /// Does what peers' timers ask for, takes what was looked up, and tries again what could not be done.
     pub fn run_timers(&self) {
         let now = self.clock.now();
         if self.deadlines.pop_own(now) {
             self.retry_sockets();
         }
+        self.take_answers(now);
         while let Some((at, peer)) = self.deadlines.pop(now) {
             lock(&peer.state).scheduled.take_if(|scheduled| *scheduled == at);
             loop {
@@ -269,6 +283,7 @@ impl Device {
                 let Some(action) = action else { break };
                 self.act(&peer, action, now);
             }
+            self.retry_name(&peer, now);
             self.schedule(&peer, &mut lock(&peer.state));
         }
     }
@@ -283,7 +298,7 @@ impl Device {
     /// Lists a peer under its next deadline, unless it is listed under an earlier one already: that one then finds
     /// nothing to do and lists it anew, which is cheaper than moving it with each packet.
     fn schedule(&self, peer: &Arc<Peer>, state: &mut State) {
-        let Some(next) = state.timers.next_deadline() else {
+        let Some(next) = state.next_deadline() else {
             return;
         };
         if state.removed || state.scheduled.is_some_and(|at| at <= next) {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    net::SocketAddrV4,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -11,6 +12,7 @@ use std::{
 
 use super::{
     allowed_ips::{Owner, PrefixList},
+    endpoints::name::Name,
     lock,
     memory::shared_memory,
     staged::StagedMessage,
@@ -61,6 +63,12 @@ pub(super) struct State {
     pub(super) zone: Option<Box<str>>,
     /// The endpoint does not follow the peer.
     pub(super) stays: bool,
+    /// The host name that was configured as endpoint.
+    pub(super) name: Option<Box<Name>>,
+    /// The IPv4 address that the endpoint stands for, which is synthesized.
+    pub(super) ipv4: Option<SocketAddrV4>,
+    /// The endpoint is an IPv4 address without a route.
+    pub(super) needs_nat64: bool,
     /// Wall-clock time; zero if there was none.
     pub(super) last_handshake: Duration,
     /// The peer was taken out of the device; nothing is begun for it any more.
@@ -120,15 +128,22 @@ impl State {
 
     /// An authentic message came from here: the peer is there now. Returns true if it was elsewhere before.
     pub(super) fn roam(&mut self, from: Endpoint) -> bool {
+        self.answered();
         if self.stays {
             return false;
         }
         let moved = self.endpoint.is_none_or(|e| e.dst != from.dst);
         if moved {
-            self.zone = None;
+            self.place(from);
         }
         self.endpoint = Some(from);
         moved
+    }
+
+    /// When something is to be done for the peer.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let name = self.name.as_ref().and_then(|name| name.retry_at);
+        self.timers.next_deadline().into_iter().chain(name).min()
     }
 
     /// Whether packets can be sent at once.
@@ -270,7 +285,9 @@ impl Peer {
         let prefixes = lock(&self.prefixes).memory();
         let state = lock(&self.state);
         let zone = state.zone.as_ref().map_or(0, |zone| zone.len());
-        (shared_memory::<Self>() + pending + prefixes + zone + state.sessions.memory(), state.staged_memory())
+        let name = state.name.as_ref().map_or(0, |name| name.memory());
+        let own = shared_memory::<Self>() + pending + prefixes + zone + name + state.sessions.memory();
+        (own, state.staged_memory())
     }
 
     /// Gives back what is not needed now.

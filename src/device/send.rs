@@ -14,7 +14,7 @@ use super::{
     stats::count,
 };
 use crate::{
-    bind::{Endpoint, Transmit},
+    bind::{Endpoint, SendReport, Transmit},
     noise::{
         REKEY_TIMEOUT_JITTER,
         message::{DATA_OVERHEAD, HANDSHAKE_TOS},
@@ -39,7 +39,7 @@ const MAX_TRANSMITS: usize = 16;
 /// Transmits on their way to the bind, without allocating.
 struct Transmits<'a, 'd> {
     device: &'d Device,
-    peer: &'d Peer,
+    peer: &'d Arc<Peer>,
     waiting: [Transmit<'a>; MAX_TRANSMITS],
     len: usize,
     /// How many packets the system took, keepalives not among them.
@@ -47,7 +47,7 @@ struct Transmits<'a, 'd> {
 }
 
 impl<'a, 'd> Transmits<'a, 'd> {
-    fn new(device: &'d Device, peer: &'d Peer, to: Endpoint) -> Self {
+    fn new(device: &'d Device, peer: &'d Arc<Peer>, to: Endpoint) -> Self {
         let none = Transmit { to, contents: &[], segment_size: 0, tos: 0 };
         Self { device, peer, waiting: [none; MAX_TRANSMITS], len: 0, packets: 0 }
     }
@@ -61,7 +61,7 @@ impl<'a, 'd> Transmits<'a, 'd> {
     }
 
     fn flush(&mut self) {
-        let batch = &self.waiting[..std::mem::take(&mut self.len)];
+        let batch = &mut self.waiting[..std::mem::take(&mut self.len)];
         if !batch.is_empty() {
             self.packets += self.device.transmit(self.peer, batch);
         }
@@ -121,19 +121,20 @@ impl Device {
             if !state.timers.is_running() {
                 return count(&self.stats.out_unstaged, slots.len());
             }
-            let Some(endpoint) = state.endpoint else {
+            if state.endpoint.is_none() && state.name.is_none() {
                 return count(&self.stats.out_no_endpoint, slots.len());
-            };
+            }
             // What waits already goes first.
-            let ready = if state.has_staged() { None } else { state.begin_sending(slots.len(), now) };
+            let endpoint = state.endpoint.filter(|_| !state.has_staged());
+            let ready = endpoint.and_then(|endpoint| Some((state.begin_sending(slots.len(), now)?, endpoint)));
             if ready.is_none() {
                 for slot in slots {
                     self.stage(&mut state, &bytes[slot.message()]);
                 }
             }
-            ready.map(|(session, first)| (session, first, endpoint))
+            ready
         };
-        let Some((session, first, endpoint)) = ready else {
+        let Some(((session, first), endpoint)) = ready else {
             return self.send_staged(peer, now);
         };
         for (counter, slot) in (first..).zip(slots) {
@@ -164,12 +165,16 @@ impl Device {
         }
     }
 
-    /// Sends what waits for a session, if there is one now; else asks for one.
+    /// Sends what waits for a session, if there is one now; else asks for one, or for an address to make it with.
     pub(super) fn send_staged(&self, peer: &Arc<Peer>, now: Instant) {
         let ready = {
             let mut state = lock(&peer.state);
-            let (true, true, Some(endpoint)) = (state.has_staged(), state.timers.is_running(), state.endpoint) else {
+            if !state.has_staged() || !state.timers.is_running() {
                 return;
+            }
+            let Some(endpoint) = state.endpoint else {
+                drop(state);
+                return self.want_address(peer, now);
             };
             state.begin_sending_staged(now).map(|ready| (ready, endpoint))
         };
@@ -200,9 +205,13 @@ impl Device {
         self.send_staged(peer, now);
     }
 
-    /// Hands datagrams to the bind and counts what became of them. Returns how many of them, keepalives aside, went out.
-    fn transmit(&self, peer: &Peer, batch: &[Transmit<'_>]) -> usize {
-        let report = self.bind.send(batch);
+    /// Hands datagrams to the bind and counts what became of them. Returns how many of them, keepalives aside, went out. All
+    /// are to one endpoint; if it has no route, they go where else the peer may be.
+    fn transmit(&self, peer: &Arc<Peer>, batch: &mut [Transmit<'_>]) -> usize {
+        let mut report = self.bind.send(batch);
+        if is_unreachable(&report) {
+            report = self.transmit_elsewhere(peer, batch, report);
+        }
         count(&self.stats.out_send_failed, report.dropped);
         if report.stale_source_mask != 0 {
             peer.forget_source();
@@ -215,6 +224,20 @@ impl Device {
         }
         self.add_tx(peer, bytes);
         packets
+    }
+
+    /// A batch had no route: sends it to where else the peer may be.
+    fn transmit_elsewhere(&self, peer: &Arc<Peer>, batch: &mut [Transmit<'_>], failed: SendReport) -> SendReport {
+        let report = self.detour(peer, batch[0].to.dst).map_or(failed, |other| {
+            batch.iter_mut().for_each(|transmit| transmit.to = other);
+            self.bind.send(batch)
+        });
+        if is_unreachable(&report) {
+            self.without_route(peer);
+        } else {
+            self.tell_placed(peer);
+        }
+        report
     }
 
     /// Data messages were sent, `packets` of them not empty, and not before `now`: keeps the timers, and asks for a new
@@ -289,11 +312,12 @@ impl Device {
             self.schedule(peer, &mut state);
         }
         self.send_handshake_message(peer, endpoint, &message);
+        self.want_address(peer, now);
     }
 
     /// Sends an initiation or a response.
-    pub(super) fn send_handshake_message(&self, peer: &Peer, to: Endpoint, message: &[u8]) {
-        self.transmit(peer, &[Transmit { to, contents: message, segment_size: message.len(), tos: HANDSHAKE_TOS }]);
+    pub(super) fn send_handshake_message(&self, peer: &Arc<Peer>, to: Endpoint, message: &[u8]) {
+        self.transmit(peer, &mut [Transmit { to, contents: message, segment_size: message.len(), tos: HANDSHAKE_TOS }]);
     }
 
     /// Does what a peer's timer asks for.
@@ -302,6 +326,7 @@ impl Device {
             Action::RetryHandshake { attempt } => {
                 tracing::debug!(peer = %peer.key(), attempt, "handshake was not answered, retrying");
                 peer.forget_source();
+                self.not_answered(peer);
                 self.initiate(peer, Reason::Retry, now);
             }
             Action::GiveUpHandshake => {
@@ -309,6 +334,7 @@ impl Device {
                 let staged = lock(&peer.state).take_staged();
                 count(&self.stats.out_unstaged, staged.len());
                 self.tell(Event::HandshakeFailed(*peer.key()));
+                self.look_up_anew(peer);
             }
             Action::RenewHandshake => {
                 tracing::debug!(peer = %peer.key(), "nothing comes back, renewing the handshake");
@@ -333,6 +359,11 @@ impl Device {
             }
         }
     }
+}
+
+/// Whether nothing could be sent, for lack of a route.
+fn is_unreachable(report: &SendReport) -> bool {
+    report.sent == 0 && report.unreachable_mask != 0
 }
 
 /// How many packets at the beginning of `slots` can leave as one segmented send: messages of one size and one TOS, the

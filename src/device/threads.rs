@@ -56,8 +56,10 @@ pub(super) struct Threads {
 
 impl Threads {
     pub(super) fn new(tun: Arc<dyn Tun>, bind: Arc<dyn Bind>, options: Options) -> Self {
+        let device = Device::new(tun.clone(), bind.clone(), options);
+        device.resolve_on_a_thread();
         Self {
-            device: Device::new(tun.clone(), bind.clone(), options),
+            device,
             tun,
             bind,
             stopping: AtomicBool::new(false),

@@ -130,12 +130,12 @@ impl Tunnel {
         }
     }
 
-    /// Stops the threads and waits for them, and closes the sockets. Idempotent.
+    /// Stops the threads and waits for them, for a look-up of a host name too, and closes the sockets. Idempotent.
     ///
     /// # Errors
     /// `Busy` on one of the tunnel's own threads, which cannot wait for itself.
     pub fn stop(&self) -> Result<()> {
-        if self.own.contains(&thread::current().id()) {
+        if self.own.contains(&thread::current().id()) || self.device().is_resolver_thread() {
             return Err(Error::new(ErrorKind::Busy, "a tunnel cannot be stopped from one of its own threads"));
         }
         self.shared.stop("stopped".into());
@@ -143,7 +143,8 @@ impl Tunnel {
             // A thread's panic was caught inside it.
             let _ = thread.join();
         }
-        self.shared.threads.device.down();
+        self.device().down();
+        self.device().stop_resolving();
         Ok(())
     }
 }

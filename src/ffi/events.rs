@@ -38,8 +38,12 @@ pub enum wg_event_kind_t {
     /// The last session with the peer `public_key` is over, and its keys were wiped. That is so when nothing was sent for
     /// some minutes, and no fault.
     WG_EVENT_SESSION_EXPIRED = 3,
-    /// The peer `public_key` has moved: it was heard from `endpoint`, and is sent to there from now on.
+    /// The peer `public_key` has moved, and is sent to at `endpoint` from now on: it was heard from there, or is looked for
+    /// there, as its name or its network says.
     WG_EVENT_ENDPOINT_CHANGED = 4,
+    /// The host name of the peer `public_key` has no address, for `reason`. It is told once, and the name looked up again as
+    /// long as anything is to be sent there.
+    WG_EVENT_RESOLVE_FAILED = 5,
     /// Fresh UDP sockets could not be opened, for `reason`. It is tried again; until then the old ones stay in use, or
     /// nothing is sent or received if there are none, as after wg_resume().
     WG_EVENT_SOCKETS_LOST = 10,
@@ -105,6 +109,9 @@ impl From<&Event> for wg_event_t {
                 endpoint: fixed_text(&to.to_string()),
                 ..about(WG_EVENT_ENDPOINT_CHANGED)
             },
+            Event::ResolveFailed(key, reason) => {
+                Self { public_key: *key.as_bytes(), reason: fixed_text(reason), ..about(WG_EVENT_RESOLVE_FAILED) }
+            }
             Event::BindFailed(reason) => Self { reason: fixed_text(reason), ..about(WG_EVENT_SOCKETS_LOST) },
             Event::BindRecovered(port) => Self { listen_port: (*port).into(), ..about(WG_EVENT_SOCKETS_RECOVERED) },
             Event::Ended(reason) => Self { reason: fixed_text(reason), ..about(WG_EVENT_ENDED) },
@@ -331,13 +338,14 @@ mod tests {
         let reason = |text: &str| (String::new(), text.to_owned(), 0);
         let cases = [
             (Event::EndpointChanged(peer, link_local.parse().unwrap()), 4, (link_local.to_owned(), String::new(), 0)),
+            (Event::ResolveFailed(peer, "no such name".into()), 5, reason("no such name")),
             (Event::BindFailed("the port\0 is taken".into()), 10, reason("the port is taken")),
             (Event::BindFailed(long.clone()), 10, reason(&long[..WG_REASON_LEN - 2])),
             (Event::BindRecovered(51820), 11, port(51820)),
             (Event::Ended("the interface is gone".into()), 20, reason("the interface is gone")),
         ];
         for (event, kind, fields) in cases {
-            let about_peer = matches!(event, Event::EndpointChanged(..));
+            let about_peer = matches!(event, Event::EndpointChanged(..) | Event::ResolveFailed(..));
             sink(event);
             let (_, event) = told.lock().unwrap().pop().unwrap();
             assert_eq!((event.kind, text(&event.endpoint), text(&event.reason)), (kind, fields.0, fields.1));

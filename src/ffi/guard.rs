@@ -15,9 +15,10 @@ use crate::error::{Error, ErrorKind, Result};
 /// Behind a pointer, so that all that surrounds it is compiled once, and not again for each function.
 type Body<'a> = &'a mut dyn FnMut() -> Result<i32>;
 
-/// How a function ended, and the code of its failure. (cbindgen would take it for the crate's own `Result`.)
+/// How a function ended, and the code of its failure.
 ///
 /// cbindgen:ignore
+// It takes each `Result` for that of `error.rs`, which has one parameter.
 type Outcome = std::result::Result<i32, wg_result>;
 
 /// Lets `body`, which is called once, be a [`Body`].
@@ -112,9 +113,10 @@ mod tests {
             callback::wg_destroy_fn_t,
             events::{wg_event_t, wg_set_event_callback},
             log::wg_set_tunnel_log_callback,
-            protect::Protect,
+            options::wg_options_t,
+            resolve::wg_address_t,
             result::{wg_last_error, wg_result::*},
-            tunnel::{Running, wg_get_config, wg_set_config, wg_turn_off},
+            tunnel::{Hooks, Running, wg_get_config, wg_set_config, wg_turn_off},
         },
         *,
     };
@@ -149,9 +151,24 @@ mod tests {
         let bind = MemNetwork::new().bind(Ipv4Addr::LOCALHOST.into());
         let tunnel = Tunnel::start(Arc::new(tun), bind, Options::default()).unwrap();
         let handle = handle::reserve().unwrap();
-        // SAFETY: `destroy` does not look at what it gets.
-        let protect = unsafe { Protect::new(None, ptr::null_mut(), destroy) };
-        let running = Running { tunnel, log: Arc::default(), events: Arc::default(), sockets: None, protect };
+        unsafe extern "C" fn finds_nothing(
+            _: *mut c_void,
+            _: *const c_char,
+            _: *mut wg_address_t,
+            _: usize,
+            _: *mut usize,
+        ) -> i32 {
+            0
+        }
+        let options = wg_options_t {
+            protect_destroy: destroy,
+            resolve: Some(finds_nothing),
+            resolve_destroy: destroy,
+            ..wg_options_t::default()
+        };
+        // SAFETY: the functions do not look at what they get.
+        let hooks = unsafe { Hooks::of(&options) };
+        let running = Running { tunnel, log: Arc::default(), events: Arc::default(), sockets: None, hooks };
         handle::insert(handle, Entry::new(running, log::dispatch_of(handle)));
         handle
     }
@@ -207,10 +224,10 @@ mod tests {
         };
         assert_eq!(set(number), [WG_OK; 2]);
         let call = handle::get::<Running>(number).unwrap();
-        assert_eq!((wg_turn_off(number), DESTROYED.load(Ordering::Relaxed)), (WG_OK, 3));
+        assert_eq!((wg_turn_off(number), DESTROYED.load(Ordering::Relaxed)), (WG_OK, 4));
         // One that has come as far as this is refused as well.
         handle::insert(number, Arc::into_inner(call).unwrap());
-        assert_eq!((set(number), DESTROYED.load(Ordering::Relaxed)), ([WG_ERR_UNKNOWN_HANDLE; 2], 5));
+        assert_eq!((set(number), DESTROYED.load(Ordering::Relaxed)), ([WG_ERR_UNKNOWN_HANDLE; 2], 6));
         assert_eq!(wg_turn_off(number), WG_OK);
     }
 

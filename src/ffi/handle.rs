@@ -2,7 +2,6 @@
 
 use std::{
     any::Any,
-    collections::BTreeMap,
     ops::Deref,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -69,12 +68,13 @@ type AnyEntry = Arc<dyn Any + Send + Sync>;
 struct Table {
     /// The number that was given out last.
     last: i32,
-    entries: BTreeMap<i32, AnyEntry>,
+    /// Sorted by number. There are few; a tree would be 7 KB of code.
+    entries: Vec<(i32, AnyEntry)>,
 }
 
 impl Table {
     const fn new() -> Self {
-        Self { last: 0, entries: BTreeMap::new() }
+        Self { last: 0, entries: Vec::new() }
     }
 
     fn reserve(&mut self) -> Result<i32> {
@@ -83,8 +83,14 @@ impl Table {
         Ok(self.last)
     }
 
+    /// Where a number is, or would be.
+    fn find(&self, handle: i32) -> std::result::Result<usize, usize> {
+        self.entries.binary_search_by_key(&handle, |entry| entry.0)
+    }
+
     fn get<T: Object>(&self, handle: i32) -> Result<Arc<Entry<T>>> {
-        let entry = self.entries.get(&handle).cloned().and_then(|entry| entry.downcast().ok());
+        let found = self.find(handle).ok().map(|at| self.entries[at].1.clone());
+        let entry = found.and_then(|entry| entry.downcast().ok());
         let unknown = || Error::new(ErrorKind::UnknownHandle, format!("there is no {} with handle {handle}", T::NAME));
         entry.ok_or_else(unknown)
     }
@@ -103,7 +109,9 @@ pub(super) fn reserve() -> Result<i32> {
 
 /// Makes a reserved number known.
 pub(super) fn insert<T: Object>(handle: i32, entry: Entry<T>) {
-    table().entries.insert(handle, Arc::new(entry));
+    let mut table = table();
+    let at = table.find(handle).unwrap_or_else(|at| at);
+    table.entries.insert(at, (handle, Arc::new(entry)));
 }
 
 /// The object behind a number. It lives on while a call works with it, even if it is ended meanwhile.
@@ -115,7 +123,7 @@ pub(super) fn get<T: Object>(handle: i32) -> Result<Arc<Entry<T>>> {
 pub(super) fn remove<T: Object>(handle: i32) -> Result<Arc<Entry<T>>> {
     let mut table = table();
     let entry = table.get(handle)?;
-    table.entries.remove(&handle);
+    table.entries.retain(|(number, _)| *number != handle);
     Ok(entry)
 }
 

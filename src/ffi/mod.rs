@@ -12,6 +12,7 @@
 //! | [`options`] | structs that grow with the library |
 //! | `fd` | whose a descriptor is |
 //! | `protect` | new sockets, shown to the app before their first byte |
+//! | [`resolve`] | host names, looked up by the app or the system |
 //! | [`tunnel`], [`sockets`], [`life`], [`events`], [`stats`]; [`bind`], [`datagrams`], [`endpoint`]; [`keys`], [`log`], [`about`] | the functions themselves |
 //!
 //! The functions keep their C names in Rust as well, and can be called from there.
@@ -32,6 +33,7 @@ pub mod life;
 pub mod log;
 pub mod options;
 mod protect;
+pub mod resolve;
 pub mod result;
 pub mod sockets;
 pub mod stats;
@@ -40,5 +42,6 @@ pub mod tunnel;
 
 pub use self::{
     about::*, bind::*, callback::wg_destroy_fn_t, datagrams::*, endpoint::*, events::*, fd::*, keys::*, life::*,
-    log::*, options::*, protect::wg_protect_fn_t, result::*, sockets::*, stats::*, text::wg_free, tunnel::*,
+    log::*, options::*, protect::wg_protect_fn_t, resolve::*, result::*, sockets::*, stats::*, text::wg_free,
+    tunnel::*,
 };

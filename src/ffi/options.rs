@@ -2,7 +2,7 @@
 
 use std::{ffi::c_void, mem::offset_of, ptr};
 
-use super::{callback::wg_destroy_fn_t, fd::WG_FD_TAKE, protect::wg_protect_fn_t};
+use super::{callback::wg_destroy_fn_t, fd::WG_FD_TAKE, protect::wg_protect_fn_t, resolve::wg_resolve_fn_t};
 use crate::error::{Error, ErrorKind, Result};
 
 /// No struct of this library will ever be larger: a `struct_size` beyond it is garbage.
@@ -40,12 +40,22 @@ pub struct wg_options_t {
     pub protect_user: *mut c_void,
     /// Gives up `protect_user`; or NULL. It follows the rules of wg_protect_fn_t.
     pub protect_destroy: wg_destroy_fn_t,
+    /// Looks up host names; then the endpoint of a peer may be one: "endpoint=vpn.example.com:51820". The name is kept until
+    /// another endpoint is configured; wg_get_config() shows the address that is used. It is looked up at once, again
+    /// after wg_network_changed(), and when a handshake was given up; if that fails, again as long as something is to be
+    /// sent there. With it, peers at IPv4 addresses are also reached in networks that have only IPv6 and NAT64.
+    /// wg_resolve_system for the system's own resolver. NULL if endpoints are addresses only.
+    pub resolve: wg_resolve_fn_t,
+    /// For `resolve`.
+    pub resolve_user: *mut c_void,
+    /// Gives up `resolve_user`; or NULL. When, says wg_turn_on_with(). It follows the rules of wg_resolve_fn_t.
+    pub resolve_destroy: wg_destroy_fn_t,
     // No padding, here or at the end: what an older caller has there would be read as the fields that follow later.
 }
 
 const _: () = {
     const POINTER: usize = size_of::<usize>();
-    assert!(size_of::<wg_options_t>() == 5 * POINTER + 16);
+    assert!(size_of::<wg_options_t>() == 8 * POINTER + 16);
     assert!(offset_of!(wg_options_t, struct_size) == 0);
     assert!(offset_of!(wg_options_t, tun_fd) == POINTER);
     assert!(offset_of!(wg_options_t, fd_ownership) == POINTER + 4);
@@ -55,6 +65,9 @@ const _: () = {
     assert!(offset_of!(wg_options_t, protect) == 2 * POINTER + 16);
     assert!(offset_of!(wg_options_t, protect_user) == 3 * POINTER + 16);
     assert!(offset_of!(wg_options_t, protect_destroy) == 4 * POINTER + 16);
+    assert!(offset_of!(wg_options_t, resolve) == 5 * POINTER + 16);
+    assert!(offset_of!(wg_options_t, resolve_user) == 6 * POINTER + 16);
+    assert!(offset_of!(wg_options_t, resolve_destroy) == 7 * POINTER + 16);
 };
 
 /// WG_OPTIONS_INIT.
@@ -70,6 +83,9 @@ impl Default for wg_options_t {
             protect: None,
             protect_user: ptr::null_mut(),
             protect_destroy: None,
+            resolve: None,
+            resolve_user: ptr::null_mut(),
+            resolve_destroy: None,
         }
     }
 }
@@ -77,7 +93,8 @@ impl Default for wg_options_t {
 /// A struct that begins with its size, as the caller was compiled.
 ///
 /// # Safety
-/// It is `repr(C)`, begins with a `usize`, has no padding, and any bytes are a valid value.
+/// It is `repr(C)`, begins with a `usize`, has no padding, and any bytes are a valid value; but for functions, of which
+/// whoever fills it says that they are ones, or NULL.
 pub(super) unsafe trait SizedStruct: Copy {}
 
 // SAFETY: as the assertions above say; it has integers and pointers only, those to functions may be NULL.
@@ -118,7 +135,8 @@ pub(super) unsafe fn write_sized<T: SizedStruct>(ours: &T, theirs: *mut T, size:
 /// Copies a caller's struct over the defaults.
 ///
 /// # Safety
-/// `theirs` is NULL or points to as many readable bytes as the `usize` at its beginning says.
+/// `theirs` is NULL or points to as many readable bytes as the `usize` at its beginning says. Functions in there are NULL or
+/// functions of their types.
 pub(super) unsafe fn read_sized<T: SizedStruct + Default>(theirs: *const T, name: &str) -> Result<T> {
     // SAFETY: the caller's contract is the same.
     let size = unsafe { struct_size(theirs, name) }?;

@@ -10,6 +10,7 @@ use super::{
     log::{self, OwnLog},
     options::{read_sized, wg_options_t},
     protect::Protect,
+    resolve::Resolver,
     result::wg_result,
     text::{borrow_text, give_text},
 };
@@ -45,8 +46,7 @@ pub(super) struct Running {
     pub(super) events: Arc<Events>,
     /// Its sockets, unless its datagrams are the app's.
     pub(super) sockets: Option<Arc<UdpBind>>,
-    /// Whom they are shown to first.
-    pub(super) protect: Protect,
+    pub(super) hooks: Hooks,
 }
 
 impl Object for Running {
@@ -63,10 +63,35 @@ impl Running {
     /// Stops the tunnel. None of its callbacks runs afterwards.
     fn turn_off(&self) -> Result<()> {
         let stopped = self.tunnel.stop();
-        self.protect.close();
+        self.hooks.close();
         self.events.close();
         self.log.close();
         stopped
+    }
+}
+
+/// Functions of the app that a tunnel asks for something.
+#[derive(Clone)]
+pub(super) struct Hooks {
+    protect: Protect,
+    resolve: Resolver,
+}
+
+impl Hooks {
+    /// # Safety
+    /// The functions may be called with what belongs to them, on any thread.
+    pub(super) unsafe fn of(options: &wg_options_t) -> Self {
+        // SAFETY: the caller's contract is the same.
+        let protect = unsafe { Protect::new(options.protect, options.protect_user, options.protect_destroy) };
+        // SAFETY: as above.
+        let resolve = unsafe { Resolver::new(options.resolve, options.resolve_user, options.resolve_destroy) };
+        Self { protect, resolve }
+    }
+
+    /// Gives the functions up: when this returns, they are not running on any thread.
+    fn close(&self) {
+        self.protect.close();
+        self.resolve.close();
     }
 }
 
@@ -103,13 +128,14 @@ pub unsafe extern "C" fn wg_turn_on(tun_fd: i32, uapi: *const c_char) -> i32 {
 ///
 /// Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP it stays the caller's in
 /// any case; but a duplicate has its O_NONBLOCK mode in common with the original, so on success the caller's descriptor
-/// is non-blocking from then on. `protect_destroy` is called exactly once with `protect_user`: when the tunnel is turned
-/// off and `protect` has returned for the last time, or before this call returns if it fails. Only if `options` cannot be
-/// read (WG_ERR_NULL, WG_ERR_UNSUPPORTED, or WG_ERR_INVALID for its struct_size) it is not called.
+/// is non-blocking from then on. `protect_destroy` is called exactly once with `protect_user`, and `resolve_destroy` with
+/// `resolve_user`: when the tunnel is turned off and the function has returned for the last time, or before this call
+/// returns if it fails, `resolve_destroy` also if `resolve` is NULL. Only if `options` cannot be read (WG_ERR_NULL,
+/// WG_ERR_UNSUPPORTED, or WG_ERR_INVALID for its struct_size) they are not called.
 /// Errors: as wg_turn_on(); WG_ERR_NULL if `options` is NULL; WG_ERR_INVALID if one of its values is out of its range;
 /// WG_ERR_PERMISSION if `protect` refuses;
 /// WG_ERR_UNSUPPORTED if it sets a field that this library does not know.
-/// Threads: any.
+/// Threads: any. It does not wait for host names to be looked up, unless it fails while one is.
 /// Since: 0.1.0
 ///
 /// # Safety
@@ -129,21 +155,21 @@ unsafe fn turn_on(options: Result<wg_options_t>, uapi: *const c_char) -> i32 {
     // Outside of the guard: what belongs to the app's functions is given up in any case.
     let given = options.map(|options| {
         // SAFETY: the caller's contract is the same.
-        let protect = unsafe { Protect::new(options.protect, options.protect_user, options.protect_destroy) };
-        (options, protect)
+        let hooks = unsafe { Hooks::of(&options) };
+        (options, hooks)
     });
     guard_number(|| {
-        let (options, protect) = given?;
+        let (options, hooks) = given?;
         // SAFETY: as above.
         let text = unsafe { borrow_text(uapi, "uapi") }?;
         // SAFETY: as above.
-        unsafe { make(&options, protect, text) }
+        unsafe { make(&options, hooks, text) }
     })
 }
 
 /// # Safety
 /// With `WG_FD_TAKE`, `tun_fd` is given away if this succeeds.
-unsafe fn make(options: &wg_options_t, protect: Protect, text: &str) -> Result<i32> {
+unsafe fn make(options: &wg_options_t, hooks: Hooks, text: &str) -> Result<i32> {
     let takes = takes(options.fd_ownership)?;
     let mtu = match options.mtu {
         0 => 0,
@@ -163,21 +189,23 @@ unsafe fn make(options: &wg_options_t, protect: Protect, text: &str) -> Result<i
             return Err(Error::invalid(text));
         }
     };
-    let update = uapi::parse_set(text, Limits::for_peers(max_peers))?;
+    let resolve = hooks.resolve.hook();
+    let limits = Limits { host_names: resolve.is_some(), ..Limits::for_peers(max_peers) };
+    let update = uapi::parse_set(text, limits)?;
     let lent = Lent::new(options.tun_fd)?;
     let handle = handle::reserve()?;
     let (log, events) = (Arc::<OwnLog>::default(), Arc::<Events>::default());
-    let options = Options { max_peers, memory, events: events.sink(handle), ..Options::default() };
+    let options = Options { max_peers, memory, events: events.sink(handle), resolve, ..Options::default() };
     let dispatch = log::dispatch_to(log.clone(), handle);
     let (tunnel, sockets) =
-        tracing::dispatcher::with_default(&dispatch, || start(&lent, mtu, &protect, options, update))?;
+        tracing::dispatcher::with_default(&dispatch, || start(&lent, mtu, &hooks.protect, options, update))?;
     if takes {
         // SAFETY: the caller gives it away on success, and nothing fails from here on.
         unsafe { lent.take() };
     } else {
         lent.share();
     }
-    let running = Running { tunnel, log, events, sockets: Some(sockets), protect };
+    let running = Running { tunnel, log, events, sockets: Some(sockets), hooks };
     handle::insert(handle, Entry::new(running, dispatch));
     Ok(handle)
 }
@@ -204,7 +232,8 @@ fn start(lent: &Lent, mtu: u16, protect: &Protect, options: Options, update: Upd
 ///
 /// Memory: everything that belongs to the tunnel is freed, and its keys are wiped. Text from wg_get_config() stays.
 /// Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls; WG_ERR_BUSY inside a callback, and the tunnel runs on.
-/// Threads: any, not only the one that turned it on. It waits for the tunnel's threads, and with them for callbacks.
+/// Threads: any, not only the one that turned it on. It waits for the tunnel's threads, and with them for callbacks: for a
+/// host name that is being looked up, too.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_turn_off(handle: i32) -> wg_result {
@@ -231,7 +260,8 @@ pub unsafe extern "C" fn wg_set_config(handle: i32, uapi: *const c_char) -> wg_r
         let text = unsafe { borrow_text(uapi, "uapi") }?;
         entry.check_running()?;
         let device = entry.tunnel.device();
-        device.apply(uapi::parse_set(text, Limits::for_peers(device.max_peers()))?)
+        let limits = Limits { host_names: device.resolves_names(), ..Limits::for_peers(device.max_peers()) };
+        device.apply(uapi::parse_set(text, limits)?)
     })
 }
 

@@ -155,6 +155,34 @@ static void sockets_are_lost_once_and_recovered(void) {
   CHECK_EQ(gone, 1);
 }
 
+static int32_t finds_nothing(void *user, const char *host, wg_address_t *addresses, size_t capacity, size_t *count) {
+  (void)user, (void)host, (void)addresses, (void)capacity, (void)count;
+  return WG_ERR_NOT_FOUND;
+}
+
+static void a_name_without_an_address_is_told(void) {
+  int gone = 0, pair[2];
+  uint8_t key[WG_KEY_LEN];
+  struct watcher *watcher = new_watcher(&gone);
+  wg_options_t options = WG_OPTIONS_INIT;
+  wg_event_t got;
+  struct end a;
+  key_bytes(PUBLIC_B, key);
+  make_pair(SOCK_DGRAM, pair);
+  options.tun_fd = pair[0];
+  options.resolve = finds_nothing;
+  a.app = pair[1];
+  a.handle = wg_turn_on_with(&options, "private_key=" PRIVATE_A "\n");
+  CHECK(a.handle > 0);
+  watch(a, watcher);
+  CHECK_EQ(wg_set_config(a.handle, "public_key=" PUBLIC_B "\nendpoint=peer.invalid:1\n"), WG_OK);
+  got = event(watcher, 0, WG_EVENT_RESOLVE_FAILED);
+  CHECK_EQ(memcmp(got.public_key, key, WG_KEY_LEN), 0);
+  CHECK(strstr(got.reason, "peer.invalid") != NULL);
+  turn_off(a);
+  CHECK_EQ(gone, 1);
+}
+
 /* Whoever sets a callback is told of the end, or refused. */
 static void an_end_is_not_missed(void) {
   int gone = 0, i, told = 0, refused = 0;
@@ -282,6 +310,7 @@ int main(void) {
   alarm(300); /* Whatever hangs, fails. */
   events_tell_what_happens();
   sockets_are_lost_once_and_recovered();
+  a_name_without_an_address_is_told();
   an_end_is_not_missed();
   each_pointer_is_destroyed_once();
   removal_and_turning_off_wait_for_what_is_running();

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #if UINTPTR_MAX == UINT64_MAX
-_Static_assert(sizeof(wg_options_t) == 56, "wg_options_t");
+_Static_assert(sizeof(wg_options_t) == 80, "wg_options_t");
 _Static_assert(_Alignof(wg_options_t) == 8, "wg_options_t");
 _Static_assert(offsetof(wg_options_t, struct_size) == 0, "struct_size");
 _Static_assert(offsetof(wg_options_t, tun_fd) == 8, "tun_fd");
@@ -16,6 +16,9 @@ _Static_assert(offsetof(wg_options_t, memory_limit) == 24, "memory_limit");
 _Static_assert(offsetof(wg_options_t, protect) == 32, "protect");
 _Static_assert(offsetof(wg_options_t, protect_user) == 40, "protect_user");
 _Static_assert(offsetof(wg_options_t, protect_destroy) == 48, "protect_destroy");
+_Static_assert(offsetof(wg_options_t, resolve) == 56, "resolve");
+_Static_assert(offsetof(wg_options_t, resolve_user) == 64, "resolve_user");
+_Static_assert(offsetof(wg_options_t, resolve_destroy) == 72, "resolve_destroy");
 
 _Static_assert(sizeof(wg_event_t) == 304 && _Alignof(wg_event_t) == 8, "wg_event_t");
 _Static_assert(offsetof(wg_event_t, struct_size) == 0, "struct_size");
@@ -92,6 +95,10 @@ _Static_assert(offsetof(wg_send_report_t, dropped) == 4, "dropped");
 _Static_assert(offsetof(wg_send_report_t, os_error) == 8, "os_error");
 _Static_assert(offsetof(wg_send_report_t, gso_disabled) == 12, "gso_disabled");
 
+_Static_assert(sizeof(wg_address_t) == 20 && _Alignof(wg_address_t) == 4, "wg_address_t");
+_Static_assert(offsetof(wg_address_t, family) == 0, "family");
+_Static_assert(offsetof(wg_address_t, bytes) == 4, "bytes");
+
 _Static_assert(sizeof(wg_counter_t) == 48 && offsetof(wg_counter_t, name) == 0, "wg_counter_t");
 _Static_assert(offsetof(wg_counter_t, value) == 40, "value");
 
@@ -137,6 +144,7 @@ FIXED(WG_EVENT_HANDSHAKE_COMPLETED, 1);
 FIXED(WG_EVENT_HANDSHAKE_FAILED, 2);
 FIXED(WG_EVENT_SESSION_EXPIRED, 3);
 FIXED(WG_EVENT_ENDPOINT_CHANGED, 4);
+FIXED(WG_EVENT_RESOLVE_FAILED, 5);
 FIXED(WG_EVENT_SOCKETS_LOST, 10);
 FIXED(WG_EVENT_SOCKETS_RECOVERED, 11);
 FIXED(WG_EVENT_ENDED, 20);
@@ -164,6 +172,8 @@ static wg_result (*const pause_tunnel)(int32_t) = wg_pause;
 static wg_result (*const resume_tunnel)(int32_t) = wg_resume;
 static void (*const free_memory)(void *) = wg_free;
 static const char *(*const last_error)(void) = wg_last_error;
+static wg_resolve_fn_t const resolve_system = wg_resolve_system;
+static wg_result (*const network_changed)(int32_t) = wg_network_changed;
 static wg_result (*const generate_private_key)(uint8_t *) = wg_generate_private_key;
 static wg_result (*const generate_public_key)(const uint8_t *, uint8_t *) = wg_generate_public_key;
 static wg_result (*const generate_preshared_key)(uint8_t *) = wg_generate_preshared_key;
@@ -213,7 +223,7 @@ int main(void) {
       !stats || !counters || !peer_stats || !peers || !memory_usage || !trim || !bind_open || !bind_adopt ||
       !bind_reopen || !bind_close || !bind_batch_size || !bind_set_mark || !bind_set_interface || !bind_peek_fd ||
       !bind_send || !bind_recv || protect_type || !endpoint_parse || !endpoint_format || !endpoint_format_source ||
-      !endpoint_clear_source)
+      !endpoint_clear_source || !network_changed || !resolve_system)
     return 1;
   if (strcmp(version_string(), text) != 0 || version_number() != WG_VERSION_NUMBER) {
     fprintf(stderr, "the library is %s (%#x), the header %s\n", version_string(), (unsigned)version_number(), text);

@@ -49,6 +49,7 @@ static void what_takes_a_handle_is_refused(struct state *state, int32_t handle) 
   BUSY(wg_bind_socket_to_interface4(handle, 0, 0));
   BUSY(wg_bind_socket_to_interface6(handle, 0, 0));
   BUSY(wg_bump_sockets(handle));
+  BUSY(wg_network_changed(handle));
   BUSY(wg_disable_roaming(handle));
   BUSY(wg_set_fwmark(handle, 0));
   BUSY(wg_pause(handle));
@@ -92,6 +93,8 @@ static void the_rest_works(void) {
   uint8_t key[WG_KEY_LEN], public_key[WG_KEY_LEN];
   char text[WG_KEY_HEX_LEN], address[WG_ENDPOINT_TEXT_LEN];
   wg_endpoint_t endpoint;
+  wg_address_t found;
+  size_t count = 0;
   CHECK_EQ(wg_set_log_level(WG_LOG_DEBUG), WG_OK);
   CHECK_EQ(wg_set_log_level(99), WG_ERR_INVALID);
   CHECK_EQ(wg_version_number(), WG_VERSION_NUMBER);
@@ -107,6 +110,8 @@ static void the_rest_works(void) {
   CHECK_EQ(wg_endpoint_parse("192.0.2.1:1", &endpoint), WG_OK);
   CHECK_EQ(wg_endpoint_format(&endpoint, address), WG_OK);
   CHECK_EQ(wg_endpoint_clear_source(&endpoint), WG_OK);
+  CHECK_EQ(wg_resolve_system(NULL, "192.0.2.1", &found, 1, &count), WG_OK);
+  CHECK_EQ(count, 1);
 }
 
 static void calls_back(struct state *state) {

@@ -37,6 +37,7 @@ static void check_unknown(int32_t handle) {
   CHECK_FAILS(wg_set_config(handle, ""), WG_ERR_UNKNOWN_HANDLE, "handle");
   CHECK_FAILS(wg_get_config(handle, &text), WG_ERR_UNKNOWN_HANDLE, "handle");
   CHECK(text == untouched);
+  CHECK_FAILS(wg_network_changed(handle), WG_ERR_UNKNOWN_HANDLE, "handle");
   CHECK_FAILS(wg_turn_off(handle), WG_ERR_UNKNOWN_HANDLE, "handle");
 }
 

@@ -66,6 +66,12 @@ impl Netns {
         }
     }
 
+    /// Runs ip(8) in it, which may fail. Returns whether it did not.
+    pub(crate) fn try_ip(&self, arguments: &str) -> bool {
+        let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
+        self.run(move || Command::new("ip").args(&arguments).output().unwrap().status.success())
+    }
+
     /// Runs ip(8) in it.
     pub(crate) fn ip(&self, arguments: &str) -> String {
         self.command("ip", arguments)

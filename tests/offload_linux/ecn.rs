@@ -3,7 +3,6 @@
 
 use std::{
     net::IpAddr,
-    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -12,10 +11,9 @@ use socket2::Socket;
 
 use crate::{
     datagrams,
-    lab::{End, Kind, LINK, Lab, PORT, Plan, TUN, sysctl},
+    lab::{End, Kind, LINK, Lab, PORT, Plan, TUN, cuts_udp, sysctl, with_program},
     netns::{Netns, as_root},
     packet::{Packet, UDP, word},
-    skip::skipped,
     sockets::{Dice, ask_for_tos, capture, receive, set_tos},
     streams::{self, Stream},
 };
@@ -27,10 +25,6 @@ const CE: u8 = 3;
 
 /// A code point of the other six bits, which never leave the tunnel.
 const DSCP: u8 = 0xb8;
-
-fn with_nft(test: impl FnOnce()) {
-    as_root(|| if Command::new("nft").arg("-v").output().is_ok() { test() } else { skipped("no nft(8)") });
-}
 
 /// Lets a rule mark the tunnel's datagrams that come to an end.
 fn mark(end: &End, outer: u8, rule: &str) {
@@ -151,7 +145,7 @@ fn a_batch_of_mixed_marks_leaves_with_each_its_own() {
 
 #[test]
 fn marks_made_on_the_way_arrive_inside() {
-    with_nft(|| {
+    with_program("nft", || {
         for (kind, outer) in [(Kind::Vnet, 4), (Kind::Vnet, 6), (Kind::Plain, 4)] {
             let lab = Lab::new(Plan { outer, ..Plan::new(kind, kind, 1420) });
             lab.meet();
@@ -186,7 +180,7 @@ fn marks_made_on_the_way_arrive_inside() {
 #[test]
 fn a_run_with_mixed_marks_stays_apart() {
     const RUN: usize = 60;
-    with_nft(|| {
+    with_program("nft", || {
         for outer in [4, 6] {
             // Each datagram is a packet of its own on the way, and so gets a mark of its own.
             let lab = Lab::new(Plan { udp_offload: false, outer, ..Plan::new(Kind::Vnet, Kind::Vnet, 1420) });
@@ -214,7 +208,8 @@ fn a_run_with_mixed_marks_stays_apart() {
             }
             println!("{} datagrams in {written} writes", 10 * RUN);
             // At best the two between two marks are one.
-            assert!((10 * RUN as u64 * 2 / 3..10 * RUN as u64).contains(&written), "{written} writes");
+            assert!(written >= 10 * RUN as u64 * 2 / 3, "{written} writes");
+            assert!(written < 10 * RUN as u64 || !cuts_udp(&lab.b.netns), "{written} writes");
             assert_eq!(lab.check(&[]), 0);
         }
     });
@@ -229,7 +224,7 @@ fn snmp6(netns: &Netns, counter: &str) -> u64 {
 
 #[test]
 fn tcp_hears_of_congestion_on_the_way() {
-    with_nft(|| {
+    with_program("nft", || {
         for kind in [Kind::Vnet, Kind::Plain] {
             let lab = Lab::new(Plan::new(kind, kind, 1420));
             lab.meet();

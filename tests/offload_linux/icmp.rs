@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    lab::{End, Kind, Lab, Plan, TUN, join, sysctl},
+    lab::{End, Kind, Lab, Plan, TUN, join, sysctl, with_program},
     netns::{Netns, as_root},
     sockets::{Dice, receive_error, set_number, udp},
     streams::{self, Stream},
@@ -25,7 +25,7 @@ fn ping(from: &End, to: IpAddr, size: usize) {
 
 #[test]
 fn echoes_of_all_sizes_come_back() {
-    as_root(|| {
+    with_program("ping", || {
         for (kind, mtu, link) in
             [(Kind::Vnet, 1420, 1520), (Kind::Plain, 1280, 1380), (Kind::Vnet, 9000, 9100), (Kind::Vnet, 9000, 1500)]
         {

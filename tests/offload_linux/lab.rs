@@ -1,8 +1,10 @@
 //! Two kernels side by side: two network namespaces, a veth between them, and a tunnel over it.
 
 use std::{
-    fs,
+    fs, io,
     net::{IpAddr, SocketAddr},
+    os::fd::{AsRawFd, OwnedFd},
+    process::Command,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -19,7 +21,8 @@ use wg_embed::{
 
 use crate::{
     judge::Judge,
-    netns::{Netns, eventually},
+    netns::{Netns, as_root, eventually},
+    skip::skipped,
     sockets::{PATIENCE, udp_pair},
 };
 
@@ -34,6 +37,8 @@ pub(crate) const LINK: &str = "link0";
 pub(crate) enum Kind {
     /// Packets with a virtio-net header: offloads.
     Vnet,
+    /// The same in a device that another program has made, with a header of 12 bytes.
+    LongVnet,
     /// One packet at a time, as an Android app has it.
     Plain,
 }
@@ -148,6 +153,7 @@ impl End {
         netns.ip(&format!("addr add 2001:db8::{n}/64 dev {LINK} nodad"));
         let tun = match kind {
             Kind::Vnet => netns.run(|| LinuxTun::create(TUN).unwrap()),
+            Kind::LongVnet => LinuxTun::adopt(with_long_headers(&netns), 0).unwrap().with_link_state(),
             Kind::Plain => LinuxTun::adopt(netns.tun(TUN, libc::IFF_TUN), 0).unwrap().with_link_state(),
         };
         set_up(&netns, TUN, &format!("mtu {}", plan.mtu));
@@ -258,6 +264,34 @@ pub(crate) fn set_up(netns: &Netns, interface: &str, more: &str) {
 pub(crate) fn sysctl(netns: &Netns, name: &str, value: &str) {
     let (path, value) = (format!("/proc/sys/net/{name}"), value.to_owned());
     netns.run(move || fs::write(&path, value).unwrap_or_else(|err| panic!("{path}: {err}")));
+}
+
+/// A TUN with longer virtio-net headers than Linux needs.
+fn with_long_headers(netns: &Netns) -> OwnedFd {
+    let fd = netns.tun(TUN, libc::IFF_TUN | libc::IFF_VNET_HDR);
+    let len: libc::c_int = 12;
+    // SAFETY: TUNSETVNETHDRSZ reads one int.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const len) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+    fd
+}
+
+/// Whether the kernel's TUN knows large packets of UDP: it does since Linux 6.2.
+pub(crate) fn cuts_udp(netns: &Netns) -> bool {
+    let fd = netns.tun("probe0", libc::IFF_TUN | libc::IFF_VNET_HDR);
+    let offloads = libc::TUN_F_CSUM | libc::TUN_F_USO4 | libc::TUN_F_USO6;
+    // SAFETY: TUNSETOFFLOAD takes a number, not a pointer.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offloads)) };
+    if result != 0 {
+        println!("this kernel does not cut UDP: that it is cut here is not checked");
+    }
+    result == 0
+}
+
+/// Runs a test that needs root and a program; where it cannot run, says why.
+pub(crate) fn with_program(program: &str, test: impl FnOnce()) {
+    let there = Command::new(program).arg("-V").output().is_ok();
+    as_root(|| if there { test() } else { skipped(format!("no {program}(8)")) });
 }
 
 /// Keeps the calling thread, and all that it starts, to one of the processors that it may use.

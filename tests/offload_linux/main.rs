@@ -13,6 +13,7 @@ mod headers;
 mod icmp;
 mod judge;
 mod lab;
+mod nested;
 #[path = "../netns/mod.rs"]
 mod netns;
 mod packet;

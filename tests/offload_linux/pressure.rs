@@ -12,7 +12,7 @@ use wg_embed::device::FIXED_MEMORY;
 
 use crate::{
     datagrams,
-    lab::{End, Kind, LINK, Lab, Plan, TUN},
+    lab::{End, Kind, LINK, Lab, Plan, TUN, with_program},
     netns::{as_root, eventually},
     sockets::{Dice, PATIENCE, set_number, udp},
     streams::{self, Stream},
@@ -100,7 +100,7 @@ fn expect_all_accounted_for(lab: &Lab, queue: u64) {
 
 #[test]
 fn a_full_socket_buffer_costs_what_is_counted() {
-    as_root(|| {
+    with_program("tc", || {
         for kind in [Kind::Vnet, Kind::Plain] {
             // The queue counts packets, so each is to be one datagram.
             let lab = Lab::new(Plan { udp_offload: false, ..Plan::new(kind, kind, 1420) });
@@ -124,7 +124,7 @@ fn a_full_socket_buffer_costs_what_is_counted() {
 
 #[test]
 fn a_short_queue_costs_what_it_counts() {
-    as_root(|| {
+    with_program("tc", || {
         for (kind, udp_offload) in [(Kind::Vnet, false), (Kind::Plain, false), (Kind::Vnet, true)] {
             let lab = Lab::new(Plan { udp_offload, ..Plan::new(kind, kind, 1420) });
             lab.meet();

@@ -4,7 +4,7 @@ use std::{
     io::{Read, Write},
     net::{IpAddr, Shutdown, TcpStream},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ring::digest::{Context, SHA256};
@@ -15,6 +15,9 @@ use crate::{
     netns::{Netns, as_root},
     sockets::{Dice, connect, listen},
 };
+
+/// A stream that takes longer does not pass.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A stream that is to be.
 pub(crate) struct Stream<'a> {
@@ -47,8 +50,9 @@ pub(crate) fn run(streams: &[Stream<'_>], dice: &mut Dice) {
 fn send(mut stream: &TcpStream, len: usize, dice: &mut Dice) -> Vec<u8> {
     stream.set_nodelay(dice.once_in(2)).unwrap();
     let mut sum = Context::new(&SHA256);
-    let mut left = len;
+    let (mut left, start) = (len, Instant::now());
     while left > 0 {
+        assert!(start.elapsed() < LIMIT, "{left} bytes of {len} are left");
         let most = dice.pick(&[10, 2000, 10_000, 200_000]);
         let size = dice.range(1, most).min(left);
         let part = dice.bytes(size);
@@ -66,8 +70,9 @@ fn send(mut stream: &TcpStream, len: usize, dice: &mut Dice) -> Vec<u8> {
 fn receive(mut stream: TcpStream, dice: &mut Dice) -> (usize, Vec<u8>) {
     let mut sum = Context::new(&SHA256);
     let mut buffer = vec![0; 200_000];
-    let mut all = 0;
+    let (mut all, start) = (0, Instant::now());
     loop {
+        assert!(start.elapsed() < LIMIT, "{all} bytes came");
         let len = stream.read(&mut buffer[..dice.range(1, 200_000)]).unwrap();
         if len == 0 {
             return (all, sum.finish().as_ref().to_vec());
@@ -141,6 +146,7 @@ fn streams_arrive_without_offloads() {
 fn streams_arrive_between_an_end_with_offloads_and_one_without() {
     as_root(|| {
         streams_arrive(Plan::new(Kind::Vnet, Kind::Plain, 1420));
+        streams_arrive(Plan::new(Kind::LongVnet, Kind::Vnet, 1420));
         streams_arrive(Plan { udp_offload: false, ..Plan::new(Kind::Plain, Kind::Vnet, 9000) });
     });
 }

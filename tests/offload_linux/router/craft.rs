@@ -1,7 +1,7 @@
 //! Packets made by hand: whatever may come into a router, alone, in runs, or large with a virtio-net header.
 
 use crate::{
-    packet::{DESTINATION, FRAGMENT, HOP_BY_HOP, ICMP, ICMPV6, ROUTING, TCP, UDP, put, sum},
+    packet::{DESTINATION, FRAGMENT, HOP_BY_HOP, ICMP, ICMPV6, ROUTING, TCP, UDP, put, sum, word},
     sockets::Dice,
 };
 
@@ -76,8 +76,9 @@ impl Flow {
         Self {
             number,
             v6,
-            tos: dice.pick(&[0, 0, 1, 2, 3, 0xb8, 0xbb]),
-            ttl: dice.range(2, 200) as u8,
+            // Often the same as that of other flows.
+            tos: dice.pick(&[0, 0, 0, 0, 1, 2, 3, 0xb8, 0xbb]),
+            ttl: dice.pick(&[2, 64, 64, 64, 200]),
             dont_fragment: dice.once_in(2),
             id: dice.next() as u16,
             options: if extended && !v6 { dice.pick(&options).to_vec() } else { Vec::new() },
@@ -269,14 +270,15 @@ fn large_udp(flow: &Flow, dice: &mut Dice, mtu: usize) -> Vec<Shot> {
 fn disturb(packet: &mut [u8], l4: usize, tcp: bool, dice: &mut Dice) {
     let v6 = packet[0] >> 4 == 6;
     let field = l4 + if tcp { 16 } else { 6 };
+    let options = tcp && packet.len() > l4 + 28 && packet[l4 + 12] >> 4 >= 7;
     // Behind the IP header, with the checksum updated.
     let mut change = |at: usize, by: u16| {
-        let (old, sum_was) = (crate::packet::word(packet, at), crate::packet::word(packet, field));
+        let (old, sum_was) = (word(packet, at), word(packet, field));
         put(packet, at, old ^ by);
         let new = !sum(0, &[!sum_was, !old, old ^ by].map(u16::to_be_bytes).concat());
         put(packet, field, if new == 0 { 0xffff } else { new });
     };
-    match dice.range(0, 13) {
+    match dice.range(0, 14) {
         // ECN and other bits of TOS, time to live, flow label, identification, "don't fragment".
         0 if v6 => packet[1] ^= 0x30,
         0 => packet[1] ^= 3,
@@ -296,15 +298,23 @@ fn disturb(packet: &mut [u8], l4: usize, tcp: bool, dice: &mut Dice) {
         9 if tcp => change(l4 + 12, dice.pick(&[1, 2, 4, 8, 0x20, 0x40, 0x80, 0x100, 0x200])),
         10 if tcp => change(l4 + 14, 1),
         11 if tcp => change(l4 + 18, 1),
+        // The options, of which the time goes on in the middle of runs.
+        13 if options => change(l4 + 24, 1),
         // The UDP length says less than there is.
         12 if !tcp => packet[l4 + 5] ^= 1,
         _ => {}
     }
 }
 
+/// The size of most packets of a run; often the same as those of other runs have.
+fn run_size(dice: &mut Dice, most: usize) -> usize {
+    let any = dice.range(1, most);
+    dice.pick(&[500, 500, most, any])
+}
+
 fn tcp_run(flow: &Flow, dice: &mut Dice, mtu: usize) -> Vec<Shot> {
     let headers = flow.ip_len() + flow.tcp_len();
-    let size = dice.range(1, mtu - headers);
+    let size = run_size(dice, mtu - headers);
     let mut sequence = dice.next() as u32;
     (0..dice.range(5, 80) as u16)
         .map(|index| {
@@ -326,7 +336,7 @@ fn tcp_run(flow: &Flow, dice: &mut Dice, mtu: usize) -> Vec<Shot> {
 
 fn udp_run(flow: &Flow, dice: &mut Dice, mtu: usize) -> Vec<Shot> {
     let headers = flow.ip_len() + 8;
-    let size = dice.range(1, mtu - headers);
+    let size = run_size(dice, mtu - headers);
     (0..dice.range(5, 80) as u16)
         .map(|index| {
             let len = if dice.once_in(12) { dice.range(0, mtu - headers) } else { size };
