@@ -28,13 +28,23 @@
 /** Room for a key in base64, its zero byte included. Since: 0.1.0 */
 #define WG_KEY_BASE64_LEN 45
 
+/** Room for an endpoint as text, its zero byte included. Since: 0.1.0 */
+#define WG_ENDPOINT_TEXT_LEN 64
+/** Room for the reason of an event, its zero byte included. Since: 0.1.0 */
+#define WG_REASON_LEN 192
+/** Room for the name of a counter, its zero byte included. Since: 0.1.0 */
+#define WG_COUNTER_NAME_LEN 40
+
+/** The smallest memory_limit: what the fixed buffers need, and what may wait for one peer. Since: 0.1.0 */
+#define WG_MEMORY_MIN 1572864
+/** The largest memory_limit. Since: 0.1.0 */
+#define WG_MEMORY_MAX 8388608
+
 /** What a wg_options_t begins as: no descriptor, WG_FD_TAKE, and the defaults. Since: 0.1.0 */
-#define WG_OPTIONS_INIT { sizeof(wg_options_t), -1, WG_FD_TAKE, 0, 0, NULL, NULL, NULL }
+#define WG_OPTIONS_INIT { sizeof(wg_options_t), -1, WG_FD_TAKE, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL }
 
 /** The most datagrams that one wg_bind_send() takes. A later library may take more, but not fewer. Since: 0.1.0 */
 #define WG_BATCH_SIZE 128
-/** Room for an endpoint as text, its zero byte included. Since: 0.1.0 */
-#define WG_ENDPOINT_TEXT_LEN 64
 /** What a wg_bind_options_t begins as: nothing to protect, no mark, no flags. Since: 0.1.0 */
 #define WG_BIND_OPTIONS_INIT { sizeof(wg_bind_options_t), NULL, NULL, NULL, 0, 0 }
 
@@ -98,7 +108,7 @@ enum wg_result
    */
   WG_ERR_ADDR_IN_USE = -22,
   /**
-   * A file, interface or device node does not exist.
+   * A file, interface, device node or peer does not exist.
    */
   WG_ERR_NOT_FOUND = -23,
   /**
@@ -120,6 +130,63 @@ enum wg_result
 typedef enum wg_result wg_result;
 #else
 typedef int32_t wg_result;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * What has happened to a tunnel. A later version may add some: ignore one that you do not know.
+ *
+ * Since: 0.1.0
+ */
+enum wg_event_kind_t
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * A session with the peer `public_key` is ready to use.
+   */
+  WG_EVENT_HANDSHAKE_COMPLETED = 1,
+  /**
+   * The peer `public_key` did not answer 20 initiations in a row, in about 100 seconds. Packets that waited for it were
+   * dropped. It is tried again when there is something to send.
+   */
+  WG_EVENT_HANDSHAKE_FAILED = 2,
+  /**
+   * The last session with the peer `public_key` is over, and its keys were wiped. That is so when nothing was sent for
+   * some minutes, and no fault.
+   */
+  WG_EVENT_SESSION_EXPIRED = 3,
+  /**
+   * The peer `public_key` has moved, and is sent to at `endpoint` from now on: it was heard from there, or is looked for
+   * there, as its name or its network says.
+   */
+  WG_EVENT_ENDPOINT_CHANGED = 4,
+  /**
+   * The host name of the peer `public_key` has no address, for `reason`. It is told once, and the name looked up again as
+   * long as anything is to be sent there.
+   */
+  WG_EVENT_RESOLVE_FAILED = 5,
+  /**
+   * Fresh UDP sockets could not be opened, for `reason`. It is tried again; until then the old ones stay in use, or
+   * nothing is sent or received if there are none, as after wg_resume().
+   */
+  WG_EVENT_SOCKETS_LOST = 10,
+  /**
+   * The fresh UDP sockets are open, on `listen_port`.
+   */
+  WG_EVENT_SOCKETS_RECOVERED = 11,
+  /**
+   * The tunnel has ended by itself, for `reason`: its interface was removed, for example. It keeps its handle until
+   * wg_turn_off().
+   */
+  WG_EVENT_ENDED = 20,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum wg_event_kind_t wg_event_kind_t;
+#else
+typedef uint32_t wg_event_kind_t;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
@@ -439,20 +506,259 @@ typedef struct wg_send_report_t {
 } wg_send_report_t;
 
 /**
+ * An event. It has no pointers: it can be copied and handed to another thread.
+ *
+ * Fields are only ever appended. A library that is older than the header passes a shorter struct: look at `struct_size`
+ * before you read a field that came later than 0.1.0.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_event_t {
+  /**
+   * sizeof(wg_event_t), as the library was compiled.
+   */
+  size_t struct_size;
+  /**
+   * A wg_event_kind_t. The fields that its text does not name are zero.
+   */
+  uint32_t kind;
+  /**
+   * The UDP port.
+   */
+  uint32_t listen_port;
+  /**
+   * Which peer it is about.
+   */
+  uint8_t public_key[WG_KEY_LEN];
+  /**
+   * An address and port, `192.0.2.1:51820` or `[2001:db8::1]:51820`; for a link-local address with the number of its
+   * interface, `[fe80::1%2]:51820`.
+   */
+  char endpoint[WG_ENDPOINT_TEXT_LEN];
+  /**
+   * English text for people to read, cut off if it is too long.
+   */
+  char reason[WG_REASON_LEN];
+} wg_event_t;
+
+/**
+ * Takes an event.
+ *
+ * `user` is what came with the function; `handle` is the tunnel; `event` is gone when the function returns.
+ *
+ * Threads: it is called on the tunnel's threads, and on threads that are inside a wg_ function on the tunnel; so it may
+ * run on several at once. Events about one peer come in their order. The tunnel waits meanwhile, so return soon, and do
+ * not wait for a thread that may be inside a wg_ function: copy the event, and act on it elsewhere. It must not leave by
+ * an exception or longjmp().
+ * Inside it, functions whose text says so under "Threads" work: wg_last_error(), wg_free(), those about keys and others.
+ * All others, and so all that take a handle, return WG_ERR_BUSY.
+ * Since: 0.1.0
+ */
+typedef void (*wg_event_fn_t)(void *user, int32_t handle, const struct wg_event_t *event);
+
+/**
  * Takes one line of the log.
  *
- * `user` is what came with the function; `handle` is the tunnel or bind that the line is about, or 0; `level` is WG_LOG_ERROR
- * to WG_LOG_TRACE; `text` is UTF-8 without a line feed at its end, and is gone when the function returns. It never
- * contains a private or preshared key; it may contain public keys and addresses.
+ * `user` is what came with the function; `handle` is the tunnel or bind that the line is about, or 0; `level` is
+ * WG_LOG_ERROR to WG_LOG_TRACE; `text` is UTF-8 without a line feed at its end, and is gone when the function returns.
+ * It never contains a private or preshared key; it may contain public keys and addresses.
  *
  * Threads: it is called on the tunnels' threads and on threads that are inside a wg_ function, on several at once. The
  * tunnel waits meanwhile, so return soon, and do not wait for a thread that may be inside a wg_ function. It must not
  * leave by an exception or longjmp().
- * Inside it, wg_last_error(), wg_free(), wg_set_log_level(), wg_version_*() and wg_endpoint_*() work. Everything else
- * returns WG_ERR_BUSY.
+ * Inside it, functions whose text says so under "Threads" work: wg_last_error(), wg_free(), wg_set_log_level() and others.
+ * All others, and so all that take a handle, return WG_ERR_BUSY.
  * Since: 0.1.0
  */
 typedef void (*wg_log_fn_t)(void *user, int32_t handle, int32_t level, const char *text);
+
+/**
+ * An IP address.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_address_t {
+  /**
+   * WG_IPV4 or WG_IPV6.
+   */
+  uint32_t family;
+  /**
+   * In network byte order. An IPv4 address takes the first four bytes.
+   */
+  uint8_t bytes[16];
+} wg_address_t;
+
+/**
+ * What a tunnel did since it was turned on. Peers that are gone are in the sums.
+ *
+ * Fields are only ever appended. Set `struct_size` before the call: a program that was compiled with an older header gets
+ * the fields that it knows; in one that was compiled with a newer header, fields that this library does not know are zero.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_stats_t {
+  /**
+   * sizeof(wg_stats_t), as the caller was compiled.
+   */
+  size_t struct_size;
+  /**
+   * Peers now.
+   */
+  size_t peers;
+  /**
+   * Bytes of UDP payload that came from peers and was authentic.
+   */
+  uint64_t rx_bytes;
+  /**
+   * Bytes of UDP payload that was sent to peers.
+   */
+  uint64_t tx_bytes;
+  /**
+   * Packets from peers that the TUN took.
+   */
+  uint64_t rx_packets;
+  /**
+   * Packets from the TUN that were sent to peers.
+   */
+  uint64_t tx_packets;
+  /**
+   * Datagrams and packets on their way in that were dropped: the sum of those wg_counters() whose names begin with "in_".
+   */
+  uint64_t rx_dropped;
+  /**
+   * Packets and datagrams on their way out that were dropped: the sum of those whose names begin with "out_".
+   */
+  uint64_t tx_dropped;
+} wg_stats_t;
+
+/**
+ * Why something was not passed on, and how often: a counter. Never changes.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_counter_t {
+  /**
+   * Its name, like "out_no_peer".
+   */
+  char name[WG_COUNTER_NAME_LEN];
+  /**
+   * Its value, since the tunnel was turned on.
+   */
+  uint64_t value;
+} wg_counter_t;
+
+/**
+ * A peer, without its keys but the public one. As to fields and `struct_size`, see wg_stats_t.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_peer_stats_t {
+  /**
+   * sizeof(wg_peer_stats_t), as the caller was compiled.
+   */
+  size_t struct_size;
+  /**
+   * Packets that wait for a session.
+   */
+  size_t staged_packets;
+  /**
+   * Bytes of UDP payload that came from the peer and was authentic.
+   */
+  uint64_t rx_bytes;
+  /**
+   * Bytes of UDP payload that was sent to the peer.
+   */
+  uint64_t tx_bytes;
+  /**
+   * When the last handshake was completed, in seconds since 1970-01-01 UTC; 0 if none was.
+   */
+  int64_t last_handshake_sec;
+  /**
+   * And nanoseconds.
+   */
+  uint32_t last_handshake_nsec;
+  /**
+   * Seconds between persistent keepalives; 0 if off.
+   */
+  uint32_t persistent_keepalive;
+  /**
+   * 1 if a packet for the peer could be sent at once, without a handshake; else 0.
+   */
+  uint32_t has_session;
+  /**
+   * In how many milliseconds the library does something for the peer if nothing happens before: sends a keepalive, tries
+   * again, wipes old keys. UINT32_MAX if it does not.
+   */
+  uint32_t next_timer_ms;
+  /**
+   * Who it is.
+   */
+  uint8_t public_key[WG_KEY_LEN];
+  /**
+   * Where it was heard last, or where it is configured to be, as in wg_event_t; empty if that is not known.
+   */
+  char endpoint[WG_ENDPOINT_TEXT_LEN];
+} wg_peer_stats_t;
+
+/**
+ * What a tunnel takes of the process's memory now, in bytes. As to fields and `struct_size`, see wg_stats_t.
+ *
+ * The numbers are computed from what is allocated, in use or not. Not among them: what the allocator adds to each block
+ * (16 bytes, commonly), the stacks of the tunnel's two threads, what the system keeps for sockets, and what a call takes
+ * while it lasts.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_memory_usage_t {
+  /**
+   * sizeof(wg_memory_usage_t), as the caller was compiled.
+   */
+  size_t struct_size;
+  /**
+   * The most that `buffers` and `staged` come to: the `memory_limit` of the tunnel's options.
+   */
+  size_t limit;
+  /**
+   * All of it: `buffers`, `staged` and `peers`.
+   */
+  size_t total;
+  /**
+   * What the threads and the TUN work in, and what is remembered of senders while handshakes come in a flood.
+   */
+  size_t buffers;
+  /**
+   * Packets that wait for a session.
+   */
+  size_t staged;
+  /**
+   * Peers with their sessions, and the tables in which they are found.
+   */
+  size_t peers;
+} wg_memory_usage_t;
+
+/**
+ * Looks up a host name: writes up to `capacity` addresses (16 of them) to `addresses`, the best first, and how many they
+ * are to `*count`. Returns WG_OK, or a negative wg_result if that fails; what was written does not count then. WG_OK with
+ * no address is a failure as well.
+ *
+ * `user` is what came with the function. `host` is UTF-8, as it was configured, or "ipv4only.arpa" to find out about NAT64
+ * (RFC 7050); it is gone when the function returns, as `addresses` and `count` are. `addresses` is all zero and `*count`
+ * is 0 at first.
+ *
+ * The order should be that of RFC 6724, in which getaddrinfo() answers. If an address is not answered within 10 s the next
+ * one is tried, the families taking turns; one that there is no route to is skipped at once.
+ *
+ * Threads: it is called on a thread of the library's own, which is there only while something is looked up ("wg-resolver");
+ * never twice at the same time for one tunnel, but for several tunnels. It may block: nothing else waits for it but
+ * wg_turn_off(), so it should give up at some time. It must not leave by an exception or longjmp().
+ * Inside it, wg_resolve_system() and what wg_log_fn_t names work. Everything else returns WG_ERR_BUSY.
+ * Since: 0.1.0
+ */
+typedef int32_t (*wg_resolve_fn_t)(void *user,
+                                   const char *host,
+                                   struct wg_address_t *addresses,
+                                   size_t capacity,
+                                   size_t *count);
 
 /**
  * What wg_turn_on_with() may be told. Start from WG_OPTIONS_INIT, and set what should differ.
@@ -485,6 +791,12 @@ typedef struct wg_options_t {
    */
   uint32_t max_peers;
   /**
+   * Bytes that packets may take while they pass through or wait for a session: WG_MEMORY_MIN to WG_MEMORY_MAX, or 0 for
+   * 4 MiB. At the limit packets are dropped and counted ("out_memory_full"). Peers come on top: about 1 KiB each, and 3
+   * KiB more while there are sessions. wg_memory_usage() tells what is taken.
+   */
+  size_t memory_limit;
+  /**
    * Is shown each UDP socket before its first byte, when the tunnel is turned on and whenever its sockets are renewed;
    * or NULL. If it refuses, nothing is sent: wg_turn_on_with() fails, and later on the old sockets stay, or none, and
    * it is tried again as in wg_bump_sockets(). It may then be called on the tunnel's own threads.
@@ -498,6 +810,22 @@ typedef struct wg_options_t {
    * Gives up `protect_user`; or NULL. It follows the rules of wg_protect_fn_t.
    */
   wg_destroy_fn_t protect_destroy;
+  /**
+   * Looks up host names; then the endpoint of a peer may be one: "endpoint=vpn.example.com:51820". The name is kept until
+   * another endpoint is configured; wg_get_config() shows the address that is used. It is looked up at once, again
+   * after wg_network_changed(), and when a handshake was given up; if that fails, again as long as something is to be
+   * sent there. With it, peers at IPv4 addresses are also reached in networks that have only IPv6 and NAT64.
+   * wg_resolve_system for the system's own resolver. NULL if endpoints are addresses only.
+   */
+  wg_resolve_fn_t resolve;
+  /**
+   * For `resolve`.
+   */
+  void *resolve_user;
+  /**
+   * Gives up `resolve_user`; or NULL. When, says wg_turn_on_with(). It follows the rules of wg_resolve_fn_t.
+   */
+  wg_destroy_fn_t resolve_destroy;
 } wg_options_t;
 
 #ifdef __cplusplus
@@ -773,6 +1101,32 @@ wg_result wg_endpoint_format_source(const struct wg_endpoint_t *endpoint, char *
 wg_result wg_endpoint_clear_source(struct wg_endpoint_t *endpoint);
 
 /**
+ * Tells `event` what happens to a tunnel from now on, in place of what was told before. NULL ends it.
+ *
+ * What has happened before is not told again: wg_peers() knows who has a session by now, and a tunnel that has ended
+ * already is refused, so that its end is never missed.
+ *
+ * When this returns, the previous function is not running on any thread, and will not be called again; the same is so
+ * when wg_turn_off() returns. So do not call either while holding a lock that the function waits for.
+ *
+ * Memory: `destroy` (or NULL) is called exactly once with `user`, when `event` has been replaced or the tunnel turned
+ * off, and it has returned for the last time; at once if `event` is NULL or the call fails. It follows the rules of
+ * wg_event_fn_t.
+ * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended, and `event` is not NULL: nobody is told anything
+ * then; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
+ * Threads: any.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `event` and `destroy` are NULL or functions of these types, and may be called with `user` on any thread; `event` on
+ * several at once, until it has been replaced or the tunnel turned off.
+ */
+wg_result wg_set_event_callback(int32_t handle,
+                                wg_event_fn_t event,
+                                void *user,
+                                wg_destroy_fn_t destroy);
+
+/**
  * Makes a private key, clamped as X25519 has it.
  *
  * Memory: writes 32 bytes to `private_key`, which the caller wipes when it is done with them.
@@ -891,7 +1245,8 @@ wg_result wg_pause(int32_t handle);
 wg_result wg_resume(int32_t handle);
 
 /**
- * Sends the log of the whole process to `log`, in place of where it went before. NULL ends it.
+ * Sends the log of the whole process to `log`, in place of where it went before. NULL ends it. A tunnel may have a log of
+ * its own: see wg_set_tunnel_log_callback().
  *
  * When this returns, the previous function is not running on any thread, and will not be called again. So do not call
  * it while holding a lock that the previous function waits for.
@@ -906,7 +1261,33 @@ wg_result wg_resume(int32_t handle);
  * `log` and `destroy` are NULL or functions of these types, and may be called with `user` on any thread; `log` on
  * several at once, until this function was called again.
  */
-wg_result wg_set_log_callback(wg_log_fn_t log, void *user, wg_destroy_fn_t destroy);
+wg_result wg_set_log_callback(wg_log_fn_t log,
+                              void *user,
+                              wg_destroy_fn_t destroy);
+
+/**
+ * Sends the log of one tunnel to `log`, in place of where it went before. NULL sends it to where the log of the process
+ * goes. Lines of wg_turn_on() come before this can be called, and go there in any case.
+ *
+ * The level is that of the process: see wg_set_log_level().
+ *
+ * When this returns, the previous function is not running on any thread, and will not be called again; the same is so
+ * when wg_turn_off() returns. So do not call either while holding a lock that the function waits for.
+ *
+ * Memory: `destroy` (or NULL) is called exactly once with `user`, when `log` has been replaced or the tunnel turned off,
+ * and it has returned for the last time; at once if `log` is NULL or the call fails. It follows the rules of wg_log_fn_t.
+ * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
+ * Threads: any.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `log` and `destroy` are NULL or functions of these types, and may be called with `user` on any thread; `log` on
+ * several at once, until it has been replaced or the tunnel turned off.
+ */
+wg_result wg_set_tunnel_log_callback(int32_t handle,
+                                     wg_log_fn_t log,
+                                     void *user,
+                                     wg_destroy_fn_t destroy);
 
 /**
  * Sets how much is logged, for the whole process: WG_LOG_OFF to WG_LOG_TRACE. It is WG_LOG_INFO at first.
@@ -917,6 +1298,26 @@ wg_result wg_set_log_callback(wg_log_fn_t log, void *user, wg_destroy_fn_t destr
  * Since: 0.1.0
  */
 wg_result wg_set_log_level(int32_t level);
+
+/**
+ * Looks up a host name with the resolver of the system, getaddrinfo(). It is a wg_resolve_fn_t: the `resolve` of apps that
+ * have none of their own, or what such a one falls back to. `user` is not looked at.
+ *
+ * Memory: nothing is kept.
+ * Errors: WG_ERR_NULL if one of the others is NULL; WG_ERR_INVALID if `host` is not UTF-8; WG_ERR_IO and others as the
+ * system says; WG_ERR_PANIC.
+ * Threads: any, also inside a wg_resolve_fn_t. It blocks as long as the system does.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `host` is NULL or ends with a zero byte. `addresses` is NULL or has room for `capacity` addresses, `count` is NULL or has
+ * room for one number.
+ */
+int32_t wg_resolve_system(void *user,
+                          const char *host,
+                          struct wg_address_t *addresses,
+                          size_t capacity,
+                          size_t *count);
 
 /**
  * Returns the text of the last wg_ call that failed on this thread, in English and for people to read; empty if none
@@ -997,6 +1398,21 @@ wg_result wg_bind_socket_to_interface6(int32_t handle, uint32_t interface_index,
 wg_result wg_bump_sockets(int32_t handle);
 
 /**
+ * Tells a tunnel that the network which it is in is another one, or has changed. It begins anew: with fresh sockets on the
+ * same port, if that is possible; each host name is looked up; and what was found out about NAT64 is forgotten. Each peer
+ * that there is a session with hears from us at once. The session stays if the peer's address does; if it does not, a new
+ * one is made. So call it for each change that the system tells of; one call too many costs a datagram for each peer.
+ *
+ * Memory: nothing changes hands.
+ * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC; and as
+ * the system says if there are no fresh sockets now, for example WG_ERR_PERMISSION. The tunnel then goes on with the old
+ * ones, and tries again by itself.
+ * Threads: any. It does not wait for look-ups.
+ * Since: 0.1.0
+ */
+wg_result wg_network_changed(int32_t handle);
+
+/**
  * From now on peers whose endpoint is known stay there, whatever address they send from, and so does each that gets an
  * endpoint by configuration. For phones: after a change of networks, what is still on its way on the old one would lead
  * astray. There is no way back but a new tunnel.
@@ -1019,6 +1435,107 @@ wg_result wg_disable_roaming(int32_t handle);
  * Since: 0.1.0
  */
 wg_result wg_set_fwmark(int32_t handle, uint32_t mark);
+
+/**
+ * Reads what a tunnel did so far. Also of one that has ended by itself.
+ *
+ * Memory: writes the first `stats->struct_size` bytes of `stats`, and of those not `struct_size`; on success only.
+ * Errors: WG_ERR_NULL if `stats` is NULL; WG_ERR_INVALID if its struct_size is none; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC;
+ * WG_ERR_BUSY inside a callback.
+ * Threads: any.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `stats` is NULL or points to `stats->struct_size` readable and writable bytes.
+ */
+wg_result wg_stats(int32_t handle,
+                   struct wg_stats_t *stats);
+
+/**
+ * Reads the counters of a tunnel: one for each reason why something was not passed on ("in_" is the way from the network
+ * to the TUN, "out_" the other), for handshake messages that were refused, and for what the sockets had to do without.
+ *
+ * Which there are, and in which order, depends on the library's version and on what the tunnel works with, but is the same
+ * for a tunnel at any time. Names keep their meaning in later versions.
+ *
+ * Memory: writes up to `capacity` elements of `counters`, and to `*count` how many counters there are, which may be more;
+ * on success only. With a `capacity` of 0, `counters` may be NULL.
+ * Errors: WG_ERR_NULL; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
+ * Threads: any.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `counters` points to room for `capacity` elements, or both are NULL and 0; `count` is NULL or points to writable
+ * storage for one number.
+ */
+wg_result wg_counters(int32_t handle,
+                      struct wg_counter_t *counters,
+                      size_t capacity,
+                      size_t *count);
+
+/**
+ * Reads what there is to know about one peer.
+ *
+ * Memory: reads 32 bytes of `public_key`; writes the first `stats->struct_size` bytes of `stats`, and of those not
+ * `struct_size`; on success only.
+ * Errors: WG_ERR_NULL; WG_ERR_INVALID if the struct_size is none; WG_ERR_NOT_FOUND if the tunnel has no such peer;
+ * WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
+ * Threads: any.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `public_key` is NULL or points to 32 readable bytes; `stats` is NULL or points to `stats->struct_size` readable and
+ * writable bytes.
+ */
+wg_result wg_peer_stats(int32_t handle, const uint8_t *public_key, struct wg_peer_stats_t *stats);
+
+/**
+ * Reads the same about all peers, in the order of wg_get_config(). Each is consistent in itself.
+ *
+ * Set `struct_size` of the first element only: all have that size, and it is written to each of them.
+ *
+ * Memory: writes up to `capacity` elements of `peers`, and to `*count` how many peers there are, which may be more; on
+ * success only. With a `capacity` of 0, `peers` may be NULL.
+ * Errors: WG_ERR_NULL; WG_ERR_INVALID if the struct_size is none; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY
+ * inside a callback.
+ * Threads: any. The time that it takes is in proportion to the number of peers.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `peers` points to `capacity` elements of `peers->struct_size` readable and writable bytes each, or both are NULL and
+ * 0; `count` is NULL or points to writable storage for one number.
+ */
+wg_result wg_peers(int32_t handle, struct wg_peer_stats_t *peers, size_t capacity, size_t *count);
+
+/**
+ * Reads how much memory a tunnel takes now.
+ *
+ * Memory: writes the first `usage->struct_size` bytes of `usage`, and of those not `struct_size`; on success only.
+ * Errors: WG_ERR_NULL if `usage` is NULL; WG_ERR_INVALID if its struct_size is none; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC;
+ * WG_ERR_BUSY inside a callback.
+ * Threads: any. The time that it takes is in proportion to the number of peers.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `usage` is NULL or points to `usage->struct_size` readable and writable bytes.
+ */
+wg_result wg_memory_usage(int32_t handle,
+                          struct wg_memory_usage_t *usage);
+
+/**
+ * Gives back memory that a tunnel does not need now: the buffers, unless packets or handshakes are in them; what tables
+ * took when they were larger. Sessions, and packets that wait for one, stay. What is needed again later is allocated again
+ * then, so call this when the system is short of memory, or the app goes to the background, not all the time.
+ *
+ * It is given back to the allocator of the process. Whether that gives it on to the system is its own matter: with glibc,
+ * for example, malloc_trim(3) makes it do so, which is not for a library to call.
+ *
+ * Memory: nothing changes hands.
+ * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
+ * Threads: any; what the tunnel's threads are working in at this moment is left to them.
+ * Since: 0.1.0
+ */
+wg_result wg_trim(int32_t handle);
 
 /**
  * Frees what a wg_ function returned for the caller to own, and overwrites it first: it may hold keys.
@@ -1067,13 +1584,14 @@ int32_t wg_turn_on(int32_t tun_fd,
  *
  * Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP it stays the caller's in
  * any case; but a duplicate has its O_NONBLOCK mode in common with the original, so on success the caller's descriptor
- * is non-blocking from then on. `protect_destroy` is called exactly once with `protect_user`: when the tunnel was turned
- * off and the last call on it has returned, or before this one does if it fails. Only if `options` cannot be read
- * (WG_ERR_NULL, WG_ERR_UNSUPPORTED, or WG_ERR_INVALID for its struct_size) it is not called.
+ * is non-blocking from then on. `protect_destroy` is called exactly once with `protect_user`, and `resolve_destroy` with
+ * `resolve_user`: when the tunnel is turned off and the function has returned for the last time, or before this call
+ * returns if it fails, `resolve_destroy` also if `resolve` is NULL. Only if `options` cannot be read (WG_ERR_NULL,
+ * WG_ERR_UNSUPPORTED, or WG_ERR_INVALID for its struct_size) they are not called.
  * Errors: as wg_turn_on(); WG_ERR_NULL if `options` is NULL; WG_ERR_INVALID if one of its values is out of its range;
  * WG_ERR_PERMISSION if `protect` refuses;
  * WG_ERR_UNSUPPORTED if it sets a field that this library does not know.
- * Threads: any.
+ * Threads: any. It does not wait for host names to be looked up, unless it fails while one is.
  * Since: 0.1.0
  *
  * # Safety
@@ -1089,9 +1607,12 @@ int32_t wg_turn_on_with(const struct wg_options_t *options,
  * Calls on the tunnel that are under way on other threads finish; if there are any, what they need is freed, and the
  * descriptor closed, when the last of them returns.
  *
+ * When this returns, none of the tunnel's callbacks is running on any thread, and each was destroyed.
+ *
  * Memory: everything that belongs to the tunnel is freed, and its keys are wiped. Text from wg_get_config() stays.
  * Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls; WG_ERR_BUSY inside a callback, and the tunnel runs on.
- * Threads: any, not only the one that turned it on. It waits for the tunnel's threads, and with them for callbacks.
+ * Threads: any, not only the one that turned it on. It waits for the tunnel's threads, and with them for callbacks: for a
+ * host name that is being looked up, too.
  * Since: 0.1.0
  */
 wg_result wg_turn_off(int32_t handle);

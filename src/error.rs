@@ -31,7 +31,7 @@ pub enum ErrorKind {
     Permission,
     /// The port is taken by another socket.
     AddrInUse,
-    /// A file, interface or device node does not exist.
+    /// A file, interface, device node or peer does not exist.
     NotFound,
     /// Something of this name exists already.
     Exists,

@@ -414,7 +414,7 @@ fn a_black_hole_swallows_one_family_across_reopening() {
         let homes = BOTH.map(|(_, host)| to(host, &udp));
         let sent = |udp: &BatchUdp| {
             let report = udp.send(&homes.map(|home| one(home, b"x"))).unwrap();
-            assert_eq!((report.sent + report.dropped, report.error), (2, None));
+            assert_eq!((report.sent + report.dropped, report.error, report.unreachable_mask), (2, None, 0));
             report.dropped_mask
         };
         assert_eq!(sent(&udp), 0);

@@ -104,6 +104,51 @@ fn options_work_from_c() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn events_work_from_c() {
+    c_test("events", "c99");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn stats_work_from_c() {
+    c_test("stats", "c99");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_is_bounded_from_c() {
+    c_test("memory", "c99");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn calls_from_inside_callbacks_work_or_are_refused() {
+    c_test("reentry", "c99");
+    // None that takes a handle may be missing there.
+    let header = fs::read_to_string(root().join("include/wg_embed.h")).unwrap();
+    let test = fs::read_to_string(root().join("tests/c/reentry.c")).unwrap();
+    // What the first parameter of a function for tunnels is called, and of one for binds.
+    for (parameter, at_least) in [("handle", 21), ("bind", 8)] {
+        let takes_handle = |line: &str| {
+            let name = line.split_once(&format!("(int32_t {parameter}"))?.0.rsplit(' ').next()?;
+            name.starts_with("wg_").then(|| name.to_owned())
+        };
+        let names: Vec<_> = header.lines().filter_map(takes_handle).collect();
+        assert!(names.len() >= at_least, "{names:?}");
+        for name in names {
+            assert!(test.contains(&format!("BUSY({name}({parameter}")), "tests/c/reentry.c does not call {name}");
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn host_names_work_from_c() {
+    c_test("resolve", "c99");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn keys_work_from_c() {
     c_test("keys", "c99");
 }

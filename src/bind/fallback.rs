@@ -131,6 +131,7 @@ fn judge(err: &io::Error) -> Refusal {
         Some(NO_BUFFERS) => Refusal::Full,
         Some(errno) if ARGUMENT.contains(&errno) => Refusal::Argument,
         Some(errno) if SOURCE.contains(&errno) => Refusal::Source,
+        Some(NO_ROUTE) => Refusal::Route,
         _ => Refusal::Other,
     }
 }
@@ -141,6 +142,8 @@ const NO_BUFFERS: i32 = libc::ENOBUFS;
 const ARGUMENT: [i32; 3] = [libc::EINVAL, libc::EMSGSIZE, libc::EIO];
 #[cfg(not(windows))]
 const SOURCE: [i32; 2] = [libc::EADDRNOTAVAIL, libc::ENETUNREACH];
+#[cfg(not(windows))]
+const NO_ROUTE: i32 = libc::EHOSTUNREACH;
 /// Of winsock2.h: `WSAENOBUFS`.
 #[cfg(windows)]
 const NO_BUFFERS: i32 = 10055;
@@ -150,6 +153,9 @@ const ARGUMENT: [i32; 3] = [10022, 10040, 10045];
 /// Of winsock2.h: `WSAEADDRNOTAVAIL`, `WSAENETUNREACH`.
 #[cfg(windows)]
 const SOURCE: [i32; 2] = [10049, 10051];
+/// Of winsock2.h: `WSAEHOSTUNREACH`.
+#[cfg(windows)]
+const NO_ROUTE: i32 = 10065;
 
 /// Marks what the socket sends, where there are marks.
 #[cfg_attr(any(target_os = "linux", target_os = "android"), allow(dead_code))]

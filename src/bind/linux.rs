@@ -162,6 +162,7 @@ impl Driver {
             libc::EMSGSIZE | libc::EINVAL => Refusal::Argument,
             // What Linux says of an IPv4 source address that is gone, and of an interface; of an IPv6 address it says EINVAL.
             libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::ENODEV => Refusal::Source,
+            libc::EHOSTUNREACH => Refusal::Route,
             _ => Refusal::Other,
         }
     }

@@ -106,6 +106,9 @@ pub struct SendReport {
     /// Bit `i` is set if transmit `i` had a source address that is not ours any more. It was then sent without, and the
     /// caller should forget the address.
     pub stale_source_mask: u128,
+    /// Bit `i` is set if transmit `i` was dropped because nothing can be sent to its address from here: there is no
+    /// route, or no socket of its family.
+    pub unreachable_mask: u128,
     /// Whether GSO was given up on a socket, because the system or the way out cannot do it. What was to be sent with
     /// it was sent without, and counts as any other.
     pub gso_disabled: bool,
@@ -207,6 +210,12 @@ impl RecvBatch {
         &mut self.buffer
     }
 
+    /// Bytes of memory that it takes.
+    #[must_use]
+    pub const fn memory(&self) -> usize {
+        self.buffer.len() + self.metas.capacity() * size_of::<RecvMeta>()
+    }
+
     /// The whole buffer; the filled part of slot `i` begins at `i * slot_len()`.
     #[must_use]
     pub fn buffer(&self) -> &[u8] {
@@ -273,4 +282,9 @@ pub trait Bind: Send + Sync {
 
     /// The scope id that an IPv6 zone names on this host; `None` if it names none.
     fn zone_index(&self, zone: &str) -> Option<u32>;
+
+    /// Names and values of what it counts itself, besides what `send` reports.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
 }

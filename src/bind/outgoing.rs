@@ -58,8 +58,10 @@ impl Message<'_> {
 pub(super) enum Refusal {
     /// There is no room at the moment.
     Full,
-    /// Its source address is not ours, or leads nowhere.
+    /// Its source address or interface is not ours, or leads nowhere; without one, there is no route.
     Source,
+    /// There is no route.
+    Route,
     /// Something about the message is wrong: it is too large, or GSO cannot cut it, or its source address is not ours.
     Argument,
     /// Anything else. On a UDP socket that may well be the fate of an earlier datagram (a pending ICMP error).
@@ -203,10 +205,11 @@ impl<'a> Outgoing<'a> {
                 self.sourceless = Some(index);
                 return Duration::ZERO;
             }
-            Refusal::Source | Refusal::Other if !self.retried => {
+            Refusal::Source | Refusal::Route | Refusal::Other if !self.retried => {
                 self.retried = true;
                 return Duration::ZERO;
             }
+            Refusal::Source | Refusal::Route => self.report.unreachable_mask |= self.mask(&message),
             _ => {}
         }
         self.report.error = self.report.error.or(self.errno);
@@ -217,6 +220,14 @@ impl<'a> Outgoing<'a> {
     /// Drops the rest.
     pub(super) fn abandon(&mut self) {
         for message in self.messages(1) {
+            self.drop(&message);
+        }
+    }
+
+    /// Drops the rest, as there is no socket of the family.
+    pub(super) fn no_socket(&mut self) {
+        for message in self.messages(1) {
+            self.report.unreachable_mask |= self.mask(&message);
             self.drop(&message);
         }
     }
@@ -364,6 +375,32 @@ mod tests {
         out.refused(64, Refusal::Other);
         out.refused(64, Refusal::Other);
         assert_eq!((report.sent, report.dropped, report.dropped_mask), (3, 1, 0b10));
+    }
+
+    #[test]
+    fn what_has_no_route_is_told_apart() {
+        let mut report = SendReport::default();
+        let mut plain = transmit("192.0.2.1:1", 100, 100);
+        plain.to.src = None;
+        let batch = [transmit("192.0.2.1:1", 100, 100), plain, plain, plain];
+        let mut out = Outgoing::new(&batch, &[], Family::V4, &mut report);
+        // With a source address, that may be the trouble; and once it may be an error of an earlier datagram.
+        for refusal in [Refusal::Source, Refusal::Source, Refusal::Source, Refusal::Route, Refusal::Route] {
+            out.refused(64, refusal);
+        }
+        for refusal in [Refusal::Other, Refusal::Other, Refusal::Route] {
+            out.refused(64, refusal);
+        }
+        out.took(1, 64);
+        assert_eq!((report.sent, report.dropped), (1, 3));
+        assert_eq!((report.dropped_mask, report.unreachable_mask), (0b111, 0b011));
+
+        let mut report = SendReport::default();
+        Outgoing::new(&batch[..2], &[], Family::V4, &mut report).no_socket();
+        assert_eq!((report.dropped, report.unreachable_mask), (2, 0b11));
+        let mut report = SendReport::default();
+        Outgoing::new(&batch[..2], &[], Family::V4, &mut report).abandon();
+        assert_eq!((report.dropped, report.dropped_mask, report.unreachable_mask), (2, 0b11, 0));
     }
 
     #[test]

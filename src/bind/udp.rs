@@ -209,6 +209,16 @@ impl Bind for UdpBind {
     fn zone_index(&self, zone: &str) -> Option<u32> {
         endpoint::zone_index(zone)
     }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let UdpStats { gso_refused, gso_disabled, truncated, recv_errors } = self.stats();
+        vec![
+            ("udp_gso_refused", gso_refused),
+            ("udp_gso_disabled", gso_disabled),
+            ("udp_truncated", truncated),
+            ("udp_recv_errors", recv_errors),
+        ]
+    }
 }
 
 impl fmt::Debug for UdpBind {

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Config, Device, Event, lock, peer::Peer, read, send::Reason};
+use super::{Config, Device, Event, backoff::Backoff, lock, peer::Peer, read, send::Reason};
 use crate::error::{Error, Result};
 
 /// When sockets that cannot be opened are tried again: first after this (wireguard-apple's interval), and each time after
@@ -15,9 +15,7 @@ const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 
 /// The sockets could not be opened.
-pub(super) struct Retry {
-    after: Duration,
-}
+pub(super) struct Retry(Backoff);
 
 impl Device {
     /// Brings the device up: opens the sockets and begins what is to be begun. Does nothing if it is up.
@@ -40,6 +38,7 @@ impl Device {
         tracing::debug!("the interface is up");
         self.sockets_are_open();
         for peer in peers {
+            self.look_up_anew(&peer);
             let keepalive = lock(&peer.state).timers.keepalive_interval() != 0;
             if keepalive {
                 self.send_keepalive(&peer, now);
@@ -186,13 +185,13 @@ impl Device {
     fn retry_later(&self, reason: Error) -> Error {
         let first = {
             let mut config = lock(&self.config);
-            let before = config.retry.take();
-            let after = before.as_ref().map_or(FIRST_RETRY, |retry| LAST_RETRY.min(2 * retry.after));
-            config.retry = Some(Retry { after });
+            let first = config.retry.is_none();
+            let Retry(backoff) = config.retry.get_or_insert(Retry(Backoff::new(FIRST_RETRY, LAST_RETRY)));
+            let after = backoff.failed();
             if self.deadlines.set_own(Some(self.clock.now() + after)) {
                 self.bind.wake();
             }
-            before.is_none()
+            first
         };
         tracing::warn!(error = %reason, "the sockets cannot be opened, trying again");
         if first {

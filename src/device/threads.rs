@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Device, Inbound, Options, Outbound, lock};
+use super::{Device, Inbound, MemoryUsage, Options, Outbound, lock, pool::Workspace};
 use crate::{
     bind::{Bind, Woken},
     tun::Tun,
@@ -47,21 +47,26 @@ pub(super) struct Threads {
     server: Mutex<Server>,
     server_changed: Condvar,
     /// What the one that serves the TUN works in.
-    outbound: Mutex<Outbound>,
+    outbound: Workspace<Outbound>,
+    /// What `wg-tunnel` works in besides.
+    inbound: Workspace<Inbound>,
     /// Of `wg-tunnel`.
     rest: Mutex<Rest>,
 }
 
 impl Threads {
     pub(super) fn new(tun: Arc<dyn Tun>, bind: Arc<dyn Bind>, options: Options) -> Self {
+        let device = Device::new(tun.clone(), bind.clone(), options);
+        device.resolve_on_a_thread();
         Self {
-            device: Device::new(tun.clone(), bind.clone(), options),
+            device,
             tun,
             bind,
             stopping: AtomicBool::new(false),
             server: Mutex::new(Server::Tunnel),
             server_changed: Condvar::new(),
-            outbound: Mutex::default(),
+            outbound: Workspace::default(),
+            inbound: Workspace::default(),
             rest: Mutex::default(),
         }
     }
@@ -81,6 +86,20 @@ impl Threads {
         first
     }
 
+    /// What the device and the threads take of the memory.
+    pub(super) fn memory_usage(&self) -> MemoryUsage {
+        let mut usage = self.device.memory_usage();
+        usage.buffers += self.outbound.memory() + self.inbound.memory();
+        usage
+    }
+
+    /// Gives back what is not needed now.
+    pub(super) fn trim(&self) {
+        self.device.trim();
+        self.outbound.trim();
+        self.inbound.trim();
+    }
+
     /// Lets nobody serve the TUN, so that nothing from there wakes a thread.
     pub(super) fn pause(&self) {
         *lock(&self.server) = Server::Nobody;
@@ -96,7 +115,6 @@ impl Threads {
 
     /// What `wg-tunnel` does.
     pub(super) fn tunnel(&self) -> io::Result<()> {
-        let mut inbound = Inbound::new();
         let mut load = Load::new();
         let mut serves_tun = false;
         // What there may be more of.
@@ -113,7 +131,7 @@ impl Threads {
                     self.hand_over(Server::Tunnel, Server::Outbound { for_good: true });
                 }
             }
-            let received = if datagrams { self.device.inbound(&mut inbound)? } else { 0 };
+            let received = if datagrams { self.inbound.with(|buffers| self.device.inbound(buffers))? } else { 0 };
             let sent = if serves_tun && packets { self.serve_tun()? } else { 0 };
             self.device.run_timers();
             (datagrams, packets) = (received > 0, sent > 0);
@@ -189,7 +207,7 @@ impl Threads {
     /// One round from TUN to UDP; 0 means that there is nothing to do now.
     fn serve_tun(&self) -> io::Result<usize> {
         self.device.handle_tun_events();
-        self.device.outbound(&mut lock(&self.outbound))
+        self.outbound.with(|buffers| self.device.outbound(buffers))
     }
 
     /// `wg-tunnel` waits for a reason to go on.

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, Weak},
 };
 
-use super::{lock, peer::Peer};
+use super::{lock, memory::tree_memory, peer::Peer};
 use crate::time::Instant;
 
 /// A deadline: when, and whose (by the peer's number, as two may want the same moment).
@@ -67,6 +67,11 @@ impl Deadlines {
                 return Some((at, peer));
             }
         }
+    }
+
+    /// Bytes that the set takes.
+    pub(super) fn memory(&self) -> usize {
+        tree_memory::<Key, Weak<Peer>>(lock(&self.inner).peers.len())
     }
 
     /// The next deadline. From now on, until `pop` is called, `set` asks for waking if an earlier one comes up.

@@ -11,7 +11,7 @@ use super::{
     handle::{self, Entry, Object},
     log,
     options::{SizedStruct, read_sized},
-    protect::{self, wg_protect_fn_t},
+    protect::{Protect, wg_protect_fn_t},
     result::wg_result,
 };
 use crate::{
@@ -170,14 +170,14 @@ unsafe fn read_options(options: *const wg_bind_options_t) -> Result<BatchOptions
         unsafe { read_sized(options, "options") }?
     };
     // SAFETY: the caller allows the calls.
-    let hook = unsafe { protect::hook(options.protect, options.user, options.destroy) };
+    let protect = unsafe { Protect::new(options.protect, options.user, options.destroy) };
     if options.flags & !KNOWN != 0 {
         return Err(Error::invalid(format!("flags is {:#x}, which has unknown ones", options.flags)));
     }
     let without = |flag: wg_bind_flags_t| options.flags & flag as u32 == 0;
     Ok(BatchOptions::new()
         .with_mark(options.mark)
-        .with_socket_hook(hook)
+        .with_socket_hook(protect.hook())
         .with_offload(without(WG_BIND_NO_OFFLOAD))
         .with_sticky_interface(without(WG_BIND_ANY_INTERFACE)))
 }

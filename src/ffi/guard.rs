@@ -16,6 +16,9 @@ use crate::error::{Error, ErrorKind, Result};
 type Body<'a> = &'a mut dyn FnMut() -> Result<i32>;
 
 /// How a function ended, and the code of its failure.
+///
+/// cbindgen:ignore
+// It takes each `Result` for that of `error.rs`, which has one parameter.
 type Outcome = std::result::Result<i32, wg_result>;
 
 /// Lets `body`, which is called once, be a [`Body`].
@@ -107,8 +110,13 @@ fn refuse_inside() -> Result<()> {
 mod tests {
     use super::{
         super::{
+            callback::wg_destroy_fn_t,
+            events::{wg_event_t, wg_set_event_callback},
+            log::wg_set_tunnel_log_callback,
+            options::wg_options_t,
+            resolve::wg_address_t,
             result::{wg_last_error, wg_result::*},
-            tunnel::{Running, wg_get_config, wg_set_config, wg_turn_off},
+            tunnel::{Hooks, Running, wg_get_config, wg_set_config, wg_turn_off},
         },
         *,
     };
@@ -117,7 +125,15 @@ mod tests {
         device::{Options, Tunnel},
         tun::mem::MemTun,
     };
-    use std::{ffi::CStr, net::Ipv4Addr, sync::Arc};
+    use std::{
+        ffi::{CStr, c_char, c_void},
+        net::Ipv4Addr,
+        ptr,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+    };
 
     fn last_error() -> String {
         // SAFETY: the text is this thread's, and there is no other call meanwhile.
@@ -126,14 +142,34 @@ mod tests {
 
     /// A tunnel over memory.
     fn handle() -> i32 {
+        protected(None)
+    }
+
+    /// One that has something to give up.
+    fn protected(destroy: wg_destroy_fn_t) -> i32 {
         let (tun, _app) = MemTun::new("", 1420);
         let bind = MemNetwork::new().bind(Ipv4Addr::LOCALHOST.into());
         let tunnel = Tunnel::start(Arc::new(tun), bind, Options::default()).unwrap();
         let handle = handle::reserve().unwrap();
-        handle::insert(
-            handle,
-            Entry::new(Running { tunnel, ended: Arc::default(), sockets: None }, log::dispatch_of(handle)),
-        );
+        unsafe extern "C" fn finds_nothing(
+            _: *mut c_void,
+            _: *const c_char,
+            _: *mut wg_address_t,
+            _: usize,
+            _: *mut usize,
+        ) -> i32 {
+            0
+        }
+        let options = wg_options_t {
+            protect_destroy: destroy,
+            resolve: Some(finds_nothing),
+            resolve_destroy: destroy,
+            ..wg_options_t::default()
+        };
+        // SAFETY: the functions do not look at what they get.
+        let hooks = unsafe { Hooks::of(&options) };
+        let running = Running { tunnel, log: Arc::default(), events: Arc::default(), sockets: None, hooks };
+        handle::insert(handle, Entry::new(running, log::dispatch_of(handle)));
         handle
     }
 
@@ -167,6 +203,32 @@ mod tests {
         assert!(last_error().contains("turn it off"));
         assert_eq!([set(other), get(other), wg_turn_off(other)], [WG_OK; 3]);
         assert_eq!([wg_turn_off(broken), wg_turn_off(broken)], [WG_OK, WG_ERR_UNKNOWN_HANDLE]);
+    }
+
+    /// What is freed only when the last call returns does not keep a callback of the app.
+    #[test]
+    fn a_tunnel_that_is_off_has_no_callbacks_though_a_call_is_under_way() {
+        static DESTROYED: AtomicUsize = AtomicUsize::new(0);
+        unsafe extern "C" fn destroy(_: *mut c_void) {
+            DESTROYED.fetch_add(1, Ordering::Relaxed);
+        }
+        unsafe extern "C" fn line(_: *mut c_void, _: i32, _: i32, _: *const c_char) {}
+        unsafe extern "C" fn event(_: *mut c_void, _: i32, _: *const wg_event_t) {}
+        let number = protected(Some(destroy));
+        let none = ptr::null_mut();
+        let set = |handle| {
+            // SAFETY: the functions do not look at what they get.
+            let log = unsafe { wg_set_tunnel_log_callback(handle, Some(line), none, Some(destroy)) };
+            // SAFETY: as above.
+            [log, unsafe { wg_set_event_callback(handle, Some(event), none, Some(destroy)) }]
+        };
+        assert_eq!(set(number), [WG_OK; 2]);
+        let call = handle::get::<Running>(number).unwrap();
+        assert_eq!((wg_turn_off(number), DESTROYED.load(Ordering::Relaxed)), (WG_OK, 4));
+        // One that has come as far as this is refused as well.
+        handle::insert(number, Arc::into_inner(call).unwrap());
+        assert_eq!((set(number), DESTROYED.load(Ordering::Relaxed)), ([WG_ERR_UNKNOWN_HANDLE; 2], 6));
+        assert_eq!(wg_turn_off(number), WG_OK);
     }
 
     #[test]

@@ -24,7 +24,7 @@ const _: () = assert!(WG_KEY_LEN == KEY_LEN && WG_KEY_HEX_LEN == 2 * KEY_LEN + 1
 ///
 /// # Safety
 /// `key` is NULL or points to 32 readable bytes.
-unsafe fn take(key: *const u8) -> Result<Secret> {
+pub(super) unsafe fn take_key(key: *const u8) -> Result<Secret> {
     if key.is_null() {
         return Err(Error::new(ErrorKind::Null, "the key is NULL"));
     }
@@ -88,7 +88,7 @@ pub unsafe extern "C" fn wg_generate_private_key(private_key: *mut u8) -> wg_res
 pub unsafe extern "C" fn wg_generate_public_key(private_key: *const u8, public_key: *mut u8) -> wg_result {
     guard_anywhere(|| {
         // SAFETY: the caller's contract is the same.
-        let private = PrivateKey::from_bytes(*unsafe { take(private_key) }?);
+        let private = PrivateKey::from_bytes(*unsafe { take_key(private_key) }?);
         // SAFETY: as above.
         unsafe { give(private.public_key().as_bytes(), public_key) }
     })
@@ -124,7 +124,7 @@ pub unsafe extern "C" fn wg_generate_preshared_key(preshared_key: *mut u8) -> wg
 pub unsafe extern "C" fn wg_key_to_hex(key: *const u8, text: *mut c_char) -> wg_result {
     guard_anywhere(|| {
         // SAFETY: the caller's contract is the same.
-        let key = PresharedKey::from_bytes(*unsafe { take(key) }?);
+        let key = PresharedKey::from_bytes(*unsafe { take_key(key) }?);
         // SAFETY: as above.
         unsafe { give_text(&key.to_hex(), text) }
     })
@@ -143,7 +143,7 @@ pub unsafe extern "C" fn wg_key_to_hex(key: *const u8, text: *mut c_char) -> wg_
 pub unsafe extern "C" fn wg_key_to_base64(key: *const u8, text: *mut c_char) -> wg_result {
     guard_anywhere(|| {
         // SAFETY: the caller's contract is the same.
-        let key = PresharedKey::from_bytes(*unsafe { take(key) }?);
+        let key = PresharedKey::from_bytes(*unsafe { take_key(key) }?);
         // SAFETY: as above.
         unsafe { give_text(&key.to_base64(), text) }
     })

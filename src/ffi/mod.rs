@@ -12,7 +12,8 @@
 //! | [`options`] | structs that grow with the library |
 //! | `fd` | whose a descriptor is |
 //! | `protect` | new sockets, shown to the app before their first byte |
-//! | [`tunnel`], [`sockets`], [`life`]; [`bind`], [`datagrams`], [`endpoint`]; [`keys`], [`log`], [`about`] | the functions themselves |
+//! | [`resolve`] | host names, looked up by the app or the system |
+//! | [`tunnel`], [`sockets`], [`life`], [`events`], [`stats`]; [`bind`], [`datagrams`], [`endpoint`]; [`keys`], [`log`], [`about`] | the functions themselves |
 //!
 //! The functions keep their C names in Rust as well, and can be called from there.
 #![allow(unsafe_code)] // The one room where raw pointers enter.
@@ -23,6 +24,7 @@ pub mod bind;
 mod callback;
 pub mod datagrams;
 pub mod endpoint;
+pub mod events;
 mod fd;
 mod guard;
 mod handle;
@@ -31,12 +33,15 @@ pub mod life;
 pub mod log;
 pub mod options;
 mod protect;
+pub mod resolve;
 pub mod result;
 pub mod sockets;
+pub mod stats;
 pub mod text;
 pub mod tunnel;
 
 pub use self::{
-    about::*, bind::*, callback::wg_destroy_fn_t, datagrams::*, endpoint::*, fd::*, keys::*, life::*, log::*,
-    options::*, protect::wg_protect_fn_t, result::*, sockets::*, text::wg_free, tunnel::*,
+    about::*, bind::*, callback::wg_destroy_fn_t, datagrams::*, endpoint::*, events::*, fd::*, keys::*, life::*,
+    log::*, options::*, protect::wg_protect_fn_t, resolve::*, result::*, sockets::*, stats::*, text::wg_free,
+    tunnel::*,
 };

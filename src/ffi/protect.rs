@@ -1,8 +1,8 @@
 //! New sockets, shown to the app before their first byte.
 
-use std::{ffi::c_void, io};
+use std::{ffi::c_void, io, sync::Arc};
 
-use super::callback::{Callback, wg_destroy_fn_t};
+use super::callback::{Given, Slot, wg_destroy_fn_t};
 use crate::bind::udp::{BorrowedSocket, SocketHook};
 
 /// Is shown a new socket before its first byte, for example to keep it out of a VPN (Android's VpnService.protect()).
@@ -18,25 +18,43 @@ pub type wg_protect_fn_t = Option<unsafe extern "C" fn(user: *mut c_void, fd: i3
 
 type ProtectFn = unsafe extern "C" fn(*mut c_void, i32, u32) -> i32;
 
-/// A hook that asks the app.
-///
-/// # Safety
-/// `protect` may be called with `user` on any thread, and `destroy` once with it.
-pub(super) unsafe fn hook(protect: wg_protect_fn_t, user: *mut c_void, destroy: wg_destroy_fn_t) -> SocketHook {
-    let callback: Callback<Option<ProtectFn>> = Callback::new(protect, user, destroy);
-    Box::new(move |socket, family| {
-        let answer = callback.call(|protect, user| match protect {
-            // SAFETY: who set the callback allows this call, on this thread.
-            Some(protect) => unsafe { protect(user, number(socket), family.into()) },
-            None => 0,
-        });
-        match answer {
-            0 => Ok(()),
-            _ => {
-                Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("the app has refused the {family} socket")))
+/// Whom new sockets are shown to. The app's pointer is given up when this is closed, or with the last of the clones and
+/// hooks.
+#[derive(Clone)]
+pub(super) struct Protect(Arc<Slot<Option<ProtectFn>>>);
+
+impl Protect {
+    /// Asks the app, or nobody if it has no function for that.
+    ///
+    /// # Safety
+    /// `protect` may be called with `user` on any thread, and `destroy` once with it.
+    pub(super) unsafe fn new(protect: wg_protect_fn_t, user: *mut c_void, destroy: wg_destroy_fn_t) -> Self {
+        let slot = Slot::new();
+        slot.set(Given::new(Some(protect), user, destroy));
+        Self(Arc::new(slot))
+    }
+
+    pub(super) fn hook(&self) -> SocketHook {
+        let slot = self.0.clone();
+        Box::new(move |socket, family| {
+            let answer = slot.call(|protect, user| match protect {
+                // SAFETY: who set the callback allows this call, on this thread.
+                Some(protect) => unsafe { protect(user, number(socket), family.into()) },
+                None => 0,
+            });
+            let refused = |text| Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+            match answer {
+                Some(0) => Ok(()),
+                Some(_) => refused(format!("the app has refused the {family} socket")),
+                None => refused("there is nobody to show the socket to any more".into()),
             }
-        }
-    })
+        })
+    }
+
+    /// Gives the app's function up: when this returns, it is not running on any thread. New sockets are refused then.
+    pub(super) fn close(&self) {
+        self.0.close();
+    }
 }
 
 #[cfg(not(windows))]

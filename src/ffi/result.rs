@@ -39,7 +39,7 @@ pub enum wg_result {
     WG_ERR_PERMISSION = -21,
     /// The port is taken by another socket.
     WG_ERR_ADDR_IN_USE = -22,
-    /// A file, interface or device node does not exist.
+    /// A file, interface, device node or peer does not exist.
     WG_ERR_NOT_FOUND = -23,
     /// Something of this name exists already.
     WG_ERR_EXISTS = -24,

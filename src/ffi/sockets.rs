@@ -1,4 +1,4 @@
-//! A tunnel's UDP sockets: borrowed, tied to an interface, renewed, marked.
+//! A tunnel's UDP sockets: borrowed, tied to an interface, renewed, moved to another network, marked.
 
 use super::{
     guard::{guard_number_on, guard_on},
@@ -84,6 +84,25 @@ pub extern "C" fn wg_bump_sockets(handle: i32) -> wg_result {
     guard_on(handle, |entry: &Entry<Running>| {
         entry.check_running()?;
         entry.tunnel.device().rebind()
+    })
+}
+
+/// Tells a tunnel that the network which it is in is another one, or has changed. It begins anew: with fresh sockets on the
+/// same port, if that is possible; each host name is looked up; and what was found out about NAT64 is forgotten. Each peer
+/// that there is a session with hears from us at once. The session stays if the peer's address does; if it does not, a new
+/// one is made. So call it for each change that the system tells of; one call too many costs a datagram for each peer.
+///
+/// Memory: nothing changes hands.
+/// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC; and as
+/// the system says if there are no fresh sockets now, for example WG_ERR_PERMISSION. The tunnel then goes on with the old
+/// ones, and tries again by itself.
+/// Threads: any. It does not wait for look-ups.
+/// Since: 0.1.0
+#[unsafe(no_mangle)]
+pub extern "C" fn wg_network_changed(handle: i32) -> wg_result {
+    guard_on(handle, |entry: &Entry<Running>| {
+        entry.check_running()?;
+        entry.tunnel.device().network_changed()
     })
 }
 

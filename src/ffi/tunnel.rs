@@ -1,30 +1,37 @@
 //! Tunnels: on, off, and their configuration.
 
-use std::{
-    ffi::c_char,
-    sync::{Arc, OnceLock},
-};
+use std::{ffi::c_char, sync::Arc};
 
 use super::{
+    events::Events,
     fd::{Lent, takes},
     guard::{guard, guard_number, guard_on},
     handle::{self, Entry, Object},
-    log,
+    log::{self, OwnLog},
     options::{read_sized, wg_options_t},
-    protect,
+    protect::Protect,
+    resolve::Resolver,
     result::wg_result,
     text::{borrow_text, give_text},
 };
 use crate::{
-    bind::{UdpBind, udp::SocketHook},
+    bind::UdpBind,
     config::Update,
-    device::{DEFAULT_MAX_PEERS, Event, Options, Tunnel},
+    device::{self, DEFAULT_MAX_PEERS, DEFAULT_MEMORY, FIXED_MEMORY, Options, Tunnel},
     error::{Error, ErrorKind, Result},
     uapi::{self, Limits},
 };
 
 // The header says so.
-const _: () = assert!(DEFAULT_MAX_PEERS == 65_536);
+const _: () = assert!(DEFAULT_MAX_PEERS == 65_536 && DEFAULT_MEMORY == 4 << 20);
+
+/// The smallest `memory_limit`.
+pub const WG_MEMORY_MIN: usize = 3 << 19;
+/// The largest `memory_limit`.
+pub const WG_MEMORY_MAX: usize = 8 << 20;
+
+// The least is enough for the fixed buffers, and for what may wait for one peer.
+const _: () = assert!(FIXED_MEMORY + device::MAX_STAGED * (1500 + device::STAGED_OVERHEAD) <= WG_MEMORY_MIN);
 
 /// The most that `max_peers` may be: at about 1 KiB a peer, as much as fits into the memory of a large machine.
 const MOST_PEERS: usize = 1 << 24;
@@ -35,10 +42,11 @@ const MTUS: std::ops::RangeInclusive<u32> = 576..=65_535;
 /// A tunnel that runs, or ran until it ended by itself.
 pub(super) struct Running {
     pub(super) tunnel: Tunnel,
-    /// Why it has ended.
-    pub(super) ended: Arc<OnceLock<String>>,
+    pub(super) log: Arc<OwnLog>,
+    pub(super) events: Arc<Events>,
     /// Its sockets, unless its datagrams are the app's.
     pub(super) sockets: Option<Arc<UdpBind>>,
+    pub(super) hooks: Hooks,
 }
 
 impl Object for Running {
@@ -49,10 +57,41 @@ impl Object for Running {
 impl Running {
     /// Refuses what only a running tunnel can do.
     pub(super) fn check_running(&self) -> Result<()> {
-        match self.ended.get() {
-            Some(reason) => Err(Error::new(ErrorKind::Closed, format!("the tunnel has ended: {reason}"))),
-            None => Ok(()),
-        }
+        self.events.check_running()
+    }
+
+    /// Stops the tunnel. None of its callbacks runs afterwards.
+    fn turn_off(&self) -> Result<()> {
+        let stopped = self.tunnel.stop();
+        self.hooks.close();
+        self.events.close();
+        self.log.close();
+        stopped
+    }
+}
+
+/// Functions of the app that a tunnel asks for something.
+#[derive(Clone)]
+pub(super) struct Hooks {
+    protect: Protect,
+    resolve: Resolver,
+}
+
+impl Hooks {
+    /// # Safety
+    /// The functions may be called with what belongs to them, on any thread.
+    pub(super) unsafe fn of(options: &wg_options_t) -> Self {
+        // SAFETY: the caller's contract is the same.
+        let protect = unsafe { Protect::new(options.protect, options.protect_user, options.protect_destroy) };
+        // SAFETY: as above.
+        let resolve = unsafe { Resolver::new(options.resolve, options.resolve_user, options.resolve_destroy) };
+        Self { protect, resolve }
+    }
+
+    /// Gives the functions up: when this returns, they are not running on any thread.
+    fn close(&self) {
+        self.protect.close();
+        self.resolve.close();
     }
 }
 
@@ -89,13 +128,14 @@ pub unsafe extern "C" fn wg_turn_on(tun_fd: i32, uapi: *const c_char) -> i32 {
 ///
 /// Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP it stays the caller's in
 /// any case; but a duplicate has its O_NONBLOCK mode in common with the original, so on success the caller's descriptor
-/// is non-blocking from then on. `protect_destroy` is called exactly once with `protect_user`: when the tunnel was turned
-/// off and the last call on it has returned, or before this one does if it fails. Only if `options` cannot be read
-/// (WG_ERR_NULL, WG_ERR_UNSUPPORTED, or WG_ERR_INVALID for its struct_size) it is not called.
+/// is non-blocking from then on. `protect_destroy` is called exactly once with `protect_user`, and `resolve_destroy` with
+/// `resolve_user`: when the tunnel is turned off and the function has returned for the last time, or before this call
+/// returns if it fails, `resolve_destroy` also if `resolve` is NULL. Only if `options` cannot be read (WG_ERR_NULL,
+/// WG_ERR_UNSUPPORTED, or WG_ERR_INVALID for its struct_size) they are not called.
 /// Errors: as wg_turn_on(); WG_ERR_NULL if `options` is NULL; WG_ERR_INVALID if one of its values is out of its range;
 /// WG_ERR_PERMISSION if `protect` refuses;
 /// WG_ERR_UNSUPPORTED if it sets a field that this library does not know.
-/// Threads: any.
+/// Threads: any. It does not wait for host names to be looked up, unless it fails while one is.
 /// Since: 0.1.0
 ///
 /// # Safety
@@ -113,23 +153,23 @@ pub unsafe extern "C" fn wg_turn_on_with(options: *const wg_options_t, uapi: *co
 /// That of [`wg_turn_on_with`].
 unsafe fn turn_on(options: Result<wg_options_t>, uapi: *const c_char) -> i32 {
     // Outside of the guard: what belongs to the app's functions is given up in any case.
-    let hooked = options.map(|options| {
+    let given = options.map(|options| {
         // SAFETY: the caller's contract is the same.
-        let hook = unsafe { protect::hook(options.protect, options.protect_user, options.protect_destroy) };
-        (options, hook)
+        let hooks = unsafe { Hooks::of(&options) };
+        (options, hooks)
     });
     guard_number(|| {
-        let (options, hook) = hooked?;
+        let (options, hooks) = given?;
         // SAFETY: as above.
         let text = unsafe { borrow_text(uapi, "uapi") }?;
         // SAFETY: as above.
-        unsafe { make(&options, hook, text) }
+        unsafe { make(&options, hooks, text) }
     })
 }
 
 /// # Safety
 /// With `WG_FD_TAKE`, `tun_fd` is given away if this succeeds.
-unsafe fn make(options: &wg_options_t, hook: SocketHook, text: &str) -> Result<i32> {
+unsafe fn make(options: &wg_options_t, hooks: Hooks, text: &str) -> Result<i32> {
     let takes = takes(options.fd_ownership)?;
     let mtu = match options.mtu {
         0 => 0,
@@ -141,45 +181,46 @@ unsafe fn make(options: &wg_options_t, hook: SocketHook, text: &str) -> Result<i
         peers if peers <= MOST_PEERS => peers,
         peers => return Err(Error::invalid(format!("max_peers is {peers}, more than {MOST_PEERS}"))),
     };
-    let update = uapi::parse_set(text, Limits::for_peers(max_peers))?;
+    let memory = match options.memory_limit {
+        0 => DEFAULT_MEMORY,
+        bytes if (WG_MEMORY_MIN..=WG_MEMORY_MAX).contains(&bytes) => bytes,
+        bytes => {
+            let text = format!("memory_limit is {bytes}, not in {WG_MEMORY_MIN} to {WG_MEMORY_MAX}");
+            return Err(Error::invalid(text));
+        }
+    };
+    let resolve = hooks.resolve.hook();
+    let limits = Limits { host_names: resolve.is_some(), ..Limits::for_peers(max_peers) };
+    let update = uapi::parse_set(text, limits)?;
     let lent = Lent::new(options.tun_fd)?;
     let handle = handle::reserve()?;
-    let dispatch = log::dispatch_of(handle);
-    let entry = tracing::dispatcher::with_default(&dispatch, || {
-        Ok::<_, Error>(Entry::new(start(&lent, mtu, max_peers, hook, update)?, dispatch.clone()))
-    })?;
+    let (log, events) = (Arc::<OwnLog>::default(), Arc::<Events>::default());
+    let options = Options { max_peers, memory, events: events.sink(handle), resolve, ..Options::default() };
+    let dispatch = log::dispatch_to(log.clone(), handle);
+    let (tunnel, sockets) =
+        tracing::dispatcher::with_default(&dispatch, || start(&lent, mtu, &hooks.protect, options, update))?;
     if takes {
         // SAFETY: the caller gives it away on success, and nothing fails from here on.
         unsafe { lent.take() };
     } else {
         lent.share();
     }
-    handle::insert(handle, entry);
+    let running = Running { tunnel, log, events, sockets: Some(sockets), hooks };
+    handle::insert(handle, Entry::new(running, dispatch));
     Ok(handle)
 }
 
-fn start(lent: &Lent, mtu: u16, max_peers: usize, hook: SocketHook, update: Update) -> Result<Running> {
+fn start(lent: &Lent, mtu: u16, protect: &Protect, options: Options, update: Update) -> Result<(Tunnel, Arc<UdpBind>)> {
     let tun = lent.tun(mtu)?;
     let sockets = UdpBind::new().map_err(|err| Error::io("cannot wait for UDP sockets", err))?;
-    let sockets = Arc::new(sockets.with_socket_hook(hook));
-    let ended = Arc::new(OnceLock::new());
-    let events = {
-        let ended = ended.clone();
-        Box::new(move |event| {
-            if let Event::Ended(reason) = event {
-                // It ends once.
-                let _ = ended.set(reason);
-            }
-        })
-    };
-    let options = Options { max_peers, events, ..Options::default() };
+    let sockets = Arc::new(sockets.with_socket_hook(protect.hook()));
     // In this order no socket is opened on a port that is not the configured one. An app's interface is up as far as the
     // app is concerned, so the device is, too.
     let tunnel = Tunnel::start_with(tun, sockets.clone(), options, |device| {
         device.apply(update)?;
         device.up()
     })?;
-    Ok(Running { tunnel, ended, sockets: Some(sockets) })
+    Ok((tunnel, sockets))
 }
 
 /// Stops a tunnel, and closes its descriptor and its sockets. Its handle is not valid any more.
@@ -187,15 +228,18 @@ fn start(lent: &Lent, mtu: u16, max_peers: usize, hook: SocketHook, update: Upda
 /// Calls on the tunnel that are under way on other threads finish; if there are any, what they need is freed, and the
 /// descriptor closed, when the last of them returns.
 ///
+/// When this returns, none of the tunnel's callbacks is running on any thread, and each was destroyed.
+///
 /// Memory: everything that belongs to the tunnel is freed, and its keys are wiped. Text from wg_get_config() stays.
 /// Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls; WG_ERR_BUSY inside a callback, and the tunnel runs on.
-/// Threads: any, not only the one that turned it on. It waits for the tunnel's threads, and with them for callbacks.
+/// Threads: any, not only the one that turned it on. It waits for the tunnel's threads, and with them for callbacks: for a
+/// host name that is being looked up, too.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_turn_off(handle: i32) -> wg_result {
     guard(|| {
         let entry = handle::remove::<Running>(handle)?;
-        entry.logged(|| entry.tunnel.stop())
+        entry.logged(|| entry.turn_off())
     })
 }
 
@@ -216,7 +260,8 @@ pub unsafe extern "C" fn wg_set_config(handle: i32, uapi: *const c_char) -> wg_r
         let text = unsafe { borrow_text(uapi, "uapi") }?;
         entry.check_running()?;
         let device = entry.tunnel.device();
-        device.apply(uapi::parse_set(text, Limits::for_peers(device.max_peers()))?)
+        let limits = Limits { host_names: device.resolves_names(), ..Limits::for_peers(device.max_peers()) };
+        device.apply(uapi::parse_set(text, limits)?)
     })
 }
 

@@ -176,6 +176,9 @@ pub struct Handshake {
 }
 
 impl Handshake {
+    /// Bytes of memory that one under way takes on top.
+    pub const PENDING_MEMORY: usize = size_of::<Pending>();
+
     /// No handshake yet.
     #[must_use]
     pub fn new(remote: PublicKey) -> Self {
@@ -217,6 +220,12 @@ impl Handshake {
     /// Forgets the handshake under way.
     pub fn clear(&mut self) {
         self.pending = None;
+    }
+
+    /// Whether a handshake is under way.
+    #[must_use]
+    pub const fn is_pending(&self) -> bool {
+        self.pending.is_some()
     }
 
     /// Our index in the handshake under way, if we have sent a message of it: the other side answers to it, with a

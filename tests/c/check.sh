@@ -35,7 +35,8 @@ $CXX -std=c++17 $warn -x c++ -fsyntax-only "$out/alone.c"
 
 sanitize="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
 for source in tests/c/layout.c tests/c/keys.c tests/c/endpoint.c tests/c/bind.c tests/c/options.c tests/c/log.c \
-  tests/c/tunnel.c tests/c/sockets.c examples/c/udp_pingpong.c; do
+  tests/c/tunnel.c tests/c/sockets.c tests/c/resolve.c tests/c/events.c tests/c/stats.c tests/c/memory.c \
+  tests/c/reentry.c examples/c/udp_pingpong.c; do
   test=$(basename "$source" .c)
   case $test in layout | sockets) std=c11 ;; *) std=c99 ;; esac
   for kind in so a; do

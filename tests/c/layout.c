@@ -5,16 +5,59 @@
 #include <string.h>
 
 #if UINTPTR_MAX == UINT64_MAX
-_Static_assert(sizeof(wg_options_t) == 48, "wg_options_t");
+_Static_assert(sizeof(wg_options_t) == 80, "wg_options_t");
 _Static_assert(_Alignof(wg_options_t) == 8, "wg_options_t");
 _Static_assert(offsetof(wg_options_t, struct_size) == 0, "struct_size");
 _Static_assert(offsetof(wg_options_t, tun_fd) == 8, "tun_fd");
 _Static_assert(offsetof(wg_options_t, fd_ownership) == 12, "fd_ownership");
 _Static_assert(offsetof(wg_options_t, mtu) == 16, "mtu");
 _Static_assert(offsetof(wg_options_t, max_peers) == 20, "max_peers");
-_Static_assert(offsetof(wg_options_t, protect) == 24, "protect");
-_Static_assert(offsetof(wg_options_t, protect_user) == 32, "protect_user");
-_Static_assert(offsetof(wg_options_t, protect_destroy) == 40, "protect_destroy");
+_Static_assert(offsetof(wg_options_t, memory_limit) == 24, "memory_limit");
+_Static_assert(offsetof(wg_options_t, protect) == 32, "protect");
+_Static_assert(offsetof(wg_options_t, protect_user) == 40, "protect_user");
+_Static_assert(offsetof(wg_options_t, protect_destroy) == 48, "protect_destroy");
+_Static_assert(offsetof(wg_options_t, resolve) == 56, "resolve");
+_Static_assert(offsetof(wg_options_t, resolve_user) == 64, "resolve_user");
+_Static_assert(offsetof(wg_options_t, resolve_destroy) == 72, "resolve_destroy");
+
+_Static_assert(sizeof(wg_event_t) == 304 && _Alignof(wg_event_t) == 8, "wg_event_t");
+_Static_assert(offsetof(wg_event_t, struct_size) == 0, "struct_size");
+_Static_assert(offsetof(wg_event_t, kind) == 8, "kind");
+_Static_assert(offsetof(wg_event_t, listen_port) == 12, "listen_port");
+_Static_assert(offsetof(wg_event_t, public_key) == 16, "public_key");
+_Static_assert(offsetof(wg_event_t, endpoint) == 48, "endpoint");
+_Static_assert(offsetof(wg_event_t, reason) == 112, "reason");
+
+_Static_assert(sizeof(wg_stats_t) == 64 && _Alignof(wg_stats_t) == 8, "wg_stats_t");
+_Static_assert(offsetof(wg_stats_t, struct_size) == 0, "struct_size");
+_Static_assert(offsetof(wg_stats_t, peers) == 8, "peers");
+_Static_assert(offsetof(wg_stats_t, rx_bytes) == 16, "rx_bytes");
+_Static_assert(offsetof(wg_stats_t, tx_bytes) == 24, "tx_bytes");
+_Static_assert(offsetof(wg_stats_t, rx_packets) == 32, "rx_packets");
+_Static_assert(offsetof(wg_stats_t, tx_packets) == 40, "tx_packets");
+_Static_assert(offsetof(wg_stats_t, rx_dropped) == 48, "rx_dropped");
+_Static_assert(offsetof(wg_stats_t, tx_dropped) == 56, "tx_dropped");
+
+_Static_assert(sizeof(wg_peer_stats_t) == 152 && _Alignof(wg_peer_stats_t) == 8, "wg_peer_stats_t");
+_Static_assert(offsetof(wg_peer_stats_t, struct_size) == 0, "struct_size");
+_Static_assert(offsetof(wg_peer_stats_t, staged_packets) == 8, "staged_packets");
+_Static_assert(offsetof(wg_peer_stats_t, rx_bytes) == 16, "rx_bytes");
+_Static_assert(offsetof(wg_peer_stats_t, tx_bytes) == 24, "tx_bytes");
+_Static_assert(offsetof(wg_peer_stats_t, last_handshake_sec) == 32, "last_handshake_sec");
+_Static_assert(offsetof(wg_peer_stats_t, last_handshake_nsec) == 40, "last_handshake_nsec");
+_Static_assert(offsetof(wg_peer_stats_t, persistent_keepalive) == 44, "persistent_keepalive");
+_Static_assert(offsetof(wg_peer_stats_t, has_session) == 48, "has_session");
+_Static_assert(offsetof(wg_peer_stats_t, next_timer_ms) == 52, "next_timer_ms");
+_Static_assert(offsetof(wg_peer_stats_t, public_key) == 56, "public_key");
+_Static_assert(offsetof(wg_peer_stats_t, endpoint) == 88, "endpoint");
+
+_Static_assert(sizeof(wg_memory_usage_t) == 48 && _Alignof(wg_memory_usage_t) == 8, "wg_memory_usage_t");
+_Static_assert(offsetof(wg_memory_usage_t, struct_size) == 0, "struct_size");
+_Static_assert(offsetof(wg_memory_usage_t, limit) == 8, "limit");
+_Static_assert(offsetof(wg_memory_usage_t, total) == 16, "total");
+_Static_assert(offsetof(wg_memory_usage_t, buffers) == 24, "buffers");
+_Static_assert(offsetof(wg_memory_usage_t, staged) == 32, "staged");
+_Static_assert(offsetof(wg_memory_usage_t, peers) == 40, "peers");
 
 _Static_assert(sizeof(wg_bind_options_t) == 40, "wg_bind_options_t");
 _Static_assert(_Alignof(wg_bind_options_t) == 8, "wg_bind_options_t");
@@ -52,9 +95,17 @@ _Static_assert(offsetof(wg_send_report_t, dropped) == 4, "dropped");
 _Static_assert(offsetof(wg_send_report_t, os_error) == 8, "os_error");
 _Static_assert(offsetof(wg_send_report_t, gso_disabled) == 12, "gso_disabled");
 
+_Static_assert(sizeof(wg_address_t) == 20 && _Alignof(wg_address_t) == 4, "wg_address_t");
+_Static_assert(offsetof(wg_address_t, family) == 0, "family");
+_Static_assert(offsetof(wg_address_t, bytes) == 4, "bytes");
+
+_Static_assert(sizeof(wg_counter_t) == 48 && offsetof(wg_counter_t, name) == 0, "wg_counter_t");
+_Static_assert(offsetof(wg_counter_t, value) == 40, "value");
+
 _Static_assert(sizeof(wg_result) == 4 && sizeof(enum wg_result) == 4, "wg_result");
 _Static_assert(sizeof(wg_log_level_t) == 4 && sizeof(wg_fd_ownership_t) == 4, "enums");
 _Static_assert(sizeof(wg_family_t) == 4 && sizeof(wg_bind_flags_t) == 4 && sizeof(wg_datagram_flags_t) == 4, "enums");
+_Static_assert(sizeof(wg_event_kind_t) == 4, "wg_event_kind_t");
 
 #define FIXED(name, value) _Static_assert(name == (value), #name)
 FIXED(WG_OK, 0);
@@ -87,6 +138,16 @@ FIXED(WG_BIND_ANY_INTERFACE, 2);
 FIXED(WG_DATAGRAM_DROPPED, 1);
 FIXED(WG_DATAGRAM_SOURCE_CLEARED, 2);
 FIXED(WG_DATAGRAM_TRUNCATED, 4);
+FIXED(WG_REASON_LEN, 192);
+FIXED(WG_COUNTER_NAME_LEN, 40);
+FIXED(WG_EVENT_HANDSHAKE_COMPLETED, 1);
+FIXED(WG_EVENT_HANDSHAKE_FAILED, 2);
+FIXED(WG_EVENT_SESSION_EXPIRED, 3);
+FIXED(WG_EVENT_ENDPOINT_CHANGED, 4);
+FIXED(WG_EVENT_RESOLVE_FAILED, 5);
+FIXED(WG_EVENT_SOCKETS_LOST, 10);
+FIXED(WG_EVENT_SOCKETS_RECOVERED, 11);
+FIXED(WG_EVENT_ENDED, 20);
 FIXED(WG_LOG_OFF, 0);
 FIXED(WG_LOG_ERROR, 1);
 FIXED(WG_LOG_WARN, 2);
@@ -111,6 +172,8 @@ static wg_result (*const pause_tunnel)(int32_t) = wg_pause;
 static wg_result (*const resume_tunnel)(int32_t) = wg_resume;
 static void (*const free_memory)(void *) = wg_free;
 static const char *(*const last_error)(void) = wg_last_error;
+static wg_resolve_fn_t const resolve_system = wg_resolve_system;
+static wg_result (*const network_changed)(int32_t) = wg_network_changed;
 static wg_result (*const generate_private_key)(uint8_t *) = wg_generate_private_key;
 static wg_result (*const generate_public_key)(const uint8_t *, uint8_t *) = wg_generate_public_key;
 static wg_result (*const generate_preshared_key)(uint8_t *) = wg_generate_preshared_key;
@@ -120,7 +183,17 @@ static wg_result (*const key_from_hex)(const char *, uint8_t *) = wg_key_from_he
 static wg_result (*const key_from_base64)(const char *, uint8_t *) = wg_key_from_base64;
 static wg_result (*const set_log_callback)(void (*)(void *, int32_t, int32_t, const char *), void *,
                                            void (*)(void *)) = wg_set_log_callback;
+static wg_result (*const set_tunnel_log_callback)(int32_t, void (*)(void *, int32_t, int32_t, const char *), void *,
+                                                  void (*)(void *)) = wg_set_tunnel_log_callback;
 static wg_result (*const set_log_level)(int32_t) = wg_set_log_level;
+static wg_result (*const set_event_callback)(int32_t, void (*)(void *, int32_t, const wg_event_t *), void *,
+                                             void (*)(void *)) = wg_set_event_callback;
+static wg_result (*const stats)(int32_t, wg_stats_t *) = wg_stats;
+static wg_result (*const counters)(int32_t, wg_counter_t *, size_t, size_t *) = wg_counters;
+static wg_result (*const peer_stats)(int32_t, const uint8_t *, wg_peer_stats_t *) = wg_peer_stats;
+static wg_result (*const peers)(int32_t, wg_peer_stats_t *, size_t, size_t *) = wg_peers;
+static wg_result (*const memory_usage)(int32_t, wg_memory_usage_t *) = wg_memory_usage;
+static wg_result (*const trim)(int32_t) = wg_trim;
 static int32_t (*const bind_open)(const wg_bind_options_t *, uint16_t *) = wg_bind_open;
 static int32_t (*const bind_adopt)(int32_t, uint32_t, const wg_bind_options_t *, uint16_t *) = wg_bind_adopt;
 static wg_result (*const bind_reopen)(int32_t, uint16_t *) = wg_bind_reopen;
@@ -142,13 +215,15 @@ static uint32_t (*const version_number)(void) = wg_version_number;
 int main(void) {
   char text[64];
   snprintf(text, sizeof text, "%d.%d.%d", WG_VERSION_MAJOR, WG_VERSION_MINOR, WG_VERSION_PATCH);
-  if (!peek_socket_fd4 || !peek_socket_fd6 || !bind_to_interface4 || !bind_to_interface6 || !bump_sockets || !disable_roaming ||
-      !set_fwmark || !pause_tunnel || !resume_tunnel || !turn_on || !turn_on_with || !turn_off || !set_config || !get_config || !free_memory || !last_error ||
-      !generate_private_key || !generate_public_key || !generate_preshared_key || !key_to_hex || !key_to_base64 ||
-      !key_from_hex || !key_from_base64 || !set_log_callback || !set_log_level || !bind_open || !bind_adopt ||
+  if (!turn_on || !turn_on_with || !turn_off || !set_config || !get_config || !peek_socket_fd4 || !peek_socket_fd6 ||
+      !bind_to_interface4 || !bind_to_interface6 || !bump_sockets || !disable_roaming || !set_fwmark ||
+      !pause_tunnel || !resume_tunnel || !free_memory || !last_error || !generate_private_key ||
+      !generate_public_key || !generate_preshared_key || !key_to_hex || !key_to_base64 || !key_from_hex ||
+      !key_from_base64 || !set_log_callback || !set_tunnel_log_callback || !set_log_level || !set_event_callback ||
+      !stats || !counters || !peer_stats || !peers || !memory_usage || !trim || !bind_open || !bind_adopt ||
       !bind_reopen || !bind_close || !bind_batch_size || !bind_set_mark || !bind_set_interface || !bind_peek_fd ||
       !bind_send || !bind_recv || protect_type || !endpoint_parse || !endpoint_format || !endpoint_format_source ||
-      !endpoint_clear_source)
+      !endpoint_clear_source || !network_changed || !resolve_system)
     return 1;
   if (strcmp(version_string(), text) != 0 || version_number() != WG_VERSION_NUMBER) {
     fprintf(stderr, "the library is %s (%#x), the header %s\n", version_string(), (unsigned)version_number(), text);

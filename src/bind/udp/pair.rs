@@ -222,7 +222,7 @@ impl Pair {
             let mut outgoing = Outgoing::new(batch, origins, family, report);
             match open.as_ref().and_then(|sockets| sockets.family(family)) {
                 Some(socket) => socket.send(&mut outgoing, &self.counters),
-                None => outgoing.abandon(),
+                None => outgoing.no_socket(),
             }
         }
     }

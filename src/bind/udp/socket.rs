@@ -146,6 +146,9 @@ impl Socket {
 
     pub(super) fn send(&self, outgoing: &mut Outgoing<'_>, counters: &Counters) {
         if self.blackhole.load(Relaxed) {
+            // Not as unreachable, for then a peer would be looked for at its other addresses at once. A black hole is
+            // the app's order, for a moment, and says nothing about routes; and what it holds back is not to leave by
+            // the other family instead.
             return outgoing.abandon();
         }
         if self.interface.load(Relaxed) != 0 {
