@@ -26,6 +26,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 const UNSAFE: &[&str] = &[
     "ffi",
     "time.rs",
+    "bind/apple.rs",
     "bind/bsd.rs",
     "bind/linux.rs",
     "bind/linux",
