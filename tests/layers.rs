@@ -11,6 +11,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("time", &[]),
     ("random", &[]),
+    ("log", &[]),
     ("key", &["error", "random"]),
     ("config", &["error", "key"]),
     ("uapi", &["error", "key", "config"]),
@@ -19,7 +20,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("tun", &["error"]),
     ("device", &["error", "key", "time", "random", "config", "noise", "bind", "tun"]),
     ("ipc", &["error", "config", "uapi", "device"]),
-    ("ffi", &["error", "key", "time", "random", "config", "uapi", "noise", "bind", "tun", "device", "ipc"]),
+    ("ffi", &["error", "key", "time", "random", "log", "config", "uapi", "noise", "bind", "tun", "device", "ipc"]),
 ];
 
 /// The files where `unsafe` is opened: the C ABI, and what speaks to an operating system.
