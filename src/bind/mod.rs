@@ -3,11 +3,13 @@
 //! A [`Bind`] holds an IPv4 and an IPv6 socket on one port. Everything on the data path takes batches. One thread
 //! receives (`wait`, `recv`); any thread may send, rebind or wake it at the same time.
 
+pub mod callback;
 mod fallback;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod linux;
 pub mod mem;
 mod outgoing;
+mod queue;
 pub mod udp;
 
 pub use udp::UdpBind;
@@ -263,6 +265,9 @@ pub trait Bind: Send + Sync {
     /// little. What cannot be sent is dropped and reported.
     fn send(&self, batch: &[Transmit<'_>]) -> SendReport;
 
-    /// The scope id that an IPv6 zone names on this host; `None` if it names none.
-    fn zone_index(&self, zone: &str) -> Option<u32>;
+    /// The scope id that an IPv6 zone names; `None` if it names none. Unless a bind knows the names of interfaces, a zone is
+    /// a number.
+    fn zone_index(&self, zone: &str) -> Option<u32> {
+        zone.parse().ok().filter(|index| *index != 0)
+    }
 }
