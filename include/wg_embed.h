@@ -29,7 +29,14 @@
 #define WG_KEY_BASE64_LEN 45
 
 /** What a wg_options_t begins as: no descriptor, WG_FD_TAKE, and the defaults. Since: 0.1.0 */
-#define WG_OPTIONS_INIT { sizeof(wg_options_t), -1, WG_FD_TAKE, 0, 0 }
+#define WG_OPTIONS_INIT { sizeof(wg_options_t), -1, WG_FD_TAKE, 0, 0, NULL, NULL }
+
+/** The most packets or datagrams that a function of the app gets in one call. Since: 0.1.0 */
+#define WG_BATCH 128
+/** What a wg_tun_callbacks_t begins as. Since: 0.1.0 */
+#define WG_TUN_CALLBACKS_INIT { sizeof(wg_tun_callbacks_t), NULL, NULL, NULL, NULL }
+/** What a wg_transport_t begins as. Since: 0.1.0 */
+#define WG_TRANSPORT_INIT { sizeof(wg_transport_t), NULL, NULL, NULL }
 
 /**
  * What a call came to. Values are fixed for ever and never reused; a later version may add some, so treat one you do
@@ -116,6 +123,33 @@ typedef int32_t wg_result;
 #endif // __cplusplus
 
 /**
+ * An address family. The numbers are not those of AF_INET and AF_INET6, which differ between systems.
+ *
+ * Since: 0.1.0
+ */
+enum wg_family_t
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * IPv4.
+   */
+  WG_IPV4 = 4,
+  /**
+   * IPv6.
+   */
+  WG_IPV6 = 6,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum wg_family_t wg_family_t;
+#else
+typedef uint32_t wg_family_t;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
  * Whose a descriptor is.
  *
  * Since: 0.1.0
@@ -186,6 +220,81 @@ typedef int32_t wg_log_level_t;
 #endif // __cplusplus
 
 /**
+ * An IP packet.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_packet_t {
+  /**
+   * Its first byte, which is that of the IP header. May be NULL if `len` is 0.
+   */
+  const uint8_t *data;
+  /**
+   * Its length in bytes: up to 65535.
+   */
+  size_t len;
+} wg_packet_t;
+
+/**
+ * Where a peer is, and which of our addresses it knows us by. It is plain memory without padding. What wg_ functions fill
+ * has zeros in all bytes that do not matter, so that two of those can be compared byte by byte.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_endpoint_t {
+  /**
+   * WG_IPV4 or WG_IPV6. 0 is no endpoint.
+   */
+  uint16_t family;
+  /**
+   * The peer's port, in the byte order of this machine.
+   */
+  uint16_t port;
+  /**
+   * The zone of an IPv6 link-local address: the index of an interface. Otherwise 0.
+   */
+  uint32_t scope_id;
+  /**
+   * The peer's address, in network byte order. An IPv4 address takes the first four bytes.
+   */
+  uint8_t address[16];
+  /**
+   * Our address that the peer has sent to, in the same form, from which answers should leave; or all zeros.
+   */
+  uint8_t source[16];
+  /**
+   * The index of our interface that belongs to the source, or 0.
+   */
+  uint32_t source_interface;
+} wg_endpoint_t;
+
+/**
+ * A datagram on its way through a wg_transport_t.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_transport_datagram_t {
+  /**
+   * What it carries. May be NULL if `len` is 0.
+   */
+  const uint8_t *data;
+  /**
+   * How many bytes that are: up to 65535.
+   */
+  size_t len;
+  /**
+   * Where it goes to, or came from, and maybe which of the app's addresses it leaves from, or came to. What is said there
+   * of a peer's datagrams comes back with those that go to it.
+   */
+  struct wg_endpoint_t endpoint;
+  /**
+   * The TOS or traffic class byte of the outer IP header: 0 to 255. A transport that has none may ignore it, and set it
+   * to 0; then there is no congestion notification (ECN) through the tunnel.
+   */
+  uint32_t tos;
+} wg_transport_datagram_t;
+
+/**
  * Takes one line of the log.
  *
  * `user` is what came with the function; `handle` is the tunnel that the line is about, or 0; `level` is WG_LOG_ERROR
@@ -195,8 +304,8 @@ typedef int32_t wg_log_level_t;
  * Threads: it is called on the tunnels' threads and on threads that are inside a wg_ function, on several at once. The
  * tunnel waits meanwhile, so return soon, and do not wait for a thread that may be inside a wg_ function. It must not
  * leave by an exception or longjmp().
- * Inside it, wg_last_error(), wg_free(), wg_set_log_level() and wg_version_*() work. Everything else returns
- * WG_ERR_BUSY.
+ * Inside it, wg_last_error(), wg_free(), wg_set_log_level(), wg_version_*(), wg_tun_inject(), wg_transport_receive() and
+ * wg_set_mtu() work. Everything else returns WG_ERR_BUSY.
  * Since: 0.1.0
  */
 typedef void (*wg_log_fn_t)(void *user, int32_t handle, int32_t level, const char *text);
@@ -207,6 +316,107 @@ typedef void (*wg_log_fn_t)(void *user, int32_t handle, int32_t level, const cha
  * Since: 0.1.0
  */
 typedef void (*wg_destroy_fn_t)(void *user);
+
+/**
+ * Takes packets that have come out of the tunnel.
+ *
+ * `user` is what came with the function; `handle` is the tunnel, which wg_tun_inject(), wg_transport_receive() and
+ * wg_set_mtu() know before wg_turn_on_with() has returned it; `packets` are `count` packets, 1 to WG_BATCH, in order. They
+ * are gone when the function returns. Returns how many it took; the others are dropped and counted.
+ *
+ * Threads: it is called on one of the tunnel's own threads at a time, without a lock held; perhaps before
+ * wg_turn_on_with() has returned. The tunnel waits meanwhile, so return soon, and do not wait for a thread that may be
+ * inside wg_turn_off(). It must not leave by an exception or longjmp().
+ * Inside it, wg_tun_inject(), wg_transport_receive() and wg_set_mtu() work, for this tunnel and for others; also
+ * wg_last_error(), wg_free(), wg_set_log_level() and wg_version_*(). Everything else returns WG_ERR_BUSY.
+ * Since: 0.1.0
+ */
+typedef size_t (*wg_tun_write_fn_t)(void *user, int32_t handle, const struct wg_packet_t *packets, size_t count);
+
+/**
+ * Is told that half of the tunnel's queue is free again, after wg_tun_inject() could not take everything.
+ *
+ * Threads: as wg_tun_write_fn_t; it may be called while `write` is.
+ * Since: 0.1.0
+ */
+typedef void (*wg_tun_room_fn_t)(void *user, int32_t handle);
+
+/**
+ * Packets from and to the app, in place of a TUN device: of an app's packet flow, or of a TCP/IP stack of its own. Start
+ * from WG_TUN_CALLBACKS_INIT. It may grow as wg_options_t does.
+ *
+ * What goes into the tunnel is passed to wg_tun_inject().
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_tun_callbacks_t {
+  /**
+   * sizeof(wg_tun_callbacks_t), as the caller was compiled.
+   */
+  size_t struct_size;
+  /**
+   * Takes what comes out of the tunnel.
+   */
+  wg_tun_write_fn_t write;
+  /**
+   * Is told of room in the queue; or NULL.
+   */
+  wg_tun_room_fn_t room;
+  /**
+   * Passed to each of the functions.
+   */
+  void *user;
+  /**
+   * Called exactly once with `user`, or NULL: by wg_turn_off(), when all that the app brought to the tunnel has returned
+   * for the last time; or by wg_turn_on_with() if it fails (unless the reason is a wrong `struct_size`). It may call what
+   * the other functions may.
+   */
+  wg_destroy_fn_t destroy;
+} wg_tun_callbacks_t;
+
+/**
+ * Sends datagrams of the tunnel.
+ *
+ * `user` and `handle` are as in wg_tun_write_fn_t; `datagrams` are `count` datagrams, 1 to WG_BATCH, in order, mostly to one
+ * peer. They are gone when the function returns. Returns how many were sent, from the first on; the others are dropped and
+ * counted, as if the network had lost them.
+ *
+ * Threads: it is called on the tunnel's own threads and on those that are inside wg_turn_on_with() or wg_set_config(), on
+ * several at once, without a lock held. The rest is as in wg_tun_write_fn_t.
+ * Since: 0.1.0
+ */
+typedef size_t (*wg_transport_send_fn_t)(void *user,
+                                         int32_t handle,
+                                         const struct wg_transport_datagram_t *datagrams,
+                                         size_t count);
+
+/**
+ * Datagrams from and to the app, in place of UDP sockets: for relays and obfuscation. Start from WG_TRANSPORT_INIT. It may
+ * grow as wg_options_t does.
+ *
+ * What was received is passed to wg_transport_receive(). The tunnel opens no socket: its `listen_port` is only a number,
+ * and its `fwmark` means nothing.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_transport_t {
+  /**
+   * sizeof(wg_transport_t), as the caller was compiled.
+   */
+  size_t struct_size;
+  /**
+   * Sends what the tunnel has for its peers.
+   */
+  wg_transport_send_fn_t send;
+  /**
+   * Passed to the functions.
+   */
+  void *user;
+  /**
+   * As in wg_tun_callbacks_t.
+   */
+  wg_destroy_fn_t destroy;
+} wg_transport_t;
 
 /**
  * What wg_turn_on_with() may be told. Start from WG_OPTIONS_INIT, and set what should differ.
@@ -231,13 +441,21 @@ typedef struct wg_options_t {
    */
   uint32_t fd_ownership;
   /**
-   * The MTU if `tun_fd` cannot be asked for it: 576 to 65535, or 0 for 1420.
+   * The MTU if `tun_fd` cannot be asked for it, or is -1: 576 to 65535, or 0 for 1420.
    */
   uint32_t mtu;
   /**
    * The largest number of peers: up to 16777216, or 0 for 65536. Each takes about 1 KiB.
    */
   uint32_t max_peers;
+  /**
+   * Takes and gives packets in place of `tun_fd`, which is then -1; or NULL. What it points to is not kept.
+   */
+  const struct wg_tun_callbacks_t *tun;
+  /**
+   * Takes and gives datagrams in place of UDP sockets; or NULL. What it points to is not kept.
+   */
+  const struct wg_transport_t *transport;
 } wg_options_t;
 
 #ifdef __cplusplus
@@ -264,6 +482,64 @@ const char *wg_version_string(void);
  * Since: 0.1.0
  */
 uint32_t wg_version_number(void);
+
+/**
+ * Passes packets into a tunnel, whose packets come from wg_tun_callbacks_t. They are copied into a queue, as many as it has
+ * room for: by default it holds about 300 packets of 1420 bytes. What is not taken is not looked at again: pass it once
+ * more when `room` was called, or drop it, as a network interface does. Never waits.
+ *
+ * Memory: `packets` and what they point to stay the caller's, and are not kept. On success `*taken`, unless `taken` is NULL,
+ * is how many of the packets were taken, from the first on.
+ * Errors: WG_ERR_NULL if `packets` or the `data` of one is NULL; WG_ERR_INVALID if one is longer than 65535 bytes;
+ * WG_ERR_TOO_LARGE for more than 4096 packets; WG_ERR_UNSUPPORTED if the tunnel's packets come from elsewhere;
+ * WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_PANIC. None is taken then. A packet that is not IP is
+ * taken, then dropped and counted.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `packets` is NULL or points to `count` packets, whose `data` are NULL or point to `len` bytes; nobody changes them
+ * meanwhile. `taken` is NULL or writable.
+ */
+wg_result wg_tun_inject(int32_t handle,
+                        const struct wg_packet_t *packets,
+                        size_t count,
+                        size_t *taken);
+
+/**
+ * Passes datagrams into a tunnel that were received for it by its wg_transport_t. They are copied into a queue, as many as
+ * it has room for: by default it holds about 300 datagrams of 1452 bytes. What is not taken can be dropped, as a socket
+ * does it. None is while the tunnel is down. Never waits.
+ *
+ * Datagrams may be anything: they are from the network, and what is not from a peer is dropped and counted. What goes to a
+ * peer goes to the endpoint that its last datagram came from.
+ *
+ * Memory: as wg_tun_inject().
+ * Errors: as wg_tun_inject(); WG_ERR_INVALID also if an `endpoint` is none, or a `tos` is above 255.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `datagrams` is NULL or points to `count` datagrams, whose `data` are NULL or point to `len` bytes; nobody changes them
+ * meanwhile. `taken` is NULL or writable.
+ */
+wg_result wg_transport_receive(int32_t handle,
+                               const struct wg_transport_datagram_t *datagrams,
+                               size_t count,
+                               size_t *taken);
+
+/**
+ * Changes the MTU of a tunnel whose packets come from wg_tun_callbacks_t. Packets are padded up to it; it does not limit
+ * what wg_tun_inject() takes.
+ *
+ * Memory: nothing changes hands.
+ * Errors: WG_ERR_INVALID if it is not in 576 to 65535, the old one then stays; WG_ERR_UNSUPPORTED if the tunnel's packets
+ * come from elsewhere; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_PANIC.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ */
+wg_result wg_set_mtu(int32_t handle,
+                     uint32_t mtu);
 
 /**
  * Makes a private key, clamped as X25519 has it.
@@ -439,24 +715,29 @@ int32_t wg_turn_on(int32_t tun_fd,
                    const char *uapi);
 
 /**
- * As wg_turn_on(), with options.
+ * As wg_turn_on(), with options. An app can bring packets and datagrams of its own; see wg_tun_callbacks_t and
+ * wg_transport_t.
  *
- * Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP it stays the caller's in
- * any case; but a duplicate has its O_NONBLOCK mode in common with the original, so on success the caller's descriptor
- * is non-blocking from then on.
- * Errors: as wg_turn_on(); WG_ERR_NULL if `options` is NULL; WG_ERR_INVALID if one of its values is out of its range;
- * WG_ERR_UNSUPPORTED if it sets a field that this library does not know.
+ * Memory: `options` is not kept. What the app brings is given up (`destroy`) in any case: by wg_turn_off() or, on failure,
+ * before this returns. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP it stays the caller's in any case;
+ * but a duplicate has its O_NONBLOCK mode in common with the original, so on success the caller's descriptor is
+ * non-blocking from then on.
+ * Errors: as wg_turn_on(); WG_ERR_NULL if `options`, or `write` or `send` of what it points to, is NULL; WG_ERR_INVALID if
+ * one of its values is out of its range, or both `tun` and `tun_fd` are set; WG_ERR_UNSUPPORTED if it sets a field that
+ * this library does not know.
  * Threads: any.
  * Since: 0.1.0
  *
  * # Safety
- * `options` is NULL or points to `options->struct_size` readable bytes; the rest as in wg_turn_on().
+ * `options` is NULL or points to `options->struct_size` readable bytes, and so are the structs that it points to. Their
+ * functions may be called with their `user` on any thread. The rest as in wg_turn_on().
  */
 int32_t wg_turn_on_with(const struct wg_options_t *options,
                         const char *uapi);
 
 /**
- * Stops a tunnel, and closes its descriptor and its sockets. Its handle is not valid any more.
+ * Stops a tunnel, and closes its descriptor and its sockets. Its handle is not valid any more. When this returns, none of
+ * the functions that the app brought to it is running on any thread, or will be called again.
  *
  * Calls on the tunnel that are under way on other threads finish; if there are any, what they need is freed, and the
  * descriptor closed, when the last of them returns.

@@ -123,20 +123,23 @@ impl<F: Copy> Slot<F> {
 
     /// Puts `new` in its place. When this returns, the old one is not running on any thread, and is destroyed.
     pub(super) fn replace(&self, new: Option<Callback<F>>) {
+        drop(self.exchange(new));
+    }
+
+    /// As [`replace`](Self::replace), but the old one is not destroyed yet.
+    pub(super) fn exchange(&self, new: Option<Callback<F>>) -> Option<Callback<F>> {
         let old = {
             let mut current = self.current();
             self.is_set.store(new.is_some(), Ordering::Relaxed);
             std::mem::replace(&mut *current, new)
         };
-        let Some(old) = old else {
-            return;
-        };
-        let mut running = old.shared.running();
-        while *running > 0 {
-            running = old.shared.idle.wait(running).unwrap_or_else(PoisonError::into_inner);
+        if let Some(old) = &old {
+            let mut running = old.shared.running();
+            while *running > 0 {
+                running = old.shared.idle.wait(running).unwrap_or_else(PoisonError::into_inner);
+            }
         }
-        drop(running);
-        drop(old);
+        old
     }
 }
 

@@ -57,8 +57,8 @@ pub use wg_log_level_t::*;
 /// Threads: it is called on the tunnels' threads and on threads that are inside a wg_ function, on several at once. The
 /// tunnel waits meanwhile, so return soon, and do not wait for a thread that may be inside a wg_ function. It must not
 /// leave by an exception or longjmp().
-/// Inside it, wg_last_error(), wg_free(), wg_set_log_level() and wg_version_*() work. Everything else returns
-/// WG_ERR_BUSY.
+/// Inside it, wg_last_error(), wg_free(), wg_set_log_level(), wg_version_*(), wg_tun_inject(), wg_transport_receive() and
+/// wg_set_mtu() work. Everything else returns WG_ERR_BUSY.
 /// Since: 0.1.0
 pub type wg_log_fn_t = Option<unsafe extern "C" fn(user: *mut c_void, handle: i32, level: i32, text: *const c_char)>;
 

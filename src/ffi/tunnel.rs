@@ -6,19 +6,23 @@ use std::{
 };
 
 use super::{
+    bring::Brought,
+    callback::Callback,
     fd::Lent,
     guard::{guard, guard_handle, guard_on},
     handle::{self, Entry},
     log,
     options::{read_sized, wg_options_t},
+    ports::{self, Opening, TunFunctions},
     result::wg_result,
     text::{borrow_text, give_text},
 };
 use crate::{
-    bind::UdpBind,
+    bind::{Bind, UdpBind},
     config::Update,
-    device::{DEFAULT_MAX_PEERS, Event, Options, Tunnel},
+    device::{DEFAULT_MAX_PEERS, DEFAULT_MEMORY, Event, Options, Tunnel},
     error::{Error, ErrorKind, Result},
+    tun::{DEFAULT_MTU, Tun},
     uapi::{self, Limits},
 };
 
@@ -73,46 +77,57 @@ pub unsafe extern "C" fn wg_turn_on(tun_fd: i32, uapi: *const c_char) -> i32 {
         // SAFETY: the caller's contract is the same.
         let text = unsafe { borrow_text(uapi, "uapi") }?;
         // SAFETY: as above.
-        unsafe { turn_on(&wg_options_t { tun_fd, ..wg_options_t::default() }, text) }
+        unsafe { turn_on(&wg_options_t { tun_fd, ..wg_options_t::default() }, Brought::default(), text) }
     })
 }
 
-/// As wg_turn_on(), with options.
+/// As wg_turn_on(), with options. An app can bring packets and datagrams of its own; see wg_tun_callbacks_t and
+/// wg_transport_t.
 ///
-/// Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP it stays the caller's in
-/// any case; but a duplicate has its O_NONBLOCK mode in common with the original, so on success the caller's descriptor
-/// is non-blocking from then on.
-/// Errors: as wg_turn_on(); WG_ERR_NULL if `options` is NULL; WG_ERR_INVALID if one of its values is out of its range;
-/// WG_ERR_UNSUPPORTED if it sets a field that this library does not know.
+/// Memory: `options` is not kept. What the app brings is given up (`destroy`) in any case: by wg_turn_off() or, on failure,
+/// before this returns. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP it stays the caller's in any case;
+/// but a duplicate has its O_NONBLOCK mode in common with the original, so on success the caller's descriptor is
+/// non-blocking from then on.
+/// Errors: as wg_turn_on(); WG_ERR_NULL if `options`, or `write` or `send` of what it points to, is NULL; WG_ERR_INVALID if
+/// one of its values is out of its range, or both `tun` and `tun_fd` are set; WG_ERR_UNSUPPORTED if it sets a field that
+/// this library does not know.
 /// Threads: any.
 /// Since: 0.1.0
 ///
 /// # Safety
-/// `options` is NULL or points to `options->struct_size` readable bytes; the rest as in wg_turn_on().
+/// `options` is NULL or points to `options->struct_size` readable bytes, and so are the structs that it points to. Their
+/// functions may be called with their `user` on any thread. The rest as in wg_turn_on().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_turn_on_with(options: *const wg_options_t, uapi: *const c_char) -> i32 {
+    // Before anything can fail: what the app gives away belongs to somebody from here on.
+    // SAFETY: the caller's contract is the same.
+    let given = unsafe { read_sized(options, "options") };
+    let brought = match &given {
+        // SAFETY: as above.
+        Ok((options, _)) => unsafe { Brought::read(options) },
+        Err(_) => Ok(Brought::default()),
+    };
     guard_handle(|| {
-        // SAFETY: the caller's contract is the same.
-        let options = unsafe { read_sized(options, "options") }?;
+        let (options, complete) = given?;
+        complete?;
         // SAFETY: as above.
         let text = unsafe { borrow_text(uapi, "uapi") }?;
         // SAFETY: as above.
-        unsafe { turn_on(&options, text) }
+        unsafe { turn_on(&options, brought?, text) }
     })
 }
 
 /// # Safety
 /// With [`WG_FD_TAKE`], `tun_fd` is given away if this succeeds.
-unsafe fn turn_on(options: &wg_options_t, text: &str) -> Result<i32> {
+unsafe fn turn_on(options: &wg_options_t, brought: Brought, text: &str) -> Result<i32> {
     let takes = match options.fd_ownership {
         take if take == WG_FD_TAKE as u32 => true,
         dup if dup == WG_FD_DUP as u32 => false,
         other => return Err(Error::invalid(format!("fd_ownership is {other}, not WG_FD_TAKE or WG_FD_DUP"))),
     };
     let mtu = match options.mtu {
-        0 => 0,
-        mtu if MTUS.contains(&mtu) => mtu as u16,
-        mtu => return Err(Error::invalid(format!("mtu is {mtu}, not in {} to {}", MTUS.start(), MTUS.end()))),
+        0 => DEFAULT_MTU,
+        mtu => check_mtu(mtu)?,
     };
     let max_peers = match options.max_peers as usize {
         0 => DEFAULT_MAX_PEERS,
@@ -120,26 +135,58 @@ unsafe fn turn_on(options: &wg_options_t, text: &str) -> Result<i32> {
         peers => return Err(Error::invalid(format!("max_peers is {peers}, more than {MOST_PEERS}"))),
     };
     let update = uapi::parse_set(text, Limits::for_peers(max_peers))?;
-    let lent = Lent::new(options.tun_fd)?;
+    let source = match brought.tun {
+        None => Source::Descriptor(Lent::new(options.tun_fd)?),
+        Some(callback) if options.tun_fd == -1 => Source::App(callback),
+        Some(_) => return Err(Error::invalid(format!("tun is set, and tun_fd is {}, not -1", options.tun_fd))),
+    };
     let handle = handle::reserve()?;
     let dispatch = log::dispatch_of(handle);
-    let entry = tracing::dispatcher::with_default(&dispatch, || {
-        let (tunnel, ended) = start(&lent, mtu, max_peers, update)?;
-        Ok::<_, Error>(Entry::new(tunnel, dispatch.clone(), ended))
+    let mut ports = Opening::new(handle, DEFAULT_MEMORY);
+    let (entry, lent) = tracing::dispatcher::with_default(&dispatch, || {
+        let (tun, lent) = match source {
+            Source::Descriptor(lent) => (lent.tun(mtu)?, Some(lent)),
+            Source::App(callback) => (ports.tun(callback, mtu), None),
+        };
+        let bind = match brought.transport {
+            None => Arc::new(UdpBind::new().map_err(|err| Error::io("cannot wait for UDP sockets", err))?),
+            Some(callback) => ports.bind(callback),
+        };
+        let options = Options { max_peers, memory: ports.memory(), ..Options::default() };
+        let (tunnel, ended) = start(tun, bind, options, update)?;
+        Ok::<_, Error>((Entry::new(tunnel, dispatch.clone(), ended), lent))
     })?;
-    if takes {
+    match lent {
         // SAFETY: the caller gives it away on success, and nothing fails from here on.
-        unsafe { lent.take() };
-    } else {
-        lent.share();
+        Some(lent) if takes => unsafe { lent.take() },
+        Some(lent) => lent.share(),
+        None => {}
     }
     handle::insert(handle, entry);
+    ports.keep();
     Ok(handle)
 }
 
-fn start(lent: &Lent, mtu: u16, max_peers: usize, update: Update) -> Result<(Tunnel, Arc<OnceLock<String>>)> {
-    let tun = lent.tun(mtu)?;
-    let bind = UdpBind::new().map_err(|err| Error::io("cannot wait for UDP sockets", err))?;
+/// Where packets come from.
+enum Source {
+    Descriptor(Lent),
+    App(Callback<TunFunctions>),
+}
+
+/// Looks at an MTU from C.
+pub(super) fn check_mtu(mtu: u32) -> Result<u16> {
+    if !MTUS.contains(&mtu) {
+        return Err(Error::invalid(format!("mtu is {mtu}, not in {} to {}", MTUS.start(), MTUS.end())));
+    }
+    Ok(mtu as u16)
+}
+
+fn start(
+    tun: Arc<dyn Tun>,
+    bind: Arc<dyn Bind>,
+    options: Options,
+    update: Update,
+) -> Result<(Tunnel, Arc<OnceLock<String>>)> {
     let ended = Arc::new(OnceLock::new());
     let events = {
         let ended = ended.clone();
@@ -150,17 +197,18 @@ fn start(lent: &Lent, mtu: u16, max_peers: usize, update: Update) -> Result<(Tun
             }
         })
     };
-    let options = Options { max_peers, events, ..Options::default() };
+    let options = Options { events, ..options };
     // In this order no socket is opened on a port that is not the configured one. An app's interface is up as far as the
     // app is concerned, so the device is, too.
-    let tunnel = Tunnel::start_with(tun, Arc::new(bind), options, |device| {
+    let tunnel = Tunnel::start_with(tun, bind, options, |device| {
         device.apply(update)?;
         device.up()
     })?;
     Ok((tunnel, ended))
 }
 
-/// Stops a tunnel, and closes its descriptor and its sockets. Its handle is not valid any more.
+/// Stops a tunnel, and closes its descriptor and its sockets. Its handle is not valid any more. When this returns, none of
+/// the functions that the app brought to it is running on any thread, or will be called again.
 ///
 /// Calls on the tunnel that are under way on other threads finish; if there are any, what they need is freed, and the
 /// descriptor closed, when the last of them returns.
@@ -173,7 +221,11 @@ fn start(lent: &Lent, mtu: u16, max_peers: usize, update: Update) -> Result<(Tun
 pub extern "C" fn wg_turn_off(handle: i32) -> wg_result {
     guard(|| {
         let entry = handle::remove(handle)?;
-        entry.logged(|| entry.tunnel.stop())
+        entry.logged(|| {
+            entry.tunnel.stop()?;
+            ports::close(handle);
+            Ok(())
+        })
     })
 }
 

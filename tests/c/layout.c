@@ -5,17 +5,46 @@
 #include <string.h>
 
 #if UINTPTR_MAX == UINT64_MAX
-_Static_assert(sizeof(wg_options_t) == 24, "wg_options_t");
+_Static_assert(sizeof(wg_options_t) == 40, "wg_options_t");
 _Static_assert(_Alignof(wg_options_t) == 8, "wg_options_t");
 _Static_assert(offsetof(wg_options_t, struct_size) == 0, "struct_size");
 _Static_assert(offsetof(wg_options_t, tun_fd) == 8, "tun_fd");
 _Static_assert(offsetof(wg_options_t, fd_ownership) == 12, "fd_ownership");
 _Static_assert(offsetof(wg_options_t, mtu) == 16, "mtu");
 _Static_assert(offsetof(wg_options_t, max_peers) == 20, "max_peers");
+_Static_assert(offsetof(wg_options_t, tun) == 24, "tun");
+_Static_assert(offsetof(wg_options_t, transport) == 32, "transport");
+_Static_assert(sizeof(wg_tun_callbacks_t) == 40 && _Alignof(wg_tun_callbacks_t) == 8, "wg_tun_callbacks_t");
+_Static_assert(offsetof(wg_tun_callbacks_t, struct_size) == 0, "struct_size");
+_Static_assert(offsetof(wg_tun_callbacks_t, write) == 8, "write");
+_Static_assert(offsetof(wg_tun_callbacks_t, room) == 16, "room");
+_Static_assert(offsetof(wg_tun_callbacks_t, user) == 24, "user");
+_Static_assert(offsetof(wg_tun_callbacks_t, destroy) == 32, "destroy");
+_Static_assert(sizeof(wg_transport_t) == 32 && _Alignof(wg_transport_t) == 8, "wg_transport_t");
+_Static_assert(offsetof(wg_transport_t, struct_size) == 0, "struct_size");
+_Static_assert(offsetof(wg_transport_t, send) == 8, "send");
+_Static_assert(offsetof(wg_transport_t, user) == 16, "user");
+_Static_assert(offsetof(wg_transport_t, destroy) == 24, "destroy");
+_Static_assert(sizeof(wg_packet_t) == 16 && _Alignof(wg_packet_t) == 8, "wg_packet_t");
+_Static_assert(offsetof(wg_packet_t, data) == 0, "data");
+_Static_assert(offsetof(wg_packet_t, len) == 8, "len");
+_Static_assert(sizeof(wg_transport_datagram_t) == 64 && _Alignof(wg_transport_datagram_t) == 8, "datagram");
+_Static_assert(offsetof(wg_transport_datagram_t, data) == 0, "data");
+_Static_assert(offsetof(wg_transport_datagram_t, len) == 8, "len");
+_Static_assert(offsetof(wg_transport_datagram_t, endpoint) == 16, "endpoint");
+_Static_assert(offsetof(wg_transport_datagram_t, tos) == 60, "tos");
 #endif
 
+_Static_assert(sizeof(wg_endpoint_t) == 44 && _Alignof(wg_endpoint_t) == 4, "wg_endpoint_t");
+_Static_assert(offsetof(wg_endpoint_t, family) == 0, "family");
+_Static_assert(offsetof(wg_endpoint_t, port) == 2, "port");
+_Static_assert(offsetof(wg_endpoint_t, scope_id) == 4, "scope_id");
+_Static_assert(offsetof(wg_endpoint_t, address) == 8, "address");
+_Static_assert(offsetof(wg_endpoint_t, source) == 24, "source");
+_Static_assert(offsetof(wg_endpoint_t, source_interface) == 40, "source_interface");
+
 _Static_assert(sizeof(wg_result) == 4 && sizeof(enum wg_result) == 4, "wg_result");
-_Static_assert(sizeof(wg_log_level_t) == 4 && sizeof(wg_fd_ownership_t) == 4, "enums");
+_Static_assert(sizeof(wg_log_level_t) == 4 && sizeof(wg_fd_ownership_t) == 4 && sizeof(wg_family_t) == 4, "enums");
 
 #define FIXED(name, value) _Static_assert(name == (value), #name)
 FIXED(WG_OK, 0);
@@ -45,6 +74,9 @@ FIXED(WG_LOG_WARN, 2);
 FIXED(WG_LOG_INFO, 3);
 FIXED(WG_LOG_DEBUG, 4);
 FIXED(WG_LOG_TRACE, 5);
+FIXED(WG_BATCH, 128);
+FIXED(WG_IPV4, 4);
+FIXED(WG_IPV6, 6);
 
 /* Each function has exactly this type; the compiler says so if not. */
 static int32_t (*const turn_on)(int32_t, const char *) = wg_turn_on;
@@ -64,15 +96,24 @@ static wg_result (*const key_from_base64)(const char *, uint8_t *) = wg_key_from
 static wg_result (*const set_log_callback)(void (*)(void *, int32_t, int32_t, const char *), void *,
                                            void (*)(void *)) = wg_set_log_callback;
 static wg_result (*const set_log_level)(int32_t) = wg_set_log_level;
+static wg_result (*const tun_inject)(int32_t, const wg_packet_t *, size_t, size_t *) = wg_tun_inject;
+static wg_result (*const transport_receive)(int32_t, const wg_transport_datagram_t *, size_t, size_t *) = wg_transport_receive;
+static wg_result (*const set_mtu)(int32_t, uint32_t) = wg_set_mtu;
 static const char *(*const version_string)(void) = wg_version_string;
 static uint32_t (*const version_number)(void) = wg_version_number;
+/* And each function of the app. */
+static size_t (*const tun_write)(void *, int32_t, const wg_packet_t *, size_t) = (wg_tun_write_fn_t)0;
+static void (*const tun_room)(void *, int32_t) = (wg_tun_room_fn_t)0;
+static size_t (*const transport_send)(void *, int32_t, const wg_transport_datagram_t *, size_t) =
+    (wg_transport_send_fn_t)0;
 
 int main(void) {
   char text[64];
   snprintf(text, sizeof text, "%d.%d.%d", WG_VERSION_MAJOR, WG_VERSION_MINOR, WG_VERSION_PATCH);
   if (!turn_on || !turn_on_with || !turn_off || !set_config || !get_config || !free_memory || !last_error ||
       !generate_private_key || !generate_public_key || !generate_preshared_key || !key_to_hex || !key_to_base64 ||
-      !key_from_hex || !key_from_base64 || !set_log_callback || !set_log_level)
+      !key_from_hex || !key_from_base64 || !set_log_callback || !set_log_level || !tun_inject ||
+      !transport_receive || !set_mtu || tun_write || tun_room || transport_send)
     return 1;
   if (strcmp(version_string(), text) != 0 || version_number() != WG_VERSION_NUMBER) {
     fprintf(stderr, "the library is %s (%#x), the header %s\n", version_string(), (unsigned)version_number(), text);
