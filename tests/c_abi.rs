@@ -47,16 +47,21 @@ fn run(command: &mut Command) {
 
 /// Builds one of the C tests and runs it.
 fn c_test(name: &str, standard: &str) {
+    c_program(&root().join(format!("tests/c/{name}.c")), standard);
+}
+
+/// Builds a C program and runs it. It must be silent on stderr.
+fn c_program(source: &Path, standard: &str) {
     let Some(cc) = compiler("CC", &["cc", "gcc", "clang"]) else {
         return;
     };
-    let (deps, out) = (libraries(), Path::new(env!("CARGO_TARGET_TMPDIR")).join(name));
+    let (deps, out) = (libraries(), Path::new(env!("CARGO_TARGET_TMPDIR")).join(source.file_stem().unwrap()));
     run(Command::new(cc)
         .arg(format!("-std={standard}"))
         .args(WARNINGS)
         .args(["-g", "-pthread", "-I"])
         .arg(root().join("include"))
-        .arg(root().join(format!("tests/c/{name}.c")))
+        .arg(source)
         .arg("-o")
         .arg(&out)
         .arg("-L")
@@ -95,6 +100,26 @@ fn keys_work_from_c() {
 #[test]
 fn the_log_works_from_c() {
     c_test("log", "c99");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_app_brings_packets_and_datagrams_from_c() {
+    c_test("bring", "c99");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_lossy_network_from_c_loses_nothing_else() {
+    c_test("lossy", "c99");
+}
+
+#[test]
+fn the_examples_run() {
+    let mut examples: Vec<_> = fs::read_dir(root().join("examples/c")).unwrap().map(|e| e.unwrap().path()).collect();
+    examples.retain(|path| path.extension().is_some_and(|e| e == "c"));
+    assert!(examples.len() >= 2, "there are examples");
+    examples.iter().for_each(|example| c_program(example, "c99"));
 }
 
 #[test]

@@ -34,18 +34,19 @@ $CC -std=c11 $warn -fsyntax-only "$out/alone.c"
 $CXX -std=c++17 $warn -x c++ -fsyntax-only "$out/alone.c"
 
 sanitize="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
-for test in layout keys options log tunnel; do
+for source in $(printf 'tests/c/%s.c ' layout keys options log tunnel bring lossy) examples/c/*.c; do
+  test=$(basename "$source" .c)
   case $test in layout) std=c11 ;; *) std=c99 ;; esac
   for kind in so a; do
     case $kind in
     so) link="-L$libs -lwg_embed -Wl,-rpath,$libs" ;;
     a) link="$libs/libwg_embed.a -lgcc_s -lutil -lrt -lm -ldl" ;;
     esac
-    $CC -std=$std $warn $sanitize -pthread "tests/c/$test.c" -o "$out/$test-$kind" $link
+    $CC -std=$std $warn $sanitize -pthread "$source" -o "$out/$test-$kind" $link
     "$NM" "$out/$test-$kind" | grep -q __asan_init || fail "AddressSanitizer is not in $test-$kind"
     "$NM" "$out/$test-$kind" | grep -q __ubsan_handle || fail "UndefinedBehaviorSanitizer is not in $test-$kind"
     ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1 \
-      "$out/$test-$kind" || fail "$test-$kind"
+      "$out/$test-$kind" >"$out/$test-$kind.txt" || fail "$test-$kind"
   done
 done
 echo "all C checks pass"
