@@ -55,14 +55,16 @@ rust_for() {
 }
 
 # Of ring's C no more is asked than that it compiles: clang does that for every target, without any system's headers.
+# The static library needs no linker; clippy alone would not look at assembly.
 clippy() {
   local target=$1 lint=clippy flags="-ffreestanding -nostdlibinc -DRING_CORE_NOSTDLIBINC=1 -isystem $work/include"
   shift
   case $target in armv7-*) flags+=" --target=armv7a-linux-androideabi" ;; esac # clang does not know Rust's name.
   [ "$rust" = "$usual" ] || lint=check # An old clippy knows less, and warns of other things.
   # SDKROOT: or else xcrun is asked for one.
-  env SDKROOT="$work" "CC_${target//-/_}=clang" "AR_${target//-/_}=ar" "CFLAGS_${target//-/_}=$flags" \
-    cargo "+$rust" "$lint" -q --locked "$@" --target "$target"
+  local -x SDKROOT=$work "CC_${target//-/_}=clang" "AR_${target//-/_}=ar" "CFLAGS_${target//-/_}=$flags"
+  cargo "+$rust" "$lint" -q --locked "$@" --target "$target" &&
+    cargo "+$rust" rustc -q --locked --lib --crate-type staticlib --target "$target"
 }
 : >"$work/include/TargetConditionals.h" # Apple's; ring asks for it and can do without what is in it.
 

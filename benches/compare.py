@@ -10,7 +10,8 @@ turns within a round, so ratios within one run are the result; absolute figures 
 import json, os, platform, statistics, subprocess, sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-OURS, PLAIN, FLOOR = "wg-embed", "wg-embed without vnet header", "fwd gso-aead"
+OURS, PLAIN = "wg-embed", "wg-embed without vnet header"
+FLOOR, WITHOUT_CIPHER, WITHOUT_OFFLOAD = "fwd gso-aead", "fwd gso", "fwd naive"
 COLOURS = {OURS: "#1b7837", PLAIN: "#5aae61", FLOOR: "#999999"}
 
 # title, test, key, scale, format, whether more is better
@@ -43,6 +44,9 @@ def run(out, rounds):
         command += ["--impl", f"{name}={start}"]
     throughput = ",".join(dict.fromkeys(f[1] for f in FIGURES))
     subprocess.run(command + ["--rounds", rounds, "--tests", throughput], check=True)
+    # What they are compared with is only this, and each takes a minute.
+    floors = [x for name in (WITHOUT_CIPHER, WITHOUT_OFFLOAD) for x in ("--fwd", f"{name}={peers}/{name}")]
+    subprocess.run([bench, "--out", out, *floors, "--rounds", rounds, "--tests", "tcp1,ping"], check=True)
     subprocess.run(command + ["--scale-rounds", "1", "--tests", "idle,scale"], check=True)
 
 
@@ -128,9 +132,9 @@ def machine():
 
 def render(out):
     results = load(out)
-    order = [OURS, "wireguard-go", "gotatun", "boringtun", FLOOR, "veth"]
+    order = [OURS, "wireguard-go", "gotatun", "boringtun", FLOOR, WITHOUT_CIPHER, "veth"]
     names = [n for n in order if n in results]
-    plain = [n for n in (PLAIN, "gotatun", FLOOR) if n in results]
+    plain = [n for n in (PLAIN, "gotatun", FLOOR, WITHOUT_OFFLOAD) if n in results]
     rounds = max((len(r["rounds"]) for r in results.values()), default=0)
     text = open(os.path.join(ROOT, "benches/performance.md.in")).read()
     fields = {"MACHINE": machine(), "ROUNDS": rounds, "TABLE": table(results, names)}

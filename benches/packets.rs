@@ -19,7 +19,7 @@ use wg_embed::{
     time::Instant,
     tun::{
         PacketArena, PacketList,
-        offload::{Gso, VNET_HEADER_LEN, VnetHeader, coalesce::coalesce, split::Split},
+        offload::{Gso, VNET_HEADER_LEN, VnetHeader, checksum::Sum, coalesce::coalesce, split::Split},
     },
 };
 
@@ -106,6 +106,9 @@ fn large_packet() -> (VnetHeader, Vec<u8>) {
     packet[..20].copy_from_slice(&[0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
     packet[2..4].copy_from_slice(&len.to_be_bytes());
     packet[20..40].copy_from_slice(&[0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0]);
+    // Where the checksum goes, the kernel leaves the sum of the pseudo header.
+    let pseudo = Sum::default().pseudo_header(&packet[12..20], 6, len - 20).partial();
+    packet[36..38].copy_from_slice(&pseudo);
     let mut header = [0; VNET_HEADER_LEN];
     header[0] = 1; // needs a checksum
     header[1] = 1; // TCP over IPv4

@@ -28,11 +28,26 @@
 /** Room for a key in base64, its zero byte included. Since: 0.1.0 */
 #define WG_KEY_BASE64_LEN 45
 
-/** What a wg_options_t begins as: no descriptor, WG_FD_TAKE, and the defaults. Since: 0.1.0 */
-#define WG_OPTIONS_INIT { sizeof(wg_options_t), -1, WG_FD_TAKE, 0, 0, NULL, NULL }
+/** Room for an endpoint as text, its zero byte included. Since: 0.1.0 */
+#define WG_ENDPOINT_TEXT_LEN 64
+/** Room for the reason of an event, its zero byte included. Since: 0.1.0 */
+#define WG_REASON_LEN 192
+/** Room for the name of a counter, its zero byte included. Since: 0.1.0 */
+#define WG_COUNTER_NAME_LEN 40
 
-/** The most packets or datagrams that a function of the app gets in one call. Since: 0.1.0 */
-#define WG_BATCH 128
+/** The smallest memory_limit: what the fixed buffers need, and what may wait for one peer. Since: 0.1.0 */
+#define WG_MEMORY_MIN 1572864
+/** The largest memory_limit. Since: 0.1.0 */
+#define WG_MEMORY_MAX 8388608
+
+/** What a wg_options_t begins as: no descriptor, WG_FD_TAKE, and the defaults. Since: 0.1.0 */
+#define WG_OPTIONS_INIT { sizeof(wg_options_t), -1, WG_FD_TAKE, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL }
+
+/** The most datagrams that one wg_bind_send() takes, and the most packets or datagrams that a function of the app gets in
+    one call. A later library may take more, but not fewer; and never gives more. Since: 0.1.0 */
+#define WG_BATCH_SIZE 128
+/** What a wg_bind_options_t begins as: nothing to protect, no mark, no flags. Since: 0.1.0 */
+#define WG_BIND_OPTIONS_INIT { sizeof(wg_bind_options_t), NULL, NULL, NULL, 0, 0 }
 /** What a wg_tun_callbacks_t begins as. Since: 0.1.0 */
 #define WG_TUN_CALLBACKS_INIT { sizeof(wg_tun_callbacks_t), NULL, NULL, NULL, NULL }
 /** What a wg_transport_t begins as. Since: 0.1.0 */
@@ -74,11 +89,11 @@ enum wg_result
    */
   WG_ERR_TOO_LARGE = -5,
   /**
-   * No tunnel has this handle (any more).
+   * Nothing of this kind has this handle (any more).
    */
   WG_ERR_UNKNOWN_HANDLE = -10,
   /**
-   * The tunnel has ended by itself. It keeps its handle until wg_turn_off().
+   * The tunnel has ended by itself, and keeps its handle until wg_turn_off(); or the bind was closed during the call.
    */
   WG_ERR_CLOSED = -11,
   /**
@@ -98,7 +113,7 @@ enum wg_result
    */
   WG_ERR_ADDR_IN_USE = -22,
   /**
-   * A file, interface or device node does not exist.
+   * A file, interface, device node or peer does not exist.
    */
   WG_ERR_NOT_FOUND = -23,
   /**
@@ -110,7 +125,8 @@ enum wg_result
    */
   WG_ERR_RESOURCES = -30,
   /**
-   * A bug in this library was caught. The tunnel refuses everything but wg_turn_off() from then on.
+   * A bug in this library was caught. The tunnel or bind refuses everything but wg_turn_off() or wg_bind_close() from
+   * then on.
    */
   WG_ERR_PANIC = -40,
 };
@@ -123,29 +139,59 @@ typedef int32_t wg_result;
 #endif // __cplusplus
 
 /**
- * An address family. The numbers are not those of AF_INET and AF_INET6, which differ between systems.
+ * What has happened to a tunnel. A later version may add some: ignore one that you do not know.
  *
  * Since: 0.1.0
  */
-enum wg_family_t
+enum wg_event_kind_t
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
   : uint32_t
 #endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
  {
   /**
-   * IPv4.
+   * A session with the peer `public_key` is ready to use.
    */
-  WG_IPV4 = 4,
+  WG_EVENT_HANDSHAKE_COMPLETED = 1,
   /**
-   * IPv6.
+   * The peer `public_key` did not answer 20 initiations in a row, in about 100 seconds. Packets that waited for it were
+   * dropped. It is tried again when there is something to send.
    */
-  WG_IPV6 = 6,
+  WG_EVENT_HANDSHAKE_FAILED = 2,
+  /**
+   * The last session with the peer `public_key` is over, and its keys were wiped. That is so when nothing was sent for
+   * some minutes, and no fault.
+   */
+  WG_EVENT_SESSION_EXPIRED = 3,
+  /**
+   * The peer `public_key` has moved, and is sent to at `endpoint` from now on: it was heard from there, or is looked for
+   * there, as its name or its network says.
+   */
+  WG_EVENT_ENDPOINT_CHANGED = 4,
+  /**
+   * The host name of the peer `public_key` has no address, for `reason`. It is told once, and the name looked up again as
+   * long as anything is to be sent there.
+   */
+  WG_EVENT_RESOLVE_FAILED = 5,
+  /**
+   * Fresh UDP sockets could not be opened, for `reason`. It is tried again; until then the old ones stay in use, or
+   * nothing is sent or received if there are none, as after wg_resume().
+   */
+  WG_EVENT_SOCKETS_LOST = 10,
+  /**
+   * The fresh UDP sockets are open, on `listen_port`.
+   */
+  WG_EVENT_SOCKETS_RECOVERED = 11,
+  /**
+   * The tunnel has ended by itself, for `reason`: its interface was removed, for example. It keeps its handle until
+   * wg_turn_off().
+   */
+  WG_EVENT_ENDED = 20,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
-typedef enum wg_family_t wg_family_t;
+typedef enum wg_event_kind_t wg_event_kind_t;
 #else
-typedef uint32_t wg_family_t;
+typedef uint32_t wg_event_kind_t;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
@@ -220,6 +266,144 @@ typedef int32_t wg_log_level_t;
 #endif // __cplusplus
 
 /**
+ * An address family.
+ *
+ * Since: 0.1.0
+ */
+enum wg_family_t
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * IPv4.
+   */
+  WG_IPV4 = 4,
+  /**
+   * IPv6.
+   */
+  WG_IPV6 = 6,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum wg_family_t wg_family_t;
+#else
+typedef uint32_t wg_family_t;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * What a bind does otherwise than usual.
+ *
+ * Since: 0.1.0
+ */
+enum wg_bind_flags_t
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * Without segmentation offload: neither GSO nor GRO.
+   */
+  WG_BIND_NO_OFFLOAD = 1,
+  /**
+   * Answers leave from the address that was asked, but through whatever interface the routes say.
+   */
+  WG_BIND_ANY_INTERFACE = 2,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum wg_bind_flags_t wg_bind_flags_t;
+#else
+typedef uint32_t wg_bind_flags_t;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * What became of a datagram.
+ *
+ * Since: 0.1.0
+ */
+enum wg_datagram_flags_t
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * Sending: the system refused it, or a part of its segments.
+   */
+  WG_DATAGRAM_DROPPED = 1,
+  /**
+   * Sending: the source in `*peer` was not ours any more. It was cleared, and the datagram sent without.
+   */
+  WG_DATAGRAM_SOURCE_CLEARED = 2,
+  /**
+   * Receiving: `data` was too small. The rest of the datagram is lost; `full_len` says how long it was.
+   */
+  WG_DATAGRAM_TRUNCATED = 4,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum wg_datagram_flags_t wg_datagram_flags_t;
+#else
+typedef uint32_t wg_datagram_flags_t;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * Is shown a new socket before its first byte, for example to keep it out of a VPN (Android's VpnService.protect()).
+ *
+ * `user` is what came with the function; `family` is WG_IPV4 or WG_IPV6; `fd` is the socket (on Windows a SOCKET,
+ * which fits). It stays the library's: do not close it, and do not keep it. Return 0 to let it be used; anything
+ * else makes the call fail that wanted a new socket, with WG_ERR_PERMISSION.
+ *
+ * Threads: it is called on the thread that is in the call that makes the socket. It must not leave by an exception or
+ * longjmp(). Inside it, what wg_log_fn_t names works. Everything else returns WG_ERR_BUSY.
+ * Since: 0.1.0
+ */
+typedef int32_t (*wg_protect_fn_t)(void *user, int32_t fd, uint32_t family);
+
+/**
+ * Gives up the app's pointer that belongs to a callback; may be NULL.
+ *
+ * Since: 0.1.0
+ */
+typedef void (*wg_destroy_fn_t)(void *user);
+
+/**
+ * What wg_bind_open() may be told. Start from WG_BIND_OPTIONS_INIT, and set what should differ. It grows with the
+ * library as wg_options_t does.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_bind_options_t {
+  /**
+   * sizeof(wg_bind_options_t), as the caller was compiled.
+   */
+  size_t struct_size;
+  /**
+   * Is shown each new socket first; or NULL.
+   */
+  wg_protect_fn_t protect;
+  /**
+   * For `protect`.
+   */
+  void *user;
+  /**
+   * Gives up `user`; or NULL. It follows the rules of wg_protect_fn_t.
+   */
+  wg_destroy_fn_t destroy;
+  /**
+   * As wg_bind_set_mark().
+   */
+  uint32_t mark;
+  /**
+   * Values of wg_bind_flags_t, added up.
+   */
+  uint32_t flags;
+} wg_bind_options_t;
+
+/**
  * An IP packet.
  *
  * Since: 0.1.0
@@ -236,8 +420,14 @@ typedef struct wg_packet_t {
 } wg_packet_t;
 
 /**
- * Where a peer is, and which of our addresses it knows us by. It is plain memory without padding. What wg_ functions fill
- * has zeros in all bytes that do not matter, so that two of those can be compared byte by byte.
+ * Where a peer is, and which of our addresses it knows us by. It is plain memory: copy it as you like, and set its
+ * fields by hand if you have an address in another form. It has no padding, and what wg_ functions fill has zeros in
+ * all bytes that do not matter, so that two of those can be compared and hashed byte by byte.
+ *
+ * What wg_bind_recv() fills can be sent to as it is: the answer leaves from the address that the peer has sent to
+ * and, on Linux and Android, through the interface that it came in by (for IPv6 as far as the routes there are
+ * equally good). When that source is gone, sending forgets it. When the network changes, forget it yourself with
+ * wg_endpoint_clear_source(): the way may still be there, and not be the best any more.
  *
  * Since: 0.1.0
  */
@@ -259,76 +449,354 @@ typedef struct wg_endpoint_t {
    */
   uint8_t address[16];
   /**
-   * Our address that the peer has sent to, in the same form, from which answers should leave; or all zeros.
+   * Our address to send from, in the same form. All zeros: the system chooses.
    */
   uint8_t source[16];
   /**
-   * The index of our interface that belongs to the source, or 0.
+   * The index of our interface to send through if there is a source, or 0.
    */
   uint32_t source_interface;
 } wg_endpoint_t;
 
 /**
- * A datagram on its way through a wg_transport_t.
+ * A datagram to send, or room for one to receive. What was received can be sent on as it is.
+ *
+ * Through a wg_transport_t they go as they do through a bind: its function is given what is to be sent, one datagram in
+ * each and not to be changed, and wg_transport_receive() takes what wg_bind_recv() has filled.
  *
  * Since: 0.1.0
  */
-typedef struct wg_transport_datagram_t {
+typedef struct wg_datagram_t {
   /**
-   * What it carries. May be NULL if `len` is 0.
+   * The contents: read by sending, written by receiving. NULL if there are none.
    */
-  const uint8_t *data;
+  void *data;
   /**
-   * How many bytes that are: up to 65535.
+   * Receiving: how many bytes `data` has room for. Sending does not look at it.
+   */
+  size_t capacity;
+  /**
+   * Sending: how many bytes to send; 0 is an empty datagram. Receiving: how many were written to `data`.
    */
   size_t len;
   /**
-   * Where it goes to, or came from, and maybe which of the app's addresses it leaves from, or came to. What is said there
-   * of a peer's datagrams comes back with those that go to it.
+   * Sending: where to; its source is cleared if it is gone. Receiving: where the sender is written to, or NULL.
    */
-  struct wg_endpoint_t endpoint;
+  struct wg_endpoint_t *peer;
   /**
-   * The TOS or traffic class byte of the outer IP header: 0 to 255. A transport that has none may ignore it, and set it
-   * to 0; then there is no congestion notification (ECN) through the tunnel.
+   * Receiving: how long the datagram was; more than `len` if it was truncated.
+   */
+  uint32_t full_len;
+  /**
+   * Sending: if not 0, `data` holds several datagrams of this size, back to back, the last of which may be
+   * shorter. It saves a copy where the system cuts them apart. Receiving: 0.
+   */
+  uint32_t segment_size;
+  /**
+   * The TOS or traffic class byte of the IP header, 0 to 255, its two lowest bits being ECN's. Elsewhere than on
+   * Linux and Android only those two pass.
    */
   uint32_t tos;
-} wg_transport_datagram_t;
+  /**
+   * Values of wg_datagram_flags_t, added up. Written by sending and receiving, and not read.
+   */
+  uint32_t flags;
+} wg_datagram_t;
+
+/**
+ * What became of a batch.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_send_report_t {
+  /**
+   * Datagrams that the system took, each segment counted.
+   */
+  uint32_t sent;
+  /**
+   * Datagrams that were dropped.
+   */
+  uint32_t dropped;
+  /**
+   * What the system said of the first that it refused: an errno (on Windows an error of Winsock); 0 if it refused
+   * none.
+   */
+  int32_t os_error;
+  /**
+   * 1 if GSO was given up on a socket, because the system or the way out cannot do it; otherwise 0. What was to be
+   * sent with it was sent without. It is said once for each socket.
+   */
+  uint32_t gso_disabled;
+} wg_send_report_t;
+
+/**
+ * An event. It has no pointers: it can be copied and handed to another thread.
+ *
+ * Fields are only ever appended. A library that is older than the header passes a shorter struct: look at `struct_size`
+ * before you read a field that came later than 0.1.0.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_event_t {
+  /**
+   * sizeof(wg_event_t), as the library was compiled.
+   */
+  size_t struct_size;
+  /**
+   * A wg_event_kind_t. The fields that its text does not name are zero.
+   */
+  uint32_t kind;
+  /**
+   * The UDP port.
+   */
+  uint32_t listen_port;
+  /**
+   * Which peer it is about.
+   */
+  uint8_t public_key[WG_KEY_LEN];
+  /**
+   * An address and port, `192.0.2.1:51820` or `[2001:db8::1]:51820`; for a link-local address with the number of its
+   * interface, `[fe80::1%2]:51820`.
+   */
+  char endpoint[WG_ENDPOINT_TEXT_LEN];
+  /**
+   * English text for people to read, cut off if it is too long.
+   */
+  char reason[WG_REASON_LEN];
+} wg_event_t;
+
+/**
+ * Takes an event.
+ *
+ * `user` is what came with the function; `handle` is the tunnel; `event` is gone when the function returns.
+ *
+ * Threads: it is called on the tunnel's threads, and on threads that are inside a wg_ function on the tunnel; so it may
+ * run on several at once. Events about one peer come in their order. The tunnel waits meanwhile, so return soon, and do
+ * not wait for a thread that may be inside a wg_ function: copy the event, and act on it elsewhere. It must not leave by
+ * an exception or longjmp().
+ * Inside it, functions whose text says so under "Threads" work: wg_last_error(), wg_free(), those about keys and others.
+ * All others, and so all that take a handle, return WG_ERR_BUSY.
+ * Since: 0.1.0
+ */
+typedef void (*wg_event_fn_t)(void *user, int32_t handle, const struct wg_event_t *event);
 
 /**
  * Takes one line of the log.
  *
- * `user` is what came with the function; `handle` is the tunnel that the line is about, or 0; `level` is WG_LOG_ERROR
- * to WG_LOG_TRACE; `text` is UTF-8 without a line feed at its end, and is gone when the function returns. It never
- * contains a private or preshared key; it may contain public keys and addresses.
+ * `user` is what came with the function; `handle` is the tunnel or bind that the line is about, or 0; `level` is
+ * WG_LOG_ERROR to WG_LOG_TRACE; `text` is UTF-8 without a line feed at its end, and is gone when the function returns.
+ * It never contains a private or preshared key; it may contain public keys and addresses.
  *
  * Threads: it is called on the tunnels' threads and on threads that are inside a wg_ function, on several at once. The
  * tunnel waits meanwhile, so return soon, and do not wait for a thread that may be inside a wg_ function. It must not
  * leave by an exception or longjmp().
- * Inside it, wg_last_error(), wg_free(), wg_set_log_level(), wg_version_*(), wg_tun_inject(), wg_transport_receive() and
- * wg_set_mtu() work. Everything else returns WG_ERR_BUSY.
+ * Inside it, functions whose text says so under "Threads" work: wg_last_error(), wg_free(), wg_set_log_level() and others.
+ * All others, and so all that take a handle, return WG_ERR_BUSY, but for wg_tun_inject(), wg_transport_receive() and
+ * wg_set_mtu().
  * Since: 0.1.0
  */
 typedef void (*wg_log_fn_t)(void *user, int32_t handle, int32_t level, const char *text);
 
 /**
- * Gives up the app's pointer that belongs to a callback; may be NULL.
+ * An IP address.
  *
  * Since: 0.1.0
  */
-typedef void (*wg_destroy_fn_t)(void *user);
+typedef struct wg_address_t {
+  /**
+   * WG_IPV4 or WG_IPV6.
+   */
+  uint32_t family;
+  /**
+   * In network byte order. An IPv4 address takes the first four bytes.
+   */
+  uint8_t bytes[16];
+} wg_address_t;
+
+/**
+ * What a tunnel did since it was turned on. Peers that are gone are in the sums.
+ *
+ * Fields are only ever appended. Set `struct_size` before the call: a program that was compiled with an older header gets
+ * the fields that it knows; in one that was compiled with a newer header, fields that this library does not know are zero.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_stats_t {
+  /**
+   * sizeof(wg_stats_t), as the caller was compiled.
+   */
+  size_t struct_size;
+  /**
+   * Peers now.
+   */
+  size_t peers;
+  /**
+   * Bytes of UDP payload that came from peers and was authentic.
+   */
+  uint64_t rx_bytes;
+  /**
+   * Bytes of UDP payload that was sent to peers.
+   */
+  uint64_t tx_bytes;
+  /**
+   * Packets from peers that the TUN took.
+   */
+  uint64_t rx_packets;
+  /**
+   * Packets from the TUN that were sent to peers.
+   */
+  uint64_t tx_packets;
+  /**
+   * Datagrams and packets on their way in that were dropped: the sum of those wg_counters() whose names begin with "in_".
+   */
+  uint64_t rx_dropped;
+  /**
+   * Packets and datagrams on their way out that were dropped: the sum of those whose names begin with "out_".
+   */
+  uint64_t tx_dropped;
+} wg_stats_t;
+
+/**
+ * Why something was not passed on, and how often: a counter. Never changes.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_counter_t {
+  /**
+   * Its name, like "out_no_peer".
+   */
+  char name[WG_COUNTER_NAME_LEN];
+  /**
+   * Its value, since the tunnel was turned on.
+   */
+  uint64_t value;
+} wg_counter_t;
+
+/**
+ * A peer, without its keys but the public one. As to fields and `struct_size`, see wg_stats_t.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_peer_stats_t {
+  /**
+   * sizeof(wg_peer_stats_t), as the caller was compiled.
+   */
+  size_t struct_size;
+  /**
+   * Packets that wait for a session.
+   */
+  size_t staged_packets;
+  /**
+   * Bytes of UDP payload that came from the peer and was authentic.
+   */
+  uint64_t rx_bytes;
+  /**
+   * Bytes of UDP payload that was sent to the peer.
+   */
+  uint64_t tx_bytes;
+  /**
+   * When the last handshake was completed, in seconds since 1970-01-01 UTC; 0 if none was.
+   */
+  int64_t last_handshake_sec;
+  /**
+   * And nanoseconds.
+   */
+  uint32_t last_handshake_nsec;
+  /**
+   * Seconds between persistent keepalives; 0 if off.
+   */
+  uint32_t persistent_keepalive;
+  /**
+   * 1 if a packet for the peer could be sent at once, without a handshake; else 0.
+   */
+  uint32_t has_session;
+  /**
+   * In how many milliseconds the library does something for the peer if nothing happens before: sends a keepalive, tries
+   * again, wipes old keys. UINT32_MAX if it does not.
+   */
+  uint32_t next_timer_ms;
+  /**
+   * Who it is.
+   */
+  uint8_t public_key[WG_KEY_LEN];
+  /**
+   * Where it was heard last, or where it is configured to be, as in wg_event_t; empty if that is not known.
+   */
+  char endpoint[WG_ENDPOINT_TEXT_LEN];
+} wg_peer_stats_t;
+
+/**
+ * What a tunnel takes of the process's memory now, in bytes. As to fields and `struct_size`, see wg_stats_t.
+ *
+ * The numbers are computed from what is allocated, in use or not. Not among them: what the allocator adds to each block
+ * (16 bytes, commonly), the stacks of the tunnel's two threads, what the system keeps for sockets, and what a call takes
+ * while it lasts.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_memory_usage_t {
+  /**
+   * sizeof(wg_memory_usage_t), as the caller was compiled.
+   */
+  size_t struct_size;
+  /**
+   * The most that `buffers` and `staged` come to: the `memory_limit` of the tunnel's options.
+   */
+  size_t limit;
+  /**
+   * All of it: `buffers`, `staged` and `peers`.
+   */
+  size_t total;
+  /**
+   * What the threads and the TUN work in, and what is remembered of senders while handshakes come in a flood.
+   */
+  size_t buffers;
+  /**
+   * Packets that wait for a session.
+   */
+  size_t staged;
+  /**
+   * Peers with their sessions, and the tables in which they are found.
+   */
+  size_t peers;
+} wg_memory_usage_t;
+
+/**
+ * Looks up a host name: writes up to `capacity` addresses (16 of them) to `addresses`, the best first, and how many they
+ * are to `*count`. Returns WG_OK, or a negative wg_result if that fails; what was written does not count then. WG_OK with
+ * no address is a failure as well.
+ *
+ * `user` is what came with the function. `host` is UTF-8, as it was configured, or "ipv4only.arpa" to find out about NAT64
+ * (RFC 7050); it is gone when the function returns, as `addresses` and `count` are. `addresses` is all zero and `*count`
+ * is 0 at first.
+ *
+ * The order should be that of RFC 6724, in which getaddrinfo() answers. If an address is not answered within 10 s the next
+ * one is tried, the families taking turns; one that there is no route to is skipped at once.
+ *
+ * Threads: it is called on a thread of the library's own, which is there only while something is looked up ("wg-resolver");
+ * never twice at the same time for one tunnel, but for several tunnels. It may block: nothing else waits for it but
+ * wg_turn_off(), so it should give up at some time. It must not leave by an exception or longjmp().
+ * Inside it, wg_resolve_system() and what wg_log_fn_t names work. Everything else returns WG_ERR_BUSY.
+ * Since: 0.1.0
+ */
+typedef int32_t (*wg_resolve_fn_t)(void *user,
+                                   const char *host,
+                                   struct wg_address_t *addresses,
+                                   size_t capacity,
+                                   size_t *count);
 
 /**
  * Takes packets that have come out of the tunnel.
  *
  * `user` is what came with the function; `handle` is the tunnel, which wg_tun_inject(), wg_transport_receive() and
- * wg_set_mtu() know before wg_turn_on_with() has returned it; `packets` are `count` packets, 1 to WG_BATCH, in order. They
+ * wg_set_mtu() know before wg_turn_on_with() has returned it; `packets` are `count` packets, 1 to WG_BATCH_SIZE, in order. They
  * are gone when the function returns. Returns how many it took; the others are dropped and counted.
  *
  * Threads: it is called on one of the tunnel's own threads at a time, without a lock held; perhaps before
  * wg_turn_on_with() has returned. The tunnel waits meanwhile, so return soon, and do not wait for a thread that may be
  * inside wg_turn_off(). It must not leave by an exception or longjmp().
- * Inside it, wg_tun_inject(), wg_transport_receive() and wg_set_mtu() work, for this tunnel and for others; also
- * wg_last_error(), wg_free(), wg_set_log_level() and wg_version_*(). Everything else returns WG_ERR_BUSY.
+ * Inside it, wg_tun_inject(), wg_transport_receive() and wg_set_mtu() work, for this tunnel and for others, and what else
+ * wg_log_fn_t names. Everything else returns WG_ERR_BUSY.
  * Since: 0.1.0
  */
 typedef size_t (*wg_tun_write_fn_t)(void *user, int32_t handle, const struct wg_packet_t *packets, size_t count);
@@ -377,7 +845,7 @@ typedef struct wg_tun_callbacks_t {
 /**
  * Sends datagrams of the tunnel.
  *
- * `user` and `handle` are as in wg_tun_write_fn_t; `datagrams` are `count` datagrams, 1 to WG_BATCH, in order, mostly to one
+ * `user` and `handle` are as in wg_tun_write_fn_t; `datagrams` are `count` datagrams, 1 to WG_BATCH_SIZE, in order, mostly to one
  * peer. They are gone when the function returns. Returns how many were sent, from the first on; the others are dropped and
  * counted, as if the network had lost them.
  *
@@ -385,10 +853,7 @@ typedef struct wg_tun_callbacks_t {
  * several at once, without a lock held. The rest is as in wg_tun_write_fn_t.
  * Since: 0.1.0
  */
-typedef size_t (*wg_transport_send_fn_t)(void *user,
-                                         int32_t handle,
-                                         const struct wg_transport_datagram_t *datagrams,
-                                         size_t count);
+typedef size_t (*wg_transport_send_fn_t)(void *user, int32_t handle, const struct wg_datagram_t *datagrams, size_t count);
 
 /**
  * Datagrams from and to the app, in place of UDP sockets: for relays and obfuscation. Start from WG_TRANSPORT_INIT. It may
@@ -449,6 +914,42 @@ typedef struct wg_options_t {
    */
   uint32_t max_peers;
   /**
+   * Bytes that packets may take while they pass through or wait for a session: WG_MEMORY_MIN to WG_MEMORY_MAX, or 0 for
+   * 4 MiB; with `tun` or `transport` 128 KiB more at least for each. At the limit packets are dropped and counted ("out_memory_full"). Peers come on top: about 1 KiB each, and 3
+   * KiB more while there are sessions. wg_memory_usage() tells what is taken.
+   */
+  size_t memory_limit;
+  /**
+   * Is shown each UDP socket before its first byte, when the tunnel is turned on and whenever its sockets are renewed;
+   * or NULL. If it refuses, nothing is sent: wg_turn_on_with() fails, and later on the old sockets stay, or none, and
+   * it is tried again as in wg_bump_sockets(). It may then be called on the tunnel's own threads.
+   */
+  wg_protect_fn_t protect;
+  /**
+   * For `protect`.
+   */
+  void *protect_user;
+  /**
+   * Gives up `protect_user`; or NULL. It follows the rules of wg_protect_fn_t.
+   */
+  wg_destroy_fn_t protect_destroy;
+  /**
+   * Looks up host names; then the endpoint of a peer may be one: "endpoint=vpn.example.com:51820". The name is kept until
+   * another endpoint is configured; wg_get_config() shows the address that is used. It is looked up at once, again
+   * after wg_network_changed(), and when a handshake was given up; if that fails, again as long as something is to be
+   * sent there. With it, peers at IPv4 addresses are also reached in networks that have only IPv6 and NAT64.
+   * wg_resolve_system for the system's own resolver. NULL if endpoints are addresses only.
+   */
+  wg_resolve_fn_t resolve;
+  /**
+   * For `resolve`.
+   */
+  void *resolve_user;
+  /**
+   * Gives up `resolve_user`; or NULL. When, says wg_turn_on_with(). It follows the rules of wg_resolve_fn_t.
+   */
+  wg_destroy_fn_t resolve_destroy;
+  /**
    * Takes and gives packets in place of `tun_fd`, which is then -1; or NULL. What it points to is not kept.
    */
   const struct wg_tun_callbacks_t *tun;
@@ -484,6 +985,142 @@ const char *wg_version_string(void);
 uint32_t wg_version_number(void);
 
 /**
+ * Opens an IPv4 and an IPv6 UDP socket on one port, without a tunnel: for batches, segmentation offload, and answers
+ * that leave from the address that was asked.
+ *
+ * `*port` is the port, or 0 for one that the system chooses; on success the port is written there. NULL: any port
+ * will do. One family missing on this host is fine: sending and receiving with it is WG_ERR_UNSUPPORTED. `options`
+ * may be NULL.
+ *
+ * Returns a handle above 0, to give to wg_bind_close(), or a negative wg_result. Binds and tunnels are counted
+ * together, but functions for tunnels do not know a bind's handle, nor those for binds a tunnel's.
+ *
+ * Memory: `options` and `port` are not kept. `destroy` is called exactly once with `user`: when the bind is closed
+ * and the last call on it has returned, or before this one does if it fails; unless its `struct_size` is wrong.
+ * Errors: WG_ERR_ADDR_IN_USE if the port is taken; WG_ERR_PERMISSION if `protect` refuses, or for a mark without the
+ * right to it; WG_ERR_INVALID for flags that do not exist; WG_ERR_UNSUPPORTED if `options` sets a field that this
+ * library does not know, or the host has neither family; WG_ERR_RESOURCES; WG_ERR_IO; WG_ERR_PANIC; WG_ERR_BUSY
+ * inside a callback.
+ * Threads: any.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `options` is NULL or points to `options->struct_size` readable bytes, its functions are NULL or of their types and
+ * may be called with `user`; `port` is NULL or readable and writable.
+ */
+int32_t wg_bind_open(const struct wg_bind_options_t *options, uint16_t *port);
+
+/**
+ * As wg_bind_open(), over a socket that the app has: a UDP socket, IPv4 or IPv6, that is bound. The other family is
+ * missing then. The socket becomes non-blocking, its buffers grow, and some of its options change.
+ *
+ * Its port is written to `*port`, unless that is NULL. `protect` is not asked.
+ *
+ * Memory: with WG_FD_TAKE for `fd_ownership`, `fd` is the library's from here on if, and only if, the call succeeds.
+ * With WG_FD_DUP it stays the caller's, but is non-blocking from then on. The rest as wg_bind_open().
+ * Errors: WG_ERR_INVALID if `fd` is not open, is not a UDP socket, or not bound, or if `fd_ownership` is neither;
+ * WG_ERR_UNSUPPORTED on Windows; and as wg_bind_open().
+ * Threads: any.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * As in wg_bind_open(); with WG_FD_TAKE nobody else closes `fd`.
+ */
+int32_t wg_bind_adopt(int32_t fd, uint32_t fd_ownership, const struct wg_bind_options_t *options, uint16_t *port);
+
+/**
+ * Puts fresh sockets in the place of those of a bind, for example when the network has changed. Threads in
+ * wg_bind_recv() go on waiting, now for the fresh ones. What the old ones have not delivered yet is lost.
+ *
+ * `*port` is the new port, or 0 for one that the system chooses; on success the port is written there. NULL: the port
+ * stays. `protect` is shown the new sockets. If it fails, the old ones stay.
+ *
+ * Memory: `port` is not kept.
+ * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if it is closed meanwhile; WG_ERR_UNSUPPORTED for one of
+ * wg_bind_adopt(); and as wg_bind_open().
+ * Threads: any.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `port` is NULL or readable and writable.
+ */
+wg_result wg_bind_reopen(int32_t bind, uint16_t *port);
+
+/**
+ * Closes a bind. When it returns, the port is free, and the handle is not valid any more.
+ *
+ * Calls on it that are under way on other threads return at once with WG_ERR_CLOSED, also those that wait in
+ * wg_bind_recv(); later ones with WG_ERR_UNKNOWN_HANDLE. They may still be writing to their datagrams when this
+ * returns: join the threads before you free those.
+ *
+ * Memory: everything that belongs to the bind is freed, with the last call that is under way.
+ * Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls; WG_ERR_BUSY inside a callback, and it stays open;
+ * WG_ERR_PANIC.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result wg_bind_close(int32_t bind);
+
+/**
+ * Returns the most datagrams that one wg_bind_send() takes, and a good number to give room for in wg_bind_recv():
+ * WG_BATCH_SIZE, or more in a later version of the library.
+ *
+ * Memory: nothing changes hands.
+ * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+int32_t wg_bind_batch_size(int32_t bind);
+
+/**
+ * Marks what a bind sends from now on, also after wg_bind_reopen(): SO_MARK on Linux and Android, SO_USER_COOKIE on
+ * FreeBSD, SO_RTABLE on OpenBSD, nothing elsewhere.
+ *
+ * Memory: nothing changes hands.
+ * Errors: WG_ERR_PERMISSION, and the old mark stays; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED; WG_ERR_BUSY inside a
+ * callback; WG_ERR_PANIC.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result wg_bind_set_mark(int32_t bind, uint32_t mark);
+
+/**
+ * Ties the socket of a family (WG_IPV4 or WG_IPV6) to one network interface, by its index, whatever routes and
+ * endpoints say, also after wg_bind_reopen(); 0 unties it. On Windows only what is sent is tied. As long as
+ * `blackhole` is not 0, what that family sends is dropped: wg_bind_send() then counts it as dropped, and that is no
+ * error.
+ *
+ * On Linux it takes no permission the first time; later on, without CAP_NET_RAW, fresh sockets take the place of the
+ * old ones as with wg_bind_reopen().
+ *
+ * Memory: nothing changes hands.
+ * Errors: nothing changes then. WG_ERR_INVALID for another family; WG_ERR_NOT_FOUND if there is no such interface;
+ * WG_ERR_UNSUPPORTED if the family has no socket or the system cannot do it (Linux since 5.7, Apple's systems and
+ * Windows can); WG_ERR_PERMISSION; WG_ERR_IO; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED; WG_ERR_BUSY inside a callback;
+ * WG_ERR_PANIC.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result wg_bind_set_interface(int32_t bind, uint32_t family, uint32_t interface_index, int32_t blackhole);
+
+/**
+ * Returns the descriptor of a family's socket (WG_IPV4 or WG_IPV6), or a negative wg_result: to set options on it,
+ * or to wait for it together with others.
+ *
+ * Do not receive from it: what comes may be several datagrams put together. Before you wait for it, call
+ * wg_bind_recv() with a `timeout_ms` of 0 until that returns 0; what the library has received already does not show
+ * there any more.
+ *
+ * Memory: the descriptor is borrowed: do not close it. It is the library's, and closed by wg_bind_close(),
+ * wg_bind_reopen() and wg_bind_set_interface(); the number may mean something else after that.
+ * Errors: WG_ERR_INVALID for another family; WG_ERR_UNSUPPORTED if the family has no socket, and on Windows;
+ * WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+int32_t wg_bind_peek_fd(int32_t bind, uint32_t family);
+
+/**
  * Passes packets into a tunnel, whose packets come from wg_tun_callbacks_t. They are copied into a queue, as many as it has
  * room for: by default it holds about 300 packets of 1420 bytes. What is not taken is not looked at again: pass it once
  * more when `room` was called, or drop it, as a network interface does. Never waits.
@@ -515,16 +1152,17 @@ wg_result wg_tun_inject(int32_t handle,
  * peer goes to the endpoint that its last datagram came from.
  *
  * Memory: as wg_tun_inject().
- * Errors: as wg_tun_inject(); WG_ERR_INVALID also if an `endpoint` is none, or a `tos` is above 255.
+ * Errors: as wg_tun_inject(); WG_ERR_NULL also for a `peer`, and WG_ERR_INVALID for one that is none, a `tos` above 255, or a
+ * `segment_size` other than 0.
  * Threads: any, also inside a callback.
  * Since: 0.1.0
  *
  * # Safety
- * `datagrams` is NULL or points to `count` datagrams, whose `data` are NULL or point to `len` bytes; nobody changes them
- * meanwhile. `taken` is NULL or writable.
+ * `datagrams` is NULL or points to `count` datagrams, whose `data` are NULL or point to `len` bytes, and whose `peer` are NULL
+ * or readable; nobody changes them meanwhile. `taken` is NULL or writable.
  */
 wg_result wg_transport_receive(int32_t handle,
-                               const struct wg_transport_datagram_t *datagrams,
+                               const struct wg_datagram_t *datagrams,
                                size_t count,
                                size_t *taken);
 
@@ -540,6 +1178,142 @@ wg_result wg_transport_receive(int32_t handle,
  */
 wg_result wg_set_mtu(int32_t handle,
                      uint32_t mtu);
+
+/**
+ * Sends `count` datagrams, up to WG_BATCH_SIZE, in order. Neighbours of one size with equal endpoints leave together
+ * where the system can cut them apart again (GSO). It waits only if a socket's buffer is full, and for 5 ms at most.
+ *
+ * A datagram that the system refuses costs no other; it is flagged WG_DATAGRAM_DROPPED. If the source of an endpoint
+ * is not ours any more, the datagram is sent without, the source in `*peer` is cleared, and
+ * WG_DATAGRAM_SOURCE_CLEARED is set.
+ *
+ * Returns how many of the `count` left whole, or a negative wg_result if none was tried.
+ *
+ * Memory: nothing is kept and nothing allocated, apart from 64 KiB the first time that as many threads send at once.
+ * Writes `flags` of each datagram, `*peer` where a source is cleared, and `*report` unless that is NULL; only if it
+ * does not fail.
+ * Errors: none was sent then. WG_ERR_TOO_LARGE for more than WG_BATCH_SIZE; WG_ERR_NULL if `datagrams` is NULL and
+ * `count` is not 0, or if `peer` or `data` is NULL in one of them (`data` may be if `len` is 0); WG_ERR_INVALID for
+ * a family or `tos` that is none; WG_ERR_UNSUPPORTED if there is no socket of a datagram's family;
+ * WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED, also if it is closed meanwhile, when some may have left; WG_ERR_BUSY inside
+ * a callback; WG_ERR_PANIC.
+ * Threads: any, several at once, while others receive or close. No other thread uses the same datagrams and endpoints
+ * meanwhile.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `datagrams` is NULL or points to `count` of them, writable; their pointers are NULL or point to as many readable
+ * bytes as `len` says, and to writable endpoints; `report` is NULL or writable.
+ */
+int32_t wg_bind_send(int32_t bind, struct wg_datagram_t *datagrams, size_t count, struct wg_send_report_t *report);
+
+/**
+ * Waits until datagrams have come for a family (WG_IPV4 or WG_IPV6), and receives up to `count` of them, in order.
+ * It does not wait for more than there is. `timeout_ms` is as for poll(): 0 does not wait at all, and a negative one
+ * waits for ever.
+ *
+ * Returns how many of `datagrams` it has filled; 0 if the time has passed without any; or a negative wg_result. A
+ * loop that receives should end with any negative one.
+ *
+ * Of each it writes `len`, `full_len`, `tos`, `flags`, `segment_size`, what `data` points to and `*peer`. The same
+ * datagrams can be given again as they are.
+ *
+ * Memory: nothing is kept, and nothing allocated. What does not fit into `capacity` bytes is lost, and the datagram
+ * flagged WG_DATAGRAM_TRUNCATED. What does not fit into `count` datagrams comes with the next call.
+ * Errors: WG_ERR_NULL if `datagrams` is NULL, or `data` in one of them while `capacity` is not 0; WG_ERR_INVALID if
+ * `count` is 0, or for another family; WG_ERR_UNSUPPORTED if the family has no socket; WG_ERR_CLOSED for every
+ * thread that is in it, as soon as it is closed; WG_ERR_UNKNOWN_HANDLE; WG_ERR_IO if the socket cannot be used any
+ * more; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+ * Threads: any, one or several for each family, while others send or close; each datagram goes to one of them. No
+ * other thread uses the same datagrams and endpoints meanwhile.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `datagrams` is NULL or points to `count` of them, writable; their pointers are NULL or point to as many writable
+ * bytes as `capacity` says, and to writable endpoints, none of which overlap.
+ */
+int32_t wg_bind_recv(int32_t bind, uint32_t family, struct wg_datagram_t *datagrams, size_t count, int32_t timeout_ms);
+
+/**
+ * Reads `192.0.2.1:51820`, `[2001:db8::1]:51820` or `[fe80::1%eth0]:51820` (the zone is the name or the index of an
+ * interface). Host names are not resolved: that is what getaddrinfo() is for.
+ *
+ * Memory: `text` is not kept; writes `*endpoint`, without a source, on success only.
+ * Errors: WG_ERR_NULL; WG_ERR_INVALID for any other text; WG_ERR_NOT_FOUND if there is no such interface;
+ * WG_ERR_PANIC.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `text` is NULL or ends with a zero byte; `endpoint` is NULL or writable.
+ */
+wg_result wg_endpoint_parse(const char *text, struct wg_endpoint_t *endpoint);
+
+/**
+ * Writes the peer's address and port as wg_endpoint_parse() reads them; a zone as a number.
+ *
+ * Memory: reads `*endpoint`, and writes up to WG_ENDPOINT_TEXT_LEN characters to `text`, the last of them zero, on
+ * success only.
+ * Errors: WG_ERR_NULL; WG_ERR_INVALID if the family is not one; WG_ERR_PANIC.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `endpoint` is NULL or readable; `text` is NULL or has room for WG_ENDPOINT_TEXT_LEN characters.
+ */
+wg_result wg_endpoint_format(const struct wg_endpoint_t *endpoint, char *text);
+
+/**
+ * Writes the source address, without a port; an empty text if there is none.
+ *
+ * Memory: as wg_endpoint_format().
+ * Errors: as wg_endpoint_format().
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * As in wg_endpoint_format().
+ */
+wg_result wg_endpoint_format_source(const struct wg_endpoint_t *endpoint, char *text);
+
+/**
+ * Forgets the source: the system chooses address and interface until the peer sends again.
+ *
+ * Memory: changes `*endpoint`.
+ * Errors: WG_ERR_NULL; WG_ERR_PANIC.
+ * Threads: any, also inside a callback; no other thread uses this endpoint meanwhile.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `endpoint` is NULL or writable.
+ */
+wg_result wg_endpoint_clear_source(struct wg_endpoint_t *endpoint);
+
+/**
+ * Tells `event` what happens to a tunnel from now on, in place of what was told before. NULL ends it.
+ *
+ * What has happened before is not told again: wg_peers() knows who has a session by now, and a tunnel that has ended
+ * already is refused, so that its end is never missed.
+ *
+ * When this returns, the previous function is not running on any thread, and will not be called again; the same is so
+ * when wg_turn_off() returns. So do not call either while holding a lock that the function waits for.
+ *
+ * Memory: `destroy` (or NULL) is called exactly once with `user`, when `event` has been replaced or the tunnel turned
+ * off, and it has returned for the last time; at once if `event` is NULL or the call fails. It follows the rules of
+ * wg_event_fn_t.
+ * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended, and `event` is not NULL: nobody is told anything
+ * then; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
+ * Threads: any.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `event` and `destroy` are NULL or functions of these types, and may be called with `user` on any thread; `event` on
+ * several at once, until it has been replaced or the tunnel turned off.
+ */
+wg_result wg_set_event_callback(int32_t handle,
+                                wg_event_fn_t event,
+                                void *user,
+                                wg_destroy_fn_t destroy);
 
 /**
  * Makes a private key, clamped as X25519 has it.
@@ -634,7 +1408,34 @@ wg_result wg_key_from_hex(const char *text, uint8_t *key);
 wg_result wg_key_from_base64(const char *text, uint8_t *key);
 
 /**
- * Sends the log of the whole process to `log`, in place of where it went before. NULL ends it.
+ * Lets a tunnel rest: its sockets are closed, its sessions forgotten, and neither packets nor timers wake a thread, until
+ * wg_resume(). What the system or the app writes to `tun_fd` meanwhile waits there, as far as there is room. The
+ * configuration stays, and can be read and changed. When this returns, nothing is sent any more. A tunnel that rests
+ * already goes on resting.
+ *
+ * Memory: nothing changes hands.
+ * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result wg_pause(int32_t handle);
+
+/**
+ * Lets a tunnel go on after wg_pause(), with fresh sockets, shown to `protect` first. With each peer that there was a
+ * session with a handshake is begun at once. Of a tunnel that does not rest nothing is asked.
+ *
+ * If the sockets cannot be opened the tunnel goes on nevertheless, and tries again as wg_bump_sockets() does.
+ *
+ * Memory: nothing changes hands.
+ * Errors: as wg_bump_sockets().
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result wg_resume(int32_t handle);
+
+/**
+ * Sends the log of the whole process to `log`, in place of where it went before. NULL ends it. A tunnel may have a log of
+ * its own: see wg_set_tunnel_log_callback().
  *
  * When this returns, the previous function is not running on any thread, and will not be called again. So do not call
  * it while holding a lock that the previous function waits for.
@@ -649,7 +1450,33 @@ wg_result wg_key_from_base64(const char *text, uint8_t *key);
  * `log` and `destroy` are NULL or functions of these types, and may be called with `user` on any thread; `log` on
  * several at once, until this function was called again.
  */
-wg_result wg_set_log_callback(wg_log_fn_t log, void *user, wg_destroy_fn_t destroy);
+wg_result wg_set_log_callback(wg_log_fn_t log,
+                              void *user,
+                              wg_destroy_fn_t destroy);
+
+/**
+ * Sends the log of one tunnel to `log`, in place of where it went before. NULL sends it to where the log of the process
+ * goes. Lines of wg_turn_on() come before this can be called, and go there in any case.
+ *
+ * The level is that of the process: see wg_set_log_level().
+ *
+ * When this returns, the previous function is not running on any thread, and will not be called again; the same is so
+ * when wg_turn_off() returns. So do not call either while holding a lock that the function waits for.
+ *
+ * Memory: `destroy` (or NULL) is called exactly once with `user`, when `log` has been replaced or the tunnel turned off,
+ * and it has returned for the last time; at once if `log` is NULL or the call fails. It follows the rules of wg_log_fn_t.
+ * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
+ * Threads: any.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `log` and `destroy` are NULL or functions of these types, and may be called with `user` on any thread; `log` on
+ * several at once, until it has been replaced or the tunnel turned off.
+ */
+wg_result wg_set_tunnel_log_callback(int32_t handle,
+                                     wg_log_fn_t log,
+                                     void *user,
+                                     wg_destroy_fn_t destroy);
 
 /**
  * Sets how much is logged, for the whole process: WG_LOG_OFF to WG_LOG_TRACE. It is WG_LOG_INFO at first.
@@ -662,6 +1489,26 @@ wg_result wg_set_log_callback(wg_log_fn_t log, void *user, wg_destroy_fn_t destr
 wg_result wg_set_log_level(int32_t level);
 
 /**
+ * Looks up a host name with the resolver of the system, getaddrinfo(). It is a wg_resolve_fn_t: the `resolve` of apps that
+ * have none of their own, or what such a one falls back to. `user` is not looked at.
+ *
+ * Memory: nothing is kept.
+ * Errors: WG_ERR_NULL if one of the others is NULL; WG_ERR_INVALID if `host` is not UTF-8; WG_ERR_IO and others as the
+ * system says; WG_ERR_PANIC.
+ * Threads: any, also inside a wg_resolve_fn_t. It blocks as long as the system does.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `host` is NULL or ends with a zero byte. `addresses` is NULL or has room for `capacity` addresses, `count` is NULL or has
+ * room for one number.
+ */
+int32_t wg_resolve_system(void *user,
+                          const char *host,
+                          struct wg_address_t *addresses,
+                          size_t capacity,
+                          size_t *count);
+
+/**
  * Returns the text of the last wg_ call that failed on this thread, in English and for people to read; empty if none
  * has. It never contains a key.
  *
@@ -671,6 +1518,213 @@ wg_result wg_set_log_level(int32_t level);
  * Since: 0.1.0
  */
 const char *wg_last_error(void);
+
+/**
+ * Returns the descriptor of a tunnel's IPv4 socket, to set options on it or to look at it, or a negative wg_result.
+ *
+ * There is no need to protect it: wg_options_t's `protect` is shown each socket before its first byte, and that is the
+ * only way that misses none.
+ *
+ * Memory: the descriptor is borrowed: do not close it. It is the library's, and closed whenever the sockets are renewed
+ * (wg_bump_sockets(), wg_network_changed(), wg_bind_socket_to_interface4(), a new listen_port, wg_pause()) and by
+ * wg_turn_off(); the number may mean something else after that.
+ * Errors: WG_ERR_NOT_FOUND if there is no such socket, because the tunnel is paused, its port could not be opened, the
+ * host has no IPv4, or its datagrams are the app's; WG_ERR_UNSUPPORTED on Windows; WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY
+ * inside a callback; WG_ERR_PANIC.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+int32_t wg_peek_socket_fd4(int32_t handle);
+
+/**
+ * As wg_peek_socket_fd4(), for IPv6.
+ *
+ * Since: 0.1.0
+ */
+int32_t wg_peek_socket_fd6(int32_t handle);
+
+/**
+ * Ties a tunnel's IPv4 socket to one network interface, by its index, whatever the routes say, and its successors as
+ * well; 0 unties it. On Windows only what is sent is tied.
+ *
+ * As long as `blackhole` is not 0, everything that would leave by IPv4 is dropped here, and counted as
+ * out_send_failed: for the moment between the loss of one network and the next.
+ *
+ * On Linux it takes no permission the first time; later on, without CAP_NET_RAW, fresh sockets take the place of the
+ * old ones as with wg_bump_sockets().
+ *
+ * Memory: nothing changes hands.
+ * Errors: nothing changes then. WG_ERR_NOT_FOUND if there is no such interface; WG_ERR_UNSUPPORTED if the host has no
+ * IPv4, the datagrams are the app's, or the system cannot do it (Linux since 5.7, Apple's systems and Windows can);
+ * WG_ERR_PERMISSION; WG_ERR_IO; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a
+ * callback; WG_ERR_PANIC.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result wg_bind_socket_to_interface4(int32_t handle, uint32_t interface_index, int32_t blackhole);
+
+/**
+ * As wg_bind_socket_to_interface4(), for IPv6.
+ *
+ * Since: 0.1.0
+ */
+wg_result wg_bind_socket_to_interface6(int32_t handle, uint32_t interface_index, int32_t blackhole);
+
+/**
+ * Renews a tunnel's sockets: fresh ones on the same port, shown to `protect` first. For when the old ones may lead
+ * nowhere, after a change of networks. Each peer with a session is sent a packet, so that it learns where we are.
+ *
+ * If it fails the old sockets stay in use, and it is tried again, after half a second at first and at least every 30 s,
+ * until it works. A port that was not configured but chosen by the system may change.
+ *
+ * Memory: nothing changes hands.
+ * Errors: WG_ERR_ADDR_IN_USE, WG_ERR_PERMISSION (also if `protect` refuses), WG_ERR_IO, WG_ERR_RESOURCES: why it did not
+ * work this time; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback;
+ * WG_ERR_PANIC. A tunnel that is paused has no sockets to renew: that is no error.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result wg_bump_sockets(int32_t handle);
+
+/**
+ * Tells a tunnel that the network which it is in is another one, or has changed. It begins anew: with fresh sockets on the
+ * same port, if that is possible; each host name is looked up; and what was found out about NAT64 is forgotten. Each peer
+ * that there is a session with hears from us at once. The session stays if the peer's address does; if it does not, a new
+ * one is made. So call it for each change that the system tells of; one call too many costs a datagram for each peer.
+ *
+ * Memory: nothing changes hands.
+ * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC; and as
+ * the system says if there are no fresh sockets now, for example WG_ERR_PERMISSION. The tunnel then goes on with the old
+ * ones, and tries again by itself.
+ * Threads: any. It does not wait for look-ups.
+ * Since: 0.1.0
+ */
+wg_result wg_network_changed(int32_t handle);
+
+/**
+ * From now on peers whose endpoint is known stay there, whatever address they send from, and so does each that gets an
+ * endpoint by configuration. For phones: after a change of networks, what is still on its way on the old one would lead
+ * astray. There is no way back but a new tunnel.
+ *
+ * Memory: nothing changes hands.
+ * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result wg_disable_roaming(int32_t handle);
+
+/**
+ * Marks what a tunnel sends, for rules of routing or a firewall (SO_MARK on Linux and Android); 0 ends it. The same as
+ * fwmark=.. in wg_set_config().
+ *
+ * Memory: nothing changes hands.
+ * Errors: WG_ERR_PERMISSION without CAP_NET_ADMIN, and the old mark stays; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the
+ * tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result wg_set_fwmark(int32_t handle, uint32_t mark);
+
+/**
+ * Reads what a tunnel did so far. Also of one that has ended by itself.
+ *
+ * Memory: writes the first `stats->struct_size` bytes of `stats`, and of those not `struct_size`; on success only.
+ * Errors: WG_ERR_NULL if `stats` is NULL; WG_ERR_INVALID if its struct_size is none; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC;
+ * WG_ERR_BUSY inside a callback.
+ * Threads: any.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `stats` is NULL or points to `stats->struct_size` readable and writable bytes.
+ */
+wg_result wg_stats(int32_t handle,
+                   struct wg_stats_t *stats);
+
+/**
+ * Reads the counters of a tunnel: one for each reason why something was not passed on ("in_" is the way from the network
+ * to the TUN, "out_" the other), for handshake messages that were refused, and for what the sockets had to do without.
+ *
+ * Which there are, and in which order, depends on the library's version and on what the tunnel works with, but is the same
+ * for a tunnel at any time. Names keep their meaning in later versions.
+ *
+ * Memory: writes up to `capacity` elements of `counters`, and to `*count` how many counters there are, which may be more;
+ * on success only. With a `capacity` of 0, `counters` may be NULL.
+ * Errors: WG_ERR_NULL; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
+ * Threads: any.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `counters` points to room for `capacity` elements, or both are NULL and 0; `count` is NULL or points to writable
+ * storage for one number.
+ */
+wg_result wg_counters(int32_t handle,
+                      struct wg_counter_t *counters,
+                      size_t capacity,
+                      size_t *count);
+
+/**
+ * Reads what there is to know about one peer.
+ *
+ * Memory: reads 32 bytes of `public_key`; writes the first `stats->struct_size` bytes of `stats`, and of those not
+ * `struct_size`; on success only.
+ * Errors: WG_ERR_NULL; WG_ERR_INVALID if the struct_size is none; WG_ERR_NOT_FOUND if the tunnel has no such peer;
+ * WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
+ * Threads: any.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `public_key` is NULL or points to 32 readable bytes; `stats` is NULL or points to `stats->struct_size` readable and
+ * writable bytes.
+ */
+wg_result wg_peer_stats(int32_t handle, const uint8_t *public_key, struct wg_peer_stats_t *stats);
+
+/**
+ * Reads the same about all peers, in the order of wg_get_config(). Each is consistent in itself.
+ *
+ * Set `struct_size` of the first element only: all have that size, and it is written to each of them.
+ *
+ * Memory: writes up to `capacity` elements of `peers`, and to `*count` how many peers there are, which may be more; on
+ * success only. With a `capacity` of 0, `peers` may be NULL.
+ * Errors: WG_ERR_NULL; WG_ERR_INVALID if the struct_size is none; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY
+ * inside a callback.
+ * Threads: any. The time that it takes is in proportion to the number of peers.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `peers` points to `capacity` elements of `peers->struct_size` readable and writable bytes each, or both are NULL and
+ * 0; `count` is NULL or points to writable storage for one number.
+ */
+wg_result wg_peers(int32_t handle, struct wg_peer_stats_t *peers, size_t capacity, size_t *count);
+
+/**
+ * Reads how much memory a tunnel takes now.
+ *
+ * Memory: writes the first `usage->struct_size` bytes of `usage`, and of those not `struct_size`; on success only.
+ * Errors: WG_ERR_NULL if `usage` is NULL; WG_ERR_INVALID if its struct_size is none; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC;
+ * WG_ERR_BUSY inside a callback.
+ * Threads: any. The time that it takes is in proportion to the number of peers.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `usage` is NULL or points to `usage->struct_size` readable and writable bytes.
+ */
+wg_result wg_memory_usage(int32_t handle,
+                          struct wg_memory_usage_t *usage);
+
+/**
+ * Gives back memory that a tunnel does not need now: the buffers, unless packets or handshakes are in them; what tables
+ * took when they were larger. Sessions, and packets that wait for one, stay. What is needed again later is allocated again
+ * then, so call this when the system is short of memory, or the app goes to the background, not all the time.
+ *
+ * It is given back to the allocator of the process. Whether that gives it on to the system is its own matter: with glibc,
+ * for example, malloc_trim(3) makes it do so, which is not for a library to call.
+ *
+ * Memory: nothing changes hands.
+ * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
+ * Threads: any; what the tunnel's threads are working in at this moment is left to them.
+ * Since: 0.1.0
+ */
+wg_result wg_trim(int32_t handle);
 
 /**
  * Frees what a wg_ function returned for the caller to own, and overwrites it first: it may hold keys.
@@ -718,33 +1772,38 @@ int32_t wg_turn_on(int32_t tun_fd,
  * As wg_turn_on(), with options. An app can bring packets and datagrams of its own; see wg_tun_callbacks_t and
  * wg_transport_t.
  *
- * Memory: `options` is not kept. What the app brings is given up (`destroy`) in any case: by wg_turn_off() or, on failure,
- * before this returns. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP it stays the caller's in any case;
- * but a duplicate has its O_NONBLOCK mode in common with the original, so on success the caller's descriptor is
- * non-blocking from then on.
+ * Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP it stays the caller's in
+ * any case; but a duplicate has its O_NONBLOCK mode in common with the original, so on success the caller's descriptor
+ * is non-blocking from then on. `protect_destroy` is called exactly once with `protect_user`, and `resolve_destroy` with
+ * `resolve_user`: when the tunnel is turned off and the function has returned for the last time, or before this call
+ * returns if it fails, `resolve_destroy` also if `resolve` is NULL. What `tun` and `transport` point to is given up in the
+ * same way. Only what is in a struct with a wrong `struct_size` is not.
  * Errors: as wg_turn_on(); WG_ERR_NULL if `options`, or `write` or `send` of what it points to, is NULL; WG_ERR_INVALID if
- * one of its values is out of its range, or both `tun` and `tun_fd` are set; WG_ERR_UNSUPPORTED if it sets a field that
- * this library does not know.
- * Threads: any.
+ * one of its values is out of its range, or both `tun` and `tun_fd` are set; WG_ERR_PERMISSION if `protect` refuses;
+ * WG_ERR_UNSUPPORTED if it sets a field that this library does not know.
+ * Threads: any. It does not wait for host names to be looked up, unless it fails while one is.
  * Since: 0.1.0
  *
  * # Safety
- * `options` is NULL or points to `options->struct_size` readable bytes, and so are the structs that it points to. Their
- * functions may be called with their `user` on any thread. The rest as in wg_turn_on().
+ * `options` is NULL or points to `options->struct_size` readable bytes, and so are the structs that it points to; their
+ * functions are NULL or of their types, and may be called with what belongs to them on any thread; the rest as in wg_turn_on().
  */
 int32_t wg_turn_on_with(const struct wg_options_t *options,
                         const char *uapi);
 
 /**
- * Stops a tunnel, and closes its descriptor and its sockets. Its handle is not valid any more. When this returns, none of
- * the functions that the app brought to it is running on any thread, or will be called again.
+ * Stops a tunnel, and closes its descriptor and its sockets. Its handle is not valid any more.
  *
  * Calls on the tunnel that are under way on other threads finish; if there are any, what they need is freed, and the
  * descriptor closed, when the last of them returns.
  *
+ * When this returns, none of the tunnel's callbacks is running on any thread, and each was destroyed; so were the functions
+ * that the app brought to it.
+ *
  * Memory: everything that belongs to the tunnel is freed, and its keys are wiped. Text from wg_get_config() stays.
  * Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls; WG_ERR_BUSY inside a callback, and the tunnel runs on.
- * Threads: any, not only the one that turned it on. It waits for the tunnel's threads, and with them for callbacks.
+ * Threads: any, not only the one that turned it on. It waits for the tunnel's threads, and with them for callbacks: for a
+ * host name that is being looked up, too.
  * Since: 0.1.0
  */
 wg_result wg_turn_off(int32_t handle);

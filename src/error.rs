@@ -1,6 +1,6 @@
 //! The one error type, and the one table that maps its kinds to `errno` and to `wg_result`.
 
-use std::{error::Error as StdError, fmt, io};
+use std::{borrow::Cow, error::Error as StdError, fmt, io};
 
 /// What went wrong, as a caller can act on it.
 ///
@@ -19,7 +19,7 @@ pub enum ErrorKind {
     Unsupported,
     /// A documented limit on size or number was passed.
     TooLarge,
-    /// No tunnel has this handle (any more).
+    /// Nothing of this kind has this handle (any more).
     UnknownHandle,
     /// The object has ended or was closed.
     Closed,
@@ -31,7 +31,7 @@ pub enum ErrorKind {
     Permission,
     /// The port is taken by another socket.
     AddrInUse,
-    /// A file, interface or device node does not exist.
+    /// A file, interface, device node or peer does not exist.
     NotFound,
     /// Something of this name exists already.
     Exists,
@@ -159,7 +159,7 @@ impl ErrorKind {
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
-    context: String,
+    context: Cow<'static, str>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -168,24 +168,24 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     /// An error without a cause of its own.
-    pub fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
+    pub fn new(kind: ErrorKind, context: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, context: context.into(), source: None }
     }
 
     /// An operating system error; `context` says what was tried ("cannot open /dev/net/tun").
-    pub fn io(context: impl Into<String>, source: io::Error) -> Self {
+    pub fn io(context: impl Into<Cow<'static, str>>, source: io::Error) -> Self {
         Self { kind: ErrorKind::of_io(&source), context: context.into(), source: Some(Box::new(source)) }
     }
 
     /// Short for [`ErrorKind::Invalid`].
-    pub fn invalid(context: impl Into<String>) -> Self {
+    pub fn invalid(context: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::Invalid, context)
     }
 
     /// Adds where it happened in front of the text ("line 3: ...").
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Self {
-        self.context = format!("{place}: {}", self.context);
+        self.context = format!("{place}: {}", self.context).into();
         self
     }
 

@@ -3,6 +3,9 @@
 //! Text is read and written without branches or table look-ups that depend on the key (`base16ct`, `base64ct`).
 //! Secret types are wiped on drop and never printed by `Debug`.
 
+mod secret;
+mod x25519;
+
 use std::fmt;
 
 use crate::{
@@ -10,28 +13,29 @@ use crate::{
     random::Random,
 };
 use subtle::ConstantTimeEq;
-use x25519_dalek::x25519;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+pub use secret::Secret;
 
 /// The length of every key, in bytes.
 pub const KEY_LEN: usize = 32;
 
 /// Reads 64 hex digits of either case.
-fn from_hex(text: &str) -> Result<Zeroizing<[u8; KEY_LEN]>> {
-    let mut out = Zeroizing::new([0; KEY_LEN]);
-    match base16ct::mixed::decode(text, out.as_mut()) {
+fn from_hex(text: &str) -> Result<Secret> {
+    let mut out = Secret::default();
+    match base16ct::mixed::decode(text, &mut out[..]) {
         Ok(bytes) if bytes.len() == KEY_LEN => Ok(out),
         _ => Err(Error::invalid("a key in hex is 64 hex digits")),
     }
 }
 
 /// Reads 44 characters of padded base64, in its one canonical spelling.
-fn from_base64(text: &str) -> Result<Zeroizing<[u8; KEY_LEN]>> {
+fn from_base64(text: &str) -> Result<Secret> {
     use base64ct::{Base64, Encoding};
-    let mut out = Zeroizing::new([0; KEY_LEN]);
+    let mut out = Secret::default();
     // The decoder wants room for whole groups of three bytes.
-    let mut buf = Zeroizing::new([0; KEY_LEN + 1]);
-    match Base64::decode(text, buf.as_mut()) {
+    let mut buf = Secret::<{ KEY_LEN + 1 }>::default();
+    match Base64::decode(text, &mut buf[..]) {
         Ok(bytes) if bytes.len() == KEY_LEN && text.len() == 44 => out.copy_from_slice(bytes),
         _ => return Err(Error::invalid("a key in base64 is 44 characters that end in '='")),
     }
@@ -60,8 +64,8 @@ macro_rules! key_type {
 
             /// Appends 64 lower-case hex digits.
             pub fn push_hex(&self, out: &mut String) {
-                let mut digits = Zeroizing::new([0; 2 * KEY_LEN]);
-                if let Ok(text) = base16ct::lower::encode_str(&self.0, digits.as_mut()) {
+                let mut digits = Secret::<{ 2 * KEY_LEN }>::default();
+                if let Ok(text) = base16ct::lower::encode_str(&self.0[..], &mut digits[..]) {
                     out.push_str(text);
                 }
             }
@@ -78,12 +82,12 @@ macro_rules! key_type {
             #[must_use]
             pub fn to_base64(&self) -> Zeroizing<String> {
                 use base64ct::{Base64, Encoding};
-                Zeroizing::new(Base64::encode_string(&self.0))
+                Zeroizing::new(Base64::encode_string(&self.0[..]))
             }
 
             /// The bytes of the key.
             #[must_use]
-            pub const fn as_bytes(&self) -> &[u8; KEY_LEN] {
+            pub fn as_bytes(&self) -> &[u8; KEY_LEN] {
                 &self.0
             }
 
@@ -97,16 +101,16 @@ macro_rules! key_type {
 }
 
 /// An X25519 private key, clamped as RFC 7748, section 5, asks.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct PrivateKey([u8; KEY_LEN]);
+#[derive(Clone, Debug, PartialEq, Eq, ZeroizeOnDrop)]
+pub struct PrivateKey(Secret);
 
 /// An X25519 public key. It names a peer; it is not secret.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicKey([u8; KEY_LEN]);
 
 /// The symmetric key that two peers may share on top. All zeros means none.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct PresharedKey([u8; KEY_LEN]);
+#[derive(Clone, Debug, Default, PartialEq, Eq, ZeroizeOnDrop)]
+pub struct PresharedKey(Secret);
 
 key_type!(PrivateKey);
 key_type!(PublicKey);
@@ -118,7 +122,7 @@ impl PrivateKey {
     pub fn from_bytes(mut bytes: [u8; KEY_LEN]) -> Self {
         bytes[0] &= 248;
         bytes[31] = (bytes[31] & 127) | 64;
-        let key = Self(bytes);
+        let key = Self(Secret::new(bytes));
         bytes.zeroize();
         key
     }
@@ -126,24 +130,21 @@ impl PrivateKey {
     /// Makes a new key.
     #[must_use]
     pub fn generate(random: &dyn Random) -> Self {
-        let mut bytes = [0; KEY_LEN];
-        random.fill(&mut bytes);
-        let key = Self::from_bytes(bytes);
-        bytes.zeroize();
-        key
+        let mut bytes = Secret::default();
+        random.fill(&mut bytes[..]);
+        Self::from_bytes(*bytes)
     }
 
     /// The public key that belongs to this one.
     #[must_use]
     pub fn public_key(&self) -> PublicKey {
-        PublicKey(x25519_dalek::PublicKey::from(&x25519_dalek::StaticSecret::from(self.0)).to_bytes())
+        PublicKey(x25519::public_key(&self.0))
     }
 
     /// X25519 of RFC 7748; `None` if the result is all zeros, which a low-order public key causes.
     #[must_use]
-    pub fn diffie_hellman(&self, public: &PublicKey) -> Option<Zeroizing<[u8; KEY_LEN]>> {
-        let shared = Zeroizing::new(x25519(self.0, public.0));
-        (!bool::from(shared.ct_eq(&[0; KEY_LEN]))).then_some(shared)
+    pub fn diffie_hellman(&self, public: &PublicKey) -> Option<Secret> {
+        x25519::shared_secret(&self.0, &public.0)
     }
 }
 
@@ -159,46 +160,17 @@ impl PresharedKey {
     /// Takes 32 bytes as they are.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
-        Self(bytes)
+        Self(Secret::new(bytes))
     }
 
     /// Makes a new key.
     #[must_use]
     pub fn generate(random: &dyn Random) -> Self {
-        let mut key = Self([0; KEY_LEN]);
-        random.fill(&mut key.0);
+        let mut key = Self::default();
+        random.fill(&mut key.0[..]);
         key
     }
 }
-
-impl Default for PresharedKey {
-    /// No preshared key.
-    fn default() -> Self {
-        Self([0; KEY_LEN])
-    }
-}
-
-macro_rules! secret {
-    ($name:ident) => {
-        impl PartialEq for $name {
-            /// Compares in constant time.
-            fn eq(&self, other: &Self) -> bool {
-                self.0.ct_eq(&other.0).into()
-            }
-        }
-
-        impl Eq for $name {}
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(concat!(stringify!($name), "(redacted)"))
-            }
-        }
-    };
-}
-
-secret!(PrivateKey);
-secret!(PresharedKey);
 
 impl fmt::Debug for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -84,6 +84,18 @@ impl<T> PacketQueue<T> {
         Some(about)
     }
 
+    /// How many bytes of memory it takes.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.bytes.capacity() + self.packets.capacity() * size_of::<(T, usize)>()
+    }
+
+    /// Gives back the memory that packets took which are gone.
+    pub fn trim(&mut self) {
+        self.bytes.shrink_to_fit();
+        self.packets.shrink_to_fit();
+    }
+
     /// Drops all packets.
     pub fn clear(&mut self) {
         self.bytes.clear();
@@ -221,7 +233,10 @@ mod tests {
             }
             let (bytes, packets) = (queue.bytes.capacity(), queue.packets.capacity());
             assert!(count > 0 && bytes <= queue.max_bytes && packets <= queue.max_packets, "{count} of {len} bytes");
-            assert!(bytes + packets * size_of::<([u64; 4], usize)>() <= MEMORY, "{count} of {len} bytes");
+            assert!((count * len..=MEMORY).contains(&queue.memory()), "{count} of {len} bytes");
+            queue.clear();
+            queue.trim();
+            assert_eq!(queue.memory(), 0);
         }
     }
 

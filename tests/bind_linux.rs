@@ -168,9 +168,27 @@ fn a_host_with_ipv6_disabled_still_speaks_ipv4() {
         sh("echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6");
         let (bind, port) = bind();
         let report = send(&bind, to("::1", port), b"x", 1);
-        assert_eq!((report.sent, report.dropped), (0, 1));
+        assert_eq!((report.sent, report.dropped, report.unreachable_mask), (0, 1, 1));
         assert_eq!(send(&bind, to("127.0.0.1", port), b"x", 1).sent, 1);
         receive(&bind);
+    });
+}
+
+#[test]
+fn what_has_no_route_is_told_apart_from_what_may_not_pass() {
+    in_namespace(|| {
+        sh("ip route add unreachable 198.51.100.0/24; ip route add prohibit 203.0.113.0/24");
+        for bind in [UdpBind::new().unwrap(), UdpBind::new().unwrap().with_portable_driver()] {
+            bind.open(0).unwrap();
+            for (ip, unreachable) in [("192.0.2.1", 1), ("2001:db8::1", 1), ("198.51.100.1", 1), ("203.0.113.1", 0)] {
+                let mut endpoint = to(ip, 7);
+                for src in [None, Some("127.0.0.1".parse().unwrap()).filter(|_| endpoint.dst.is_ipv4())] {
+                    endpoint.src = src;
+                    let report = send(&bind, endpoint, b"x", 1);
+                    assert_eq!((report.dropped, report.unreachable_mask), (1, unreachable), "{ip} from {src:?}");
+                }
+            }
+        }
     });
 }
 

@@ -188,3 +188,30 @@ fn two_threads_serve_a_busy_tunnel_and_keep_the_order() {
         assert_eq!(naps(ends[0].threads[1]), before[1], "wg-outbound still helps");
     }
 }
+
+#[test]
+fn a_paused_tunnel_sleeps_whatever_comes() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let ends = pair();
+    converse(&ends, 3);
+    ends[0].tunnel.pause();
+    ends[0].tunnel.pause();
+    thread::sleep(Duration::from_millis(50));
+    let before = ends[0].threads.map(naps);
+    for (from, to) in [(&ends[0], &ends[1]), (&ends[1], &ends[0])] {
+        for _ in 0..5 {
+            from.app.send(&ipv4(from.inner, to.inner, 100)).unwrap();
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+    assert_eq!(ends[0].threads.map(naps), before, "something woke a paused tunnel");
+    ends[0].tunnel.resume().unwrap();
+    // What the app wrote meanwhile is on its way first.
+    ends[1].app.set_read_timeout(Some(PATIENCE)).unwrap();
+    for _ in 0..5 {
+        assert_eq!(ends[1].app.recv(&mut [0; 2000]).unwrap(), 100);
+    }
+    converse(&ends, 3);
+    ends[0].tunnel.pause();
+    ends[0].tunnel.stop().unwrap();
+}

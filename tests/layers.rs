@@ -27,8 +27,10 @@ const ROOMS: &[(&str, &[&str])] = &[
 const UNSAFE: &[&str] = &[
     "ffi",
     "time.rs",
+    "bind/bsd.rs",
     "bind/linux.rs",
     "bind/linux",
+    "bind/windows.rs",
     "tun/port.rs",
     "tun/linux.rs",
     "tun/linux",

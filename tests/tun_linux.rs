@@ -11,7 +11,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::AsRawFd,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -30,20 +30,6 @@ fn arena() -> PacketArena {
     let mut arena = PacketArena::new(256 << 10, 256, |len, _| len.next_multiple_of(16));
     arena.clear(1420);
     arena
-}
-
-/// A TUN descriptor as another program would make it.
-fn raw_tun(netns: &Netns, name: &'static str, flags: i32) -> OwnedFd {
-    netns.run(move || {
-        let file = fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
-        let mut request = [0_u8; 40];
-        request[..name.len()].copy_from_slice(name.as_bytes());
-        request[16..18].copy_from_slice(&(flags as u16).to_ne_bytes());
-        // SAFETY: TUNSETIFF reads and writes one `struct ifreq`, which has 40 bytes.
-        let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, request.as_mut_ptr()) };
-        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
-        file.into()
-    })
 }
 
 fn create(netns: &Netns, name: &'static str) -> LinuxTun {
@@ -154,7 +140,7 @@ fn errors_name_the_cause() {
 
         let unattached = fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
         assert_eq!(error_kind(LinuxTun::adopt(unattached.into(), 0)), ErrorKind::NotFound);
-        let tap = raw_tun(&netns, "tap0", libc::IFF_TAP | libc::IFF_NO_PI);
+        let tap = netns.tun("tap0", libc::IFF_TAP);
         assert_eq!(error_kind(LinuxTun::adopt(tap, 0)), ErrorKind::Unsupported);
     });
 }
@@ -164,7 +150,7 @@ fn removal_ends_it() {
     as_root(|| {
         for vnet in [0, VNET] {
             let netns = Netns::new();
-            let tun = LinuxTun::adopt(raw_tun(&netns, "wgt0", libc::IFF_TUN | libc::IFF_NO_PI | vnet), 0).unwrap();
+            let tun = LinuxTun::adopt(netns.tun("wgt0", libc::IFF_TUN | vnet), 0).unwrap();
             netns.ip("link set wgt0 up");
             thread::scope(|s| {
                 let reader = s.spawn(|| {
@@ -188,7 +174,7 @@ fn an_adopted_interface_counts_as_up_and_is_watched() {
     as_root(|| {
         for vnet in [0, VNET] {
             let netns = Netns::new();
-            let fd = raw_tun(&netns, "wgt0", libc::IFF_TUN | libc::IFF_NO_PI | vnet);
+            let fd = netns.tun("wgt0", libc::IFF_TUN | vnet);
             netns.ip("link set wgt0 mtu 1333");
             // From outside of its namespace.
             let tun = LinuxTun::adopt(fd, 1111).unwrap();
@@ -338,7 +324,7 @@ fn no_descriptor_is_left_behind() {
             from.ip(&format!("link set wgt0 netns {}", to.tid()));
             assert_eq!((event(&tun), event(&tun), event(&tun)), (TunEvent::Down, TunEvent::Up, TunEvent::Down));
             from.run(|| assert!(LinuxTun::create("lo").is_err()));
-            let adopted = LinuxTun::adopt(raw_tun(&to, "wgt1", libc::IFF_TUN | libc::IFF_NO_PI), 0).unwrap();
+            let adopted = LinuxTun::adopt(to.tun("wgt1", libc::IFF_TUN), 0).unwrap();
             drop((tun, adopted));
         }
         assert_eq!(count(), before);
@@ -417,14 +403,12 @@ impl Bridge {
     fn new(left_vnet: i32, right_vnet: i32, mtu: u16) -> Self {
         let (left, right) = (Netns::new(), Netns::new());
         let tun = |netns: &Netns, vnet, host| {
-            let fd = raw_tun(netns, "wgt0", libc::IFF_TUN | libc::IFF_NO_PI | vnet);
+            let fd = netns.tun("wgt0", libc::IFF_TUN | vnet);
             let tun = LinuxTun::adopt(fd, 0).unwrap();
             netns.ip(&format!("addr add 10.7.0.{host}/24 dev wgt0"));
             netns.ip(&format!("addr add fd07::{host}/64 dev wgt0 nodad"));
             netns.ip(&format!("link set wgt0 up mtu {mtu}"));
-            // The kernel takes up an IPv6 address in the background, and drops what comes for it until then.
-            let local = format!("local fd07::{host} ");
-            eventually("the IPv6 address is in use", || netns.ip("-6 route show table local").contains(&local));
+            netns.await_address(&format!("fd07::{host}"));
             Arc::new(tun)
         };
         let (a, b) = (tun(&left, left_vnet, 1), tun(&right, right_vnet, 2));

@@ -140,18 +140,18 @@ static void ping(struct app *from, const struct app *to) {
 /* Injects as many as the tunnel takes, and waits for room when it takes no more. */
 static void flood(struct app *from, struct app *to, long count) {
   unsigned char bytes[PACKET_LEN];
-  wg_packet_t packets[WG_BATCH];
+  wg_packet_t packets[WG_BATCH_SIZE];
   long before = wait_received(to, 0), injected = 0, received;
   double begin, end;
   size_t i, taken;
   make_echo(bytes, sizeof bytes, 0, from->host, to->host);
-  for (i = 0; i < WG_BATCH; i++) {
+  for (i = 0; i < WG_BATCH_SIZE; i++) {
     packets[i].data = bytes;
     packets[i].len = sizeof bytes;
   }
   begin = seconds();
   while (injected < count) {
-    size_t batch = count - injected < WG_BATCH ? (size_t)(count - injected) : WG_BATCH;
+    size_t batch = count - injected < WG_BATCH_SIZE ? (size_t)(count - injected) : WG_BATCH_SIZE;
     pthread_mutex_lock(&from->lock);
     from->has_room = 0;
     pthread_mutex_unlock(&from->lock);

@@ -56,7 +56,7 @@ static void mask(uint64_t prefix, const unsigned char *from, unsigned char *to, 
 }
 
 /* The tunnel has datagrams to send. Several threads may say so at the same time. */
-static size_t send_datagrams(void *user, int32_t handle, const wg_transport_datagram_t *datagrams, size_t count) {
+static size_t send_datagrams(void *user, int32_t handle, const wg_datagram_t *datagrams, size_t count) {
   struct app *app = user;
   size_t i;
   (void)handle;
@@ -64,7 +64,7 @@ static size_t send_datagrams(void *user, int32_t handle, const wg_transport_data
     unsigned char bytes[MAX_DATAGRAM];
     struct sockaddr_in to;
     uint64_t prefix;
-    if (datagrams[i].len > sizeof bytes - PREFIX_LEN || datagrams[i].endpoint.family != WG_IPV4) break;
+    if (datagrams[i].len > sizeof bytes - PREFIX_LEN || datagrams[i].peer->family != WG_IPV4) break;
     pthread_mutex_lock(&app->lock);
     prefix = app->prefix += UINT64_C(0xd1342543de82ef95);
     pthread_mutex_unlock(&app->lock);
@@ -72,8 +72,8 @@ static size_t send_datagrams(void *user, int32_t handle, const wg_transport_data
     mask(prefix, datagrams[i].data, bytes + PREFIX_LEN, datagrams[i].len);
     memset(&to, 0, sizeof to);
     to.sin_family = AF_INET;
-    to.sin_port = htons(datagrams[i].endpoint.port);
-    memcpy(&to.sin_addr, datagrams[i].endpoint.address, 4);
+    to.sin_port = htons(datagrams[i].peer->port);
+    memcpy(&to.sin_addr, datagrams[i].peer->address, 4);
     if (sendto(app->socket, bytes, datagrams[i].len + PREFIX_LEN, 0, (struct sockaddr *)&to, sizeof to) < 0) break;
   }
   /* What is left counts as lost. */
@@ -86,7 +86,8 @@ static void *receive_datagrams(void *argument) {
   static unsigned char buffers[2][BATCH][MAX_DATAGRAM];
   int ended = 0;
   while (!ended) {
-    wg_transport_datagram_t datagrams[BATCH];
+    wg_datagram_t datagrams[BATCH];
+    wg_endpoint_t peers[BATCH];
     size_t count = 0;
     while (count < BATCH) {
       unsigned char bytes[MAX_DATAGRAM], *clear = buffers[app->host - 1][count];
@@ -101,9 +102,11 @@ static void *receive_datagrams(void *argument) {
       memset(&datagrams[count], 0, sizeof datagrams[count]);
       datagrams[count].data = clear;
       datagrams[count].len = (size_t)len - PREFIX_LEN;
-      datagrams[count].endpoint.family = WG_IPV4;
-      datagrams[count].endpoint.port = ntohs(from.sin_port);
-      memcpy(datagrams[count].endpoint.address, &from.sin_addr, 4);
+      datagrams[count].peer = &peers[count];
+      memset(&peers[count], 0, sizeof peers[count]);
+      peers[count].family = WG_IPV4;
+      peers[count].port = ntohs(from.sin_port);
+      memcpy(peers[count].address, &from.sin_addr, 4);
       count++;
     }
     /* It is off already, perhaps; then they are of no use any more. */

@@ -6,7 +6,7 @@
 use super::{
     Endpoint, Family, RecvBatch, RecvMeta,
     outgoing::{Outgoing, Refusal},
-    udp::Counters,
+    udp::{Counters, Drive, Options},
 };
 use mio::net::UdpSocket;
 use quinn_udp::{EcnCodepoint, Transmit, UdpSockRef, UdpSocketState};
@@ -27,28 +27,23 @@ const NAP: Duration = Duration::from_micros(500);
 const RECV_ERRORS: usize = 8;
 
 /// What the driver knows about its socket.
-#[derive(Debug)]
 pub(super) struct Driver {
     state: UdpSocketState,
     family: Family,
     offload: bool,
 }
 
-impl Driver {
-    /// Binds a socket and sets it up: on Windows the options need an address.
-    pub(super) fn bind(bare: &Socket, address: &SockAddr, family: Family, offload: bool) -> io::Result<Self> {
-        bare.bind(address)?;
+impl Drive for Driver {
+    /// Binds first: on Windows the options need an address. The interface does not pass.
+    fn set_up(bare: &Socket, address: Option<&SockAddr>, family: Family, options: Options) -> io::Result<Self> {
+        if let Some(address) = address {
+            bare.bind(address)?;
+        }
         let state = UdpSocketState::new(UdpSockRef::from(bare))?;
-        Ok(Self { state, family, offload })
+        Ok(Self { state, family, offload: options.offload })
     }
 
-    /// How many datagrams go into one message.
-    fn segments(&self) -> usize {
-        if self.offload { self.state.max_gso_segments() } else { 1 }
-    }
-
-    /// Sends until nothing is left.
-    pub(super) fn send(&self, socket: &UdpSocket, outgoing: &mut Outgoing<'_>, counters: &Counters) {
+    fn send(&self, socket: &UdpSocket, outgoing: &mut Outgoing<'_>, counters: &Counters) {
         loop {
             let segments = self.segments();
             let Some(message) = outgoing.messages(segments).next() else {
@@ -65,6 +60,7 @@ impl Driver {
                 Ok(()) => outgoing.took(1, segments),
                 Err(err) => {
                     if self.segments() < segments {
+                        outgoing.gso_disabled();
                         counters.gso_disabled.fetch_add(1, Relaxed);
                         tracing::debug!(%err, family = ?self.family, "GSO is off for this socket");
                     }
@@ -72,14 +68,14 @@ impl Driver {
                     if message.segment_size.is_some() && refusal == Refusal::Argument {
                         counters.gso_refused.fetch_add(1, Relaxed);
                     }
+                    outgoing.says(&err);
                     std::thread::sleep(outgoing.refused(segments, refusal).min(NAP));
                 }
             }
         }
     }
 
-    /// Receives into the free slots what is there.
-    pub(super) fn recv(&self, socket: &UdpSocket, batch: &mut RecvBatch, counters: &Counters) -> io::Result<()> {
+    fn recv(&self, socket: &UdpSocket, batch: &mut RecvBatch, counters: &Counters) -> io::Result<()> {
         let mut metas = [quinn_udp::RecvMeta::default(); SLOTS];
         let mut free = batch.free_slots();
         let mut slots: [IoSliceMut<'_>; SLOTS] =
@@ -105,7 +101,7 @@ impl Driver {
             }
         };
         for meta in &metas[..received] {
-            let from = Endpoint { dst: meta.addr, src: meta.dst_ip };
+            let from = Endpoint { src: meta.dst_ip, ..Endpoint::new(meta.addr) };
             batch.push(RecvMeta {
                 from,
                 len: meta.len,
@@ -114,6 +110,17 @@ impl Driver {
             });
         }
         Ok(())
+    }
+
+    fn joins(&self) -> bool {
+        self.segments() > 1
+    }
+}
+
+impl Driver {
+    /// How many datagrams go into one message.
+    fn segments(&self) -> usize {
+        if self.offload { self.state.max_gso_segments() } else { 1 }
     }
 }
 
@@ -124,6 +131,7 @@ fn judge(err: &io::Error) -> Refusal {
         Some(NO_BUFFERS) => Refusal::Full,
         Some(errno) if ARGUMENT.contains(&errno) => Refusal::Argument,
         Some(errno) if SOURCE.contains(&errno) => Refusal::Source,
+        Some(NO_ROUTE) => Refusal::Route,
         _ => Refusal::Other,
     }
 }
@@ -134,6 +142,8 @@ const NO_BUFFERS: i32 = libc::ENOBUFS;
 const ARGUMENT: [i32; 3] = [libc::EINVAL, libc::EMSGSIZE, libc::EIO];
 #[cfg(not(windows))]
 const SOURCE: [i32; 2] = [libc::EADDRNOTAVAIL, libc::ENETUNREACH];
+#[cfg(not(windows))]
+const NO_ROUTE: i32 = libc::EHOSTUNREACH;
 /// Of winsock2.h: `WSAENOBUFS`.
 #[cfg(windows)]
 const NO_BUFFERS: i32 = 10055;
@@ -143,11 +153,20 @@ const ARGUMENT: [i32; 3] = [10022, 10040, 10045];
 /// Of winsock2.h: `WSAEADDRNOTAVAIL`, `WSAENETUNREACH`.
 #[cfg(windows)]
 const SOURCE: [i32; 2] = [10049, 10051];
+/// Of winsock2.h: `WSAEHOSTUNREACH`.
+#[cfg(windows)]
+const NO_ROUTE: i32 = 10065;
 
-/// There are no marks here.
+/// Marks what the socket sends, where there are marks.
 #[cfg_attr(any(target_os = "linux", target_os = "android"), allow(dead_code))]
-pub(super) fn set_mark(_: &SockRef<'_>, _: u32) -> io::Result<()> {
-    Ok(())
+pub(super) fn set_mark(socket: &SockRef<'_>, mark: u32) -> io::Result<()> {
+    #[cfg(any(target_os = "freebsd", target_os = "openbsd"))]
+    return super::bsd::set_mark(socket, mark);
+    #[cfg(not(any(target_os = "freebsd", target_os = "openbsd")))]
+    {
+        let _ = (socket, mark);
+        Ok(())
+    }
 }
 
 /// The index of an interface. The resolver of every system knows it, as a part of the text form of an address.

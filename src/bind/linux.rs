@@ -7,7 +7,7 @@ mod cmsg;
 use super::{
     Endpoint, Family, RecvBatch, RecvMeta,
     outgoing::{Message, Outgoing, Refusal},
-    udp::{BUFFER, Counters},
+    udp::{BUFFER, Counters, Drive, Options},
 };
 use cmsg::Control;
 use mio::net::UdpSocket;
@@ -35,21 +35,21 @@ const GRO_SLOT: usize = 65_535;
 const RECV_ERRORS: usize = 8;
 
 /// What the driver knows about its socket.
-#[derive(Debug)]
 pub(super) struct Driver {
     family: Family,
     /// Whether GRO may be used.
     offload: bool,
+    /// Whether endpoints tell the interface as well.
+    interfaces: bool,
     /// Whether the system has GSO and has not refused it yet.
     gso: AtomicBool,
     /// Whether GRO is on.
     gro: AtomicBool,
 }
 
-impl Driver {
-    /// Sets up a socket and binds it.
-    pub(super) fn bind(bare: &Socket, address: &SockAddr, family: Family, offload: bool) -> io::Result<Self> {
-        let socket = bare.as_fd();
+impl Drive for Driver {
+    fn set_up(bare: &Socket, address: Option<&SockAddr>, family: Family, options: Options) -> io::Result<Self> {
+        let (socket, Options { offload, interfaces, .. }) = (bare.as_fd(), options);
         match family {
             Family::V4 => {
                 set_option(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
@@ -67,18 +67,20 @@ impl Driver {
         for option in [libc::SO_RCVBUFFORCE, libc::SO_SNDBUFFORCE] {
             let _ = set_option(socket, libc::SOL_SOCKET, option, BUFFER as libc::c_int);
         }
-        bare.bind(address)?;
+        if let Some(address) = address {
+            bare.bind(address)?;
+        }
         Ok(Self {
             family,
             offload,
+            interfaces,
             // A kernel without GSO takes no notice of the control message, and would send one huge datagram.
             gso: AtomicBool::new(offload && set_option(socket, libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok()),
             gro: AtomicBool::new(false),
         })
     }
 
-    /// Sends until nothing is left.
-    pub(super) fn send(&self, socket: &UdpSocket, outgoing: &mut Outgoing<'_>, counters: &Counters) {
+    fn send(&self, socket: &UdpSocket, outgoing: &mut Outgoing<'_>, counters: &Counters) {
         let socket = socket.as_fd();
         if outgoing.messages(1).next().is_none() {
             return;
@@ -92,7 +94,12 @@ impl Driver {
                 Err(err) => {
                     let errno = err.raw_os_error().unwrap_or(0);
                     let gso = outgoing.messages(segments).next().is_some_and(|first| first.segment_size.is_some());
-                    let left = outgoing.refused(segments, self.judge(errno, gso, counters));
+                    let refusal = self.judge(errno, gso, counters);
+                    if segments > 1 && !self.gso.load(Relaxed) {
+                        outgoing.gso_disabled();
+                    }
+                    outgoing.says(&err);
+                    let left = outgoing.refused(segments, refusal);
                     if !left.is_zero() {
                         pause(socket, errno, left);
                     }
@@ -101,33 +108,7 @@ impl Driver {
         }
     }
 
-    /// What an error of sending says about the message that it met.
-    fn judge(&self, errno: i32, gso: bool, counters: &Counters) -> Refusal {
-        match errno {
-            libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => Refusal::Full,
-            // The way out cannot compute checksums (EIO, also with IPsec on it), or does not know GSO at all.
-            libc::EIO | libc::ENOPROTOOPT | libc::EOPNOTSUPP if gso => {
-                if self.gso.swap(false, Relaxed) {
-                    counters.gso_disabled.fetch_add(1, Relaxed);
-                    tracing::debug!(errno, family = ?self.family, "GSO is off for this socket");
-                }
-                counters.gso_refused.fetch_add(1, Relaxed);
-                Refusal::Argument
-            }
-            // The segments are larger than the path MTU, and GSO does not fragment (EMSGSIZE; EINVAL on older kernels).
-            libc::EMSGSIZE | libc::EINVAL if gso => {
-                counters.gso_refused.fetch_add(1, Relaxed);
-                Refusal::Argument
-            }
-            libc::EMSGSIZE | libc::EINVAL => Refusal::Argument,
-            // What Linux says of an IPv4 source address that is gone; of an IPv6 one it says EINVAL.
-            libc::ENETUNREACH | libc::EADDRNOTAVAIL => Refusal::Source,
-            _ => Refusal::Other,
-        }
-    }
-
-    /// Receives into the free slots what is there.
-    pub(super) fn recv(&self, socket: &UdpSocket, batch: &mut RecvBatch, counters: &Counters) -> io::Result<()> {
+    fn recv(&self, socket: &UdpSocket, batch: &mut RecvBatch, counters: &Counters) -> io::Result<()> {
         let socket = socket.as_fd();
         self.match_slots(socket, batch.slot_len());
         let mut frame = Frame::new();
@@ -147,11 +128,43 @@ impl Driver {
             }
         };
         for i in 0..count {
-            let (meta, truncated) = frame.received(i, self.family);
+            let (meta, truncated) = frame.received(i, self.family, self.interfaces);
             counters.truncated.fetch_add(truncated.into(), Relaxed);
             batch.push(meta);
         }
         Ok(())
+    }
+
+    fn joins(&self) -> bool {
+        self.gso.load(Relaxed)
+    }
+}
+
+impl Driver {
+    /// What an error of sending says about the message that it met.
+    fn judge(&self, errno: i32, gso: bool, counters: &Counters) -> Refusal {
+        match errno {
+            libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => Refusal::Full,
+            // The way out cannot compute checksums (EIO, also with IPsec on it), or does not know GSO at all.
+            libc::EIO | libc::ENOPROTOOPT | libc::EOPNOTSUPP if gso => {
+                if self.gso.swap(false, Relaxed) {
+                    counters.gso_disabled.fetch_add(1, Relaxed);
+                    tracing::debug!(errno, family = ?self.family, "GSO is off for this socket");
+                }
+                counters.gso_refused.fetch_add(1, Relaxed);
+                Refusal::Argument
+            }
+            // The segments are larger than the path MTU, and GSO does not fragment (EMSGSIZE; EINVAL on older kernels).
+            libc::EMSGSIZE | libc::EINVAL if gso => {
+                counters.gso_refused.fetch_add(1, Relaxed);
+                Refusal::Argument
+            }
+            libc::EMSGSIZE | libc::EINVAL => Refusal::Argument,
+            // What Linux says of an IPv4 source address that is gone, and of an interface; of an IPv6 address it says EINVAL.
+            libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::ENODEV => Refusal::Source,
+            libc::EHOSTUNREACH => Refusal::Route,
+            _ => Refusal::Other,
+        }
     }
 
     /// Turns GRO on if the slots are large enough for it. Otherwise the system would cut off what it has put together.
@@ -300,8 +313,9 @@ impl Frame {
         retry(|| unsafe { libc::recvmmsg(socket.as_raw_fd(), headers, count as _, 0, no_timeout) })
     }
 
-    /// What came with the message that was received into slot `i`, and whether it was too large for it.
-    fn received(&mut self, i: usize, family: Family) -> (RecvMeta, bool) {
+    /// What came with the message that was received into slot `i`, with its interface or without, and whether it was too
+    /// large for the slot.
+    fn received(&mut self, i: usize, family: Family, interfaces: bool) -> (RecvMeta, bool) {
         let header = &self.headers[i];
         let truncated = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
         let len = if truncated { 0 } else { header.msg_len as usize };
@@ -314,10 +328,14 @@ impl Frame {
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                     let info = cmsg::read::<libc::in_pktinfo>(data);
                     meta.from.src = info.map(|info| Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes()).into());
+                    meta.from.src_interface = info.filter(|_| interfaces).map_or(0, |info| info.ipi_ifindex as u32);
                 }
                 (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                     let info = cmsg::read::<libc::in6_pktinfo>(data);
                     meta.from.src = info.map(|info| Ipv6Addr::from(info.ipi6_addr.s6_addr).into());
+                    #[allow(clippy::unnecessary_cast)] // The type differs between C libraries.
+                    let index = |info: libc::in6_pktinfo| info.ipi6_ifindex as u32;
+                    meta.from.src_interface = info.filter(|_| interfaces).map_or(0, index);
                 }
                 (libc::IPPROTO_IP, libc::IP_TOS) => meta.tos = cmsg::read::<u8>(data).unwrap_or(0),
                 (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
@@ -339,21 +357,22 @@ fn attach(control: &mut Control, message: &Message<'_>) {
     control.clear();
     match message.source {
         Some(IpAddr::V4(ip)) => {
-            // Only the address: with an interface, a route through another one could not be used.
             let info = libc::in_pktinfo {
-                ipi_ifindex: 0,
+                ipi_ifindex: message.interface as _,
                 ipi_spec_dst: cmsg::in_addr(ip),
                 ipi_addr: cmsg::in_addr(Ipv4Addr::UNSPECIFIED),
             };
             control.push(libc::IPPROTO_IP, libc::IP_PKTINFO, info);
         }
         Some(IpAddr::V6(ip)) => {
-            let scope_id = match message.to {
+            // The zone of a link-local address is an interface, too, and the kernel refuses two.
+            let zone = match message.to {
                 SocketAddr::V6(to) => to.scope_id(),
                 SocketAddr::V4(_) => 0,
             };
+            let interface = if zone == 0 { message.interface } else { zone };
             let info =
-                libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: ip.octets() }, ipi6_ifindex: scope_id as _ };
+                libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: ip.octets() }, ipi6_ifindex: interface as _ };
             control.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info);
         }
         None => {}
@@ -406,6 +425,14 @@ pub(super) fn set_mark(socket: &SockRef<'_>, mark: u32) -> io::Result<()> {
     socket.set_mark(mark)
 }
 
+/// Whether there is an interface with this index.
+pub(super) fn has_interface(index: u32) -> bool {
+    let mut name = [0; libc::IF_NAMESIZE];
+    // SAFETY: there is room for a name.
+    let name = unsafe { libc::if_indextoname(index, name.as_mut_ptr()) };
+    !name.is_null()
+}
+
 /// The index of an interface.
 pub(super) fn interface_index(name: &str) -> Option<u32> {
     let name = CString::new(name).ok()?;
@@ -415,13 +442,15 @@ pub(super) fn interface_index(name: &str) -> Option<u32> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
     #[test]
     fn what_says_that_gso_cannot_be_done_switches_it_off_and_what_says_not_now_does_not() {
-        let driver =
-            Driver { family: Family::V4, offload: true, gso: AtomicBool::new(true), gro: AtomicBool::new(false) };
+        let socket = Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+        let driver = Driver::set_up(&socket, None, Family::V4, Options::default()).unwrap();
+        driver.gso.store(true, Relaxed);
         let counters = Counters::default();
         for errno in [libc::EINVAL, libc::EMSGSIZE] {
             assert_eq!(driver.judge(errno, true, &counters), Refusal::Argument);

@@ -19,7 +19,7 @@
 //! ```
 
 use super::{
-    Bind, Endpoint, RecvBatch, SendReport, Transmit, Woken,
+    Bind, Endpoint, Family, RecvBatch, SendReport, Transmit, Woken,
     queue::{DatagramQueue, Origin},
 };
 use crate::queue::wait_until;
@@ -92,7 +92,7 @@ struct Host {
     mark: u32,
     gro: bool,
     open_error: Option<io::ErrorKind>,
-    blocked: bool,
+    blocked: Vec<Family>,
     opens: u64,
 }
 
@@ -103,7 +103,7 @@ impl Host {
 
     /// The address that a datagram to `to` leaves from, and whether the wanted one is not ours any more.
     fn source(&self, to: Endpoint) -> Option<(SocketAddr, bool)> {
-        let port = self.port.filter(|_| !self.blocked)?;
+        let port = self.port.filter(|_| !self.blocked.contains(&Family::of(to.dst)))?;
         let ours = to.src.filter(|src| self.addresses.contains(src));
         let family = |ip: &&IpAddr| ip.is_ipv4() == to.dst.is_ipv4();
         let ip = ours.or_else(|| self.addresses.iter().find(family).copied())?;
@@ -164,7 +164,7 @@ impl MemNetwork {
             mark: 0,
             gro: false,
             open_error: None,
-            blocked: false,
+            blocked: Vec::new(),
             opens: 0,
         });
         Arc::new(MemBind { network: self.clone(), id: state.hosts.len() - 1, ready })
@@ -294,7 +294,12 @@ impl MemBind {
 
     /// Lets everything that is sent be dropped and reported, as without a route.
     pub fn set_send_blocked(&self, blocked: bool) {
-        self.with(|host| host.blocked = blocked);
+        self.set_blocked(if blocked { &[Family::V4, Family::V6] } else { &[] });
+    }
+
+    /// The same for addresses of these families only.
+    pub fn set_blocked(&self, families: &[Family]) {
+        self.with(|host| host.blocked = families.to_vec());
     }
 }
 
@@ -355,6 +360,7 @@ impl Bind for MemBind {
             let Some((from, stale)) = self.with(|host| host.source(transmit.to)) else {
                 report.dropped += transmit.datagrams();
                 report.dropped_mask |= 1 << i;
+                report.unreachable_mask |= 1 << i;
                 continue;
             };
             report.stale_source_mask |= u128::from(stale) << i;
@@ -462,6 +468,19 @@ mod tests {
         assert_eq!(received(&b)[0].0.from.dst, "198.51.100.1:1".parse().unwrap());
         send(&b, "192.0.2.1:1", b"x", 1);
         assert_eq!(net.lost(), 1);
+    }
+
+    #[test]
+    fn a_family_without_a_route_or_an_address_is_unreachable() {
+        let (_net, a, b) = pair();
+        assert_eq!(send(&a, "[2001:db8::2]:2", b"x", 1).unreachable_mask, 1);
+        a.add_address("2001:db8::1".parse().unwrap());
+        b.add_address("2001:db8::2".parse().unwrap());
+        a.set_blocked(&[Family::V4]);
+        let report = send(&a, "192.0.2.2:2", b"x", 1);
+        assert_eq!((report.sent, report.dropped_mask, report.unreachable_mask), (0, 1, 1));
+        let report = send(&a, "[2001:db8::2]:2", b"y", 1);
+        assert_eq!((report.sent, report.unreachable_mask, payloads(&b)), (1, 0, vec![b"y".to_vec()]));
     }
 
     #[test]

@@ -1,24 +1,33 @@
-//! The UDP side of a tunnel: one trait, one implementation per kind of socket.
+//! UDP in batches: an IPv4 and an IPv6 socket on one port, segmentation offload, and answers that leave from the
+//! address they were asked at.
 //!
-//! A [`Bind`] holds an IPv4 and an IPv6 socket on one port. Everything on the data path takes batches. One thread
-//! receives (`wait`, `recv`); any thread may send, rebind or wake it at the same time.
+//! For a tunnel there is a trait, [`Bind`], with one implementation per kind of socket. One thread receives (`wait`,
+//! `recv`); any thread may send, rebind or wake it at the same time.
+//!
+//! For everybody else there is [`BatchUdp`]: the same sockets on their own, with calls that block until something
+//! comes, for as many threads as like to.
 
+mod batch;
+#[cfg(any(target_os = "freebsd", target_os = "openbsd"))]
+mod bsd;
 pub mod callback;
+mod endpoint;
 mod fallback;
+mod interface;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod linux;
 pub mod mem;
 mod outgoing;
 mod queue;
 pub mod udp;
+#[cfg(windows)]
+mod windows;
 
+pub use batch::{BatchOptions, BatchUdp, Received};
+pub use endpoint::{DstBytes, Endpoint};
 pub use udp::UdpBind;
 
-use std::{
-    io,
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{fmt, io, net::SocketAddr, time::Duration};
 
 /// The largest number of transmits in one [`Bind::send`].
 pub const BATCH: usize = 128;
@@ -43,20 +52,12 @@ impl Family {
     }
 }
 
-/// Where a peer is, and which of our addresses it knows us by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// The peer's address.
-    pub dst: SocketAddr,
-    /// Our address that the peer last sent to; answers leave from it. Forgotten when it goes away.
-    pub src: Option<IpAddr>,
-}
-
-impl Endpoint {
-    /// An endpoint whose source address the system chooses.
-    #[must_use]
-    pub const fn new(dst: SocketAddr) -> Self {
-        Self { dst, src: None }
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
     }
 }
 
@@ -65,9 +66,9 @@ impl Endpoint {
 pub struct Transmit<'a> {
     /// Where to.
     pub to: Endpoint,
-    /// The datagrams, back to back.
+    /// The datagrams, back to back. One that is empty is a datagram as well.
     pub contents: &'a [u8],
-    /// The size of each datagram but the last. Equal to `contents.len()` for a single one.
+    /// The size of each datagram but the last. Equal to `contents.len()`, or 0, for a single one.
     pub segment_size: usize,
     /// The IPv4 TOS or IPv6 traffic class byte of the outer header.
     pub tos: u8,
@@ -77,12 +78,13 @@ impl<'a> Transmit<'a> {
     /// How many datagrams this is.
     #[must_use]
     pub fn datagrams(&self) -> usize {
-        self.contents.len().div_ceil(self.size())
+        self.contents.len().div_ceil(self.size()).max(1)
     }
 
     /// The datagrams, one by one.
     pub fn segments(&self) -> impl ExactSizeIterator<Item = &'a [u8]> + use<'a> {
-        self.contents.chunks(self.size())
+        let (contents, size) = (self.contents, self.size());
+        (0..self.datagrams()).map(move |i| &contents[i * size..contents.len().min((i + 1) * size)])
     }
 
     /// `segment_size`, where 0 stands for a single datagram.
@@ -106,6 +108,14 @@ pub struct SendReport {
     /// Bit `i` is set if transmit `i` had a source address that is not ours any more. It was then sent without, and the
     /// caller should forget the address.
     pub stale_source_mask: u128,
+    /// Bit `i` is set if transmit `i` was dropped because nothing can be sent to its address from here: there is no
+    /// route, or no socket of its family.
+    pub unreachable_mask: u128,
+    /// Whether GSO was given up on a socket, because the system or the way out cannot do it. What was to be sent with
+    /// it was sent without, and counts as any other.
+    pub gso_disabled: bool,
+    /// What the system said of the first datagram that it refused: an `errno`, or on Windows an error of Winsock.
+    pub error: Option<i32>,
 }
 
 /// What was received with one slot of a [`RecvBatch`].
@@ -202,6 +212,12 @@ impl RecvBatch {
         &mut self.buffer
     }
 
+    /// Bytes of memory that it takes.
+    #[must_use]
+    pub const fn memory(&self) -> usize {
+        self.buffer.len() + self.metas.capacity() * size_of::<RecvMeta>()
+    }
+
     /// The whole buffer; the filled part of slot `i` begins at `i * slot_len()`.
     #[must_use]
     pub fn buffer(&self) -> &[u8] {
@@ -231,7 +247,8 @@ pub trait Bind: Send + Sync {
     /// Closes the sockets. A bind that is not open receives nothing and drops what is sent. Idempotent.
     fn close(&self);
 
-    /// Marks packets sent from now on, across reopening (`SO_MARK` on Linux and Android; nothing elsewhere).
+    /// Marks packets sent from now on, across reopening (`SO_MARK` on Linux and Android, `SO_USER_COOKIE` on
+    /// FreeBSD, `SO_RTABLE` on OpenBSD; nothing elsewhere).
     ///
     /// # Errors
     /// As the system says, for lack of permission mostly; the old mark then stays.
@@ -269,5 +286,10 @@ pub trait Bind: Send + Sync {
     /// a number.
     fn zone_index(&self, zone: &str) -> Option<u32> {
         zone.parse().ok().filter(|index| *index != 0)
+    }
+
+    /// Names and values of what it counts itself, besides what `send` reports.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
     }
 }

@@ -5,12 +5,13 @@
 
 use super::{Family, SendReport, Transmit};
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
-/// The largest payload of an IPv4 UDP datagram.
-const MAX_BYTES: usize = 65_507;
+/// The largest payload of an IPv4 UDP datagram, and so of a GSO send.
+pub(super) const MAX_BYTES: usize = 65_507;
 
 /// How long one [`Bind::send`](super::Bind::send) waits for a full socket buffer to drain, in all.
 const PATIENCE: Duration = Duration::from_millis(5);
@@ -20,6 +21,8 @@ const PATIENCE: Duration = Duration::from_millis(5);
 pub(super) struct Message<'a> {
     pub(super) to: SocketAddr,
     pub(super) source: Option<IpAddr>,
+    /// The index of the interface that goes with the source, or 0.
+    pub(super) interface: u32,
     pub(super) tos: u8,
     pub(super) contents: &'a [u8],
     /// The size of each datagram, if there are several.
@@ -34,57 +37,104 @@ struct Place {
     offset: usize,
 }
 
+impl Message<'_> {
+    /// The place behind it, where `rest` bytes of its transmit were left in front of it.
+    fn end(&self, rest: usize) -> Place {
+        if self.contents.len() == rest {
+            Place { index: self.at.index + 1, offset: 0 }
+        } else {
+            Place { offset: self.at.offset + self.contents.len(), ..self.at }
+        }
+    }
+
+    /// How many datagrams it is.
+    fn datagrams(&self) -> usize {
+        self.segment_size.map_or(1, |size| self.contents.len().div_ceil(usize::from(size)))
+    }
+}
+
 /// Why the system refused a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
     /// There is no room at the moment.
     Full,
-    /// Its source address is not ours, or leads nowhere.
+    /// Its source address or interface is not ours, or leads nowhere; without one, there is no route.
     Source,
+    /// There is no route.
+    Route,
     /// Something about the message is wrong: it is too large, or GSO cannot cut it, or its source address is not ours.
     Argument,
     /// Anything else. On a UDP socket that may well be the fate of an earlier datagram (a pending ICMP error).
     Other,
 }
 
+/// How a transmit was made, for the report: which bits of its masks are about it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Origin {
+    /// The number of what the transmit was made of, or of the first of several.
+    pub(super) first: usize,
+    /// Whether each datagram of it has a number of its own.
+    pub(super) joined: bool,
+}
+
 /// The rest of a batch, for the socket of one family. Keeps the report.
 #[derive(Debug)]
 pub(super) struct Outgoing<'a> {
     batch: &'a [Transmit<'a>],
+    /// As long as `batch`, or empty: then the transmits are numbered as they come.
+    origins: &'a [Origin],
     family: Family,
     next: Place,
     /// The transmit that is being sent without GSO.
     plain: Option<usize>,
     /// The transmit that is being sent without its source address.
     sourceless: Option<usize>,
+    /// Whether the interfaces that go with source addresses do not matter.
+    any_interface: bool,
     /// Whether the next message was refused for no reason of its own once.
     retried: bool,
+    /// What the system said last.
+    errno: Option<i32>,
     deadline: Option<Instant>,
     report: &'a mut SendReport,
 }
 
 impl<'a> Outgoing<'a> {
-    pub(super) fn new(batch: &'a [Transmit<'a>], family: Family, report: &'a mut SendReport) -> Self {
+    pub(super) fn new(
+        batch: &'a [Transmit<'a>],
+        origins: &'a [Origin],
+        family: Family,
+        report: &'a mut SendReport,
+    ) -> Self {
         Self {
             batch,
+            origins,
             family,
             next: Place::default(),
             plain: None,
             sourceless: None,
+            any_interface: false,
             retried: false,
+            errno: None,
             deadline: None,
             report,
         }
     }
 
+    /// Leaves out the interfaces that go with source addresses.
+    pub(super) fn through_any_interface(&mut self) {
+        self.any_interface = true;
+    }
+
     /// What is to be sent next, in order, with up to `segments` datagrams in a message.
     pub(super) fn messages(&self, segments: usize) -> impl Iterator<Item = Message<'a>> + use<'a> {
         let (batch, family, plain, sourceless) = (self.batch, self.family, self.plain, self.sourceless);
+        let any_interface = self.any_interface;
         let mut at = self.next;
         std::iter::from_fn(move || {
             let transmit = loop {
                 let transmit = batch.get(at.index)?;
-                if Family::of(transmit.to.dst) == family && at.offset < transmit.contents.len() {
+                if Family::of(transmit.to.dst) == family {
                     break transmit;
                 }
                 at = Place { index: at.index + 1, offset: 0 };
@@ -94,15 +144,17 @@ impl<'a> Outgoing<'a> {
             let most = size * segments.min(MAX_BYTES / size).max(1);
             let rest = &transmit.contents[at.offset..];
             let contents = &rest[..most.min(rest.len())];
+            let source = transmit.to.src.filter(|_| sourceless != Some(at.index));
             let message = Message {
                 to: transmit.to.dst,
-                source: transmit.to.src.filter(|_| sourceless != Some(at.index)),
+                source,
+                interface: if any_interface || source.is_none() { 0 } else { transmit.to.src_interface },
                 tos: transmit.tos,
                 contents,
                 segment_size: u16::try_from(size).ok().filter(|_| contents.len() > size),
                 at,
             };
-            at.offset += contents.len();
+            at = message.end(rest.len());
             Some(message)
         })
     }
@@ -110,12 +162,22 @@ impl<'a> Outgoing<'a> {
     /// The system took the first `count` of `messages(segments)`.
     pub(super) fn took(&mut self, count: usize, segments: usize) {
         for message in self.messages(segments).take(count) {
-            let index = message.at.index;
-            self.report.sent += self.pass(&message);
-            if self.sourceless == Some(index) {
-                self.report.stale_source_mask |= 1 << index;
+            self.report.sent += message.datagrams();
+            if self.sourceless == Some(message.at.index) {
+                self.report.stale_source_mask |= self.mask(&message);
             }
+            self.pass(&message);
         }
+    }
+
+    /// GSO is over on this socket.
+    pub(super) fn gso_disabled(&mut self) {
+        self.report.gso_disabled = true;
+    }
+
+    /// What the system says of the message that it is about to have [`refused`](Self::refused).
+    pub(super) fn says(&mut self, err: &io::Error) {
+        self.errno = err.raw_os_error();
     }
 
     /// The system refused the first of `messages(segments)`. Decides what becomes of it: the next call of `messages`
@@ -143,30 +205,56 @@ impl<'a> Outgoing<'a> {
                 self.sourceless = Some(index);
                 return Duration::ZERO;
             }
-            Refusal::Source | Refusal::Other if !self.retried => {
+            Refusal::Source | Refusal::Route | Refusal::Other if !self.retried => {
                 self.retried = true;
                 return Duration::ZERO;
             }
+            Refusal::Source | Refusal::Route => self.report.unreachable_mask |= self.mask(&message),
             _ => {}
         }
-        self.report.dropped += self.pass(&message);
-        self.report.dropped_mask |= 1 << index;
+        self.report.error = self.report.error.or(self.errno);
+        self.drop(&message);
         Duration::ZERO
     }
 
     /// Drops the rest.
     pub(super) fn abandon(&mut self) {
         for message in self.messages(1) {
-            self.report.dropped += self.pass(&message);
-            self.report.dropped_mask |= 1 << message.at.index;
+            self.drop(&message);
         }
     }
 
-    /// Goes on behind `message` and returns how many datagrams it is.
-    fn pass(&mut self, message: &Message<'_>) -> usize {
+    /// Drops the rest, as there is no socket of the family.
+    pub(super) fn no_socket(&mut self) {
+        for message in self.messages(1) {
+            self.report.unreachable_mask |= self.mask(&message);
+            self.drop(&message);
+        }
+    }
+
+    fn drop(&mut self, message: &Message<'_>) {
+        self.report.dropped += message.datagrams();
+        self.report.dropped_mask |= self.mask(message);
+        self.pass(message);
+    }
+
+    /// Goes on behind `message`.
+    fn pass(&mut self, message: &Message<'_>) {
         self.retried = false;
-        self.next = Place { index: message.at.index, offset: message.at.offset + message.contents.len() };
-        message.segment_size.map_or(1, |size| message.contents.len().div_ceil(usize::from(size)))
+        let len = self.batch[message.at.index].contents.len();
+        self.next = message.end(len - message.at.offset);
+    }
+
+    /// The bits of the report's masks that are about `message`.
+    fn mask(&self, message: &Message<'_>) -> u128 {
+        match self.origins.get(message.at.index) {
+            None => 1 << message.at.index,
+            Some(Origin { first, joined: false }) => 1 << first,
+            Some(Origin { first, joined: true }) => {
+                let before = message.at.offset / self.batch[message.at.index].size();
+                u128::MAX >> (128 - message.datagrams()) << (first + before)
+            }
+        }
     }
 }
 
@@ -192,14 +280,44 @@ mod tests {
     #[test]
     fn takes_the_transmits_of_its_family_only() {
         let mut report = SendReport::default();
-        let batch = [
-            transmit("[::1]:1", 10, 10),
-            transmit("192.0.2.1:1", 20, 20),
-            transmit("[::1]:1", 30, 0),
-            transmit("192.0.2.1:1", 0, 0),
-        ];
-        assert_eq!(shape(&Outgoing::new(&batch, Family::V4, &mut report), 64), [(20, None)]);
-        assert_eq!(shape(&Outgoing::new(&batch, Family::V6, &mut report), 64), [(10, None), (30, None)]);
+        let batch = [transmit("[::1]:1", 10, 10), transmit("192.0.2.1:1", 20, 20), transmit("[::1]:1", 30, 0)];
+        assert_eq!(shape(&Outgoing::new(&batch, &[], Family::V4, &mut report), 64), [(20, None)]);
+        assert_eq!(shape(&Outgoing::new(&batch, &[], Family::V6, &mut report), 64), [(10, None), (30, None)]);
+    }
+
+    #[test]
+    fn an_empty_datagram_is_one() {
+        let mut report = SendReport::default();
+        let batch = [transmit("192.0.2.1:1", 0, 0), transmit("192.0.2.1:1", 5, 0), transmit("192.0.2.1:1", 0, 9)];
+        let mut out = Outgoing::new(&batch, &[], Family::V4, &mut report);
+        assert_eq!(shape(&out, 64), [(0, None), (5, None), (0, None)]);
+        out.took(1, 64);
+        assert_eq!(shape(&out, 64), [(5, None), (0, None)]);
+        out.took(2, 64);
+        assert_eq!((shape(&out, 64).len(), report.sent), (0, 3));
+    }
+
+    #[test]
+    fn the_report_counts_what_was_joined_one_by_one() {
+        let mut report = SendReport::default();
+        // 5 datagrams that were joined, between two that were not.
+        let batch = [transmit("192.0.2.1:1", 10, 4), transmit("192.0.2.1:1", 45, 10), transmit("192.0.2.1:1", 10, 0)];
+        let origins = [(0, false), (1, true), (6, false)].map(|(first, joined)| Origin { first, joined });
+        let mut out = Outgoing::new(&batch, &origins, Family::V4, &mut report);
+        out.took(1, 64);
+        // One by one, with and then without the source address.
+        out.refused(64, Refusal::Argument);
+        out.took(1, 64);
+        out.refused(64, Refusal::Argument);
+        out.took(2, 64);
+        for errno in [7, 8] {
+            out.says(&io::Error::from_raw_os_error(errno));
+            out.refused(64, Refusal::Argument);
+        }
+        out.took(1, 64);
+        assert_eq!(shape(&out, 64), []);
+        assert_eq!((report.sent, report.dropped, report.error), (7, 2, Some(7)));
+        assert_eq!((report.stale_source_mask, report.dropped_mask), (0b00_1100, 0b11_0000));
     }
 
     #[test]
@@ -207,23 +325,23 @@ mod tests {
         let mut report = SendReport::default();
         let batch = [transmit("192.0.2.1:1", 130 * 100 + 1, 100)];
         assert_eq!(
-            shape(&Outgoing::new(&batch, Family::V4, &mut report), 64),
+            shape(&Outgoing::new(&batch, &[], Family::V4, &mut report), 64),
             [(6400, Some(100)), (6400, Some(100)), (201, Some(100))]
         );
         let batch = [transmit("192.0.2.1:1", 60 * 1452, 1452)];
         assert_eq!(
-            shape(&Outgoing::new(&batch, Family::V4, &mut report), 64),
+            shape(&Outgoing::new(&batch, &[], Family::V4, &mut report), 64),
             [(45 * 1452, Some(1452)), (15 * 1452, Some(1452))]
         );
         let batch = [transmit("192.0.2.1:1", 80_000, 70_000)];
-        assert_eq!(shape(&Outgoing::new(&batch, Family::V4, &mut report), 64), [(70_000, None), (10_000, None)]);
+        assert_eq!(shape(&Outgoing::new(&batch, &[], Family::V4, &mut report), 64), [(70_000, None), (10_000, None)]);
     }
 
     #[test]
     fn what_gso_cannot_cut_is_sent_one_by_one_and_the_next_transmit_is_not() {
         let mut report = SendReport::default();
         let batch = [transmit("192.0.2.1:1", 250, 100), transmit("192.0.2.1:1", 200, 100)];
-        let mut out = Outgoing::new(&batch, Family::V4, &mut report);
+        let mut out = Outgoing::new(&batch, &[], Family::V4, &mut report);
         assert_eq!(out.refused(64, Refusal::Argument), Duration::ZERO);
         assert_eq!(shape(&out, 64), [(100, None), (100, None), (50, None), (200, Some(100))]);
         assert!(out.messages(64).all(|m| m.source.is_some()));
@@ -236,7 +354,7 @@ mod tests {
     fn a_stale_source_is_left_out_once_and_reported_if_that_helps() {
         let mut report = SendReport::default();
         let batch = [transmit("192.0.2.1:1", 100, 100), transmit("192.0.2.1:0", 100, 100)];
-        let mut out = Outgoing::new(&batch, Family::V4, &mut report);
+        let mut out = Outgoing::new(&batch, &[], Family::V4, &mut report);
         out.refused(64, Refusal::Argument);
         assert_eq!(out.messages(64).next().unwrap().source, None);
         out.took(1, 64);
@@ -251,7 +369,7 @@ mod tests {
     fn an_error_of_an_earlier_datagram_costs_none() {
         let mut report = SendReport::default();
         let batch = [transmit("192.0.2.1:1", 250, 100), transmit("192.0.2.1:1", 100, 100)];
-        let mut out = Outgoing::new(&batch, Family::V4, &mut report);
+        let mut out = Outgoing::new(&batch, &[], Family::V4, &mut report);
         out.refused(64, Refusal::Other);
         out.took(1, 64);
         out.refused(64, Refusal::Other);
@@ -260,10 +378,36 @@ mod tests {
     }
 
     #[test]
+    fn what_has_no_route_is_told_apart() {
+        let mut report = SendReport::default();
+        let mut plain = transmit("192.0.2.1:1", 100, 100);
+        plain.to.src = None;
+        let batch = [transmit("192.0.2.1:1", 100, 100), plain, plain, plain];
+        let mut out = Outgoing::new(&batch, &[], Family::V4, &mut report);
+        // With a source address, that may be the trouble; and once it may be an error of an earlier datagram.
+        for refusal in [Refusal::Source, Refusal::Source, Refusal::Source, Refusal::Route, Refusal::Route] {
+            out.refused(64, refusal);
+        }
+        for refusal in [Refusal::Other, Refusal::Other, Refusal::Route] {
+            out.refused(64, refusal);
+        }
+        out.took(1, 64);
+        assert_eq!((report.sent, report.dropped), (1, 3));
+        assert_eq!((report.dropped_mask, report.unreachable_mask), (0b111, 0b011));
+
+        let mut report = SendReport::default();
+        Outgoing::new(&batch[..2], &[], Family::V4, &mut report).no_socket();
+        assert_eq!((report.dropped, report.unreachable_mask), (2, 0b11));
+        let mut report = SendReport::default();
+        Outgoing::new(&batch[..2], &[], Family::V4, &mut report).abandon();
+        assert_eq!((report.dropped, report.dropped_mask, report.unreachable_mask), (2, 0b11, 0));
+    }
+
+    #[test]
     fn a_full_socket_is_waited_for_only_so_long() {
         let mut report = SendReport::default();
         let batch = [transmit("192.0.2.1:1", 100, 100), transmit("192.0.2.1:1", 100, 100)];
-        let mut out = Outgoing::new(&batch, Family::V4, &mut report);
+        let mut out = Outgoing::new(&batch, &[], Family::V4, &mut report);
         assert_eq!(out.refused(64, Refusal::Full), PATIENCE);
         assert_eq!(shape(&out, 64).len(), 2);
         std::thread::sleep(PATIENCE);

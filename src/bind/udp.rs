@@ -1,33 +1,30 @@
-//! [`UdpBind`]: a pair of UDP sockets of the operating system.
+//! [`UdpBind`]: a pair of UDP sockets of the operating system, for a tunnel.
 //!
-//! This file knows what is the same everywhere: ports, reopening, waiting. How batches pass a socket is a matter of its
+//! This file waits for them; `udp/pair.rs` opens, reopens and closes them. How batches pass a socket is a matter of its
 //! driver: `linux.rs` on Linux and Android, `fallback.rs` elsewhere; `udp/socket.rs` chooses.
 
+pub(super) mod pair;
 mod socket;
 
-use super::{BATCH, Bind, Family, RecvBatch, SendReport, Transmit, Woken, outgoing::Outgoing};
-use mio::{Events, Interest, Poll, Registry, Token, Waker};
-use socket::{Socket, unless_missing};
+use super::{Bind, RecvBatch, SendReport, Transmit, Woken, endpoint};
+use mio::{Events, Poll, Registry, Token, Waker};
+use pair::{Pair, Way};
 use std::{
     fmt, io,
     sync::{
-        Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
+
+pub(super) use socket::{Drive, Options, interface_index};
 
 /// The socket buffers that are asked for, as far as the system allows. At 3 Gbit/s they bridge 10 ms in which the
 /// receiving thread does not run; more would only make datagrams older.
 pub(super) const BUFFER: usize = 4 << 20;
 
-/// How often both families are tried on a port that the system chose for the first of them.
-const PORT_TRIES: usize = 100;
-
-const BOTH: [Family; 2] = [Family::V4, Family::V6];
-
 const WAKE: Token = Token(0);
-const SOCKET: Token = Token(1);
 const JOINED: Token = Token(2);
 
 /// A socket that is lent to a [`SocketHook`].
@@ -38,9 +35,9 @@ pub type BorrowedSocket<'a> = std::os::fd::BorrowedFd<'a>;
 pub type BorrowedSocket<'a> = std::os::windows::io::BorrowedSocket<'a>;
 
 /// Is shown each new socket before its first byte, for example to keep it out of the tunnel (Android's
-/// `VpnService.protect`). If it fails, so does the `open` that made the socket. It runs on the thread that called `open`,
-/// and must not call `open`, `close` or `set_mark` itself.
-pub type SocketHook = Box<dyn Fn(BorrowedSocket<'_>, Family) -> io::Result<()> + Send + Sync>;
+/// `VpnService.protect`). If it fails, so does the `open` that made the socket. It runs on the thread that called
+/// `open`, and must not open, close or change the bind itself.
+pub type SocketHook = Box<dyn Fn(BorrowedSocket<'_>, super::Family) -> io::Result<()> + Send + Sync>;
 
 /// Counts since the bind was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,13 +61,15 @@ pub(super) struct Counters {
     pub(super) recv_errors: AtomicU64,
 }
 
-/// What is open: one or two sockets on one port.
-#[derive(Debug)]
-struct Sockets {
-    port: u16,
-    each: Vec<Socket>,
-    /// Whose turn it is to receive first.
-    turn: AtomicUsize,
+impl Counters {
+    fn read(&self) -> UdpStats {
+        UdpStats {
+            gso_refused: self.gso_refused.load(Relaxed),
+            gso_disabled: self.gso_disabled.load(Relaxed),
+            truncated: self.truncated.load(Relaxed),
+            recv_errors: self.recv_errors.load(Relaxed),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -83,22 +82,8 @@ struct Poller {
 pub struct UdpBind {
     /// Held by the thread that waits, and by nobody else.
     poller: Mutex<Poller>,
-    registry: Registry,
     waker: Waker,
-    /// Read while sending and receiving, which never blocks for longer than a few milliseconds; written to swap them.
-    sockets: RwLock<Option<Sockets>>,
-    /// The mark of new sockets. Held throughout `open`, `close` and `set_mark`, so that they happen one after another.
-    mark: Mutex<u32>,
-    hook: Option<SocketHook>,
-    offload: bool,
-    portable: bool,
-    counters: Counters,
-}
-
-impl Sockets {
-    fn family(&self, family: Family) -> Option<&Socket> {
-        self.each.iter().find(|socket| socket.family == family)
-    }
+    pair: Pair,
 }
 
 impl UdpBind {
@@ -108,182 +93,88 @@ impl UdpBind {
     /// If the system has no more file descriptors, mostly.
     pub fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
-        let registry = poll.registry().try_clone()?;
+        let registry = || poll.registry().try_clone();
         Ok(Self {
-            waker: Waker::new(&registry, WAKE)?,
+            waker: Waker::new(poll.registry(), WAKE)?,
+            pair: Pair::new([registry()?, registry()?]),
             poller: Mutex::new(Poller { poll, events: Events::with_capacity(8) }),
-            registry,
-            sockets: RwLock::new(None),
-            mark: Mutex::new(0),
-            hook: None,
-            offload: true,
-            portable: false,
-            counters: Counters::default(),
         })
     }
 
     /// Shows each new socket to `hook` first.
     #[must_use]
     pub fn with_socket_hook(mut self, hook: SocketHook) -> Self {
-        self.hook = Some(hook);
+        self.pair.hook = Some(hook);
         self
     }
 
     /// Whether to use GSO and GRO where the system has them. It does at first.
     #[must_use]
     pub fn with_offload(mut self, offload: bool) -> Self {
-        self.offload = offload;
+        self.pair.options.offload = offload;
         self
     }
 
-    /// Uses the portable driver on Linux and Android as well. It sends and receives the same datagrams, but carries only
-    /// the ECN bits of the TOS byte, never fragments, is slower, and always needs slots of 65,535 bytes to receive into.
+    /// Uses the portable driver on Linux and Android as well. It sends and receives the same datagrams, but carries
+    /// only the ECN bits of the TOS byte, never fragments, is slower, and always needs slots of 65,535 bytes to
+    /// receive into.
     #[must_use]
     pub fn with_portable_driver(mut self) -> Self {
-        self.portable = true;
+        self.pair.options = self.pair.options.portable();
         self
     }
 
     /// What was counted so far.
     #[must_use]
     pub fn stats(&self) -> UdpStats {
-        UdpStats {
-            gso_refused: self.counters.gso_refused.load(Relaxed),
-            gso_disabled: self.counters.gso_disabled.load(Relaxed),
-            truncated: self.counters.truncated.load(Relaxed),
-            recv_errors: self.counters.recv_errors.load(Relaxed),
-        }
+        self.pair.stats()
+    }
+
+    /// Ties one family to one interface; see [`BatchUdp::set_interface`](super::BatchUdp::set_interface).
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such interface, and what the system says. It stays as it was then.
+    pub fn set_interface(&self, family: super::Family, index: u32, blackhole: bool) -> io::Result<()> {
+        let set = self.pair.set_way(family, Way { interface: index, blackhole });
+        self.wake();
+        set
     }
 
     /// The IPv4 socket. It stays the bind's, and is closed by the next `open` or `close`.
     #[cfg(unix)]
     #[must_use]
     pub fn fd4(&self) -> Option<std::os::fd::RawFd> {
-        self.fd(Family::V4)
+        self.pair.fd(super::Family::V4)
     }
 
     /// The IPv6 socket. It stays the bind's, and is closed by the next `open` or `close`.
     #[cfg(unix)]
     #[must_use]
     pub fn fd6(&self) -> Option<std::os::fd::RawFd> {
-        self.fd(Family::V6)
-    }
-
-    #[cfg(unix)]
-    fn fd(&self, family: Family) -> Option<std::os::fd::RawFd> {
-        use std::os::fd::AsRawFd;
-        self.with_sockets(|sockets| sockets.family(family).map(|socket| socket.io.as_raw_fd())).flatten()
-    }
-
-    fn with_sockets<R>(&self, act: impl FnOnce(&Sockets) -> R) -> Option<R> {
-        self.sockets.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(act)
-    }
-
-    fn prepare_all(&self, families: &[Family], mark: u32) -> io::Result<Vec<(Family, socket2::Socket)>> {
-        of_families(families, |family| {
-            let socket = socket::prepare(*family, mark, self.hook.as_ref())?;
-            Ok(socket.map(|socket| (*family, socket)))
-        })
-    }
-
-    /// Binds prepared sockets to one port and registers them.
-    fn bind_all(&self, fresh: Vec<(Family, socket2::Socket)>, mut port: u16) -> io::Result<Sockets> {
-        let each = of_families(fresh, |(family, socket)| {
-            let bound = Socket::bind(socket, family, port, self.offload, self.portable);
-            let Some(mut socket) = unless_missing(bound)? else {
-                return Ok(None);
-            };
-            port = socket.io.local_addr()?.port();
-            self.registry.register(&mut socket.io, SOCKET, Interest::READABLE)?;
-            Ok(Some(socket))
-        })?;
-        Ok(Sockets { port, each, turn: AtomicUsize::new(0) })
-    }
-
-    /// Sockets of those `families` that the host has, on `port` or on one that is free in all of them.
-    fn make(&self, families: &[Family], port: u16, mark: u32) -> io::Result<Sockets> {
-        for _ in 1..PORT_TRIES {
-            match self.bind_all(self.prepare_all(families, mark)?, port) {
-                Err(err) if port == 0 && err.kind() == io::ErrorKind::AddrInUse => {}
-                result => return result,
-            }
-        }
-        self.bind_all(self.prepare_all(families, mark)?, port)
-    }
-
-    /// Fresh sockets on the port of those that are open. The port is shared for the moment in which both are, so that
-    /// there is no moment without, and the old ones stay if the fresh ones fail. (To close the old ones first would not
-    /// do: a child process that is just being started may still hold their port.)
-    fn renew(&self, port: u16, mark: u32) -> io::Result<()> {
-        let fresh = self.prepare_all(&BOTH, mark)?;
-        let share_old = |share| self.with_sockets(|old| old.each.iter().for_each(|socket| socket.share_port(share)));
-        share_old(true);
-        fresh.iter().for_each(|(_, socket)| socket::share_port(socket, true));
-        let renewed = self.bind_all(fresh, port).map(|new| self.replace(Some(new)));
-        share_old(false);
-        renewed
-    }
-
-    /// Puts `new` in the place of what is open, and closes that.
-    fn replace(&self, new: Option<Sockets>) {
-        let old = std::mem::replace(&mut *self.write(), new);
-        self.retire(old);
-    }
-
-    fn retire(&self, old: Option<Sockets>) {
-        for mut socket in old.into_iter().flat_map(|sockets| sockets.each) {
-            if let Err(err) = self.registry.deregister(&mut socket.io) {
-                tracing::debug!(%err, "cannot deregister a socket");
-            }
-        }
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, Option<Sockets>> {
-        self.sockets.write().unwrap_or_else(PoisonError::into_inner)
+        self.pair.fd(super::Family::V6)
     }
 }
 
 impl Bind for UdpBind {
     /// Datagrams that the old sockets have not delivered yet are lost.
     fn open(&self, port: u16) -> io::Result<u16> {
-        let mark = lock(&self.mark);
-        let current = self.with_sockets(|sockets| sockets.port);
-        let opened = if port != 0 && current == Some(port) {
-            self.renew(port, *mark)
-        } else {
-            self.make(&BOTH, port, *mark).map(|sockets| self.replace(Some(sockets)))
-        };
+        let opened = self.pair.open(port);
         // Whatever arrived before the sockets were in place has spent its event on the old ones.
         self.wake();
-        opened.map(|()| self.with_sockets(|sockets| sockets.port).unwrap_or(port))
+        opened
     }
 
     fn close(&self) {
-        let _order = lock(&self.mark);
-        self.replace(None);
+        self.pair.close();
         self.wake();
     }
 
     fn set_mark(&self, mark: u32) -> io::Result<()> {
-        let mut current = lock(&self.mark);
-        if *current == mark {
-            return Ok(()); // For this, nobody needs permission.
-        }
-        let set = |sockets: &Sockets, mark| sockets.each.iter().try_for_each(|socket| socket.set_mark(mark));
-        let result = self.with_sockets(|sockets| {
-            set(sockets, mark).inspect_err(|_| {
-                if let Err(err) = set(sockets, *current) {
-                    tracing::debug!(%err, "cannot go back to the old mark");
-                }
-            })
-        });
-        result.unwrap_or(Ok(()))?;
-        *current = mark;
-        Ok(())
+        self.pair.set_mark(mark)
     }
 
     fn wait(&self, timeout: Option<Duration>) -> io::Result<Woken> {
-        let mut poller = lock(&self.poller);
+        let mut poller = self.poller.lock().unwrap_or_else(PoisonError::into_inner);
         let Poller { poll, events } = &mut *poller;
         match poll.poll(events, timeout) {
             Ok(()) => {
@@ -296,7 +187,7 @@ impl Bind for UdpBind {
     }
 
     fn joint(&self) -> Option<(&Registry, Token)> {
-        Some((&self.registry, JOINED))
+        Some((self.pair.registry(), JOINED))
     }
 
     fn wake(&self) {
@@ -306,60 +197,34 @@ impl Bind for UdpBind {
     }
 
     fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
-        let before = batch.len();
-        self.with_sockets(|sockets| {
-            // The families take turns in who comes first, or else a busy one could fill every batch.
-            let turn = sockets.turn.fetch_add(1, Relaxed);
-            for i in 0..sockets.each.len() {
-                sockets.each[(turn + i) % sockets.each.len()].recv(batch, &self.counters)?;
-            }
-            Ok(batch.len() - before)
-        })
-        .unwrap_or(Ok(0))
+        self.pair.recv(batch)
     }
 
     fn send(&self, batch: &[Transmit<'_>]) -> SendReport {
-        let (batch, rest) = batch.split_at(batch.len().min(BATCH));
-        let mut report = SendReport { dropped: rest.iter().map(Transmit::datagrams).sum(), ..SendReport::default() };
-        let open = self.sockets.read().unwrap_or_else(PoisonError::into_inner);
-        for family in BOTH {
-            let mut outgoing = Outgoing::new(batch, family, &mut report);
-            match open.as_ref().and_then(|sockets| sockets.family(family)) {
-                Some(socket) => socket.send(&mut outgoing, &self.counters),
-                None => outgoing.abandon(),
-            }
-        }
+        let mut report = SendReport::default();
+        self.pair.send(batch, &[], &mut report);
         report
     }
 
     fn zone_index(&self, zone: &str) -> Option<u32> {
-        match zone.parse() {
-            Ok(index) => Some(index).filter(|index| *index != 0),
-            Err(_) => socket::interface_index(zone),
-        }
+        endpoint::zone_index(zone)
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let UdpStats { gso_refused, gso_disabled, truncated, recv_errors } = self.stats();
+        vec![
+            ("udp_gso_refused", gso_refused),
+            ("udp_gso_disabled", gso_disabled),
+            ("udp_truncated", truncated),
+            ("udp_recv_errors", recv_errors),
+        ]
     }
 }
 
 impl fmt::Debug for UdpBind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UdpBind")
-            .field("port", &self.with_sockets(|sockets| sockets.port))
-            .field("stats", &self.stats())
-            .finish_non_exhaustive()
+        f.debug_struct("UdpBind").field("port", &self.pair.port()).field("stats", &self.stats()).finish_non_exhaustive()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What `make` makes of each item, without those for which it says that the host has no such family.
-fn of_families<I: IntoIterator, T>(items: I, make: impl FnMut(I::Item) -> io::Result<Option<T>>) -> io::Result<Vec<T>> {
-    let made: Vec<T> = items.into_iter().map(make).filter_map(Result::transpose).collect::<io::Result<_>>()?;
-    if made.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::Unsupported, "this host has neither IPv4 nor IPv6"));
-    }
-    Ok(made)
 }
 
 #[cfg(test)]

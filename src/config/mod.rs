@@ -2,6 +2,7 @@
 //!
 //! Text is parsed into an [`Update`] completely before any of it is applied, so that a bad line changes nothing.
 
+mod host;
 pub mod snapshot;
 pub(crate) mod text;
 pub mod wgquick;
@@ -12,6 +13,7 @@ use ipnet::IpNet;
 
 use crate::key::{PresharedKey, PrivateKey, PublicKey};
 
+pub use host::HostPort;
 pub use text::MAX_ZONE;
 
 /// The most peers that one text may name, and that a device has by default: wireguard-go's `MaxPeers`.
@@ -45,7 +47,7 @@ pub struct PeerUpdate {
     /// apart leaves no copy of it behind.
     pub preshared_key: Option<Box<PresharedKey>>,
     /// Where to send.
-    pub endpoint: Option<EndpointAddr>,
+    pub endpoint: Option<PeerEndpoint>,
     /// Seconds between keepalives; 0 turns them off.
     pub persistent_keepalive: Option<u16>,
     /// Removes the peer's allowed IPs before the changes below.
@@ -78,6 +80,42 @@ pub struct AllowedIpUpdate {
     pub prefix: IpNet,
     /// Takes the prefix away from this peer instead of giving it.
     pub remove: bool,
+}
+
+/// Where a peer is, as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerEndpoint {
+    /// At this address.
+    Address(EndpointAddr),
+    /// At one of the addresses that this name has. Only a device with a resolver takes it.
+    Host(HostPort),
+}
+
+impl From<EndpointAddr> for PeerEndpoint {
+    fn from(addr: EndpointAddr) -> Self {
+        Self::Address(addr)
+    }
+}
+
+impl From<SocketAddr> for PeerEndpoint {
+    fn from(addr: SocketAddr) -> Self {
+        Self::Address(addr.into())
+    }
+}
+
+impl From<HostPort> for PeerEndpoint {
+    fn from(host: HostPort) -> Self {
+        Self::Host(host)
+    }
+}
+
+impl fmt::Display for PeerEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(addr) => addr.fmt(f),
+            Self::Host(host) => host.fmt(f),
+        }
+    }
 }
 
 /// A peer's address as configured: numeric, perhaps with the text of an IPv6 zone.

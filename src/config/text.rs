@@ -11,7 +11,7 @@ use std::{
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
-use super::EndpointAddr;
+use super::{EndpointAddr, PeerEndpoint, host::is_numeric};
 use crate::error::{Error, Result};
 
 /// The longest IPv6 zone taken, in bytes: `IF_MAX_STRING_SIZE` of Windows, the longest that any system has.
@@ -81,6 +81,20 @@ impl FromStr for EndpointAddr {
         };
         let ip: Ipv6Addr = ip.parse().map_err(|_| Error::invalid("not an IPv6 address"))?;
         Ok(Self { addr: SocketAddr::from((ip, port)), zone })
+    }
+}
+
+impl FromStr for PeerEndpoint {
+    type Err = Error;
+
+    /// Reads what [`EndpointAddr`] reads, or else a host name with a port. What is meant as an address but is not quite one
+    /// is no name.
+    fn from_str(text: &str) -> Result<Self> {
+        let host = text.rsplit_once(':').map_or(text, |(host, _)| host);
+        if is_numeric(host) || host.starts_with('[') {
+            return Ok(Self::Address(text.parse()?));
+        }
+        Ok(Self::Host(text.parse()?))
     }
 }
 
@@ -193,6 +207,23 @@ mod tests {
             long.as_str(),
         ] {
             assert!(bad.parse::<EndpointAddr>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_is_an_address_or_a_name() {
+        let read = |text: &str| text.parse::<PeerEndpoint>();
+        for text in ["1.2.3.4:5", "[fe80::1%eth0]:1"] {
+            assert_eq!(read(text).unwrap(), PeerEndpoint::Address(text.parse().unwrap()));
+        }
+        for text in ["host:1", "vpn.example.com:51820", "1.example:7", "bücher.example:9"] {
+            assert_eq!(read(text).unwrap(), PeerEndpoint::Host(text.parse().unwrap()));
+            assert_eq!(read(text).unwrap().to_string(), text);
+        }
+        for bad in
+            ["", "host", "host:", "host:65536", ":1", "a b:1", "1.2.3:5", "01.2.3.4:5", "::1:1", "[host]:1", "h\0st:1"]
+        {
+            assert!(read(bad).is_err(), "{bad}");
         }
     }
 

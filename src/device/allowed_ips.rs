@@ -46,6 +46,18 @@ impl PrefixList {
         }
     }
 
+    /// Bytes that the list takes.
+    #[must_use]
+    pub const fn memory(&self) -> usize {
+        self.entries.capacity() * size_of::<(u64, Option<IpNet>)>()
+    }
+
+    /// Gives back what the list does not need now.
+    pub fn trim(&mut self) {
+        self.entries.retain(|e| e.1.is_some());
+        self.entries.shrink_to_fit();
+    }
+
     /// The prefixes, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = IpNet> + '_ {
         self.entries.iter().filter_map(|e| e.1)
@@ -108,6 +120,23 @@ impl<P: Owner> AllowedIps<P> {
             }
         }
         owner.with_list(|list| *list = PrefixList::default());
+    }
+
+    /// Bytes that the table takes, without the owners' lists.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.v4.mem_size() + self.v6.mem_size() - size_of::<Self>()
+    }
+
+    /// Gives back what the table does not need now: all of it, if there are no prefixes. Otherwise it stays as large as it
+    /// ever was, for to make it anew takes as much again.
+    pub fn trim(&mut self) {
+        if self.v4.is_empty() {
+            self.v4 = PrefixMap::new();
+        }
+        if self.v6.is_empty() {
+            self.v6 = PrefixMap::new();
+        }
     }
 
     /// The owner of the longest prefix that contains `address`.

@@ -1,6 +1,10 @@
 //! Changing the configuration: what can fail first, then everything else.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+};
 
 use super::{
     Config, Device,
@@ -12,9 +16,8 @@ use super::{
     write,
 };
 use crate::{
-    bind::Endpoint,
     config::{
-        EndpointAddr, PeerUpdate, Update,
+        EndpointAddr, PeerEndpoint, PeerUpdate, Update,
         snapshot::{InterfaceSnapshot, PeerSnapshot, Snapshot},
     },
     error::{Error, Result},
@@ -28,6 +31,8 @@ use crate::{
 /// What is left to do for a peer once no configuration lock is held.
 struct Followup {
     peer: Arc<Peer>,
+    /// It has a new name, or the one that it has is to be looked up anew.
+    look_up: bool,
     keepalive: bool,
 }
 
@@ -36,12 +41,13 @@ impl Device {
     ///
     /// # Errors
     /// `AddrInUse` or another socket error for the port, `Permission` or another for the mark, `Invalid` if there
-    /// would be too many peers. Nothing has changed then.
+    /// would be too many peers, or an endpoint is a host name and there is no resolver. Nothing has changed then.
     pub fn apply(&self, update: Update) -> Result<()> {
         let now = self.clock.now();
         let followups = {
             let mut config = lock(&self.config);
             self.check_peer_count(&update)?;
+            self.check_names(&update)?;
             self.apply_sockets(&mut config, &update)?;
             if let Some(key) = update.private_key {
                 self.set_private_key(key);
@@ -53,7 +59,10 @@ impl Device {
             let own = self.identity().map(|i| *i.public());
             update.peers.into_iter().filter_map(|p| self.apply_peer(p, own.as_ref(), config.up)).collect::<Vec<_>>()
         };
-        for Followup { peer, keepalive } in followups {
+        for Followup { peer, look_up, keepalive } in followups {
+            if look_up {
+                self.look_up(&peer);
+            }
             if keepalive {
                 self.send_keepalive(&peer, now);
             } else {
@@ -84,6 +93,14 @@ impl Device {
         Ok(())
     }
 
+    fn check_names(&self, update: &Update) -> Result<()> {
+        let is_name = |peer: &PeerUpdate| matches!(peer.endpoint, Some(PeerEndpoint::Host(_)));
+        if !self.resolves_names() && update.peers.iter().any(is_name) {
+            return Err(Error::invalid("an endpoint is a host name, and there is no resolver"));
+        }
+        Ok(())
+    }
+
     /// The part that asks the operating system: mark and port. On failure both are as before.
     fn apply_sockets(&self, config: &mut Config, update: &Update) -> Result<()> {
         let old_mark = config.fwmark;
@@ -108,6 +125,7 @@ impl Device {
     }
 
     fn apply_port(&self, config: &mut Config, port: u16) -> Result<()> {
+        config.port_is_fixed = port != 0;
         config.listen_port = match config.up {
             true => self.bind.open(port).map_err(|e| Error::io(format!("cannot listen on UDP port {port}"), e))?,
             false => port,
@@ -134,7 +152,7 @@ impl Device {
             handshaking.noise.identity_changed();
             let mut state = lock(&peer.state);
             state.sessions.retire();
-            state.timers.identity_changed();
+            state.timers.handshake_may_begin();
         }
     }
 
@@ -175,13 +193,25 @@ impl Device {
             return None;
         }
         let mut state = lock(&peer.state);
-        if let Some(endpoint) = update.endpoint {
-            state.endpoint = Some(Endpoint::new(self.resolve(&endpoint)));
-            state.zone = endpoint.zone;
+        let mut look_up = false;
+        match update.endpoint {
+            Some(PeerEndpoint::Address(endpoint)) => {
+                let address = self.resolve_zone(&endpoint);
+                if state.name.is_some() {
+                    self.withdraw_question(&peer);
+                }
+                state.set_address(address, endpoint.zone);
+                state.stays = self.roaming_disabled.load(Ordering::Relaxed);
+            }
+            Some(PeerEndpoint::Host(host)) => {
+                state.set_host(host);
+                look_up = true;
+            }
+            None => {}
         }
         let keepalive = update.persistent_keepalive.is_some_and(|s| state.timers.set_keepalive_interval(s));
         drop(state);
-        Some(Followup { peer, keepalive })
+        Some(Followup { peer, look_up, keepalive })
     }
 
     fn create_peer(&self, key: PublicKey, up: bool) -> Arc<Peer> {
@@ -213,6 +243,10 @@ impl Device {
         if let Some(at) = state.scheduled.take() {
             self.deadlines.remove(peer, at);
         }
+        if let Some(name) = &mut state.name {
+            name.rest();
+            self.withdraw_question(peer);
+        }
         count(&self.stats.out_unstaged, state.take_staged().len());
         self.forget_keys(&mut handshaking.noise, &mut state);
     }
@@ -232,55 +266,12 @@ impl Device {
     }
 
     /// The address behind configured text: a zone becomes the number of its interface.
-    fn resolve(&self, endpoint: &EndpointAddr) -> SocketAddr {
+    fn resolve_zone(&self, endpoint: &EndpointAddr) -> SocketAddr {
         let mut addr = endpoint.addr;
         if let (SocketAddr::V6(v6), Some(zone)) = (&mut addr, &endpoint.zone) {
             v6.set_scope_id(self.bind.zone_index(zone).unwrap_or(0));
         }
         addr
-    }
-
-    /// Brings the device up: opens the sockets and begins what is to be begun. Does nothing if it is up.
-    ///
-    /// # Errors
-    /// As the bind says; the device is then still down.
-    pub fn up(&self) -> Result<()> {
-        let now = self.clock.now();
-        let peers = {
-            let mut config = lock(&self.config);
-            if config.up {
-                return Ok(());
-            }
-            let port = config.listen_port;
-            config.listen_port =
-                self.bind.open(port).map_err(|e| Error::io(format!("cannot listen on UDP port {port}"), e))?;
-            config.up = true;
-            let peers = read(&self.peers).list();
-            peers.iter().for_each(|peer| lock(&peer.state).timers.start());
-            peers
-        };
-        tracing::debug!("the interface is up");
-        for peer in peers {
-            let keepalive = lock(&peer.state).timers.keepalive_interval() != 0;
-            if keepalive {
-                self.send_keepalive(&peer, now);
-            } else {
-                self.send_staged(&peer, now);
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes the device down: sessions and what is under way are forgotten, the sockets closed. The configuration
-    /// stays.
-    pub fn down(&self) {
-        let mut config = lock(&self.config);
-        if !std::mem::replace(&mut config.up, false) {
-            return;
-        }
-        self.bind.close();
-        read(&self.peers).list().iter().for_each(|peer| self.silence(peer));
-        tracing::debug!("the interface is down");
     }
 
     /// Reads the state.

@@ -12,8 +12,11 @@ pub enum Event {
     HandshakeCompleted(PublicKey),
     /// This peer did not answer 20 initiations; staged packets were dropped.
     HandshakeFailed(PublicKey),
-    /// This peer has moved: it was heard from here.
+    /// This peer has moved: it was heard from here, or is looked for here, as its name or its network says.
     EndpointChanged(PublicKey, SocketAddr),
+    /// The host name of this peer's endpoint has no address, for this reason. It is told once, and the name looked up again
+    /// as long as anything is to be sent there.
+    ResolveFailed(PublicKey, String),
     /// The last session with this peer is over; its keys were wiped.
     SessionExpired(PublicKey),
     /// The UDP sockets could not be opened; it will be tried again.

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, RwLock},
 };
 
-use super::{peer::Peer, read, write};
+use super::{memory::table_memory, peer::Peer, read, write};
 use crate::{noise::session::Session, random::Random};
 
 /// What an index stands for.
@@ -53,6 +53,16 @@ impl IndexTable {
     /// What `index` stands for.
     pub(super) fn get(&self, index: u32) -> Option<Target> {
         read(&self.targets).get(&index).cloned()
+    }
+
+    /// Bytes that the table takes.
+    pub(super) fn memory(&self) -> usize {
+        table_memory::<u32, Target>(read(&self.targets).capacity())
+    }
+
+    /// Gives back what the table does not need now.
+    pub(super) fn trim(&self) {
+        write(&self.targets).shrink_to_fit();
     }
 
     /// How many indices are in use.

@@ -5,20 +5,26 @@
 //! is something to do.
 //!
 //! Locks are taken in this order, and none is held across I/O or a callback: `config`; `identity`; `peers`,
-//! `allowed_ips`; a peer's `handshake`, then its `state`; `index`, `deadlines`. Opening sockets happens under `config`
-//! alone.
+//! `allowed_ips`; a peer's `handshake`, then its `state`; `index`, `deadlines`, those of `names`. Opening sockets happens
+//! under `config` alone.
 
 pub mod allowed_ips;
 mod apply;
+mod backoff;
+mod endpoints;
 mod events;
 mod index;
+mod memory;
+mod names;
 mod packet;
 mod peer;
 mod peers;
 mod pool;
 mod ratelimit;
 mod receive;
+mod resolver;
 mod send;
+mod sockets;
 mod staged;
 mod stats;
 mod threads;
@@ -27,15 +33,20 @@ mod tunnel;
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicU16, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+        atomic::{AtomicBool, AtomicU16, Ordering},
     },
     time::Duration,
 };
 
+pub use endpoints::candidates::MAX_ADDRESSES;
 pub use events::{Event, EventSink};
+pub use memory::MemoryUsage;
+pub use peer::MAX_STAGED;
 pub use pool::{FIXED_MEMORY, Inbound, Outbound};
-pub use stats::Stats;
+pub use resolver::{Resolve, resolve_with_system};
+pub use staged::STAGED_OVERHEAD;
+pub use stats::{PeerStats, Stats, Totals, Traffic};
 pub use tunnel::Tunnel;
 
 use crate::{
@@ -48,9 +59,11 @@ use crate::{
 };
 use allowed_ips::AllowedIps;
 use index::IndexTable;
+use names::Names;
 use peer::{Peer, State};
 use peers::Peers;
 use ratelimit::RateLimiter;
+use sockets::Retry;
 use staged::Budget;
 use timers::Deadlines;
 
@@ -81,8 +94,8 @@ pub struct Options {
     /// The largest number of peers; `set` fails with `Invalid` beyond it.
     pub max_peers: usize,
     /// Bytes that packets may take while they pass through or wait for a session. The fixed buffers ([`FIXED_MEMORY`]) come
-    /// off it first. At the limit packets are dropped and counted. A peer takes about 1 KiB on top, and 3 KiB more while it has
-    /// sessions.
+    /// off it first; each packet that waits takes [`STAGED_OVERHEAD`] besides its own bytes. At the limit packets are dropped
+    /// and counted. A peer takes about 1 KiB on top, and 3 KiB more while it has sessions.
     pub memory: usize,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
@@ -90,6 +103,8 @@ pub struct Options {
     pub random: Arc<dyn Random>,
     /// Who is told of events.
     pub events: EventSink,
+    /// Who looks up host names. Without it an endpoint must be an address, and no NAT64 is looked for.
+    pub resolve: Option<Resolve>,
 }
 
 impl Default for Options {
@@ -100,6 +115,7 @@ impl Default for Options {
             clock: Arc::new(SystemClock),
             random: Arc::new(SystemRandom),
             events: Box::new(|_| {}),
+            resolve: None,
         }
     }
 }
@@ -109,8 +125,14 @@ impl Default for Options {
 struct Config {
     /// The bound port while up, else the one to bind.
     listen_port: u16,
+    /// It was asked for, and not chosen by the system.
+    port_is_fixed: bool,
     fwmark: u32,
     up: bool,
+    /// Sockets that should be open or fresh are not.
+    retry: Option<Retry>,
+    /// While paused: the peers that there was a session with.
+    paused: Option<Vec<Weak<Peer>>>,
 }
 
 /// What stands between a handshake message and its computation.
@@ -145,7 +167,9 @@ pub struct Device {
     random: Arc<dyn Random>,
     events: EventSink,
     max_peers: usize,
+    memory: usize,
     mtu: AtomicU16,
+    roaming_disabled: AtomicBool,
     config: Mutex<Config>,
     /// Held while a handshake message is computed, so that each is made with one key.
     identity: RwLock<Option<Arc<Identity>>>,
@@ -154,6 +178,8 @@ pub struct Device {
     allowed_ips: RwLock<AllowedIps<Arc<Peer>>>,
     index: IndexTable,
     deadlines: Deadlines,
+    /// `None` if there is nobody to ask.
+    names: Option<Names>,
     /// What staged packets may take.
     budget: Arc<Budget>,
     stats: Stats,
@@ -165,12 +191,15 @@ impl Device {
     pub fn new(tun: Arc<dyn Tun>, bind: Arc<dyn Bind>, options: Options) -> Self {
         Self {
             mtu: AtomicU16::new(tun.mtu()),
+            names: options.resolve.map(|resolve| Names::new(resolve, bind.clone())),
             tun,
             bind,
             clock: options.clock,
             random: options.random,
             events: options.events,
             max_peers: options.max_peers,
+            memory: options.memory,
+            roaming_disabled: AtomicBool::new(false),
             config: Mutex::default(),
             identity: RwLock::default(),
             gate: Mutex::default(),
@@ -223,16 +252,13 @@ impl Device {
         (self.events)(event);
     }
 
-    /// Follows what has happened to the TUN interface. A port that cannot be opened when it comes up leaves the device
-    /// down.
+    /// Follows what has happened to the TUN interface. A port that cannot be opened when it comes up is tried again.
     pub fn handle_tun_events(&self) {
         while let Some(event) = self.tun.event() {
             match event {
                 TunEvent::Up => {
-                    if let Err(error) = self.up() {
-                        tracing::error!(%error, "the interface cannot be brought up");
-                        self.tell(Event::BindFailed(error.to_string()));
-                    }
+                    // What became of it is told as an event.
+                    let _ = self.keep_up();
                 }
                 TunEvent::Down => self.down(),
                 TunEvent::Mtu(mtu) => {
@@ -243,9 +269,13 @@ impl Device {
         }
     }
 
-    /// Does what peers' timers ask for.
+    /// Does what peers' timers ask for, takes what was looked up, and tries again what could not be done.
     pub fn run_timers(&self) {
         let now = self.clock.now();
+        if self.deadlines.pop_own(now) {
+            self.retry_sockets();
+        }
+        self.take_answers(now);
         while let Some((at, peer)) = self.deadlines.pop(now) {
             lock(&peer.state).scheduled.take_if(|scheduled| *scheduled == at);
             loop {
@@ -253,6 +283,7 @@ impl Device {
                 let Some(action) = action else { break };
                 self.act(&peer, action, now);
             }
+            self.retry_name(&peer, now);
             self.schedule(&peer, &mut lock(&peer.state));
         }
     }
@@ -267,7 +298,7 @@ impl Device {
     /// Lists a peer under its next deadline, unless it is listed under an earlier one already: that one then finds
     /// nothing to do and lists it anew, which is cheaper than moving it with each packet.
     fn schedule(&self, peer: &Arc<Peer>, state: &mut State) {
-        let Some(next) = state.timers.next_deadline() else {
+        let Some(next) = state.next_deadline() else {
             return;
         };
         if state.removed || state.scheduled.is_some_and(|at| at <= next) {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    net::SocketAddrV4,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -11,7 +12,9 @@ use std::{
 
 use super::{
     allowed_ips::{Owner, PrefixList},
+    endpoints::name::Name,
     lock,
+    memory::shared_memory,
     staged::StagedMessage,
 };
 use crate::{
@@ -26,7 +29,7 @@ use crate::{
 
 /// Packets that wait for a session; the oldest is dropped for one more. The kernel's limit is 128
 /// (`MAX_STAGED_PACKETS`), but it looks before it adds a packet, and so keeps one more.
-pub(super) const MAX_STAGED: usize = 128 + 1;
+pub const MAX_STAGED: usize = 128 + 1;
 
 /// A peer. Its two locks are taken in the order `handshake`, `state`, and neither is held across I/O.
 pub(super) struct Peer {
@@ -58,6 +61,14 @@ pub(super) struct State {
     pub(super) endpoint: Option<Endpoint>,
     /// The text of the endpoint's zone as it was configured, until the peer moves.
     pub(super) zone: Option<Box<str>>,
+    /// The endpoint does not follow the peer.
+    pub(super) stays: bool,
+    /// The host name that was configured as endpoint.
+    pub(super) name: Option<Box<Name>>,
+    /// The IPv4 address that the endpoint stands for, which is synthesized.
+    pub(super) ipv4: Option<SocketAddrV4>,
+    /// The endpoint is an IPv4 address without a route.
+    pub(super) needs_nat64: bool,
     /// Wall-clock time; zero if there was none.
     pub(super) last_handshake: Duration,
     /// The peer was taken out of the device; nothing is begun for it any more.
@@ -65,6 +76,12 @@ pub(super) struct State {
 }
 
 impl State {
+    /// Bytes that what waits takes.
+    fn staged_memory(&self) -> usize {
+        let messages: usize = self.staged.iter().map(|message| message.len()).sum();
+        messages + self.staged.capacity() * size_of::<StagedMessage>()
+    }
+
     /// Adds a packet to those that wait. Returns how many had to be dropped for it.
     pub(super) fn stage(&mut self, message: StagedMessage) -> usize {
         let dropped = (self.staged.len() + 1).saturating_sub(MAX_STAGED);
@@ -80,6 +97,11 @@ impl State {
 
     pub(super) fn has_staged(&self) -> bool {
         !self.staged.is_empty()
+    }
+
+    /// What waits, oldest first.
+    pub(super) const fn staged(&self) -> &VecDeque<StagedMessage> {
+        &self.staged
     }
 
     /// Takes what waits, and frees the memory.
@@ -106,19 +128,34 @@ impl State {
 
     /// An authentic message came from here: the peer is there now. Returns true if it was elsewhere before.
     pub(super) fn roam(&mut self, from: Endpoint) -> bool {
+        self.answered();
+        if self.stays {
+            return false;
+        }
         let moved = self.endpoint.is_none_or(|e| e.dst != from.dst);
         if moved {
-            self.zone = None;
+            self.place(from);
         }
         self.endpoint = Some(from);
         moved
+    }
+
+    /// When something is to be done for the peer.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let name = self.name.as_ref().and_then(|name| name.retry_at);
+        self.timers.next_deadline().into_iter().chain(name).min()
+    }
+
+    /// Whether packets can be sent at once.
+    pub(super) fn has_session(&self, now: Instant) -> bool {
+        self.sessions.current.as_ref().is_some_and(|s| s.may_send(now))
     }
 
     /// Whether a keepalive could only begin a handshake that is under way already. Its next try comes by itself, at a
     /// random moment; keepalives of two ends at the interval of the retries (5 s) or below would begin theirs in the
     /// same moment again and again, and undo each other's.
     pub(super) fn keepalive_is_idle(&self, now: Instant) -> bool {
-        self.timers.is_retrying() && !self.sessions.current.as_ref().is_some_and(|s| s.may_send(now))
+        self.timers.is_retrying() && !self.has_session(now)
     }
 
     /// Whether it is time for a new session after a packet was sent: the current one is worn, or old and ours to renew.
@@ -156,6 +193,11 @@ impl Sessions {
     /// The session to send with, whatever its age.
     pub(super) const fn current(&self) -> Option<&Arc<Session>> {
         self.current.as_ref()
+    }
+
+    /// Bytes that the sessions take.
+    fn memory(&self) -> usize {
+        [&self.previous, &self.current, &self.next].into_iter().flatten().count() * shared_memory::<Session>()
     }
 
     /// Puts a new session in its place. Returns the indices of those that fall out.
@@ -233,6 +275,25 @@ impl Peer {
 
     pub(super) fn traffic(&self) -> (u64, u64) {
         (self.tx_bytes.load(Ordering::Relaxed), self.rx_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Bytes that the peer takes, and those that the packets take that wait for it.
+    pub(super) fn memory(&self) -> (usize, usize) {
+        // While a message is computed there is a handshake, and that is not waited for.
+        let is_pending = self.handshake.try_lock().map_or(true, |handshaking| handshaking.noise.is_pending());
+        let pending = if is_pending { Handshake::PENDING_MEMORY } else { 0 };
+        let prefixes = lock(&self.prefixes).memory();
+        let state = lock(&self.state);
+        let zone = state.zone.as_ref().map_or(0, |zone| zone.len());
+        let name = state.name.as_ref().map_or(0, |name| name.memory());
+        let own = shared_memory::<Self>() + pending + prefixes + zone + name + state.sessions.memory();
+        (own, state.staged_memory())
+    }
+
+    /// Gives back what is not needed now.
+    pub(super) fn trim(&self) {
+        lock(&self.prefixes).trim();
+        lock(&self.state).staged.shrink_to_fit();
     }
 
     /// The source address of our packets to it may be the trouble: lets the system choose another.

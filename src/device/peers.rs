@@ -5,7 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use super::peer::Peer;
+use super::{
+    memory::{table_memory, tree_memory},
+    peer::Peer,
+};
 use crate::key::PublicKey;
 
 /// All peers.
@@ -46,8 +49,23 @@ impl Peers {
         std::mem::take(&mut self.by_id).into_values().collect()
     }
 
+    /// The peers, oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Peer>> {
+        self.by_id.values()
+    }
+
     /// The peers now, oldest first.
     pub(super) fn list(&self) -> Vec<Arc<Peer>> {
-        self.by_id.values().cloned().collect()
+        self.iter().cloned().collect()
+    }
+
+    /// Bytes that the tables take, without the peers.
+    pub(super) fn memory(&self) -> usize {
+        table_memory::<PublicKey, Arc<Peer>>(self.by_key.capacity()) + tree_memory::<u64, Arc<Peer>>(self.by_id.len())
+    }
+
+    /// Gives back what the tables do not need now.
+    pub(super) fn trim(&mut self) {
+        self.by_key.shrink_to_fit();
     }
 }

@@ -1,15 +1,22 @@
-//! The fixed memory of a tunnel's threads.
+//! The fixed memory of a tunnel's threads: made when there is something to do, and given back when asked for.
 
-use std::{collections::VecDeque, ops::Range, sync::Arc};
+use std::{
+    collections::VecDeque,
+    ops::Range,
+    sync::{
+        Arc, Mutex, TryLockError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
-use super::peer::Peer;
+use super::{lock, peer::Peer, ratelimit};
 use crate::{
-    bind::{Endpoint, RecvBatch},
+    bind::{Endpoint, RecvBatch, RecvMeta},
     noise::{
         message::{INITIATION_LEN, padded_len},
         session::Session,
     },
-    tun::{HEADROOM, MAX_PACKET, PacketArena, TAILROOM},
+    tun::{self, HEADROOM, MAX_PACKET, PacketArena, Slot, TAILROOM},
 };
 
 /// Packets that are read from the TUN in one go.
@@ -19,15 +26,71 @@ const OUT_BYTES: usize = 192 * 1024;
 /// Receive slots. Each may hold 64 KiB of datagrams that the system has put together; memory that is never touched
 /// costs nothing.
 const IN_SLOTS: usize = 8;
+/// Messages in them. Linux puts no more than 64 into a slot; where another system does, what that takes is given back
+/// after each round.
+const IN_MESSAGES: usize = 64 * IN_SLOTS;
 /// Handshake messages that may wait. When an eighth of them do, we are under load (the proportions of the kernel and
 /// wireguard-go; the number is wireguard-go's).
 const HANDSHAKE_QUEUE: usize = 1024;
 
-/// What a tunnel's fixed buffers take when all of them are in use: these, and as much as the outbound ones again for what
-/// the TUN works in.
-pub const FIXED_MEMORY: usize = 2 * OUT_BYTES + IN_SLOTS * MAX_PACKET + HANDSHAKE_QUEUE * size_of::<QueuedHandshake>();
+const OUTBOUND: usize = OUT_BYTES + OUT_PACKETS * (size_of::<Slot>() + size_of::<u8>() + size_of::<Run>());
+const INBOUND: usize = IN_SLOTS * (MAX_PACKET + size_of::<RecvMeta>())
+    + IN_MESSAGES * (size_of::<Opened>() + size_of::<OpenedRun>() + size_of::<Range<usize>>())
+    + HANDSHAKE_QUEUE * size_of::<QueuedHandshake>();
+
+/// What a tunnel's fixed buffers take when all of them are in use: what its threads work in, what its TUN works in, and
+/// the addresses that ask for handshakes while we are under load.
+pub const FIXED_MEMORY: usize = OUTBOUND + INBOUND + tun::MAX_MEMORY + ratelimit::MAX_MEMORY;
 
 const _: () = assert!(OUT_BYTES >= MAX_PACKET + 15 + HEADROOM + TAILROOM);
+
+/// Buffers that one thread works in.
+pub(super) trait Buffers: Default {
+    /// Bytes that they take.
+    fn memory(&self) -> usize;
+
+    /// Whether there is something in them that must not be lost.
+    fn is_in_use(&self) -> bool;
+}
+
+/// Buffers for one thread at a time, which are there from when they are first needed until they are trimmed.
+///
+/// The lock says whose they are. It is held for a whole round, what the app is called back for included, so nobody waits
+/// for it.
+#[derive(Debug, Default)]
+pub(super) struct Workspace<T> {
+    buffers: Mutex<Option<T>>,
+    /// What the buffers took after the last round: to be known without waiting for the current one.
+    memory: AtomicUsize,
+}
+
+impl<T: Buffers> Workspace<T> {
+    /// Works a round in the buffers.
+    pub(super) fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
+        let mut slot = lock(&self.buffers);
+        let buffers = slot.get_or_insert_default();
+        let result = work(buffers);
+        self.memory.store(buffers.memory(), Ordering::Relaxed);
+        result
+    }
+
+    /// Bytes that the buffers take.
+    pub(super) fn memory(&self) -> usize {
+        self.memory.load(Ordering::Relaxed)
+    }
+
+    /// Frees the buffers, unless they are in use at this moment.
+    pub(super) fn trim(&self) {
+        let mut slot = match self.buffers.try_lock() {
+            Ok(slot) => slot,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        if slot.take_if(|buffers| !buffers.is_in_use()).is_some() {
+            self.memory.store(0, Ordering::Relaxed);
+        }
+    }
+}
 
 /// Consecutive packets for one peer.
 pub(super) struct Run {
@@ -58,6 +121,17 @@ impl Outbound {
 impl Default for Outbound {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl Buffers for Outbound {
+    fn memory(&self) -> usize {
+        self.arena.memory() + self.tos.capacity() + self.runs.capacity() * size_of::<Run>()
+    }
+
+    fn is_in_use(&self) -> bool {
+        // What is read in a round is sent or staged in it.
+        false
     }
 }
 
@@ -149,8 +223,92 @@ impl Inbound {
     }
 }
 
+impl Inbound {
+    /// Empties what a round has filled. What more than the usual number of messages took is given back.
+    pub(super) fn settle(&mut self) {
+        self.opened.clear();
+        self.opened.shrink_to(IN_MESSAGES);
+        self.runs.shrink_to(IN_MESSAGES);
+        self.packets.clear();
+        self.packets.shrink_to(IN_MESSAGES);
+    }
+}
+
 impl Default for Inbound {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl Buffers for Inbound {
+    fn memory(&self) -> usize {
+        self.batch.memory()
+            + self.opened.capacity() * size_of::<Opened>()
+            + self.runs.capacity() * size_of::<OpenedRun>()
+            + self.packets.capacity() * size_of::<Range<usize>>()
+            + self.handshakes.waiting.capacity() * size_of::<QueuedHandshake>()
+    }
+
+    fn is_in_use(&self) -> bool {
+        // Handshake messages wait for the next round; everything else is done with at the end of one.
+        !self.handshakes.waiting.is_empty()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn from() -> Endpoint {
+        Endpoint::new("192.0.2.1:1".parse().unwrap())
+    }
+
+    fn opened() -> Opened {
+        Opened { counter: 0, packet: 0..0, tos: 0, deliver: true }
+    }
+
+    #[test]
+    fn full_buffers_take_what_is_reserved_for_them() {
+        assert_eq!(Outbound::new().memory(), OUTBOUND);
+        let mut inbound = Inbound::new();
+        while inbound.handshakes.push(&[0; INITIATION_LEN], from()) {}
+        for _ in 0..IN_MESSAGES {
+            inbound.opened.push(opened());
+            inbound.packets.push(0..0);
+        }
+        // Each in a run of its own: too much to make here.
+        inbound.runs.reserve(IN_MESSAGES);
+        assert_eq!(inbound.memory(), INBOUND);
+        // More goes when the round is over, and the messages of a flood when it is.
+        (0..3 * IN_MESSAGES).for_each(|_| inbound.opened.push(opened()));
+        assert!(inbound.memory() > INBOUND);
+        inbound.settle();
+        assert_eq!(inbound.memory(), INBOUND);
+        while inbound.handshakes.pop().is_some() {}
+        assert_eq!(inbound.memory(), INBOUND - HANDSHAKE_QUEUE * size_of::<QueuedHandshake>());
+    }
+
+    #[test]
+    fn buffers_are_there_from_their_first_use_until_they_are_trimmed() {
+        let space = Workspace::<Inbound>::default();
+        assert_eq!(space.memory(), 0);
+        for _ in 0..2 {
+            space.with(|inbound| assert!(inbound.opened.is_empty()));
+            assert!(space.memory() > IN_SLOTS * MAX_PACKET);
+            space.trim();
+            assert_eq!(space.memory(), 0);
+        }
+        // What waits is not lost, nor what a round is working in.
+        space.with(|inbound| assert!(inbound.handshakes.push(&[7; INITIATION_LEN], from())));
+        space.trim();
+        space.with(|inbound| {
+            inbound.opened.push(opened());
+            space.trim();
+            assert_eq!((inbound.opened.len(), inbound.handshakes.pop().unwrap().message()[0]), (1, 7));
+        });
+        assert!(space.memory() > IN_SLOTS * MAX_PACKET);
+        space.trim();
+        assert_eq!(space.memory(), 0);
     }
 }

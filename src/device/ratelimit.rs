@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use super::memory::table_memory;
 use crate::time::Instant;
 
 /// One handshake more is earned in this time (`PACKETS_PER_SECOND`, 20, of the kernel's ratelimiter.c).
@@ -15,6 +16,9 @@ const BURST: u32 = 5;
 /// Addresses that are remembered at once. An address is remembered for as long as it may differ from a new one, a
 /// quarter of a second after its last handshake; past this many, new addresses are refused.
 const MAX_ADDRESSES: usize = 4096;
+
+/// Bytes that they take.
+pub(super) const MAX_MEMORY: usize = table_memory::<IpAddr, Instant>(MAX_ADDRESSES.next_power_of_two() * 2 / 8 * 7);
 
 /// A token bucket for each address that has proven that it receives what is sent to it.
 #[derive(Default)]
@@ -48,6 +52,11 @@ impl RateLimiter {
             *full_at = spent;
         }
         allowed
+    }
+
+    /// Bytes that are taken now.
+    pub(super) fn memory(&self) -> usize {
+        table_memory::<IpAddr, Instant>(self.full_at.capacity())
     }
 
     /// Forgets every address and frees the memory; to be called when the load is over.
@@ -92,10 +101,11 @@ mod tests {
         let addresses = |n: u32| (0..n).map(|i| IpAddr::from(i.to_be_bytes()));
         let allowed = addresses(10_000).filter(|a| r.allow(*a, now)).count();
         assert_eq!((allowed, r.full_at.len()), (MAX_ADDRESSES, MAX_ADDRESSES));
+        assert_eq!(r.memory(), MAX_MEMORY);
         let later = now + COST * BURST;
         assert!(r.allow("9.9.9.9".parse().unwrap(), later), "old addresses make room");
         assert_eq!(r.full_at.len(), 1);
         r.clear();
-        assert_eq!(r.full_at.capacity(), 0);
+        assert_eq!((r.full_at.capacity(), r.memory()), (0, 0));
     }
 }

@@ -50,6 +50,7 @@ impl Device {
             self.accept_run(run, &mut inbound.opened[run.opened.clone()], now);
         }
         self.deliver(inbound);
+        inbound.settle();
         let most = if busy { HANDSHAKES_PER_BUSY_ROUND } else { HANDSHAKES_PER_ROUND };
         Ok(messages + self.handle_handshakes(inbound, most, now))
     }
@@ -57,7 +58,6 @@ impl Device {
     /// Decrypts every data message in place, and queues every handshake message.
     fn open_all(&self, inbound: &mut Inbound, now: Instant) -> usize {
         let Inbound { batch, opened, runs, handshakes, .. } = inbound;
-        opened.clear();
         let mut messages = 0;
         let slot_len = batch.slot_len();
         let mut session: Option<(u32, Option<Target>)> = None;
@@ -133,7 +133,7 @@ impl Device {
             return;
         }
         // Packets count once they have passed the checks of `deliver`.
-        run.peer.add_rx(bytes);
+        self.add_rx(&run.peer, bytes);
         let peer = &run.peer;
         let (confirmed, moved, last_chance) = {
             let mut state = lock(&peer.state);
@@ -170,29 +170,35 @@ impl Device {
     /// Checks the inner packets, and writes those that are right to the TUN.
     fn deliver(&self, inbound: &mut Inbound) {
         let Inbound { batch, opened, runs, packets, .. } = inbound;
-        packets.clear();
         {
             let table = read(&self.allowed_ips);
             for run in runs.drain(..) {
+                // Packets of one flow come together: its source is looked up once.
+                let (mut allowed, mut bytes) = (None, 0);
                 for opened in opened[run.opened].iter().filter(|o| o.deliver) {
                     let packet = &mut batch.buffer_mut()[opened.packet.clone()];
                     let Some(header) = Header::parse(packet).filter(|h| h.len <= packet.len()) else {
                         count(&self.stats.in_malformed_inner, 1);
                         continue;
                     };
-                    if !table.lookup(header.src).is_some_and(|owner| owner.is(&run.peer)) {
-                        count(&self.stats.in_wrong_source, 1);
-                        continue;
+                    if allowed != Some(header.src) {
+                        if !table.lookup(header.src).is_some_and(|owner| owner.is(&run.peer)) {
+                            count(&self.stats.in_wrong_source, 1);
+                            continue;
+                        }
+                        allowed = Some(header.src);
                     }
                     header.carry_ecn(opened.tos, packet);
-                    run.peer.add_rx(DATA_OVERHEAD + packet.len());
+                    bytes += DATA_OVERHEAD + packet.len();
                     packets.push(opened.packet.start..opened.packet.start + header.len);
                 }
+                self.add_rx(&run.peer, bytes);
             }
         }
         if !packets.is_empty() {
             let taken = self.tun.write(PacketList { buffer: batch.buffer(), ranges: packets });
             count(&self.stats.in_write_failed, packets.len() - taken);
+            count(&self.stats.traffic.rx_packets, taken);
         }
     }
 
@@ -258,7 +264,7 @@ impl Device {
             return count(&self.stats.handshake_refused, 1);
         };
         tracing::debug!(peer = %peer.key(), from = %from.dst, "receiving handshake initiation");
-        peer.add_rx(message.len());
+        self.add_rx(&peer, message.len());
         self.tell_moved(&peer, moved.then_some(from));
         tracing::debug!(peer = %peer.key(), to = %from.dst, "sending handshake response");
         self.send_handshake_message(&peer, from, &response);
@@ -305,7 +311,7 @@ impl Device {
             return count(&self.stats.handshake_refused, 1);
         };
         tracing::debug!(peer = %peer.key(), from = %from.dst, "receiving handshake response");
-        peer.add_rx(message.len());
+        self.add_rx(&peer, message.len());
         self.tell_moved(&peer, moved.then_some(from));
         self.tell(Event::HandshakeCompleted(*peer.key()));
         // Shows the responder that we have the session, with a packet that waits or an empty one.

@@ -14,7 +14,7 @@ use super::{
     stats::count,
 };
 use crate::{
-    bind::{Endpoint, Transmit},
+    bind::{Endpoint, SendReport, Transmit},
     noise::{
         REKEY_TIMEOUT_JITTER,
         message::{DATA_OVERHEAD, HANDSHAKE_TOS},
@@ -39,17 +39,17 @@ const MAX_TRANSMITS: usize = 16;
 /// Transmits on their way to the bind, without allocating.
 struct Transmits<'a, 'd> {
     device: &'d Device,
-    peer: &'d Peer,
+    peer: &'d Arc<Peer>,
     waiting: [Transmit<'a>; MAX_TRANSMITS],
     len: usize,
-    /// Something was taken by the system that carries a packet.
-    sent_data: bool,
+    /// How many packets the system took, keepalives not among them.
+    packets: usize,
 }
 
 impl<'a, 'd> Transmits<'a, 'd> {
-    fn new(device: &'d Device, peer: &'d Peer, to: Endpoint) -> Self {
+    fn new(device: &'d Device, peer: &'d Arc<Peer>, to: Endpoint) -> Self {
         let none = Transmit { to, contents: &[], segment_size: 0, tos: 0 };
-        Self { device, peer, waiting: [none; MAX_TRANSMITS], len: 0, sent_data: false }
+        Self { device, peer, waiting: [none; MAX_TRANSMITS], len: 0, packets: 0 }
     }
 
     fn push(&mut self, contents: &'a [u8], segment_size: usize, tos: u8) {
@@ -61,9 +61,9 @@ impl<'a, 'd> Transmits<'a, 'd> {
     }
 
     fn flush(&mut self) {
-        let batch = &self.waiting[..std::mem::take(&mut self.len)];
+        let batch = &mut self.waiting[..std::mem::take(&mut self.len)];
         if !batch.is_empty() {
-            self.sent_data |= self.device.transmit(self.peer, batch);
+            self.packets += self.device.transmit(self.peer, batch);
         }
     }
 }
@@ -121,19 +121,20 @@ impl Device {
             if !state.timers.is_running() {
                 return count(&self.stats.out_unstaged, slots.len());
             }
-            let Some(endpoint) = state.endpoint else {
+            if state.endpoint.is_none() && state.name.is_none() {
                 return count(&self.stats.out_no_endpoint, slots.len());
-            };
+            }
             // What waits already goes first.
-            let ready = if state.has_staged() { None } else { state.begin_sending(slots.len(), now) };
+            let endpoint = state.endpoint.filter(|_| !state.has_staged());
+            let ready = endpoint.and_then(|endpoint| Some((state.begin_sending(slots.len(), now)?, endpoint)));
             if ready.is_none() {
                 for slot in slots {
                     self.stage(&mut state, &bytes[slot.message()]);
                 }
             }
-            ready.map(|(session, first)| (session, first, endpoint))
+            ready
         };
-        let Some((session, first, endpoint)) = ready else {
+        let Some(((session, first), endpoint)) = ready else {
             return self.send_staged(peer, now);
         };
         for (counter, slot) in (first..).zip(slots) {
@@ -147,7 +148,7 @@ impl Device {
             rest = (&rest.0[n..], &rest.1[n..]);
         }
         transmits.flush();
-        self.after_sending(peer, transmits.sent_data, now);
+        self.after_sending(peer, transmits.packets, now);
     }
 
     /// Lets a packet wait, at the cost of the oldest one if there are too many.
@@ -164,12 +165,16 @@ impl Device {
         }
     }
 
-    /// Sends what waits for a session, if there is one now; else asks for one.
+    /// Sends what waits for a session, if there is one now; else asks for one, or for an address to make it with.
     pub(super) fn send_staged(&self, peer: &Arc<Peer>, now: Instant) {
         let ready = {
             let mut state = lock(&peer.state);
-            let (true, true, Some(endpoint)) = (state.has_staged(), state.timers.is_running(), state.endpoint) else {
+            if !state.has_staged() || !state.timers.is_running() {
                 return;
+            }
+            let Some(endpoint) = state.endpoint else {
+                drop(state);
+                return self.want_address(peer, now);
             };
             state.begin_sending_staged(now).map(|ready| (ready, endpoint))
         };
@@ -186,7 +191,7 @@ impl Device {
             transmits.push(message, message.len(), tos);
         }
         transmits.flush();
-        self.after_sending(peer, transmits.sent_data, now);
+        self.after_sending(peer, transmits.packets, now);
     }
 
     /// Sends an empty packet, or, if packets wait, those.
@@ -200,29 +205,49 @@ impl Device {
         self.send_staged(peer, now);
     }
 
-    /// Hands datagrams to the bind and counts what became of them. Returns true if a packet, not only keepalives, went
-    /// out.
-    fn transmit(&self, peer: &Peer, batch: &[Transmit<'_>]) -> bool {
-        let report = self.bind.send(batch);
+    /// Hands datagrams to the bind and counts what became of them. Returns how many of them, keepalives aside, went out. All
+    /// are to one endpoint; if it has no route, they go where else the peer may be.
+    fn transmit(&self, peer: &Arc<Peer>, batch: &mut [Transmit<'_>]) -> usize {
+        let mut report = self.bind.send(batch);
+        if is_unreachable(&report) {
+            report = self.transmit_elsewhere(peer, batch, report);
+        }
         count(&self.stats.out_send_failed, report.dropped);
         if report.stale_source_mask != 0 {
             peer.forget_source();
         }
         let taken = batch.iter().enumerate().filter(|(i, _)| report.dropped_mask >> i & 1 == 0);
-        let mut sent_data = false;
+        let (mut packets, mut bytes) = (0, 0);
         for (_, transmit) in taken {
-            peer.add_tx(transmit.contents.len());
-            sent_data |= transmit.segment_size > DATA_OVERHEAD;
+            bytes += transmit.contents.len();
+            packets += if transmit.segment_size > DATA_OVERHEAD { transmit.datagrams() } else { 0 };
         }
-        sent_data
+        self.add_tx(peer, bytes);
+        packets
     }
 
-    /// Data messages were sent, not before `now`: keeps the timers, and asks for a new session if this one grows old.
-    fn after_sending(&self, peer: &Arc<Peer>, sent_data: bool, now: Instant) {
+    /// A batch had no route: sends it to where else the peer may be.
+    fn transmit_elsewhere(&self, peer: &Arc<Peer>, batch: &mut [Transmit<'_>], failed: SendReport) -> SendReport {
+        let report = self.detour(peer, batch[0].to.dst).map_or(failed, |other| {
+            batch.iter_mut().for_each(|transmit| transmit.to = other);
+            self.bind.send(batch)
+        });
+        if is_unreachable(&report) {
+            self.without_route(peer);
+        } else {
+            self.tell_placed(peer);
+        }
+        report
+    }
+
+    /// Data messages were sent, `packets` of them not empty, and not before `now`: keeps the timers, and asks for a new
+    /// session if this one grows old.
+    fn after_sending(&self, peer: &Arc<Peer>, packets: usize, now: Instant) {
+        count(&self.stats.traffic.tx_packets, packets);
         let stale = {
             let mut state = lock(&peer.state);
             state.timers.message_sent(now);
-            if sent_data {
+            if packets > 0 {
                 state.timers.data_sent(now, || self.jitter());
             }
             self.schedule(peer, &mut state);
@@ -287,11 +312,12 @@ impl Device {
             self.schedule(peer, &mut state);
         }
         self.send_handshake_message(peer, endpoint, &message);
+        self.want_address(peer, now);
     }
 
     /// Sends an initiation or a response.
-    pub(super) fn send_handshake_message(&self, peer: &Peer, to: Endpoint, message: &[u8]) {
-        self.transmit(peer, &[Transmit { to, contents: message, segment_size: message.len(), tos: HANDSHAKE_TOS }]);
+    pub(super) fn send_handshake_message(&self, peer: &Arc<Peer>, to: Endpoint, message: &[u8]) {
+        self.transmit(peer, &mut [Transmit { to, contents: message, segment_size: message.len(), tos: HANDSHAKE_TOS }]);
     }
 
     /// Does what a peer's timer asks for.
@@ -300,6 +326,7 @@ impl Device {
             Action::RetryHandshake { attempt } => {
                 tracing::debug!(peer = %peer.key(), attempt, "handshake was not answered, retrying");
                 peer.forget_source();
+                self.not_answered(peer);
                 self.initiate(peer, Reason::Retry, now);
             }
             Action::GiveUpHandshake => {
@@ -307,6 +334,7 @@ impl Device {
                 let staged = lock(&peer.state).take_staged();
                 count(&self.stats.out_unstaged, staged.len());
                 self.tell(Event::HandshakeFailed(*peer.key()));
+                self.look_up_anew(peer);
             }
             Action::RenewHandshake => {
                 tracing::debug!(peer = %peer.key(), "nothing comes back, renewing the handshake");
@@ -331,6 +359,11 @@ impl Device {
             }
         }
     }
+}
+
+/// Whether nothing could be sent, for lack of a route.
+fn is_unreachable(report: &SendReport) -> bool {
+    report.sent == 0 && report.unreachable_mask != 0
 }
 
 /// How many packets at the beginning of `slots` can leave as one segmented send: messages of one size and one TOS, the

@@ -10,6 +10,10 @@ use std::{
 
 use crate::noise::message::DATA_OVERHEAD;
 
+/// What a packet that waits takes on top of the bytes of its message, at most: places in a queue, which doubles when it is
+/// full and begins with four, and the keepalive that may wait in front of it.
+pub const STAGED_OVERHEAD: usize = 4 * size_of::<StagedMessage>() + DATA_OVERHEAD;
+
 /// Bytes that may still be taken, by all peers of a device.
 #[derive(Debug)]
 pub(super) struct Budget {
@@ -23,7 +27,7 @@ impl Budget {
 
     /// Copies a packet, with the space that a data message needs around it. `None` if it would take too much.
     pub(super) fn stage(self: &Arc<Self>, message: &[u8]) -> Option<StagedMessage> {
-        let size = message.len();
+        let size = message.len() + STAGED_OVERHEAD;
         let take = |left: usize| left.checked_sub(size);
         #[allow(deprecated, reason = "Rust 1.88 does not have its new name, try_update")]
         let taken = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
@@ -49,7 +53,7 @@ impl StagedMessage {
 impl Drop for StagedMessage {
     fn drop(&mut self) {
         if let Some(budget) = &self.budget {
-            budget.left.fetch_add(self.bytes.len(), Ordering::Relaxed);
+            budget.left.fetch_add(self.bytes.len() + STAGED_OVERHEAD, Ordering::Relaxed);
         }
     }
 }
@@ -74,7 +78,7 @@ mod tests {
 
     #[test]
     fn what_is_dropped_can_be_taken_again() {
-        let budget = Budget::new(100);
+        let budget = Budget::new(100 + 2 * STAGED_OVERHEAD);
         let first = budget.stage(&[1; 60]);
         assert!(first.as_deref().is_some_and(|m| *m == [1; 60]));
         assert!(budget.stage(&[0; 41]).is_none());
@@ -82,6 +86,6 @@ mod tests {
         assert!(second.is_some() && budget.stage(&[0; 1]).is_none());
         assert_eq!(StagedMessage::keepalive().len(), 32);
         drop((first, second));
-        assert_eq!(budget.left.load(Ordering::Relaxed), 100);
+        assert_eq!(budget.left.load(Ordering::Relaxed), 100 + 2 * STAGED_OVERHEAD);
     }
 }

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Device, Inbound, Options, Outbound, lock};
+use super::{Device, Inbound, MemoryUsage, Options, Outbound, lock, pool::Workspace};
 use crate::{
     bind::{Bind, Woken},
     tun::Tun,
@@ -31,7 +31,11 @@ const ROUNDS: u32 = 32;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Server {
     Tunnel,
-    Outbound { for_good: bool },
+    Outbound {
+        for_good: bool,
+    },
+    /// The tunnel is paused.
+    Nobody,
 }
 
 /// What the two threads share.
@@ -43,21 +47,26 @@ pub(super) struct Threads {
     server: Mutex<Server>,
     server_changed: Condvar,
     /// What the one that serves the TUN works in.
-    outbound: Mutex<Outbound>,
+    outbound: Workspace<Outbound>,
+    /// What `wg-tunnel` works in besides.
+    inbound: Workspace<Inbound>,
     /// Of `wg-tunnel`.
     rest: Mutex<Rest>,
 }
 
 impl Threads {
     pub(super) fn new(tun: Arc<dyn Tun>, bind: Arc<dyn Bind>, options: Options) -> Self {
+        let device = Device::new(tun.clone(), bind.clone(), options);
+        device.resolve_on_a_thread();
         Self {
-            device: Device::new(tun.clone(), bind.clone(), options),
+            device,
             tun,
             bind,
             stopping: AtomicBool::new(false),
             server: Mutex::new(Server::Tunnel),
             server_changed: Condvar::new(),
-            outbound: Mutex::default(),
+            outbound: Workspace::default(),
+            inbound: Workspace::default(),
             rest: Mutex::default(),
         }
     }
@@ -77,33 +86,61 @@ impl Threads {
         first
     }
 
+    /// What the device and the threads take of the memory.
+    pub(super) fn memory_usage(&self) -> MemoryUsage {
+        let mut usage = self.device.memory_usage();
+        usage.buffers += self.outbound.memory() + self.inbound.memory();
+        usage
+    }
+
+    /// Gives back what is not needed now.
+    pub(super) fn trim(&self) {
+        self.device.trim();
+        self.outbound.trim();
+        self.inbound.trim();
+    }
+
+    /// Lets nobody serve the TUN, so that nothing from there wakes a thread.
+    pub(super) fn pause(&self) {
+        *lock(&self.server) = Server::Nobody;
+        self.tun.wake();
+        self.bind.wake();
+    }
+
+    /// Lets the TUN be served again.
+    pub(super) fn resume(&self) {
+        self.hand_over(Server::Nobody, Server::Tunnel);
+        self.bind.wake();
+    }
+
     /// What `wg-tunnel` does.
     pub(super) fn tunnel(&self) -> io::Result<()> {
-        let mut inbound = Inbound::new();
         let mut load = Load::new();
-        let mut serves_tun = self.join_tun()?;
-        if !serves_tun {
-            self.set_server(Server::Outbound { for_good: true });
-        }
+        let mut serves_tun = false;
         // What there may be more of.
         let (mut datagrams, mut packets) = (true, true);
         while !self.is_stopping() {
-            if !serves_tun && *lock(&self.server) == Server::Tunnel {
+            let should_serve_tun = self.server() == Server::Tunnel;
+            if serves_tun && !should_serve_tun {
+                self.leave_tun()?;
+                serves_tun = false;
+            } else if !serves_tun && should_serve_tun {
                 serves_tun = self.join_tun()?;
                 packets = true;
+                if !serves_tun {
+                    self.hand_over(Server::Tunnel, Server::Outbound { for_good: true });
+                }
             }
-            let received = if datagrams { self.device.inbound(&mut inbound)? } else { 0 };
+            let received = if datagrams { self.inbound.with(|buffers| self.device.inbound(buffers))? } else { 0 };
             let sent = if serves_tun && packets { self.serve_tun()? } else { 0 };
             self.device.run_timers();
             (datagrams, packets) = (received > 0, sent > 0);
             if serves_tun && load.is_too_much(received, sent) {
-                self.leave_tun()?;
-                serves_tun = false;
-                self.set_server(Server::Outbound { for_good: false });
+                self.hand_over(Server::Tunnel, Server::Outbound { for_good: false });
             } else if !datagrams || (serves_tun && !packets) {
                 // Also while one side is busy, or else it could keep the other waiting.
-                let woken =
-                    if datagrams || packets { self.bind.wait(Some(Duration::ZERO)) } else { self.sleep(&mut load) }?;
+                let busy = datagrams || packets;
+                let woken = if busy { self.bind.wait(Some(Duration::ZERO)) } else { self.sleep(&mut load) }?;
                 datagrams |= woken.own;
                 if serves_tun && woken.joined {
                     self.tun.wait(Some(Duration::ZERO))?;
@@ -118,7 +155,7 @@ impl Threads {
     pub(super) fn outbound(&self) -> io::Result<()> {
         while let Some(for_good) = self.wait_for_tun() {
             self.serve_tun_alone(for_good)?;
-            self.set_server(Server::Tunnel);
+            self.hand_over(Server::Outbound { for_good: false }, Server::Tunnel);
             self.bind.wake();
         }
         Ok(())
@@ -131,19 +168,19 @@ impl Threads {
             match *server {
                 _ if self.is_stopping() => return None,
                 Server::Outbound { for_good } => return Some(for_good),
-                Server::Tunnel => {
+                Server::Tunnel | Server::Nobody => {
                     server = self.server_changed.wait(server).unwrap_or_else(PoisonError::into_inner);
                 }
             }
         }
     }
 
-    /// Returns when the tunnel is stopped, or (unless `for_good`) when one thread could do the work of both.
+    /// Returns when the tunnel is stopped or paused, or (unless `for_good`) when one thread could do the work of both.
     fn serve_tun_alone(&self, for_good: bool) -> io::Result<()> {
         let mut began = Instant::now();
         let mut theirs = lock(&self.rest).total(began);
         let mut ours = Duration::ZERO;
-        while !self.is_stopping() {
+        while !self.is_stopping() && self.server() == (Server::Outbound { for_good }) {
             if self.serve_tun()? > 0 {
                 continue;
             }
@@ -170,7 +207,7 @@ impl Threads {
     /// One round from TUN to UDP; 0 means that there is nothing to do now.
     fn serve_tun(&self) -> io::Result<usize> {
         self.device.handle_tun_events();
-        self.device.outbound(&mut lock(&self.outbound))
+        self.outbound.with(|buffers| self.device.outbound(buffers))
     }
 
     /// `wg-tunnel` waits for a reason to go on.
@@ -195,9 +232,17 @@ impl Threads {
         self.bind.joint().map_or(Ok(()), |(registry, _)| self.tun.leave(registry))
     }
 
-    fn set_server(&self, new: Server) {
-        *lock(&self.server) = new;
-        self.server_changed.notify_all();
+    fn server(&self) -> Server {
+        *lock(&self.server)
+    }
+
+    /// Changes who serves the TUN, unless somebody else did meanwhile.
+    fn hand_over(&self, from: Server, to: Server) {
+        let mut server = lock(&self.server);
+        if *server == from {
+            *server = to;
+            self.server_changed.notify_all();
+        }
     }
 }
 

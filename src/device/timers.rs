@@ -1,11 +1,11 @@
-//! The deadlines of all peers, in one ordered set: nothing ticks, and an idle device sleeps.
+//! The deadlines of all peers and of the device itself, in one ordered set: nothing ticks, and an idle device sleeps.
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, Weak},
 };
 
-use super::{lock, peer::Peer};
+use super::{lock, memory::tree_memory, peer::Peer};
 use crate::time::Instant;
 
 /// A deadline: when, and whose (by the peer's number, as two may want the same moment).
@@ -14,6 +14,8 @@ type Key = (Instant, u64);
 #[derive(Default)]
 struct Inner {
     peers: BTreeMap<Key, Weak<Peer>>,
+    /// The device's own.
+    own: Option<Instant>,
     /// Until when the thread that runs the timers sleeps; `None` while it is awake.
     asleep_until: Option<Instant>,
 }
@@ -42,6 +44,18 @@ impl Deadlines {
         lock(&self.inner).peers.remove(&(at, peer.id()));
     }
 
+    /// Sets the device's own deadline. Returns true if the sleeper must be woken for it.
+    pub(super) fn set_own(&self, at: Option<Instant>) -> bool {
+        let mut inner = lock(&self.inner);
+        inner.own = at;
+        at.is_some_and(|at| inner.asleep_until.take_if(|until| at < *until).is_some())
+    }
+
+    /// Whether the device's own deadline has come; it is then taken out.
+    pub(super) fn pop_own(&self, now: Instant) -> bool {
+        lock(&self.inner).own.take_if(|at| *at <= now).is_some()
+    }
+
     /// Takes out the next peer whose deadline has come, and the deadline.
     pub(super) fn pop(&self, now: Instant) -> Option<(Instant, Arc<Peer>)> {
         let mut inner = lock(&self.inner);
@@ -55,10 +69,16 @@ impl Deadlines {
         }
     }
 
+    /// Bytes that the set takes.
+    pub(super) fn memory(&self) -> usize {
+        tree_memory::<Key, Weak<Peer>>(lock(&self.inner).peers.len())
+    }
+
     /// The next deadline. From now on, until `pop` is called, `set` asks for waking if an earlier one comes up.
     pub(super) fn sleep(&self) -> Option<Instant> {
         let mut inner = lock(&self.inner);
-        let first = inner.peers.keys().next().map(|k| k.0);
+        let peers = inner.peers.keys().next().map(|k| k.0);
+        let first = peers.into_iter().chain(inner.own).min();
         inner.asleep_until = Some(first.unwrap_or(Instant::from_nanos(u64::MAX)));
         first
     }

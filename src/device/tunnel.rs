@@ -7,7 +7,7 @@ use std::{
     thread::{self, JoinHandle, ThreadId},
 };
 
-use super::{Device, Event, Options, lock, threads::Threads};
+use super::{Device, Event, MemoryUsage, Options, lock, threads::Threads};
 use crate::{
     bind::Bind,
     error::{Error, ErrorKind, Result},
@@ -87,6 +87,36 @@ impl Tunnel {
         &self.shared.threads.device
     }
 
+    /// What the tunnel takes of the process's memory. The time that this takes is in proportion to the number of peers.
+    #[must_use]
+    pub fn memory_usage(&self) -> MemoryUsage {
+        self.shared.threads.memory_usage()
+    }
+
+    /// Gives back memory that is not needed now, without waiting for what the threads do at this moment. What is needed
+    /// again later is allocated again then.
+    pub fn trim(&self) {
+        self.shared.threads.trim();
+    }
+
+    /// Stops all traffic without ending the tunnel: the sockets are closed, the sessions forgotten, and neither the TUN nor
+    /// a timer wakes a thread, until [`resume`](Self::resume). The configuration may be changed meanwhile. Idempotent.
+    pub fn pause(&self) {
+        self.shared.threads.pause();
+        self.device().pause();
+    }
+
+    /// Goes on after [`pause`](Self::pause), with new sockets and, for each peer that there was a session with, a new
+    /// handshake. Does nothing if it is not paused.
+    ///
+    /// # Errors
+    /// If the sockets cannot be opened now. The tunnel goes on and tries again, as after [`Device::keep_up`].
+    pub fn resume(&self) -> Result<()> {
+        let resumed = self.device().resume();
+        self.shared.threads.resume();
+        resumed
+    }
+
     /// Waits until the tunnel has ended by itself, for example because its interface was removed, and returns why;
     /// or until it is stopped.
     #[must_use]
@@ -100,12 +130,12 @@ impl Tunnel {
         }
     }
 
-    /// Stops the threads and waits for them, and closes the sockets. Idempotent.
+    /// Stops the threads and waits for them, for a look-up of a host name too, and closes the sockets. Idempotent.
     ///
     /// # Errors
     /// `Busy` on one of the tunnel's own threads, which cannot wait for itself.
     pub fn stop(&self) -> Result<()> {
-        if self.own.contains(&thread::current().id()) {
+        if self.own.contains(&thread::current().id()) || self.device().is_resolver_thread() {
             return Err(Error::new(ErrorKind::Busy, "a tunnel cannot be stopped from one of its own threads"));
         }
         self.shared.stop("stopped".into());
@@ -113,7 +143,8 @@ impl Tunnel {
             // A thread's panic was caught inside it.
             let _ = thread.join();
         }
-        self.shared.threads.device.down();
+        self.device().down();
+        self.device().stop_resolving();
         Ok(())
     }
 }

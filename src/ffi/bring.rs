@@ -4,9 +4,10 @@ use std::{ffi::c_void, mem::offset_of, ptr};
 
 use super::{
     callback::{Callback, wg_destroy_fn_t},
+    datagrams::{borrow_received, wg_datagram_t},
     guard::guard_anywhere,
     options::{SizedStruct, read_sized, wg_options_t},
-    packets::{borrow_datagrams, borrow_packets, wg_packet_t, wg_transport_datagram_t},
+    packets::{borrow_packets, wg_packet_t},
     ports::{SendFunction, TRANSPORTS, TUNS, TunFunctions},
     result::wg_result,
     tunnel::check_mtu,
@@ -16,14 +17,14 @@ use crate::error::{Error, ErrorKind, Result};
 /// Takes packets that have come out of the tunnel.
 ///
 /// `user` is what came with the function; `handle` is the tunnel, which wg_tun_inject(), wg_transport_receive() and
-/// wg_set_mtu() know before wg_turn_on_with() has returned it; `packets` are `count` packets, 1 to WG_BATCH, in order. They
+/// wg_set_mtu() know before wg_turn_on_with() has returned it; `packets` are `count` packets, 1 to WG_BATCH_SIZE, in order. They
 /// are gone when the function returns. Returns how many it took; the others are dropped and counted.
 ///
 /// Threads: it is called on one of the tunnel's own threads at a time, without a lock held; perhaps before
 /// wg_turn_on_with() has returned. The tunnel waits meanwhile, so return soon, and do not wait for a thread that may be
 /// inside wg_turn_off(). It must not leave by an exception or longjmp().
-/// Inside it, wg_tun_inject(), wg_transport_receive() and wg_set_mtu() work, for this tunnel and for others; also
-/// wg_last_error(), wg_free(), wg_set_log_level() and wg_version_*(). Everything else returns WG_ERR_BUSY.
+/// Inside it, wg_tun_inject(), wg_transport_receive() and wg_set_mtu() work, for this tunnel and for others, and what else
+/// wg_log_fn_t names. Everything else returns WG_ERR_BUSY.
 /// Since: 0.1.0
 pub type wg_tun_write_fn_t =
     Option<unsafe extern "C" fn(user: *mut c_void, handle: i32, packets: *const wg_packet_t, count: usize) -> usize>;
@@ -36,7 +37,7 @@ pub type wg_tun_room_fn_t = Option<unsafe extern "C" fn(user: *mut c_void, handl
 
 /// Sends datagrams of the tunnel.
 ///
-/// `user` and `handle` are as in wg_tun_write_fn_t; `datagrams` are `count` datagrams, 1 to WG_BATCH, in order, mostly to one
+/// `user` and `handle` are as in wg_tun_write_fn_t; `datagrams` are `count` datagrams, 1 to WG_BATCH_SIZE, in order, mostly to one
 /// peer. They are gone when the function returns. Returns how many were sent, from the first on; the others are dropped and
 /// counted, as if the network had lost them.
 ///
@@ -44,12 +45,7 @@ pub type wg_tun_room_fn_t = Option<unsafe extern "C" fn(user: *mut c_void, handl
 /// several at once, without a lock held. The rest is as in wg_tun_write_fn_t.
 /// Since: 0.1.0
 pub type wg_transport_send_fn_t = Option<
-    unsafe extern "C" fn(
-        user: *mut c_void,
-        handle: i32,
-        datagrams: *const wg_transport_datagram_t,
-        count: usize,
-    ) -> usize,
+    unsafe extern "C" fn(user: *mut c_void, handle: i32, datagrams: *const wg_datagram_t, count: usize) -> usize,
 >;
 
 /// Packets from and to the app, in place of a TUN device: of an app's packet flow, or of a TCP/IP stack of its own. Start
@@ -213,24 +209,25 @@ pub unsafe extern "C" fn wg_tun_inject(
 /// peer goes to the endpoint that its last datagram came from.
 ///
 /// Memory: as wg_tun_inject().
-/// Errors: as wg_tun_inject(); WG_ERR_INVALID also if an `endpoint` is none, or a `tos` is above 255.
+/// Errors: as wg_tun_inject(); WG_ERR_NULL also for a `peer`, and WG_ERR_INVALID for one that is none, a `tos` above 255, or a
+/// `segment_size` other than 0.
 /// Threads: any, also inside a callback.
 /// Since: 0.1.0
 ///
 /// # Safety
-/// `datagrams` is NULL or points to `count` datagrams, whose `data` are NULL or point to `len` bytes; nobody changes them
-/// meanwhile. `taken` is NULL or writable.
+/// `datagrams` is NULL or points to `count` datagrams, whose `data` are NULL or point to `len` bytes, and whose `peer` are NULL
+/// or readable; nobody changes them meanwhile. `taken` is NULL or writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_transport_receive(
     handle: i32,
-    datagrams: *const wg_transport_datagram_t,
+    datagrams: *const wg_datagram_t,
     count: usize,
     taken: *mut usize,
 ) -> wg_result {
     guard_anywhere(|| {
         let inlet = TRANSPORTS.inlet(handle)?;
         // SAFETY: the caller's contract is the same.
-        let datagrams = unsafe { borrow_datagrams(datagrams, count) }?;
+        let datagrams = unsafe { borrow_received(datagrams, count) }?;
         // SAFETY: as above.
         unsafe { give(taken, inlet.deliver(datagrams)) };
         Ok(())

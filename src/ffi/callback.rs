@@ -63,6 +63,27 @@ impl<F> Callback<F> {
     }
 }
 
+/// What a function of C that sets a callback was given.
+#[derive(Debug)]
+pub(super) enum Given<F> {
+    Callback(Callback<F>),
+    /// NULL, and a pointer that is to be given up.
+    Nothing(Callback<()>),
+}
+
+impl<F> Given<F> {
+    pub(super) fn new(function: Option<F>, user: *mut c_void, destroy: wg_destroy_fn_t) -> Self {
+        match function {
+            Some(function) => Self::Callback(Callback::new(function, user, destroy)),
+            None => Self::Nothing(Callback::new((), user, destroy)),
+        }
+    }
+
+    pub(super) const fn is_callback(&self) -> bool {
+        matches!(self, Self::Callback(_))
+    }
+}
+
 impl<F> Drop for Callback<F> {
     fn drop(&mut self) {
         if let Some(destroy) = self.destroy {
@@ -81,13 +102,26 @@ impl<F> Shared<F> {
 /// A place for one callback, which can be exchanged while it is called.
 #[derive(Debug)]
 pub(super) struct Slot<F> {
-    current: Mutex<Option<Callback<F>>>,
+    current: Mutex<Current<F>>,
     is_set: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Current<F> {
+    callback: Option<Callback<F>>,
+    /// No callback will be taken any more.
+    closed: bool,
+}
+
+impl<F: Copy> Default for Slot<F> {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl<F: Copy> Slot<F> {
     pub(super) const fn new() -> Self {
-        Self { current: Mutex::new(None), is_set: AtomicBool::new(false) }
+        Self { current: Mutex::new(Current { callback: None, closed: false }), is_set: AtomicBool::new(false) }
     }
 
     /// Whether there is a callback; without a lock, so it may be just changing.
@@ -95,12 +129,13 @@ impl<F: Copy> Slot<F> {
         self.is_set.load(Ordering::Relaxed)
     }
 
-    fn current(&self) -> MutexGuard<'_, Option<Callback<F>>> {
+    fn current(&self) -> MutexGuard<'_, Current<F>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands the callback to `call`, if there is one. No lock is held meanwhile.
-    pub(super) fn call(&self, call: impl FnOnce(F, *mut c_void)) {
+    /// Hands the callback to `call`, and returns what that returns; `None` if there is no callback. No lock is held
+    /// meanwhile.
+    pub(super) fn call<T>(&self, call: impl FnOnce(F, *mut c_void) -> T) -> Option<T> {
         /// Ends a call, and tells whoever waits for that.
         struct Running<F>(Arc<Shared<F>>);
         impl<F> Drop for Running<F> {
@@ -111,27 +146,49 @@ impl<F: Copy> Slot<F> {
         }
         let running = {
             let current = self.current();
-            let Some(callback) = &*current else {
-                return;
-            };
+            let callback = current.callback.as_ref()?;
             // Counted before the callback can be taken out of its place.
             *callback.shared.running() += 1;
             Running(callback.shared.clone())
         };
-        inside(|| call(running.0.function, running.0.user));
+        Some(inside(|| call(running.0.function, running.0.user)))
     }
 
-    /// Puts `new` in its place. When this returns, the old one is not running on any thread, and is destroyed.
-    pub(super) fn replace(&self, new: Option<Callback<F>>) {
-        drop(self.exchange(new));
+    /// Puts what C gave in the place of the old callback. When this returns, the old one is not running on any thread, and
+    /// is destroyed. Returns false, and keeps nothing, if the slot is closed.
+    pub(super) fn set(&self, given: Given<F>) -> bool {
+        match given {
+            Given::Callback(new) => self.exchange(Some(new), false).is_ok(),
+            // Its pointer may be the old one's, and is given up after that.
+            Given::Nothing(_pointer) => self.exchange(None, false).is_ok(),
+        }
     }
 
-    /// As [`replace`](Self::replace), but the old one is not destroyed yet.
-    pub(super) fn exchange(&self, new: Option<Callback<F>>) -> Option<Callback<F>> {
+    /// Takes the callback away.
+    pub(super) fn clear(&self) {
+        drop(self.exchange(None, false));
+    }
+
+    /// Takes the callback away, for good.
+    pub(super) fn close(&self) {
+        drop(self.take());
+    }
+
+    /// As [`close`](Self::close), but the callback is not destroyed yet.
+    pub(super) fn take(&self) -> Option<Callback<F>> {
+        self.exchange(None, true).unwrap_or(None)
+    }
+
+    /// Returns the old callback, which is not running any more; or the new one if the slot is closed.
+    fn exchange(&self, new: Option<Callback<F>>, close: bool) -> Result<Option<Callback<F>>, Option<Callback<F>>> {
         let old = {
             let mut current = self.current();
+            if current.closed {
+                return Err(new);
+            }
+            current.closed = close;
             self.is_set.store(new.is_some(), Ordering::Relaxed);
-            std::mem::replace(&mut *current, new)
+            std::mem::replace(&mut current.callback, new)
         };
         if let Some(old) = &old {
             let mut running = old.shared.running();
@@ -139,7 +196,7 @@ impl<F: Copy> Slot<F> {
                 running = old.shared.idle.wait(running).unwrap_or_else(PoisonError::into_inner);
             }
         }
-        old
+        Ok(old)
     }
 }
 
@@ -160,30 +217,43 @@ mod tests {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn callback(counter: &AtomicUsize) -> Callback<fn()> {
-        Callback::new(|| {}, std::ptr::from_ref(counter).cast_mut().cast(), Some(count))
+    fn given(function: Option<fn()>, counter: &AtomicUsize) -> Given<fn()> {
+        Given::new(function, std::ptr::from_ref(counter).cast_mut().cast(), Some(count))
+    }
+
+    fn callback(counter: &AtomicUsize) -> Given<fn()> {
+        given(Some(|| {}), counter)
     }
 
     #[test]
     fn each_callback_is_destroyed_once() {
         let (a, b, c) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
         let slot = Slot::new();
-        slot.replace(Some(callback(&a)));
-        slot.replace(Some(callback(&b)));
+        assert!(slot.set(callback(&a)) && slot.set(callback(&b)));
         drop(callback(&c));
         assert_eq!([&a, &b, &c].map(|n| n.load(Ordering::Relaxed)), [1, 0, 1]);
-        slot.replace(None);
-        slot.replace(None);
-        assert_eq!([&a, &b, &c].map(|n| n.load(Ordering::Relaxed)), [1, 1, 1]);
+        assert!(slot.set(given(None, &c)));
+        assert_eq!([&a, &b, &c].map(|n| n.load(Ordering::Relaxed)), [1, 1, 2]);
         assert!(!is_inside() && !slot.is_set());
-        slot.call(|_, _| unreachable!("there is no callback"));
+        assert_eq!(slot.call(|_, _| unreachable!("there is no callback")), None::<()>);
+    }
+
+    #[test]
+    fn a_closed_slot_takes_no_callback() {
+        let (a, b) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let slot = Slot::new();
+        assert!(slot.set(callback(&a)));
+        slot.close();
+        assert!(!slot.set(callback(&b)) && !slot.is_set());
+        assert_eq!([&a, &b].map(|n| n.load(Ordering::Relaxed)), [1, 1]);
+        slot.close();
     }
 
     #[test]
     fn replacing_waits_for_calls_of_the_old_one_only() {
         let destroyed = AtomicUsize::new(0);
         let slot = Slot::new();
-        slot.replace(Some(callback(&destroyed)));
+        slot.set(callback(&destroyed));
         let (entered, has_entered) = mpsc::channel();
         let (leave, may_leave) = mpsc::channel::<()>();
         let (replaced, is_replaced) = mpsc::channel();
@@ -197,7 +267,7 @@ mod tests {
             });
             has_entered.recv().unwrap();
             scope.spawn(move || {
-                slot.replace(Some(Callback::new(|| {}, std::ptr::null_mut(), None)));
+                slot.set(Given::new(Some(|| {}), std::ptr::null_mut(), None));
                 replaced.send(destroyed.load(Ordering::Relaxed)).unwrap();
             });
             assert!(is_replaced.recv_timeout(Duration::from_millis(50)).is_err());

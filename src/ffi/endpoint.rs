@@ -1,16 +1,22 @@
 //! Where a datagram goes to or comes from, as C has it.
 
 use std::{
+    ffi::c_char,
     mem::offset_of,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    ptr,
 };
 
+use super::{guard::guard_anywhere, result::wg_result, text::borrow_text};
 use crate::{
-    bind::Endpoint,
-    error::{Error, Result},
+    bind::{Endpoint, Family},
+    error::{Error, ErrorKind, Result},
 };
 
-/// An address family. The numbers are not those of AF_INET and AF_INET6, which differ between systems.
+/// Room for an endpoint as text, its zero byte included.
+pub const WG_ENDPOINT_TEXT_LEN: usize = 64;
+
+/// An address family.
 ///
 /// Since: 0.1.0
 #[repr(u32)]
@@ -23,8 +29,32 @@ pub enum wg_family_t {
 }
 pub use wg_family_t::*;
 
-/// Where a peer is, and which of our addresses it knows us by. It is plain memory without padding. What wg_ functions fill
-/// has zeros in all bytes that do not matter, so that two of those can be compared byte by byte.
+impl From<Family> for u32 {
+    fn from(family: Family) -> Self {
+        match family {
+            Family::V4 => WG_IPV4 as Self,
+            Family::V6 => WG_IPV6 as Self,
+        }
+    }
+}
+
+/// A family that C names.
+pub(super) fn family(number: u32) -> Result<Family> {
+    match number {
+        v4 if v4 == WG_IPV4 as u32 => Ok(Family::V4),
+        v6 if v6 == WG_IPV6 as u32 => Ok(Family::V6),
+        other => Err(Error::invalid(format!("the family is {other}, not WG_IPV4 or WG_IPV6"))),
+    }
+}
+
+/// Where a peer is, and which of our addresses it knows us by. It is plain memory: copy it as you like, and set its
+/// fields by hand if you have an address in another form. It has no padding, and what wg_ functions fill has zeros in
+/// all bytes that do not matter, so that two of those can be compared and hashed byte by byte.
+///
+/// What wg_bind_recv() fills can be sent to as it is: the answer leaves from the address that the peer has sent to
+/// and, on Linux and Android, through the interface that it came in by (for IPv6 as far as the routes there are
+/// equally good). When that source is gone, sending forgets it. When the network changes, forget it yourself with
+/// wg_endpoint_clear_source(): the way may still be there, and not be the best any more.
 ///
 /// Since: 0.1.0
 #[repr(C)]
@@ -38,37 +68,32 @@ pub struct wg_endpoint_t {
     pub scope_id: u32,
     /// The peer's address, in network byte order. An IPv4 address takes the first four bytes.
     pub address: [u8; 16],
-    /// Our address that the peer has sent to, in the same form, from which answers should leave; or all zeros.
+    /// Our address to send from, in the same form. All zeros: the system chooses.
     pub source: [u8; 16],
-    /// The index of our interface that belongs to the source, or 0.
+    /// The index of our interface to send through if there is a source, or 0.
     pub source_interface: u32,
 }
 
 const _: () = {
     assert!(size_of::<wg_endpoint_t>() == 44 && align_of::<wg_endpoint_t>() == 4);
-    assert!(offset_of!(wg_endpoint_t, family) == 0);
-    assert!(offset_of!(wg_endpoint_t, port) == 2);
-    assert!(offset_of!(wg_endpoint_t, scope_id) == 4);
-    assert!(offset_of!(wg_endpoint_t, address) == 8);
-    assert!(offset_of!(wg_endpoint_t, source) == 24);
+    assert!(offset_of!(wg_endpoint_t, port) == 2 && offset_of!(wg_endpoint_t, scope_id) == 4);
+    assert!(offset_of!(wg_endpoint_t, address) == 8 && offset_of!(wg_endpoint_t, source) == 24);
     assert!(offset_of!(wg_endpoint_t, source_interface) == 40);
 };
 
 impl wg_endpoint_t {
     /// The endpoint that it stands for.
     pub(super) fn read(&self) -> Result<Endpoint> {
-        let v4 = |[a, b, c, d, ..]: [u8; 16]| Ipv4Addr::new(a, b, c, d);
-        let (dst, src): (SocketAddr, IpAddr) = match self.family {
-            family if u32::from(family) == WG_IPV4 as u32 => {
-                ((v4(self.address), self.port).into(), v4(self.source).into())
-            }
-            family if u32::from(family) == WG_IPV6 as u32 => {
+        let ip = |[a, b, c, d, ..]: [u8; 16]| Ipv4Addr::new(a, b, c, d);
+        let (dst, src): (SocketAddr, IpAddr) = match family(self.family.into())? {
+            Family::V4 => (SocketAddrV4::new(ip(self.address), self.port).into(), ip(self.source).into()),
+            Family::V6 => {
                 let dst = SocketAddrV6::new(self.address.into(), self.port, 0, self.scope_id);
                 (dst.into(), Ipv6Addr::from(self.source).into())
             }
-            other => return Err(Error::invalid(format!("the family is {other}, not WG_IPV4 or WG_IPV6"))),
         };
-        Ok(Endpoint { src: Some(src).filter(|src| !src.is_unspecified()), ..Endpoint::new(dst) })
+        let src = Some(src).filter(|src| !src.is_unspecified());
+        Ok(Endpoint { dst, src, src_interface: src.map_or(0, |_| self.source_interface) })
     }
 }
 
@@ -84,21 +109,125 @@ impl From<Endpoint> for wg_endpoint_t {
             scope_id,
             address: bytes(endpoint.dst.ip()),
             source: endpoint.src.map_or([0; 16], bytes),
-            source_interface: 0,
+            source_interface: endpoint.src_interface,
         }
     }
 }
 
-/// An address, with zeros behind one of IPv4.
 fn bytes(ip: IpAddr) -> [u8; 16] {
     match ip {
-        IpAddr::V4(ip) => {
-            let mut bytes = [0; 16];
-            bytes[..4].copy_from_slice(&ip.octets());
-            bytes
-        }
         IpAddr::V6(ip) => ip.octets(),
+        IpAddr::V4(ip) => {
+            let [a, b, c, d] = ip.octets();
+            [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        }
     }
+}
+
+/// Reads `192.0.2.1:51820`, `[2001:db8::1]:51820` or `[fe80::1%eth0]:51820` (the zone is the name or the index of an
+/// interface). Host names are not resolved: that is what getaddrinfo() is for.
+///
+/// Memory: `text` is not kept; writes `*endpoint`, without a source, on success only.
+/// Errors: WG_ERR_NULL; WG_ERR_INVALID for any other text; WG_ERR_NOT_FOUND if there is no such interface;
+/// WG_ERR_PANIC.
+/// Threads: any, also inside a callback.
+/// Since: 0.1.0
+///
+/// # Safety
+/// `text` is NULL or ends with a zero byte; `endpoint` is NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_endpoint_parse(text: *const c_char, endpoint: *mut wg_endpoint_t) -> wg_result {
+    guard_anywhere(|| {
+        // SAFETY: the caller's contract is the same.
+        let parsed = Endpoint::parse(unsafe { borrow_text(text, "text") }?)?;
+        check(endpoint)?;
+        // SAFETY: it is not NULL, and writable, says the caller.
+        unsafe { endpoint.write(parsed.into()) };
+        Ok(())
+    })
+}
+
+/// Writes the peer's address and port as wg_endpoint_parse() reads them; a zone as a number.
+///
+/// Memory: reads `*endpoint`, and writes up to WG_ENDPOINT_TEXT_LEN characters to `text`, the last of them zero, on
+/// success only.
+/// Errors: WG_ERR_NULL; WG_ERR_INVALID if the family is not one; WG_ERR_PANIC.
+/// Threads: any, also inside a callback.
+/// Since: 0.1.0
+///
+/// # Safety
+/// `endpoint` is NULL or readable; `text` is NULL or has room for WG_ENDPOINT_TEXT_LEN characters.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_endpoint_format(endpoint: *const wg_endpoint_t, text: *mut c_char) -> wg_result {
+    // SAFETY: the caller's contract is the same.
+    guard_anywhere(|| unsafe { format(endpoint, text, |endpoint| endpoint.dst.to_string()) })
+}
+
+/// Writes the source address, without a port; an empty text if there is none.
+///
+/// Memory: as wg_endpoint_format().
+/// Errors: as wg_endpoint_format().
+/// Threads: any, also inside a callback.
+/// Since: 0.1.0
+///
+/// # Safety
+/// As in wg_endpoint_format().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_endpoint_format_source(endpoint: *const wg_endpoint_t, text: *mut c_char) -> wg_result {
+    let source = |endpoint: Endpoint| endpoint.src.map(|src| src.to_string()).unwrap_or_default();
+    // SAFETY: the caller's contract is the same.
+    guard_anywhere(|| unsafe { format(endpoint, text, source) })
+}
+
+/// Forgets the source: the system chooses address and interface until the peer sends again.
+///
+/// Memory: changes `*endpoint`.
+/// Errors: WG_ERR_NULL; WG_ERR_PANIC.
+/// Threads: any, also inside a callback; no other thread uses this endpoint meanwhile.
+/// Since: 0.1.0
+///
+/// # Safety
+/// `endpoint` is NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_endpoint_clear_source(endpoint: *mut wg_endpoint_t) -> wg_result {
+    guard_anywhere(|| {
+        check(endpoint)?;
+        // SAFETY: it is not NULL, and writable, says the caller.
+        unsafe { clear_source(endpoint) };
+        Ok(())
+    })
+}
+
+/// # Safety
+/// `endpoint` is writable.
+pub(super) unsafe fn clear_source(endpoint: *mut wg_endpoint_t) {
+    // SAFETY: it is readable as well.
+    let clear = wg_endpoint_t { source: [0; 16], source_interface: 0, ..unsafe { endpoint.read() } };
+    // SAFETY: the caller says so.
+    unsafe { endpoint.write(clear) };
+}
+
+/// # Safety
+/// As in [`wg_endpoint_format`].
+unsafe fn format(endpoint: *const wg_endpoint_t, text: *mut c_char, of: impl FnOnce(Endpoint) -> String) -> Result<()> {
+    check(endpoint)?;
+    // SAFETY: it is not NULL, and readable, says the caller.
+    let formatted = of(unsafe { endpoint.read() }.read()?);
+    if text.is_null() {
+        return Err(Error::new(ErrorKind::Null, "text is NULL"));
+    }
+    let mut bytes = [0; WG_ENDPOINT_TEXT_LEN];
+    bytes[..formatted.len()].copy_from_slice(formatted.as_bytes());
+    // SAFETY: no endpoint is longer than that, or else the line above would not have passed; and there is room for it.
+    unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), text.cast(), formatted.len() + 1) };
+    Ok(())
+}
+
+fn check(endpoint: *const wg_endpoint_t) -> Result<()> {
+    if endpoint.is_null() {
+        return Err(Error::new(ErrorKind::Null, "the endpoint is NULL"));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -107,26 +236,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn endpoints_come_back_as_they_went() {
-        for (dst, src) in [
-            ("192.0.2.1:51820", Some("198.51.100.1")),
-            ("0.0.0.0:0", None),
-            ("[2001:db8::1]:65535", Some("2001:db8::2")),
-            ("[fe80::1%7]:1", None),
-            ("[::ffff:192.0.2.1]:2", None),
+    fn what_is_read_is_what_was_written() {
+        let source = |text: &str, src: &str| Endpoint {
+            src: Some(src.parse().unwrap()),
+            src_interface: 3,
+            ..Endpoint::parse(text).unwrap()
+        };
+        for endpoint in [
+            Endpoint::parse("192.0.2.1:51820").unwrap(),
+            Endpoint::parse("[fe80::1%7]:1").unwrap(),
+            source("192.0.2.1:51820", "192.0.2.2"),
+            source("[2001:db8::1]:51820", "2001:db8::2"),
         ] {
-            let src = src.map(|src| src.parse().unwrap());
-            let endpoint = Endpoint { src, ..Endpoint::new(dst.parse().unwrap()) };
             assert_eq!(wg_endpoint_t::from(endpoint).read().unwrap(), endpoint);
         }
-        let v4 = wg_endpoint_t::from(Endpoint::new(([192, 0, 2, 1], 0x1234).into()));
-        assert_eq!((v4.family, v4.port, &v4.address[..5], v4.source), (4, 0x1234, &[192, 0, 2, 1, 0][..], [0; 16]));
     }
 
     #[test]
-    fn other_families_are_refused() {
-        for family in [0, 1, 2, 5, 10, 30, u16::MAX] {
-            assert!(wg_endpoint_t { family, ..wg_endpoint_t::default() }.read().is_err());
-        }
+    fn the_longest_text_fits() {
+        let longest = "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff%4294967295]:65535";
+        let endpoint = Endpoint::parse(longest).unwrap();
+        assert_eq!(endpoint.dst.to_string(), longest);
+        assert!(longest.len() < WG_ENDPOINT_TEXT_LEN);
     }
 }

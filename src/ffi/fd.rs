@@ -2,10 +2,35 @@
 
 use std::sync::Arc;
 
-use crate::{error::Result, tun::Tun};
+use crate::{
+    error::{Error, Result},
+    tun::Tun,
+};
 
 #[cfg(unix)]
 pub(super) use self::unix::Lent;
+
+/// Whose a descriptor is.
+///
+/// Since: 0.1.0
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum wg_fd_ownership_t {
+    /// The library takes ownership of the descriptor: it is closed if, and only if, the call succeeds.
+    WG_FD_TAKE = 1,
+    /// The library works with a duplicate; the descriptor stays the caller's, to close at any time.
+    WG_FD_DUP = 2,
+}
+pub use wg_fd_ownership_t::*;
+
+/// Whether C gives a descriptor away.
+pub(super) fn takes(fd_ownership: u32) -> Result<bool> {
+    match fd_ownership {
+        take if take == WG_FD_TAKE as u32 => Ok(true),
+        dup if dup == WG_FD_DUP as u32 => Ok(false),
+        other => Err(Error::invalid(format!("fd_ownership is {other}, not WG_FD_TAKE or WG_FD_DUP"))),
+    }
+}
 
 #[cfg(unix)]
 mod unix {
@@ -13,10 +38,11 @@ mod unix {
     use crate::error::{Error, ErrorKind};
     use std::{
         io,
+        net::UdpSocket,
         os::fd::{FromRawFd, OwnedFd, RawFd},
     };
 
-    /// A descriptor of the app, from which a tunnel is being made. Dropping it leaves the descriptor as it was.
+    /// A descriptor of the app, from which something is being made. Dropping it leaves the descriptor as it was.
     #[derive(Debug)]
     pub(in super::super) struct Lent {
         fd: RawFd,
@@ -35,15 +61,24 @@ mod unix {
 
         /// A TUN over a duplicate of the descriptor.
         pub(in super::super) fn tun(&self, mtu: u16) -> Result<Arc<dyn Tun>> {
-            // Not below 3: those mean something to what a process starts.
-            let duplicate = fcntl(self.fd, libc::F_DUPFD_CLOEXEC, 3).map_err(|err| refused(self.fd, err))?;
-            // SAFETY: it was just made, and nobody else knows it.
-            let duplicate = unsafe { OwnedFd::from_raw_fd(duplicate) };
+            let duplicate = self.duplicate()?;
             #[cfg(any(target_os = "linux", target_os = "android"))]
             let tun = crate::tun::linux::LinuxTun::adopt(duplicate, mtu);
             #[cfg(not(any(target_os = "linux", target_os = "android")))]
             let tun = crate::tun::fd::FdTun::new(duplicate, mtu);
             Ok(Arc::new(tun.map_err(|err| err.at(format_args!("descriptor {}", self.fd)))?))
+        }
+
+        /// A socket over a duplicate of the descriptor.
+        pub(in super::super) fn socket(&self) -> Result<UdpSocket> {
+            self.duplicate().map(UdpSocket::from)
+        }
+
+        fn duplicate(&self) -> Result<OwnedFd> {
+            // Not below 3: those mean something to what a process starts.
+            let duplicate = fcntl(self.fd, libc::F_DUPFD_CLOEXEC, 3).map_err(|err| refused(self.fd, err))?;
+            // SAFETY: it was just made, and nobody else knows it.
+            Ok(unsafe { OwnedFd::from_raw_fd(duplicate) })
         }
 
         /// Leaves the descriptor to the app, with the flags that the duplicate needs.
@@ -98,11 +133,15 @@ pub(super) struct Lent;
 #[cfg(not(unix))]
 impl Lent {
     pub(super) fn new(_: i32) -> Result<Self> {
-        let text = "a tunnel cannot be made from a file descriptor on this platform";
-        Err(crate::error::Error::new(crate::error::ErrorKind::Unsupported, text))
+        let text = "nothing can be made from a file descriptor on this platform";
+        Err(Error::new(crate::error::ErrorKind::Unsupported, text))
     }
 
     pub(super) fn tun(&self, _: u16) -> Result<Arc<dyn Tun>> {
+        Self::new(0).map(|_| unreachable!("there is no such thing"))
+    }
+
+    pub(super) fn socket(&self) -> Result<std::net::UdpSocket> {
         Self::new(0).map(|_| unreachable!("there is no such thing"))
     }
 

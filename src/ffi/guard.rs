@@ -4,14 +4,31 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{
     callback,
-    handle::{self, Entry},
+    handle::{self, Entry, Object},
     log,
     result::{self, wg_result},
 };
 use crate::error::{Error, ErrorKind, Result};
 
+/// What a function does. It ends in a number, those without one in 0.
+///
+/// Behind a pointer, so that all that surrounds it is compiled once, and not again for each function.
+type Body<'a> = &'a mut dyn FnMut() -> Result<i32>;
+
+/// How a function ended, and the code of its failure.
+///
+/// cbindgen:ignore
+// It takes each `Result` for that of `error.rs`, which has one parameter.
+type Outcome = std::result::Result<i32, wg_result>;
+
+/// Lets `body`, which is called once, be a [`Body`].
+fn once(body: impl FnOnce() -> Result<i32>) -> impl FnMut() -> Result<i32> {
+    let mut body = Some(body);
+    move || body.take().map_or(Ok(0), |body| body())
+}
+
 /// Runs `body` with panics caught. Its failure is kept for `wg_last_error`, and comes back as a code.
-fn run<T>(body: impl FnOnce() -> Result<T>) -> std::result::Result<T, wg_result> {
+fn run(body: Body<'_>) -> Outcome {
     let outcome = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| Err(caught()));
     outcome.map_err(|error| result::fail(&error))
 }
@@ -22,29 +39,47 @@ fn caught() -> Error {
 }
 
 /// A code, whether good or bad.
-fn code(outcome: std::result::Result<(), wg_result>) -> wg_result {
+fn code(outcome: Outcome) -> wg_result {
     outcome.err().unwrap_or(wg_result::WG_OK)
+}
+
+/// A number, or a code.
+fn number(outcome: Outcome) -> i32 {
+    outcome.unwrap_or_else(|code| code as i32)
 }
 
 /// For functions that neither wait nor log: they work inside a callback as well.
 pub(super) fn guard_anywhere(body: impl FnOnce() -> Result<()>) -> wg_result {
-    code(run(body))
+    code(run(&mut once(|| body().map(|()| 0))))
 }
 
 /// For all other functions. A callback cannot call them: it would wait for itself.
 pub(super) fn guard(body: impl FnOnce() -> Result<()>) -> wg_result {
-    code(run(|| outside(body)))
+    code(outside(&mut once(|| body().map(|()| 0))))
 }
 
-/// As [`guard`], for functions that return a handle, or a negative code.
-pub(super) fn guard_handle(body: impl FnOnce() -> Result<i32>) -> i32 {
-    run(|| outside(body)).unwrap_or_else(|code| code as i32)
+/// As [`guard`], for functions that return a number (a handle, how many, a descriptor), or a negative code.
+pub(super) fn guard_number(body: impl FnOnce() -> Result<i32>) -> i32 {
+    number(outside(&mut once(body)))
 }
 
-/// As [`guard`], for functions on one tunnel. A panic ends what can be done with it.
-pub(super) fn guard_on(handle: i32, body: impl FnOnce(&Entry) -> Result<()>) -> wg_result {
-    guard(|| {
-        let entry = handle::get(handle)?;
+/// As [`guard`], for functions on one object.
+pub(super) fn guard_on<T: Object>(handle: i32, body: impl FnOnce(&Entry<T>) -> Result<()>) -> wg_result {
+    let mut body = Some(body);
+    code(on(handle, &mut |entry| body.take().map_or(Ok(()), |body| body(entry)).map(|()| 0)))
+}
+
+/// As [`guard_number`], for functions on one object.
+pub(super) fn guard_number_on<T: Object>(handle: i32, body: impl FnOnce(&Entry<T>) -> Result<i32>) -> i32 {
+    let mut body = Some(body);
+    number(on(handle, &mut |entry| body.take().map_or(Ok(0), |body| body(entry))))
+}
+
+/// A panic ends what can be done with the object.
+fn on<T: Object>(handle: i32, body: &mut dyn FnMut(&Entry<T>) -> Result<i32>) -> Outcome {
+    run(&mut || {
+        refuse_inside()?;
+        let entry = handle::get::<T>(handle)?;
         entry.check()?;
         entry.logged(|| {
             catch_unwind(AssertUnwindSafe(|| body(&entry))).unwrap_or_else(|_| {
@@ -55,12 +90,19 @@ pub(super) fn guard_on(handle: i32, body: impl FnOnce(&Entry) -> Result<()>) -> 
     })
 }
 
-fn outside<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
-    // First of all: inside a callback the log cannot be set up either.
+fn outside(body: Body<'_>) -> Outcome {
+    run(&mut || {
+        refuse_inside()?;
+        log::logged(&mut *body)
+    })
+}
+
+/// To be asked first of all: inside a callback the log cannot be set up either.
+fn refuse_inside() -> Result<()> {
     if callback::is_inside() {
         return Err(Error::new(ErrorKind::Busy, "this function cannot be called from inside a callback"));
     }
-    log::logged(body)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -68,8 +110,13 @@ fn outside<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
 mod tests {
     use super::{
         super::{
+            callback::wg_destroy_fn_t,
+            events::{wg_event_t, wg_set_event_callback},
+            log::wg_set_tunnel_log_callback,
+            options::wg_options_t,
+            resolve::wg_address_t,
             result::{wg_last_error, wg_result::*},
-            tunnel::{wg_get_config, wg_set_config, wg_turn_off},
+            tunnel::{Hooks, Running, wg_get_config, wg_set_config, wg_turn_off},
         },
         *,
     };
@@ -78,7 +125,15 @@ mod tests {
         device::{Options, Tunnel},
         tun::mem::MemTun,
     };
-    use std::{ffi::CStr, net::Ipv4Addr, sync::Arc};
+    use std::{
+        ffi::{CStr, c_char, c_void},
+        net::Ipv4Addr,
+        ptr,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+    };
 
     fn last_error() -> String {
         // SAFETY: the text is this thread's, and there is no other call meanwhile.
@@ -87,11 +142,34 @@ mod tests {
 
     /// A tunnel over memory.
     fn handle() -> i32 {
+        protected(None)
+    }
+
+    /// One that has something to give up.
+    fn protected(destroy: wg_destroy_fn_t) -> i32 {
         let (tun, _app) = MemTun::new("", 1420);
         let bind = MemNetwork::new().bind(Ipv4Addr::LOCALHOST.into());
         let tunnel = Tunnel::start(Arc::new(tun), bind, Options::default()).unwrap();
         let handle = handle::reserve().unwrap();
-        handle::insert(handle, Entry::new(tunnel, log::dispatch_of(handle), Arc::default()));
+        unsafe extern "C" fn finds_nothing(
+            _: *mut c_void,
+            _: *const c_char,
+            _: *mut wg_address_t,
+            _: usize,
+            _: *mut usize,
+        ) -> i32 {
+            0
+        }
+        let options = wg_options_t {
+            protect_destroy: destroy,
+            resolve: Some(finds_nothing),
+            resolve_destroy: destroy,
+            ..wg_options_t::default()
+        };
+        // SAFETY: the functions do not look at what they get.
+        let hooks = unsafe { Hooks::of(&options) };
+        let running = Running { tunnel, log: Arc::default(), events: Arc::default(), sockets: None, hooks };
+        handle::insert(handle, Entry::new(running, log::dispatch_of(handle)));
         handle
     }
 
@@ -100,7 +178,7 @@ mod tests {
         let codes = [
             guard(|| panic!("private_key=00")) as i32,
             guard_anywhere(|| panic!("private_key=00")) as i32,
-            guard_handle(|| panic!("private_key=00")),
+            guard_number(|| panic!("private_key=00")),
         ];
         assert_eq!(codes, [WG_ERR_PANIC as i32; 3]);
         assert_eq!(last_error(), "internal error: a panic was caught");
@@ -120,18 +198,44 @@ mod tests {
             result
         };
         assert_eq!([set(broken), get(broken)], [WG_OK; 2]);
-        assert_eq!(guard_on(broken, |_| panic!("a bug")), WG_ERR_PANIC);
+        assert_eq!(guard_on::<Running>(broken, |_| panic!("a bug")), WG_ERR_PANIC);
         assert_eq!([set(broken), get(broken)], [WG_ERR_PANIC; 2]);
         assert!(last_error().contains("turn it off"));
         assert_eq!([set(other), get(other), wg_turn_off(other)], [WG_OK; 3]);
         assert_eq!([wg_turn_off(broken), wg_turn_off(broken)], [WG_OK, WG_ERR_UNKNOWN_HANDLE]);
     }
 
+    /// What is freed only when the last call returns does not keep a callback of the app.
+    #[test]
+    fn a_tunnel_that_is_off_has_no_callbacks_though_a_call_is_under_way() {
+        static DESTROYED: AtomicUsize = AtomicUsize::new(0);
+        unsafe extern "C" fn destroy(_: *mut c_void) {
+            DESTROYED.fetch_add(1, Ordering::Relaxed);
+        }
+        unsafe extern "C" fn line(_: *mut c_void, _: i32, _: i32, _: *const c_char) {}
+        unsafe extern "C" fn event(_: *mut c_void, _: i32, _: *const wg_event_t) {}
+        let number = protected(Some(destroy));
+        let none = ptr::null_mut();
+        let set = |handle| {
+            // SAFETY: the functions do not look at what they get.
+            let log = unsafe { wg_set_tunnel_log_callback(handle, Some(line), none, Some(destroy)) };
+            // SAFETY: as above.
+            [log, unsafe { wg_set_event_callback(handle, Some(event), none, Some(destroy)) }]
+        };
+        assert_eq!(set(number), [WG_OK; 2]);
+        let call = handle::get::<Running>(number).unwrap();
+        assert_eq!((wg_turn_off(number), DESTROYED.load(Ordering::Relaxed)), (WG_OK, 4));
+        // One that has come as far as this is refused as well.
+        handle::insert(number, Arc::into_inner(call).unwrap());
+        assert_eq!((set(number), DESTROYED.load(Ordering::Relaxed)), ([WG_ERR_UNKNOWN_HANDLE; 2], 6));
+        assert_eq!(wg_turn_off(number), WG_OK);
+    }
+
     #[test]
     fn a_failure_is_told_and_its_code_returned() {
-        assert_eq!(guard_handle(|| Ok(7)), 7);
+        assert_eq!(guard_number(|| Ok(7)), 7);
         let closed = || Error::new(ErrorKind::Closed, "gone");
         assert_eq!((guard(|| Err(closed())), last_error().as_str()), (WG_ERR_CLOSED, "gone"));
-        assert_eq!(guard_handle(|| Err(closed())), ErrorKind::Closed.code());
+        assert_eq!(guard_number(|| Err(closed())), ErrorKind::Closed.code());
     }
 }

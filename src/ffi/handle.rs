@@ -1,45 +1,57 @@
-//! Which tunnel a number stands for.
+//! What a number stands for.
 
 use std::{
-    collections::BTreeMap,
+    any::Any,
+    ops::Deref,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 use tracing::Dispatch;
 
-use crate::{
-    device::Tunnel,
-    error::{Error, ErrorKind, Result},
-};
+use crate::error::{Error, ErrorKind, Result};
 
-/// A tunnel that C has a handle of.
-pub(super) struct Entry {
-    pub(super) tunnel: Tunnel,
-    /// The log of this tunnel.
+/// What C can have a handle of.
+pub(super) trait Object: Send + Sync + 'static {
+    /// What an error calls it.
+    const NAME: &'static str;
+    /// What is left to do with it after a panic.
+    const END: &'static str;
+}
+
+/// An object that C has a handle of.
+pub(super) struct Entry<T> {
+    object: T,
+    /// The log of this object.
     dispatch: Dispatch,
-    /// Why the tunnel has ended by itself.
-    ended: Arc<OnceLock<String>>,
     /// A panic was caught in a call on it.
     poisoned: AtomicBool,
 }
 
-impl Entry {
-    pub(super) fn new(tunnel: Tunnel, dispatch: Dispatch, ended: Arc<OnceLock<String>>) -> Self {
-        Self { tunnel, dispatch, ended, poisoned: AtomicBool::new(false) }
+impl<T> Deref for Entry<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.object
+    }
+}
+
+impl<T: Object> Entry<T> {
+    pub(super) fn new(object: T, dispatch: Dispatch) -> Self {
+        Self { object, dispatch, poisoned: AtomicBool::new(false) }
     }
 
-    /// Runs `body` with what it logs going out under the tunnel's handle.
-    pub(super) fn logged<T>(&self, body: impl FnOnce() -> T) -> T {
+    /// Runs `body` with what it logs going out under the object's handle.
+    pub(super) fn logged<R>(&self, body: impl FnOnce() -> R) -> R {
         tracing::dispatcher::with_default(&self.dispatch, body)
     }
 
     /// Refuses further work after a panic.
     pub(super) fn check(&self) -> Result<()> {
         if self.poisoned.load(Ordering::Acquire) {
-            let text = "the tunnel was given up after an internal error: turn it off";
+            let text = format!("the {} was given up after an internal error: {}", T::NAME, T::END);
             return Err(Error::new(ErrorKind::Panic, text));
         }
         Ok(())
@@ -48,31 +60,39 @@ impl Entry {
     pub(super) fn poison(&self) {
         self.poisoned.store(true, Ordering::Release);
     }
-
-    /// Refuses what only a running tunnel can do.
-    pub(super) fn check_running(&self) -> Result<()> {
-        match self.ended.get() {
-            Some(reason) => Err(Error::new(ErrorKind::Closed, format!("the tunnel has ended: {reason}"))),
-            None => Ok(()),
-        }
-    }
 }
+
+/// An entry, whatever it is of.
+type AnyEntry = Arc<dyn Any + Send + Sync>;
 
 struct Table {
     /// The number that was given out last.
     last: i32,
-    entries: BTreeMap<i32, Arc<Entry>>,
+    /// Sorted by number. There are few; a tree would be 7 KB of code.
+    entries: Vec<(i32, AnyEntry)>,
 }
 
 impl Table {
     const fn new() -> Self {
-        Self { last: 0, entries: BTreeMap::new() }
+        Self { last: 0, entries: Vec::new() }
     }
 
     fn reserve(&mut self) -> Result<i32> {
         let next = self.last.checked_add(1);
         self.last = next.ok_or_else(|| Error::new(ErrorKind::Resources, "there are no more handles"))?;
         Ok(self.last)
+    }
+
+    /// Where a number is, or would be.
+    fn find(&self, handle: i32) -> std::result::Result<usize, usize> {
+        self.entries.binary_search_by_key(&handle, |entry| entry.0)
+    }
+
+    fn get<T: Object>(&self, handle: i32) -> Result<Arc<Entry<T>>> {
+        let found = self.find(handle).ok().map(|at| self.entries[at].1.clone());
+        let entry = found.and_then(|entry| entry.downcast().ok());
+        let unknown = || Error::new(ErrorKind::UnknownHandle, format!("there is no {} with handle {handle}", T::NAME));
+        entry.ok_or_else(unknown)
     }
 }
 
@@ -88,22 +108,23 @@ pub(super) fn reserve() -> Result<i32> {
 }
 
 /// Makes a reserved number known.
-pub(super) fn insert(handle: i32, entry: Entry) {
-    table().entries.insert(handle, Arc::new(entry));
+pub(super) fn insert<T: Object>(handle: i32, entry: Entry<T>) {
+    let mut table = table();
+    let at = table.find(handle).unwrap_or_else(|at| at);
+    table.entries.insert(at, (handle, Arc::new(entry)));
 }
 
-/// The tunnel behind a number. It lives on while a call works with it, even if it is turned off meanwhile.
-pub(super) fn get(handle: i32) -> Result<Arc<Entry>> {
-    table().entries.get(&handle).cloned().ok_or_else(|| unknown(handle))
+/// The object behind a number. It lives on while a call works with it, even if it is ended meanwhile.
+pub(super) fn get<T: Object>(handle: i32) -> Result<Arc<Entry<T>>> {
+    table().get(handle)
 }
 
 /// Takes a number out for good.
-pub(super) fn remove(handle: i32) -> Result<Arc<Entry>> {
-    table().entries.remove(&handle).ok_or_else(|| unknown(handle))
-}
-
-fn unknown(handle: i32) -> Error {
-    Error::new(ErrorKind::UnknownHandle, format!("there is no tunnel with handle {handle}"))
+pub(super) fn remove<T: Object>(handle: i32) -> Result<Arc<Entry<T>>> {
+    let mut table = table();
+    let entry = table.get(handle)?;
+    table.entries.retain(|(number, _)| *number != handle);
+    Ok(entry)
 }
 
 #[cfg(test)]

@@ -4,12 +4,10 @@
 
 use std::{ffi::c_char, ptr};
 
-use zeroize::Zeroizing;
-
 use super::{guard::guard_anywhere, result::wg_result, text::borrow_text};
 use crate::{
     error::{Error, ErrorKind, Result},
-    key::{KEY_LEN, PresharedKey, PrivateKey},
+    key::{KEY_LEN, PresharedKey, PrivateKey, Secret},
     random::SystemRandom,
 };
 
@@ -26,11 +24,11 @@ const _: () = assert!(WG_KEY_LEN == KEY_LEN && WG_KEY_HEX_LEN == 2 * KEY_LEN + 1
 ///
 /// # Safety
 /// `key` is NULL or points to 32 readable bytes.
-unsafe fn take(key: *const u8) -> Result<Zeroizing<[u8; KEY_LEN]>> {
+pub(super) unsafe fn take_key(key: *const u8) -> Result<Secret> {
     if key.is_null() {
         return Err(Error::new(ErrorKind::Null, "the key is NULL"));
     }
-    let mut copy = Zeroizing::new([0; KEY_LEN]);
+    let mut copy = Secret::default();
     // SAFETY: 32 bytes are readable, says the caller, and 32 are writable here.
     unsafe { ptr::copy_nonoverlapping(key, copy.as_mut_ptr(), KEY_LEN) };
     Ok(copy)
@@ -54,7 +52,7 @@ unsafe fn give(bytes: &[u8], out: *mut u8) -> Result<()> {
 /// # Safety
 /// `out` is NULL or has room for `text` and one more byte.
 unsafe fn give_text(text: &str, out: *mut c_char) -> Result<()> {
-    let mut bytes = Zeroizing::new([0; WG_KEY_HEX_LEN]);
+    let mut bytes = Secret::<WG_KEY_HEX_LEN>::default();
     bytes[..text.len()].copy_from_slice(text.as_bytes());
     // SAFETY: there is room for the text and its zero, says the caller.
     unsafe { give(&bytes[..=text.len()], out.cast()) }
@@ -90,7 +88,7 @@ pub unsafe extern "C" fn wg_generate_private_key(private_key: *mut u8) -> wg_res
 pub unsafe extern "C" fn wg_generate_public_key(private_key: *const u8, public_key: *mut u8) -> wg_result {
     guard_anywhere(|| {
         // SAFETY: the caller's contract is the same.
-        let private = PrivateKey::from_bytes(*unsafe { take(private_key) }?);
+        let private = PrivateKey::from_bytes(*unsafe { take_key(private_key) }?);
         // SAFETY: as above.
         unsafe { give(private.public_key().as_bytes(), public_key) }
     })
@@ -126,7 +124,7 @@ pub unsafe extern "C" fn wg_generate_preshared_key(preshared_key: *mut u8) -> wg
 pub unsafe extern "C" fn wg_key_to_hex(key: *const u8, text: *mut c_char) -> wg_result {
     guard_anywhere(|| {
         // SAFETY: the caller's contract is the same.
-        let key = PresharedKey::from_bytes(*unsafe { take(key) }?);
+        let key = PresharedKey::from_bytes(*unsafe { take_key(key) }?);
         // SAFETY: as above.
         unsafe { give_text(&key.to_hex(), text) }
     })
@@ -145,7 +143,7 @@ pub unsafe extern "C" fn wg_key_to_hex(key: *const u8, text: *mut c_char) -> wg_
 pub unsafe extern "C" fn wg_key_to_base64(key: *const u8, text: *mut c_char) -> wg_result {
     guard_anywhere(|| {
         // SAFETY: the caller's contract is the same.
-        let key = PresharedKey::from_bytes(*unsafe { take(key) }?);
+        let key = PresharedKey::from_bytes(*unsafe { take_key(key) }?);
         // SAFETY: as above.
         unsafe { give_text(&key.to_base64(), text) }
     })

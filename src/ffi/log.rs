@@ -1,13 +1,13 @@
 //! The log: what the library has to say, told to a function of the app.
 //!
-//! It is one for the process, as C programs expect, but not the process's: the subscriber is set on the tunnels' own
-//! threads and on the caller's while it is inside the library, and nowhere else.
+//! It is one for the process, as C programs expect, and a tunnel may have its own; but it is not the process's: the
+//! subscriber is set on the tunnels' own threads and on the caller's while it is inside the library, and nowhere else.
 
 use std::{
     ffi::{c_char, c_void},
     fmt::{self, Write as _},
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicI32, Ordering},
     },
 };
@@ -20,12 +20,14 @@ use tracing::{
 };
 
 use super::{
-    callback::{self, Callback, Slot, wg_destroy_fn_t},
-    guard::{guard, guard_anywhere},
+    callback::{self, Given, Slot, wg_destroy_fn_t},
+    guard::{guard, guard_anywhere, guard_on},
+    handle::Entry,
     result::wg_result,
     text::c_text,
+    tunnel::Running,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// How much is logged, and how much a line of the log matters.
 ///
@@ -50,15 +52,16 @@ pub use wg_log_level_t::*;
 
 /// Takes one line of the log.
 ///
-/// `user` is what came with the function; `handle` is the tunnel that the line is about, or 0; `level` is WG_LOG_ERROR
-/// to WG_LOG_TRACE; `text` is UTF-8 without a line feed at its end, and is gone when the function returns. It never
-/// contains a private or preshared key; it may contain public keys and addresses.
+/// `user` is what came with the function; `handle` is the tunnel or bind that the line is about, or 0; `level` is
+/// WG_LOG_ERROR to WG_LOG_TRACE; `text` is UTF-8 without a line feed at its end, and is gone when the function returns.
+/// It never contains a private or preshared key; it may contain public keys and addresses.
 ///
 /// Threads: it is called on the tunnels' threads and on threads that are inside a wg_ function, on several at once. The
 /// tunnel waits meanwhile, so return soon, and do not wait for a thread that may be inside a wg_ function. It must not
 /// leave by an exception or longjmp().
-/// Inside it, wg_last_error(), wg_free(), wg_set_log_level(), wg_version_*(), wg_tun_inject(), wg_transport_receive() and
-/// wg_set_mtu() work. Everything else returns WG_ERR_BUSY.
+/// Inside it, functions whose text says so under "Threads" work: wg_last_error(), wg_free(), wg_set_log_level() and others.
+/// All others, and so all that take a handle, return WG_ERR_BUSY, but for wg_tun_inject(), wg_transport_receive() and
+/// wg_set_mtu().
 /// Since: 0.1.0
 pub type wg_log_fn_t = Option<unsafe extern "C" fn(user: *mut c_void, handle: i32, level: i32, text: *const c_char)>;
 
@@ -67,7 +70,8 @@ type LogFn = unsafe extern "C" fn(*mut c_void, i32, i32, *const c_char);
 static CALLBACK: Slot<LogFn> = Slot::new();
 static LEVEL: AtomicI32 = AtomicI32::new(WG_LOG_INFO as i32);
 
-/// Sends the log of the whole process to `log`, in place of where it went before. NULL ends it.
+/// Sends the log of the whole process to `log`, in place of where it went before. NULL ends it. A tunnel may have a log of
+/// its own: see wg_set_tunnel_log_callback().
 ///
 /// When this returns, the previous function is not running on any thread, and will not be called again. So do not call
 /// it while holding a lock that the previous function waits for.
@@ -87,14 +91,41 @@ pub unsafe extern "C" fn wg_set_log_callback(
     user: *mut c_void,
     destroy: wg_destroy_fn_t,
 ) -> wg_result {
-    let (log, none) = match log {
-        Some(log) => (Some(Callback::new(log, user, destroy)), None),
-        None => (None, Some(Callback::new((), user, destroy))),
-    };
+    let given = Given::new(log, user, destroy);
     guard(|| {
-        CALLBACK.replace(log);
-        drop(none);
+        CALLBACK.set(given);
         Ok(())
+    })
+}
+
+/// Sends the log of one tunnel to `log`, in place of where it went before. NULL sends it to where the log of the process
+/// goes. Lines of wg_turn_on() come before this can be called, and go there in any case.
+///
+/// The level is that of the process: see wg_set_log_level().
+///
+/// When this returns, the previous function is not running on any thread, and will not be called again; the same is so
+/// when wg_turn_off() returns. So do not call either while holding a lock that the function waits for.
+///
+/// Memory: `destroy` (or NULL) is called exactly once with `user`, when `log` has been replaced or the tunnel turned off,
+/// and it has returned for the last time; at once if `log` is NULL or the call fails. It follows the rules of wg_log_fn_t.
+/// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
+/// Threads: any.
+/// Since: 0.1.0
+///
+/// # Safety
+/// `log` and `destroy` are NULL or functions of these types, and may be called with `user` on any thread; `log` on
+/// several at once, until it has been replaced or the tunnel turned off.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_set_tunnel_log_callback(
+    handle: i32,
+    log: wg_log_fn_t,
+    user: *mut c_void,
+    destroy: wg_destroy_fn_t,
+) -> wg_result {
+    let given = Given::new(log, user, destroy);
+    guard_on(handle, |entry: &Entry<Running>| match entry.log.set(given) {
+        true => Ok(()),
+        false => Err(Error::new(ErrorKind::UnknownHandle, "the tunnel was turned off meanwhile")),
     })
 }
 
@@ -115,9 +146,17 @@ pub extern "C" fn wg_set_log_level(level: i32) -> wg_result {
     })
 }
 
+/// Where the log of one tunnel goes, if not where that of the process goes.
+pub(super) type OwnLog = Slot<LogFn>;
+
+/// A log whose lines carry this handle, and go to `own` if that is set.
+pub(super) fn dispatch_to(own: Arc<OwnLog>, handle: i32) -> Dispatch {
+    Dispatch::new(Forwarder { handle, own })
+}
+
 /// A log whose lines carry this handle.
 pub(super) fn dispatch_of(handle: i32) -> Dispatch {
-    Dispatch::new(Forwarder { handle })
+    dispatch_to(Arc::default(), handle)
 }
 
 /// Runs `body` with the log of no tunnel in particular.
@@ -126,9 +165,11 @@ pub(super) fn logged<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     tracing::dispatcher::with_default(NO_TUNNEL.get_or_init(|| dispatch_of(0)), body)
 }
 
-/// Turns events into lines. It has no state of its own: there is one for each tunnel, and all share the callback.
+/// Turns events into lines. There is one for each tunnel, and all that have no callback of their own share that of the
+/// process.
 struct Forwarder {
     handle: i32,
+    own: Arc<OwnLog>,
 }
 
 fn level_of(metadata: &Metadata<'_>) -> i32 {
@@ -149,17 +190,22 @@ impl Subscriber for Forwarder {
     }
 
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        level_of(metadata) <= LEVEL.load(Ordering::Relaxed) && CALLBACK.is_set() && !callback::is_inside()
+        level_of(metadata) <= LEVEL.load(Ordering::Relaxed)
+            && (CALLBACK.is_set() || self.own.is_set())
+            && !callback::is_inside()
     }
 
     fn event(&self, event: &Event<'_>) {
-        CALLBACK.call(|log, user| {
+        let tell = |log: LogFn, user| {
             let mut line = Line::default();
             event.record(&mut line);
             let text = c_text(line.message + &line.fields);
             // SAFETY: who set the callback allows this call, on this thread; the text lives.
             unsafe { log(user, self.handle, level_of(event.metadata()), text.as_ptr()) };
-        });
+        };
+        if self.own.call(tell).is_none() {
+            CALLBACK.call(tell);
+        }
     }
 
     // Spans are not used.
@@ -180,6 +226,11 @@ struct Line {
 }
 
 impl Visit for Line {
+    // What prints fractions takes 23 KB, and no field is one.
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.record_i64(field, value as i64);
+    }
+
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         // Writing to a string does not fail.
         let _ = match field.name() {

@@ -1,10 +1,13 @@
 //! Structs that grow with the library.
 
-use std::{mem::offset_of, ptr};
+use std::{ffi::c_void, mem::offset_of, ptr};
 
 use super::{
     bring::{wg_transport_t, wg_tun_callbacks_t},
-    tunnel::WG_FD_TAKE,
+    callback::wg_destroy_fn_t,
+    fd::WG_FD_TAKE,
+    protect::wg_protect_fn_t,
+    resolve::wg_resolve_fn_t,
 };
 use crate::error::{Error, ErrorKind, Result};
 
@@ -31,6 +34,28 @@ pub struct wg_options_t {
     pub mtu: u32,
     /// The largest number of peers: up to 16777216, or 0 for 65536. Each takes about 1 KiB.
     pub max_peers: u32,
+    /// Bytes that packets may take while they pass through or wait for a session: WG_MEMORY_MIN to WG_MEMORY_MAX, or 0 for
+    /// 4 MiB; with `tun` or `transport` 128 KiB more at least for each. At the limit packets are dropped and counted ("out_memory_full"). Peers come on top: about 1 KiB each, and 3
+    /// KiB more while there are sessions. wg_memory_usage() tells what is taken.
+    pub memory_limit: usize,
+    /// Is shown each UDP socket before its first byte, when the tunnel is turned on and whenever its sockets are renewed;
+    /// or NULL. If it refuses, nothing is sent: wg_turn_on_with() fails, and later on the old sockets stay, or none, and
+    /// it is tried again as in wg_bump_sockets(). It may then be called on the tunnel's own threads.
+    pub protect: wg_protect_fn_t,
+    /// For `protect`.
+    pub protect_user: *mut c_void,
+    /// Gives up `protect_user`; or NULL. It follows the rules of wg_protect_fn_t.
+    pub protect_destroy: wg_destroy_fn_t,
+    /// Looks up host names; then the endpoint of a peer may be one: "endpoint=vpn.example.com:51820". The name is kept until
+    /// another endpoint is configured; wg_get_config() shows the address that is used. It is looked up at once, again
+    /// after wg_network_changed(), and when a handshake was given up; if that fails, again as long as something is to be
+    /// sent there. With it, peers at IPv4 addresses are also reached in networks that have only IPv6 and NAT64.
+    /// wg_resolve_system for the system's own resolver. NULL if endpoints are addresses only.
+    pub resolve: wg_resolve_fn_t,
+    /// For `resolve`.
+    pub resolve_user: *mut c_void,
+    /// Gives up `resolve_user`; or NULL. When, says wg_turn_on_with(). It follows the rules of wg_resolve_fn_t.
+    pub resolve_destroy: wg_destroy_fn_t,
     /// Takes and gives packets in place of `tun_fd`, which is then -1; or NULL. What it points to is not kept.
     pub tun: *const wg_tun_callbacks_t,
     /// Takes and gives datagrams in place of UDP sockets; or NULL. What it points to is not kept.
@@ -39,14 +64,22 @@ pub struct wg_options_t {
 }
 
 const _: () = {
-    assert!(size_of::<wg_options_t>() == 3 * size_of::<usize>() + 16);
+    const POINTER: usize = size_of::<usize>();
+    assert!(size_of::<wg_options_t>() == 10 * POINTER + 16);
     assert!(offset_of!(wg_options_t, struct_size) == 0);
-    assert!(offset_of!(wg_options_t, tun_fd) == size_of::<usize>());
-    assert!(offset_of!(wg_options_t, fd_ownership) == size_of::<usize>() + 4);
-    assert!(offset_of!(wg_options_t, mtu) == size_of::<usize>() + 8);
-    assert!(offset_of!(wg_options_t, max_peers) == size_of::<usize>() + 12);
-    assert!(offset_of!(wg_options_t, tun) == size_of::<usize>() + 16);
-    assert!(offset_of!(wg_options_t, transport) == 2 * size_of::<usize>() + 16);
+    assert!(offset_of!(wg_options_t, tun_fd) == POINTER);
+    assert!(offset_of!(wg_options_t, fd_ownership) == POINTER + 4);
+    assert!(offset_of!(wg_options_t, mtu) == POINTER + 8);
+    assert!(offset_of!(wg_options_t, max_peers) == POINTER + 12);
+    assert!(offset_of!(wg_options_t, memory_limit) == POINTER + 16);
+    assert!(offset_of!(wg_options_t, protect) == 2 * POINTER + 16);
+    assert!(offset_of!(wg_options_t, protect_user) == 3 * POINTER + 16);
+    assert!(offset_of!(wg_options_t, protect_destroy) == 4 * POINTER + 16);
+    assert!(offset_of!(wg_options_t, resolve) == 5 * POINTER + 16);
+    assert!(offset_of!(wg_options_t, resolve_user) == 6 * POINTER + 16);
+    assert!(offset_of!(wg_options_t, resolve_destroy) == 7 * POINTER + 16);
+    assert!(offset_of!(wg_options_t, tun) == 8 * POINTER + 16);
+    assert!(offset_of!(wg_options_t, transport) == 9 * POINTER + 16);
 };
 
 /// WG_OPTIONS_INIT.
@@ -58,6 +91,13 @@ impl Default for wg_options_t {
             fd_ownership: WG_FD_TAKE as u32,
             mtu: 0,
             max_peers: 0,
+            memory_limit: 0,
+            protect: None,
+            protect_user: ptr::null_mut(),
+            protect_destroy: None,
+            resolve: None,
+            resolve_user: ptr::null_mut(),
+            resolve_destroy: None,
             tun: ptr::null(),
             transport: ptr::null(),
         }
@@ -67,18 +107,18 @@ impl Default for wg_options_t {
 /// A struct that begins with its size, as the caller was compiled.
 ///
 /// # Safety
-/// It is `repr(C)`, begins with a `usize`, has no padding, and any bytes are a valid value.
-pub(super) unsafe trait SizedStruct: Copy + Default {}
+/// It is `repr(C)`, begins with a `usize`, has no padding, and any bytes are a valid value; but for functions, of which
+/// whoever fills it says that they are ones, or NULL.
+pub(super) unsafe trait SizedStruct: Copy {}
 
-// SAFETY: as the assertions above say; it has integers and pointers only.
+// SAFETY: as the assertions above say; it has integers and pointers only, those to functions may be NULL.
 unsafe impl SizedStruct for wg_options_t {}
 
-/// Copies a caller's struct over the defaults. The second value is an error if the struct also sets what we do not know: it
-/// must then be refused, but what it gives away must be given up.
+/// The size of a caller's struct, as the caller was compiled.
 ///
 /// # Safety
 /// `theirs` is NULL or points to as many readable bytes as the `usize` at its beginning says.
-pub(super) unsafe fn read_sized<T: SizedStruct>(theirs: *const T, name: &str) -> Result<(T, Result<()>)> {
+pub(super) unsafe fn struct_size<T: SizedStruct>(theirs: *const T, name: &str) -> Result<usize> {
     if theirs.is_null() {
         return Err(Error::new(ErrorKind::Null, format!("{name} is NULL")));
     }
@@ -87,6 +127,34 @@ pub(super) unsafe fn read_sized<T: SizedStruct>(theirs: *const T, name: &str) ->
     if !(size_of::<usize>()..=MAX_SIZE).contains(&size) {
         return Err(Error::invalid(format!("{name}: struct_size is {size}")));
     }
+    Ok(size)
+}
+
+/// Copies our struct over the caller's, which is `size` bytes long: as much of it as there is room for. What is left of the
+/// caller's becomes zero.
+///
+/// # Safety
+/// `theirs` points to `size` writable bytes.
+pub(super) unsafe fn write_sized<T: SizedStruct>(ours: &T, theirs: *mut T, size: usize) {
+    let known = size.min(size_of::<T>());
+    // SAFETY: both have `known` bytes, those of ours are initialized, as there is no padding, and they do not overlap, as
+    // ours is not the caller's.
+    unsafe { ptr::copy_nonoverlapping(ptr::from_ref(ours).cast::<u8>(), theirs.cast::<u8>(), known) };
+    // SAFETY: within the `size` bytes, or at their end.
+    let rest = unsafe { theirs.cast::<u8>().add(known) };
+    // SAFETY: the bytes up to `size` are writable, says the caller.
+    unsafe { ptr::write_bytes(rest, 0, size - known) };
+}
+
+/// Copies a caller's struct over the defaults. The second value is an error if the struct also sets what we do not know: it
+/// must then be refused, but what it gives away must be given up.
+///
+/// # Safety
+/// `theirs` is NULL or points to as many readable bytes as the `usize` at its beginning says. Functions in there are NULL or
+/// functions of their types.
+pub(super) unsafe fn read_sized<T: SizedStruct + Default>(theirs: *const T, name: &str) -> Result<(T, Result<()>)> {
+    // SAFETY: the caller's contract is the same.
+    let size = unsafe { struct_size(theirs, name) }?;
     // SAFETY: that many bytes are readable, says the caller.
     let bytes = unsafe { std::slice::from_raw_parts(theirs.cast::<u8>(), size) };
     let known = size.min(size_of::<T>());

@@ -8,13 +8,16 @@ use std::{
 
 use super::{
     bring::wg_tun_room_fn_t,
-    callback::{Callback, Slot},
+    callback::{Callback, Given, Slot},
+    datagrams::{WG_BATCH_SIZE, wg_datagram_t},
+    endpoint::wg_endpoint_t,
     handle,
-    packets::{wg_packet_t, wg_transport_datagram_t},
+    packets::wg_packet_t,
+    tunnel::{Running, WG_MEMORY_MIN},
 };
 use crate::{
     bind::{
-        self, Bind,
+        Bind,
         callback::{CallbackBind, Datagram, DatagramInlet, DatagramSink},
     },
     error::{Error, ErrorKind, Result},
@@ -25,15 +28,11 @@ use crate::{
     },
 };
 
-/// The most that a function of the app gets in one call.
-const BATCH: usize = 128;
-// The header says so (WG_BATCH), and no batch of a tunnel is larger.
-const _: () = assert!(BATCH == bind::BATCH);
-
 /// Of a tunnel's memory, one part in so many is for each of the queues from the app.
 const QUEUE_SHARE: usize = 8;
-/// But the largest packet fits, and some more.
-const MIN_QUEUE: usize = 2 * MAX_PACKET;
+/// But the largest packet fits, and some more. The header says so.
+const MIN_QUEUE: usize = 128 << 10;
+const _: () = assert!(MIN_QUEUE > MAX_PACKET + MAX_PACKET / 2);
 
 /// The functions of a [`wg_tun_callbacks_t`](super::bring::wg_tun_callbacks_t).
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +42,7 @@ pub(super) struct TunFunctions {
 }
 
 /// The function of a [`wg_transport_t`](super::bring::wg_transport_t).
-pub(super) type SendFunction = unsafe extern "C" fn(*mut c_void, i32, *const wg_transport_datagram_t, usize) -> usize;
+pub(super) type SendFunction = unsafe extern "C" fn(*mut c_void, i32, *const wg_datagram_t, usize) -> usize;
 
 /// A way out of a tunnel, and the way in beside it.
 struct Port<F, I> {
@@ -78,7 +77,7 @@ impl<F: Copy, I: Clone> Ports<F, I> {
     /// The way into a tunnel that runs, or is just being made.
     pub(super) fn inlet(&self, handle: i32) -> Result<I> {
         let inlet = self.table().get(&handle).map(|port| port.inlet.clone());
-        match (handle::get(handle), inlet) {
+        match (handle::get::<Running>(handle), inlet) {
             (Ok(entry), inlet) => {
                 entry.check()?;
                 entry.check_running()?;
@@ -93,7 +92,7 @@ impl<F: Copy, I: Clone> Ports<F, I> {
     fn close(&self, handle: i32) -> Option<Callback<F>> {
         // Not under the lock: it waits for functions that may need it.
         let port = self.table().remove(&handle);
-        port.and_then(|port| port.out.exchange(None))
+        port.and_then(|port| port.out.take())
     }
 }
 
@@ -114,9 +113,15 @@ pub(super) struct Opening {
 }
 
 impl Opening {
-    /// No ports yet, for a tunnel that may take so much memory in all.
-    pub(super) fn new(handle: i32, memory: usize) -> Self {
-        Self { handle, queue: (memory / QUEUE_SHARE).max(MIN_QUEUE), memory, is_kept: false }
+    /// No ports yet, for a tunnel that is to have so many, and may take so much memory in all.
+    pub(super) fn new(handle: i32, memory: usize, ports: usize) -> Result<Self> {
+        let least = WG_MEMORY_MIN + ports * MIN_QUEUE;
+        if memory < least {
+            let text = format!("memory_limit is {memory}, less than {least}, with what the app brings");
+            return Err(Error::invalid(text));
+        }
+        let queue = (memory / QUEUE_SHARE).min((memory - WG_MEMORY_MIN) / ports.max(1));
+        Ok(Self { handle, queue, memory, is_kept: false })
     }
 
     /// Makes a TUN of functions.
@@ -159,7 +164,7 @@ impl Drop for Opening {
 
 fn slot_with<F: Copy>(callback: Callback<F>) -> Arc<Slot<F>> {
     let slot = Slot::new();
-    slot.replace(Some(callback));
+    slot.set(Given::Callback(callback));
     Arc::new(slot)
 }
 
@@ -172,8 +177,8 @@ impl PacketSink for AppTun {
     fn write(&self, packets: PacketList<'_>) -> usize {
         let mut taken = 0;
         self.out.call(|functions, user| {
-            let mut batch = [wg_packet_t::none(); BATCH];
-            for ranges in packets.ranges.chunks(BATCH) {
+            let mut batch = [wg_packet_t::none(); WG_BATCH_SIZE];
+            for ranges in packets.ranges.chunks(WG_BATCH_SIZE) {
                 for (packet, range) in batch.iter_mut().zip(ranges) {
                     *packet = packets.buffer[range.clone()].into();
                 }
@@ -204,11 +209,12 @@ impl DatagramSink for AppTransport {
     fn send(&self, datagrams: &mut dyn Iterator<Item = Datagram<'_>>) -> usize {
         let mut sent = 0;
         self.out.call(|send, user| {
-            let mut batch = [wg_transport_datagram_t::none(); BATCH];
+            let mut batch = [wg_datagram_t::none(); WG_BATCH_SIZE];
+            let mut peers = [wg_endpoint_t::default(); WG_BATCH_SIZE];
             loop {
                 let mut count = 0;
-                for (place, datagram) in batch.iter_mut().zip(&mut *datagrams) {
-                    *place = datagram.into();
+                for ((place, peer), datagram) in batch.iter_mut().zip(&mut peers).zip(&mut *datagrams) {
+                    *place = wg_datagram_t::to_send(datagram, peer);
                     count += 1;
                 }
                 if count == 0 {

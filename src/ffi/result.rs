@@ -27,9 +27,9 @@ pub enum wg_result {
     WG_ERR_UNSUPPORTED = -4,
     /// A documented limit on size or number was passed.
     WG_ERR_TOO_LARGE = -5,
-    /// No tunnel has this handle (any more).
+    /// Nothing of this kind has this handle (any more).
     WG_ERR_UNKNOWN_HANDLE = -10,
-    /// The tunnel has ended by itself. It keeps its handle until wg_turn_off().
+    /// The tunnel has ended by itself, and keeps its handle until wg_turn_off(); or the bind was closed during the call.
     WG_ERR_CLOSED = -11,
     /// The call cannot be made now: it was made from inside a callback.
     WG_ERR_BUSY = -12,
@@ -39,13 +39,14 @@ pub enum wg_result {
     WG_ERR_PERMISSION = -21,
     /// The port is taken by another socket.
     WG_ERR_ADDR_IN_USE = -22,
-    /// A file, interface or device node does not exist.
+    /// A file, interface, device node or peer does not exist.
     WG_ERR_NOT_FOUND = -23,
     /// Something of this name exists already.
     WG_ERR_EXISTS = -24,
     /// Threads, file descriptors or memory have run out.
     WG_ERR_RESOURCES = -30,
-    /// A bug in this library was caught. The tunnel refuses everything but wg_turn_off() from then on.
+    /// A bug in this library was caught. The tunnel or bind refuses everything but wg_turn_off() or wg_bind_close() from
+    /// then on.
     WG_ERR_PANIC = -40,
 }
 use wg_result::*;

@@ -34,6 +34,17 @@ pub(super) fn c_text(text: impl Into<Vec<u8>>) -> CString {
     CString::new(bytes).unwrap_or_default()
 }
 
+/// Text for C in an array of its own: cut off between characters if it is too long, and filled up with zeros.
+pub(super) fn fixed_text<const N: usize>(text: &str) -> [c_char; N] {
+    let mut array = [0; N];
+    let fits = (0..=text.len().min(N - 1)).rev().find(|end| text.is_char_boundary(*end));
+    let text = &text[..fits.unwrap_or(0)];
+    for (to, from) in array.iter_mut().zip(text.bytes().filter(|byte| *byte != 0)) {
+        *to = from as c_char;
+    }
+    array
+}
+
 /// A copy of `text` that C owns and gives back with [`wg_free`]. Its size lies in front of it, so that it can be wiped.
 pub(super) fn give_text(text: &str) -> Result<NonNull<c_char>> {
     let short = || Error::new(ErrorKind::Resources, "there is no memory for the text");
@@ -111,6 +122,16 @@ mod tests {
         // SAFETY: the text is constant.
         let bytes = unsafe { borrow_text(c"a\xff".as_ptr(), "uapi") }.unwrap_err();
         assert_eq!((bytes.kind(), bytes.to_string().as_str()), (ErrorKind::Invalid, "uapi is not UTF-8"));
+    }
+
+    #[test]
+    fn text_fits_into_its_array() {
+        let text = |array: [c_char; 5]| array.map(|c| c as u8);
+        assert_eq!(text(fixed_text("")), [0; 5]);
+        assert_eq!(text(fixed_text("a\0bc")), *b"abc\0\0");
+        assert_eq!(text(fixed_text("abcd")), *b"abcd\0");
+        assert_eq!(text(fixed_text("abcde")), *b"abcd\0");
+        assert_eq!(text(fixed_text("abc\u{df}")), *b"abc\0\0", "not half a character");
     }
 
     #[test]

@@ -1,52 +1,103 @@
 //! Tunnels: on, off, and their configuration.
 
-use std::{
-    ffi::c_char,
-    sync::{Arc, OnceLock},
-};
+use std::{ffi::c_char, sync::Arc};
 
 use super::{
     bring::Brought,
     callback::Callback,
-    fd::Lent,
-    guard::{guard, guard_handle, guard_on},
-    handle::{self, Entry},
-    log,
+    events::Events,
+    fd::{Lent, takes},
+    guard::{guard, guard_number, guard_on},
+    handle::{self, Entry, Object},
+    log::{self, OwnLog},
     options::{read_sized, wg_options_t},
     ports::{self, Opening, TunFunctions},
+    protect::Protect,
+    resolve::Resolver,
     result::wg_result,
     text::{borrow_text, give_text},
 };
 use crate::{
     bind::{Bind, UdpBind},
-    config::Update,
-    device::{DEFAULT_MAX_PEERS, DEFAULT_MEMORY, Event, Options, Tunnel},
+    device::{self, DEFAULT_MAX_PEERS, DEFAULT_MEMORY, FIXED_MEMORY, Options, Tunnel},
     error::{Error, ErrorKind, Result},
-    tun::{DEFAULT_MTU, Tun},
+    tun::DEFAULT_MTU,
     uapi::{self, Limits},
 };
 
-/// Whose a descriptor is.
-///
-/// Since: 0.1.0
-#[repr(u32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum wg_fd_ownership_t {
-    /// The library takes ownership of the descriptor: it is closed if, and only if, the call succeeds.
-    WG_FD_TAKE = 1,
-    /// The library works with a duplicate; the descriptor stays the caller's, to close at any time.
-    WG_FD_DUP = 2,
-}
-pub use wg_fd_ownership_t::*;
-
 // The header says so.
-const _: () = assert!(DEFAULT_MAX_PEERS == 65_536);
+const _: () = assert!(DEFAULT_MAX_PEERS == 65_536 && DEFAULT_MEMORY == 4 << 20);
+
+/// The smallest `memory_limit`.
+pub const WG_MEMORY_MIN: usize = 3 << 19;
+/// The largest `memory_limit`.
+pub const WG_MEMORY_MAX: usize = 8 << 20;
+
+// The least is enough for the fixed buffers, and for what may wait for one peer.
+const _: () = assert!(FIXED_MEMORY + device::MAX_STAGED * (1500 + device::STAGED_OVERHEAD) <= WG_MEMORY_MIN);
 
 /// The most that `max_peers` may be: at about 1 KiB a peer, as much as fits into the memory of a large machine.
 const MOST_PEERS: usize = 1 << 24;
 
 /// MTUs that an app may name.
 const MTUS: std::ops::RangeInclusive<u32> = 576..=65_535;
+
+/// A tunnel that runs, or ran until it ended by itself.
+pub(super) struct Running {
+    pub(super) tunnel: Tunnel,
+    pub(super) log: Arc<OwnLog>,
+    pub(super) events: Arc<Events>,
+    /// Its sockets, unless its datagrams are the app's.
+    pub(super) sockets: Option<Arc<UdpBind>>,
+    pub(super) hooks: Hooks,
+}
+
+impl Object for Running {
+    const NAME: &'static str = "tunnel";
+    const END: &'static str = "turn it off";
+}
+
+impl Running {
+    /// Refuses what only a running tunnel can do.
+    pub(super) fn check_running(&self) -> Result<()> {
+        self.events.check_running()
+    }
+
+    /// Stops the tunnel. None of its callbacks runs afterwards.
+    fn turn_off(&self, handle: i32) -> Result<()> {
+        let stopped = self.tunnel.stop();
+        ports::close(handle);
+        self.hooks.close();
+        self.events.close();
+        self.log.close();
+        stopped
+    }
+}
+
+/// Functions of the app that a tunnel asks for something.
+#[derive(Clone)]
+pub(super) struct Hooks {
+    protect: Protect,
+    resolve: Resolver,
+}
+
+impl Hooks {
+    /// # Safety
+    /// The functions may be called with what belongs to them, on any thread.
+    pub(super) unsafe fn of(options: &wg_options_t) -> Self {
+        // SAFETY: the caller's contract is the same.
+        let protect = unsafe { Protect::new(options.protect, options.protect_user, options.protect_destroy) };
+        // SAFETY: as above.
+        let resolve = unsafe { Resolver::new(options.resolve, options.resolve_user, options.resolve_destroy) };
+        Self { protect, resolve }
+    }
+
+    /// Gives the functions up: when this returns, they are not running on any thread.
+    fn close(&self) {
+        self.protect.close();
+        self.resolve.close();
+    }
+}
 
 /// Makes a tunnel between `tun_fd` and the network, and starts it.
 ///
@@ -73,58 +124,61 @@ const MTUS: std::ops::RangeInclusive<u32> = 576..=65_535;
 /// `uapi` is NULL or ends with a zero byte. On success nobody but the library uses `tun_fd` any more.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_turn_on(tun_fd: i32, uapi: *const c_char) -> i32 {
-    guard_handle(|| {
-        // SAFETY: the caller's contract is the same.
-        let text = unsafe { borrow_text(uapi, "uapi") }?;
-        // SAFETY: as above.
-        unsafe { turn_on(&wg_options_t { tun_fd, ..wg_options_t::default() }, Brought::default(), text) }
-    })
+    // SAFETY: the caller's contract is the same.
+    unsafe { turn_on(Ok((wg_options_t { tun_fd, ..wg_options_t::default() }, Ok(()))), uapi) }
 }
 
 /// As wg_turn_on(), with options. An app can bring packets and datagrams of its own; see wg_tun_callbacks_t and
 /// wg_transport_t.
 ///
-/// Memory: `options` is not kept. What the app brings is given up (`destroy`) in any case: by wg_turn_off() or, on failure,
-/// before this returns. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP it stays the caller's in any case;
-/// but a duplicate has its O_NONBLOCK mode in common with the original, so on success the caller's descriptor is
-/// non-blocking from then on.
+/// Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP it stays the caller's in
+/// any case; but a duplicate has its O_NONBLOCK mode in common with the original, so on success the caller's descriptor
+/// is non-blocking from then on. `protect_destroy` is called exactly once with `protect_user`, and `resolve_destroy` with
+/// `resolve_user`: when the tunnel is turned off and the function has returned for the last time, or before this call
+/// returns if it fails, `resolve_destroy` also if `resolve` is NULL. What `tun` and `transport` point to is given up in the
+/// same way. Only what is in a struct with a wrong `struct_size` is not.
 /// Errors: as wg_turn_on(); WG_ERR_NULL if `options`, or `write` or `send` of what it points to, is NULL; WG_ERR_INVALID if
-/// one of its values is out of its range, or both `tun` and `tun_fd` are set; WG_ERR_UNSUPPORTED if it sets a field that
-/// this library does not know.
-/// Threads: any.
+/// one of its values is out of its range, or both `tun` and `tun_fd` are set; WG_ERR_PERMISSION if `protect` refuses;
+/// WG_ERR_UNSUPPORTED if it sets a field that this library does not know.
+/// Threads: any. It does not wait for host names to be looked up, unless it fails while one is.
 /// Since: 0.1.0
 ///
 /// # Safety
-/// `options` is NULL or points to `options->struct_size` readable bytes, and so are the structs that it points to. Their
-/// functions may be called with their `user` on any thread. The rest as in wg_turn_on().
+/// `options` is NULL or points to `options->struct_size` readable bytes, and so are the structs that it points to; their
+/// functions are NULL or of their types, and may be called with what belongs to them on any thread; the rest as in wg_turn_on().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_turn_on_with(options: *const wg_options_t, uapi: *const c_char) -> i32 {
-    // Before anything can fail: what the app gives away belongs to somebody from here on.
     // SAFETY: the caller's contract is the same.
-    let given = unsafe { read_sized(options, "options") };
-    let brought = match &given {
+    let options = unsafe { read_sized(options, "options") };
+    // SAFETY: as above.
+    unsafe { turn_on(options, uapi) }
+}
+
+/// # Safety
+/// That of [`wg_turn_on_with`].
+unsafe fn turn_on(options: Result<(wg_options_t, Result<()>)>, uapi: *const c_char) -> i32 {
+    // Outside of the guard: what belongs to the app's functions is given up in any case.
+    let given = options.map(|(options, complete)| {
+        // SAFETY: the caller's contract is the same.
+        let hooks = unsafe { Hooks::of(&options) };
         // SAFETY: as above.
-        Ok((options, _)) => unsafe { Brought::read(options) },
-        Err(_) => Ok(Brought::default()),
-    };
-    guard_handle(|| {
-        let (options, complete) = given?;
+        let brought = unsafe { Brought::read(&options) };
+        (options, complete, hooks, brought)
+    });
+    guard_number(|| {
+        let (options, complete, hooks, brought) = given?;
         complete?;
         // SAFETY: as above.
         let text = unsafe { borrow_text(uapi, "uapi") }?;
         // SAFETY: as above.
-        unsafe { turn_on(&options, brought?, text) }
+        unsafe { make(&options, hooks, brought?, text) }
     })
 }
 
 /// # Safety
-/// With [`WG_FD_TAKE`], `tun_fd` is given away if this succeeds.
-unsafe fn turn_on(options: &wg_options_t, brought: Brought, text: &str) -> Result<i32> {
-    let takes = match options.fd_ownership {
-        take if take == WG_FD_TAKE as u32 => true,
-        dup if dup == WG_FD_DUP as u32 => false,
-        other => return Err(Error::invalid(format!("fd_ownership is {other}, not WG_FD_TAKE or WG_FD_DUP"))),
-    };
+/// With `WG_FD_TAKE`, `tun_fd` is given away if this succeeds.
+unsafe fn make(options: &wg_options_t, hooks: Hooks, brought: Brought, text: &str) -> Result<i32> {
+    let takes = takes(options.fd_ownership)?;
     let mtu = match options.mtu {
         0 => DEFAULT_MTU,
         mtu => check_mtu(mtu)?,
@@ -134,27 +188,49 @@ unsafe fn turn_on(options: &wg_options_t, brought: Brought, text: &str) -> Resul
         peers if peers <= MOST_PEERS => peers,
         peers => return Err(Error::invalid(format!("max_peers is {peers}, more than {MOST_PEERS}"))),
     };
-    let update = uapi::parse_set(text, Limits::for_peers(max_peers))?;
+    let memory = match options.memory_limit {
+        0 => DEFAULT_MEMORY,
+        bytes if (WG_MEMORY_MIN..=WG_MEMORY_MAX).contains(&bytes) => bytes,
+        bytes => {
+            let text = format!("memory_limit is {bytes}, not in {WG_MEMORY_MIN} to {WG_MEMORY_MAX}");
+            return Err(Error::invalid(text));
+        }
+    };
+    let resolve = hooks.resolve.hook();
+    let limits = Limits { host_names: resolve.is_some(), ..Limits::for_peers(max_peers) };
+    let update = uapi::parse_set(text, limits)?;
     let source = match brought.tun {
         None => Source::Descriptor(Lent::new(options.tun_fd)?),
         Some(callback) if options.tun_fd == -1 => Source::App(callback),
         Some(_) => return Err(Error::invalid(format!("tun is set, and tun_fd is {}, not -1", options.tun_fd))),
     };
     let handle = handle::reserve()?;
-    let dispatch = log::dispatch_of(handle);
-    let mut ports = Opening::new(handle, DEFAULT_MEMORY);
-    let (entry, lent) = tracing::dispatcher::with_default(&dispatch, || {
+    let count = usize::from(matches!(source, Source::App(_))) + usize::from(brought.transport.is_some());
+    let mut ports = Opening::new(handle, memory, count)?;
+    let (log, events) = (Arc::<OwnLog>::default(), Arc::<Events>::default());
+    let dispatch = log::dispatch_to(log.clone(), handle);
+    let (tunnel, sockets, lent) = tracing::dispatcher::with_default(&dispatch, || {
         let (tun, lent) = match source {
             Source::Descriptor(lent) => (lent.tun(mtu)?, Some(lent)),
             Source::App(callback) => (ports.tun(callback, mtu), None),
         };
-        let bind = match brought.transport {
-            None => Arc::new(UdpBind::new().map_err(|err| Error::io("cannot wait for UDP sockets", err))?),
-            Some(callback) => ports.bind(callback),
+        let (bind, sockets): (Arc<dyn Bind>, _) = match brought.transport {
+            None => {
+                let sockets = UdpBind::new().map_err(|err| Error::io("cannot wait for UDP sockets", err))?;
+                let sockets = Arc::new(sockets.with_socket_hook(hooks.protect.hook()));
+                (sockets.clone(), Some(sockets))
+            }
+            Some(callback) => (ports.bind(callback), None),
         };
-        let options = Options { max_peers, memory: ports.memory(), ..Options::default() };
-        let (tunnel, ended) = start(tun, bind, options, update)?;
-        Ok::<_, Error>((Entry::new(tunnel, dispatch.clone(), ended), lent))
+        let memory = ports.memory();
+        let options = Options { max_peers, memory, events: events.sink(handle), resolve, ..Options::default() };
+        // In this order no socket is opened on a port that is not the configured one. An app's interface is up as far as
+        // the app is concerned, so the device is, too.
+        let tunnel = Tunnel::start_with(tun, bind, options, |device| {
+            device.apply(update)?;
+            device.up()
+        })?;
+        Ok::<_, Error>((tunnel, sockets, lent))
     })?;
     match lent {
         // SAFETY: the caller gives it away on success, and nothing fails from here on.
@@ -162,8 +238,9 @@ unsafe fn turn_on(options: &wg_options_t, brought: Brought, text: &str) -> Resul
         Some(lent) => lent.share(),
         None => {}
     }
-    handle::insert(handle, entry);
     ports.keep();
+    let running = Running { tunnel, log, events, sockets, hooks };
+    handle::insert(handle, Entry::new(running, dispatch));
     Ok(handle)
 }
 
@@ -181,51 +258,24 @@ pub(super) fn check_mtu(mtu: u32) -> Result<u16> {
     Ok(mtu as u16)
 }
 
-fn start(
-    tun: Arc<dyn Tun>,
-    bind: Arc<dyn Bind>,
-    options: Options,
-    update: Update,
-) -> Result<(Tunnel, Arc<OnceLock<String>>)> {
-    let ended = Arc::new(OnceLock::new());
-    let events = {
-        let ended = ended.clone();
-        Box::new(move |event| {
-            if let Event::Ended(reason) = event {
-                // It ends once.
-                let _ = ended.set(reason);
-            }
-        })
-    };
-    let options = Options { events, ..options };
-    // In this order no socket is opened on a port that is not the configured one. An app's interface is up as far as the
-    // app is concerned, so the device is, too.
-    let tunnel = Tunnel::start_with(tun, bind, options, |device| {
-        device.apply(update)?;
-        device.up()
-    })?;
-    Ok((tunnel, ended))
-}
-
-/// Stops a tunnel, and closes its descriptor and its sockets. Its handle is not valid any more. When this returns, none of
-/// the functions that the app brought to it is running on any thread, or will be called again.
+/// Stops a tunnel, and closes its descriptor and its sockets. Its handle is not valid any more.
 ///
 /// Calls on the tunnel that are under way on other threads finish; if there are any, what they need is freed, and the
 /// descriptor closed, when the last of them returns.
 ///
+/// When this returns, none of the tunnel's callbacks is running on any thread, and each was destroyed; so were the functions
+/// that the app brought to it.
+///
 /// Memory: everything that belongs to the tunnel is freed, and its keys are wiped. Text from wg_get_config() stays.
 /// Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls; WG_ERR_BUSY inside a callback, and the tunnel runs on.
-/// Threads: any, not only the one that turned it on. It waits for the tunnel's threads, and with them for callbacks.
+/// Threads: any, not only the one that turned it on. It waits for the tunnel's threads, and with them for callbacks: for a
+/// host name that is being looked up, too.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_turn_off(handle: i32) -> wg_result {
     guard(|| {
-        let entry = handle::remove(handle)?;
-        entry.logged(|| {
-            entry.tunnel.stop()?;
-            ports::close(handle);
-            Ok(())
-        })
+        let entry = handle::remove::<Running>(handle)?;
+        entry.logged(|| entry.turn_off(handle))
     })
 }
 
@@ -241,12 +291,13 @@ pub extern "C" fn wg_turn_off(handle: i32) -> wg_result {
 /// `uapi` is NULL or ends with a zero byte.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_set_config(handle: i32, uapi: *const c_char) -> wg_result {
-    guard_on(handle, |entry| {
+    guard_on(handle, |entry: &Entry<Running>| {
         // SAFETY: the caller's contract is the same.
         let text = unsafe { borrow_text(uapi, "uapi") }?;
         entry.check_running()?;
         let device = entry.tunnel.device();
-        device.apply(uapi::parse_set(text, Limits::for_peers(device.max_peers()))?)
+        let limits = Limits { host_names: device.resolves_names(), ..Limits::for_peers(device.max_peers()) };
+        device.apply(uapi::parse_set(text, limits)?)
     })
 }
 
@@ -263,7 +314,7 @@ pub unsafe extern "C" fn wg_set_config(handle: i32, uapi: *const c_char) -> wg_r
 /// `out` is NULL or points to writable storage for one pointer.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_get_config(handle: i32, out: *mut *mut c_char) -> wg_result {
-    guard_on(handle, |entry| {
+    guard_on(handle, |entry: &Entry<Running>| {
         if out.is_null() {
             return Err(Error::new(ErrorKind::Null, "out is NULL"));
         }

@@ -1,14 +1,19 @@
 //! ChaCha20-Poly1305 (RFC 8439) with WireGuard's nonces, on a key that is wiped when it is dropped.
 
+use chacha20::{R20, hchacha};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
-use zeroize::Zeroizing;
+
+use crate::key::Secret;
 
 /// Bytes of an authentication tag.
 pub(super) const TAG_LEN: usize = 16;
 
+/// Bytes of the nonce of a cookie reply.
+pub(super) const XNONCE_LEN: usize = 24;
+
 /// An AEAD key. ring's own form of it is 544 bytes long and not wiped when dropped; making that for each message costs
-/// nothing that could be measured, and keeps a session small and the key in one place.
-pub(super) struct AeadKey(Zeroizing<[u8; 32]>);
+/// 2 to 5 ns, and keeps a session small and the key in one place.
+pub(super) struct AeadKey(Secret);
 
 /// A nonce is 32 zero bits and the counter in little endian (section 5.4.6).
 fn nonce(counter: u64) -> Nonce {
@@ -19,7 +24,16 @@ fn nonce(counter: u64) -> Nonce {
 
 impl AeadKey {
     pub(super) fn new(key: &[u8; 32]) -> Self {
-        Self(Zeroizing::new(*key))
+        Self(Secret::new(*key))
+    }
+
+    /// The key and the counter that stand for `key` and a nonce of 24 bytes. With them this is XChaCha20-Poly1305
+    /// (draft-irtf-cfrg-xchacha).
+    pub(super) fn extended(key: &[u8; 32], nonce: &[u8; XNONCE_LEN]) -> (Self, u64) {
+        let (mut salt, mut counter) = ([0; 16], [0; 8]);
+        salt.copy_from_slice(&nonce[..16]);
+        counter.copy_from_slice(&nonce[16..]);
+        (Self::new(&hchacha::<R20>(key.into(), &salt.into()).into()), u64::from_le_bytes(counter))
     }
 
     #[expect(clippy::expect_used, reason = "the length is fixed by the type")]
@@ -48,6 +62,7 @@ impl AeadKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::array;
 
     #[test]
     fn opens_what_it_sealed_and_nothing_else() {
@@ -64,5 +79,19 @@ mod tests {
         assert_eq!(key.open(9, b"aad", &mut body), Some(16));
         assert_eq!(body[..16], text[..]);
         assert_eq!(key.open(9, b"", &mut [0; 15]), None);
+    }
+    /// The example of draft-irtf-cfrg-xchacha-03, A.3.1. The tag is over the ciphertext, too.
+    #[test]
+    fn a_long_nonce_is_mixed_into_the_key_as_in_xchacha() {
+        let (key, nonce) = (array::from_fn(|i| 0x80 + i as u8), array::from_fn(|i| 0x40 + i as u8));
+        let aad = [0x50, 0x51, 0x52, 0x53, 0xc0, 0xc1, 0xc2, 0xc3, 0xc4, 0xc5, 0xc6, 0xc7];
+        let mut body = b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the future, \
+            sunscreen would be it."
+            .to_vec();
+        body.extend([0; TAG_LEN]);
+        let (key, counter) = AeadKey::extended(&key, &nonce);
+        key.seal(counter, &aad, &mut body);
+        let tag: [u8; TAG_LEN] = *body.last_chunk().unwrap();
+        assert_eq!(u128::from_be_bytes(tag), 0xc087_5924_c1c7_9879_47de_afd8_780a_cf49);
     }
 }

@@ -7,15 +7,18 @@ use std::{
     time::Duration,
 };
 
-use chacha20poly1305::{AeadInOut, KeyInit, XChaCha20Poly1305, XNonce};
 use subtle::ConstantTimeEq;
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::{
+    aead::{AeadKey, TAG_LEN, XNONCE_LEN},
     kdf,
     message::{COOKIE_REPLY_LEN, TYPE_COOKIE_REPLY},
 };
-use crate::{key::PublicKey, random::Random, time::Instant};
+use crate::{
+    key::{PublicKey, Secret},
+    random::Random,
+    time::Instant,
+};
 
 /// A cookie is good for this long, and so is the secret it is made from (section 5.4.7).
 const COOKIE_LIFETIME: Duration = Duration::from_secs(120);
@@ -25,7 +28,6 @@ const COOKIE_LATENCY: Duration = Duration::from_secs(5);
 
 const MAC_LEN: usize = 16;
 const COOKIE_LEN: usize = 16;
-const NONCE_LEN: usize = 24;
 
 fn mac1_key(public: &PublicKey) -> [u8; 32] {
     kdf::hash(&[b"mac1----", public.as_bytes()])
@@ -50,7 +52,7 @@ pub enum Macs {
 pub struct CookieChecker {
     mac1_key: [u8; 32],
     cookie_key: [u8; 32],
-    secret: Zeroizing<[u8; 32]>,
+    secret: Secret,
     secret_born: Option<Instant>,
 }
 
@@ -61,7 +63,7 @@ impl CookieChecker {
         Self {
             mac1_key: mac1_key(public),
             cookie_key: cookie_key(public),
-            secret: Zeroizing::default(),
+            secret: Secret::default(),
             secret_born: None,
         }
     }
@@ -106,37 +108,32 @@ impl CookieChecker {
         reply[..4].copy_from_slice(&TYPE_COOKIE_REPLY.to_le_bytes());
         // The sender's index is at the same place in both handshake messages.
         reply[4..8].copy_from_slice(&message[4..8]);
-        let (head, sealed) = reply.split_at_mut(8 + NONCE_LEN);
-        random.fill(&mut head[8..]);
-        let (text, tag_room) = sealed.split_at_mut(COOKIE_LEN);
-        text.copy_from_slice(cookie.as_ref());
-        let nonce = XNonce::try_from(&head[8..]).unwrap_or_default();
-        let cipher = XChaCha20Poly1305::new(&self.cookie_key.into());
-        // Sealing fails only for texts of 256 GiB; the reply would then not be authentic, and be dropped.
-        if let Ok(tag) = cipher.encrypt_inout_detached(&nonce, mac1, text.into()) {
-            tag_room.copy_from_slice(&tag);
-        }
+        let mut nonce = [0; XNONCE_LEN];
+        random.fill(&mut nonce);
+        let (head, sealed) = reply.split_at_mut(8 + XNONCE_LEN);
+        head[8..].copy_from_slice(&nonce);
+        sealed[..COOKIE_LEN].copy_from_slice(cookie.as_ref());
+        let (key, counter) = AeadKey::extended(&self.cookie_key, &nonce);
+        key.seal(counter, mac1, sealed);
         reply
     }
 
     /// The cookie of an address and port. Its secret is replaced every two minutes.
-    fn cookie(&mut self, from: SocketAddr, now: Instant, random: &dyn Random) -> Zeroizing<[u8; COOKIE_LEN]> {
+    fn cookie(&mut self, from: SocketAddr, now: Instant, random: &dyn Random) -> Secret<COOKIE_LEN> {
         if self.secret_born.is_none_or(|born| now.since(born) >= COOKIE_LIFETIME) {
-            random.fill(self.secret.as_mut());
+            random.fill(&mut self.secret[..]);
             self.secret_born = Some(now);
         }
         let port = from.port().to_be_bytes();
-        Zeroizing::new(match from.ip() {
+        Secret::new(match from.ip() {
             IpAddr::V4(ip) => kdf::mac(self.secret.as_ref(), &[&ip.octets(), &port]),
             IpAddr::V6(ip) => kdf::mac(self.secret.as_ref(), &[&ip.octets(), &port]),
         })
     }
 }
 
-#[derive(Zeroize, ZeroizeOnDrop)]
 struct Cookie {
-    bytes: [u8; COOKIE_LEN],
-    #[zeroize(skip)]
+    bytes: Secret<COOKIE_LEN>,
     received: Instant,
 }
 
@@ -157,7 +154,7 @@ impl MacStamper {
         self.last_mac1 = Some(mac1);
         let mac2 = match &self.cookie {
             Some(cookie) if now.since(cookie.received) < COOKIE_LIFETIME - COOKIE_LATENCY => {
-                kdf::mac(&cookie.bytes, &[text, &mac1])
+                kdf::mac(&cookie.bytes[..], &[text, &mac1])
             }
             _ => [0; MAC_LEN],
         };
@@ -168,21 +165,18 @@ impl MacStamper {
     #[must_use]
     pub fn take_reply(&mut self, reply: &[u8; COOKIE_REPLY_LEN], remote: &PublicKey, now: Instant) -> bool {
         let Some(mac1) = self.last_mac1 else { return false };
-        let Ok(nonce) = XNonce::try_from(&reply[8..8 + NONCE_LEN]) else {
+        let (mut nonce, mut body) = ([0; XNONCE_LEN], [0; COOKIE_LEN + TAG_LEN]);
+        nonce.copy_from_slice(&reply[8..8 + XNONCE_LEN]);
+        body.copy_from_slice(&reply[8 + XNONCE_LEN..]);
+        let (key, counter) = AeadKey::extended(&cookie_key(remote), &nonce);
+        if key.open(counter, &mac1, &mut body).is_none() {
             return false;
-        };
-        let mut bytes = [0; COOKIE_LEN];
-        bytes.copy_from_slice(&reply[8 + NONCE_LEN..8 + NONCE_LEN + COOKIE_LEN]);
-        let Ok(tag) = reply[8 + NONCE_LEN + COOKIE_LEN..].try_into() else {
-            return false;
-        };
-        let cipher = XChaCha20Poly1305::new(&cookie_key(remote).into());
-        let open = cipher.decrypt_inout_detached(&nonce, &mac1, bytes.as_mut_slice().into(), &tag).is_ok();
-        if open {
-            self.cookie = Some(Cookie { bytes, received: now });
-            self.last_mac1 = None;
         }
-        open
+        let mut bytes = Secret::default();
+        bytes.copy_from_slice(&body[..COOKIE_LEN]);
+        self.cookie = Some(Cookie { bytes, received: now });
+        self.last_mac1 = None;
+        true
     }
 }
 

@@ -8,8 +8,6 @@
 
 use std::{sync::LazyLock, time::Duration};
 
-use zeroize::Zeroizing;
-
 use super::{
     aead::{AeadKey, TAG_LEN},
     kdf::{self, Hash},
@@ -18,7 +16,7 @@ use super::{
     tai64n::{self, Tai64N},
 };
 use crate::{
-    key::{KEY_LEN, PresharedKey, PrivateKey, PublicKey},
+    key::{KEY_LEN, PresharedKey, PrivateKey, PublicKey, Secret},
     random::Random,
     time::Instant,
 };
@@ -28,9 +26,6 @@ const IDENTIFIER: &[u8] = b"WireGuard v1 zx2c4 Jason@zx2c4.com";
 
 /// A peer may begin at most one handshake in this time (`INITIATIONS_PER_SECOND`, 50, of the kernel).
 const MIN_INITIATION_INTERVAL: Duration = Duration::from_millis(20);
-
-/// A shared secret, or a key derived from one.
-type Secret = Zeroizing<[u8; 32]>;
 
 /// Our own static key pair.
 #[derive(Clone)]
@@ -72,7 +67,7 @@ impl Symmetric {
             let chain = kdf::hash(&[CONSTRUCTION]);
             (chain, kdf::hash(&[&chain, IDENTIFIER]))
         });
-        let mut state = Self { chain: Zeroizing::new(START.0), hash: START.1 };
+        let mut state = Self { chain: Secret::new(START.0), hash: START.1 };
         state.mix_hash(responder.as_bytes());
         state
     }
@@ -81,9 +76,13 @@ impl Symmetric {
         self.hash = kdf::hash(&[&self.hash, data]);
     }
 
+    fn mix_chain(&mut self, data: &[u8]) {
+        [self.chain] = kdf::kdf(&self.chain, data);
+    }
+
     fn mix_ephemeral(&mut self, public: &PublicKey) {
         self.mix_hash(public.as_bytes());
-        [self.chain] = kdf::kdf(&self.chain, public.as_bytes());
+        self.mix_chain(public.as_bytes());
     }
 
     fn mix_secret(&mut self, secret: &Secret) -> Secret {
@@ -108,7 +107,7 @@ impl Symmetric {
 
     /// Decrypts `N` bytes of text.
     fn open<const N: usize>(&mut self, key: &Secret, sealed: &[u8]) -> Option<[u8; N]> {
-        let mut buffer = Zeroizing::new([0; KEY_LEN + TAG_LEN]);
+        let mut buffer = Secret::<{ KEY_LEN + TAG_LEN }>::default();
         let buffer = buffer.get_mut(..N + TAG_LEN).filter(|b| b.len() == sealed.len())?;
         buffer.copy_from_slice(sealed);
         AeadKey::new(key).open(0, &self.hash, buffer)?;
@@ -177,6 +176,9 @@ pub struct Handshake {
 }
 
 impl Handshake {
+    /// Bytes of memory that one under way takes on top.
+    pub const PENDING_MEMORY: usize = size_of::<Pending>();
+
     /// No handshake yet.
     #[must_use]
     pub fn new(remote: PublicKey) -> Self {
@@ -218,6 +220,12 @@ impl Handshake {
     /// Forgets the handshake under way.
     pub fn clear(&mut self) {
         self.pending = None;
+    }
+
+    /// Whether a handshake is under way.
+    #[must_use]
+    pub const fn is_pending(&self) -> bool {
+        self.pending.is_some()
     }
 
     /// Our index in the handshake under way, if we have sent a message of it: the other side answers to it, with a
@@ -323,8 +331,8 @@ impl Handshake {
         message[12..44].copy_from_slice(public.as_bytes());
         let symmetric = &mut pending.symmetric;
         symmetric.mix_ephemeral(&public);
-        symmetric.mix_secret(&ephemeral.diffie_hellman(&pending.remote_ephemeral?)?);
-        symmetric.mix_secret(&ephemeral.diffie_hellman(&self.remote)?);
+        symmetric.mix_chain(ephemeral.diffie_hellman(&pending.remote_ephemeral?)?.as_ref());
+        symmetric.mix_chain(ephemeral.diffie_hellman(&self.remote)?.as_ref());
         let key = symmetric.mix_preshared(&self.preshared);
         symmetric.seal(&key, &[], &mut message[44..60]);
 
@@ -347,8 +355,8 @@ impl Handshake {
         let opened = (|| {
             let theirs = public_key_at(message, 12)?;
             symmetric.mix_ephemeral(&theirs);
-            symmetric.mix_secret(&pending.ephemeral.as_ref()?.diffie_hellman(&theirs)?);
-            symmetric.mix_secret(&identity.private.diffie_hellman(&theirs)?);
+            symmetric.mix_chain(pending.ephemeral.as_ref()?.diffie_hellman(&theirs)?.as_ref());
+            symmetric.mix_chain(identity.private.diffie_hellman(&theirs)?.as_ref());
             let key = symmetric.mix_preshared(&self.preshared);
             symmetric.open::<0>(&key, &message[44..60])
         })();
@@ -482,7 +490,7 @@ mod tests {
         let zero = PublicKey::from_bytes([0; 32]);
         let mut symmetric = Symmetric::new(&b.identity.public);
         symmetric.mix_ephemeral(&zero);
-        let key = symmetric.mix_secret(&Zeroizing::new([0; 32]));
+        let key = symmetric.mix_secret(&Secret::default());
         let mut m = [0; INITIATION_LEN];
         m[0] = 1;
         symmetric.seal(&key, a.identity.public.as_bytes(), &mut m[40..88]);

@@ -4,7 +4,8 @@ use blake2::{
     Blake2s256, Blake2sMac, Digest,
     digest::{KeyInit, Mac, consts::U16},
 };
-use zeroize::Zeroizing;
+
+use crate::key::Secret;
 
 /// A BLAKE2s-256 hash, or a chaining key.
 pub(super) type Hash = [u8; 32];
@@ -29,20 +30,20 @@ pub(super) fn mac(key: &[u8], parts: &[&[u8]]) -> [u8; 16] {
 }
 
 /// HMAC-BLAKE2s (RFC 2104). Written out, because the `hmac` crate leaves the padded key behind in memory.
-fn hmac(key: &Hash, parts: [&[u8]; 2]) -> Zeroizing<Hash> {
+fn hmac(key: &Hash, parts: [&[u8]; 2]) -> Secret {
     const BLOCK_LEN: usize = 64;
-    let mut pad = Zeroizing::new([0; BLOCK_LEN]);
+    let mut pad = Secret::<BLOCK_LEN>::default();
     pad[..key.len()].copy_from_slice(key);
     pad.iter_mut().for_each(|b| *b ^= 0x36);
-    let inner = Zeroizing::new(hash(&[pad.as_ref(), parts[0], parts[1]]));
+    let inner = Secret::new(hash(&[pad.as_ref(), parts[0], parts[1]]));
     pad.iter_mut().for_each(|b| *b ^= 0x36 ^ 0x5c);
-    Zeroizing::new(hash(&[pad.as_ref(), inner.as_ref()]))
+    Secret::new(hash(&[pad.as_ref(), inner.as_ref()]))
 }
 
 /// `Kdf_N(key, input)`: the first `N` outputs of HKDF with an empty info string.
-pub(super) fn kdf<const N: usize>(key: &Hash, input: &[u8]) -> [Zeroizing<Hash>; N] {
+pub(super) fn kdf<const N: usize>(key: &Hash, input: &[u8]) -> [Secret; N] {
     let secret = hmac(key, [input, &[]]);
-    let mut previous = Zeroizing::new([0; 32]);
+    let mut previous = Secret::<32>::default();
     let mut number = 0;
     std::array::from_fn(|_| {
         let chained: &[u8] = if number == 0 { &[] } else { previous.as_ref() };

@@ -152,8 +152,8 @@ impl Timers {
         self.sent_lastminute_handshake = false;
     }
 
-    /// Our own key has changed: a handshake may begin at once.
-    pub fn identity_changed(&mut self) {
+    /// A handshake may begin at once, as those before do not count: they were of another key of ours, or went elsewhere.
+    pub fn handshake_may_begin(&mut self) {
         self.last_handshake_message = None;
     }
 
@@ -461,7 +461,7 @@ mod tests {
         t.handshake_message_sent(START);
         assert!(!t.may_initiate(START) && !t.may_initiate(soon));
         assert!(t.may_initiate(START + REKEY_TIMEOUT));
-        t.identity_changed();
+        t.handshake_may_begin();
         assert!(t.may_initiate(START), "the old key's handshakes do not count");
     }
 
@@ -560,7 +560,7 @@ mod tests {
         ResponseSent,
         SessionDerived,
         HandshakeComplete,
-        IdentityChanged,
+        HandshakeMayBegin,
         Interval(u16),
         /// Time passes, to the next deadline if that is sooner than so many milliseconds; what is due is done, or only
         /// taken note of.
@@ -573,7 +573,7 @@ mod tests {
     fn event() -> impl Strategy<Value = Event> {
         use Event::*;
         prop_oneof![
-            1 => prop::sample::select(vec![Start, Stop, IdentityChanged]),
+            1 => prop::sample::select(vec![Start, Stop, HandshakeMayBegin]),
             6 => prop::sample::select(vec![
                 DataSent, DataReceived, MessageSent, MessageReceived, HandshakeWanted, InitiationSent, ResponseSent,
                 SessionDerived, HandshakeComplete,
@@ -597,7 +597,7 @@ mod tests {
             Event::ResponseSent => t.handshake_message_sent(now),
             Event::SessionDerived => t.session_derived(now),
             Event::HandshakeComplete => t.handshake_complete(),
-            Event::IdentityChanged => t.identity_changed(),
+            Event::HandshakeMayBegin => t.handshake_may_begin(),
             Event::Interval(seconds) => {
                 let _ = t.set_keepalive_interval(seconds);
             }

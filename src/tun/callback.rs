@@ -175,6 +175,14 @@ impl<S: PacketSink> Tun for CallbackTun<S> {
     fn read_drops(&self) -> u64 {
         self.state().lock().read_drops
     }
+
+    fn memory(&self) -> usize {
+        self.state().lock().queue.memory()
+    }
+
+    fn trim(&self) {
+        self.state().lock().queue.trim();
+    }
 }
 
 impl<S> fmt::Debug for CallbackTun<S> {

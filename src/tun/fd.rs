@@ -80,6 +80,14 @@ impl Tun for FdTun {
     fn read_drops(&self) -> u64 {
         self.port.drops()
     }
+
+    fn memory(&self) -> usize {
+        self.port.memory()
+    }
+
+    fn trim(&self) {
+        self.port.trim();
+    }
 }
 
 #[cfg(test)]
@@ -156,7 +164,8 @@ mod tests {
         for len in [3000, 1281, 40_000, 40_000, 1280, 100] {
             app.send(&packet[..len]).unwrap();
         }
-        let mut arena = arena(45_000, 1280);
+        // Of three in a row, the largest has to wait.
+        let mut arena = arena(42_000, 1280);
         let mut lens = Vec::new();
         while tun.read(&mut arena).unwrap() > 0 {
             for &slot in arena.slots() {
@@ -164,8 +173,12 @@ mod tests {
                 lens.push(slot.len);
             }
             arena.clear(1280);
+            // Not what one of them waits in.
+            tun.trim();
         }
         assert_eq!(lens, [3000, 1281, 40_000, 40_000, 1280, 100]);
+        tun.trim();
+        assert_eq!(tun.memory(), 0);
         // One that never fits is dropped, and does not block.
         app.send(&packet).unwrap();
         app.send(&packet[..100]).unwrap();

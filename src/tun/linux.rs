@@ -316,6 +316,17 @@ impl Tun for LinuxTun {
     fn read_drops(&self) -> u64 {
         self.port.drops()
     }
+
+    fn memory(&self) -> usize {
+        self.port.memory() + self.vnet.as_ref().map_or(0, Vnet::memory)
+    }
+
+    fn trim(&self) {
+        self.port.trim();
+        if let Some(vnet) = &self.vnet {
+            vnet.trim();
+        }
+    }
 }
 
 fn check_name(name: &str) -> Result<()> {

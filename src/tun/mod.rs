@@ -39,6 +39,9 @@ pub const DEFAULT_MTU: u16 = 1420;
 /// The largest IP packet.
 pub const MAX_PACKET: usize = 65_535;
 
+/// What a TUN of this library keeps in buffers of its own at most: one packet, with a header of up to 64 bytes.
+pub const MAX_MEMORY: usize = MAX_PACKET + 64;
+
 /// Something happened to the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TunEvent {
@@ -154,6 +157,12 @@ impl PacketArena {
         (&self.slots, &mut self.buffer[..self.used])
     }
 
+    /// Bytes of memory that it takes.
+    #[must_use]
+    pub const fn memory(&self) -> usize {
+        self.buffer.len() + self.slots.capacity() * size_of::<Slot>()
+    }
+
     /// The bytes that packets and their messages lie in.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
@@ -258,4 +267,12 @@ pub trait Tun: Send + Sync {
     fn read_drops(&self) -> u64 {
         0
     }
+
+    /// Bytes of memory that its own buffers take now.
+    fn memory(&self) -> usize {
+        0
+    }
+
+    /// Gives back what memory it can do without until it is read again.
+    fn trim(&self) {}
 }

@@ -13,7 +13,7 @@ use std::{
         unix::fs::FileTypeExt,
     },
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread,
@@ -109,6 +109,23 @@ impl PacketFd {
         self.drops.load(Relaxed)
     }
 
+    fn reading(&self) -> MutexGuard<'_, Reading> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes that the buffer takes now.
+    pub(super) fn memory(&self) -> usize {
+        self.reading().spill.capacity()
+    }
+
+    /// Frees the buffer until the next read, if there is nothing in it.
+    pub(super) fn trim(&self) {
+        let mut reading = self.reading();
+        if reading.kept == 0 {
+            reading.spill = Vec::new();
+        }
+    }
+
     pub(super) fn count_drop(&self) {
         self.drops.fetch_add(1, Relaxed);
     }
@@ -139,7 +156,7 @@ impl PacketFd {
     /// Reads until the arena is full or there is nothing more. Packets up to `usual` bytes are read in place.
     pub(super) fn read(&self, arena: &mut PacketArena, usual: u16) -> io::Result<usize> {
         self.check()?;
-        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reading = self.reading();
         let Reading { spill, kept } = &mut *reading;
         if spill.is_empty() {
             *spill = vec![0; MAX_PACKET];

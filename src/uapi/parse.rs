@@ -15,7 +15,7 @@
 //! line leave their owner and are lost. Here they stay.
 
 use crate::{
-    config::{AllowedIpUpdate, MAX_PEERS, PeerUpdate, Update, text},
+    config::{AllowedIpUpdate, MAX_PEERS, PeerEndpoint, PeerUpdate, Update, text},
     error::{Error, ErrorKind, Result},
     key::{PresharedKey, PrivateKey, PublicKey},
 };
@@ -23,7 +23,7 @@ use crate::{
 /// The longest line, in bytes without its line feed: what wireguard-go's `bufio.Scanner` takes.
 pub const MAX_LINE: usize = 64 * 1024 - 1;
 
-/// How much one request may hold.
+/// What one request may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Most `public_key` lines; [`MAX_PEERS`] by default. One more is `Invalid`, as a device too full is.
@@ -31,6 +31,9 @@ pub struct Limits {
     /// Most bytes, line feeds included; by default 64 MiB, which is 1 KiB for each of [`MAX_PEERS`] peers (a peer with
     /// every key and ten allowed IPs needs some 700). More is `TooLarge`.
     pub bytes: usize,
+    /// Whether an endpoint may be a host name: for a device that [resolves them](crate::device::Device::resolves_names).
+    /// Not by default, as wireguard-go and the kernel know addresses only.
+    pub host_names: bool,
 }
 
 impl Limits {
@@ -38,7 +41,7 @@ impl Limits {
     #[must_use]
     pub const fn for_peers(peers: usize) -> Self {
         let most = if peers > MAX_PEERS { peers } else { MAX_PEERS };
-        Self { peers, bytes: most.saturating_mul(1024) }
+        Self { peers, bytes: most.saturating_mul(1024), host_names: false }
     }
 }
 
@@ -135,7 +138,7 @@ impl Parser {
         }
         match &mut self.section {
             None => interface_pair(&mut self.update, key, value),
-            Some(section) => section.pair(key, value),
+            Some(section) => section.pair(key, value, self.limits.host_names),
         }
     }
 
@@ -166,7 +169,7 @@ fn interface_pair(update: &mut Update, key: &[u8], value: &str) -> Result<()> {
 
 impl Section {
     /// Reads a line behind a `public_key`. Every value is checked before it is known whether it counts.
-    fn pair(&mut self, key: &[u8], value: &str) -> Result<()> {
+    fn pair(&mut self, key: &[u8], value: &str, host_names: bool) -> Result<()> {
         let counts = !self.peer.remove;
         match key {
             b"update_only" => {
@@ -178,7 +181,8 @@ impl Section {
                 self.peer.remove = true;
             }
             b"preshared_key" => keep(counts, &mut self.peer.preshared_key, Box::new(PresharedKey::from_hex(value)?)),
-            b"endpoint" => keep(counts, &mut self.peer.endpoint, value.parse()?),
+            b"endpoint" if host_names => keep(counts, &mut self.peer.endpoint, value.parse()?),
+            b"endpoint" => keep(counts, &mut self.peer.endpoint, PeerEndpoint::Address(value.parse()?)),
             b"persistent_keepalive_interval" => {
                 keep(counts, &mut self.peer.persistent_keepalive, text::decimal(value)?);
             }
@@ -401,13 +405,29 @@ mod tests {
         let mut parser = Parser::new(Limits::default());
         assert_eq!(parser.line(&[b'='; MAX_LINE + 1]).unwrap_err().kind(), ErrorKind::Io);
 
-        let mut parser = Parser::new(Limits { peers: 1, bytes: 1024 });
+        let mut parser = Parser::new(Limits { peers: 1, bytes: 1024, host_names: false });
         parser.line(format!("public_key={A}").as_bytes()).unwrap();
         assert_eq!(parser.line(format!("public_key={A}").as_bytes()).unwrap_err().kind(), ErrorKind::Invalid);
 
-        let mut parser = Parser::new(Limits { peers: 1, bytes: 16 });
+        let mut parser = Parser::new(Limits { peers: 1, bytes: 16, host_names: false });
         parser.line(b"fwmark=1").unwrap();
         assert_eq!(parser.line(b"fwmark=1").unwrap_err().kind(), ErrorKind::TooLarge);
+    }
+
+    #[test]
+    fn a_host_name_is_for_who_can_resolve_it() {
+        let read = |endpoint: &str, host_names| {
+            let text = format!("public_key={A}\nendpoint={endpoint}\n");
+            parse_set(&text, Limits { host_names, ..Limits::default() }).map(|mut u| u.peers.remove(0).endpoint)
+        };
+        let refused = read("host.example:1", false).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Invalid);
+        assert!(refused.to_string().starts_with("line 2: endpoint: not a numeric address"), "{refused}");
+        assert_eq!(read("host.example:1", true).unwrap(), Some(PeerEndpoint::Host("host.example:1".parse().unwrap())));
+        for host_names in [false, true] {
+            assert_eq!(read("1.2.3.4:01", host_names).unwrap(), Some("1.2.3.4:1".parse().unwrap()));
+            assert_eq!(read("1.2.3:1", host_names).unwrap_err().kind(), ErrorKind::Invalid);
+        }
     }
 
     #[test]

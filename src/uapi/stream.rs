@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// How a connection is served.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// How much one `set` may hold.
+    /// What one `set` may hold.
     pub limits: Limits,
     /// Which IPv6 zones may be printed, see [`format::write_snapshot`]; all of them if `None`.
     pub zones: Option<ZoneExists>,

@@ -18,8 +18,8 @@ static void packets_pass_in_batches(void) {
   CHECK(b.largest_write >= 64);
   CHECK_EQ(inject_equal(&a, 20, 0), 0);
   /* What was said of the peer's datagrams comes back. */
-  CHECK_EQ(b.last_sent.endpoint.family, WG_IPV4);
-  CHECK_EQ(memcmp(b.last_sent.endpoint.source, endpoint_of(2).address, 16), 0);
+  CHECK_EQ(b.last_peer.family, WG_IPV4);
+  CHECK_EQ(memcmp(b.last_peer.source, endpoint_of(2).address, 16), 0);
   /* No sockets were opened. */
   text = get(a.handle);
   CHECK(strstr(text, "\nendpoint=192.0.2.2:51820\n") != NULL && strstr(text, "listen_port") == NULL);
@@ -99,19 +99,18 @@ static void the_other_end_may_be_the_systems(void) {
 }
 
 static void what_the_app_passes_is_checked(void) {
-  static const unsigned char bytes[65536];
+  static unsigned char bytes[65536];
   static wg_packet_t many[4097];
-  static wg_transport_datagram_t many_datagrams[4097];
+  static wg_datagram_t many_datagrams[4097];
   wg_packet_t packets[3] = {{bytes, 20}, {bytes, 65535}, {NULL, 0}};
-  wg_transport_datagram_t datagrams[3], good = {NULL, 0, {0, 0, 0, {0}, {0}, 0}, 0};
+  wg_endpoint_t peer = endpoint_of(2), nowhere = {5, PORT, 0, {0}, {0}, 0}, odd_peer = {WG_IPV6, 1, UINT32_MAX, {0}, {0}, UINT32_MAX};
+  wg_datagram_t datagrams[3], good = datagram_from(&peer, bytes, 100);
   unsigned char odd[sizeof packets + 1];
   struct node a;
   size_t taken = 77, i;
   init_node(&a, 1);
   CHECK((a.handle = turn_node_on(&a, "private_key=" PRIVATE_A "\n")) > 0);
-  good.data = bytes;
-  good.len = 100;
-  good.endpoint = endpoint_of(2);
+  memset(odd_peer.source, 255, 16);
 
   CHECK_FAILS(wg_tun_inject(a.handle, NULL, 1, &taken), WG_ERR_NULL, "packets is NULL");
   CHECK_FAILS(wg_tun_inject(a.handle, many, 4097, &taken), WG_ERR_TOO_LARGE, "4097 packets");
@@ -138,21 +137,23 @@ static void what_the_app_passes_is_checked(void) {
   taken = 77;
   CHECK_FAILS(wg_transport_receive(a.handle, NULL, 1, &taken), WG_ERR_NULL, "datagrams is NULL");
   CHECK_FAILS(wg_transport_receive(a.handle, many_datagrams, 4097, &taken), WG_ERR_TOO_LARGE, "4097 datagrams");
-  CHECK_FAILS(wg_transport_receive(a.handle, many_datagrams, 2, &taken), WG_ERR_INVALID, "datagrams[0]: the family is 0");
+  CHECK_FAILS(wg_transport_receive(a.handle, many_datagrams, 2, &taken), WG_ERR_NULL, "datagrams[0]: peer is NULL");
   CHECK_FAILS(wg_transport_receive(1 << 30, &good, 1, &taken), WG_ERR_UNKNOWN_HANDLE, "handle");
-  for (i = 0; i < 4; i++) {
+  for (i = 0; i < 5; i++) {
     static const struct {
       wg_result code;
       const char *text;
     } expected[] = {{WG_ERR_NULL, "datagrams[1]: data is NULL"},
                     {WG_ERR_INVALID, "datagrams[1]: 65536 bytes"},
                     {WG_ERR_INVALID, "datagrams[1]: the family is 5"},
+                    {WG_ERR_INVALID, "datagrams[1]: segment_size is 50"},
                     {WG_ERR_INVALID, "datagrams[1]: tos is 256"}};
     datagrams[0] = datagrams[1] = datagrams[2] = good;
     switch (i) {
     case 0: datagrams[1].data = NULL; break;
     case 1: datagrams[1].len = 65536; break;
-    case 2: datagrams[1].endpoint.family = 5; break;
+    case 2: datagrams[1].peer = &nowhere; break;
+    case 3: datagrams[1].segment_size = 50; break;
     default: datagrams[1].tos = 256;
     }
     CHECK_FAILS(wg_transport_receive(a.handle, datagrams, 3, &taken), expected[i].code, expected[i].text);
@@ -164,9 +165,7 @@ static void what_the_app_passes_is_checked(void) {
   datagrams[1].len = 0;
   datagrams[1].data = NULL;
   datagrams[2].tos = 255;
-  datagrams[2].endpoint.family = WG_IPV6;
-  datagrams[2].endpoint.scope_id = datagrams[2].endpoint.source_interface = UINT32_MAX;
-  memset(datagrams[2].endpoint.source, 255, 16);
+  datagrams[2].peer = &odd_peer;
   CHECK_EQ(wg_transport_receive(a.handle, datagrams, 3, &taken), WG_OK);
   CHECK_EQ(taken, 3);
 
@@ -258,7 +257,8 @@ static void what_is_not_used_is_given_up_once(void) {
 static void tries_everything(struct node *node) {
   unsigned char bytes[100] = {0};
   wg_packet_t packet = {bytes, sizeof bytes};
-  wg_transport_datagram_t datagram = {bytes, sizeof bytes, endpoint_of(9), 0};
+  wg_endpoint_t peer = endpoint_of(9);
+  wg_datagram_t datagram = datagram_from(&peer, bytes, sizeof bytes);
   wg_tun_callbacks_t tun = WG_TUN_CALLBACKS_INIT;
   wg_options_t options = WG_OPTIONS_INIT;
   char *text = NULL;
@@ -287,7 +287,7 @@ static void write_tries_everything(struct node *node, const wg_packet_t *packets
   tries_everything(node);
 }
 
-static size_t send_tries_everything(struct node *node, const wg_transport_datagram_t *datagrams, size_t count) {
+static size_t send_tries_everything(struct node *node, const wg_datagram_t *datagrams, size_t count) {
   tries_everything(node);
   return carry(node, datagrams, count);
 }
@@ -342,7 +342,7 @@ static void answers_come_from_inside_callbacks(void) {
   turn_node_off(&b);
 }
 
-static size_t sends_early(struct node *node, const wg_transport_datagram_t *datagrams, size_t count) {
+static size_t sends_early(struct node *node, const wg_datagram_t *datagrams, size_t count) {
   (void)datagrams;
   tries_everything(node);
   return count;
@@ -363,7 +363,7 @@ static void a_handle_is_known_before_its_tunnel_is_on(void) {
   turn_node_off(&a);
 }
 
-static size_t waits_for_the_test(struct node *node, const wg_transport_datagram_t *datagrams, size_t count) {
+static size_t waits_for_the_test(struct node *node, const wg_datagram_t *datagrams, size_t count) {
   (void)datagrams;
   pthread_mutex_lock(&node->lock);
   while (!*(int *)node->test) pthread_cond_wait(&node->changed, &node->lock);
@@ -381,7 +381,8 @@ static void release(struct node *node) {
 /* One callback hangs: no call needs what it holds, none waits for it, and what waits for it is bounded. */
 static void a_callback_that_hangs_holds_up_nobody_else(void) {
   struct node a;
-  wg_transport_datagram_t datagrams[1000];
+  wg_endpoint_t peer = endpoint_of(2);
+  wg_datagram_t datagrams[1000];
   unsigned char bytes[1452] = {0};
   struct timespec begin, end;
   char text[512];
@@ -403,8 +404,7 @@ static void a_callback_that_hangs_holds_up_nobody_else(void) {
   CHECK_EQ(inject_equal(&a, 1420, 1), 0);
   CHECK_EQ(a.rooms, 0);
   for (i = 0; i < 1000; i++) {
-    wg_transport_datagram_t datagram = {bytes, sizeof bytes, endpoint_of(2), 0};
-    datagrams[i] = datagram;
+    datagrams[i] = datagram_from(&peer, bytes, sizeof bytes);
   }
   CHECK_EQ(wg_transport_receive(a.handle, datagrams, 1000, &taken), WG_OK);
   CHECK(taken >= 256 && taken * sizeof bytes < 512 * 1024);
@@ -416,14 +416,14 @@ static void a_callback_that_hangs_holds_up_nobody_else(void) {
   turn_node_off(&a);
 }
 
-static size_t sends_half(struct node *node, const wg_transport_datagram_t *datagrams, size_t count) {
+static size_t sends_half(struct node *node, const wg_datagram_t *datagrams, size_t count) {
   size_t half = count / 2;
   if (!*(int *)node->test) return carry(node, datagrams, count);
   CHECK_EQ(carry(node, datagrams, half), half);
   return half;
 }
 
-static size_t counts_wrong(struct node *node, const wg_transport_datagram_t *datagrams, size_t count) {
+static size_t counts_wrong(struct node *node, const wg_datagram_t *datagrams, size_t count) {
   carry(node, datagrams, count);
   return SIZE_MAX;
 }
@@ -497,7 +497,7 @@ static void takes_long(struct node *node, const wg_packet_t *packets, size_t cou
   sleep_ms(100);
 }
 
-static size_t sends_slowly(struct node *node, const wg_transport_datagram_t *datagrams, size_t count) {
+static size_t sends_slowly(struct node *node, const wg_datagram_t *datagrams, size_t count) {
   (void)node, (void)datagrams;
   sleep_ms(100);
   return count;
@@ -547,10 +547,10 @@ static size_t mortal_write(void *user, int32_t handle, const wg_packet_t *packet
   return count;
 }
 
-static size_t mortal_send(void *user, int32_t handle, const wg_transport_datagram_t *datagrams, size_t count) {
+static size_t mortal_send(void *user, int32_t handle, const wg_datagram_t *datagrams, size_t count) {
   struct mortal *mortal = user;
   CHECK(handle > 0 && mortal->bytes[63] == 0);
-  if (datagrams[0].data[0] != 4) sleep_ms(1);
+  if (*(const unsigned char *)datagrams[0].data != 4) sleep_ms(1);
   return count;
 }
 
@@ -576,13 +576,13 @@ static void *floods(void *argument) {
   struct race *race = argument;
   unsigned char bytes[200];
   wg_packet_t packets[64];
-  wg_transport_datagram_t datagrams[64];
+  wg_endpoint_t peer = endpoint_of(2);
+  wg_datagram_t datagrams[64];
   wg_result result = WG_OK;
   int i, round;
   make_packet(bytes, sizeof bytes, 1, 2, 0);
   for (i = 0; i < 64; i++) {
-    wg_transport_datagram_t datagram = {bytes, sizeof bytes, endpoint_of(2), 0};
-    datagrams[i] = datagram;
+    datagrams[i] = datagram_from(&peer, bytes, sizeof bytes);
     packets[i].data = bytes;
     packets[i].len = sizeof bytes;
   }

@@ -16,10 +16,10 @@ struct node {
   int32_t called_as; /* the handle that callbacks were given */
   int writes, packets, sends, datagrams, rooms, destroyed, inside, off;
   size_t largest_write, largest_send, largest_datagram;
-  wg_transport_datagram_t last_sent; /* its data is gone */
+  wg_endpoint_t last_peer; /* that a datagram was sent to */
   /* What else its callbacks do, without the lock held; may be NULL. */
   void (*on_write)(struct node *, const wg_packet_t *, size_t);
-  size_t (*on_send)(struct node *, const wg_transport_datagram_t *, size_t);
+  size_t (*on_send)(struct node *, const wg_datagram_t *, size_t);
   void *test;
 };
 
@@ -45,17 +45,25 @@ static inline wg_endpoint_t endpoint_of(int number) {
   return endpoint;
 }
 
+/* A datagram that came from `peer`. */
+static inline wg_datagram_t datagram_from(wg_endpoint_t *peer, void *data, size_t len) {
+  wg_datagram_t datagram = {data, len, len, peer, (uint32_t)len, 0, 0, 0};
+  return datagram;
+}
+
 /* Brings datagrams of one node to the other, as a network without loss does. Returns how many that took. */
-static inline size_t carry(struct node *from, const wg_transport_datagram_t *datagrams, size_t count) {
-  wg_transport_datagram_t arriving[WG_BATCH];
+static inline size_t carry(struct node *from, const wg_datagram_t *datagrams, size_t count) {
+  wg_datagram_t arriving[WG_BATCH_SIZE];
+  wg_endpoint_t peers[WG_BATCH_SIZE];
   size_t i, taken = 0;
   for (i = 0; i < count; i++) {
     wg_endpoint_t to = endpoint_of(from->other->number);
     /* It knows us by the address that it has sent to, if it has. */
-    CHECK_EQ(memcmp(&datagrams[i].endpoint, &to, offsetof(wg_endpoint_t, source)), 0);
+    CHECK_EQ(memcmp(datagrams[i].peer, &to, offsetof(wg_endpoint_t, source)), 0);
     arriving[i] = datagrams[i];
-    arriving[i].endpoint = endpoint_of(from->number);
-    memcpy(arriving[i].endpoint.source, to.address, sizeof to.address);
+    peers[i] = endpoint_of(from->number);
+    memcpy(peers[i].source, to.address, sizeof to.address);
+    arriving[i].peer = &peers[i];
   }
   if (from->other->handle > 0 && wg_transport_receive(from->other->handle, arriving, count, &taken) != WG_OK) taken = 0;
   return taken;
@@ -63,7 +71,7 @@ static inline size_t carry(struct node *from, const wg_transport_datagram_t *dat
 
 static size_t node_write(void *user, int32_t handle, const wg_packet_t *packets, size_t count) {
   struct node *node = user;
-  CHECK(count >= 1 && count <= WG_BATCH);
+  CHECK(count >= 1 && count <= WG_BATCH_SIZE);
   enter(node, handle);
   node->writes++;
   pthread_mutex_unlock(&node->lock);
@@ -82,19 +90,20 @@ static void node_room(void *user, int32_t handle) {
   leave(node);
 }
 
-static size_t node_send(void *user, int32_t handle, const wg_transport_datagram_t *datagrams, size_t count) {
+static size_t node_send(void *user, int32_t handle, const wg_datagram_t *datagrams, size_t count) {
   struct node *node = user;
   size_t i, sent;
-  CHECK(count >= 1 && count <= WG_BATCH);
+  CHECK(count >= 1 && count <= WG_BATCH_SIZE);
   enter(node, handle);
   node->sends++;
   node->datagrams += (int)count;
   if (count > node->largest_send) node->largest_send = count;
   for (i = 0; i < count; i++) {
     CHECK(datagrams[i].len >= 32 && datagrams[i].tos < 256);
+    CHECK(datagrams[i].capacity == 0 && datagrams[i].full_len == 0 && datagrams[i].segment_size == 0 && datagrams[i].flags == 0);
     if (datagrams[i].len > node->largest_datagram) node->largest_datagram = datagrams[i].len;
   }
-  node->last_sent = datagrams[count - 1];
+  node->last_peer = *datagrams[count - 1].peer;
   pthread_mutex_unlock(&node->lock);
   sent = node->on_send ? node->on_send(node, datagrams, count) : carry(node, datagrams, count);
   pthread_mutex_lock(&node->lock);

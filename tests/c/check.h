@@ -44,6 +44,15 @@
     CHECK(strstr(wg_last_error(), text) != NULL);  \
   } while (0)
 
+#define CHECK_TEXT(actual, expected)                                                               \
+  do {                                                                                            \
+    const char *a_ = (actual), *e_ = (expected);                                                  \
+    if (strcmp(a_, e_) != 0) {                                                                    \
+      fprintf(stderr, "%s:%d: %s is \"%s\", not \"%s\"\n", __FILE__, __LINE__, #actual, a_, e_);   \
+      exit(1);                                                                                    \
+    }                                                                                             \
+  } while (0)
+
 #define PRIVATE_A "4041414141414141414141414141414141414141414141414141414141414141"
 #define PUBLIC_A "7a1a4e709bf085ac494aba0469b9b1eda0ab1f78b16aabb79ffeda90623e8522"
 #define PRIVATE_B "4042424242424242424242424242424242424242424242424242424242424242"
@@ -117,6 +126,22 @@ static inline struct end turn_on(int kind, const char *uapi) {
 static inline void turn_off(struct end end) {
   CHECK_EQ(wg_turn_off(end.handle), WG_OK);
   CHECK_EQ(close(end.app), 0);
+}
+
+static inline void key_bytes(const char *hex, uint8_t key[WG_KEY_LEN]) {
+  CHECK_EQ(wg_key_from_hex(hex, key), WG_OK);
+}
+
+/* The value of a counter. */
+static inline uint64_t counter(struct end end, const char *name) {
+  wg_counter_t counters[64];
+  size_t count, i;
+  CHECK_EQ(wg_counters(end.handle, counters, 64, &count), WG_OK);
+  CHECK(count <= 64);
+  for (i = 0; i < count; i++)
+    if (strcmp(counters[i].name, name) == 0) return counters[i].value;
+  fprintf(stderr, "there is no counter %s\n", name);
+  exit(1);
 }
 
 /* Makes `end` know its peer at 127.0.0.1:`port` with 10.9.0.`host`/32. */

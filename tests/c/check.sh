@@ -1,6 +1,6 @@
 #!/bin/sh
 # The whole promise to C in one command: the header is fresh, the symbols are known, C99, C11 and C++17 compile, and the C
-# tests pass under AddressSanitizer (with leak detection) and UndefinedBehaviorSanitizer, with either library.
+# tests and examples pass under AddressSanitizer (with leak detection) and UndefinedBehaviorSanitizer, with either library.
 #
 # Environment: CBINDGEN (of exactly the version that cbindgen.toml names), CC, CXX, NM, PROFILE (dev or release; dev by default).
 set -eu
@@ -34,9 +34,11 @@ $CC -std=c11 $warn -fsyntax-only "$out/alone.c"
 $CXX -std=c++17 $warn -x c++ -fsyntax-only "$out/alone.c"
 
 sanitize="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
-for source in $(printf 'tests/c/%s.c ' layout keys options log tunnel bring lossy) examples/c/*.c; do
+for source in tests/c/layout.c tests/c/keys.c tests/c/endpoint.c tests/c/bind.c tests/c/options.c tests/c/log.c \
+  tests/c/tunnel.c tests/c/sockets.c tests/c/resolve.c tests/c/events.c tests/c/stats.c tests/c/memory.c \
+  tests/c/reentry.c tests/c/bring.c tests/c/lossy.c examples/c/*.c; do
   test=$(basename "$source" .c)
-  case $test in layout) std=c11 ;; *) std=c99 ;; esac
+  case $test in layout | sockets) std=c11 ;; *) std=c99 ;; esac
   for kind in so a; do
     case $kind in
     so) link="-L$libs -lwg_embed -Wl,-rpath,$libs" ;;

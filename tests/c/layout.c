@@ -5,15 +5,82 @@
 #include <string.h>
 
 #if UINTPTR_MAX == UINT64_MAX
-_Static_assert(sizeof(wg_options_t) == 40, "wg_options_t");
+_Static_assert(sizeof(wg_options_t) == 96, "wg_options_t");
 _Static_assert(_Alignof(wg_options_t) == 8, "wg_options_t");
 _Static_assert(offsetof(wg_options_t, struct_size) == 0, "struct_size");
 _Static_assert(offsetof(wg_options_t, tun_fd) == 8, "tun_fd");
 _Static_assert(offsetof(wg_options_t, fd_ownership) == 12, "fd_ownership");
 _Static_assert(offsetof(wg_options_t, mtu) == 16, "mtu");
 _Static_assert(offsetof(wg_options_t, max_peers) == 20, "max_peers");
-_Static_assert(offsetof(wg_options_t, tun) == 24, "tun");
-_Static_assert(offsetof(wg_options_t, transport) == 32, "transport");
+_Static_assert(offsetof(wg_options_t, memory_limit) == 24, "memory_limit");
+_Static_assert(offsetof(wg_options_t, protect) == 32, "protect");
+_Static_assert(offsetof(wg_options_t, protect_user) == 40, "protect_user");
+_Static_assert(offsetof(wg_options_t, protect_destroy) == 48, "protect_destroy");
+_Static_assert(offsetof(wg_options_t, resolve) == 56, "resolve");
+_Static_assert(offsetof(wg_options_t, resolve_user) == 64, "resolve_user");
+_Static_assert(offsetof(wg_options_t, resolve_destroy) == 72, "resolve_destroy");
+_Static_assert(offsetof(wg_options_t, tun) == 80, "tun");
+_Static_assert(offsetof(wg_options_t, transport) == 88, "transport");
+
+_Static_assert(sizeof(wg_event_t) == 304 && _Alignof(wg_event_t) == 8, "wg_event_t");
+_Static_assert(offsetof(wg_event_t, struct_size) == 0, "struct_size");
+_Static_assert(offsetof(wg_event_t, kind) == 8, "kind");
+_Static_assert(offsetof(wg_event_t, listen_port) == 12, "listen_port");
+_Static_assert(offsetof(wg_event_t, public_key) == 16, "public_key");
+_Static_assert(offsetof(wg_event_t, endpoint) == 48, "endpoint");
+_Static_assert(offsetof(wg_event_t, reason) == 112, "reason");
+
+_Static_assert(sizeof(wg_stats_t) == 64 && _Alignof(wg_stats_t) == 8, "wg_stats_t");
+_Static_assert(offsetof(wg_stats_t, struct_size) == 0, "struct_size");
+_Static_assert(offsetof(wg_stats_t, peers) == 8, "peers");
+_Static_assert(offsetof(wg_stats_t, rx_bytes) == 16, "rx_bytes");
+_Static_assert(offsetof(wg_stats_t, tx_bytes) == 24, "tx_bytes");
+_Static_assert(offsetof(wg_stats_t, rx_packets) == 32, "rx_packets");
+_Static_assert(offsetof(wg_stats_t, tx_packets) == 40, "tx_packets");
+_Static_assert(offsetof(wg_stats_t, rx_dropped) == 48, "rx_dropped");
+_Static_assert(offsetof(wg_stats_t, tx_dropped) == 56, "tx_dropped");
+
+_Static_assert(sizeof(wg_peer_stats_t) == 152 && _Alignof(wg_peer_stats_t) == 8, "wg_peer_stats_t");
+_Static_assert(offsetof(wg_peer_stats_t, struct_size) == 0, "struct_size");
+_Static_assert(offsetof(wg_peer_stats_t, staged_packets) == 8, "staged_packets");
+_Static_assert(offsetof(wg_peer_stats_t, rx_bytes) == 16, "rx_bytes");
+_Static_assert(offsetof(wg_peer_stats_t, tx_bytes) == 24, "tx_bytes");
+_Static_assert(offsetof(wg_peer_stats_t, last_handshake_sec) == 32, "last_handshake_sec");
+_Static_assert(offsetof(wg_peer_stats_t, last_handshake_nsec) == 40, "last_handshake_nsec");
+_Static_assert(offsetof(wg_peer_stats_t, persistent_keepalive) == 44, "persistent_keepalive");
+_Static_assert(offsetof(wg_peer_stats_t, has_session) == 48, "has_session");
+_Static_assert(offsetof(wg_peer_stats_t, next_timer_ms) == 52, "next_timer_ms");
+_Static_assert(offsetof(wg_peer_stats_t, public_key) == 56, "public_key");
+_Static_assert(offsetof(wg_peer_stats_t, endpoint) == 88, "endpoint");
+
+_Static_assert(sizeof(wg_memory_usage_t) == 48 && _Alignof(wg_memory_usage_t) == 8, "wg_memory_usage_t");
+_Static_assert(offsetof(wg_memory_usage_t, struct_size) == 0, "struct_size");
+_Static_assert(offsetof(wg_memory_usage_t, limit) == 8, "limit");
+_Static_assert(offsetof(wg_memory_usage_t, total) == 16, "total");
+_Static_assert(offsetof(wg_memory_usage_t, buffers) == 24, "buffers");
+_Static_assert(offsetof(wg_memory_usage_t, staged) == 32, "staged");
+_Static_assert(offsetof(wg_memory_usage_t, peers) == 40, "peers");
+
+_Static_assert(sizeof(wg_bind_options_t) == 40, "wg_bind_options_t");
+_Static_assert(_Alignof(wg_bind_options_t) == 8, "wg_bind_options_t");
+_Static_assert(offsetof(wg_bind_options_t, struct_size) == 0, "struct_size");
+_Static_assert(offsetof(wg_bind_options_t, protect) == 8, "protect");
+_Static_assert(offsetof(wg_bind_options_t, user) == 16, "user");
+_Static_assert(offsetof(wg_bind_options_t, destroy) == 24, "destroy");
+_Static_assert(offsetof(wg_bind_options_t, mark) == 32, "mark");
+_Static_assert(offsetof(wg_bind_options_t, flags) == 36, "flags");
+
+_Static_assert(sizeof(wg_datagram_t) == 48, "wg_datagram_t");
+_Static_assert(_Alignof(wg_datagram_t) == 8, "wg_datagram_t");
+_Static_assert(offsetof(wg_datagram_t, data) == 0, "data");
+_Static_assert(offsetof(wg_datagram_t, capacity) == 8, "capacity");
+_Static_assert(offsetof(wg_datagram_t, len) == 16, "len");
+_Static_assert(offsetof(wg_datagram_t, peer) == 24, "peer");
+_Static_assert(offsetof(wg_datagram_t, full_len) == 32, "full_len");
+_Static_assert(offsetof(wg_datagram_t, segment_size) == 36, "segment_size");
+_Static_assert(offsetof(wg_datagram_t, tos) == 40, "tos");
+_Static_assert(offsetof(wg_datagram_t, flags) == 44, "flags");
+
 _Static_assert(sizeof(wg_tun_callbacks_t) == 40 && _Alignof(wg_tun_callbacks_t) == 8, "wg_tun_callbacks_t");
 _Static_assert(offsetof(wg_tun_callbacks_t, struct_size) == 0, "struct_size");
 _Static_assert(offsetof(wg_tun_callbacks_t, write) == 8, "write");
@@ -28,13 +95,9 @@ _Static_assert(offsetof(wg_transport_t, destroy) == 24, "destroy");
 _Static_assert(sizeof(wg_packet_t) == 16 && _Alignof(wg_packet_t) == 8, "wg_packet_t");
 _Static_assert(offsetof(wg_packet_t, data) == 0, "data");
 _Static_assert(offsetof(wg_packet_t, len) == 8, "len");
-_Static_assert(sizeof(wg_transport_datagram_t) == 64 && _Alignof(wg_transport_datagram_t) == 8, "datagram");
-_Static_assert(offsetof(wg_transport_datagram_t, data) == 0, "data");
-_Static_assert(offsetof(wg_transport_datagram_t, len) == 8, "len");
-_Static_assert(offsetof(wg_transport_datagram_t, endpoint) == 16, "endpoint");
-_Static_assert(offsetof(wg_transport_datagram_t, tos) == 60, "tos");
 #endif
 
+/* The same on every platform. */
 _Static_assert(sizeof(wg_endpoint_t) == 44 && _Alignof(wg_endpoint_t) == 4, "wg_endpoint_t");
 _Static_assert(offsetof(wg_endpoint_t, family) == 0, "family");
 _Static_assert(offsetof(wg_endpoint_t, port) == 2, "port");
@@ -43,8 +106,23 @@ _Static_assert(offsetof(wg_endpoint_t, address) == 8, "address");
 _Static_assert(offsetof(wg_endpoint_t, source) == 24, "source");
 _Static_assert(offsetof(wg_endpoint_t, source_interface) == 40, "source_interface");
 
+_Static_assert(sizeof(wg_send_report_t) == 16 && _Alignof(wg_send_report_t) == 4, "wg_send_report_t");
+_Static_assert(offsetof(wg_send_report_t, sent) == 0, "sent");
+_Static_assert(offsetof(wg_send_report_t, dropped) == 4, "dropped");
+_Static_assert(offsetof(wg_send_report_t, os_error) == 8, "os_error");
+_Static_assert(offsetof(wg_send_report_t, gso_disabled) == 12, "gso_disabled");
+
+_Static_assert(sizeof(wg_address_t) == 20 && _Alignof(wg_address_t) == 4, "wg_address_t");
+_Static_assert(offsetof(wg_address_t, family) == 0, "family");
+_Static_assert(offsetof(wg_address_t, bytes) == 4, "bytes");
+
+_Static_assert(sizeof(wg_counter_t) == 48 && offsetof(wg_counter_t, name) == 0, "wg_counter_t");
+_Static_assert(offsetof(wg_counter_t, value) == 40, "value");
+
 _Static_assert(sizeof(wg_result) == 4 && sizeof(enum wg_result) == 4, "wg_result");
-_Static_assert(sizeof(wg_log_level_t) == 4 && sizeof(wg_fd_ownership_t) == 4 && sizeof(wg_family_t) == 4, "enums");
+_Static_assert(sizeof(wg_log_level_t) == 4 && sizeof(wg_fd_ownership_t) == 4, "enums");
+_Static_assert(sizeof(wg_family_t) == 4 && sizeof(wg_bind_flags_t) == 4 && sizeof(wg_datagram_flags_t) == 4, "enums");
+_Static_assert(sizeof(wg_event_kind_t) == 4, "wg_event_kind_t");
 
 #define FIXED(name, value) _Static_assert(name == (value), #name)
 FIXED(WG_OK, 0);
@@ -68,13 +146,31 @@ FIXED(WG_KEY_HEX_LEN, 65);
 FIXED(WG_KEY_BASE64_LEN, 45);
 FIXED(WG_FD_TAKE, 1);
 FIXED(WG_FD_DUP, 2);
+FIXED(WG_BATCH_SIZE, 128);
+FIXED(WG_ENDPOINT_TEXT_LEN, 64);
+FIXED(WG_IPV4, 4);
+FIXED(WG_IPV6, 6);
+FIXED(WG_BIND_NO_OFFLOAD, 1);
+FIXED(WG_BIND_ANY_INTERFACE, 2);
+FIXED(WG_DATAGRAM_DROPPED, 1);
+FIXED(WG_DATAGRAM_SOURCE_CLEARED, 2);
+FIXED(WG_DATAGRAM_TRUNCATED, 4);
+FIXED(WG_REASON_LEN, 192);
+FIXED(WG_COUNTER_NAME_LEN, 40);
+FIXED(WG_EVENT_HANDSHAKE_COMPLETED, 1);
+FIXED(WG_EVENT_HANDSHAKE_FAILED, 2);
+FIXED(WG_EVENT_SESSION_EXPIRED, 3);
+FIXED(WG_EVENT_ENDPOINT_CHANGED, 4);
+FIXED(WG_EVENT_RESOLVE_FAILED, 5);
+FIXED(WG_EVENT_SOCKETS_LOST, 10);
+FIXED(WG_EVENT_SOCKETS_RECOVERED, 11);
+FIXED(WG_EVENT_ENDED, 20);
 FIXED(WG_LOG_OFF, 0);
 FIXED(WG_LOG_ERROR, 1);
 FIXED(WG_LOG_WARN, 2);
 FIXED(WG_LOG_INFO, 3);
 FIXED(WG_LOG_DEBUG, 4);
 FIXED(WG_LOG_TRACE, 5);
-FIXED(WG_BATCH, 128);
 FIXED(WG_IPV4, 4);
 FIXED(WG_IPV6, 6);
 
@@ -84,8 +180,19 @@ static int32_t (*const turn_on_with)(const wg_options_t *, const char *) = wg_tu
 static wg_result (*const turn_off)(int32_t) = wg_turn_off;
 static wg_result (*const set_config)(int32_t, const char *) = wg_set_config;
 static wg_result (*const get_config)(int32_t, char **) = wg_get_config;
+static int32_t (*const peek_socket_fd4)(int32_t) = wg_peek_socket_fd4;
+static int32_t (*const peek_socket_fd6)(int32_t) = wg_peek_socket_fd6;
+static wg_result (*const bind_to_interface4)(int32_t, uint32_t, int32_t) = wg_bind_socket_to_interface4;
+static wg_result (*const bind_to_interface6)(int32_t, uint32_t, int32_t) = wg_bind_socket_to_interface6;
+static wg_result (*const bump_sockets)(int32_t) = wg_bump_sockets;
+static wg_result (*const disable_roaming)(int32_t) = wg_disable_roaming;
+static wg_result (*const set_fwmark)(int32_t, uint32_t) = wg_set_fwmark;
+static wg_result (*const pause_tunnel)(int32_t) = wg_pause;
+static wg_result (*const resume_tunnel)(int32_t) = wg_resume;
 static void (*const free_memory)(void *) = wg_free;
 static const char *(*const last_error)(void) = wg_last_error;
+static wg_resolve_fn_t const resolve_system = wg_resolve_system;
+static wg_result (*const network_changed)(int32_t) = wg_network_changed;
 static wg_result (*const generate_private_key)(uint8_t *) = wg_generate_private_key;
 static wg_result (*const generate_public_key)(const uint8_t *, uint8_t *) = wg_generate_public_key;
 static wg_result (*const generate_preshared_key)(uint8_t *) = wg_generate_preshared_key;
@@ -95,25 +202,56 @@ static wg_result (*const key_from_hex)(const char *, uint8_t *) = wg_key_from_he
 static wg_result (*const key_from_base64)(const char *, uint8_t *) = wg_key_from_base64;
 static wg_result (*const set_log_callback)(void (*)(void *, int32_t, int32_t, const char *), void *,
                                            void (*)(void *)) = wg_set_log_callback;
+static wg_result (*const set_tunnel_log_callback)(int32_t, void (*)(void *, int32_t, int32_t, const char *), void *,
+                                                  void (*)(void *)) = wg_set_tunnel_log_callback;
 static wg_result (*const set_log_level)(int32_t) = wg_set_log_level;
+static wg_result (*const set_event_callback)(int32_t, void (*)(void *, int32_t, const wg_event_t *), void *,
+                                             void (*)(void *)) = wg_set_event_callback;
+static wg_result (*const stats)(int32_t, wg_stats_t *) = wg_stats;
+static wg_result (*const counters)(int32_t, wg_counter_t *, size_t, size_t *) = wg_counters;
+static wg_result (*const peer_stats)(int32_t, const uint8_t *, wg_peer_stats_t *) = wg_peer_stats;
+static wg_result (*const peers)(int32_t, wg_peer_stats_t *, size_t, size_t *) = wg_peers;
+static wg_result (*const memory_usage)(int32_t, wg_memory_usage_t *) = wg_memory_usage;
+static wg_result (*const trim)(int32_t) = wg_trim;
+static int32_t (*const bind_open)(const wg_bind_options_t *, uint16_t *) = wg_bind_open;
+static int32_t (*const bind_adopt)(int32_t, uint32_t, const wg_bind_options_t *, uint16_t *) = wg_bind_adopt;
+static wg_result (*const bind_reopen)(int32_t, uint16_t *) = wg_bind_reopen;
+static wg_result (*const bind_close)(int32_t) = wg_bind_close;
+static int32_t (*const bind_batch_size)(int32_t) = wg_bind_batch_size;
+static wg_result (*const bind_set_mark)(int32_t, uint32_t) = wg_bind_set_mark;
+static wg_result (*const bind_set_interface)(int32_t, uint32_t, uint32_t, int32_t) = wg_bind_set_interface;
+static int32_t (*const bind_peek_fd)(int32_t, uint32_t) = wg_bind_peek_fd;
+static int32_t (*const bind_send)(int32_t, wg_datagram_t *, size_t, wg_send_report_t *) = wg_bind_send;
+static int32_t (*const bind_recv)(int32_t, uint32_t, wg_datagram_t *, size_t, int32_t) = wg_bind_recv;
+static int32_t (*const protect_type)(void *, int32_t, uint32_t) = (wg_protect_fn_t)0;
+static wg_result (*const endpoint_parse)(const char *, wg_endpoint_t *) = wg_endpoint_parse;
+static wg_result (*const endpoint_format)(const wg_endpoint_t *, char *) = wg_endpoint_format;
+static wg_result (*const endpoint_format_source)(const wg_endpoint_t *, char *) = wg_endpoint_format_source;
+static wg_result (*const endpoint_clear_source)(wg_endpoint_t *) = wg_endpoint_clear_source;
 static wg_result (*const tun_inject)(int32_t, const wg_packet_t *, size_t, size_t *) = wg_tun_inject;
-static wg_result (*const transport_receive)(int32_t, const wg_transport_datagram_t *, size_t, size_t *) = wg_transport_receive;
 static wg_result (*const set_mtu)(int32_t, uint32_t) = wg_set_mtu;
+static wg_result (*const transport_receive)(int32_t, const wg_datagram_t *, size_t, size_t *) = wg_transport_receive;
 static const char *(*const version_string)(void) = wg_version_string;
 static uint32_t (*const version_number)(void) = wg_version_number;
 /* And each function of the app. */
 static size_t (*const tun_write)(void *, int32_t, const wg_packet_t *, size_t) = (wg_tun_write_fn_t)0;
 static void (*const tun_room)(void *, int32_t) = (wg_tun_room_fn_t)0;
-static size_t (*const transport_send)(void *, int32_t, const wg_transport_datagram_t *, size_t) =
+static size_t (*const transport_send)(void *, int32_t, const wg_datagram_t *, size_t) =
     (wg_transport_send_fn_t)0;
 
 int main(void) {
   char text[64];
   snprintf(text, sizeof text, "%d.%d.%d", WG_VERSION_MAJOR, WG_VERSION_MINOR, WG_VERSION_PATCH);
-  if (!turn_on || !turn_on_with || !turn_off || !set_config || !get_config || !free_memory || !last_error ||
-      !generate_private_key || !generate_public_key || !generate_preshared_key || !key_to_hex || !key_to_base64 ||
-      !key_from_hex || !key_from_base64 || !set_log_callback || !set_log_level || !tun_inject ||
-      !transport_receive || !set_mtu || tun_write || tun_room || transport_send)
+  if (!turn_on || !turn_on_with || !turn_off || !set_config || !get_config || !peek_socket_fd4 || !peek_socket_fd6 ||
+      !bind_to_interface4 || !bind_to_interface6 || !bump_sockets || !disable_roaming || !set_fwmark ||
+      !pause_tunnel || !resume_tunnel || !free_memory || !last_error || !generate_private_key ||
+      !generate_public_key || !generate_preshared_key || !key_to_hex || !key_to_base64 || !key_from_hex ||
+      !key_from_base64 || !set_log_callback || !set_tunnel_log_callback || !set_log_level || !set_event_callback ||
+      !stats || !counters || !peer_stats || !peers || !memory_usage || !trim || !bind_open || !bind_adopt ||
+      !bind_reopen || !bind_close || !bind_batch_size || !bind_set_mark || !bind_set_interface || !bind_peek_fd ||
+      !bind_send || !bind_recv || protect_type || !endpoint_parse || !endpoint_format || !endpoint_format_source ||
+      !endpoint_clear_source || !network_changed || !resolve_system ||
+      !tun_inject || !transport_receive || !set_mtu || tun_write || tun_room || transport_send)
     return 1;
   if (strcmp(version_string(), text) != 0 || version_number() != WG_VERSION_NUMBER) {
     fprintf(stderr, "the library is %s (%#x), the header %s\n", version_string(), (unsigned)version_number(), text);

@@ -1,4 +1,4 @@
-/* The log: what comes, from where, until when; and calls back into the library. */
+/* The log: what comes, from where, until when. */
 #include "check.h"
 
 /* A pointer that belongs to a callback. It is freed by `destroyed`, so that a sanitizer sees any later use. */
@@ -66,12 +66,12 @@ static void lines_say_whose_they_are(void) {
   CHECK(lines(sink) > 0);
   CHECK_EQ(sink->last_handle, a.handle);
   CHECK_EQ(sink->last_level, WG_LOG_DEBUG);
-  CHECK_EQ(strcmp(sink->last, "the interface is up"), 0);
+  CHECK_TEXT(sink->last, "the interface is up");
   b = turn_on(SOCK_DGRAM, "private_key=" PRIVATE_B "\n");
   CHECK_EQ(sink->last_handle, b.handle);
   CHECK_EQ(wg_turn_off(b.handle), WG_OK);
   CHECK_EQ(sink->last_handle, b.handle);
-  CHECK_EQ(strcmp(sink->last, "the interface is down"), 0);
+  CHECK_TEXT(sink->last, "the interface is down");
   turn_off(a);
   CHECK_EQ(sink->last_handle, a.handle);
   close(b.app);
@@ -147,74 +147,56 @@ static void each_pointer_is_destroyed_once(void) {
   destroyed(kept);
 }
 
-/* Calls back into the library. */
+/* A log of a tunnel's own. */
 
-struct reentry {
-  int32_t other;
-  int fd, calls, destroyed, refused;
-};
-
-static void counts(void *user) { __sync_fetch_and_add((int *)user, 1); }
-
-static void calls_back(void *user, int32_t handle, int32_t level, const char *text) {
-  struct reentry *state = user;
-  wg_options_t options = WG_OPTIONS_INIT;
-  char *out = NULL;
-  int i;
-  (void)text;
-  (void)level;
-  for (i = 0; i < 2; i++) {
-    int32_t on = i == 0 ? handle : state->other;
-    CHECK_FAILS(wg_turn_off(on), WG_ERR_BUSY, "inside a callback");
-    CHECK_FAILS(wg_set_config(on, ""), WG_ERR_BUSY, "inside a callback");
-    CHECK_FAILS(wg_get_config(on, &out), WG_ERR_BUSY, "inside a callback");
-  }
-  options.tun_fd = state->fd;
-  CHECK_FAILS(wg_turn_on(state->fd, ""), WG_ERR_BUSY, "inside a callback");
-  CHECK_FAILS(wg_turn_on_with(&options, ""), WG_ERR_BUSY, "inside a callback");
-  CHECK_FAILS(wg_set_log_callback(takes_lines, &state->refused, counts), WG_ERR_BUSY, "inside a callback");
-  CHECK_FAILS(wg_set_log_callback(NULL, NULL, NULL), WG_ERR_BUSY, "inside a callback");
-  CHECK(out == NULL && is_open(state->fd));
-  CHECK_EQ(wg_set_log_level(WG_LOG_DEBUG), WG_OK);
-  CHECK_EQ(wg_set_log_level(99), WG_ERR_INVALID);
-  CHECK_EQ(wg_version_number(), WG_VERSION_NUMBER);
-  CHECK(wg_version_string()[0] != '\0');
-  wg_free(NULL);
-  __sync_fetch_and_add(&state->calls, 1);
-}
-
-static void calls_back_in_destroy(void *user) {
-  struct reentry *state = user;
-  CHECK_FAILS(wg_set_log_callback(NULL, NULL, NULL), WG_ERR_BUSY, "inside a callback");
-  CHECK_EQ(wg_turn_off(state->other), WG_ERR_BUSY);
-  state->destroyed++;
-}
-
-static void calls_back_are_refused_and_never_hang(void) {
-  struct end other = turn_on(SOCK_DGRAM, ""), a, b;
-  struct reentry state;
-  int pair[2];
-  memset(&state, 0, sizeof state);
-  make_pair(SOCK_DGRAM, pair);
-  state.fd = pair[0];
-  state.other = other.handle;
-  CHECK_EQ(wg_set_log_callback(calls_back, &state, calls_back_in_destroy), WG_OK);
-  CHECK_EQ(wg_set_log_level(WG_LOG_DEBUG), WG_OK);
-  /* On this thread and on the tunnels' own. */
-  a = turn_on(SOCK_DGRAM, "private_key=" PRIVATE_A "\n");
-  CHECK(state.calls == 1 && state.refused == 1);
-  turn_off(a);
+static void a_tunnel_may_have_a_log_of_its_own(void) {
+  int gone = 0, before;
+  struct sink *common = new_sink(&gone), *own = new_sink(&gone);
+  struct end a, b;
+  set(common);
   turn_on_both(SOCK_DGRAM, &a, &b);
-  check_passes(a.app, b.app, 1, 2, 1);
+  before = lines(common);
+  CHECK_EQ(wg_set_tunnel_log_callback(a.handle, takes_lines, own, destroyed), WG_OK);
+  check_exchange(a, b);
+  CHECK(lines(own) > 0 && lines(common) > before);
+  CHECK_EQ(own->last_handle, a.handle);
+  CHECK_EQ(common->last_handle, b.handle);
+  /* Without it the lines go where they went before. */
+  CHECK_EQ(wg_set_tunnel_log_callback(a.handle, NULL, NULL, NULL), WG_OK);
+  CHECK_EQ(gone, 1);
   turn_off(a);
-  turn_off(b);
+  CHECK_EQ(common->last_handle, a.handle);
   unset();
-  CHECK_EQ(state.destroyed, 1);
-  CHECK(state.calls > 8);
-  CHECK_EQ(state.refused, state.calls);
-  close(pair[0]);
-  close(pair[1]);
-  turn_off(other);
+  CHECK_EQ(gone, 2);
+
+  /* It does not need the other, keeps to the level, and has the tunnel's last line. */
+  own = new_sink(&gone);
+  CHECK_EQ(wg_set_tunnel_log_callback(b.handle, takes_lines, own, NULL), WG_OK);
+  make_a_line();
+  CHECK_EQ(lines(own), 0);
+  CHECK_EQ(wg_set_log_level(WG_LOG_INFO), WG_OK);
+  CHECK_EQ(wg_set_config(b.handle, "listen_port=0\n"), WG_OK);
+  add_peer(b, PUBLIC_A, 9, 1);
+  CHECK_EQ(lines(own), 0);
+  CHECK_EQ(wg_set_log_level(WG_LOG_DEBUG), WG_OK);
+  turn_off(b);
+  CHECK(lines(own) > 0);
+  CHECK_EQ(own->last_handle, b.handle);
+  CHECK_TEXT(own->last, "the interface is down");
+  CHECK_EQ(gone, 2);
+  destroyed(own);
+
+  /* It goes with the tunnel, and a tunnel that is gone takes none. */
+  gone = 0;
+  a = turn_on(SOCK_DGRAM, "");
+  CHECK_EQ(wg_set_tunnel_log_callback(a.handle, takes_lines, new_sink(&gone), destroyed), WG_OK);
+  CHECK_EQ(wg_set_tunnel_log_callback(a.handle, takes_lines, new_sink(&gone), destroyed), WG_OK);
+  CHECK_EQ(gone, 1);
+  turn_off(a);
+  CHECK_EQ(gone, 2);
+  CHECK_FAILS(wg_set_tunnel_log_callback(a.handle, takes_lines, new_sink(&gone), destroyed), WG_ERR_UNKNOWN_HANDLE,
+              "handle");
+  CHECK_EQ(gone, 3);
 }
 
 /* Removal. */
@@ -282,7 +264,7 @@ int main(void) {
   levels_are_kept();
   the_end_of_a_tunnel_is_logged();
   each_pointer_is_destroyed_once();
-  calls_back_are_refused_and_never_hang();
+  a_tunnel_may_have_a_log_of_its_own();
   removal_waits_for_what_is_running();
   callbacks_change_while_many_threads_log();
   CHECK_EQ(open_fds(), fds);

@@ -23,7 +23,8 @@ struct message {
 struct held {
   int due;
   struct message *message;
-  wg_transport_datagram_t datagram;
+  wg_datagram_t datagram;
+  wg_endpoint_t peer;
   unsigned char bytes[1500];
 };
 
@@ -61,8 +62,8 @@ static int dice(const struct way *way, int number, int throw) {
 
 /* Datagrams that arrive together. */
 struct arrivals {
-  wg_transport_datagram_t datagrams[WG_BATCH];
-  struct message *messages[WG_BATCH];
+  wg_datagram_t datagrams[WG_BATCH_SIZE];
+  struct message *messages[WG_BATCH_SIZE];
   size_t count;
 };
 
@@ -77,8 +78,8 @@ static void arrive(struct way *way, struct arrivals *arrivals) {
   arrivals->count = 0;
 }
 
-static void deliver(struct way *way, struct arrivals *arrivals, const wg_transport_datagram_t *datagram, struct message *message) {
-  if (arrivals->count == WG_BATCH) arrive(way, arrivals);
+static void deliver(struct way *way, struct arrivals *arrivals, const wg_datagram_t *datagram, struct message *message) {
+  if (arrivals->count == WG_BATCH_SIZE) arrive(way, arrivals);
   arrivals->datagrams[arrivals->count] = *datagram;
   arrivals->messages[arrivals->count++] = message;
 }
@@ -92,6 +93,7 @@ static void deliver_held(struct way *way, struct arrivals *arrivals, int all) {
     if (all || way->held[i].due <= way->sent) {
       copies[count] = way->held[i];
       copies[count].datagram.data = copies[count].bytes;
+      copies[count].datagram.peer = &copies[count].peer;
       deliver(way, arrivals, &copies[count].datagram, copies[count].message);
       count++;
     } else {
@@ -103,24 +105,25 @@ static void deliver_held(struct way *way, struct arrivals *arrivals, int all) {
 }
 
 /* Notes a message that carries a packet; NULL for all others. */
-static struct message *note(struct way *way, const wg_transport_datagram_t *datagram) {
+static struct message *note(struct way *way, const wg_datagram_t *datagram) {
+  const unsigned char *data = datagram->data;
   struct message *message;
   uint32_t session;
   int i;
-  if (datagram->data[0] != 4 || datagram->len == 32) return NULL;
+  if (data[0] != 4 || datagram->len == 32) return NULL;
   CHECK(way->message_count < (int)(sizeof way->messages / sizeof *message));
   message = &way->messages[way->message_count++];
-  memcpy(&session, datagram->data + 4, 4);
+  memcpy(&session, data + 4, 4);
   for (i = 0; i < way->session_count && way->sessions[i] != session; i++) continue;
   CHECK(i < 8);
   way->sessions[i] = session;
   if (i == way->session_count) way->session_count++;
   message->session = i;
-  for (i = 7, message->counter = 0; i >= 0; i--) message->counter = message->counter << 8 | datagram->data[8 + i];
+  for (i = 7, message->counter = 0; i >= 0; i--) message->counter = message->counter << 8 | data[8 + i];
   return message;
 }
 
-static size_t lossy_send(struct node *node, const wg_transport_datagram_t *datagrams, size_t count) {
+static size_t lossy_send(struct node *node, const wg_datagram_t *datagrams, size_t count) {
   struct way *way = node->test;
   struct arrivals arrivals;
   size_t i;
@@ -137,6 +140,7 @@ static size_t lossy_send(struct node *node, const wg_transport_datagram_t *datag
       held->due = number + 1 + dice(way, number, 1) * FARTHEST / 100;
       held->message = message;
       held->datagram = datagrams[i];
+      held->peer = *datagrams[i].peer;
       CHECK(datagrams[i].len <= sizeof held->bytes);
       memcpy(held->bytes, datagrams[i].data, datagrams[i].len);
       way->later++;

@@ -27,6 +27,7 @@ static void check_refused(const wg_options_t *options, int32_t code, const char 
 
 static void fields(void) {
   wg_options_t options = WG_OPTIONS_INIT;
+  static const size_t not_limits[] = {1, WG_MEMORY_MIN - 1, WG_MEMORY_MAX + 1, SIZE_MAX};
   static const uint32_t mtus[] = {576, 1280, 1420, 65535}, not_mtus[] = {1, 575, 65536, UINT32_MAX};
   size_t i;
   CHECK_EQ(options.struct_size, sizeof options);
@@ -57,6 +58,17 @@ static void fields(void) {
   options.max_peers = 16777217;
   check_refused(&options, WG_ERR_INVALID, "max_peers is 16777217");
   options.max_peers = 65536;
+  check_works(&options);
+  options.tun_fd = fd;
+
+  for (i = 0; i < sizeof not_limits / sizeof not_limits[0]; i++) {
+    options.memory_limit = not_limits[i];
+    check_refused(&options, WG_ERR_INVALID, "memory_limit is");
+  }
+  options.memory_limit = WG_MEMORY_MAX;
+  check_works(&options);
+  options.tun_fd = fd;
+  options.memory_limit = WG_MEMORY_MIN;
   check_works(&options);
 }
 

@@ -198,7 +198,7 @@ impl Node {
     /// Does what can be done now; returns how much that was.
     pub fn step(&self) -> usize {
         let out = self.device.outbound(&mut self.outbound.lock().unwrap()).unwrap();
-        out + self.receive()
+        out + self.receive() + self.device.resolve_names()
     }
 
     /// The same in one direction only.

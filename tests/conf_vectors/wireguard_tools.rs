@@ -11,7 +11,7 @@ use std::{
 use wg_embed::{
     Error,
     config::{
-        Update,
+        PeerEndpoint, Update,
         snapshot::{InterfaceSnapshot, Snapshot},
         wgquick::{Conf, InterfaceSettings},
     },
@@ -100,14 +100,15 @@ impl Verdict {
     pub(crate) fn assert_same(&self, ours: &Conf, place: &str) {
         let stripped: Conf = self.stripped.parse().unwrap();
         assert_eq!(stripped.interface, InterfaceSettings::default(), "{place}");
-        assert_eq!((&stripped.update, &stripped.peer_hosts), (&ours.update, &ours.peer_hosts), "{place}");
+        assert_eq!(stripped.update, ours.update, "{place}");
         // wg has resolved the names.
-        let mut update = self.update.clone();
-        for peer in &mut update.peers {
-            if ours.peer_hosts.contains_key(&peer.public_key) {
-                peer.endpoint = None;
+        let (mut theirs, mut ours) = (self.update.clone(), ours.update.clone());
+        for (theirs, ours) in theirs.peers.iter_mut().zip(&mut ours.peers) {
+            if matches!(ours.endpoint, Some(PeerEndpoint::Host(_))) {
+                assert!(matches!(theirs.endpoint, Some(PeerEndpoint::Address(_))), "{place}");
+                (theirs.endpoint, ours.endpoint) = (None, None);
             }
         }
-        assert_eq!(update, ours.update, "{place}");
+        assert_eq!(theirs, ours, "{place}");
     }
 }

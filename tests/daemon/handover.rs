@@ -2,10 +2,7 @@
 
 use std::{
     fs::{self, OpenOptions},
-    os::{
-        fd::{AsRawFd, OwnedFd},
-        unix::net::UnixListener,
-    },
+    os::{fd::AsRawFd, unix::net::UnixListener},
     process::Command,
 };
 
@@ -16,22 +13,6 @@ use crate::{
 
 const TUN: i32 = 70;
 const UAPI: i32 = 71;
-
-/// A TUN interface that was made by somebody else.
-fn make_tun(netns: &Netns, interface: &Interface) -> OwnedFd {
-    let name = interface.name().to_owned();
-    netns.run(move || {
-        let fd = OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
-        // `struct ifreq`: a name and the flags.
-        let mut request = [0_u8; 40];
-        request[..name.len()].copy_from_slice(name.as_bytes());
-        let flags = u16::try_from(libc::IFF_TUN | libc::IFF_NO_PI).unwrap();
-        request[16..18].copy_from_slice(&flags.to_ne_bytes());
-        // SAFETY: TUNSETIFF reads and writes one `struct ifreq`, which has 40 bytes.
-        assert_eq!(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF, request.as_mut_ptr()) }, 0);
-        fd.into()
-    })
-}
 
 fn starting(interface: &str) -> Command {
     let mut start = command(BINARY);
@@ -45,7 +26,7 @@ fn a_tun_is_taken_with_its_name_and_its_state() {
         let netns = Netns::new();
         let interface = Interface::new();
         let name = interface.name();
-        let fd = make_tun(&netns, &interface);
+        let fd = netns.tun(interface.name(), libc::IFF_TUN);
         let mut start = starting("another");
         hand_over(&mut start, fd.as_raw_fd(), TUN);
         start.env("WG_TUN_FD", TUN.to_string());
@@ -78,7 +59,7 @@ fn a_listening_socket_is_taken_with_its_file() {
             let mut start = starting(interface.name());
             hand_over(&mut start, listener.as_raw_fd(), UAPI);
             start.env("WG_UAPI_FD", UAPI.to_string());
-            let tun = both.then(|| make_tun(&netns, &interface));
+            let tun = both.then(|| netns.tun(interface.name(), libc::IFF_TUN));
             if let Some(tun) = &tun {
                 hand_over(&mut start, tun.as_raw_fd(), TUN);
                 start.env("WG_TUN_FD", TUN.to_string());

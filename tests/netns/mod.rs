@@ -3,7 +3,8 @@
 
 use std::{
     any::Any,
-    fs,
+    fs, io,
+    os::fd::{AsRawFd, OwnedFd},
     path::Path,
     process::Command,
     sync::{
@@ -65,19 +66,58 @@ impl Netns {
         }
     }
 
+    /// Runs ip(8) in it, which may fail. Returns whether it did not.
+    pub(crate) fn try_ip(&self, arguments: &str) -> bool {
+        let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
+        self.run(move || Command::new("ip").args(&arguments).output().unwrap().status.success())
+    }
+
     /// Runs ip(8) in it.
     pub(crate) fn ip(&self, arguments: &str) -> String {
+        self.command("ip", arguments)
+    }
+
+    /// Runs a program in it, which must succeed. Returns what it prints.
+    pub(crate) fn command(&self, program: &'static str, arguments: &str) -> String {
         let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
         self.run(move || {
-            let out = Command::new("ip").args(&arguments).output().unwrap();
-            assert!(out.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
+            let out = Command::new(program).args(&arguments).output().unwrap();
+            assert!(out.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
             String::from_utf8(out.stdout).unwrap()
         })
     }
 
-    /// A counter of /proc/net/snmp.
+    /// A TUN descriptor as another program would make it: with IFF_NO_PI and these flags.
+    pub(crate) fn tun(&self, name: &str, flags: i32) -> OwnedFd {
+        let name = name.to_owned();
+        self.run(move || {
+            let file = fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
+            let mut request = [0_u8; 40];
+            request[..name.len()].copy_from_slice(name.as_bytes());
+            request[16..18].copy_from_slice(&((libc::IFF_NO_PI | flags) as u16).to_ne_bytes());
+            // SAFETY: TUNSETIFF reads and writes one `struct ifreq`, which has 40 bytes.
+            let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, request.as_mut_ptr()) };
+            assert_eq!(result, 0, "{}", io::Error::last_os_error());
+            file.into()
+        })
+    }
+
+    /// Waits until an IPv6 address of an interface that is up is in use: the kernel takes it up in the background, and
+    /// drops what comes for it until then.
+    pub(crate) fn await_address(&self, address: &str) {
+        let local = format!("local {address} ");
+        eventually("the IPv6 address is in use", || self.ip("-6 route show table local").contains(&local));
+    }
+
+    /// A file of /proc/net.
+    pub(crate) fn proc_net(&self, file: &str) -> String {
+        let path = format!("/proc/thread-self/net/{file}");
+        self.run(move || fs::read_to_string(path).unwrap())
+    }
+
+    /// A counter of /proc/net/snmp or /proc/net/netstat.
     pub(crate) fn snmp(&self, protocol: &str, counter: &str) -> u64 {
-        let text = self.run(|| fs::read_to_string("/proc/thread-self/net/snmp").unwrap());
+        let text = self.proc_net("snmp") + &self.proc_net("netstat");
         let prefix = format!("{protocol}:");
         let mut lines = text.lines().filter(|l| l.starts_with(&prefix));
         let names = lines.next().unwrap().split_whitespace();
@@ -85,12 +125,27 @@ impl Netns {
         names.zip(values).find(|(n, _)| *n == counter).unwrap().1.parse().unwrap()
     }
 
-    /// How many packets an interface has received.
+    /// How many packets an interface has received; a large one counts as one.
     pub(crate) fn received(&self, interface: &str) -> u64 {
-        let text = self.run(|| fs::read_to_string("/proc/thread-self/net/dev").unwrap());
+        self.device(interface, 1)
+    }
+
+    /// How many packets an interface has sent; a large one counts as one.
+    pub(crate) fn sent(&self, interface: &str) -> u64 {
+        self.device(interface, 9)
+    }
+
+    /// How many packets an interface could not send.
+    pub(crate) fn dropped(&self, interface: &str) -> u64 {
+        self.device(interface, 11)
+    }
+
+    /// A column of /proc/net/dev.
+    fn device(&self, interface: &str, column: usize) -> u64 {
+        let text = self.proc_net("dev");
         let prefix = format!("{interface}:");
         let line = text.lines().find_map(|l| l.trim_start().strip_prefix(&prefix)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        line.split_whitespace().nth(column).unwrap().parse().unwrap()
     }
 }
 

@@ -1,35 +1,87 @@
 //! One socket: how it is made, and which driver it has.
 
-use super::{BUFFER, Counters, SocketHook};
+use super::{BUFFER, Counters, SocketHook, pair::Way};
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 use crate::bind::fallback as native;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use crate::bind::linux as native;
-use crate::bind::{Family, RecvBatch, fallback, outgoing::Outgoing};
+use crate::bind::{Family, RecvBatch, fallback, interface, outgoing::Outgoing};
+use mio::net::UdpSocket;
+use socket2::SockAddr;
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
 };
 
-pub(super) use native::interface_index;
+pub(in crate::bind) use native::interface_index;
 
-/// How datagrams pass a socket.
-#[derive(Debug)]
-enum Driver {
-    Native(native::Driver),
-    Portable(fallback::Driver),
+/// What is asked of drivers.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::bind) struct Options {
+    /// Whether to use GSO and GRO.
+    pub(in crate::bind) offload: bool,
+    /// Which driver it is.
+    pub(in crate::bind) set_up: SetUp,
+    /// Whether the endpoints of what is received tell the interface.
+    pub(in crate::bind) interfaces: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { offload: true, set_up: set_up::<native::Driver>, interfaces: false }
+    }
+}
+
+impl Options {
+    /// The same of the portable driver, on every system.
+    pub(in crate::bind) fn portable(self) -> Self {
+        Self { set_up: set_up::<fallback::Driver>, ..self }
+    }
+}
+
+/// How datagrams pass a socket. It is behind a pointer so that who never asks for the portable driver does not carry it:
+/// where there is another, that saves 14 KB.
+pub(in crate::bind) trait Drive: Send + Sync {
+    /// Sets up a socket, and binds it to the address if there is one.
+    fn set_up(bare: &socket2::Socket, address: Option<&SockAddr>, family: Family, options: Options) -> io::Result<Self>
+    where
+        Self: Sized;
+
+    /// Sends until nothing is left.
+    fn send(&self, socket: &UdpSocket, outgoing: &mut Outgoing<'_>, counters: &Counters);
+
+    /// Receives into the free slots what is there.
+    fn recv(&self, socket: &UdpSocket, batch: &mut RecvBatch, counters: &Counters) -> io::Result<()>;
+
+    /// Whether several datagrams can leave as one message.
+    fn joins(&self) -> bool;
+}
+
+pub(in crate::bind) type SetUp = fn(&socket2::Socket, Option<&SockAddr>, Family, Options) -> io::Result<Box<dyn Drive>>;
+
+fn set_up<D: Drive + 'static>(
+    bare: &socket2::Socket,
+    address: Option<&SockAddr>,
+    family: Family,
+    options: Options,
+) -> io::Result<Box<dyn Drive>> {
+    Ok(Box::new(D::set_up(bare, address, family, options)?))
 }
 
 /// A socket that is bound.
-#[derive(Debug)]
 pub(super) struct Socket {
-    pub(super) io: mio::net::UdpSocket,
+    pub(super) io: UdpSocket,
     pub(super) family: Family,
-    driver: Driver,
+    driver: Box<dyn Drive>,
+    /// The interface that it is tied to, or 0.
+    interface: AtomicU32,
+    /// Whether everything is dropped.
+    blackhole: AtomicBool,
 }
 
-/// A socket that is not bound yet, shown to the hook and marked. `None` if the host does not have the family.
-pub(super) fn prepare(family: Family, mark: u32, hook: Option<&SocketHook>) -> io::Result<Option<socket2::Socket>> {
+/// A socket that is not bound yet, shown to the hook and prepared. `None` if the host does not have the family.
+pub(super) fn make(family: Family, mark: u32, hook: Option<&SocketHook>) -> io::Result<Option<socket2::Socket>> {
     let domain = match family {
         Family::V4 => socket2::Domain::IPV4,
         Family::V6 => socket2::Domain::IPV6,
@@ -44,16 +96,22 @@ pub(super) fn prepare(family: Family, mark: u32, hook: Option<&SocketHook>) -> i
         #[cfg(windows)]
         hook(std::os::windows::io::AsSocket::as_socket(&socket), family)?;
     }
-    socket.set_nonblocking(true)?;
     if family == Family::V6 {
         socket.set_only_v6(true)?;
     }
+    prepare(&socket, mark)?;
+    Ok(Some(socket))
+}
+
+/// Does what every socket needs.
+pub(super) fn prepare(socket: &socket2::Socket, mark: u32) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
     if mark != 0 {
-        native::set_mark(&socket2::SockRef::from(&socket), mark)?;
+        native::set_mark(&socket2::SockRef::from(socket), mark)?;
     }
     enlarge(BUFFER, |size| socket.set_recv_buffer_size(size));
     enlarge(BUFFER, |size| socket.set_send_buffer_size(size));
-    Ok(Some(socket))
+    Ok(())
 }
 
 /// Whether another socket that wants the same may be bound to this one's port.
@@ -70,40 +128,51 @@ pub(super) fn share_port<'a>(socket: impl Into<socket2::SockRef<'a>>, share: boo
 }
 
 impl Socket {
-    /// Binds a prepared socket.
-    pub(super) fn bind(
+    /// Sets up a prepared socket, and binds it to `port` if there is one.
+    pub(super) fn set_up(
         socket: socket2::Socket,
         family: Family,
-        port: u16,
-        offload: bool,
-        portable: bool,
+        port: Option<u16>,
+        options: Options,
     ) -> io::Result<Self> {
-        let address: SocketAddr = match family {
-            Family::V4 => (Ipv4Addr::UNSPECIFIED, port).into(),
-            Family::V6 => (Ipv6Addr::UNSPECIFIED, port).into(),
-        };
-        let address = address.into();
-        let driver = if portable {
-            Driver::Portable(fallback::Driver::bind(&socket, &address, family, offload)?)
-        } else {
-            Driver::Native(native::Driver::bind(&socket, &address, family, offload)?)
-        };
-        let io = mio::net::UdpSocket::from_std(socket.into());
-        Ok(Self { io, family, driver })
+        let address = port.map(|port| match family {
+            Family::V4 => SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into(),
+            Family::V6 => SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into(),
+        });
+        let driver = (options.set_up)(&socket, address.as_ref(), family, options)?;
+        let io = UdpSocket::from_std(socket.into());
+        Ok(Self { io, family, driver, interface: AtomicU32::new(0), blackhole: AtomicBool::new(false) })
     }
 
     pub(super) fn send(&self, outgoing: &mut Outgoing<'_>, counters: &Counters) {
-        match &self.driver {
-            Driver::Native(driver) => driver.send(&self.io, outgoing, counters),
-            Driver::Portable(driver) => driver.send(&self.io, outgoing, counters),
+        if self.blackhole.load(Relaxed) {
+            // Not as unreachable, for then a peer would be looked for at its other addresses at once. A black hole is
+            // the app's order, for a moment, and says nothing about routes; and what it holds back is not to leave by
+            // the other family instead.
+            return outgoing.abandon();
         }
+        if self.interface.load(Relaxed) != 0 {
+            outgoing.through_any_interface();
+        }
+        self.driver.send(&self.io, outgoing, counters);
     }
 
     pub(super) fn recv(&self, batch: &mut RecvBatch, counters: &Counters) -> io::Result<()> {
-        match &self.driver {
-            Driver::Native(driver) => driver.recv(&self.io, batch, counters),
-            Driver::Portable(driver) => driver.recv(&self.io, batch, counters),
+        self.driver.recv(&self.io, batch, counters)
+    }
+
+    /// Whether several datagrams can leave as one message.
+    pub(super) fn joins(&self) -> bool {
+        self.driver.joins()
+    }
+
+    pub(super) fn set_way(&self, way: Way) -> io::Result<()> {
+        if self.interface.load(Relaxed) != way.interface {
+            interface::tie(&socket2::SockRef::from(&self.io), self.family, way.interface)?;
+            self.interface.store(way.interface, Relaxed);
         }
+        self.blackhole.store(way.blackhole, Relaxed);
+        Ok(())
     }
 
     pub(super) fn share_port(&self, share: bool) {

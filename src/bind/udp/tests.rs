@@ -1,10 +1,11 @@
+use super::pair::Wanted;
 use super::*;
-use crate::bind::{Endpoint, fallback};
+use crate::bind::{BATCH, Endpoint, Family, fallback};
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     thread,
     time::Instant,
@@ -52,6 +53,7 @@ fn small() -> RecvBatch {
     RecvBatch::new(8, 2048)
 }
 
+/// With the system's driver, and with the portable one.
 fn drivers() -> [UdpBind; 2] {
     [UdpBind::new().unwrap(), UdpBind::new().unwrap().with_portable_driver()]
 }
@@ -94,8 +96,8 @@ fn both_families_share_a_port_and_answer_from_the_address_they_were_reached_at()
 fn a_segmented_transmit_arrives_as_its_datagrams_with_large_and_small_slots() {
     let data: Vec<u8> = (0..100 * 1300 + 7).map(|i: u32| i as u8).collect();
     for mut batch in [large(), small()] {
-        for bind in drivers() {
-            if bind.portable && batch.slot_len() < 65_535 {
+        for (bind, portable) in drivers().into_iter().zip([false, true]) {
+            if portable && batch.slot_len() < 65_535 {
                 continue; // The portable driver always has GRO on.
             }
             let port = bind.open(0).unwrap();
@@ -189,7 +191,7 @@ fn a_refused_datagram_is_reported_and_costs_no_other() {
 
 #[test]
 fn a_source_that_is_not_ours_is_left_out_and_reported() {
-    for bind in drivers() {
+    for (bind, portable) in drivers().into_iter().zip([false, true]) {
         let port = bind.open(0).unwrap();
         for (mut to, src) in [(v4(port), "192.0.2.77"), (v6(port), "2001:db8::77")] {
             to.src = Some(src.parse().unwrap());
@@ -198,7 +200,7 @@ fn a_source_that_is_not_ours_is_left_out_and_reported() {
             assert_eq!((report.sent, report.dropped, report.stale_source_mask), (5, 0, 0b010));
             assert_eq!(receive(&bind, &mut large(), 5).datagrams.len(), 5);
         }
-        assert!(bind.portable || bind.stats().gso_disabled == 0);
+        assert!(portable || bind.stats().gso_disabled == 0);
     }
 }
 
@@ -255,9 +257,9 @@ fn the_same_port_gets_fresh_sockets_and_another_port_others() {
 #[test]
 fn when_fresh_sockets_fail_on_the_same_port_the_old_ones_stay() {
     for bind in drivers() {
-        let ipv4_only = bind.make(&[Family::V4], 0, 0).unwrap();
+        let ipv4_only = bind.pair.make(&[Family::V4], 0, &Wanted::default()).unwrap();
         let port = ipv4_only.port;
-        bind.replace(Some(ipv4_only));
+        bind.pair.replace(Some(ipv4_only));
         let other = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::DGRAM, None).unwrap();
         other.set_only_v6(true).unwrap();
         other.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into()).unwrap();
@@ -282,7 +284,7 @@ fn the_hook_sees_each_socket_unbound_and_its_refusal_is_final() {
     let (told, record) = (Arc::clone(&refuse), Arc::clone(&seen));
     let bind = UdpBind::new().unwrap().with_socket_hook(Box::new(move |socket, family| {
         let bound = socket2::SockRef::from(&socket).local_addr()?.as_socket().unwrap();
-        lock(&record).push((family, bound.port()));
+        record.lock().unwrap().push((family, bound.port()));
         // A kind that would stand for a missing family if it came from the system.
         if told.load(SeqCst) { Err(io::ErrorKind::AddrNotAvailable.into()) } else { Ok(()) }
     }));
@@ -297,7 +299,7 @@ fn the_hook_sees_each_socket_unbound_and_its_refusal_is_final() {
         bind.send(&[transmit(v4(port), b"x", 1)]);
         assert_eq!(receive(&bind, &mut small(), 1).payloads(), [b"x"]);
     }
-    let seen = lock(&seen);
+    let seen = seen.lock().unwrap();
     assert_eq!(seen.len(), 5);
     assert_eq!(seen[1..3], [(Family::V4, 0), (Family::V6, 0)]);
 }

@@ -11,32 +11,27 @@
 //!   a value, is an error.
 //! - An unknown key is an error.
 //! - `PrivateKey` may be missing: a hook may set it. `PublicKey` may not.
-//! - Host names stay names ([`Conf::peer_hosts`]): when to resolve them, and again, is for the app to decide. Port names are
-//!   not known, and an address that is not quite one (`1.2.3:5`) is an error rather than a name.
+//! - Host names stay names ([`PeerEndpoint::Host`](super::PeerEndpoint::Host)): a device with a resolver takes them, for any
+//!   other the app must resolve them first. Port names are not known, and an address that is not quite one (`1.2.3:5`) is
+//!   an error rather than a name.
 
 mod read;
 mod write;
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Update, text};
-use crate::{
-    error::{Error, Result},
-    key::PublicKey,
-};
+use super::Update;
 
 /// What a `.conf` file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Conf {
     /// What the system, not the tunnel, has to be told.
     pub interface: InterfaceSettings,
-    /// What the tunnel has to be told, but for [`peer_hosts`](Self::peer_hosts). As read, it replaces all peers and sets key,
-    /// port and mark even where the file says nothing about them.
+    /// What the tunnel has to be told. As read, it replaces all peers and sets key, port and mark even where the file says
+    /// nothing about them.
     pub update: Update,
-    /// Peers whose endpoint is a host name. As read, the update has no endpoint for them.
-    pub peer_hosts: BTreeMap<PublicKey, HostPort>,
 }
 
 impl Conf {
@@ -49,9 +44,6 @@ impl Conf {
         update.fwmark.get_or_insert_default();
         for peer in &mut update.peers {
             peer.replace_allowed_ips = true;
-            if self.peer_hosts.contains_key(&peer.public_key) {
-                peer.endpoint = None;
-            }
         }
     }
 }
@@ -93,57 +85,4 @@ pub enum Table {
     Main,
     /// The one of this number.
     Number(u32),
-}
-
-/// A host name and a port, still to be resolved.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostPort {
-    host: Box<str>,
-    port: u16,
-}
-
-impl HostPort {
-    /// The name: letters and digits of any script, `-`, `_` and `.`; at most 253 bytes; not a numeric address.
-    #[must_use]
-    pub fn host(&self) -> &str {
-        &self.host
-    }
-
-    /// The UDP port.
-    #[must_use]
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-}
-
-impl fmt::Display for HostPort {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
-    }
-}
-
-impl FromStr for HostPort {
-    type Err = Error;
-
-    /// Reads `host:port`, the port in decimal.
-    fn from_str(text: &str) -> Result<Self> {
-        let (host, port) = text.rsplit_once(':').ok_or_else(|| Error::invalid("the port is missing"))?;
-        if !is_name(host) {
-            return Err(Error::invalid("not a host name"));
-        }
-        let port = text::decimal(port).map_err(|e| e.at("port"))?;
-        Ok(Self { host: host.into(), port })
-    }
-}
-
-/// Whether a text may be a host or domain name, and surely is no address.
-fn is_name(text: &str) -> bool {
-    let allowed = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
-    (1..=253).contains(&text.len()) && text.chars().all(allowed) && !is_numeric(text)
-}
-
-/// Whether a text is meant as an address: the test of wg-quick.
-fn is_numeric(text: &str) -> bool {
-    let digits_and_dots = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-    text.contains(':') || (digits_and_dots && !text.is_empty())
 }

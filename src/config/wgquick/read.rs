@@ -5,9 +5,9 @@ use std::{net::IpAddr, str::FromStr};
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
-use super::{Conf, HostPort, InterfaceSettings, Table, is_name, is_numeric};
+use super::{Conf, InterfaceSettings, Table};
 use crate::{
-    config::{AllowedIpUpdate, EndpointAddr, MAX_PEERS, PeerUpdate, Update, text},
+    config::{AllowedIpUpdate, MAX_PEERS, PeerUpdate, Update, host::is_name, text},
     error::{Error, Result},
     key::{PresharedKey, PrivateKey, PublicKey},
 };
@@ -80,7 +80,6 @@ struct Peer {
     /// The line of its `[Peer]`.
     line: usize,
     public_key: Option<PublicKey>,
-    host: Option<HostPort>,
     /// Its key is filled in at the end.
     change: PeerUpdate,
 }
@@ -118,7 +117,6 @@ impl Reader {
             self.section = Section::Peer(Box::new(Peer {
                 line: number,
                 public_key: None,
-                host: None,
                 change: PeerUpdate::new(PublicKey::from_bytes([0; 32])),
             }));
         } else {
@@ -134,12 +132,6 @@ impl Reader {
         let public_key = peer.public_key.ok_or_else(|| Error::invalid("missing"));
         let public_key = public_key.map_err(|e| e.at(format_args!("[Peer] of line {}: PublicKey", peer.line)))?;
         peer.change.public_key = public_key;
-        // The endpoint that was named last counts, should the peer have several sections.
-        match peer.host {
-            Some(host) => drop(self.conf.peer_hosts.insert(public_key, host)),
-            None if peer.change.endpoint.is_some() => drop(self.conf.peer_hosts.remove(&public_key)),
-            None => {}
-        }
         self.conf.update.peers.push(peer.change);
         Ok(())
     }
@@ -231,7 +223,7 @@ impl Peer {
                     self.change.allowed_ips.push(AllowedIpUpdate { prefix, remove: false });
                 }
             }
-            "endpoint" => (self.change.endpoint, self.host) = endpoint(value)?,
+            "endpoint" => self.change.endpoint = Some(value.parse()?),
             "persistentkeepalive" => {
                 let off = value.eq_ignore_ascii_case("off");
                 self.change.persistent_keepalive = Some(if off { 0 } else { text::decimal(value)? });
@@ -240,15 +232,6 @@ impl Peer {
         }
         Ok(())
     }
-}
-
-/// Reads a numeric endpoint, or else a host name with a port.
-fn endpoint(value: &str) -> Result<(Option<EndpointAddr>, Option<HostPort>)> {
-    let host = value.rsplit_once(':').map_or(value, |(host, _)| host);
-    if is_numeric(host) || host.starts_with('[') {
-        return Ok((Some(value.parse()?), None));
-    }
-    Ok((None, Some(value.parse()?)))
 }
 
 /// Reads a mark as wg(8) does: `off`, decimal, or hexadecimal behind `0x`.
@@ -333,19 +316,6 @@ mod tests {
             peers: Vec::new(),
         };
         assert_eq!((conf.update, conf.interface), (expected, InterfaceSettings::default()));
-    }
-
-    #[test]
-    fn the_endpoint_named_last_counts() {
-        let peer =
-            |endpoint| format!("[Peer]\nPublicKey=QKBt8tYvSmhIa88zdoMKVeasQl0ZqlMyfV3r3FUFASQ=\nEndpoint={endpoint}\n");
-        let two = |a, b| -> Conf { format!("[Interface]\n{}{}", peer(a), peer(b)).parse().unwrap() };
-        let conf = two("host:1", "1.2.3.4:5");
-        assert!(conf.peer_hosts.is_empty());
-        assert_eq!(conf.update.peers[1].endpoint, Some("1.2.3.4:5".parse().unwrap()));
-        let conf = two("1.2.3.4:5", "host:1");
-        assert_eq!(conf.peer_hosts.values().next().unwrap().to_string(), "host:1");
-        assert!(conf.update.peers.iter().all(|p| p.endpoint.is_none()));
     }
 
     #[test]

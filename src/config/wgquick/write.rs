@@ -29,7 +29,7 @@ impl Conf {
         out.interface(&self.interface);
         for peer in &update.peers {
             out.section("\n[Peer]");
-            out.peer(peer, self);
+            out.peer(peer);
         }
         let read: Self = out.0.parse()?;
         let mut meant = self.clone();
@@ -94,14 +94,11 @@ impl Text {
         }
     }
 
-    fn peer(&mut self, peer: &PeerUpdate, conf: &Conf) {
+    fn peer(&mut self, peer: &PeerUpdate) {
         self.pair("PublicKey", peer.public_key.to_base64().as_str());
         self.option("PresharedKey", peer.preshared_key.as_ref().map(|k| k.to_base64()).as_deref());
         self.list("AllowedIPs", peer.allowed_ips.iter().map(|change| change.prefix));
-        match conf.peer_hosts.get(&peer.public_key) {
-            Some(host) => self.option("Endpoint", Some(host)),
-            None => self.option("Endpoint", peer.endpoint.as_ref()),
-        }
+        self.option("Endpoint", peer.endpoint.as_ref());
         self.option("PersistentKeepalive", peer.persistent_keepalive);
     }
 }
@@ -111,7 +108,7 @@ impl Text {
 mod tests {
     use super::*;
     use crate::{
-        config::{AllowedIpUpdate, Update, wgquick::HostPort},
+        config::{AllowedIpUpdate, HostPort, PeerEndpoint, Update},
         key::{PresharedKey, PrivateKey, PublicKey},
     };
     use ipnet::IpNet;
@@ -145,8 +142,6 @@ mod tests {
             conf.interface.post_up.push(hook.to_owned());
             conf
         };
-        let mut stray_host = Conf::default();
-        stray_host.peer_hosts.insert(key, "host:1".parse().unwrap());
         let mut small_mtu = Conf::default();
         small_mtu.interface.mtu = Some(100);
         let mut odd_domain = Conf::default();
@@ -160,7 +155,6 @@ mod tests {
             with_hook("echo\n[Peer]"),
             with_hook(" echo"),
             with_hook(""),
-            stray_host,
             small_mtu,
             odd_domain,
         ];
@@ -189,34 +183,31 @@ mod tests {
         }
     }
 
+    fn endpoints() -> impl Strategy<Value = PeerEndpoint> {
+        let host = "[a-z][a-zäß0-9_.-]{0,30}:[1-9][0-9]{0,3}";
+        prop_oneof![
+            any::<SocketAddr>().prop_map(|e| SocketAddr::new(e.ip(), e.port()).into()),
+            host.prop_map(|h| h.parse::<HostPort>().unwrap().into()),
+        ]
+    }
+
     prop_compose! {
-        fn peers()(key: [u8; 32], psk: Option<[u8; 32]>, endpoint: Option<SocketAddr>, persistent_keepalive: Option<u16>,
-                   nets in vec(nets(), 0..5), host in option::of("[a-z][a-zäß0-9_.-]{0,30}:[1-9][0-9]{0,3}"))
-                   -> (PeerUpdate, Option<HostPort>) {
-            let peer = PeerUpdate {
+        fn peers()(key: [u8; 32], psk: Option<[u8; 32]>, endpoint in option::of(endpoints()), persistent_keepalive: Option<u16>,
+                   nets in vec(nets(), 0..5)) -> PeerUpdate {
+            PeerUpdate {
                 preshared_key: psk.map(|k| Box::new(PresharedKey::from_bytes(k))),
-                endpoint: endpoint.map(|e| SocketAddr::new(e.ip(), e.port()).into()),
-                persistent_keepalive,
+                endpoint, persistent_keepalive,
                 allowed_ips: nets.iter().map(|n| AllowedIpUpdate { prefix: n.trunc(), remove: false }).collect(),
                 ..PeerUpdate::new(PublicKey::from_bytes(key))
-            };
-            (peer, host.map(|h| h.parse().unwrap()))
+            }
         }
     }
 
     prop_compose! {
         fn confs()(interface in interfaces(), key: Option<[u8; 32]>, listen_port: Option<u16>, fwmark: Option<u32>,
                    peers in vec(peers(), 0..4)) -> Conf {
-            let hosts = peers.iter().filter_map(|(peer, host)| Some((peer.public_key, host.clone()?)));
-            let mut conf = Conf {
-                interface,
-                peer_hosts: hosts.collect(),
-                update: Update {
-                    private_key: key.map(|k| Some(PrivateKey::from_bytes(k))),
-                    listen_port, fwmark, replace_peers: false,
-                    peers: peers.into_iter().map(|(peer, _)| peer).collect(),
-                },
-            };
+            let private_key = key.map(|k| Some(PrivateKey::from_bytes(k)));
+            let mut conf = Conf { interface, update: Update { private_key, listen_port, fwmark, replace_peers: false, peers } };
             conf.complete();
             conf
         }

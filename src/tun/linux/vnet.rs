@@ -1,7 +1,7 @@
 //! Packets through a TUN with virtio-net headers: up to 64 KB of one flow a call, both ways.
 
 use crate::tun::{
-    MAX_PACKET, PacketArena, PacketList,
+    MAX_MEMORY, MAX_PACKET, PacketArena, PacketList,
     offload::{
         VNET_HEADER_LEN, VnetHeader,
         coalesce::{Group, MAX_MERGED, coalesce},
@@ -13,13 +13,15 @@ use std::{
     fmt,
     io::{self, IoSlice, IoSliceMut},
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
 };
 
 /// The longest header that a TUN may have been set to; what is behind the first ten bytes is not used.
 pub(super) const MAX_HEADER_LEN: usize = 64;
+
+const _: () = assert!(MAX_HEADER_LEN + MAX_PACKET <= MAX_MEMORY);
 
 /// The offload side of a TUN.
 #[derive(Debug)]
@@ -31,8 +33,8 @@ pub(super) struct Vnet {
 }
 
 struct Reading {
-    /// One packet of the kernel, with its header.
-    buffer: Box<[u8]>,
+    /// One packet of the kernel, with its header. Made by the next read if it is empty.
+    buffer: Vec<u8>,
     /// What is left to do with the packet in `buffer`, and its length.
     kept: Option<(Split, usize)>,
 }
@@ -47,17 +49,33 @@ impl fmt::Debug for Reading {
 impl Vnet {
     /// `header_len` is at least 10 and at most [`MAX_HEADER_LEN`].
     pub(super) fn new(header_len: usize, udp: bool) -> Self {
-        Self {
-            header_len,
-            udp: AtomicBool::new(udp),
-            reading: Mutex::new(Reading { buffer: vec![0; header_len + MAX_PACKET].into_boxed_slice(), kept: None }),
+        Self { header_len, udp: AtomicBool::new(udp), reading: Mutex::new(Reading { buffer: Vec::new(), kept: None }) }
+    }
+
+    fn reading(&self) -> MutexGuard<'_, Reading> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes that the buffer takes now.
+    pub(super) fn memory(&self) -> usize {
+        self.reading().buffer.capacity()
+    }
+
+    /// Frees the buffer until the next read, if there is nothing in it.
+    pub(super) fn trim(&self) {
+        let mut reading = self.reading();
+        if reading.kept.is_none() {
+            reading.buffer = Vec::new();
         }
     }
 
     /// Reads until the arena is full or there is nothing more.
     pub(super) fn read(&self, port: &PacketFd, arena: &mut PacketArena) -> io::Result<usize> {
-        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reading = self.reading();
         let Reading { buffer, kept } = &mut *reading;
+        if buffer.is_empty() {
+            *buffer = vec![0; self.header_len + MAX_PACKET];
+        }
         let before = arena.slots().len();
         loop {
             if let Some((split, len)) = kept {
@@ -191,6 +209,26 @@ mod tests {
         assert_eq!((lens.len(), lens[0], lens[20], lens[21]), (22, 1028, 328, 60));
         assert!(payload.iter().enumerate().all(|(i, &b)| b == i as u8) && payload.len() == 20_300);
         assert_eq!(port.drops(), 0);
+    }
+
+    #[test]
+    fn the_buffer_is_given_back_when_it_is_empty() {
+        let (port, kernel) = port();
+        let vnet = Vnet::new(LEN, true);
+        assert_eq!(vnet.memory(), 0);
+        let mut arena = arena(7000);
+        for _ in 0..2 {
+            kernel.send(&large(8000, 1000)).unwrap();
+            arena.clear(1420);
+            assert_eq!(vnet.read(&port, &mut arena).unwrap(), 6);
+            vnet.trim();
+            assert_eq!(vnet.memory(), LEN + MAX_PACKET, "two segments wait in it");
+            arena.clear(1420);
+            assert_eq!(vnet.read(&port, &mut arena).unwrap(), 2);
+            assert_eq!(arena.slots()[1].len, 1028);
+            vnet.trim();
+            assert_eq!(vnet.memory(), 0);
+        }
     }
 
     #[test]

@@ -1,0 +1,163 @@
+//! Where a peer is: as an address, as text, as bytes.
+
+use super::udp;
+use crate::error::{Error, ErrorKind, Result};
+use std::{
+    net::{IpAddr, SocketAddr, SocketAddrV6},
+    ops::Deref,
+};
+
+/// Where a peer is, and which of our addresses it knows us by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The peer's address.
+    pub dst: SocketAddr,
+    /// Our address that the peer last sent to; answers leave from it. Forgotten when it goes away.
+    pub src: Option<IpAddr>,
+    /// The index of the interface that the peer last reached us through, if answers are to leave through it as well; 0
+    /// if the system is to choose. Of use with `src` only, and on Linux and Android only. For IPv6, Linux takes it into
+    /// account only between routes that are equally good.
+    pub src_interface: u32,
+}
+
+impl Endpoint {
+    /// An endpoint whose source address the system chooses.
+    #[must_use]
+    pub const fn new(dst: SocketAddr) -> Self {
+        Self { dst, src: None, src_interface: 0 }
+    }
+
+    /// Reads `192.0.2.1:51820`, `[2001:db8::1]:51820` or `[fe80::1%eth0]:51820`. Names of hosts are not resolved; the
+    /// zone is the name or the number of an interface of this host.
+    ///
+    /// # Errors
+    /// `Invalid` for any other text, `NotFound` if there is no such interface.
+    pub fn parse(text: &str) -> Result<Self> {
+        let malformed = || Error::invalid("an endpoint is 192.0.2.1:51820 or [2001:db8::1]:51820");
+        let zoned = text.split_once('%').and_then(|(ip, rest)| Some((ip, rest.split_once(']')?)));
+        let Some((ip, (zone, port))) = zoned else {
+            return text.parse().map(Self::new).map_err(|_| malformed());
+        };
+        let mut address: SocketAddrV6 = format!("{ip}]{port}").parse().map_err(|_| malformed())?;
+        let index = zone_index(zone);
+        let missing = || Error::new(ErrorKind::NotFound, format!("there is no network interface {zone:?}"));
+        address.set_scope_id(index.ok_or_else(missing)?);
+        Ok(Self::new(address.into()))
+    }
+
+    /// Lets the system choose the source address and the interface again. Do so with every endpoint when the network
+    /// has changed: what was the best way may then be one that leads nowhere.
+    pub const fn clear_source(&mut self) {
+        self.src = None;
+        self.src_interface = 0;
+    }
+
+    /// The peer's address as bytes: 4 or 16 of the address and 2 of the port, in network order. For cookies, hashes and
+    /// the like.
+    #[must_use]
+    pub fn dst_bytes(&self) -> DstBytes {
+        let mut bytes = [0; 18];
+        let len = match self.dst.ip() {
+            IpAddr::V4(ip) => put(&mut bytes, &ip.octets()),
+            IpAddr::V6(ip) => put(&mut bytes, &ip.octets()),
+        };
+        let len = len + put(&mut bytes[len..], &self.dst.port().to_be_bytes());
+        DstBytes { bytes, len }
+    }
+}
+
+fn put(room: &mut [u8], bytes: &[u8]) -> usize {
+    room[..bytes.len()].copy_from_slice(bytes);
+    bytes.len()
+}
+
+/// What [`Endpoint::dst_bytes`] returns.
+#[derive(Clone, Copy, Debug)]
+pub struct DstBytes {
+    bytes: [u8; 18],
+    len: usize,
+}
+
+impl Deref for DstBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// The scope id that an IPv6 zone names on this host: a number, or the index of the interface of that name.
+pub(super) fn zone_index(zone: &str) -> Option<u32> {
+    match zone.parse() {
+        Ok(index) => Some(index).filter(|index| *index != 0),
+        Err(_) => udp::interface_index(zone),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_becomes_an_address_and_comes_back() {
+        for text in ["192.0.2.1:51820", "0.0.0.0:0", "[2001:db8::1]:51820", "[fe80::1%7]:1", "[::ffff:192.0.2.1]:5"] {
+            let endpoint = Endpoint::parse(text).unwrap();
+            assert_eq!((endpoint.dst.to_string().as_str(), endpoint.src), (text, None));
+        }
+    }
+
+    #[test]
+    fn text_that_is_no_endpoint_is_refused() {
+        for text in [
+            "",
+            ":1",
+            "192.0.2.1",
+            "192.0.2.1:",
+            "192.0.2.1:65536",
+            "192.0.2.1:-1",
+            " 192.0.2.1:1",
+            "192.0.2.1:1 ",
+            "[192.0.2.1]:1",
+            "192.0.2.1%lo:1",
+            "2001:db8::1",
+            "[2001:db8::1]",
+            "[2001:db8::1:5",
+            "example.com:51820",
+            "[fe80::1%1",
+            "[fe80::1%1]",
+            "%1]",
+            "[%1]:1",
+            "[fe80::1%1%2]]:1",
+        ] {
+            assert_eq!(Endpoint::parse(text).unwrap_err().kind(), ErrorKind::Invalid, "{text}");
+        }
+    }
+
+    #[test]
+    fn zones_are_looked_up() {
+        for text in ["[fe80::1%]:1", "[fe80::1%0]:1", "[fe80::1%no-such-interface]:1", "[fe80::1%1%2]:1"] {
+            assert_eq!(Endpoint::parse(text).unwrap_err().kind(), ErrorKind::NotFound, "{text}");
+        }
+        if cfg!(target_os = "linux") {
+            assert_eq!(Endpoint::parse("[fe80::1%lo]:1").unwrap(), Endpoint::parse("[fe80::1%1]:1").unwrap());
+        }
+    }
+
+    #[test]
+    fn bytes_are_the_address_and_the_port() {
+        let bytes = |text| Endpoint::parse(text).unwrap().dst_bytes().to_vec();
+        assert_eq!(bytes("192.0.2.1:258"), [192, 0, 2, 1, 1, 2]);
+        assert_eq!(bytes("[2001:db8::9]:258"), [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9, 1, 2]);
+    }
+
+    #[test]
+    fn a_cleared_source_is_none() {
+        let mut endpoint = Endpoint::parse("192.0.2.1:1").unwrap();
+        let clear = endpoint;
+        endpoint.src = Some("192.0.2.2".parse().unwrap());
+        endpoint.src_interface = 3;
+        endpoint.clear_source();
+        assert_eq!(endpoint, clear);
+    }
+}

@@ -1,0 +1,164 @@
+//! A host name that a peer has instead of an address.
+
+use super::{
+    candidates::Candidates,
+    inquiry::{Inquiry, Taken},
+};
+use crate::{config::HostPort, noise::REKEY_ATTEMPT_TIME, time::Instant};
+use std::net::IpAddr;
+
+/// An address is given up for the next one after so many handshake initiations without an answer.
+const TRIES: u32 = 2;
+
+/// The name, and what is known of its addresses.
+#[derive(Debug)]
+pub(in crate::device) struct Name {
+    host: HostPort,
+    pub(in crate::device) inquiry: Inquiry,
+    known: Option<Candidates>,
+    /// When it is looked up again because somebody waits for that.
+    pub(in crate::device) retry_at: Option<Instant>,
+    /// When something was to be sent last, and had to wait.
+    last_wanted: Instant,
+    /// Handshake initiations that the endpoint has not answered.
+    unanswered: u32,
+}
+
+impl Name {
+    pub(in crate::device) const fn new(host: HostPort) -> Self {
+        Self {
+            host,
+            inquiry: Inquiry::new(),
+            known: None,
+            retry_at: None,
+            last_wanted: Instant::from_nanos(0),
+            unanswered: 0,
+        }
+    }
+
+    pub(in crate::device) const fn host(&self) -> &HostPort {
+        &self.host
+    }
+
+    /// Bytes that it takes.
+    pub(in crate::device) fn memory(&self) -> usize {
+        size_of::<Self>() + self.host.host().len() + self.known.as_ref().map_or(0, Candidates::memory)
+    }
+
+    /// The addresses, if there are any yet.
+    pub(in crate::device) fn known(&mut self) -> Option<&mut Candidates> {
+        self.known.as_mut()
+    }
+
+    /// It is to be looked up as if for the first time.
+    pub(in crate::device) fn begin_anew(&mut self) {
+        self.retry_at = None;
+        self.inquiry = Inquiry::new();
+    }
+
+    /// Nothing is to be done for it for now.
+    pub(in crate::device) fn rest(&mut self) {
+        self.retry_at = None;
+        self.inquiry.give_up();
+    }
+
+    /// A look-up of this number begins.
+    pub(in crate::device) fn ask(&mut self, number: u64) {
+        self.retry_at = None;
+        self.inquiry.ask(number);
+    }
+
+    /// A look-up has ended. If it found addresses, they are the ones that are known from now on.
+    pub(in crate::device) fn take(&mut self, number: u64, found: &[IpAddr], now: Instant) -> Taken {
+        let candidates = Candidates::new(found, self.host.port());
+        let taken = self.inquiry.take(number, candidates.is_some(), now);
+        if taken == Taken::Good {
+            self.known = candidates;
+        }
+        taken
+    }
+
+    /// Something is to be sent. Returns true if the name must be looked up for it now; if that has to wait, it gets its
+    /// deadline.
+    pub(in crate::device) fn want(&mut self, now: Instant) -> bool {
+        self.last_wanted = now;
+        if !self.inquiry.is_lacking() {
+            return false;
+        }
+        let may_ask = self.inquiry.not_before() <= now;
+        if !may_ask {
+            self.retry_at = Some(self.inquiry.not_before());
+        }
+        may_ask
+    }
+
+    /// Whether what waits has waited for as long as a handshake would have been tried.
+    pub(in crate::device) fn is_hopeless(&self, now: Instant) -> bool {
+        now.since(self.last_wanted) >= REKEY_ATTEMPT_TIME
+    }
+
+    /// The endpoint has answered, or is another one now.
+    pub(in crate::device) fn answered(&mut self) {
+        self.unanswered = 0;
+    }
+
+    /// The endpoint has not answered an initiation. Returns true if it is the turn of another address now.
+    pub(in crate::device) fn not_answered(&mut self) -> bool {
+        self.unanswered += 1;
+        self.unanswered >= TRIES
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const START: Instant = Instant::from_nanos(1_000_000_000_000);
+
+    fn name() -> Name {
+        Name::new("host.example:7".parse().unwrap())
+    }
+
+    #[test]
+    fn it_is_looked_up_for_who_wants_it_and_not_too_often() {
+        let mut name = name();
+        assert!(name.want(START));
+        name.ask(1);
+        assert!(!name.want(START), "under way");
+        assert_eq!(name.take(1, &[], START), Taken::Bad);
+        assert_eq!(name.retry_at, None, "nobody waits");
+        assert!(!name.want(START));
+        let later = START + Duration::from_secs(1);
+        assert_eq!(name.retry_at, Some(later));
+        assert!(name.want(later));
+        name.ask(2);
+        assert_eq!(name.retry_at, None);
+        assert_eq!(name.take(2, &["192.0.2.1".parse().unwrap()], START), Taken::Good);
+        assert_eq!(name.known().unwrap().current(), "192.0.2.1:7".parse().unwrap());
+        assert!(!name.want(later));
+        // What failed later does not take away what is known.
+        name.begin_anew();
+        assert!(name.want(later));
+        name.ask(3);
+        assert_eq!(name.take(3, &["0.0.0.0".parse().unwrap()], later), Taken::Bad);
+        assert!(name.known().is_some());
+    }
+
+    #[test]
+    fn what_waits_is_hopeless_after_as_long_as_a_handshake_is_tried() {
+        let mut name = name();
+        name.want(START);
+        assert!(!name.is_hopeless(START + Duration::from_millis(89_999)));
+        assert!(name.is_hopeless(START + Duration::from_secs(90)));
+    }
+
+    #[test]
+    fn the_next_address_comes_after_two_tries() {
+        let mut name = name();
+        assert_eq!([name.not_answered(), name.not_answered()], [false, true]);
+        name.answered();
+        assert!(!name.not_answered());
+    }
+}

@@ -1,0 +1,115 @@
+//! What a tunnel takes of the process's memory, and what it can give back.
+//!
+//! The numbers are computed from what is allocated. Not in them: what the allocator adds to each block (16 bytes, commonly),
+//! the threads' stacks, what the system keeps for sockets, and what a call takes while it lasts.
+
+use super::{Device, lock, read, write};
+
+/// Bytes of memory that a tunnel takes now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemoryUsage {
+    /// The most that `buffers` and `staged` may come to; see [`Options::memory`](super::Options::memory).
+    pub limit: usize,
+    /// What the threads and the TUN work in, and what is remembered of senders under load.
+    pub buffers: usize,
+    /// Packets that wait for a session.
+    pub staged: usize,
+    /// Peers with their sessions, and the tables in which they are found.
+    pub peers: usize,
+}
+
+impl MemoryUsage {
+    /// All of it.
+    #[must_use]
+    pub const fn total(&self) -> usize {
+        self.buffers + self.staged + self.peers
+    }
+}
+
+impl Device {
+    /// What the device takes, without what its threads work in. The time that it takes is in proportion to the number of
+    /// peers.
+    #[must_use]
+    pub fn memory_usage(&self) -> MemoryUsage {
+        let mut usage = MemoryUsage { limit: self.memory, buffers: self.tun.memory(), ..MemoryUsage::default() };
+        usage.buffers += lock(&self.gate).limiter.memory();
+        usage.peers += read(&self.allowed_ips).memory();
+        let peers = read(&self.peers);
+        usage.peers += peers.memory() + self.index.memory() + self.deadlines.memory();
+        for peer in peers.iter() {
+            let (own, staged) = peer.memory();
+            usage.peers += own;
+            usage.staged += staged;
+        }
+        usage
+    }
+
+    /// Gives back what is not needed now. What is needed again later is allocated again then.
+    pub fn trim(&self) {
+        self.tun.trim();
+        // Which forgets the senders, if the load is over.
+        lock(&self.gate).is_under_load(false, self.clock.now());
+        write(&self.allowed_ips).trim();
+        self.index.trim();
+        write(&self.peers).trim();
+        read(&self.peers).iter().for_each(|peer| peer.trim());
+    }
+}
+
+/// Bytes of a block that is counted by its owners.
+pub(super) const fn shared_memory<T>() -> usize {
+    size_of::<T>() + 2 * size_of::<usize>()
+}
+
+/// Bytes that a hash table with this capacity takes: a power of two of places, 7/8 of which are used, with a byte beside
+/// each.
+pub(super) const fn table_memory<K, V>(capacity: usize) -> usize {
+    let places = match capacity {
+        0 => return 0,
+        1..7 => capacity + 1,
+        _ => capacity.div_ceil(7) * 8,
+    };
+    places * (size_of::<(K, V)>() + 1) + 16
+}
+
+/// About how many bytes a tree with this many keys takes: nodes of 11 places, of which 6 are used if the keys came in their
+/// order.
+pub(super) const fn tree_memory<K, V>(len: usize) -> usize {
+    let leaf = 11 * (size_of::<K>() + size_of::<V>()) + 2 * size_of::<usize>();
+    let leaves = len.div_ceil(6);
+    // A sixth as many are above them, with 12 pointers more.
+    leaves * leaf + leaves / 6 * (leaf + 12 * size_of::<usize>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        bind::mem::MemNetwork,
+        device::{LOAD_LASTS, Options, ratelimit},
+        time::{Clock, ManualClock},
+        tun::mem::MemTun,
+    };
+    use std::{net::Ipv4Addr, sync::Arc};
+
+    #[test]
+    fn what_is_remembered_of_a_flood_goes_when_it_is_over() {
+        let clock = Arc::new(ManualClock::new());
+        let options = Options { clock: clock.clone(), ..Options::default() };
+        let bind = MemNetwork::new().bind(Ipv4Addr::LOCALHOST.into());
+        let device = Device::new(Arc::new(MemTun::new("", 1420).0), bind, options);
+        {
+            let mut gate = lock(&device.gate);
+            assert!(gate.is_under_load(true, clock.now()));
+            for n in 0..5000_u32 {
+                gate.limiter.allow(Ipv4Addr::from_bits(n).into(), clock.now());
+            }
+        }
+        device.trim();
+        assert_eq!(device.memory_usage().buffers, ratelimit::MAX_MEMORY);
+        clock.advance(LOAD_LASTS);
+        device.trim();
+        assert_eq!(device.memory_usage().buffers, 0);
+    }
+}

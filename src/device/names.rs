@@ -1,0 +1,308 @@
+//! Peers that are known by a host name, and networks that change: what `endpoints` decides is done here.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use super::{
+    Device,
+    endpoints::{
+        Resolved,
+        inquiry::{Inquiry, Taken},
+        nat64::{DISCOVERY_NAME, Prefix},
+    },
+    events::Event,
+    lock,
+    peer::Peer,
+    read,
+    resolver::{Answer, Question, Resolve, Resolver},
+    send::Reason,
+    stats::count,
+};
+use crate::{
+    bind::{Bind, Endpoint},
+    error::{Error, Result},
+    time::Instant,
+};
+
+/// What a device needs to know names. Each lock is the last that is taken.
+pub(super) struct Names {
+    resolver: Arc<Resolver>,
+    nat64: Mutex<Nat64>,
+    /// The number of the last question.
+    questions: AtomicU64,
+}
+
+/// The prefix of the network that we are in.
+struct Nat64 {
+    prefix: Option<Prefix>,
+    inquiry: Inquiry,
+}
+
+impl Nat64 {
+    const fn new() -> Self {
+        Self { prefix: None, inquiry: Inquiry::new() }
+    }
+}
+
+impl Names {
+    pub(super) fn new(resolve: Resolve, bind: Arc<dyn Bind>) -> Self {
+        Self {
+            resolver: Arc::new(Resolver::new(resolve, bind)),
+            nat64: Mutex::new(Nat64::new()),
+            questions: AtomicU64::new(0),
+        }
+    }
+
+    fn next_number(&self) -> u64 {
+        self.questions.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Asks for the network's prefix, if that is not known and not too soon.
+    fn want_prefix(&self, now: Instant) {
+        let number = self.next_number();
+        {
+            let inquiry = &mut lock(&self.nat64).inquiry;
+            if !inquiry.is_lacking() || now < inquiry.not_before() {
+                return;
+            }
+            inquiry.ask(number);
+        }
+        self.resolver.ask(None, Question { host: DISCOVERY_NAME.into(), number, peer: None });
+    }
+}
+
+impl Device {
+    /// Whether an endpoint may be a host name: [`Options::resolve`](super::Options::resolve) is set.
+    #[must_use]
+    pub const fn resolves_names(&self) -> bool {
+        self.names.is_some()
+    }
+
+    /// Looks up the names that wait for it, which may block; a [`Tunnel`](super::Tunnel) does this on a thread of its own.
+    /// Returns how many names that were.
+    pub fn resolve_names(&self) -> usize {
+        let names = self.names.as_ref().map_or(0, |names| names.resolver.work());
+        self.take_answers(self.clock.now());
+        names
+    }
+
+    /// The network that we are in is another one, or has changed: begins anew with fresh sockets as in
+    /// [`rebind`](Self::rebind), and looks up each host name. A session stays if the peer's address does; if it does not, a
+    /// new one is made. Does nothing while the device is down.
+    ///
+    /// # Errors
+    /// As [`rebind`](Self::rebind).
+    pub fn network_changed(&self) -> Result<()> {
+        if let Some(names) = &self.names {
+            *lock(&names.nat64) = Nat64::new();
+            names.resolver.withdraw(None);
+        }
+        let peers = read(&self.peers).list();
+        for peer in &peers {
+            let mut state = lock(&peer.state);
+            state.stop_synthesizing();
+            state.needs_nat64 = false;
+        }
+        let rebound = self.rebind();
+        peers.iter().for_each(|peer| self.look_up_anew(peer));
+        rebound
+    }
+
+    /// Looks up the name that a peer has, if it has one, whatever is known of it.
+    pub(super) fn look_up_anew(&self, peer: &Arc<Peer>) {
+        if let Some(name) = &mut lock(&peer.state).name {
+            name.begin_anew();
+        }
+        self.look_up(peer);
+    }
+
+    /// Looks up the name that a peer has, if it has one.
+    pub(super) fn look_up(&self, peer: &Arc<Peer>) {
+        let Some(names) = &self.names else { return };
+        let number = names.next_number();
+        let host = {
+            let mut state = lock(&peer.state);
+            let is_live = state.is_live();
+            let Some(name) = state.name.as_mut().filter(|_| is_live) else {
+                return;
+            };
+            name.ask(number);
+            name.host().host().into()
+        };
+        names.resolver.ask(Some(peer.id()), Question { host, number, peer: Some(Arc::downgrade(peer)) });
+    }
+
+    /// Something is to be sent to a peer that has a name: looks it up if there is no address yet, or if that failed the
+    /// last time.
+    pub(super) fn want_address(&self, peer: &Arc<Peer>, now: Instant) {
+        if !self.resolves_names() {
+            return;
+        }
+        let ask = {
+            let mut state = lock(&peer.state);
+            let ask = state.name.as_mut().is_some_and(|name| name.want(now));
+            self.schedule(peer, &mut state);
+            ask
+        };
+        if ask {
+            self.look_up(peer);
+        }
+    }
+
+    /// To be called by the timers.
+    pub(super) fn retry_name(&self, peer: &Arc<Peer>, now: Instant) {
+        let due = lock(&peer.state).is_retry_due(now);
+        if due {
+            self.look_up(peer);
+        }
+    }
+
+    /// What a peer asked for is of no interest any more.
+    pub(super) fn withdraw_question(&self, peer: &Peer) {
+        if let Some(names) = &self.names {
+            names.resolver.withdraw(Some(peer.id()));
+        }
+    }
+
+    /// Takes what was looked up.
+    pub(super) fn take_answers(&self, now: Instant) {
+        let Some(names) = &self.names else { return };
+        for Answer { question, found } in names.resolver.take_answers() {
+            match question.peer {
+                Some(peer) => self.take_addresses(&peer, question.number, &found, now),
+                None => self.take_prefix(names, question.number, &found, now),
+            }
+        }
+    }
+
+    /// A peer's name was looked up.
+    fn take_addresses(&self, peer: &Weak<Peer>, number: u64, found: &Result<Vec<IpAddr>>, now: Instant) {
+        let Some(peer) = &peer.upgrade() else { return };
+        let (resolved, host) = {
+            let mut state = lock(&peer.state);
+            let host = state.name.as_ref().map(|name| name.host().clone());
+            let resolved = state.resolved(number, found.as_deref().unwrap_or_default(), now);
+            if resolved == Resolved::Moved {
+                state.stays = self.roaming_disabled.load(Ordering::Relaxed);
+            }
+            self.schedule(peer, &mut state);
+            (resolved, host)
+        };
+        match resolved {
+            Resolved::Stale | Resolved::Stays => {}
+            Resolved::Moved => {
+                self.tell_placed(peer);
+                self.begin_again(peer, now);
+            }
+            Resolved::Failed { first, dropped } => {
+                count(&self.stats.out_unstaged, dropped);
+                let reason = found.as_ref().err().map_or_else(|| "it has no address".into(), Error::to_string);
+                let host = host.map_or_else(String::new, |host| host.host().into());
+                tracing::warn!(peer = %peer.key(), host, reason, "the endpoint's name cannot be resolved");
+                if first {
+                    self.tell(Event::ResolveFailed(*peer.key(), format!("{host}: {reason}")));
+                }
+            }
+        }
+    }
+
+    /// The prefix of the network was looked up.
+    fn take_prefix(&self, names: &Names, number: u64, found: &Result<Vec<IpAddr>>, now: Instant) {
+        let prefix = Prefix::discover(found.as_deref().unwrap_or_default());
+        {
+            let mut nat64 = lock(&names.nat64);
+            if nat64.inquiry.take(number, prefix.is_some(), now) != Taken::Good {
+                return;
+            }
+            nat64.prefix = prefix;
+        }
+        let Some(prefix) = prefix else { return };
+        tracing::debug!(?prefix, "this network has NAT64");
+        for peer in read(&self.peers).list() {
+            let (found, has_session) = {
+                let mut state = lock(&peer.state);
+                (state.prefix_found(prefix), state.has_session(now))
+            };
+            if found {
+                self.tell_placed(&peer);
+                if has_session {
+                    self.send_keepalive(&peer, now);
+                } else {
+                    self.begin_again(&peer, now);
+                }
+            }
+        }
+    }
+
+    /// The peer is looked for at another address: makes a session there, if one is wanted.
+    fn begin_again(&self, peer: &Arc<Peer>, now: Instant) {
+        {
+            let mut state = lock(&peer.state);
+            if !state.has_session(now) && !state.is_wanted() {
+                return;
+            }
+            state.timers.handshake_may_begin();
+        }
+        self.initiate(peer, Reason::Fresh, now);
+        // What waited for an address need not wait for that.
+        self.send_staged(peer, now);
+    }
+
+    /// An initiation was not answered: it may be the turn of another address.
+    pub(super) fn not_answered(&self, peer: &Peer) {
+        let moved = lock(&peer.state).not_answered();
+        if moved {
+            self.tell_placed(peer);
+        }
+    }
+
+    /// Nothing can be sent to `from`. Returns another way to the peer, which is its endpoint now.
+    pub(super) fn detour(&self, peer: &Peer, from: SocketAddr) -> Option<Endpoint> {
+        let names = self.names.as_ref()?;
+        let prefix = lock(&names.nat64).prefix;
+        let to = lock(&peer.state).detour(from, prefix);
+        if prefix.is_none() && from.is_ipv4() {
+            names.want_prefix(self.clock.now());
+        }
+        to
+    }
+
+    /// There is no way to the peer. The next attempt begins with the address itself, or with one that its name has by then.
+    pub(super) fn without_route(&self, peer: &Arc<Peer>) {
+        lock(&peer.state).stop_synthesizing();
+        self.want_address(peer, self.clock.now());
+    }
+
+    /// The peer's endpoint is another one, and not because it was heard there.
+    pub(super) fn tell_placed(&self, peer: &Peer) {
+        let endpoint = lock(&peer.state).endpoint;
+        if let Some(Endpoint { dst, .. }) = endpoint {
+            tracing::debug!(peer = %peer.key(), to = %dst, "the peer is looked for elsewhere");
+            self.tell(Event::EndpointChanged(*peer.key(), dst));
+        }
+    }
+
+    /// From now on names are looked up on a thread.
+    pub(super) fn resolve_on_a_thread(&self) {
+        if let Some(names) = &self.names {
+            names.resolver.use_threads();
+        }
+    }
+
+    /// Looks up no more names, and waits for the look-up under way.
+    pub(super) fn stop_resolving(&self) {
+        if let Some(names) = &self.names {
+            names.resolver.stop();
+        }
+    }
+
+    /// Whether this is called on the thread that looks names up.
+    pub(super) fn is_resolver_thread(&self) -> bool {
+        self.names.as_ref().is_some_and(|names| names.resolver.is_own_thread())
+    }
+}

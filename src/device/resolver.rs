@@ -1,0 +1,314 @@
+//! Host names are looked up on a thread of its own, which is there only while one is: a look-up may take as long as it
+//! likes, and the tunnel waits for none.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, ToSocketAddrs},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, Weak},
+    thread::{self, JoinHandle},
+};
+
+use super::{lock, peer::Peer};
+use crate::{
+    bind::Bind,
+    error::{Error, ErrorKind, Result},
+};
+
+/// The stack of the thread, on which code of the app or the system's resolver runs.
+const STACK: usize = 512 * 1024;
+
+/// Finds the addresses of a host name, the best first; at least one, or else an error. May block. A [`Tunnel`] calls it
+/// on a thread named `wg-resolver`, one call after another; it must not wait for somebody who stops the tunnel.
+///
+/// [`Tunnel`]: super::Tunnel
+pub type Resolve = Box<dyn Fn(&str) -> Result<Vec<IpAddr>> + Send + Sync>;
+
+/// Asks the system: `getaddrinfo`, in its order, each address once.
+///
+/// # Errors
+/// As the system says.
+pub fn resolve_with_system(host: &str) -> Result<Vec<IpAddr>> {
+    let found = (host, 0).to_socket_addrs().map_err(|e| Error::io(format!("cannot resolve {host}"), e))?;
+    let mut ips = Vec::new();
+    for ip in found.map(|address| address.ip()) {
+        if !ips.contains(&ip) {
+            ips.push(ip);
+        }
+    }
+    Ok(ips)
+}
+
+/// Who asks: a peer, by its number, or (first of all) the device.
+pub(super) type Asker = Option<u64>;
+
+/// What a host name is looked up for.
+pub(super) struct Question {
+    pub(super) host: Box<str>,
+    /// Tells the answer from that to another question of the same asker.
+    pub(super) number: u64,
+    /// `None` if the device asks.
+    pub(super) peer: Option<Weak<Peer>>,
+}
+
+/// What became of a question. Several that asked for the same name share what was found.
+pub(super) struct Answer {
+    pub(super) question: Question,
+    pub(super) found: Arc<Result<Vec<IpAddr>>>,
+}
+
+#[derive(Default)]
+struct Work {
+    /// One at most for each that asks.
+    waiting: BTreeMap<Asker, Question>,
+    answers: Vec<Answer>,
+    /// The last thread; it may have ended.
+    thread: Option<JoinHandle<()>>,
+    /// It has not ended, and will look at what waits once more.
+    is_working: bool,
+    /// Whether there are threads at all.
+    has_threads: bool,
+    stopping: bool,
+}
+
+/// What waits to be looked up, and who does that.
+pub(super) struct Resolver {
+    resolve: Resolve,
+    /// Whom to wake for an answer.
+    bind: Arc<dyn Bind>,
+    work: Mutex<Work>,
+}
+
+impl Resolver {
+    pub(super) fn new(resolve: Resolve, bind: Arc<dyn Bind>) -> Self {
+        Self { resolve, bind, work: Mutex::default() }
+    }
+
+    /// From now on questions are answered on a thread, and not when [`work`](Self::work) is called.
+    pub(super) fn use_threads(&self) {
+        lock(&self.work).has_threads = true;
+    }
+
+    /// Puts a question, in the place of one that the same asker has waiting.
+    pub(super) fn ask(self: &Arc<Self>, asker: Asker, question: Question) {
+        let mut work = lock(&self.work);
+        if work.stopping {
+            return;
+        }
+        work.waiting.insert(asker, question);
+        if !work.has_threads || work.is_working {
+            return;
+        }
+        if let Some(ended) = work.thread.take() {
+            // It takes the lock no more. A panic was caught inside it.
+            let _ = ended.join();
+        }
+        let this = self.clone();
+        let dispatch = tracing::dispatcher::get_default(Clone::clone);
+        let thread = thread::Builder::new().name("wg-resolver".into()).stack_size(STACK).spawn(move || {
+            tracing::dispatcher::with_default(&dispatch, || this.run());
+        });
+        match thread {
+            Ok(thread) => (work.thread, work.is_working) = (Some(thread), true),
+            Err(error) => {
+                let context = format!("cannot start the thread wg-resolver: {error}");
+                let error = Arc::new(Err(Error::new(ErrorKind::Resources, context)));
+                let failed = std::mem::take(&mut work.waiting).into_values();
+                work.answers.extend(failed.map(|question| Answer { question, found: error.clone() }));
+                drop(work);
+                self.bind.wake();
+            }
+        }
+    }
+
+    /// What this asker has waiting is of no interest any more.
+    pub(super) fn withdraw(&self, asker: Asker) {
+        lock(&self.work).waiting.remove(&asker);
+    }
+
+    /// The answers since this was called last.
+    pub(super) fn take_answers(&self) -> Vec<Answer> {
+        std::mem::take(&mut lock(&self.work).answers)
+    }
+
+    /// What the thread does.
+    fn run(&self) {
+        loop {
+            self.work();
+            let mut work = lock(&self.work);
+            if work.stopping || work.waiting.is_empty() {
+                work.is_working = false;
+                return;
+            }
+        }
+    }
+
+    /// Looks up what waits, until nothing does. Returns how many names that were.
+    pub(super) fn work(&self) -> usize {
+        let mut names = 0;
+        while let Some(questions) = self.next() {
+            let found = Arc::new(self.look_up(&questions[0].host));
+            let answers = questions.into_iter().map(|question| Answer { question, found: found.clone() });
+            lock(&self.work).answers.extend(answers);
+            self.bind.wake();
+            names += 1;
+        }
+        names
+    }
+
+    /// All that ask for the name that comes next.
+    fn next(&self) -> Option<Vec<Question>> {
+        let mut work = lock(&self.work);
+        let host = work.waiting.first_key_value()?.1.host.clone();
+        let same: Vec<_> = work.waiting.iter().filter(|(_, q)| q.host == host).map(|(asker, _)| *asker).collect();
+        Some(same.into_iter().filter_map(|asker| work.waiting.remove(&asker)).collect())
+    }
+
+    fn look_up(&self, host: &str) -> Result<Vec<IpAddr>> {
+        tracing::debug!(host, "looking up");
+        catch_unwind(AssertUnwindSafe(|| (self.resolve)(host))).unwrap_or_else(|_| {
+            tracing::error!(host, "the resolver has panicked");
+            Err(Error::new(ErrorKind::Panic, "internal error: a panic was caught"))
+        })
+    }
+
+    /// Whether this is called on the thread that looks names up.
+    pub(super) fn is_own_thread(&self) -> bool {
+        let current = thread::current().id();
+        lock(&self.work).thread.as_ref().is_some_and(|thread| thread.thread().id() == current)
+    }
+
+    /// Answers no more questions, and waits for a look-up that is under way.
+    pub(super) fn stop(&self) {
+        let thread = {
+            let mut work = lock(&self.work);
+            work.stopping = true;
+            work.waiting.clear();
+            work.thread.take()
+        };
+        if let Some(thread) = thread {
+            // A panic was caught inside it.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::bind::mem::MemNetwork;
+    use std::{
+        sync::mpsc::{Receiver, Sender, channel},
+        time::{Duration, Instant},
+    };
+
+    /// A resolver that tells what it is asked, and answers when it is told to.
+    fn slow() -> (Arc<Resolver>, Receiver<String>, Sender<()>) {
+        let (asked, is_asked) = channel();
+        let (answer, may_answer) = channel();
+        let may_answer = Mutex::new(may_answer);
+        let resolve = move |host: &str| {
+            assert_eq!(thread::current().name(), Some("wg-resolver"));
+            asked.send(host.to_owned()).unwrap();
+            lock(&may_answer).recv().map_err(|_| Error::invalid("the test is over"))?;
+            assert!(host != "panic");
+            Ok(vec![IpAddr::from([192, 0, 2, 1])])
+        };
+        let bind = MemNetwork::new().bind(IpAddr::from([192, 0, 2, 1]));
+        let resolver = Arc::new(Resolver::new(Box::new(resolve), bind));
+        resolver.use_threads();
+        (resolver, is_asked, answer)
+    }
+
+    fn ask(resolver: &Arc<Resolver>, asker: u64, host: &str) {
+        resolver.ask(Some(asker), Question { host: host.into(), number: asker, peer: None });
+    }
+
+    /// Waits for so many answers, and returns whose they are and whether they are good.
+    fn answers(resolver: &Resolver, n: usize) -> Vec<(u64, bool)> {
+        let mut all = Vec::new();
+        while all.len() < n {
+            resolver.bind.wait(Some(Duration::from_secs(10))).unwrap();
+            let new = resolver.take_answers();
+            assert!(!new.is_empty(), "woken for an answer");
+            all.extend(new.into_iter().map(|a| (a.question.number, a.found.is_ok())));
+        }
+        all
+    }
+
+    fn is_working(resolver: &Resolver) -> bool {
+        lock(&resolver.work).is_working
+    }
+
+    #[test]
+    fn names_are_looked_up_one_after_another_and_each_once() {
+        let (resolver, is_asked, answer) = slow();
+        ask(&resolver, 1, "a");
+        assert_eq!(is_asked.recv().unwrap(), "a");
+        // The second question of 2 takes the place of the first.
+        for (asker, host) in [(2, "gone"), (2, "b"), (3, "c"), (4, "b"), (5, "withdrawn")] {
+            ask(&resolver, asker, host);
+        }
+        resolver.withdraw(Some(5));
+        answer.send(()).unwrap();
+        assert_eq!(answers(&resolver, 1), [(1, true)]);
+        assert_eq!(is_asked.recv().unwrap(), "b");
+        answer.send(()).unwrap();
+        assert_eq!(answers(&resolver, 2), [(2, true), (4, true)]);
+        assert_eq!(is_asked.recv().unwrap(), "c");
+        answer.send(()).unwrap();
+        assert_eq!(answers(&resolver, 1), [(3, true)]);
+        // It ends by itself, and begins again.
+        let begin = Instant::now();
+        while is_working(&resolver) {
+            assert!(begin.elapsed() < Duration::from_secs(10), "the thread does not end");
+            thread::yield_now();
+        }
+        ask(&resolver, 6, "d");
+        assert_eq!(is_asked.recv().unwrap(), "d");
+        assert!(is_working(&resolver));
+        answer.send(()).unwrap();
+        resolver.stop();
+        assert!(!is_working(&resolver));
+    }
+
+    #[test]
+    fn a_panic_is_no_answer_and_does_not_end_it() {
+        let (resolver, is_asked, answer) = slow();
+        ask(&resolver, 1, "panic");
+        ask(&resolver, 2, "b");
+        answer.send(()).unwrap();
+        answer.send(()).unwrap();
+        assert_eq!(answers(&resolver, 2), [(1, false), (2, true)]);
+        assert_eq!(is_asked.iter().take(2).collect::<Vec<_>>(), ["panic", "b"]);
+        resolver.stop();
+    }
+
+    #[test]
+    fn to_stop_it_is_to_wait_for_the_look_up_under_way_and_no_other() {
+        let (resolver, is_asked, answer) = slow();
+        ask(&resolver, 1, "a");
+        ask(&resolver, 2, "b");
+        assert_eq!(is_asked.recv().unwrap(), "a");
+        let stopping = thread::spawn({
+            let resolver = resolver.clone();
+            move || resolver.stop()
+        });
+        thread::sleep(Duration::from_millis(50));
+        assert!(!stopping.is_finished());
+        answer.send(()).unwrap();
+        stopping.join().unwrap();
+        assert!(is_asked.try_recv().is_err());
+        ask(&resolver, 3, "c");
+        assert!(!is_working(&resolver), "nobody is asked any more");
+    }
+
+    #[test]
+    fn the_system_knows_this_host() {
+        let found = resolve_with_system("localhost").unwrap();
+        assert!(found.iter().any(IpAddr::is_loopback), "{found:?}");
+        let failed = resolve_with_system("no such host").unwrap_err().to_string();
+        assert!(failed.starts_with("cannot resolve no such host: "), "{failed}");
+    }
+}

@@ -1,0 +1,38 @@
+//! A tunnel that rests while the app or the device does.
+
+use super::{guard::guard_on, handle::Entry, result::wg_result, tunnel::Running};
+
+/// Lets a tunnel rest: its sockets are closed, its sessions forgotten, and neither packets nor timers wake a thread, until
+/// wg_resume(). What the system or the app writes to `tun_fd` meanwhile waits there, as far as there is room. The
+/// configuration stays, and can be read and changed. When this returns, nothing is sent any more. A tunnel that rests
+/// already goes on resting.
+///
+/// Memory: nothing changes hands.
+/// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+/// Threads: any.
+/// Since: 0.1.0
+#[unsafe(no_mangle)]
+pub extern "C" fn wg_pause(handle: i32) -> wg_result {
+    guard_on(handle, |entry: &Entry<Running>| {
+        entry.check_running()?;
+        entry.tunnel.pause();
+        Ok(())
+    })
+}
+
+/// Lets a tunnel go on after wg_pause(), with fresh sockets, shown to `protect` first. With each peer that there was a
+/// session with a handshake is begun at once. Of a tunnel that does not rest nothing is asked.
+///
+/// If the sockets cannot be opened the tunnel goes on nevertheless, and tries again as wg_bump_sockets() does.
+///
+/// Memory: nothing changes hands.
+/// Errors: as wg_bump_sockets().
+/// Threads: any.
+/// Since: 0.1.0
+#[unsafe(no_mangle)]
+pub extern "C" fn wg_resume(handle: i32) -> wg_result {
+    guard_on(handle, |entry: &Entry<Running>| {
+        entry.check_running()?;
+        entry.tunnel.resume()
+    })
+}

@@ -1,0 +1,205 @@
+//! Sockets that cannot be opened, networks that change, and a tunnel that rests.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test may fail loudly")]
+
+mod common;
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use common::{Node, PORT, World};
+use wg_embed::{
+    ErrorKind,
+    bind::{Bind, mem::Action},
+    config::Update,
+    device::Event,
+};
+
+const MS: fn(u64) -> Duration = Duration::from_millis;
+
+/// When a node without other timers tries to open its sockets, in a minute.
+fn tries(world: &World, node: &Node) -> Vec<Duration> {
+    let (start, mut seen) = (world.now(), Vec::new());
+    while let Some(at) = node.device.next_deadline().filter(|at| at.since(start) < MS(60_000)) {
+        world.clock.advance_to(at);
+        node.device.run_timers();
+        seen.push(at.since(start));
+    }
+    seen
+}
+
+fn events(node: &Node) -> Vec<Event> {
+    std::mem::take(&mut *node.events.lock().unwrap())
+}
+
+/// A pair with a session, whose events so far are not of interest.
+fn connected(world: &World) -> (Node, Node) {
+    let (a, b) = world.pair();
+    a.send_to(&b, 100);
+    world.settle(&[&a, &b]);
+    assert_eq!(b.received().len(), 1);
+    events(&a);
+    world.sent();
+    (a, b)
+}
+
+#[test]
+fn an_interface_that_cannot_be_brought_up_is_tried_again_and_again() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    a.device.down();
+    a.bind.set_open_error(Some(io::ErrorKind::AddrInUse));
+    assert_eq!(a.device.keep_up().unwrap_err().kind(), ErrorKind::AddrInUse);
+    assert_eq!(tries(&world, &a), [500, 1500, 3500, 7500, 15_500, 31_500].map(MS));
+    let told = events(&a);
+    assert!(matches!(told.as_slice(), [Event::BindFailed(reason)] if reason.contains("51820")), "once: {told:?}");
+
+    a.bind.set_open_error(None);
+    world.pass(MS(60_000), &[&a, &b]);
+    assert_eq!((events(&a), a.device.next_deadline()), (vec![Event::BindRecovered(PORT)], None));
+    let packet = a.send_to(&b, 100);
+    world.settle(&[&a, &b]);
+    assert_eq!(b.received(), [packet]);
+}
+
+#[test]
+fn what_was_taken_down_is_not_tried_again() {
+    let world = World::new();
+    let (a, _b) = world.pair();
+    a.device.down();
+    a.bind.set_open_error(Some(io::ErrorKind::AddrInUse));
+    a.device.keep_up().unwrap_err();
+    a.device.down();
+    assert_eq!(a.device.next_deadline(), None);
+    // Nor is what came up by other means meanwhile.
+    a.device.keep_up().unwrap_err();
+    a.bind.set_open_error(None);
+    a.device.up().unwrap();
+    assert_eq!(a.device.next_deadline(), None);
+    assert!(matches!(events(&a).as_slice(), [.., Event::BindRecovered(PORT)]));
+}
+
+#[test]
+fn rebinding_keeps_the_port_and_the_session_and_speaks_first() {
+    let world = World::new();
+    let (a, b) = connected(&world);
+    let opens = a.bind.opens();
+    a.device.rebind().unwrap();
+    assert_eq!((a.bind.opens(), a.bind.port()), (opens + 1, Some(PORT)));
+    world.settle(&[&a, &b]);
+    assert_eq!(world.sent_types(), [0], "a keepalive on the session that there was");
+    assert_eq!(events(&a), []);
+    // Without a session nobody is bothered, and while it is down neither.
+    let (c, d) = (world.node(3), world.node(4));
+    c.add_peer(&d, |_| {});
+    c.device.rebind().unwrap();
+    assert_eq!(world.sent_types(), []);
+    c.device.down();
+    c.device.rebind().unwrap();
+    assert_eq!(c.bind.port(), None);
+}
+
+#[test]
+fn sockets_that_cannot_be_renewed_stay_and_are_tried_again() {
+    let world = World::new();
+    let (a, b) = connected(&world);
+    a.bind.set_open_error(Some(io::ErrorKind::PermissionDenied));
+    assert_eq!(a.device.rebind().unwrap_err().kind(), ErrorKind::Permission);
+    let packet = a.send_to(&b, 100);
+    world.settle(&[&a, &b]);
+    assert_eq!(b.received(), [packet], "the old ones are in use");
+    world.sent();
+    a.bind.set_open_error(None);
+    let seen = world.watch(MS(5_000), &[&a, &b]);
+    assert_eq!(common::times(&seen, &a, 0), [MS(500)]);
+    assert!(matches!(events(&a).as_slice(), [Event::BindFailed(_), Event::BindRecovered(PORT)]));
+}
+
+#[test]
+fn only_a_port_that_was_asked_for_is_insisted_on() {
+    let world = World::new();
+    for (n, asked) in [(1, 0), (2, 7000)] {
+        let a = world.node(n);
+        a.apply(Update { listen_port: Some(asked), ..Update::default() });
+        let port = a.device.snapshot().interface.listen_port;
+        a.device.pause();
+        let other = world.net.bind(a.address);
+        other.open(port).unwrap();
+        let resumed = a.device.resume();
+        let now = a.device.snapshot().interface.listen_port;
+        if asked == 0 {
+            resumed.unwrap();
+            assert_eq!((now != port, a.bind.port()), (true, Some(now)));
+        } else {
+            assert_eq!((resumed.unwrap_err().kind(), now, a.bind.port()), (ErrorKind::AddrInUse, port, None));
+        }
+    }
+}
+
+#[test]
+fn without_roaming_a_known_endpoint_stays() {
+    let world = World::new();
+    let (a, b) = connected(&world);
+    let c = world.node(3);
+    a.add_peer(&c, |peer| peer.endpoint = None);
+    c.add_peer(&a, |_| {});
+    a.device.disable_roaming();
+    let moved: SocketAddr = "192.0.2.77:51820".parse().unwrap();
+    let seen = |node: &Node| {
+        let peers = a.device.snapshot().peers.collect::<Vec<_>>();
+        peers.into_iter().find(|p| p.public_key == node.public()).unwrap().endpoint.unwrap().addr
+    };
+    let before = seen(&b);
+    world.net.set_filter(move |d| {
+        if d.from.ip() != std::net::IpAddr::from([192, 0, 2, 1]) {
+            d.from.set_ip(moved.ip());
+        }
+        Action::Deliver
+    });
+    b.send_to(&a, 100);
+    c.send_to(&a, 100);
+    world.settle(&[&a, &b, &c]);
+    assert_eq!((a.received().len(), seen(&b)), (1, before));
+    assert_eq!(seen(&c), moved, "one that is not known must be learned");
+    // What is configured is obeyed.
+    a.change_peer(&b, |peer| peer.endpoint = Some(moved.into()));
+    assert_eq!(seen(&b), moved);
+}
+
+#[test]
+fn a_paused_device_is_silent_and_then_makes_new_sessions() {
+    let world = World::new();
+    let (a, b) = connected(&world);
+    let silent = world.node(3);
+    a.add_peer(&silent, |_| {});
+    world.pass(MS(1000), &[&a, &b]);
+    assert!(a.device.pause());
+    assert!(!a.device.pause(), "it is paused");
+    assert_eq!((a.bind.port(), a.device.next_deadline(), a.device.indices()), (None, None, 0));
+    b.send_to(&a, 100);
+    a.send_to(&b, 100);
+    world.settle(&[&a, &b]);
+    world.sent();
+    assert_eq!(a.received(), [] as [Vec<u8>; 0]);
+    // Its configuration may change meanwhile.
+    a.change_peer(&b, |peer| peer.preshared_key = None);
+
+    a.device.resume().unwrap();
+    world.settle(&[&a, &b]);
+    assert_eq!(world.sent_types(), [1, 2, 0], "a handshake with the one that there was a session with");
+    a.device.resume().unwrap();
+    assert_eq!(world.sent_types(), []);
+}
+
+#[test]
+fn a_paused_device_that_finds_no_socket_goes_on_trying() {
+    let world = World::new();
+    let (a, b) = connected(&world);
+    a.device.pause();
+    a.bind.set_open_error(Some(io::ErrorKind::AddrInUse));
+    a.device.resume().unwrap_err();
+    a.bind.set_open_error(None);
+    world.pass(MS(1000), &[&a, &b]);
+    assert!(matches!(events(&a).as_slice(), [Event::BindFailed(_), Event::BindRecovered(PORT), ..]));
+    let packet = a.send_to(&b, 100);
+    world.settle(&[&a, &b]);
+    assert_eq!(b.received(), [packet]);
+}
