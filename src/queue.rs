@@ -84,7 +84,13 @@ impl<T> PacketQueue<T> {
         Some(about)
     }
 
-    /// How many bytes of memory it takes.
+    /// The most bytes of memory that it takes; `usize::MAX` if that is more.
+    #[must_use]
+    pub const fn max_memory(&self) -> usize {
+        self.max_bytes.saturating_add(self.max_packets.saturating_mul(size_of::<(T, usize)>()))
+    }
+
+    /// How many bytes of memory it takes now.
     #[must_use]
     pub fn memory(&self) -> usize {
         self.bytes.capacity() + self.packets.capacity() * size_of::<(T, usize)>()
@@ -233,7 +239,8 @@ mod tests {
             }
             let (bytes, packets) = (queue.bytes.capacity(), queue.packets.capacity());
             assert!(count > 0 && bytes <= queue.max_bytes && packets <= queue.max_packets, "{count} of {len} bytes");
-            assert!((count * len..=MEMORY).contains(&queue.memory()), "{count} of {len} bytes");
+            assert!((count * len..=queue.max_memory()).contains(&queue.memory()), "{count} of {len} bytes");
+            assert!(queue.max_memory() <= MEMORY);
             queue.clear();
             queue.trim();
             assert_eq!(queue.memory(), 0);

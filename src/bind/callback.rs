@@ -139,6 +139,18 @@ impl<S: DatagramSink> Bind for CallbackBind<S> {
         }
         report
     }
+
+    fn memory(&self) -> usize {
+        self.state().lock().queue.memory()
+    }
+
+    fn trim(&self) {
+        self.state().lock().queue.trim();
+    }
+
+    fn queue_limit(&self) -> usize {
+        self.state().lock().queue.max_memory()
+    }
 }
 
 impl<S> fmt::Debug for CallbackBind<S> {

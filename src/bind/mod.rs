@@ -292,4 +292,17 @@ pub trait Bind: Send + Sync {
     fn counters(&self) -> Vec<(&'static str, u64)> {
         Vec::new()
     }
+
+    /// Bytes of memory that datagrams which wait to be received take now.
+    fn memory(&self) -> usize {
+        0
+    }
+
+    /// Gives back what memory it can do without until something is received.
+    fn trim(&self) {}
+
+    /// The most that [`memory`](Self::memory) may become. A device has so much less for packets that wait for a session.
+    fn queue_limit(&self) -> usize {
+        0
+    }
 }

@@ -107,8 +107,6 @@ pub(super) struct Opening {
     handle: i32,
     /// What a queue may take.
     queue: usize,
-    /// What is left of the tunnel's memory.
-    memory: usize,
     is_kept: bool,
 }
 
@@ -121,31 +119,24 @@ impl Opening {
             return Err(Error::invalid(text));
         }
         let queue = (memory / QUEUE_SHARE).min((memory - WG_MEMORY_MIN) / ports.max(1));
-        Ok(Self { handle, queue, memory, is_kept: false })
+        Ok(Self { handle, queue, is_kept: false })
     }
 
     /// Makes a TUN of functions.
-    pub(super) fn tun(&mut self, callback: Callback<TunFunctions>, mtu: u16) -> Arc<dyn Tun> {
+    pub(super) fn tun(&self, callback: Callback<TunFunctions>, mtu: u16) -> Arc<dyn Tun> {
         let out = slot_with(callback);
         let sink = AppTun { handle: self.handle, out: out.clone() };
         let tun = CallbackTun::with_sink("", mtu, PacketQueue::within(self.queue), sink);
         TUNS.table().insert(self.handle, Port { out, inlet: tun.inlet() });
-        self.memory = self.memory.saturating_sub(self.queue);
         Arc::new(tun)
     }
 
     /// Makes a bind of a function.
-    pub(super) fn bind(&mut self, callback: Callback<SendFunction>) -> Arc<dyn Bind> {
+    pub(super) fn bind(&self, callback: Callback<SendFunction>) -> Arc<dyn Bind> {
         let out = slot_with(callback);
         let bind = CallbackBind::new(self.queue, AppTransport { handle: self.handle, out: out.clone() });
         TRANSPORTS.table().insert(self.handle, Port { out, inlet: bind.inlet() });
-        self.memory = self.memory.saturating_sub(self.queue);
         Arc::new(bind)
-    }
-
-    /// What the rest of the tunnel may take.
-    pub(super) fn memory(&self) -> usize {
-        self.memory
     }
 
     /// The tunnel has started: wg_turn_off() will close them.

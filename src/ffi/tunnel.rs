@@ -206,7 +206,7 @@ unsafe fn make(options: &wg_options_t, hooks: Hooks, brought: Brought, text: &st
     };
     let handle = handle::reserve()?;
     let count = usize::from(matches!(source, Source::App(_))) + usize::from(brought.transport.is_some());
-    let mut ports = Opening::new(handle, memory, count)?;
+    let ports = Opening::new(handle, memory, count)?;
     let (log, events) = (Arc::<OwnLog>::default(), Arc::<Events>::default());
     let dispatch = log::dispatch_to(log.clone(), handle);
     let (tunnel, sockets, lent) = tracing::dispatcher::with_default(&dispatch, || {
@@ -222,7 +222,6 @@ unsafe fn make(options: &wg_options_t, hooks: Hooks, brought: Brought, text: &st
             }
             Some(callback) => (ports.bind(callback), None),
         };
-        let memory = ports.memory();
         let options = Options { max_peers, memory, events: events.sink(handle), resolve, ..Options::default() };
         // In this order no socket is opened on a port that is not the configured one. An app's interface is up as far as
         // the app is concerned, so the device is, too.

@@ -183,6 +183,10 @@ impl<S: PacketSink> Tun for CallbackTun<S> {
     fn trim(&self) {
         self.state().lock().queue.trim();
     }
+
+    fn queue_limit(&self) -> usize {
+        self.state().lock().queue.max_memory()
+    }
 }
 
 impl<S> fmt::Debug for CallbackTun<S> {

@@ -275,4 +275,10 @@ pub trait Tun: Send + Sync {
 
     /// Gives back what memory it can do without until it is read again.
     fn trim(&self) {}
+
+    /// The most that packets which wait to be read may make of [`memory`](Self::memory). A device has so much less for
+    /// packets that wait for a session.
+    fn queue_limit(&self) -> usize {
+        0
+    }
 }

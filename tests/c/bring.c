@@ -202,6 +202,7 @@ static void what_is_not_used_is_given_up_once(void) {
   } newer_options = {WG_OPTIONS_INIT, &gone};
   struct end taken = turn_on(SOCK_DGRAM, "");
   int tasks = threads(), fds = open_fds();
+  int32_t enough;
   char text[64];
   tun.write = node_write;
   transport.send = node_send;
@@ -224,6 +225,13 @@ static void what_is_not_used_is_given_up_once(void) {
   options.mtu = 1;
   GIVEN_UP(&options, "", WG_ERR_INVALID, "mtu", 2);
   options.mtu = 0;
+  options.memory_limit = WG_MEMORY_MIN + 2 * 131072 - 1;
+  GIVEN_UP(&options, "", WG_ERR_INVALID, "less than 1835008, with what the app brings", 2);
+  options.memory_limit++;
+  gone = 0;
+  enough = wg_turn_on_with(&options, "");
+  CHECK(enough > 0 && wg_turn_off(enough) == WG_OK && gone == 2);
+  options.memory_limit = 0;
   tun.write = NULL;
   GIVEN_UP(&options, "", WG_ERR_NULL, "tun: write is NULL", 2);
   tun.write = node_write;
@@ -385,8 +393,9 @@ static void a_callback_that_hangs_holds_up_nobody_else(void) {
   wg_datagram_t datagrams[1000];
   unsigned char bytes[1452] = {0};
   struct timespec begin, end;
+  wg_memory_usage_t usage;
   char text[512];
-  size_t taken, all = 0, i;
+  size_t taken, all = 0, i, empty;
   int go_on = 0;
   init_node(&a, 1);
   a.test = &go_on;
@@ -399,8 +408,14 @@ static void a_callback_that_hangs_holds_up_nobody_else(void) {
   wg_free(get(a.handle));
   CHECK_EQ(wg_set_config(a.handle, "public_key=" PUBLIC_B "\nallowed_ip=10.9.0.0/24\n"), WG_OK);
   CHECK_EQ(wg_set_mtu(a.handle, 1280), WG_OK);
+  usage.struct_size = sizeof usage;
+  CHECK_EQ(wg_memory_usage(a.handle, &usage), WG_OK);
+  empty = (size_t)usage.buffers;
   for (i = 0; i < 10; i++) all += inject_equal(&a, 1420, 100);
   CHECK(all >= 256 && all * 1420 < 512 * 1024);
+  /* What waits is counted with the buffers. */
+  CHECK_EQ(wg_memory_usage(a.handle, &usage), WG_OK);
+  CHECK(usage.buffers >= empty + all * 1420 && usage.total <= usage.limit);
   CHECK_EQ(inject_equal(&a, 1420, 1), 0);
   CHECK_EQ(a.rooms, 0);
   for (i = 0; i < 1000; i++) {
@@ -408,6 +423,8 @@ static void a_callback_that_hangs_holds_up_nobody_else(void) {
   }
   CHECK_EQ(wg_transport_receive(a.handle, datagrams, 1000, &taken), WG_OK);
   CHECK(taken >= 256 && taken * sizeof bytes < 512 * 1024);
+  CHECK_EQ(wg_memory_usage(a.handle, &usage), WG_OK);
+  CHECK(usage.buffers >= empty + all * 1420 + taken * sizeof bytes && usage.total <= usage.limit);
   clock_gettime(CLOCK_MONOTONIC, &end);
   CHECK(end.tv_sec - begin.tv_sec < 5);
   release(&a);
