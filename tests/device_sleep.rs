@@ -3,7 +3,14 @@
 //! The machine that runs the tests stays awake, so they turn the tunnel's clock on instead and let the timer ring, as the
 //! kernel does at wake-up. `tests/interop/suspend.py` suspends a real machine.
 #![cfg(target_os = "linux")]
-#![allow(unsafe_code, clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "a test may fail loudly")]
+#![allow(
+    unsafe_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a test may fail loudly"
+)]
 
 mod common;
 
