@@ -30,7 +30,11 @@ use std::{
 
 use common::{give, ipv4};
 use wg_embed::{
-    bind::udp::UdpBind,
+    bind::{
+        Bind,
+        callback::{CallbackBind, Datagram},
+        udp::UdpBind,
+    },
     config::{PeerUpdate, Update},
     device::{Options, Tunnel},
     key::{PrivateKey, PublicKey},
@@ -66,11 +70,14 @@ struct Lonely {
 impl Lonely {
     /// It has sent its first initiation.
     fn new(clock: Arc<dyn Clock>) -> Self {
+        Self::with_bind(clock, Arc::new(UdpBind::new().unwrap()))
+    }
+
+    fn with_bind(clock: Arc<dyn Clock>, bind: Arc<dyn Bind>) -> Self {
         let outside = UdpSocket::bind("127.0.0.1:0").unwrap();
         outside.set_read_timeout(Some(PATIENCE)).unwrap();
         let (tun, app) = UnixDatagram::pair().unwrap();
         let tun = Arc::new(FdTun::new(OwnedFd::from(tun), 0).unwrap());
-        let bind = Arc::new(UdpBind::new().unwrap());
         let tunnel = Tunnel::start(tun, bind, Options { clock, ..Options::default() }).unwrap();
         let peer = PrivateKey::generate(&SystemRandom).public_key();
         let mut update = PeerUpdate::new(peer);
@@ -212,6 +219,25 @@ fn who_waits_for_nothing_stops_the_timer() {
     let begin = Instant::now();
     Timer::find_when(|timer| timer.rings_in.is_zero());
     assert!(begin.elapsed() < before.rings_in - Duration::from_secs(1), "it has rung");
+}
+
+/// What an app calls when the machine has woken.
+#[test]
+fn over_an_apps_own_transport_a_changed_network_does_what_came_due() {
+    let _alone = alone();
+    let clock = Arc::new(ManualClock::new());
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let bind = CallbackBind::new(1 << 16, move |datagrams: &mut dyn Iterator<Item = Datagram<'_>>| {
+        datagrams.filter(|datagram| socket.send_to(datagram.payload, datagram.endpoint.dst).is_ok()).count()
+    });
+    let lonely = Lonely::with_bind(clock.clone(), Arc::new(bind));
+    // It sleeps until the next try.
+    thread::sleep(Duration::from_millis(50));
+    clock.advance(RETRY);
+    let woken = Instant::now();
+    lonely.tunnel.device().network_changed().unwrap();
+    lonely.expect_initiation();
+    assert!(woken.elapsed() < Duration::from_secs(1), "{:?}", woken.elapsed());
 }
 
 #[test]
