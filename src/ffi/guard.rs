@@ -54,7 +54,7 @@ pub(super) fn guard_anywhere(body: impl FnOnce() -> Result<()>) -> wg_result {
 }
 
 /// For all other functions. A callback cannot call them: it would wait for itself.
-pub(super) fn guard(body: impl FnOnce() -> Result<()>) -> wg_result {
+pub(crate) fn guard(body: impl FnOnce() -> Result<()>) -> wg_result {
     code(outside(&mut once(|| body().map(|()| 0))))
 }
 
