@@ -215,7 +215,9 @@ pub unsafe extern "C" fn key_from_hex(key: *mut u8, hex: *const c_char) -> bool 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn key_eq(key1: *const u8, key2: *const u8) -> bool {
     // SAFETY: the caller's contract is the same.
-    let (one, other) = unsafe { (take_key(key1), take_key(key2)) };
+    let one = unsafe { take_key(key1) };
+    // SAFETY: as above.
+    let other = unsafe { take_key(key2) };
     matches!((one, other), (Ok(one), Ok(other)) if one == other)
 }
 
