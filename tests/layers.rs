@@ -32,6 +32,7 @@ const UNSAFE: &[&str] = &[
     "bind/linux.rs",
     "bind/linux",
     "bind/windows.rs",
+    "tun/apple.rs",
     "tun/port.rs",
     "tun/linux.rs",
     "tun/linux",

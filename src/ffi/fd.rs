@@ -84,7 +84,9 @@ mod unix {
         pub(super) fn set_mtu(&self, mtu: u16) -> Result<()> {
             #[cfg(target_os = "linux")]
             return crate::tun::linux::set_mtu(self.duplicate()?, mtu);
-            #[cfg(not(target_os = "linux"))]
+            #[cfg(target_vendor = "apple")]
+            return crate::tun::apple::set_mtu(self.duplicate()?, mtu);
+            #[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
             return {
                 let _ = mtu;
                 Ok(())

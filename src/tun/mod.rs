@@ -7,11 +7,13 @@
 //! | file | where packets come from |
 //! |---|---|
 //! | [`linux`] | TUN devices of Linux and Android, with offloads if they have them |
-//! | [`fd`] | any descriptor that keeps packets apart, on any Unix |
+//! | [`fd`] | any descriptor that keeps packets apart, on any Unix; Apple's `utun`, which `apple` knows |
 //! | [`mem`] | the program itself, or a test |
 //!
 //! [`offload`] is what a device with offloads needs, as pure functions.
 
+#[cfg(target_vendor = "apple")]
+pub mod apple;
 #[cfg(unix)]
 pub mod fd;
 #[cfg(any(target_os = "linux", target_os = "android"))]
