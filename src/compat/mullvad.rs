@@ -127,13 +127,8 @@ pub unsafe extern "C" fn wgTurnOn(settings: *mut c_char, fd: c_int, log_sink: Lo
 unsafe fn turn_on(mtu: isize, settings: *const c_char, fd: c_int, log_sink: LogSink, context: u64) -> i32 {
     let sink = log_sink.map(|function| Sink { function, context });
     // SAFETY: the caller's contract is the same.
-    let result = unsafe { start(mtu, settings, fd) };
+    let result = unsafe { start(mtu, settings, fd, sink) };
     if result > 0 {
-        if let Some(sink) = sink {
-            let sink = Box::into_raw(Box::new(sink)).cast();
-            // SAFETY: `log` takes it, on any thread, and `forget` frees it after the last line.
-            unsafe { ffi::wg_set_tunnel_log_callback(result, Some(log), sink, Some(forget)) };
-        }
         return result;
     }
     // Inside a callback nothing is logged, or else a sink that turns tunnels on would never return.
@@ -156,8 +151,8 @@ unsafe fn turn_on(mtu: isize, settings: *const c_char, fd: c_int, log_sink: LogS
 /// Returns a handle, or a [`wg_result`].
 ///
 /// # Safety
-/// `settings` is NULL or ends with a zero byte. If this succeeds, nobody but the library uses `fd` any more.
-unsafe fn start(mtu: isize, settings: *const c_char, fd: c_int) -> i32 {
+/// That of [`wgTurnOn`], but `fd` stays the caller's if this fails.
+unsafe fn start(mtu: isize, settings: *const c_char, fd: c_int, sink: Option<Sink>) -> i32 {
     #[cfg(not(target_os = "android"))] // There the maker of the interface has set it.
     if mtu != 0 && is_mtu(mtu) && !settings.is_null() {
         let set = guard(|| ffi::fd::set_mtu(fd, mtu as u16));
@@ -168,8 +163,12 @@ unsafe fn start(mtu: isize, settings: *const c_char, fd: c_int) -> i32 {
     // One that is none is refused.
     let mtu = u32::try_from(mtu).unwrap_or(u32::MAX);
     let options = ffi::wg_options_t { tun_fd: fd, mtu, ..ffi::wg_options_t::default() };
-    // SAFETY: the options are ours, and the caller says the rest.
-    unsafe { ffi::wg_turn_on_with(&raw const options, settings) }
+    let (log, sink, forget): (ffi::wg_log_fn_t, _, ffi::wg_destroy_fn_t) = match sink {
+        Some(sink) => (Some(log), Box::into_raw(Box::new(sink)).cast(), Some(forget)),
+        None => (None, ptr::null_mut(), None),
+    };
+    // SAFETY: `log` takes the sink, on any thread, and `forget` frees it after the last line; the caller says the rest.
+    unsafe { ffi::tunnel::turn_on_with_log(options, settings, log, sink, forget) }
 }
 
 /// Whether an interface can have it, or it stands for that which there is.

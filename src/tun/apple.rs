@@ -16,6 +16,10 @@ const NAME_LEN: usize = libc::IFNAMSIZ;
 const GET_MTU: libc::c_ulong = 0xc020_6933;
 const SET_MTU: libc::c_ulong = 0x8020_6934;
 
+/// `SYSPROTO_CONTROL` and `UTUN_OPT_IFNAME`, which it has for macOS only.
+const CONTROL: libc::c_int = 2;
+const NAME: libc::c_int = 2;
+
 /// `struct ifreq`: a name, and a union that begins with the MTU here.
 #[repr(C)]
 struct IfReq {
@@ -27,11 +31,10 @@ struct IfReq {
 // The requests have its size in them.
 const _: () = assert!(mem::size_of::<IfReq>() == 0x20);
 
-/// The MTU of a `utun`; `None` if the descriptor is none.
-pub(super) fn mtu(fd: impl AsFd) -> Option<u16> {
+/// The MTU of a `utun`, `usual` if it cannot be asked for; `None` if the descriptor is none.
+pub(super) fn mtu(fd: impl AsFd, usual: u16) -> Option<u16> {
     let mut request = IfReq { name: name(&fd)?, mtu: 0, rest: [0; 12] };
-    // One that cannot be asked for counts as the usual one.
-    Some(call(GET_MTU, &mut request).ok().and_then(|()| u16::try_from(request.mtu).ok()).unwrap_or(0))
+    Some(call(GET_MTU, &mut request).ok().and_then(|()| u16::try_from(request.mtu).ok()).unwrap_or(usual))
 }
 
 /// Sets the MTU of a `utun`. Another descriptor has none to be set.
@@ -54,10 +57,9 @@ fn name(fd: impl AsFd) -> Option<[u8; NAME_LEN]> {
     }
     let mut name = [0; NAME_LEN];
     let mut len = NAME_LEN as libc::socklen_t;
-    let (level, option) = (libc::SYSPROTO_CONTROL, libc::UTUN_OPT_IFNAME);
     let room = ptr::from_mut(&mut name).cast();
     // SAFETY: getsockopt(2) writes at most `len` bytes, and there are as many.
-    let result = unsafe { libc::getsockopt(fd.as_fd().as_raw_fd(), level, option, room, &raw mut len) };
+    let result = unsafe { libc::getsockopt(fd.as_fd().as_raw_fd(), CONTROL, NAME, room, &raw mut len) };
     (result == 0).then_some(name)
 }
 

@@ -31,7 +31,7 @@ impl FdTun {
     pub fn new(fd: OwnedFd, mtu: u16) -> Result<Self> {
         let port = PacketFd::new(fd)?;
         #[cfg(target_vendor = "apple")]
-        let (port, mtu) = match super::apple::mtu(&port) {
+        let (port, mtu) = match super::apple::mtu(&port, mtu) {
             Some(found) => (port.with_family(), found),
             None => (port, mtu),
         };

@@ -233,6 +233,7 @@ static void each_tunnel_has_its_own_log(void) {
   mullvad_both(SOCK_DGRAM, &a, &b);
   check_exchange(a, b);
   CHECK(was_logged(0, "handshake initiation") && was_logged(1, "handshake"));
+  CHECK(was_logged(0, "the interface is up") && was_logged(1, "the interface is up")); /* the first line */
   CHECK(lines(0, 2) > 0 && lines(1, 2) > 0 && lines(2, 2) == 0);
   before = lines(1, 1);
   CHECK_EQ(wgSetConfig(b.handle, changeable("foo")), GENERAL);
