@@ -43,7 +43,7 @@ unsafe extern "C" fn forget(logger: *mut c_void) {
 }
 
 /// Sends the log of all tunnels to `logger_fn`; NULL ends it. When this returns, the previous function is not running on any
-/// thread, and will not be called again.
+/// thread, and will not be called again. So do not call it while holding a lock that the previous function waits for.
 ///
 /// Memory: `context` is the caller's.
 ///

@@ -1,10 +1,10 @@
 //! The functions of other libraries, so that what was built for them runs over this one: each set behind a feature of its
-//! own, and thin over [`ffi`](crate::ffi). docs/COMPAT.md has what stays the same and what does not.
+//! own, and thin over `ffi`. docs/COMPAT.md has what stays the same and what does not.
 //!
 //! | file | whose functions |
 //! |---|---|
-//! | [`apple`] | wireguard-apple's WireGuardKitGo, and the keys of its WireGuardKitC |
-//! | [`mullvad`] | Mullvad's libwg |
+//! | `apple` | wireguard-apple's WireGuardKitGo, and the keys of its WireGuardKitC |
+//! | `mullvad` | Mullvad's libwg |
 //!
 //! Functions whose bodies are calls of `wg_` functions and copies of numbers have no guard of their own: what could panic is
 //! in there.
