@@ -415,6 +415,32 @@ static void endpoints_stay_if_they_are_told_to(void) {
   }
 }
 
+static void *does_everything(void *argument) {
+  struct apple *end = argument;
+  int i;
+  for (i = 0; i < 200; i++) {
+    char *text = wgGetConfig(end->handle);
+    free(text);
+    wgBumpSockets(end->handle);
+    CHECK_EQ(wgSetConfig(end->handle, "public_key=" PUBLIC_B "\nallowed_ip=10.0.0.0/8\n"), 0); /* there or not */
+    wgDisableSomeRoamingForBrokenMobileSemantics(end->handle);
+    if (i == 100) wgTurnOff(end->handle);
+  }
+  return NULL;
+}
+
+static void any_thread_may_call(void) {
+  int round, i;
+  for (round = 0; round < 10; round++) {
+    struct apple a = apple_on(SOCK_DGRAM, "private_key=" PRIVATE_A "\n");
+    pthread_t threads[4];
+    for (i = 0; i < 4; i++) start(&threads[i], does_everything, &a);
+    for (i = 0; i < 4; i++) join(threads[i]);
+    CHECK(wgGetConfig(a.handle) == NULL);
+    apple_off(a);
+  }
+}
+
 static void keys_are_read_and_written(void) {
   /* A pair made by `wg genkey` and `wg pubkey`. */
   static const char private[] = "IHNe13/LeN0Bn20cqGcls8y7XcIPgip/3xs5wvJWvX8=";
@@ -481,6 +507,7 @@ int main(void) {
   a_logger_may_call_back();
   sockets_are_renewed_without_waiting();
   endpoints_stay_if_they_are_told_to();
+  any_thread_may_call();
   keys_are_read_and_written();
   the_version_is_the_callers_to_free();
   wgSetLogger(NULL, NULL);
