@@ -101,6 +101,9 @@ check_all() {
     aarch64-apple-ios; do
     step "clippy $target" "packages clang && rust_for $target" clippy "$target" --lib --bins
   done
+  for target in aarch64-linux-android armv7-linux-androideabi; do
+    step "clippy $target, its face" "packages clang && rust_for $target" clippy "$target" --lib --features compat-android
+  done
   # With the tests: these two stand for what is not Linux.
   for target in aarch64-apple-darwin x86_64-pc-windows-gnu; do
     step "clippy $target, tests too" "packages clang && rust_for $target" clippy "$target" --lib --bins --tests

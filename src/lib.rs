@@ -12,8 +12,12 @@
 //! | [`device`] | peers, routing, timers and the two threads of a tunnel |
 //! | [`ipc`] | the daemon's control socket |
 //! | [`ffi`] | the C ABI |
+//! | `compat` | the functions of other libraries, each set behind a feature |
 
 pub mod bind;
+/// cbindgen:ignore
+#[cfg(all(unix, feature = "compat-android"))]
+pub mod compat;
 pub mod config;
 pub mod device;
 pub mod error;

@@ -67,7 +67,9 @@ pub type wg_log_fn_t = Option<unsafe extern "C" fn(user: *mut c_void, handle: i3
 type LogFn = unsafe extern "C" fn(*mut c_void, i32, i32, *const c_char);
 
 static CALLBACK: Slot<LogFn> = Slot::new();
-static LEVEL: AtomicI32 = AtomicI32::new(WG_LOG_INFO as i32);
+/// Programs that were written for the other libraries have had as many lines from them.
+const FIRST_LEVEL: wg_log_level_t = if cfg!(feature = "compat-android") { WG_LOG_DEBUG } else { WG_LOG_INFO };
+static LEVEL: AtomicI32 = AtomicI32::new(FIRST_LEVEL as i32);
 
 /// Sends the log of the whole process to `log`, in place of where it went before. NULL ends it. A tunnel may have a log of
 /// its own: see wg_set_tunnel_log_callback().

@@ -26,7 +26,7 @@ pub mod datagrams;
 pub mod endpoint;
 pub mod events;
 mod fd;
-mod guard;
+pub(crate) mod guard;
 mod handle;
 pub mod keys;
 pub mod life;
