@@ -87,8 +87,8 @@ mod tests {
     static LOG: Mutex<Vec<(i32, String, String)>> = Mutex::new(Vec::new());
 
     pub(super) fn write(level: i32, tag: &CStr, text: &CStr) {
-        let text = |text: &CStr| text.to_str().unwrap().to_owned();
-        LOG.lock().unwrap().push((priority(level), text(tag), text(text)));
+        let owned = |text: &CStr| text.to_str().unwrap().to_owned();
+        LOG.lock().unwrap().push((priority(level), owned(tag), owned(text)));
     }
 
     /// Turns a tunnel on and off, and returns the number that it had, and what was logged under its tag.

@@ -23,7 +23,7 @@ nm -D --defined-only "$out/libwg-go.so" | awk '{ print $3 }' | LC_ALL=C sort |
 
 gcc -std=c11 -Wall -Wextra -Wpedantic -Werror -Iinclude -fsanitize=address,undefined -fno-sanitize-recover=all -g -pthread \
   tests/c/compat_android.c -o "$out/compat_android" -L"$target/debug" -lwg_embed -Wl,-rpath,"$target/debug"
-nm "$out/compat_android" | grep -q __asan_init || fail "AddressSanitizer is not in compat_android"
+nm "$out/compat_android" | grep __asan_init >/dev/null || fail "AddressSanitizer is not in compat_android"
 ASAN_OPTIONS=detect_leaks=1 timeout 120 "$out/compat_android"
 echo "ok: libwg-go.so from C"
 
