@@ -117,6 +117,6 @@ drive behaviour -Xcheck:jni
 if grep -E '^(WARNING|FATAL)' "$out/behaviour.log"; then
   fail "the virtual machine complains"
 fi
-drive cycles
+drive cycles -Xint # A compiler would take memory whenever it likes.
 cat "$out/behaviour.log" "$out/cycles.log"
 echo "ok: libwg-go.so from Java"
