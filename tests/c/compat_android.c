@@ -1,20 +1,9 @@
 /* The functions of wireguard-android's libwg-go.so, as its own C calls them: tests/jni/check.sh builds and runs this. */
 #include "check.h"
+#include "compat/android.h"
 
 #include <limits.h>
 #include <sys/syscall.h>
-
-/* The original has no header: this is what its callers know. */
-struct go_string {
-  const char *str;
-  long n;
-};
-int wgTurnOn(struct go_string interface, int tun_fd, struct go_string settings);
-void wgTurnOff(int tunnel);
-int wgGetSocketV4(int tunnel);
-int wgGetSocketV6(int tunnel);
-char *wgGetConfig(int tunnel);
-char *wgVersion(void);
 
 /* The library's close() comes here, too: how often was this number closed? */
 static _Atomic int watched = -1, closed;

@@ -2,13 +2,16 @@
 # The face of wireguard-android's libwg-go.so: its symbols, its C functions under AddressSanitizer (with leak detection), and
 # its native methods in a Java virtual machine, with a peer in another network namespace.
 #
-# Needs gcc, binutils, a JDK, ip(8) and wg(8), and root for namespaces. What cannot run is skipped, and the reason printed.
+# Needs gcc, g++, binutils, cbindgen, a JDK, ip(8) and wg(8), and root for namespaces. Without the latter four, what needs them
+# is skipped, and the reason printed.
 #
-# PEER  the other end's program: called as PEER -f INTERFACE; default: wireguard-go if it is there, or else our daemon
+# CBINDGEN  of exactly the version that cbindgen.toml names
+# PEER      the other end's program: called as PEER -f INTERFACE; default: wireguard-go if it is there, or else our daemon
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")/compat-android # The usual library stays free of these symbols.
 out=$target/jni
+CBINDGEN=${CBINDGEN:-cbindgen}
 mkdir -p "$out"
 
 fail() { echo "check.sh: $*" >&2; exit 1; }
@@ -21,6 +24,12 @@ nm -D --defined-only "$out/libwg-go.so" | awk '{ print $3 }' | LC_ALL=C sort |
   diff -u <(LC_ALL=C sort abi/symbols.txt abi/symbols-compat-android.txt) - ||
   fail "the exported symbols are not those of abi/symbols.txt and abi/symbols-compat-android.txt"
 
+"$CBINDGEN" -q -c abi/compat-android.toml src/compat/android.rs | diff -u include/compat/android.h - ||
+  fail "the header is stale: $CBINDGEN -c abi/compat-android.toml -o include/compat/android.h src/compat/android.rs"
+g++ -std=c++17 -Wall -Wextra -Wpedantic -Werror -x c++ -fsyntax-only -include include/compat/android.h /dev/null
+names="gcc -std=c11 -Wall -Wextra -Wpedantic -Werror -Iinclude -fsyntax-only tests/c/compat_android_names.c"
+$names
+if $names -DDIFFERS 2>/dev/null; then fail "a declaration that differs was not noticed in compat_android_names.c"; fi
 gcc -std=c11 -Wall -Wextra -Wpedantic -Werror -Iinclude -fsanitize=address,undefined -fno-sanitize-recover=all -g -pthread \
   tests/c/compat_android.c -o "$out/compat_android" -L"$target/debug" -lwg_embed -Wl,-rpath,"$target/debug"
 nm "$out/compat_android" | grep __asan_init >/dev/null || fail "AddressSanitizer is not in compat_android"
