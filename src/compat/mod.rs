@@ -3,7 +3,7 @@
 //!
 //! | file | whose functions |
 //! |---|---|
-//! | [`android`], [`jni`] | wireguard-android's libwg-go.so: for C, and for its class `GoBackend` |
+//! | `android`, `jni` | wireguard-android's libwg-go.so: for C, and for its class `GoBackend` |
 //!
 //! `handles` has the numbers that its apps know tunnels by, `logcat` is where they have their log.
 #![allow(unsafe_code)] // As in `ffi`: raw pointers enter here.
