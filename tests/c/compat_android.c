@@ -3,6 +3,9 @@
 #include "compat/android.h"
 
 #include <limits.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <sys/syscall.h>
 
 /* The library's close() comes here, too: how often was this number closed? */
@@ -264,6 +267,33 @@ static void threads_do_not_meet(void) {
   check_threads(tasks);
 }
 
+/* To the byte, as far as malloc() can say: AddressSanitizer's cannot, but it looks for leaks at the end. */
+static size_t allocated(void) {
+#ifdef __GLIBC__
+  return mallinfo2().uordblks;
+#else
+  return 0;
+#endif
+}
+
+static void cycles_leave_nothing(void) {
+  static const char settings[] =
+      "private_key=" PRIVATE_A "\npublic_key=" PUBLIC_B
+      "\nallowed_ip=10.9.0.2/32\nendpoint=127.0.0.1:9\npersistent_keepalive_interval=25\n";
+  size_t before = 0;
+  int i;
+  for (i = 0; i < 1000; i++) {
+    struct end good = on(go(settings)), bad = on(go("no line"));
+    CHECK_EQ(good.handle, 0);
+    CHECK_EQ(bad.handle, -1);
+    free(wgGetConfig(good.handle));
+    off(good);
+    CHECK_EQ(close(bad.app), 0);
+    if (i == 500) before = allocated();
+  }
+  CHECK_EQ(allocated(), before);
+}
+
 int main(void) {
   int fds, tasks;
   free(wgVersion());
@@ -277,6 +307,7 @@ int main(void) {
   text_ends_where_it_says();
   a_refused_descriptor_is_closed_once();
   threads_do_not_meet();
+  cycles_leave_nothing();
   unknown_numbers_are_harmless();
   CHECK_EQ(open_fds(), fds);
   check_threads(tasks);
