@@ -267,7 +267,7 @@ static void threads_do_not_meet(void) {
   check_threads(tasks);
 }
 
-/* To the byte, as far as malloc() can say: AddressSanitizer's cannot, but it looks for leaks at the end. */
+/* What malloc() has given out. AddressSanitizer's does not tell, but looks for leaks at the end. */
 static size_t allocated(void) {
 #ifdef __GLIBC__
   return mallinfo2().uordblks;
@@ -282,7 +282,7 @@ static void cycles_leave_nothing(void) {
       "\nallowed_ip=10.9.0.2/32\nendpoint=127.0.0.1:9\npersistent_keepalive_interval=25\n";
   size_t before = 0;
   int i;
-  for (i = 0; i < 1000; i++) {
+  for (i = 0; i <= 1000; i++) {
     struct end good = on(go(settings)), bad = on(go("no line"));
     CHECK_EQ(good.handle, 0);
     CHECK_EQ(bad.handle, -1);
@@ -291,7 +291,8 @@ static void cycles_leave_nothing(void) {
     CHECK_EQ(close(bad.app), 0);
     if (i == 500) before = allocated();
   }
-  CHECK_EQ(allocated(), before);
+  /* Threads keep a little for later, sometimes. What is forgotten once a cycle, be it a byte, takes twice as much. */
+  CHECK(allocated() < before + 500 * 16);
 }
 
 int main(void) {
