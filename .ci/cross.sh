@@ -102,6 +102,9 @@ check_all() {
     step "clippy $target" "packages clang && rust_for $target" clippy "$target" --lib --bins
   done
   # The faces of other libraries, where their apps run.
+  for target in aarch64-linux-android armv7-linux-androideabi; do
+    step "clippy $target, compat-android" "packages clang && rust_for $target" clippy "$target" --lib --features compat-android
+  done
   target=aarch64-linux-android
   step "clippy $target, compat-mullvad" "packages clang && rust_for $target" clippy "$target" --lib --features compat-mullvad
   target=aarch64-apple-ios

@@ -17,9 +17,9 @@
 
 pub mod bind;
 /// cbindgen:ignore
-#[cfg(all(unix, any(feature = "compat-apple", feature = "compat-mullvad")))]
+#[cfg(all(unix, any(feature = "compat-android", feature = "compat-apple", feature = "compat-mullvad")))]
 pub mod compat;
-#[cfg(all(not(unix), any(feature = "compat-apple", feature = "compat-mullvad")))]
+#[cfg(all(not(unix), any(feature = "compat-android", feature = "compat-apple", feature = "compat-mullvad")))]
 compile_error!("the functions of other libraries are there on Unix only");
 pub mod config;
 pub mod device;

@@ -59,7 +59,7 @@ pub(crate) fn guard(body: impl FnOnce() -> Result<()>) -> wg_result {
 }
 
 /// As [`guard`], for functions that return a number (a handle, how many, a descriptor), or a negative code.
-pub(super) fn guard_number(body: impl FnOnce() -> Result<i32>) -> i32 {
+pub(crate) fn guard_number(body: impl FnOnce() -> Result<i32>) -> i32 {
     number(outside(&mut once(body)))
 }
 

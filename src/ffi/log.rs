@@ -70,7 +70,11 @@ type LogFn = unsafe extern "C" fn(*mut c_void, i32, i32, *const c_char);
 static CALLBACK: Slot<LogFn> = Slot::new();
 /// Programs that were written for the other libraries have had as many lines from them.
 const FIRST_LEVEL: wg_log_level_t =
-    if cfg!(any(feature = "compat-apple", feature = "compat-mullvad")) { WG_LOG_DEBUG } else { WG_LOG_INFO };
+    if cfg!(any(feature = "compat-android", feature = "compat-apple", feature = "compat-mullvad")) {
+        WG_LOG_DEBUG
+    } else {
+        WG_LOG_INFO
+    };
 static LEVEL: AtomicI32 = AtomicI32::new(FIRST_LEVEL as i32);
 
 /// Sends the log of the whole process to `log`, in place of where it went before. NULL ends it. A tunnel may have a log of

@@ -78,6 +78,8 @@ for face in apple mullvad; do
     fail "the exported symbols are not those of abi/symbols.txt and abi/symbols-compat-$face.txt"
   c_test "tests/c/compat_$face.c" c11 "$compat/${libs##*/}"
 done
-cargo check -q --features compat-apple,compat-mullvad --target-dir "$compat" 2>&1 | grep -q "error: compat-apple and" ||
-  fail "two faces in one library are not refused"
+for two in compat-android,compat-apple compat-android,compat-mullvad compat-apple,compat-mullvad; do
+  cargo check -q --features $two --target-dir "$compat" 2>&1 | grep -q "error: the features compat-.. have" ||
+    fail "$two in one library are not refused"
+done
 echo "all C checks pass"
