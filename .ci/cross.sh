@@ -101,6 +101,14 @@ check_all() {
     aarch64-apple-ios; do
     step "clippy $target" "packages clang && rust_for $target" clippy "$target" --lib --bins
   done
+  # The faces of other libraries, where their apps run.
+  for target in aarch64-linux-android armv7-linux-androideabi; do
+    step "clippy $target, compat-android" "packages clang && rust_for $target" clippy "$target" --lib --features compat-android
+  done
+  target=aarch64-linux-android
+  step "clippy $target, compat-mullvad" "packages clang && rust_for $target" clippy "$target" --lib --features compat-mullvad
+  target=aarch64-apple-ios
+  step "clippy $target, compat-apple" "packages clang && rust_for $target" clippy "$target" --lib --features compat-apple
   # With the tests: these two stand for what is not Linux.
   for target in aarch64-apple-darwin x86_64-pc-windows-gnu; do
     step "clippy $target, tests too" "packages clang && rust_for $target" clippy "$target" --lib --bins --tests

@@ -1745,8 +1745,9 @@ void wg_free(void *memory);
  * Makes a tunnel between `tun_fd` and the network, and starts it.
  *
  * `tun_fd` gives and takes one IP packet a call: a TUN device (made with IFF_NO_PI, with or without IFF_VNET_HDR), the
- * descriptor of Android's VpnService, or one end of a SOCK_DGRAM or SOCK_SEQPACKET socketpair. Its MTU is asked for; if
- * that is not possible it counts as 1420 (see wg_options_t).
+ * descriptor of Android's VpnService, that of a utun of Apple's systems (whose packets have four bytes in front), or one end
+ * of a SOCK_DGRAM or SOCK_SEQPACKET socketpair. Its MTU is asked for; if that is not possible it counts as 1420 (see
+ * wg_options_t).
  * `uapi` is the configuration: the lines of a UAPI `set` without `set=1`, "private_key=..\nlisten_port=..\n" and so on.
  * It may be "", and is not kept. It is applied as a whole, and its port is open, when this returns.
  *

@@ -13,8 +13,14 @@
 //! | [`device`] | peers, routing, timers and the two threads of a tunnel |
 //! | [`ipc`] | the daemon's control socket |
 //! | [`ffi`] | the C ABI |
+//! | `compat` | the functions of other libraries, each set behind a feature |
 
 pub mod bind;
+/// cbindgen:ignore
+#[cfg(all(unix, any(feature = "compat-android", feature = "compat-apple", feature = "compat-mullvad")))]
+pub mod compat;
+#[cfg(all(not(unix), any(feature = "compat-android", feature = "compat-apple", feature = "compat-mullvad")))]
+compile_error!("the functions of other libraries are there on Unix only");
 pub mod config;
 pub mod device;
 pub mod error;

@@ -114,6 +114,61 @@ fn sockets_that_cannot_be_renewed_stay_and_are_tried_again() {
 }
 
 #[test]
+fn renewing_sockets_can_be_left_to_the_timers() {
+    let world = World::new();
+    let (a, b) = connected(&world);
+    let opens = a.bind.opens();
+    for _ in 0..3 {
+        a.device.rebind_soon();
+    }
+    assert_eq!((a.bind.opens(), a.device.next_deadline()), (opens, Some(world.now())), "nothing is waited for");
+    a.device.run_timers();
+    a.device.run_timers();
+    assert_eq!((a.bind.opens(), a.bind.port()), (opens + 1, Some(PORT)), "once");
+    world.settle(&[&a, &b]);
+    assert_eq!((world.sent_types(), events(&a)), (vec![0], vec![]), "nothing was wrong, so nothing is told");
+
+    // If it fails it is tried again, as it would be otherwise.
+    a.bind.set_open_error(Some(io::ErrorKind::PermissionDenied));
+    a.device.rebind_soon();
+    a.device.run_timers();
+    a.bind.set_open_error(None);
+    let seen = world.watch(MS(5_000), &[&a, &b]);
+    assert_eq!(common::times(&seen, &a, 0), [MS(500)]);
+    assert!(matches!(events(&a).as_slice(), [Event::BindFailed(_), Event::BindRecovered(PORT)]));
+
+    // What was asked for while sockets were renewed is not forgotten when they are.
+    let opens = a.bind.opens();
+    a.device.rebind_soon();
+    a.device.rebind().unwrap();
+    a.device.run_timers();
+    assert_eq!(a.bind.opens(), opens + 2);
+
+    // What was done is not done again, when something else is to be tried again and then need not be; nor is what was asked
+    // for before or while there were no sockets.
+    let nothing_is_left = || {
+        a.bind.set_open_error(Some(io::ErrorKind::PermissionDenied));
+        a.device.rebind().unwrap_err();
+        a.bind.set_open_error(None);
+        a.device.rebind().unwrap();
+        let opens = a.bind.opens();
+        world.pass(MS(1_000), &[&a, &b]);
+        assert_eq!(a.bind.opens(), opens);
+    };
+    nothing_is_left();
+    a.device.rebind_soon();
+    a.device.down();
+    assert_eq!(a.device.next_deadline(), None);
+    a.device.up().unwrap();
+    nothing_is_left();
+    a.device.down();
+    a.device.rebind_soon();
+    assert_eq!(a.device.next_deadline(), None);
+    a.device.up().unwrap();
+    nothing_is_left();
+}
+
+#[test]
 fn only_a_port_that_was_asked_for_is_insisted_on() {
     let world = World::new();
     for (n, asked) in [(1, 0), (2, 7000)] {

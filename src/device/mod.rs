@@ -131,6 +131,8 @@ struct Config {
     up: bool,
     /// Sockets that should be open or fresh are not.
     retry: Option<Retry>,
+    /// Somebody asked for fresh sockets, and did not wait for them.
+    rebind: bool,
     /// While paused: the peers that there was a session with.
     paused: Option<Vec<Weak<Peer>>>,
 }

@@ -53,7 +53,7 @@ impl Device {
     /// stays. Sockets that could not be opened are not tried again.
     pub fn down(&self) {
         let mut config = lock(&self.config);
-        config.retry = None;
+        (config.retry, config.rebind) = (None, false);
         self.deadlines.set_own(None);
         if !std::mem::replace(&mut config.up, false) {
             return;
@@ -100,6 +100,19 @@ impl Device {
         Ok(())
     }
 
+    /// As [`rebind`](Self::rebind), but by whoever runs the timers, and soon. However often it was asked for before that, it
+    /// is done once. What became of it is told as an event.
+    pub fn rebind_soon(&self) {
+        let wake = {
+            let mut config = lock(&self.config);
+            config.rebind = config.up;
+            config.up && self.deadlines.set_own(Some(self.clock.now()))
+        };
+        if wake {
+            self.bind.wake();
+        }
+    }
+
     /// Stops everything, as [`down`](Self::down) does, until [`resume`](Self::resume): nothing is sent or received, and no
     /// timer runs. Returns false if it is paused already.
     pub fn pause(&self) -> bool {
@@ -144,11 +157,11 @@ impl Device {
         }
     }
 
-    /// To be called by the timers: the time for another try has come.
+    /// To be called by the timers: the time for another try has come, or somebody has asked for it.
     pub(super) fn retry_sockets(&self) {
         let up = {
-            let config = lock(&self.config);
-            if config.retry.is_none() {
+            let mut config = lock(&self.config);
+            if !std::mem::take(&mut config.rebind) && config.retry.is_none() {
                 return;
             }
             config.up
@@ -172,7 +185,9 @@ impl Device {
     fn sockets_are_open(&self) {
         let event = {
             let mut config = lock(&self.config);
-            self.deadlines.set_own(None);
+            if !config.rebind {
+                self.deadlines.set_own(None);
+            }
             config.retry.take().map(|_| Event::BindRecovered(config.listen_port))
         };
         if let Some(event) = event {

@@ -32,6 +32,12 @@ pub(super) fn takes(fd_ownership: u32) -> Result<bool> {
     }
 }
 
+/// Sets the MTU of the interface behind a descriptor of the app, where there is one.
+#[cfg(all(feature = "compat-mullvad", unix, not(target_os = "android")))]
+pub(crate) fn set_mtu(fd: i32, mtu: u16) -> Result<()> {
+    Lent::new(fd)?.set_mtu(mtu)
+}
+
 #[cfg(unix)]
 mod unix {
     use super::{Arc, Result, Tun};
@@ -72,6 +78,19 @@ mod unix {
         /// A socket over a duplicate of the descriptor.
         pub(in super::super) fn socket(&self) -> Result<UdpSocket> {
             self.duplicate().map(UdpSocket::from)
+        }
+
+        #[cfg(all(feature = "compat-mullvad", not(target_os = "android")))]
+        pub(super) fn set_mtu(&self, mtu: u16) -> Result<()> {
+            #[cfg(target_os = "linux")]
+            return crate::tun::linux::set_mtu(self.duplicate()?, mtu);
+            #[cfg(target_vendor = "apple")]
+            return crate::tun::apple::set_mtu(self.duplicate()?, mtu);
+            #[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
+            return {
+                let _ = mtu;
+                Ok(())
+            };
         }
 
         fn duplicate(&self) -> Result<OwnedFd> {

@@ -54,12 +54,12 @@ pub(super) fn guard_anywhere(body: impl FnOnce() -> Result<()>) -> wg_result {
 }
 
 /// For all other functions. A callback cannot call them: it would wait for itself.
-pub(super) fn guard(body: impl FnOnce() -> Result<()>) -> wg_result {
+pub(crate) fn guard(body: impl FnOnce() -> Result<()>) -> wg_result {
     code(outside(&mut once(|| body().map(|()| 0))))
 }
 
 /// As [`guard`], for functions that return a number (a handle, how many, a descriptor), or a negative code.
-pub(super) fn guard_number(body: impl FnOnce() -> Result<i32>) -> i32 {
+pub(crate) fn guard_number(body: impl FnOnce() -> Result<i32>) -> i32 {
     number(outside(&mut once(body)))
 }
 

@@ -119,6 +119,12 @@ pub(super) fn get<T: Object>(handle: i32) -> Result<Arc<Entry<T>>> {
     table().get(handle)
 }
 
+/// The numbers of all objects of this kind.
+#[cfg(feature = "compat-mullvad")]
+pub(super) fn all<T: Object>() -> Vec<i32> {
+    table().entries.iter().filter(|(_, entry)| entry.is::<Entry<T>>()).map(|(handle, _)| *handle).collect()
+}
+
 /// Takes a number out for good.
 pub(super) fn remove<T: Object>(handle: i32) -> Result<Arc<Entry<T>>> {
     let mut table = table();

@@ -24,7 +24,7 @@ const _: () = assert!(WG_KEY_LEN == KEY_LEN && WG_KEY_HEX_LEN == 2 * KEY_LEN + 1
 ///
 /// # Safety
 /// `key` is NULL or points to 32 readable bytes.
-pub(super) unsafe fn take_key(key: *const u8) -> Result<Secret> {
+pub(crate) unsafe fn take_key(key: *const u8) -> Result<Secret> {
     if key.is_null() {
         return Err(Error::new(ErrorKind::Null, "the key is NULL"));
     }

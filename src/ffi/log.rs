@@ -65,7 +65,14 @@ pub type wg_log_fn_t = Option<unsafe extern "C" fn(user: *mut c_void, handle: i3
 type LogFn = unsafe extern "C" fn(*mut c_void, i32, i32, *const c_char);
 
 static CALLBACK: Slot<LogFn> = Slot::new();
-static LEVEL: AtomicI32 = AtomicI32::new(WG_LOG_INFO as i32);
+/// Programs that were written for the other libraries have had as many lines from them.
+const FIRST_LEVEL: wg_log_level_t =
+    if cfg!(any(feature = "compat-android", feature = "compat-apple", feature = "compat-mullvad")) {
+        WG_LOG_DEBUG
+    } else {
+        WG_LOG_INFO
+    };
+static LEVEL: AtomicI32 = AtomicI32::new(FIRST_LEVEL as i32);
 
 /// Sends the log of the whole process to `log`, in place of where it went before. NULL ends it. A tunnel may have a log of
 /// its own: see wg_set_tunnel_log_callback().
@@ -160,6 +167,20 @@ pub(super) fn dispatch_of(handle: i32) -> Dispatch {
 pub(super) fn logged<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     static NO_TUNNEL: OnceLock<Dispatch> = OnceLock::new();
     tracing::dispatcher::with_default(NO_TUNNEL.get_or_init(|| dispatch_of(0)), body)
+}
+
+/// Logs why the last call on this thread has failed: with the lines of a tunnel, or for 0 with those of the process. For
+/// functions whose own result says less.
+#[cfg(any(feature = "compat-apple", feature = "compat-mullvad"))]
+pub(crate) fn tell_failure(handle: i32) {
+    // SAFETY: the text is this thread's, and there is no other call until it is copied.
+    let why = unsafe { std::ffi::CStr::from_ptr(super::wg_last_error()) }.to_string_lossy().into_owned();
+    let tell = || {
+        tracing::error!("{why}");
+        Ok(())
+    };
+    // Inside a callback nothing is logged.
+    let _ = if handle == 0 { guard(tell) } else { guard_on(handle, |_: &Entry<Running>| tell()) };
 }
 
 /// Turns events into lines. There is one for each tunnel, and all that have no callback of their own share that of the

@@ -6,6 +6,8 @@ use super::{
     result::wg_result,
     tunnel::Running,
 };
+#[cfg(feature = "compat-mullvad")]
+use super::{handle, log};
 use crate::{
     bind::Family,
     config::Update,
@@ -87,6 +89,16 @@ pub extern "C" fn wg_bump_sockets(handle: i32) -> wg_result {
     })
 }
 
+/// As [`wg_bump_sockets`], on the tunnel's own thread: what becomes of it is told as an event, and in the log.
+#[cfg(feature = "compat-apple")]
+pub(crate) fn bump_sockets_soon(handle: i32) -> wg_result {
+    guard_on(handle, |entry: &Entry<Running>| {
+        entry.check_running()?;
+        entry.tunnel.device().rebind_soon();
+        Ok(())
+    })
+}
+
 /// Tells a tunnel that the network which it is in is another one, or has changed. It begins anew: with fresh sockets on the
 /// same port, if that is possible; each host name is looked up; and what was found out about NAT64 is forgotten. Each peer
 /// that there is a session with hears from us at once. The session stays if the peer's address does; if it does not, a new
@@ -136,6 +148,21 @@ pub extern "C" fn wg_set_fwmark(handle: i32, mark: u32) -> wg_result {
         entry.check_running()?;
         entry.tunnel.device().apply(Update { fwmark: Some(mark), ..Update::default() })
     })
+}
+
+/// Ties the sockets of one family, of all tunnels; without an index, what would leave there is dropped.
+#[cfg(feature = "compat-mullvad")]
+pub(crate) fn bind_all_to_interface(family: i32, interface_index: u32) {
+    let family = match family {
+        libc::AF_INET => Family::V4,
+        libc::AF_INET6 => Family::V6,
+        _ => return,
+    };
+    for handle in handle::all::<Running>() {
+        if bind_to_interface(handle, family, interface_index, i32::from(interface_index == 0)) != wg_result::WG_OK {
+            log::tell_failure(handle);
+        }
+    }
 }
 
 fn peek(handle: i32, family: Family) -> i32 {

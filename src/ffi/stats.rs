@@ -15,7 +15,7 @@ use super::{
 use crate::{
     device::{MemoryUsage, PeerStats, Totals},
     error::{Error, ErrorKind, Result},
-    key::PublicKey,
+    key::{PublicKey, Secret},
 };
 
 /// Room for the name of a counter, its zero byte included.
@@ -263,15 +263,32 @@ pub unsafe extern "C" fn wg_counters(
 pub unsafe extern "C" fn wg_peer_stats(handle: i32, public_key: *const u8, stats: *mut wg_peer_stats_t) -> wg_result {
     guard_on(handle, |entry: &Entry<Running>| {
         // SAFETY: the caller's contract is the same.
-        let key = PublicKey::from_bytes(*unsafe { take_key(public_key) }?);
+        let key = unsafe { take_key(public_key) }?;
         // SAFETY: as above.
         let size = unsafe { struct_size(stats, "stats") }?;
-        let peer = entry.tunnel.device().peer_stats(&key);
-        let peer = peer.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no peer {key}")))?;
+        let peer = peer_of(entry, key)?;
         // SAFETY: as above; the size was read from it.
         unsafe { write_sized(&peer_stats(size, &peer), stats, size) };
         Ok(())
     })
+}
+
+/// Whether a tunnel has a peer: WG_OK, or as [`wg_peer_stats`].
+///
+/// # Safety
+/// `public_key` is NULL or points to 32 readable bytes.
+#[cfg(feature = "compat-mullvad")]
+pub(crate) unsafe fn has_peer(handle: i32, public_key: *const u8) -> wg_result {
+    guard_on(handle, |entry: &Entry<Running>| {
+        // SAFETY: the caller's contract is the same.
+        peer_of(entry, unsafe { take_key(public_key) }?).map(|_| ())
+    })
+}
+
+fn peer_of(entry: &Entry<Running>, key: Secret) -> Result<PeerStats> {
+    let key = PublicKey::from_bytes(*key);
+    let peer = entry.tunnel.device().peer_stats(&key);
+    peer.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no peer {key}")))
 }
 
 /// Reads the same about all peers, in the order of wg_get_config(). Each is consistent in itself.

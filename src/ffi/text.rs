@@ -28,7 +28,7 @@ pub(super) unsafe fn borrow_text<'a>(text: *const c_char, name: &str) -> Result<
 }
 
 /// Text for C, which cannot have a zero byte in it.
-pub(super) fn c_text(text: impl Into<Vec<u8>>) -> CString {
+pub(crate) fn c_text(text: impl Into<Vec<u8>>) -> CString {
     let mut bytes = text.into();
     bytes.retain(|b| *b != 0);
     CString::new(bytes).unwrap_or_default()

@@ -102,8 +102,9 @@ impl Hooks {
 /// Makes a tunnel between `tun_fd` and the network, and starts it.
 ///
 /// `tun_fd` gives and takes one IP packet a call: a TUN device (made with IFF_NO_PI, with or without IFF_VNET_HDR), the
-/// descriptor of Android's VpnService, or one end of a SOCK_DGRAM or SOCK_SEQPACKET socketpair. Its MTU is asked for; if
-/// that is not possible it counts as 1420 (see wg_options_t).
+/// descriptor of Android's VpnService, that of a utun of Apple's systems (whose packets have four bytes in front), or one end
+/// of a SOCK_DGRAM or SOCK_SEQPACKET socketpair. Its MTU is asked for; if that is not possible it counts as 1420 (see
+/// wg_options_t).
 /// `uapi` is the configuration: the lines of a UAPI `set` without `set=1`, "private_key=..\nlisten_port=..\n" and so on.
 /// It may be "", and is not kept. It is applied as a whole, and its port is open, when this returns.
 ///
@@ -125,7 +126,7 @@ impl Hooks {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_turn_on(tun_fd: i32, uapi: *const c_char) -> i32 {
     // SAFETY: the caller's contract is the same.
-    unsafe { turn_on(Ok((wg_options_t { tun_fd, ..wg_options_t::default() }, Ok(()))), uapi) }
+    unsafe { turn_on(Ok((wg_options_t { tun_fd, ..wg_options_t::default() }, Ok(()))), Arc::default(), uapi) }
 }
 
 /// As wg_turn_on(), with options. An app can bring packets and datagrams of its own; see wg_tun_callbacks_t and
@@ -151,12 +152,31 @@ pub unsafe extern "C" fn wg_turn_on_with(options: *const wg_options_t, uapi: *co
     // SAFETY: the caller's contract is the same.
     let options = unsafe { read_sized(options, "options") };
     // SAFETY: as above.
-    unsafe { turn_on(options, uapi) }
+    unsafe { turn_on(options, Arc::default(), uapi) }
+}
+
+/// As [`wg_turn_on_with`] and [`wg_set_tunnel_log_callback`](super::wg_set_tunnel_log_callback), but so that the first lines
+/// come, too.
+///
+/// # Safety
+/// That of both.
+#[cfg(feature = "compat-mullvad")]
+pub(crate) unsafe fn turn_on_with_log(
+    options: wg_options_t,
+    uapi: *const c_char,
+    log: super::wg_log_fn_t,
+    user: *mut std::ffi::c_void,
+    destroy: super::wg_destroy_fn_t,
+) -> i32 {
+    let own = Arc::<OwnLog>::default();
+    own.set(super::callback::Given::new(log, user, destroy));
+    // SAFETY: the caller's contract is the same.
+    unsafe { turn_on(Ok((options, Ok(()))), own, uapi) }
 }
 
 /// # Safety
 /// That of [`wg_turn_on_with`].
-unsafe fn turn_on(options: Result<(wg_options_t, Result<()>)>, uapi: *const c_char) -> i32 {
+unsafe fn turn_on(options: Result<(wg_options_t, Result<()>)>, log: Arc<OwnLog>, uapi: *const c_char) -> i32 {
     // Outside of the guard: what belongs to the app's functions is given up in any case.
     let given = options.map(|(options, complete)| {
         // SAFETY: the caller's contract is the same.
@@ -171,13 +191,13 @@ unsafe fn turn_on(options: Result<(wg_options_t, Result<()>)>, uapi: *const c_ch
         // SAFETY: as above.
         let text = unsafe { borrow_text(uapi, "uapi") }?;
         // SAFETY: as above.
-        unsafe { make(&options, hooks, brought?, text) }
+        unsafe { make(&options, hooks, brought?, log, text) }
     })
 }
 
 /// # Safety
 /// With `WG_FD_TAKE`, `tun_fd` is given away if this succeeds.
-unsafe fn make(options: &wg_options_t, hooks: Hooks, brought: Brought, text: &str) -> Result<i32> {
+unsafe fn make(options: &wg_options_t, hooks: Hooks, brought: Brought, log: Arc<OwnLog>, text: &str) -> Result<i32> {
     let takes = takes(options.fd_ownership)?;
     let mtu = match options.mtu {
         0 => DEFAULT_MTU,
@@ -207,7 +227,7 @@ unsafe fn make(options: &wg_options_t, hooks: Hooks, brought: Brought, text: &st
     let handle = handle::reserve()?;
     let count = usize::from(matches!(source, Source::App(_))) + usize::from(brought.transport.is_some());
     let ports = Opening::new(handle, memory, count)?;
-    let (log, events) = (Arc::<OwnLog>::default(), Arc::<Events>::default());
+    let events = Arc::<Events>::default();
     let dispatch = log::dispatch_to(log.clone(), handle);
     let (tunnel, sockets, lent) = tracing::dispatcher::with_default(&dispatch, || {
         let (tun, lent) = match source {

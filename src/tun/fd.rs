@@ -19,8 +19,9 @@ pub struct FdTun {
 }
 
 impl FdTun {
-    /// Takes a descriptor: a datagram or seqpacket socket, or a device. Packets begin with their IP header. The first
-    /// event is [`TunEvent::Up`]. An `mtu` of 0 stands for 1420.
+    /// Takes a descriptor: a datagram or seqpacket socket, or a device. Packets begin with their IP header, but for those of
+    /// Apple's `utun`, which have their family in front; its MTU is asked for. The first event is [`TunEvent::Up`]. An `mtu` of
+    /// 0 stands for 1420.
     ///
     /// Of a datagram socketpair one cannot see that its other end was closed until something is written; of a
     /// seqpacket socketpair one can.
@@ -29,6 +30,11 @@ impl FdTun {
     /// If it is a stream socket, a pipe or a file, or cannot be waited for.
     pub fn new(fd: OwnedFd, mtu: u16) -> Result<Self> {
         let port = PacketFd::new(fd)?;
+        #[cfg(target_vendor = "apple")]
+        let (port, mtu) = match super::apple::mtu(&port, mtu) {
+            Some(found) => (port.with_family(), found),
+            None => (port, mtu),
+        };
         let waiter = Waiter::new(port.as_fd()).map_err(|err| Error::io("cannot wait for the descriptor", err))?;
         Ok(Self { port, waiter, mtu: if mtu == 0 { DEFAULT_MTU } else { mtu }, told_up: AtomicBool::new(false) })
     }
@@ -154,6 +160,33 @@ mod tests {
             let mut buffer = [0; 100];
             assert_eq!(Read::read(&mut &app, &mut buffer).unwrap(), 20);
             assert_eq!(Read::read(&mut &app, &mut buffer).unwrap(), 30);
+        }
+    }
+
+    /// As it would be with a `utun`.
+    #[test]
+    fn families_stand_in_front_of_packets() {
+        let (mut tun, app) = pair(Type::DGRAM, 1280);
+        tun.port = tun.port.with_family();
+        let packet: Vec<u8> = (0..3000_u32).map(|i| (i >> 3) as u8).collect();
+        for len in [100, 1280, 3000] {
+            assert_eq!(app.send(&[&[0, 0, 0, 2], &packet[..len]].concat()).unwrap(), 4 + len);
+        }
+        // Without a packet behind it, and without even that.
+        app.send(&[0, 0, 0, 2]).unwrap();
+        app.send(&[0, 0]).unwrap();
+        app.send(&[0, 0, 0, 30, 0x60]).unwrap();
+        let mut arena = arena(100_000, 1280);
+        assert_eq!((tun.read(&mut arena).unwrap(), tun.read_drops()), (4, 2));
+        for (&slot, expected) in arena.slots().iter().zip([&packet[..100], &packet[..1280], &packet, &[0x60]]) {
+            assert_eq!(arena.packet(slot), expected);
+        }
+
+        assert_eq!(write(&tun, &[&[0x45, 1, 2], &[0x60, 3]]), 2);
+        let mut buffer = [0; 100];
+        for expected in [&[0, 0, 0, 2, 0x45, 1, 2][..], &[0, 0, 0, 30, 0x60, 3]] {
+            let len = Read::read(&mut &app, &mut buffer).unwrap();
+            assert_eq!(&buffer[..len], expected);
         }
     }
 

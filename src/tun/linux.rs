@@ -57,6 +57,17 @@ pub struct LinuxTun {
     watch: Mutex<Watch>,
 }
 
+/// Sets the MTU of the interface that a TUN's descriptor belongs to. A descriptor that belongs to none has none to be set.
+///
+/// # Errors
+/// As the system says: without CAP_NET_ADMIN it is not allowed.
+pub fn set_mtu(fd: impl AsFd, mtu: u16) -> Result<()> {
+    let Ok((name, _)) = sys::interface(fd) else {
+        return Ok(());
+    };
+    link::set_mtu(&name, mtu).map_err(|err| Error::io(format!("cannot set the MTU of interface {name}"), err))
+}
+
 /// The interface as it is seen, and as it was told.
 #[derive(Debug)]
 struct Watch {

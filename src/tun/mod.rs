@@ -7,12 +7,14 @@
 //! | file | where packets come from |
 //! |---|---|
 //! | [`linux`] | TUN devices of Linux and Android, with offloads if they have them |
-//! | [`fd`] | any descriptor that keeps packets apart, on any Unix |
+//! | [`fd`] | any descriptor that keeps packets apart, on any Unix; Apple's `utun`, which `apple` knows |
 //! | [`callback`] | the program itself: its functions take and give them |
 //! | [`mem`] | the program itself, when it asks; or a test |
 //!
 //! [`offload`] is what a device with offloads needs, as pure functions.
 
+#[cfg(target_vendor = "apple")]
+pub mod apple;
 pub mod callback;
 #[cfg(unix)]
 pub mod fd;

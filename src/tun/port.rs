@@ -23,6 +23,17 @@ use std::{
 /// How long one `write` waits in all for a reader that is behind. One that does not read at all costs this once.
 pub(super) const PATIENCE: Duration = Duration::from_millis(10);
 
+/// Bytes of a family.
+const FAMILY_LEN: usize = 4;
+
+/// The family of a packet, in Darwin's numbers: AF_INET6 or AF_INET.
+const fn family(packet: &[u8]) -> &'static [u8; FAMILY_LEN] {
+    match packet {
+        [0x60..=0x6f, ..] => &[0, 0, 0, 30],
+        _ => &[0, 0, 0, 2],
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     /// Not a socket.
@@ -36,6 +47,8 @@ enum Kind {
 pub(super) struct PacketFd {
     file: File,
     kind: Kind,
+    /// In front of each packet stands what family it is of, as Apple's `utun` has it.
+    has_family: bool,
     reading: Mutex<Reading>,
     /// The reader on the other side let a whole [`PATIENCE`] pass.
     stuck: AtomicBool,
@@ -97,11 +110,18 @@ impl PacketFd {
         Ok(Self {
             file,
             kind,
+            has_family: false,
             reading: Mutex::new(Reading { spill: Vec::new(), kept: 0 }),
             stuck: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             drops: AtomicU64::new(0),
         })
+    }
+
+    /// Expects a family in front of each packet, and puts one there.
+    #[cfg(any(target_vendor = "apple", test))]
+    pub(super) fn with_family(self) -> Self {
+        Self { has_family: true, ..self }
     }
 
     /// Packets that were read and could not be handed on.
@@ -172,9 +192,16 @@ impl PacketFd {
             *kept = 0;
         }
         let usual = usize::from(usual);
+        let mut family = [0; FAMILY_LEN];
+        let front = if self.has_family { FAMILY_LEN } else { 0 };
         while let Some(room) = arena.reserve(usual) {
-            let len = match self.receive(&mut [IoSliceMut::new(room), IoSliceMut::new(spill)]) {
-                Ok(Some(len)) => len,
+            let parts = &mut [IoSliceMut::new(&mut family), IoSliceMut::new(room), IoSliceMut::new(spill)];
+            let len = match self.receive(&mut parts[usize::from(front == 0)..]) {
+                Ok(Some(len)) if len <= front => {
+                    self.count_drop();
+                    continue;
+                }
+                Ok(Some(len)) => len - front,
                 Ok(None) => break,
                 // What has been read first; the error comes again.
                 Err(_) if arena.slots().len() > before => break,
@@ -201,7 +228,12 @@ impl PacketFd {
     /// Writes each packet, and returns how many were taken.
     pub(super) fn write(&self, packets: PacketList<'_>) -> usize {
         let mut patience = Patience::default();
-        packets.iter().filter(|packet| self.send(&[IoSlice::new(packet)], &mut patience).is_ok()).count()
+        let first = usize::from(!self.has_family);
+        let taken = |packet: &&[u8]| {
+            let parts = [IoSlice::new(family(packet)), IoSlice::new(packet)];
+            self.send(&parts[first..], &mut patience).is_ok()
+        };
+        packets.iter().filter(taken).count()
     }
 
     /// Writes one packet that consists of `parts`. Waits a little if the other side is behind: a burst must not be

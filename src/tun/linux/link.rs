@@ -134,6 +134,11 @@ pub(super) fn mtu(name: &str) -> io::Result<u16> {
     Ok(mtu16(sys::mtu(any_socket()?, name)?))
 }
 
+/// Sets the MTU of an interface.
+pub(super) fn set_mtu(name: &str, mtu: u16) -> io::Result<()> {
+    sys::set_mtu(any_socket()?, name, mtu)
+}
+
 /// A socket through which interfaces of the calling thread's network namespace can be asked for.
 fn any_socket() -> io::Result<Socket> {
     Socket::new(Domain::IPV4, Type::DGRAM, None)
