@@ -41,12 +41,17 @@
 #define WG_MEMORY_MAX 8388608
 
 /** What a wg_options_t begins as: no descriptor, WG_FD_TAKE, and the defaults. Since: 0.1.0 */
-#define WG_OPTIONS_INIT { sizeof(wg_options_t), -1, WG_FD_TAKE, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL }
+#define WG_OPTIONS_INIT { sizeof(wg_options_t), -1, WG_FD_TAKE, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL }
 
-/** The most datagrams that one wg_bind_send() takes. A later library may take more, but not fewer. Since: 0.1.0 */
+/** The most datagrams that one wg_bind_send() takes, and the most packets or datagrams that a function of the app gets in
+    one call. A later library may take more, but not fewer; and never gives more. Since: 0.1.0 */
 #define WG_BATCH_SIZE 128
 /** What a wg_bind_options_t begins as: nothing to protect, no mark, no flags. Since: 0.1.0 */
 #define WG_BIND_OPTIONS_INIT { sizeof(wg_bind_options_t), NULL, NULL, NULL, 0, 0 }
+/** What a wg_tun_callbacks_t begins as. Since: 0.1.0 */
+#define WG_TUN_CALLBACKS_INIT { sizeof(wg_tun_callbacks_t), NULL, NULL, NULL, NULL }
+/** What a wg_transport_t begins as. Since: 0.1.0 */
+#define WG_TRANSPORT_INIT { sizeof(wg_transport_t), NULL, NULL, NULL }
 
 /**
  * What a call came to. Values are fixed for ever and never reused; a later version may add some, so treat one you do
@@ -399,6 +404,22 @@ typedef struct wg_bind_options_t {
 } wg_bind_options_t;
 
 /**
+ * An IP packet.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_packet_t {
+  /**
+   * Its first byte, which is that of the IP header. May be NULL if `len` is 0.
+   */
+  const uint8_t *data;
+  /**
+   * Its length in bytes: up to 65535.
+   */
+  size_t len;
+} wg_packet_t;
+
+/**
  * Where a peer is, and which of our addresses it knows us by. It is plain memory: copy it as you like, and set its
  * fields by hand if you have an address in another form. It has no padding, and what wg_ functions fill has zeros in
  * all bytes that do not matter, so that two of those can be compared and hashed byte by byte.
@@ -439,6 +460,9 @@ typedef struct wg_endpoint_t {
 
 /**
  * A datagram to send, or room for one to receive. What was received can be sent on as it is.
+ *
+ * Through a wg_transport_t they go as they do through a bind: its function is given what is to be sent, one datagram in
+ * each and not to be changed, and wg_transport_receive() takes what wg_bind_recv() has filled.
  *
  * Since: 0.1.0
  */
@@ -567,7 +591,8 @@ typedef void (*wg_event_fn_t)(void *user, int32_t handle, const struct wg_event_
  * tunnel waits meanwhile, so return soon, and do not wait for a thread that may be inside a wg_ function. It must not
  * leave by an exception or longjmp().
  * Inside it, functions whose text says so under "Threads" work: wg_last_error(), wg_free(), wg_set_log_level() and others.
- * All others, and so all that take a handle, return WG_ERR_BUSY.
+ * All others, and so all that take a handle, return WG_ERR_BUSY, but for wg_tun_inject(), wg_transport_receive() and
+ * wg_set_mtu().
  * Since: 0.1.0
  */
 typedef void (*wg_log_fn_t)(void *user, int32_t handle, int32_t level, const char *text);
@@ -761,6 +786,104 @@ typedef int32_t (*wg_resolve_fn_t)(void *user,
                                    size_t *count);
 
 /**
+ * Takes packets that have come out of the tunnel.
+ *
+ * `user` is what came with the function; `handle` is the tunnel, which wg_tun_inject(), wg_transport_receive() and
+ * wg_set_mtu() know before wg_turn_on_with() has returned it; `packets` are `count` packets, 1 to WG_BATCH_SIZE, in order. They
+ * are gone when the function returns. Returns how many it took; the others are dropped and counted.
+ *
+ * Threads: it is called on one of the tunnel's own threads at a time, without a lock held; perhaps before
+ * wg_turn_on_with() has returned. The tunnel waits meanwhile, so return soon, and do not wait for a thread that may be
+ * inside wg_turn_off(). It must not leave by an exception or longjmp().
+ * Inside it, wg_tun_inject(), wg_transport_receive() and wg_set_mtu() work, for this tunnel and for others, and what else
+ * wg_log_fn_t names. Everything else returns WG_ERR_BUSY.
+ * Since: 0.1.0
+ */
+typedef size_t (*wg_tun_write_fn_t)(void *user, int32_t handle, const struct wg_packet_t *packets, size_t count);
+
+/**
+ * Is told that half of the tunnel's queue is free again, after wg_tun_inject() could not take everything.
+ *
+ * Threads: as wg_tun_write_fn_t; it may be called while `write` is.
+ * Since: 0.1.0
+ */
+typedef void (*wg_tun_room_fn_t)(void *user, int32_t handle);
+
+/**
+ * Packets from and to the app, in place of a TUN device: of an app's packet flow, or of a TCP/IP stack of its own. Start
+ * from WG_TUN_CALLBACKS_INIT. It may grow as wg_options_t does.
+ *
+ * What goes into the tunnel is passed to wg_tun_inject().
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_tun_callbacks_t {
+  /**
+   * sizeof(wg_tun_callbacks_t), as the caller was compiled.
+   */
+  size_t struct_size;
+  /**
+   * Takes what comes out of the tunnel.
+   */
+  wg_tun_write_fn_t write;
+  /**
+   * Is told of room in the queue; or NULL.
+   */
+  wg_tun_room_fn_t room;
+  /**
+   * Passed to each of the functions.
+   */
+  void *user;
+  /**
+   * Called exactly once with `user`, or NULL: by wg_turn_off(), when all that the app brought to the tunnel has returned
+   * for the last time; or by wg_turn_on_with() if it fails (unless the reason is a wrong `struct_size`). It may call what
+   * the other functions may.
+   */
+  wg_destroy_fn_t destroy;
+} wg_tun_callbacks_t;
+
+/**
+ * Sends datagrams of the tunnel.
+ *
+ * `user` and `handle` are as in wg_tun_write_fn_t; `datagrams` are `count` datagrams, 1 to WG_BATCH_SIZE, in order, mostly to one
+ * peer. They are gone when the function returns. Returns how many were sent, from the first on; the others are dropped and
+ * counted, as if the network had lost them.
+ *
+ * Threads: it is called on the tunnel's own threads and on those that are inside wg_turn_on_with() or wg_set_config(), on
+ * several at once, without a lock held. The rest is as in wg_tun_write_fn_t.
+ * Since: 0.1.0
+ */
+typedef size_t (*wg_transport_send_fn_t)(void *user, int32_t handle, const struct wg_datagram_t *datagrams, size_t count);
+
+/**
+ * Datagrams from and to the app, in place of UDP sockets: for relays and obfuscation. Start from WG_TRANSPORT_INIT. It may
+ * grow as wg_options_t does.
+ *
+ * What was received is passed to wg_transport_receive(). The tunnel opens no socket: its `listen_port` is only a number,
+ * and its `fwmark` means nothing.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_transport_t {
+  /**
+   * sizeof(wg_transport_t), as the caller was compiled.
+   */
+  size_t struct_size;
+  /**
+   * Sends what the tunnel has for its peers.
+   */
+  wg_transport_send_fn_t send;
+  /**
+   * Passed to the functions.
+   */
+  void *user;
+  /**
+   * As in wg_tun_callbacks_t.
+   */
+  wg_destroy_fn_t destroy;
+} wg_transport_t;
+
+/**
  * What wg_turn_on_with() may be told. Start from WG_OPTIONS_INIT, and set what should differ.
  *
  * Fields are only ever appended. A program that was compiled with an older header passes a shorter struct, and gets
@@ -783,7 +906,7 @@ typedef struct wg_options_t {
    */
   uint32_t fd_ownership;
   /**
-   * The MTU if `tun_fd` cannot be asked for it: 576 to 65535, or 0 for 1420.
+   * The MTU if `tun_fd` cannot be asked for it, or is -1: 576 to 65535, or 0 for 1420.
    */
   uint32_t mtu;
   /**
@@ -792,7 +915,7 @@ typedef struct wg_options_t {
   uint32_t max_peers;
   /**
    * Bytes that packets may take while they pass through or wait for a session: WG_MEMORY_MIN to WG_MEMORY_MAX, or 0 for
-   * 4 MiB. At the limit packets are dropped and counted ("out_memory_full"). Peers come on top: about 1 KiB each, and 3
+   * 4 MiB; with `tun` or `transport` 128 KiB more at least for each. At the limit packets are dropped and counted ("out_memory_full"). Peers come on top: about 1 KiB each, and 3
    * KiB more while there are sessions. wg_memory_usage() tells what is taken.
    */
   size_t memory_limit;
@@ -826,6 +949,14 @@ typedef struct wg_options_t {
    * Gives up `resolve_user`; or NULL. When, says wg_turn_on_with(). It follows the rules of wg_resolve_fn_t.
    */
   wg_destroy_fn_t resolve_destroy;
+  /**
+   * Takes and gives packets in place of `tun_fd`, which is then -1; or NULL. What it points to is not kept.
+   */
+  const struct wg_tun_callbacks_t *tun;
+  /**
+   * Takes and gives datagrams in place of UDP sockets; or NULL. What it points to is not kept.
+   */
+  const struct wg_transport_t *transport;
 } wg_options_t;
 
 #ifdef __cplusplus
@@ -865,8 +996,7 @@ uint32_t wg_version_number(void);
  * together, but functions for tunnels do not know a bind's handle, nor those for binds a tunnel's.
  *
  * Memory: `options` and `port` are not kept. `destroy` is called exactly once with `user`: when the bind is closed
- * and the last call on it has returned, or before this one does if it fails. Only if `options` cannot be read
- * (WG_ERR_UNSUPPORTED, or WG_ERR_INVALID for its struct_size) it is not called.
+ * and the last call on it has returned, or before this one does if it fails; unless its `struct_size` is wrong.
  * Errors: WG_ERR_ADDR_IN_USE if the port is taken; WG_ERR_PERMISSION if `protect` refuses, or for a mark without the
  * right to it; WG_ERR_INVALID for flags that do not exist; WG_ERR_UNSUPPORTED if `options` sets a field that this
  * library does not know, or the host has neither family; WG_ERR_RESOURCES; WG_ERR_IO; WG_ERR_PANIC; WG_ERR_BUSY
@@ -989,6 +1119,65 @@ wg_result wg_bind_set_interface(int32_t bind, uint32_t family, uint32_t interfac
  * Since: 0.1.0
  */
 int32_t wg_bind_peek_fd(int32_t bind, uint32_t family);
+
+/**
+ * Passes packets into a tunnel, whose packets come from wg_tun_callbacks_t. They are copied into a queue, as many as it has
+ * room for: by default it holds about 300 packets of 1420 bytes. What is not taken is not looked at again: pass it once
+ * more when `room` was called, or drop it, as a network interface does. Never waits.
+ *
+ * Memory: `packets` and what they point to stay the caller's, and are not kept. On success `*taken`, unless `taken` is NULL,
+ * is how many of the packets were taken, from the first on.
+ * Errors: WG_ERR_NULL if `packets` or the `data` of one is NULL; WG_ERR_INVALID if one is longer than 65535 bytes;
+ * WG_ERR_TOO_LARGE for more than 4096 packets; WG_ERR_UNSUPPORTED if the tunnel's packets come from elsewhere;
+ * WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_PANIC. None is taken then. A packet that is not IP is
+ * taken, then dropped and counted.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `packets` is NULL or points to `count` packets, whose `data` are NULL or point to `len` bytes; nobody changes them
+ * meanwhile. `taken` is NULL or writable.
+ */
+wg_result wg_tun_inject(int32_t handle,
+                        const struct wg_packet_t *packets,
+                        size_t count,
+                        size_t *taken);
+
+/**
+ * Passes datagrams into a tunnel that were received for it by its wg_transport_t. They are copied into a queue, as many as
+ * it has room for: by default it holds about 300 datagrams of 1452 bytes. What is not taken can be dropped, as a socket
+ * does it. None is while the tunnel is down. Never waits.
+ *
+ * Datagrams may be anything: they are from the network, and what is not from a peer is dropped and counted. What goes to a
+ * peer goes to the endpoint that its last datagram came from.
+ *
+ * Memory: as wg_tun_inject().
+ * Errors: as wg_tun_inject(); WG_ERR_NULL also for a `peer`, and WG_ERR_INVALID for one that is none, a `tos` above 255, or a
+ * `segment_size` other than 0.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ *
+ * # Safety
+ * `datagrams` is NULL or points to `count` datagrams, whose `data` are NULL or point to `len` bytes, and whose `peer` are NULL
+ * or readable; nobody changes them meanwhile. `taken` is NULL or writable.
+ */
+wg_result wg_transport_receive(int32_t handle,
+                               const struct wg_datagram_t *datagrams,
+                               size_t count,
+                               size_t *taken);
+
+/**
+ * Changes the MTU of a tunnel whose packets come from wg_tun_callbacks_t. Packets are padded up to it; it does not limit
+ * what wg_tun_inject() takes.
+ *
+ * Memory: nothing changes hands.
+ * Errors: WG_ERR_INVALID if it is not in 576 to 65535, the old one then stays; WG_ERR_UNSUPPORTED if the tunnel's packets
+ * come from elsewhere; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_PANIC.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ */
+wg_result wg_set_mtu(int32_t handle,
+                     uint32_t mtu);
 
 /**
  * Sends `count` datagrams, up to WG_BATCH_SIZE, in order. Neighbours of one size with equal endpoints leave together
@@ -1581,23 +1770,24 @@ int32_t wg_turn_on(int32_t tun_fd,
                    const char *uapi);
 
 /**
- * As wg_turn_on(), with options.
+ * As wg_turn_on(), with options. An app can bring packets and datagrams of its own; see wg_tun_callbacks_t and
+ * wg_transport_t.
  *
  * Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP it stays the caller's in
  * any case; but a duplicate has its O_NONBLOCK mode in common with the original, so on success the caller's descriptor
  * is non-blocking from then on. `protect_destroy` is called exactly once with `protect_user`, and `resolve_destroy` with
  * `resolve_user`: when the tunnel is turned off and the function has returned for the last time, or before this call
- * returns if it fails, `resolve_destroy` also if `resolve` is NULL. Only if `options` cannot be read (WG_ERR_NULL,
- * WG_ERR_UNSUPPORTED, or WG_ERR_INVALID for its struct_size) they are not called.
- * Errors: as wg_turn_on(); WG_ERR_NULL if `options` is NULL; WG_ERR_INVALID if one of its values is out of its range;
- * WG_ERR_PERMISSION if `protect` refuses;
+ * returns if it fails, `resolve_destroy` also if `resolve` is NULL. What `tun` and `transport` point to is given up in the
+ * same way. Only what is in a struct with a wrong `struct_size` is not.
+ * Errors: as wg_turn_on(); WG_ERR_NULL if `options`, or `write` or `send` of what it points to, is NULL; WG_ERR_INVALID if
+ * one of its values is out of its range, or both `tun` and `tun_fd` are set; WG_ERR_PERMISSION if `protect` refuses;
  * WG_ERR_UNSUPPORTED if it sets a field that this library does not know.
  * Threads: any. It does not wait for host names to be looked up, unless it fails while one is.
  * Since: 0.1.0
  *
  * # Safety
- * `options` is NULL or points to `options->struct_size` readable bytes; its functions are NULL or of their types, and
- * may be called with what belongs to them on any thread; the rest as in wg_turn_on().
+ * `options` is NULL or points to `options->struct_size` readable bytes, and so are the structs that it points to; their
+ * functions are NULL or of their types, and may be called with what belongs to them on any thread; the rest as in wg_turn_on().
  */
 int32_t wg_turn_on_with(const struct wg_options_t *options,
                         const char *uapi);
@@ -1608,7 +1798,8 @@ int32_t wg_turn_on_with(const struct wg_options_t *options,
  * Calls on the tunnel that are under way on other threads finish; if there are any, what they need is freed, and the
  * descriptor closed, when the last of them returns.
  *
- * When this returns, none of the tunnel's callbacks is running on any thread, and each was destroyed.
+ * When this returns, none of the tunnel's callbacks is running on any thread, and each was destroyed; so were the functions
+ * that the app brought to it.
  *
  * Memory: everything that belongs to the tunnel is freed, and its keys are wiped. Text from wg_get_config() stays.
  * Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls; WG_ERR_BUSY inside a callback, and the tunnel runs on.

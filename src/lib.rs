@@ -8,6 +8,7 @@
 //! | [`config`] | a validated change set ([`config::Update`]), the state read back, `.conf` files |
 //! | [`noise`] | the protocol engine, without I/O, clock or randomness of its own |
 //! | [`uapi`] | the text protocol of `wg(8)` |
+//! | [`queue`] | packets on their way between threads |
 //! | [`bind`], [`tun`] | the two sides that packets come from, behind one trait each |
 //! | [`device`] | peers, routing, timers and the two threads of a tunnel |
 //! | [`ipc`] | the daemon's control socket |
@@ -21,6 +22,7 @@ pub mod ffi;
 pub mod ipc;
 pub mod key;
 pub mod noise;
+pub mod queue;
 pub mod random;
 pub mod time;
 pub mod tun;

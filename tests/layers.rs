@@ -15,11 +15,12 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("config", &["error", "key"]),
     ("uapi", &["error", "key", "config"]),
     ("noise", &["error", "key", "time", "random"]),
-    ("bind", &["error"]),
-    ("tun", &["error"]),
+    ("queue", &[]),
+    ("bind", &["error", "queue"]),
+    ("tun", &["error", "queue"]),
     ("device", &["error", "key", "time", "random", "config", "noise", "bind", "tun"]),
     ("ipc", &["error", "config", "uapi", "device"]),
-    ("ffi", &["error", "key", "time", "random", "config", "uapi", "noise", "bind", "tun", "device", "ipc"]),
+    ("ffi", &["error", "key", "time", "random", "config", "uapi", "noise", "queue", "bind", "tun", "device", "ipc"]),
 ];
 
 /// The files where `unsafe` is opened: the C ABI, and what speaks to an operating system.

@@ -18,13 +18,16 @@
 //! # }
 //! ```
 
-use super::{Bind, Endpoint, Family, RecvBatch, RecvMeta, SendReport, Transmit, Woken};
+use super::{
+    Bind, Endpoint, Family, RecvBatch, SendReport, Transmit, Woken,
+    queue::{DatagramQueue, Origin},
+};
+use crate::queue::wait_until;
 use std::{
-    collections::VecDeque,
     fmt, io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// How many datagrams a bind's queue holds; what comes on top is lost, as with a full socket buffer.
@@ -83,7 +86,7 @@ struct State {
 struct Host {
     addresses: Vec<IpAddr>,
     port: Option<u16>,
-    queue: VecDeque<Datagram>,
+    queue: DatagramQueue,
     wake: bool,
     ready: Arc<Condvar>,
     mark: u32,
@@ -106,47 +109,16 @@ impl Host {
         let ip = ours.or_else(|| self.addresses.iter().find(family).copied())?;
         Some((SocketAddr::new(ip, port), to.src.is_some() && ours.is_none()))
     }
-
-    /// Takes the next datagram that fits into `slot`, and with GRO those that may share the slot with it.
-    fn receive(&mut self, slot: &mut [u8]) -> Option<RecvMeta> {
-        let first = self.queue.pop_front()?;
-        let meta = |len, size: usize| RecvMeta {
-            from: Endpoint { src: Some(first.to.ip()), ..Endpoint::new(first.from) },
-            len,
-            segment_size: size.max(1),
-            tos: first.tos,
-        };
-        let size = first.payload.len();
-        if size > slot.len() {
-            return Some(meta(0, 0));
-        }
-        slot[..size].copy_from_slice(&first.payload);
-        let mut len = size;
-        while let Some(next) = self.queue.front() {
-            let same = (next.from, next.to, next.tos) == (first.from, first.to, first.tos);
-            let end = len + next.payload.len();
-            let full = len != len / size.max(1) * size || len == 64 * size;
-            if !self.gro || !same || full || !(len + 1..=slot.len().min(len + size)).contains(&end) {
-                break;
-            }
-            slot[len..end].copy_from_slice(&next.payload);
-            len = end;
-            self.queue.pop_front();
-        }
-        Some(meta(len, size))
-    }
 }
 
 impl State {
     /// Puts a datagram into the queue of whoever owns its address.
-    fn deliver(&mut self, datagram: Datagram) {
-        let to = datagram.to;
-        match self.hosts.iter_mut().find(|host| host.owns(to)) {
-            Some(host) if host.queue.len() < QUEUE => {
-                host.queue.push_back(datagram);
-                host.ready.notify_all();
-            }
-            _ => self.lost += 1,
+    fn deliver(&mut self, Datagram { from, to, tos, payload }: Datagram) {
+        let origin = Origin { from: Endpoint { src: Some(to.ip()), ..Endpoint::new(from) }, tos };
+        let host = self.hosts.iter_mut().find(|host| host.owns(to));
+        match host.and_then(|host| host.queue.push(origin, &payload).then_some(&host.ready)) {
+            Some(ready) => ready.notify_all(),
+            None => self.lost += 1,
         }
         let (due, held) = std::mem::take(&mut self.held).into_iter().partition(|d| d.to == to);
         self.held = held;
@@ -186,7 +158,7 @@ impl MemNetwork {
         state.hosts.push(Host {
             addresses: vec![address],
             port: None,
-            queue: VecDeque::new(),
+            queue: DatagramQueue::new(QUEUE, usize::MAX),
             wake: false,
             ready: Arc::clone(&ready),
             mark: 0,
@@ -366,23 +338,11 @@ impl Bind for MemBind {
     }
 
     fn wait(&self, timeout: Option<Duration>) -> io::Result<Woken> {
-        // A time too far away to be named is no limit.
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let mut state = lock(&self.network.shared.state);
-        loop {
-            let host = &mut state.hosts[self.id];
-            if std::mem::take(&mut host.wake) || !host.queue.is_empty() {
-                return Ok(Woken { own: true, joined: false });
-            }
-            state = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
-                None => self.ready.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Some(Duration::ZERO) => return Ok(Woken::default()),
-                Some(left) => {
-                    let waited = self.ready.wait_timeout(state, left);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
-        }
+        let ready = |state: &State| state.hosts[self.id].wake || !state.hosts[self.id].queue.is_empty();
+        let mut state = wait_until(&self.ready, lock(&self.network.shared.state), timeout, ready);
+        let own = ready(&state);
+        state.hosts[self.id].wake = false;
+        Ok(Woken { own, joined: false })
     }
 
     fn wake(&self) {
@@ -391,7 +351,7 @@ impl Bind for MemBind {
     }
 
     fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
-        Ok(self.with(|host| batch.fill(|slot| host.receive(slot))))
+        Ok(self.with(|host| batch.fill(|slot| host.queue.receive(slot, host.gro))))
     }
 
     fn send(&self, batch: &[Transmit<'_>]) -> SendReport {
@@ -416,10 +376,6 @@ impl Bind for MemBind {
         }
         report
     }
-
-    fn zone_index(&self, zone: &str) -> Option<u32> {
-        zone.parse().ok().filter(|index| *index != 0)
-    }
 }
 
 impl Drop for MemBind {
@@ -432,6 +388,7 @@ impl Drop for MemBind {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::bind::RecvMeta;
     use std::thread;
 
     fn pair() -> (MemNetwork, Arc<MemBind>, Arc<MemBind>) {

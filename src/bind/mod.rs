@@ -10,6 +10,7 @@
 mod batch;
 #[cfg(any(target_os = "freebsd", target_os = "openbsd"))]
 mod bsd;
+pub mod callback;
 mod endpoint;
 mod fallback;
 mod interface;
@@ -17,6 +18,7 @@ mod interface;
 mod linux;
 pub mod mem;
 mod outgoing;
+mod queue;
 pub mod udp;
 #[cfg(windows)]
 mod windows;
@@ -280,11 +282,27 @@ pub trait Bind: Send + Sync {
     /// little. What cannot be sent is dropped and reported.
     fn send(&self, batch: &[Transmit<'_>]) -> SendReport;
 
-    /// The scope id that an IPv6 zone names on this host; `None` if it names none.
-    fn zone_index(&self, zone: &str) -> Option<u32>;
+    /// The scope id that an IPv6 zone names; `None` if it names none. Unless a bind knows the names of interfaces, a zone is
+    /// a number.
+    fn zone_index(&self, zone: &str) -> Option<u32> {
+        zone.parse().ok().filter(|index| *index != 0)
+    }
 
     /// Names and values of what it counts itself, besides what `send` reports.
     fn counters(&self) -> Vec<(&'static str, u64)> {
         Vec::new()
+    }
+
+    /// Bytes of memory that datagrams which wait to be received take now.
+    fn memory(&self) -> usize {
+        0
+    }
+
+    /// Gives back what memory it can do without until something is received.
+    fn trim(&self) {}
+
+    /// The most that [`memory`](Self::memory) may become. A device has so much less for packets that wait for a session.
+    fn queue_limit(&self) -> usize {
+        0
     }
 }

@@ -11,7 +11,7 @@ use super::{Device, lock, read, write};
 pub struct MemoryUsage {
     /// The most that `buffers` and `staged` may come to; see [`Options::memory`](super::Options::memory).
     pub limit: usize,
-    /// What the threads and the TUN work in, and what is remembered of senders under load.
+    /// What the threads, the TUN and the bind work in, and what is remembered of senders under load.
     pub buffers: usize,
     /// Packets that wait for a session.
     pub staged: usize,
@@ -32,8 +32,8 @@ impl Device {
     /// peers.
     #[must_use]
     pub fn memory_usage(&self) -> MemoryUsage {
-        let mut usage = MemoryUsage { limit: self.memory, buffers: self.tun.memory(), ..MemoryUsage::default() };
-        usage.buffers += lock(&self.gate).limiter.memory();
+        let mut usage = MemoryUsage { limit: self.memory, ..MemoryUsage::default() };
+        usage.buffers = self.tun.memory() + self.bind.memory() + lock(&self.gate).limiter.memory();
         usage.peers += read(&self.allowed_ips).memory();
         let peers = read(&self.peers);
         usage.peers += peers.memory() + self.index.memory() + self.deadlines.memory();
@@ -48,6 +48,7 @@ impl Device {
     /// Gives back what is not needed now. What is needed again later is allocated again then.
     pub fn trim(&self) {
         self.tun.trim();
+        self.bind.trim();
         // Which forgets the senders, if the load is over.
         lock(&self.gate).is_under_load(false, self.clock.now());
         write(&self.allowed_ips).trim();

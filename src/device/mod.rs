@@ -93,8 +93,8 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 pub struct Options {
     /// The largest number of peers; `set` fails with `Invalid` beyond it.
     pub max_peers: usize,
-    /// Bytes that packets may take while they pass through or wait for a session. The fixed buffers ([`FIXED_MEMORY`]) come
-    /// off it first; each packet that waits takes [`STAGED_OVERHEAD`] besides its own bytes. At the limit packets are dropped
+    /// Bytes that packets may take while they pass through or wait for a session. The fixed buffers ([`FIXED_MEMORY`]), and
+    /// the queues of a TUN and a bind without descriptors, come off it first; each packet that waits takes [`STAGED_OVERHEAD`] besides its own bytes. At the limit packets are dropped
     /// and counted. A peer takes about 1 KiB on top, and 3 KiB more while it has sessions.
     pub memory: usize,
     /// Where the time comes from.
@@ -189,6 +189,7 @@ impl Device {
     /// A device without keys and peers, which is down.
     #[must_use]
     pub fn new(tun: Arc<dyn Tun>, bind: Arc<dyn Bind>, options: Options) -> Self {
+        let taken = FIXED_MEMORY.saturating_add(tun.queue_limit()).saturating_add(bind.queue_limit());
         Self {
             mtu: AtomicU16::new(tun.mtu()),
             names: options.resolve.map(|resolve| Names::new(resolve, bind.clone())),
@@ -207,7 +208,7 @@ impl Device {
             allowed_ips: RwLock::default(),
             index: IndexTable::default(),
             deadlines: Deadlines::default(),
-            budget: Budget::new(options.memory.saturating_sub(FIXED_MEMORY)),
+            budget: Budget::new(options.memory.saturating_sub(taken)),
             stats: Stats::default(),
         }
     }

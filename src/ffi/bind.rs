@@ -91,8 +91,7 @@ unsafe impl SizedStruct for wg_bind_options_t {}
 /// together, but functions for tunnels do not know a bind's handle, nor those for binds a tunnel's.
 ///
 /// Memory: `options` and `port` are not kept. `destroy` is called exactly once with `user`: when the bind is closed
-/// and the last call on it has returned, or before this one does if it fails. Only if `options` cannot be read
-/// (WG_ERR_UNSUPPORTED, or WG_ERR_INVALID for its struct_size) it is not called.
+/// and the last call on it has returned, or before this one does if it fails; unless its `struct_size` is wrong.
 /// Errors: WG_ERR_ADDR_IN_USE if the port is taken; WG_ERR_PERMISSION if `protect` refuses, or for a mark without the
 /// right to it; WG_ERR_INVALID for flags that do not exist; WG_ERR_UNSUPPORTED if `options` sets a field that this
 /// library does not know, or the host has neither family; WG_ERR_RESOURCES; WG_ERR_IO; WG_ERR_PANIC; WG_ERR_BUSY
@@ -163,14 +162,16 @@ pub unsafe extern "C" fn wg_bind_adopt(
 /// As in [`wg_bind_open`].
 unsafe fn read_options(options: *const wg_bind_options_t) -> Result<BatchOptions> {
     const KNOWN: u32 = WG_BIND_NO_OFFLOAD as u32 | WG_BIND_ANY_INTERFACE as u32;
-    let options = if options.is_null() {
-        wg_bind_options_t::default()
+    let (options, complete) = if options.is_null() {
+        (wg_bind_options_t::default(), Ok(()))
     } else {
         // SAFETY: the caller's contract is the same.
         unsafe { read_sized(options, "options") }?
     };
+    // Before anything is refused: what the app gives away belongs to somebody from here on.
     // SAFETY: the caller allows the calls.
     let protect = unsafe { Protect::new(options.protect, options.user, options.destroy) };
+    complete?;
     if options.flags & !KNOWN != 0 {
         return Err(Error::invalid(format!("flags is {:#x}, which has unknown ones", options.flags)));
     }

@@ -158,40 +158,45 @@ impl<F: Copy> Slot<F> {
     /// is destroyed. Returns false, and keeps nothing, if the slot is closed.
     pub(super) fn set(&self, given: Given<F>) -> bool {
         match given {
-            Given::Callback(new) => self.exchange(Some(new), false),
+            Given::Callback(new) => self.exchange(Some(new), false).is_ok(),
             // Its pointer may be the old one's, and is given up after that.
-            Given::Nothing(_pointer) => self.exchange(None, false),
+            Given::Nothing(_pointer) => self.exchange(None, false).is_ok(),
         }
     }
 
     /// Takes the callback away.
     pub(super) fn clear(&self) {
-        self.exchange(None, false);
+        drop(self.exchange(None, false));
     }
 
     /// Takes the callback away, for good.
     pub(super) fn close(&self) {
-        self.exchange(None, true);
+        drop(self.take());
     }
 
-    fn exchange(&self, new: Option<Callback<F>>, close: bool) -> bool {
-        let (old, taken) = {
+    /// As [`close`](Self::close), but the callback is not destroyed yet.
+    pub(super) fn take(&self) -> Option<Callback<F>> {
+        self.exchange(None, true).unwrap_or(None)
+    }
+
+    /// Returns the old callback, which is not running any more; or the new one if the slot is closed.
+    fn exchange(&self, new: Option<Callback<F>>, close: bool) -> Result<Option<Callback<F>>, Option<Callback<F>>> {
+        let old = {
             let mut current = self.current();
             if current.closed {
-                (new, false)
-            } else {
-                current.closed = close;
-                self.is_set.store(new.is_some(), Ordering::Relaxed);
-                (std::mem::replace(&mut current.callback, new), true)
+                return Err(new);
             }
+            current.closed = close;
+            self.is_set.store(new.is_some(), Ordering::Relaxed);
+            std::mem::replace(&mut current.callback, new)
         };
-        if let Some(old) = old {
+        if let Some(old) = &old {
             let mut running = old.shared.running();
             while *running > 0 {
                 running = old.shared.idle.wait(running).unwrap_or_else(PoisonError::into_inner);
             }
         }
-        taken
+        Ok(old)
     }
 }
 

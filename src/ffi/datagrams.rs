@@ -12,16 +12,18 @@ use super::{
     endpoint::{self, wg_endpoint_t},
     guard::guard_number_on,
     handle::Entry,
+    packets::borrow_items,
 };
 use crate::{
-    bind::{BatchUdp, Endpoint, Received, SendReport, Transmit},
+    bind::{self, BatchUdp, Endpoint, Received, SendReport, Transmit, callback::Datagram},
     error::{Error, ErrorKind, Result},
+    tun::MAX_PACKET,
 };
 
-/// The most datagrams that one wg_bind_send() takes.
+/// The most datagrams that one wg_bind_send() takes, and the most packets or datagrams that a function of the app gets.
 pub const WG_BATCH_SIZE: usize = 128;
 
-const _: () = assert!(WG_BATCH_SIZE == BatchUdp::BATCH_SIZE);
+const _: () = assert!(WG_BATCH_SIZE == BatchUdp::BATCH_SIZE && WG_BATCH_SIZE == bind::BATCH);
 
 /// What became of a datagram.
 ///
@@ -39,6 +41,9 @@ pub enum wg_datagram_flags_t {
 pub use wg_datagram_flags_t::*;
 
 /// A datagram to send, or room for one to receive. What was received can be sent on as it is.
+///
+/// Through a wg_transport_t they go as they do through a bind: its function is given what is to be sent, one datagram in
+/// each and not to be changed, and wg_transport_receive() takes what wg_bind_recv() has filled.
 ///
 /// Since: 0.1.0
 #[repr(C)]
@@ -75,6 +80,54 @@ const _: () = {
     assert!(offset_of!(wg_datagram_t, tos) == 4 * POINTER + 8);
     assert!(offset_of!(wg_datagram_t, flags) == 4 * POINTER + 12);
 };
+
+impl wg_datagram_t {
+    /// A place for a datagram that is to be sent.
+    pub(super) const fn none() -> Self {
+        Self {
+            data: ptr::null_mut(),
+            capacity: 0,
+            len: 0,
+            peer: ptr::null_mut(),
+            full_len: 0,
+            segment_size: 0,
+            tos: 0,
+            flags: 0,
+        }
+    }
+
+    /// What the app is to send, with a place for its endpoint. It must not be used when either is gone.
+    pub(super) fn to_send(datagram: Datagram<'_>, peer: &mut wg_endpoint_t) -> Self {
+        let Datagram { endpoint, tos, payload } = datagram;
+        *peer = endpoint.into();
+        let data = payload.as_ptr().cast_mut().cast();
+        Self { data, len: payload.len(), peer, tos: tos.into(), ..Self::none() }
+    }
+}
+
+/// Borrows datagrams of C that were received, after looking at all of them.
+///
+/// # Safety
+/// `datagrams` is NULL or points to `count` datagrams, whose pointers are NULL or readable, `data` for `len` bytes; nobody
+/// changes them meanwhile.
+pub(super) unsafe fn borrow_received<'a>(datagrams: *const wg_datagram_t, count: usize) -> Result<Vec<Datagram<'a>>> {
+    let check = |datagram: &wg_datagram_t| match datagram {
+        _ if datagram.len > MAX_PACKET => {
+            Err(Error::invalid(format!("{} bytes are more than {MAX_PACKET}", datagram.len)))
+        }
+        _ if datagram.segment_size != 0 => Err(Error::invalid(format!("segment_size is {}", datagram.segment_size))),
+        // SAFETY: the caller says so.
+        _ => unsafe { transmit(datagram) },
+    };
+    // SAFETY: the caller's contract is the same.
+    let datagrams = unsafe { borrow_items(datagrams, count, "datagrams") }?;
+    let borrow = |(i, datagram)| {
+        let Transmit { to: endpoint, contents: payload, tos, .. } =
+            check(datagram).map_err(|err| err.at(format_args!("datagrams[{i}]")))?;
+        Ok(Datagram { endpoint, tos, payload })
+    };
+    datagrams.iter().enumerate().map(borrow).collect()
+}
 
 /// What became of a batch.
 ///
@@ -281,5 +334,24 @@ unsafe fn fill(room: &mut wg_datagram_t, received: &Received<'_>) {
     if !room.peer.is_null() {
         // SAFETY: the caller says so.
         unsafe { room.peer.write(received.from.into()) };
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn datagrams_come_back_as_they_went() {
+        for src in [None, Some([198, 51, 100, 1].into())] {
+            let endpoint = Endpoint { src, ..Endpoint::new("192.0.2.1:4".parse().unwrap()) };
+            let datagram = Datagram { endpoint, tos: 0xb9, payload: b"abc" };
+            let mut peer = wg_endpoint_t::default();
+            let all = [wg_datagram_t::to_send(datagram, &mut peer); 2];
+            // SAFETY: they are all here.
+            let got = unsafe { borrow_received(all.as_ptr(), all.len()) }.unwrap();
+            assert_eq!(got, [datagram; 2]);
+        }
     }
 }

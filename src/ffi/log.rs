@@ -60,7 +60,8 @@ pub use wg_log_level_t::*;
 /// tunnel waits meanwhile, so return soon, and do not wait for a thread that may be inside a wg_ function. It must not
 /// leave by an exception or longjmp().
 /// Inside it, functions whose text says so under "Threads" work: wg_last_error(), wg_free(), wg_set_log_level() and others.
-/// All others, and so all that take a handle, return WG_ERR_BUSY.
+/// All others, and so all that take a handle, return WG_ERR_BUSY, but for wg_tun_inject(), wg_transport_receive() and
+/// wg_set_mtu().
 /// Since: 0.1.0
 pub type wg_log_fn_t = Option<unsafe extern "C" fn(user: *mut c_void, handle: i32, level: i32, text: *const c_char)>;
 

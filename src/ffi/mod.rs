@@ -14,6 +14,8 @@
 //! | `protect` | new sockets, shown to the app before their first byte |
 //! | [`resolve`] | host names, looked up by the app or the system |
 //! | [`tunnel`], [`sockets`], [`life`], [`events`], [`stats`]; [`bind`], [`datagrams`], [`endpoint`]; [`keys`], [`log`], [`about`] | the functions themselves |
+//! | [`packets`] | IP packets as C has them |
+//! | `ports` | where functions of the app meet a tunnel |
 //!
 //! The functions keep their C names in Rust as well, and can be called from there.
 #![allow(unsafe_code)] // The one room where raw pointers enter.
@@ -21,6 +23,7 @@
 
 pub mod about;
 pub mod bind;
+pub mod bring;
 mod callback;
 pub mod datagrams;
 pub mod endpoint;
@@ -32,6 +35,8 @@ pub mod keys;
 pub mod life;
 pub mod log;
 pub mod options;
+pub mod packets;
+mod ports;
 mod protect;
 pub mod resolve;
 pub mod result;
@@ -41,7 +46,7 @@ pub mod text;
 pub mod tunnel;
 
 pub use self::{
-    about::*, bind::*, callback::wg_destroy_fn_t, datagrams::*, endpoint::*, events::*, fd::*, keys::*, life::*,
-    log::*, options::*, protect::wg_protect_fn_t, resolve::*, result::*, sockets::*, stats::*, text::wg_free,
-    tunnel::*,
+    about::*, bind::*, bring::*, callback::wg_destroy_fn_t, datagrams::*, endpoint::*, events::*, fd::*, keys::*,
+    life::*, log::*, options::*, packets::*, protect::wg_protect_fn_t, resolve::*, result::*, sockets::*, stats::*,
+    text::wg_free, tunnel::*,
 };

@@ -2,7 +2,13 @@
 
 use std::{ffi::c_void, mem::offset_of, ptr};
 
-use super::{callback::wg_destroy_fn_t, fd::WG_FD_TAKE, protect::wg_protect_fn_t, resolve::wg_resolve_fn_t};
+use super::{
+    bring::{wg_transport_t, wg_tun_callbacks_t},
+    callback::wg_destroy_fn_t,
+    fd::WG_FD_TAKE,
+    protect::wg_protect_fn_t,
+    resolve::wg_resolve_fn_t,
+};
 use crate::error::{Error, ErrorKind, Result};
 
 /// No struct of this library will ever be larger: a `struct_size` beyond it is garbage.
@@ -24,12 +30,12 @@ pub struct wg_options_t {
     pub tun_fd: i32,
     /// Whose `tun_fd` is: WG_FD_TAKE or WG_FD_DUP. 0 is an error, so that nobody forgets to say.
     pub fd_ownership: u32,
-    /// The MTU if `tun_fd` cannot be asked for it: 576 to 65535, or 0 for 1420.
+    /// The MTU if `tun_fd` cannot be asked for it, or is -1: 576 to 65535, or 0 for 1420.
     pub mtu: u32,
     /// The largest number of peers: up to 16777216, or 0 for 65536. Each takes about 1 KiB.
     pub max_peers: u32,
     /// Bytes that packets may take while they pass through or wait for a session: WG_MEMORY_MIN to WG_MEMORY_MAX, or 0 for
-    /// 4 MiB. At the limit packets are dropped and counted ("out_memory_full"). Peers come on top: about 1 KiB each, and 3
+    /// 4 MiB; with `tun` or `transport` 128 KiB more at least for each. At the limit packets are dropped and counted ("out_memory_full"). Peers come on top: about 1 KiB each, and 3
     /// KiB more while there are sessions. wg_memory_usage() tells what is taken.
     pub memory_limit: usize,
     /// Is shown each UDP socket before its first byte, when the tunnel is turned on and whenever its sockets are renewed;
@@ -50,12 +56,16 @@ pub struct wg_options_t {
     pub resolve_user: *mut c_void,
     /// Gives up `resolve_user`; or NULL. When, says wg_turn_on_with(). It follows the rules of wg_resolve_fn_t.
     pub resolve_destroy: wg_destroy_fn_t,
+    /// Takes and gives packets in place of `tun_fd`, which is then -1; or NULL. What it points to is not kept.
+    pub tun: *const wg_tun_callbacks_t,
+    /// Takes and gives datagrams in place of UDP sockets; or NULL. What it points to is not kept.
+    pub transport: *const wg_transport_t,
     // No padding, here or at the end: what an older caller has there would be read as the fields that follow later.
 }
 
 const _: () = {
     const POINTER: usize = size_of::<usize>();
-    assert!(size_of::<wg_options_t>() == 8 * POINTER + 16);
+    assert!(size_of::<wg_options_t>() == 10 * POINTER + 16);
     assert!(offset_of!(wg_options_t, struct_size) == 0);
     assert!(offset_of!(wg_options_t, tun_fd) == POINTER);
     assert!(offset_of!(wg_options_t, fd_ownership) == POINTER + 4);
@@ -68,6 +78,8 @@ const _: () = {
     assert!(offset_of!(wg_options_t, resolve) == 5 * POINTER + 16);
     assert!(offset_of!(wg_options_t, resolve_user) == 6 * POINTER + 16);
     assert!(offset_of!(wg_options_t, resolve_destroy) == 7 * POINTER + 16);
+    assert!(offset_of!(wg_options_t, tun) == 8 * POINTER + 16);
+    assert!(offset_of!(wg_options_t, transport) == 9 * POINTER + 16);
 };
 
 /// WG_OPTIONS_INIT.
@@ -86,6 +98,8 @@ impl Default for wg_options_t {
             resolve: None,
             resolve_user: ptr::null_mut(),
             resolve_destroy: None,
+            tun: ptr::null(),
+            transport: ptr::null(),
         }
     }
 }
@@ -132,23 +146,27 @@ pub(super) unsafe fn write_sized<T: SizedStruct>(ours: &T, theirs: *mut T, size:
     unsafe { ptr::write_bytes(rest, 0, size - known) };
 }
 
-/// Copies a caller's struct over the defaults.
+/// Copies a caller's struct over the defaults. The second value is an error if the struct also sets what we do not know: it
+/// must then be refused, but what it gives away must be given up.
 ///
 /// # Safety
 /// `theirs` is NULL or points to as many readable bytes as the `usize` at its beginning says. Functions in there are NULL or
 /// functions of their types.
-pub(super) unsafe fn read_sized<T: SizedStruct + Default>(theirs: *const T, name: &str) -> Result<T> {
+pub(super) unsafe fn read_sized<T: SizedStruct + Default>(theirs: *const T, name: &str) -> Result<(T, Result<()>)> {
     // SAFETY: the caller's contract is the same.
     let size = unsafe { struct_size(theirs, name) }?;
     // SAFETY: that many bytes are readable, says the caller.
     let bytes = unsafe { std::slice::from_raw_parts(theirs.cast::<u8>(), size) };
     let known = size.min(size_of::<T>());
-    if bytes[known..].iter().any(|byte| *byte != 0) {
-        let text = format!("{name}: a field is set that this version of the library does not know");
-        return Err(Error::new(ErrorKind::Unsupported, text));
-    }
+    let complete = match bytes[known..].iter().all(|byte| *byte == 0) {
+        true => Ok(()),
+        false => {
+            let text = format!("{name}: a field is set that this version of the library does not know");
+            Err(Error::new(ErrorKind::Unsupported, text))
+        }
+    };
     let mut ours = T::default();
     // SAFETY: both have `known` bytes, and any bytes are a `T`.
     unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), (&raw mut ours).cast::<u8>(), known) };
-    Ok(ours)
+    Ok((ours, complete))
 }

@@ -3,22 +3,25 @@
 use std::{ffi::c_char, sync::Arc};
 
 use super::{
+    bring::Brought,
+    callback::Callback,
     events::Events,
     fd::{Lent, takes},
     guard::{guard, guard_number, guard_on},
     handle::{self, Entry, Object},
     log::{self, OwnLog},
     options::{read_sized, wg_options_t},
+    ports::{self, Opening, TunFunctions},
     protect::Protect,
     resolve::Resolver,
     result::wg_result,
     text::{borrow_text, give_text},
 };
 use crate::{
-    bind::UdpBind,
-    config::Update,
+    bind::{Bind, UdpBind},
     device::{self, DEFAULT_MAX_PEERS, DEFAULT_MEMORY, FIXED_MEMORY, Options, Tunnel},
     error::{Error, ErrorKind, Result},
+    tun::DEFAULT_MTU,
     uapi::{self, Limits},
 };
 
@@ -61,8 +64,9 @@ impl Running {
     }
 
     /// Stops the tunnel. None of its callbacks runs afterwards.
-    fn turn_off(&self) -> Result<()> {
+    fn turn_off(&self, handle: i32) -> Result<()> {
         let stopped = self.tunnel.stop();
+        ports::close(handle);
         self.hooks.close();
         self.events.close();
         self.log.close();
@@ -121,26 +125,27 @@ impl Hooks {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_turn_on(tun_fd: i32, uapi: *const c_char) -> i32 {
     // SAFETY: the caller's contract is the same.
-    unsafe { turn_on(Ok(wg_options_t { tun_fd, ..wg_options_t::default() }), uapi) }
+    unsafe { turn_on(Ok((wg_options_t { tun_fd, ..wg_options_t::default() }, Ok(()))), uapi) }
 }
 
-/// As wg_turn_on(), with options.
+/// As wg_turn_on(), with options. An app can bring packets and datagrams of its own; see wg_tun_callbacks_t and
+/// wg_transport_t.
 ///
 /// Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP it stays the caller's in
 /// any case; but a duplicate has its O_NONBLOCK mode in common with the original, so on success the caller's descriptor
 /// is non-blocking from then on. `protect_destroy` is called exactly once with `protect_user`, and `resolve_destroy` with
 /// `resolve_user`: when the tunnel is turned off and the function has returned for the last time, or before this call
-/// returns if it fails, `resolve_destroy` also if `resolve` is NULL. Only if `options` cannot be read (WG_ERR_NULL,
-/// WG_ERR_UNSUPPORTED, or WG_ERR_INVALID for its struct_size) they are not called.
-/// Errors: as wg_turn_on(); WG_ERR_NULL if `options` is NULL; WG_ERR_INVALID if one of its values is out of its range;
-/// WG_ERR_PERMISSION if `protect` refuses;
+/// returns if it fails, `resolve_destroy` also if `resolve` is NULL. What `tun` and `transport` point to is given up in the
+/// same way. Only what is in a struct with a wrong `struct_size` is not.
+/// Errors: as wg_turn_on(); WG_ERR_NULL if `options`, or `write` or `send` of what it points to, is NULL; WG_ERR_INVALID if
+/// one of its values is out of its range, or both `tun` and `tun_fd` are set; WG_ERR_PERMISSION if `protect` refuses;
 /// WG_ERR_UNSUPPORTED if it sets a field that this library does not know.
 /// Threads: any. It does not wait for host names to be looked up, unless it fails while one is.
 /// Since: 0.1.0
 ///
 /// # Safety
-/// `options` is NULL or points to `options->struct_size` readable bytes; its functions are NULL or of their types, and
-/// may be called with what belongs to them on any thread; the rest as in wg_turn_on().
+/// `options` is NULL or points to `options->struct_size` readable bytes, and so are the structs that it points to; their
+/// functions are NULL or of their types, and may be called with what belongs to them on any thread; the rest as in wg_turn_on().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_turn_on_with(options: *const wg_options_t, uapi: *const c_char) -> i32 {
     // SAFETY: the caller's contract is the same.
@@ -151,30 +156,32 @@ pub unsafe extern "C" fn wg_turn_on_with(options: *const wg_options_t, uapi: *co
 
 /// # Safety
 /// That of [`wg_turn_on_with`].
-unsafe fn turn_on(options: Result<wg_options_t>, uapi: *const c_char) -> i32 {
+unsafe fn turn_on(options: Result<(wg_options_t, Result<()>)>, uapi: *const c_char) -> i32 {
     // Outside of the guard: what belongs to the app's functions is given up in any case.
-    let given = options.map(|options| {
+    let given = options.map(|(options, complete)| {
         // SAFETY: the caller's contract is the same.
         let hooks = unsafe { Hooks::of(&options) };
-        (options, hooks)
+        // SAFETY: as above.
+        let brought = unsafe { Brought::read(&options) };
+        (options, complete, hooks, brought)
     });
     guard_number(|| {
-        let (options, hooks) = given?;
+        let (options, complete, hooks, brought) = given?;
+        complete?;
         // SAFETY: as above.
         let text = unsafe { borrow_text(uapi, "uapi") }?;
         // SAFETY: as above.
-        unsafe { make(&options, hooks, text) }
+        unsafe { make(&options, hooks, brought?, text) }
     })
 }
 
 /// # Safety
 /// With `WG_FD_TAKE`, `tun_fd` is given away if this succeeds.
-unsafe fn make(options: &wg_options_t, hooks: Hooks, text: &str) -> Result<i32> {
+unsafe fn make(options: &wg_options_t, hooks: Hooks, brought: Brought, text: &str) -> Result<i32> {
     let takes = takes(options.fd_ownership)?;
     let mtu = match options.mtu {
-        0 => 0,
-        mtu if MTUS.contains(&mtu) => mtu as u16,
-        mtu => return Err(Error::invalid(format!("mtu is {mtu}, not in {} to {}", MTUS.start(), MTUS.end()))),
+        0 => DEFAULT_MTU,
+        mtu => check_mtu(mtu)?,
     };
     let max_peers = match options.max_peers as usize {
         0 => DEFAULT_MAX_PEERS,
@@ -192,35 +199,62 @@ unsafe fn make(options: &wg_options_t, hooks: Hooks, text: &str) -> Result<i32> 
     let resolve = hooks.resolve.hook();
     let limits = Limits { host_names: resolve.is_some(), ..Limits::for_peers(max_peers) };
     let update = uapi::parse_set(text, limits)?;
-    let lent = Lent::new(options.tun_fd)?;
+    let source = match brought.tun {
+        None => Source::Descriptor(Lent::new(options.tun_fd)?),
+        Some(callback) if options.tun_fd == -1 => Source::App(callback),
+        Some(_) => return Err(Error::invalid(format!("tun is set, and tun_fd is {}, not -1", options.tun_fd))),
+    };
     let handle = handle::reserve()?;
+    let count = usize::from(matches!(source, Source::App(_))) + usize::from(brought.transport.is_some());
+    let ports = Opening::new(handle, memory, count)?;
     let (log, events) = (Arc::<OwnLog>::default(), Arc::<Events>::default());
-    let options = Options { max_peers, memory, events: events.sink(handle), resolve, ..Options::default() };
     let dispatch = log::dispatch_to(log.clone(), handle);
-    let (tunnel, sockets) =
-        tracing::dispatcher::with_default(&dispatch, || start(&lent, mtu, &hooks.protect, options, update))?;
-    if takes {
+    let (tunnel, sockets, lent) = tracing::dispatcher::with_default(&dispatch, || {
+        let (tun, lent) = match source {
+            Source::Descriptor(lent) => (lent.tun(mtu)?, Some(lent)),
+            Source::App(callback) => (ports.tun(callback, mtu), None),
+        };
+        let (bind, sockets): (Arc<dyn Bind>, _) = match brought.transport {
+            None => {
+                let sockets = UdpBind::new().map_err(|err| Error::io("cannot wait for UDP sockets", err))?;
+                let sockets = Arc::new(sockets.with_socket_hook(hooks.protect.hook()));
+                (sockets.clone(), Some(sockets))
+            }
+            Some(callback) => (ports.bind(callback), None),
+        };
+        let options = Options { max_peers, memory, events: events.sink(handle), resolve, ..Options::default() };
+        // In this order no socket is opened on a port that is not the configured one. An app's interface is up as far as
+        // the app is concerned, so the device is, too.
+        let tunnel = Tunnel::start_with(tun, bind, options, |device| {
+            device.apply(update)?;
+            device.up()
+        })?;
+        Ok::<_, Error>((tunnel, sockets, lent))
+    })?;
+    match lent {
         // SAFETY: the caller gives it away on success, and nothing fails from here on.
-        unsafe { lent.take() };
-    } else {
-        lent.share();
+        Some(lent) if takes => unsafe { lent.take() },
+        Some(lent) => lent.share(),
+        None => {}
     }
-    let running = Running { tunnel, log, events, sockets: Some(sockets), hooks };
+    ports.keep();
+    let running = Running { tunnel, log, events, sockets, hooks };
     handle::insert(handle, Entry::new(running, dispatch));
     Ok(handle)
 }
 
-fn start(lent: &Lent, mtu: u16, protect: &Protect, options: Options, update: Update) -> Result<(Tunnel, Arc<UdpBind>)> {
-    let tun = lent.tun(mtu)?;
-    let sockets = UdpBind::new().map_err(|err| Error::io("cannot wait for UDP sockets", err))?;
-    let sockets = Arc::new(sockets.with_socket_hook(protect.hook()));
-    // In this order no socket is opened on a port that is not the configured one. An app's interface is up as far as the
-    // app is concerned, so the device is, too.
-    let tunnel = Tunnel::start_with(tun, sockets.clone(), options, |device| {
-        device.apply(update)?;
-        device.up()
-    })?;
-    Ok((tunnel, sockets))
+/// Where packets come from.
+enum Source {
+    Descriptor(Lent),
+    App(Callback<TunFunctions>),
+}
+
+/// Looks at an MTU from C.
+pub(super) fn check_mtu(mtu: u32) -> Result<u16> {
+    if !MTUS.contains(&mtu) {
+        return Err(Error::invalid(format!("mtu is {mtu}, not in {} to {}", MTUS.start(), MTUS.end())));
+    }
+    Ok(mtu as u16)
 }
 
 /// Stops a tunnel, and closes its descriptor and its sockets. Its handle is not valid any more.
@@ -228,7 +262,8 @@ fn start(lent: &Lent, mtu: u16, protect: &Protect, options: Options, update: Upd
 /// Calls on the tunnel that are under way on other threads finish; if there are any, what they need is freed, and the
 /// descriptor closed, when the last of them returns.
 ///
-/// When this returns, none of the tunnel's callbacks is running on any thread, and each was destroyed.
+/// When this returns, none of the tunnel's callbacks is running on any thread, and each was destroyed; so were the functions
+/// that the app brought to it.
 ///
 /// Memory: everything that belongs to the tunnel is freed, and its keys are wiped. Text from wg_get_config() stays.
 /// Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls; WG_ERR_BUSY inside a callback, and the tunnel runs on.
@@ -239,7 +274,7 @@ fn start(lent: &Lent, mtu: u16, protect: &Protect, options: Options, update: Upd
 pub extern "C" fn wg_turn_off(handle: i32) -> wg_result {
     guard(|| {
         let entry = handle::remove::<Running>(handle)?;
-        entry.logged(|| entry.turn_off())
+        entry.logged(|| entry.turn_off(handle))
     })
 }
 

@@ -1,6 +1,6 @@
 //! A [`Tun`] over any descriptor that keeps packets apart: a datagram socketpair, a sandbox's own device.
 
-use super::{PacketArena, PacketList, Tun, TunEvent, port::PacketFd, waiter::Waiter};
+use super::{DEFAULT_MTU, PacketArena, PacketList, Tun, TunEvent, port::PacketFd, waiter::Waiter};
 use crate::error::{Error, Result};
 use std::{
     io,
@@ -8,9 +8,6 @@ use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::Duration,
 };
-
-/// The MTU of a descriptor that has none and comes without a hint.
-pub const DEFAULT_MTU: u16 = 1420;
 
 /// A [`Tun`] over any descriptor that keeps packets apart. It has no name, and its MTU is what it was given.
 #[derive(Debug)]

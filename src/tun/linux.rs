@@ -16,7 +16,7 @@ use self::{
     vnet::Vnet,
 };
 use super::{
-    PacketArena, PacketList, Tun, TunEvent, fd::DEFAULT_MTU, offload::VNET_HEADER_LEN, port::PacketFd, waiter::Waiter,
+    DEFAULT_MTU, PacketArena, PacketList, Tun, TunEvent, offload::VNET_HEADER_LEN, port::PacketFd, waiter::Waiter,
 };
 use crate::error::{Error, ErrorKind, Result};
 use std::{

@@ -1,15 +1,14 @@
-//! A [`Tun`] in memory: for tests, and for programs that make and take the inner packets themselves.
+//! A [`Tun`](super::Tun) in memory: for tests, and for programs that take the inner packets when they want them.
 //!
 //! [`MemTun::new`] gives the tunnel's end and a [`MemHandle`] for the other side. Both queues are bounded; what does
 //! not fit is dropped and counted, as a network interface does it.
 
-use super::{PacketArena, PacketList, Tun, TunEvent};
-use std::{
-    collections::VecDeque,
-    fmt, io,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+use super::{
+    PacketList,
+    callback::{CallbackTun, PacketInlet, PacketSink},
 };
+use crate::queue::{Monitor, PacketQueue};
+use std::{sync::Arc, time::Duration};
 
 /// Packets that each direction holds at most.
 pub const MAX_QUEUED_PACKETS: usize = 1024;
@@ -17,209 +16,58 @@ pub const MAX_QUEUED_PACKETS: usize = 1024;
 /// Bytes that each direction holds at most.
 pub const MAX_QUEUED_BYTES: usize = 2 << 20;
 
-/// Events that are kept for a tunnel that does not ask; the oldest go first.
-const MAX_EVENTS: usize = 64;
+/// The tunnel's end.
+pub type MemTun = CallbackTun<Written>;
 
-#[derive(Default)]
-struct Queue {
-    packets: VecDeque<Vec<u8>>,
-    bytes: usize,
-    dropped: u64,
-}
-
-// Without the bytes of packets: they are the user's.
-impl fmt::Debug for Queue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Queue")
-            .field("packets", &self.packets.len())
-            .field("bytes", &self.bytes)
-            .field("dropped", &self.dropped)
-            .finish()
+impl MemTun {
+    /// An interface that is up, and the handle for its other side. The first event is
+    /// [`TunEvent::Up`](super::TunEvent::Up).
+    #[must_use]
+    pub fn new(name: &str, mtu: u16) -> (Self, MemHandle) {
+        let written = Written(Arc::new(Monitor::new(State { queue: new_queue(), dropped: 0, removed: false })));
+        let tun = Self::with_sink(name, mtu, new_queue(), written.clone());
+        let handle = MemHandle { inlet: tun.inlet(), written };
+        (tun, handle)
     }
 }
 
-impl Queue {
-    fn push(&mut self, packet: &[u8]) -> bool {
-        if self.packets.len() == MAX_QUEUED_PACKETS || self.bytes + packet.len() > MAX_QUEUED_BYTES {
-            self.dropped += 1;
-            return false;
-        }
-        self.bytes += packet.len();
-        self.packets.push_back(packet.to_vec());
-        true
-    }
-
-    fn pop(&mut self) -> Option<Vec<u8>> {
-        let packet = self.packets.pop_front()?;
-        self.bytes -= packet.len();
-        Some(packet)
-    }
+const fn new_queue() -> PacketQueue<()> {
+    PacketQueue::new(MAX_QUEUED_PACKETS, MAX_QUEUED_BYTES)
 }
+
+/// What the tunnel has written, until it is taken.
+#[derive(Clone, Debug)]
+pub struct Written(Arc<Monitor<State>>);
 
 #[derive(Debug)]
 struct State {
-    to_tunnel: Queue,
-    from_tunnel: Queue,
-    events: VecDeque<TunEvent>,
-    mtu: u16,
-    up: bool,
-    woken: bool,
+    queue: PacketQueue<()>,
+    dropped: u64,
     removed: bool,
 }
 
-impl State {
-    fn tell(&mut self, event: TunEvent) {
-        if self.events.len() == MAX_EVENTS {
-            self.events.pop_front();
-        }
-        self.events.push_back(event);
-    }
-}
-
-#[derive(Debug)]
-struct Shared {
-    name: String,
-    state: Mutex<State>,
-    /// The tunnel has something to do.
-    tunnel: Condvar,
-    /// The tunnel wrote something, or the end was removed.
-    handle: Condvar,
-}
-
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        // No code that holds the lock can leave the state half changed.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Waits on `condvar` until `ready` or until `timeout` has passed.
-fn wait_until<'a>(
-    condvar: &Condvar,
-    mut state: MutexGuard<'a, State>,
-    timeout: Option<Duration>,
-    ready: impl Fn(&State) -> bool,
-) -> MutexGuard<'a, State> {
-    let deadline = timeout.and_then(|t| Instant::now().checked_add(t));
-    while !ready(&state) {
-        state = match deadline {
-            None => condvar.wait(state).unwrap_or_else(PoisonError::into_inner),
-            Some(deadline) => {
-                let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    break;
-                }
-                condvar.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
-            }
-        };
-    }
-    state
-}
-
-fn removed() -> io::Error {
-    io::Error::new(io::ErrorKind::NotConnected, "the in-memory interface was removed")
-}
-
-/// The tunnel's end.
-#[derive(Debug)]
-pub struct MemTun(Arc<Shared>);
-
-impl MemTun {
-    /// An interface that is up, and the handle for its other side. The first event is [`TunEvent::Up`].
-    #[must_use]
-    pub fn new(name: &str, mtu: u16) -> (Self, MemHandle) {
-        let shared = Arc::new(Shared {
-            name: name.to_owned(),
-            state: Mutex::new(State {
-                to_tunnel: Queue::default(),
-                from_tunnel: Queue::default(),
-                events: VecDeque::from([TunEvent::Up]),
-                mtu,
-                up: true,
-                woken: false,
-                removed: false,
-            }),
-            tunnel: Condvar::new(),
-            handle: Condvar::new(),
-        });
-        (Self(Arc::clone(&shared)), MemHandle(shared))
-    }
-}
-
-impl Tun for MemTun {
-    fn name(&self) -> String {
-        self.0.name.clone()
-    }
-
-    fn mtu(&self) -> u16 {
-        self.0.state().mtu
-    }
-
-    fn wait(&self, timeout: Option<Duration>) -> io::Result<()> {
-        let mut state = wait_until(&self.0.tunnel, self.0.state(), timeout, |s| {
-            s.woken || s.removed || !s.events.is_empty() || !s.to_tunnel.packets.is_empty()
-        });
-        state.woken = false;
-        if state.removed { Err(removed()) } else { Ok(()) }
-    }
-
-    fn wake(&self) {
-        self.0.state().woken = true;
-        self.0.tunnel.notify_all();
-    }
-
-    fn event(&self) -> Option<TunEvent> {
-        self.0.state().events.pop_front()
-    }
-
-    fn read(&self, arena: &mut PacketArena) -> io::Result<usize> {
-        let mut state = self.0.state();
-        if state.removed {
-            return Err(removed());
-        }
-        let before = arena.slots().len();
-        while let Some(packet) = state.to_tunnel.packets.front() {
-            if !arena.push(packet) {
-                if !arena.slots().is_empty() {
-                    break;
-                }
-                // It fits into no arena of this size: it must not block those behind it.
-                state.to_tunnel.dropped += 1;
-            }
-            state.to_tunnel.pop();
-        }
-        Ok(arena.slots().len() - before)
-    }
-
+impl PacketSink for Written {
     fn write(&self, packets: PacketList<'_>) -> usize {
-        let mut state = self.0.state();
-        if state.removed {
-            return 0;
-        }
-        let taken = packets.iter().filter(|p| state.from_tunnel.push(p)).count();
-        drop(state);
-        self.0.handle.notify_all();
-        taken
+        self.0.change(|state| {
+            let taken = packets.iter().filter(|packet| state.queue.push((), packet)).count();
+            state.dropped += (packets.ranges.len() - taken) as u64;
+            taken
+        })
     }
 }
 
 /// The other side of a [`MemTun`].
 #[derive(Clone, Debug)]
-pub struct MemHandle(Arc<Shared>);
+pub struct MemHandle {
+    inlet: PacketInlet,
+    written: Written,
+}
 
 impl MemHandle {
     /// Gives the tunnel a packet to send. Returns false if it was dropped: the queue is full, the interface is down or
     /// removed.
     pub fn inject(&self, packet: &[u8]) -> bool {
-        let mut state = self.0.state();
-        if state.removed || !state.up {
-            state.to_tunnel.dropped += 1;
-            return false;
-        }
-        let taken = state.to_tunnel.push(packet);
-        drop(state);
-        self.0.tunnel.notify_all();
-        taken
+        self.inlet.inject([packet]) == 1
     }
 
     /// Takes all packets that the tunnel has written.
@@ -231,48 +79,34 @@ impl MemHandle {
     /// Takes all packets that the tunnel has written; waits for the first one, at most `timeout`.
     #[must_use]
     pub fn wait_written(&self, timeout: Duration) -> Vec<Vec<u8>> {
-        let mut state = wait_until(&self.0.handle, self.0.state(), Some(timeout), |s| {
-            s.removed || !s.from_tunnel.packets.is_empty()
-        });
-        let queue = &mut state.from_tunnel;
-        queue.bytes = 0;
-        queue.packets.drain(..).collect()
+        let mut state = self.written.0.wait(Some(timeout), |state| state.removed || !state.queue.is_empty());
+        let next = || {
+            let mut packet = vec![0; state.queue.front()?.1];
+            state.queue.pop_into(&mut packet).map(|()| packet)
+        };
+        std::iter::from_fn(next).collect()
     }
 
     /// Changes the MTU; the tunnel is told if it is another one.
     pub fn set_mtu(&self, mtu: u16) {
-        let mut state = self.0.state();
-        if state.mtu != mtu {
-            state.mtu = mtu;
-            state.tell(TunEvent::Mtu(mtu));
-        }
-        drop(state);
-        self.0.tunnel.notify_all();
+        self.inlet.set_mtu(mtu);
     }
 
     /// Brings the interface up or down; the tunnel is told if that is a change.
     pub fn set_up(&self, up: bool) {
-        let mut state = self.0.state();
-        if state.up != up {
-            state.up = up;
-            state.tell(if up { TunEvent::Up } else { TunEvent::Down });
-        }
-        drop(state);
-        self.0.tunnel.notify_all();
+        self.inlet.set_up(up);
     }
 
     /// Removes the interface: the tunnel's next `wait` or `read` fails.
     pub fn remove(&self) {
-        self.0.state().removed = true;
-        self.0.tunnel.notify_all();
-        self.0.handle.notify_all();
+        self.inlet.remove();
+        self.written.0.change(|state| state.removed = true);
     }
 
     /// How many packets were dropped on their way to and from the tunnel.
     #[must_use]
     pub fn dropped(&self) -> (u64, u64) {
-        let state = self.0.state();
-        (state.to_tunnel.dropped, state.from_tunnel.dropped)
+        (self.inlet.dropped(), self.written.0.lock().dropped)
     }
 }
 
@@ -280,7 +114,8 @@ impl MemHandle {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use std::thread;
+    use crate::tun::{PacketArena, Tun, TunEvent};
+    use std::{thread, time::Instant};
 
     const SECOND: Duration = Duration::from_secs(1);
 

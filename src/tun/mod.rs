@@ -8,10 +8,12 @@
 //! |---|---|
 //! | [`linux`] | TUN devices of Linux and Android, with offloads if they have them |
 //! | [`fd`] | any descriptor that keeps packets apart, on any Unix |
-//! | [`mem`] | the program itself, or a test |
+//! | [`callback`] | the program itself: its functions take and give them |
+//! | [`mem`] | the program itself, when it asks; or a test |
 //!
 //! [`offload`] is what a device with offloads needs, as pure functions.
 
+pub mod callback;
 #[cfg(unix)]
 pub mod fd;
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -30,6 +32,9 @@ pub const HEADROOM: usize = 16;
 
 /// Bytes behind each packet of an arena, after its padding: the authentication tag.
 pub const TAILROOM: usize = 16;
+
+/// The MTU of an interface that has none and comes without a hint.
+pub const DEFAULT_MTU: u16 = 1420;
 
 /// The largest IP packet.
 pub const MAX_PACKET: usize = 65_535;
@@ -270,4 +275,10 @@ pub trait Tun: Send + Sync {
 
     /// Gives back what memory it can do without until it is read again.
     fn trim(&self) {}
+
+    /// The most that packets which wait to be read may make of [`memory`](Self::memory). A device has so much less for
+    /// packets that wait for a session.
+    fn queue_limit(&self) -> usize {
+        0
+    }
 }

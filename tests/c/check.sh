@@ -36,7 +36,7 @@ $CXX -std=c++17 $warn -x c++ -fsyntax-only "$out/alone.c"
 sanitize="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
 for source in tests/c/layout.c tests/c/keys.c tests/c/endpoint.c tests/c/bind.c tests/c/options.c tests/c/log.c \
   tests/c/tunnel.c tests/c/sockets.c tests/c/resolve.c tests/c/events.c tests/c/stats.c tests/c/memory.c \
-  tests/c/reentry.c examples/c/udp_pingpong.c; do
+  tests/c/reentry.c tests/c/bring.c tests/c/lossy.c examples/c/*.c; do
   test=$(basename "$source" .c)
   case $test in layout | sockets) std=c11 ;; *) std=c99 ;; esac
   for kind in so a; do
@@ -48,7 +48,7 @@ for source in tests/c/layout.c tests/c/keys.c tests/c/endpoint.c tests/c/bind.c 
     "$NM" "$out/$test-$kind" | grep -q __asan_init || fail "AddressSanitizer is not in $test-$kind"
     "$NM" "$out/$test-$kind" | grep -q __ubsan_handle || fail "UndefinedBehaviorSanitizer is not in $test-$kind"
     ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1 \
-      "$out/$test-$kind" || fail "$test-$kind"
+      "$out/$test-$kind" >"$out/$test-$kind.txt" || fail "$test-$kind"
   done
 done
 echo "all C checks pass"

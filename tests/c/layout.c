@@ -5,7 +5,7 @@
 #include <string.h>
 
 #if UINTPTR_MAX == UINT64_MAX
-_Static_assert(sizeof(wg_options_t) == 80, "wg_options_t");
+_Static_assert(sizeof(wg_options_t) == 96, "wg_options_t");
 _Static_assert(_Alignof(wg_options_t) == 8, "wg_options_t");
 _Static_assert(offsetof(wg_options_t, struct_size) == 0, "struct_size");
 _Static_assert(offsetof(wg_options_t, tun_fd) == 8, "tun_fd");
@@ -19,6 +19,8 @@ _Static_assert(offsetof(wg_options_t, protect_destroy) == 48, "protect_destroy")
 _Static_assert(offsetof(wg_options_t, resolve) == 56, "resolve");
 _Static_assert(offsetof(wg_options_t, resolve_user) == 64, "resolve_user");
 _Static_assert(offsetof(wg_options_t, resolve_destroy) == 72, "resolve_destroy");
+_Static_assert(offsetof(wg_options_t, tun) == 80, "tun");
+_Static_assert(offsetof(wg_options_t, transport) == 88, "transport");
 
 _Static_assert(sizeof(wg_event_t) == 304 && _Alignof(wg_event_t) == 8, "wg_event_t");
 _Static_assert(offsetof(wg_event_t, struct_size) == 0, "struct_size");
@@ -78,6 +80,21 @@ _Static_assert(offsetof(wg_datagram_t, full_len) == 32, "full_len");
 _Static_assert(offsetof(wg_datagram_t, segment_size) == 36, "segment_size");
 _Static_assert(offsetof(wg_datagram_t, tos) == 40, "tos");
 _Static_assert(offsetof(wg_datagram_t, flags) == 44, "flags");
+
+_Static_assert(sizeof(wg_tun_callbacks_t) == 40 && _Alignof(wg_tun_callbacks_t) == 8, "wg_tun_callbacks_t");
+_Static_assert(offsetof(wg_tun_callbacks_t, struct_size) == 0, "struct_size");
+_Static_assert(offsetof(wg_tun_callbacks_t, write) == 8, "write");
+_Static_assert(offsetof(wg_tun_callbacks_t, room) == 16, "room");
+_Static_assert(offsetof(wg_tun_callbacks_t, user) == 24, "user");
+_Static_assert(offsetof(wg_tun_callbacks_t, destroy) == 32, "destroy");
+_Static_assert(sizeof(wg_transport_t) == 32 && _Alignof(wg_transport_t) == 8, "wg_transport_t");
+_Static_assert(offsetof(wg_transport_t, struct_size) == 0, "struct_size");
+_Static_assert(offsetof(wg_transport_t, send) == 8, "send");
+_Static_assert(offsetof(wg_transport_t, user) == 16, "user");
+_Static_assert(offsetof(wg_transport_t, destroy) == 24, "destroy");
+_Static_assert(sizeof(wg_packet_t) == 16 && _Alignof(wg_packet_t) == 8, "wg_packet_t");
+_Static_assert(offsetof(wg_packet_t, data) == 0, "data");
+_Static_assert(offsetof(wg_packet_t, len) == 8, "len");
 #endif
 
 /* The same on every platform. */
@@ -154,6 +171,8 @@ FIXED(WG_LOG_WARN, 2);
 FIXED(WG_LOG_INFO, 3);
 FIXED(WG_LOG_DEBUG, 4);
 FIXED(WG_LOG_TRACE, 5);
+FIXED(WG_IPV4, 4);
+FIXED(WG_IPV6, 6);
 
 /* Each function has exactly this type; the compiler says so if not. */
 static int32_t (*const turn_on)(int32_t, const char *) = wg_turn_on;
@@ -209,8 +228,16 @@ static wg_result (*const endpoint_parse)(const char *, wg_endpoint_t *) = wg_end
 static wg_result (*const endpoint_format)(const wg_endpoint_t *, char *) = wg_endpoint_format;
 static wg_result (*const endpoint_format_source)(const wg_endpoint_t *, char *) = wg_endpoint_format_source;
 static wg_result (*const endpoint_clear_source)(wg_endpoint_t *) = wg_endpoint_clear_source;
+static wg_result (*const tun_inject)(int32_t, const wg_packet_t *, size_t, size_t *) = wg_tun_inject;
+static wg_result (*const set_mtu)(int32_t, uint32_t) = wg_set_mtu;
+static wg_result (*const transport_receive)(int32_t, const wg_datagram_t *, size_t, size_t *) = wg_transport_receive;
 static const char *(*const version_string)(void) = wg_version_string;
 static uint32_t (*const version_number)(void) = wg_version_number;
+/* And each function of the app. */
+static size_t (*const tun_write)(void *, int32_t, const wg_packet_t *, size_t) = (wg_tun_write_fn_t)0;
+static void (*const tun_room)(void *, int32_t) = (wg_tun_room_fn_t)0;
+static size_t (*const transport_send)(void *, int32_t, const wg_datagram_t *, size_t) =
+    (wg_transport_send_fn_t)0;
 
 int main(void) {
   char text[64];
@@ -223,7 +250,8 @@ int main(void) {
       !stats || !counters || !peer_stats || !peers || !memory_usage || !trim || !bind_open || !bind_adopt ||
       !bind_reopen || !bind_close || !bind_batch_size || !bind_set_mark || !bind_set_interface || !bind_peek_fd ||
       !bind_send || !bind_recv || protect_type || !endpoint_parse || !endpoint_format || !endpoint_format_source ||
-      !endpoint_clear_source || !network_changed || !resolve_system)
+      !endpoint_clear_source || !network_changed || !resolve_system ||
+      !tun_inject || !transport_receive || !set_mtu || tun_write || tun_room || transport_send)
     return 1;
   if (strcmp(version_string(), text) != 0 || version_number() != WG_VERSION_NUMBER) {
     fprintf(stderr, "the library is %s (%#x), the header %s\n", version_string(), (unsigned)version_number(), text);

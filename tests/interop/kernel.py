@@ -307,9 +307,9 @@ def mtu(lab, t):
 def timestamps(lab, t):
     """The same key used by our daemon and by the kernel in turn: the responder must find each one's timestamps new."""
     host, vm = places(lab, own_vm=False)
-    vm.shell(f"date -s @{int(time.time())}")
+    vm.shell(f"date -s @{round(time.time())}")
     skew = float(vm.shell("date +%s")) - time.time()
-    t.report.remark(f"{t.scenario}: the VM's clock is within a second of ours ({skew:+.1f} s)")
+    t.report.remark(f"{t.scenario}: the VM's clock differs from ours by {skew:+.1f} s, in whole seconds")
     for responder in ("kernel", "ours"):
         answering = Kernel(vm) if responder == "kernel" else Daemon(lab, host)
         mine, theirs = Daemon(lab, host), Kernel(vm)
