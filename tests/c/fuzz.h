@@ -62,12 +62,10 @@ static inline void still_there(void *user) {
   CHECK_EQ(atomic_load(&token->destroyed), 0);
 }
 
-/* After a call: if it has failed, `destroy` was called by now, or else never will be, as `taken` says. */
-static inline void settle(struct token *token, int failed, int taken) {
-  if (failed) {
-    CHECK_EQ(atomic_load(&token->destroyed), taken);
-    if (!taken) let_go(token);
-  }
+/* After a call: `destroy` was called by now if it was given and the call has failed; it never will be if it was not given. */
+static inline void settle(struct token *token, int failed, int given) {
+  if (failed || !given) CHECK_EQ(atomic_load(&token->destroyed), given);
+  if (!given) let_go(token);
   let_go(token);
 }
 
@@ -104,6 +102,21 @@ static inline size_t any_size(struct dice *dice, size_t size) {
 static inline size_t real_size(size_t struct_size, size_t size) {
   return struct_size > 65536 ? size : struct_size < sizeof(size_t) ? sizeof(size_t) : struct_size;
 }
+
+/* A copy of a struct of `size` bytes with this struct_size, to be freed. Sometimes it sets what the library does not know. */
+static inline void *sized_copy(struct dice *dice, const void *right, size_t size, size_t struct_size, int *unknown) {
+  size_t real = real_size(struct_size, size);
+  unsigned char *copy = calloc(1, real);
+  CHECK(copy != NULL);
+  memcpy(copy, right, real < size ? real : size);
+  memcpy(copy, &struct_size, sizeof struct_size);
+  *unknown = real > size && one_in(dice, 2);
+  if (*unknown) copy[size + below(dice, real - size)] = 1;
+  return copy;
+}
+
+/* Whether a struct with this struct_size is read at all. */
+static inline int is_size(size_t struct_size) { return struct_size >= sizeof(size_t) && struct_size <= 4096; }
 
 /* Text without sense. Only the loopback address is ever named as an endpoint, and those lines are left as they are. */
 static inline void add_line(struct dice *dice, char *text, size_t room) {
