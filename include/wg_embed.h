@@ -860,7 +860,8 @@ typedef size_t (*wg_transport_send_fn_t)(void *user, int32_t handle, const struc
  * grow as wg_options_t does.
  *
  * What was received is passed to wg_transport_receive(). The tunnel opens no socket: its `listen_port` is only a number,
- * and its `fwmark` means nothing.
+ * and its `fwmark` means nothing. Nor has it a timer that goes on while the machine sleeps, so call wg_network_changed()
+ * when it has woken: what came due meanwhile is then done at once.
  *
  * Since: 0.1.0
  */

@@ -4,7 +4,7 @@
 //!
 //! | room | what lives there |
 //! |---|---|
-//! | [`error`], [`key`], [`time`], [`random`] | the vocabulary everything else is written in |
+//! | [`error`], [`key`], [`time`], [`random`], [`log`] | the vocabulary everything else is written in |
 //! | [`config`] | a validated change set ([`config::Update`]), the state read back, `.conf` files |
 //! | [`noise`] | the protocol engine, without I/O, clock or randomness of its own |
 //! | [`uapi`] | the text protocol of `wg(8)` |
@@ -27,6 +27,7 @@ pub mod error;
 pub mod ffi;
 pub mod ipc;
 pub mod key;
+pub mod log;
 pub mod noise;
 pub mod queue;
 pub mod random;

@@ -11,6 +11,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("time", &[]),
     ("random", &[]),
+    ("log", &[]),
     ("key", &["error", "random"]),
     ("config", &["error", "key"]),
     ("uapi", &["error", "key", "config"]),
@@ -20,7 +21,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("tun", &["error", "queue"]),
     ("device", &["error", "key", "time", "random", "config", "noise", "bind", "tun"]),
     ("ipc", &["error", "config", "uapi", "device"]),
-    ("ffi", &["error", "key", "time", "random", "config", "uapi", "noise", "queue", "bind", "tun", "device", "ipc"]),
+    (
+        "ffi",
+        &["error", "key", "time", "random", "log", "config", "uapi", "noise", "queue", "bind", "tun", "device", "ipc"],
+    ),
     ("compat", &["error", "ffi"]),
 ];
 
@@ -29,6 +33,7 @@ const UNSAFE: &[&str] = &[
     "compat",
     "ffi",
     "time.rs",
+    "bind/apple.rs",
     "bind/bsd.rs",
     "bind/linux.rs",
     "bind/linux",

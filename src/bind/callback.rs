@@ -84,9 +84,13 @@ impl<S: DatagramSink> CallbackBind<S> {
 }
 
 impl<S: DatagramSink> Bind for CallbackBind<S> {
-    /// What waits to be received stays.
+    /// What waits to be received stays. Ends a wait, as fresh sockets do: time that the machine has slept does not count for
+    /// it, so this is how an app has done what came due meanwhile.
     fn open(&self, port: u16) -> io::Result<u16> {
-        self.state().lock().open = true;
+        self.state().change(|state| {
+            state.open = true;
+            state.woken = true;
+        });
         Ok(port)
     }
 

@@ -6,9 +6,9 @@
 use super::{
     Endpoint, Family, RecvBatch, RecvMeta,
     outgoing::{Outgoing, Refusal},
-    udp::{Counters, Drive, Options},
+    udp::{Counters, Drive, Options, Timer},
 };
-use mio::net::UdpSocket;
+use mio::{Poll, Token, net::UdpSocket};
 use quinn_udp::{EcnCodepoint, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{SockAddr, SockRef, Socket};
 use std::{
@@ -166,6 +166,20 @@ pub(super) fn set_mark(socket: &SockRef<'_>, mark: u32) -> io::Result<()> {
     {
         let _ = (socket, mark);
         Ok(())
+    }
+}
+
+/// There is no timer that counts sleep and that mio's poll can wait for.
+#[cfg_attr(any(target_os = "linux", target_os = "android", target_vendor = "apple"), allow(dead_code))]
+pub(super) enum BootTimer {}
+
+impl Timer for BootTimer {
+    fn new(_: &Poll, _: Token) -> io::Result<Self> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn set(&self, _: Option<Duration>) -> io::Result<()> {
+        match *self {}
     }
 }
 

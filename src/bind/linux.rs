@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 mod cmsg;
+mod timer;
 
 use super::{
     Endpoint, Family, RecvBatch, RecvMeta,
@@ -21,6 +22,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::Duration,
 };
+pub(super) use timer::BootTimer;
 
 /// How many messages go through one system call. With GSO and GRO each is up to 64 datagrams.
 const MESSAGES: usize = 16;

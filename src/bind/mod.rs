@@ -7,6 +7,8 @@
 //! For everybody else there is [`BatchUdp`]: the same sockets on their own, with calls that block until something
 //! comes, for as many threads as like to.
 
+#[cfg(target_vendor = "apple")]
+mod apple;
 mod batch;
 #[cfg(any(target_os = "freebsd", target_os = "openbsd"))]
 mod bsd;
@@ -256,7 +258,8 @@ pub trait Bind: Send + Sync {
 
     /// Waits until something may be received, something that has [joined](Self::joint) is ready, [`wake`](Self::wake) is
     /// called, or `timeout` has passed. Only after `recv` has returned 0. A wake that came since the last wait ends the
-    /// wait at once.
+    /// wait at once. Time during which the machine sleeps should count, as it does for the deadline that the tunnel waits
+    /// for; if it does not, the deadline comes late by as much. May also return without a reason.
     ///
     /// # Errors
     /// As the system says; the tunnel cannot go on then.

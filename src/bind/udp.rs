@@ -1,12 +1,14 @@
 //! [`UdpBind`]: a pair of UDP sockets of the operating system, for a tunnel.
 //!
-//! This file waits for them; `udp/pair.rs` opens, reopens and closes them. How batches pass a socket is a matter of its
+//! This file waits for them, until a deadline if need be (`udp/deadline.rs`); `udp/pair.rs` opens, reopens and closes them. How batches pass a socket is a matter of its
 //! driver: `linux.rs` on Linux and Android, `fallback.rs` elsewhere; `udp/socket.rs` chooses.
 
+mod deadline;
 pub(super) mod pair;
 mod socket;
 
 use super::{Bind, RecvBatch, SendReport, Transmit, Woken, endpoint};
+use deadline::Deadline;
 use mio::{Events, Poll, Registry, Token, Waker};
 use pair::{Pair, Way};
 use std::{
@@ -18,6 +20,7 @@ use std::{
     time::Duration,
 };
 
+pub(super) use deadline::Timer;
 pub(super) use socket::{Drive, Options, interface_index};
 
 /// The socket buffers that are asked for, as far as the system allows. At 3 Gbit/s they bridge 10 ms in which the
@@ -26,6 +29,7 @@ pub(super) const BUFFER: usize = 4 << 20;
 
 const WAKE: Token = Token(0);
 const JOINED: Token = Token(2);
+const TIMER: Token = Token(3);
 
 /// A socket that is lent to a [`SocketHook`].
 #[cfg(not(windows))]
@@ -72,10 +76,10 @@ impl Counters {
     }
 }
 
-#[derive(Debug)]
 struct Poller {
     poll: Poll,
     events: Events,
+    deadline: Deadline,
 }
 
 /// A pair of UDP sockets on one port.
@@ -94,10 +98,11 @@ impl UdpBind {
     pub fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
         let registry = || poll.registry().try_clone();
+        let deadline = Deadline::new(&poll, TIMER);
         Ok(Self {
             waker: Waker::new(poll.registry(), WAKE)?,
             pair: Pair::new([registry()?, registry()?]),
-            poller: Mutex::new(Poller { poll, events: Events::with_capacity(8) }),
+            poller: Mutex::new(Poller { poll, events: Events::with_capacity(8), deadline }),
         })
     }
 
@@ -175,15 +180,22 @@ impl Bind for UdpBind {
 
     fn wait(&self, timeout: Option<Duration>) -> io::Result<Woken> {
         let mut poller = self.poller.lock().unwrap_or_else(PoisonError::into_inner);
-        let Poller { poll, events } = &mut *poller;
+        let Poller { poll, events, deadline } = &mut *poller;
+        deadline.before_wait(timeout);
         match poll.poll(events, timeout) {
-            Ok(()) => {
-                let joined = events.iter().any(|event| event.token() == JOINED);
-                Ok(Woken { own: events.iter().any(|event| event.token() != JOINED), joined })
-            }
-            Err(err) if err.kind() == io::ErrorKind::Interrupted => Ok(Woken::default()),
-            Err(err) => Err(err),
+            Err(err) if err.kind() != io::ErrorKind::Interrupted => return Err(err),
+            Err(_) => return Ok(Woken::default()),
+            Ok(()) => {}
         }
+        let mut woken = Woken::default();
+        for event in &*events {
+            match event.token() {
+                JOINED => woken.joined = true,
+                TIMER => deadline.rang(),
+                _ => woken.own = true,
+            }
+        }
+        Ok(woken)
     }
 
     fn joint(&self) -> Option<(&Registry, Token)> {

@@ -75,7 +75,8 @@ pub struct wg_tun_callbacks_t {
 /// grow as wg_options_t does.
 ///
 /// What was received is passed to wg_transport_receive(). The tunnel opens no socket: its `listen_port` is only a number,
-/// and its `fwmark` means nothing.
+/// and its `fwmark` means nothing. Nor has it a timer that goes on while the machine sleeps, so call wg_network_changed()
+/// when it has woken: what came due meanwhile is then done at once.
 ///
 /// Since: 0.1.0
 #[repr(C)]

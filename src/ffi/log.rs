@@ -5,19 +5,13 @@
 
 use std::{
     ffi::{c_char, c_void},
-    fmt::{self, Write as _},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicI32, Ordering},
     },
 };
 
-use tracing::{
-    Dispatch, Event, Level, Metadata, Subscriber,
-    field::{Field, Visit},
-    span,
-    subscriber::Interest,
-};
+use tracing::{Dispatch, Event, Level, Metadata, Subscriber, span, subscriber::Interest};
 
 use super::{
     callback::{self, Given, Slot, wg_destroy_fn_t},
@@ -27,7 +21,10 @@ use super::{
     text::c_text,
     tunnel::Running,
 };
-use crate::error::{Error, ErrorKind, Result};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    log,
+};
 
 /// How much is logged, and how much a line of the log matters.
 ///
@@ -217,12 +214,10 @@ impl Subscriber for Forwarder {
     }
 
     fn event(&self, event: &Event<'_>) {
-        let tell = |log: LogFn, user| {
-            let mut line = Line::default();
-            event.record(&mut line);
-            let text = c_text(line.message + &line.fields);
+        let tell = |call: LogFn, user| {
+            let text = c_text(log::text(event));
             // SAFETY: who set the callback allows this call, on this thread; the text lives.
-            unsafe { log(user, self.handle, level_of(event.metadata()), text.as_ptr()) };
+            unsafe { call(user, self.handle, level_of(event.metadata()), text.as_ptr()) };
         };
         if self.own.call(tell).is_none() {
             CALLBACK.call(tell);
@@ -237,26 +232,4 @@ impl Subscriber for Forwarder {
     fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
     fn enter(&self, _: &span::Id) {}
     fn exit(&self, _: &span::Id) {}
-}
-
-/// The message, and everything else as ` name=value`.
-#[derive(Default)]
-struct Line {
-    message: String,
-    fields: String,
-}
-
-impl Visit for Line {
-    // What prints fractions takes 23 KB, and no field is one.
-    fn record_f64(&mut self, field: &Field, value: f64) {
-        self.record_i64(field, value as i64);
-    }
-
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        // Writing to a string does not fail.
-        let _ = match field.name() {
-            "message" => write!(self.message, "{value:?}"),
-            name => write!(self.fields, " {name}={value:?}"),
-        };
-    }
 }

@@ -2,6 +2,7 @@
 
 import time
 
+import suspend
 from common import PSK, all_combinations, watch_rekey
 from lab import wait_until
 from node import Daemon, Kernel, Netns, Vm, attach, join, tunnels
@@ -400,11 +401,16 @@ def rekey(initiator):
     return script
 
 
+def suspended(lab, t):
+    suspend.keepalive(*places(lab, own_vm=True), lab, t)
+
+
 def scenarios():
     return [
         Scenario("kernel, rekey by ours", rekey("ours"), waits=True),
         Scenario("kernel, rekey by the kernel", rekey("theirs"), waits=True),
         Scenario("kernel, keepalive", keepalive, waits=True),
+        Scenario("kernel, suspended", suspended, waits=True),
         Scenario("kernel, cookies from the kernel", cookies_from_kernel),
         Scenario("kernel, cookies from ours", cookies_from_us),
         Scenario("kernel", basics),

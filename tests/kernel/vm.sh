@@ -9,7 +9,7 @@
 #   vm.sh stop  DIR NETNS TAP                 ends that VM, removes its TAP, and NETNS too if start created it
 #
 # In the VM: 256 MB, 1 CPU, root, eth0 up; busybox, bash, wg, tc, ping and iperf3 on PATH; modules wireguard (with its debug
-# messages on: see `dmesg`), sch_netem, and those that send arriving packets through an ifb, loaded. Nothing is installed
+# messages on: see `dmesg`), tun, sch_netem, and those that send arriving packets through an ifb, loaded. Nothing is installed
 # into the host's /boot or /lib/modules.
 # Environment: VM_TIMEOUT (seconds, default 60) bounds one `run`; VM_NICE (default 0) is qemu's niceness.
 set -euo pipefail
@@ -70,7 +70,7 @@ pack_initramfs() {
   for name in $(/bin/busybox --list | grep -vx busybox); do ln -sf busybox "root/bin/$name"; done
   for name in bash wg tc iperf3 ping; do rm -f "root/bin/$name"; copy_program "$name"; done
   : > root/modules/order
-  for name in virtio_pci virtio_net wireguard sch_netem sch_ingress cls_matchall act_mirred ifb; do copy_module "$name"; done
+  for name in virtio_pci virtio_net wireguard tun sch_netem sch_ingress cls_matchall act_mirred ifb; do copy_module "$name"; done
 
   cat > root/init <<'INIT'
 #!/bin/sh

@@ -1,5 +1,5 @@
 //! What other implementations get wrong, held up against ours: one test for each row, A to AB, of the list that
-//! `boringtun_deviations.rs` shows on boringtun itself. Each would fail if ours behaved as the row says of theirs; what
+//! `boringtun_deviations/` shows on boringtun itself. Each would fail if ours behaved as the row says of theirs; what
 //! is right is what the Linux kernel does.
 //!
 //! Whole devices, a clock turned by hand, a network in memory.

@@ -1,17 +1,13 @@
 //! The log: a line on stderr for each event, with its time.
 
 use std::{
-    fmt::{self, Debug, Write as _},
+    fmt,
     io::Write as _,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use tracing::{
-    Event, Level, Metadata, Subscriber,
-    field::{Field, Visit},
-    level_filters::LevelFilter,
-    span,
-};
+use tracing::{Event, Level, Metadata, Subscriber, level_filters::LevelFilter, span};
+use wg_embed::log;
 
 /// Writes events up to a level to stderr. Spans are not kept.
 struct StderrLog {
@@ -41,8 +37,7 @@ impl Subscriber for StderrLog {
     }
 
     fn event(&self, event: &Event<'_>) {
-        let line =
-            format_line(SystemTime::now(), *event.metadata().level(), &self.interface, |line| event.record(line));
+        let line = format_line(SystemTime::now(), *event.metadata().level(), &self.interface, &log::text(event));
         // There is nobody left to tell if this fails.
         let _ = std::io::stderr().write_all(line.as_bytes());
     }
@@ -60,33 +55,9 @@ impl Subscriber for StderrLog {
     fn exit(&self, _: &span::Id) {}
 }
 
-/// A line that is being put together: the message, then the fields.
-#[derive(Default)]
-struct Line {
-    message: String,
-    fields: String,
-}
-
-impl Visit for Line {
-    // What prints fractions takes 23 KB, and no field is one.
-    fn record_f64(&mut self, field: &Field, value: f64) {
-        self.record_i64(field, value as i64);
-    }
-
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        // Writing to a string does not fail.
-        let _ = match field.name() {
-            "message" => write!(self.message, "{value:?}"),
-            name => write!(self.fields, " {name}={value:?}"),
-        };
-    }
-}
-
-fn format_line(now: SystemTime, level: Level, interface: &str, record: impl FnOnce(&mut Line)) -> String {
-    let mut line = Line::default();
-    record(&mut line);
+fn format_line(now: SystemTime, level: Level, interface: &str, text: &str) -> String {
     // A peer or a client may have had a hand in the text: it stays on its line.
-    let text = (line.message + &line.fields).replace(char::is_control, " ");
+    let text = text.replace(char::is_control, " ");
     format!("{} {level:>5} {interface}: {text}\n", Utc(now))
 }
 
@@ -130,10 +101,7 @@ mod tests {
 
     #[test]
     fn an_event_is_one_line() {
-        let line = format_line(UNIX_EPOCH, Level::WARN, "wg0", |line| {
-            line.message.push_str("refused:\nERROR wg0: forged");
-            line.fields.push_str(" port=1");
-        });
+        let line = format_line(UNIX_EPOCH, Level::WARN, "wg0", "refused:\nERROR wg0: forged port=1");
         assert_eq!(line, "1970-01-01T00:00:00.000Z  WARN wg0: refused: ERROR wg0: forged port=1\n");
     }
 }

@@ -1,0 +1,49 @@
+//! A timer for a poll on the clock of [`SystemClock`](crate::time::SystemClock), which counts sleep.
+
+use crate::bind::udp::Timer;
+use mio::{Interest, Poll, Token, unix::SourceFd};
+use std::{
+    io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    ptr,
+    time::Duration,
+};
+
+/// A timerfd.
+///
+/// The poll reports an edge, and each time that the timer rings is one. So what there is to read is never read: to set
+/// the timer anew clears it as well.
+pub(in crate::bind) struct BootTimer(OwnedFd);
+
+impl Timer for BootTimer {
+    /// Fails on kernels before 3.15, and in sandboxes that are older than timerfd.
+    fn new(poll: &Poll, token: Token) -> io::Result<Self> {
+        // Not CLOCK_BOOTTIME_ALARM, which would wake the machine.
+        // SAFETY: only numbers are passed.
+        let fd = unsafe { libc::timerfd_create(libc::CLOCK_BOOTTIME, libc::TFD_CLOEXEC | libc::TFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor is fresh, so it is open and nobody else's.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        poll.registry().register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)?;
+        Ok(Self(fd))
+    }
+
+    fn set(&self, after: Option<Duration>) -> io::Result<()> {
+        // Zero stops it.
+        let after = after.unwrap_or_default();
+        let setting = libc::itimerspec {
+            it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 },
+            it_value: libc::timespec {
+                tv_sec: after.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+                tv_nsec: after.subsec_nanos() as _,
+            },
+        };
+        // SAFETY: `setting` lives through the call, and the old setting is not asked for.
+        match unsafe { libc::timerfd_settime(self.0.as_raw_fd(), 0, &raw const setting, ptr::null_mut()) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Has a poll end in time although the machine slept.
+//!
+//! Deadlines count sleep ([`time::Instant`](crate::time::Instant)), but the time limit of a poll stands still meanwhile:
+//! after an hour of sleep it ends the poll an hour late. So a timer that goes on is in the poll as well, where the
+//! system has one; docs/adr/0007 says which does. In the common case both end the same wait at the same time.
+
+#[cfg(target_vendor = "apple")]
+use crate::bind::apple::BootTimer;
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+use crate::bind::fallback::BootTimer;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use crate::bind::linux::BootTimer;
+use mio::{Poll, Token};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+/// Up to this far away, a deadline is left to the limit of the poll: it is then missed by no more than this. Most waits
+/// under load are that short, and so is each that only looks.
+const NEAR: Duration = Duration::from_secs(1);
+
+/// Deadlines that are no further apart are one: the caller has looked at the clock a little earlier than we do.
+const SLACK: Duration = Duration::from_millis(1);
+
+/// A timer that rings in a poll, and for which time goes on while the machine sleeps. It does not wake the machine.
+pub(in crate::bind) trait Timer: Sized {
+    /// Rings in `poll` as `token`.
+    fn new(poll: &Poll, token: Token) -> io::Result<Self>;
+
+    /// Will ring once, after this time, or not at all. What was set before is forgotten.
+    fn set(&self, after: Option<Duration>) -> io::Result<()>;
+}
+
+/// When the timer of a poll rings.
+pub(super) struct Deadline<T = BootTimer> {
+    /// `None` if there is none. Deadlines then come late by as long as the machine slept.
+    timer: Option<T>,
+    /// For when it is set, on the clock that stands still. After a sleep that is another time for the same deadline, so
+    /// it is set anew.
+    set_for: Option<Instant>,
+}
+
+impl<T: Timer> Deadline<T> {
+    pub(super) fn new(poll: &Poll, token: Token) -> Self {
+        Self { timer: usable(T::new(poll, token)), set_for: None }
+    }
+
+    /// To be called before each wait, with its limit. The timer is left as it is unless it would ring at the wrong time:
+    /// deadlines change seldom, and to wait for the same one again costs no system call.
+    pub(super) fn before_wait(&mut self, timeout: Option<Duration>) {
+        self.before_wait_at(Instant::now, timeout);
+    }
+
+    /// To be called when the timer has rung.
+    pub(super) fn rang(&mut self) {
+        self.set_for = None;
+    }
+
+    fn before_wait_at(&mut self, now: impl Fn() -> Instant, timeout: Option<Duration>) {
+        let Some(timer) = &self.timer else {
+            return;
+        };
+        let due = match timeout {
+            Some(timeout) if timeout <= NEAR => return,
+            // A time too far away to be named is no limit.
+            Some(timeout) => now().checked_add(timeout),
+            None => None,
+        };
+        let is_set = match (self.set_for, due) {
+            (Some(set_for), Some(due)) => set_for.max(due) - set_for.min(due) <= SLACK,
+            (set_for, due) => set_for == due,
+        };
+        if !is_set {
+            let set = timer.set(due.and(timeout));
+            self.set_for = due;
+            if usable(set).is_none() {
+                self.timer = None;
+            }
+        }
+    }
+}
+
+fn usable<R>(result: io::Result<R>) -> Option<R> {
+    result.inspect_err(|err| tracing::debug!(%err, "deadlines are late after the machine has slept")).ok()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Notes what it was set to.
+    #[derive(Default)]
+    struct Notes {
+        set: RefCell<Vec<Option<Duration>>>,
+        is_broken: bool,
+    }
+
+    impl Timer for Notes {
+        fn new(_: &Poll, _: Token) -> io::Result<Self> {
+            Ok(Self::default())
+        }
+
+        fn set(&self, after: Option<Duration>) -> io::Result<()> {
+            self.set.borrow_mut().push(after);
+            if self.is_broken { Err(io::ErrorKind::PermissionDenied.into()) } else { Ok(()) }
+        }
+    }
+
+    fn deadline() -> Deadline<Notes> {
+        Deadline::new(&Poll::new().unwrap(), Token(0))
+    }
+
+    /// What the timer was set to by waits, each at some time after the first and for some time.
+    fn settings(
+        deadline: &mut Deadline<Notes>,
+        waits: impl IntoIterator<Item = (Duration, Option<Duration>)>,
+    ) -> Vec<Option<Duration>> {
+        let start = Instant::now();
+        for (at, timeout) in waits {
+            deadline.before_wait_at(|| start + at, timeout);
+        }
+        deadline.timer.as_ref().map(|timer| timer.set.take()).unwrap_or_default()
+    }
+
+    #[test]
+    fn one_deadline_is_set_once_however_often_it_is_waited_for() {
+        let mut deadline = deadline();
+        // The caller's look at the clock is up to 0.3 ms old.
+        let waits = (0..9_000_u32).map(|ms| {
+            let at = Duration::from_millis(ms.into());
+            (at + Duration::from_micros(u64::from(ms % 4) * 100), Some(10 * SECOND - at))
+        });
+        assert_eq!(settings(&mut deadline, waits), [Some(10 * SECOND)]);
+    }
+
+    #[test]
+    fn waits_that_are_short_or_without_end_set_nothing() {
+        let mut deadline = deadline();
+        let waits = [Some(Duration::ZERO), None, Some(NEAR), None].map(|timeout| (SECOND, timeout));
+        assert!(settings(&mut deadline, waits).is_empty());
+        let far = [(SECOND, Some(9 * SECOND)), (2 * SECOND, Some(SECOND / 2)), (3 * SECOND, Some(7 * SECOND))];
+        assert_eq!(settings(&mut deadline, far), [Some(9 * SECOND)], "a short wait between leaves it as it is");
+    }
+
+    #[test]
+    fn another_deadline_takes_the_place_of_the_one_before() {
+        let mut deadline = deadline();
+        let timeouts = [Some(9 * SECOND), Some(5 * SECOND), Some(20 * SECOND), None, None, Some(Duration::MAX)];
+        let set = settings(&mut deadline, timeouts.map(|timeout| (SECOND, timeout)));
+        assert_eq!(set, [Some(9 * SECOND), Some(5 * SECOND), Some(20 * SECOND), None]);
+    }
+
+    /// Three seconds before the deadline the machine sleeps for one.
+    #[test]
+    fn after_sleep_the_same_deadline_is_set_anew() {
+        let mut deadline = deadline();
+        let waits = [(0, 10), (7, 3), (7, 2)].map(|(at, left)| (at * SECOND, Some(left * SECOND)));
+        assert_eq!(settings(&mut deadline, waits), [Some(10 * SECOND), Some(2 * SECOND)]);
+    }
+
+    #[test]
+    fn a_timer_that_has_rung_is_set_again() {
+        let mut deadline = deadline();
+        assert_eq!(settings(&mut deadline, [(SECOND, Some(9 * SECOND))]).len(), 1);
+        deadline.rang();
+        assert!(settings(&mut deadline, [(SECOND, None)]).is_empty());
+        assert_eq!(settings(&mut deadline, [(SECOND, Some(9 * SECOND))]).len(), 1);
+    }
+
+    #[test]
+    fn a_timer_that_does_not_work_is_given_up() {
+        let mut deadline = deadline();
+        deadline.timer = Some(Notes { is_broken: true, ..Notes::default() });
+        settings(&mut deadline, [(SECOND, Some(9 * SECOND)), (SECOND, Some(5 * SECOND))]);
+        assert!(deadline.timer.is_none());
+    }
+}
