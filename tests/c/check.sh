@@ -44,7 +44,7 @@ sanitize="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame
 export ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1
 
 # The sanitizers are there, and find what they are for.
-$CC -std=c11 $warn $sanitize -pthread tests/c/broken.c -o "$out/broken" "-L$libs" -lwg_embed
+$CC -std=c11 $warn $sanitize -pthread tests/c/broken.c -o "$out/broken" "-L$libs" -lwg_embed "-Wl,-rpath,$libs"
 timeout 60 "$out/broken" none || fail "what is not broken is reported"
 finds "$out/broken" overflow heap-buffer-overflow
 finds "$out/broken" freed heap-use-after-free
@@ -87,7 +87,7 @@ done
 cat "$out/fuzz-so.txt" "$out/cycles-so.txt"
 
 # Without sanitizers, which keep freed memory, what the process takes shows.
-$CC -std=c99 $warn -g -pthread tests/c/cycles.c -o "$out/cycles" "-L$libs" -lwg_embed
+$CC -std=c99 $warn -g -pthread tests/c/cycles.c -o "$out/cycles" "-L$libs" -lwg_embed "-Wl,-rpath,$libs"
 timeout 300 "$out/cycles" || fail "cycles"
 if command -v valgrind >/dev/null; then
   # Blocks of which a pointer to their middle is left ("possible") are Rust's `Arc`s.
