@@ -1579,9 +1579,10 @@ wg_result wg_bind_socket_to_interface6(int32_t handle, uint32_t interface_index,
  * until it works. A port that was not configured but chosen by the system may change.
  *
  * Memory: nothing changes hands.
- * Errors: WG_ERR_ADDR_IN_USE, WG_ERR_PERMISSION (also if `protect` refuses), WG_ERR_IO, WG_ERR_RESOURCES: why it did not
- * work this time; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback;
- * WG_ERR_PANIC. A tunnel that is paused has no sockets to renew: that is no error.
+ * Errors: WG_ERR_ADDR_IN_USE, WG_ERR_PERMISSION (also if `protect` refuses), WG_ERR_NOT_FOUND (the interface is gone that
+ * a socket is tied to), WG_ERR_IO, WG_ERR_RESOURCES: why it did not work this time; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if
+ * the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC. A tunnel that is paused has no sockets to renew: that is
+ * no error.
  * Threads: any.
  * Since: 0.1.0
  */

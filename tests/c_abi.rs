@@ -57,7 +57,17 @@ fn c_test(name: &str, standard: &str) {
 
 /// Builds a C program and runs it. It ends with 0 if all is well.
 fn c_program(source: &Path, standard: &str) {
-    let Some(cc) = compiler("CC", &["cc", "gcc", "clang"]) else {
+    program(C, source, standard, &[]);
+}
+
+/// A variable that names a compiler, and names to try else.
+type Compiler = (&'static str, &'static [&'static str]);
+const C: Compiler = ("CC", &["cc", "gcc", "clang"]);
+const CPP: Compiler = ("CXX", &["c++", "g++", "clang++"]);
+
+/// Builds a program with a compiler, and runs it with some arguments.
+fn program((variable, names): Compiler, source: &Path, standard: &str, arguments: &[&str]) {
+    let Some(cc) = compiler(variable, names) else {
         return;
     };
     let name = source.file_stem().unwrap();
@@ -75,7 +85,7 @@ fn c_program(source: &Path, standard: &str) {
         .arg("-lwg_embed")
         .arg(format!("-Wl,-rpath,{}", dir.display())));
     // Cargo's own search path has the library of another build in front.
-    run(Command::new(out).env("LD_LIBRARY_PATH", dir).env("DYLD_LIBRARY_PATH", dir));
+    run(Command::new(out).args(arguments).env("LD_LIBRARY_PATH", dir).env("DYLD_LIBRARY_PATH", dir));
 }
 
 #[test]
@@ -180,6 +190,43 @@ fn binds_work_from_c() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn nonsense_does_no_harm() {
+    // None may be missing there.
+    let known = fs::read_to_string(root().join("abi/symbols.txt")).unwrap();
+    let table = fs::read_to_string(root().join("tests/c/fuzz.c")).unwrap();
+    assert!(known.lines().count() > 50, "these are the functions");
+    for name in known.lines() {
+        assert!(table.contains(&format!("FUZZED({name},")), "tests/c/fuzz.c does not call {name}");
+    }
+    program(C, &root().join("tests/c/fuzz.c"), "c11", &["20261122", "25"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_thousand_times_on_and_off_leaves_nothing_behind() {
+    program(C, &root().join("tests/c/cycles.c"), "c99", &["1000"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn tunnels_work_from_cpp() {
+    program(CPP, &root().join("tests/c/cpp_use.cpp"), "c++17", &[]);
+}
+
+/// What docs/C_API.md shows is what works.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_document_is_true() {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("snippets");
+    let output = Command::new(root().join("tests/c/snippets.sh")).arg(dir).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let programs = String::from_utf8(output.stdout).unwrap();
+    assert!(programs.lines().count() >= 4, "these are the programs: {programs}");
+    programs.lines().for_each(|source| c_program(Path::new(source), "gnu11"));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn a_lossy_network_from_c_loses_nothing_else() {
     c_test("lossy", "c99");
 }
@@ -195,12 +242,10 @@ fn the_examples_run() {
 #[test]
 fn the_header_stands_alone() {
     let header = "#include \"wg_embed.h\"\nint main(void) { return (int)wg_version_number() == 0; }\n";
-    for (variable, names, language, standard) in [
-        ("CC", ["cc", "gcc", "clang"], "c", "c99"),
-        ("CC", ["cc", "gcc", "clang"], "c", "c11"),
-        ("CXX", ["c++", "g++", "clang++"], "c++", "c++17"),
-    ] {
-        let Some(compiler) = compiler(variable, &names) else {
+    for ((variable, names), language, standard) in
+        [(C, "c", "c99"), (C, "c", "c11"), (CPP, "c++", "c++11"), (CPP, "c++", "c++17"), (CPP, "c++", "c++20")]
+    {
+        let Some(compiler) = compiler(variable, names) else {
             continue;
         };
         let source = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("alone-{standard}"));

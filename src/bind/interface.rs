@@ -6,11 +6,7 @@ use std::io;
 
 /// Ties a socket to the interface with this index; 0 unties it. Windows ties only what is sent.
 pub(super) fn tie(socket: &SockRef<'_>, family: Family, index: u32) -> io::Result<()> {
-    // Here the system would take any number.
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    if index != 0 && !super::linux::has_interface(index) {
-        return Err(no_interface(index));
-    }
+    check(index)?;
     #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
     let tied = match family {
         Family::V4 => socket.bind_device_by_index_v4(std::num::NonZeroU32::new(index)),
@@ -27,6 +23,16 @@ pub(super) fn tie(socket: &SockRef<'_>, family: Family, index: u32) -> io::Resul
         Some(NO_INTERFACE) => no_interface(index),
         _ => err,
     })
+}
+
+/// Refuses an interface that does not exist, where the system would take any number.
+pub(super) fn check(index: u32) -> io::Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if index != 0 && !super::linux::has_interface(index) {
+        return Err(no_interface(index));
+    }
+    let _ = index;
+    Ok(())
 }
 
 fn no_interface(index: u32) -> io::Error {

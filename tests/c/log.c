@@ -254,7 +254,7 @@ static void callbacks_change_while_many_threads_log(void) {
   unset();
   CHECK_EQ(gone, 300);
   CHECK(called > 0);
-  stop = 1;
+  __sync_fetch_and_add(&stop, 1);
   for (i = 0; i < 4; i++) join(loggers[i]);
 }
 

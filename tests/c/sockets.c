@@ -176,6 +176,8 @@ static void a_tunnel_rests_and_goes_on(void) {
   check_exchange(a, b);
   CHECK_EQ(wg_pause(a.handle), WG_OK);
   CHECK_EQ(wg_pause(a.handle), WG_OK);
+  /* As with sockets; else it could not go on. */
+  CHECK_FAILS(wg_bind_socket_to_interface4(a.handle, 0x7ffffff0, 0), WG_ERR_NOT_FOUND, "interface");
   check_silent(b, a);
   CHECK_EQ(wg_set_config(a.handle, "public_key=" PUBLIC_B "\npersistent_keepalive_interval=0\n"), WG_OK);
   CHECK_EQ(wg_resume(a.handle), WG_OK);

@@ -7,7 +7,7 @@ use super::{
     socket::{self, Options, Socket, unless_missing},
 };
 use crate::bind::{
-    BATCH, Family, RecvBatch, SendReport, Transmit,
+    BATCH, Family, RecvBatch, SendReport, Transmit, interface,
     outgoing::{Origin, Outgoing},
 };
 use mio::{Interest, Registry, Token};
@@ -159,7 +159,8 @@ impl Pair {
         let mut wanted = *current;
         wanted.ways[family as usize] = way;
         let own = self.with_sockets(|sockets| !sockets.adopted).unwrap_or(false);
-        match self.with_socket(family, |socket| socket.set_way(way)).unwrap_or(Ok(())) {
+        let set = self.with_socket(family, |socket| socket.set_way(way));
+        match set.unwrap_or_else(|| interface::check(way.interface)) {
             // On Linux everybody may tie a socket, but not everybody may tie it anew.
             Err(err) if err.kind() == io::ErrorKind::PermissionDenied && own => {
                 self.open_as(&wanted, self.port().unwrap_or(0))?;

@@ -1,0 +1,76 @@
+#!/bin/sh
+# The C tests with AddressSanitizer, then with ThreadSanitizer, in the library as well: Rust, its standard library and C are
+# all instrumented. (tests/c/check.sh instruments C only: there the library's own memory is watched, its accesses are not.)
+#
+# It needs a nightly toolchain with rust-src; without one it says that it is skipped.
+#
+# Environment: CC, NM, SECONDS_TO_FUZZ (25), KINDS ("address thread").
+set -eu
+cd "$(dirname "$0")/../.."
+CC=${CC:-gcc} NM=${NM:-nm} KINDS=${KINDS:-address thread}
+target=${CARGO_TARGET_DIR:-target}
+host=$(rustc -vV | sed -n 's/^host: //p')
+
+fail() { echo "instrumented.sh: $*" >&2; exit 1; }
+. tests/c/finds.sh
+
+if ! rustup component add --toolchain nightly rust-src >/dev/null 2>&1 &&
+  ! rustup toolchain install nightly --profile minimal -c rust-src >/dev/null 2>&1; then
+  echo "skipped: instrumenting Rust needs a nightly toolchain with rust-src, and there is none to be had"
+  exit 0
+fi
+runtimes=$(rustc +nightly --print sysroot)/lib/rustlib/$host/lib
+
+for kind in $KINDS; do
+  case $kind in address) short=asan ;; thread) short=tsan ;; esac
+  build=$target/$short
+  RUSTFLAGS="-Zsanitizer=$kind" CARGO_TARGET_DIR=$build cargo +nightly build -q -Zbuild-std --target "$host" \
+    --package wg-embed-capi
+  library=$build/$host/debug/libwg_embed.a
+  "$NM" "$library" 2>/dev/null | grep -q "U __${short}_" || fail "the library is not instrumented"
+  out=$build/c-check
+  mkdir -p "$out"
+  runtime=$runtimes/librustc-nightly_rt.$short.a
+
+  # make PROGRAM SOURCE: C by the C compiler, the runtime by Rust's, whose instrumentation may be newer.
+  make() {
+    $CC -std=c11 -Wall -Wextra -Wpedantic -Werror -Iinclude -g -fno-omit-frame-pointer -fsanitize=$kind -pthread -c "$2" \
+      -o "$1.o"
+    $CC "$1.o" -o "$1" -Wl,--export-dynamic -Wl,--whole-archive "$runtime" -Wl,--no-whole-archive "$library" \
+      -lpthread -lrt -ldl -lm -lutil -lgcc_s
+    "$NM" "$1" | grep -q "T __${short}_init" || fail "the sanitizer is not in $1"
+  }
+
+  export ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1 TSAN_OPTIONS=halt_on_error=1
+  make "$out/broken" tests/c/broken.c
+  timeout 60 "$out/broken" none || fail "what is not broken is reported"
+  case $kind in
+  address)
+    finds "$out/broken" overflow heap-buffer-overflow
+    finds "$out/broken" leak LeakSanitizer
+    finds "$out/broken" short-key heap-buffer-overflow
+    ;;
+  thread)
+    finds "$out/broken" race "data race"
+    finds "$out/broken" key-race "data race"
+    ;;
+  esac
+
+  tests=0
+  for source in tests/c/*.c examples/c/*.c; do
+    test=$(basename "$source" .c)
+    arguments=
+    case $test in
+    layout | broken) continue ;;
+    fuzz) arguments="20261122 ${SECONDS_TO_FUZZ:-25}" ;;
+    cycles) arguments=500 ;;
+    esac
+    make "$out/$test" "$source"
+    # Several words.
+    # shellcheck disable=SC2086
+    timeout 300 "$out/$test" $arguments >"$out/$test.txt" || fail "$test with the $kind sanitizer"
+    tests=$((tests + 1))
+  done
+  echo "$kind sanitizer in C and Rust: $tests programs"
+  cat "$out/fuzz.txt" "$out/cycles.txt"
+done
