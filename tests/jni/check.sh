@@ -14,6 +14,9 @@ mkdir -p "$out"
 fail() { echo "check.sh: $*" >&2; exit 1; }
 skip() { echo "skipped: $*"; exit 0; }
 
+# Handles, and what is written to Android's log.
+cargo test -q --package wg-embed --lib --features compat-android compat:: >"$out/unit.log" 2>&1 &&
+  grep "test result: ok. [1-9]" "$out/unit.log" || { cat "$out/unit.log"; fail "the unit tests of the face"; }
 cargo build -q --package wg-embed-capi --features compat-android --target-dir "$target"
 # The name that GoBackend.java asks for.
 ln -sf ../debug/libwg_embed.so "$out/libwg-go.so"
