@@ -171,7 +171,7 @@ pub(super) fn logged<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
 
 /// Logs why the last call on this thread has failed: with the lines of a tunnel, or for 0 with those of the process. For
 /// functions whose own result says less.
-#[cfg(any(feature = "compat-apple", feature = "compat-mullvad"))]
+#[cfg(any(feature = "compat-android", feature = "compat-apple", feature = "compat-mullvad"))]
 pub(crate) fn tell_failure(handle: i32) {
     // SAFETY: the text is this thread's, and there is no other call until it is copied.
     let why = unsafe { std::ffi::CStr::from_ptr(super::wg_last_error()) }.to_string_lossy().into_owned();

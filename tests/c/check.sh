@@ -100,7 +100,7 @@ fi
 # The faces of other libraries. One library cannot have two of them, and each is built where it is in nobody's way.
 mkdir -p "$target/compat"
 compat=$(cd "$target/compat" && pwd)
-for face in apple mullvad; do
+for face in android apple mullvad; do
   "$CBINDGEN" -q -c "abi/compat-$face.toml" "src/compat/$face.rs" | diff -u "include/compat/$face.h" - ||
     fail "the header is stale: $CBINDGEN -c abi/compat-$face.toml -o include/compat/$face.h src/compat/$face.rs"
   for std in c99 c11; do $CC -std=$std $warn -x c -fsyntax-only "include/compat/$face.h"; done

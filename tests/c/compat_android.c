@@ -223,6 +223,24 @@ static void a_refused_descriptor_is_closed_once(void) {
   check_threads(tasks);
 }
 
+static _Atomic int told;
+
+static void line(void *user, int32_t handle, int32_t level, const char *text) {
+  CHECK(user == NULL);
+  if (handle == 0 && level == WG_LOG_ERROR && strstr(text, "listen_port") != NULL) told++;
+}
+
+/* On Android, its own log says it. */
+static void the_log_says_why(void) {
+  struct end refused;
+  CHECK_EQ(wg_set_log_callback(line, NULL, NULL), WG_OK);
+  refused = on(go("listen_port=65536\n"));
+  CHECK_EQ(refused.handle, -1);
+  CHECK_EQ(told, 1);
+  CHECK_EQ(wg_set_log_callback(NULL, NULL, NULL), WG_OK);
+  CHECK_EQ(close(refused.app), 0);
+}
+
 static void text_ends_where_it_says(void) {
   struct end end = on(bytes("fwmark=0\nthis is not read", 9));
   CHECK_EQ(end.handle, 0);
@@ -306,6 +324,7 @@ int main(void) {
   peers_stay();
   the_lowest_free_number_is_given();
   text_ends_where_it_says();
+  the_log_says_why();
   a_refused_descriptor_is_closed_once();
   threads_do_not_meet();
   cycles_leave_nothing();
