@@ -24,10 +24,15 @@ runtimes=$(rustc +nightly --print sysroot)/lib/rustlib/$host/lib
 for kind in $KINDS; do
   case $kind in address) short=asan ;; thread) short=tsan ;; esac
   build=$target/$short
-  RUSTFLAGS="-Zsanitizer=$kind" CARGO_TARGET_DIR=$build cargo +nightly build -q -Zbuild-std --target "$host" \
-    --package wg-embed-capi
   library=$build/$host/debug/libwg_embed.a
-  "$NM" "$library" 2>/dev/null | grep -q "U __${short}_" || fail "the library is not instrumented"
+
+  # library OPTIONS...: builds it, in the place of the one before.
+  library() {
+    RUSTFLAGS="-Zsanitizer=$kind" CARGO_TARGET_DIR=$build cargo +nightly build -q -Zbuild-std --target "$host" \
+      --package wg-embed-capi "$@"
+    "$NM" "$library" 2>/dev/null | grep -q "U __${short}_" || fail "the library is not instrumented"
+  }
+  library
   out=$build/c-check
   mkdir -p "$out"
   runtime=$runtimes/librustc-nightly_rt.$short.a
@@ -56,20 +61,26 @@ for kind in $KINDS; do
     ;;
   esac
 
+  # run SOURCE ARGUMENTS...
   tests=0
-  for source in tests/c/*.c examples/c/*.c; do
-    test=$(basename "$source" .c)
-    arguments=
-    case $test in
-    layout | broken) continue ;;
-    fuzz) arguments="20261122 ${SECONDS_TO_FUZZ:-25}" ;;
-    cycles) arguments=500 ;;
-    esac
-    make "$out/$test" "$source"
-    # Several words.
-    # shellcheck disable=SC2086
-    timeout 300 "$out/$test" $arguments >"$out/$test.txt" || fail "$test with the $kind sanitizer"
+  run() {
+    test=$(basename "$1" .c)
+    make "$out/$test" "$1"
+    shift
+    timeout 300 "$out/$test" "$@" >"$out/$test.txt" || fail "$test with the $kind sanitizer"
     tests=$((tests + 1))
+  }
+  for source in tests/c/*.c examples/c/*.c; do
+    case $source in
+    */layout.c | */broken.c | */compat_*) ;;
+    */fuzz.c) run "$source" 20261122 "${SECONDS_TO_FUZZ:-25}" ;;
+    */cycles.c) run "$source" 500 ;;
+    *) run "$source" ;;
+    esac
+  done
+  for face in apple mullvad; do
+    library --features "compat-$face"
+    run "tests/c/compat_$face.c"
   done
   echo "$kind sanitizer in C and Rust: $tests programs"
   cat "$out/fuzz.txt" "$out/cycles.txt"
