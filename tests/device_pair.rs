@@ -8,6 +8,7 @@ use std::time::Duration;
 use wg_embed::{
     bind::mem::Action,
     device::{Event, FIXED_MEMORY, Options, STAGED_OVERHEAD},
+    tun::{Tun, mem::MemTun},
 };
 
 #[test]
@@ -38,8 +39,8 @@ fn an_idle_pair_sends_one_keepalive_and_then_nothing() {
 #[test]
 fn at_the_memory_limit_packets_are_dropped_and_counted_and_the_tunnel_still_comes_up() {
     let world = World::new();
-    // Two packets on top of the fixed buffers.
-    let memory = FIXED_MEMORY + 2 * (1452 + STAGED_OVERHEAD);
+    // Two packets on top of the fixed buffers, and of the queue that this TUN has.
+    let memory = FIXED_MEMORY + MemTun::new("", 1420).0.queue_limit() + 2 * (1452 + STAGED_OVERHEAD);
     let a = world.node_of(1, Options { memory, ..Options::default() }, |bind| bind);
     let (b, c) = (world.node(2), world.node(3));
     for (from, to) in [(&a, &b), (&b, &a), (&a, &c), (&c, &a)] {
