@@ -142,6 +142,7 @@ impl ErrorKind {
             io::ErrorKind::OutOfMemory => Self::Resources,
             io::ErrorKind::Unsupported => Self::Unsupported,
             io::ErrorKind::InvalidInput => Self::Invalid,
+            io::ErrorKind::NotConnected => Self::Closed,
             _ => match err.raw_os_error() {
                 #[cfg(unix)]
                 Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS) => Self::Resources,

@@ -42,11 +42,14 @@ impl Protect {
                 Some(protect) => unsafe { protect(user, number(socket), family.into()) },
                 None => 0,
             });
-            let refused = |text| Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
             match answer {
                 Some(0) => Ok(()),
-                Some(_) => refused(format!("the app has refused the {family} socket")),
-                None => refused("there is nobody to show the socket to any more".into()),
+                Some(_) => {
+                    let text = format!("the app has refused the {family} socket");
+                    Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
+                }
+                // Whoever wanted the socket was still in a call when everything ended.
+                None => Err(io::Error::new(io::ErrorKind::NotConnected, "it was turned off or closed meanwhile")),
             }
         })
     }
@@ -66,4 +69,23 @@ fn number(socket: BorrowedSocket<'_>) -> i32 {
 #[cfg(windows)]
 fn number(socket: BorrowedSocket<'_>) -> i32 {
     std::os::windows::io::AsRawSocket::as_raw_socket(&socket) as i32
+}
+
+#[cfg(all(test, unix))]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::{bind::Family, error::ErrorKind};
+    use std::{net::UdpSocket, os::fd::AsFd, ptr};
+
+    #[test]
+    fn when_it_is_over_no_socket_is_let_through_and_nobody_is_blamed() {
+        // SAFETY: there is no function.
+        let protect = unsafe { Protect::new(None, ptr::null_mut(), None) };
+        let hook = protect.hook();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        hook(socket.as_fd(), Family::V4).unwrap();
+        protect.close();
+        assert_eq!(ErrorKind::of_io(&hook(socket.as_fd(), Family::V4).unwrap_err()), ErrorKind::Closed);
+    }
 }
