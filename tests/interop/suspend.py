@@ -32,7 +32,7 @@ class DaemonInVm(End):
         serve = (sys.executable, "-m", "http.server", "--bind", host.outer[4], FILES, "--directory", directory)
         lab.spawn(host.command(*serve), lab.directory / "files.log")
         url = f"http://{host.outer[4]}:{FILES}"
-        wait_until(lambda: "there" in self.shell(f"wget -q -O /dev/null {url}/ && echo there || true"), 10, "the server of files")
+        wait_until(lambda: "there" in self.shell(f"if wget -q -O /dev/null {url}/; then echo there; fi"), 10, "the server of files")
         for source, target in [(program, "/tmp/wg-embed"), *((library, library) for library in libraries)]:
             name = source.rpartition("/")[2]
             self.shell(f"[ -e {target} ] || {{ mkdir -p {target.rpartition('/')[0]}; wget -q -O {target} {url}/{name}; chmod 755 {target}; }}")
@@ -44,7 +44,9 @@ def why_not(vm):
     states = vm.shell("cat /sys/power/state /sys/power/mem_sleep", check=False)
     if "mem" not in states.split() or "deep" not in states:
         return f"the VM's kernel cannot be suspended: {states.strip()}"
-    return "" if "there" in vm.shell(f"[ -e {CLOCK}/wakealarm ] && echo there || true") else "the VM has no clock that would wake it"
+    if "there" not in vm.shell(f"if [ -e {CLOCK}/wakealarm ]; then echo there; fi"):
+        return "the VM has no clock that would wake it"
+    return ""
 
 
 def seconds_asleep(vm):

@@ -49,9 +49,13 @@ fi
 
 app=wgjni-$$-app server=wgjni-$$-srv tun=wj$$ interface=wjs$$
 cleanup() {
-  [ -z "${peer:-}" ] || { kill "$peer" && wait "$peer"; } 2>/dev/null || true
+  set +e # Each of these is to be done, whatever became of the one before; what fails says so.
+  if [ -n "${peer:-}" ]; then
+    kill "$peer"
+    wait "$peer"
+  fi
   for namespace in $app $server; do
-    ip netns delete "$namespace" 2>/dev/null || true
+    [ ! -e "/run/netns/$namespace" ] || ip netns delete "$namespace"
   done
   rm -f "$out/settings" "$out"/*.key
 }

@@ -56,7 +56,7 @@ impl Name {
         self.inquiry = Inquiry::new();
     }
 
-    /// Nothing is to be done for it for now.
+    /// Ends what is under way or was to come: the name is not looked up until it is asked for again.
     pub(in crate::device) fn rest(&mut self) {
         self.retry_at = None;
         self.inquiry.give_up();
