@@ -10,6 +10,7 @@ use super::{
     guard::{guard, guard_number, guard_number_on, guard_on},
     handle::{self, Entry, Object},
     log,
+    memory::give,
     options::{SizedStruct, read_sized},
     protect::{Protect, wg_protect_fn_t},
     result::wg_result,
@@ -113,7 +114,7 @@ pub unsafe extern "C" fn wg_bind_open(options: *const wg_bind_options_t, port: *
         let options = options?;
         let (handle, actual) = make(|| options.open(wanted))?;
         // SAFETY: as above, and writable.
-        unsafe { give_port(actual, port) };
+        unsafe { give(port, actual) };
         Ok(handle)
     })
 }
@@ -153,7 +154,7 @@ pub unsafe extern "C" fn wg_bind_adopt(
             lent.share();
         }
         // SAFETY: NULL or writable, says the caller.
-        unsafe { give_port(actual, port) };
+        unsafe { give(port, actual) };
         Ok(handle)
     })
 }
@@ -193,15 +194,6 @@ fn make(open: impl FnOnce() -> Result<BatchUdp>) -> Result<(i32, u16)> {
     Ok((handle, port))
 }
 
-/// # Safety
-/// `port` is NULL or writable.
-unsafe fn give_port(actual: u16, port: *mut u16) {
-    if !port.is_null() {
-        // SAFETY: it is not NULL, and writable, says the caller.
-        unsafe { port.write(actual) };
-    }
-}
-
 /// Puts fresh sockets in the place of those of a bind, for example when the network has changed. Threads in
 /// wg_bind_recv() go on waiting, now for the fresh ones. What the old ones have not delivered yet is lost.
 ///
@@ -223,7 +215,7 @@ pub unsafe extern "C" fn wg_bind_reopen(bind: i32, port: *mut u16) -> wg_result 
         let wanted = unsafe { port.as_ref() }.copied().or_else(|| bind.port()).unwrap_or(0);
         let actual = bind.reopen(wanted)?;
         // SAFETY: as above, and writable.
-        unsafe { give_port(actual, port) };
+        unsafe { give(port, actual) };
         Ok(())
     })
 }

@@ -6,6 +6,7 @@ use super::{
     callback::{Callback, wg_destroy_fn_t},
     datagrams::{borrow_received, wg_datagram_t},
     guard::guard_anywhere,
+    memory::give,
     options::{SizedStruct, read_sized, wg_options_t},
     packets::{borrow_packets, wg_packet_t},
     ports::{SendFunction, TRANSPORTS, TUNS, TunFunctions},
@@ -233,15 +234,6 @@ pub unsafe extern "C" fn wg_transport_receive(
         unsafe { give(taken, inlet.deliver(datagrams)) };
         Ok(())
     })
-}
-
-/// # Safety
-/// `out` is NULL or writable.
-unsafe fn give(out: *mut usize, value: usize) {
-    if !out.is_null() {
-        // SAFETY: it is not NULL.
-        unsafe { out.write(value) };
-    }
 }
 
 /// Changes the MTU of a tunnel whose packets come from wg_tun_callbacks_t. Packets are padded up to it; it does not limit

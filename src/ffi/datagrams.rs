@@ -12,12 +12,11 @@ use super::{
     endpoint::{self, wg_endpoint_t},
     guard::guard_number_on,
     handle::Entry,
-    packets::borrow_items,
+    memory::{borrow_bytes, borrow_items, check_len, give},
 };
 use crate::{
     bind::{self, BatchUdp, Endpoint, Received, SendReport, Transmit, callback::Datagram},
     error::{Error, ErrorKind, Result},
-    tun::MAX_PACKET,
 };
 
 /// The most datagrams that one wg_bind_send() takes, and the most packets or datagrams that a function of the app gets.
@@ -111,13 +110,13 @@ impl wg_datagram_t {
 /// `datagrams` is NULL or points to `count` datagrams, whose pointers are NULL or readable, `data` for `len` bytes; nobody
 /// changes them meanwhile.
 pub(super) unsafe fn borrow_received<'a>(datagrams: *const wg_datagram_t, count: usize) -> Result<Vec<Datagram<'a>>> {
-    let check = |datagram: &wg_datagram_t| match datagram {
-        _ if datagram.len > MAX_PACKET => {
-            Err(Error::invalid(format!("{} bytes are more than {MAX_PACKET}", datagram.len)))
+    let check = |datagram: &wg_datagram_t| {
+        check_len(datagram.len)?;
+        if datagram.segment_size != 0 {
+            return Err(Error::invalid(format!("segment_size is {}", datagram.segment_size)));
         }
-        _ if datagram.segment_size != 0 => Err(Error::invalid(format!("segment_size is {}", datagram.segment_size))),
         // SAFETY: the caller says so.
-        _ => unsafe { transmit(datagram) },
+        unsafe { transmit(datagram) }
     };
     // SAFETY: the caller's contract is the same.
     let datagrams = unsafe { borrow_items(datagrams, count, "datagrams") }?;
@@ -195,10 +194,8 @@ pub unsafe extern "C" fn wg_bind_send(
             // SAFETY: as above.
             unsafe { send::<WG_BATCH_SIZE>(bind, datagrams) }
         }?;
-        if !report.is_null() {
-            // SAFETY: it is not NULL, and writable, says the caller.
-            unsafe { report.write((&sent).into()) };
-        }
+        // SAFETY: NULL or writable, says the caller.
+        unsafe { give(report, (&sent).into()) };
         Ok(count as i32 - sent.dropped_mask.count_ones() as i32)
     })
 }
@@ -243,15 +240,11 @@ unsafe fn send<const N: usize>(bind: &BatchUdp, datagrams: &mut [wg_datagram_t])
 /// # Safety
 /// The pointers in `datagram` are NULL or readable, `data` for `len` bytes.
 unsafe fn transmit<'a>(datagram: &wg_datagram_t) -> Result<Transmit<'a>> {
-    let null = |name| Error::new(ErrorKind::Null, format!("{name} is NULL"));
     // SAFETY: the caller says so.
-    let to = unsafe { datagram.peer.as_ref() }.ok_or_else(|| null("peer"))?.read()?;
-    let contents = match (datagram.data.is_null(), datagram.len) {
-        (_, 0) => &[],
-        (true, _) => return Err(null("data")),
-        // SAFETY: the caller says so.
-        (false, len) => unsafe { slice::from_raw_parts(datagram.data.cast::<u8>(), len) },
-    };
+    let peer = unsafe { datagram.peer.as_ref() }.ok_or_else(|| Error::new(ErrorKind::Null, "peer is NULL"))?;
+    let to = peer.read()?;
+    // SAFETY: as above.
+    let contents = unsafe { borrow_bytes(datagram.data.cast::<u8>().cast_const(), datagram.len) }?;
     let tos = u8::try_from(datagram.tos).map_err(|_| Error::invalid(format!("tos is {}", datagram.tos)))?;
     Ok(Transmit { to, contents, segment_size: datagram.segment_size as usize, tos })
 }

@@ -11,6 +11,7 @@
 //! | `callback` | functions of the app: how they are kept, called and given up |
 //! | [`options`] | structs that grow with the library |
 //! | `fd` | whose a descriptor is |
+//! | `memory` | arrays that are borrowed, places that are written to |
 //! | `protect` | new sockets, shown to the app before their first byte |
 //! | [`resolve`] | host names, looked up by the app or the system |
 //! | [`tunnel`], [`sockets`], [`life`], [`events`], [`stats`]; [`bind`], [`datagrams`], [`endpoint`]; [`keys`], [`log`], [`about`] | the functions themselves |
@@ -34,6 +35,7 @@ mod handle;
 pub mod keys;
 pub mod life;
 pub mod log;
+mod memory;
 pub mod options;
 pub mod packets;
 mod ports;

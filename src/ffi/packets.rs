@@ -1,14 +1,9 @@
 //! IP packets as C has them.
 
-use std::{mem::offset_of, ptr, slice};
+use std::{mem::offset_of, ptr};
 
-use crate::{
-    error::{Error, ErrorKind, Result},
-    tun::MAX_PACKET,
-};
-
-/// How many packets or datagrams C may pass at once.
-const MAX_COUNT: usize = 4096;
+use super::memory::{borrow_bytes, borrow_items, check_len};
+use crate::error::Result;
 
 /// An IP packet.
 ///
@@ -50,32 +45,8 @@ pub(super) unsafe fn borrow_packets<'a>(packets: *const wg_packet_t, count: usiz
     let packets = unsafe { borrow_items(packets, count, "packets") }?;
     let borrow = |(i, packet): (usize, &wg_packet_t)| {
         // SAFETY: as above.
-        unsafe { borrow_bytes(packet.data, packet.len) }.map_err(|err| err.at(format_args!("packets[{i}]")))
+        let bytes = check_len(packet.len).and_then(|()| unsafe { borrow_bytes(packet.data, packet.len) });
+        bytes.map_err(|err| err.at(format_args!("packets[{i}]")))
     };
     packets.iter().enumerate().map(borrow).collect()
-}
-
-/// # Safety
-/// `items` is NULL or points to `count` items.
-pub(super) unsafe fn borrow_items<'a, T>(items: *const T, count: usize, name: &str) -> Result<&'a [T]> {
-    match count {
-        0 => Ok(&[]),
-        _ if items.is_null() => Err(Error::new(ErrorKind::Null, format!("{name} is NULL"))),
-        _ if !items.is_aligned() => Err(Error::invalid(format!("{name} is not aligned"))),
-        // SAFETY: there are as many, says the caller.
-        1..=MAX_COUNT => Ok(unsafe { slice::from_raw_parts(items, count) }),
-        _ => Err(Error::new(ErrorKind::TooLarge, format!("{count} {name} are more than {MAX_COUNT}"))),
-    }
-}
-
-/// # Safety
-/// `data` is NULL or points to `len` bytes.
-unsafe fn borrow_bytes<'a>(data: *const u8, len: usize) -> Result<&'a [u8]> {
-    match len {
-        0 => Ok(&[]),
-        _ if data.is_null() => Err(Error::new(ErrorKind::Null, "data is NULL")),
-        // SAFETY: there are as many, says the caller.
-        1..=MAX_PACKET => Ok(unsafe { slice::from_raw_parts(data, len) }),
-        _ => Err(Error::invalid(format!("{len} bytes are more than {MAX_PACKET}"))),
-    }
 }
