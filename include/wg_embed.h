@@ -617,7 +617,8 @@ typedef struct wg_address_t {
  * What a tunnel did since it was turned on. Peers that are gone are in the sums.
  *
  * Fields are only ever appended. Set `struct_size` before the call: a program that was compiled with an older header gets
- * the fields that it knows; in one that was compiled with a newer header, fields that this library does not know are zero.
+ * the fields that it has; in one that was compiled with a newer header, fields that this library does not have are zero. A
+ * `struct_size` that no released header has, such as one below that of 0.1.0, or above 4096, is WG_ERR_INVALID.
  *
  * Since: 0.1.0
  */
@@ -888,8 +889,9 @@ typedef struct wg_transport_t {
  * What wg_turn_on_with() may be told. Start from WG_OPTIONS_INIT, and set what should differ.
  *
  * Fields are only ever appended. A program that was compiled with an older header passes a shorter struct, and gets
- * WG_OPTIONS_INIT's value for what it does not know. One that was compiled with a newer header is served as long as
- * the fields that this library does not know are zero.
+ * WG_OPTIONS_INIT's value for the fields that it does not have. A program that was compiled with a newer header is served
+ * as long as the fields that this library does not have are zero, up to a `struct_size` of 4096. A `struct_size` that no
+ * released header has, such as one below that of 0.1.0, is WG_ERR_INVALID.
  *
  * Since: 0.1.0
  */
@@ -1631,7 +1633,7 @@ wg_result wg_set_fwmark(int32_t handle, uint32_t mark);
  * Reads what a tunnel did so far. Also of one that has ended by itself.
  *
  * Memory: writes the first `stats->struct_size` bytes of `stats`, and of those not `struct_size`; on success only.
- * Errors: WG_ERR_NULL if `stats` is NULL; WG_ERR_INVALID if its struct_size is none; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC;
+ * Errors: WG_ERR_NULL if `stats` is NULL; WG_ERR_INVALID if its struct_size is invalid; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC;
  * WG_ERR_BUSY inside a callback.
  * Threads: any.
  * Since: 0.1.0
@@ -1669,7 +1671,7 @@ wg_result wg_counters(int32_t handle,
  *
  * Memory: reads 32 bytes of `public_key`; writes the first `stats->struct_size` bytes of `stats`, and of those not
  * `struct_size`; on success only.
- * Errors: WG_ERR_NULL; WG_ERR_INVALID if the struct_size is none; WG_ERR_NOT_FOUND if the tunnel has no such peer;
+ * Errors: WG_ERR_NULL; WG_ERR_INVALID if the struct_size is invalid; WG_ERR_NOT_FOUND if the tunnel has no such peer;
  * WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
  * Threads: any.
  * Since: 0.1.0
@@ -1687,7 +1689,7 @@ wg_result wg_peer_stats(int32_t handle, const uint8_t *public_key, struct wg_pee
  *
  * Memory: writes up to `capacity` elements of `peers`, and to `*count` how many peers there are, which may be more; on
  * success only. With a `capacity` of 0, `peers` may be NULL.
- * Errors: WG_ERR_NULL; WG_ERR_INVALID if the struct_size is none; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY
+ * Errors: WG_ERR_NULL; WG_ERR_INVALID if the struct_size is invalid; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY
  * inside a callback.
  * Threads: any. The time that it takes is in proportion to the number of peers.
  * Since: 0.1.0
@@ -1702,7 +1704,7 @@ wg_result wg_peers(int32_t handle, struct wg_peer_stats_t *peers, size_t capacit
  * Reads how much memory a tunnel takes now.
  *
  * Memory: writes the first `usage->struct_size` bytes of `usage`, and of those not `struct_size`; on success only.
- * Errors: WG_ERR_NULL if `usage` is NULL; WG_ERR_INVALID if its struct_size is none; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC;
+ * Errors: WG_ERR_NULL if `usage` is NULL; WG_ERR_INVALID if its struct_size is invalid; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC;
  * WG_ERR_BUSY inside a callback.
  * Threads: any. The time that it takes is in proportion to the number of peers.
  * Since: 0.1.0

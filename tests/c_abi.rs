@@ -114,6 +114,12 @@ fn options_work_from_c() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn callers_of_other_versions_are_served_and_wrong_ones_refused() {
+    c_test("sizes", "c99");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn events_work_from_c() {
     c_test("events", "c99");
 }

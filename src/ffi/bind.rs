@@ -79,7 +79,9 @@ impl Default for wg_bind_options_t {
 }
 
 // SAFETY: as the assertions above say; it has integers and pointers only, those to functions may be NULL.
-unsafe impl SizedStruct for wg_bind_options_t {}
+unsafe impl SizedStruct for wg_bind_options_t {
+    const SIZES: &'static [usize] = &[size_of::<Self>()];
+}
 
 /// Opens an IPv4 and an IPv6 UDP socket on one port, without a tunnel: for batches, segmentation offload, and answers
 /// that leave from the address that was asked.

@@ -122,9 +122,13 @@ impl Default for wg_transport_t {
 }
 
 // SAFETY: as the assertions above say; it has a number and pointers only, and any pointer to a function may be NULL.
-unsafe impl SizedStruct for wg_tun_callbacks_t {}
+unsafe impl SizedStruct for wg_tun_callbacks_t {
+    const SIZES: &'static [usize] = &[size_of::<Self>()];
+}
 // SAFETY: the same.
-unsafe impl SizedStruct for wg_transport_t {}
+unsafe impl SizedStruct for wg_transport_t {
+    const SIZES: &'static [usize] = &[size_of::<Self>()];
+}
 
 /// What an app brings to a tunnel. It is given up (`destroy`) when this is dropped.
 #[derive(Debug, Default)]

@@ -17,8 +17,9 @@ const MAX_SIZE: usize = 4096;
 /// What wg_turn_on_with() may be told. Start from WG_OPTIONS_INIT, and set what should differ.
 ///
 /// Fields are only ever appended. A program that was compiled with an older header passes a shorter struct, and gets
-/// WG_OPTIONS_INIT's value for what it does not know. One that was compiled with a newer header is served as long as
-/// the fields that this library does not know are zero.
+/// WG_OPTIONS_INIT's value for the fields that it does not have. A program that was compiled with a newer header is served
+/// as long as the fields that this library does not have are zero, up to a `struct_size` of 4096. A `struct_size` that no
+/// released header has, such as one below that of 0.1.0, is WG_ERR_INVALID.
 ///
 /// Since: 0.1.0
 #[repr(C)]
@@ -109,10 +110,16 @@ impl Default for wg_options_t {
 /// # Safety
 /// It is `repr(C)`, begins with a `usize`, has no padding, and any bytes are a valid value; but for functions, of which
 /// whoever fills it says that they are ones, or NULL.
-pub(super) unsafe trait SizedStruct: Copy {}
+pub(super) unsafe trait SizedStruct: Copy {
+    /// Its sizes in released headers, that of 0.1.0 first and that of this version last. Where fields are appended after a
+    /// release, so is a size here: any other number below the last would cut a field, or drop one in silence.
+    const SIZES: &'static [usize];
+}
 
 // SAFETY: as the assertions above say; it has integers and pointers only, those to functions may be NULL.
-unsafe impl SizedStruct for wg_options_t {}
+unsafe impl SizedStruct for wg_options_t {
+    const SIZES: &'static [usize] = &[size_of::<Self>()];
+}
 
 /// The size of a caller's struct, as the caller was compiled.
 ///
@@ -124,7 +131,8 @@ pub(super) unsafe fn struct_size<T: SizedStruct>(theirs: *const T, name: &str) -
     }
     // SAFETY: it is not NULL, and begins with a `usize`; C may have put it at any address.
     let size = unsafe { theirs.cast::<usize>().read_unaligned() };
-    if !(size_of::<usize>()..=MAX_SIZE).contains(&size) {
+    let newer = size_of::<T>()..=MAX_SIZE;
+    if !newer.contains(&size) && !T::SIZES.contains(&size) {
         return Err(Error::invalid(format!("{name}: struct_size is {size}")));
     }
     Ok(size)
@@ -169,4 +177,82 @@ pub(super) unsafe fn read_sized<T: SizedStruct + Default>(theirs: *const T, name
     // SAFETY: both have `known` bytes, and any bytes are a `T`.
     unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), (&raw mut ours).cast::<u8>(), known) };
     Ok((ours, complete))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// A struct that has grown twice.
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    struct Grown {
+        struct_size: usize,
+        first: usize,
+        second: usize,
+        third: usize,
+    }
+
+    const WORD: usize = size_of::<usize>();
+    const DEFAULT: Grown = Grown { struct_size: 4 * WORD, first: 1, second: 2, third: 3 };
+
+    impl Default for Grown {
+        fn default() -> Self {
+            DEFAULT
+        }
+    }
+
+    // SAFETY: four integers of one size.
+    unsafe impl SizedStruct for Grown {
+        const SIZES: &'static [usize] = &[2 * WORD, 3 * WORD, 4 * WORD];
+    }
+
+    /// What becomes of a struct of this size, in which all is 7, and then `tail`.
+    fn read(size: usize, tail: u8) -> Result<(Grown, Result<()>)> {
+        let mut words = [7; MAX_SIZE / WORD + 1];
+        words[0] = size;
+        // SAFETY: the words are initialized, and any bytes are words.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<u8>(), size_of_val(&words)) };
+        bytes[4 * WORD..].fill(tail);
+        // SAFETY: as many bytes are readable as any size that is taken.
+        unsafe { read_sized(words.as_ptr().cast::<Grown>(), "it") }
+    }
+
+    #[test]
+    fn sizes_of_released_headers_and_larger_ones_are_taken_and_no_others() {
+        for size in 0..=MAX_SIZE + WORD {
+            let is_size = [2 * WORD, 3 * WORD].contains(&size) || (4 * WORD..=MAX_SIZE).contains(&size);
+            match read(size, 0) {
+                Ok(_) => assert!(is_size, "{size} was taken"),
+                Err(err) => {
+                    assert!(!is_size, "{size} was refused");
+                    assert_eq!(
+                        (err.kind(), err.to_string()),
+                        (ErrorKind::Invalid, format!("it: struct_size is {size}"))
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_older_caller_gets_the_defaults_of_what_it_does_not_have() {
+        let (old, complete) = read(2 * WORD, 9).unwrap();
+        assert_eq!(old, Grown { struct_size: 2 * WORD, first: 7, ..DEFAULT });
+        complete.unwrap();
+        let (old, complete) = read(3 * WORD, 9).unwrap();
+        assert_eq!(old, Grown { struct_size: 3 * WORD, first: 7, second: 7, ..DEFAULT });
+        complete.unwrap();
+    }
+
+    #[test]
+    fn a_newer_caller_must_not_set_what_is_not_known_here() {
+        let (new, complete) = read(4 * WORD + 1, 0).unwrap();
+        assert_eq!(new, Grown { struct_size: 4 * WORD + 1, first: 7, second: 7, third: 7 });
+        complete.unwrap();
+        for size in [4 * WORD + 1, MAX_SIZE] {
+            assert_eq!(read(size, 1).unwrap().1.unwrap_err().kind(), ErrorKind::Unsupported);
+        }
+    }
 }

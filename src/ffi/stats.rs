@@ -24,7 +24,8 @@ pub const WG_COUNTER_NAME_LEN: usize = 40;
 /// What a tunnel did since it was turned on. Peers that are gone are in the sums.
 ///
 /// Fields are only ever appended. Set `struct_size` before the call: a program that was compiled with an older header gets
-/// the fields that it knows; in one that was compiled with a newer header, fields that this library does not know are zero.
+/// the fields that it has; in one that was compiled with a newer header, fields that this library does not have are zero. A
+/// `struct_size` that no released header has, such as one below that of 0.1.0, or above 4096, is WG_ERR_INVALID.
 ///
 /// Since: 0.1.0
 #[repr(C)]
@@ -139,11 +140,17 @@ const _: () = {
 };
 
 // SAFETY: as the assertions above say, there is no padding; it has integers only.
-unsafe impl SizedStruct for wg_stats_t {}
+unsafe impl SizedStruct for wg_stats_t {
+    const SIZES: &'static [usize] = &[size_of::<Self>()];
+}
 // SAFETY: the same, and arrays of integers.
-unsafe impl SizedStruct for wg_peer_stats_t {}
+unsafe impl SizedStruct for wg_peer_stats_t {
+    const SIZES: &'static [usize] = &[size_of::<Self>()];
+}
 // SAFETY: as above.
-unsafe impl SizedStruct for wg_memory_usage_t {}
+unsafe impl SizedStruct for wg_memory_usage_t {
+    const SIZES: &'static [usize] = &[size_of::<Self>()];
+}
 
 fn stats(struct_size: usize, totals: &Totals) -> wg_stats_t {
     wg_stats_t {
@@ -190,7 +197,7 @@ fn memory_usage(struct_size: usize, usage: &MemoryUsage) -> wg_memory_usage_t {
 /// Reads what a tunnel did so far. Also of one that has ended by itself.
 ///
 /// Memory: writes the first `stats->struct_size` bytes of `stats`, and of those not `struct_size`; on success only.
-/// Errors: WG_ERR_NULL if `stats` is NULL; WG_ERR_INVALID if its struct_size is none; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC;
+/// Errors: WG_ERR_NULL if `stats` is NULL; WG_ERR_INVALID if its struct_size is invalid; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC;
 /// WG_ERR_BUSY inside a callback.
 /// Threads: any.
 /// Since: 0.1.0
@@ -251,7 +258,7 @@ pub unsafe extern "C" fn wg_counters(
 ///
 /// Memory: reads 32 bytes of `public_key`; writes the first `stats->struct_size` bytes of `stats`, and of those not
 /// `struct_size`; on success only.
-/// Errors: WG_ERR_NULL; WG_ERR_INVALID if the struct_size is none; WG_ERR_NOT_FOUND if the tunnel has no such peer;
+/// Errors: WG_ERR_NULL; WG_ERR_INVALID if the struct_size is invalid; WG_ERR_NOT_FOUND if the tunnel has no such peer;
 /// WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
 /// Threads: any.
 /// Since: 0.1.0
@@ -297,7 +304,7 @@ fn peer_of(entry: &Entry<Running>, key: Secret) -> Result<PeerStats> {
 ///
 /// Memory: writes up to `capacity` elements of `peers`, and to `*count` how many peers there are, which may be more; on
 /// success only. With a `capacity` of 0, `peers` may be NULL.
-/// Errors: WG_ERR_NULL; WG_ERR_INVALID if the struct_size is none; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY
+/// Errors: WG_ERR_NULL; WG_ERR_INVALID if the struct_size is invalid; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY
 /// inside a callback.
 /// Threads: any. The time that it takes is in proportion to the number of peers.
 /// Since: 0.1.0
@@ -343,7 +350,7 @@ fn check_array<T>(array: *const T, capacity: usize, name: &str, count: *const us
 /// Reads how much memory a tunnel takes now.
 ///
 /// Memory: writes the first `usage->struct_size` bytes of `usage`, and of those not `struct_size`; on success only.
-/// Errors: WG_ERR_NULL if `usage` is NULL; WG_ERR_INVALID if its struct_size is none; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC;
+/// Errors: WG_ERR_NULL if `usage` is NULL; WG_ERR_INVALID if its struct_size is invalid; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC;
 /// WG_ERR_BUSY inside a callback.
 /// Threads: any. The time that it takes is in proportion to the number of peers.
 /// Since: 0.1.0

@@ -493,13 +493,7 @@ static void each_socket_is_shown_first(void) {
 
 static void options_are_checked(void) {
   wg_bind_options_t options = WG_BIND_OPTIONS_INIT;
-  struct {
-    wg_bind_options_t known;
-    uint64_t future;
-  } newer = {WG_BIND_OPTIONS_INIT, 0};
   struct app app = {0, 0, 0};
-  int32_t bind;
-  size_t size;
   CHECK_EQ(options.struct_size, sizeof options);
   options.user = &app;
   options.destroy = destroy;
@@ -510,23 +504,6 @@ static void options_are_checked(void) {
   options.struct_size = 1;
   CHECK_FAILS(wg_bind_open(&options, NULL), WG_ERR_INVALID, "struct_size is 1");
   CHECK_EQ(app.destroyed, 1);
-  /* Older: exactly as many bytes as it says. */
-  for (size = sizeof(size_t); size <= sizeof options; size += size < offsetof(wg_bind_options_t, mark) ? sizeof size : 4) {
-    wg_bind_options_t *exact = malloc(size);
-    CHECK(exact != NULL);
-    options.struct_size = size;
-    memcpy(exact, &options, size);
-    bind = wg_bind_open(exact, NULL);
-    CHECK(bind > 0);
-    CHECK_EQ(wg_bind_close(bind), WG_OK);
-    free(exact);
-  }
-  newer.known.struct_size = sizeof newer;
-  bind = wg_bind_open(&newer.known, NULL);
-  CHECK(bind > 0);
-  CHECK_EQ(wg_bind_close(bind), WG_OK);
-  newer.future = 1;
-  CHECK_FAILS(wg_bind_open(&newer.known, NULL), WG_ERR_UNSUPPORTED, "does not know");
 }
 
 static void a_black_hole_is_no_error(void) {

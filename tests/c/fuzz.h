@@ -115,8 +115,8 @@ static inline void *sized_copy(struct dice *dice, const void *right, size_t size
   return copy;
 }
 
-/* Whether a struct with this struct_size is read at all. */
-static inline int is_size(size_t struct_size) { return struct_size >= sizeof(size_t) && struct_size <= 4096; }
+/* Whether a struct of `size` bytes with this struct_size is read at all. */
+static inline int is_size(size_t struct_size, size_t size) { return struct_size >= size && struct_size <= 4096; }
 
 /* Text without sense. Only the loopback address is ever named as an endpoint, and those lines are left as they are. */
 static inline void add_line(struct dice *dice, char *text, size_t room) {

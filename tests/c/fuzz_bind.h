@@ -10,7 +10,7 @@ static void keep_bind(struct caller *c, int32_t handle) { end_bind(atomic_exchan
 static int32_t make_bind(struct caller *c, const struct descriptor *adopt, uint32_t ownership) {
   wg_bind_options_t right = WG_BIND_OPTIONS_INIT;
   struct token *token = new_token();
-  size_t size = any_size_but_halves(c, sizeof right);
+  size_t size = any_size(&c->dice, sizeof right);
   uint16_t port = (uint16_t)(one_in(&c->dice, 16) ? below(&c->dice, 65536) : 0);
   uint16_t *chosen = one_in(&c->dice, 4) ? NULL : &port;
   int unknown, none = one_in(&c->dice, 8);
@@ -27,8 +27,8 @@ static int32_t make_bind(struct caller *c, const struct descriptor *adopt, uint3
   free(options);
   number(c, handle);
   if (handle > 0 && chosen) CHECK(port != 0);
-  CHECK(handle < 0 || none || (is_size(size) && !unknown));
-  settle(token, handle < 0, !none && is_size(size) && size >= sizeof right);
+  CHECK(handle < 0 || none || (is_size(size, sizeof right) && !unknown));
+  settle(token, handle < 0, !none && is_size(size, sizeof right));
   if (handle > 0) keep_bind(c, handle);
   return handle;
 }

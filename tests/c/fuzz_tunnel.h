@@ -16,30 +16,21 @@ static void fuzz_wg_turn_on(struct caller *c) {
   if (on) keep_tunnel(c, handle);
 }
 
-/* The size of a struct whose functions are all there, or none of them. */
-static size_t any_size_but_halves(struct caller *c, size_t size) {
-  size_t any = any_size(&c->dice, size);
-  return any > sizeof(size_t) && any < size ? size : any;
-}
-
 static void fuzz_wg_turn_on_with(struct caller *c) {
   static const uint32_t mtus[] = {0, 0, 0, 576, 1420, 65535, 1, 65536, UINT32_MAX};
   static const uint32_t most[] = {0, 0, 1, 16777216, 16777217, UINT32_MAX};
   static const size_t limits[] = {0, 0, WG_MEMORY_MIN, WG_MEMORY_MAX, 1, SIZE_MAX};
-  /* As callers had it that were compiled before some of the fields were there. */
-  static const size_t older[] = {sizeof(size_t) + 8, offsetof(wg_options_t, protect), offsetof(wg_options_t, resolve),
-                                 offsetof(wg_options_t, tun), offsetof(wg_options_t, transport)};
   wg_options_t right = WG_OPTIONS_INIT;
   wg_tun_callbacks_t tun = WG_TUN_CALLBACKS_INIT;
   wg_transport_t transport = WG_TRANSPORT_INIT;
   struct descriptor made = any_descriptor(&c->dice, c->number);
   struct token *protector = new_token(), *resolver = new_token(), *taker = new_token(), *sender = new_token();
   const char *text = any_config(&c->dice, c->text, sizeof c->text);
-  size_t tun_size = any_size_but_halves(c, sizeof tun), transport_size = any_size_but_halves(c, sizeof transport), size;
+  size_t tun_size = any_size(&c->dice, sizeof tun), transport_size = any_size(&c->dice, sizeof transport), size;
   int null = one_in(&c->dice, 40), tame = one_in(&c->dice, 2), unknown, ignored, read; /* half of them should work */
   void *options, *own_tun, *own_transport;
   int32_t handle;
-  size = one_in(&c->dice, 8) ? older[below(&c->dice, COUNT_OF(older))] : any_size_but_halves(c, sizeof right);
+  size = any_size(&c->dice, sizeof right);
   if (tame) {
     text = "private_key=" PRIVATE_A "\npublic_key=" PUBLIC_B "\nendpoint=127.0.0.1:9\nallowed_ip=10.9.0.2/32\n";
     size = sizeof right;
@@ -72,14 +63,12 @@ static void fuzz_wg_turn_on_with(struct caller *c) {
   free(own_tun);
   free(own_transport);
   number(c, handle);
-  read = !null && is_size(size);
+  read = !null && is_size(size, sizeof right);
   CHECK(handle < 0 || (read && !unknown));
-  settle(protector, handle < 0, read && size >= offsetof(wg_options_t, resolve));
-  settle(resolver, handle < 0, read && size >= offsetof(wg_options_t, tun));
-  settle(taker, handle < 0,
-         read && size >= offsetof(wg_options_t, transport) && right.tun && is_size(tun_size) && tun_size >= sizeof tun);
-  settle(sender, handle < 0,
-         read && size >= sizeof right && right.transport && is_size(transport_size) && transport_size >= sizeof transport);
+  settle(protector, handle < 0, read);
+  settle(resolver, handle < 0, read);
+  settle(taker, handle < 0, read && right.tun && is_size(tun_size, sizeof tun));
+  settle(sender, handle < 0, read && right.transport && is_size(transport_size, sizeof transport));
   close_descriptor(made, c->number, handle > 0 && right.tun_fd == made.fd && right.fd_ownership == WG_FD_TAKE);
   if (handle > 0) keep_tunnel(c, handle);
 }

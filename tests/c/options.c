@@ -1,4 +1,4 @@
-/* wg_options_t: each field, and callers that are older or newer than the library. */
+/* wg_options_t: each field. Callers that are older or newer than the library are in sizes.c. */
 #include "check.h"
 
 static int fd, app;
@@ -124,77 +124,11 @@ static void max_peers_is_a_limit(void) {
   renew();
 }
 
-static void older_and_newer_callers(void) {
-  struct {
-    wg_options_t known;
-    unsigned char future[64];
-  } newer = {WG_OPTIONS_INIT, {0}};
-  struct {
-    wg_options_t known;
-    unsigned char future[4096];
-  } *huge = calloc(1, sizeof *huge);
-  unsigned char bytes[sizeof(wg_options_t) + 1];
-  wg_options_t options = WG_OPTIONS_INIT, *exact;
-  size_t size;
-  int i;
-
-  /* Older: exactly as many bytes as it says, so that a sanitizer sees a read beyond them. */
-  for (size = offsetof(wg_options_t, fd_ownership); size <= sizeof options; size += 4) {
-    options.struct_size = size;
-    options.tun_fd = fd;
-    exact = malloc(size);
-    CHECK(exact != NULL);
-    memcpy(exact, &options, size);
-    check_works(exact);
-    free(exact);
-  }
-  /* So old that it knows no descriptor. */
-  exact = malloc(sizeof(size_t));
-  CHECK(exact != NULL);
-  size = sizeof(size_t);
-  memcpy(exact, &size, sizeof size);
-  check_refused(exact, WG_ERR_INVALID, "descriptor -1");
-  free(exact);
-
-  newer.known.struct_size = sizeof newer;
-  newer.known.tun_fd = fd;
-  check_works(&newer.known);
-  newer.known.tun_fd = fd;
-  for (i = 0; i < 64; i++) {
-    newer.future[i] = 1;
-    check_refused(&newer.known, WG_ERR_UNSUPPORTED, "does not know");
-    newer.future[i] = 0;
-  }
-
-  CHECK(huge != NULL);
-  huge->known.tun_fd = fd;
-  huge->known.fd_ownership = WG_FD_TAKE;
-  huge->known.struct_size = 4096;
-  check_works(&huge->known);
-  huge->known.tun_fd = fd;
-  huge->known.struct_size = 4097;
-  check_refused(&huge->known, WG_ERR_INVALID, "struct_size is 4097");
-  huge->known.struct_size = SIZE_MAX;
-  check_refused(&huge->known, WG_ERR_INVALID, "struct_size");
-  for (size = 0; size < sizeof(size_t); size++) {
-    huge->known.struct_size = size;
-    check_refused(&huge->known, WG_ERR_INVALID, "struct_size");
-  }
-  free(huge);
-
-  /* At an odd address, as packed structs have it. */
-  options.struct_size = sizeof options;
-  options.tun_fd = fd;
-  memcpy(bytes + 1, &options, sizeof options);
-  check_works((const wg_options_t *)(const void *)(bytes + 1));
-}
-
 int main(void) {
   renew();
   fields();
   the_mtu_is_used();
   max_peers_is_a_limit();
-  older_and_newer_callers();
   close(fd);
   close(app);
   return 0;
