@@ -7,8 +7,10 @@
 mod skip;
 
 use skip::skipped;
+use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     fs,
+    io::Read,
     net::{IpAddr, SocketAddr, UdpSocket},
     os::fd::BorrowedFd,
     process::Command,
@@ -320,6 +322,51 @@ fn what_the_system_will_not_segment_goes_out_one_by_one() {
     let (from, first) = receive(&bind);
     assert_eq!((from.dst.ip(), first.as_slice()), (endpoint.src.unwrap(), &data[..1000]));
     receive_all(&bind, &data[1000..]);
+}
+
+/// Every IPv6 packet on the loopback from now on, from its IP header.
+fn capture6() -> Socket {
+    let protocol = Protocol::from(i32::from((libc::ETH_P_IPV6 as u16).to_be()));
+    let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(protocol)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    socket
+}
+
+/// Traffic class, flow label and source port of the next UDP datagram. The loopback shows each packet twice.
+fn next_header(capture: &mut Socket) -> (u8, u32, u16) {
+    let mut packet = vec![0; 70_000];
+    loop {
+        let len = capture.read(&mut packet).unwrap();
+        if len >= 48 && packet[6] == libc::IPPROTO_UDP as u8 {
+            let first = u32::from_be_bytes([packet[0], packet[1], packet[2], packet[3]]);
+            return ((first >> 20) as u8, first & 0xf_ffff, u16::from_be_bytes([packet[40], packet[41]]));
+        }
+    }
+}
+
+#[test]
+fn the_flow_label_is_zero_and_the_traffic_class_what_was_asked_for() {
+    in_namespace(|| {
+        await_addresses(&["::1"]);
+        // The default of Linux: sockets have labels unless they decline.
+        sh("sysctl -qw net.ipv6.auto_flowlabels=1");
+        let mut capture = capture6();
+        let usual = UdpSocket::bind("[::1]:0").unwrap();
+        usual.send_to(b"labelled", "[::1]:9").unwrap();
+        assert_ne!(next_header(&mut capture).1, 0, "this capture shows labels");
+        let (bind, port) = bind();
+        for (contents, segment_size, tos) in [(&[1; 148][..], 148, 0x88), (&[3; 64], 64, 0), (&[4; 4000], 1000, 2)] {
+            let report = bind.send(&[Transmit { to: to("::1", 9), contents, segment_size, tos }]);
+            assert_eq!(report.dropped, 0);
+            let header = loop {
+                let header = next_header(&mut capture);
+                if header.2 == port && header.0 == tos {
+                    break header;
+                }
+            };
+            assert_eq!(header.1, 0, "a label on a datagram of TOS {tos:#x}");
+        }
+    });
 }
 
 #[test]

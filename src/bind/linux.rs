@@ -63,6 +63,8 @@ impl Drive for Driver {
                 set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
                 set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
                 set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)?;
+                // As the kernel's WireGuard, whose flow label is 0. A kernel older than 4.2 has no other.
+                let _ = set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_AUTOFLOWLABEL, 0);
             }
         }
         // Past the system's limit, for those who may.

@@ -20,9 +20,7 @@ use crate::{
     noise::{
         cookie::Macs,
         handshake::OpenedInitiation,
-        message::{
-            COOKIE_REPLY_LEN, DATA_OVERHEAD, HANDSHAKE_TOS, INITIATION_LEN, Message, RESPONSE_LEN, receiver_index,
-        },
+        message::{COOKIE_REPLY_LEN, DATA_OVERHEAD, INITIATION_LEN, Message, RESPONSE_LEN, receiver_index},
         session::Session,
     },
     time::Instant,
@@ -245,7 +243,9 @@ impl Device {
                 let reply = checker.reply(message, from.dst, now, &*self.random);
                 drop(gate);
                 count(&self.stats.handshake_cookie_sent, 1);
-                let reply = Transmit { to: from, contents: &reply, segment_size: reply.len(), tos: HANDSHAKE_TOS };
+                // Not with the TOS of the other handshake messages: the kernel's
+                // `wg_socket_send_buffer_as_reply_to_skb` sends with 0.
+                let reply = Transmit { to: from, contents: &reply, segment_size: reply.len(), tos: 0 };
                 count(&self.stats.out_send_failed, self.bind.send(&[reply]).dropped);
                 false
             }

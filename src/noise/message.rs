@@ -17,7 +17,7 @@ pub(super) const TYPE_RESPONSE: u32 = 2;
 pub(super) const TYPE_COOKIE_REPLY: u32 = 3;
 pub(super) const TYPE_DATA: u32 = 4;
 
-/// The IPv4 TOS or IPv6 traffic class of handshake messages: AF41, as the kernel sends them.
+/// The IPv4 TOS or IPv6 traffic class of initiations and responses: AF41, as the kernel sends them. Its cookie replies have 0.
 pub const HANDSHAKE_TOS: u8 = 0x88;
 
 /// A received datagram that has the form of a message. Nothing in it is authenticated yet.

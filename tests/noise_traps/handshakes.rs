@@ -2,6 +2,26 @@
 
 use super::*;
 
+/// Initiations and responses leave with the kernel's TOS for handshakes, cookie replies and keepalives with none, and data
+/// with the ECN field of its packet.
+#[test]
+fn each_kind_of_message_has_the_kernels_tos() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    let mut packet = common::ipv4(a.inner, b.inner, 100);
+    common::set_tos(&mut packet, 0xb8 | 2);
+    assert!(a.tun.inject(&packet));
+    world.settle(&[&a, &b]);
+    world.pass(12 * SECOND, &[&a, &b]);
+    let mut seen: Vec<_> = world.sent().iter().map(|d| (kind(&d.payload), d.tos)).collect();
+    flood(&world, &b, 600);
+    world.settle(&[&b]);
+    seen.extend(world.sent().iter().map(|d| (kind(&d.payload), d.tos)));
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen, [(0, 0), (INITIATION, 0x88), (RESPONSE, 0x88), (COOKIE_REPLY, 0), (DATA, 2)]);
+}
+
 /// Theirs: no limit for a peer, one counter for all, and none with a cookie.
 #[test]
 fn row_n_a_flood_costs_its_sender_and_nobody_else() {
