@@ -10,6 +10,7 @@ use netns::{Netns, as_root};
 use std::{
     ffi::CString,
     net::{IpAddr, UdpSocket},
+    os::fd::AsRawFd,
     sync::Arc,
     thread,
     time::Duration,
@@ -276,6 +277,148 @@ fn a_socket_for_both_families_answers_from_the_address_that_was_asked() {
     for _ in batch {
         let mut buffer = [0; 9];
         assert_eq!(peer.recv_from(&mut buffer).unwrap(), (1, asked));
+    }
+}
+
+/// All options of a socket that can be asked for, by level and number.
+fn all_options(socket: &UdpSocket) -> Vec<(i32, i32, Vec<u8>)> {
+    // Errors, and numbers that depend on what passes.
+    const CHANGES: [(i32, i32); 4] = [
+        (libc::SOL_SOCKET, libc::SO_ERROR),
+        (libc::SOL_SOCKET, libc::SO_INCOMING_CPU),
+        (libc::SOL_SOCKET, 55), // SO_MEMINFO
+        (libc::SOL_SOCKET, 56), // SO_INCOMING_NAPI_ID
+    ];
+    let mut options = Vec::new();
+    for level in [libc::SOL_SOCKET, libc::IPPROTO_IP, libc::IPPROTO_IPV6, libc::SOL_UDP] {
+        // The firewall's begin at 64.
+        let names = (0..130).filter(|name| level == libc::SOL_SOCKET || !(64..70).contains(name));
+        for name in names.filter(|name| !CHANGES.contains(&(level, *name))) {
+            let (mut value, mut len) = ([0u8; 64], 64);
+            let fd = socket.as_raw_fd();
+            // SAFETY: there is room for as many bytes as are told.
+            let result = unsafe { libc::getsockopt(fd, level, name, value.as_mut_ptr().cast(), &raw mut len) };
+            if result == 0 {
+                options.push((level, name, value[..len as usize].to_vec()));
+            }
+        }
+    }
+    // SAFETY: takes no argument.
+    let flags = unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_GETFL) };
+    options.push((-1, 0, flags.to_ne_bytes().to_vec()));
+    options
+}
+
+fn assert_same(now: &[(i32, i32, Vec<u8>)], before: &[(i32, i32, Vec<u8>)]) {
+    let differ: Vec<_> = now.iter().zip(before).filter(|(now, before)| now != before).collect();
+    assert!(differ.is_empty() && now.len() == before.len(), "(level, option, value) now and before: {differ:?}");
+}
+
+fn set(socket: &UdpSocket, level: i32, name: i32, value: i32) {
+    // SAFETY: the value is a live `int`.
+    let set = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), 4) };
+    assert_eq!(set, 0, "option {name} of level {level}");
+}
+
+/// Sockets as an app may have them.
+fn lent_sockets() -> Vec<UdpSocket> {
+    let mut sockets = Vec::new();
+    for local in ["127.0.0.1:0", "[::1]:0", "[::]:0", "0.0.0.0:0"] {
+        let [plain, changed] = [(); 2].map(|()| UdpSocket::bind(local).unwrap());
+        changed.set_nonblocking(true).unwrap();
+        for (level, name, value) in [
+            (libc::SOL_SOCKET, libc::SO_RCVBUF, 30_000),
+            (libc::SOL_SOCKET, libc::SO_SNDBUF, 20_000),
+            (libc::SOL_UDP, libc::UDP_SEGMENT, 700),
+        ] {
+            set(&changed, level, name, value);
+        }
+        if local.contains('[') {
+            set(&changed, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1);
+            set(&changed, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO);
+        } else {
+            set(&changed, libc::IPPROTO_IP, libc::IP_RECVTOS, 1);
+            set(&changed, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE);
+        }
+        sockets.extend([plain, changed]);
+    }
+    sockets
+}
+
+type MakeOptions = fn() -> BatchOptions;
+
+const EACH_DRIVER: [MakeOptions; 3] =
+    [BatchOptions::new, || BatchOptions::new().with_offload(false), || BatchOptions::new().with_portable_driver()];
+
+#[test]
+fn a_lent_socket_comes_back_as_it_was() {
+    as_root(|| {
+        Netns::new().run(|| {
+            for options in EACH_DRIVER {
+                for socket in lent_sockets() {
+                    let family = if socket.local_addr().unwrap().is_ipv4() { Family::V4 } else { Family::V6 };
+                    let before = all_options(&socket);
+                    let udp = options().with_mark(3).adopt(socket.try_clone().unwrap()).unwrap();
+                    udp.receive(family, 1, Some(Duration::ZERO), |_| ()).unwrap();
+                    udp.set_mark(4).unwrap();
+                    udp.set_interface(family, 1, false).unwrap();
+                    assert_ne!(all_options(&socket), before);
+                    udp.close();
+                    assert_same(&all_options(&socket), &before);
+
+                    drop(options().adopt(socket.try_clone().unwrap()).unwrap());
+                    assert_same(&all_options(&socket), &before);
+                }
+            }
+        });
+    });
+}
+
+#[test]
+fn a_socket_that_cannot_be_adopted_stays_as_it_was() {
+    as_root(|| {
+        let test = || {
+            // SAFETY: as above.
+            assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) }, 0);
+            for options in EACH_DRIVER {
+                for socket in lent_sockets() {
+                    let before = all_options(&socket);
+                    let refused = options().with_mark(3).adopt(socket.try_clone().unwrap()).unwrap_err();
+                    assert_eq!(refused.kind(), ErrorKind::Permission);
+                    assert_same(&all_options(&socket), &before);
+                }
+            }
+        };
+        thread::spawn(test).join().unwrap();
+    });
+}
+
+/// Not even what had come before.
+#[test]
+fn who_lent_a_socket_receives_no_datagrams_put_together() {
+    for options in EACH_DRIVER {
+        for host in ["127.0.0.1", "[::1]"] {
+            let socket = UdpSocket::bind(format!("{host}:0")).unwrap();
+            let to = Endpoint::new(socket.local_addr().unwrap());
+            let sender = BatchUdp::open(0).unwrap();
+            let batch = [Transmit { to, contents: &[7; 100], segment_size: 0, tos: 0 }; 40];
+            let udp = options().adopt(socket.try_clone().unwrap()).unwrap();
+            udp.receive(Family::of(to.dst), 1, Some(Duration::ZERO), |_| ()).unwrap();
+            assert_eq!(sender.send(&batch).unwrap().sent, 40);
+            udp.close();
+            assert_eq!(sender.send(&batch).unwrap().sent, 40);
+            assert_eq!(sender.send(&[Transmit { contents: b"last", ..batch[0] }]).unwrap().sent, 1);
+            let (mut buffer, mut singles) = ([0; 9000], 0);
+            socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+            loop {
+                match socket.recv(&mut buffer).unwrap() {
+                    4 => break,
+                    len => assert_eq!(len, 100),
+                }
+                singles += 1;
+            }
+            assert!(singles >= 40, "those after the close have come: {singles}");
+        }
     }
 }
 

@@ -135,7 +135,9 @@ impl BatchOptions {
     }
 
     /// Takes over a socket that exists and is bound, IPv4 or IPv6. The other family is missing then. The hook is not
-    /// asked; the socket becomes non-blocking, its buffers grow, and some of its options change.
+    /// asked. Until the bind is closed, the socket is non-blocking, its buffers are larger, and it has GRO and other options of
+    /// ours; then, or if this fails, all that is put back, which whoever has a duplicate of the socket sees. With GRO, what
+    /// has come but was not received by then is lost.
     ///
     /// # Errors
     /// `Invalid` for a socket that is not UDP or not bound, `Permission` for a mark without it, and whatever else the

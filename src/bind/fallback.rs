@@ -169,6 +169,43 @@ pub(super) fn set_mark(socket: &SockRef<'_>, mark: u32) -> io::Result<()> {
     }
 }
 
+/// Keeps a duplicate of a socket that is lent, and how the socket was. When this is dropped, the socket is so again, as far
+/// as the socket library can ask for its options.
+#[cfg_attr(any(target_os = "linux", target_os = "android"), allow(dead_code))]
+pub(super) struct Lent {
+    socket: Socket,
+    #[cfg(unix)]
+    nonblocking: bool,
+    receive_buffer: usize,
+    send_buffer: usize,
+}
+
+#[cfg_attr(any(target_os = "linux", target_os = "android"), allow(dead_code))]
+impl Lent {
+    /// Before anything is changed.
+    pub(super) fn new(socket: &Socket) -> io::Result<Self> {
+        Ok(Self {
+            #[cfg(unix)]
+            nonblocking: socket.nonblocking()?,
+            receive_buffer: socket.recv_buffer_size()?,
+            send_buffer: socket.send_buffer_size()?,
+            socket: socket.try_clone()?,
+        })
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let mut done = self.socket.set_recv_buffer_size(self.receive_buffer);
+        done = done.and(self.socket.set_send_buffer_size(self.send_buffer));
+        #[cfg(unix)]
+        let done = done.and(self.socket.set_nonblocking(self.nonblocking));
+        if let Err(err) = done {
+            tracing::warn!(%err, "a lent socket stays changed");
+        }
+    }
+}
+
 /// There is no timer that counts sleep and that mio's poll can wait for.
 #[cfg_attr(any(target_os = "linux", target_os = "android", target_vendor = "apple"), allow(dead_code))]
 pub(super) enum BootTimer {}

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 mod cmsg;
+mod lent;
 mod timer;
 
 use super::{
@@ -11,6 +12,7 @@ use super::{
     udp::{BUFFER, Counters, Drive, Options},
 };
 use cmsg::Control;
+pub(super) use lent::Lent;
 use mio::net::UdpSocket;
 use socket2::{SockAddr, SockRef, Socket};
 use std::{

@@ -122,12 +122,20 @@ pub unsafe extern "C" fn wg_bind_open(options: *const wg_bind_options_t, port: *
 }
 
 /// As wg_bind_open(), over a socket that the app has: a UDP socket, IPv4 or IPv6, that is bound. The other family is
-/// missing then. The socket becomes non-blocking, its buffers grow, and some of its options change.
+/// missing then. Lend a socket to one bind at a time.
 ///
-/// Its port is written to `*port`, unless that is NULL. `protect` is not asked.
+/// While the socket is lent it is non-blocking (O_NONBLOCK), its buffers are larger (SO_RCVBUF, SO_SNDBUF), it is marked and
+/// tied to an interface as wg_bind_set_mark() and wg_bind_set_interface() say, and on Linux and Android it has other values of
+/// IP_PKTINFO or IPV6_RECVPKTINFO, IP_RECVTOS or IPV6_RECVTCLASS, IP_MTU_DISCOVER or IPV6_MTU_DISCOVER, IPV6_AUTOFLOWLABEL,
+/// UDP_SEGMENT, and UDP_GRO, with which recv() returns several datagrams as one. wg_bind_close() puts all of that back, as
+/// does a call that fails. Datagrams that have arrived by then are dropped if UDP_GRO was changed. What cannot be put back
+/// for lack of permission is logged: the interface (CAP_NET_RAW) and the mark (CAP_NET_ADMIN). Other systems than Linux and
+/// Android may leave options changed that add control messages to what is received.
+///
+/// The port is written to `*port`, unless that is NULL. `protect` is not called.
 ///
 /// Memory: with WG_FD_TAKE for `fd_ownership`, `fd` is the library's from here on if, and only if, the call succeeds.
-/// With WG_FD_DUP it stays the caller's, but is non-blocking from then on. The rest as wg_bind_open().
+/// With WG_FD_DUP it stays the caller's, to close at any time. The rest as wg_bind_open().
 /// Errors: WG_ERR_INVALID if `fd` is not open, is not a UDP socket, or not bound, or if `fd_ownership` is neither;
 /// WG_ERR_UNSUPPORTED on Windows; and as wg_bind_open().
 /// Threads: any.

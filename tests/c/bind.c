@@ -436,7 +436,10 @@ static void an_apps_own_socket(void) {
     to = at("[::1]", port);
     CHECK_FAILS(wg_bind_send(handle, &one, 1, NULL), WG_ERR_UNSUPPORTED, "no IPv6 socket");
     CHECK_EQ(wg_bind_close(handle), WG_OK);
-    if (owners[i] == WG_FD_DUP) close(fd);
+    if (owners[i] == WG_FD_DUP) {
+      CHECK(!is_nonblocking(fd));
+      close(fd);
+    }
     CHECK_EQ(open_fds(), fds);
   }
   CHECK_FAILS(wg_bind_adopt(-1, WG_FD_TAKE, NULL, NULL), WG_ERR_INVALID, "not open");

@@ -4,7 +4,7 @@
 
 use super::{
     Counters, SocketHook, UdpStats,
-    socket::{self, Options, Socket, unless_missing},
+    socket::{self, Lent, Options, Socket, unless_missing},
 };
 use crate::bind::{
     BATCH, Family, RecvBatch, SendReport, Transmit, interface,
@@ -31,8 +31,8 @@ const BOTH: [Family; 2] = [Family::V4, Family::V6];
 pub(super) struct Sockets {
     pub(super) port: u16,
     pub(super) each: Vec<Socket>,
-    /// Whether the sockets came from outside, and cannot be replaced.
-    adopted: bool,
+    /// What came from outside, and cannot be replaced, goes back as it was.
+    lent: Option<Lent>,
     /// Whose turn it is to receive first.
     turn: AtomicUsize,
 }
@@ -98,7 +98,7 @@ impl Pair {
     /// As [`open`](Self::open), if it is open. `None` if it is not.
     pub(in crate::bind) fn reopen(&self, port: u16) -> Option<io::Result<u16>> {
         let wanted = self.wanted();
-        match self.with_sockets(|sockets| sockets.adopted)? {
+        match self.with_sockets(|sockets| sockets.lent.is_some())? {
             true => Some(Err(io::ErrorKind::Unsupported.into())),
             false => Some(self.open_as(&wanted, port)),
         }
@@ -113,7 +113,7 @@ impl Pair {
         Ok(self.port().unwrap_or(port))
     }
 
-    /// Opens with a socket that exists and is bound.
+    /// Opens with a socket that exists and is bound. When it is closed, or if this fails, the socket is as it was before.
     pub(in crate::bind) fn adopt(&self, socket: socket2::Socket) -> io::Result<u16> {
         let wanted = self.wanted();
         let datagrams = socket.r#type()? == socket2::Type::DGRAM;
@@ -121,9 +121,10 @@ impl Pair {
         let not_one = || io::Error::new(io::ErrorKind::InvalidInput, "it is not a UDP socket, or not bound");
         let address = address.ok_or_else(not_one)?;
         let family = Family::of(address);
+        let lent = Lent::new(&socket)?;
         socket::prepare(&socket, wanted.mark)?;
         let socket = self.register(Socket::set_up(socket, family, None, self.options)?, &wanted)?;
-        let sockets = Sockets { port: address.port(), each: vec![socket], adopted: true, turn: AtomicUsize::new(0) };
+        let sockets = Sockets { port: address.port(), each: vec![socket], lent: Some(lent), turn: AtomicUsize::new(0) };
         self.replace(Some(sockets));
         Ok(address.port())
     }
@@ -158,7 +159,7 @@ impl Pair {
         let mut current = self.wanted();
         let mut wanted = *current;
         wanted.ways[family as usize] = way;
-        let own = self.with_sockets(|sockets| !sockets.adopted).unwrap_or(false);
+        let own = self.with_sockets(|sockets| sockets.lent.is_none()).unwrap_or(false);
         let set = self.with_socket(family, |socket| socket.set_way(way));
         match set.unwrap_or_else(|| interface::check(way.interface)) {
             // On Linux everybody may tie a socket, but not everybody may tie it anew.
@@ -257,7 +258,7 @@ impl Pair {
             port = socket.io.local_addr()?.port();
             self.register(socket, wanted).map(Some)
         })?;
-        Ok(Sockets { port, each, adopted: false, turn: AtomicUsize::new(0) })
+        Ok(Sockets { port, each, lent: None, turn: AtomicUsize::new(0) })
     }
 
     fn register(&self, mut socket: Socket, wanted: &Wanted) -> io::Result<Socket> {

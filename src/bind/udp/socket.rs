@@ -14,7 +14,7 @@ use std::{
     sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
 };
 
-pub(in crate::bind) use native::interface_index;
+pub(in crate::bind) use native::{Lent, interface_index};
 
 /// What is asked of drivers.
 #[derive(Clone, Copy, Debug)]

@@ -1,0 +1,106 @@
+//! A socket that is lent, and goes back as it came.
+
+use super::{Socket, retry, set_option};
+use libc::{IPPROTO_IP, IPPROTO_IPV6, SOL_SOCKET, SOL_UDP, c_int};
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    ptr,
+};
+
+/// Since Linux 5.14; not every C library has a name for it.
+const SO_BUF_LOCK: c_int = 72;
+const IPV6_AUTOFLOWLABEL: c_int = 70;
+
+/// The options that something in this module tree may change. The locks come after the sizes, which set them.
+const OPTIONS: [(c_int, c_int); 16] = [
+    (SOL_UDP, libc::UDP_GRO),
+    (SOL_UDP, libc::UDP_SEGMENT),
+    (IPPROTO_IP, libc::IP_PKTINFO),
+    (IPPROTO_IP, libc::IP_RECVTOS),
+    (IPPROTO_IP, libc::IP_MTU_DISCOVER),
+    (IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+    (IPPROTO_IPV6, libc::IPV6_RECVTCLASS),
+    (IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
+    (IPPROTO_IPV6, libc::IPV6_DONTFRAG),
+    (IPPROTO_IPV6, IPV6_AUTOFLOWLABEL),
+    (SOL_SOCKET, libc::SO_TIMESTAMPNS),
+    (SOL_SOCKET, libc::SO_MARK),
+    (SOL_SOCKET, libc::SO_BINDTOIFINDEX),
+    (SOL_SOCKET, libc::SO_RCVBUF),
+    (SOL_SOCKET, libc::SO_SNDBUF),
+    (SOL_SOCKET, SO_BUF_LOCK),
+];
+
+/// More datagrams than a receive buffer of ours holds: each counts as 512 bytes at least.
+const MOST_WAITING: usize = 2 * super::BUFFER / 512;
+
+/// Keeps a duplicate of a socket, and how the socket was. When this is dropped, the socket is so again.
+pub(in crate::bind) struct Lent {
+    socket: Socket,
+    nonblocking: bool,
+    /// `None` for those that the socket or the system does not have.
+    options: [Option<c_int>; OPTIONS.len()],
+}
+
+impl Lent {
+    /// Before anything is changed.
+    pub(in crate::bind) fn new(socket: &Socket) -> io::Result<Self> {
+        let options = OPTIONS.map(|(level, name)| option(socket.as_fd(), level, name).ok());
+        Ok(Self { socket: socket.try_clone()?, nonblocking: socket.nonblocking()?, options })
+    }
+
+    fn put_back(&self, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+        let socket = self.socket.as_fd();
+        match (level, name) {
+            (SOL_UDP, libc::UDP_GRO) => {
+                set_option(socket, level, name, value)?;
+                drain(socket);
+                Ok(())
+            }
+            // What is read is twice what was set. To go below the system's limit takes no permission, to go beyond does.
+            (SOL_SOCKET, libc::SO_RCVBUF) => set_option(socket, level, libc::SO_RCVBUFFORCE, value / 2)
+                .or_else(|_| set_option(socket, level, name, value / 2)),
+            (SOL_SOCKET, libc::SO_SNDBUF) => set_option(socket, level, libc::SO_SNDBUFFORCE, value / 2)
+                .or_else(|_| set_option(socket, level, name, value / 2)),
+            _ => set_option(socket, level, name, value),
+        }
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        for ((level, name), before) in OPTIONS.into_iter().zip(self.options) {
+            let Some(before) = before else { continue };
+            if option(self.socket.as_fd(), level, name).is_ok_and(|now| now != before)
+                && let Err(err) = self.put_back(level, name, before)
+            {
+                tracing::warn!(level, name, %err, "an option of a lent socket stays changed");
+            }
+        }
+        if let Err(err) = self.socket.set_nonblocking(self.nonblocking) {
+            tracing::warn!(%err, "a lent socket stays non-blocking");
+        }
+    }
+}
+
+/// Drops what has come: the system has put some of it together, which nobody expects who has not asked for it.
+fn drain(socket: BorrowedFd<'_>) {
+    for _ in 0..MOST_WAITING {
+        // SAFETY: no byte is written.
+        let received = retry(|| unsafe {
+            libc::recv(socket.as_raw_fd(), ptr::null_mut(), 0, libc::MSG_DONTWAIT | libc::MSG_TRUNC) as c_int
+        });
+        if received.is_err_and(|err| err.kind() == io::ErrorKind::WouldBlock) {
+            return;
+        }
+    }
+}
+
+fn option(socket: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<c_int> {
+    let mut value: c_int = 0;
+    let mut len = size_of::<c_int>() as libc::socklen_t;
+    // SAFETY: the value is a live `int`, and its size is told.
+    retry(|| unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut len) })?;
+    Ok(value)
+}
