@@ -998,8 +998,8 @@ uint32_t wg_version_number(void);
  * Returns a handle above 0, to give to wg_bind_close(), or a negative wg_result. Binds and tunnels are counted
  * together, but functions for tunnels do not know a bind's handle, nor those for binds a tunnel's.
  *
- * Memory: `options` and `port` are not kept. `destroy` is called exactly once with `user`: when the bind is closed
- * and the last call on it has returned, or before this one does if it fails; unless its `struct_size` is wrong.
+ * Memory: `options` and `port` are not kept. `destroy` is called exactly once with `user`: by wg_bind_close(), when
+ * `protect` has returned for the last time, or before this call returns if it fails; unless its `struct_size` is wrong.
  * Errors: WG_ERR_ADDR_IN_USE if the port is taken; WG_ERR_PERMISSION if `protect` refuses, or for a mark without the
  * right to it; WG_ERR_INVALID for flags that do not exist; WG_ERR_UNSUPPORTED if `options` sets a field that this
  * library does not know, or the host has neither family; WG_ERR_RESOURCES; WG_ERR_IO; WG_ERR_PANIC; WG_ERR_BUSY
@@ -1061,15 +1061,16 @@ int32_t wg_bind_adopt(int32_t fd,
 wg_result wg_bind_reopen(int32_t bind, uint16_t *port);
 
 /**
- * Closes a bind. When it returns, the port is free, and the handle is not valid any more.
+ * Closes a bind. When it returns, the port is free, the handle is not valid any more, `protect` is not running on any
+ * thread, and `destroy` was called.
  *
  * Calls on it that are under way on other threads return at once with WG_ERR_CLOSED, also those that wait in
  * wg_bind_recv(); later ones with WG_ERR_UNKNOWN_HANDLE. They may still be writing to their datagrams when this
  * returns: join the threads before you free those.
  *
  * Memory: everything that belongs to the bind is freed, with the last call that is under way.
- * Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls; WG_ERR_BUSY inside a callback, and it stays open;
- * WG_ERR_PANIC.
+ * Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls, which waits for the first; WG_ERR_BUSY inside a
+ * callback, and it stays open; WG_ERR_PANIC.
  * Threads: any.
  * Since: 0.1.0
  */
@@ -1817,7 +1818,8 @@ int32_t wg_turn_on_with(const struct wg_options_t *options,
  * that the app brought to it.
  *
  * Memory: everything that belongs to the tunnel is freed, and its keys are wiped. Text from wg_get_config() stays.
- * Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls; WG_ERR_BUSY inside a callback, and the tunnel runs on.
+ * Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls: if the first is still under way on another thread, the
+ * second waits for it, so after either code the tunnel is off; WG_ERR_BUSY inside a callback, and the tunnel runs on.
  * Threads: any, not only the one that turned it on. It waits for the tunnel's threads, and with them for callbacks: for a
  * host name that is being looked up, too.
  * Since: 0.1.0

@@ -126,6 +126,12 @@ fn events_work_from_c() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn callbacks_that_ended_do_not_run() {
+    c_test("callbacks", "c99");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn stats_work_from_c() {
     c_test("stats", "c99");
 }

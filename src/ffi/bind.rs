@@ -1,13 +1,13 @@
 //! UDP in batches, without a tunnel: binds, open, changed and closed. What passes them is in `datagrams.rs`.
 
-use std::{ffi::c_void, mem::offset_of, ptr};
+use std::{ffi::c_void, mem::offset_of, ops::Deref, ptr};
 
 use super::{
     callback::wg_destroy_fn_t,
     datagrams::WG_BATCH_SIZE,
     endpoint,
     fd::{Lent, takes},
-    guard::{guard, guard_number, guard_number_on, guard_on},
+    guard::{finally, guard, guard_number, guard_number_on, guard_on},
     handle::{self, Entry, Object},
     log,
     memory::give,
@@ -20,9 +20,23 @@ use crate::{
     error::{Error, ErrorKind, Result},
 };
 
-impl Object for BatchUdp {
+/// A bind that C has a handle of.
+pub(super) struct Bound {
+    udp: BatchUdp,
+    protect: Protect,
+}
+
+impl Object for Bound {
     const NAME: &'static str = "bind";
     const END: &'static str = "close it";
+}
+
+impl Deref for Bound {
+    type Target = BatchUdp;
+
+    fn deref(&self) -> &BatchUdp {
+        &self.udp
+    }
 }
 
 /// What a bind does otherwise than usual.
@@ -93,8 +107,8 @@ unsafe impl SizedStruct for wg_bind_options_t {
 /// Returns a handle above 0, to give to wg_bind_close(), or a negative wg_result. Binds and tunnels are counted
 /// together, but functions for tunnels do not know a bind's handle, nor those for binds a tunnel's.
 ///
-/// Memory: `options` and `port` are not kept. `destroy` is called exactly once with `user`: when the bind is closed
-/// and the last call on it has returned, or before this one does if it fails; unless its `struct_size` is wrong.
+/// Memory: `options` and `port` are not kept. `destroy` is called exactly once with `user`: by wg_bind_close(), when
+/// `protect` has returned for the last time, or before this call returns if it fails; unless its `struct_size` is wrong.
 /// Errors: WG_ERR_ADDR_IN_USE if the port is taken; WG_ERR_PERMISSION if `protect` refuses, or for a mark without the
 /// right to it; WG_ERR_INVALID for flags that do not exist; WG_ERR_UNSUPPORTED if `options` sets a field that this
 /// library does not know, or the host has neither family; WG_ERR_RESOURCES; WG_ERR_IO; WG_ERR_PANIC; WG_ERR_BUSY
@@ -113,8 +127,8 @@ pub unsafe extern "C" fn wg_bind_open(options: *const wg_bind_options_t, port: *
     guard_number(|| {
         // SAFETY: NULL or readable, says the caller.
         let wanted = unsafe { port.as_ref() }.copied().unwrap_or(0);
-        let options = options?;
-        let (handle, actual) = make(|| options.open(wanted))?;
+        let (options, protect) = options?;
+        let (handle, actual) = make(protect, || options.open(wanted))?;
         // SAFETY: as above, and writable.
         unsafe { give(port, actual) };
         Ok(handle)
@@ -153,10 +167,10 @@ pub unsafe extern "C" fn wg_bind_adopt(
     // SAFETY: the caller's contract is the same.
     let options = unsafe { read_options(options) };
     guard_number(|| {
-        let (takes, options) = (takes(fd_ownership)?, options?);
+        let (takes, (options, protect)) = (takes(fd_ownership)?, options?);
         let lent = Lent::new(fd)?;
         let adopt = || options.adopt(lent.socket()?).map_err(|err| err.at(format_args!("descriptor {fd}")));
-        let (handle, actual) = make(adopt)?;
+        let (handle, actual) = make(protect, adopt)?;
         if takes {
             // SAFETY: the caller gives it away on success, and nothing fails from here on.
             unsafe { lent.take() };
@@ -171,7 +185,7 @@ pub unsafe extern "C" fn wg_bind_adopt(
 
 /// # Safety
 /// As in [`wg_bind_open`].
-unsafe fn read_options(options: *const wg_bind_options_t) -> Result<BatchOptions> {
+unsafe fn read_options(options: *const wg_bind_options_t) -> Result<(BatchOptions, Protect)> {
     const KNOWN: u32 = WG_BIND_NO_OFFLOAD as u32 | WG_BIND_ANY_INTERFACE as u32;
     let (options, complete) = if options.is_null() {
         (wg_bind_options_t::default(), Ok(()))
@@ -187,20 +201,21 @@ unsafe fn read_options(options: *const wg_bind_options_t) -> Result<BatchOptions
         return Err(Error::invalid(format!("flags is {:#x}, which has unknown ones", options.flags)));
     }
     let without = |flag: wg_bind_flags_t| options.flags & flag as u32 == 0;
-    Ok(BatchOptions::new()
+    let options = BatchOptions::new()
         .with_mark(options.mark)
         .with_socket_hook(protect.hook())
         .with_offload(without(WG_BIND_NO_OFFLOAD))
-        .with_sticky_interface(without(WG_BIND_ANY_INTERFACE)))
+        .with_sticky_interface(without(WG_BIND_ANY_INTERFACE));
+    Ok((options, protect))
 }
 
 /// Makes a bind known, and returns its handle and its port.
-fn make(open: impl FnOnce() -> Result<BatchUdp>) -> Result<(i32, u16)> {
+fn make(protect: Protect, open: impl FnOnce() -> Result<BatchUdp>) -> Result<(i32, u16)> {
     let handle = handle::reserve()?;
     let dispatch = log::dispatch_of(handle);
-    let bind = tracing::dispatcher::with_default(&dispatch, open)?;
-    let port = bind.port().unwrap_or(0);
-    handle::insert(handle, Entry::new(bind, dispatch));
+    let udp = tracing::dispatcher::with_default(&dispatch, open)?;
+    let port = udp.port().unwrap_or(0);
+    handle::insert(handle, Entry::new(Bound { udp, protect }, dispatch));
     Ok((handle, port))
 }
 
@@ -220,7 +235,7 @@ fn make(open: impl FnOnce() -> Result<BatchUdp>) -> Result<(i32, u16)> {
 /// `port` is NULL or readable and writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_bind_reopen(bind: i32, port: *mut u16) -> wg_result {
-    guard_on(bind, |bind: &Entry<BatchUdp>| {
+    guard_on(bind, |bind: &Entry<Bound>| {
         // SAFETY: NULL or readable, says the caller.
         let wanted = unsafe { port.as_ref() }.copied().or_else(|| bind.port()).unwrap_or(0);
         let actual = bind.reopen(wanted)?;
@@ -230,23 +245,25 @@ pub unsafe extern "C" fn wg_bind_reopen(bind: i32, port: *mut u16) -> wg_result 
     })
 }
 
-/// Closes a bind. When it returns, the port is free, and the handle is not valid any more.
+/// Closes a bind. When it returns, the port is free, the handle is not valid any more, `protect` is not running on any
+/// thread, and `destroy` was called.
 ///
 /// Calls on it that are under way on other threads return at once with WG_ERR_CLOSED, also those that wait in
 /// wg_bind_recv(); later ones with WG_ERR_UNKNOWN_HANDLE. They may still be writing to their datagrams when this
 /// returns: join the threads before you free those.
 ///
 /// Memory: everything that belongs to the bind is freed, with the last call that is under way.
-/// Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls; WG_ERR_BUSY inside a callback, and it stays open;
-/// WG_ERR_PANIC.
+/// Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls, which waits for the first; WG_ERR_BUSY inside a
+/// callback, and it stays open; WG_ERR_PANIC.
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_bind_close(bind: i32) -> wg_result {
     guard(|| {
-        let entry = handle::remove::<BatchUdp>(bind)?;
-        entry.logged(|| entry.close());
-        Ok(())
+        handle::end(bind, |entry: &Entry<Bound>| {
+            entry.logged(|| finally(|| entry.close(), || entry.protect.close()));
+            Ok(())
+        })
     })
 }
 
@@ -259,7 +276,7 @@ pub extern "C" fn wg_bind_close(bind: i32) -> wg_result {
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_bind_batch_size(bind: i32) -> i32 {
-    guard_number_on(bind, |_: &Entry<BatchUdp>| Ok(WG_BATCH_SIZE as i32))
+    guard_number_on(bind, |_: &Entry<Bound>| Ok(WG_BATCH_SIZE as i32))
 }
 
 /// Marks what a bind sends from now on, also after wg_bind_reopen(): SO_MARK on Linux and Android, SO_USER_COOKIE on
@@ -272,7 +289,7 @@ pub extern "C" fn wg_bind_batch_size(bind: i32) -> i32 {
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_bind_set_mark(bind: i32, mark: u32) -> wg_result {
-    guard_on(bind, |bind: &Entry<BatchUdp>| bind.set_mark(mark))
+    guard_on(bind, |bind: &Entry<Bound>| bind.set_mark(mark))
 }
 
 /// Ties the socket of a family (WG_IPV4 or WG_IPV6) to one network interface, by its index, whatever routes and
@@ -292,9 +309,7 @@ pub extern "C" fn wg_bind_set_mark(bind: i32, mark: u32) -> wg_result {
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_bind_set_interface(bind: i32, family: u32, interface_index: u32, blackhole: i32) -> wg_result {
-    guard_on(bind, |bind: &Entry<BatchUdp>| {
-        bind.set_interface(endpoint::family(family)?, interface_index, blackhole != 0)
-    })
+    guard_on(bind, |bind: &Entry<Bound>| bind.set_interface(endpoint::family(family)?, interface_index, blackhole != 0))
 }
 
 /// Returns the descriptor of a family's socket (WG_IPV4 or WG_IPV6), or a negative wg_result: to set options on it,
@@ -312,7 +327,7 @@ pub extern "C" fn wg_bind_set_interface(bind: i32, family: u32, interface_index:
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_bind_peek_fd(bind: i32, family: u32) -> i32 {
-    guard_number_on(bind, |bind: &Entry<BatchUdp>| {
+    guard_number_on(bind, |bind: &Entry<Bound>| {
         let family = endpoint::family(family)?;
         #[cfg(unix)]
         if let Some(fd) = bind.fd(family) {

@@ -97,11 +97,22 @@ impl<F> Shared<F> {
     fn running(&self) -> MutexGuard<'_, usize> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Waits until no call is under way.
+    fn wait_until_idle(&self) {
+        let mut running = self.running();
+        while *running > 0 {
+            running = self.idle.wait(running).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
 }
 
 /// A place for one callback, which can be exchanged while it is called.
 #[derive(Debug)]
 pub(super) struct Slot<F> {
+    /// Held from the moment at which a callback is taken out until it is destroyed: another exchange that finds the place
+    /// empty by then must not return before that either. Taken before `current`.
+    exchanging: Mutex<()>,
     current: Mutex<Current<F>>,
     is_set: AtomicBool,
 }
@@ -121,7 +132,11 @@ impl<F: Copy> Default for Slot<F> {
 
 impl<F: Copy> Slot<F> {
     pub(super) const fn new() -> Self {
-        Self { current: Mutex::new(Current { callback: None, closed: false }), is_set: AtomicBool::new(false) }
+        Self {
+            exchanging: Mutex::new(()),
+            current: Mutex::new(Current { callback: None, closed: false }),
+            is_set: AtomicBool::new(false),
+        }
     }
 
     /// Whether there is a callback; without a lock, so it may be just changing.
@@ -154,49 +169,51 @@ impl<F: Copy> Slot<F> {
         Some(inside(|| call(running.0.function, running.0.user)))
     }
 
-    /// Puts what C gave in the place of the old callback. When this returns, the old one is not running on any thread, and
-    /// is destroyed. Returns false, and keeps nothing, if the slot is closed.
+    /// Puts what C gave in the place of the old callback. When this returns, no callback that was there before is running on
+    /// any thread, and all of them are destroyed. Returns false, and keeps nothing, if the slot is closed.
     pub(super) fn set(&self, given: Given<F>) -> bool {
         match given {
-            Given::Callback(new) => self.exchange(Some(new), false).is_ok(),
+            Given::Callback(new) => self.exchange(Some(new), false, drop),
             // Its pointer may be the old one's, and is given up after that.
-            Given::Nothing(_pointer) => self.exchange(None, false).is_ok(),
+            Given::Nothing(_pointer) => self.exchange(None, false, drop),
         }
     }
 
     /// Takes the callback away.
     pub(super) fn clear(&self) {
-        drop(self.exchange(None, false));
+        self.exchange(None, false, drop);
     }
 
     /// Takes the callback away, for good.
     pub(super) fn close(&self) {
-        drop(self.take());
+        self.exchange(None, true, drop);
     }
 
     /// As [`close`](Self::close), but the callback is not destroyed yet.
     pub(super) fn take(&self) -> Option<Callback<F>> {
-        self.exchange(None, true).unwrap_or(None)
+        let mut taken = None;
+        self.exchange(None, true, |old| taken = Some(old));
+        taken
     }
 
-    /// Returns the old callback, which is not running any more; or the new one if the slot is closed.
-    fn exchange(&self, new: Option<Callback<F>>, close: bool) -> Result<Option<Callback<F>>, Option<Callback<F>>> {
+    /// Hands the old callback to `end` when it is not running any more. Returns false, and drops the new one, if the slot is
+    /// closed.
+    fn exchange(&self, new: Option<Callback<F>>, close: bool, end: impl FnOnce(Callback<F>)) -> bool {
+        let _exchanging = self.exchanging.lock().unwrap_or_else(PoisonError::into_inner);
         let old = {
             let mut current = self.current();
             if current.closed {
-                return Err(new);
+                return false;
             }
             current.closed = close;
             self.is_set.store(new.is_some(), Ordering::Relaxed);
             std::mem::replace(&mut current.callback, new)
         };
-        if let Some(old) = &old {
-            let mut running = old.shared.running();
-            while *running > 0 {
-                running = old.shared.idle.wait(running).unwrap_or_else(PoisonError::into_inner);
-            }
+        if let Some(old) = old {
+            old.shared.wait_until_idle();
+            end(old);
         }
-        Ok(old)
+        true
     }
 }
 
@@ -247,6 +264,60 @@ mod tests {
         assert!(!slot.set(callback(&b)) && !slot.is_set());
         assert_eq!([&a, &b].map(|n| n.load(Ordering::Relaxed)), [1, 1]);
         slot.close();
+    }
+
+    type Exchange = fn(&Slot<fn()>);
+
+    /// Holds a call of the old callback while `others` exchange it on as many threads, and returns how often it was destroyed
+    /// when each of them had returned.
+    fn exchanged_during_a_call(slot: &Slot<fn()>, destroyed: &AtomicUsize, others: &[Exchange]) -> Vec<usize> {
+        let (entered, has_entered) = mpsc::channel();
+        let (leave, may_leave) = mpsc::channel::<()>();
+        let (returned, has_returned) = mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                slot.call(|_, _| {
+                    entered.send(()).unwrap();
+                    may_leave.recv().unwrap();
+                });
+            });
+            has_entered.recv().unwrap();
+            for other in others {
+                let returned = returned.clone();
+                scope.spawn(move || {
+                    other(slot);
+                    returned.send(destroyed.load(Ordering::Relaxed)).unwrap();
+                });
+            }
+            // None of them may return before the call does. A slow machine only makes this easier to pass.
+            assert!(has_returned.recv_timeout(Duration::from_millis(50)).is_err());
+            leave.send(()).unwrap();
+            others.iter().map(|_| has_returned.recv().unwrap()).collect()
+        })
+    }
+
+    #[test]
+    fn every_exchange_waits_until_the_old_one_is_destroyed() {
+        let replace: Exchange = |slot| assert!(slot.set(Given::new(Some(|| {}), std::ptr::null_mut(), None)));
+        for others in
+            [[Slot::clear, Slot::close], [replace, Slot::close], [Slot::close, Slot::close], [replace, replace]]
+        {
+            let destroyed = AtomicUsize::new(0);
+            let slot = Slot::new();
+            slot.set(callback(&destroyed));
+            assert_eq!(exchanged_during_a_call(&slot, &destroyed, &others), [1, 1]);
+        }
+    }
+
+    #[test]
+    fn what_is_taken_during_a_call_is_taken_once_and_idle() {
+        let destroyed = AtomicUsize::new(0);
+        let slot = Slot::new();
+        slot.set(callback(&destroyed));
+        let take: Exchange = |slot| drop(slot.take());
+        let mut seen = exchanged_during_a_call(&slot, &destroyed, &[take, take]);
+        seen.sort_unstable();
+        assert_eq!((seen[1], destroyed.load(Ordering::Relaxed)), (1, 1));
     }
 
     #[test]

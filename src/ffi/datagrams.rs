@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::{
+    bind::Bound,
     endpoint::{self, wg_endpoint_t},
     guard::guard_number_on,
     handle::Entry,
@@ -179,7 +180,7 @@ pub unsafe extern "C" fn wg_bind_send(
     count: usize,
     report: *mut wg_send_report_t,
 ) -> i32 {
-    guard_number_on(bind, |bind: &Entry<BatchUdp>| {
+    guard_number_on(bind, |bind: &Entry<Bound>| {
         if count > WG_BATCH_SIZE {
             let text = format!("{count} datagrams are more than a batch, which is {WG_BATCH_SIZE}");
             return Err(Error::new(ErrorKind::TooLarge, text));
@@ -291,7 +292,7 @@ pub unsafe extern "C" fn wg_bind_recv(
     count: usize,
     timeout_ms: i32,
 ) -> i32 {
-    guard_number_on(bind, |bind: &Entry<BatchUdp>| {
+    guard_number_on(bind, |bind: &Entry<Bound>| {
         let family = endpoint::family(family)?;
         // SAFETY: the caller's contract is the same.
         let datagrams = unsafe { borrow(datagrams, count) }?;

@@ -1,6 +1,6 @@
 //! What every extern body runs inside.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::{
     callback,
@@ -36,6 +36,13 @@ fn run(body: Body<'_>) -> Outcome {
 fn caught() -> Error {
     // Without the panic's own text: it may quote what the caller passed, keys included.
     Error::new(ErrorKind::Panic, "internal error: a panic was caught")
+}
+
+/// Runs `body`, and then `end` in any case: also if `body` panics.
+pub(super) fn finally<R>(body: impl FnOnce() -> R, end: impl FnOnce()) -> R {
+    let outcome = catch_unwind(AssertUnwindSafe(body));
+    end();
+    outcome.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// A code, whether good or bad.

@@ -1,10 +1,10 @@
 //! What a number stands for.
 
 use std::{
-    any::Any,
+    any::{Any, TypeId},
     ops::Deref,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -65,16 +65,23 @@ impl<T: Object> Entry<T> {
 /// An entry, whatever it is of.
 type AnyEntry = Arc<dyn Any + Send + Sync>;
 
+struct Row {
+    handle: i32,
+    kind: TypeId,
+    /// `None` while it is being ended: the number is unknown then, except to those who want to end it as well.
+    entry: Option<AnyEntry>,
+}
+
 struct Table {
     /// The number that was given out last.
     last: i32,
     /// Sorted by number. There are few; a tree would be 7 KB of code.
-    entries: Vec<(i32, AnyEntry)>,
+    rows: Vec<Row>,
 }
 
 impl Table {
     const fn new() -> Self {
-        Self { last: 0, entries: Vec::new() }
+        Self { last: 0, rows: Vec::new() }
     }
 
     fn reserve(&mut self) -> Result<i32> {
@@ -85,18 +92,25 @@ impl Table {
 
     /// Where a number is, or would be.
     fn find(&self, handle: i32) -> std::result::Result<usize, usize> {
-        self.entries.binary_search_by_key(&handle, |entry| entry.0)
+        self.rows.binary_search_by_key(&handle, |row| row.handle)
     }
 
-    fn get<T: Object>(&self, handle: i32) -> Result<Arc<Entry<T>>> {
-        let found = self.find(handle).ok().map(|at| self.entries[at].1.clone());
-        let entry = found.and_then(|entry| entry.downcast().ok());
-        let unknown = || Error::new(ErrorKind::UnknownHandle, format!("there is no {} with handle {handle}", T::NAME));
-        entry.ok_or_else(unknown)
+    /// A number of this kind.
+    fn row<T: Object>(&mut self, handle: i32) -> Option<&mut Row> {
+        let at = self.find(handle).ok()?;
+        self.rows.get_mut(at).filter(|row| row.kind == TypeId::of::<T>())
     }
 }
 
+/// What a row was made with is of the row's kind.
+fn known<T: Object>(handle: i32, entry: Option<AnyEntry>) -> Result<Arc<Entry<T>>> {
+    let entry = entry.and_then(|entry| entry.downcast().ok());
+    entry.ok_or_else(|| Error::new(ErrorKind::UnknownHandle, format!("there is no {} with handle {handle}", T::NAME)))
+}
+
 static TABLE: Mutex<Table> = Mutex::new(Table::new());
+/// Something has been ended.
+static ENDED: Condvar = Condvar::new();
 
 fn table() -> MutexGuard<'static, Table> {
     TABLE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -111,26 +125,46 @@ pub(super) fn reserve() -> Result<i32> {
 pub(super) fn insert<T: Object>(handle: i32, entry: Entry<T>) {
     let mut table = table();
     let at = table.find(handle).unwrap_or_else(|at| at);
-    table.entries.insert(at, (handle, Arc::new(entry)));
+    table.rows.insert(at, Row { handle, kind: TypeId::of::<T>(), entry: Some(Arc::new(entry)) });
 }
 
-/// The object behind a number. It lives on while a call works with it, even if it is ended meanwhile.
+/// The object behind a number. It lives on while a call works with it, even if it is ended by another call.
 pub(super) fn get<T: Object>(handle: i32) -> Result<Arc<Entry<T>>> {
-    table().get(handle)
+    let entry = table().row::<T>(handle).and_then(|row| row.entry.clone());
+    known(handle, entry)
 }
 
 /// The numbers of all objects of this kind.
 #[cfg(feature = "compat-mullvad")]
 pub(super) fn all<T: Object>() -> Vec<i32> {
-    table().entries.iter().filter(|(_, entry)| entry.is::<Entry<T>>()).map(|(handle, _)| *handle).collect()
+    let known = |row: &&Row| row.entry.is_some() && row.kind == TypeId::of::<T>();
+    table().rows.iter().filter(known).map(|row| row.handle).collect()
 }
 
-/// Takes a number out for good.
-pub(super) fn remove<T: Object>(handle: i32) -> Result<Arc<Entry<T>>> {
-    let mut table = table();
-    let entry = table.get(handle)?;
-    table.entries.retain(|(number, _)| *number != handle);
-    Ok(entry)
+/// Ends the object behind a number by `end`, and takes the number out for good. Whoever comes second waits until that has been
+/// done, and then does not know the number: so when this returns, whatever it returns, the object has ended.
+pub(super) fn end<T: Object>(handle: i32, end: impl FnOnce(&Entry<T>) -> Result<()>) -> Result<()> {
+    /// Takes the number out, also if `end` panics.
+    struct Ending(i32);
+    impl Drop for Ending {
+        fn drop(&mut self) {
+            let mut table = table();
+            if let Ok(at) = table.find(self.0) {
+                table.rows.remove(at);
+            }
+            ENDED.notify_all();
+        }
+    }
+    // In this order: what belongs to the object is freed before others hear that it has ended.
+    let (_ending, entry) = {
+        let mut table = table();
+        while table.row::<T>(handle).is_some_and(|row| row.entry.is_none()) {
+            table = ENDED.wait(table).unwrap_or_else(PoisonError::into_inner);
+        }
+        let entry = known(handle, table.row::<T>(handle).and_then(|row| row.entry.take()))?;
+        (Ending(handle), entry)
+    };
+    end(&entry)
 }
 
 #[cfg(test)]

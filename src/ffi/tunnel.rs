@@ -7,7 +7,7 @@ use super::{
     callback::Callback,
     events::Events,
     fd::{Lent, takes},
-    guard::{guard, guard_number, guard_on},
+    guard::{finally, guard, guard_number, guard_on},
     handle::{self, Entry, Object},
     log::{self, OwnLog},
     options::{read_sized, wg_options_t},
@@ -63,14 +63,15 @@ impl Running {
         self.events.check_running()
     }
 
-    /// Stops the tunnel. None of its callbacks runs afterwards.
+    /// Stops the tunnel. None of its callbacks runs afterwards, whatever becomes of that.
     fn turn_off(&self, handle: i32) -> Result<()> {
-        let stopped = self.tunnel.stop();
-        ports::close(handle);
-        self.hooks.close();
-        self.events.close();
-        self.log.close();
-        stopped
+        let close = || {
+            ports::close(handle);
+            self.hooks.close();
+            self.events.close();
+            self.log.close();
+        };
+        finally(|| self.tunnel.stop(), close)
     }
 }
 
@@ -286,16 +287,14 @@ pub(super) fn check_mtu(mtu: u32) -> Result<u16> {
 /// that the app brought to it.
 ///
 /// Memory: everything that belongs to the tunnel is freed, and its keys are wiped. Text from wg_get_config() stays.
-/// Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls; WG_ERR_BUSY inside a callback, and the tunnel runs on.
+/// Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls: if the first is still under way on another thread, the
+/// second waits for it, so after either code the tunnel is off; WG_ERR_BUSY inside a callback, and the tunnel runs on.
 /// Threads: any, not only the one that turned it on. It waits for the tunnel's threads, and with them for callbacks: for a
 /// host name that is being looked up, too.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_turn_off(handle: i32) -> wg_result {
-    guard(|| {
-        let entry = handle::remove::<Running>(handle)?;
-        entry.logged(|| entry.turn_off(handle))
-    })
+    guard(|| handle::end(handle, |entry: &Entry<Running>| entry.logged(|| entry.turn_off(handle))))
 }
 
 /// Changes the configuration of a tunnel: `uapi` is as in wg_turn_on(). A line that is refused changes nothing.
