@@ -19,7 +19,12 @@ use wg_embed::{
     time::Instant,
     tun::{
         PacketArena, PacketList,
-        offload::{Gso, VNET_HEADER_LEN, VnetHeader, checksum::Sum, coalesce::coalesce, split::Split},
+        offload::{
+            Gso, VNET_HEADER_LEN, VnetHeader,
+            checksum::Sum,
+            coalesce::{Merging, coalesce},
+            split::Split,
+        },
     },
 };
 
@@ -137,7 +142,9 @@ fn offload(c: &mut Criterion) {
     group.bench_function("coalesce", |t| {
         t.iter(|| {
             let mut groups = 0;
-            coalesce(PacketList { buffer: arena.bytes(), ranges: &ranges }, true, |_| groups += 1);
+            coalesce(PacketList { buffer: arena.bytes(), ranges: &ranges }, Merging { tcp: true, udp: true }, |_| {
+                groups += 1
+            });
             assert_eq!(groups, 1);
         });
     });

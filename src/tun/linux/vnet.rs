@@ -3,8 +3,8 @@
 use crate::tun::{
     MAX_MEMORY, MAX_PACKET, PacketArena, PacketList,
     offload::{
-        VNET_HEADER_LEN, VnetHeader,
-        coalesce::{Group, MAX_MERGED, coalesce},
+        Gso, VNET_HEADER_LEN, VnetHeader,
+        coalesce::{Group, MAX_MERGED, Merging, coalesce},
         split::Split,
     },
     port::{PacketFd, Patience},
@@ -27,7 +27,8 @@ const _: () = assert!(MAX_HEADER_LEN + MAX_PACKET <= MAX_MEMORY);
 #[derive(Debug)]
 pub(super) struct Vnet {
     header_len: usize,
-    /// The kernel takes several UDP datagrams as one.
+    /// Whether the kernel takes several packets as one, by protocol: what it has not refused yet.
+    tcp: AtomicBool,
     udp: AtomicBool,
     reading: Mutex<Reading>,
 }
@@ -47,9 +48,14 @@ impl fmt::Debug for Reading {
 }
 
 impl Vnet {
-    /// `header_len` is at least 10 and at most [`MAX_HEADER_LEN`].
+    /// `header_len` is at least 10 and at most [`MAX_HEADER_LEN`]. `udp` says whether the kernel knows merged UDP.
     pub(super) fn new(header_len: usize, udp: bool) -> Self {
-        Self { header_len, udp: AtomicBool::new(udp), reading: Mutex::new(Reading { buffer: Vec::new(), kept: None }) }
+        Self {
+            header_len,
+            tcp: AtomicBool::new(true),
+            udp: AtomicBool::new(udp),
+            reading: Mutex::new(Reading { buffer: Vec::new(), kept: None }),
+        }
     }
 
     fn reading(&self) -> MutexGuard<'_, Reading> {
@@ -108,34 +114,41 @@ impl Vnet {
 
     /// Writes packets, as few large ones as possible, and returns how many were taken.
     pub(super) fn write(&self, port: &PacketFd, packets: PacketList<'_>) -> usize {
-        let mut taken = 0;
         let mut patience = Patience::default();
+        self.write_with(packets, |parts| port.send(parts, &mut patience))
+    }
+
+    /// The same; `send` writes one packet of the kernel. A protocol whose merged packets it refuses (EINVAL) is not merged
+    /// from then on: the kernel would refuse them all, each at the cost of a system call.
+    fn write_with(&self, packets: PacketList<'_>, mut send: impl FnMut(&[IoSlice<'_>]) -> io::Result<()>) -> usize {
+        let mut taken = 0;
         let none = [0; MAX_HEADER_LEN];
-        let none = &none[..self.header_len];
-        let one = |i: usize, patience: &mut Patience| {
-            let parts = [IoSlice::new(none), IoSlice::new(packets.get(i))];
-            usize::from(port.send(&parts, patience).is_ok())
-        };
-        coalesce(packets, self.udp.load(Relaxed), |group| match group {
-            Group::One(i) => taken += one(i, &mut patience),
+        let single = |i: usize| [IoSlice::new(&none[..self.header_len]), IoSlice::new(packets.get(i))];
+        let merging = Merging { tcp: self.tcp.load(Relaxed), udp: self.udp.load(Relaxed) };
+        coalesce(packets, merging, |group| match group {
+            Group::One(i) => taken += usize::from(send(&single(i)).is_ok()),
             Group::Merged { vnet, headers, packets: numbers } => {
-                let mut header = [0; MAX_HEADER_LEN];
-                header[..VNET_HEADER_LEN].copy_from_slice(&vnet.encode());
-                let mut parts = [IoSlice::new(&[]); MAX_MERGED + 2];
-                parts[0] = IoSlice::new(&header[..self.header_len]);
-                parts[1] = IoSlice::new(headers);
-                for (part, &i) in parts[2..].iter_mut().zip(numbers) {
-                    *part = IoSlice::new(&packets.get(i as usize)[headers.len()..]);
-                }
-                match port.send(&parts[..numbers.len() + 2], &mut patience) {
-                    Ok(()) => taken += numbers.len(),
-                    // Not to this kernel's taste: one by one.
-                    Err(err) if err.raw_os_error() == Some(libc::EINVAL) => {
-                        for &i in numbers {
-                            taken += one(i as usize, &mut patience);
-                        }
+                let accepted = if vnet.gso == Gso::Udp { &self.udp } else { &self.tcp };
+                if accepted.load(Relaxed) {
+                    let mut header = [0; MAX_HEADER_LEN];
+                    header[..VNET_HEADER_LEN].copy_from_slice(&vnet.encode());
+                    let mut parts = [IoSlice::new(&[]); MAX_MERGED + 2];
+                    parts[0] = IoSlice::new(&header[..self.header_len]);
+                    parts[1] = IoSlice::new(headers);
+                    for (part, &i) in parts[2..].iter_mut().zip(numbers) {
+                        *part = IoSlice::new(&packets.get(i as usize)[headers.len()..]);
                     }
-                    Err(_) => (),
+                    match send(&parts[..numbers.len() + 2]) {
+                        Ok(()) => return taken += numbers.len(),
+                        Err(err) if err.raw_os_error() == Some(libc::EINVAL) => {
+                            accepted.store(false, Relaxed);
+                            tracing::debug!(gso = ?vnet.gso, "the kernel takes no merged packets of this kind");
+                        }
+                        Err(_) => return,
+                    }
+                }
+                for &i in numbers {
+                    taken += usize::from(send(&single(i as usize)).is_ok());
                 }
             }
         });
@@ -272,6 +285,82 @@ mod tests {
             }
             let last = written.last().unwrap();
             assert_eq!((&last[..LEN], &last[LEN..]), (&[0; LEN][..], &[0x45; 30][..]));
+        }
+    }
+
+    /// Two segments of a TCP stream, or two datagrams: a pair that is merged unless it may not be.
+    fn two(protocol: u8, port: u8) -> [Vec<u8>; 2] {
+        [0_u8, 1].map(|n| {
+            let mut packet = vec![0x45, 0, 0, 0, 0, n, 0x40, 0, 64, protocol, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+            packet.extend([0, port, 0, 2]);
+            let field = if protocol == 6 {
+                packet.extend([0, 0, 0, n * 100, 0, 0, 0, 0, 0x50, 0x10, 1, 0, 0, 0, 0, 0]);
+                36
+            } else {
+                packet.extend([0, 108, 0, 0]);
+                26
+            };
+            packet.extend([n; 100]);
+            packet[3] = packet.len() as u8;
+            let sum = Sum::default().bytes(&packet[..20]).finish();
+            packet[10..12].copy_from_slice(&sum);
+            let pseudo = Sum::default().pseudo_header(&packet[12..20], protocol, packet.len() as u16 - 20);
+            let sum = pseudo.bytes(&packet[20..]).finish_nonzero();
+            packet[field..field + 2].copy_from_slice(&sum);
+            packet
+        })
+    }
+
+    /// What a kernel that refuses merged packets of one protocol is given, write by write, and what it takes.
+    #[test]
+    fn merged_packets_that_the_kernel_refuses_are_tried_once() {
+        for (refused, other) in [(6, 17), (17, 6)] {
+            let vnet = Vnet::new(LEN, true);
+            let (mut attempts, mut written) = (Vec::new(), Vec::new());
+            let mut write = |packets: &[Vec<u8>]| {
+                attempts.clear();
+                written.clear();
+                let buffer = packets.concat();
+                let mut end = 0;
+                let ranges: Vec<_> = packets.iter().map(|p| (end, end += p.len()).0..end).collect();
+                let taken = vnet.write_with(PacketList { buffer: &buffer, ranges: &ranges }, |parts| {
+                    let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+                    let merged = bytes[1] != 0;
+                    attempts.push((bytes[LEN + 9], merged));
+                    if merged && bytes[LEN + 9] == refused {
+                        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+                    }
+                    written.extend_from_slice(&bytes[LEN..]);
+                    Ok(())
+                });
+                (taken, attempts.clone(), written.clone())
+            };
+            // Two runs in the first write: the second is not even tried.
+            let all = [two(refused, 1), two(refused, 2)].concat();
+            let (taken, attempts, written) = write(&all);
+            assert_eq!(attempts, [&[(refused, true)][..], &[(refused, false); 4]].concat());
+            assert_eq!((taken, written), (4, all.concat()), "what was refused arrives singly, in its order");
+            for _ in 0..3 {
+                assert_eq!(write(&all).1, [(refused, false); 4]);
+                let (taken, attempts, _) = write(&two(other, 1));
+                assert_eq!((taken, attempts), (2, vec![(other, true)]), "the other protocol is merged as before");
+            }
+        }
+    }
+
+    #[test]
+    fn another_error_says_nothing_about_merging() {
+        let vnet = Vnet::new(LEN, true);
+        let packets = two(17, 1).concat();
+        let half = packets.len() / 2;
+        let list = PacketList { buffer: &packets, ranges: &[0..half, half..2 * half] };
+        for _ in 0..3 {
+            let mut attempts = 0;
+            let taken = vnet.write_with(list, |_| {
+                attempts += 1;
+                Err(io::Error::from_raw_os_error(libc::EIO))
+            });
+            assert_eq!((taken, attempts), (0, 1), "the interface is down");
         }
     }
 }

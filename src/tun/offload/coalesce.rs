@@ -36,8 +36,17 @@ pub enum Group<'a> {
     },
 }
 
-/// Groups packets, and hands each group to `emit`. UDP is merged only if `udp` is set.
-pub fn coalesce(packets: PacketList<'_>, udp: bool, mut emit: impl FnMut(Group<'_>)) {
+/// Which protocols' packets are merged.
+#[derive(Clone, Copy, Debug)]
+pub struct Merging {
+    /// TCP, over IPv4 and IPv6.
+    pub tcp: bool,
+    /// UDP, over IPv4 and IPv6.
+    pub udp: bool,
+}
+
+/// Groups packets, and hands each group to `emit`. Protocols that are not in `merging` pass packet by packet.
+pub fn coalesce(packets: PacketList<'_>, merging: Merging, mut emit: impl FnMut(Group<'_>)) {
     let mut runs = Runs::new(packets);
     for (i, number) in (0..packets.ranges.len()).zip(0_u32..) {
         let packet = packets.get(i);
@@ -48,7 +57,8 @@ pub fn coalesce(packets: PacketList<'_>, udp: bool, mut emit: impl FnMut(Group<'
             continue;
         };
         let run = runs.find(&segment, packet);
-        let mergeable = (segment.tcp || udp) && segment.is_mergeable(packet);
+        let wanted = if segment.tcp { merging.tcp } else { merging.udp };
+        let mergeable = wanted && segment.is_mergeable(packet);
         if let Some(at) = run {
             if mergeable && runs.append(at, number, &segment, packet) {
                 if runs.open[at].closed {

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use super::{
-    coalesce::{Group, MAX_MERGED, coalesce},
+    coalesce::{Group, MAX_MERGED, Merging, coalesce},
     split::Split,
     *,
 };
@@ -188,7 +188,7 @@ fn coalesce_all(packets: &[Vec<u8>], udp: bool) -> Vec<(VnetHeader, Vec<u8>, Vec
         .collect();
     let list = PacketList { buffer: &buffer, ranges: &ranges };
     let mut all = Vec::new();
-    coalesce(list, udp, |group| {
+    coalesce(list, Merging { tcp: true, udp }, |group| {
         all.push(match group {
             Group::One(i) => (VnetHeader::default(), list.get(i).to_vec(), vec![i]),
             Group::Merged { vnet, headers, packets } => {
