@@ -184,3 +184,51 @@ fn a_full_socket_loses_packets_and_counts_them() {
     world.pass(Duration::from_secs(16), &[&a, &b]);
     assert!(!world.sent_types().contains(&1));
 }
+
+#[test]
+fn what_is_wanted_during_a_pause_takes_effect_after_it() {
+    let world = World::new();
+    let (a, _b) = world.pair();
+    let is_up_after = |during: &dyn Fn()| {
+        a.device.pause();
+        during();
+        assert_eq!((a.bind.port(), a.device.next_deadline()), (None, None), "it is paused");
+        a.device.resume().unwrap();
+        a.bind.port().is_some()
+    };
+    assert!(is_up_after(&|| {}));
+    assert!(!is_up_after(&|| a.device.down()));
+    assert!(!is_up_after(&|| {}), "it was down before");
+    assert!(is_up_after(&|| a.device.up().unwrap()));
+    assert!(!is_up_after(&|| {
+        a.device.up().unwrap();
+        a.device.down();
+    }));
+    assert!(is_up_after(&|| a.device.keep_up().unwrap()));
+    // So do events of the TUN.
+    a.device.handle_tun_events();
+    let set = |up| {
+        a.tun.set_up(up);
+        a.device.handle_tun_events();
+    };
+    assert!(!is_up_after(&|| set(false)));
+    assert!(is_up_after(&|| set(true)));
+    let opens = a.bind.opens();
+    assert!(!is_up_after(&|| [false, true, false].into_iter().for_each(set)));
+    assert_eq!(a.bind.opens(), opens, "no socket is opened for what is over");
+}
+
+#[test]
+fn what_cannot_be_brought_up_is_not_wanted_up() {
+    let world = World::new();
+    let (a, _b) = world.pair();
+    a.device.down();
+    a.bind.set_open_error(Some(io::ErrorKind::AddrInUse));
+    a.device.up().unwrap_err();
+    a.bind.set_open_error(None);
+    a.device.pause();
+    a.device.resume().unwrap();
+    a.device.rebind().unwrap();
+    a.apply(Update { listen_port: Some(7000), ..update() });
+    assert_eq!((a.bind.port(), a.device.next_deadline()), (None, None));
+}

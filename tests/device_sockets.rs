@@ -258,3 +258,205 @@ fn a_paused_device_that_finds_no_socket_goes_on_trying() {
     world.settle(&[&a, &b]);
     assert_eq!(b.received(), [packet]);
 }
+
+#[test]
+fn a_refused_port_changes_nothing_not_even_what_a_later_change_does() {
+    let world = World::new();
+    for (n, asked, refused) in [(1, 0, 7000), (2, 7000, 0), (3, 7000, 7001)] {
+        let a = world.node(n);
+        a.apply(Update { listen_port: Some(asked), ..Update::default() });
+        let port = a.device.snapshot().interface.listen_port;
+        a.bind.set_open_error(Some(io::ErrorKind::PermissionDenied));
+        a.device.apply(Update { listen_port: Some(refused), ..Update::default() }).unwrap_err();
+        assert_eq!((a.device.snapshot().interface.listen_port, a.bind.port()), (port, Some(port)));
+        assert_eq!((a.device.next_deadline(), events(&a)), (None, vec![]), "nothing is tried again");
+        a.bind.set_open_error(None);
+        a.device.pause();
+        let other = world.net.bind(a.address);
+        other.open(port).unwrap();
+        let resumed = a.device.resume();
+        assert_eq!(resumed.is_ok(), asked == 0, "{asked}, then {refused}: {resumed:?}");
+        assert_eq!(a.bind.port().is_some(), asked == 0);
+    }
+}
+
+/// Also the one that the system chose, and that is open already.
+#[test]
+fn a_port_that_is_named_is_insisted_on() {
+    let world = World::new();
+    for paused in [false, true] {
+        let a = world.node(1 + u8::from(paused));
+        a.apply(Update { listen_port: Some(0), ..Update::default() });
+        let (port, opens) = (a.bind.port().unwrap(), a.bind.opens());
+        if paused {
+            a.device.pause();
+        }
+        a.apply(Update { listen_port: Some(port), ..Update::default() });
+        assert_eq!(a.bind.opens(), opens, "it is open, or not to be open");
+        a.device.pause();
+        let other = world.net.bind(a.address);
+        other.open(port).unwrap();
+        assert_eq!(a.device.resume().unwrap_err().kind(), ErrorKind::AddrInUse);
+        // And given up again.
+        other.close();
+        world.pass(MS(1000), &[&a]);
+        assert_eq!(a.bind.port(), Some(port));
+        a.device.pause();
+        a.apply(Update { listen_port: Some(0), ..Update::default() });
+        other.open(port).unwrap();
+        a.device.resume().unwrap();
+        assert_ne!(a.bind.port(), Some(port));
+    }
+}
+
+#[test]
+fn another_port_is_tried_at_once_although_the_old_one_is_still_being_tried() {
+    let world = World::new();
+    let (a, b) = connected(&world);
+    a.device.pause();
+    let other = world.net.bind(a.address);
+    other.open(PORT).unwrap();
+    a.device.resume().unwrap_err();
+    assert_eq!(tries(&world, &a).len(), 6);
+    // One that cannot be had either is refused, and the old one is still wanted.
+    other.open(7000).unwrap();
+    let third = world.net.bind(a.address);
+    third.open(PORT).unwrap();
+    let refused = a.device.apply(Update { listen_port: Some(7000), ..Update::default() });
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::AddrInUse);
+    assert_eq!((a.device.snapshot().interface.listen_port, a.bind.port()), (PORT, None));
+    assert!(a.device.next_deadline().is_some());
+
+    a.apply(Update { listen_port: Some(7001), ..Update::default() });
+    assert_eq!(a.bind.port(), Some(7001));
+    assert!(matches!(events(&a).as_slice(), [Event::BindFailed(_), Event::BindRecovered(7001)]));
+    let packet = a.send_to(&b, 100);
+    world.settle(&[&a, &b]);
+    assert_eq!(b.received(), [packet]);
+    let opens = a.bind.opens();
+    world.pass(MS(60_000), &[&a, &b]);
+    assert_eq!(a.bind.opens(), opens, "nothing is left to be tried");
+}
+
+#[test]
+fn a_change_of_networks_does_not_wait_for_the_next_try() {
+    let world = World::new();
+    let (a, _b) = connected(&world);
+    a.device.pause();
+    a.bind.set_open_error(Some(io::ErrorKind::AddrInUse));
+    a.device.resume().unwrap_err();
+    a.device.network_changed().unwrap_err();
+    a.bind.set_open_error(None);
+    a.device.rebind_soon();
+    assert_eq!(a.device.next_deadline(), Some(world.now()));
+    a.device.run_timers();
+    assert_eq!(a.bind.port(), Some(PORT));
+    assert!(matches!(events(&a).as_slice(), [Event::BindFailed(_), Event::BindRecovered(PORT)]));
+}
+
+#[test]
+fn what_is_lost_is_told_recovered_also_after_a_pause() {
+    let world = World::new();
+    let (a, _b) = connected(&world);
+    a.bind.set_open_error(Some(io::ErrorKind::AddrInUse));
+    a.device.rebind().unwrap_err();
+    a.device.pause();
+    assert_eq!(a.device.next_deadline(), None);
+    a.device.resume().unwrap_err();
+    assert_eq!(events(&a).len(), 1, "it is told once");
+    a.device.down();
+    a.bind.set_open_error(None);
+    a.device.up().unwrap();
+    assert_eq!(events(&a), [Event::BindRecovered(PORT)]);
+}
+
+/// A bind whose `open` waits until it may go on, as a function of the app may.
+struct Gate {
+    inner: std::sync::Arc<wg_embed::bind::mem::MemBind>,
+    open: std::sync::Mutex<Option<(std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<()>)>>,
+}
+
+impl Bind for Gate {
+    fn open(&self, port: u16) -> io::Result<u16> {
+        let gate = self.open.lock().unwrap().take();
+        if let Some((entered, may_go_on)) = gate {
+            entered.send(()).unwrap();
+            may_go_on.recv().unwrap();
+        }
+        self.inner.open(port)
+    }
+    fn close(&self) {
+        self.inner.close();
+    }
+    fn set_mark(&self, mark: u32) -> io::Result<()> {
+        self.inner.set_mark(mark)
+    }
+    fn wait(&self, timeout: Option<Duration>) -> io::Result<wg_embed::bind::Woken> {
+        self.inner.wait(timeout)
+    }
+    fn wake(&self) {
+        self.inner.wake();
+    }
+    fn recv(&self, batch: &mut wg_embed::bind::RecvBatch) -> io::Result<usize> {
+        self.inner.recv(batch)
+    }
+    fn send(&self, batch: &[wg_embed::bind::Transmit<'_>]) -> wg_embed::bind::SendReport {
+        self.inner.send(batch)
+    }
+}
+
+#[test]
+fn while_sockets_are_opened_the_configuration_can_be_read_and_changed_and_packets_pass() {
+    let world = World::new();
+    let gate = std::sync::Mutex::new(None);
+    let a = world.node_of(1, wg_embed::device::Options::default(), |inner| {
+        let bind = std::sync::Arc::new(Gate { inner, open: std::sync::Mutex::default() });
+        *gate.lock().unwrap() = Some(bind.clone());
+        bind
+    });
+    let gate = gate.into_inner().unwrap().unwrap();
+    let b = world.node(2);
+    a.add_peer(&b, |_| {});
+    b.add_peer(&a, |_| {});
+    let changes: [fn(&Node); 4] = [
+        |a| a.device.rebind().unwrap(),
+        |a| a.device.network_changed().unwrap(),
+        |a| {
+            a.device.pause();
+            a.device.resume().unwrap();
+        },
+        |a| {
+            a.device.rebind_soon();
+            a.device.run_timers();
+        },
+    ];
+    for change in changes {
+        let ((entered, has_entered), (go_on, may_go_on)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
+        *gate.open.lock().unwrap() = Some((entered, may_go_on));
+        std::thread::scope(|scope| {
+            let changing = scope.spawn(|| change(&a));
+            has_entered.recv().unwrap();
+            let snapshot = a.device.snapshot();
+            assert_eq!((snapshot.interface.listen_port, snapshot.peers.count()), (PORT, 1));
+            // A change that asks for no socket.
+            a.apply(Update { fwmark: Some(0), listen_port: Some(PORT), ..Update::default() });
+            a.change_peer(&b, |peer| peer.preshared_key = None);
+            // Whoever runs the timers is not kept from the packets.
+            a.device.rebind_soon();
+            a.device.run_timers();
+            if gate.inner.port().is_some() {
+                let packet = a.send_to(&b, 100);
+                world.settle(&[&a, &b]);
+                assert!(b.received().contains(&packet));
+            }
+            go_on.send(()).unwrap();
+            changing.join().unwrap();
+        });
+        let opens = a.bind.opens();
+        assert_eq!(a.device.next_deadline(), Some(world.now()), "what was asked for meanwhile is not forgotten");
+        a.device.run_timers();
+        assert_eq!(a.bind.opens(), opens + 1);
+        world.clock.advance(MS(6000));
+        world.settle(&[&a, &b]);
+    }
+}

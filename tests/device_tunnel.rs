@@ -264,3 +264,19 @@ fn changes_of_all_kinds_while_packets_flow() {
         end.tunnel.stop().unwrap();
     }
 }
+
+/// Nobody looks at its TUN while a tunnel is paused.
+#[test]
+fn an_interface_that_went_down_during_a_pause_stays_down() {
+    let (a, b) = pair(|_| {});
+    a.send(&b);
+    let opens = a.bind.opens();
+    a.tunnel.pause();
+    a.tun.set_up(false);
+    a.tunnel.resume().unwrap();
+    assert_eq!((a.bind.port(), a.bind.opens()), (None, opens), "not even for a moment");
+    a.tunnel.pause();
+    a.tun.set_up(true);
+    a.tunnel.resume().unwrap();
+    assert_eq!(a.bind.port(), Some(PORT));
+}

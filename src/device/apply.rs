@@ -7,11 +7,13 @@ use std::{
 };
 
 use super::{
-    Config, Device,
+    Device,
     allowed_ips::Owner,
+    link::Port,
     lock,
     peer::{Peer, State},
     read,
+    sockets::Opened,
     stats::count,
     write,
 };
@@ -44,11 +46,12 @@ impl Device {
     /// would be too many peers, or an endpoint is a host name and there is no resolver. Nothing has changed then.
     pub fn apply(&self, update: Update) -> Result<()> {
         let now = self.clock.now();
-        let followups = {
-            let mut config = lock(&self.config);
+        let (opened, followups) = {
+            let _alone = lock(&self.sets);
             self.check_peer_count(&update)?;
             self.check_names(&update)?;
-            self.apply_sockets(&mut config, &update)?;
+            let opened = self.apply_sockets(&update)?;
+            let config = lock(&self.config);
             if let Some(key) = update.private_key {
                 self.set_private_key(key);
             }
@@ -57,8 +60,11 @@ impl Device {
                 self.retire_peers(all);
             }
             let own = self.identity().map(|i| *i.public());
-            update.peers.into_iter().filter_map(|p| self.apply_peer(p, own.as_ref(), config.up)).collect::<Vec<_>>()
+            let up = config.link.is_up();
+            let peers = update.peers.into_iter();
+            (opened, peers.filter_map(|p| self.apply_peer(p, own.as_ref(), up)).collect::<Vec<_>>())
         };
+        self.after(Ok(opened))?;
         for Followup { peer, look_up, keepalive } in followups {
             if look_up {
                 self.look_up(&peer);
@@ -102,35 +108,32 @@ impl Device {
     }
 
     /// The part that asks the operating system: mark and port. On failure both are as before.
-    fn apply_sockets(&self, config: &mut Config, update: &Update) -> Result<()> {
-        let old_mark = config.fwmark;
-        let mark = update.fwmark.filter(|m| *m != old_mark);
-        let port = update.listen_port.filter(|p| *p != config.listen_port || *p == 0);
+    fn apply_sockets(&self, update: &Update) -> Result<Opened> {
+        let (old_mark, old_port) = {
+            let config = lock(&self.config);
+            (config.fwmark, config.link.port())
+        };
+        // Both change by a `set` alone; only a port that the system chose changes by itself.
+        let mark = update.fwmark.filter(|mark| *mark != old_mark);
+        let port = update.listen_port.map(Port::named).filter(|port| *port != old_port || port.number() == 0);
+        if mark.is_none() && port.is_none() {
+            return Ok(Opened::None);
+        }
+        let transition = self.transition();
         if let Some(mark) = mark {
             self.bind.set_mark(mark).map_err(|e| Error::io(format!("cannot set the mark {mark:#x}"), e))?;
-            config.fwmark = mark;
         }
-        if let Some(port) = port
-            && let Err(e) = self.apply_port(config, port)
-        {
-            if mark.is_some() && self.bind.set_mark(old_mark).is_ok() {
-                config.fwmark = old_mark;
+        let opened = port.map_or(Ok(Opened::None), |port| transition.set_port(port)).inspect_err(|_| {
+            if mark.is_some()
+                && let Err(error) = self.bind.set_mark(old_mark)
+            {
+                tracing::warn!(%error, "cannot go back to the old mark");
             }
-            return Err(e);
-        }
-        if mark.is_some() || port.is_some() {
-            read(&self.peers).list().iter().for_each(|p| p.forget_source());
-        }
-        Ok(())
-    }
-
-    fn apply_port(&self, config: &mut Config, port: u16) -> Result<()> {
-        config.port_is_fixed = port != 0;
-        config.listen_port = match config.up {
-            true => self.bind.open(port).map_err(|e| Error::io(format!("cannot listen on UDP port {port}"), e))?,
-            false => port,
-        };
-        Ok(())
+        })?;
+        lock(&self.config).fwmark = mark.unwrap_or(old_mark);
+        read(&self.peers).list().iter().for_each(|p| p.forget_source());
+        // With the sessions that there are nothing is sent for it, as in the kernel.
+        Ok(if matches!(opened, Opened::Fresh) { Opened::None } else { opened })
     }
 
     fn set_private_key(&self, key: Option<PrivateKey>) {
@@ -280,7 +283,7 @@ impl Device {
         let config = lock(&self.config);
         let interface = InterfaceSnapshot {
             private_key: self.identity().map(|i| i.private().clone()),
-            listen_port: config.listen_port,
+            listen_port: config.link.port().number(),
             fwmark: config.fwmark,
         };
         let peers = read(&self.peers).list();

@@ -4,9 +4,10 @@
 //! one: on one thread, and on two while there is much to do both ways. Both sleep until there
 //! is something to do.
 //!
-//! Locks are taken in this order, and none is held across I/O or a callback: `config`; `identity`; `peers`,
-//! `allowed_ips`; a peer's `handshake`, then its `state`; `index`, `deadlines`, those of `names`. Opening sockets happens
-//! under `config` alone.
+//! Locks are taken in this order: `sets`, `tun_events`; `transition`; `config`; `identity`; `peers`, `allowed_ips`; a
+//! peer's `handshake`, then its `state`; `index`, `deadlines`, those of `names`. None from `config` on is held across I/O
+//! or a callback. Under the first three sockets are opened, and an app's function sees each new one: what takes none of
+//! them, such as reading the configuration, never waits for it.
 
 pub mod allowed_ips;
 mod apply;
@@ -14,6 +15,7 @@ mod backoff;
 mod endpoints;
 mod events;
 mod index;
+mod link;
 mod memory;
 mod names;
 mod packet;
@@ -33,7 +35,7 @@ mod tunnel;
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicBool, AtomicU16, Ordering},
     },
     time::Duration,
@@ -59,11 +61,11 @@ use crate::{
 };
 use allowed_ips::AllowedIps;
 use index::IndexTable;
+use link::Link;
 use names::Names;
 use peer::{Peer, State};
 use peers::Peers;
 use ratelimit::RateLimiter;
-use sockets::Retry;
 use staged::Budget;
 use timers::Deadlines;
 
@@ -120,21 +122,11 @@ impl Default for Options {
     }
 }
 
-/// Interface settings, and whether the interface is up.
+/// Interface settings, and the state of the interface.
 #[derive(Default)]
 struct Config {
-    /// The bound port while up, else the one to bind.
-    listen_port: u16,
-    /// It was asked for, and not chosen by the system.
-    port_is_fixed: bool,
     fwmark: u32,
-    up: bool,
-    /// Sockets that should be open or fresh are not.
-    retry: Option<Retry>,
-    /// Somebody asked for fresh sockets, and did not wait for them.
-    rebind: bool,
-    /// While paused: the peers that there was a session with.
-    paused: Option<Vec<Weak<Peer>>>,
+    link: Link,
 }
 
 /// What stands between a handshake message and its computation.
@@ -172,6 +164,13 @@ pub struct Device {
     memory: usize,
     mtu: AtomicU16,
     roaming_disabled: AtomicBool,
+    /// Held while a change set is applied: there is one at a time.
+    sets: Mutex<()>,
+    /// Held while the sockets change; see [`Transition`](sockets::Transition).
+    transition: Mutex<()>,
+    /// Held while events of the TUN are taken and followed, which keeps them in order.
+    tun_events: Mutex<()>,
+    /// Held for a moment only; the rest of the state may be locked under it.
     config: Mutex<Config>,
     /// Held while a handshake message is computed, so that each is made with one key.
     identity: RwLock<Option<Arc<Identity>>>,
@@ -203,6 +202,9 @@ impl Device {
             max_peers: options.max_peers,
             memory: options.memory,
             roaming_disabled: AtomicBool::new(false),
+            sets: Mutex::default(),
+            transition: Mutex::default(),
+            tun_events: Mutex::default(),
             config: Mutex::default(),
             identity: RwLock::default(),
             gate: Mutex::default(),
@@ -257,18 +259,22 @@ impl Device {
 
     /// Follows what has happened to the TUN interface. A port that cannot be opened when it comes up is tried again.
     pub fn handle_tun_events(&self) {
-        while let Some(event) = self.tun.event() {
-            match event {
-                TunEvent::Up => {
-                    // What became of it is told as an event.
-                    let _ = self.keep_up();
+        loop {
+            let opened = {
+                let _in_order = lock(&self.tun_events);
+                match self.tun.event() {
+                    None => return,
+                    Some(TunEvent::Up) => self.transition().keep_up(),
+                    Some(TunEvent::Down) => self.transition().want(false),
+                    Some(TunEvent::Mtu(mtu)) => {
+                        tracing::debug!(mtu, "the MTU has changed");
+                        self.mtu.store(mtu, Ordering::Relaxed);
+                        continue;
+                    }
                 }
-                TunEvent::Down => self.down(),
-                TunEvent::Mtu(mtu) => {
-                    tracing::debug!(mtu, "the MTU has changed");
-                    self.mtu.store(mtu, Ordering::Relaxed);
-                }
-            }
+            };
+            // What became of it is told as an event.
+            let _ = self.after(opened);
         }
     }
 

@@ -1,66 +1,186 @@
 //! Whether the device is up: opening, closing and renewing its sockets, again and again if need be.
 
-use std::{
-    sync::{Arc, Weak, atomic::Ordering},
-    time::Duration,
-};
+use std::sync::{Arc, MutexGuard, TryLockError, atomic::Ordering};
 
-use super::{Config, Device, Event, backoff::Backoff, lock, peer::Peer, read, send::Reason};
+use super::{Device, link::Port, lock, peer::Peer, read, send::Reason};
 use crate::error::{Error, Result};
 
-/// When sockets that cannot be opened are tried again: first after this (wireguard-apple's interval), and each time after
-/// twice as long.
-const FIRST_RETRY: Duration = Duration::from_millis(500);
-/// But at least this often: a person would hardly wait for longer.
-const LAST_RETRY: Duration = Duration::from_secs(30);
+/// What has come of a change of the sockets, and is left to do when it is over.
+#[derive(Default)]
+pub(super) enum Opened {
+    /// Nothing.
+    #[default]
+    None,
+    /// The interface came up, with these peers.
+    Up(Vec<Arc<Peer>>),
+    /// An interface that is up has fresh sockets.
+    Fresh,
+}
 
-/// The sockets could not be opened.
-pub(super) struct Retry(Backoff);
+/// A change of what is wanted of the interface, or of its sockets. There is one at a time: two of them cannot mix.
+///
+/// Opening sockets calls a function of the app, which may take its time. Only this waits for it: the configuration is
+/// locked for a moment at a time, so it can be read, and packets pass.
+pub(super) struct Transition<'d> {
+    device: &'d Device,
+    one: Option<MutexGuard<'d, ()>>,
+}
 
-impl Device {
-    /// Brings the device up: opens the sockets and begins what is to be begun. Does nothing if it is up.
-    ///
-    /// # Errors
-    /// As the bind says; the device is then still down.
-    pub fn up(&self) -> Result<()> {
-        let now = self.clock.now();
-        let peers = {
-            let mut config = lock(&self.config);
-            if config.up {
-                return Ok(());
-            }
-            self.open_sockets(&mut config)?;
-            config.up = true;
-            let peers = read(&self.peers).list();
-            peers.iter().for_each(|peer| lock(&peer.state).timers.start());
-            peers
-        };
-        tracing::debug!("the interface is up");
-        self.sockets_are_open();
-        for peer in peers {
-            self.look_up_anew(&peer);
-            let keepalive = lock(&peer.state).timers.keepalive_interval() != 0;
-            if keepalive {
-                self.send_keepalive(&peer, now);
-            } else {
-                self.send_staged(&peer, now);
+impl Drop for Transition<'_> {
+    fn drop(&mut self) {
+        // First: the timers may have passed by because of it. They are told to come again if there is something to do.
+        self.one = None;
+        self.device.schedule_sockets();
+    }
+}
+
+impl Transition<'_> {
+    /// From now on the interface is wanted up, or down. Nothing has changed if it fails.
+    pub(super) fn want(&self, up: bool) -> Result<Opened> {
+        let before = lock(&self.device.config).link.want(up);
+        self.settle().inspect_err(|_| {
+            lock(&self.device.config).link.want(before);
+        })
+    }
+
+    /// As [`want`](Self::want) it up; but if it fails, it is wanted all the same, and tried again.
+    pub(super) fn keep_up(&self) -> Result<Opened> {
+        lock(&self.device.config).link.want(true);
+        self.settle().map_err(|reason| self.retry_later(reason))
+    }
+
+    /// Returns false if it is paused already.
+    pub(super) fn pause(&self) -> bool {
+        let mut config = lock(&self.device.config);
+        if config.link.is_paused() {
+            return false;
+        }
+        let now = self.device.clock.now();
+        let active = |peer: &Arc<Peer>| lock(&peer.state).has_session(now).then(|| Arc::downgrade(peer));
+        config.link.pause(read(&self.device.peers).list().iter().filter_map(active).collect());
+        drop(config);
+        self.close();
+        true
+    }
+
+    /// Returns also the peers that there was a session with before the pause.
+    pub(super) fn resume(&self) -> (Result<Opened>, Vec<Arc<Peer>>) {
+        let active = lock(&self.device.config).link.resume();
+        (self.settle().map_err(|reason| self.retry_later(reason)), active)
+    }
+
+    /// Fresh sockets, or the first ones if there should be some.
+    fn renew(&self) -> Result<Opened> {
+        let is_up = lock(&self.device.config).link.is_up();
+        if is_up { self.open() } else { self.settle() }.map_err(|reason| self.retry_later(reason))
+    }
+
+    /// Listens on another port, or keeps the one that there is. Nothing has changed if it fails.
+    pub(super) fn set_port(&self, port: Port) -> Result<Opened> {
+        {
+            let link = &mut lock(&self.device.config).link;
+            let is_there = link.is_up() && port.number() != 0 && port.number() == link.port().number();
+            if is_there || !link.should_be_up() {
+                link.set_port(port);
+                return Ok(Opened::None);
             }
         }
-        Ok(())
+        let opened = self.device.bind.open(port.number()).map_err(|error| cannot_listen(port, error))?;
+        Ok(self.opened(port, opened))
+    }
+
+    /// Brings the interface up or takes it down, as it is wanted.
+    fn settle(&self) -> Result<Opened> {
+        let (is_up, should_be_up) = {
+            let link = &lock(&self.device.config).link;
+            (link.is_up(), link.should_be_up())
+        };
+        match (is_up, should_be_up) {
+            (false, true) => self.open(),
+            (true, true) => Ok(Opened::None),
+            (_, false) => {
+                self.close();
+                Ok(Opened::None)
+            }
+        }
+    }
+
+    /// Opens sockets on the port that is wanted; if the system chose it and it is gone, on another.
+    fn open(&self) -> Result<Opened> {
+        let port = lock(&self.device.config).link.port();
+        let mut opened = self.device.bind.open(port.number());
+        if opened.is_err() && matches!(port, Port::Chosen(1..)) {
+            opened = self.device.bind.open(0);
+        }
+        Ok(self.opened(port, opened.map_err(|error| cannot_listen(port, error))?))
+    }
+
+    fn opened(&self, wanted: Port, port: u16) -> Opened {
+        let (opened, event) = {
+            let mut config = lock(&self.device.config);
+            let was_up = config.link.is_up();
+            let event = config.link.opened(wanted, port);
+            if was_up {
+                (Opened::Fresh, event)
+            } else {
+                let peers = read(&self.device.peers).list();
+                peers.iter().for_each(|peer| lock(&peer.state).timers.start());
+                (Opened::Up(peers), event)
+            }
+        };
+        match (&opened, &event) {
+            (_, Some(_)) => tracing::info!("the sockets are open again"),
+            (Opened::Up(_), None) => tracing::debug!("the interface is up"),
+            _ => {}
+        }
+        event.into_iter().for_each(|event| self.device.tell(event));
+        opened
+    }
+
+    /// Closes the sockets; sessions and what is under way are forgotten.
+    fn close(&self) {
+        if !lock(&self.device.config).link.closed() {
+            return;
+        }
+        self.device.bind.close();
+        read(&self.device.peers).list().iter().for_each(|peer| self.device.silence(peer));
+        tracing::debug!("the interface is down");
+    }
+
+    /// The sockets are not as they should be, and will be tried again. Returns the reason.
+    fn retry_later(&self, reason: Error) -> Error {
+        let event = lock(&self.device.config).link.failed(&reason.to_string(), self.device.clock.now());
+        tracing::warn!(error = %reason, "the sockets cannot be opened, trying again");
+        event.into_iter().for_each(|event| self.device.tell(event));
+        reason
+    }
+}
+
+fn cannot_listen(port: Port, error: std::io::Error) -> Error {
+    Error::io(format!("cannot listen on UDP port {}", port.number()), error)
+}
+
+impl Device {
+    /// Begins a change of the sockets, when all others are over.
+    pub(super) fn transition(&self) -> Transition<'_> {
+        Transition { device: self, one: Some(lock(&self.transition)) }
+    }
+
+    /// Brings the device up: opens the sockets and begins what is to be begun. Does nothing if it is up. While it is paused
+    /// it is only noted.
+    ///
+    /// # Errors
+    /// As the bind says; nothing has changed then.
+    pub fn up(&self) -> Result<()> {
+        let opened = self.transition().want(true);
+        self.after(opened)
     }
 
     /// Takes the device down: sessions and what is under way are forgotten, the sockets closed. The configuration
-    /// stays. Sockets that could not be opened are not tried again.
+    /// stays. Sockets that could not be opened are not tried again. A device that is paused stays down when it is resumed.
     pub fn down(&self) {
-        let mut config = lock(&self.config);
-        (config.retry, config.rebind) = (None, false);
-        self.deadlines.set_own(None);
-        if !std::mem::replace(&mut config.up, false) {
-            return;
-        }
-        self.bind.close();
-        read(&self.peers).list().iter().for_each(|peer| self.silence(peer));
-        tracing::debug!("the interface is down");
+        // Closing does not fail.
+        let _ = self.transition().want(false);
     }
 
     /// As [`up`](Self::up); but if the sockets cannot be opened, that is told as an event, and tried again until it works
@@ -69,81 +189,53 @@ impl Device {
     /// # Errors
     /// Why it did not work this time.
     pub fn keep_up(&self) -> Result<()> {
-        self.up().map_err(|reason| self.retry_later(reason))
+        let opened = self.transition().keep_up();
+        self.after(opened)
     }
 
     /// Fresh sockets on the same port, for when the old ones may lead nowhere: after a change of networks, or when the
     /// host's firewall has forgotten them. Source addresses are forgotten, and each peer with a session hears from us at
     /// once. If that fails the old sockets stay, it is told as an event, and tried again as in [`keep_up`](Self::keep_up).
-    /// A port that the system chose may change. Does nothing while the device is down.
+    /// A port that the system chose may change. Sockets that could not be opened are tried at once. Does nothing while the
+    /// device is down or paused.
     ///
     /// # Errors
     /// Why it did not work this time.
     pub fn rebind(&self) -> Result<()> {
-        let opened = {
-            let mut config = lock(&self.config);
-            if !config.up {
-                return Ok(());
-            }
-            self.open_sockets(&mut config)
-        };
-        opened.map_err(|reason| self.retry_later(reason))?;
-        self.sockets_are_open();
-        let now = self.clock.now();
-        for peer in read(&self.peers).list() {
-            peer.forget_source();
-            let has_session = lock(&peer.state).has_session(now);
-            if has_session {
-                self.send_keepalive(&peer, now);
-            }
-        }
-        Ok(())
+        let opened = self.transition().renew();
+        self.after(opened)
     }
 
     /// As [`rebind`](Self::rebind), but by whoever runs the timers, and soon. However often it was asked for before that, it
     /// is done once. What became of it is told as an event.
     pub fn rebind_soon(&self) {
-        let wake = {
-            let mut config = lock(&self.config);
-            config.rebind = config.up;
-            config.up && self.deadlines.set_own(Some(self.clock.now()))
-        };
-        if wake {
-            self.bind.wake();
-        }
+        lock(&self.config).link.renew_soon();
+        self.schedule_sockets();
     }
 
     /// Stops everything, as [`down`](Self::down) does, until [`resume`](Self::resume): nothing is sent or received, and no
-    /// timer runs. Returns false if it is paused already.
+    /// timer runs. Whether it is to be up can be changed meanwhile. Returns false if it is paused already.
     pub fn pause(&self) -> bool {
-        let now = self.clock.now();
-        let active = |peer: &Arc<Peer>| lock(&peer.state).has_session(now).then(|| Arc::downgrade(peer));
-        {
-            let mut config = lock(&self.config);
-            if config.paused.is_some() {
-                return false;
-            }
-            config.paused = Some(read(&self.peers).list().iter().filter_map(active).collect());
-        }
-        self.down();
-        true
+        self.transition().pause()
     }
 
-    /// Goes on after [`pause`](Self::pause): the device comes up as in [`keep_up`](Self::keep_up), and makes a new session
-    /// with each peer that it had one with. Does nothing if it is not paused.
+    /// Goes on after [`pause`](Self::pause). If the device was up then, or [`up`](Self::up) was called since, it comes up as
+    /// in [`keep_up`](Self::keep_up), and makes a new session with each peer that it had one with. Does nothing if it is not
+    /// paused.
     ///
     /// # Errors
     /// Why it did not work this time.
     pub fn resume(&self) -> Result<()> {
-        let Some(active) = lock(&self.config).paused.take() else {
-            return Ok(());
-        };
-        let up = self.keep_up();
+        let resumed = self.transition().resume();
+        self.after_resume(resumed)
+    }
+
+    /// To be called when a pause has ended.
+    pub(super) fn after_resume(&self, (opened, active): (Result<Opened>, Vec<Arc<Peer>>)) -> Result<()> {
+        let resumed = self.after(opened);
         let now = self.clock.now();
-        for peer in active.iter().filter_map(Weak::upgrade) {
-            self.initiate(&peer, Reason::Fresh, now);
-        }
-        up
+        active.iter().for_each(|peer| self.initiate(peer, Reason::Fresh, now));
+        resumed
     }
 
     /// From now on peers whose endpoint is known stay there, whatever address they send from, and so do those that get
@@ -159,59 +251,56 @@ impl Device {
 
     /// To be called by the timers: the time for another try has come, or somebody has asked for it.
     pub(super) fn retry_sockets(&self) {
-        let up = {
-            let mut config = lock(&self.config);
-            if !std::mem::take(&mut config.rebind) && config.retry.is_none() {
-                return;
-            }
-            config.up
+        let one = match self.transition.try_lock() {
+            Ok(one) => one,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // Whoever changes the sockets now looks again when that is over.
+            Err(TryLockError::WouldBlock) => return,
         };
+        let transition = Transition { device: self, one: Some(one) };
+        let due = lock(&self.config).link.take_due(self.clock.now());
+        let opened = if due { transition.renew() } else { Ok(Opened::None) };
+        drop(transition);
         // What became of it is told as an event.
-        let _ = if up { self.rebind() } else { self.keep_up() };
+        let _ = self.after(opened);
     }
 
-    /// Opens the sockets, on the port that was asked for.
-    fn open_sockets(&self, config: &mut Config) -> Result<()> {
-        let port = config.listen_port;
-        let mut opened = self.bind.open(port);
-        if opened.is_err() && port != 0 && !config.port_is_fixed {
-            opened = self.bind.open(0);
+    /// Has the timers look after the sockets when that is due.
+    fn schedule_sockets(&self) {
+        let config = lock(&self.config);
+        let wake = self.deadlines.set_own(config.link.next_try(self.clock.now()));
+        drop(config);
+        if wake {
+            self.bind.wake();
         }
-        config.listen_port = opened.map_err(|e| Error::io(format!("cannot listen on UDP port {port}"), e))?;
+    }
+
+    /// To be called when a change of the sockets is over: sends what is to be sent then.
+    pub(super) fn after(&self, opened: Result<Opened>) -> Result<()> {
+        let now = self.clock.now();
+        match opened? {
+            Opened::None => {}
+            Opened::Up(peers) => {
+                for peer in peers {
+                    self.look_up_anew(&peer);
+                    let keepalive = lock(&peer.state).timers.keepalive_interval() != 0;
+                    if keepalive {
+                        self.send_keepalive(&peer, now);
+                    } else {
+                        self.send_staged(&peer, now);
+                    }
+                }
+            }
+            Opened::Fresh => {
+                for peer in read(&self.peers).list() {
+                    peer.forget_source();
+                    let has_session = lock(&peer.state).has_session(now);
+                    if has_session {
+                        self.send_keepalive(&peer, now);
+                    }
+                }
+            }
+        }
         Ok(())
-    }
-
-    /// The sockets are as they should be.
-    fn sockets_are_open(&self) {
-        let event = {
-            let mut config = lock(&self.config);
-            if !config.rebind {
-                self.deadlines.set_own(None);
-            }
-            config.retry.take().map(|_| Event::BindRecovered(config.listen_port))
-        };
-        if let Some(event) = event {
-            tracing::info!("the sockets are open again");
-            self.tell(event);
-        }
-    }
-
-    /// The sockets are not as they should be, and will be tried again. Returns the reason.
-    fn retry_later(&self, reason: Error) -> Error {
-        let first = {
-            let mut config = lock(&self.config);
-            let first = config.retry.is_none();
-            let Retry(backoff) = config.retry.get_or_insert(Retry(Backoff::new(FIRST_RETRY, LAST_RETRY)));
-            let after = backoff.failed();
-            if self.deadlines.set_own(Some(self.clock.now() + after)) {
-                self.bind.wake();
-            }
-            first
-        };
-        tracing::warn!(error = %reason, "the sockets cannot be opened, trying again");
-        if first {
-            self.tell(Event::BindFailed(reason.to_string()));
-        }
-        reason
     }
 }

@@ -102,8 +102,9 @@ impl Tunnel {
     /// Stops all traffic without ending the tunnel: the sockets are closed, the sessions forgotten, and neither the TUN nor
     /// a timer wakes a thread, until [`resume`](Self::resume). The configuration may be changed meanwhile. Idempotent.
     pub fn pause(&self) {
+        let transition = self.device().transition();
         self.shared.threads.pause();
-        self.device().pause();
+        transition.pause();
     }
 
     /// Goes on after [`pause`](Self::pause), with new sockets and, for each peer that there was a session with, a new
@@ -112,9 +113,16 @@ impl Tunnel {
     /// # Errors
     /// If the sockets cannot be opened now. The tunnel goes on and tries again, as after [`Device::keep_up`].
     pub fn resume(&self) -> Result<()> {
-        let resumed = self.device().resume();
-        self.shared.threads.resume();
-        resumed
+        let device = self.device();
+        // What became of the interface during the pause comes first.
+        device.handle_tun_events();
+        let resumed = {
+            let transition = device.transition();
+            let resumed = transition.resume();
+            self.shared.threads.resume();
+            resumed
+        };
+        device.after_resume(resumed)
     }
 
     /// Waits until the tunnel has ended by itself, for example because its interface was removed, and returns why;

@@ -1,0 +1,252 @@
+//! What is wanted of the interface and its sockets, and what they are. No I/O in here; `sockets.rs` carries it out.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use super::{backoff::Backoff, events::Event, peer::Peer};
+use crate::time::Instant;
+
+/// When sockets that cannot be opened are tried again: first after this (wireguard-apple's interval), and each time after
+/// twice as long.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+/// But at least this often: a person would hardly wait for longer.
+const LAST_RETRY: Duration = Duration::from_secs(30);
+
+/// The port to listen on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Port {
+    /// The one that was asked for. There is no other.
+    Fixed(u16),
+    /// The one that the system chose last, or 0. Another one will do as well.
+    Chosen(u16),
+}
+
+impl Port {
+    /// The port that a configuration names; 0 leaves it to the system.
+    pub(super) const fn named(port: u16) -> Self {
+        match port {
+            0 => Self::Chosen(0),
+            port => Self::Fixed(port),
+        }
+    }
+
+    pub(super) const fn number(self) -> u16 {
+        match self {
+            Self::Fixed(port) | Self::Chosen(port) => port,
+        }
+    }
+
+    /// The same wish, after sockets were opened on this port.
+    const fn opened(self, port: u16) -> Self {
+        match self {
+            Self::Fixed(_) => Self::Fixed(port),
+            Self::Chosen(_) => Self::Chosen(port),
+        }
+    }
+}
+
+impl Default for Port {
+    fn default() -> Self {
+        Self::named(0)
+    }
+}
+
+/// Sockets that should be open or fresh are not.
+#[derive(Debug)]
+struct Retry {
+    backoff: Backoff,
+    at: Instant,
+}
+
+/// The state of an interface. Whether it is up follows from what is wanted, and is changed by one
+/// [`Transition`](super::sockets::Transition) at a time.
+#[derive(Debug, Default)]
+pub(super) struct Link {
+    /// Whether the app, or the TUN, wants it up.
+    wanted: bool,
+    /// While paused: the peers that there was a session with.
+    paused: Option<Vec<Weak<Peer>>>,
+    /// The sockets are open, and the peers' timers run.
+    up: bool,
+    port: Port,
+    retry: Option<Retry>,
+    /// Fresh sockets were asked for, and are left to the timers.
+    renewal: bool,
+    /// The last event about the sockets was `BindFailed`.
+    lost: bool,
+}
+
+impl Link {
+    pub(super) const fn is_up(&self) -> bool {
+        self.up
+    }
+
+    /// Whether it is to be up: wanted, and not paused.
+    pub(super) const fn should_be_up(&self) -> bool {
+        self.wanted && self.paused.is_none()
+    }
+
+    pub(super) const fn port(&self) -> Port {
+        self.port
+    }
+
+    /// From now on this is wanted, also after a pause. Returns what was wanted before.
+    pub(super) const fn want(&mut self, up: bool) -> bool {
+        std::mem::replace(&mut self.wanted, up)
+    }
+
+    pub(super) const fn is_paused(&self) -> bool {
+        self.paused.is_some()
+    }
+
+    pub(super) fn pause(&mut self, active: Vec<Weak<Peer>>) {
+        self.paused = Some(active);
+    }
+
+    /// Ends a pause. Returns the peers that there was a session with before it.
+    pub(super) fn resume(&mut self) -> Vec<Arc<Peer>> {
+        self.paused.take().unwrap_or_default().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Another port is wanted, and nothing is open that would have to move.
+    pub(super) const fn set_port(&mut self, port: Port) {
+        self.port = port;
+    }
+
+    /// Fresh sockets are open on `port`, as `wanted` has it. Returns what to tell of that.
+    pub(super) fn opened(&mut self, wanted: Port, port: u16) -> Option<Event> {
+        self.port = wanted.opened(port);
+        (self.up, self.retry) = (true, None);
+        std::mem::take(&mut self.lost).then_some(Event::BindRecovered(port))
+    }
+
+    /// Sockets could not be opened: they are tried again. Returns what to tell of that: once, however often it fails.
+    pub(super) fn failed(&mut self, reason: &str, now: Instant) -> Option<Event> {
+        let mut backoff = self.retry.take().map_or(Backoff::new(FIRST_RETRY, LAST_RETRY), |retry| retry.backoff);
+        let at = now + backoff.failed();
+        self.retry = Some(Retry { backoff, at });
+        (!std::mem::replace(&mut self.lost, true)).then(|| Event::BindFailed(reason.into()))
+    }
+
+    /// It is down, and nothing is tried any more. Returns whether it was up.
+    pub(super) fn closed(&mut self) -> bool {
+        (self.retry, self.renewal) = (None, false);
+        std::mem::replace(&mut self.up, false)
+    }
+
+    /// Asks for fresh sockets, unless none are to be open.
+    pub(super) const fn renew_soon(&mut self) {
+        self.renewal = self.should_be_up();
+    }
+
+    /// When the timers are to look after the sockets.
+    pub(super) fn next_try(&self, now: Instant) -> Option<Instant> {
+        if self.renewal { Some(now) } else { self.retry.as_ref().map(|retry| retry.at) }
+    }
+
+    /// Whether the timers are to open sockets now, be it for the first time. What was asked for counts as done.
+    pub(super) fn take_due(&mut self, now: Instant) -> bool {
+        std::mem::take(&mut self.renewal) || self.retry.as_ref().is_some_and(|retry| retry.at <= now)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const NOW: Instant = Instant::from_nanos(1_000_000_000_000);
+
+    fn up(port: Port) -> Link {
+        let mut link = Link::default();
+        link.want(true);
+        link.set_port(port);
+        link.opened(port, 7);
+        link
+    }
+
+    #[test]
+    fn a_wish_survives_what_becomes_of_it() {
+        assert_eq!((Port::named(0), Port::named(7)), (Port::Chosen(0), Port::Fixed(7)));
+        assert_eq!((up(Port::Chosen(0)).port(), up(Port::Fixed(7)).port()), (Port::Chosen(7), Port::Fixed(7)));
+    }
+
+    #[test]
+    fn what_fails_is_tried_again_and_told_once() {
+        let mut link = up(Port::Fixed(7));
+        assert!(matches!(link.failed("x", NOW), Some(Event::BindFailed(reason)) if reason == "x"));
+        let first = NOW + FIRST_RETRY;
+        assert_eq!((link.next_try(NOW), link.take_due(NOW), link.take_due(first)), (Some(first), false, true));
+        assert_eq!((link.failed("x", first), link.next_try(first)), (None, Some(first + 2 * FIRST_RETRY)));
+        assert_eq!((link.opened(Port::Fixed(7), 7), link.next_try(NOW)), (Some(Event::BindRecovered(7)), None));
+        assert_eq!(link.opened(Port::Fixed(7), 7), None, "nothing was wrong");
+    }
+
+    #[test]
+    fn what_was_told_lost_is_told_recovered_also_after_a_pause() {
+        let mut link = up(Port::Fixed(7));
+        assert!(link.failed("x", NOW).is_some());
+        link.pause(Vec::new());
+        assert!(link.closed() && !link.should_be_up());
+        assert_eq!(link.next_try(NOW), None);
+        link.resume();
+        assert!(link.should_be_up() && !link.is_up());
+        assert_eq!(link.opened(Port::Fixed(7), 7), Some(Event::BindRecovered(7)));
+    }
+
+    #[test]
+    fn fresh_sockets_are_asked_for_once_and_not_of_what_is_down() {
+        let mut link = up(Port::Chosen(0));
+        link.renew_soon();
+        link.renew_soon();
+        assert_eq!((link.next_try(NOW), link.take_due(NOW), link.take_due(NOW)), (Some(NOW), true, false));
+        link.pause(Vec::new());
+        link.closed();
+        link.renew_soon();
+        assert_eq!(link.next_try(NOW), None);
+    }
+
+    proptest! {
+        /// Whatever happens in whatever order: the last wish counts, a pause hides it, and events take turns.
+        #[test]
+        fn the_last_wish_counts(steps in proptest::collection::vec(0_u8..6, 0..40)) {
+            let mut link = Link::default();
+            let (mut wanted, mut paused, mut lost) = (false, false, false);
+            for step in steps {
+                let told = match step {
+                    0 | 1 => {
+                        wanted = step == 1;
+                        link.want(wanted);
+                        None
+                    }
+                    2 => {
+                        paused = true;
+                        link.pause(Vec::new());
+                        None
+                    }
+                    3 => {
+                        paused = false;
+                        link.resume();
+                        None
+                    }
+                    4 if link.should_be_up() => link.failed("x", NOW),
+                    5 if link.should_be_up() => link.opened(link.port(), 7),
+                    _ => None,
+                };
+                if let Some(event) = told {
+                    prop_assert_eq!(lost, matches!(event, Event::BindRecovered(7)));
+                    lost = !lost;
+                }
+                if !link.should_be_up() {
+                    link.closed();
+                }
+                prop_assert_eq!(link.should_be_up(), wanted && !paused);
+                prop_assert!(!link.is_up() || link.should_be_up());
+                prop_assert!(link.next_try(NOW).is_none() || link.should_be_up());
+            }
+        }
+    }
+}
