@@ -25,6 +25,9 @@ use std::{
     time::Duration,
 };
 
+/// How long one [`BatchUdp::send`] waits for a full socket buffer to drain, in all.
+const PATIENCE: Duration = Duration::from_millis(5);
+
 /// How a [`BatchUdp`] is to be. [`open`](Self::open) or [`adopt`](Self::adopt) makes it.
 #[must_use]
 pub struct BatchOptions {
@@ -80,7 +83,7 @@ pub struct BatchUdp {
 
 impl Default for BatchOptions {
     fn default() -> Self {
-        Self { mark: 0, hook: None, drivers: Options { interfaces: true, ..Options::default() } }
+        Self { mark: 0, hook: None, drivers: Options { interfaces: true, patience: PATIENCE, ..Options::default() } }
     }
 }
 

@@ -39,8 +39,8 @@ pub struct Datagram<'a> {
 /// It is called on the tunnel's threads and on those that change its configuration, on several at once, without a lock held
 /// that an inlet or a device needs.
 pub trait DatagramSink: Send + Sync {
-    /// Sends datagrams and returns how many, from the first on; the others are dropped and counted. The tunnel waits
-    /// meanwhile.
+    /// Sends datagrams and returns how many, from the first on; the others are dropped and counted. It should not wait
+    /// for room: the thread that sends may be the one that receives.
     fn send(&self, datagrams: &mut dyn Iterator<Item = Datagram<'_>>) -> usize;
 }
 

@@ -69,7 +69,10 @@ impl Drive for Driver {
                         counters.gso_refused.fetch_add(1, Relaxed);
                     }
                     outgoing.says(&err);
-                    std::thread::sleep(outgoing.refused(segments, refusal).min(NAP));
+                    let left = outgoing.refused(segments, refusal);
+                    if !left.is_zero() {
+                        std::thread::sleep(left.min(NAP));
+                    }
                 }
             }
         }

@@ -9,7 +9,7 @@ mod timer;
 use super::{
     Endpoint, Family, RecvBatch, RecvMeta,
     outgoing::{Message, Outgoing, Refusal},
-    udp::{BUFFER, Counters, Drive, Options},
+    udp::{BUFFER, Counters, Drive, Options, QUEUE},
 };
 use cmsg::Control;
 pub(super) use lent::Lent;
@@ -70,8 +70,9 @@ impl Drive for Driver {
             }
         }
         // Past the system's limit, for those who may.
-        for option in [libc::SO_RCVBUFFORCE, libc::SO_SNDBUFFORCE] {
-            let _ = set_option(socket, libc::SOL_SOCKET, option, BUFFER as libc::c_int);
+        let send_buffer = if options.patience.is_zero() { QUEUE } else { BUFFER };
+        for (option, size) in [(libc::SO_RCVBUFFORCE, BUFFER), (libc::SO_SNDBUFFORCE, send_buffer)] {
+            let _ = set_option(socket, libc::SOL_SOCKET, option, size as libc::c_int);
         }
         if let Some(address) = address {
             bare.bind(address)?;

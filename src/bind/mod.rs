@@ -281,8 +281,8 @@ pub trait Bind: Send + Sync {
     /// If the sockets cannot be used any more.
     fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize>;
 
-    /// Sends up to [`BATCH`] transmits, in order, without waiting longer than a full socket buffer needs to drain a
-    /// little. What cannot be sent is dropped and reported.
+    /// Sends up to [`BATCH`] transmits, in order, without waiting: the thread that sends may be the one that receives. What
+    /// cannot be sent now is dropped and reported.
     fn send(&self, batch: &[Transmit<'_>]) -> SendReport;
 
     /// The scope id that an IPv6 zone names; `None` if it names none. Unless a bind knows the names of interfaces, a zone is

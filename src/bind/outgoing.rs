@@ -13,9 +13,6 @@ use std::{
 /// The largest payload of an IPv4 UDP datagram, and so of a GSO send.
 pub(super) const MAX_BYTES: usize = 65_507;
 
-/// How long one [`Bind::send`](super::Bind::send) waits for a full socket buffer to drain, in all.
-const PATIENCE: Duration = Duration::from_millis(5);
-
 /// One part of a batch as the system is to see it: a datagram, or several of equal size to be cut by GSO.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Message<'a> {
@@ -95,7 +92,11 @@ pub(super) struct Outgoing<'a> {
     retried: bool,
     /// What the system said last.
     errno: Option<i32>,
+    /// How long a full socket buffer is waited for, in all.
+    patience: Duration,
     deadline: Option<Instant>,
+    /// Datagrams that were dropped because the socket buffer was full.
+    overflowed: usize,
     report: &'a mut SendReport,
 }
 
@@ -116,9 +117,21 @@ impl<'a> Outgoing<'a> {
             any_interface: false,
             retried: false,
             errno: None,
+            patience: Duration::ZERO,
             deadline: None,
+            overflowed: 0,
             report,
         }
+    }
+
+    /// Waits for a full socket buffer to drain, for this long in all. Otherwise what finds no room is dropped at once.
+    pub(super) fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// How many datagrams were dropped because the socket buffer was full.
+    pub(super) const fn overflowed(&self) -> usize {
+        self.overflowed
     }
 
     /// Leaves out the interfaces that go with source addresses.
@@ -182,7 +195,7 @@ impl<'a> Outgoing<'a> {
 
     /// The system refused the first of `messages(segments)`. Decides what becomes of it: the next call of `messages`
     /// begins with the same data in another form, or with what follows it. Returns how much longer the socket may wait
-    /// for room before it goes on.
+    /// for room before it goes on; zero without patience.
     pub(super) fn refused(&mut self, segments: usize, refusal: Refusal) -> Duration {
         let Some(message) = self.messages(segments).next() else {
             return Duration::ZERO;
@@ -190,11 +203,11 @@ impl<'a> Outgoing<'a> {
         let index = message.at.index;
         match refusal {
             Refusal::Full => {
-                let now = Instant::now();
-                let left = self.deadline.get_or_insert(now + PATIENCE).saturating_duration_since(now);
+                let left = self.patience_left();
                 if !left.is_zero() {
                     return left;
                 }
+                self.overflowed += message.datagrams();
             }
             // GSO first: that it cannot be done says nothing about the source address.
             Refusal::Argument if message.segment_size.is_some() => {
@@ -215,6 +228,15 @@ impl<'a> Outgoing<'a> {
         self.report.error = self.report.error.or(self.errno);
         self.drop(&message);
         Duration::ZERO
+    }
+
+    /// What is left of the patience, which is used up from the first time that there is no room.
+    fn patience_left(&mut self) -> Duration {
+        if self.patience.is_zero() {
+            return Duration::ZERO;
+        }
+        let now = Instant::now();
+        self.deadline.get_or_insert(now + self.patience).saturating_duration_since(now)
     }
 
     /// Drops the rest.
@@ -404,15 +426,27 @@ mod tests {
     }
 
     #[test]
-    fn a_full_socket_is_waited_for_only_so_long() {
+    fn a_full_socket_is_waited_for_as_long_as_the_patience_lasts() {
+        const PATIENCE: Duration = Duration::from_millis(5);
         let mut report = SendReport::default();
         let batch = [transmit("192.0.2.1:1", 100, 100), transmit("192.0.2.1:1", 100, 100)];
-        let mut out = Outgoing::new(&batch, &[], Family::V4, &mut report);
-        assert_eq!(out.refused(64, Refusal::Full), PATIENCE);
-        assert_eq!(shape(&out, 64).len(), 2);
+        let mut out = Outgoing::new(&batch, &[], Family::V4, &mut report).with_patience(PATIENCE);
+        assert!((Duration::from_nanos(1)..=PATIENCE).contains(&out.refused(64, Refusal::Full)));
+        assert_eq!((shape(&out, 64).len(), out.overflowed()), (2, 0));
         std::thread::sleep(PATIENCE);
         out.refused(64, Refusal::Full);
         out.refused(64, Refusal::Full);
-        assert_eq!(report.dropped, 2);
+        assert_eq!((out.overflowed(), report.dropped), (2, 2));
+    }
+
+    #[test]
+    fn without_patience_a_full_socket_costs_no_time_and_each_message_is_tried() {
+        let mut report = SendReport::default();
+        let batch = [transmit("192.0.2.1:1", 250, 100), transmit("192.0.2.1:1", 100, 100)];
+        let mut out = Outgoing::new(&batch, &[], Family::V4, &mut report);
+        assert_eq!(out.refused(64, Refusal::Full), Duration::ZERO);
+        assert_eq!((shape(&out, 64), out.overflowed()), (vec![(100, None)], 3));
+        out.took(1, 64);
+        assert_eq!((report.sent, report.dropped, report.dropped_mask), (1, 3, 0b01));
     }
 }

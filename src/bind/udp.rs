@@ -27,6 +27,12 @@ pub(super) use socket::{Drive, Options, interface_index};
 /// receiving thread does not run; more would only make datagrams older.
 pub(super) const BUFFER: usize = 4 << 20;
 
+/// The send buffer of a tunnel that may have more than the system's limit: more than the default queueing disciplines
+/// hold (1,000 messages of 64 KiB), which then decide what is dropped, as with the kernel's WireGuard. Nothing is
+/// allocated for it, and it bounds what an even longer queue can take.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) const QUEUE: usize = 64 << 20;
+
 const WAKE: Token = Token(0);
 const JOINED: Token = Token(2);
 const TIMER: Token = Token(3);
@@ -51,6 +57,8 @@ pub struct UdpStats {
     pub gso_refused: u64,
     /// Sockets on which GSO was given up because the system or the way out cannot do it.
     pub gso_disabled: u64,
+    /// Datagrams that were dropped because the socket's buffer was full.
+    pub send_full: u64,
     /// Datagrams that were too large for their slot, and lost.
     pub truncated: u64,
     /// Errors that receiving met and passed over.
@@ -61,6 +69,7 @@ pub struct UdpStats {
 pub(super) struct Counters {
     pub(super) gso_refused: AtomicU64,
     pub(super) gso_disabled: AtomicU64,
+    pub(super) send_full: AtomicU64,
     pub(super) truncated: AtomicU64,
     pub(super) recv_errors: AtomicU64,
 }
@@ -70,6 +79,7 @@ impl Counters {
         UdpStats {
             gso_refused: self.gso_refused.load(Relaxed),
             gso_disabled: self.gso_disabled.load(Relaxed),
+            send_full: self.send_full.load(Relaxed),
             truncated: self.truncated.load(Relaxed),
             recv_errors: self.recv_errors.load(Relaxed),
         }
@@ -223,10 +233,11 @@ impl Bind for UdpBind {
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
-        let UdpStats { gso_refused, gso_disabled, truncated, recv_errors } = self.stats();
+        let UdpStats { gso_refused, gso_disabled, send_full, truncated, recv_errors } = self.stats();
         vec![
             ("udp_gso_refused", gso_refused),
             ("udp_gso_disabled", gso_disabled),
+            ("udp_send_full", send_full),
             ("udp_truncated", truncated),
             ("udp_recv_errors", recv_errors),
         ]

@@ -40,7 +40,8 @@ pub type wg_tun_room_fn_t = Option<unsafe extern "C" fn(user: *mut c_void, handl
 ///
 /// `user` and `handle` are as in wg_tun_write_fn_t; `datagrams` are `count` datagrams, 1 to WG_BATCH_SIZE, in order, mostly to one
 /// peer. They are gone when the function returns. Returns how many were sent, from the first on; the others are dropped and
-/// counted, as if the network had lost them.
+/// counted, as if the network had lost them. Datagrams that would have to wait are better not sent: the thread that sends
+/// also receives and keeps the timers.
 ///
 /// Threads: it is called on the tunnel's own threads and on those that are inside wg_turn_on_with() or wg_set_config(), on
 /// several at once, without a lock held. The rest is as in wg_tun_write_fn_t.

@@ -63,7 +63,8 @@ pub(super) struct Wanted {
 pub(in crate::bind) struct Pair {
     /// Where the sockets of each family are registered.
     registries: [Registry; 2],
-    /// Read while sending and receiving, which never blocks for longer than a few milliseconds; written to swap them.
+    /// Read while sending and receiving, which blocks for no longer than the patience of the options; written to swap
+    /// them.
     sockets: RwLock<Option<Sockets>>,
     /// Held throughout everything that makes or changes sockets, so that it happens one after another.
     wanted: Mutex<Wanted>,
@@ -221,10 +222,13 @@ impl Pair {
         report.dropped += rest.iter().map(Transmit::datagrams).sum::<usize>();
         let open = self.sockets.read().unwrap_or_else(PoisonError::into_inner);
         for family in BOTH {
-            let mut outgoing = Outgoing::new(batch, origins, family, report);
+            let mut outgoing = Outgoing::new(batch, origins, family, report).with_patience(self.options.patience);
             match open.as_ref().and_then(|sockets| sockets.family(family)) {
                 Some(socket) => socket.send(&mut outgoing, &self.counters),
                 None => outgoing.no_socket(),
+            }
+            if outgoing.overflowed() > 0 {
+                self.counters.send_full.fetch_add(outgoing.overflowed() as u64, Relaxed);
             }
         }
     }

@@ -12,6 +12,7 @@ use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    time::Duration,
 };
 
 pub(in crate::bind) use native::{Lent, interface_index};
@@ -25,11 +26,14 @@ pub(in crate::bind) struct Options {
     pub(in crate::bind) set_up: SetUp,
     /// Whether the endpoints of what is received tell the interface.
     pub(in crate::bind) interfaces: bool,
+    /// How long sending waits for a full socket buffer to drain. Zero for a tunnel: the thread that sends is the one
+    /// that receives.
+    pub(in crate::bind) patience: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { offload: true, set_up: set_up::<native::Driver>, interfaces: false }
+        Self { offload: true, set_up: set_up::<native::Driver>, interfaces: false, patience: Duration::ZERO }
     }
 }
 
