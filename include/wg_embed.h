@@ -101,6 +101,10 @@ enum wg_result
    */
   WG_ERR_BUSY = -12,
   /**
+   * The time limit of the call has passed; what it has begun goes on. Only from functions that have a time limit.
+   */
+  WG_ERR_TIMED_OUT = -13,
+  /**
    * The operating system reported a failure that has no code of its own.
    */
   WG_ERR_IO = -20,
@@ -776,7 +780,7 @@ typedef struct wg_memory_usage_t {
  *
  * Threads: it is called on a thread of the library's own, which is there only while something is looked up ("wg-resolver");
  * never twice at the same time for one tunnel, but for several tunnels. It may block: nothing else waits for it but
- * wg_turn_off(), so it should give up at some time. It must not leave by an exception or longjmp().
+ * wg_turn_off() and wg_turn_off_within(), so it should give up at some time. It must not leave by an exception or longjmp().
  * Inside it, wg_resolve_system() and what wg_log_fn_t names work. Everything else returns WG_ERR_BUSY.
  * Since: 0.1.0
  */
@@ -1510,8 +1514,11 @@ wg_result wg_set_log_level(int32_t level);
  *
  * Memory: nothing is kept.
  * Errors: WG_ERR_NULL if one of the others is NULL; WG_ERR_INVALID if `host` is not UTF-8; WG_ERR_IO and others as the
- * system says; WG_ERR_PANIC.
- * Threads: any, also inside a wg_resolve_fn_t. It blocks as long as the system does.
+ * system says; WG_ERR_CLOSED (see below); WG_ERR_RESOURCES; WG_ERR_PANIC.
+ * Threads: any, also inside a wg_resolve_fn_t. It blocks for as long as the system does; but for a tunnel (as its `resolve`,
+ * or inside of it) it returns WG_ERR_CLOSED as soon as the tunnel is being turned off. The system then finishes on a thread
+ * "wg-lookup", of which there are 16 at most in a process (further look-ups wait for one). These threads have nothing of a
+ * tunnel or an app, but they run code of this library: it must stay loaded. (On Linux and Android dlclose() does not unload it.)
  * Since: 0.1.0
  *
  * # Safety
@@ -1799,7 +1806,8 @@ int32_t wg_turn_on(int32_t tun_fd,
  * Errors: as wg_turn_on(); WG_ERR_NULL if `options`, or `write` or `send` of what it points to, is NULL; WG_ERR_INVALID if
  * one of its values is out of its range, or both `tun` and `tun_fd` are set; WG_ERR_PERMISSION if `protect` refuses;
  * WG_ERR_UNSUPPORTED if it sets a field that this library does not know.
- * Threads: any. It does not wait for host names to be looked up, unless it fails while one is.
+ * Threads: any. It does not wait for host names to be looked up, unless it fails while a `resolve` of the app is looking one
+ * up.
  * Since: 0.1.0
  *
  * # Safety
@@ -1821,11 +1829,30 @@ int32_t wg_turn_on_with(const struct wg_options_t *options,
  * Memory: everything that belongs to the tunnel is freed, and its keys are wiped. Text from wg_get_config() stays.
  * Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls: if the first is still under way on another thread, the
  * second waits for it, so after either code the tunnel is off; WG_ERR_BUSY inside a callback, and the tunnel runs on.
- * Threads: any, not only the one that turned it on. It waits for the tunnel's threads, and with them for callbacks: for a
- * host name that is being looked up, too.
+ * Threads: any, not only the one that turned it on. It waits for the tunnel's threads, and with them for callbacks: also for
+ * a `resolve` of the app that is looking up a host name, but not for wg_resolve_system(), which then returns WG_ERR_CLOSED.
+ * Where a callback may take long, wg_turn_off_within() waits for as long as you say.
  * Since: 0.1.0
  */
 wg_result wg_turn_off(int32_t handle);
+
+/**
+ * As wg_turn_off(), but it waits for `milliseconds` at most.
+ *
+ * If that is not long enough it returns WG_ERR_TIMED_OUT, and the tunnel goes on ending on a thread of the library's own,
+ * which waits for the callbacks that are still running. By then nothing new is sent, received or looked up, and the handle
+ * is unknown to all functions but wg_turn_off(), which waits until the tunnel is off and returns WG_ERR_UNKNOWN_HANDLE, and
+ * this one, which can be called again to wait on. Keep what belongs to the callbacks until `destroy` was called for it, and
+ * the library loaded.
+ *
+ * Memory: as wg_turn_off(), once the tunnel has ended. Each `destroy` is called on the library's own thread.
+ * Errors: WG_ERR_TIMED_OUT; WG_ERR_UNKNOWN_HANDLE, also if the tunnel has ended since a call that timed out;
+ * WG_ERR_RESOURCES if the thread cannot be started, and WG_ERR_BUSY inside a callback: the tunnel runs on then.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result wg_turn_off_within(int32_t handle,
+                             uint32_t milliseconds);
 
 /**
  * Changes the configuration of a tunnel: `uapi` is as in wg_turn_on(). A line that is refused changes nothing.

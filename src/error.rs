@@ -25,6 +25,8 @@ pub enum ErrorKind {
     Closed,
     /// The call cannot be made now, for example from inside a callback that it would wait for.
     Busy,
+    /// Something has not been done within the time that the caller allows for it.
+    TimedOut,
     /// The operating system reported a failure that has no kind of its own.
     Io,
     /// The operating system refused for lack of permission.
@@ -46,7 +48,7 @@ mod errno {
     #[cfg(not(windows))]
     pub(super) use libc::{
         EACCES, EADDRINUSE, EBADF, EBUSY, EEXIST, EFAULT, EINVAL, EIO, EMSGSIZE, ENODEV, ENOENT, ENOMEM, ENOTSUP,
-        EPROTO,
+        EPROTO, ETIMEDOUT,
     };
     #[cfg(windows)]
     pub(super) const EACCES: i32 = 13;
@@ -76,11 +78,13 @@ mod errno {
     pub(super) const ENOTSUP: i32 = 95;
     #[cfg(windows)]
     pub(super) const EPROTO: i32 = 71;
+    #[cfg(windows)]
+    pub(super) const ETIMEDOUT: i32 = 110;
 }
 
 impl ErrorKind {
     /// Every kind, in the order of the table.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Null,
         Self::Invalid,
         Self::Protocol,
@@ -89,6 +93,7 @@ impl ErrorKind {
         Self::UnknownHandle,
         Self::Closed,
         Self::Busy,
+        Self::TimedOut,
         Self::Io,
         Self::Permission,
         Self::AddrInUse,
@@ -109,6 +114,7 @@ impl ErrorKind {
             Self::UnknownHandle => (errno::EBADF, -10),
             Self::Closed => (errno::ENODEV, -11),
             Self::Busy => (errno::EBUSY, -12),
+            Self::TimedOut => (errno::ETIMEDOUT, -13),
             Self::Io => (errno::EIO, -20),
             Self::Permission => (errno::EACCES, -21),
             Self::AddrInUse => (errno::EADDRINUSE, -22),

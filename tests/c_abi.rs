@@ -172,6 +172,12 @@ fn host_names_work_from_c() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn look_ups_that_hang_keep_nothing_from_ending() {
+    c_test("lookup", "c99");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn keys_work_from_c() {
     c_test("keys", "c99");
 }

@@ -16,6 +16,7 @@ mod endpoints;
 mod events;
 mod index;
 mod link;
+mod lookup;
 mod memory;
 mod names;
 mod packet;
@@ -43,10 +44,11 @@ use std::{
 
 pub use endpoints::candidates::MAX_ADDRESSES;
 pub use events::{Event, EventSink};
+pub use lookup::resolve_with_system;
 pub use memory::MemoryUsage;
 pub use peer::MAX_STAGED;
 pub use pool::{FIXED_MEMORY, Inbound, Outbound};
-pub use resolver::{Resolve, resolve_with_system};
+pub use resolver::Resolve;
 pub use staged::STAGED_OVERHEAD;
 pub use stats::{PeerStats, Stats, Totals, Traffic};
 pub use tunnel::Tunnel;

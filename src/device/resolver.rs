@@ -3,13 +3,13 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, ToSocketAddrs},
+    net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, Weak},
     thread::{self, JoinHandle},
 };
 
-use super::{lock, peer::Peer};
+use super::{lock, lookup::Interrupt, peer::Peer};
 use crate::{
     bind::Bind,
     error::{Error, ErrorKind, Result},
@@ -23,21 +23,6 @@ const STACK: usize = 512 * 1024;
 ///
 /// [`Tunnel`]: super::Tunnel
 pub type Resolve = Box<dyn Fn(&str) -> Result<Vec<IpAddr>> + Send + Sync>;
-
-/// Asks the system: `getaddrinfo`, in its order, each address once.
-///
-/// # Errors
-/// As the system says.
-pub fn resolve_with_system(host: &str) -> Result<Vec<IpAddr>> {
-    let found = (host, 0).to_socket_addrs().map_err(|e| Error::io(format!("cannot resolve {host}"), e))?;
-    let mut ips = Vec::new();
-    for ip in found.map(|address| address.ip()) {
-        if !ips.contains(&ip) {
-            ips.push(ip);
-        }
-    }
-    Ok(ips)
-}
 
 /// Who asks: a peer, by its number, or (first of all) the device.
 pub(super) type Asker = Option<u64>;
@@ -77,11 +62,13 @@ pub(super) struct Resolver {
     /// Whom to wake for an answer.
     bind: Arc<dyn Bind>,
     work: Mutex<Work>,
+    /// Ends what is being looked up by the system.
+    interrupt: Arc<Interrupt>,
 }
 
 impl Resolver {
     pub(super) fn new(resolve: Resolve, bind: Arc<dyn Bind>) -> Self {
-        Self { resolve, bind, work: Mutex::default() }
+        Self { resolve, bind, work: Mutex::default(), interrupt: Arc::default() }
     }
 
     /// From now on questions are answered on a thread, and not when [`work`](Self::work) is called.
@@ -133,6 +120,7 @@ impl Resolver {
 
     /// What the thread does.
     fn run(&self) {
+        self.interrupt.guard_thread();
         loop {
             self.work();
             let mut work = lock(&self.work);
@@ -178,7 +166,7 @@ impl Resolver {
         lock(&self.work).thread.as_ref().is_some_and(|thread| thread.thread().id() == current)
     }
 
-    /// Answers no more questions, and waits for a look-up that is under way.
+    /// Answers no more questions, and waits for a look-up that is under way, but not for the system.
     pub(super) fn stop(&self) {
         let thread = {
             let mut work = lock(&self.work);
@@ -186,6 +174,7 @@ impl Resolver {
             work.waiting.clear();
             work.thread.take()
         };
+        self.interrupt.stop();
         if let Some(thread) = thread {
             // A panic was caught inside it.
             let _ = thread.join();
@@ -302,13 +291,5 @@ mod tests {
         assert!(is_asked.try_recv().is_err());
         ask(&resolver, 3, "c");
         assert!(!is_working(&resolver), "nobody is asked any more");
-    }
-
-    #[test]
-    fn the_system_knows_this_host() {
-        let found = resolve_with_system("localhost").unwrap();
-        assert!(found.iter().any(IpAddr::is_loopback), "{found:?}");
-        let failed = resolve_with_system("no such host").unwrap_err().to_string();
-        assert!(failed.starts_with("cannot resolve no such host: "), "{failed}");
     }
 }

@@ -3,10 +3,13 @@
 use std::{
     any::{Any, TypeId},
     ops::Deref,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
+    time::{Duration, Instant},
 };
 
 use tracing::Dispatch;
@@ -108,6 +111,9 @@ fn known<T: Object>(handle: i32, entry: Option<AnyEntry>) -> Result<Arc<Entry<T>
     entry.ok_or_else(|| Error::new(ErrorKind::UnknownHandle, format!("there is no {} with handle {handle}", T::NAME)))
 }
 
+/// The stack of a thread on which functions of the app are called.
+const STACK: usize = 1024 * 1024;
+
 static TABLE: Mutex<Table> = Mutex::new(Table::new());
 /// Something has been ended.
 static ENDED: Condvar = Condvar::new();
@@ -144,17 +150,6 @@ pub(super) fn all<T: Object>() -> Vec<i32> {
 /// Ends the object behind a number by `end`, and takes the number out for good. Whoever comes second waits until that has been
 /// done, and then does not know the number: so when this returns, whatever it returns, the object has ended.
 pub(super) fn end<T: Object>(handle: i32, end: impl FnOnce(&Entry<T>) -> Result<()>) -> Result<()> {
-    /// Takes the number out, also if `end` panics.
-    struct Ending(i32);
-    impl Drop for Ending {
-        fn drop(&mut self) {
-            let mut table = table();
-            if let Ok(at) = table.find(self.0) {
-                table.rows.remove(at);
-            }
-            ENDED.notify_all();
-        }
-    }
     // In this order: what belongs to the object is freed before others hear that it has ended.
     let (_ending, entry) = {
         let mut table = table();
@@ -165,6 +160,61 @@ pub(super) fn end<T: Object>(handle: i32, end: impl FnOnce(&Entry<T>) -> Result<
         (Ending(handle), entry)
     };
     end(&entry)
+}
+
+/// Takes a number out when it is dropped, also if what ends the object panics.
+struct Ending(i32);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let mut table = table();
+        if let Ok(at) = table.find(self.0) {
+            table.rows.remove(at);
+        }
+        ENDED.notify_all();
+    }
+}
+
+/// As [`end`](end()), on a thread of its own, which the caller waits for until `timeout` has passed. If that is not long
+/// enough, the thread goes on, and later calls wait for it.
+pub(super) fn end_within<T: Object>(
+    handle: i32,
+    timeout: Duration,
+    end: fn(&Entry<T>, i32) -> Result<()>,
+) -> Result<()> {
+    let until = Instant::now() + timeout;
+    let mut table = table();
+    if table.row::<T>(handle).is_none() {
+        return known::<T>(handle, None).map(drop);
+    }
+    if let Some(entry) = table.row::<T>(handle).and_then(|row| row.entry.take()) {
+        // For the thread, or back into the table if there is none. Never for both: the last owner frees the object.
+        let entry = Arc::new(Mutex::new(Some(entry)));
+        let taken = entry.clone();
+        let body = move || {
+            let _ending = Ending(handle);
+            let entry = taken.lock().unwrap_or_else(PoisonError::into_inner).take();
+            // What it logs, it logs as the object; a failure is a bug of this library, and its panic was caught.
+            if let Ok(entry) = known::<T>(handle, entry) {
+                let _ = catch_unwind(AssertUnwindSafe(|| end(&entry, handle)));
+            }
+        };
+        if let Err(err) = thread::Builder::new().name("wg-off".into()).stack_size(STACK).spawn(body) {
+            if let Some(row) = table.row::<T>(handle) {
+                row.entry = entry.lock().unwrap_or_else(PoisonError::into_inner).take();
+            }
+            return Err(Error::new(ErrorKind::Resources, format!("cannot start the thread wg-off: {err}")));
+        }
+    }
+    while table.row::<T>(handle).is_some() {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let text = format!("the {} with handle {handle} has not ended within {timeout:?}", T::NAME);
+            return Err(Error::new(ErrorKind::TimedOut, text));
+        }
+        table = ENDED.wait_timeout(table, left).unwrap_or_else(PoisonError::into_inner).0;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -72,7 +72,7 @@ impl TryFrom<&wg_address_t> for IpAddr {
 ///
 /// Threads: it is called on a thread of the library's own, which is there only while something is looked up ("wg-resolver");
 /// never twice at the same time for one tunnel, but for several tunnels. It may block: nothing else waits for it but
-/// wg_turn_off(), so it should give up at some time. It must not leave by an exception or longjmp().
+/// wg_turn_off() and wg_turn_off_within(), so it should give up at some time. It must not leave by an exception or longjmp().
 /// Inside it, wg_resolve_system() and what wg_log_fn_t names work. Everything else returns WG_ERR_BUSY.
 /// Since: 0.1.0
 pub type wg_resolve_fn_t = Option<
@@ -144,8 +144,11 @@ fn ask(resolve: ResolveFn, user: *mut c_void, host: &str) -> Result<Vec<IpAddr>>
 ///
 /// Memory: nothing is kept.
 /// Errors: WG_ERR_NULL if one of the others is NULL; WG_ERR_INVALID if `host` is not UTF-8; WG_ERR_IO and others as the
-/// system says; WG_ERR_PANIC.
-/// Threads: any, also inside a wg_resolve_fn_t. It blocks as long as the system does.
+/// system says; WG_ERR_CLOSED (see below); WG_ERR_RESOURCES; WG_ERR_PANIC.
+/// Threads: any, also inside a wg_resolve_fn_t. It blocks for as long as the system does; but for a tunnel (as its `resolve`,
+/// or inside of it) it returns WG_ERR_CLOSED as soon as the tunnel is being turned off. The system then finishes on a thread
+/// "wg-lookup", of which there are 16 at most in a process (further look-ups wait for one). These threads have nothing of a
+/// tunnel or an app, but they run code of this library: it must stay loaded. (On Linux and Android dlclose() does not unload it.)
 /// Since: 0.1.0
 ///
 /// # Safety

@@ -33,6 +33,8 @@ pub enum wg_result {
     WG_ERR_CLOSED = -11,
     /// The call cannot be made now: it was made from inside a callback.
     WG_ERR_BUSY = -12,
+    /// The time limit of the call has passed; what it has begun goes on. Only from functions that have a time limit.
+    WG_ERR_TIMED_OUT = -13,
     /// The operating system reported a failure that has no code of its own.
     WG_ERR_IO = -20,
     /// The operating system refused for lack of permission.
@@ -63,6 +65,7 @@ impl wg_result {
             ErrorKind::UnknownHandle => WG_ERR_UNKNOWN_HANDLE,
             ErrorKind::Closed => WG_ERR_CLOSED,
             ErrorKind::Busy => WG_ERR_BUSY,
+            ErrorKind::TimedOut => WG_ERR_TIMED_OUT,
             ErrorKind::Io => WG_ERR_IO,
             ErrorKind::Permission => WG_ERR_PERMISSION,
             ErrorKind::AddrInUse => WG_ERR_ADDR_IN_USE,

@@ -1,6 +1,6 @@
 //! Tunnels: on, off, and their configuration.
 
-use std::{ffi::c_char, sync::Arc};
+use std::{ffi::c_char, sync::Arc, time::Duration};
 
 use super::{
     bring::Brought,
@@ -142,7 +142,8 @@ pub unsafe extern "C" fn wg_turn_on(tun_fd: i32, uapi: *const c_char) -> i32 {
 /// Errors: as wg_turn_on(); WG_ERR_NULL if `options`, or `write` or `send` of what it points to, is NULL; WG_ERR_INVALID if
 /// one of its values is out of its range, or both `tun` and `tun_fd` are set; WG_ERR_PERMISSION if `protect` refuses;
 /// WG_ERR_UNSUPPORTED if it sets a field that this library does not know.
-/// Threads: any. It does not wait for host names to be looked up, unless it fails while one is.
+/// Threads: any. It does not wait for host names to be looked up, unless it fails while a `resolve` of the app is looking one
+/// up.
 /// Since: 0.1.0
 ///
 /// # Safety
@@ -289,12 +290,34 @@ pub(super) fn check_mtu(mtu: u32) -> Result<u16> {
 /// Memory: everything that belongs to the tunnel is freed, and its keys are wiped. Text from wg_get_config() stays.
 /// Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls: if the first is still under way on another thread, the
 /// second waits for it, so after either code the tunnel is off; WG_ERR_BUSY inside a callback, and the tunnel runs on.
-/// Threads: any, not only the one that turned it on. It waits for the tunnel's threads, and with them for callbacks: for a
-/// host name that is being looked up, too.
+/// Threads: any, not only the one that turned it on. It waits for the tunnel's threads, and with them for callbacks: also for
+/// a `resolve` of the app that is looking up a host name, but not for wg_resolve_system(), which then returns WG_ERR_CLOSED.
+/// Where a callback may take long, wg_turn_off_within() waits for as long as you say.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_turn_off(handle: i32) -> wg_result {
     guard(|| handle::end(handle, |entry: &Entry<Running>| entry.logged(|| entry.turn_off(handle))))
+}
+
+/// As wg_turn_off(), but it waits for `milliseconds` at most.
+///
+/// If that is not long enough it returns WG_ERR_TIMED_OUT, and the tunnel goes on ending on a thread of the library's own,
+/// which waits for the callbacks that are still running. By then nothing new is sent, received or looked up, and the handle
+/// is unknown to all functions but wg_turn_off(), which waits until the tunnel is off and returns WG_ERR_UNKNOWN_HANDLE, and
+/// this one, which can be called again to wait on. Keep what belongs to the callbacks until `destroy` was called for it, and
+/// the library loaded.
+///
+/// Memory: as wg_turn_off(), once the tunnel has ended. Each `destroy` is called on the library's own thread.
+/// Errors: WG_ERR_TIMED_OUT; WG_ERR_UNKNOWN_HANDLE, also if the tunnel has ended since a call that timed out;
+/// WG_ERR_RESOURCES if the thread cannot be started, and WG_ERR_BUSY inside a callback: the tunnel runs on then.
+/// Threads: any.
+/// Since: 0.1.0
+#[unsafe(no_mangle)]
+pub extern "C" fn wg_turn_off_within(handle: i32, milliseconds: u32) -> wg_result {
+    guard(|| {
+        let timeout = Duration::from_millis(milliseconds.into());
+        handle::end_within(handle, timeout, |entry: &Entry<Running>, handle| entry.logged(|| entry.turn_off(handle)))
+    })
 }
 
 /// Changes the configuration of a tunnel: `uapi` is as in wg_turn_on(). A line that is refused changes nothing.

@@ -131,6 +131,10 @@ static void fuzz_wg_set_mtu(struct caller *c) {
 }
 
 static void fuzz_wg_turn_off(struct caller *c) { status(c, wg_turn_off(tunnel(c))); }
+
+static void fuzz_wg_turn_off_within(struct caller *c) {
+  status(c, wg_turn_off_within(tunnel(c), (uint32_t)below(&c->dice, 3)));
+}
 static void fuzz_wg_pause(struct caller *c) { status(c, wg_pause(tunnel(c))); }
 static void fuzz_wg_resume(struct caller *c) { status(c, wg_resume(tunnel(c))); }
 static void fuzz_wg_trim(struct caller *c) { status(c, wg_trim(tunnel(c))); }

@@ -38,6 +38,7 @@ static void what_takes_a_handle_is_answered(struct state *state, int32_t handle)
   usage.struct_size = sizeof usage;
   usage.total = 77;
   BUSY(wg_turn_off(handle));
+  BUSY(wg_turn_off_within(handle, 0));
   BUSY(wg_set_config(handle, ""));
   BUSY(wg_get_config(handle, &text));
   BUSY(wg_set_event_callback(handle, takes_events, &state->given_up, counts));
