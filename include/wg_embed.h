@@ -361,8 +361,8 @@ typedef uint32_t wg_datagram_flags_t;
  * which fits). It stays the library's: do not close it, and do not keep it. Return 0 to let it be used; anything
  * else makes the call fail that wanted a new socket, with WG_ERR_PERMISSION.
  *
- * Threads: it is called on the thread that is in the call that makes the socket. It must not leave by an exception or
- * longjmp(). Inside it, what wg_log_fn_t names works. Everything else returns WG_ERR_BUSY.
+ * Threads: it is called on the thread that is in the call that makes the socket. It must not leave by an exception,
+ * longjmp() or pthread_exit(). Its stack is as in wg_log_fn_t. Inside it, what wg_log_fn_t names works. Everything else returns WG_ERR_BUSY.
  * Since: 0.1.0
  */
 typedef int32_t (*wg_protect_fn_t)(void *user, int32_t fd, uint32_t family);
@@ -577,7 +577,7 @@ typedef struct wg_event_t {
  * Threads: it is called on the tunnel's threads, and on threads that are inside a wg_ function on the tunnel; so it may
  * run on several at once. Events about one peer come in their order. The tunnel waits meanwhile, so return soon, and do
  * not wait for a thread that may be inside a wg_ function: copy the event, and act on it elsewhere. It must not leave by
- * an exception or longjmp().
+ * an exception, longjmp() or pthread_exit(). Its stack is as in wg_log_fn_t.
  * Inside it, functions whose text says so under "Threads" work: wg_last_error(), wg_free(), those about keys and others.
  * All others, and so all that take a handle, return WG_ERR_BUSY.
  * Since: 0.1.0
@@ -593,7 +593,8 @@ typedef void (*wg_event_fn_t)(void *user, int32_t handle, const struct wg_event_
  *
  * Threads: it is called on the tunnels' threads and on threads that are inside a wg_ function, on several at once. The
  * tunnel waits meanwhile, so return soon, and do not wait for a thread that may be inside a wg_ function. It must not
- * leave by an exception or longjmp().
+ * leave by an exception, longjmp() or pthread_exit(). On the library's threads every callback has 512 KiB of stack, and
+ * all signals are blocked but those that a thread causes itself.
  * Inside it, functions whose text says so under "Threads" work: wg_last_error(), wg_free(), wg_set_log_level() and others.
  * All others, and so all that take a handle, return WG_ERR_BUSY, but for wg_tun_inject(), wg_transport_receive() and
  * wg_set_mtu().
@@ -780,7 +781,8 @@ typedef struct wg_memory_usage_t {
  *
  * Threads: it is called on a thread of the library's own, which is there only while something is looked up ("wg-resolver");
  * never twice at the same time for one tunnel, but for several tunnels. It may block: nothing else waits for it but
- * wg_turn_off() and wg_turn_off_within(), so it should give up at some time. It must not leave by an exception or longjmp().
+ * wg_turn_off() and wg_turn_off_within(), so it should give up at some time. It must not leave by an exception, longjmp()
+ * or pthread_exit(). Its stack is as in wg_log_fn_t.
  * Inside it, wg_resolve_system() and what wg_log_fn_t names work. Everything else returns WG_ERR_BUSY.
  * Since: 0.1.0
  */
@@ -799,7 +801,8 @@ typedef int32_t (*wg_resolve_fn_t)(void *user,
  *
  * Threads: it is called on one of the tunnel's own threads at a time, without a lock held; perhaps before
  * wg_turn_on_with() has returned. The tunnel waits meanwhile, so return soon, and do not wait for a thread that may be
- * inside wg_turn_off(). It must not leave by an exception or longjmp().
+ * inside wg_turn_off(). It must not leave by an exception, longjmp() or
+ * pthread_exit(). Its stack is as in wg_log_fn_t.
  * Inside it, wg_tun_inject(), wg_transport_receive() and wg_set_mtu() work, for this tunnel and for others, and what else
  * wg_log_fn_t names. Everything else returns WG_ERR_BUSY.
  * Since: 0.1.0
@@ -1245,7 +1248,8 @@ int32_t wg_bind_send(int32_t bind, struct wg_datagram_t *datagrams, size_t count
  * thread that is in it, as soon as it is closed; WG_ERR_UNKNOWN_HANDLE; WG_ERR_IO if the socket cannot be used any
  * more; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
  * Threads: any, one or several for each family, while others send or close; each datagram goes to one of them. No
- * other thread uses the same datagrams and endpoints meanwhile.
+ * other thread uses the same datagrams and endpoints meanwhile. A thread that waits here may be cancelled by
+ * pthread_cancel(), within a second.
  * Since: 0.1.0
  *
  * # Safety
@@ -1533,7 +1537,7 @@ int32_t wg_resolve_system(void *user,
 
 /**
  * Returns the text of the last wg_ call that failed on this thread, in English and for people to read; empty if none
- * has. It never contains a key.
+ * has. It never contains a key. It is cut off after 1023 bytes.
  *
  * Memory: the text is the library's. It is valid until the next wg_ call that fails on this thread, or the thread ends.
  * Errors: none; never NULL.

@@ -5,6 +5,7 @@
 //! | room | what lives there |
 //! |---|---|
 //! | [`error`], [`key`], [`time`], [`random`], [`log`] | the vocabulary everything else is written in |
+//! | `thread` | how threads are started |
 //! | [`config`] | a validated change set ([`config::Update`]), the state read back, `.conf` files |
 //! | [`noise`] | the protocol engine, without I/O, clock or randomness of its own |
 //! | [`uapi`] | the text protocol of `wg(8)` |
@@ -31,6 +32,7 @@ pub mod log;
 pub mod noise;
 pub mod queue;
 pub mod random;
+mod thread;
 pub mod time;
 pub mod tun;
 pub mod uapi;

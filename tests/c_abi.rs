@@ -132,6 +132,12 @@ fn callbacks_that_ended_do_not_run() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn it_is_a_guest_of_its_process() {
+    c_test("threads", "c99");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn stats_work_from_c() {
     c_test("stats", "c99");
 }

@@ -12,18 +12,22 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("time", &[]),
     ("random", &[]),
     ("log", &[]),
+    ("thread", &[]),
     ("key", &["error", "random"]),
     ("config", &["error", "key"]),
     ("uapi", &["error", "key", "config"]),
     ("noise", &["error", "key", "time", "random"]),
     ("queue", &[]),
     ("bind", &["error", "queue"]),
-    ("tun", &["error", "queue"]),
-    ("device", &["error", "key", "time", "random", "config", "noise", "bind", "tun"]),
-    ("ipc", &["error", "config", "uapi", "device"]),
+    ("tun", &["error", "queue", "thread"]),
+    ("device", &["error", "key", "time", "random", "thread", "config", "noise", "bind", "tun"]),
+    ("ipc", &["error", "thread", "config", "uapi", "device"]),
     (
         "ffi",
-        &["error", "key", "time", "random", "log", "config", "uapi", "noise", "queue", "bind", "tun", "device", "ipc"],
+        &[
+            "error", "key", "time", "random", "log", "thread", "config", "uapi", "noise", "queue", "bind", "tun",
+            "device", "ipc",
+        ],
     ),
     ("compat", &["error", "ffi"]),
 ];
@@ -33,6 +37,7 @@ const UNSAFE: &[&str] = &[
     "compat",
     "ffi",
     "time.rs",
+    "thread/signals.rs",
     "bind/apple.rs",
     "bind/bsd.rs",
     "bind/linux.rs",
@@ -177,6 +182,20 @@ fn a_platform_is_named_only_in_its_own_room() {
             }
         }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Of the library: the daemon's process is its own.
+#[test]
+fn threads_are_started_in_one_place() {
+    // Ours begins with the thread's name.
+    let starts = ["thread::Builder", "thread::spawn(move", "thread::spawn(|", "thread::scope(", "spawn_scoped("];
+    let wrong: Vec<_> = code()
+        .into_iter()
+        .filter(|l| !matches!(room(&l.file).as_str(), "thread" | "bin") && !l.file.ends_with("tests.rs"))
+        .filter(|l| starts.iter().any(|start| l.text.contains(start)))
+        .map(|l| format!("{}:{}", l.file.display(), l.number))
+        .collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 

@@ -12,17 +12,18 @@ use std::{
     net::{IpAddr, ToSocketAddrs},
     panic::catch_unwind,
     sync::{Arc, Condvar, Mutex, PoisonError},
-    thread,
 };
 
+use tracing::Dispatch;
+
 use super::lock;
-use crate::error::{Error, ErrorKind, Result};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    thread::{self, Owner},
+};
 
 /// How many look-ups may be under way at once in the process; further ones wait. Those of tunnels that are gone count.
 const MAX_THREADS: usize = 16;
-
-/// The stack of a thread, on which the system's resolver and its plug-ins run.
-const STACK: usize = 512 * 1024;
 
 /// cbindgen:ignore
 type Found = Result<Vec<IpAddr>>;
@@ -34,7 +35,8 @@ type Found = Result<Vec<IpAddr>>;
 /// # Errors
 /// As the system says; `Closed` if the tunnel is stopped.
 pub fn resolve_with_system(host: &str) -> Found {
-    match CALLER.with_borrow(Clone::clone) {
+    // A thread that is ending is none of ours.
+    match CALLER.try_with(|caller| caller.borrow().clone()).unwrap_or(None) {
         Some(interrupt) => interrupt.wait_for(host, ask_system),
         None => ask_system(host),
     }
@@ -128,7 +130,9 @@ fn submit(job: Job) -> Result<()> {
     // Those that were stopped are of no use to anyone.
     pool.waiting.retain(|job| !job.interrupt.is_stopped());
     if pool.threads < MAX_THREADS {
-        match thread::Builder::new().name("wg-lookup".into()).stack_size(STACK).spawn(work) {
+        // Without a log: that of this thread may be of a tunnel that is gone by then.
+        let start = || thread::spawn("wg-lookup", Owner::new(), work);
+        match tracing::dispatcher::with_default(&Dispatch::none(), start) {
             Ok(_) => pool.threads += 1,
             // The job waits for one of the others.
             Err(_) if pool.threads > 0 => {}
@@ -142,7 +146,7 @@ fn submit(job: Job) -> Result<()> {
     Ok(())
 }
 
-/// What a thread does. It logs nothing: the log may be that of a tunnel that is gone by then.
+/// What a thread does.
 fn work() {
     while let Some(Job { host, find, interrupt }) = next() {
         if !interrupt.is_stopped() {
@@ -170,6 +174,7 @@ mod tests {
         collections::BTreeSet,
         net::Ipv4Addr,
         sync::atomic::{AtomicUsize, Ordering::SeqCst},
+        thread,
         time::{Duration, Instant},
     };
 

@@ -6,17 +6,15 @@ use std::{
     net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, Weak},
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
 };
 
 use super::{lock, lookup::Interrupt, peer::Peer};
 use crate::{
     bind::Bind,
     error::{Error, ErrorKind, Result},
+    thread::{self, Owner},
 };
-
-/// The stack of the thread, on which code of the app or the system's resolver runs.
-const STACK: usize = 512 * 1024;
 
 /// Finds the addresses of a host name, the best first; at least one, or else an error. May block. A [`Tunnel`] calls it
 /// on a thread named `wg-resolver`, one call after another; it must not wait for somebody who stops the tunnel.
@@ -61,6 +59,8 @@ pub(super) struct Resolver {
     resolve: Resolve,
     /// Whom to wake for an answer.
     bind: Arc<dyn Bind>,
+    /// Of the thread.
+    owner: Owner,
     work: Mutex<Work>,
     /// Ends what is being looked up by the system.
     interrupt: Arc<Interrupt>,
@@ -68,7 +68,7 @@ pub(super) struct Resolver {
 
 impl Resolver {
     pub(super) fn new(resolve: Resolve, bind: Arc<dyn Bind>) -> Self {
-        Self { resolve, bind, work: Mutex::default(), interrupt: Arc::default() }
+        Self { resolve, bind, owner: Owner::new(), work: Mutex::default(), interrupt: Arc::default() }
     }
 
     /// From now on questions are answered on a thread, and not when [`work`](Self::work) is called.
@@ -91,11 +91,7 @@ impl Resolver {
             let _ = ended.join();
         }
         let this = self.clone();
-        let dispatch = tracing::dispatcher::get_default(Clone::clone);
-        let thread = thread::Builder::new().name("wg-resolver".into()).stack_size(STACK).spawn(move || {
-            tracing::dispatcher::with_default(&dispatch, || this.run());
-        });
-        match thread {
+        match thread::spawn("wg-resolver", self.owner, move || this.run()) {
             Ok(thread) => (work.thread, work.is_working) = (Some(thread), true),
             Err(error) => {
                 let context = format!("cannot start the thread wg-resolver: {error}");
@@ -162,8 +158,7 @@ impl Resolver {
 
     /// Whether this is called on the thread that looks names up.
     pub(super) fn is_own_thread(&self) -> bool {
-        let current = thread::current().id();
-        lock(&self.work).thread.as_ref().is_some_and(|thread| thread.thread().id() == current)
+        self.owner.is_current()
     }
 
     /// Answers no more questions, and waits for a look-up that is under way, but not for the system.
@@ -189,6 +184,7 @@ mod tests {
     use crate::bind::mem::MemNetwork;
     use std::{
         sync::mpsc::{Receiver, Sender, channel},
+        thread,
         time::{Duration, Instant},
     };
 

@@ -4,24 +4,22 @@ use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex},
-    thread::{self, JoinHandle, ThreadId},
+    thread::JoinHandle,
 };
 
 use super::{Device, Event, MemoryUsage, Options, lock, threads::Threads};
 use crate::{
     bind::Bind,
     error::{Error, ErrorKind, Result},
+    thread::{self, Owner},
     tun::Tun,
 };
-
-/// The threads' stacks: what they work in lies elsewhere.
-const STACK: usize = 256 * 1024;
 
 /// A running tunnel. Dropping it stops it.
 pub struct Tunnel {
     shared: Arc<Shared>,
-    /// The tunnel's own threads. They never take `handles`: whoever waits for them holds it.
-    own: Vec<ThreadId>,
+    /// Of the tunnel's own threads. They never take `handles`: a thread that waits for them holds it.
+    owner: Owner,
     handles: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -54,29 +52,25 @@ impl Tunnel {
     ) -> Result<Self> {
         let threads = Threads::new(tun, bind, options);
         let shared = Arc::new(Shared { threads, ended: Mutex::default(), ended_changed: Condvar::new() });
-        let mut tunnel = Self { shared, own: Vec::new(), handles: Mutex::default() };
+        let tunnel = Self { shared, owner: Owner::new(), handles: Mutex::default() };
         prepare(tunnel.device())?;
         tunnel.spawn("wg-outbound", Threads::outbound)?;
         tunnel.spawn("wg-tunnel", Threads::tunnel)?;
         Ok(tunnel)
     }
 
-    fn spawn(&mut self, name: &str, body: fn(&Threads) -> io::Result<()>) -> Result<()> {
+    fn spawn(&self, name: &str, body: fn(&Threads) -> io::Result<()>) -> Result<()> {
         let shared = self.shared.clone();
-        let dispatch = tracing::dispatcher::get_default(Clone::clone);
-        let thread = thread::Builder::new().name(name.into()).stack_size(STACK).spawn(move || {
-            tracing::dispatcher::with_default(&dispatch, || {
-                let reason = match catch_unwind(AssertUnwindSafe(|| body(&shared.threads))) {
-                    Ok(Ok(())) => return,
-                    Ok(Err(error)) => error.to_string(),
-                    Err(_) => "internal error: a panic was caught".into(),
-                };
-                shared.end(reason);
-            });
+        let thread = thread::spawn(name, self.owner, move || {
+            let reason = match catch_unwind(AssertUnwindSafe(|| body(&shared.threads))) {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "internal error: a panic was caught".into(),
+            };
+            shared.end(reason);
         });
         let thread =
             thread.map_err(|e| Error::new(ErrorKind::Resources, format!("cannot start the thread {name}: {e}")))?;
-        self.own.push(thread.thread().id());
         lock(&self.handles).push(thread);
         Ok(())
     }
@@ -143,7 +137,7 @@ impl Tunnel {
     /// # Errors
     /// `Busy` on one of the tunnel's own threads, which cannot wait for itself.
     pub fn stop(&self) -> Result<()> {
-        if self.own.contains(&thread::current().id()) || self.device().is_resolver_thread() {
+        if self.owner.is_current() || self.device().is_resolver_thread() {
             return Err(Error::new(ErrorKind::Busy, "a tunnel cannot be stopped from one of its own threads"));
         }
         self.shared.stop("stopped".into());
@@ -159,10 +153,14 @@ impl Tunnel {
 
 impl Drop for Tunnel {
     fn drop(&mut self) {
-        if self.stop().is_err() {
+        // It may be dropped while a panic unwinds: another one would end the process.
+        let stopped = catch_unwind(AssertUnwindSafe(|| self.stop()));
+        if !matches!(stopped, Ok(Ok(()))) {
             // The last owner is one of the threads; they end by themselves.
-            self.shared.stop("dropped".into());
-            self.shared.threads.device.down();
+            let _ = catch_unwind(AssertUnwindSafe(|| {
+                self.shared.stop("dropped".into());
+                self.shared.threads.device.down();
+            }));
         }
     }
 }

@@ -4,6 +4,7 @@ use std::{ffi::c_void, mem::offset_of, ops::Deref, ptr};
 
 use super::{
     callback::wg_destroy_fn_t,
+    cancel::Uncancelled,
     datagrams::WG_BATCH_SIZE,
     endpoint,
     fd::{Lent, takes},
@@ -121,6 +122,7 @@ unsafe impl SizedStruct for wg_bind_options_t {
 /// may be called with `user`; `port` is NULL or readable and writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_bind_open(options: *const wg_bind_options_t, port: *mut u16) -> i32 {
+    let _uncancelled = Uncancelled::new();
     // Outside of the guard: what belongs to the callback is given up in any case.
     // SAFETY: the caller's contract is the same.
     let options = unsafe { read_options(options) };
@@ -164,6 +166,7 @@ pub unsafe extern "C" fn wg_bind_adopt(
     options: *const wg_bind_options_t,
     port: *mut u16,
 ) -> i32 {
+    let _uncancelled = Uncancelled::new();
     // SAFETY: the caller's contract is the same.
     let options = unsafe { read_options(options) };
     guard_number(|| {

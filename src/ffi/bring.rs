@@ -23,7 +23,8 @@ use crate::error::{Error, ErrorKind, Result};
 ///
 /// Threads: it is called on one of the tunnel's own threads at a time, without a lock held; perhaps before
 /// wg_turn_on_with() has returned. The tunnel waits meanwhile, so return soon, and do not wait for a thread that may be
-/// inside wg_turn_off(). It must not leave by an exception or longjmp().
+/// inside wg_turn_off(). It must not leave by an exception, longjmp() or
+/// pthread_exit(). Its stack is as in wg_log_fn_t.
 /// Inside it, wg_tun_inject(), wg_transport_receive() and wg_set_mtu() work, for this tunnel and for others, and what else
 /// wg_log_fn_t names. Everything else returns WG_ERR_BUSY.
 /// Since: 0.1.0

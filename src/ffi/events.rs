@@ -126,7 +126,7 @@ impl From<&Event> for wg_event_t {
 /// Threads: it is called on the tunnel's threads, and on threads that are inside a wg_ function on the tunnel; so it may
 /// run on several at once. Events about one peer come in their order. The tunnel waits meanwhile, so return soon, and do
 /// not wait for a thread that may be inside a wg_ function: copy the event, and act on it elsewhere. It must not leave by
-/// an exception or longjmp().
+/// an exception, longjmp() or pthread_exit(). Its stack is as in wg_log_fn_t.
 /// Inside it, functions whose text says so under "Threads" work: wg_last_error(), wg_free(), those about keys and others.
 /// All others, and so all that take a handle, return WG_ERR_BUSY.
 /// Since: 0.1.0

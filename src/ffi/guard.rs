@@ -4,11 +4,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::{
     callback,
+    cancel::Uncancelled,
     handle::{self, Entry, Object},
     log,
     result::{self, wg_result},
 };
-use crate::error::{Error, ErrorKind, Result};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    thread,
+};
 
 /// What a function does. It ends in a number, those without one in 0.
 ///
@@ -57,27 +61,33 @@ fn number(outcome: Outcome) -> i32 {
 
 /// For functions that neither wait nor log: they work inside a callback as well.
 pub(super) fn guard_anywhere(body: impl FnOnce() -> Result<()>) -> wg_result {
+    let _uncancelled = Uncancelled::new();
     code(run(&mut once(|| body().map(|()| 0))))
 }
 
 /// For all other functions. A callback cannot call them: it would wait for itself.
 pub(crate) fn guard(body: impl FnOnce() -> Result<()>) -> wg_result {
+    let _uncancelled = Uncancelled::new();
     code(outside(&mut once(|| body().map(|()| 0))))
 }
 
 /// As [`guard`], for functions that return a number (a handle, how many, a descriptor), or a negative code.
 pub(crate) fn guard_number(body: impl FnOnce() -> Result<i32>) -> i32 {
+    let _uncancelled = Uncancelled::new();
     number(outside(&mut once(body)))
 }
 
 /// As [`guard`], for functions on one object.
 pub(super) fn guard_on<T: Object>(handle: i32, body: impl FnOnce(&Entry<T>) -> Result<()>) -> wg_result {
+    // First, and so dropped last: what is refused gives up a callback, which is code of the app.
+    let _uncancelled = Uncancelled::new();
     let mut body = Some(body);
     code(on(handle, &mut |entry| body.take().map_or(Ok(()), |body| body(entry)).map(|()| 0)))
 }
 
 /// As [`guard_number`], for functions on one object.
 pub(super) fn guard_number_on<T: Object>(handle: i32, body: impl FnOnce(&Entry<T>) -> Result<i32>) -> i32 {
+    let _uncancelled = Uncancelled::new();
     let mut body = Some(body);
     number(on(handle, &mut |entry| body.take().map_or(Ok(0), |body| body(entry))))
 }
@@ -104,9 +114,10 @@ fn outside(body: Body<'_>) -> Outcome {
     })
 }
 
-/// To be asked first of all: inside a callback the log cannot be set up either.
+/// To be asked first of all: inside a callback the log cannot be set up either. Threads of the library run nothing else of
+/// the app but the destructors of what it keeps for each thread, and those cannot wait for their own thread.
 fn refuse_inside() -> Result<()> {
-    if callback::is_inside() {
+    if callback::is_inside() || thread::is_ours() {
         return Err(Error::new(ErrorKind::Busy, "this function cannot be called from inside a callback"));
     }
     Ok(())

@@ -8,13 +8,15 @@ use std::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
     time::{Duration, Instant},
 };
 
 use tracing::Dispatch;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    thread::{self, Owner},
+};
 
 /// What C can have a handle of.
 pub(super) trait Object: Send + Sync + 'static {
@@ -111,9 +113,6 @@ fn known<T: Object>(handle: i32, entry: Option<AnyEntry>) -> Result<Arc<Entry<T>
     entry.ok_or_else(|| Error::new(ErrorKind::UnknownHandle, format!("there is no {} with handle {handle}", T::NAME)))
 }
 
-/// The stack of a thread on which functions of the app are called.
-const STACK: usize = 1024 * 1024;
-
 static TABLE: Mutex<Table> = Mutex::new(Table::new());
 /// Something has been ended.
 static ENDED: Condvar = Condvar::new();
@@ -199,7 +198,7 @@ pub(super) fn end_within<T: Object>(
                 let _ = catch_unwind(AssertUnwindSafe(|| end(&entry, handle)));
             }
         };
-        if let Err(err) = thread::Builder::new().name("wg-off".into()).stack_size(STACK).spawn(body) {
+        if let Err(err) = thread::spawn("wg-off", Owner::new(), body) {
             if let Some(row) = table.row::<T>(handle) {
                 row.entry = entry.lock().unwrap_or_else(PoisonError::into_inner).take();
             }

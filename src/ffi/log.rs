@@ -55,7 +55,8 @@ pub use wg_log_level_t::*;
 ///
 /// Threads: it is called on the tunnels' threads and on threads that are inside a wg_ function, on several at once. The
 /// tunnel waits meanwhile, so return soon, and do not wait for a thread that may be inside a wg_ function. It must not
-/// leave by an exception or longjmp().
+/// leave by an exception, longjmp() or pthread_exit(). On the library's threads every callback has 512 KiB of stack, and
+/// all signals are blocked but those that a thread causes itself.
 /// Inside it, functions whose text says so under "Threads" work: wg_last_error(), wg_free(), wg_set_log_level() and others.
 /// All others, and so all that take a handle, return WG_ERR_BUSY, but for wg_tun_inject(), wg_transport_receive() and
 /// wg_set_mtu().

@@ -8,6 +8,7 @@
 //! | [`result`] | the codes, and the text of a thread's last error |
 //! | `handle` | what a number stands for |
 //! | [`text`] | text from C, and memory that C gives back |
+//! | `cancel` | callers that are cancelled |
 //! | `callback` | functions of the app: how they are kept, called and given up |
 //! | [`options`] | structs that grow with the library |
 //! | `fd` | whose a descriptor is |
@@ -26,6 +27,7 @@ pub mod about;
 pub mod bind;
 pub mod bring;
 mod callback;
+mod cancel;
 pub mod datagrams;
 pub mod endpoint;
 pub mod events;

@@ -72,7 +72,8 @@ impl TryFrom<&wg_address_t> for IpAddr {
 ///
 /// Threads: it is called on a thread of the library's own, which is there only while something is looked up ("wg-resolver");
 /// never twice at the same time for one tunnel, but for several tunnels. It may block: nothing else waits for it but
-/// wg_turn_off() and wg_turn_off_within(), so it should give up at some time. It must not leave by an exception or longjmp().
+/// wg_turn_off() and wg_turn_off_within(), so it should give up at some time. It must not leave by an exception, longjmp()
+/// or pthread_exit(). Its stack is as in wg_log_fn_t.
 /// Inside it, wg_resolve_system() and what wg_log_fn_t names work. Everything else returns WG_ERR_BUSY.
 /// Since: 0.1.0
 pub type wg_resolve_fn_t = Option<

@@ -1,11 +1,8 @@
 //! The codes that C sees, and the text that goes with the last of them.
 
-use std::{
-    cell::RefCell,
-    ffi::{CString, c_char},
-};
+use std::{cell::Cell, ffi::c_char};
 
-use super::text::c_text;
+use super::text::fixed_text;
 use crate::error::{Error, ErrorKind};
 
 /// What a call came to. Values are fixed for ever and never reused; a later version may add some, so treat one you do
@@ -87,20 +84,23 @@ const _: () = {
     }
 };
 
+/// Room for the text of a failure.
+const TEXT_LEN: usize = 1024;
+
 thread_local! {
-    static LAST: RefCell<Option<CString>> = const { RefCell::new(None) };
+    /// An array, which needs no destructor: a thread may still fail while it ends, and what it then made would leak.
+    static LAST: Cell<[c_char; TEXT_LEN]> = const { Cell::new([0; TEXT_LEN]) };
 }
 
 /// Keeps the text of `error` for this thread, and returns its code.
 pub(super) fn fail(error: &Error) -> wg_result {
-    let text = c_text(error.to_string());
-    // A thread that is just ending has no place for text any more.
-    let _ = LAST.try_with(|last| last.replace(Some(text)));
+    // On some systems a thread that is just ending has no place for text any more.
+    let _ = LAST.try_with(|last| last.set(fixed_text(&error.to_string())));
     wg_result::of(error.kind())
 }
 
 /// Returns the text of the last wg_ call that failed on this thread, in English and for people to read; empty if none
-/// has. It never contains a key.
+/// has. It never contains a key. It is cut off after 1023 bytes.
 ///
 /// Memory: the text is the library's. It is valid until the next wg_ call that fails on this thread, or the thread ends.
 /// Errors: none; never NULL.
@@ -108,5 +108,5 @@ pub(super) fn fail(error: &Error) -> wg_result {
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_last_error() -> *const c_char {
-    LAST.try_with(|last| last.borrow().as_ref().map_or(c"".as_ptr(), |text| text.as_ptr())).unwrap_or(c"".as_ptr())
+    LAST.try_with(|last| last.as_ptr().cast::<c_char>().cast_const()).unwrap_or(c"".as_ptr())
 }

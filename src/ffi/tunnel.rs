@@ -5,6 +5,7 @@ use std::{ffi::c_char, sync::Arc, time::Duration};
 use super::{
     bring::Brought,
     callback::Callback,
+    cancel::Uncancelled,
     events::Events,
     fd::{Lent, takes},
     guard::{finally, guard, guard_number, guard_on},
@@ -179,6 +180,7 @@ pub(crate) unsafe fn turn_on_with_log(
 /// # Safety
 /// That of [`wg_turn_on_with`].
 unsafe fn turn_on(options: Result<(wg_options_t, Result<()>)>, log: Arc<OwnLog>, uapi: *const c_char) -> i32 {
+    let _uncancelled = Uncancelled::new();
     // Outside of the guard: what belongs to the app's functions is given up in any case.
     let given = options.map(|(options, complete)| {
         // SAFETY: the caller's contract is the same.

@@ -4,7 +4,6 @@
 //! at most [`Options::connections`] of those; more clients wait in the socket's backlog.
 
 use std::{
-    cell::Cell,
     io::{self, ErrorKind::*, Read, Write},
     net::Shutdown,
     os::{
@@ -16,7 +15,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -25,6 +24,7 @@ use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
 use super::{Listener, watch::Watch};
 use crate::{
     error::{Error, ErrorKind, Result},
+    thread::{self, Owner},
     uapi::{self, Backend},
 };
 
@@ -50,9 +50,6 @@ impl Default for Options {
 /// Called when a server ends by itself, with the reason; from the server's own thread, and at most once.
 pub type EndHook = Box<dyn FnOnce(String) + Send>;
 
-/// The threads' stacks.
-const STACK: usize = 256 * 1024;
-
 /// When to try again after the system could not give us a descriptor for a connection.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -71,11 +68,8 @@ struct Shared {
     options: Options,
     stopping: AtomicBool,
     waker: Waker,
-}
-
-thread_local! {
-    /// Which server this thread works for: the address of its `Shared`.
-    static WORKS_FOR: Cell<usize> = const { Cell::new(0) };
+    /// Of the server's threads.
+    owner: Owner,
 }
 
 impl Server {
@@ -106,9 +100,11 @@ impl Server {
             register(fd.as_raw_fd(), FILE).map_err(waiting)?;
         }
         let waker = Waker::new(poll.registry(), WAKE).map_err(waiting)?;
-        let shared = Arc::new(Shared { backend, options, stopping: AtomicBool::new(false), waker });
+        let shared =
+            Arc::new(Shared { backend, options, stopping: AtomicBool::new(false), waker, owner: Owner::new() });
         let acceptor = Acceptor { shared: shared.clone(), poll, listener, watch, connections: Vec::new() };
-        let thread = spawn("wg-uapi", &shared, move || acceptor.run(ended)).map_err(|e| no_thread("wg-uapi", &e))?;
+        let thread = thread::spawn("wg-uapi", shared.owner, move || acceptor.run(ended))
+            .map_err(|e| no_thread("wg-uapi", &e))?;
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
 
@@ -118,7 +114,7 @@ impl Server {
     /// # Errors
     /// `Busy` on one of the server's own threads, which cannot wait for itself.
     pub fn stop(&self) -> Result<()> {
-        if WORKS_FOR.get() == self.shared.address() {
+        if self.shared.owner.is_current() {
             return Err(Error::new(ErrorKind::Busy, "a server cannot be stopped from one of its own threads"));
         }
         self.shared.ask_to_stop();
@@ -140,10 +136,6 @@ impl Drop for Server {
 }
 
 impl Shared {
-    fn address(self: &Arc<Self>) -> usize {
-        Arc::as_ptr(self).addr()
-    }
-
     fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
@@ -162,16 +154,6 @@ impl Shared {
 
 fn no_thread(name: &str, error: &io::Error) -> Error {
     Error::new(ErrorKind::Resources, format!("cannot start the thread {name}: {error}"))
-}
-
-/// Starts a thread of a server; it logs where the calling thread does.
-fn spawn(name: &str, shared: &Arc<Shared>, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    let dispatch = tracing::dispatcher::get_default(Clone::clone);
-    let address = shared.address();
-    thread::Builder::new().name(name.into()).stack_size(STACK).spawn(move || {
-        WORKS_FOR.set(address);
-        tracing::dispatcher::with_default(&dispatch, body);
-    })
 }
 
 /// What the accepting thread works with.
@@ -278,7 +260,7 @@ impl Connection {
         let stream = Arc::new(stream);
         let done = Arc::new(AtomicBool::new(false));
         let serving = Serving { stream: stream.clone(), shared: shared.clone(), done: done.clone() };
-        let thread = spawn("wg-uapi-client", shared, move || serving.serve())?;
+        let thread = thread::spawn("wg-uapi-client", shared.owner, move || serving.serve())?;
         Ok(Self { stream, done, thread })
     }
 

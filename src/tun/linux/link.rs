@@ -1,6 +1,7 @@
 //! What happens to an interface, by rtnetlink: up, down, MTU, and that it left the network namespace.
 
 use super::sys;
+use crate::thread::{self, Owner};
 use socket2::{Domain, Socket, Type};
 use std::{
     fmt,
@@ -10,7 +11,6 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt,
     },
-    thread,
 };
 
 /// How an interface is.
@@ -65,16 +65,15 @@ impl Link {
         sys::listen_to_all_namespaces(&socket)?;
         let id = sys::namespace_id(&namespace)?;
         // Interfaces are asked for in the namespace of a socket, and only a thread of our own may go there.
-        let (index, state) = thread::scope(|scope| {
-            let visitor = thread::Builder::new().name("wg-netns".into()).spawn_scoped(scope, || {
-                sys::enter_namespace(&namespace)?;
-                let socket = any_socket()?;
-                Ok((sys::index(&socket, name)?, ask(&socket, name)?))
-            })?;
-            visitor
-                .join()
-                .unwrap_or_else(|_| Err(io::Error::other("the thread that looks at a network namespace panicked")))
+        let name = name.to_owned();
+        let visitor = thread::spawn("wg-netns", Owner::new(), move || {
+            sys::enter_namespace(&namespace)?;
+            let socket = any_socket()?;
+            Ok((sys::index(&socket, &name)?, ask(&socket, &name)?))
         })?;
+        let (index, state) = visitor
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the thread that looks at a network namespace panicked")))?;
         Ok((Self::new(socket, Some(id), index), state))
     }
 

@@ -1,0 +1,90 @@
+//! How the library starts its threads, all of them here.
+//!
+//! They are guests of the host's process: no signal that is meant for the host arrives on them, and they have stack enough
+//! for the host's callbacks.
+
+#[cfg(unix)]
+mod signals;
+
+#[cfg(not(unix))]
+mod signals {
+    pub(super) fn blocked<R>(body: impl FnOnce() -> R) -> R {
+        body()
+    }
+}
+
+use std::{
+    cell::Cell,
+    io,
+    sync::atomic::{AtomicU64, Ordering},
+    thread::{Builder, JoinHandle},
+};
+
+/// The threads' stacks: half for callbacks of the host, half for the library. What is never touched costs nothing.
+const STACK: usize = 1 << 20;
+
+thread_local! {
+    /// Whom this thread works for; 0 on a thread that is not the library's. It has no destructor, so it can be asked for
+    /// even while the thread ends.
+    static OWNER: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Something that has threads, and may have to wait for them: it must be known on which threads it cannot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Owner(u64);
+
+impl Owner {
+    /// One that is unlike all others.
+    pub(crate) fn new() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    /// Whether this thread is one of its threads.
+    pub(crate) fn is_current(self) -> bool {
+        current() == self.0
+    }
+}
+
+fn current() -> u64 {
+    OWNER.try_with(Cell::get).unwrap_or(0)
+}
+
+/// Whether this thread was started by the library.
+pub(crate) fn is_ours() -> bool {
+    current() != 0
+}
+
+/// Starts a thread. It logs where the calling thread does, and takes no signals but those that it causes itself.
+///
+/// # Errors
+/// As the system says.
+pub(crate) fn spawn<R: Send + 'static>(
+    name: &str,
+    owner: Owner,
+    body: impl FnOnce() -> R + Send + 'static,
+) -> io::Result<JoinHandle<R>> {
+    let dispatch = tracing::dispatcher::get_default(Clone::clone);
+    // A thread begins with the mask of the one that starts it, so there is no moment at which it takes signals.
+    signals::blocked(|| {
+        Builder::new().name(name.into()).stack_size(STACK).spawn(move || {
+            OWNER.set(owner.0);
+            tracing::dispatcher::with_default(&dispatch, body)
+        })
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_knows_whom_it_works_for() {
+        let (one, other) = (Owner::new(), Owner::new());
+        assert_ne!(one, other);
+        let seen = spawn("test", one, move || (is_ours(), one.is_current(), other.is_current())).unwrap();
+        assert_eq!(seen.join().unwrap(), (true, true, false));
+        assert!(!is_ours() && !one.is_current());
+    }
+}
