@@ -138,6 +138,12 @@ fn it_is_a_guest_of_its_process() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn nothing_is_sent_or_written_during_a_pause() {
+    c_test("pause", "c99");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn stats_work_from_c() {
     c_test("stats", "c99");
 }

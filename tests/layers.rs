@@ -185,6 +185,19 @@ fn a_platform_is_named_only_in_its_own_room() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// A pause waits for all of them.
+#[test]
+fn the_device_sends_and_writes_in_one_place() {
+    let calls = ["bind.send(", "tun.write(", "tun.read("];
+    let wrong: Vec<_> = code()
+        .into_iter()
+        .filter(|l| room(&l.file) == "device" && !l.file.ends_with("in_flight.rs"))
+        .filter(|l| calls.iter().any(|call| l.text.contains(call)))
+        .map(|l| format!("{}:{}", l.file.display(), l.number))
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 /// Of the library: the daemon's process is its own.
 #[test]
 fn threads_are_started_in_one_place() {

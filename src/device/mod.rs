@@ -14,6 +14,7 @@ mod apply;
 mod backoff;
 mod endpoints;
 mod events;
+mod in_flight;
 mod index;
 mod link;
 mod lookup;
@@ -62,6 +63,7 @@ use crate::{
     tun::{Tun, TunEvent},
 };
 use allowed_ips::AllowedIps;
+use in_flight::InFlight;
 use index::IndexTable;
 use link::Link;
 use names::Names;
@@ -170,6 +172,7 @@ pub struct Device {
     sets: Mutex<()>,
     /// Held while the sockets change; see [`Transition`](sockets::Transition).
     transition: Mutex<()>,
+    in_flight: InFlight,
     /// Held while events of the TUN are taken and followed, which keeps them in order.
     tun_events: Mutex<()>,
     /// Held for a moment only; the rest of the state may be locked under it.
@@ -206,6 +209,7 @@ impl Device {
             roaming_disabled: AtomicBool::new(false),
             sets: Mutex::default(),
             transition: Mutex::default(),
+            in_flight: InFlight::default(),
             tun_events: Mutex::default(),
             config: Mutex::default(),
             identity: RwLock::default(),

@@ -194,7 +194,7 @@ impl Device {
             }
         }
         if !packets.is_empty() {
-            let taken = self.tun.write(PacketList { buffer: batch.buffer(), ranges: packets });
+            let taken = self.write_tun(PacketList { buffer: batch.buffer(), ranges: packets });
             count(&self.stats.in_write_failed, packets.len() - taken);
             count(&self.stats.traffic.rx_packets, taken);
         }
@@ -246,7 +246,7 @@ impl Device {
                 // Not with the TOS of the other handshake messages: the kernel's
                 // `wg_socket_send_buffer_as_reply_to_skb` sends with 0.
                 let reply = Transmit { to: from, contents: &reply, segment_size: reply.len(), tos: 0 };
-                count(&self.stats.out_send_failed, self.bind.send(&[reply]).dropped);
+                count(&self.stats.out_send_failed, self.send_batch(&[reply]).dropped);
                 false
             }
             Macs::Mac1AndCookie => {

@@ -76,7 +76,7 @@ impl Device {
     /// If the TUN is gone.
     pub fn outbound(&self, out: &mut Outbound) -> io::Result<usize> {
         out.arena.clear(self.mtu());
-        let n = self.tun.read(&mut out.arena)?;
+        let n = self.read_tun(&mut out.arena)?;
         if n == 0 {
             return Ok(0);
         }
@@ -208,7 +208,7 @@ impl Device {
     /// Hands datagrams to the bind and counts what became of them. Returns how many of them, keepalives aside, went out. All
     /// are to one endpoint; if it has no route, they go where else the peer may be.
     fn transmit(&self, peer: &Arc<Peer>, batch: &mut [Transmit<'_>]) -> usize {
-        let mut report = self.bind.send(batch);
+        let mut report = self.send_batch(batch);
         if is_unreachable(&report) {
             report = self.transmit_elsewhere(peer, batch, report);
         }
@@ -230,7 +230,7 @@ impl Device {
     fn transmit_elsewhere(&self, peer: &Arc<Peer>, batch: &mut [Transmit<'_>], failed: SendReport) -> SendReport {
         let report = self.detour(peer, batch[0].to.dst).map_or(failed, |other| {
             batch.iter_mut().for_each(|transmit| transmit.to = other);
-            self.bind.send(batch)
+            self.send_batch(batch)
         });
         if is_unreachable(&report) {
             self.without_route(peer);

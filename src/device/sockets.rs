@@ -59,6 +59,7 @@ impl Transition<'_> {
         let active = |peer: &Arc<Peer>| lock(&peer.state).has_session(now).then(|| Arc::downgrade(peer));
         config.link.pause(read(&self.device.peers).list().iter().filter_map(active).collect());
         drop(config);
+        self.device.in_flight.stop();
         self.close();
         true
     }
@@ -66,6 +67,7 @@ impl Transition<'_> {
     /// Returns also the peers that there was a session with before the pause.
     pub(super) fn resume(&self) -> (Result<Opened>, Vec<Arc<Peer>>) {
         let active = lock(&self.device.config).link.resume();
+        self.device.in_flight.go_on();
         (self.settle().map_err(|reason| self.retry_later(reason)), active)
     }
 
@@ -214,9 +216,12 @@ impl Device {
     }
 
     /// Stops everything, as [`down`](Self::down) does, until [`resume`](Self::resume): nothing is sent or received, and no
-    /// timer runs. Whether it is to be up can be changed meanwhile. Returns false if it is paused already.
+    /// timer runs. It waits for the calls on the TUN and the bind that are under way, so it cannot be called from inside one.
+    /// Whether the device is to be up can be changed during the pause. Returns false if it is paused already.
     pub fn pause(&self) -> bool {
-        self.transition().pause()
+        let first = self.transition().pause();
+        self.in_flight.wait();
+        first
     }
 
     /// Goes on after [`pause`](Self::pause). If the device was up then, or [`up`](Self::up) was called since, it comes up as

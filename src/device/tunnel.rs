@@ -94,11 +94,20 @@ impl Tunnel {
     }
 
     /// Stops all traffic without ending the tunnel: the sockets are closed, the sessions forgotten, and neither the TUN nor
-    /// a timer wakes a thread, until [`resume`](Self::resume). The configuration may be changed meanwhile. Idempotent.
+    /// a timer wakes a thread, until [`resume`](Self::resume). The configuration may be changed during the pause. Idempotent.
+    ///
+    /// When this returns, no call on the TUN or the bind is under way. So it cannot be called from inside one, except on the
+    /// tunnel's own threads, where that is not waited for.
     pub fn pause(&self) {
-        let transition = self.device().transition();
-        self.shared.threads.pause();
-        transition.pause();
+        {
+            let transition = self.device().transition();
+            self.shared.threads.pause();
+            transition.pause();
+        }
+        // A thread of ours may be inside a call, and would wait for itself.
+        if !self.owner.is_current() {
+            self.device().in_flight.wait();
+        }
     }
 
     /// Goes on after [`pause`](Self::pause), with new sockets and, for each peer that there was a session with, a new

@@ -4,8 +4,10 @@ use super::{guard::guard_on, handle::Entry, result::wg_result, tunnel::Running};
 
 /// Lets a tunnel rest: its sockets are closed, its sessions forgotten, and neither packets nor timers wake a thread, until
 /// wg_resume(). What the system or the app writes to `tun_fd` meanwhile waits there, as far as there is room. The
-/// configuration stays, and can be read and changed. When this returns, nothing is sent any more. A tunnel that rests
-/// already goes on resting.
+/// configuration stays, and can be read and changed. A tunnel that rests already goes on resting.
+///
+/// It waits for calls that are under way: when it returns, nothing is sent or written, and of what the app brought to the
+/// tunnel no `send`, `write` or `room` is running on any thread or will be called before wg_resume().
 ///
 /// Memory: nothing changes hands.
 /// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.

@@ -1,0 +1,147 @@
+//! Calls on the TUN and the bind that are under way: a pause ends when none of them is.
+//!
+//! Whatever thread sends or writes something does it here, so nothing leaves a paused device, neither by a round that had
+//! begun before nor by a thread that changes the configuration.
+
+use std::{
+    io,
+    sync::{
+        Condvar, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use super::{Device, lock};
+use crate::{
+    bind::{SendReport, Transmit},
+    tun::{PacketArena, PacketList},
+};
+
+/// No call begins any more.
+const STOPPED: usize = 1 << (usize::BITS - 1);
+
+/// How many calls are under way, and whether others may begin.
+#[derive(Default)]
+pub(super) struct InFlight {
+    /// [`STOPPED`] and a number.
+    calls: AtomicUsize,
+    waiting: Mutex<()>,
+    changed: Condvar,
+}
+
+/// A call, until it is dropped.
+struct Call<'a>(&'a InFlight);
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        // Release: what the call did has been done for a thread that sees that it has ended.
+        if self.0.calls.fetch_sub(1, Ordering::Release) == STOPPED + 1 {
+            self.0.tell();
+        }
+    }
+}
+
+impl InFlight {
+    /// `None` if calls are stopped.
+    fn begin(&self) -> Option<Call<'_>> {
+        let before = self.calls.fetch_add(1, Ordering::Acquire);
+        let call = Call(self);
+        (before & STOPPED == 0).then_some(call)
+    }
+
+    /// Lets no other call begin.
+    pub(super) fn stop(&self) {
+        self.calls.fetch_or(STOPPED, Ordering::Relaxed);
+    }
+
+    /// Lets calls begin again.
+    pub(super) fn go_on(&self) {
+        self.calls.fetch_and(!STOPPED, Ordering::Relaxed);
+        self.tell();
+    }
+
+    /// Waits until no call is under way, unless they go on by then.
+    pub(super) fn wait(&self) {
+        let mut waiting = lock(&self.waiting);
+        while self.calls.load(Ordering::Acquire) > STOPPED {
+            waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn tell(&self) {
+        // Locked, so that it does not come between another thread's look and its sleep.
+        let _waiting = lock(&self.waiting);
+        self.changed.notify_all();
+    }
+}
+
+impl Device {
+    /// See [`Tun::read`](crate::tun::Tun::read). Nothing is read during a pause.
+    pub(super) fn read_tun(&self, arena: &mut PacketArena) -> io::Result<usize> {
+        self.in_flight.begin().map_or(Ok(0), |_call| self.tun.read(arena))
+    }
+
+    /// See [`Tun::write`](crate::tun::Tun::write). During a pause nothing is taken.
+    pub(super) fn write_tun(&self, packets: PacketList<'_>) -> usize {
+        self.in_flight.begin().map_or(0, |_call| self.tun.write(packets))
+    }
+
+    /// See [`Bind::send`](crate::bind::Bind::send). During a pause everything is dropped.
+    pub(super) fn send_batch(&self, batch: &[Transmit<'_>]) -> SendReport {
+        let dropped = || SendReport {
+            dropped: batch.iter().map(Transmit::datagrams).sum(),
+            dropped_mask: 1_u128.checked_shl(batch.len() as u32).unwrap_or(0).wrapping_sub(1),
+            ..SendReport::default()
+        };
+        self.in_flight.begin().map_or_else(dropped, |_call| self.bind.send(batch))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        sync::atomic::{AtomicBool, Ordering::SeqCst},
+        thread,
+    };
+
+    /// Threads that call, and one that pauses: in a pause no call runs or begins.
+    #[test]
+    fn nothing_runs_while_calls_are_stopped() {
+        let (in_flight, running, over) = (InFlight::default(), AtomicUsize::new(0), AtomicBool::new(false));
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !over.load(SeqCst) {
+                        if let Some(_call) = in_flight.begin() {
+                            running.fetch_add(1, SeqCst);
+                            thread::yield_now();
+                            running.fetch_sub(1, SeqCst);
+                        }
+                    }
+                });
+            }
+            for _ in 0..2000 {
+                in_flight.stop();
+                in_flight.wait();
+                assert_eq!(running.load(SeqCst), 0);
+                thread::yield_now();
+                assert_eq!(running.load(SeqCst), 0);
+                in_flight.go_on();
+            }
+            over.store(true, SeqCst);
+        });
+    }
+
+    #[test]
+    fn to_go_on_ends_a_wait() {
+        let in_flight = InFlight::default();
+        let _call = in_flight.begin();
+        in_flight.stop();
+        thread::scope(|scope| {
+            let waits = scope.spawn(|| in_flight.wait());
+            in_flight.go_on();
+            assert!(waits.join().is_ok());
+        });
+    }
+}
