@@ -177,8 +177,9 @@ enum wg_event_kind_t
    */
   WG_EVENT_RESOLVE_FAILED = 5,
   /**
-   * Fresh UDP sockets could not be opened, for `reason`. It is tried again; until then the old ones stay in use, or
-   * nothing is sent or received if there are none, as after wg_resume().
+   * Fresh UDP sockets could not be opened, or those that were open can be used no longer, for `reason`. Fresh ones are tried
+   * again and again; until then the old ones stay in use, or nothing is sent or received if there are none, as after
+   * wg_resume().
    */
   WG_EVENT_SOCKETS_LOST = 10,
   /**

@@ -3,14 +3,27 @@
 
 mod common;
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+        mpsc,
+    },
+    time::Duration,
+};
 
 use common::{Node, PORT, World};
 use wg_embed::{
     ErrorKind,
-    bind::{Bind, mem::Action},
+    bind::{
+        Bind, RecvBatch, SendReport, Transmit, Woken,
+        mem::{Action, MemBind, MemNetwork},
+    },
     config::Update,
-    device::Event,
+    device::{Event, Options, Tunnel},
+    tun::mem::MemTun,
 };
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
@@ -460,4 +473,112 @@ fn while_sockets_are_opened_the_configuration_can_be_read_and_changed_and_packet
         world.clock.advance(MS(6000));
         world.settle(&[&a, &b]);
     }
+}
+
+/// A bind whose `recv` fails again and again.
+struct Failing {
+    inner: Arc<MemBind>,
+    /// How often it will fail.
+    left: Arc<AtomicUsize>,
+}
+
+impl Bind for Failing {
+    fn open(&self, port: u16) -> io::Result<u16> {
+        self.inner.open(port)
+    }
+
+    fn close(&self) {
+        self.inner.close();
+    }
+
+    fn set_mark(&self, mark: u32) -> io::Result<()> {
+        self.inner.set_mark(mark)
+    }
+
+    /// Sockets that are broken can end every wait.
+    fn wait(&self, timeout: Option<Duration>) -> io::Result<Woken> {
+        match self.left.load(SeqCst) {
+            0 => self.inner.wait(timeout),
+            _ => Ok(Woken { own: true, joined: false }),
+        }
+    }
+
+    fn wake(&self) {
+        self.inner.wake();
+    }
+
+    fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
+        match self.left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)) {
+            Ok(_) => Err(io::ErrorKind::NotConnected.into()),
+            Err(_) => self.inner.recv(batch),
+        }
+    }
+
+    fn send(&self, batch: &[Transmit<'_>]) -> SendReport {
+        self.inner.send(batch)
+    }
+}
+
+#[test]
+fn sockets_that_are_lost_are_renewed_later_and_later_and_told() {
+    let world = World::new();
+    let left = Arc::new(AtomicUsize::new(0));
+    let fails = left.clone();
+    let a = world.node_of(1, Options::default(), |inner| Arc::new(Failing { inner, left: fails }));
+    let b = world.node(2);
+    a.add_peer(&b, |_| {});
+    b.add_peer(&a, |_| {});
+    b.send_to(&a, 100);
+    world.settle(&[&a, &b]);
+    assert_eq!(a.received().len(), 1);
+    events(&a);
+    let opens = a.bind.opens();
+    for (n, after) in [500, 1000, 2000].into_iter().enumerate() {
+        left.store(1, SeqCst);
+        a.step();
+        a.device.run_timers();
+        let told = events(&a);
+        assert!(matches!(told.as_slice(), [Event::BindFailed(reason)] if reason.contains("lost")), "{told:?}");
+        let before = a.bind.opens();
+        world.pass(MS(after - 1), &[&a, &b]);
+        assert_eq!((a.bind.opens(), events(&a)), (before, vec![]), "not yet");
+        world.pass(MS(1), &[&a, &b]);
+        assert_eq!((a.bind.opens(), events(&a)), (opens + n as u64 + 1, vec![Event::BindRecovered(PORT)]));
+        let packet = b.send_to(&a, 100);
+        world.settle(&[&a, &b]);
+        assert_eq!(a.received(), [packet]);
+    }
+    // What is closed is not missed.
+    a.device.down();
+    left.store(1, SeqCst);
+    a.step();
+    a.device.run_timers();
+    assert_eq!((events(&a), a.device.next_deadline()), (vec![], None));
+}
+
+#[test]
+fn a_running_tunnel_survives_any_number_of_failures_and_does_not_spin() {
+    const MANY: usize = 1_000_000;
+    let net = MemNetwork::new();
+    let (tun, _handle) = MemTun::new("wg0", 1420);
+    let left = Arc::new(AtomicUsize::new(0));
+    let bind = Failing { inner: net.bind("192.0.2.1".parse().unwrap()), left: left.clone() };
+    let (told, events) = mpsc::channel();
+    let told = Mutex::new(told);
+    let options =
+        Options { events: Box::new(move |event| drop(told.lock().unwrap().send(event))), ..Options::default() };
+    let tunnel = Tunnel::start(Arc::new(tun), Arc::new(bind), options).unwrap();
+    tunnel.device().up().unwrap();
+    left.store(MANY, SeqCst);
+    tunnel.device().rebind_soon();
+    let next = || events.recv_timeout(Duration::from_secs(60)).unwrap();
+    for _ in 0..2 {
+        assert!(matches!(next(), Event::BindFailed(_)));
+        assert!(matches!(next(), Event::BindRecovered(_)));
+    }
+    // At least one and a half seconds have passed, in which a thread that does not rest fails a million times.
+    assert!(left.load(SeqCst) > MANY / 2, "{} are left", left.load(SeqCst));
+    left.store(0, SeqCst);
+    assert!(tunnel.stop().is_ok());
+    assert!(events.try_iter().all(|event| !matches!(event, Event::Ended(_))));
 }

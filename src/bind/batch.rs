@@ -276,10 +276,13 @@ impl BatchUdp {
             }
         }
         let mut report = SendReport::default();
-        if (0..batch.len()).all(|i| join::run(&batch[i..]) == 1) {
-            self.pair.send(batch, &[], &mut report);
+        let lost = if (0..batch.len()).all(|i| join::run(&batch[i..]) == 1) {
+            self.pair.send(batch, &[], &mut report)
         } else {
-            self.send_joined(batch, &mut report);
+            self.send_joined(batch, &mut report)
+        };
+        if lost {
+            self.wake();
         }
         if report.dropped > 0 {
             self.check_open()?;
@@ -287,17 +290,19 @@ impl BatchUdp {
         Ok(report)
     }
 
-    fn send_joined(&self, batch: &[Transmit<'_>], report: &mut SendReport) {
+    /// Returns whether a socket was lost by that.
+    fn send_joined(&self, batch: &[Transmit<'_>], report: &mut SendReport) -> bool {
         let rooms = || self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
         let room = rooms().pop();
         let mut room = room.unwrap_or_else(|| vec![0; join::ROOM].into_boxed_slice());
-        let mut next = 0;
+        let (mut next, mut lost) = (0, false);
         while next < batch.len() {
             let (window, count) = Window::fill(&batch[next..], next, |family| self.pair.joins(family), &mut room);
-            self.pair.send(window.transmits(), window.origins(), report);
+            lost |= self.pair.send(window.transmits(), window.origins(), report);
             next += count;
         }
         rooms().push(room);
+        lost
     }
 
     /// Waits until datagrams have come for one family, and hands up to `max` of them to `take`, one by one and in

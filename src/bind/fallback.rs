@@ -1,11 +1,13 @@
 //! The driver of a UDP socket everywhere else: quinn-udp, which knows GSO's and GRO's relatives on Windows and Apple
 //! systems, and one datagram at a time on the rest.
 //!
-//! Of the TOS byte only the ECN bits pass. A datagram that is larger than the path MTU is not fragmented but dropped.
+//! Of the TOS byte only the ECN bits pass. A datagram that is larger than the path MTU is not fragmented but dropped. Where
+//! the system refuses what quinn-udp asks for, `plain.rs` does it.
 
 use super::{
     Endpoint, Family, RecvBatch, RecvMeta,
     outgoing::{Outgoing, Refusal},
+    plain,
     udp::{Counters, Drive, Options, Timer},
 };
 use mio::{Poll, Token, net::UdpSocket};
@@ -21,10 +23,7 @@ use std::{
 const SLOTS: usize = quinn_udp::BATCH_SIZE;
 
 /// How long to sleep before a full socket is tried again.
-const NAP: Duration = Duration::from_micros(500);
-
-/// How many errors in a row a socket may report before it counts as lost.
-const RECV_ERRORS: usize = 8;
+pub(super) const NAP: Duration = Duration::from_micros(500);
 
 /// What the driver knows about its socket.
 pub(super) struct Driver {
@@ -33,16 +32,24 @@ pub(super) struct Driver {
     offload: bool,
 }
 
-impl Drive for Driver {
-    /// Binds first: on Windows the options need an address. The interface does not pass.
-    fn set_up(bare: &Socket, address: Option<&SockAddr>, family: Family, options: Options) -> io::Result<Self> {
-        if let Some(address) = address {
-            bare.bind(address)?;
-        }
-        let state = UdpSocketState::new(UdpSockRef::from(bare))?;
-        Ok(Self { state, family, offload: options.offload })
+/// Binds a socket to the address if there is one, and then sets it up: on Windows the options need an address. The interface
+/// does not pass.
+pub(super) fn set_up(
+    bare: &Socket,
+    address: Option<&SockAddr>,
+    family: Family,
+    options: Options,
+) -> io::Result<Box<dyn Drive>> {
+    if let Some(address) = address {
+        bare.bind(address)?;
     }
+    Ok(match UdpSocketState::new(UdpSockRef::from(bare)) {
+        Ok(state) => Box::new(Driver { state, family, offload: options.offload }),
+        Err(err) => Box::new(plain::Driver::instead(family, &err)),
+    })
+}
 
+impl Drive for Driver {
     fn send(&self, socket: &UdpSocket, outgoing: &mut Outgoing<'_>, counters: &Counters) {
         loop {
             let segments = self.segments();
@@ -78,7 +85,7 @@ impl Drive for Driver {
         }
     }
 
-    fn recv(&self, socket: &UdpSocket, batch: &mut RecvBatch, counters: &Counters) -> io::Result<()> {
+    fn recv(&self, socket: &UdpSocket, batch: &mut RecvBatch, _: &Counters) -> io::Result<()> {
         let mut metas = [quinn_udp::RecvMeta::default(); SLOTS];
         let mut free = batch.free_slots();
         let mut slots: [IoSliceMut<'_>; SLOTS] =
@@ -88,21 +95,8 @@ impl Drive for Driver {
         if count == 0 {
             return Ok(());
         }
-        let mut errors = 0;
-        let received = loop {
-            let call = || self.state.recv(UdpSockRef::from(socket), &mut slots[..count], &mut metas);
-            match socket.try_io(call) {
-                Ok(received) => break received,
-                Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(err) => {
-                    counters.recv_errors.fetch_add(1, Relaxed);
-                    errors += 1;
-                    if errors == RECV_ERRORS {
-                        return Err(err);
-                    }
-                }
-            }
-        };
+        let call = || self.state.recv(UdpSockRef::from(socket), &mut slots[..count], &mut metas);
+        let received = socket.try_io(call)?;
         for meta in &metas[..received] {
             let from = Endpoint { src: meta.dst_ip, ..Endpoint::new(meta.addr) };
             batch.push(RecvMeta {
@@ -128,7 +122,7 @@ impl Driver {
 }
 
 /// What an error of sending says about the message that it met.
-fn judge(err: &io::Error) -> Refusal {
+pub(super) fn judge(err: &io::Error) -> Refusal {
     match err.raw_os_error() {
         _ if err.kind() == io::ErrorKind::WouldBlock => Refusal::Full,
         Some(NO_BUFFERS) => Refusal::Full,
@@ -159,6 +153,18 @@ const SOURCE: [i32; 2] = [10049, 10051];
 /// Of winsock2.h: `WSAEHOSTUNREACH`.
 #[cfg(windows)]
 const NO_ROUTE: i32 = 10065;
+
+/// No other user may have the port of a socket. Not every system keeps others out of what sockets of one user share (Apple's
+/// do not), and Windows knows no such sharing.
+#[cfg_attr(any(target_os = "linux", target_os = "android"), allow(dead_code))]
+pub(super) fn share_port(_bound: &SockRef<'_>, _bare: &Socket) -> io::Result<bool> {
+    Ok(false)
+}
+
+#[cfg_attr(any(target_os = "linux", target_os = "android"), allow(dead_code))]
+pub(super) fn stop_sharing_port(_bound: &SockRef<'_>) -> io::Result<()> {
+    Ok(())
+}
 
 /// Marks what the socket sends, where there are marks.
 #[cfg_attr(any(target_os = "linux", target_os = "android"), allow(dead_code))]

@@ -4,6 +4,7 @@
 
 mod cmsg;
 mod lent;
+mod share;
 mod timer;
 
 use super::{
@@ -24,7 +25,10 @@ use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::Duration,
 };
-pub(super) use timer::BootTimer;
+pub(super) use {
+    share::{share_port, stop_sharing_port},
+    timer::BootTimer,
+};
 
 /// How many messages go through one system call. With GSO and GRO each is up to 64 datagrams.
 const MESSAGES: usize = 16;
@@ -34,9 +38,6 @@ const MAX_SEGMENTS: usize = 64;
 
 /// What a slot needs to be able to hold so that GRO can be on.
 const GRO_SLOT: usize = 65_535;
-
-/// How many errors in a row a socket may report before it counts as lost.
-const RECV_ERRORS: usize = 8;
 
 /// What the driver knows about its socket.
 pub(super) struct Driver {
@@ -51,8 +52,18 @@ pub(super) struct Driver {
     gro: AtomicBool,
 }
 
-impl Drive for Driver {
-    fn set_up(bare: &Socket, address: Option<&SockAddr>, family: Family, options: Options) -> io::Result<Self> {
+/// Sets up a socket, and binds it to the address if there is one.
+pub(super) fn set_up(
+    bare: &Socket,
+    address: Option<&SockAddr>,
+    family: Family,
+    options: Options,
+) -> io::Result<Box<dyn Drive>> {
+    Ok(Box::new(Driver::new(bare, address, family, options)?))
+}
+
+impl Driver {
+    fn new(bare: &Socket, address: Option<&SockAddr>, family: Family, options: Options) -> io::Result<Self> {
         let (socket, Options { offload, interfaces, .. }) = (bare.as_fd(), options);
         match family {
             Family::V4 => {
@@ -67,6 +78,13 @@ impl Drive for Driver {
                 set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)?;
                 // As the kernel's WireGuard, whose flow label is 0. A kernel older than 4.2 has no other.
                 let _ = set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_AUTOFLOWLABEL, 0);
+            }
+        }
+        if address.is_none() {
+            // As it is with sockets of our own. Nobody would read what is kept of errors, and it takes the room of datagrams.
+            match family {
+                Family::V4 => set_option(socket, libc::IPPROTO_IP, libc::IP_RECVERR, 0)?,
+                Family::V6 => set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 0)?,
             }
         }
         // Past the system's limit, for those who may.
@@ -86,7 +104,9 @@ impl Drive for Driver {
             gro: AtomicBool::new(false),
         })
     }
+}
 
+impl Drive for Driver {
     fn send(&self, socket: &UdpSocket, outgoing: &mut Outgoing<'_>, counters: &Counters) {
         let socket = socket.as_fd();
         if outgoing.messages(1).next().is_none() {
@@ -119,21 +139,7 @@ impl Drive for Driver {
         let socket = socket.as_fd();
         self.match_slots(socket, batch.slot_len());
         let mut frame = Frame::new();
-        let mut errors = 0;
-        let count = loop {
-            match frame.recv(socket, batch.free_slots(), self.family) {
-                Ok(count) => break count,
-                Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                // Most often the fate of something sent earlier: to report it was all it was good for.
-                Err(err) => {
-                    counters.recv_errors.fetch_add(1, Relaxed);
-                    errors += 1;
-                    if errors == RECV_ERRORS {
-                        return Err(err);
-                    }
-                }
-            }
-        };
+        let count = frame.recv(socket, batch.free_slots(), self.family)?;
         for i in 0..count {
             let (meta, truncated) = frame.received(i, self.family, self.interfaces);
             counters.truncated.fetch_add(truncated.into(), Relaxed);
@@ -456,7 +462,7 @@ mod tests {
     #[test]
     fn what_says_that_gso_cannot_be_done_switches_it_off_and_what_says_not_now_does_not() {
         let socket = Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
-        let driver = Driver::set_up(&socket, None, Family::V4, Options::default()).unwrap();
+        let driver = Driver::new(&socket, None, Family::V4, Options::default()).unwrap();
         driver.gso.store(true, Relaxed);
         let counters = Counters::default();
         for errno in [libc::EINVAL, libc::EMSGSIZE] {

@@ -20,6 +20,7 @@ mod interface;
 mod linux;
 pub mod mem;
 mod outgoing;
+mod plain;
 mod queue;
 pub mod udp;
 #[cfg(windows)]
@@ -240,7 +241,8 @@ pub struct Woken {
 pub trait Bind: Send + Sync {
     /// Opens, or reopens, and returns the port. 0 lets the system choose; both families then share the port it chose.
     /// The port that is open already gets fresh sockets. One family missing on this host is fine. If it fails, what
-    /// was open stays open.
+    /// was open stays open; only where the system lets no two sockets have the port that is open already, an old one may be
+    /// closed by then. It is then opened again with that port.
     ///
     /// # Errors
     /// `AddrInUse` and whatever else the system says.
@@ -275,10 +277,11 @@ pub trait Bind: Send + Sync {
     fn wake(&self);
 
     /// Fills free slots of `batch` without waiting and returns how many it filled; 0 means there is nothing now (or no
-    /// free slot). Errors of single datagrams (ICMP and the like) are passed over.
+    /// free slot). Errors of single datagrams (ICMP and the like) are passed over, however many there are.
     ///
     /// # Errors
-    /// If the sockets cannot be used any more.
+    /// If a socket cannot be used any more, once: from then on until the next `open` nothing comes from it, and it ends no
+    /// `wait`. Whoever receives should open fresh ones.
     fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize>;
 
     /// Sends up to [`BATCH`] transmits, in order, without waiting: the thread that sends may be the one that receives. What

@@ -3,7 +3,7 @@
 //! A socket asks for [`messages`](Outgoing::messages), hands them to the system, and says how many it
 //! [`took`](Outgoing::took) or why it [`refused`](Outgoing::refused) the first one. That goes on until none is left.
 
-use super::{Family, SendReport, Transmit};
+use super::{Family, SendReport, Transmit, udp::ends};
 use std::{
     io,
     net::{IpAddr, SocketAddr},
@@ -92,6 +92,8 @@ pub(super) struct Outgoing<'a> {
     retried: bool,
     /// What the system said last.
     errno: Option<i32>,
+    /// What it said that ends a socket.
+    end: Option<i32>,
     /// How long a full socket buffer is waited for, in all.
     patience: Duration,
     deadline: Option<Instant>,
@@ -117,6 +119,7 @@ impl<'a> Outgoing<'a> {
             any_interface: false,
             retried: false,
             errno: None,
+            end: None,
             patience: Duration::ZERO,
             deadline: None,
             overflowed: 0,
@@ -191,6 +194,12 @@ impl<'a> Outgoing<'a> {
     /// What the system says of the message that it is about to have [`refused`](Self::refused).
     pub(super) fn says(&mut self, err: &io::Error) {
         self.errno = err.raw_os_error();
+        self.end = self.end.or(self.errno.filter(|code| ends(*code)));
+    }
+
+    /// What the system said, if it says that the socket cannot be used any more.
+    pub(super) fn end(&self) -> Option<i32> {
+        self.end
     }
 
     /// The system refused the first of `messages(segments)`. Decides what becomes of it: the next call of `messages`

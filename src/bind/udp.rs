@@ -4,6 +4,7 @@
 //! driver: `linux.rs` on Linux and Android, `fallback.rs` elsewhere; `udp/socket.rs` chooses.
 
 mod deadline;
+mod health;
 pub(super) mod pair;
 mod socket;
 
@@ -21,6 +22,7 @@ use std::{
 };
 
 pub(super) use deadline::Timer;
+pub(super) use health::ends;
 pub(super) use socket::{Drive, Options, interface_index};
 
 /// The socket buffers that are asked for, as far as the system allows. At 3 Gbit/s they bridge 10 ms in which the
@@ -219,12 +221,18 @@ impl Bind for UdpBind {
     }
 
     fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
-        self.pair.recv(batch)
+        let (count, more) = self.pair.recv(batch)?;
+        if more {
+            self.wake();
+        }
+        Ok(count)
     }
 
     fn send(&self, batch: &[Transmit<'_>]) -> SendReport {
         let mut report = SendReport::default();
-        self.pair.send(batch, &[], &mut report);
+        if self.pair.send(batch, &[], &mut report) {
+            self.wake();
+        }
         report
     }
 

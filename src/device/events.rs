@@ -19,7 +19,7 @@ pub enum Event {
     ResolveFailed(PublicKey, String),
     /// The last session with this peer is over; its keys were wiped.
     SessionExpired(PublicKey),
-    /// The UDP sockets could not be opened; it will be tried again.
+    /// The UDP sockets could not be opened, or were lost; fresh ones will be tried, again and again if need be.
     BindFailed(String),
     /// The UDP sockets are open again, on this port.
     BindRecovered(u16),

@@ -54,7 +54,7 @@ impl Default for Port {
 }
 
 /// Sockets that should be open or fresh are not.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Retry {
     backoff: Backoff,
     at: Instant,
@@ -74,6 +74,10 @@ pub(super) struct Link {
     retry: Option<Retry>,
     /// Fresh sockets were asked for, and are left to the timers.
     renewal: bool,
+    /// What receiving failed with, until the timers have seen to it.
+    loss: Option<String>,
+    /// What was done after the last such loss.
+    last_loss: Option<Retry>,
     /// The last event about the sockets was `BindFailed`.
     lost: bool,
 }
@@ -130,9 +134,34 @@ impl Link {
         (!std::mem::replace(&mut self.lost, true)).then(|| Event::BindFailed(reason.into()))
     }
 
+    /// Nothing more can be received with the sockets that are open. Returns false if that changes nothing: they are closed, or
+    /// fresh ones are due anyway.
+    pub(super) fn lose(&mut self, reason: &str) -> bool {
+        if !self.up {
+            return false;
+        }
+        // Also while fresh ones are being opened, for it may be those that were lost.
+        let known = self.loss.replace(reason.into()).is_some() || self.retry.is_some();
+        !known
+    }
+
+    /// Has the timers open fresh sockets in place of lost ones, the later the sooner they were lost again. Returns what to
+    /// tell of that.
+    pub(super) fn take_loss(&mut self, now: Instant) -> Option<Event> {
+        let reason = self.loss.take()?;
+        if self.retry.is_none() {
+            let last = self.last_loss.take().filter(|last| now.since(last.at) < LAST_RETRY);
+            let mut backoff = last.map_or(Backoff::new(FIRST_RETRY, LAST_RETRY), |last| last.backoff);
+            let at = now + backoff.failed();
+            self.retry = Some(Retry { backoff, at });
+            self.last_loss.clone_from(&self.retry);
+        }
+        (!std::mem::replace(&mut self.lost, true)).then_some(Event::BindFailed(reason))
+    }
+
     /// It is down, and nothing is tried any more. Returns whether it was up.
     pub(super) fn closed(&mut self) -> bool {
-        (self.retry, self.renewal) = (None, false);
+        (self.retry, self.renewal, self.loss) = (None, false, None);
         std::mem::replace(&mut self.up, false)
     }
 
@@ -143,7 +172,7 @@ impl Link {
 
     /// When the timers are to look after the sockets.
     pub(super) fn next_try(&self, now: Instant) -> Option<Instant> {
-        if self.renewal { Some(now) } else { self.retry.as_ref().map(|retry| retry.at) }
+        if self.renewal || self.loss.is_some() { Some(now) } else { self.retry.as_ref().map(|retry| retry.at) }
     }
 
     /// Whether the timers are to open sockets now, be it for the first time. What was asked for counts as done.
@@ -198,6 +227,42 @@ mod tests {
     }
 
     #[test]
+    fn what_is_lost_again_and_again_is_renewed_later_and_later() {
+        let mut link = up(Port::Fixed(7));
+        let mut now = NOW;
+        let mut lose_and_renew = |link: &mut Link, lasted: Duration| {
+            now = now + lasted;
+            assert!(link.lose("gone"));
+            assert_eq!(link.next_try(now), Some(now), "the timers tell it");
+            assert!(!link.lose("gone"), "it is known");
+            assert!(matches!(link.take_loss(now), Some(Event::BindFailed(_))));
+            assert!(!link.lose("gone") && link.take_loss(now).is_none());
+            let at = link.next_try(now).unwrap();
+            let waited = at.since(now);
+            now = at;
+            assert!(link.take_due(at));
+            assert_eq!(link.opened(Port::Fixed(7), 7), Some(Event::BindRecovered(7)));
+            waited
+        };
+        for (lasted, waited) in [(0, 1), (0, 2), (29, 4), (0, 8), (31, 1), (0, 2)] {
+            assert_eq!(lose_and_renew(&mut link, Duration::from_secs(lasted)), waited * FIRST_RETRY);
+        }
+        link.closed();
+        assert!(!link.lose("gone"), "what is closed cannot be lost");
+    }
+
+    #[test]
+    fn what_is_lost_while_it_is_renewed_is_renewed_again() {
+        let mut link = up(Port::Fixed(7));
+        link.failed("x", NOW);
+        assert!(link.take_due(NOW + FIRST_RETRY));
+        link.lose("the fresh ones");
+        link.opened(Port::Fixed(7), 7);
+        assert!(link.take_loss(NOW).is_some());
+        assert!(link.next_try(NOW).is_some());
+    }
+
+    #[test]
     fn fresh_sockets_are_asked_for_once_and_not_of_what_is_down() {
         let mut link = up(Port::Chosen(0));
         link.renew_soon();
@@ -212,7 +277,7 @@ mod tests {
     proptest! {
         /// Whatever happens in whatever order: the last wish counts, a pause hides it, and events take turns.
         #[test]
-        fn the_last_wish_counts(steps in proptest::collection::vec(0_u8..6, 0..40)) {
+        fn the_last_wish_counts(steps in proptest::collection::vec(0_u8..8, 0..40)) {
             let mut link = Link::default();
             let (mut wanted, mut paused, mut lost) = (false, false, false);
             for step in steps {
@@ -234,6 +299,11 @@ mod tests {
                     }
                     4 if link.should_be_up() => link.failed("x", NOW),
                     5 if link.should_be_up() => link.opened(link.port(), 7),
+                    6 => {
+                        link.lose("x");
+                        None
+                    }
+                    7 => link.take_loss(NOW),
                     _ => None,
                 };
                 if let Some(event) = told {

@@ -36,11 +36,17 @@ impl Device {
     /// Receives datagrams and passes packets to the TUN, as far as that goes without waiting. Returns how many
     /// messages were handled; 0 means there is nothing to do now.
     ///
+    /// If the bind has lost its sockets, that is told as an event, and fresh ones are opened by
+    /// [`run_timers`](Self::run_timers), again and again if need be.
+    ///
     /// # Errors
-    /// If the bind cannot be used any more.
+    /// Nothing that exists today ends a tunnel here.
     pub fn inbound(&self, inbound: &mut Inbound) -> io::Result<usize> {
         inbound.batch.clear();
-        let received = self.bind.recv(&mut inbound.batch)?;
+        let received = self.bind.recv(&mut inbound.batch).unwrap_or_else(|error| {
+            self.lose_sockets(&error);
+            0
+        });
         let busy = received == inbound.batch.slots();
         let now = self.clock.now();
         let messages = self.open_all(inbound, now);

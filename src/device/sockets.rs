@@ -1,9 +1,17 @@
 //! Whether the device is up: opening, closing and renewing its sockets, again and again if need be.
 
-use std::sync::{Arc, MutexGuard, TryLockError, atomic::Ordering};
+use std::{
+    io,
+    sync::{Arc, MutexGuard, TryLockError, atomic::Ordering},
+    thread,
+    time::Duration,
+};
 
 use super::{Device, link::Port, lock, peer::Peer, read, send::Reason};
 use crate::error::{Error, Result};
+
+/// How long the receiver rests each time that sockets fail of which it is known that they are lost.
+const LOST_NAP: Duration = Duration::from_millis(10);
 
 /// What has come of a change of the sockets, and is left to do when it is over.
 #[derive(Default)]
@@ -254,6 +262,17 @@ impl Device {
         }
     }
 
+    /// Nothing more can be received with the sockets that are open. Fresh ones are opened by whoever runs the timers; what
+    /// became of it is told as an event.
+    pub(super) fn lose_sockets(&self, error: &io::Error) {
+        let news = lock(&self.config).link.lose(&format!("a UDP socket was lost: {error}"));
+        self.schedule_sockets();
+        if !news {
+            // A bind that goes on failing must not keep a processor busy until then.
+            thread::sleep(LOST_NAP);
+        }
+    }
+
     /// To be called by the timers: the time for another try has come, or somebody has asked for it.
     pub(super) fn retry_sockets(&self) {
         let one = match self.transition.try_lock() {
@@ -263,6 +282,11 @@ impl Device {
             Err(TryLockError::WouldBlock) => return,
         };
         let transition = Transition { device: self, one: Some(one) };
+        let loss = lock(&self.config).link.take_loss(self.clock.now());
+        if let Some(event) = loss {
+            tracing::warn!("the sockets were lost, opening fresh ones");
+            self.tell(event);
+        }
         let due = lock(&self.config).link.take_due(self.clock.now());
         let opened = if due { transition.renew() } else { Ok(Opened::None) };
         drop(transition);

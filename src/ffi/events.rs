@@ -44,8 +44,9 @@ pub enum wg_event_kind_t {
     /// The host name of the peer `public_key` has no address, for `reason`. It is told once, and the name looked up again as
     /// long as anything is to be sent there.
     WG_EVENT_RESOLVE_FAILED = 5,
-    /// Fresh UDP sockets could not be opened, for `reason`. It is tried again; until then the old ones stay in use, or
-    /// nothing is sent or received if there are none, as after wg_resume().
+    /// Fresh UDP sockets could not be opened, or those that were open can be used no longer, for `reason`. Fresh ones are tried
+    /// again and again; until then the old ones stay in use, or nothing is sent or received if there are none, as after
+    /// wg_resume().
     WG_EVENT_SOCKETS_LOST = 10,
     /// The fresh UDP sockets are open, on `listen_port`.
     WG_EVENT_SOCKETS_RECOVERED = 11,

@@ -117,12 +117,14 @@ impl Inbox {
                 _ if !desk.batch.is_empty() => {}
                 _ if count > 0 => return Ok(count),
                 Some(Err(err)) => return Err(Error::io(format!("cannot receive with {}", self.family), err)),
-                _ => {
+                looked => {
                     let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
                     if left == Some(Duration::ZERO) {
                         return Ok(0);
                     }
-                    desk.wait(left)?;
+                    if !matches!(looked, Some(Ok(true))) {
+                        desk.wait(left)?;
+                    }
                 }
             }
         }

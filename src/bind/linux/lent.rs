@@ -13,15 +13,17 @@ const SO_BUF_LOCK: c_int = 72;
 const IPV6_AUTOFLOWLABEL: c_int = 70;
 
 /// The options that something in this module tree may change. The locks come after the sizes, which set them.
-const OPTIONS: [(c_int, c_int); 16] = [
+const OPTIONS: [(c_int, c_int); 18] = [
     (SOL_UDP, libc::UDP_GRO),
     (SOL_UDP, libc::UDP_SEGMENT),
     (IPPROTO_IP, libc::IP_PKTINFO),
     (IPPROTO_IP, libc::IP_RECVTOS),
     (IPPROTO_IP, libc::IP_MTU_DISCOVER),
+    (IPPROTO_IP, libc::IP_RECVERR),
     (IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
     (IPPROTO_IPV6, libc::IPV6_RECVTCLASS),
     (IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
+    (IPPROTO_IPV6, libc::IPV6_RECVERR),
     (IPPROTO_IPV6, libc::IPV6_DONTFRAG),
     (IPPROTO_IPV6, IPV6_AUTOFLOWLABEL),
     (SOL_SOCKET, libc::SO_TIMESTAMPNS),

@@ -17,6 +17,8 @@ use std::{
         Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    thread,
+    time::{Duration, Instant},
 };
 
 /// What the events of a pair's sockets carry.
@@ -25,9 +27,12 @@ pub(in crate::bind) const SOCKET: Token = Token(1);
 /// How often both families are tried on a port that the system chose for the first of them.
 const PORT_TRIES: usize = 100;
 
+/// How long a port that was just given back is waited for.
+const PORT_PATIENCE: Duration = Duration::from_millis(50);
+
 const BOTH: [Family; 2] = [Family::V4, Family::V6];
 
-/// What is open: one or two sockets on one port.
+/// What is open: one or two sockets on one port; fewer, if that of a family could not be renewed.
 pub(super) struct Sockets {
     pub(super) port: u16,
     pub(super) each: Vec<Socket>,
@@ -38,6 +43,10 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
+    fn new(port: u16, each: Vec<Socket>) -> Self {
+        Self { port, each, lent: None, turn: AtomicUsize::new(0) }
+    }
+
     fn family(&self, family: Family) -> Option<&Socket> {
         self.each.iter().find(|socket| socket.family == family)
     }
@@ -124,9 +133,10 @@ impl Pair {
         let family = Family::of(address);
         let lent = Lent::new(&socket)?;
         socket::prepare(&socket, wanted.mark)?;
-        let socket = self.register(Socket::set_up(socket, family, None, self.options)?, &wanted)?;
-        let sockets = Sockets { port: address.port(), each: vec![socket], lent: Some(lent), turn: AtomicUsize::new(0) };
-        self.replace(Some(sockets));
+        let socket = Socket::set_up(socket, family, None, Way::default(), self.options)?;
+        socket.set_way(wanted.ways[family as usize])?;
+        let socket = self.register(socket)?;
+        self.replace(Some(Sockets { lent: Some(lent), ..Sockets::new(address.port(), vec![socket]) }));
         Ok(address.port())
     }
 
@@ -197,40 +207,56 @@ impl Pair {
         self.counters.read()
     }
 
-    /// Fills free slots of `batch` with what came for both families.
-    pub(in crate::bind) fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
+    /// Fills free slots of `batch` with what came for both families. Returns how many, and whether there may be more although
+    /// nothing came.
+    ///
+    /// # Errors
+    /// A socket was lost. That is returned once; from then on its family receives nothing.
+    pub(in crate::bind) fn recv(&self, batch: &mut RecvBatch) -> io::Result<(usize, bool)> {
         let before = batch.len();
         self.with_sockets(|sockets| {
             // The families take turns in who comes first, or else a busy one could fill every batch.
             let turn = sockets.turn.fetch_add(1, Relaxed);
+            let mut more = false;
             for i in 0..sockets.each.len() {
-                sockets.each[(turn + i) % sockets.each.len()].recv(batch, &self.counters)?;
+                // What is lost is looked for below, so that what has come is handed over first.
+                more |= sockets.each[(turn + i) % sockets.each.len()].recv(batch, &self.counters).unwrap_or(false);
             }
-            Ok(batch.len() - before)
+            match batch.len() - before {
+                0 => sockets.each.iter().find_map(Socket::take_loss).map_or(Ok((0, more)), Err),
+                count => Ok((count, false)),
+            }
         })
-        .unwrap_or(Ok(0))
+        .unwrap_or(Ok((0, false)))
     }
 
-    /// Fills free slots of `batch` with what came for one family. `None` if it has no socket.
-    pub(in crate::bind) fn recv_of(&self, family: Family, batch: &mut RecvBatch) -> Option<io::Result<()>> {
+    /// Fills free slots of `batch` with what came for one family; true if there may be more although nothing came. `None` if
+    /// the family has no socket.
+    ///
+    /// # Errors
+    /// The socket is lost.
+    pub(in crate::bind) fn recv_of(&self, family: Family, batch: &mut RecvBatch) -> Option<io::Result<bool>> {
         self.with_socket(family, |socket| socket.recv(batch, &self.counters))
     }
 
-    /// Sends up to [`BATCH`] transmits; `origins` is empty or says how each was made.
-    pub(in crate::bind) fn send(&self, batch: &[Transmit<'_>], origins: &[Origin], report: &mut SendReport) {
+    /// Sends up to [`BATCH`] transmits; `origins` is empty or says how each was made. Returns whether a socket was lost by
+    /// that: the receiver, who will be told, must then be woken.
+    pub(in crate::bind) fn send(&self, batch: &[Transmit<'_>], origins: &[Origin], report: &mut SendReport) -> bool {
         let (batch, rest) = batch.split_at(batch.len().min(BATCH));
         report.dropped += rest.iter().map(Transmit::datagrams).sum::<usize>();
         let open = self.sockets.read().unwrap_or_else(PoisonError::into_inner);
+        let mut lost = false;
         for family in BOTH {
             let mut outgoing = Outgoing::new(batch, origins, family, report).with_patience(self.options.patience);
             match open.as_ref().and_then(|sockets| sockets.family(family)) {
-                Some(socket) => socket.send(&mut outgoing, &self.counters),
+                Some(socket) => lost |= socket.send(&mut outgoing, &self.counters),
                 None => outgoing.no_socket(),
             }
             if outgoing.overflowed() > 0 {
                 self.counters.send_full.fetch_add(outgoing.overflowed() as u64, Relaxed);
             }
         }
+        lost
     }
 
     fn with_sockets<R>(&self, act: impl FnOnce(&Sockets) -> R) -> Option<R> {
@@ -246,27 +272,38 @@ impl Pair {
     }
 
     /// New sockets, not bound yet. Of those families that the host has.
-    fn make_bare(&self, families: &[Family], mark: u32) -> io::Result<Vec<(Family, socket2::Socket)>> {
-        of_families(families, |family| {
-            let socket = socket::make(*family, mark, self.hook.as_ref())?;
-            Ok(socket.map(|socket| (*family, socket)))
-        })
+    fn make_bare(&self, families: &[Family], wanted: &Wanted) -> io::Result<Vec<(Family, socket2::Socket)>> {
+        of_families(families, |family| Ok(self.make_one(*family, wanted)?.map(|socket| (*family, socket))))
+    }
+
+    fn make_one(&self, family: Family, wanted: &Wanted) -> io::Result<Option<socket2::Socket>> {
+        socket::make(family, wanted.mark, wanted.ways[family as usize].interface, self.hook.as_ref())
     }
 
     /// Binds bare sockets to one port and registers them.
     fn bind_all(&self, bare: Vec<(Family, socket2::Socket)>, mut port: u16, wanted: &Wanted) -> io::Result<Sockets> {
         let each = of_families(bare, |(family, socket)| {
-            let Some(socket) = unless_missing(Socket::set_up(socket, family, Some(port), self.options))? else {
-                return Ok(None);
-            };
-            port = socket.io.local_addr()?.port();
-            self.register(socket, wanted).map(Some)
+            let bound = self.bind_one(socket, family, port, wanted)?;
+            port = bound.as_ref().map_or(Ok(port), |bound| bound.io.local_addr().map(|address| address.port()))?;
+            Ok(bound)
         })?;
-        Ok(Sockets { port, each, lent: None, turn: AtomicUsize::new(0) })
+        Ok(Sockets::new(port, each))
     }
 
-    fn register(&self, mut socket: Socket, wanted: &Wanted) -> io::Result<Socket> {
-        socket.set_way(wanted.ways[socket.family as usize])?;
+    /// Binds a bare socket and registers it. `None` if the host does not have the family.
+    fn bind_one(
+        &self,
+        bare: socket2::Socket,
+        family: Family,
+        port: u16,
+        wanted: &Wanted,
+    ) -> io::Result<Option<Socket>> {
+        let way = wanted.ways[family as usize];
+        let bound = unless_missing(Socket::set_up(bare, family, Some(port), way, self.options))?;
+        bound.map(|bound| self.register(bound)).transpose()
+    }
+
+    fn register(&self, mut socket: Socket) -> io::Result<Socket> {
         self.registries[socket.family as usize].register(&mut socket.io, SOCKET, Interest::READABLE)?;
         Ok(socket)
     }
@@ -274,40 +311,83 @@ impl Pair {
     /// Sockets of those `families` that the host has, on `port` or on one that is free in all of them.
     pub(super) fn make(&self, families: &[Family], port: u16, wanted: &Wanted) -> io::Result<Sockets> {
         for _ in 1..PORT_TRIES {
-            match self.bind_all(self.make_bare(families, wanted.mark)?, port, wanted) {
+            match self.bind_all(self.make_bare(families, wanted)?, port, wanted) {
                 Err(err) if port == 0 && err.kind() == io::ErrorKind::AddrInUse => {}
                 result => return result,
             }
         }
-        self.bind_all(self.make_bare(families, wanted.mark)?, port, wanted)
+        self.bind_all(self.make_bare(families, wanted)?, port, wanted)
     }
 
-    /// Fresh sockets on the port of those that are open. The port is shared for the moment in which both are, so that
-    /// there is no moment without, and the old ones stay if the fresh ones fail. (To close the old ones first would not
-    /// do: a child process that is just being started may still hold their port.)
+    /// Fresh sockets on the port of those that are open. Where the system lets sockets of one user share a port, and nobody
+    /// else, they do so for a moment: there is then no moment without, and the old ones stay if the fresh ones fail.
+    /// Otherwise an old one is closed before the fresh one has its port, for what anybody may share anybody may keep.
     fn renew(&self, port: u16, wanted: &Wanted) -> io::Result<()> {
-        let fresh = self.make_bare(&BOTH, wanted.mark)?;
-        let share_old = |share| self.with_sockets(|old| old.each.iter().for_each(|socket| socket.share_port(share)));
-        share_old(true);
-        fresh.iter().for_each(|(_, socket)| socket::share_port(socket, true));
-        let renewed = self.bind_all(fresh, port, wanted).map(|new| self.replace(Some(new)));
-        share_old(false);
+        let mut fresh = self.make_bare(&BOTH, wanted)?;
+        // First the families whose port none of our own sockets has: if it is taken, nothing was closed.
+        fresh.sort_by_key(|(family, _)| self.with_socket(*family, |_| ()).is_some());
+        let renewed = of_families(fresh, |(family, bare)| self.renew_one(bare, family, port, wanted));
+        let renewed = renewed.map(|each| self.replace(Some(Sockets::new(port, each))));
+        self.with_sockets(|open| open.each.iter().for_each(Socket::stop_sharing_port));
         renewed
+    }
+
+    fn renew_one(
+        &self,
+        bare: socket2::Socket,
+        family: Family,
+        port: u16,
+        wanted: &Wanted,
+    ) -> io::Result<Option<Socket>> {
+        let shared = self.with_socket(family, |old| old.share_port_with(&bare));
+        let mut bound = self.bind_one(bare, family, port, wanted);
+        if is_in_use(&bound) && shared == Some(false) {
+            self.close_family(family);
+            // The system may need a moment to give the port back, and a child process that is just being started may still
+            // hold it.
+            let deadline = Instant::now() + PORT_PATIENCE;
+            loop {
+                bound = match self.make_one(family, wanted)? {
+                    Some(bare) => self.bind_one(bare, family, port, wanted),
+                    None => Ok(None),
+                };
+                if !is_in_use(&bound) || Instant::now() >= deadline {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        bound
+    }
+
+    /// Closes the socket of one family. The port stays the one to renew.
+    fn close_family(&self, family: Family) {
+        let closed = self.write().as_mut().and_then(|open| {
+            let at = open.each.iter().position(|socket| socket.family == family)?;
+            Some(open.each.swap_remove(at))
+        });
+        closed.into_iter().for_each(|socket| self.discard(socket));
     }
 
     /// Puts `new` in the place of what is open, and closes that.
     pub(super) fn replace(&self, new: Option<Sockets>) {
         let old = std::mem::replace(&mut *self.write(), new);
-        for mut socket in old.into_iter().flat_map(|sockets| sockets.each) {
-            if let Err(err) = self.registries[socket.family as usize].deregister(&mut socket.io) {
-                tracing::debug!(%err, "cannot deregister a socket");
-            }
+        old.into_iter().flat_map(|sockets| sockets.each).for_each(|socket| self.discard(socket));
+    }
+
+    fn discard(&self, mut socket: Socket) {
+        if let Err(err) = self.registries[socket.family as usize].deregister(&mut socket.io) {
+            tracing::debug!(%err, "cannot deregister a socket");
         }
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Option<Sockets>> {
         self.sockets.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn is_in_use<T>(bound: &io::Result<T>) -> bool {
+    bound.as_ref().is_err_and(|err| err.kind() == io::ErrorKind::AddrInUse)
 }
 
 /// What `make` makes of each item, without those for which it says that the host has no such family.

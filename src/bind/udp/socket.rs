@@ -1,6 +1,6 @@
 //! One socket: how it is made, and which driver it has.
 
-use super::{BUFFER, Counters, SocketHook, pair::Way};
+use super::{BUFFER, Counters, SocketHook, health::Health, pair::Way};
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 use crate::bind::fallback as native;
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -33,45 +33,35 @@ pub(in crate::bind) struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { offload: true, set_up: set_up::<native::Driver>, interfaces: false, patience: Duration::ZERO }
+        Self { offload: true, set_up: native::set_up, interfaces: false, patience: Duration::ZERO }
     }
 }
 
 impl Options {
     /// The same of the portable driver, on every system.
     pub(in crate::bind) fn portable(self) -> Self {
-        Self { set_up: set_up::<fallback::Driver>, ..self }
+        Self { set_up: fallback::set_up, ..self }
     }
 }
 
 /// How datagrams pass a socket. It is behind a pointer so that who never asks for the portable driver does not carry it:
 /// where there is another, that saves 14 KB.
 pub(in crate::bind) trait Drive: Send + Sync {
-    /// Sets up a socket, and binds it to the address if there is one.
-    fn set_up(bare: &socket2::Socket, address: Option<&SockAddr>, family: Family, options: Options) -> io::Result<Self>
-    where
-        Self: Sized;
-
     /// Sends until nothing is left.
     fn send(&self, socket: &UdpSocket, outgoing: &mut Outgoing<'_>, counters: &Counters);
 
     /// Receives into the free slots what is there.
+    ///
+    /// # Errors
+    /// The first one that the system reports, if nothing was received; `WouldBlock` if there is nothing.
     fn recv(&self, socket: &UdpSocket, batch: &mut RecvBatch, counters: &Counters) -> io::Result<()>;
 
     /// Whether several datagrams can leave as one message.
     fn joins(&self) -> bool;
 }
 
+/// Sets up a socket, and binds it to the address if there is one.
 pub(in crate::bind) type SetUp = fn(&socket2::Socket, Option<&SockAddr>, Family, Options) -> io::Result<Box<dyn Drive>>;
-
-fn set_up<D: Drive + 'static>(
-    bare: &socket2::Socket,
-    address: Option<&SockAddr>,
-    family: Family,
-    options: Options,
-) -> io::Result<Box<dyn Drive>> {
-    Ok(Box::new(D::set_up(bare, address, family, options)?))
-}
 
 /// A socket that is bound.
 pub(super) struct Socket {
@@ -82,10 +72,17 @@ pub(super) struct Socket {
     interface: AtomicU32,
     /// Whether everything is dropped.
     blackhole: AtomicBool,
+    health: Health,
 }
 
-/// A socket that is not bound yet, shown to the hook and prepared. `None` if the host does not have the family.
-pub(super) fn make(family: Family, mark: u32, hook: Option<&SocketHook>) -> io::Result<Option<socket2::Socket>> {
+/// A socket that is not bound yet, shown to the hook, prepared and tied to its interface: one that is tied only
+/// afterwards could not have a port that others use on other interfaces. `None` if the host does not have the family.
+pub(super) fn make(
+    family: Family,
+    mark: u32,
+    interface: u32,
+    hook: Option<&SocketHook>,
+) -> io::Result<Option<socket2::Socket>> {
     let domain = match family {
         Family::V4 => socket2::Domain::IPV4,
         Family::V6 => socket2::Domain::IPV6,
@@ -103,13 +100,20 @@ pub(super) fn make(family: Family, mark: u32, hook: Option<&SocketHook>) -> io::
     if family == Family::V6 {
         socket.set_only_v6(true)?;
     }
+    #[cfg(windows)]
+    crate::bind::windows::refuse_sharing(&socket);
     prepare(&socket, mark)?;
+    if interface != 0 {
+        interface::tie(&socket2::SockRef::from(&socket), family, interface)?;
+    }
     Ok(Some(socket))
 }
 
 /// Does what every socket needs.
 pub(super) fn prepare(socket: &socket2::Socket, mark: u32) -> io::Result<()> {
     socket.set_nonblocking(true)?;
+    #[cfg(windows)]
+    crate::bind::windows::ignore_unreachable(socket);
     if mark != 0 {
         native::set_mark(&socket2::SockRef::from(socket), mark)?;
     }
@@ -118,25 +122,13 @@ pub(super) fn prepare(socket: &socket2::Socket, mark: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether another socket that wants the same may be bound to this one's port.
-pub(super) fn share_port<'a>(socket: impl Into<socket2::SockRef<'a>>, share: bool) {
-    let socket = socket.into();
-    // The BSDs have SO_REUSEADDR as well, but there it does not let two sockets have the very same address.
-    #[cfg(all(unix, not(any(target_os = "linux", target_os = "android"))))]
-    let done = socket.set_reuse_port(share);
-    #[cfg(not(all(unix, not(any(target_os = "linux", target_os = "android")))))]
-    let done = socket.set_reuse_address(share);
-    if let Err(err) = done {
-        tracing::debug!(%err, share, "cannot change the sharing of a port");
-    }
-}
-
 impl Socket {
-    /// Sets up a prepared socket, and binds it to `port` if there is one.
+    /// Sets up a prepared socket, which is tied to the interface of its `way`, and binds it to `port` if there is one.
     pub(super) fn set_up(
         socket: socket2::Socket,
         family: Family,
         port: Option<u16>,
+        way: Way,
         options: Options,
     ) -> io::Result<Self> {
         let address = port.map(|port| match family {
@@ -145,24 +137,38 @@ impl Socket {
         });
         let driver = (options.set_up)(&socket, address.as_ref(), family, options)?;
         let io = UdpSocket::from_std(socket.into());
-        Ok(Self { io, family, driver, interface: AtomicU32::new(0), blackhole: AtomicBool::new(false) })
+        let (interface, blackhole) = (AtomicU32::new(way.interface), AtomicBool::new(way.blackhole));
+        Ok(Self { io, family, driver, interface, blackhole, health: Health::default() })
     }
 
-    pub(super) fn send(&self, outgoing: &mut Outgoing<'_>, counters: &Counters) {
+    /// Sends what can be sent. Returns whether the socket turned out to be lost by that.
+    pub(super) fn send(&self, outgoing: &mut Outgoing<'_>, counters: &Counters) -> bool {
         if self.blackhole.load(Relaxed) {
             // Not as unreachable, for then a peer would be looked for at its other addresses at once. A black hole is
             // the app's order, for a moment, and says nothing about routes; and what it holds back is not to leave by
             // the other family instead.
-            return outgoing.abandon();
+            outgoing.abandon();
+            return false;
         }
         if self.interface.load(Relaxed) != 0 {
             outgoing.through_any_interface();
         }
         self.driver.send(&self.io, outgoing, counters);
+        outgoing.end().is_some_and(|code| self.health.refused_to_send(code))
     }
 
-    pub(super) fn recv(&self, batch: &mut RecvBatch, counters: &Counters) -> io::Result<()> {
-        self.driver.recv(&self.io, batch, counters)
+    /// Receives into the free slots what is there. Errors of single datagrams are passed over, a bounded number at a time:
+    /// true says that there may be more, although nothing was received.
+    ///
+    /// # Errors
+    /// The socket is lost, now or since an earlier call.
+    pub(super) fn recv(&self, batch: &mut RecvBatch, counters: &Counters) -> io::Result<bool> {
+        self.health.receive(counters, || self.driver.recv(&self.io, batch, counters))
+    }
+
+    /// Why the socket was lost, to whom it is the first to ask.
+    pub(super) fn take_loss(&self) -> Option<io::Error> {
+        self.health.take_loss()
     }
 
     /// Whether several datagrams can leave as one message.
@@ -179,8 +185,20 @@ impl Socket {
         Ok(())
     }
 
-    pub(super) fn share_port(&self, share: bool) {
-        share_port(&self.io, share);
+    /// Lets a socket that is not bound yet have the same port. False if the system does not offer that to sockets of one
+    /// user alone.
+    pub(super) fn share_port_with(&self, bare: &socket2::Socket) -> bool {
+        native::share_port(&socket2::SockRef::from(&self.io), bare).unwrap_or_else(|err| {
+            tracing::debug!(%err, "cannot share a port");
+            false
+        })
+    }
+
+    /// Keeps the port for this socket alone again.
+    pub(super) fn stop_sharing_port(&self) {
+        if let Err(err) = native::stop_sharing_port(&socket2::SockRef::from(&self.io)) {
+            tracing::debug!(%err, "cannot end the sharing of a port");
+        }
     }
 
     pub(super) fn set_mark(&self, mark: u32) -> io::Result<()> {

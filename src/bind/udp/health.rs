@@ -1,0 +1,160 @@
+//! Whether a socket can still be used, to judge by the errors that the system reports on it.
+//!
+//! Most errors of receiving are the fate of something sent earlier: an ICMP message that came back. However many there are,
+//! they say nothing about the socket. A few say that it is gone, as does any error that does not end.
+
+use super::Counters;
+use std::{
+    io,
+    sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::Relaxed},
+};
+
+/// How many errors are passed over in one go. The thread has other things to do.
+const ROUND: usize = 64;
+
+/// An error that is reported this often in a row, between two calls that find something or nothing, has no end.
+const ENDLESS: u32 = 4096;
+
+/// What is known about the state of a socket.
+#[derive(Default)]
+pub(super) struct Health {
+    /// Errors since receiving found something or nothing.
+    in_a_row: AtomicU32,
+    /// The error that the socket was lost with, or 0.
+    loss: AtomicI32,
+    /// Whether the loss was asked for.
+    told: AtomicBool,
+}
+
+impl Health {
+    /// Calls `receive` until it finds something or nothing, but not for longer than a round: true then.
+    ///
+    /// # Errors
+    /// The socket is lost, now or since earlier.
+    pub(super) fn receive(&self, counters: &Counters, mut receive: impl FnMut() -> io::Result<()>) -> io::Result<bool> {
+        if let Some(loss) = self.loss() {
+            return Err(loss);
+        }
+        for _ in 0..ROUND {
+            match receive() {
+                Err(err) if err.kind() != io::ErrorKind::WouldBlock => {
+                    counters.recv_errors.fetch_add(1, Relaxed);
+                    let code = err.raw_os_error().unwrap_or(UNKNOWN);
+                    if ends(code) || self.in_a_row.fetch_add(1, Relaxed) >= ENDLESS {
+                        self.lose(code);
+                        return Err(err);
+                    }
+                }
+                _ => {
+                    if self.in_a_row.load(Relaxed) != 0 {
+                        self.in_a_row.store(0, Relaxed);
+                    }
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// The system has refused to send with this error, which [`ends`] a socket. Returns whether that is news.
+    pub(super) fn refused_to_send(&self, code: i32) -> bool {
+        self.lose(code)
+    }
+
+    /// Why the socket was lost; `None` if it was not, or if that was asked before.
+    pub(super) fn take_loss(&self) -> Option<io::Error> {
+        self.loss().filter(|_| !self.told.swap(true, Relaxed))
+    }
+
+    fn loss(&self) -> Option<io::Error> {
+        match self.loss.load(Relaxed) {
+            0 => None,
+            code => Some(io::Error::from_raw_os_error(code)),
+        }
+    }
+
+    fn lose(&self, code: i32) -> bool {
+        self.loss.compare_exchange(0, code, Relaxed, Relaxed).is_ok()
+    }
+}
+
+/// For an error that is not the system's.
+const UNKNOWN: i32 = -1;
+
+/// Whether an error of the system says that the socket cannot be used any more: it is not there, or was shut down by the
+/// system (Android does that to the sockets of a network that is gone, Apple's systems to those of an app that was
+/// suspended).
+pub(in crate::bind) fn ends(code: i32) -> bool {
+    #[cfg(not(windows))]
+    return matches!(code, libc::EBADF | libc::ENOTSOCK | libc::ENOTCONN | libc::ECONNABORTED | libc::EPIPE);
+    // Of winsock2.h: WSA_INVALID_HANDLE, WSAEBADF, WSAENOTSOCK, WSAECONNABORTED, WSAENOTCONN, WSAESHUTDOWN.
+    #[cfg(windows)]
+    return matches!(code, 6 | 10009 | 10038 | 10053 | 10057 | 10058);
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// The fate of a datagram, and the end of a socket.
+    #[cfg(not(windows))]
+    const CODES: (i32, i32) = (libc::ECONNREFUSED, libc::EBADF);
+    #[cfg(windows)]
+    const CODES: (i32, i32) = (10054, 10038);
+
+    fn fails(code: i32) -> impl FnMut() -> io::Result<()> {
+        move || Err(io::Error::from_raw_os_error(code))
+    }
+
+    fn nothing() -> io::Result<()> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    #[test]
+    fn any_number_of_datagrams_may_fail_but_not_in_one_go() {
+        let (health, counters) = (Health::default(), Counters::default());
+        for _ in 0..100 {
+            for _ in 0..10 {
+                assert!(health.receive(&counters, fails(CODES.0)).unwrap());
+            }
+            let mut errors = 20;
+            let last = || {
+                if errors == 0 {
+                    nothing()
+                } else {
+                    errors -= 1;
+                    fails(CODES.0)()
+                }
+            };
+            assert!(!health.receive(&counters, last).unwrap());
+        }
+        assert_eq!(counters.read().recv_errors, 100 * (10 * ROUND as u64 + 20));
+        assert!(health.take_loss().is_none());
+    }
+
+    #[test]
+    fn an_error_without_end_is_a_loss() {
+        let (health, counters) = (Health::default(), Counters::default());
+        let rounds = (0..).take_while(|_| health.receive(&counters, fails(CODES.0)).is_ok()).count();
+        assert_eq!(rounds, ENDLESS as usize / ROUND);
+        assert_eq!(health.take_loss().unwrap().raw_os_error(), Some(CODES.0));
+    }
+
+    #[test]
+    fn a_loss_stays_and_is_told_once() {
+        let (health, counters) = (Health::default(), Counters::default());
+        health.receive(&counters, fails(CODES.1)).unwrap_err();
+        for _ in 0..2 {
+            let err = health.receive(&counters, || panic!("what is lost is left alone")).unwrap_err();
+            assert_eq!(err.raw_os_error(), Some(CODES.1));
+        }
+        assert!(health.take_loss().is_some() && health.take_loss().is_none());
+        assert!(!health.refused_to_send(CODES.1), "known already");
+
+        let health = Health::default();
+        assert!(health.refused_to_send(CODES.1));
+        health.receive(&counters, nothing).unwrap_err();
+        assert!(health.take_loss().is_some());
+    }
+}
