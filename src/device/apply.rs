@@ -45,7 +45,6 @@ impl Device {
     /// `AddrInUse` or another socket error for the port, `Permission` or another for the mark, `Invalid` if there
     /// would be too many peers, or an endpoint is a host name and there is no resolver. Nothing has changed then.
     pub fn apply(&self, update: Update) -> Result<()> {
-        let now = self.clock.now();
         let (opened, followups) = {
             let _alone = lock(&self.sets);
             self.check_peer_count(&update)?;
@@ -70,9 +69,9 @@ impl Device {
                 self.look_up(&peer);
             }
             if keepalive {
-                self.send_keepalive(&peer, now);
+                self.send_keepalive(&peer);
             } else {
-                self.send_staged(&peer, now);
+                self.send_staged(&peer);
             }
         }
         Ok(())

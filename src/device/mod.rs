@@ -286,19 +286,19 @@ impl Device {
 
     /// Does what peers' timers ask for, takes what was looked up, and tries again what could not be done.
     pub fn run_timers(&self) {
-        let now = self.clock.now();
-        if self.deadlines.pop_own(now) {
+        // The clock is read again after all that may take its time: here an app's functions may run.
+        if self.deadlines.pop_own(self.clock.now()) {
             self.retry_sockets();
         }
-        self.take_answers(now);
-        while let Some((at, peer)) = self.deadlines.pop(now) {
+        self.take_answers();
+        while let Some((at, peer)) = self.deadlines.pop(self.clock.now()) {
             lock(&peer.state).scheduled.take_if(|scheduled| *scheduled == at);
             loop {
-                let action = lock(&peer.state).timers.due(now);
+                let action = lock(&peer.state).timers.due(self.clock.now());
                 let Some(action) = action else { break };
-                self.act(&peer, action, now);
+                self.act(&peer, action);
             }
-            self.retry_name(&peer, now);
+            self.retry_name(&peer);
             self.schedule(&peer, &mut lock(&peer.state));
         }
     }

@@ -87,7 +87,7 @@ impl Device {
     /// Returns how many names that were.
     pub fn resolve_names(&self) -> usize {
         let names = self.names.as_ref().map_or(0, |names| names.resolver.work());
-        self.take_answers(self.clock.now());
+        self.take_answers();
         names
     }
 
@@ -139,13 +139,13 @@ impl Device {
 
     /// Something is to be sent to a peer that has a name: looks it up if there is no address yet, or if that failed the
     /// last time.
-    pub(super) fn want_address(&self, peer: &Arc<Peer>, now: Instant) {
+    pub(super) fn want_address(&self, peer: &Arc<Peer>) {
         if !self.resolves_names() {
             return;
         }
         let ask = {
             let mut state = lock(&peer.state);
-            let ask = state.name.as_mut().is_some_and(|name| name.want(now));
+            let ask = state.name.as_mut().is_some_and(|name| name.want(self.clock.now()));
             self.schedule(peer, &mut state);
             ask
         };
@@ -155,8 +155,8 @@ impl Device {
     }
 
     /// To be called by the timers.
-    pub(super) fn retry_name(&self, peer: &Arc<Peer>, now: Instant) {
-        let due = lock(&peer.state).is_retry_due(now);
+    pub(super) fn retry_name(&self, peer: &Arc<Peer>) {
+        let due = lock(&peer.state).is_retry_due(self.clock.now());
         if due {
             self.look_up(peer);
         }
@@ -170,23 +170,23 @@ impl Device {
     }
 
     /// Takes what was looked up.
-    pub(super) fn take_answers(&self, now: Instant) {
+    pub(super) fn take_answers(&self) {
         let Some(names) = &self.names else { return };
         for Answer { question, found } in names.resolver.take_answers() {
             match question.peer {
-                Some(peer) => self.take_addresses(&peer, question.number, &found, now),
-                None => self.take_prefix(names, question.number, &found, now),
+                Some(peer) => self.take_addresses(&peer, question.number, &found),
+                None => self.take_prefix(names, question.number, &found),
             }
         }
     }
 
     /// A peer's name was looked up.
-    fn take_addresses(&self, peer: &Weak<Peer>, number: u64, found: &Result<Vec<IpAddr>>, now: Instant) {
+    fn take_addresses(&self, peer: &Weak<Peer>, number: u64, found: &Result<Vec<IpAddr>>) {
         let Some(peer) = &peer.upgrade() else { return };
         let (resolved, host) = {
             let mut state = lock(&peer.state);
             let host = state.name.as_ref().map(|name| name.host().clone());
-            let resolved = state.resolved(number, found.as_deref().unwrap_or_default(), now);
+            let resolved = state.resolved(number, found.as_deref().unwrap_or_default(), self.clock.now());
             if resolved == Resolved::Moved {
                 state.stays = self.roaming_disabled.load(Ordering::Relaxed);
             }
@@ -197,7 +197,7 @@ impl Device {
             Resolved::Stale | Resolved::Stays => {}
             Resolved::Moved => {
                 self.tell_placed(peer);
-                self.begin_again(peer, now);
+                self.begin_again(peer);
             }
             Resolved::Failed { first, dropped } => {
                 count(&self.stats.out_unstaged, dropped);
@@ -212,11 +212,11 @@ impl Device {
     }
 
     /// The prefix of the network was looked up.
-    fn take_prefix(&self, names: &Names, number: u64, found: &Result<Vec<IpAddr>>, now: Instant) {
+    fn take_prefix(&self, names: &Names, number: u64, found: &Result<Vec<IpAddr>>) {
         let prefix = Prefix::discover(found.as_deref().unwrap_or_default());
         {
             let mut nat64 = lock(&names.nat64);
-            if nat64.inquiry.take(number, prefix.is_some(), now) != Taken::Good {
+            if nat64.inquiry.take(number, prefix.is_some(), self.clock.now()) != Taken::Good {
                 return;
             }
             nat64.prefix = prefix;
@@ -226,31 +226,31 @@ impl Device {
         for peer in read(&self.peers).list() {
             let (found, has_session) = {
                 let mut state = lock(&peer.state);
-                (state.prefix_found(prefix), state.has_session(now))
+                (state.prefix_found(prefix), state.has_session(self.clock.now()))
             };
             if found {
                 self.tell_placed(&peer);
                 if has_session {
-                    self.send_keepalive(&peer, now);
+                    self.send_keepalive(&peer);
                 } else {
-                    self.begin_again(&peer, now);
+                    self.begin_again(&peer);
                 }
             }
         }
     }
 
     /// The peer is looked for at another address: makes a session there, if one is wanted.
-    fn begin_again(&self, peer: &Arc<Peer>, now: Instant) {
+    fn begin_again(&self, peer: &Arc<Peer>) {
         {
             let mut state = lock(&peer.state);
-            if !state.has_session(now) && !state.is_wanted() {
+            if !state.has_session(self.clock.now()) && !state.is_wanted() {
                 return;
             }
             state.timers.handshake_may_begin();
         }
-        self.initiate(peer, Reason::Fresh, now);
+        self.initiate(peer, Reason::Fresh);
         // What waited for an address need not wait for that.
-        self.send_staged(peer, now);
+        self.send_staged(peer);
     }
 
     /// An initiation was not answered: it may be the turn of another address.
@@ -275,7 +275,7 @@ impl Device {
     /// There is no way to the peer. The next attempt begins with the address itself, or with one that its name has by then.
     pub(super) fn without_route(&self, peer: &Arc<Peer>) {
         lock(&peer.state).stop_synthesizing();
-        self.want_address(peer, self.clock.now());
+        self.want_address(peer);
     }
 
     /// The peer's endpoint is another one, and not because it was heard there.

@@ -158,11 +158,13 @@ impl State {
         self.timers.is_retrying() && !self.has_session(now)
     }
 
-    /// Whether it is time for a new session after a packet was sent: the current one is worn, or old and ours to renew.
+    /// Whether it is time for a new session after a packet was sent: the current one is worn, or old and ours to renew. It
+    /// may even be over, if sending took its time.
     pub(super) fn is_stale_for_sending(&self, now: Instant) -> bool {
-        self.sessions.current.as_ref().is_some_and(|s| {
-            s.may_send(now) && (s.is_worn() || (s.is_initiator() && now.since(s.created()) >= REKEY_AFTER_TIME))
-        })
+        self.sessions
+            .current
+            .as_ref()
+            .is_some_and(|s| s.is_worn() || (s.is_initiator() && now.since(s.created()) >= REKEY_AFTER_TIME))
     }
 
     /// Whether it is the last chance to renew the session after a packet was received, so that a peer that only

@@ -48,19 +48,19 @@ impl Device {
             0
         });
         let busy = received == inbound.batch.slots();
-        let now = self.clock.now();
-        let messages = self.open_all(inbound, now);
+        let messages = self.open_all(inbound);
         for run in &inbound.runs {
-            self.accept_run(run, &mut inbound.opened[run.opened.clone()], now);
+            self.accept_run(run, &mut inbound.opened[run.opened.clone()]);
         }
         self.deliver(inbound);
         inbound.settle();
         let most = if busy { HANDSHAKES_PER_BUSY_ROUND } else { HANDSHAKES_PER_ROUND };
-        Ok(messages + self.handle_handshakes(inbound, most, now))
+        Ok(messages + self.handle_handshakes(inbound, most))
     }
 
     /// Decrypts every data message in place, and queues every handshake message.
-    fn open_all(&self, inbound: &mut Inbound, now: Instant) -> usize {
+    fn open_all(&self, inbound: &mut Inbound) -> usize {
+        let now = self.clock.now();
         let Inbound { batch, opened, runs, handshakes, .. } = inbound;
         let mut messages = 0;
         let slot_len = batch.slot_len();
@@ -120,7 +120,8 @@ impl Device {
     }
 
     /// Authentic messages of one session have arrived: sorts out replays, and does what their arrival means.
-    fn accept_run(&self, run: &OpenedRun, opened: &mut [Opened], now: Instant) {
+    fn accept_run(&self, run: &OpenedRun, opened: &mut [Opened]) {
+        let now = self.clock.now();
         let (mut accepted, mut packets, mut bytes) = (0, 0, 0);
         run.session.accept(
             opened,
@@ -164,10 +165,10 @@ impl Device {
             self.index.remove(replaced);
             tracing::debug!(peer = %peer.key(), "the session is confirmed");
             self.tell(Event::HandshakeCompleted(*peer.key()));
-            self.send_staged(peer, now);
+            self.send_staged(peer);
         }
         if last_chance {
-            self.initiate(peer, Reason::Fresh, now);
+            self.initiate(peer, Reason::Fresh);
         }
     }
 
@@ -207,7 +208,7 @@ impl Device {
     }
 
     /// Handles handshake messages that wait, `most` of them. Returns how many.
-    fn handle_handshakes(&self, inbound: &mut Inbound, most: usize, now: Instant) -> usize {
+    fn handle_handshakes(&self, inbound: &mut Inbound, most: usize) -> usize {
         let mut handled = 0;
         while handled < most {
             let loaded = inbound.handshakes.is_under_load();
@@ -216,6 +217,7 @@ impl Device {
             };
             handled += 1;
             let from = queued.from;
+            let now = self.clock.now();
             match Message::parse(queued.message()) {
                 Some(Message::Initiation(m)) if self.passes_gate(m, from, loaded, now) => {
                     self.handle_initiation(m, from, now);
@@ -321,7 +323,7 @@ impl Device {
         self.tell_moved(&peer, moved.then_some(from));
         self.tell(Event::HandshakeCompleted(*peer.key()));
         // Shows the responder that we have the session, with a packet that waits or an empty one.
-        self.send_keepalive(&peer, now);
+        self.send_keepalive(&peer);
     }
 
     /// Makes the session that a response completes. Returns the sender, and whether it has moved; `None` if the

@@ -18,6 +18,7 @@ use crate::{
     noise::{
         REKEY_TIMEOUT_JITTER,
         message::{DATA_OVERHEAD, HANDSHAKE_TOS},
+        session::Session,
         timers::Action,
     },
     time::Instant,
@@ -40,16 +41,19 @@ const MAX_TRANSMITS: usize = 16;
 struct Transmits<'a, 'd> {
     device: &'d Device,
     peer: &'d Arc<Peer>,
+    session: &'d Session,
     waiting: [Transmit<'a>; MAX_TRANSMITS],
     len: usize,
+    /// Some were sent already.
+    has_begun: bool,
     /// How many packets the system took, keepalives not among them.
     packets: usize,
 }
 
 impl<'a, 'd> Transmits<'a, 'd> {
-    fn new(device: &'d Device, peer: &'d Arc<Peer>, to: Endpoint) -> Self {
+    fn new(device: &'d Device, peer: &'d Arc<Peer>, session: &'d Session, to: Endpoint) -> Self {
         let none = Transmit { to, contents: &[], segment_size: 0, tos: 0 };
-        Self { device, peer, waiting: [none; MAX_TRANSMITS], len: 0, packets: 0 }
+        Self { device, peer, session, waiting: [none; MAX_TRANSMITS], len: 0, has_begun: false, packets: 0 }
     }
 
     fn push(&mut self, contents: &'a [u8], segment_size: usize, tos: u8) {
@@ -62,9 +66,15 @@ impl<'a, 'd> Transmits<'a, 'd> {
 
     fn flush(&mut self) {
         let batch = &mut self.waiting[..std::mem::take(&mut self.len)];
-        if !batch.is_empty() {
-            self.packets += self.device.transmit(self.peer, batch);
+        if batch.is_empty() {
+            return;
         }
+        // Sending may have taken its time, if an app does it: the session may be over by now.
+        if std::mem::replace(&mut self.has_begun, true) && !self.session.may_send(self.device.clock.now()) {
+            let datagrams = batch.iter().map(Transmit::datagrams).sum();
+            return count(&self.device.stats.out_send_failed, datagrams);
+        }
+        self.packets += self.device.transmit(self.peer, batch);
     }
 }
 
@@ -80,11 +90,10 @@ impl Device {
         if n == 0 {
             return Ok(0);
         }
-        let now = self.clock.now();
         self.route(out);
         let (slots, bytes) = out.arena.parts_mut();
         for Run { peer, slots: range } in out.runs.drain(..) {
-            self.send_packets(&peer, &slots[range.clone()], &out.tos[range], bytes, now);
+            self.send_packets(&peer, &slots[range.clone()], &out.tos[range], bytes);
         }
         Ok(n)
     }
@@ -115,7 +124,8 @@ impl Device {
     }
 
     /// Sends consecutive packets to one peer, or stages them if it has no session.
-    fn send_packets(&self, peer: &Arc<Peer>, slots: &[Slot], tos: &[u8], bytes: &mut [u8], now: Instant) {
+    fn send_packets(&self, peer: &Arc<Peer>, slots: &[Slot], tos: &[u8], bytes: &mut [u8]) {
+        let now = self.clock.now();
         let ready = {
             let mut state = lock(&peer.state);
             if !state.timers.is_running() {
@@ -135,12 +145,12 @@ impl Device {
             ready
         };
         let Some(((session, first), endpoint)) = ready else {
-            return self.send_staged(peer, now);
+            return self.send_staged(peer);
         };
         for (counter, slot) in (first..).zip(slots) {
             session.seal(counter, &mut bytes[slot.message()]);
         }
-        let mut transmits = Transmits::new(self, peer, endpoint);
+        let mut transmits = Transmits::new(self, peer, &session, endpoint);
         let mut rest = (slots, tos);
         while let Some(n) = equal_run(rest.0, rest.1) {
             let (first, last) = (rest.0[0], rest.0[n - 1]);
@@ -166,7 +176,8 @@ impl Device {
     }
 
     /// Sends what waits for a session, if there is one now; else asks for one, or for an address to make it with.
-    pub(super) fn send_staged(&self, peer: &Arc<Peer>, now: Instant) {
+    pub(super) fn send_staged(&self, peer: &Arc<Peer>) {
+        let now = self.clock.now();
         let ready = {
             let mut state = lock(&peer.state);
             if !state.has_staged() || !state.timers.is_running() {
@@ -174,19 +185,19 @@ impl Device {
             }
             let Some(endpoint) = state.endpoint else {
                 drop(state);
-                return self.want_address(peer, now);
+                return self.want_address(peer);
             };
             state.begin_sending_staged(now).map(|ready| (ready, endpoint))
         };
         let Some(((mut staged, session, first), endpoint)) = ready else {
-            return self.initiate(peer, Reason::Fresh, now);
+            return self.initiate(peer, Reason::Fresh);
         };
         let mut tos = [0; MAX_STAGED];
         for ((counter, message), tos) in (first..).zip(&mut staged).zip(&mut tos) {
             *tos = Header::parse(&message[HEADROOM..]).map_or(0, |h| h.outer_tos());
             session.seal(counter, message);
         }
-        let mut transmits = Transmits::new(self, peer, endpoint);
+        let mut transmits = Transmits::new(self, peer, &session, endpoint);
         for (message, tos) in staged.iter().zip(tos) {
             transmits.push(message, message.len(), tos);
         }
@@ -195,14 +206,14 @@ impl Device {
     }
 
     /// Sends an empty packet, or, if packets wait, those.
-    pub(super) fn send_keepalive(&self, peer: &Arc<Peer>, now: Instant) {
+    pub(super) fn send_keepalive(&self, peer: &Arc<Peer>) {
         {
             let mut state = lock(&peer.state);
             if state.timers.is_running() && !state.has_staged() {
                 state.stage(StagedMessage::keepalive());
             }
         }
-        self.send_staged(peer, now);
+        self.send_staged(peer);
     }
 
     /// Hands datagrams to the bind and counts what became of them. Returns how many of them, keepalives aside, went out. All
@@ -240,21 +251,21 @@ impl Device {
         report
     }
 
-    /// Data messages were sent, `packets` of them not empty, and not before `now`: keeps the timers, and asks for a new
+    /// Data messages were sent, `packets` of them not empty, and not before `began`: keeps the timers, and asks for a new
     /// session if this one grows old.
-    fn after_sending(&self, peer: &Arc<Peer>, packets: usize, now: Instant) {
+    fn after_sending(&self, peer: &Arc<Peer>, packets: usize, began: Instant) {
         count(&self.stats.traffic.tx_packets, packets);
         let stale = {
             let mut state = lock(&peer.state);
-            state.timers.message_sent(now);
+            state.timers.message_sent(began);
             if packets > 0 {
-                state.timers.data_sent(now, || self.jitter());
+                state.timers.data_sent(began, || self.jitter());
             }
             self.schedule(peer, &mut state);
-            state.is_stale_for_sending(now)
+            state.is_stale_for_sending(self.clock.now())
         };
         if stale {
-            self.initiate(peer, Reason::Fresh, now);
+            self.initiate(peer, Reason::Fresh);
         }
     }
 
@@ -264,10 +275,11 @@ impl Device {
     }
 
     /// Sends an initiation, unless our last handshake message to this peer is less than 5 s old.
-    pub(super) fn initiate(&self, peer: &Arc<Peer>, reason: Reason, now: Instant) {
+    pub(super) fn initiate(&self, peer: &Arc<Peer>, reason: Reason) {
         if read(&self.identity).is_none() {
             return;
         }
+        let now = self.clock.now();
         let endpoint = {
             let mut state = lock(&peer.state);
             if reason == Reason::Fresh {
@@ -312,7 +324,7 @@ impl Device {
             self.schedule(peer, &mut state);
         }
         self.send_handshake_message(peer, endpoint, &message);
-        self.want_address(peer, now);
+        self.want_address(peer);
     }
 
     /// Sends an initiation or a response.
@@ -321,13 +333,13 @@ impl Device {
     }
 
     /// Does what a peer's timer asks for.
-    pub(super) fn act(&self, peer: &Arc<Peer>, action: Action, now: Instant) {
+    pub(super) fn act(&self, peer: &Arc<Peer>, action: Action) {
         match action {
             Action::RetryHandshake { attempt } => {
                 tracing::debug!(peer = %peer.key(), attempt, "handshake was not answered, retrying");
                 peer.forget_source();
                 self.not_answered(peer);
-                self.initiate(peer, Reason::Retry, now);
+                self.initiate(peer, Reason::Retry);
             }
             Action::GiveUpHandshake => {
                 tracing::debug!(peer = %peer.key(), "handshake was not answered, giving up");
@@ -339,17 +351,17 @@ impl Device {
             Action::RenewHandshake => {
                 tracing::debug!(peer = %peer.key(), "nothing comes back, renewing the handshake");
                 peer.forget_source();
-                self.initiate(peer, Reason::Fresh, now);
+                self.initiate(peer, Reason::Fresh);
             }
-            Action::SendKeepalive => self.send_keepalive(peer, now),
+            Action::SendKeepalive => self.send_keepalive(peer),
             Action::SendPersistentKeepalive => {
                 let mut state = lock(&peer.state);
-                if state.keepalive_is_idle(now) {
+                if state.keepalive_is_idle(self.clock.now()) {
                     // It is a reason to go on trying all the same.
                     return state.timers.handshake_wanted();
                 }
                 drop(state);
-                self.send_keepalive(peer, now);
+                self.send_keepalive(peer);
             }
             Action::WipeKeys => {
                 tracing::debug!(peer = %peer.key(), "wiping the keys of an old session");

@@ -246,8 +246,7 @@ impl Device {
     /// To be called when a pause has ended.
     pub(super) fn after_resume(&self, (opened, active): (Result<Opened>, Vec<Arc<Peer>>)) -> Result<()> {
         let resumed = self.after(opened);
-        let now = self.clock.now();
-        active.iter().for_each(|peer| self.initiate(peer, Reason::Fresh, now));
+        active.iter().for_each(|peer| self.initiate(peer, Reason::Fresh));
         resumed
     }
 
@@ -306,7 +305,6 @@ impl Device {
 
     /// To be called when a change of the sockets is over: sends what is to be sent then.
     pub(super) fn after(&self, opened: Result<Opened>) -> Result<()> {
-        let now = self.clock.now();
         match opened? {
             Opened::None => {}
             Opened::Up(peers) => {
@@ -314,18 +312,18 @@ impl Device {
                     self.look_up_anew(&peer);
                     let keepalive = lock(&peer.state).timers.keepalive_interval() != 0;
                     if keepalive {
-                        self.send_keepalive(&peer, now);
+                        self.send_keepalive(&peer);
                     } else {
-                        self.send_staged(&peer, now);
+                        self.send_staged(&peer);
                     }
                 }
             }
             Opened::Fresh => {
                 for peer in read(&self.peers).list() {
                     peer.forget_source();
-                    let has_session = lock(&peer.state).has_session(now);
+                    let has_session = lock(&peer.state).has_session(self.clock.now());
                     if has_session {
-                        self.send_keepalive(&peer, now);
+                        self.send_keepalive(&peer);
                     }
                 }
             }
