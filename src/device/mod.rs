@@ -5,7 +5,7 @@
 //! is something to do.
 //!
 //! Locks are taken in this order: `sets`, `tun_events`; `transition`; `config`; `identity`; `peers`, `allowed_ips`; a
-//! peer's `handshake`, then its `state`; `index`, `deadlines`, those of `names`. None from `config` on is held across I/O
+//! peer's `handshake`, then its `state`; `index`, `deadlines`, `greetings`, those of `names`. None from `config` on is held across I/O
 //! or a callback. Under the first three sockets are opened, and an app's function sees each new one: what takes none of
 //! them, such as reading the configuration, never waits for it.
 
@@ -36,8 +36,9 @@ mod timers;
 mod tunnel;
 
 use std::{
+    collections::VecDeque,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
         atomic::{AtomicBool, AtomicU16, Ordering},
     },
     time::Duration,
@@ -81,6 +82,10 @@ pub const DEFAULT_MEMORY: usize = 4 << 20;
 
 /// We count as being under load for this long after we were, as in the kernel.
 const LOAD_LASTS: Duration = Duration::from_secs(1);
+
+/// How long [`Device::run_timers`] goes on, and with it the longest that packets wait for other peers' timers: some 50
+/// keepalives, or 5 initiations.
+const SLICE: Duration = Duration::from_micros(500);
 
 /// What a lock guards stays consistent between statements, so a panic elsewhere does not make it unusable.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -184,6 +189,8 @@ pub struct Device {
     allowed_ips: RwLock<AllowedIps<Arc<Peer>>>,
     index: IndexTable,
     deadlines: Deadlines,
+    /// Peers that are to hear from us by and by, and whether that is because the interface came up.
+    greetings: Mutex<VecDeque<(Weak<Peer>, bool)>>,
     /// `None` if there is nobody to ask.
     names: Option<Names>,
     /// What staged packets may take.
@@ -218,6 +225,7 @@ impl Device {
             allowed_ips: RwLock::default(),
             index: IndexTable::default(),
             deadlines: Deadlines::default(),
+            greetings: Mutex::default(),
             budget: Budget::new(options.memory.saturating_sub(taken)),
             stats: Stats::default(),
         }
@@ -280,34 +288,59 @@ impl Device {
                 }
             };
             // What became of it is told as an event.
-            let _ = self.after(opened);
+            self.after_soon(opened);
         }
     }
 
-    /// Does what peers' timers ask for, takes what was looked up, and tries again what could not be done.
+    /// Does what peers' timers ask for, takes what was looked up, and tries again what could not be done: for no longer
+    /// than a thread that also moves packets can be spared. If something is left, [`next_deadline`](Self::next_deadline)
+    /// is in the past.
     pub fn run_timers(&self) {
-        // The clock is read again after all that may take its time: here an app's functions may run.
-        if self.deadlines.pop_own(self.clock.now()) {
+        let began = self.clock.now();
+        if self.deadlines.pop_own(began) {
             self.retry_sockets();
         }
         self.take_answers();
-        while let Some((at, peer)) = self.deadlines.pop(self.clock.now()) {
-            lock(&peer.state).scheduled.take_if(|scheduled| *scheduled == at);
-            loop {
-                let action = lock(&peer.state).timers.due(self.clock.now());
-                let Some(action) = action else { break };
-                self.act(&peer, action);
+        self.greet_some(began);
+        loop {
+            // The clock is read again after all that may take its time: here an app's functions may run.
+            let Some((at, peer)) = self.deadlines.pop(self.clock.now()) else { break };
+            self.run_timers_of(&peer, at);
+            if self.is_over(began) {
+                break;
             }
-            self.retry_name(&peer);
-            self.schedule(&peer, &mut lock(&peer.state));
         }
+    }
+
+    fn run_timers_of(&self, peer: &Arc<Peer>, at: Instant) {
+        lock(&peer.state).scheduled.take_if(|scheduled| *scheduled == at);
+        loop {
+            let action = lock(&peer.state).timers.due(self.clock.now());
+            let Some(action) = action else { break };
+            self.act(peer, action);
+        }
+        self.retry_name(peer);
+        let is_left = {
+            let mut state = lock(&peer.state);
+            self.schedule(peer, &mut state);
+            state.has_staged() && state.has_session(self.clock.now())
+        };
+        if is_left {
+            self.send_staged(peer);
+        }
+    }
+
+    /// Whether a round that began then has lasted long enough.
+    fn is_over(&self, began: Instant) -> bool {
+        self.clock.now().since(began) >= SLICE
     }
 
     /// When [`run_timers`](Self::run_timers) must run next; `None` if no timer runs. Until it has run again, an
     /// earlier deadline wakes the bind's `wait`.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.sleep()
+        let next = self.deadlines.sleep();
+        if lock(&self.greetings).is_empty() { next } else { Some(Instant::default()) }
     }
 
     /// Lists a peer under its next deadline, unless it is listed under an earlier one already: that one then finds
@@ -316,10 +349,15 @@ impl Device {
         let Some(next) = state.next_deadline() else {
             return;
         };
-        if state.removed || state.scheduled.is_some_and(|at| at <= next) {
+        self.schedule_at(peer, state, next);
+    }
+
+    /// Lists a peer under this deadline, unless it is listed under an earlier one already.
+    fn schedule_at(&self, peer: &Arc<Peer>, state: &mut State, at: Instant) {
+        if state.removed || state.scheduled.is_some_and(|scheduled| scheduled <= at) {
             return;
         }
-        let wake = self.deadlines.set(peer, state.scheduled.replace(next), next);
+        let wake = self.deadlines.set(peer, state.scheduled.replace(at), at);
         if wake {
             self.bind.wake();
         }

@@ -58,6 +58,8 @@ pub(super) struct State {
     pub(super) scheduled: Option<Instant>,
     pub(super) sessions: Sessions,
     staged: VecDeque<StagedMessage>,
+    /// What waited is being sent: until that is done, later packets wait as well, or else they would overtake it.
+    pub(super) is_sending_staged: bool,
     pub(super) endpoint: Option<Endpoint>,
     /// The text of the endpoint's zone as it was configured, until the peer moves.
     pub(super) zone: Option<Box<str>>,
@@ -97,6 +99,11 @@ impl State {
 
     pub(super) fn has_staged(&self) -> bool {
         !self.staged.is_empty()
+    }
+
+    /// Whether packets must wait for those before them.
+    pub(super) fn must_wait(&self) -> bool {
+        self.has_staged() || self.is_sending_staged
     }
 
     /// What waits, oldest first.

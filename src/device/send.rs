@@ -1,6 +1,10 @@
 //! From the TUN to the network: routing, staging, sealing, sending; and the messages that we begin ourselves.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{Arc, MutexGuard},
+    time::Duration,
+};
 
 use super::{
     Device,
@@ -78,6 +82,44 @@ impl<'a, 'd> Transmits<'a, 'd> {
     }
 }
 
+/// How often one call sends what was staged while it was sending, before it leaves that to others.
+const STAGED_ROUNDS: usize = 4;
+
+/// The right to send what waits at a peer, of one thread at a time, so that it leaves in order.
+struct Turn<'p> {
+    peer: &'p Arc<Peer>,
+    is_over: bool,
+}
+
+impl<'p> Turn<'p> {
+    /// `None` if another thread has it.
+    fn begin(peer: &'p Arc<Peer>) -> Option<Self> {
+        let was_taken = std::mem::replace(&mut lock(&peer.state).is_sending_staged, true);
+        (!was_taken).then(|| Self { peer, is_over: false })
+    }
+
+    /// To be called under the lock under which nothing was found to send: what is staged after it begins a turn of its own.
+    fn end_with(&mut self, state: &mut State) {
+        state.is_sending_staged = false;
+        self.is_over = true;
+    }
+
+    fn end(mut self) -> MutexGuard<'p, State> {
+        let mut state = lock(&self.peer.state);
+        self.end_with(&mut state);
+        state
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        // An app's function has panicked.
+        if !self.is_over {
+            lock(&self.peer.state).is_sending_staged = false;
+        }
+    }
+}
+
 impl Device {
     /// Reads packets from the TUN and sends them to their peers, as far as that goes without waiting. Returns how many
     /// were read; 0 means there is nothing to do now.
@@ -135,7 +177,7 @@ impl Device {
                 return count(&self.stats.out_no_endpoint, slots.len());
             }
             // What waits already goes first.
-            let endpoint = state.endpoint.filter(|_| !state.has_staged());
+            let endpoint = state.endpoint.filter(|_| !state.must_wait());
             let ready = endpoint.and_then(|endpoint| Some((state.begin_sending(slots.len(), now)?, endpoint)));
             if ready.is_none() {
                 for slot in slots {
@@ -175,22 +217,48 @@ impl Device {
         }
     }
 
-    /// Sends what waits for a session, if there is one now; else asks for one, or for an address to make it with.
+    /// Sends what waits for a session, if there is one now; else asks for one, or for an address to make it with. Does
+    /// nothing while another thread is at it, which then also sends what has been staged since.
     pub(super) fn send_staged(&self, peer: &Arc<Peer>) {
-        let now = self.clock.now();
+        let Some(mut turn) = Turn::begin(peer) else {
+            return;
+        };
+        for _ in 0..STAGED_ROUNDS {
+            if !self.send_staged_once(&mut turn) {
+                return;
+            }
+        }
+        // The other thread stages as fast as this one sends. Whichever comes first goes on: it, or the timers.
+        let mut state = turn.end();
+        if state.has_staged() {
+            self.schedule_at(peer, &mut state, self.clock.now());
+        }
+    }
+
+    /// Sends what waits now. Returns whether there may be more; if not, the turn is over.
+    fn send_staged_once(&self, turn: &mut Turn<'_>) -> bool {
+        let (peer, now) = (turn.peer, self.clock.now());
         let ready = {
             let mut state = lock(&peer.state);
             if !state.has_staged() || !state.timers.is_running() {
-                return;
+                turn.end_with(&mut state);
+                return false;
             }
             let Some(endpoint) = state.endpoint else {
+                turn.end_with(&mut state);
                 drop(state);
-                return self.want_address(peer);
+                self.want_address(peer);
+                return false;
             };
-            state.begin_sending_staged(now).map(|ready| (ready, endpoint))
+            let ready = state.begin_sending_staged(now);
+            if ready.is_none() {
+                turn.end_with(&mut state);
+            }
+            ready.map(|ready| (ready, endpoint))
         };
         let Some(((mut staged, session, first), endpoint)) = ready else {
-            return self.initiate(peer, Reason::Fresh);
+            self.initiate(peer, Reason::Fresh);
+            return false;
         };
         let mut tos = [0; MAX_STAGED];
         for ((counter, message), tos) in (first..).zip(&mut staged).zip(&mut tos) {
@@ -203,13 +271,14 @@ impl Device {
         }
         transmits.flush();
         self.after_sending(peer, transmits.packets, now);
+        true
     }
 
     /// Sends an empty packet, or, if packets wait, those.
     pub(super) fn send_keepalive(&self, peer: &Arc<Peer>) {
         {
             let mut state = lock(&peer.state);
-            if state.timers.is_running() && !state.has_staged() {
+            if state.timers.is_running() && !state.must_wait() {
                 state.stage(StagedMessage::keepalive());
             }
         }

@@ -8,7 +8,10 @@ use std::{
 };
 
 use super::{Device, link::Port, lock, peer::Peer, read, send::Reason};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    time::Instant,
+};
 
 /// How long the receiver rests each time that sockets fail of which it is known that they are lost.
 const LOST_NAP: Duration = Duration::from_millis(10);
@@ -290,7 +293,7 @@ impl Device {
         let opened = if due { transition.renew() } else { Ok(Opened::None) };
         drop(transition);
         // What became of it is told as an event.
-        let _ = self.after(opened);
+        self.after_soon(opened);
     }
 
     /// Has the timers look after the sockets when that is due.
@@ -305,29 +308,62 @@ impl Device {
 
     /// To be called when a change of the sockets is over: sends what is to be sent then.
     pub(super) fn after(&self, opened: Result<Opened>) -> Result<()> {
-        match opened? {
-            Opened::None => {}
-            Opened::Up(peers) => {
-                for peer in peers {
-                    self.look_up_anew(&peer);
-                    let keepalive = lock(&peer.state).timers.keepalive_interval() != 0;
-                    if keepalive {
-                        self.send_keepalive(&peer);
-                    } else {
-                        self.send_staged(&peer);
-                    }
-                }
+        let (peers, came_up) = self.to_greet(opened?);
+        peers.iter().for_each(|peer| self.greet(peer, came_up));
+        Ok(())
+    }
+
+    /// The same on a thread that moves packets, which has no time for all peers at once: the timers go on with it.
+    pub(super) fn after_soon(&self, opened: Result<Opened>) {
+        let (peers, came_up) = opened.map(|opened| self.to_greet(opened)).unwrap_or_default();
+        if peers.is_empty() {
+            return;
+        }
+        lock(&self.greetings).extend(peers.iter().map(|peer| (Arc::downgrade(peer), came_up)));
+        if self.greet_some(self.clock.now()) {
+            self.bind.wake();
+        }
+    }
+
+    /// Greets peers that wait for it, until a round that began then is over. Returns whether there are more.
+    pub(super) fn greet_some(&self, began: Instant) -> bool {
+        loop {
+            let Some((peer, came_up)) = lock(&self.greetings).pop_front() else {
+                return false;
+            };
+            if let Some(peer) = peer.upgrade() {
+                self.greet(&peer, came_up);
             }
-            Opened::Fresh => {
-                for peer in read(&self.peers).list() {
-                    peer.forget_source();
-                    let has_session = lock(&peer.state).has_session(self.clock.now());
-                    if has_session {
-                        self.send_keepalive(&peer);
-                    }
-                }
+            if self.is_over(began) {
+                return true;
             }
         }
-        Ok(())
+    }
+
+    /// The peers that are to hear from us, and whether the interface came up.
+    fn to_greet(&self, opened: Opened) -> (Vec<Arc<Peer>>, bool) {
+        match opened {
+            Opened::None => (Vec::new(), false),
+            Opened::Up(peers) => (peers, true),
+            Opened::Fresh => (read(&self.peers).list(), false),
+        }
+    }
+
+    /// Lets a peer hear from us after the sockets were opened, if there is a reason.
+    fn greet(&self, peer: &Arc<Peer>, came_up: bool) {
+        if came_up {
+            self.look_up_anew(peer);
+        } else {
+            peer.forget_source();
+        }
+        let keepalive = {
+            let state = lock(&peer.state);
+            if came_up { state.timers.keepalive_interval() != 0 } else { state.has_session(self.clock.now()) }
+        };
+        if keepalive {
+            self.send_keepalive(peer);
+        } else if came_up {
+            self.send_staged(peer);
+        }
     }
 }

@@ -27,6 +27,10 @@ const WINDOW: Duration = Duration::from_millis(20);
 /// How many rounds `wg-tunnel` works between two looks at the clock.
 const ROUNDS: u32 = 32;
 
+/// How many rounds in which there is always more to read pass between two looks at what else the TUN has to tell: an
+/// interface may be taken down, or have another MTU, while it is busy.
+const TUN_ROUNDS: u32 = 64;
+
 /// Who serves the TUN.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Server {
@@ -116,7 +120,7 @@ impl Threads {
     /// What `wg-tunnel` does.
     pub(super) fn tunnel(&self) -> io::Result<()> {
         let mut load = Load::new();
-        let mut serves_tun = false;
+        let (mut serves_tun, mut rounds) = (false, 0);
         // What there may be more of.
         let (mut datagrams, mut packets) = (true, true);
         while !self.is_stopping() {
@@ -132,7 +136,7 @@ impl Threads {
                 }
             }
             let received = if datagrams { self.inbound.with(|buffers| self.device.inbound(buffers))? } else { 0 };
-            let sent = if serves_tun && packets { self.serve_tun()? } else { 0 };
+            let sent = if serves_tun && packets { self.serve_tun(&mut rounds)? } else { 0 };
             self.device.run_timers();
             (datagrams, packets) = (received > 0, sent > 0);
             if serves_tun && load.is_too_much(received, sent) {
@@ -180,8 +184,9 @@ impl Threads {
         let mut began = Instant::now();
         let mut theirs = lock(&self.rest).total(began);
         let mut ours = Duration::ZERO;
+        let mut rounds = 0;
         while !self.is_stopping() && self.server() == (Server::Outbound { for_good }) {
-            if self.serve_tun()? > 0 {
+            if self.serve_tun(&mut rounds)? > 0 {
                 continue;
             }
             if for_good {
@@ -205,7 +210,11 @@ impl Threads {
     }
 
     /// One round from TUN to UDP; 0 means that there is nothing to do now.
-    fn serve_tun(&self) -> io::Result<usize> {
+    fn serve_tun(&self, rounds: &mut u32) -> io::Result<usize> {
+        *rounds = rounds.wrapping_add(1);
+        if rounds.is_multiple_of(TUN_ROUNDS) {
+            self.tun.wait(Some(Duration::ZERO))?;
+        }
         self.device.handle_tun_events();
         self.outbound.with(|buffers| self.device.outbound(buffers))
     }
