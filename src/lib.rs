@@ -10,6 +10,7 @@
 //! | [`noise`] | the protocol engine, without I/O, clock or randomness of its own |
 //! | [`uapi`] | the text protocol of `wg(8)` |
 //! | [`queue`] | packets on their way between threads |
+//! | `netlink` | messages to and from the Linux kernel about interfaces and routes |
 //! | [`bind`], [`tun`] | the two sides that packets come from, behind one trait each |
 //! | [`device`] | peers, routing, timers and the two threads of a tunnel |
 //! | [`ipc`] | the daemon's control socket |
@@ -29,6 +30,8 @@ pub mod ffi;
 pub mod ipc;
 pub mod key;
 pub mod log;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod netlink;
 pub mod noise;
 pub mod queue;
 pub mod random;

@@ -138,3 +138,34 @@ fn answers_leave_from_the_address_that_was_spoken_to() {
     b.apply(Update { listen_port: Some(7), ..Update::default() });
     assert_eq!(source(), b.address);
 }
+
+/// A server with two addresses, one of which goes out of use while it stays an address of the server.
+#[test]
+fn the_source_address_is_checked_once_for_each_change_of_the_routes() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    let second: IpAddr = "192.0.2.102".parse().unwrap();
+    b.bind.add_address(second);
+    a.change_peer(&b, |p| p.endpoint = Some(SocketAddr::new(second, PORT).into()));
+    b.bind.change_routes(&[]);
+    a.send_to(&b, 100);
+    world.settle(&[&a, &b]);
+    let sources = |n: usize| {
+        let _ = world.sent();
+        for _ in 0..n {
+            b.send_to(&a, 100);
+            b.step();
+        }
+        world.sent().iter().map(|datagram| datagram.from.ip()).collect::<Vec<_>>()
+    };
+    assert_eq!(sources(3), [second; 3]);
+    let checks = b.bind.checks();
+    assert_eq!(sources(3), [second; 3]);
+    assert_eq!(b.bind.checks(), checks, "nothing has changed");
+    b.bind.change_routes(&[second]);
+    assert_eq!(sources(3), [b.address; 3]);
+    assert_eq!(b.bind.checks(), checks + 1);
+    b.bind.change_routes(&[]);
+    assert_eq!(sources(2), [second; 2], "back again");
+    assert_eq!(b.bind.checks(), checks + 2);
+}

@@ -83,7 +83,8 @@ pub struct BatchUdp {
 
 impl Default for BatchOptions {
     fn default() -> Self {
-        Self { mark: 0, hook: None, drivers: Options { interfaces: true, patience: PATIENCE, ..Options::default() } }
+        let drivers = Options { any_interface: false, patience: PATIENCE, ..Options::default() };
+        Self { mark: 0, hook: None, drivers }
     }
 }
 

@@ -5,12 +5,12 @@
 //! the system refuses what quinn-udp asks for, `plain.rs` does it.
 
 use super::{
-    Endpoint, Family, RecvBatch, RecvMeta,
+    Endpoint, Family, RecvBatch, RecvMeta, SourceCheck,
     outgoing::{Outgoing, Refusal},
     plain,
-    udp::{Counters, Drive, Options, Timer},
+    udp::{Counters, Drive, Options, Timer, Watch},
 };
-use mio::{Poll, Token, net::UdpSocket};
+use mio::{Poll, Registry, Token, net::UdpSocket};
 use quinn_udp::{EcnCodepoint, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{SockAddr, SockRef, Socket};
 use std::{
@@ -30,10 +30,12 @@ pub(super) struct Driver {
     state: UdpSocketState,
     family: Family,
     offload: bool,
+    /// Whether endpoints tell the interface as well.
+    interfaces: bool,
 }
 
 /// Binds a socket to the address if there is one, and then sets it up: on Windows the options need an address. The interface
-/// does not pass.
+/// does not pass on the way out.
 pub(super) fn set_up(
     bare: &Socket,
     address: Option<&SockAddr>,
@@ -44,7 +46,7 @@ pub(super) fn set_up(
         bare.bind(address)?;
     }
     Ok(match UdpSocketState::new(UdpSockRef::from(bare)) {
-        Ok(state) => Box::new(Driver { state, family, offload: options.offload }),
+        Ok(state) => Box::new(Driver { state, family, offload: options.offload, interfaces: options.interfaces }),
         Err(err) => Box::new(plain::Driver::instead(family, &err)),
     })
 }
@@ -98,7 +100,8 @@ impl Drive for Driver {
         let call = || self.state.recv(UdpSockRef::from(socket), &mut slots[..count], &mut metas);
         let received = socket.try_io(call)?;
         for meta in &metas[..received] {
-            let from = Endpoint { src: meta.dst_ip, ..Endpoint::new(meta.addr) };
+            let src_interface = meta.interface_index.filter(|_| self.interfaces).unwrap_or(0);
+            let from = Endpoint { src: meta.dst_ip, src_interface, ..Endpoint::new(meta.addr) };
             batch.push(RecvMeta {
                 from,
                 len: meta.len,
@@ -225,6 +228,24 @@ impl Timer for BootTimer {
     }
 
     fn set(&self, _: Option<Duration>) -> io::Result<()> {
+        match *self {}
+    }
+}
+
+/// Changes of the routes are not heard of here: the app says when the network has changed.
+#[cfg_attr(any(target_os = "linux", target_os = "android"), allow(dead_code))]
+pub(super) enum RouteWatch {}
+
+impl Watch for RouteWatch {
+    fn new(_: &Registry, _: Token) -> io::Result<Self> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn drain(&self) -> bool {
+        match *self {}
+    }
+
+    fn check_source(&self, _: &UdpSocket, _: &Endpoint, _: SourceCheck) -> SourceCheck {
         match *self {}
     }
 }

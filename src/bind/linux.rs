@@ -4,6 +4,7 @@
 
 mod cmsg;
 mod lent;
+mod routes;
 mod share;
 mod timer;
 
@@ -15,6 +16,7 @@ use super::{
 use cmsg::Control;
 pub(super) use lent::Lent;
 use mio::net::UdpSocket;
+pub(super) use routes::RouteWatch;
 use socket2::{SockAddr, SockRef, Socket};
 use std::{
     ffi::CString,
@@ -431,6 +433,14 @@ fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, val
     let len = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the value is a live `int`, and its size is told.
     retry(|| unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), len) }).map(drop)
+}
+
+fn get_option(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int) -> io::Result<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the value is a live `int`, and its size is told.
+    retry(|| unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut len) })?;
+    Ok(value)
 }
 
 /// Marks what the socket sends, for routing rules and firewalls.

@@ -19,7 +19,7 @@
 //! ```
 
 use super::{
-    Bind, Endpoint, Family, RecvBatch, SendReport, Transmit, Woken,
+    Bind, Endpoint, Family, RecvBatch, SendReport, SourceCheck, Transmit, Woken,
     queue::{DatagramQueue, Origin},
 };
 use crate::queue::wait_until;
@@ -94,6 +94,9 @@ struct Host {
     open_error: Option<io::ErrorKind>,
     blocked: Vec<Family>,
     opens: u64,
+    routes: u64,
+    astray: Vec<IpAddr>,
+    checks: u64,
 }
 
 impl Host {
@@ -166,6 +169,9 @@ impl MemNetwork {
             open_error: None,
             blocked: Vec::new(),
             opens: 0,
+            routes: 0,
+            astray: Vec::new(),
+            checks: 0,
         });
         Arc::new(MemBind { network: self.clone(), id: state.hosts.len() - 1, ready })
     }
@@ -297,6 +303,20 @@ impl MemBind {
         self.set_blocked(if blocked { &[Family::V4, Family::V6] } else { &[] });
     }
 
+    /// Changes the routes: what leaves from one of these addresses would go astray now.
+    pub fn change_routes(&self, astray: &[IpAddr]) {
+        self.with(|host| {
+            host.routes += 1;
+            host.astray = astray.to_vec();
+        });
+    }
+
+    /// How often a source address was checked.
+    #[must_use]
+    pub fn checks(&self) -> u64 {
+        self.with(|host| host.checks)
+    }
+
     /// The same for addresses of these families only.
     pub fn set_blocked(&self, families: &[Family]) {
         self.with(|host| host.blocked = families.to_vec());
@@ -335,6 +355,17 @@ impl Bind for MemBind {
     fn set_mark(&self, mark: u32) -> io::Result<()> {
         self.with(|host| host.mark = mark);
         Ok(())
+    }
+
+    fn routes(&self) -> u64 {
+        self.with(|host| host.routes)
+    }
+
+    fn check_source(&self, endpoint: &Endpoint, was: SourceCheck) -> SourceCheck {
+        self.with(|host| {
+            host.checks += 1;
+            SourceCheck { keep: !endpoint.src.is_some_and(|src| host.astray.contains(&src)), ..was }
+        })
     }
 
     fn wait(&self, timeout: Option<Duration>) -> io::Result<Woken> {

@@ -121,6 +121,23 @@ pub struct SendReport {
     pub error: Option<i32>,
 }
 
+/// How a source address fits the routes; see [`Bind::check_source`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceCheck {
+    /// Whether to send from it. Otherwise the system is to choose one.
+    pub keep: bool,
+    /// Whether what is sent from it has left, at this check or at one before, through the interface that the peer reached
+    /// us through.
+    pub returns: bool,
+}
+
+impl Default for SourceCheck {
+    /// An address that was not checked yet: it is used.
+    fn default() -> Self {
+        Self { keep: true, returns: false }
+    }
+}
+
 /// What was received with one slot of a [`RecvBatch`].
 #[derive(Clone, Copy, Debug)]
 pub struct RecvMeta {
@@ -287,6 +304,21 @@ pub trait Bind: Send + Sync {
     /// Sends up to [`BATCH`] transmits, in order, without waiting: the thread that sends may be the one that receives. What
     /// cannot be sent now is dropped and reported.
     fn send(&self, batch: &[Transmit<'_>]) -> SendReport;
+
+    /// A number that is another one once routes, rules, addresses or interfaces may have changed. It costs nothing to ask.
+    /// A bind that does not hear of such changes never changes it.
+    fn routes(&self) -> u64 {
+        0
+    }
+
+    /// Whether the source address of an endpoint is still the one to send from, by the routes as they are now. To be asked
+    /// once for each new endpoint and whenever [`routes`](Self::routes) is another number, with the answer of the time before.
+    /// An answer goes back to where it was asked, unless its way there is another one now: an address of the interface
+    /// that it used to leave by would be wrong there.
+    fn check_source(&self, endpoint: &Endpoint, was: SourceCheck) -> SourceCheck {
+        let _ = endpoint;
+        was
+    }
 
     /// The scope id that an IPv6 zone names; `None` if it names none. Unless a bind knows the names of interfaces, a zone is
     /// a number.

@@ -6,12 +6,14 @@
 mod deadline;
 mod health;
 pub(super) mod pair;
+mod routes;
 mod socket;
 
-use super::{Bind, RecvBatch, SendReport, Transmit, Woken, endpoint};
+use super::{Bind, Endpoint, RecvBatch, SendReport, SourceCheck, Transmit, Woken, endpoint};
 use deadline::Deadline;
 use mio::{Events, Poll, Registry, Token, Waker};
 use pair::{Pair, Way};
+use routes::{Quiet, Routes};
 use std::{
     fmt, io,
     sync::{
@@ -23,6 +25,7 @@ use std::{
 
 pub(super) use deadline::Timer;
 pub(super) use health::ends;
+pub(super) use routes::Watch;
 pub(super) use socket::{Drive, Options, interface_index};
 
 /// The socket buffers that are asked for, as far as the system allows. At 3 Gbit/s they bridge 10 ms in which the
@@ -38,6 +41,7 @@ pub(super) const QUEUE: usize = 64 << 20;
 const WAKE: Token = Token(0);
 const JOINED: Token = Token(2);
 const TIMER: Token = Token(3);
+const ROUTES: Token = Token(4);
 
 /// A socket that is lent to a [`SocketHook`].
 #[cfg(not(windows))]
@@ -92,6 +96,7 @@ struct Poller {
     poll: Poll,
     events: Events,
     deadline: Deadline,
+    quiet: Quiet,
 }
 
 /// A pair of UDP sockets on one port.
@@ -100,6 +105,7 @@ pub struct UdpBind {
     poller: Mutex<Poller>,
     waker: Waker,
     pair: Pair,
+    routes: Routes,
 }
 
 impl UdpBind {
@@ -114,7 +120,8 @@ impl UdpBind {
         Ok(Self {
             waker: Waker::new(poll.registry(), WAKE)?,
             pair: Pair::new([registry()?, registry()?]),
-            poller: Mutex::new(Poller { poll, events: Events::with_capacity(8), deadline }),
+            routes: Routes::new(),
+            poller: Mutex::new(Poller { poll, events: Events::with_capacity(8), deadline, quiet: Quiet::default() }),
         })
     }
 
@@ -153,6 +160,7 @@ impl UdpBind {
     /// `NotFound` if there is no such interface, and what the system says. It stays as it was then.
     pub fn set_interface(&self, family: super::Family, index: u32, blackhole: bool) -> io::Result<()> {
         let set = self.pair.set_way(family, Way { interface: index, blackhole });
+        self.routes.changed();
         self.wake();
         set
     }
@@ -176,6 +184,9 @@ impl Bind for UdpBind {
     /// Datagrams that the old sockets have not delivered yet are lost.
     fn open(&self, port: u16) -> io::Result<u16> {
         let opened = self.pair.open(port);
+        if opened.is_ok() {
+            self.routes.opened(self.pair.registry(), ROUTES);
+        }
         // Whatever arrived before the sockets were in place has spent its event on the old ones.
         self.wake();
         opened
@@ -183,16 +194,20 @@ impl Bind for UdpBind {
 
     fn close(&self) {
         self.pair.close();
+        self.routes.closed();
         self.wake();
     }
 
     fn set_mark(&self, mark: u32) -> io::Result<()> {
-        self.pair.set_mark(mark)
+        let set = self.pair.set_mark(mark);
+        self.routes.changed();
+        set
     }
 
     fn wait(&self, timeout: Option<Duration>) -> io::Result<Woken> {
         let mut poller = self.poller.lock().unwrap_or_else(PoisonError::into_inner);
-        let Poller { poll, events, deadline } = &mut *poller;
+        let Poller { poll, events, deadline, quiet } = &mut *poller;
+        let timeout = self.routes.before_wait(quiet, timeout);
         deadline.before_wait(timeout);
         match poll.poll(events, timeout) {
             Err(err) if err.kind() != io::ErrorKind::Interrupted => return Err(err),
@@ -204,6 +219,7 @@ impl Bind for UdpBind {
             match event.token() {
                 JOINED => woken.joined = true,
                 TIMER => deadline.rang(),
+                ROUTES => self.routes.rang(quiet),
                 _ => woken.own = true,
             }
         }
@@ -234,6 +250,14 @@ impl Bind for UdpBind {
             self.wake();
         }
         report
+    }
+
+    fn routes(&self) -> u64 {
+        self.routes.number()
+    }
+
+    fn check_source(&self, endpoint: &Endpoint, was: SourceCheck) -> SourceCheck {
+        self.pair.check_source(&self.routes, endpoint, was)
     }
 
     fn zone_index(&self, zone: &str) -> Option<u32> {

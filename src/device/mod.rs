@@ -29,6 +29,7 @@ mod receive;
 mod resolver;
 mod send;
 mod sockets;
+mod source;
 mod staged;
 mod stats;
 mod threads;

@@ -15,6 +15,7 @@ use super::{
     endpoints::name::Name,
     lock,
     memory::shared_memory,
+    source::LastCheck,
     staged::StagedMessage,
 };
 use crate::{
@@ -39,6 +40,8 @@ pub(super) struct Peer {
     pub(super) handshake: Mutex<Handshaking>,
     /// Held for a moment by the data path, once for a run of packets.
     pub(super) state: Mutex<State>,
+    /// About the source address of the endpoint. Written with `state` locked.
+    pub(super) source: LastCheck,
     prefixes: Mutex<PrefixList>,
     tx_bytes: AtomicU64,
     rx_bytes: AtomicU64,
@@ -133,7 +136,7 @@ impl State {
         Some((session.clone(), first))
     }
 
-    /// An authentic message came from here: the peer is there now. Returns true if it was elsewhere before.
+    /// See [`Peer::roam`].
     pub(super) fn roam(&mut self, from: Endpoint) -> bool {
         self.answered();
         if self.stays {
@@ -257,6 +260,7 @@ impl Peer {
             key,
             handshake: Mutex::new(Handshaking { noise: Handshake::new(key), macs: MacStamper::default() }),
             state: Mutex::default(),
+            source: LastCheck::default(),
             prefixes: Mutex::default(),
             tx_bytes: AtomicU64::new(0),
             rx_bytes: AtomicU64::new(0),
@@ -270,6 +274,16 @@ impl Peer {
 
     pub(super) const fn key(&self) -> &PublicKey {
         &self.key
+    }
+
+    /// An authentic message came from here: the peer is there now. Returns true if it was elsewhere before.
+    pub(super) fn roam(&self, state: &mut State, from: Endpoint) -> bool {
+        let before = state.endpoint;
+        let moved = state.roam(from);
+        if state.endpoint != before {
+            self.source.forget();
+        }
+        moved
     }
 
     /// Counts UDP payload that was sent.
@@ -308,7 +322,7 @@ impl Peer {
     /// The source address of our packets to it may be the trouble: lets the system choose another.
     pub(super) fn forget_source(&self) {
         if let Some(endpoint) = &mut lock(&self.state).endpoint {
-            endpoint.src = None;
+            endpoint.clear_source();
         }
     }
 }

@@ -145,7 +145,7 @@ impl Device {
             if state.removed {
                 return;
             }
-            let moved = state.roam(run.from);
+            let moved = peer.roam(&mut state, run.from);
             let confirmed = state.sessions.confirm(&run.session);
             if confirmed.is_some() {
                 state.timers.handshake_complete();
@@ -352,7 +352,7 @@ impl Device {
             return None;
         }
         self.index.promote(&session);
-        let moved = state.roam(from);
+        let moved = peer.roam(&mut state, from);
         state.timers.session_derived(now);
         if session.is_initiator() {
             state.timers.handshake_complete();

@@ -288,6 +288,7 @@ impl Device {
     /// Hands datagrams to the bind and counts what became of them. Returns how many of them, keepalives aside, went out. All
     /// are to one endpoint; if it has no route, they go where else the peer may be.
     fn transmit(&self, peer: &Arc<Peer>, batch: &mut [Transmit<'_>]) -> usize {
+        self.settle_source(peer, batch);
         let mut report = self.send_batch(batch);
         if is_unreachable(&report) {
             report = self.transmit_elsewhere(peer, batch, report);

@@ -4,10 +4,11 @@
 
 use super::{
     Counters, SocketHook, UdpStats,
+    routes::Routes,
     socket::{self, Lent, Options, Socket, unless_missing},
 };
 use crate::bind::{
-    BATCH, Family, RecvBatch, SendReport, Transmit, interface,
+    BATCH, Endpoint, Family, RecvBatch, SendReport, SourceCheck, Transmit, interface,
     outgoing::{Origin, Outgoing},
 };
 use mio::{Interest, Registry, Token};
@@ -257,6 +258,12 @@ impl Pair {
             }
         }
         lost
+    }
+
+    /// See [`Bind::check_source`](crate::bind::Bind::check_source).
+    pub(super) fn check_source(&self, routes: &Routes, endpoint: &Endpoint, was: SourceCheck) -> SourceCheck {
+        let check = |socket: &Socket| routes.check_source(&socket.io, endpoint, was);
+        self.with_socket(Family::of(endpoint.dst), check).unwrap_or(was)
     }
 
     fn with_sockets<R>(&self, act: impl FnOnce(&Sockets) -> R) -> Option<R> {

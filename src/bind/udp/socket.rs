@@ -29,11 +29,14 @@ pub(in crate::bind) struct Options {
     /// How long sending waits for a full socket buffer to drain. Zero for a tunnel: the thread that sends is the one
     /// that receives.
     pub(in crate::bind) patience: Duration,
+    /// Whether what is sent leaves by the interface that the routes say, and not by the one that an endpoint tells.
+    pub(in crate::bind) any_interface: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { offload: true, set_up: native::set_up, interfaces: false, patience: Duration::ZERO }
+        let (offload, patience) = (true, Duration::ZERO);
+        Self { offload, set_up: native::set_up, interfaces: true, any_interface: true, patience }
     }
 }
 
@@ -70,6 +73,8 @@ pub(super) struct Socket {
     driver: Box<dyn Drive>,
     /// The interface that it is tied to, or 0.
     interface: AtomicU32,
+    /// See [`Options::any_interface`].
+    any_interface: bool,
     /// Whether everything is dropped.
     blackhole: AtomicBool,
     health: Health,
@@ -138,7 +143,8 @@ impl Socket {
         let driver = (options.set_up)(&socket, address.as_ref(), family, options)?;
         let io = UdpSocket::from_std(socket.into());
         let (interface, blackhole) = (AtomicU32::new(way.interface), AtomicBool::new(way.blackhole));
-        Ok(Self { io, family, driver, interface, blackhole, health: Health::default() })
+        let any_interface = options.any_interface;
+        Ok(Self { io, family, driver, interface, any_interface, blackhole, health: Health::default() })
     }
 
     /// Sends what can be sent. Returns whether the socket turned out to be lost by that.
@@ -150,7 +156,7 @@ impl Socket {
             outgoing.abandon();
             return false;
         }
-        if self.interface.load(Relaxed) != 0 {
+        if self.any_interface || self.interface.load(Relaxed) != 0 {
             outgoing.through_any_interface();
         }
         self.driver.send(&self.io, outgoing, counters);

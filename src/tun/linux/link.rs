@@ -1,7 +1,10 @@
 //! What happens to an interface, by rtnetlink: up, down, MTU, and that it left the network namespace.
 
 use super::sys;
-use crate::thread::{self, Owner};
+use crate::{
+    netlink::{attributes, message, word32},
+    thread::{self, Owner},
+};
 use socket2::{Domain, Socket, Type};
 use std::{
     fmt,
@@ -162,24 +165,15 @@ fn mtu16(mtu: u32) -> u16 {
 /// The last thing that a text of netlink messages says about interface `index`.
 fn last_change(mut text: &[u8], index: i32) -> Option<Change> {
     let mut last = None;
-    while let Some((kind, body, rest)) = message(text) {
-        let change = match i32::from(kind) {
+    while let Some((message, rest)) = message(text) {
+        let change = match i32::from(message.kind) {
             libc::NLMSG_OVERRUN => Some(Change::Missed),
-            _ => interface_change(kind, body, index),
+            _ => interface_change(message.kind, message.body, index),
         };
         last = change.or(last);
         text = rest;
     }
     last
-}
-
-/// Splits a netlink message off: its type, its body, what follows.
-fn message(text: &[u8]) -> Option<(u16, &[u8], &[u8])> {
-    const HEADER: usize = 16;
-    let len = word32(text, 0)? as usize;
-    let kind = word16(text, 4)?;
-    let body = text.get(HEADER..len)?;
-    Some((kind, body, text.get(len.next_multiple_of(4)..).unwrap_or_default()))
 }
 
 /// What a message about an interface says, if it is about interface `index`.
@@ -188,41 +182,20 @@ fn interface_change(kind: u16, body: &[u8], index: i32) -> Option<Change> {
     const HEADER: usize = 16;
     let family = *body.first()?;
     let (about, flags) = (word32(body, 4)?, word32(body, 8)?);
-    let mut attributes = body.get(HEADER..)?;
+    let mut attributes = attributes(body.get(HEADER..)?);
     // Other families (a bridge's ports) tell other things in the same messages.
     if i32::from(family) != libc::AF_UNSPEC || i32::try_from(about) != Ok(index) {
         return None;
     }
     match kind {
         libc::RTM_DELLINK => Some(Change::Left),
-        libc::RTM_NEWLINK => loop {
-            let (attribute, value, rest) = attribute(attributes)?;
-            if attribute == libc::IFLA_MTU {
-                let up = flags & libc::IFF_UP as u32 != 0;
-                let mtu = mtu16(word32(value, 0)?);
-                break Some(Change::State(State { up, mtu }));
-            }
-            attributes = rest;
-        },
+        libc::RTM_NEWLINK => {
+            let (_, mtu) = attributes.find(|(kind, _)| *kind == libc::IFLA_MTU)?;
+            let up = flags & libc::IFF_UP as u32 != 0;
+            Some(Change::State(State { up, mtu: mtu16(word32(mtu, 0)?) }))
+        }
         _ => None,
     }
-}
-
-/// Splits an attribute off: its type, its value, what follows.
-fn attribute(text: &[u8]) -> Option<(u16, &[u8], &[u8])> {
-    const HEADER: usize = 4;
-    let len = usize::from(word16(text, 0)?);
-    let kind = word16(text, 2)?;
-    let value = text.get(HEADER..len)?;
-    Some((kind, value, text.get(len.next_multiple_of(4)..).unwrap_or_default()))
-}
-
-fn word16(text: &[u8], at: usize) -> Option<u16> {
-    text.get(at..)?.first_chunk().map(|b| u16::from_ne_bytes(*b))
-}
-
-fn word32(text: &[u8], at: usize) -> Option<u32> {
-    text.get(at..)?.first_chunk().map(|b| u32::from_ne_bytes(*b))
 }
 
 #[cfg(test)]

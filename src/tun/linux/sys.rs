@@ -1,6 +1,7 @@
 //! The system calls that neither std nor socket2 has: ioctls of TUN and of interfaces, and rtnetlink.
 #![allow(unsafe_code)]
 
+use crate::netlink;
 use std::{
     io, mem,
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
@@ -134,22 +135,7 @@ pub(super) fn set_mtu(socket: impl AsFd, name: &str, mtu: u16) -> io::Result<()>
 /// A non-blocking rtnetlink socket that is told about interfaces of the calling thread's network namespace.
 pub(super) fn link_socket() -> io::Result<OwnedFd> {
     const RTMGRP_LINK: u32 = 1;
-    link_socket_of(RTMGRP_LINK)
-}
-
-/// A non-blocking rtnetlink socket that is told about these groups.
-fn link_socket_of(groups: u32) -> io::Result<OwnedFd> {
-    let flags = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    // SAFETY: socket(2) takes numbers.
-    let fd = check(unsafe { libc::socket(libc::AF_NETLINK, flags, libc::NETLINK_ROUTE) })?;
-    // SAFETY: socket(2) opened this descriptor for us.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    let mut address = no_address();
-    address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
-    address.nl_groups = groups;
-    // SAFETY: the pointer and the length are those of one `sockaddr_nl`, which lives.
-    check(unsafe { libc::bind(fd, (&raw const address).cast(), mem::size_of_val(&address) as libc::socklen_t) })?;
-    Ok(socket)
+    netlink::open(RTMGRP_LINK)
 }
 
 /// Lets a netlink socket hear of every network namespace that has an id in its own. Needs CAP_NET_BROADCAST.
@@ -173,41 +159,25 @@ pub(super) fn namespace_id(namespace: impl AsFd) -> io::Result<i32> {
     const NETNSA_NSID: u16 = 1;
     const NETNSA_FD: u16 = 3;
     const CHOOSE: i32 = -1;
-    let socket = link_socket_of(0)?;
+    let socket = netlink::open(0)?;
     let fd = namespace.as_fd().as_raw_fd();
+    let ask = |kind, flags, attributes: &[(u16, i32)], answer| {
+        // `struct rtgenmsg`: the address family, which is none.
+        let request = netlink::Request::new(kind, flags, 0, &[libc::AF_UNSPEC as u8]);
+        let with = |request: netlink::Request, (kind, value): &(u16, i32)| request.with(*kind, &value.to_ne_bytes());
+        attributes.iter().fold(request, with).ask(&socket, answer)
+    };
     let mut answer = [0; 256];
     // It may have one already, or we may not give it one: then the question below fails.
-    ask_netlink(&socket, libc::RTM_NEWNSID, &[(NETNSA_NSID, CHOOSE), (NETNSA_FD, fd)], &mut answer)?;
-    let len = ask_netlink(&socket, libc::RTM_GETNSID, &[(NETNSA_FD, fd)], &mut answer)?;
-    // `struct nlmsghdr`, `struct rtgenmsg` with its padding, and then the first attribute, which is the id.
-    let word = |at: usize| answer[..len].get(at..)?.first_chunk().map(|b| i32::from_ne_bytes(*b));
-    let kind = word(4).map(|kind_and_flags| kind_and_flags.to_ne_bytes());
-    let is_answer = kind.is_some_and(|k| u16::from_ne_bytes([k[0], k[1]]) == libc::RTM_NEWNSID);
-    word(24).filter(|id| is_answer && *id >= 0).ok_or_else(|| io::ErrorKind::PermissionDenied.into())
-}
-
-/// Sends a request about network namespaces, and returns how long the answer is. The kernel answers at once.
-fn ask_netlink(socket: &OwnedFd, kind: u16, attributes: &[(u16, i32)], answer: &mut [u8]) -> io::Result<usize> {
-    const HEADERS: usize = 20;
-    let flags = (libc::NLM_F_REQUEST | if kind == libc::RTM_NEWNSID { libc::NLM_F_ACK } else { 0 }) as u16;
-    let len = HEADERS + attributes.len() * 8;
-    let mut request = Vec::with_capacity(len);
-    request.extend((len as u32).to_ne_bytes());
-    request.extend(kind.to_ne_bytes());
-    request.extend(flags.to_ne_bytes());
-    // Sequence number, sender, address family: none.
-    request.resize(HEADERS, 0);
-    for (attribute, value) in attributes {
-        request.extend(8_u16.to_ne_bytes());
-        request.extend(attribute.to_ne_bytes());
-        request.extend(value.to_ne_bytes());
-    }
-    // SAFETY: the buffer lives, and its length is given. Without an address, it goes to the kernel.
-    let sent = unsafe { libc::send(socket.as_raw_fd(), request.as_ptr().cast(), request.len(), 0) };
-    if sent < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(receive(socket, answer)?.len.min(answer.len()))
+    ask(libc::RTM_NEWNSID, libc::NLM_F_ACK, &[(NETNSA_NSID, CHOOSE), (NETNSA_FD, fd)], &mut answer)?;
+    let mut answer = [0; 256];
+    let answer = ask(libc::RTM_GETNSID, 0, &[(NETNSA_FD, fd)], &mut answer)?;
+    // `struct rtgenmsg` with its padding, and then the first attribute, which is the id.
+    let id = netlink::message(answer)
+        .filter(|(message, _)| message.kind == libc::RTM_NEWNSID)
+        .and_then(|(message, _)| netlink::attributes(message.body.get(4..)?).next())
+        .and_then(|(_, value)| value.first_chunk().map(|id| i32::from_ne_bytes(*id)));
+    id.filter(|id| *id >= 0).ok_or_else(|| io::ErrorKind::PermissionDenied.into())
 }
 
 /// What [`receive`] has received.

@@ -1,0 +1,64 @@
+//! The source address of what is sent to a peer: the one that the peer last sent to, as long as the routes agree.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use super::{Device, lock, peer::Peer};
+use crate::bind::{SourceCheck, Transmit};
+
+/// What the last check of a peer's source address said, and the number of the routes that it was about, in one word: the
+/// data path looks at it without a lock.
+#[derive(Default)]
+pub(super) struct LastCheck(AtomicU64);
+
+const LEFT: u64 = 1;
+const RETURNS: u64 = 2;
+const BITS: u32 = 2;
+
+impl LastCheck {
+    /// The result, and the number of the routes. That of an endpoint which is new is 0.
+    fn get(&self) -> (SourceCheck, u64) {
+        let word = self.0.load(Ordering::Relaxed);
+        (SourceCheck { keep: word & LEFT == 0, returns: word & RETURNS != 0 }, word >> BITS)
+    }
+
+    fn set(&self, check: SourceCheck, routes: u64) {
+        let word = routes << BITS | if check.keep { 0 } else { LEFT } | if check.returns { RETURNS } else { 0 };
+        self.0.store(word, Ordering::Relaxed);
+    }
+
+    /// The endpoint is another one.
+    pub(super) fn forget(&self) {
+        self.set(SourceCheck::default(), 0);
+    }
+}
+
+impl Device {
+    /// Leaves the source address of a batch to the system if it is not the right one any more. Asks only after routes have
+    /// changed, and for an endpoint that is new.
+    pub(super) fn settle_source(&self, peer: &Arc<Peer>, batch: &mut [Transmit<'_>]) {
+        let routes = self.bind.routes();
+        let (last, checked) = peer.source.get();
+        let check = if checked == routes { last } else { self.check_source(peer, routes, last) };
+        if !check.keep {
+            batch.iter_mut().for_each(|transmit| transmit.to.clear_source());
+        }
+    }
+
+    fn check_source(&self, peer: &Arc<Peer>, routes: u64, last: SourceCheck) -> SourceCheck {
+        let endpoint = lock(&peer.state).endpoint;
+        let sticky = endpoint.filter(|endpoint| endpoint.src.is_some());
+        let check = sticky.map_or_else(SourceCheck::default, |endpoint| self.bind.check_source(&endpoint, last));
+        if last.keep && !check.keep {
+            tracing::debug!(peer = %peer.key(), "the way to the peer is another one now, and so is our address");
+        }
+        // Under the lock, so that it is not the check of an endpoint that has been replaced.
+        let state = lock(&peer.state);
+        if state.endpoint == endpoint {
+            peer.source.set(check, routes);
+        }
+        check
+    }
+}

@@ -1,0 +1,120 @@
+//! rtnetlink: sockets that hear of changes, questions to the kernel, and the form of messages.
+#![allow(unsafe_code)]
+
+use std::{
+    io, mem,
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+};
+
+/// Bytes of `struct nlmsghdr`.
+const HEADER: usize = 16;
+
+/// Opens a non-blocking rtnetlink socket in the network namespace of the calling thread. It hears of these groups, a bit
+/// for each.
+pub(crate) fn open(groups: u32) -> io::Result<OwnedFd> {
+    let flags = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: socket(2) takes numbers.
+    let fd = check(unsafe { libc::socket(libc::AF_NETLINK, flags, libc::NETLINK_ROUTE) })?;
+    // SAFETY: socket(2) opened this descriptor for us.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: a C struct of numbers, for which zeros are valid.
+    let mut address: libc::sockaddr_nl = unsafe { mem::zeroed() };
+    address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+    address.nl_groups = groups;
+    // SAFETY: the pointer and the length are those of one `sockaddr_nl`, which lives.
+    check(unsafe { libc::bind(fd, (&raw const address).cast(), mem::size_of_val(&address) as libc::socklen_t) })?;
+    Ok(socket)
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// A question or an order, in the making.
+pub(crate) struct Request(Vec<u8>);
+
+impl Request {
+    /// A message of this type with the header that belongs to the type. `sequence` comes back in the answer.
+    pub(crate) fn new(kind: u16, flags: libc::c_int, sequence: u32, header: &[u8]) -> Self {
+        let mut text = vec![0; 4];
+        text.extend(kind.to_ne_bytes());
+        text.extend(((libc::NLM_F_REQUEST | flags) as u16).to_ne_bytes());
+        text.extend(sequence.to_ne_bytes());
+        text.extend([0; 4]);
+        text.extend(header);
+        text.resize(text.len().next_multiple_of(4), 0);
+        Self(text)
+    }
+
+    /// Adds an attribute.
+    #[must_use]
+    pub(crate) fn with(mut self, kind: u16, value: &[u8]) -> Self {
+        self.0.extend((4 + value.len() as u16).to_ne_bytes());
+        self.0.extend(kind.to_ne_bytes());
+        self.0.extend(value);
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+        self
+    }
+
+    /// Sends it, and returns the first datagram of the answer, which is there when the call that
+    /// sends returns.
+    pub(crate) fn ask(mut self, socket: impl AsFd, answer: &mut [u8]) -> io::Result<&[u8]> {
+        let len = self.0.len() as u32;
+        self.0[..4].copy_from_slice(&len.to_ne_bytes());
+        let fd = socket.as_fd().as_raw_fd();
+        // SAFETY: the buffer lives, and its length is given. Without an address, it goes to the kernel.
+        if unsafe { libc::send(fd, self.0.as_ptr().cast(), self.0.len(), 0) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the buffer lives, and its length is given.
+        let len = unsafe { libc::recv(fd, answer.as_mut_ptr().cast(), answer.len(), 0) };
+        let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
+        Ok(&answer[..len])
+    }
+}
+
+/// Takes up to `most` messages out of a socket that hears of groups, without looking at them. Returns whether there were
+/// any; one that was lost for lack of room counts.
+pub(crate) fn drain(socket: impl AsFd, most: usize) -> bool {
+    let mut byte = 0_u8;
+    let mut receive = || {
+        // SAFETY: there is room for one byte; the rest of the message is cut off.
+        let len = unsafe { libc::recv(socket.as_fd().as_raw_fd(), (&raw mut byte).cast(), 1, 0) };
+        len >= 0 || io::Error::last_os_error().raw_os_error() == Some(libc::ENOBUFS)
+    };
+    (0..most).take_while(|_| receive()).count() > 0
+}
+
+/// A message that was received.
+pub(crate) struct Message<'a> {
+    pub(crate) kind: u16,
+    /// That of the question which it answers.
+    pub(crate) sequence: u32,
+    pub(crate) body: &'a [u8],
+}
+
+/// Splits a message off: the message, what follows.
+pub(crate) fn message(text: &[u8]) -> Option<(Message<'_>, &[u8])> {
+    let len = word32(text, 0)? as usize;
+    let (kind, sequence) = (word16(text, 4)?, word32(text, 8)?);
+    let body = text.get(HEADER..len)?;
+    Some((Message { kind, sequence, body }, text.get(len.next_multiple_of(4)..).unwrap_or_default()))
+}
+
+/// The attributes in what follows a message's own header: type and value of each.
+pub(crate) fn attributes(mut text: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let len = usize::from(word16(text, 0)?);
+        let (kind, value) = (word16(text, 2)?, text.get(4..len)?);
+        text = text.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+pub(crate) fn word16(text: &[u8], at: usize) -> Option<u16> {
+    text.get(at..)?.first_chunk().map(|b| u16::from_ne_bytes(*b))
+}
+
+pub(crate) fn word32(text: &[u8], at: usize) -> Option<u32> {
+    text.get(at..)?.first_chunk().map(|b| u32::from_ne_bytes(*b))
+}
