@@ -9,6 +9,7 @@ use std::{
 use super::{
     Device,
     allowed_ips::Owner,
+    events::Event,
     link::Port,
     lock,
     peer::{Peer, State},
@@ -74,6 +75,7 @@ impl Device {
                 self.send_staged(&peer);
             }
         }
+        self.tell_events();
         Ok(())
     }
 
@@ -253,10 +255,13 @@ impl Device {
         self.forget_keys(&mut handshaking.noise, &mut state);
     }
 
-    /// Forgets a peer's sessions and handshake. Returns true if there was a session.
-    pub(super) fn wipe_keys(&self, peer: &Peer) -> bool {
+    /// Forgets a peer's sessions and handshake, as they are over.
+    pub(super) fn wipe_keys(&self, peer: &Peer) {
         let mut handshaking = lock(&peer.handshake);
-        self.forget_keys(&mut handshaking.noise, &mut lock(&peer.state))
+        let mut state = lock(&peer.state);
+        if self.forget_keys(&mut handshaking.noise, &mut state) {
+            self.events.note(Event::SessionExpired(*peer.key()));
+        }
     }
 
     fn forget_keys(&self, handshake: &mut Handshake, state: &mut State) -> bool {

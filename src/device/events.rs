@@ -1,7 +1,13 @@
 //! What a device tells its owner.
 
-use std::net::SocketAddr;
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    sync::{Condvar, Mutex, PoisonError},
+    thread::{self, ThreadId},
+};
 
+use super::lock;
 use crate::key::PublicKey;
 
 /// Something has happened that an app may want to show or act on.
@@ -27,6 +33,199 @@ pub enum Event {
     Ended(String),
 }
 
-/// Takes events. Called from the tunnel's own threads and from whoever changes its configuration, without a lock
-/// held, perhaps from several threads at once; it should return soon.
+/// Takes events, one after another, in the order in which they came about: on the tunnel's own threads and on threads that
+/// are inside a function of the tunnel, without a lock held, on one thread at a time. What it causes itself is told when it
+/// has returned. It should return soon.
 pub type EventSink = Box<dyn Fn(Event) + Send + Sync>;
+
+/// How many events may wait. Whoever causes more waits for the thread that tells them.
+const MAX_WAITING: usize = 1024;
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Event>,
+    /// The thread that is telling one.
+    teller: Option<ThreadId>,
+    /// `Ended` was the last.
+    ended: bool,
+    /// The tunnel is being stopped: no thread of it waits any more.
+    stopping: bool,
+}
+
+/// Events on their way to the app.
+///
+/// They are noted under the locks of what they are about, which puts them in order, and told when no lock is held.
+pub(super) struct Events {
+    sink: EventSink,
+    queue: Mutex<Queue>,
+    told: Condvar,
+}
+
+impl Events {
+    pub(super) fn new(sink: EventSink) -> Self {
+        Self { sink, queue: Mutex::default(), told: Condvar::new() }
+    }
+
+    /// Notes an event, to be told soon. After `Ended` there are none.
+    pub(super) fn note(&self, event: Event) {
+        let mut queue = lock(&self.queue);
+        if !queue.ended {
+            queue.ended = matches!(event, Event::Ended(_));
+            queue.waiting.push_back(event);
+        }
+    }
+
+    /// Tells the events that wait by now, unless another thread does. Returns whether there are others by then, for which
+    /// somebody has to come again.
+    pub(super) fn tell(&self) -> bool {
+        let this = thread::current().id();
+        let mut queue = lock(&self.queue);
+        while queue.teller.is_some() {
+            if queue.teller == Some(this) || queue.waiting.len() <= MAX_WAITING || queue.stopping {
+                return false;
+            }
+            queue = self.told.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        let mut most = queue.waiting.len();
+        // The end is told by whoever is there, as no thread may be left to come again.
+        while most > 0 || queue.ended {
+            let Some(event) = queue.waiting.pop_front() else { return false };
+            queue.teller = Some(this);
+            drop(queue);
+            let telling = Telling(self);
+            (self.sink)(event);
+            drop(telling);
+            most = most.saturating_sub(1);
+            queue = lock(&self.queue);
+            if queue.teller.is_some() {
+                // Another thread has taken over, and has all that is left before it.
+                return false;
+            }
+        }
+        !queue.waiting.is_empty()
+    }
+
+    /// From now on no thread waits for another one that tells events: that may be one that stops the tunnel.
+    pub(super) fn stop_waiting(&self) {
+        lock(&self.queue).stopping = true;
+        self.told.notify_all();
+    }
+}
+
+/// Until it is dropped, also by a panic of the app's function, this thread tells an event.
+struct Telling<'a>(&'a Events);
+
+impl Drop for Telling<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.queue).teller = None;
+        self.0.told.notify_all();
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, OnceLock, mpsc};
+
+    fn events(sink: impl Fn(Event) + Send + Sync + 'static) -> Arc<Events> {
+        Arc::new(Events::new(Box::new(sink)))
+    }
+
+    fn numbers(told: &Mutex<Vec<Event>>) -> Vec<u16> {
+        let number = |event: &Event| match event {
+            Event::BindRecovered(port) => *port,
+            _ => u16::MAX,
+        };
+        lock(told).iter().map(number).collect()
+    }
+
+    #[test]
+    fn one_thread_tells_what_others_note_and_in_their_order() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let ((entered, has_entered), (go_on, may_go_on)) = (mpsc::channel(), mpsc::channel::<()>());
+        let (entered, may_go_on, all) = (Mutex::new(entered), Mutex::new(may_go_on), told.clone());
+        let events = events(move |event| {
+            let first = event == Event::BindRecovered(0);
+            if first {
+                lock(&entered).send(()).unwrap();
+                lock(&may_go_on).recv().unwrap();
+            }
+            lock(&all).push(event);
+        });
+        events.note(Event::BindRecovered(0));
+        let slow = thread::spawn({
+            let events = events.clone();
+            move || events.tell()
+        });
+        has_entered.recv().unwrap();
+        for n in 1..4 {
+            events.note(Event::BindRecovered(n));
+            assert!(!events.tell(), "it does not wait, and tells nothing");
+        }
+        assert!(numbers(&told).is_empty());
+        go_on.send(()).unwrap();
+        assert!(slow.join().unwrap(), "it is not kept by what came later");
+        assert!(!events.tell());
+        assert_eq!(numbers(&told), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn what_is_noted_inside_comes_after_and_the_end_is_last() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let own = Arc::new(OnceLock::<Arc<Events>>::new());
+        let (all, inside) = (told.clone(), own.clone());
+        let events = events(move |event| {
+            let events = inside.get().unwrap();
+            if event == Event::BindRecovered(1) {
+                events.note(Event::BindRecovered(2));
+                assert!(!events.tell());
+                events.note(Event::Ended("x".into()));
+                events.note(Event::BindRecovered(3));
+            }
+            lock(&all).push(event);
+        });
+        own.set(events.clone()).ok();
+        events.note(Event::BindRecovered(1));
+        assert!(!events.tell());
+        assert_eq!(numbers(&told), [1, 2, u16::MAX]);
+    }
+
+    #[test]
+    fn whoever_causes_events_waits_when_there_are_many_until_it_is_stopped() {
+        let ((entered, has_entered), (go_on, may_go_on)) = (mpsc::channel(), mpsc::channel::<()>());
+        let (entered, may_go_on) = (Mutex::new(entered), Mutex::new(may_go_on));
+        let events = events(move |_| {
+            lock(&entered).send(()).unwrap();
+            lock(&may_go_on).recv().unwrap();
+        });
+        let tell = |events: &Arc<Events>| {
+            let events = events.clone();
+            thread::spawn(move || events.tell())
+        };
+        events.note(Event::BindRecovered(0));
+        let slow = tell(&events);
+        has_entered.recv().unwrap();
+        (0..=MAX_WAITING).for_each(|_| events.note(Event::BindRecovered(1)));
+        let waits = tell(&events);
+        events.stop_waiting();
+        assert!(!waits.join().unwrap());
+        go_on.send(()).unwrap();
+        assert!(slow.join().unwrap());
+    }
+
+    #[test]
+    fn a_panic_costs_one_event() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let all = told.clone();
+        let events = events(move |event| {
+            assert!(event != Event::BindRecovered(0));
+            lock(&all).push(event);
+        });
+        (0..2).for_each(|n| events.note(Event::BindRecovered(n)));
+        let this = events.clone();
+        assert!(thread::spawn(move || this.tell()).join().is_err());
+        assert!(!events.tell());
+        assert_eq!(numbers(&told), [1]);
+    }
+}

@@ -5,9 +5,9 @@
 //! is something to do.
 //!
 //! Locks are taken in this order: `sets`, `tun_events`; `transition`; `config`; `identity`; `peers`, `allowed_ips`; a
-//! peer's `handshake`, then its `state`; `index`, `deadlines`, `greetings`, those of `names`. None from `config` on is held across I/O
-//! or a callback. Under the first three sockets are opened, and an app's function sees each new one: what takes none of
-//! them, such as reading the configuration, never waits for it.
+//! peer's `handshake`, then its `state`; `index`, `deadlines`, `greetings`, the queue of `events`, those of `names`. None
+//! from `config` on is held across I/O or a callback. Under the first three sockets are opened, and an app's function
+//! sees each new one: what takes none of them, such as reading the configuration, never waits for it.
 
 pub mod allowed_ips;
 mod apply;
@@ -65,6 +65,7 @@ use crate::{
     tun::{Tun, TunEvent},
 };
 use allowed_ips::AllowedIps;
+use events::Events;
 use in_flight::InFlight;
 use index::IndexTable;
 use link::Link;
@@ -169,7 +170,7 @@ pub struct Device {
     bind: Arc<dyn Bind>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
-    events: EventSink,
+    events: Events,
     max_peers: usize,
     memory: usize,
     mtu: AtomicU16,
@@ -211,7 +212,7 @@ impl Device {
             bind,
             clock: options.clock,
             random: options.random,
-            events: options.events,
+            events: Events::new(options.events),
             max_peers: options.max_peers,
             memory: options.memory,
             roaming_disabled: AtomicBool::new(false),
@@ -268,8 +269,11 @@ impl Device {
         read(&self.identity).clone()
     }
 
-    fn tell(&self, event: Event) {
-        (self.events)(event);
+    /// Tells the app what has happened; to be called when no lock is held, and no reading of the clock.
+    fn tell_events(&self) {
+        if self.events.tell() {
+            self.bind.wake();
+        }
     }
 
     /// Follows what has happened to the TUN interface. A port that cannot be opened when it comes up is tried again.
@@ -311,6 +315,7 @@ impl Device {
                 break;
             }
         }
+        self.tell_events();
     }
 
     fn run_timers_of(&self, peer: &Arc<Peer>, at: Instant) {

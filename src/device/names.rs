@@ -17,7 +17,7 @@ use super::{
     },
     events::Event,
     lock,
-    peer::Peer,
+    peer::{Peer, State},
     read,
     resolver::{Answer, Question, Resolve, Resolver},
     send::Reason,
@@ -88,6 +88,7 @@ impl Device {
     pub fn resolve_names(&self) -> usize {
         let names = self.names.as_ref().map_or(0, |names| names.resolver.work());
         self.take_answers();
+        self.tell_events();
         names
     }
 
@@ -190,22 +191,22 @@ impl Device {
             if resolved == Resolved::Moved {
                 state.stays = self.roaming_disabled.load(Ordering::Relaxed);
             }
+            if resolved == Resolved::Moved {
+                self.note_placed(peer, &state);
+            }
             self.schedule(peer, &mut state);
             (resolved, host)
         };
         match resolved {
             Resolved::Stale | Resolved::Stays => {}
-            Resolved::Moved => {
-                self.tell_placed(peer);
-                self.begin_again(peer);
-            }
+            Resolved::Moved => self.begin_again(peer),
             Resolved::Failed { first, dropped } => {
                 count(&self.stats.out_unstaged, dropped);
                 let reason = found.as_ref().err().map_or_else(|| "it has no address".into(), Error::to_string);
                 let host = host.map_or_else(String::new, |host| host.host().into());
                 tracing::warn!(peer = %peer.key(), host, reason, "the endpoint's name cannot be resolved");
                 if first {
-                    self.tell(Event::ResolveFailed(*peer.key(), format!("{host}: {reason}")));
+                    self.events.note(Event::ResolveFailed(*peer.key(), format!("{host}: {reason}")));
                 }
             }
         }
@@ -226,10 +227,13 @@ impl Device {
         for peer in read(&self.peers).list() {
             let (found, has_session) = {
                 let mut state = lock(&peer.state);
-                (state.prefix_found(prefix), state.has_session(self.clock.now()))
+                let found = state.prefix_found(prefix);
+                if found {
+                    self.note_placed(&peer, &state);
+                }
+                (found, state.has_session(self.clock.now()))
             };
             if found {
-                self.tell_placed(&peer);
                 if has_session {
                     self.send_keepalive(&peer);
                 } else {
@@ -255,9 +259,9 @@ impl Device {
 
     /// An initiation was not answered: it may be the turn of another address.
     pub(super) fn not_answered(&self, peer: &Peer) {
-        let moved = lock(&peer.state).not_answered();
-        if moved {
-            self.tell_placed(peer);
+        let mut state = lock(&peer.state);
+        if state.not_answered() {
+            self.note_placed(peer, &state);
         }
     }
 
@@ -278,12 +282,10 @@ impl Device {
         self.want_address(peer);
     }
 
-    /// The peer's endpoint is another one, and not because it was heard there.
-    pub(super) fn tell_placed(&self, peer: &Peer) {
-        let endpoint = lock(&peer.state).endpoint;
-        if let Some(Endpoint { dst, .. }) = endpoint {
-            tracing::debug!(peer = %peer.key(), to = %dst, "the peer is looked for elsewhere");
-            self.tell(Event::EndpointChanged(*peer.key(), dst));
+    /// The peer's endpoint is another one.
+    pub(super) fn note_placed(&self, peer: &Peer, state: &State) {
+        if let Some(Endpoint { dst, .. }) = state.endpoint {
+            self.events.note(Event::EndpointChanged(*peer.key(), dst));
         }
     }
 

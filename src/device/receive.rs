@@ -55,7 +55,9 @@ impl Device {
         self.deliver(inbound);
         inbound.settle();
         let most = if busy { HANDSHAKES_PER_BUSY_ROUND } else { HANDSHAKES_PER_ROUND };
-        Ok(messages + self.handle_handshakes(inbound, most))
+        let handled = messages + self.handle_handshakes(inbound, most);
+        self.tell_events();
+        Ok(handled)
     }
 
     /// Decrypts every data message in place, and queues every handshake message.
@@ -146,10 +148,14 @@ impl Device {
                 return;
             }
             let moved = peer.roam(&mut state, run.from);
+            if moved {
+                self.note_placed(peer, &state);
+            }
             let confirmed = state.sessions.confirm(&run.session);
             if confirmed.is_some() {
                 state.timers.handshake_complete();
                 state.last_handshake = self.clock.wall();
+                self.events.note(Event::HandshakeCompleted(*peer.key()));
             }
             let last_chance = state.take_lastminute_handshake(now);
             state.timers.message_received(now);
@@ -160,11 +166,10 @@ impl Device {
             self.schedule(peer, &mut state);
             (confirmed, moved, last_chance)
         };
-        self.tell_moved(peer, moved.then_some(run.from));
+        log_moved(peer, moved, run.from);
         if let Some(replaced) = confirmed {
             self.index.remove(replaced);
             tracing::debug!(peer = %peer.key(), "the session is confirmed");
-            self.tell(Event::HandshakeCompleted(*peer.key()));
             self.send_staged(peer);
         }
         if last_chance {
@@ -273,7 +278,7 @@ impl Device {
         };
         tracing::debug!(peer = %peer.key(), from = %from.dst, "receiving handshake initiation");
         self.add_rx(&peer, message.len());
-        self.tell_moved(&peer, moved.then_some(from));
+        log_moved(&peer, moved, from);
         tracing::debug!(peer = %peer.key(), to = %from.dst, "sending handshake response");
         self.send_handshake_message(&peer, from, &response);
         let mut state = lock(&peer.state);
@@ -320,8 +325,7 @@ impl Device {
         };
         tracing::debug!(peer = %peer.key(), from = %from.dst, "receiving handshake response");
         self.add_rx(&peer, message.len());
-        self.tell_moved(&peer, moved.then_some(from));
-        self.tell(Event::HandshakeCompleted(*peer.key()));
+        log_moved(&peer, moved, from);
         // Shows the responder that we have the session, with a packet that waits or an empty one.
         self.send_keepalive(&peer);
     }
@@ -353,8 +357,12 @@ impl Device {
         }
         self.index.promote(&session);
         let moved = peer.roam(&mut state, from);
+        if moved {
+            self.note_placed(peer, &state);
+        }
         state.timers.session_derived(now);
         if session.is_initiator() {
+            self.events.note(Event::HandshakeCompleted(*peer.key()));
             state.timers.handshake_complete();
             state.timers.message_received(now);
             state.last_handshake = self.clock.wall();
@@ -379,11 +387,10 @@ impl Device {
             count(&self.stats.cookie_refused, 1);
         }
     }
+}
 
-    fn tell_moved(&self, peer: &Peer, to: Option<Endpoint>) {
-        if let Some(to) = to {
-            tracing::debug!(peer = %peer.key(), to = %to.dst, "the peer has moved");
-            self.tell(Event::EndpointChanged(*peer.key(), to.dst));
-        }
+fn log_moved(peer: &Peer, moved: bool, to: Endpoint) {
+    if moved {
+        tracing::debug!(peer = %peer.key(), to = %to.dst, "the peer has moved");
     }
 }

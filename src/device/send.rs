@@ -137,6 +137,7 @@ impl Device {
         for Run { peer, slots: range } in out.runs.drain(..) {
             self.send_packets(&peer, &slots[range.clone()], &out.tos[range], bytes);
         }
+        self.tell_events();
         Ok(n)
     }
 
@@ -316,7 +317,7 @@ impl Device {
         if is_unreachable(&report) {
             self.without_route(peer);
         } else {
-            self.tell_placed(peer);
+            self.note_placed(peer, &lock(&peer.state));
         }
         report
     }
@@ -413,9 +414,12 @@ impl Device {
             }
             Action::GiveUpHandshake => {
                 tracing::debug!(peer = %peer.key(), "handshake was not answered, giving up");
-                let staged = lock(&peer.state).take_staged();
+                let staged = {
+                    let mut state = lock(&peer.state);
+                    self.events.note(Event::HandshakeFailed(*peer.key()));
+                    state.take_staged()
+                };
                 count(&self.stats.out_unstaged, staged.len());
-                self.tell(Event::HandshakeFailed(*peer.key()));
                 self.look_up_anew(peer);
             }
             Action::RenewHandshake => {
@@ -435,9 +439,7 @@ impl Device {
             }
             Action::WipeKeys => {
                 tracing::debug!(peer = %peer.key(), "wiping the keys of an old session");
-                if self.wipe_keys(peer) {
-                    self.tell(Event::SessionExpired(*peer.key()));
-                }
+                self.wipe_keys(peer);
             }
         }
     }

@@ -146,7 +146,7 @@ impl Transition<'_> {
             (Opened::Up(_), None) => tracing::debug!("the interface is up"),
             _ => {}
         }
-        event.into_iter().for_each(|event| self.device.tell(event));
+        event.into_iter().for_each(|event| self.device.events.note(event));
         opened
     }
 
@@ -163,8 +163,8 @@ impl Transition<'_> {
     /// The sockets are not as they should be, and will be tried again. Returns the reason.
     fn retry_later(&self, reason: Error) -> Error {
         let event = lock(&self.device.config).link.failed(&reason.to_string(), self.device.clock.now());
+        event.into_iter().for_each(|event| self.device.events.note(event));
         tracing::warn!(error = %reason, "the sockets cannot be opened, trying again");
-        event.into_iter().for_each(|event| self.device.tell(event));
         reason
     }
 }
@@ -287,7 +287,7 @@ impl Device {
         let loss = lock(&self.config).link.take_loss(self.clock.now());
         if let Some(event) = loss {
             tracing::warn!("the sockets were lost, opening fresh ones");
-            self.tell(event);
+            self.events.note(event);
         }
         let due = lock(&self.config).link.take_due(self.clock.now());
         let opened = if due { transition.renew() } else { Ok(Opened::None) };
@@ -308,21 +308,24 @@ impl Device {
 
     /// To be called when a change of the sockets is over: sends what is to be sent then.
     pub(super) fn after(&self, opened: Result<Opened>) -> Result<()> {
-        let (peers, came_up) = self.to_greet(opened?);
-        peers.iter().for_each(|peer| self.greet(peer, came_up));
-        Ok(())
+        let greeted = opened.map(|opened| {
+            let (peers, came_up) = self.to_greet(opened);
+            peers.iter().for_each(|peer| self.greet(peer, came_up));
+        });
+        self.tell_events();
+        greeted
     }
 
     /// The same on a thread that moves packets, which has no time for all peers at once: the timers go on with it.
     pub(super) fn after_soon(&self, opened: Result<Opened>) {
         let (peers, came_up) = opened.map(|opened| self.to_greet(opened)).unwrap_or_default();
-        if peers.is_empty() {
-            return;
+        if !peers.is_empty() {
+            lock(&self.greetings).extend(peers.iter().map(|peer| (Arc::downgrade(peer), came_up)));
+            if self.greet_some(self.clock.now()) {
+                self.bind.wake();
+            }
         }
-        lock(&self.greetings).extend(peers.iter().map(|peer| (Arc::downgrade(peer), came_up)));
-        if self.greet_some(self.clock.now()) {
-            self.bind.wake();
-        }
+        self.tell_events();
     }
 
     /// Greets peers that wait for it, until a round that began then is over. Returns whether there are more.

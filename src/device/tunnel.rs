@@ -156,6 +156,7 @@ impl Tunnel {
         }
         self.device().down();
         self.device().stop_resolving();
+        self.device().tell_events();
         Ok(())
     }
 }
@@ -178,6 +179,7 @@ impl Shared {
     /// Makes both threads return. Returns whether they were running until now.
     fn stop(&self, reason: String) -> bool {
         let first = self.threads.stop();
+        self.threads.device.events.stop_waiting();
         if first {
             *lock(&self.ended) = Some(reason);
             self.ended_changed.notify_all();
@@ -190,7 +192,8 @@ impl Shared {
         if self.stop(reason.clone()) {
             tracing::error!(reason, "the tunnel has ended");
             self.threads.device.down();
-            self.threads.device.tell(Event::Ended(reason));
+            self.threads.device.events.note(Event::Ended(reason));
+            self.threads.device.tell_events();
         }
     }
 }

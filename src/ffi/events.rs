@@ -124,8 +124,9 @@ impl From<&Event> for wg_event_t {
 ///
 /// `user` is what came with the function; `handle` is the tunnel; `event` is gone when the function returns.
 ///
-/// Threads: it is called on the tunnel's threads, and on threads that are inside a wg_ function on the tunnel; so it may
-/// run on several at once. Events about one peer come in their order. The tunnel waits meanwhile, so return soon, and do
+/// Threads: it is called on the tunnel's threads, and on threads that are inside a wg_ function on the tunnel, but on one
+/// at a time. The events of a tunnel come in the order in which they came about, also if another thread causes one while
+/// this runs: it is called for that when it has returned. The tunnel waits meanwhile, so return soon, and do
 /// not wait for a thread that may be inside a wg_ function: copy the event, and act on it elsewhere. It must not leave by
 /// an exception, longjmp() or pthread_exit(). Its stack is as in wg_log_fn_t.
 /// Inside it, functions whose text says so under "Threads" work: wg_last_error(), wg_free(), those about keys and others.
