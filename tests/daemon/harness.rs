@@ -19,7 +19,16 @@ use crate::netns::Netns;
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_wg-embed");
 
 /// No step takes nearly as long.
-const TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Waits until something is so; the limit only bounds a hang.
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + TIMEOUT;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
 
 /// An interface name that no other test has: sockets are in one directory for all namespaces. Whatever has to do with
 /// it is gone when this value is.
@@ -100,13 +109,9 @@ impl Daemon {
 
     /// Waits for its end.
     pub(crate) fn wait(&self) -> ExitStatus {
-        let deadline = Instant::now() + TIMEOUT;
         let mut status = 0;
         // SAFETY: the status lives.
-        while unsafe { libc::waitpid(self.0, &raw mut status, libc::WNOHANG) } == 0 {
-            assert!(Instant::now() < deadline, "the daemon does not end");
-            thread::sleep(Duration::from_millis(5));
-        }
+        wait_until("the daemon ends", || unsafe { libc::waitpid(self.0, &raw mut status, libc::WNOHANG) } != 0);
         ExitStatus::from_raw(status)
     }
 }

@@ -2,6 +2,7 @@
 #![cfg(target_os = "linux")]
 #![allow(unsafe_code, clippy::panic, clippy::unwrap_used)]
 
+mod descriptors;
 mod handover;
 mod harness;
 mod life;

@@ -37,14 +37,11 @@ pub(crate) fn start(interface: &str, foreground: bool) -> std::result::Result<()
     let keep: Vec<_> = [&inherited.tun, &inherited.uapi].into_iter().flatten().map(OwnedFd::as_fd).collect();
     match detach(&keep).map_err(|e| detach::cannot(&e))? {
         Side::Caller(report) => report,
-        Side::Daemon(report) => {
-            let mut report = Some(report);
-            let outcome = serve(interface, inherited, || match report.take() {
-                Some(report) => report.ready().map_err(|e| Error::io("cannot go to the background", e)),
-                None => Ok(()),
-            });
-            // It is for the caller's process to say so. Once that has gone, nobody asks.
-            if let (Err(error), Some(report)) = (outcome, report) {
+        Side::Daemon(mut report) => {
+            let ready = || report.ready().map_err(|e| Error::io("cannot go to the background", e));
+            let outcome = serve(interface, inherited, ready);
+            // It is for the caller's process to print it. Once that has gone, nobody reads it.
+            if let Err(error) = outcome {
                 report.failed(&error.to_string());
             }
             Ok(())

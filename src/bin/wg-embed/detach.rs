@@ -6,10 +6,13 @@
 
 use std::{
     ffi::c_int,
-    fs::{self, OpenOptions},
+    fs::OpenOptions,
     io::{self, PipeReader, PipeWriter, Read, Write},
-    os::fd::{AsRawFd, BorrowedFd, RawFd},
+    mem,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
 };
+
+use crate::descriptors;
 
 /// What the daemon writes when it is ready. Anything else is the reason why it is not.
 const READY: &[u8] = b"\0ready";
@@ -22,8 +25,8 @@ pub(crate) enum Side {
     Daemon(Report),
 }
 
-/// The daemon's word to its caller.
-pub(crate) struct Report(PipeWriter);
+/// The daemon's report to its caller: that it is ready, or why it is not. `None` once the caller was told the former.
+pub(crate) struct Report(Option<PipeWriter>);
 
 /// Splits off a daemon: in a session of its own, without a terminal, and with no descriptors but stdio and `keep`.
 ///
@@ -46,14 +49,15 @@ pub(crate) fn detach(keep: &[BorrowedFd<'_>]) -> io::Result<Side> {
                 Ok(None) => {}
                 other => {
                     if let Err(error) = other {
-                        Report(writer).failed(&cannot(&error));
+                        Report(Some(writer)).failed(&cannot(&error));
                     }
                     // SAFETY: _exit(2) takes a number; what the caller's process has buffered stays unwritten here.
                     unsafe { libc::_exit(0) }
                 }
             }
-            close_others(keep, &writer);
-            Ok(Side::Daemon(Report(writer)))
+            // A lock or a pipe of the caller's would stay taken for as long as the daemon lives.
+            descriptors::close_all_but(&[keep, &[writer.as_fd()]].concat());
+            Ok(Side::Daemon(Report(Some(writer))))
         }
     }
 }
@@ -64,11 +68,11 @@ pub(crate) fn cannot(error: &io::Error) -> String {
 }
 
 impl Report {
-    /// Lets go of the caller's directory and stdio, and tells the caller that all is well.
+    /// Releases the caller's directory and stdio, and tells the caller that all is well.
     ///
     /// # Errors
-    /// If that is not possible, or the caller did not wait for it.
-    pub(crate) fn ready(self) -> io::Result<()> {
+    /// If that is not possible, or the caller did not wait for it. The report can still be [`failed`](Self::failed).
+    pub(crate) fn ready(&mut self) -> io::Result<()> {
         std::env::set_current_dir("/")?;
         let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
         for standard in 0..=2 {
@@ -77,17 +81,22 @@ impl Report {
                 return Err(io::Error::last_os_error());
             }
         }
-        self.send(READY)
+        if let Some(pipe) = &mut self.0 {
+            pipe.write_all(READY)?;
+        }
+        self.0 = None;
+        Ok(())
     }
 
-    /// Tells the caller why the daemon does not start.
+    /// Tells the caller why the daemon does not start, unless it was told that it did.
     pub(crate) fn failed(self, reason: &str) {
+        let Some(mut pipe) = self.0 else {
+            return;
+        };
         // A caller who did not wait does not want to know.
-        let _ = self.send(reason.as_bytes());
-    }
-
-    fn send(mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all(bytes)
+        let _ = pipe.write_all(reason.as_bytes());
+        // The caller reads until the pipe is closed. That is to be the end of this process: nothing is left then.
+        mem::forget(pipe);
     }
 }
 
@@ -114,18 +123,4 @@ fn fork() -> io::Result<Option<c_int>> {
 fn wait_for(child: c_int) {
     // SAFETY: waitpid(2) takes numbers, and no status is asked for. What is not collected, init collects.
     unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
-}
-
-/// Closes what the caller left open by accident: a lock or a pipe would stay taken for as long as we live.
-fn close_others(keep: &[BorrowedFd<'_>], writer: &PipeWriter) {
-    let Ok(entries) = fs::read_dir("/dev/fd") else {
-        return;
-    };
-    let open: Vec<RawFd> = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
-    let ours = |fd: RawFd| fd <= 2 || fd == writer.as_raw_fd() || keep.iter().any(|kept| kept.as_raw_fd() == fd);
-    for fd in open.into_iter().filter(|fd| !ours(*fd)) {
-        // SAFETY: nothing in this process owns it: what we opened is kept. The listing itself is closed already, and
-        // closing a number that is not open does nothing.
-        unsafe { libc::close(fd) };
-    }
 }

@@ -8,6 +8,8 @@ mod arguments;
 #[cfg(unix)]
 mod daemon;
 #[cfg(unix)]
+mod descriptors;
+#[cfg(unix)]
 mod detach;
 #[cfg(unix)]
 mod inherited;

@@ -1,0 +1,52 @@
+//! Closing the descriptors that a caller left open by accident.
+#![allow(unsafe_code)]
+
+use std::{
+    fs,
+    os::fd::{AsRawFd, BorrowedFd, RawFd},
+};
+
+/// Closes every descriptor but stdio and `kept`.
+///
+/// To be called where nothing else of this process owns a descriptor.
+pub(crate) fn close_all_but(kept: &[BorrowedFd<'_>]) {
+    let mut kept: Vec<RawFd> = kept.iter().map(AsRawFd::as_raw_fd).collect();
+    kept.sort_unstable();
+    if !close_between(&kept) {
+        close_listed(&kept);
+    }
+}
+
+/// Closes the ranges between the descriptors in `kept`, which needs no descriptor itself. Returns whether the system
+/// can do that.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn close_between(kept: &[RawFd]) -> bool {
+    let mut first = 3;
+    let mut supported = true;
+    for fd in kept.iter().map(|fd| fd.unsigned_abs()).chain([libc::c_uint::MAX]) {
+        if first < fd {
+            // SAFETY: close_range(2) takes numbers. Nothing in this process owns what is closed: the caller says so.
+            supported &= unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0) } == 0;
+        }
+        first = first.max(fd.saturating_add(1));
+    }
+    supported
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn close_between(_: &[RawFd]) -> bool {
+    false
+}
+
+/// Closes what the system lists, where it cannot close ranges.
+fn close_listed(kept: &[RawFd]) {
+    let Ok(entries) = fs::read_dir("/dev/fd") else {
+        return;
+    };
+    let open: Vec<RawFd> = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
+    for fd in open.into_iter().filter(|fd| *fd > 2 && !kept.contains(fd)) {
+        // SAFETY: nothing in this process owns it, as the caller says. The listing itself is closed already, and closing
+        // a number that is not open does nothing.
+        unsafe { libc::close(fd) };
+    }
+}
