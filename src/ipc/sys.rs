@@ -1,10 +1,11 @@
-//! Binding a socket whose file nobody but its owner may ever connect to, and taking turns in a directory.
-#![allow(unsafe_code)] // flock(2), umask(2)
+//! Binding a socket whose file only its owner may ever connect to, asking whether a client waits, and taking turns in a
+//! directory.
+#![allow(unsafe_code)] // flock(2), poll(2), umask(2)
 
 use std::{
     fs::File,
     io,
-    os::fd::AsRawFd,
+    os::fd::{AsFd, AsRawFd},
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -31,6 +32,27 @@ pub(super) fn lock_directory(directory: &Path) -> Option<File> {
         thread::sleep(Duration::from_millis(5));
     }
     Some(turn)
+}
+
+/// Whether a client waits to be accepted. Unlike accept(2), this needs no free descriptor.
+pub(super) fn client_waits(listener: impl AsFd) -> bool {
+    poll_now(listener, libc::POLLIN) != 0
+}
+
+/// Whether the other side of a connection has closed it.
+pub(super) fn has_hung_up(stream: impl AsFd) -> bool {
+    poll_now(stream, 0) & libc::POLLHUP != 0
+}
+
+/// What poll(2) says of a descriptor at this moment.
+fn poll_now(fd: impl AsFd, events: libc::c_short) -> libc::c_short {
+    let mut poll = libc::pollfd { fd: fd.as_fd().as_raw_fd(), events, revents: 0 };
+    // SAFETY: poll(2) writes to one `pollfd`, which lives; the descriptor is borrowed.
+    match unsafe { libc::poll(&raw mut poll, 1, 0) } {
+        // The call that is asked about tells the reason.
+        -1 => events,
+        _ => poll.revents,
+    }
 }
 
 /// Binds; the file's mode is 0600 from its first moment on.

@@ -1,14 +1,17 @@
 //! Serves the UAPI on a listening control socket.
 //!
 //! One thread accepts, and watches the socket's file; each connection has a short-lived thread of its own. There are
-//! at most [`Options::connections`] of those; more clients wait in the socket's backlog.
+//! at most [`Options::connections`] of those. When another client comes, the one that has been idle longest is ended; if
+//! requests of all of them make progress, clients wait in the socket's backlog.
+
+mod connection;
 
 use std::{
-    io::{self, ErrorKind::*, Read, Write},
-    net::Shutdown,
+    io::{self, ErrorKind::*},
+    mem,
     os::{
         fd::{AsRawFd, RawFd},
-        unix::net::UnixStream,
+        unix::net::UnixDatagram,
     },
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -21,7 +24,8 @@ use std::{
 
 use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
 
-use super::{Listener, watch::Watch};
+use self::connection::Connection;
+use super::{Listener, sys, watch::Watch};
 use crate::{
     error::{Error, ErrorKind, Result},
     thread::{self, Owner},
@@ -31,11 +35,12 @@ use crate::{
 /// How connections are served.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// How many are served at a time: 16. At least one is.
+    /// How many are served at a time: 16. At least one is. Another client takes the place of the one whose last request
+    /// was completed, or that connected, the longest ago. A request that is being worked on, or moves at least 4 KiB a
+    /// second, keeps its client's place.
     pub connections: usize,
-    /// A client that neither sends nor takes a byte for this long is cut off: two minutes. This only keeps the
-    /// forgotten from filling all places for ever, so it is far more than a program needs, and enough for a person who
-    /// types by hand.
+    /// A client that neither sends nor takes a byte for this long is ended, also if no other one needs its place: two
+    /// minutes.
     pub idle: Duration,
     /// How the dialogue is held.
     pub uapi: uapi::Options,
@@ -50,8 +55,11 @@ impl Default for Options {
 /// Called when a server ends by itself, with the reason; from the server's own thread, and at most once.
 pub type EndHook = Box<dyn FnOnce(String) + Send>;
 
-/// When to try again after the system could not give us a descriptor for a connection.
-const RETRY: Duration = Duration::from_millis(200);
+/// When to look again for a client that may be ended, while another one waits and all make progress.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// When to try again after the system had no descriptor for a connection, from the first time to the last.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 
 const WAKE: Token = Token(0);
 const LISTENER: Token = Token(1);
@@ -77,7 +85,7 @@ impl Server {
     /// and if it cannot go on for another reason, `ended` is told why.
     ///
     /// # Errors
-    /// If the socket cannot be waited for or its file not watched, or a thread cannot be started.
+    /// If the socket cannot be waited for, or a thread cannot be started.
     pub fn start(
         listener: Listener,
         backend: Arc<dyn Backend + Send + Sync>,
@@ -86,13 +94,7 @@ impl Server {
     ) -> Result<Self> {
         let waiting = |e| Error::io("cannot wait for the control socket", e);
         listener.socket().set_nonblocking(true).map_err(waiting)?;
-        let watch = match listener.path() {
-            None => None,
-            Some(path) => Some(
-                Watch::new(path)
-                    .map_err(|e| Error::io(format!("cannot watch the control socket {}", path.display()), e))?,
-            ),
-        };
+        let watch = listener.path().map(Watch::new);
         let poll = Poll::new().map_err(waiting)?;
         let register = |fd: RawFd, token| poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE);
         register(listener.socket().as_raw_fd(), LISTENER).map_err(waiting)?;
@@ -102,7 +104,9 @@ impl Server {
         let waker = Waker::new(poll.registry(), WAKE).map_err(waiting)?;
         let shared =
             Arc::new(Shared { backend, options, stopping: AtomicBool::new(false), waker, owner: Owner::new() });
-        let acceptor = Acceptor { shared: shared.clone(), poll, listener, watch, connections: Vec::new() };
+        let spare = Some(UnixDatagram::unbound().map_err(waiting)?);
+        let shortage = Shortage { spare, told: false, retry: RETRY.0 };
+        let acceptor = Acceptor { shared: shared.clone(), poll, listener, watch, connections: Vec::new(), shortage };
         let thread = thread::spawn("wg-uapi", shared.owner, move || acceptor.run(ended))
             .map_err(|e| no_thread("wg-uapi", &e))?;
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
@@ -163,13 +167,17 @@ struct Acceptor {
     listener: Listener,
     watch: Option<Watch>,
     connections: Vec<Connection>,
+    shortage: Shortage,
 }
 
-/// A connection, as its server knows it.
-struct Connection {
-    stream: Arc<UnixStream>,
-    done: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
+/// How a lack of descriptors is met.
+struct Shortage {
+    /// Gives its descriptor to a connection when there is no other, so that one client can always be served.
+    spare: Option<UnixDatagram>,
+    /// The log has a line about this shortage.
+    told: bool,
+    /// When to try again, if nothing that we do frees a descriptor.
+    retry: Duration,
 }
 
 impl Acceptor {
@@ -183,13 +191,8 @@ impl Acceptor {
         // From here on, the end of a stream is not what its client meant.
         shared.stopping.store(true, Ordering::Release);
         drop(listener);
-        for connection in &connections {
-            // It may be closed already.
-            let _ = connection.stream.shutdown(Shutdown::Both);
-        }
-        for connection in connections {
-            connection.join();
-        }
+        connections.iter().for_each(Connection::shut_down);
+        connections.into_iter().for_each(Connection::join);
         if let Some(reason) = reason {
             tracing::debug!(reason, "the control socket is served no longer");
             ended(reason);
@@ -211,8 +214,8 @@ impl Acceptor {
             if self.shared.is_stopping() {
                 return Ok(None);
             }
-            let interval = self.watch.as_ref().and(Watch::INTERVAL);
-            match self.poll.poll(&mut events, [again, interval].into_iter().flatten().min()) {
+            let look = self.watch.as_ref().and_then(Watch::interval);
+            match self.poll.poll(&mut events, [again, look].into_iter().flatten().min()) {
                 Err(e) if e.kind() != Interrupted => return Err(e),
                 _ => {}
             }
@@ -221,25 +224,42 @@ impl Acceptor {
 
     /// Forgets connections that have ended.
     fn reap(&mut self) {
-        for ended in self.connections.extract_if(.., |c| c.done.load(Ordering::Acquire)) {
+        for ended in self.connections.extract_if(.., |c| c.is_done()) {
             ended.join();
+        }
+        if self.shortage.spare.is_none() {
+            self.shortage.spare = UnixDatagram::unbound().ok();
         }
     }
 
     /// Accepts what waits, as far as there is room. Returns when to try again, if that is not told by an event.
     fn accept_all(&mut self) -> io::Result<Option<Duration>> {
-        while self.connections.len() < self.shared.options.connections.max(1) && !self.shared.is_stopping() {
+        while !self.shared.is_stopping() {
+            if self.connections.len() >= self.shared.options.connections.max(1) {
+                let room = !sys::client_waits(self.listener.socket()) || self.make_room();
+                return Ok((!room).then_some(LOOK_AGAIN));
+            }
             match self.listener.socket().accept() {
-                Ok((stream, _)) => match Connection::start(stream, &self.shared) {
-                    Ok(connection) => self.connections.push(connection),
-                    Err(error) => tracing::warn!(%error, "a control connection cannot be served"),
-                },
+                Ok((stream, _)) => {
+                    if self.shortage.spare.is_some() {
+                        (self.shortage.told, self.shortage.retry) = (false, RETRY.0);
+                    }
+                    match Connection::start(stream, &self.shared) {
+                        Ok(connection) => self.connections.push(connection),
+                        Err(error) => tracing::warn!(%error, "a control connection cannot be served"),
+                    }
+                }
                 Err(e) => match e.kind() {
                     WouldBlock => break,
                     Interrupted | ConnectionAborted => {}
                     _ if ErrorKind::of_io(&e) == ErrorKind::Resources => {
-                        tracing::warn!(error = %e, "a control connection cannot be accepted");
-                        return Ok(Some(RETRY));
+                        // accept(2) fails like this also if no client waits.
+                        if !sys::client_waits(self.listener.socket()) {
+                            break;
+                        }
+                        if let Some(retry) = self.meet_shortage(&e) {
+                            return Ok(retry);
+                        }
                     }
                     _ => return Err(e),
                 },
@@ -247,75 +267,33 @@ impl Acceptor {
         }
         Ok(None)
     }
-}
 
-impl Connection {
-    fn start(stream: UnixStream, shared: &Arc<Shared>) -> io::Result<Self> {
-        // Some systems hand this down from the listener.
-        stream.set_nonblocking(false)?;
-        // A duration of zero means none at all to the system.
-        let idle = Some(shared.options.idle.max(Duration::from_millis(1)));
-        stream.set_read_timeout(idle)?;
-        stream.set_write_timeout(idle)?;
-        let stream = Arc::new(stream);
-        let done = Arc::new(AtomicBool::new(false));
-        let serving = Serving { stream: stream.clone(), shared: shared.clone(), done: done.clone() };
-        let thread = thread::spawn("wg-uapi-client", shared.owner, move || serving.serve())?;
-        Ok(Self { stream, done, thread })
-    }
-
-    fn join(self) {
-        if self.thread.join().is_err() {
-            tracing::error!("internal error: a control connection panicked");
+    /// Does what can be done about a lack of descriptors. Returns `None` if accepting may work now, or else when to try
+    /// again, if that is not told by an event.
+    fn meet_shortage(&mut self, error: &io::Error) -> Option<Option<Duration>> {
+        if !mem::replace(&mut self.shortage.told, true) {
+            tracing::warn!(%error, "control connections cannot be accepted as usual");
         }
-    }
-}
-
-/// A connection, as its own thread knows it. When it is dropped, the connection is over.
-struct Serving {
-    stream: Arc<UnixStream>,
-    shared: Arc<Shared>,
-    done: Arc<AtomicBool>,
-}
-
-impl Serving {
-    fn serve(mut self) {
-        let Shared { backend, options, .. } = &*self.shared.clone();
-        match uapi::serve(&mut self, &**backend, &options.uapi) {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::Protocol => tracing::warn!("control connection refused: {error}"),
-            Err(error) => tracing::debug!("control connection ended: {error}"),
+        if self.shortage.spare.take().is_some() {
+            return None;
         }
-    }
-}
-
-impl Read for Serving {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let read = (&*self.stream).read(into)?;
-        if read == 0 && self.shared.is_stopping() {
-            // It was cut by us: what was read so far is not a whole request.
-            return Err(ConnectionAborted.into());
+        if self.make_room() {
+            return Some(None);
         }
-        Ok(read)
-    }
-}
-
-impl Write for Serving {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        (&*self.stream).write(bytes)
+        let retry = self.shortage.retry;
+        self.shortage.retry = (retry * 2).min(RETRY.1);
+        Some(Some(retry))
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        // The client may have gone first. The descriptor itself is closed when the server has joined this thread.
-        let _ = self.stream.shutdown(Shutdown::Both);
-        self.done.store(true, Ordering::Release);
-        self.shared.wake();
+    /// Ends the connection that has been idle longest. Returns false if there is none to be ended; otherwise its thread
+    /// wakes us when its place is free.
+    fn make_room(&self) -> bool {
+        if self.connections.iter().any(Connection::is_ending) {
+            return true;
+        }
+        let mut candidates: Vec<_> = self.connections.iter().map(|c| (c.idle_since(), c)).collect();
+        candidates.sort_unstable_by_key(|(since, _)| *since);
+        candidates.into_iter().any(|(_, connection)| connection.end_if_idle())
     }
 }
 

@@ -1,4 +1,5 @@
-//! Notices that something happens to a file: inotify on Linux, a look now and then elsewhere.
+//! Notices that something happens to a file: inotify on Linux, a look now and then elsewhere, and where a user has no
+//! inotify instance or watch left.
 //!
 //! Both only say when to look. What has become of the file, its owner sees for itself.
 #![allow(unsafe_code)]
@@ -11,7 +12,7 @@ mod imp {
         ffi::CString,
         io,
         os::{
-            fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+            fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
             unix::ffi::OsStrExt,
         },
         path::Path,
@@ -21,16 +22,30 @@ mod imp {
     /// Room for a good many events: those of a file that is watched itself carry no name.
     const BUFFER: usize = 1024;
 
-    /// A file that is watched.
+    /// Between two looks at a file that cannot be watched. Each is a wake-up.
+    const LOOK: Duration = Duration::from_secs(10);
+
+    /// A file that is watched, or else looked at.
     #[derive(Debug)]
-    pub(crate) struct Watch(OwnedFd);
+    pub(crate) struct Watch(Option<OwnedFd>);
 
     impl Watch {
-        /// How often to look without being told to.
-        pub(crate) const INTERVAL: Option<Duration> = None;
-
         /// Watches the file that has this name now.
-        pub(crate) fn new(path: &Path) -> io::Result<Self> {
+        pub(crate) fn new(path: &Path) -> Self {
+            let watch = Self::inotify(path);
+            if let Err(error) = &watch {
+                let (path, seconds) = (path.display(), LOOK.as_secs());
+                tracing::warn!(%error, %path, seconds, "cannot watch the control socket: looking at it now and then");
+            }
+            Self(watch.ok())
+        }
+
+        /// How often to look without being told to.
+        pub(crate) fn interval(&self) -> Option<Duration> {
+            self.0.is_none().then_some(LOOK)
+        }
+
+        fn inotify(path: &Path) -> io::Result<OwnedFd> {
             // An open socket keeps its inode: that its last name was removed shows as a change of attributes.
             const EVENTS: u32 = libc::IN_ATTRIB | libc::IN_DELETE_SELF | libc::IN_MOVE_SELF | libc::IN_DONT_FOLLOW;
             let path = CString::new(path.as_os_str().as_bytes())?;
@@ -40,20 +55,22 @@ mod imp {
             let fd = unsafe { OwnedFd::from_raw_fd(fd) };
             // SAFETY: the text ends in a zero and lives.
             check(unsafe { libc::inotify_add_watch(fd.as_raw_fd(), path.as_ptr(), EVENTS) })?;
-            Ok(Self(fd))
+            Ok(fd)
         }
 
         /// Becomes readable when it is time to look.
         pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
-            use std::os::fd::AsFd;
-            Some(self.0.as_fd())
+            self.0.as_ref().map(AsFd::as_fd)
         }
 
         /// Takes note of everything that was told so far. To be called before looking.
         pub(crate) fn drain(&self) {
+            let Some(fd) = &self.0 else {
+                return;
+            };
             let mut buffer = [0_u8; BUFFER];
             // SAFETY: the buffer lives, and its length is given. The descriptor does not block.
-            while unsafe { libc::read(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), BUFFER) } > 0 {}
+            while unsafe { libc::read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), BUFFER) } > 0 {}
         }
     }
 
@@ -64,20 +81,22 @@ mod imp {
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 mod imp {
-    use std::{io, os::fd::BorrowedFd, path::Path, time::Duration};
+    use std::{os::fd::BorrowedFd, path::Path, time::Duration};
 
     /// A file that is watched.
     #[derive(Debug)]
     pub(crate) struct Watch;
 
     impl Watch {
-        /// How often to look without being told to.
-        pub(crate) const INTERVAL: Option<Duration> = Some(Duration::from_secs(1));
-
         /// Watches the file that has this name now.
-        #[allow(clippy::unnecessary_wraps, reason = "elsewhere it can fail")]
-        pub(crate) fn new(_: &Path) -> io::Result<Self> {
-            Ok(Self)
+        pub(crate) fn new(_: &Path) -> Self {
+            Self
+        }
+
+        /// How often to look without being told to.
+        #[allow(clippy::unused_self, clippy::unnecessary_wraps, reason = "elsewhere it depends")]
+        pub(crate) fn interval(&self) -> Option<Duration> {
+            Some(Duration::from_secs(1))
         }
 
         /// Becomes readable when it is time to look.

@@ -30,7 +30,8 @@ use crate::{
 };
 
 const NONE: Duration = Duration::ZERO;
-const SOON: Duration = Duration::from_secs(5);
+/// Only bounds a hang.
+const SOON: Duration = Duration::from_secs(60);
 
 /// A directory of its own for each test.
 struct Dir(PathBuf);
@@ -141,22 +142,85 @@ fn a_connection_carries_many_operations_and_connections_do_not_wait_for_one_anot
     assert_eq!(backend.0.lock().unwrap().len(), 30);
 }
 
+/// Whether the server has ended this connection.
+fn is_ended(mut stream: &UnixStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    let result = stream.read(&mut [0]);
+    stream.set_nonblocking(false).unwrap();
+    !matches!(result, Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+}
+
 #[test]
-fn clients_beyond_the_limit_wait_for_a_place() {
+fn the_client_that_was_idle_longest_makes_room() {
     let dir = Dir::new();
-    let (_server, _) = start(&dir, Options { connections: 2, ..Options::default() });
+    let (_server, _) = start(&dir, Options { connections: 3, ..Options::default() });
+    let clients: Vec<_> = (0..3).map(|_| connect(&dir.socket())).collect();
+    for client in [2, 0, 1] {
+        ask(&clients[client], "get=1\n\n").unwrap();
+    }
+    let mut stay = Vec::new();
+    for longest in [2, 0, 1] {
+        assert!(!is_ended(&clients[longest]));
+        let newcomer = connect(&dir.socket());
+        ask(&newcomer, "get=1\n\n").unwrap();
+        assert!(is_ended(&clients[longest]));
+        stay.push(newcomer);
+    }
+    // Whoever leaves makes room for others.
+    drop(stay.pop());
+    for _ in 0..20 {
+        assert_eq!(get(&dir.socket()), "listen_port=7\nerrno=0\n\n");
+    }
+    assert!(!stay.iter().any(is_ended));
+}
+
+#[test]
+fn what_an_ended_client_has_sent_is_not_applied() {
+    let dir = Dir::new();
+    let (_server, backend) = start(&dir, Options { connections: 1, ..Options::default() });
+    let half = connect(&dir.socket());
+    ask(&half, "get=1\n\n").unwrap();
+    (&half).write_all(b"set=1\nfwmark=1\n").unwrap();
+    assert_eq!(get(&dir.socket()), "listen_port=7\nerrno=0\n\n");
+    assert!(is_ended(&half));
+    assert!(backend.0.lock().unwrap().is_empty());
+}
+
+/// A backend whose `set` lasts until the test lets it end.
+struct Slow(Barrier);
+
+impl Backend for Slow {
+    fn apply(&self, _: Update) -> Result<()> {
+        self.0.wait();
+        self.0.wait();
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Snapshot<'_> {
+        Snapshot { interface: InterfaceSnapshot::default(), peers: Box::new(std::iter::empty()) }
+    }
+}
+
+#[test]
+fn a_client_whose_request_is_worked_on_keeps_its_place() {
+    let dir = Dir::new();
+    let backend = Arc::new(Slow(Barrier::new(2)));
+    let options = Options { connections: 1, ..Options::default() };
+    let _server = Server::start(dir.claim().unwrap(), backend.clone(), options, no_hook()).unwrap();
     let first = connect(&dir.socket());
+    (&first).write_all(b"set=1\nfwmark=1\n\n").unwrap();
+    backend.0.wait();
     let second = connect(&dir.socket());
-    ask(&first, "get=1\n\n").unwrap();
-    ask(&second, "get=1\n\n").unwrap();
-    let third = connect(&dir.socket());
-    third.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-    assert_eq!(ask(&third, "get=1\n\n").unwrap_err().kind(), io::ErrorKind::WouldBlock);
-    drop(first);
-    third.set_read_timeout(Some(SOON)).unwrap();
-    let mut answer = [0; 14];
-    (&third).read_exact(&mut answer).unwrap();
-    assert_eq!(&answer, b"listen_port=7\n");
+    (&second).write_all(b"get=1\n\n").unwrap();
+    second.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    assert!((&second).read(&mut [0]).is_err(), "it waits");
+    backend.0.wait();
+    let mut answer = [0; 9];
+    (&first).read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"errno=0\n\n");
+    second.set_read_timeout(Some(SOON)).unwrap();
+    (&second).read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"errno=0\n\n");
 }
 
 #[test]

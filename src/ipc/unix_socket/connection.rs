@@ -1,0 +1,259 @@
+//! One client of a control socket: its thread, and when it may be ended for another one.
+
+use std::{
+    io::{self, ErrorKind::ConnectionAborted, Read, Write},
+    net::Shutdown,
+    os::unix::net::UnixStream,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use super::Shared;
+use crate::{error::ErrorKind, ipc::sys, thread, uapi};
+
+/// A request makes progress while it moves at least this many bytes a second. A program moves far more.
+const PACE: u128 = 4096;
+
+/// A request that has moved no byte for this long makes no progress, however fast it was before.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A connection, as its server sees it.
+pub(super) struct Connection {
+    client: Arc<Client>,
+    thread: JoinHandle<()>,
+}
+
+/// What a connection's thread and its server share.
+struct Client {
+    stream: UnixStream,
+    activity: Mutex<Activity>,
+    done: AtomicBool,
+}
+
+impl Client {
+    fn activity(&self) -> MutexGuard<'_, Activity> {
+        // No code that holds the lock can leave the activity half changed.
+        self.activity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Connection {
+    pub(super) fn start(stream: UnixStream, shared: &Arc<Shared>) -> io::Result<Self> {
+        // Some systems hand this down from the listener.
+        stream.set_nonblocking(false)?;
+        // A duration of zero means none at all to the system.
+        let idle = Some(shared.options.idle.max(Duration::from_millis(1)));
+        stream.set_read_timeout(idle)?;
+        stream.set_write_timeout(idle)?;
+        let activity = Mutex::new(Activity::new(Instant::now()));
+        let client = Arc::new(Client { stream, activity, done: AtomicBool::new(false) });
+        let serving = Serving { client: client.clone(), shared: shared.clone() };
+        let thread = thread::spawn("wg-uapi-client", shared.owner, move || serving.serve())?;
+        Ok(Self { client, thread })
+    }
+
+    /// Whether its thread is about to end.
+    pub(super) fn is_done(&self) -> bool {
+        self.client.done.load(Ordering::Acquire)
+    }
+
+    /// Since when no request was completed.
+    pub(super) fn idle_since(&self) -> Instant {
+        self.client.activity().idle_since
+    }
+
+    /// Whether its place will be free in a moment: its client has left, or [`end_if_idle`](Self::end_if_idle) ended it.
+    pub(super) fn is_ending(&self) -> bool {
+        self.client.activity().ended || sys::has_hung_up(&self.client.stream)
+    }
+
+    /// Ends it unless a request of it is being worked on, or makes progress. What it sends from now on is not applied.
+    /// Returns whether it was ended.
+    pub(super) fn end_if_idle(&self) -> bool {
+        let mut activity = self.client.activity();
+        if !activity.is_idle(Instant::now()) {
+            return false;
+        }
+        activity.ended = true;
+        self.shut_down();
+        true
+    }
+
+    pub(super) fn shut_down(&self) {
+        // It may be closed already.
+        let _ = self.client.stream.shutdown(Shutdown::Both);
+    }
+
+    pub(super) fn join(self) {
+        if self.thread.join().is_err() {
+            tracing::error!("internal error: a control connection panicked");
+        }
+    }
+}
+
+/// What a client has done so far, as far as it matters when another one needs its place.
+#[derive(Debug)]
+struct Activity {
+    /// When its last request was answered, or when it connected.
+    idle_since: Instant,
+    /// The request that is under way, if a byte of it was moved.
+    request: Option<Request>,
+    /// It is the client's turn to send or to take something.
+    waiting: bool,
+    ended: bool,
+}
+
+#[derive(Debug)]
+struct Request {
+    began: Instant,
+    /// When a byte of it was last moved.
+    last: Instant,
+    /// Bytes moved either way.
+    moved: usize,
+}
+
+impl Activity {
+    fn new(now: Instant) -> Self {
+        Self { idle_since: now, request: None, waiting: false, ended: false }
+    }
+
+    fn moved(&mut self, bytes: usize, now: Instant) {
+        let request = self.request.get_or_insert(Request { began: now, last: now, moved: 0 });
+        request.moved = request.moved.saturating_add(bytes);
+        request.last = now;
+    }
+
+    fn answered(&mut self, now: Instant) {
+        self.idle_since = now;
+        self.request = None;
+    }
+
+    /// Whether its place may be given to another client.
+    fn is_idle(&self, now: Instant) -> bool {
+        self.waiting && !self.ended && !self.request.as_ref().is_some_and(|r| r.makes_progress(now))
+    }
+}
+
+impl Request {
+    fn makes_progress(&self, now: Instant) -> bool {
+        let millis = now.saturating_duration_since(self.began).as_millis();
+        now.saturating_duration_since(self.last) < PAUSE && self.moved as u128 * 1000 >= PACE * millis
+    }
+}
+
+/// A connection, as its own thread sees it. When it is dropped, the connection is over.
+struct Serving {
+    client: Arc<Client>,
+    shared: Arc<Shared>,
+}
+
+impl Serving {
+    fn serve(mut self) {
+        let Shared { backend, options, .. } = &*self.shared.clone();
+        match uapi::serve(&mut self, &**backend, &options.uapi) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::Protocol => tracing::warn!("control connection refused: {error}"),
+            Err(error) => tracing::debug!("control connection ended: {error}"),
+        }
+    }
+
+    /// Does one call that may wait for the client.
+    fn wait(&self, call: impl FnOnce(&UnixStream) -> io::Result<usize>) -> io::Result<usize> {
+        self.client.activity().waiting = true;
+        let result = call(&self.client.stream);
+        let mut activity = self.client.activity();
+        activity.waiting = false;
+        if activity.ended || self.shared.is_stopping() {
+            // The connection was cut by us: what was read so far is not a whole request.
+            return Err(ConnectionAborted.into());
+        }
+        let moved = result?;
+        if moved > 0 {
+            activity.moved(moved, Instant::now());
+        }
+        Ok(moved)
+    }
+}
+
+impl Read for Serving {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.wait(|mut stream| stream.read(into))
+    }
+}
+
+impl Write for Serving {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.wait(|mut stream| stream.write(bytes))
+    }
+
+    /// Each answer ends with this.
+    fn flush(&mut self) -> io::Result<()> {
+        self.client.activity().answered(Instant::now());
+        Ok(())
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // The client may have gone first. The descriptor itself is closed when the server has joined this thread.
+        let _ = self.client.stream.shutdown(Shutdown::Both);
+        self.client.done.store(true, Ordering::Release);
+        self.shared.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn waiting(now: Instant) -> Activity {
+        Activity { waiting: true, ..Activity::new(now) }
+    }
+
+    #[test]
+    fn between_requests_a_client_is_idle_and_at_work_it_is_not() {
+        let now = Instant::now();
+        let mut activity = Activity::new(now);
+        assert!(!activity.is_idle(now), "its thread is at work");
+        activity.waiting = true;
+        assert!(activity.is_idle(now));
+        activity.moved(10, now);
+        activity.answered(now + SECOND);
+        assert!(activity.is_idle(now + SECOND));
+        assert_eq!(activity.idle_since, now + SECOND);
+        activity.ended = true;
+        assert!(!activity.is_idle(now + SECOND), "there is nothing left to end");
+    }
+
+    #[test]
+    fn a_request_counts_while_it_keeps_the_pace() {
+        let begun = Instant::now();
+        let mut activity = waiting(begun);
+        for second in 0..600 {
+            activity.moved(8192, begun + SECOND * second);
+            assert!(!activity.is_idle(begun + SECOND * second + SECOND / 2));
+        }
+        assert_eq!(activity.idle_since, begun, "no request was completed");
+        // It stalls.
+        assert!(activity.is_idle(begun + SECOND * 600));
+    }
+
+    #[test]
+    fn a_client_that_trickles_is_idle() {
+        let begun = Instant::now();
+        let mut activity = waiting(begun);
+        for tenth in 0..100 {
+            activity.moved(10, begun + SECOND * tenth / 10);
+        }
+        assert!(activity.is_idle(begun + SECOND * 10));
+        // What was slow for long may be fast once: the whole request counts.
+        activity.moved(4096, begun + SECOND * 10);
+        assert!(activity.is_idle(begun + SECOND * 10));
+    }
+}
