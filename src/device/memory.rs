@@ -88,7 +88,7 @@ mod tests {
     use super::*;
     use crate::{
         bind::mem::MemNetwork,
-        device::{LOAD_LASTS, Options, ratelimit},
+        device::{Options, gate::LOAD_LASTS, ratelimit},
         time::{Clock, ManualClock},
         tun::mem::MemTun,
     };

@@ -14,6 +14,7 @@ mod apply;
 mod backoff;
 mod endpoints;
 mod events;
+mod gate;
 mod in_flight;
 mod index;
 mod link;
@@ -59,20 +60,20 @@ pub use tunnel::Tunnel;
 use crate::{
     bind::Bind,
     key::PublicKey,
-    noise::{cookie::CookieChecker, handshake::Identity, session::Session},
+    noise::{handshake::Identity, session::Session},
     random::{Random, SystemRandom},
     time::{Clock, Instant, SystemClock},
     tun::{Tun, TunEvent},
 };
 use allowed_ips::AllowedIps;
 use events::Events;
+use gate::Gate;
 use in_flight::InFlight;
 use index::IndexTable;
 use link::Link;
 use names::Names;
 use peer::{Peer, State};
 use peers::Peers;
-use ratelimit::RateLimiter;
 use staged::Budget;
 use timers::Deadlines;
 
@@ -81,9 +82,6 @@ pub const DEFAULT_MAX_PEERS: usize = crate::config::MAX_PEERS;
 
 /// Memory of a device, unless [`Options::memory`] says otherwise.
 pub const DEFAULT_MEMORY: usize = 4 << 20;
-
-/// We count as being under load for this long after we were, as in the kernel.
-const LOAD_LASTS: Duration = Duration::from_secs(1);
 
 /// How long [`Device::run_timers`] goes on, and with it the longest that packets wait for other peers' timers: some 50
 /// keepalives, or 5 initiations.
@@ -138,27 +136,6 @@ impl Default for Options {
 struct Config {
     fwmark: u32,
     link: Link,
-}
-
-/// What stands between a handshake message and its computation.
-#[derive(Default)]
-struct Gate {
-    /// `None` while there is no private key.
-    checker: Option<CookieChecker>,
-    limiter: RateLimiter,
-    last_load: Option<Instant>,
-}
-
-impl Gate {
-    /// Whether we are, or were a moment ago, under load. `now_loaded` is what the queue says.
-    fn is_under_load(&mut self, now_loaded: bool, now: Instant) -> bool {
-        if now_loaded {
-            self.last_load = Some(now);
-        } else if self.last_load.take_if(|last| now.since(*last) >= LOAD_LASTS).is_some() {
-            self.limiter.clear();
-        }
-        self.last_load.is_some()
-    }
 }
 
 /// A tunnel without threads of its own.

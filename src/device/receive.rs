@@ -272,8 +272,16 @@ impl Device {
         }
     }
 
+    /// Computes a handshake message, and counts the time that this takes.
+    fn computing<R>(&self, compute: impl FnOnce() -> R) -> R {
+        let began = self.clock.now();
+        let result = compute();
+        lock(&self.gate).computed(began, self.clock.now());
+        result
+    }
+
     fn handle_initiation(&self, message: &[u8; INITIATION_LEN], from: Endpoint, now: Instant) {
-        let Some((peer, response, moved)) = self.answer_initiation(message, from, now) else {
+        let Some((peer, response, moved)) = self.computing(|| self.answer_initiation(message, from, now)) else {
             return count(&self.stats.handshake_refused, 1);
         };
         tracing::debug!(peer = %peer.key(), from = %from.dst, "receiving handshake initiation");
@@ -320,7 +328,7 @@ impl Device {
     }
 
     fn handle_response(&self, message: &[u8; RESPONSE_LEN], from: Endpoint, now: Instant) {
-        let Some((peer, moved)) = self.take_response(message, from, now) else {
+        let Some((peer, moved)) = self.computing(|| self.take_response(message, from, now)) else {
             return count(&self.stats.handshake_refused, 1);
         };
         tracing::debug!(peer = %peer.key(), from = %from.dst, "receiving handshake response");

@@ -1,0 +1,112 @@
+//! What stands between a handshake message and its computation: whether we are under load, and what senders must show then.
+
+use std::time::Duration;
+
+use super::ratelimit::RateLimiter;
+use crate::{noise::cookie::CookieChecker, time::Instant};
+
+/// We count as being under load for this long after we were, as in the kernel.
+pub(super) const LOAD_LASTS: Duration = Duration::from_secs(1);
+
+/// Computing handshakes may take one part in so many of the time.
+const SHARE: u32 = 10;
+/// Of so much time: a tenth of it may be used up at once.
+const WINDOW: Duration = Duration::from_millis(100);
+
+#[derive(Default)]
+pub(super) struct Gate {
+    /// `None` while there is no private key.
+    pub(super) checker: Option<CookieChecker>,
+    pub(super) limiter: RateLimiter,
+    effort: Effort,
+    last_load: Option<Instant>,
+}
+
+impl Gate {
+    /// Whether we are, or were a moment ago, under load. `queue_is_long` is what the queue says: so many handshakes wait
+    /// that we cannot keep up. If we can, they may still take too much of a thread that has packets to move.
+    pub(super) fn is_under_load(&mut self, queue_is_long: bool, now: Instant) -> bool {
+        if queue_is_long || self.effort.is_too_much(now) {
+            self.last_load = Some(now);
+        } else if self.last_load.take_if(|last| now.since(*last) >= LOAD_LASTS).is_some() {
+            self.limiter.clear();
+        }
+        self.last_load.is_some()
+    }
+
+    /// A handshake message was computed from `began` until `ended`.
+    pub(super) fn computed(&mut self, began: Instant, ended: Instant) {
+        self.effort.add(ended.since(began), ended);
+    }
+}
+
+/// Time that handshakes take.
+#[derive(Default)]
+struct Effort {
+    /// When they will have had no more than their share again, if none is computed until then.
+    even_at: Instant,
+}
+
+impl Effort {
+    fn add(&mut self, took: Duration, now: Instant) {
+        // One that took long, because something else ran, says little about the next ones.
+        self.even_at = (self.even_at.max(now) + took * SHARE).min(now + 2 * WINDOW);
+    }
+
+    fn is_too_much(&self, now: Instant) -> bool {
+        self.even_at > now + WINDOW
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Instant = Instant::from_nanos(1_000_000_000);
+
+    /// Computes something that takes `took` each `every`, so often. Returns how often that was under load.
+    fn loaded(gate: &mut Gate, from: Instant, took: Duration, every: Duration, times: u32) -> usize {
+        let at = |n| from + every * n;
+        let mut one = |n| {
+            let loaded = gate.is_under_load(false, at(n));
+            gate.computed(at(n), at(n) + took);
+            loaded
+        };
+        (0..times).filter(|n| one(*n)).count()
+    }
+
+    #[test]
+    fn a_tenth_of_the_time_is_no_load() {
+        let (took, every) = (Duration::from_micros(100), Duration::from_millis(1));
+        assert_eq!(loaded(&mut Gate::default(), START, took, every, 10_000), 0);
+        // As many at once as a tenth of the window holds.
+        let mut gate = Gate::default();
+        assert_eq!(loaded(&mut gate, START, took, took, 100), 0);
+        assert_eq!(loaded(&mut gate, START + Duration::from_secs(1), took, took, 100), 0);
+    }
+
+    #[test]
+    fn more_is_load_that_goes_when_it_is_less_again() {
+        let (took, every) = (Duration::from_micros(100), Duration::from_micros(500));
+        let mut gate = Gate::default();
+        let times = loaded(&mut gate, START, took, every, 1000);
+        assert!((500..900).contains(&times), "{times}");
+        let later = START + every * 1000 + 2 * WINDOW;
+        assert!(gate.is_under_load(false, later), "it lasts");
+        assert!(!gate.is_under_load(false, later + LOAD_LASTS));
+    }
+
+    #[test]
+    fn one_that_takes_long_is_forgotten_soon() {
+        let mut gate = Gate::default();
+        gate.computed(START, START + Duration::from_secs(5));
+        let now = START + Duration::from_secs(5);
+        assert!(gate.is_under_load(false, now));
+        assert!(!gate.is_under_load(false, now + 2 * WINDOW + LOAD_LASTS));
+    }
+
+    #[test]
+    fn computations_that_take_no_time_are_no_load() {
+        assert_eq!(loaded(&mut Gate::default(), START, Duration::ZERO, Duration::ZERO, 100_000), 0);
+    }
+}

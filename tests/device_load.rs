@@ -1,0 +1,92 @@
+//! Handshakes take a bounded share of the time: when they take more, senders must show a cookie. The time that one takes
+//! is the test's to say: the hand-turned clock goes on whenever randomness is asked for.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test may fail loudly")]
+
+mod common;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use common::{Node, World, kind, raw::Raw};
+use wg_embed::{
+    random::{Random, SystemRandom},
+    time::ManualClock,
+};
+
+/// Each key that is made costs so much time.
+struct Costly {
+    clock: Arc<ManualClock>,
+    micros: AtomicU64,
+}
+
+impl Random for Costly {
+    fn fill(&self, out: &mut [u8]) {
+        if out.len() == 32 {
+            self.clock.advance(Duration::from_micros(self.micros.load(Relaxed)));
+        }
+        SystemRandom.fill(out);
+    }
+}
+
+/// A node whose handshakes take so long, and what will begin them.
+fn node(world: &World, micros: u64, raws: u8) -> (Node, Arc<Costly>, Vec<Raw>) {
+    let random = Arc::new(Costly { clock: world.clock.clone(), micros: AtomicU64::new(micros) });
+    let node = world.node_with(1, random.clone());
+    let raws = (0..raws).map(|n| Raw::new(&node, 10 + n)).collect::<Vec<_>>();
+    raws.iter().for_each(|raw| raw.introduce(&node));
+    (node, random, raws)
+}
+
+/// One initiation each `every`, each from another peer. Returns the types of the answers.
+fn answers(world: &World, node: &Node, raws: &mut [Raw], every: Duration) -> Vec<u8> {
+    for raw in raws {
+        let message = raw.initiation(world);
+        raw.send(world, &message);
+        while node.receive() > 0 {}
+        world.clock.advance(every);
+    }
+    world.sent().iter().map(|datagram| kind(&datagram.payload)).collect()
+}
+
+#[test]
+fn handshakes_that_take_little_time_are_answered() {
+    let world = World::new();
+    let (node, _, mut raws) = node(&world, 1000, 200);
+    // At most two keys a handshake: a tenth.
+    let answers = answers(&world, &node, &mut raws, Duration::from_millis(20));
+    assert_eq!(answers, vec![2; 200]);
+    assert_eq!(node.stat("handshake_cookie_sent"), 0);
+}
+
+#[test]
+fn handshakes_that_take_too_much_time_are_answered_with_cookies_until_they_do_not() {
+    let world = World::new();
+    let (node, random, mut raws) = node(&world, 1000, 200);
+    let seen = answers(&world, &node, &mut raws[..100], Duration::from_millis(2));
+    let computed = seen.iter().take_while(|kind| **kind == 2).count();
+    assert!((5..60).contains(&computed), "{computed} at a third of the time or more");
+    assert!(seen[computed..].iter().all(|kind| *kind == 3), "{seen:?}");
+    // A sender that shows the cookie is served.
+    let raw = &mut raws[100];
+    let message = raw.initiation(&world);
+    raw.send(&world, &message);
+    world.settle(&[&node]);
+    let heard = raw.heard(&world);
+    let reply: &[u8; 64] = heard[0].as_slice().try_into().expect("a cookie reply");
+    assert!(raw.stamper.take_reply(reply, &raw.node, world.now()));
+    world.clock.advance(Duration::from_millis(20));
+    let message = raw.initiation(&world);
+    raw.send(&world, &message);
+    world.settle(&[&node]);
+    assert_eq!(raw.heard(&world)[0][0], 2);
+    // It is over a second after it has become less.
+    random.micros.store(100, Relaxed);
+    world.clock.advance(Duration::from_millis(1200));
+    let seen = answers(&world, &node, &mut raws[101..], Duration::from_millis(20));
+    assert_eq!(seen, vec![2; 99]);
+}
