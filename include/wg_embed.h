@@ -183,7 +183,9 @@ enum wg_event_kind_t
    */
   WG_EVENT_SOCKETS_LOST = 10,
   /**
-   * The fresh UDP sockets are open, on `listen_port`.
+   * Fresh UDP sockets are open on `listen_port`: after WG_EVENT_SOCKETS_LOST, or because the port that the system chose was
+   * left. It is left if it is taken when sockets are renewed, and, once for each change of networks (wg_network_changed(),
+   * wg_bump_sockets()), if a handshake is retried for the third time after that: the old one may be dead on its way.
    */
   WG_EVENT_SOCKETS_RECOVERED = 11,
   /**

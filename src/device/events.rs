@@ -27,7 +27,8 @@ pub enum Event {
     SessionExpired(PublicKey),
     /// The UDP sockets could not be opened, or were lost; fresh ones will be tried, again and again if need be.
     BindFailed(String),
-    /// The UDP sockets are open again, on this port.
+    /// Fresh UDP sockets are open on this port: after `BindFailed`, or because the port that the system chose was left, as it
+    /// was taken, or as no handshake was answered on it after a change of networks.
     BindRecovered(u16),
     /// The tunnel has ended by itself, for this reason.
     Ended(String),

@@ -78,6 +78,10 @@ pub(super) struct Link {
     loss: Option<String>,
     /// What was done after the last such loss.
     last_loss: Option<Retry>,
+    /// Networks may have changed since the system chose the port: it may be dead.
+    may_be_dead: bool,
+    /// Another port was asked for in place of a dead one, and is left to the timers.
+    moves: bool,
     /// The last event about the sockets was `BindFailed`.
     lost: bool,
 }
@@ -122,8 +126,25 @@ impl Link {
     /// Fresh sockets are open on `port`, as `wanted` has it. Returns what to tell of that.
     pub(super) fn opened(&mut self, wanted: Port, port: u16) -> Option<Event> {
         self.port = wanted.opened(port);
-        (self.up, self.retry) = (true, None);
-        std::mem::take(&mut self.lost).then_some(Event::BindRecovered(port))
+        (self.up, self.retry, self.may_be_dead, self.moves) = (true, None, false, false);
+        let has_moved = matches!(wanted, Port::Chosen(1..)) && wanted.number() != port;
+        (std::mem::take(&mut self.lost) || has_moved).then_some(Event::BindRecovered(port))
+    }
+
+    /// Networks may have changed, and the port has stayed.
+    pub(super) const fn renewed(&mut self) {
+        self.may_be_dead = self.up && matches!(self.port, Port::Chosen(1..));
+    }
+
+    /// Handshakes go unanswered: asks for another port if this one may be dead, once for each change of networks.
+    pub(super) const fn move_soon(&mut self) -> bool {
+        self.moves |= std::mem::replace(&mut self.may_be_dead, false);
+        self.moves
+    }
+
+    /// Whether the timers are to take another port now.
+    pub(super) const fn take_move(&mut self) -> bool {
+        std::mem::replace(&mut self.moves, false)
     }
 
     /// Sockets could not be opened: they are tried again. Returns what to tell of that: once, however often it fails.
@@ -162,6 +183,7 @@ impl Link {
     /// It is down, and nothing is tried any more. Returns whether it was up.
     pub(super) fn closed(&mut self) -> bool {
         (self.retry, self.renewal, self.loss) = (None, false, None);
+        (self.may_be_dead, self.moves) = (false, false);
         std::mem::replace(&mut self.up, false)
     }
 
@@ -172,7 +194,11 @@ impl Link {
 
     /// When the timers are to look after the sockets.
     pub(super) fn next_try(&self, now: Instant) -> Option<Instant> {
-        if self.renewal || self.loss.is_some() { Some(now) } else { self.retry.as_ref().map(|retry| retry.at) }
+        if self.renewal || self.moves || self.loss.is_some() {
+            Some(now)
+        } else {
+            self.retry.as_ref().map(|retry| retry.at)
+        }
     }
 
     /// Whether the timers are to open sockets now, be it for the first time. What was asked for counts as done.
@@ -212,6 +238,20 @@ mod tests {
         assert_eq!((link.failed("x", first), link.next_try(first)), (None, Some(first + 2 * FIRST_RETRY)));
         assert_eq!((link.opened(Port::Fixed(7), 7), link.next_try(NOW)), (Some(Event::BindRecovered(7)), None));
         assert_eq!(link.opened(Port::Fixed(7), 7), None, "nothing was wrong");
+    }
+
+    #[test]
+    fn a_dead_port_is_left_once_and_only_if_the_system_chose_it() {
+        let mut link = up(Port::Chosen(0));
+        assert!(!link.move_soon(), "nothing has changed");
+        link.renewed();
+        assert!(link.move_soon() && link.move_soon(), "it is under way");
+        assert_eq!((link.next_try(NOW), link.take_move(), link.take_move()), (Some(NOW), true, false));
+        assert_eq!(link.opened(Port::Chosen(7), 8), Some(Event::BindRecovered(8)));
+        assert!(!link.move_soon(), "once");
+        let mut link = up(Port::Fixed(7));
+        link.renewed();
+        assert!(!link.move_soon());
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub(super) struct State {
     /// The deadline under which the peer is listed; never later than that of `timers`.
     pub(super) scheduled: Option<Instant>,
     pub(super) sessions: Sessions,
+    /// Initiations since the peer was heard last, or the sockets were renewed.
+    pub(super) unanswered: u8,
     staged: VecDeque<StagedMessage>,
     /// What waited is being sent: until that is done, later packets wait as well, or else they would overtake it.
     pub(super) is_sending_staged: bool,

@@ -38,6 +38,9 @@ pub(super) enum Reason {
     Retry,
 }
 
+/// After so many initiations without an answer the next is the third retry, and a port that may be dead is left.
+pub(super) const UNANSWERED: u8 = 3;
+
 /// Transmits that one call of the bind takes; a batch seldom has more, and it lies on the stack.
 const MAX_TRANSMITS: usize = 16;
 
@@ -351,6 +354,14 @@ impl Device {
             return;
         }
         let now = self.clock.now();
+        let is_third_retry = {
+            let state = lock(&peer.state);
+            let begins = state.endpoint.is_some() && state.is_live() && state.timers.may_initiate(now);
+            begins && state.unanswered >= UNANSWERED
+        };
+        if is_third_retry && self.leave_dead_port() {
+            return;
+        }
         let endpoint = {
             let mut state = lock(&peer.state);
             if reason == Reason::Fresh {
@@ -362,6 +373,7 @@ impl Device {
             }
             // From here on no other thread begins one.
             state.timers.handshake_message_sent(now);
+            state.unanswered = state.unanswered.saturating_add(1);
             endpoint
         };
         let message = {

@@ -7,7 +7,14 @@ use std::{
     time::Duration,
 };
 
-use super::{Device, link::Port, lock, peer::Peer, read, send::Reason};
+use super::{
+    Device,
+    link::Port,
+    lock,
+    peer::Peer,
+    read,
+    send::{Reason, UNANSWERED},
+};
 use crate::{
     error::{Error, Result},
     time::Instant,
@@ -85,7 +92,24 @@ impl Transition<'_> {
     /// Fresh sockets, or the first ones if there should be some.
     fn renew(&self) -> Result<Opened> {
         let is_up = lock(&self.device.config).link.is_up();
-        if is_up { self.open() } else { self.settle() }.map_err(|reason| self.retry_later(reason))
+        let opened = if is_up { self.open() } else { self.settle() }.map_err(|reason| self.retry_later(reason))?;
+        lock(&self.device.config).link.renewed();
+        Ok(opened)
+    }
+
+    /// Takes another port in place of one that may be dead. The old one stays if that fails, as nothing is lost by it.
+    fn move_port(&self) -> Opened {
+        let port = lock(&self.device.config).link.port();
+        match self.device.bind.open(0) {
+            Ok(other) => {
+                tracing::info!(old = port.number(), new = other, "no handshake is answered, listening on another port");
+                self.opened(port, other)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no handshake is answered, and there is no other port");
+                Opened::Fresh
+            }
+        }
     }
 
     /// Listens on another port, or keeps the one that there is. Nothing has changed if it fails.
@@ -289,11 +313,27 @@ impl Device {
             tracing::warn!("the sockets were lost, opening fresh ones");
             self.events.note(event);
         }
-        let due = lock(&self.config).link.take_due(self.clock.now());
-        let opened = if due { transition.renew() } else { Ok(Opened::None) };
+        let (moves, due) = {
+            let link = &mut lock(&self.config).link;
+            (link.take_move(), link.take_due(self.clock.now()))
+        };
+        let opened = match (moves, due) {
+            (true, _) => Ok(transition.move_port()),
+            (false, true) => transition.renew(),
+            (false, false) => Ok(Opened::None),
+        };
         drop(transition);
         // What became of it is told as an event.
         self.after_soon(opened);
+    }
+
+    /// Handshakes with a peer go unanswered. Returns whether another port is taken for that, after which the peer is greeted.
+    pub(super) fn leave_dead_port(&self) -> bool {
+        let leaves = lock(&self.config).link.move_soon();
+        if leaves {
+            self.schedule_sockets();
+        }
+        leaves
     }
 
     /// Has the timers look after the sockets when that is due.
@@ -359,10 +399,15 @@ impl Device {
         } else {
             peer.forget_source();
         }
-        let keepalive = {
-            let state = lock(&peer.state);
-            if came_up { state.timers.keepalive_interval() != 0 } else { state.has_session(self.clock.now()) }
+        let (keepalive, was_unanswered) = {
+            let mut state = lock(&peer.state);
+            let was_unanswered = std::mem::take(&mut state.unanswered) >= UNANSWERED;
+            let has_session = state.has_session(self.clock.now());
+            (if came_up { state.timers.keepalive_interval() != 0 } else { has_session }, was_unanswered)
         };
+        if was_unanswered {
+            self.initiate(peer, Reason::Retry);
+        }
         if keepalive {
             self.send_keepalive(peer);
         } else if came_up {

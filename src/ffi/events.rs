@@ -48,7 +48,9 @@ pub enum wg_event_kind_t {
     /// again and again; until then the old ones stay in use, or nothing is sent or received if there are none, as after
     /// wg_resume().
     WG_EVENT_SOCKETS_LOST = 10,
-    /// The fresh UDP sockets are open, on `listen_port`.
+    /// Fresh UDP sockets are open on `listen_port`: after WG_EVENT_SOCKETS_LOST, or because the port that the system chose was
+    /// left. It is left if it is taken when sockets are renewed, and, once for each change of networks (wg_network_changed(),
+    /// wg_bump_sockets()), if a handshake is retried for the third time after that: the old one may be dead on its way.
     WG_EVENT_SOCKETS_RECOVERED = 11,
     /// The tunnel has ended by itself, for `reason`: its interface was removed, for example. It keeps its handle until
     /// wg_turn_off().

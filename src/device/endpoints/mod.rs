@@ -49,6 +49,7 @@ impl State {
     /// An authentic message came from the endpoint.
     pub(super) fn answered(&mut self) {
         self.needs_nat64 = false;
+        self.unanswered = 0;
         if let Some(name) = &mut self.name {
             name.answered();
         }
