@@ -70,7 +70,7 @@ clippy() {
 
 # What needs neither root nor a TUN.
 suites=(--lib)
-for suite in device_pair kernel_traces noise_traps boringtun_interop snow_transcripts uapi_vectors; do
+for suite in batch_udp device_pair device_sockets kernel_traces noise_traps boringtun_interop snow_transcripts uapi_vectors; do
   suites+=(--test "$suite")
 done
 
@@ -125,10 +125,9 @@ test_all() {
     tests $target aarch64-linux-gnu-gcc aarch64-linux-gnu-gcc "qemu-aarch64-static -L /usr/aarch64-linux-gnu" \
     --skip wg_understands_ours
   target=x86_64-pc-windows-gnu
-  # Wine does not know an option of IPv4 sockets that quinn-udp reads (IPV6_V6ONLY): what opens sockets is left out.
   step "test $target" \
     "packages gcc-mingw-w64-x86-64-win32 wine64 wine && rust_for $target && wine_prefix" \
-    tests $target x86_64-w64-mingw32-gcc x86_64-w64-mingw32-gcc wine --skip bind::udp:: --skip ours_answers_as_written
+    tests $target x86_64-w64-mingw32-gcc x86_64-w64-mingw32-gcc wine
 }
 
 command -v rustup >/dev/null || { echo "cross.sh: needs rustup: https://rustup.rs"; exit 1; }

@@ -1059,7 +1059,8 @@ int32_t wg_bind_adopt(int32_t fd,
  * wg_bind_recv() go on waiting, now for the fresh ones. What the old ones have not delivered yet is lost.
  *
  * `*port` is the new port, or 0 for one that the system chooses; on success the port is written there. NULL: the port
- * stays. `protect` is shown the new sockets. If it fails, the old ones stay.
+ * stays. `protect` is shown the new sockets. If it fails, the old ones stay; but where no two sockets may have the same
+ * port (not Linux or Android, or as another user than before), one that was in the way is closed: reopen it again then.
  *
  * Memory: `port` is not kept.
  * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if it is closed meanwhile; WG_ERR_UNSUPPORTED for one of
@@ -1607,7 +1608,8 @@ wg_result wg_bind_socket_to_interface6(int32_t handle, uint32_t interface_index,
  * Renews a tunnel's sockets: fresh ones on the same port, shown to `protect` first. For when the old ones may lead
  * nowhere, after a change of networks. Each peer with a session is sent a packet, so that it learns where we are.
  *
- * If it fails the old sockets stay in use, and it is tried again, after half a second at first and at least every 30 s,
+ * If it fails the old sockets stay in use, unless they had to be closed first (not on Linux or Android, but for a process
+ * that has become another user), and it is tried again, after half a second at first and at least every 30 s,
  * until it works. A port that was not configured but chosen by the system may change.
  *
  * Memory: nothing changes hands.

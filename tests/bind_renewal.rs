@@ -23,7 +23,10 @@ use std::{
     },
     thread,
 };
-use wg_embed::bind::{BatchUdp, Bind, Endpoint, Family, Transmit, UdpBind};
+use wg_embed::{
+    bind::{BatchUdp, Bind, Endpoint, Family, Transmit, UdpBind},
+    error::ErrorKind,
+};
 
 const NOBODY: libc::uid_t = 65534;
 
@@ -252,11 +255,61 @@ fn a_port_that_is_lost_between_two_users_is_asked_for_again() {
             let taken = [Family::V4, Family::V6].map(|family| borrow(udp.fd(family)).try_clone_to_owned().unwrap());
             udp.reopen(udp_port).unwrap_err();
             assert_eq!(udp.port(), Some(udp_port), "it is not closed for good");
+            assert!(udp.has(Family::V4) && udp.has(Family::V6));
+            let to = Endpoint::new((Ipv4Addr::LOCALHOST, udp_port).into());
+            let report = udp.send(&[Transmit { to, contents: b"x", segment_size: 0, tos: 0 }]).unwrap();
+            assert_eq!((report.dropped, report.unreachable_mask), (1, 0), "it says nothing about routes");
             drop(taken);
             assert_eq!(udp.reopen(udp_port).unwrap(), udp_port);
             assert!(udp.has(Family::V4) && udp.has(Family::V6));
         };
         thread::spawn(test).join().unwrap();
+    });
+}
+
+#[test]
+fn who_receives_goes_on_although_there_is_a_moment_without_a_socket() {
+    in_network(|| {
+        let udp = BatchUdp::open(0).unwrap();
+        let port = udp.port().unwrap();
+        let came = AtomicU64::new(0);
+        thread::scope(|scope| {
+            let receivers = [Family::V4, Family::V6].map(|family| {
+                let (udp, came) = (&udp, &came);
+                scope.spawn(move || {
+                    loop {
+                        match udp.receive(family, 9, None, |_| _ = came.fetch_add(1, SeqCst)) {
+                            Ok(_) => {}
+                            Err(err) => return err.kind(),
+                        }
+                    }
+                })
+            });
+            let renews = || {
+                let mut user = NOBODY;
+                for _ in 0..200 {
+                    // Every time another user, so that no two sockets may share the port.
+                    user -= 1;
+                    // SAFETY: takes numbers, and concerns this thread only: its real and saved user stay root.
+                    assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, -1, user, -1) }, 0);
+                    assert_eq!(udp.reopen(port).unwrap(), port);
+                    // SAFETY: as above.
+                    assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, -1, 0, -1) }, 0);
+                    let before = came.load(SeqCst);
+                    netns::eventually("the receivers go on", || {
+                        for ip in [Ipv4Addr::LOCALHOST.into(), IpAddr::from(Ipv6Addr::LOCALHOST)] {
+                            let to = Endpoint::new((ip, port).into());
+                            udp.send(&[Transmit { to, contents: b"x", segment_size: 0, tos: 0 }]).unwrap();
+                        }
+                        came.load(SeqCst) > before
+                    });
+                }
+            };
+            let done = scope.spawn(renews).join();
+            udp.close();
+            assert_eq!(receivers.map(|receiver| receiver.join().unwrap()), [ErrorKind::Closed; 2]);
+            done.unwrap();
+        });
     });
 }
 

@@ -178,8 +178,9 @@ impl BatchUdp {
     }
 
     /// Puts fresh sockets in the place of those that are open, for example after the network has changed. 0 lets the
-    /// system choose another port. Who receives goes on receiving. If it fails, what was open stays open. Returns the
-    /// port.
+    /// system choose another port. Who receives goes on receiving. If it fails, what was open stays open; but where no two
+    /// sockets may have the same port (not Linux or Android, or as another user than before), one that was in the way is
+    /// closed: reopen it again then. Returns the port.
     ///
     /// # Errors
     /// As [`BatchOptions::open`]; `Unsupported` if the socket was adopted; `Closed`.

@@ -226,7 +226,8 @@ fn make(protect: Protect, open: impl FnOnce() -> Result<BatchUdp>) -> Result<(i3
 /// wg_bind_recv() go on waiting, now for the fresh ones. What the old ones have not delivered yet is lost.
 ///
 /// `*port` is the new port, or 0 for one that the system chooses; on success the port is written there. NULL: the port
-/// stays. `protect` is shown the new sockets. If it fails, the old ones stay.
+/// stays. `protect` is shown the new sockets. If it fails, the old ones stay; but where no two sockets may have the same
+/// port (not Linux or Android, or as another user than before), one that was in the way is closed: reopen it again then.
 ///
 /// Memory: `port` is not kept.
 /// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if it is closed meanwhile; WG_ERR_UNSUPPORTED for one of

