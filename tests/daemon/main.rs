@@ -6,6 +6,7 @@ mod descriptors;
 mod handover;
 mod harness;
 mod life;
+mod log;
 #[path = "../netns/mod.rs"]
 mod netns;
 #[path = "../common/skip.rs"]

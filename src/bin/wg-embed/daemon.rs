@@ -22,6 +22,7 @@ use crate::{
     inherited::Inherited,
     log,
     signals::Signals,
+    stderr,
 };
 
 /// How long a daemon that had this name, and whose interface is gone already, gets to leave the socket.
@@ -38,7 +39,11 @@ pub(crate) fn start(interface: &str, foreground: bool) -> std::result::Result<()
     match detach(&keep).map_err(|e| detach::cannot(&e))? {
         Side::Caller(report) => report,
         Side::Daemon(mut report) => {
-            let ready = || report.ready().map_err(|e| Error::io("cannot go to the background", e));
+            let ready = || {
+                // What was logged so far is for the caller.
+                stderr::flush();
+                report.ready().map_err(|e| Error::io("cannot go to the background", e))
+            };
             let outcome = serve(interface, inherited, ready);
             // It is for the caller's process to print it. Once that has gone, nobody reads it.
             if let Err(error) = outcome {
@@ -52,7 +57,7 @@ pub(crate) fn start(interface: &str, foreground: bool) -> std::result::Result<()
 /// Makes everything, says that it is `ready`, and runs until there is a reason to end.
 fn serve(interface: &str, inherited: Inherited, ready: impl FnOnce() -> Result<()>) -> Result<()> {
     let signals = Signals::block().map_err(|e| Error::io("cannot block signals", e))?;
-    log::init(interface);
+    log::init(interface).map_err(|e| Error::io("cannot start the log", e))?;
     tracing::debug!(version = env!("CARGO_PKG_VERSION"), "starting");
     let tun = open_tun(interface, inherited.tun)?;
     // An interface that was handed over may have another name.

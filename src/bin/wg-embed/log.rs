@@ -1,13 +1,14 @@
 //! The log: a line on stderr for each event, with its time.
 
 use std::{
-    fmt,
-    io::Write as _,
+    fmt, io, panic,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use tracing::{Event, Level, Metadata, Subscriber, level_filters::LevelFilter, span};
 use wg_embed::log;
+
+use crate::stderr;
 
 /// Writes events up to a level to stderr. Spans are not kept.
 struct StderrLog {
@@ -15,16 +16,28 @@ struct StderrLog {
     level: LevelFilter,
 }
 
-/// Logs from now on, as much as `LOG_LEVEL` says.
-pub(crate) fn init(interface: &str) {
+/// Logs from now on, as much as `LOG_LEVEL` says. No event waits for the log's reader.
+///
+/// # Errors
+/// If the thread that writes cannot be started.
+pub(crate) fn init(interface: &str) -> io::Result<()> {
     let level = match std::env::var("LOG_LEVEL").as_deref() {
         Ok("verbose" | "debug") => LevelFilter::DEBUG,
-        Ok("silent") => return,
+        Ok("silent") => LevelFilter::OFF,
         // There are no warnings elsewhere: what we call one is an error there.
         _ => LevelFilter::WARN,
     };
+    let name = interface.to_owned();
+    let notice = move |dropped| {
+        let text = format!("{dropped} lines of the log were dropped: its reader was behind");
+        format_line(SystemTime::now(), Level::WARN, &name, &text)
+    };
+    stderr::start(Box::new(notice))?;
+    // The default hook writes to stderr itself, and would wait.
+    panic::set_hook(Box::new(|panic| tracing::error!("internal error: {panic}")));
     // It can only fail if there is a log already.
     let _ = tracing::subscriber::set_global_default(StderrLog { interface: interface.into(), level });
+    Ok(())
 }
 
 impl Subscriber for StderrLog {
@@ -37,9 +50,7 @@ impl Subscriber for StderrLog {
     }
 
     fn event(&self, event: &Event<'_>) {
-        let line = format_line(SystemTime::now(), *event.metadata().level(), &self.interface, &log::text(event));
-        // There is nobody left to tell if this fails.
-        let _ = std::io::stderr().write_all(line.as_bytes());
+        stderr::line(format_line(SystemTime::now(), *event.metadata().level(), &self.interface, &log::text(event)));
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {

@@ -17,8 +17,10 @@ mod inherited;
 mod log;
 #[cfg(unix)]
 mod signals;
+#[cfg(unix)]
+mod stderr;
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 use arguments::Command;
 
@@ -48,19 +50,13 @@ Environment:
 fn main() -> ExitCode {
     let foreground = std::env::var_os("WG_PROCESS_FOREGROUND").is_some_and(|v| v == "1");
     match arguments::parse(std::env::args_os().skip(1), foreground) {
-        Ok(Command::Help) => {
-            print(USAGE);
-            ExitCode::SUCCESS
-        }
-        Ok(Command::Version) => {
-            print(&format!(
-                "{NAME} {}\n\nUserspace WireGuard daemon for {}-{}.\n",
-                env!("CARGO_PKG_VERSION"),
-                std::env::consts::OS,
-                std::env::consts::ARCH
-            ));
-            ExitCode::SUCCESS
-        }
+        Ok(Command::Help) => print(USAGE),
+        Ok(Command::Version) => print(&format!(
+            "{NAME} {}\n\nUserspace WireGuard daemon for {}-{}.\n",
+            env!("CARGO_PKG_VERSION"),
+            std::env::consts::OS,
+            std::env::consts::ARCH
+        )),
         Ok(Command::Run { interface, foreground }) => run(&interface, foreground),
         Err(reason) => fail(&format!("{reason}\nTry '{NAME} --help'.")),
     }
@@ -68,10 +64,12 @@ fn main() -> ExitCode {
 
 #[cfg(unix)]
 fn run(interface: &str, foreground: bool) -> ExitCode {
-    match daemon::start(interface, foreground) {
+    let code = match daemon::start(interface, foreground) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => fail(&reason),
-    }
+    };
+    stderr::flush();
+    code
 }
 
 #[cfg(not(unix))]
@@ -80,15 +78,25 @@ fn run(_: &str, _: bool) -> ExitCode {
 }
 
 fn fail(reason: &str) -> ExitCode {
-    write(std::io::stderr(), &format!("{NAME}: {reason}\n"));
+    complain(format!("{NAME}: {reason}\n"));
     ExitCode::FAILURE
 }
 
-fn print(text: &str) {
-    write(std::io::stdout(), text);
+#[cfg(unix)]
+fn complain(line: String) {
+    stderr::line(line);
 }
 
-fn write(mut to: impl std::io::Write, text: &str) {
-    // There is nobody left to tell if this fails.
-    let _ = to.write_all(text.as_bytes());
+#[cfg(not(unix))]
+fn complain(line: String) {
+    eprint!("{line}");
+}
+
+/// Writes to standard output. A text that was asked for and could not be written is a failure.
+fn print(text: &str) -> ExitCode {
+    let mut stdout = std::io::stdout();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("cannot write to standard output: {error}")),
+    }
 }
