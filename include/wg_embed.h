@@ -177,6 +177,12 @@ enum wg_event_kind_t
    */
   WG_EVENT_RESOLVE_FAILED = 5,
   /**
+   * The route to the `endpoint` of the peer `public_key` leads into the tunnel itself. What is sent there is dropped, and
+   * counted as `out_routing_loop`, until the route is another one. Keep the sockets out of the tunnel: by a mark and a rule,
+   * by `protect`, or by a route of its own. It is told once for an endpoint.
+   */
+  WG_EVENT_ROUTING_LOOP = 6,
+  /**
    * Fresh UDP sockets could not be opened, or those that were open can be used no longer, for `reason`. Fresh ones are tried
    * again and again; until then the old ones stay in use, or nothing is sent or received if there are none, as after
    * wg_resume().

@@ -23,6 +23,9 @@ pub enum Event {
     /// The host name of this peer's endpoint has no address, for this reason. It is told once, and the name looked up again
     /// as long as anything is to be sent there.
     ResolveFailed(PublicKey, String),
+    /// The route to this peer's endpoint leads into the tunnel itself. What is sent there is dropped. It is told once for an
+    /// endpoint.
+    RoutingLoop(PublicKey, SocketAddr),
     /// The last session with this peer is over; its keys were wiped.
     SessionExpired(PublicKey),
     /// The UDP sockets could not be opened, or were lost; fresh ones will be tried, again and again if need be.

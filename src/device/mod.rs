@@ -19,6 +19,7 @@ mod in_flight;
 mod index;
 mod link;
 mod lookup;
+mod loops;
 mod memory;
 mod names;
 mod packet;

@@ -16,6 +16,8 @@ pub(super) struct Header {
     pub(super) dst: IpAddr,
     /// The packet's length by its own account.
     pub(super) len: usize,
+    /// What follows the fixed header.
+    pub(super) protocol: u8,
     /// TOS or traffic class.
     tos: u8,
 }
@@ -31,6 +33,7 @@ impl Header {
                     src: Ipv4Addr::new(h[12], h[13], h[14], h[15]).into(),
                     dst: Ipv4Addr::new(h[16], h[17], h[18], h[19]).into(),
                     len,
+                    protocol: h[9],
                     tos: h[1],
                 })
             }
@@ -43,6 +46,7 @@ impl Header {
                     src: address(8)?.into(),
                     dst: address(24)?.into(),
                     len: IPV6_HEADER + usize::from(u16::from_be_bytes([h[4], h[5]])),
+                    protocol: h[6],
                     tos: h[0] << 4 | h[1] >> 4,
                 })
             }

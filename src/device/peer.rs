@@ -14,6 +14,7 @@ use super::{
     allowed_ips::{Owner, PrefixList},
     endpoints::name::Name,
     lock,
+    loops::Looping,
     memory::shared_memory,
     source::LastCheck,
     staged::StagedMessage,
@@ -78,6 +79,8 @@ pub(super) struct State {
     pub(super) needs_nat64: bool,
     /// Wall-clock time; zero if there was none.
     pub(super) last_handshake: Duration,
+    /// Datagrams to it have come in through the TUN.
+    pub(super) looping: Option<Box<Looping>>,
     /// The peer was taken out of the device; nothing is begun for it any more.
     pub(super) removed: bool,
 }
@@ -209,6 +212,12 @@ impl Sessions {
         self.current.as_ref()
     }
 
+    /// Whether messages with this receiver index are ours.
+    pub(super) fn send_to(&self, receiver: u32) -> bool {
+        let sessions = [&self.previous, &self.current, &self.next];
+        sessions.into_iter().flatten().any(|session| session.remote_index() == receiver)
+    }
+
     /// Bytes that the sessions take.
     fn memory(&self) -> usize {
         [&self.previous, &self.current, &self.next].into_iter().flatten().count() * shared_memory::<Session>()
@@ -311,7 +320,8 @@ impl Peer {
         let state = lock(&self.state);
         let zone = state.zone.as_ref().map_or(0, |zone| zone.len());
         let name = state.name.as_ref().map_or(0, |name| name.memory());
-        let own = shared_memory::<Self>() + pending + prefixes + zone + name + state.sessions.memory();
+        let looping = state.looping.as_ref().map_or(0, |_| size_of::<Looping>());
+        let own = shared_memory::<Self>() + pending + prefixes + zone + name + looping + state.sessions.memory();
         (own, state.staged_memory())
     }
 

@@ -10,6 +10,7 @@ use super::{
     Device,
     events::Event,
     lock,
+    loops::Carried,
     packet::Header,
     peer::{MAX_STAGED, Peer, State},
     pool::{Outbound, Run},
@@ -151,12 +152,20 @@ impl Device {
         let table = read(&self.allowed_ips);
         let mut last = None;
         for (i, slot) in out.arena.slots().iter().enumerate() {
-            let header = Header::parse(out.arena.packet(*slot));
+            let packet = out.arena.packet(*slot);
+            let header = Header::parse(packet);
             out.tos.push(header.map_or(0, |h| h.outer_tos()));
             let Some(header) = header else {
                 count(&self.stats.out_malformed, 1);
                 continue;
             };
+            if let Some(carried) = Carried::parse(&header, packet)
+                && let Some(peer) = table.lookup(header.dst)
+                && self.loops(&table, peer, &carried)
+            {
+                count(&self.stats.out_routing_loop, 1);
+                continue;
+            }
             match out.runs.last_mut() {
                 Some(run) if run.slots.end == i && last == Some(header.dst) => run.slots.end += 1,
                 neighbour => match (table.lookup(header.dst), neighbour) {

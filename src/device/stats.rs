@@ -42,6 +42,8 @@ counters! {
     out_no_peer,
     /// Packets for a peer that has no endpoint.
     out_no_endpoint,
+    /// Our own datagrams that came in through the TUN again, because the route to a peer's endpoint leads there.
+    out_routing_loop,
     /// The oldest staged packets of a peer that had too many.
     out_stage_full,
     /// Packets that could not be staged, because those of all peers take as much memory as they may.

@@ -44,6 +44,10 @@ pub enum wg_event_kind_t {
     /// The host name of the peer `public_key` has no address, for `reason`. It is told once, and the name looked up again as
     /// long as anything is to be sent there.
     WG_EVENT_RESOLVE_FAILED = 5,
+    /// The route to the `endpoint` of the peer `public_key` leads into the tunnel itself. What is sent there is dropped, and
+    /// counted as `out_routing_loop`, until the route is another one. Keep the sockets out of the tunnel: by a mark and a rule,
+    /// by `protect`, or by a route of its own. It is told once for an endpoint.
+    WG_EVENT_ROUTING_LOOP = 6,
     /// Fresh UDP sockets could not be opened, or those that were open can be used no longer, for `reason`. Fresh ones are tried
     /// again and again; until then the old ones stay in use, or nothing is sent or received if there are none, as after
     /// wg_resume().
@@ -111,6 +115,11 @@ impl From<&Event> for wg_event_t {
                 public_key: *key.as_bytes(),
                 endpoint: fixed_text(&to.to_string()),
                 ..about(WG_EVENT_ENDPOINT_CHANGED)
+            },
+            Event::RoutingLoop(key, to) => Self {
+                public_key: *key.as_bytes(),
+                endpoint: fixed_text(&to.to_string()),
+                ..about(WG_EVENT_ROUTING_LOOP)
             },
             Event::ResolveFailed(key, reason) => {
                 Self { public_key: *key.as_bytes(), reason: fixed_text(reason), ..about(WG_EVENT_RESOLVE_FAILED) }
@@ -342,6 +351,7 @@ mod tests {
         let reason = |text: &str| (String::new(), text.to_owned(), 0);
         let cases = [
             (Event::EndpointChanged(peer, link_local.parse().unwrap()), 4, (link_local.to_owned(), String::new(), 0)),
+            (Event::RoutingLoop(peer, link_local.parse().unwrap()), 6, (link_local.to_owned(), String::new(), 0)),
             (Event::ResolveFailed(peer, "no such name".into()), 5, reason("no such name")),
             (Event::BindFailed("the port\0 is taken".into()), 10, reason("the port is taken")),
             (Event::BindFailed(long.clone()), 10, reason(&long[..WG_REASON_LEN - 2])),
@@ -349,7 +359,7 @@ mod tests {
             (Event::Ended("the interface is gone".into()), 20, reason("the interface is gone")),
         ];
         for (event, kind, fields) in cases {
-            let about_peer = matches!(event, Event::EndpointChanged(..) | Event::ResolveFailed(..));
+            let about_peer = kind < 10;
             sink(event);
             let (_, event) = told.lock().unwrap().pop().unwrap();
             assert_eq!((event.kind, text(&event.endpoint), text(&event.reason)), (kind, fields.0, fields.1));

@@ -82,6 +82,32 @@ impl<'a> Message<'a> {
     }
 }
 
+/// By what a message that we have sent ourselves is recognised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Own {
+    /// An initiation or a response, with our index.
+    Handshake {
+        /// Its sender's index.
+        sender: u32,
+    },
+    /// A data message, with the other side's index.
+    Data {
+        /// Its receiver's index.
+        receiver: u32,
+    },
+}
+
+/// Reads the beginning of a message that may be our own; `None` if it has another form.
+#[must_use]
+pub fn own(beginning: &[u8]) -> Option<Own> {
+    let index = u32_at(beginning, 4);
+    match u32_at(beginning, 0) {
+        TYPE_INITIATION | TYPE_RESPONSE => Some(Own::Handshake { sender: index }),
+        TYPE_DATA => Some(Own::Data { receiver: index }),
+        _ => None,
+    }
+}
+
 /// Writes the header of a data message.
 pub(super) fn write_data_header(message: &mut [u8], receiver: u32, counter: u64) {
     message[..4].copy_from_slice(&TYPE_DATA.to_le_bytes());

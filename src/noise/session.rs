@@ -61,6 +61,12 @@ impl Session {
         self.local_index
     }
 
+    /// The index by which we name this session to the other side.
+    #[must_use]
+    pub const fn remote_index(&self) -> u32 {
+        self.remote_index
+    }
+
     /// Whether we began the handshake. Only then do we ask for a successor because of age.
     #[must_use]
     pub const fn is_initiator(&self) -> bool {
