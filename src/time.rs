@@ -44,6 +44,11 @@ pub trait Clock: Send + Sync {
     fn now(&self) -> Instant;
     /// Wall-clock time since 1970-01-01 UTC; zero if the wall clock is set before that.
     fn wall(&self) -> Duration;
+    /// How long the machine has been suspended since boot, to a millisecond; zero, always, where that cannot be told or is an
+    /// everyday matter. When it grows the keys of sessions are forgotten: docs/adr/0009.
+    fn slept(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// The operating system's clocks.
@@ -57,6 +62,11 @@ impl Clock for SystemClock {
 
     fn wall(&self) -> Duration {
         SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
+
+    #[cfg(target_os = "linux")]
+    fn slept(&self) -> Duration {
+        suspend::slept()
     }
 }
 
@@ -74,11 +84,47 @@ mod boot {
     const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC_RAW;
 
     pub(super) fn now() -> Instant {
+        read(CLOCK)
+    }
+
+    pub(super) fn read(clock: libc::clockid_t) -> Instant {
         let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: `ts` is a live timespec that `clock_gettime` fills; every supported system has the clock.
-        unsafe { libc::clock_gettime(CLOCK, &raw mut ts) };
+        unsafe { libc::clock_gettime(clock, &raw mut ts) };
         // Neither field is negative on a clock that starts at boot.
         Instant::default() + Duration::new(ts.tv_sec as u64, ts.tv_nsec as u32)
+    }
+}
+
+/// Linux, but not Android, where the machine is suspended all the time.
+#[cfg(target_os = "linux")]
+mod suspend {
+    use super::{Duration, boot};
+    use std::{path::Path, sync::OnceLock};
+
+    /// Both clocks are read within this, or again: the thread may have been interrupted between.
+    const NEAR: Duration = Duration::from_millis(1);
+    /// How often, at most.
+    const TRIES: usize = 4;
+
+    pub(super) fn slept() -> Duration {
+        static BY_ITSELF: OnceLock<bool> = OnceLock::new();
+        // What the kernel's WireGuard asks for as CONFIG_PM_AUTOSLEEP.
+        if *BY_ITSELF.get_or_init(|| Path::new("/sys/power/autosleep").exists()) {
+            return Duration::ZERO;
+        }
+        let mut slept = Duration::ZERO;
+        for _ in 0..TRIES {
+            let before = boot::read(libc::CLOCK_MONOTONIC);
+            let now = boot::now();
+            let after = boot::read(libc::CLOCK_MONOTONIC);
+            // Never more than it was; what is missing is found the next time.
+            slept = slept.max(now.since(after));
+            if after.since(before) < NEAR {
+                break;
+            }
+        }
+        slept
     }
 }
 
@@ -101,6 +147,7 @@ mod boot {
 pub struct ManualClock {
     now: AtomicU64,
     wall_at_zero: AtomicU64,
+    slept: AtomicU64,
 }
 
 impl ManualClock {
@@ -110,12 +157,19 @@ impl ManualClock {
         Self {
             now: AtomicU64::new(1_000_000_000_000),
             wall_at_zero: AtomicU64::new(1_704_067_200_000_000_000 - 1_000_000_000_000),
+            slept: AtomicU64::new(0),
         }
     }
 
     /// Moves both faces on.
     pub fn advance(&self, by: Duration) {
         self.now.fetch_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX), Ordering::SeqCst);
+    }
+
+    /// Moves both faces on, as while the machine is suspended.
+    pub fn sleep(&self, time: Duration) {
+        self.slept.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::SeqCst);
+        self.advance(time);
     }
 
     /// Moves on to `at`, if that is in the future.
@@ -144,6 +198,10 @@ impl Clock for ManualClock {
     fn wall(&self) -> Duration {
         Duration::from_nanos(self.now.load(Ordering::SeqCst).wrapping_add(self.wall_at_zero.load(Ordering::SeqCst)))
     }
+
+    fn slept(&self) -> Duration {
+        Duration::from_nanos(self.slept.load(Ordering::SeqCst))
+    }
 }
 
 #[cfg(test)]
@@ -164,6 +222,14 @@ mod tests {
         assert!(a > Instant::default());
         assert!(SystemClock.now() >= a);
         assert!(SystemClock.wall() > Duration::from_secs(1_600_000_000));
+    }
+
+    #[test]
+    fn a_machine_that_is_awake_does_not_sleep() {
+        let before = SystemClock.slept();
+        std::thread::yield_now();
+        let after = SystemClock.slept();
+        assert!(before.abs_diff(after) < Duration::from_millis(100), "{before:?} {after:?}");
     }
 
     #[test]

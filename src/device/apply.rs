@@ -259,6 +259,7 @@ impl Device {
     pub(super) fn wipe_keys(&self, peer: &Peer) {
         let mut handshaking = lock(&peer.handshake);
         let mut state = lock(&peer.state);
+        state.timers.keys_wiped();
         if self.forget_keys(&mut handshaking.noise, &mut state) {
             self.events.note(Event::SessionExpired(*peer.key()));
         }

@@ -42,7 +42,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
-        atomic::{AtomicBool, AtomicU16, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -87,6 +87,13 @@ pub const DEFAULT_MEMORY: usize = 4 << 20;
 /// How long [`Device::run_timers`] goes on, and with it the longest that packets wait for other peers' timers: some 50
 /// keepalives, or 5 initiations.
 const SLICE: Duration = Duration::from_micros(500);
+
+/// A machine that slept for less did not sleep: the clocks are not that exact.
+const SLEEP: Duration = Duration::from_millis(100);
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
 
 /// What a lock guards stays consistent between statements, so a panic elsewhere does not make it unusable.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -152,6 +159,8 @@ pub struct Device {
     max_peers: usize,
     memory: usize,
     mtu: AtomicU16,
+    /// How long the machine had been suspended when that was looked at last, in nanoseconds.
+    slept: AtomicU64,
     roaming_disabled: AtomicBool,
     /// Held while a change set is applied: there is one at a time.
     sets: Mutex<()>,
@@ -185,6 +194,7 @@ impl Device {
         let taken = FIXED_MEMORY.saturating_add(tun.queue_limit()).saturating_add(bind.queue_limit());
         Self {
             mtu: AtomicU16::new(tun.mtu()),
+            slept: AtomicU64::new(nanos(options.clock.slept())),
             names: options.resolve.map(|resolve| Names::new(resolve, bind.clone())),
             tun,
             bind,
@@ -317,6 +327,19 @@ impl Device {
     /// Whether a round that began then has lasted long enough.
     fn is_over(&self, began: Instant) -> bool {
         self.clock.now().since(began) >= SLICE
+    }
+
+    /// To be called after each wait that may have been long: if the machine was suspended, all sessions are forgotten, as in
+    /// the kernel. Handshakes are made when there is something to send.
+    pub fn notice_sleep(&self) {
+        let slept = nanos(self.clock.slept());
+        let before = self.slept.fetch_max(slept, Ordering::Relaxed);
+        if Duration::from_nanos(slept.saturating_sub(before)) < SLEEP {
+            return;
+        }
+        tracing::debug!("the machine was suspended, forgetting all sessions");
+        read(&self.peers).list().iter().for_each(|peer| self.wipe_keys(peer));
+        self.tell_events();
     }
 
     /// When [`run_timers`](Self::run_timers) must run next; `None` if no timer runs. Until it has run again, an

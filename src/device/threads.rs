@@ -191,6 +191,7 @@ impl Threads {
             }
             if for_good {
                 self.tun.wait(None)?;
+                self.device.notice_sleep();
                 continue;
             }
             let now = Instant::now();
@@ -204,6 +205,7 @@ impl Threads {
                 (began, theirs, ours) = (now, total, Duration::ZERO);
             }
             self.tun.wait(Some(WINDOW))?;
+            self.device.notice_sleep();
             ours += now.elapsed();
         }
         Ok(())
@@ -229,7 +231,9 @@ impl Threads {
         let mut rest = lock(&self.rest);
         rest.since = None;
         rest.before += slept;
+        drop(rest);
         load.slept += slept;
+        self.device.notice_sleep();
         woken
     }
 

@@ -145,6 +145,11 @@ impl Timers {
         Self::arm(self.running, &mut self.wipe_keys, now + WIPE_AFTER);
     }
 
+    /// All sessions were wiped before their time.
+    pub fn keys_wiped(&mut self) {
+        self.wipe_keys = None;
+    }
+
     /// A session is confirmed: a response was received, or the first packet on a session that we had responded for.
     pub fn handshake_complete(&mut self) {
         self.retransmit_handshake = None;
