@@ -206,6 +206,25 @@ fn a_process_that_is_another_user_by_then_renews_one_after_the_other() {
 }
 
 #[test]
+fn sockets_that_were_given_to_the_other_user_are_renewed_without_a_gap() {
+    in_network(|| {
+        let bind = UdpBind::new().unwrap();
+        let port = bind.open(0).unwrap();
+        for fd in [bind.fd4(), bind.fd6()] {
+            std::os::unix::fs::fchown(borrow(fd), Some(NOBODY), None).unwrap();
+        }
+        let test = move || {
+            become_user(NOBODY);
+            // While there are copies of the old ones, nobody could have the port after them.
+            let _copies = [bind.fd4(), bind.fd6()].map(|fd| borrow(fd).try_clone_to_owned().unwrap());
+            assert_eq!(bind.open(port).unwrap(), port);
+            assert_eq!((owner(bind.fd4()), owner(bind.fd6())), (NOBODY, NOBODY));
+        };
+        thread::spawn(test).join().unwrap();
+    });
+}
+
+#[test]
 fn what_another_user_may_not_do_closes_nothing() {
     in_network(|| {
         let bind = UdpBind::new().unwrap();

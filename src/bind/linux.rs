@@ -84,10 +84,10 @@ impl Driver {
         }
         if address.is_none() {
             // As it is with sockets of our own. Nobody would read what is kept of errors, and it takes the room of datagrams.
-            match family {
-                Family::V4 => set_option(socket, libc::IPPROTO_IP, libc::IP_RECVERR, 0)?,
-                Family::V6 => set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 0)?,
-            }
+            let _ = match family {
+                Family::V4 => set_option(socket, libc::IPPROTO_IP, libc::IP_RECVERR, 0),
+                Family::V6 => set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 0),
+            };
         }
         // Past the system's limit, for those who may.
         let send_buffer = if options.patience.is_zero() { QUEUE } else { BUFFER };
