@@ -220,6 +220,7 @@ impl Device {
 
     fn create_peer(&self, key: PublicKey, up: bool) -> Arc<Peer> {
         let peer = write(&self.peers).insert(key);
+        self.budget.grow(self.memory_per_peer);
         if up {
             lock(&peer.state).timers.start();
         }
@@ -233,6 +234,7 @@ impl Device {
             table.get_or_insert_with(|| write(&self.allowed_ips)).remove_all(&peer);
             lock(&peer.state).removed = true;
             self.silence(&peer);
+            self.budget.shrink(self.memory_per_peer);
         }
     }
 
@@ -240,7 +242,7 @@ impl Device {
     ///
     /// What is begun for a peer is begun under its `handshake` lock and only while it [is live](State::is_live), so
     /// nothing is left behind by what is under way on other threads.
-    pub(super) fn silence(&self, peer: &Peer) {
+    pub(super) fn silence(&self, peer: &Arc<Peer>) {
         let mut handshaking = lock(&peer.handshake);
         let mut state = lock(&peer.state);
         state.timers.stop();
@@ -252,6 +254,7 @@ impl Device {
             self.withdraw_question(peer);
         }
         count(&self.stats.out_unstaged, state.take_staged().len());
+        self.budget.list(peer, &mut state);
         self.forget_keys(&mut handshaking.noise, &mut state);
     }
 

@@ -32,11 +32,12 @@ impl Device {
     /// peers.
     #[must_use]
     pub fn memory_usage(&self) -> MemoryUsage {
-        let mut usage = MemoryUsage { limit: self.memory, ..MemoryUsage::default() };
+        let mut usage = MemoryUsage::default();
         usage.buffers = self.tun.memory() + self.bind.memory() + lock(&self.gate).limiter.memory();
         usage.peers += read(&self.allowed_ips).memory();
         let peers = read(&self.peers);
-        usage.peers += peers.memory() + self.index.memory() + self.deadlines.memory();
+        usage.limit = self.memory.saturating_add(self.memory_per_peer.saturating_mul(peers.len()));
+        usage.peers += peers.memory() + self.index.memory() + self.deadlines.memory() + self.budget.memory();
         for peer in peers.iter() {
             let (own, staged) = peer.memory();
             usage.peers += own;

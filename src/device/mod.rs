@@ -5,7 +5,8 @@
 //! is something to do.
 //!
 //! Locks are taken in this order: `sets`, `tun_events`; `transition`; `config`; `identity`; `peers`, `allowed_ips`; a
-//! peer's `handshake`, then its `state`; `index`, `deadlines`, `greetings`, the queue of `events`, those of `names`. None
+//! peer's `handshake`, then its `state`; `index`, `deadlines`, `greetings`, the queue of `events`, those of `names` and
+//! `budget`; a second peer's `state` is only tried. None
 //! from `config` on is held across I/O or a callback. Under the first three sockets are opened, and an app's function
 //! sees each new one: what takes none of them, such as reading the configuration, never waits for it.
 
@@ -113,9 +114,12 @@ pub struct Options {
     /// The largest number of peers; `set` fails with `Invalid` beyond it.
     pub max_peers: usize,
     /// Bytes that packets may take while they pass through or wait for a session. The fixed buffers ([`FIXED_MEMORY`]), and
-    /// the queues of a TUN and a bind without descriptors, come off it first; each packet that waits takes [`STAGED_OVERHEAD`] besides its own bytes. At the limit packets are dropped
-    /// and counted. A peer takes about 1 KiB on top, and 3 KiB more while it has sessions.
+    /// the queues of a TUN and a bind without descriptors, come off it first; each packet that waits takes [`STAGED_OVERHEAD`] besides its own bytes. At the limit the peer that holds most
+    /// makes room for one that holds less, else packets are dropped, and counted; one packet of each peer may wait all the
+    /// same. A peer takes about 1 KiB on top, and 3 KiB more while it has sessions.
     pub memory: usize,
+    /// Bytes more of that for each peer, so that many of them do not live on the share of a few.
+    pub memory_per_peer: usize,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
     /// Where randomness comes from.
@@ -131,6 +135,7 @@ impl Default for Options {
         Self {
             max_peers: DEFAULT_MAX_PEERS,
             memory: DEFAULT_MEMORY,
+            memory_per_peer: 0,
             clock: Arc::new(SystemClock),
             random: Arc::new(SystemRandom),
             events: Box::new(|_| {}),
@@ -158,6 +163,7 @@ pub struct Device {
     events: Events,
     max_peers: usize,
     memory: usize,
+    memory_per_peer: usize,
     mtu: AtomicU16,
     /// How long the machine had been suspended when that was looked at last, in nanoseconds.
     slept: AtomicU64,
@@ -203,6 +209,7 @@ impl Device {
             events: Events::new(options.events),
             max_peers: options.max_peers,
             memory: options.memory,
+            memory_per_peer: options.memory_per_peer,
             roaming_disabled: AtomicBool::new(false),
             sets: Mutex::default(),
             transition: Mutex::default(),

@@ -64,6 +64,10 @@ pub(super) struct State {
     /// Initiations since the peer was heard last, or the sockets were renewed.
     pub(super) unanswered: u8,
     staged: VecDeque<StagedMessage>,
+    /// What they take of the budget.
+    staged_size: usize,
+    /// What they took when they were counted last.
+    pub(super) listed_size: usize,
     /// What waited is being sent: until that is done, later packets wait as well, or else they would overtake it.
     pub(super) is_sending_staged: bool,
     pub(super) endpoint: Option<Endpoint>,
@@ -95,9 +99,21 @@ impl State {
     /// Adds a packet to those that wait. Returns how many had to be dropped for it.
     pub(super) fn stage(&mut self, message: StagedMessage) -> usize {
         let dropped = (self.staged.len() + 1).saturating_sub(MAX_STAGED);
-        self.staged.drain(..dropped);
+        (0..dropped).for_each(|_| self.drop_oldest());
+        self.staged_size += message.size();
         self.staged.push_back(message);
         dropped
+    }
+
+    /// Drops the packet that has waited longest.
+    pub(super) fn drop_oldest(&mut self) {
+        let oldest = self.staged.pop_front();
+        self.staged_size -= oldest.map_or(0, |message| message.size());
+    }
+
+    /// What waits takes so much of the budget.
+    pub(super) const fn staged_size(&self) -> usize {
+        self.staged_size
     }
 
     /// Whether anything may be begun: the interface is up, and the peer not removed.
@@ -121,6 +137,7 @@ impl State {
 
     /// Takes what waits, and frees the memory.
     pub(super) fn take_staged(&mut self) -> VecDeque<StagedMessage> {
+        self.staged_size = 0;
         std::mem::take(&mut self.staged)
     }
 

@@ -15,7 +15,7 @@ use super::{
     peer::{MAX_STAGED, Peer, State},
     pool::{Outbound, Run},
     read,
-    staged::StagedMessage,
+    staged::{StagedMessage, size_of_staged},
     stats::count,
 };
 use crate::{
@@ -194,8 +194,9 @@ impl Device {
             let ready = endpoint.and_then(|endpoint| Some((state.begin_sending(slots.len(), now)?, endpoint)));
             if ready.is_none() {
                 for slot in slots {
-                    self.stage(&mut state, &bytes[slot.message()]);
+                    self.stage(peer, &mut state, &bytes[slot.message()]);
                 }
+                self.budget.list(peer, &mut state);
             }
             ready
         };
@@ -216,17 +217,23 @@ impl Device {
         self.after_sending(peer, transmits.packets, now);
     }
 
-    /// Lets a packet wait, at the cost of the oldest one if there are too many.
-    fn stage(&self, state: &mut State, message: &[u8]) {
-        match self.budget.stage(message) {
-            Some(message) => count(&self.stats.out_stage_full, state.stage(message)),
-            None => {
-                count(&self.stats.out_memory_full, 1);
-                // A session is still wanted, and something must wait for it.
-                if !state.has_staged() {
-                    state.stage(StagedMessage::keepalive());
-                }
+    /// Lets a packet wait, at the cost of the oldest one if there are too many; or at that of a peer that holds more, if all
+    /// together do. One packet may always wait.
+    fn stage(&self, peer: &Arc<Peer>, state: &mut State, message: &[u8]) {
+        let size = size_of_staged(message);
+        let staged = loop {
+            if let Some(staged) = self.budget.stage(message, false) {
+                break Some(staged);
             }
+            self.budget.list(peer, state);
+            if !self.budget.make_room(peer, state.staged_size() + size) {
+                break if state.staged_size() == 0 { self.budget.stage(message, true) } else { None };
+            }
+            count(&self.stats.out_memory_full, 1);
+        };
+        match staged {
+            Some(staged) => count(&self.stats.out_stage_full, state.stage(staged)),
+            None => count(&self.stats.out_memory_full, 1),
         }
     }
 

@@ -1,13 +1,22 @@
 //! Packets that wait for a session, and the memory that all of them together may take.
+//!
+//! When it is used up, the peer that holds most makes room for one that holds less, and each may hold one packet all the
+//! same: peers that never answer do not cost others their first packets.
 
 use std::{
+    collections::BTreeMap,
     ops::{Deref, DerefMut},
     sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex, Weak,
+        atomic::{AtomicIsize, Ordering},
     },
 };
 
+use super::{
+    lock,
+    memory::tree_memory,
+    peer::{Peer, State},
+};
 use crate::noise::message::DATA_OVERHEAD;
 
 /// What a packet that waits takes on top of the bytes of its message, at most: places in a queue, which doubles when it is
@@ -15,29 +24,108 @@ use crate::noise::message::DATA_OVERHEAD;
 pub const STAGED_OVERHEAD: usize = 4 * size_of::<StagedMessage>() + DATA_OVERHEAD;
 
 /// Bytes that may still be taken, by all peers of a device.
-#[derive(Debug)]
 pub(super) struct Budget {
-    left: AtomicUsize,
+    /// Negative if peers hold their one packet beyond it, or peers have gone.
+    left: AtomicIsize,
+    /// Peers by the bytes that they hold and by number. One may have come to hold less since: that is seen when it is looked
+    /// at, so that sending what waited costs nothing here.
+    holders: Mutex<BTreeMap<(usize, u64), Weak<Peer>>>,
+}
+
+const fn signed(bytes: usize) -> isize {
+    if bytes > isize::MAX as usize { isize::MAX } else { bytes as isize }
 }
 
 impl Budget {
     pub(super) fn new(bytes: usize) -> Arc<Self> {
-        Arc::new(Self { left: AtomicUsize::new(bytes) })
+        Arc::new(Self { left: AtomicIsize::new(signed(bytes)), holders: Mutex::default() })
     }
 
-    /// Copies a packet, with the space that a data message needs around it. `None` if it would take too much.
-    pub(super) fn stage(self: &Arc<Self>, message: &[u8]) -> Option<StagedMessage> {
-        let size = message.len() + STAGED_OVERHEAD;
-        let take = |left: usize| left.checked_sub(size);
+    /// Adds bytes, for a peer that has come.
+    pub(super) fn grow(&self, bytes: usize) {
+        self.left.fetch_add(signed(bytes), Ordering::Relaxed);
+    }
+
+    /// Takes them back.
+    pub(super) fn shrink(&self, bytes: usize) {
+        self.left.fetch_sub(signed(bytes), Ordering::Relaxed);
+    }
+
+    /// Copies a packet, with the space that a data message needs around it. `None` if it would take too much, unless it
+    /// `must` be.
+    pub(super) fn stage(self: &Arc<Self>, message: &[u8], must: bool) -> Option<StagedMessage> {
+        let size = signed(size_of_staged(message));
+        let take = |left: isize| (must || left >= size).then(|| left.saturating_sub(size));
         #[allow(deprecated, reason = "Rust 1.88 does not have its new name, try_update")]
         let taken = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
         taken.ok()?;
         Some(StagedMessage { bytes: message.into(), budget: Some(self.clone()) })
     }
+
+    /// Lists a peer under what it holds; to be called when that has grown, before its lock is released.
+    pub(super) fn list(&self, peer: &Arc<Peer>, state: &mut State) {
+        let holds = state.staged_size();
+        let listed = std::mem::replace(&mut state.listed_size, holds);
+        if listed == holds {
+            return;
+        }
+        let mut holders = lock(&self.holders);
+        holders.remove(&(listed, peer.id()));
+        if holds > 0 {
+            holders.insert((holds, peer.id()), Arc::downgrade(peer));
+        }
+    }
+
+    /// Has the peer that holds most drop its oldest packet, if it still holds at least `least` then: as much as `own`, which
+    /// is locked, is about to. Returns whether it did.
+    pub(super) fn make_room(&self, own: &Arc<Peer>, least: usize) -> bool {
+        loop {
+            let Some((listed, peer)) = self.largest(least) else {
+                return false;
+            };
+            // Two peers' locks are never waited for at once.
+            let state = if Arc::ptr_eq(&peer, own) { None } else { peer.state.try_lock().ok() };
+            let Some(mut state) = state else {
+                return false;
+            };
+            if state.staged_size() < listed {
+                self.list(&peer, &mut state);
+                continue;
+            }
+            let oldest = state.staged().front().map_or(0, StagedMessage::size);
+            if state.staged_size() - oldest < least {
+                return false;
+            }
+            state.drop_oldest();
+            self.list(&peer, &mut state);
+            return true;
+        }
+    }
+
+    /// The peer that holds most, by the list, if that is more than `least`.
+    fn largest(&self, least: usize) -> Option<(usize, Arc<Peer>)> {
+        let mut holders = lock(&self.holders);
+        loop {
+            let last = holders.last_entry().filter(|entry| entry.key().0 > least)?;
+            match last.get().upgrade() {
+                Some(peer) => return Some((last.key().0, peer)),
+                None => drop(last.remove()),
+            }
+        }
+    }
+
+    /// Bytes that the list takes.
+    pub(super) fn memory(&self) -> usize {
+        tree_memory::<(usize, u64), Weak<Peer>>(lock(&self.holders).len())
+    }
+}
+
+/// What a message takes of the budget while it waits.
+pub(super) const fn size_of_staged(message: &[u8]) -> usize {
+    message.len() + STAGED_OVERHEAD
 }
 
 /// A packet that waits to be sealed. Gives its bytes back to the budget when it is dropped.
-#[derive(Debug)]
 pub(super) struct StagedMessage {
     bytes: Box<[u8]>,
     budget: Option<Arc<Budget>>,
@@ -48,12 +136,17 @@ impl StagedMessage {
     pub(super) fn keepalive() -> Self {
         Self { bytes: Box::new([0; DATA_OVERHEAD]), budget: None }
     }
+
+    /// What it takes of the budget.
+    pub(super) fn size(&self) -> usize {
+        self.budget.as_ref().map_or(0, |_| size_of_staged(&self.bytes))
+    }
 }
 
 impl Drop for StagedMessage {
     fn drop(&mut self) {
         if let Some(budget) = &self.budget {
-            budget.left.fetch_add(self.bytes.len() + STAGED_OVERHEAD, Ordering::Relaxed);
+            budget.grow(self.size());
         }
     }
 }
@@ -79,13 +172,15 @@ mod tests {
     #[test]
     fn what_is_dropped_can_be_taken_again() {
         let budget = Budget::new(100 + 2 * STAGED_OVERHEAD);
-        let first = budget.stage(&[1; 60]);
+        let first = budget.stage(&[1; 60], false);
         assert!(first.as_deref().is_some_and(|m| *m == [1; 60]));
-        assert!(budget.stage(&[0; 41]).is_none());
-        let second = budget.stage(&[0; 40]);
-        assert!(second.is_some() && budget.stage(&[0; 1]).is_none());
-        assert_eq!(StagedMessage::keepalive().len(), 32);
-        drop((first, second));
-        assert_eq!(budget.left.load(Ordering::Relaxed), 100 + 2 * STAGED_OVERHEAD);
+        assert!(budget.stage(&[0; 41], false).is_none());
+        let second = budget.stage(&[0; 40], false);
+        assert!(second.is_some() && budget.stage(&[0; 1], false).is_none());
+        let third = budget.stage(&[0; 1], true);
+        assert!(third.is_some() && budget.left.load(Ordering::Relaxed) < 0);
+        assert_eq!((StagedMessage::keepalive().len(), StagedMessage::keepalive().size()), (32, 0));
+        drop((first, second, third));
+        assert_eq!(budget.left.load(Ordering::Relaxed), signed(100 + 2 * STAGED_OVERHEAD));
     }
 }
