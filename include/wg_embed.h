@@ -936,7 +936,9 @@ typedef struct wg_options_t {
   uint32_t max_peers;
   /**
    * Bytes that packets may take while they pass through or wait for a session: WG_MEMORY_MIN to WG_MEMORY_MAX, or 0 for
-   * 4 MiB; with `tun` or `transport` 128 KiB more at least for each. At the limit packets are dropped and counted ("out_memory_full"). Peers come on top: about 1 KiB each, and 3
+   * 4 MiB; with `tun` or `transport` 128 KiB more at least for each. At the limit the
+   * peer that holds most makes room for one that holds less, else packets are dropped, and counted ("out_memory_full"); one
+   * packet of each peer may wait all the same. Peers come on top: about 1 KiB each, and 3
    * KiB more while there are sessions. wg_memory_usage() tells what is taken.
    */
   size_t memory_limit;

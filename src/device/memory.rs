@@ -9,7 +9,8 @@ use super::{Device, lock, read, write};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryUsage {
-    /// The most that `buffers` and `staged` may come to; see [`Options::memory`](super::Options::memory).
+    /// The most that `buffers` and `staged` may come to, one packet of each peer aside; see
+    /// [`Options::memory`](super::Options::memory).
     pub limit: usize,
     /// What the threads, the TUN and the bind work in, and what is remembered of senders under load.
     pub buffers: usize,
@@ -32,8 +33,8 @@ impl Device {
     /// peers.
     #[must_use]
     pub fn memory_usage(&self) -> MemoryUsage {
-        let mut usage = MemoryUsage::default();
-        usage.buffers = self.tun.memory() + self.bind.memory() + lock(&self.gate).limiter.memory();
+        let buffers = self.tun.memory() + self.bind.memory() + lock(&self.gate).limiter.memory();
+        let mut usage = MemoryUsage { buffers, ..MemoryUsage::default() };
         usage.peers += read(&self.allowed_ips).memory();
         let peers = read(&self.peers);
         usage.limit = self.memory.saturating_add(self.memory_per_peer.saturating_mul(peers.len()));

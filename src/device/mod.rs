@@ -113,10 +113,11 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 pub struct Options {
     /// The largest number of peers; `set` fails with `Invalid` beyond it.
     pub max_peers: usize,
-    /// Bytes that packets may take while they pass through or wait for a session. The fixed buffers ([`FIXED_MEMORY`]), and
-    /// the queues of a TUN and a bind without descriptors, come off it first; each packet that waits takes [`STAGED_OVERHEAD`] besides its own bytes. At the limit the peer that holds most
-    /// makes room for one that holds less, else packets are dropped, and counted; one packet of each peer may wait all the
-    /// same. A peer takes about 1 KiB on top, and 3 KiB more while it has sessions.
+    /// Bytes that packets may take while they pass through or wait for a session. The fixed buffers ([`FIXED_MEMORY`]),
+    /// and the queues of a TUN and a bind without descriptors, come off it first; each packet that waits takes
+    /// [`STAGED_OVERHEAD`] besides its own bytes. At the limit the peer that holds most makes room for one that holds
+    /// less, else packets are dropped, and counted; one packet of each peer may wait all the same. A peer takes about
+    /// 1 KiB on top, and 3 KiB more while it has sessions.
     pub memory: usize,
     /// Bytes more of that for each peer, so that many of them do not live on the share of a few.
     pub memory_per_peer: usize,

@@ -48,6 +48,16 @@ fn bad_arguments_are_named() {
 }
 
 #[test]
+fn memory_that_cannot_be_is_named() {
+    for value in ["x", "-4", "+4", "4 ", "1", "1025", "4M", "99999999999999999999"] {
+        for option in [&[][..], &["-f"]] {
+            let error = fail(value, &daemon(&[option, &["wgx"]].concat(), &[("WG_EMBED_MEMORY", value)]));
+            assert!(error.starts_with(&format!("wg-embed: WG_EMBED_MEMORY={value}: ")), "{error}");
+        }
+    }
+}
+
+#[test]
 fn descriptors_that_cannot_be_are_named() {
     for variable in ["WG_TUN_FD", "WG_UAPI_FD"] {
         for value in ["x", "-1", "+3", "3 ", "0", "2", "999", "99999999999"] {

@@ -28,6 +28,12 @@ use crate::{
 /// How long a daemon that had this name, and whose interface is gone already, gets to leave the socket.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// MiB that packets may take: the least is what the buffers need, the most would be too much for anything.
+const MEMORY: std::ops::RangeInclusive<usize> = 2..=1024;
+
+/// A server's peers are many, and each may be gone: so much more for each, some ten packets of full size.
+const MEMORY_PER_PEER: usize = 16 << 10;
+
 /// Runs the daemon: in this process until it ends, or in another, until that is ready.
 pub(crate) fn start(interface: &str, foreground: bool) -> std::result::Result<(), String> {
     let inherited = Inherited::take()?;
@@ -56,6 +62,7 @@ pub(crate) fn start(interface: &str, foreground: bool) -> std::result::Result<()
 
 /// Makes everything, says that it is `ready`, and runs until there is a reason to end.
 fn serve(interface: &str, inherited: Inherited, ready: impl FnOnce() -> Result<()>) -> Result<()> {
+    let memory = memory()?;
     let signals = Signals::block().map_err(|e| Error::io("cannot block signals", e))?;
     log::init(interface).map_err(|e| Error::io("cannot start the log", e))?;
     tracing::debug!(version = env!("CARGO_PKG_VERSION"), "starting");
@@ -75,7 +82,7 @@ fn serve(interface: &str, inherited: Inherited, ready: impl FnOnce() -> Result<(
             let _ = tunnel_ends.send(reason);
         }
     });
-    let options = device::Options { events, ..device::Options::default() };
+    let options = device::Options { events, memory, memory_per_peer: MEMORY_PER_PEER, ..device::Options::default() };
     let tunnel = Arc::new(Tunnel::start(tun, Arc::new(bind), options)?);
     let server_ends = ends.clone();
     let server_ended = Box::new(move |reason| {
@@ -91,6 +98,21 @@ fn serve(interface: &str, inherited: Inherited, ready: impl FnOnce() -> Result<(
     // The socket first: whoever finds it finds an interface, too.
     server.stop()?;
     tunnel.stop()
+}
+
+/// What packets may take: `WG_EMBED_MEMORY`, in MiB.
+fn memory() -> Result<usize> {
+    const VARIABLE: &str = "WG_EMBED_MEMORY";
+    let Some(text) = std::env::var_os(VARIABLE).filter(|text| !text.is_empty()) else {
+        return Ok(device::DEFAULT_MEMORY);
+    };
+    let number = text.to_str().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let mebibytes = number.and_then(|text| text.parse().ok()).filter(|number| MEMORY.contains(number));
+    let refused = || {
+        let (least, most) = (MEMORY.start(), MEMORY.end());
+        Error::invalid(format!("{VARIABLE}={}: not a number of MiB from {least} to {most}", text.display()))
+    };
+    mebibytes.map(|number| number << 20).ok_or_else(refused)
 }
 
 /// Sends the name of the first signal.

@@ -45,6 +45,8 @@ Environment:
   WG_PROCESS_FOREGROUND=1  as --foreground
   WG_TUN_FD                an open TUN descriptor to use instead of making one
   WG_UAPI_FD               a listening UNIX socket to use as control socket
+  WG_EMBED_MEMORY          MiB that packets may take while they pass or wait for
+                           a session: 2 to 1024 (4), and 16 KiB more a peer
 ";
 
 fn main() -> ExitCode {
