@@ -1344,8 +1344,8 @@ wg_result wg_endpoint_clear_source(struct wg_endpoint_t *endpoint);
  * Since: 0.1.0
  *
  * # Safety
- * `event` and `destroy` are NULL or functions of these types, and may be called with `user` on any thread; `event` on
- * several at once, until it has been replaced or the tunnel turned off.
+ * `event` and `destroy` are NULL or functions of these types, and may be called with `user` on any thread, `event` until it
+ * has been replaced or the tunnel turned off.
  */
 wg_result wg_set_event_callback(int32_t handle,
                                 wg_event_fn_t event,
@@ -1452,6 +1452,9 @@ wg_result wg_key_from_base64(const char *text, uint8_t *key);
  * It waits for calls that are under way: when it returns, nothing is sent or written, and of what the app brought to the
  * tunnel no `send`, `write` or `room` is running on any thread or will be called before wg_resume().
  *
+ * Calls of wg_pause() and wg_resume() on several threads come one after another, and the last one counts. So do, with them,
+ * wg_bump_sockets(), wg_network_changed() and a new port by wg_set_config(): each waits while `protect` runs for another.
+ *
  * Memory: nothing changes hands.
  * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
  * Threads: any.
@@ -1461,7 +1464,8 @@ wg_result wg_pause(int32_t handle);
 
 /**
  * Lets a tunnel go on after wg_pause(), with fresh sockets, shown to `protect` first. With each peer that there was a
- * session with a handshake is begun at once. Of a tunnel that does not rest nothing is asked.
+ * session with a handshake is begun at once. Of a tunnel that does not rest nothing is asked. An interface that was down
+ * before the pause, or was taken down since, stays down until it is brought up.
  *
  * If the sockets cannot be opened the tunnel goes on nevertheless, and tries again as wg_bump_sockets() does.
  *
@@ -1618,7 +1622,8 @@ wg_result wg_bind_socket_to_interface6(int32_t handle, uint32_t interface_index,
  *
  * If it fails the old sockets stay in use, unless they had to be closed first (not on Linux or Android, but for a process
  * that has become another user), and it is tried again, after half a second at first and at least every 30 s,
- * until it works. A port that was not configured but chosen by the system may change.
+ * until it works. Sockets that could not be opened before are tried at once. A port that was not configured but chosen by the
+ * system may change, now or when handshakes go unanswered after this: see WG_EVENT_SOCKETS_RECOVERED.
  *
  * Memory: nothing changes hands.
  * Errors: WG_ERR_ADDR_IN_USE, WG_ERR_PERMISSION (also if `protect` refuses), WG_ERR_NOT_FOUND (the interface is gone that
@@ -1877,10 +1882,14 @@ wg_result wg_turn_off_within(int32_t handle,
 /**
  * Changes the configuration of a tunnel: `uapi` is as in wg_turn_on(). A line that is refused changes nothing.
  *
+ * A port that is named in it is insisted on from then on, also if it is the one that the system had chosen; with 0 the system
+ * chooses another. A new port is opened before this returns, also while the old one is still being tried, or noted if the
+ * tunnel is paused.
+ *
  * Memory: `uapi` is not kept.
  * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC; and
  * of wg_turn_on() those that are about the configuration.
- * Threads: any; calls on one tunnel come one after another.
+ * Threads: any; calls on one tunnel come one after another. One that changes the port waits for `protect`; no other does.
  * Since: 0.1.0
  *
  * # Safety

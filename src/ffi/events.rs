@@ -164,8 +164,8 @@ type EventFn = unsafe extern "C" fn(*mut c_void, i32, *const wg_event_t);
 /// Since: 0.1.0
 ///
 /// # Safety
-/// `event` and `destroy` are NULL or functions of these types, and may be called with `user` on any thread; `event` on
-/// several at once, until it has been replaced or the tunnel turned off.
+/// `event` and `destroy` are NULL or functions of these types, and may be called with `user` on any thread, `event` until it
+/// has been replaced or the tunnel turned off.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_set_event_callback(
     handle: i32,

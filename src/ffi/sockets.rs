@@ -74,7 +74,8 @@ pub extern "C" fn wg_bind_socket_to_interface6(handle: i32, interface_index: u32
 ///
 /// If it fails the old sockets stay in use, unless they had to be closed first (not on Linux or Android, but for a process
 /// that has become another user), and it is tried again, after half a second at first and at least every 30 s,
-/// until it works. A port that was not configured but chosen by the system may change.
+/// until it works. Sockets that could not be opened before are tried at once. A port that was not configured but chosen by the
+/// system may change, now or when handshakes go unanswered after this: see WG_EVENT_SOCKETS_RECOVERED.
 ///
 /// Memory: nothing changes hands.
 /// Errors: WG_ERR_ADDR_IN_USE, WG_ERR_PERMISSION (also if `protect` refuses), WG_ERR_NOT_FOUND (the interface is gone that

@@ -324,10 +324,14 @@ pub extern "C" fn wg_turn_off_within(handle: i32, milliseconds: u32) -> wg_resul
 
 /// Changes the configuration of a tunnel: `uapi` is as in wg_turn_on(). A line that is refused changes nothing.
 ///
+/// A port that is named in it is insisted on from then on, also if it is the one that the system had chosen; with 0 the system
+/// chooses another. A new port is opened before this returns, also while the old one is still being tried, or noted if the
+/// tunnel is paused.
+///
 /// Memory: `uapi` is not kept.
 /// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC; and
 /// of wg_turn_on() those that are about the configuration.
-/// Threads: any; calls on one tunnel come one after another.
+/// Threads: any; calls on one tunnel come one after another. One that changes the port waits for `protect`; no other does.
 /// Since: 0.1.0
 ///
 /// # Safety

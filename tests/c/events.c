@@ -28,7 +28,8 @@ static void destroyed(void *user) {
 
 static void takes_events(void *user, int32_t handle, const wg_event_t *event) {
   struct watcher *watcher = user;
-  __sync_fetch_and_add(&watcher->running, 1);
+  /* On one thread at a time. */
+  CHECK_EQ(__sync_fetch_and_add(&watcher->running, 1), 0);
   if (watcher->slow) sleep_ms(watcher->slow);
   pthread_mutex_lock(&watcher->lock);
   CHECK_EQ(event->struct_size, sizeof *event);
