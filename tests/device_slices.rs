@@ -182,7 +182,10 @@ impl Tun for Endless {
     }
 }
 
-struct EndlessBind(mio::Poll);
+struct EndlessBind {
+    poll: mio::Poll,
+    waits: AtomicU64,
+}
 
 impl Bind for EndlessBind {
     fn open(&self, port: u16) -> io::Result<u16> {
@@ -196,11 +199,12 @@ impl Bind for EndlessBind {
     }
 
     fn wait(&self, _: Option<Duration>) -> io::Result<Woken> {
+        self.waits.fetch_add(1, Relaxed);
         Ok(Woken::default())
     }
 
     fn joint(&self) -> Option<(&mio::Registry, mio::Token)> {
-        Some((self.0.registry(), mio::Token(9)))
+        Some((self.poll.registry(), mio::Token(9)))
     }
 
     fn wake(&self) {}
@@ -218,11 +222,17 @@ impl Bind for EndlessBind {
 #[test]
 fn what_happens_to_a_busy_interface_is_seen() {
     let tun = Arc::<Endless>::default();
-    let bind = Arc::new(EndlessBind(mio::Poll::new().unwrap()));
-    let tunnel = Tunnel::start(tun.clone(), bind, Options::default()).unwrap();
+    let bind = Arc::new(EndlessBind { poll: mio::Poll::new().unwrap(), waits: AtomicU64::new(0) });
+    let tunnel = Tunnel::start(tun.clone(), bind.clone(), Options::default()).unwrap();
     let begin = Instant::now();
     while tunnel.device().mtu() != 1300 {
         assert!(begin.elapsed() < Duration::from_secs(60), "not seen in {} rounds", tun.reads.load(Relaxed));
+        thread::sleep(Duration::from_millis(1));
+    }
+    // So is what the bind waits for other than datagrams: it is asked again and again.
+    let waits = bind.waits.load(Relaxed);
+    while bind.waits.load(Relaxed) < waits + 2 {
+        assert!(begin.elapsed() < Duration::from_secs(60), "the bind is not looked at");
         thread::sleep(Duration::from_millis(1));
     }
     tunnel.stop().unwrap();

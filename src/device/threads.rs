@@ -27,6 +27,10 @@ const WINDOW: Duration = Duration::from_millis(20);
 /// How many rounds `wg-tunnel` works between two looks at the clock.
 const ROUNDS: u32 = 32;
 
+/// How many rounds in which there is always more to receive pass between two looks at what else the bind waits for, such as
+/// changes of the routes.
+const BIND_ROUNDS: u32 = 64;
+
 /// How many rounds in which there is always more to read pass between two looks at what else the TUN has to tell: an
 /// interface may be taken down, or have another MTU, while it is busy.
 const TUN_ROUNDS: u32 = 64;
@@ -120,7 +124,7 @@ impl Threads {
     /// What `wg-tunnel` does.
     pub(super) fn tunnel(&self) -> io::Result<()> {
         let mut load = Load::new();
-        let (mut serves_tun, mut rounds) = (false, 0);
+        let (mut serves_tun, mut rounds, mut rounds_since_wait) = (false, 0, 0);
         // What there may be more of.
         let (mut datagrams, mut packets) = (true, true);
         while !self.is_stopping() {
@@ -141,7 +145,8 @@ impl Threads {
             (datagrams, packets) = (received > 0, sent > 0);
             if serves_tun && load.is_too_much(received, sent) {
                 self.hand_over(Server::Tunnel, Server::Outbound { for_good: false });
-            } else if !datagrams || (serves_tun && !packets) {
+            } else if !datagrams || (serves_tun && !packets) || rounds_since_wait == BIND_ROUNDS {
+                rounds_since_wait = 0;
                 // Also while one side is busy, or else it could keep the other waiting.
                 let busy = datagrams || packets;
                 let woken = if busy { self.bind.wait(Some(Duration::ZERO)) } else { self.sleep(&mut load) }?;
@@ -150,6 +155,8 @@ impl Threads {
                     self.tun.wait(Some(Duration::ZERO))?;
                     packets = true;
                 }
+            } else {
+                rounds_since_wait += 1;
             }
         }
         Ok(())
