@@ -27,6 +27,8 @@ pub enum ErrorKind {
     Busy,
     /// Something has not been done within the time that the caller allows for it.
     TimedOut,
+    /// The object belongs to the process that this one was forked from.
+    Forked,
     /// The operating system reported a failure that has no kind of its own.
     Io,
     /// The operating system refused for lack of permission.
@@ -84,7 +86,7 @@ mod errno {
 
 impl ErrorKind {
     /// Every kind, in the order of the table.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Null,
         Self::Invalid,
         Self::Protocol,
@@ -94,6 +96,7 @@ impl ErrorKind {
         Self::Closed,
         Self::Busy,
         Self::TimedOut,
+        Self::Forked,
         Self::Io,
         Self::Permission,
         Self::AddrInUse,
@@ -115,6 +118,7 @@ impl ErrorKind {
             Self::Closed => (errno::ENODEV, -11),
             Self::Busy => (errno::EBUSY, -12),
             Self::TimedOut => (errno::ETIMEDOUT, -13),
+            Self::Forked => (errno::EBADF, -14),
             Self::Io => (errno::EIO, -20),
             Self::Permission => (errno::EACCES, -21),
             Self::AddrInUse => (errno::EADDRINUSE, -22),

@@ -5,7 +5,7 @@
 //! | room | what lives there |
 //! |---|---|
 //! | [`error`], [`key`], [`time`], [`random`], [`log`] | the vocabulary everything else is written in |
-//! | `thread` | how threads are started |
+//! | `process`, `thread` | what each process has of its own; how threads are started |
 //! | [`config`] | a validated change set ([`config::Update`]), the state read back, `.conf` files |
 //! | [`noise`] | the protocol engine, without I/O, clock or randomness of its own |
 //! | [`uapi`] | the text protocol of `wg(8)` |
@@ -33,6 +33,7 @@ pub mod log;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod netlink;
 pub mod noise;
+mod process;
 pub mod queue;
 pub mod random;
 mod thread;

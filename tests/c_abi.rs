@@ -144,6 +144,30 @@ fn nothing_is_sent_or_written_during_a_pause() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn a_child_cannot_reach_the_tunnels_of_its_parent() {
+    c_test("fork", "c99");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn no_function_of_the_app_is_called_at_the_end() {
+    c_test("exit", "c99");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_app_that_keeps_the_rule_about_locks_goes_on() {
+    c_test("locks", "c99");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn descriptors_are_as_many_as_documented() {
+    c_test("descriptors", "c99");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn stats_work_from_c() {
     c_test("stats", "c99");
 }

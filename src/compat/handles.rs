@@ -2,18 +2,20 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::process::PerProcess;
+
 /// Small numbers, each for a tunnel's handle: always the lowest that is free, from 0 on.
 ///
 /// So they are used again, unlike handles: an app that keeps one of a tunnel that is off may meet another tunnel.
-pub(super) struct Handles(Mutex<Vec<Option<i32>>>);
+pub(super) struct Handles(PerProcess<Mutex<Vec<Option<i32>>>>);
 
 impl Handles {
     pub(super) const fn new() -> Self {
-        Self(Mutex::new(Vec::new()))
+        Self(PerProcess::new())
     }
 
     fn places(&self) -> MutexGuard<'_, Vec<Option<i32>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.get().lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives a handle a number.
@@ -45,7 +47,8 @@ mod tests {
 
     #[test]
     fn the_lowest_free_number_is_given() {
-        let handles = Handles::new();
+        static HANDLES: Handles = Handles::new();
+        let handles = &HANDLES;
         assert_eq!([7, 8, 9].map(|handle| handles.add(handle)), [0, 1, 2]);
         assert_eq!([0, 1, 2, 3, -1, i32::MIN].map(|n| handles.get(n)), [Some(7), Some(8), Some(9), None, None, None]);
         assert_eq!([1, 1, 0, 3, -1].map(|n| handles.take(n)), [Some(8), None, Some(7), None, None]);

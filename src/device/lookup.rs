@@ -19,6 +19,7 @@ use tracing::Dispatch;
 use super::lock;
 use crate::{
     error::{Error, ErrorKind, Result},
+    process::PerProcess,
     thread::{self, Owner},
 };
 
@@ -118,15 +119,16 @@ struct Job {
 }
 
 /// All look-ups of the process.
+#[derive(Default)]
 struct Pool {
     waiting: VecDeque<Job>,
     threads: usize,
 }
 
-static POOL: Mutex<Pool> = Mutex::new(Pool { waiting: VecDeque::new(), threads: 0 });
+static POOL: PerProcess<Mutex<Pool>> = PerProcess::new();
 
 fn submit(job: Job) -> Result<()> {
-    let mut pool = lock(&POOL);
+    let mut pool = lock(POOL.get());
     // Those that were stopped are of no use to anyone.
     pool.waiting.retain(|job| !job.interrupt.is_stopped());
     if pool.threads < MAX_THREADS {
@@ -158,7 +160,7 @@ fn work() {
 
 /// The next job; without one the thread ends.
 fn next() -> Option<Job> {
-    let mut pool = lock(&POOL);
+    let mut pool = lock(POOL.get());
     let job = pool.waiting.pop_front();
     if job.is_none() {
         pool.threads -= 1;
@@ -209,7 +211,7 @@ mod tests {
                 (interrupt, thread::spawn(move || asked.wait_for(&format!("host{i}"), hangs)))
             })
             .collect();
-        until(|| HANGING.load(SeqCst) == MAX_THREADS && lock(&POOL).waiting.len() == 3);
+        until(|| HANGING.load(SeqCst) == MAX_THREADS && lock(POOL.get()).waiting.len() == 3);
         let begun = lock(&NAMES).clone();
         let mut waits = None;
         for (i, (interrupt, thread)) in asking.into_iter().enumerate() {
@@ -225,14 +227,14 @@ mod tests {
         *lock(&GATE.0) = true;
         GATE.1.notify_all();
         assert_eq!(waits.unwrap().join().unwrap().unwrap(), [FOUND]);
-        until(|| lock(&POOL).threads == 0);
+        until(|| lock(POOL.get()).threads == 0);
         assert_eq!(HANGING.load(SeqCst), MAX_THREADS + 1, "what was stopped before it began is not looked up");
-        assert!(lock(&POOL).waiting.is_empty());
+        assert!(lock(POOL.get()).waiting.is_empty());
 
         // A panic is an answer, and its thread goes on.
         let interrupt = Arc::new(Interrupt::default());
         assert_eq!(interrupt.wait_for("panic", |_| panic!("it must be caught")).unwrap_err().kind(), ErrorKind::Panic);
-        until(|| lock(&POOL).threads == 0);
+        until(|| lock(POOL.get()).threads == 0);
     }
 
     #[test]

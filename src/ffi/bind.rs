@@ -7,8 +7,9 @@ use super::{
     cancel::Uncancelled,
     datagrams::WG_BATCH_SIZE,
     endpoint,
+    exit::{self, Wait},
     fd::{Lent, takes},
-    guard::{finally, guard, guard_number, guard_number_on, guard_on},
+    guard::{finally, guard_end, guard_number, guard_number_on, guard_on},
     handle::{self, Entry, Object},
     log,
     memory::give,
@@ -25,6 +26,13 @@ use crate::{
 pub(super) struct Bound {
     udp: BatchUdp,
     protect: Protect,
+}
+
+impl Bound {
+    /// For the end of the process; see [`Slot::abandon`](super::callback::Slot::abandon).
+    pub(super) fn abandon(&self) -> Option<Wait> {
+        self.protect.abandon()
+    }
 }
 
 impl Object for Bound {
@@ -214,6 +222,7 @@ unsafe fn read_options(options: *const wg_bind_options_t) -> Result<(BatchOption
 
 /// Makes a bind known, and returns its handle and its port.
 fn make(protect: Protect, open: impl FnOnce() -> Result<BatchUdp>) -> Result<(i32, u16)> {
+    exit::watch();
     let handle = handle::reserve()?;
     let dispatch = log::dispatch_of(handle);
     let udp = tracing::dispatcher::with_default(&dispatch, open)?;
@@ -263,7 +272,7 @@ pub unsafe extern "C" fn wg_bind_reopen(bind: i32, port: *mut u16) -> wg_result 
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_bind_close(bind: i32) -> wg_result {
-    guard(|| {
+    guard_end(bind, || {
         handle::end(bind, |entry: &Entry<Bound>| {
             entry.logged(|| finally(|| entry.close(), || entry.protect.close()));
             Ok(())

@@ -3,11 +3,16 @@
 use std::{
     cell::Cell,
     ffi::c_void,
+    mem,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Instant,
 };
+
+use super::exit::Wait;
+use crate::queue::wait_until;
 
 thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
@@ -98,12 +103,10 @@ impl<F> Shared<F> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until no call is under way.
-    fn wait_until_idle(&self) {
-        let mut running = self.running();
-        while *running > 0 {
-            running = self.idle.wait(running).unwrap_or_else(PoisonError::into_inner);
-        }
+    /// Waits until no call is under way, or until some time.
+    fn wait_for_calls(&self, until: Option<Instant>) {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        drop(wait_until(&self.idle, self.running(), left, |running| *running == 0));
     }
 }
 
@@ -122,6 +125,8 @@ struct Current<F> {
     callback: Option<Callback<F>>,
     /// No callback will be taken any more.
     closed: bool,
+    /// None will be called any more.
+    abandoned: bool,
 }
 
 impl<F: Copy> Default for Slot<F> {
@@ -134,7 +139,7 @@ impl<F: Copy> Slot<F> {
     pub(super) const fn new() -> Self {
         Self {
             exchanging: Mutex::new(()),
-            current: Mutex::new(Current { callback: None, closed: false }),
+            current: Mutex::new(Current { callback: None, closed: false, abandoned: false }),
             is_set: AtomicBool::new(false),
         }
     }
@@ -161,7 +166,7 @@ impl<F: Copy> Slot<F> {
         }
         let running = {
             let current = self.current();
-            let callback = current.callback.as_ref()?;
+            let callback = current.callback.as_ref().filter(|_| !current.abandoned)?;
             // Counted before the callback can be taken out of its place.
             *callback.shared.running() += 1;
             Running(callback.shared.clone())
@@ -189,6 +194,19 @@ impl<F: Copy> Slot<F> {
         self.exchange(None, true, drop);
     }
 
+    /// For the end of the process: no call begins any more. Calls under way are not waited for, unless the caller does so with
+    /// what is returned, and the callback is destroyed only if it is taken away in the usual way.
+    pub(super) fn abandon(&self) -> Option<Wait>
+    where
+        F: 'static,
+    {
+        let mut current = self.current();
+        current.abandoned = true;
+        self.is_set.store(false, Ordering::Relaxed);
+        let shared = current.callback.as_ref()?.shared.clone();
+        Some(Box::new(move |until| shared.wait_for_calls(Some(until))))
+    }
+
     /// As [`close`](Self::close), but the callback is not destroyed yet.
     pub(super) fn take(&self) -> Option<Callback<F>> {
         let mut taken = None;
@@ -206,11 +224,11 @@ impl<F: Copy> Slot<F> {
                 return false;
             }
             current.closed = close;
-            self.is_set.store(new.is_some(), Ordering::Relaxed);
-            std::mem::replace(&mut current.callback, new)
+            self.is_set.store(new.is_some() && !current.abandoned, Ordering::Relaxed);
+            mem::replace(&mut current.callback, new)
         };
         if let Some(old) = old {
-            old.shared.wait_until_idle();
+            old.shared.wait_for_calls(None);
             end(old);
         }
         true

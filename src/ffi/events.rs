@@ -9,6 +9,7 @@ use std::{
 use super::{
     callback::{Given, Slot, wg_destroy_fn_t},
     endpoint::WG_ENDPOINT_TEXT_LEN,
+    exit::Wait,
     guard::guard_on,
     handle::Entry,
     keys::WG_KEY_LEN,
@@ -152,8 +153,8 @@ type EventFn = unsafe extern "C" fn(*mut c_void, i32, *const wg_event_t);
 /// What has happened before is not told again: wg_peers() knows who has a session by now, and a tunnel that has ended
 /// already is refused, so that its end is never missed.
 ///
-/// When this returns, the previous function is not running on any thread, and will not be called again; the same is so
-/// when wg_turn_off() returns. So do not call either while holding a lock that the function waits for.
+/// When this returns, no previous function is running on any thread, and none will be called again; the same holds when
+/// wg_turn_off() returns. See docs/C_API.md for the locks that may be held.
 ///
 /// Memory: `destroy` (or NULL) is called exactly once with `user`, when `event` has been replaced or the tunnel turned
 /// off, and it has returned for the last time; at once if `event` is NULL or the call fails. It follows the rules of
@@ -221,6 +222,11 @@ impl Events {
             return Err(ended);
         }
         Ok(())
+    }
+
+    /// See [`Slot::abandon`].
+    pub(super) fn abandon(&self) -> Option<Wait> {
+        self.callback.abandon()
     }
 
     /// Nobody is told anything from now on.

@@ -95,6 +95,7 @@ pub(super) fn guard_number_on<T: Object>(handle: i32, body: impl FnOnce(&Entry<T
 /// A panic ends what can be done with the object.
 fn on<T: Object>(handle: i32, body: &mut dyn FnMut(&Entry<T>) -> Result<i32>) -> Outcome {
     run(&mut || {
+        handle::check_process(handle)?;
         refuse_inside()?;
         let entry = handle::get::<T>(handle)?;
         entry.check()?;
@@ -105,6 +106,17 @@ fn on<T: Object>(handle: i32, body: &mut dyn FnMut(&Entry<T>) -> Result<i32>) ->
             })
         })
     })
+}
+
+/// As [`guard`], for functions that end an object.
+pub(super) fn guard_end(handle: i32, body: impl FnOnce() -> Result<()>) -> wg_result {
+    let _uncancelled = Uncancelled::new();
+    let mut body = once(|| body().map(|()| 0));
+    code(run(&mut || {
+        handle::check_process(handle)?;
+        refuse_inside()?;
+        log::logged(&mut body)
+    }))
 }
 
 fn outside(body: Body<'_>) -> Outcome {

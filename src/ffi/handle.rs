@@ -6,7 +6,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -15,6 +15,7 @@ use tracing::Dispatch;
 
 use crate::{
     error::{Error, ErrorKind, Result},
+    process::PerProcess,
     thread::{self, Owner},
 };
 
@@ -77,24 +78,30 @@ struct Row {
     entry: Option<AnyEntry>,
 }
 
+/// The number that was given out last, by this process or one that it comes from. It changes under the lock of the table.
+static LAST: AtomicI32 = AtomicI32::new(0);
+
 struct Table {
-    /// The number that was given out last.
-    last: i32,
+    /// Up to this one, numbers are those of the process that this one was forked from.
+    inherited: i32,
     /// Sorted by number. There are few; a tree would be 7 KB of code.
     rows: Vec<Row>,
 }
 
+impl Default for Table {
+    fn default() -> Self {
+        Self { inherited: LAST.load(Ordering::Relaxed), rows: Vec::new() }
+    }
+}
+
+fn next(last: &AtomicI32) -> Result<i32> {
+    let next = last.load(Ordering::Relaxed).checked_add(1);
+    let next = next.ok_or_else(|| Error::new(ErrorKind::Resources, "there are no more handles"))?;
+    last.store(next, Ordering::Relaxed);
+    Ok(next)
+}
+
 impl Table {
-    const fn new() -> Self {
-        Self { last: 0, rows: Vec::new() }
-    }
-
-    fn reserve(&mut self) -> Result<i32> {
-        let next = self.last.checked_add(1);
-        self.last = next.ok_or_else(|| Error::new(ErrorKind::Resources, "there are no more handles"))?;
-        Ok(self.last)
-    }
-
     /// Where a number is, or would be.
     fn find(&self, handle: i32) -> std::result::Result<usize, usize> {
         self.rows.binary_search_by_key(&handle, |row| row.handle)
@@ -113,17 +120,28 @@ fn known<T: Object>(handle: i32, entry: Option<AnyEntry>) -> Result<Arc<Entry<T>
     entry.ok_or_else(|| Error::new(ErrorKind::UnknownHandle, format!("there is no {} with handle {handle}", T::NAME)))
 }
 
-static TABLE: Mutex<Table> = Mutex::new(Table::new());
+static TABLE: PerProcess<Mutex<Table>> = PerProcess::new();
 /// Something has been ended.
-static ENDED: Condvar = Condvar::new();
+static ENDED: PerProcess<Condvar> = PerProcess::new();
 
 fn table() -> MutexGuard<'static, Table> {
-    TABLE.lock().unwrap_or_else(PoisonError::into_inner)
+    TABLE.get().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A number that was never given out before.
 pub(super) fn reserve() -> Result<i32> {
-    table().reserve()
+    let _table = table();
+    next(&LAST)
+}
+
+/// Refuses numbers of the process that this one was forked from. To be asked before anything else that takes a number: what
+/// stands behind them is shared with that process, and its locks may be held by threads that are not in this one.
+pub(super) fn check_process(handle: i32) -> Result<()> {
+    if (1..=table().inherited).contains(&handle) {
+        let text = format!("handle {handle} belongs to the process that this one was forked from");
+        return Err(Error::new(ErrorKind::Forked, text));
+    }
+    Ok(())
 }
 
 /// Makes a reserved number known.
@@ -137,6 +155,12 @@ pub(super) fn insert<T: Object>(handle: i32, entry: Entry<T>) {
 pub(super) fn get<T: Object>(handle: i32) -> Result<Arc<Entry<T>>> {
     let entry = table().row::<T>(handle).and_then(|row| row.entry.clone());
     known(handle, entry)
+}
+
+/// Visits all objects of this kind, with the table locked.
+pub(super) fn visit<T: Object>(visit: impl FnMut(&Entry<T>)) {
+    let table = table();
+    table.rows.iter().filter_map(|row| row.entry.as_ref()?.downcast_ref()).for_each(visit);
 }
 
 /// The numbers of all objects of this kind.
@@ -153,7 +177,7 @@ pub(super) fn end<T: Object>(handle: i32, end: impl FnOnce(&Entry<T>) -> Result<
     let (_ending, entry) = {
         let mut table = table();
         while table.row::<T>(handle).is_some_and(|row| row.entry.is_none()) {
-            table = ENDED.wait(table).unwrap_or_else(PoisonError::into_inner);
+            table = ENDED.get().wait(table).unwrap_or_else(PoisonError::into_inner);
         }
         let entry = known(handle, table.row::<T>(handle).and_then(|row| row.entry.take()))?;
         (Ending(handle), entry)
@@ -170,7 +194,7 @@ impl Drop for Ending {
         if let Ok(at) = table.find(self.0) {
             table.rows.remove(at);
         }
-        ENDED.notify_all();
+        ENDED.get().notify_all();
     }
 }
 
@@ -211,7 +235,7 @@ pub(super) fn end_within<T: Object>(
             let text = format!("the {} with handle {handle} has not ended within {timeout:?}", T::NAME);
             return Err(Error::new(ErrorKind::TimedOut, text));
         }
-        table = ENDED.wait_timeout(table, left).unwrap_or_else(PoisonError::into_inner).0;
+        table = ENDED.get().wait_timeout(table, left).unwrap_or_else(PoisonError::into_inner).0;
     }
     Ok(())
 }
@@ -223,12 +247,12 @@ mod tests {
 
     #[test]
     fn numbers_are_counted_up_and_do_not_begin_again() {
-        let mut table = Table::new();
-        assert_eq!([table.reserve().unwrap(), table.reserve().unwrap()], [1, 2]);
-        table.last = i32::MAX - 1;
-        assert_eq!(table.reserve().unwrap(), i32::MAX);
+        let last = AtomicI32::new(0);
+        assert_eq!([next(&last).unwrap(), next(&last).unwrap()], [1, 2]);
+        last.store(i32::MAX - 1, Ordering::Relaxed);
+        assert_eq!(next(&last).unwrap(), i32::MAX);
         for _ in 0..2 {
-            assert_eq!(table.reserve().unwrap_err().kind(), ErrorKind::Resources);
+            assert_eq!(next(&last).unwrap_err().kind(), ErrorKind::Resources);
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::{
     ffi::{c_char, c_void},
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicI32, Ordering},
     },
 };
@@ -15,6 +15,7 @@ use tracing::{Dispatch, Event, Level, Metadata, Subscriber, span, subscriber::In
 
 use super::{
     callback::{self, Given, Slot, wg_destroy_fn_t},
+    exit::{self, Wait},
     guard::{guard, guard_anywhere, guard_on},
     handle::Entry,
     result::wg_result,
@@ -24,6 +25,7 @@ use super::{
 use crate::{
     error::{Error, ErrorKind, Result},
     log,
+    process::{PerProcess, between_forks},
 };
 
 /// How much is logged, and how much a line of the log matters.
@@ -65,7 +67,7 @@ pub type wg_log_fn_t = Option<unsafe extern "C" fn(user: *mut c_void, handle: i3
 
 type LogFn = unsafe extern "C" fn(*mut c_void, i32, i32, *const c_char);
 
-static CALLBACK: Slot<LogFn> = Slot::new();
+static CALLBACK: PerProcess<Slot<LogFn>> = PerProcess::new();
 /// Programs that were written for the other libraries have had as many lines from them.
 const FIRST_LEVEL: wg_log_level_t =
     if cfg!(any(feature = "compat-android", feature = "compat-apple", feature = "compat-mullvad")) {
@@ -78,8 +80,8 @@ static LEVEL: AtomicI32 = AtomicI32::new(FIRST_LEVEL as i32);
 /// Sends the log of the whole process to `log`, in place of where it went before. NULL ends it. A tunnel may have a log of
 /// its own: see wg_set_tunnel_log_callback().
 ///
-/// When this returns, the previous function is not running on any thread, and will not be called again. So do not call
-/// it while holding a lock that the previous function waits for.
+/// When this returns, no previous function is running on any thread, and none will be called again. See docs/C_API.md for
+/// the locks that may be held.
 ///
 /// Memory: `destroy` (or NULL) is called exactly once with `user`, when `log` has been replaced and has returned for the
 /// last time; at once if `log` is NULL or the call fails. It follows the rules of wg_log_fn_t.
@@ -98,7 +100,8 @@ pub unsafe extern "C" fn wg_set_log_callback(
 ) -> wg_result {
     let given = Given::new(log, user, destroy);
     guard(|| {
-        CALLBACK.set(given);
+        exit::watch();
+        CALLBACK.get().set(given);
         Ok(())
     })
 }
@@ -108,8 +111,8 @@ pub unsafe extern "C" fn wg_set_log_callback(
 ///
 /// The level is that of the process: see wg_set_log_level().
 ///
-/// When this returns, the previous function is not running on any thread, and will not be called again; the same is so
-/// when wg_turn_off() returns. So do not call either while holding a lock that the function waits for.
+/// When this returns, no previous function is running on any thread, and none will be called again; the same holds when
+/// wg_turn_off() returns. See docs/C_API.md for the locks that may be held.
 ///
 /// Memory: `destroy` (or NULL) is called exactly once with `user`, when `log` has been replaced or the tunnel turned off,
 /// and it has returned for the last time; at once if `log` is NULL or the call fails. It follows the rules of wg_log_fn_t.
@@ -151,12 +154,18 @@ pub extern "C" fn wg_set_log_level(level: i32) -> wg_result {
     })
 }
 
+/// For the end of the process: the log goes nowhere any more.
+pub(super) fn abandon() -> Option<Wait> {
+    CALLBACK.get().abandon()
+}
+
 /// Where the log of one tunnel goes, if not where that of the process goes.
 pub(super) type OwnLog = Slot<LogFn>;
 
 /// A log whose lines carry this handle, and go to `own` if that is set.
 pub(super) fn dispatch_to(own: Arc<OwnLog>, handle: i32) -> Dispatch {
-    Dispatch::new(Forwarder { handle, own })
+    // tracing keeps a list of them, behind a lock.
+    between_forks(|| Dispatch::new(Forwarder { handle, own }))
 }
 
 /// A log whose lines carry this handle.
@@ -166,8 +175,14 @@ pub(super) fn dispatch_of(handle: i32) -> Dispatch {
 
 /// Runs `body` with the log of no tunnel in particular.
 pub(super) fn logged<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
-    static NO_TUNNEL: OnceLock<Dispatch> = OnceLock::new();
-    tracing::dispatcher::with_default(NO_TUNNEL.get_or_init(|| dispatch_of(0)), body)
+    struct NoTunnel(Dispatch);
+    impl Default for NoTunnel {
+        fn default() -> Self {
+            Self(dispatch_of(0))
+        }
+    }
+    static NO_TUNNEL: PerProcess<NoTunnel> = PerProcess::new();
+    tracing::dispatcher::with_default(&NO_TUNNEL.get().0, body)
 }
 
 /// Logs why the last call on this thread has failed: with the lines of a tunnel, or for 0 with those of the process. For
@@ -210,7 +225,7 @@ impl Subscriber for Forwarder {
 
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         level_of(metadata) <= LEVEL.load(Ordering::Relaxed)
-            && (CALLBACK.is_set() || self.own.is_set())
+            && (CALLBACK.get().is_set() || self.own.is_set())
             && !callback::is_inside()
     }
 
@@ -221,7 +236,7 @@ impl Subscriber for Forwarder {
             unsafe { call(user, self.handle, level_of(event.metadata()), text.as_ptr()) };
         };
         if self.own.call(tell).is_none() {
-            CALLBACK.call(tell);
+            CALLBACK.get().call(tell);
         }
     }
 

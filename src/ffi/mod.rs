@@ -11,6 +11,7 @@
 //! | `cancel` | callers that are cancelled |
 //! | `callback` | functions of the app: how they are kept, called and given up |
 //! | [`options`] | structs that grow with the library |
+//! | `exit` | the end of the process |
 //! | `fd` | whose a descriptor is |
 //! | `memory` | arrays that are borrowed, places that are written to |
 //! | `protect` | new sockets, shown to the app before their first byte |
@@ -31,6 +32,7 @@ mod cancel;
 pub mod datagrams;
 pub mod endpoint;
 pub mod events;
+mod exit;
 pub(crate) mod fd;
 pub(crate) mod guard;
 mod handle;

@@ -11,6 +11,7 @@ use super::{
     callback::{Callback, Given, Slot},
     datagrams::{WG_BATCH_SIZE, wg_datagram_t},
     endpoint::wg_endpoint_t,
+    exit::Wait,
     handle,
     packets::wg_packet_t,
     tunnel::{Running, WG_MEMORY_MIN},
@@ -21,6 +22,7 @@ use crate::{
         callback::{CallbackBind, Datagram, DatagramInlet, DatagramSink},
     },
     error::{Error, ErrorKind, Result},
+    process::PerProcess,
     queue::PacketQueue,
     tun::{
         MAX_PACKET, PacketList, Tun,
@@ -50,10 +52,12 @@ struct Port<F, I> {
     inlet: I,
 }
 
+type Table<F, I> = Mutex<BTreeMap<i32, Port<F, I>>>;
+
 /// The ports of one kind, by their tunnels' handles. They are known before the tunnels are: while one starts, the app's
 /// functions are called already.
 pub(super) struct Ports<F, I> {
-    table: Mutex<BTreeMap<i32, Port<F, I>>>,
+    table: PerProcess<Table<F, I>>,
     /// What is said of a tunnel that has no such port.
     missing: &'static str,
 }
@@ -65,17 +69,18 @@ pub(super) static TUNS: Ports<TunFunctions, PacketInlet> =
 pub(super) static TRANSPORTS: Ports<SendFunction, DatagramInlet> =
     Ports::new("the datagrams of this tunnel do not come from a wg_transport_t");
 
-impl<F: Copy, I: Clone> Ports<F, I> {
+impl<F: Copy + Send + Sync + 'static, I: Clone + Send + Sync + 'static> Ports<F, I> {
     const fn new(missing: &'static str) -> Self {
-        Self { table: Mutex::new(BTreeMap::new()), missing }
+        Self { table: PerProcess::new(), missing }
     }
 
     fn table(&self) -> MutexGuard<'_, BTreeMap<i32, Port<F, I>>> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.get().lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The way into a tunnel that runs, or is just being made.
     pub(super) fn inlet(&self, handle: i32) -> Result<I> {
+        handle::check_process(handle)?;
         let inlet = self.table().get(&handle).map(|port| port.inlet.clone());
         match (handle::get::<Running>(handle), inlet) {
             (Ok(entry), inlet) => {
@@ -100,6 +105,13 @@ impl<F: Copy, I: Clone> Ports<F, I> {
 /// destroyed while another one runs: they may have their pointer in common.
 pub(super) fn close(handle: i32) {
     drop((TUNS.close(handle), TRANSPORTS.close(handle)));
+}
+
+/// For the end of the process: ends the functions of all tunnels; see [`Slot::abandon`].
+pub(super) fn abandon() -> Vec<Wait> {
+    let mut waits: Vec<_> = TUNS.table().values().filter_map(|port| port.out.abandon()).collect();
+    waits.extend(TRANSPORTS.table().values().filter_map(|port| port.out.abandon()));
+    waits
 }
 
 /// The ports of a tunnel that is being made. Unless they are kept, they are closed when this is dropped.

@@ -2,7 +2,10 @@
 
 use std::{ffi::c_void, io, sync::Arc};
 
-use super::callback::{Given, Slot, wg_destroy_fn_t};
+use super::{
+    callback::{Given, Slot, wg_destroy_fn_t},
+    exit::Wait,
+};
 use crate::bind::udp::{BorrowedSocket, SocketHook};
 
 /// Is shown a new socket before its first byte, for example to keep it out of a VPN (Android's VpnService.protect()).
@@ -11,8 +14,9 @@ use crate::bind::udp::{BorrowedSocket, SocketHook};
 /// which fits). It stays the library's: do not close it, and do not keep it. Return 0 to let it be used; anything
 /// else makes the call fail that wanted a new socket, with WG_ERR_PERMISSION.
 ///
-/// Threads: it is called on the thread that is in the call that makes the socket. It must not leave by an exception,
-/// longjmp() or pthread_exit(). Its stack is as in wg_log_fn_t. Inside it, what wg_log_fn_t names works. Everything else returns WG_ERR_BUSY.
+/// Threads: it is called on the thread that is in the call that makes the socket, and on the tunnel's threads when sockets
+/// are tried again. It must not leave by an exception, longjmp() or pthread_exit(). Its stack is as in wg_log_fn_t. Inside
+/// it, what wg_log_fn_t names works. Everything else returns WG_ERR_BUSY.
 /// Since: 0.1.0
 pub type wg_protect_fn_t = Option<unsafe extern "C" fn(user: *mut c_void, fd: i32, family: u32) -> i32>;
 
@@ -52,6 +56,11 @@ impl Protect {
                 None => Err(io::Error::new(io::ErrorKind::NotConnected, "it was turned off or closed meanwhile")),
             }
         })
+    }
+
+    /// See [`Slot::abandon`].
+    pub(super) fn abandon(&self) -> Option<Wait> {
+        self.0.abandon()
     }
 
     /// Gives the app's function up: when this returns, it is not running on any thread. New sockets are refused then.

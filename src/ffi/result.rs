@@ -32,6 +32,8 @@ pub enum wg_result {
     WG_ERR_BUSY = -12,
     /// The time limit of the call has passed; what it has begun goes on. Only from functions that have a time limit.
     WG_ERR_TIMED_OUT = -13,
+    /// The tunnel or bind belongs to the process that this one was forked from. Nothing was touched.
+    WG_ERR_FORKED = -14,
     /// The operating system reported a failure that has no code of its own.
     WG_ERR_IO = -20,
     /// The operating system refused for lack of permission.
@@ -63,6 +65,7 @@ impl wg_result {
             ErrorKind::Closed => WG_ERR_CLOSED,
             ErrorKind::Busy => WG_ERR_BUSY,
             ErrorKind::TimedOut => WG_ERR_TIMED_OUT,
+            ErrorKind::Forked => WG_ERR_FORKED,
             ErrorKind::Io => WG_ERR_IO,
             ErrorKind::Permission => WG_ERR_PERMISSION,
             ErrorKind::AddrInUse => WG_ERR_ADDR_IN_USE,

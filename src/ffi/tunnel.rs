@@ -7,8 +7,9 @@ use super::{
     callback::Callback,
     cancel::Uncancelled,
     events::Events,
+    exit::{self, Wait},
     fd::{Lent, takes},
-    guard::{finally, guard, guard_number, guard_on},
+    guard::{finally, guard_end, guard_number, guard_on},
     handle::{self, Entry, Object},
     log::{self, OwnLog},
     options::{read_sized, wg_options_t},
@@ -62,6 +63,12 @@ impl Running {
     /// Refuses what only a running tunnel can do.
     pub(super) fn check_running(&self) -> Result<()> {
         self.events.check_running()
+    }
+
+    /// For the end of the process; see [`Slot::abandon`](super::callback::Slot::abandon).
+    pub(super) fn abandon(&self) -> impl Iterator<Item = Wait> + use<> {
+        let hooks = [self.hooks.protect.abandon(), self.hooks.resolve.abandon()];
+        hooks.into_iter().chain([self.events.abandon(), self.log.abandon()]).flatten()
     }
 
     /// Stops the tunnel. None of its callbacks runs afterwards, whatever becomes of that.
@@ -228,6 +235,7 @@ unsafe fn make(options: &wg_options_t, hooks: Hooks, brought: Brought, log: Arc<
         Some(callback) if options.tun_fd == -1 => Source::App(callback),
         Some(_) => return Err(Error::invalid(format!("tun is set, and tun_fd is {}, not -1", options.tun_fd))),
     };
+    exit::watch();
     let handle = handle::reserve()?;
     let count = usize::from(matches!(source, Source::App(_))) + usize::from(brought.transport.is_some());
     let ports = Opening::new(handle, memory, count)?;
@@ -298,7 +306,7 @@ pub(super) fn check_mtu(mtu: u32) -> Result<u16> {
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_turn_off(handle: i32) -> wg_result {
-    guard(|| handle::end(handle, |entry: &Entry<Running>| entry.logged(|| entry.turn_off(handle))))
+    guard_end(handle, || handle::end(handle, |entry: &Entry<Running>| entry.logged(|| entry.turn_off(handle))))
 }
 
 /// As wg_turn_off(), but it waits for `milliseconds` at most.
@@ -316,7 +324,7 @@ pub extern "C" fn wg_turn_off(handle: i32) -> wg_result {
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_turn_off_within(handle: i32, milliseconds: u32) -> wg_result {
-    guard(|| {
+    guard_end(handle, || {
         let timeout = Duration::from_millis(milliseconds.into());
         handle::end_within(handle, timeout, |entry: &Entry<Running>, handle| entry.logged(|| entry.turn_off(handle)))
     })

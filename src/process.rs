@@ -1,0 +1,218 @@
+//! What each process has of its own. A child of `fork()` begins with nothing: it has a copy of its parent's memory, but not
+//! of its threads, and shares its parent's sockets. So it must leave alone what it finds there, and cannot even take its
+//! locks, as those who held them are not there to let them go.
+#![allow(unsafe_code)]
+
+use std::{
+    marker::PhantomData,
+    ptr,
+    sync::atomic::{AtomicPtr, AtomicU32, Ordering},
+};
+
+/// The number of this process: another one than that of the process that it was forked from.
+fn number() -> u32 {
+    /// The last number that was given to this process or to one that it comes from.
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    let mark = mark::of_this_process();
+    let number = mark.load(Ordering::Acquire);
+    if number != 0 {
+        return number;
+    }
+    let new = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+    mark.compare_exchange(0, new, Ordering::AcqRel, Ordering::Acquire).map_or_else(|other| other, |_| new)
+}
+
+/// A value that each process makes for itself when it first asks for it, and keeps to its end.
+pub(crate) struct PerProcess<T> {
+    made: AtomicPtr<Made<T>>,
+    value: PhantomData<T>,
+}
+
+struct Made<T> {
+    by: u32,
+    value: T,
+    /// What a process has made that this one comes from. It is left where it is, and kept so that tools which look for leaks
+    /// find it.
+    _inherited: AtomicPtr<Made<T>>,
+}
+
+impl<T: Default + Send + Sync + 'static> PerProcess<T> {
+    pub(crate) const fn new() -> Self {
+        Self { made: AtomicPtr::new(ptr::null_mut()), value: PhantomData }
+    }
+
+    /// The value of this process.
+    pub(crate) fn get(&self) -> &'static T {
+        let process = number();
+        let mut found = self.made.load(Ordering::Acquire);
+        loop {
+            // SAFETY: it is NULL, or was made below and is never freed.
+            match unsafe { found.as_ref() } {
+                Some(made) if made.by == process => return &made.value,
+                _ => {}
+            }
+            let made = Made { by: process, value: T::default(), _inherited: AtomicPtr::new(found) };
+            let new = Box::into_raw(Box::new(made));
+            match self.made.compare_exchange(found, new, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => found = new,
+                Err(other) => {
+                    found = other;
+                    // SAFETY: it was just made, and not given to anyone.
+                    drop(unsafe { Box::from_raw(new) });
+                }
+            }
+        }
+    }
+}
+
+/// Runs `body` so that no fork() happens during it. For what takes a lock, for a moment, that is not ours: a child that found it
+/// taken would wait for ever.
+pub(crate) fn between_forks<R>(body: impl FnOnce() -> R) -> R {
+    struct Unlock;
+    impl Drop for Unlock {
+        fn drop(&mut self) {
+            forks::unlock();
+        }
+    }
+    #[cfg(unix)]
+    forks::watch();
+    forks::lock();
+    let _unlock = Unlock;
+    body()
+}
+
+/// A lock that a child can let go of.
+mod forks {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    static LOCKED: AtomicBool = AtomicBool::new(false);
+
+    pub(super) extern "C" fn lock() {
+        while LOCKED.swap(true, Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+    }
+
+    pub(super) extern "C" fn unlock() {
+        LOCKED.store(false, Ordering::Release);
+    }
+
+    /// Has fork() take the lock.
+    #[cfg(unix)]
+    pub(super) fn watch() {
+        type Handler = Option<extern "C" fn()>;
+        unsafe extern "C" {
+            fn pthread_atfork(prepare: Handler, parent: Handler, child: Handler) -> std::ffi::c_int;
+        }
+        static WATCHES: AtomicBool = AtomicBool::new(false);
+        if !WATCHES.swap(true, Ordering::Relaxed) {
+            // SAFETY: functions that live as long as the program does, and only touch an atomic. Without memory for them the
+            // lock is as good as none.
+            unsafe { pthread_atfork(Some(lock), Some(unlock), Some(unlock)) };
+        }
+    }
+}
+
+/// Where systems can be told to forget a page in a child, however it is made (since Linux 4.14).
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod mark {
+    use std::{
+        mem::size_of,
+        ptr,
+        sync::atomic::{AtomicPtr, AtomicU32, Ordering},
+    };
+
+    /// A number that is 0 in a child.
+    pub(super) fn of_this_process() -> &'static AtomicU32 {
+        static PAGE: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
+        let mut page = PAGE.load(Ordering::Acquire);
+        if page.is_null() {
+            let Some(new) = wiped_on_fork() else {
+                return super::by_id();
+            };
+            page = match PAGE.compare_exchange(ptr::null_mut(), new, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => new,
+                // One page, and once: not worth giving back.
+                Err(other) => other,
+            };
+        }
+        // SAFETY: it is mapped, for ever, aligned as pages are, and begins as zeros.
+        unsafe { &*page }
+    }
+
+    fn wiped_on_fork() -> Option<*mut AtomicU32> {
+        const LEN: usize = size_of::<AtomicU32>();
+        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: a new mapping, somewhere.
+        let page = unsafe { libc::mmap(ptr::null_mut(), LEN, access, kind, -1, 0) };
+        if page == libc::MAP_FAILED {
+            return None;
+        }
+        // SAFETY: the page was just mapped, and holds nothing yet.
+        let wiped = unsafe { libc::madvise(page, LEN, libc::MADV_WIPEONFORK) } == 0;
+        if !wiped {
+            // SAFETY: it was mapped above, and nothing points there.
+            unsafe { libc::munmap(page, LEN) };
+        }
+        wiped.then_some(page.cast())
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+mod mark {
+    pub(super) use super::by_id as of_this_process;
+}
+
+/// A number that is 0 in a child, by the system's number of the process.
+fn by_id() -> &'static AtomicU32 {
+    static ID: AtomicU32 = AtomicU32::new(0);
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let (id, before) = (std::process::id(), ID.load(Ordering::Acquire));
+    if id != before {
+        // In this order: a child has one thread at first.
+        NUMBER.store(0, Ordering::Release);
+        ID.store(id, Ordering::Release);
+    }
+    &NUMBER
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    #[test]
+    fn a_process_keeps_its_values() {
+        static VALUE: PerProcess<Mutex<u32>> = PerProcess::new();
+        let set = |n| VALUE.get().lock().map(|mut value| *value = n).is_ok();
+        assert!(set(7) && VALUE.get().lock().is_ok_and(|value| *value == 7));
+        assert!(number() != 0 && number() == number());
+        let all: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| ptr::from_ref(VALUE.get()).addr())).collect();
+            threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
+        });
+        assert_eq!(all, [ptr::from_ref(VALUE.get()).addr(); 8]);
+    }
+
+    /// With the lock of its parent taken, and with a value of its own.
+    #[cfg(unix)]
+    #[test]
+    fn a_child_begins_with_nothing() {
+        static VALUE: PerProcess<Mutex<u32>> = PerProcess::new();
+        let Ok(mut value) = VALUE.get().lock() else { unreachable!("nothing panics while it is locked") };
+        *value = 7;
+        let parent = number();
+        // SAFETY: the child does nothing but look, and leaves.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let fresh = VALUE.get().try_lock().is_ok_and(|value| *value == 0) && number() != parent;
+            // SAFETY: it ends this process, without what the parent would do at its end.
+            unsafe { libc::_exit(if fresh { 0 } else { 1 }) };
+        }
+        let mut status = 0;
+        // SAFETY: the status is written to a number that lives.
+        let ended = unsafe { libc::waitpid(child, &raw mut status, 0) };
+        assert_eq!((ended, status), (child, 0));
+        assert_eq!(*value, 7);
+    }
+}
