@@ -19,11 +19,14 @@ use netns::{Netns, as_root};
 use wg_embed::{
     bind::{Bind, UdpBind},
     config::{PeerUpdate, Update},
-    device::{Device, Inbound, Options, Outbound},
+    device::{Device, Event, Inbound, Options, Outbound, Tunnel},
     key::PrivateKey,
     random::SystemRandom,
     time::ManualClock,
-    tun::mem::{MemHandle, MemTun},
+    tun::{
+        linux::LinuxTun,
+        mem::{MemHandle, MemTun},
+    },
 };
 
 const PORT: u16 = 7001;
@@ -446,5 +449,45 @@ fn an_ipv6_address_of_the_host_stays_when_the_uplink_changes() {
         let (server, client) = asked_at(&net, net.address(8, 8));
         let moved = answers_from(&net, &server, &client, &["route replace default via GW2"]);
         assert_eq!(moved, net.address(8, 8));
+    });
+}
+
+/// The route to the endpoint leads into the tunnel, over a real TUN.
+#[test]
+fn a_route_into_the_tunnel_itself_is_no_loop() {
+    as_root(|| {
+        let netns = Netns::new();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let sink = told.clone();
+        let options = Options { events: Box::new(move |event| sink.lock().unwrap().push(event)), ..Options::default() };
+        let endpoint: SocketAddr = "192.0.2.9:7001".parse().unwrap();
+        let key = PrivateKey::generate(&SystemRandom).public_key();
+        let mut peer = PeerUpdate::new(key);
+        peer.endpoint = Some(endpoint.into());
+        peer.allowed_ips = vec![give("0.0.0.0/0")];
+        let private_key = Some(Some(PrivateKey::generate(&SystemRandom)));
+        let update = Update { private_key, listen_port: Some(PORT), peers: vec![peer], ..Update::default() };
+        let tunnel = netns.run(move || {
+            let tun = Arc::new(LinuxTun::create("wgt0").unwrap());
+            Tunnel::start_with(tun, Arc::new(UdpBind::new().unwrap()), options, |device| {
+                device.apply(update)?;
+                device.up()
+            })
+            .unwrap()
+        });
+        netns.ip("addr add 10.0.0.1/24 dev wgt0");
+        netns.ip("link set wgt0 up");
+        netns.ip("route add default dev wgt0");
+        let began = Instant::now();
+        let dropped = || tunnel.device().counters().iter().find(|(name, _)| *name == "out_routing_loop").unwrap().1;
+        while told.lock().unwrap().is_empty() {
+            assert!(began.elapsed() < LIMIT, "nothing was dropped");
+            netns.run(|| UdpSocket::bind("0.0.0.0:0").unwrap().send_to(&[1; 100], "10.0.0.2:9").unwrap());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(*told.lock().unwrap(), [Event::RoutingLoop(key, endpoint)]);
+        tunnel.stop().unwrap();
+        // Each was an initiation, and there is one in 5 s.
+        assert!(dropped() <= 1 + began.elapsed().as_secs() / 5, "{} in {:?}", dropped(), began.elapsed());
     });
 }
