@@ -763,7 +763,8 @@ typedef struct wg_memory_usage_t {
    */
   size_t struct_size;
   /**
-   * The most that `buffers` and `staged` come to: the `memory_limit` of the tunnel's options.
+   * The most that `buffers` and `staged` come to, one packet of each peer aside: the `memory_limit` of the tunnel's
+   * options.
    */
   size_t limit;
   /**

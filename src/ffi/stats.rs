@@ -121,7 +121,8 @@ const _: () = {
 pub struct wg_memory_usage_t {
     /// sizeof(wg_memory_usage_t), as the caller was compiled.
     pub struct_size: usize,
-    /// The most that `buffers` and `staged` come to: the `memory_limit` of the tunnel's options.
+    /// The most that `buffers` and `staged` come to, one packet of each peer aside: the `memory_limit` of the tunnel's
+    /// options.
     pub limit: usize,
     /// All of it: `buffers`, `staged` and `peers`.
     pub total: usize,
