@@ -8,6 +8,7 @@ use std::{
     sync::{
         Arc, Barrier, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+        mpsc,
     },
     thread,
     time::{Duration, Instant},
@@ -59,7 +60,7 @@ fn answers_leave_from_the_address_and_the_interface_that_was_asked() {
     for udp in drivers() {
         for (family, host) in BOTH {
             let peer = UdpSocket::bind(format!("{host}:0")).unwrap();
-            peer.set_read_timeout(Some(SECOND)).unwrap();
+            peer.set_read_timeout(Some(60 * SECOND)).unwrap();
             // On Linux, all of 127/8 is this host.
             let asked = if cfg!(target_os = "linux") && family == Family::V4 { "127.0.0.9" } else { host };
             let asked = to(asked, &udp).dst;
@@ -155,20 +156,28 @@ fn a_source_that_is_not_ours_is_left_out_and_reported() {
 #[test]
 fn waiting_ends_when_it_should() {
     let udp = BatchUdp::open(0).unwrap();
-    let start = Instant::now();
     assert_eq!(udp.receive(Family::V4, 1, Some(Duration::ZERO), |_| ()).unwrap(), 0);
-    assert!(start.elapsed() < SECOND / 2);
-    // The second one has to wait for the first, which waits for datagrams.
+    let start = Instant::now();
+    assert_eq!(udp.receive(Family::V4, 1, Some(SECOND / 10), |_| ()).unwrap(), 0);
+    assert!(start.elapsed() >= SECOND / 10);
+    // The second one has to wait for the first, which waits for datagrams and gets none before the second has returned.
     thread::scope(|scope| {
-        scope.spawn(|| {
-            let start = Instant::now();
-            assert_eq!(udp.receive(Family::V6, 1, Some(SECOND / 2), |_| ()).unwrap(), 0);
-            assert!(start.elapsed() >= SECOND / 2);
+        let (is_waiting, waits) = mpsc::channel();
+        let first = scope.spawn({
+            let udp = &udp;
+            move || {
+                is_waiting.send(()).unwrap();
+                udp.receive(Family::V6, 1, None, |_| ()).unwrap_err().kind()
+            }
         });
-        thread::sleep(Duration::from_millis(50));
-        let start = Instant::now();
-        assert_eq!(udp.receive(Family::V6, 1, Some(Duration::from_millis(100)), |_| ()).unwrap(), 0);
-        assert!((Duration::from_millis(100)..SECOND / 3).contains(&start.elapsed()), "{:?}", start.elapsed());
+        waits.recv().unwrap();
+        for timeout in [Duration::ZERO, SECOND / 10] {
+            let start = Instant::now();
+            assert_eq!(udp.receive(Family::V6, 1, Some(timeout), |_| ()).unwrap(), 0);
+            assert!(start.elapsed() >= timeout);
+        }
+        udp.close();
+        assert_eq!(first.join().unwrap(), ErrorKind::Closed);
     });
 }
 
@@ -186,14 +195,12 @@ fn closing_ends_every_call_at_once_and_frees_the_port() {
                 })
                 .collect();
             thread::sleep(Duration::from_millis(50));
-            let start = Instant::now();
             udp.close();
             UdpSocket::bind(("0.0.0.0", port)).unwrap();
             UdpSocket::bind(("::", port)).unwrap();
             for thread in waiting {
                 assert_eq!(thread.join().unwrap(), ErrorKind::Closed);
             }
-            assert!(start.elapsed() < SECOND);
         });
         udp.close();
         let to = Endpoint::parse("127.0.0.1:9").unwrap();
@@ -283,7 +290,7 @@ fn every_datagram_goes_to_one_of_several_receivers() {
                     while udp.receive(Family::V4, max, None, take).is_ok() {}
                 });
             }
-            let deadline = Instant::now() + 20 * SECOND;
+            let deadline = Instant::now() + 60 * SECOND;
             for first in (0..COUNT).step_by(20) {
                 let data: Vec<_> = (first..first + 20).map(|i| (i as u32).to_be_bytes()).collect();
                 let refs: Vec<&[u8]> = data.iter().map(<[u8; 4]>::as_slice).collect();

@@ -95,7 +95,7 @@ fn send(udp: &BatchUdp, to: Endpoint) -> SendReport {
 
 fn receive(udp: &BatchUdp, family: Family) -> Endpoint {
     let mut from = None;
-    let count = udp.receive(family, 1, Some(Duration::from_secs(5)), |datagram| from = Some(datagram.from));
+    let count = udp.receive(family, 1, Some(Duration::from_secs(60)), |datagram| from = Some(datagram.from));
     assert_eq!(count.unwrap(), 1, "nothing came");
     from.unwrap()
 }
@@ -266,7 +266,7 @@ fn the_mark_is_that_of_every_socket() {
 fn a_socket_for_both_families_answers_from_the_address_that_was_asked() {
     let udp = BatchOptions::new().adopt(UdpSocket::bind("[::]:0").unwrap()).unwrap();
     let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
-    peer.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    peer.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let asked = at("127.0.0.9", &udp).dst;
     peer.send_to(b"x", asked).unwrap();
     let from = receive(&udp, Family::V6);
@@ -494,7 +494,7 @@ fn where_gso_cannot_be_done_it_is_given_up_and_nothing_is_lost() {
                 let mut got = Vec::new();
                 while got.len() < 40 {
                     let count =
-                        udp.receive(family, 40, Some(Duration::from_secs(5)), |d| got.push(d.contents.to_vec()));
+                        udp.receive(family, 40, Some(Duration::from_secs(60)), |d| got.push(d.contents.to_vec()));
                     assert!(count.unwrap() > 0);
                 }
                 assert!(got.iter().eq(data.iter()));

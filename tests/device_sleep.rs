@@ -44,7 +44,9 @@ use wg_embed::{
 };
 
 /// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What a busy machine may put between two looks at one deadline; little beside [`RETRY`].
+const A_LITTLE: Duration = Duration::from_secs(1);
 
 /// When a handshake that is not answered is tried again, with the longest jitter.
 const RETRY: Duration = Duration::from_millis(5_333);
@@ -173,8 +175,8 @@ fn the_next_deadline_is_that_of_a_timer_that_counts_sleep() {
     let _alone = alone();
     let lonely = Lonely::new(Arc::new(SystemClock));
     let timer = Timer::find_set();
-    let (deadline, Timer { rings_in, .. }) = (lonely.next_deadline(), Timer::find());
-    assert!(deadline.abs_diff(rings_in) < Duration::from_millis(50), "{deadline:?}, but {rings_in:?}");
+    let deadline = lonely.next_deadline();
+    assert!(deadline.abs_diff(Timer::find().rings_in) < A_LITTLE, "{deadline:?}");
     assert!(deadline <= RETRY, "{deadline:?}");
     assert_eq!((timer.clock, timer.is_closed_by_exec), (BOOT_CLOCK, true));
 }
@@ -190,9 +192,9 @@ fn what_came_due_during_sleep_is_done_at_wake_up() {
     let woken = Instant::now();
     timer.ring();
     lonely.expect_initiation();
-    assert!(woken.elapsed() < Duration::from_secs(1), "{:?}", woken.elapsed());
+    assert!(woken.elapsed() < RETRY - A_LITTLE, "it came with the limit of the poll");
     let again = Timer::find_set();
-    assert!(again.rings_in.abs_diff(lonely.next_deadline()) < Duration::from_secs(1), "{again:?}");
+    assert!(again.rings_in.abs_diff(lonely.next_deadline()) < A_LITTLE, "{again:?}");
 }
 
 #[test]
@@ -202,7 +204,7 @@ fn a_timer_that_rings_too_early_is_set_again() {
     let timer = Timer::find_set();
     timer.ring();
     let again = Timer::find_set();
-    assert!(again.rings_in.abs_diff(lonely.next_deadline()) < Duration::from_millis(50), "{again:?}");
+    assert!(again.rings_in.abs_diff(lonely.next_deadline()) < A_LITTLE, "{again:?}");
     // Long before the deadline, so nothing is sent.
     lonely.outside.set_nonblocking(true).unwrap();
     assert!(lonely.outside.recv_from(&mut [0; 2000]).is_err());
@@ -237,7 +239,7 @@ fn over_an_apps_own_transport_a_changed_network_does_what_came_due() {
     let woken = Instant::now();
     lonely.tunnel.device().network_changed().unwrap();
     lonely.expect_initiation();
-    assert!(woken.elapsed() < Duration::from_secs(1), "{:?}", woken.elapsed());
+    assert!(woken.elapsed() < RETRY - A_LITTLE, "it came with the limit of the poll");
 }
 
 #[test]

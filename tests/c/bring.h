@@ -172,7 +172,7 @@ static inline void turn_nodes_on(struct node *a, struct node *b) {
 static inline void wait_for(struct node *node, const int *counter, int least) {
   struct timespec end;
   clock_gettime(CLOCK_REALTIME, &end);
-  end.tv_sec += 15;
+  end.tv_sec += 60;
   pthread_mutex_lock(&node->lock);
   while (*counter < least) CHECK_EQ(pthread_cond_timedwait(&node->changed, &node->lock, &end), 0);
   pthread_mutex_unlock(&node->lock);

@@ -249,7 +249,7 @@ static void settings_have_darwins_errors(void) {
   b = apple_on(SOCK_SEQPACKET, "");
   close(b.app);
   close(b.tun);
-  for (tries = 0; tries < 1000 && wgSetConfig(b.handle, "") == 0; tries++) sleep_ms(5);
+  for (tries = 0; tries < TRIES && wgSetConfig(b.handle, "") == 0; tries++) sleep_ms(5);
   CHECK_EQ(wgSetConfig(b.handle, ""), -1);
   wgTurnOff(b.handle);
   apple_off(a);
@@ -332,7 +332,7 @@ static ino_t socket_of(int handle) {
   struct stat stat;
   int i;
   /* It may be closed in between. */
-  for (i = 0; i < 1000 && fstat(wg_peek_socket_fd4(handle), &stat) != 0; i++) sleep_ms(1);
+  for (i = 0; i < TRIES && fstat(wg_peek_socket_fd4(handle), &stat) != 0; i++) sleep_ms(1);
   CHECK(i < 1000);
   return stat.st_ino;
 }
@@ -356,7 +356,7 @@ static void sockets_are_renewed_without_waiting(void) {
   before = socket_of(a.handle);
   port_before = port(a.handle);
   wgBumpSockets(a.handle);
-  for (i = 0; i < 1000 && socket_of(a.handle) == before; i++) sleep_ms(5);
+  for (i = 0; i < TRIES && socket_of(a.handle) == before; i++) sleep_ms(5);
   CHECK(socket_of(a.handle) != before);
   CHECK_EQ(port(a.handle), port_before);
   exchange(a, b);
@@ -377,20 +377,20 @@ static void sockets_are_renewed_without_waiting(void) {
   atomic_store(&shown, 0);
   atomic_store(&holds, 1);
   wgBumpSockets(handle); /* returns, although sockets cannot be had yet */
-  for (i = 0; i < 2000 && atomic_load(&shown) == 0; i++) sleep_ms(5);
+  for (i = 0; i < TRIES && atomic_load(&shown) == 0; i++) sleep_ms(5);
   CHECK_EQ(atomic_load(&shown), 1);
   atomic_store(&holds, 0);
-  for (i = 0; i < 1000 && socket_of(handle) == before; i++) sleep_ms(5);
+  for (i = 0; i < TRIES && socket_of(handle) == before; i++) sleep_ms(5);
   CHECK(socket_of(handle) != before);
   /* Refused, it is tried again. */
   before = socket_of(handle);
   atomic_store(&refuses, 1);
   wgBumpSockets(handle);
-  for (i = 0; i < 1000 && !was_logged("cannot be opened"); i++) sleep_ms(5);
+  for (i = 0; i < TRIES && !was_logged("cannot be opened"); i++) sleep_ms(5);
   CHECK(was_logged("cannot be opened"));
   CHECK(socket_of(handle) == before); /* the old ones stay meanwhile */
   atomic_store(&refuses, 0);
-  for (i = 0; i < 1000 && socket_of(handle) == before; i++) sleep_ms(5);
+  for (i = 0; i < TRIES && socket_of(handle) == before; i++) sleep_ms(5);
   CHECK(socket_of(handle) != before);
   wgTurnOff(handle);
   close(pair[1]);

@@ -54,7 +54,7 @@ static void watch(struct end end, struct watcher *watcher) {
 /* Waits for event number `i`, which is of this kind. */
 static wg_event_t event(struct watcher *watcher, int i, uint32_t kind) {
   int tries;
-  for (tries = 0; tries < 2000 && count(watcher) <= i; tries++) sleep_ms(5);
+  for (tries = 0; tries < TRIES && count(watcher) <= i; tries++) sleep_ms(5);
   CHECK(count(watcher) > i);
   CHECK_EQ(watcher->events[i].kind, kind);
   return watcher->events[i];
@@ -145,7 +145,7 @@ static void sockets_are_lost_once_and_recovered(void) {
   CHECK_EQ(watcher->handle, a.handle);
   /* Refused once more, which is not told again. */
   asked = __sync_fetch_and_add(&guardian.asked, 0);
-  for (tries = 0; tries < 2000 && __sync_fetch_and_add(&guardian.asked, 0) == asked; tries++) sleep_ms(5);
+  for (tries = 0; tries < TRIES && __sync_fetch_and_add(&guardian.asked, 0) == asked; tries++) sleep_ms(5);
   CHECK(__sync_fetch_and_add(&guardian.asked, 0) > asked);
   __sync_fetch_and_sub(&guardian.refuses, 1);
   got = event(watcher, 1, WG_EVENT_SOCKETS_RECOVERED);

@@ -119,7 +119,7 @@ static void the_end_of_a_tunnel_is_logged(void) {
   CHECK_EQ(wg_set_log_level(WG_LOG_ERROR), WG_OK);
   a = turn_on(SOCK_SEQPACKET, "");
   close(a.app);
-  for (i = 0; i < 1000 && lines(sink) == 0; i++) sleep_ms(5);
+  for (i = 0; i < TRIES && lines(sink) == 0; i++) sleep_ms(5);
   CHECK_EQ(lines(sink), 1);
   unset();
   CHECK_EQ(wg_turn_off(a.handle), WG_OK);

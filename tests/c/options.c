@@ -94,7 +94,7 @@ static void the_mtu_is_used(void) {
   make_packet(sent, 1285, 1, 2, 0);
   CHECK_EQ(send(a.app, sent, 1285, 0), 1285);
   ready.fd = b.app;
-  CHECK_EQ(poll(&ready, 1, 10000), 1);
+  CHECK_EQ(poll(&ready, 1, 60000), 1);
   CHECK_EQ(recv(b.app, got, sizeof got, 0), 1285);
   /* 148 bytes of handshake; header 16, packet 1285, tag 16. They count once the send has returned, which may be after the
      packet has arrived. */
@@ -103,7 +103,7 @@ static void the_mtu_is_used(void) {
     counted = strstr(text, "\ntx_bytes=1465\n") != NULL;
     wg_free(text);
     if (counted) break;
-    CHECK(tries < 1000);
+    CHECK(tries < TRIES);
     sleep_ms(2);
   }
   turn_off(a);

@@ -165,7 +165,7 @@ static void from_events(struct end other, int32_t bind) {
   state.bind = bind;
   CHECK_EQ(wg_set_event_callback(a.handle, calls_back_from_an_event, &state, calls_back_while_given_up), WG_OK);
   check_passes(a.app, b.app, 1, 2, 1);
-  for (tries = 0; tries < 1000 && __sync_fetch_and_add(&state.calls, 0) == 0; tries++) sleep_ms(5);
+  for (tries = 0; tries < TRIES && __sync_fetch_and_add(&state.calls, 0) == 0; tries++) sleep_ms(5);
   CHECK_EQ(wg_set_event_callback(a.handle, NULL, NULL, NULL), WG_OK);
   CHECK_EQ(state.destroyed, 1);
   CHECK_EQ(state.calls, 2);

@@ -40,7 +40,7 @@ static int read_of(struct book *book, int *field) {
 /* Waits until the number is at least so large. */
 static void wait_for(struct book *book, int *field, int value) {
   int i;
-  for (i = 0; i < 5000 && read_of(book, field) < value; i++) sleep_ms(2);
+  for (i = 0; i < TRIES && read_of(book, field) < value; i++) sleep_ms(2);
   CHECK(read_of(book, field) >= value);
 }
 
@@ -148,7 +148,7 @@ static int has_endpoint(struct end a, struct end b) {
 
 static void wait_for_endpoint(struct end a, struct end b) {
   int i;
-  for (i = 0; i < 5000 && !has_endpoint(a, b); i++) sleep_ms(2);
+  for (i = 0; i < TRIES && !has_endpoint(a, b); i++) sleep_ms(2);
   CHECK(has_endpoint(a, b));
 }
 
@@ -321,7 +321,7 @@ static void the_system_resolves(void) {
   a.handle = wg_turn_on_with(&options, "public_key=" PUBLIC_B "\nendpoint=localhost:7\n");
   a.app = pair[1];
   CHECK(a.handle > 0);
-  for (tries = 0; tries < 5000 && !found; tries++) {
+  for (tries = 0; tries < TRIES && !found; tries++) {
     char *text = get(a.handle);
     found = strstr(text, "\nendpoint=127.0.0.1:7\n") != NULL || strstr(text, "\nendpoint=[::1]:7\n") != NULL;
     wg_free(text);

@@ -107,11 +107,11 @@ static void a_refusal_later_on_is_tried_again(void) {
   CHECK_EQ(wg_resume(a.handle), WG_ERR_PERMISSION);
   CHECK_EQ(wg_peek_socket_fd4(a.handle), WG_ERR_NOT_FOUND);
   before = shown(&guardian);
-  for (i = 0; i < 400 && shown(&guardian) == before; i++) sleep_ms(10);
+  for (i = 0; i < TRIES && shown(&guardian) == before; i++) sleep_ms(10);
   CHECK(shown(&guardian) > before);
   CHECK_EQ(wg_peek_socket_fd4(a.handle), WG_ERR_NOT_FOUND);
   atomic_store(&guardian.refuse, 0);
-  for (i = 0; i < 400 && wg_peek_socket_fd4(a.handle) < 0; i++) sleep_ms(10);
+  for (i = 0; i < TRIES && wg_peek_socket_fd4(a.handle) < 0; i++) sleep_ms(10);
   CHECK(wg_peek_socket_fd4(a.handle) >= 0);
   turn_off(a);
   CHECK_EQ(atomic_load(&guardian.destroyed), 1);

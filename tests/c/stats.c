@@ -36,7 +36,7 @@ static uint64_t sum(struct end end, const char *prefix) {
 #define WAIT_FOR(condition)                                          \
   do {                                                               \
     int tries_;                                                      \
-    for (tries_ = 0; tries_ < 1000 && !(condition); tries_++) sleep_ms(2); \
+    for (tries_ = 0; tries_ < TRIES && !(condition); tries_++) sleep_ms(2); \
     CHECK(condition);                                                \
   } while (0)
 

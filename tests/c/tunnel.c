@@ -244,7 +244,7 @@ static void a_tunnel_that_ended_says_so(void) {
   char *text;
   int i;
   close(a.app);
-  for (i = 0; i < 1000 && wg_set_config(a.handle, "") == WG_OK; i++) sleep_ms(5);
+  for (i = 0; i < TRIES && wg_set_config(a.handle, "") == WG_OK; i++) sleep_ms(5);
   CHECK_FAILS(wg_set_config(a.handle, ""), WG_ERR_CLOSED, "has ended: ");
   text = get(a.handle);
   CHECK(strstr(text, PRIVATE_A) != NULL);

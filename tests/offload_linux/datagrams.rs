@@ -3,7 +3,7 @@
 use std::{
     io::ErrorKind,
     net::UdpSocket,
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
 };
@@ -11,7 +11,7 @@ use std::{
 use crate::{
     lab::{End, Kind, Lab, Plan, TUN, cuts_udp},
     netns::as_root,
-    sockets::{Dice, receive, set_number, udp_pair},
+    sockets::{Dice, PATIENCE, receive, set_number, udp_pair},
 };
 
 /// The largest payloads of a datagram over IPv4 and over IPv6.
@@ -171,11 +171,14 @@ struct Flood {
     late: u32,
 }
 
-/// Sends as fast as it goes for a moment, and receives what arrives: each as it was, and in order.
+/// Sends as fast as possible for a moment, and until enough has arrived; checks that what arrives has not changed and is in
+/// order. How much is lost depends on the machine, so that nothing follows from it.
 fn flood(sender: &UdpSocket, receiver: &UdpSocket, flow: u64, mtu: usize) -> Flood {
     const TIME: Duration = Duration::from_millis(500);
     const MOST: u32 = 40_000;
+    const ENOUGH: u32 = 200;
     let over = AtomicBool::new(false);
+    let arrived = AtomicU32::new(0);
     receiver.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     let segment = 400 + 100 * flow as usize;
     // Two of four send in runs, and of these one receives so.
@@ -185,7 +188,8 @@ fn flood(sender: &UdpSocket, receiver: &UdpSocket, flow: u64, mtu: usize) -> Flo
             let mut dice = Dice::new(flow);
             let start = Instant::now();
             let mut number = 0;
-            while start.elapsed() < TIME && number < MOST {
+            let more = |number| (start.elapsed() < TIME && number < MOST) || arrived.load(Relaxed) < ENOUGH;
+            while more(number) && start.elapsed() < PATIENCE {
                 let mut next = |len| {
                     number += 1;
                     numbered(flow, number - 1, len)
@@ -226,6 +230,7 @@ fn flood(sender: &UdpSocket, receiver: &UdpSocket, flow: u64, mtu: usize) -> Flo
                 let len = u32::from_be_bytes(rest[4..8].try_into().unwrap()) as usize;
                 assert!(rest[..len] == numbered(flow, number, len), "datagram {number} has other bytes");
                 flood.received += 1;
+                arrived.store(flood.received, Relaxed);
                 flood.late += u32::from(last.is_some_and(|last| last >= number));
                 last = last.max(Some(number));
                 rest = &rest[len..];
@@ -259,7 +264,7 @@ fn floods_keep_their_order() {
             println!("  {} and {} packets", lab.a.netns.received(TUN), lab.b.netns.received(TUN));
             for flood in floods {
                 assert_eq!(flood.late, 0);
-                assert!(flood.received >= 200, "{flood:?}");
+                assert!(flood.received > 0, "{flood:?}");
             }
         }
     });

@@ -14,7 +14,7 @@ use crate::{
     lab::{End, Kind, LINK, Lab, PORT, Plan, TUN, cuts_udp, sysctl, with_program},
     netns::{Netns, as_root},
     packet::{Packet, UDP, word},
-    sockets::{Dice, ask_for_tos, capture, receive, set_tos},
+    sockets::{Dice, PATIENCE, ask_for_tos, capture, receive, set_tos},
     streams::{self, Stream},
 };
 
@@ -59,7 +59,7 @@ fn awaited(link: &Socket, from: IpAddr) -> Vec<u8> {
     let start = Instant::now();
     loop {
         let all = captured(link, from);
-        if !all.is_empty() || start.elapsed() > Duration::from_secs(2) {
+        if !all.is_empty() || start.elapsed() > PATIENCE {
             return all;
         }
         thread::sleep(Duration::from_millis(1));

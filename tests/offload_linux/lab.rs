@@ -112,7 +112,7 @@ impl Lab {
 
     /// Waits until nothing passes any more: not the last acknowledgement, either.
     pub(crate) fn settle(&self) {
-        const QUIET: Duration = Duration::from_millis(100);
+        const QUIET: Duration = Duration::from_millis(300);
         let passed = || self.ends().map(|end| (end.judge.read().packets(), end.judge.written().packets()));
         let (start, mut last, mut since) = (Instant::now(), passed(), Instant::now());
         while since.elapsed() < QUIET {

@@ -170,7 +170,7 @@ fn the_memory_cap_costs_what_is_counted() {
             // The other end begins: ours may not try again for a while.
             let (right, left) = datagrams::pair(&lab.b, &lab.a, 4);
             right.send(&[1]).unwrap();
-            left.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            left.set_read_timeout(Some(PATIENCE)).unwrap();
             assert_eq!(left.recv(&mut [0; 2]).unwrap(), 1);
             // What waited comes first.
             eventually("all that waited has arrived", || lab.b.judge.written().packets() >= waiting);
