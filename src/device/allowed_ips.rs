@@ -46,6 +46,12 @@ impl PrefixList {
         }
     }
 
+    /// Takes all prefixes out, with their numbers. Those that come later have higher ones.
+    pub(super) fn take(&mut self) -> Vec<(u64, Option<IpNet>)> {
+        self.live = 0;
+        std::mem::take(&mut self.entries)
+    }
+
     /// Bytes that the list takes.
     #[must_use]
     pub const fn memory(&self) -> usize {
@@ -111,15 +117,16 @@ impl<P: Owner> AllowedIps<P> {
         }
     }
 
-    /// Takes every prefix away from `owner`.
-    pub fn remove_all(&mut self, owner: &P) {
-        for prefix in owner.with_list(|list| std::mem::take(&mut list.entries)).into_iter().filter_map(|e| e.1) {
+    /// Takes prefixes that were [taken](PrefixList::take) from `owner`'s list away, unless they were given again since.
+    pub(super) fn remove_numbered(&mut self, entries: &[(u64, Option<IpNet>)], owner: &P) {
+        let is_same = |entry: &Entry<P>, number| entry.number == number && entry.owner.is(owner);
+        for (number, prefix) in entries {
             match prefix {
-                IpNet::V4(p) => drop(self.v4.remove(&p)),
-                IpNet::V6(p) => drop(self.v6.remove(&p)),
+                Some(IpNet::V4(p)) if self.v4.get(p).is_some_and(|e| is_same(e, *number)) => drop(self.v4.remove(p)),
+                Some(IpNet::V6(p)) if self.v6.get(p).is_some_and(|e| is_same(e, *number)) => drop(self.v6.remove(p)),
+                _ => {}
             }
         }
-        owner.with_list(|list| *list = PrefixList::default());
     }
 
     /// Bytes that the table takes, without the owners' lists.
@@ -205,7 +212,8 @@ mod tests {
         assert_eq!(b.list(), ["10.0.0.0/8"]);
         t.remove(net("10.3.2.1/8"), &b);
         assert!(b.list().is_empty() && t.lookup("10.200.0.1".parse().unwrap()).is_none());
-        t.remove_all(&a);
+        let all = a.with_list(PrefixList::take);
+        t.remove_numbered(&all, &a);
         assert!(t.lookup("10.0.0.1".parse().unwrap()).is_none() && a.list().is_empty());
     }
 

@@ -13,7 +13,6 @@ use super::{
     link::Port,
     lock,
     peer::{Peer, State},
-    read,
     sockets::Opened,
     stats::count,
     write,
@@ -56,7 +55,7 @@ impl Device {
                 self.set_private_key(key);
             }
             if update.replace_peers {
-                let all = write(&self.peers).drain();
+                let all = self.peers.write().drain();
                 self.retire_peers(all);
             }
             let own = self.identity().map(|i| *i.public());
@@ -80,7 +79,7 @@ impl Device {
     }
 
     fn check_peer_count(&self, update: &Update) -> Result<()> {
-        let peers = read(&self.peers);
+        let peers = self.peers.read();
         let mut number = if update.replace_peers { 0 } else { peers.len() };
         if number + update.peers.len() <= self.max_peers {
             return Ok(());
@@ -132,7 +131,7 @@ impl Device {
             }
         })?;
         lock(&self.config).fwmark = mark.unwrap_or(old_mark);
-        read(&self.peers).list().iter().for_each(|p| p.forget_source());
+        self.peers.list().iter().for_each(|p| p.forget_source());
         // With the sessions that there are nothing is sent for it, as in the kernel.
         Ok(if matches!(opened, Opened::Fresh) { Opened::None } else { opened })
     }
@@ -143,10 +142,10 @@ impl Device {
         }
         let identity = key.map(|k| Arc::new(Identity::new(k)));
         // Nobody is a peer of itself.
-        let own = identity.as_ref().and_then(|i| write(&self.peers).remove(i.public()));
+        let own = identity.as_ref().and_then(|i| self.peers.write().remove(i.public()));
         self.retire_peers(own);
         lock(&self.gate).checker = identity.as_ref().map(|i| CookieChecker::new(i.public()));
-        let peers = read(&self.peers).list();
+        let peers = self.peers.list();
         // Held until no handshake or session of the old key is left: whoever computes one holds it too.
         let mut current = write(&self.identity);
         *current = identity;
@@ -166,7 +165,7 @@ impl Device {
         if own == Some(&key) {
             return None;
         }
-        let existing = read(&self.peers).get(&key).cloned();
+        let existing = self.peers.read().get(&key).cloned();
         let peer = match existing {
             Some(peer) => peer,
             None if update.update_only => return None,
@@ -179,20 +178,10 @@ impl Device {
             lock(&peer.handshake).noise.set_preshared(PresharedKey::clone(preshared));
         }
         if update.replace_allowed_ips || !update.allowed_ips.is_empty() {
-            let mut table = write(&self.allowed_ips);
-            if update.replace_allowed_ips {
-                table.remove_all(&peer);
-            }
-            for change in update.allowed_ips {
-                if change.remove {
-                    table.remove(change.prefix, &peer);
-                } else {
-                    table.insert(change.prefix, &peer);
-                }
-            }
+            self.allowed_ips.change(&peer, &update.allowed_ips, update.replace_allowed_ips);
         }
         if update.remove {
-            let removed = write(&self.peers).remove(&key);
+            let removed = self.peers.write().remove(&key);
             self.retire_peers(removed);
             return None;
         }
@@ -219,7 +208,7 @@ impl Device {
     }
 
     fn create_peer(&self, key: PublicKey, up: bool) -> Arc<Peer> {
-        let peer = write(&self.peers).insert(key);
+        let peer = self.peers.write().insert(key);
         self.budget.grow(self.memory_per_peer);
         if up {
             lock(&peer.state).timers.start();
@@ -229,9 +218,8 @@ impl Device {
 
     /// Ends peers that were taken out of the list.
     pub(super) fn retire_peers(&self, peers: impl IntoIterator<Item = Arc<Peer>>) {
-        let mut table = None;
         for peer in peers {
-            table.get_or_insert_with(|| write(&self.allowed_ips)).remove_all(&peer);
+            self.allowed_ips.remove_all(&peer);
             lock(&peer.state).removed = true;
             self.silence(&peer);
             self.budget.shrink(self.memory_per_peer);
@@ -294,7 +282,7 @@ impl Device {
             listen_port: config.link.port().number(),
             fwmark: config.fwmark,
         };
-        let peers = read(&self.peers).list();
+        let peers = self.peers.list();
         Snapshot { interface, peers: Box::new(peers.into_iter().map(|peer| Self::peer_snapshot(&peer))) }
     }
 
@@ -359,7 +347,7 @@ mod tests {
         device.run_timers();
         assert_eq!(device.indices(), 1);
 
-        let alive = Arc::downgrade(read(&device.peers).get(&key).unwrap());
+        let alive = Arc::downgrade(device.peers.read().get(&key).unwrap());
         peer.remove = true;
         device.apply(Update { peers: vec![peer], ..Update::default() }).unwrap();
         assert!(alive.upgrade().is_none(), "somebody keeps it");

@@ -3,7 +3,7 @@
 //! The numbers are computed from what is allocated. Not in them: what the allocator adds to each block (16 bytes, commonly),
 //! the threads' stacks, what the system keeps for sockets, and what a call takes while it lasts.
 
-use super::{Device, lock, read, write};
+use super::{Device, lock};
 
 /// Bytes of memory that a tunnel takes now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,11 +35,12 @@ impl Device {
     pub fn memory_usage(&self) -> MemoryUsage {
         let buffers = self.tun.memory() + self.bind.memory() + lock(&self.gate).limiter.memory();
         let mut usage = MemoryUsage { buffers, ..MemoryUsage::default() };
-        usage.peers += read(&self.allowed_ips).memory();
-        let peers = read(&self.peers);
+        usage.peers += self.allowed_ips.read().memory();
+        let peers = self.peers.list();
         usage.limit = self.memory.saturating_add(self.memory_per_peer.saturating_mul(peers.len()));
-        usage.peers += peers.memory() + self.index.memory() + self.deadlines.memory() + self.budget.memory();
-        for peer in peers.iter() {
+        usage.peers += self.peers.read().memory();
+        usage.peers += self.index.memory() + self.deadlines.memory() + self.budget.memory();
+        for peer in peers {
             let (own, staged) = peer.memory();
             usage.peers += own;
             usage.staged += staged;
@@ -53,10 +54,11 @@ impl Device {
         self.bind.trim();
         // Which forgets the senders, if the load is over.
         lock(&self.gate).is_under_load(false, self.clock.now());
-        write(&self.allowed_ips).trim();
+        self.allowed_ips.write().trim();
         self.index.trim();
-        write(&self.peers).trim();
-        read(&self.peers).iter().for_each(|peer| peer.trim());
+        self.peers.write().trim();
+        let peers = self.peers.list();
+        peers.iter().for_each(|peer| peer.trim());
     }
 }
 

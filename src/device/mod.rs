@@ -35,6 +35,7 @@ mod sockets;
 mod source;
 mod staged;
 mod stats;
+mod table;
 mod threads;
 mod timers;
 mod tunnel;
@@ -77,6 +78,7 @@ use names::Names;
 use peer::{Peer, State};
 use peers::Peers;
 use staged::Budget;
+use table::Table;
 use timers::Deadlines;
 
 /// Peers of a device, unless [`Options::max_peers`] says otherwise; wireguard-go's number.
@@ -181,8 +183,8 @@ pub struct Device {
     /// Held while a handshake message is computed, so that each is made with one key.
     identity: RwLock<Option<Arc<Identity>>>,
     gate: Mutex<Gate>,
-    peers: RwLock<Peers>,
-    allowed_ips: RwLock<AllowedIps<Arc<Peer>>>,
+    peers: Table<Peers>,
+    allowed_ips: Table<AllowedIps<Arc<Peer>>>,
     index: IndexTable,
     deadlines: Deadlines,
     /// Peers that are to hear from us by and by, and whether that is because the interface came up.
@@ -219,8 +221,8 @@ impl Device {
             config: Mutex::default(),
             identity: RwLock::default(),
             gate: Mutex::default(),
-            peers: RwLock::default(),
-            allowed_ips: RwLock::default(),
+            peers: Table::default(),
+            allowed_ips: Table::default(),
             index: IndexTable::default(),
             deadlines: Deadlines::default(),
             greetings: Mutex::default(),
@@ -257,7 +259,7 @@ impl Device {
     #[doc(hidden)]
     #[must_use]
     pub fn current_session(&self, peer: &PublicKey) -> Option<Arc<Session>> {
-        let peer = read(&self.peers).get(peer)?.clone();
+        let peer = self.peers.read().get(peer)?.clone();
         lock(&peer.state).sessions.current().cloned()
     }
 
@@ -346,7 +348,7 @@ impl Device {
             return;
         }
         tracing::debug!("the machine was suspended, forgetting all sessions");
-        read(&self.peers).list().iter().for_each(|peer| self.wipe_keys(peer));
+        self.peers.list().iter().for_each(|peer| self.wipe_keys(peer));
         self.tell_events();
     }
 

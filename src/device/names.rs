@@ -18,7 +18,6 @@ use super::{
     events::Event,
     lock,
     peer::{Peer, State},
-    read,
     resolver::{Answer, Question, Resolve, Resolver},
     send::Reason,
     stats::count,
@@ -103,7 +102,7 @@ impl Device {
             *lock(&names.nat64) = Nat64::new();
             names.resolver.withdraw(None);
         }
-        let peers = read(&self.peers).list();
+        let peers = self.peers.list();
         for peer in &peers {
             let mut state = lock(&peer.state);
             state.stop_synthesizing();
@@ -224,7 +223,7 @@ impl Device {
         }
         let Some(prefix) = prefix else { return };
         tracing::debug!(?prefix, "this network has NAT64");
-        for peer in read(&self.peers).list() {
+        for peer in self.peers.list() {
             let (found, has_session) = {
                 let mut state = lock(&peer.state);
                 let found = state.prefix_found(prefix);

@@ -8,6 +8,7 @@ use std::{
 use super::{
     memory::{table_memory, tree_memory},
     peer::Peer,
+    table::Table,
 };
 use crate::key::PublicKey;
 
@@ -49,16 +50,6 @@ impl Peers {
         std::mem::take(&mut self.by_id).into_values().collect()
     }
 
-    /// The peers, oldest first.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Peer>> {
-        self.by_id.values()
-    }
-
-    /// The peers now, oldest first.
-    pub(super) fn list(&self) -> Vec<Arc<Peer>> {
-        self.iter().cloned().collect()
-    }
-
     /// Bytes that the tables take, without the peers.
     pub(super) fn memory(&self) -> usize {
         table_memory::<PublicKey, Arc<Peer>>(self.by_key.capacity()) + tree_memory::<u64, Arc<Peer>>(self.by_id.len())
@@ -67,5 +58,12 @@ impl Peers {
     /// Gives back what the tables do not need now.
     pub(super) fn trim(&mut self) {
         self.by_key.shrink_to_fit();
+    }
+}
+
+impl Table<Peers> {
+    /// The peers now, oldest first; the lock is not held on.
+    pub(super) fn list(&self) -> Vec<Arc<Peer>> {
+        self.read().by_id.values().cloned().collect()
     }
 }

@@ -181,7 +181,7 @@ impl Device {
     fn deliver(&self, inbound: &mut Inbound) {
         let Inbound { batch, opened, runs, packets, .. } = inbound;
         {
-            let table = read(&self.allowed_ips);
+            let table = self.allowed_ips.read();
             for run in runs.drain(..) {
                 // Packets of one flow come together: its source is looked up once.
                 let (mut allowed, mut bytes) = (None, 0);
@@ -306,7 +306,7 @@ impl Device {
         let identity = read(&self.identity);
         let identity = identity.as_deref()?;
         let opened = OpenedInitiation::open(message, identity)?;
-        let peer = read(&self.peers).get(&opened.remote)?.clone();
+        let peer = self.peers.read().get(&opened.remote)?.clone();
         let mut handshaking = lock(&peer.handshake);
         let own = handshaking.noise.local_index();
         if !handshaking.noise.consume_initiation(opened, message, identity, now) {

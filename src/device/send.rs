@@ -149,7 +149,7 @@ impl Device {
     fn route(&self, out: &mut Outbound) {
         out.tos.clear();
         out.runs.clear();
-        let table = read(&self.allowed_ips);
+        let table = self.allowed_ips.read();
         let mut last = None;
         for (i, slot) in out.arena.slots().iter().enumerate() {
             let packet = out.arena.packet(*slot);

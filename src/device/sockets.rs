@@ -12,7 +12,6 @@ use super::{
     link::Port,
     lock,
     peer::Peer,
-    read,
     send::{Reason, UNANSWERED},
 };
 use crate::{
@@ -75,7 +74,7 @@ impl Transition<'_> {
         }
         let now = self.device.clock.now();
         let active = |peer: &Arc<Peer>| lock(&peer.state).has_session(now).then(|| Arc::downgrade(peer));
-        config.link.pause(read(&self.device.peers).list().iter().filter_map(active).collect());
+        config.link.pause(self.device.peers.list().iter().filter_map(active).collect());
         drop(config);
         self.device.in_flight.stop();
         self.close();
@@ -160,7 +159,7 @@ impl Transition<'_> {
             if was_up {
                 (Opened::Fresh, event)
             } else {
-                let peers = read(&self.device.peers).list();
+                let peers = self.device.peers.list();
                 peers.iter().for_each(|peer| lock(&peer.state).timers.start());
                 (Opened::Up(peers), event)
             }
@@ -180,7 +179,7 @@ impl Transition<'_> {
             return;
         }
         self.device.bind.close();
-        read(&self.device.peers).list().iter().for_each(|peer| self.device.silence(peer));
+        self.device.peers.list().iter().for_each(|peer| self.device.silence(peer));
         tracing::debug!("the interface is down");
     }
 
@@ -282,7 +281,7 @@ impl Device {
     /// astray (wireguard-go calls it "broken mobile semantics").
     pub fn disable_roaming(&self) {
         self.roaming_disabled.store(true, Ordering::Relaxed);
-        for peer in read(&self.peers).list() {
+        for peer in self.peers.list() {
             let mut state = lock(&peer.state);
             state.stays = state.endpoint.is_some();
         }
@@ -388,7 +387,7 @@ impl Device {
         match opened {
             Opened::None => (Vec::new(), false),
             Opened::Up(peers) => (peers, true),
-            Opened::Fresh => (read(&self.peers).list(), false),
+            Opened::Fresh => (self.peers.list(), false),
         }
     }
 

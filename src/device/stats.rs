@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Device, lock, peer::Peer, read};
+use super::{Device, lock, peer::Peer};
 use crate::{key::PublicKey, time::Instant};
 
 macro_rules! counters {
@@ -177,7 +177,7 @@ impl Device {
         let dropped = |way: &str| counters.iter().filter(|(name, _)| name.starts_with(way)).map(|(_, n)| n).sum();
         let traffic = &self.stats.traffic;
         Totals {
-            peers: read(&self.peers).len(),
+            peers: self.peers.read().len(),
             rx_bytes: get(&traffic.rx_bytes),
             tx_bytes: get(&traffic.tx_bytes),
             rx_packets: get(&traffic.rx_packets),
@@ -190,13 +190,13 @@ impl Device {
     /// What there is to know about one peer; `None` if it is not there.
     #[must_use]
     pub fn peer_stats(&self, key: &PublicKey) -> Option<PeerStats> {
-        let peer = read(&self.peers).get(key)?.clone();
+        let peer = self.peers.read().get(key)?.clone();
         Some(PeerStats::of(&peer, self.clock.now()))
     }
 
     /// The same about each peer, oldest first. Each is consistent in itself.
     pub fn all_peer_stats(&self) -> impl ExactSizeIterator<Item = PeerStats> + use<> {
-        let (peers, now) = (read(&self.peers).list(), self.clock.now());
+        let (peers, now) = (self.peers.list(), self.clock.now());
         peers.into_iter().map(move |peer| PeerStats::of(&peer, now))
     }
 
