@@ -57,8 +57,10 @@ impl Device {
         self.allowed_ips.write().trim();
         self.index.trim();
         self.peers.write().trim();
-        let peers = self.peers.list();
-        peers.iter().for_each(|peer| peer.trim());
+        for peer in self.peers.list() {
+            peer.trim();
+            self.budget.list(&peer, &mut lock(&peer.state));
+        }
     }
 }
 
