@@ -121,6 +121,16 @@ impl Listener {
         Ok(Self { file, socket: OwnedFd::from(socket).into() })
     }
 
+    /// Leaves the file in its place at the end: for a socket whose file belongs to the process that bound it, as with a
+    /// service manager.
+    #[must_use]
+    pub fn leaving_file(mut self) -> Self {
+        if let Some(file) = &mut self.file {
+            file.keep = true;
+        }
+        self
+    }
+
     /// The socket's file; `None` if it has none, as in Linux' abstract namespace.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
@@ -152,16 +162,17 @@ impl FileId {
     }
 }
 
-/// A socket's file. It is removed with this value, if it is still the same.
+/// A socket's file. It is removed with this value, if it is still the same and not to be kept.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
     id: FileId,
+    keep: bool,
 }
 
 impl SocketFile {
     fn at(path: &Path) -> io::Result<Self> {
-        Ok(Self { id: FileId::of(&fs::symlink_metadata(path)?), path: path.into() })
+        Ok(Self { id: FileId::of(&fs::symlink_metadata(path)?), path: path.into(), keep: false })
     }
 
     fn is_ours(&self) -> bool {
@@ -171,7 +182,8 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.is_ours()
+        if !self.keep
+            && self.is_ours()
             && let Err(error) = remove(&self.path)
         {
             tracing::warn!(%error, path = %self.path.display(), "cannot remove the control socket");

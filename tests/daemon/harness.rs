@@ -125,7 +125,15 @@ fn signal(id: i32, number: i32) {
 pub(crate) fn command(program: &str) -> Command {
     let mut command = Command::new("timeout");
     command.arg(TIMEOUT.as_secs().to_string()).arg(program);
-    for variable in ["LOG_LEVEL", "WG_PROCESS_FOREGROUND", "WG_TUN_FD", "WG_UAPI_FD", "WG_EMBED_MEMORY"] {
+    for variable in [
+        "LOG_LEVEL",
+        "WG_PROCESS_FOREGROUND",
+        "WG_TUN_FD",
+        "WG_UAPI_FD",
+        "WG_EMBED_MEMORY",
+        "WG_EMBED_SOCKET_DIR",
+        "NOTIFY_SOCKET",
+    ] {
         command.env_remove(variable);
     }
     command

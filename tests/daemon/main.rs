@@ -9,6 +9,7 @@ mod life;
 mod log;
 #[path = "../netns/mod.rs"]
 mod netns;
+mod service;
 #[path = "../common/skip.rs"]
 mod skip;
 mod tools;
@@ -24,7 +25,7 @@ fn daemon(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
 #[test]
 fn help_and_version_are_for_everybody() {
     let help = succeed("help", &daemon(&["--help"], &[]));
-    assert!(help.starts_with("Usage: wg-embed [-f|--foreground] INTERFACE\n"), "{help}");
+    assert!(help.starts_with("Usage: wg-embed [-f|--foreground] [--socket-dir DIR] INTERFACE\n"), "{help}");
     let version = succeed("version", &daemon(&["--version"], &[]));
     assert!(version.starts_with(&format!("wg-embed {}\n", env!("CARGO_PKG_VERSION"))), "{version}");
 }

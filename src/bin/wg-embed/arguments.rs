@@ -1,6 +1,6 @@
 //! What the command line asks for.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, path::PathBuf};
 
 use lexopt::{Arg, Parser};
 
@@ -9,16 +9,36 @@ use lexopt::{Arg, Parser};
 pub(crate) enum Command {
     Help,
     Version,
-    Run { interface: String, foreground: bool },
+    Run(Run),
 }
 
-/// Reads the arguments. `foreground` is what holds without the option.
-pub(crate) fn parse(arguments: impl Iterator<Item = OsString>, mut foreground: bool) -> Result<Command, String> {
+/// How to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) interface: String,
+    pub(crate) foreground: bool,
+    /// Where the control socket goes.
+    pub(crate) socket_directory: Option<PathBuf>,
+}
+
+/// Reads the arguments. `foreground` and `socket_directory` hold without the options.
+pub(crate) fn parse(
+    arguments: impl Iterator<Item = OsString>,
+    mut foreground: bool,
+    mut socket_directory: Option<PathBuf>,
+) -> Result<Command, String> {
     let mut interface = None;
     let mut parser = Parser::from_args(arguments);
     while let Some(argument) = parser.next().map_err(|e| e.to_string())? {
         match argument {
             Arg::Short('f') | Arg::Long("foreground") => foreground = true,
+            Arg::Long("socket-dir") => {
+                let directory = PathBuf::from(parser.value().map_err(|e| e.to_string())?);
+                if directory.as_os_str().is_empty() {
+                    return Err("--socket-dir names no directory".into());
+                }
+                socket_directory = Some(directory);
+            }
             Arg::Long("version") => return Ok(Command::Version),
             Arg::Short('h') | Arg::Long("help") => return Ok(Command::Help),
             Arg::Value(name) if interface.is_none() => {
@@ -29,7 +49,7 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>, mut foreground: b
         }
     }
     let interface = interface.ok_or("an interface name is missing")?;
-    Ok(Command::Run { interface, foreground })
+    Ok(Command::Run(Run { interface, foreground, socket_directory }))
 }
 
 #[cfg(test)]
@@ -37,11 +57,11 @@ mod tests {
     use super::*;
 
     fn parse_words(text: &str) -> Result<Command, String> {
-        parse(text.split_whitespace().map(OsString::from), false)
+        parse(text.split_whitespace().map(OsString::from), false, None)
     }
 
     fn run(interface: &str, foreground: bool) -> Result<Command, String> {
-        Ok(Command::Run { interface: interface.into(), foreground })
+        Ok(Command::Run(Run { interface: interface.into(), foreground, socket_directory: None }))
     }
 
     #[test]
@@ -51,7 +71,17 @@ mod tests {
             assert_eq!(parse_words(text), run("wg0", true), "{text}");
         }
         assert_eq!(parse_words("-- -f"), run("-f", false));
-        assert_eq!(parse([OsString::from("wg0")].into_iter(), true), run("wg0", true));
+        assert_eq!(parse([OsString::from("wg0")].into_iter(), true, None), run("wg0", true));
+    }
+
+    #[test]
+    fn the_sockets_directory_can_be_chosen() {
+        for text in ["--socket-dir /a/b wg0", "wg0 --socket-dir=/a/b"] {
+            let Ok(Command::Run(run)) = parse_words(text) else {
+                unreachable!("{text}");
+            };
+            assert_eq!(run.socket_directory, Some(PathBuf::from("/a/b")));
+        }
     }
 
     #[test]
@@ -63,7 +93,16 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        for text in ["", "-f", "wg0 wg1", "-x wg0", "--foreground=yes wg0", "--fore wg0"] {
+        for text in [
+            "",
+            "-f",
+            "wg0 wg1",
+            "-x wg0",
+            "--foreground=yes wg0",
+            "--fore wg0",
+            "wg0 --socket-dir",
+            "wg0 --socket-dir=",
+        ] {
             assert!(parse_words(text).is_err(), "{text:?}");
         }
     }

@@ -18,9 +18,11 @@ use wg_embed::{
 };
 
 use crate::{
+    arguments::Run,
     detach::{self, Side, detach},
-    inherited::Inherited,
+    inherited::{Inherited, Uapi},
     log,
+    notify::Notify,
     signals::Signals,
     stderr,
 };
@@ -35,13 +37,14 @@ const MEMORY: std::ops::RangeInclusive<usize> = 2..=1024;
 const MEMORY_PER_PEER: usize = 16 << 10;
 
 /// Runs the daemon: in this process until it ends, or in another, until that is ready.
-pub(crate) fn start(interface: &str, foreground: bool) -> std::result::Result<(), String> {
+pub(crate) fn start(run: &Run) -> std::result::Result<(), String> {
     let inherited = Inherited::take()?;
     let say = |error: Error| error.to_string();
-    if foreground {
-        return serve(interface, inherited, || Ok(())).map_err(say);
+    if run.foreground {
+        return serve(run, inherited, || Ok(())).map_err(say);
     }
-    let keep: Vec<_> = [&inherited.tun, &inherited.uapi].into_iter().flatten().map(OwnedFd::as_fd).collect();
+    let tun = inherited.tun.as_ref().map(OwnedFd::as_fd);
+    let keep: Vec<_> = tun.into_iter().chain(inherited.uapi.as_ref().map(Uapi::as_fd)).collect();
     match detach(&keep).map_err(|e| detach::cannot(&e))? {
         Side::Caller(report) => report,
         Side::Daemon(mut report) => {
@@ -50,7 +53,7 @@ pub(crate) fn start(interface: &str, foreground: bool) -> std::result::Result<()
                 stderr::flush();
                 report.ready().map_err(|e| Error::io("cannot go to the background", e))
             };
-            let outcome = serve(interface, inherited, ready);
+            let outcome = serve(run, inherited, ready);
             // It is for the caller's process to print it. Once that has gone, nobody reads it.
             if let Err(error) = outcome {
                 report.failed(&error.to_string());
@@ -61,7 +64,9 @@ pub(crate) fn start(interface: &str, foreground: bool) -> std::result::Result<()
 }
 
 /// Makes everything, says that it is `ready`, and runs until there is a reason to end.
-fn serve(interface: &str, inherited: Inherited, ready: impl FnOnce() -> Result<()>) -> Result<()> {
+fn serve(run: &Run, inherited: Inherited, ready: impl FnOnce() -> Result<()>) -> Result<()> {
+    let interface = &*run.interface;
+    let manager = Notify::from_environment();
     let memory = memory()?;
     let signals = Signals::block().map_err(|e| Error::io("cannot block signals", e))?;
     log::init(interface).map_err(|e| Error::io("cannot start the log", e))?;
@@ -69,9 +74,13 @@ fn serve(interface: &str, inherited: Inherited, ready: impl FnOnce() -> Result<(
     let tun = open_tun(interface, inherited.tun)?;
     // An interface that was handed over may have another name.
     let name = Some(tun.name()).filter(|name| !name.is_empty()).unwrap_or_else(|| interface.into());
+    // The daemon may be in another directory when it removes the file.
+    let directory = std::path::absolute(run.socket_directory.as_deref().unwrap_or(Path::new(DIRECTORY)))
+        .map_err(|e| Error::io("cannot find the control socket's directory", e))?;
     let listener = match inherited.uapi {
-        Some(fd) => Listener::adopt(fd)?,
-        None => Listener::claim(Path::new(DIRECTORY), &name, PATIENCE)?,
+        Some(Uapi::Ours(fd)) => Listener::adopt(fd)?,
+        Some(Uapi::Manager(fd)) => Listener::adopt(fd)?.leaving_file(),
+        None => Listener::claim(&directory, &name, PATIENCE)?,
     };
     let bind = UdpBind::new().map_err(|e| Error::io("cannot wait for UDP", e))?;
     let (ends, ended) = mpsc::channel();
@@ -92,8 +101,10 @@ fn serve(interface: &str, inherited: Inherited, ready: impl FnOnce() -> Result<(
     wait_for_signals(signals, ends)?;
     tracing::debug!(name, "the interface and its control socket are there");
     ready()?;
+    manager.ready(&name);
     if let Ok(reason) = ended.recv() {
         tracing::debug!(reason, "shutting down");
+        manager.stopping(&reason);
     }
     // The socket first: whoever finds it finds an interface, too.
     server.stop()?;

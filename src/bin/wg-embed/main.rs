@@ -1,4 +1,4 @@
-//! The userspace daemon: `wg-embed [-f|--foreground] INTERFACE`.
+//! The userspace daemon: `wg-embed [-f|--foreground] [--socket-dir DIR] INTERFACE`.
 //!
 //! It makes a TUN interface, listens on `/var/run/wireguard/INTERFACE.sock` for wg(8), and goes to the background. Its
 //! caller gets control back when both are there. It ends on SIGINT and SIGTERM, when the interface is removed, and when
@@ -16,19 +16,21 @@ mod inherited;
 #[cfg(unix)]
 mod log;
 #[cfg(unix)]
+mod notify;
+#[cfg(unix)]
 mod signals;
 #[cfg(unix)]
 mod stderr;
 
 use std::{io::Write, process::ExitCode};
 
-use arguments::Command;
+use arguments::{Command, Run};
 
 /// What every message on stderr begins with.
 const NAME: &str = "wg-embed";
 
 const USAGE: &str = "\
-Usage: wg-embed [-f|--foreground] INTERFACE
+Usage: wg-embed [-f|--foreground] [--socket-dir DIR] INTERFACE
 
 Makes the WireGuard interface INTERFACE and serves it, in the background unless
 told otherwise. It is configured with wg(8) or wg-quick(8), and lives until it
@@ -36,9 +38,11 @@ receives SIGINT or SIGTERM, or until the interface or its control socket,
 /var/run/wireguard/INTERFACE.sock, is removed.
 
 Options:
-  -f, --foreground  stay in the foreground and log to stderr
-      --version     print the version
-  -h, --help        print this text
+  -f, --foreground      stay in the foreground and log to stderr
+      --socket-dir DIR  make the control socket in DIR; wg(8) looks for it in
+                        /var/run/wireguard only
+      --version         print the version
+  -h, --help            print this text
 
 Environment:
   LOG_LEVEL                what to log: verbose, debug, error (default), silent
@@ -47,11 +51,15 @@ Environment:
   WG_UAPI_FD               a listening UNIX socket to use as control socket
   WG_EMBED_MEMORY          MiB that packets may take while they pass or wait for
                            a session: 2 to 1024 (4), and 16 KiB more a peer
+  WG_EMBED_SOCKET_DIR=DIR  as --socket-dir
+  LISTEN_FDS, LISTEN_PID   socket activation, see sd_listen_fds(3)
+  NOTIFY_SOCKET            told when the daemon is ready, see sd_notify(3)
 ";
 
 fn main() -> ExitCode {
     let foreground = std::env::var_os("WG_PROCESS_FOREGROUND").is_some_and(|v| v == "1");
-    match arguments::parse(std::env::args_os().skip(1), foreground) {
+    let directory = std::env::var_os("WG_EMBED_SOCKET_DIR").filter(|directory| !directory.is_empty());
+    match arguments::parse(std::env::args_os().skip(1), foreground, directory.map(Into::into)) {
         Ok(Command::Help) => print(USAGE),
         Ok(Command::Version) => print(&format!(
             "{NAME} {}\n\nUserspace WireGuard daemon for {}-{}.\n",
@@ -59,14 +67,14 @@ fn main() -> ExitCode {
             std::env::consts::OS,
             std::env::consts::ARCH
         )),
-        Ok(Command::Run { interface, foreground }) => run(&interface, foreground),
+        Ok(Command::Run(how)) => run(&how),
         Err(reason) => fail(&format!("{reason}\nTry '{NAME} --help'.")),
     }
 }
 
 #[cfg(unix)]
-fn run(interface: &str, foreground: bool) -> ExitCode {
-    let code = match daemon::start(interface, foreground) {
+fn run(how: &Run) -> ExitCode {
+    let code = match daemon::start(how) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => fail(&reason),
     };
@@ -75,7 +83,7 @@ fn run(interface: &str, foreground: bool) -> ExitCode {
 }
 
 #[cfg(not(unix))]
-fn run(_: &str, _: bool) -> ExitCode {
+fn run(_: &Run) -> ExitCode {
     fail("the daemon does not run on this system yet")
 }
 
