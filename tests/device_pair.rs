@@ -55,7 +55,7 @@ fn at_the_memory_limit_packets_are_dropped_and_counted_and_the_tunnel_still_come
     assert_eq!(world.sent_types(), [1, 1], "each peer is asked for a session");
     world.net.clear_filter();
     world.pass(Duration::from_secs(6), &[&a, &b, &c]);
-    assert_eq!((b.received().len(), c.received().len()), (2, 0));
+    assert_eq!((b.received().len(), c.received().len()), (1, 1), "the one that held more has made room");
     a.send_to(&c, 1420);
     world.settle(&[&a, &b, &c]);
     assert_eq!(c.received().len(), 1, "the session is there, and the memory free again");
