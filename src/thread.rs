@@ -50,6 +50,25 @@ fn current() -> u64 {
     OWNER.try_with(Cell::get).unwrap_or(0)
 }
 
+/// A thread: equal to no other one's that runs or ever ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Id(u64);
+
+/// This thread. Unlike that of std it can be asked for even while the thread ends.
+pub(crate) fn id() -> Id {
+    thread_local! {
+        static ID: Cell<u64> = const { Cell::new(0) };
+    }
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let number = ID.try_with(|id| {
+        if id.get() == 0 {
+            id.set(LAST.fetch_add(1, Ordering::Relaxed) + 1);
+        }
+        id.get()
+    });
+    Id(number.unwrap_or(0))
+}
+
 /// Whether this thread was started by the library.
 pub(crate) fn is_ours() -> bool {
     current() != 0

@@ -4,11 +4,10 @@ use std::{
     collections::VecDeque,
     net::SocketAddr,
     sync::{Condvar, Mutex, PoisonError},
-    thread::{self, ThreadId},
 };
 
 use super::lock;
-use crate::key::PublicKey;
+use crate::{key::PublicKey, thread};
 
 /// Something has happened that an app may want to show or act on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +48,7 @@ const MAX_WAITING: usize = 1024;
 struct Queue {
     waiting: VecDeque<Event>,
     /// The thread that is telling one.
-    teller: Option<ThreadId>,
+    teller: Option<thread::Id>,
     /// `Ended` was the last.
     ended: bool,
     /// The tunnel is being stopped: no thread of it waits any more.
@@ -82,7 +81,7 @@ impl Events {
     /// Tells the events that wait by now, unless another thread does. Returns whether there are others by then, for which
     /// somebody has to come again.
     pub(super) fn tell(&self) -> bool {
-        let this = thread::current().id();
+        let this = thread::id();
         let mut queue = lock(&self.queue);
         while queue.teller.is_some() {
             if queue.teller == Some(this) || queue.waiting.len() <= MAX_WAITING || queue.stopping {
@@ -131,6 +130,7 @@ impl Drop for Telling<'_> {
 mod tests {
     use super::*;
     use std::sync::{Arc, OnceLock, mpsc};
+    use std::thread;
 
     fn events(sink: impl Fn(Event) + Send + Sync + 'static) -> Arc<Events> {
         Arc::new(Events::new(Box::new(sink)))
