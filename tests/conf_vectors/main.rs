@@ -28,7 +28,7 @@ fn read(file: &Path) -> Result<Conf, wg_embed::Error> {
 
 /// What a comment in the file says behind `# NAME: `.
 fn note(file: &Path, name: &str) -> Option<String> {
-    let text = fs::read_to_string(file).unwrap();
+    let text = String::from_utf8_lossy(&fs::read(file).unwrap()).into_owned();
     let mark = format!("# {name}: ");
     let found = text.lines().find_map(|line| line.split_once(&mark));
     found.map(|(_, note)| note.to_owned())
@@ -49,6 +49,7 @@ fn ours_says_what_is_bad() {
         let expected = note(&file, "error").unwrap();
         let error = read(&file).map(|_| ()).unwrap_err().to_string();
         assert_eq!(error, expected, "{}", file.display());
+        assert!(error.starts_with("line "), "{}: no line is named", file.display());
     }
 }
 

@@ -41,7 +41,8 @@ pub(crate) struct Judge {
 
 #[derive(Debug)]
 pub(crate) struct Verdict {
-    stripped: String,
+    /// In the bytes of the file's comments.
+    stripped: Vec<u8>,
     update: Update,
 }
 
@@ -87,18 +88,14 @@ impl Drop for Judge {
     }
 }
 
-fn run(command: &mut Command) -> Result<String, String> {
+fn run(command: &mut Command) -> Result<Vec<u8>, String> {
     let output = command.output().unwrap();
-    if output.status.success() {
-        Ok(String::from_utf8(output.stdout).unwrap())
-    } else {
-        Err(String::from_utf8_lossy(&output.stderr).into_owned())
-    }
+    if output.status.success() { Ok(output.stdout) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
 
 impl Verdict {
     pub(crate) fn assert_same(&self, ours: &Conf, place: &str) {
-        let stripped: Conf = self.stripped.parse().unwrap();
+        let stripped = Conf::from_bytes(&self.stripped).unwrap();
         assert_eq!(stripped.interface, InterfaceSettings::default(), "{place}");
         assert_eq!(stripped.update, ours.update, "{place}");
         // wg has resolved the names.

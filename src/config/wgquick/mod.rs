@@ -7,6 +7,10 @@
 //! - Sections, keys, and words like `off` are read in any case; `#` begins a comment anywhere, in a hook too.
 //! - There is one `[Interface]`, as wg(8) says, and any number of `[Peer]`. The last of a repeated key counts, lists and
 //!   hooks add up.
+//! - White space is taken out of headers and of the lines that wg(8) reads, wherever it is (`[ Peer ]`, `10.0.0.0 / 8`); in the
+//!   others it counts, as it does for wg-quick. A header with white space inside begins a section for wg-quick's keys as well.
+//! - Comments may have any bytes; everything else is UTF-8 or UTF-16, hooks included.
+//! - `IncludedApplications` and `ExcludedApplications` of wireguard-android are known; a file has one of them.
 //! - Lists are separated by commas; `Address` and `DNS` by spaces as well, as wg-quick has it. An empty item, or a key without
 //!   a value, is an error.
 //! - An unknown key is an error.
@@ -71,6 +75,10 @@ pub struct InterfaceSettings {
     pub post_down: Vec<String>,
     /// Whether the file is to be written anew from the state when the interface is taken down.
     pub save_config: bool,
+    /// Android: the only apps that use the tunnel, by the names of their packages; all apps if there are none.
+    pub included_applications: Vec<String>,
+    /// Android: apps that do not use the tunnel. Empty if there are `included_applications`.
+    pub excluded_applications: Vec<String>,
 }
 
 /// The routing table that allowed IPs are routed in.

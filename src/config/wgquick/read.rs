@@ -13,10 +13,11 @@ use crate::{
 };
 
 impl Conf {
-    /// Reads a file as it is on disk: UTF-8, or UTF-16 of either byte order, with or without a byte order mark.
+    /// Reads a file as it is on disk: UTF-8, or UTF-16 of either byte order, with or without a byte order mark. Comments of a
+    /// file that is not UTF-16 may have any bytes.
     ///
     /// # Errors
-    /// As [`from_str`](Self::from_str); `Invalid` for bytes that are no text.
+    /// As [`from_str`](Self::from_str); `Invalid` for bytes that are no text, with their line.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         decode(bytes)?.parse()
     }
@@ -32,10 +33,12 @@ impl FromStr for Conf {
     fn from_str(text: &str) -> Result<Self> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut reader = Reader::default();
+        let mut last = 0;
         for (number, line) in (1..).zip(text.split('\n')) {
             reader.line(number, line).map_err(|e| e.at(format_args!("line {number}")))?;
+            last = number;
         }
-        reader.finish()
+        reader.finish().map_err(|e| e.at(format_args!("line {last}")))
     }
 }
 
@@ -46,18 +49,51 @@ fn decode(bytes: &[u8]) -> Result<Zeroizing<String>> {
         [0xfe, 0xff, rest @ ..] => (rest, u16::from_be_bytes),
         [_, 0, ..] => (bytes, u16::from_le_bytes),
         [0, _, ..] => (bytes, u16::from_be_bytes),
-        _ => {
-            let text = str::from_utf8(bytes).map_err(|_| Error::invalid("the file is neither UTF-8 nor UTF-16"))?;
-            return Ok(Zeroizing::new(text.to_owned()));
-        }
+        _ => return decode_bytes(bytes),
     };
     let (units, odd) = bytes.as_chunks::<2>();
     // Room for three bytes a unit, so that the text does not grow and leave keys behind.
     let mut text = Zeroizing::new(String::with_capacity(units.len() * 3));
     for c in char::decode_utf16(units.iter().map(|&pair| unit(pair))) {
-        text.push(c.map_err(|_| Error::invalid("the file is not proper UTF-16"))?);
+        match c {
+            Ok(c) => text.push(c),
+            Err(_) => return Err(not_text("not proper UTF-16", &text)),
+        }
     }
-    if odd.is_empty() { Ok(text) } else { Err(Error::invalid("the file ends inside a UTF-16 character")) }
+    if odd.is_empty() { Ok(text) } else { Err(not_text("the file ends inside a UTF-16 character", &text)) }
+}
+
+/// The text without comments, whose bytes nobody interprets.
+fn decode_bytes(bytes: &[u8]) -> Result<Zeroizing<String>> {
+    let mut text = Zeroizing::new(String::with_capacity(bytes.len() + 1));
+    for line in bytes.split(|&byte| byte == b'\n') {
+        let code = line.split(|&byte| byte == b'#').next().unwrap_or_default();
+        match str::from_utf8(code) {
+            Ok(code) => text.push_str(code),
+            Err(_) => return Err(not_text("neither UTF-8 nor UTF-16", &text)),
+        }
+        text.push('\n');
+    }
+    text.pop();
+    Ok(text)
+}
+
+/// What comes after `text` is no text, for this reason.
+fn not_text(reason: &'static str, text: &str) -> Error {
+    let line = text.split('\n').count();
+    Error::invalid(reason).at(format_args!("line {line}"))
+}
+
+/// A text without white space, as wg(8) takes it out of its lines before it looks at them.
+fn without_spaces(text: &str) -> Zeroizing<String> {
+    let mut stripped = Zeroizing::new(String::with_capacity(text.len()));
+    stripped.extend(text.chars().filter(|&c| !is_space(c)));
+    stripped
+}
+
+/// White space of the C locale.
+const fn is_space(c: char) -> bool {
+    matches!(c, ' ' | '\t'..='\r')
 }
 
 #[derive(Default)]
@@ -86,7 +122,7 @@ struct Peer {
 
 impl Reader {
     fn line(&mut self, number: usize, line: &str) -> Result<()> {
-        let line = line.split('#').next().unwrap_or_default().trim();
+        let line = line.split('#').next().unwrap_or_default().trim_matches(is_space);
         if line.is_empty() {
             return Ok(());
         }
@@ -94,17 +130,18 @@ impl Reader {
             return self.begin(number, line);
         }
         let (key, value) = line.split_once('=').ok_or_else(|| Error::invalid("neither a section nor key = value"))?;
-        let (key, value) = (key.trim(), value.trim());
+        let (key, value) = (key.trim_matches(is_space), value.trim_matches(is_space));
         let section = match self.section {
             Section::None => return Err(Error::invalid("stands before the first section")),
             Section::Interface => "[Interface]",
             Section::Peer(_) => "[Peer]",
         };
-        self.pair(key, value).map_err(|e| e.at(format_args!("{section} {}", shown(key))))
+        self.pair(key, value).map_err(|e| e.at(format_args!("{section} {}", shown(&without_spaces(key)))))
     }
 
     fn begin(&mut self, number: usize, header: &str) -> Result<()> {
         self.end_section()?;
+        let header = without_spaces(header);
         if header.eq_ignore_ascii_case("[Interface]") {
             if self.seen_interface {
                 return Err(Error::invalid("a second [Interface]"));
@@ -140,18 +177,22 @@ impl Reader {
         if value.is_empty() {
             return Err(Error::invalid("has no value"));
         }
-        let key = key.to_ascii_lowercase();
+        let [mut key, mut name] = [without_spaces(key), Zeroizing::new(key.to_owned())];
+        key.make_ascii_lowercase();
+        name.make_ascii_lowercase();
+        let stripped = without_spaces(value);
         match &mut self.section {
-            Section::Peer(peer) => peer.pair(&key, value),
-            _ if tunnel_pair(&mut self.conf.update, &key, value)? => Ok(()),
-            _ => system_pair(&mut self.conf.interface, &key, value),
+            Section::Peer(peer) => peer.pair(&key, &stripped),
+            _ if tunnel_pair(&mut self.conf.update, &key, &stripped)? => Ok(()),
+            // wg-quick leaves white space inside where it is.
+            _ => system_pair(&mut self.conf.interface, &name, value),
         }
     }
 
     fn finish(mut self) -> Result<Conf> {
         self.end_section()?;
         if !self.seen_interface {
-            return Err(Error::invalid("there is no [Interface]"));
+            return Err(Error::invalid("the file ends without an [Interface]"));
         }
         self.conf.complete();
         Ok(self.conf)
@@ -207,7 +248,24 @@ fn system_pair(interface: &mut InterfaceSettings, key: &str, value: &str) -> Res
                 _ => return Err(Error::invalid("neither true nor false")),
             };
         }
+        "includedapplications" => {
+            applications(value, &mut interface.included_applications, &interface.excluded_applications)?;
+        }
+        "excludedapplications" => {
+            applications(value, &mut interface.excluded_applications, &interface.included_applications)?;
+        }
         _ => return Err(Error::invalid("no such key")),
+    }
+    Ok(())
+}
+
+/// Adds names of apps to one of two lists, of which a file has one.
+fn applications(value: &str, list: &mut Vec<String>, other: &[String]) -> Result<()> {
+    if !other.is_empty() {
+        return Err(Error::invalid("apps are either included or excluded"));
+    }
+    for name in items(value) {
+        list.push(name?.to_owned());
     }
     Ok(())
 }
@@ -258,7 +316,7 @@ fn table(value: &str) -> Result<Table> {
 
 /// The trimmed items of a comma list.
 fn items(value: &str) -> impl Iterator<Item = Result<&str>> {
-    value.split(',').map(|item| match item.trim() {
+    value.split(',').map(|item| match item.trim_matches(is_space) {
         "" => Err(Error::invalid("two commas in a row, or one at an end")),
         item => Ok(item),
     })
@@ -267,7 +325,7 @@ fn items(value: &str) -> impl Iterator<Item = Result<&str>> {
 /// The items of a list of which commas or spaces stand between.
 fn words(value: &str) -> Result<Vec<&str>> {
     let items: Vec<&str> = items(value).collect::<Result<_>>()?;
-    Ok(items.into_iter().flat_map(str::split_whitespace).collect())
+    Ok(items.into_iter().flat_map(|item| item.split(is_space).filter(|word| !word.is_empty())).collect())
 }
 
 fn prefix_or_address(item: &str) -> Result<IpNet> {
@@ -300,9 +358,21 @@ mod tests {
         for bytes in [marked.clone().into_bytes(), le(&marked), be(&marked), le(FILE), be(FILE)] {
             assert_eq!(Conf::from_bytes(&bytes).unwrap(), expected);
         }
-        for bad in [b"[\xff".as_slice(), b"[\0I\0x", b"\xff\xfe\x00\xd8"] {
-            assert!(Conf::from_bytes(bad).is_err());
+        for (bad, line) in [
+            (b"[\xff".as_slice(), 1),
+            (b"[\0I\0x", 1),
+            (b"\xff\xfe\x00\xd8", 1),
+            (b"[\0\n\0\n\0\x00\xd8", 3),
+            (b"[Interface]\n# \xe9\nPostUp = \xe9", 3),
+            (b"# \xe9", 1),
+            (b"# \xe9\n\n", 3),
+            (b"[Interface]\n[Peer]\n\n", 4),
+        ] {
+            let error = Conf::from_bytes(bad).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("line {line}: ")), "{error}");
         }
+        let latin1 = [b"# caf\xe9\n".as_slice(), &FILE.as_bytes()[..FILE.len() - 1], b" # \xe9\xff\0\n"].concat();
+        assert_eq!(Conf::from_bytes(&latin1).unwrap(), expected);
     }
 
     #[test]

@@ -92,6 +92,8 @@ impl Text {
         if interface.save_config {
             self.pair("SaveConfig", "true");
         }
+        self.list("IncludedApplications", interface.included_applications.iter());
+        self.list("ExcludedApplications", interface.excluded_applications.iter());
     }
 
     fn peer(&mut self, peer: &PeerUpdate) {
@@ -119,7 +121,8 @@ mod tests {
     fn a_file_as_a_human_would_write_it() {
         let text = "[Interface]\nPrivateKey = yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=\nListenPort = 51820\n\
                     FwMark = 0xca6c\nAddress = 10.0.0.2/24, fd00::2/64\nDNS = 1.1.1.1, ::1\nDNS = corp.example\n\
-                    MTU = 1420\nTable = off\nPostUp = ip rule add from 10.0.0.2 = x\nSaveConfig = true\n\n\
+                    MTU = 1420\nTable = off\nPostUp = ip rule add from 10.0.0.2 = x\nSaveConfig = true\n\
+                    ExcludedApplications = com.example, org.example.app\n\n\
                     [Peer]\nPublicKey = xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\n\
                     PresharedKey = TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0=\nAllowedIPs = 0.0.0.0/0, ::/0\n\
                     Endpoint = vpn.example.com:51820\nPersistentKeepalive = 25\n\n\
@@ -147,6 +150,10 @@ mod tests {
         let mut odd_domain = Conf::default();
         odd_domain.interface.dns_search.push("a, b".into());
 
+        let mut odd_apps = Conf::default();
+        odd_apps.interface.included_applications.push("a".into());
+        odd_apps.interface.excluded_applications.push("b".into());
+
         let unsayable = [
             with_peer(|p| p.remove = true),
             with_peer(|p| p.update_only = true),
@@ -157,6 +164,7 @@ mod tests {
             with_hook(""),
             small_mtu,
             odd_domain,
+            odd_apps,
         ];
         for conf in unsayable {
             assert!(conf.to_text().is_err(), "{conf:?}");
@@ -177,9 +185,14 @@ mod tests {
     prop_compose! {
         fn interfaces()(addresses in vec(nets(), 0..3), dns: Vec<IpAddr>, dns_search in vec("[a-z][a-z0-9_-]{0,9}\\.[a-z]{2,5}", 0..3),
                         mtu in option::of(576..=u16::MAX), number: u32, kind in 0..4, save_config: bool,
-                        pre_up in hooks(), post_up in hooks(), pre_down in hooks(), post_down in hooks()) -> InterfaceSettings {
+                        pre_up in hooks(), post_up in hooks(), pre_down in hooks(), post_down in hooks(),
+                        apps in vec("[a-z]{1,9}\\.[a-z]{1,9}", 0..3), include: bool) -> InterfaceSettings {
+            let (included_applications, excluded_applications) = if include { (apps, Vec::new()) } else { (Vec::new(), apps) };
             let table = [Table::Auto, Table::Off, Table::Main, Table::Number(number)][kind as usize];
-            InterfaceSettings { addresses, dns, dns_search, mtu, table, pre_up, post_up, pre_down, post_down, save_config }
+            InterfaceSettings {
+                addresses, dns, dns_search, mtu, table, pre_up, post_up, pre_down, post_down, save_config,
+                included_applications, excluded_applications,
+            }
         }
     }
 
