@@ -27,7 +27,7 @@ mod system {
         fn pthread_testcancel();
     }
 
-    /// How much of a time limit, in milliseconds and negative for none, may pass until [`test`] is to be called.
+    /// How much of a time limit, in milliseconds and negative for none, may pass until [`test()`] is to be called.
     pub(in super::super) fn between_tests(limit: c_int) -> c_int {
         if (0..BETWEEN_TESTS).contains(&limit) { limit } else { BETWEEN_TESTS }
     }
