@@ -218,6 +218,11 @@ fn keys_work_from_c() {
     c_test("keys", "c99");
 }
 
+#[test]
+fn no_key_is_left_on_the_callers_stack() {
+    c_test("secrets", "c99");
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn the_log_works_from_c() {

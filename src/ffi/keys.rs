@@ -4,7 +4,7 @@
 
 use std::{ffi::c_char, ptr};
 
-use super::{guard::guard_anywhere, result::wg_result, text::borrow_text};
+use super::{guard::guard_anywhere, result::wg_result, stack::wiped, text::borrow_text};
 use crate::{
     error::{Error, ErrorKind, Result},
     key::{KEY_LEN, PresharedKey, PrivateKey, Secret},
@@ -58,6 +58,10 @@ unsafe fn give_text(text: &str, out: *mut c_char) -> Result<()> {
     unsafe { give(&bytes[..=text.len()], out.cast()) }
 }
 
+fn guard_keys(body: impl FnOnce() -> Result<()>) -> wg_result {
+    wiped(|| guard_anywhere(body))
+}
+
 /// Makes a private key, clamped as X25519 has it.
 ///
 /// Memory: writes 32 bytes to `private_key`, which the caller wipes when it is done with them.
@@ -69,7 +73,7 @@ unsafe fn give_text(text: &str, out: *mut c_char) -> Result<()> {
 /// `private_key` is NULL or has room for 32 bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_generate_private_key(private_key: *mut u8) -> wg_result {
-    guard_anywhere(|| {
+    guard_keys(|| {
         // SAFETY: the caller's contract is the same.
         unsafe { give(PrivateKey::generate(&SystemRandom).as_bytes(), private_key) }
     })
@@ -86,7 +90,7 @@ pub unsafe extern "C" fn wg_generate_private_key(private_key: *mut u8) -> wg_res
 /// `private_key` is NULL or points to 32 readable bytes; `public_key` is NULL or has room for 32 bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_generate_public_key(private_key: *const u8, public_key: *mut u8) -> wg_result {
-    guard_anywhere(|| {
+    guard_keys(|| {
         // SAFETY: the caller's contract is the same.
         let private = PrivateKey::from_bytes(*unsafe { take_key(private_key) }?);
         // SAFETY: as above.
@@ -105,7 +109,7 @@ pub unsafe extern "C" fn wg_generate_public_key(private_key: *const u8, public_k
 /// `preshared_key` is NULL or has room for 32 bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_generate_preshared_key(preshared_key: *mut u8) -> wg_result {
-    guard_anywhere(|| {
+    guard_keys(|| {
         // SAFETY: the caller's contract is the same.
         unsafe { give(PresharedKey::generate(&SystemRandom).as_bytes(), preshared_key) }
     })
@@ -122,7 +126,7 @@ pub unsafe extern "C" fn wg_generate_preshared_key(preshared_key: *mut u8) -> wg
 /// `key` is NULL or points to 32 readable bytes; `text` is NULL or has room for WG_KEY_HEX_LEN characters.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_key_to_hex(key: *const u8, text: *mut c_char) -> wg_result {
-    guard_anywhere(|| {
+    guard_keys(|| {
         // SAFETY: the caller's contract is the same.
         let key = PresharedKey::from_bytes(*unsafe { take_key(key) }?);
         // SAFETY: as above.
@@ -141,7 +145,7 @@ pub unsafe extern "C" fn wg_key_to_hex(key: *const u8, text: *mut c_char) -> wg_
 /// `key` is NULL or points to 32 readable bytes; `text` is NULL or has room for WG_KEY_BASE64_LEN characters.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_key_to_base64(key: *const u8, text: *mut c_char) -> wg_result {
-    guard_anywhere(|| {
+    guard_keys(|| {
         // SAFETY: the caller's contract is the same.
         let key = PresharedKey::from_bytes(*unsafe { take_key(key) }?);
         // SAFETY: as above.
@@ -160,7 +164,7 @@ pub unsafe extern "C" fn wg_key_to_base64(key: *const u8, text: *mut c_char) -> 
 /// `text` is NULL or ends with a zero byte; `key` is NULL or has room for 32 bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_key_from_hex(text: *const c_char, key: *mut u8) -> wg_result {
-    guard_anywhere(|| {
+    guard_keys(|| {
         // SAFETY: the caller's contract is the same.
         let read = PresharedKey::from_hex(unsafe { borrow_text(text, "text") }?)?;
         // SAFETY: as above.
@@ -180,7 +184,7 @@ pub unsafe extern "C" fn wg_key_from_hex(text: *const c_char, key: *mut u8) -> w
 /// `text` is NULL or ends with a zero byte; `key` is NULL or has room for 32 bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_key_from_base64(text: *const c_char, key: *mut u8) -> wg_result {
-    guard_anywhere(|| {
+    guard_keys(|| {
         // SAFETY: the caller's contract is the same.
         let read = PresharedKey::from_base64(unsafe { borrow_text(text, "text") }?)?;
         // SAFETY: as above.

@@ -17,6 +17,7 @@ use super::{
     protect::Protect,
     resolve::Resolver,
     result::wg_result,
+    stack::wiped,
     text::{borrow_text, give_text},
 };
 use crate::{
@@ -196,14 +197,15 @@ unsafe fn turn_on(options: Result<(wg_options_t, Result<()>)>, log: Arc<OwnLog>,
         let brought = unsafe { Brought::read(&options) };
         (options, complete, hooks, brought)
     });
-    guard_number(|| {
+    let body = || {
         let (options, complete, hooks, brought) = given?;
         complete?;
         // SAFETY: as above.
         let text = unsafe { borrow_text(uapi, "uapi") }?;
         // SAFETY: as above.
         unsafe { make(&options, hooks, brought?, log, text) }
-    })
+    };
+    wiped(|| guard_number(body))
 }
 
 /// # Safety
@@ -306,7 +308,8 @@ pub(super) fn check_mtu(mtu: u32) -> Result<u16> {
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_turn_off(handle: i32) -> wg_result {
-    guard_end(handle, || handle::end(handle, |entry: &Entry<Running>| entry.logged(|| entry.turn_off(handle))))
+    let body = || handle::end(handle, |entry: &Entry<Running>| entry.logged(|| entry.turn_off(handle)));
+    wiped(|| guard_end(handle, body))
 }
 
 /// As wg_turn_off(), but it waits for `milliseconds` at most.
@@ -324,10 +327,11 @@ pub extern "C" fn wg_turn_off(handle: i32) -> wg_result {
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_turn_off_within(handle: i32, milliseconds: u32) -> wg_result {
-    guard_end(handle, || {
+    let body = || {
         let timeout = Duration::from_millis(milliseconds.into());
         handle::end_within(handle, timeout, |entry: &Entry<Running>, handle| entry.logged(|| entry.turn_off(handle)))
-    })
+    };
+    wiped(|| guard_end(handle, body))
 }
 
 /// Changes the configuration of a tunnel: `uapi` is as in wg_turn_on(). A line that is refused changes nothing.
@@ -346,14 +350,15 @@ pub extern "C" fn wg_turn_off_within(handle: i32, milliseconds: u32) -> wg_resul
 /// `uapi` is NULL or ends with a zero byte.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_set_config(handle: i32, uapi: *const c_char) -> wg_result {
-    guard_on(handle, |entry: &Entry<Running>| {
+    let body = |entry: &Entry<Running>| {
         // SAFETY: the caller's contract is the same.
         let text = unsafe { borrow_text(uapi, "uapi") }?;
         entry.check_running()?;
         let device = entry.tunnel.device();
         let limits = Limits { host_names: device.resolves_names(), ..Limits::for_peers(device.max_peers()) };
         device.apply(uapi::parse_set(text, limits)?)
-    })
+    };
+    wiped(|| guard_on(handle, body))
 }
 
 /// Reads the configuration and state of a tunnel: the lines of a UAPI `get`, without `errno=`. They contain the private
@@ -369,7 +374,7 @@ pub unsafe extern "C" fn wg_set_config(handle: i32, uapi: *const c_char) -> wg_r
 /// `out` is NULL or points to writable storage for one pointer.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_get_config(handle: i32, out: *mut *mut c_char) -> wg_result {
-    guard_on(handle, |entry: &Entry<Running>| {
+    let body = |entry: &Entry<Running>| {
         if out.is_null() {
             return Err(Error::new(ErrorKind::Null, "out is NULL"));
         }
@@ -377,5 +382,6 @@ pub unsafe extern "C" fn wg_get_config(handle: i32, out: *mut *mut c_char) -> wg
         // SAFETY: it is not NULL, and writable, says the caller.
         unsafe { out.write(text.as_ptr()) };
         Ok(())
-    })
+    };
+    wiped(|| guard_on(handle, body))
 }

@@ -1,0 +1,103 @@
+/* No call leaves a copy of a key on the stack of the thread that made it. Each is made on a thread whose stack is searched
+ * afterwards. */
+#include "check.h"
+#include <sys/mman.h>
+
+#define STACK (1 << 20)
+
+/* Not on the stack that is searched, all of it. */
+static unsigned char private_key[WG_KEY_LEN], preshared_key[WG_KEY_LEN], read_key[WG_KEY_LEN], public_key[WG_KEY_LEN];
+static char private_hex[WG_KEY_HEX_LEN], preshared_hex[WG_KEY_HEX_LEN];
+static char private_base64[WG_KEY_BASE64_LEN], preshared_base64[WG_KEY_BASE64_LEN];
+static char config[1024];
+static int tun[2];
+static int32_t handle;
+
+static void makes_a_private_key(void) { CHECK_EQ(wg_generate_private_key(private_key), WG_OK); }
+static void makes_a_preshared_key(void) { CHECK_EQ(wg_generate_preshared_key(preshared_key), WG_OK); }
+static void derives(void) { CHECK_EQ(wg_generate_public_key(private_key, public_key), WG_OK); }
+static void writes_hex(void) {
+  CHECK_EQ(wg_key_to_hex(private_key, private_hex), WG_OK);
+  CHECK_EQ(wg_key_to_hex(preshared_key, preshared_hex), WG_OK);
+}
+static void writes_base64(void) {
+  CHECK_EQ(wg_key_to_base64(private_key, private_base64), WG_OK);
+  CHECK_EQ(wg_key_to_base64(preshared_key, preshared_base64), WG_OK);
+}
+static void reads_hex(void) { CHECK_EQ(wg_key_from_hex(private_hex, read_key), WG_OK); }
+static void reads_base64(void) { CHECK_EQ(wg_key_from_base64(preshared_base64, read_key), WG_OK); }
+/* On the main thread: what snprintf() leaves is the test's own. */
+static void prepare(void) {
+  make_pair(SOCK_DGRAM, tun);
+  snprintf(config, sizeof config, "private_key=%s\npublic_key=%s\npreshared_key=%s\nallowed_ip=0.0.0.0/0\n", private_hex,
+           PUBLIC_B, preshared_hex);
+}
+static void is_turned_on(void) { CHECK((handle = wg_turn_on(tun[0], config)) > 0); }
+static void is_refused(void) {
+  /* The last line is wrong, and the keys have been read by then. */
+  CHECK_EQ(wg_set_config(handle, config), WG_ERR_INVALID);
+}
+static void is_set(void) { CHECK_EQ(wg_set_config(handle, config), WG_OK); }
+static void is_read(void) {
+  char *text;
+  CHECK_EQ(wg_get_config(handle, &text), WG_OK);
+  CHECK(strstr(text, private_hex) != NULL && strstr(text, preshared_hex) != NULL);
+  wg_free(text);
+}
+static void is_turned_off(void) { CHECK_EQ(wg_turn_off(handle), WG_OK); }
+
+static void *calls(void *step) {
+  (*(void (**)(void))step)();
+  return NULL;
+}
+
+static int holds(const unsigned char *stack, const void *secret, size_t len) {
+  size_t i;
+  for (i = 0; i + len <= STACK; i++) {
+    if (stack[i] == *(const unsigned char *)secret && memcmp(stack + i, secret, len) == 0) return 1;
+  }
+  return 0;
+}
+
+static void check_leaves_nothing(const char *name, void (*step)(void)) {
+  unsigned char *stack = mmap(NULL, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  pthread_attr_t attributes;
+  pthread_t thread;
+  int left;
+  CHECK(stack != MAP_FAILED);
+  CHECK_EQ(pthread_attr_init(&attributes), 0);
+  CHECK_EQ(pthread_attr_setstack(&attributes, stack, STACK), 0);
+  CHECK_EQ(pthread_create(&thread, &attributes, calls, &step), 0);
+  CHECK_EQ(pthread_join(thread, NULL), 0);
+  CHECK_EQ(pthread_attr_destroy(&attributes), 0);
+  left = holds(stack, private_key, WG_KEY_LEN) + holds(stack, preshared_key, WG_KEY_LEN) +
+         holds(stack, private_hex, WG_KEY_HEX_LEN - 1) + holds(stack, preshared_hex, WG_KEY_HEX_LEN - 1) +
+         holds(stack, private_base64, WG_KEY_BASE64_LEN - 1) + holds(stack, preshared_base64, WG_KEY_BASE64_LEN - 1);
+  if (left != 0) fprintf(stderr, "%s: keys are left on the stack\n", name);
+  CHECK_EQ(left, 0);
+  CHECK_EQ(munmap(stack, STACK), 0);
+}
+
+int main(void) {
+  /* What is still zero would be found everywhere. */
+  makes_a_private_key();
+  makes_a_preshared_key();
+  writes_hex();
+  writes_base64();
+  check_leaves_nothing("wg_generate_private_key", makes_a_private_key);
+  check_leaves_nothing("wg_generate_preshared_key", makes_a_preshared_key);
+  check_leaves_nothing("wg_key_to_hex", writes_hex);
+  check_leaves_nothing("wg_key_to_base64", writes_base64);
+  check_leaves_nothing("wg_key_from_hex", reads_hex);
+  check_leaves_nothing("wg_key_from_base64", reads_base64);
+  check_leaves_nothing("wg_generate_public_key", derives);
+  prepare();
+  check_leaves_nothing("wg_turn_on", is_turned_on);
+  check_leaves_nothing("wg_set_config", is_set);
+  check_leaves_nothing("wg_get_config", is_read);
+  strcat(config, "no_such_key=1\n");
+  check_leaves_nothing("wg_set_config, refused", is_refused);
+  check_leaves_nothing("wg_turn_off", is_turned_off);
+  close(tun[1]);
+  return 0;
+}
