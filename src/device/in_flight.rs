@@ -6,12 +6,12 @@
 use std::{
     io,
     sync::{
-        Condvar, Mutex, PoisonError,
+        Condvar, Mutex, PoisonError, TryLockError,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
-use super::{Device, lock};
+use super::{Device, lock, unreachable::AnswerRate};
 use crate::{
     bind::{SendReport, Transmit},
     tun::{PacketArena, PacketList},
@@ -83,7 +83,22 @@ impl Device {
 
     /// See [`Tun::write`](crate::tun::Tun::write). During a pause nothing is taken.
     pub(super) fn write_tun(&self, packets: PacketList<'_>) -> usize {
-        self.in_flight.begin().map_or(0, |_call| self.tun.write(packets))
+        self.in_flight.begin().map_or(0, |_call| {
+            let _alone = lock(&self.answer_rate);
+            self.tun.write(packets)
+        })
+    }
+
+    /// Lets `answer` write into the TUN, unless another thread writes at this moment, or there is a pause.
+    pub(super) fn try_writing_tun(&self, answer: impl FnOnce(&dyn Fn(PacketList<'_>) -> usize, &mut AnswerRate)) {
+        let Some(_call) = self.in_flight.begin() else { return };
+        let mut rate = match self.answer_rate.try_lock() {
+            Ok(rate) => rate,
+            // An app's function has panicked.
+            Err(TryLockError::Poisoned(rate)) => rate.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        answer(&|packets| self.tun.write(packets), &mut rate);
     }
 
     /// See [`Bind::send`](crate::bind::Bind::send). During a pause everything is dropped.

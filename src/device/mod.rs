@@ -8,7 +8,8 @@
 //! peer's `handshake`, then its `state`; `index`, `deadlines`, `greetings`, the queue of `events`, those of `names` and
 //! `budget`; a second peer's `state` is only tried. None
 //! from `config` on is held across I/O or a callback. Under the first three sockets are opened, and an app's function
-//! sees each new one: what takes none of them, such as reading the configuration, never waits for it.
+//! sees each new one: what takes none of them, such as reading the configuration, never waits for it. Under `answer_rate`,
+//! which is none of these, the TUN is written and nothing else is locked.
 
 pub mod allowed_ips;
 mod apply;
@@ -39,6 +40,7 @@ mod table;
 mod threads;
 mod timers;
 mod tunnel;
+mod unreachable;
 
 use std::{
     collections::VecDeque,
@@ -80,6 +82,7 @@ use peers::Peers;
 use staged::Budget;
 use table::Table;
 use timers::Deadlines;
+use unreachable::AnswerRate;
 
 /// Peers of a device, unless [`Options::max_peers`] says otherwise; wireguard-go's number.
 pub const DEFAULT_MAX_PEERS: usize = crate::config::MAX_PEERS;
@@ -176,6 +179,8 @@ pub struct Device {
     /// Held while the sockets change; see [`Transition`](sockets::Transition).
     transition: Mutex<()>,
     in_flight: InFlight,
+    /// Held while something is written into the TUN: there is one writer at a time.
+    answer_rate: Mutex<AnswerRate>,
     /// Held while events of the TUN are taken and followed, which keeps them in order.
     tun_events: Mutex<()>,
     /// Held for a moment only; the rest of the state may be locked under it.
@@ -217,6 +222,7 @@ impl Device {
             sets: Mutex::default(),
             transition: Mutex::default(),
             in_flight: InFlight::default(),
+            answer_rate: Mutex::default(),
             tun_events: Mutex::default(),
             config: Mutex::default(),
             identity: RwLock::default(),

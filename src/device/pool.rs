@@ -42,6 +42,8 @@ const INBOUND: usize = IN_SLOTS * (MAX_PACKET + size_of::<RecvMeta>())
 /// the addresses that ask for handshakes while we are under load.
 pub const FIXED_MEMORY: usize = OUTBOUND + INBOUND + tun::MAX_MEMORY + ratelimit::MAX_MEMORY;
 
+// Each has a bit of a `u128`.
+const _: () = assert!(OUT_PACKETS <= 128);
 const _: () = assert!(OUT_BYTES >= MAX_PACKET + 15 + HEADROOM + TAILROOM);
 
 /// Buffers that one thread works in.

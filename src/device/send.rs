@@ -145,12 +145,14 @@ impl Device {
         Ok(n)
     }
 
-    /// Finds each packet's peer, and puts neighbours together.
+    /// Finds each packet's peer, and puts neighbours together. Packets that no peer wants are answered.
     fn route(&self, out: &mut Outbound) {
         out.tos.clear();
         out.runs.clear();
         let table = self.allowed_ips.read();
         let mut last = None;
+        // A bit for each packet that no peer wants.
+        let mut unwanted = 0_u128;
         for (i, slot) in out.arena.slots().iter().enumerate() {
             let packet = out.arena.packet(*slot);
             let header = Header::parse(packet);
@@ -169,12 +171,20 @@ impl Device {
             match out.runs.last_mut() {
                 Some(run) if run.slots.end == i && last == Some(header.dst) => run.slots.end += 1,
                 neighbour => match (table.lookup(header.dst), neighbour) {
-                    (None, _) => count(&self.stats.out_no_peer, 1),
+                    (None, _) => {
+                        count(&self.stats.out_no_peer, 1);
+                        unwanted |= 1 << i;
+                    }
                     (Some(peer), Some(run)) if run.slots.end == i && Arc::ptr_eq(peer, &run.peer) => run.slots.end += 1,
                     (Some(peer), _) => out.runs.push(Run { peer: peer.clone(), slots: i..i + 1 }),
                 },
             }
             last = Some(header.dst);
+        }
+        drop(table);
+        if unwanted != 0 {
+            let slots = out.arena.slots().iter().enumerate().filter(|(i, _)| unwanted >> i & 1 != 0);
+            self.answer_unreachable(slots.map(|(_, slot)| out.arena.packet(*slot)));
         }
     }
 
@@ -187,7 +197,9 @@ impl Device {
                 return count(&self.stats.out_unstaged, slots.len());
             }
             if state.endpoint.is_none() && state.name.is_none() {
-                return count(&self.stats.out_no_endpoint, slots.len());
+                drop(state);
+                count(&self.stats.out_no_endpoint, slots.len());
+                return self.answer_unreachable(slots.iter().map(|slot| &bytes[slot.start..slot.start + slot.len]));
             }
             // What waits already goes first.
             let endpoint = state.endpoint.filter(|_| !state.must_wait());

@@ -80,6 +80,8 @@ counters! {
     handshake_refused,
     /// Cookie replies that answer nothing, or are not authentic.
     cookie_refused,
+    /// Packets that no peer wants, or whose peer has no endpoint, whose sender was told so by ICMP.
+    unreachable_sent,
 }
 
 /// What was passed on, for all peers together, also for those that are gone.

@@ -2,7 +2,7 @@
 //!
 //! Packets that are read land in a [`PacketArena`], packed so that they can be sealed in place and leave as one
 //! segmented send. Packets that are written are a [`PacketList`], so that a device with offloads can put a run of
-//! them together. One thread reads (`wait`, `read`), one writes, any may wake or ask.
+//! them together. One thread reads (`wait`, `read`), one at a time writes, any may wake or ask.
 //!
 //! | file | where packets come from |
 //! |---|---|

@@ -190,7 +190,8 @@ impl Replay {
         for datagram in self.world.sent() {
             self.sent.push_back(Output { at: self.now, text: self.peer.read(&datagram, self.world.now()) });
         }
-        for packet in self.node.received() {
+        // An answer by ICMP is a comment in a recording.
+        for packet in self.node.received().into_iter().filter(|packet| packet.get(9) != Some(&1)) {
             self.delivered.push_back(Output { at: self.now, text: self.peer.read_delivered(&packet) });
         }
     }
