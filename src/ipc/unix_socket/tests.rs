@@ -150,19 +150,33 @@ fn is_ended(mut stream: &UnixStream) -> bool {
     !matches!(result, Err(e) if e.kind() == io::ErrorKind::WouldBlock)
 }
 
+/// Asks, and waits until the server's thread is done with it: that it notes after the answer is sent.
+fn ask_and_settle(stream: &UnixStream) {
+    ask(stream, "get=1\n\n").unwrap();
+    let is_busy = |task: fs::DirEntry| {
+        let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.contains("(wg-uapi-client) ") && !stat.contains("(wg-uapi-client) S")
+    };
+    let begun = Instant::now();
+    while fs::read_dir("/proc/self/task").unwrap().flatten().any(is_busy) {
+        assert!(begun.elapsed() < SOON, "the server's threads are busy all the time");
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn the_client_that_was_idle_longest_makes_room() {
     let dir = Dir::new();
     let (_server, _) = start(&dir, Options { connections: 3, ..Options::default() });
     let clients: Vec<_> = (0..3).map(|_| connect(&dir.socket())).collect();
     for client in [2, 0, 1] {
-        ask(&clients[client], "get=1\n\n").unwrap();
+        ask_and_settle(&clients[client]);
     }
     let mut stay = Vec::new();
     for longest in [2, 0, 1] {
         assert!(!is_ended(&clients[longest]));
         let newcomer = connect(&dir.socket());
-        ask(&newcomer, "get=1\n\n").unwrap();
+        ask_and_settle(&newcomer);
         assert!(is_ended(&clients[longest]));
         stay.push(newcomer);
     }
@@ -179,7 +193,7 @@ fn what_an_ended_client_has_sent_is_not_applied() {
     let dir = Dir::new();
     let (_server, backend) = start(&dir, Options { connections: 1, ..Options::default() });
     let half = connect(&dir.socket());
-    ask(&half, "get=1\n\n").unwrap();
+    ask_and_settle(&half);
     (&half).write_all(b"set=1\nfwmark=1\n").unwrap();
     assert_eq!(get(&dir.socket()), "listen_port=7\nerrno=0\n\n");
     assert!(is_ended(&half));
