@@ -44,6 +44,11 @@ pub trait Clock: Send + Sync {
     fn now(&self) -> Instant;
     /// Wall-clock time since 1970-01-01 UTC; zero if the wall clock is set before that.
     fn wall(&self) -> Duration;
+    /// Processor time of the calling thread, to tell what work costs, whatever else the machine does. Without such a clock
+    /// it is `now`.
+    fn worked(&self) -> Instant {
+        self.now()
+    }
     /// How long the machine has been suspended since boot, to a millisecond; zero, always, where that cannot be told or is an
     /// everyday matter. When it grows the keys of sessions are forgotten: docs/adr/0009.
     fn slept(&self) -> Duration {
@@ -62,6 +67,11 @@ impl Clock for SystemClock {
 
     fn wall(&self) -> Duration {
         SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+    fn worked(&self) -> Instant {
+        boot::read(libc::CLOCK_THREAD_CPUTIME_ID)
     }
 
     #[cfg(target_os = "linux")]

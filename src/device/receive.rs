@@ -274,9 +274,10 @@ impl Device {
 
     /// Computes a handshake message, and counts the time that this takes.
     fn computing<R>(&self, compute: impl FnOnce() -> R) -> R {
-        let began = self.clock.now();
+        let began = self.clock.worked();
         let result = compute();
-        lock(&self.gate).computed(began, self.clock.now());
+        let took = self.clock.worked().since(began);
+        lock(&self.gate).computed(took, self.clock.now());
         result
     }
 
