@@ -24,7 +24,7 @@ struct test {
   pthread_barrier_t begin;
 };
 
-static int get_int(int *from) { return __sync_fetch_and_add(from, 0); }
+static int get_int(int *from) { return __atomic_load_n(from, __ATOMIC_SEQ_CST); }
 
 static void runs(struct user *user) {
   int i;
@@ -125,7 +125,7 @@ static void while_the_tunnel_runs(enum kind kind) {
   while (get_int(&test.calls) == 0) sched_yield();
   for (i = 0; i < SETTERS; i++) start(&setters[i], sets, &test);
   for (i = 0; i < SETTERS; i++) join(setters[i]);
-  test.stop = 1;
+  __sync_fetch_and_add(&test.stop, 1);
   for (i = 0; i < 2; i++) join(callers[i]);
   CHECK_EQ(wg_turn_off(test.handle), WG_OK);
   close(app);

@@ -76,8 +76,13 @@ static struct end turn_on_named(wg_resolve_fn_t function) {
 }
 
 static void reset(void) {
-  begun = destroyed = closed = 0;
+  /* A look-up that was given up may still be on its way out. */
+  pthread_mutex_lock(&lock);
+  begun = 0;
   hold = 1;
+  pthread_mutex_unlock(&lock);
+  __sync_fetch_and_and(&destroyed, 0);
+  __sync_fetch_and_and(&closed, 0);
 }
 
 /* If one of these waited, it would do so for ever. */
