@@ -3,7 +3,8 @@
  *
  * Handles are positive numbers, counted up and never reused. Failures are negative values of wg_result, and
  * wg_last_error() has the calling thread's text for the last of them. Every function may be called on any thread. The
- * library installs no signal handler, never ends the process, and prints nothing (the report of a caught bug aside).
+ * library installs no signal handler, and prints nothing (the report of a caught bug aside). It ends the process in one
+ * case only: if memory cannot be allocated, the process is aborted.
  * Callbacks on its threads have 512 KiB of stack. In a child of fork() calls on handles of the parent fail with
  * WG_ERR_FORKED. docs/C_API.md has more about threads, locks, fork(), exit() and descriptors.
  *
