@@ -18,24 +18,32 @@ use wg_embed::{
     time::ManualClock,
 };
 
-/// Each key that is made costs so much time.
+/// Each key that is made costs so much time, and each cookie reply.
 struct Costly {
     clock: Arc<ManualClock>,
-    micros: AtomicU64,
+    key_micros: AtomicU64,
+    reply_micros: AtomicU64,
 }
 
 impl Random for Costly {
     fn fill(&self, out: &mut [u8]) {
-        if out.len() == 32 {
-            self.clock.advance(Duration::from_micros(self.micros.load(Relaxed)));
-        }
+        let micros = match out.len() {
+            24 => self.reply_micros.load(Relaxed),
+            32 => self.key_micros.load(Relaxed),
+            _ => 0,
+        };
+        self.clock.advance(Duration::from_micros(micros));
         SystemRandom.fill(out);
     }
 }
 
 /// A node whose handshakes take so long, and what will begin them.
 fn node(world: &World, micros: u64, raws: u8) -> (Node, Arc<Costly>, Vec<Raw>) {
-    let random = Arc::new(Costly { clock: world.clock.clone(), micros: AtomicU64::new(micros) });
+    let random = Arc::new(Costly {
+        clock: world.clock.clone(),
+        key_micros: AtomicU64::new(micros),
+        reply_micros: AtomicU64::new(0),
+    });
     let node = world.node_with(1, random.clone());
     let raws = (0..raws).map(|n| Raw::new(&node, 10 + n)).collect::<Vec<_>>();
     raws.iter().for_each(|raw| raw.introduce(&node));
@@ -85,8 +93,31 @@ fn handshakes_that_take_too_much_time_are_answered_with_cookies_until_they_do_no
     world.settle(&[&node]);
     assert_eq!(raw.heard(&world)[0][0], 2);
     // It is over a second after it has become less.
-    random.micros.store(100, Relaxed);
+    random.key_micros.store(100, Relaxed);
     world.clock.advance(Duration::from_millis(1200));
     let seen = answers(&world, &node, &mut raws[101..], Duration::from_millis(20));
     assert_eq!(seen, vec![2; 99]);
+}
+
+#[test]
+fn cookies_take_little_time_and_those_who_have_one_are_served() {
+    let world = World::new();
+    let (node, random, mut raws) = node(&world, 1000, 201);
+    let (honest, others) = raws.split_first_mut().unwrap();
+    assert_eq!(answers(&world, &node, &mut others[..100], Duration::ZERO).last(), Some(&3), "under load");
+    let ask = |honest: &mut Raw| {
+        let message = honest.initiation(&world);
+        honest.send(&world, &message);
+        world.settle(&[&node]);
+        honest.heard(&world).remove(0)
+    };
+    let reply = ask(honest);
+    honest.take_cookie(&world, &reply);
+    random.reply_micros.store(1000, Relaxed);
+    // A thousand in half a second, and as long as the cookies take.
+    let refused = node.stat("handshake_rate_limited");
+    let seen: Vec<_> = (0..5).flat_map(|_| answers(&world, &node, others, Duration::from_micros(500))).collect();
+    assert!(seen.iter().all(|kind| *kind == 3) && (15..100).contains(&seen.len()), "{} of 1000", seen.len());
+    assert_eq!(node.stat("handshake_rate_limited") - refused, 1000 - seen.len() as u64);
+    assert_eq!(ask(honest)[0], 2);
 }

@@ -9,8 +9,10 @@ use crate::{noise::cookie::CookieChecker, time::Instant};
 pub(super) const LOAD_LASTS: Duration = Duration::from_secs(1);
 
 /// Computing handshakes may take one part in so many of the time.
-const SHARE: u32 = 10;
-/// Of so much time: a tenth of it may be used up at once. That is for peers that come together, after a server's restart
+const COMPUTING: u32 = 10;
+/// Answering with cookies may take one part in so many: some thousand answers a second.
+const ANSWERING: u32 = 20;
+/// Of so much time: its share of it may be used up at once. That is for peers that come together, after a server's restart
 /// for instance: one that gets a cookie begins again only after 5 s.
 const WINDOW: Duration = Duration::from_millis(300);
 
@@ -19,7 +21,8 @@ pub(super) struct Gate {
     /// `None` while there is no private key.
     pub(super) checker: Option<CookieChecker>,
     pub(super) limiter: RateLimiter,
-    effort: Effort,
+    computing: Effort<COMPUTING>,
+    answering: Effort<ANSWERING>,
     last_load: Option<Instant>,
 }
 
@@ -27,7 +30,7 @@ impl Gate {
     /// Whether we are, or were a moment ago, under load. `queue_is_long` is what the queue says: so many handshakes wait
     /// that we cannot keep up. If we can, they may still take too much of a thread that has packets to move.
     pub(super) fn is_under_load(&mut self, queue_is_long: bool, now: Instant) -> bool {
-        if queue_is_long || self.effort.is_too_much(now) {
+        if queue_is_long || self.computing.is_too_much(now) {
             self.last_load = Some(now);
         } else if self.last_load.take_if(|last| now.since(*last) >= LOAD_LASTS).is_some() {
             self.limiter.clear();
@@ -37,18 +40,29 @@ impl Gate {
 
     /// A handshake message was computed, which took so much of the processor's time.
     pub(super) fn computed(&mut self, took: Duration, now: Instant) {
-        self.effort.add(took, now);
+        self.computing.add(took, now);
+    }
+
+    /// Whether a sender may be answered with a cookie. A flood from addresses that are not its own would otherwise take all
+    /// the time there is: a reply costs more than everything else that is done about such a message.
+    pub(super) fn may_answer(&self, now: Instant) -> bool {
+        !self.answering.is_too_much(now)
+    }
+
+    /// Senders were answered with cookies, which took so much of the processor's time.
+    pub(super) fn answered(&mut self, took: Duration, now: Instant) {
+        self.answering.add(took, now);
     }
 }
 
-/// Time that handshakes take.
+/// Time that something takes which may have one part in `SHARE` of it.
 #[derive(Default)]
-struct Effort {
-    /// When they will have had no more than their share again, if none is computed until then.
+struct Effort<const SHARE: u32> {
+    /// When it will have had no more than its share again, if there is no more of it until then.
     even_at: Instant,
 }
 
-impl Effort {
+impl<const SHARE: u32> Effort<SHARE> {
     fn add(&mut self, took: Duration, now: Instant) {
         // A single one that took long says little about the next ones.
         self.even_at = (self.even_at.max(now) + took * SHARE).min(now + 2 * WINDOW);
@@ -104,6 +118,17 @@ mod tests {
         let now = START + Duration::from_secs(5);
         assert!(gate.is_under_load(false, now));
         assert!(!gate.is_under_load(false, now + 2 * WINDOW + LOAD_LASTS));
+    }
+
+    #[test]
+    fn answers_have_a_share_of_their_own() {
+        let mut gate = Gate::default();
+        let took = Duration::from_micros(100);
+        let answers =
+            (0..1000).filter(|_| gate.may_answer(START).then(|| gate.answered(took, START)).is_some()).count();
+        assert_eq!(answers, 151, "a twentieth of the window, and one that was over it");
+        assert!(!gate.is_under_load(false, START));
+        assert!(gate.may_answer(START + WINDOW));
     }
 
     #[test]

@@ -33,10 +33,13 @@ const IN_MESSAGES: usize = 64 * IN_SLOTS;
 /// wireguard-go; the number is wireguard-go's).
 const HANDSHAKE_QUEUE: usize = 1024;
 
+/// Handshake messages that are handled before data is looked at again, so that a flood of them does not stop it.
+pub(super) const HANDSHAKES_PER_ROUND: usize = 16;
+
 const OUTBOUND: usize = OUT_BYTES + OUT_PACKETS * (size_of::<Slot>() + size_of::<u8>() + size_of::<Run>());
 const INBOUND: usize = IN_SLOTS * (MAX_PACKET + size_of::<RecvMeta>())
     + IN_MESSAGES * (size_of::<Opened>() + size_of::<OpenedRun>() + size_of::<Range<usize>>())
-    + HANDSHAKE_QUEUE * size_of::<QueuedHandshake>();
+    + (HANDSHAKE_QUEUE + HANDSHAKES_PER_ROUND) * size_of::<QueuedHandshake>();
 
 /// What a tunnel's fixed buffers take when all of them are in use: what its threads work in, what its TUN works in, and
 /// the addresses that ask for handshakes while we are under load.
@@ -209,6 +212,8 @@ pub struct Inbound {
     pub(super) runs: Vec<OpenedRun>,
     pub(super) packets: Vec<Range<usize>>,
     pub(super) handshakes: HandshakeQueue,
+    /// Handshake messages whose senders are to be answered with cookies.
+    pub(super) unproven: Vec<QueuedHandshake>,
 }
 
 impl Inbound {
@@ -221,6 +226,7 @@ impl Inbound {
             runs: Vec::new(),
             packets: Vec::new(),
             handshakes: HandshakeQueue::default(),
+            unproven: Vec::with_capacity(HANDSHAKES_PER_ROUND),
         }
     }
 }
@@ -248,7 +254,7 @@ impl Buffers for Inbound {
             + self.opened.capacity() * size_of::<Opened>()
             + self.runs.capacity() * size_of::<OpenedRun>()
             + self.packets.capacity() * size_of::<Range<usize>>()
-            + self.handshakes.waiting.capacity() * size_of::<QueuedHandshake>()
+            + (self.handshakes.waiting.capacity() + self.unproven.capacity()) * size_of::<QueuedHandshake>()
     }
 
     fn is_in_use(&self) -> bool {

@@ -10,7 +10,7 @@ use super::{
     lock,
     packet::Header,
     peer::Peer,
-    pool::{Inbound, Opened, OpenedRun},
+    pool::{HANDSHAKES_PER_ROUND, Inbound, Opened, OpenedRun, QueuedHandshake},
     read,
     send::Reason,
     stats::count,
@@ -27,10 +27,20 @@ use crate::{
     tun::PacketList,
 };
 
-/// Handshake messages that are handled before data is looked at again, so that a flood of them does not stop it.
-const HANDSHAKES_PER_ROUND: usize = 16;
-/// The same, if more datagrams are waiting: fewer than may come in at a time, so that a flood shows in the queue.
+/// Handshake messages that are handled in a round if more datagrams are waiting: fewer than may come in at a time, so that
+/// a flood shows in the queue.
 const HANDSHAKES_PER_BUSY_ROUND: usize = 2;
+
+/// What is done about a handshake message.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sender {
+    /// It is computed.
+    Served,
+    /// Its sender must prove its address first, and is told how.
+    Unproven,
+    /// It is dropped, and was counted.
+    Refused,
+}
 
 impl Device {
     /// Receives datagrams and passes packets to the TUN, as far as that goes without waiting. Returns how many
@@ -223,53 +233,81 @@ impl Device {
             handled += 1;
             let from = queued.from;
             let now = self.clock.now();
-            match Message::parse(queued.message()) {
-                Some(Message::Initiation(m)) if self.passes_gate(m, from, loaded, now) => {
-                    self.handle_initiation(m, from, now);
+            let sender = match Message::parse(queued.message()) {
+                Some(Message::Initiation(m)) => {
+                    let sender = self.check_sender(m, from, loaded, now);
+                    if sender == Sender::Served {
+                        self.handle_initiation(m, from, now);
+                    }
+                    sender
                 }
-                Some(Message::Response(m)) if self.passes_gate(m, from, loaded, now) => {
-                    self.handle_response(m, from, now);
+                Some(Message::Response(m)) => {
+                    let sender = self.check_sender(m, from, loaded, now);
+                    if sender == Sender::Served {
+                        self.handle_response(m, from, now);
+                    }
+                    sender
                 }
-                Some(Message::CookieReply(m)) => self.handle_cookie_reply(m, now),
-                _ => {}
+                Some(Message::CookieReply(m)) => {
+                    self.handle_cookie_reply(m, now);
+                    continue;
+                }
+                _ => continue,
+            };
+            if sender == Sender::Unproven {
+                inbound.unproven.push(queued);
             }
         }
+        self.answer_with_cookies(&mut inbound.unproven);
         handled
     }
 
     /// Whether a handshake message may cost us its computation: its mac1 is right and, while we are under load, its
-    /// sender has proven its address and keeps to the rate. Answers with a cookie if that proof is missing.
-    fn passes_gate(&self, message: &[u8], from: Endpoint, loaded: bool, now: Instant) -> bool {
+    /// sender has proven its address and keeps to the rate.
+    fn check_sender(&self, message: &[u8], from: Endpoint, loaded: bool, now: Instant) -> Sender {
         let mut gate = lock(&self.gate);
         let loaded = gate.is_under_load(loaded, now);
         let Some(checker) = &mut gate.checker else {
             count(&self.stats.handshake_refused, 1);
-            return false;
+            return Sender::Refused;
         };
-        match checker.check(message, from.dst, loaded, now, &*self.random) {
-            Macs::Invalid => {
-                count(&self.stats.handshake_bad_mac, 1);
-                false
-            }
-            Macs::Mac1 if !loaded => true,
-            Macs::Mac1 => {
-                let reply = checker.reply(message, from.dst, now, &*self.random);
-                drop(gate);
-                count(&self.stats.handshake_cookie_sent, 1);
-                // Not with the TOS of the other handshake messages: the kernel's
-                // `wg_socket_send_buffer_as_reply_to_skb` sends with 0.
-                let reply = Transmit { to: from, contents: &reply, segment_size: reply.len(), tos: 0 };
-                count(&self.stats.out_send_failed, self.send_batch(&[reply]).dropped);
-                false
-            }
-            Macs::Mac1AndCookie => {
-                let allowed = gate.limiter.allow(from.dst.ip(), now);
-                if !allowed {
-                    count(&self.stats.handshake_rate_limited, 1);
-                }
-                allowed
+        let refusal = match checker.check(message, from.dst, loaded, now, &*self.random) {
+            Macs::Mac1 if !loaded => return Sender::Served,
+            Macs::Mac1AndCookie if gate.limiter.allow(from.dst.ip(), now) => return Sender::Served,
+            Macs::Mac1 if gate.may_answer(now) => return Sender::Unproven,
+            Macs::Invalid => &self.stats.handshake_bad_mac,
+            Macs::Mac1 | Macs::Mac1AndCookie => &self.stats.handshake_rate_limited,
+        };
+        count(refusal, 1);
+        Sender::Refused
+    }
+
+    /// Sends the senders of handshake messages what they need to prove their addresses. All in one go: that is what a
+    /// flood makes us do most.
+    fn answer_with_cookies(&self, unproven: &mut Vec<QueuedHandshake>) {
+        if unproven.is_empty() {
+            return;
+        }
+        let (began, now) = (self.clock.worked(), self.clock.now());
+        let mut replies = [[0; COOKIE_REPLY_LEN]; HANDSHAKES_PER_ROUND];
+        let mut made = 0;
+        if let Some(checker) = &mut lock(&self.gate).checker {
+            for (queued, reply) in unproven.iter_mut().zip(&mut replies) {
+                let from = queued.from.dst;
+                *reply = checker.reply(queued.message(), from, now, &*self.random);
+                made += 1;
             }
         }
+        // Not with the TOS of the other handshake messages: the kernel's `wg_socket_send_buffer_as_reply_to_skb` sends
+        // with 0.
+        let reply = |(to, contents)| Transmit { to, contents, segment_size: 0, tos: 0 };
+        let transmits: Vec<_> =
+            unproven.iter().map(|q| q.from).zip(replies[..made].iter().map(|r| &r[..])).map(reply).collect();
+        count(&self.stats.handshake_cookie_sent, made);
+        count(&self.stats.out_send_failed, self.send_batch(&transmits).dropped);
+        unproven.clear();
+        let took = self.clock.worked().since(began);
+        lock(&self.gate).answered(took, self.clock.now());
     }
 
     /// Computes a handshake message, and counts the time that this takes.

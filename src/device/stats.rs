@@ -72,7 +72,7 @@ counters! {
     handshake_queue_full,
     /// Handshake messages whose mac1 is wrong.
     handshake_bad_mac,
-    /// Handshake messages over the rate of their address, under load.
+    /// Handshake messages over the rate of their address, or over what is answered with cookies, under load.
     handshake_rate_limited,
     /// Handshake messages that were answered with a cookie, under load.
     handshake_cookie_sent,

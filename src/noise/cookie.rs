@@ -87,7 +87,8 @@ impl CookieChecker {
         if !bool::from(kdf::mac(&self.mac1_key, &[text]).ct_eq(mac1)) {
             return Macs::Invalid;
         }
-        if !want_cookie {
+        // Without a cookie, mac2 is zero: most of a flood need not be computed any further.
+        if !want_cookie || *mac2 == [0; MAC_LEN] {
             return Macs::Mac1;
         }
         let cookie = self.cookie(from, now, random);
