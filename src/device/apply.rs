@@ -7,12 +7,13 @@ use std::{
 };
 
 use super::{
-    Device,
+    Device, OwnKey,
     allowed_ips::Owner,
     events::Event,
     link::Port,
     lock,
-    peer::{Peer, State},
+    peer::{Handshaking, Peer, State},
+    read,
     sockets::Opened,
     stats::count,
     write,
@@ -50,18 +51,15 @@ impl Device {
             self.check_peer_count(&update)?;
             self.check_names(&update)?;
             let opened = self.apply_sockets(&update)?;
-            let config = lock(&self.config);
             if let Some(key) = update.private_key {
                 self.set_private_key(key);
             }
             if update.replace_peers {
-                let all = self.peers.write().drain();
-                self.retire_peers(all);
+                self.retire_peers(self.peers.drain());
             }
             let own = self.identity().map(|i| *i.public());
-            let up = config.link.is_up();
             let peers = update.peers.into_iter();
-            (opened, peers.filter_map(|p| self.apply_peer(p, own.as_ref(), up)).collect::<Vec<_>>())
+            (opened, peers.filter_map(|p| self.apply_peer(p, own.as_ref())).collect::<Vec<_>>())
         };
         self.after(Ok(opened))?;
         for Followup { peer, look_up, keepalive } in followups {
@@ -79,8 +77,7 @@ impl Device {
     }
 
     fn check_peer_count(&self, update: &Update) -> Result<()> {
-        let peers = self.peers.read();
-        let mut number = if update.replace_peers { 0 } else { peers.len() };
+        let mut number = if update.replace_peers { 0 } else { self.peers.len() };
         if number + update.peers.len() <= self.max_peers {
             return Ok(());
         }
@@ -88,7 +85,7 @@ impl Device {
         let mut changed = HashMap::new();
         for change in &update.peers {
             let key = &change.public_key;
-            let there = changed.entry(key).or_insert_with(|| !update.replace_peers && peers.get(key).is_some());
+            let there = changed.entry(key).or_insert_with(|| !update.replace_peers && self.peers.contains(key));
             number -= usize::from(*there);
             *there = !change.remove && (*there || !change.update_only);
             number += usize::from(*there);
@@ -142,36 +139,48 @@ impl Device {
         }
         let identity = key.map(|k| Arc::new(Identity::new(k)));
         // Nobody is a peer of itself.
-        let own = identity.as_ref().and_then(|i| self.peers.write().remove(i.public()));
+        let own = identity.as_ref().and_then(|i| self.peers.remove(i.public()));
         self.retire_peers(own);
-        lock(&self.gate).checker = identity.as_ref().map(|i| CookieChecker::new(i.public()));
-        let peers = self.peers.list();
-        // Held until no handshake or session of the old key is left: whoever computes one holds it too.
-        let mut current = write(&self.identity);
-        *current = identity;
-        for peer in peers {
-            let mut handshaking = lock(&peer.handshake);
-            self.index.remove(handshaking.noise.local_index());
-            handshaking.noise.identity_changed();
-            let mut state = lock(&peer.state);
-            state.sessions.retire();
-            state.timers.handshake_may_begin();
+        let checker = identity.as_ref().map(|i| CookieChecker::new(i.public()));
+        let number = {
+            let mut own_key = write(&self.own_key);
+            lock(&self.gate).checker = checker;
+            *own_key = OwnKey { identity, number: own_key.number.wrapping_add(1) };
+            own_key.number
+        };
+        // Without that lock, for which handshakes wait: one that comes before its peer's turn is made with the new key.
+        for peer in self.peers.list() {
+            self.follow_key(&peer, &mut lock(&peer.handshake), number);
         }
     }
 
+    /// Ends what a peer's handshake was made with if that is another key of ours than the one of this number. The sessions
+    /// still receive. Returns whether it was another one.
+    pub(super) fn follow_key(&self, peer: &Peer, handshaking: &mut Handshaking, number: u32) -> bool {
+        if std::mem::replace(&mut handshaking.own_key, number) == number {
+            return false;
+        }
+        self.index.remove(handshaking.noise.local_index());
+        handshaking.noise.identity_changed();
+        let mut state = lock(&peer.state);
+        state.sessions.retire();
+        state.timers.handshake_may_begin();
+        true
+    }
+
     /// Applies the changes to one peer. Returns it if it is there afterwards.
-    fn apply_peer(&self, update: PeerUpdate, own: Option<&PublicKey>, up: bool) -> Option<Followup> {
+    fn apply_peer(&self, update: PeerUpdate, own: Option<&PublicKey>) -> Option<Followup> {
         let key = update.public_key;
         if own == Some(&key) {
             return None;
         }
-        let existing = self.peers.read().get(&key).cloned();
+        let existing = self.peers.get(&key);
         let peer = match existing {
             Some(peer) => peer,
             None if update.update_only => return None,
             // A peer that is made to be removed still takes prefixes from their owners, as in wireguard-go.
             None if update.remove && update.allowed_ips.is_empty() => return None,
-            None => self.create_peer(key, up),
+            None => self.create_peer(key),
         };
         // Copied, as what is moved out of a box stays behind in it.
         if let Some(preshared) = &update.preshared_key {
@@ -181,38 +190,45 @@ impl Device {
             self.allowed_ips.change(&peer, &update.allowed_ips, update.replace_allowed_ips);
         }
         if update.remove {
-            let removed = self.peers.write().remove(&key);
+            let removed = self.peers.remove(&key);
             self.retire_peers(removed);
             return None;
         }
-        let mut state = lock(&peer.state);
         let mut look_up = false;
-        match update.endpoint {
-            Some(PeerEndpoint::Address(endpoint)) => {
-                let address = self.resolve_zone(&endpoint);
+        // This may be a call of the system: not with a lock.
+        let address = match &update.endpoint {
+            Some(PeerEndpoint::Address(endpoint)) => Some(self.resolve_zone(endpoint)),
+            _ => None,
+        };
+        let mut state = lock(&peer.state);
+        match (update.endpoint, address) {
+            (Some(PeerEndpoint::Address(endpoint)), Some(address)) => {
                 if state.name.is_some() {
                     self.withdraw_question(&peer);
                 }
                 state.set_address(address, endpoint.zone);
                 state.stays = self.roaming_disabled.load(Ordering::Relaxed);
             }
-            Some(PeerEndpoint::Host(host)) => {
+            (Some(PeerEndpoint::Host(host)), _) => {
                 state.set_host(host);
                 look_up = true;
             }
-            None => {}
+            _ => {}
         }
         let keepalive = update.persistent_keepalive.is_some_and(|s| state.timers.set_keepalive_interval(s));
         drop(state);
         Some(Followup { peer, look_up, keepalive })
     }
 
-    fn create_peer(&self, key: PublicKey, up: bool) -> Arc<Peer> {
-        let peer = self.peers.write().insert(key);
+    fn create_peer(&self, key: PublicKey) -> Arc<Peer> {
+        let peer = self.peers.insert(key, read(&self.own_key).number);
         self.budget.grow(self.memory_per_peer);
-        if up {
+        // Under this lock, so that it is not started after the interface went down and all peers were silenced.
+        let config = lock(&self.config);
+        if config.link.is_up() {
             lock(&peer.state).timers.start();
         }
+        drop(config);
         peer
     }
 
@@ -347,7 +363,7 @@ mod tests {
         device.run_timers();
         assert_eq!(device.indices(), 1);
 
-        let alive = Arc::downgrade(device.peers.read().get(&key).unwrap());
+        let alive = Arc::downgrade(&device.peers.get(&key).unwrap());
         peer.remove = true;
         device.apply(Update { peers: vec![peer], ..Update::default() }).unwrap();
         assert!(alive.upgrade().is_none(), "somebody keeps it");

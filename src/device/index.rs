@@ -1,11 +1,11 @@
 //! Receiver indices: random numbers by which the other side names our handshakes and sessions.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{BTreeMap, btree_map::Entry},
     sync::{Arc, RwLock},
 };
 
-use super::{memory::table_memory, peer::Peer, read, write};
+use super::{memory::tree_memory, peer::Peer, read, write};
 use crate::{noise::session::Session, random::Random};
 
 /// What an index stands for.
@@ -16,10 +16,10 @@ pub(super) struct Target {
     pub(super) session: Option<Arc<Session>>,
 }
 
-/// All indices of a device.
+/// All indices of a device: in a tree, as [`Peers`](super::peers::Peers) are.
 #[derive(Default)]
 pub(super) struct IndexTable {
-    targets: RwLock<HashMap<u32, Target>>,
+    targets: RwLock<BTreeMap<u32, Target>>,
 }
 
 impl IndexTable {
@@ -57,12 +57,7 @@ impl IndexTable {
 
     /// Bytes that the table takes.
     pub(super) fn memory(&self) -> usize {
-        table_memory::<u32, Target>(read(&self.targets).capacity())
-    }
-
-    /// Gives back what the table does not need now.
-    pub(super) fn trim(&self) {
-        write(&self.targets).shrink_to_fit();
+        tree_memory::<u32, Target>(self.len())
     }
 
     /// How many indices are in use.

@@ -38,7 +38,7 @@ impl Device {
         usage.peers += self.allowed_ips.read().memory();
         let peers = self.peers.list();
         usage.limit = self.memory.saturating_add(self.memory_per_peer.saturating_mul(peers.len()));
-        usage.peers += self.peers.read().memory();
+        usage.peers += self.peers.memory();
         usage.peers += self.index.memory() + self.deadlines.memory() + self.budget.memory();
         for peer in peers {
             let (own, staged) = peer.memory();
@@ -55,8 +55,6 @@ impl Device {
         // Which forgets the senders, if the load is over.
         lock(&self.gate).is_under_load(false, self.clock.now());
         self.allowed_ips.write().trim();
-        self.index.trim();
-        self.peers.write().trim();
         for peer in self.peers.list() {
             peer.trim();
             self.budget.list(&peer, &mut lock(&peer.state));

@@ -4,7 +4,7 @@
 //! one: on one thread, and on two while there is much to do both ways. Both sleep until there
 //! is something to do.
 //!
-//! Locks are taken in this order: `sets`, `tun_events`; `transition`; `config`; `identity`; `peers`, `allowed_ips`; a
+//! Locks are taken in this order: `sets`, `tun_events`; `transition`; `config`; `own_key`; `gate`; `peers`, `allowed_ips`; a
 //! peer's `handshake`, then its `state`; `index`, `deadlines`, `greetings`, the queue of `events`, those of `names` and
 //! `budget`; a second peer's `state` is only tried. None
 //! from `config` on is held across I/O or a callback. Under the first three sockets are opened, and an app's function
@@ -157,6 +157,14 @@ struct Config {
     link: Link,
 }
 
+/// Our key pair.
+#[derive(Default)]
+struct OwnKey {
+    identity: Option<Arc<Identity>>,
+    /// How often it has changed: each peer notes with which one its handshakes and sessions were made.
+    number: u32,
+}
+
 /// A tunnel without threads of its own.
 ///
 /// [`outbound`](Self::outbound), [`inbound`](Self::inbound) and [`run_timers`](Self::run_timers) may run at the same
@@ -186,9 +194,9 @@ pub struct Device {
     /// Held for a moment only; the rest of the state may be locked under it.
     config: Mutex<Config>,
     /// Held while a handshake message is computed, so that each is made with one key.
-    identity: RwLock<Option<Arc<Identity>>>,
+    own_key: RwLock<OwnKey>,
     gate: Mutex<Gate>,
-    peers: Table<Peers>,
+    peers: Peers,
     allowed_ips: Table<AllowedIps<Arc<Peer>>>,
     index: IndexTable,
     deadlines: Deadlines,
@@ -225,9 +233,9 @@ impl Device {
             answer_rate: Mutex::default(),
             tun_events: Mutex::default(),
             config: Mutex::default(),
-            identity: RwLock::default(),
+            own_key: RwLock::default(),
             gate: Mutex::default(),
-            peers: Table::default(),
+            peers: Peers::default(),
             allowed_ips: Table::default(),
             index: IndexTable::default(),
             deadlines: Deadlines::default(),
@@ -265,12 +273,12 @@ impl Device {
     #[doc(hidden)]
     #[must_use]
     pub fn current_session(&self, peer: &PublicKey) -> Option<Arc<Session>> {
-        let peer = self.peers.read().get(peer)?.clone();
+        let peer = self.peers.get(peer)?;
         lock(&peer.state).sessions.current().cloned()
     }
 
     fn identity(&self) -> Option<Arc<Identity>> {
-        read(&self.identity).clone()
+        read(&self.own_key).identity.clone()
     }
 
     /// Tells the app what has happened; to be called when no lock is held, and no reading of the clock.

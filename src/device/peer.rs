@@ -52,6 +52,8 @@ pub(super) struct Peer {
 pub(super) struct Handshaking {
     pub(super) noise: Handshake,
     pub(super) macs: MacStamper,
+    /// The number of our key that the handshake and the sessions were made with.
+    pub(super) own_key: u32,
 }
 
 /// Everything else that changes.
@@ -282,11 +284,11 @@ fn index(session: Option<Arc<Session>>) -> Option<u32> {
 }
 
 impl Peer {
-    pub(super) fn new(id: u64, key: PublicKey) -> Self {
+    pub(super) fn new(id: u64, key: PublicKey, own_key: u32) -> Self {
         Self {
             id,
             key,
-            handshake: Mutex::new(Handshaking { noise: Handshake::new(key), macs: MacStamper::default() }),
+            handshake: Mutex::new(Handshaking { noise: Handshake::new(key), macs: MacStamper::default(), own_key }),
             state: Mutex::default(),
             source: LastCheck::default(),
             prefixes: Mutex::default(),

@@ -1,69 +1,88 @@
 //! The peers of a device, by public key, in the order in which they came.
+//!
+//! They are in trees, which change by a node at a time. A hash table moves all of its entries when it grows, and whoever
+//! looks something up would wait for that.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
+    collections::BTreeMap,
+    sync::{Arc, RwLock},
 };
 
-use super::{
-    memory::{table_memory, tree_memory},
-    peer::Peer,
-    table::Table,
-};
+use super::{memory::tree_memory, peer::Peer, read, write};
 use crate::key::PublicKey;
 
-/// All peers.
+/// Peers that are listed under one lock.
+const SLICE: usize = 128;
+
 #[derive(Default)]
-pub(super) struct Peers {
-    by_key: HashMap<PublicKey, Arc<Peer>>,
+struct Trees {
+    by_key: BTreeMap<PublicKey, Arc<Peer>>,
     /// By number, which only grows: a stable order for reading the state back.
     by_id: BTreeMap<u64, Arc<Peer>>,
     next_id: u64,
 }
 
+/// All peers. The lock is held for a bounded number of them at a time.
+#[derive(Default)]
+pub(super) struct Peers {
+    trees: RwLock<Trees>,
+}
+
 impl Peers {
     pub(super) fn len(&self) -> usize {
-        self.by_key.len()
+        read(&self.trees).by_key.len()
     }
 
-    pub(super) fn get(&self, key: &PublicKey) -> Option<&Arc<Peer>> {
-        self.by_key.get(key)
+    pub(super) fn contains(&self, key: &PublicKey) -> bool {
+        read(&self.trees).by_key.contains_key(key)
     }
 
-    /// Adds a peer that is not there yet.
-    pub(super) fn insert(&mut self, key: PublicKey) -> Arc<Peer> {
-        let peer = Arc::new(Peer::new(self.next_id, key));
-        self.next_id += 1;
-        self.by_id.insert(peer.id(), peer.clone());
-        self.by_key.insert(key, peer.clone());
+    pub(super) fn get(&self, key: &PublicKey) -> Option<Arc<Peer>> {
+        read(&self.trees).by_key.get(key).cloned()
+    }
+
+    /// Adds a peer that is not there yet; its handshakes are made with our key of this number.
+    pub(super) fn insert(&self, key: PublicKey, own_key: u32) -> Arc<Peer> {
+        let mut trees = write(&self.trees);
+        let peer = Arc::new(Peer::new(trees.next_id, key, own_key));
+        trees.next_id += 1;
+        trees.by_id.insert(peer.id(), peer.clone());
+        trees.by_key.insert(key, peer.clone());
         peer
     }
 
-    pub(super) fn remove(&mut self, key: &PublicKey) -> Option<Arc<Peer>> {
-        let peer = self.by_key.remove(key)?;
-        self.by_id.remove(&peer.id())
+    pub(super) fn remove(&self, key: &PublicKey) -> Option<Arc<Peer>> {
+        let mut trees = write(&self.trees);
+        let peer = trees.by_key.remove(key)?;
+        trees.by_id.remove(&peer.id())
     }
 
     /// Takes out every peer.
-    pub(super) fn drain(&mut self) -> Vec<Arc<Peer>> {
-        self.by_key = HashMap::new();
-        std::mem::take(&mut self.by_id).into_values().collect()
+    pub(super) fn drain(&self) -> impl Iterator<Item = Arc<Peer>> + use<> {
+        let (by_key, by_id) = {
+            let mut trees = write(&self.trees);
+            (std::mem::take(&mut trees.by_key), std::mem::take(&mut trees.by_id))
+        };
+        // Freed without the lock, as the other one is.
+        drop(by_key);
+        by_id.into_values()
     }
 
-    /// Bytes that the tables take, without the peers.
-    pub(super) fn memory(&self) -> usize {
-        table_memory::<PublicKey, Arc<Peer>>(self.by_key.capacity()) + tree_memory::<u64, Arc<Peer>>(self.by_id.len())
-    }
-
-    /// Gives back what the tables do not need now.
-    pub(super) fn trim(&mut self) {
-        self.by_key.shrink_to_fit();
-    }
-}
-
-impl Table<Peers> {
-    /// The peers now, oldest first; the lock is not held on.
+    /// The peers, oldest first. Those that come or go while they are listed may be among them, or not.
     pub(super) fn list(&self) -> Vec<Arc<Peer>> {
-        self.read().by_id.values().cloned().collect()
+        let mut all = Vec::with_capacity(self.len());
+        let mut next = 0;
+        loop {
+            let before = all.len();
+            all.extend(read(&self.trees).by_id.range(next..).take(SLICE).map(|(_, peer)| peer.clone()));
+            let Some(last) = all[before..].last() else { return all };
+            next = Peer::id(last) + 1;
+        }
+    }
+
+    /// Bytes that the trees take, without the peers.
+    pub(super) fn memory(&self) -> usize {
+        let len = self.len();
+        tree_memory::<PublicKey, Arc<Peer>>(len) + tree_memory::<u64, Arc<Peer>>(len)
     }
 }

@@ -342,11 +342,12 @@ impl Device {
         from: Endpoint,
         now: Instant,
     ) -> Option<(Arc<Peer>, [u8; RESPONSE_LEN], bool)> {
-        let identity = read(&self.identity);
-        let identity = identity.as_deref()?;
+        let own_key = read(&self.own_key);
+        let identity = own_key.identity.as_deref()?;
         let opened = OpenedInitiation::open(message, identity)?;
-        let peer = self.peers.read().get(&opened.remote)?.clone();
+        let peer = self.peers.get(&opened.remote)?;
         let mut handshaking = lock(&peer.handshake);
+        self.follow_key(&peer, &mut handshaking, own_key.number);
         let own = handshaking.noise.local_index();
         if !handshaking.noise.consume_initiation(opened, message, identity, now) {
             return None;
@@ -383,9 +384,10 @@ impl Device {
         let Target { peer, session: None } = self.index.get(receiver_index(message))? else {
             return None;
         };
-        let identity = read(&self.identity);
+        let own_key = read(&self.own_key);
         let mut handshaking = lock(&peer.handshake);
-        if !handshaking.noise.consume_response(message, identity.as_deref()?) {
+        self.follow_key(&peer, &mut handshaking, own_key.number);
+        if !handshaking.noise.consume_response(message, own_key.identity.as_deref()?) {
             return None;
         }
         let moved = self.install(&peer, handshaking.noise.begin_session(now)?, from, now)?;

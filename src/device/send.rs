@@ -378,7 +378,7 @@ impl Device {
 
     /// Sends an initiation, unless our last handshake message to this peer is less than 5 s old.
     pub(super) fn initiate(&self, peer: &Arc<Peer>, reason: Reason) {
-        if read(&self.identity).is_none() {
+        if read(&self.own_key).identity.is_none() {
             return;
         }
         let now = self.clock.now();
@@ -405,12 +405,19 @@ impl Device {
             endpoint
         };
         let message = {
-            let identity = read(&self.identity);
-            let Some(identity) = &*identity else { return };
+            let own_key = read(&self.own_key);
+            let Some(identity) = &own_key.identity else { return };
             let mut handshaking = lock(&peer.handshake);
-            if !lock(&peer.state).is_live() {
+            let has_followed = self.follow_key(peer, &mut handshaking, own_key.number);
+            let mut state = lock(&peer.state);
+            if !state.is_live() {
                 return;
             }
+            if has_followed {
+                // Which has undone what was noted above.
+                state.timers.handshake_message_sent(now);
+            }
+            drop(state);
             self.index.remove(handshaking.noise.local_index());
             let index = self.index.insert(peer, &*self.random);
             let message = handshaking.noise.create_initiation(identity, index, self.clock.wall(), &*self.random);

@@ -68,14 +68,13 @@ impl Transition<'_> {
 
     /// Returns false if it is paused already.
     pub(super) fn pause(&self) -> bool {
-        let mut config = lock(&self.device.config);
-        if config.link.is_paused() {
+        if lock(&self.device.config).link.is_paused() {
             return false;
         }
         let now = self.device.clock.now();
         let active = |peer: &Arc<Peer>| lock(&peer.state).has_session(now).then(|| Arc::downgrade(peer));
-        config.link.pause(self.device.peers.list().iter().filter_map(active).collect());
-        drop(config);
+        let active = self.device.peers.list().iter().filter_map(active).collect();
+        lock(&self.device.config).link.pause(active);
         self.device.in_flight.stop();
         self.close();
         true
@@ -152,18 +151,11 @@ impl Transition<'_> {
     }
 
     fn opened(&self, wanted: Port, port: u16) -> Opened {
-        let (opened, event) = {
-            let mut config = lock(&self.device.config);
-            let was_up = config.link.is_up();
-            let event = config.link.opened(wanted, port);
-            if was_up {
-                (Opened::Fresh, event)
-            } else {
-                let peers = self.device.peers.list();
-                peers.iter().for_each(|peer| lock(&peer.state).timers.start());
-                (Opened::Up(peers), event)
-            }
+        let (was_up, event) = {
+            let link = &mut lock(&self.device.config).link;
+            (link.is_up(), link.opened(wanted, port))
         };
+        let opened = if was_up { Opened::Fresh } else { Opened::Up(self.device.start_peers()) };
         match (&opened, &event) {
             (_, Some(_)) => tracing::info!("the sockets are open again"),
             (Opened::Up(_), None) => tracing::debug!("the interface is up"),
@@ -197,6 +189,18 @@ fn cannot_listen(port: Port, error: std::io::Error) -> Error {
 }
 
 impl Device {
+    /// Lets the timers of all peers run, as the interface has come up. Those that are made from now on are started then.
+    fn start_peers(&self) -> Vec<Arc<Peer>> {
+        let peers = self.peers.list();
+        for peer in &peers {
+            let mut state = lock(&peer.state);
+            if !state.removed {
+                state.timers.start();
+            }
+        }
+        peers
+    }
+
     /// Begins a change of the sockets, when all others are over.
     pub(super) fn transition(&self) -> Transition<'_> {
         Transition { device: self, one: Some(lock(&self.transition)) }

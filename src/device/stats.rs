@@ -179,7 +179,7 @@ impl Device {
         let dropped = |way: &str| counters.iter().filter(|(name, _)| name.starts_with(way)).map(|(_, n)| n).sum();
         let traffic = &self.stats.traffic;
         Totals {
-            peers: self.peers.read().len(),
+            peers: self.peers.len(),
             rx_bytes: get(&traffic.rx_bytes),
             tx_bytes: get(&traffic.tx_bytes),
             rx_packets: get(&traffic.rx_packets),
@@ -192,7 +192,7 @@ impl Device {
     /// What there is to know about one peer; `None` if it is not there.
     #[must_use]
     pub fn peer_stats(&self, key: &PublicKey) -> Option<PeerStats> {
-        let peer = self.peers.read().get(key)?.clone();
+        let peer = self.peers.get(key)?;
         Some(PeerStats::of(&peer, self.clock.now()))
     }
 
