@@ -7,11 +7,20 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
+use crate::config::AllowedIpUpdate;
+
 /// Who owns a prefix, and as which of its prefixes.
-struct Entry<P> {
+pub(super) struct Entry<P> {
     owner: P,
     /// Position in the owner's [`PrefixList`].
     number: u64,
+}
+
+impl<P: Owner> Entry<P> {
+    /// Takes a prefix that its owner has lost out of the list of that.
+    pub(super) fn strike(self) {
+        self.owner.with_list(|list| list.remove(self.number));
+    }
 }
 
 /// One owner's prefixes, in the order in which they were given.
@@ -27,12 +36,17 @@ pub struct PrefixList {
 }
 
 impl PrefixList {
-    fn push(&mut self, prefix: IpNet) -> u64 {
-        let number = self.next;
-        self.next += 1;
-        self.live += 1;
-        self.entries.push((number, Some(prefix)));
-        number
+    /// Adds prefixes. Returns the number of the first one; the others have the following ones.
+    pub(super) fn extend(&mut self, prefixes: impl Iterator<Item = IpNet> + Clone) -> u64 {
+        let (first, number) = (self.next, prefixes.clone().count());
+        if self.entries.is_empty() {
+            // Most peers get one prefix, and keep it.
+            self.entries.reserve_exact(number);
+        }
+        self.entries.extend((first..).zip(prefixes.map(|prefix| Some(prefix.trunc()))));
+        self.next += number as u64;
+        self.live += number;
+        first
     }
 
     fn remove(&mut self, number: u64) {
@@ -91,29 +105,42 @@ impl<P> Default for AllowedIps<P> {
 }
 
 impl<P: Owner> AllowedIps<P> {
-    /// Gives a prefix to `owner`, taking it away from whoever had it. Host bits are ignored.
+    /// Gives a prefix to `owner`, taking it away from the one that had it. Host bits are ignored.
     pub fn insert(&mut self, prefix: IpNet, owner: &P) {
-        let prefix = prefix.trunc();
-        let number = owner.with_list(|list| list.push(prefix));
-        let entry = Entry { owner: owner.clone(), number };
-        let before = match prefix {
-            IpNet::V4(p) => self.v4.insert(p, entry),
-            IpNet::V6(p) => self.v6.insert(p, entry),
-        };
-        if let Some(before) = before {
-            before.owner.with_list(|list| list.remove(before.number));
-        }
+        let number = owner.with_list(|list| list.extend([prefix].into_iter()));
+        self.apply(&[AllowedIpUpdate { prefix, remove: false }], owner, number, Entry::strike);
     }
 
     /// Takes exactly this prefix away from `owner`; does nothing if it has another owner or none.
     pub fn remove(&mut self, prefix: IpNet, owner: &P) {
-        let removed = match prefix.trunc() {
-            IpNet::V4(p) if self.v4.get(&p).is_some_and(|e| e.owner.is(owner)) => self.v4.remove(&p),
-            IpNet::V6(p) if self.v6.get(&p).is_some_and(|e| e.owner.is(owner)) => self.v6.remove(&p),
-            _ => None,
-        };
-        if let Some(removed) = removed {
-            owner.with_list(|list| list.remove(removed.number));
+        self.apply(&[AllowedIpUpdate { prefix, remove: true }], owner, 0, Entry::strike);
+    }
+
+    /// Gives prefixes to `owner`, which has them in its list, the first one under this number, and takes others away from it.
+    /// Hands on the entries that were there before.
+    pub(super) fn apply(
+        &mut self,
+        changes: &[AllowedIpUpdate],
+        owner: &P,
+        mut number: u64,
+        mut lost: impl FnMut(Entry<P>),
+    ) {
+        let is_own = |entry: &Entry<P>| entry.owner.is(owner);
+        for change in changes {
+            let before = match (change.prefix.trunc(), change.remove) {
+                (IpNet::V4(p), true) if self.v4.get(&p).is_some_and(is_own) => self.v4.remove(&p),
+                (IpNet::V6(p), true) if self.v6.get(&p).is_some_and(is_own) => self.v6.remove(&p),
+                (_, true) => None,
+                (prefix, false) => {
+                    let entry = Entry { owner: owner.clone(), number };
+                    number += 1;
+                    match prefix {
+                        IpNet::V4(p) => self.v4.insert(p, entry),
+                        IpNet::V6(p) => self.v6.insert(p, entry),
+                    }
+                }
+            };
+            before.into_iter().for_each(&mut lost);
         }
     }
 
@@ -136,7 +163,7 @@ impl<P: Owner> AllowedIps<P> {
     }
 
     /// Gives back what the table does not need now: all of it, if there are no prefixes. Otherwise it stays as large as it
-    /// ever was, for to make it anew takes as much again.
+    /// ever was, for to make it again takes as much once more.
     pub fn trim(&mut self) {
         if self.v4.is_empty() {
             self.v4 = PrefixMap::new();

@@ -35,7 +35,7 @@ impl Device {
     pub fn memory_usage(&self) -> MemoryUsage {
         let buffers = self.tun.memory() + self.bind.memory() + lock(&self.gate).limiter.memory();
         let mut usage = MemoryUsage { buffers, ..MemoryUsage::default() };
-        usage.peers += self.allowed_ips.read().memory();
+        usage.peers += self.allowed_ips.memory();
         let peers = self.peers.list();
         usage.limit = self.memory.saturating_add(self.memory_per_peer.saturating_mul(peers.len()));
         usage.peers += self.peers.memory();
@@ -54,7 +54,6 @@ impl Device {
         self.bind.trim();
         // Which forgets the senders, if the load is over.
         lock(&self.gate).is_under_load(false, self.clock.now());
-        self.allowed_ips.write().trim();
         for peer in self.peers.list() {
             peer.trim();
             self.budget.list(&peer, &mut lock(&peer.state));

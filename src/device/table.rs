@@ -1,84 +1,90 @@
-//! A lock for what the data path looks things up in, while a configuration of any size changes it.
+//! The allowed IPs of all peers, for the data path to look things up in while a configuration of any size changes them.
 //!
-//! A writer takes it for a bounded piece of work at a time ([`SLICE`]), and waits for those who read before it takes it
-//! again: else it would get it back before they wake up, as locks of the system commonly prefer who writes.
+//! There are two copies. One is read while the other is changed; then they change places, and what has been read until then
+//! is changed in the same way. So no packet waits for a change, however much it is: prefixes, a table that moves because it
+//! has grown, memory that is freed.
 
 use std::{
+    hint,
     sync::{
-        RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
+        Mutex, RwLock, RwLockReadGuard, TryLockError,
         atomic::{AtomicUsize, Ordering},
     },
-    thread,
-    time::Duration,
 };
 
 use super::{
-    allowed_ips::{AllowedIps, Owner},
-    read, write,
+    allowed_ips::{AllowedIps, Entry, Owner, PrefixList},
+    lock, write,
 };
 use crate::config::AllowedIpUpdate;
-
-/// Prefixes that are changed under one lock: well below a millisecond of work.
-const SLICE: usize = 128;
-
-/// How long a writer sleeps before it looks again whether readers still wait.
-const NAP: Duration = Duration::from_micros(50);
 
 /// Something that is looked up in often, and changed seldom but maybe much.
 #[derive(Default)]
 pub(super) struct Table<T> {
-    content: RwLock<T>,
-    /// Readers that wait for the lock.
-    waiting: AtomicUsize,
+    copies: [RwLock<T>; 2],
+    /// The copy to read. It is never locked for writing.
+    current: AtomicUsize,
+    /// Held while the copies differ.
+    changing: Mutex<()>,
 }
 
 impl<T> Table<T> {
-    /// Waits for one piece of a writer's work at most.
+    /// Never waits for a writer.
     pub(super) fn read(&self) -> RwLockReadGuard<'_, T> {
-        match self.content.try_read() {
-            Ok(content) => content,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => {
-                self.waiting.fetch_add(1, Ordering::SeqCst);
-                let content = read(&self.content);
-                self.waiting.fetch_sub(1, Ordering::SeqCst);
-                content
+        loop {
+            match self.copies[self.current.load(Ordering::Acquire)].try_read() {
+                Ok(content) => return content,
+                Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
+                // The other copy has taken its place by now.
+                Err(TryLockError::WouldBlock) => hint::spin_loop(),
             }
         }
     }
 
-    /// Lets those read first who wait for it. To be held for a moment only.
-    pub(super) fn write(&self) -> RwLockWriteGuard<'_, T> {
-        while self.waiting.load(Ordering::SeqCst) != 0 {
-            thread::sleep(NAP);
-        }
-        write(&self.content)
+    /// Makes a change in both copies: as `first` does it, and as `again` does the same once more.
+    fn change_both(&self, first: impl FnOnce(&mut T), again: impl FnOnce(&mut T)) {
+        let _alone = lock(&self.changing);
+        let current = self.current.load(Ordering::Relaxed);
+        let other = 1 - current;
+        first(&mut write(&self.copies[other]));
+        self.current.store(other, Ordering::Release);
+        // Readers that came before are waited for; those that come now read the other copy.
+        again(&mut write(&self.copies[current]));
     }
 }
 
 impl<P: Owner> Table<AllowedIps<P>> {
-    /// Applies changes to the prefixes of `owner`. With `replace` all that are not among them are taken away, but only
-    /// after the new ones were given: what it keeps is never routed to another owner in between.
+    /// Applies changes to the prefixes of `owner`. With `replace` all that are not among them are taken away. Both is seen
+    /// at once, so what it keeps is never routed to another owner in between.
     pub(super) fn change(&self, owner: &P, changes: &[AllowedIpUpdate], replace: bool) {
-        let old = if replace { owner.with_list(|list| list.take()) } else { Vec::new() };
-        for slice in changes.chunks(SLICE) {
-            let mut table = self.write();
-            for change in slice {
-                if change.remove {
-                    table.remove(change.prefix, owner);
-                } else {
-                    table.insert(change.prefix, owner);
-                }
-            }
+        let old = if replace { owner.with_list(PrefixList::take) } else { Vec::new() };
+        if old.is_empty() && changes.is_empty() {
+            return;
         }
-        for slice in old.chunks(SLICE) {
-            self.write().remove_numbered(slice, owner);
-        }
+        let given = changes.iter().filter(|change| !change.remove).map(|change| change.prefix);
+        let number = owner.with_list(|list| list.extend(given));
+        self.change_both(
+            |table| {
+                table.apply(changes, owner, number, Entry::strike);
+                table.remove_numbered(&old, owner);
+                table.trim();
+            },
+            |table| {
+                table.apply(changes, owner, number, drop);
+                table.remove_numbered(&old, owner);
+                table.trim();
+            },
+        );
     }
 
     /// Takes every prefix away from `owner`.
     pub(super) fn remove_all(&self, owner: &P) {
         self.change(owner, &[], true);
+    }
+
+    /// Bytes that both copies take, without the owners' lists.
+    pub(super) fn memory(&self) -> usize {
+        2 * self.read().memory()
     }
 }
 
@@ -88,7 +94,10 @@ mod tests {
     use super::*;
     use crate::device::allowed_ips::PrefixList;
     use ipnet::{IpNet, Ipv4Net};
-    use std::sync::{Arc, Mutex, atomic::AtomicBool};
+    use std::{
+        sync::{Arc, atomic::AtomicBool},
+        thread,
+    };
 
     #[derive(Clone, Default)]
     struct Peer(Arc<Mutex<PrefixList>>);
@@ -108,25 +117,32 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_waits_comes_before_the_writer_comes_again() {
+    fn who_reads_does_not_wait_for_who_writes() {
         let table = Table::<u32>::default();
-        let has_read = AtomicBool::new(false);
-        for _ in 0..100 {
-            has_read.store(false, Ordering::SeqCst);
-            thread::scope(|s| {
-                let writing = table.write();
-                s.spawn(|| {
-                    let _reading = table.read();
-                    has_read.store(true, Ordering::SeqCst);
-                });
-                while table.waiting.load(Ordering::SeqCst) == 0 {
-                    thread::yield_now();
-                }
-                drop(writing);
-                drop(table.write());
-                assert!(has_read.load(Ordering::SeqCst));
-            });
-        }
+        let reads = |expected| assert_eq!(thread::scope(|s| s.spawn(|| *table.read()).join().unwrap()), expected);
+        table.change_both(
+            |first| {
+                *first += 1;
+                reads(0);
+            },
+            |again| {
+                reads(1);
+                *again += 1;
+            },
+        );
+        reads(1);
+        // Who began to read before a change is waited for, but by the writer alone.
+        let reading = table.read();
+        thread::scope(|s| {
+            s.spawn(|| table.change_both(|first| *first += 1, |again| *again += 1));
+            while *table.read() == 1 {
+                thread::yield_now();
+            }
+            assert_eq!(*reading, 1);
+            reads(2);
+            drop(reading);
+        });
+        reads(2);
     }
 
     #[test]
@@ -157,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_that_another_owner_took_meanwhile_stays_with_it() {
+    fn a_prefix_that_another_owner_took_stays_with_it() {
         let table = Table::<AllowedIps<Peer>>::default();
         let (a, b) = (Peer::default(), Peer::default());
         table.change(&a, &hosts(0, 300), true);
