@@ -1,9 +1,6 @@
 //! What is wanted of the interface and its sockets, and what they are. No I/O in here; `sockets.rs` carries it out.
 
-use std::{
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{sync::Weak, time::Duration};
 
 use super::{backoff::Backoff, events::Event, peer::Peer};
 use crate::time::Instant;
@@ -114,8 +111,8 @@ impl Link {
     }
 
     /// Ends a pause. Returns the peers that there was a session with before it.
-    pub(super) fn resume(&mut self) -> Vec<Arc<Peer>> {
-        self.paused.take().unwrap_or_default().iter().filter_map(Weak::upgrade).collect()
+    pub(super) fn resume(&mut self) -> Vec<Weak<Peer>> {
+        self.paused.take().unwrap_or_default()
     }
 
     /// Another port is wanted, and nothing is open that would have to move.

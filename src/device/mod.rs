@@ -4,8 +4,8 @@
 //! one: on one thread, and on two while there is much to do both ways. Both sleep until there
 //! is something to do.
 //!
-//! Locks are taken in this order: `sets`, `tun_events`; `transition`; `config`; `own_key`; `gate`; `peers`, `allowed_ips`; a
-//! peer's `handshake`, then its `state`; `index`, `deadlines`, `greetings`, the queue of `events`, those of `names` and
+//! Locks are taken in this order: `sets`, `tun_events`; `transition`; `config`; `own_key`; `gate`; `greetings`; `peers`, `allowed_ips`; a
+//! peer's `handshake`, then its `state`; `index`, `deadlines`, the queue of `events`, those of `names` and
 //! `budget`; a second peer's `state` is only tried. None
 //! from `config` on is held across I/O or a callback. Under the first three sockets are opened, and an app's function
 //! sees each new one: what takes none of them, such as reading the configuration, never waits for it. Under `answer_rate`,
@@ -17,6 +17,7 @@ mod backoff;
 mod endpoints;
 mod events;
 mod gate;
+mod greetings;
 mod in_flight;
 mod index;
 mod link;
@@ -45,7 +46,7 @@ mod unreachable;
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
     },
     time::Duration,
@@ -73,6 +74,7 @@ use crate::{
 use allowed_ips::AllowedIps;
 use events::Events;
 use gate::Gate;
+use greetings::Greetings;
 use in_flight::InFlight;
 use index::IndexTable;
 use link::Link;
@@ -200,8 +202,8 @@ pub struct Device {
     allowed_ips: Table<AllowedIps<Arc<Peer>>>,
     index: IndexTable,
     deadlines: Deadlines,
-    /// Peers that are to hear from us by and by, and whether that is because the interface came up.
-    greetings: Mutex<VecDeque<(Weak<Peer>, bool)>>,
+    /// Peers that are to hear from us by and by.
+    greetings: Mutex<VecDeque<Greetings>>,
     /// `None` if there is nobody to ask.
     names: Option<Names>,
     /// What staged packets may take.
@@ -317,7 +319,7 @@ impl Device {
         if self.deadlines.pop_own(began) {
             self.retry_sockets();
         }
-        self.take_answers();
+        self.take_answers(began);
         self.greet_some(began);
         loop {
             // The clock is read again after all that may take its time: here an app's functions may run.
@@ -371,7 +373,8 @@ impl Device {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         let next = self.deadlines.sleep();
-        if lock(&self.greetings).is_empty() { next } else { Some(Instant::default()) }
+        let is_left = !lock(&self.greetings).is_empty() || self.has_answers();
+        if is_left { Some(Instant::default()) } else { next }
     }
 
     /// Lists a peer under its next deadline, unless it is listed under an earlier one already: that one then finds

@@ -16,6 +16,7 @@ use super::{
         nat64::{DISCOVERY_NAME, Prefix},
     },
     events::Event,
+    greetings::Occasion,
     lock,
     peer::{Peer, State},
     resolver::{Answer, Question, Resolve, Resolver},
@@ -86,7 +87,9 @@ impl Device {
     /// Returns how many names that were.
     pub fn resolve_names(&self) -> usize {
         let names = self.names.as_ref().map_or(0, |names| names.resolver.work());
-        self.take_answers();
+        while self.has_answers() {
+            self.take_answers(self.clock.now());
+        }
         self.tell_events();
         names
     }
@@ -169,15 +172,23 @@ impl Device {
         }
     }
 
-    /// Takes what was looked up.
-    pub(super) fn take_answers(&self) {
+    /// Takes what was looked up, until a round that began then is over.
+    pub(super) fn take_answers(&self, began: Instant) {
         let Some(names) = &self.names else { return };
-        for Answer { question, found } in names.resolver.take_answers() {
+        while let Some(Answer { question, found }) = names.resolver.take_answer() {
             match question.peer {
                 Some(peer) => self.take_addresses(&peer, question.number, &found),
                 None => self.take_prefix(names, question.number, &found),
             }
+            if self.is_over(began) {
+                return;
+            }
         }
+    }
+
+    /// Whether there are answers to take.
+    pub(super) fn has_answers(&self) -> bool {
+        self.names.as_ref().is_some_and(|names| names.resolver.has_answers())
     }
 
     /// A peer's name was looked up.
@@ -223,22 +234,23 @@ impl Device {
         }
         let Some(prefix) = prefix else { return };
         tracing::debug!(?prefix, "this network has NAT64");
-        for peer in self.peers.list() {
-            let (found, has_session) = {
-                let mut state = lock(&peer.state);
-                let found = state.prefix_found(prefix);
-                if found {
-                    self.note_placed(&peer, &state);
-                }
-                (found, state.has_session(self.clock.now()))
-            };
+        self.greet_soon(Occasion::Nat64(prefix));
+    }
+
+    /// The network has this prefix: sends to the peer by way of it, if there is no other.
+    pub(super) fn take_prefix_for(&self, peer: &Arc<Peer>, prefix: Prefix) {
+        let (found, has_session) = {
+            let mut state = lock(&peer.state);
+            let found = state.prefix_found(prefix);
             if found {
-                if has_session {
-                    self.send_keepalive(&peer);
-                } else {
-                    self.begin_again(&peer);
-                }
+                self.note_placed(peer, &state);
             }
+            (found, state.has_session(self.clock.now()))
+        };
+        match (found, has_session) {
+            (true, true) => self.send_keepalive(peer),
+            (true, false) => self.begin_again(peer),
+            (false, _) => {}
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Range,
     sync::{Arc, RwLock},
 };
 
@@ -66,6 +67,16 @@ impl Peers {
         // Freed without the lock, as the other one is.
         drop(by_key);
         by_id.into_values()
+    }
+
+    /// The number of the next peer that comes.
+    pub(super) fn next_id(&self) -> u64 {
+        read(&self.trees).next_id
+    }
+
+    /// The first peer whose number is in `ids`.
+    pub(super) fn first_in(&self, ids: Range<u64>) -> Option<Arc<Peer>> {
+        read(&self.trees).by_id.range(ids).next().map(|(_, peer)| peer.clone())
     }
 
     /// The peers, oldest first. Those that come or go while they are listed may be among them, or not.

@@ -2,11 +2,13 @@
 //! likes, and the tunnel waits for none.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     net::IpAddr,
+    ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, Weak},
     thread::JoinHandle,
+    vec,
 };
 
 use super::{lock, lookup::Interrupt, peer::Peer};
@@ -21,6 +23,9 @@ use crate::{
 ///
 /// [`Tunnel`]: super::Tunnel
 pub type Resolve = Box<dyn Fn(&str) -> Result<Vec<IpAddr>> + Send + Sync>;
+
+/// Questions that are looked through under one lock.
+const SLICE: usize = 128;
 
 /// Who asks: a peer, by its number, or (first of all) the device.
 pub(super) type Asker = Option<u64>;
@@ -40,11 +45,17 @@ pub(super) struct Answer {
     pub(super) found: Arc<Result<Vec<IpAddr>>>,
 }
 
+/// The same answer to several questions, of which there is one at least.
+struct Answers {
+    questions: vec::IntoIter<Question>,
+    found: Arc<Result<Vec<IpAddr>>>,
+}
+
 #[derive(Default)]
 struct Work {
     /// One at most for each that asks.
     waiting: BTreeMap<Asker, Question>,
-    answers: Vec<Answer>,
+    answers: VecDeque<Answers>,
     /// The last thread; it may have ended.
     thread: Option<JoinHandle<()>>,
     /// It has not ended, and will look at what waits once more.
@@ -95,11 +106,10 @@ impl Resolver {
             Ok(thread) => (work.thread, work.is_working) = (Some(thread), true),
             Err(error) => {
                 let context = format!("cannot start the thread wg-resolver: {error}");
-                let error = Arc::new(Err(Error::new(ErrorKind::Resources, context)));
-                let failed = std::mem::take(&mut work.waiting).into_values();
-                work.answers.extend(failed.map(|question| Answer { question, found: error.clone() }));
+                let found = Arc::new(Err(Error::new(ErrorKind::Resources, context)));
+                let failed = std::mem::take(&mut work.waiting);
                 drop(work);
-                self.bind.wake();
+                self.answer(failed.into_values().collect(), found);
             }
         }
     }
@@ -109,9 +119,26 @@ impl Resolver {
         lock(&self.work).waiting.remove(&asker);
     }
 
-    /// The answers since this was called last.
-    pub(super) fn take_answers(&self) -> Vec<Answer> {
-        std::mem::take(&mut lock(&self.work).answers)
+    /// Gives several questions the same answer.
+    fn answer(&self, questions: Vec<Question>, found: Arc<Result<Vec<IpAddr>>>) {
+        lock(&self.work).answers.push_back(Answers { questions: questions.into_iter(), found });
+        self.bind.wake();
+    }
+
+    /// The next answer, in the order of the look-ups.
+    pub(super) fn take_answer(&self) -> Option<Answer> {
+        let mut work = lock(&self.work);
+        let first = work.answers.front_mut()?;
+        let (question, found) = (first.questions.next(), first.found.clone());
+        if first.questions.as_slice().is_empty() {
+            work.answers.pop_front();
+        }
+        question.map(|question| Answer { question, found })
+    }
+
+    /// Whether there are answers to take.
+    pub(super) fn has_answers(&self) -> bool {
+        !lock(&self.work).answers.is_empty()
     }
 
     /// What the thread does.
@@ -132,20 +159,25 @@ impl Resolver {
         let mut names = 0;
         while let Some(questions) = self.next() {
             let found = Arc::new(self.look_up(&questions[0].host));
-            let answers = questions.into_iter().map(|question| Answer { question, found: found.clone() });
-            lock(&self.work).answers.extend(answers);
-            self.bind.wake();
+            self.answer(questions, found);
             names += 1;
         }
         names
     }
 
-    /// All that ask for the name that comes next.
+    /// All that ask for the name that comes next. They are looked for in slices, for the tunnel takes the lock as well.
     fn next(&self) -> Option<Vec<Question>> {
-        let mut work = lock(&self.work);
-        let host = work.waiting.first_key_value()?.1.host.clone();
-        let same: Vec<_> = work.waiting.iter().filter(|(_, q)| q.host == host).map(|(asker, _)| *asker).collect();
-        Some(same.into_iter().filter_map(|asker| work.waiting.remove(&asker)).collect())
+        let (mut last, first) = lock(&self.work).waiting.pop_first()?;
+        let mut all = vec![first];
+        loop {
+            let mut work = lock(&self.work);
+            let slice = work.waiting.range((Bound::Excluded(last), Bound::Unbounded)).take(SLICE);
+            let slice: Vec<_> = slice.map(|(asker, other)| (*asker, other.host == all[0].host)).collect();
+            let Some((asker, _)) = slice.last() else { return Some(all) };
+            last = *asker;
+            let same = slice.into_iter().filter(|(_, is_same)| *is_same);
+            all.extend(same.filter_map(|(asker, _)| work.waiting.remove(&asker)));
+        }
     }
 
     fn look_up(&self, host: &str) -> Result<Vec<IpAddr>> {
@@ -183,6 +215,7 @@ mod tests {
     use super::*;
     use crate::bind::mem::MemNetwork;
     use std::{
+        iter,
         sync::mpsc::{Receiver, Sender, channel},
         thread,
         time::{Duration, Instant},
@@ -215,7 +248,7 @@ mod tests {
         let mut all = Vec::new();
         while all.len() < n {
             resolver.bind.wait(Some(Duration::from_secs(10))).unwrap();
-            let new = resolver.take_answers();
+            let new: Vec<_> = iter::from_fn(|| resolver.take_answer()).collect();
             assert!(!new.is_empty(), "woken for an answer");
             all.extend(new.into_iter().map(|a| (a.question.number, a.found.is_ok())));
         }

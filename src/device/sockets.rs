@@ -2,22 +2,13 @@
 
 use std::{
     io,
-    sync::{Arc, MutexGuard, TryLockError, atomic::Ordering},
+    sync::{Arc, MutexGuard, TryLockError, Weak, atomic::Ordering},
     thread,
     time::Duration,
 };
 
-use super::{
-    Device,
-    link::Port,
-    lock,
-    peer::Peer,
-    send::{Reason, UNANSWERED},
-};
-use crate::{
-    error::{Error, Result},
-    time::Instant,
-};
+use super::{Device, link::Port, lock, peer::Peer, send::Reason};
+use crate::error::{Error, Result};
 
 /// How long the receiver rests each time that sockets fail of which it is known that they are lost.
 const LOST_NAP: Duration = Duration::from_millis(10);
@@ -28,8 +19,8 @@ pub(super) enum Opened {
     /// Nothing.
     #[default]
     None,
-    /// The interface came up, with these peers.
-    Up(Vec<Arc<Peer>>),
+    /// The interface came up.
+    Up,
     /// An interface that is up has fresh sockets.
     Fresh,
 }
@@ -83,6 +74,7 @@ impl Transition<'_> {
     /// Returns also the peers that there was a session with before the pause.
     pub(super) fn resume(&self) -> (Result<Opened>, Vec<Arc<Peer>>) {
         let active = lock(&self.device.config).link.resume();
+        let active = active.iter().filter_map(Weak::upgrade).collect();
         self.device.in_flight.go_on();
         (self.settle().map_err(|reason| self.retry_later(reason)), active)
     }
@@ -155,10 +147,15 @@ impl Transition<'_> {
             let link = &mut lock(&self.device.config).link;
             (link.is_up(), link.opened(wanted, port))
         };
-        let opened = if was_up { Opened::Fresh } else { Opened::Up(self.device.start_peers()) };
+        let opened = if was_up {
+            Opened::Fresh
+        } else {
+            self.device.start_peers();
+            Opened::Up
+        };
         match (&opened, &event) {
             (_, Some(_)) => tracing::info!("the sockets are open again"),
-            (Opened::Up(_), None) => tracing::debug!("the interface is up"),
+            (Opened::Up, None) => tracing::debug!("the interface is up"),
             _ => {}
         }
         event.into_iter().for_each(|event| self.device.events.note(event));
@@ -190,15 +187,13 @@ fn cannot_listen(port: Port, error: std::io::Error) -> Error {
 
 impl Device {
     /// Lets the timers of all peers run, as the interface has come up. Those that are made from now on are started then.
-    fn start_peers(&self) -> Vec<Arc<Peer>> {
-        let peers = self.peers.list();
-        for peer in &peers {
+    fn start_peers(&self) {
+        for peer in self.peers.list() {
             let mut state = lock(&peer.state);
             if !state.removed {
                 state.timers.start();
             }
         }
-        peers
     }
 
     /// Begins a change of the sockets, when all others are over.
@@ -346,75 +341,6 @@ impl Device {
         drop(config);
         if wake {
             self.bind.wake();
-        }
-    }
-
-    /// To be called when a change of the sockets is over: sends what is to be sent then.
-    pub(super) fn after(&self, opened: Result<Opened>) -> Result<()> {
-        let greeted = opened.map(|opened| {
-            let (peers, came_up) = self.to_greet(opened);
-            peers.iter().for_each(|peer| self.greet(peer, came_up));
-        });
-        self.tell_events();
-        greeted
-    }
-
-    /// The same on a thread that moves packets, which has no time for all peers at once: the timers go on with it.
-    pub(super) fn after_soon(&self, opened: Result<Opened>) {
-        let (peers, came_up) = opened.map(|opened| self.to_greet(opened)).unwrap_or_default();
-        if !peers.is_empty() {
-            lock(&self.greetings).extend(peers.iter().map(|peer| (Arc::downgrade(peer), came_up)));
-            if self.greet_some(self.clock.now()) {
-                self.bind.wake();
-            }
-        }
-        self.tell_events();
-    }
-
-    /// Greets peers that wait for it, until a round that began then is over. Returns whether there are more.
-    pub(super) fn greet_some(&self, began: Instant) -> bool {
-        loop {
-            let Some((peer, came_up)) = lock(&self.greetings).pop_front() else {
-                return false;
-            };
-            if let Some(peer) = peer.upgrade() {
-                self.greet(&peer, came_up);
-            }
-            if self.is_over(began) {
-                return true;
-            }
-        }
-    }
-
-    /// The peers that are to hear from us, and whether the interface came up.
-    fn to_greet(&self, opened: Opened) -> (Vec<Arc<Peer>>, bool) {
-        match opened {
-            Opened::None => (Vec::new(), false),
-            Opened::Up(peers) => (peers, true),
-            Opened::Fresh => (self.peers.list(), false),
-        }
-    }
-
-    /// Lets a peer hear from us after the sockets were opened, if there is a reason.
-    fn greet(&self, peer: &Arc<Peer>, came_up: bool) {
-        if came_up {
-            self.look_up_anew(peer);
-        } else {
-            peer.forget_source();
-        }
-        let (keepalive, was_unanswered) = {
-            let mut state = lock(&peer.state);
-            let was_unanswered = std::mem::take(&mut state.unanswered) >= UNANSWERED;
-            let has_session = state.has_session(self.clock.now());
-            (if came_up { state.timers.keepalive_interval() != 0 } else { has_session }, was_unanswered)
-        };
-        if was_unanswered {
-            self.initiate(peer, Reason::Retry);
-        }
-        if keepalive {
-            self.send_keepalive(peer);
-        } else if came_up {
-            self.send_staged(peer);
         }
     }
 }
