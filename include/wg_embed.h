@@ -190,9 +190,9 @@ enum wg_event_kind_t
    */
   WG_EVENT_ROUTING_LOOP = 6,
   /**
-   * Fresh UDP sockets could not be opened, or those that were open can be used no longer, for `reason`. Fresh ones are tried
-   * again and again; until then the old ones stay in use, or nothing is sent or received if there are none, as after
-   * wg_resume().
+   * Fresh UDP sockets could not be opened, or the open ones can no longer be used, for `reason`. Opening is retried until
+   * it succeeds. Until then the old sockets stay in use; without old sockets, as after wg_resume(), nothing is sent or
+   * received.
    */
   WG_EVENT_SOCKETS_LOST = 10,
   /**
@@ -1270,8 +1270,9 @@ int32_t wg_bind_send(int32_t bind, struct wg_datagram_t *datagrams, size_t count
  * thread that is in it, as soon as it is closed; WG_ERR_UNKNOWN_HANDLE; WG_ERR_IO if the socket cannot be used any
  * more; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
  * Threads: any, one or several for each family, while others send or close; each datagram goes to one of them. No
- * other thread uses the same datagrams and endpoints meanwhile. A thread that waits here may be cancelled by
- * pthread_cancel(), within a second.
+ * other thread uses the same datagrams and endpoints meanwhile. pthread_cancel() of a thread that waits here takes
+ * effect when the call has returned: end the wait with wg_bind_close(), or wait in a poll() of your own, which can be
+ * cancelled, for the descriptor of wg_bind_peek_fd().
  * Since: 0.1.0
  *
  * # Safety
