@@ -184,7 +184,7 @@ fn calls_from_inside_callbacks_work_or_are_refused() {
     c_test("reentry", "c99");
     // None that takes a handle may be missing there.
     let header = fs::read_to_string(root().join("include/wg_embed.h")).unwrap();
-    let test = fs::read_to_string(root().join("tests/c/reentry.c")).unwrap();
+    let test = fs::read_to_string(root().join("tests/c/calls.h")).unwrap();
     // What the first parameter of a function for tunnels is called, and of one for binds.
     for (parameter, at_least) in [("handle", 24), ("bind", 8)] {
         let takes_handle = |line: &str| {
@@ -194,8 +194,8 @@ fn calls_from_inside_callbacks_work_or_are_refused() {
         let names: Vec<_> = header.lines().filter_map(takes_handle).collect();
         assert!(names.len() >= at_least, "{names:?}");
         for name in names {
-            let calls = ["BUSY", "PASSES"].map(|answer| test.contains(&format!("{answer}({name}({parameter}")));
-            assert!(calls[0] != calls[1], "tests/c/reentry.c does not call {name}");
+            let calls = ["REFUSED", "INSIDE"].map(|answer| test.contains(&format!("{answer}({name}({parameter}")));
+            assert!(calls[0] != calls[1], "tests/c/calls.h does not call {name}");
         }
     }
 }

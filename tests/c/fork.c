@@ -24,70 +24,14 @@ static void line(void *user, int32_t handle, int32_t level, const char *text) {
   __sync_fetch_and_add(&calls, 1);
 }
 
-static void event(void *user, int32_t handle, const wg_event_t *event) {
-  (void)user, (void)handle, (void)event;
-}
-
-static void destroy(void *user) { __sync_fetch_and_add((int *)user, 1); }
-
-#define FORKED(call) CHECK_FAILS(call, WG_ERR_FORKED, "was forked from")
+#define REFUSED(call) CHECK_FAILS(call, WG_ERR_FORKED, "was forked from")
+#define INSIDE(call) REFUSED(call)
+#include "calls.h"
 
 static void is_out_of_reach(int32_t handle) {
-  char *text = NULL;
-  size_t count = 77, taken = 77;
-  int destroyed = 0;
-  wg_stats_t stats;
-  wg_peer_stats_t peer;
-  wg_memory_usage_t usage;
-  wg_counter_t counter;
-  uint8_t key[WG_KEY_LEN] = {0};
-  stats.struct_size = sizeof stats;
-  peer.struct_size = sizeof peer;
-  usage.struct_size = sizeof usage;
-  FORKED(wg_set_config(handle, "replace_peers=true\n"));
-  FORKED(wg_get_config(handle, &text));
-  FORKED(wg_set_event_callback(handle, event, &destroyed, destroy));
-  FORKED(wg_set_tunnel_log_callback(handle, line, &destroyed, destroy));
-  CHECK_EQ(destroyed, 2);
-  FORKED(wg_stats(handle, &stats));
-  FORKED(wg_counters(handle, &counter, 1, &count));
-  FORKED(wg_peer_stats(handle, key, &peer));
-  FORKED(wg_peers(handle, &peer, 1, &count));
-  FORKED(wg_memory_usage(handle, &usage));
-  FORKED(wg_trim(handle));
-  FORKED(wg_peek_socket_fd4(handle));
-  FORKED(wg_peek_socket_fd6(handle));
-  FORKED(wg_bind_socket_to_interface4(handle, 0, 1));
-  FORKED(wg_bind_socket_to_interface6(handle, 0, 1));
-  FORKED(wg_bump_sockets(handle));
-  FORKED(wg_network_changed(handle));
-  FORKED(wg_disable_roaming(handle));
-  FORKED(wg_set_fwmark(handle, 0));
-  FORKED(wg_pause(handle));
-  FORKED(wg_resume(handle));
-  FORKED(wg_tun_inject(handle, NULL, 0, &taken));
-  FORKED(wg_transport_receive(handle, NULL, 0, &taken));
-  FORKED(wg_set_mtu(handle, 1280));
-  FORKED(wg_turn_off_within(handle, 1000));
-  FORKED(wg_turn_off(handle));
-  CHECK(text == NULL && count == 77 && taken == 77);
-}
-
-static void bind_is_out_of_reach(int32_t bind) {
-  uint16_t port = 0;
-  char room[64];
-  wg_datagram_t datagram = {0};
-  wg_send_report_t report;
-  datagram.data = room;
-  datagram.capacity = sizeof room;
-  FORKED(wg_bind_reopen(bind, &port));
-  FORKED(wg_bind_batch_size(bind));
-  FORKED(wg_bind_set_mark(bind, 0));
-  FORKED(wg_bind_set_interface(bind, WG_IPV4, 0, 1));
-  FORKED(wg_bind_peek_fd(bind, WG_IPV4));
-  FORKED(wg_bind_send(bind, &datagram, 1, &report));
-  FORKED(wg_bind_recv(bind, WG_IPV4, &datagram, 1, -1));
-  FORKED(wg_bind_close(bind));
+  int given_up = 0;
+  call_with_handle(handle, &given_up);
+  CHECK_EQ(given_up, 2);
 }
 
 static void wait_for_child(pid_t child) {
@@ -123,7 +67,7 @@ static void is_a_child(int has_a_child) {
   alarm(60);
   is_out_of_reach(a);
   is_out_of_reach(b);
-  bind_is_out_of_reach(bind_);
+  call_with_bind(bind_);
   CHECK_EQ(wg_turn_off(0x7ffffff), WG_ERR_UNKNOWN_HANDLE);
   /* The log of the process is not inherited either. */
   before = get_int(&calls);
@@ -175,7 +119,7 @@ static void *is_busy(void *argument) {
     CHECK_EQ(wg_bind_reopen(bind, NULL), WG_OK);
     CHECK_EQ(wg_get_config(b, &text), WG_OK);
     wg_free(text);
-    CHECK_EQ(wg_set_event_callback(a, event, NULL, NULL), WG_OK);
+    CHECK_EQ(wg_set_event_callback(a, takes_events, NULL, NULL), WG_OK);
     CHECK_EQ(wg_set_log_callback(line, NULL, NULL), WG_OK);
     CHECK_EQ(wg_bind_close(bind), WG_OK);
   }

@@ -6,16 +6,6 @@ struct state {
   int calls, destroyed, given_up;
 };
 
-static void counts(void *user) { __sync_fetch_and_add((int *)user, 1); }
-
-static void takes_lines(void *user, int32_t handle, int32_t level, const char *text) {
-  (void)user, (void)handle, (void)level, (void)text;
-}
-
-static void takes_events(void *user, int32_t handle, const wg_event_t *event) {
-  (void)user, (void)handle, (void)event;
-}
-
 #define BUSY(call) CHECK_FAILS(call, WG_ERR_BUSY, "inside a callback")
 /* Not refused because of the callback, but because the tunnel has no such thing, or has ended, or is none. */
 #define PASSES(call) \
@@ -24,64 +14,9 @@ static void takes_events(void *user, int32_t handle, const wg_event_t *event) {
     CHECK(passes == WG_ERR_UNSUPPORTED || passes == WG_ERR_CLOSED || passes == WG_ERR_UNKNOWN_HANDLE); \
   } while (0)
 
-/* Every function of the header that takes the handle of a tunnel. (tests/c_abi.rs sees to it that none is missing.) */
-static void what_takes_a_handle_is_answered(struct state *state, int32_t handle) {
-  char *text = NULL;
-  size_t count = 77;
-  wg_stats_t stats;
-  wg_peer_stats_t peer;
-  wg_memory_usage_t usage;
-  wg_counter_t counter;
-  uint8_t key[WG_KEY_LEN] = {0};
-  stats.struct_size = sizeof stats;
-  peer.struct_size = sizeof peer;
-  usage.struct_size = sizeof usage;
-  usage.total = 77;
-  BUSY(wg_turn_off(handle));
-  BUSY(wg_turn_off_within(handle, 0));
-  BUSY(wg_set_config(handle, ""));
-  BUSY(wg_get_config(handle, &text));
-  BUSY(wg_set_event_callback(handle, takes_events, &state->given_up, counts));
-  BUSY(wg_set_event_callback(handle, NULL, NULL, NULL));
-  BUSY(wg_set_tunnel_log_callback(handle, takes_lines, &state->given_up, counts));
-  BUSY(wg_set_tunnel_log_callback(handle, NULL, NULL, NULL));
-  BUSY(wg_stats(handle, &stats));
-  BUSY(wg_counters(handle, &counter, 1, &count));
-  BUSY(wg_peer_stats(handle, key, &peer));
-  BUSY(wg_peers(handle, &peer, 1, &count));
-  BUSY(wg_memory_usage(handle, &usage));
-  BUSY(wg_trim(handle));
-  BUSY(wg_peek_socket_fd4(handle));
-  BUSY(wg_peek_socket_fd6(handle));
-  BUSY(wg_bind_socket_to_interface4(handle, 0, 0));
-  BUSY(wg_bind_socket_to_interface6(handle, 0, 0));
-  BUSY(wg_bump_sockets(handle));
-  BUSY(wg_network_changed(handle));
-  BUSY(wg_disable_roaming(handle));
-  BUSY(wg_set_fwmark(handle, 0));
-  BUSY(wg_pause(handle));
-  BUSY(wg_resume(handle));
-  PASSES(wg_tun_inject(handle, NULL, 0, NULL));
-  PASSES(wg_transport_receive(handle, NULL, 0, NULL));
-  PASSES(wg_set_mtu(handle, 1280));
-  CHECK(text == NULL && count == 77 && usage.total == 77);
-}
-
-/* And every one that takes that of a bind. */
-static void what_takes_a_bind_is_refused(int32_t bind) {
-  uint16_t port = 0;
-  wg_datagram_t datagram;
-  wg_send_report_t report;
-  memset(&datagram, 0, sizeof datagram);
-  BUSY(wg_bind_reopen(bind, &port));
-  BUSY(wg_bind_close(bind));
-  BUSY(wg_bind_batch_size(bind));
-  BUSY(wg_bind_set_mark(bind, 0));
-  BUSY(wg_bind_set_interface(bind, WG_IPV4, 0, 0));
-  BUSY(wg_bind_peek_fd(bind, WG_IPV4));
-  BUSY(wg_bind_send(bind, &datagram, 1, &report));
-  BUSY(wg_bind_recv(bind, WG_IPV4, &datagram, 1, 0));
-}
+#define REFUSED(call) BUSY(call)
+#define INSIDE(call) PASSES(call)
+#include "calls.h"
 
 static void what_waits_is_refused(struct state *state) {
   wg_options_t options = WG_OPTIONS_INIT;
@@ -125,11 +60,11 @@ static void the_rest_works(void) {
 }
 
 static void calls_back(struct state *state) {
-  what_takes_a_handle_is_answered(state, state->own);
-  what_takes_a_handle_is_answered(state, state->other);
-  what_takes_a_handle_is_answered(state, -1);
-  what_takes_a_bind_is_refused(state->bind);
-  what_takes_a_bind_is_refused(-1);
+  call_with_handle(state->own, &state->given_up);
+  call_with_handle(state->other, &state->given_up);
+  call_with_handle(-1, &state->given_up);
+  call_with_bind(state->bind);
+  call_with_bind(-1);
   what_waits_is_refused(state);
   the_rest_works();
   __sync_fetch_and_add(&state->calls, 1);

@@ -1,0 +1,79 @@
+/* One call of each function of the header that takes the handle of a tunnel or of a bind; tests/c_abi.rs fails if one is missing.
+ *
+ * The including file defines what a call must return: REFUSED(call), and INSIDE(call) for functions that work in a callback. */
+#ifndef CALLS_H
+#define CALLS_H
+
+#include "check.h"
+
+static void counts(void *user) { __sync_fetch_and_add((int *)user, 1); }
+
+static void takes_lines(void *user, int32_t handle, int32_t level, const char *text) {
+  (void)user, (void)handle, (void)level, (void)text;
+}
+
+static void takes_events(void *user, int32_t handle, const wg_event_t *event) {
+  (void)user, (void)handle, (void)event;
+}
+
+/* Two callbacks are given up, each of which adds one to `given_up`. Nothing else is written. */
+static void call_with_handle(int32_t handle, int *given_up) {
+  char *text = NULL;
+  size_t count = 77, taken = 77;
+  wg_stats_t stats;
+  wg_peer_stats_t peer;
+  wg_memory_usage_t usage;
+  wg_counter_t counter;
+  uint8_t key[WG_KEY_LEN] = {0};
+  stats.struct_size = sizeof stats;
+  peer.struct_size = sizeof peer;
+  usage.struct_size = sizeof usage;
+  usage.total = 77;
+  REFUSED(wg_turn_off(handle));
+  REFUSED(wg_turn_off_within(handle, 1000));
+  REFUSED(wg_set_config(handle, "replace_peers=true\n"));
+  REFUSED(wg_get_config(handle, &text));
+  REFUSED(wg_set_event_callback(handle, takes_events, given_up, counts));
+  REFUSED(wg_set_event_callback(handle, NULL, NULL, NULL));
+  REFUSED(wg_set_tunnel_log_callback(handle, takes_lines, given_up, counts));
+  REFUSED(wg_set_tunnel_log_callback(handle, NULL, NULL, NULL));
+  REFUSED(wg_stats(handle, &stats));
+  REFUSED(wg_counters(handle, &counter, 1, &count));
+  REFUSED(wg_peer_stats(handle, key, &peer));
+  REFUSED(wg_peers(handle, &peer, 1, &count));
+  REFUSED(wg_memory_usage(handle, &usage));
+  REFUSED(wg_trim(handle));
+  REFUSED(wg_peek_socket_fd4(handle));
+  REFUSED(wg_peek_socket_fd6(handle));
+  REFUSED(wg_bind_socket_to_interface4(handle, 0, 1));
+  REFUSED(wg_bind_socket_to_interface6(handle, 0, 1));
+  REFUSED(wg_bump_sockets(handle));
+  REFUSED(wg_network_changed(handle));
+  REFUSED(wg_disable_roaming(handle));
+  REFUSED(wg_set_fwmark(handle, 0));
+  REFUSED(wg_pause(handle));
+  REFUSED(wg_resume(handle));
+  INSIDE(wg_tun_inject(handle, NULL, 0, &taken));
+  INSIDE(wg_transport_receive(handle, NULL, 0, &taken));
+  INSIDE(wg_set_mtu(handle, 1280));
+  CHECK(text == NULL && count == 77 && taken == 77 && usage.total == 77);
+}
+
+static void call_with_bind(int32_t bind) {
+  uint16_t port = 0;
+  char room[64];
+  wg_datagram_t datagram = {0};
+  wg_send_report_t report;
+  datagram.data = room;
+  datagram.capacity = sizeof room;
+  REFUSED(wg_bind_reopen(bind, &port));
+  REFUSED(wg_bind_batch_size(bind));
+  REFUSED(wg_bind_set_mark(bind, 0));
+  REFUSED(wg_bind_set_interface(bind, WG_IPV4, 0, 1));
+  REFUSED(wg_bind_peek_fd(bind, WG_IPV4));
+  REFUSED(wg_bind_send(bind, &datagram, 1, &report));
+  REFUSED(wg_bind_recv(bind, WG_IPV4, &datagram, 1, -1));
+  REFUSED(wg_bind_close(bind));
+}
+
+#endif
