@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
+use super::work;
 use crate::config::AllowedIpUpdate;
 
 /// Who owns a prefix, and as which of its prefixes.
@@ -127,6 +128,7 @@ impl<P: Owner> AllowedIps<P> {
     ) {
         let is_own = |entry: &Entry<P>| entry.owner.is(owner);
         for change in changes {
+            work(1);
             let before = match (change.prefix.trunc(), change.remove) {
                 (IpNet::V4(p), true) if self.v4.get(&p).is_some_and(is_own) => self.v4.remove(&p),
                 (IpNet::V6(p), true) if self.v6.get(&p).is_some_and(is_own) => self.v6.remove(&p),
@@ -148,6 +150,7 @@ impl<P: Owner> AllowedIps<P> {
     pub(super) fn remove_numbered(&mut self, entries: &[(u64, Option<IpNet>)], owner: &P) {
         let is_same = |entry: &Entry<P>, number| entry.number == number && entry.owner.is(owner);
         for (number, prefix) in entries {
+            work(1);
             match prefix {
                 Some(IpNet::V4(p)) if self.v4.get(p).is_some_and(|e| is_same(e, *number)) => drop(self.v4.remove(p)),
                 Some(IpNet::V6(p)) if self.v6.get(p).is_some_and(|e| is_same(e, *number)) => drop(self.v6.remove(p)),

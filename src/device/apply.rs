@@ -55,11 +55,14 @@ impl Device {
                 self.set_private_key(key);
             }
             if update.replace_peers {
-                self.retire_peers(self.peers.drain());
+                let all = self.peers.drain();
+                self.allowed_ips.clear();
+                all.for_each(|peer| self.retire(&peer));
             }
             let own = self.identity().map(|i| *i.public());
+            let number = update.peers.len();
             let peers = update.peers.into_iter();
-            (opened, peers.filter_map(|p| self.apply_peer(p, own.as_ref())).collect::<Vec<_>>())
+            (opened, peers.filter_map(|p| self.apply_peer(p, own.as_ref(), number)).collect::<Vec<_>>())
         };
         self.after(Ok(opened))?;
         for Followup { peer, look_up, keepalive } in followups {
@@ -140,7 +143,7 @@ impl Device {
         let identity = key.map(|k| Arc::new(Identity::new(k)));
         // Nobody is a peer of itself.
         let own = identity.as_ref().and_then(|i| self.peers.remove(i.public()));
-        self.retire_peers(own);
+        own.iter().for_each(|peer| self.remove(peer));
         let checker = identity.as_ref().map(|i| CookieChecker::new(i.public()));
         let number = {
             let mut own_key = write(&self.own_key);
@@ -168,19 +171,18 @@ impl Device {
         true
     }
 
-    /// Applies the changes to one peer. Returns it if it is there afterwards.
-    fn apply_peer(&self, update: PeerUpdate, own: Option<&PublicKey>) -> Option<Followup> {
+    /// Applies the changes to one peer, of `expected` that change. Returns it if it is there afterwards.
+    fn apply_peer(&self, update: PeerUpdate, own: Option<&PublicKey>, expected: usize) -> Option<Followup> {
         let key = update.public_key;
         if own == Some(&key) {
             return None;
         }
-        let existing = self.peers.get(&key);
-        let peer = match existing {
+        // A peer that is made to be removed still takes prefixes from their owners, as in wireguard-go.
+        let may_come = !(update.update_only || update.remove && update.allowed_ips.is_empty());
+        let peer = match self.peers.get(&key) {
             Some(peer) => peer,
-            None if update.update_only => return None,
-            // A peer that is made to be removed still takes prefixes from their owners, as in wireguard-go.
-            None if update.remove && update.allowed_ips.is_empty() => return None,
-            None => self.create_peer(key),
+            None if may_come => self.create_peer(key, expected),
+            None => return None,
         };
         // Copied, as what is moved out of a box stays behind in it.
         if let Some(preshared) = &update.preshared_key {
@@ -190,8 +192,7 @@ impl Device {
             self.allowed_ips.change(&peer, &update.allowed_ips, update.replace_allowed_ips);
         }
         if update.remove {
-            let removed = self.peers.remove(&key);
-            self.retire_peers(removed);
+            self.peers.remove(&key).iter().for_each(|peer| self.remove(peer));
             return None;
         }
         let mut look_up = false;
@@ -220,8 +221,9 @@ impl Device {
         Some(Followup { peer, look_up, keepalive })
     }
 
-    fn create_peer(&self, key: PublicKey) -> Arc<Peer> {
-        let peer = self.peers.insert(key, read(&self.own_key).number);
+    fn create_peer(&self, key: PublicKey, expected: usize) -> Arc<Peer> {
+        let own_key = read(&self.own_key).number;
+        let peer = self.peers.insert(key, own_key, expected);
         self.budget.grow(self.memory_per_peer);
         // Under this lock, so that it is not started after the interface went down and all peers were silenced.
         let config = lock(&self.config);
@@ -232,14 +234,17 @@ impl Device {
         peer
     }
 
-    /// Ends peers that were taken out of the list.
-    pub(super) fn retire_peers(&self, peers: impl IntoIterator<Item = Arc<Peer>>) {
-        for peer in peers {
-            self.allowed_ips.remove_all(&peer);
-            lock(&peer.state).removed = true;
-            self.silence(&peer);
-            self.budget.shrink(self.memory_per_peer);
-        }
+    /// Ends a peer that was taken out of the list.
+    fn remove(&self, peer: &Arc<Peer>) {
+        self.allowed_ips.remove_all(peer);
+        self.retire(peer);
+    }
+
+    /// Ends a peer that has no prefixes any more.
+    fn retire(&self, peer: &Arc<Peer>) {
+        lock(&peer.state).removed = true;
+        self.silence(peer);
+        self.budget.shrink(self.memory_per_peer);
     }
 
     /// Stops everything that goes on for a peer: timers, sessions, handshake, staged packets.
@@ -292,11 +297,10 @@ impl Device {
     /// Reads the state.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot<'_> {
-        let config = lock(&self.config);
-        let interface = InterfaceSnapshot {
-            private_key: self.identity().map(|i| i.private().clone()),
-            listen_port: config.link.port().number(),
-            fwmark: config.fwmark,
+        let private_key = self.identity().map(|i| i.private().clone());
+        let interface = {
+            let config = lock(&self.config);
+            InterfaceSnapshot { private_key, listen_port: config.link.port().number(), fwmark: config.fwmark }
         };
         let peers = self.peers.list();
         Snapshot { interface, peers: Box::new(peers.into_iter().map(|peer| Self::peer_snapshot(&peer))) }
@@ -336,10 +340,12 @@ mod tests {
     use crate::{
         bind::mem::MemNetwork,
         config::AllowedIpUpdate,
-        device::{Inbound, Options, Outbound},
+        device::{Inbound, Options, Outbound, holds::probing},
         random::SystemRandom,
-        tun::mem::MemTun,
+        time::ManualClock,
+        tun::mem::{MemHandle, MemTun},
     };
+    use std::{cell::Cell, rc::Rc, sync::Mutex, time::Duration};
 
     #[test]
     fn a_removed_peer_is_freed() {
@@ -367,5 +373,86 @@ mod tests {
         peer.remove = true;
         device.apply(Update { peers: vec![peer], ..Update::default() }).unwrap();
         assert!(alive.upgrade().is_none(), "somebody keeps it");
+    }
+
+    struct End {
+        device: Device,
+        tun: MemHandle,
+        buffers: Mutex<(Outbound, Inbound)>,
+    }
+
+    impl End {
+        fn new(net: &MemNetwork, clock: &Arc<ManualClock>, n: u8) -> Self {
+            let (tun, handle) = MemTun::new("", 1420);
+            let bind = net.bind([192, 0, 2, n].into());
+            let options = Options { clock: clock.clone(), ..Options::default() };
+            let device = Device::new(Arc::new(tun), bind, options);
+            let update = Update { private_key: Some(Some(key(n))), listen_port: Some(7), ..Update::default() };
+            device.apply(update).unwrap();
+            device.up().unwrap();
+            Self { device, tun: handle, buffers: Mutex::default() }
+        }
+
+        /// Makes a peer of the other end, or changes it.
+        fn add_peer(&self, n: u8, key: &PrivateKey) {
+            let mut peer = PeerUpdate::new(key.public_key());
+            peer.endpoint = Some(SocketAddr::from(([192, 0, 2, n], 7)).into());
+            peer.allowed_ips = vec![AllowedIpUpdate { prefix: "10.0.0.0/8".parse().unwrap(), remove: false }];
+            self.device.apply(Update { peers: vec![peer], ..Update::default() }).unwrap();
+        }
+
+        fn step(&self) -> usize {
+            let (outbound, inbound) = &mut *lock(&self.buffers);
+            self.device.outbound(outbound).unwrap() + self.device.inbound(inbound).unwrap()
+        }
+
+        /// Sends a packet to the other end. Returns how many arrive there, and how many initiations that takes.
+        fn send_to(&self, other: &Self, net: &MemNetwork) -> (usize, usize) {
+            let mut packet = [0; 20];
+            (packet[0], packet[3], packet[12], packet[16]) = (0x45, 20, 10, 10);
+            net.record();
+            assert!(self.tun.inject(&packet));
+            while self.step() + other.step() > 0 {}
+            let initiations = net.take_log().iter().filter(|datagram| datagram.payload[0] == 1).count();
+            (other.tun.take_written().len(), initiations)
+        }
+    }
+
+    fn key(n: u8) -> PrivateKey {
+        PrivateKey::from_bytes([n; 32])
+    }
+
+    /// While a new private key goes from peer to peer, a handshake is made with it that stays; sessions of the old one end.
+    #[test]
+    fn a_handshake_while_the_key_changes_is_made_with_the_new_one() {
+        let (net, clock) = (MemNetwork::new(), Arc::new(ManualClock::new()));
+        let (a, b) = (Rc::new(End::new(&net, &clock, 1)), Rc::new(End::new(&net, &clock, 2)));
+        a.add_peer(2, &key(2));
+        b.add_peer(1, &key(1));
+        assert_eq!((a.send_to(&b, &net), a.send_to(&b, &net)), ((1, 1), (1, 0)));
+        b.add_peer(1, &key(3));
+        let peer = a.device.peers.get(&key(2).public_key()).unwrap();
+        let followed = move || peer.handshake.try_lock().map(|handshaking| handshaking.own_key).ok();
+        let before = followed();
+        let (near, far, network, made) = (a.clone(), b.clone(), net.clone(), Rc::new(Cell::new(false)));
+        let done = made.clone();
+        // The moment when there is a new key and this peer has not followed yet.
+        let probe = move |_| {
+            let number = near.device.own_key.try_write().map(|own_key| own_key.number).ok();
+            if !done.get() && number.is_some() && number != before && followed() == before {
+                done.set(true);
+                assert_eq!(far.send_to(&near, &network), (1, 1));
+            }
+        };
+        probing(probe, || {
+            a.device.apply(Update { private_key: Some(Some(key(3))), ..Update::default() }).unwrap();
+        });
+        assert!(made.get());
+        assert_eq!(a.send_to(&b, &net), (1, 0), "the session stays");
+        // Without a handshake by then, the session of the old key is not sent with any more.
+        clock.advance(Duration::from_secs(1));
+        b.add_peer(1, &key(1));
+        a.device.apply(Update { private_key: Some(Some(key(1))), ..Update::default() }).unwrap();
+        assert_eq!((a.send_to(&b, &net), a.device.indices()), ((1, 1), 2));
     }
 }

@@ -121,3 +121,98 @@ impl Device {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::{
+        bind::mem::MemNetwork,
+        config::{HostPort, PeerUpdate, Update},
+        device::{Options, nanos},
+        key::{PrivateKey, PublicKey},
+        time::Clock,
+        tun::mem::MemTun,
+    };
+    use std::{
+        net::{IpAddr, Ipv4Addr},
+        sync::atomic::{AtomicU64, Ordering::Relaxed},
+        time::Duration,
+    };
+
+    const PEERS: u8 = 100;
+
+    /// A clock that goes on by a fifth of a round with each look at it.
+    struct Ticking(AtomicU64);
+
+    impl Clock for Ticking {
+        fn now(&self) -> Instant {
+            Instant::from_nanos(self.0.fetch_add(nanos(crate::device::SLICE / 5), Relaxed))
+        }
+        fn wall(&self) -> Duration {
+            Duration::ZERO
+        }
+    }
+
+    fn device() -> Device {
+        let bind = MemNetwork::new().bind(Ipv4Addr::new(192, 0, 2, 1).into());
+        let options = Options {
+            clock: Arc::new(Ticking(AtomicU64::new(1 << 40))),
+            resolve: Some(Box::new(|_| Ok(vec![IpAddr::from([192, 0, 2, 9])]))),
+            ..Options::default()
+        };
+        let device = Device::new(Arc::new(MemTun::new("", 1420).0), bind, options);
+        let private_key = Some(Some(PrivateKey::from_bytes([1; 32])));
+        device.apply(Update { private_key, ..Update::default() }).unwrap();
+        device.up().unwrap();
+        device
+    }
+
+    fn named(n: u8) -> PeerUpdate {
+        let mut peer = PeerUpdate::new(PublicKey::from_bytes([n; 32]));
+        peer.endpoint = Some("a.example:1".parse::<HostPort>().unwrap().into());
+        peer.persistent_keepalive = Some(25);
+        peer
+    }
+
+    /// Runs the timers while `left` says that something is left, which must become less, by a few each time.
+    fn run_in_slices(device: &Device, left: impl Fn() -> usize) {
+        let mut before = left();
+        assert_eq!(before, usize::from(PEERS));
+        while before > 0 {
+            assert_eq!(device.next_deadline(), Some(Instant::default()), "the timers are to go on");
+            device.run_timers();
+            let now = left();
+            assert!((1..=5).contains(&(before - now)), "{before} then {now}");
+            before = now;
+        }
+    }
+
+    #[test]
+    fn an_address_of_many_peers_is_taken_in_slices() {
+        let device = device();
+        device.apply(Update { peers: (2..2 + PEERS).map(named).collect(), ..Update::default() }).unwrap();
+        assert_eq!(device.names.as_ref().unwrap().look_up(), 1);
+        run_in_slices(&device, || device.all_peer_stats().filter(|peer| peer.endpoint.is_none()).count());
+    }
+
+    #[test]
+    fn those_that_are_there_are_greeted_in_slices() {
+        let device = device();
+        let peers = |first, n| Update { peers: (first..first + n).map(named).collect(), ..Update::default() };
+        device.apply(peers(2, PEERS)).unwrap();
+        device.resolve_names();
+        let occasion = Occasion::Fresh;
+        lock(&device.greetings).push_back(Greetings { occasion, left: 0..device.peers.next_id() });
+        device.apply(peers(200, 10)).unwrap();
+        device.resolve_names();
+        run_in_slices(&device, || {
+            lock(&device.greetings).front().map_or(0, |greetings| (greetings.left.end - greetings.left.start) as usize)
+        });
+        // Those that have gone are passed over.
+        lock(&device.greetings).push_back(Greetings { occasion, left: 0..device.peers.next_id() });
+        device.apply(Update { replace_peers: true, ..Update::default() }).unwrap();
+        device.run_timers();
+        assert!(lock(&device.greetings).is_empty());
+    }
+}

@@ -6,12 +6,12 @@
 use std::{
     io,
     sync::{
-        Condvar, Mutex, PoisonError, TryLockError,
+        Condvar, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
-use super::{Device, lock, unreachable::AnswerRate};
+use super::{Device, lock, try_lock, unreachable::AnswerRate};
 use crate::{
     bind::{SendReport, Transmit},
     tun::{PacketArena, PacketList},
@@ -92,12 +92,7 @@ impl Device {
     /// Lets `answer` write into the TUN, unless another thread writes at this moment, or there is a pause.
     pub(super) fn try_writing_tun(&self, answer: impl FnOnce(&dyn Fn(PacketList<'_>) -> usize, &mut AnswerRate)) {
         let Some(_call) = self.in_flight.begin() else { return };
-        let mut rate = match self.answer_rate.try_lock() {
-            Ok(rate) => rate,
-            // An app's function has panicked.
-            Err(TryLockError::Poisoned(rate)) => rate.into_inner(),
-            Err(TryLockError::WouldBlock) => return,
-        };
+        let Some(mut rate) = try_lock(&self.answer_rate) else { return };
         answer(&|packets| self.tun.write(packets), &mut rate);
     }
 

@@ -16,7 +16,8 @@ pub(super) struct Target {
     pub(super) session: Option<Arc<Session>>,
 }
 
-/// All indices of a device: in a tree, as [`Peers`](super::peers::Peers) are.
+/// All indices of a device. They are in a tree: a hash table moves all that is in it when it grows, and packets would wait
+/// for that.
 #[derive(Default)]
 pub(super) struct IndexTable {
     targets: RwLock<BTreeMap<u32, Target>>,
@@ -58,6 +59,11 @@ impl IndexTable {
     /// Bytes that the table takes.
     pub(super) fn memory(&self) -> usize {
         tree_memory::<u32, Target>(self.len())
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_unused(&self) -> bool {
+        self.targets.try_write().is_ok()
     }
 
     /// How many indices are in use.

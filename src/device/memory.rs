@@ -3,7 +3,7 @@
 //! The numbers are computed from what is allocated. Not in them: what the allocator adds to each block (16 bytes, commonly),
 //! the threads' stacks, what the system keeps for sockets, and what a call takes while it lasts.
 
-use super::{Device, lock};
+use super::{Device, lock, try_lock};
 
 /// Bytes of memory that a tunnel takes now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,6 +54,10 @@ impl Device {
         self.bind.trim();
         // Which forgets the senders, if the load is over.
         lock(&self.gate).is_under_load(false, self.clock.now());
+        // Unless a configuration is being applied.
+        if let Some(_alone) = try_lock(&self.sets) {
+            self.peers.trim();
+        }
         for peer in self.peers.list() {
             peer.trim();
             self.budget.list(&peer, &mut lock(&peer.state));

@@ -18,6 +18,8 @@ mod endpoints;
 mod events;
 mod gate;
 mod greetings;
+#[cfg(test)]
+mod holds;
 mod in_flight;
 mod index;
 mod link;
@@ -46,7 +48,7 @@ mod unreachable;
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
         atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
     },
     time::Duration,
@@ -75,6 +77,8 @@ use allowed_ips::AllowedIps;
 use events::Events;
 use gate::Gate;
 use greetings::Greetings;
+#[cfg(test)]
+use holds::work;
 use in_flight::InFlight;
 use index::IndexTable;
 use link::Link;
@@ -103,16 +107,32 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// Tests count what is done while a lock is held; see `holds.rs`.
+#[cfg(not(test))]
+const fn work(_: usize) {}
+
 /// What a lock guards stays consistent between statements, so a panic elsewhere does not make it unusable.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    work(1);
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The same, without waiting: `None` if it is held.
+fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}
+
 fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    work(1);
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    work(1);
     lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -62,6 +62,16 @@ impl Names {
         self.questions.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    /// Looks up the names that wait for it. Returns how many that were.
+    pub(super) fn look_up(&self) -> usize {
+        self.resolver.work()
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_unused(&self) -> bool {
+        self.nat64.try_lock().is_ok() && self.resolver.is_unused()
+    }
+
     /// Asks for the network's prefix, if that is not known and not too soon.
     fn want_prefix(&self, now: Instant) {
         let number = self.next_number();
@@ -86,7 +96,7 @@ impl Device {
     /// Looks up the names that wait for it, which may block; a [`Tunnel`](super::Tunnel) does this on a thread of its own.
     /// Returns how many names that were.
     pub fn resolve_names(&self) -> usize {
-        let names = self.names.as_ref().map_or(0, |names| names.resolver.work());
+        let names = self.names.as_ref().map_or(0, Names::look_up);
         while self.has_answers() {
             self.take_answers(self.clock.now());
         }

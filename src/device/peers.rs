@@ -1,99 +1,227 @@
-//! The peers of a device, by public key, in the order in which they came.
-//!
-//! They are in trees, which change by a node at a time. A hash table moves all of its entries when it grows, and whoever
-//! looks something up would wait for that.
+//! The peers of a device, by public key, and in the order in which they came.
 
 use std::{
-    collections::BTreeMap,
+    collections::HashMap,
     ops::Range,
     sync::{Arc, RwLock},
 };
 
-use super::{memory::tree_memory, peer::Peer, read, write};
+use super::{memory::table_memory, peer::Peer, read, work, write};
 use crate::key::PublicKey;
 
-/// Peers that are listed under one lock.
+/// Places that are looked through under one lock.
 const SLICE: usize = 128;
 
+/// Holes in the list of a small number of peers are of no interest.
+const HOLES: usize = 64;
+
+/// Neither of both grows by itself: it would move all that is in it, with the lock held.
 #[derive(Default)]
-struct Trees {
-    by_key: BTreeMap<PublicKey, Arc<Peer>>,
-    /// By number, which only grows: a stable order for reading the state back.
-    by_id: BTreeMap<u64, Arc<Peer>>,
+struct Tables {
+    by_key: HashMap<PublicKey, Arc<Peer>>,
+    /// By number, which only grows: a stable order for reading the state back. Those that have gone leave a hole.
+    by_id: Vec<(u64, Option<Arc<Peer>>)>,
     next_id: u64,
 }
 
+impl Tables {
+    fn is_full(&self) -> bool {
+        self.by_key.len() == self.by_key.capacity() || self.by_id.len() == self.by_id.capacity()
+    }
+
+    fn place(&self, id: u64) -> usize {
+        self.by_id.partition_point(|(other, _)| *other < id)
+    }
+}
+
 /// All peers. The lock is held for a bounded number of them at a time.
+///
+/// Whoever adds, removes or trims is alone in that, as `sets` of the device is held for it.
 #[derive(Default)]
 pub(super) struct Peers {
-    trees: RwLock<Trees>,
+    tables: RwLock<Tables>,
 }
 
 impl Peers {
     pub(super) fn len(&self) -> usize {
-        read(&self.trees).by_key.len()
+        read(&self.tables).by_key.len()
     }
 
     pub(super) fn contains(&self, key: &PublicKey) -> bool {
-        read(&self.trees).by_key.contains_key(key)
+        read(&self.tables).by_key.contains_key(key)
     }
 
     pub(super) fn get(&self, key: &PublicKey) -> Option<Arc<Peer>> {
-        read(&self.trees).by_key.get(key).cloned()
+        read(&self.tables).by_key.get(key).cloned()
     }
 
-    /// Adds a peer that is not there yet; its handshakes are made with our key of this number.
-    pub(super) fn insert(&self, key: PublicKey, own_key: u32) -> Arc<Peer> {
-        let mut trees = write(&self.trees);
-        let peer = Arc::new(Peer::new(trees.next_id, key, own_key));
-        trees.next_id += 1;
-        trees.by_id.insert(peer.id(), peer.clone());
-        trees.by_key.insert(key, peer.clone());
+    /// Adds a peer that is not there yet; its handshakes are made with our key of this number. `expected` are about to be
+    /// added, this one among them.
+    pub(super) fn insert(&self, key: PublicKey, own_key: u32, expected: usize) -> Arc<Peer> {
+        let (is_full, len) = {
+            let tables = read(&self.tables);
+            (tables.is_full(), tables.by_key.len())
+        };
+        if is_full {
+            self.rebuild(if len == 0 { expected } else { 2 * len });
+        }
+        let mut tables = write(&self.tables);
+        work(if tables.is_full() { tables.by_id.len() } else { 1 });
+        let peer = Arc::new(Peer::new(tables.next_id, key, own_key));
+        tables.next_id += 1;
+        tables.by_id.push((peer.id(), Some(peer.clone())));
+        tables.by_key.insert(key, peer.clone());
         peer
     }
 
     pub(super) fn remove(&self, key: &PublicKey) -> Option<Arc<Peer>> {
-        let mut trees = write(&self.trees);
-        let peer = trees.by_key.remove(key)?;
-        trees.by_id.remove(&peer.id())
+        let (peer, has_many_holes) = {
+            let mut tables = write(&self.tables);
+            let peer = tables.by_key.remove(key)?;
+            let at = tables.place(peer.id());
+            tables.by_id[at].1 = None;
+            (peer, tables.by_id.len() > 2 * tables.by_key.len() + HOLES)
+        };
+        if has_many_holes {
+            self.rebuild(self.len());
+        }
+        Some(peer)
     }
 
     /// Takes out every peer.
     pub(super) fn drain(&self) -> impl Iterator<Item = Arc<Peer>> + use<> {
         let (by_key, by_id) = {
-            let mut trees = write(&self.trees);
-            (std::mem::take(&mut trees.by_key), std::mem::take(&mut trees.by_id))
+            let mut tables = write(&self.tables);
+            (std::mem::take(&mut tables.by_key), std::mem::take(&mut tables.by_id))
         };
         // Freed without the lock, as the other one is.
+        work(by_key.len());
         drop(by_key);
-        by_id.into_values()
+        by_id.into_iter().filter_map(|(_, peer)| peer)
+    }
+
+    /// Makes the tables once more, with room for so many peers. They are filled without the lock, for which handshakes wait.
+    fn rebuild(&self, capacity: usize) {
+        let (mut by_key, mut by_id) = (HashMap::with_capacity(capacity), Vec::with_capacity(capacity));
+        for peer in self.list() {
+            by_key.insert(*peer.key(), peer.clone());
+            by_id.push((peer.id(), Some(peer)));
+        }
+        {
+            let mut tables = write(&self.tables);
+            std::mem::swap(&mut tables.by_key, &mut by_key);
+            std::mem::swap(&mut tables.by_id, &mut by_id);
+        }
+        drop((by_key, by_id));
+    }
+
+    /// Gives back what the tables do not need now.
+    pub(super) fn trim(&self) {
+        let (len, capacity) = {
+            let by_key = &read(&self.tables).by_key;
+            (by_key.len(), by_key.capacity())
+        };
+        if len < capacity / 2 {
+            self.rebuild(len);
+        }
     }
 
     /// The number of the next peer that comes.
     pub(super) fn next_id(&self) -> u64 {
-        read(&self.trees).next_id
+        read(&self.tables).next_id
+    }
+
+    /// Calls `each` with the peers in a slice of the list that begins at this number. Returns that of the next slice.
+    fn slice(&self, from: u64, mut each: impl FnMut(&Arc<Peer>)) -> Option<u64> {
+        let tables = read(&self.tables);
+        let rest = &tables.by_id[tables.place(from)..];
+        let slice = &rest[..rest.len().min(SLICE)];
+        work(slice.len());
+        let (last, _) = slice.last()?;
+        slice.iter().filter_map(|(_, peer)| peer.as_ref()).for_each(&mut each);
+        Some(last + 1)
     }
 
     /// The first peer whose number is in `ids`.
     pub(super) fn first_in(&self, ids: Range<u64>) -> Option<Arc<Peer>> {
-        read(&self.trees).by_id.range(ids).next().map(|(_, peer)| peer.clone())
+        let mut from = ids.start;
+        loop {
+            let mut first = None;
+            let next = self.slice(from, |peer| {
+                first.get_or_insert_with(|| peer.clone());
+            });
+            if first.is_some() {
+                return first.filter(|peer| peer.id() < ids.end);
+            }
+            from = next?;
+        }
     }
 
     /// The peers, oldest first. Those that come or go while they are listed may be among them, or not.
     pub(super) fn list(&self) -> Vec<Arc<Peer>> {
         let mut all = Vec::with_capacity(self.len());
-        let mut next = 0;
-        loop {
-            let before = all.len();
-            all.extend(read(&self.trees).by_id.range(next..).take(SLICE).map(|(_, peer)| peer.clone()));
-            let Some(last) = all[before..].last() else { return all };
-            next = Peer::id(last) + 1;
+        let mut from = 0;
+        while let Some(next) = self.slice(from, |peer| all.push(peer.clone())) {
+            from = next;
         }
+        all
     }
 
-    /// Bytes that the trees take, without the peers.
+    #[cfg(test)]
+    pub(super) fn is_unused(&self) -> bool {
+        self.tables.try_write().is_ok()
+    }
+
+    /// Bytes that the tables take, without the peers.
     pub(super) fn memory(&self) -> usize {
-        let len = self.len();
-        tree_memory::<PublicKey, Arc<Peer>>(len) + tree_memory::<u64, Arc<Peer>>(len)
+        let tables = read(&self.tables);
+        table_memory::<PublicKey, Arc<Peer>>(tables.by_key.capacity())
+            + tables.by_id.capacity() * size_of::<(u64, Option<Arc<Peer>>)>()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn key(n: u8) -> PublicKey {
+        PublicKey::from_bytes([n; 32])
+    }
+
+    proptest! {
+        /// Against a plain list.
+        #[test]
+        fn the_order_is_that_in_which_they_came(steps in prop::collection::vec((0_u8..=255, 0_u8..8), 0..600)) {
+            let (peers, mut model) = (Peers::default(), Vec::<u8>::new());
+            for (n, step) in steps {
+                match step {
+                    0..4 if model.contains(&n) => prop_assert!(peers.get(&key(n)).is_some()),
+                    0..4 => {
+                        peers.insert(key(n), 0, 1 + usize::from(n % 7));
+                        model.push(n);
+                    }
+                    4..7 => {
+                        let is_there = model.contains(&n);
+                        model.retain(|other| *other != n);
+                        prop_assert_eq!(peers.remove(&key(n)).is_some(), is_there);
+                    }
+                    _ if n < 250 => peers.trim(),
+                    _ => prop_assert_eq!(peers.drain().count(), std::mem::take(&mut model).len()),
+                }
+                let listed = peers.list();
+                prop_assert_eq!(listed.len(), peers.len());
+                prop_assert!(listed.iter().map(|peer| *peer.key()).eq(model.iter().map(|n| key(*n))));
+                let (mut one_by_one, mut from) = (0, 0);
+                while let Some(peer) = peers.first_in(from..peers.next_id()) {
+                    prop_assert!(Arc::ptr_eq(&peer, &listed[one_by_one]));
+                    (one_by_one, from) = (one_by_one + 1, peer.id() + 1);
+                }
+                prop_assert_eq!(one_by_one, listed.len());
+                prop_assert!(peers.first_in(0..0).is_none());
+            }
+            prop_assert!(model.iter().all(|n| peers.contains(&key(*n))));
+        }
     }
 }

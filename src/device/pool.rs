@@ -4,12 +4,12 @@ use std::{
     collections::VecDeque,
     ops::Range,
     sync::{
-        Arc, Mutex, TryLockError,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
-use super::{lock, peer::Peer, ratelimit};
+use super::{lock, peer::Peer, ratelimit, try_lock};
 use crate::{
     bind::{Endpoint, RecvBatch, RecvMeta},
     noise::{
@@ -86,11 +86,7 @@ impl<T: Buffers> Workspace<T> {
 
     /// Frees the buffers, unless they are in use at this moment.
     pub(super) fn trim(&self) {
-        let mut slot = match self.buffers.try_lock() {
-            Ok(slot) => slot,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return,
-        };
+        let Some(mut slot) = try_lock(&self.buffers) else { return };
         if slot.take_if(|buffers| !buffers.is_in_use()).is_some() {
             self.memory.store(0, Ordering::Relaxed);
         }

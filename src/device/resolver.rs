@@ -173,6 +173,7 @@ impl Resolver {
             let mut work = lock(&self.work);
             let slice = work.waiting.range((Bound::Excluded(last), Bound::Unbounded)).take(SLICE);
             let slice: Vec<_> = slice.map(|(asker, other)| (*asker, other.host == all[0].host)).collect();
+            super::work(slice.len());
             let Some((asker, _)) = slice.last() else { return Some(all) };
             last = *asker;
             let same = slice.into_iter().filter(|(_, is_same)| *is_same);
@@ -186,6 +187,11 @@ impl Resolver {
             tracing::error!(host, "the resolver has panicked");
             Err(Error::new(ErrorKind::Panic, "internal error: a panic was caught"))
         })
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_unused(&self) -> bool {
+        self.work.try_lock().is_ok()
     }
 
     /// Whether this is called on the thread that looks names up.

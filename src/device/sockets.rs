@@ -2,12 +2,12 @@
 
 use std::{
     io,
-    sync::{Arc, MutexGuard, TryLockError, Weak, atomic::Ordering},
+    sync::{Arc, MutexGuard, Weak, atomic::Ordering},
     thread,
     time::Duration,
 };
 
-use super::{Device, link::Port, lock, peer::Peer, send::Reason};
+use super::{Device, link::Port, lock, peer::Peer, send::Reason, try_lock};
 use crate::error::{Error, Result};
 
 /// How long the receiver rests each time that sockets fail of which it is known that they are lost.
@@ -299,12 +299,8 @@ impl Device {
 
     /// To be called by the timers: the time for another try has come, or somebody has asked for it.
     pub(super) fn retry_sockets(&self) {
-        let one = match self.transition.try_lock() {
-            Ok(one) => one,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            // Whoever changes the sockets now looks again when that is over.
-            Err(TryLockError::WouldBlock) => return,
-        };
+        // Whoever changes the sockets now looks again when that is over.
+        let Some(one) = try_lock(&self.transition) else { return };
         let transition = Transition { device: self, one: Some(one) };
         let loss = lock(&self.config).link.take_loss(self.clock.now());
         if let Some(event) = loss {

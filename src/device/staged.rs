@@ -114,6 +114,11 @@ impl Budget {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn is_unused(&self) -> bool {
+        self.holders.try_lock().is_ok()
+    }
+
     /// Bytes that the list takes.
     pub(super) fn memory(&self) -> usize {
         tree_memory::<(usize, u64), Weak<Peer>>(lock(&self.holders).len())

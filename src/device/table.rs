@@ -41,15 +41,20 @@ impl<T> Table<T> {
         }
     }
 
-    /// Makes a change in both copies: as `first` does it, and as `again` does the same once more.
-    fn change_both(&self, first: impl FnOnce(&mut T), again: impl FnOnce(&mut T)) {
+    #[cfg(test)]
+    pub(super) fn can_be_read(&self) -> bool {
+        self.copies[self.current.load(Ordering::Acquire)].try_read().is_ok()
+    }
+
+    /// Makes the same change in both copies; `change` is told whether it is for the first time.
+    fn change_both(&self, mut change: impl FnMut(&mut T, bool)) {
         let _alone = lock(&self.changing);
         let current = self.current.load(Ordering::Relaxed);
-        let other = 1 - current;
-        first(&mut write(&self.copies[other]));
-        self.current.store(other, Ordering::Release);
-        // Readers that came before are waited for; those that come now read the other copy.
-        again(&mut write(&self.copies[current]));
+        for (copy, is_first) in [(1 - current, true), (current, false)] {
+            // Readers that came before are waited for; those that come now read the other copy.
+            change(&mut write(&self.copies[copy]), is_first);
+            self.current.store(1 - current, Ordering::Release);
+        }
     }
 }
 
@@ -63,23 +68,22 @@ impl<P: Owner> Table<AllowedIps<P>> {
         }
         let given = changes.iter().filter(|change| !change.remove).map(|change| change.prefix);
         let number = owner.with_list(|list| list.extend(given));
-        self.change_both(
-            |table| {
-                table.apply(changes, owner, number, Entry::strike);
-                table.remove_numbered(&old, owner);
-                table.trim();
-            },
-            |table| {
-                table.apply(changes, owner, number, drop);
-                table.remove_numbered(&old, owner);
-                table.trim();
-            },
-        );
+        self.change_both(|table, is_first| {
+            let strike: fn(Entry<P>) = if is_first { Entry::strike } else { drop };
+            table.apply(changes, owner, number, strike);
+            table.remove_numbered(&old, owner);
+            table.trim();
+        });
     }
 
     /// Takes every prefix away from `owner`.
     pub(super) fn remove_all(&self, owner: &P) {
         self.change(owner, &[], true);
+    }
+
+    /// Takes all prefixes away from their owners, which go as well: their lists stay as they are.
+    pub(super) fn clear(&self) {
+        self.change_both(|table, _| *table = AllowedIps::default());
     }
 
     /// Bytes that both copies take, without the owners' lists.
@@ -120,21 +124,16 @@ mod tests {
     fn who_reads_does_not_wait_for_who_writes() {
         let table = Table::<u32>::default();
         let reads = |expected| assert_eq!(thread::scope(|s| s.spawn(|| *table.read()).join().unwrap()), expected);
-        table.change_both(
-            |first| {
-                *first += 1;
-                reads(0);
-            },
-            |again| {
-                reads(1);
-                *again += 1;
-            },
-        );
+        table.change_both(|content, is_first| {
+            reads(u32::from(!is_first));
+            *content += 1;
+            reads(u32::from(!is_first));
+        });
         reads(1);
         // Who began to read before a change is waited for, but by the writer alone.
         let reading = table.read();
         thread::scope(|s| {
-            s.spawn(|| table.change_both(|first| *first += 1, |again| *again += 1));
+            s.spawn(|| table.change_both(|content, _| *content += 1));
             while *table.read() == 1 {
                 thread::yield_now();
             }

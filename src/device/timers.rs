@@ -69,6 +69,11 @@ impl Deadlines {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn is_unused(&self) -> bool {
+        self.inner.try_lock().is_ok()
+    }
+
     /// Bytes that the set takes.
     pub(super) fn memory(&self) -> usize {
         tree_memory::<Key, Weak<Peer>>(lock(&self.inner).peers.len())
