@@ -15,11 +15,11 @@ const SLICE: usize = 128;
 /// Holes in the list of a small number of peers are of no interest.
 const HOLES: usize = 64;
 
-/// Neither of both grows by itself: it would move all that is in it, with the lock held.
+/// Neither table grows by itself, as it would move all that is in it with the lock held.
 #[derive(Default)]
 struct Tables {
     by_key: HashMap<PublicKey, Arc<Peer>>,
-    /// By number, which only grows: a stable order for reading the state back. Those that have gone leave a hole.
+    /// By number, which only grows: a stable order for reading the state back. A peer that is removed leaves a hole.
     by_id: Vec<(u64, Option<Arc<Peer>>)>,
     next_id: u64,
 }
@@ -36,7 +36,7 @@ impl Tables {
 
 /// All peers. The lock is held for a bounded number of them at a time.
 ///
-/// Whoever adds, removes or trims is alone in that, as `sets` of the device is held for it.
+/// One thread at a time adds, removes or trims: `sets` of the device is held for it.
 #[derive(Default)]
 pub(super) struct Peers {
     tables: RwLock<Tables>,

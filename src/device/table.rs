@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn who_reads_does_not_wait_for_who_writes() {
+    fn a_reader_does_not_wait_for_a_writer() {
         let table = Table::<u32>::default();
         let reads = |expected| assert_eq!(thread::scope(|s| s.spawn(|| *table.read()).join().unwrap()), expected);
         table.change_both(|content, is_first| {
@@ -130,7 +130,7 @@ mod tests {
             reads(u32::from(!is_first));
         });
         reads(1);
-        // Who began to read before a change is waited for, but by the writer alone.
+        // A reader that was there before a change is waited for, but by the writer alone.
         let reading = table.read();
         thread::scope(|s| {
             s.spawn(|| table.change_both(|content, _| *content += 1));
