@@ -131,6 +131,7 @@ impl Device {
             }
         })?;
         lock(&self.config).fwmark = mark.unwrap_or(old_mark);
+        drop(transition);
         self.peers.list().iter().for_each(|p| p.forget_source());
         // With the sessions that there are nothing is sent for it, as in the kernel.
         Ok(if matches!(opened, Opened::Fresh) { Opened::None } else { opened })
