@@ -1,8 +1,10 @@
 //! The socket file: taking its name, telling whether it is still ours, giving it back.
 
 use std::{
+    fmt,
     fs::{self, DirBuilder, Metadata},
     io::{self, ErrorKind::*},
+    mem,
     os::{
         fd::OwnedFd,
         unix::{
@@ -126,9 +128,43 @@ impl Listener {
     #[must_use]
     pub fn leaving_file(mut self) -> Self {
         if let Some(file) = &mut self.file {
-            file.keep = true;
+            file.end = End::Stay;
         }
         self
+    }
+
+    /// Calls `remove` at the end instead of removing the file: for a process that will lack the permission.
+    #[must_use]
+    pub fn removing_file_with(mut self, remove: impl FnOnce() -> io::Result<()> + Send + 'static) -> Self {
+        if let Some(file) = &mut self.file {
+            file.end = End::Call(Box::new(remove));
+        }
+        self
+    }
+
+    /// Whether there is a file that this value removes at the end.
+    #[must_use]
+    pub fn removes_file(&self) -> bool {
+        self.file.as_ref().is_some_and(|file| matches!(file.end, End::Remove))
+    }
+
+    /// Removes the file, if it is still the same.
+    ///
+    /// # Errors
+    /// As the file system says.
+    pub fn remove_file(&self) -> io::Result<()> {
+        self.file.as_ref().map_or(Ok(()), SocketFile::remove)
+    }
+
+    /// Makes another user the owner of the file, if it is still the same.
+    ///
+    /// # Errors
+    /// As the file system says.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub fn give_file_to(&self, uid: u32, gid: u32) -> io::Result<()> {
+        self.file
+            .as_ref()
+            .map_or(Ok(()), |file| sys::change_owner(&file.path, uid, gid, |found| FileId::of(found) == file.id))
     }
 
     /// The socket's file; `None` if it has none, as in Linux' abstract namespace.
@@ -137,8 +173,9 @@ impl Listener {
         self.file.as_ref().map(|file| file.path.as_path())
     }
 
-    /// Whether the file has been removed, moved or replaced.
-    pub(super) fn is_gone(&self) -> bool {
+    /// Whether the file has been removed, moved or replaced, or is out of this process's reach.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
         self.file.as_ref().is_some_and(|file| !file.is_ours())
     }
 
@@ -162,30 +199,55 @@ impl FileId {
     }
 }
 
-/// A socket's file. It is removed with this value, if it is still the same and not to be kept.
+/// A socket's file.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
     id: FileId,
-    keep: bool,
+    end: End,
+}
+
+/// What becomes of a file with its [`SocketFile`].
+enum End {
+    /// It is removed, if it is still the same.
+    Remove,
+    Stay,
+    /// The function removes it.
+    Call(Box<dyn FnOnce() -> io::Result<()> + Send>),
+}
+
+impl fmt::Debug for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Remove => "Remove",
+            Self::Stay => "Stay",
+            Self::Call(_) => "Call",
+        })
+    }
 }
 
 impl SocketFile {
     fn at(path: &Path) -> io::Result<Self> {
-        Ok(Self { id: FileId::of(&fs::symlink_metadata(path)?), path: path.into(), keep: false })
+        Ok(Self { id: FileId::of(&fs::symlink_metadata(path)?), path: path.into(), end: End::Remove })
     }
 
     fn is_ours(&self) -> bool {
         fs::symlink_metadata(&self.path).is_ok_and(|now| FileId::of(&now) == self.id)
     }
+
+    fn remove(&self) -> io::Result<()> {
+        if self.is_ours() { remove(&self.path) } else { Ok(()) }
+    }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if !self.keep
-            && self.is_ours()
-            && let Err(error) = remove(&self.path)
-        {
+        let outcome = match mem::replace(&mut self.end, End::Stay) {
+            End::Remove => self.remove(),
+            End::Stay => Ok(()),
+            End::Call(remove) => remove(),
+        };
+        if let Err(error) = outcome {
             tracing::warn!(%error, path = %self.path.display(), "cannot remove the control socket");
         }
     }

@@ -1,6 +1,6 @@
 //! Binding a socket whose file only its owner may ever connect to, asking whether a client waits, and taking turns in a
 //! directory.
-#![allow(unsafe_code)] // flock(2), poll(2), umask(2)
+#![allow(unsafe_code)] // fchownat(2), flock(2), poll(2), umask(2)
 
 use std::{
     fs::File,
@@ -52,6 +52,27 @@ fn poll_now(fd: impl AsFd, events: libc::c_short) -> libc::c_short {
         // The call that is asked about tells the reason.
         -1 => events,
         _ => poll.revents,
+    }
+}
+
+/// Changes the owner of a file if it `is_meant`. The file is held in between, so that no other can take its name.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn change_owner(
+    path: &Path,
+    uid: u32,
+    gid: u32,
+    is_meant: impl FnOnce(&std::fs::Metadata) -> bool,
+) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    let file = File::options().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)?;
+    if !is_meant(&file.metadata()?) {
+        return Ok(());
+    }
+    // SAFETY: the empty path ends in a zero and lives.
+    match unsafe { libc::fchownat(file.as_raw_fd(), c"".as_ptr(), uid, gid, libc::AT_EMPTY_PATH) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    harness::{BINARY, Interface, wait_until},
+    harness::{BINARY, Interface, answers, wait_until},
     netns::{Netns, as_root},
 };
 
@@ -67,17 +67,6 @@ fn start(netns: &Netns, interface: &Interface, foreground: bool, prepare: impl F
             None
         }
     }
-}
-
-/// Whether it serves its control socket, which is the last thing that it makes.
-fn answers(interface: &Interface) -> bool {
-    let ask = || {
-        let mut client = UnixStream::connect(interface.socket())?;
-        client.set_read_timeout(Some(crate::harness::TIMEOUT))?;
-        client.write_all(b"get=1\n\n")?;
-        client.read_exact(&mut [0])
-    };
-    ask().is_ok()
 }
 
 fn tempfile(interface: &Interface) -> File {

@@ -3,8 +3,10 @@
 use std::{
     ffi::OsStr,
     fs,
+    io::{Read, Write},
     os::unix::{
         fs::MetadataExt,
+        net::UnixStream,
         process::{CommandExt, ExitStatusExt},
     },
     path::{Path, PathBuf},
@@ -83,6 +85,11 @@ impl Interface {
         entries.filter_map(|e| e.file_name().to_str()?.parse().ok()).filter(is_ours).collect()
     }
 
+    /// Waits until no process, no file and no interface is left.
+    pub(crate) fn await_end(&self, netns: &Netns) {
+        wait_until("nothing is left", || self.processes().is_empty() && !self.socket().exists() && !self.exists(netns));
+    }
+
     /// Whether a namespace has it.
     pub(crate) fn exists(&self, netns: &Netns) -> bool {
         let name = self.0.clone();
@@ -119,6 +126,17 @@ impl Daemon {
 fn signal(id: i32, number: i32) {
     // SAFETY: kill(2) takes numbers; this is a process of ours.
     unsafe { libc::kill(id, number) };
+}
+
+/// Whether it serves its control socket, which is the last thing that it makes.
+pub(crate) fn answers(interface: &Interface) -> bool {
+    let ask = || {
+        let mut client = UnixStream::connect(interface.socket())?;
+        client.set_read_timeout(Some(TIMEOUT))?;
+        client.write_all(b"get=1\n\n")?;
+        client.read_exact(&mut [0])
+    };
+    ask().is_ok()
 }
 
 /// A command that ends in bounded time, without what the environment of the tests may say to a daemon.

@@ -10,9 +10,12 @@ mod log;
 #[path = "../netns/mod.rs"]
 mod netns;
 mod service;
+mod signals;
 #[path = "../common/skip.rs"]
 mod skip;
+mod start;
 mod tools;
+mod user;
 
 use std::{os::unix::process::CommandExt, process::Output};
 
@@ -25,7 +28,7 @@ fn daemon(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
 #[test]
 fn help_and_version_are_for_everybody() {
     let help = succeed("help", &daemon(&["--help"], &[]));
-    assert!(help.starts_with("Usage: wg-embed [-f|--foreground] [--socket-dir DIR] INTERFACE\n"), "{help}");
+    assert!(help.starts_with("Usage: wg-embed [-f|--foreground] [--user USER[:GROUP]] [--socket-dir DIR]\n"), "{help}");
     let version = succeed("version", &daemon(&["--version"], &[]));
     assert!(version.starts_with(&format!("wg-embed {}\n", env!("CARGO_PKG_VERSION"))), "{version}");
 }

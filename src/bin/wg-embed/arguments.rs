@@ -19,6 +19,8 @@ pub(crate) struct Run {
     pub(crate) foreground: bool,
     /// Where the control socket goes.
     pub(crate) socket_directory: Option<PathBuf>,
+    /// `USER[:GROUP]` to become.
+    pub(crate) user: Option<String>,
 }
 
 /// Reads the arguments. `foreground` and `socket_directory` hold without the options.
@@ -27,7 +29,7 @@ pub(crate) fn parse(
     mut foreground: bool,
     mut socket_directory: Option<PathBuf>,
 ) -> Result<Command, String> {
-    let mut interface = None;
+    let (mut interface, mut user) = (None, None);
     let mut parser = Parser::from_args(arguments);
     while let Some(argument) = parser.next().map_err(|e| e.to_string())? {
         match argument {
@@ -39,6 +41,10 @@ pub(crate) fn parse(
                 }
                 socket_directory = Some(directory);
             }
+            Arg::Long("user") => {
+                let name = parser.value().map_err(|e| e.to_string())?;
+                user = Some(name.into_string().map_err(|name| format!("the user {name:?} is not UTF-8"))?);
+            }
             Arg::Long("version") => return Ok(Command::Version),
             Arg::Short('h') | Arg::Long("help") => return Ok(Command::Help),
             Arg::Value(name) if interface.is_none() => {
@@ -49,7 +55,7 @@ pub(crate) fn parse(
         }
     }
     let interface = interface.ok_or("an interface name is missing")?;
-    Ok(Command::Run(Run { interface, foreground, socket_directory }))
+    Ok(Command::Run(Run { interface, foreground, socket_directory, user }))
 }
 
 #[cfg(test)]
@@ -61,7 +67,7 @@ mod tests {
     }
 
     fn run(interface: &str, foreground: bool) -> Result<Command, String> {
-        Ok(Command::Run(Run { interface: interface.into(), foreground, socket_directory: None }))
+        Ok(Command::Run(Run { interface: interface.into(), foreground, socket_directory: None, user: None }))
     }
 
     #[test]
@@ -85,6 +91,16 @@ mod tests {
     }
 
     #[test]
+    fn a_user_can_be_named() {
+        for text in ["--user a:b wg0", "wg0 --user=a:b"] {
+            let Ok(Command::Run(run)) = parse_words(text) else {
+                unreachable!("{text}");
+            };
+            assert_eq!(run.user.as_deref(), Some("a:b"));
+        }
+    }
+
+    #[test]
     fn help_and_version_need_nothing_else() {
         assert_eq!(parse_words("--version"), Ok(Command::Version));
         assert_eq!(parse_words("--help"), Ok(Command::Help));
@@ -102,6 +118,7 @@ mod tests {
             "--fore wg0",
             "wg0 --socket-dir",
             "wg0 --socket-dir=",
+            "wg0 --user",
         ] {
             assert!(parse_words(text).is_err(), "{text:?}");
         }

@@ -24,7 +24,8 @@ use crate::{
     log,
     notify::Notify,
     signals::Signals,
-    stderr,
+    stderr, umask,
+    user::User,
 };
 
 /// How long a daemon that had this name, and whose interface is gone already, gets to leave the socket.
@@ -39,9 +40,11 @@ const MEMORY_PER_PEER: usize = 16 << 10;
 /// Runs the daemon: in this process until it ends, or in another, until that is ready.
 pub(crate) fn start(run: &Run) -> std::result::Result<(), String> {
     let inherited = Inherited::take()?;
+    let user = run.user.as_deref().map(User::find).transpose()?;
+    umask::set();
     let say = |error: Error| error.to_string();
     if run.foreground {
-        return serve(run, inherited, || Ok(())).map_err(say);
+        return serve(run, inherited, user, || Ok(())).map_err(say);
     }
     let tun = inherited.tun.as_ref().map(OwnedFd::as_fd);
     let keep: Vec<_> = tun.into_iter().chain(inherited.uapi.as_ref().map(Uapi::as_fd)).collect();
@@ -53,8 +56,8 @@ pub(crate) fn start(run: &Run) -> std::result::Result<(), String> {
                 stderr::flush();
                 report.ready().map_err(|e| Error::io("cannot go to the background", e))
             };
-            let outcome = serve(run, inherited, ready);
-            // It is for the caller's process to print it. Once that has gone, nobody reads it.
+            let outcome = serve(run, inherited, user, ready);
+            // The caller's process prints it. Once the start is over, there is no one to print it for.
             if let Err(error) = outcome {
                 report.failed(&error.to_string());
             }
@@ -64,12 +67,12 @@ pub(crate) fn start(run: &Run) -> std::result::Result<(), String> {
 }
 
 /// Makes everything, says that it is `ready`, and runs until there is a reason to end.
-fn serve(run: &Run, inherited: Inherited, ready: impl FnOnce() -> Result<()>) -> Result<()> {
+fn serve(run: &Run, inherited: Inherited, user: Option<User>, ready: impl FnOnce() -> Result<()>) -> Result<()> {
     let interface = &*run.interface;
     let manager = Notify::from_environment();
     let memory = memory()?;
     let signals = Signals::block().map_err(|e| Error::io("cannot block signals", e))?;
-    log::init(interface).map_err(|e| Error::io("cannot start the log", e))?;
+    log::init(interface);
     tracing::debug!(version = env!("CARGO_PKG_VERSION"), "starting");
     let tun = open_tun(interface, inherited.tun)?;
     // An interface that was handed over may have another name.
@@ -82,6 +85,13 @@ fn serve(run: &Run, inherited: Inherited, ready: impl FnOnce() -> Result<()>) ->
         Some(Uapi::Manager(fd)) => Listener::adopt(fd)?.leaving_file(),
         None => Listener::claim(&directory, &name, PATIENCE)?,
     };
+    // Before there are threads, which have users and capabilities of their own, and sockets, which belong to the user who
+    // opened them: others could not be renewed.
+    let listener = match user {
+        Some(user) => user.assume(listener)?,
+        None => listener,
+    };
+    stderr::start().map_err(|e| Error::io("cannot start the log", e))?;
     let bind = UdpBind::new().map_err(|e| Error::io("cannot wait for UDP", e))?;
     let (ends, ended) = mpsc::channel();
     let tunnel_ends = ends.clone();

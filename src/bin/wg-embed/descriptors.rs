@@ -1,10 +1,24 @@
-//! Closing the descriptors that a caller left open by accident.
+//! Closing the descriptors of the caller.
 #![allow(unsafe_code)]
 
 use std::{
-    fs,
+    fs::{self, OpenOptions},
+    io,
     os::fd::{AsRawFd, BorrowedFd, RawFd},
 };
+
+/// Releases the caller's directory and stdio: they are `/` and `/dev/null` then.
+pub(crate) fn release_stdio() -> io::Result<()> {
+    std::env::set_current_dir("/")?;
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    for standard in 0..=2 {
+        // SAFETY: dup2(2) takes numbers. Rust's own stdio expects nothing of what is behind them.
+        if unsafe { libc::dup2(null.as_raw_fd(), standard) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
 
 /// Closes every descriptor but stdio and `kept`.
 ///

@@ -6,10 +6,9 @@
 
 use std::{
     ffi::c_int,
-    fs::OpenOptions,
     io::{self, PipeReader, PipeWriter, Read, Write},
     mem,
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd},
 };
 
 use crate::descriptors;
@@ -73,14 +72,7 @@ impl Report {
     /// # Errors
     /// If that is not possible, or the caller did not wait for it. The report can still be [`failed`](Self::failed).
     pub(crate) fn ready(&mut self) -> io::Result<()> {
-        std::env::set_current_dir("/")?;
-        let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
-        for standard in 0..=2 {
-            // SAFETY: dup2(2) takes numbers. Rust's own stdio expects nothing of what is behind them.
-            if unsafe { libc::dup2(null.as_raw_fd(), standard) } < 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
+        descriptors::release_stdio()?;
         if let Some(pipe) = &mut self.0 {
             pipe.write_all(READY)?;
         }
@@ -110,8 +102,8 @@ fn listen(mut reader: PipeReader) -> io::Result<Result<(), String>> {
     })
 }
 
-/// Forks, and returns the child's id to the parent.
-fn fork() -> io::Result<Option<c_int>> {
+/// Forks, and returns the child's id to the parent. To be called before a thread is started.
+pub(crate) fn fork() -> io::Result<Option<c_int>> {
     // SAFETY: there is one thread, so the child finds no lock held by another that does not exist there.
     match unsafe { libc::fork() } {
         0 => Ok(None),

@@ -1,7 +1,7 @@
 //! The log: a line on stderr for each event, with its time.
 
 use std::{
-    fmt, io, panic,
+    fmt, panic,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -16,11 +16,9 @@ struct StderrLog {
     level: LevelFilter,
 }
 
-/// Logs from now on, as much as `LOG_LEVEL` says. No event waits for the log's reader.
-///
-/// # Errors
-/// If the thread that writes cannot be started.
-pub(crate) fn init(interface: &str) -> io::Result<()> {
+/// Logs from now on, as much as `LOG_LEVEL` says. No event waits for the log's reader, and nothing is written before
+/// [`stderr::start`].
+pub(crate) fn init(interface: &str) {
     let level = match std::env::var("LOG_LEVEL").as_deref() {
         Ok("verbose" | "debug") => LevelFilter::DEBUG,
         Ok("silent") => LevelFilter::OFF,
@@ -32,12 +30,11 @@ pub(crate) fn init(interface: &str) -> io::Result<()> {
         let text = format!("{dropped} lines of the log were dropped: its reader was behind");
         format_line(SystemTime::now(), Level::WARN, &name, &text)
     };
-    stderr::start(Box::new(notice))?;
+    stderr::keep(Box::new(notice));
     // The default hook writes to stderr itself, and would wait.
     panic::set_hook(Box::new(|panic| tracing::error!("internal error: {panic}")));
     // It can only fail if there is a log already.
     let _ = tracing::subscriber::set_global_default(StderrLog { interface: interface.into(), level });
-    Ok(())
 }
 
 impl Subscriber for StderrLog {

@@ -1,4 +1,4 @@
-//! The userspace daemon: `wg-embed [-f|--foreground] [--socket-dir DIR] INTERFACE`.
+//! The userspace daemon: `wg-embed [-f|--foreground] [--user USER[:GROUP]] [--socket-dir DIR] INTERFACE`.
 //!
 //! It makes a TUN interface, listens on `/var/run/wireguard/INTERFACE.sock` for wg(8), and goes to the background. Its
 //! caller gets control back when both are there. It ends on SIGINT and SIGTERM, when the interface is removed, and when
@@ -17,10 +17,18 @@ mod inherited;
 mod log;
 #[cfg(unix)]
 mod notify;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod privileges;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod remover;
 #[cfg(unix)]
 mod signals;
 #[cfg(unix)]
 mod stderr;
+#[cfg(unix)]
+mod umask;
+#[cfg(unix)]
+mod user;
 
 use std::{io::Write, process::ExitCode};
 
@@ -30,7 +38,8 @@ use arguments::{Command, Run};
 const NAME: &str = "wg-embed";
 
 const USAGE: &str = "\
-Usage: wg-embed [-f|--foreground] [--socket-dir DIR] INTERFACE
+Usage: wg-embed [-f|--foreground] [--user USER[:GROUP]] [--socket-dir DIR]
+                INTERFACE
 
 Makes the WireGuard interface INTERFACE and serves it, in the background unless
 told otherwise. It is configured with wg(8) or wg-quick(8), and lives until it
@@ -38,11 +47,14 @@ receives SIGINT or SIGTERM, or until the interface or its control socket,
 /var/run/wireguard/INTERFACE.sock, is removed.
 
 Options:
-  -f, --foreground      stay in the foreground and log to stderr
-      --socket-dir DIR  make the control socket in DIR; wg(8) looks for it in
-                        /var/run/wireguard only
-      --version         print the version
-  -h, --help            print this text
+  -f, --foreground           stay in the foreground and log to stderr
+      --user USER[:GROUP]    become this user once the interface and the control
+                             socket are open, and keep CAP_NET_ADMIN and
+                             CAP_NET_BIND_SERVICE only; names or numbers
+      --socket-dir DIR       make the control socket in DIR; wg(8) looks for it
+                             in /var/run/wireguard only
+      --version              print the version
+  -h, --help                 print this text
 
 Environment:
   LOG_LEVEL                what to log: verbose, debug, error (default), silent

@@ -39,6 +39,8 @@ struct Backlog {
     writing: bool,
     /// Lines that were written, or could not be.
     done: u64,
+    /// There is a thread that writes.
+    started: bool,
 }
 
 impl Backlog {
@@ -71,15 +73,26 @@ impl Backlog {
     }
 }
 
-/// Starts the thread. To be called once, when no more processes are forked.
-pub(crate) fn start(notice: Notice) -> io::Result<()> {
-    let new = Writer { backlog: Mutex::default(), changed: Condvar::new(), notice };
-    let writer = WRITER.get_or_init(|| new);
-    // It is not waited for: the process ends with the main thread.
-    thread::Builder::new().name("log".into()).stack_size(64 * 1024).spawn(|| writer.run()).map(drop)
+/// From now on, lines wait for the thread. To be called once.
+pub(crate) fn keep(notice: Notice) {
+    WRITER.get_or_init(|| Writer { backlog: Mutex::default(), changed: Condvar::new(), notice });
 }
 
-/// Writes a line, or drops it if the reader is far behind. Without the thread it is written at once.
+/// Starts the thread, unless there is one. To be called when no more processes are forked.
+pub(crate) fn start() -> io::Result<()> {
+    let Some(writer) = WRITER.get() else {
+        return Ok(());
+    };
+    let mut backlog = writer.backlog();
+    if !backlog.started {
+        // It is not waited for: the process ends with the main thread.
+        thread::Builder::new().name("log".into()).stack_size(64 * 1024).spawn(|| writer.run())?;
+        backlog.started = true;
+    }
+    Ok(())
+}
+
+/// Writes a line, or drops it if the reader is far behind. Before [`keep`] it is written at once.
 pub(crate) fn line(line: String) {
     let Some(writer) = WRITER.get() else {
         write(line.as_bytes());
@@ -94,7 +107,14 @@ pub(crate) fn flush() {
     let Some(writer) = WRITER.get() else {
         return;
     };
+    let started = start();
     let mut backlog = writer.backlog();
+    if started.is_err() {
+        // There is nothing left to delay.
+        while let Some(line) = backlog.pop(&writer.notice) {
+            write(line.as_bytes());
+        }
+    }
     while !backlog.is_written() {
         let before = backlog.done;
         let same = |backlog: &mut Backlog| !backlog.is_written() && backlog.done == before;
