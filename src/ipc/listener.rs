@@ -25,6 +25,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// Where wg(8) looks for sockets.
 pub const DIRECTORY: &str = "/var/run/wireguard";
 
+/// Bytes of the longest path that a socket can have: the system keeps a zero behind it.
+const LONGEST: usize = size_of::<libc::sockaddr_un>() - mem::offset_of!(libc::sockaddr_un, sun_path) - 1;
+
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 128;
 
@@ -50,18 +53,21 @@ impl Listener {
     ///
     /// # Errors
     /// `Exists` if the name is taken by a process that listens, or by a file that is no socket; `Invalid` if it cannot
-    /// be a file name; otherwise as the file system says.
+    /// be a file name, or the path is too long for a socket; otherwise as the file system says.
     pub fn claim(directory: &Path, name: &str, patience: Duration) -> Result<Self> {
         if name.is_empty() || name.contains(['/', '\0']) {
             return Err(Error::invalid(format!("{name:?} cannot be the name of a control socket")));
+        }
+        let path = directory.join(format!("{name}.sock"));
+        let shown = path.display();
+        if path.as_os_str().len() > LONGEST {
+            return Err(Error::invalid(format!("the control socket's path {shown} is longer than {LONGEST} bytes")));
         }
         DirBuilder::new()
             .recursive(true)
             .mode(0o755)
             .create(directory)
             .map_err(|e| Error::io(format!("cannot make the directory {}", directory.display()), e))?;
-        let path = directory.join(format!("{name}.sock"));
-        let shown = path.display();
         let start = Instant::now();
         let mut refused_before = None;
         loop {
