@@ -55,7 +55,6 @@ struct Answers {
 struct Work {
     /// One at most for each that asks.
     waiting: BTreeMap<Asker, Question>,
-    answers: VecDeque<Answers>,
     /// The last thread; it may have ended.
     thread: Option<JoinHandle<()>>,
     /// It has not ended, and will look at what waits once more.
@@ -73,13 +72,22 @@ pub(super) struct Resolver {
     /// Of the thread.
     owner: Owner,
     work: Mutex<Work>,
+    /// Apart from that, for the tunnel looks here in each round.
+    answers: Mutex<VecDeque<Answers>>,
     /// Ends what is being looked up by the system.
     interrupt: Arc<Interrupt>,
 }
 
 impl Resolver {
     pub(super) fn new(resolve: Resolve, bind: Arc<dyn Bind>) -> Self {
-        Self { resolve, bind, owner: Owner::new(), work: Mutex::default(), interrupt: Arc::default() }
+        Self {
+            resolve,
+            bind,
+            owner: Owner::new(),
+            work: Mutex::default(),
+            answers: Mutex::default(),
+            interrupt: Arc::default(),
+        }
     }
 
     /// From now on questions are answered on a thread, and not when [`work`](Self::work) is called.
@@ -121,24 +129,24 @@ impl Resolver {
 
     /// Gives several questions the same answer.
     fn answer(&self, questions: Vec<Question>, found: Arc<Result<Vec<IpAddr>>>) {
-        lock(&self.work).answers.push_back(Answers { questions: questions.into_iter(), found });
+        lock(&self.answers).push_back(Answers { questions: questions.into_iter(), found });
         self.bind.wake();
     }
 
     /// The next answer, in the order of the look-ups.
     pub(super) fn take_answer(&self) -> Option<Answer> {
-        let mut work = lock(&self.work);
-        let first = work.answers.front_mut()?;
+        let mut answers = lock(&self.answers);
+        let first = answers.front_mut()?;
         let (question, found) = (first.questions.next(), first.found.clone());
         if first.questions.as_slice().is_empty() {
-            work.answers.pop_front();
+            answers.pop_front();
         }
         question.map(|question| Answer { question, found })
     }
 
     /// Whether there are answers to take.
     pub(super) fn has_answers(&self) -> bool {
-        !lock(&self.work).answers.is_empty()
+        !lock(&self.answers).is_empty()
     }
 
     /// What the thread does.
@@ -191,7 +199,7 @@ impl Resolver {
 
     #[cfg(test)]
     pub(super) fn is_unused(&self) -> bool {
-        self.work.try_lock().is_ok()
+        self.work.try_lock().is_ok() && self.answers.try_lock().is_ok()
     }
 
     /// Whether this is called on the thread that looks names up.
