@@ -13,9 +13,12 @@ use std::{
     time::Duration,
 };
 
-use common::{Node, World, kind};
+use common::{
+    Node, World, kind,
+    replaced::{Replace, Replaced},
+};
 use wg_embed::{
-    bind::{Bind, RecvBatch, SendReport, Transmit, Woken, mem::MemBind},
+    bind::{Bind, SendReport, Transmit, mem::MemBind},
     config::{PeerUpdate, Update},
     device::Options,
     time::{Clock, Instant, ManualClock},
@@ -44,26 +47,16 @@ impl Slow {
     }
 }
 
-impl Bind for Slow {
+impl Replace for Slow {
+    fn bind(&self) -> &MemBind {
+        &self.inner
+    }
+
     fn open(&self, port: u16) -> io::Result<u16> {
         self.pass(&self.opens_slowly);
         self.inner.open(port)
     }
-    fn close(&self) {
-        self.inner.close();
-    }
-    fn set_mark(&self, mark: u32) -> io::Result<()> {
-        self.inner.set_mark(mark)
-    }
-    fn wait(&self, timeout: Option<Duration>) -> io::Result<Woken> {
-        self.inner.wait(timeout)
-    }
-    fn wake(&self) {
-        self.inner.wake();
-    }
-    fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
-        self.inner.recv(batch)
-    }
+
     fn send(&self, batch: &[Transmit<'_>]) -> SendReport {
         if batch.iter().any(|transmit| transmit.contents[0] == 4) {
             self.data.lock().unwrap().push(self.clock.now());
@@ -94,7 +87,7 @@ fn old() -> Old {
         let (opens_slowly, sends_slowly) = (AtomicBool::new(false), AtomicBool::new(false));
         let bind = Arc::new(Slow { inner, clock, opens_slowly, sends_slowly, data: Mutex::default() });
         *slow.lock().unwrap() = Some(bind.clone());
-        bind
+        Arc::new(Replaced(bind))
     });
     let bind = slow.into_inner().unwrap().unwrap();
     let others = [world.node(2), world.node(3)];

@@ -14,11 +14,14 @@ use std::{
     time::Duration,
 };
 
-use common::{Node, PORT, World};
+use common::{
+    Node, PORT, World,
+    replaced::{Replace, Replaced},
+};
 use wg_embed::{
     ErrorKind,
     bind::{
-        Bind, RecvBatch, SendReport, Transmit, Woken,
+        Bind, RecvBatch, Woken,
         mem::{Action, MemBind, MemNetwork},
     },
     config::Update,
@@ -390,7 +393,11 @@ struct Gate {
     open: std::sync::Mutex<Option<(std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<()>)>>,
 }
 
-impl Bind for Gate {
+impl Replace for Gate {
+    fn bind(&self) -> &MemBind {
+        &self.inner
+    }
+
     fn open(&self, port: u16) -> io::Result<u16> {
         let gate = self.open.lock().unwrap().take();
         if let Some((entered, may_go_on)) = gate {
@@ -398,24 +405,6 @@ impl Bind for Gate {
             may_go_on.recv().unwrap();
         }
         self.inner.open(port)
-    }
-    fn close(&self) {
-        self.inner.close();
-    }
-    fn set_mark(&self, mark: u32) -> io::Result<()> {
-        self.inner.set_mark(mark)
-    }
-    fn wait(&self, timeout: Option<Duration>) -> io::Result<wg_embed::bind::Woken> {
-        self.inner.wait(timeout)
-    }
-    fn wake(&self) {
-        self.inner.wake();
-    }
-    fn recv(&self, batch: &mut wg_embed::bind::RecvBatch) -> io::Result<usize> {
-        self.inner.recv(batch)
-    }
-    fn send(&self, batch: &[wg_embed::bind::Transmit<'_>]) -> wg_embed::bind::SendReport {
-        self.inner.send(batch)
     }
 }
 
@@ -426,7 +415,7 @@ fn while_sockets_are_opened_the_configuration_can_be_read_and_changed_and_packet
     let a = world.node_of(1, wg_embed::device::Options::default(), |inner| {
         let bind = std::sync::Arc::new(Gate { inner, open: std::sync::Mutex::default() });
         *gate.lock().unwrap() = Some(bind.clone());
-        bind
+        Arc::new(Replaced(bind))
     });
     let gate = gate.into_inner().unwrap().unwrap();
     let b = world.node(2);
@@ -482,17 +471,9 @@ struct Failing {
     left: Arc<AtomicUsize>,
 }
 
-impl Bind for Failing {
-    fn open(&self, port: u16) -> io::Result<u16> {
-        self.inner.open(port)
-    }
-
-    fn close(&self) {
-        self.inner.close();
-    }
-
-    fn set_mark(&self, mark: u32) -> io::Result<()> {
-        self.inner.set_mark(mark)
+impl Replace for Failing {
+    fn bind(&self) -> &MemBind {
+        &self.inner
     }
 
     /// Sockets that are broken can end every wait.
@@ -503,19 +484,11 @@ impl Bind for Failing {
         }
     }
 
-    fn wake(&self) {
-        self.inner.wake();
-    }
-
     fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
         match self.left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)) {
             Ok(_) => Err(io::ErrorKind::NotConnected.into()),
             Err(_) => self.inner.recv(batch),
         }
-    }
-
-    fn send(&self, batch: &[Transmit<'_>]) -> SendReport {
-        self.inner.send(batch)
     }
 }
 
@@ -524,7 +497,7 @@ fn sockets_that_are_lost_are_renewed_later_and_later_and_told() {
     let world = World::new();
     let left = Arc::new(AtomicUsize::new(0));
     let fails = left.clone();
-    let a = world.node_of(1, Options::default(), |inner| Arc::new(Failing { inner, left: fails }));
+    let a = world.node_of(1, Options::default(), |inner| Arc::new(Replaced(Arc::new(Failing { inner, left: fails }))));
     let b = world.node(2);
     a.add_peer(&b, |_| {});
     b.add_peer(&a, |_| {});
@@ -562,7 +535,7 @@ fn a_running_tunnel_survives_any_number_of_failures_and_does_not_spin() {
     let net = MemNetwork::new();
     let (tun, _handle) = MemTun::new("wg0", 1420);
     let left = Arc::new(AtomicUsize::new(0));
-    let bind = Failing { inner: net.bind("192.0.2.1".parse().unwrap()), left: left.clone() };
+    let bind = Replaced(Arc::new(Failing { inner: net.bind("192.0.2.1".parse().unwrap()), left: left.clone() }));
     let (told, events) = mpsc::channel();
     let told = Mutex::new(told);
     let options =
