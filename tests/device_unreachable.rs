@@ -106,3 +106,91 @@ fn a_device_that_is_down_answers_nothing() {
     world.settle(&[&a]);
     assert_eq!(a.received().len(), 1);
 }
+
+/// One thing that the kernel was recorded to do: see `tests/vectors/unreachable/README.md`.
+struct Recorded<'a> {
+    name: &'a str,
+    packet: Vec<u8>,
+    answer: Option<Vec<u8>>,
+}
+
+fn recorded() -> Vec<Recorded<'static>> {
+    let bytes = |hex: &str| -> Vec<u8> {
+        hex.as_bytes().chunks(2).map(|b| u8::from_str_radix(std::str::from_utf8(b).unwrap(), 16).unwrap()).collect()
+    };
+    let mut cases = include_str!("vectors/unreachable/kernel.txt").lines();
+    let mut found = Vec::new();
+    while let Some(line) = cases.next() {
+        let Some(name) = line.strip_prefix("case ") else { continue };
+        let packet = bytes(cases.next().unwrap().strip_prefix("packet ").unwrap());
+        let answer = match cases.next().unwrap() {
+            "silence" => None,
+            answer => Some(bytes(answer.strip_prefix("answer ").unwrap())),
+        };
+        found.push(Recorded { name, packet, answer });
+    }
+    found
+}
+
+/// A node with a peer that has no endpoint, and no others.
+fn unreachable_node(world: &World) -> common::Node {
+    let (a, b) = world.pair();
+    a.change_peer(&b, |p| p.remove = true);
+    a.add_peer(&b, |p| {
+        p.endpoint = None;
+        p.allowed_ips = vec![give("10.8.0.2/32"), give("fd08::2/128")];
+    });
+    a
+}
+
+/// What the kernel's answer has that ours cannot have, or need not: its source, for the kernel has addresses and ours comes from
+/// the destination; its identification and flow label, which are random; the checksums that follow from these.
+fn without_what_differs(answer: &[u8]) -> Vec<u8> {
+    let mut answer = answer.to_vec();
+    if answer[0] >> 4 == 4 {
+        answer[4..6].fill(0);
+        answer[10..16].fill(0);
+    } else {
+        answer[1] &= 0xf0;
+        answer[2..4].fill(0);
+        answer[8..24].fill(0);
+        answer[42..44].fill(0);
+    }
+    answer
+}
+
+#[test]
+fn what_the_kernel_was_recorded_to_answer() {
+    let cases = recorded();
+    assert!(cases.len() > 140, "{}", cases.len());
+    for Recorded { name, packet, answer } in cases {
+        let world = World::new();
+        let a = unreachable_node(&world);
+        assert!(a.tun.inject(&packet));
+        world.settle(&[&a]);
+        let ours: Vec<_> = a.received().iter().map(|answer| without_what_differs(answer)).collect();
+        let kernels: Vec<_> = answer.iter().map(|answer| without_what_differs(answer)).collect();
+        assert_eq!(ours, kernels, "{name}: {packet:02x?}");
+    }
+}
+
+/// Our device does not know which address is the broadcast address of the interface's network. What answers from there is dropped
+/// by the system.
+const DIRECTED_BROADCAST: &str = "10.8.255.255";
+
+#[test]
+fn what_the_kernel_was_recorded_to_answer_to_itself() {
+    let mut seen = 0;
+    for line in include_str!("vectors/unreachable/kernel.txt").lines().filter_map(|line| line.strip_prefix("ping ")) {
+        let [source, target, what] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
+        let world = World::new();
+        let a = unreachable_node(&world);
+        let make = if target.contains(':') { ipv6 } else { ipv4 };
+        assert!(a.tun.inject(&make(address(source), address(target), 84)));
+        world.settle(&[&a]);
+        let is_answered = what == "answered" || target == DIRECTED_BROADCAST;
+        assert_eq!(a.received().len(), usize::from(is_answered), "{line}");
+        seen += 1;
+    }
+    assert!(seen >= 11, "{seen}");
+}

@@ -72,7 +72,17 @@ impl World {
     /// A node whose clock and events are the world's, and whose other options are these; the device's bind is what
     /// `wrap` makes of that of the network.
     pub fn node_of(&self, n: u8, options: Options, wrap: impl FnOnce(Arc<MemBind>) -> Arc<dyn Bind>) -> Node {
-        let address = IpAddr::from([192, 0, 2, n]);
+        self.node_at(IpAddr::from([192, 0, 2, n]), n, options, wrap)
+    }
+
+    /// The same at another address outside.
+    pub fn node_at(
+        &self,
+        address: IpAddr,
+        n: u8,
+        options: Options,
+        wrap: impl FnOnce(Arc<MemBind>) -> Arc<dyn Bind>,
+    ) -> Node {
         let (tun, handle) = MemTun::new(&format!("wg{n}"), MTU);
         let bind = self.net.bind(address);
         let events = Arc::new(Mutex::new(Vec::new()));
