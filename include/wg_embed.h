@@ -190,9 +190,9 @@ enum wg_event_kind_t
    */
   WG_EVENT_ROUTING_LOOP = 6,
   /**
-   * Fresh UDP sockets could not be opened, or the open ones can no longer be used, for `reason`. Opening is retried until
-   * it succeeds. Until then the old sockets stay in use; without old sockets, as after wg_resume(), nothing is sent or
-   * received.
+   * Fresh UDP sockets could not be opened, or the open ones can no longer be used, for `reason`. Opening is retried
+   * until it succeeds. Until then the old sockets stay in use; without old sockets, as after wg_resume(), nothing is
+   * sent or received.
    */
   WG_EVENT_SOCKETS_LOST = 10,
   /**

@@ -1,9 +1,10 @@
 //! `pthread_cancel()` of a caller: it takes effect when the call has returned.
 //!
-//! Cancelling unwinds a thread's stack. That must not pass through Rust's frames, which would end the process. So a thread
-//! cannot be cancelled while it is in a wg_ function, callbacks included. That holds for wg_bind_recv() as well: no system
-//! ends its wait for a thread that refuses to be cancelled, and to look now and then would keep a processor from sleeping.
-//! A program that wants to be cancelled while it waits does so in a poll() of its own, over wg_bind_peek_fd().
+//! Cancelling unwinds a thread's stack. That must not pass through Rust's frames, which would end the process. So a
+//! thread cannot be cancelled while it is in a wg_ function, callbacks included. That holds for wg_bind_recv() as well:
+//! no system interrupts the wait of a thread that has disabled cancellation, and to ask from time to time would keep a
+//! processor from sleeping. A thread that is to be cancelled while it waits uses a poll() of its own, over
+//! wg_bind_peek_fd().
 
 pub(super) use system::Uncancelled;
 

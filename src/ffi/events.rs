@@ -49,9 +49,9 @@ pub enum wg_event_kind_t {
     /// counted as `out_routing_loop`, until the route is another one. Keep the sockets out of the tunnel: by a mark and a rule,
     /// by `protect`, or by a route of its own. It is told once for an endpoint.
     WG_EVENT_ROUTING_LOOP = 6,
-    /// Fresh UDP sockets could not be opened, or the open ones can no longer be used, for `reason`. Opening is retried until
-    /// it succeeds. Until then the old sockets stay in use; without old sockets, as after wg_resume(), nothing is sent or
-    /// received.
+    /// Fresh UDP sockets could not be opened, or the open ones can no longer be used, for `reason`. Opening is retried
+    /// until it succeeds. Until then the old sockets stay in use; without old sockets, as after wg_resume(), nothing is
+    /// sent or received.
     WG_EVENT_SOCKETS_LOST = 10,
     /// Fresh UDP sockets are open on `listen_port`: after WG_EVENT_SOCKETS_LOST, or because the port that the system chose was
     /// left. It is left if it is taken when sockets are renewed, and, once for each change of networks (wg_network_changed(),

@@ -1,6 +1,8 @@
-/* One call of each function of the header that takes the handle of a tunnel or of a bind; tests/c_abi.rs fails if one is missing.
+/* One call of each function of the header that takes the handle of a tunnel or of a bind; tests/c_abi.rs fails if one
+ * is missing.
  *
- * The including file defines what a call must return: REFUSED(call), and INSIDE(call) for functions that work in a callback. */
+ * The including file defines what a call must return: REFUSED(call), and INSIDE(call) for functions that work in a
+ * callback. */
 #ifndef CALLS_H
 #define CALLS_H
 

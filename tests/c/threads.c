@@ -288,7 +288,8 @@ static long sleeps(int thread) {
   return count;
 }
 
-/* A thread that waits is not woken to be asked whether it is cancelled: it is when a datagram comes, or the bind is closed. */
+/* A thread that waits is not woken to be asked whether it is cancelled. It is cancelled when a datagram comes, or the
+ * bind is closed. */
 static void a_wait_is_one_sleep(int limit, int is_closed) {
   struct cancelled work = {0};
   uint16_t port = 0;
