@@ -87,7 +87,7 @@ pub fn device() -> Device {
 
 fn configuration(c: &mut Criterion) {
     let update = update(10_000);
-    let text = uapi::set_text(&update);
+    let text = uapi::set_text(&update).unwrap();
     let mut group = c.benchmark_group("10,000 peers");
     group.sample_size(20);
     group.bench_function("parse a set", |t| t.iter(|| uapi::parse_set(&text, uapi::Limits::default()).unwrap()));

@@ -3,8 +3,9 @@
  *
  * Handles are positive numbers, counted up and never reused. Failures are negative values of wg_result, and
  * wg_last_error() has the calling thread's text for the last of them. Every function may be called on any thread. The
- * library installs no signal handler, and prints nothing (the report of a caught bug aside). It ends the process in one
- * case only: if memory cannot be allocated, the process is aborted.
+ * library installs no signal handler, and prints nothing (the report of a caught bug aside). Without enough memory a call
+ * fails with WG_ERR_RESOURCES and changes nothing, and packets are dropped. Only two things can end the process: a reserve
+ * of 512 KiB for small blocks is used up, or the C library has no memory for a thread's own data; see docs/C_API.md.
  * Callbacks on its threads have 512 KiB of stack. In a child of fork() calls on handles of the parent fail with
  * WG_ERR_FORKED. docs/C_API.md has more about threads, locks, fork(), exit() and descriptors.
  *

@@ -1,6 +1,6 @@
 //! The one error type, and the one table that maps its kinds to `errno` and to `wg_result`.
 
-use std::{borrow::Cow, error::Error as StdError, fmt, io};
+use std::{borrow::Cow, collections::TryReserveError, error::Error as StdError, fmt, io};
 
 /// What went wrong, as a caller can act on it.
 ///
@@ -204,6 +204,14 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.kind
+    }
+}
+
+impl From<TryReserveError> for Error {
+    #[cold]
+    #[inline(never)]
+    fn from(_: TryReserveError) -> Self {
+        Self::new(ErrorKind::Resources, "there is not enough memory")
     }
 }
 

@@ -5,6 +5,7 @@
 //! | room | what lives there |
 //! |---|---|
 //! | [`error`], [`key`], [`time`], [`random`], [`log`] | the vocabulary everything else is written in |
+//! | [`reserve`] | what an allocation gets when the system has no memory left |
 //! | `process`, `thread` | what each process has of its own; how threads are started |
 //! | [`config`] | a validated change set ([`config::Update`]), the state read back, `.conf` files |
 //! | [`noise`] | the protocol engine, without I/O, clock or randomness of its own |
@@ -36,6 +37,7 @@ pub mod noise;
 mod process;
 pub mod queue;
 pub mod random;
+pub mod reserve;
 mod thread;
 pub mod time;
 pub mod tun;

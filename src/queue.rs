@@ -54,13 +54,16 @@ impl<T> PacketQueue<T> {
         self.packets.len() <= self.max_packets / 2 && self.bytes.len() <= self.max_bytes / 2
     }
 
-    /// Copies a packet in, behind all others. Returns false if there is no room for it.
+    /// Copies a packet in, behind all others. Returns false if there is no room or no memory for it.
     pub fn push(&mut self, about: T, packet: &[u8]) -> bool {
         if self.packets.len() == self.max_packets || packet.len() > self.max_bytes - self.bytes.len() {
             return false;
         }
-        grow(&mut self.packets, 1, self.max_packets);
-        grow(&mut self.bytes, packet.len(), self.max_bytes);
+        let has_room =
+            grow(&mut self.packets, 1, self.max_packets) && grow(&mut self.bytes, packet.len(), self.max_bytes);
+        if !has_room {
+            return false;
+        }
         self.bytes.extend(packet);
         self.packets.push_back((about, packet.len()));
         true
@@ -119,12 +122,12 @@ impl<T> fmt::Debug for PacketQueue<T> {
     }
 }
 
-/// Makes room for `more`: by doubling, as collections do, but never for more than `most` in all.
-fn grow<X>(ring: &mut VecDeque<X>, more: usize, most: usize) {
+/// Makes room for `more`: by doubling, as collections do, but never for more than `most` in all. Returns false if there is no
+/// memory for it.
+fn grow<X>(ring: &mut VecDeque<X>, more: usize, most: usize) -> bool {
     let needed = ring.len() + more;
-    if needed > ring.capacity() {
-        ring.reserve_exact(needed.max(ring.capacity().saturating_mul(2).min(most)) - ring.len());
-    }
+    needed <= ring.capacity()
+        || ring.try_reserve_exact(needed.max(ring.capacity().saturating_mul(2).min(most)) - ring.len()).is_ok()
 }
 
 /// A value that threads share, and can wait for.

@@ -13,10 +13,14 @@ mod signals {
     }
 }
 
+use crate::reserve::{ENOUGH, has_room};
 use std::{
     cell::Cell,
     io,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc, Barrier,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::{Builder, JoinHandle},
 };
 
@@ -84,13 +88,27 @@ pub(crate) fn spawn<R: Send + 'static>(
     body: impl FnOnce() -> R + Send + 'static,
 ) -> io::Result<JoinHandle<R>> {
     let dispatch = tracing::dispatcher::get_default(Clone::clone);
+    // What std and the C library allocate for a thread when it has begun ends the process if it fails: the stack of a signal
+    // handler, in a program in Rust, and destructors. So there must be more than the thread's own stack.
+    if !has_room(STACK + ENOUGH) {
+        return Err(io::ErrorKind::OutOfMemory.into());
+    }
     // A thread begins with the mask of the one that starts it, so there is no moment at which it takes signals.
-    signals::blocked(|| {
+    let begun = Arc::new(Barrier::new(2));
+    let begins = begun.clone();
+    let thread = signals::blocked(|| {
         Builder::new().name(name.into()).stack_size(STACK).spawn(move || {
             OWNER.set(owner.0);
-            tracing::dispatcher::with_default(&dispatch, body)
+            tracing::dispatcher::with_default(&dispatch, || {
+                begins.wait();
+                drop(begins);
+                body()
+            })
         })
-    })
+    })?;
+    // What it allocates when it begins is not left to a moment at which there may be less memory.
+    begun.wait();
+    Ok(thread)
 }
 
 #[cfg(test)]

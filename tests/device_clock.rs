@@ -13,12 +13,9 @@ use std::{
     time::Duration,
 };
 
-use common::{
-    Node, World, kind,
-    replaced::{Replace, Replaced},
-};
+use common::{Node, World, kind};
 use wg_embed::{
-    bind::{Bind, SendReport, Transmit, mem::MemBind},
+    bind::{Bind, RecvBatch, SendReport, Transmit, Woken, mem::MemBind},
     config::{PeerUpdate, Update},
     device::Options,
     time::{Clock, Instant, ManualClock},
@@ -47,16 +44,26 @@ impl Slow {
     }
 }
 
-impl Replace for Slow {
-    fn bind(&self) -> &MemBind {
-        &self.inner
-    }
-
+impl Bind for Slow {
     fn open(&self, port: u16) -> io::Result<u16> {
         self.pass(&self.opens_slowly);
         self.inner.open(port)
     }
-
+    fn close(&self) {
+        self.inner.close();
+    }
+    fn set_mark(&self, mark: u32) -> io::Result<()> {
+        self.inner.set_mark(mark)
+    }
+    fn wait(&self, timeout: Option<Duration>) -> io::Result<Woken> {
+        self.inner.wait(timeout)
+    }
+    fn wake(&self) {
+        self.inner.wake();
+    }
+    fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
+        self.inner.recv(batch)
+    }
     fn send(&self, batch: &[Transmit<'_>]) -> SendReport {
         if batch.iter().any(|transmit| transmit.contents[0] == 4) {
             self.data.lock().unwrap().push(self.clock.now());
@@ -87,7 +94,7 @@ fn old() -> Old {
         let (opens_slowly, sends_slowly) = (AtomicBool::new(false), AtomicBool::new(false));
         let bind = Arc::new(Slow { inner, clock, opens_slowly, sends_slowly, data: Mutex::default() });
         *slow.lock().unwrap() = Some(bind.clone());
-        Arc::new(Replaced(bind))
+        bind
     });
     let bind = slow.into_inner().unwrap().unwrap();
     let others = [world.node(2), world.node(3)];

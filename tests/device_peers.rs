@@ -37,7 +37,7 @@ fn remove(key: PublicKey) -> Update {
 fn assert_empty(node: &Node) {
     assert_eq!(node.device.indices(), 0);
     assert_eq!(node.device.next_deadline(), None);
-    assert_eq!(node.device.snapshot().peers.count(), 0);
+    assert_eq!(node.device.snapshot().peers.flatten().count(), 0);
     let before = node.stat("out_no_peer");
     for last in 0..=255 {
         assert!(node.tun.inject(&ipv4(node.inner, IpAddr::from([10, 0, 0, last]), 60)));
@@ -205,7 +205,7 @@ fn nobody_is_a_peer_of_itself() {
     let mut own = PeerUpdate::new(a.public());
     own.allowed_ips = vec![give("10.0.0.0/8")];
     a.apply(Update { peers: vec![own], ..Update::default() });
-    assert_eq!(a.device.snapshot().peers.map(|p| p.public_key).collect::<Vec<_>>(), [b.public()]);
+    assert_eq!(a.device.snapshot().peers.flatten().map(|p| p.public_key).collect::<Vec<_>>(), [b.public()]);
     // A peer whose key becomes the interface's own goes away, with what it had.
     a.send_to(&b, 100);
     world.settle(&[&a, &b]);
@@ -227,7 +227,7 @@ fn the_limit_on_peers_holds_at_each_step_of_an_update() {
     let drop = |n| PeerUpdate { remove: true, ..add(n) };
     let only = |n| PeerUpdate { update_only: true, ..add(n) };
     let apply = |replace_peers, peers| device.apply(Update { replace_peers, peers, ..Update::default() });
-    let there = || device.snapshot().peers.map(|p| p.public_key.as_bytes()[0]).collect::<Vec<_>>();
+    let there = || device.snapshot().peers.flatten().map(|p| p.public_key.as_bytes()[0]).collect::<Vec<_>>();
 
     apply(false, vec![add(1), add(2), add(3), add(1), only(9), drop(8)]).unwrap();
     assert_eq!(there(), [1, 2, 3]);
@@ -448,7 +448,7 @@ proptest! {
         }
         let mut listed = HashMap::new();
         let mut peers = HashSet::new();
-        for peer in node.device.snapshot().peers {
+        for peer in node.device.snapshot().peers.flatten() {
             let bytes = peer.public_key.as_bytes();
             let n = u16::from_le_bytes([bytes[0], bytes[1]]);
             prop_assert!(peers.insert(n));

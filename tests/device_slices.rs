@@ -15,10 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{
-    World, give,
-    replaced::{Replace, Replaced},
-};
+use common::{World, give};
 use wg_embed::{
     bind::{Bind, Endpoint, RecvBatch, RecvMeta, SendReport, Transmit, Woken, mem::MemBind},
     config::{PeerUpdate, Update},
@@ -41,15 +38,35 @@ struct Slow {
     sends: AtomicUsize,
 }
 
-impl Replace for Slow {
-    fn bind(&self) -> &MemBind {
-        &self.bind
-    }
-
+impl Bind for Slow {
     fn send(&self, batch: &[Transmit<'_>]) -> SendReport {
         self.clock.advance(Duration::from_micros(100));
         self.sends.fetch_add(1, Relaxed);
         self.bind.send(batch)
+    }
+
+    fn open(&self, port: u16) -> io::Result<u16> {
+        self.bind.open(port)
+    }
+
+    fn close(&self) {
+        self.bind.close();
+    }
+
+    fn set_mark(&self, mark: u32) -> io::Result<()> {
+        self.bind.set_mark(mark)
+    }
+
+    fn wait(&self, timeout: Option<Duration>) -> io::Result<Woken> {
+        self.bind.wait(timeout)
+    }
+
+    fn wake(&self) {
+        self.bind.wake();
+    }
+
+    fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
+        self.bind.recv(batch)
     }
 }
 
@@ -60,7 +77,7 @@ fn device() -> (Device, Arc<Slow>, MemHandle) {
     let slow = Arc::new(Slow { bind, clock: world.clock.clone(), sends: AtomicUsize::new(0) });
     let (tun, handle) = MemTun::new("", 1420);
     let options = Options { clock: world.clock.clone(), ..Options::default() };
-    let device = Device::new(Arc::new(tun), Arc::new(Replaced(slow.clone())), options);
+    let device = Device::new(Arc::new(tun), slow.clone(), options);
     let peer = |n: usize| {
         let mut peer = PeerUpdate::new(PrivateKey::generate(&SystemRandom).public_key());
         peer.endpoint = Some(SocketAddr::from(([192, 0, 2, 2], 1)).into());

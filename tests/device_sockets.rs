@@ -14,14 +14,11 @@ use std::{
     time::Duration,
 };
 
-use common::{
-    Node, PORT, World,
-    replaced::{Replace, Replaced},
-};
+use common::{Node, PORT, World};
 use wg_embed::{
     ErrorKind,
     bind::{
-        Bind, RecvBatch, Woken,
+        Bind, RecvBatch, SendReport, Transmit, Woken,
         mem::{Action, MemBind, MemNetwork},
     },
     config::Update,
@@ -215,7 +212,7 @@ fn without_roaming_a_known_endpoint_stays() {
     a.device.disable_roaming();
     let moved: SocketAddr = "192.0.2.77:51820".parse().unwrap();
     let seen = |node: &Node| {
-        let peers = a.device.snapshot().peers.collect::<Vec<_>>();
+        let peers = a.device.snapshot().peers.flatten().collect::<Vec<_>>();
         peers.into_iter().find(|p| p.public_key == node.public()).unwrap().endpoint.unwrap().addr
     };
     let before = seen(&b);
@@ -393,11 +390,7 @@ struct Gate {
     open: std::sync::Mutex<Option<(std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<()>)>>,
 }
 
-impl Replace for Gate {
-    fn bind(&self) -> &MemBind {
-        &self.inner
-    }
-
+impl Bind for Gate {
     fn open(&self, port: u16) -> io::Result<u16> {
         let gate = self.open.lock().unwrap().take();
         if let Some((entered, may_go_on)) = gate {
@@ -405,6 +398,24 @@ impl Replace for Gate {
             may_go_on.recv().unwrap();
         }
         self.inner.open(port)
+    }
+    fn close(&self) {
+        self.inner.close();
+    }
+    fn set_mark(&self, mark: u32) -> io::Result<()> {
+        self.inner.set_mark(mark)
+    }
+    fn wait(&self, timeout: Option<Duration>) -> io::Result<wg_embed::bind::Woken> {
+        self.inner.wait(timeout)
+    }
+    fn wake(&self) {
+        self.inner.wake();
+    }
+    fn recv(&self, batch: &mut wg_embed::bind::RecvBatch) -> io::Result<usize> {
+        self.inner.recv(batch)
+    }
+    fn send(&self, batch: &[wg_embed::bind::Transmit<'_>]) -> wg_embed::bind::SendReport {
+        self.inner.send(batch)
     }
 }
 
@@ -415,7 +426,7 @@ fn while_sockets_are_opened_the_configuration_can_be_read_and_changed_and_packet
     let a = world.node_of(1, wg_embed::device::Options::default(), |inner| {
         let bind = std::sync::Arc::new(Gate { inner, open: std::sync::Mutex::default() });
         *gate.lock().unwrap() = Some(bind.clone());
-        Arc::new(Replaced(bind))
+        bind
     });
     let gate = gate.into_inner().unwrap().unwrap();
     let b = world.node(2);
@@ -471,9 +482,17 @@ struct Failing {
     left: Arc<AtomicUsize>,
 }
 
-impl Replace for Failing {
-    fn bind(&self) -> &MemBind {
-        &self.inner
+impl Bind for Failing {
+    fn open(&self, port: u16) -> io::Result<u16> {
+        self.inner.open(port)
+    }
+
+    fn close(&self) {
+        self.inner.close();
+    }
+
+    fn set_mark(&self, mark: u32) -> io::Result<()> {
+        self.inner.set_mark(mark)
     }
 
     /// Sockets that are broken can end every wait.
@@ -484,11 +503,19 @@ impl Replace for Failing {
         }
     }
 
+    fn wake(&self) {
+        self.inner.wake();
+    }
+
     fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
         match self.left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)) {
             Ok(_) => Err(io::ErrorKind::NotConnected.into()),
             Err(_) => self.inner.recv(batch),
         }
+    }
+
+    fn send(&self, batch: &[Transmit<'_>]) -> SendReport {
+        self.inner.send(batch)
     }
 }
 
@@ -497,7 +524,7 @@ fn sockets_that_are_lost_are_renewed_later_and_later_and_told() {
     let world = World::new();
     let left = Arc::new(AtomicUsize::new(0));
     let fails = left.clone();
-    let a = world.node_of(1, Options::default(), |inner| Arc::new(Replaced(Arc::new(Failing { inner, left: fails }))));
+    let a = world.node_of(1, Options::default(), |inner| Arc::new(Failing { inner, left: fails }));
     let b = world.node(2);
     a.add_peer(&b, |_| {});
     b.add_peer(&a, |_| {});
@@ -535,7 +562,7 @@ fn a_running_tunnel_survives_any_number_of_failures_and_does_not_spin() {
     let net = MemNetwork::new();
     let (tun, _handle) = MemTun::new("wg0", 1420);
     let left = Arc::new(AtomicUsize::new(0));
-    let bind = Replaced(Arc::new(Failing { inner: net.bind("192.0.2.1".parse().unwrap()), left: left.clone() }));
+    let bind = Failing { inner: net.bind("192.0.2.1".parse().unwrap()), left: left.clone() };
     let (told, events) = mpsc::channel();
     let told = Mutex::new(told);
     let options =

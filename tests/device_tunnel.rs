@@ -122,7 +122,7 @@ fn a_panic_in_a_callback_ends_the_tunnel_and_nothing_else() {
     let reason = in_time("waiting", move || tunnel.wait());
     assert!(reason.contains("panic"), "{reason}");
     in_time("stopping", move || a.tunnel.stop().unwrap());
-    assert_eq!(b.tunnel.device().snapshot().peers.count(), 1);
+    assert_eq!(b.tunnel.device().snapshot().peers.flatten().count(), 1);
 }
 
 /// The app's callback stops the tunnel, just when another of its threads does so too.
@@ -238,7 +238,7 @@ fn changes_of_all_kinds_while_packets_flow() {
                         }
                         let update = Update { private_key, replace_peers, peers: vec![peer], ..Update::default() };
                         device.apply(update).unwrap();
-                        assert!(device.snapshot().peers.count() <= 1);
+                        assert!(device.snapshot().peers.flatten().count() <= 1);
                     }
                 });
             }

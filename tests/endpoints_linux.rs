@@ -48,7 +48,7 @@ impl End {
     }
 
     fn endpoint_of(&self, other: &Self) -> String {
-        let peer = self.tunnel.device().snapshot().peers.find(|peer| peer.public_key == other.key);
+        let peer = self.tunnel.device().snapshot().peers.flatten().find(|peer| peer.public_key == other.key);
         peer.unwrap().endpoint.map_or_else(String::new, |endpoint| endpoint.to_string())
     }
 }

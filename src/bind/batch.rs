@@ -15,7 +15,10 @@ use super::{
         pair::{Pair, Way},
     },
 };
-use crate::error::{Error, ErrorKind, Result};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    reserve::zeroed,
+};
 use inbox::Inbox;
 use join::Window;
 use std::{
@@ -281,7 +284,7 @@ impl BatchUdp {
         let lost = if (0..batch.len()).all(|i| join::run(&batch[i..]) == 1) {
             self.pair.send(batch, &[], &mut report)
         } else {
-            self.send_joined(batch, &mut report)
+            self.send_joined(batch, &mut report)?
         };
         if lost {
             self.wake();
@@ -293,10 +296,11 @@ impl BatchUdp {
     }
 
     /// Returns whether a socket was lost by that.
-    fn send_joined(&self, batch: &[Transmit<'_>], report: &mut SendReport) -> bool {
+    fn send_joined(&self, batch: &[Transmit<'_>], report: &mut SendReport) -> Result<bool> {
         let rooms = || self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
         let room = rooms().pop();
-        let mut room = room.unwrap_or_else(|| vec![0; join::ROOM].into_boxed_slice());
+        let mut room =
+            room.map_or_else(|| zeroed(join::ROOM), Ok).map_err(|e| Error::io("cannot join datagrams", e))?;
         let (mut next, mut lost) = (0, false);
         while next < batch.len() {
             let (window, count) = Window::fill(&batch[next..], next, |family| self.pair.joins(family), &mut room);
@@ -304,7 +308,7 @@ impl BatchUdp {
             next += count;
         }
         rooms().push(room);
-        lost
+        Ok(lost)
     }
 
     /// Waits until datagrams have come for one family, and hands up to `max` of them to `take`, one by one and in

@@ -32,6 +32,8 @@ pub use udp::UdpBind;
 
 use std::{fmt, io, net::SocketAddr, time::Duration};
 
+use crate::reserve::zeroed;
+
 /// The largest number of transmits in one [`Bind::send`].
 pub const BATCH: usize = 128;
 
@@ -163,9 +165,24 @@ pub struct RecvBatch {
 
 impl RecvBatch {
     /// Room for `slots` slots of `slot_len` bytes. GRO needs slots of 65,535 bytes.
+    ///
+    /// # Panics
+    /// If there is no memory for it.
     #[must_use]
+    #[allow(clippy::panic, reason = "it says so")]
     pub fn new(slots: usize, slot_len: usize) -> Self {
-        Self { buffer: vec![0; slots * slot_len].into_boxed_slice(), slot_len, metas: Vec::with_capacity(slots) }
+        Self::try_new(slots, slot_len).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// As [`new`](Self::new).
+    ///
+    /// # Errors
+    /// `OutOfMemory` if there is no memory for it.
+    pub fn try_new(slots: usize, slot_len: usize) -> io::Result<Self> {
+        let mut metas = Vec::new();
+        metas.try_reserve_exact(slots)?;
+        let len = slots.checked_mul(slot_len).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { buffer: zeroed(len)?, slot_len, metas })
     }
 
     /// How many slots there are in all.

@@ -50,7 +50,8 @@ impl go_string {
             (false, n) => unsafe { std::slice::from_raw_parts(self.str.cast::<u8>(), n) },
         };
         // All at once: no copy is left behind by growing.
-        let mut copy = Zeroizing::new(Vec::with_capacity(n + 1));
+        let mut copy = Zeroizing::new(Vec::new());
+        copy.try_reserve_exact(n.saturating_add(1))?;
         copy.extend_from_slice(bytes);
         copy.push(0);
         Ok(copy)

@@ -5,7 +5,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::EndpointAddr;
-use crate::key::{PresharedKey, PrivateKey, PublicKey};
+use crate::{
+    error::Result,
+    key::{PresharedKey, PrivateKey, PublicKey},
+};
 
 /// The interface part of a tunnel's state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,6 +48,6 @@ pub struct PeerSnapshot {
 pub struct Snapshot<'a> {
     /// The interface part.
     pub interface: InterfaceSnapshot,
-    /// The peers, oldest first.
-    pub peers: Box<dyn Iterator<Item = PeerSnapshot> + 'a>,
+    /// The peers, oldest first; `Resources` for one that there is no memory for.
+    pub peers: Box<dyn Iterator<Item = Result<PeerSnapshot>> + 'a>,
 }

@@ -4,6 +4,7 @@
 //! existing texts are written for. No error repeats the value: the caller knows the line, and it might be a secret.
 
 use std::{
+    collections::TryReserveError,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     str::FromStr,
 };
@@ -49,14 +50,19 @@ pub(crate) fn prefix(text: &str) -> Result<IpNet> {
 }
 
 /// Appends to a text that may hold keys: where it has to grow, the old place is wiped.
-pub(crate) fn push_wiped(text: &mut Zeroizing<String>, more: &str) {
+///
+/// # Errors
+/// Without memory for it; nothing is appended then.
+pub(crate) fn push_wiped(text: &mut Zeroizing<String>, more: &str) -> std::result::Result<(), TryReserveError> {
     let needed = text.len() + more.len();
     if needed > text.capacity() {
-        let mut larger = Zeroizing::new(String::with_capacity(needed.next_power_of_two()));
+        let mut larger = Zeroizing::new(String::new());
+        larger.try_reserve_exact(needed.next_power_of_two())?;
         larger.push_str(text);
         *text = larger;
     }
     text.push_str(more);
+    Ok(())
 }
 
 impl FromStr for EndpointAddr {

@@ -8,7 +8,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
 use super::work;
-use crate::config::AllowedIpUpdate;
+use crate::{config::AllowedIpUpdate, error::Result};
 
 /// Who owns a prefix, and as which of its prefixes.
 pub(super) struct Entry<P> {
@@ -77,6 +77,17 @@ impl PrefixList {
     pub fn trim(&mut self) {
         self.entries.retain(|e| e.1.is_some());
         self.entries.shrink_to_fit();
+    }
+
+    /// A copy of the prefixes, oldest first.
+    ///
+    /// # Errors
+    /// `Resources` without memory for it.
+    pub(super) fn copy(&self) -> Result<Vec<IpNet>> {
+        let mut copy = Vec::new();
+        copy.try_reserve_exact(self.live)?;
+        copy.extend(self.iter());
+        Ok(copy)
     }
 
     /// The prefixes, oldest first.

@@ -44,12 +44,16 @@ impl Device {
     ///
     /// # Errors
     /// `AddrInUse` or another socket error for the port, `Permission` or another for the mark, `Invalid` if there
-    /// would be too many peers, or an endpoint is a host name and there is no resolver. Nothing has changed then.
+    /// would be too many peers, or an endpoint is a host name and there is no resolver; `Resources` without memory for all of
+    /// it. Nothing has changed then.
     pub fn apply(&self, update: Update) -> Result<()> {
+        let _hold;
         let (opened, followups) = {
             let _alone = lock(&self.sets);
             self.check_peer_count(&update)?;
             self.check_names(&update)?;
+            // What is allocated from here on cannot fail.
+            _hold = self.hold_for(&update)?;
             let opened = self.apply_sockets(&update)?;
             if let Some(key) = update.private_key {
                 self.set_private_key(key);
@@ -86,6 +90,7 @@ impl Device {
         }
         // Only now is it worth following each step.
         let mut changed = HashMap::new();
+        changed.try_reserve(update.peers.len())?;
         for change in &update.peers {
             let key = &change.public_key;
             let there = changed.entry(key).or_insert_with(|| !update.replace_peers && self.peers.contains(key));
@@ -132,7 +137,7 @@ impl Device {
         })?;
         lock(&self.config).fwmark = mark.unwrap_or(old_mark);
         drop(transition);
-        self.peers.list().iter().for_each(|p| p.forget_source());
+        self.peers.list().for_each(|p| p.forget_source());
         // With the sessions that there are nothing is sent for it, as in the kernel.
         Ok(if matches!(opened, Opened::Fresh) { Opened::None } else { opened })
     }
@@ -303,16 +308,15 @@ impl Device {
             let config = lock(&self.config);
             InterfaceSnapshot { private_key, listen_port: config.link.port().number(), fwmark: config.fwmark }
         };
-        let peers = self.peers.list();
-        Snapshot { interface, peers: Box::new(peers.into_iter().map(|peer| Self::peer_snapshot(&peer))) }
+        Snapshot { interface, peers: Box::new(self.peers.list().map(|peer| Self::peer_snapshot(&peer))) }
     }
 
-    fn peer_snapshot(peer: &Arc<Peer>) -> PeerSnapshot {
+    fn peer_snapshot(peer: &Arc<Peer>) -> Result<PeerSnapshot> {
         let preshared_key = lock(&peer.handshake).noise.preshared().clone();
         let (tx_bytes, rx_bytes) = peer.traffic();
-        let allowed_ips = peer.with_list(|list| list.iter().collect());
+        let allowed_ips = peer.with_list(|list| list.copy())?;
         let state = lock(&peer.state);
-        PeerSnapshot {
+        Ok(PeerSnapshot {
             public_key: *peer.key(),
             preshared_key,
             endpoint: state.endpoint.map(|e| Self::shown(e.dst, state.zone.as_deref())),
@@ -321,7 +325,7 @@ impl Device {
             rx_bytes,
             persistent_keepalive: state.timers.keepalive_interval(),
             allowed_ips,
-        }
+        })
     }
 
     /// The zone is shown as it was configured, until the peer moves.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::lock;
-use crate::{key::PublicKey, thread};
+use crate::{key::PublicKey, reserve, thread};
 
 /// Something has happened that an app may want to show or act on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,10 +72,16 @@ impl Events {
     /// Notes an event, to be told soon. After `Ended` there are none.
     pub(super) fn note(&self, event: Event) {
         let mut queue = lock(&self.queue);
-        if !queue.ended {
-            queue.ended = matches!(event, Event::Ended(_));
-            queue.waiting.push_back(event);
+        if queue.ended {
+            return;
         }
+        // Without memory for one more, the oldest is lost. The end is told in any case.
+        let is_full = reserve::is_low() || queue.waiting.try_reserve(1).is_err();
+        if is_full && queue.waiting.pop_front().is_none() && queue.waiting.capacity() == 0 {
+            queue.waiting.reserve_exact(1);
+        }
+        queue.ended = matches!(event, Event::Ended(_));
+        queue.waiting.push_back(event);
     }
 
     /// Tells the events that wait by now, unless another thread does. Returns whether there are others by then, for which

@@ -11,7 +11,7 @@ use super::{
     send::{Reason, UNANSWERED},
     sockets::Opened,
 };
-use crate::{error::Result, time::Instant};
+use crate::{error::Result, reserve, time::Instant};
 
 /// Why peers hear from us.
 #[derive(Clone, Copy)]
@@ -45,7 +45,7 @@ impl Device {
     pub(super) fn after(&self, opened: Result<Opened>) -> Result<()> {
         let greeted = opened.map(|opened| {
             if let Some(occasion) = Occasion::of(opened) {
-                self.peers.list().iter().for_each(|peer| self.greet(peer, occasion));
+                self.peers.list().for_each(|peer| self.greet(&peer, occasion));
             }
         });
         self.tell_events();
@@ -95,6 +95,10 @@ impl Device {
 
     /// Lets a peer hear from us, if there is a reason.
     fn greet(&self, peer: &Arc<Peer>, occasion: Occasion) {
+        if reserve::is_low() {
+            // It hears from us when there is something to send.
+            return;
+        }
         let came_up = match occasion {
             Occasion::Up => true,
             Occasion::Fresh => false,

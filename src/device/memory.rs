@@ -36,11 +36,10 @@ impl Device {
         let buffers = self.tun.memory() + self.bind.memory() + lock(&self.gate).limiter.memory();
         let mut usage = MemoryUsage { buffers, ..MemoryUsage::default() };
         usage.peers += self.allowed_ips.memory();
-        let peers = self.peers.list();
-        usage.limit = self.memory.saturating_add(self.memory_per_peer.saturating_mul(peers.len()));
+        usage.limit = self.memory.saturating_add(self.memory_per_peer.saturating_mul(self.peers.len()));
         usage.peers += self.peers.memory();
         usage.peers += self.index.memory() + self.deadlines.memory() + self.budget.memory();
-        for peer in peers {
+        for peer in self.peers.list() {
             let (own, staged) = peer.memory();
             usage.peers += own;
             usage.staged += staged;

@@ -27,6 +27,7 @@ mod lookup;
 mod loops;
 mod memory;
 mod names;
+mod needs;
 mod packet;
 mod peer;
 mod peers;
@@ -384,7 +385,7 @@ impl Device {
             return;
         }
         tracing::debug!("the machine was suspended, forgetting all sessions");
-        self.peers.list().iter().for_each(|peer| self.wipe_keys(peer));
+        self.peers.list().for_each(|peer| self.wipe_keys(&peer));
         self.tell_events();
     }
 

@@ -26,6 +26,7 @@ use super::{
 use crate::{
     bind::{Bind, Endpoint},
     error::{Error, Result},
+    reserve,
     time::Instant,
 };
 
@@ -115,14 +116,13 @@ impl Device {
             *lock(&names.nat64) = Nat64::new();
             names.resolver.withdraw(None);
         }
-        let peers = self.peers.list();
-        for peer in &peers {
+        for peer in self.peers.list() {
             let mut state = lock(&peer.state);
             state.stop_synthesizing();
             state.needs_nat64 = false;
         }
         let rebound = self.rebind();
-        peers.iter().for_each(|peer| self.look_up_anew(peer));
+        self.peers.list().for_each(|peer| self.look_up_anew(&peer));
         rebound
     }
 
@@ -137,6 +137,10 @@ impl Device {
     /// Looks up the name that a peer has, if it has one.
     pub(super) fn look_up(&self, peer: &Arc<Peer>) {
         let Some(names) = &self.names else { return };
+        if reserve::is_low() {
+            // It is looked up when there is something to send.
+            return;
+        }
         let number = names.next_number();
         let host = {
             let mut state = lock(&peer.state);

@@ -7,7 +7,6 @@ const IPV6_HEADER: usize = 40;
 /// ECN, the low two bits of TOS and traffic class (RFC 3168).
 const ECN_MASK: u8 = 3;
 const ECT_1: u8 = 1;
-const ECT_0: u8 = 2;
 const CE: u8 = 3;
 
 /// The fields of a packet whose fixed header is whole.
@@ -55,13 +54,9 @@ impl Header {
         }
     }
 
-    /// The outer TOS byte for this packet: its ECN field and nothing else. A congestion mark stays inside, and the outer
-    /// header is ECN-capable (RFC 3168, section 9.1.1), as the kernel has it; RFC 6040 would copy the mark.
+    /// The outer TOS byte for this packet: its ECN field and nothing else (RFC 6040, section 4.1, normal mode).
     pub(super) const fn outer_tos(&self) -> u8 {
-        match self.tos & ECN_MASK {
-            CE => ECT_0,
-            ecn => ecn,
-        }
+        self.tos & ECN_MASK
     }
 
     /// The inner ECN field after the tunnel, from inner and outer (RFC 6040, section 4.2). `None` if it stays. A packet
@@ -171,7 +166,7 @@ mod tests {
             for (inner, outer, expected) in table {
                 for mut p in [v4(dscp | inner), v6(dscp | inner)] {
                     let h = Header::parse(&p).unwrap();
-                    assert_eq!(h.outer_tos(), if inner == CE { ECT_0 } else { inner });
+                    assert_eq!(h.outer_tos(), inner);
                     h.carry_ecn(outer, &mut p);
                     assert_eq!(Header::parse(&p).unwrap().tos, dscp | expected, "{inner} in {outer}");
                     assert!(p[0] >> 4 == 6 && p[1] & 15 == 5 || checksum(&p[..20]) == 0xffff);

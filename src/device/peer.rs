@@ -102,6 +102,9 @@ impl State {
     pub(super) fn stage(&mut self, message: StagedMessage) -> usize {
         let dropped = (self.staged.len() + 1).saturating_sub(MAX_STAGED);
         (0..dropped).for_each(|_| self.drop_oldest());
+        if self.staged.try_reserve(1).is_err() {
+            return dropped + 1;
+        }
         self.staged_size += message.size();
         self.staged.push_back(message);
         dropped

@@ -1,7 +1,7 @@
 //! The peers of a device, by public key, and in the order in which they came.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, TryReserveError},
     ops::Range,
     sync::{Arc, RwLock},
 };
@@ -63,7 +63,8 @@ impl Peers {
             (tables.is_full(), tables.by_key.len())
         };
         if is_full {
-            self.rebuild(if len == 0 { expected } else { 2 * len });
+            // `Device::hold_for` has reserved what this takes.
+            let _ = self.rebuild(if len == 0 { expected } else { 2 * len });
         }
         let mut tables = write(&self.tables);
         work(if tables.is_full() { tables.by_id.len() } else { 1 });
@@ -83,7 +84,8 @@ impl Peers {
             (peer, tables.by_id.len() > 2 * tables.by_key.len() + HOLES)
         };
         if has_many_holes {
-            self.rebuild(self.len());
+            // Without memory for it the holes stay.
+            let _ = self.rebuild(self.len());
         }
         Some(peer)
     }
@@ -101,8 +103,10 @@ impl Peers {
     }
 
     /// Makes the tables once more, with room for so many peers. They are filled without the lock, for which handshakes wait.
-    fn rebuild(&self, capacity: usize) {
-        let (mut by_key, mut by_id) = (HashMap::with_capacity(capacity), Vec::with_capacity(capacity));
+    fn rebuild(&self, capacity: usize) -> Result<(), TryReserveError> {
+        let (mut by_key, mut by_id) = (HashMap::new(), Vec::new());
+        by_key.try_reserve(capacity)?;
+        by_id.try_reserve_exact(capacity)?;
         for peer in self.list() {
             by_key.insert(*peer.key(), peer.clone());
             by_id.push((peer.id(), Some(peer)));
@@ -113,6 +117,15 @@ impl Peers {
             std::mem::swap(&mut tables.by_id, &mut by_id);
         }
         drop((by_key, by_id));
+        Ok(())
+    }
+
+    /// About what the tables take beyond what they do when so many peers are added.
+    pub(super) fn memory_for(&self, new: usize) -> usize {
+        let len = self.len();
+        let capacity = if len == 0 { new } else { 2 * (len + new) }.next_power_of_two();
+        // They double in size more than once, if need be.
+        2 * (table_memory::<PublicKey, Arc<Peer>>(capacity) + capacity * size_of::<(u64, Option<Arc<Peer>>)>())
     }
 
     /// Gives back what the tables do not need now.
@@ -122,7 +135,8 @@ impl Peers {
             (by_key.len(), by_key.capacity())
         };
         if len < capacity / 2 {
-            self.rebuild(len);
+            // Without memory for the smaller ones they stay as they are.
+            let _ = self.rebuild(len);
         }
     }
 
@@ -158,13 +172,24 @@ impl Peers {
     }
 
     /// The peers, oldest first. Those that come or go while they are listed may be among them, or not.
-    pub(super) fn list(&self) -> Vec<Arc<Peer>> {
-        let mut all = Vec::with_capacity(self.len());
-        let mut from = 0;
-        while let Some(next) = self.slice(from, |peer| all.push(peer.clone())) {
-            from = next;
-        }
-        all
+    pub(super) fn list(&self) -> impl Iterator<Item = Arc<Peer>> + '_ {
+        let mut slice = [const { None }; SLICE];
+        let (mut at, mut from) = (0, Some(0));
+        std::iter::from_fn(move || {
+            loop {
+                if let Some(peer) = slice.get_mut(at).and_then(Option::take) {
+                    at += 1;
+                    return Some(peer);
+                }
+                let mut places = slice.iter_mut();
+                from = self.slice(from?, |peer| {
+                    if let Some(place) = places.next() {
+                        *place = Some(peer.clone());
+                    }
+                });
+                at = 0;
+            }
+        })
     }
 
     #[cfg(test)]
@@ -210,7 +235,7 @@ mod tests {
                     _ if n < 250 => peers.trim(),
                     _ => prop_assert_eq!(peers.drain().count(), std::mem::take(&mut model).len()),
                 }
-                let listed = peers.list();
+                let listed: Vec<_> = peers.list().collect();
                 prop_assert_eq!(listed.len(), peers.len());
                 prop_assert!(listed.iter().map(|peer| *peer.key()).eq(model.iter().map(|n| key(*n))));
                 let (mut one_by_one, mut from) = (0, 0);

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    io,
     ops::Range,
     sync::{
         Arc, Mutex,
@@ -16,6 +17,7 @@ use crate::{
         message::{INITIATION_LEN, padded_len},
         session::Session,
     },
+    reserve,
     tun::{self, HEADROOM, MAX_PACKET, PacketArena, Slot, TAILROOM},
 };
 
@@ -50,7 +52,10 @@ const _: () = assert!(OUT_PACKETS <= 128);
 const _: () = assert!(OUT_BYTES >= MAX_PACKET + 15 + HEADROOM + TAILROOM);
 
 /// Buffers that one thread works in.
-pub(super) trait Buffers: Default {
+pub(super) trait Buffers: Sized {
+    /// Allocates them.
+    fn make() -> io::Result<Self>;
+
     /// Bytes that they take.
     fn memory(&self) -> usize;
 
@@ -71,9 +76,15 @@ pub(super) struct Workspace<T> {
 
 impl<T: Buffers> Workspace<T> {
     /// Works a round in the buffers.
-    pub(super) fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
+    ///
+    /// # Errors
+    /// `OutOfMemory` if there is no memory for them, and those of `work`.
+    pub(super) fn with<R>(&self, work: impl FnOnce(&mut T) -> io::Result<R>) -> io::Result<R> {
         let mut slot = lock(&self.buffers);
-        let buffers = slot.get_or_insert_default();
+        let buffers = match &mut *slot {
+            Some(buffers) => buffers,
+            none => none.insert(T::make()?),
+        };
         let result = work(buffers);
         self.memory.store(buffers.memory(), Ordering::Relaxed);
         result
@@ -109,13 +120,13 @@ pub struct Outbound {
 
 impl Outbound {
     /// Allocates it.
+    ///
+    /// # Panics
+    /// If there is no memory for it.
     #[must_use]
+    #[allow(clippy::panic, reason = "it says so")]
     pub fn new() -> Self {
-        Self {
-            arena: PacketArena::new(OUT_BYTES, OUT_PACKETS, padded_len),
-            tos: Vec::with_capacity(OUT_PACKETS),
-            runs: Vec::with_capacity(OUT_PACKETS),
-        }
+        Self::make().unwrap_or_else(|error| panic!("{error}"))
     }
 }
 
@@ -126,6 +137,13 @@ impl Default for Outbound {
 }
 
 impl Buffers for Outbound {
+    fn make() -> io::Result<Self> {
+        let (mut tos, mut runs) = (Vec::new(), Vec::new());
+        tos.try_reserve_exact(OUT_PACKETS)?;
+        runs.try_reserve_exact(OUT_PACKETS)?;
+        Ok(Self { arena: PacketArena::try_new(OUT_BYTES, OUT_PACKETS, padded_len)?, tos, runs })
+    }
+
     fn memory(&self) -> usize {
         self.arena.memory() + self.tos.capacity() + self.runs.capacity() * size_of::<Run>()
     }
@@ -175,9 +193,11 @@ pub(super) struct HandshakeQueue {
 }
 
 impl HandshakeQueue {
-    /// Adds a message. Returns false if there are too many.
+    /// Adds a message. Returns false if there are too many, or memory has run out.
     pub(super) fn push(&mut self, message: &[u8], from: Endpoint) -> bool {
-        if self.waiting.len() >= HANDSHAKE_QUEUE || message.len() > INITIATION_LEN {
+        let is_full =
+            self.waiting.len() >= HANDSHAKE_QUEUE || reserve::is_low() || self.waiting.try_reserve(1).is_err();
+        if is_full || message.len() > INITIATION_LEN {
             return false;
         }
         let mut bytes = [0; INITIATION_LEN];
@@ -214,16 +234,13 @@ pub struct Inbound {
 
 impl Inbound {
     /// Allocates it.
+    ///
+    /// # Panics
+    /// If there is no memory for it.
     #[must_use]
+    #[allow(clippy::panic, reason = "it says so")]
     pub fn new() -> Self {
-        Self {
-            batch: RecvBatch::new(IN_SLOTS, MAX_PACKET),
-            opened: Vec::new(),
-            runs: Vec::new(),
-            packets: Vec::new(),
-            handshakes: HandshakeQueue::default(),
-            unproven: Vec::with_capacity(HANDSHAKES_PER_ROUND),
-        }
+        Self::make().unwrap_or_else(|error| panic!("{error}"))
     }
 }
 
@@ -245,6 +262,19 @@ impl Default for Inbound {
 }
 
 impl Buffers for Inbound {
+    fn make() -> io::Result<Self> {
+        let mut unproven = Vec::new();
+        unproven.try_reserve_exact(HANDSHAKES_PER_ROUND)?;
+        Ok(Self {
+            batch: RecvBatch::try_new(IN_SLOTS, MAX_PACKET)?,
+            opened: Vec::new(),
+            runs: Vec::new(),
+            packets: Vec::new(),
+            handshakes: HandshakeQueue::default(),
+            unproven,
+        })
+    }
+
     fn memory(&self) -> usize {
         self.batch.memory()
             + self.opened.capacity() * size_of::<Opened>()
@@ -298,19 +328,22 @@ mod tests {
         let space = Workspace::<Inbound>::default();
         assert_eq!(space.memory(), 0);
         for _ in 0..2 {
-            space.with(|inbound| assert!(inbound.opened.is_empty()));
+            assert!(space.with(|inbound| Ok(inbound.opened.is_empty())).unwrap());
             assert!(space.memory() > IN_SLOTS * MAX_PACKET);
             space.trim();
             assert_eq!(space.memory(), 0);
         }
         // What waits is not lost, nor what a round is working in.
-        space.with(|inbound| assert!(inbound.handshakes.push(&[7; INITIATION_LEN], from())));
+        assert!(space.with(|inbound| Ok(inbound.handshakes.push(&[7; INITIATION_LEN], from()))).unwrap());
         space.trim();
-        space.with(|inbound| {
-            inbound.opened.push(opened());
-            space.trim();
-            assert_eq!((inbound.opened.len(), inbound.handshakes.pop().unwrap().message()[0]), (1, 7));
-        });
+        space
+            .with(|inbound| {
+                inbound.opened.push(opened());
+                space.trim();
+                assert_eq!((inbound.opened.len(), inbound.handshakes.pop().unwrap().message()[0]), (1, 7));
+                Ok(())
+            })
+            .unwrap();
         assert!(space.memory() > IN_SLOTS * MAX_PACKET);
         space.trim();
         assert_eq!(space.memory(), 0);

@@ -45,6 +45,9 @@ impl RateLimiter {
                 return false;
             }
         }
+        if self.full_at.try_reserve(1).is_err() {
+            return false;
+        }
         let full_at = self.full_at.entry(key).or_insert(now);
         let spent = (*full_at).max(now) + COST;
         let allowed = spent.since(now) <= COST * BURST;

@@ -23,6 +23,7 @@ use crate::{
         message::{COOKIE_REPLY_LEN, DATA_OVERHEAD, INITIATION_LEN, Message, RESPONSE_LEN, receiver_index},
         session::Session,
     },
+    reserve,
     time::Instant,
     tun::PacketList,
 };
@@ -110,6 +111,10 @@ impl Device {
                     count(&self.stats.in_expired, 1);
                     continue;
                 }
+                if opened.try_reserve(1).is_err() || runs.try_reserve(1).is_err() {
+                    count(&self.stats.in_memory_full, 1);
+                    continue;
+                }
                 let Some(len) = session.open(data.counter, data.body) else {
                     count(&self.stats.in_not_authentic, 1);
                     continue;
@@ -190,6 +195,10 @@ impl Device {
     /// Checks the inner packets, and writes those that are right to the TUN.
     fn deliver(&self, inbound: &mut Inbound) {
         let Inbound { batch, opened, runs, packets, .. } = inbound;
+        if packets.try_reserve(opened.len()).is_err() {
+            runs.clear();
+            return count(&self.stats.in_memory_full, opened.iter().filter(|opened| opened.deliver).count());
+        }
         {
             let table = self.allowed_ips.read();
             for run in runs.drain(..) {
@@ -342,6 +351,9 @@ impl Device {
         from: Endpoint,
         now: Instant,
     ) -> Option<(Arc<Peer>, [u8; RESPONSE_LEN], bool)> {
+        if reserve::is_low() {
+            return None;
+        }
         let own_key = read(&self.own_key);
         let identity = own_key.identity.as_deref()?;
         let opened = OpenedInitiation::open(message, identity)?;
@@ -381,6 +393,9 @@ impl Device {
     /// Makes the session that a response completes. Returns the sender, and whether it has moved; `None` if the
     /// response is refused.
     fn take_response(&self, message: &[u8; RESPONSE_LEN], from: Endpoint, now: Instant) -> Option<(Arc<Peer>, bool)> {
+        if reserve::is_low() {
+            return None;
+        }
         let Target { peer, session: None } = self.index.get(receiver_index(message))? else {
             return None;
         };

@@ -261,7 +261,7 @@ mod tests {
     fn answers(resolver: &Resolver, n: usize) -> Vec<(u64, bool)> {
         let mut all = Vec::new();
         while all.len() < n {
-            resolver.bind.wait(Some(Duration::from_secs(60))).unwrap();
+            resolver.bind.wait(Some(Duration::from_secs(10))).unwrap();
             let new: Vec<_> = iter::from_fn(|| resolver.take_answer()).collect();
             assert!(!new.is_empty(), "woken for an answer");
             all.extend(new.into_iter().map(|a| (a.question.number, a.found.is_ok())));

@@ -26,6 +26,7 @@ use crate::{
         session::Session,
         timers::Action,
     },
+    reserve,
     time::Instant,
     tun::{HEADROOM, Slot},
 };
@@ -310,7 +311,7 @@ impl Device {
     pub(super) fn send_keepalive(&self, peer: &Arc<Peer>) {
         {
             let mut state = lock(&peer.state);
-            if state.timers.is_running() && !state.must_wait() {
+            if state.timers.is_running() && !state.must_wait() && !reserve::is_low() {
                 state.stage(StagedMessage::keepalive());
             }
         }
@@ -416,6 +417,11 @@ impl Device {
             if has_followed {
                 // Which has undone what was noted above.
                 state.timers.handshake_message_sent(now);
+            }
+            if reserve::is_low() {
+                // As if it were lost on its way: the timers try again.
+                state.timers.initiation_sent(now, self.jitter());
+                return self.schedule(peer, &mut state);
             }
             drop(state);
             self.index.remove(handshaking.noise.local_index());

@@ -63,8 +63,14 @@ impl Transition<'_> {
             return false;
         }
         let now = self.device.clock.now();
-        let active = |peer: &Arc<Peer>| lock(&peer.state).has_session(now).then(|| Arc::downgrade(peer));
-        let active = self.device.peers.list().iter().filter_map(active).collect();
+        let mut active = Vec::new();
+        for peer in self.device.peers.list().filter(|peer| lock(&peer.state).has_session(now)) {
+            // Without memory for more, the others have their handshakes when there is something to send.
+            if active.try_reserve(1).is_err() {
+                break;
+            }
+            active.push(Arc::downgrade(&peer));
+        }
         lock(&self.device.config).link.pause(active);
         self.device.in_flight.stop();
         self.close();
@@ -168,7 +174,7 @@ impl Transition<'_> {
             return;
         }
         self.device.bind.close();
-        self.device.peers.list().iter().for_each(|peer| self.device.silence(peer));
+        self.device.peers.list().for_each(|peer| self.device.silence(&peer));
         tracing::debug!("the interface is down");
     }
 

@@ -17,7 +17,7 @@ use super::{
     memory::tree_memory,
     peer::{Peer, State},
 };
-use crate::noise::message::DATA_OVERHEAD;
+use crate::{noise::message::DATA_OVERHEAD, reserve};
 
 /// What a packet that waits takes on top of the bytes of its message, at most: places in a queue, which doubles when it is
 /// full and begins with four, and the keepalive that may wait in front of it.
@@ -52,14 +52,20 @@ impl Budget {
     }
 
     /// Copies a packet, with the space that a data message needs around it. `None` if it would take too much, unless it
-    /// `must` be.
+    /// `must` be; or if there is no memory.
     pub(super) fn stage(self: &Arc<Self>, message: &[u8], must: bool) -> Option<StagedMessage> {
         let size = signed(size_of_staged(message));
         let take = |left: isize| (must || left >= size).then(|| left.saturating_sub(size));
         #[allow(deprecated, reason = "Rust 1.88 does not have its new name, try_update")]
         let taken = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
         taken.ok()?;
-        Some(StagedMessage { bytes: message.into(), budget: Some(self.clone()) })
+        let mut bytes = Vec::new();
+        if reserve::is_low() || bytes.try_reserve_exact(message.len()).is_err() {
+            self.grow(size_of_staged(message));
+            return None;
+        }
+        bytes.extend_from_slice(message);
+        Some(StagedMessage { bytes: bytes.into_boxed_slice(), budget: Some(self.clone()) })
     }
 
     /// Lists a peer under what it holds; to be called when that has grown, before its lock is released.

@@ -46,7 +46,7 @@ counters! {
     out_routing_loop,
     /// The oldest staged packets of a peer that had too many.
     out_stage_full,
-    /// Packets that could not be staged, because those of all peers take as much memory as they may.
+    /// Packets that could not be staged, because those of all peers take as much memory as they may, or there is none left.
     out_memory_full,
     /// Staged packets that were given up together with a handshake, or taken away with a peer or the interface.
     out_unstaged,
@@ -62,6 +62,8 @@ counters! {
     in_not_authentic,
     /// Authentic data messages that were seen before, or are too old to tell.
     in_replayed,
+    /// Data messages for which there was no memory.
+    in_memory_full,
     /// Decrypted packets that are not IP, or shorter than they say.
     in_malformed_inner,
     /// Decrypted packets with a source address that is not the peer's.
@@ -197,9 +199,9 @@ impl Device {
     }
 
     /// The same about each peer, oldest first. Each is consistent in itself.
-    pub fn all_peer_stats(&self) -> impl ExactSizeIterator<Item = PeerStats> + use<> {
-        let (peers, now) = (self.peers.list(), self.clock.now());
-        peers.into_iter().map(move |peer| PeerStats::of(&peer, now))
+    pub fn all_peer_stats(&self) -> impl Iterator<Item = PeerStats> + '_ {
+        let now = self.clock.now();
+        self.peers.list().map(move |peer| PeerStats::of(&peer, now))
     }
 
     /// Counts what a peer has sent us.

@@ -11,6 +11,7 @@ use std::{
         Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -83,6 +84,12 @@ impl Threads {
         self.stopping.load(Ordering::Acquire)
     }
 
+    /// Allocates what the threads work in, so that a tunnel for which there is no memory is not started.
+    pub(super) fn make_buffers(&self) -> io::Result<()> {
+        self.inbound.with(|_| Ok(()))?;
+        self.outbound.with(|_| Ok(()))
+    }
+
     /// Makes both threads return. Returns whether nobody had asked for that yet.
     pub(super) fn stop(&self) -> bool {
         let first = !self.stopping.swap(true, Ordering::AcqRel);
@@ -139,7 +146,8 @@ impl Threads {
                     self.hand_over(Server::Tunnel, Server::Outbound { for_good: true });
                 }
             }
-            let received = if datagrams { self.inbound.with(|buffers| self.device.inbound(buffers))? } else { 0 };
+            let received =
+                if datagrams { go_on(self.inbound.with(|buffers| self.device.inbound(buffers)))? } else { 0 };
             let sent = if serves_tun && packets { self.serve_tun(&mut rounds)? } else { 0 };
             self.device.run_timers();
             (datagrams, packets) = (received > 0, sent > 0);
@@ -225,7 +233,7 @@ impl Threads {
             self.tun.wait(Some(Duration::ZERO))?;
         }
         self.device.handle_tun_events();
-        self.outbound.with(|buffers| self.device.outbound(buffers))
+        go_on(self.outbound.with(|buffers| self.device.outbound(buffers)))
     }
 
     /// `wg-tunnel` waits for a reason to go on.
@@ -263,6 +271,20 @@ impl Threads {
             *server = to;
             self.server_changed.notify_all();
         }
+    }
+}
+
+/// What has come of a round. Without memory for it there is more to do when there is some again; until then what comes waits
+/// where it is, and is dropped there when that is full.
+fn go_on(done: io::Result<usize>) -> io::Result<usize> {
+    /// Between two tries.
+    const NAP: Duration = Duration::from_millis(10);
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
+            thread::sleep(NAP);
+            Ok(1)
+        }
+        done => done,
     }
 }
 

@@ -81,7 +81,7 @@ fn build(packet: &[u8], answer: &mut [u8; MAX_V6]) -> Option<usize> {
         (IpAddr::V4(src), IpAddr::V4(dst)) if is_host_v4(src) && is_host_v4(dst) && may_answer_v4(packet)? => {
             Some(build_v4(packet, answer))
         }
-        (IpAddr::V6(src), IpAddr::V6(dst)) if is_host_v6(src) && is_host_v6(dst) && may_answer_v6(packet) => {
+        (IpAddr::V6(src), IpAddr::V6(dst)) if is_host_v6(src) && is_host_v6(dst) && may_answer_v6(packet)? => {
             Some(build_v6(packet, answer))
         }
         _ => None,
@@ -102,13 +102,12 @@ fn may_answer_v4(packet: &[u8]) -> Option<bool> {
     if start < IPV4_HEADER || start > packet.len() || u16::from_be_bytes([packet[6], packet[7]]) & 0x1fff != 0 {
         return Some(false);
     }
-    // Requests and replies; the others are errors, unknown, or for routers, which the kernel counts as errors.
-    Some(packet[9] != ICMP || matches!(packet.get(start)?, 0 | 8 | 13..=18))
+    // Requests and replies; the others are errors, or unknown.
+    Some(packet[9] != ICMP || matches!(packet.get(start)?, 0 | 8..=10 | 13..=18))
 }
 
-/// As `is_ineligible` in the kernel's net/ipv6/icmp.c: all but errors, as far as they can be recognized. Fragments past the
-/// first, and headers that are cut short, can not.
-fn may_answer_v6(packet: &[u8]) -> bool {
+/// `None` if it is cut short.
+fn may_answer_v6(packet: &[u8]) -> Option<bool> {
     const HOP_BY_HOP: u8 = 0;
     const ROUTING: u8 = 43;
     const FRAGMENT: u8 = 44;
@@ -116,18 +115,17 @@ fn may_answer_v6(packet: &[u8]) -> bool {
     const DESTINATION: u8 = 60;
     let (mut next, mut at) = (packet[6], IPV6_HEADER);
     loop {
-        if next == ICMPV6 {
-            return packet.get(at).is_some_and(|kind| *kind >= 128);
-        }
-        let extension = packet.get(at..).unwrap_or_default();
-        let [following, len, ..] = *extension else { return true };
-        at += match next {
-            HOP_BY_HOP | ROUTING | DESTINATION => 8 * (usize::from(len) + 1),
-            AUTHENTICATION => 4 * (usize::from(len) + 2),
-            FRAGMENT if extension.get(2..4).is_some_and(|offset| offset[0] == 0 && offset[1] < 8) => 8,
-            _ => return true,
+        let extension = || packet.get(at..)?.first_chunk::<4>();
+        let len = match next {
+            ICMPV6 => return Some(*packet.get(at)? >= 128),
+            HOP_BY_HOP | ROUTING | DESTINATION => 8 * (usize::from(extension()?[1]) + 1),
+            AUTHENTICATION => 4 * (usize::from(extension()?[1]) + 2),
+            FRAGMENT if u16::from_be_bytes([extension()?[2], extension()?[3]]) >> 3 != 0 => return Some(false),
+            FRAGMENT => 8,
+            _ => return Some(true),
         };
-        next = following;
+        next = extension()?[0];
+        at += len;
     }
 }
 
@@ -236,7 +234,7 @@ mod tests {
     #[test]
     fn errors_are_not_answered() {
         for kind in 0..=255_u8 {
-            let is_request = matches!(kind, 0 | 8 | 13..=18);
+            let is_request = matches!(kind, 0 | 8 | 9 | 10 | 13..=18);
             assert_eq!(answer(&v4(ICMP, &[kind, 0, 0, 0])).is_some(), is_request, "type {kind}");
             assert_eq!(answer(&v6(ICMPV6, &[kind, 0, 0, 0])).is_some(), kind >= 128, "type {kind}");
             // Behind a hop-by-hop header of 8 bytes, a routing header of 16, a first fragment, AH, and options.
@@ -248,11 +246,7 @@ mod tests {
             assert_eq!(answer(&v6(0, &chain)), None, "it ends before its type");
             assert_eq!(answer(&v6(0, &[&chain[..], &[kind]].concat())).is_some(), kind >= 128, "type {kind}");
         }
-        assert_eq!(
-            (answer(&v4(ICMP, &[])), answer(&v6(ICMPV6, &[])), answer(&v6(0, &[ICMPV6, 0]))),
-            (None, None, None)
-        );
-        assert!(answer(&v6(0, &[ICMPV6])).is_some() && answer(&v6(44, &[ICMPV6, 0, 0])).is_some(), "who knows");
+        assert_eq!((answer(&v4(ICMP, &[])), answer(&v6(ICMPV6, &[])), answer(&v6(0, &[UDP, 0]))), (None, None, None));
         // Options of IPv4 stand in front of the type.
         for (kind, is_answered) in [(8, true), (3, false)] {
             let mut packet = v4(ICMP, &[1, 1, 1, 1, kind]);
@@ -264,18 +258,16 @@ mod tests {
     }
 
     #[test]
-    fn fragments_past_the_first_are_answered_in_ipv6() {
+    fn fragments_past_the_first_are_not_answered() {
         for (bits, is_answered) in [(0x2000_u16, true), (0x0001, false), (0x3fff, false)] {
             let mut packet = v4(UDP, &[0; 64]);
             packet[6..8].copy_from_slice(&bits.to_be_bytes());
             assert_eq!(answer(&packet).is_some(), is_answered);
         }
-        for (bits, is_answered) in [(1_u16, false), (7, false), (8, true), (0xfff9, true)] {
+        for (bits, is_answered) in [(1_u16, true), (8, false), (0xfff9, false)] {
             let bits = bits.to_be_bytes();
-            for (next, is_answered) in [(UDP, true), (ICMPV6, is_answered)] {
-                let packet = v6(44, &[next, 0, bits[0], bits[1], 0, 0, 0, 1, 0, 0, 0, 0]);
-                assert_eq!(answer(&packet).is_some(), is_answered);
-            }
+            let packet = v6(44, &[UDP, 0, bits[0], bits[1], 0, 0, 0, 1, 0, 0, 0, 0]);
+            assert_eq!(answer(&packet).is_some(), is_answered);
         }
     }
 

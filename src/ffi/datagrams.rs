@@ -18,6 +18,7 @@ use super::{
 use crate::{
     bind::{self, BatchUdp, Endpoint, Received, SendReport, Transmit, callback::Datagram},
     error::{Error, ErrorKind, Result},
+    reserve,
 };
 
 /// The most datagrams that one wg_bind_send() takes, and the most packets or datagrams that a function of the app gets.
@@ -126,7 +127,7 @@ pub(super) unsafe fn borrow_received<'a>(datagrams: *const wg_datagram_t, count:
             check(datagram).map_err(|err| err.at(format_args!("datagrams[{i}]")))?;
         Ok(Datagram { endpoint, tos, payload })
     };
-    datagrams.iter().enumerate().map(borrow).collect()
+    reserve::collect(datagrams.iter().enumerate().map(borrow))
 }
 
 /// What became of a batch.

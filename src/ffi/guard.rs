@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result},
-    thread,
+    reserve, thread,
 };
 
 /// What a function does. It ends in a number, those without one in 0.
@@ -98,6 +98,8 @@ fn on<T: Object>(handle: i32, body: &mut dyn FnMut(&Entry<T>) -> Result<i32>) ->
         handle::check_process(handle)?;
         refuse_inside()?;
         let entry = handle::get::<T>(handle)?;
+        reserve::check_new_thread()?;
+        reserve::check()?;
         entry.check()?;
         entry.logged(|| {
             catch_unwind(AssertUnwindSafe(|| body(&entry))).unwrap_or_else(|_| {
@@ -115,6 +117,7 @@ pub(super) fn guard_end(handle: i32, body: impl FnOnce() -> Result<()>) -> wg_re
     code(run(&mut || {
         handle::check_process(handle)?;
         refuse_inside()?;
+        reserve::check_new_thread()?;
         log::logged(&mut body)
     }))
 }
@@ -122,6 +125,8 @@ pub(super) fn guard_end(handle: i32, body: impl FnOnce() -> Result<()>) -> wg_re
 fn outside(body: Body<'_>) -> Outcome {
     run(&mut || {
         refuse_inside()?;
+        reserve::check_new_thread()?;
+        reserve::check()?;
         log::logged(&mut *body)
     })
 }

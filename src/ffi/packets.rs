@@ -3,7 +3,7 @@
 use std::{mem::offset_of, ptr};
 
 use super::memory::{borrow_bytes, borrow_items, check_len};
-use crate::error::Result;
+use crate::{error::Result, reserve};
 
 /// An IP packet.
 ///
@@ -48,5 +48,5 @@ pub(super) unsafe fn borrow_packets<'a>(packets: *const wg_packet_t, count: usiz
         let bytes = check_len(packet.len).and_then(|()| unsafe { borrow_bytes(packet.data, packet.len) });
         bytes.map_err(|err| err.at(format_args!("packets[{i}]")))
     };
-    packets.iter().enumerate().map(borrow).collect()
+    reserve::collect(packets.iter().enumerate().map(borrow))
 }

@@ -324,16 +324,17 @@ pub unsafe extern "C" fn wg_peers(
         check_array(peers, capacity, "peers", count)?;
         // SAFETY: the caller's contract is the same, as there is a first element.
         let size = if capacity == 0 { 0 } else { unsafe { struct_size(peers, "peers") }? };
-        let all = entry.tunnel.device().all_peer_stats();
-        let there_are = all.len();
-        for (i, peer) in all.take(capacity).enumerate() {
+        let device = entry.tunnel.device();
+        let mut written = 0;
+        for (i, peer) in device.all_peer_stats().take(capacity).enumerate() {
+            written += 1;
             // SAFETY: there are `capacity` elements of this size, says the caller.
             let element = unsafe { peers.byte_add(i * size) };
             // SAFETY: as above.
             unsafe { write_sized(&peer_stats(size, &peer), element, size) };
         }
         // SAFETY: it is not NULL, and writable, says the caller.
-        unsafe { count.write(there_are) };
+        unsafe { count.write(written.max(device.totals().peers)) };
         Ok(())
     })
 }

@@ -378,7 +378,7 @@ pub unsafe extern "C" fn wg_get_config(handle: i32, out: *mut *mut c_char) -> wg
         if out.is_null() {
             return Err(Error::new(ErrorKind::Null, "out is NULL"));
         }
-        let text = give_text(&uapi::get_text(entry.tunnel.device().snapshot()))?;
+        let text = give_text(&uapi::get_text(entry.tunnel.device().snapshot())?)?;
         // SAFETY: it is not NULL, and writable, says the caller.
         unsafe { out.write(text.as_ptr()) };
         Ok(())

@@ -29,6 +29,8 @@ mod waiter;
 
 use std::{fmt, io, ops::Range, time::Duration};
 
+use crate::reserve::zeroed;
+
 /// Bytes in front of each packet of an arena: a data message's header.
 pub const HEADROOM: usize = 16;
 
@@ -89,16 +91,23 @@ pub struct PacketArena {
 impl PacketArena {
     /// Room for `bytes` bytes of messages and at most `max_slots` packets. `pad` gives the padded length of a packet
     /// of `len` bytes at `mtu`; it must return at least `len` and at most 15 more.
+    ///
+    /// # Panics
+    /// If there is no memory for it.
     #[must_use]
+    #[allow(clippy::panic, reason = "it says so")]
     pub fn new(bytes: usize, max_slots: usize, pad: fn(len: usize, mtu: usize) -> usize) -> Self {
-        Self {
-            buffer: vec![0; bytes].into_boxed_slice(),
-            used: 0,
-            slots: Vec::with_capacity(max_slots),
-            max_slots,
-            mtu: 0,
-            pad,
-        }
+        Self::try_new(bytes, max_slots, pad).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// As [`new`](Self::new).
+    ///
+    /// # Errors
+    /// `OutOfMemory` if there is no memory for it.
+    pub fn try_new(bytes: usize, max_slots: usize, pad: fn(len: usize, mtu: usize) -> usize) -> io::Result<Self> {
+        let mut slots = Vec::new();
+        slots.try_reserve_exact(max_slots)?;
+        Ok(Self { buffer: zeroed(bytes)?, used: 0, slots, max_slots, mtu: 0, pad })
     }
 
     /// Empties the arena; packets pushed from now on are padded for `mtu`.

@@ -2,7 +2,10 @@
 #![allow(unsafe_code)] // poll(2)
 
 use super::{MAX_PACKET, PacketArena, PacketList};
-use crate::error::{Error, ErrorKind, Result};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    reserve::zeroed,
+};
 use socket2::{SockRef, Type};
 use std::{
     fmt,
@@ -179,7 +182,7 @@ impl PacketFd {
         let mut reading = self.reading();
         let Reading { spill, kept } = &mut *reading;
         if spill.is_empty() {
-            *spill = vec![0; MAX_PACKET];
+            *spill = zeroed(MAX_PACKET)?.into_vec();
         }
         let before = arena.slots().len();
         if *kept > 0 {

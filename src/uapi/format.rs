@@ -17,6 +17,7 @@ use crate::{
         snapshot::{PeerSnapshot, Snapshot},
         text::push_wiped,
     },
+    error::{Error, Result},
     key::PresharedKey,
 };
 
@@ -32,7 +33,7 @@ pub type ZoneExists = fn(&str) -> bool;
 /// # Errors
 /// Those of `out`.
 pub fn write_snapshot(snapshot: Snapshot<'_>, zones: Option<ZoneExists>, out: &mut dyn Write) -> io::Result<()> {
-    let mut lines = Lines::new(out);
+    let mut lines = Lines::new(out)?;
     let interface = snapshot.interface;
     if let Some(key) = &interface.private_key {
         lines.key("private_key", |text| key.push_hex(text))?;
@@ -44,7 +45,7 @@ pub fn write_snapshot(snapshot: Snapshot<'_>, zones: Option<ZoneExists>, out: &m
         lines.pair("fwmark", interface.fwmark)?;
     }
     for peer in snapshot.peers {
-        write_peer(&peer, zones, &mut lines)?;
+        write_peer(&peer.map_err(|_| io::ErrorKind::OutOfMemory)?, zones, &mut lines)?;
     }
     lines.flush()
 }
@@ -87,7 +88,7 @@ fn is_readable(endpoint: &EndpointAddr, zones: Option<ZoneExists>) -> bool {
 /// # Errors
 /// Those of `out`.
 pub fn write_update(update: &Update, out: &mut dyn Write) -> io::Result<()> {
-    let mut lines = Lines::new(out);
+    let mut lines = Lines::new(out)?;
     let zero = PresharedKey::default();
     match &update.private_key {
         Some(Some(key)) => lines.key("private_key", |text| key.push_hex(text))?,
@@ -116,22 +117,25 @@ pub fn write_update(update: &Update, out: &mut dyn Write) -> io::Result<()> {
 }
 
 /// The answer to `get` as one text, without `errno`; zones as configured. It is wiped when dropped.
-#[must_use]
-pub fn get_text(snapshot: Snapshot<'_>) -> Zeroizing<String> {
+///
+/// # Errors
+/// `Resources` without memory for it.
+pub fn get_text(snapshot: Snapshot<'_>) -> Result<Zeroizing<String>> {
     text_of(|out| write_snapshot(snapshot, None, out))
 }
 
 /// The lines of a `set` as one text, without `set=1` and the empty line. It is wiped when dropped.
-#[must_use]
-pub fn set_text(update: &Update) -> Zeroizing<String> {
+///
+/// # Errors
+/// `Resources` without memory for it.
+pub fn set_text(update: &Update) -> Result<Zeroizing<String>> {
     text_of(|out| write_update(update, out))
 }
 
-fn text_of(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Zeroizing<String> {
+fn text_of(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Zeroizing<String>> {
     let mut out = WipedText(Zeroizing::default());
-    let written = write(&mut out);
-    debug_assert!(written.is_ok(), "writing to memory does not fail");
-    out.0
+    write(&mut out).map_err(|e| Error::io("cannot write the text", e))?;
+    Ok(out.0)
 }
 
 /// A writer to memory. It is always handed whole lines, so text is never cut inside a character.
@@ -139,7 +143,7 @@ struct WipedText(Zeroizing<String>);
 
 impl Write for WipedText {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        push_wiped(&mut self.0, str::from_utf8(bytes).map_err(io::Error::other)?);
+        push_wiped(&mut self.0, str::from_utf8(bytes).map_err(io::Error::other)?)?;
         Ok(bytes.len())
     }
 
@@ -161,9 +165,10 @@ struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
-    fn new(out: &'a mut dyn Write) -> Self {
-        let text = Zeroizing::new(String::with_capacity(CHUNK + LINE));
-        Self { out, text }
+    fn new(out: &'a mut dyn Write) -> io::Result<Self> {
+        let mut text = Zeroizing::new(String::new());
+        text.try_reserve_exact(CHUNK + LINE)?;
+        Ok(Self { out, text })
     }
 
     fn key(&mut self, name: &str, push: impl FnOnce(&mut String)) -> io::Result<()> {
@@ -227,7 +232,7 @@ mod tests {
     }
 
     fn snapshot(peers: Vec<PeerSnapshot>) -> Snapshot<'static> {
-        Snapshot { interface: InterfaceSnapshot::default(), peers: Box::new(peers.into_iter()) }
+        Snapshot { interface: InterfaceSnapshot::default(), peers: Box::new(peers.into_iter().map(Ok)) }
     }
 
     #[test]
@@ -244,12 +249,12 @@ mod tests {
             "b8".repeat(32),
             "0".repeat(64)
         );
-        assert_eq!(*get_text(all), expected);
+        assert_eq!(*get_text(all).unwrap(), expected);
     }
 
     #[test]
     fn an_empty_tunnel_is_an_empty_text() {
-        assert_eq!(*get_text(snapshot(Vec::new())), "");
+        assert_eq!(*get_text(snapshot(Vec::new())).unwrap(), "");
     }
 
     #[test]
@@ -290,7 +295,7 @@ mod tests {
         let peers = vec![large; 3];
         let mut out = Out(0);
         write_snapshot(snapshot(peers.clone()), None, &mut out).unwrap();
-        assert_eq!(out.0, get_text(snapshot(peers)).len());
+        assert_eq!(out.0, get_text(snapshot(peers)).unwrap().len());
     }
 
     #[test]
@@ -342,7 +347,7 @@ mod tests {
         #[test]
         fn an_update_survives_text(update in updates()) {
             let limits = crate::uapi::Limits { host_names: true, ..Default::default() };
-            prop_assert_eq!(parse_set(&set_text(&update), limits).unwrap(), update);
+            prop_assert_eq!(parse_set(&set_text(&update).unwrap(), limits).unwrap(), update);
         }
     }
 }

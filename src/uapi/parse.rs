@@ -18,6 +18,7 @@ use crate::{
     config::{AllowedIpUpdate, MAX_PEERS, PeerEndpoint, PeerUpdate, Update, text},
     error::{Error, ErrorKind, Result},
     key::{PresharedKey, PrivateKey, PublicKey},
+    reserve,
 };
 
 /// The longest line, in bytes without its line feed: what wireguard-go's `bufio.Scanner` takes.
@@ -85,7 +86,7 @@ impl Parser {
     ///
     /// # Errors
     /// `Protocol` if there is no `=`; `Io` for a line beyond [`MAX_LINE`]; `TooLarge` beyond [`Limits::bytes`];
-    /// `Invalid` for an unknown key, a bad value, or more than [`Limits::peers`] peers. What was read is then dropped,
+    /// `Invalid` for an unknown key, a bad value, or more than [`Limits::peers`] peers; `Resources` without memory for it. What was read is then dropped,
     /// and every further call fails.
     pub fn line(&mut self, line: &[u8]) -> Result<()> {
         self.lines += 1;
@@ -100,12 +101,12 @@ impl Parser {
     /// The whole change set.
     ///
     /// # Errors
-    /// `Invalid` if a line was refused.
+    /// `Invalid` if a line was refused; `Resources` without memory.
     pub fn finish(mut self) -> Result<Update> {
         if self.failed {
             return Err(refused_before());
         }
-        self.close_section();
+        self.close_section()?;
         Ok(self.update)
     }
 
@@ -129,7 +130,8 @@ impl Parser {
     fn pair(&mut self, key: &[u8], value: &str) -> Result<()> {
         if key == b"public_key" {
             let public_key = PublicKey::from_hex(value)?;
-            self.close_section();
+            reserve::check()?;
+            self.close_section()?;
             if self.update.peers.len() == self.limits.peers {
                 return Err(Error::invalid(format!("more than {} peers", self.limits.peers)));
             }
@@ -142,8 +144,8 @@ impl Parser {
         }
     }
 
-    fn close_section(&mut self) {
-        self.update.peers.extend(self.section.take().map(|section| section.peer));
+    fn close_section(&mut self) -> Result<()> {
+        self.section.take().map_or(Ok(()), |section| reserve::push(&mut self.update.peers, section.peer))
     }
 }
 
@@ -189,7 +191,7 @@ impl Section {
             b"replace_allowed_ips" => {
                 only_true(value)?;
                 if counts {
-                    self.replace_allowed_ips();
+                    self.replace_allowed_ips()?;
                 }
             }
             b"allowed_ip" => {
@@ -197,7 +199,7 @@ impl Section {
                 let prefix = text::prefix(bare.unwrap_or(value))?.trunc();
                 let remove = bare.is_some();
                 if counts {
-                    self.peer.allowed_ips.push(AllowedIpUpdate { prefix, remove });
+                    reserve::push(&mut self.peer.allowed_ips, AllowedIpUpdate { prefix, remove })?;
                 }
             }
             b"protocol_version" if value == "1" => {}
@@ -211,9 +213,10 @@ impl Section {
     ///
     /// They cannot just be forgotten: they may have moved a prefix away from another peer. Entries that an earlier
     /// `replace_allowed_ips` has dealt with are skipped, so that no text makes this quadratic.
-    fn replace_allowed_ips(&mut self) {
+    fn replace_allowed_ips(&mut self) -> Result<()> {
         self.peer.replace_allowed_ips = true;
         let changes = &mut self.peer.allowed_ips;
+        changes.try_reserve(changes.len() - self.settled)?;
         for i in self.settled..changes.len() {
             let change = changes[i];
             if !change.remove {
@@ -221,6 +224,7 @@ impl Section {
             }
         }
         self.settled = changes.len();
+        Ok(())
     }
 }
 

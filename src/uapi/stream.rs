@@ -14,7 +14,10 @@ use super::{
     format::{self, ZoneExists},
     parse::{Limits, MAX_LINE, Parser, is_blank},
 };
-use crate::error::{Error, ErrorKind, Result};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    reserve::zeroed,
+};
 
 /// How a connection is served.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,8 +43,8 @@ pub struct Options {
 /// `Protocol` if the client began with anything but an operation; otherwise errors of the stream, timeouts included. A
 /// `set` that was still being read is then not applied.
 pub fn serve(stream: &mut (impl Read + Write), backend: &dyn Backend, options: &Options) -> Result<()> {
-    let mut lines = LineReader::new();
     let lost = |e| Error::io("the UAPI connection was lost", e);
+    let mut lines = LineReader::new().map_err(lost)?;
     loop {
         let operation = match lines.next(stream).map_err(lost)? {
             Line::Whole(b"get=1") => get,
@@ -78,7 +81,13 @@ fn get<S: Read + Write>(
         errno = ErrorKind::Invalid.errno();
         tracing::warn!("UAPI get refused: get=1 is followed by something else than an empty line");
     } else {
-        format::write_snapshot(backend.snapshot(), options.zones, stream)?;
+        match format::write_snapshot(backend.snapshot(), options.zones, stream) {
+            Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
+                errno = ErrorKind::Resources.errno();
+                tracing::warn!("UAPI get refused: there is not enough memory");
+            }
+            written => written?,
+        }
     }
     answer(stream, errno)
 }
@@ -160,14 +169,10 @@ struct LineReader {
 }
 
 impl LineReader {
-    fn new() -> Self {
-        Self {
-            // The longest line, its line feed, and the first byte too many.
-            buffer: Zeroizing::new(vec![0; MAX_LINE + 1]),
-            start: 0,
-            end: 0,
-            skipping: false,
-        }
+    fn new() -> io::Result<Self> {
+        // The longest line, its line feed, and the first byte too many.
+        let buffer = Zeroizing::new(zeroed(MAX_LINE + 1)?.into_vec());
+        Ok(Self { buffer, start: 0, end: 0, skipping: false })
     }
 
     fn next(&mut self, stream: &mut impl Read) -> io::Result<Line<'_>> {
@@ -378,7 +383,7 @@ mod tests {
 
     #[test]
     fn nothing_secret_stays_in_the_buffer_between_operations() {
-        let mut lines = LineReader::new();
+        let mut lines = LineReader::new().unwrap();
         let mut input = format!("private_key={KEY}\nget=1\n");
         let mut input = Box::new(io::Cursor::new(std::mem::take(&mut input).into_bytes()));
         assert!(lines.next(&mut input).unwrap().is_inside());

@@ -44,7 +44,7 @@ fn without_a_resolver_a_name_is_refused_whole() {
     let peer = PeerUpdate { endpoint: named(HOST), ..PeerUpdate::new(b.public()) };
     let update = Update { fwmark: Some(7), peers: vec![peer], ..Update::default() };
     assert_eq!(a.device.apply(update).unwrap_err().kind(), ErrorKind::Invalid);
-    assert_eq!((a.device.snapshot().interface.fwmark, a.device.snapshot().peers.count()), (0, 0));
+    assert_eq!((a.device.snapshot().interface.fwmark, a.device.snapshot().peers.flatten().count()), (0, 0));
     assert!(!a.device.resolves_names());
 }
 
@@ -103,7 +103,7 @@ fn an_answer_for_a_name_that_was_replaced_is_dropped() {
         });
         a.change_peer(&b, |peer| peer.endpoint = named(HOST));
         world.settle(&[&a, &b]);
-        let left: Vec<_> = a.device.snapshot().peers.map(|peer| peer.endpoint).collect();
+        let left: Vec<_> = a.device.snapshot().peers.flatten().map(|peer| peer.endpoint).collect();
         assert_eq!(left, if remove { vec![] } else { vec![Some(at("192.0.2.3").into())] });
     }
 }
@@ -170,5 +170,5 @@ fn peers_of_one_name_are_looked_up_together() {
     a.apply(Update { peers, ..Update::default() });
     world.settle(&[&a]);
     assert_eq!(book.asked().len(), 1);
-    assert!(a.device.snapshot().peers.all(|peer| peer.endpoint == Some(at("192.0.2.2").into())));
+    assert!(a.device.snapshot().peers.flatten().all(|peer| peer.endpoint == Some(at("192.0.2.2").into())));
 }

@@ -23,8 +23,7 @@ import wgpeer
 from trace_file import PEER_PORT, Frame
 
 SO_RCVBUFFORCE, SO_TIMESTAMPNS = 33, 35  # Linux's numbers; the socket module lacks them
-ETH_P_ALL, ETH_P_IP, ETH_P_IPV6, ICMP, UDP = 3, 0x0800, 0x86DD, 1, 17
-HOST6, VM6 = "fd00:18::1", "fd00:18::2"  # as vm.sh gives them
+ETH_P_ALL, ETH_P_IP, ICMP, UDP = 3, 0x0800, 1, 17
 AGENT_PORT, MARK_PORT = 7000, 7001
 NODE_PORT = 20000  # plus the scenario's number, as PEER_PORT
 START_GAP = 0.4  # seconds between the starts of two scenarios
@@ -39,9 +38,9 @@ done
 """
 
 
-def ipv4(source, target, size, tos=0, protocol=UDP):
+def ipv4(source, target, size, protocol=UDP):
     """An inner packet of `size` bytes: UDP to the discard port, zeros inside."""
-    head = struct.pack(">BBHHHBBH4s4s", 0x45, tos, size, 0, 0, 64, protocol, 0, socket.inet_aton(source), socket.inet_aton(target))
+    head = struct.pack(">BBHHHBBH4s4s", 0x45, 0, size, 0, 0, 64, protocol, 0, socket.inet_aton(source), socket.inet_aton(target))
     total = sum(struct.unpack(">10H", head))
     total = (total & 0xFFFF) + (total >> 16)
     total = (total & 0xFFFF) + (total >> 16)
@@ -121,38 +120,27 @@ class Vm:
             except BlockingIOError:
                 return
             seconds, nanoseconds = struct.unpack("qq", extra[0][2][:16])
-            when, kind = seconds + nanoseconds / 1e9, struct.unpack_from(">H", frame, 12)[0]
-            if kind == ETH_P_IP and len(frame) >= 34:
+            if len(frame) >= 34 and struct.unpack_from(">H", frame, 12)[0] == ETH_P_IP:
                 size = struct.unpack_from(">H", frame, 16)[0]
-                self.take(when, frame[14 : 14 + size])
-            elif kind == ETH_P_IPV6 and len(frame) >= 62 and frame[20] == UDP:
-                size = struct.unpack_from(">H", frame, 18)[0]
-                self.take_ipv6(when, frame[14 : 54 + size])
+                self.take(seconds + nanoseconds / 1e9, frame[14 : 14 + size])
 
     def take(self, when, packet):
         source, target = socket.inet_ntoa(packet[12:16]), socket.inet_ntoa(packet[16:20])
         size, protocol = len(packet), packet[9]
         if source.startswith("192.0.2."):
-            self.note(int(source.split(".")[3]), Frame(when, "tun-send", size, tos=packet[1]))
+            self.note(int(source.split(".")[3]), Frame(when, "tun-send", size))
         elif target.startswith("192.0.2."):
             kind = "unreachable" if protocol == ICMP else "tun-recv"
-            self.note(int(target.split(".")[3]), Frame(when, kind, size, tos=packet[1]))
+            self.note(int(target.split(".")[3]), Frame(when, kind, size))
         elif protocol == UDP:
-            if struct.unpack_from(">H", packet, 22)[0] == MARK_PORT:
-                self.mark(when, packet[28:].decode().strip())
-            else:
-                self.datagram(when, source == self.address, packet[20:], packet[1], 0)
-
-    def take_ipv6(self, when, packet):
-        words = struct.unpack_from(">I", packet)[0]
-        from_vm = packet[8:24] == socket.inet_pton(socket.AF_INET6, VM6)
-        self.datagram(when, from_vm, packet[40:], words >> 20 & 0xFF, words & 0xFFFFF)
-
-    def datagram(self, when, from_vm, udp, tos, label):
-        sport, dport = struct.unpack_from(">HH", udp)
-        node, peer, kind = (sport, dport, "tx") if from_vm else (dport, sport, "rx")
-        if NODE_PORT < node < NODE_PORT + 256:
-            self.note(node - NODE_PORT, Frame(when, kind, len(udp) - 8, udp[8:], peer, tos, label))
+            sport, dport = struct.unpack_from(">HH", packet, 20)
+            payload = packet[28:]
+            if dport == MARK_PORT:
+                self.mark(when, payload.decode().strip())
+            elif source == self.address and NODE_PORT < sport < NODE_PORT + 256:
+                self.note(sport - NODE_PORT, Frame(when, "tx", len(payload), payload, dport))
+            elif source == self.host and NODE_PORT < dport < NODE_PORT + 256:
+                self.note(dport - NODE_PORT, Frame(when, "rx", len(payload), payload, sport))
 
     def mark(self, when, text):
         what, number, *rest = text.split(" ", 2)
@@ -182,8 +170,8 @@ class Run:
         self.inbox = {kind: asyncio.Queue() for kind in wgpeer.TYPE_NAMES}
         self.sockets = []
         for extra in range(scenario.ports):
-            end = socket.socket(socket.AF_INET6 if scenario.outside == 6 else socket.AF_INET, socket.SOCK_DGRAM)
-            end.bind((HOST6 if scenario.outside == 6 else vm.host, PEER_PORT + number + 1000 * extra))
+            end = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            end.bind((vm.host, PEER_PORT + number + 1000 * extra))
             end.setblocking(False)
             asyncio.get_running_loop().add_reader(end, self.read, end)
             self.sockets.append(end)
@@ -194,8 +182,7 @@ class Run:
     async def prepare(self):
         """Makes the interface, all but up."""
         i, n = self.interface, self.number
-        host = f"[{HOST6}]" if self.scenario.outside == 6 else self.vm.host
-        endpoint = f"endpoint {host}:{PEER_PORT + n}" if self.scenario.endpoint else ""
+        endpoint = f"endpoint {self.vm.host}:{PEER_PORT + n}" if self.scenario.endpoint else ""
         keepalive = f"persistent-keepalive {self.scenario.keepalive}" if self.scenario.keepalive else ""
         await self.vm.command(
             f"set -e; echo {base64(self.node_key)} >/tmp/{i}.key; echo {base64(self.psks['a'])} >/tmp/{i}.a;"
@@ -230,27 +217,21 @@ class Run:
         await self.change("config private-key=other", f"wg set {self.interface} private-key /tmp/{self.interface}.other")
         self.peer.their_public = wgpeer.public_key(secret(self.name, "other"))
 
-    def tun_send(self, size=84, tos=0):
+    def tun_send(self, size=84):
         """Hands the node's interface an inner packet."""
-        self.vm.inject(ipv4(f"192.0.2.{self.number}", f"10.9.{self.number}.1", size, tos))
+        self.vm.inject(ipv4(f"192.0.2.{self.number}", f"10.9.{self.number}.1", size))
 
-    def send(self, datagram, port=1, tos=0):
+    def send(self, datagram, port=1):
         """Sends a datagram to the node from the peer's n-th port."""
-        end, address = self.sockets[port - 1], self.vm.address
-        if self.scenario.outside == 6:
-            end.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, tos)
-            address = VM6
-        else:
-            end.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
-        end.sendto(datagram, (address, NODE_PORT + self.number))
+        self.sockets[port - 1].sendto(datagram, (self.vm.address, NODE_PORT + self.number))
         return datagram
 
     # What the peer does.
 
-    def data(self, size=84, session=None, port=1, counter=None, tos=0, outer_tos=0):
+    def data(self, size=84, session=None, port=1, counter=None):
         """A data message with an inner packet, on the newest session unless told otherwise. Returns the datagram."""
-        inner = ipv4(f"10.9.{self.number}.1", f"192.0.2.{self.number}", size, tos)
-        return self.send((session or self.session).data(inner, counter), port, outer_tos)
+        inner = ipv4(f"10.9.{self.number}.1", f"192.0.2.{self.number}", size)
+        return self.send((session or self.session).data(inner, counter), port)
 
     def keepalive(self, session=None, port=1):
         return self.send((session or self.session).data(), port)
@@ -300,9 +281,6 @@ class Run:
             self.inbox[kind].put_nowait(datagram)
 
     # Time.
-
-    def elapsed(self):
-        return time.time() - self.zero
 
     async def at(self, seconds):
         await asyncio.sleep(max(0, self.zero + seconds - time.time()))

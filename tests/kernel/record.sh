@@ -1,20 +1,19 @@
 #!/usr/bin/env bash
 # Records what the Linux kernel's WireGuard sends, and when, in the scenarios of scenarios.py.
-#   record.sh [-o DIR] [-w DIR] [NAME ...]     all scenarios (about five minutes, they run side by side) or those named;
-#                                              the name "unreachable" stands for what unreachable.py records instead
-#   -o  where the directories traces and unreachable are   default: tests/vectors
+#   record.sh [-o DIR] [-w DIR] [NAME ...]     all scenarios (about five minutes, they run side by side) or those named
+#   -o  where the .trace files go              default: tests/vectors/traces
 #   -w  where the VM and the Python environment are kept for the next run; default: a temporary directory
 # Needs root and Debian on x86-64; installs what it needs (see vm.sh).
 set -euo pipefail
 
 HERE=$(cd "$(dirname "$0")" && pwd)
 CRYPTOGRAPHY=cryptography==50.0.2
-OUT=$HERE/../vectors WORK=
+OUT=$HERE/../vectors/traces WORK=
 while getopts o:w: option; do
   case $option in
     o) OUT=$OPTARG ;;
     w) WORK=$OPTARG ;;
-    *) sed -n 3,7p "$0"; exit 2 ;;
+    *) sed -n 3,6p "$0"; exit 2 ;;
   esac
 done
 shift $((OPTIND - 1))
@@ -37,16 +36,6 @@ fi
 
 # What else the machine does must not show in the times.
 VM_NICE=-10 "$HERE/vm.sh" start "$VM" "$NS" "$TAP" "$HOST4" "$VM4"
-run() {
-  local script=$1 directory=$2
-  shift 2
-  mkdir -p "$OUT/$directory"
-  PYTHONDONTWRITEBYTECODE=1 nice -n -10 ip netns exec "$NS" "$WORK/venv/bin/python" "$HERE/$script" \
-    --tap "$TAP" --host "$HOST4" --vm "$VM4" --out "$OUT/$directory" "$@"
-}
-
-if [ "$*" = unreachable ]; then
-  run unreachable.py unreachable
-else
-  run record.py traces --hz "$(sed -n 's/^CONFIG_HZ=//p' "$VM"/kernel/boot/config-*)" "$@"
-fi
+mkdir -p "$OUT"
+PYTHONDONTWRITEBYTECODE=1 nice -n -10 ip netns exec "$NS" "$WORK/venv/bin/python" "$HERE/record.py" \
+  --tap "$TAP" --host "$HOST4" --vm "$VM4" --hz "$(sed -n 's/^CONFIG_HZ=//p' "$VM"/kernel/boot/config-*)" --out "$OUT" "$@"

@@ -10,19 +10,19 @@ from collections import namedtuple
 
 from wgpeer import DATA, INITIATION
 
-Scenario = namedtuple("Scenario", "name about keepalive endpoint ports answering outside script")
+Scenario = namedtuple("Scenario", "name about keepalive endpoint ports answering script")
 ALL = {}
 
 WINDOW = 8128  # how far behind the highest counter the kernel still accepts one
 REJECT_AFTER_MESSAGES = 2**64 - 1 - WINDOW - 1
 
 
-def scenario(keepalive=0, endpoint=True, ports=1, answering=True, outside=4):
-    """Registers a scenario; its name is the function's, its description the docstring. `outside` is the family of IP."""
+def scenario(keepalive=0, endpoint=True, ports=1, answering=True):
+    """Registers a scenario; its name is the function's, its description the docstring."""
 
     def register(script):
         name = script.__name__.replace("_", "-")
-        ALL[name] = Scenario(name, script.__doc__, keepalive, endpoint, ports, answering, outside, script)
+        ALL[name] = Scenario(name, script.__doc__, keepalive, endpoint, ports, answering, script)
         return script
 
     return register
@@ -587,38 +587,3 @@ async def roaming(run):
     await run.at(15)
     run.tun_send()
     await run.at(18)
-
-
-# The outer header.
-
-
-async def marked_traffic(run):
-    """A handshake from each side, and data with every mark in each direction."""
-    await run.at(0.5)
-    run.tun_send()
-    await run.at(1)
-    for tos in (0x00, 0x01, 0x02, 0x03, 0xB8, 0xBB, 0xFF):
-        run.tun_send(100, tos)
-        await run.at(run.elapsed() + 0.1)
-    await run.at(2)
-    for outer in (0x00, 0x01, 0x02, 0x03, 0xFF):
-        for tos in (0x00, 0x01, 0x02, 0x03, 0xB8):
-            run.data(100, tos=tos, outer_tos=outer)
-            await run.at(run.elapsed() + 0.1)
-    await run.at(6)
-    await run.initiate()
-    await run.at(7)
-    run.tun_send()
-    await run.at(8)
-
-
-@scenario()
-async def marks(run):
-    """type of service over IPv4: handshakes have AF41, data has the congestion mark of what is inside, and nothing else; inwards as RFC 6040."""
-    await marked_traffic(run)
-
-
-@scenario(outside=6)
-async def marks_ipv6(run):
-    """the same over IPv6: the flow label is 0 in addition."""
-    await marked_traffic(run)

@@ -13,16 +13,8 @@ PEER_PORT = 30000  # plus the scenario's number; the peer's further ports are 10
 class Frame:
     """A packet on the TAP that belongs to a scenario. kind: tun-send, tun-recv, unreachable, rx or tx."""
 
-    def __init__(self, when, kind, size, payload=b"", port=0, tos=0, label=0):
+    def __init__(self, when, kind, size, payload=b"", port=0):
         self.when, self.kind, self.size, self.payload, self.port = when, kind, size, payload, port
-        self.tos, self.label = tos, label
-
-    def marks(self):
-        """TOS or traffic class, and flow label, of the outermost header; neither is written if it is 0."""
-        if self.tos:
-            yield f"tos={self.tos:#04x}"
-        if self.label:
-            yield f"label={self.label:#07x}"
 
 
 class Writer:
@@ -40,8 +32,7 @@ class Writer:
         run = self.run
         scenario = run.scenario
         endpoint = "yes" if scenario.endpoint else "no"
-        outside = " outside=6" if scenario.outside == 6 else ""
-        entries = [(self.zero, 0, f"config peer-keepalive={scenario.keepalive} endpoint={endpoint}{outside}")]
+        entries = [(self.zero, 0, f"config peer-keepalive={scenario.keepalive} endpoint={endpoint}")]
         entries += [(when, 1, text) for when, text in self.changes]
         for frame in run.frames:
             text = self.describe(frame)
@@ -60,7 +51,7 @@ class Writer:
 
     def describe(self, frame):
         if frame.kind in ("tun-send", "tun-recv"):
-            return " ".join([frame.kind, str(frame.size), *frame.marks()])
+            return f"{frame.kind} {frame.size}"
         if frame.kind == "unreachable":
             return "unreachable (ICMP to the sender of the inner packet)"
         kind = wgpeer.message_type(frame.payload)
@@ -72,8 +63,6 @@ class Writer:
             notes.append(f"port={port}")
         if frame.payload in self.seen:
             notes.append("copy")
-        # The label of what the peer sends is its system's choice.
-        notes += [mark for mark in frame.marks() if frame.kind == "tx" or mark.startswith("tos")]
         self.seen.add(frame.payload)
         return " ".join([frame.kind, wgpeer.TYPE_NAMES[kind], str(frame.size), *notes])
 
@@ -124,8 +113,6 @@ class Writer:
             return
         yield f"counter={counter}"
         yield f"inner={struct.unpack_from('>H', inner, 2)[0]}" if inner else "keepalive"
-        if inner and inner[1]:
-            yield f"inner-tos={inner[1]:#04x}"
 
 
 def dmesg_lines(text, run, zero, offset):

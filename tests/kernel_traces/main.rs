@@ -53,8 +53,6 @@ traces! {
     lastminute_initiator,
     lastminute_keepalives,
     link_down_up 28,
-    marks 8,
-    marks_ipv6 8,
     no_endpoint 20,
     one_way_in 80,
     one_way_in_two 45,

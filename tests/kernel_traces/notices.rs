@@ -93,44 +93,6 @@ fn an_output_that_is_another() {
     }
 }
 
-/// Each mark that a recording has, and one where it has none: another value, and what is outside of the node's control.
-#[test]
-fn marks_that_are_others() {
-    for name in ["marks", "marks-ipv6"] {
-        let trace = read(name, 8);
-        let outputs: Vec<_> =
-            (0..trace.lines.len()).filter(|i| matches!(trace.lines[*i].what, What::Tx | What::TunRecv)).collect();
-        for i in outputs {
-            let text = &trace.lines[i].text;
-            let changes = match text.rsplit_once(" tos=") {
-                Some((plain, _)) => [plain.to_owned(), format!("{plain} tos=0x04"), format!("{text} label=0x00001")],
-                None => [format!("{text} tos=0x01"), format!("{text} tos=0x88"), format!("{text} label=0x00001")],
-            };
-            for changed in changes {
-                let mut edited = trace.clone();
-                edited.lines[i].text = changed;
-                let why = replay(&edited).expect_err(text);
-                assert!(why.contains(&format!("did `{text}`")), "{why}");
-            }
-        }
-    }
-}
-
-/// A mark that came with a packet has effects.
-#[test]
-fn an_input_with_another_mark() {
-    let trace = read("marks", 8);
-    for (from, to) in
-        [("tun-send 100 tos=0x01", "tun-send 100 tos=0x02"), ("inner-tos=0x01 tos=0x03", "inner-tos=0x01")]
-    {
-        let mut edited = trace.clone();
-        let line = edited.lines.iter_mut().find(|line| line.text.ends_with(from)).unwrap();
-        let text = format!("at 1.000 kernel {}", line.text.replace(from, to));
-        line.what = Trace::parse("x", &text, SECOND).unwrap().lines[0].what.clone();
-        assert!(replay(&edited).unwrap_err().contains("the device did `"), "{from}");
-    }
-}
-
 #[test]
 fn outputs_in_another_order() {
     let mut trace = read("unconfirmed-responder", 20);

@@ -38,18 +38,6 @@ pub(crate) fn psk(name: &str) -> Result<PresharedKey, String> {
     }
 }
 
-/// An inner packet.
-pub(crate) fn marked(src: IpAddr, dst: IpAddr, size: usize, tos: u8) -> Vec<u8> {
-    let mut packet = common::ipv4(src, dst, size);
-    common::set_tos(&mut packet, tos);
-    packet
-}
-
-/// How a trace notes the type of service, or does not if it is 0.
-fn note(name: &str, tos: u8) -> String {
-    if tos == 0 { String::new() } else { format!(" {name}={tos:#04x}") }
-}
-
 /// An initiation that the peer has made.
 struct Begun {
     handshake: Handshake,
@@ -177,7 +165,7 @@ impl Peer {
         self.highest_counter = counter.max(self.highest_counter);
         let mut message = vec![0; wanted.size.max(DATA_OVERHEAD)];
         let packet = match wanted.notes.optional("inner")? {
-            Some(size) => marked(self.inner, self.node_inner, size as usize, wanted.notes.byte("inner-tos")?),
+            Some(size) => common::ipv4(self.inner, self.node_inner, size as usize),
             None => Vec::new(),
         };
         if !bad && DATA_OVERHEAD + packet.len().next_multiple_of(16) != wanted.size {
@@ -218,7 +206,7 @@ impl Peer {
             Some(n) => text.push_str(&format!(" port={n}")),
             None => text.push_str(&format!(" to={}", datagram.to)),
         }
-        format!("tx {text}{}", note("tos", datagram.tos))
+        format!("tx {text}")
     }
 
     fn inner(&self, plain: &[u8]) -> String {
@@ -228,16 +216,15 @@ impl Peer {
         let (node, own) = (self.node_inner, self.inner);
         let len = plain.get(2..4).map_or(0, |l| usize::from(u16::from_be_bytes([l[0], l[1]])));
         let whole = plain.split_at_checked(len).is_some_and(|(packet, padding)| {
-            len >= 20 && packet == marked(node, own, len, packet[1]) && padding.iter().all(|b| *b == 0)
+            len >= 20 && packet == common::ipv4(node, own, len) && padding.iter().all(|b| *b == 0)
         });
-        if whole { format!("inner={len}{}", note("inner-tos", plain[1])) } else { "inner=?".into() }
+        if whole { format!("inner={len}") } else { "inner=?".into() }
     }
 
     /// What a packet that the node delivered is, in the words of a trace.
     pub(crate) fn read_delivered(&self, packet: &[u8]) -> String {
-        let tos = packet.get(1).copied().unwrap_or(0);
-        let whole = packet.len() >= 20 && packet == marked(self.inner, self.node_inner, packet.len(), tos);
-        format!("tun-recv {}{}{}", packet.len(), note("tos", tos), if whole { "" } else { " garbled" })
+        let whole = packet.len() >= 20 && packet == common::ipv4(self.inner, self.node_inner, packet.len());
+        format!("tun-recv {}{}", packet.len(), if whole { "" } else { " garbled" })
     }
 
     fn macs(&mut self, datagram: &mem::Datagram, now: Instant) -> &'static str {

@@ -9,7 +9,7 @@
 
 use std::{
     collections::VecDeque,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::Range,
     sync::{
         Arc,
@@ -20,14 +20,13 @@ use std::{
 
 use wg_embed::{
     config::{AllowedIpUpdate, PeerUpdate, Update},
-    device::Options,
     key::PrivateKey,
     random::{Random, SystemRandom},
     time::Instant,
 };
 
 use crate::{
-    common::{Node, PORT, World},
+    common::{self, Node, PORT, World},
     peer::{self, Peer},
     trace::{Line, Notes, Trace, What},
 };
@@ -49,14 +48,8 @@ const fn lateness(seconds: u64) -> Duration {
     })
 }
 
-/// The node and the peer outside, by family, and the peer inside.
-const OUTSIDE: [[IpAddr; 2]; 2] = [
-    [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2))],
-    [
-        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
-        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2)),
-    ],
-];
+/// The peer, outside and inside.
+const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
 const PEER_INNER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
 
 /// Randomness that makes every jitter (near enough) zero: four bytes at a time are small numbers that count up.
@@ -128,13 +121,9 @@ struct Replay {
 /// Where the device does something else than the kernel, and what.
 pub(crate) fn replay(trace: &Trace) -> Result<(), String> {
     let world = World::new();
-    let is_ipv6 =
-        trace.lines.iter().any(|line| matches!(&line.what, What::Config(c) if c.text("outside") == Some("6")));
-    let [address, peer] = OUTSIDE[usize::from(is_ipv6)];
-    let options = Options { random: Arc::new(NoJitter::default()), ..Options::default() };
-    let node = world.node_at(address, 1, options, |bind| bind);
+    let node = world.node_with(1, Arc::new(NoJitter::default()));
     node.device.down();
-    let peer = Peer::new(node.public(), peer, PEER_INNER, node.inner);
+    let peer = Peer::new(node.public(), PEER, PEER_INNER, node.inner);
     let mut replay = Replay {
         windows: windows(trace),
         zero: world.now(),
@@ -216,8 +205,8 @@ impl Replay {
                 expect(&mut self.sent, &line.text)?;
             }
             What::TunRecv => expect(&mut self.delivered, &line.text)?,
-            What::TunSend(size, tos) => {
-                let packet = peer::marked(self.node.inner, PEER_INNER, *size, *tos);
+            What::TunSend(size) => {
+                let packet = common::ipv4(self.node.inner, PEER_INNER, *size);
                 if !self.node.tun.inject(&packet) {
                     return Err("the interface does not take it".into());
                 }
@@ -225,12 +214,7 @@ impl Replay {
             What::Rx(wanted) => {
                 let bytes = self.peer.make(wanted, self.world.now())?;
                 let from = self.peer.end(wanted.notes.optional("port")?.unwrap_or(1));
-                self.world.net.inject(
-                    from,
-                    SocketAddr::new(self.node.address, PORT),
-                    &bytes,
-                    wanted.notes.byte("tos")?,
-                );
+                self.world.net.inject(from, SocketAddr::new(self.node.address, PORT), &bytes, 0);
             }
             What::Link { up: true } => self.node.device.up().map_err(|e| e.to_string())?,
             What::Link { up: false } => self.node.device.down(),

@@ -28,7 +28,7 @@ pub(crate) struct Line {
 pub(crate) enum What {
     Config(Notes),
     Link { up: bool },
-    TunSend(usize, u8),
+    TunSend(usize),
     Rx(Datagram),
     Tx,
     TunRecv,
@@ -75,13 +75,6 @@ impl Notes {
 
     pub(crate) fn number(&self, name: &str) -> Result<u64, String> {
         self.optional(name)?.ok_or_else(|| format!("`{name}=` is missing"))
-    }
-
-    /// A byte in hexadecimal; 0 if it is missing.
-    pub(crate) fn byte(&self, name: &str) -> Result<u8, String> {
-        let Some(text) = self.text(name) else { return Ok(0) };
-        let byte = text.strip_prefix("0x").and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        byte.ok_or_else(|| format!("`{name}={text}` is no byte"))
     }
 }
 
@@ -141,26 +134,21 @@ impl What {
             word.and_then(|w| w.parse().ok()).ok_or_else(|| "no size".to_owned())
         };
         Ok(match what {
-            "config" => {
-                Self::Config(Notes::parse(words, &["peer-keepalive", "endpoint", "outside", "psk", "private-key"])?)
-            }
+            "config" => Self::Config(Notes::parse(words, &["peer-keepalive", "endpoint", "psk", "private-key"])?),
             "link" => match words.next() {
                 Some(way @ ("up" | "down")) => Self::Link { up: way == "up" },
                 _ => return Err("up or down?".into()),
             },
-            "tun-send" => Self::TunSend(size(words.next())?, Notes::parse(words, &["tos"])?.byte("tos")?),
+            "tun-send" => Self::TunSend(size(words.next())?),
             "rx" => {
                 let kind = words.next().unwrap_or_default().to_owned();
                 let size = size(words.next())?;
-                let known = [
-                    ["number", "for", "session", "psk", "counter", "inner"],
-                    ["inner-tos", "keepalive", "bad", "copy", "port", "tos"],
-                ];
-                let of_the_bytes = |w: &&str| *w != "copy" && !w.starts_with("port=") && !w.starts_with("tos=");
+                let known = ["number", "for", "session", "psk", "counter", "inner", "keepalive", "bad", "copy", "port"];
+                let of_the_bytes = |w: &&str| *w != "copy" && !w.starts_with("port=");
                 Self::Rx(Datagram {
                     kind,
                     size,
-                    notes: Notes::parse(words, known.as_flattened())?,
+                    notes: Notes::parse(words, &known)?,
                     bytes_text: text.split(' ').filter(of_the_bytes).collect::<Vec<_>>().join(" "),
                 })
             }

@@ -34,6 +34,10 @@ use std::{io::Write, process::ExitCode};
 
 use arguments::{Command, Run};
 
+/// With it a lack of memory refuses a configuration, and does not end the daemon.
+#[global_allocator]
+static ALLOCATOR: wg_embed::reserve::Reserve = wg_embed::reserve::Reserve::new();
+
 /// What every message on stderr begins with.
 const NAME: &str = "wg-embed";
 

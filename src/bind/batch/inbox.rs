@@ -66,7 +66,7 @@ impl Inbox {
     pub(super) fn new(family: Family) -> io::Result<Self> {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
-        let batch = RecvBatch::new(SLOTS, SLOT_LEN);
+        let batch = RecvBatch::try_new(SLOTS, SLOT_LEN)?;
         let desk = Desk { events: Events::with_capacity(4), batch, next: Place::default(), poll };
         Ok(Self {
             family,

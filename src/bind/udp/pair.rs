@@ -337,34 +337,38 @@ impl Pair {
         let mut fresh = self.make_bare(&BOTH, wanted)?;
         // First the families whose port none of our own sockets has: if it is taken, nothing was closed.
         fresh.sort_by_key(|(family, _)| self.with_socket(*family, |_| ()).is_some());
-        let renewed = of_families(fresh, |(family, bare)| {
-            let shared = self.with_socket(family, |old| old.share_port_with(&bare));
-            match self.bind_one(bare, family, port, wanted) {
-                bound if is_in_use(&bound) && shared == Some(false) => self.take_over(family, port, wanted),
-                bound => bound,
-            }
-        });
+        let renewed = of_families(fresh, |(family, bare)| self.renew_one(bare, family, port, wanted));
         let renewed = renewed.map(|each| self.replace(Some(Sockets::new(port, each))));
         self.with_sockets(|open| open.each.iter().for_each(Socket::stop_sharing_port));
         renewed
     }
 
-    /// Closes the socket of one family, and binds a fresh one to its port.
-    fn take_over(&self, family: Family, port: u16, wanted: &Wanted) -> io::Result<Option<Socket>> {
-        self.close_family(family);
-        // The system may need a moment to give the port back, and a child process that is just being started may still
-        // hold it.
-        let deadline = Instant::now() + PORT_PATIENCE;
-        loop {
-            let bound = match self.make_one(family, wanted)? {
-                Some(bare) => self.bind_one(bare, family, port, wanted),
-                None => Ok(None),
-            };
-            if !is_in_use(&bound) || Instant::now() >= deadline {
-                return bound;
+    fn renew_one(
+        &self,
+        bare: socket2::Socket,
+        family: Family,
+        port: u16,
+        wanted: &Wanted,
+    ) -> io::Result<Option<Socket>> {
+        let shared = self.with_socket(family, |old| old.share_port_with(&bare));
+        let mut bound = self.bind_one(bare, family, port, wanted);
+        if is_in_use(&bound) && shared == Some(false) {
+            self.close_family(family);
+            // The system may need a moment to give the port back, and a child process that is just being started may still
+            // hold it.
+            let deadline = Instant::now() + PORT_PATIENCE;
+            loop {
+                bound = match self.make_one(family, wanted)? {
+                    Some(bare) => self.bind_one(bare, family, port, wanted),
+                    None => Ok(None),
+                };
+                if !is_in_use(&bound) || Instant::now() >= deadline {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(1));
             }
-            thread::sleep(Duration::from_millis(1));
         }
+        bound
     }
 
     /// Closes the socket of one family. The port stays the one to renew.

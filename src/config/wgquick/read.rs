@@ -10,6 +10,7 @@ use crate::{
     config::{AllowedIpUpdate, MAX_PEERS, PeerUpdate, Update, host::is_name, text},
     error::{Error, Result},
     key::{PresharedKey, PrivateKey, PublicKey},
+    reserve,
 };
 
 impl Conf {
@@ -53,7 +54,7 @@ fn decode(bytes: &[u8]) -> Result<Zeroizing<String>> {
     };
     let (units, odd) = bytes.as_chunks::<2>();
     // Room for three bytes a unit, so that the text does not grow and leave keys behind.
-    let mut text = Zeroizing::new(String::with_capacity(units.len() * 3));
+    let mut text = Zeroizing::new(reserve::text(units.len() * 3)?);
     for c in char::decode_utf16(units.iter().map(|&pair| unit(pair))) {
         match c {
             Ok(c) => text.push(c),
@@ -65,7 +66,7 @@ fn decode(bytes: &[u8]) -> Result<Zeroizing<String>> {
 
 /// The text without comments, whose bytes nobody interprets.
 fn decode_bytes(bytes: &[u8]) -> Result<Zeroizing<String>> {
-    let mut text = Zeroizing::new(String::with_capacity(bytes.len() + 1));
+    let mut text = Zeroizing::new(reserve::text(bytes.len() + 1)?);
     for line in bytes.split(|&byte| byte == b'\n') {
         let code = line.split(|&byte| byte == b'#').next().unwrap_or_default();
         match str::from_utf8(code) {
@@ -85,10 +86,10 @@ fn not_text(reason: &'static str, text: &str) -> Error {
 }
 
 /// A text without white space, as wg(8) takes it out of its lines before it looks at them.
-fn without_spaces(text: &str) -> Zeroizing<String> {
-    let mut stripped = Zeroizing::new(String::with_capacity(text.len()));
+fn without_spaces(text: &str) -> Result<Zeroizing<String>> {
+    let mut stripped = Zeroizing::new(reserve::text(text.len())?);
     stripped.extend(text.chars().filter(|&c| !is_space(c)));
-    stripped
+    Ok(stripped)
 }
 
 /// White space of the C locale.
@@ -136,18 +137,21 @@ impl Reader {
             Section::Interface => "[Interface]",
             Section::Peer(_) => "[Peer]",
         };
-        self.pair(key, value).map_err(|e| e.at(format_args!("{section} {}", shown(&without_spaces(key)))))
+        self.pair(key, value).map_err(|e| {
+            e.at(format_args!("{section} {}", without_spaces(key).as_deref().map_or(UNKNOWN_KEY, |key| shown(key))))
+        })
     }
 
     fn begin(&mut self, number: usize, header: &str) -> Result<()> {
         self.end_section()?;
-        let header = without_spaces(header);
+        let header = without_spaces(header)?;
         if header.eq_ignore_ascii_case("[Interface]") {
             if self.seen_interface {
                 return Err(Error::invalid("a second [Interface]"));
             }
             (self.seen_interface, self.section) = (true, Section::Interface);
         } else if header.eq_ignore_ascii_case("[Peer]") {
+            reserve::check()?;
             if self.conf.update.peers.len() == MAX_PEERS {
                 return Err(Error::invalid(format!("more than {MAX_PEERS} peers")));
             }
@@ -169,18 +173,17 @@ impl Reader {
         let public_key = peer.public_key.ok_or_else(|| Error::invalid("missing"));
         let public_key = public_key.map_err(|e| e.at(format_args!("[Peer] of line {}: PublicKey", peer.line)))?;
         peer.change.public_key = public_key;
-        self.conf.update.peers.push(peer.change);
-        Ok(())
+        reserve::push(&mut self.conf.update.peers, peer.change)
     }
 
     fn pair(&mut self, key: &str, value: &str) -> Result<()> {
         if value.is_empty() {
             return Err(Error::invalid("has no value"));
         }
-        let [mut key, mut name] = [without_spaces(key), Zeroizing::new(key.to_owned())];
+        let [mut key, mut name] = [without_spaces(key)?, Zeroizing::new(reserve::copy(key)?)];
         key.make_ascii_lowercase();
         name.make_ascii_lowercase();
-        let stripped = without_spaces(value);
+        let stripped = without_spaces(value)?;
         match &mut self.section {
             Section::Peer(peer) => peer.pair(&key, &stripped),
             _ if tunnel_pair(&mut self.conf.update, &key, &stripped)? => Ok(()),
@@ -220,14 +223,14 @@ fn system_pair(interface: &mut InterfaceSettings, key: &str, value: &str) -> Res
     match key {
         "address" => {
             for item in words(value)? {
-                interface.addresses.push(prefix_or_address(item)?);
+                reserve::push(&mut interface.addresses, prefix_or_address(item)?)?;
             }
         }
         "dns" => {
             for item in words(value)? {
                 match item.parse() {
-                    Ok(ip) => interface.dns.push(ip),
-                    Err(_) if is_name(item) => interface.dns_search.push(item.to_owned()),
+                    Ok(ip) => reserve::push(&mut interface.dns, ip)?,
+                    Err(_) if is_name(item) => reserve::push(&mut interface.dns_search, reserve::copy(item)?)?,
                     Err(_) => return Err(Error::invalid("neither an IP address nor a search domain")),
                 }
             }
@@ -237,14 +240,14 @@ fn system_pair(interface: &mut InterfaceSettings, key: &str, value: &str) -> Res
             interface.mtu = Some(mtu.ok_or_else(|| Error::invalid("not a number from 576 to 65535"))?);
         }
         "table" => interface.table = table(value)?,
-        "preup" => interface.pre_up.push(value.to_owned()),
-        "postup" => interface.post_up.push(value.to_owned()),
-        "predown" => interface.pre_down.push(value.to_owned()),
-        "postdown" => interface.post_down.push(value.to_owned()),
+        "preup" => reserve::push(&mut interface.pre_up, reserve::copy(value)?)?,
+        "postup" => reserve::push(&mut interface.post_up, reserve::copy(value)?)?,
+        "predown" => reserve::push(&mut interface.pre_down, reserve::copy(value)?)?,
+        "postdown" => reserve::push(&mut interface.post_down, reserve::copy(value)?)?,
         "saveconfig" => {
-            interface.save_config = match value.to_ascii_lowercase().as_str() {
-                "true" => true,
-                "false" => false,
+            interface.save_config = match value {
+                _ if value.eq_ignore_ascii_case("true") => true,
+                _ if value.eq_ignore_ascii_case("false") => false,
                 _ => return Err(Error::invalid("neither true nor false")),
             };
         }
@@ -265,7 +268,7 @@ fn applications(value: &str, list: &mut Vec<String>, other: &[String]) -> Result
         return Err(Error::invalid("apps are either included or excluded"));
     }
     for name in items(value) {
-        list.push(name?.to_owned());
+        reserve::push(list, reserve::copy(name?)?)?;
     }
     Ok(())
 }
@@ -278,7 +281,7 @@ impl Peer {
             "allowedips" => {
                 for item in items(value) {
                     let prefix = prefix_or_address(item?)?.trunc();
-                    self.change.allowed_ips.push(AllowedIpUpdate { prefix, remove: false });
+                    reserve::push(&mut self.change.allowed_ips, AllowedIpUpdate { prefix, remove: false })?;
                 }
             }
             "endpoint" => self.change.endpoint = Some(value.parse()?),
@@ -306,10 +309,11 @@ fn mark(value: &str) -> Result<u32> {
 }
 
 fn table(value: &str) -> Result<Table> {
-    Ok(match value.to_ascii_lowercase().as_str() {
-        "auto" => Table::Auto,
-        "off" => Table::Off,
-        "main" => Table::Main,
+    let is = |name| value.eq_ignore_ascii_case(name);
+    Ok(match value {
+        _ if is("auto") => Table::Auto,
+        _ if is("off") => Table::Off,
+        _ if is("main") => Table::Main,
         _ => Table::Number(text::decimal(value).map_err(|_| Error::invalid("not off, auto, main or a number"))?),
     })
 }
@@ -323,9 +327,9 @@ fn items(value: &str) -> impl Iterator<Item = Result<&str>> {
 }
 
 /// The items of a list of which commas or spaces stand between.
-fn words(value: &str) -> Result<Vec<&str>> {
-    let items: Vec<&str> = items(value).collect::<Result<_>>()?;
-    Ok(items.into_iter().flat_map(|item| item.split(is_space).filter(|word| !word.is_empty())).collect())
+fn words(value: &str) -> Result<impl Iterator<Item = &str>> {
+    items(value).try_for_each(|item| item.map(drop))?;
+    Ok(value.split(|c| c == ',' || is_space(c)).filter(|word| !word.is_empty()))
 }
 
 fn prefix_or_address(item: &str) -> Result<IpNet> {
@@ -335,10 +339,13 @@ fn prefix_or_address(item: &str) -> Result<IpNet> {
     }
 }
 
+/// Instead of a key that a message must not show.
+const UNKNOWN_KEY: &str = "(unknown key)";
+
 /// A key as a message may show it: a secret on a line of its own ends in `=` and would pass for a key.
 fn shown(key: &str) -> &str {
     let short = key.len() <= 32 && key.bytes().all(|b| b.is_ascii_alphabetic());
-    if short { key } else { "(unknown key)" }
+    if short { key } else { UNKNOWN_KEY }
 }
 
 #[cfg(test)]

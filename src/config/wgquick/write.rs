@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use super::{Conf, InterfaceSettings, Table};
 use crate::{
-    config::{PeerUpdate, text::push_wiped},
+    config::{PeerUpdate, Update, text::push_wiped},
     error::{Error, Result},
 };
 
@@ -18,27 +18,54 @@ impl Conf {
     ///
     /// # Errors
     /// `Invalid` for what a file cannot say, like the removal of a peer or a hook with a line feed: nothing is ever written
-    /// that would be read back as something else.
+    /// that would be read back as something else. `Resources` without memory for it.
     pub fn to_text(&self) -> Result<Zeroizing<String>> {
         let mut out = Text::default();
-        out.section("[Interface]");
+        out.section("[Interface]")?;
         let update = &self.update;
-        out.option("PrivateKey", update.private_key.iter().flatten().map(|k| k.to_base64()).next().as_deref());
-        out.option("ListenPort", update.listen_port.filter(|&port| port != 0));
-        out.option("FwMark", update.fwmark.filter(|&mark| mark != 0).map(|mark| format!("{mark:#x}")));
-        out.interface(&self.interface);
+        out.option("PrivateKey", update.private_key.iter().flatten().map(|k| k.to_base64()).next().as_deref())?;
+        out.option("ListenPort", update.listen_port.filter(|&port| port != 0))?;
+        out.option("FwMark", update.fwmark.filter(|&mark| mark != 0).map(|mark| format!("{mark:#x}")))?;
+        out.interface(&self.interface)?;
         for peer in &update.peers {
-            out.section("\n[Peer]");
-            out.peer(peer);
+            out.section("\n[Peer]")?;
+            out.peer(peer)?;
         }
         let read: Self = out.0.parse()?;
-        let mut meant = self.clone();
-        meant.complete();
-        if read != meant {
+        if !self.is(&read) {
             return Err(Error::invalid("a .conf file cannot say all of this"));
         }
         Ok(out.0)
     }
+}
+
+impl Conf {
+    /// Whether this is what was read back from its text, which has what a file always says.
+    fn is(&self, read: &Self) -> bool {
+        let (meant, is) = (&self.update, &read.update);
+        let key = |update: &Update| update.private_key.clone().flatten();
+        self.interface == read.interface
+            && key(meant) == key(is)
+            && meant.listen_port.unwrap_or_default() == is.listen_port.unwrap_or_default()
+            && meant.fwmark.unwrap_or_default() == is.fwmark.unwrap_or_default()
+            && meant.peers.len() == is.peers.len()
+            && meant.peers.iter().zip(&is.peers).all(|(meant, is)| is_peer(meant, is))
+    }
+}
+
+fn is_peer(meant: &PeerUpdate, is: &PeerUpdate) -> bool {
+    let PeerUpdate {
+        public_key,
+        update_only,
+        remove,
+        preshared_key,
+        endpoint,
+        persistent_keepalive,
+        replace_allowed_ips: _,
+        allowed_ips,
+    } = meant;
+    (public_key, update_only, remove, preshared_key) == (&is.public_key, &is.update_only, &is.remove, &is.preshared_key)
+        && (endpoint, persistent_keepalive, allowed_ips) == (&is.endpoint, &is.persistent_keepalive, &is.allowed_ips)
 }
 
 /// Text that leaves no copy behind when it grows.
@@ -46,40 +73,49 @@ impl Conf {
 struct Text(Zeroizing<String>);
 
 impl Text {
-    fn section(&mut self, header: &str) {
-        push_wiped(&mut self.0, header);
-        push_wiped(&mut self.0, "\n");
+    fn section(&mut self, header: &str) -> Result<()> {
+        push_wiped(&mut self.0, header)?;
+        Ok(push_wiped(&mut self.0, "\n")?)
     }
 
-    fn pair(&mut self, key: &str, value: impl AsRef<str>) {
-        for part in [key, " = ", value.as_ref(), "\n"] {
-            push_wiped(&mut self.0, part);
+    fn pair(&mut self, key: &str, value: impl AsRef<str>) -> Result<()> {
+        self.list(key, [value.as_ref()].into_iter())
+    }
+
+    fn option(&mut self, key: &str, value: Option<impl ToString>) -> Result<()> {
+        value.map_or(Ok(()), |value| self.pair(key, Zeroizing::new(value.to_string()).as_str()))
+    }
+
+    fn items(&mut self, key: &str, items: impl Iterator<Item = impl Display>) -> Result<()> {
+        self.list(key, items.map(|item| item.to_string()))
+    }
+
+    /// Without items there is no line.
+    fn list(&mut self, key: &str, items: impl Iterator<Item = impl AsRef<str>>) -> Result<()> {
+        let mut is_empty = true;
+        for item in items {
+            let before = if is_empty { [key, " = "] } else { [", ", ""] };
+            for part in before.into_iter().chain([item.as_ref()]) {
+                push_wiped(&mut self.0, part)?;
+            }
+            is_empty = false;
         }
-    }
-
-    fn option(&mut self, key: &str, value: Option<impl ToString>) {
-        if let Some(value) = value {
-            self.pair(key, Zeroizing::new(value.to_string()).as_str());
+        if !is_empty {
+            push_wiped(&mut self.0, "\n")?;
         }
+        Ok(())
     }
 
-    fn list(&mut self, key: &str, items: impl Iterator<Item = impl Display>) {
-        let items: Vec<String> = items.map(|item| item.to_string()).collect();
-        if !items.is_empty() {
-            self.pair(key, items.join(", "));
-        }
-    }
-
-    fn interface(&mut self, interface: &InterfaceSettings) {
-        self.list("Address", interface.addresses.iter());
-        self.list("DNS", interface.dns.iter());
-        self.list("DNS", interface.dns_search.iter());
-        self.option("MTU", interface.mtu);
+    fn interface(&mut self, interface: &InterfaceSettings) -> Result<()> {
+        self.items("Address", interface.addresses.iter())?;
+        self.items("DNS", interface.dns.iter())?;
+        self.list("DNS", interface.dns_search.iter())?;
+        self.option("MTU", interface.mtu)?;
         match interface.table {
             Table::Auto => {}
-            Table::Off => self.pair("Table", "off"),
-            Table::Main => self.pair("Table", "main"),
-            Table::Number(number) => self.option("Table", Some(number)),
+            Table::Off => self.pair("Table", "off")?,
+            Table::Main => self.pair("Table", "main")?,
+            Table::Number(number) => self.option("Table", Some(number))?,
         }
         for (key, hooks) in [
             ("PreUp", &interface.pre_up),
@@ -87,21 +123,21 @@ impl Text {
             ("PreDown", &interface.pre_down),
             ("PostDown", &interface.post_down),
         ] {
-            hooks.iter().for_each(|hook| self.pair(key, hook));
+            hooks.iter().try_for_each(|hook| self.pair(key, hook))?;
         }
         if interface.save_config {
-            self.pair("SaveConfig", "true");
+            self.pair("SaveConfig", "true")?;
         }
-        self.list("IncludedApplications", interface.included_applications.iter());
-        self.list("ExcludedApplications", interface.excluded_applications.iter());
+        self.list("IncludedApplications", interface.included_applications.iter())?;
+        self.list("ExcludedApplications", interface.excluded_applications.iter())
     }
 
-    fn peer(&mut self, peer: &PeerUpdate) {
-        self.pair("PublicKey", peer.public_key.to_base64().as_str());
-        self.option("PresharedKey", peer.preshared_key.as_ref().map(|k| k.to_base64()).as_deref());
-        self.list("AllowedIPs", peer.allowed_ips.iter().map(|change| change.prefix));
-        self.option("Endpoint", peer.endpoint.as_ref());
-        self.option("PersistentKeepalive", peer.persistent_keepalive);
+    fn peer(&mut self, peer: &PeerUpdate) -> Result<()> {
+        self.pair("PublicKey", peer.public_key.to_base64().as_str())?;
+        self.option("PresharedKey", peer.preshared_key.as_ref().map(|k| k.to_base64()).as_deref())?;
+        self.items("AllowedIPs", peer.allowed_ips.iter().map(|change| change.prefix))?;
+        self.option("Endpoint", peer.endpoint.as_ref())?;
+        self.option("PersistentKeepalive", peer.persistent_keepalive)
     }
 }
 
@@ -110,7 +146,7 @@ impl Text {
 mod tests {
     use super::*;
     use crate::{
-        config::{AllowedIpUpdate, HostPort, PeerEndpoint, Update},
+        config::{AllowedIpUpdate, HostPort, PeerEndpoint},
         key::{PresharedKey, PrivateKey, PublicKey},
     };
     use ipnet::IpNet;

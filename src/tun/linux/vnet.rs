@@ -1,13 +1,16 @@
 //! Packets through a TUN with virtio-net headers: up to 64 KB of one flow a call, both ways.
 
-use crate::tun::{
-    MAX_MEMORY, MAX_PACKET, PacketArena, PacketList,
-    offload::{
-        Gso, VNET_HEADER_LEN, VnetHeader,
-        coalesce::{Group, MAX_MERGED, Merging, coalesce},
-        split::Split,
+use crate::{
+    reserve::zeroed,
+    tun::{
+        MAX_MEMORY, MAX_PACKET, PacketArena, PacketList,
+        offload::{
+            Gso, VNET_HEADER_LEN, VnetHeader,
+            coalesce::{Group, MAX_MERGED, Merging, coalesce},
+            split::Split,
+        },
+        port::{PacketFd, Patience},
     },
-    port::{PacketFd, Patience},
 };
 use std::{
     fmt,
@@ -80,7 +83,7 @@ impl Vnet {
         let mut reading = self.reading();
         let Reading { buffer, kept } = &mut *reading;
         if buffer.is_empty() {
-            *buffer = vec![0; self.header_len + MAX_PACKET];
+            *buffer = zeroed(self.header_len + MAX_PACKET)?.into_vec();
         }
         let before = arena.slots().len();
         loop {

@@ -1,0 +1,191 @@
+//! How much memory a change set may need. It is reserved before any of it is applied, so that nothing is applied by half.
+
+use std::collections::BinaryHeap;
+
+use ipnet::IpNet;
+
+use super::{
+    Device,
+    allowed_ips::Owner,
+    endpoints::name::Name,
+    memory::{shared_memory, tree_memory},
+    peer::Peer,
+};
+use crate::{
+    config::{PeerEndpoint, PeerUpdate, Update},
+    error::Result,
+    noise::handshake::Handshake,
+    reserve::Hold,
+};
+
+/// What any change needs, and what is rounded off.
+const BASE: usize = 16 << 10;
+/// Bits that one node of the prefix table looks at.
+const STRIDE: u8 = 5;
+/// Its levels: a prefix of IPv6 may end in each.
+const LEVELS: usize = 128 / STRIDE as usize + 1;
+/// Bytes in one copy of the table for a place of a prefix or a node, at most: in a vector that has doubled in size, while the
+/// old ones are still there; and a note of four when the place becomes free.
+const PER_PLACE: usize = 4 * (16 + 4);
+
+impl Device {
+    /// Reserves what `update` may need, and what follows from it.
+    pub(super) fn hold_for(&self, update: &Update) -> Result<Hold> {
+        let mut bytes = BASE;
+        let (mut new, mut prefixes) = (0, 0);
+        for change in &update.peers {
+            let existing = if update.replace_peers { None } else { self.peers.get(&change.public_key) };
+            new += usize::from(existing.is_none());
+            prefixes += change.allowed_ips.len();
+            bytes = bytes.saturating_add(change_memory(change));
+            if !change.allowed_ips.is_empty() {
+                // It doubles when it is full.
+                bytes = bytes.saturating_add(existing.map_or(0, |peer| peer.with_list(|list| 2 * list.memory())));
+            }
+        }
+        bytes = bytes.saturating_add(peers_memory(new)).saturating_add(self.peers.memory_for(new));
+        let table = self.allowed_ips.memory();
+        bytes = bytes.saturating_add(match prefixes {
+            0 if new == update.peers.len() && !update.replace_peers && update.private_key.is_none() => 0,
+            // Places that become free are noted.
+            0 => table / 2,
+            _ => 3 * table + 2 * PER_PLACE * new_places(&update.peers, prefixes)?,
+        });
+        Hold::take(bytes)
+    }
+}
+
+/// What so many peers take, and the deadlines of theirs.
+fn peers_memory(number: usize) -> usize {
+    /// What the allocator adds, and a place in the list of those that something is left to do for.
+    const MORE: usize = 96;
+    // Nodes may have 5 keys only.
+    number * (shared_memory::<Peer>() + MORE) + tree_memory::<(u64, u64), usize>(number) / 5 * 6
+}
+
+/// What the changes to one peer take, beside its own memory and the prefix table.
+fn change_memory(change: &PeerUpdate) -> usize {
+    /// An index, a deadline, a packet that waits, and what the handshake itself needs.
+    const INITIATION: usize = Handshake::PENDING_MEMORY + 512;
+    /// A question for the resolver.
+    const QUESTION: usize = 512;
+    let name = match &change.endpoint {
+        Some(PeerEndpoint::Host(host)) => size_of::<Name>() + QUESTION + 3 * host.host().len(),
+        _ => 0,
+    };
+    let initiation = if change.persistent_keepalive.is_some() { INITIATION } else { 0 };
+    name + initiation + 2 * size_of::<(u64, Option<IpNet>)>() * change.allowed_ips.len()
+}
+
+/// How many places the prefix table may need for prefixes that are given: for themselves, and for the nodes on the way to them.
+fn new_places(peers: &[PeerUpdate], number: usize) -> Result<usize> {
+    let mut all = Vec::new();
+    all.try_reserve_exact(number)?;
+    for change in peers.iter().flat_map(|peer| &peer.allowed_ips).filter(|change| !change.remove) {
+        all.push(change.prefix.trunc());
+    }
+    let level = |bits: u8| usize::from(bits / STRIDE);
+    // Children and prefixes of the node at each level that the last prefix is in.
+    let mut counts = [[0; 2]; LEVELS];
+    let (mut places, mut before) = (0, None);
+    // Sorted where it is, by code that is smaller than that of `sort`.
+    for prefix in BinaryHeap::from(all).into_sorted_vec() {
+        let common = before.map_or(0, |before| level(common_bits(before, prefix)));
+        places += leave(&mut counts[common + 1..]);
+        let own = level(prefix.prefix_len());
+        for count in &mut counts[common..own] {
+            count[0] += 1;
+        }
+        counts[own][1] += 1;
+        before = Some(prefix);
+    }
+    Ok(places + leave(&mut counts))
+}
+
+/// The places of nodes that are complete.
+#[inline(never)]
+fn leave(counts: &mut [[usize; 2]]) -> usize {
+    let counts = counts.as_flattened_mut().iter_mut().filter(|count| **count > 0);
+    counts.map(|count| blocks(std::mem::take(count))).sum()
+}
+
+/// How many places one node's children or prefixes take while they become so many, one by one: they move to a larger block when
+/// one is full.
+#[inline(never)]
+fn blocks(count: usize) -> usize {
+    const SIZES: [usize; 7] = [1, 2, 4, 8, 16, 24, 32];
+    let mut places = 0;
+    for size in SIZES {
+        places += size;
+        if size >= count {
+            break;
+        }
+    }
+    places
+}
+
+/// How many bits two prefixes have in common at their beginning.
+fn common_bits(a: IpNet, b: IpNet) -> u8 {
+    let equal = match (a, b) {
+        (IpNet::V4(a), IpNet::V4(b)) => (a.network().to_bits() ^ b.network().to_bits()).leading_zeros(),
+        (IpNet::V6(a), IpNet::V6(b)) => (a.network().to_bits() ^ b.network().to_bits()).leading_zeros(),
+        _ => 0,
+    };
+    a.prefix_len().min(b.prefix_len()).min(equal as u8)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::AllowedIpUpdate,
+        device::{
+            allowed_ips::{AllowedIps, PrefixList},
+            table::Table,
+        },
+        key::PublicKey,
+    };
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Somebody(Arc<Mutex<PrefixList>>);
+
+    impl Owner for Somebody {
+        fn with_list<R>(&self, f: impl FnOnce(&mut PrefixList) -> R) -> R {
+            f(&mut self.0.lock().unwrap())
+        }
+        fn is(&self, other: &Self) -> bool {
+            Arc::ptr_eq(&self.0, &other.0)
+        }
+    }
+
+    /// Whatever the prefixes are, the table takes no more than is reserved for them; and not much less in the usual cases.
+    #[test]
+    fn the_prefix_table_takes_what_is_reserved_for_it() {
+        let text = |text: String| AllowedIpUpdate { prefix: text.parse().unwrap(), remove: false };
+        let mixed = |i: u32| i.wrapping_mul(2_654_435_761);
+        type Make = fn(u32, u32) -> String;
+        let kinds: [(&str, Make); 6] = [
+            ("hosts", |i, _| format!("{}/32", std::net::Ipv4Addr::from(0x0a00_0000 + i))),
+            ("every 32nd host", |i, _| format!("{}/32", std::net::Ipv4Addr::from(0x0a00_0000 + i * 32))),
+            ("scattered hosts", |_, x| format!("{}/32", std::net::Ipv4Addr::from(x))),
+            ("scattered networks", |i, x| format!("{}/{}", std::net::Ipv4Addr::from(x), i % 33)),
+            ("IPv6 networks", |i, _| format!("fd00:{:x}:{:x}::/64", i >> 16, i & 0xffff)),
+            ("scattered IPv6 hosts", |i, x| format!("2001:{:x}:{x:x}::{i:x}/128", x >> 20, x = x & 0xffff)),
+        ];
+        for (name, make) in kinds {
+            for number in [1, 10, 1000, 20_000] {
+                let allowed_ips: Vec<_> = (0..number).map(|i| text(make(i, mixed(i)))).collect();
+                let table = Table::<AllowedIps<Somebody>>::default();
+                table.change(&Somebody::default(), &allowed_ips, false);
+                let peer = PeerUpdate { allowed_ips, ..PeerUpdate::new(PublicKey::from_bytes([0; 32])) };
+                let count = peer.allowed_ips.len();
+                let reserved = 2 * PER_PLACE * new_places(&[peer], count).unwrap() + BASE;
+                let taken = table.memory();
+                assert!(taken <= reserved, "{number} {name}: {taken} of {reserved} bytes");
+                assert!(number < 1000 || reserved < 16 * taken, "{number} {name}: {taken} of {reserved} bytes");
+            }
+        }
+    }
+}
