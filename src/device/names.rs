@@ -59,6 +59,7 @@ impl Names {
         }
     }
 
+    /// To be called under the lock of what the number is noted in: the last one that is noted is the highest.
     fn next_number(&self) -> u64 {
         self.questions.fetch_add(1, Ordering::Relaxed) + 1
     }
@@ -75,14 +76,15 @@ impl Names {
 
     /// Asks for the network's prefix, if that is not known and not too soon.
     fn want_prefix(&self, now: Instant) {
-        let number = self.next_number();
-        {
+        let number = {
             let inquiry = &mut lock(&self.nat64).inquiry;
             if !inquiry.is_lacking() || now < inquiry.not_before() {
                 return;
             }
+            let number = self.next_number();
             inquiry.ask(number);
-        }
+            number
+        };
         self.resolver.ask(None, Question { host: DISCOVERY_NAME.into(), number, peer: None });
     }
 }
@@ -141,15 +143,15 @@ impl Device {
             // It is looked up when there is something to send.
             return;
         }
-        let number = names.next_number();
-        let host = {
+        let (number, host) = {
             let mut state = lock(&peer.state);
             let is_live = state.is_live();
             let Some(name) = state.name.as_mut().filter(|_| is_live) else {
                 return;
             };
+            let number = names.next_number();
             name.ask(number);
-            name.host().host().into()
+            (number, name.host().host().into())
         };
         names.resolver.ask(Some(peer.id()), Question { host, number, peer: Some(Arc::downgrade(peer)) });
     }
@@ -214,8 +216,6 @@ impl Device {
             let resolved = state.resolved(number, found.as_deref().unwrap_or_default(), self.clock.now());
             if resolved == Resolved::Moved {
                 state.stays = self.roaming_disabled.load(Ordering::Relaxed);
-            }
-            if resolved == Resolved::Moved {
                 self.note_placed(peer, &state);
             }
             self.schedule(peer, &mut state);

@@ -53,6 +53,7 @@ impl Device {
     /// # Errors
     /// Nothing that exists today ends a tunnel here.
     pub fn inbound(&self, inbound: &mut Inbound) -> io::Result<usize> {
+        self.events.wait_for_room();
         inbound.batch.clear();
         let received = self.bind.recv(&mut inbound.batch).unwrap_or_else(|error| {
             self.lose_sockets(&error);

@@ -2,7 +2,7 @@
 //! likes, and the tunnel waits for none.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, VecDeque, btree_map::Entry},
     net::IpAddr,
     ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -95,13 +95,18 @@ impl Resolver {
         lock(&self.work).has_threads = true;
     }
 
-    /// Puts a question, in the place of one that the same asker has waiting.
+    /// Puts a question, in the place of an earlier one that the same asker has waiting. One with a lower number than that
+    /// comes late, from another thread, and nobody wants to know it any more.
     pub(super) fn ask(self: &Arc<Self>, asker: Asker, question: Question) {
         let mut work = lock(&self.work);
         if work.stopping {
             return;
         }
-        work.waiting.insert(asker, question);
+        match work.waiting.entry(asker) {
+            Entry::Occupied(waiting) if waiting.get().number > question.number => return,
+            Entry::Occupied(mut waiting) => drop(waiting.insert(question)),
+            Entry::Vacant(place) => drop(place.insert(question)),
+        }
         if !work.has_threads || work.is_working {
             return;
         }
@@ -303,6 +308,18 @@ mod tests {
         answer.send(()).unwrap();
         resolver.stop();
         assert!(!is_working(&resolver));
+    }
+
+    #[test]
+    fn a_question_that_comes_late_does_not_replace_a_later_one() {
+        let bind = MemNetwork::new().bind(IpAddr::from([192, 0, 2, 1]));
+        let resolver = Arc::new(Resolver::new(Box::new(|_| Ok(vec![IpAddr::from([192, 0, 2, 2])])), bind));
+        for number in [2, 1] {
+            resolver.ask(Some(7), Question { host: "a".into(), number, peer: None });
+        }
+        resolver.work();
+        let answered: Vec<_> = iter::from_fn(|| resolver.take_answer()).map(|a| a.question.number).collect();
+        assert_eq!(answered, [2]);
     }
 
     #[test]

@@ -132,6 +132,7 @@ impl Device {
     /// # Errors
     /// If the TUN is gone.
     pub fn outbound(&self, out: &mut Outbound) -> io::Result<usize> {
+        self.events.wait_for_room();
         out.arena.clear(self.mtu());
         let n = self.read_tun(&mut out.arena)?;
         if n == 0 {
