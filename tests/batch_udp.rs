@@ -1,6 +1,10 @@
 //! UDP in batches, without a tunnel: over loopback, with real threads, through both drivers.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "common/at_end.rs"]
+mod at_end;
+
+use at_end::AtEnd;
 use std::{
     collections::HashSet,
     io,
@@ -170,13 +174,14 @@ fn waiting_ends_when_it_should() {
                 udp.receive(Family::V6, 1, None, |_| ()).unwrap_err().kind()
             }
         });
+        let closes = AtEnd(|| udp.close());
         waits.recv().unwrap();
         for timeout in [Duration::ZERO, SECOND / 10] {
             let start = Instant::now();
             assert_eq!(udp.receive(Family::V6, 1, Some(timeout), |_| ()).unwrap(), 0);
             assert!(start.elapsed() >= timeout);
         }
-        udp.close();
+        drop(closes);
         assert_eq!(first.join().unwrap(), ErrorKind::Closed);
     });
 }
@@ -257,6 +262,7 @@ fn closing_races_with_everything() {
                     });
                 }
                 begin.wait();
+                let _closes = AtEnd(|| udp.close());
                 if round % 2 == 0 {
                     // Fails where there is no permission, which is fine.
                     let _ = udp.set_mark(round);
@@ -290,6 +296,7 @@ fn every_datagram_goes_to_one_of_several_receivers() {
                     while udp.receive(Family::V4, max, None, take).is_ok() {}
                 });
             }
+            let _closes = AtEnd(|| udp.close());
             let deadline = Instant::now() + 60 * SECOND;
             for first in (0..COUNT).step_by(20) {
                 let data: Vec<_> = (first..first + 20).map(|i| (i as u32).to_be_bytes()).collect();
@@ -304,7 +311,6 @@ fn every_datagram_goes_to_one_of_several_receivers() {
             while got.lock().unwrap().len() < COUNT && Instant::now() < deadline {
                 thread::sleep(Duration::from_millis(1));
             }
-            udp.close();
         });
         assert_eq!((got.lock().unwrap().len(), doubles.load(SeqCst)), (COUNT, 0));
     }

@@ -3,10 +3,13 @@
 #![cfg(target_os = "linux")]
 #![allow(unsafe_code, clippy::unwrap_used)]
 
+#[path = "common/at_end.rs"]
+mod at_end;
 mod netns;
 #[path = "common/skip.rs"]
 mod skip;
 
+use at_end::set_at_end;
 use netns::{Netns, as_root};
 use socket2::{Domain, SockRef, Socket, Type};
 use std::{
@@ -90,12 +93,13 @@ fn renew_besieged(port: u16, renew: impl Fn()) {
     thread::scope(|scope| {
         // A namespace is a thread's, and goes to the threads that it starts.
         let thief = scope.spawn(|| besiege(port, &stop, &tries));
+        let ended = set_at_end(&stop);
         let mut renewals = 0;
         while (renewals < 2000 || tries.load(SeqCst) < 200) && !thief.is_finished() {
             renew();
             renewals += 1;
         }
-        stop.store(true, SeqCst);
+        drop(ended);
         assert_eq!(thief.join().unwrap(), None, "after {renewals} renewals");
     });
 }

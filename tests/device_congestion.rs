@@ -10,6 +10,8 @@
     reason = "a test may fail loudly"
 )]
 
+#[path = "common/at_end.rs"]
+mod at_end;
 mod common;
 mod netns;
 #[path = "common/skip.rs"]
@@ -27,6 +29,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use at_end::set_at_end;
 use common::{give, ipv4};
 use netns::{Netns, as_root};
 use socket2::SockRef;
@@ -139,15 +142,6 @@ fn introduce(end: &End, other: &End) {
     end.tunnel.device().apply(Update { peers: vec![peer], ..Update::default() }).unwrap();
 }
 
-/// Ends what runs along, whatever happens.
-struct Ended<'a>(&'a AtomicBool);
-
-impl Drop for Ended<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
-    }
-}
-
 fn counter(end: &End, name: &str) -> u64 {
     end.tunnel.device().counters().into_iter().find(|counter| counter.0 == name).unwrap().1
 }
@@ -181,7 +175,7 @@ fn download_beside_an_overloaded_uplink(privileged: bool, driver: Driver) {
 
     let done = AtomicBool::new(false);
     let uploaded = thread::scope(|scope| {
-        let ended = Ended(&done);
+        let ended = set_at_end(&done);
         let upload = scope.spawn(|| {
             let socket = netns_a.run(|| UdpSocket::bind("10.0.0.1:0").unwrap());
             let mut count = 0_u64;
@@ -204,7 +198,7 @@ fn download_beside_an_overloaded_uplink(privileged: bool, driver: Driver) {
             thread::sleep(Duration::from_millis(2));
         }
         let begin = Instant::now();
-        while arrived(&a) < before + DOWNLOAD && begin.elapsed() < Duration::from_secs(5) {
+        while arrived(&a) < before + DOWNLOAD && begin.elapsed() < PATIENCE {
             thread::sleep(Duration::from_millis(5));
         }
         drop(ended);

@@ -5,6 +5,7 @@ mod common;
 
 use std::{
     net::{IpAddr, SocketAddr},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Arc, Barrier, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -145,20 +146,23 @@ fn the_last_calls_count_whatever_happened_at_the_same_time() {
         for thread in 0..THREADS {
             let (a, begin, over, stop) = (&a, &begin, &over, &stop);
             scope.spawn(move || {
-                let mut numbers = Numbers(thread + 1);
+                let (mut numbers, mut failed) = (Numbers(thread + 1), None);
                 loop {
                     begin.wait();
                     if stop.load(Ordering::Relaxed) {
                         break;
                     }
-                    for what in numbers.by_ref().take(6) {
-                        a.do_something(what);
-                    }
+                    // A thread that fails must not leave the others to wait for it.
+                    let round = || numbers.by_ref().take(6).for_each(|what| a.do_something(what));
+                    failed = catch_unwind(AssertUnwindSafe(round)).err().or(failed);
                     over.wait();
+                }
+                if let Some(panic) = failed {
+                    resume_unwind(panic);
                 }
             });
         }
-        let rounds = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let rounds = catch_unwind(AssertUnwindSafe(|| {
             for round in 0..ROUNDS {
                 begin.wait();
                 over.wait();
@@ -167,7 +171,7 @@ fn the_last_calls_count_whatever_happened_at_the_same_time() {
         }));
         stop.store(true, Ordering::Relaxed);
         begin.wait();
-        rounds.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        rounds.unwrap_or_else(|panic| resume_unwind(panic));
     });
     // Of the same kind, and so in turns, whatever the threads that told them.
     let events = a.events.lock().unwrap();

@@ -445,11 +445,12 @@ fn while_sockets_are_opened_the_configuration_can_be_read_and_changed_and_packet
         },
     ];
     for change in changes {
-        let ((entered, has_entered), (go_on, may_go_on)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
-        *gate.open.lock().unwrap() = Some((entered, may_go_on));
         std::thread::scope(|scope| {
+            // Dropped by a failed assertion, so that nothing waits for them for ever.
+            let ((entered, has_entered), (go_on, may_go_on)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
+            *gate.open.lock().unwrap() = Some((entered, may_go_on));
             let changing = scope.spawn(|| change(&a));
-            has_entered.recv().unwrap();
+            has_entered.recv_timeout(Duration::from_secs(60)).unwrap();
             let snapshot = a.device.snapshot();
             assert_eq!((snapshot.interface.listen_port, snapshot.peers.count()), (PORT, 1));
             // A change that asks for no socket.

@@ -2,6 +2,8 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test may fail loudly")]
 
+#[path = "common/at_end.rs"]
+mod at_end;
 mod common;
 
 use std::{
@@ -17,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use at_end::set_at_end;
 use common::{give, ipv4};
 use wg_embed::{
     bind::udp::UdpBind,
@@ -35,15 +38,6 @@ const NUMBER: std::ops::Range<usize> = 20..28;
 
 /// One test at a time: threads are told apart by when they start, and both want the processors.
 static ALONE: Mutex<()> = Mutex::new(());
-
-/// Ends a flood, whatever happens.
-struct Ended<'a>(&'a AtomicBool);
-
-impl Drop for Ended<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
-    }
-}
 
 /// A tunnel whose TUN is one end of a socketpair; the app has the other.
 struct End {
@@ -156,7 +150,7 @@ fn flood(ends: &[End; 2], mut enough: impl FnMut() -> bool) {
                 }
             });
         }
-        let _ended = Ended(&done);
+        let _ended = set_at_end(&done);
         wait_until("enough has passed", || arrived.iter().all(|count| count.load(Relaxed) > 100) && enough());
     });
 }

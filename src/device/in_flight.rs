@@ -111,18 +111,21 @@ impl Device {
 mod tests {
     use super::*;
     use std::{
-        sync::atomic::{AtomicBool, Ordering::SeqCst},
+        sync::{Arc, atomic::Ordering::SeqCst},
         thread,
     };
 
     /// Threads that call, and one that pauses: in a pause no call runs or begins.
     #[test]
     fn nothing_runs_while_calls_are_stopped() {
-        let (in_flight, running, over) = (InFlight::default(), AtomicUsize::new(0), AtomicBool::new(false));
+        let (in_flight, running) = (InFlight::default(), AtomicUsize::new(0));
         thread::scope(|scope| {
+            // The callers end when this is dropped, also by a failed assertion.
+            let lasts = Arc::new(());
             for _ in 0..3 {
-                scope.spawn(|| {
-                    while !over.load(SeqCst) {
+                let (lasts, in_flight, running) = (Arc::downgrade(&lasts), &in_flight, &running);
+                scope.spawn(move || {
+                    while lasts.strong_count() > 0 {
                         if let Some(_call) = in_flight.begin() {
                             running.fetch_add(1, SeqCst);
                             thread::yield_now();
@@ -139,7 +142,6 @@ mod tests {
                 assert_eq!(running.load(SeqCst), 0);
                 in_flight.go_on();
             }
-            over.store(true, SeqCst);
         });
     }
 

@@ -98,10 +98,7 @@ mod tests {
     use super::*;
     use crate::device::allowed_ips::PrefixList;
     use ipnet::{IpNet, Ipv4Net};
-    use std::{
-        sync::{Arc, atomic::AtomicBool},
-        thread,
-    };
+    use std::{sync::Arc, thread};
 
     #[derive(Clone, Default)]
     struct Peer(Arc<Mutex<PrefixList>>);
@@ -150,17 +147,19 @@ mod tests {
         let (default, own) = (Peer::default(), Peer::default());
         table.change(&default, &[AllowedIpUpdate { prefix: "0.0.0.0/0".parse().unwrap(), remove: false }], false);
         table.change(&own, &hosts(0, 3000), true);
-        let done = AtomicBool::new(false);
         thread::scope(|s| {
-            s.spawn(|| {
-                while !done.load(Ordering::SeqCst) {
-                    assert!(table.read().lookup("10.0.11.0".parse().unwrap()).unwrap().is(&own));
+            // The reader ends when this is dropped, also by a failed assertion.
+            let lasts = Arc::new(());
+            let (lasting, table, own) = (Arc::downgrade(&lasts), &table, &own);
+            s.spawn(move || {
+                while lasting.strong_count() > 0 {
+                    assert!(table.read().lookup("10.0.11.0".parse().unwrap()).unwrap().is(own));
                 }
             });
             for round in 1..20 {
-                table.change(&own, &hosts(round % 2 * 2000, 3000), true);
+                table.change(own, &hosts(round % 2 * 2000, 3000), true);
             }
-            done.store(true, Ordering::SeqCst);
+            drop(lasts);
         });
         let listed = own.with_list(|list| list.iter().collect::<Vec<_>>());
         assert_eq!(listed, hosts(2000, 3000).iter().map(|change| change.prefix).collect::<Vec<_>>());
