@@ -1,18 +1,28 @@
 //! A real kernel's sockets learn at once that a tunnel has nobody to send their packets to. Needs root; says so if it is not.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test may fail loudly")]
+#![allow(
+    unsafe_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a test may fail loudly"
+)]
 
 mod netns;
 #[path = "common/skip.rs"]
 mod skip;
 
 use std::{
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    os::fd::AsRawFd,
+    process::Command,
     sync::Arc,
     time::Duration,
 };
 
 use netns::{Netns, as_root};
+use socket2::{Domain, Protocol, Socket, Type};
 use wg_embed::{
     bind::mem::MemNetwork,
     config::{AllowedIpUpdate, PeerUpdate, Update},
@@ -71,5 +81,70 @@ fn sockets_learn_that_a_host_is_unreachable() {
             netns::eventually("all are counted", || least.iter().all(|(name, least)| is_counted(name, *least)));
             tunnel.stop().unwrap();
         }
+    });
+}
+
+/// Asks for ICMP errors at a UDP socket.
+fn ask_for_errors(socket: &UdpSocket) {
+    for (level, name) in [(libc::IPPROTO_IP, libc::IP_RECVERR), (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)] {
+        let on: libc::c_int = 1;
+        let size = size_of_val(&on) as libc::socklen_t;
+        // SAFETY: setsockopt(2) reads one int. The one of the other family may fail.
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const on).cast(), size) };
+    }
+}
+
+#[test]
+fn datagrams_and_pings_learn_it() {
+    as_root(|| {
+        for vnet in [false, true] {
+            let netns = Netns::new();
+            let tunnel = tunnel(&netns, vnet);
+            for (from, to) in
+                [("10.0.0.1", "10.0.0.2"), ("10.0.0.1", "192.0.2.9"), ("fd00::1", "fd00::2"), ("fd00::1", "fd00::77")]
+            {
+                let error = netns.run(move || {
+                    let socket = UdpSocket::bind((from, 0)).unwrap();
+                    ask_for_errors(&socket);
+                    socket.connect((to, 9)).unwrap();
+                    socket.set_read_timeout(Some(LIMIT)).unwrap();
+                    socket.send(&[7; 100]).unwrap();
+                    socket.recv(&mut [0; 10]).unwrap_err()
+                });
+                assert_eq!(error.raw_os_error(), Some(libc::EHOSTUNREACH), "{to}, with offloads: {vnet}");
+                let Ok(output) =
+                    netns.run(move || Command::new("ping").args(["-n", "-c", "1", "-W", "60", to]).output())
+                else {
+                    continue; // There is no ping(8).
+                };
+                let text = String::from_utf8(output.stdout).unwrap().to_lowercase();
+                assert!(text.contains("unreachable"), "{to}, with offloads: {vnet}: {text}");
+            }
+            tunnel.stop().unwrap();
+        }
+    });
+}
+
+/// With offloads, the checksum of a datagram is left to the interface. The answer quotes it as it would have been sent.
+#[test]
+fn a_quoted_datagram_has_its_checksum() {
+    as_root(|| {
+        let netns = Netns::new();
+        let tunnel = tunnel(&netns, true);
+        let quoted = netns.run(|| {
+            let answers = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)).unwrap();
+            answers.set_read_timeout(Some(LIMIT)).unwrap();
+            let socket = UdpSocket::bind("10.0.0.1:0").unwrap();
+            socket.send_to(&[7; 100], "10.0.0.77:9").unwrap();
+            let mut room = [0; 2000];
+            let len = std::io::Read::read(&mut &answers, &mut room).unwrap();
+            room[28..len].to_vec()
+        });
+        assert_eq!(quoted.len(), 128);
+        // The pseudo header: addresses, protocol, length of the datagram.
+        let words = quoted[12..].chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])));
+        let sum = words.sum::<u32>() + 17 + 108;
+        assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff);
+        tunnel.stop().unwrap();
     });
 }
