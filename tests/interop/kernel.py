@@ -2,6 +2,7 @@
 
 import time
 
+import routes
 import suspend
 from common import PSK, all_combinations, watch_rekey
 from lab import wait_until
@@ -225,6 +226,14 @@ def handshake_story(datagrams, port, other):
     return story
 
 
+def expect_marks(datagrams, port):
+    """The marks of what an end sent over IPv4: those of tests/vectors/traces, and for cookie replies, which are not there, 0."""
+    wanted = {INITIATION: 0x88, RESPONSE: 0x88, COOKIE: 0}
+    for d in datagrams:
+        if d.source == port and d.kind in wanted:
+            expect(d.frame[15] == wanted[d.kind], f"type {d.kind} has TOS {d.frame[15]:#04x}")
+
+
 def cookies_from_kernel(lab, t):
     ours, theirs = pair(lab, own_vm=True)
     ours.down()
@@ -236,12 +245,16 @@ def cookies_from_kernel(lab, t):
         ours.up()
         ours.set_peer(theirs, "persistent-keepalive 25")
         took = ours.wait_for_handshake(theirs, 11)
-        story = handshake_story(capture.stop(), ours.port, theirs.port)
+        datagrams = capture.stop()
+        story = handshake_story(datagrams, ours.port, theirs.port)
         note.text = f"{took:.1f} s: {', '.join(story)}"
         expect(flood.running(), f"the flood ended first: {note.text}")
         expect("theirs cookie" in story, f"the kernel sent no cookie reply: {story}")
         expect(story.index("theirs cookie") < story.index("ours initiation+"), f"no initiation with mac2: {story}")
         expect(story[story.index("ours initiation+") :][:2] == ["ours initiation+", "theirs response"], f"{story}")
+    with t.check("the marks of both"):
+        expect_marks(datagrams, ours.port)
+        expect_marks(datagrams, theirs.port)
     with t.check("the flood gets cookie replies") as note:
         note.text = f"{flood.cookies()}"
         expect(int(note.text) > 0, "none")
@@ -265,13 +278,17 @@ def cookies_from_us(lab, t):
         theirs.up()
         theirs.set_peer(ours, "persistent-keepalive 25")
         took = theirs.wait_for_handshake(ours, 11)
-        story = handshake_story(capture.stop(), ours.port, theirs.port)
+        datagrams = capture.stop()
+        story = handshake_story(datagrams, ours.port, theirs.port)
         note.text = f"{took:.1f} s: {', '.join(story)}"
         expect(flood.running(), f"the flood ended first: {note.text}")
         expect("ours cookie" in story, f"ours sent no cookie reply: {story}")
         expect(story.index("ours cookie") < story.index("theirs initiation+"), f"no initiation with mac2: {story}")
         theirs.expect_said("Receiving cookie response")
         theirs.expect_said("Receiving handshake response")
+    with t.check("the marks of both"):
+        expect_marks(datagrams, ours.port)
+        expect_marks(datagrams, theirs.port)
     with t.check("a session that was there before goes on during the flood") as note:
         # Some datagrams may find the socket's buffer full.
         got = ours.ping(calm, count=30, more="-i 0.1 -W 1")
@@ -415,6 +432,7 @@ def scenarios():
         Scenario("kernel, cookies from ours", cookies_from_us),
         Scenario("kernel", basics),
         Scenario("kernel, roaming", roaming),
+        Scenario("kernel, two uplinks", routes.failover),
         Scenario("kernel, daemon restarted", restarted_daemon),
         Scenario("kernel, kernel restarted", restarted_kernel),
         Scenario("kernel, bad network", bad_network),
