@@ -6,7 +6,11 @@ mod common;
 use std::time::Duration;
 
 use common::{Node, PORT, World, kind};
-use wg_embed::{bind::mem::Action, config::Update, device::Event};
+use wg_embed::{
+    bind::mem::{Action, Datagram},
+    config::Update,
+    device::Event,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -34,7 +38,7 @@ fn recovered(node: &Node) -> Vec<u16> {
 }
 
 /// The ports that initiations were sent from.
-fn initiated(seen: &[(Duration, wg_embed::bind::mem::Datagram)], from: &Node) -> Vec<u16> {
+fn initiated(seen: &[(Duration, Datagram)], from: &Node) -> Vec<u16> {
     let own = seen.iter().filter(|(_, d)| d.from.ip() == from.address && kind(&d.payload) == 1);
     own.map(|(_, d)| d.from.port()).collect()
 }
@@ -127,4 +131,64 @@ fn a_port_that_leads_somewhere_stays() {
     let seen = world.watch(60 * SECOND, &[&a, &b]);
     assert!(initiated(&seen, &a).len() > 8);
     assert_eq!((a.bind.port(), recovered(&a)), (Some(port), vec![]));
+}
+
+/// A pair whose port is about to be left, at the next look of the timers.
+fn about_to_move(world: &World) -> (Node, Node, u16) {
+    let (a, b, port) = dying(world, 0);
+    world.net.set_filter(|_| Action::Drop);
+    a.device.network_changed().unwrap();
+    world.pass(6 * SECOND, &[&a, &b]);
+    a.send_to(&b, 100);
+    world.settle(&[&a, &b]);
+    while a.device.next_deadline().unwrap() > world.now() {
+        world.clock.advance_to(a.device.next_deadline().unwrap());
+        a.device.run_timers();
+    }
+    assert_eq!(a.bind.port(), Some(port));
+    world.sent();
+    (a, b, port)
+}
+
+/// Whatever becomes of the sockets before another port is taken: the handshake goes on, on the port that was named last.
+#[test]
+fn a_port_that_is_named_before_the_move_stays_and_the_handshake_goes_on() {
+    let world = World::new();
+    for other in [false, true] {
+        let (a, b, port) = about_to_move(&world);
+        let named = if other { 7777 } else { port };
+        a.apply(Update { listen_port: Some(named), ..Update::default() });
+        let seen = world.watch(80 * SECOND, &[&a, &b]);
+        let from = initiated(&seen, &a);
+        assert!(from.len() > 8 && from.iter().all(|port| *port == named), "{from:?}");
+        assert_eq!((a.bind.port(), recovered(&a)), (Some(named), vec![]));
+        world.net.clear_filter();
+    }
+}
+
+#[test]
+fn a_port_on_which_one_peer_is_heard_is_not_left_for_another() {
+    let world = World::new();
+    // Heard are data, and handshakes alone.
+    for with_session in [true, false] {
+        let (a, b, port) = dying(&world, 0);
+        let lost = world.node(3);
+        a.add_peer(&lost, |peer| peer.persistent_keepalive = Some(25));
+        let gone = lost.address;
+        world.net.set_filter(move |d| if d.to.ip() == gone { Action::Drop } else { Action::Deliver });
+        if !with_session {
+            a.device.down();
+            a.device.up().unwrap();
+        }
+        a.device.network_changed().unwrap();
+        a.send_to(&b, 100);
+        world.settle(&[&a, &b]);
+        if with_session {
+            b.send_to(&a, 100);
+        }
+        let seen = world.watch(60 * SECOND, &[&a, &b]);
+        assert!(initiated(&seen, &a).len() > 8);
+        assert_eq!((a.bind.port(), recovered(&a)), (Some(port), vec![]));
+        world.net.clear_filter();
+    }
 }

@@ -75,8 +75,6 @@ pub(super) struct Link {
     loss: Option<String>,
     /// What was done after the last such loss.
     last_loss: Option<Retry>,
-    /// Networks may have changed since the system chose the port: it may be dead.
-    may_be_dead: bool,
     /// Another port was asked for in place of a dead one, and is left to the timers.
     moves: bool,
     /// The last event about the sockets was `BindFailed`.
@@ -115,27 +113,23 @@ impl Link {
         self.paused.take().unwrap_or_default()
     }
 
-    /// Another port is wanted, and nothing is open that would have to move.
+    /// This port is wanted, and nothing is open that would have to move. One that was named is not left.
     pub(super) const fn set_port(&mut self, port: Port) {
-        self.port = port;
+        (self.port, self.moves) = (port, false);
     }
 
     /// Fresh sockets are open on `port`, as `wanted` has it. Returns what to tell of that.
     pub(super) fn opened(&mut self, wanted: Port, port: u16) -> Option<Event> {
         self.port = wanted.opened(port);
-        (self.up, self.retry, self.may_be_dead, self.moves) = (true, None, false, false);
+        (self.up, self.retry, self.moves) = (true, None, false);
         let has_moved = matches!(wanted, Port::Chosen(1..)) && wanted.number() != port;
         (std::mem::take(&mut self.lost) || has_moved).then_some(Event::BindRecovered(port))
     }
 
-    /// Networks may have changed, and the port has stayed.
-    pub(super) const fn renewed(&mut self) {
-        self.may_be_dead = self.up && matches!(self.port, Port::Chosen(1..));
-    }
-
-    /// Handshakes go unanswered: asks for another port if this one may be dead, once for each change of networks.
-    pub(super) const fn move_soon(&mut self) -> bool {
-        self.moves |= std::mem::replace(&mut self.may_be_dead, false);
+    /// Handshakes go unanswered: asks for another port if this one may be dead and the system chose it. Returns whether that
+    /// is under way.
+    pub(super) const fn move_soon(&mut self, may_be_dead: bool) -> bool {
+        self.moves |= may_be_dead && self.up && matches!(self.port, Port::Chosen(1..));
         self.moves
     }
 
@@ -179,8 +173,7 @@ impl Link {
 
     /// It is down, and nothing is tried any more. Returns whether it was up.
     pub(super) fn closed(&mut self) -> bool {
-        (self.retry, self.renewal, self.loss) = (None, false, None);
-        (self.may_be_dead, self.moves) = (false, false);
+        (self.retry, self.renewal, self.loss, self.moves) = (None, false, None, false);
         std::mem::replace(&mut self.up, false)
     }
 
@@ -240,15 +233,16 @@ mod tests {
     #[test]
     fn a_dead_port_is_left_once_and_only_if_the_system_chose_it() {
         let mut link = up(Port::Chosen(0));
-        assert!(!link.move_soon(), "nothing has changed");
-        link.renewed();
-        assert!(link.move_soon() && link.move_soon(), "it is under way");
+        assert!(!link.move_soon(false), "nothing has changed");
+        assert!(link.move_soon(true) && link.move_soon(false), "it is under way");
         assert_eq!((link.next_try(NOW), link.take_move(), link.take_move()), (Some(NOW), true, false));
         assert_eq!(link.opened(Port::Chosen(7), 8), Some(Event::BindRecovered(8)));
-        assert!(!link.move_soon(), "once");
-        let mut link = up(Port::Fixed(7));
-        link.renewed();
-        assert!(!link.move_soon());
+        assert!(!link.move_soon(false), "once");
+        assert!(!up(Port::Fixed(7)).move_soon(true));
+        // Named by then, it is not left.
+        assert!(link.move_soon(true));
+        link.set_port(Port::Fixed(8));
+        assert!(!link.take_move() && !link.move_soon(true));
     }
 
     #[test]

@@ -205,6 +205,8 @@ pub struct Device {
     /// How long the machine had been suspended when that was looked at last, in nanoseconds.
     slept: AtomicU64,
     roaming_disabled: AtomicBool,
+    /// Networks may have changed since the port was chosen, and no peer was heard on it since. It is left once for that.
+    port_may_be_dead: AtomicBool,
     /// Held while a change set is applied: there is one at a time.
     sets: Mutex<()>,
     /// Held while the sockets change; see [`Transition`](sockets::Transition).
@@ -250,6 +252,7 @@ impl Device {
             memory: options.memory,
             memory_per_peer: options.memory_per_peer,
             roaming_disabled: AtomicBool::new(false),
+            port_may_be_dead: AtomicBool::new(false),
             sets: Mutex::default(),
             transition: Mutex::default(),
             in_flight: InFlight::default(),

@@ -155,6 +155,7 @@ impl Device {
         if accepted == 0 {
             return;
         }
+        self.port_is_alive();
         // Packets count once they have passed the checks of `deliver`.
         self.add_rx(&run.peer, bytes);
         let peer = &run.peer;
@@ -414,6 +415,7 @@ impl Device {
     /// Gives a peer its new session; to be called with its `handshake` locked. Returns whether it has moved; `None` if
     /// it is gone or the interface is down.
     fn install(&self, peer: &Arc<Peer>, session: Session, from: Endpoint, now: Instant) -> Option<bool> {
+        self.port_is_alive();
         let session = Arc::new(session);
         let mut state = lock(&peer.state);
         if !state.is_live() {

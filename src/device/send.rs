@@ -390,7 +390,10 @@ impl Device {
             begins && state.unanswered >= UNANSWERED
         };
         if is_third_retry && self.leave_dead_port() {
-            return;
+            // It goes on from the other port at once. Or here, if something else has become of the sockets by then.
+            let mut state = lock(&peer.state);
+            state.timers.initiation_sent(now, self.jitter());
+            return self.schedule(peer, &mut state);
         }
         let endpoint = {
             let mut state = lock(&peer.state);

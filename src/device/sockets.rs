@@ -89,7 +89,7 @@ impl Transition<'_> {
     fn renew(&self) -> Result<Opened> {
         let is_up = lock(&self.device.config).link.is_up();
         let opened = if is_up { self.open() } else { self.settle() }.map_err(|reason| self.retry_later(reason))?;
-        lock(&self.device.config).link.renewed();
+        self.device.port_may_be_dead.store(true, Ordering::Relaxed);
         Ok(opened)
     }
 
@@ -151,6 +151,7 @@ impl Transition<'_> {
     fn opened(&self, wanted: Port, port: u16) -> Opened {
         let (was_up, event) = {
             let link = &mut lock(&self.device.config).link;
+            self.device.port_may_be_dead.store(false, Ordering::Relaxed);
             (link.is_up(), link.opened(wanted, port))
         };
         let opened = if was_up {
@@ -327,9 +328,20 @@ impl Device {
         self.after_soon(opened);
     }
 
+    /// A peer was heard.
+    pub(super) fn port_is_alive(&self) {
+        // Read first: with each batch, a write would take the line from the other thread.
+        if self.port_may_be_dead.load(Ordering::Relaxed) {
+            self.port_may_be_dead.store(false, Ordering::Relaxed);
+        }
+    }
+
     /// Handshakes with a peer go unanswered. Returns whether another port is taken for that, after which the peer is greeted.
     pub(super) fn leave_dead_port(&self) -> bool {
-        let leaves = lock(&self.config).link.move_soon();
+        let leaves = {
+            let link = &mut lock(&self.config).link;
+            link.move_soon(self.port_may_be_dead.swap(false, Ordering::Relaxed))
+        };
         if leaves {
             self.schedule_sockets();
         }
