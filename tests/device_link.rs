@@ -5,7 +5,7 @@ mod common;
 
 use std::{io, time::Duration};
 
-use common::{PORT, World, ipv4};
+use common::{PORT, World, ipv4, kind};
 use wg_embed::{ErrorKind, bind::mem::Action, config::Update, device::Event};
 
 fn update() -> Update {
@@ -231,4 +231,35 @@ fn what_cannot_be_brought_up_is_not_wanted_up() {
     a.device.rebind().unwrap();
     a.apply(Update { listen_port: Some(7000), ..update() });
     assert_eq!((a.bind.port(), a.device.next_deadline()), (None, None));
+}
+
+/// Sessions that there were before a pause are made after it, however long it takes to open a socket; those that were
+/// forgotten by taking it down are not.
+#[test]
+fn what_had_a_session_before_a_pause_has_one_when_the_sockets_open() {
+    for (paused_again, taken_down, sessions) in [(false, false, 1), (true, false, 1), (false, true, 0)] {
+        let world = World::new();
+        let (a, b) = world.pair();
+        a.add_peer(&world.node(3), |_| {});
+        a.send_to(&b, 100);
+        world.settle(&[&a, &b]);
+        world.pass(Duration::from_secs(10), &[&a, &b]);
+        assert!(a.device.pause());
+        a.bind.set_open_error(Some(io::ErrorKind::AddrInUse));
+        a.device.resume().unwrap_err();
+        if paused_again {
+            assert!(a.device.pause());
+            a.device.resume().unwrap_err();
+        }
+        a.bind.set_open_error(None);
+        world.sent();
+        if taken_down {
+            a.device.down();
+            a.device.up().unwrap();
+        }
+        let seen = world.watch(Duration::from_secs(60), &[&a, &b]);
+        let initiations = seen.iter().filter(|(_, d)| d.from.ip() == a.address && kind(&d.payload) == 1).count();
+        assert_eq!((a.bind.port(), initiations), (Some(PORT), sessions));
+        assert_eq!(a.device.current_session(&b.public()).is_some(), sessions == 1);
+    }
 }

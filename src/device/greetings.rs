@@ -60,12 +60,33 @@ impl Device {
         self.tell_events();
     }
 
-    /// Lets all peers hear from us, until a round is over; the timers go on with it.
+    /// Lets all peers hear from us, until a round is over; the timers go on with it. Each hears once from here on, however
+    /// many of these were begun.
     pub(super) fn greet_soon(&self, occasion: Occasion) {
-        lock(&self.greetings).push_back(Greetings { occasion, left: 0..self.peers.next_id() });
+        self.put_greetings(occasion);
         if self.greet_some(self.clock.now()) {
             self.bind.wake();
         }
+    }
+
+    fn put_greetings(&self, mut occasion: Occasion) {
+        use Occasion::{Fresh, Nat64, Up};
+        let mut greetings = lock(&self.greetings);
+        greetings.retain(|waiting| match (waiting.occasion, occasion) {
+            (Nat64(_), Nat64(_)) | (Fresh | Up, Up) | (Fresh, Fresh) => false,
+            (Up, Fresh) => {
+                // What is done for it is done for fresh sockets, and more.
+                occasion = Up;
+                false
+            }
+            (Nat64(_), Fresh | Up) | (Fresh | Up, Nat64(_)) => true,
+        });
+        greetings.push_back(Greetings { occasion, left: 0..self.peers.next_id() });
+    }
+
+    /// The interface went down: only what is known of the network is still of use.
+    pub(super) fn greet_no_more(&self) {
+        lock(&self.greetings).retain(|waiting| matches!(waiting.occasion, Occasion::Nat64(_)));
     }
 
     /// Greets peers that wait for it, until a round that began then is over. Returns whether there are more.
@@ -109,11 +130,12 @@ impl Device {
         } else {
             peer.forget_source();
         }
-        let (keepalive, was_unanswered) = {
+        let (keepalive, was_unanswered, had_session) = {
             let mut state = lock(&peer.state);
             let was_unanswered = std::mem::take(&mut state.unanswered) >= UNANSWERED;
             let has_session = state.has_session(self.clock.now());
-            (if came_up { state.timers.keepalive_interval() != 0 } else { has_session }, was_unanswered)
+            let keepalive = if came_up { state.timers.keepalive_interval() != 0 } else { has_session };
+            (keepalive, was_unanswered, std::mem::take(&mut state.had_session))
         };
         if was_unanswered {
             self.initiate(peer, Reason::Retry);
@@ -122,6 +144,9 @@ impl Device {
             self.send_keepalive(peer);
         } else if came_up {
             self.send_staged(peer);
+        }
+        if had_session {
+            self.initiate(peer, Reason::Fresh);
         }
     }
 }
@@ -198,6 +223,36 @@ mod tests {
         device.apply(Update { peers: (2..2 + PEERS).map(named).collect(), ..Update::default() }).unwrap();
         assert_eq!(device.names.as_ref().unwrap().look_up(), 1);
         run_in_slices(&device, || device.all_peer_stats().filter(|peer| peer.endpoint.is_none()).count());
+    }
+
+    /// A network that flaps, with more peers than one round has time for.
+    #[test]
+    fn greetings_that_wait_become_one_and_end_with_the_interface() {
+        let device = device();
+        device.apply(Update { peers: (2..2 + PEERS).map(named).collect(), ..Update::default() }).unwrap();
+        let waiting = || {
+            let name = |greetings: &Greetings| match greetings.occasion {
+                Occasion::Up => "up",
+                Occasion::Fresh => "fresh",
+                Occasion::Nat64(_) => "nat64",
+            };
+            lock(&device.greetings).iter().map(name).collect::<Vec<_>>()
+        };
+        let prefix = Occasion::Nat64(Prefix::discover(&["64:ff9b::c000:aa".parse().unwrap()]).unwrap());
+        for (occasion, then) in [
+            (Occasion::Fresh, &["fresh"][..]),
+            (Occasion::Fresh, &["fresh"]),
+            (prefix, &["fresh", "nat64"]),
+            (Occasion::Up, &["nat64", "up"]),
+            (prefix, &["up", "nat64"]),
+            (Occasion::Fresh, &["nat64", "up"]),
+            (Occasion::Up, &["nat64", "up"]),
+        ] {
+            device.greet_soon(occasion);
+            assert_eq!(waiting(), then);
+        }
+        device.pause();
+        assert_eq!(waiting(), ["nat64"]);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What is wanted of the interface and its sockets, and what they are. No I/O in here; `sockets.rs` carries it out.
 
-use std::{sync::Weak, time::Duration};
+use std::time::Duration;
 
-use super::{backoff::Backoff, events::Event, peer::Peer};
+use super::{backoff::Backoff, events::Event};
 use crate::time::Instant;
 
 /// When sockets that cannot be opened are tried again: first after this (wireguard-apple's interval), and each time after
@@ -63,8 +63,7 @@ struct Retry {
 pub(super) struct Link {
     /// Whether the app, or the TUN, wants it up.
     wanted: bool,
-    /// While paused: the peers that there was a session with.
-    paused: Option<Vec<Weak<Peer>>>,
+    paused: bool,
     /// The sockets are open, and the peers' timers run.
     up: bool,
     port: Port,
@@ -88,7 +87,7 @@ impl Link {
 
     /// Whether it is to be up: wanted, and not paused.
     pub(super) const fn should_be_up(&self) -> bool {
-        self.wanted && self.paused.is_none()
+        self.wanted && !self.paused
     }
 
     pub(super) const fn port(&self) -> Port {
@@ -101,16 +100,15 @@ impl Link {
     }
 
     pub(super) const fn is_paused(&self) -> bool {
-        self.paused.is_some()
+        self.paused
     }
 
-    pub(super) fn pause(&mut self, active: Vec<Weak<Peer>>) {
-        self.paused = Some(active);
+    pub(super) const fn pause(&mut self) {
+        self.paused = true;
     }
 
-    /// Ends a pause. Returns the peers that there was a session with before it.
-    pub(super) fn resume(&mut self) -> Vec<Weak<Peer>> {
-        self.paused.take().unwrap_or_default()
+    pub(super) const fn resume(&mut self) {
+        self.paused = false;
     }
 
     /// This port is wanted, and nothing is open that would have to move. One that was named is not left.
@@ -249,7 +247,7 @@ mod tests {
     fn what_was_told_lost_is_told_recovered_also_after_a_pause() {
         let mut link = up(Port::Fixed(7));
         assert!(link.failed("x", NOW).is_some());
-        link.pause(Vec::new());
+        link.pause();
         assert!(link.closed() && !link.should_be_up());
         assert_eq!(link.next_try(NOW), None);
         link.resume();
@@ -299,7 +297,7 @@ mod tests {
         link.renew_soon();
         link.renew_soon();
         assert_eq!((link.next_try(NOW), link.take_due(NOW), link.take_due(NOW)), (Some(NOW), true, false));
-        link.pause(Vec::new());
+        link.pause();
         link.closed();
         link.renew_soon();
         assert_eq!(link.next_try(NOW), None);
@@ -320,7 +318,7 @@ mod tests {
                     }
                     2 => {
                         paused = true;
-                        link.pause(Vec::new());
+                        link.pause();
                         None
                     }
                     3 => {

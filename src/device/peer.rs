@@ -87,6 +87,8 @@ pub(super) struct State {
     pub(super) last_handshake: Duration,
     /// Datagrams to it have come in through the TUN.
     pub(super) looping: Option<Box<Looping>>,
+    /// There was a session before a pause, and one is to be made when the interface comes up after it.
+    pub(super) had_session: bool,
     /// The peer was taken out of the device; nothing is begun for it any more.
     pub(super) removed: bool,
 }

@@ -2,12 +2,12 @@
 
 use std::{
     io,
-    sync::{Arc, MutexGuard, Weak, atomic::Ordering},
+    sync::{MutexGuard, atomic::Ordering},
     thread,
     time::Duration,
 };
 
-use super::{Device, link::Port, lock, peer::Peer, send::Reason, try_lock};
+use super::{Device, link::Port, lock, try_lock};
 use crate::error::{Error, Result};
 
 /// How long the receiver rests each time that sockets fail of which it is known that they are lost.
@@ -63,26 +63,21 @@ impl Transition<'_> {
             return false;
         }
         let now = self.device.clock.now();
-        let mut active = Vec::new();
-        for peer in self.device.peers.list().filter(|peer| lock(&peer.state).has_session(now)) {
-            // Without memory for more, the others have their handshakes when there is something to send.
-            if active.try_reserve(1).is_err() {
-                break;
-            }
-            active.push(Arc::downgrade(&peer));
+        for peer in self.device.peers.list() {
+            let state = &mut lock(&peer.state);
+            // Those of the last pause are still to be made if no socket could be opened since.
+            state.had_session |= state.has_session(now);
         }
-        lock(&self.device.config).link.pause(active);
+        lock(&self.device.config).link.pause();
         self.device.in_flight.stop();
         self.close();
         true
     }
 
-    /// Returns also the peers that there was a session with before the pause.
-    pub(super) fn resume(&self) -> (Result<Opened>, Vec<Arc<Peer>>) {
-        let active = lock(&self.device.config).link.resume();
-        let active = active.iter().filter_map(Weak::upgrade).collect();
+    pub(super) fn resume(&self) -> Result<Opened> {
+        lock(&self.device.config).link.resume();
         self.device.in_flight.go_on();
-        (self.settle().map_err(|reason| self.retry_later(reason)), active)
+        self.settle().map_err(|reason| self.retry_later(reason))
     }
 
     /// Fresh sockets, or the first ones if there should be some.
@@ -124,15 +119,18 @@ impl Transition<'_> {
 
     /// Brings the interface up or takes it down, as it is wanted.
     fn settle(&self) -> Result<Opened> {
-        let (is_up, should_be_up) = {
+        let (is_up, should_be_up, is_paused) = {
             let link = &lock(&self.device.config).link;
-            (link.is_up(), link.should_be_up())
+            (link.is_up(), link.should_be_up(), link.is_paused())
         };
         match (is_up, should_be_up) {
             (false, true) => self.open(),
             (true, true) => Ok(Opened::None),
             (_, false) => {
                 self.close();
+                if !is_paused {
+                    self.device.peers.list().for_each(|peer| lock(&peer.state).had_session = false);
+                }
                 Ok(Opened::None)
             }
         }
@@ -176,6 +174,7 @@ impl Transition<'_> {
         }
         self.device.bind.close();
         self.device.peers.list().for_each(|peer| self.device.silence(&peer));
+        self.device.greet_no_more();
         tracing::debug!("the interface is down");
     }
 
@@ -271,15 +270,8 @@ impl Device {
     /// # Errors
     /// Why it did not work this time.
     pub fn resume(&self) -> Result<()> {
-        let resumed = self.transition().resume();
-        self.after_resume(resumed)
-    }
-
-    /// To be called when a pause has ended.
-    pub(super) fn after_resume(&self, (opened, active): (Result<Opened>, Vec<Arc<Peer>>)) -> Result<()> {
-        let resumed = self.after(opened);
-        active.iter().for_each(|peer| self.initiate(peer, Reason::Fresh));
-        resumed
+        let opened = self.transition().resume();
+        self.after(opened)
     }
 
     /// From now on peers whose endpoint is known stay there, whatever address they send from, and so do those that get

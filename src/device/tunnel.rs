@@ -126,7 +126,7 @@ impl Tunnel {
             self.shared.threads.resume();
             resumed
         };
-        device.after_resume(resumed)
+        device.after(resumed)
     }
 
     /// Waits until the tunnel has ended by itself, for example because its interface was removed, and returns why;
