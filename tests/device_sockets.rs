@@ -583,3 +583,38 @@ fn a_running_tunnel_survives_any_number_of_failures_and_does_not_spin() {
     assert!(tunnel.stop().is_ok());
     assert!(events.try_iter().all(|event| !matches!(event, Event::Ended(_))));
 }
+
+/// The TUN may be followed by the thread that receives: it does not wait for an app's function.
+#[test]
+fn the_interface_may_go_down_or_up_while_sockets_are_opened() {
+    for last in [false, true] {
+        let world = World::new();
+        let gate = Mutex::new(None);
+        let a = world.node_of(1, Options::default(), |inner| {
+            let bind = Arc::new(Gate { inner, open: Mutex::default() });
+            *gate.lock().unwrap() = Some(bind.clone());
+            bind
+        });
+        a.device.handle_tun_events();
+        let gate = gate.into_inner().unwrap().unwrap();
+        let ((entered, has_entered), (go_on, may_go_on)) = (mpsc::channel(), mpsc::channel());
+        *gate.open.lock().unwrap() = Some((entered, may_go_on));
+        std::thread::scope(|scope| {
+            scope.spawn(|| a.device.rebind().unwrap());
+            has_entered.recv().unwrap();
+            let (followed, has_followed) = mpsc::channel();
+            let device = &a.device;
+            [true, false].into_iter().chain(last.then_some(true)).for_each(|up| a.tun.set_up(up));
+            scope.spawn(move || {
+                device.handle_tun_events();
+                followed.send(()).unwrap();
+            });
+            let followed = has_followed.recv_timeout(MS(30_000));
+            go_on.send(()).unwrap();
+            followed.expect("it waits for the function");
+        });
+        assert_eq!(a.device.next_deadline(), Some(world.now()), "the timers go on with it");
+        a.device.run_timers();
+        assert_eq!((a.bind.port(), a.device.next_deadline()), (last.then_some(PORT), None));
+    }
+}

@@ -63,6 +63,8 @@ struct Retry {
 pub(super) struct Link {
     /// Whether the app, or the TUN, wants it up.
     wanted: bool,
+    /// It was wanted otherwise, which is left to the timers.
+    to_settle: bool,
     paused: bool,
     /// The sockets are open, and the peers' timers run.
     up: bool,
@@ -97,6 +99,23 @@ impl Link {
     /// From now on this is wanted, also after a pause. Returns what was wanted before.
     pub(super) const fn want(&mut self, up: bool) -> bool {
         std::mem::replace(&mut self.wanted, up)
+    }
+
+    /// As [`want`](Self::want), but by what cannot wait for a change of the sockets: the timers are to see to it.
+    pub(super) const fn want_soon(&mut self, up: bool) {
+        (self.wanted, self.to_settle) = (up, true);
+    }
+
+    /// What was wanted before is wanted again, unless something else is by now.
+    pub(super) const fn want_again(&mut self, up: bool) {
+        if !self.to_settle {
+            self.wanted = up;
+        }
+    }
+
+    /// Whether the timers are to bring it up or take it down now.
+    pub(super) const fn take_settling(&mut self) -> bool {
+        std::mem::replace(&mut self.to_settle, false)
     }
 
     pub(super) const fn is_paused(&self) -> bool {
@@ -182,7 +201,7 @@ impl Link {
 
     /// When the timers are to look after the sockets.
     pub(super) fn next_try(&self, now: Instant) -> Option<Instant> {
-        if self.renewal || self.moves || self.loss.is_some() {
+        if self.to_settle || self.renewal || self.moves || self.loss.is_some() {
             Some(now)
         } else {
             self.retry.as_ref().map(|retry| retry.at)
@@ -215,6 +234,18 @@ mod tests {
     fn a_wish_survives_what_becomes_of_it() {
         assert_eq!((Port::named(0), Port::named(7)), (Port::Chosen(0), Port::Fixed(7)));
         assert_eq!((up(Port::Chosen(0)).port(), up(Port::Fixed(7)).port()), (Port::Chosen(7), Port::Fixed(7)));
+    }
+
+    #[test]
+    fn a_wish_that_could_not_wait_is_not_undone() {
+        let mut link = Link::default();
+        let before = link.want(true);
+        link.want_soon(true);
+        assert_eq!(link.next_try(NOW), Some(NOW));
+        link.want_again(before);
+        assert!(link.should_be_up() && link.take_settling() && !link.take_settling());
+        link.want_again(false);
+        assert!(!link.should_be_up());
     }
 
     #[test]

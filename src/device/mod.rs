@@ -7,7 +7,7 @@
 //! Locks are taken in this order: `sets`, `tun_events`; `transition`; `config`; `own_key`; `gate`; `greetings`; `peers`,
 //! `allowed_ips`; a peer's `handshake`, then its `state`; `index`, `deadlines`, the queue of `events`, those of `names`
 //! and `budget`; a second peer's `state` is only tried. None from `config` on is held across I/O or a callback, nor for
-//! more than a bounded part of what all peers or allowed IPs take: `holds.rs` counts. Under the first three sockets are opened, and an app's function
+//! more than a bounded part of what all peers or allowed IPs take: `holds.rs` counts. Under `sets` and `transition` sockets are opened, and an app's function
 //! sees each new one: what takes none of them, such as reading the configuration, never waits for it. Under `answer_rate`,
 //! which is none of these, the TUN is written and nothing else is locked.
 
@@ -214,7 +214,7 @@ pub struct Device {
     in_flight: InFlight,
     /// Held while something is written into the TUN: there is one writer at a time.
     answer_rate: Mutex<AnswerRate>,
-    /// Held while events of the TUN are taken and followed, which keeps them in order.
+    /// Held while an event of the TUN is taken and noted, which keeps them in order.
     tun_events: Mutex<()>,
     /// Held for a moment only; the rest of the state may be locked under it.
     config: Mutex<Config>,
@@ -314,24 +314,24 @@ impl Device {
         }
     }
 
-    /// Follows what has happened to the TUN interface. A port that cannot be opened when it comes up is tried again.
+    /// Follows what has happened to the TUN interface. A port that cannot be opened when it comes up is tried again. If the
+    /// sockets change at this moment, whoever runs the timers goes on with it after that.
     pub fn handle_tun_events(&self) {
         loop {
-            let opened = {
+            {
                 let _in_order = lock(&self.tun_events);
                 match self.tun.event() {
                     None => return,
-                    Some(TunEvent::Up) => self.transition().keep_up(),
-                    Some(TunEvent::Down) => self.transition().want(false),
+                    Some(TunEvent::Up) => lock(&self.config).link.want_soon(true),
+                    Some(TunEvent::Down) => lock(&self.config).link.want_soon(false),
                     Some(TunEvent::Mtu(mtu)) => {
                         tracing::debug!(mtu, "the MTU has changed");
                         self.mtu.store(mtu, Ordering::Relaxed);
                         continue;
                     }
                 }
-            };
-            // What became of it is told as an event.
-            self.after_soon(opened);
+            }
+            self.retry_sockets();
         }
     }
 

@@ -47,14 +47,14 @@ impl Transition<'_> {
     pub(super) fn want(&self, up: bool) -> Result<Opened> {
         let before = lock(&self.device.config).link.want(up);
         self.settle().inspect_err(|_| {
-            lock(&self.device.config).link.want(before);
+            lock(&self.device.config).link.want_again(before);
         })
     }
 
     /// As [`want`](Self::want) it up; but if it fails, it is wanted all the same, and tried again.
     pub(super) fn keep_up(&self) -> Result<Opened> {
         lock(&self.device.config).link.want(true);
-        self.settle().map_err(|reason| self.retry_later(reason))
+        self.settle_or_retry()
     }
 
     /// Returns false if it is paused already.
@@ -77,7 +77,7 @@ impl Transition<'_> {
     pub(super) fn resume(&self) -> Result<Opened> {
         lock(&self.device.config).link.resume();
         self.device.in_flight.go_on();
-        self.settle().map_err(|reason| self.retry_later(reason))
+        self.settle_or_retry()
     }
 
     /// Fresh sockets, or the first ones if there should be some.
@@ -134,6 +134,11 @@ impl Transition<'_> {
                 Ok(Opened::None)
             }
         }
+    }
+
+    /// As [`settle`](Self::settle); what fails is told, and tried again.
+    fn settle_or_retry(&self) -> Result<Opened> {
+        self.settle().map_err(|reason| self.retry_later(reason))
     }
 
     /// Opens sockets on the port that is wanted; if the system chose it and it is gone, on another.
@@ -306,14 +311,17 @@ impl Device {
             tracing::warn!("the sockets were lost, opening fresh ones");
             self.events.note(event);
         }
+        let settles = lock(&self.config).link.take_settling();
+        let settled = if settles { transition.settle_or_retry() } else { Ok(Opened::None) };
         let (moves, due) = {
             let link = &mut lock(&self.config).link;
+            // Sockets that were opened just now are as fresh as those that were asked for.
             (link.take_move(), link.take_due(self.clock.now()))
         };
-        let opened = match (moves, due) {
-            (true, _) => Ok(transition.move_port()),
-            (false, true) => transition.renew(),
-            (false, false) => Ok(Opened::None),
+        let opened = match (settled, moves, due) {
+            (Ok(Opened::None), true, _) => Ok(transition.move_port()),
+            (Ok(Opened::None), false, true) => transition.renew(),
+            (settled, ..) => settled,
         };
         drop(transition);
         // What became of it is told as an event.
