@@ -280,3 +280,18 @@ fn an_interface_that_went_down_during_a_pause_stays_down() {
     a.tunnel.resume().unwrap();
     assert_eq!(a.bind.port(), Some(PORT));
 }
+
+#[test]
+fn a_pause_of_the_tunnel_or_the_device_is_ended_by_either() {
+    let (a, b) = pair(|_| {});
+    a.send(&b);
+    for (tunnel_pauses, tunnel_resumes) in [(true, false), (false, true), (false, false), (true, true)] {
+        if tunnel_pauses {
+            a.tunnel.pause();
+        } else {
+            a.tunnel.device().pause();
+        }
+        if tunnel_resumes { a.tunnel.resume() } else { a.tunnel.device().resume() }.unwrap();
+        a.send(&b);
+    }
+}

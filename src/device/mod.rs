@@ -7,8 +7,8 @@
 //! Locks are taken in this order: `sets`, `tun_events`; `transition`; `config`; `own_key`; `gate`; `greetings`; `peers`,
 //! `allowed_ips`; a peer's `handshake`, then its `state`; `index`, `deadlines`, the queue of `events`, those of `names`
 //! and `budget`; a second peer's `state` is only tried. None from `config` on is held across I/O or a callback, nor for
-//! more than a bounded part of what all peers or allowed IPs take: `holds.rs` counts. Under `sets` and `transition` sockets are opened, and an app's function
-//! sees each new one: what takes none of them, such as reading the configuration, never waits for it. Under `answer_rate`,
+//! more than a bounded part of what all peers or allowed IPs take: `holds.rs` counts. Under `sets` and `transition` sockets
+//! are opened, and an app's function sees each new one: what takes none of them, such as reading the configuration, never waits for it. Under `answer_rate`,
 //! which is none of these, the TUN is written and nothing else is locked.
 
 pub mod allowed_ips;
@@ -212,6 +212,8 @@ pub struct Device {
     /// Held while the sockets change; see [`Transition`](sockets::Transition).
     transition: Mutex<()>,
     in_flight: InFlight,
+    /// There is a pause, or no socket was looked for yet since.
+    tun_rests: AtomicBool,
     /// Held while something is written into the TUN: there is one writer at a time.
     answer_rate: Mutex<AnswerRate>,
     /// Held while an event of the TUN is taken and noted, which keeps them in order.
@@ -256,6 +258,7 @@ impl Device {
             sets: Mutex::default(),
             transition: Mutex::default(),
             in_flight: InFlight::default(),
+            tun_rests: AtomicBool::new(false),
             answer_rate: Mutex::default(),
             tun_events: Mutex::default(),
             config: Mutex::default(),

@@ -70,6 +70,9 @@ impl Transition<'_> {
         }
         lock(&self.device.config).link.pause();
         self.device.in_flight.stop();
+        self.device.tun_rests.store(true, Ordering::Release);
+        self.device.tun.wake();
+        self.device.bind.wake();
         self.close();
         true
     }
@@ -77,7 +80,11 @@ impl Transition<'_> {
     pub(super) fn resume(&self) -> Result<Opened> {
         lock(&self.device.config).link.resume();
         self.device.in_flight.go_on();
-        self.settle_or_retry()
+        let opened = self.settle_or_retry();
+        // Only now: what waits in the TUN would be dropped before.
+        self.device.tun_rests.store(false, Ordering::Release);
+        self.device.bind.wake();
+        opened
     }
 
     /// Fresh sockets, or the first ones if there should be some.
@@ -326,6 +333,11 @@ impl Device {
         drop(transition);
         // What became of it is told as an event.
         self.after_soon(opened);
+    }
+
+    /// Whether the TUN is not to be served.
+    pub(super) fn tun_rests(&self) -> bool {
+        self.tun_rests.load(Ordering::Acquire)
     }
 
     /// A peer was heard.

@@ -40,11 +40,7 @@ const TUN_ROUNDS: u32 = 64;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Server {
     Tunnel,
-    Outbound {
-        for_good: bool,
-    },
-    /// The tunnel is paused.
-    Nobody,
+    Outbound { for_good: bool },
 }
 
 /// What the two threads share.
@@ -115,19 +111,6 @@ impl Threads {
         self.inbound.trim();
     }
 
-    /// Lets nobody serve the TUN, so that nothing from there wakes a thread.
-    pub(super) fn pause(&self) {
-        *lock(&self.server) = Server::Nobody;
-        self.tun.wake();
-        self.bind.wake();
-    }
-
-    /// Lets the TUN be served again.
-    pub(super) fn resume(&self) {
-        self.hand_over(Server::Nobody, Server::Tunnel);
-        self.bind.wake();
-    }
-
     /// What `wg-tunnel` does.
     pub(super) fn tunnel(&self) -> io::Result<()> {
         let mut load = Load::new();
@@ -135,7 +118,7 @@ impl Threads {
         // What there may be more of.
         let (mut datagrams, mut packets) = (true, true);
         while !self.is_stopping() {
-            let should_serve_tun = self.server() == Server::Tunnel;
+            let should_serve_tun = self.serves(Server::Tunnel);
             if serves_tun && !should_serve_tun {
                 self.leave_tun()?;
                 serves_tun = false;
@@ -174,7 +157,8 @@ impl Threads {
     pub(super) fn outbound(&self) -> io::Result<()> {
         while let Some(for_good) = self.wait_for_tun() {
             self.serve_tun_alone(for_good)?;
-            self.hand_over(Server::Outbound { for_good: false }, Server::Tunnel);
+            // After a pause too `wg-tunnel` sees first whether it can wait for the TUN.
+            self.hand_over(Server::Outbound { for_good }, Server::Tunnel);
             self.bind.wake();
         }
         Ok(())
@@ -187,7 +171,7 @@ impl Threads {
             match *server {
                 _ if self.is_stopping() => return None,
                 Server::Outbound { for_good } => return Some(for_good),
-                Server::Tunnel | Server::Nobody => {
+                Server::Tunnel => {
                     server = self.server_changed.wait(server).unwrap_or_else(PoisonError::into_inner);
                 }
             }
@@ -200,7 +184,7 @@ impl Threads {
         let mut theirs = lock(&self.rest).total(began);
         let mut ours = Duration::ZERO;
         let mut rounds = 0;
-        while !self.is_stopping() && self.server() == (Server::Outbound { for_good }) {
+        while !self.is_stopping() && self.serves(Server::Outbound { for_good }) {
             if self.serve_tun(&mut rounds)? > 0 {
                 continue;
             }
@@ -260,8 +244,9 @@ impl Threads {
         self.bind.joint().map_or(Ok(()), |(registry, _)| self.tun.leave(registry))
     }
 
-    fn server(&self) -> Server {
-        *lock(&self.server)
+    /// Whether this one is to serve the TUN now. During a pause none is, so that nothing from there wakes a thread.
+    fn serves(&self, server: Server) -> bool {
+        !self.device.tun_rests() && *lock(&self.server) == server
     }
 
     /// Changes who serves the TUN, unless somebody else did meanwhile.

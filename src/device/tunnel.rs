@@ -100,11 +100,7 @@ impl Tunnel {
     /// When this returns, no call on the TUN or the bind is under way. So it cannot be called from inside one, except on the
     /// tunnel's own threads, where that is not waited for.
     pub fn pause(&self) {
-        {
-            let transition = self.device().transition();
-            self.shared.threads.pause();
-            transition.pause();
-        }
+        self.device().transition().pause();
         // A thread of ours may be inside a call, and would wait for itself.
         if !self.owner.is_current() {
             self.device().in_flight.wait();
@@ -120,13 +116,7 @@ impl Tunnel {
         let device = self.device();
         // What became of the interface during the pause comes first.
         device.handle_tun_events();
-        let resumed = {
-            let transition = device.transition();
-            let resumed = transition.resume();
-            self.shared.threads.resume();
-            resumed
-        };
-        device.after(resumed)
+        device.resume()
     }
 
     /// Waits until the tunnel has ended by itself, for example because its interface was removed, and returns why;
