@@ -1271,9 +1271,8 @@ int32_t wg_bind_send(int32_t bind, struct wg_datagram_t *datagrams, size_t count
  * thread that is in it, as soon as it is closed; WG_ERR_UNKNOWN_HANDLE; WG_ERR_IO if the socket cannot be used any
  * more; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
  * Threads: any, one or several for each family, while others send or close; each datagram goes to one of them. No
- * other thread uses the same datagrams and endpoints meanwhile. pthread_cancel() of a thread that waits here takes
- * effect when the call has returned: end the wait with wg_bind_close(), or wait in a poll() of your own, which can be
- * cancelled, for the descriptor of wg_bind_peek_fd().
+ * other thread uses the same datagrams and endpoints meanwhile. A thread that waits here may be cancelled by
+ * pthread_cancel(), within a second.
  * Since: 0.1.0
  *
  * # Safety

@@ -10,6 +10,7 @@ use std::{
 
 use super::{
     bind::Bound,
+    cancel,
     endpoint::{self, wg_endpoint_t},
     guard::guard_number_on,
     handle::Entry,
@@ -279,22 +280,39 @@ impl From<&SendReport> for wg_send_report_t {
 /// thread that is in it, as soon as it is closed; WG_ERR_UNKNOWN_HANDLE; WG_ERR_IO if the socket cannot be used any
 /// more; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
 /// Threads: any, one or several for each family, while others send or close; each datagram goes to one of them. No
-/// other thread uses the same datagrams and endpoints meanwhile. pthread_cancel() of a thread that waits here takes
-/// effect when the call has returned: end the wait with wg_bind_close(), or wait in a poll() of your own, which can be
-/// cancelled, for the descriptor of wg_bind_peek_fd().
+/// other thread uses the same datagrams and endpoints meanwhile. A thread that waits here may be cancelled by
+/// pthread_cancel(), within a second.
 /// Since: 0.1.0
 ///
 /// # Safety
 /// `datagrams` is NULL or points to `count` of them, writable; their pointers are NULL or point to as many writable
 /// bytes as `capacity` says, and to writable endpoints, none of which overlap.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wg_bind_recv(
+pub unsafe extern "C-unwind" fn wg_bind_recv(
     bind: i32,
     family: u32,
     datagrams: *mut wg_datagram_t,
     count: usize,
     timeout_ms: i32,
 ) -> i32 {
+    // A thread that is cancelled here leaves this function as it would leave recv(). So nothing in it may need to be dropped.
+    let mut left = timeout_ms;
+    loop {
+        let wait = cancel::between_tests(left);
+        // SAFETY: the caller's contract is the same.
+        let received = unsafe { receive(bind, family, datagrams, count, wait) };
+        if received != 0 || wait == left {
+            return received;
+        }
+        // None is left of a negative one, which is no limit.
+        left -= if left > 0 { wait } else { 0 };
+        cancel::test();
+    }
+}
+
+/// # Safety
+/// As [`wg_bind_recv`].
+unsafe fn receive(bind: i32, family: u32, datagrams: *mut wg_datagram_t, count: usize, timeout_ms: i32) -> i32 {
     guard_number_on(bind, |bind: &Entry<Bound>| {
         let family = endpoint::family(family)?;
         // SAFETY: the caller's contract is the same.
