@@ -363,6 +363,12 @@ impl Hold {
         if block.is_null() {
             return Err(none_left());
         }
+        if is_spare(block) {
+            // What is left for emergencies is nothing to hold; and blocks of it could not be told from those of the hold.
+            // SAFETY: it was allocated above, with this layout.
+            unsafe { dealloc(block, layout) };
+            return Err(none_left());
+        }
         if IS_USED.load(Ordering::Relaxed) {
             hold.slot = HOLDS.iter().find(|slot| slot.fill(block, layout.size()));
         }

@@ -597,11 +597,11 @@ fn the_interface_may_go_down_or_up_while_sockets_are_opened() {
         });
         a.device.handle_tun_events();
         let gate = gate.into_inner().unwrap().unwrap();
-        let ((entered, has_entered), (go_on, may_go_on)) = (mpsc::channel(), mpsc::channel());
-        *gate.open.lock().unwrap() = Some((entered, may_go_on));
         std::thread::scope(|scope| {
+            let ((entered, has_entered), (go_on, may_go_on)) = (mpsc::channel(), mpsc::channel());
+            *gate.open.lock().unwrap() = Some((entered, may_go_on));
             scope.spawn(|| a.device.rebind().unwrap());
-            has_entered.recv().unwrap();
+            has_entered.recv_timeout(MS(60_000)).unwrap();
             let (followed, has_followed) = mpsc::channel();
             let device = &a.device;
             [true, false].into_iter().chain(last.then_some(true)).for_each(|up| a.tun.set_up(up));

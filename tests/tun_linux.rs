@@ -156,7 +156,7 @@ fn removal_ends_it() {
                 let reader = s.spawn(|| {
                     loop {
                         while tun.read(&mut arena())? > 0 {}
-                        tun.wait(None)?;
+                        tun.wait(Some(Duration::from_secs(60)))?;
                         while tun.event().is_some() {}
                     }
                 });
@@ -294,7 +294,7 @@ fn an_idle_interface_wakes_nobody() {
                 move || {
                     // SAFETY: gettid(2) takes nothing.
                     tell.send(unsafe { libc::gettid() }).unwrap();
-                    tun.wait(None).unwrap();
+                    tun.wait(Some(Duration::from_secs(60))).unwrap();
                 }
             });
             let status = format!("/proc/self/task/{}/status", tid.recv().unwrap());

@@ -289,10 +289,10 @@ mod tests {
     /// Holds a call of the old callback while `others` exchange it on as many threads, and returns how often it was destroyed
     /// when each of them had returned.
     fn exchanged_during_a_call(slot: &Slot<fn()>, destroyed: &AtomicUsize, others: &[Exchange]) -> Vec<usize> {
-        let (entered, has_entered) = mpsc::channel();
-        let (leave, may_leave) = mpsc::channel::<()>();
-        let (returned, has_returned) = mpsc::channel();
         thread::scope(|scope| {
+            // Made in here: a failed assertion drops them, so that nothing waits for ever.
+            let ((entered, has_entered), (leave, may_leave)) = (mpsc::channel(), mpsc::channel::<()>());
+            let (returned, has_returned) = mpsc::channel();
             scope.spawn(move || {
                 slot.call(|_, _| {
                     entered.send(()).unwrap();
@@ -348,10 +348,10 @@ mod tests {
         let destroyed = AtomicUsize::new(0);
         let slot = Slot::new();
         slot.set(callback(&destroyed));
-        let (entered, has_entered) = mpsc::channel();
-        let (leave, may_leave) = mpsc::channel::<()>();
-        let (replaced, is_replaced) = mpsc::channel();
         thread::scope(|scope| {
+            // Made in here: a failed assertion drops them, so that nothing waits for ever.
+            let ((entered, has_entered), (leave, may_leave)) = (mpsc::channel(), mpsc::channel::<()>());
+            let (replaced, is_replaced) = mpsc::channel();
             let (slot, destroyed) = (&slot, &destroyed);
             scope.spawn(move || {
                 slot.call(|_, _| {

@@ -106,7 +106,7 @@ mod tests {
         fs::File,
         io::Read,
         os::unix::net::{UnixDatagram, UnixStream},
-        sync::atomic::AtomicUsize,
+        sync::{Arc, atomic::AtomicUsize},
         thread,
         time::Instant,
     };
@@ -245,18 +245,20 @@ mod tests {
             start.elapsed() < PATIENCE
         });
 
-        let over = AtomicBool::new(false);
-        let read = AtomicUsize::new(0);
+        let (read, app) = (&AtomicUsize::new(0), &app);
         thread::scope(|s| {
-            s.spawn(|| {
+            // The reader ends when this is dropped, also by a failed assertion.
+            let lasts = Arc::new(());
+            let lasting = Arc::downgrade(&lasts);
+            s.spawn(move || {
                 let mut buffer = [0; 2000];
                 loop {
-                    match Read::read(&mut &app, &mut buffer) {
+                    match Read::read(&mut &*app, &mut buffer) {
                         Ok(len) => {
                             assert_eq!(len, 1280);
                             read.fetch_add(1, Relaxed);
                         }
-                        Err(_) if over.load(Relaxed) => break,
+                        Err(_) if lasting.strong_count() == 0 => break,
                         Err(_) => thread::yield_now(),
                     }
                 }
@@ -269,7 +271,6 @@ mod tests {
                 now > 2 * fits
             });
             eventually("all that was taken is read", || read.load(Relaxed) == taken);
-            over.store(true, Relaxed);
         });
     }
 
@@ -289,7 +290,7 @@ mod tests {
         drop(app);
         assert_eq!(tun.read(&mut arena).unwrap(), 0);
         thread::scope(|s| {
-            let waiting = s.spawn(|| tun.wait(None));
+            let waiting = s.spawn(|| tun.wait(Some(Duration::from_secs(60))));
             thread::sleep(Duration::from_millis(10));
             assert_eq!(write(&tun, &[&[1; 20]]), 0);
             assert!(waiting.join().unwrap().is_err());
