@@ -97,7 +97,13 @@ mod forks {
         LOCKED.store(false, Ordering::Release);
     }
 
-    /// Has fork() take the lock.
+    #[cfg(unix)]
+    extern "C" fn in_child() {
+        super::mark::forget();
+        unlock();
+    }
+
+    /// Has fork() take the lock, and a child forget what it is not.
     #[cfg(unix)]
     pub(super) fn watch() {
         type Handler = Option<extern "C" fn()>;
@@ -108,7 +114,7 @@ mod forks {
         if !WATCHES.swap(true, Ordering::Relaxed) {
             // SAFETY: functions that live as long as the program does, and only touch an atomic. Without memory for them the
             // lock is as good as none.
-            unsafe { pthread_atfork(Some(lock), Some(unlock), Some(unlock)) };
+            unsafe { pthread_atfork(Some(lock), Some(unlock), Some(in_child)) };
         }
     }
 }
@@ -122,14 +128,17 @@ mod mark {
         sync::atomic::{AtomicPtr, AtomicU32, Ordering},
     };
 
+    static PAGE: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
+
     /// A number that is 0 in a child.
     pub(super) fn of_this_process() -> &'static AtomicU32 {
-        static PAGE: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
         let mut page = PAGE.load(Ordering::Acquire);
         if page.is_null() {
             let Some(new) = wiped_on_fork() else {
                 return super::by_id();
             };
+            // For what takes the advice and does not follow it, as QEMU does when it runs a single program.
+            super::forks::watch();
             page = match PAGE.compare_exchange(ptr::null_mut(), new, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => new,
                 // One page, and once: not worth giving back.
@@ -138,6 +147,14 @@ mod mark {
         }
         // SAFETY: it is mapped, for ever, aligned as pages are, and begins as zeros.
         unsafe { &*page }
+    }
+
+    /// To be called in a child.
+    pub(super) fn forget() {
+        // SAFETY: as above.
+        if let Some(mark) = unsafe { PAGE.load(Ordering::Acquire).as_ref() } {
+            mark.store(0, Ordering::Release);
+        }
     }
 
     fn wiped_on_fork() -> Option<*mut AtomicU32> {
@@ -161,6 +178,10 @@ mod mark {
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 mod mark {
     pub(super) use super::by_id as of_this_process;
+
+    /// The system has another number for a child.
+    #[cfg(unix)]
+    pub(super) const fn forget() {}
 }
 
 /// A number that is 0 in a child, by the system's number of the process.
