@@ -6,8 +6,7 @@ use super::{
     callback::wg_destroy_fn_t,
     cancel::Uncancelled,
     datagrams::WG_BATCH_SIZE,
-    endpoint,
-    exit::{self, Wait},
+    endpoint, exit,
     fd::{Lent, takes},
     guard::{finally, guard_end, guard_number, guard_number_on, guard_on},
     handle::{self, Entry, Object},
@@ -26,13 +25,6 @@ use crate::{
 pub(super) struct Bound {
     udp: BatchUdp,
     protect: Protect,
-}
-
-impl Bound {
-    /// For the end of the process; see [`Slot::abandon`](super::callback::Slot::abandon).
-    pub(super) fn abandon(&self) -> Option<Wait> {
-        self.protect.abandon()
-    }
 }
 
 impl Object for Bound {

@@ -8,10 +8,9 @@ use std::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
 };
 
-use super::exit::Wait;
+use super::exit::Call;
 use crate::queue::wait_until;
 
 thread_local! {
@@ -24,16 +23,17 @@ pub(super) fn is_inside() -> bool {
     INSIDE.try_with(Cell::get).unwrap_or(false)
 }
 
-/// Runs a function of the app.
-fn inside<T>(call: impl FnOnce() -> T) -> T {
+/// Runs a function of the app, unless the process has begun to end.
+fn inside<T>(call: impl FnOnce() -> T) -> Option<T> {
     struct Back(bool);
     impl Drop for Back {
         fn drop(&mut self) {
             let _ = INSIDE.try_with(|flag| flag.set(self.0));
         }
     }
+    let _call = Call::begin()?;
     let _back = Back(INSIDE.try_with(|flag| flag.replace(true)).unwrap_or(false));
-    call()
+    Some(call())
 }
 
 /// Gives up the app's pointer that belongs to a callback; may be NULL.
@@ -93,7 +93,7 @@ impl<F> Drop for Callback<F> {
     fn drop(&mut self) {
         if let Some(destroy) = self.destroy {
             // SAFETY: the app gave both for this, and this is the only time.
-            inside(|| unsafe { destroy(self.shared.user) });
+            let _ = inside(|| unsafe { destroy(self.shared.user) });
         }
     }
 }
@@ -103,10 +103,9 @@ impl<F> Shared<F> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until no call is under way, or until some time.
-    fn wait_for_calls(&self, until: Option<Instant>) {
-        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-        drop(wait_until(&self.idle, self.running(), left, |running| *running == 0));
+    /// Waits until no call is under way.
+    fn wait_for_calls(&self) {
+        drop(wait_until(&self.idle, self.running(), None, |running| *running == 0));
     }
 }
 
@@ -125,8 +124,6 @@ struct Current<F> {
     callback: Option<Callback<F>>,
     /// No callback will be taken any more.
     closed: bool,
-    /// None will be called any more.
-    abandoned: bool,
 }
 
 impl<F: Copy> Default for Slot<F> {
@@ -139,7 +136,7 @@ impl<F: Copy> Slot<F> {
     pub(super) const fn new() -> Self {
         Self {
             exchanging: Mutex::new(()),
-            current: Mutex::new(Current { callback: None, closed: false, abandoned: false }),
+            current: Mutex::new(Current { callback: None, closed: false }),
             is_set: AtomicBool::new(false),
         }
     }
@@ -153,8 +150,8 @@ impl<F: Copy> Slot<F> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands the callback to `call`, and returns what that returns; `None` if there is no callback. No lock is held
-    /// meanwhile.
+    /// Hands the callback to `call`, and returns what that returns; `None` if there is no callback, or the process
+    /// has begun to end. No lock is held in the call.
     pub(super) fn call<T>(&self, call: impl FnOnce(F, *mut c_void) -> T) -> Option<T> {
         /// Ends a call, and tells whoever waits for that.
         struct Running<F>(Arc<Shared<F>>);
@@ -166,12 +163,12 @@ impl<F: Copy> Slot<F> {
         }
         let running = {
             let current = self.current();
-            let callback = current.callback.as_ref().filter(|_| !current.abandoned)?;
+            let callback = current.callback.as_ref()?;
             // Counted before the callback can be taken out of its place.
             *callback.shared.running() += 1;
             Running(callback.shared.clone())
         };
-        Some(inside(|| call(running.0.function, running.0.user)))
+        inside(|| call(running.0.function, running.0.user))
     }
 
     /// Puts what C gave in the place of the old callback. When this returns, no callback that was there before is running on
@@ -194,19 +191,6 @@ impl<F: Copy> Slot<F> {
         self.exchange(None, true, drop);
     }
 
-    /// For the end of the process: no call begins any more. Calls under way are not waited for, unless the caller does so with
-    /// what is returned, and the callback is destroyed only if it is taken away in the usual way.
-    pub(super) fn abandon(&self) -> Option<Wait>
-    where
-        F: 'static,
-    {
-        let mut current = self.current();
-        current.abandoned = true;
-        self.is_set.store(false, Ordering::Relaxed);
-        let shared = current.callback.as_ref()?.shared.clone();
-        Some(Box::new(move |until| shared.wait_for_calls(Some(until))))
-    }
-
     /// As [`close`](Self::close), but the callback is not destroyed yet.
     pub(super) fn take(&self) -> Option<Callback<F>> {
         let mut taken = None;
@@ -224,11 +208,11 @@ impl<F: Copy> Slot<F> {
                 return false;
             }
             current.closed = close;
-            self.is_set.store(new.is_some() && !current.abandoned, Ordering::Relaxed);
+            self.is_set.store(new.is_some(), Ordering::Relaxed);
             mem::replace(&mut current.callback, new)
         };
         if let Some(old) = old {
-            old.shared.wait_for_calls(None);
+            old.shared.wait_for_calls();
             end(old);
         }
         true

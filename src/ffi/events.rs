@@ -9,7 +9,6 @@ use std::{
 use super::{
     callback::{Given, Slot, wg_destroy_fn_t},
     endpoint::WG_ENDPOINT_TEXT_LEN,
-    exit::Wait,
     guard::guard_on,
     handle::Entry,
     keys::WG_KEY_LEN,
@@ -222,11 +221,6 @@ impl Events {
             return Err(ended);
         }
         Ok(())
-    }
-
-    /// See [`Slot::abandon`].
-    pub(super) fn abandon(&self) -> Option<Wait> {
-        self.callback.abandon()
     }
 
     /// Nobody is told anything from now on.

@@ -157,12 +157,6 @@ pub(super) fn get<T: Object>(handle: i32) -> Result<Arc<Entry<T>>> {
     known(handle, entry)
 }
 
-/// Visits all objects of this kind, with the table locked.
-pub(super) fn visit<T: Object>(visit: impl FnMut(&Entry<T>)) {
-    let table = table();
-    table.rows.iter().filter_map(|row| row.entry.as_ref()?.downcast_ref()).for_each(visit);
-}
-
 /// The numbers of all objects of this kind.
 #[cfg(feature = "compat-mullvad")]
 pub(super) fn all<T: Object>() -> Vec<i32> {

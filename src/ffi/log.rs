@@ -15,7 +15,7 @@ use tracing::{Dispatch, Event, Level, Metadata, Subscriber, span, subscriber::In
 
 use super::{
     callback::{self, Given, Slot, wg_destroy_fn_t},
-    exit::{self, Wait},
+    exit,
     guard::{guard, guard_anywhere, guard_on},
     handle::Entry,
     result::wg_result,
@@ -152,11 +152,6 @@ pub extern "C" fn wg_set_log_level(level: i32) -> wg_result {
         LEVEL.store(level, Ordering::Relaxed);
         Ok(())
     })
-}
-
-/// For the end of the process: the log goes nowhere any more.
-pub(super) fn abandon() -> Option<Wait> {
-    CALLBACK.get().abandon()
 }
 
 /// Where the log of one tunnel goes, if not where that of the process goes.

@@ -11,7 +11,6 @@ use super::{
     callback::{Callback, Given, Slot},
     datagrams::{WG_BATCH_SIZE, wg_datagram_t},
     endpoint::wg_endpoint_t,
-    exit::Wait,
     handle,
     packets::wg_packet_t,
     tunnel::{Running, WG_MEMORY_MIN},
@@ -105,13 +104,6 @@ impl<F: Copy + Send + Sync + 'static, I: Clone + Send + Sync + 'static> Ports<F,
 /// destroyed while another one runs: they may have their pointer in common.
 pub(super) fn close(handle: i32) {
     drop((TUNS.close(handle), TRANSPORTS.close(handle)));
-}
-
-/// For the end of the process: ends the functions of all tunnels; see [`Slot::abandon`].
-pub(super) fn abandon() -> Vec<Wait> {
-    let mut waits: Vec<_> = TUNS.table().values().filter_map(|port| port.out.abandon()).collect();
-    waits.extend(TRANSPORTS.table().values().filter_map(|port| port.out.abandon()));
-    waits
 }
 
 /// The ports of a tunnel that is being made. Unless they are kept, they are closed when this is dropped.

@@ -2,10 +2,7 @@
 
 use std::{ffi::c_void, io, sync::Arc};
 
-use super::{
-    callback::{Given, Slot, wg_destroy_fn_t},
-    exit::Wait,
-};
+use super::callback::{Given, Slot, wg_destroy_fn_t};
 use crate::bind::udp::{BorrowedSocket, SocketHook};
 
 /// Is shown a new socket before its first byte, for example to keep it out of a VPN (Android's VpnService.protect()).
@@ -56,11 +53,6 @@ impl Protect {
                 None => Err(io::Error::new(io::ErrorKind::NotConnected, "it was turned off or closed meanwhile")),
             }
         })
-    }
-
-    /// See [`Slot::abandon`].
-    pub(super) fn abandon(&self) -> Option<Wait> {
-        self.0.abandon()
     }
 
     /// Gives the app's function up: when this returns, it is not running on any thread. New sockets are refused then.

@@ -9,7 +9,6 @@ use std::{
 use super::{
     callback::{Given, Slot, wg_destroy_fn_t},
     endpoint::{WG_IPV4, WG_IPV6, family},
-    exit::Wait,
     guard::guard_anywhere,
     result::wg_result,
     text::borrow_text,
@@ -112,11 +111,6 @@ impl Resolver {
         slot.is_set().then(|| -> Resolve {
             Box::new(move |host| slot.call(|resolve, user| ask(resolve, user, host)).unwrap_or_else(|| Err(gone())))
         })
-    }
-
-    /// See [`Slot::abandon`].
-    pub(super) fn abandon(&self) -> Option<Wait> {
-        self.0.abandon()
     }
 
     /// Gives the app's function up: when this returns, it is not running on any thread.

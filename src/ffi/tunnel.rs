@@ -7,7 +7,7 @@ use super::{
     callback::Callback,
     cancel::Uncancelled,
     events::Events,
-    exit::{self, Wait},
+    exit,
     fd::{Lent, takes},
     guard::{finally, guard_end, guard_number, guard_on},
     handle::{self, Entry, Object},
@@ -64,12 +64,6 @@ impl Running {
     /// Refuses what only a running tunnel can do.
     pub(super) fn check_running(&self) -> Result<()> {
         self.events.check_running()
-    }
-
-    /// For the end of the process; see [`Slot::abandon`](super::callback::Slot::abandon).
-    pub(super) fn abandon(&self) -> impl Iterator<Item = Wait> + use<> {
-        let hooks = [self.hooks.protect.abandon(), self.hooks.resolve.abandon()];
-        hooks.into_iter().chain([self.events.abandon(), self.log.abandon()]).flatten()
     }
 
     /// Stops the tunnel. None of its callbacks runs afterwards, whatever becomes of that.

@@ -110,6 +110,64 @@ static void leaves_it_on(void) {
   exit(0);
 }
 
+static int32_t protect(void *user, int32_t fd, uint32_t family) {
+  (void)user, (void)fd, (void)family;
+  called();
+  return 0;
+}
+
+static int32_t never_finds(void *user, const char *host, wg_address_t *addresses, size_t capacity, size_t *count) {
+  (void)user, (void)host, (void)addresses, (void)capacity, (void)count;
+  __sync_fetch_and_add(&calls, 1);
+  while (!get_int(&over)) sleep_ms(1);
+  /* It goes on when the app's memory is gone, as it may; whatever comes of it is not told. */
+  return WG_ERR_NOT_FOUND;
+}
+
+static void *turns_on_and_off(void *unused) {
+  for (;;) {
+    int pair[2];
+    int32_t handle;
+    wg_options_t options = WG_OPTIONS_INIT;
+    make_pair(SOCK_DGRAM, pair);
+    options.tun_fd = pair[0];
+    options.protect = protect;
+    handle = wg_turn_on_with(&options, "");
+    if (handle > 0) wg_turn_off(handle);
+    close(pair[1]);
+  }
+  return unused;
+}
+
+/* In another thread, so that exit() comes at any moment of it. */
+static void leaves_while_it_turns_on_and_off(void) {
+  pthread_t thread;
+  CHECK_EQ(atexit(last), 0);
+  start(&thread, turns_on_and_off, NULL);
+  while (get_int(&calls) < 10) sched_yield();
+  exit(0);
+}
+
+/* What has been told to end, and has not. */
+static void leaves_it_ending(void) {
+  int pair[2];
+  wg_options_t options = WG_OPTIONS_INIT;
+  CHECK_EQ(atexit(last), 0);
+  make_pair(SOCK_DGRAM, pair);
+  options.tun_fd = pair[0];
+  options.resolve = never_finds;
+  options.resolve_destroy = destroy;
+  tunnel = wg_turn_on_with(&options, "private_key=" PRIVATE_A "\npublic_key=" PUBLIC_B
+                                     "\nendpoint=vpn.example.com:1\nallowed_ip=0.0.0.0/0\n");
+  CHECK(tunnel > 0);
+  CHECK_EQ(wg_set_log_level(WG_LOG_DEBUG), WG_OK);
+  CHECK_EQ(wg_set_event_callback(tunnel, event, NULL, destroy), WG_OK);
+  CHECK_EQ(wg_set_tunnel_log_callback(tunnel, line, NULL, destroy), WG_OK);
+  while (get_int(&calls) == 0) sched_yield();
+  CHECK_EQ(wg_turn_off_within(tunnel, 20), WG_ERR_TIMED_OUT);
+  exit(0);
+}
+
 static void hangs_in_a_callback(void) {
   turn_on_with(hangs);
   inject();
@@ -138,6 +196,8 @@ static void in_a_process(void (*body)(void)) {
 int main(void) {
   int i;
   for (i = 0; i < 8; i++) in_a_process(leaves_it_on);
+  for (i = 0; i < 8; i++) in_a_process(leaves_while_it_turns_on_and_off);
+  in_a_process(leaves_it_ending);
   in_a_process(hangs_in_a_callback);
   in_a_process(exits_in_a_callback);
   return 0;
