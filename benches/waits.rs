@@ -1,8 +1,8 @@
-//! How long packets wait while another thread changes or reads a large configuration: the longest round of the thread that
-//! moves them, and the one that 999 of 1000 do not exceed.
+//! How long packets wait while another thread changes or reads a large configuration: the longest round of the thread
+//! that moves them, and the one that 999 of 1000 do not exceed.
 //!
-//! `cargo bench --bench waits`, or with `-- 3 10000 30000` for other numbers of rounds, peers and allowed IPs. Whatever else
-//! the machine does counts as well, so each figure is that of the best round.
+//! `cargo bench --bench waits`, or with `-- 3 10000 30000` for other numbers of rounds, peers and allowed IPs. Whatever
+//! else the machine does counts as well, so each figure is that of the best round.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
 
 use std::{

@@ -122,8 +122,8 @@ impl<T> fmt::Debug for PacketQueue<T> {
     }
 }
 
-/// Makes room for `more`: by doubling, as collections do, but never for more than `most` in all. Returns false if there is no
-/// memory for it.
+/// Makes room for `more`: by doubling, as collections do, but never for more than `most` in all. Returns false if there
+/// is no memory for it.
 fn grow<X>(ring: &mut VecDeque<X>, more: usize, most: usize) -> bool {
     let needed = ring.len() + more;
     needed <= ring.capacity()

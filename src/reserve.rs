@@ -1,10 +1,10 @@
 //! What an allocation gets when the system has no memory left.
 //!
-//! Everything with a size from outside is reserved fallibly where it is made. What remains are small blocks of fixed size,
-//! most of them made by std (an `Arc`, a node of a tree, the text of an error), which cannot report a failure: Rust then
-//! ends the process. [`Reserve`] is a global allocator that gives them from memory of its own when the system gives
-//! nothing. While much of that is in use, [`check`] lets nothing begin. Work that makes many small blocks takes a [`Hold`]
-//! of all that it may need before it begins.
+//! Everything with a size from outside is reserved fallibly where it is made. What remains are small blocks of fixed
+//! size, most of them made by std (an `Arc`, a node of a tree, the text of an error), which cannot report a failure:
+//! Rust then ends the process. [`Reserve`] is a global allocator that gives them from memory of its own when the system
+//! gives nothing. While much of that is in use, [`check`] lets nothing begin. Work that makes many small blocks takes a
+//! [`Hold`] of all that it may need before it begins.
 //!
 //! The C library and the daemon use it. A program in Rust that wants the same does so too:
 //! `#[global_allocator] static ALLOCATOR: wg_embed::reserve::Reserve = wg_embed::reserve::Reserve::new();`
@@ -21,7 +21,7 @@ use std::{
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// The reserve is given out in pieces of so many bytes.
+/// The size of the pieces that the reserve is given out in, in bytes.
 const PIECE: usize = 128;
 /// One bit for each piece; a block lies in the pieces of one word.
 const WORDS: usize = 64;
@@ -45,14 +45,14 @@ pub fn check() -> Result<()> {
     if is_low() { Err(none_left()) } else { Ok(()) }
 }
 
-/// Whether [`check`] refuses. What was taken of the reserve may be in use for long: that does not matter once the system has
-/// memory again.
+/// Whether [`check`] refuses. What was taken of the reserve may be in use for long: that does not matter once the
+/// system has memory again.
 pub(crate) fn is_low() -> bool {
     POOL.taken.load(Ordering::Relaxed) > LOW && !has_room(ENOUGH)
 }
 
-/// Whether the system has so many bytes of address space left. Not what the heap has: a thread may be unable to use that, as
-/// glibc gives it another one.
+/// Whether the system has this much address space left, in bytes. Not what the heap has: a thread may be unable to use
+/// that, as glibc gives it another one.
 #[cfg(unix)]
 #[inline(never)]
 pub(crate) fn has_room(bytes: usize) -> bool {
@@ -63,7 +63,7 @@ pub(crate) fn has_room(bytes: usize) -> bool {
     room != libc::MAP_FAILED && unsafe { libc::munmap(room, bytes) } == 0
 }
 
-/// Whether the system has so many bytes.
+/// Whether the system has this much memory, in bytes.
 #[cfg(not(unix))]
 #[inline(never)]
 pub(crate) fn has_room(bytes: usize) -> bool {
@@ -113,7 +113,7 @@ pub(crate) fn push<T>(list: &mut Vec<T>, item: T) -> Result<()> {
     Ok(())
 }
 
-/// An empty text with room for so many bytes.
+/// An empty text with room for this number of bytes.
 ///
 /// # Errors
 /// `Resources` if there is no memory for them.
@@ -195,8 +195,8 @@ fn take_back(block: *mut u8, layout: Layout) -> bool {
     slot.inspect(|slot| slot.release()).is_some()
 }
 
-// SAFETY: blocks are the inner allocator's, or of memory that nothing else uses: pieces of the pool whose bits this call has
-// set, or bytes of a hold behind all others. Nothing here allocates or unwinds.
+// SAFETY: blocks are the inner allocator's, or of memory that nothing else uses: pieces of the pool whose bits this
+// call has set, or bytes of a hold behind all others. Nothing here allocates or unwinds.
 unsafe impl<A: GlobalAlloc> GlobalAlloc for Reserve<A> {
     // They are called from everywhere, and none of it is worth a copy in each place.
     #[inline(never)]
@@ -246,7 +246,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Reserve<A> {
         // SAFETY: as the caller says, the size is not zero.
         let moved = unsafe { self.alloc(wanted) };
         if !moved.is_null() {
-            // SAFETY: two blocks, each with at least so many bytes.
+            // SAFETY: two blocks, each with at least this number of bytes.
             unsafe { ptr::copy_nonoverlapping(block, moved, layout.size().min(size)) };
             // SAFETY: it was allocated with this layout, and is not used any more.
             unsafe { self.dealloc(block, layout) };
@@ -290,7 +290,8 @@ impl Pool {
         block.addr().wrapping_sub(self.start().addr()) < RESERVE
     }
 
-    /// The bits of a block that begins with the first piece of a word, and how many they are. `None` if it is too large.
+    /// The bits of a block that begins with the first piece of a word, and how many they are. `None` if it is too
+    /// large.
     fn bits(layout: Layout) -> Option<(u64, usize)> {
         let pieces = layout.size().div_ceil(PIECE).max(1);
         let fits = pieces <= PIECES_PER_WORD && layout.align() <= PIECE;
@@ -326,8 +327,8 @@ impl Pool {
 
 /// Memory that is there for all that this thread allocates until it is dropped, when the system has none.
 ///
-/// If the program's allocator is no [`Reserve`] it only shows that there is as much now, as it has been given back by the
-/// time that it is needed: another thread may be the first to take it.
+/// If the program's allocator is no [`Reserve`] it only shows that there is as much now, as it has been given back by
+/// the time that it is needed: another thread may be the first to take it.
 #[derive(Debug)]
 pub struct Hold {
     slot: Option<&'static Slot>,
@@ -349,7 +350,7 @@ thread_local! {
 }
 
 impl Hold {
-    /// Reserves so many bytes.
+    /// Reserves this number of bytes.
     ///
     /// # Errors
     /// `Resources` if there are not as many.
@@ -364,8 +365,8 @@ impl Hold {
             return Err(none_left());
         }
         if is_spare(block) {
-            // What is left for emergencies is nothing to hold; and blocks of it could not be told from those of the hold.
-            // SAFETY: it was allocated above, with this layout.
+            // What is left for emergencies is nothing to hold; and blocks of it could not be told from those of the
+            // hold. SAFETY: it was allocated above, with this layout.
             unsafe { dealloc(block, layout) };
             return Err(none_left());
         }
@@ -390,7 +391,8 @@ impl Drop for Hold {
     }
 }
 
-/// A place for the memory of a hold. Blocks of it are given out one behind the other, and it is freed with the last of them.
+/// A place for the memory of a hold. Blocks of it are given out one behind the other, and it is freed with the last of
+/// them.
 #[derive(Debug)]
 struct Slot {
     /// Odd while `start` and `len` change.

@@ -88,8 +88,8 @@ pub(crate) fn spawn<R: Send + 'static>(
     body: impl FnOnce() -> R + Send + 'static,
 ) -> io::Result<JoinHandle<R>> {
     let dispatch = tracing::dispatcher::get_default(Clone::clone);
-    // What std and the C library allocate for a thread when it has begun ends the process if it fails: the stack of a signal
-    // handler, in a program in Rust, and destructors. So there must be more than the thread's own stack.
+    // What std and the C library allocate for a thread when it has begun ends the process if it fails: the stack of a
+    // signal handler, in a program in Rust, and destructors. So there must be more than the thread's own stack.
     if !has_room(STACK + ENOUGH) {
         return Err(io::ErrorKind::OutOfMemory.into());
     }

@@ -150,7 +150,8 @@ fn about_to_move(world: &World) -> (Node, Node, u16) {
     (a, b, port)
 }
 
-/// Whatever becomes of the sockets before another port is taken: the handshake goes on, on the port that was named last.
+/// Whatever becomes of the sockets before another port is taken: the handshake goes on, on the port that was named
+/// last.
 #[test]
 fn a_port_that_is_named_before_the_move_stays_and_the_handshake_goes_on() {
     let world = World::new();

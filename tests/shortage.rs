@@ -70,8 +70,8 @@ unsafe impl GlobalAlloc for Failing {
 #[global_allocator]
 static ALLOCATOR: Reserve<Failing> = Reserve::over(Failing);
 
-/// Runs `call` with fewer allocations than it makes, in steps of `step`, until it succeeds with `once` of them failing or all
-/// from there on. `check` follows each failure. Returns how many there were.
+/// Runs `call` with fewer allocations than it makes, in steps of `step`, until it succeeds with `once` of them failing
+/// or all from there on. `check` follows each failure. Returns how many there were.
 fn until_it_succeeds<T>(
     once: bool,
     step: usize,
@@ -187,7 +187,8 @@ fn a_conf_file_is_read_and_written_as_a_whole_or_not_at_all() {
     }
 }
 
-/// Handshakes, packets that wait, queues: what there is no memory for is dropped, and the tunnel goes on with what follows.
+/// Handshakes, packets that wait, queues: what there is no memory for is dropped, and the tunnel goes on with what
+/// follows.
 #[test]
 fn a_tunnel_goes_on_after_a_lack_of_memory() {
     for n in (0..400).step_by(3) {

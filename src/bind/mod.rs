@@ -276,8 +276,9 @@ pub trait Bind: Send + Sync {
     /// Opens, or reopens, and returns the port. 0 lets the system choose; both families then share the port it chose.
     /// The port that is open already gets fresh sockets. One family missing on this host is fine. If it fails, what
     /// was open stays open; only where the system lets no two sockets have the port that is open already, an old one may be
-    /// closed by then. It is then opened again with that port. What is called in here, such as a hook of the app, must not
-    /// change the configuration of the device whose bind this is: a change of the port on another thread may wait for this one.
+    /// closed by then. It is then opened again with that port. What is called in here, such as a hook of the app, must
+    /// not change the configuration of the device whose bind this is: a change of the port on another thread may wait
+    /// for this one.
     ///
     /// # Errors
     /// `AddrInUse` and whatever else the system says.

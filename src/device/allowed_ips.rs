@@ -128,8 +128,8 @@ impl<P: Owner> AllowedIps<P> {
         self.apply(&[AllowedIpUpdate { prefix, remove: true }], owner, 0, Entry::strike);
     }
 
-    /// Gives prefixes to `owner`, which has them in its list, the first one under this number, and takes others away from it.
-    /// Hands on the entries that were there before.
+    /// Gives prefixes to `owner`, which has them in its list, the first one under this number, and takes others away
+    /// from it. Hands on the entries that were there before.
     pub(super) fn apply(
         &mut self,
         changes: &[AllowedIpUpdate],

@@ -44,8 +44,8 @@ impl Device {
     ///
     /// # Errors
     /// `AddrInUse` or another socket error for the port, `Permission` or another for the mark, `Invalid` if there
-    /// would be too many peers, or an endpoint is a host name and there is no resolver; `Resources` without memory for all of
-    /// it. Nothing has changed then.
+    /// would be too many peers, or an endpoint is a host name and there is no resolver; `Resources` without memory for
+    /// all of it. Nothing has changed then.
     pub fn apply(&self, update: Update) -> Result<()> {
         let _hold;
         let (opened, followups) = {
@@ -163,8 +163,8 @@ impl Device {
         }
     }
 
-    /// Ends what a peer's handshake was made with if that is another key of ours than the one of this number. The sessions
-    /// still receive. Returns whether it was another one.
+    /// Ends what a peer's handshake was made with if that is another key of ours than the one of this number. The
+    /// sessions still receive. Returns whether it was another one.
     pub(super) fn follow_key(&self, peer: &Peer, handshaking: &mut Handshaking, number: u32) -> bool {
         if std::mem::replace(&mut handshaking.own_key, number) == number {
             return false;
@@ -427,7 +427,8 @@ mod tests {
         PrivateKey::from_bytes([n; 32])
     }
 
-    /// While a new private key goes from peer to peer, a handshake is made with it that stays; sessions of the old one end.
+    /// While a new private key goes from peer to peer, a handshake is made with it that stays; sessions of the old one
+    /// end.
     #[test]
     fn a_handshake_while_the_key_changes_is_made_with_the_new_one() {
         let (net, clock) = (MemNetwork::new(), Arc::new(ManualClock::new()));

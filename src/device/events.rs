@@ -41,8 +41,8 @@ pub enum Event {
 /// has returned. It should return soon.
 pub type EventSink = Box<dyn Fn(Event) + Send + Sync>;
 
-/// How many events may wait before the next round of a thread that moves packets, which causes most of them, waits for the
-/// thread that tells them.
+/// How many events may wait before the next round of a thread that moves packets, which causes most of them, waits for
+/// the thread that tells them.
 const MAX_WAITING: usize = 1024;
 
 #[derive(Default)]
@@ -112,8 +112,8 @@ impl Events {
         !queue.waiting.is_empty()
     }
 
-    /// Waits while too many events wait for another thread that tells them. To be called where this thread has nothing that
-    /// the app's function could wait for: no lock, and no call of the app's under way.
+    /// Waits while too many events wait for another thread that tells them. To be called where this thread has nothing
+    /// that the app's function could wait for: no lock, and no call of the app's under way.
     pub(super) fn wait_for_room(&self) {
         let queue = lock(&self.queue);
         let this = thread::id();

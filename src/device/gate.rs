@@ -8,12 +8,12 @@ use crate::{noise::cookie::CookieChecker, time::Instant};
 /// We count as being under load for this long after we were, as in the kernel.
 pub(super) const LOAD_LASTS: Duration = Duration::from_secs(1);
 
-/// Computing handshakes may take one part in so many of the time.
+/// Computing handshakes may take one part in this many of the time.
 const COMPUTING: u32 = 10;
-/// Answering with cookies may take one part in so many: some thousand answers a second.
+/// Answering with cookies may take one part in this many of the time: some thousands of answers a second.
 const ANSWERING: u32 = 20;
-/// Of so much time: its share of it may be used up at once. That is for peers that come together, after a server's restart
-/// for instance: one that gets a cookie begins again only after 5 s.
+/// Of so much time: its share of it may be used up at once. That is for peers that come together, after a server's
+/// restart for instance: one that gets a cookie begins again only after 5 s.
 const WINDOW: Duration = Duration::from_millis(300);
 
 #[derive(Default)]
@@ -43,8 +43,8 @@ impl Gate {
         self.computing.add(took, now);
     }
 
-    /// Whether a sender may be answered with a cookie. A flood from addresses that are not its own would otherwise take all
-    /// the time there is: a reply costs more than everything else that is done about such a message.
+    /// Whether a sender may be answered with a cookie. A flood from addresses that are not its own would otherwise take
+    /// all the time there is: a reply costs more than everything else that is done about such a message.
     pub(super) fn may_answer(&self, now: Instant) -> bool {
         !self.answering.is_too_much(now)
     }

@@ -1,5 +1,5 @@
-//! What all peers are to hear from us: at once on a caller's thread; on one that moves packets by and by, as that has no time
-//! for all of them in one go.
+//! What all peers are to hear from us: at once on a caller's thread; on one that moves packets by and by, as that has
+//! no time for all of them in one go.
 
 use std::{ops::Range, sync::Arc};
 
@@ -34,7 +34,7 @@ impl Occasion {
     }
 }
 
-/// The peers that still are to hear from us, by their numbers. Those that come later are none of them.
+/// The peers that have not been greeted yet, as a range of their numbers. Peers that are added later are not in it.
 pub(super) struct Greetings {
     occasion: Occasion,
     left: Range<u64>,
@@ -60,8 +60,8 @@ impl Device {
         self.tell_events();
     }
 
-    /// Lets all peers hear from us, until a round is over; the timers go on with it. Each hears once from here on, however
-    /// many of these were begun.
+    /// Lets all peers hear from us, until a round is over; the timers go on with it. Each hears once from here on,
+    /// however many of these were begun.
     pub(super) fn greet_soon(&self, occasion: Occasion) {
         self.put_greetings(occasion);
         if self.greet_some(self.clock.now()) {

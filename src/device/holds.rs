@@ -1,5 +1,5 @@
-//! How much is done while a lock is held that packets, timers or handshakes wait for: tests count it, as time says more about
-//! the machine. It must not depend on how many peers and allowed IPs there are.
+//! How much is done while a lock is held that packets, timers or handshakes wait for: tests count it, as time says more
+//! about the machine. It must not depend on how many peers and allowed IPs there are.
 //!
 //! Each lock that is taken is a unit of work, and so is each step that takes none, where [`work`] is called.
 
@@ -11,7 +11,7 @@ thread_local! {
     static PROBE: RefCell<Option<Probe>> = const { RefCell::new(None) };
 }
 
-/// So many units of work are about to be done on this thread.
+/// This thread is about to do `units` of work.
 pub(super) fn work(units: usize) {
     // What the probe does itself is no work.
     if let Some(mut probe) = PROBE.take() {

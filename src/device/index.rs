@@ -16,8 +16,8 @@ pub(super) struct Target {
     pub(super) session: Option<Arc<Session>>,
 }
 
-/// All indices of a device. They are in a tree: a hash table moves all that is in it when it grows, and packets would wait
-/// for that.
+/// All indices of a device. They are in a tree: a hash table moves all that is in it when it grows, and packets would
+/// wait for that.
 #[derive(Default)]
 pub(super) struct IndexTable {
     targets: RwLock<BTreeMap<u32, Target>>,

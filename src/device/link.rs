@@ -143,8 +143,8 @@ impl Link {
         (std::mem::take(&mut self.lost) || has_moved).then_some(Event::BindRecovered(port))
     }
 
-    /// Handshakes go unanswered: asks for another port if this one may be dead and the system chose it. Returns whether that
-    /// is under way.
+    /// Handshakes go unanswered: asks for another port if this one may be dead and the system chose it. Returns whether
+    /// that is under way.
     pub(super) const fn move_soon(&mut self, may_be_dead: bool) -> bool {
         self.moves |= may_be_dead && self.up && matches!(self.port, Port::Chosen(1..));
         self.moves

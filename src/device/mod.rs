@@ -4,12 +4,13 @@
 //! one: on one thread, and on two while there is much to do both ways. Both sleep until there
 //! is something to do.
 //!
-//! Locks are taken in this order: `sets`, `tun_events`; `transition`; `config`; `own_key`; `gate`; `greetings`; `peers`,
-//! `allowed_ips`; a peer's `handshake`, then its `state`; `index`, `deadlines`, the queue of `events`, those of `names`
-//! and `budget`; a second peer's `state` is only tried. None from `config` on is held across I/O or a callback, nor for
-//! more than a bounded part of what all peers or allowed IPs take: `holds.rs` counts. Under `sets` and `transition` sockets
-//! are opened, and an app's function sees each new one: what takes none of them, such as reading the configuration, never waits for it. Under `answer_rate`,
-//! which is none of these, the TUN is written and nothing else is locked.
+//! Locks are taken in this order: `sets`, `tun_events`; `transition`; `config`; `own_key`; `gate`; `greetings`;
+//! `peers`, `allowed_ips`; a peer's `handshake`, then its `state`; `index`, `deadlines`, the queue of `events`, those
+//! of `names` and `budget`; a second peer's `state` is only tried. None from `config` on is held across I/O or a
+//! callback, nor for more than a bounded part of what all peers or allowed IPs take: `holds.rs` counts. Under `sets`
+//! and `transition` sockets are opened, and an app's function sees each new one: what takes none of them, such as
+//! reading the configuration, never waits for it. Under `answer_rate`, which is none of these, the TUN is written and
+//! nothing else is locked.
 
 pub mod allowed_ips;
 mod apply;
@@ -205,7 +206,8 @@ pub struct Device {
     /// How long the machine had been suspended when that was looked at last, in nanoseconds.
     slept: AtomicU64,
     roaming_disabled: AtomicBool,
-    /// Networks may have changed since the port was chosen, and no peer was heard on it since. It is left once for that.
+    /// Networks may have changed since the port was chosen, and no peer was heard on it since. It is left once for
+    /// that.
     port_may_be_dead: AtomicBool,
     /// Held while a change set is applied: there is one at a time.
     sets: Mutex<()>,
@@ -317,8 +319,8 @@ impl Device {
         }
     }
 
-    /// Follows what has happened to the TUN interface. A port that cannot be opened when it comes up is tried again. If the
-    /// sockets change at this moment, whoever runs the timers goes on with it after that.
+    /// Follows what has happened to the TUN interface. A port that cannot be opened when it comes up is tried again. If
+    /// the sockets are being changed at this moment, the timers carry it out afterwards.
     pub fn handle_tun_events(&self) {
         loop {
             {

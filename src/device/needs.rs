@@ -1,4 +1,5 @@
-//! How much memory a change set may need. It is reserved before any of it is applied, so that nothing is applied by half.
+//! How much memory a change set may need. It is reserved before any of it is applied, so that nothing is applied by
+//! half.
 
 use std::collections::BinaryHeap;
 
@@ -24,8 +25,8 @@ const BASE: usize = 16 << 10;
 const STRIDE: u8 = 5;
 /// Its levels: a prefix of IPv6 may end in each.
 const LEVELS: usize = 128 / STRIDE as usize + 1;
-/// Bytes in one copy of the table for a place of a prefix or a node, at most: in a vector that has doubled in size, while the
-/// old ones are still there; and a note of four when the place becomes free.
+/// Bytes in one copy of the table for a place of a prefix or a node, at most: in a vector that has doubled in size,
+/// while the old ones are still there; and a note of four when the place becomes free.
 const PER_PLACE: usize = 4 * (16 + 4);
 
 impl Device {
@@ -55,7 +56,7 @@ impl Device {
     }
 }
 
-/// What so many peers take, and the deadlines of theirs.
+/// The memory of this number of peers and of their deadlines.
 fn peers_memory(number: usize) -> usize {
     /// What the allocator adds, and a place in the list of those that something is left to do for.
     const MORE: usize = 96;
@@ -77,7 +78,8 @@ fn change_memory(change: &PeerUpdate) -> usize {
     name + initiation + 2 * size_of::<(u64, Option<IpNet>)>() * change.allowed_ips.len()
 }
 
-/// How many places the prefix table may need for prefixes that are given: for themselves, and for the nodes on the way to them.
+/// How many places the prefix table may need for prefixes that are given: for themselves, and for the nodes on the way
+/// to them.
 fn new_places(peers: &[PeerUpdate], number: usize) -> Result<usize> {
     let mut all = Vec::new();
     all.try_reserve_exact(number)?;
@@ -109,8 +111,8 @@ fn leave(counts: &mut [[usize; 2]]) -> usize {
     counts.map(|count| blocks(std::mem::take(count))).sum()
 }
 
-/// How many places one node's children or prefixes take while they become so many, one by one: they move to a larger block when
-/// one is full.
+/// Roughly how many places are allocated for the `count` children or prefixes of one node. They come one by one, and move to
+/// a larger block whenever one is full.
 #[inline(never)]
 fn blocks(count: usize) -> usize {
     const SIZES: [usize; 7] = [1, 2, 4, 8, 16, 24, 32];
@@ -160,7 +162,8 @@ mod tests {
         }
     }
 
-    /// Whatever the prefixes are, the table takes no more than is reserved for them; and not much less in the usual cases.
+    /// Whatever the prefixes are, the table takes no more than is reserved for them; and not much less in the usual
+    /// cases.
     #[test]
     fn the_prefix_table_takes_what_is_reserved_for_it() {
         let text = |text: String| AllowedIpUpdate { prefix: text.parse().unwrap(), remove: false };

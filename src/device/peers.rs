@@ -55,8 +55,8 @@ impl Peers {
         read(&self.tables).by_key.get(key).cloned()
     }
 
-    /// Adds a peer that is not there yet; its handshakes are made with our key of this number. `expected` are about to be
-    /// added, this one among them.
+    /// Adds a peer that is not there yet; its handshakes are made with our key of this number. `expected` are about to
+    /// be added, this one among them.
     pub(super) fn insert(&self, key: PublicKey, own_key: u32, expected: usize) -> Arc<Peer> {
         let (is_full, len) = {
             let tables = read(&self.tables);
@@ -102,7 +102,8 @@ impl Peers {
         by_id.into_iter().filter_map(|(_, peer)| peer)
     }
 
-    /// Makes the tables once more, with room for so many peers. They are filled without the lock, for which handshakes wait.
+    /// Builds the tables again with room for this number of peers. They are filled without the lock, which handshakes
+    /// wait for.
     fn rebuild(&self, capacity: usize) -> Result<(), TryReserveError> {
         let (mut by_key, mut by_id) = (HashMap::new(), Vec::new());
         by_key.try_reserve(capacity)?;
@@ -120,7 +121,7 @@ impl Peers {
         Ok(())
     }
 
-    /// About what the tables take beyond what they do when so many peers are added.
+    /// Roughly how much more memory the tables take when this number of peers is added.
     pub(super) fn memory_for(&self, new: usize) -> usize {
         let len = self.len();
         let capacity = if len == 0 { new } else { 2 * (len + new) }.next_power_of_two();

@@ -28,8 +28,8 @@ use crate::{
     tun::PacketList,
 };
 
-/// Handshake messages that are handled in a round if more datagrams are waiting: fewer than may come in at a time, so that
-/// a flood shows in the queue.
+/// Handshake messages that are handled in a round if more datagrams are waiting: fewer than may come in at a time, so
+/// that a flood shows in the queue.
 const HANDSHAKES_PER_BUSY_ROUND: usize = 2;
 
 /// What is done about a handshake message.

@@ -95,8 +95,8 @@ impl Resolver {
         lock(&self.work).has_threads = true;
     }
 
-    /// Puts a question, in the place of an earlier one that the same asker has waiting. One with a lower number than that
-    /// comes late, from another thread, and nobody wants to know it any more.
+    /// Puts a question, in the place of an earlier one that the same asker has waiting. One with a lower number than
+    /// that comes late, from another thread, and nobody wants to know it any more.
     pub(super) fn ask(self: &Arc<Self>, asker: Asker, question: Question) {
         let mut work = lock(&self.work);
         if work.stopping {

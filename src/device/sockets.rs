@@ -204,7 +204,8 @@ fn cannot_listen(port: Port, error: std::io::Error) -> Error {
 }
 
 impl Device {
-    /// Lets the timers of all peers run, as the interface has come up. Those that are made from now on are started then.
+    /// Lets the timers of all peers run, as the interface has come up. Those that are made from now on are started
+    /// then.
     fn start_peers(&self) {
         for peer in self.peers.list() {
             let mut state = lock(&peer.state);

@@ -1,8 +1,8 @@
 //! The allowed IPs of all peers, for the data path to look things up in while a configuration of any size changes them.
 //!
-//! There are two copies. One is read while the other is changed; then they change places, and what has been read until then
-//! is changed in the same way. So no packet waits for a change, however much it is: prefixes, a table that moves because it
-//! has grown, memory that is freed.
+//! There are two copies. One is read while the other is changed; then they change places, and what has been read until
+//! then is changed in the same way. So no packet waits for a change, however much it is: prefixes, a table that moves
+//! because it has grown, memory that is freed.
 
 use std::{
     hint,
@@ -59,8 +59,8 @@ impl<T> Table<T> {
 }
 
 impl<P: Owner> Table<AllowedIps<P>> {
-    /// Applies changes to the prefixes of `owner`. With `replace` all that are not among them are taken away. Both is seen
-    /// at once, so what it keeps is never routed to another owner in between.
+    /// Applies changes to the prefixes of `owner`. With `replace` all that are not among them are taken away. Both is
+    /// seen at once, so what it keeps is never routed to another owner in between.
     pub(super) fn change(&self, owner: &P, changes: &[AllowedIpUpdate], replace: bool) {
         let old = if replace { owner.with_list(PrefixList::take) } else { Vec::new() };
         if old.is_empty() && changes.is_empty() {

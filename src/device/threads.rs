@@ -259,8 +259,8 @@ impl Threads {
     }
 }
 
-/// What has come of a round. Without memory for it there is more to do when there is some again; until then what comes waits
-/// where it is, and is dropped there when that is full.
+/// What has come of a round. Without memory for it there is more to do when there is some again; until then what comes
+/// waits where it is, and is dropped there when that is full.
 fn go_on(done: io::Result<usize>) -> io::Result<usize> {
     /// Between two tries.
     const NAP: Duration = Duration::from_millis(10);

@@ -34,8 +34,8 @@ const ICMPV6: u8 = 58;
 const HOST_UNREACHABLE: [u8; 2] = [3, 1];
 const ADDRESS_UNREACHABLE: [u8; 2] = [1, 3];
 
-/// How often the device answers, whatever it is sent: one bucket of tokens. The kernel has another for each destination that
-/// is not the host itself (`icmp_ratelimit`), which what is read from a TUN does not tell.
+/// How often the device answers, whatever it is sent: one bucket of tokens. The kernel has another for each destination
+/// that is not the host itself (`icmp_ratelimit`), which what is read from a TUN does not tell.
 #[derive(Default)]
 pub(super) struct AnswerRate {
     /// When the bucket will be full again.

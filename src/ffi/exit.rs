@@ -1,4 +1,5 @@
-//! The end of the process: from then on the app's functions are called no more, whatever is still on, being made or ending.
+//! The end of the process: from then on the app's functions are called no more, whatever is still on, being made or
+//! ending.
 
 use std::{
     sync::{

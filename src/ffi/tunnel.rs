@@ -337,8 +337,8 @@ pub extern "C" fn wg_turn_off_within(handle: i32, milliseconds: u32) -> wg_resul
 /// Memory: `uapi` is not kept.
 /// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC; and
 /// of wg_turn_on() those that are about the configuration.
-/// Threads: any; calls on one tunnel come one after another. One that changes the port or the mark waits for `protect`, and so
-/// do those behind it; no other does.
+/// Threads: any; calls on one tunnel come one after another. One that changes the port or the mark waits for `protect`,
+/// and so do those behind it; no other does.
 /// Since: 0.1.0
 ///
 /// # Safety

@@ -86,8 +86,8 @@ impl Parser {
     ///
     /// # Errors
     /// `Protocol` if there is no `=`; `Io` for a line beyond [`MAX_LINE`]; `TooLarge` beyond [`Limits::bytes`];
-    /// `Invalid` for an unknown key, a bad value, or more than [`Limits::peers`] peers; `Resources` without memory for it. What was read is then dropped,
-    /// and every further call fails.
+    /// `Invalid` for an unknown key, a bad value, or more than [`Limits::peers`] peers; `Resources` without memory for
+    /// it. What was read is then dropped, and every further call fails.
     pub fn line(&mut self, line: &[u8]) -> Result<()> {
         self.lines += 1;
         let outcome = if self.failed { Err(refused_before()) } else { self.take(line) };

@@ -1,4 +1,5 @@
-//! What is done at the end of a scope, whatever happens: threads that wait for a test must not do so for ever if it fails.
+//! What is done at the end of a scope, whatever happens: threads that wait for a test must not do so for ever if it
+//! fails.
 #![allow(dead_code, unreachable_pub, reason = "each test crate uses a part of it")]
 
 use std::sync::atomic::{AtomicBool, Ordering};

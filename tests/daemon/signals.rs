@@ -35,8 +35,8 @@ fn ptrace(request: libc::c_uint, id: i32, data: i32) -> bool {
     unsafe { libc::ptrace(request, id, ptr::null_mut::<libc::c_void>(), data as libc::c_long) == 0 }
 }
 
-/// Runs a command and its children to their end, and sends a signal to the process that is at moment `at`, whose id goes
-/// to `target`.
+/// Runs a command and its children to their end, and sends a signal to the process that is at moment `at`, whose id
+/// goes to `target`.
 fn trace(mut command: Command, at: usize, signal: i32, target: &AtomicI32) -> Traced {
     let start = || match ptrace(libc::PTRACE_TRACEME, 0, 0) {
         true => Ok(()),

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The daemon against the Linux kernel's WireGuard and against other userspace implementations.
 #
-#   run.sh [kernel|peers|all] [NAME ...]    all of them (about four minutes, and more the first time), or scenarios whose names contain a NAME
+#   run.sh [kernel|peers|all] [NAME ...]    all of them (about four minutes, and more the first time), or scenarios
+#                                           whose names contain a NAME
 #
 # Prints "ok - check" or "FAIL - check: why" for each check as it comes, lines with # about the rest, and a count at the
 # end; the status is 0 if nothing failed. Needs root, Debian on x86-64 and Rust; installs what else it needs. Everything

@@ -85,8 +85,8 @@ fn serve(run: &Run, inherited: Inherited, user: Option<User>, ready: impl FnOnce
         Some(Uapi::Manager(fd)) => Listener::adopt(fd)?.leaving_file(),
         None => Listener::claim(&directory, &name, PATIENCE)?,
     };
-    // Before there are threads, which have users and capabilities of their own, and sockets, which belong to the user who
-    // opened them: others could not be renewed.
+    // Before there are threads, which have users and capabilities of their own, and sockets, which belong to the user
+    // who opened them: others could not be renewed.
     let listener = match user {
         Some(user) => user.assume(listener)?,
         None => listener,

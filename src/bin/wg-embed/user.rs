@@ -29,8 +29,8 @@ mod imp {
     }
 
     impl User {
-        /// Finds `USER[:GROUP]`, names or numbers. With a group, the process will be in that group alone; without one, in
-        /// all groups of the user.
+        /// Finds `USER[:GROUP]`, names or numbers. With a group, the process will be in that group alone; without one,
+        /// in all groups of the user.
         ///
         /// To be called before a thread is started.
         ///
@@ -61,8 +61,8 @@ mod imp {
             Ok(Self { name: text.into(), uid, gid, groups })
         }
 
-        /// Becomes the user, for good, with the capabilities that a tunnel needs. The file of the control socket goes to
-        /// the user as well; a process that stays behind removes it at the end.
+        /// Becomes the user, for good, with the capabilities that a tunnel needs. The file of the control socket goes
+        /// to the user as well; a process that stays behind removes it at the end.
         ///
         /// To be called before a thread is started.
         pub(crate) fn assume(&self, listener: Listener) -> Result<Listener> {
@@ -152,7 +152,7 @@ mod imp {
 mod imp {
     use wg_embed::{error::Result, ipc::Listener};
 
-    /// There is none to become.
+    /// This system has no users that a process can become.
     pub(crate) enum User {}
 
     impl User {
