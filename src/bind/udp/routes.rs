@@ -52,8 +52,11 @@ impl<W: Watch> Routes<W> {
     /// To be called when sockets were opened, on the thread that has opened them. Where changes cannot be heard of (an app
     /// on Android may not), it is up to the app to say that the network has changed.
     pub(super) fn opened(&self, registry: &Registry, token: Token) {
-        let watch = W::new(registry, token).inspect_err(|err| tracing::debug!(%err, "cannot hear about routes")).ok();
-        *self.watch.write().unwrap_or_else(PoisonError::into_inner) = watch;
+        match W::new(registry, token) {
+            Ok(watch) => *self.watch.write().unwrap_or_else(PoisonError::into_inner) = Some(watch),
+            // One that is there still hears: sockets are usually renewed in the same network.
+            Err(err) => tracing::debug!(%err, "cannot hear about routes"),
+        }
         self.changed();
     }
 
@@ -144,6 +147,37 @@ mod tests {
         fn check_source(&self, _: &UdpSocket, _: &Endpoint, was: SourceCheck) -> SourceCheck {
             was
         }
+    }
+
+    static HAS_DESCRIPTORS: AtomicBool = AtomicBool::new(true);
+
+    /// Has changed, and cannot be opened while there are no descriptors.
+    struct Scarce;
+
+    impl Watch for Scarce {
+        fn new(_: &Registry, _: Token) -> io::Result<Self> {
+            if HAS_DESCRIPTORS.load(Relaxed) { Ok(Self) } else { Err(io::ErrorKind::Other.into()) }
+        }
+
+        fn drain(&self) -> bool {
+            true
+        }
+
+        fn check_source(&self, _: &UdpSocket, _: &Endpoint, was: SourceCheck) -> SourceCheck {
+            was
+        }
+    }
+
+    #[test]
+    fn a_watch_stays_if_there_is_no_descriptor_for_a_fresh_one() {
+        let (poll, routes) = (Poll::new().unwrap(), Routes::<Scarce>::new());
+        routes.opened(poll.registry(), Token(1));
+        HAS_DESCRIPTORS.store(false, Relaxed);
+        routes.opened(poll.registry(), Token(1));
+        assert!(routes.take_change(), "it still hears");
+        routes.closed();
+        routes.opened(poll.registry(), Token(1));
+        assert!(!routes.take_change());
     }
 
     #[test]
