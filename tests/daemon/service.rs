@@ -17,7 +17,9 @@ use std::{
 };
 
 use crate::{
-    harness::{BINARY, Directory, Interface, TIMEOUT, command, fail, hand_over, run_command, succeed, wait_until},
+    harness::{
+        BINARY, Directory, Interface, TIMEOUT, answers, command, fail, hand_over, run_command, succeed, wait_until,
+    },
     netns::{Netns, as_root},
 };
 
@@ -103,6 +105,47 @@ fn a_service_managers_socket_is_served_and_its_file_stays() {
             interface.running().signal(libc::SIGTERM);
             assert!(child.wait().unwrap().success());
             assert!(path.exists());
+        }
+    });
+}
+
+/// As sd_listen_fds(3) has it.
+#[test]
+fn what_a_service_manager_does_not_give_is_not_taken_and_what_it_cannot_give_is_named() {
+    as_root(|| {
+        let netns = Netns::new();
+        let interface = Interface::new();
+        let start = |variables: &str, options: &str| {
+            let mut start = command("bash");
+            // The fourth descriptor may be open in a child of the tests.
+            let script = format!("exec 4>&-; {variables} exec {BINARY} {options} {}", interface.name());
+            start.args(["-c", &script]);
+            run_command(&netns, start)
+        };
+        for variables in ["LISTEN_PID=$$", "LISTEN_FDS=1", "LISTEN_PID=1 LISTEN_FDS=x", "LISTEN_PID=$$ LISTEN_FDS=0"] {
+            succeed(variables, &start(variables, ""));
+            let daemon = interface.running();
+            assert!(answers(&interface), "{variables}");
+            daemon.signal(libc::SIGTERM);
+            assert!(daemon.wait().success());
+        }
+        for (variables, complaint) in [
+            ("LISTEN_PID= LISTEN_FDS=1", "LISTEN_PID=: not the number of a process"),
+            ("LISTEN_PID=x", "LISTEN_PID=x: not the number of a process"),
+            ("LISTEN_PID=$$ LISTEN_FDS=", "LISTEN_FDS=: not a number of descriptors"),
+            ("LISTEN_PID=$$ LISTEN_FDS=-1", "LISTEN_FDS=-1: not a number of descriptors"),
+            ("LISTEN_PID=$$ LISTEN_FDS=$'\\xff'", "LISTEN_FDS=\u{fffd}: not a number of descriptors"),
+            (
+                "LISTEN_PID=$$ LISTEN_FDS=2147483644 LISTEN_FDNAMES=uapi",
+                "descriptor 4: Bad file descriptor (os error 9)",
+            ),
+        ] {
+            for options in ["", "-f"] {
+                let error = fail(variables, &start(&format!("exec 3</dev/null; {variables}"), options));
+                assert!(error.starts_with("wg-embed: LISTEN_") && error.contains(complaint), "{error}");
+                assert_eq!(error.lines().count(), 1, "{error}");
+                interface.await_end(&netns);
+            }
         }
     });
 }

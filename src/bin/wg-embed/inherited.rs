@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    ops::Range,
     os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
 
@@ -44,13 +45,19 @@ impl Inherited {
         if tun.is_some() && tun == uapi {
             return Err("WG_TUN_FD and WG_UAPI_FD are the same descriptor".into());
         }
-        let variables = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"].map(|name| std::env::var(name).ok());
-        let listen = from_manager(variables.each_ref().map(Option::as_deref), std::process::id())?;
+        // What is not UTF-8 is no number, and no name of ours.
+        let variable = |name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+        let variables = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"].map(variable);
+        let given = from_manager(variables.each_ref().map(Option::as_deref), std::process::id())?;
+        let listen = given.as_ref().map(|given| given.ours);
         if uapi.is_some() && listen.is_some() {
             return Err("WG_UAPI_FD and LISTEN_FDS both give a control socket".into());
         }
         if tun.is_some() && tun == listen {
             return Err("WG_TUN_FD and LISTEN_FDS are the same descriptor".into());
+        }
+        for fd in given.into_iter().flat_map(|given| given.all) {
+            close_on_exec(fd).map_err(|e| format!("LISTEN_FDS: descriptor {fd}: {e}"))?;
         }
         let tun = tun.map(|fd| own("WG_TUN_FD", fd)).transpose()?;
         let uapi = match (uapi, listen) {
@@ -62,23 +69,41 @@ impl Inherited {
     }
 }
 
-/// The descriptor that a service manager gives: the only one, or the one with our [`NAME`]. The variables are
-/// `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES`; those for another process name nothing.
-fn from_manager([process, count, names]: [Option<&str>; 3], own: u32) -> Result<Option<RawFd>, String> {
-    if process.and_then(|id| id.parse().ok()) != Some(own) {
+/// What a service manager gives.
+#[derive(Debug, PartialEq, Eq)]
+struct Given {
+    all: Range<RawFd>,
+    /// The only one, or the one with our [`NAME`].
+    ours: RawFd,
+}
+
+/// Returns what a service manager gives to the process `own`. The variables are `LISTEN_PID`, `LISTEN_FDS` and
+/// `LISTEN_FDNAMES`.
+///
+/// The rule is that of sd_listen_fds(3): nothing is given if one of the first two is unset or the process is another
+/// one; what cannot be the number of a process, or of descriptors, is an error. Other than there, 0 descriptors are no
+/// error.
+fn from_manager([process, count, names]: [Option<&str>; 3], own: u32) -> Result<Option<Given>, String> {
+    let Some(process) = process else {
         return Ok(None);
-    }
-    let count = count.unwrap_or_default();
-    match count.parse::<u16>() {
-        Ok(0) => Ok(None),
-        Ok(1) => Ok(Some(FIRST)),
-        Ok(several) => {
-            let mut named = (FIRST..).zip(names.unwrap_or_default().split(':')).take(several.into());
+    };
+    let id = process.parse::<i32>().ok().filter(|id| *id > 0);
+    let id = id.ok_or_else(|| format!("LISTEN_PID={process}: not the number of a process"))?;
+    let Some(count) = count.filter(|_| id.unsigned_abs() == own) else {
+        return Ok(None);
+    };
+    let end = count.parse::<u32>().ok().and_then(|count| FIRST.checked_add_unsigned(count));
+    let all = FIRST..end.ok_or_else(|| format!("LISTEN_FDS={count}: not a number of descriptors"))?;
+    let ours = match all.len() {
+        0 => return Ok(None),
+        1 => FIRST,
+        _ => {
+            let mut named = all.clone().zip(names.unwrap_or_default().split(':'));
             let ours = named.find(|(_, name)| *name == NAME).map(|(fd, _)| fd);
-            ours.map(Some).ok_or_else(|| format!("LISTEN_FDS={count}: LISTEN_FDNAMES calls none of them {NAME}"))
+            ours.ok_or_else(|| format!("LISTEN_FDS={count}: LISTEN_FDNAMES calls none of them {NAME}"))?
         }
-        Err(_) => Err(format!("LISTEN_FDS={count}: not a number of descriptors")),
-    }
+    };
+    Ok(Some(Given { all, ours }))
 }
 
 /// The number in a variable; unset and empty ones name nothing.
@@ -96,12 +121,18 @@ fn number(variable: &str) -> Result<Option<RawFd>, String> {
 }
 
 fn own(variable: &str, fd: RawFd) -> Result<OwnedFd, String> {
-    // SAFETY: fcntl(2) with F_SETFD takes numbers, and fails for what is not an open descriptor.
-    if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
-        return Err(format!("{variable}={fd}: {}", io::Error::last_os_error()));
-    }
+    close_on_exec(fd).map_err(|e| format!("{variable}={fd}: {e}"))?;
     // SAFETY: it is open, and as we have opened nothing yet, it was given to us by the caller; nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Keeps programs that are executed later from having a descriptor; fails for what is not open.
+fn close_on_exec(fd: RawFd) -> io::Result<()> {
+    // SAFETY: fcntl(2) with F_SETFD takes numbers.
+    match unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -109,16 +140,42 @@ fn own(variable: &str, fd: RawFd) -> Result<OwnedFd, String> {
 mod tests {
     use super::*;
 
+    fn taken(process: Option<&str>, count: Option<&str>, names: Option<&str>) -> Result<Option<RawFd>, String> {
+        from_manager([process, count, names], 7).map(|given| given.map(|given| given.ours))
+    }
+
     #[test]
     fn a_service_managers_socket_is_the_only_one_or_named() {
-        let taken = |process, count, names| from_manager([process, count, names], 7);
-        assert_eq!(taken(None, Some("1"), None), Ok(None));
-        assert_eq!(taken(Some("8"), Some("1"), None), Ok(None), "for another process");
         assert_eq!(taken(Some("7"), Some("0"), None), Ok(None));
         assert_eq!(taken(Some("7"), Some("1"), Some("any")), Ok(Some(3)));
         assert_eq!(taken(Some("7"), Some("3"), Some("a:b:uapi")), Ok(Some(5)));
         assert!(taken(Some("7"), Some("2"), Some("a:b:uapi")).unwrap_err().contains("none of them uapi"));
         assert!(taken(Some("7"), Some("2"), None).is_err());
-        assert!(taken(Some("7"), Some("x"), None).unwrap_err().contains("not a number"));
+        let all = from_manager([Some("7"), Some("3"), Some("a:uapi")], 7).unwrap();
+        assert_eq!(all, Some(Given { all: 3..6, ours: 4 }));
+    }
+
+    #[test]
+    fn without_both_variables_or_for_another_process_nothing_is_given() {
+        for count in [None, Some("1"), Some(""), Some("x")] {
+            assert_eq!(taken(None, count, None), Ok(None), "{count:?}");
+            assert_eq!(taken(Some("8"), count, None), Ok(None), "{count:?}");
+        }
+        assert_eq!(taken(Some("7"), None, None), Ok(None));
+        assert_eq!(taken(Some("7"), None, Some("uapi")), Ok(None));
+    }
+
+    #[test]
+    fn what_cannot_be_a_number_is_refused() {
+        for process in ["", "x", "7x", "-7", "0", "2147483648", "99999999999999999999", "\u{fffd}"] {
+            for count in [None, Some("1")] {
+                let error = taken(Some(process), count, None).unwrap_err();
+                assert_eq!(error, format!("LISTEN_PID={process}: not the number of a process"));
+            }
+        }
+        for count in ["", "x", "1x", "-1", "2147483645", "4294967295", "99999999999999999999", "\u{fffd}"] {
+            let error = taken(Some("7"), Some(count), None).unwrap_err();
+            assert_eq!(error, format!("LISTEN_FDS={count}: not a number of descriptors"));
+        }
     }
 }
