@@ -4,7 +4,7 @@
 usage: benches/flood.py WG_EMBED WIREGUARD_GO [SECONDS]      (as root, on a machine that does nothing else)
 
 For each kind of flood and each rate: the speed of a TCP stream through the tunnel during the flood, divided by the speed
-without it, the median of three rounds in which the implementations take turns. The flood comes from the other end's network
+just before it, the median of three rounds in which the implementations take turns. The flood comes from the other end's network
 namespace, at its own pace. `sent` is the rate that was reached. What a flood costs the machine itself is in both columns, and
 can be seen in the rows "nothing of ours": junk at another port of the same host, where a socket that is full drops it.
 """
@@ -170,13 +170,13 @@ def main(daemons, seconds):
     names = ["wg-embed", "wireguard-go"]
     with contextlib.ExitStack() as stack:
         tunnels = [Tunnel(stack, daemon, number) for number, daemon in enumerate(daemons)]
-        quiet = [statistics.median(tunnel.speed(seconds) for _ in range(ROUNDS)) for tunnel in tunnels]
         print("| flood | a second | sent | " + " | ".join(f"{name}, of its speed" for name in names) + " |\n|" + "---|" * 5)
         for kind in KINDS:
             for rate in RATES:
                 shares, sent = [[], []], []
                 for _ in range(ROUNDS):
-                    for tunnel, share, before in zip(tunnels, shares, quiet):
+                    for tunnel, share in zip(tunnels, shares):
+                        before = tunnel.speed(seconds)
                         with tunnel.flood(kind, rate) as reached:
                             share.append(tunnel.speed(seconds) / before)
                         sent += reached

@@ -25,6 +25,8 @@ pub(super) const MAX_MEMORY: usize = table_memory::<IpAddr, Instant>(MAX_ADDRESS
 pub(super) struct RateLimiter {
     /// When the bucket will be full again, by address.
     full_at: HashMap<IpAddr, Instant>,
+    /// When the buckets that are full were last looked for, because there were too many.
+    swept_at: Option<Instant>,
 }
 
 /// One bucket covers an IPv4 address, or an IPv6 network of 64 bits, which one host commonly has to itself.
@@ -40,7 +42,11 @@ impl RateLimiter {
     pub(super) fn allow(&mut self, address: IpAddr, now: Instant) -> bool {
         let key = bucket(address);
         if self.full_at.len() >= MAX_ADDRESSES && !self.full_at.contains_key(&key) {
-            self.full_at.retain(|_, at| *at > now);
+            // Not for each one that is refused: it takes longer than all else that is done about a message.
+            if self.swept_at.is_none_or(|at| now.since(at) >= COST) {
+                self.swept_at = Some(now);
+                self.full_at.retain(|_, at| *at > now);
+            }
             if self.full_at.len() >= MAX_ADDRESSES {
                 return false;
             }
@@ -64,7 +70,7 @@ impl RateLimiter {
 
     /// Forgets every address and frees the memory; to be called when the load is over.
     pub(super) fn clear(&mut self) {
-        self.full_at = HashMap::new();
+        *self = Self::default();
     }
 }
 
@@ -110,5 +116,19 @@ mod tests {
         assert_eq!(r.full_at.len(), 1);
         r.clear();
         assert_eq!((r.full_at.capacity(), r.memory()), (0, 0));
+    }
+
+    #[test]
+    fn room_is_looked_for_now_and_then() {
+        let mut r = RateLimiter::default();
+        let now = Instant::from_nanos(1);
+        let mut addresses = (0_u32..).map(|n| IpAddr::from(n.to_be_bytes()));
+        let mut allow = |n: usize, now| addresses.by_ref().take(n).filter(|a| r.allow(*a, now)).count();
+        assert_eq!(allow(MAX_ADDRESSES / 2, now), MAX_ADDRESSES / 2);
+        let later = now + COST;
+        // Half of them are old. That is found once, and not again for each that is refused.
+        assert_eq!(allow(MAX_ADDRESSES * 2, later), MAX_ADDRESSES);
+        assert_eq!(allow(1, later + COST * 99 / 100), 0);
+        assert_eq!(allow(1, later + COST), 1);
     }
 }
