@@ -55,7 +55,7 @@ impl Default for Options {
 /// Called when a server ends by itself, with the reason; from the server's own thread, and at most once.
 pub type EndHook = Box<dyn FnOnce(String) + Send>;
 
-/// When to look again for a client that may be ended, while another one waits and all make progress.
+/// When to look again for a client that may be ended, while another one waits for its place.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// When to try again after the system had no descriptor for a connection, from the first time to the last.
@@ -232,12 +232,15 @@ impl Acceptor {
         }
     }
 
-    /// Accepts what waits, as far as there is room. Returns when to try again, if that is not told by an event.
+    /// Accepts what waits, as far as there is room. Returns when to try again at the latest, if clients still wait.
     fn accept_all(&mut self) -> io::Result<Option<Duration>> {
         while !self.shared.is_stopping() {
             if self.connections.len() >= self.shared.options.connections.max(1) {
-                let room = !sys::client_waits(self.listener.socket()) || self.make_room();
-                return Ok((!room).then_some(LOOK_AGAIN));
+                if !sys::client_waits(self.listener.socket()) {
+                    break;
+                }
+                self.make_room();
+                return Ok(Some(LOOK_AGAIN));
             }
             match self.listener.socket().accept() {
                 Ok((stream, _)) => {
@@ -258,7 +261,7 @@ impl Acceptor {
                             break;
                         }
                         if let Some(retry) = self.meet_shortage(&e) {
-                            return Ok(retry);
+                            return Ok(Some(retry));
                         }
                     }
                     _ => return Err(e),
@@ -269,8 +272,8 @@ impl Acceptor {
     }
 
     /// Does what can be done about a lack of descriptors. Returns `None` if accepting may work now, or else when to try
-    /// again, if that is not told by an event.
-    fn meet_shortage(&mut self, error: &io::Error) -> Option<Option<Duration>> {
+    /// again at the latest.
+    fn meet_shortage(&mut self, error: &io::Error) -> Option<Duration> {
         if !mem::replace(&mut self.shortage.told, true) {
             tracing::warn!(%error, "control connections cannot be accepted as usual");
         }
@@ -278,15 +281,16 @@ impl Acceptor {
             return None;
         }
         if self.make_room() {
-            return Some(None);
+            return Some(LOOK_AGAIN);
         }
         let retry = self.shortage.retry;
         self.shortage.retry = (retry * 2).min(RETRY.1);
-        Some(Some(retry))
+        Some(retry)
     }
 
-    /// Ends the connection that has been idle longest. Returns false if there is none to be ended; otherwise its thread
-    /// wakes us when its place is free.
+    /// Ends the connection that has been idle longest, unless another one is ending. Returns false if none can be ended;
+    /// otherwise its thread wakes us when its place is free. As a client that has left may still have a `set` applied,
+    /// that may take long: to be called again after a while.
     fn make_room(&self) -> bool {
         if self.connections.iter().any(Connection::is_ending) {
             return true;

@@ -13,7 +13,13 @@ use std::{
 };
 
 use super::Shared;
-use crate::{error::ErrorKind, ipc::sys, thread, uapi};
+use crate::{
+    config::{Update, snapshot::Snapshot},
+    error::{ErrorKind, Result},
+    ipc::sys,
+    thread,
+    uapi::{self, Backend},
+};
 
 /// A request makes progress while it moves at least this many bytes a second. A program moves far more.
 const PACE: u128 = 4096;
@@ -66,9 +72,11 @@ impl Connection {
         self.client.activity().idle_since
     }
 
-    /// Whether its place will be free in a moment: its client has left, or [`end_if_idle`](Self::end_if_idle) ended it.
+    /// Whether its place is about to be free: [`end_if_idle`](Self::end_if_idle) ended it, or its client has left and
+    /// nothing is applied for it. It may have left a `set` behind, so this can still change.
     pub(super) fn is_ending(&self) -> bool {
-        self.client.activity().ended || sys::has_hung_up(&self.client.stream)
+        let activity = self.client.activity();
+        activity.ended || !activity.applying && sys::has_hung_up(&self.client.stream)
     }
 
     /// Ends it unless a request of it is being worked on, or makes progress. What it sends from now on is not applied.
@@ -104,6 +112,8 @@ struct Activity {
     request: Option<Request>,
     /// It is the client's turn to send or to take something.
     waiting: bool,
+    /// A `set` is being applied, which may take long.
+    applying: bool,
     ended: bool,
 }
 
@@ -118,7 +128,7 @@ struct Request {
 
 impl Activity {
     fn new(now: Instant) -> Self {
-        Self { idle_since: now, request: None, waiting: false, ended: false }
+        Self { idle_since: now, request: None, waiting: false, applying: false, ended: false }
     }
 
     fn moved(&mut self, bytes: usize, now: Instant) {
@@ -154,7 +164,8 @@ struct Serving {
 impl Serving {
     fn serve(mut self) {
         let Shared { backend, options, .. } = &*self.shared.clone();
-        match uapi::serve(&mut self, &**backend, &options.uapi) {
+        let backend = Noting { backend: &**backend, client: self.client.clone() };
+        match uapi::serve(&mut self, &backend, &options.uapi) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::Protocol => tracing::warn!("control connection refused: {error}"),
             Err(error) => tracing::debug!("control connection ended: {error}"),
@@ -176,6 +187,25 @@ impl Serving {
             activity.moved(moved, Instant::now());
         }
         Ok(moved)
+    }
+}
+
+/// A backend, as one client has it: notes when a `set` is applied.
+struct Noting<'a> {
+    backend: &'a (dyn Backend + Send + Sync),
+    client: Arc<Client>,
+}
+
+impl Backend for Noting<'_> {
+    fn apply(&self, update: Update) -> Result<()> {
+        self.client.activity().applying = true;
+        let outcome = self.backend.apply(update);
+        self.client.activity().applying = false;
+        outcome
+    }
+
+    fn snapshot(&self) -> Snapshot<'_> {
+        self.backend.snapshot()
     }
 }
 

@@ -200,13 +200,16 @@ fn what_an_ended_client_has_sent_is_not_applied() {
     assert!(backend.0.lock().unwrap().is_empty());
 }
 
-/// A backend whose `set` lasts until the test lets it end.
-struct Slow(Barrier);
+/// A backend whose `set` lasts until the test lets it end, or ends itself.
+struct Slow {
+    begins: mpsc::Sender<()>,
+    ends: Mutex<mpsc::Receiver<()>>,
+}
 
 impl Backend for Slow {
     fn apply(&self, _: Update) -> Result<()> {
-        self.0.wait();
-        self.0.wait();
+        let _ = self.begins.send(());
+        let _ = self.ends.lock().unwrap().recv();
         Ok(())
     }
 
@@ -215,26 +218,61 @@ impl Backend for Slow {
     }
 }
 
+/// A server with such a backend. The first of the channels tells when a `set` begins, the other one lets it end; as that
+/// is the last to be declared, it is the first to be dropped, and a test that fails waits for no `set`.
+fn start_slow(dir: &Dir, connections: usize) -> (Server, mpsc::Receiver<()>, mpsc::Sender<()>) {
+    let ((begins, begun), (end, ends)) = (mpsc::channel(), mpsc::channel());
+    let backend = Arc::new(Slow { begins, ends: Mutex::new(ends) });
+    let options = Options { connections, ..Options::default() };
+    (Server::start(dir.claim().unwrap(), backend, options, no_hook()).unwrap(), begun, end)
+}
+
 #[test]
 fn a_client_whose_request_is_worked_on_keeps_its_place() {
     let dir = Dir::new();
-    let backend = Arc::new(Slow(Barrier::new(2)));
-    let options = Options { connections: 1, ..Options::default() };
-    let _server = Server::start(dir.claim().unwrap(), backend.clone(), options, no_hook()).unwrap();
+    let (_server, begun, end) = start_slow(&dir, 1);
     let first = connect(&dir.socket());
     (&first).write_all(b"set=1\nfwmark=1\n\n").unwrap();
-    backend.0.wait();
+    begun.recv_timeout(SOON).unwrap();
     let second = connect(&dir.socket());
     (&second).write_all(b"get=1\n\n").unwrap();
     second.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     assert!((&second).read(&mut [0]).is_err(), "it waits");
-    backend.0.wait();
+    end.send(()).unwrap();
     let mut answer = [0; 9];
     (&first).read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"errno=0\n\n");
     second.set_read_timeout(Some(SOON)).unwrap();
     (&second).read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"errno=0\n\n");
+}
+
+/// However the `set` came, and however many clients leave one behind.
+#[test]
+fn a_client_that_has_left_a_request_behind_is_no_room() {
+    for request in
+        ["set=1\nfwmark=1\n\n", "set=1\nfwmark=1", "get=1\n\nset=1\nfwmark=1\n\n", "get=1\n\nset=1\nfwmark=1"]
+    {
+        let dir = Dir::new();
+        let (_server, begun, end) = start_slow(&dir, 3);
+        let idle = connect(&dir.socket());
+        ask_and_settle(&idle);
+        for _ in 0..2 {
+            let mut leaves = connect(&dir.socket());
+            leaves.write_all(request.as_bytes()).unwrap();
+            if request.starts_with("get=1") {
+                leaves.read_exact(&mut [0; 9]).unwrap();
+            }
+        }
+        for _ in 0..2 {
+            begun.recv_timeout(SOON).unwrap();
+        }
+        for _ in 0..3 {
+            assert_eq!(get(&dir.socket()), "errno=0\n\n", "{request:?}");
+        }
+        assert!(is_ended(&idle), "{request:?}");
+        drop(end);
+    }
 }
 
 #[test]
