@@ -4,7 +4,7 @@
 //! one: on one thread, and on two while there is much to do both ways. Both sleep until there
 //! is something to do.
 //!
-//! Locks are taken in this order: `sets`, `tun_events`; `transition`; `config`; `own_key`; `gate`; `greetings`;
+//! Locks are taken in this order: `sets`, `tun_events`; `transition`; `waking`; `config`; `own_key`; `gate`; `greetings`;
 //! `peers`, `allowed_ips`; a peer's `handshake`, then its `state`; `index`, `deadlines`, the queue of `events`, those
 //! of `names` and `budget`; a second peer's `state` is only tried. None from `config` on is held across I/O or a
 //! callback, nor for more than a bounded part of what all peers or allowed IPs take: `holds.rs` counts. Under `sets`
@@ -37,6 +37,7 @@ mod ratelimit;
 mod receive;
 mod resolver;
 mod send;
+mod sleep;
 mod sockets;
 mod source;
 mod staged;
@@ -101,9 +102,6 @@ pub const DEFAULT_MEMORY: usize = 4 << 20;
 /// How long [`Device::run_timers`] goes on, and with it the longest that packets wait for other peers' timers: some 50
 /// keepalives, or 5 initiations.
 const SLICE: Duration = Duration::from_micros(500);
-
-/// A machine that slept for less did not sleep: the clocks are not that exact.
-const SLEEP: Duration = Duration::from_millis(100);
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
@@ -203,8 +201,10 @@ pub struct Device {
     memory: usize,
     memory_per_peer: usize,
     mtu: AtomicU16,
-    /// How long the machine had been suspended when that was looked at last, in nanoseconds.
+    /// How long the machine had been suspended when that was looked at last, in nanoseconds. No session is older.
     slept: AtomicU64,
+    /// Held while sessions are forgotten because the machine was suspended.
+    waking: Mutex<()>,
     roaming_disabled: AtomicBool,
     /// Networks may have changed since the port was chosen, and no peer was heard on it since. It is left once for
     /// that.
@@ -246,6 +246,7 @@ impl Device {
         Self {
             mtu: AtomicU16::new(tun.mtu()),
             slept: AtomicU64::new(nanos(options.clock.slept())),
+            waking: Mutex::default(),
             names: options.resolve.map(|resolve| Names::new(resolve, bind.clone())),
             tun,
             bind,
@@ -344,6 +345,7 @@ impl Device {
     /// than a thread that also moves packets can be spared. If something is left, [`next_deadline`](Self::next_deadline)
     /// is in the past.
     pub fn run_timers(&self) {
+        self.notice_sleep();
         let began = self.clock.now();
         if self.deadlines.pop_own(began) {
             self.retry_sockets();
@@ -382,19 +384,6 @@ impl Device {
     /// Whether a round that began then has lasted long enough.
     fn is_over(&self, began: Instant) -> bool {
         self.clock.now().since(began) >= SLICE
-    }
-
-    /// To be called after each wait that may have been long: if the machine was suspended, all sessions are forgotten, as in
-    /// the kernel. Handshakes are made when there is something to send.
-    pub fn notice_sleep(&self) {
-        let slept = nanos(self.clock.slept());
-        let before = self.slept.fetch_max(slept, Ordering::Relaxed);
-        if Duration::from_nanos(slept.saturating_sub(before)) < SLEEP {
-            return;
-        }
-        tracing::debug!("the machine was suspended, forgetting all sessions");
-        self.peers.list().for_each(|peer| self.wipe_keys(&peer));
-        self.tell_events();
     }
 
     /// When [`run_timers`](Self::run_timers) must run next; `None` if no timer runs. Until it has run again, an

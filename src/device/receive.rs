@@ -59,6 +59,7 @@ impl Device {
             self.lose_sockets(&error);
             0
         });
+        self.notice_sleep();
         let busy = received == inbound.batch.slots();
         let messages = self.open_all(inbound);
         for run in &inbound.runs {

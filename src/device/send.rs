@@ -138,6 +138,7 @@ impl Device {
         if n == 0 {
             return Ok(0);
         }
+        self.notice_sleep();
         self.route(out);
         let (slots, bytes) = out.arena.parts_mut();
         for Run { peer, slots: range } in out.runs.drain(..) {
@@ -271,6 +272,8 @@ impl Device {
 
     /// Sends what waits now. Returns whether there may be more; if not, the turn is over.
     fn send_staged_once(&self, turn: &mut Turn<'_>) -> bool {
+        // Also on a thread of the app's, which changes the configuration.
+        self.notice_sleep();
         let (peer, now) = (turn.peer, self.clock.now());
         let ready = {
             let mut state = lock(&peer.state);

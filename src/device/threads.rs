@@ -190,7 +190,6 @@ impl Threads {
             }
             if for_good {
                 self.tun.wait(None)?;
-                self.device.notice_sleep();
                 continue;
             }
             let now = Instant::now();
@@ -204,7 +203,6 @@ impl Threads {
                 (began, theirs, ours) = (now, total, Duration::ZERO);
             }
             self.tun.wait(Some(WINDOW))?;
-            self.device.notice_sleep();
             ours += now.elapsed();
         }
         Ok(())
@@ -232,7 +230,6 @@ impl Threads {
         rest.before += slept;
         drop(rest);
         load.slept += slept;
-        self.device.notice_sleep();
         woken
     }
 
