@@ -6,20 +6,29 @@
 use std::{
     marker::PhantomData,
     ptr,
-    sync::atomic::{AtomicPtr, AtomicU32, Ordering},
+    sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering},
 };
 
 /// The number of this process: another one than that of the process that it was forked from.
 fn number() -> u32 {
-    /// The last number that was given to this process or to one that it comes from.
-    static LAST: AtomicU32 = AtomicU32::new(0);
-    let mark = mark::of_this_process();
-    let number = mark.load(Ordering::Acquire);
-    if number != 0 {
-        return number;
+    mark::of_this_process().map_or_else(by_id, number_of)
+}
+
+/// The number that a mark of this process stands for. A mark that is 0 gets one.
+fn number_of(mark: &AtomicU32) -> u32 {
+    match mark.load(Ordering::Acquire) {
+        0 => {
+            let new = next();
+            mark.compare_exchange(0, new, Ordering::AcqRel, Ordering::Acquire).map_or_else(|other| other, |_| new)
+        }
+        number => number,
     }
-    let new = LAST.fetch_add(1, Ordering::Relaxed) + 1;
-    mark.compare_exchange(0, new, Ordering::AcqRel, Ordering::Acquire).map_or_else(|other| other, |_| new)
+}
+
+/// A number that was not given to this process, or to one that it comes from, before.
+fn next() -> u32 {
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
 /// A value that each process makes for itself when it first asks for it, and keeps to its end.
@@ -99,7 +108,9 @@ mod forks {
 
     #[cfg(unix)]
     extern "C" fn in_child() {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
         super::mark::forget();
+        super::BY_ID.store(0, Ordering::Release);
         unlock();
     }
 
@@ -130,13 +141,15 @@ mod mark {
 
     static PAGE: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
 
-    /// A number that is 0 in a child.
-    pub(super) fn of_this_process() -> &'static AtomicU32 {
+    /// Stands for a page where the system gave none at the first question. It is not asked again: a process that was
+    /// numbered otherwise keeps its number.
+    static NO_PAGE: AtomicU32 = AtomicU32::new(0);
+
+    /// A mark that is 0 in a child; `None` if the system has none.
+    pub(super) fn of_this_process() -> Option<&'static AtomicU32> {
         let mut page = PAGE.load(Ordering::Acquire);
         if page.is_null() {
-            let Some(new) = wiped_on_fork() else {
-                return super::by_id();
-            };
+            let new = wiped_on_fork().unwrap_or(ptr::from_ref(&NO_PAGE).cast_mut());
             // For what takes the advice and does not follow it, as QEMU does when it runs a single program.
             super::forks::watch();
             page = match PAGE.compare_exchange(ptr::null_mut(), new, Ordering::AcqRel, Ordering::Acquire) {
@@ -145,8 +158,8 @@ mod mark {
                 Err(other) => other,
             };
         }
-        // SAFETY: it is mapped, for ever, aligned as pages are, and begins as zeros.
-        unsafe { &*page }
+        // SAFETY: it is the static one; or it is mapped, for ever, aligned as pages are, and begins as zeros.
+        Some(unsafe { &*page }).filter(|page| !ptr::eq(*page, &raw const NO_PAGE))
     }
 
     /// To be called in a child.
@@ -177,30 +190,71 @@ mod mark {
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 mod mark {
-    pub(super) use super::by_id as of_this_process;
+    use std::sync::atomic::AtomicU32;
 
-    /// The system has another number for a child.
-    #[cfg(unix)]
-    pub(super) const fn forget() {}
+    /// There is none.
+    pub(super) const fn of_this_process() -> Option<&'static AtomicU32> {
+        None
+    }
 }
 
-/// A number that is 0 in a child, by the system's number of the process.
-fn by_id() -> &'static AtomicU32 {
-    static ID: AtomicU32 = AtomicU32::new(0);
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let (id, before) = (std::process::id(), ID.load(Ordering::Acquire));
-    if id != before {
-        // In this order: a child has one thread at first.
-        NUMBER.store(0, Ordering::Release);
-        ID.store(id, Ordering::Release);
+/// The system's number of the process that has last asked for ours, and that one: see [`by_id_in`].
+static BY_ID: AtomicU64 = AtomicU64::new(0);
+
+/// The number of this process, by the system's number of it.
+fn by_id() -> u32 {
+    // A system number is used again: a child may have that of a process that it comes from.
+    #[cfg(unix)]
+    forks::watch();
+    by_id_in(&BY_ID, std::process::id())
+}
+
+/// The number of the process `id`. `last` holds the system's number of a process and ours, in one word: so that what one
+/// thread reads belongs together, and of several that ask first, all get the same.
+fn by_id_in(last: &AtomicU64, id: u32) -> u32 {
+    let number_in = |word: u64| (word >> 32 == u64::from(id)).then_some(word as u32);
+    let found = last.load(Ordering::Acquire);
+    if let Some(number) = number_in(found) {
+        return number;
     }
-    &NUMBER
+    let new = next();
+    let word = u64::from(id) << 32 | u64::from(new);
+    match last.compare_exchange(found, word, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => new,
+        // Another thread of this process was first: there is no other that could change it.
+        Err(other) => number_in(other).unwrap_or(new),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex;
+    use std::{
+        collections::BTreeSet,
+        sync::{Barrier, Mutex},
+    };
+
+    /// Of several threads that are the first to ask, in one process after the other.
+    #[test]
+    fn threads_of_one_process_have_one_number_and_those_of_a_child_another() {
+        const THREADS: usize = 4;
+        let last = AtomicU64::new(0);
+        let begin = Barrier::new(THREADS);
+        let ids = 1..2000;
+        let numbers = || {
+            ids.clone().map(|id| {
+                begin.wait();
+                [by_id_in(&last, id), by_id_in(&last, id)]
+            })
+        };
+        let all: Vec<Vec<_>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(|| numbers().collect())).collect();
+            threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
+        });
+        assert_eq!(all, vec![all[0].clone(); THREADS]);
+        assert!(all[0].iter().all(|[first, again]| first == again));
+        assert_eq!(all[0].iter().collect::<BTreeSet<_>>().len(), ids.len());
+    }
 
     #[test]
     fn a_process_keeps_its_values() {
