@@ -1,8 +1,10 @@
 //! What a device tells its owner.
 
 use std::{
+    any::Any,
     collections::VecDeque,
     net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Condvar, Mutex, PoisonError},
 };
 
@@ -38,7 +40,8 @@ pub enum Event {
 
 /// Takes events, one after another, in the order in which they came about: on the tunnel's own threads and on threads that
 /// are inside a function of the tunnel, without a lock held, on one thread at a time. What it causes itself is told when it
-/// has returned. It should return soon.
+/// has returned. It should return soon. If it panics, the events that wait are told first, then the panic goes on: it ends the
+/// tunnel if it was on one of its threads.
 pub type EventSink = Box<dyn Fn(Event) + Send + Sync>;
 
 /// How many events may wait before the next round of a thread that moves packets, which causes most of them, waits for
@@ -54,6 +57,15 @@ struct Queue {
     ended: bool,
     /// The tunnel is being stopped: no thread of it waits any more.
     stopping: bool,
+}
+
+/// What has come of telling events.
+#[derive(Default)]
+pub(super) struct Told {
+    /// Others have come by then, for which a thread has to come again.
+    pub(super) is_more: bool,
+    /// The app's function has panicked, with this first.
+    pub(super) panic: Option<Box<dyn Any + Send>>,
 }
 
 /// Events on their way to the app.
@@ -85,31 +97,31 @@ impl Events {
         queue.waiting.push_back(event);
     }
 
-    /// Tells the events that wait by now, unless another thread does. Returns whether there are others by then, for which
-    /// somebody has to come again.
-    pub(super) fn tell(&self) -> bool {
+    /// Tells the events that wait by now, unless another thread does.
+    pub(super) fn tell(&self) -> Told {
         let this = thread::id();
+        let mut told = Told::default();
         let mut queue = lock(&self.queue);
         if queue.teller.is_some() {
-            return false;
+            return told;
         }
         let mut most = queue.waiting.len();
         // The end is told by whoever is there, as no thread may be left to come again.
-        while most > 0 || queue.ended {
-            let Some(event) = queue.waiting.pop_front() else { return false };
+        while (most > 0 || queue.ended)
+            && let Some(event) = queue.waiting.pop_front()
+        {
             queue.teller = Some(this);
             drop(queue);
-            let telling = Telling(self);
-            (self.sink)(event);
-            drop(telling);
+            // What comes after is told all the same.
+            let panic = catch_unwind(AssertUnwindSafe(|| (self.sink)(event))).err();
+            told.panic = told.panic.or(panic);
             most = most.saturating_sub(1);
             queue = lock(&self.queue);
-            if queue.teller.is_some() {
-                // Another thread has taken over, and has all that is left before it.
-                return false;
-            }
+            queue.teller = None;
+            self.told.notify_all();
         }
-        !queue.waiting.is_empty()
+        told.is_more = !queue.waiting.is_empty();
+        told
     }
 
     /// Waits while too many events wait for another thread that tells them. To be called where this thread has nothing
@@ -127,16 +139,6 @@ impl Events {
     pub(super) fn stop_waiting(&self) {
         lock(&self.queue).stopping = true;
         self.told.notify_all();
-    }
-}
-
-/// Until it is dropped, also by a panic of the app's function, this thread tells an event.
-struct Telling<'a>(&'a Events);
-
-impl Drop for Telling<'_> {
-    fn drop(&mut self) {
-        lock(&self.0.queue).teller = None;
-        self.0.told.notify_all();
     }
 }
 
@@ -176,17 +178,17 @@ mod tests {
         events.note(Event::BindRecovered(0));
         let slow = thread::spawn({
             let events = events.clone();
-            move || events.tell()
+            move || events.tell().is_more
         });
         has_entered.recv().unwrap();
         for n in 1..4 {
             events.note(Event::BindRecovered(n));
-            assert!(!events.tell(), "it does not wait, and tells nothing");
+            assert!(!events.tell().is_more, "it does not wait, and tells nothing");
         }
         assert!(numbers(&told).is_empty());
         go_on.send(()).unwrap();
         assert!(slow.join().unwrap(), "it is not kept by what came later");
-        assert!(!events.tell());
+        assert!(!events.tell().is_more);
         assert_eq!(numbers(&told), [0, 1, 2, 3]);
     }
 
@@ -199,7 +201,7 @@ mod tests {
             let events = inside.get().unwrap();
             if event == Event::BindRecovered(1) {
                 events.note(Event::BindRecovered(2));
-                assert!(!events.tell());
+                assert!(!events.tell().is_more);
                 events.note(Event::Ended("x".into()));
                 events.note(Event::BindRecovered(3));
             }
@@ -207,7 +209,7 @@ mod tests {
         });
         own.set(events.clone()).ok();
         events.note(Event::BindRecovered(1));
-        assert!(!events.tell());
+        assert!(!events.tell().is_more);
         assert_eq!(numbers(&told), [1, 2, u16::MAX]);
     }
 
@@ -224,10 +226,10 @@ mod tests {
             });
             events.note(Event::BindRecovered(0));
             let tells = events.clone();
-            let slow = thread::spawn(move || tells.tell());
+            let slow = thread::spawn(move || tells.tell().is_more);
             has_entered.recv().unwrap();
             (0..=MAX_WAITING).for_each(|_| events.note(Event::BindRecovered(1)));
-            assert!(!events.tell(), "whoever causes them does not wait");
+            assert!(!events.tell().is_more, "whoever causes them does not wait");
             let (returned, has_returned) = mpsc::channel();
             let waits = events.clone();
             let round = thread::spawn(move || {
@@ -242,7 +244,7 @@ mod tests {
                 go_on.send(()).unwrap();
                 // What came while the first was told.
                 assert!(slow.join().unwrap());
-                assert!(!events.tell());
+                assert!(!events.tell().is_more);
                 has_returned.recv().unwrap();
                 round.join().unwrap();
                 continue;
@@ -257,15 +259,45 @@ mod tests {
     #[test]
     fn a_panic_costs_one_event() {
         let told = Arc::new(Mutex::new(Vec::new()));
-        let all = told.clone();
+        let own = Arc::new(OnceLock::<Arc<Events>>::new());
+        let (all, inside) = (told.clone(), own.clone());
         let events = events(move |event| {
-            assert!(event != Event::BindRecovered(0));
+            if let Event::BindRecovered(port @ (0 | 2)) = event {
+                inside.get().unwrap().note(Event::BindRecovered(port + 10));
+                std::panic::panic_any(port);
+            }
             lock(&all).push(event);
         });
-        (0..2).for_each(|n| events.note(Event::BindRecovered(n)));
+        own.set(events.clone()).ok();
+        (0..5).for_each(|n| events.note(Event::BindRecovered(n)));
+        let first = events.tell();
+        assert!(first.is_more, "what came in between is left to another round");
+        assert_eq!(first.panic.unwrap().downcast_ref(), Some(&0_u16));
+        assert_eq!(numbers(&told), [1, 3, 4]);
+        // That may be on another thread.
         let this = events.clone();
-        assert!(thread::spawn(move || this.tell()).join().is_err());
-        assert!(!events.tell());
-        assert_eq!(numbers(&told), [1]);
+        let second = thread::spawn(move || this.tell()).join().unwrap();
+        assert!(!second.is_more && second.panic.is_none());
+        assert_eq!(numbers(&told), [1, 3, 4, 10, 12]);
+    }
+
+    #[test]
+    fn the_end_is_told_whatever_panics_before() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let own = Arc::new(OnceLock::<Arc<Events>>::new());
+        let (all, inside) = (told.clone(), own.clone());
+        let events = events(move |event| {
+            if event == Event::BindRecovered(0) {
+                inside.get().unwrap().note(Event::BindRecovered(1));
+                inside.get().unwrap().note(Event::Ended("x".into()));
+            }
+            lock(&all).push(event);
+            std::panic::panic_any(());
+        });
+        own.set(events.clone()).ok();
+        events.note(Event::BindRecovered(0));
+        let only = events.tell();
+        assert!(!only.is_more && only.panic.is_some());
+        assert_eq!(numbers(&told), [0, 1, u16::MAX]);
     }
 }

@@ -50,6 +50,7 @@ mod unreachable;
 
 use std::{
     collections::VecDeque,
+    panic::resume_unwind,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
         atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
@@ -314,9 +315,14 @@ impl Device {
     }
 
     /// Tells the app what has happened; to be called when no lock is held, and no reading of the clock.
+    /// A panic of the app's function goes on from here, when the others have been told.
     fn tell_events(&self) {
-        if self.events.tell() {
+        let told = self.events.tell();
+        if told.is_more {
             self.bind.wake();
+        }
+        if let Some(panic) = told.panic {
+            resume_unwind(panic);
         }
     }
 
