@@ -6,7 +6,7 @@
 use std::{
     ffi::{c_char, c_void},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicI32, Ordering},
     },
 };
@@ -158,8 +158,11 @@ pub extern "C" fn wg_set_log_level(level: i32) -> wg_result {
 pub(super) type OwnLog = Slot<LogFn>;
 
 /// A log whose lines carry this handle, and go to `own` if that is set.
+///
+/// tracing keeps a list of logs, and adds to it under a lock: no fork() happens meanwhile. But a thread that logs an event
+/// for the first time reads the list, which we cannot see. A child that was forked in just that moment can read it as well,
+/// but not add to it, and so waits for ever here. Calls that only fail do not come here.
 pub(super) fn dispatch_to(own: Arc<OwnLog>, handle: i32) -> Dispatch {
-    // tracing keeps a list of them, behind a lock.
     between_forks(|| Dispatch::new(Forwarder { handle, own }))
 }
 
@@ -168,16 +171,12 @@ pub(super) fn dispatch_of(handle: i32) -> Dispatch {
     dispatch_to(Arc::default(), handle)
 }
 
-/// Runs `body` with the log of no tunnel in particular.
+/// Runs `body` with the log of no tunnel in particular. A child of fork() has it from its parent, and makes none.
 pub(super) fn logged<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
-    struct NoTunnel(Dispatch);
-    impl Default for NoTunnel {
-        fn default() -> Self {
-            Self(dispatch_of(0))
-        }
-    }
-    static NO_TUNNEL: PerProcess<NoTunnel> = PerProcess::new();
-    tracing::dispatcher::with_default(&NO_TUNNEL.get().0, body)
+    static NO_TUNNEL: OnceLock<Dispatch> = OnceLock::new();
+    let make = || Dispatch::new(Forwarder { handle: 0, own: Arc::default() });
+    let dispatch = NO_TUNNEL.get().unwrap_or_else(|| between_forks(|| NO_TUNNEL.get_or_init(make)));
+    tracing::dispatcher::with_default(dispatch, body)
 }
 
 /// Logs why the last call on this thread has failed: with the lines of a tunnel, or for 0 with those of the process. For
@@ -230,7 +229,8 @@ impl Subscriber for Forwarder {
             // SAFETY: who set the callback allows this call, on this thread; the text lives.
             unsafe { call(user, self.handle, level_of(event.metadata()), text.as_ptr()) };
         };
-        if self.own.call(tell).is_none() {
+        // Not called if it is not set: in a child of fork() its lock is the parent's.
+        if !self.own.is_set() || self.own.call(tell).is_none() {
             CALLBACK.get().call(tell);
         }
     }
