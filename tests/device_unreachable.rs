@@ -3,9 +3,22 @@
 
 mod common;
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
-use common::{World, give, ipv4, ipv6};
+use common::{PORT, World, give, ipv4, ipv6};
+use wg_embed::{
+    Error, ErrorKind,
+    bind::mem::Action,
+    config::{HostPort, Update},
+    device::{Event, Options, Resolve},
+};
 
 fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -105,4 +118,61 @@ fn a_device_that_is_down_answers_nothing() {
     assert!(a.tun.inject(&ipv4(a.inner, address("10.9.9.9"), 60)));
     world.settle(&[&a]);
     assert_eq!(a.received().len(), 1);
+}
+
+/// The kernel has no pause. Here packets stay in the TUN, and their senders are told when it ends.
+#[test]
+fn what_waits_through_a_pause_is_answered_after_it() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    assert!(a.device.pause());
+    let packet = ipv4(a.inner, address("10.9.9.9"), 60);
+    assert!(a.tun.inject(&packet));
+    a.send_to(&b, 60);
+    world.settle(&[&a, &b]);
+    assert_eq!((a.received().len(), a.stat("out_no_peer"), world.sent().len()), (0, 0, 0));
+    a.device.resume().unwrap();
+    world.settle(&[&a, &b]);
+    let answers = a.received();
+    assert_eq!((answers.len(), kind(&answers[0], &packet), b.received().len()), (1, [3, 1], 1));
+}
+
+/// One that the kernel's `wg_xmit` would stage is staged: its sender is told nothing, whatever becomes of it later.
+#[test]
+fn what_waits_for_a_handshake_is_not_answered() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    world.net.set_filter(|_| Action::Drop);
+    a.send_to(&b, 60);
+    world.pass(Duration::from_secs(120), &[&a, &b]);
+    assert_eq!((a.stat("out_unstaged"), a.stat("unreachable_sent"), a.received().len()), (1, 0, 0));
+    // Without a key of our own no handshake begins.
+    a.apply(Update { private_key: Some(None), ..Update::default() });
+    a.send_to(&b, 60);
+    world.pass(Duration::from_secs(120), &[&a, &b]);
+    assert_eq!((a.stat("out_no_endpoint"), a.stat("unreachable_sent"), a.received().len()), (0, 0, 0));
+}
+
+/// Names are not the kernel's: a peer that has one has an endpoint, which is only not known yet.
+#[test]
+fn a_peer_whose_name_is_not_resolved_yet_is_not_unreachable() {
+    let world = World::new();
+    let known = Arc::new(AtomicBool::new(false));
+    let is_known = known.clone();
+    let resolve: Resolve = Box::new(move |_| match is_known.load(Relaxed) {
+        true => Ok(vec![address("192.0.2.2")]),
+        false => Err(Error::new(ErrorKind::NotFound, "no such name")),
+    });
+    let a = world.node_of(1, Options { resolve: Some(resolve), ..Options::default() }, |bind| bind);
+    let b = world.node(2);
+    b.add_peer(&a, |_| {});
+    let name: HostPort = format!("b.example:{PORT}").parse().unwrap();
+    a.add_peer(&b, |peer| peer.endpoint = Some(name.into()));
+    let packet = a.send_to(&b, 60);
+    world.settle(&[&a, &b]);
+    assert!(matches!(a.events.lock().unwrap()[..], [Event::ResolveFailed(..)]));
+    assert_eq!((a.received().len(), a.stat("out_no_endpoint"), a.stat("unreachable_sent")), (0, 0, 0));
+    known.store(true, Relaxed);
+    world.pass(Duration::from_secs(60), &[&a, &b]);
+    assert_eq!((a.received().len(), a.stat("unreachable_sent"), b.received()), (0, 0, vec![packet]));
 }

@@ -178,7 +178,13 @@ fn fill_icmp(icmp: &mut [u8], kind: [u8; 2], quoted: &[u8], pseudo: Sum) {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::{
+        bind::mem::MemNetwork,
+        device::{Options, Outbound},
+        tun::mem::MemTun,
+    };
     use proptest::prelude::*;
+    use std::sync::Arc;
 
     const UDP: u8 = 17;
 
@@ -316,6 +322,25 @@ mod tests {
         }
         now = now + Duration::from_secs(9);
         assert_eq!((0..60).filter(|_| take(now)).count(), 50);
+    }
+
+    /// Nothing waits for another thread that writes packets of peers at this moment.
+    #[test]
+    fn while_another_thread_writes_there_is_no_answer() {
+        let bind = MemNetwork::new().bind(Ipv4Addr::new(192, 0, 2, 1).into());
+        let (tun, app) = MemTun::new("", 1420);
+        let device = Device::new(Arc::new(tun), bind, Options::default());
+        device.up().unwrap();
+        let mut outbound = Outbound::new();
+        let mut answers = || {
+            assert!(app.inject(&v4(UDP, &[0; 8])));
+            assert_eq!(device.outbound(&mut outbound).unwrap(), 1);
+            app.take_written().len()
+        };
+        let writing = lock(&device.answer_rate);
+        assert_eq!(answers(), 0);
+        drop(writing);
+        assert_eq!(answers(), 1);
     }
 
     proptest! {
