@@ -234,6 +234,55 @@ fn the_user_and_root_may_connect_and_nothing_is_left_however_it_ends() {
     });
 }
 
+/// A device that cannot be opened is enough for that.
+#[test]
+fn a_remover_that_cannot_prepare_itself_is_a_reason_not_to_start() {
+    as_root(|| {
+        let netns = Netns::new();
+        let interface = Interface::new();
+        let hide = "mount --bind /dev/null /dev/null && mount -o remount,bind,nodev /dev/null";
+        let run = format!("{hide} && exec {BINARY} -f --user nobody {}", interface.name());
+        let mut start = command("unshare");
+        start.args(["--mount", "sh", "-c", &run]);
+        let error = fail("no /dev/null", &run_command(&netns, start));
+        let reason = "cannot start the process that removes the control socket: \
+                      cannot release standard input and output: Permission denied (os error 13)";
+        assert_eq!(error, format!("wg-embed: --user nobody: {reason}\n"));
+        interface.await_end(&netns);
+    });
+}
+
+#[test]
+fn a_remover_that_was_killed_is_told_at_the_end() {
+    as_root(|| {
+        for ignores_children in [false, true] {
+            let netns = Netns::new();
+            let interface = Interface::new();
+            let mut start = command(BINARY);
+            start.args(["-f", "--user", "nobody", interface.name()]).stderr(Stdio::piped());
+            let prepare = move || {
+                let action = if ignores_children { libc::SIG_IGN } else { libc::SIG_DFL };
+                // SAFETY: neither is a function of this program, and signal(2) may be called between fork and exec.
+                unsafe { libc::signal(libc::SIGCHLD, action) };
+                Ok(())
+            };
+            // SAFETY: as above.
+            unsafe { start.pre_exec(prepare) };
+            let child = netns.run(move || start.spawn().unwrap());
+            wait_until("it answers", || answers(&interface));
+            let daemon = Daemon(process_of(&interface, NOBODY).unwrap());
+            let remover = process_of(&interface, 0).unwrap();
+            Daemon(remover).signal(libc::SIGKILL);
+            daemon.signal(libc::SIGTERM);
+            let output = child.wait_with_output().unwrap();
+            let log = String::from_utf8_lossy(&output.stderr);
+            assert!(log.contains("cannot remove the control socket"), "{log}");
+            assert!(log.contains("the process that was to do it has ended"), "{log}");
+            assert!(interface.socket().exists());
+        }
+    });
+}
+
 #[test]
 fn numbers_name_a_user_and_a_group() {
     as_root(|| {

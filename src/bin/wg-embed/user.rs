@@ -69,7 +69,8 @@ mod imp {
             let cannot = |what: &str, e| Error::io(format!("--user {}: cannot {what}", self.name), e);
             let listener = if listener.removes_file() {
                 listener.give_file_to(self.uid, self.gid).map_err(|e| cannot("give the control socket away", e))?;
-                let remover = Remover::start(|| listener.remove_file()).map_err(|e| cannot("start a process", e))?;
+                let remover = Remover::start(|| listener.remove_file())
+                    .map_err(|e| cannot("start the process that removes the control socket", e))?;
                 listener.removing_file_with(move || remover.remove())
             } else {
                 listener
