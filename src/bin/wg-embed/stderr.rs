@@ -8,24 +8,29 @@ use std::{
     io,
     sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Bytes of lines that may wait for the reader. What comes then is dropped and counted.
 const ROOM: usize = 64 * 1024;
 
-/// How long the end waits for a reader that takes nothing.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long [`flush`] waits for the reader in all, however much there is to be written. A reader that has let this pass is
+/// not waited for again until it has taken something.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 static WRITER: OnceLock<Writer> = OnceLock::new();
 
 /// Makes the line that says how many were dropped.
 type Notice = Box<dyn Fn(u64) -> String + Send + Sync>;
 
+/// Writes a line, as [`write`] does.
+type Sink = Box<dyn Fn(&[u8], Option<Instant>) -> bool + Send + Sync>;
+
 struct Writer {
     backlog: Mutex<Backlog>,
     changed: Condvar,
     notice: Notice,
+    sink: Sink,
 }
 
 /// Lines that were not written yet.
@@ -37,8 +42,8 @@ struct Backlog {
     dropped: u64,
     /// The thread is writing a line that it has taken out.
     writing: bool,
-    /// Lines that were written, or could not be.
-    done: u64,
+    /// The reader has taken nothing since it was waited for in vain.
+    stuck: bool,
     /// There is a thread that writes.
     started: bool,
 }
@@ -75,7 +80,7 @@ impl Backlog {
 
 /// From now on, lines wait for the thread. To be called once.
 pub(crate) fn keep(notice: Notice) {
-    WRITER.get_or_init(|| Writer { backlog: Mutex::default(), changed: Condvar::new(), notice });
+    WRITER.get_or_init(|| Writer::new(notice, Box::new(write)));
 }
 
 /// Starts the thread, unless there is one. To be called when no more processes are forked.
@@ -95,42 +100,55 @@ pub(crate) fn start() -> io::Result<()> {
 /// Writes a line, or drops it if the reader is far behind. Before [`keep`] it is written at once.
 pub(crate) fn line(line: String) {
     let Some(writer) = WRITER.get() else {
-        write(line.as_bytes());
+        write(line.as_bytes(), None);
         return;
     };
-    writer.backlog().push(line, &writer.notice);
-    writer.changed.notify_all();
+    writer.push(line);
 }
 
-/// Waits until all lines are written, unless the reader takes none for a second.
+/// Waits until all lines are written, but no longer than [`PATIENCE`].
 pub(crate) fn flush() {
     let Some(writer) = WRITER.get() else {
         return;
     };
-    let started = start();
-    let mut backlog = writer.backlog();
-    if started.is_err() {
-        // There is nothing left to delay.
-        while let Some(line) = backlog.pop(&writer.notice) {
-            write(line.as_bytes());
-        }
-    }
-    while !backlog.is_written() {
-        let before = backlog.done;
-        let same = |backlog: &mut Backlog| !backlog.is_written() && backlog.done == before;
-        let waited = writer.changed.wait_timeout_while(backlog, PATIENCE, same);
-        let (now, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-        if timeout.timed_out() {
-            return;
-        }
-        backlog = now;
+    if start().is_ok() {
+        writer.wait(PATIENCE);
+    } else {
+        writer.write_all(Instant::now() + PATIENCE);
     }
 }
 
 impl Writer {
+    fn new(notice: Notice, sink: Sink) -> Self {
+        Self { backlog: Mutex::default(), changed: Condvar::new(), notice, sink }
+    }
+
     fn backlog(&self) -> MutexGuard<'_, Backlog> {
         // No code that holds the lock can leave the backlog half changed.
         self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, line: String) {
+        self.backlog().push(line, &self.notice);
+        self.changed.notify_all();
+    }
+
+    /// Waits until the thread has written all lines.
+    fn wait(&self, patience: Duration) {
+        let is_behind = |backlog: &mut Backlog| !backlog.stuck && !backlog.is_written();
+        let waited = self.changed.wait_timeout_while(self.backlog(), patience, is_behind);
+        let (mut backlog, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        backlog.stuck |= timeout.timed_out();
+    }
+
+    /// Writes all lines on this thread, where there is no other.
+    fn write_all(&self, until: Instant) {
+        let mut backlog = self.backlog();
+        while let Some(line) = backlog.pop(&self.notice) {
+            if !(self.sink)(line.as_bytes(), Some(until)) {
+                return;
+            }
+        }
     }
 
     fn run(&self) {
@@ -142,41 +160,128 @@ impl Writer {
             };
             backlog.writing = true;
             drop(backlog);
-            write(line.as_bytes());
+            (self.sink)(line.as_bytes(), None);
             backlog = self.backlog();
-            backlog.writing = false;
-            backlog.done += 1;
+            (backlog.writing, backlog.stuck) = (false, false);
             self.changed.notify_all();
         }
     }
 }
 
-/// Writes all of it, however long that takes. If it fails there is no reader left.
-fn write(mut bytes: &[u8]) {
+/// Writes all of it, however long that takes, or `until` then. Returns false if the time was too short. If it fails there
+/// is no reader left.
+fn write(mut bytes: &[u8], until: Option<Instant>) -> bool {
     while !bytes.is_empty() {
-        // SAFETY: the bytes live, and their length is given.
-        let written = unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), bytes.len()) };
+        let mut len = bytes.len();
+        if until.is_some() {
+            // So much a pipe takes at once if it takes anything.
+            len = len.min(libc::PIPE_BUF);
+            if !becomes_writable(until) {
+                return false;
+            }
+        }
+        // SAFETY: the bytes live, and there are at least as many.
+        let written = unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), len) };
         match usize::try_from(written) {
             Ok(written) => bytes = &bytes[written..],
             Err(_) => match io::Error::last_os_error().kind() {
                 io::ErrorKind::Interrupted => {}
                 // Another process has made the descriptor non-blocking.
-                io::ErrorKind::WouldBlock => wait_until_writable(),
-                _ => return,
+                io::ErrorKind::WouldBlock => {
+                    becomes_writable(until);
+                }
+                _ => return true,
             },
         }
     }
+    true
 }
 
-fn wait_until_writable() {
+/// Waits until something can be written, or for an end of the time.
+fn becomes_writable(until: Option<Instant>) -> bool {
+    let left = |until: Instant| until.saturating_duration_since(Instant::now()).as_millis();
+    let timeout = until.map_or(-1, |until| left(until).try_into().unwrap_or(libc::c_int::MAX));
     let mut poll = libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };
     // SAFETY: poll(2) writes to one `pollfd`, which lives.
-    unsafe { libc::poll(&raw mut poll, 1, -1) };
+    unsafe { libc::poll(&raw mut poll, 1, timeout) > 0 }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::{Arc, Weak, mpsc};
+
+    const LONG: Duration = Duration::from_secs(3600);
+    /// Only bounds a hang.
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    /// Starts the thread of a writer. Its end is that of the tests.
+    fn runs(writer: &Arc<Writer>) {
+        let writer = writer.clone();
+        thread::spawn(move || writer.run());
+    }
+
+    /// Calls on a thread of its own, and returns whether that came back.
+    fn returns(call: impl FnOnce() + Send + 'static) -> bool {
+        let (returned, returns) = mpsc::channel();
+        thread::spawn(move || {
+            call();
+            returned.send(())
+        });
+        returns.recv_timeout(LIMIT).is_ok()
+    }
+
+    /// As each line is soon followed by another, a limit for each line would never be reached.
+    #[test]
+    fn a_reader_that_takes_line_after_line_is_not_waited_for_without_an_end() {
+        let test = Arc::new(());
+        let lasts = Arc::downgrade(&test);
+        let writer = Arc::new_cyclic(|this: &Weak<Writer>| {
+            let this = this.clone();
+            let sink = move |_: &[u8], _| {
+                thread::sleep(Duration::from_millis(1));
+                if let (Some(_), Some(writer)) = (lasts.upgrade(), this.upgrade()) {
+                    writer.push("another".into());
+                }
+                true
+            };
+            Writer::new(Box::new(notice), Box::new(sink))
+        });
+        writer.push("one".into());
+        runs(&writer);
+        assert!(returns(move || writer.wait(Duration::from_millis(100))));
+        drop(test);
+    }
+
+    #[test]
+    fn a_reader_that_is_stuck_is_waited_for_once_until_it_takes_something() {
+        let ((takes, taken), (written, writes)) = (mpsc::channel::<()>(), mpsc::channel());
+        let taken = Mutex::new(taken);
+        let sink = move |line: &[u8], _| {
+            taken.lock().is_ok_and(|taken| taken.recv().is_ok()) && written.send(line.to_vec()).is_ok()
+        };
+        let writer = Arc::new(Writer::new(Box::new(notice), Box::new(sink)));
+        runs(&writer);
+        let push = |line: &str| writer.push(line.into());
+        let wait = |patience| {
+            let writer = writer.clone();
+            returns(move || writer.wait(patience))
+        };
+        push("a");
+        push("b");
+        assert!(wait(Duration::from_millis(10)));
+        assert!(wait(LONG), "it is known");
+        assert!(takes.send(()).is_ok());
+        assert_eq!(writes.recv_timeout(LIMIT).as_deref(), Ok(&b"a"[..]));
+        assert!(takes.send(()).is_ok());
+        assert_eq!(writes.recv_timeout(LIMIT).as_deref(), Ok(&b"b"[..]));
+        assert!(wait(LONG), "all is written");
+        push("c");
+        // It is waited for again: until the line is written.
+        assert!(takes.send(()).is_ok());
+        assert!(wait(LONG));
+        assert_eq!(writes.try_recv().as_deref(), Ok(&b"c"[..]));
+    }
 
     fn notice(dropped: u64) -> String {
         format!("{dropped} dropped")
