@@ -18,7 +18,7 @@ use std::{
     os::fd::AsRawFd,
     process::Command,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use netns::{Netns, as_root};
@@ -48,9 +48,11 @@ fn tunnel(netns: &Netns, vnet: bool) -> Tunnel {
         netns.ip(command);
     }
     netns.await_address("fd00::1");
-    let tun = netns.run(move || LinuxTun::adopt(fd, 0).unwrap());
     let bind = MemNetwork::new().bind(IpAddr::from([192, 0, 2, 1]));
-    let tunnel = Tunnel::start(Arc::new(tun), bind, Options::default()).unwrap();
+    let tunnel = netns.run(move || {
+        let tun = LinuxTun::adopt(fd, 0).unwrap();
+        Tunnel::start(Arc::new(tun), bind, Options::default()).unwrap()
+    });
     let private = || PrivateKey::generate(&SystemRandom);
     let mut peer = PeerUpdate::new(private().public_key());
     let given = |prefix: &str| AllowedIpUpdate { prefix: prefix.parse().unwrap(), remove: false };
@@ -59,6 +61,10 @@ fn tunnel(netns: &Netns, vnet: bool) -> Tunnel {
     tunnel.device().apply(update).unwrap();
     tunnel.device().up().unwrap();
     tunnel
+}
+
+fn counter(tunnel: &Tunnel, name: &str) -> u64 {
+    tunnel.device().counters().iter().find(|(counter, _)| *counter == name).unwrap().1
 }
 
 #[test]
@@ -74,11 +80,8 @@ fn sockets_learn_that_a_host_is_unreachable() {
                 assert_eq!(error.raw_os_error(), Some(libc::EHOSTUNREACH), "{to}, with offloads: {vnet}");
             }
             // The last one is counted after it was written.
-            let is_counted = |name: &str, least: u64| {
-                tunnel.device().counters().iter().any(|(counter, count)| *counter == name && *count >= least)
-            };
             let least = [("unreachable_sent", 6), ("out_no_endpoint", 2), ("out_no_peer", 4)];
-            netns::eventually("all are counted", || least.iter().all(|(name, least)| is_counted(name, *least)));
+            netns::eventually("all are counted", || least.iter().all(|(name, least)| counter(&tunnel, name) >= *least));
             tunnel.stop().unwrap();
         }
     });
@@ -145,6 +148,50 @@ fn a_quoted_datagram_has_its_checksum() {
         let words = quoted[12..].chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])));
         let sum = words.sum::<u32>() + 17 + 108;
         assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff);
+        tunnel.stop().unwrap();
+    });
+}
+
+/// As `icmp_ratelimit` of the kernel: programs of the tunnel's own system are told each time, another host six times at
+/// once.
+#[test]
+fn other_hosts_have_a_rate_of_their_own() {
+    const DATAGRAMS: u64 = 12;
+    as_root(|| {
+        let (router, host) = (Netns::new(), Netns::new());
+        let tunnel = tunnel(&router, true);
+        router.ip(&format!("link add lan0 type veth peer name lan0 netns {}", host.tid()));
+        for (netns, n) in [(&router, 1), (&host, 2)] {
+            netns.ip("link set lan0 up");
+            netns.ip(&format!("address add 192.168.7.{n}/24 dev lan0"));
+            netns.ip(&format!("address add fd07::{n}/64 dev lan0 nodad"));
+            netns.await_address(&format!("fd07::{n}"));
+        }
+        host.ip("route add default via 192.168.7.1");
+        host.ip("-6 route add default via fd07::1");
+        router.command("sysctl", "-qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
+        // A /64 of IPv6 is told four times as often: one answer in 250 ms.
+        for (to, per_second) in [("10.0.0.77:9", 1), ("[fd00::77]:9", 4)] {
+            let to: SocketAddr = to.parse().unwrap();
+            for (netns, is_own) in [(&router, true), (&host, false)] {
+                let before = ["out_no_peer", "unreachable_sent"].map(|name| counter(&tunnel, name));
+                let begin = Instant::now();
+                netns.run(move || {
+                    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+                    let socket = UdpSocket::bind((any, 0)).unwrap();
+                    (0..DATAGRAMS).for_each(|_| assert!(socket.send_to(&[7; 100], to).is_ok()));
+                });
+                netns::eventually("all are read", || counter(&tunnel, "out_no_peer") >= before[0] + DATAGRAMS);
+                let answered = || counter(&tunnel, "unreachable_sent") - before[1];
+                if is_own {
+                    netns::eventually("all are answered", || answered() >= DATAGRAMS);
+                } else {
+                    netns::eventually("six are answered", || answered() >= 6);
+                    let most = 7 + begin.elapsed().as_secs_f64() as u64 * per_second + per_second;
+                    assert!(answered() <= most, "{to}: {}", answered());
+                }
+            }
+        }
         tunnel.stop().unwrap();
     });
 }

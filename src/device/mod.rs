@@ -10,7 +10,7 @@
 //! callback, nor for more than a bounded part of what all peers or allowed IPs take: `holds.rs` counts. Under `sets`
 //! and `transition` sockets are opened, and an app's function sees each new one: what takes none of them, such as
 //! reading the configuration, never waits for it. Under `answer_rate`, which is none of these, the TUN is written and
-//! nothing else is locked.
+//! asked for routes, and nothing else is locked.
 
 pub mod allowed_ips;
 mod apply;

@@ -20,12 +20,14 @@ use super::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use std::{
-    fs::OpenOptions,
+    fs::{File, OpenOptions},
     io,
+    net::IpAddr,
     os::{
         fd::{AsFd, OwnedFd},
         unix::fs::OpenOptionsExt,
     },
+    path::Path,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU16, Ordering::Relaxed},
@@ -322,6 +324,14 @@ impl Tun for LinuxTun {
             self.waiter.wake();
         }
         taken
+    }
+
+    fn route_back(&self, sender: IpAddr) -> Option<u8> {
+        // The routes that are asked for are those of this thread's namespace, and not those of a VRF.
+        let namespace = sys::namespace(&self.port).map(File::from).ok()?;
+        let (name, _) = sys::interface(&self.port).ok()?;
+        let are_others = !link::is_ours(&namespace) || Path::new("/sys/class/net").join(name).join("master").exists();
+        if are_others { None } else { link::route_to(sender) }
     }
 
     fn read_drops(&self) -> u64 {

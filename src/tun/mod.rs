@@ -27,7 +27,7 @@ mod port;
 #[cfg(unix)]
 mod waiter;
 
-use std::{fmt, io, ops::Range, time::Duration};
+use std::{fmt, io, net::IpAddr, ops::Range, time::Duration};
 
 use crate::reserve::zeroed;
 
@@ -273,6 +273,13 @@ pub trait Tun: Send + Sync {
     /// Writes packets, and returns how many were taken. The others are dropped. Packets of one flow keep their order.
     /// Does not wait, but for a few milliseconds where the other side is an app that is behind.
     fn write(&self, packets: PacketList<'_>) -> usize;
+
+    /// Returns the length of the prefix of the route to the sender of a packet that was read, if that is another host
+    /// and the system has forwarded the packet; `None` if the system itself has sent it, or if that is unknown.
+    fn route_back(&self, sender: IpAddr) -> Option<u8> {
+        let _ = sender;
+        None
+    }
 
     /// How many packets were read and dropped so far: malformed, or too large for any arena.
     fn read_drops(&self) -> u64 {

@@ -1,8 +1,9 @@
-//! What happens to an interface, by rtnetlink: up, down, MTU, and that it left the network namespace.
+//! What happens to an interface, by rtnetlink: up, down, MTU, and that it left the network namespace; and whose packets
+//! it is given.
 
 use super::sys;
 use crate::{
-    netlink::{attributes, message, word32},
+    netlink::{self, Request, attributes, message, word32},
     thread::{self, Owner},
 };
 use socket2::{Domain, Socket, Type};
@@ -10,6 +11,7 @@ use std::{
     fmt,
     fs::{self, File},
     io,
+    net::IpAddr,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt,
@@ -151,11 +153,32 @@ fn ask(socket: impl AsFd, name: &str) -> io::Result<State> {
 }
 
 /// Whether a network namespace is that of the calling thread.
-fn is_ours(namespace: &File) -> bool {
+pub(super) fn is_ours(namespace: &File) -> bool {
     match (namespace.metadata(), fs::metadata("/proc/thread-self/ns/net")) {
         (Ok(theirs), Ok(ours)) => (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino()),
         _ => false,
     }
+}
+
+/// The length of the prefix whose route leads to an address of another host; `None` if it is one of ours.
+pub(super) fn route_to(address: IpAddr) -> Option<u8> {
+    /// The route is wanted as it was configured, with its prefix.
+    const RTM_F_FIB_MATCH: u32 = 0x2000;
+    // Where the fields of `struct rtmsg` are.
+    const PREFIX_LEN: usize = 1;
+    const TYPE: usize = 7;
+    let (family, bytes) = match address {
+        IpAddr::V4(ip) => (libc::AF_INET, ip.octets().to_vec()),
+        IpAddr::V6(ip) => (libc::AF_INET6, ip.octets().to_vec()),
+    };
+    let mut header = [0; 12];
+    (header[0], header[PREFIX_LEN]) = (family as u8, bytes.len() as u8 * 8);
+    header[8..].copy_from_slice(&RTM_F_FIB_MATCH.to_ne_bytes());
+    let question = Request::new(libc::RTM_GETROUTE, 0, 0, &header).with(libc::RTA_DST, &bytes);
+    let mut room = [0; 1024];
+    let (message, _) = message(question.ask(netlink::open(0).ok()?, &mut room).ok()?)?;
+    let is_routed = message.kind == libc::RTM_NEWROUTE && *message.body.get(TYPE)? == libc::RTN_UNICAST;
+    is_routed.then(|| message.body[PREFIX_LEN])
 }
 
 fn mtu16(mtu: u32) -> u16 {
