@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test may fail loudly")]
 
 mod common;
+#[path = "common/in_time.rs"]
+mod in_time;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -11,6 +13,7 @@ use std::{
 };
 
 use common::{PORT, give, ipv4};
+use in_time::in_time;
 use wg_embed::{
     ErrorKind,
     bind::mem::{MemBind, MemNetwork},
@@ -63,13 +66,6 @@ impl End {
         assert!(self.tun.inject(&packet));
         assert_eq!(to.tun.wait_written(PATIENCE), [packet]);
     }
-}
-
-/// Fails instead of waiting for ever.
-fn in_time<T: Send + 'static>(what: &str, call: impl FnOnce() -> T + Send + 'static) -> T {
-    let (done, wait) = mpsc::channel();
-    thread::spawn(move || done.send(call()));
-    wait.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{what} does not end"))
 }
 
 fn pair(events: impl Fn(Event) + Send + Sync + 'static) -> (End, End) {

@@ -9,6 +9,8 @@
     reason = "a test may fail loudly"
 )]
 
+#[path = "common/in_time.rs"]
+mod in_time;
 mod netns;
 #[path = "common/skip.rs"]
 mod skip;

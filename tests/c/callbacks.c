@@ -223,7 +223,6 @@ static void when_a_bind_is_closed(void) {
 
 int main(void) {
   enum kind kind;
-  alarm(280); /* Whatever hangs, fails. */
   for (kind = OF_EVENTS; kind < KINDS; kind++) while_the_tunnel_runs(kind);
   when_it_is_turned_off(OF_EVENTS);
   when_it_is_turned_off(OF_TUNNEL_LOG);

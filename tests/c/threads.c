@@ -301,7 +301,6 @@ static void at_exit(void) {
 }
 
 int main(void) {
-  alarm(280); /* Whatever hangs, fails. */
   threads_are_guests();
   calls_work_while_a_thread_ends();
   their_threads_end();

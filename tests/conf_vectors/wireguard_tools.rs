@@ -8,6 +8,7 @@ use std::{
     sync::mpsc::{Receiver, Sender, channel},
 };
 
+use super::in_time::{LIMIT, output_of};
 use wg_embed::{
     Error,
     config::{
@@ -77,7 +78,7 @@ impl Judge {
         let text = run(Command::new("wg-quick").arg("strip").arg(&whole))?;
         fs::write(&stripped, &text).unwrap();
         run(Command::new("wg").arg("setconf").arg(&self.name).arg(&stripped))?;
-        Ok(Verdict { stripped: text, update: self.updates.recv().unwrap() })
+        Ok(Verdict { stripped: text, update: self.updates.recv_timeout(LIMIT).unwrap() })
     }
 }
 
@@ -89,7 +90,7 @@ impl Drop for Judge {
 }
 
 fn run(command: &mut Command) -> Result<Vec<u8>, String> {
-    let output = command.output().unwrap();
+    let output = output_of(command).unwrap();
     if output.status.success() { Ok(output.stdout) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
 

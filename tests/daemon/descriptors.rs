@@ -12,6 +12,7 @@ use std::{
 
 use crate::{
     harness::{BINARY, Interface, answers, wait_until},
+    in_time::end_of,
     netns::{Netns, as_root},
 };
 
@@ -60,7 +61,7 @@ fn start(netns: &Netns, interface: &Interface, foreground: bool, prepare: impl F
             let daemon = interface.running();
             daemon.signal(libc::SIGTERM);
             if foreground {
-                assert!(child.wait().unwrap().success());
+                assert!(end_of(child).status.success());
             } else {
                 assert!(daemon.wait().success());
             }
@@ -167,7 +168,7 @@ fn without_inotify_the_socket_is_looked_at() {
             if !unsupported {
                 std::fs::remove_file(interface.socket()).unwrap();
             }
-            let output = child.wait_with_output().unwrap();
+            let output = end_of(child);
             let said = String::from_utf8_lossy(&output.stderr);
             if unsupported && !said.contains("wg-embed: ") {
                 return crate::skip::skipped(format!("no user namespaces: {said}"));

@@ -10,18 +10,21 @@ use std::{
         process::{CommandExt, ExitStatusExt},
     },
     path::{Path, PathBuf},
-    process::{Command, ExitStatus, Output},
+    process::{Command, ExitStatus, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use crate::netns::Netns;
+use crate::{
+    in_time::{self, end_of},
+    netns::Netns,
+};
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_wg-embed");
 
 /// No step takes nearly as long.
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const TIMEOUT: Duration = in_time::LIMIT;
 
 /// Waits until something is so; the limit only bounds a hang.
 pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -133,16 +136,19 @@ pub(crate) fn answers(interface: &Interface) -> bool {
     let ask = || {
         let mut client = UnixStream::connect(interface.socket())?;
         client.set_read_timeout(Some(TIMEOUT))?;
+        client.set_write_timeout(Some(TIMEOUT))?;
         client.write_all(b"get=1\n\n")?;
         client.read_exact(&mut [0])
     };
     ask().is_ok()
 }
 
-/// A command that ends in bounded time, without what the environment of the tests may say to a daemon.
+/// A command that ends in bounded time, without what the environment of the tests may say to a daemon. Its output and its
+/// errors go to pipes.
 pub(crate) fn command(program: &str) -> Command {
     let mut command = Command::new("timeout");
     command.arg(TIMEOUT.as_secs().to_string()).arg(program);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     for variable in [
         "LOG_LEVEL",
         "WG_PROCESS_FOREGROUND",
@@ -164,9 +170,9 @@ pub(crate) fn run(netns: &Netns, program: &str, arguments: impl IntoIterator<Ite
     run_command(netns, command)
 }
 
-/// Runs a command in a namespace.
+/// Runs a [`command`] in a namespace.
 pub(crate) fn run_command(netns: &Netns, mut command: Command) -> Output {
-    netns.run(move || command.output().unwrap())
+    end_of(netns.run(move || command.spawn().unwrap()))
 }
 
 /// Gives a child this descriptor under that number.

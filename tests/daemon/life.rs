@@ -12,6 +12,7 @@ use std::{
 
 use crate::{
     harness::{BINARY, Interface, command, fail, mode, run, run_command, succeed, wg},
+    in_time::end_of,
     netns::{Netns, as_root, eventually},
 };
 
@@ -234,7 +235,7 @@ fn ends_after(foreground: bool, end: impl FnOnce(&Interface, &Netns, i32)) {
         let _client = UnixStream::connect(interface.socket()).unwrap();
         end(&interface, &netns, daemon.0);
         if let Some(child) = child {
-            let output = child.wait_with_output().unwrap();
+            let output = end_of(child);
             assert!(output.status.success(), "{}", output.status);
             assert_eq!(output.stderr, b"");
         } else {
@@ -316,7 +317,7 @@ fn nohup_is_respected_and_the_foreground_is_logged() {
             thread::sleep(Duration::from_millis(100));
             wg(&netns, &format!("show {}", interface.name()));
             daemon.signal(libc::SIGINT);
-            let output = child.wait_with_output().unwrap();
+            let output = end_of(child);
             assert!(output.status.success());
             let log = String::from_utf8(output.stderr).unwrap();
             assert!(log.contains(&format!(" DEBUG {}: starting version=", interface.name())), "{log}");

@@ -8,7 +8,8 @@ use std::{
 };
 
 use crate::{
-    harness::{BINARY, Interface, run, wait_until, wg},
+    harness::{BINARY, Interface, TIMEOUT, command, run, wait_until, wg},
+    in_time::{end_of, in_time},
     netns::{Netns, as_root},
 };
 
@@ -35,11 +36,12 @@ fn a_reader_that_has_stopped_delays_nothing() {
             let interface = Interface::new();
             let name = interface.name();
             let (mut reader, writer) = io::pipe().unwrap();
+            let mut text = String::new();
             let filled = fill(&writer);
             let mut command = Command::new(BINARY);
             command.args(["-f", name]).env("LOG_LEVEL", "debug").stdin(Stdio::null());
             command.stderr(OwnedFd::from(writer));
-            let mut child = netns.run(move || command.spawn().unwrap());
+            let child = netns.run(move || command.spawn().unwrap());
             wait_until("it is ready", || run(&netns, "wg", ["show", name]).status.success());
             // Each is a line of the log; far more than there is room for.
             for _ in 0..1000 {
@@ -47,22 +49,24 @@ fn a_reader_that_has_stopped_delays_nothing() {
                 assert!(refused.starts_with("errno=-"), "{refused}");
             }
             wg(&netns, &format!("show {name}"));
-            let mut text = String::new();
             if resumes {
                 let mut skipped = vec![0; filled];
-                reader.read_exact(&mut skipped).unwrap();
-                // It is told without another event.
-                let mut buffer = [0; 4096];
-                while !text.contains("lines of the log were dropped") {
-                    let len = reader.read(&mut buffer).unwrap();
-                    assert_ne!(len, 0, "{text}");
-                    text.push_str(&String::from_utf8_lossy(&buffer[..len]));
-                }
+                (reader, text) = in_time("the notice comes", move || {
+                    reader.read_exact(&mut skipped).unwrap();
+                    // It is told without another event.
+                    let mut buffer = [0; 4096];
+                    while !text.contains("lines of the log were dropped") {
+                        let len = reader.read(&mut buffer).unwrap();
+                        assert_ne!(len, 0, "{text}");
+                        text.push_str(&String::from_utf8_lossy(&buffer[..len]));
+                    }
+                    (reader, text)
+                });
             }
             interface.running().signal(libc::SIGTERM);
-            assert!(child.wait().unwrap().success());
+            assert!(end_of(child).status.success());
             if resumes {
-                reader.read_to_string(&mut text).unwrap();
+                text += &in_time("the log ends", move || io::read_to_string(reader).unwrap());
                 assert!(text.ends_with("\n") && text.contains("shutting down"), "{text}");
                 assert!(text.contains("starting version="), "{text}");
             }
@@ -76,6 +80,8 @@ fn run_set(interface: &Interface) -> String {
     use std::{io::Write, os::unix::net::UnixStream};
 
     let mut client = UnixStream::connect(interface.socket()).unwrap();
+    client.set_read_timeout(Some(TIMEOUT)).unwrap();
+    client.set_write_timeout(Some(TIMEOUT)).unwrap();
     write!(client, "set=1\n{}=1\n\n", "x".repeat(500)).unwrap();
     let mut answer = [0; 10];
     client.read_exact(&mut answer).unwrap();
@@ -91,10 +97,10 @@ fn a_closed_stderr_is_no_obstacle() {
         drop(reader);
         let mut command = Command::new(BINARY);
         command.args(["-f", interface.name()]).env("LOG_LEVEL", "debug").stderr(OwnedFd::from(writer));
-        let mut child = netns.run(move || command.spawn().unwrap());
+        let child = netns.run(move || command.spawn().unwrap());
         wait_until("it is ready", || run(&netns, "wg", ["show", interface.name()]).status.success());
         interface.running().signal(libc::SIGTERM);
-        assert!(child.wait().unwrap().success());
+        assert!(end_of(child).status.success());
     });
 }
 
@@ -102,7 +108,7 @@ fn a_closed_stderr_is_no_obstacle() {
 fn a_text_that_cannot_be_printed_is_a_failure() {
     for option in ["--help", "--version"] {
         let full = File::options().write(true).open("/dev/full").unwrap();
-        let output = Command::new(BINARY).arg(option).stdout(full).output().unwrap();
+        let output = end_of(command(BINARY).arg(option).stdout(full).spawn().unwrap());
         assert_eq!(output.status.code(), Some(1));
         assert!(String::from_utf8_lossy(&output.stderr).contains("cannot write to standard output"));
     }

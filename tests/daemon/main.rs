@@ -5,6 +5,8 @@
 mod descriptors;
 mod handover;
 mod harness;
+#[path = "../common/in_time.rs"]
+mod in_time;
 mod life;
 mod log;
 #[path = "../netns/mod.rs"]
@@ -17,12 +19,26 @@ mod start;
 mod tools;
 mod user;
 
-use std::{os::unix::process::CommandExt, process::Output};
+use std::{
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
 
-use harness::{BINARY, command, fail, succeed};
+use harness::{BINARY, command, fail, succeed, wait_until};
+use in_time::end_of;
 
 fn daemon(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
-    command(BINARY).args(arguments).envs(environment.iter().copied()).output().unwrap()
+    end_of(command(BINARY).args(arguments).envs(environment.iter().copied()).spawn().unwrap())
+}
+
+#[test]
+fn what_hangs_fails_and_is_killed() {
+    let hangs = Command::new("sleep").arg("1000").stdout(Stdio::piped()).spawn().unwrap();
+    let id = hangs.id();
+    assert!(std::panic::catch_unwind(|| in_time::end_within(Duration::from_millis(10), hangs)).is_err());
+    wait_until("it was killed", || !Path::new(&format!("/proc/{id}/exe")).exists());
 }
 
 #[test]
@@ -82,7 +98,7 @@ fn whoever_may_not_make_interfaces_is_told() {
         if unsafe { libc::geteuid() } == 0 {
             command.uid(65_534).gid(65_534);
         }
-        let output = command.output().unwrap();
+        let output = end_of(command.spawn().unwrap());
         if output.status.code() == Some(126) {
             return skip::skipped(format!("others may not execute {BINARY}"));
         }

@@ -20,6 +20,7 @@ use crate::{
     harness::{
         BINARY, Directory, Interface, TIMEOUT, answers, command, fail, hand_over, run_command, succeed, wait_until,
     },
+    in_time::{end_of, output_of},
     netns::{Netns, as_root},
 };
 
@@ -48,7 +49,7 @@ fn a_service_manager_is_told_of_the_start_and_the_end() {
             manager.set_read_timeout(Some(TIMEOUT)).unwrap();
             let mut start = Command::new(BINARY);
             start.args(foreground.then_some("-f")).arg(interface.name()).env("NOTIFY_SOCKET", address);
-            let mut child = netns.run(move || start.spawn().unwrap());
+            let child = netns.run(move || start.spawn().unwrap());
             let ready = receive(&manager);
             wait_until("the caller has ended", || interface.processes().len() == 1);
             let daemon = interface.running();
@@ -57,7 +58,7 @@ fn a_service_manager_is_told_of_the_start_and_the_end() {
             UnixStream::connect(interface.socket()).unwrap();
             daemon.signal(libc::SIGTERM);
             assert_eq!(receive(&manager), "STOPPING=1\nSTATUS=Stopping: SIGTERM\n");
-            assert!(child.wait().unwrap().success());
+            assert!(end_of(child).status.success());
             if !foreground {
                 assert!(daemon.wait().success());
             }
@@ -96,14 +97,14 @@ fn a_service_managers_socket_is_served_and_its_file_stays() {
             let mut start = Command::new("bash");
             start.args(["-c", &script]).env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", "wg.socket").stdin(Stdio::null());
             hand_over(&mut start, listener.as_raw_fd(), 70);
-            let mut child = netns.run(move || start.spawn().unwrap());
+            let child = netns.run(move || start.spawn().unwrap());
             let socket = if round < 2 { path.clone() } else { interface.socket() };
             // It may connect before the daemon is there: it is served then.
             wait_until("it is ready", || UnixStream::connect(&socket).is_ok() && interface.exists(&netns));
             assert_eq!(interface.socket().exists(), round == 2);
             wait_until("it runs", || interface.processes().len() == 1);
             interface.running().signal(libc::SIGTERM);
-            assert!(child.wait().unwrap().success());
+            assert!(end_of(child).status.success());
             assert!(path.exists());
         }
     });
@@ -194,7 +195,7 @@ fn without_privileges_the_socket_goes_to_a_directory_of_ones_own() {
 
 /// Runs a checker, if it is there, which must have nothing to say.
 fn check(mut checker: Command) {
-    let Ok(output) = checker.output() else {
+    let Ok(output) = output_of(&mut checker) else {
         return crate::skip::skipped(format!("there is no {}", checker.get_program().display()));
     };
     let said = [output.stdout, output.stderr].concat();
@@ -208,7 +209,7 @@ fn the_manual_page_is_well_formed_and_names_what_the_help_does() {
     groff.args(["-man", "-Tutf8", "-ww", "-z"]).arg(&page);
     check(groff);
     let text = fs::read_to_string(page).unwrap().replace('\\', "");
-    let help = succeed("help", &Command::new(BINARY).arg("--help").output().unwrap());
+    let help = succeed("help", &output_of(Command::new(BINARY).arg("--help")).unwrap());
     let words = help.split(|c: char| c.is_whitespace() || "=|[],".contains(c));
     for word in words.filter(|word| word.starts_with("--") || word.contains('_') && !word.contains('(')) {
         assert!(text.contains(word), "{word} is not in the manual page");

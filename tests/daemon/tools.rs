@@ -4,6 +4,7 @@ use std::{fs, net::UdpSocket, path::Path, process::Command};
 
 use crate::{
     harness::{BINARY, Directory, Interface, command, fail, run, run_command, succeed, wg},
+    in_time::output_of,
     netns::{Netns, as_root, eventually},
 };
 
@@ -15,7 +16,7 @@ const PEERS: [&str; 3] = [
 ];
 
 fn missing(program: &str) -> bool {
-    let missing = Command::new(program).arg("--help").output().is_err();
+    let missing = output_of(Command::new(program).arg("--help")).is_err();
     if missing {
         crate::skip::skipped(format!("there is no {program}"));
     }

@@ -25,6 +25,7 @@ use crate::{
         BINARY, Daemon, Directory, Interface, TIMEOUT, answers, command, fail, hand_over, mode, run, run_command,
         succeed, wait_until,
     },
+    in_time::end_of,
     netns::{Netns, as_root},
 };
 
@@ -99,7 +100,7 @@ impl Dropped {
     fn await_end(self, well: bool) {
         match self.child {
             Some(child) => {
-                let output = child.wait_with_output().unwrap();
+                let output = end_of(child);
                 assert_eq!(output.status.success(), well, "{}", output.status);
                 assert_eq!(String::from_utf8_lossy(&output.stderr), "");
             }
@@ -111,6 +112,7 @@ impl Dropped {
 fn set(socket: &Path, text: &str) {
     let mut client = UnixStream::connect(socket).unwrap();
     client.set_read_timeout(Some(TIMEOUT)).unwrap();
+    client.set_write_timeout(Some(TIMEOUT)).unwrap();
     client.write_all(format!("set=1\n{text}\n").as_bytes()).unwrap();
     let mut answer = String::new();
     BufReader::new(client).read_line(&mut answer).unwrap();
@@ -274,7 +276,7 @@ fn a_remover_that_was_killed_is_told_at_the_end() {
             let remover = process_of(&interface, 0).unwrap();
             Daemon(remover).signal(libc::SIGKILL);
             daemon.signal(libc::SIGTERM);
-            let output = child.wait_with_output().unwrap();
+            let output = end_of(child);
             let log = String::from_utf8_lossy(&output.stderr);
             assert!(log.contains("cannot remove the control socket"), "{log}");
             assert!(log.contains("the process that was to do it has ended"), "{log}");
@@ -311,14 +313,14 @@ fn the_file_of_an_inherited_socket_is_removed_and_that_of_a_manager_stays() {
             let mut start = Command::new("bash");
             start.args(["-c", &script]).stdin(Stdio::null()).stderr(Stdio::null());
             hand_over(&mut start, listener.as_raw_fd(), 70);
-            let mut child = netns.run(move || start.spawn().unwrap());
+            let child = netns.run(move || start.spawn().unwrap());
             drop(listener);
             wait_until("it is ready", || process_of(&interface, NOBODY).is_some());
             let daemon = Daemon(process_of(&interface, NOBODY).unwrap());
             UnixStream::connect(&path).unwrap();
             assert_eq!(fs::symlink_metadata(&path).unwrap().uid(), if manager { 0 } else { NOBODY });
             daemon.signal(libc::SIGTERM);
-            assert!(child.wait().unwrap().success());
+            assert!(end_of(child).status.success());
             assert_eq!(path.exists(), manager);
             interface.await_end(&netns);
         }

@@ -15,6 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::in_time::output_of;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// A network namespace of its own. It ends with this value.
@@ -69,7 +71,7 @@ impl Netns {
     /// Runs ip(8) in it, which may fail. Returns whether it did not.
     pub(crate) fn try_ip(&self, arguments: &str) -> bool {
         let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
-        self.run(move || Command::new("ip").args(&arguments).output().unwrap().status.success())
+        self.run(move || output_of(Command::new("ip").args(&arguments)).unwrap().status.success())
     }
 
     /// Runs ip(8) in it.
@@ -81,7 +83,7 @@ impl Netns {
     pub(crate) fn command(&self, program: &'static str, arguments: &str) -> String {
         let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
         self.run(move || {
-            let out = Command::new(program).args(&arguments).output().unwrap();
+            let out = output_of(Command::new(program).args(&arguments)).unwrap();
             assert!(out.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
             String::from_utf8(out.stdout).unwrap()
         })
@@ -152,7 +154,8 @@ impl Netns {
 impl Drop for Netns {
     fn drop(&mut self) {
         drop(self.jobs.take());
-        if let Some(thread) = self.thread.take() {
+        // A test that fails because something hangs must not wait for it here.
+        if let Some(thread) = self.thread.take().filter(|_| !thread::panicking()) {
             let _ = thread.join();
         }
     }
@@ -174,7 +177,7 @@ pub(crate) fn as_root(test: impl FnOnce()) {
         "not root"
     } else if !Path::new("/dev/net/tun").exists() {
         "no /dev/net/tun"
-    } else if Command::new("ip").arg("-V").output().is_err() {
+    } else if output_of(Command::new("ip").arg("-V")).is_err() {
         "no ip(8)"
     } else {
         return test();

@@ -2,6 +2,9 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
+#[cfg(target_os = "linux")]
+#[path = "../common/in_time.rs"]
+mod in_time;
 mod ours;
 mod script;
 #[cfg(target_os = "linux")]

@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use super::ours::Ours;
+use super::{in_time::output_of, ours::Ours};
 use wg_embed::uapi::{Options, serve};
 
 /// A device behind a socket where wg(8) finds it.
@@ -41,7 +41,7 @@ impl Served {
     pub(crate) fn wg(&self, verb: &str, arguments: &str) -> Result<String, String> {
         let mut command = Command::new("wg");
         command.arg(verb).arg(&self.name).args(arguments.split_whitespace());
-        let output = command.output().unwrap();
+        let output = output_of(&mut command).unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
     }
