@@ -29,7 +29,7 @@ use wg_embed::{
 };
 
 /// The two ends of a session.
-pub fn sessions() -> (Session, Session) {
+pub fn sessions() -> (Arc<Session>, Arc<Session>) {
     let [a, b] = [(); 2].map(|()| Identity::new(PrivateKey::generate(&SystemRandom)));
     let (mut to_b, mut to_a) = (Handshake::new(*b.public()), Handshake::new(*a.public()));
     let now = Instant::from_nanos(1);

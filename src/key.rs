@@ -4,6 +4,7 @@
 //! Secret types are wiped on drop and never printed by `Debug`.
 
 mod secret;
+mod stack;
 mod x25519;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 pub use secret::Secret;
+pub(crate) use stack::{wipe_after_packets, wiped, wiped_moves};
 
 /// The length of every key, in bytes.
 pub const KEY_LEN: usize = 32;

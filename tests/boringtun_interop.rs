@@ -75,7 +75,7 @@ struct Ours {
     handshake: Handshake,
     stamper: MacStamper,
     checker: CookieChecker,
-    session: Option<Session>,
+    session: Option<Arc<Session>>,
     under_load: bool,
 }
 

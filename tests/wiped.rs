@@ -1,7 +1,7 @@
 //! Secrets do not stay in memory that is given back: an allocator looks at every block on its way out.
 //!
-//! What it cannot see is the stack, where computing with a secret or moving it may leave a copy behind. Secrets that live
-//! for longer than one call are on the heap, as here.
+//! What it cannot see is the stack, where computing with a secret or moving it may leave a copy behind: tests/key_copies and
+//! tests/c/secrets.c look there. Secrets that live for longer than one call are on the heap, as here.
 
 #![allow(
     clippy::unwrap_used,
@@ -109,7 +109,7 @@ fn initiate(a: &mut End) -> [u8; INITIATION_LEN] {
 }
 
 /// Ends a handshake on both sides; the sessions.
-fn shake(a: &mut End, b: &mut End) -> (Session, Session) {
+fn shake(a: &mut End, b: &mut End) -> (Arc<Session>, Arc<Session>) {
     let m1 = initiate(a);
     let opened = OpenedInitiation::open(&m1, &b.identity).unwrap();
     let now = Instant::from_nanos(1);
@@ -170,7 +170,6 @@ fn a_finished_handshake_is_wiped() {
 fn a_dropped_session_is_wiped() {
     let (mut a, mut b) = ends();
     let (session, _) = shake(&mut a, &mut b);
-    let session = Arc::new(session);
     let before = bytes_of(&*session);
     let freed = freed_by(|| drop(session));
     // Half a key is enough to tell that it is still there. Nothing else in a session has no zeros for so long.

@@ -24,7 +24,7 @@ use crate::{
         snapshot::{InterfaceSnapshot, PeerSnapshot, Snapshot},
     },
     error::{Error, Result},
-    key::{PresharedKey, PrivateKey, PublicKey},
+    key::{PresharedKey, PrivateKey, PublicKey, wiped, wiped_moves},
     noise::{
         cookie::CookieChecker,
         handshake::{Handshake, Identity},
@@ -56,7 +56,7 @@ impl Device {
             _hold = self.hold_for(&update)?;
             let opened = self.apply_sockets(&update)?;
             if let Some(key) = update.private_key {
-                self.set_private_key(key);
+                wiped(|| self.set_private_key(key));
             }
             if update.replace_peers {
                 let all = self.peers.drain();
@@ -192,7 +192,7 @@ impl Device {
         };
         // Copied, as what is moved out of a box stays behind in it.
         if let Some(preshared) = &update.preshared_key {
-            lock(&peer.handshake).noise.set_preshared(PresharedKey::clone(preshared));
+            wiped_moves(|| lock(&peer.handshake).noise.set_preshared(PresharedKey::clone(preshared)));
         }
         if update.replace_allowed_ips || !update.allowed_ips.is_empty() {
             self.allowed_ips.change(&peer, &update.allowed_ips, update.replace_allowed_ips);

@@ -415,9 +415,8 @@ impl Device {
 
     /// Gives a peer its new session; to be called with its `handshake` locked. Returns whether it has moved; `None` if
     /// it is gone or the interface is down.
-    fn install(&self, peer: &Arc<Peer>, session: Session, from: Endpoint, now: Instant) -> Option<bool> {
+    fn install(&self, peer: &Arc<Peer>, session: Arc<Session>, from: Endpoint, now: Instant) -> Option<bool> {
         self.port_is_alive();
-        let session = Arc::new(session);
         let mut state = lock(&peer.state);
         if !state.is_live() {
             self.index.remove([session.local_index()]);

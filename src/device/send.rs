@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     bind::{Endpoint, SendReport, Transmit},
+    key::wipe_after_packets,
     noise::{
         REKEY_TIMEOUT_JITTER,
         message::{DATA_OVERHEAD, HANDSHAKE_TOS},
@@ -259,7 +260,10 @@ impl Device {
             return;
         };
         for _ in 0..STAGED_ROUNDS {
-            if !self.send_staged_once(&mut turn) {
+            let goes_on = self.send_staged_once(&mut turn);
+            // This may be a thread of the host, which may never come here again.
+            wipe_after_packets();
+            if !goes_on {
                 return;
             }
         }

@@ -18,6 +18,7 @@ use std::{
 use super::{Device, Inbound, MemoryUsage, Options, Outbound, lock, pool::Workspace};
 use crate::{
     bind::{Bind, Woken},
+    key::wipe_after_packets,
     tun::Tun,
 };
 
@@ -189,6 +190,7 @@ impl Threads {
                 continue;
             }
             if for_good {
+                wipe_after_packets();
                 self.tun.wait(None)?;
                 continue;
             }
@@ -202,6 +204,7 @@ impl Threads {
                 }
                 (began, theirs, ours) = (now, total, Duration::ZERO);
             }
+            wipe_after_packets();
             self.tun.wait(Some(WINDOW))?;
             ours += now.elapsed();
         }
@@ -223,6 +226,7 @@ impl Threads {
         let timeout = self.device.next_deadline().map(|at| at.since(self.device.clock.now()));
         let began = Instant::now();
         lock(&self.rest).since = Some(began);
+        wipe_after_packets();
         let woken = self.bind.wait(timeout);
         let slept = began.elapsed();
         let mut rest = lock(&self.rest);

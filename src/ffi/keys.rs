@@ -4,10 +4,10 @@
 
 use std::{ffi::c_char, ptr};
 
-use super::{guard::guard_anywhere, result::wg_result, stack::wiped, text::borrow_text};
+use super::{guard::guard_anywhere, result::wg_result, text::borrow_text};
 use crate::{
     error::{Error, ErrorKind, Result},
-    key::{KEY_LEN, PresharedKey, PrivateKey, Secret},
+    key::{KEY_LEN, PresharedKey, PrivateKey, Secret, wiped},
     random::SystemRandom,
 };
 

@@ -47,7 +47,6 @@ mod protect;
 pub mod resolve;
 pub mod result;
 pub mod sockets;
-mod stack;
 pub mod stats;
 pub mod text;
 pub mod tunnel;

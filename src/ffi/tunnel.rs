@@ -17,13 +17,13 @@ use super::{
     protect::Protect,
     resolve::Resolver,
     result::wg_result,
-    stack::wiped,
     text::{borrow_text, give_text},
 };
 use crate::{
     bind::{Bind, UdpBind},
     device::{self, DEFAULT_MAX_PEERS, DEFAULT_MEMORY, FIXED_MEMORY, Options, Tunnel},
     error::{Error, ErrorKind, Result},
+    key::wiped,
     tun::DEFAULT_MTU,
     uapi::{self, Limits},
 };

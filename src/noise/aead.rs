@@ -42,6 +42,9 @@ impl AeadKey {
     }
 
     /// Encrypts all but the last [`TAG_LEN`] bytes of `body` in place and writes the tag there.
+    ///
+    /// Not inlined, as ring's form of the key is in this frame, and what wipes the stack wipes frames below its own.
+    #[inline(never)]
     #[expect(clippy::expect_used, reason = "fails only for a text of 256 GiB")]
     pub(super) fn seal(&self, counter: u64, aad: &[u8], body: &mut [u8]) {
         let (text, tag_room) = body.split_at_mut(body.len() - TAG_LEN);
@@ -52,8 +55,10 @@ impl AeadKey {
         tag_room.copy_from_slice(tag.as_ref());
     }
 
-    /// Decrypts `body` in place and returns the length of the text; `None` if it is not authentic, or has no tag.
+    /// Decrypts `body` in place and returns the length of the text; `None` if it is not authentic, or has no tag. Not
+    /// inlined, as above.
     #[must_use]
+    #[inline(never)]
     pub(super) fn open(&self, counter: u64, aad: &[u8], body: &mut [u8]) -> Option<usize> {
         self.expand().open_in_place(nonce(counter), Aad::from(aad), body).ok().map(|text| text.len())
     }

@@ -4,9 +4,12 @@
 //! [`consume_response`](Handshake::consume_response). As responder: an initiation names its sender only once it is
 //! decrypted, so [`OpenedInitiation::open`] comes first, then [`consume_initiation`](Handshake::consume_initiation) of
 //! that peer and [`create_response`](Handshake::create_response). Both end in
-//! [`begin_session`](Handshake::begin_session).
+//! [`begin_session`](Handshake::begin_session). None of them leaves a secret on the stack; what each keeps is on the heap.
 
-use std::{sync::LazyLock, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use super::{
     aead::{AeadKey, TAG_LEN},
@@ -16,7 +19,7 @@ use super::{
     tai64n::{self, Tai64N},
 };
 use crate::{
-    key::{KEY_LEN, PresharedKey, PrivateKey, PublicKey, Secret},
+    key::{KEY_LEN, PresharedKey, PrivateKey, PublicKey, Secret, wiped},
     random::Random,
     time::Instant,
 };
@@ -144,21 +147,29 @@ struct Pending {
 pub struct OpenedInitiation {
     /// Who it claims to be from.
     pub remote: PublicKey,
-    symmetric: Symmetric,
-    ephemeral: PublicKey,
-    sender: u32,
+    pending: Box<Pending>,
 }
 
 impl OpenedInitiation {
     /// Decrypts the sender's static key with ours (one multiplication). `None` if it is not for us, or damaged.
     #[must_use]
     pub fn open(message: &[u8; INITIATION_LEN], identity: &Identity) -> Option<Self> {
-        let ephemeral = public_key_at(message, 8)?;
-        let mut symmetric = Symmetric::new(&identity.public);
-        symmetric.mix_ephemeral(&ephemeral);
-        let key = symmetric.mix_secret(&identity.private.diffie_hellman(&ephemeral)?);
-        let remote = PublicKey::from_bytes(symmetric.open(&key, &message[40..88])?);
-        Some(Self { remote, symmetric, ephemeral, sender: u32_at(message, 4) })
+        wiped(|| {
+            let ephemeral = public_key_at(message, 8)?;
+            let mut symmetric = Symmetric::new(&identity.public);
+            symmetric.mix_ephemeral(&ephemeral);
+            let key = symmetric.mix_secret(&identity.private.diffie_hellman(&ephemeral)?);
+            let remote = PublicKey::from_bytes(symmetric.open(&key, &message[40..88])?);
+            let pending = Pending {
+                stage: Stage::InitiationReceived,
+                symmetric,
+                ephemeral: None,
+                remote_ephemeral: Some(ephemeral),
+                local_index: None,
+                remote_index: u32_at(message, 4),
+            };
+            Some(Self { remote, pending: Box::new(pending) })
+        })
     }
 }
 
@@ -250,34 +261,36 @@ impl Handshake {
         wall: Duration,
         random: &dyn Random,
     ) -> Option<[u8; INITIATION_LEN]> {
-        self.pending = None;
-        let static_static = self.static_static(identity)?;
-        let mut message = [0; INITIATION_LEN];
-        message[..4].copy_from_slice(&TYPE_INITIATION.to_le_bytes());
-        message[4..8].copy_from_slice(&local_index.to_le_bytes());
+        wiped(|| {
+            self.pending = None;
+            let static_static = self.static_static(identity)?;
+            let mut message = [0; INITIATION_LEN];
+            message[..4].copy_from_slice(&TYPE_INITIATION.to_le_bytes());
+            message[4..8].copy_from_slice(&local_index.to_le_bytes());
 
-        let ephemeral = PrivateKey::generate(random);
-        let public = ephemeral.public_key();
-        message[8..40].copy_from_slice(public.as_bytes());
-        let mut symmetric = Symmetric::new(&self.remote);
-        symmetric.mix_ephemeral(&public);
+            let ephemeral = PrivateKey::generate(random);
+            let public = ephemeral.public_key();
+            message[8..40].copy_from_slice(public.as_bytes());
+            let mut symmetric = Symmetric::new(&self.remote);
+            symmetric.mix_ephemeral(&public);
 
-        let key = symmetric.mix_secret(&ephemeral.diffie_hellman(&self.remote)?);
-        symmetric.seal(&key, identity.public.as_bytes(), &mut message[40..88]);
+            let key = symmetric.mix_secret(&ephemeral.diffie_hellman(&self.remote)?);
+            symmetric.seal(&key, identity.public.as_bytes(), &mut message[40..88]);
 
-        let key = symmetric.mix_secret(&static_static);
-        self.last_sent = Tai64N::after(self.last_sent, wall);
-        symmetric.seal(&key, &self.last_sent.0, &mut message[88..116]);
+            let key = symmetric.mix_secret(&static_static);
+            self.last_sent = Tai64N::after(self.last_sent, wall);
+            symmetric.seal(&key, &self.last_sent.0, &mut message[88..116]);
 
-        self.pending = Some(Box::new(Pending {
-            stage: Stage::InitiationSent,
-            symmetric,
-            ephemeral: Some(ephemeral),
-            remote_ephemeral: None,
-            local_index: Some(local_index),
-            remote_index: 0,
-        }));
-        Some(message)
+            self.pending = Some(Box::new(Pending {
+                stage: Stage::InitiationSent,
+                symmetric,
+                ephemeral: Some(ephemeral),
+                remote_ephemeral: None,
+                local_index: Some(local_index),
+                remote_index: 0,
+            }));
+            Some(message)
+        })
     }
 
     /// Takes an initiation that claims to be from this peer. Returns false, and changes nothing, if it is not
@@ -290,107 +303,109 @@ impl Handshake {
         identity: &Identity,
         now: Instant,
     ) -> bool {
-        let mut symmetric = opened.symmetric;
-        let Some(static_static) = self.static_static(identity) else {
-            return false;
-        };
-        let key = symmetric.mix_secret(&static_static);
-        let Some(sent) = symmetric.open::<{ tai64n::LEN }>(&key, &message[88..116]).map(Tai64N) else {
-            return false;
-        };
-        let flood = self.last_initiation.is_some_and(|last| now.since(last) < MIN_INITIATION_INTERVAL);
-        if sent <= self.last_received || flood {
-            return false;
-        }
-        self.last_received = sent;
-        self.last_initiation = Some(now);
-        self.pending = Some(Box::new(Pending {
-            stage: Stage::InitiationReceived,
-            symmetric,
-            ephemeral: None,
-            remote_ephemeral: Some(opened.ephemeral),
+        wiped(|| {
+            let OpenedInitiation { mut pending, .. } = opened;
+            let symmetric = &mut pending.symmetric;
+            let Some(static_static) = self.static_static(identity) else {
+                return false;
+            };
+            let key = symmetric.mix_secret(&static_static);
+            let Some(sent) = symmetric.open::<{ tai64n::LEN }>(&key, &message[88..116]).map(Tai64N) else {
+                return false;
+            };
+            let flood = self.last_initiation.is_some_and(|last| now.since(last) < MIN_INITIATION_INTERVAL);
+            if sent <= self.last_received || flood {
+                return false;
+            }
+            self.last_received = sent;
+            self.last_initiation = Some(now);
             // An initiation of our own that was under way is given up, as in the kernel; so is its index.
-            local_index: None,
-            remote_index: opened.sender,
-        }));
-        true
+            self.pending = Some(pending);
+            true
+        })
     }
 
     /// Answers the initiation that was consumed last. The MACs are left to be stamped. `None` if there is none to
     /// answer, or one of the peer's keys is of low order; that handshake is then forgotten.
     #[must_use]
     pub fn create_response(&mut self, local_index: u32, random: &dyn Random) -> Option<[u8; RESPONSE_LEN]> {
-        let mut pending = self.pending.take_if(|p| p.stage == Stage::InitiationReceived)?;
-        let mut message = [0; RESPONSE_LEN];
-        message[..4].copy_from_slice(&TYPE_RESPONSE.to_le_bytes());
-        message[4..8].copy_from_slice(&local_index.to_le_bytes());
-        message[8..12].copy_from_slice(&pending.remote_index.to_le_bytes());
+        wiped(|| {
+            let mut pending = self.pending.take_if(|p| p.stage == Stage::InitiationReceived)?;
+            let mut message = [0; RESPONSE_LEN];
+            message[..4].copy_from_slice(&TYPE_RESPONSE.to_le_bytes());
+            message[4..8].copy_from_slice(&local_index.to_le_bytes());
+            message[8..12].copy_from_slice(&pending.remote_index.to_le_bytes());
 
-        let ephemeral = PrivateKey::generate(random);
-        let public = ephemeral.public_key();
-        message[12..44].copy_from_slice(public.as_bytes());
-        let symmetric = &mut pending.symmetric;
-        symmetric.mix_ephemeral(&public);
-        symmetric.mix_chain(ephemeral.diffie_hellman(&pending.remote_ephemeral?)?.as_ref());
-        symmetric.mix_chain(ephemeral.diffie_hellman(&self.remote)?.as_ref());
-        let key = symmetric.mix_preshared(&self.preshared);
-        symmetric.seal(&key, &[], &mut message[44..60]);
+            let ephemeral = PrivateKey::generate(random);
+            let public = ephemeral.public_key();
+            message[12..44].copy_from_slice(public.as_bytes());
+            let symmetric = &mut pending.symmetric;
+            symmetric.mix_ephemeral(&public);
+            symmetric.mix_chain(ephemeral.diffie_hellman(&pending.remote_ephemeral?)?.as_ref());
+            symmetric.mix_chain(ephemeral.diffie_hellman(&self.remote)?.as_ref());
+            let key = symmetric.mix_preshared(&self.preshared);
+            symmetric.seal(&key, &[], &mut message[44..60]);
 
-        pending.local_index = Some(local_index);
-        pending.stage = Stage::ResponseSent;
-        self.pending = Some(pending);
-        Some(message)
+            pending.local_index = Some(local_index);
+            pending.stage = Stage::ResponseSent;
+            self.pending = Some(pending);
+            Some(message)
+        })
     }
 
     /// Takes the answer to our initiation. Returns false, and changes nothing, if it is not authentic.
     #[must_use]
     pub fn consume_response(&mut self, message: &[u8; RESPONSE_LEN], identity: &Identity) -> bool {
-        let Some(pending) = self.pending.as_mut() else {
-            return false;
-        };
-        if pending.stage != Stage::InitiationSent || pending.local_index != Some(u32_at(message, 8)) {
-            return false;
-        }
-        let mut symmetric = Symmetric { chain: pending.symmetric.chain.clone(), hash: pending.symmetric.hash };
-        let opened = (|| {
-            let theirs = public_key_at(message, 12)?;
-            symmetric.mix_ephemeral(&theirs);
-            symmetric.mix_chain(pending.ephemeral.as_ref()?.diffie_hellman(&theirs)?.as_ref());
-            symmetric.mix_chain(identity.private.diffie_hellman(&theirs)?.as_ref());
-            let key = symmetric.mix_preshared(&self.preshared);
-            symmetric.open::<0>(&key, &message[44..60])
-        })();
-        if opened.is_none() {
-            return false;
-        }
-        pending.symmetric = symmetric;
-        pending.ephemeral = None;
-        pending.remote_index = u32_at(message, 4);
-        pending.stage = Stage::ResponseReceived;
-        true
+        wiped(|| {
+            let Some(pending) = self.pending.as_mut() else {
+                return false;
+            };
+            if pending.stage != Stage::InitiationSent || pending.local_index != Some(u32_at(message, 8)) {
+                return false;
+            }
+            let mut symmetric = Symmetric { chain: pending.symmetric.chain.clone(), hash: pending.symmetric.hash };
+            let opened = (|| {
+                let theirs = public_key_at(message, 12)?;
+                symmetric.mix_ephemeral(&theirs);
+                symmetric.mix_chain(pending.ephemeral.as_ref()?.diffie_hellman(&theirs)?.as_ref());
+                symmetric.mix_chain(identity.private.diffie_hellman(&theirs)?.as_ref());
+                let key = symmetric.mix_preshared(&self.preshared);
+                symmetric.open::<0>(&key, &message[44..60])
+            })();
+            if opened.is_none() {
+                return false;
+            }
+            pending.symmetric = symmetric;
+            pending.ephemeral = None;
+            pending.remote_index = u32_at(message, 4);
+            pending.stage = Stage::ResponseReceived;
+            true
+        })
     }
 
     /// Ends a handshake whose second message was sent or taken, and forgets it.
     #[must_use]
-    pub fn begin_session(&mut self, now: Instant) -> Option<Session> {
-        let initiator = match self.pending.as_ref()?.stage {
-            Stage::ResponseReceived => true,
-            Stage::ResponseSent => false,
-            Stage::InitiationSent | Stage::InitiationReceived => return None,
-        };
-        let pending = self.pending.take()?;
-        let [first, second] = kdf::kdf(&pending.symmetric.chain, &[]);
-        let (sending, receiving) = if initiator { (&first, &second) } else { (&second, &first) };
-        Some(Session::new(
-            &Keys {
-                local_index: pending.local_index?,
-                remote_index: pending.remote_index,
-                initiator,
-                sending,
-                receiving,
-            },
-            now,
-        ))
+    pub fn begin_session(&mut self, now: Instant) -> Option<Arc<Session>> {
+        wiped(|| {
+            let initiator = match self.pending.as_ref()?.stage {
+                Stage::ResponseReceived => true,
+                Stage::ResponseSent => false,
+                Stage::InitiationSent | Stage::InitiationReceived => return None,
+            };
+            let pending = self.pending.take()?;
+            let [first, second] = kdf::kdf(&pending.symmetric.chain, &[]);
+            let (sending, receiving) = if initiator { (&first, &second) } else { (&second, &first) };
+            Some(Arc::new(Session::new(
+                &Keys {
+                    local_index: pending.local_index?,
+                    remote_index: pending.remote_index,
+                    initiator,
+                    sending,
+                    receiving,
+                },
+                now,
+            )))
+        })
     }
 }
 
@@ -419,7 +434,7 @@ mod tests {
         to.handshake.consume_initiation(opened, m, &to.identity, now)
     }
 
-    fn shake(a: &mut End, b: &mut End) -> Option<(Session, Session)> {
+    fn shake(a: &mut End, b: &mut End) -> Option<(Arc<Session>, Arc<Session>)> {
         let now = Instant::from_nanos(1);
         let m1 = a.handshake.create_initiation(&a.identity, 11, WALL, &SystemRandom)?;
         receive(b, &m1, now).then_some(())?;

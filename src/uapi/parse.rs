@@ -17,7 +17,7 @@
 use crate::{
     config::{AllowedIpUpdate, MAX_PEERS, PeerEndpoint, PeerUpdate, Update, text},
     error::{Error, ErrorKind, Result},
-    key::{PresharedKey, PrivateKey, PublicKey},
+    key::{PresharedKey, PrivateKey, PublicKey, wiped_moves},
     reserve,
 };
 
@@ -153,10 +153,13 @@ impl Parser {
 fn interface_pair(update: &mut Update, key: &[u8], value: &str) -> Result<()> {
     match key {
         b"private_key" => {
-            // Zeros mean "no key", which clamping would hide.
-            let bytes = PresharedKey::from_hex(value)?;
-            let key = (!bytes.is_zero()).then(|| PrivateKey::from_bytes(*bytes.as_bytes()));
-            update.private_key = Some(key);
+            wiped_moves(|| {
+                // Zeros mean "no key", which clamping would hide.
+                let bytes = PresharedKey::from_hex(value)?;
+                let key = (!bytes.is_zero()).then(|| PrivateKey::from_bytes(*bytes.as_bytes()));
+                update.private_key = Some(key);
+                Ok::<_, Error>(())
+            })?;
         }
         b"listen_port" => update.listen_port = Some(text::decimal(value)?),
         b"fwmark" => update.fwmark = Some(text::decimal(value)?),
@@ -182,7 +185,10 @@ impl Section {
                 only_true(value)?;
                 self.peer.remove = true;
             }
-            b"preshared_key" => keep(counts, &mut self.peer.preshared_key, Box::new(PresharedKey::from_hex(value)?)),
+            b"preshared_key" => wiped_moves(|| {
+                keep(counts, &mut self.peer.preshared_key, Box::new(PresharedKey::from_hex(value)?));
+                Ok::<_, Error>(())
+            })?,
             b"endpoint" if host_names => keep(counts, &mut self.peer.endpoint, value.parse()?),
             b"endpoint" => keep(counts, &mut self.peer.endpoint, PeerEndpoint::Address(value.parse()?)),
             b"persistent_keepalive_interval" => {

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result},
+    key::wiped,
     reserve::zeroed,
 };
 
@@ -52,7 +53,7 @@ pub fn serve(stream: &mut (impl Read + Write), backend: &dyn Backend, options: &
             Line::End => return Ok(()),
             _ => return Err(Error::new(ErrorKind::Protocol, "neither get=1 nor set=1")),
         };
-        let open = operation(stream, &mut lines, backend, options).map_err(lost)?;
+        let open = wiped(|| operation(stream, &mut lines, backend, options)).map_err(lost)?;
         lines.wipe();
         if !open {
             return Ok(());

@@ -1,6 +1,9 @@
 //! A peer made of the engine alone: it sends what a test wants, when a test wants it, and keeps no timers.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use wg_embed::{
     config::{AllowedIpUpdate, PeerUpdate, Update},
@@ -77,7 +80,7 @@ impl Raw {
     }
 
     /// Takes the response to the last initiation.
-    pub fn take_response(&mut self, world: &World, response: &[u8]) -> Session {
+    pub fn take_response(&mut self, world: &World, response: &[u8]) -> Arc<Session> {
         let response: &[u8; RESPONSE_LEN] = response.try_into().unwrap();
         assert!(self.handshake.consume_response(response, &self.identity));
         self.handshake.begin_session(world.now()).unwrap()
@@ -89,7 +92,7 @@ impl Raw {
     }
 
     /// A handshake with the node, not confirmed yet.
-    pub fn shake(&mut self, world: &World, node: &Node) -> Session {
+    pub fn shake(&mut self, world: &World, node: &Node) -> Arc<Session> {
         let initiation = self.initiation(world);
         self.send(world, &initiation);
         world.settle(&[node]);
@@ -98,7 +101,7 @@ impl Raw {
     }
 
     /// A session with the node, confirmed by counter 0.
-    pub fn connect(&mut self, world: &World, node: &Node) -> Session {
+    pub fn connect(&mut self, world: &World, node: &Node) -> Arc<Session> {
         let session = self.shake(world, node);
         self.send(world, &seal(&session, 0, &[]));
         world.settle(&[node]);

@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -56,7 +57,7 @@ pub(crate) struct Peer {
     /// The node's initiations, in the order sent, with where they came from.
     heard: Vec<([u8; INITIATION_LEN], SocketAddr)>,
     begun: HashMap<u64, Begun>,
-    sessions: Vec<Session>,
+    sessions: Vec<Arc<Session>>,
     highest_counter: u64,
     sent: HashMap<String, Vec<u8>>,
     indices: u32,

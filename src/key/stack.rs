@@ -1,0 +1,42 @@
+//! Keys on the stack. Moving a value leaves a copy behind that no destructor wipes, and computing with a key spills parts of
+//! it; so the stack that was used for it is wiped afterwards. From there parts could get elsewhere as well: a value with
+//! bytes that are not in use, such as an enum, takes along what happens to be in its place when it is moved to the heap.
+
+use std::hint::black_box;
+
+/// Bytes of stack that handling a key reaches down at most, which tests/key_copies and tests/c/secrets.c measure, in builds
+/// without optimization as well.
+const DEPTH: usize = 48 * 1024;
+
+/// Bytes of stack that moving a key, and sealing and opening packets, reaches down at most.
+const SMALL_DEPTH: usize = 8 * 1024;
+
+/// Runs `body`, and then wipes the stack that it used. What it returns must not be secret.
+pub(crate) fn wiped<R>(body: impl FnOnce() -> R) -> R {
+    let result = below(body);
+    wipe::<DEPTH>();
+    result
+}
+
+/// As [`wiped`], for a body that only reads, moves or copies a key.
+pub(crate) fn wiped_moves<R>(body: impl FnOnce() -> R) -> R {
+    let result = below(body);
+    wipe::<SMALL_DEPTH>();
+    result
+}
+
+/// Wipes the stack below the caller, where packets were sealed and opened before.
+pub(crate) fn wipe_after_packets() {
+    wipe::<SMALL_DEPTH>();
+}
+
+/// Has a frame of its own, in the place that [`wipe`] has afterwards.
+#[inline(never)]
+fn below<R>(body: impl FnOnce() -> R) -> R {
+    body()
+}
+
+#[inline(never)]
+fn wipe<const N: usize>() {
+    black_box(&mut [0_u8; N]);
+}
