@@ -127,7 +127,8 @@ impl<'a> Outgoing<'a> {
         }
     }
 
-    /// Waits for a full socket buffer to drain, for this long in all. Otherwise what finds no room is dropped at once.
+    /// Waits for a full socket buffer to drain, for this long in all. Without patience, or when it is used up, the rest is
+    /// dropped as soon as something finds no room.
     pub(super) fn with_patience(self, patience: Duration) -> Self {
         Self { patience, ..self }
     }
@@ -213,10 +214,10 @@ impl<'a> Outgoing<'a> {
         match refusal {
             Refusal::Full => {
                 let left = self.patience_left();
-                if !left.is_zero() {
-                    return left;
+                if left.is_zero() {
+                    self.overflow();
                 }
-                self.overflowed += message.datagrams();
+                return left;
             }
             // GSO first: that it cannot be done says nothing about the source address.
             Refusal::Argument if message.segment_size.is_some() => {
@@ -246,6 +247,15 @@ impl<'a> Outgoing<'a> {
         }
         let now = Instant::now();
         self.deadline.get_or_insert(now + self.patience).saturating_duration_since(now)
+    }
+
+    /// Drops the rest, as the socket is full: it has no room for small messages either, and each would cost a system call to
+    /// learn that.
+    fn overflow(&mut self) {
+        self.report.error = self.report.error.or(self.errno);
+        let before = self.report.dropped;
+        self.abandon();
+        self.overflowed += self.report.dropped - before;
     }
 
     /// Drops the rest.
@@ -434,28 +444,70 @@ mod tests {
         assert_eq!((report.dropped, report.dropped_mask, report.unreachable_mask), (2, 0b11, 0));
     }
 
+    /// Sends by a socket that takes `room` messages and is full then, until nothing is left or it is to be waited for. Returns
+    /// the number of calls, and for how long to wait.
+    fn drive(out: &mut Outgoing<'_>, segments: usize, mut room: usize) -> (usize, Duration) {
+        for calls in 0.. {
+            match out.messages(segments).count().min(room) {
+                0 if out.messages(segments).next().is_none() => return (calls, Duration::ZERO),
+                0 => {
+                    out.says(&io::Error::from_raw_os_error(11));
+                    let left = out.refused(segments, Refusal::Full);
+                    if !left.is_zero() {
+                        return (calls + 1, left);
+                    }
+                }
+                count => {
+                    room -= count;
+                    out.took(count, segments);
+                }
+            }
+        }
+        unreachable!()
+    }
+
     #[test]
     fn a_full_socket_is_waited_for_as_long_as_the_patience_lasts() {
         const PATIENCE: Duration = Duration::from_millis(5);
         let mut report = SendReport::default();
-        let batch = [transmit("192.0.2.1:1", 100, 100), transmit("192.0.2.1:1", 100, 100)];
+        let batch = [transmit("192.0.2.1:1", 100, 100); 3];
         let mut out = Outgoing::new(&batch, &[], Family::V4, &mut report).with_patience(PATIENCE);
-        assert!((Duration::from_nanos(1)..=PATIENCE).contains(&out.refused(64, Refusal::Full)));
-        assert_eq!((shape(&out, 64).len(), out.overflowed()), (2, 0));
+        let (calls, left) = drive(&mut out, 64, 0);
+        assert!(calls == 1 && (Duration::from_nanos(1)..=PATIENCE).contains(&left));
+        assert_eq!((shape(&out, 64).len(), out.overflowed()), (3, 0));
         std::thread::sleep(PATIENCE);
-        out.refused(64, Refusal::Full);
-        out.refused(64, Refusal::Full);
-        assert_eq!((out.overflowed(), report.dropped), (2, 2));
+        assert_eq!(drive(&mut out, 64, 0), (1, Duration::ZERO), "it was waited for, and is full still");
+        assert_eq!((out.overflowed(), report.dropped), (3, 3));
     }
 
     #[test]
-    fn without_patience_a_full_socket_costs_no_time_and_each_message_is_tried() {
+    fn without_patience_a_full_socket_is_tried_once() {
+        let v4 = [transmit("192.0.2.1:1", 250, 100), transmit("192.0.2.2:1", 0, 0), transmit("192.0.2.3:1", 100, 100)];
+        let batch: Vec<_> = v4.into_iter().cycle().take(127).chain([transmit("[::1]:1", 10, 10)]).collect();
+        let (datagrams, all) = (43 * 3 + 84, (1 << 127) - 1);
+        for (segments, room, calls, sent, dropped_mask) in
+            [(64, 0, 1, 0, all), (64, 1, 2, 3, all - 1), (1, 1, 2, 1, all), (1, 3, 2, 3, all - 1)]
+        {
+            let mut report = SendReport::default();
+            let mut out = Outgoing::new(&batch, &[], Family::V4, &mut report);
+            assert_eq!(drive(&mut out, segments, room), (calls, Duration::ZERO));
+            let overflowed = out.overflowed();
+            assert_eq!((overflowed, report.dropped, report.sent), (datagrams - sent, datagrams - sent, sent));
+            assert_eq!((report.dropped_mask, report.error), (dropped_mask, Some(11)));
+            // The other family has a socket of its own.
+            let mut out = Outgoing::new(&batch, &[], Family::V6, &mut report);
+            assert_eq!(drive(&mut out, segments, 1), (1, Duration::ZERO));
+            assert_eq!((out.overflowed(), report.sent), (0, sent + 1));
+        }
+    }
+
+    #[test]
+    fn what_a_full_socket_costs_of_joined_datagrams_is_told_one_by_one() {
         let mut report = SendReport::default();
-        let batch = [transmit("192.0.2.1:1", 250, 100), transmit("192.0.2.1:1", 100, 100)];
-        let mut out = Outgoing::new(&batch, &[], Family::V4, &mut report);
-        assert_eq!(out.refused(64, Refusal::Full), Duration::ZERO);
-        assert_eq!((shape(&out, 64), out.overflowed()), (vec![(100, None)], 3));
-        out.took(1, 64);
-        assert_eq!((report.sent, report.dropped, report.dropped_mask), (1, 3, 0b01));
+        let batch = [transmit("192.0.2.1:1", 45, 10), transmit("192.0.2.1:1", 10, 0)];
+        let origins = [(2, true), (7, false)].map(|(first, joined)| Origin { first, joined });
+        let mut out = Outgoing::new(&batch, &origins, Family::V4, &mut report);
+        assert_eq!(drive(&mut out, 2, 1), (2, Duration::ZERO));
+        assert_eq!((report.sent, report.dropped, report.dropped_mask), (2, 4, 0b1111_0000));
     }
 }
