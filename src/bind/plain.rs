@@ -10,7 +10,7 @@ use super::{
     udp::{Counters, Drive},
 };
 use mio::net::UdpSocket;
-use std::{io, sync::Once, thread};
+use std::{io, net::SocketAddr, sync::Once, thread};
 
 /// How many datagrams are received in one go.
 const BATCH: usize = 16;
@@ -45,23 +45,80 @@ impl Drive for Driver {
         }
     }
 
-    fn recv(&self, socket: &UdpSocket, batch: &mut RecvBatch, _: &Counters) -> io::Result<()> {
-        for received in 0..BATCH {
-            let Some(slot) = batch.free_slots().next() else { break };
-            match socket.recv_from(slot) {
-                Ok((len, from)) => {
-                    let from = Endpoint::new(from);
-                    batch.push(RecvMeta { from, len, segment_size: len.max(1), tos: 0 });
-                }
-                Err(err) if received == 0 => return Err(err),
-                // What does not pass is reported again.
-                Err(_) => break,
-            }
-        }
-        Ok(())
+    fn recv(&self, socket: &UdpSocket, batch: &mut RecvBatch, counters: &Counters) -> io::Result<()> {
+        receive(batch, counters, |slot| socket.recv_from(slot))
     }
 
     fn joins(&self) -> bool {
         false
+    }
+}
+
+/// Fills slots by calls of `next`, which receives one datagram.
+fn receive(
+    batch: &mut RecvBatch,
+    counters: &Counters,
+    mut next: impl FnMut(&mut [u8]) -> io::Result<(usize, SocketAddr)>,
+) -> io::Result<()> {
+    for received in 0..BATCH {
+        let Some(slot) = batch.free_slots().next() else { break };
+        match next(slot) {
+            Ok((len, from)) => {
+                let from = Endpoint::new(from);
+                batch.push(RecvMeta { from, len, segment_size: len.max(1), tos: 0 });
+            }
+            Err(err) if received == 0 => return Err(err),
+            // Most are reported once: the fate of a datagram that was sent earlier.
+            Err(err) => {
+                counters.passed_over(&err);
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    /// The fate of a datagram, one that is too large where that is an error, and the end of a socket.
+    #[cfg(not(windows))]
+    const CODES: (i32, Option<i32>, i32) = (libc::ECONNREFUSED, None, libc::EBADF);
+    #[cfg(windows)]
+    const CODES: (i32, Option<i32>, i32) = (10054, Some(10040), 10038);
+
+    /// What receiving makes of `datagrams` and the `err` behind them: how many arrive, the error, and what is counted.
+    fn received(datagrams: usize, err: impl Fn() -> io::Error) -> (usize, Option<io::ErrorKind>, [u64; 2]) {
+        let (mut batch, counters, mut left) = (RecvBatch::new(2 * BATCH, 8), Counters::default(), datagrams);
+        let result = receive(&mut batch, &counters, |slot| {
+            left = left.checked_sub(1).ok_or_else(&err)?;
+            slot[0] = 7;
+            Ok((1, SocketAddr::from(([127, 0, 0, 1], 9))))
+        });
+        let counted = [&counters.recv_errors, &counters.truncated].map(|counter| counter.load(Relaxed));
+        (batch.len(), result.err().map(|err| err.kind()), counted)
+    }
+
+    #[test]
+    fn an_error_behind_datagrams_is_counted() {
+        let fate = || io::Error::from_raw_os_error(CODES.0);
+        for datagrams in 1..BATCH {
+            assert_eq!(received(datagrams, fate), (datagrams, None, [1, 0]));
+        }
+        assert_eq!(received(BATCH, fate), (BATCH, None, [0, 0]), "it was not met yet");
+        if let Some(too_large) = CODES.1 {
+            assert_eq!(received(1, || io::Error::from_raw_os_error(too_large)), (1, None, [0, 1]));
+        }
+    }
+
+    #[test]
+    fn the_caller_counts_what_comes_first_and_what_comes_again() {
+        let fate = || io::Error::from_raw_os_error(CODES.0);
+        assert_eq!(received(0, fate), (0, Some(fate().kind()), [0, 0]));
+        assert_eq!(received(3, || io::Error::from_raw_os_error(CODES.2)), (3, None, [0, 0]));
+        assert_eq!(received(3, || io::ErrorKind::WouldBlock.into()), (3, None, [0, 0]), "there is no more");
     }
 }

@@ -39,11 +39,10 @@ impl Health {
             match receive() {
                 Err(err) if err.kind() != io::ErrorKind::WouldBlock => {
                     let code = err.raw_os_error().unwrap_or(UNKNOWN);
+                    counters.count(code);
                     if is_too_large(code) {
-                        counters.truncated.fetch_add(1, Relaxed);
                         continue;
                     }
-                    counters.recv_errors.fetch_add(1, Relaxed);
                     if ends(code) || self.in_a_row.fetch_add(1, Relaxed) >= ENDLESS {
                         self.lose(code);
                         return Err(err);
@@ -79,6 +78,22 @@ impl Health {
 
     fn lose(&self, code: i32) -> bool {
         self.loss.compare_exchange(0, code, Relaxed, Relaxed).is_ok()
+    }
+}
+
+impl Counters {
+    /// Counts an error that receiving met behind datagrams, which are returned in its place. One that ends a socket is left
+    /// for the next call, to which the system reports it again.
+    pub(in crate::bind) fn passed_over(&self, err: &io::Error) {
+        let code = err.raw_os_error().unwrap_or(UNKNOWN);
+        if err.kind() != io::ErrorKind::WouldBlock && !ends(code) {
+            self.count(code);
+        }
+    }
+
+    fn count(&self, code: i32) {
+        let counter = if is_too_large(code) { &self.truncated } else { &self.recv_errors };
+        counter.fetch_add(1, Relaxed);
     }
 }
 
