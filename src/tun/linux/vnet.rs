@@ -17,7 +17,7 @@ use std::{
     io::{self, IoSlice, IoSliceMut},
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicU8, Ordering::Relaxed},
     },
 };
 
@@ -30,10 +30,45 @@ const _: () = assert!(MAX_HEADER_LEN + MAX_PACKET <= MAX_MEMORY);
 #[derive(Debug)]
 pub(super) struct Vnet {
     header_len: usize,
-    /// Whether the kernel takes several packets as one, by protocol: what it has not refused yet.
-    tcp: AtomicBool,
-    udp: AtomicBool,
+    /// Whether the kernel takes several packets as one, by protocol.
+    tcp: Merges,
+    udp: Merges,
     reading: Mutex<Reading>,
+}
+
+/// Whether the kernel takes merged packets of one protocol.
+///
+/// A kernel that does not know a kind of them refuses each (EINVAL), at the cost of a system call. But that error has other
+/// reasons as well. So it is taken for the kernel's last word only if the same packets were taken one by one right
+/// afterwards, and if it has never taken merged ones: a kernel does not forget what it can do.
+#[derive(Debug)]
+struct Merges(AtomicU8);
+
+impl Merges {
+    const UNTRIED: u8 = 0;
+    const TAKEN: u8 = 1;
+    const REFUSED: u8 = 2;
+
+    const fn new(known: bool) -> Self {
+        Self(AtomicU8::new(if known { Self::UNTRIED } else { Self::REFUSED }))
+    }
+
+    fn may(&self) -> bool {
+        self.0.load(Relaxed) != Self::REFUSED
+    }
+
+    /// It took merged packets.
+    fn taken(&self) {
+        // Read first: a write with each packet would take the line from other threads.
+        if self.0.load(Relaxed) == Self::UNTRIED {
+            self.0.store(Self::TAKEN, Relaxed);
+        }
+    }
+
+    /// It refused merged packets, and took them one by one. Returns whether that settles it.
+    fn refused(&self) -> bool {
+        self.0.compare_exchange(Self::UNTRIED, Self::REFUSED, Relaxed, Relaxed).is_ok()
+    }
 }
 
 struct Reading {
@@ -55,8 +90,8 @@ impl Vnet {
     pub(super) fn new(header_len: usize, udp: bool) -> Self {
         Self {
             header_len,
-            tcp: AtomicBool::new(true),
-            udp: AtomicBool::new(udp),
+            tcp: Merges::new(true),
+            udp: Merges::new(udp),
             reading: Mutex::new(Reading { buffer: Vec::new(), kept: None }),
         }
     }
@@ -121,18 +156,18 @@ impl Vnet {
         self.write_with(packets, |parts| port.send(parts, &mut patience))
     }
 
-    /// The same; `send` writes one packet of the kernel. A protocol whose merged packets it refuses (EINVAL) is not merged
-    /// from then on: the kernel would refuse them all, each at the cost of a system call.
+    /// The same; `send` writes one packet of the kernel.
     fn write_with(&self, packets: PacketList<'_>, mut send: impl FnMut(&[IoSlice<'_>]) -> io::Result<()>) -> usize {
         let mut taken = 0;
         let none = [0; MAX_HEADER_LEN];
         let single = |i: usize| [IoSlice::new(&none[..self.header_len]), IoSlice::new(packets.get(i))];
-        let merging = Merging { tcp: self.tcp.load(Relaxed), udp: self.udp.load(Relaxed) };
+        let merging = Merging { tcp: self.tcp.may(), udp: self.udp.may() };
         coalesce(packets, merging, |group| match group {
             Group::One(i) => taken += usize::from(send(&single(i)).is_ok()),
             Group::Merged { vnet, headers, packets: numbers } => {
-                let accepted = if vnet.gso == Gso::Udp { &self.udp } else { &self.tcp };
-                if accepted.load(Relaxed) {
+                let merges = if vnet.gso == Gso::Udp { &self.udp } else { &self.tcp };
+                let tried = merges.may();
+                if tried {
                     let mut header = [0; MAX_HEADER_LEN];
                     header[..VNET_HEADER_LEN].copy_from_slice(&vnet.encode());
                     let mut parts = [IoSlice::new(&[]); MAX_MERGED + 2];
@@ -142,16 +177,18 @@ impl Vnet {
                         *part = IoSlice::new(&packets.get(i as usize)[headers.len()..]);
                     }
                     match send(&parts[..numbers.len() + 2]) {
-                        Ok(()) => return taken += numbers.len(),
-                        Err(err) if err.raw_os_error() == Some(libc::EINVAL) => {
-                            accepted.store(false, Relaxed);
-                            tracing::debug!(gso = ?vnet.gso, "the kernel takes no merged packets of this kind");
+                        Ok(()) => {
+                            merges.taken();
+                            return taken += numbers.len();
                         }
+                        Err(err) if err.raw_os_error() == Some(libc::EINVAL) => {}
                         Err(_) => return,
                     }
                 }
-                for &i in numbers {
-                    taken += usize::from(send(&single(i as usize)).is_ok());
+                let singly = numbers.iter().filter(|&&i| send(&single(i as usize)).is_ok()).count();
+                taken += singly;
+                if tried && singly == numbers.len() && merges.refused() {
+                    tracing::debug!(gso = ?vnet.gso, "the kernel takes no merged packets of this kind");
                 }
             }
         });
@@ -348,6 +385,36 @@ mod tests {
                 let (taken, attempts, _) = write(&two(other, 1));
                 assert_eq!((taken, attempts), (2, vec![(other, true)]), "the other protocol is merged as before");
             }
+        }
+    }
+
+    /// What a TUN is given, write by write and whether merged, if `refuses` says which of them it refuses with EINVAL.
+    fn attempts(vnet: &Vnet, packets: &[Vec<u8>], mut refuses: impl FnMut(bool) -> bool) -> (usize, Vec<bool>) {
+        let (buffer, mut end, mut attempts) = (packets.concat(), 0, Vec::new());
+        let ranges: Vec<_> = packets.iter().map(|p| (end, end += p.len()).0..end).collect();
+        let taken = vnet.write_with(PacketList { buffer: &buffer, ranges: &ranges }, |parts| {
+            let merged = parts[0][1] != 0;
+            attempts.push(merged);
+            if refuses(merged) { Err(io::Error::from_raw_os_error(libc::EINVAL)) } else { Ok(()) }
+        });
+        (taken, attempts)
+    }
+
+    #[test]
+    fn a_refusal_that_is_not_about_merging_changes_nothing() {
+        for protocol in [6, 17] {
+            let (vnet, packets) = (Vnet::new(LEN, true), two(protocol, 1));
+            // Of what is refused one by one as well, wholly or in part, merging is not the trouble.
+            assert_eq!(attempts(&vnet, &packets, |_| true), (0, vec![true, false, false]));
+            let mut calls = 0;
+            let all_but_last = |_| (calls += 1, calls < 3).1;
+            assert_eq!(attempts(&vnet, &packets, all_but_last), (1, vec![true, false, false]));
+            assert_eq!(attempts(&vnet, &packets, |_| false), (2, vec![true]));
+            // A kernel that took merged packets can do it.
+            for _ in 0..2 {
+                assert_eq!(attempts(&vnet, &packets, |merged| merged), (2, vec![true, false, false]));
+            }
+            assert_eq!(attempts(&vnet, &packets, |_| false), (2, vec![true]));
         }
     }
 
