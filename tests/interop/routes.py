@@ -11,9 +11,10 @@ from report import Failed, expect
 
 PEER = {4: "198.18.0.2/32", 6: "fd00:18::2/128"}
 LIMIT = 60  # seconds; bounds a hang
+MARK = 7  # of the daemon's sockets
 # Pings without an answer, of a second each, once the change is made: the daemon hears of it within a tenth of one.
 LOST = 1
-# The system tells of a route that has expired only when it collects it, up to half a minute later.
+# The system announces a route that has expired only when it collects it, up to half a minute later: docs/adr/0008.
 EXPIRES = "the route expires"
 
 
@@ -77,6 +78,11 @@ def moves(links, family):
             [f"rule add to {host} table 77"], [f"rule del to {host} table 77", "route flush table 77", f"route flush {PEER[family]}"],
         ),
         (
+            "a rule by mark", [f"route add {one}", f"route add {default} table 77"],
+            [f"rule add fwmark {MARK} table 77"],
+            [f"rule del fwmark {MARK} table 77", "route flush table 77", f"route flush {PEER[family]}"],
+        ),
+        (
             "the address is removed", [f"route add {one} metric 50", f"route add {two} metric 90"],
             # The route over IPv4 goes with the address.
             [f"addr del {address}", *([f"route del {one} metric 50"] if family == 6 else [])],
@@ -106,7 +112,7 @@ def moved(links, ours, theirs, family, before, change, after):
         ours.expect_pings(theirs)
         for line in change:
             links.ip(family, line)
-        by_second = lambda: "dev up2" in links.ip(family, f"route get {PEER[family].split('/')[0]}")
+        by_second = lambda: "dev up2" in links.ip(family, f"route get {PEER[family].split('/')[0]} mark {MARK}")
         wait_until(by_second, LIMIT, "the way has moved")
         yield
     finally:
@@ -131,6 +137,7 @@ def failover(lab, t):
         ours, theirs = Daemon(lab, links.place, program), Kernel(links.vm)
         links.ip(4, f"route replace {links.by(1, 4)}")
         join(ours, theirs)
+        ours.set(f"fwmark {MARK}")
         with t.check(f"{program}: the first pings", vital=True):
             ours.expect_pings(theirs)
         links.ip(4, f"route flush {PEER[4]}")
