@@ -1,26 +1,38 @@
 //! The two threads of a tunnel: how they end, and what callbacks may do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test may fail loudly")]
 
+#[path = "common/at_end.rs"]
+mod at_end;
 mod common;
 #[path = "common/in_time.rs"]
 mod in_time;
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, OnceLock, mpsc},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
     time::Duration,
 };
 
+use at_end::set_at_end;
 use common::{PORT, give, ipv4};
 use in_time::in_time;
 use wg_embed::{
     ErrorKind,
-    bind::mem::{MemBind, MemNetwork},
+    bind::{
+        Bind,
+        mem::{MemBind, MemNetwork},
+    },
     config::{PeerUpdate, Update},
     device::{Event, Options, Tunnel},
     key::PrivateKey,
+    noise::REKEY_TIMEOUT,
     random::SystemRandom,
+    time::ManualClock,
     tun::mem::{MemHandle, MemTun},
 };
 
@@ -31,22 +43,24 @@ struct End {
     tunnel: Arc<Tunnel>,
     tun: MemHandle,
     bind: Arc<MemBind>,
+    clock: Arc<ManualClock>,
     private: PrivateKey,
     outer: IpAddr,
     inner: IpAddr,
 }
 
-fn end(net: &MemNetwork, n: u8, events: impl Fn(Event) + Send + Sync + 'static) -> End {
+fn end(net: &MemNetwork, clock: &Arc<ManualClock>, n: u8, events: impl Fn(Event) + Send + Sync + 'static) -> End {
     let outer = IpAddr::from([192, 0, 2, n]);
     let (tun, handle) = MemTun::new("wg0", 1420);
     let bind = net.bind(outer);
-    let options = Options { events: Box::new(events), ..Options::default() };
+    let options = Options { events: Box::new(events), clock: clock.clone(), ..Options::default() };
     let tunnel = Tunnel::start(Arc::new(tun), bind.clone(), options).unwrap();
     let private = PrivateKey::generate(&SystemRandom);
     let update = Update { private_key: Some(Some(private.clone())), listen_port: Some(PORT), ..Update::default() };
     tunnel.device().apply(update).unwrap();
     tunnel.device().up().unwrap();
-    End { tunnel: Arc::new(tunnel), tun: handle, bind, private, outer, inner: IpAddr::from([10, 0, 0, n]) }
+    let clock = clock.clone();
+    End { tunnel: Arc::new(tunnel), tun: handle, bind, clock, private, outer, inner: IpAddr::from([10, 0, 0, n]) }
 }
 
 impl End {
@@ -61,6 +75,12 @@ impl End {
         self.tunnel.device().apply(Update { peers: vec![other.peer()], ..Update::default() }).unwrap();
     }
 
+    /// Lets time pass, for both ends.
+    fn advance(&self, time: Duration) {
+        self.clock.advance(time);
+        self.bind.wake();
+    }
+
     fn send(&self, to: &Self) {
         let packet = ipv4(self.inner, to.inner, 100);
         assert!(self.tun.inject(&packet));
@@ -69,8 +89,8 @@ impl End {
 }
 
 fn pair(events: impl Fn(Event) + Send + Sync + 'static) -> (End, End) {
-    let net = MemNetwork::new();
-    let (a, b) = (end(&net, 1, events), end(&net, 2, |_| {}));
+    let (net, clock) = (MemNetwork::new(), Arc::new(ManualClock::new()));
+    let (a, b) = (end(&net, &clock, 1, events), end(&net, &clock, 2, |_| {}));
     a.introduce(&b);
     b.introduce(&a);
     (a, b)
@@ -148,8 +168,8 @@ fn the_last_owner_may_be_a_callback() {
     let tunnel: Arc<Mutex<Option<Arc<Tunnel>>>> = Arc::default();
     let own = tunnel.clone();
     let (dropped, was_dropped) = mpsc::channel();
-    let net = MemNetwork::new();
-    let a = end(&net, 1, move |event| {
+    let (net, clock) = (MemNetwork::new(), Arc::new(ManualClock::new()));
+    let a = end(&net, &clock, 1, move |event| {
         if let Event::HandshakeCompleted(_) = event {
             let tunnel = own.lock().unwrap().take();
             while Arc::strong_count(tunnel.as_ref().unwrap()) > 1 {
@@ -159,7 +179,7 @@ fn the_last_owner_may_be_a_callback() {
             dropped.send(()).unwrap();
         }
     });
-    let b = end(&net, 2, |_| {});
+    let b = end(&net, &clock, 2, |_| {});
     a.introduce(&b);
     b.introduce(&a);
     assert!(a.tun.inject(&ipv4(a.inner, b.inner, 100)));
@@ -196,19 +216,19 @@ fn a_callback_may_change_the_configuration() {
     in_time("stopping", move || a.tunnel.stop().unwrap());
 }
 
-/// Everything at once for a moment; then it must still work, and leave nothing behind.
+/// Everything at once; then it must still work, and leave nothing behind.
 #[test]
 fn changes_of_all_kinds_while_packets_flow() {
+    const ROUNDS: u32 = 600;
     let (a, b) = pair(|_| {});
     let ends = [Arc::new(a), Arc::new(b)];
     let [a, b] = ends.clone();
     in_time("the commotion", move || {
-        let until = std::time::Instant::now() + Duration::from_millis(1500);
-        let busy = || std::time::Instant::now() < until;
+        let over = [AtomicBool::new(false), AtomicBool::new(false)];
         thread::scope(|scope| {
-            for (from, to) in [(&a, &b), (&b, &a)] {
+            for (from, to, over) in [(&a, &b, &over[0]), (&b, &a, &over[1])] {
                 scope.spawn(move || {
-                    while busy() {
+                    while !over.load(Ordering::SeqCst) {
                         from.tun.inject(&ipv4(from.inner, to.inner, 100));
                         let _ = to.tun.take_written();
                         thread::yield_now();
@@ -216,10 +236,10 @@ fn changes_of_all_kinds_while_packets_flow() {
                 });
                 scope.spawn(move || {
                     let device = from.tunnel.device();
-                    for round in 0.. {
-                        if !busy() {
-                            break;
-                        }
+                    let _over = set_at_end(over);
+                    for round in 0..ROUNDS {
+                        // At least a handshake in each round of the six.
+                        from.advance(REKEY_TIMEOUT / 5);
                         let (mut peer, mut private_key, mut replace_peers) = (to.peer(), None, false);
                         match round % 6 {
                             0 => peer.remove = true,
@@ -251,7 +271,8 @@ fn changes_of_all_kinds_while_packets_flow() {
     let mut arrived = false;
     while !arrived && std::time::Instant::now() < until {
         a.tun.inject(&packet);
-        arrived = b.tun.wait_written(Duration::from_millis(100)).contains(&packet);
+        arrived = b.tun.wait_written(Duration::from_millis(20)).contains(&packet);
+        ends.iter().for_each(|end| end.advance(Duration::from_secs(1)));
     }
     assert!(arrived);
     for end in &ends {
@@ -287,6 +308,8 @@ fn a_pause_of_the_tunnel_or_the_device_is_ended_by_either() {
         } else {
             a.tunnel.device().pause();
         }
+        // No handshake begins sooner after the last.
+        a.advance(REKEY_TIMEOUT);
         if tunnel_resumes { a.tunnel.resume() } else { a.tunnel.device().resume() }.unwrap();
         a.send(&b);
     }
