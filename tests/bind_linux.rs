@@ -10,14 +10,15 @@ use skip::skipped;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     fs,
-    io::Read,
+    io::{self, Read},
     net::{IpAddr, SocketAddr, UdpSocket},
     os::fd::BorrowedFd,
     process::Command,
+    sync::{Arc, Mutex, OnceLock, Weak},
     thread,
     time::{Duration, Instant},
 };
-use wg_embed::bind::{Bind, Endpoint, RecvBatch, SendReport, Transmit, UdpBind};
+use wg_embed::bind::{Bind, Endpoint, RecvBatch, SendReport, Transmit, UdpBind, udp::SocketHook};
 
 /// Runs a test on a thread with a network namespace of its own, whose loopback is up.
 fn in_namespace(test: impl FnOnce() + Send + 'static) {
@@ -255,6 +256,55 @@ fn the_mark_chooses_the_route_and_survives_reopening() {
     });
 }
 
+/// The marks of a bind's sockets.
+fn marks(bind: &UdpBind) -> [u32; 2] {
+    [bind.fd4(), bind.fd6()].map(|fd| {
+        // SAFETY: the bind is open, and nobody closes it at the same time.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd.unwrap()) };
+        socket2::SockRef::from(&fd).mark().unwrap()
+    })
+}
+
+#[test]
+fn a_mark_comes_with_the_sockets_of_the_new_port_or_not_at_all() {
+    in_namespace(|| {
+        let opening = Arc::new(OnceLock::<(Weak<UdpBind>, Mutex<Vec<[u32; 2]>>)>::new());
+        let seen = opening.clone();
+        // While sockets are opened, the old ones are as before.
+        let hook: SocketHook = Box::new(move |_, _| {
+            let Some((bind, marks_seen)) = seen.get() else { return Ok(()) };
+            marks_seen.lock().unwrap().push(marks(&bind.upgrade().unwrap()));
+            Ok(())
+        });
+        let bind = Arc::new(UdpBind::new().unwrap().with_socket_hook(hook));
+        bind.set_mark(7).unwrap();
+        let port = bind.open(0).unwrap();
+        opening.set((Arc::downgrade(&bind), Mutex::default())).unwrap();
+        let seen = || std::mem::take(&mut *opening.get().unwrap().1.lock().unwrap());
+        let fds = || (bind.fd4(), bind.fd6(), marks(&bind));
+        let before = fds();
+        for family in ["0.0.0.0:0", "[::]:0"] {
+            let taken = UdpSocket::bind(family).unwrap();
+            let busy = taken.local_addr().unwrap().port();
+            let err = bind.open_marked(busy, 8, Some(port)).unwrap_err();
+            assert_eq!((err.kind(), fds()), (io::ErrorKind::AddrInUse, before));
+            assert!(seen().into_iter().all(|marks| marks == [7, 7]));
+        }
+        // It is not remembered either.
+        assert_eq!((bind.open(port).unwrap(), marks(&bind)), (port, [7, 7]));
+        let other = bind.open_marked(0, 8, Some(port)).unwrap();
+        assert_eq!((marks(&bind), other != port), ([8, 8], true));
+        let seen = seen();
+        assert!(seen.len() >= 4 && seen.into_iter().all(|marks| marks == [7, 7]));
+        assert_eq!((bind.open_marked(other, 9, Some(other)).unwrap(), marks(&bind)), (other, [9, 9]));
+        // SAFETY: libc's own wrapper would do it to all threads; the call concerns this thread only, which ends soon.
+        assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) }, 0);
+        let before = fds();
+        let err = bind.open_marked(port, 10, Some(other)).unwrap_err();
+        assert_eq!((err.kind(), fds()), (io::ErrorKind::PermissionDenied, before));
+    });
+}
+
 #[test]
 fn without_permission_the_old_mark_stays() {
     in_namespace(|| {
@@ -263,11 +313,7 @@ fn without_permission_the_old_mark_stays() {
         // SAFETY: libc's own wrapper would do it to all threads; the call concerns this thread only, which ends soon.
         assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) }, 0);
         assert_eq!(bind.set_mark(8).unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
-        for fd in [bind.fd4(), bind.fd6()] {
-            // SAFETY: the bind is open, and nobody closes it meanwhile.
-            let fd = unsafe { BorrowedFd::borrow_raw(fd.unwrap()) };
-            assert_eq!(socket2::SockRef::from(&fd).mark().unwrap(), 7);
-        }
+        assert_eq!(marks(&bind), [7, 7]);
         assert_eq!(send(&bind, to("127.0.0.1", port), b"x", 1).sent, 1);
         // New sockets cannot be marked. Unmarked ones would be a leak, so the old ones stay.
         assert!(bind.open(port).is_err());

@@ -8,7 +8,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
         mpsc,
     },
     time::Duration,
@@ -388,6 +388,13 @@ fn what_is_lost_is_told_recovered_also_after_a_pause() {
 struct Gate {
     inner: std::sync::Arc<wg_embed::bind::mem::MemBind>,
     open: std::sync::Mutex<Option<(std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<()>)>>,
+    refuses_marks: AtomicBool,
+}
+
+impl Gate {
+    fn new(inner: Arc<MemBind>) -> Arc<Self> {
+        Arc::new(Self { inner, open: Mutex::default(), refuses_marks: AtomicBool::new(false) })
+    }
 }
 
 impl Bind for Gate {
@@ -403,7 +410,10 @@ impl Bind for Gate {
         self.inner.close();
     }
     fn set_mark(&self, mark: u32) -> io::Result<()> {
-        self.inner.set_mark(mark)
+        match self.refuses_marks.load(SeqCst) {
+            true => Err(io::ErrorKind::PermissionDenied.into()),
+            false => self.inner.set_mark(mark),
+        }
     }
     fn wait(&self, timeout: Option<Duration>) -> io::Result<wg_embed::bind::Woken> {
         self.inner.wait(timeout)
@@ -420,11 +430,78 @@ impl Bind for Gate {
 }
 
 #[test]
+fn until_the_port_is_open_nothing_is_sent_with_the_new_mark() {
+    for (refused, was_up) in [(true, true), (false, true), (true, false), (false, false)] {
+        let world = World::new();
+        let gate = Mutex::new(None);
+        let a = world.node_of(1, Options::default(), |inner| gate.lock().unwrap().insert(Gate::new(inner)).clone());
+        let gate = gate.into_inner().unwrap().unwrap();
+        a.apply(Update { fwmark: Some(3), ..Update::default() });
+        if !was_up {
+            a.bind.set_open_error(Some(io::ErrorKind::AddrInUse));
+            a.device.down();
+            a.device.keep_up().unwrap_err();
+        }
+        let state = || {
+            let interface = a.device.snapshot().interface;
+            (interface.listen_port, interface.fwmark, a.bind.port(), a.bind.mark())
+        };
+        let before = (PORT, 3, was_up.then_some(PORT), 3);
+        assert_eq!(state(), before);
+        let ((entered, has_entered), (go_on, may_go_on)) = (mpsc::channel(), mpsc::channel());
+        *gate.open.lock().unwrap() = Some((entered, may_go_on));
+        std::thread::scope(|scope| {
+            // Dropped by a failed assertion, so that nothing waits for it for ever.
+            let go_on = go_on;
+            let update = Update { fwmark: Some(5), listen_port: Some(5000), ..Update::default() };
+            let setting = scope.spawn(|| a.device.apply(update));
+            has_entered.recv_timeout(Duration::from_secs(60)).unwrap();
+            assert_eq!(state(), before, "refused: {refused}");
+            a.bind.set_open_error(refused.then_some(io::ErrorKind::AddrInUse));
+            go_on.send(()).unwrap();
+            assert_eq!(
+                setting.join().unwrap().map_err(|error| error.kind()).err(),
+                refused.then_some(ErrorKind::AddrInUse)
+            );
+        });
+        assert_eq!(state(), if refused { before } else { (5000, 5, Some(5000), 5) });
+        a.bind.set_open_error(None);
+        a.device.rebind().unwrap();
+        let (port, mark) = if refused { (PORT, 3) } else { (5000, 5) };
+        assert_eq!(state(), (port, mark, Some(port), mark), "nor later");
+    }
+}
+
+#[test]
+fn a_refused_mark_leaves_the_port() {
+    for was_up in [true, false] {
+        let world = World::new();
+        let gate = Mutex::new(None);
+        let a = world.node_of(1, Options::default(), |inner| gate.lock().unwrap().insert(Gate::new(inner)).clone());
+        let gate = gate.into_inner().unwrap().unwrap();
+        if !was_up {
+            a.bind.set_open_error(Some(io::ErrorKind::AddrInUse));
+            a.device.down();
+            a.device.keep_up().unwrap_err();
+            a.bind.set_open_error(None);
+        }
+        gate.refuses_marks.store(true, SeqCst);
+        for listen_port in [None, Some(5000), Some(PORT), Some(0)] {
+            let update = Update { fwmark: Some(5), listen_port, ..Update::default() };
+            assert_eq!(a.device.apply(update).unwrap_err().kind(), ErrorKind::Permission);
+            let interface = a.device.snapshot().interface;
+            assert_eq!((interface.listen_port, interface.fwmark, a.bind.mark()), (PORT, 0, 0));
+            assert_eq!(a.bind.port(), was_up.then_some(PORT));
+        }
+    }
+}
+
+#[test]
 fn while_sockets_are_opened_the_configuration_can_be_read_and_changed_and_packets_pass() {
     let world = World::new();
     let gate = std::sync::Mutex::new(None);
     let a = world.node_of(1, wg_embed::device::Options::default(), |inner| {
-        let bind = std::sync::Arc::new(Gate { inner, open: std::sync::Mutex::default() });
+        let bind = Gate::new(inner);
         *gate.lock().unwrap() = Some(bind.clone());
         bind
     });
@@ -591,7 +668,7 @@ fn the_interface_may_go_down_or_up_while_sockets_are_opened() {
         let world = World::new();
         let gate = Mutex::new(None);
         let a = world.node_of(1, Options::default(), |inner| {
-            let bind = Arc::new(Gate { inner, open: Mutex::default() });
+            let bind = Gate::new(inner);
             *gate.lock().unwrap() = Some(bind.clone());
             bind
         });

@@ -294,6 +294,25 @@ pub trait Bind: Send + Sync {
     /// As the system says, for lack of permission mostly; the old mark then stays.
     fn set_mark(&self, mark: u32) -> io::Result<()>;
 
+    /// Does what [`open`](Self::open) and [`set_mark`](Self::set_mark) do, together. If it fails nothing has changed, and until
+    /// it has succeeded nothing is sent with the new mark. `old_port` is the port that is open, if one is.
+    ///
+    /// A bind that may refuse a mark should implement this itself: otherwise the sockets are opened first, and if the mark is
+    /// refused then, the old port is opened again.
+    ///
+    /// # Errors
+    /// As those two.
+    fn open_marked(&self, port: u16, mark: u32, old_port: Option<u16>) -> io::Result<u16> {
+        let opened = self.open(port)?;
+        self.set_mark(mark).inspect_err(|_| {
+            let Some(port) = old_port else { return self.close() };
+            if let Err(err) = self.open(port) {
+                tracing::warn!(%err, port, "cannot go back to the old port");
+            }
+        })?;
+        Ok(opened)
+    }
+
     /// Waits until something may be received, something that has [joined](Self::joint) is ready, [`wake`](Self::wake) is
     /// called, or `timeout` has passed. Only after `recv` has returned 0. A wake that came since the last wait ends the
     /// wait at once. Time during which the machine sleeps should count, as it does for the deadline that the tunnel waits

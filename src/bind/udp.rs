@@ -180,16 +180,25 @@ impl UdpBind {
     }
 }
 
-impl Bind for UdpBind {
-    /// Datagrams that the old sockets have not delivered yet are lost.
-    fn open(&self, port: u16) -> io::Result<u16> {
-        let opened = self.pair.open(port);
+impl UdpBind {
+    fn opened(&self, opened: io::Result<u16>) -> io::Result<u16> {
         if opened.is_ok() {
             self.routes.opened(self.pair.registry(), ROUTES);
         }
         // Whatever arrived before the sockets were in place has spent its event on the old ones.
         self.wake();
         opened
+    }
+}
+
+impl Bind for UdpBind {
+    /// Datagrams that the old sockets have not delivered yet are lost.
+    fn open(&self, port: u16) -> io::Result<u16> {
+        self.opened(self.pair.open(port))
+    }
+
+    fn open_marked(&self, port: u16, mark: u32, _: Option<u16>) -> io::Result<u16> {
+        self.opened(self.pair.open_marked(port, mark))
     }
 
     fn close(&self) {

@@ -112,7 +112,7 @@ impl Device {
         Ok(())
     }
 
-    /// The part that asks the operating system: mark and port. On failure both are as before.
+    /// The part that asks the operating system: mark and port. On failure both are as before, and were all the time.
     fn apply_sockets(&self, update: &Update) -> Result<Opened> {
         let (old_mark, old_port) = {
             let config = lock(&self.config);
@@ -124,19 +124,7 @@ impl Device {
         if mark.is_none() && port.is_none() {
             return Ok(Opened::None);
         }
-        let transition = self.transition();
-        if let Some(mark) = mark {
-            self.bind.set_mark(mark).map_err(|e| Error::io(format!("cannot set the mark {mark:#x}"), e))?;
-        }
-        let opened = port.map_or(Ok(Opened::None), |port| transition.set_port(port)).inspect_err(|_| {
-            if mark.is_some()
-                && let Err(error) = self.bind.set_mark(old_mark)
-            {
-                tracing::warn!(%error, "cannot go back to the old mark");
-            }
-        })?;
-        lock(&self.config).fwmark = mark.unwrap_or(old_mark);
-        drop(transition);
+        let opened = self.transition().set(port, mark)?;
         self.peers.list().for_each(|p| p.forget_source());
         // With the sessions that there are nothing is sent for it, as in the kernel.
         Ok(if matches!(opened, Opened::Fresh) { Opened::None } else { opened })

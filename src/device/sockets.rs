@@ -110,18 +110,39 @@ impl Transition<'_> {
         }
     }
 
-    /// Listens on another port, or keeps the one that there is. Nothing has changed if it fails.
-    pub(super) fn set_port(&self, port: Port) -> Result<Opened> {
+    /// Listens on this port and sends with this mark, where they are given. Nothing has changed if it fails, nor was anything
+    /// sent with the new mark until then.
+    pub(super) fn set(&self, port: Option<Port>, mark: Option<u32>) -> Result<Opened> {
+        let Device { bind, config, .. } = self.device;
+        let (open, opens) = {
+            let link = &lock(config).link;
+            let old = link.port().number();
+            let is_there = |port: Port| link.is_up() && port.number() != 0 && port.number() == old;
+            (link.is_up().then_some(old), port.filter(|port| link.should_be_up() && !is_there(*port)))
+        };
+        let opened = match (opens, mark) {
+            (Some(port), Some(mark)) => {
+                let opened = bind.open_marked(port.number(), mark, open);
+                let with_mark = |error| {
+                    Error::io(format!("cannot listen on UDP port {} with the mark {mark:#x}", port.number()), error)
+                };
+                Some((port, opened.map_err(with_mark)?))
+            }
+            (Some(port), None) => Some((port, bind.open(port.number()).map_err(|error| cannot_listen(port, error))?)),
+            (None, Some(mark)) => {
+                bind.set_mark(mark).map_err(|error| Error::io(format!("cannot set the mark {mark:#x}"), error))?;
+                None
+            }
+            (None, None) => None,
+        };
         {
-            let link = &mut lock(&self.device.config).link;
-            let is_there = link.is_up() && port.number() != 0 && port.number() == link.port().number();
-            if is_there || !link.should_be_up() {
-                link.set_port(port);
-                return Ok(Opened::None);
+            let config = &mut *lock(config);
+            config.fwmark = mark.unwrap_or(config.fwmark);
+            if let (Some(port), None) = (port, &opened) {
+                config.link.set_port(port);
             }
         }
-        let opened = self.device.bind.open(port.number()).map_err(|error| cannot_listen(port, error))?;
-        Ok(self.opened(port, opened))
+        Ok(opened.map_or(Opened::None, |(wanted, port)| self.opened(wanted, port)))
     }
 
     /// Brings the interface up or takes it down, as it is wanted.

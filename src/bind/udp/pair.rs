@@ -108,6 +108,14 @@ impl Pair {
         self.open_as(&self.wanted(), port)
     }
 
+    /// As [`open`](Self::open), with sockets of another mark. If it fails, the old mark stays.
+    pub(in crate::bind) fn open_marked(&self, port: u16, mark: u32) -> io::Result<u16> {
+        let mut current = self.wanted();
+        let opened = self.open_as(&Wanted { mark, ..*current }, port)?;
+        current.mark = mark;
+        Ok(opened)
+    }
+
     /// As [`open`](Self::open), if it is open. `None` if it is not.
     pub(in crate::bind) fn reopen(&self, port: u16) -> Option<io::Result<u16>> {
         let wanted = self.wanted();
