@@ -283,6 +283,25 @@ fn the_source_address_follows_the_route_however_it_changes() {
     });
 }
 
+/// Nothing is sent from the second uplink's address after it was learned.
+#[test]
+fn the_source_address_follows_a_route_that_comes_back_at_once() {
+    as_root(|| {
+        for v6 in [false, true] {
+            let net = Uplinks::new(v6);
+            net.a("route add FAR via GW1");
+            let (a, b) = net.nodes(0, true);
+            net.a("route replace FAR via GW2");
+            moves_to(net.address(2, 1), "there", &a, &b);
+            let _ = a.tun.take_written();
+            b.send_to(&a);
+            eventually("an answer passes", [&a, &b], || !a.tun.take_written().is_empty());
+            net.a("route replace FAR via GW1");
+            moves_to(net.address(1, 1), "and back", &a, &b);
+        }
+    });
+}
+
 #[test]
 fn without_a_carrier_the_other_uplink_is_taken() {
     as_root(|| {

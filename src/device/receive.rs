@@ -185,6 +185,7 @@ impl Device {
             (confirmed, moved, last_chance)
         };
         log_moved(peer, moved, run.from);
+        self.check_learned_source(peer, &run.from);
         if let Some(replaced) = confirmed {
             self.index.remove(replaced);
             tracing::debug!(peer = %peer.key(), "the session is confirmed");

@@ -1,12 +1,15 @@
 //! The source address of what is sent to a peer: the one that the peer last sent to, as long as the routes agree.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use super::{Device, lock, peer::Peer};
-use crate::bind::{SourceCheck, Transmit};
+use crate::bind::{Endpoint, SourceCheck, Transmit};
 
 /// What the last check of a peer's source address said, and the number of the routes that it was about, in one word: the
 /// data path looks at it without a lock.
@@ -44,6 +47,18 @@ impl Device {
         let check = if checked == routes { last } else { self.check_source(peer, routes, last) };
         if !check.keep {
             batch.iter_mut().for_each(|transmit| transmit.to.clear_source());
+        }
+    }
+
+    /// Checks an IPv6 source address that was learned with a datagram from this endpoint. That answers return by the
+    /// interface of arrival can be found out only until the routes change, and the next datagram may be sent later.
+    pub(super) fn check_learned_source(&self, peer: &Arc<Peer>, from: &Endpoint) {
+        if let Some(IpAddr::V6(_)) = from.src {
+            let routes = self.bind.routes();
+            let (last, checked) = peer.source.get();
+            if checked == 0 && routes != 0 {
+                self.check_source(peer, routes, last);
+            }
         }
     }
 

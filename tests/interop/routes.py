@@ -108,8 +108,6 @@ def moved(links, ours, theirs, family, before, change, after):
         ours.set_peer(theirs, f"endpoint {theirs.endpoint(family)}")
         in_use = lambda: ours.reaches(theirs) and heard_from(links, ours, theirs, family, 1)
         wait_until(in_use, LIMIT, "the first uplink is in use")
-        # The address of an IPv6 peer's last datagram is given up only after one was sent from it: docs/adr/0008.
-        ours.expect_pings(theirs)
         for line in change:
             links.ip(family, line)
         by_second = lambda: "dev up2" in links.ip(family, f"route get {PEER[family].split('/')[0]} mark {MARK}")
