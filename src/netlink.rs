@@ -2,8 +2,12 @@
 #![allow(unsafe_code)]
 
 use std::{
-    io, mem,
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    fs, io, mem,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+    time::{Duration, Instant},
 };
 
 /// Bytes of `struct nlmsghdr`.
@@ -31,16 +35,16 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
 }
 
 /// A question or an order, in the making.
+#[derive(Clone)]
 pub(crate) struct Request(Vec<u8>);
 
 impl Request {
-    /// A message of this type with the header that belongs to the type. `sequence` comes back in the answer.
-    pub(crate) fn new(kind: u16, flags: libc::c_int, sequence: u32, header: &[u8]) -> Self {
+    /// A message of this type with the header that belongs to the type.
+    pub(crate) fn new(kind: u16, flags: libc::c_int, header: &[u8]) -> Self {
         let mut text = vec![0; 4];
         text.extend(kind.to_ne_bytes());
         text.extend(((libc::NLM_F_REQUEST | flags) as u16).to_ne_bytes());
-        text.extend(sequence.to_ne_bytes());
-        text.extend([0; 4]);
+        text.extend([0; 8]);
         text.extend(header);
         text.resize(text.len().next_multiple_of(4), 0);
         Self(text)
@@ -56,20 +60,98 @@ impl Request {
         self
     }
 
-    /// Sends it, and returns the first datagram of the answer, which is there when the call that
-    /// sends returns.
-    pub(crate) fn ask(mut self, socket: impl AsFd, answer: &mut [u8]) -> io::Result<&[u8]> {
+    /// With its length, and this number.
+    fn finish(mut self, sequence: u32) -> Vec<u8> {
         let len = self.0.len() as u32;
         self.0[..4].copy_from_slice(&len.to_ne_bytes());
-        let fd = socket.as_fd().as_raw_fd();
+        self.0[8..12].copy_from_slice(&sequence.to_ne_bytes());
+        self.0
+    }
+}
+
+/// How long an answer is waited for. It is there when the call that sends the question returns, unless it was lost.
+const PATIENCE: Duration = Duration::from_millis(5);
+
+/// A socket that asks.
+pub(crate) struct Asker {
+    socket: OwnedFd,
+    /// The number of the last question, which comes back in its answer.
+    sequence: u32,
+}
+
+impl Asker {
+    /// Asks in the network namespace of the calling thread.
+    pub(crate) fn open() -> io::Result<Self> {
+        Ok(Self { socket: open(0)?, sequence: 0 })
+    }
+
+    /// Sends a question, and returns the first message of its answer. Answers to earlier questions are dropped.
+    ///
+    /// # Errors
+    /// What the socket says, or `TimedOut`. What the kernel refuses is an answer like others.
+    pub(crate) fn ask<'a>(&mut self, request: Request, answer: &'a mut [u8]) -> io::Result<Message<'a>> {
+        self.send(request)?;
+        let fd = self.socket.as_raw_fd();
+        let deadline = Instant::now() + PATIENCE;
+        let len = loop {
+            // SAFETY: the buffer lives, and its length is given.
+            let len = unsafe { libc::recv(fd, answer.as_mut_ptr().cast(), answer.len(), 0) };
+            match usize::try_from(len).map_err(|_| io::Error::last_os_error()) {
+                Ok(len) if message(&answer[..len]).is_some_and(|(first, _)| first.sequence == self.sequence) => {
+                    break len;
+                }
+                // An earlier one.
+                Ok(_) => {}
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
+                    let mut readable = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+                    // SAFETY: one valid entry. Whatever it returns, the next attempt to receive tells.
+                    unsafe { libc::poll(&raw mut readable, 1, PATIENCE.as_millis() as libc::c_int) };
+                }
+                Err(err) => return Err(err),
+            }
+            if Instant::now() >= deadline {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        };
+        message(&answer[..len]).map(|(first, _)| first).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Sends a question, under a number of its own.
+    pub(crate) fn send(&mut self, request: Request) -> io::Result<()> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let text = request.finish(self.sequence);
         // SAFETY: the buffer lives, and its length is given. Without an address, it goes to the kernel.
-        if unsafe { libc::send(fd, self.0.as_ptr().cast(), self.0.len(), 0) } < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the buffer lives, and its length is given.
-        let len = unsafe { libc::recv(fd, answer.as_mut_ptr().cast(), answer.len(), 0) };
-        let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
-        Ok(&answer[..len])
+        let sent = unsafe { libc::send(self.socket.as_raw_fd(), text.as_ptr().cast(), text.len(), 0) };
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Takes up a fresh socket, in the network namespace of the calling thread.
+    pub(crate) fn renew(&mut self) -> io::Result<()> {
+        self.socket = open(0)?;
+        Ok(())
+    }
+}
+
+impl AsFd for Asker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Tells network namespaces apart; the same for all where /proc is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Namespace(Option<(u64, u64)>);
+
+impl Namespace {
+    /// That of the calling thread.
+    pub(crate) fn current() -> Self {
+        Self::of(fs::metadata("/proc/thread-self/ns/net"))
+    }
+
+    /// Of the file that stands for one.
+    pub(crate) fn of(file: io::Result<fs::Metadata>) -> Self {
+        Self(file.ok().map(|file| (file.dev(), file.ino())))
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{get_option, set_option};
 use crate::{
     bind::{Endpoint, SourceCheck, udp::Watch},
-    netlink::{self, Request},
+    netlink::{self, Namespace, Request},
 };
 use mio::{Interest, Registry, Token, net::UdpSocket, unix::SourceFd};
 use std::{
@@ -73,15 +73,15 @@ impl Watch for RouteWatch {
     }
 }
 
-/// The socket that asks. The kernel answers such questions without waiting for whoever changes routes (since Linux 4.14).
+/// Asks about routes. The kernel answers such questions without waiting for whoever changes routes (since Linux 4.14).
 struct Asker {
-    socket: OwnedFd,
-    sequence: u32,
+    asker: netlink::Asker,
+    namespace: Namespace,
 }
 
 impl Asker {
     fn new() -> io::Result<Self> {
-        Ok(Self { socket: netlink::open(0)?, sequence: 0 })
+        Ok(Self { asker: netlink::Asker::open()?, namespace: Namespace::current() })
     }
 
     /// The interface by which a datagram of a socket leaves, if it has this source address. `InvalidInput` if that is an
@@ -100,8 +100,7 @@ impl Asker {
         let option = |name| get_option(socket.as_fd(), libc::SOL_SOCKET, name).unwrap_or(0) as u32;
         let interface = if zone == 0 { option(SO_BINDTOIFINDEX) } else { zone };
         let port = socket.local_addr().map_or(0, |address| address.port());
-        let mut request = self
-            .about(to.ip(), Some(source), 0)
+        let mut request = about(to.ip(), Some(source), 0)
             .with(libc::RTA_MARK, &option(libc::SO_MARK).to_ne_bytes())
             .with(IP_PROTO, &[libc::IPPROTO_UDP as u8])
             .with(SOURCE_PORT, &port.to_be_bytes())
@@ -116,38 +115,25 @@ impl Asker {
     fn home(&mut self, address: IpAddr) -> io::Result<u32> {
         // Without it, the answer names the loopback interface: that is the way to every address of ours.
         const RTM_F_FIB_MATCH: u32 = 0x2000;
-        let request = self.about(address, None, RTM_F_FIB_MATCH);
-        self.ask(request)
+        self.ask(about(address, None, RTM_F_FIB_MATCH))
     }
 
-    /// A question about the route to an address.
-    fn about(&mut self, to: IpAddr, source: Option<IpAddr>, flags: u32) -> Request {
-        self.sequence = self.sequence.wrapping_add(1);
-        let bytes = |ip: IpAddr| match ip {
-            IpAddr::V4(ip) => ip.octets().to_vec(),
-            IpAddr::V6(ip) => ip.octets().to_vec(),
-        };
-        let family = if to.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-        let (to, source) = (bytes(to), source.map(bytes));
-        let bits = |address: &[u8]| (address.len() * 8) as u8;
-        // `struct rtmsg`: family, lengths of the addresses, TOS, and what is of no use in a question.
-        let mut header = vec![family as u8, bits(&to), source.as_deref().map_or(0, bits), 0, 0, 0, 0, 0];
-        header.extend(flags.to_ne_bytes());
-        let request = Request::new(libc::RTM_GETROUTE, 0, self.sequence, &header).with(libc::RTA_DST, &to);
-        match source {
-            Some(source) => request.with(libc::RTA_SRC, &source),
-            None => request,
-        }
-    }
-
-    /// The interface in the answer to the last question.
-    fn ask(&self, request: Request) -> io::Result<u32> {
+    /// The interface in the answer to a question.
+    fn ask(&mut self, request: Request) -> io::Result<u32> {
         let mut room = [0; 1024];
-        let (message, _) = netlink::message(request.ask(&self.socket, &mut room)?).ok_or(io::ErrorKind::InvalidData)?;
+        let message = match self.asker.ask(request.clone(), &mut room) {
+            Ok(message) => message,
+            // What a socket says is about itself, so another one is asked, which must be in the network of the old one: it
+            // may have been opened on another thread.
+            Err(err) => {
+                if Namespace::current() != self.namespace {
+                    return Err(not_asked(err));
+                }
+                self.asker.renew().map_err(not_asked)?;
+                self.asker.ask(request, &mut room).map_err(not_asked)?
+            }
+        };
         let malformed = || io::ErrorKind::InvalidData.into();
-        if message.sequence != self.sequence {
-            return Err(malformed());
-        }
         match i32::from(message.kind) {
             libc::NLMSG_ERROR => {
                 let errno = netlink::word32(message.body, 0).ok_or_else(malformed)? as i32;
@@ -158,5 +144,100 @@ impl Asker {
                 .and_then(|(_, value)| netlink::word32(value, 0))
                 .ok_or_else(malformed),
         }
+    }
+}
+
+/// Without the number of an error, which would be taken for an answer.
+fn not_asked(err: io::Error) -> io::Error {
+    io::Error::new(err.kind(), err)
+}
+
+/// A question about the route to an address.
+fn about(to: IpAddr, source: Option<IpAddr>, flags: u32) -> Request {
+    let bytes = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let family = if to.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let (to, source) = (bytes(to), source.map(bytes));
+    let bits = |address: &[u8]| (address.len() * 8) as u8;
+    // `struct rtmsg`: family, lengths of the addresses, TOS, and what is of no use in a question.
+    let mut header = vec![family as u8, bits(&to), source.as_deref().map_or(0, bits), 0, 0, 0, 0, 0];
+    header.extend(flags.to_ne_bytes());
+    let request = Request::new(libc::RTM_GETROUTE, 0, &header).with(libc::RTA_DST, &to);
+    match source {
+        Some(source) => request.with(libc::RTA_SRC, &source),
+        None => request,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, unsafe_code)]
+mod tests {
+    use super::*;
+    use std::{fs::File, net::Ipv4Addr, os::fd::AsRawFd};
+
+    const LO: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 9));
+
+    /// Asks about a route that is there, and from an address that is not.
+    fn answers(asker: &mut Asker) -> (Option<u32>, Option<i32>) {
+        let socket = UdpSocket::bind((LO, 0).into()).unwrap();
+        let to = SocketAddr::new(LO, 9);
+        let none = asker.leaves_by(&socket, to, ELSEWHERE).unwrap_err();
+        (asker.leaves_by(&socket, to, LO).ok(), none.raw_os_error())
+    }
+
+    /// What a socket answers that was never used before.
+    fn right() -> (Option<u32>, Option<i32>) {
+        let right = answers(&mut Asker::new().unwrap());
+        assert!(right.0 == Some(1) && right.1.is_some(), "{right:?}");
+        right
+    }
+
+    #[test]
+    fn answers_that_nobody_read_are_not_taken_for_later_ones() {
+        let (mut asker, right) = (Asker::new().unwrap(), right());
+        // The last are more than the socket has room for: answers are lost, and that is an error.
+        for unread in [0, 1, 2, 100, 10_000] {
+            for _ in 0..unread {
+                asker.asker.send(about(ELSEWHERE, Some(LO), 0)).unwrap();
+            }
+            assert_eq!(answers(&mut asker), right, "{unread}");
+            assert_eq!(answers(&mut asker), right);
+        }
+    }
+
+    #[test]
+    fn a_socket_that_cannot_be_used_any_more_is_renewed() {
+        let (mut asker, right) = (Asker::new().unwrap(), right());
+        let (nothing, stream) = (File::open("/dev/null").unwrap(), std::net::TcpListener::bind((LO, 0)).unwrap());
+        for other in [nothing.as_fd(), stream.as_fd()] {
+            let old = asker.asker.as_fd().as_raw_fd();
+            // SAFETY: both descriptors are open; the number stays that of the asker.
+            assert_eq!(unsafe { libc::dup2(other.as_raw_fd(), old) }, old);
+            assert_eq!(answers(&mut asker), right);
+        }
+    }
+
+    #[test]
+    fn a_socket_is_not_renewed_in_another_network() {
+        // SAFETY: concerns this thread only, which ends with the closure.
+        let leave = || unsafe { libc::unshare(libc::CLONE_NEWNET) };
+        std::thread::spawn(move || {
+            let (mut asker, right) = (Asker::new().unwrap(), right());
+            let socket = UdpSocket::bind((LO, 0).into()).unwrap();
+            if leave() != 0 {
+                return eprintln!("skipped: a network namespace needs root");
+            }
+            assert_eq!(answers(&mut asker), right, "it is where it was opened");
+            let nothing = File::open("/dev/null").unwrap();
+            // SAFETY: as above.
+            unsafe { libc::dup2(nothing.as_raw_fd(), asker.asker.as_fd().as_raw_fd()) };
+            let err = asker.leaves_by(&socket, SocketAddr::new(LO, 9), LO).unwrap_err();
+            assert_eq!(err.raw_os_error(), None, "it is no answer");
+        })
+        .join()
+        .unwrap();
     }
 }

@@ -3,19 +3,16 @@
 
 use super::sys;
 use crate::{
-    netlink::{self, Request, attributes, message, word32},
+    netlink::{Asker, Namespace, Request, attributes, message, word32},
     thread::{self, Owner},
 };
 use socket2::{Domain, Socket, Type};
 use std::{
     fmt,
-    fs::{self, File},
+    fs::File,
     io,
     net::IpAddr,
-    os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::fs::MetadataExt,
-    },
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 /// How an interface is.
@@ -154,10 +151,7 @@ fn ask(socket: impl AsFd, name: &str) -> io::Result<State> {
 
 /// Whether a network namespace is that of the calling thread.
 pub(super) fn is_ours(namespace: &File) -> bool {
-    match (namespace.metadata(), fs::metadata("/proc/thread-self/ns/net")) {
-        (Ok(theirs), Ok(ours)) => (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino()),
-        _ => false,
-    }
+    Namespace::of(namespace.metadata()) == Namespace::current()
 }
 
 /// The length of the prefix whose route leads to an address of another host; `None` if it is one of ours.
@@ -174,9 +168,9 @@ pub(super) fn route_to(address: IpAddr) -> Option<u8> {
     let mut header = [0; 12];
     (header[0], header[PREFIX_LEN]) = (family as u8, bytes.len() as u8 * 8);
     header[8..].copy_from_slice(&RTM_F_FIB_MATCH.to_ne_bytes());
-    let question = Request::new(libc::RTM_GETROUTE, 0, 0, &header).with(libc::RTA_DST, &bytes);
+    let question = Request::new(libc::RTM_GETROUTE, 0, &header).with(libc::RTA_DST, &bytes);
     let mut room = [0; 1024];
-    let (message, _) = message(question.ask(netlink::open(0).ok()?, &mut room).ok()?)?;
+    let message = Asker::open().and_then(|mut asker| asker.ask(question, &mut room)).ok()?;
     let is_routed = message.kind == libc::RTM_NEWROUTE && *message.body.get(TYPE)? == libc::RTN_UNICAST;
     is_routed.then(|| message.body[PREFIX_LEN])
 }

@@ -159,23 +159,23 @@ pub(super) fn namespace_id(namespace: impl AsFd) -> io::Result<i32> {
     const NETNSA_NSID: u16 = 1;
     const NETNSA_FD: u16 = 3;
     const CHOOSE: i32 = -1;
-    let socket = netlink::open(0)?;
+    let mut asker = netlink::Asker::open()?;
     let fd = namespace.as_fd().as_raw_fd();
-    let ask = |kind, flags, attributes: &[(u16, i32)], answer| {
+    let request = |kind, flags, attributes: &[(u16, i32)]| {
         // `struct rtgenmsg`: the address family, which is none.
-        let request = netlink::Request::new(kind, flags, 0, &[libc::AF_UNSPEC as u8]);
+        let request = netlink::Request::new(kind, flags, &[libc::AF_UNSPEC as u8]);
         let with = |request: netlink::Request, (kind, value): &(u16, i32)| request.with(*kind, &value.to_ne_bytes());
-        attributes.iter().fold(request, with).ask(&socket, answer)
+        attributes.iter().fold(request, with)
     };
     let mut answer = [0; 256];
     // It may have one already, or we may not give it one: then the question below fails.
-    ask(libc::RTM_NEWNSID, libc::NLM_F_ACK, &[(NETNSA_NSID, CHOOSE), (NETNSA_FD, fd)], &mut answer)?;
-    let mut answer = [0; 256];
-    let answer = ask(libc::RTM_GETNSID, 0, &[(NETNSA_FD, fd)], &mut answer)?;
+    let attributes = [(NETNSA_NSID, CHOOSE), (NETNSA_FD, fd)];
+    asker.ask(request(libc::RTM_NEWNSID, libc::NLM_F_ACK, &attributes), &mut answer)?;
+    let answer = asker.ask(request(libc::RTM_GETNSID, 0, &[(NETNSA_FD, fd)]), &mut answer)?;
     // `struct rtgenmsg` with its padding, and then the first attribute, which is the id.
-    let id = netlink::message(answer)
-        .filter(|(message, _)| message.kind == libc::RTM_NEWNSID)
-        .and_then(|(message, _)| netlink::attributes(message.body.get(4..)?).next())
+    let id = Some(answer)
+        .filter(|message| message.kind == libc::RTM_NEWNSID)
+        .and_then(|message| netlink::attributes(message.body.get(4..)?).next())
         .and_then(|(_, value)| value.first_chunk().map(|id| i32::from_ne_bytes(*id)));
     id.filter(|id| *id >= 0).ok_or_else(|| io::ErrorKind::PermissionDenied.into())
 }
