@@ -224,8 +224,11 @@ impl<F: Copy> Slot<F> {
 mod tests {
     use super::*;
     use std::{
-        sync::{atomic::AtomicUsize, mpsc},
-        thread,
+        sync::{
+            atomic::AtomicUsize,
+            mpsc::{self, Sender},
+        },
+        thread::{self, Scope},
         time::Duration,
     };
 
@@ -270,20 +273,30 @@ mod tests {
 
     type Exchange = fn(&Slot<fn()>);
 
-    /// Holds a call of the old callback while `others` exchange it on as many threads, and returns how often it was destroyed
-    /// when each of them had returned.
-    fn exchanged_during_a_call(slot: &Slot<fn()>, destroyed: &AtomicUsize, others: &[Exchange]) -> Vec<usize> {
+    /// Runs `body` during a call of the callback, which returns when the sender is dropped.
+    fn during_a_call<'env, R>(
+        slot: &'env Slot<fn()>,
+        body: impl for<'scope> FnOnce(&'scope Scope<'scope, 'env>, Sender<()>) -> R,
+    ) -> R {
         thread::scope(|scope| {
             // Made in here: a failed assertion drops them, so that nothing waits for ever.
-            let ((entered, has_entered), (leave, may_leave)) = (mpsc::channel(), mpsc::channel::<()>());
-            let (returned, has_returned) = mpsc::channel();
+            let ((entered, has_entered), (leave, may_leave)) = (mpsc::channel(), mpsc::channel());
             scope.spawn(move || {
                 slot.call(|_, _| {
                     entered.send(()).unwrap();
-                    may_leave.recv().unwrap();
+                    let _ = may_leave.recv();
                 });
             });
             has_entered.recv().unwrap();
+            body(scope, leave)
+        })
+    }
+
+    /// Exchanges the callback on several threads during a call of it, and returns how often it was destroyed when each of
+    /// them had returned.
+    fn exchanged_during_a_call(slot: &Slot<fn()>, destroyed: &AtomicUsize, others: &[Exchange]) -> Vec<usize> {
+        during_a_call(slot, |scope, leave| {
+            let (returned, has_returned) = mpsc::channel();
             for other in others {
                 let returned = returned.clone();
                 scope.spawn(move || {
@@ -293,7 +306,7 @@ mod tests {
             }
             // None of them may return before the call does. A slow machine only makes this easier to pass.
             assert!(has_returned.recv_timeout(Duration::from_millis(50)).is_err());
-            leave.send(()).unwrap();
+            drop(leave);
             // With the last sender gone, a thread that panics ends the loop instead of leaving it to wait.
             drop(returned);
             has_returned.iter().collect()
@@ -332,18 +345,9 @@ mod tests {
         let destroyed = AtomicUsize::new(0);
         let slot = Slot::new();
         slot.set(callback(&destroyed));
-        thread::scope(|scope| {
-            // Made in here: a failed assertion drops them, so that nothing waits for ever.
-            let ((entered, has_entered), (leave, may_leave)) = (mpsc::channel(), mpsc::channel::<()>());
+        during_a_call(&slot, |scope, leave| {
             let (replaced, is_replaced) = mpsc::channel();
             let (slot, destroyed) = (&slot, &destroyed);
-            scope.spawn(move || {
-                slot.call(|_, _| {
-                    entered.send(()).unwrap();
-                    may_leave.recv().unwrap();
-                });
-            });
-            has_entered.recv().unwrap();
             scope.spawn(move || {
                 slot.set(Given::new(Some(|| {}), std::ptr::null_mut(), None));
                 replaced.send(destroyed.load(Ordering::Relaxed)).unwrap();
@@ -354,7 +358,7 @@ mod tests {
             while !called {
                 slot.call(|_, user| called = user.is_null());
             }
-            leave.send(()).unwrap();
+            drop(leave);
             assert_eq!(is_replaced.recv().unwrap(), 1);
         });
     }
