@@ -14,11 +14,7 @@ use zeroize::Zeroizing;
 use super::{handles::Handles, logcat::Tag};
 use crate::{
     error::{Error, ErrorKind, Result},
-    ffi::{
-        self,
-        guard::{guard, guard_number},
-        wg_result::WG_OK,
-    },
+    ffi::{self, guard::guard, wg_result, wg_result::WG_OK},
 };
 
 /// What the original has in place of a number or a descriptor, whatever the reason.
@@ -137,7 +133,7 @@ fn give(text: &CStr) -> *mut c_char {
 
 /// A number of a tunnel or of a socket, or else [`FAILED`].
 pub(super) fn number(body: impl FnOnce() -> Result<i32>) -> i32 {
-    guard_number(body).max(FAILED)
+    guard::<i32>(body).max(FAILED)
 }
 
 /// Makes a tunnel from the descriptor of Android's VpnService and the lines of a UAPI `set`, and starts it. Peers whose
@@ -169,7 +165,7 @@ pub unsafe extern "C" fn wgTurnOn(interface: go_string, tun_fd: i32, settings: g
 /// Threads: any. It waits for the tunnel's threads.
 #[unsafe(no_mangle)]
 pub extern "C" fn wgTurnOff(tunnel: i32) {
-    guard(|| {
+    guard::<wg_result>(|| {
         if let Some(handle) = TUNNELS.take(tunnel) {
             ffi::wg_turn_off(handle);
         }
@@ -200,7 +196,7 @@ pub extern "C" fn wgGetSocketV6(tunnel: i32) -> i32 {
 #[unsafe(no_mangle)]
 pub extern "C" fn wgGetConfig(tunnel: i32) -> *mut c_char {
     let mut text = ptr::null_mut();
-    guard(|| {
+    guard::<wg_result>(|| {
         text = config(tunnel).map_or(ptr::null_mut(), |config| give(&config));
         Ok(())
     });

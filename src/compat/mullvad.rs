@@ -155,7 +155,7 @@ unsafe fn turn_on(mtu: isize, settings: *const c_char, fd: c_int, log_sink: LogS
 unsafe fn start(mtu: isize, settings: *const c_char, fd: c_int, sink: Option<Sink>) -> i32 {
     #[cfg(not(target_os = "android"))] // There the maker of the interface has set it.
     if mtu != 0 && is_mtu(mtu) && !settings.is_null() {
-        let set = guard(|| ffi::fd::set_mtu(fd, mtu as u16));
+        let set = guard::<wg_result>(|| ffi::fd::set_mtu(fd, mtu as u16));
         if set != WG_OK {
             return set as i32;
         }

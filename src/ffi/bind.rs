@@ -8,7 +8,7 @@ use super::{
     datagrams::WG_BATCH_SIZE,
     endpoint, exit,
     fd::{Lent, takes},
-    guard::{finally, guard_end, guard_number, guard_number_on, guard_on},
+    guard::{finally, guard, guard_end, guard_on},
     handle::{self, Entry, Object},
     log,
     memory::give,
@@ -126,7 +126,7 @@ pub unsafe extern "C" fn wg_bind_open(options: *const wg_bind_options_t, port: *
     // Outside of the guard: what belongs to the callback is given up in any case.
     // SAFETY: the caller's contract is the same.
     let options = unsafe { read_options(options) };
-    guard_number(|| {
+    guard(|| {
         // SAFETY: NULL or readable, says the caller.
         let wanted = unsafe { port.as_ref() }.copied().unwrap_or(0);
         let (options, protect) = options?;
@@ -169,7 +169,7 @@ pub unsafe extern "C" fn wg_bind_adopt(
     let _uncancelled = Uncancelled::new();
     // SAFETY: the caller's contract is the same.
     let options = unsafe { read_options(options) };
-    guard_number(|| {
+    guard(|| {
         let (takes, (options, protect)) = (takes(fd_ownership)?, options?);
         let lent = Lent::new(fd)?;
         let adopt = || options.adopt(lent.socket()?).map_err(|err| err.at(format_args!("descriptor {fd}")));
@@ -281,7 +281,7 @@ pub extern "C" fn wg_bind_close(bind: i32) -> wg_result {
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_bind_batch_size(bind: i32) -> i32 {
-    guard_number_on(bind, |_: &Entry<Bound>| Ok(WG_BATCH_SIZE as i32))
+    guard_on(bind, |_: &Entry<Bound>| Ok(WG_BATCH_SIZE as i32))
 }
 
 /// Marks what a bind sends from now on, also after wg_bind_reopen(): SO_MARK on Linux and Android, SO_USER_COOKIE on
@@ -332,7 +332,7 @@ pub extern "C" fn wg_bind_set_interface(bind: i32, family: u32, interface_index:
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_bind_peek_fd(bind: i32, family: u32) -> i32 {
-    guard_number_on(bind, |bind: &Entry<Bound>| {
+    guard_on(bind, |bind: &Entry<Bound>| {
         let family = endpoint::family(family)?;
         #[cfg(unix)]
         if let Some(fd) = bind.fd(family) {

@@ -12,7 +12,7 @@ use super::{
     bind::Bound,
     cancel,
     endpoint::{self, wg_endpoint_t},
-    guard::guard_number_on,
+    guard::guard_on,
     handle::Entry,
     memory::{borrow_bytes, borrow_items, check_len, give},
 };
@@ -182,7 +182,7 @@ pub unsafe extern "C" fn wg_bind_send(
     count: usize,
     report: *mut wg_send_report_t,
 ) -> i32 {
-    guard_number_on(bind, |bind: &Entry<Bound>| {
+    guard_on(bind, |bind: &Entry<Bound>| {
         if count > WG_BATCH_SIZE {
             let text = format!("{count} datagrams are more than a batch, which is {WG_BATCH_SIZE}");
             return Err(Error::new(ErrorKind::TooLarge, text));
@@ -313,7 +313,7 @@ pub unsafe extern "C-unwind" fn wg_bind_recv(
 /// # Safety
 /// As [`wg_bind_recv`].
 unsafe fn receive(bind: i32, family: u32, datagrams: *mut wg_datagram_t, count: usize, timeout_ms: i32) -> i32 {
-    guard_number_on(bind, |bind: &Entry<Bound>| {
+    guard_on(bind, |bind: &Entry<Bound>| {
         let family = endpoint::family(family)?;
         // SAFETY: the caller's contract is the same.
         let datagrams = unsafe { borrow(datagrams, count) }?;

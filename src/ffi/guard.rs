@@ -25,10 +25,48 @@ type Body<'a> = &'a mut dyn FnMut() -> Result<i32>;
 // It takes each `Result` for that of `error.rs`, which has one parameter.
 type Outcome = std::result::Result<i32, wg_result>;
 
-/// Lets `body`, which is called once, be a [`Body`].
-fn once(body: impl FnOnce() -> Result<i32>) -> impl FnMut() -> Result<i32> {
+/// What an extern function returns: a code, whether good or bad; or a number (a handle, how many, a descriptor), or a
+/// negative code.
+///
+/// cbindgen:ignore
+pub(crate) trait Returned {
+    /// What its body returns.
+    type Value;
+
+    fn number(value: Self::Value) -> i32;
+    fn of(outcome: Outcome) -> Self;
+}
+
+impl Returned for wg_result {
+    type Value = ();
+
+    fn number((): ()) -> i32 {
+        0
+    }
+
+    fn of(outcome: Outcome) -> Self {
+        outcome.err().unwrap_or(Self::WG_OK)
+    }
+}
+
+impl Returned for i32 {
+    type Value = Self;
+
+    fn number(value: Self) -> Self {
+        value
+    }
+
+    fn of(outcome: Outcome) -> Self {
+        outcome.unwrap_or_else(|code| code as Self)
+    }
+}
+
+/// Lets `body`, which is called once, be what `run` runs.
+fn guarded<R: Returned>(run: impl FnOnce(Body<'_>) -> Outcome, body: impl FnOnce() -> Result<R::Value>) -> R {
+    // First, and so dropped last: what is refused gives up a callback, which is code of the app.
+    let _uncancelled = Uncancelled::new();
     let mut body = Some(body);
-    move || body.take().map_or(Ok(0), |body| body())
+    R::of(run(&mut || body.take().map_or(Ok(0), |body| body().map(R::number))))
 }
 
 /// Runs `body` with panics caught. Its failure is kept for `wg_last_error`, and comes back as a code.
@@ -49,47 +87,27 @@ pub(super) fn finally<R>(body: impl FnOnce() -> R, end: impl FnOnce()) -> R {
     outcome.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-/// A code, whether good or bad.
-fn code(outcome: Outcome) -> wg_result {
-    outcome.err().unwrap_or(wg_result::WG_OK)
-}
-
-/// A number, or a code.
-fn number(outcome: Outcome) -> i32 {
-    outcome.unwrap_or_else(|code| code as i32)
-}
-
 /// For functions that neither wait nor log: they work inside a callback as well.
 pub(super) fn guard_anywhere(body: impl FnOnce() -> Result<()>) -> wg_result {
-    let _uncancelled = Uncancelled::new();
-    code(run(&mut once(|| body().map(|()| 0))))
+    guarded(run, body)
 }
 
 /// For all other functions. A callback cannot call them: it would wait for itself.
-pub(crate) fn guard(body: impl FnOnce() -> Result<()>) -> wg_result {
-    let _uncancelled = Uncancelled::new();
-    code(outside(&mut once(|| body().map(|()| 0))))
+pub(crate) fn guard<R: Returned>(body: impl FnOnce() -> Result<R::Value>) -> R {
+    guarded(outside, body)
 }
 
-/// As [`guard`], for functions that return a number (a handle, how many, a descriptor), or a negative code.
-pub(crate) fn guard_number(body: impl FnOnce() -> Result<i32>) -> i32 {
-    let _uncancelled = Uncancelled::new();
-    number(outside(&mut once(body)))
+/// As [`guard`], for functions that end an object.
+pub(super) fn guard_end(handle: i32, body: impl FnOnce() -> Result<()>) -> wg_result {
+    guarded(|body| ending(handle, body), body)
 }
 
 /// As [`guard`], for functions on one object.
-pub(super) fn guard_on<T: Object>(handle: i32, body: impl FnOnce(&Entry<T>) -> Result<()>) -> wg_result {
-    // First, and so dropped last: what is refused gives up a callback, which is code of the app.
+pub(super) fn guard_on<T: Object, R: Returned>(handle: i32, body: impl FnOnce(&Entry<T>) -> Result<R::Value>) -> R {
+    // As in `guarded`.
     let _uncancelled = Uncancelled::new();
     let mut body = Some(body);
-    code(on(handle, &mut |entry| body.take().map_or(Ok(()), |body| body(entry)).map(|()| 0)))
-}
-
-/// As [`guard_number`], for functions on one object.
-pub(super) fn guard_number_on<T: Object>(handle: i32, body: impl FnOnce(&Entry<T>) -> Result<i32>) -> i32 {
-    let _uncancelled = Uncancelled::new();
-    let mut body = Some(body);
-    number(on(handle, &mut |entry| body.take().map_or(Ok(0), |body| body(entry))))
+    R::of(on(handle, &mut |entry| body.take().map_or(Ok(0), |body| body(entry).map(R::number))))
 }
 
 /// A panic ends what can be done with the object.
@@ -110,16 +128,13 @@ fn on<T: Object>(handle: i32, body: &mut dyn FnMut(&Entry<T>) -> Result<i32>) ->
     })
 }
 
-/// As [`guard`], for functions that end an object.
-pub(super) fn guard_end(handle: i32, body: impl FnOnce() -> Result<()>) -> wg_result {
-    let _uncancelled = Uncancelled::new();
-    let mut body = once(|| body().map(|()| 0));
-    code(run(&mut || {
+fn ending(handle: i32, body: Body<'_>) -> Outcome {
+    run(&mut || {
         handle::check_process(handle)?;
         refuse_inside()?;
         reserve::check_new_thread()?;
-        log::logged(&mut body)
-    }))
+        log::logged(&mut *body)
+    })
 }
 
 fn outside(body: Body<'_>) -> Outcome {
@@ -211,9 +226,9 @@ mod tests {
     #[test]
     fn a_panic_becomes_a_code_and_its_text_stays_inside() {
         let codes = [
-            guard(|| panic!("private_key=00")) as i32,
+            guard::<wg_result>(|| panic!("private_key=00")) as i32,
             guard_anywhere(|| panic!("private_key=00")) as i32,
-            guard_number(|| panic!("private_key=00")),
+            guard::<i32>(|| panic!("private_key=00")),
         ];
         assert_eq!(codes, [WG_ERR_PANIC as i32; 3]);
         assert_eq!(last_error(), "internal error: a panic was caught");
@@ -233,7 +248,7 @@ mod tests {
             result
         };
         assert_eq!([set(broken), get(broken)], [WG_OK; 2]);
-        assert_eq!(guard_on::<Running>(broken, |_| panic!("a bug")), WG_ERR_PANIC);
+        assert_eq!(guard_on::<Running, wg_result>(broken, |_| panic!("a bug")), WG_ERR_PANIC);
         assert_eq!([set(broken), get(broken)], [WG_ERR_PANIC; 2]);
         assert!(last_error().contains("turn it off"));
         assert_eq!([set(other), get(other), wg_turn_off(other)], [WG_OK; 3]);
@@ -268,9 +283,9 @@ mod tests {
 
     #[test]
     fn a_failure_is_told_and_its_code_returned() {
-        assert_eq!(guard_number(|| Ok(7)), 7);
+        assert_eq!(guard::<i32>(|| Ok(7)), 7);
         let closed = || Error::new(ErrorKind::Closed, "gone");
-        assert_eq!((guard(|| Err(closed())), last_error().as_str()), (WG_ERR_CLOSED, "gone"));
-        assert_eq!(guard_number(|| Err(closed())), ErrorKind::Closed.code());
+        assert_eq!((guard::<wg_result>(|| Err(closed())), last_error().as_str()), (WG_ERR_CLOSED, "gone"));
+        assert_eq!(guard::<i32>(|| Err(closed())), ErrorKind::Closed.code());
     }
 }

@@ -190,7 +190,7 @@ pub(crate) fn tell_failure(handle: i32) {
         Ok(())
     };
     // Inside a callback nothing is logged.
-    let _ = if handle == 0 { guard(tell) } else { guard_on(handle, |_: &Entry<Running>| tell()) };
+    let _: wg_result = if handle == 0 { guard(tell) } else { guard_on(handle, |_: &Entry<Running>| tell()) };
 }
 
 /// Turns events into lines. There is one for each tunnel, and all that have no callback of their own share that of the

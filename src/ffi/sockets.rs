@@ -1,11 +1,6 @@
 //! A tunnel's UDP sockets: borrowed, tied to an interface, renewed, moved to another network, marked.
 
-use super::{
-    guard::{guard_number_on, guard_on},
-    handle::Entry,
-    result::wg_result,
-    tunnel::Running,
-};
+use super::{guard::guard_on, handle::Entry, result::wg_result, tunnel::Running};
 #[cfg(feature = "compat-mullvad")]
 use super::{handle, log};
 use crate::{
@@ -169,7 +164,7 @@ pub(crate) fn bind_all_to_interface(family: i32, interface_index: u32) {
 }
 
 fn peek(handle: i32, family: Family) -> i32 {
-    guard_number_on(handle, |entry: &Entry<Running>| {
+    guard_on(handle, |entry: &Entry<Running>| {
         let absent = || Error::new(ErrorKind::NotFound, format!("the tunnel has no {family} socket"));
         let sockets = entry.sockets.as_ref().ok_or_else(absent)?;
         #[cfg(unix)]

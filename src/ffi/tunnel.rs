@@ -9,7 +9,7 @@ use super::{
     events::Events,
     exit,
     fd::{Lent, takes},
-    guard::{finally, guard_end, guard_number, guard_on},
+    guard::{finally, guard, guard_end, guard_on},
     handle::{self, Entry, Object},
     log::{self, OwnLog},
     options::{read_sized, wg_options_t},
@@ -199,7 +199,7 @@ unsafe fn turn_on(options: Result<(wg_options_t, Result<()>)>, log: Arc<OwnLog>,
         // SAFETY: as above.
         unsafe { make(&options, hooks, brought?, log, text) }
     };
-    wiped(|| guard_number(body))
+    wiped(|| guard(body))
 }
 
 /// # Safety
