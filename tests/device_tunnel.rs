@@ -182,9 +182,9 @@ fn the_last_owner_may_be_a_callback() {
     let b = end(&net, &clock, 2, |_| {});
     a.introduce(&b);
     b.introduce(&a);
-    assert!(a.tun.inject(&ipv4(a.inner, b.inner, 100)));
-    let End { tunnel: last, bind, .. } = a;
+    let End { tunnel: last, bind, tun, inner, .. } = a;
     *tunnel.lock().unwrap() = Some(last);
+    assert!(tun.inject(&ipv4(inner, b.inner, 100)));
     was_dropped.recv_timeout(PATIENCE).unwrap();
     in_time("closing", move || {
         while bind.port().is_some() {
