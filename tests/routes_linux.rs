@@ -17,7 +17,7 @@ use std::{
 };
 
 use common::{give, ipv4};
-use netns::{Netns, as_root};
+use netns::{Netns, as_root, with_descriptors};
 use wg_embed::{
     bind::{Bind, UdpBind},
     config::{PeerUpdate, Update},
@@ -349,6 +349,30 @@ fn there_and_back_again_and_a_thousand_times_in_between() {
                 moves_to(net.address(n, 1), "another gateway amid other changes", &a, &b);
             }
         }
+    });
+}
+
+#[test]
+fn routes_are_heard_of_as_soon_as_there_is_a_descriptor() {
+    as_root(|| {
+        let net = Uplinks::new(false);
+        net.a("route add FAR via GW1");
+        let (a, b) = net.nodes(0, true);
+        let bind = a.bind.clone();
+        // The first sockets since it was closed. There is none for the watch.
+        net.a.run(move || {
+            bind.close();
+            with_descriptors(2, || bind.open(PORT)).unwrap();
+        });
+        let (bind, before) = (a.bind.clone(), a.bind.routes());
+        net.a.run(move || {
+            netns::eventually("the routes are heard of", || {
+                bind.wait(Some(Duration::from_millis(5))).unwrap();
+                bind.routes() != before
+            });
+        });
+        net.a("route replace FAR via GW2");
+        moves_to(net.address(2, 1), "another gateway", &a, &b);
     });
 }
 

@@ -237,6 +237,10 @@ impl Timer for BootTimer {
 pub(super) enum RouteWatch {}
 
 impl Watch for RouteWatch {
+    type Network = ();
+
+    fn network() {}
+
     fn new(_: &Registry, _: Token) -> io::Result<Self> {
         Err(io::ErrorKind::Unsupported.into())
     }

@@ -216,7 +216,7 @@ impl Bind for UdpBind {
     fn wait(&self, timeout: Option<Duration>) -> io::Result<Woken> {
         let mut poller = self.poller.lock().unwrap_or_else(PoisonError::into_inner);
         let Poller { poll, events, deadline, quiet } = &mut *poller;
-        let timeout = self.routes.before_wait(quiet, timeout);
+        let timeout = self.routes.before_wait(poll.registry(), ROUTES, quiet, timeout);
         deadline.before_wait(timeout);
         match poll.poll(events, timeout) {
             Err(err) if err.kind() != io::ErrorKind::Interrupted => return Err(err),

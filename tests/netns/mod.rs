@@ -185,6 +185,25 @@ pub(crate) fn as_root(test: impl FnOnce()) {
     crate::skip::skipped(reason);
 }
 
+/// Does something while the process can open this many descriptors more. Not beside other tests.
+pub(crate) fn with_descriptors<R>(count: usize, body: impl FnOnce() -> R) -> R {
+    // More than a test has open.
+    const MOST: libc::rlim_t = 500;
+    let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: it writes one `rlimit`.
+    assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut before) }, 0);
+    let set = |limit: libc::rlimit| {
+        // SAFETY: it reads one `rlimit`.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+    };
+    set(libc::rlimit { rlim_cur: MOST.min(before.rlim_cur), ..before });
+    let mut taken: Vec<_> = std::iter::from_fn(|| fs::File::open("/dev/null").ok()).collect();
+    taken.truncate(taken.len() - count);
+    let result = body();
+    set(before);
+    result
+}
+
 /// Waits until something is so. The limit bounds a hang, and nothing else.
 pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);

@@ -33,6 +33,12 @@ pub(in crate::bind) struct RouteWatch {
 }
 
 impl Watch for RouteWatch {
+    type Network = Namespace;
+
+    fn network() -> Namespace {
+        Namespace::current()
+    }
+
     /// Fails where an app may not listen: Android.
     fn new(registry: &Registry, token: Token) -> io::Result<Self> {
         let groups = GROUPS.iter().fold(0, |groups, group| groups | 1 << (group - 1));

@@ -7,13 +7,16 @@
 use crate::bind::fallback::RouteWatch;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use crate::bind::linux::RouteWatch;
-use crate::bind::{Endpoint, SourceCheck};
+use crate::{
+    bind::{Endpoint, SourceCheck},
+    error::ErrorKind,
+};
 use mio::{Registry, Token, net::UdpSocket};
 use std::{
     io,
     sync::{
-        PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -21,8 +24,17 @@ use std::{
 /// After a change nothing is heard for this long: changes seldom come alone.
 const QUIET: Duration = Duration::from_millis(100);
 
+/// How often a watch is tried again for which there were no descriptors, or no memory.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// What tells of changes of the routes.
 pub(in crate::bind) trait Watch: Sized {
+    /// Tells networks apart.
+    type Network: Copy + PartialEq;
+
+    /// The network that sockets of the calling thread are in.
+    fn network() -> Self::Network;
+
     /// Rings in a poll as `token` when something has changed, in the network that sockets of the calling thread are in.
     fn new(registry: &Registry, token: Token) -> io::Result<Self>;
 
@@ -34,35 +46,106 @@ pub(in crate::bind) trait Watch: Sized {
 }
 
 /// The number of the routes, and who tells when it is to change.
-pub(super) struct Routes<W = RouteWatch> {
+pub(super) struct Routes<W: Watch = RouteWatch> {
     number: AtomicU64,
-    /// `None` while nothing is open, and where changes cannot be heard of.
-    watch: RwLock<Option<W>>,
+    hearing: RwLock<Hearing<W>>,
+    /// Whether a watch is missing, for who waits.
+    is_missing: AtomicBool,
 }
 
-/// Until when nothing is heard. Of the thread that waits.
+/// What tells of changes.
+enum Hearing<W: Watch> {
+    /// Nothing, as nothing is open, or changes cannot be heard of.
+    Deaf,
+    /// Nothing yet, as something is short. To be tried again, in this network.
+    Missing(W::Network),
+    Watch(W),
+}
+
+impl<W: Watch> Hearing<W> {
+    fn watch(&self) -> Option<&W> {
+        match self {
+            Self::Watch(watch) => Some(watch),
+            Self::Deaf | Self::Missing(_) => None,
+        }
+    }
+}
+
+/// Until when nothing is heard, and when a missing watch is tried again. Of the thread that waits.
 #[derive(Debug, Default)]
-pub(super) struct Quiet(Option<Instant>);
+pub(super) struct Quiet {
+    until: Option<Instant>,
+    retry: Option<Instant>,
+}
 
 impl<W: Watch> Routes<W> {
     pub(super) fn new() -> Self {
-        Self { number: AtomicU64::new(0), watch: RwLock::new(None) }
+        Self { number: AtomicU64::new(0), hearing: RwLock::new(Hearing::Deaf), is_missing: AtomicBool::new(false) }
     }
 
     /// To be called when sockets were opened, on the thread that has opened them. Where changes cannot be heard of (an app
     /// on Android may not), it is up to the app to say that the network has changed.
     pub(super) fn opened(&self, registry: &Registry, token: Token) {
-        match W::new(registry, token) {
-            Ok(watch) => *self.watch.write().unwrap_or_else(PoisonError::into_inner) = Some(watch),
+        let opened = W::new(registry, token);
+        let mut hearing = self.write();
+        match (opened, &*hearing) {
+            (Ok(watch), _) => self.set(&mut hearing, Hearing::Watch(watch)),
             // One that is there still hears: sockets are usually renewed in the same network.
-            Err(err) => tracing::debug!(%err, "cannot hear about routes"),
+            (Err(err), Hearing::Watch(_)) => tracing::debug!(%err, "cannot hear about routes from a fresh socket"),
+            (Err(err), _) if is_short(&err) => {
+                if !matches!(*hearing, Hearing::Missing(_)) {
+                    tracing::warn!(%err, "cannot hear about routes, trying again");
+                }
+                self.set(&mut hearing, Hearing::Missing(W::network()));
+            }
+            (Err(err), _) => {
+                tracing::debug!(%err, "cannot hear about routes");
+                self.set(&mut hearing, Hearing::Deaf);
+            }
         }
+        drop(hearing);
         self.changed();
     }
 
     /// To be called when sockets were closed.
     pub(super) fn closed(&self) {
-        *self.watch.write().unwrap_or_else(PoisonError::into_inner) = None;
+        self.set(&mut self.write(), Hearing::Deaf);
+    }
+
+    fn set(&self, hearing: &mut Hearing<W>, now: Hearing<W>) {
+        self.is_missing.store(matches!(now, Hearing::Missing(_)), Relaxed);
+        *hearing = now;
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Hearing<W>> {
+        self.hearing.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Hearing<W>> {
+        self.hearing.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens the watch that is missing, if that can be done by now.
+    fn open_missing(&self, registry: &Registry, token: Token) {
+        let mut hearing = self.write();
+        let Hearing::Missing(network) = *hearing else { return };
+        // Another thread has opened the sockets, elsewhere: here, the routes are others.
+        let opened =
+            if network == W::network() { W::new(registry, token) } else { Err(io::ErrorKind::Unsupported.into()) };
+        match opened {
+            Ok(watch) => {
+                tracing::info!("hearing about routes from now on");
+                self.set(&mut hearing, Hearing::Watch(watch));
+            }
+            Err(err) if is_short(&err) => return,
+            Err(err) => {
+                tracing::warn!(%err, "cannot hear about routes");
+                self.set(&mut hearing, Hearing::Deaf);
+            }
+        }
+        drop(hearing);
+        // What happened until now was not heard.
+        self.changed();
     }
 
     /// To be called when something about the sockets has changed that their routes depend on.
@@ -77,13 +160,39 @@ impl<W: Watch> Routes<W> {
 
     /// See [`Bind::check_source`](crate::bind::Bind::check_source).
     pub(super) fn check_source(&self, socket: &UdpSocket, endpoint: &Endpoint, was: SourceCheck) -> SourceCheck {
-        let watch = self.watch.read().unwrap_or_else(PoisonError::into_inner);
-        watch.as_ref().map_or(was, |watch| watch.check_source(socket, endpoint, was))
+        self.read().watch().map_or(was, |watch| watch.check_source(socket, endpoint, was))
     }
 
-    /// To be called before each wait, with its limit. Returns the limit that it must have.
-    pub(super) fn before_wait(&self, quiet: &mut Quiet, timeout: Option<Duration>) -> Option<Duration> {
-        self.before_wait_at(Instant::now, quiet, timeout)
+    /// To be called before each wait in the poll of `registry`, with its limit. Returns the limit that it must have.
+    pub(super) fn before_wait(
+        &self,
+        registry: &Registry,
+        token: Token,
+        quiet: &mut Quiet,
+        timeout: Option<Duration>,
+    ) -> Option<Duration> {
+        let retry = self.retry_at(Instant::now, registry, token, quiet);
+        let limit = self.before_wait_at(Instant::now, quiet, timeout);
+        retry.map_or(limit, |retry| Some(limit.map_or(retry, |limit| limit.min(retry))))
+    }
+
+    /// Tries a missing watch again when it is time. Returns when it is to be tried the next time.
+    fn retry_at(
+        &self,
+        now: impl FnOnce() -> Instant,
+        registry: &Registry,
+        token: Token,
+        quiet: &mut Quiet,
+    ) -> Option<Duration> {
+        if !self.is_missing.load(Relaxed) {
+            return None;
+        }
+        let now = now();
+        if *quiet.retry.get_or_insert(now + RETRY) <= now {
+            self.open_missing(registry, token);
+            quiet.retry = self.is_missing.load(Relaxed).then_some(now + RETRY);
+        }
+        quiet.retry.map(|retry| retry - now)
     }
 
     /// To be called when it has rung.
@@ -97,31 +206,36 @@ impl<W: Watch> Routes<W> {
         quiet: &mut Quiet,
         timeout: Option<Duration>,
     ) -> Option<Duration> {
-        let Some(until) = quiet.0 else {
+        let Some(until) = quiet.until else {
             return timeout;
         };
         let now = now();
         if now >= until {
             // Also if nothing was told: it is told of some changes before they are made.
-            quiet.0 = self.take_change().then_some(now + QUIET);
+            quiet.until = self.take_change().then_some(now + QUIET);
         }
-        quiet.0.map_or(timeout, |until| Some(timeout.map_or(until - now, |timeout| timeout.min(until - now))))
+        quiet.until.map_or(timeout, |until| Some(timeout.map_or(until - now, |timeout| timeout.min(until - now))))
     }
 
     fn rang_at(&self, now: impl FnOnce() -> Instant, quiet: &mut Quiet) {
-        if quiet.0.is_none() {
+        if quiet.until.is_none() {
             self.take_change();
-            quiet.0 = Some(now() + QUIET);
+            quiet.until = Some(now() + QUIET);
         }
     }
 
     /// The routes may be others now. Returns whether that was told.
     fn take_change(&self) -> bool {
-        let told = self.watch.read().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(Watch::drain);
+        let told = self.read().watch().is_some_and(Watch::drain);
         // After what was told was taken in: what comes from now on rings again.
         self.changed();
         told
     }
+}
+
+/// Whether an error passes when something else is closed or freed.
+fn is_short(err: &io::Error) -> bool {
+    ErrorKind::of_io(err) == ErrorKind::Resources
 }
 
 #[cfg(test)]
@@ -129,13 +243,17 @@ impl<W: Watch> Routes<W> {
 mod tests {
     use super::*;
     use mio::Poll;
-    use std::sync::atomic::AtomicBool;
+    use std::cell::Cell;
 
     /// Something has changed.
     #[derive(Default)]
     struct Flag(AtomicBool);
 
     impl Watch for Flag {
+        type Network = ();
+
+        fn network() {}
+
         fn new(_: &Registry, _: Token) -> io::Result<Self> {
             Ok(Self::default())
         }
@@ -149,14 +267,24 @@ mod tests {
         }
     }
 
-    static HAS_DESCRIPTORS: AtomicBool = AtomicBool::new(true);
+    thread_local! {
+        /// What opening a watch fails with, and the network of this thread.
+        static FAILS: Cell<Option<io::ErrorKind>> = const { Cell::new(None) };
+        static NETWORK: Cell<u8> = const { Cell::new(0) };
+    }
 
-    /// Has changed, and cannot be opened while there are no descriptors.
+    /// Has changed, and cannot always be opened.
     struct Scarce;
 
     impl Watch for Scarce {
+        type Network = u8;
+
+        fn network() -> u8 {
+            NETWORK.get()
+        }
+
         fn new(_: &Registry, _: Token) -> io::Result<Self> {
-            if HAS_DESCRIPTORS.load(Relaxed) { Ok(Self) } else { Err(io::ErrorKind::Other.into()) }
+            FAILS.get().map_or(Ok(Self), |kind| Err(kind.into()))
         }
 
         fn drain(&self) -> bool {
@@ -172,11 +300,64 @@ mod tests {
     fn a_watch_stays_if_there_is_no_descriptor_for_a_fresh_one() {
         let (poll, routes) = (Poll::new().unwrap(), Routes::<Scarce>::new());
         routes.opened(poll.registry(), Token(1));
-        HAS_DESCRIPTORS.store(false, Relaxed);
+        FAILS.set(Some(io::ErrorKind::OutOfMemory));
         routes.opened(poll.registry(), Token(1));
         assert!(routes.take_change(), "it still hears");
         routes.closed();
         routes.opened(poll.registry(), Token(1));
+        assert!(!routes.take_change());
+    }
+
+    /// How long a wait lasts whose limit is a minute, if it begins so many milliseconds after the first.
+    fn wait_at(routes: &Routes<Scarce>, quiet: &mut Quiet, start: Instant, ms: u64) -> Option<Duration> {
+        let (poll, now) = (Poll::new().unwrap(), start + Duration::from_millis(ms));
+        routes.retry_at(|| now, poll.registry(), Token(1), quiet)
+    }
+
+    #[test]
+    fn a_watch_that_is_missing_is_opened_as_soon_as_that_can_be_done() {
+        let (poll, routes, mut quiet, start) = (Poll::new().unwrap(), Routes::new(), Quiet::default(), Instant::now());
+        for _ in 0..2 {
+            FAILS.set(Some(io::ErrorKind::OutOfMemory));
+            for _ in 0..2 {
+                routes.opened(poll.registry(), Token(1));
+            }
+            quiet = Quiet::default();
+            assert_eq!(wait_at(&routes, &mut quiet, start, 0), Some(RETRY));
+            assert_eq!(wait_at(&routes, &mut quiet, start, 400), Some(Duration::from_millis(600)));
+            let number = routes.number();
+            assert_eq!(wait_at(&routes, &mut quiet, start, 1100), Some(RETRY));
+            assert_eq!(routes.number(), number);
+            FAILS.set(None);
+            assert_eq!(wait_at(&routes, &mut quiet, start, 2099), Some(Duration::from_millis(1)));
+            assert_eq!(wait_at(&routes, &mut quiet, start, 2100), None);
+            assert_eq!(routes.number(), number + 1, "what was not heard of may have changed them");
+            assert!(routes.take_change());
+            routes.closed();
+        }
+        assert_eq!(wait_at(&routes, &mut quiet, start, 9000), None);
+    }
+
+    #[test]
+    fn nothing_is_tried_again_that_cannot_help() {
+        let (poll, routes, mut quiet, start) = (Poll::new().unwrap(), Routes::new(), Quiet::default(), Instant::now());
+        // A system or an app that may not listen.
+        for kind in [io::ErrorKind::Unsupported, io::ErrorKind::PermissionDenied] {
+            FAILS.set(Some(kind));
+            routes.opened(poll.registry(), Token(1));
+            assert_eq!(wait_at(&routes, &mut quiet, start, 0), None);
+        }
+        // What is closed.
+        FAILS.set(Some(io::ErrorKind::OutOfMemory));
+        routes.opened(poll.registry(), Token(1));
+        routes.closed();
+        assert_eq!(wait_at(&routes, &mut quiet, start, 0), None);
+        // Another network.
+        routes.opened(poll.registry(), Token(1));
+        FAILS.set(None);
+        NETWORK.set(1);
+        assert_eq!(wait_at(&routes, &mut quiet, start, 0), Some(RETRY));
+        assert_eq!(wait_at(&routes, &mut quiet, start, 1000), None);
         assert!(!routes.take_change());
     }
 
@@ -186,7 +367,7 @@ mod tests {
         let poll = Poll::new().unwrap();
         routes.opened(poll.registry(), Token(0));
         let (start, mut quiet) = (Instant::now(), Quiet::default());
-        let change = || routes.watch.read().unwrap().as_ref().unwrap().0.store(true, Relaxed);
+        let change = || routes.read().watch().unwrap().0.store(true, Relaxed);
         let number = routes.number();
         let limit = Duration::from_secs(9);
         assert_eq!(routes.before_wait_at(|| start, &mut quiet, Some(limit)), Some(limit));
