@@ -164,6 +164,12 @@ impl ErrorKind {
     }
 }
 
+/// The result of a system call that returns a negative number if it fails.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn check(result: std::ffi::c_int) -> io::Result<std::ffi::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
 /// A failure: its kind, what was being done, and the cause where there is one.
 ///
 /// The text never contains key material.

@@ -1,6 +1,7 @@
 //! rtnetlink: sockets that hear of changes, questions to the kernel, and the form of messages.
 #![allow(unsafe_code)]
 
+use crate::error::check;
 use std::{
     fs, io, mem,
     os::{
@@ -28,10 +29,6 @@ pub(crate) fn open(groups: u32) -> io::Result<OwnedFd> {
     // SAFETY: the pointer and the length are those of one `sockaddr_nl`, which lives.
     check(unsafe { libc::bind(fd, (&raw const address).cast(), mem::size_of_val(&address) as libc::socklen_t) })?;
     Ok(socket)
-}
-
-fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// A question or an order, in the making.

@@ -20,7 +20,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("uapi", &["error", "key", "config", "reserve"]),
     ("noise", &["error", "key", "time", "random"]),
     ("queue", &[]),
-    ("netlink", &[]),
+    ("netlink", &["error"]),
     ("bind", &["error", "reserve", "queue", "netlink"]),
     ("tun", &["error", "reserve", "queue", "thread", "netlink"]),
     ("device", &["error", "reserve", "key", "time", "random", "process", "thread", "config", "noise", "bind", "tun"]),

@@ -8,6 +8,7 @@ pub(super) use imp::Watch;
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod imp {
+    use crate::error::check;
     use std::{
         ffi::CString,
         io,
@@ -72,10 +73,6 @@ mod imp {
             // SAFETY: the buffer lives, and its length is given. The descriptor does not block.
             while unsafe { libc::read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), BUFFER) } > 0 {}
         }
-    }
-
-    fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
     }
 }
 

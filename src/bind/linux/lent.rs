@@ -1,6 +1,6 @@
 //! A socket that is lent, and goes back as it came.
 
-use super::{Socket, retry, set_option};
+use super::{Socket, get_option, retry, set_option};
 use libc::{IPPROTO_IP, IPPROTO_IPV6, SOL_SOCKET, SOL_UDP, c_int};
 use std::{
     io,
@@ -48,7 +48,7 @@ pub(in crate::bind) struct Lent {
 impl Lent {
     /// Before anything is changed.
     pub(in crate::bind) fn new(socket: &Socket) -> io::Result<Self> {
-        let options = OPTIONS.map(|(level, name)| option(socket.as_fd(), level, name).ok());
+        let options = OPTIONS.map(|(level, name)| get_option(socket.as_fd(), level, name).ok());
         Ok(Self { socket: socket.try_clone()?, nonblocking: socket.nonblocking()?, options })
     }
 
@@ -74,7 +74,7 @@ impl Drop for Lent {
     fn drop(&mut self) {
         for ((level, name), before) in OPTIONS.into_iter().zip(self.options) {
             let Some(before) = before else { continue };
-            if option(self.socket.as_fd(), level, name).is_ok_and(|now| now != before)
+            if get_option(self.socket.as_fd(), level, name).is_ok_and(|now| now != before)
                 && let Err(err) = self.put_back(level, name, before)
             {
                 tracing::warn!(level, name, %err, "an option of a lent socket stays changed");
@@ -97,12 +97,4 @@ fn drain(socket: BorrowedFd<'_>) {
             return;
         }
     }
-}
-
-fn option(socket: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<c_int> {
-    let mut value: c_int = 0;
-    let mut len = size_of::<c_int>() as libc::socklen_t;
-    // SAFETY: the value is a live `int`, and its size is told.
-    retry(|| unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut len) })?;
-    Ok(value)
 }

@@ -1,6 +1,6 @@
 //! A timer for a poll on the clock of [`SystemClock`](crate::time::SystemClock), which counts sleep.
 
-use crate::bind::udp::Timer;
+use crate::{bind::udp::Timer, error::check};
 use mio::{Interest, Poll, Token, unix::SourceFd};
 use std::{
     io,
@@ -20,10 +20,7 @@ impl Timer for BootTimer {
     fn new(poll: &Poll, token: Token) -> io::Result<Self> {
         // Not CLOCK_BOOTTIME_ALARM, which would wake the machine.
         // SAFETY: only numbers are passed.
-        let fd = unsafe { libc::timerfd_create(libc::CLOCK_BOOTTIME, libc::TFD_CLOEXEC | libc::TFD_NONBLOCK) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        let fd = check(unsafe { libc::timerfd_create(libc::CLOCK_BOOTTIME, libc::TFD_CLOEXEC | libc::TFD_NONBLOCK) })?;
         // SAFETY: the descriptor is fresh, so it is open and nobody else's.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         poll.registry().register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)?;
@@ -42,9 +39,6 @@ impl Timer for BootTimer {
             },
         };
         // SAFETY: `setting` lives through the call, and the old setting is not asked for.
-        match unsafe { libc::timerfd_settime(self.0.as_raw_fd(), 0, &raw const setting, ptr::null_mut()) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
+        check(unsafe { libc::timerfd_settime(self.0.as_raw_fd(), 0, &raw const setting, ptr::null_mut()) }).map(drop)
     }
 }

@@ -1,7 +1,7 @@
 //! The system calls that neither std nor socket2 has: ioctls of TUN and of interfaces, and rtnetlink.
 #![allow(unsafe_code)]
 
-use crate::netlink;
+use crate::{error::check, netlink};
 use std::{
     io, mem,
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
@@ -54,10 +54,6 @@ impl IfReq {
         check(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request, &raw mut *self) })?;
         Ok(())
     }
-}
-
-fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// Makes `fd`, which is /dev/net/tun, the interface `name`.
