@@ -24,8 +24,6 @@ struct test {
   pthread_barrier_t begin;
 };
 
-static int get_int(int *from) { return __atomic_load_n(from, __ATOMIC_SEQ_CST); }
-
 static void runs(struct user *user) {
   int i;
   __sync_fetch_and_add(&user->running, 1);

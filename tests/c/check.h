@@ -72,6 +72,9 @@ static inline void sleep_ms(long ms) {
   nanosleep(&t, NULL);
 }
 
+/* What another thread may be writing. */
+static inline int get_int(int *from) { return __atomic_load_n(from, __ATOMIC_SEQ_CST); }
+
 static inline int entries(const char *path) {
   DIR *dir = opendir(path);
   int count = 0;

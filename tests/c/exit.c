@@ -8,8 +8,6 @@
 static int over, calls, destroyed;
 static int32_t tunnel;
 
-static int get_int(int *from) { return __sync_fetch_and_add(from, 0); }
-
 static void called(void) {
   __sync_fetch_and_add(&calls, 1);
   if (get_int(&over)) _exit(4);

@@ -17,8 +17,6 @@
 static int32_t a, b, bind_; /* of the parent */
 static int over, calls;
 
-static int get_int(int *from) { return __sync_fetch_and_add(from, 0); }
-
 static void line(void *user, int32_t handle, int32_t level, const char *text) {
   (void)user, (void)handle, (void)level, (void)text;
   __sync_fetch_and_add(&calls, 1);

@@ -7,8 +7,6 @@
 static pthread_mutex_t app = PTHREAD_MUTEX_INITIALIZER;
 static int waits, enabled; /* callbacks that wait for the app's lock; whether they take it at all */
 
-static int get_int(int *from) { return __sync_fetch_and_add(from, 0); }
-
 static void takes_the_lock(void) {
   if (!get_int(&enabled)) return;
   __sync_fetch_and_add(&waits, 1);

@@ -14,8 +14,6 @@ struct side {
 static struct side a, b;
 static int over;
 
-static int get_int(int *from) { return __atomic_load_n(from, __ATOMIC_SEQ_CST); }
-
 static void runs(struct side *side, int *count) {
   int i;
   __sync_fetch_and_add(&side->running, 1);

@@ -5,8 +5,6 @@
 #include <sched.h>
 #include <signal.h>
 
-static int get_int(int *from) { return __sync_fetch_and_add(from, 0); }
-
 static void wait_for(int *number, int least) {
   while (get_int(number) < least) sched_yield();
 }
