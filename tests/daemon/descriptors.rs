@@ -143,8 +143,7 @@ fn a_client_is_served_when_descriptors_have_run_out() {
             clients.push(client);
         }
         assert!(answers(&interface));
-        daemon.signal(libc::SIGTERM);
-        assert!(daemon.wait().success());
+        daemon.stop();
     });
 }
 

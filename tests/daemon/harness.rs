@@ -23,6 +23,8 @@ use crate::{
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_wg-embed");
 
+pub(crate) const NOBODY: u32 = 65_534;
+
 /// No step takes nearly as long.
 pub(crate) const TIMEOUT: Duration = in_time::LIMIT;
 
@@ -115,6 +117,12 @@ pub(crate) struct Daemon(pub(crate) i32);
 impl Daemon {
     pub(crate) fn signal(&self, number: i32) {
         signal(self.0, number);
+    }
+
+    /// Asks it to end, which it does well.
+    pub(crate) fn stop(&self) {
+        self.signal(libc::SIGTERM);
+        assert!(self.wait().success());
     }
 
     /// Waits for its end.

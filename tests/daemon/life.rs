@@ -175,8 +175,7 @@ fn a_stale_socket_is_taken_over_and_another_file_is_not() {
         assert!(interface.socket().exists());
         let second = interface.start(&netns);
         wg(&netns, &format!("show {}", interface.name()));
-        second.signal(libc::SIGTERM);
-        assert!(second.wait().success());
+        second.stop();
         fs::write(interface.socket(), "precious").unwrap();
         let error = fail("a file", &interface.daemon(&netns, &[]));
         assert!(error.contains("is not a socket; it was left alone"), "{error}");

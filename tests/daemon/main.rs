@@ -26,7 +26,7 @@ use std::{
     time::Duration,
 };
 
-use harness::{BINARY, command, fail, succeed, wait_until};
+use harness::{BINARY, NOBODY, command, fail, succeed, wait_until};
 use in_time::end_of;
 
 fn daemon(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
@@ -96,7 +96,7 @@ fn whoever_may_not_make_interfaces_is_told() {
         command.args(option).arg("wgx");
         // SAFETY: geteuid(2) takes nothing.
         if unsafe { libc::geteuid() } == 0 {
-            command.uid(65_534).gid(65_534);
+            command.uid(NOBODY).gid(NOBODY);
         }
         let output = end_of(command.spawn().unwrap());
         if output.status.code() == Some(126) {

@@ -18,7 +18,8 @@ use std::{
 
 use crate::{
     harness::{
-        BINARY, Directory, Interface, TIMEOUT, answers, command, fail, hand_over, run_command, succeed, wait_until,
+        BINARY, Directory, Interface, NOBODY, TIMEOUT, answers, command, fail, hand_over, run_command, succeed,
+        wait_until,
     },
     in_time::{end_of, output_of},
     netns::{Netns, as_root},
@@ -75,9 +76,7 @@ fn a_service_manager_that_cannot_be_reached_does_not_matter() {
             let mut start = command(BINARY);
             start.arg(interface.name()).env("NOTIFY_SOCKET", address);
             succeed(address, &run_command(&netns, start));
-            let daemon = interface.running();
-            daemon.signal(libc::SIGTERM);
-            assert!(daemon.wait().success());
+            interface.running().stop();
         }
     });
 }
@@ -127,8 +126,7 @@ fn what_a_service_manager_does_not_give_is_not_taken_and_what_it_cannot_give_is_
             succeed(variables, &start(variables, ""));
             let daemon = interface.running();
             assert!(answers(&interface), "{variables}");
-            daemon.signal(libc::SIGTERM);
-            assert!(daemon.wait().success());
+            daemon.stop();
         }
         for (variables, complaint) in [
             ("LISTEN_PID= LISTEN_FDS=1", "LISTEN_PID=: not the number of a process"),
@@ -154,7 +152,6 @@ fn what_a_service_manager_does_not_give_is_not_taken_and_what_it_cannot_give_is_
 #[test]
 fn without_privileges_the_socket_goes_to_a_directory_of_ones_own() {
     as_root(|| {
-        const NOBODY: u32 = 65_534;
         for by_variable in [false, true] {
             let netns = Netns::new();
             let interface = Interface::new();
@@ -185,9 +182,7 @@ fn without_privileges_the_socket_goes_to_a_directory_of_ones_own() {
             let socket = directory.0.join(format!("made/{}.sock", interface.name()));
             assert_eq!(fs::symlink_metadata(&socket).unwrap().uid(), NOBODY);
             UnixStream::connect(&socket).unwrap();
-            let daemon = interface.running();
-            daemon.signal(libc::SIGTERM);
-            assert!(daemon.wait().success());
+            interface.running().stop();
             assert!(!socket.exists());
         }
     });

@@ -72,9 +72,7 @@ fn the_longest_path_is_one_that_the_system_takes() {
             let output = run_command(&netns, start);
             if works {
                 succeed("107 bytes", &output);
-                let daemon = interface.running();
-                daemon.signal(libc::SIGTERM);
-                assert!(daemon.wait().success());
+                interface.running().stop();
             } else {
                 assert!(fail("108 bytes", &output).contains("longer than 107 bytes"));
             }

@@ -22,14 +22,12 @@ use wg_embed::key::PrivateKey;
 
 use crate::{
     harness::{
-        BINARY, Daemon, Directory, Interface, TIMEOUT, answers, command, fail, hand_over, mode, run, run_command,
-        succeed, wait_until,
+        BINARY, Daemon, Directory, Interface, NOBODY, TIMEOUT, answers, command, fail, hand_over, mode, run,
+        run_command, succeed, wait_until,
     },
     in_time::end_of,
     netns::{Netns, as_root},
 };
-
-const NOBODY: u32 = 65_534;
 
 /// CAP_NET_BIND_SERVICE and CAP_NET_ADMIN.
 const KEPT: &str = "0000000000001400";
@@ -448,8 +446,7 @@ fn a_user_from_the_start_needs_ambient_capabilities() {
         let socket = directory.0.join(format!("{}.sock", interface.name()));
         set(&socket, "listen_port=500\nfwmark=7\n");
         assert_eq!(sockets(&netns, 500).len(), 2);
-        daemon.signal(libc::SIGTERM);
-        assert!(daemon.wait().success());
+        daemon.stop();
         assert!(!socket.exists() && !interface.exists(&netns));
     });
 }
