@@ -1,7 +1,8 @@
 //! [`UdpBind`]: a pair of UDP sockets of the operating system, for a tunnel.
 //!
-//! This file waits for them, until a deadline if need be (`udp/deadline.rs`); `udp/pair.rs` opens, reopens and closes them. How batches pass a socket is a matter of its
-//! driver: `linux.rs` on Linux and Android, `fallback.rs` elsewhere; `udp/socket.rs` chooses.
+//! This file waits for them, until a deadline if need be (`udp/deadline.rs`); `udp/pair.rs` opens, reopens and closes
+//! them. How batches pass a socket is a matter of its driver: `linux.rs` on Linux and Android, `fallback.rs` elsewhere;
+//! `udp/socket.rs` chooses.
 
 mod deadline;
 mod health;
