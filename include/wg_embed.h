@@ -1273,7 +1273,7 @@ int32_t wg_bind_send(int32_t bind, struct wg_datagram_t *datagrams, size_t count
  * more; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
  * Threads: any, one or several for each family, while others send or close; each datagram goes to one of them. No
  * other thread uses the same datagrams and endpoints meanwhile. A thread that waits here may be cancelled by
- * pthread_cancel(), within a second.
+ * pthread_cancel().
  * Since: 0.1.0
  *
  * # Safety

@@ -329,9 +329,39 @@ impl BatchUdp {
         mut take: impl FnMut(Received<'_>),
     ) -> Result<usize> {
         if max == 0 {
-            return Err(Error::invalid("there is room for no datagram"));
+            return Err(no_room());
         }
         self.inboxes[family as usize].receive(&self.pair, max, timeout, &mut take)
+    }
+
+    /// As [`receive`](Self::receive), but what there is: for a thread that waits elsewhere, for
+    /// [`inbox_fd`](Self::inbox_fd). If there is nothing and it `will_wait`, it counts as waiting until
+    /// [`has_waited`](Self::has_waited).
+    #[cfg(unix)]
+    pub(crate) fn receive_now(
+        &self,
+        family: Family,
+        max: usize,
+        has_waited: bool,
+        will_wait: bool,
+        mut take: impl FnMut(Received<'_>),
+    ) -> Result<usize> {
+        if max == 0 {
+            return Err(no_room());
+        }
+        self.inboxes[family as usize].receive_now(&self.pair, max, has_waited, will_wait, &mut take)
+    }
+
+    /// A thread that waited elsewhere does so no longer.
+    #[cfg(unix)]
+    pub(crate) fn has_waited(&self, family: Family) {
+        self.inboxes[family as usize].has_waited();
+    }
+
+    /// Becomes readable when it is time to [`receive_now`](Self::receive_now). It is this value's, and lives as long.
+    #[cfg(unix)]
+    pub(crate) fn inbox_fd(&self, family: Family) -> std::os::fd::RawFd {
+        self.inboxes[family as usize].fd()
     }
 
     fn wake(&self) {
@@ -366,6 +396,10 @@ fn check(pair: &Pair, family: Family) -> Result<()> {
 
 fn no_socket(family: Family) -> Error {
     Error::new(ErrorKind::Unsupported, format!("there is no {family} socket"))
+}
+
+fn no_room() -> Error {
+    Error::invalid("there is room for no datagram")
 }
 
 fn closed() -> Error {

@@ -1,10 +1,12 @@
 //! `pthread_cancel()` of a caller: it takes effect when the call has returned.
 //!
-//! Cancelling unwinds a thread's stack. That must not pass through Rust's frames, which would end the process. So a thread
-//! cannot be cancelled while it is in a wg_ function, callbacks included. A function that waits for as long as the caller
-//! likes looks now and then, in a frame that can be unwound.
+//! Cancelling unwinds a thread's stack. That must not pass through Rust's frames that have something to drop. So a thread
+//! cannot be cancelled while it is in a wg_ function, callbacks included, but where it waits for as long as the caller
+//! likes: there it is in poll(), called from frames that have nothing.
 
-pub(super) use system::{Uncancelled, between_tests, test};
+pub(super) use system::Uncancelled;
+#[cfg(all(unix, not(target_os = "android")))]
+pub(super) use system::wait;
 
 /// cbindgen:ignore
 // Android's libc has no cancellation.
@@ -17,25 +19,23 @@ mod system {
     #[cfg(not(target_vendor = "apple"))]
     const DISABLE: c_int = 1;
 
-    /// How long a thread waits, in milliseconds, before it looks whether it is cancelled: nothing tells it earlier.
-    const BETWEEN_TESTS: c_int = 1000;
-
     unsafe extern "C" {
         fn pthread_setcancelstate(state: c_int, old: *mut c_int) -> c_int;
     }
     unsafe extern "C-unwind" {
-        fn pthread_testcancel();
+        /// poll(2), by a name of its own: under the usual one it is a function that never unwinds, for all of the program.
+        #[cfg_attr(target_vendor = "apple", link_name = "\u{1}_poll")]
+        #[cfg_attr(not(target_vendor = "apple"), link_name = "\u{1}poll")]
+        fn poll_or_unwind(fds: *mut libc::pollfd, count: libc::nfds_t, timeout: c_int) -> c_int;
     }
 
-    /// How much of a time limit, in milliseconds and negative for none, may pass until [`test()`] is to be called.
-    pub(in super::super) fn between_tests(limit: c_int) -> c_int {
-        if (0..BETWEEN_TESTS).contains(&limit) { limit } else { BETWEEN_TESTS }
-    }
-
-    /// Ends the thread here if it is cancelled. Neither this frame nor its callers may have anything to drop.
-    pub(in super::super) fn test() {
-        // SAFETY: the callers up to C are plain frames, which may be unwound, and of an ABI that allows it.
-        unsafe { pthread_testcancel() }
+    /// Waits until a descriptor is readable, a signal has come, or the time is over, in milliseconds and negative for no
+    /// limit. Ends the thread here if it is cancelled. Neither this frame nor its callers may have anything to drop.
+    pub(in super::super) fn wait(fd: c_int, timeout: c_int) {
+        let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        // SAFETY: it writes to one `pollfd`, which lives. The callers up to C are plain frames, which may be unwound, and of
+        // an ABI that allows it.
+        unsafe { poll_or_unwind(&raw mut poll, 1, timeout) };
     }
 
     /// Keeps this thread from being cancelled until it is dropped.
@@ -63,12 +63,6 @@ mod system {
 
 #[cfg(not(all(unix, not(target_os = "android"))))]
 mod system {
-    pub(in super::super) fn between_tests(limit: i32) -> i32 {
-        limit
-    }
-
-    pub(in super::super) fn test() {}
-
     /// There is nothing to be kept from.
     #[must_use]
     pub(in super::super) struct Uncancelled;

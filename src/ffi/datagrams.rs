@@ -1,5 +1,7 @@
 //! What passes a bind: datagrams in the caller's memory.
 
+#[cfg(all(unix, not(target_os = "android")))]
+use std::{cell::Cell, sync::Arc, time::Instant};
 use std::{
     ffi::c_void,
     mem::offset_of,
@@ -10,14 +12,15 @@ use std::{
 
 use super::{
     bind::Bound,
-    cancel,
     endpoint::{self, wg_endpoint_t},
     guard::guard_on,
     handle::Entry,
     memory::{borrow_bytes, borrow_items, check_len, give},
 };
+#[cfg(all(unix, not(target_os = "android")))]
+use super::{cancel, guard::guard_with};
 use crate::{
-    bind::{self, BatchUdp, Endpoint, Received, SendReport, Transmit, callback::Datagram},
+    bind::{self, BatchUdp, Endpoint, Family, Received, SendReport, Transmit, callback::Datagram},
     error::{Error, ErrorKind, Result},
     reserve,
 };
@@ -281,7 +284,7 @@ impl From<&SendReport> for wg_send_report_t {
 /// more; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
 /// Threads: any, one or several for each family, while others send or close; each datagram goes to one of them. No
 /// other thread uses the same datagrams and endpoints meanwhile. A thread that waits here may be cancelled by
-/// pthread_cancel(), within a second.
+/// pthread_cancel().
 /// Since: 0.1.0
 ///
 /// # Safety
@@ -295,42 +298,125 @@ pub unsafe extern "C-unwind" fn wg_bind_recv(
     count: usize,
     timeout_ms: i32,
 ) -> i32 {
-    // A thread that is cancelled here leaves this function as it would leave recv(). So nothing in it may need to be dropped.
-    let mut left = timeout_ms;
-    loop {
-        let wait = cancel::between_tests(left);
+    // SAFETY: the caller's contract is the same.
+    unsafe { receive(bind, family, datagrams, count, timeout_ms) }
+}
+
+/// Where no thread is cancelled, it waits like any other.
+///
+/// # Safety
+/// As [`wg_bind_recv`].
+#[cfg(not(all(unix, not(target_os = "android"))))]
+unsafe fn receive(bind: i32, family: u32, datagrams: *mut wg_datagram_t, count: usize, timeout_ms: i32) -> i32 {
+    guard_on(bind, |bind: &Entry<Bound>| {
+        let timeout = u64::try_from(timeout_ms).ok().map(Duration::from_millis);
         // SAFETY: the caller's contract is the same.
-        let received = unsafe { receive(bind, family, datagrams, count, wait) };
-        if received != 0 || wait == left {
-            return received;
-        }
-        // None is left of a negative one, which is no limit.
-        left -= if left > 0 { wait } else { 0 };
-        cancel::test();
+        unsafe { receive_by(family, datagrams, count, |family, most, take| bind.receive(family, most, timeout, take)) }
+    })
+}
+
+#[cfg(all(unix, not(target_os = "android")))]
+thread_local! {
+    /// What this thread waits for. Held here, and not by a frame that waits: so it is let go of by a thread that is
+    /// cancelled as well, when it has ended.
+    static AWAITED: Cell<Option<Awaited>> = const { Cell::new(None) };
+}
+
+/// A thread waits for datagrams of this family until it is dropped.
+#[cfg(all(unix, not(target_os = "android")))]
+struct Awaited {
+    bind: Arc<Entry<Bound>>,
+    family: Family,
+}
+
+#[cfg(all(unix, not(target_os = "android")))]
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        self.bind.has_waited(self.family);
     }
 }
 
+/// A thread that is cancelled while it waits leaves this function as it would leave recv(). So nothing in it may need to be
+/// dropped.
+///
 /// # Safety
 /// As [`wg_bind_recv`].
+#[cfg(all(unix, not(target_os = "android")))]
 unsafe fn receive(bind: i32, family: u32, datagrams: *mut wg_datagram_t, count: usize, timeout_ms: i32) -> i32 {
-    guard_on(bind, |bind: &Entry<Bound>| {
-        let family = endpoint::family(family)?;
+    let begun = Instant::now();
+    let mut awaited = None;
+    loop {
+        let passed = begun.elapsed().as_millis().try_into().unwrap_or(i32::MAX);
+        let left = if timeout_ms < 0 { timeout_ms } else { timeout_ms.saturating_sub(passed).max(0) };
         // SAFETY: the caller's contract is the same.
-        let datagrams = unsafe { borrow(datagrams, count) }?;
-        if let Some(i) = datagrams.iter().position(|datagram| datagram.data.is_null() && datagram.capacity > 0) {
-            return Err(Error::new(ErrorKind::Null, format!("datagrams[{i}]: data is NULL")));
+        let received = unsafe { receive_now(bind, family, datagrams, count, left, &mut awaited) };
+        match awaited {
+            Some(fd) if received == 0 && left != 0 => cancel::wait(fd, left),
+            _ => return received,
         }
-        let timeout = u64::try_from(timeout_ms).ok().map(Duration::from_millis);
-        let most = count.min(i32::MAX as usize);
-        let mut rooms = datagrams.iter_mut();
-        let filled = bind.receive(family, most, timeout, |received| {
-            if let Some(room) = rooms.next() {
-                // SAFETY: its pointers are as the caller says, and `data` was looked at.
-                unsafe { fill(room, &received) };
+    }
+}
+
+/// Receives what there is. If that is nothing and there is time left, `awaited` becomes a descriptor to wait for, which is
+/// valid until the next call. That is for the same bind then, also if it was closed: as for any thread that is in it.
+///
+/// # Safety
+/// As [`wg_bind_recv`].
+#[cfg(all(unix, not(target_os = "android")))]
+unsafe fn receive_now(
+    handle: i32,
+    family: u32,
+    datagrams: *mut wg_datagram_t,
+    count: usize,
+    left: i32,
+    awaited: &mut Option<i32>,
+) -> i32 {
+    let awaited_bind = awaited.take().and_then(|_| AWAITED.take()).map(|awaited| awaited.bind.clone());
+    let has_waited = awaited_bind.is_some();
+    let receive = |bind: &Arc<Entry<Bound>>| {
+        let by = |family, most, take: &mut dyn FnMut(Received<'_>)| {
+            let received = bind.receive_now(family, most, has_waited, left != 0, &mut *take)?;
+            if received > 0 || left == 0 {
+                return Ok(received);
             }
-        })?;
-        Ok(filled as i32)
-    })
+            let waits = Awaited { bind: bind.clone(), family };
+            if AWAITED.try_with(|place| place.set(Some(waits))).is_err() {
+                // A thread that is about to end keeps nothing any more, and is not cancelled either.
+                return bind.receive(family, most, u64::try_from(left).ok().map(Duration::from_millis), take);
+            }
+            *awaited = Some(bind.inbox_fd(family));
+            Ok(0)
+        };
+        // SAFETY: the caller's contract is the same.
+        unsafe { receive_by(family, datagrams, count, by) }
+    };
+    guard_with(handle, awaited_bind, receive)
+}
+
+/// Receives by a function that is given the family, how many datagrams there is room for, and who takes them.
+///
+/// # Safety
+/// As [`wg_bind_recv`].
+unsafe fn receive_by(
+    family: u32,
+    datagrams: *mut wg_datagram_t,
+    count: usize,
+    by: impl FnOnce(Family, usize, &mut dyn FnMut(Received<'_>)) -> Result<usize>,
+) -> Result<i32> {
+    let family = endpoint::family(family)?;
+    // SAFETY: the caller's contract is the same.
+    let datagrams = unsafe { borrow(datagrams, count) }?;
+    if let Some(i) = datagrams.iter().position(|datagram| datagram.data.is_null() && datagram.capacity > 0) {
+        return Err(Error::new(ErrorKind::Null, format!("datagrams[{i}]: data is NULL")));
+    }
+    let mut rooms = datagrams.iter_mut();
+    let filled = by(family, count.min(i32::MAX as usize), &mut |received| {
+        if let Some(room) = rooms.next() {
+            // SAFETY: its pointers are as the caller says, and `data` was looked at.
+            unsafe { fill(room, &received) };
+        }
+    })?;
+    Ok(filled as i32)
 }
 
 /// # Safety

@@ -1,6 +1,9 @@
 //! What every extern body runs inside.
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::Arc,
+};
 
 use super::{
     callback,
@@ -104,26 +107,43 @@ pub(super) fn guard_end(handle: i32, body: impl FnOnce() -> Result<()>) -> wg_re
 
 /// As [`guard`], for functions on one object.
 pub(super) fn guard_on<T: Object, R: Returned>(handle: i32, body: impl FnOnce(&Entry<T>) -> Result<R::Value>) -> R {
+    guard_with(handle, None, |entry| body(entry))
+}
+
+/// As [`guard_on`], for a call that may have the object already.
+pub(super) fn guard_with<T: Object, R: Returned>(
+    handle: i32,
+    kept: Option<Arc<Entry<T>>>,
+    body: impl FnOnce(&Arc<Entry<T>>) -> Result<R::Value>,
+) -> R {
     // As in `guarded`.
     let _uncancelled = Uncancelled::new();
     let mut body = Some(body);
-    R::of(on(handle, &mut |entry| body.take().map_or(Ok(0), |body| body(entry).map(R::number))))
+    R::of(on(handle, kept, &mut |entry| body.take().map_or(Ok(0), |body| body(entry).map(R::number))))
 }
 
-/// A panic ends what can be done with the object.
-fn on<T: Object>(handle: i32, body: &mut dyn FnMut(&Entry<T>) -> Result<i32>) -> Outcome {
+fn on<T: Object>(
+    handle: i32,
+    mut kept: Option<Arc<Entry<T>>>,
+    body: &mut dyn FnMut(&Arc<Entry<T>>) -> Result<i32>,
+) -> Outcome {
     run(&mut || {
         handle::check_process(handle)?;
         refuse_inside()?;
-        let entry = handle::get::<T>(handle)?;
-        reserve::check_new_thread()?;
-        reserve::check()?;
-        entry.check()?;
-        entry.logged(|| {
-            catch_unwind(AssertUnwindSafe(|| body(&entry))).unwrap_or_else(|_| {
-                entry.poison();
-                Err(caught())
-            })
+        let entry = kept.take().map_or_else(|| handle::get::<T>(handle), Ok)?;
+        work_with(&entry, &mut || body(&entry))
+    })
+}
+
+/// A panic ends what can be done with the object.
+fn work_with<T: Object>(entry: &Entry<T>, body: Body<'_>) -> Result<i32> {
+    reserve::check_new_thread()?;
+    reserve::check()?;
+    entry.check()?;
+    entry.logged(|| {
+        catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| {
+            entry.poison();
+            Err(caught())
         })
     })
 }

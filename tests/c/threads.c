@@ -4,6 +4,9 @@
 
 #include <sched.h>
 #include <signal.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#endif
 
 static void wait_for(int *number, int least) {
   while (get_int(number) < least) sched_yield();
@@ -279,8 +282,10 @@ static void callers_are_cancelled(void) {
   CHECK(work.bind > 0);
   for (round = 0; round < 10; round++)
     for (work.what = 0; work.what <= 6; work.what++) cancel(goes_on, &work);
-  cancel(receives, &work);
-  CHECK_EQ(cleaned_up, 1);
+  for (round = 1; round <= 50; round++) {
+    cancel(receives, &work);
+    CHECK_EQ(cleaned_up, round);
+  }
   CHECK_EQ(wg_bind_close(work.bind), WG_OK);
   check_exchange(a, b);
   turn_off(a);
@@ -289,6 +294,88 @@ static void callers_are_cancelled(void) {
 #else
 static void callers_are_cancelled(void) {} /* sanitizers do not follow the unwinding */
 #endif
+
+/* Threads that wait for datagrams. */
+#define WAITING 4
+struct waiting {
+  int32_t bind;
+  int results[WAITING], begun, ended, thread;
+};
+
+static void *waits(void *argument) {
+  struct waiting *work = argument;
+  char room[64];
+  wg_datagram_t datagram = {0};
+  int number = __sync_fetch_and_add(&work->begun, 1);
+  datagram.data = room;
+  datagram.capacity = sizeof room;
+#ifdef __linux__
+  if (number == 0) __sync_fetch_and_add(&work->thread, (int)syscall(SYS_gettid));
+#endif
+  work->results[number] = wg_bind_recv(work->bind, WG_IPV4, &datagram, 1, -1);
+  __sync_fetch_and_add(&work->ended, 1);
+  return NULL;
+}
+
+static void start_waiting(struct waiting *work, pthread_t threads[WAITING]) {
+  int i;
+  work->begun = work->ended = work->thread = 0;
+  for (i = 0; i < WAITING; i++) start(&threads[i], waits, work);
+  wait_for(&work->begun, WAITING);
+}
+
+static void all_have_ended(struct waiting *work, pthread_t threads[WAITING], int expected) {
+  int i;
+  for (i = 0; i < WAITING; i++) CHECK_EQ(pthread_join(threads[i], NULL), 0);
+  for (i = 0; i < WAITING; i++) CHECK_EQ(work->results[i], expected);
+}
+
+/* How often a thread of this process has gone to sleep. */
+static long sleeps_of(int thread) {
+  char path[64], line[128];
+  long count = -1;
+  FILE *file;
+  snprintf(path, sizeof path, "/proc/self/task/%d/status", thread);
+  file = fopen(path, "r");
+  if (file == NULL) return -1;
+  while (fgets(line, sizeof line, file) != NULL) sscanf(line, "voluntary_ctxt_switches: %ld", &count);
+  fclose(file);
+  return count;
+}
+
+/* Each of them gets one of as many datagrams, whoever is woken first; and all hear of the end. */
+static void receivers_share_and_sleep(void) {
+  struct waiting work = {0};
+  pthread_t threads[WAITING];
+  struct sockaddr_in to = {0};
+  struct timespec a_while = {3, 0};
+  uint16_t port = 0;
+  long before;
+  int i, round, out = socket(AF_INET, SOCK_DGRAM, 0);
+  CHECK(out >= 0);
+  work.bind = wg_bind_open(NULL, &port);
+  CHECK(work.bind > 0);
+  to.sin_family = AF_INET;
+  to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  to.sin_port = htons(port);
+  for (round = 0; round < 200; round++) {
+    start_waiting(&work, threads);
+    if (round % 4 == 0) CHECK_EQ(wg_bind_set_mark(work.bind, 0), WG_OK);
+    for (i = 0; i < WAITING; i++) CHECK_EQ(sendto(out, "x", 1, 0, (struct sockaddr *)&to, sizeof to), 1);
+    all_have_ended(&work, threads, 1);
+  }
+  start_waiting(&work, threads);
+  /* A thread that waits for nothing but datagrams is not woken. At first it may just begin to wait. */
+  for (i = 0; i < 10; i++) {
+    before = sleeps_of(work.thread);
+    nanosleep(&a_while, NULL);
+    if (sleeps_of(work.thread) == before) break;
+  }
+  CHECK(i < 10);
+  CHECK_EQ(wg_bind_close(work.bind), WG_OK);
+  all_have_ended(&work, threads, WG_ERR_CLOSED);
+  close(out);
+}
 
 /* After main() has returned. */
 static struct end left;
@@ -303,6 +390,7 @@ int main(void) {
   calls_work_while_a_thread_ends();
   their_threads_end();
   callers_are_cancelled();
+  receivers_share_and_sleep();
   left = turn_on(SOCK_DGRAM, "");
   CHECK_EQ(atexit(at_exit), 0);
   return 0;

@@ -10,6 +10,8 @@ use crate::{
     error::{Error, Result},
 };
 use mio::{Events, Poll, Registry, Token, Waker};
+#[cfg(unix)]
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{
     io,
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
@@ -32,6 +34,9 @@ pub(super) struct Inbox {
     /// `None` while a thread has it.
     desk: Mutex<Option<Desk>>,
     returned: Condvar,
+    /// How many threads wait elsewhere.
+    #[cfg(unix)]
+    waiting: AtomicUsize,
 }
 
 struct Desk {
@@ -39,6 +44,8 @@ struct Desk {
     events: Events,
     batch: RecvBatch,
     next: Place,
+    /// The socket had no more when it was last looked at.
+    is_dry: bool,
 }
 
 /// What is to be handed out next.
@@ -55,6 +62,13 @@ struct Turn<'a> {
     desk: Option<Desk>,
 }
 
+impl Turn<'_> {
+    fn desk(&mut self) -> &mut Desk {
+        let Some(desk) = &mut self.desk else { unreachable!("it is there until it is dropped") };
+        desk
+    }
+}
+
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         *self.inbox.desk() = self.desk.take();
@@ -67,13 +81,15 @@ impl Inbox {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
         let batch = RecvBatch::try_new(SLOTS, SLOT_LEN)?;
-        let desk = Desk { events: Events::with_capacity(4), batch, next: Place::default(), poll };
+        let desk = Desk { events: Events::with_capacity(4), batch, next: Place::default(), is_dry: false, poll };
         Ok(Self {
             family,
             waker: Waker::new(&registry, WAKE)?,
             registry,
             desk: Mutex::new(Some(desk)),
             returned: Condvar::new(),
+            #[cfg(unix)]
+            waiting: AtomicUsize::new(0),
         })
     }
 
@@ -102,7 +118,59 @@ impl Inbox {
         let Some(mut turn) = self.turn(deadline) else {
             return Ok(0);
         };
-        let Some(desk) = &mut turn.desk else { unreachable!("it is there until it is dropped") };
+        self.receive_at(turn.desk(), pair, max, deadline, take)
+    }
+
+    /// As [`receive`](Self::receive), but what there is: for a thread that waits elsewhere, for [`fd`](Self::fd). If there
+    /// is nothing and it `will_wait`, it counts as waiting until [`has_waited`](Self::has_waited).
+    #[cfg(unix)]
+    pub(super) fn receive_now(
+        &self,
+        pair: &Pair,
+        max: usize,
+        has_waited: bool,
+        will_wait: bool,
+        take: &mut dyn FnMut(Received<'_>),
+    ) -> Result<usize> {
+        let begun = Some(Instant::now());
+        let Some(mut turn) = self.turn(begun.filter(|_| !will_wait)) else { return Ok(0) };
+        let desk = turn.desk();
+        let mut outcome = self.receive_at(desk, pair, max, begun, take);
+        // Events stay for other threads until there is nothing that they could be about.
+        if has_waited && matches!(outcome, Ok(0)) {
+            desk.wait(Some(Duration::ZERO))?;
+            outcome = self.receive_at(desk, pair, max, begun, take);
+        }
+        // Counted, as others look, by whoever has the desk: none of them leaves something that this one does not hear of.
+        if will_wait && matches!(outcome, Ok(0)) {
+            self.waiting.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.waiting.load(Ordering::Relaxed) > 0 && (outcome.is_err() || !desk.is_cleared()) {
+            self.wake();
+        }
+        outcome
+    }
+
+    /// A thread that waited elsewhere does so no longer.
+    #[cfg(unix)]
+    pub(super) fn has_waited(&self) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Becomes readable when it is time to [`receive_now`](Self::receive_now): also when the sockets change or are closed.
+    #[cfg(unix)]
+    pub(super) fn fd(&self) -> std::os::fd::RawFd {
+        std::os::fd::AsRawFd::as_raw_fd(&self.registry)
+    }
+
+    fn receive_at(
+        &self,
+        desk: &mut Desk,
+        pair: &Pair,
+        max: usize,
+        deadline: Option<Instant>,
+        take: &mut dyn FnMut(Received<'_>),
+    ) -> Result<usize> {
         let mut count = 0;
         loop {
             // What was received before the sockets were closed is not handed out after it.
@@ -113,7 +181,9 @@ impl Inbox {
                 return Ok(count);
             }
             desk.clear();
-            match pair.recv_of(self.family, &mut desk.batch) {
+            let looked = pair.recv_of(self.family, &mut desk.batch);
+            desk.is_dry = desk.batch.len() < SLOTS && !matches!(looked, Some(Ok(true) | Err(_)));
+            match looked {
                 _ if !desk.batch.is_empty() => {}
                 _ if count > 0 => return Ok(count),
                 Some(Err(err)) => return Err(Error::io(format!("cannot receive with {}", self.family), err)),
@@ -176,6 +246,12 @@ impl Desk {
             }
         }
         count
+    }
+
+    /// Whether there is nothing to hand out, nor to receive.
+    #[cfg(unix)]
+    fn is_cleared(&self) -> bool {
+        self.is_dry && self.next.slot == self.batch.len()
     }
 
     fn clear(&mut self) {
