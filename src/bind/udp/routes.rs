@@ -86,24 +86,25 @@ impl<W: Watch> Routes<W> {
     /// To be called when sockets were opened, on the thread that has opened them. Where changes cannot be heard of (an app
     /// on Android may not), it is up to the app to say that the network has changed.
     pub(super) fn opened(&self, registry: &Registry, token: Token) {
-        let opened = W::new(registry, token);
-        let mut hearing = self.write();
-        match (opened, &*hearing) {
-            (Ok(watch), _) => self.set(&mut hearing, Hearing::Watch(watch)),
+        let (hearing, err) = match W::new(registry, token) {
+            Ok(watch) => (Hearing::Watch(watch), None),
+            Err(err) if is_short(&err) => (Hearing::Missing(W::network()), Some(err)),
+            Err(err) => (Hearing::Deaf, Some(err)),
+        };
+        let is_missed = {
+            let mut before = self.write();
+            let news = matches!((&*before, &hearing), (Hearing::Deaf, Hearing::Missing(_)));
             // One that is there still hears: sockets are usually renewed in the same network.
-            (Err(err), Hearing::Watch(_)) => tracing::debug!(%err, "cannot hear about routes from a fresh socket"),
-            (Err(err), _) if is_short(&err) => {
-                if !matches!(*hearing, Hearing::Missing(_)) {
-                    tracing::warn!(%err, "cannot hear about routes, trying again");
-                }
-                self.set(&mut hearing, Hearing::Missing(W::network()));
+            if err.is_none() || before.watch().is_none() {
+                self.set(&mut before, hearing);
             }
-            (Err(err), _) => {
-                tracing::debug!(%err, "cannot hear about routes");
-                self.set(&mut hearing, Hearing::Deaf);
-            }
+            news
+        };
+        match err {
+            Some(err) if is_missed => tracing::warn!(%err, "cannot hear about routes, trying again"),
+            Some(err) => tracing::debug!(%err, "cannot hear about routes"),
+            None => {}
         }
-        drop(hearing);
         self.changed();
     }
 
@@ -112,6 +113,7 @@ impl<W: Watch> Routes<W> {
         self.set(&mut self.write(), Hearing::Deaf);
     }
 
+    /// Nothing is logged under this lock: that may call a function of the app.
     fn set(&self, hearing: &mut Hearing<W>, now: Hearing<W>) {
         self.is_missing.store(matches!(now, Hearing::Missing(_)), Relaxed);
         *hearing = now;
@@ -127,23 +129,26 @@ impl<W: Watch> Routes<W> {
 
     /// Opens the watch that is missing, if that can be done by now.
     fn open_missing(&self, registry: &Registry, token: Token) {
-        let mut hearing = self.write();
-        let Hearing::Missing(network) = *hearing else { return };
+        let Hearing::Missing(network) = *self.read() else { return };
         // Another thread has opened the sockets, elsewhere: here, the routes are others.
-        let opened =
-            if network == W::network() { W::new(registry, token) } else { Err(io::ErrorKind::Unsupported.into()) };
-        match opened {
-            Ok(watch) => {
-                tracing::info!("hearing about routes from now on");
-                self.set(&mut hearing, Hearing::Watch(watch));
-            }
+        let is_here = network == W::network();
+        let opened = if is_here { W::new(registry, token) } else { Err(io::ErrorKind::Unsupported.into()) };
+        let (hearing, err) = match opened {
+            Ok(watch) => (Hearing::Watch(watch), None),
             Err(err) if is_short(&err) => return,
-            Err(err) => {
-                tracing::warn!(%err, "cannot hear about routes");
-                self.set(&mut hearing, Hearing::Deaf);
+            Err(err) => (Hearing::Deaf, Some(err)),
+        };
+        {
+            let mut before = self.write();
+            if !matches!(*before, Hearing::Missing(same) if same == network) {
+                return; // Opened or closed by now.
             }
+            self.set(&mut before, hearing);
         }
-        drop(hearing);
+        match err {
+            Some(err) => tracing::warn!(%err, "cannot hear about routes"),
+            None => tracing::info!("hearing about routes from now on"),
+        }
         // What happened until now was not heard.
         self.changed();
     }
