@@ -5,8 +5,8 @@
 //! likes: there it is in poll(), called from frames that have nothing.
 
 pub(super) use system::Uncancelled;
-#[cfg(all(unix, not(target_os = "android")))]
-pub(super) use system::wait;
+#[cfg(unix)]
+pub(super) use waiting::wait;
 
 /// cbindgen:ignore
 // Android's libc has no cancellation.
@@ -21,21 +21,6 @@ mod system {
 
     unsafe extern "C" {
         fn pthread_setcancelstate(state: c_int, old: *mut c_int) -> c_int;
-    }
-    unsafe extern "C-unwind" {
-        /// poll(2), by a name of its own: under the usual one it is a function that never unwinds, for all of the program.
-        #[cfg_attr(target_vendor = "apple", link_name = "\u{1}_poll")]
-        #[cfg_attr(not(target_vendor = "apple"), link_name = "\u{1}poll")]
-        fn poll_or_unwind(fds: *mut libc::pollfd, count: libc::nfds_t, timeout: c_int) -> c_int;
-    }
-
-    /// Waits until a descriptor is readable, a signal has come, or the time is over, in milliseconds and negative for no
-    /// limit. Ends the thread here if it is cancelled. Neither this frame nor its callers may have anything to drop.
-    pub(in super::super) fn wait(fd: c_int, timeout: c_int) {
-        let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-        // SAFETY: it writes to one `pollfd`, which lives. The callers up to C are plain frames, which may be unwound, and of
-        // an ABI that allows it.
-        unsafe { poll_or_unwind(&raw mut poll, 1, timeout) };
     }
 
     /// Keeps this thread from being cancelled until it is dropped.
@@ -58,6 +43,28 @@ mod system {
             // SAFETY: the state is one that this function gave.
             unsafe { pthread_setcancelstate(self.before, ptr::null_mut()) };
         }
+    }
+}
+
+/// cbindgen:ignore
+#[cfg(unix)]
+mod waiting {
+    use std::ffi::c_int;
+
+    unsafe extern "C-unwind" {
+        /// poll(2), by a name of its own: under the usual one it is a function that never unwinds, for all of the program.
+        #[cfg_attr(target_vendor = "apple", link_name = "\u{1}_poll")]
+        #[cfg_attr(not(target_vendor = "apple"), link_name = "\u{1}poll")]
+        fn poll_or_unwind(fds: *mut libc::pollfd, count: libc::nfds_t, timeout: c_int) -> c_int;
+    }
+
+    /// Waits until a descriptor is readable, a signal has come, or the time is over, in milliseconds and negative for no
+    /// limit. Ends the thread here if it is cancelled. Neither this frame nor its callers may have anything to drop.
+    pub(in super::super) fn wait(fd: c_int, timeout: c_int) {
+        let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        // SAFETY: it writes to one `pollfd`, which lives. The callers up to C are plain frames, which may be unwound, and of
+        // an ABI that allows it.
+        unsafe { poll_or_unwind(&raw mut poll, 1, timeout) };
     }
 }
 

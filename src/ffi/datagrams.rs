@@ -1,6 +1,6 @@
 //! What passes a bind: datagrams in the caller's memory.
 
-#[cfg(all(unix, not(target_os = "android")))]
+#[cfg(unix)]
 use std::{cell::Cell, sync::Arc, time::Instant};
 use std::{
     ffi::c_void,
@@ -17,7 +17,7 @@ use super::{
     handle::Entry,
     memory::{borrow_bytes, borrow_items, check_len, give},
 };
-#[cfg(all(unix, not(target_os = "android")))]
+#[cfg(unix)]
 use super::{cancel, guard::guard_with};
 use crate::{
     bind::{self, BatchUdp, Endpoint, Family, Received, SendReport, Transmit, callback::Datagram},
@@ -302,11 +302,11 @@ pub unsafe extern "C-unwind" fn wg_bind_recv(
     unsafe { receive(bind, family, datagrams, count, timeout_ms) }
 }
 
-/// Where no thread is cancelled, it waits like any other.
+/// Here no thread is cancelled.
 ///
 /// # Safety
 /// As [`wg_bind_recv`].
-#[cfg(not(all(unix, not(target_os = "android"))))]
+#[cfg(not(unix))]
 unsafe fn receive(bind: i32, family: u32, datagrams: *mut wg_datagram_t, count: usize, timeout_ms: i32) -> i32 {
     guard_on(bind, |bind: &Entry<Bound>| {
         let timeout = u64::try_from(timeout_ms).ok().map(Duration::from_millis);
@@ -315,7 +315,7 @@ unsafe fn receive(bind: i32, family: u32, datagrams: *mut wg_datagram_t, count: 
     })
 }
 
-#[cfg(all(unix, not(target_os = "android")))]
+#[cfg(unix)]
 thread_local! {
     /// What this thread waits for. Held here, and not by a frame that waits: so it is let go of by a thread that is
     /// cancelled as well, when it has ended.
@@ -323,13 +323,13 @@ thread_local! {
 }
 
 /// A thread waits for datagrams of this family until it is dropped.
-#[cfg(all(unix, not(target_os = "android")))]
+#[cfg(unix)]
 struct Awaited {
     bind: Arc<Entry<Bound>>,
     family: Family,
 }
 
-#[cfg(all(unix, not(target_os = "android")))]
+#[cfg(unix)]
 impl Drop for Awaited {
     fn drop(&mut self) {
         self.bind.has_waited(self.family);
@@ -341,7 +341,7 @@ impl Drop for Awaited {
 ///
 /// # Safety
 /// As [`wg_bind_recv`].
-#[cfg(all(unix, not(target_os = "android")))]
+#[cfg(unix)]
 unsafe fn receive(bind: i32, family: u32, datagrams: *mut wg_datagram_t, count: usize, timeout_ms: i32) -> i32 {
     let begun = Instant::now();
     let mut awaited = None;
@@ -362,7 +362,7 @@ unsafe fn receive(bind: i32, family: u32, datagrams: *mut wg_datagram_t, count: 
 ///
 /// # Safety
 /// As [`wg_bind_recv`].
-#[cfg(all(unix, not(target_os = "android")))]
+#[cfg(unix)]
 unsafe fn receive_now(
     handle: i32,
     family: u32,
