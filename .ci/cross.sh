@@ -64,12 +64,12 @@ clippy() {
   # SDKROOT: or else xcrun is asked for one.
   local -x SDKROOT=$work "CC_${target//-/_}=clang" "AR_${target//-/_}=ar" "CFLAGS_${target//-/_}=$flags"
   cargo "+$rust" "$lint" -q --locked "$@" --target "$target" &&
-    cargo "+$rust" rustc -q --locked --lib --crate-type staticlib --target "$target"
+    cargo "+$rust" rustc -q --locked -p wg-embed-capi --crate-type staticlib --target "$target"
 }
 : >"$work/include/TargetConditionals.h" # Apple's; ring asks for it and can do without what is in it.
 
 # What needs neither root nor a TUN.
-suites=(--lib)
+suites=(-p wg-embed -p wg-embed-ffi --lib)
 for suite in batch_udp device_pair device_sockets kernel_traces noise_traps boringtun_interop snow_transcripts uapi_vectors; do
   suites+=(--test "$suite")
 done
@@ -101,14 +101,14 @@ check_all() {
     aarch64-apple-ios; do
     step "clippy $target" "packages clang && rust_for $target" clippy "$target" --lib --bins
   done
-  # The faces of other libraries, where their apps run.
+  # The libraries with functions of other ones, where their apps run.
   for target in aarch64-linux-android armv7-linux-androideabi; do
-    step "clippy $target, compat-android" "packages clang && rust_for $target" clippy "$target" --lib --features compat-android
+    step "clippy $target, wg-embed-android" "packages clang && rust_for $target" clippy "$target" -p wg-embed-android
   done
   target=aarch64-linux-android
-  step "clippy $target, compat-mullvad" "packages clang && rust_for $target" clippy "$target" --lib --features compat-mullvad
+  step "clippy $target, wg-embed-mullvad" "packages clang && rust_for $target" clippy "$target" -p wg-embed-mullvad
   target=aarch64-apple-ios
-  step "clippy $target, compat-apple" "packages clang && rust_for $target" clippy "$target" --lib --features compat-apple
+  step "clippy $target, wg-embed-apple" "packages clang && rust_for $target" clippy "$target" -p wg-embed-apple
   # With the tests: these two stand for what is not Linux.
   for target in aarch64-apple-darwin x86_64-pc-windows-gnu; do
     step "clippy $target, tests too" "packages clang && rust_for $target" clippy "$target" --lib --bins --tests

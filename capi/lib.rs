@@ -1,7 +1,6 @@
-//! libwg_embed for C: the functions of `include/wg_embed.h`, and those of one face of `include/compat` if its feature is
-//! enabled. The latter come along without being named.
+//! libwg_embed for C: the functions of `include/wg_embed.h`, which are in the package `wg-embed-ffi`.
 
-pub use engine::ffi::*;
+pub use wg_embed_ffi::*;
 
 /// With it a lack of memory is a failure of the call, and does not end the process.
 #[global_allocator]

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use wg_embed::ffi::{
+use wg_embed_ffi::{
     wg_free, wg_generate_preshared_key, wg_generate_private_key, wg_generate_public_key, wg_get_config, wg_key_to_hex,
     wg_last_error, wg_result, wg_set_config, wg_turn_off, wg_turn_on, wg_version_string,
 };

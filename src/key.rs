@@ -17,7 +17,8 @@ use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 pub use secret::Secret;
-pub(crate) use stack::{wipe_after_packets, wiped, wiped_moves};
+pub use stack::wiped;
+pub(crate) use stack::{wipe_after_packets, wiped_moves};
 
 /// The length of every key, in bytes.
 pub const KEY_LEN: usize = 32;

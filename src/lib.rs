@@ -15,30 +15,22 @@
 //! | [`bind`], [`tun`] | the two sides that packets come from, behind one trait each |
 //! | [`device`] | peers, routing, timers and the two threads of a tunnel |
 //! | [`ipc`] | the daemon's control socket |
-//! | [`ffi`] | the C ABI |
-//! | `compat` | the functions of other libraries, each set behind a feature |
 
 pub mod bind;
-/// cbindgen:ignore
-#[cfg(all(unix, any(feature = "compat-android", feature = "compat-apple", feature = "compat-mullvad")))]
-pub mod compat;
-#[cfg(all(not(unix), any(feature = "compat-android", feature = "compat-apple", feature = "compat-mullvad")))]
-compile_error!("the functions of other libraries are there on Unix only");
 pub mod config;
 pub mod device;
 pub mod error;
-pub mod ffi;
 pub mod ipc;
 pub mod key;
 pub mod log;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod netlink;
 pub mod noise;
-mod process;
+pub mod process;
 pub mod queue;
 pub mod random;
 pub mod reserve;
-mod thread;
+pub mod thread;
 pub mod time;
 pub mod tun;
 pub mod uapi;

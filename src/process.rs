@@ -32,7 +32,7 @@ fn next() -> u32 {
 }
 
 /// A value that each process makes for itself when it first asks for it, and keeps to its end.
-pub(crate) struct PerProcess<T> {
+pub struct PerProcess<T> {
     made: AtomicPtr<Made<T>>,
     value: PhantomData<T>,
 }
@@ -45,13 +45,21 @@ struct Made<T> {
     _inherited: AtomicPtr<Made<T>>,
 }
 
+impl<T: Default + Send + Sync + 'static> Default for PerProcess<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<T: Default + Send + Sync + 'static> PerProcess<T> {
-    pub(crate) const fn new() -> Self {
+    /// One that no process has asked for yet.
+    #[must_use]
+    pub const fn new() -> Self {
         Self { made: AtomicPtr::new(ptr::null_mut()), value: PhantomData }
     }
 
     /// The value of this process.
-    pub(crate) fn get(&self) -> &'static T {
+    pub fn get(&self) -> &'static T {
         let process = number();
         let mut found = self.made.load(Ordering::Acquire);
         loop {
@@ -76,7 +84,7 @@ impl<T: Default + Send + Sync + 'static> PerProcess<T> {
 
 /// Runs `body` so that no fork() happens during it. For what takes a lock, for a moment, that is not ours: a child that found it
 /// taken would wait for ever.
-pub(crate) fn between_forks<R>(body: impl FnOnce() -> R) -> R {
+pub fn between_forks<R>(body: impl FnOnce() -> R) -> R {
     struct Unlock;
     impl Drop for Unlock {
         fn drop(&mut self) {

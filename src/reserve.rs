@@ -73,7 +73,7 @@ pub(crate) fn has_room(bytes: usize) -> bool {
 /// To be called first on a thread of the app: what std and `tracing` keep for a thread is registered with the C
 /// library, which ends the process if it has no memory for that. A heap that has had so much free has it once more.
 #[inline(never)]
-pub(crate) fn check_new_thread() -> Result<()> {
+pub fn check_new_thread() -> Result<()> {
     thread_local! {
         static CHECKED: Cell<bool> = const { Cell::new(false) };
     }
@@ -137,7 +137,7 @@ pub(crate) fn copy(original: &str) -> Result<String> {
 ///
 /// # Errors
 /// That one, or `Resources` if there is no memory for them.
-pub(crate) fn collect<T>(items: impl ExactSizeIterator<Item = Result<T>>) -> Result<Vec<T>> {
+pub fn collect<T>(items: impl ExactSizeIterator<Item = Result<T>>) -> Result<Vec<T>> {
     let mut all = Vec::new();
     all.try_reserve_exact(items.len())?;
     for item in items {

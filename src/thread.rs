@@ -35,17 +35,18 @@ thread_local! {
 
 /// Something that has threads, and may have to wait for them: it must be known on which threads it cannot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Owner(u64);
+pub struct Owner(u64);
 
 impl Owner {
     /// One that is unlike all others.
-    pub(crate) fn new() -> Self {
+    #[must_use]
+    pub fn unique() -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
     /// Whether this thread is one of its threads.
-    pub(crate) fn is_current(self) -> bool {
+    pub fn is_current(self) -> bool {
         current() == self.0
     }
 }
@@ -56,10 +57,10 @@ fn current() -> u64 {
 
 /// A thread: equal to no other one's that runs or ever ran.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Id(u64);
+pub struct Id(u64);
 
 /// This thread. Unlike that of std it can be asked for even while the thread ends.
-pub(crate) fn id() -> Id {
+pub fn id() -> Id {
     thread_local! {
         static ID: Cell<u64> = const { Cell::new(0) };
     }
@@ -74,7 +75,7 @@ pub(crate) fn id() -> Id {
 }
 
 /// Whether this thread was started by the library.
-pub(crate) fn is_ours() -> bool {
+pub fn is_ours() -> bool {
     current() != 0
 }
 
@@ -82,7 +83,7 @@ pub(crate) fn is_ours() -> bool {
 ///
 /// # Errors
 /// As the system says.
-pub(crate) fn spawn<R: Send + 'static>(
+pub fn spawn<R: Send + 'static>(
     name: &str,
     owner: Owner,
     body: impl FnOnce() -> R + Send + 'static,
@@ -118,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_thread_knows_whom_it_works_for() {
-        let (one, other) = (Owner::new(), Owner::new());
+        let (one, other) = (Owner::unique(), Owner::unique());
         assert_ne!(one, other);
         let seen = spawn("test", one, move || (is_ours(), one.is_current(), other.is_current())).unwrap();
         assert_eq!(seen.join().unwrap(), (true, true, false));

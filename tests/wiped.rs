@@ -12,13 +12,12 @@
     reason = "a test that cannot go on should stop where it is, and an allocator is unsafe by nature"
 )]
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::{Cell, RefCell},
-    sync::Arc,
-    time::Duration,
-};
+#[path = "common/freed.rs"]
+mod freed;
 
+use std::{sync::Arc, time::Duration};
+
+use freed::{contains, freed_by};
 use wg_embed::{
     key::{PresharedKey, PrivateKey},
     noise::{
@@ -29,49 +28,6 @@ use wg_embed::{
     random::Random,
     time::Instant,
 };
-
-thread_local! {
-    static WATCHING: Cell<bool> = const { Cell::new(false) };
-    static FREED: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
-}
-
-struct Watch;
-
-// SAFETY: allocates with the system's allocator and reads blocks only while they are its own.
-unsafe impl GlobalAlloc for Watch {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's contract is this one's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // Not while the record itself is written, or the thread is ending.
-        if WATCHING.try_with(|w| w.replace(false)).unwrap_or(false) {
-            // SAFETY: the block is live until it is handed on below.
-            let read = |at| unsafe { block.wrapping_add(at).read_volatile() };
-            let copy = (0..layout.size()).map(read).collect();
-            FREED.with_borrow_mut(|freed| freed.push(copy));
-            WATCHING.set(true);
-        }
-        // SAFETY: the caller's contract is this one's.
-        unsafe { System.dealloc(block, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Watch = Watch;
-
-/// What was in the blocks that `call` gave back.
-fn freed_by(call: impl FnOnce()) -> Vec<Vec<u8>> {
-    WATCHING.set(true);
-    call();
-    WATCHING.set(false);
-    FREED.take()
-}
-
-fn contains(blocks: &[Vec<u8>], secret: &[u8]) -> bool {
-    blocks.iter().any(|b| b.windows(secret.len()).any(|w| w == secret))
-}
 
 /// Fills with one byte.
 struct Constant(u8);
@@ -177,48 +133,4 @@ fn a_dropped_session_is_wiped() {
     let keys: Vec<&[u8]> = before.windows(16).filter(random).collect();
     assert!(keys.len() >= 16, "the keys are in there");
     assert!(!keys.iter().any(|key| contains(&freed, key)));
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn what_passes_the_c_functions_is_wiped() {
-    use std::{
-        ffi::CStr,
-        os::{fd::IntoRawFd, unix::net::UnixDatagram},
-        ptr,
-    };
-    use wg_embed::ffi::{wg_free, wg_get_config, wg_result::WG_OK, wg_set_config, wg_turn_off, wg_turn_on};
-
-    // Constants: whatever makes text on the heap leaves copies of its own.
-    const UAPI: &CStr = c"private_key=7878787878787878787878787878787878787878787878787878787878787878
-public_key=0909090909090909090909090909090909090909090909090909090909090909
-preshared_key=9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c
-public_key=0b09090909090909090909090909090909090909090909090909090909090909
-preshared_key=9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c
-public_key=0c09090909090909090909090909090909090909090909090909090909090909
-public_key=0d09090909090909090909090909090909090909090909090909090909090909
-public_key=0e09090909090909090909090909090909090909090909090909090909090909
-";
-    const REFUSED: &CStr = c"preshared_key=9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c";
-    let (ours, _theirs) = UnixDatagram::pair().unwrap();
-    let mut read = false;
-    let freed = freed_by(|| {
-        // SAFETY: the text ends with a zero, and the descriptor is given away.
-        let handle = unsafe { wg_turn_on(ours.into_raw_fd(), UAPI.as_ptr()) };
-        let mut text = ptr::null_mut();
-        // SAFETY: there is room for one pointer.
-        let got = unsafe { wg_get_config(handle, &raw mut text) };
-        // SAFETY: the text ends with a zero.
-        let set = unsafe { wg_set_config(handle, REFUSED.as_ptr()) };
-        // SAFETY: it came from above.
-        read = got == WG_OK && set != WG_OK && unsafe { CStr::from_ptr(text) }.count_bytes() > 200;
-        // SAFETY: as above, and it is not used again.
-        unsafe { wg_free(text.cast()) };
-        read &= wg_turn_off(handle) == WG_OK;
-    });
-    assert!(read);
-    for byte in [0x78, 0x9c] {
-        let hex = if byte == 0x78 { "78787878787878787878" } else { "9c9c9c9c9c9c9c9c9c9c" };
-        assert!(!contains(&freed, &[byte; 10]) && !contains(&freed, hex.as_bytes()));
-    }
 }

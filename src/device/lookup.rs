@@ -133,7 +133,7 @@ fn submit(job: Job) -> Result<()> {
     pool.waiting.retain(|job| !job.interrupt.is_stopped());
     if pool.threads < MAX_THREADS {
         // Without a log: that of this thread may be of a tunnel that is gone by then.
-        let start = || thread::spawn("wg-lookup", Owner::new(), work);
+        let start = || thread::spawn("wg-lookup", Owner::unique(), work);
         match tracing::dispatcher::with_default(&Dispatch::none(), start) {
             Ok(_) => pool.threads += 1,
             // The job waits for one of the others.

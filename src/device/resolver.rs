@@ -83,7 +83,7 @@ impl Resolver {
         Self {
             resolve,
             bind,
-            owner: Owner::new(),
+            owner: Owner::unique(),
             work: Mutex::default(),
             answers: Mutex::default(),
             interrupt: Arc::default(),

@@ -52,7 +52,7 @@ impl Tunnel {
     ) -> Result<Self> {
         let threads = Threads::new(tun, bind, options);
         let shared = Arc::new(Shared { threads, ended: Mutex::default(), ended_changed: Condvar::new() });
-        let tunnel = Self { shared, owner: Owner::new(), handles: Mutex::default() };
+        let tunnel = Self { shared, owner: Owner::unique(), handles: Mutex::default() };
         prepare(tunnel.device())?;
         tunnel.shared.threads.make_buffers().map_err(|e| Error::io("cannot start a tunnel", e))?;
         tunnel.spawn("wg-outbound", Threads::outbound)?;

@@ -103,7 +103,7 @@ impl Server {
         }
         let waker = Waker::new(poll.registry(), WAKE).map_err(waiting)?;
         let shared =
-            Arc::new(Shared { backend, options, stopping: AtomicBool::new(false), waker, owner: Owner::new() });
+            Arc::new(Shared { backend, options, stopping: AtomicBool::new(false), waker, owner: Owner::unique() });
         let spare = Some(UnixDatagram::unbound().map_err(waiting)?);
         let shortage = Shortage { spare, told: false, retry: RETRY.0 };
         let acceptor = Acceptor { shared: shared.clone(), poll, listener, watch, connections: Vec::new(), shortage };

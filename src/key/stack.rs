@@ -12,7 +12,7 @@ const DEPTH: usize = 48 * 1024;
 const SMALL_DEPTH: usize = 8 * 1024;
 
 /// Runs `body`, and then wipes the stack that it used. What it returns must not be secret.
-pub(crate) fn wiped<R>(body: impl FnOnce() -> R) -> R {
+pub fn wiped<R>(body: impl FnOnce() -> R) -> R {
     let result = below(body);
     wipe::<DEPTH>();
     result

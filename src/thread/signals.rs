@@ -49,7 +49,7 @@ mod tests {
     #[test]
     fn a_thread_takes_only_the_signals_that_it_causes() {
         let ours = mask();
-        let theirs = spawn("test", Owner::new(), mask).unwrap().join().unwrap();
+        let theirs = spawn("test", Owner::unique(), mask).unwrap().join().unwrap();
         assert_eq!(mask(), ours);
         for signal in 1..32 {
             // Those cannot be blocked.

@@ -24,15 +24,15 @@ runtimes=$(rustc +nightly --print sysroot)/lib/rustlib/$host/lib
 for kind in $KINDS; do
   case $kind in address) short=asan ;; thread) short=tsan ;; esac
   build=$target/$short
-  library=$build/$host/debug/libwg_embed.a
 
-  # library OPTIONS...: builds it, in the place of the one before.
+  # library PACKAGE NAME: builds its static library.
   library() {
+    library=$build/$host/debug/lib$2.a
     RUSTFLAGS="-Zsanitizer=$kind" CARGO_TARGET_DIR=$build cargo +nightly build -q -Zbuild-std --target "$host" \
-      --package wg-embed-capi "$@"
+      --package "$1"
     "$NM" "$library" 2>/dev/null | grep -q "U __${short}_" || fail "the library is not instrumented"
   }
-  library
+  library wg-embed-capi wg_embed
   out=$build/c-check
   mkdir -p "$out"
   runtime=$runtimes/librustc-nightly_rt.$short.a
@@ -83,7 +83,7 @@ for kind in $KINDS; do
     esac
   done
   for face in apple mullvad; do
-    library --features "compat-$face"
+    library "wg-embed-$face" "wg_embed_$face"
     run "tests/c/compat_$face.c"
   done
   echo "$kind sanitizer in C and Rust: $tests programs"

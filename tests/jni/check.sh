@@ -7,7 +7,7 @@
 # PEER  the other end's program: called as PEER -f INTERFACE; default: wireguard-go if it is there, or else our daemon
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-target=$(realpath -m "${CARGO_TARGET_DIR:-target}")/compat # The usual library stays free of these symbols.
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 out=$target/jni
 mkdir -p "$out"
 
@@ -15,13 +15,13 @@ fail() { echo "check.sh: $*" >&2; exit 1; }
 skip() { echo "skipped: $*"; exit 0; }
 
 # Handles, and what is written to Android's log.
-cargo test -q --package wg-embed --lib --features compat-android compat:: >"$out/unit.log" 2>&1 &&
-  grep "test result: ok. [1-9]" "$out/unit.log" || { cat "$out/unit.log"; fail "the unit tests of the face"; }
-cargo build -q --package wg-embed-capi --features compat-android --target-dir "$target"
+cargo test -q --package wg-embed-android --lib >"$out/unit.log" 2>&1 &&
+  grep "test result: ok. [1-9]" "$out/unit.log" || { cat "$out/unit.log"; fail "the unit tests"; }
+cargo build -q --package wg-embed-android
 # The name that GoBackend.java asks for.
-ln -sf ../debug/libwg_embed.so "$out/libwg-go.so"
+ln -sf ../debug/libwg_embed_android.so "$out/libwg-go.so"
 # tests/c/check.sh does this with sanitizers; they know nothing of what is allocated and not lost.
-gcc -std=c11 -Iinclude -pthread tests/c/compat_android.c -o "$out/compat_android" -L"$target/debug" -lwg_embed -Wl,-rpath,"$target/debug"
+gcc -std=c11 -Iinclude -pthread tests/c/compat_android.c -o "$out/compat_android" -L"$target/debug" -lwg_embed_android -Wl,-rpath,"$target/debug"
 timeout 120 "$out/compat_android"
 echo "ok: libwg-go.so from C"
 
@@ -42,7 +42,7 @@ gcc -std=c11 -Wall -Wextra -Werror -shared -fPIC -D_GNU_SOURCE -I"$home/include"
 if [ -z "${PEER:-}" ]; then
   PEER=${PEERS:-target/peers/bin}/wireguard-go
   if [ ! -x "$PEER" ]; then
-    cargo build -q --bin wg-embed --target-dir "$target"
+    cargo build -q --bin wg-embed
     PEER=$target/debug/wg-embed
   fi
 fi

@@ -68,7 +68,7 @@ impl Link {
         let id = sys::namespace_id(&namespace)?;
         // Interfaces are asked for in the namespace of a socket, and only a thread of our own may go there.
         let name = name.to_owned();
-        let visitor = thread::spawn("wg-netns", Owner::new(), move || {
+        let visitor = thread::spawn("wg-netns", Owner::unique(), move || {
             sys::enter_namespace(&namespace)?;
             let socket = any_socket()?;
             Ok((sys::index(&socket, &name)?, ask(&socket, &name)?))

@@ -1,0 +1,264 @@
+//! wireguard-apple's `wireguard.h`, and `key.h` and `x25519.h` of its WireGuardKitC.
+//!
+//! The names, types, return values and who owns what are the originals'. Handles are this library's own: all `wg_` functions
+//! know them, too.
+//!
+//! Functions whose bodies are calls of `wg_` functions and copies of numbers have no guard of their own: what could panic is
+//! in there.
+#![allow(unsafe_code)] // As in `wg-embed-ffi`: raw pointers enter here.
+#![allow(non_snake_case, non_camel_case_types)] // The originals' names.
+#[cfg(not(unix))]
+compile_error!("these functions are there on Unix only");
+
+use std::{
+    ffi::{c_char, c_int, c_void},
+    ptr,
+};
+
+use wg_embed_ffi::{
+    self as ffi,
+    leaf::{set_default_level, take_key, tell_failure},
+    wg_log_level_t::*,
+    wg_result,
+    wg_result::*,
+};
+
+/// As in `capi/`: a lack of memory is a failure of the call.
+#[global_allocator]
+static ALLOCATOR: wg_embed::reserve::Reserve = wg_embed::reserve::Reserve::new();
+
+/// Takes one line of the log.
+///
+/// `context` is what came with the function. `level` is 0 for what happens, and 1 for what fails. `msg` is gone when the
+/// function returns.
+///
+/// Threads: as for wg_log_fn_t of wg_embed.h. Inside it, functions that take a handle fail, or do nothing.
+pub type logger_fn_t = Option<unsafe extern "C" fn(context: *mut c_void, level: c_int, msg: *const c_char)>;
+
+/// What [`wgSetLogger`] was given.
+struct Logger {
+    context: *mut c_void,
+    function: unsafe extern "C" fn(*mut c_void, c_int, *const c_char),
+}
+
+/// # Safety
+/// `logger` is a [`Logger`], and the text ends with a zero byte.
+unsafe extern "C" fn log(logger: *mut c_void, _: i32, level: i32, text: *const c_char) {
+    // SAFETY: it lives until `forget`.
+    let logger = unsafe { &*logger.cast::<Logger>() };
+    let is_error = level <= WG_LOG_WARN as i32;
+    // SAFETY: whoever set it allows this call, on this thread.
+    unsafe { (logger.function)(logger.context, is_error.into(), text) };
+}
+
+/// # Safety
+/// `logger` is a [`Logger`] of a box, and this is the only call.
+unsafe extern "C" fn forget(logger: *mut c_void) {
+    // SAFETY: it came from `into_raw`.
+    drop(unsafe { Box::from_raw(logger.cast::<Logger>()) });
+}
+
+/// Sends the log of all tunnels to `logger_fn`; NULL ends it. When this returns, the previous function is not running on any
+/// thread, and will not be called again. So do not call it while holding a lock that the previous function waits for.
+///
+/// Memory: `context` is the caller's.
+///
+/// # Safety
+/// `logger_fn` is NULL or may be called with `context` on any thread, on several at once, until this was called again.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wgSetLogger(context: *mut c_void, logger_fn: logger_fn_t) {
+    set_default_level(WG_LOG_DEBUG);
+    match logger_fn {
+        Some(function) => {
+            let logger = Box::into_raw(Box::new(Logger { context, function }));
+            // SAFETY: `log` takes it, on any thread, and `forget` frees it after the last line.
+            unsafe { ffi::wg_set_log_callback(Some(log), logger.cast(), Some(forget)) };
+        }
+        // SAFETY: there is nothing to call.
+        None => unsafe {
+            ffi::wg_set_log_callback(None, ptr::null_mut(), None);
+        },
+    }
+}
+
+/// Makes a tunnel between `tun_fd` and the network, and starts it. Returns its handle, which is above 0, or -1; then the log
+/// says why.
+///
+/// `settings` is the configuration, as in wg_turn_on() of wg_embed.h; NULL is as "".
+///
+/// Memory: a duplicate of `tun_fd` is used. It stays the caller's, whatever is returned, but is non-blocking after success.
+/// `settings` is not kept.
+///
+/// # Safety
+/// `settings` is NULL or ends with a zero byte.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wgTurnOn(settings: *const c_char, tun_fd: i32) -> c_int {
+    let duplicate = ffi::WG_FD_DUP as u32;
+    let options = ffi::wg_options_t { tun_fd, fd_ownership: duplicate, ..ffi::wg_options_t::default() };
+    // SAFETY: the options are ours, and the caller says the rest.
+    let handle = unsafe { ffi::wg_turn_on_with(&raw const options, or_empty(settings)) };
+    if handle > 0 {
+        return handle;
+    }
+    tell_failure(0);
+    -1
+}
+
+/// Stops a tunnel. Of a handle that stands for none nothing is done.
+#[unsafe(no_mangle)]
+pub extern "C" fn wgTurnOff(handle: c_int) {
+    ffi::wg_turn_off(handle);
+}
+
+/// Changes the configuration of a tunnel. `settings` is as in wgTurnOn(); if one line is refused, nothing is changed.
+///
+/// Returns 0, also if `handle` stands for no tunnel, or the negative number of an error as Darwin counts them, whatever the
+/// system: -22 (EINVAL) for a bad value, -100 (EPROTO) for a line that is not of the form key=value, -48 (EADDRINUSE) if the
+/// port cannot be had, -5 (EIO) if something else was refused by the system; or -1 if the tunnel has ended. The log says why.
+///
+/// # Safety
+/// `settings` is NULL or ends with a zero byte.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wgSetConfig(handle: c_int, settings: *const c_char) -> i64 {
+    // SAFETY: the caller's contract is the same.
+    let result = unsafe { ffi::wg_set_config(handle, or_empty(settings)) };
+    let code = darwin(result);
+    if code != 0 {
+        tell_failure(handle);
+    }
+    code
+}
+
+/// The numbers that wireguard-go's UAPI has on Darwin.
+const fn darwin(result: wg_result) -> i64 {
+    const EIO: i64 = 5;
+    const EINVAL: i64 = 22;
+    const EADDRINUSE: i64 = 48;
+    const EPROTO: i64 = 100;
+    match result {
+        WG_OK | WG_ERR_UNKNOWN_HANDLE => 0,
+        WG_ERR_PROTOCOL => -EPROTO,
+        WG_ERR_INVALID | WG_ERR_UNSUPPORTED | WG_ERR_TOO_LARGE | WG_ERR_NOT_FOUND => -EINVAL,
+        // It has one for all that keeps a port from being opened, and for a mark that cannot be set.
+        WG_ERR_ADDR_IN_USE | WG_ERR_PERMISSION => -EADDRINUSE,
+        WG_ERR_IO | WG_ERR_RESOURCES => -EIO,
+        _ => -1,
+    }
+}
+
+/// Reads the configuration and state of a tunnel, private key included. Returns NULL if `handle` stands for none.
+///
+/// Memory: the text is the caller's, to give to free().
+#[unsafe(no_mangle)]
+pub extern "C" fn wgGetConfig(handle: c_int) -> *mut c_char {
+    let mut text = ptr::null_mut();
+    // SAFETY: there is room for one pointer.
+    if unsafe { ffi::wg_get_config(handle, &raw mut text) } != WG_OK {
+        return ptr::null_mut();
+    }
+    // SAFETY: it is text, and ours until it is given back.
+    let copy = unsafe { libc::strdup(text) };
+    // SAFETY: this is the only time.
+    unsafe { ffi::wg_free(text.cast()) };
+    copy
+}
+
+/// Renews a tunnel's sockets, soon: this does not wait for it. If it fails it is tried again until it works, or the tunnel is
+/// turned off, and the log says so. Each peer with a session is sent a packet then.
+#[unsafe(no_mangle)]
+pub extern "C" fn wgBumpSockets(handle: c_int) {
+    ffi::leaf::bump_sockets_soon(handle);
+}
+
+/// Lets peers stay where they are configured to be, as wg_disable_roaming() of wg_embed.h does.
+#[unsafe(no_mangle)]
+pub extern "C" fn wgDisableSomeRoamingForBrokenMobileSemantics(handle: c_int) {
+    ffi::wg_disable_roaming(handle);
+}
+
+/// Returns the version of wg-embed, like "0.1.0"; NULL without memory.
+///
+/// Memory: the text is the caller's, to give to free().
+#[unsafe(no_mangle)]
+pub extern "C" fn wgVersion() -> *const c_char {
+    // SAFETY: the text is constant.
+    unsafe { libc::strdup(ffi::wg_version_string()) }
+}
+
+/// Writes a key as base64.
+///
+/// # Safety
+/// `base64` has room for 45 characters, the last of which will be zero, and `key` points to 32 bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn key_to_base64(base64: *mut c_char, key: *const u8) {
+    // SAFETY: the caller's contract is the same.
+    unsafe { ffi::wg_key_to_base64(key, base64) };
+}
+
+/// Reads a key of 44 characters of base64. Returns false for any other text, and leaves `key` as it was.
+///
+/// # Safety
+/// `key` has room for 32 bytes, and `base64` ends with a zero byte.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn key_from_base64(key: *mut u8, base64: *const c_char) -> bool {
+    // SAFETY: the caller's contract is the same.
+    unsafe { ffi::wg_key_from_base64(base64, key) == WG_OK }
+}
+
+/// Writes a key as hex digits, in lower case.
+///
+/// # Safety
+/// `hex` has room for 65 characters, the last of which will be zero, and `key` points to 32 bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn key_to_hex(hex: *mut c_char, key: *const u8) {
+    // SAFETY: the caller's contract is the same.
+    unsafe { ffi::wg_key_to_hex(key, hex) };
+}
+
+/// Reads a key of 64 hex digits of either case. Returns false for any other text, and leaves `key` as it was.
+///
+/// # Safety
+/// `key` has room for 32 bytes, and `hex` ends with a zero byte.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn key_from_hex(key: *mut u8, hex: *const c_char) -> bool {
+    // SAFETY: the caller's contract is the same.
+    unsafe { ffi::wg_key_from_hex(hex, key) == WG_OK }
+}
+
+/// Compares two keys in constant time.
+///
+/// # Safety
+/// Each points to 32 bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn key_eq(key1: *const u8, key2: *const u8) -> bool {
+    // SAFETY: the caller's contract is the same.
+    let one = unsafe { take_key(key1) };
+    // SAFETY: as above.
+    let other = unsafe { take_key(key2) };
+    matches!((one, other), (Ok(one), Ok(other)) if one == other)
+}
+
+/// Derives the public key of a private one.
+///
+/// # Safety
+/// `public_key` has room for 32 bytes, and `private_key` points to 32.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn curve25519_derive_public_key(public_key: *mut u8, private_key: *const u8) {
+    // SAFETY: the caller's contract is the same.
+    unsafe { ffi::wg_generate_public_key(private_key, public_key) };
+}
+
+/// Makes a private key.
+///
+/// # Safety
+/// `private_key` has room for 32 bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn curve25519_generate_private_key(private_key: *mut u8) {
+    // SAFETY: the caller's contract is the same.
+    unsafe { ffi::wg_generate_private_key(private_key) };
+}
+
+/// The settings, where NULL stands for none.
+const fn or_empty(settings: *const c_char) -> *const c_char {
+    if settings.is_null() { c"".as_ptr() } else { settings }
+}

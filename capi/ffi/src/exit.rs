@@ -1,0 +1,86 @@
+//! The end of the process: from then on the app's functions are called no more, whatever is still on, being made or
+//! ending.
+
+use std::{
+    sync::{
+        Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use super::callback;
+use wg_embed::{process::PerProcess, queue::wait_until, thread};
+
+/// How long the process waits for calls that are under way.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Of a process, as a child of fork() has none of its parent's calls.
+#[derive(Default)]
+struct Ending {
+    has_begun: AtomicBool,
+    /// Calls of the app's functions that are under way.
+    calls: AtomicUsize,
+    lock: Mutex<()>,
+    idle: Condvar,
+}
+
+static ENDING: PerProcess<Ending> = PerProcess::new();
+
+/// A function of the app is called until this is dropped.
+#[must_use]
+pub(super) struct Call(&'static Ending);
+
+impl Call {
+    /// `None` if the process has begun to end.
+    pub(super) fn begin() -> Option<Self> {
+        let ending = ENDING.get();
+        ending.calls.fetch_add(1, Ordering::SeqCst);
+        // Counted before it looks: the end looks the other way round, and so misses no call that it must wait for.
+        let call = Self(ending);
+        (!ending.has_begun.load(Ordering::SeqCst)).then_some(call)
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.calls.fetch_sub(1, Ordering::SeqCst);
+        if self.0.has_begun.load(Ordering::SeqCst) {
+            drop(self.0.lock.lock());
+            self.0.idle.notify_all();
+        }
+    }
+}
+
+/// cbindgen:ignore
+#[cfg(unix)]
+mod system {
+    unsafe extern "C" {
+        pub(super) safe fn atexit(function: extern "C" fn()) -> std::ffi::c_int;
+    }
+}
+
+/// Has the app's functions given up when the process ends by exit(), or main() returns. Idempotent.
+pub(super) fn watch() {
+    static WATCHES: AtomicBool = AtomicBool::new(false);
+    if !WATCHES.swap(true, Ordering::Relaxed) {
+        #[cfg(unix)]
+        if system::atexit(at_exit) != 0 {
+            tracing::debug!("functions of the app may be called while the process ends");
+        }
+    }
+}
+
+/// Runs before what the app has given to atexit() earlier, and before its static objects are destroyed that are older than
+/// its first tunnel.
+#[cfg_attr(not(unix), allow(dead_code))]
+extern "C" fn at_exit() {
+    let ending = ENDING.get();
+    ending.has_begun.store(true, Ordering::SeqCst);
+    // A function that ends the process itself is under way until then.
+    if !callback::is_inside() && !thread::is_ours() {
+        let lock = ending.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let are_over = |(): &()| ending.calls.load(Ordering::SeqCst) == 0;
+        drop(wait_until(&ending.idle, lock, Some(PATIENCE), are_over));
+    }
+}
