@@ -4,7 +4,9 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "../../../tests/common/skip.rs"]
+#[cfg(target_os = "linux")]
+mod beside;
+#[path = "../../../../tests/common/skip.rs"]
 mod skip;
 
 use std::{
@@ -31,16 +33,19 @@ fn compiler(variable: &str, names: &[&str]) -> Option<String> {
     found
 }
 
-/// Where the library for C is, once Cargo has built it.
+/// Where the libraries of a package are, once Cargo has built them.
+fn build(package: &str) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--package", package, "--target-dir"]).arg(target);
+    run(cargo.current_dir(root()));
+    target.join("debug")
+}
+
+/// Where the library for C is.
 fn libraries() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "--package", "wg-embed-capi", "--target-dir"]).arg(target);
-        run(cargo.current_dir(root()));
-        target.join("debug")
-    })
+    BUILT.get_or_init(|| build("wg-embed-capi"))
 }
 
 fn run(command: &mut Command) {
