@@ -342,9 +342,11 @@ impl Pair {
     /// else, they do so for a moment: there is then no moment without, and the old ones stay if the fresh ones fail.
     /// Otherwise an old one is closed before the fresh one has its port, for what anybody may share anybody may keep.
     fn renew(&self, port: u16, wanted: &Wanted) -> io::Result<()> {
-        let mut fresh = self.make_bare(&BOTH, wanted)?;
+        let fresh = self.make_bare(&BOTH, wanted)?.into_iter();
+        let (ours, others): (Vec<_>, Vec<_>) =
+            fresh.partition(|(family, _)| self.with_socket(*family, |_| ()).is_some());
         // First the families whose port none of our own sockets has: if it is taken, nothing was closed.
-        fresh.sort_by_key(|(family, _)| self.with_socket(*family, |_| ()).is_some());
+        let fresh = others.into_iter().chain(ours);
         let renewed = of_families(fresh, |(family, bare)| self.renew_one(bare, family, port, wanted));
         let renewed = renewed.map(|each| self.replace(Some(Sockets::new(port, each))));
         self.with_sockets(|open| open.each.iter().for_each(Socket::stop_sharing_port));
