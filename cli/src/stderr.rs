@@ -23,7 +23,7 @@ static WRITER: OnceLock<Writer> = OnceLock::new();
 /// Makes the line that says how many were dropped.
 type Notice = Box<dyn Fn(u64) -> String + Send + Sync>;
 
-/// Writes a line, as [`write`] does.
+/// Writes a line, as [`write()`] does.
 type Sink = Box<dyn Fn(&[u8], Option<Instant>) -> bool + Send + Sync>;
 
 struct Writer {
