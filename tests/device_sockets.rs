@@ -389,11 +389,14 @@ struct Gate {
     inner: std::sync::Arc<wg_embed::bind::mem::MemBind>,
     open: std::sync::Mutex<Option<(std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<()>)>>,
     refuses_marks: AtomicBool,
+    /// When it refuses a mark, no port can be opened any more.
+    takes_the_port: AtomicBool,
 }
 
 impl Gate {
     fn new(inner: Arc<MemBind>) -> Arc<Self> {
-        Arc::new(Self { inner, open: Mutex::default(), refuses_marks: AtomicBool::new(false) })
+        let (refuses_marks, takes_the_port) = (AtomicBool::new(false), AtomicBool::new(false));
+        Arc::new(Self { inner, open: Mutex::default(), refuses_marks, takes_the_port })
     }
 }
 
@@ -410,6 +413,9 @@ impl Bind for Gate {
         self.inner.close();
     }
     fn set_mark(&self, mark: u32) -> io::Result<()> {
+        if self.takes_the_port.load(SeqCst) {
+            self.inner.set_open_error(Some(io::ErrorKind::AddrInUse));
+        }
         match self.refuses_marks.load(SeqCst) {
             true => Err(io::ErrorKind::PermissionDenied.into()),
             false => self.inner.set_mark(mark),
@@ -494,6 +500,24 @@ fn a_refused_mark_leaves_the_port() {
             assert_eq!(a.bind.port(), was_up.then_some(PORT));
         }
     }
+}
+
+/// The port was taken by another socket at the same moment.
+#[test]
+fn an_old_port_that_is_gone_after_a_refused_mark_is_opened_again_later() {
+    let world = World::new();
+    let gate = Mutex::new(None);
+    let a = world.node_of(1, Options::default(), |inner| gate.lock().unwrap().insert(Gate::new(inner)).clone());
+    let gate = gate.into_inner().unwrap().unwrap();
+    gate.refuses_marks.store(true, SeqCst);
+    gate.takes_the_port.store(true, SeqCst);
+    a.device.apply(Update { fwmark: Some(5), listen_port: Some(5000), ..Update::default() }).unwrap_err();
+    assert_eq!((a.bind.port(), a.device.snapshot().interface.listen_port), (None, PORT));
+    a.bind.set_open_error(None);
+    world.pass(Duration::from_secs(60), &[&a]);
+    assert_eq!(a.bind.port(), Some(PORT));
+    let told = a.events.lock().unwrap();
+    assert!(matches!(told[..], [Event::BindFailed(_), Event::BindRecovered(PORT)]), "{told:?}");
 }
 
 #[test]

@@ -338,6 +338,7 @@ impl BatchUdp {
     /// [`inbox_fd`](Self::inbox_fd). If there is nothing and it `will_wait`, it counts as waiting until
     /// [`has_waited`](Self::has_waited).
     #[cfg(unix)]
+    #[doc(hidden)] // Only the C functions have frames that a thread can be cancelled in.
     pub fn receive_now(
         &self,
         family: Family,
@@ -354,12 +355,14 @@ impl BatchUdp {
 
     /// A thread that waited elsewhere does so no longer.
     #[cfg(unix)]
+    #[doc(hidden)] // Only the C functions have frames that a thread can be cancelled in.
     pub fn has_waited(&self, family: Family) {
         self.inboxes[family as usize].has_waited();
     }
 
     /// Becomes readable when it is time to [`receive_now`](Self::receive_now). It is this value's, and lives as long.
     #[cfg(unix)]
+    #[doc(hidden)] // Only the C functions have frames that a thread can be cancelled in.
     pub fn inbox_fd(&self, family: Family) -> std::os::fd::RawFd {
         self.inboxes[family as usize].fd()
     }

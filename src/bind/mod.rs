@@ -301,16 +301,18 @@ pub trait Bind: Send + Sync {
     /// refused then, the old port is opened again.
     ///
     /// # Errors
-    /// As those two.
+    /// As those two; `NotConnected` if the old port could not be opened again: then the bind is closed.
     fn open_marked(&self, port: u16, mark: u32, old_port: Option<u16>) -> io::Result<u16> {
         let opened = self.open(port)?;
-        self.set_mark(mark).inspect_err(|_| {
-            let Some(port) = old_port else { return self.close() };
-            if let Err(err) = self.open(port) {
-                tracing::warn!(%err, port, "cannot go back to the old port");
-            }
-        })?;
-        Ok(opened)
+        let Err(refused) = self.set_mark(mark) else { return Ok(opened) };
+        let back = old_port.map(|port| self.open(port));
+        if !matches!(back, Some(Ok(_))) {
+            self.close();
+        }
+        Err(match back {
+            Some(Err(err)) => io::Error::new(io::ErrorKind::NotConnected, format!("{refused}; the old port: {err}")),
+            _ => refused,
+        })
     }
 
     /// Waits until something may be received, something that has [joined](Self::joint) is ready, [`wake`](Self::wake) is

@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use super::{Device, lock, try_lock, unreachable::AnswerRate};
+use super::{Device, lock, try_lock};
 use crate::{
     bind::{SendReport, Transmit},
     tun::{PacketArena, PacketList},
@@ -84,16 +84,16 @@ impl Device {
     /// See [`Tun::write`](crate::tun::Tun::write). During a pause nothing is taken.
     pub(super) fn write_tun(&self, packets: PacketList<'_>) -> usize {
         self.in_flight.begin().map_or(0, |_call| {
-            let _alone = lock(&self.answer_rate);
+            let _alone = lock(&self.tun_writer);
             self.tun.write(packets)
         })
     }
 
-    /// Lets `answer` write into the TUN, unless another thread writes at this moment, or there is a pause.
-    pub(super) fn try_writing_tun(&self, answer: impl FnOnce(&dyn Fn(PacketList<'_>) -> usize, &mut AnswerRate)) {
-        let Some(_call) = self.in_flight.begin() else { return };
-        let Some(mut rate) = try_lock(&self.answer_rate) else { return };
-        answer(&|packets| self.tun.write(packets), &mut rate);
+    /// As [`write_tun`](Self::write_tun), unless another thread writes at this moment: then nothing is taken.
+    pub(super) fn try_write_tun(&self, packets: PacketList<'_>) -> usize {
+        let Some(_call) = self.in_flight.begin() else { return 0 };
+        let Some(_alone) = try_lock(&self.tun_writer) else { return 0 };
+        self.tun.write(packets)
     }
 
     /// See [`Bind::send`](crate::bind::Bind::send). During a pause everything is dropped.

@@ -9,8 +9,8 @@
 //! of `names` and `budget`; a second peer's `state` is only tried. None from `config` on is held across I/O or a
 //! callback, nor for more than a bounded part of what all peers or allowed IPs take: `holds.rs` counts. Under `sets`
 //! and `transition` sockets are opened, and an app's function sees each new one: what takes none of them, such as
-//! reading the configuration, never waits for it. Under `answer_rate`, which is none of these, the TUN is written and
-//! asked for routes, and nothing else is locked.
+//! reading the configuration, never waits for it. `answer_rate`, then `tun_writer`, are none of these: under the first the
+//! TUN is asked for routes, under the second it is written, and nothing else is locked.
 
 pub mod allowed_ips;
 mod apply;
@@ -218,6 +218,7 @@ pub struct Device {
     /// There is a pause, or no socket was looked for yet since.
     tun_rests: AtomicBool,
     /// Held while something is written into the TUN: there is one writer at a time.
+    tun_writer: Mutex<()>,
     answer_rate: Mutex<AnswerRate>,
     /// Held while an event of the TUN is taken and noted, which keeps them in order.
     tun_events: Mutex<()>,
@@ -263,6 +264,7 @@ impl Device {
             transition: Mutex::default(),
             in_flight: InFlight::default(),
             tun_rests: AtomicBool::new(false),
+            tun_writer: Mutex::default(),
             answer_rate: Mutex::default(),
             tun_events: Mutex::default(),
             config: Mutex::default(),

@@ -123,7 +123,10 @@ impl Transition<'_> {
         let opened = match (opens, mark) {
             (Some(port), Some(mark)) => {
                 let opened = bind.open_marked(port.number(), mark, open);
-                let with_mark = |error| {
+                let with_mark = |error: io::Error| {
+                    if error.kind() == io::ErrorKind::NotConnected {
+                        self.device.lose_sockets(&error);
+                    }
                     Error::io(format!("cannot listen on UDP port {} with the mark {mark:#x}", port.number()), error)
                 };
                 Some((port, opened.map_err(with_mark)?))

@@ -7,7 +7,7 @@ mod rate;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Device, lock, packet::Header, stats::count};
+use super::{Device, lock, packet::Header, stats::count, try_lock};
 use crate::tun::{PacketList, offload::checksum::Sum};
 pub(super) use rate::AnswerRate;
 
@@ -28,30 +28,29 @@ const ADDRESS_UNREACHABLE: [u8; 2] = [1, 3];
 
 impl Device {
     /// Answers packets that cannot be sent, as far as the rate allows. Not while the device is down, and not if another
-    /// thread writes into the TUN at this moment: nothing waits for an answer to be written.
+    /// thread answers, or writes into the TUN, at this moment: nothing waits for an answer.
     pub(super) fn answer_unreachable<'a>(&self, packets: impl Iterator<Item = &'a [u8]>) {
         if !lock(&self.config).link.is_up() {
             return;
         }
-        self.try_writing_tun(|write, rate| {
-            let mut answer = [0; MAX_V6];
-            for packet in packets {
-                let now = self.clock.now();
-                if !rate.has_any(now) {
-                    return;
-                }
-                let Some((sender, packet)) = answerable(packet) else { continue };
-                if !rate.take(now, sender, |sender| self.tun.route_back(sender)) {
-                    continue;
-                }
-                let len = if sender.is_ipv4() { build_v4(packet, &mut answer) } else { build_v6(packet, &mut answer) };
-                let whole = 0..len;
-                if write(PacketList { buffer: &answer, ranges: std::slice::from_ref(&whole) }) == 0 {
-                    return;
-                }
-                count(&self.stats.unreachable_sent, 1);
+        let Some(mut rate) = try_lock(&self.answer_rate) else { return };
+        let mut answer = [0; MAX_V6];
+        for packet in packets {
+            let now = self.clock.now();
+            if !rate.has_any(now) {
+                return;
             }
-        });
+            let Some((sender, packet)) = answerable(packet) else { continue };
+            if !rate.take(now, sender, |sender| self.tun.route_back(sender)) {
+                continue;
+            }
+            let len = if sender.is_ipv4() { build_v4(packet, &mut answer) } else { build_v6(packet, &mut answer) };
+            let whole = 0..len;
+            if self.try_write_tun(PacketList { buffer: &answer, ranges: std::slice::from_ref(&whole) }) == 0 {
+                return;
+            }
+            count(&self.stats.unreachable_sent, 1);
+        }
     }
 }
 
@@ -305,7 +304,7 @@ mod tests {
             assert_eq!(device.outbound(&mut outbound).unwrap(), 1);
             app.take_written().len()
         };
-        let writing = lock(&device.answer_rate);
+        let writing = lock(&device.tun_writer);
         assert_eq!(answers(), 0);
         drop(writing);
         assert_eq!(answers(), 1);

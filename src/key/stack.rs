@@ -2,7 +2,7 @@
 //! it; so the stack that was used for it is wiped afterwards. From there parts could get elsewhere as well: a value with
 //! bytes that are not in use, such as an enum, takes along what happens to be in its place when it is moved to the heap.
 
-use std::hint::black_box;
+use std::{cell::Cell, hint::black_box};
 
 /// Bytes of stack that handling a key reaches down at most, which tests/key_copies and tests/c/secrets.c measure, in builds
 /// without optimization as well.
@@ -13,15 +13,36 @@ const SMALL_DEPTH: usize = 8 * 1024;
 
 /// Runs `body`, and then wipes the stack that it used. What it returns must not be secret.
 pub fn wiped<R>(body: impl FnOnce() -> R) -> R {
-    let result = below(body);
-    wipe::<DEPTH>();
-    result
+    wiped_to::<DEPTH, R>(body)
 }
 
 /// As [`wiped`], for a body that only reads, moves or copies a key.
 pub(crate) fn wiped_moves<R>(body: impl FnOnce() -> R) -> R {
+    wiped_to::<SMALL_DEPTH, R>(body)
+}
+
+/// Inside a body whose stack is wiped down to [`DEPTH`] nothing is wiped: that would reach far below, and a thread of the app
+/// may have little stack.
+fn wiped_to<const N: usize, R>(body: impl FnOnce() -> R) -> R {
+    thread_local! {
+        static IS_INSIDE: Cell<bool> = const { Cell::new(false) };
+    }
+    struct Outermost;
+    impl Drop for Outermost {
+        fn drop(&mut self) {
+            IS_INSIDE.set(false);
+        }
+    }
+    if IS_INSIDE.get() {
+        return body();
+    }
+    let outermost = (N == DEPTH).then(|| {
+        IS_INSIDE.set(true);
+        Outermost
+    });
     let result = below(body);
-    wipe::<SMALL_DEPTH>();
+    drop(outermost);
+    wipe::<N>();
     result
 }
 

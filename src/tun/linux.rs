@@ -20,7 +20,7 @@ use super::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use std::{
-    fs::{File, OpenOptions},
+    fs::OpenOptions,
     io,
     net::IpAddr,
     os::{
@@ -328,11 +328,14 @@ impl Tun for LinuxTun {
     }
 
     fn route_back(&self, sender: IpAddr) -> Option<u8> {
+        // By what the watch knows: a question about the TUN waits for whoever changes interfaces at this moment.
+        let name = {
+            let watch = self.watch.try_lock().ok()?;
+            watch.link.as_ref().is_some_and(Link::is_here).then(|| watch.name.clone())?
+        };
         // The routes that are asked for are those of this thread's namespace, and not those of a VRF.
-        let namespace = sys::namespace(&self.port).map(File::from).ok()?;
-        let (name, _) = sys::interface(&self.port).ok()?;
-        let are_others = !link::is_ours(&namespace) || Path::new("/sys/class/net").join(name).join("master").exists();
-        if are_others { None } else { link::route_to(sender) }
+        let is_in_vrf = Path::new("/sys/class/net").join(name).join("master").exists();
+        if is_in_vrf { None } else { link::route_to(sender) }
     }
 
     fn read_drops(&self) -> u64 {

@@ -78,6 +78,35 @@ static void check_leaves_nothing(const char *name, void (*step)(void)) {
   CHECK_EQ(munmap(stack, STACK), 0);
 }
 
+/* What a thread needs that calls, as the header has it. Handshakes are begun in the calls themselves. */
+static void *on_a_small_stack(void *unused) {
+  static const char *const begin = "public_key=" PUBLIC_A "\nendpoint=127.0.0.1:9\npersistent_keepalive_interval=5\n";
+  static const char *const new_key = "private_key=" PRIVATE_A "\n";
+  int32_t tunnel = wg_turn_on(tun[0], config);
+  char *text;
+  CHECK(tunnel > 0);
+  CHECK_EQ(wg_set_config(tunnel, begin), WG_OK);
+  CHECK_EQ(wg_get_config(tunnel, &text), WG_OK);
+  wg_free(text);
+  CHECK_EQ(wg_set_config(tunnel, new_key), WG_OK);
+  CHECK_EQ(wg_pause(tunnel), WG_OK);
+  CHECK_EQ(wg_resume(tunnel), WG_OK);
+  CHECK_EQ(wg_network_changed(tunnel), WG_OK);
+  CHECK_EQ(wg_bump_sockets(tunnel), WG_OK);
+  CHECK_EQ(wg_turn_off(tunnel), WG_OK);
+  return unused;
+}
+
+static void a_small_stack_is_enough(void) {
+  pthread_attr_t attributes;
+  pthread_t thread;
+  CHECK_EQ(pthread_attr_init(&attributes), 0);
+  CHECK_EQ(pthread_attr_setstacksize(&attributes, 64 * 1024), 0);
+  CHECK_EQ(pthread_create(&thread, &attributes, on_a_small_stack, NULL), 0);
+  CHECK_EQ(pthread_join(thread, NULL), 0);
+  CHECK_EQ(pthread_attr_destroy(&attributes), 0);
+}
+
 int main(void) {
   /* What is still zero would be found everywhere. */
   makes_a_private_key();
@@ -98,6 +127,9 @@ int main(void) {
   strcat(config, "no_such_key=1\n");
   check_leaves_nothing("wg_set_config, refused", is_refused);
   check_leaves_nothing("wg_turn_off", is_turned_off);
+  close(tun[1]);
+  prepare();
+  a_small_stack_is_enough();
   close(tun[1]);
   return 0;
 }

@@ -147,12 +147,7 @@ pub extern "C" fn wg_set_fwmark(handle: i32, mark: u32) -> wg_result {
 }
 
 /// Ties the sockets of one family, of all tunnels; without an index, what would leave there is dropped.
-pub fn bind_all_to_interface(family: i32, interface_index: u32) {
-    let family = match family {
-        libc::AF_INET => Family::V4,
-        libc::AF_INET6 => Family::V6,
-        _ => return,
-    };
+pub fn bind_all_to_interface(family: Family, interface_index: u32) {
     for handle in handle::all::<Running>() {
         if bind_to_interface(handle, family, interface_index, i32::from(interface_index == 0)) != wg_result::WG_OK {
             log::tell_failure(handle);

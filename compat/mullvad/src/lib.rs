@@ -15,6 +15,7 @@ use std::{
     ptr,
 };
 
+use wg_embed::bind::Family;
 #[cfg(not(target_os = "android"))]
 use wg_embed_ffi::leaf::guard;
 use wg_embed_ffi::{
@@ -269,7 +270,12 @@ fn socket(fd: i32) -> i32 {
 /// leave there is dropped. Of another family nothing is asked. What fails is in the tunnels' logs.
 #[unsafe(no_mangle)]
 pub extern "C" fn wgRebindTunnelSocket(family: u16, interface_index: u32) {
-    ffi::leaf::bind_all_to_interface(family.into(), interface_index);
+    let family = match c_int::from(family) {
+        libc::AF_INET => Family::V4,
+        libc::AF_INET6 => Family::V6,
+        _ => return,
+    };
+    ffi::leaf::bind_all_to_interface(family, interface_index);
 }
 
 /// DAITA is not there: returns -6, or before that -4 if there is no such tunnel, -5 if it has no such peer, and -3 if

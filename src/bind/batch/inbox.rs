@@ -44,7 +44,8 @@ struct Desk {
     events: Events,
     batch: RecvBatch,
     next: Place,
-    /// The socket had no more when it was last looked at.
+    /// The socket had nothing when it was last looked at.
+    #[cfg(unix)]
     is_dry: bool,
 }
 
@@ -81,7 +82,14 @@ impl Inbox {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
         let batch = RecvBatch::try_new(SLOTS, SLOT_LEN)?;
-        let desk = Desk { events: Events::with_capacity(4), batch, next: Place::default(), is_dry: false, poll };
+        let desk = Desk {
+            events: Events::with_capacity(4),
+            batch,
+            next: Place::default(),
+            #[cfg(unix)]
+            is_dry: false,
+            poll,
+        };
         Ok(Self {
             family,
             waker: Waker::new(&registry, WAKE)?,
@@ -138,8 +146,7 @@ impl Inbox {
         let mut outcome = self.receive_at(desk, pair, max, begun, take);
         // Events stay for other threads until there is nothing that they could be about.
         if has_waited && matches!(outcome, Ok(0)) {
-            desk.wait(Some(Duration::ZERO))?;
-            outcome = self.receive_at(desk, pair, max, begun, take);
+            outcome = desk.wait(Some(Duration::ZERO)).and_then(|()| self.receive_at(desk, pair, max, begun, take));
         }
         // Counted, as others look, by whoever has the desk: none of them leaves something that this one does not hear of.
         if will_wait && matches!(outcome, Ok(0)) {
@@ -154,7 +161,7 @@ impl Inbox {
     /// A thread that waited elsewhere does so no longer.
     #[cfg(unix)]
     pub(super) fn has_waited(&self) {
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        let _ = self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| waiting.checked_sub(1));
     }
 
     /// Becomes readable when it is time to [`receive_now`](Self::receive_now): also when the sockets change or are closed.
@@ -182,7 +189,12 @@ impl Inbox {
             }
             desk.clear();
             let looked = pair.recv_of(self.family, &mut desk.batch);
-            desk.is_dry = desk.batch.len() < SLOTS && !matches!(looked, Some(Ok(true) | Err(_)));
+            // A batch that is not full proves nothing: some drivers take one datagram at a time, and an error that waits
+            // ends a batch as well.
+            #[cfg(unix)]
+            {
+                desk.is_dry = desk.batch.is_empty() && !matches!(looked, Some(Ok(true) | Err(_)));
+            }
             match looked {
                 _ if !desk.batch.is_empty() => {}
                 _ if count > 0 => return Ok(count),

@@ -83,6 +83,11 @@ impl Link {
         Self { socket, namespace, index, buffer: vec![0; 4096].into_boxed_slice() }
     }
 
+    /// Whether the interface is in the network namespace of the thread that opened this.
+    pub(super) const fn is_here(&self) -> bool {
+        self.namespace.is_none()
+    }
+
     /// Asks for the state of the interface, which has this name now, and is where it was made.
     pub(super) fn ask(&self, name: &str) -> io::Result<State> {
         ask(&self.socket, name)
