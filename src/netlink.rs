@@ -119,7 +119,7 @@ impl Asker {
         self.sequence = self.sequence.wrapping_add(1);
         let text = request.finish(self.sequence);
         // SAFETY: the buffer lives, and its length is given. Without an address, it goes to the kernel.
-        let sent = unsafe { libc::send(self.socket.as_raw_fd(), text.as_ptr().cast(), text.len(), 0) };
+        let sent = unsafe { libc::send(self.socket.as_raw_fd(), text.as_ptr().cast(), text.len(), libc::MSG_NOSIGNAL) };
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 

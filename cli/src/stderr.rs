@@ -143,9 +143,10 @@ impl Writer {
 
     /// Writes all lines on this thread, where there is no other.
     fn write_all(&self, until: Instant) {
-        let mut backlog = self.backlog();
-        while let Some(line) = backlog.pop(&self.notice) {
-            if !(self.sink)(line.as_bytes(), Some(until)) {
+        loop {
+            // Not locked while it is written: others would wait for the reader as well.
+            let next = self.backlog().pop(&self.notice);
+            if !next.is_some_and(|line| (self.sink)(line.as_bytes(), Some(until))) {
                 return;
             }
         }

@@ -2,7 +2,7 @@
 # The whole promise to C in one command: the header is fresh, the symbols are known, C99, C11 and C++11 to C++20 compile, and
 # the C and C++ tests, the examples and what docs/C_API.md shows pass under AddressSanitizer (with leak detection) and
 # UndefinedBehaviorSanitizer, with either library; the last of them under valgrind as well.
-# The faces of other libraries (docs/COMPAT.md) keep theirs: see the end.
+# The libraries with functions of other ones (docs/COMPAT.md) keep theirs: see the end.
 #
 # The library is as it is shipped here: sanitizers see what it allocates, frees and copies, but not its own loads and stores.
 # tests/c/instrumented.sh is for those.
@@ -103,7 +103,7 @@ else
   echo "skipped: there is no valgrind"
 fi
 
-# The libraries with functions of other ones besides.
+# The libraries with functions of other ones.
 for face in android apple mullvad; do
   case $face in
   android) source=android/src/go.rs ;;

@@ -4,7 +4,7 @@
  *
  *     fuzz [SEED [SECONDS]]
  *
- * tests/c_abi.rs sees to it that no function is missing.
+ * capi/ffi/tests/c_abi/main.rs sees to it that no function is missing.
  */
 #include "fuzz_bind.h"
 #include "fuzz_tunnel.h"

@@ -1,5 +1,5 @@
-//! The functions of the C interface: what `include/wg_embed.h` declares. `capi/` makes libraries of them, and so do the leaves
-//! that have functions of other libraries besides.
+//! The functions of the C interface: what `include/wg_embed.h` declares. `capi/` makes libraries of them, and so do the
+//! packages that add functions of other libraries.
 //!
 //! Everything here is thin: pointers and numbers in, library calls, numbers out. The package `wg-embed` knows nothing of it.
 //!
@@ -20,8 +20,7 @@
 //! | [`tunnel`], [`sockets`], [`life`], [`events`], [`stats`]; [`bind`], [`datagrams`], [`endpoint`]; [`keys`], [`log`], [`about`] | the functions themselves |
 //! | [`packets`] | IP packets as C has them |
 //! | `ports` | where functions of the app meet a tunnel |
-//!
-//! | [`leaf`] | what the functions of other libraries are made of, besides these |
+//! | [`leaf`] | what the functions of other libraries are made of |
 //!
 //! The functions keep their C names in Rust as well, and can be called from there.
 #![allow(unsafe_code)] // The one room where raw pointers enter.
