@@ -4,8 +4,8 @@
 #
 #     capi/localize.sh FROM.a TO.a SYMBOLS...     SYMBOLS: files with a name on each line, such as abi/symbols.txt
 #
-# Environment: LD, OBJCOPY and AR of the target (for Android those of the NDK: ld.lld, llvm-objcopy, llvm-ar). For Apple's
-# targets LD is Apple's ld, which needs no objcopy; set APPLE_ARCH to the architecture, such as arm64.
+# Environment: LD, OBJCOPY and AR of the target (for Android those of the NDK: ld.lld, llvm-objcopy, llvm-ar). For
+# Apple's targets LD is Apple's ld, which needs no objcopy; set APPLE_ARCH to the architecture, such as arm64.
 set -eu
 [ $# -ge 3 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 2; }
 LD=${LD:-ld} OBJCOPY=${OBJCOPY:-objcopy} AR=${AR:-ar}
@@ -18,8 +18,8 @@ if [ -n "${APPLE_ARCH:-}" ]; then
   sed 's/^/_/' "$work/symbols" >"$work/exported"
   "$LD" -r -arch "$APPLE_ARCH" -all_load "$from" -exported_symbols_list "$work/exported" -o "$work/wg_embed.o"
 else
-  # What none of the functions needs is left out, as it would be of the archive. (Not by --gc-sections: with it GNU ld turns
-  # names that the system need not have into names that it must have.)
+  # What none of the functions needs is left out, as it would be of the archive. (Not by --gc-sections: with it GNU ld
+  # turns names that the system need not have into names that it must have.)
   set --
   while read -r name; do set -- "$@" -u "$name"; done <"$work/symbols"
   "$LD" -r "$@" "$from" -o "$work/all.o"

@@ -217,8 +217,8 @@ fn by_id() -> u32 {
     by_id_in(&BY_ID, std::process::id())
 }
 
-/// The number of the process `id`. `last` holds the system's number of a process and ours, in one word: so that what one
-/// thread reads belongs together, and of several that ask first, all get the same.
+/// The number of the process `id`. `last` holds the system's number of a process and ours, in one word: so that what
+/// one thread reads belongs together, and of several that ask first, all get the same.
 fn by_id_in(last: &AtomicU64, id: u32) -> u32 {
     let number_in = |word: u64| (word >> 32 == u64::from(id)).then_some(word as u32);
     let found = last.load(Ordering::Acquire);

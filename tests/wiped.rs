@@ -1,7 +1,8 @@
 //! Secrets do not stay in memory that is given back: an allocator looks at every block on its way out.
 //!
-//! What it cannot see is the stack, where computing with a secret or moving it may leave a copy behind: tests/key_copies and
-//! tests/c/secrets.c look there. Secrets that live for longer than one call are on the heap, as here.
+//! What it cannot see is the stack, where computing with a secret or moving it may leave a copy behind:
+//! tests/key_copies and tests/c/secrets.c look there. Secrets that live for longer than one call are on the heap, as
+//! here.
 
 #![allow(
     clippy::unwrap_used,

@@ -7,8 +7,8 @@
 //! | `handles` | the numbers that its apps know tunnels by |
 //! | `logcat` | where they have their log |
 //!
-//! Functions whose bodies are calls of `wg_` functions and copies of numbers have no guard of their own: what could panic is
-//! in there.
+//! Functions whose bodies are calls of `wg_` functions and copies of numbers have no guard of their own: what could
+//! panic is in there.
 #![allow(unsafe_code)] // As in `wg-embed-ffi`: raw pointers enter here.
 
 #[cfg(not(unix))]

@@ -14,8 +14,8 @@ use std::{
 /// Bytes of lines that may wait for the reader. What comes then is dropped and counted.
 const ROOM: usize = 64 * 1024;
 
-/// How long [`flush`] waits for the reader in all, however much there is to be written. A reader that has let this pass is
-/// not waited for again until it has taken something.
+/// How long [`flush`] waits for the reader in all, however much there is to be written. A reader that has let this pass
+/// is not waited for again until it has taken something.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 static WRITER: OnceLock<Writer> = OnceLock::new();
@@ -169,8 +169,8 @@ impl Writer {
     }
 }
 
-/// Writes all of it, however long that takes, or `until` then. Returns false if the time was too short. If it fails there
-/// is no reader left.
+/// Writes all of it, however long that takes, or `until` then. Returns false if the time was too short. If it fails
+/// there is no reader left.
 fn write(mut bytes: &[u8], until: Option<Instant>) -> bool {
     while !bytes.is_empty() {
         let mut len = bytes.len();

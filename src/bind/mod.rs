@@ -294,11 +294,11 @@ pub trait Bind: Send + Sync {
     /// As the system says, for lack of permission mostly; the old mark then stays.
     fn set_mark(&self, mark: u32) -> io::Result<()>;
 
-    /// Does what [`open`](Self::open) and [`set_mark`](Self::set_mark) do, together. If it fails nothing has changed, and until
-    /// it has succeeded nothing is sent with the new mark. `old_port` is the port that is open, if one is.
+    /// Does what [`open`](Self::open) and [`set_mark`](Self::set_mark) do, together. If it fails nothing has changed,
+    /// and until it has succeeded nothing is sent with the new mark. `old_port` is the port that is open, if one is.
     ///
-    /// A bind that may refuse a mark should implement this itself: otherwise the sockets are opened first, and if the mark is
-    /// refused then, the old port is opened again.
+    /// A bind that may refuse a mark should implement this itself: otherwise the sockets are opened first, and if the
+    /// mark is refused then, the old port is opened again.
     ///
     /// # Errors
     /// As those two; `NotConnected` if the old port could not be opened again: then the bind is closed.

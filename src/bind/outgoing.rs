@@ -127,8 +127,8 @@ impl<'a> Outgoing<'a> {
         }
     }
 
-    /// Waits for a full socket buffer to drain, for this long in all. Without patience, or when it is used up, the rest is
-    /// dropped as soon as something finds no room.
+    /// Waits for a full socket buffer to drain, for this long in all. Without patience, or when it is used up, the rest
+    /// is dropped as soon as something finds no room.
     pub(super) fn with_patience(self, patience: Duration) -> Self {
         Self { patience, ..self }
     }
@@ -249,8 +249,8 @@ impl<'a> Outgoing<'a> {
         self.deadline.get_or_insert(now + self.patience).saturating_duration_since(now)
     }
 
-    /// Drops the rest, as the socket is full: it has no room for small messages either, and each would cost a system call to
-    /// learn that.
+    /// Drops the rest, as the socket is full: it has no room for small messages either, and each would cost a system
+    /// call to learn that.
     fn overflow(&mut self) {
         self.report.error = self.report.error.or(self.errno);
         let before = self.report.dropped;
@@ -444,8 +444,8 @@ mod tests {
         assert_eq!((report.dropped, report.dropped_mask, report.unreachable_mask), (2, 0b11, 0));
     }
 
-    /// Sends by a socket that takes `room` messages and is full then, until nothing is left or it is to be waited for. Returns
-    /// the number of calls, and for how long to wait.
+    /// Sends by a socket that takes `room` messages and is full then, until nothing is left or it is to be waited for.
+    /// Returns the number of calls, and for how long to wait.
     fn drive(out: &mut Outgoing<'_>, segments: usize, mut room: usize) -> (usize, Duration) {
         for calls in 0.. {
             match out.messages(segments).count().min(room) {

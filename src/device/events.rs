@@ -40,8 +40,8 @@ pub enum Event {
 
 /// Takes events, one after another, in the order in which they came about: on the tunnel's own threads and on threads that
 /// are inside a function of the tunnel, without a lock held, on one thread at a time. What it causes itself is told when it
-/// has returned. It should return soon. If it panics, the events that wait are told first, then the panic goes on: it ends the
-/// tunnel if it was on one of its threads.
+/// has returned. It should return soon. If it panics, the events that wait are told first, then the panic goes on: it
+/// ends the tunnel if it was on one of its threads.
 pub type EventSink = Box<dyn Fn(Event) + Send + Sync>;
 
 /// How many events may wait before the next round of a thread that moves packets, which causes most of them, waits for

@@ -4,13 +4,13 @@
 //! one: on one thread, and on two while there is much to do both ways. Both sleep until there
 //! is something to do.
 //!
-//! Locks are taken in this order: `sets`, `tun_events`; `transition`; `waking`; `config`; `own_key`; `gate`; `greetings`;
-//! `peers`, `allowed_ips`; a peer's `handshake`, then its `state`; `index`, `deadlines`, the queue of `events`, those
-//! of `names` and `budget`; a second peer's `state` is only tried. None from `config` on is held across I/O or a
-//! callback, nor for more than a bounded part of what all peers or allowed IPs take: `holds.rs` counts. Under `sets`
-//! and `transition` sockets are opened, and an app's function sees each new one: what takes none of them, such as
-//! reading the configuration, never waits for it. `answer_rate`, then `tun_writer`, are none of these: under the first the
-//! TUN is asked for routes, under the second it is written, and nothing else is locked.
+//! Locks are taken in this order: `sets`, `tun_events`; `transition`; `waking`; `config`; `own_key`; `gate`;
+//! `greetings`; `peers`, `allowed_ips`; a peer's `handshake`, then its `state`; `index`, `deadlines`, the queue of
+//! `events`, those of `names` and `budget`; a second peer's `state` is only tried. None from `config` on is held across
+//! I/O or a callback, nor for more than a bounded part of what all peers or allowed IPs take: `holds.rs` counts. Under
+//! `sets` and `transition` sockets are opened, and an app's function sees each new one: what takes none of them, such
+//! as reading the configuration, never waits for it. `answer_rate`, then `tun_writer`, are none of these: under the
+//! first the TUN is asked for routes, under the second it is written, and nothing else is locked.
 
 pub mod allowed_ips;
 mod apply;

@@ -110,8 +110,8 @@ impl Transition<'_> {
         }
     }
 
-    /// Listens on this port and sends with this mark, where they are given. Nothing has changed if it fails, nor was anything
-    /// sent with the new mark until then.
+    /// Listens on this port and sends with this mark, where they are given. Nothing has changed if it fails, nor was
+    /// anything sent with the new mark until then.
     pub(super) fn set(&self, port: Option<Port>, mark: Option<u32>) -> Result<Opened> {
         let Device { bind, config, .. } = self.device;
         let (open, opens) = {

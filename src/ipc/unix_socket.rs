@@ -288,9 +288,9 @@ impl Acceptor {
         Some(retry)
     }
 
-    /// Ends the connection that has been idle longest, unless another one is ending. Returns false if none can be ended;
-    /// otherwise its thread wakes us when its place is free. As a client that has left may still have a `set` applied,
-    /// that may take long: to be called again after a while.
+    /// Ends the connection that has been idle longest, unless another one is ending. Returns false if none can be
+    /// ended; otherwise its thread wakes us when its place is free. As a client that has left may still have a `set`
+    /// applied, that may take long: to be called again after a while.
     fn make_room(&self) -> bool {
         if self.connections.iter().any(Connection::is_ending) {
             return true;

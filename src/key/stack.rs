@@ -1,11 +1,12 @@
-//! Keys on the stack. Moving a value leaves a copy behind that no destructor wipes, and computing with a key spills parts of
-//! it; so the stack that was used for it is wiped afterwards. From there parts could get elsewhere as well: a value with
-//! bytes that are not in use, such as an enum, takes along what happens to be in its place when it is moved to the heap.
+//! Keys on the stack. Moving a value leaves a copy behind that no destructor wipes, and computing with a key spills
+//! parts of it; so the stack that was used for it is wiped afterwards. From there parts could get elsewhere as well: a
+//! value with bytes that are not in use, such as an enum, takes along what happens to be in its place when it is moved
+//! to the heap.
 
 use std::{cell::Cell, hint::black_box};
 
-/// Bytes of stack that handling a key reaches down at most, which tests/key_copies and tests/c/secrets.c measure, in builds
-/// without optimization as well.
+/// Bytes of stack that handling a key reaches down at most, which tests/key_copies and tests/c/secrets.c measure, in
+/// builds without optimization as well.
 const DEPTH: usize = 48 * 1024;
 
 /// Bytes of stack that moving a key, and sealing and opening packets, reaches down at most.
@@ -21,8 +22,8 @@ pub(crate) fn wiped_moves<R>(body: impl FnOnce() -> R) -> R {
     wiped_to::<SMALL_DEPTH, R>(body)
 }
 
-/// Inside a body whose stack is wiped down to [`DEPTH`] nothing is wiped: that would reach far below, and a thread of the app
-/// may have little stack.
+/// Inside a body whose stack is wiped down to [`DEPTH`] nothing is wiped: that would reach far below, and a thread of
+/// the app may have little stack.
 fn wiped_to<const N: usize, R>(body: impl FnOnce() -> R) -> R {
     thread_local! {
         static IS_INSIDE: Cell<bool> = const { Cell::new(false) };

@@ -4,7 +4,8 @@
 //! [`consume_response`](Handshake::consume_response). As responder: an initiation names its sender only once it is
 //! decrypted, so [`OpenedInitiation::open`] comes first, then [`consume_initiation`](Handshake::consume_initiation) of
 //! that peer and [`create_response`](Handshake::create_response). Both end in
-//! [`begin_session`](Handshake::begin_session). None of them leaves a secret on the stack; what each keeps is on the heap.
+//! [`begin_session`](Handshake::begin_session). None of them leaves a secret on the stack; what each keeps is on the
+//! heap.
 
 use std::{
     sync::{Arc, LazyLock},

@@ -123,8 +123,8 @@ impl LinuxTun {
     /// that wants to keep it hands over a duplicate.
     ///
     /// To bring an interface up is its maker's business: the first event is [`TunEvent::Up`] in any case, later ones
-    /// tell changes. A TUN must have been made with IFF_NO_PI, which cannot be checked. The MTU is the interface's; where
-    /// it cannot be asked for, it is `mtu`, or 1420 if that is 0.
+    /// tell changes. A TUN must have been made with IFF_NO_PI, which cannot be checked. The MTU is the interface's;
+    /// where it cannot be asked for, it is `mtu`, or 1420 if that is 0.
     ///
     /// # Errors
     /// If the descriptor does not give and take one IP packet at a time.

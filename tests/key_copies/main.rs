@@ -1,7 +1,7 @@
 //! How often a key is in the memory of a process: once for each object that needs it, and never elsewhere.
 //!
-//! Two tunnels run in a process of their own. This one configures them through their control sockets, knows every secret
-//! they have, as they take their randomness from `subject.rs`, and searches all memory that they can write to.
+//! Two tunnels run in a process of their own. This one configures them through their control sockets, knows every
+//! secret they have, as they take their randomness from `subject.rs`, and searches all memory that they can write to.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test that cannot go on should stop where it is")]
 

@@ -292,8 +292,8 @@ mod tests {
         })
     }
 
-    /// Exchanges the callback on several threads during a call of it, and returns how often it was destroyed when each of
-    /// them had returned.
+    /// Exchanges the callback on several threads during a call of it, and returns how often it was destroyed when each
+    /// of them had returned.
     fn exchanged_during_a_call(slot: &Slot<fn()>, destroyed: &AtomicUsize, others: &[Exchange]) -> Vec<usize> {
         during_a_call(slot, |scope, leave| {
             let (returned, has_returned) = mpsc::channel();

@@ -1,8 +1,8 @@
 //! `pthread_cancel()` of a caller: it takes effect when the call has returned.
 //!
-//! Cancelling unwinds a thread's stack. That must not pass through Rust's frames that have something to drop. So a thread
-//! cannot be cancelled while it is in a wg_ function, callbacks included, but where it waits for as long as the caller
-//! likes: there it is in poll(), called from frames that have nothing.
+//! Cancelling unwinds a thread's stack. That must not pass through Rust's frames that have something to drop. So a
+//! thread cannot be cancelled while it is in a wg_ function, callbacks included, but where it waits for as long as the
+//! caller likes: there it is in poll(), called from frames that have nothing.
 
 pub(super) use system::Uncancelled;
 #[cfg(unix)]
@@ -52,18 +52,19 @@ mod waiting {
     use std::ffi::c_int;
 
     unsafe extern "C-unwind" {
-        /// poll(2), by a name of its own: under the usual one it is a function that never unwinds, for all of the program.
+        /// poll(2), by a name of its own: under the usual one it is a function that never unwinds, for all of the
+        /// program.
         #[cfg_attr(target_vendor = "apple", link_name = "\u{1}_poll")]
         #[cfg_attr(not(target_vendor = "apple"), link_name = "\u{1}poll")]
         fn poll_or_unwind(fds: *mut libc::pollfd, count: libc::nfds_t, timeout: c_int) -> c_int;
     }
 
-    /// Waits until a descriptor is readable, a signal has come, or the time is over, in milliseconds and negative for no
-    /// limit. Ends the thread here if it is cancelled. Neither this frame nor its callers may have anything to drop.
+    /// Waits until a descriptor is readable, a signal has come, or the time is over, in milliseconds and negative for
+    /// no limit. Ends the thread here if it is cancelled. Neither this frame nor its callers may have anything to drop.
     pub(in super::super) fn wait(fd: c_int, timeout: c_int) {
         let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-        // SAFETY: it writes to one `pollfd`, which lives. The callers up to C are plain frames, which may be unwound, and of
-        // an ABI that allows it.
+        // SAFETY: it writes to one `pollfd`, which lives. The callers up to C are plain frames, which may be unwound,
+        // and of an ABI that allows it.
         unsafe { poll_or_unwind(&raw mut poll, 1, timeout) };
     }
 }

@@ -336,8 +336,8 @@ impl Drop for Awaited {
     }
 }
 
-/// A thread that is cancelled while it waits leaves this function as it would leave recv(). So nothing in it may need to be
-/// dropped.
+/// A thread that is cancelled while it waits leaves this function as it would leave recv(). So nothing in it may need
+/// to be dropped.
 ///
 /// # Safety
 /// As [`wg_bind_recv`].
@@ -357,8 +357,9 @@ unsafe fn receive(bind: i32, family: u32, datagrams: *mut wg_datagram_t, count: 
     }
 }
 
-/// Receives what there is. If that is nothing and there is time left, `awaited` becomes a descriptor to wait for, which is
-/// valid until the next call. That is for the same bind then, also if it was closed: as for any thread that is in it.
+/// Receives what there is. If that is nothing and there is time left, `awaited` becomes a descriptor to wait for, which
+/// is valid until the next call. That is for the same bind then, also if it was closed: as for any thread that is in
+/// it.
 ///
 /// # Safety
 /// As [`wg_bind_recv`].

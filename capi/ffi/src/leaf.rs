@@ -1,5 +1,5 @@
-//! What the packages that add another library's functions need of this one, apart from the `wg_` functions. For the packages
-//! of this workspace only: it may change with any version.
+//! What the packages that add another library's functions need of this one, apart from the `wg_` functions. For the
+//! packages of this workspace only: it may change with any version.
 
 #[cfg(all(unix, not(target_os = "android")))]
 pub use super::fd::set_mtu;

@@ -1,7 +1,8 @@
 //! The functions of the C interface: what `include/wg_embed.h` declares. `capi/` makes libraries of them, and so do the
 //! packages that add functions of other libraries.
 //!
-//! Everything here is thin: pointers and numbers in, library calls, numbers out. The package `wg-embed` knows nothing of it.
+//! Everything here is thin: pointers and numbers in, library calls, numbers out. The package `wg-embed` knows nothing
+//! of it.
 //!
 //! | file | what it answers |
 //! |---|---|

@@ -166,9 +166,9 @@ pub(super) type OwnLog = Slot<LogFn>;
 
 /// A log whose lines carry this handle, and go to `own` if that is set.
 ///
-/// tracing keeps a list of logs, and adds to it under a lock: no fork() happens meanwhile. But a thread that logs an event
-/// for the first time reads the list, which we cannot see. A child that was forked in just that moment can read it as well,
-/// but not add to it, and so waits for ever here. Calls that only fail do not come here.
+/// tracing keeps a list of logs, and adds to it under a lock: no fork() happens meanwhile. But a thread that logs an
+/// event for the first time reads the list, which we cannot see. A child that was forked in just that moment can read
+/// it as well, but not add to it, and so waits for ever here. Calls that only fail do not come here.
 pub(super) fn dispatch_to(own: Arc<OwnLog>, handle: i32) -> Dispatch {
     between_forks(|| Dispatch::new(Forwarder { handle, own }))
 }

@@ -1,5 +1,5 @@
-//! Secrets that pass the C functions do not stay in memory that is given back: an allocator looks at every block on its way
-//! out.
+//! Secrets that pass the C functions do not stay in memory that is given back: an allocator looks at every block on its
+//! way out.
 #![cfg(target_os = "linux")]
 #![allow(
     clippy::unwrap_used,

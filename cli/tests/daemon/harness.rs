@@ -151,8 +151,8 @@ pub(crate) fn answers(interface: &Interface) -> bool {
     ask().is_ok()
 }
 
-/// A command that ends in bounded time, without what the environment of the tests may say to a daemon. Its output and its
-/// errors go to pipes.
+/// A command that ends in bounded time, without what the environment of the tests may say to a daemon. Its output and
+/// its errors go to pipes.
 pub(crate) fn command(program: &str) -> Command {
     let mut command = Command::new("timeout");
     command.arg(TIMEOUT.as_secs().to_string()).arg(program);

@@ -3,8 +3,8 @@
 //! The names, types, return values and who owns what are the original's. Handles are this library's own: all `wg_` functions
 //! know them, too.
 //!
-//! Functions whose bodies are calls of `wg_` functions and copies of numbers have no guard of their own: what could panic is
-//! in there.
+//! Functions whose bodies are calls of `wg_` functions and copies of numbers have no guard of their own: what could
+//! panic is in there.
 #![allow(unsafe_code)] // As in `wg-embed-ffi`: raw pointers enter here.
 #![allow(non_snake_case)] // The original's names.
 #[cfg(not(unix))]

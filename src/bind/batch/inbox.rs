@@ -129,8 +129,8 @@ impl Inbox {
         self.receive_at(turn.desk(), pair, max, deadline, take)
     }
 
-    /// As [`receive`](Self::receive), but what there is: for a thread that waits elsewhere, for [`fd`](Self::fd). If there
-    /// is nothing and it `will_wait`, it counts as waiting until [`has_waited`](Self::has_waited).
+    /// As [`receive`](Self::receive), but what there is: for a thread that waits elsewhere, for [`fd`](Self::fd). If
+    /// there is nothing and it `will_wait`, it counts as waiting until [`has_waited`](Self::has_waited).
     #[cfg(unix)]
     pub(super) fn receive_now(
         &self,
@@ -148,7 +148,8 @@ impl Inbox {
         if has_waited && matches!(outcome, Ok(0)) {
             outcome = desk.wait(Some(Duration::ZERO)).and_then(|()| self.receive_at(desk, pair, max, begun, take));
         }
-        // Counted, as others look, by whoever has the desk: none of them leaves something that this one does not hear of.
+        // Counted, as others look, by whoever has the desk: none of them leaves something that this one does not hear
+        // of.
         if will_wait && matches!(outcome, Ok(0)) {
             self.waiting.fetch_add(1, Ordering::Relaxed);
         }
@@ -164,7 +165,8 @@ impl Inbox {
         let _ = self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| waiting.checked_sub(1));
     }
 
-    /// Becomes readable when it is time to [`receive_now`](Self::receive_now): also when the sockets change or are closed.
+    /// Becomes readable when it is time to [`receive_now`](Self::receive_now): also when the sockets change or are
+    /// closed.
     #[cfg(unix)]
     pub(super) fn fd(&self) -> std::os::fd::RawFd {
         std::os::fd::AsRawFd::as_raw_fd(&self.registry)
@@ -189,8 +191,8 @@ impl Inbox {
             }
             desk.clear();
             let looked = pair.recv_of(self.family, &mut desk.batch);
-            // A batch that is not full proves nothing: some drivers take one datagram at a time, and an error that waits
-            // ends a batch as well.
+            // A batch that is not full proves nothing: some drivers take one datagram at a time, and an error that
+            // waits ends a batch as well.
             #[cfg(unix)]
             {
                 desk.is_dry = desk.batch.is_empty() && !matches!(looked, Some(Ok(true) | Err(_)));

@@ -129,8 +129,8 @@ impl Asker {
         let mut room = [0; 1024];
         let message = match self.asker.ask(request.clone(), &mut room) {
             Ok(message) => message,
-            // What a socket says is about itself, so another one is asked, which must be in the network of the old one: it
-            // may have been opened on another thread.
+            // What a socket says is about itself, so another one is asked, which must be in the network of the old one:
+            // it may have been opened on another thread.
             Err(err) => {
                 if Namespace::current() != self.namespace {
                     return Err(not_asked(err));

@@ -82,8 +82,8 @@ impl Health {
 }
 
 impl Counters {
-    /// Counts an error that receiving met behind datagrams, which are returned in its place. One that ends a socket is left
-    /// for the next call, to which the system reports it again.
+    /// Counts an error that receiving met behind datagrams, which are returned in its place. One that ends a socket is
+    /// left for the next call, to which the system reports it again.
     pub(in crate::bind) fn passed_over(&self, err: &io::Error) {
         let code = err.raw_os_error().unwrap_or(UNKNOWN);
         if err.kind() != io::ErrorKind::WouldBlock && !ends(code) {

@@ -218,8 +218,8 @@ impl Backend for Slow {
     }
 }
 
-/// A server with such a backend. The first of the channels tells when a `set` begins, the other one lets it end; as that
-/// is the last to be declared, it is the first to be dropped, and a test that fails waits for no `set`.
+/// A server with such a backend. The first of the channels tells when a `set` begins, the other one lets it end; as
+/// that is the last to be declared, it is the first to be dropped, and a test that fails waits for no `set`.
 fn start_slow(dir: &Dir, connections: usize) -> (Server, mpsc::Receiver<()>, mpsc::Sender<()>) {
     let ((begins, begun), (end, ends)) = (mpsc::channel(), mpsc::channel());
     let backend = Arc::new(Slow { begins, ends: Mutex::new(ends) });

@@ -38,9 +38,9 @@ pub(super) struct Vnet {
 
 /// Whether the kernel takes merged packets of one protocol.
 ///
-/// A kernel that does not know a kind of them refuses each (EINVAL), at the cost of a system call. But that error has other
-/// reasons as well. So it is taken for the kernel's last word only if the same packets were taken one by one right
-/// afterwards, and if it has never taken merged ones: a kernel does not forget what it can do.
+/// A kernel that does not know a kind of them refuses each (EINVAL), at the cost of a system call. But that error has
+/// other reasons as well. So it is taken for the kernel's last word only if the same packets were taken one by one
+/// right afterwards, and if it has never taken merged ones: a kernel does not forget what it can do.
 #[derive(Debug)]
 struct Merges(AtomicU8);
 

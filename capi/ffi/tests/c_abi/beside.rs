@@ -1,5 +1,5 @@
-//! Libraries of others in Rust: one that is built over the core exports only its own functions, and the static library for C
-//! can be linked beside one.
+//! Libraries of others in Rust: one that is built over the core exports only its own functions, and the static library
+//! for C can be linked beside one.
 
 use std::{path::Path, process::Command};
 
