@@ -119,7 +119,7 @@ int main(void) {
   }
   __sync_fetch_and_add(&over, 1);
   for (i = 0; i < 4; i++) join(threads[i]);
-  CHECK(a.sent > 0 && a.written > 0 && a.rooms > 0);
+  CHECK(get_int(&a.sent) > 0 && get_int(&a.written) > 0 && get_int(&a.rooms) > 0);
   CHECK_EQ(wg_turn_off(a.handle), WG_OK);
   CHECK_EQ(wg_turn_off(b.handle), WG_OK);
   return 0;
