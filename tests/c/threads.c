@@ -367,9 +367,9 @@ static void receivers_share_and_sleep(void) {
   start_waiting(&work, threads);
   /* A thread that waits for nothing but datagrams is not woken. At first it may just begin to wait. */
   for (i = 0; i < 10; i++) {
-    before = sleeps_of(work.thread);
+    before = sleeps_of(get_int(&work.thread));
     nanosleep(&a_while, NULL);
-    if (sleeps_of(work.thread) == before) break;
+    if (sleeps_of(get_int(&work.thread)) == before) break;
   }
   CHECK(i < 10);
   CHECK_EQ(wg_bind_close(work.bind), WG_OK);
