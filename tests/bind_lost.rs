@@ -3,8 +3,6 @@
 #![cfg(target_os = "linux")]
 #![allow(unsafe_code, clippy::unwrap_used)]
 
-#[path = "common/in_time.rs"]
-mod in_time;
 mod netns;
 #[path = "common/skip.rs"]
 mod skip;

@@ -5,8 +5,6 @@
 
 #[path = "common/at_end.rs"]
 mod at_end;
-#[path = "common/in_time.rs"]
-mod in_time;
 mod netns;
 #[path = "common/skip.rs"]
 mod skip;

@@ -13,8 +13,6 @@
 #[path = "common/at_end.rs"]
 mod at_end;
 mod common;
-#[path = "common/in_time.rs"]
-mod in_time;
 mod netns;
 #[path = "common/skip.rs"]
 mod skip;

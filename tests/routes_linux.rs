@@ -3,8 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test may fail loudly")]
 
 mod common;
-#[path = "common/in_time.rs"]
-mod in_time;
 mod netns;
 #[path = "common/skip.rs"]
 mod skip;
@@ -384,7 +382,7 @@ fn batch(commands: &str) {
     };
     let mut ip = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().unwrap();
     ip.stdin.take().unwrap().write_all(commands.as_bytes()).unwrap();
-    assert!(in_time::end_of(ip).status.success());
+    assert!(netns::in_time::end_of(ip).status.success());
 }
 
 /// Changes routes that have nothing to do with the peer, waits until that was noticed, and sends an answer. Returns the

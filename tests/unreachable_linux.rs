@@ -9,8 +9,6 @@
     reason = "a test may fail loudly"
 )]
 
-#[path = "common/in_time.rs"]
-mod in_time;
 mod netns;
 #[path = "common/skip.rs"]
 mod skip;

@@ -15,7 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::in_time::output_of;
+#[path = "../common/in_time.rs"]
+pub(crate) mod in_time;
+
+use in_time::output_of;
 
 type Job = Box<dyn FnOnce() + Send>;
 

@@ -11,8 +11,6 @@ mod datagrams;
 mod ecn;
 mod headers;
 mod icmp;
-#[path = "../common/in_time.rs"]
-mod in_time;
 mod judge;
 mod lab;
 mod nested;

@@ -12,8 +12,7 @@ use std::{
 
 use crate::{
     harness::{BINARY, Interface, answers, wait_until},
-    in_time::end_of,
-    netns::{Netns, as_root},
+    netns::{Netns, as_root, in_time::end_of},
 };
 
 /// What a process is given: so many descriptors, and so many that are open already.

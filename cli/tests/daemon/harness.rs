@@ -16,9 +16,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
+use crate::netns::{
+    Netns,
     in_time::{self, end_of},
-    netns::Netns,
 };
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_wg-embed");

@@ -12,8 +12,7 @@ use std::{
 
 use crate::{
     harness::{BINARY, Interface, command, fail, mode, run, run_command, succeed, wg},
-    in_time::end_of,
-    netns::{Netns, as_root, eventually},
+    netns::{Netns, as_root, eventually, in_time::end_of},
 };
 
 #[test]

@@ -9,8 +9,10 @@ use std::{
 
 use crate::{
     harness::{BINARY, Interface, TIMEOUT, command, run, wait_until, wg},
-    in_time::{end_of, in_time},
-    netns::{Netns, as_root},
+    netns::{
+        Netns, as_root,
+        in_time::{end_of, in_time},
+    },
 };
 
 /// Writes until a pipe is full. Returns how many bytes it took.

@@ -5,8 +5,6 @@
 mod descriptors;
 mod handover;
 mod harness;
-#[path = "../../../tests/common/in_time.rs"]
-mod in_time;
 mod life;
 mod log;
 #[path = "../../../tests/netns/mod.rs"]
@@ -27,7 +25,7 @@ use std::{
 };
 
 use harness::{BINARY, NOBODY, command, fail, succeed, wait_until};
-use in_time::end_of;
+use netns::in_time::{self, end_of};
 
 fn daemon(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     end_of(command(BINARY).args(arguments).envs(environment.iter().copied()).spawn().unwrap())

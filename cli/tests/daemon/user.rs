@@ -25,8 +25,7 @@ use crate::{
         BINARY, Daemon, Directory, Interface, NOBODY, TIMEOUT, answers, command, fail, hand_over, mode, run,
         run_command, succeed, wait_until,
     },
-    in_time::end_of,
-    netns::{Netns, as_root},
+    netns::{Netns, as_root, in_time::end_of},
 };
 
 /// CAP_NET_BIND_SERVICE and CAP_NET_ADMIN.
