@@ -27,13 +27,14 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("ipc", &["error", "reserve", "thread", "config", "uapi", "device"]),
 ];
 
-/// The files where `unsafe` is opened: what speaks to an operating system.
+/// The files where `unsafe` is opened: what speaks to an operating system or a processor.
 const UNSAFE: &[&str] = &[
     "process.rs",
     "reserve.rs",
     "time.rs",
     "thread/signals.rs",
     "netlink.rs",
+    "key/stack.rs",
     "bind/apple.rs",
     "bind/bsd.rs",
     "bind/linux.rs",

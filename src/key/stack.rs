@@ -3,6 +3,10 @@
 //! value with bytes that are not in use, such as an enum, takes along what happens to be in its place when it is moved
 //! to the heap.
 
+#![allow(unsafe_code)]
+
+#[cfg(any(all(target_arch = "x86_64", not(windows)), target_arch = "aarch64"))]
+use std::arch::asm;
 use std::{cell::Cell, hint::black_box};
 
 /// Bytes of stack that handling a key reaches down at most, which tests/key_copies and tests/c/secrets.c measure, in
@@ -61,4 +65,56 @@ fn below<R>(body: impl FnOnce() -> R) -> R {
 #[inline(never)]
 fn wipe<const N: usize>() {
     black_box(&mut [0_u8; N]);
+    clear_vector_registers();
 }
+
+/// Clears the registers that copies of keys pass through. What runs next may save them on the stack, as the dynamic linker
+/// does for a function that is called for the first time. On Windows some of them belong to the caller.
+#[cfg(all(target_arch = "x86_64", not(windows)))]
+fn clear_vector_registers() {
+    if is_x86_feature_detected!("avx512vl") {
+        // SAFETY: the processor has these instructions. They change registers that a call may change.
+        unsafe {
+            asm!(
+                "vzeroall",
+                ".irp n, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31",
+                "vpxord xmm\\n, xmm\\n, xmm\\n", // all 512 bits of it
+                ".endr",
+                clobber_abi("C"),
+                options(nomem, nostack, preserves_flags)
+            );
+        }
+    } else if is_x86_feature_detected!("avx") {
+        // SAFETY: as above.
+        unsafe { asm!("vzeroall", clobber_abi("C"), options(nomem, nostack, preserves_flags)) };
+    } else {
+        // SAFETY: as above; every processor of this kind has it.
+        unsafe {
+            asm!(
+                ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
+                "pxor xmm\\n, xmm\\n",
+                ".endr",
+                clobber_abi("C"),
+                options(nomem, nostack, preserves_flags)
+            );
+        }
+    }
+}
+
+/// The same. The lower halves of 8 to 15 are the caller's.
+#[cfg(target_arch = "aarch64")]
+fn clear_vector_registers() {
+    // SAFETY: every processor of this kind has these instructions. They change registers that a call may change.
+    unsafe {
+        asm!(
+            ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31",
+            "movi v\\n\\().16b, #0",
+            ".endr",
+            clobber_abi("C"),
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+}
+
+#[cfg(not(any(all(target_arch = "x86_64", not(windows)), target_arch = "aarch64")))]
+const fn clear_vector_registers() {}
