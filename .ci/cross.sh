@@ -70,7 +70,8 @@ clippy() {
 
 # What needs neither root nor a TUN.
 suites=(-p wg-embed -p wg-embed-ffi --lib)
-for suite in batch_udp device_pair device_sockets kernel_traces noise_traps boringtun_interop snow_transcripts uapi_vectors; do
+for suite in batch_udp device_pair device_opening device_sockets kernel_traces noise_traps boringtun_interop \
+  snow_transcripts uapi_vectors; do
   suites+=(--test "$suite")
 done
 

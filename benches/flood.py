@@ -4,8 +4,8 @@
 usage: benches/flood.py WG_EMBED WIREGUARD_GO [SECONDS]      (as root, on a machine that does nothing else)
 
 For each kind of flood and each rate: the speed of a TCP stream through the tunnel during the flood, divided by the speed
-just before it, the median of three rounds in which the implementations take turns. The flood comes from the other end's network
-namespace, at its own pace. `sent` is the rate that was reached. What a flood costs the machine itself is in both columns, and
+just before it, the median of three rounds in which the implementations take turns. The flood comes from the other end's
+network namespace, at its own pace. `sent` is the rate that was reached. What a flood costs the machine itself is in both columns, and
 can be seen in the rows "nothing of ours": junk at another port of the same host, where a socket that is full drops it.
 """
 

@@ -23,7 +23,7 @@ else
   set --
   while read -r name; do set -- "$@" -u "$name"; done <"$work/symbols"
   "$LD" -r "$@" "$from" -o "$work/all.o"
-  # Of Rust's standard library the archive has bitcode as well; joined it is none any more, and confuses tools.
+  # The archive has bitcode of Rust's standard library as well. Joined, it is invalid, and confuses tools.
   "$OBJCOPY" --keep-global-symbols="$work/symbols" -R .llvmbc -R .llvmcmd -R .group "$work/all.o" "$work/wg_embed.o"
 fi
 rm -f "$to"

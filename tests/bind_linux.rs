@@ -259,7 +259,7 @@ fn the_mark_chooses_the_route_and_survives_reopening() {
 /// The marks of a bind's sockets.
 fn marks(bind: &UdpBind) -> [u32; 2] {
     [bind.fd4(), bind.fd6()].map(|fd| {
-        // SAFETY: the bind is open, and nobody closes it at the same time.
+        // SAFETY: the bind is open, and is not closed at the same time.
         let fd = unsafe { BorrowedFd::borrow_raw(fd.unwrap()) };
         socket2::SockRef::from(&fd).mark().unwrap()
     })

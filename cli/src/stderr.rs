@@ -198,7 +198,7 @@ fn write(mut bytes: &[u8], until: Option<Instant>) -> bool {
     true
 }
 
-/// Waits until something can be written, or for an end of the time.
+/// Waits until something can be written, or the time is over.
 fn becomes_writable(until: Option<Instant>) -> bool {
     let left = |until: Instant| until.saturating_duration_since(Instant::now()).as_millis();
     let timeout = until.map_or(-1, |until| left(until).try_into().unwrap_or(libc::c_int::MAX));

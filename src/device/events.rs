@@ -106,7 +106,7 @@ impl Events {
             return told;
         }
         let mut most = queue.waiting.len();
-        // The end is told by whoever is there, as no thread may be left to come again.
+        // The end is told by any thread that is there, as none may be left to come again.
         while (most > 0 || queue.ended)
             && let Some(event) = queue.waiting.pop_front()
         {
@@ -229,7 +229,7 @@ mod tests {
             let slow = thread::spawn(move || tells.tell().is_more);
             has_entered.recv().unwrap();
             (0..=MAX_WAITING).for_each(|_| events.note(Event::BindRecovered(1)));
-            assert!(!events.tell().is_more, "whoever causes them does not wait");
+            assert!(!events.tell().is_more, "the thread that causes them does not wait");
             let (returned, has_returned) = mpsc::channel();
             let waits = events.clone();
             let round = thread::spawn(move || {

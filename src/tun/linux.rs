@@ -328,7 +328,7 @@ impl Tun for LinuxTun {
     }
 
     fn route_back(&self, sender: IpAddr) -> Option<u8> {
-        // By what the watch knows: a question about the TUN waits for whoever changes interfaces at this moment.
+        // From what the watch knows: an ioctl on the TUN would wait for the kernel's lock for changes of interfaces.
         let name = {
             let watch = self.watch.try_lock().ok()?;
             watch.link.as_ref().is_some_and(Link::is_here).then(|| watch.name.clone())?

@@ -1,5 +1,5 @@
-/* One call of each function of the header that takes the handle of a tunnel or of a bind; capi/ffi/tests/c_abi/ fails if one
- * is missing.
+/* One call of each function of the header that takes the handle of a tunnel or of a bind; capi/ffi/tests/c_abi/ fails if
+ * one is missing.
  *
  * The including file defines what a call must return: REFUSED(call), and INSIDE(call) for functions that work in a
  * callback. */

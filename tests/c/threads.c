@@ -343,7 +343,7 @@ static long sleeps_of(int thread) {
   return count;
 }
 
-/* Each of them gets one of as many datagrams, whoever is woken first; and all hear of the end. */
+/* Each of them gets one of as many datagrams, in whatever order they are woken; and all hear of the end. */
 static void receivers_share_and_sleep(void) {
   struct waiting work = {0};
   pthread_t threads[WAITING];

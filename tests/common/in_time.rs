@@ -29,8 +29,8 @@ pub fn end_within(limit: Duration, child: Child) -> Output {
     let id = child.id();
     let outcome = within(limit, move || child.wait_with_output().unwrap());
     outcome.unwrap_or_else(|| {
-        // It may be a child of it that has the pipes. Its own number is not given to another process as long as it is
-        // not collected, which comes before the end of the pipes.
+        // It may be a child of it that has the pipes. Its own number is not given to another process before it is
+        // collected, which comes after the end of the pipes.
         let _ = Command::new("kill").args(["-KILL", &id.to_string()]).status();
         panic!("process {id} has not ended, or another one has its pipes, after {limit:?}")
     })

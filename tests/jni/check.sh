@@ -21,7 +21,8 @@ cargo build -q --package wg-embed-android
 # The name that GoBackend.java asks for.
 ln -sf ../debug/libwg_embed_android.so "$out/libwg-go.so"
 # tests/c/check.sh does this with sanitizers; they know nothing of what is allocated and not lost.
-gcc -std=c11 -Iinclude -pthread tests/c/compat_android.c -o "$out/compat_android" -L"$target/debug" -lwg_embed_android -Wl,-rpath,"$target/debug"
+gcc -std=c11 -Iinclude -pthread tests/c/compat_android.c -o "$out/compat_android" -L"$target/debug" -lwg_embed_android \
+  -Wl,-rpath,"$target/debug"
 timeout 120 "$out/compat_android"
 echo "ok: libwg-go.so from C"
 

@@ -200,11 +200,14 @@ pub(crate) fn with_descriptors<R>(count: usize, body: impl FnOnce() -> R) -> R {
         assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
     };
     set(libc::rlimit { rlim_cur: MOST.min(before.rlim_cur), ..before });
-    let mut taken: Vec<_> = std::iter::from_fn(|| fs::File::open("/dev/null").ok()).collect();
-    taken.truncate(taken.len() - count);
-    let result = body();
+    // Other tests follow, also after a failed one.
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let mut taken: Vec<_> = std::iter::from_fn(|| fs::File::open("/dev/null").ok()).collect();
+        taken.truncate(taken.len() - count);
+        body()
+    }));
     set(before);
-    result
+    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Waits until something is so. The limit bounds a hang, and nothing else.

@@ -148,8 +148,8 @@ impl Inbox {
         if has_waited && matches!(outcome, Ok(0)) {
             outcome = desk.wait(Some(Duration::ZERO)).and_then(|()| self.receive_at(desk, pair, max, begun, take));
         }
-        // Counted, as others look, by whoever has the desk: none of them leaves something that this one does not hear
-        // of.
+        // Counted by the thread that has the desk, as the others look with the desk only: so each of them sees this
+        // count, and wakes this thread if it leaves datagrams behind.
         if will_wait && matches!(outcome, Ok(0)) {
             self.waiting.fetch_add(1, Ordering::Relaxed);
         }

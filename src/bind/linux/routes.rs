@@ -79,7 +79,7 @@ impl Watch for RouteWatch {
     }
 }
 
-/// Asks about routes. The kernel answers such questions without waiting for whoever changes routes (since Linux 4.14).
+/// Asks about routes. The kernel answers such questions without its lock for changes of routes (since Linux 4.14).
 struct Asker {
     asker: netlink::Asker,
     namespace: Namespace,

@@ -49,7 +49,7 @@ pub(in crate::bind) trait Watch: Sized {
 pub(super) struct Routes<W: Watch = RouteWatch> {
     number: AtomicU64,
     hearing: RwLock<Hearing<W>>,
-    /// Whether a watch is missing, for who waits.
+    /// Whether a watch is missing, for the thread that waits.
     is_missing: AtomicBool,
 }
 
@@ -101,8 +101,8 @@ impl<W: Watch> Routes<W> {
             news
         };
         match err {
-            Some(err) if is_missed => tracing::warn!(%err, "cannot hear about routes, trying again"),
-            Some(err) => tracing::debug!(%err, "cannot hear about routes"),
+            Some(err) if is_missed => tracing::warn!(%err, "cannot watch routes, trying again"),
+            Some(err) => tracing::debug!(%err, "cannot watch routes"),
             None => {}
         }
         self.changed();
@@ -146,8 +146,8 @@ impl<W: Watch> Routes<W> {
             self.set(&mut before, hearing);
         }
         match err {
-            Some(err) => tracing::warn!(%err, "cannot hear about routes"),
-            None => tracing::info!("hearing about routes from now on"),
+            Some(err) => tracing::warn!(%err, "cannot watch routes"),
+            None => tracing::info!("watching routes from now on"),
         }
         // What happened until now was not heard.
         self.changed();
@@ -313,7 +313,7 @@ mod tests {
         assert!(!routes.take_change());
     }
 
-    /// How long a wait lasts whose limit is a minute, if it begins so many milliseconds after the first.
+    /// Tries again at this number of milliseconds after the start, if it is time. Returns when the next try is due.
     fn wait_at(routes: &Routes<Scarce>, quiet: &mut Quiet, start: Instant, ms: u64) -> Option<Duration> {
         let (poll, now) = (Poll::new().unwrap(), start + Duration::from_millis(ms));
         routes.retry_at(|| now, poll.registry(), Token(1), quiet)

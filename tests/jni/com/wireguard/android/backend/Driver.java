@@ -160,9 +160,9 @@ final class Driver {
         rss = rss() - rss;
         fds = fds() - fds;
         tasks = tasks() - tasks;
-        System.out.printf("%d cycles, %d with a handshake, in %d ms; what the last %d have left: %d descriptors, %d threads,"
-                + " %d KiB resident; a half of them %d allocated bytes%n", all, all / 10, (System.nanoTime() - began) / 1000000, all - warm,
-                fds, tasks, rss, heap);
+        System.out.printf("%d cycles, %d with a handshake, in %d ms; what the last %d have left: %d descriptors,"
+                + " %d threads, %d KiB resident; a half of them %d allocated bytes%n",
+                all, all / 10, (System.nanoTime() - began) / 1000000, all - warm, fds, tasks, rss, heap);
         check(fds == 0, "no descriptor is left");
         check(tasks == 0, "no thread is left");
         // A few bytes are the machine's. What is forgotten in each cycle would be more, be it the shortest text.
