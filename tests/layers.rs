@@ -41,7 +41,7 @@ const UNSAFE: &[&str] = &[
     "bind/linux",
     "bind/windows.rs",
     "tun/apple.rs",
-    "tun/port.rs",
+    "tun/packet_fd.rs",
     "tun/linux.rs",
     "tun/linux",
     "ipc/sys.rs",

@@ -27,7 +27,7 @@ const MAX_EVENTS: usize = 64;
 ///
 /// It is called on the tunnel's threads, without a lock held that an inlet or a device needs.
 pub trait PacketSink: Send + Sync {
-    /// Takes packets, and returns how many; the others are dropped. The tunnel waits meanwhile. It is not called on two
+    /// Takes packets, and returns how many; the others are dropped. The tunnel waits for it. It is not called on two
     /// threads at once.
     fn write(&self, packets: PacketList<'_>) -> usize;
 
@@ -49,7 +49,7 @@ struct State {
     up: bool,
     woken: bool,
     removed: bool,
-    /// Somebody waits for room.
+    /// An inlet could not take everything, and waits for space.
     wants_room: bool,
     /// Packets that were not taken.
     refused: u64,

@@ -1,6 +1,6 @@
 //! A [`Tun`] over any descriptor that keeps packets apart: a datagram socketpair, a sandbox's own device.
 
-use super::{DEFAULT_MTU, PacketArena, PacketList, Tun, TunEvent, port::PacketFd, waiter::Waiter};
+use super::{DEFAULT_MTU, PacketArena, PacketList, Tun, TunEvent, packet_fd::PacketFd, waiter::Waiter};
 use crate::error::{Error, Result};
 use std::{
     io,
@@ -12,7 +12,7 @@ use std::{
 /// A [`Tun`] over any descriptor that keeps packets apart. It has no name, and its MTU is what it was given.
 #[derive(Debug)]
 pub struct FdTun {
-    port: PacketFd,
+    fd: PacketFd,
     waiter: Waiter,
     mtu: u16,
     told_up: AtomicBool,
@@ -29,14 +29,14 @@ impl FdTun {
     /// # Errors
     /// If it is a stream socket, a pipe or a file, or cannot be waited for.
     pub fn new(fd: OwnedFd, mtu: u16) -> Result<Self> {
-        let port = PacketFd::new(fd)?;
+        let fd = PacketFd::new(fd)?;
         #[cfg(target_vendor = "apple")]
-        let (port, mtu) = match super::apple::mtu(&port, mtu) {
-            Some(found) => (port.with_family(), found),
-            None => (port, mtu),
+        let (fd, mtu) = match super::apple::mtu(&fd, mtu) {
+            Some(found) => (fd.with_family(), found),
+            None => (fd, mtu),
         };
-        let waiter = Waiter::new(port.as_fd()).map_err(|err| Error::io("cannot wait for the descriptor", err))?;
-        Ok(Self { port, waiter, mtu: if mtu == 0 { DEFAULT_MTU } else { mtu }, told_up: AtomicBool::new(false) })
+        let waiter = Waiter::new(fd.as_fd()).map_err(|err| Error::io("cannot wait for the descriptor", err))?;
+        Ok(Self { fd, waiter, mtu: if mtu == 0 { DEFAULT_MTU } else { mtu }, told_up: AtomicBool::new(false) })
     }
 }
 
@@ -50,9 +50,9 @@ impl Tun for FdTun {
     }
 
     fn wait(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.port.check()?;
+        self.fd.check()?;
         self.waiter.wait(timeout)?;
-        self.port.check()
+        self.fd.check()
     }
 
     fn join(&self, registry: &mio::Registry, token: mio::Token) -> io::Result<bool> {
@@ -72,27 +72,27 @@ impl Tun for FdTun {
     }
 
     fn read(&self, arena: &mut PacketArena) -> io::Result<usize> {
-        self.port.read(arena, self.mtu)
+        self.fd.read(arena, self.mtu)
     }
 
     fn write(&self, packets: PacketList<'_>) -> usize {
-        let taken = self.port.write(packets);
-        if self.port.check().is_err() {
+        let taken = self.fd.write(packets);
+        if self.fd.check().is_err() {
             self.waiter.wake();
         }
         taken
     }
 
     fn read_drops(&self) -> u64 {
-        self.port.drops()
+        self.fd.drops()
     }
 
     fn memory(&self) -> usize {
-        self.port.memory()
+        self.fd.memory()
     }
 
     fn trim(&self) {
-        self.port.trim();
+        self.fd.trim();
     }
 }
 
@@ -100,7 +100,7 @@ impl Tun for FdTun {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::{error::ErrorKind, tun::port::PATIENCE};
+    use crate::{error::ErrorKind, tun::packet_fd::PATIENCE};
     use socket2::Type;
     use std::{
         fs::File,
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn families_stand_in_front_of_packets() {
         let (mut tun, app) = pair(Type::DGRAM, 1280);
-        tun.port = tun.port.with_family();
+        tun.fd = tun.fd.with_family();
         let packet: Vec<u8> = (0..3000_u32).map(|i| (i >> 3) as u8).collect();
         for len in [100, 1280, 3000] {
             assert_eq!(app.send(&[&[0, 0, 0, 2], &packet[..len]].concat()).unwrap(), 4 + len);

@@ -5,7 +5,7 @@
 //!
 //! The interface may be moved to another network namespace: it goes on working, and is watched there, if the process
 //! may enter that namespace. If it may not, the interface counts as up and keeps its last MTU. Android lets no app
-//! watch: there, too, it counts as up.
+//! watch: it counts as up there.
 
 mod link;
 mod sys;
@@ -16,7 +16,7 @@ use self::{
     vnet::Vnet,
 };
 use super::{
-    DEFAULT_MTU, PacketArena, PacketList, Tun, TunEvent, offload::VNET_HEADER_LEN, port::PacketFd, waiter::Waiter,
+    DEFAULT_MTU, PacketArena, PacketList, Tun, TunEvent, offload::VNET_HEADER_LEN, packet_fd::PacketFd, waiter::Waiter,
 };
 use crate::error::{Error, ErrorKind, Result};
 use std::{
@@ -49,11 +49,11 @@ const UDP_OFFLOADS: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
 /// A TUN device, or another descriptor that packets come from.
 #[derive(Debug)]
 pub struct LinuxTun {
-    port: PacketFd,
+    fd: PacketFd,
     /// Populated if packets have virtio-net headers.
     vnet: Option<Vnet>,
     waiter: Waiter,
-    /// What is told about the interface has not been read to its end.
+    /// There may be unread messages about the interface.
     changed: AtomicBool,
     mtu: AtomicU16,
     watch: Mutex<Watch>,
@@ -70,16 +70,16 @@ pub fn set_mtu(fd: impl AsFd, mtu: u16) -> Result<()> {
     link::set_mtu(&name, mtu).map_err(|err| Error::io(format!("cannot set the MTU of interface {name}"), err))
 }
 
-/// The interface as it is seen, and as it was told.
+/// The state of the interface, as the system and as the tunnel has it.
 #[derive(Debug)]
 struct Watch {
-    /// `None` if it has no name, or nobody may watch it.
+    /// `None` if it has no name, or may not be watched.
     link: Option<Link>,
     /// The last known name.
     name: String,
-    /// What the system said last.
+    /// The last state that the system reported.
     seen: State,
-    /// What the tunnel should know, and what it was told.
+    /// Whether it counts as up, and what was reported to the tunnel.
     up: bool,
     told_up: Option<bool>,
     told_mtu: u16,
@@ -87,7 +87,7 @@ struct Watch {
 
 impl LinuxTun {
     /// Makes an interface, with an MTU of 1420; it is down then, and the first event says so. It is removed when this
-    /// is dropped. An existing persistent TUN of that name that nobody uses is taken instead; without the right to set
+    /// is dropped. An existing persistent TUN of that name that is not in use is taken instead; without the right to set
     /// its MTU, it keeps the one that it has.
     ///
     /// The name is exactly that: 1 to 15 bytes, not `.` or `..`, without `/`, `:`, white space and control
@@ -122,7 +122,7 @@ impl LinuxTun {
     /// anything that [`FdTun`](super::fd::FdTun) takes. It is made non-blocking. On failure it is closed: a caller
     /// that wants to keep it hands over a duplicate.
     ///
-    /// To bring an interface up is its maker's business: the first event is [`TunEvent::Up`] in any case, later ones
+    /// Its creator brings an interface up: the first event is [`TunEvent::Up`] in any case, later ones
     /// tell changes. A TUN must have been made with IFF_NO_PI, which cannot be checked. The MTU is the interface's;
     /// where it cannot be asked for, it is `mtu`, or 1420 if that is 0.
     ///
@@ -138,7 +138,7 @@ impl LinuxTun {
             // Not a TUN, or a sandbox does not let us ask.
             Err(_) => return Self::new(fd, None, None, String::new(), seen, true),
         };
-        // IFF_NO_PI cannot be asked for: in the answer its bit means something else, too, and is always set.
+        // IFF_NO_PI cannot be asked for: in the answer its bit has another meaning, and is always set.
         if flags & IFF_TUN == 0 {
             let text = format!("interface {name} is a TAP: its packets are Ethernet frames");
             return Err(Error::new(ErrorKind::Unsupported, text));
@@ -178,14 +178,14 @@ impl LinuxTun {
     }
 
     fn new(fd: OwnedFd, vnet: Option<Vnet>, link: Option<Link>, name: String, seen: State, up: bool) -> Result<Self> {
-        let port = PacketFd::new(fd)?;
+        let fd = PacketFd::new(fd)?;
         let waiting = |err| Error::io("cannot wait for the descriptor", err);
-        let waiter = Waiter::new(port.as_fd()).map_err(waiting)?;
+        let waiter = Waiter::new(fd.as_fd()).map_err(waiting)?;
         if let Some(link) = &link {
             waiter.add_changes(link.as_fd()).map_err(waiting)?;
         }
         Ok(Self {
-            port,
+            fd,
             vnet,
             waiter,
             // What came between opening the link and asking it.
@@ -214,12 +214,12 @@ impl LinuxTun {
     fn look(&self, watch: &mut Watch) {
         // It may be moved again, or be renamed, while we look.
         for _ in 0..3 {
-            let Ok((name, _)) = sys::interface(&self.port) else {
+            let Ok((name, _)) = sys::interface(&self.fd) else {
                 // It was removed. The next read says so.
                 return;
             };
             watch.name = name;
-            match Link::open_at(self.port.as_fd(), &watch.name).and_then(|(link, state)| {
+            match Link::open_at(self.fd.as_fd(), &watch.name).and_then(|(link, state)| {
                 self.waiter.add_changes(link.as_fd())?;
                 Ok((link, state))
             }) {
@@ -239,7 +239,7 @@ impl LinuxTun {
 }
 
 impl Watch {
-    /// What the tunnel was not told yet.
+    /// The next event that was not reported yet.
     fn untold(&mut self) -> Option<TunEvent> {
         if self.told_up != Some(self.up) {
             self.told_up = Some(self.up);
@@ -258,7 +258,7 @@ impl Tun for LinuxTun {
         let mut watch = self.watch();
         if !watch.name.is_empty() {
             // It may have been renamed.
-            if let Ok((name, _)) = sys::interface(&self.port) {
+            if let Ok((name, _)) = sys::interface(&self.fd) {
                 watch.name = name;
             }
         }
@@ -270,11 +270,11 @@ impl Tun for LinuxTun {
     }
 
     fn wait(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.port.check()?;
+        self.fd.check()?;
         if self.waiter.wait(timeout)? {
             self.changed.store(true, Relaxed);
         }
-        self.port.check()
+        self.fd.check()
     }
 
     fn join(&self, registry: &mio::Registry, token: mio::Token) -> io::Result<bool> {
@@ -295,7 +295,7 @@ impl Tun for LinuxTun {
             if let Some(event) = watch.untold() {
                 return Some(event);
             }
-            // Cleared before the socket is read, so that what comes meanwhile is not missed.
+            // Cleared before the socket is read, so that what comes in between is not missed.
             if !self.changed.swap(false, Relaxed) {
                 return None;
             }
@@ -311,17 +311,17 @@ impl Tun for LinuxTun {
 
     fn read(&self, arena: &mut PacketArena) -> io::Result<usize> {
         match &self.vnet {
-            Some(vnet) => vnet.read(&self.port, arena),
-            None => self.port.read(arena, self.mtu()),
+            Some(vnet) => vnet.read(&self.fd, arena),
+            None => self.fd.read(arena, self.mtu()),
         }
     }
 
     fn write(&self, packets: PacketList<'_>) -> usize {
         let taken = match &self.vnet {
-            Some(vnet) => vnet.write(&self.port, packets),
-            None => self.port.write(packets),
+            Some(vnet) => vnet.write(&self.fd, packets),
+            None => self.fd.write(packets),
         };
-        if self.port.check().is_err() {
+        if self.fd.check().is_err() {
             self.waiter.wake();
         }
         taken
@@ -339,15 +339,15 @@ impl Tun for LinuxTun {
     }
 
     fn read_drops(&self) -> u64 {
-        self.port.drops()
+        self.fd.drops()
     }
 
     fn memory(&self) -> usize {
-        self.port.memory() + self.vnet.as_ref().map_or(0, Vnet::memory)
+        self.fd.memory() + self.vnet.as_ref().map_or(0, Vnet::memory)
     }
 
     fn trim(&self) {
-        self.port.trim();
+        self.fd.trim();
         if let Some(vnet) = &self.vnet {
             vnet.trim();
         }
@@ -382,7 +382,8 @@ fn creation_error(name: &str, err: io::Error) -> Error {
     }
 }
 
-/// Tells the kernel what large packets we take apart. Returns whether it knows UDP ones: then it takes them from us, too.
+/// Enables the offloads that we undo. Returns whether the kernel has those of UDP: it takes large UDP packets
+/// then.
 fn offer_offloads(fd: &OwnedFd) -> Result<bool> {
     if sys::set_offload(fd, TCP_OFFLOADS | UDP_OFFLOADS).is_ok() {
         return Ok(true);

@@ -7,11 +7,11 @@
 //! | file | where packets come from |
 //! |---|---|
 //! | [`linux`] | TUN devices of Linux and Android, with offloads if they have them |
-//! | [`fd`] | any descriptor that keeps packets apart, on any Unix; Apple's `utun`, which `apple` knows |
-//! | [`callback`] | the program itself: its functions take and give them |
-//! | [`mem`] | the program itself, when it asks; or a test |
+//! | [`fd`] | any descriptor that keeps packets apart, on any Unix; also Apple's `utun`, by means of `apple` |
+//! | [`callback`] | callbacks of the program, and its calls |
+//! | [`mem`] | bounded queues in memory: for programs that poll, and for tests |
 //!
-//! [`offload`] is what a device with offloads needs, as pure functions.
+//! [`offload`] has the pure functions for devices with offloads.
 
 #[cfg(target_vendor = "apple")]
 pub mod apple;
@@ -23,7 +23,7 @@ pub mod linux;
 pub mod mem;
 pub mod offload;
 #[cfg(unix)]
-mod port;
+mod packet_fd;
 #[cfg(unix)]
 mod waiter;
 
@@ -46,7 +46,7 @@ pub const MAX_PACKET: usize = 65_535;
 /// What a TUN of this library keeps in buffers of its own at most: one packet, with a header of up to 64 bytes.
 pub const MAX_MEMORY: usize = MAX_PACKET + 64;
 
-/// Something happened to the interface.
+/// A change of the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TunEvent {
     /// It was brought up.
@@ -76,7 +76,7 @@ impl Slot {
     }
 }
 
-/// Fixed room for packets that are read from a [`Tun`], each with space around it for a data message.
+/// A buffer of fixed size for packets that are read from a [`Tun`], each with space around it for a data message.
 ///
 /// Messages lie back to back: a run of packets of one size is a run of messages of one size.
 pub struct PacketArena {

@@ -37,14 +37,14 @@ impl Waiter {
     }
 
     /// Also waits for changes from `fd`.
-    #[allow(dead_code, reason = "not every system tells changes through a descriptor")]
+    #[allow(dead_code, reason = "not every system reports changes through a descriptor")]
     pub(super) fn add_changes(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         self.registry.register(&mut SourceFd(&fd.as_raw_fd()), CHANGES, Interest::READABLE)
     }
 
     /// Waits, and returns whether changes may be there. May return without a reason.
     pub(super) fn wait(&self, timeout: Option<Duration>) -> io::Result<bool> {
-        // The lock is held while waiting: there is one thread that waits, and nobody else takes it.
+        // The lock is held while waiting: only one thread waits, and no other takes it.
         let mut guard = self.poll.lock().unwrap_or_else(PoisonError::into_inner);
         let (poll, events) = &mut *guard;
         match poll.poll(events, timeout) {

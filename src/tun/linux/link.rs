@@ -1,5 +1,5 @@
-//! What happens to an interface, by rtnetlink: up, down, MTU, and that it left the network namespace; and whose packets
-//! it is given.
+//! Changes of an interface, by rtnetlink: up, down, MTU, and that it left the network namespace; and the
+//! routes to other hosts.
 
 use super::sys;
 use crate::{
@@ -22,7 +22,7 @@ pub(super) struct State {
     pub(super) mtu: u16,
 }
 
-/// What the kernel told.
+/// A change that the kernel has reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     /// The interface is like this now.
@@ -33,7 +33,7 @@ pub(super) enum Change {
     Missed,
 }
 
-/// A socket that hears about one interface, in the network namespace that it is in.
+/// A socket for the messages about one interface, in the network namespace that it is in.
 ///
 /// The socket itself is in the namespace of the thread that opened it, even if the interface is elsewhere: a socket
 /// keeps its namespace alive, and with it an interface whose users have all gone.
@@ -48,13 +48,13 @@ pub(super) struct Link {
 impl Link {
     /// Listens in the network namespace of the calling thread.
     pub(super) fn open(name: &str) -> io::Result<Self> {
-        // The socket first: what changes from here on is heard.
+        // The socket first: it receives all changes from here on.
         let socket = sys::link_socket()?;
         let index = sys::index(&socket, name)?;
         Ok(Self::new(socket, None, index))
     }
 
-    /// Listens to the network namespace that the interface of `tun` is in, and asks how it is.
+    /// Listens in the network namespace that the interface of `tun` is in, and asks for its state.
     pub(super) fn open_at(tun: BorrowedFd<'_>, name: &str) -> io::Result<(Self, State)> {
         let elsewhere = sys::namespace(tun).map(File::from).ok().filter(|namespace| !is_ours(namespace));
         let Some(namespace) = elsewhere else {
@@ -93,7 +93,7 @@ impl Link {
         ask(&self.socket, name)
     }
 
-    /// The next thing that was told about the interface; `None` if there is nothing now.
+    /// The next change of the interface; `None` if there is none now.
     pub(super) fn next(&mut self) -> Option<Change> {
         loop {
             match sys::receive(&self.socket, &mut self.buffer) {
@@ -114,7 +114,7 @@ impl Link {
                     Some(libc::ENOBUFS) => return Some(Change::Missed),
                     Some(libc::EAGAIN) => return None,
                     _ => {
-                        tracing::warn!(%err, "cannot hear about the interface any more");
+                        tracing::warn!(%err, "cannot watch the interface any more");
                         return None;
                     }
                 },
@@ -184,7 +184,7 @@ fn mtu16(mtu: u32) -> u16 {
     u16::try_from(mtu).unwrap_or(u16::MAX)
 }
 
-/// The last thing that a text of netlink messages says about interface `index`.
+/// The last change of interface `index` in a text of netlink messages.
 fn last_change(mut text: &[u8], index: i32) -> Option<Change> {
     let mut last = None;
     while let Some((message, rest)) = message(text) {

@@ -9,7 +9,7 @@ use crate::{
             coalesce::{Group, MAX_MERGED, Merging, coalesce},
             split::Split,
         },
-        port::{PacketFd, Patience},
+        packet_fd::{PacketFd, Patience},
     },
 };
 use std::{
@@ -114,7 +114,7 @@ impl Vnet {
     }
 
     /// Reads until the arena is full or there is nothing more.
-    pub(super) fn read(&self, port: &PacketFd, arena: &mut PacketArena) -> io::Result<usize> {
+    pub(super) fn read(&self, fd: &PacketFd, arena: &mut PacketArena) -> io::Result<usize> {
         let mut reading = self.reading();
         let Reading { buffer, kept } = &mut *reading;
         if buffer.is_empty() {
@@ -127,11 +127,11 @@ impl Vnet {
                     if !arena.slots().is_empty() {
                         break;
                     }
-                    port.count_drop();
+                    fd.count_drop();
                 }
                 *kept = None;
             }
-            let len = match port.receive(&mut [IoSliceMut::new(buffer)]) {
+            let len = match fd.receive(&mut [IoSliceMut::new(buffer)]) {
                 Ok(Some(len)) => len,
                 Ok(None) => break,
                 // What has been read first; the error comes again.
@@ -142,7 +142,7 @@ impl Vnet {
             match VnetHeader::parse(header).and_then(|header| Split::new(&header, packet)) {
                 Ok(split) => *kept = Some((split, len)),
                 Err(malformed) => {
-                    port.count_drop();
+                    fd.count_drop();
                     tracing::trace!(?malformed, len, "dropped a packet of the kernel");
                 }
             }
@@ -151,9 +151,9 @@ impl Vnet {
     }
 
     /// Writes packets, as few large ones as possible, and returns how many were taken.
-    pub(super) fn write(&self, port: &PacketFd, packets: PacketList<'_>) -> usize {
+    pub(super) fn write(&self, fd: &PacketFd, packets: PacketList<'_>) -> usize {
         let mut patience = Patience::default();
-        self.write_with(packets, |parts| port.send(parts, &mut patience))
+        self.write_with(packets, |parts| fd.send(parts, &mut patience))
     }
 
     /// The same; `send` writes one packet of the kernel.
@@ -206,7 +206,7 @@ mod tests {
     const LEN: usize = 12;
 
     /// A socketpair in the place of a TUN: what is sent is one read of the kernel's packets.
-    fn port() -> (PacketFd, UnixDatagram) {
+    fn packet_fd() -> (PacketFd, UnixDatagram) {
         let (ours, theirs) = UnixDatagram::pair().unwrap();
         theirs.set_nonblocking(true).unwrap();
         (PacketFd::new(ours.into()).unwrap(), theirs)
@@ -241,14 +241,14 @@ mod tests {
 
     #[test]
     fn what_an_arena_has_no_room_for_comes_with_the_next_read() {
-        let (port, kernel) = port();
+        let (fd, kernel) = packet_fd();
         let vnet = Vnet::new(LEN, true);
         kernel.send(&large(20_300, 1000)).unwrap();
         let plain = [&[0; LEN][..], &[0x45; 60]].concat();
         kernel.send(&plain).unwrap();
         let mut arena = arena(7000);
         let (mut rounds, mut payload, mut lens) = (0, Vec::new(), Vec::new());
-        while vnet.read(&port, &mut arena).unwrap() > 0 {
+        while vnet.read(&fd, &mut arena).unwrap() > 0 {
             for &slot in arena.slots() {
                 lens.push(slot.len);
                 if slot.len != 60 {
@@ -261,23 +261,23 @@ mod tests {
         assert_eq!(rounds, 4);
         assert_eq!((lens.len(), lens[0], lens[20], lens[21]), (22, 1028, 328, 60));
         assert!(payload.iter().enumerate().all(|(i, &b)| b == i as u8) && payload.len() == 20_300);
-        assert_eq!(port.drops(), 0);
+        assert_eq!(fd.drops(), 0);
     }
 
     #[test]
     fn the_buffer_is_given_back_when_it_is_empty() {
-        let (port, kernel) = port();
+        let (fd, kernel) = packet_fd();
         let vnet = Vnet::new(LEN, true);
         assert_eq!(vnet.memory(), 0);
         let mut arena = arena(7000);
         for _ in 0..2 {
             kernel.send(&large(8000, 1000)).unwrap();
             arena.clear(1420);
-            assert_eq!(vnet.read(&port, &mut arena).unwrap(), 6);
+            assert_eq!(vnet.read(&fd, &mut arena).unwrap(), 6);
             vnet.trim();
             assert_eq!(vnet.memory(), LEN + MAX_PACKET, "two segments wait in it");
             arena.clear(1420);
-            assert_eq!(vnet.read(&port, &mut arena).unwrap(), 2);
+            assert_eq!(vnet.read(&fd, &mut arena).unwrap(), 2);
             assert_eq!(arena.slots()[1].len, 1028);
             vnet.trim();
             assert_eq!(vnet.memory(), 0);
@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     fn what_is_malformed_or_fits_nowhere_is_counted_and_does_not_block() {
-        let (port, kernel) = port();
+        let (fd, kernel) = packet_fd();
         let vnet = Vnet::new(LEN, true);
         kernel.send(&[0; 5]).unwrap();
         kernel.send(&[0; LEN]).unwrap();
@@ -294,22 +294,22 @@ mod tests {
         kernel.send(&large(9000, 4000)).unwrap();
         kernel.send(&large(100, 100)).unwrap();
         let mut arena = arena(2000);
-        assert_eq!(vnet.read(&port, &mut arena).unwrap(), 1);
-        assert_eq!((arena.slots()[0].len, port.drops()), (128, 4));
+        assert_eq!(vnet.read(&fd, &mut arena).unwrap(), 1);
+        assert_eq!((arena.slots()[0].len, fd.drops()), (128, 4));
     }
 
     #[test]
     fn a_run_is_written_as_one_and_the_rest_as_it_is() {
         for udp in [true, false] {
-            let (port, kernel) = port();
+            let (fd, kernel) = packet_fd();
             let vnet = Vnet::new(LEN, udp);
             kernel.send(&large(2500, 1000)).unwrap();
             let mut arena = arena(8000);
-            assert_eq!(vnet.read(&port, &mut arena).unwrap(), 3);
+            assert_eq!(vnet.read(&fd, &mut arena).unwrap(), 3);
             assert!(arena.push(&[0x45; 30]));
             let ranges: Vec<_> = arena.slots().iter().map(|s| s.start..s.start + s.len).collect();
             let list = PacketList { buffer: arena.bytes(), ranges: &ranges };
-            assert_eq!(vnet.write(&port, list), 4);
+            assert_eq!(vnet.write(&fd, list), 4);
             let mut buffer = [0; 4000];
             let mut written = Vec::new();
             while let Ok(len) = kernel.recv(&mut buffer) {

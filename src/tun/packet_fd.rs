@@ -1,4 +1,4 @@
-//! A descriptor that gives and takes one packet a call: what all TUNs of Unix systems read and write with.
+//! A descriptor that reads and writes one packet a call, as all TUNs of Unix systems do.
 #![allow(unsafe_code)] // poll(2)
 
 use super::{MAX_PACKET, PacketArena, PacketList};
