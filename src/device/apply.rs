@@ -141,7 +141,7 @@ impl Device {
         let checker = identity.as_ref().map(|i| CookieChecker::new(i.public()));
         let number = {
             let mut own_key = write(&self.own_key);
-            lock(&self.gate).checker = checker;
+            lock(&self.handshake_limiter).set_checker(checker);
             *own_key = OwnKey { identity, number: own_key.number.wrapping_add(1) };
             own_key.number
         };

@@ -103,7 +103,7 @@ mod tests {
                 };
                 see("config", is_free(&device.config));
                 see("own_key", is_unused(&device.own_key));
-                see("gate", is_free(&device.gate));
+                see("handshake_limiter", is_free(&device.handshake_limiter));
                 see("greetings", is_free(&device.greetings));
                 see("peers", device.peers.is_unused());
                 see("allowed_ips", device.allowed_ips.can_be_read());

@@ -33,7 +33,7 @@ impl Device {
     /// peers.
     #[must_use]
     pub fn memory_usage(&self) -> MemoryUsage {
-        let buffers = self.tun.memory() + self.bind.memory() + lock(&self.gate).limiter.memory();
+        let buffers = self.tun.memory() + self.bind.memory() + lock(&self.handshake_limiter).memory();
         let mut usage = MemoryUsage { buffers, ..MemoryUsage::default() };
         usage.peers += self.allowed_ips.memory();
         usage.limit = self.memory.saturating_add(self.memory_per_peer.saturating_mul(self.peers.len()));
@@ -51,8 +51,7 @@ impl Device {
     pub fn trim(&self) {
         self.tun.trim();
         self.bind.trim();
-        // Which forgets the senders, if the load is over.
-        lock(&self.gate).is_under_load(false, self.clock.now());
+        lock(&self.handshake_limiter).trim(self.clock.now());
         // Unless a configuration is being applied.
         if let Some(_alone) = try_lock(&self.sets) {
             self.peers.trim();
@@ -87,36 +86,4 @@ pub(super) const fn tree_memory<K, V>(len: usize) -> usize {
     let leaves = len.div_ceil(6);
     // A sixth as many are above them, with 12 pointers more.
     leaves * leaf + leaves / 6 * (leaf + 12 * size_of::<usize>())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        bind::mem::MemNetwork,
-        device::{Options, gate::LOAD_LASTS, ratelimit},
-        time::{Clock, ManualClock},
-        tun::mem::MemTun,
-    };
-    use std::{net::Ipv4Addr, sync::Arc};
-
-    #[test]
-    fn what_is_remembered_of_a_flood_goes_when_it_is_over() {
-        let clock = Arc::new(ManualClock::new());
-        let options = Options { clock: clock.clone(), ..Options::default() };
-        let bind = MemNetwork::new().bind(Ipv4Addr::LOCALHOST.into());
-        let device = Device::new(Arc::new(MemTun::new("", 1420).0), bind, options);
-        {
-            let mut gate = lock(&device.gate);
-            assert!(gate.is_under_load(true, clock.now()));
-            for n in 0..5000_u32 {
-                gate.limiter.allow(Ipv4Addr::from_bits(n).into(), clock.now());
-            }
-        }
-        device.trim();
-        assert_eq!(device.memory_usage().buffers, ratelimit::MAX_MEMORY);
-        clock.advance(LOAD_LASTS);
-        device.trim();
-        assert_eq!(device.memory_usage().buffers, 0);
-    }
 }

@@ -4,7 +4,7 @@
 //! one: on one thread, and on two while there is much to do both ways. Both sleep until there
 //! is something to do.
 //!
-//! Locks are taken in this order: `sets`, `tun_events`; `transition`; `waking`; `config`; `own_key`; `gate`;
+//! Locks are taken in this order: `sets`, `tun_events`; `transition`; `waking`; `config`; `own_key`; `handshake_limiter`;
 //! `greetings`; `peers`, `allowed_ips`; a peer's `handshake`, then its `state`; `index`, `deadlines`, the queue of
 //! `events`, those of `names` and `budget`; a second peer's `state` is only tried. None from `config` on is held across
 //! I/O or a callback, nor for more than a bounded part of what all peers or allowed IPs take: `holds.rs` counts. Under
@@ -17,8 +17,8 @@ mod apply;
 mod backoff;
 mod endpoints;
 mod events;
-mod gate;
 mod greetings;
+mod handshake_limiter;
 #[cfg(test)]
 mod holds;
 mod in_flight;
@@ -79,8 +79,8 @@ use crate::{
 };
 use allowed_ips::AllowedIps;
 use events::Events;
-use gate::Gate;
 use greetings::Greetings;
+use handshake_limiter::HandshakeLimiter;
 #[cfg(test)]
 use holds::work;
 use in_flight::InFlight;
@@ -226,7 +226,7 @@ pub struct Device {
     config: Mutex<Config>,
     /// Held while a handshake message is computed, so that each is made with one key.
     own_key: RwLock<OwnKey>,
-    gate: Mutex<Gate>,
+    handshake_limiter: Mutex<HandshakeLimiter>,
     peers: Peers,
     allowed_ips: Table<AllowedIps<Arc<Peer>>>,
     index: IndexTable,
@@ -269,7 +269,7 @@ impl Device {
             tun_events: Mutex::default(),
             config: Mutex::default(),
             own_key: RwLock::default(),
-            gate: Mutex::default(),
+            handshake_limiter: Mutex::default(),
             peers: Peers::default(),
             allowed_ips: Table::default(),
             index: IndexTable::default(),

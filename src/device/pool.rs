@@ -216,7 +216,7 @@ impl HandshakeQueue {
     }
 
     /// Whether so many wait that senders must prove their addresses.
-    pub(super) fn is_under_load(&self) -> bool {
+    pub(super) fn is_long(&self) -> bool {
         self.waiting.len() >= HANDSHAKE_QUEUE / 8
     }
 }

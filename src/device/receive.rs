@@ -6,6 +6,7 @@ use super::{
     Device,
     allowed_ips::Owner,
     events::Event,
+    handshake_limiter::{Refusal, Verdict},
     index::Target,
     lock,
     packet::Header,
@@ -18,7 +19,6 @@ use super::{
 use crate::{
     bind::{Endpoint, Transmit},
     noise::{
-        cookie::Macs,
         handshake::OpenedInitiation,
         message::{COOKIE_REPLY_LEN, DATA_OVERHEAD, INITIATION_LEN, Message, RESPONSE_LEN, receiver_index},
         session::Session,
@@ -31,17 +31,6 @@ use crate::{
 /// Handshake messages that are handled in a round if more datagrams are waiting: fewer than may come in at a time, so
 /// that a flood shows in the queue.
 const HANDSHAKES_PER_BUSY_ROUND: usize = 2;
-
-/// What is done about a handshake message.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Sender {
-    /// It is computed.
-    Served,
-    /// Its sender must prove its address first, and is told how.
-    Unproven,
-    /// It is dropped, and was counted.
-    Refused,
-}
 
 impl Device {
     /// Receives datagrams and passes packets to the TUN, as far as that goes without waiting. Returns how many
@@ -239,27 +228,27 @@ impl Device {
     fn handle_handshakes(&self, inbound: &mut Inbound, most: usize) -> usize {
         let mut handled = 0;
         while handled < most {
-            let loaded = inbound.handshakes.is_under_load();
+            let queue_is_long = inbound.handshakes.is_long();
             let Some(mut queued) = inbound.handshakes.pop() else {
                 break;
             };
             handled += 1;
             let from = queued.from;
             let now = self.clock.now();
-            let sender = match Message::parse(queued.message()) {
+            let verdict = match Message::parse(queued.message()) {
                 Some(Message::Initiation(m)) => {
-                    let sender = self.check_sender(m, from, loaded, now);
-                    if sender == Sender::Served {
+                    let verdict = self.judge(m, from, queue_is_long, now);
+                    if verdict == Verdict::Compute {
                         self.handle_initiation(m, from, now);
                     }
-                    sender
+                    verdict
                 }
                 Some(Message::Response(m)) => {
-                    let sender = self.check_sender(m, from, loaded, now);
-                    if sender == Sender::Served {
+                    let verdict = self.judge(m, from, queue_is_long, now);
+                    if verdict == Verdict::Compute {
                         self.handle_response(m, from, now);
                     }
-                    sender
+                    verdict
                 }
                 Some(Message::CookieReply(m)) => {
                     self.handle_cookie_reply(m, now);
@@ -267,7 +256,7 @@ impl Device {
                 }
                 _ => continue,
             };
-            if sender == Sender::Unproven {
+            if verdict == Verdict::RequireCookie {
                 inbound.unproven.push(queued);
             }
         }
@@ -275,24 +264,18 @@ impl Device {
         handled
     }
 
-    /// Whether a handshake message may cost us its computation: its mac1 is right and, while we are under load, its
-    /// sender has proven its address and keeps to the rate.
-    fn check_sender(&self, message: &[u8], from: Endpoint, loaded: bool, now: Instant) -> Sender {
-        let mut gate = lock(&self.gate);
-        let loaded = gate.is_under_load(loaded, now);
-        let Some(checker) = &mut gate.checker else {
-            count(&self.stats.handshake_refused, 1);
-            return Sender::Refused;
-        };
-        let refusal = match checker.check(message, from.dst, loaded, now, &*self.random) {
-            Macs::Mac1 if !loaded => return Sender::Served,
-            Macs::Mac1AndCookie if gate.limiter.allow(from.dst.ip(), now) => return Sender::Served,
-            Macs::Mac1 if gate.may_answer(now) => return Sender::Unproven,
-            Macs::Invalid => &self.stats.handshake_bad_mac,
-            Macs::Mac1 | Macs::Mac1AndCookie => &self.stats.handshake_rate_limited,
-        };
-        count(refusal, 1);
-        Sender::Refused
+    /// See [`HandshakeLimiter::judge`](super::handshake_limiter::HandshakeLimiter::judge). What is refused is counted.
+    fn judge(&self, message: &[u8], from: Endpoint, queue_is_long: bool, now: Instant) -> Verdict {
+        let verdict = lock(&self.handshake_limiter).judge(message, from.dst, queue_is_long, now, &*self.random);
+        if let Verdict::Refuse(refusal) = verdict {
+            let counter = match refusal {
+                Refusal::NoKey => &self.stats.handshake_refused,
+                Refusal::BadMac => &self.stats.handshake_bad_mac,
+                Refusal::TooMany => &self.stats.handshake_rate_limited,
+            };
+            count(counter, 1);
+        }
+        verdict
     }
 
     /// Sends the senders of handshake messages what they need to prove their addresses. All in one go: that is what a
@@ -304,10 +287,12 @@ impl Device {
         let (began, now) = (self.clock.worked(), self.clock.now());
         let mut replies = [[0; COOKIE_REPLY_LEN]; HANDSHAKES_PER_ROUND];
         let mut made = 0;
-        if let Some(checker) = &mut lock(&self.gate).checker {
+        {
+            let mut limiter = lock(&self.handshake_limiter);
             for (queued, reply) in unproven.iter_mut().zip(&mut replies) {
                 let from = queued.from.dst;
-                *reply = checker.reply(queued.message(), from, now, &*self.random);
+                let Some(made_reply) = limiter.cookie_reply(queued.message(), from, now, &*self.random) else { break };
+                *reply = made_reply;
                 made += 1;
             }
         }
@@ -320,7 +305,7 @@ impl Device {
         count(&self.stats.out_send_failed, self.send_batch(&transmits).dropped);
         unproven.clear();
         let took = self.clock.worked().since(began);
-        lock(&self.gate).answered(took, self.clock.now());
+        lock(&self.handshake_limiter).answered(took, self.clock.now());
     }
 
     /// Computes a handshake message, and counts the time that this takes.
@@ -328,7 +313,7 @@ impl Device {
         let began = self.clock.worked();
         let result = compute();
         let took = self.clock.worked().since(began);
-        lock(&self.gate).computed(took, self.clock.now());
+        lock(&self.handshake_limiter).computed(took, self.clock.now());
         result
     }
 
