@@ -198,14 +198,14 @@ impl Device {
         let mut state = lock(&peer.state);
         match (update.endpoint, address) {
             (Some(PeerEndpoint::Address(endpoint)), Some(address)) => {
-                if state.name.is_some() {
+                if state.location.host().is_some() {
                     self.withdraw_question(&peer);
                 }
-                state.set_address(address, endpoint.zone);
-                state.stays = self.roaming_disabled.load(Ordering::Relaxed);
+                state.location.set_address(address, endpoint.zone);
+                state.location.set_pinned(self.roaming_disabled.load(Ordering::Relaxed));
             }
             (Some(PeerEndpoint::Host(host)), _) => {
-                state.set_host(host);
+                state.location.set_host(host);
                 look_up = true;
             }
             _ => {}
@@ -252,8 +252,7 @@ impl Device {
         if let Some(at) = state.scheduled.take() {
             self.deadlines.remove(peer, at);
         }
-        if let Some(name) = &mut state.name {
-            name.rest();
+        if state.location.stop_lookup() {
             self.withdraw_question(peer);
         }
         count(&self.stats.out_unstaged, state.take_staged().len());
@@ -307,7 +306,7 @@ impl Device {
         Ok(PeerSnapshot {
             public_key: *peer.key(),
             preshared_key,
-            endpoint: state.endpoint.map(|e| Self::shown(e.dst, state.zone.as_deref())),
+            endpoint: state.location.endpoint().map(|e| Self::with_zone(e.dst, state.location.zone())),
             last_handshake: state.last_handshake,
             tx_bytes,
             rx_bytes,
@@ -316,13 +315,13 @@ impl Device {
         })
     }
 
-    /// The zone is shown as it was configured, until the peer moves.
-    fn shown(addr: SocketAddr, zone: Option<&str>) -> EndpointAddr {
-        let mut shown = EndpointAddr::from(addr);
+    /// The address with its zone as that was configured, if the peer has not moved since.
+    fn with_zone(addr: SocketAddr, zone: Option<&str>) -> EndpointAddr {
+        let mut endpoint = EndpointAddr::from(addr);
         if let Some(zone) = zone {
-            shown.zone = Some(zone.into());
+            endpoint.zone = Some(zone.into());
         }
-        shown
+        endpoint
     }
 }
 

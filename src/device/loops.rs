@@ -98,7 +98,7 @@ impl Device {
         for _ in 0..DEPTH {
             let (endpoint, inside) = {
                 let state = lock(&peer.state);
-                let Some(endpoint) = state.endpoint else { return false };
+                let Some(endpoint) = state.location.endpoint() else { return false };
                 (endpoint.dst, state.is_inside(now))
             };
             if carried.is_to(endpoint) {

@@ -11,8 +11,8 @@ use std::{
 use super::{
     Device,
     endpoints::{
-        Resolved,
-        inquiry::{Inquiry, Taken},
+        inquiry::{Inquiry, Outcome},
+        location::Resolved,
         nat64::{DISCOVERY_NAME, Prefix},
     },
     events::Event,
@@ -119,9 +119,7 @@ impl Device {
             names.resolver.withdraw(None);
         }
         for peer in self.peers.list() {
-            let mut state = lock(&peer.state);
-            state.stop_synthesizing();
-            state.needs_nat64 = false;
+            lock(&peer.state).location.network_changed();
         }
         let rebound = self.rebind();
         self.peers.list().for_each(|peer| self.look_up_anew(&peer));
@@ -130,9 +128,7 @@ impl Device {
 
     /// Looks up the name that a peer has, if it has one, whatever is known of it.
     pub(super) fn look_up_anew(&self, peer: &Arc<Peer>) {
-        if let Some(name) = &mut lock(&peer.state).name {
-            name.begin_anew();
-        }
+        lock(&peer.state).location.restart_lookup();
         self.look_up(peer);
     }
 
@@ -145,13 +141,11 @@ impl Device {
         }
         let (number, host) = {
             let mut state = lock(&peer.state);
-            let is_live = state.is_live();
-            let Some(name) = state.name.as_mut().filter(|_| is_live) else {
+            if !state.is_live() {
                 return;
-            };
-            let number = names.next_number();
-            name.ask(number);
-            (number, name.host().host().into())
+            }
+            let Some(begun) = state.location.begin_lookup(|| names.next_number()) else { return };
+            begun
         };
         names.resolver.ask(Some(peer.id()), Question { host, number, peer: Some(Arc::downgrade(peer)) });
     }
@@ -164,7 +158,7 @@ impl Device {
         }
         let ask = {
             let mut state = lock(&peer.state);
-            let ask = state.name.as_mut().is_some_and(|name| name.want(self.clock.now()));
+            let ask = state.location.want_lookup(self.clock.now());
             self.schedule(peer, &mut state);
             ask
         };
@@ -175,8 +169,8 @@ impl Device {
 
     /// To be called by the timers.
     pub(super) fn retry_name(&self, peer: &Arc<Peer>) {
-        let due = lock(&peer.state).is_retry_due(self.clock.now());
-        if due {
+        let is_due = lock(&peer.state).take_due_lookup(self.clock.now());
+        if is_due {
             self.look_up(peer);
         }
     }
@@ -212,20 +206,30 @@ impl Device {
         let Some(peer) = &peer.upgrade() else { return };
         let (resolved, host) = {
             let mut state = lock(&peer.state);
-            let host = state.name.as_ref().map(|name| name.host().clone());
-            let resolved = state.resolved(number, found.as_deref().unwrap_or_default(), self.clock.now());
-            if resolved == Resolved::Moved {
-                state.stays = self.roaming_disabled.load(Ordering::Relaxed);
-                self.note_placed(peer, &state);
+            let found = found.as_deref().unwrap_or_default();
+            let resolved = state.location.resolved(number, found, self.clock.now());
+            match resolved {
+                Resolved::Stale | Resolved::Stays => {}
+                Resolved::Moved => {
+                    state.location.set_pinned(self.roaming_disabled.load(Ordering::Relaxed));
+                    self.note_placed(peer, &state);
+                }
+                Resolved::Failed { is_hopeless, .. } => {
+                    if is_hopeless {
+                        count(&self.stats.out_unstaged, state.take_staged().len());
+                    }
+                    if state.is_wanted() {
+                        state.location.retry_lookup();
+                    }
+                }
             }
             self.schedule(peer, &mut state);
-            (resolved, host)
+            (resolved, state.location.host().cloned())
         };
         match resolved {
             Resolved::Stale | Resolved::Stays => {}
             Resolved::Moved => self.begin_again(peer),
-            Resolved::Failed { first, dropped } => {
-                count(&self.stats.out_unstaged, dropped);
+            Resolved::Failed { first, .. } => {
                 let reason = found.as_ref().err().map_or_else(|| "it has no address".into(), Error::to_string);
                 let host = host.map_or_else(String::new, |host| host.host().into());
                 tracing::warn!(peer = %peer.key(), host, reason, "the endpoint's name cannot be resolved");
@@ -241,7 +245,7 @@ impl Device {
         let prefix = Prefix::discover(found.as_deref().unwrap_or_default());
         {
             let mut nat64 = lock(&names.nat64);
-            if nat64.inquiry.take(number, prefix.is_some(), self.clock.now()) != Taken::Good {
+            if nat64.inquiry.take(number, prefix.is_some(), self.clock.now()) != Outcome::Found {
                 return;
             }
             nat64.prefix = prefix;
@@ -255,7 +259,7 @@ impl Device {
     pub(super) fn take_prefix_for(&self, peer: &Arc<Peer>, prefix: Prefix) {
         let (found, has_session) = {
             let mut state = lock(&peer.state);
-            let found = state.prefix_found(prefix);
+            let found = state.location.prefix_found(prefix);
             if found {
                 self.note_placed(peer, &state);
             }
@@ -285,7 +289,7 @@ impl Device {
     /// An initiation was not answered: it may be the turn of another address.
     pub(super) fn not_answered(&self, peer: &Peer) {
         let mut state = lock(&peer.state);
-        if state.not_answered() {
+        if state.location.not_answered() {
             self.note_placed(peer, &state);
         }
     }
@@ -294,7 +298,7 @@ impl Device {
     pub(super) fn detour(&self, peer: &Peer, from: SocketAddr) -> Option<Endpoint> {
         let names = self.names.as_ref()?;
         let prefix = lock(&names.nat64).prefix;
-        let to = lock(&peer.state).detour(from, prefix);
+        let to = lock(&peer.state).location.detour(from, prefix);
         if prefix.is_none() && from.is_ipv4() {
             names.want_prefix(self.clock.now());
         }
@@ -303,13 +307,13 @@ impl Device {
 
     /// There is no way to the peer. The next attempt begins with the address itself, or with one that its name has by then.
     pub(super) fn without_route(&self, peer: &Arc<Peer>) {
-        lock(&peer.state).stop_synthesizing();
+        lock(&peer.state).location.stop_synthesizing();
         self.want_address(peer);
     }
 
     /// The peer's endpoint is another one.
     pub(super) fn note_placed(&self, peer: &Peer, state: &State) {
-        if let Some(Endpoint { dst, .. }) = state.endpoint {
+        if let Some(Endpoint { dst, .. }) = state.location.endpoint() {
             self.events.note(Event::EndpointChanged(*peer.key(), dst));
         }
     }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    net::SocketAddrV4,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -12,7 +11,7 @@ use std::{
 
 use super::{
     allowed_ips::{Owner, PrefixList},
-    endpoints::name::Name,
+    endpoints::location::Location,
     lock,
     loops::Looping,
     memory::shared_memory,
@@ -72,17 +71,7 @@ pub(super) struct State {
     pub(super) listed_size: usize,
     /// What waited is being sent: until that is done, later packets wait as well, or else they would overtake it.
     pub(super) is_sending_staged: bool,
-    pub(super) endpoint: Option<Endpoint>,
-    /// The text of the endpoint's zone as it was configured, until the peer moves.
-    pub(super) zone: Option<Box<str>>,
-    /// The endpoint does not follow the peer.
-    pub(super) stays: bool,
-    /// The host name that was configured as endpoint.
-    pub(super) name: Option<Box<Name>>,
-    /// The IPv4 address that the endpoint stands for, which is synthesized.
-    pub(super) ipv4: Option<SocketAddrV4>,
-    /// The endpoint is an IPv4 address without a route.
-    pub(super) needs_nat64: bool,
+    pub(super) location: Location,
     /// Wall-clock time; zero if there was none.
     pub(super) last_handshake: Duration,
     /// Datagrams to it have come in through the TUN.
@@ -165,24 +154,19 @@ impl State {
         Some((session.clone(), first))
     }
 
-    /// See [`Peer::roam`].
-    pub(super) fn roam(&mut self, from: Endpoint) -> bool {
-        self.answered();
-        if self.stays {
-            return false;
-        }
-        let moved = self.endpoint.is_none_or(|e| e.dst != from.dst);
-        if moved {
-            self.place(from);
-        }
-        self.endpoint = Some(from);
-        moved
-    }
-
     /// When something is to be done for the peer.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let name = self.name.as_ref().and_then(|name| name.retry_at);
-        self.timers.next_deadline().into_iter().chain(name).min()
+        self.timers.next_deadline().into_iter().chain(self.location.next_lookup()).min()
+    }
+
+    /// Whether there is a reason to look for the peer.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.has_staged() || self.timers.is_retrying() || self.timers.keepalive_interval() != 0
+    }
+
+    /// Whether the time has come to look the peer's name up again, and there still is a reason for it.
+    pub(super) fn take_due_lookup(&mut self, now: Instant) -> bool {
+        self.location.take_due_lookup(now) && self.is_wanted()
     }
 
     /// Whether packets can be sent at once.
@@ -313,9 +297,10 @@ impl Peer {
 
     /// An authentic message came from here: the peer is there now. Returns true if it was elsewhere before.
     pub(super) fn roam(&self, state: &mut State, from: Endpoint) -> bool {
-        let before = state.endpoint;
-        let moved = state.roam(from);
-        if state.endpoint != before {
+        let before = state.location.endpoint();
+        let moved = state.location.roam(from);
+        state.unanswered = 0;
+        if state.location.endpoint() != before {
             self.source.forget();
         }
         moved
@@ -342,10 +327,9 @@ impl Peer {
         let pending = if is_pending { Handshake::PENDING_MEMORY } else { 0 };
         let prefixes = lock(&self.prefixes).memory();
         let state = lock(&self.state);
-        let zone = state.zone.as_ref().map_or(0, |zone| zone.len());
-        let name = state.name.as_ref().map_or(0, |name| name.memory());
         let looping = state.looping.as_ref().map_or(0, |_| size_of::<Looping>());
-        let own = shared_memory::<Self>() + pending + prefixes + zone + name + looping + state.sessions.memory();
+        let own =
+            shared_memory::<Self>() + pending + prefixes + state.location.memory() + looping + state.sessions.memory();
         (own, state.staged_memory())
     }
 
@@ -357,9 +341,7 @@ impl Peer {
 
     /// The source address of our packets to it may be the trouble: lets the system choose another.
     pub(super) fn forget_source(&self) {
-        if let Some(endpoint) = &mut lock(&self.state).endpoint {
-            endpoint.clear_source();
-        }
+        lock(&self.state).location.clear_source();
     }
 }
 
@@ -370,5 +352,24 @@ impl Owner for Arc<Peer> {
 
     fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(self, other)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_not_wanted_any_more_is_not_looked_up_again() {
+        const NOW: Instant = Instant::from_nanos(1_000_000_000_000);
+        let mut state = State::default();
+        state.location.set_host("b.example:7".parse().unwrap());
+        for (interval, expected) in [(25, true), (0, false)] {
+            let _ = state.timers.set_keepalive_interval(interval);
+            state.location.retry_lookup();
+            assert!(state.next_deadline().is_some());
+            assert_eq!((state.take_due_lookup(NOW), state.next_deadline()), (expected, None));
+        }
     }
 }

@@ -200,13 +200,13 @@ impl Device {
             if !state.timers.is_running() {
                 return count(&self.stats.out_unstaged, slots.len());
             }
-            if state.endpoint.is_none() && state.name.is_none() {
+            if !state.location.is_configured() {
                 drop(state);
                 count(&self.stats.out_no_endpoint, slots.len());
                 return self.answer_unreachable(slots.iter().map(|slot| &bytes[slot.start..slot.start + slot.len]));
             }
             // What waits already goes first.
-            let endpoint = state.endpoint.filter(|_| !state.must_wait());
+            let endpoint = state.location.endpoint().filter(|_| !state.must_wait());
             let ready = endpoint.and_then(|endpoint| Some((state.begin_sending(slots.len(), now)?, endpoint)));
             if ready.is_none() {
                 for slot in slots {
@@ -285,7 +285,7 @@ impl Device {
                 turn.end_with(&mut state);
                 return false;
             }
-            let Some(endpoint) = state.endpoint else {
+            let Some(endpoint) = state.location.endpoint() else {
                 turn.end_with(&mut state);
                 drop(state);
                 self.want_address(peer);
@@ -393,7 +393,7 @@ impl Device {
         let now = self.clock.now();
         let is_third_retry = {
             let state = lock(&peer.state);
-            let begins = state.endpoint.is_some() && state.is_live() && state.timers.may_initiate(now);
+            let begins = state.location.endpoint().is_some() && state.is_live() && state.timers.may_initiate(now);
             begins && state.unanswered >= UNANSWERED
         };
         if is_third_retry && self.leave_dead_port() {
@@ -407,7 +407,7 @@ impl Device {
             if reason == Reason::Fresh {
                 state.timers.handshake_wanted();
             }
-            let Some(endpoint) = state.endpoint else { return };
+            let Some(endpoint) = state.location.endpoint() else { return };
             if !state.is_live() || !state.timers.may_initiate(now) {
                 return;
             }

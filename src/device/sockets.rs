@@ -317,8 +317,7 @@ impl Device {
     pub fn disable_roaming(&self) {
         self.roaming_disabled.store(true, Ordering::Relaxed);
         for peer in self.peers.list() {
-            let mut state = lock(&peer.state);
-            state.stays = state.endpoint.is_some();
+            lock(&peer.state).location.set_pinned(true);
         }
     }
 

@@ -63,7 +63,7 @@ impl Device {
     }
 
     fn check_source(&self, peer: &Arc<Peer>, routes: u64, last: SourceCheck) -> SourceCheck {
-        let endpoint = lock(&peer.state).endpoint;
+        let endpoint = lock(&peer.state).location.endpoint();
         let sticky = endpoint.filter(|endpoint| endpoint.src.is_some());
         let check = sticky.map_or_else(SourceCheck::default, |endpoint| self.bind.check_source(&endpoint, last));
         if last.keep && !check.keep {
@@ -71,7 +71,7 @@ impl Device {
         }
         // Under the lock, so that it is not the check of an endpoint that has been replaced.
         let state = lock(&peer.state);
-        if state.endpoint == endpoint {
+        if state.location.endpoint() == endpoint {
             peer.source.set(check, routes);
         }
         check

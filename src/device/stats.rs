@@ -151,7 +151,7 @@ impl PeerStats {
         let state = lock(&peer.state);
         Self {
             public_key: *peer.key(),
-            endpoint: state.endpoint.map(|endpoint| endpoint.dst),
+            endpoint: state.location.endpoint().map(|endpoint| endpoint.dst),
             last_handshake: state.last_handshake,
             rx_bytes,
             tx_bytes,

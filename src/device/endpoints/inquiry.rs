@@ -6,22 +6,22 @@ use crate::{device::backoff::Backoff, time::Instant};
 
 /// A failed look-up is repeated after this at first, and each time after twice as long.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
-/// But at least this often, while somebody wants to know.
+/// But at least this often, while an address is wanted.
 const LAST_RETRY: Duration = Duration::from_secs(60);
 
-/// What became of an answer.
+/// What a look-up has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::device) enum Taken {
-    /// Nobody waits for it any more.
+pub(in crate::device) enum Outcome {
+    /// It does not count any more.
     Stale,
-    Good,
-    /// It is no answer, and there was none before it either.
-    StillBad,
-    /// It is no answer, for the first time.
-    Bad,
+    Found,
+    /// Nothing was found, for the first time.
+    Failed,
+    /// Nothing was found, and nothing by the look-up before either.
+    FailedAgain,
 }
 
-/// How it stands with one name.
+/// The look-ups of one name.
 #[derive(Debug)]
 pub(in crate::device) struct Inquiry {
     /// The number of the look-up that is under way.
@@ -44,7 +44,7 @@ impl Inquiry {
         }
     }
 
-    /// Whether an answer is missing that nobody is looking for.
+    /// Whether an answer is missing, and no look-up under way.
     pub(in crate::device) const fn is_lacking(&self) -> bool {
         !self.settled && self.open.is_none()
     }
@@ -65,17 +65,17 @@ impl Inquiry {
     }
 
     /// A look-up has ended.
-    pub(in crate::device) fn take(&mut self, number: u64, good: bool, now: Instant) -> Taken {
+    pub(in crate::device) fn take(&mut self, number: u64, found: bool, now: Instant) -> Outcome {
         if self.open.take_if(|open| *open == number).is_none() {
-            return Taken::Stale;
+            return Outcome::Stale;
         }
-        if good {
+        if found {
             *self = Self { settled: true, ..Self::new() };
-            return Taken::Good;
+            return Outcome::Found;
         }
         self.settled = false;
         self.not_before = now + self.backoff.failed();
-        if std::mem::replace(&mut self.failed, true) { Taken::StillBad } else { Taken::Bad }
+        if std::mem::replace(&mut self.failed, true) { Outcome::FailedAgain } else { Outcome::Failed }
     }
 }
 
@@ -89,32 +89,34 @@ mod tests {
     fn failures_put_the_next_look_up_off_and_success_ends_them() {
         let mut inquiry = Inquiry::new();
         assert!(inquiry.is_lacking() && inquiry.not_before() < START);
-        for (number, (wait, taken)) in (1..).zip([(1, Taken::Bad), (2, Taken::StillBad), (4, Taken::StillBad)]) {
+        for (number, (wait, outcome)) in
+            (1..).zip([(1, Outcome::Failed), (2, Outcome::FailedAgain), (4, Outcome::FailedAgain)])
+        {
             inquiry.ask(number);
             assert!(!inquiry.is_lacking());
-            assert_eq!(inquiry.take(number, false, START), taken);
+            assert_eq!(inquiry.take(number, false, START), outcome);
             assert_eq!(inquiry.not_before(), START + Duration::from_secs(wait));
             assert!(inquiry.is_lacking());
         }
         inquiry.ask(9);
-        assert_eq!(inquiry.take(9, true, START), Taken::Good);
+        assert_eq!(inquiry.take(9, true, START), Outcome::Found);
         assert!(!inquiry.is_lacking());
         inquiry.ask(10);
-        assert_eq!(inquiry.take(10, false, START), Taken::Bad);
+        assert_eq!(inquiry.take(10, false, START), Outcome::Failed);
         assert_eq!(inquiry.not_before(), START + Duration::from_secs(1));
     }
 
     #[test]
     fn only_the_look_up_that_began_last_counts() {
         let mut inquiry = Inquiry::new();
-        assert_eq!(inquiry.take(1, true, START), Taken::Stale);
+        assert_eq!(inquiry.take(1, true, START), Outcome::Stale);
         inquiry.ask(1);
         inquiry.ask(2);
-        assert_eq!(inquiry.take(1, true, START), Taken::Stale);
-        assert_eq!(inquiry.take(2, true, START), Taken::Good);
-        assert_eq!(inquiry.take(2, true, START), Taken::Stale);
+        assert_eq!(inquiry.take(1, true, START), Outcome::Stale);
+        assert_eq!(inquiry.take(2, true, START), Outcome::Found);
+        assert_eq!(inquiry.take(2, true, START), Outcome::Stale);
         inquiry.ask(3);
         inquiry.give_up();
-        assert_eq!(inquiry.take(3, false, START), Taken::Stale);
+        assert_eq!(inquiry.take(3, false, START), Outcome::Stale);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     candidates::Candidates,
-    inquiry::{Inquiry, Taken},
+    inquiry::{Inquiry, Outcome},
 };
 use crate::{config::HostPort, noise::REKEY_ATTEMPT_TIME, time::Instant};
 use std::net::IpAddr;
@@ -14,10 +14,10 @@ const TRIES: u32 = 2;
 #[derive(Debug)]
 pub(in crate::device) struct Name {
     host: HostPort,
-    pub(in crate::device) inquiry: Inquiry,
+    inquiry: Inquiry,
     known: Option<Candidates>,
-    /// When it is looked up again because somebody waits for that.
-    pub(in crate::device) retry_at: Option<Instant>,
+    /// When it is looked up again because something waits for it.
+    retry_at: Option<Instant>,
     /// When something was to be sent last, and had to wait.
     last_wanted: Instant,
     /// Handshake initiations that the endpoint has not answered.
@@ -51,13 +51,13 @@ impl Name {
     }
 
     /// It is to be looked up as if for the first time.
-    pub(in crate::device) fn begin_anew(&mut self) {
+    pub(in crate::device) const fn restart(&mut self) {
         self.retry_at = None;
         self.inquiry = Inquiry::new();
     }
 
-    /// Ends what is under way or was to come: the name is not looked up until it is asked for again.
-    pub(in crate::device) fn rest(&mut self) {
+    /// Ends the look-up under way and gives up the next one: the name is not looked up until it is wanted again.
+    pub(in crate::device) fn stop(&mut self) {
         self.retry_at = None;
         self.inquiry.give_up();
     }
@@ -69,13 +69,13 @@ impl Name {
     }
 
     /// A look-up has ended. If it found addresses, they are the ones that are known from now on.
-    pub(in crate::device) fn take(&mut self, number: u64, found: &[IpAddr], now: Instant) -> Taken {
+    pub(in crate::device) fn take(&mut self, number: u64, found: &[IpAddr], now: Instant) -> Outcome {
         let candidates = Candidates::new(found, self.host.port());
-        let taken = self.inquiry.take(number, candidates.is_some(), now);
-        if taken == Taken::Good {
+        let outcome = self.inquiry.take(number, candidates.is_some(), now);
+        if outcome == Outcome::Found {
             self.known = candidates;
         }
-        taken
+        outcome
     }
 
     /// Something is to be sent. Returns true if the name must be looked up for it now; if that has to wait, it gets its
@@ -87,9 +87,24 @@ impl Name {
         }
         let may_ask = self.inquiry.not_before() <= now;
         if !may_ask {
-            self.retry_at = Some(self.inquiry.not_before());
+            self.retry();
         }
         may_ask
+    }
+
+    /// It is looked up again as soon as that is not too early.
+    pub(in crate::device) const fn retry(&mut self) {
+        self.retry_at = Some(self.inquiry.not_before());
+    }
+
+    /// When it is looked up again.
+    pub(in crate::device) const fn retry_at(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    /// Whether the time has come to look it up again. True once.
+    pub(in crate::device) fn take_due_retry(&mut self, now: Instant) -> bool {
+        self.retry_at.take_if(|at| *at <= now).is_some()
     }
 
     /// Whether what waits has waited for as long as a handshake would have been tried.
@@ -122,27 +137,27 @@ mod tests {
     }
 
     #[test]
-    fn it_is_looked_up_for_who_wants_it_and_not_too_often() {
+    fn it_is_looked_up_when_wanted_and_not_too_often() {
         let mut name = name();
         assert!(name.want(START));
         name.ask(1);
         assert!(!name.want(START), "under way");
-        assert_eq!(name.take(1, &[], START), Taken::Bad);
-        assert_eq!(name.retry_at, None, "nobody waits");
+        assert_eq!(name.take(1, &[], START), Outcome::Failed);
+        assert_eq!(name.retry_at, None, "nothing waits");
         assert!(!name.want(START));
         let later = START + Duration::from_secs(1);
         assert_eq!(name.retry_at, Some(later));
         assert!(name.want(later));
         name.ask(2);
         assert_eq!(name.retry_at, None);
-        assert_eq!(name.take(2, &["192.0.2.1".parse().unwrap()], START), Taken::Good);
+        assert_eq!(name.take(2, &["192.0.2.1".parse().unwrap()], START), Outcome::Found);
         assert_eq!(name.known().unwrap().current(), "192.0.2.1:7".parse().unwrap());
         assert!(!name.want(later));
         // What failed later does not take away what is known.
-        name.begin_anew();
+        name.restart();
         assert!(name.want(later));
         name.ask(3);
-        assert_eq!(name.take(3, &["0.0.0.0".parse().unwrap()], later), Taken::Bad);
+        assert_eq!(name.take(3, &["0.0.0.0".parse().unwrap()], later), Outcome::Failed);
         assert!(name.known().is_some());
     }
 
