@@ -46,7 +46,7 @@
 #define WG_MEMORY_MAX 8388608
 
 /** What a wg_options_t begins as: no descriptor, WG_FD_TAKE, and the defaults. Since: 0.1.0 */
-#define WG_OPTIONS_INIT { sizeof(wg_options_t), -1, WG_FD_TAKE, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL }
+#define WG_OPTIONS_INIT { sizeof(wg_options_t), -1, WG_FD_TAKE, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0 }
 
 /** The most datagrams that one wg_bind_send() takes, and the most packets or datagrams that a function of the app gets in
     one call. A later library may take more, but not fewer; and never gives more. Since: 0.1.0 */
@@ -394,37 +394,45 @@ typedef int32_t (*wg_protect_fn_t)(void *user, int32_t fd, uint32_t family);
 typedef void (*wg_destroy_fn_t)(void *user);
 
 /**
- * What wg_bind_open() may be told. Start from WG_BIND_OPTIONS_INIT, and set what should differ. It grows with the
- * library as wg_options_t does.
+ * An IP address.
  *
  * Since: 0.1.0
  */
-typedef struct wg_bind_options_t {
+typedef struct wg_address_t {
   /**
-   * sizeof(wg_bind_options_t), as the caller was compiled.
+   * WG_IPV4 or WG_IPV6.
    */
-  size_t struct_size;
+  uint32_t family;
   /**
-   * Is shown each new socket first; or NULL.
+   * In network byte order. An IPv4 address takes the first four bytes.
    */
-  wg_protect_fn_t protect;
-  /**
-   * For `protect`.
-   */
-  void *user;
-  /**
-   * Gives up `user`; or NULL. It follows the rules of wg_protect_fn_t.
-   */
-  wg_destroy_fn_t destroy;
-  /**
-   * As wg_bind_set_mark().
-   */
-  uint32_t mark;
-  /**
-   * Values of wg_bind_flags_t, added up.
-   */
-  uint32_t flags;
-} wg_bind_options_t;
+  uint8_t bytes[16];
+} wg_address_t;
+
+/**
+ * Looks up a host name: writes up to `capacity` addresses (16 of them) to `addresses`, the best first, and how many they
+ * are to `*count`. Returns WG_OK, or a negative wg_result if that fails; what was written does not count then. WG_OK with
+ * no address is a failure as well.
+ *
+ * `user` is what came with the function. `host` is UTF-8, as it was configured, or "ipv4only.arpa" to find out about NAT64
+ * (RFC 7050); it is gone when the function returns, as `addresses` and `count` are. `addresses` is all zero and `*count`
+ * is 0 at first.
+ *
+ * The order should be that of RFC 6724, in which getaddrinfo() answers. If an address is not answered within 10 s the next
+ * one is tried, the families taking turns; one that there is no route to is skipped at once.
+ *
+ * Threads: it is called on a thread of the library's own, which is there only while something is looked up ("wg-resolver");
+ * never twice at the same time for one tunnel, but for several tunnels. It may block: nothing else waits for it but
+ * wg_turn_off() and wg_turn_off_within(), so it should give up at some time. It must not leave by an exception, longjmp()
+ * or pthread_exit(). Its stack is as in wg_log_fn_t.
+ * Inside it, wg_resolve_system() and what wg_log_fn_t names work. Everything else returns WG_ERR_BUSY.
+ * Since: 0.1.0
+ */
+typedef int32_t (*wg_resolve_fn_t)(void *user,
+                                   const char *host,
+                                   struct wg_address_t *addresses,
+                                   size_t capacity,
+                                   size_t *count);
 
 /**
  * An IP packet.
@@ -441,6 +449,64 @@ typedef struct wg_packet_t {
    */
   size_t len;
 } wg_packet_t;
+
+/**
+ * Takes packets that have come out of the tunnel.
+ *
+ * `user` is what came with the function; `handle` is the tunnel, which wg_tun_inject(), wg_transport_receive() and
+ * wg_set_mtu() know before wg_turn_on_with() has returned it; `packets` are `count` packets, 1 to WG_BATCH_SIZE, in order. They
+ * are gone when the function returns. Returns how many it took; the others are dropped and counted.
+ *
+ * Threads: it is called on one of the tunnel's own threads at a time, without a lock held; perhaps before
+ * wg_turn_on_with() has returned. The tunnel waits meanwhile, so return soon, and do not wait for a thread that may be
+ * inside wg_turn_off(). It must not leave by an exception, longjmp() or
+ * pthread_exit(). Its stack is as in wg_log_fn_t.
+ * Inside it, wg_tun_inject(), wg_transport_receive() and wg_set_mtu() work, for this tunnel and for others, and what else
+ * wg_log_fn_t names. Everything else returns WG_ERR_BUSY.
+ * Since: 0.1.0
+ */
+typedef size_t (*wg_tun_write_fn_t)(void *user, int32_t handle, const struct wg_packet_t *packets, size_t count);
+
+/**
+ * Is told that half of the tunnel's queue is free again, after wg_tun_inject() could not take everything.
+ *
+ * Threads: as wg_tun_write_fn_t; it may be called while `write` is.
+ * Since: 0.1.0
+ */
+typedef void (*wg_tun_room_fn_t)(void *user, int32_t handle);
+
+/**
+ * Packets from and to the app, in place of a TUN device: of an app's packet flow, or of a TCP/IP stack of its own. Start
+ * from WG_TUN_CALLBACKS_INIT. It may grow as wg_options_t does.
+ *
+ * What goes into the tunnel is passed to wg_tun_inject().
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_tun_callbacks_t {
+  /**
+   * sizeof(wg_tun_callbacks_t), as the caller was compiled.
+   */
+  size_t struct_size;
+  /**
+   * Takes what comes out of the tunnel.
+   */
+  wg_tun_write_fn_t write;
+  /**
+   * Is told of room in the queue; or NULL.
+   */
+  wg_tun_room_fn_t room;
+  /**
+   * Passed to each of the functions.
+   */
+  void *user;
+  /**
+   * Called exactly once with `user`, or NULL: by wg_turn_off(), when all that the app brought to the tunnel has returned
+   * for the last time; or by wg_turn_on_with() if it fails (unless the reason is a wrong `struct_size`). It may call what
+   * the other functions may.
+   */
+  wg_destroy_fn_t destroy;
+} wg_tun_callbacks_t;
 
 /**
  * Where a peer is, and which of our addresses it knows us by. It is plain memory: copy it as you like, and set its
@@ -527,30 +593,47 @@ typedef struct wg_datagram_t {
 } wg_datagram_t;
 
 /**
- * What became of a batch.
+ * Sends datagrams of the tunnel.
+ *
+ * `user` and `handle` are as in wg_tun_write_fn_t; `datagrams` are `count` datagrams, 1 to WG_BATCH_SIZE, in order, mostly to one
+ * peer. They are gone when the function returns. Returns how many were sent, from the first on; the others are dropped and
+ * counted, as if the network had lost them. Datagrams that would have to wait are better not sent: the thread that sends
+ * also receives and keeps the timers.
+ *
+ * Threads: it is called on the tunnel's own threads and on those that are inside wg_turn_on_with() or wg_set_config(), on
+ * several at once, without a lock held. The rest is as in wg_tun_write_fn_t.
+ * Since: 0.1.0
+ */
+typedef size_t (*wg_transport_send_fn_t)(void *user, int32_t handle, const struct wg_datagram_t *datagrams, size_t count);
+
+/**
+ * Datagrams from and to the app, in place of UDP sockets: for relays and obfuscation. Start from WG_TRANSPORT_INIT. It may
+ * grow as wg_options_t does.
+ *
+ * What was received is passed to wg_transport_receive(). The tunnel opens no socket: its `listen_port` is only a number,
+ * and its `fwmark` means nothing. Nor has it a timer that goes on while the machine sleeps, so call wg_network_changed()
+ * when it has woken: what came due meanwhile is then done at once.
  *
  * Since: 0.1.0
  */
-typedef struct wg_send_report_t {
+typedef struct wg_transport_t {
   /**
-   * Datagrams that the system took, each segment counted.
+   * sizeof(wg_transport_t), as the caller was compiled.
    */
-  uint32_t sent;
+  size_t struct_size;
   /**
-   * Datagrams that were dropped.
+   * Sends what the tunnel has for its peers.
    */
-  uint32_t dropped;
+  wg_transport_send_fn_t send;
   /**
-   * What the system said of the first that it refused: an errno (on Windows an error of Winsock); 0 if it refused
-   * none.
+   * Passed to the functions.
    */
-  int32_t os_error;
+  void *user;
   /**
-   * 1 if GSO was given up on a socket, because the system or the way out cannot do it; otherwise 0. What was to be
-   * sent with it was sent without. It is said once for each socket.
+   * As in wg_tun_callbacks_t.
    */
-  uint32_t gso_disabled;
-} wg_send_report_t;
+  wg_destroy_fn_t destroy;
+} wg_transport_t;
 
 /**
  * An event. It has no pointers: it can be copied and handed to another thread.
@@ -623,20 +706,117 @@ typedef void (*wg_event_fn_t)(void *user, int32_t handle, const struct wg_event_
 typedef void (*wg_log_fn_t)(void *user, int32_t handle, int32_t level, const char *text);
 
 /**
- * An IP address.
+ * What wg_turn_on_with() may be told. Start from WG_OPTIONS_INIT, and set what should differ.
+ *
+ * Fields are only ever appended. A program that was compiled with an older header passes a shorter struct, and gets
+ * WG_OPTIONS_INIT's value for the fields that it does not have. A program that was compiled with a newer header is served
+ * as long as the fields that this library does not have are zero, up to a `struct_size` of 4096. A `struct_size` that no
+ * released header has, such as one below that of 0.1.0, is WG_ERR_INVALID.
  *
  * Since: 0.1.0
  */
-typedef struct wg_address_t {
+typedef struct wg_options_t {
   /**
-   * WG_IPV4 or WG_IPV6.
+   * sizeof(wg_options_t), as the caller was compiled.
    */
-  uint32_t family;
+  size_t struct_size;
   /**
-   * In network byte order. An IPv4 address takes the first four bytes.
+   * Where packets come from and go to; see wg_turn_on().
    */
-  uint8_t bytes[16];
-} wg_address_t;
+  int32_t tun_fd;
+  /**
+   * Whose `tun_fd` is: WG_FD_TAKE or WG_FD_DUP. 0 is an error, so that nobody forgets to say.
+   */
+  uint32_t fd_ownership;
+  /**
+   * The MTU if `tun_fd` cannot be asked for it, or is -1: 576 to 65535, or 0 for 1420.
+   */
+  uint32_t mtu;
+  /**
+   * The largest number of peers: up to 16777216, or 0 for 65536. Each takes about 1 KiB.
+   */
+  uint32_t max_peers;
+  /**
+   * Bytes that packets may take while they pass through or wait for a session: WG_MEMORY_MIN to WG_MEMORY_MAX, or 0 for
+   * 4 MiB; with `tun` or `transport` 128 KiB more at least for each. At the limit the
+   * peer that holds most makes room for one that holds less, else packets are dropped, and counted ("out_memory_full"); one
+   * packet of each peer may wait all the same. Peers come on top: about 1 KiB each, and 3
+   * KiB more while there are sessions. wg_memory_usage() tells what is taken.
+   */
+  size_t memory_limit;
+  /**
+   * Is shown each UDP socket before its first byte, when the tunnel is turned on and whenever its sockets are renewed;
+   * or NULL. If it refuses, nothing is sent: wg_turn_on_with() fails, and later on the old sockets stay, or none, and
+   * it is tried again as in wg_bump_sockets(). It may then be called on the tunnel's own threads.
+   */
+  wg_protect_fn_t protect;
+  /**
+   * For `protect`.
+   */
+  void *protect_user;
+  /**
+   * Gives up `protect_user`; or NULL. It follows the rules of wg_protect_fn_t.
+   */
+  wg_destroy_fn_t protect_destroy;
+  /**
+   * Looks up host names; then the endpoint of a peer may be one: "endpoint=vpn.example.com:51820". The name is kept until
+   * another endpoint is configured; wg_get_config() shows the address that is used. It is looked up at once, again
+   * after wg_network_changed(), and when a handshake was given up; if that fails, again as long as something is to be
+   * sent there. With it, peers at IPv4 addresses are also reached in networks that have only IPv6 and NAT64.
+   * wg_resolve_system for the system's own resolver. NULL if endpoints are addresses only.
+   */
+  wg_resolve_fn_t resolve;
+  /**
+   * For `resolve`.
+   */
+  void *resolve_user;
+  /**
+   * Gives up `resolve_user`; or NULL. When, says wg_turn_on_with(). It follows the rules of wg_resolve_fn_t.
+   */
+  wg_destroy_fn_t resolve_destroy;
+  /**
+   * Takes and gives packets in place of `tun_fd`, which is then -1; or NULL. What it points to is not kept.
+   */
+  const struct wg_tun_callbacks_t *tun;
+  /**
+   * Takes and gives datagrams in place of UDP sockets; or NULL. What it points to is not kept.
+   */
+  const struct wg_transport_t *transport;
+  /**
+   * Is told what happens to the tunnel, from the first event on; or NULL. As wg_set_event_callback(), which can replace it.
+   */
+  wg_event_fn_t event;
+  /**
+   * For `event`.
+   */
+  void *event_user;
+  /**
+   * Gives up `event_user`; or NULL.
+   */
+  wg_destroy_fn_t event_destroy;
+  /**
+   * Gets the lines of the tunnel's log, from the first one on, in place of the function of wg_set_log_callback(); or NULL.
+   * As wg_set_tunnel_log_callback(), which can replace it.
+   */
+  wg_log_fn_t log;
+  /**
+   * For `log`.
+   */
+  void *log_user;
+  /**
+   * Gives up `log_user`; or NULL.
+   */
+  wg_destroy_fn_t log_destroy;
+  /**
+   * How much of this tunnel is logged: a wg_log_level_t, or 0 for what wg_set_log_level() says. To turn the log of one
+   * tunnel off, call wg_set_tunnel_log_level().
+   */
+  uint32_t log_level;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+} wg_options_t;
 
 /**
  * What a tunnel did since it was turned on. Peers that are gone are in the sums.
@@ -789,671 +969,185 @@ typedef struct wg_memory_usage_t {
 } wg_memory_usage_t;
 
 /**
- * Looks up a host name: writes up to `capacity` addresses (16 of them) to `addresses`, the best first, and how many they
- * are to `*count`. Returns WG_OK, or a negative wg_result if that fails; what was written does not count then. WG_OK with
- * no address is a failure as well.
- *
- * `user` is what came with the function. `host` is UTF-8, as it was configured, or "ipv4only.arpa" to find out about NAT64
- * (RFC 7050); it is gone when the function returns, as `addresses` and `count` are. `addresses` is all zero and `*count`
- * is 0 at first.
- *
- * The order should be that of RFC 6724, in which getaddrinfo() answers. If an address is not answered within 10 s the next
- * one is tried, the families taking turns; one that there is no route to is skipped at once.
- *
- * Threads: it is called on a thread of the library's own, which is there only while something is looked up ("wg-resolver");
- * never twice at the same time for one tunnel, but for several tunnels. It may block: nothing else waits for it but
- * wg_turn_off() and wg_turn_off_within(), so it should give up at some time. It must not leave by an exception, longjmp()
- * or pthread_exit(). Its stack is as in wg_log_fn_t.
- * Inside it, wg_resolve_system() and what wg_log_fn_t names work. Everything else returns WG_ERR_BUSY.
- * Since: 0.1.0
- */
-typedef int32_t (*wg_resolve_fn_t)(void *user,
-                                   const char *host,
-                                   struct wg_address_t *addresses,
-                                   size_t capacity,
-                                   size_t *count);
-
-/**
- * Takes packets that have come out of the tunnel.
- *
- * `user` is what came with the function; `handle` is the tunnel, which wg_tun_inject(), wg_transport_receive() and
- * wg_set_mtu() know before wg_turn_on_with() has returned it; `packets` are `count` packets, 1 to WG_BATCH_SIZE, in order. They
- * are gone when the function returns. Returns how many it took; the others are dropped and counted.
- *
- * Threads: it is called on one of the tunnel's own threads at a time, without a lock held; perhaps before
- * wg_turn_on_with() has returned. The tunnel waits meanwhile, so return soon, and do not wait for a thread that may be
- * inside wg_turn_off(). It must not leave by an exception, longjmp() or
- * pthread_exit(). Its stack is as in wg_log_fn_t.
- * Inside it, wg_tun_inject(), wg_transport_receive() and wg_set_mtu() work, for this tunnel and for others, and what else
- * wg_log_fn_t names. Everything else returns WG_ERR_BUSY.
- * Since: 0.1.0
- */
-typedef size_t (*wg_tun_write_fn_t)(void *user, int32_t handle, const struct wg_packet_t *packets, size_t count);
-
-/**
- * Is told that half of the tunnel's queue is free again, after wg_tun_inject() could not take everything.
- *
- * Threads: as wg_tun_write_fn_t; it may be called while `write` is.
- * Since: 0.1.0
- */
-typedef void (*wg_tun_room_fn_t)(void *user, int32_t handle);
-
-/**
- * Packets from and to the app, in place of a TUN device: of an app's packet flow, or of a TCP/IP stack of its own. Start
- * from WG_TUN_CALLBACKS_INIT. It may grow as wg_options_t does.
- *
- * What goes into the tunnel is passed to wg_tun_inject().
+ * What wg_bind_open() may be told. Start from WG_BIND_OPTIONS_INIT, and set what should differ. It grows with the
+ * library as wg_options_t does.
  *
  * Since: 0.1.0
  */
-typedef struct wg_tun_callbacks_t {
+typedef struct wg_bind_options_t {
   /**
-   * sizeof(wg_tun_callbacks_t), as the caller was compiled.
+   * sizeof(wg_bind_options_t), as the caller was compiled.
    */
   size_t struct_size;
   /**
-   * Takes what comes out of the tunnel.
-   */
-  wg_tun_write_fn_t write;
-  /**
-   * Is told of room in the queue; or NULL.
-   */
-  wg_tun_room_fn_t room;
-  /**
-   * Passed to each of the functions.
-   */
-  void *user;
-  /**
-   * Called exactly once with `user`, or NULL: by wg_turn_off(), when all that the app brought to the tunnel has returned
-   * for the last time; or by wg_turn_on_with() if it fails (unless the reason is a wrong `struct_size`). It may call what
-   * the other functions may.
-   */
-  wg_destroy_fn_t destroy;
-} wg_tun_callbacks_t;
-
-/**
- * Sends datagrams of the tunnel.
- *
- * `user` and `handle` are as in wg_tun_write_fn_t; `datagrams` are `count` datagrams, 1 to WG_BATCH_SIZE, in order, mostly to one
- * peer. They are gone when the function returns. Returns how many were sent, from the first on; the others are dropped and
- * counted, as if the network had lost them. Datagrams that would have to wait are better not sent: the thread that sends
- * also receives and keeps the timers.
- *
- * Threads: it is called on the tunnel's own threads and on those that are inside wg_turn_on_with() or wg_set_config(), on
- * several at once, without a lock held. The rest is as in wg_tun_write_fn_t.
- * Since: 0.1.0
- */
-typedef size_t (*wg_transport_send_fn_t)(void *user, int32_t handle, const struct wg_datagram_t *datagrams, size_t count);
-
-/**
- * Datagrams from and to the app, in place of UDP sockets: for relays and obfuscation. Start from WG_TRANSPORT_INIT. It may
- * grow as wg_options_t does.
- *
- * What was received is passed to wg_transport_receive(). The tunnel opens no socket: its `listen_port` is only a number,
- * and its `fwmark` means nothing. Nor has it a timer that goes on while the machine sleeps, so call wg_network_changed()
- * when it has woken: what came due meanwhile is then done at once.
- *
- * Since: 0.1.0
- */
-typedef struct wg_transport_t {
-  /**
-   * sizeof(wg_transport_t), as the caller was compiled.
-   */
-  size_t struct_size;
-  /**
-   * Sends what the tunnel has for its peers.
-   */
-  wg_transport_send_fn_t send;
-  /**
-   * Passed to the functions.
-   */
-  void *user;
-  /**
-   * As in wg_tun_callbacks_t.
-   */
-  wg_destroy_fn_t destroy;
-} wg_transport_t;
-
-/**
- * What wg_turn_on_with() may be told. Start from WG_OPTIONS_INIT, and set what should differ.
- *
- * Fields are only ever appended. A program that was compiled with an older header passes a shorter struct, and gets
- * WG_OPTIONS_INIT's value for the fields that it does not have. A program that was compiled with a newer header is served
- * as long as the fields that this library does not have are zero, up to a `struct_size` of 4096. A `struct_size` that no
- * released header has, such as one below that of 0.1.0, is WG_ERR_INVALID.
- *
- * Since: 0.1.0
- */
-typedef struct wg_options_t {
-  /**
-   * sizeof(wg_options_t), as the caller was compiled.
-   */
-  size_t struct_size;
-  /**
-   * Where packets come from and go to; see wg_turn_on().
-   */
-  int32_t tun_fd;
-  /**
-   * Whose `tun_fd` is: WG_FD_TAKE or WG_FD_DUP. 0 is an error, so that nobody forgets to say.
-   */
-  uint32_t fd_ownership;
-  /**
-   * The MTU if `tun_fd` cannot be asked for it, or is -1: 576 to 65535, or 0 for 1420.
-   */
-  uint32_t mtu;
-  /**
-   * The largest number of peers: up to 16777216, or 0 for 65536. Each takes about 1 KiB.
-   */
-  uint32_t max_peers;
-  /**
-   * Bytes that packets may take while they pass through or wait for a session: WG_MEMORY_MIN to WG_MEMORY_MAX, or 0 for
-   * 4 MiB; with `tun` or `transport` 128 KiB more at least for each. At the limit the
-   * peer that holds most makes room for one that holds less, else packets are dropped, and counted ("out_memory_full"); one
-   * packet of each peer may wait all the same. Peers come on top: about 1 KiB each, and 3
-   * KiB more while there are sessions. wg_memory_usage() tells what is taken.
-   */
-  size_t memory_limit;
-  /**
-   * Is shown each UDP socket before its first byte, when the tunnel is turned on and whenever its sockets are renewed;
-   * or NULL. If it refuses, nothing is sent: wg_turn_on_with() fails, and later on the old sockets stay, or none, and
-   * it is tried again as in wg_bump_sockets(). It may then be called on the tunnel's own threads.
+   * Is shown each new socket first; or NULL.
    */
   wg_protect_fn_t protect;
   /**
    * For `protect`.
    */
-  void *protect_user;
+  void *user;
   /**
-   * Gives up `protect_user`; or NULL. It follows the rules of wg_protect_fn_t.
+   * Gives up `user`; or NULL. It follows the rules of wg_protect_fn_t.
    */
-  wg_destroy_fn_t protect_destroy;
+  wg_destroy_fn_t destroy;
   /**
-   * Looks up host names; then the endpoint of a peer may be one: "endpoint=vpn.example.com:51820". The name is kept until
-   * another endpoint is configured; wg_get_config() shows the address that is used. It is looked up at once, again
-   * after wg_network_changed(), and when a handshake was given up; if that fails, again as long as something is to be
-   * sent there. With it, peers at IPv4 addresses are also reached in networks that have only IPv6 and NAT64.
-   * wg_resolve_system for the system's own resolver. NULL if endpoints are addresses only.
+   * As wg_bind_set_mark().
    */
-  wg_resolve_fn_t resolve;
+  uint32_t mark;
   /**
-   * For `resolve`.
+   * Values of wg_bind_flags_t, added up.
    */
-  void *resolve_user;
+  uint32_t flags;
+} wg_bind_options_t;
+
+/**
+ * What became of a batch.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_send_report_t {
   /**
-   * Gives up `resolve_user`; or NULL. When, says wg_turn_on_with(). It follows the rules of wg_resolve_fn_t.
+   * Datagrams that the system took, each segment counted.
    */
-  wg_destroy_fn_t resolve_destroy;
+  uint32_t sent;
   /**
-   * Takes and gives packets in place of `tun_fd`, which is then -1; or NULL. What it points to is not kept.
+   * Datagrams that were dropped.
    */
-  const struct wg_tun_callbacks_t *tun;
+  uint32_t dropped;
   /**
-   * Takes and gives datagrams in place of UDP sockets; or NULL. What it points to is not kept.
+   * What the system said of the first that it refused: an errno (on Windows an error of Winsock); 0 if it refused
+   * none.
    */
-  const struct wg_transport_t *transport;
-} wg_options_t;
+  int32_t os_error;
+  /**
+   * 1 if GSO was given up on a socket, because the system or the way out cannot do it; otherwise 0. What was to be
+   * sent with it was sent without. It is said once for each socket.
+   */
+  uint32_t gso_disabled;
+} wg_send_report_t;
 
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
 
 /**
- * Returns the library's version, like "0.1.0".
+ * Makes a tunnel between `tun_fd` and the network, and starts it.
  *
- * Memory: the text is the library's, and never changes.
- * Errors: none; never NULL.
- * Threads: any, also inside a callback.
- * Since: 0.1.0
- */
-const char *wg_version_string(void);
-
-/**
- * Returns the library's version as 0xMMNNPP (major, minor, patch). Compare it with WG_VERSION_NUMBER to see whether the
- * library is as new as the header.
+ * `tun_fd` gives and takes one IP packet a call: a TUN device (made with IFF_NO_PI, with or without IFF_VNET_HDR), the
+ * descriptor of Android's VpnService, that of a utun of Apple's systems (whose packets have four bytes in front), or one end
+ * of a SOCK_DGRAM or SOCK_SEQPACKET socketpair. Its MTU is asked for; if that is not possible it counts as 1420 (see
+ * wg_options_t).
+ * `uapi` is the configuration: the lines of a UAPI `set` without `set=1`, "private_key=..\nlisten_port=..\n" and so on.
+ * It may be "", and is not kept. It is applied as a whole, and its port is open, when this returns.
  *
- * Memory: nothing changes hands.
- * Errors: none.
- * Threads: any, also inside a callback.
- * Since: 0.1.0
- */
-uint32_t wg_version_number(void);
-
-/**
- * Opens an IPv4 and an IPv6 UDP socket on one port, without a tunnel: for batches, segmentation offload, and answers
- * that leave from the address that was asked.
+ * Returns a handle, which is > 0 and never used again for another tunnel, or a negative wg_result. The tunnel runs until
+ * wg_turn_off(), on two threads of its own.
  *
- * `*port` is the port, or 0 for one that the system chooses; on success the port is written there. NULL: any port
- * will do. One family missing on this host is fine: sending and receiving with it is WG_ERR_UNSUPPORTED. `options`
- * may be NULL.
- *
- * Returns a handle above 0, to give to wg_bind_close(), or a negative wg_result. Binds and tunnels are counted
- * together, but functions for tunnels do not know a bind's handle, nor those for binds a tunnel's.
- *
- * Memory: `options` and `port` are not kept. `destroy` is called exactly once with `user`: by wg_bind_close(), when
- * `protect` has returned for the last time, or before this call returns if it fails; unless its `struct_size` is wrong.
- * Errors: WG_ERR_ADDR_IN_USE if the port is taken; WG_ERR_PERMISSION if `protect` refuses, or for a mark without the
- * right to it; WG_ERR_INVALID for flags that do not exist; WG_ERR_UNSUPPORTED if `options` sets a field that this
- * library does not know, or the host has neither family; WG_ERR_RESOURCES; WG_ERR_IO; WG_ERR_PANIC; WG_ERR_BUSY
- * inside a callback.
- * Threads: any.
- * Since: 0.1.0
- *
- * # Safety
- * `options` is NULL or points to `options->struct_size` readable bytes, its functions are NULL or of their types and
- * may be called with `user`; `port` is NULL or readable and writable.
- */
-int32_t wg_bind_open(const struct wg_bind_options_t *options, uint16_t *port);
-
-/**
- * As wg_bind_open(), over a socket that the app has: a UDP socket, IPv4 or IPv6, that is bound. The other family is
- * missing then. Lend a socket to one bind at a time.
- *
- * While the socket is lent it is non-blocking (O_NONBLOCK), its buffers are larger (SO_RCVBUF, SO_SNDBUF), it is marked and
- * tied to an interface as wg_bind_set_mark() and wg_bind_set_interface() say, and on Linux and Android it has other values of
- * IP_PKTINFO or IPV6_RECVPKTINFO, IP_RECVTOS or IPV6_RECVTCLASS, IP_MTU_DISCOVER or IPV6_MTU_DISCOVER, IPV6_AUTOFLOWLABEL,
- * UDP_SEGMENT, and UDP_GRO, with which recv() returns several datagrams as one. wg_bind_close() puts all of that back, as
- * does a call that fails. Datagrams that have arrived by then are dropped if UDP_GRO was changed. What cannot be put back
- * for lack of permission is logged: the interface (CAP_NET_RAW) and the mark (CAP_NET_ADMIN). Other systems than Linux and
- * Android may leave options changed that add control messages to what is received.
- *
- * The port is written to `*port`, unless that is NULL. `protect` is not called.
- *
- * Memory: with WG_FD_TAKE for `fd_ownership`, `fd` is the library's from here on if, and only if, the call succeeds.
- * With WG_FD_DUP it stays the caller's, to close at any time. The rest as wg_bind_open().
- * Errors: WG_ERR_INVALID if `fd` is not open, is not a UDP socket, or not bound, or if `fd_ownership` is neither;
- * WG_ERR_UNSUPPORTED on Windows; and as wg_bind_open().
- * Threads: any.
- * Since: 0.1.0
- *
- * # Safety
- * As in wg_bind_open(); with WG_FD_TAKE nobody else closes `fd`.
- */
-int32_t wg_bind_adopt(int32_t fd,
-                      uint32_t fd_ownership,
-                      const struct wg_bind_options_t *options,
-                      uint16_t *port);
-
-/**
- * Puts fresh sockets in the place of those of a bind, for example when the network has changed. Threads in
- * wg_bind_recv() go on waiting, now for the fresh ones. What the old ones have not delivered yet is lost.
- *
- * `*port` is the new port, or 0 for one that the system chooses; on success the port is written there. NULL: the port
- * stays. `protect` is shown the new sockets. If it fails, the old ones stay; but where no two sockets may have the same
- * port (not Linux or Android, or as another user than before), one that was in the way is closed: reopen it again then.
- *
- * Memory: `port` is not kept.
- * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if it is closed meanwhile; WG_ERR_UNSUPPORTED for one of
- * wg_bind_adopt(); and as wg_bind_open().
- * Threads: any.
- * Since: 0.1.0
- *
- * # Safety
- * `port` is NULL or readable and writable.
- */
-wg_result wg_bind_reopen(int32_t bind, uint16_t *port);
-
-/**
- * Closes a bind. When it returns, the port is free, the handle is not valid any more, `protect` is not running on any
- * thread, and `destroy` was called.
- *
- * Calls on it that are under way on other threads return at once with WG_ERR_CLOSED, also those that wait in
- * wg_bind_recv(); later ones with WG_ERR_UNKNOWN_HANDLE. They may still be writing to their datagrams when this
- * returns: join the threads before you free those.
- *
- * Memory: everything that belongs to the bind is freed, with the last call that is under way.
- * Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls, which waits for the first; WG_ERR_BUSY inside a
- * callback, and it stays open; WG_ERR_PANIC.
+ * Memory: takes ownership of `tun_fd` on success, and closes that number before it returns; the library goes on with a
+ * duplicate. On failure the caller still owns it, open and in the mode in which it was.
+ * Requires: `uapi` is NULL or ends with a zero byte. On success nobody but the library uses `tun_fd` any more.
+ * Errors: WG_ERR_NULL if `uapi` is NULL; WG_ERR_INVALID if `tun_fd` is not open, or the text has a bad value;
+ * WG_ERR_PROTOCOL if a line is not of the form key=value; WG_ERR_TOO_LARGE beyond 64 MiB; WG_ERR_UNSUPPORTED if `tun_fd`
+ * does not keep packets apart, or this platform has no descriptors; WG_ERR_NOT_FOUND if the interface was removed;
+ * WG_ERR_ADDR_IN_USE for the port; WG_ERR_PERMISSION for the fwmark, or if `tun_fd` is a device that cannot be waited
+ * for; WG_ERR_IO and WG_ERR_RESOURCES as the system says; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
  * Threads: any.
  * Since: 0.1.0
  */
-wg_result wg_bind_close(int32_t bind);
+int32_t wg_turn_on(int32_t tun_fd,
+                   const char *uapi);
 
 /**
- * Returns the most datagrams that one wg_bind_send() takes, and a good number to give room for in wg_bind_recv():
- * WG_BATCH_SIZE, or more in a later version of the library.
+ * As wg_turn_on(), with options. An app can bring packets and datagrams of its own; see wg_tun_callbacks_t and
+ * wg_transport_t.
  *
- * Memory: nothing changes hands.
- * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+ * Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP it stays the caller's in
+ * any case; but a duplicate has its O_NONBLOCK mode in common with the original, so on success the caller's descriptor
+ * is non-blocking from then on. `protect_destroy` is called exactly once with `protect_user`, and `resolve_destroy` with
+ * `resolve_user`: when the tunnel is turned off and the function has returned for the last time, or before this call
+ * returns if it fails, `resolve_destroy` also if `resolve` is NULL. What `tun` and `transport` point to is given up in the
+ * same way. Only what is in a struct with a wrong `struct_size` is not.
+ * Requires: `options` is NULL or points to `options->struct_size` readable bytes, and so are the structs that it
+ * points to; their functions are NULL or of their types, and may be called with what belongs to them on any thread;
+ * the rest as in wg_turn_on().
+ * Errors: as wg_turn_on(); WG_ERR_NULL if `options`, or `write` or `send` of what it points to, is NULL; WG_ERR_INVALID if
+ * one of its values is out of its range, or both `tun` and `tun_fd` are set; WG_ERR_PERMISSION if `protect` refuses;
+ * WG_ERR_UNSUPPORTED if it sets a field that this library does not know.
+ * Threads: any. It does not wait for host names to be looked up, unless it fails while a `resolve` of the app is looking one
+ * up.
+ * Since: 0.1.0
+ */
+int32_t wg_turn_on_with(const struct wg_options_t *options,
+                        const char *uapi);
+
+/**
+ * Stops a tunnel, and closes its descriptor and its sockets. Its handle is not valid any more.
+ *
+ * Calls on the tunnel that are under way on other threads finish; if there are any, what they need is freed, and the
+ * descriptor closed, when the last of them returns.
+ *
+ * When this returns, none of the tunnel's callbacks is running on any thread, and each was destroyed; so were the functions
+ * that the app brought to it.
+ *
+ * Memory: everything that belongs to the tunnel is freed, and its keys are wiped. Text from wg_get_config() stays.
+ * Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls: if the first is still under way on another thread, the
+ * second waits for it, so after either code the tunnel is off; WG_ERR_BUSY inside a callback, and the tunnel runs on.
+ * Threads: any, not only the one that turned it on. It waits for the tunnel's threads, and with them for callbacks: also for
+ * a `resolve` of the app that is looking up a host name, but not for wg_resolve_system(), which then returns WG_ERR_CLOSED.
+ * Where a callback may take long, wg_turn_off_within() waits for as long as you say.
+ * Since: 0.1.0
+ */
+wg_result wg_turn_off(int32_t handle);
+
+/**
+ * As wg_turn_off(), but it waits for `milliseconds` at most.
+ *
+ * If that is not long enough it returns WG_ERR_TIMED_OUT, and the tunnel goes on ending on a thread of the library's own,
+ * which waits for the callbacks that are still running. By then nothing new is sent, received or looked up, and the handle
+ * is unknown to all functions but wg_turn_off(), which waits until the tunnel is off and returns WG_ERR_UNKNOWN_HANDLE, and
+ * this one, which can be called again to wait on. Keep what belongs to the callbacks until `destroy` was called for it, and
+ * the library loaded.
+ *
+ * Memory: as wg_turn_off(), once the tunnel has ended. Each `destroy` is called on the library's own thread.
+ * Errors: WG_ERR_TIMED_OUT; WG_ERR_UNKNOWN_HANDLE, also if the tunnel has ended since a call that timed out;
+ * WG_ERR_RESOURCES if the thread cannot be started, and WG_ERR_BUSY inside a callback: the tunnel runs on then.
  * Threads: any.
  * Since: 0.1.0
  */
-int32_t wg_bind_batch_size(int32_t bind);
+wg_result wg_turn_off_within(int32_t handle,
+                             uint32_t milliseconds);
 
 /**
- * Marks what a bind sends from now on, also after wg_bind_reopen(): SO_MARK on Linux and Android, SO_USER_COOKIE on
- * FreeBSD, SO_RTABLE on OpenBSD, nothing elsewhere.
+ * Changes the configuration of a tunnel: `uapi` is as in wg_turn_on(). A line that is refused changes nothing.
  *
- * Memory: nothing changes hands.
- * Errors: WG_ERR_PERMISSION, and the old mark stays; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED; WG_ERR_BUSY inside a
- * callback; WG_ERR_PANIC.
+ * A port that is named in it is insisted on from then on, also if it is the one that the system had chosen; with 0 the system
+ * chooses another. A new port is opened before this returns, also while the old one is still being tried, or noted if the
+ * tunnel is paused.
+ *
+ * Memory: `uapi` is not kept.
+ * Requires: `uapi` is NULL or ends with a zero byte.
+ * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC; and
+ * of wg_turn_on() those that are about the configuration.
+ * Threads: any; calls on one tunnel come one after another. One that changes the port or the mark waits for `protect`,
+ * and so do those behind it; no other does.
+ * Since: 0.1.0
+ */
+wg_result wg_set_config(int32_t handle,
+                        const char *uapi);
+
+/**
+ * Reads the configuration and state of a tunnel: the lines of a UAPI `get`, without `errno=`. They contain the private
+ * key.
+ *
+ * Memory: on success `*out` is the caller's, to give to wg_free(), which wipes it. On failure it is not written.
+ * Requires: `out` is NULL or points to writable storage for one pointer.
+ * Errors: WG_ERR_NULL if `out` is NULL; WG_ERR_UNKNOWN_HANDLE; WG_ERR_RESOURCES; WG_ERR_PANIC; WG_ERR_BUSY inside a
+ * callback. A tunnel that has ended by itself can still be read.
  * Threads: any.
  * Since: 0.1.0
  */
-wg_result wg_bind_set_mark(int32_t bind, uint32_t mark);
-
-/**
- * Ties the socket of a family (WG_IPV4 or WG_IPV6) to one network interface, by its index, whatever routes and
- * endpoints say, also after wg_bind_reopen(); 0 unties it. On Windows only what is sent is tied. As long as
- * `blackhole` is not 0, what that family sends is dropped: wg_bind_send() then counts it as dropped, and that is no
- * error.
- *
- * On Linux it takes no permission the first time; later on, without CAP_NET_RAW, fresh sockets take the place of the
- * old ones as with wg_bind_reopen().
- *
- * Memory: nothing changes hands.
- * Errors: nothing changes then. WG_ERR_INVALID for another family; WG_ERR_NOT_FOUND if there is no such interface;
- * WG_ERR_UNSUPPORTED if the family has no socket or the system cannot do it (Linux since 5.7, Apple's systems and
- * Windows can); WG_ERR_PERMISSION; WG_ERR_IO; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED; WG_ERR_BUSY inside a callback;
- * WG_ERR_PANIC.
- * Threads: any.
- * Since: 0.1.0
- */
-wg_result wg_bind_set_interface(int32_t bind, uint32_t family, uint32_t interface_index, int32_t blackhole);
-
-/**
- * Returns the descriptor of a family's socket (WG_IPV4 or WG_IPV6), or a negative wg_result: to set options on it,
- * or to wait for it together with others.
- *
- * Do not receive from it: what comes may be several datagrams put together. Before you wait for it, call
- * wg_bind_recv() with a `timeout_ms` of 0 until that returns 0; what the library has received already does not show
- * there any more.
- *
- * Memory: the descriptor is borrowed: do not close it. It is the library's, and closed by wg_bind_close(),
- * wg_bind_reopen() and wg_bind_set_interface(); the number may mean something else after that.
- * Errors: WG_ERR_INVALID for another family; WG_ERR_UNSUPPORTED if the family has no socket, and on Windows;
- * WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
- * Threads: any.
- * Since: 0.1.0
- */
-int32_t wg_bind_peek_fd(int32_t bind, uint32_t family);
-
-/**
- * Passes packets into a tunnel, whose packets come from wg_tun_callbacks_t. They are copied into a queue, as many as it has
- * room for: by default it holds about 300 packets of 1420 bytes. What is not taken is not looked at again: pass it once
- * more when `room` was called, or drop it, as a network interface does. Never waits.
- *
- * Memory: `packets` and what they point to stay the caller's, and are not kept. On success `*taken`, unless `taken` is NULL,
- * is how many of the packets were taken, from the first on.
- * Errors: WG_ERR_NULL if `packets` or the `data` of one is NULL; WG_ERR_INVALID if one is longer than 65535 bytes;
- * WG_ERR_TOO_LARGE for more than 4096 packets; WG_ERR_UNSUPPORTED if the tunnel's packets come from elsewhere;
- * WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_PANIC. None is taken then. A packet that is not IP is
- * taken, then dropped and counted.
- * Threads: any, also inside a callback.
- * Since: 0.1.0
- *
- * # Safety
- * `packets` is NULL or points to `count` packets, whose `data` are NULL or point to `len` bytes; nobody changes them
- * meanwhile. `taken` is NULL or writable.
- */
-wg_result wg_tun_inject(int32_t handle,
-                        const struct wg_packet_t *packets,
-                        size_t count,
-                        size_t *taken);
-
-/**
- * Passes datagrams into a tunnel that were received for it by its wg_transport_t. They are copied into a queue, as many as
- * it has room for: by default it holds about 300 datagrams of 1452 bytes. What is not taken can be dropped, as a socket
- * does it. None is while the tunnel is down. Never waits.
- *
- * Datagrams may be anything: they are from the network, and what is not from a peer is dropped and counted. What goes to a
- * peer goes to the endpoint that its last datagram came from.
- *
- * Memory: as wg_tun_inject().
- * Errors: as wg_tun_inject(); WG_ERR_NULL also for a `peer`, and WG_ERR_INVALID for one that is none, a `tos` above 255, or a
- * `segment_size` other than 0.
- * Threads: any, also inside a callback.
- * Since: 0.1.0
- *
- * # Safety
- * `datagrams` is NULL or points to `count` datagrams, whose `data` are NULL or point to `len` bytes, and whose `peer` are NULL
- * or readable; nobody changes them meanwhile. `taken` is NULL or writable.
- */
-wg_result wg_transport_receive(int32_t handle,
-                               const struct wg_datagram_t *datagrams,
-                               size_t count,
-                               size_t *taken);
-
-/**
- * Changes the MTU of a tunnel whose packets come from wg_tun_callbacks_t. Packets are padded up to it; it does not limit
- * what wg_tun_inject() takes.
- *
- * Memory: nothing changes hands.
- * Errors: WG_ERR_INVALID if it is not in 576 to 65535, the old one then stays; WG_ERR_UNSUPPORTED if the tunnel's packets
- * come from elsewhere; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_PANIC.
- * Threads: any, also inside a callback.
- * Since: 0.1.0
- */
-wg_result wg_set_mtu(int32_t handle,
-                     uint32_t mtu);
-
-/**
- * Sends `count` datagrams, up to WG_BATCH_SIZE, in order. Neighbours of one size with equal endpoints leave together
- * where the system can cut them apart again (GSO). It waits only if a socket's buffer is full, and for 5 ms at most.
- *
- * A datagram that the system refuses costs no other; it is flagged WG_DATAGRAM_DROPPED. If the source of an endpoint
- * is not ours any more, the datagram is sent without, the source in `*peer` is cleared, and
- * WG_DATAGRAM_SOURCE_CLEARED is set.
- *
- * Returns how many of the `count` left whole, or a negative wg_result if none was tried.
- *
- * Memory: nothing is kept and nothing allocated, apart from 64 KiB the first time that as many threads send at once.
- * Writes `flags` of each datagram, `*peer` where a source is cleared, and `*report` unless that is NULL; only if it
- * does not fail.
- * Errors: none was sent then. WG_ERR_TOO_LARGE for more than WG_BATCH_SIZE; WG_ERR_NULL if `datagrams` is NULL and
- * `count` is not 0, or if `peer` or `data` is NULL in one of them (`data` may be if `len` is 0); WG_ERR_INVALID for
- * a family or `tos` that is none; WG_ERR_UNSUPPORTED if there is no socket of a datagram's family;
- * WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED, also if it is closed meanwhile, when some may have left; WG_ERR_BUSY inside
- * a callback; WG_ERR_PANIC.
- * Threads: any, several at once, while others receive or close. No other thread uses the same datagrams and endpoints
- * meanwhile.
- * Since: 0.1.0
- *
- * # Safety
- * `datagrams` is NULL or points to `count` of them, writable; their pointers are NULL or point to as many readable
- * bytes as `len` says, and to writable endpoints; `report` is NULL or writable.
- */
-int32_t wg_bind_send(int32_t bind, struct wg_datagram_t *datagrams, size_t count, struct wg_send_report_t *report);
-
-/**
- * Waits until datagrams have come for a family (WG_IPV4 or WG_IPV6), and receives up to `count` of them, in order.
- * It does not wait for more than there is. `timeout_ms` is as for poll(): 0 does not wait at all, and a negative one
- * waits for ever.
- *
- * Returns how many of `datagrams` it has filled; 0 if the time has passed without any; or a negative wg_result. A
- * loop that receives should end with any negative one.
- *
- * Of each it writes `len`, `full_len`, `tos`, `flags`, `segment_size`, what `data` points to and `*peer`. The same
- * datagrams can be given again as they are.
- *
- * Memory: nothing is kept, and nothing allocated. What does not fit into `capacity` bytes is lost, and the datagram
- * flagged WG_DATAGRAM_TRUNCATED. What does not fit into `count` datagrams comes with the next call.
- * Errors: WG_ERR_NULL if `datagrams` is NULL, or `data` in one of them while `capacity` is not 0; WG_ERR_INVALID if
- * `count` is 0, or for another family; WG_ERR_UNSUPPORTED if the family has no socket; WG_ERR_CLOSED for every
- * thread that is in it, as soon as it is closed; WG_ERR_UNKNOWN_HANDLE; WG_ERR_IO if the socket cannot be used any
- * more; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
- * Threads: any, one or several for each family, while others send or close; each datagram goes to one of them. No
- * other thread uses the same datagrams and endpoints meanwhile. A thread that waits here may be cancelled by
- * pthread_cancel().
- * Since: 0.1.0
- *
- * # Safety
- * `datagrams` is NULL or points to `count` of them, writable; their pointers are NULL or point to as many writable
- * bytes as `capacity` says, and to writable endpoints, none of which overlap.
- */
-int32_t wg_bind_recv(int32_t bind, uint32_t family, struct wg_datagram_t *datagrams, size_t count, int32_t timeout_ms);
-
-/**
- * Reads `192.0.2.1:51820`, `[2001:db8::1]:51820` or `[fe80::1%eth0]:51820` (the zone is the name or the index of an
- * interface). Host names are not resolved: that is what getaddrinfo() is for.
- *
- * Memory: `text` is not kept; writes `*endpoint`, without a source, on success only.
- * Errors: WG_ERR_NULL; WG_ERR_INVALID for any other text; WG_ERR_NOT_FOUND if there is no such interface;
- * WG_ERR_PANIC.
- * Threads: any, also inside a callback.
- * Since: 0.1.0
- *
- * # Safety
- * `text` is NULL or ends with a zero byte; `endpoint` is NULL or writable.
- */
-wg_result wg_endpoint_parse(const char *text, struct wg_endpoint_t *endpoint);
-
-/**
- * Writes the peer's address and port as wg_endpoint_parse() reads them; a zone as a number.
- *
- * Memory: reads `*endpoint`, and writes up to WG_ENDPOINT_TEXT_LEN characters to `text`, the last of them zero, on
- * success only.
- * Errors: WG_ERR_NULL; WG_ERR_INVALID if the family is not one; WG_ERR_PANIC.
- * Threads: any, also inside a callback.
- * Since: 0.1.0
- *
- * # Safety
- * `endpoint` is NULL or readable; `text` is NULL or has room for WG_ENDPOINT_TEXT_LEN characters.
- */
-wg_result wg_endpoint_format(const struct wg_endpoint_t *endpoint, char *text);
-
-/**
- * Writes the source address, without a port; an empty text if there is none.
- *
- * Memory: as wg_endpoint_format().
- * Errors: as wg_endpoint_format().
- * Threads: any, also inside a callback.
- * Since: 0.1.0
- *
- * # Safety
- * As in wg_endpoint_format().
- */
-wg_result wg_endpoint_format_source(const struct wg_endpoint_t *endpoint, char *text);
-
-/**
- * Forgets the source: the system chooses address and interface until the peer sends again.
- *
- * Memory: changes `*endpoint`.
- * Errors: WG_ERR_NULL; WG_ERR_PANIC.
- * Threads: any, also inside a callback; no other thread uses this endpoint meanwhile.
- * Since: 0.1.0
- *
- * # Safety
- * `endpoint` is NULL or writable.
- */
-wg_result wg_endpoint_clear_source(struct wg_endpoint_t *endpoint);
-
-/**
- * Tells `event` what happens to a tunnel from now on, in place of what was told before. NULL ends it.
- *
- * What has happened before is not told again: wg_peers() knows who has a session by now, and a tunnel that has ended
- * already is refused, so that its end is never missed.
- *
- * When this returns, no previous function is running on any thread, and none will be called again; the same holds when
- * wg_turn_off() returns. See docs/C_API.md for the locks that may be held.
- *
- * Memory: `destroy` (or NULL) is called exactly once with `user`, when `event` has been replaced or the tunnel turned
- * off, and it has returned for the last time; at once if `event` is NULL or the call fails. It follows the rules of
- * wg_event_fn_t.
- * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended, and `event` is not NULL: nobody is told anything
- * then; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
- * Threads: any.
- * Since: 0.1.0
- *
- * # Safety
- * `event` and `destroy` are NULL or functions of these types, and may be called with `user` on any thread, `event` until it
- * has been replaced or the tunnel turned off.
- */
-wg_result wg_set_event_callback(int32_t handle,
-                                wg_event_fn_t event,
-                                void *user,
-                                wg_destroy_fn_t destroy);
-
-/**
- * Makes a private key, clamped as X25519 has it.
- *
- * Memory: writes 32 bytes to `private_key`, which the caller wipes when it is done with them.
- * Errors: WG_ERR_NULL; WG_ERR_PANIC.
- * Threads: any, also inside a callback.
- * Since: 0.1.0
- *
- * # Safety
- * `private_key` is NULL or has room for 32 bytes.
- */
-wg_result wg_generate_private_key(uint8_t *private_key);
-
-/**
- * Derives the public key of a private one.
- *
- * Memory: reads 32 bytes of `private_key` and writes 32 to `public_key`.
- * Errors: WG_ERR_NULL; WG_ERR_PANIC.
- * Threads: any, also inside a callback.
- * Since: 0.1.0
- *
- * # Safety
- * `private_key` is NULL or points to 32 readable bytes; `public_key` is NULL or has room for 32 bytes.
- */
-wg_result wg_generate_public_key(const uint8_t *private_key, uint8_t *public_key);
-
-/**
- * Makes a preshared key.
- *
- * Memory: writes 32 bytes to `preshared_key`, which the caller wipes when it is done with them.
- * Errors: WG_ERR_NULL; WG_ERR_PANIC.
- * Threads: any, also inside a callback.
- * Since: 0.1.0
- *
- * # Safety
- * `preshared_key` is NULL or has room for 32 bytes.
- */
-wg_result wg_generate_preshared_key(uint8_t *preshared_key);
-
-/**
- * Writes a key as 64 lower-case hex digits, as a UAPI text has it.
- *
- * Memory: reads 32 bytes of `key` and writes WG_KEY_HEX_LEN characters to `text`, the last of them zero.
- * Errors: WG_ERR_NULL; WG_ERR_PANIC.
- * Threads: any, also inside a callback.
- * Since: 0.1.0
- *
- * # Safety
- * `key` is NULL or points to 32 readable bytes; `text` is NULL or has room for WG_KEY_HEX_LEN characters.
- */
-wg_result wg_key_to_hex(const uint8_t *key, char *text);
-
-/**
- * Writes a key as 44 characters of base64, as wg(8) and `.conf` files have it.
- *
- * Memory: reads 32 bytes of `key` and writes WG_KEY_BASE64_LEN characters to `text`, the last of them zero.
- * Errors: WG_ERR_NULL; WG_ERR_PANIC.
- * Threads: any, also inside a callback.
- * Since: 0.1.0
- *
- * # Safety
- * `key` is NULL or points to 32 readable bytes; `text` is NULL or has room for WG_KEY_BASE64_LEN characters.
- */
-wg_result wg_key_to_base64(const uint8_t *key, char *text);
-
-/**
- * Reads a key of 64 hex digits, upper or lower case.
- *
- * Memory: `text` is not kept; writes 32 bytes to `key` on success only.
- * Errors: WG_ERR_NULL; WG_ERR_INVALID for any other text; WG_ERR_PANIC.
- * Threads: any, also inside a callback.
- * Since: 0.1.0
- *
- * # Safety
- * `text` is NULL or ends with a zero byte; `key` is NULL or has room for 32 bytes.
- */
-wg_result wg_key_from_hex(const char *text, uint8_t *key);
-
-/**
- * Reads a key of 44 characters of base64.
- *
- * Memory: `text` is not kept; writes 32 bytes to `key` on success only.
- * Errors: WG_ERR_NULL; WG_ERR_INVALID for any other text, an unpadded or non-canonical spelling included;
- * WG_ERR_PANIC.
- * Threads: any, also inside a callback.
- * Since: 0.1.0
- *
- * # Safety
- * `text` is NULL or ends with a zero byte; `key` is NULL or has room for 32 bytes.
- */
-wg_result wg_key_from_base64(const char *text, uint8_t *key);
+wg_result wg_get_config(int32_t handle, char **out);
 
 /**
  * Lets a tunnel rest: its sockets are closed, its sessions forgotten, and neither packets nor timers wake a thread, until
@@ -1486,95 +1180,6 @@ wg_result wg_pause(int32_t handle);
  * Since: 0.1.0
  */
 wg_result wg_resume(int32_t handle);
-
-/**
- * Sends the log of the whole process to `log`, in place of where it went before. NULL ends it. A tunnel may have a log of
- * its own: see wg_set_tunnel_log_callback().
- *
- * When this returns, no previous function is running on any thread, and none will be called again. See docs/C_API.md for
- * the locks that may be held.
- *
- * Memory: `destroy` (or NULL) is called exactly once with `user`, when `log` has been replaced and has returned for the
- * last time; at once if `log` is NULL or the call fails. It follows the rules of wg_log_fn_t.
- * Errors: WG_ERR_BUSY inside a callback.
- * Threads: any.
- * Since: 0.1.0
- *
- * # Safety
- * `log` and `destroy` are NULL or functions of these types, and may be called with `user` on any thread; `log` on
- * several at once, until this function was called again.
- */
-wg_result wg_set_log_callback(wg_log_fn_t log,
-                              void *user,
-                              wg_destroy_fn_t destroy);
-
-/**
- * Sends the log of one tunnel to `log`, in place of where it went before. NULL sends it to where the log of the process
- * goes. Lines of wg_turn_on() come before this can be called, and go there in any case.
- *
- * The level is that of the process: see wg_set_log_level().
- *
- * When this returns, no previous function is running on any thread, and none will be called again; the same holds when
- * wg_turn_off() returns. See docs/C_API.md for the locks that may be held.
- *
- * Memory: `destroy` (or NULL) is called exactly once with `user`, when `log` has been replaced or the tunnel turned off,
- * and it has returned for the last time; at once if `log` is NULL or the call fails. It follows the rules of wg_log_fn_t.
- * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
- * Threads: any.
- * Since: 0.1.0
- *
- * # Safety
- * `log` and `destroy` are NULL or functions of these types, and may be called with `user` on any thread; `log` on
- * several at once, until it has been replaced or the tunnel turned off.
- */
-wg_result wg_set_tunnel_log_callback(int32_t handle,
-                                     wg_log_fn_t log,
-                                     void *user,
-                                     wg_destroy_fn_t destroy);
-
-/**
- * Sets how much is logged, for the whole process: WG_LOG_OFF to WG_LOG_TRACE. It is WG_LOG_INFO at first.
- *
- * Memory: nothing changes hands.
- * Errors: WG_ERR_INVALID if there is no such level; the old one then stays.
- * Threads: any, also inside a callback.
- * Since: 0.1.0
- */
-wg_result wg_set_log_level(int32_t level);
-
-/**
- * Looks up a host name with the resolver of the system, getaddrinfo(). It is a wg_resolve_fn_t: the `resolve` of apps that
- * have none of their own, or what such a one falls back to. `user` is not looked at.
- *
- * Memory: nothing is kept.
- * Errors: WG_ERR_NULL if one of the others is NULL; WG_ERR_INVALID if `host` is not UTF-8; WG_ERR_IO and others as the
- * system says; WG_ERR_CLOSED (see below); WG_ERR_RESOURCES; WG_ERR_PANIC.
- * Threads: any, also inside a wg_resolve_fn_t. It blocks for as long as the system does; but for a tunnel (as its `resolve`,
- * or inside of it) it returns WG_ERR_CLOSED as soon as the tunnel is being turned off. The system then finishes on a thread
- * "wg-lookup", of which there are 16 at most in a process (further look-ups wait for one). These threads have nothing of a
- * tunnel or an app, but they run code of this library: it must stay loaded. (On Linux and Android dlclose() does not unload it.)
- * Since: 0.1.0
- *
- * # Safety
- * `host` is NULL or ends with a zero byte. `addresses` is NULL or has room for `capacity` addresses, `count` is NULL or has
- * room for one number.
- */
-int32_t wg_resolve_system(void *user,
-                          const char *host,
-                          struct wg_address_t *addresses,
-                          size_t capacity,
-                          size_t *count);
-
-/**
- * Returns the text of the last wg_ call that failed on this thread, in English and for people to read; empty if none
- * has. It never contains a key. It is cut off after 1023 bytes.
- *
- * Memory: the text is the library's. It is valid until the next wg_ call that fails on this thread, or the thread ends.
- * Errors: none; never NULL.
- * Threads: any, also inside a callback. Each thread has its own text.
- * Since: 0.1.0
- */
-const char *wg_last_error(void);
 
 /**
  * Returns the descriptor of a tunnel's IPv4 socket, to set options on it or to look at it, or a negative wg_result.
@@ -1686,16 +1291,125 @@ wg_result wg_disable_roaming(int32_t handle);
 wg_result wg_set_fwmark(int32_t handle, uint32_t mark);
 
 /**
+ * Returns the text of the last wg_ call that failed on this thread, in English and for people to read; empty if none
+ * has. It never contains a key. It is cut off after 1023 bytes.
+ *
+ * Memory: the text is the library's. It is valid until the next wg_ call that fails on this thread, or the thread ends.
+ * Errors: none; never NULL.
+ * Threads: any, also inside a callback. Each thread has its own text.
+ * Since: 0.1.0
+ */
+const char *wg_last_error(void);
+
+/**
+ * Frees what a wg_ function returned for the caller to own, and overwrites it first: it may hold keys.
+ *
+ * Memory: takes `memory`; NULL does nothing. Memory that is not from this library must not come here, and memory from
+ * here must not go to free().
+ * Requires: `memory` is NULL, or a wg_ function said that it is for wg_free(), and it was not freed yet.
+ * Errors: none.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ */
+void wg_free(void *memory);
+
+/**
+ * Tells `event` what happens to a tunnel from now on, in place of what was told before. NULL ends it.
+ *
+ * What has happened before is not told again: wg_peers() knows who has a session by now, and a tunnel that has ended
+ * already is refused, so that its end is never missed.
+ *
+ * When this returns, no previous function is running on any thread, and none will be called again; the same holds when
+ * wg_turn_off() returns. See docs/C_API.md for the locks that may be held.
+ *
+ * Memory: `destroy` (or NULL) is called exactly once with `user`, when `event` has been replaced or the tunnel turned
+ * off, and it has returned for the last time; at once if `event` is NULL or the call fails. It follows the rules of
+ * wg_event_fn_t.
+ * Requires: `event` and `destroy` are NULL or functions of these types, and may be called with `user` on any thread,
+ * `event` until it has been replaced or the tunnel turned off.
+ * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended, and `event` is not NULL: nobody is told anything
+ * then; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result wg_set_event_callback(int32_t handle,
+                                wg_event_fn_t event,
+                                void *user,
+                                wg_destroy_fn_t destroy);
+
+/**
+ * Sends the log of the whole process to `log`, in place of where it went before. NULL ends it. A tunnel may have a log of
+ * its own: see wg_set_tunnel_log_callback().
+ *
+ * When this returns, no previous function is running on any thread, and none will be called again. See docs/C_API.md for
+ * the locks that may be held.
+ *
+ * Memory: `destroy` (or NULL) is called exactly once with `user`, when `log` has been replaced and has returned for the
+ * last time; at once if `log` is NULL or the call fails. It follows the rules of wg_log_fn_t.
+ * Requires: `log` and `destroy` are NULL or functions of these types, and may be called with `user` on any thread;
+ * `log` on several at once, until this function was called again.
+ * Errors: WG_ERR_BUSY inside a callback.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result wg_set_log_callback(wg_log_fn_t log,
+                              void *user,
+                              wg_destroy_fn_t destroy);
+
+/**
+ * Sends the log of one tunnel to `log`, in place of where it went before. NULL sends it to where the log of the process
+ * goes. Lines of wg_turn_on() come before this can be called, and go there in any case.
+ *
+ * The level is that of the process: see wg_set_log_level().
+ *
+ * When this returns, no previous function is running on any thread, and none will be called again; the same holds when
+ * wg_turn_off() returns. See docs/C_API.md for the locks that may be held.
+ *
+ * Memory: `destroy` (or NULL) is called exactly once with `user`, when `log` has been replaced or the tunnel turned off,
+ * and it has returned for the last time; at once if `log` is NULL or the call fails. It follows the rules of wg_log_fn_t.
+ * Requires: `log` and `destroy` are NULL or functions of these types, and may be called with `user` on any thread;
+ * `log` on several at once, until it has been replaced or the tunnel turned off.
+ * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result wg_set_tunnel_log_callback(int32_t handle,
+                                     wg_log_fn_t log,
+                                     void *user,
+                                     wg_destroy_fn_t destroy);
+
+/**
+ * Sets how much is logged, for the whole process: WG_LOG_OFF to WG_LOG_TRACE. It is WG_LOG_INFO at first.
+ *
+ * Memory: nothing changes hands.
+ * Errors: WG_ERR_INVALID if there is no such level; the old one then stays.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ */
+wg_result wg_set_log_level(int32_t level);
+
+/**
+ * Chooses how much of one tunnel is logged, in place of wg_set_log_level(): for the lines that its function gets, and for those
+ * that go to the function of the process.
+ *
+ * Memory: nothing changes hands.
+ * Errors: WG_ERR_INVALID if `level` is not a wg_log_level_t; WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY inside a callback;
+ * WG_ERR_PANIC.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result wg_set_tunnel_log_level(int32_t handle,
+                                  int32_t level);
+
+/**
  * Reads what a tunnel did so far. Also of one that has ended by itself.
  *
  * Memory: writes the first `stats->struct_size` bytes of `stats`, and of those not `struct_size`; on success only.
+ * Requires: `stats` is NULL or points to `stats->struct_size` readable and writable bytes.
  * Errors: WG_ERR_NULL if `stats` is NULL; WG_ERR_INVALID if its struct_size is invalid; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC;
  * WG_ERR_BUSY inside a callback.
  * Threads: any.
  * Since: 0.1.0
- *
- * # Safety
- * `stats` is NULL or points to `stats->struct_size` readable and writable bytes.
  */
 wg_result wg_stats(int32_t handle,
                    struct wg_stats_t *stats);
@@ -1709,13 +1423,11 @@ wg_result wg_stats(int32_t handle,
  *
  * Memory: writes up to `capacity` elements of `counters`, and to `*count` how many counters there are, which may be more;
  * on success only. With a `capacity` of 0, `counters` may be NULL.
+ * Requires: `counters` points to room for `capacity` elements, or both are NULL and 0; `count` is NULL or points to
+ * writable storage for one number.
  * Errors: WG_ERR_NULL; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
  * Threads: any.
  * Since: 0.1.0
- *
- * # Safety
- * `counters` points to room for `capacity` elements, or both are NULL and 0; `count` is NULL or points to writable
- * storage for one number.
  */
 wg_result wg_counters(int32_t handle,
                       struct wg_counter_t *counters,
@@ -1727,14 +1439,12 @@ wg_result wg_counters(int32_t handle,
  *
  * Memory: reads 32 bytes of `public_key`; writes the first `stats->struct_size` bytes of `stats`, and of those not
  * `struct_size`; on success only.
+ * Requires: `public_key` is NULL or points to 32 readable bytes; `stats` is NULL or points to `stats->struct_size`
+ * readable and writable bytes.
  * Errors: WG_ERR_NULL; WG_ERR_INVALID if the struct_size is invalid; WG_ERR_NOT_FOUND if the tunnel has no such peer;
  * WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
  * Threads: any.
  * Since: 0.1.0
- *
- * # Safety
- * `public_key` is NULL or points to 32 readable bytes; `stats` is NULL or points to `stats->struct_size` readable and
- * writable bytes.
  */
 wg_result wg_peer_stats(int32_t handle, const uint8_t *public_key, struct wg_peer_stats_t *stats);
 
@@ -1745,14 +1455,12 @@ wg_result wg_peer_stats(int32_t handle, const uint8_t *public_key, struct wg_pee
  *
  * Memory: writes up to `capacity` elements of `peers`, and to `*count` how many peers there are, which may be more; on
  * success only. With a `capacity` of 0, `peers` may be NULL.
+ * Requires: `peers` points to `capacity` elements of `peers->struct_size` readable and writable bytes each, or both
+ * are NULL and 0; `count` is NULL or points to writable storage for one number.
  * Errors: WG_ERR_NULL; WG_ERR_INVALID if the struct_size is invalid; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY
  * inside a callback.
  * Threads: any. The time that it takes is in proportion to the number of peers.
  * Since: 0.1.0
- *
- * # Safety
- * `peers` points to `capacity` elements of `peers->struct_size` readable and writable bytes each, or both are NULL and
- * 0; `count` is NULL or points to writable storage for one number.
  */
 wg_result wg_peers(int32_t handle, struct wg_peer_stats_t *peers, size_t capacity, size_t *count);
 
@@ -1760,13 +1468,11 @@ wg_result wg_peers(int32_t handle, struct wg_peer_stats_t *peers, size_t capacit
  * Reads how much memory a tunnel takes now.
  *
  * Memory: writes the first `usage->struct_size` bytes of `usage`, and of those not `struct_size`; on success only.
+ * Requires: `usage` is NULL or points to `usage->struct_size` readable and writable bytes.
  * Errors: WG_ERR_NULL if `usage` is NULL; WG_ERR_INVALID if its struct_size is invalid; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC;
  * WG_ERR_BUSY inside a callback.
  * Threads: any. The time that it takes is in proportion to the number of peers.
  * Since: 0.1.0
- *
- * # Safety
- * `usage` is NULL or points to `usage->struct_size` readable and writable bytes.
  */
 wg_result wg_memory_usage(int32_t handle,
                           struct wg_memory_usage_t *usage);
@@ -1787,143 +1493,421 @@ wg_result wg_memory_usage(int32_t handle,
 wg_result wg_trim(int32_t handle);
 
 /**
- * Frees what a wg_ function returned for the caller to own, and overwrites it first: it may hold keys.
+ * Passes packets into a tunnel, whose packets come from wg_tun_callbacks_t. They are copied into a queue, as many as it has
+ * room for: by default it holds about 300 packets of 1420 bytes. What is not taken is not looked at again: pass it once
+ * more when `room` was called, or drop it, as a network interface does. Never waits.
  *
- * Memory: takes `memory`; NULL does nothing. Memory that is not from this library must not come here, and memory from
- * here must not go to free().
+ * Memory: `packets` and what they point to stay the caller's, and are not kept. On success `*taken`, unless `taken` is NULL,
+ * is how many of the packets were taken, from the first on.
+ * Requires: `packets` is NULL or points to `count` packets, whose `data` are NULL or point to `len` bytes; nobody
+ * changes them meanwhile. `taken` is NULL or writable.
+ * Errors: WG_ERR_NULL if `packets` or the `data` of one is NULL; WG_ERR_INVALID if one is longer than 65535 bytes;
+ * WG_ERR_TOO_LARGE for more than 4096 packets; WG_ERR_UNSUPPORTED if the tunnel's packets come from elsewhere;
+ * WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_PANIC. None is taken then. A packet that is not IP is
+ * taken, then dropped and counted.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ */
+wg_result wg_tun_inject(int32_t handle,
+                        const struct wg_packet_t *packets,
+                        size_t count,
+                        size_t *taken);
+
+/**
+ * Passes datagrams into a tunnel that were received for it by its wg_transport_t. They are copied into a queue, as many as
+ * it has room for: by default it holds about 300 datagrams of 1452 bytes. What is not taken can be dropped, as a socket
+ * does it. None is while the tunnel is down. Never waits.
+ *
+ * Datagrams may be anything: they are from the network, and what is not from a peer is dropped and counted. What goes to a
+ * peer goes to the endpoint that its last datagram came from.
+ *
+ * Memory: as wg_tun_inject().
+ * Requires: `datagrams` is NULL or points to `count` datagrams, whose `data` are NULL or point to `len` bytes, and
+ * whose `peer` are NULL or readable; nobody changes them meanwhile. `taken` is NULL or writable.
+ * Errors: as wg_tun_inject(); WG_ERR_NULL also for a `peer`, and WG_ERR_INVALID for one that is none, a `tos` above 255, or a
+ * `segment_size` other than 0.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ */
+wg_result wg_transport_receive(int32_t handle,
+                               const struct wg_datagram_t *datagrams,
+                               size_t count,
+                               size_t *taken);
+
+/**
+ * Changes the MTU of a tunnel whose packets come from wg_tun_callbacks_t. Packets are padded up to it; it does not limit
+ * what wg_tun_inject() takes.
+ *
+ * Memory: nothing changes hands.
+ * Errors: WG_ERR_INVALID if it is not in 576 to 65535, the old one then stays; WG_ERR_UNSUPPORTED if the tunnel's packets
+ * come from elsewhere; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_PANIC.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ */
+wg_result wg_set_mtu(int32_t handle,
+                     uint32_t mtu);
+
+/**
+ * Looks up a host name with the resolver of the system, getaddrinfo(). It is a wg_resolve_fn_t: the `resolve` of apps that
+ * have none of their own, or what such a one falls back to. `user` is not looked at.
+ *
+ * Memory: nothing is kept.
+ * Requires: `host` is NULL or ends with a zero byte. `addresses` is NULL or has room for `capacity` addresses, `count`
+ * is NULL or has room for one number.
+ * Errors: WG_ERR_NULL if one of the others is NULL; WG_ERR_INVALID if `host` is not UTF-8; WG_ERR_IO and others as the
+ * system says; WG_ERR_CLOSED (see below); WG_ERR_RESOURCES; WG_ERR_PANIC.
+ * Threads: any, also inside a wg_resolve_fn_t. It blocks for as long as the system does; but for a tunnel (as its `resolve`,
+ * or inside of it) it returns WG_ERR_CLOSED as soon as the tunnel is being turned off. The system then finishes on a thread
+ * "wg-lookup", of which there are 16 at most in a process (further look-ups wait for one). These threads have nothing of a
+ * tunnel or an app, but they run code of this library: it must stay loaded. (On Linux and Android dlclose() does not unload it.)
+ * Since: 0.1.0
+ */
+int32_t wg_resolve_system(void *user,
+                          const char *host,
+                          struct wg_address_t *addresses,
+                          size_t capacity,
+                          size_t *count);
+
+/**
+ * Makes a private key, clamped as X25519 has it.
+ *
+ * Memory: writes 32 bytes to `private_key`, which the caller wipes when it is done with them.
+ * Requires: `private_key` is NULL or has room for 32 bytes.
+ * Errors: WG_ERR_NULL; WG_ERR_PANIC.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ */
+wg_result wg_generate_private_key(uint8_t *private_key);
+
+/**
+ * Derives the public key of a private one.
+ *
+ * Memory: reads 32 bytes of `private_key` and writes 32 to `public_key`.
+ * Requires: `private_key` is NULL or points to 32 readable bytes; `public_key` is NULL or has room for 32 bytes.
+ * Errors: WG_ERR_NULL; WG_ERR_PANIC.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ */
+wg_result wg_generate_public_key(const uint8_t *private_key, uint8_t *public_key);
+
+/**
+ * Makes a preshared key.
+ *
+ * Memory: writes 32 bytes to `preshared_key`, which the caller wipes when it is done with them.
+ * Requires: `preshared_key` is NULL or has room for 32 bytes.
+ * Errors: WG_ERR_NULL; WG_ERR_PANIC.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ */
+wg_result wg_generate_preshared_key(uint8_t *preshared_key);
+
+/**
+ * Writes a key as 64 lower-case hex digits, as a UAPI text has it.
+ *
+ * Memory: reads 32 bytes of `key` and writes WG_KEY_HEX_LEN characters to `text`, the last of them zero.
+ * Requires: `key` is NULL or points to 32 readable bytes; `text` is NULL or has room for WG_KEY_HEX_LEN characters.
+ * Errors: WG_ERR_NULL; WG_ERR_PANIC.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ */
+wg_result wg_key_to_hex(const uint8_t *key, char *text);
+
+/**
+ * Writes a key as 44 characters of base64, as wg(8) and `.conf` files have it.
+ *
+ * Memory: reads 32 bytes of `key` and writes WG_KEY_BASE64_LEN characters to `text`, the last of them zero.
+ * Requires: `key` is NULL or points to 32 readable bytes; `text` is NULL or has room for WG_KEY_BASE64_LEN characters.
+ * Errors: WG_ERR_NULL; WG_ERR_PANIC.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ */
+wg_result wg_key_to_base64(const uint8_t *key, char *text);
+
+/**
+ * Reads a key of 64 hex digits, upper or lower case.
+ *
+ * Memory: `text` is not kept; writes 32 bytes to `key` on success only.
+ * Requires: `text` is NULL or ends with a zero byte; `key` is NULL or has room for 32 bytes.
+ * Errors: WG_ERR_NULL; WG_ERR_INVALID for any other text; WG_ERR_PANIC.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ */
+wg_result wg_key_from_hex(const char *text, uint8_t *key);
+
+/**
+ * Reads a key of 44 characters of base64.
+ *
+ * Memory: `text` is not kept; writes 32 bytes to `key` on success only.
+ * Requires: `text` is NULL or ends with a zero byte; `key` is NULL or has room for 32 bytes.
+ * Errors: WG_ERR_NULL; WG_ERR_INVALID for any other text, an unpadded or non-canonical spelling included;
+ * WG_ERR_PANIC.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ */
+wg_result wg_key_from_base64(const char *text, uint8_t *key);
+
+/**
+ * Reads `192.0.2.1:51820`, `[2001:db8::1]:51820` or `[fe80::1%eth0]:51820` (the zone is the name or the index of an
+ * interface). Host names are not resolved: that is what getaddrinfo() is for.
+ *
+ * Memory: `text` is not kept; writes `*endpoint`, without a source, on success only.
+ * Requires: `text` is NULL or ends with a zero byte; `endpoint` is NULL or writable.
+ * Errors: WG_ERR_NULL; WG_ERR_INVALID for any other text; WG_ERR_NOT_FOUND if there is no such interface;
+ * WG_ERR_PANIC.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ */
+wg_result wg_endpoint_parse(const char *text, struct wg_endpoint_t *endpoint);
+
+/**
+ * Writes the peer's address and port as wg_endpoint_parse() reads them; a zone as a number.
+ *
+ * Memory: reads `*endpoint`, and writes up to WG_ENDPOINT_TEXT_LEN characters to `text`, the last of them zero, on
+ * success only.
+ * Requires: `endpoint` is NULL or readable; `text` is NULL or has room for WG_ENDPOINT_TEXT_LEN characters.
+ * Errors: WG_ERR_NULL; WG_ERR_INVALID if the family is not one; WG_ERR_PANIC.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ */
+wg_result wg_endpoint_format(const struct wg_endpoint_t *endpoint, char *text);
+
+/**
+ * Writes the source address, without a port; an empty text if there is none.
+ *
+ * Memory: as wg_endpoint_format().
+ * Requires: as in wg_endpoint_format().
+ * Errors: as wg_endpoint_format().
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ */
+wg_result wg_endpoint_format_source(const struct wg_endpoint_t *endpoint, char *text);
+
+/**
+ * Forgets the source: the system chooses address and interface until the peer sends again.
+ *
+ * Memory: changes `*endpoint`.
+ * Requires: `endpoint` is NULL or writable.
+ * Errors: WG_ERR_NULL; WG_ERR_PANIC.
+ * Threads: any, also inside a callback; no other thread uses this endpoint meanwhile.
+ * Since: 0.1.0
+ */
+wg_result wg_endpoint_clear_source(struct wg_endpoint_t *endpoint);
+
+/**
+ * Opens an IPv4 and an IPv6 UDP socket on one port, without a tunnel: for batches, segmentation offload, and answers
+ * that leave from the address that was asked.
+ *
+ * `*port` is the port, or 0 for one that the system chooses; on success the port is written there. NULL: any port
+ * will do. One family missing on this host is fine: sending and receiving with it is WG_ERR_UNSUPPORTED. `options`
+ * may be NULL.
+ *
+ * Returns a handle above 0, to give to wg_bind_close(), or a negative wg_result. Binds and tunnels are counted
+ * together, but functions for tunnels do not know a bind's handle, nor those for binds a tunnel's.
+ *
+ * Memory: `options` and `port` are not kept. `destroy` is called exactly once with `user`: by wg_bind_close(), when
+ * `protect` has returned for the last time, or before this call returns if it fails; unless its `struct_size` is wrong.
+ * Requires: `options` is NULL or points to `options->struct_size` readable bytes, its functions are NULL or of their
+ * types and may be called with `user`; `port` is NULL or readable and writable.
+ * Errors: WG_ERR_ADDR_IN_USE if the port is taken; WG_ERR_PERMISSION if `protect` refuses, or for a mark without the
+ * right to it; WG_ERR_INVALID for flags that do not exist; WG_ERR_UNSUPPORTED if `options` sets a field that this
+ * library does not know, or the host has neither family; WG_ERR_RESOURCES; WG_ERR_IO; WG_ERR_PANIC; WG_ERR_BUSY
+ * inside a callback.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+int32_t wg_bind_open(const struct wg_bind_options_t *options, uint16_t *port);
+
+/**
+ * As wg_bind_open(), over a socket that the app has: a UDP socket, IPv4 or IPv6, that is bound. The other family is
+ * missing then. Lend a socket to one bind at a time.
+ *
+ * While the socket is app_fd it is non-blocking (O_NONBLOCK), its buffers are larger (SO_RCVBUF, SO_SNDBUF), it is marked and
+ * tied to an interface as wg_bind_set_mark() and wg_bind_set_interface() say, and on Linux and Android it has other values of
+ * IP_PKTINFO or IPV6_RECVPKTINFO, IP_RECVTOS or IPV6_RECVTCLASS, IP_MTU_DISCOVER or IPV6_MTU_DISCOVER, IPV6_AUTOFLOWLABEL,
+ * UDP_SEGMENT, and UDP_GRO, with which recv() returns several datagrams as one. wg_bind_close() puts all of that back, as
+ * does a call that fails. Datagrams that have arrived by then are dropped if UDP_GRO was changed. What cannot be put back
+ * for lack of permission is logged: the interface (CAP_NET_RAW) and the mark (CAP_NET_ADMIN). Other systems than Linux and
+ * Android may leave options changed that add control messages to what is received.
+ *
+ * The port is written to `*port`, unless that is NULL. `protect` is not called.
+ *
+ * Memory: with WG_FD_TAKE for `fd_ownership`, `fd` is the library's from here on if, and only if, the call succeeds.
+ * With WG_FD_DUP it stays the caller's, to close at any time. The rest as wg_bind_open().
+ * Requires: as in wg_bind_open(); with WG_FD_TAKE nobody else closes `fd`.
+ * Errors: WG_ERR_INVALID if `fd` is not open, is not a UDP socket, or not bound, or if `fd_ownership` is neither;
+ * WG_ERR_UNSUPPORTED on Windows; and as wg_bind_open().
+ * Threads: any.
+ * Since: 0.1.0
+ */
+int32_t wg_bind_adopt(int32_t fd,
+                      uint32_t fd_ownership,
+                      const struct wg_bind_options_t *options,
+                      uint16_t *port);
+
+/**
+ * Puts fresh sockets in the place of those of a bind, for example when the network has changed. Threads in
+ * wg_bind_recv() go on waiting, now for the fresh ones. What the old ones have not delivered yet is lost.
+ *
+ * `*port` is the new port, or 0 for one that the system chooses; on success the port is written there. NULL: the port
+ * stays. `protect` is shown the new sockets. If it fails, the old ones stay; but where no two sockets may have the same
+ * port (not Linux or Android, or as another user than before), one that was in the way is closed: reopen it again then.
+ *
+ * Memory: `port` is not kept.
+ * Requires: `port` is NULL or readable and writable.
+ * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if it is closed meanwhile; WG_ERR_UNSUPPORTED for one of
+ * wg_bind_adopt(); and as wg_bind_open().
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result wg_bind_reopen(int32_t bind, uint16_t *port);
+
+/**
+ * Closes a bind. When it returns, the port is free, the handle is not valid any more, `protect` is not running on any
+ * thread, and `destroy` was called.
+ *
+ * Calls on it that are under way on other threads return at once with WG_ERR_CLOSED, also those that wait in
+ * wg_bind_recv(); later ones with WG_ERR_UNKNOWN_HANDLE. They may still be writing to their datagrams when this
+ * returns: join the threads before you free those.
+ *
+ * Memory: everything that belongs to the bind is freed, with the last call that is under way.
+ * Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls, which waits for the first; WG_ERR_BUSY inside a
+ * callback, and it stays open; WG_ERR_PANIC.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result wg_bind_close(int32_t bind);
+
+/**
+ * Returns the most datagrams that one wg_bind_send() takes, and a good number to give room for in wg_bind_recv():
+ * WG_BATCH_SIZE, or more in a later version of the library.
+ *
+ * Memory: nothing changes hands.
+ * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+int32_t wg_bind_batch_size(int32_t bind);
+
+/**
+ * Marks what a bind sends from now on, also after wg_bind_reopen(): SO_MARK on Linux and Android, SO_USER_COOKIE on
+ * FreeBSD, SO_RTABLE on OpenBSD, nothing elsewhere.
+ *
+ * Memory: nothing changes hands.
+ * Errors: WG_ERR_PERMISSION, and the old mark stays; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED; WG_ERR_BUSY inside a
+ * callback; WG_ERR_PANIC.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result wg_bind_set_mark(int32_t bind, uint32_t mark);
+
+/**
+ * Ties the socket of a family (WG_IPV4 or WG_IPV6) to one network interface, by its index, whatever routes and
+ * endpoints say, also after wg_bind_reopen(); 0 unties it. On Windows only what is sent is tied. As long as
+ * `blackhole` is not 0, what that family sends is dropped: wg_bind_send() then counts it as dropped, and that is no
+ * error.
+ *
+ * On Linux it takes no permission the first time; later on, without CAP_NET_RAW, fresh sockets take the place of the
+ * old ones as with wg_bind_reopen().
+ *
+ * Memory: nothing changes hands.
+ * Errors: nothing changes then. WG_ERR_INVALID for another family; WG_ERR_NOT_FOUND if there is no such interface;
+ * WG_ERR_UNSUPPORTED if the family has no socket or the system cannot do it (Linux since 5.7, Apple's systems and
+ * Windows can); WG_ERR_PERMISSION; WG_ERR_IO; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED; WG_ERR_BUSY inside a callback;
+ * WG_ERR_PANIC.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result wg_bind_set_interface(int32_t bind, uint32_t family, uint32_t interface_index, int32_t blackhole);
+
+/**
+ * Returns the descriptor of a family's socket (WG_IPV4 or WG_IPV6), or a negative wg_result: to set options on it,
+ * or to wait for it together with others.
+ *
+ * Do not receive from it: what comes may be several datagrams put together. Before you wait for it, call
+ * wg_bind_recv() with a `timeout_ms` of 0 until that returns 0; what the library has received already does not show
+ * there any more.
+ *
+ * Memory: the descriptor is borrowed: do not close it. It is the library's, and closed by wg_bind_close(),
+ * wg_bind_reopen() and wg_bind_set_interface(); the number may mean something else after that.
+ * Errors: WG_ERR_INVALID for another family; WG_ERR_UNSUPPORTED if the family has no socket, and on Windows;
+ * WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+int32_t wg_bind_peek_fd(int32_t bind, uint32_t family);
+
+/**
+ * Sends `count` datagrams, up to WG_BATCH_SIZE, in order. Neighbours of one size with equal endpoints leave together
+ * where the system can cut them apart again (GSO). It waits only if a socket's buffer is full, and for 5 ms at most.
+ *
+ * A datagram that the system refuses costs no other; it is flagged WG_DATAGRAM_DROPPED. If the source of an endpoint
+ * is not ours any more, the datagram is sent without, the source in `*peer` is cleared, and
+ * WG_DATAGRAM_SOURCE_CLEARED is set.
+ *
+ * Returns how many of the `count` left whole, or a negative wg_result if none was tried.
+ *
+ * Memory: nothing is kept and nothing allocated, apart from 64 KiB the first time that as many threads send at once.
+ * Writes `flags` of each datagram, `*peer` where a source is cleared, and `*report` unless that is NULL; only if it
+ * does not fail.
+ * Requires: `datagrams` is NULL or points to `count` of them, writable; their pointers are NULL or point to as many
+ * readable bytes as `len` says, and to writable endpoints; `report` is NULL or writable.
+ * Errors: none was sent then. WG_ERR_TOO_LARGE for more than WG_BATCH_SIZE; WG_ERR_NULL if `datagrams` is NULL and
+ * `count` is not 0, or if `peer` or `data` is NULL in one of them (`data` may be if `len` is 0); WG_ERR_INVALID for
+ * a family or `tos` that is none; WG_ERR_UNSUPPORTED if there is no socket of a datagram's family;
+ * WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED, also if it is closed meanwhile, when some may have left; WG_ERR_BUSY inside
+ * a callback; WG_ERR_PANIC.
+ * Threads: any, several at once, while others receive or close. No other thread uses the same datagrams and endpoints
+ * meanwhile.
+ * Since: 0.1.0
+ */
+int32_t wg_bind_send(int32_t bind, struct wg_datagram_t *datagrams, size_t count, struct wg_send_report_t *report);
+
+/**
+ * Waits until datagrams have come for a family (WG_IPV4 or WG_IPV6), and receives up to `count` of them, in order.
+ * It does not wait for more than there is. `timeout_ms` is as for poll(): 0 does not wait at all, and a negative one
+ * waits for ever.
+ *
+ * Returns how many of `datagrams` it has filled; 0 if the time has passed without any; or a negative wg_result. A
+ * loop that receives should end with any negative one.
+ *
+ * Of each it writes `len`, `full_len`, `tos`, `flags`, `segment_size`, what `data` points to and `*peer`. The same
+ * datagrams can be given again as they are.
+ *
+ * Memory: nothing is kept, and nothing allocated. What does not fit into `capacity` bytes is lost, and the datagram
+ * flagged WG_DATAGRAM_TRUNCATED. What does not fit into `count` datagrams comes with the next call.
+ * Requires: `datagrams` is NULL or points to `count` of them, writable; their pointers are NULL or point to as many
+ * writable bytes as `capacity` says, and to writable endpoints, none of which overlap.
+ * Errors: WG_ERR_NULL if `datagrams` is NULL, or `data` in one of them while `capacity` is not 0; WG_ERR_INVALID if
+ * `count` is 0, or for another family; WG_ERR_UNSUPPORTED if the family has no socket; WG_ERR_CLOSED for every
+ * thread that is in it, as soon as it is closed; WG_ERR_UNKNOWN_HANDLE; WG_ERR_IO if the socket cannot be used any
+ * more; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+ * Threads: any, one or several for each family, while others send or close; each datagram goes to one of them. No
+ * other thread uses the same datagrams and endpoints meanwhile. A thread that waits here may be cancelled by
+ * pthread_cancel().
+ * Since: 0.1.0
+ */
+int32_t wg_bind_recv(int32_t bind, uint32_t family, struct wg_datagram_t *datagrams, size_t count, int32_t timeout_ms);
+
+/**
+ * Returns the library's version, like "0.1.0".
+ *
+ * Memory: the text is the library's, and never changes.
+ * Errors: none; never NULL.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ */
+const char *wg_version_string(void);
+
+/**
+ * Returns the library's version as 0xMMNNPP (major, minor, patch). Compare it with WG_VERSION_NUMBER to see whether the
+ * library is as new as the header.
+ *
+ * Memory: nothing changes hands.
  * Errors: none.
  * Threads: any, also inside a callback.
  * Since: 0.1.0
- *
- * # Safety
- * `memory` is NULL, or a wg_ function said that it is for wg_free(), and it was not freed yet.
  */
-void wg_free(void *memory);
-
-/**
- * Makes a tunnel between `tun_fd` and the network, and starts it.
- *
- * `tun_fd` gives and takes one IP packet a call: a TUN device (made with IFF_NO_PI, with or without IFF_VNET_HDR), the
- * descriptor of Android's VpnService, that of a utun of Apple's systems (whose packets have four bytes in front), or one end
- * of a SOCK_DGRAM or SOCK_SEQPACKET socketpair. Its MTU is asked for; if that is not possible it counts as 1420 (see
- * wg_options_t).
- * `uapi` is the configuration: the lines of a UAPI `set` without `set=1`, "private_key=..\nlisten_port=..\n" and so on.
- * It may be "", and is not kept. It is applied as a whole, and its port is open, when this returns.
- *
- * Returns a handle, which is > 0 and never used again for another tunnel, or a negative wg_result. The tunnel runs until
- * wg_turn_off(), on two threads of its own.
- *
- * Memory: takes ownership of `tun_fd` on success, and closes that number before it returns; the library goes on with a
- * duplicate. On failure the caller still owns it, open and in the mode in which it was.
- * Errors: WG_ERR_NULL if `uapi` is NULL; WG_ERR_INVALID if `tun_fd` is not open, or the text has a bad value;
- * WG_ERR_PROTOCOL if a line is not of the form key=value; WG_ERR_TOO_LARGE beyond 64 MiB; WG_ERR_UNSUPPORTED if `tun_fd`
- * does not keep packets apart, or this platform has no descriptors; WG_ERR_NOT_FOUND if the interface was removed;
- * WG_ERR_ADDR_IN_USE for the port; WG_ERR_PERMISSION for the fwmark, or if `tun_fd` is a device that cannot be waited
- * for; WG_ERR_IO and WG_ERR_RESOURCES as the system says; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
- * Threads: any.
- * Since: 0.1.0
- *
- * # Safety
- * `uapi` is NULL or ends with a zero byte. On success nobody but the library uses `tun_fd` any more.
- */
-int32_t wg_turn_on(int32_t tun_fd,
-                   const char *uapi);
-
-/**
- * As wg_turn_on(), with options. An app can bring packets and datagrams of its own; see wg_tun_callbacks_t and
- * wg_transport_t.
- *
- * Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP it stays the caller's in
- * any case; but a duplicate has its O_NONBLOCK mode in common with the original, so on success the caller's descriptor
- * is non-blocking from then on. `protect_destroy` is called exactly once with `protect_user`, and `resolve_destroy` with
- * `resolve_user`: when the tunnel is turned off and the function has returned for the last time, or before this call
- * returns if it fails, `resolve_destroy` also if `resolve` is NULL. What `tun` and `transport` point to is given up in the
- * same way. Only what is in a struct with a wrong `struct_size` is not.
- * Errors: as wg_turn_on(); WG_ERR_NULL if `options`, or `write` or `send` of what it points to, is NULL; WG_ERR_INVALID if
- * one of its values is out of its range, or both `tun` and `tun_fd` are set; WG_ERR_PERMISSION if `protect` refuses;
- * WG_ERR_UNSUPPORTED if it sets a field that this library does not know.
- * Threads: any. It does not wait for host names to be looked up, unless it fails while a `resolve` of the app is looking one
- * up.
- * Since: 0.1.0
- *
- * # Safety
- * `options` is NULL or points to `options->struct_size` readable bytes, and so are the structs that it points to; their
- * functions are NULL or of their types, and may be called with what belongs to them on any thread; the rest as in wg_turn_on().
- */
-int32_t wg_turn_on_with(const struct wg_options_t *options,
-                        const char *uapi);
-
-/**
- * Stops a tunnel, and closes its descriptor and its sockets. Its handle is not valid any more.
- *
- * Calls on the tunnel that are under way on other threads finish; if there are any, what they need is freed, and the
- * descriptor closed, when the last of them returns.
- *
- * When this returns, none of the tunnel's callbacks is running on any thread, and each was destroyed; so were the functions
- * that the app brought to it.
- *
- * Memory: everything that belongs to the tunnel is freed, and its keys are wiped. Text from wg_get_config() stays.
- * Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls: if the first is still under way on another thread, the
- * second waits for it, so after either code the tunnel is off; WG_ERR_BUSY inside a callback, and the tunnel runs on.
- * Threads: any, not only the one that turned it on. It waits for the tunnel's threads, and with them for callbacks: also for
- * a `resolve` of the app that is looking up a host name, but not for wg_resolve_system(), which then returns WG_ERR_CLOSED.
- * Where a callback may take long, wg_turn_off_within() waits for as long as you say.
- * Since: 0.1.0
- */
-wg_result wg_turn_off(int32_t handle);
-
-/**
- * As wg_turn_off(), but it waits for `milliseconds` at most.
- *
- * If that is not long enough it returns WG_ERR_TIMED_OUT, and the tunnel goes on ending on a thread of the library's own,
- * which waits for the callbacks that are still running. By then nothing new is sent, received or looked up, and the handle
- * is unknown to all functions but wg_turn_off(), which waits until the tunnel is off and returns WG_ERR_UNKNOWN_HANDLE, and
- * this one, which can be called again to wait on. Keep what belongs to the callbacks until `destroy` was called for it, and
- * the library loaded.
- *
- * Memory: as wg_turn_off(), once the tunnel has ended. Each `destroy` is called on the library's own thread.
- * Errors: WG_ERR_TIMED_OUT; WG_ERR_UNKNOWN_HANDLE, also if the tunnel has ended since a call that timed out;
- * WG_ERR_RESOURCES if the thread cannot be started, and WG_ERR_BUSY inside a callback: the tunnel runs on then.
- * Threads: any.
- * Since: 0.1.0
- */
-wg_result wg_turn_off_within(int32_t handle,
-                             uint32_t milliseconds);
-
-/**
- * Changes the configuration of a tunnel: `uapi` is as in wg_turn_on(). A line that is refused changes nothing.
- *
- * A port that is named in it is insisted on from then on, also if it is the one that the system had chosen; with 0 the system
- * chooses another. A new port is opened before this returns, also while the old one is still being tried, or noted if the
- * tunnel is paused.
- *
- * Memory: `uapi` is not kept.
- * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC; and
- * of wg_turn_on() those that are about the configuration.
- * Threads: any; calls on one tunnel come one after another. One that changes the port or the mark waits for `protect`,
- * and so do those behind it; no other does.
- * Since: 0.1.0
- *
- * # Safety
- * `uapi` is NULL or ends with a zero byte.
- */
-wg_result wg_set_config(int32_t handle,
-                        const char *uapi);
-
-/**
- * Reads the configuration and state of a tunnel: the lines of a UAPI `get`, without `errno=`. They contain the private
- * key.
- *
- * Memory: on success `*out` is the caller's, to give to wg_free(), which wipes it. On failure it is not written.
- * Errors: WG_ERR_NULL if `out` is NULL; WG_ERR_UNKNOWN_HANDLE; WG_ERR_RESOURCES; WG_ERR_PANIC; WG_ERR_BUSY inside a
- * callback. A tunnel that has ended by itself can still be read.
- * Threads: any.
- * Since: 0.1.0
- *
- * # Safety
- * `out` is NULL or points to writable storage for one pointer.
- */
-wg_result wg_get_config(int32_t handle, char **out);
+uint32_t wg_version_number(void);
 
 #ifdef __cplusplus
 }  // extern "C"

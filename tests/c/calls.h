@@ -39,6 +39,7 @@ static void call_with_handle(int32_t handle, int *given_up) {
   REFUSED(wg_set_event_callback(handle, NULL, NULL, NULL));
   REFUSED(wg_set_tunnel_log_callback(handle, takes_lines, given_up, counts));
   REFUSED(wg_set_tunnel_log_callback(handle, NULL, NULL, NULL));
+  REFUSED(wg_set_tunnel_log_level(handle, WG_LOG_INFO));
   REFUSED(wg_stats(handle, &stats));
   REFUSED(wg_counters(handle, &counter, 1, &count));
   REFUSED(wg_peer_stats(handle, key, &peer));

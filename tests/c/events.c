@@ -109,6 +109,42 @@ static void events_tell_what_happens(void) {
   CHECK_EQ(gone, 2);
 }
 
+/* The function in the options is told of everything, also of what happens before wg_turn_on_with() returns. */
+static void events_begin_with_the_options(void) {
+  int gone = 0, pair[2];
+  wg_options_t options = WG_OPTIONS_INIT;
+  struct watcher *watcher = new_watcher(&gone), *later = new_watcher(&gone);
+  struct end a;
+  make_pair(SOCK_SEQPACKET, pair);
+  CHECK_EQ(close(pair[1]), 0);
+  options.tun_fd = pair[0];
+  options.event = takes_events;
+  options.event_user = watcher;
+  options.event_destroy = destroyed;
+  a.handle = wg_turn_on_with(&options, "");
+  /* Its descriptor leads nowhere: a thread of the tunnel finds that out, as early as it may. */
+  CHECK(a.handle > 0);
+  event(watcher, 0, WG_EVENT_ENDED);
+  CHECK_EQ(watcher->handle, a.handle);
+  CHECK_EQ(wg_turn_off(a.handle), WG_OK);
+  CHECK_EQ(gone, 1);
+  /* Another function can take its place. */
+  make_pair(SOCK_SEQPACKET, pair);
+  options.tun_fd = pair[0];
+  options.event_user = new_watcher(&gone);
+  a.handle = wg_turn_on_with(&options, "");
+  a.app = pair[1];
+  CHECK(a.handle > 0);
+  watch(a, later);
+  CHECK_EQ(gone, 2);
+  turn_off(a);
+  CHECK_EQ(gone, 3);
+  options.tun_fd = -1;
+  options.event_user = new_watcher(&gone);
+  CHECK_FAILS(wg_turn_on_with(&options, ""), WG_ERR_INVALID, "descriptor -1 is not open");
+  CHECK_EQ(gone, 4);
+}
+
 struct guardian {
   int refuses, asked;
 };
@@ -310,6 +346,7 @@ int main(void) {
   int fds = open_fds(), tasks = threads();
   alarm(300); /* Whatever hangs, fails. */
   events_tell_what_happens();
+  events_begin_with_the_options();
   sockets_are_lost_once_and_recovered();
   a_name_without_an_address_is_told();
   an_end_is_not_missed();

@@ -16,6 +16,11 @@ static void fuzz_wg_turn_on(struct caller *c) {
   if (on) keep_tunnel(c, handle);
 }
 
+static int32_t any_level(struct caller *c) {
+  static const int32_t levels[] = {0, 1, 2, 3, 3, 3, 4, 5, 6, -1, INT32_MAX, INT32_MIN};
+  return levels[below(&c->dice, COUNT_OF(levels))];
+}
+
 static void fuzz_wg_turn_on_with(struct caller *c) {
   static const uint32_t mtus[] = {0, 0, 0, 576, 1420, 65535, 1, 65536, UINT32_MAX};
   static const uint32_t most[] = {0, 0, 1, 16777216, 16777217, UINT32_MAX};
@@ -25,6 +30,7 @@ static void fuzz_wg_turn_on_with(struct caller *c) {
   wg_transport_t transport = WG_TRANSPORT_INIT;
   struct descriptor made = any_descriptor(&c->dice, c->number);
   struct token *protector = new_token(), *resolver = new_token(), *taker = new_token(), *sender = new_token();
+  struct token *watcher = new_token(), *logger = new_token();
   const char *text = any_config(&c->dice, c->text, sizeof c->text);
   size_t tun_size = any_size(&c->dice, sizeof tun), transport_size = any_size(&c->dice, sizeof transport), size;
   int null = one_in(&c->dice, 40), tame = one_in(&c->dice, 2), unknown, ignored, read; /* half of them should work */
@@ -51,6 +57,13 @@ static void fuzz_wg_turn_on_with(struct caller *c) {
   if (!one_in(&c->dice, 8)) transport.send = sends;
   tun.user = taker;
   transport.user = sender;
+  if (one_in(&c->dice, 2)) right.event = takes_events;
+  if (one_in(&c->dice, 2)) right.log = takes_lines;
+  right.event_user = watcher;
+  right.log_user = logger;
+  right.event_destroy = right.log_destroy = destroy_token;
+  right.log_level = tame ? 0 : (uint32_t)any_level(c);
+  right.reserved = !tame && one_in(&c->dice, 8);
   right.protect_destroy = right.resolve_destroy = tun.destroy = transport.destroy = destroy_token;
   own_tun = sized_copy(&c->dice, &tun, sizeof tun, tun_size, &ignored);
   own_transport = sized_copy(&c->dice, &transport, sizeof transport, transport_size, &ignored);
@@ -67,6 +80,8 @@ static void fuzz_wg_turn_on_with(struct caller *c) {
   CHECK(handle < 0 || (read && !unknown));
   settle(protector, handle < 0, read);
   settle(resolver, handle < 0, read);
+  settle(watcher, handle < 0 || right.event == NULL, read);
+  settle(logger, handle < 0 || right.log == NULL, read);
   settle(taker, handle < 0, read && right.tun && is_size(tun_size, sizeof tun));
   settle(sender, handle < 0, read && right.transport && is_size(transport_size, sizeof transport));
   close_descriptor(made, c->number, handle > 0 && right.tun_fd == made.fd && right.fd_ownership == WG_FD_TAKE);

@@ -3,6 +3,7 @@
 #define FUZZ_WATCH_H
 
 #include "fuzz_call.h"
+#include "fuzz_tunnel.h"
 
 /* Calls READ, which writes to `out`, a struct of TYPE with some struct_size. */
 #define FUZZ_SIZED(type, read)                                                     \
@@ -83,9 +84,10 @@ static void fuzz_wg_set_log_callback(struct caller *c) {
   settle(token, log == NULL, 1);
 }
 
-static void fuzz_wg_set_log_level(struct caller *c) {
-  static const int32_t levels[] = {0, 1, 2, 3, 3, 3, 4, 5, 6, -1, INT32_MAX, INT32_MIN};
-  status(c, wg_set_log_level(levels[below(&c->dice, COUNT_OF(levels))]));
+static void fuzz_wg_set_log_level(struct caller *c) { status(c, wg_set_log_level(any_level(c))); }
+
+static void fuzz_wg_set_tunnel_log_level(struct caller *c) {
+  status(c, wg_set_tunnel_log_level(tunnel(c), any_level(c)));
 }
 
 static void fuzz_wg_last_error(struct caller *c) { fine(c, strlen(wg_last_error()) < 4096); }

@@ -199,6 +199,76 @@ static void a_tunnel_may_have_a_log_of_its_own(void) {
   CHECK_EQ(gone, 3);
 }
 
+static void a_tunnel_may_have_a_level_of_its_own(void) {
+  int gone = 0, before;
+  struct sink *sink = new_sink(&gone);
+  struct end a, b;
+  set(sink);
+  CHECK_EQ(wg_set_log_level(WG_LOG_OFF), WG_OK);
+  a = turn_on(SOCK_DGRAM, "private_key=" PRIVATE_A "\n");
+  b = turn_on(SOCK_DGRAM, "private_key=" PRIVATE_B "\n");
+  CHECK_EQ(lines(sink), 0);
+  CHECK_FAILS(wg_set_tunnel_log_level(a.handle, 6), WG_ERR_INVALID, "log level 6");
+  CHECK_FAILS(wg_set_tunnel_log_level(a.handle, -1), WG_ERR_INVALID, "log level -1");
+  CHECK_FAILS(wg_set_tunnel_log_level(INT32_MAX, WG_LOG_INFO), WG_ERR_UNKNOWN_HANDLE, "handle");
+  CHECK_EQ(wg_set_tunnel_log_level(a.handle, WG_LOG_DEBUG), WG_OK);
+  turn_off(b);
+  CHECK_EQ(lines(sink), 0);
+  turn_off(a);
+  CHECK(lines(sink) > 0);
+  CHECK_EQ(sink->last_handle, a.handle);
+  /* And a lower one than that of the process. */
+  CHECK_EQ(wg_set_log_level(WG_LOG_TRACE), WG_OK);
+  a = turn_on(SOCK_DGRAM, "private_key=" PRIVATE_A "\n");
+  CHECK_EQ(wg_set_tunnel_log_level(a.handle, WG_LOG_OFF), WG_OK);
+  before = lines(sink);
+  turn_off(a);
+  CHECK_EQ(lines(sink), before);
+  CHECK_EQ(wg_set_log_level(WG_LOG_DEBUG), WG_OK);
+  unset();
+}
+
+/* In the options: also what is logged before wg_turn_on_with() returns. */
+static void the_first_line_is_not_lost(void) {
+  int gone = 0, pair[2];
+  wg_options_t options = WG_OPTIONS_INIT;
+  struct sink *sink = new_sink(&gone);
+  int32_t handle;
+  CHECK_EQ(wg_set_log_level(WG_LOG_OFF), WG_OK);
+  make_pair(SOCK_DGRAM, pair);
+  options.tun_fd = pair[0];
+  options.log = takes_lines;
+  options.log_user = sink;
+  options.log_destroy = destroyed;
+  options.log_level = WG_LOG_DEBUG;
+  handle = wg_turn_on_with(&options, "private_key=" PRIVATE_A "\n");
+  CHECK(handle > 0);
+  CHECK(lines(sink) > 0);
+  CHECK_EQ(sink->last_handle, handle);
+  CHECK_TEXT(sink->last, "the interface is up");
+  CHECK_EQ(wg_turn_off(handle), WG_OK);
+  CHECK_EQ(gone, 1);
+  /* What fails gives the pointer up as well, and so does a function that is NULL. */
+  options.tun_fd = pair[1];
+  options.log_user = new_sink(&gone);
+  options.log_level = 6;
+  CHECK_FAILS(wg_turn_on_with(&options, ""), WG_ERR_INVALID, "log level 6");
+  CHECK_EQ(gone, 2);
+  options.log_level = 0;
+  options.reserved = 1;
+  options.log_user = new_sink(&gone);
+  CHECK_FAILS(wg_turn_on_with(&options, ""), WG_ERR_INVALID, "reserved");
+  CHECK_EQ(gone, 3);
+  options.reserved = 0;
+  options.log = NULL;
+  options.log_user = new_sink(&gone);
+  handle = wg_turn_on_with(&options, "");
+  CHECK(handle > 0);
+  CHECK_EQ(wg_turn_off(handle), WG_OK);
+  CHECK_EQ(gone, 4);
+  CHECK_EQ(wg_set_log_level(WG_LOG_DEBUG), WG_OK);
+}
+
 /* Removal. */
 
 static void *makes_a_line(void *argument) {
@@ -265,6 +335,8 @@ int main(void) {
   the_end_of_a_tunnel_is_logged();
   each_pointer_is_destroyed_once();
   a_tunnel_may_have_a_log_of_its_own();
+  a_tunnel_may_have_a_level_of_its_own();
+  the_first_line_is_not_lost();
   removal_waits_for_what_is_running();
   callbacks_change_while_many_threads_log();
   CHECK_EQ(open_fds(), fds);

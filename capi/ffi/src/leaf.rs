@@ -1,14 +1,70 @@
 //! What the packages that add another library's functions need of this one, apart from the `wg_` functions. For the
 //! packages of this workspace only: it may change with any version.
 
+use wg_embed::bind::Family;
 #[cfg(all(unix, not(target_os = "android")))]
-pub use super::fd::set_mtu;
-pub use super::{
-    guard::guard,
-    keys::take_key,
-    log::{set_default_level, tell_failure},
-    sockets::{bind_all_to_interface, bump_sockets_soon},
-    stats::has_peer,
-    text::c_text,
-    tunnel::turn_on_with_log,
+use wg_embed::error::Result;
+
+#[cfg(all(unix, not(target_os = "android")))]
+use crate::plumbing::fd::AppFd;
+use crate::{
+    exports::{bind_to_interface, peer_of, wg_last_error},
+    plumbing::{
+        guard::guard_on,
+        handle::{self, Entry},
+        result::wg_result,
+    },
+    tunnel::Running,
 };
+pub use crate::{
+    plumbing::{guard::guard, log::set_default_level, text::c_text},
+    types::key::take_key,
+};
+
+/// As [`wg_bump_sockets`](crate::wg_bump_sockets), on the tunnel's own thread: what becomes of it is told as an event, and in the log.
+pub fn bump_sockets_soon(handle: i32) -> wg_result {
+    guard_on(handle, |entry: &Entry<Running>| {
+        entry.check_running()?;
+        entry.tunnel.device().rebind_soon();
+        Ok(())
+    })
+}
+
+/// Ties the sockets of one family, of all tunnels; without an index, what would leave there is dropped.
+pub fn bind_all_to_interface(family: Family, interface_index: u32) {
+    for handle in handle::all::<Running>() {
+        if bind_to_interface(handle, family, interface_index, i32::from(interface_index == 0)) != wg_result::WG_OK {
+            tell_failure(handle);
+        }
+    }
+}
+
+/// Whether a tunnel has a peer: WG_OK, or as [`wg_peer_stats`](crate::wg_peer_stats).
+///
+/// # Safety
+/// `public_key` is NULL or points to 32 readable bytes.
+pub unsafe fn has_peer(handle: i32, public_key: *const u8) -> wg_result {
+    guard_on(handle, |entry: &Entry<Running>| {
+        // SAFETY: the caller's contract is the same.
+        peer_of(entry, unsafe { take_key(public_key) }?).map(|_| ())
+    })
+}
+
+/// Logs why the last call on this thread has failed: with the lines of a tunnel, or for 0 with those of the process. For
+/// functions whose own result says less.
+pub fn tell_failure(handle: i32) {
+    // SAFETY: the text is this thread's, and there is no other call until it is copied.
+    let why = unsafe { std::ffi::CStr::from_ptr(wg_last_error()) }.to_string_lossy().into_owned();
+    let tell = || {
+        tracing::error!("{why}");
+        Ok(())
+    };
+    // Inside a callback nothing is logged.
+    let _: wg_result = if handle == 0 { guard(tell) } else { guard_on(handle, |_: &Entry<Running>| tell()) };
+}
+
+/// Sets the MTU of the interface behind a descriptor of the app, where there is one.
+#[cfg(all(unix, not(target_os = "android")))]
+pub fn set_mtu(fd: i32, mtu: u16) -> Result<()> {
+    AppFd::new(fd)?.set_mtu(mtu)
+}

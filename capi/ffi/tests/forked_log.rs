@@ -5,7 +5,11 @@
 use std::{
     ffi::{CStr, c_char, c_void},
     ptr,
-    sync::{Mutex, atomic::AtomicUsize, atomic::Ordering, mpsc},
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     thread,
     time::Duration,
 };

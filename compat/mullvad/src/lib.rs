@@ -180,13 +180,14 @@ unsafe fn start(mtu: isize, settings: *const c_char, fd: c_int, sink: Option<Sin
     }
     // One that is none is refused.
     let mtu = u32::try_from(mtu).unwrap_or(u32::MAX);
-    let options = ffi::wg_options_t { tun_fd: fd, mtu, ..ffi::wg_options_t::default() };
-    let (log, sink, forget): (ffi::wg_log_fn_t, _, ffi::wg_destroy_fn_t) = match sink {
-        Some(sink) => (Some(log), Box::into_raw(Box::new(sink)).cast(), Some(forget)),
-        None => (None, ptr::null_mut(), None),
-    };
+    let mut options = ffi::wg_options_t { tun_fd: fd, mtu, ..ffi::wg_options_t::default() };
+    if let Some(sink) = sink {
+        options.log = Some(log);
+        options.log_user = Box::into_raw(Box::new(sink)).cast();
+        options.log_destroy = Some(forget);
+    }
     // SAFETY: `log` takes the sink, on any thread, and `forget` frees it after the last line; the caller says the rest.
-    unsafe { ffi::leaf::turn_on_with_log(options, settings, log, sink, forget) }
+    unsafe { ffi::wg_turn_on_with(&raw const options, settings) }
 }
 
 /// Whether an interface can have it, or it stands for that which there is.

@@ -243,7 +243,7 @@ fn endpoints_work_from_c() {
 #[cfg(target_os = "linux")]
 #[test]
 fn an_app_brings_packets_and_datagrams_from_c() {
-    c_test("bring", "c99");
+    c_test("custom_io", "c99");
 }
 
 #[cfg(target_os = "linux")]

@@ -1,0 +1,44 @@
+//! The functions of the C interface. The header has them in this order.
+//!
+//! What a caller must see to stands in the text of each function, after "Requires:", as the header is made of it.
+#![allow(clippy::missing_safety_doc)] // C has no such section.
+
+// The tunnel, and what it leaves to read.
+mod tunnel;
+
+mod pause;
+
+mod sockets;
+
+mod errors;
+
+mod memory;
+
+// Watching it.
+mod events;
+
+mod log;
+
+mod stats;
+
+// Functions of the app in place of devices, sockets and the system.
+mod custom_io;
+
+mod resolve;
+
+// Without a tunnel.
+mod keys;
+
+mod endpoint;
+
+mod bind;
+
+mod datagrams;
+
+mod version;
+
+pub use self::{
+    bind::*, custom_io::*, datagrams::*, endpoint::*, errors::*, events::*, keys::*, log::*, memory::*, pause::*,
+    resolve::*, sockets::*, stats::*, tunnel::*, version::*,
+};
+pub(crate) use self::{sockets::bind_to_interface, stats::peer_of};

@@ -1,0 +1,159 @@
+//! Keys: made, derived, and as text both ways.
+//!
+//! A key is 32 bytes, a `uint8_t[32]` of the caller's. Nothing here keeps one.
+
+use std::{ffi::c_char, ptr};
+
+use crate::{
+    plumbing::{guard::guard_anywhere, result::wg_result, text::borrow_text},
+    types::key::{WG_KEY_HEX_LEN, take_key},
+};
+use wg_embed::{
+    error::{Error, ErrorKind, Result},
+    key::{PresharedKey, PrivateKey, Secret, wiped},
+    random::SystemRandom,
+};
+
+/// Copies into the caller's memory.
+///
+/// # Safety
+/// `out` is NULL or has room for `bytes`.
+unsafe fn give(bytes: &[u8], out: *mut u8) -> Result<()> {
+    if out.is_null() {
+        return Err(Error::new(ErrorKind::Null, "the room for the result is NULL"));
+    }
+    // SAFETY: there is room for them, says the caller.
+    unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), out, bytes.len()) };
+    Ok(())
+}
+
+/// Copies text and a zero byte into the caller's memory.
+///
+/// # Safety
+/// `out` is NULL or has room for `text` and one more byte.
+unsafe fn give_text(text: &str, out: *mut c_char) -> Result<()> {
+    let mut bytes = Secret::<WG_KEY_HEX_LEN>::default();
+    bytes[..text.len()].copy_from_slice(text.as_bytes());
+    // SAFETY: there is room for the text and its zero, says the caller.
+    unsafe { give(&bytes[..=text.len()], out.cast()) }
+}
+
+fn guard_keys(body: impl FnOnce() -> Result<()>) -> wg_result {
+    wiped(|| guard_anywhere(body))
+}
+
+/// Makes a private key, clamped as X25519 has it.
+///
+/// Memory: writes 32 bytes to `private_key`, which the caller wipes when it is done with them.
+/// Requires: `private_key` is NULL or has room for 32 bytes.
+/// Errors: WG_ERR_NULL; WG_ERR_PANIC.
+/// Threads: any, also inside a callback.
+/// Since: 0.1.0
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_generate_private_key(private_key: *mut u8) -> wg_result {
+    guard_keys(|| {
+        // SAFETY: the caller's contract is the same.
+        unsafe { give(PrivateKey::generate(&SystemRandom).as_bytes(), private_key) }
+    })
+}
+
+/// Derives the public key of a private one.
+///
+/// Memory: reads 32 bytes of `private_key` and writes 32 to `public_key`.
+/// Requires: `private_key` is NULL or points to 32 readable bytes; `public_key` is NULL or has room for 32 bytes.
+/// Errors: WG_ERR_NULL; WG_ERR_PANIC.
+/// Threads: any, also inside a callback.
+/// Since: 0.1.0
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_generate_public_key(private_key: *const u8, public_key: *mut u8) -> wg_result {
+    guard_keys(|| {
+        // SAFETY: the caller's contract is the same.
+        let private = PrivateKey::from_bytes(*unsafe { take_key(private_key) }?);
+        // SAFETY: as above.
+        unsafe { give(private.public_key().as_bytes(), public_key) }
+    })
+}
+
+/// Makes a preshared key.
+///
+/// Memory: writes 32 bytes to `preshared_key`, which the caller wipes when it is done with them.
+/// Requires: `preshared_key` is NULL or has room for 32 bytes.
+/// Errors: WG_ERR_NULL; WG_ERR_PANIC.
+/// Threads: any, also inside a callback.
+/// Since: 0.1.0
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_generate_preshared_key(preshared_key: *mut u8) -> wg_result {
+    guard_keys(|| {
+        // SAFETY: the caller's contract is the same.
+        unsafe { give(PresharedKey::generate(&SystemRandom).as_bytes(), preshared_key) }
+    })
+}
+
+/// Writes a key as 64 lower-case hex digits, as a UAPI text has it.
+///
+/// Memory: reads 32 bytes of `key` and writes WG_KEY_HEX_LEN characters to `text`, the last of them zero.
+/// Requires: `key` is NULL or points to 32 readable bytes; `text` is NULL or has room for WG_KEY_HEX_LEN characters.
+/// Errors: WG_ERR_NULL; WG_ERR_PANIC.
+/// Threads: any, also inside a callback.
+/// Since: 0.1.0
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_key_to_hex(key: *const u8, text: *mut c_char) -> wg_result {
+    guard_keys(|| {
+        // SAFETY: the caller's contract is the same.
+        let key = PresharedKey::from_bytes(*unsafe { take_key(key) }?);
+        // SAFETY: as above.
+        unsafe { give_text(&key.to_hex(), text) }
+    })
+}
+
+/// Writes a key as 44 characters of base64, as wg(8) and `.conf` files have it.
+///
+/// Memory: reads 32 bytes of `key` and writes WG_KEY_BASE64_LEN characters to `text`, the last of them zero.
+/// Requires: `key` is NULL or points to 32 readable bytes; `text` is NULL or has room for WG_KEY_BASE64_LEN characters.
+/// Errors: WG_ERR_NULL; WG_ERR_PANIC.
+/// Threads: any, also inside a callback.
+/// Since: 0.1.0
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_key_to_base64(key: *const u8, text: *mut c_char) -> wg_result {
+    guard_keys(|| {
+        // SAFETY: the caller's contract is the same.
+        let key = PresharedKey::from_bytes(*unsafe { take_key(key) }?);
+        // SAFETY: as above.
+        unsafe { give_text(&key.to_base64(), text) }
+    })
+}
+
+/// Reads a key of 64 hex digits, upper or lower case.
+///
+/// Memory: `text` is not kept; writes 32 bytes to `key` on success only.
+/// Requires: `text` is NULL or ends with a zero byte; `key` is NULL or has room for 32 bytes.
+/// Errors: WG_ERR_NULL; WG_ERR_INVALID for any other text; WG_ERR_PANIC.
+/// Threads: any, also inside a callback.
+/// Since: 0.1.0
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_key_from_hex(text: *const c_char, key: *mut u8) -> wg_result {
+    guard_keys(|| {
+        // SAFETY: the caller's contract is the same.
+        let read = PresharedKey::from_hex(unsafe { borrow_text(text, "text") }?)?;
+        // SAFETY: as above.
+        unsafe { give(read.as_bytes(), key) }
+    })
+}
+
+/// Reads a key of 44 characters of base64.
+///
+/// Memory: `text` is not kept; writes 32 bytes to `key` on success only.
+/// Requires: `text` is NULL or ends with a zero byte; `key` is NULL or has room for 32 bytes.
+/// Errors: WG_ERR_NULL; WG_ERR_INVALID for any other text, an unpadded or non-canonical spelling included;
+/// WG_ERR_PANIC.
+/// Threads: any, also inside a callback.
+/// Since: 0.1.0
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_key_from_base64(text: *const c_char, key: *mut u8) -> wg_result {
+    guard_keys(|| {
+        // SAFETY: the caller's contract is the same.
+        let read = PresharedKey::from_base64(unsafe { borrow_text(text, "text") }?)?;
+        // SAFETY: as above.
+        unsafe { give(read.as_bytes(), key) }
+    })
+}

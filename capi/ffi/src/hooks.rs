@@ -1,0 +1,6 @@
+//! Functions of the app, as the library asks for them.
+
+pub(crate) mod custom_io;
+pub(crate) mod events;
+pub(crate) mod protect;
+pub(crate) mod resolve;

@@ -1,0 +1,249 @@
+//! Packets and datagrams of the app: they go out to its functions, and come in beside them.
+
+use std::{ffi::c_void, sync::Arc};
+
+use crate::{
+    plumbing::{
+        callback::{Callback, Given, Slot, wg_destroy_fn_t},
+        handle::{self, Known},
+        sized::read_sized,
+    },
+    tunnel::{Running, WG_MEMORY_MIN},
+    types::{
+        custom_io::wg_tun_room_fn_t,
+        datagram::{WG_BATCH_SIZE, wg_datagram_t},
+        endpoint::wg_endpoint_t,
+        options::wg_options_t,
+        packet::wg_packet_t,
+    },
+};
+use wg_embed::{
+    bind::{
+        Bind,
+        callback::{CallbackBind, Datagram, DatagramInlet, DatagramSink},
+    },
+    error::{Error, ErrorKind, Result},
+    queue::PacketQueue,
+    tun::{
+        MAX_PACKET, PacketList, Tun,
+        callback::{CallbackTun, PacketInlet, PacketSink},
+    },
+};
+
+/// Of a tunnel's memory, one part in so many is for each of the queues from the app.
+const QUEUE_SHARE: usize = 8;
+
+/// But the largest packet fits, and some more. The header says so.
+const MIN_QUEUE: usize = 128 << 10;
+const _: () = assert!(MIN_QUEUE > MAX_PACKET + MAX_PACKET / 2);
+
+/// The functions of a [`wg_tun_callbacks_t`](crate::wg_tun_callbacks_t).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TunFunctions {
+    pub(crate) write: unsafe extern "C" fn(*mut c_void, i32, *const wg_packet_t, usize) -> usize,
+    pub(crate) room: wg_tun_room_fn_t,
+}
+
+/// The function of a [`wg_transport_t`](crate::wg_transport_t).
+pub(crate) type SendFunction = unsafe extern "C" fn(*mut c_void, i32, *const wg_datagram_t, usize) -> usize;
+
+/// The functions of an app for packets and datagrams. They are given up (`destroy`) when this is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct CustomIo {
+    /// `None` if packets do not come from the app.
+    pub(crate) tun: Option<Callback<TunFunctions>>,
+    /// `None` if datagrams do not.
+    pub(crate) transport: Option<Callback<SendFunction>>,
+}
+
+impl CustomIo {
+    /// Reads what the options point to. If it cannot be used, it is given up.
+    ///
+    /// # Safety
+    /// Both pointers are NULL, or point to as many readable bytes as the struct's size says; its functions may be called with
+    /// its `user` on any thread.
+    pub(crate) unsafe fn read(options: &wg_options_t) -> Result<Self> {
+        let tun = (!options.tun.is_null()).then(|| {
+            // SAFETY: the caller's contract is the same.
+            let received = unsafe { read_sized(options.tun, "tun") }?;
+            let ours = received.value;
+            let write = ours.write.ok_or_else(|| Error::new(ErrorKind::Null, "tun: write is NULL"));
+            let functions = write.map(|write| TunFunctions { write, room: ours.room });
+            accept(ours.user, ours.destroy, received.unknown_fields.and(functions))
+        });
+        let transport = (!options.transport.is_null()).then(|| {
+            // SAFETY: the caller's contract is the same.
+            let received = unsafe { read_sized(options.transport, "transport") }?;
+            let ours = received.value;
+            let send = ours.send.ok_or_else(|| Error::new(ErrorKind::Null, "transport: send is NULL"));
+            accept(ours.user, ours.destroy, received.unknown_fields.and(send))
+        });
+        // Only now, when both have an owner.
+        Ok(Self { tun: tun.transpose()?, transport: transport.transpose()? })
+    }
+
+    /// Makes a TUN and a bind of the functions, for the tunnel with this handle, which may take so much memory in all.
+    pub(crate) fn connect(self, handle: i32, memory: usize, mtu: u16) -> Result<Connected> {
+        let count = usize::from(self.tun.is_some()) + usize::from(self.transport.is_some());
+        let least = WG_MEMORY_MIN + count * MIN_QUEUE;
+        if memory < least {
+            let text = format!("memory_limit is {memory}, less than {least}, with packets or datagrams of the app");
+            return Err(Error::invalid(text));
+        }
+        let queue = (memory / QUEUE_SHARE).min((memory - WG_MEMORY_MIN) / count.max(1));
+        let mut connected = Connected::default();
+        if let Some(callback) = self.tun {
+            let functions = slot_with(callback);
+            let sink = AppTun { handle, functions: functions.clone() };
+            let tun = CallbackTun::with_sink("", mtu, PacketQueue::within(queue), sink);
+            connected.inlets.tun = Some(Pair { functions, inlet: tun.inlet() });
+            connected.tun = Some(Arc::new(tun));
+        }
+        if let Some(callback) = self.transport {
+            let functions = slot_with(callback);
+            let bind = CallbackBind::new(queue, AppTransport { handle, functions: functions.clone() });
+            connected.inlets.transport = Some(Pair { functions, inlet: bind.inlet() });
+            connected.bind = Some(Arc::new(bind));
+        }
+        Ok(connected)
+    }
+}
+
+/// A TUN and a bind over functions of the app, where it has given some.
+#[derive(Default)]
+pub(crate) struct Connected {
+    pub(crate) tun: Option<Arc<dyn Tun>>,
+    pub(crate) bind: Option<Arc<dyn Bind>>,
+    pub(crate) inlets: Inlets,
+}
+
+/// Keeps functions with their pointer, or gives it up.
+fn accept<F>(user: *mut c_void, destroy: wg_destroy_fn_t, functions: Result<F>) -> Result<Callback<F>> {
+    match functions {
+        Ok(functions) => Ok(Callback::new(functions, user, destroy)),
+        Err(err) => {
+            drop(Callback::new((), user, destroy));
+            Err(err)
+        }
+    }
+}
+
+/// Functions that take what leaves a tunnel, and the way in beside them.
+struct Pair<F, I> {
+    functions: Arc<Slot<F>>,
+    inlet: I,
+}
+
+/// Where an app puts packets and datagrams into a tunnel. They are known before the tunnel is: while it starts, the app's
+/// functions are called already.
+#[derive(Default)]
+pub(crate) struct Inlets {
+    tun: Option<Pair<TunFunctions, PacketInlet>>,
+    transport: Option<Pair<SendFunction, DatagramInlet>>,
+}
+
+impl Inlets {
+    /// Ends the functions: when this returns, none is running or will be. None is destroyed while another one runs: they may
+    /// have their pointer in common.
+    pub(crate) fn close(&self) {
+        let tun = self.tun.as_ref().and_then(|pair| pair.functions.take());
+        let transport = self.transport.as_ref().and_then(|pair| pair.functions.take());
+        drop((tun, transport));
+    }
+}
+
+/// Where packets are put into a tunnel that runs, or is just being made or ended.
+pub(crate) fn packet_inlet(handle: i32) -> Result<PacketInlet> {
+    let inlets = inlets(handle)?;
+    inlets.tun.as_ref().map(|pair| pair.inlet.clone()).ok_or_else(|| {
+        Error::new(ErrorKind::Unsupported, "the packets of this tunnel do not come from wg_tun_callbacks_t")
+    })
+}
+
+/// As [`packet_inlet`], for datagrams.
+pub(crate) fn datagram_inlet(handle: i32) -> Result<DatagramInlet> {
+    let inlets = inlets(handle)?;
+    inlets.transport.as_ref().map(|pair| pair.inlet.clone()).ok_or_else(|| {
+        Error::new(ErrorKind::Unsupported, "the datagrams of this tunnel do not come from a wg_transport_t")
+    })
+}
+
+fn inlets(handle: i32) -> Result<Arc<Inlets>> {
+    handle::check_process(handle)?;
+    let Known { inlets, entry } = handle::inlets::<Running>(handle)?;
+    if let Some(running) = entry {
+        running.check()?;
+        running.check_running()?;
+    }
+    Ok(inlets)
+}
+
+fn slot_with<F: Copy>(callback: Callback<F>) -> Arc<Slot<F>> {
+    let slot = Slot::new();
+    slot.set(Given::Callback(callback));
+    Arc::new(slot)
+}
+
+struct AppTun {
+    handle: i32,
+    functions: Arc<Slot<TunFunctions>>,
+}
+
+impl PacketSink for AppTun {
+    fn write(&self, packets: PacketList<'_>) -> usize {
+        let mut taken = 0;
+        self.functions.call(|functions, user| {
+            let mut batch = [wg_packet_t::none(); WG_BATCH_SIZE];
+            for ranges in packets.ranges.chunks(WG_BATCH_SIZE) {
+                for (packet, range) in batch.iter_mut().zip(ranges) {
+                    *packet = packets.buffer[range.clone()].into();
+                }
+                // SAFETY: the app allows this call, on this thread; as many packets are there, and live.
+                let took = unsafe { (functions.write)(user, self.handle, batch.as_ptr(), ranges.len()) };
+                taken += took.min(ranges.len());
+            }
+        });
+        taken
+    }
+
+    fn has_room(&self) {
+        self.functions.call(|functions, user| {
+            if let Some(room) = functions.room {
+                // SAFETY: the app allows this call, on this thread.
+                unsafe { room(user, self.handle) }
+            }
+        });
+    }
+}
+
+struct AppTransport {
+    handle: i32,
+    functions: Arc<Slot<SendFunction>>,
+}
+
+impl DatagramSink for AppTransport {
+    fn send(&self, datagrams: &mut dyn Iterator<Item = Datagram<'_>>) -> usize {
+        let mut sent = 0;
+        self.functions.call(|send, user| {
+            let mut batch = [wg_datagram_t::none(); WG_BATCH_SIZE];
+            let mut peers = [wg_endpoint_t::default(); WG_BATCH_SIZE];
+            loop {
+                let mut count = 0;
+                for ((place, peer), datagram) in batch.iter_mut().zip(&mut peers).zip(&mut *datagrams) {
+                    *place = wg_datagram_t::to_send(datagram, peer);
+                    count += 1;
+                }
+                if count == 0 {
+                    break;
+                }
+                // SAFETY: the app allows this call, on this thread; as many datagrams are there, and live.
+                let took = unsafe { send(user, self.handle, batch.as_ptr(), count) }.min(count);
+                sent += took;
+                if took < count {
+                    break;
+                }
+            }
+        });
+        sent
+    }
+}

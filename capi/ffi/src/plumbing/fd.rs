@@ -1,0 +1,141 @@
+//! Descriptors of the app.
+
+use std::sync::Arc;
+
+use wg_embed::{error::Result, tun::Tun};
+
+#[cfg(unix)]
+pub(crate) use self::unix::AppFd;
+
+#[cfg(unix)]
+mod unix {
+    use super::{Arc, Result, Tun};
+    use std::{
+        io,
+        net::UdpSocket,
+        os::fd::{FromRawFd, OwnedFd, RawFd},
+    };
+    use wg_embed::error::{Error, ErrorKind};
+
+    /// A descriptor of the app, from which something is being made. Dropping it leaves the descriptor as it was.
+    #[derive(Debug)]
+    pub(crate) struct AppFd {
+        fd: RawFd,
+        /// The status flags to go back to.
+        flags: Option<libc::c_int>,
+    }
+
+    impl AppFd {
+        /// Looks at a number from C.
+        pub(crate) fn new(fd: i32) -> Result<Self> {
+            match fcntl(fd, libc::F_GETFL, 0) {
+                Ok(flags) => Ok(Self { fd, flags: Some(flags) }),
+                Err(err) => Err(refused(fd, err)),
+            }
+        }
+
+        /// A TUN over a duplicate of the descriptor.
+        pub(crate) fn tun(&self, mtu: u16) -> Result<Arc<dyn Tun>> {
+            let duplicate = self.duplicate()?;
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            let tun = wg_embed::tun::linux::LinuxTun::adopt(duplicate, mtu);
+            #[cfg(not(any(target_os = "linux", target_os = "android")))]
+            let tun = wg_embed::tun::fd::FdTun::new(duplicate, mtu);
+            Ok(Arc::new(tun.map_err(|err| err.at(format_args!("descriptor {}", self.fd)))?))
+        }
+
+        /// A socket over a duplicate of the descriptor.
+        pub(crate) fn socket(&self) -> Result<UdpSocket> {
+            self.duplicate().map(UdpSocket::from)
+        }
+
+        #[cfg(not(target_os = "android"))]
+        pub(crate) fn set_mtu(&self, mtu: u16) -> Result<()> {
+            #[cfg(target_os = "linux")]
+            return wg_embed::tun::linux::set_mtu(self.duplicate()?, mtu);
+            #[cfg(target_vendor = "apple")]
+            return wg_embed::tun::apple::set_mtu(self.duplicate()?, mtu);
+            #[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
+            return {
+                let _ = mtu;
+                Ok(())
+            };
+        }
+
+        fn duplicate(&self) -> Result<OwnedFd> {
+            // Not below 3: those mean something to what a process starts.
+            let duplicate = fcntl(self.fd, libc::F_DUPFD_CLOEXEC, 3).map_err(|err| refused(self.fd, err))?;
+            // SAFETY: it was just made, and nobody else knows it.
+            Ok(unsafe { OwnedFd::from_raw_fd(duplicate) })
+        }
+
+        /// Leaves the descriptor to the app, with the flags that the duplicate needs.
+        pub(crate) fn share(mut self) {
+            self.flags = None;
+        }
+
+        /// Closes the descriptor.
+        ///
+        /// # Safety
+        /// The app has given it away.
+        pub(crate) unsafe fn take(mut self) {
+            self.flags = None;
+            // SAFETY: it is open, and now ours.
+            drop(unsafe { OwnedFd::from_raw_fd(self.fd) });
+        }
+    }
+
+    impl Drop for AppFd {
+        fn drop(&mut self) {
+            // The duplicate has its flags in common with the original.
+            if let Some(flags) = self.flags
+                && let Err(err) = fcntl(self.fd, libc::F_SETFL, flags)
+            {
+                tracing::warn!(fd = self.fd, %err, "the flags of the descriptor stay changed");
+            }
+        }
+    }
+
+    fn refused(fd: RawFd, err: io::Error) -> Error {
+        match err.raw_os_error() {
+            Some(libc::EBADF) => Error::invalid(format!("descriptor {fd} is not open")),
+            Some(libc::EMFILE) => Error::new(ErrorKind::Resources, "there are no more file descriptors"),
+            _ => Error::io(format!("cannot use descriptor {fd}"), err),
+        }
+    }
+
+    fn fcntl(fd: RawFd, command: libc::c_int, argument: libc::c_int) -> io::Result<libc::c_int> {
+        // SAFETY: these commands take a number; a descriptor that is not open is an error.
+        match unsafe { libc::fcntl(fd, command, argument) } {
+            -1 => Err(io::Error::last_os_error()),
+            result => Ok(result),
+        }
+    }
+}
+
+/// Without Unix there are no descriptors.
+#[cfg(not(unix))]
+#[derive(Debug)]
+pub(crate) struct AppFd;
+
+#[cfg(not(unix))]
+impl AppFd {
+    pub(crate) fn new(_: i32) -> Result<Self> {
+        let text = "nothing can be made from a file descriptor on this platform";
+        Err(Error::new(wg_embed::error::ErrorKind::Unsupported, text))
+    }
+
+    pub(crate) fn tun(&self, _: u16) -> Result<Arc<dyn Tun>> {
+        Self::new(0).map(|_| unreachable!("there is no such thing"))
+    }
+
+    pub(crate) fn socket(&self) -> Result<std::net::UdpSocket> {
+        Self::new(0).map(|_| unreachable!("there is no such thing"))
+    }
+
+    pub(crate) fn share(self) {}
+
+    /// # Safety
+    /// None.
+    pub(crate) unsafe fn take(self) {}
+}

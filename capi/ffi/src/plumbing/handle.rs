@@ -1,0 +1,334 @@
+//! What a number stands for.
+
+use std::{
+    any::{Any, TypeId},
+    mem,
+    ops::Deref,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicI32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tracing::Dispatch;
+
+use wg_embed::{
+    error::{Error, ErrorKind, Result},
+    process::PerProcess,
+    thread::{self, Owner},
+};
+
+/// What C can have a handle of.
+pub(crate) trait Object: Send + Sync + 'static {
+    /// What an error calls it.
+    const NAME: &'static str;
+    /// What is left to do with it after a panic.
+    const END: &'static str;
+    /// What is known by its number from before it exists until it has ended: its own callbacks may need it.
+    type Inlets: Send + Sync + 'static;
+
+    /// Ends the inlets of an object that does not come into being.
+    fn close(inlets: &Self::Inlets);
+}
+
+/// An object that C has a handle of.
+pub(crate) struct Entry<T> {
+    object: T,
+    /// The log of this object.
+    dispatch: Dispatch,
+    /// A panic was caught in a call on it.
+    poisoned: AtomicBool,
+}
+
+impl<T> Deref for Entry<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.object
+    }
+}
+
+impl<T: Object> Entry<T> {
+    pub(crate) fn new(object: T, dispatch: Dispatch) -> Self {
+        Self { object, dispatch, poisoned: AtomicBool::new(false) }
+    }
+
+    /// Runs `body` with what it logs going out under the object's handle.
+    pub(crate) fn logged<R>(&self, body: impl FnOnce() -> R) -> R {
+        tracing::dispatcher::with_default(&self.dispatch, body)
+    }
+
+    /// Refuses further work after a panic.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.poisoned.load(Ordering::Acquire) {
+            let text = format!("the {} was given up after an internal error: {}", T::NAME, T::END);
+            return Err(Error::new(ErrorKind::Panic, text));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn poison(&self) {
+        self.poisoned.store(true, Ordering::Release);
+    }
+}
+
+/// An entry or inlets, whatever they are of.
+type Shared = Arc<dyn Any + Send + Sync>;
+
+struct Row {
+    handle: i32,
+    kind: TypeId,
+    inlets: Shared,
+    state: State,
+}
+
+enum State {
+    /// It is being made: of the number only the inlets are known.
+    Starting,
+    Live(Shared),
+    /// It is being ended: the same, and calls that end it wait.
+    Ending,
+}
+
+impl Row {
+    fn live(&self) -> Option<&Shared> {
+        match &self.state {
+            State::Live(entry) => Some(entry),
+            _ => None,
+        }
+    }
+
+    /// The entry, which is to be ended.
+    fn take(&mut self) -> Option<Shared> {
+        match mem::replace(&mut self.state, State::Ending) {
+            State::Live(entry) => Some(entry),
+            other => {
+                self.state = other;
+                None
+            }
+        }
+    }
+}
+
+/// The number that was given out last, by this process or one that it comes from. It changes under the lock of the table.
+static LAST: AtomicI32 = AtomicI32::new(0);
+
+struct Table {
+    /// Up to this one, numbers are those of the process that this one was forked from.
+    inherited: i32,
+    /// Sorted by number. There are few; a tree would be 7 KB of code.
+    rows: Vec<Row>,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self { inherited: LAST.load(Ordering::Relaxed), rows: Vec::new() }
+    }
+}
+
+fn next(last: &AtomicI32) -> Result<i32> {
+    let next = last.load(Ordering::Relaxed).checked_add(1);
+    let next = next.ok_or_else(|| Error::new(ErrorKind::Resources, "there are no more handles"))?;
+    last.store(next, Ordering::Relaxed);
+    Ok(next)
+}
+
+impl Table {
+    /// Where a number is, or would be.
+    fn find(&self, handle: i32) -> std::result::Result<usize, usize> {
+        self.rows.binary_search_by_key(&handle, |row| row.handle)
+    }
+
+    /// A number of this kind.
+    fn row<T: Object>(&mut self, handle: i32) -> Option<&mut Row> {
+        let at = self.find(handle).ok()?;
+        self.rows.get_mut(at).filter(|row| row.kind == TypeId::of::<T>())
+    }
+}
+
+/// What a row was made with is of the row's kind.
+fn known<T: Object>(handle: i32, entry: Option<Shared>) -> Result<Arc<Entry<T>>> {
+    entry.and_then(|entry| entry.downcast().ok()).ok_or_else(|| unknown::<T>(handle))
+}
+
+fn unknown<T: Object>(handle: i32) -> Error {
+    Error::new(ErrorKind::UnknownHandle, format!("there is no {} with handle {handle}", T::NAME))
+}
+
+static TABLE: PerProcess<Mutex<Table>> = PerProcess::new();
+
+/// Something has been ended.
+static ENDED: PerProcess<Condvar> = PerProcess::new();
+
+fn table() -> MutexGuard<'static, Table> {
+    TABLE.get().lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A number that was never given out before.
+pub(crate) fn reserve() -> Result<i32> {
+    let _table = table();
+    next(&LAST)
+}
+
+/// Refuses numbers of the process that this one was forked from. To be asked before anything else that takes a number: what
+/// stands behind them is shared with that process, and its locks may be held by threads that are not in this one.
+pub(crate) fn check_process(handle: i32) -> Result<()> {
+    if (1..=table().inherited).contains(&handle) {
+        let text = format!("handle {handle} belongs to the process that this one was forked from");
+        return Err(Error::new(ErrorKind::Forked, text));
+    }
+    Ok(())
+}
+
+/// An object that is being made. Unless it is [finished](Self::finish), its number is taken out when this is dropped, and its
+/// inlets are closed.
+#[must_use]
+pub(crate) struct Starting<T: Object> {
+    handle: i32,
+    inlets: Arc<T::Inlets>,
+    is_finished: bool,
+}
+
+/// Makes the inlets of a reserved number known.
+pub(crate) fn start<T: Object>(handle: i32, inlets: Arc<T::Inlets>) -> Starting<T> {
+    let mut table = table();
+    let at = table.find(handle).unwrap_or_else(|at| at);
+    table.rows.insert(at, Row { handle, kind: TypeId::of::<T>(), inlets: inlets.clone(), state: State::Starting });
+    Starting { handle, inlets, is_finished: false }
+}
+
+impl<T: Object> Starting<T> {
+    /// Makes the object known.
+    pub(crate) fn finish(mut self, entry: Entry<T>) {
+        self.is_finished = true;
+        if let Some(row) = table().row::<T>(self.handle) {
+            row.state = State::Live(Arc::new(entry));
+        }
+    }
+}
+
+impl<T: Object> Drop for Starting<T> {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            remove(self.handle);
+            T::close(&self.inlets);
+        }
+    }
+}
+
+fn remove(handle: i32) {
+    let mut table = table();
+    if let Ok(at) = table.find(handle) {
+        table.rows.remove(at);
+    }
+}
+
+/// What is known of a number.
+pub(crate) struct Known<T: Object> {
+    pub(crate) inlets: Arc<T::Inlets>,
+    /// `None` while it is being made or ended.
+    pub(crate) entry: Option<Arc<Entry<T>>>,
+}
+
+/// What is known of a number, from before its object exists until that has ended.
+pub(crate) fn inlets<T: Object>(handle: i32) -> Result<Known<T>> {
+    let mut table = table();
+    let row = table.row::<T>(handle).ok_or_else(|| unknown::<T>(handle))?;
+    let inlets = row.inlets.clone().downcast().map_err(|_| unknown::<T>(handle))?;
+    Ok(Known { inlets, entry: row.live().cloned().and_then(|entry| entry.downcast().ok()) })
+}
+
+/// The object behind a number. It lives on while a call works with it, even if it is ended by another call.
+pub(crate) fn get<T: Object>(handle: i32) -> Result<Arc<Entry<T>>> {
+    let entry = table().row::<T>(handle).and_then(|row| row.live().cloned());
+    known(handle, entry)
+}
+
+/// The numbers of all objects of this kind.
+pub(crate) fn all<T: Object>() -> Vec<i32> {
+    let known = |row: &&Row| row.live().is_some() && row.kind == TypeId::of::<T>();
+    table().rows.iter().filter(known).map(|row| row.handle).collect()
+}
+
+/// Ends the object behind a number by `end`, and takes the number out for good. Whoever comes second waits until that has been
+/// done, and then does not know the number: so when this returns, whatever it returns, the object has ended.
+pub(crate) fn end<T: Object>(handle: i32, end: impl FnOnce(&Entry<T>) -> Result<()>) -> Result<()> {
+    // In this order: what belongs to the object is freed before others hear that it has ended.
+    let (_ending, entry) = {
+        let mut table = table();
+        while table.row::<T>(handle).is_some_and(|row| matches!(row.state, State::Ending)) {
+            table = ENDED.get().wait(table).unwrap_or_else(PoisonError::into_inner);
+        }
+        let entry = known(handle, table.row::<T>(handle).and_then(Row::take))?;
+        (Ending(handle), entry)
+    };
+    end(&entry)
+}
+
+/// Takes a number out when it is dropped, also if what ends the object panics.
+struct Ending(i32);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        remove(self.0);
+        ENDED.get().notify_all();
+    }
+}
+
+/// As [`end`](end()), on a thread of its own, which the caller waits for until `timeout` has passed. If that is not long
+/// enough, the thread goes on, and later calls wait for it.
+pub(crate) fn end_within<T: Object>(handle: i32, timeout: Duration, end: fn(&Entry<T>) -> Result<()>) -> Result<()> {
+    let until = Instant::now() + timeout;
+    let mut table = table();
+    let is_being_made = |row: &Row| matches!(row.state, State::Starting);
+    if table.row::<T>(handle).is_none_or(|row| is_being_made(row)) {
+        return Err(unknown::<T>(handle));
+    }
+    if let Some(entry) = table.row::<T>(handle).and_then(Row::take) {
+        // For the thread, or back into the table if there is none. Never for both: the last owner frees the object.
+        let entry = Arc::new(Mutex::new(Some(entry)));
+        let taken = entry.clone();
+        let body = move || {
+            let _ending = Ending(handle);
+            let entry = taken.lock().unwrap_or_else(PoisonError::into_inner).take();
+            // What it logs, it logs as the object; a failure is a bug of this library, and its panic was caught.
+            if let Ok(entry) = known::<T>(handle, entry) {
+                let _ = catch_unwind(AssertUnwindSafe(|| end(&entry)));
+            }
+        };
+        if let Err(err) = thread::spawn("wg-off", Owner::unique(), body) {
+            let entry = entry.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let (Some(row), Some(entry)) = (table.row::<T>(handle), entry) {
+                row.state = State::Live(entry);
+            }
+            return Err(Error::new(ErrorKind::Resources, format!("cannot start the thread wg-off: {err}")));
+        }
+    }
+    while table.row::<T>(handle).is_some() {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let text = format!("the {} with handle {handle} has not ended within {timeout:?}", T::NAME);
+            return Err(Error::new(ErrorKind::TimedOut, text));
+        }
+        table = ENDED.get().wait_timeout(table, left).unwrap_or_else(PoisonError::into_inner).0;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_counted_up_and_do_not_begin_again() {
+        let last = AtomicI32::new(0);
+        assert_eq!([next(&last).unwrap(), next(&last).unwrap()], [1, 2]);
+        last.store(i32::MAX - 1, Ordering::Relaxed);
+        assert_eq!(next(&last).unwrap(), i32::MAX);
+        for _ in 0..2 {
+            assert_eq!(next(&last).unwrap_err().kind(), ErrorKind::Resources);
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The log: what the library has to say, told to a function of the app.
+//!
+//! It is one for the process, as C programs expect, and a tunnel may have its own; but it is not the process's: the
+//! subscriber is set on the tunnels' own threads and on the caller's while it is inside the library, and nowhere else.
+
+use std::{
+    ffi::{c_char, c_void},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicI32, Ordering},
+    },
+};
+use tracing::{Dispatch, Event, Level, Metadata, Subscriber, span, subscriber::Interest};
+
+use crate::plumbing::{callback::Slot, calls, text::c_text};
+use wg_embed::{
+    error::{Error, Result},
+    log,
+    process::{PerProcess, between_forks},
+};
+
+/// How much is logged, and how much a line of the log matters.
+///
+/// Since: 0.1.0
+#[repr(i32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum wg_log_level_t {
+    /// Log nothing.
+    WG_LOG_OFF = 0,
+    /// Something failed, and stays so until somebody acts.
+    WG_LOG_ERROR = 1,
+    /// Something failed, and the library goes on without it.
+    WG_LOG_WARN = 2,
+    /// What an app's user may want to know.
+    WG_LOG_INFO = 3,
+    /// Handshakes, timers, sockets: a few lines a minute for each peer.
+    WG_LOG_DEBUG = 4,
+    /// Single packets; for hunting a bug.
+    WG_LOG_TRACE = 5,
+}
+
+pub use wg_log_level_t::*;
+
+/// Takes one line of the log.
+///
+/// `user` is what came with the function; `handle` is the tunnel or bind that the line is about, or 0; `level` is
+/// WG_LOG_ERROR to WG_LOG_TRACE; `text` is UTF-8 without a line feed at its end, and is gone when the function returns.
+/// It never contains a private or preshared key; it may contain public keys and addresses.
+///
+/// Threads: it is called on the tunnels' threads and on threads that are inside a wg_ function, on several at once. The
+/// tunnel waits meanwhile, so return soon, and do not wait for a thread that may be inside a wg_ function. It must not
+/// leave by an exception, longjmp() or pthread_exit(). On the library's threads every callback has 512 KiB of stack, and
+/// all signals are blocked but those that a thread causes itself.
+/// Inside it, functions whose text says so under "Threads" work: wg_last_error(), wg_free(), wg_set_log_level() and others.
+/// All others, and so all that take a handle, return WG_ERR_BUSY, but for wg_tun_inject(), wg_transport_receive() and
+/// wg_set_mtu().
+/// Since: 0.1.0
+pub type wg_log_fn_t = Option<unsafe extern "C" fn(user: *mut c_void, handle: i32, level: i32, text: *const c_char)>;
+
+type LogFn = unsafe extern "C" fn(*mut c_void, i32, i32, *const c_char);
+
+static CALLBACK: PerProcess<Slot<LogFn>> = PerProcess::new();
+
+/// No level was chosen yet.
+const UNSET: i32 = -1;
+
+static LEVEL: AtomicI32 = AtomicI32::new(UNSET);
+
+/// The level of the process.
+fn chosen_level() -> i32 {
+    match LEVEL.load(Ordering::Relaxed) {
+        UNSET => WG_LOG_INFO as i32,
+        level => level,
+    }
+}
+
+/// Has more or fewer lines than those up to WG_LOG_INFO logged, unless the app has chosen a level.
+pub fn set_default_level(level: wg_log_level_t) {
+    let _ = LEVEL.compare_exchange(UNSET, level as i32, Ordering::Relaxed, Ordering::Relaxed);
+}
+
+/// The function that has the log of all that has none of its own.
+pub(crate) fn callback() -> &'static Slot<LogFn> {
+    CALLBACK.get()
+}
+
+/// Chooses how much is logged.
+pub(crate) fn set_level(level: i32) -> Result<()> {
+    LEVEL.store(check_level(level)?, Ordering::Relaxed);
+    Ok(())
+}
+
+fn check_level(level: i32) -> Result<i32> {
+    match level {
+        WG_LOG_OFF_NUMBER..=WG_LOG_TRACE_NUMBER => Ok(level),
+        _ => Err(Error::invalid(format!("there is no log level {level}"))),
+    }
+}
+
+const WG_LOG_OFF_NUMBER: i32 = WG_LOG_OFF as i32;
+const WG_LOG_TRACE_NUMBER: i32 = WG_LOG_TRACE as i32;
+
+/// The log of one tunnel: its function, if its lines do not go where those of the process go, and its level, if that is not
+/// the level of the process.
+#[derive(Debug)]
+pub(crate) struct OwnLog {
+    pub(crate) callback: Slot<LogFn>,
+    level: AtomicI32,
+}
+
+impl Default for OwnLog {
+    fn default() -> Self {
+        Self { callback: Slot::new(), level: AtomicI32::new(UNSET) }
+    }
+}
+
+impl OwnLog {
+    pub(crate) fn set_level(&self, level: i32) -> Result<()> {
+        self.level.store(check_level(level)?, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn level(&self) -> i32 {
+        match self.level.load(Ordering::Relaxed) {
+            UNSET => chosen_level(),
+            level => level,
+        }
+    }
+}
+
+/// A log whose lines carry this handle, and go to `own` if that is set.
+///
+/// tracing keeps a list of logs, and adds to it under a lock: no fork() happens meanwhile. But a thread that logs an
+/// event for the first time reads the list, which we cannot see. A child that was forked in just that moment can read
+/// it as well, but not add to it, and so waits for ever here. Calls that only fail do not come here.
+pub(crate) fn dispatch_to(own: Arc<OwnLog>, handle: i32) -> Dispatch {
+    between_forks(|| Dispatch::new(Forwarder { handle, own }))
+}
+
+/// Runs `body` with the log of no tunnel in particular. A child of fork() has it from its parent, and makes none.
+pub(crate) fn logged<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    static NO_TUNNEL: OnceLock<Dispatch> = OnceLock::new();
+    let make = || Dispatch::new(Forwarder { handle: 0, own: Arc::default() });
+    let dispatch = NO_TUNNEL.get().unwrap_or_else(|| between_forks(|| NO_TUNNEL.get_or_init(make)));
+    tracing::dispatcher::with_default(dispatch, body)
+}
+
+/// Turns events into lines. There is one for each tunnel, and all that have no callback of their own share that of the
+/// process.
+struct Forwarder {
+    handle: i32,
+    own: Arc<OwnLog>,
+}
+
+fn level_of(metadata: &Metadata<'_>) -> i32 {
+    let level = match *metadata.level() {
+        Level::ERROR => WG_LOG_ERROR,
+        Level::WARN => WG_LOG_WARN,
+        Level::INFO => WG_LOG_INFO,
+        Level::DEBUG => WG_LOG_DEBUG,
+        Level::TRACE => WG_LOG_TRACE,
+    };
+    level as i32
+}
+
+impl Subscriber for Forwarder {
+    fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
+        // The level may change at any time.
+        Interest::sometimes()
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        level_of(metadata) <= self.own.level()
+            && (CALLBACK.get().is_set() || self.own.callback.is_set())
+            && !calls::is_inside()
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let tell = |call: LogFn, user| {
+            let text = c_text(log::text(event));
+            // SAFETY: who set the callback allows this call, on this thread; the text lives.
+            unsafe { call(user, self.handle, level_of(event.metadata()), text.as_ptr()) };
+        };
+        // Not called if it is not set: in a child of fork() its lock is the parent's.
+        if !self.own.callback.is_set() || self.own.callback.call(tell).is_none() {
+            CALLBACK.get().call(tell);
+        }
+    }
+
+    // Spans are not used.
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
+}

@@ -1,0 +1,58 @@
+//! The app's memory: arrays that are borrowed for a call, and places that results are written to.
+
+use std::slice;
+
+use wg_embed::{
+    error::{Error, ErrorKind, Result},
+    tun::MAX_PACKET,
+};
+
+/// How many packets or datagrams C may pass into a tunnel at once.
+const MAX_COUNT: usize = 4096;
+
+/// Borrows an array of packets or datagrams.
+///
+/// # Safety
+/// `items` is NULL or points to `count` items; nobody changes them meanwhile.
+pub(crate) unsafe fn borrow_items<'a, T>(items: *const T, count: usize, name: &str) -> Result<&'a [T]> {
+    match count {
+        0 => Ok(&[]),
+        _ if items.is_null() => Err(Error::new(ErrorKind::Null, format!("{name} is NULL"))),
+        _ if !items.is_aligned() => Err(Error::invalid(format!("{name} is not aligned"))),
+        // SAFETY: there are as many, says the caller.
+        1..=MAX_COUNT => Ok(unsafe { slice::from_raw_parts(items, count) }),
+        _ => Err(Error::new(ErrorKind::TooLarge, format!("{count} {name} are more than {MAX_COUNT}"))),
+    }
+}
+
+/// Borrows contents of any length, which may be NULL if there are none.
+///
+/// # Safety
+/// `data` is NULL or points to `len` bytes; nobody changes them meanwhile.
+pub(crate) unsafe fn borrow_bytes<'a>(data: *const u8, len: usize) -> Result<&'a [u8]> {
+    match len {
+        0 => Ok(&[]),
+        _ if data.is_null() => Err(Error::new(ErrorKind::Null, "data is NULL")),
+        // SAFETY: there are as many, says the caller.
+        _ => Ok(unsafe { slice::from_raw_parts(data, len) }),
+    }
+}
+
+/// Refuses what is too long for a packet or a datagram.
+pub(crate) fn check_len(len: usize) -> Result<()> {
+    if len > MAX_PACKET {
+        return Err(Error::invalid(format!("{len} bytes are more than {MAX_PACKET}")));
+    }
+    Ok(())
+}
+
+/// Writes a result, unless nobody wants it.
+///
+/// # Safety
+/// `out` is NULL or writable.
+pub(crate) unsafe fn give<T>(out: *mut T, value: T) {
+    if !out.is_null() {
+        // SAFETY: it is not NULL.
+        unsafe { out.write(value) };
+    }
+}

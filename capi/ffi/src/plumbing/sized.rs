@@ -1,0 +1,163 @@
+//! Structs that grow with the library.
+
+use std::ptr;
+
+use wg_embed::error::{Error, ErrorKind, Result};
+
+/// No struct of this library will ever be larger: a `struct_size` beyond it is garbage.
+const MAX_SIZE: usize = 4096;
+
+/// A struct that begins with its size, as the caller was compiled.
+///
+/// # Safety
+/// It is `repr(C)`, begins with a `usize`, has no padding, and any bytes are a valid value; but for functions, of which
+/// whoever fills it says that they are ones, or NULL.
+pub(crate) unsafe trait SizedStruct: Copy {
+    /// Its sizes in released headers, that of 0.1.0 first and that of this version last. Where fields are appended after a
+    /// release, so is a size here: any other number below the last would cut a field, or drop one in silence.
+    const SIZES: &'static [usize];
+}
+
+/// The size of a caller's struct, as the caller was compiled.
+///
+/// # Safety
+/// `theirs` is NULL or points to as many readable bytes as the `usize` at its beginning says.
+pub(crate) unsafe fn struct_size<T: SizedStruct>(theirs: *const T, name: &str) -> Result<usize> {
+    if theirs.is_null() {
+        return Err(Error::new(ErrorKind::Null, format!("{name} is NULL")));
+    }
+    // SAFETY: it is not NULL, and begins with a `usize`; C may have put it at any address.
+    let size = unsafe { theirs.cast::<usize>().read_unaligned() };
+    let newer = size_of::<T>()..=MAX_SIZE;
+    if !newer.contains(&size) && !T::SIZES.contains(&size) {
+        return Err(Error::invalid(format!("{name}: struct_size is {size}")));
+    }
+    Ok(size)
+}
+
+/// Copies our struct over the caller's, which is `size` bytes long: as much of it as there is room for. What is left of the
+/// caller's becomes zero.
+///
+/// # Safety
+/// `theirs` points to `size` writable bytes.
+pub(crate) unsafe fn write_sized<T: SizedStruct>(ours: &T, theirs: *mut T, size: usize) {
+    let known = size.min(size_of::<T>());
+    // SAFETY: both have `known` bytes, those of ours are initialized, as there is no padding, and they do not overlap, as
+    // ours is not the caller's.
+    unsafe { ptr::copy_nonoverlapping(ptr::from_ref(ours).cast::<u8>(), theirs.cast::<u8>(), known) };
+    // SAFETY: within the `size` bytes, or at their end.
+    let rest = unsafe { theirs.cast::<u8>().add(known) };
+    // SAFETY: the bytes up to `size` are writable, says the caller.
+    unsafe { ptr::write_bytes(rest, 0, size - known) };
+}
+
+/// A struct of a caller.
+#[derive(Debug)]
+pub(crate) struct Received<T> {
+    pub(crate) value: T,
+    /// An error if the struct also sets what this version does not know. It must then be refused, but what it gives away must
+    /// be given up.
+    pub(crate) unknown_fields: Result<()>,
+}
+
+/// Copies a caller's struct over the defaults.
+///
+/// # Safety
+/// `theirs` is NULL or points to as many readable bytes as the `usize` at its beginning says. Functions in there are NULL or
+/// functions of their types.
+pub(crate) unsafe fn read_sized<T: SizedStruct + Default>(theirs: *const T, name: &str) -> Result<Received<T>> {
+    // SAFETY: the caller's contract is the same.
+    let size = unsafe { struct_size(theirs, name) }?;
+    // SAFETY: that many bytes are readable, says the caller.
+    let bytes = unsafe { std::slice::from_raw_parts(theirs.cast::<u8>(), size) };
+    let known = size.min(size_of::<T>());
+    let unknown_fields = match bytes[known..].iter().all(|byte| *byte == 0) {
+        true => Ok(()),
+        false => {
+            let text = format!("{name}: a field is set that this version of the library does not know");
+            Err(Error::new(ErrorKind::Unsupported, text))
+        }
+    };
+    let mut ours = T::default();
+    // SAFETY: both have `known` bytes, and any bytes are a `T`.
+    unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), (&raw mut ours).cast::<u8>(), known) };
+    Ok(Received { value: ours, unknown_fields })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// A struct that has grown twice.
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    struct Grown {
+        struct_size: usize,
+        first: usize,
+        second: usize,
+        third: usize,
+    }
+
+    const WORD: usize = size_of::<usize>();
+    const DEFAULT: Grown = Grown { struct_size: 4 * WORD, first: 1, second: 2, third: 3 };
+
+    impl Default for Grown {
+        fn default() -> Self {
+            DEFAULT
+        }
+    }
+
+    // SAFETY: four integers of one size.
+    unsafe impl SizedStruct for Grown {
+        const SIZES: &'static [usize] = &[2 * WORD, 3 * WORD, 4 * WORD];
+    }
+
+    /// What becomes of a struct of this size, in which all is 7, and then `tail`.
+    fn read(size: usize, tail: u8) -> Result<Received<Grown>> {
+        let mut words = [7; MAX_SIZE / WORD + 1];
+        words[0] = size;
+        // SAFETY: the words are initialized, and any bytes are words.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<u8>(), size_of_val(&words)) };
+        bytes[4 * WORD..].fill(tail);
+        // SAFETY: as many bytes are readable as any size that is taken.
+        unsafe { read_sized(words.as_ptr().cast::<Grown>(), "it") }
+    }
+
+    #[test]
+    fn sizes_of_released_headers_and_larger_ones_are_taken_and_no_others() {
+        for size in 0..=MAX_SIZE + WORD {
+            let is_size = [2 * WORD, 3 * WORD].contains(&size) || (4 * WORD..=MAX_SIZE).contains(&size);
+            match read(size, 0) {
+                Ok(_) => assert!(is_size, "{size} was taken"),
+                Err(err) => {
+                    assert!(!is_size, "{size} was refused");
+                    assert_eq!(
+                        (err.kind(), err.to_string()),
+                        (ErrorKind::Invalid, format!("it: struct_size is {size}"))
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_older_caller_gets_the_defaults_of_what_it_does_not_have() {
+        let Received { value: old, unknown_fields } = read(2 * WORD, 9).unwrap();
+        assert_eq!(old, Grown { struct_size: 2 * WORD, first: 7, ..DEFAULT });
+        unknown_fields.unwrap();
+        let Received { value: old, unknown_fields } = read(3 * WORD, 9).unwrap();
+        assert_eq!(old, Grown { struct_size: 3 * WORD, first: 7, second: 7, ..DEFAULT });
+        unknown_fields.unwrap();
+    }
+
+    #[test]
+    fn a_newer_caller_must_not_set_what_is_not_known_here() {
+        let Received { value: new, unknown_fields } = read(4 * WORD + 1, 0).unwrap();
+        assert_eq!(new, Grown { struct_size: 4 * WORD + 1, first: 7, second: 7, third: 7 });
+        unknown_fields.unwrap();
+        for size in [4 * WORD + 1, MAX_SIZE] {
+            assert_eq!(read(size, 1).unwrap().unknown_fields.unwrap_err().kind(), ErrorKind::Unsupported);
+        }
+    }
+}
