@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test may fail loudly")]
 
 mod common;
+#[path = "common/lines.rs"]
+mod lines;
 
 use std::{
     io,
@@ -15,6 +17,7 @@ use std::{
 };
 
 use common::{Node, PORT, World};
+use lines::Lines;
 use wg_embed::{
     ErrorKind,
     bind::{
@@ -442,17 +445,25 @@ fn sockets_that_are_lost_are_renewed_later_and_later_and_told() {
     assert_eq!(a.received().len(), 1);
     events(&a);
     let opens = a.bind.opens();
+    let lines = Lines::collect(tracing::Level::INFO);
     for (n, after) in [500, 1000, 2000].into_iter().enumerate() {
         left.store(1, SeqCst);
         a.step();
         a.device.run_timers();
         let told = events(&a);
         assert!(matches!(told.as_slice(), [Event::BindFailed(reason)] if reason.contains("lost")), "{told:?}");
+        let logged = lines.take();
+        let why = "a UDP socket was lost";
+        assert!(
+            matches!(&logged[..], [line] if line.starts_with("WARN the sockets") && line.contains(why)),
+            "{logged:?}"
+        );
         let before = a.bind.opens();
         world.pass(MS(after - 1), &[&a, &b]);
         assert_eq!((a.bind.opens(), events(&a)), (before, vec![]), "not yet");
         world.pass(MS(1), &[&a, &b]);
         assert_eq!((a.bind.opens(), events(&a)), (opens + n as u64 + 1, vec![Event::BindRecovered(PORT)]));
+        assert_eq!(lines.take(), ["INFO the sockets are open again"]);
         let packet = b.send_to(&a, 100);
         world.settle(&[&a, &b]);
         assert_eq!(a.received(), [packet]);

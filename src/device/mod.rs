@@ -29,6 +29,7 @@ mod loops;
 mod memory;
 mod names;
 mod needs;
+mod news;
 mod packet;
 mod peer;
 mod peers;

@@ -204,15 +204,19 @@ impl Device {
     /// A peer's name was looked up.
     fn take_addresses(&self, peer: &Weak<Peer>, number: u64, found: &Result<Vec<IpAddr>>) {
         let Some(peer) = &peer.upgrade() else { return };
-        let (resolved, host) = {
+        let (resolved, moved, host) = {
             let mut state = lock(&peer.state);
+            let now = self.clock.now();
+            let mut moved = None;
             let found = found.as_deref().unwrap_or_default();
-            let resolved = state.location.resolved(number, found, self.clock.now());
+            let resolved = state.location.resolved(number, found, now);
             match resolved {
                 Resolved::Stale | Resolved::Stays => {}
                 Resolved::Moved => {
                     state.location.set_pinned(self.roaming_disabled.load(Ordering::Relaxed));
                     self.note_placed(peer, &state);
+                    let news = state.moved(now);
+                    moved = state.location.endpoint().map(|endpoint| (news, endpoint));
                 }
                 Resolved::Failed { is_hopeless, .. } => {
                     if is_hopeless {
@@ -224,8 +228,11 @@ impl Device {
                 }
             }
             self.schedule(peer, &mut state);
-            (resolved, state.location.host().cloned())
+            (resolved, moved, state.location.host().cloned())
         };
+        if let Some((news, endpoint)) = moved {
+            news.log(peer, endpoint);
+        }
         match resolved {
             Resolved::Stale | Resolved::Stays => {}
             Resolved::Moved => self.begin_again(peer),

@@ -74,6 +74,8 @@ pub(super) struct State {
     pub(super) location: Location,
     /// Wall-clock time; zero if there was none.
     pub(super) last_handshake: Duration,
+    /// When the endpoint became another one.
+    pub(super) last_move: Option<Instant>,
     /// Datagrams to it have come in through the TUN.
     pub(super) looping: Option<Box<Looping>>,
     /// There was a session before a pause, and one is to be made when the interface comes up after it.

@@ -9,8 +9,9 @@ use super::{
     handshake_limiter::{Refusal, Verdict},
     index::Target,
     lock,
+    news::News,
     packet::Header,
-    peer::Peer,
+    peer::{Peer, State},
     pool::{HANDSHAKES_PER_ROUND, Inbound, Opened, OpenedRun, QueuedHandshake},
     read,
     send::Reason,
@@ -149,19 +150,16 @@ impl Device {
         // Packets count once they have passed the checks of `deliver`.
         self.add_rx(&run.peer, bytes);
         let peer = &run.peer;
-        let (confirmed, moved, last_chance) = {
+        let (confirmed, news, last_chance) = {
             let mut state = lock(&peer.state);
             if state.removed {
                 return;
             }
-            let moved = peer.roam(&mut state, run.from);
-            if moved {
-                self.note_placed(peer, &state);
-            }
+            let mut news = self.roam(peer, &mut state, run.from, now);
             let confirmed = state.sessions.confirm(&run.session);
             if confirmed.is_some() {
                 state.timers.handshake_complete();
-                state.last_handshake = self.clock.wall();
+                news = state.handshake_completed(self.clock.wall()).or(news);
                 self.events.note(Event::HandshakeCompleted(*peer.key()));
             }
             let last_chance = state.take_lastminute_handshake(now);
@@ -171,9 +169,9 @@ impl Device {
                 state.timers.data_received(now);
             }
             self.schedule(peer, &mut state);
-            (confirmed, moved, last_chance)
+            (confirmed, news, last_chance)
         };
-        log_moved(peer, moved, run.from);
+        news.log(peer, run.from);
         self.check_learned_source(peer, &run.from);
         if let Some(replaced) = confirmed {
             self.index.remove(replaced);
@@ -318,12 +316,12 @@ impl Device {
     }
 
     fn handle_initiation(&self, message: &[u8; INITIATION_LEN], from: Endpoint, now: Instant) {
-        let Some((peer, response, moved)) = self.computing(|| self.answer_initiation(message, from, now)) else {
+        let Some((peer, response, news)) = self.computing(|| self.answer_initiation(message, from, now)) else {
             return count(&self.stats.handshake_refused, 1);
         };
         tracing::debug!(peer = %peer.key(), from = %from.dst, "receiving handshake initiation");
         self.add_rx(&peer, message.len());
-        log_moved(&peer, moved, from);
+        news.log(&peer, from);
         tracing::debug!(peer = %peer.key(), to = %from.dst, "sending handshake response");
         self.send_handshake_message(&peer, from, &response);
         let mut state = lock(&peer.state);
@@ -332,14 +330,14 @@ impl Device {
         self.schedule(&peer, &mut state);
     }
 
-    /// Makes the response to an initiation, and the session. Returns the sender, the response, and whether the sender
-    /// has moved; `None` if the initiation is refused.
+    /// Makes the response to an initiation, and the session. Returns the sender, the response, and what is to be logged;
+    /// `None` if the initiation is refused.
     fn answer_initiation(
         &self,
         message: &[u8; INITIATION_LEN],
         from: Endpoint,
         now: Instant,
-    ) -> Option<(Arc<Peer>, [u8; RESPONSE_LEN], bool)> {
+    ) -> Option<(Arc<Peer>, [u8; RESPONSE_LEN], News)> {
         if reserve::is_low() {
             return None;
         }
@@ -358,30 +356,30 @@ impl Device {
         let index = self.index.insert(&peer, &*self.random);
         let answer = handshaking.noise.create_response(index, &*self.random).and_then(|mut response| {
             handshaking.macs.stamp(&mut response, peer.key(), now);
-            let moved = self.install(&peer, handshaking.noise.begin_session(now)?, from, now)?;
-            Some((response, moved))
+            let news = self.install(&peer, handshaking.noise.begin_session(now)?, from, now)?;
+            Some((response, news))
         });
         drop(handshaking);
         if answer.is_none() {
             self.index.remove([index]);
         }
-        answer.map(|(response, moved)| (peer, response, moved))
+        answer.map(|(response, news)| (peer, response, news))
     }
 
     fn handle_response(&self, message: &[u8; RESPONSE_LEN], from: Endpoint, now: Instant) {
-        let Some((peer, moved)) = self.computing(|| self.take_response(message, from, now)) else {
+        let Some((peer, news)) = self.computing(|| self.take_response(message, from, now)) else {
             return count(&self.stats.handshake_refused, 1);
         };
         tracing::debug!(peer = %peer.key(), from = %from.dst, "receiving handshake response");
         self.add_rx(&peer, message.len());
-        log_moved(&peer, moved, from);
+        news.log(&peer, from);
         // Shows the responder that we have the session, with a packet that waits or an empty one.
         self.send_keepalive(&peer);
     }
 
-    /// Makes the session that a response completes. Returns the sender, and whether it has moved; `None` if the
-    /// response is refused.
-    fn take_response(&self, message: &[u8; RESPONSE_LEN], from: Endpoint, now: Instant) -> Option<(Arc<Peer>, bool)> {
+    /// Makes the session that a response completes. Returns the sender, and what is to be logged; `None` if the response
+    /// is refused.
+    fn take_response(&self, message: &[u8; RESPONSE_LEN], from: Endpoint, now: Instant) -> Option<(Arc<Peer>, News)> {
         if reserve::is_low() {
             return None;
         }
@@ -394,14 +392,23 @@ impl Device {
         if !handshaking.noise.consume_response(message, own_key.identity.as_deref()?) {
             return None;
         }
-        let moved = self.install(&peer, handshaking.noise.begin_session(now)?, from, now)?;
+        let news = self.install(&peer, handshaking.noise.begin_session(now)?, from, now)?;
         drop(handshaking);
-        Some((peer, moved))
+        Some((peer, news))
     }
 
-    /// Gives a peer its new session; to be called with its `handshake` locked. Returns whether it has moved; `None` if
-    /// it is gone or the interface is down.
-    fn install(&self, peer: &Arc<Peer>, session: Arc<Session>, from: Endpoint, now: Instant) -> Option<bool> {
+    /// An authentic message of the peer came from here.
+    fn roam(&self, peer: &Peer, state: &mut State, from: Endpoint, now: Instant) -> News {
+        if !peer.roam(state, from) {
+            return News::None;
+        }
+        self.note_placed(peer, state);
+        state.moved(now)
+    }
+
+    /// Gives a peer its new session; to be called with its `handshake` locked. Returns what is to be logged; `None` if the
+    /// peer is gone or the interface is down.
+    fn install(&self, peer: &Arc<Peer>, session: Arc<Session>, from: Endpoint, now: Instant) -> Option<News> {
         self.port_is_alive();
         let mut state = lock(&peer.state);
         if !state.is_live() {
@@ -409,23 +416,20 @@ impl Device {
             return None;
         }
         self.index.promote(&session);
-        let moved = peer.roam(&mut state, from);
-        if moved {
-            self.note_placed(peer, &state);
-        }
+        let mut news = self.roam(peer, &mut state, from, now);
         state.timers.session_derived(now);
         if session.is_initiator() {
             self.events.note(Event::HandshakeCompleted(*peer.key()));
             state.timers.handshake_complete();
             state.timers.message_received(now);
-            state.last_handshake = self.clock.wall();
+            news = state.handshake_completed(self.clock.wall()).or(news);
         } else {
             state.timers.handshake_message_sent(now);
         }
         let replaced = state.sessions.install(session);
         self.index.remove(replaced.into_iter().flatten());
         self.schedule(peer, &mut state);
-        Some(moved)
+        Some(news)
     }
 
     fn handle_cookie_reply(&self, message: &[u8; COOKIE_REPLY_LEN], now: Instant) {
@@ -439,11 +443,5 @@ impl Device {
         if !taken {
             count(&self.stats.cookie_refused, 1);
         }
-    }
-}
-
-fn log_moved(peer: &Peer, moved: bool, to: Endpoint) {
-    if moved {
-        tracing::debug!(peer = %peer.key(), to = %to.dst, "the peer has moved");
     }
 }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Device, link::Port, lock, try_lock};
+use super::{Device, Event, link::Port, lock, try_lock};
 use crate::error::{Error, Result};
 
 /// How long the receiver rests each time that sockets fail of which it is known that they are lost.
@@ -100,7 +100,11 @@ impl Transition<'_> {
         let port = lock(&self.device.config).link.port();
         match self.device.bind.open(0) {
             Ok(other) => {
-                tracing::info!(old = port.number(), new = other, "no handshake is answered, listening on another port");
+                tracing::debug!(
+                    old = port.number(),
+                    new = other,
+                    "no handshake is answered, listening on another port"
+                );
                 self.opened(port, other)
             }
             Err(error) => {
@@ -195,8 +199,8 @@ impl Transition<'_> {
             Opened::Up
         };
         match (&opened, &event) {
+            (Opened::Up, _) => tracing::info!("the interface is up"),
             (_, Some(_)) => tracing::info!("the sockets are open again"),
-            (Opened::Up, None) => tracing::debug!("the interface is up"),
             _ => {}
         }
         event.into_iter().for_each(|event| self.device.events.note(event));
@@ -211,14 +215,20 @@ impl Transition<'_> {
         self.device.bind.close();
         self.device.peers.list().for_each(|peer| self.device.silence(&peer));
         self.device.greet_no_more();
-        tracing::debug!("the interface is down");
+        tracing::info!("the interface is down");
     }
 
     /// The sockets are not as they should be, and will be tried again. Returns the reason.
     fn retry_later(&self, reason: Error) -> Error {
         let event = lock(&self.device.config).link.failed(&reason.to_string(), self.device.clock.now());
-        event.into_iter().for_each(|event| self.device.events.note(event));
-        tracing::warn!(error = %reason, "the sockets cannot be opened, trying again");
+        // Once: the tries after it are as many as the back-off makes them.
+        match event {
+            Some(event) => {
+                tracing::warn!(error = %reason, "the sockets cannot be opened, trying again");
+                self.device.events.note(event);
+            }
+            None => tracing::debug!(error = %reason, "the sockets still cannot be opened"),
+        }
         reason
     }
 }
@@ -339,7 +349,9 @@ impl Device {
         let transition = Transition { device: self, one: Some(one) };
         let loss = lock(&self.config).link.take_loss(self.clock.now());
         if let Some(event) = loss {
-            tracing::warn!("the sockets were lost, opening fresh ones");
+            if let Event::BindFailed(reason) = &event {
+                tracing::warn!(reason, "the sockets were lost, opening new ones");
+            }
             self.events.note(event);
         }
         let settles = lock(&self.config).link.take_settling();

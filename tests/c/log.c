@@ -53,7 +53,7 @@ static int lines(struct sink *sink) {
 static void set(struct sink *sink) { CHECK_EQ(wg_set_log_callback(takes_lines, sink, destroyed), WG_OK); }
 static void unset(void) { CHECK_EQ(wg_set_log_callback(NULL, NULL, NULL), WG_OK); }
 
-/* Logs a line at WG_LOG_DEBUG on this thread. */
+/* Logs lines at WG_LOG_INFO on this thread. */
 static void make_a_line(void) { turn_off(turn_on(SOCK_DGRAM, "private_key=" PRIVATE_A "\n")); }
 
 static void lines_say_whose_they_are(void) {
@@ -65,7 +65,7 @@ static void lines_say_whose_they_are(void) {
   a = turn_on(SOCK_DGRAM, "private_key=" PRIVATE_A "\n");
   CHECK(lines(sink) > 0);
   CHECK_EQ(sink->last_handle, a.handle);
-  CHECK_EQ(sink->last_level, WG_LOG_DEBUG);
+  CHECK_EQ(sink->last_level, WG_LOG_INFO);
   CHECK_TEXT(sink->last, "the interface is up");
   b = turn_on(SOCK_DGRAM, "private_key=" PRIVATE_B "\n");
   CHECK_EQ(sink->last_handle, b.handle);
@@ -91,9 +91,12 @@ static void levels_are_kept(void) {
   int gone = 0, before;
   struct sink *sink = new_sink(&gone);
   set(sink);
-  CHECK_EQ(wg_set_log_level(WG_LOG_INFO), WG_OK);
+  CHECK_EQ(wg_set_log_level(WG_LOG_WARN), WG_OK);
   make_a_line();
   CHECK_EQ(lines(sink), 0);
+  CHECK_EQ(wg_set_log_level(WG_LOG_INFO), WG_OK);
+  make_a_line();
+  CHECK_EQ(lines(sink), 2); /* on, off */
   CHECK_EQ(wg_set_log_level(WG_LOG_TRACE), WG_OK);
   make_a_line();
   CHECK(lines(sink) > 0);

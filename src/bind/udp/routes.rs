@@ -147,7 +147,7 @@ impl<W: Watch> Routes<W> {
         }
         match err {
             Some(err) => tracing::warn!(%err, "cannot watch routes"),
-            None => tracing::info!("watching routes from now on"),
+            None => tracing::debug!("watching routes from now on"),
         }
         // What happened until now was not heard.
         self.changed();
