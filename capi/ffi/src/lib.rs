@@ -31,9 +31,13 @@ pub use self::{
         log::{
             WG_LOG_DEBUG, WG_LOG_ERROR, WG_LOG_INFO, WG_LOG_OFF, WG_LOG_TRACE, WG_LOG_WARN, wg_log_fn_t, wg_log_level_t,
         },
+        memory::WG_INJECT_MAX,
         result::wg_result,
     },
-    tunnel::{WG_MEMORY_MAX, WG_MEMORY_MIN},
+    tunnel::{
+        WG_CONFIG_LEN_MAX, WG_MEMORY_DEFAULT, WG_MEMORY_MAX, WG_MEMORY_MIN, WG_MTU_DEFAULT, WG_MTU_MAX, WG_MTU_MIN,
+        WG_PEERS_DEFAULT, WG_PEERS_MAX,
+    },
     types::{
         bind::*,
         custom_io::*,

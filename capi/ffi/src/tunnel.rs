@@ -32,23 +32,58 @@ use wg_embed::{
     uapi::{self, Limits},
 };
 
-// The header says so.
-const _: () = assert!(DEFAULT_MAX_PEERS == 65_536 && DEFAULT_MEMORY == 4 << 20);
-
-/// The smallest `memory_limit`.
-pub const WG_MEMORY_MIN: usize = 3 << 19;
+/// The smallest `memory_limit`: what the fixed buffers need, and what may wait for one peer.
+///
+/// Since: 0.1.0
+pub const WG_MEMORY_MIN: usize = 1_572_864;
 
 /// The largest `memory_limit`.
-pub const WG_MEMORY_MAX: usize = 8 << 20;
+///
+/// Since: 0.1.0
+pub const WG_MEMORY_MAX: usize = 8_388_608;
+
+/// The `memory_limit` of a tunnel whose options name none.
+///
+/// Since: 0.1.0
+pub const WG_MEMORY_DEFAULT: usize = 4_194_304;
+
+/// The smallest MTU that can be chosen.
+///
+/// Since: 0.1.0
+pub const WG_MTU_MIN: u32 = 576;
+
+/// The largest MTU that can be chosen.
+///
+/// Since: 0.1.0
+pub const WG_MTU_MAX: u32 = 65_535;
+
+/// The MTU of a tunnel whose interface cannot be asked for it, and whose options name none.
+///
+/// Since: 0.1.0
+pub const WG_MTU_DEFAULT: u32 = 1420;
+
+/// The largest `max_peers`: at about 1 KiB a peer, as much as fits into the memory of a large machine.
+///
+/// Since: 0.1.0
+pub const WG_PEERS_MAX: u32 = 16_777_216;
+
+/// The `max_peers` of a tunnel whose options name none.
+///
+/// Since: 0.1.0
+pub const WG_PEERS_DEFAULT: u32 = 65_536;
+
+/// The longest configuration that is read, in bytes: 1024 for each of WG_PEERS_DEFAULT peers, or of `max_peers` if that is more.
+///
+/// Since: 0.1.0
+pub const WG_CONFIG_LEN_MAX: usize = 67_108_864;
 
 // The least is enough for the fixed buffers, and for what may wait for one peer.
 const _: () = assert!(FIXED_MEMORY + device::MAX_STAGED * (1500 + device::STAGED_OVERHEAD) <= WG_MEMORY_MIN);
 
-/// The most that `max_peers` may be: at about 1 KiB a peer, as much as fits into the memory of a large machine.
-const MOST_PEERS: usize = 1 << 24;
-
-/// MTUs that an app may name.
-const MTUS: std::ops::RangeInclusive<u32> = 576..=65_535;
+// The constants above are literals for the header's sake.
+const _: () = assert!(WG_MEMORY_DEFAULT == DEFAULT_MEMORY && WG_PEERS_DEFAULT as usize == DEFAULT_MAX_PEERS);
+const _: () = assert!(WG_MTU_DEFAULT == DEFAULT_MTU as u32);
+const _: () = assert!(WG_CONFIG_LEN_MAX == Limits::for_peers(DEFAULT_MAX_PEERS).bytes);
 
 /// A tunnel that runs, or ran until it ended by itself.
 pub(crate) struct Running {
@@ -161,8 +196,8 @@ impl Settings {
     fn of(options: &wg_options_t) -> Result<Self> {
         let max_peers = match options.max_peers as usize {
             0 => DEFAULT_MAX_PEERS,
-            peers if peers <= MOST_PEERS => peers,
-            peers => return Err(Error::invalid(format!("max_peers is {peers}, more than {MOST_PEERS}"))),
+            peers if peers <= WG_PEERS_MAX as usize => peers,
+            peers => return Err(Error::invalid(format!("max_peers is {peers}, more than {WG_PEERS_MAX}"))),
         };
         let memory = match options.memory_limit {
             0 => DEFAULT_MEMORY,
@@ -264,8 +299,8 @@ fn launch(
 
 /// Checks an MTU from C.
 pub(crate) fn check_mtu(mtu: u32) -> Result<u16> {
-    if !MTUS.contains(&mtu) {
-        return Err(Error::invalid(format!("mtu is {mtu}, not in {} to {}", MTUS.start(), MTUS.end())));
+    if !(WG_MTU_MIN..=WG_MTU_MAX).contains(&mtu) {
+        return Err(Error::invalid(format!("mtu is {mtu}, not in {WG_MTU_MIN} to {WG_MTU_MAX}")));
     }
     Ok(mtu as u16)
 }

@@ -19,7 +19,7 @@ use crate::{
 /// Requires: `packets` is NULL or points to `count` packets, whose `data` are NULL or point to `len` bytes; nobody
 /// changes them meanwhile. `taken` is NULL or writable.
 /// Errors: WG_ERR_NULL if `packets` or the `data` of one is NULL; WG_ERR_INVALID if one is longer than 65535 bytes;
-/// WG_ERR_TOO_LARGE for more than 4096 packets; WG_ERR_UNSUPPORTED if the tunnel's packets come from elsewhere;
+/// WG_ERR_TOO_LARGE for more than WG_INJECT_MAX packets; WG_ERR_UNSUPPORTED if the tunnel's packets come from elsewhere;
 /// WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_PANIC. None is taken then. A packet that is not IP is
 /// taken, then dropped and counted.
 /// Threads: any, also inside a callback.

@@ -40,11 +40,50 @@ pub unsafe extern "C" fn wg_stats(handle: i32, stats: *mut wg_stats_t) -> wg_res
     })
 }
 
-/// Reads the counters of a tunnel: one for each reason why something was not passed on ("in_" is the way from the network
-/// to the TUN, "out_" the other), for handshake messages that were refused, and for what the sockets had to do without.
+/// Reads the counters of a tunnel: one for each reason why something was not passed on, for handshake messages that were
+/// refused, and for what the sockets had to do without. They count from the moment at which the tunnel was turned on.
 ///
 /// Which there are, and in which order, depends on the library's version and on what the tunnel works with, but is the same
 /// for a tunnel at any time. Names keep their meaning in later versions.
+///
+/// "out_" is the way from the TUN to the network, "in_" the other. Those that begin with "udp_" are there if the tunnel has
+/// sockets of its own.
+///
+/// - out_malformed: Packets read from the TUN that are not IP, or cut short.
+/// - out_no_peer: Packets read from the TUN whose destination no peer has.
+/// - out_no_endpoint: Packets for a peer that has no endpoint.
+/// - out_routing_loop: Our own datagrams that came in through the TUN again, because the route to a peer's endpoint
+///   leads there.
+/// - out_stage_full: The oldest staged packets of a peer that had too many.
+/// - out_memory_full: Packets that could not be staged, because those of all peers take as much memory as they may,
+///   or there is none left.
+/// - out_unstaged: Staged packets that were given up together with a handshake, or taken away with a peer or the
+///   interface.
+/// - out_send_failed: Datagrams that the operating system did not take.
+/// - out_unreadable: Packets that the TUN had, and that could not be read whole.
+/// - in_malformed: Datagrams that are no WireGuard message.
+/// - in_unknown_index: Messages for a session or handshake that does not exist.
+/// - in_expired: Data messages on a session that is too old.
+/// - in_not_authentic: Data messages that are not authentic.
+/// - in_replayed: Authentic data messages that were seen before, or are too old to tell.
+/// - in_memory_full: Data messages for which there was no memory.
+/// - in_malformed_inner: Decrypted packets that are not IP, or shorter than they say.
+/// - in_wrong_source: Decrypted packets with a source address that is not the peer's.
+/// - in_write_failed: Decrypted packets that the TUN did not take.
+/// - handshake_queue_full: Handshake messages that came while too many were waiting.
+/// - handshake_bad_mac: Handshake messages whose mac1 is wrong.
+/// - handshake_rate_limited: Handshake messages over the rate of their address, or over what is answered with
+///   cookies, under load.
+/// - handshake_cookie_sent: Handshake messages that were answered with a cookie, under load.
+/// - handshake_refused: Initiations that are from nobody we know, are not authentic, or replayed; responses that
+///   answer nothing.
+/// - cookie_refused: Cookie replies that answer nothing, or are not authentic.
+/// - unreachable_sent: Packets that no peer wants, or whose peer has no endpoint, whose sender was told so by ICMP.
+/// - udp_gso_refused: Segmented sends that the system refused, and that were sent again as single datagrams.
+/// - udp_gso_disabled: Sockets on which segmented sends were given up.
+/// - udp_send_full: Datagrams that were dropped because the socket's buffer was full; among out_send_failed as well.
+/// - udp_truncated: Datagrams that were too large for their place, and lost.
+/// - udp_recv_errors: Errors of a socket that receiving passed over.
 ///
 /// Memory: writes up to `capacity` elements of `counters`, and to `*count` how many counters there are, which may be more;
 /// on success only. With a `capacity` of 0, `counters` may be NULL.
@@ -191,4 +230,28 @@ pub extern "C" fn wg_trim(handle: i32) -> wg_result {
         entry.tunnel.trim();
         Ok(())
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::{collections::BTreeSet, sync::Arc};
+    use wg_embed::{
+        bind::UdpBind,
+        device::{Device, Options},
+        tun::mem::MemTun,
+    };
+
+    #[test]
+    fn the_header_explains_each_counter() {
+        let device =
+            Device::new(Arc::new(MemTun::new("", 1420).0), Arc::new(UdpBind::new().unwrap()), Options::default());
+        let counted: BTreeSet<_> = device.counters().into_iter().map(|(name, _)| name).collect();
+        let header = include_str!("../../../../include/wg_embed.h");
+        let (before, _) = header.split_once("wg_counters(int32_t").unwrap();
+        let (_, text) = before.rsplit_once("/**").unwrap();
+        let explained: BTreeSet<_> =
+            text.lines().filter_map(|line| line.strip_prefix(" * - ")?.split_once(':')).map(|(name, _)| name).collect();
+        assert_eq!(explained, counted);
+    }
 }

@@ -7,8 +7,10 @@ use wg_embed::{
     tun::MAX_PACKET,
 };
 
-/// How many packets or datagrams C may pass into a tunnel at once.
-const MAX_COUNT: usize = 4096;
+/// The most packets or datagrams that one wg_tun_inject() or wg_transport_receive() takes.
+///
+/// Since: 0.1.0
+pub const WG_INJECT_MAX: usize = 4096;
 
 /// Borrows an array of packets or datagrams.
 ///
@@ -20,8 +22,8 @@ pub(crate) unsafe fn borrow_items<'a, T>(items: *const T, count: usize, name: &s
         _ if items.is_null() => Err(Error::new(ErrorKind::Null, format!("{name} is NULL"))),
         _ if !items.is_aligned() => Err(Error::invalid(format!("{name} is not aligned"))),
         // SAFETY: there are as many, says the caller.
-        1..=MAX_COUNT => Ok(unsafe { slice::from_raw_parts(items, count) }),
-        _ => Err(Error::new(ErrorKind::TooLarge, format!("{count} {name} are more than {MAX_COUNT}"))),
+        1..=WG_INJECT_MAX => Ok(unsafe { slice::from_raw_parts(items, count) }),
+        _ => Err(Error::new(ErrorKind::TooLarge, format!("{count} {name} are more than {WG_INJECT_MAX}"))),
     }
 }
 

@@ -12,7 +12,10 @@ use wg_embed::{
     reserve,
 };
 
-/// The most datagrams that one wg_bind_send() takes, and the most packets or datagrams that a function of the app gets.
+/// The most datagrams that one wg_bind_send() takes, and the most packets or datagrams that a function of the app gets in one
+/// call. A later library may take more, but not fewer; and never gives more.
+///
+/// Since: 0.1.0
 pub const WG_BATCH_SIZE: usize = 128;
 
 const _: () = assert!(WG_BATCH_SIZE == BatchUdp::BATCH_SIZE && WG_BATCH_SIZE == bind::BATCH);

@@ -11,6 +11,8 @@ use wg_embed::{
 };
 
 /// Room for an endpoint as text, its zero byte included.
+///
+/// Since: 0.1.0
 pub const WG_ENDPOINT_TEXT_LEN: usize = 64;
 
 /// An address family.

@@ -12,6 +12,8 @@ use crate::{
 use wg_embed::device::Event;
 
 /// Room for the reason of an event, its zero byte included.
+///
+/// Since: 0.1.0
 pub const WG_REASON_LEN: usize = 192;
 
 /// What has happened to a tunnel. A later version may add some: ignore one that you do not know.

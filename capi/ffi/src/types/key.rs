@@ -8,12 +8,18 @@ use wg_embed::{
 };
 
 /// Bytes of a key.
+///
+/// Since: 0.1.0
 pub const WG_KEY_LEN: usize = 32;
 
 /// Room for a key in hex, its zero byte included.
+///
+/// Since: 0.1.0
 pub const WG_KEY_HEX_LEN: usize = 65;
 
 /// Room for a key in base64, its zero byte included.
+///
+/// Since: 0.1.0
 pub const WG_KEY_BASE64_LEN: usize = 45;
 
 const _: () = assert!(WG_KEY_LEN == KEY_LEN && WG_KEY_HEX_LEN == 2 * KEY_LEN + 1);

@@ -9,6 +9,8 @@ use crate::{
 use wg_embed::device::{MemoryUsage, PeerStats, Totals};
 
 /// Room for the name of a counter, its zero byte included.
+///
+/// Since: 0.1.0
 pub const WG_COUNTER_NAME_LEN: usize = 40;
 
 /// What a tunnel did since it was turned on. Peers that are gone are in the sums.
@@ -46,7 +48,7 @@ const _: () = {
     assert!(offset_of!(wg_stats_t, tx_dropped) == 2 * size_of::<usize>() + 40);
 };
 
-/// Why something was not passed on, and how often: a counter. Never changes.
+/// A counter; see wg_counters(). The struct never changes.
 ///
 /// Since: 0.1.0
 #[repr(C)]

@@ -323,6 +323,42 @@ fn the_header_stands_alone() {
     }
 }
 
+/// Swift imports clang's C, where `__swift__` is defined: an enum must be a type of its own there, of its fixed size, which is
+/// what functions return.
+#[test]
+fn enums_are_types_for_swift() {
+    let text = "#include \"wg_embed.h\"\n\
+        _Static_assert(_Generic(wg_turn_off(0), enum wg_result: 1, default: 0), \"the result is an enum\");\n\
+        _Static_assert(sizeof(enum wg_result) == 4 && sizeof(enum wg_event_kind_t) == 4, \"of four bytes\");\n";
+    match compiler("CLANG", &["clang"]) {
+        None => println!("skipped: there is no clang, which Swift reads headers with"),
+        Some(clang) => {
+            let source = Path::new(env!("CARGO_TARGET_TMPDIR")).join("swift.c");
+            fs::write(&source, text).unwrap();
+            // Swift sets no standard that has such enums, and clang warns of them under -Wpedantic alone.
+            run(Command::new(clang)
+                .args(["-fsyntax-only", "-std=gnu11", "-D__swift__=60000", "-Wall", "-Wextra", "-Werror", "-I"])
+                .arg(root().join("include"))
+                .arg(source));
+        }
+    }
+    match compiler("SWIFTC", &["swiftc"]) {
+        None => println!("skipped: there is no swiftc"),
+        Some(swiftc) => {
+            let source = Path::new(env!("CARGO_TARGET_TMPDIR")).join("header.swift");
+            fs::write(
+                &source,
+                "let off: Bool = wg_turn_off(1) == WG_OK\nprint(off, WG_EVENT_ENDED.rawValue as UInt32)\n",
+            )
+            .unwrap();
+            run(Command::new(swiftc)
+                .args(["-typecheck", "-import-objc-header"])
+                .arg(root().join("include/wg_embed.h"))
+                .arg(source));
+        }
+    }
+}
+
 /// The symbols that `nm` lists with `which`, without their versions.
 #[cfg(target_os = "linux")]
 fn symbols(which: &str) -> Option<Vec<String>> {
