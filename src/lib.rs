@@ -5,6 +5,7 @@
 //! | room | what lives there |
 //! |---|---|
 //! | [`error`], [`key`], [`time`], [`random`], [`log`] | the vocabulary everything else is written in |
+//! | [`sync`] | locks that outlive a panic |
 //! | [`reserve`] | what an allocation gets when the system has no memory left |
 //! | `process`, `thread` | what each process has of its own; how threads are started |
 //! | [`config`] | a validated change set ([`config::Update`]), the state read back, `.conf` files |
@@ -30,6 +31,7 @@ pub mod process;
 pub mod queue;
 pub mod random;
 pub mod reserve;
+pub mod sync;
 pub mod thread;
 pub mod time;
 pub mod tun;

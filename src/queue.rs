@@ -6,11 +6,13 @@ use std::{
     collections::VecDeque,
     fmt,
     sync::{
-        Condvar, Mutex, MutexGuard, PoisonError,
+        Condvar, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
+
+use crate::sync;
 
 /// Packets in order, each with what is known about it, in bounded memory.
 ///
@@ -148,8 +150,7 @@ impl<S> Monitor<S> {
 
     /// Locks the value. Who waits for it is not told of changes.
     pub fn lock(&self) -> MutexGuard<'_, S> {
-        // No code that holds the lock can leave the value half changed.
-        self.value.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.value)
     }
 
     /// Changes the value, and lets those who wait look at it.
@@ -185,9 +186,9 @@ pub fn wait_until<'a, S>(
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     while !ready(&guard) {
         guard = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
-            None => condvar.wait(guard).unwrap_or_else(PoisonError::into_inner),
+            None => sync::wait(condvar, guard),
             Some(Duration::ZERO) => break,
-            Some(left) => condvar.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0,
+            Some(left) => sync::wait_timeout(condvar, guard, left),
         };
     }
     guard

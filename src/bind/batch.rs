@@ -18,15 +18,11 @@ use super::{
 use crate::{
     error::{Error, ErrorKind, Result},
     reserve::zeroed,
+    sync,
 };
 use inbox::Inbox;
 use join::Window;
-use std::{
-    fmt,
-    net::UdpSocket,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt, net::UdpSocket, sync::Mutex, time::Duration};
 
 /// How long one [`BatchUdp::send`] waits for a full socket buffer to drain, in all.
 const PATIENCE: Duration = Duration::from_millis(5);
@@ -297,7 +293,7 @@ impl BatchUdp {
 
     /// Returns whether a socket was lost by that.
     fn send_joined(&self, batch: &[Transmit<'_>], report: &mut SendReport) -> Result<bool> {
-        let rooms = || self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
+        let rooms = || sync::lock(&self.rooms);
         let room = rooms().pop();
         let mut room =
             room.map_or_else(|| zeroed(join::ROOM), Ok).map_err(|e| Error::io("cannot join datagrams", e))?;

@@ -22,11 +22,11 @@ use super::{
     Bind, Endpoint, Family, RecvBatch, SendReport, SourceCheck, Transmit, Woken,
     queue::{DatagramQueue, Origin},
 };
-use crate::queue::wait_until;
+use crate::{queue::wait_until, sync::lock};
 use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex},
     time::Duration,
 };
 
@@ -140,10 +140,6 @@ impl State {
             }
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl MemNetwork {

@@ -18,11 +18,13 @@ use routes::{Quiet, Routes};
 use std::{
     fmt, io,
     sync::{
-        Mutex, PoisonError,
+        Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
+
+use crate::sync;
 
 pub(super) use deadline::Timer;
 pub(super) use health::ends;
@@ -215,7 +217,7 @@ impl Bind for UdpBind {
     }
 
     fn wait(&self, timeout: Option<Duration>) -> io::Result<Woken> {
-        let mut poller = self.poller.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut poller = sync::lock(&self.poller);
         let Poller { poll, events, deadline, quiet } = &mut *poller;
         let timeout = self.routes.before_wait(poll.registry(), ROUTES, quiet, timeout);
         deadline.before_wait(timeout);

@@ -5,11 +5,11 @@ use std::{
     collections::VecDeque,
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Condvar, Mutex, PoisonError},
+    sync::{Condvar, Mutex},
 };
 
 use super::lock;
-use crate::{key::PublicKey, reserve, thread};
+use crate::{key::PublicKey, reserve, sync, thread};
 
 /// Something has happened that an app may want to show or act on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,7 +132,7 @@ impl Events {
         let is_full = |queue: &mut Queue| {
             queue.waiting.len() > MAX_WAITING && queue.teller.is_some_and(|teller| teller != this) && !queue.stopping
         };
-        drop(self.told.wait_while(queue, is_full).unwrap_or_else(PoisonError::into_inner));
+        drop(sync::wait_while(&self.told, queue, is_full));
     }
 
     /// From now on no thread waits for another one that tells events: that may be one that stops the tunnel.

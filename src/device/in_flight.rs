@@ -6,7 +6,7 @@
 use std::{
     io,
     sync::{
-        Condvar, Mutex, PoisonError,
+        Condvar, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -14,6 +14,7 @@ use std::{
 use super::{Device, lock, try_lock};
 use crate::{
     bind::{SendReport, Transmit},
+    sync,
     tun::{PacketArena, PacketList},
 };
 
@@ -64,7 +65,7 @@ impl InFlight {
     pub(super) fn wait(&self) {
         let mut waiting = lock(&self.waiting);
         while self.calls.load(Ordering::Acquire) > STOPPED {
-            waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            waiting = sync::wait(&self.changed, waiting);
         }
     }
 

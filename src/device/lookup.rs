@@ -11,7 +11,7 @@ use std::{
     collections::VecDeque,
     net::{IpAddr, ToSocketAddrs},
     panic::catch_unwind,
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{Arc, Condvar, Mutex},
 };
 
 use tracing::Dispatch;
@@ -20,6 +20,7 @@ use super::lock;
 use crate::{
     error::{Error, ErrorKind, Result},
     process::PerProcess,
+    sync,
     thread::{self, Owner},
 };
 
@@ -99,7 +100,7 @@ impl Interrupt {
             if let Some(found) = state.found.take() {
                 return found;
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = sync::wait(&self.changed, state);
         }
     }
 

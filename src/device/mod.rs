@@ -53,7 +53,7 @@ use std::{
     collections::VecDeque,
     panic::resume_unwind,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
+        Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
     },
     time::Duration,
@@ -75,6 +75,7 @@ use crate::{
     key::PublicKey,
     noise::{handshake::Identity, session::Session},
     random::{Random, SystemRandom},
+    sync::{self, try_lock},
     time::{Clock, Instant, SystemClock},
     tun::{Tun, TunEvent},
 };
@@ -113,29 +114,19 @@ fn nanos(duration: Duration) -> u64 {
 #[cfg(not(test))]
 const fn work(_: usize) {}
 
-/// What a lock guards stays consistent between statements, so a panic elsewhere does not make it unusable.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     work(1);
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The same, without waiting: `None` if it is held.
-fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
-    match mutex.try_lock() {
-        Ok(guard) => Some(guard),
-        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-        Err(TryLockError::WouldBlock) => None,
-    }
+    sync::lock(mutex)
 }
 
 fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     work(1);
-    lock.read().unwrap_or_else(PoisonError::into_inner)
+    sync::read(lock)
 }
 
 fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     work(1);
-    lock.write().unwrap_or_else(PoisonError::into_inner)
+    sync::write(lock)
 }
 
 /// What a device is made of, besides its TUN and its bind.

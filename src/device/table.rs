@@ -7,7 +7,7 @@
 use std::{
     hint,
     sync::{
-        Mutex, RwLock, RwLockReadGuard, TryLockError,
+        Mutex, RwLock, RwLockReadGuard,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -16,7 +16,7 @@ use super::{
     allowed_ips::{AllowedIps, Entry, Owner, PrefixList},
     lock, write,
 };
-use crate::config::AllowedIpUpdate;
+use crate::{config::AllowedIpUpdate, sync};
 
 /// Something that is looked up in often, and changed seldom but maybe much.
 #[derive(Default)]
@@ -32,12 +32,11 @@ impl<T> Table<T> {
     /// Never waits for a writer.
     pub(super) fn read(&self) -> RwLockReadGuard<'_, T> {
         loop {
-            match self.copies[self.current.load(Ordering::Acquire)].try_read() {
-                Ok(content) => return content,
-                Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
-                // The other copy has taken its place by now.
-                Err(TryLockError::WouldBlock) => hint::spin_loop(),
+            if let Some(content) = sync::try_read(&self.copies[self.current.load(Ordering::Acquire)]) {
+                return content;
             }
+            // The other copy has taken its place by now.
+            hint::spin_loop();
         }
     }
 

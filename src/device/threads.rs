@@ -8,7 +8,7 @@
 use std::{
     io,
     sync::{
-        Arc, Condvar, Mutex, PoisonError,
+        Arc, Condvar, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -19,6 +19,7 @@ use super::{Device, Inbound, MemoryUsage, Options, Outbound, lock, pool::Workspa
 use crate::{
     bind::{Bind, Woken},
     key::wipe_after_packets,
+    sync,
     tun::Tun,
 };
 
@@ -173,7 +174,7 @@ impl Threads {
                 _ if self.is_stopping() => return None,
                 Server::Outbound { for_good } => return Some(for_good),
                 Server::Tunnel => {
-                    server = self.server_changed.wait(server).unwrap_or_else(PoisonError::into_inner);
+                    server = sync::wait(&self.server_changed, server);
                 }
             }
         }

@@ -11,6 +11,7 @@ use super::{Device, Event, MemoryUsage, Options, lock, threads::Threads};
 use crate::{
     bind::Bind,
     error::{Error, ErrorKind, Result},
+    sync,
     thread::{self, Owner},
     tun::Tun,
 };
@@ -128,7 +129,7 @@ impl Tunnel {
             if let Some(reason) = &*ended {
                 return reason.clone();
             }
-            ended = self.shared.ended_changed.wait(ended).unwrap_or_else(std::sync::PoisonError::into_inner);
+            ended = sync::wait(&self.shared.ended_changed, ended);
         }
     }
 

@@ -98,11 +98,12 @@ pub(super) fn bind_private(socket: Socket, address: &SockAddr) -> io::Result<Soc
 /// This goes through the umask: files that other threads create in this moment are just as private.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(super) fn bind_private(socket: Socket, address: &SockAddr) -> io::Result<Socket> {
-    use std::sync::{Mutex, PoisonError};
+    use crate::sync;
+    use std::sync::Mutex;
 
     // Or else one would put back the other's umask.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let _guard = sync::lock(&ONE_AT_A_TIME);
     // SAFETY: umask(2) takes a number and cannot fail.
     let old = unsafe { libc::umask(0o177) };
     let bound = socket.bind(address);

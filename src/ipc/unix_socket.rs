@@ -15,7 +15,7 @@ use std::{
     },
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -28,6 +28,7 @@ use self::connection::Connection;
 use super::{Listener, sys, watch::Watch};
 use crate::{
     error::{Error, ErrorKind, Result},
+    sync,
     thread::{self, Owner},
     uapi::{self, Backend},
 };
@@ -122,7 +123,7 @@ impl Server {
             return Err(Error::new(ErrorKind::Busy, "a server cannot be stopped from one of its own threads"));
         }
         self.shared.ask_to_stop();
-        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(thread) = sync::lock(&self.thread).take() {
             // A panic was caught inside it.
             let _ = thread.join();
         }

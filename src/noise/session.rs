@@ -4,7 +4,7 @@
 //! the limits of section 6 are asked for here ([`Session::may_send`], [`Session::may_receive`]).
 
 use std::sync::{
-    Mutex, PoisonError,
+    Mutex,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
@@ -14,7 +14,7 @@ use super::{
     message::{self, DATA_HEADER_LEN, DATA_OVERHEAD},
     replay::ReplayWindow,
 };
-use crate::time::Instant;
+use crate::{sync, time::Instant};
 
 /// What a handshake has agreed on. Also called keypair.
 pub struct Session {
@@ -136,7 +136,7 @@ impl Session {
     /// Notes authentic messages in the replay window, in order and under one lock. Calls `fresh` for each that was not
     /// seen before and is not too old to tell.
     pub fn accept<M>(&self, messages: &mut [M], counter: impl Fn(&M) -> u64, mut fresh: impl FnMut(&mut M)) {
-        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut window = sync::lock(&self.window);
         for message in messages {
             if window.accept(counter(message)) {
                 fresh(message);

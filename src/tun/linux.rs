@@ -18,7 +18,10 @@ use self::{
 use super::{
     DEFAULT_MTU, PacketArena, PacketList, Tun, TunEvent, offload::VNET_HEADER_LEN, packet_fd::PacketFd, waiter::Waiter,
 };
-use crate::error::{Error, ErrorKind, Result};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    sync,
+};
 use std::{
     fs::OpenOptions,
     io,
@@ -29,7 +32,7 @@ use std::{
     },
     path::Path,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU16, Ordering::Relaxed},
     },
     time::Duration,
@@ -196,8 +199,7 @@ impl LinuxTun {
     }
 
     fn watch(&self) -> MutexGuard<'_, Watch> {
-        // No code that holds the lock can leave the state half changed.
-        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.watch)
     }
 
     /// Takes in what the system said about the interface.

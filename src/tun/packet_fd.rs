@@ -5,6 +5,7 @@ use super::{MAX_PACKET, PacketArena, PacketList};
 use crate::{
     error::{Error, ErrorKind, Result},
     reserve::zeroed,
+    sync,
 };
 use socket2::{SockRef, Type};
 use std::{
@@ -16,7 +17,7 @@ use std::{
         unix::fs::FileTypeExt,
     },
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread,
@@ -133,7 +134,7 @@ impl PacketFd {
     }
 
     fn reading(&self) -> MutexGuard<'_, Reading> {
-        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.reading)
     }
 
     /// Bytes that the buffer takes now.

@@ -4,9 +4,11 @@ use mio::{Events, Interest, Poll, Registry, Token, Waker, unix::SourceFd};
 use std::{
     io,
     os::fd::{AsRawFd, BorrowedFd, RawFd},
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
     time::Duration,
 };
+
+use crate::sync;
 
 const PACKETS: Token = Token(0);
 const WAKER: Token = Token(1);
@@ -45,7 +47,7 @@ impl Waiter {
     /// Waits, and returns whether changes may be there. May return without a reason.
     pub(super) fn wait(&self, timeout: Option<Duration>) -> io::Result<bool> {
         // The lock is held while waiting: only one thread waits, and no other takes it.
-        let mut guard = self.poll.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = sync::lock(&self.poll);
         let (poll, events) = &mut *guard;
         match poll.poll(events, timeout) {
             Ok(()) => Ok(events.iter().any(|e| e.token() == CHANGES)),

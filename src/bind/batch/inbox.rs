@@ -8,13 +8,14 @@ use super::Received;
 use crate::{
     bind::{Family, RecvBatch, RecvMeta, udp::pair::Pair},
     error::{Error, Result},
+    sync,
 };
 use mio::{Events, Poll, Registry, Token, Waker};
 #[cfg(unix)]
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{
     io,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Condvar, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -222,15 +223,15 @@ impl Inbox {
                 return Some(Turn { inbox: self, desk: Some(desk) });
             }
             desk = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
-                None => self.returned.wait(desk).unwrap_or_else(PoisonError::into_inner),
+                None => sync::wait(&self.returned, desk),
                 Some(Duration::ZERO) => return None,
-                Some(left) => self.returned.wait_timeout(desk, left).unwrap_or_else(PoisonError::into_inner).0,
+                Some(left) => sync::wait_timeout(&self.returned, desk, left),
             };
         }
     }
 
     fn desk(&self) -> MutexGuard<'_, Option<Desk>> {
-        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.desk)
     }
 }
 

@@ -4,13 +4,14 @@ use super::{get_option, set_option};
 use crate::{
     bind::{Endpoint, SourceCheck, udp::Watch},
     netlink::{self, Namespace, Request},
+    sync,
 };
 use mio::{Interest, Registry, Token, net::UdpSocket, unix::SourceFd};
 use std::{
     io,
     net::{IpAddr, SocketAddr},
     os::fd::{AsFd, AsRawFd, OwnedFd},
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
 };
 
 /// Everything on which the way of a datagram and its source address depend, by the number of the group: links, addresses,
@@ -58,7 +59,7 @@ impl Watch for RouteWatch {
             return SourceCheck::default();
         };
         let arrival = endpoint.src_interface;
-        let mut asker = self.asker.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut asker = sync::lock(&self.asker);
         match asker.leaves_by(socket, endpoint.dst, source) {
             Ok(departure) if departure == arrival => SourceCheck { keep: true, returns: true },
             Err(err) if err.raw_os_error() == Some(libc::EINVAL) => SourceCheck { keep: false, ..was },

@@ -7,15 +7,18 @@ use super::{
     routes::Routes,
     socket::{self, Lent, Options, Socket, unless_missing},
 };
-use crate::bind::{
-    BATCH, Endpoint, Family, RecvBatch, SendReport, SourceCheck, Transmit, interface,
-    outgoing::{Origin, Outgoing},
+use crate::{
+    bind::{
+        BATCH, Endpoint, Family, RecvBatch, SendReport, SourceCheck, Transmit, interface,
+        outgoing::{Origin, Outgoing},
+    },
+    sync,
 };
 use mio::{Interest, Registry, Token};
 use std::{
     io,
     sync::{
-        Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard,
+        Mutex, MutexGuard, RwLock, RwLockWriteGuard,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     thread,
@@ -255,7 +258,7 @@ impl Pair {
     pub(in crate::bind) fn send(&self, batch: &[Transmit<'_>], origins: &[Origin], report: &mut SendReport) -> bool {
         let (batch, rest) = batch.split_at(batch.len().min(BATCH));
         report.dropped += rest.iter().map(Transmit::datagrams).sum::<usize>();
-        let open = self.sockets.read().unwrap_or_else(PoisonError::into_inner);
+        let open = sync::read(&self.sockets);
         let mut lost = false;
         for family in BOTH {
             let mut outgoing = Outgoing::new(batch, origins, family, report).with_patience(self.options.patience);
@@ -279,7 +282,7 @@ impl Pair {
     }
 
     fn with_sockets<R>(&self, act: impl FnOnce(&Sockets) -> R) -> Option<R> {
-        self.sockets.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(act)
+        sync::read(&self.sockets).as_ref().map(act)
     }
 
     fn with_socket<R>(&self, family: Family, act: impl FnOnce(&Socket) -> R) -> Option<R> {
@@ -287,7 +290,7 @@ impl Pair {
     }
 
     fn wanted(&self) -> MutexGuard<'_, Wanted> {
-        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.wanted)
     }
 
     /// New sockets, not bound yet. Of those families that the host has.
@@ -404,7 +407,7 @@ impl Pair {
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Option<Sockets>> {
-        self.sockets.write().unwrap_or_else(PoisonError::into_inner)
+        sync::write(&self.sockets)
     }
 }
 

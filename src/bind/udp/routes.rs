@@ -10,12 +10,13 @@ use crate::bind::linux::RouteWatch;
 use crate::{
     bind::{Endpoint, SourceCheck},
     error::ErrorKind,
+    sync,
 };
 use mio::{Registry, Token, net::UdpSocket};
 use std::{
     io,
     sync::{
-        PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -120,11 +121,11 @@ impl<W: Watch> Routes<W> {
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Hearing<W>> {
-        self.hearing.write().unwrap_or_else(PoisonError::into_inner)
+        sync::write(&self.hearing)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Hearing<W>> {
-        self.hearing.read().unwrap_or_else(PoisonError::into_inner)
+        sync::read(&self.hearing)
     }
 
     /// Opens the watch that is missing, if that can be done by now.

@@ -5,7 +5,7 @@ use std::{
     net::Shutdown,
     os::unix::net::UnixStream,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -17,7 +17,7 @@ use crate::{
     config::{Update, snapshot::Snapshot},
     error::{ErrorKind, Result},
     ipc::sys,
-    thread,
+    sync, thread,
     uapi::{self, Backend},
 };
 
@@ -43,7 +43,7 @@ struct Client {
 impl Client {
     fn activity(&self) -> MutexGuard<'_, Activity> {
         // No code that holds the lock can leave the activity half changed.
-        self.activity.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.activity)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::{
     reserve::zeroed,
+    sync,
     tun::{
         MAX_MEMORY, MAX_PACKET, PacketArena, PacketList,
         offload::{
@@ -16,7 +17,7 @@ use std::{
     fmt,
     io::{self, IoSlice, IoSliceMut},
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard,
         atomic::{AtomicU8, Ordering::Relaxed},
     },
 };
@@ -97,7 +98,7 @@ impl Vnet {
     }
 
     fn reading(&self) -> MutexGuard<'_, Reading> {
-        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.reading)
     }
 
     /// Bytes that the buffer takes now.
