@@ -63,22 +63,22 @@ fn unpoisoned<G>(result: TryLockResult<G>) -> Option<G> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{
-        panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-        sync::Arc,
-    };
+    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
     #[test]
     fn a_panic_does_not_poison_a_lock() {
-        let (mutex, rw) = (Arc::new(Mutex::new(1)), Arc::new(RwLock::new(1)));
+        let (mutex, rw) = (Mutex::new(1), RwLock::new(1));
         let panicked = catch_unwind(AssertUnwindSafe(|| {
             let (_mutex, _rw) = (lock(&mutex), write(&rw));
             assert!(try_lock(&mutex).is_none() && try_read(&rw).is_none());
             resume_unwind(Box::new(()));
         }));
         assert!(panicked.is_err() && mutex.is_poisoned() && rw.is_poisoned());
-        assert_eq!((*lock(&mutex), try_lock(&mutex).map(|guard| *guard)), (1, Some(1)));
-        assert_eq!((*read(&rw), try_read(&rw).map(|guard| *guard), *write(&rw)), (1, Some(1), 1));
+        assert_eq!(*lock(&mutex), 1);
+        assert_eq!(try_lock(&mutex).map(|guard| *guard), Some(1));
+        assert_eq!(*read(&rw), 1);
+        assert_eq!(try_read(&rw).map(|guard| *guard), Some(1));
+        assert_eq!(*write(&rw), 1);
         let condvar = Condvar::new();
         assert_eq!(*wait_timeout(&condvar, lock(&mutex), Duration::ZERO), 1);
     }

@@ -42,7 +42,6 @@ struct Client {
 
 impl Client {
     fn activity(&self) -> MutexGuard<'_, Activity> {
-        // No code that holds the lock can leave the activity half changed.
         sync::lock(&self.activity)
     }
 }
