@@ -49,6 +49,8 @@
 #define WG_STATS_INIT { sizeof(wg_stats_t), 0, 0, 0, 0, 0, 0, 0 }
 /** What a wg_peer_stats_t begins as. Since: 0.1.0 */
 #define WG_PEER_STATS_INIT { sizeof(wg_peer_stats_t), 0, 0, 0, 0, 0, 0, 0, 0, {0}, {0} }
+/** What a wg_event_t for wg_next_event() begins as. Since: 0.1.0 */
+#define WG_EVENT_INIT { sizeof(wg_event_t), 0, 0, {0}, {0}, {0} }
 /** What a wg_memory_usage_t begins as. Since: 0.1.0 */
 #define WG_MEMORY_USAGE_INIT { sizeof(wg_memory_usage_t), 0, 0, 0, 0, 0 }
 
@@ -152,6 +154,13 @@
  * Since: 0.1.0
  */
 #define WG_REASON_LEN 192
+
+/**
+ * The most events that wait for wg_next_event().
+ *
+ * Since: 0.1.0
+ */
+#define WG_EVENTS_MAX 256
 
 /**
  * Bytes of a key.
@@ -316,6 +325,11 @@ WG_ENUM(wg_event_kind_t, uint32_t) {
    * wg_turn_off().
    */
   WG_EVENT_ENDED = 20,
+  /**
+   * From wg_next_event() alone: events were dropped, as more than WG_EVENTS_MAX waited. wg_peers() and wg_stats() tell how
+   * things are.
+   */
+  WG_EVENT_MISSED = 30,
 };
 
 /**
@@ -416,6 +430,18 @@ WG_ENUM(wg_datagram_flags_t, uint32_t) {
    * Receiving: `data` was too small. The rest of the datagram is lost; `full_len` says how long it was.
    */
   WG_DATAGRAM_TRUNCATED = 4,
+};
+
+/**
+ * What `flags` of a wg_options_t may be made of. A later version may add some.
+ *
+ * Since: 0.1.0
+ */
+WG_ENUM(wg_options_flags_t, uint32_t) {
+  /**
+   * Events wait for wg_next_event(), from the first one on, whether there is a function for them or not.
+   */
+  WG_OPTIONS_QUEUE_EVENTS = 1,
 };
 
 /**
@@ -691,7 +717,7 @@ typedef struct wg_transport_t {
  */
 typedef struct wg_event_t {
   /**
-   * sizeof(wg_event_t), as the library was compiled.
+   * sizeof(wg_event_t), as the library was compiled; in wg_next_event() as the caller was.
    */
   size_t struct_size;
   /**
@@ -859,9 +885,9 @@ typedef struct wg_options_t {
    */
   uint32_t log_level;
   /**
-   * 0.
+   * Some of wg_options_flags_t, or 0.
    */
-  uint32_t reserved;
+  uint32_t flags;
 } wg_options_t;
 
 /**
@@ -1382,6 +1408,37 @@ wg_result wg_set_event_callback(int32_t handle,
                                 wg_event_fn_t event,
                                 void *user,
                                 wg_destroy_fn_t destroy);
+
+/**
+ * A descriptor that can be read from, as poll() sees it, while wg_next_event() need not wait; for the loop of a host whose
+ * code cannot be called on a thread of the library. The tunnel must have WG_OPTIONS_QUEUE_EVENTS.
+ *
+ * Memory: the descriptor stays the library's, is valid until wg_turn_off(), and is only for waiting: do not read from it.
+ * Errors: WG_ERR_UNSUPPORTED if the tunnel has no WG_OPTIONS_QUEUE_EVENTS, or this platform no descriptors (Windows: let a
+ * thread wait in wg_next_event()); WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+int32_t wg_event_fd(int32_t handle);
+
+/**
+ * Takes the next event of a tunnel that has WG_OPTIONS_QUEUE_EVENTS, in the order in which they came about, and waits for it for
+ * `timeout_ms` milliseconds at most: 0 does not wait, and a negative number waits without limit.
+ *
+ * Returns 1 if there was one, and 0 if none has come. Up to WG_EVENTS_MAX wait; beyond that the oldest are dropped, and the
+ * next call finds WG_EVENT_MISSED. Behind WG_EVENT_ENDED, and in calls that wait while the tunnel is turned off, it returns
+ * WG_ERR_CLOSED, at once and each time.
+ *
+ * Memory: writes the first `event->struct_size` bytes of `event`, and of those not `struct_size`; only if it returns 1.
+ * Requires: `event` is NULL or points to `event->struct_size` readable and writable bytes.
+ * Errors: WG_ERR_NULL if `event` is NULL; WG_ERR_INVALID if its struct_size is invalid; WG_ERR_UNSUPPORTED without
+ * WG_OPTIONS_QUEUE_EVENTS; WG_ERR_CLOSED; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
+ * Threads: any, also several at once: each event goes to one of them. A thread is not cancelled while it waits.
+ * Since: 0.1.0
+ */
+int32_t wg_next_event(int32_t handle,
+                      struct wg_event_t *event,
+                      int32_t timeout_ms);
 
 /**
  * Sends the log of the whole process to `log`, in place of where it went before. NULL ends it. A tunnel may have a log of

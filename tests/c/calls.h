@@ -26,6 +26,7 @@ static void call_with_handle(int32_t handle, int *given_up) {
   wg_peer_stats_t peer;
   wg_memory_usage_t usage;
   wg_counter_t counter;
+  wg_event_t event = WG_EVENT_INIT;
   uint8_t key[WG_KEY_LEN] = {0};
   stats.struct_size = sizeof stats;
   peer.struct_size = sizeof peer;
@@ -39,6 +40,8 @@ static void call_with_handle(int32_t handle, int *given_up) {
   REFUSED(wg_set_event_callback(handle, NULL, NULL, NULL));
   REFUSED(wg_set_tunnel_log_callback(handle, takes_lines, given_up, counts));
   REFUSED(wg_set_tunnel_log_callback(handle, NULL, NULL, NULL));
+  REFUSED(wg_event_fd(handle));
+  REFUSED(wg_next_event(handle, &event, -1));
   REFUSED(wg_set_tunnel_log_level(handle, WG_LOG_INFO));
   REFUSED(wg_stats(handle, &stats));
   REFUSED(wg_counters(handle, &counter, 1, &count));

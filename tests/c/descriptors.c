@@ -63,6 +63,9 @@ int main(void) {
     options.tun = NULL;
     options.transport = NULL;
     turn_on_and_off(&options, TUNNEL);
+    options.flags = WG_OPTIONS_QUEUE_EVENTS;
+    turn_on_and_off(&options, TUNNEL + 2);
+    options.flags = 0;
     close(pair[0]);
     close(pair[1]);
     tun.write = writes;

@@ -147,6 +147,8 @@ static struct function functions[] = {
     FUZZED(wg_set_tunnel_log_callback, HANDLE),
     FUZZED(wg_set_log_callback, 0),
     FUZZED(wg_set_log_level, OF(WG_ERR_INVALID)),
+    FUZZED(wg_event_fd, HANDLE | OF(WG_ERR_UNSUPPORTED)),
+    FUZZED(wg_next_event, RUNNING | READ | OF(WG_ERR_UNSUPPORTED)),
     FUZZED(wg_set_tunnel_log_level, HANDLE | OF(WG_ERR_INVALID)),
     FUZZED(wg_resolve_system, READ | OF(WG_ERR_IO) | OF(WG_ERR_NOT_FOUND)),
     FUZZED(wg_generate_private_key, NULLS),

@@ -63,7 +63,7 @@ static void fuzz_wg_turn_on_with(struct caller *c) {
   right.log_user = logger;
   right.event_destroy = right.log_destroy = destroy_token;
   right.log_level = tame ? 0 : (uint32_t)any_level(c);
-  right.reserved = !tame && one_in(&c->dice, 8);
+  right.flags = tame || !one_in(&c->dice, 8) ? (uint32_t)below(&c->dice, 2) : (uint32_t)roll(&c->dice);
   right.protect_destroy = right.resolve_destroy = tun.destroy = transport.destroy = destroy_token;
   own_tun = sized_copy(&c->dice, &tun, sizeof tun, tun_size, &ignored);
   own_transport = sized_copy(&c->dice, &transport, sizeof transport, transport_size, &ignored);

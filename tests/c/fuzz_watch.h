@@ -70,6 +70,20 @@ static void fuzz_wg_set_event_callback(struct caller *c) {
   settle(token, !set || event == NULL, 1);
 }
 
+static void fuzz_wg_event_fd(struct caller *c) { number(c, wg_event_fd(tunnel(c))); }
+
+static void fuzz_wg_next_event(struct caller *c) {
+  size_t size = any_size(&c->dice, sizeof(wg_event_t)), real = real_size(size, sizeof(wg_event_t));
+  void *room = new_room(real);
+  int32_t got;
+  memcpy(room, &size, sizeof size);
+  got = wg_next_event(tunnel(c), one_in(&c->dice, 20) ? NULL : room, (int32_t)below(&c->dice, 3));
+  number(c, got);
+  CHECK(memcmp(room, &size, sizeof size) == 0);
+  if (got != 1) memset(room, FILL, sizeof size);
+  free_room(room, got == 1 ? size : 0, real);
+}
+
 static void fuzz_wg_set_tunnel_log_callback(struct caller *c) {
   struct token *token = new_token();
   wg_log_fn_t log = one_in(&c->dice, 4) ? NULL : takes_lines;

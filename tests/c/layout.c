@@ -28,7 +28,7 @@ _Static_assert(offsetof(wg_options_t, log) == 120, "log");
 _Static_assert(offsetof(wg_options_t, log_user) == 128, "log_user");
 _Static_assert(offsetof(wg_options_t, log_destroy) == 136, "log_destroy");
 _Static_assert(offsetof(wg_options_t, log_level) == 144, "log_level");
-_Static_assert(offsetof(wg_options_t, reserved) == 148, "reserved");
+_Static_assert(offsetof(wg_options_t, flags) == 148, "flags");
 
 _Static_assert(sizeof(wg_event_t) == 304 && _Alignof(wg_event_t) == 8, "wg_event_t");
 _Static_assert(offsetof(wg_event_t, struct_size) == 0, "struct_size");
@@ -217,6 +217,8 @@ static wg_result (*const set_log_level)(int32_t) = wg_set_log_level;
 static wg_result (*const set_tunnel_log_level)(int32_t, int32_t) = wg_set_tunnel_log_level;
 static wg_result (*const set_event_callback)(int32_t, void (*)(void *, int32_t, const wg_event_t *), void *,
                                              void (*)(void *)) = wg_set_event_callback;
+static int32_t (*const event_fd)(int32_t) = wg_event_fd;
+static int32_t (*const next_event)(int32_t, wg_event_t *, int32_t) = wg_next_event;
 static wg_result (*const stats)(int32_t, wg_stats_t *) = wg_stats;
 static wg_result (*const counters)(int32_t, wg_counter_t *, size_t, size_t *) = wg_counters;
 static wg_result (*const peer_stats)(int32_t, const uint8_t *, wg_peer_stats_t *) = wg_peer_stats;
@@ -256,7 +258,7 @@ int main(void) {
       !bind_to_interface4 || !bind_to_interface6 || !bump_sockets || !disable_roaming || !set_fwmark ||
       !pause_tunnel || !resume_tunnel || !free_memory || !last_error || !generate_private_key ||
       !generate_public_key || !generate_preshared_key || !key_to_hex || !key_to_base64 || !key_from_hex ||
-      !key_from_base64 || !set_log_callback || !set_tunnel_log_callback || !set_log_level || !set_tunnel_log_level || !set_event_callback ||
+      !key_from_base64 || !set_log_callback || !set_tunnel_log_callback || !set_log_level || !set_tunnel_log_level || !set_event_callback || !event_fd || !next_event ||
       !stats || !counters || !peer_stats || !peers || !memory_usage || !trim || !bind_open || !bind_adopt ||
       !bind_reopen || !bind_close || !bind_batch_size || !bind_set_mark || !bind_set_interface || !bind_peek_fd ||
       !bind_send || !bind_recv || protect_type || !endpoint_parse || !endpoint_format || !endpoint_format_source ||

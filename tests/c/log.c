@@ -258,11 +258,11 @@ static void the_first_line_is_not_lost(void) {
   CHECK_FAILS(wg_turn_on_with(&options, ""), WG_ERR_INVALID, "log level 6");
   CHECK_EQ(gone, 2);
   options.log_level = 0;
-  options.reserved = 1;
+  options.flags = 2;
   options.log_user = new_sink(&gone);
-  CHECK_FAILS(wg_turn_on_with(&options, ""), WG_ERR_INVALID, "reserved");
+  CHECK_FAILS(wg_turn_on_with(&options, ""), WG_ERR_INVALID, "flags is 0x2");
   CHECK_EQ(gone, 3);
-  options.reserved = 0;
+  options.flags = 0;
   options.log = NULL;
   options.log_user = new_sink(&gone);
   handle = wg_turn_on_with(&options, "");

@@ -1,6 +1,7 @@
 //! Functions of the app, as the library asks for them.
 
 pub(crate) mod custom_io;
+pub(crate) mod event_queue;
 pub(crate) mod events;
 pub(crate) mod protect;
 pub(crate) mod resolve;

@@ -20,7 +20,10 @@ use crate::{
         sized::Received,
         text::borrow_text,
     },
-    types::{fd::takes, options::wg_options_t},
+    types::{
+        fd::takes,
+        options::{WG_OPTIONS_QUEUE_EVENTS, wg_options_t},
+    },
 };
 use wg_embed::{
     bind::{Bind, UdpBind},
@@ -207,8 +210,8 @@ impl Settings {
                 return Err(Error::invalid(text));
             }
         };
-        if options.reserved != 0 {
-            return Err(Error::invalid(format!("reserved is {}, not 0", options.reserved)));
+        if options.flags & !(WG_OPTIONS_QUEUE_EVENTS as u32) != 0 {
+            return Err(Error::invalid(format!("flags is {:#x}, which has unknown ones", options.flags)));
         }
         Ok(Self {
             takes_fd: takes(options.fd_ownership)?,
@@ -233,6 +236,9 @@ unsafe fn start(
 ) -> Result<i32> {
     if options.log_level != 0 {
         hooks.log.set_level(options.log_level as i32)?;
+    }
+    if options.flags & WG_OPTIONS_QUEUE_EVENTS as u32 != 0 {
+        hooks.events.add_queue()?;
     }
     let resolves = hooks.resolve.hook().is_some();
     let limits = Limits { host_names: resolves, ..Limits::for_peers(settings.max_peers) };

@@ -1,6 +1,6 @@
 //! Events: what happens to a tunnel, told to a function of the app.
 
-use std::ffi::c_void;
+use std::{ffi::c_void, time::Duration};
 
 use crate::{
     plumbing::{
@@ -8,9 +8,10 @@ use crate::{
         guard::guard_on,
         handle::Entry,
         result::wg_result,
+        sized::{struct_size, write_sized},
     },
     tunnel::Running,
-    types::event::wg_event_fn_t,
+    types::event::{wg_event_fn_t, wg_event_t},
 };
 
 /// Tells `event` what happens to a tunnel from now on, in place of what was told before. NULL ends it.
@@ -39,4 +40,45 @@ pub unsafe extern "C" fn wg_set_event_callback(
 ) -> wg_result {
     let given = Given::new(event, user, destroy);
     guard_on(handle, |entry: &Entry<Running>| entry.hooks.events.set(given))
+}
+
+/// A descriptor that can be read from, as poll() sees it, while wg_next_event() need not wait; for the loop of a host whose
+/// code cannot be called on a thread of the library. The tunnel must have WG_OPTIONS_QUEUE_EVENTS.
+///
+/// Memory: the descriptor stays the library's, is valid until wg_turn_off(), and is only for waiting: do not read from it.
+/// Errors: WG_ERR_UNSUPPORTED if the tunnel has no WG_OPTIONS_QUEUE_EVENTS, or this platform no descriptors (Windows: let a
+/// thread wait in wg_next_event()); WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
+/// Threads: any.
+/// Since: 0.1.0
+#[unsafe(no_mangle)]
+pub extern "C" fn wg_event_fd(handle: i32) -> i32 {
+    guard_on(handle, |entry: &Entry<Running>| entry.hooks.events.queue()?.fd())
+}
+
+/// Takes the next event of a tunnel that has WG_OPTIONS_QUEUE_EVENTS, in the order in which they came about, and waits for it for
+/// `timeout_ms` milliseconds at most: 0 does not wait, and a negative number waits without limit.
+///
+/// Returns 1 if there was one, and 0 if none has come. Up to WG_EVENTS_MAX wait; beyond that the oldest are dropped, and the
+/// next call finds WG_EVENT_MISSED. Behind WG_EVENT_ENDED, and in calls that wait while the tunnel is turned off, it returns
+/// WG_ERR_CLOSED, at once and each time.
+///
+/// Memory: writes the first `event->struct_size` bytes of `event`, and of those not `struct_size`; only if it returns 1.
+/// Requires: `event` is NULL or points to `event->struct_size` readable and writable bytes.
+/// Errors: WG_ERR_NULL if `event` is NULL; WG_ERR_INVALID if its struct_size is invalid; WG_ERR_UNSUPPORTED without
+/// WG_OPTIONS_QUEUE_EVENTS; WG_ERR_CLOSED; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
+/// Threads: any, also several at once: each event goes to one of them. A thread is not cancelled while it waits.
+/// Since: 0.1.0
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_next_event(handle: i32, event: *mut wg_event_t, timeout_ms: i32) -> i32 {
+    guard_on(handle, |entry: &Entry<Running>| {
+        // SAFETY: the caller's contract is the same.
+        let size = unsafe { struct_size(event, "event") }?;
+        let timeout = u64::try_from(timeout_ms).ok().map(Duration::from_millis);
+        let Some(next) = entry.hooks.events.queue()?.next(timeout)? else {
+            return Ok(0);
+        };
+        // SAFETY: as above; the size was read from it.
+        unsafe { write_sized(&wg_event_t { struct_size: size, ..next }, event, size) };
+        Ok(1)
+    })
 }

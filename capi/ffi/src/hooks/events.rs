@@ -6,6 +6,7 @@ use std::{
 };
 
 use crate::{
+    hooks::event_queue::EventQueue,
     plumbing::callback::{Given, Slot},
     types::event::wg_event_t,
 };
@@ -22,9 +23,24 @@ pub(crate) struct Events {
     /// Why the tunnel has ended by itself.
     ended: OnceLock<String>,
     callback: Slot<EventFn>,
+    /// For wg_next_event().
+    queue: OnceLock<EventQueue>,
 }
 
 impl Events {
+    /// Keeps events for wg_next_event() as well.
+    pub(crate) fn add_queue(&self) -> Result<()> {
+        let queue = EventQueue::new().map_err(|err| Error::io("cannot make a descriptor for events", err))?;
+        self.queue.get_or_init(|| queue);
+        Ok(())
+    }
+
+    /// What waits for wg_next_event().
+    pub(crate) fn queue(&self) -> Result<&EventQueue> {
+        let missing = || Error::new(ErrorKind::Unsupported, "the tunnel was turned on without WG_OPTIONS_QUEUE_EVENTS");
+        self.queue.get().ok_or_else(missing)
+    }
+
     /// Where the device is to send its events.
     pub(crate) fn sink(self: &Arc<Self>, handle: i32) -> EventSink {
         let events = self.clone();
@@ -36,6 +52,9 @@ impl Events {
             let Some(event) = wg_event_t::new(&event) else {
                 return;
             };
+            if let Some(queue) = events.queue.get() {
+                queue.push(event);
+            }
             events.callback.call(|function, user| {
                 // SAFETY: who set the callback allows this call, on this thread; the event lives.
                 unsafe { function(user, handle, &raw const event) };
@@ -67,6 +86,9 @@ impl Events {
     /// Nobody is told anything from now on.
     pub(crate) fn close(&self) {
         self.callback.close();
+        if let Some(queue) = self.queue.get() {
+            queue.close();
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::{
     mem::offset_of,
 };
 
+use crate::plumbing::sized::SizedStruct;
 use crate::{
     plumbing::text::fixed_text,
     types::{endpoint::WG_ENDPOINT_TEXT_LEN, key::WG_KEY_LEN},
@@ -15,6 +16,11 @@ use wg_embed::device::Event;
 ///
 /// Since: 0.1.0
 pub const WG_REASON_LEN: usize = 192;
+
+/// The most events that wait for wg_next_event().
+///
+/// Since: 0.1.0
+pub const WG_EVENTS_MAX: usize = 256;
 
 /// What has happened to a tunnel. A later version may add some: ignore one that you do not know.
 ///
@@ -51,6 +57,9 @@ pub enum wg_event_kind_t {
     /// The tunnel has ended by itself, for `reason`: its interface was removed, for example. It keeps its handle until
     /// wg_turn_off().
     WG_EVENT_ENDED = 20,
+    /// From wg_next_event() alone: events were dropped, as more than WG_EVENTS_MAX waited. wg_peers() and wg_stats() tell how
+    /// things are.
+    WG_EVENT_MISSED = 30,
 }
 
 pub use wg_event_kind_t::*;
@@ -64,7 +73,7 @@ pub use wg_event_kind_t::*;
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct wg_event_t {
-    /// sizeof(wg_event_t), as the library was compiled.
+    /// sizeof(wg_event_t), as the library was compiled; in wg_next_event() as the caller was.
     pub struct_size: usize,
     /// A wg_event_kind_t. The fields that its text does not name are zero.
     pub kind: u32,
@@ -88,17 +97,27 @@ const _: () = {
     assert!(offset_of!(wg_event_t, reason) == size_of::<usize>() + 104);
 };
 
+// SAFETY: as the assertions above say, there is no padding; it has integers only, and arrays of them.
+unsafe impl SizedStruct for wg_event_t {
+    const SIZES: &'static [usize] = &[size_of::<Self>()];
+}
+
 impl wg_event_t {
     /// An event as C has it; `None` if C has none like it.
-    pub(crate) fn new(event: &Event) -> Option<Self> {
-        let about = |kind: wg_event_kind_t| Self {
+    /// An event that is no more than its kind.
+    pub(crate) fn of(kind: wg_event_kind_t) -> Self {
+        Self {
             struct_size: size_of::<Self>(),
             kind: kind as u32,
             listen_port: 0,
             public_key: [0; WG_KEY_LEN],
             endpoint: [0; WG_ENDPOINT_TEXT_LEN],
             reason: [0; WG_REASON_LEN],
-        };
+        }
+    }
+
+    pub(crate) fn new(event: &Event) -> Option<Self> {
+        let about = Self::of;
         Some(match event {
             Event::HandshakeCompleted(key) => {
                 Self { public_key: *key.as_bytes(), ..about(WG_EVENT_HANDSHAKE_COMPLETED) }

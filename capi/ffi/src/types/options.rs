@@ -13,6 +13,17 @@ use crate::{
     },
 };
 
+/// What `flags` of a wg_options_t may be made of. A later version may add some.
+///
+/// Since: 0.1.0
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum wg_options_flags_t {
+    /// Events wait for wg_next_event(), from the first one on, whether there is a function for them or not.
+    WG_OPTIONS_QUEUE_EVENTS = 1,
+}
+pub use wg_options_flags_t::*;
+
 /// What wg_turn_on_with() may be told. Start from WG_OPTIONS_INIT, and set what should differ.
 ///
 /// Fields are only ever appended. A program that was compiled with an older header passes a shorter struct, and gets
@@ -78,8 +89,8 @@ pub struct wg_options_t {
     /// How much of this tunnel is logged: a wg_log_level_t, or 0 for what wg_set_log_level() says. To turn the log of one
     /// tunnel off, call wg_set_tunnel_log_level().
     pub log_level: u32,
-    /// 0.
-    pub reserved: u32,
+    /// Some of wg_options_flags_t, or 0.
+    pub flags: u32,
     // No padding, here or at the end: what an older caller has there would be read as the fields that follow later.
 }
 
@@ -107,7 +118,7 @@ const _: () = {
     assert!(offset_of!(wg_options_t, log_user) == 14 * POINTER + 16);
     assert!(offset_of!(wg_options_t, log_destroy) == 15 * POINTER + 16);
     assert!(offset_of!(wg_options_t, log_level) == 16 * POINTER + 16);
-    assert!(offset_of!(wg_options_t, reserved) == 16 * POINTER + 20);
+    assert!(offset_of!(wg_options_t, flags) == 16 * POINTER + 20);
 };
 
 /// WG_OPTIONS_INIT.
@@ -135,7 +146,7 @@ impl Default for wg_options_t {
             log_user: ptr::null_mut(),
             log_destroy: None,
             log_level: 0,
-            reserved: 0,
+            flags: 0,
         }
     }
 }

@@ -131,6 +131,12 @@ fn events_work_from_c() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn events_wait_until_they_are_asked_for() {
+    c_test("event_queue", "c99");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn callbacks_that_ended_do_not_run() {
     c_test("callbacks", "c99");
 }
