@@ -1,4 +1,4 @@
-//! Sockets that cannot be opened, networks that change, and a tunnel that rests.
+//! Sockets that cannot be opened, networks that change, and a tunnel that is paused.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test may fail loudly")]
 
 mod common;

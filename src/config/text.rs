@@ -93,8 +93,8 @@ impl FromStr for EndpointAddr {
 impl FromStr for PeerEndpoint {
     type Err = Error;
 
-    /// Reads what [`EndpointAddr`] reads, or else a host name with a port. What is meant as an address but is not quite one
-    /// is no name.
+    /// Reads what [`EndpointAddr`] reads, or else a host name with a port. What is meant as an address but is not quite
+    /// one is no name.
     fn from_str(text: &str) -> Result<Self> {
         let host = text.rsplit_once(':').map_or(text, |(host, _)| host);
         if is_numeric(host) || host.starts_with('[') {

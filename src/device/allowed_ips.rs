@@ -176,8 +176,8 @@ impl<P: Owner> AllowedIps<P> {
         self.v4.mem_size() + self.v6.mem_size() - size_of::<Self>()
     }
 
-    /// Gives back what the table does not need now: all of it, if there are no prefixes. Otherwise it stays as large as it
-    /// ever was, for to make it again takes as much once more.
+    /// Gives back what the table does not need now: all of it, if there are no prefixes. Otherwise it stays as large as
+    /// it ever was, for to make it again takes as much once more.
     pub fn trim(&mut self) {
         if self.v4.is_empty() {
             self.v4 = PrefixMap::new();

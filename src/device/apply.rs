@@ -34,7 +34,7 @@ use crate::{
 /// What is left to do for a peer once no configuration lock is held.
 struct Followup {
     peer: Arc<Peer>,
-    /// It has a new name, or the one that it has is to be looked up anew.
+    /// It has a new name, or the one that it has is to be looked up again.
     look_up: bool,
     keepalive: bool,
 }
@@ -135,7 +135,7 @@ impl Device {
             return;
         }
         let identity = key.map(|k| Arc::new(Identity::new(k)));
-        // Nobody is a peer of itself.
+        // A device is no peer of itself.
         let own = identity.as_ref().and_then(|i| self.peers.remove(i.public()));
         own.iter().for_each(|peer| self.remove(peer));
         let checker = identity.as_ref().map(|i| CookieChecker::new(i.public()));
@@ -364,7 +364,7 @@ mod tests {
         let alive = Arc::downgrade(&device.peers.get(&key).unwrap());
         peer.remove = true;
         device.apply(Update { peers: vec![peer], ..Update::default() }).unwrap();
-        assert!(alive.upgrade().is_none(), "somebody keeps it");
+        assert!(alive.upgrade().is_none(), "it is kept somewhere");
     }
 
     struct End {

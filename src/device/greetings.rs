@@ -126,7 +126,7 @@ impl Device {
             Occasion::Nat64(prefix) => return self.take_prefix_for(peer, prefix),
         };
         if came_up {
-            self.look_up_anew(peer);
+            self.look_up_again(peer);
         } else {
             peer.forget_source();
         }

@@ -1,7 +1,7 @@
 //! Calls on the TUN and the bind that are under way: a pause ends when none of them is.
 //!
-//! Whatever thread sends or writes something does it here, so nothing leaves a paused device, neither by a round that had
-//! begun before nor by a thread that changes the configuration.
+//! Each thread that sends or writes something does it here, so nothing leaves a paused device, neither by a round that
+//! had begun before nor by a thread that changes the configuration.
 
 use std::{
     io,

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::{backoff::Backoff, events::Event};
 use crate::time::Instant;
 
-/// When sockets that cannot be opened are tried again: first after this (wireguard-apple's interval), and each time after
-/// twice as long.
+/// When sockets that cannot be opened are tried again: first after this (wireguard-apple's interval), and each time
+/// after twice as long.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// But at least this often: a person would hardly wait for longer.
 const LAST_RETRY: Duration = Duration::from_secs(30);
@@ -163,8 +163,8 @@ impl Link {
         (!std::mem::replace(&mut self.lost, true)).then(|| Event::BindFailed(reason.into()))
     }
 
-    /// Nothing more can be received with the sockets that are open. Returns false if that changes nothing: they are closed, or
-    /// fresh ones are due anyway.
+    /// Nothing more can be received with the sockets that are open. Returns false if that changes nothing: they are
+    /// closed, or fresh ones are due anyway.
     pub(super) fn lose(&mut self, reason: &str) -> bool {
         if !self.up {
             return false;
@@ -174,8 +174,8 @@ impl Link {
         !known
     }
 
-    /// Has the timers open fresh sockets in place of lost ones, the later the sooner they were lost again. Returns what to
-    /// tell of that.
+    /// Has the timers open fresh sockets in place of lost ones, the later the sooner they were lost again. Returns what
+    /// to tell of that.
     pub(super) fn take_loss(&mut self, now: Instant) -> Option<Event> {
         let reason = self.loss.take()?;
         if self.retry.is_none() {

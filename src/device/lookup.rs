@@ -1,8 +1,8 @@
 //! The system's resolver, on threads that nothing waits for.
 //!
-//! `getaddrinfo` blocks for as long as it likes, and cannot be interrupted. On a thread of a [`Resolver`], which has to end
-//! with its tunnel, it is therefore called on yet another thread, and given up if the tunnel is stopped. That thread
-//! then finishes on its own: it has a host name and an [`Interrupt`], and nothing of a tunnel or an app.
+//! `getaddrinfo` blocks for as long as it likes, and cannot be interrupted. On a thread of a [`Resolver`], which has to
+//! end with its tunnel, it is therefore called on yet another thread, and given up if the tunnel is stopped. That
+//! thread then finishes on its own: it has a host name and an [`Interrupt`], and nothing of a tunnel or an app.
 //!
 //! [`Resolver`]: super::resolver::Resolver
 

@@ -1,8 +1,10 @@
-//! Routing loops: our own datagrams that come back in through the TUN, because the route to a peer's endpoint leads there.
+//! Routing loops: our own datagrams that come back in through the TUN, because the route to a peer's endpoint leads
+//! there.
 //!
-//! Each would be sealed and sent again, larger by 60 bytes, without end. A peer may well be reached through another peer of
-//! the same device, as with the kernel's; so what is dropped is a datagram that would be carried, directly or by way of
-//! others, by the very peer that it is for. Only packets that have the form of our messages are looked at any closer.
+//! Each would be sealed and sent again, larger by 60 bytes, without end. A peer may well be reached through another
+//! peer of the same device, as with the kernel's; so what is dropped is a datagram that would be carried, directly or
+//! by way of others, by the very peer that it is for. Only packets that have the form of our messages are looked at any
+//! closer.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -26,8 +28,8 @@ use crate::{
 /// How many peers a datagram is followed through.
 const DEPTH: usize = 8;
 
-/// A peer whose datagrams came in this lately is taken to be reached through the tunnel. Longer than a handshake takes to be
-/// tried again.
+/// A peer whose datagrams came in this lately is taken to be reached through the tunnel. Longer than a handshake takes
+/// to be tried again.
 const RECENT: Duration = Duration::from_secs(6);
 
 /// A packet that may be a datagram of ours, or a part of one.

@@ -1,7 +1,7 @@
 //! What a tunnel takes of the process's memory, and what it can give back.
 //!
-//! The numbers are computed from what is allocated. Not in them: what the allocator adds to each block (16 bytes, commonly),
-//! the threads' stacks, what the system keeps for sockets, and what a call takes while it lasts.
+//! The numbers are computed from what is allocated. Not in them: what the allocator adds to each block (16 bytes,
+//! commonly), the threads' stacks, what the system keeps for sockets, and what a call takes while it lasts.
 
 use super::{Device, lock, try_lock};
 
@@ -29,8 +29,8 @@ impl MemoryUsage {
 }
 
 impl Device {
-    /// What the device takes, without what its threads work in. The time that it takes is in proportion to the number of
-    /// peers.
+    /// What the device takes, without what its threads work in. The time that it takes is in proportion to the number
+    /// of peers.
     #[must_use]
     pub fn memory_usage(&self) -> MemoryUsage {
         let buffers = self.tun.memory() + self.bind.memory() + lock(&self.handshake_limiter).memory();
@@ -68,8 +68,8 @@ pub(super) const fn shared_memory<T>() -> usize {
     size_of::<T>() + 2 * size_of::<usize>()
 }
 
-/// Bytes that a hash table with this capacity takes: a power of two of places, 7/8 of which are used, with a byte beside
-/// each.
+/// Bytes that a hash table with this capacity takes: a power of two of places, 7/8 of which are used, with a byte
+/// beside each.
 pub(super) const fn table_memory<K, V>(capacity: usize) -> usize {
     let places = match capacity {
         0 => return 0,
@@ -79,8 +79,8 @@ pub(super) const fn table_memory<K, V>(capacity: usize) -> usize {
     places * (size_of::<(K, V)>() + 1) + 16
 }
 
-/// About how many bytes a tree with this many keys takes: nodes of 11 places, of which 6 are used if the keys came in their
-/// order.
+/// About how many bytes a tree with this many keys takes: nodes of 11 places, of which 6 are used if the keys came in
+/// their order.
 pub(super) const fn tree_memory<K, V>(len: usize) -> usize {
     let leaf = 11 * (size_of::<K>() + size_of::<V>()) + 2 * size_of::<usize>();
     let leaves = len.div_ceil(6);

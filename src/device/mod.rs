@@ -4,13 +4,14 @@
 //! one: on one thread, and on two while there is much to do both ways. Both sleep until there
 //! is something to do.
 //!
-//! Locks are taken in this order: `sets`, `tun_events`; `transition`; `waking`; `config`; `own_key`; `handshake_limiter`;
-//! `greetings`; `peers`, `allowed_ips`; a peer's `handshake`, then its `state`; `index`, `deadlines`, the queue of
-//! `events`, those of `names` and `budget`; a second peer's `state` is only tried. None from `config` on is held across
-//! I/O or a callback, nor for more than a bounded part of what all peers or allowed IPs take: `holds.rs` counts. Under
-//! `sets` and `transition` sockets are opened, and an app's function sees each new one: what takes none of them, such
-//! as reading the configuration, never waits for it. `answer_rate`, then `tun_writer`, are none of these: under the
-//! first the TUN is asked for routes, under the second it is written, and nothing else is locked.
+//! Locks are taken in this order: `sets`, `tun_events`; `transition`; `waking`; `config`; `own_key`;
+//! `handshake_limiter`; `greetings`; `peers`, `allowed_ips`; a peer's `handshake`, then its `state`; `index`,
+//! `deadlines`, the queue of `events`, those of `names` and `budget`; a second peer's `state` is only tried. None from
+//! `config` on is held across I/O or a callback, nor for more than a bounded part of what all peers or allowed IPs
+//! take: `holds.rs` counts. Under `sets` and `transition` sockets are opened, and an app's function sees each new one:
+//! what takes none of them, such as reading the configuration, never waits for it. `answer_rate`, then `tun_writer`,
+//! are none of these: under the first the TUN is asked for routes, under the second it is written, and nothing else is
+//! locked.
 
 pub mod allowed_ips;
 mod apply;
@@ -129,13 +130,13 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     sync::write(lock)
 }
 
-/// What a device is made of, besides its TUN and its bind.
+/// What a device is made of, apart from its TUN and its bind.
 pub struct Options {
     /// The largest number of peers; `set` fails with `Invalid` beyond it.
     pub max_peers: usize,
     /// Bytes that packets may take while they pass through or wait for a session. The fixed buffers ([`FIXED_MEMORY`]),
     /// and the queues of a TUN and a bind without descriptors, come off it first; each packet that waits takes
-    /// [`STAGED_OVERHEAD`] besides its own bytes. At the limit the peer that holds most makes room for one that holds
+    /// [`STAGED_OVERHEAD`] more than its own bytes. At the limit the peer that holds most makes room for one that holds
     /// less, else packets are dropped, and counted; one packet of each peer may wait all the same. A peer takes about
     /// 1 KiB on top, and 3 KiB more while it has sessions.
     pub memory: usize,
@@ -207,8 +208,8 @@ pub struct Device {
     /// Held while the sockets change; see [`Transition`](sockets::Transition).
     transition: Mutex<()>,
     in_flight: InFlight,
-    /// There is a pause, or no socket was looked for yet since.
-    tun_rests: AtomicBool,
+    /// The TUN is not served: there is a pause, or no socket was looked for yet since.
+    tun_paused: AtomicBool,
     /// Held while something is written into the TUN: there is one writer at a time.
     tun_writer: Mutex<()>,
     answer_rate: Mutex<AnswerRate>,
@@ -225,7 +226,7 @@ pub struct Device {
     deadlines: Deadlines,
     /// Peers that are to hear from us by and by.
     greetings: Mutex<VecDeque<Greetings>>,
-    /// `None` if there is nobody to ask.
+    /// `None` if host names cannot be looked up.
     names: Option<Names>,
     /// What staged packets may take.
     budget: Arc<Budget>,
@@ -255,7 +256,7 @@ impl Device {
             sets: Mutex::default(),
             transition: Mutex::default(),
             in_flight: InFlight::default(),
-            tun_rests: AtomicBool::new(false),
+            tun_paused: AtomicBool::new(false),
             tun_writer: Mutex::default(),
             answer_rate: Mutex::default(),
             tun_events: Mutex::default(),
@@ -342,8 +343,8 @@ impl Device {
     }
 
     /// Does what peers' timers ask for, takes what was looked up, and tries again what could not be done: for no longer
-    /// than a thread that also moves packets can be spared. If something is left, [`next_deadline`](Self::next_deadline)
-    /// is in the past.
+    /// than a thread that also moves packets can be spared. If something is left,
+    /// [`next_deadline`](Self::next_deadline) is in the past.
     pub fn run_timers(&self) {
         self.notice_sleep();
         let began = self.clock.now();
@@ -395,8 +396,8 @@ impl Device {
         if is_left { Some(Instant::default()) } else { next }
     }
 
-    /// Lists a peer under its next deadline, unless it is listed under an earlier one already: that one then finds
-    /// nothing to do and lists it anew, which is cheaper than moving it with each packet.
+    /// Lists a peer under its next deadline, unless it is listed under an earlier one already: when that one comes
+    /// there is nothing to do and the peer is listed again, which is cheaper than moving it with each packet.
     fn schedule(&self, peer: &Arc<Peer>, state: &mut State) {
         let Some(next) = state.next_deadline() else {
             return;

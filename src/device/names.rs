@@ -96,8 +96,8 @@ impl Device {
         self.names.is_some()
     }
 
-    /// Looks up the names that wait for it, which may block; a [`Tunnel`](super::Tunnel) does this on a thread of its own.
-    /// Returns how many names that were.
+    /// Looks up the names that wait for it, which may block; a [`Tunnel`](super::Tunnel) does this on a thread of its
+    /// own. Returns how many names that were.
     pub fn resolve_names(&self) -> usize {
         let names = self.names.as_ref().map_or(0, Names::look_up);
         while self.has_answers() {
@@ -107,9 +107,9 @@ impl Device {
         names
     }
 
-    /// The network that we are in is another one, or has changed: begins anew with fresh sockets as in
-    /// [`rebind`](Self::rebind), and looks up each host name. A session stays if the peer's address does; if it does not, a
-    /// new one is made. Does nothing while the device is down.
+    /// The network that we are in is another one, or has changed: begins again with new sockets as in
+    /// [`rebind`](Self::rebind), and looks up each host name. A session stays if the peer's address does; if it does
+    /// not, a new one is made. Does nothing while the device is down.
     ///
     /// # Errors
     /// As [`rebind`](Self::rebind).
@@ -122,12 +122,12 @@ impl Device {
             lock(&peer.state).location.network_changed();
         }
         let rebound = self.rebind();
-        self.peers.list().for_each(|peer| self.look_up_anew(&peer));
+        self.peers.list().for_each(|peer| self.look_up_again(&peer));
         rebound
     }
 
-    /// Looks up the name that a peer has, if it has one, whatever is known of it.
-    pub(super) fn look_up_anew(&self, peer: &Arc<Peer>) {
+    /// Looks up the name that a peer has, if it has one, although it may be known.
+    pub(super) fn look_up_again(&self, peer: &Arc<Peer>) {
         lock(&peer.state).location.restart_lookup();
         self.look_up(peer);
     }
@@ -312,7 +312,8 @@ impl Device {
         to
     }
 
-    /// There is no way to the peer. The next attempt begins with the address itself, or with one that its name has by then.
+    /// There is no way to the peer. The next attempt begins with the address itself, or with one that its name has by
+    /// then.
     pub(super) fn without_route(&self, peer: &Arc<Peer>) {
         lock(&peer.state).location.stop_synthesizing();
         self.want_address(peer);

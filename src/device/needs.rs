@@ -111,8 +111,8 @@ fn leave(counts: &mut [[usize; 2]]) -> usize {
     counts.map(|count| blocks(std::mem::take(count))).sum()
 }
 
-/// Roughly how many places are allocated for the `count` children or prefixes of one node. They come one by one, and move to
-/// a larger block whenever one is full.
+/// Roughly how many places are allocated for the `count` children or prefixes of one node. They come one by one, and
+/// move to a larger block whenever one is full.
 #[inline(never)]
 fn blocks(count: usize) -> usize {
     const SIZES: [usize; 7] = [1, 2, 4, 8, 16, 24, 32];
@@ -151,9 +151,9 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     #[derive(Clone, Default)]
-    struct Somebody(Arc<Mutex<PrefixList>>);
+    struct Listed(Arc<Mutex<PrefixList>>);
 
-    impl Owner for Somebody {
+    impl Owner for Listed {
         fn with_list<R>(&self, f: impl FnOnce(&mut PrefixList) -> R) -> R {
             f(&mut self.0.lock().unwrap())
         }
@@ -180,8 +180,8 @@ mod tests {
         for (name, make) in kinds {
             for number in [1, 10, 1000, 20_000] {
                 let allowed_ips: Vec<_> = (0..number).map(|i| text(make(i, mixed(i)))).collect();
-                let table = Table::<AllowedIps<Somebody>>::default();
-                table.change(&Somebody::default(), &allowed_ips, false);
+                let table = Table::<AllowedIps<Listed>>::default();
+                table.change(&Listed::default(), &allowed_ips, false);
                 let peer = PeerUpdate { allowed_ips, ..PeerUpdate::new(PublicKey::from_bytes([0; 32])) };
                 let count = peer.allowed_ips.len();
                 let reserved = 2 * PER_PLACE * new_places(&[peer], count).unwrap() + BASE;

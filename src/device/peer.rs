@@ -183,8 +183,8 @@ impl State {
         self.timers.is_retrying() && !self.has_session(now)
     }
 
-    /// Whether it is time for a new session after a packet was sent: the current one is worn, or old and ours to renew. It
-    /// may even be over, if sending took its time.
+    /// Whether it is time for a new session after a packet was sent: the current one is worn, or old and ours to renew.
+    /// It may even be over, if sending took its time.
     pub(super) fn is_stale_for_sending(&self, now: Instant) -> bool {
         self.sessions
             .current

@@ -330,8 +330,8 @@ impl Device {
         self.schedule(&peer, &mut state);
     }
 
-    /// Makes the response to an initiation, and the session. Returns the sender, the response, and what is to be logged;
-    /// `None` if the initiation is refused.
+    /// Makes the response to an initiation, and the session. Returns the sender, the response, and what is to be
+    /// logged; `None` if the initiation is refused.
     fn answer_initiation(
         &self,
         message: &[u8; INITIATION_LEN],
@@ -377,8 +377,8 @@ impl Device {
         self.send_keepalive(&peer);
     }
 
-    /// Makes the session that a response completes. Returns the sender, and what is to be logged; `None` if the response
-    /// is refused.
+    /// Makes the session that a response completes. Returns the sender, and what is to be logged; `None` if the
+    /// response is refused.
     fn take_response(&self, message: &[u8; RESPONSE_LEN], from: Endpoint, now: Instant) -> Option<(Arc<Peer>, News)> {
         if reserve::is_low() {
             return None;
@@ -406,8 +406,8 @@ impl Device {
         state.moved(now)
     }
 
-    /// Gives a peer its new session; to be called with its `handshake` locked. Returns what is to be logged; `None` if the
-    /// peer is gone or the interface is down.
+    /// Gives a peer its new session; to be called with its `handshake` locked. Returns what is to be logged; `None` if
+    /// the peer is gone or the interface is down.
     fn install(&self, peer: &Arc<Peer>, session: Arc<Session>, from: Endpoint, now: Instant) -> Option<News> {
         self.port_is_alive();
         let mut state = lock(&peer.state);

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Finds the addresses of a host name, the best first; at least one, or else an error. May block. A [`Tunnel`] calls it
-/// on a thread named `wg-resolver`, one call after another; it must not wait for somebody who stops the tunnel.
+/// on a thread named `wg-resolver`, one call after another; it must not wait for a thread that stops the tunnel.
 ///
 /// [`Tunnel`]: super::Tunnel
 pub type Resolve = Box<dyn Fn(&str) -> Result<Vec<IpAddr>> + Send + Sync>;
@@ -96,7 +96,7 @@ impl Resolver {
     }
 
     /// Puts a question, in the place of an earlier one that the same asker has waiting. One with a lower number than
-    /// that comes late, from another thread, and nobody wants to know it any more.
+    /// that comes late, from another thread, and its answer does not count any more.
     pub(super) fn ask(self: &Arc<Self>, asker: Asker, question: Question) {
         let mut work = lock(&self.work);
         if work.stopping {
@@ -350,6 +350,6 @@ mod tests {
         stopping.join().unwrap();
         assert!(is_asked.try_recv().is_err());
         ask(&resolver, 3, "c");
-        assert!(!is_working(&resolver), "nobody is asked any more");
+        assert!(!is_working(&resolver), "nothing is looked up any more");
     }
 }

@@ -104,7 +104,8 @@ impl<'p> Turn<'p> {
         (!was_taken).then(|| Self { peer, is_over: false })
     }
 
-    /// To be called under the lock under which nothing was found to send: what is staged after it begins a turn of its own.
+    /// To be called under the lock under which nothing was found to send: what is staged after it begins a turn of its
+    /// own.
     fn end_with(&mut self, state: &mut State) {
         state.is_sending_staged = false;
         self.is_over = true;
@@ -233,8 +234,8 @@ impl Device {
         self.after_sending(peer, transmits.packets, now);
     }
 
-    /// Lets a packet wait, at the cost of the oldest one if there are too many; or at that of a peer that holds more, if all
-    /// together do. One packet may always wait.
+    /// Lets a packet wait, at the cost of the oldest one if there are too many; or at that of a peer that holds more,
+    /// if all together do. One packet may always wait.
     fn stage(&self, peer: &Arc<Peer>, state: &mut State, message: &[u8]) {
         let size = size_of_staged(message);
         let staged = loop {
@@ -326,8 +327,8 @@ impl Device {
         self.send_staged(peer);
     }
 
-    /// Hands datagrams to the bind and counts what became of them. Returns how many of them, keepalives aside, went out. All
-    /// are to one endpoint; if it has no route, they go where else the peer may be.
+    /// Hands datagrams to the bind and counts what became of them. Returns how many of them, keepalives aside, went
+    /// out. All are to one endpoint; if it has no route, they go where else the peer may be.
     fn transmit(&self, peer: &Arc<Peer>, batch: &mut [Transmit<'_>]) -> usize {
         self.settle_source(peer, batch);
         let mut report = self.send_batch(batch);
@@ -362,8 +363,8 @@ impl Device {
         report
     }
 
-    /// Data messages were sent, `packets` of them not empty, and not before `began`: keeps the timers, and asks for a new
-    /// session if this one grows old.
+    /// Data messages were sent, `packets` of them not empty, and not before `began`: keeps the timers, and asks for a
+    /// new session if this one grows old.
     fn after_sending(&self, peer: &Arc<Peer>, packets: usize, began: Instant) {
         count(&self.stats.traffic.tx_packets, packets);
         let stale = {
@@ -484,7 +485,7 @@ impl Device {
                     state.take_staged()
                 };
                 count(&self.stats.out_unstaged, staged.len());
-                self.look_up_anew(peer);
+                self.look_up_again(peer);
             }
             Action::RenewHandshake => {
                 tracing::debug!(peer = %peer.key(), "nothing comes back, renewing the handshake");

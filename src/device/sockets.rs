@@ -10,7 +10,7 @@ use std::{
 use super::{Device, Event, link::Port, lock, try_lock};
 use crate::error::{Error, Result};
 
-/// How long the receiver rests each time that sockets fail of which it is known that they are lost.
+/// How long the receiver sleeps each time that sockets fail which are known to be lost.
 const LOST_NAP: Duration = Duration::from_millis(10);
 
 /// What has come of a change of the sockets, and is left to do when it is over.
@@ -70,7 +70,7 @@ impl Transition<'_> {
         }
         lock(&self.device.config).link.pause();
         self.device.in_flight.stop();
-        self.device.tun_rests.store(true, Ordering::Release);
+        self.device.tun_paused.store(true, Ordering::Release);
         self.device.tun.wake();
         self.device.bind.wake();
         self.close();
@@ -82,7 +82,7 @@ impl Transition<'_> {
         self.device.in_flight.go_on();
         let opened = self.settle_or_retry();
         // Only now: what waits in the TUN would be dropped before.
-        self.device.tun_rests.store(false, Ordering::Release);
+        self.device.tun_paused.store(false, Ordering::Release);
         self.device.bind.wake();
         opened
     }
@@ -254,8 +254,8 @@ impl Device {
         Transition { device: self, one: Some(lock(&self.transition)) }
     }
 
-    /// Brings the device up: opens the sockets and begins what is to be begun. Does nothing if it is up. While it is paused
-    /// it is only noted.
+    /// Brings the device up: opens the sockets and begins what is to be begun. Does nothing if it is up. While it is
+    /// paused it is only noted.
     ///
     /// # Errors
     /// As the bind says; nothing has changed then.
@@ -265,14 +265,15 @@ impl Device {
     }
 
     /// Takes the device down: sessions and what is under way are forgotten, the sockets closed. The configuration
-    /// stays. Sockets that could not be opened are not tried again. A device that is paused stays down when it is resumed.
+    /// stays. Sockets that could not be opened are not tried again. A device that is paused stays down when it is
+    /// resumed.
     pub fn down(&self) {
         // Closing does not fail.
         let _ = self.transition().want(false);
     }
 
-    /// As [`up`](Self::up); but if the sockets cannot be opened, that is told as an event, and tried again until it works
-    /// or [`down`](Self::down) is called.
+    /// As [`up`](Self::up); but if the sockets cannot be opened, that is told as an event, and tried again until it
+    /// works or [`down`](Self::down) is called.
     ///
     /// # Errors
     /// Why it did not work this time.
@@ -282,10 +283,10 @@ impl Device {
     }
 
     /// Fresh sockets on the same port, for when the old ones may lead nowhere: after a change of networks, or when the
-    /// host's firewall has forgotten them. Source addresses are forgotten, and each peer with a session hears from us at
-    /// once. If that fails the old sockets stay, it is told as an event, and tried again as in [`keep_up`](Self::keep_up).
-    /// A port that the system chose may change. Sockets that could not be opened are tried at once. Does nothing while the
-    /// device is down or paused.
+    /// host's firewall has forgotten them. Source addresses are forgotten, and each peer with a session hears from us
+    /// at once. If that fails the old sockets stay, it is told as an event, and tried again as in
+    /// [`keep_up`](Self::keep_up). A port that the system chose may change. Sockets that could not be opened are tried
+    /// at once. Does nothing while the device is down or paused.
     ///
     /// # Errors
     /// Why it did not work this time.
@@ -294,25 +295,26 @@ impl Device {
         self.after(opened)
     }
 
-    /// As [`rebind`](Self::rebind), but by whoever runs the timers, and soon. However often it was asked for before that, it
-    /// is done once. What became of it is told as an event.
+    /// As [`rebind`](Self::rebind), but soon, on the thread that runs the timers. However often it was asked for before
+    /// that, it is done once. What became of it is told as an event.
     pub fn rebind_soon(&self) {
         lock(&self.config).link.renew_soon();
         self.schedule_sockets();
     }
 
-    /// Stops everything, as [`down`](Self::down) does, until [`resume`](Self::resume): nothing is sent or received, and no
-    /// timer runs. It waits for the calls on the TUN and the bind that are under way, so it cannot be called from inside one.
-    /// Whether the device is to be up can be changed during the pause. Returns false if it is paused already.
+    /// Stops everything, as [`down`](Self::down) does, until [`resume`](Self::resume): nothing is sent or received, and
+    /// no timer runs. It waits for the calls on the TUN and the bind that are under way, so it cannot be called from
+    /// inside one. Whether the device is to be up can be changed during the pause. Returns false if it is paused
+    /// already.
     pub fn pause(&self) -> bool {
         let first = self.transition().pause();
         self.in_flight.wait();
         first
     }
 
-    /// Goes on after [`pause`](Self::pause). If the device was up then, or [`up`](Self::up) was called since, it comes up as
-    /// in [`keep_up`](Self::keep_up), and makes a new session with each peer that it had one with. Does nothing if it is not
-    /// paused.
+    /// Goes on after [`pause`](Self::pause). If the device was up then, or [`up`](Self::up) was called since, it comes
+    /// up as in [`keep_up`](Self::keep_up), and makes a new session with each peer that it had one with. Does nothing
+    /// if it is not paused.
     ///
     /// # Errors
     /// Why it did not work this time.
@@ -331,8 +333,8 @@ impl Device {
         }
     }
 
-    /// Nothing more can be received with the sockets that are open. Fresh ones are opened by whoever runs the timers; what
-    /// became of it is told as an event.
+    /// Nothing more can be received with the sockets that are open. New ones are opened by the thread that runs the
+    /// timers; an event tells the result.
     pub(super) fn lose_sockets(&self, error: &io::Error) {
         let news = lock(&self.config).link.lose(&format!("a UDP socket was lost: {error}"));
         self.schedule_sockets();
@@ -342,9 +344,9 @@ impl Device {
         }
     }
 
-    /// To be called by the timers: the time for another try has come, or somebody has asked for it.
+    /// To be called by the timers: the time for another try has come, or one was asked for.
     pub(super) fn retry_sockets(&self) {
-        // Whoever changes the sockets now looks again when that is over.
+        // The thread that changes the sockets now looks again when that is over.
         let Some(one) = try_lock(&self.transition) else { return };
         let transition = Transition { device: self, one: Some(one) };
         let loss = lock(&self.config).link.take_loss(self.clock.now());
@@ -372,8 +374,8 @@ impl Device {
     }
 
     /// Whether the TUN is not to be served.
-    pub(super) fn tun_rests(&self) -> bool {
-        self.tun_rests.load(Ordering::Acquire)
+    pub(super) fn tun_paused(&self) -> bool {
+        self.tun_paused.load(Ordering::Acquire)
     }
 
     /// A peer was heard.
@@ -384,7 +386,8 @@ impl Device {
         }
     }
 
-    /// Handshakes with a peer go unanswered. Returns whether another port is taken for that, after which the peer is greeted.
+    /// Handshakes with a peer go unanswered. Returns whether another port is taken for that, after which the peer is
+    /// greeted.
     pub(super) fn leave_dead_port(&self) -> bool {
         let leaves = {
             let link = &mut lock(&self.config).link;

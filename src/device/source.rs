@@ -11,8 +11,8 @@ use std::{
 use super::{Device, lock, peer::Peer};
 use crate::bind::{Endpoint, SourceCheck, Transmit};
 
-/// What the last check of a peer's source address said, and the number of the routes that it was about, in one word: the
-/// data path looks at it without a lock.
+/// What the last check of a peer's source address said, and the number of the routes that it was about, in one word:
+/// the data path looks at it without a lock.
 #[derive(Default)]
 pub(super) struct LastCheck(AtomicU64);
 
@@ -39,8 +39,8 @@ impl LastCheck {
 }
 
 impl Device {
-    /// Leaves the source address of a batch to the system if it is not the right one any more. Asks only after routes have
-    /// changed, and for an endpoint that is new.
+    /// Leaves the source address of a batch to the system if it is not the right one any more. Asks only after routes
+    /// have changed, and for an endpoint that is new.
     pub(super) fn settle_source(&self, peer: &Arc<Peer>, batch: &mut [Transmit<'_>]) {
         let routes = self.bind.routes();
         let (last, checked) = peer.source.get();

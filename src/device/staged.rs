@@ -1,7 +1,7 @@
 //! Packets that wait for a session, and the memory that all of them together may take.
 //!
-//! When it is used up, the peer that holds most makes room for one that holds less, and each may hold one packet all the
-//! same: peers that never answer do not cost others their first packets.
+//! When it is used up, the peer that holds most makes room for one that holds less, and each may hold one packet all
+//! the same: peers that never answer do not cost others their first packets.
 
 use std::{
     collections::BTreeMap,
@@ -19,16 +19,16 @@ use super::{
 };
 use crate::{noise::message::DATA_OVERHEAD, reserve};
 
-/// What a packet that waits takes on top of the bytes of its message, at most: places in a queue, which doubles when it is
-/// full and begins with four, and the keepalive that may wait in front of it.
+/// What a packet that waits takes on top of the bytes of its message, at most: places in a queue, which doubles when it
+/// is full and begins with four, and the keepalive that may wait in front of it.
 pub const STAGED_OVERHEAD: usize = 4 * size_of::<StagedMessage>() + DATA_OVERHEAD;
 
 /// Bytes that may still be taken, by all peers of a device.
 pub(super) struct Budget {
     /// Negative if peers hold their one packet beyond it, or peers have gone.
     left: AtomicIsize,
-    /// Peers by the bytes that they hold and by number. One may have come to hold less since: that is seen when it is looked
-    /// at, so that sending what waited costs nothing here.
+    /// Peers by the bytes that they hold and by number. One may have come to hold less since: that is seen when it is
+    /// looked at, so that sending what waited costs nothing here.
     holders: Mutex<BTreeMap<(usize, u64), Weak<Peer>>>,
 }
 
@@ -82,8 +82,8 @@ impl Budget {
         }
     }
 
-    /// Has the peer that holds most drop its oldest packet, if it still holds at least `least` then: as much as `own`, which
-    /// is locked, is about to. Returns whether it did.
+    /// Has the peer that holds most drop its oldest packet, if it still holds at least `least` then: as much as `own`,
+    /// which is locked, is about to. Returns whether it did.
     pub(super) fn make_room(&self, own: &Arc<Peer>, least: usize) -> bool {
         loop {
             let Some((listed, peer)) = self.largest(least) else {

@@ -17,8 +17,8 @@ macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// A device's counters since it was made. Each is read on its own, without a lock.
         ///
-        /// Every packet and datagram that is not passed on is in one of them. The names of packets on their way out begin with
-        /// `out_`, those of datagrams and packets on their way in with `in_`.
+        /// Every packet and datagram that is not passed on is in one of them. The names of packets on their way out
+        /// begin with `out_`, those of datagrams and packets on their way in with `in_`.
         #[derive(Debug, Default)]
         pub struct Stats {
             /// What was passed on.
@@ -79,7 +79,7 @@ counters! {
     handshake_rate_limited,
     /// Handshake messages that were answered with a cookie, under load.
     handshake_cookie_sent,
-    /// Initiations that are from nobody we know, are not authentic, or replayed; responses that answer nothing.
+    /// Initiations that are from no known peer, not authentic, or replayed; responses that answer nothing.
     handshake_refused,
     /// Cookie replies that answer nothing, or are not authentic.
     cookie_refused,
@@ -140,8 +140,8 @@ pub struct PeerStats {
     pub has_session: bool,
     /// Packets that wait for a session.
     pub staged_packets: usize,
-    /// In how long something is to be done for it, if nothing happens before: a keepalive, another try, wiping old keys.
-    /// `None` if nothing is.
+    /// In how long something is to be done for it, if nothing happens before: a keepalive, another try, wiping old
+    /// keys. `None` if nothing is.
     pub next_deadline: Option<Duration>,
 }
 
@@ -164,8 +164,8 @@ impl PeerStats {
 }
 
 impl Device {
-    /// Names and values of everything that is counted besides what was passed on: those of [`Stats`], of the TUN and of
-    /// the bind.
+    /// Names and values of everything that is counted apart from what was passed on: those of [`Stats`], of the TUN and
+    /// of the bind.
     #[must_use]
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
         let mut all: Vec<_> = self.stats.iter().collect();

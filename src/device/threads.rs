@@ -1,9 +1,9 @@
 //! What a tunnel's two threads do, and which of them serves the TUN.
 //!
-//! `wg-tunnel` serves the sockets and the timers, and the TUN too as long as one thread can do it all: an answer that the
-//! system gives at once, or an app that speaks only now and then, then costs one wake-up and not two. Under load both
-//! ways, `wg-outbound` takes the TUN over, until what both do would fit into one thread again. docs/adr/0004 has the
-//! measurements. A TUN that has no way to be waited for beside the sockets is always served by `wg-outbound`.
+//! `wg-tunnel` serves the sockets and the timers, and the TUN too as long as one thread can do it all: an answer that
+//! the system gives at once, or an app that speaks only now and then, then costs one wake-up and not two. Under load
+//! both ways, `wg-outbound` takes the TUN over, until what both do would fit into one thread again. docs/adr/0004 has
+//! the measurements. A TUN that has no way to be waited for beside the sockets is always served by `wg-outbound`.
 
 use std::{
     io,
@@ -30,8 +30,8 @@ const WINDOW: Duration = Duration::from_millis(20);
 /// How many rounds `wg-tunnel` works between two looks at the clock.
 const ROUNDS: u32 = 32;
 
-/// How many rounds in which there is always more to receive pass between two looks at what else the bind waits for, such as
-/// changes of the routes.
+/// How many rounds in which there is always more to receive pass between two looks at what else the bind waits for,
+/// such as changes of the routes.
 const BIND_ROUNDS: u32 = 64;
 
 /// How many rounds in which there is always more to read pass between two looks at what else the TUN has to tell: an
@@ -55,10 +55,10 @@ pub(super) struct Threads {
     server_changed: Condvar,
     /// What the one that serves the TUN works in.
     outbound: Workspace<Outbound>,
-    /// What `wg-tunnel` works in besides.
+    /// What `wg-tunnel` works in with the sockets.
     inbound: Workspace<Inbound>,
     /// Of `wg-tunnel`.
-    rest: Mutex<Rest>,
+    idle: Mutex<Idle>,
 }
 
 impl Threads {
@@ -74,7 +74,7 @@ impl Threads {
             server_changed: Condvar::new(),
             outbound: Workspace::default(),
             inbound: Workspace::default(),
-            rest: Mutex::default(),
+            idle: Mutex::default(),
         }
     }
 
@@ -88,7 +88,7 @@ impl Threads {
         self.outbound.with(|_| Ok(()))
     }
 
-    /// Makes both threads return. Returns whether nobody had asked for that yet.
+    /// Makes both threads return. Returns false if that was asked for before.
     pub(super) fn stop(&self) -> bool {
         let first = !self.stopping.swap(true, Ordering::AcqRel);
         self.tun.wake();
@@ -183,7 +183,7 @@ impl Threads {
     /// Returns when the tunnel is stopped or paused, or (unless `for_good`) when one thread could do the work of both.
     fn serve_tun_alone(&self, for_good: bool) -> io::Result<()> {
         let mut began = Instant::now();
-        let mut theirs = lock(&self.rest).total(began);
+        let mut theirs = lock(&self.idle).total(began);
         let mut ours = Duration::ZERO;
         let mut rounds = 0;
         while !self.is_stopping() && self.serves(Server::Outbound { for_good }) {
@@ -198,7 +198,7 @@ impl Threads {
             let now = Instant::now();
             let passed = now - began;
             if passed >= WINDOW {
-                let total = lock(&self.rest).total(now);
+                let total = lock(&self.idle).total(now);
                 // A fifth of one thread is left free, or else the TUN would soon come back.
                 if ours + (total - theirs) > passed + passed / 5 {
                     break;
@@ -226,14 +226,14 @@ impl Threads {
     fn sleep(&self, load: &mut Load) -> io::Result<Woken> {
         let timeout = self.device.next_deadline().map(|at| at.since(self.device.clock.now()));
         let began = Instant::now();
-        lock(&self.rest).since = Some(began);
+        lock(&self.idle).since = Some(began);
         wipe_after_packets();
         let woken = self.bind.wait(timeout);
         let slept = began.elapsed();
-        let mut rest = lock(&self.rest);
-        rest.since = None;
-        rest.before += slept;
-        drop(rest);
+        let mut idle = lock(&self.idle);
+        idle.since = None;
+        idle.before += slept;
+        drop(idle);
         load.slept += slept;
         woken
     }
@@ -248,10 +248,10 @@ impl Threads {
 
     /// Whether this one is to serve the TUN now. During a pause none is, so that nothing from there wakes a thread.
     fn serves(&self, server: Server) -> bool {
-        !self.device.tun_rests() && *lock(&self.server) == server
+        !self.device.tun_paused() && *lock(&self.server) == server
     }
 
-    /// Changes who serves the TUN, unless somebody else did meanwhile.
+    /// Changes who serves the TUN, unless that is another one by now.
     fn hand_over(&self, from: Server, to: Server) {
         let mut server = lock(&self.server);
         if *server == from {
@@ -277,13 +277,13 @@ fn go_on(done: io::Result<usize>) -> io::Result<usize> {
 
 /// How long a thread has slept.
 #[derive(Default)]
-struct Rest {
+struct Idle {
     before: Duration,
     /// Since when it sleeps; `None` while it is awake.
     since: Option<Instant>,
 }
 
-impl Rest {
+impl Idle {
     fn total(&self, now: Instant) -> Duration {
         self.before + self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }

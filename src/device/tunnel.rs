@@ -40,8 +40,8 @@ impl Tunnel {
         Self::start_with(tun, bind, options, |_| Ok(()))
     }
 
-    /// As [`start`](Self::start), but `prepare` has the device before there are threads: with a configuration applied and
-    /// the device up by then, no socket is opened on a port that nobody asked for.
+    /// As [`start`](Self::start), but `prepare` has the device before there are threads: with a configuration applied
+    /// and the device up by then, no socket is opened on a port that was not asked for.
     ///
     /// # Errors
     /// As `prepare` says, or `Resources` if a thread cannot be started.
@@ -95,11 +95,12 @@ impl Tunnel {
         self.shared.threads.trim();
     }
 
-    /// Stops all traffic without ending the tunnel: the sockets are closed, the sessions forgotten, and neither the TUN nor
-    /// a timer wakes a thread, until [`resume`](Self::resume). The configuration may be changed during the pause. Idempotent.
+    /// Stops all traffic without ending the tunnel: the sockets are closed, the sessions forgotten, and neither the TUN
+    /// nor a timer wakes a thread, until [`resume`](Self::resume). The configuration may be changed during the pause.
+    /// Idempotent.
     ///
-    /// When this returns, no call on the TUN or the bind is under way. So it cannot be called from inside one, except on the
-    /// tunnel's own threads, where that is not waited for.
+    /// When this returns, no call on the TUN or the bind is under way. So it cannot be called from inside one, except
+    /// on the tunnel's own threads, where that is not waited for.
     pub fn pause(&self) {
         self.device().transition().pause();
         // A thread of ours may be inside a call, and would wait for itself.

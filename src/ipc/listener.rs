@@ -48,8 +48,8 @@ pub struct Listener {
 impl Listener {
     /// Listens on `NAME.sock` in `directory`, which is made with mode 0755 if it is missing. The socket has mode 0600.
     ///
-    /// A socket that is there already is dialled. If nobody answers, it is what a process that died left behind, and is
-    /// replaced. If somebody does, they get `patience` to end; a daemon whose interface was just deleted needs a moment.
+    /// A socket that is there already is dialled. If no process answers, it was left behind by one that died, and is
+    /// replaced. One that answers gets `patience` to end; a daemon whose interface was just deleted needs a moment.
     ///
     /// # Errors
     /// `Exists` if the name is taken by a process that listens, or by a file that is no socket; `Invalid` if it cannot
@@ -99,7 +99,7 @@ impl Listener {
         }
     }
 
-    /// Takes a stream socket that somebody else bound for us, and its file if it has one.
+    /// Takes a stream socket that another process bound for us, and its file if it has one.
     ///
     /// # Errors
     /// `Invalid` if it is not a bound UNIX stream socket, `NotFound` if its file is gone.
@@ -266,11 +266,11 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes a socket that nobody listens on, unless it has just been replaced by somebody who saw the same.
+/// Removes a socket that no process listens on, unless it has just been replaced by one that saw the same.
 fn remove_stale(directory: &Path, path: &Path, id: FileId) -> Result<()> {
     let _turn = sys::lock_directory(directory);
     if matches!(probe(path)?, Found::Refusing(now) if now == id) {
-        tracing::debug!(path = %path.display(), "nobody listens on this socket any more: replacing it");
+        tracing::debug!(path = %path.display(), "no process listens on this socket any more: replacing it");
         remove(path).map_err(|e| Error::io(format!("cannot remove the stale socket {}", path.display()), e))?;
     }
     Ok(())
@@ -287,7 +287,7 @@ fn listen(path: &Path) -> io::Result<(SocketFile, UnixListener)> {
 /// What has the name that we want.
 enum Found {
     Nothing,
-    /// A socket that somebody listens on.
+    /// A socket that a process listens on.
     Live,
     /// A socket that refuses connections.
     Refusing(FileId),

@@ -18,15 +18,15 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Waits until no other process that asks for a turn in this directory has it; the turn ends with the value.
 ///
-/// Whoever may read the directory can keep the turn for ever. So after a second it is not waited for any longer, and
-/// `None` returned: to have it is a courtesy among daemons that start at the same moment.
+/// Any process that may read the directory can keep the turn for ever. So after a second it is not waited for any
+/// longer, and `None` returned: to have it is a courtesy among daemons that start at the same moment.
 pub(super) fn lock_directory(directory: &Path) -> Option<File> {
     let turn = File::open(directory).ok()?;
     let start = Instant::now();
     // SAFETY: flock(2) takes numbers.
     while unsafe { libc::flock(turn.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
         if start.elapsed() >= PATIENCE {
-            tracing::warn!(directory = %directory.display(), "somebody keeps this directory locked");
+            tracing::warn!(directory = %directory.display(), "another process keeps this directory locked");
             return None;
         }
         thread::sleep(Duration::from_millis(5));

@@ -1,7 +1,7 @@
 //! Serves the UAPI on a listening control socket.
 //!
-//! One thread accepts, and watches the socket's file; each connection has a short-lived thread of its own. There are
-//! at most [`Options::connections`] of those. When another client comes, the one that has been idle longest is ended; if
+//! One thread accepts, and watches the socket's file; each connection has a short-lived thread of its own. There are at
+//! most [`Options::connections`] of those. When another client comes, the one that has been idle longest is ended; if
 //! requests of all of them make progress, clients wait in the socket's backlog.
 
 mod connection;

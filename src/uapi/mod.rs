@@ -1,7 +1,7 @@
 //! The text protocol of `wg(8)`.
 //!
-//! Source: wireguard.com/xplatform, and what wg(8) and wireguard-go do. [`parse`] reads a `set`, [`mod@format`] writes a
-//! `get`, [`stream`] holds the dialogue of one connection.
+//! Source: wireguard.com/xplatform, and what wg(8) and wireguard-go do. [`parse`] reads a `set`, [`mod@format`] writes
+//! a `get`, [`stream`] holds the dialogue of one connection.
 
 pub mod format;
 pub mod parse;

@@ -32,8 +32,9 @@ pub struct Limits {
     /// Most bytes, line feeds included; by default 64 MiB, which is 1 KiB for each of [`MAX_PEERS`] peers (a peer with
     /// every key and ten allowed IPs needs some 700). More is `TooLarge`.
     pub bytes: usize,
-    /// Whether an endpoint may be a host name: for a device that [resolves them](crate::device::Device::resolves_names).
-    /// Not by default, as wireguard-go and the kernel know addresses only.
+    /// Whether an endpoint may be a host name: for a device that [resolves
+    /// them](crate::device::Device::resolves_names). Not by default, as wireguard-go and the kernel know addresses
+    /// only.
     pub host_names: bool,
 }
 

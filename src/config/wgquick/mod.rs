@@ -73,7 +73,7 @@ pub struct InterfaceSettings {
     pub pre_down: Vec<String>,
     /// Commands to run after the interface was taken down.
     pub post_down: Vec<String>,
-    /// Whether the file is to be written anew from the state when the interface is taken down.
+    /// Whether the file is to be written again from the state when the interface is taken down.
     pub save_config: bool,
     /// Android: the only apps that use the tunnel, by the names of their packages; all apps if there are none.
     pub included_applications: Vec<String>,

@@ -64,7 +64,7 @@ fn decode(bytes: &[u8]) -> Result<Zeroizing<String>> {
     if odd.is_empty() { Ok(text) } else { Err(not_text("the file ends inside a UTF-16 character", &text)) }
 }
 
-/// The text without comments, whose bytes nobody interprets.
+/// The text without comments, whose bytes are not interpreted.
 fn decode_bytes(bytes: &[u8]) -> Result<Zeroizing<String>> {
     let mut text = Zeroizing::new(reserve::text(bytes.len() + 1)?);
     for line in bytes.split(|&byte| byte == b'\n') {

@@ -15,9 +15,9 @@ pub(in crate::device) struct Candidates {
 }
 
 impl Candidates {
-    /// What a resolver has found, the best first (RFC 6724, section 6). From there on the families take turns, so that one
-    /// that does not work here costs one address's time and not that of all it has (RFC 8305, section 4). `None` if there
-    /// is no address that could be a peer's.
+    /// What a resolver has found, the best first (RFC 6724, section 6). From there on the families take turns, so that
+    /// one that does not work here costs one address's time and not that of all it has (RFC 8305, section 4). `None` if
+    /// there is no address that could be a peer's.
     pub(in crate::device) fn new(found: &[IpAddr], port: u16) -> Option<Self> {
         let mut usable = Vec::new();
         for ip in found.iter().map(IpAddr::to_canonical) {

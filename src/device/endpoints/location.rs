@@ -14,8 +14,8 @@ use crate::{
 pub(in crate::device) enum Resolved {
     /// It answers a question that does not count any more.
     Stale,
-    /// It has no address: for the first time, or again. If it `is_hopeless`, what is to be sent has waited for an address
-    /// as long as a handshake would have been tried.
+    /// It has no address: for the first time, or again. If it `is_hopeless`, what is to be sent has waited for an
+    /// address as long as a handshake would have been tried.
     Failed { first: bool, is_hopeless: bool },
     /// The endpoint is one of the addresses.
     Stays,
@@ -23,8 +23,8 @@ pub(in crate::device) enum Resolved {
     Moved,
 }
 
-/// Where a peer is. Only a configured address has a zone's text, only a synthesized endpoint stands for an IPv4 address, and
-/// both are forgotten when the endpoint becomes another one.
+/// Where a peer is. Only a configured address has a zone's text, only a synthesized endpoint stands for an IPv4
+/// address, and both are forgotten when the endpoint becomes another one.
 #[derive(Default)]
 pub(in crate::device) struct Location {
     endpoint: Option<Endpoint>,
@@ -198,8 +198,8 @@ impl Location {
         }
     }
 
-    /// An initiation was not answered. If that was the address's last chance, the next one becomes the endpoint. Returns
-    /// whether that is another one.
+    /// An initiation was not answered. If that was the address's last chance, the next one becomes the endpoint.
+    /// Returns whether that is another one.
     pub(in crate::device) fn not_answered(&mut self) -> bool {
         let at = self.address();
         let Some(host) = &mut self.host else {
@@ -217,8 +217,8 @@ impl Location {
 /// Ways around.
 impl Location {
     /// Nothing can be sent to `from`, for it has no route here. Returns another way to the peer, which then is its
-    /// endpoint: for an IPv4 address the IPv6 one that stands for it, and the other way round; or an address of the other
-    /// family that its name has.
+    /// endpoint: for an IPv4 address the IPv6 one that stands for it, and the other way round; or an address of the
+    /// other family that its name has.
     pub(in crate::device) fn detour(&mut self, from: SocketAddr, prefix: Option<Prefix>) -> Option<Endpoint> {
         let endpoint = self.endpoint?;
         if endpoint.dst != from {

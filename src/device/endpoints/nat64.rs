@@ -1,4 +1,5 @@
-//! NAT64: IPv4 addresses as a network that has only IPv6 reaches them (RFC 6052), and how its prefix is found (RFC 7050).
+//! NAT64: IPv4 addresses as a network that has only IPv6 reaches them (RFC 6052), and how its prefix is found (RFC
+//! 7050).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -32,8 +33,8 @@ fn places(length: usize) -> impl Iterator<Item = usize> {
 }
 
 impl Prefix {
-    /// The prefix that a network shows by the addresses that [`DISCOVERY_NAME`] has in it; `None` if it has none. Should a
-    /// prefix itself look like one of the known addresses, the other one tells where it ends.
+    /// The prefix that a network shows by the addresses that [`DISCOVERY_NAME`] has in it; `None` if it has none.
+    /// Should a prefix itself look like one of the known addresses, the other one tells where it ends.
     pub(in crate::device) fn discover(found: &[IpAddr]) -> Option<Self> {
         let mut shown = Vec::new();
         for ip in found {

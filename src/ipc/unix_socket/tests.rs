@@ -180,7 +180,7 @@ fn the_client_that_was_idle_longest_makes_room() {
         assert!(is_ended(&clients[longest]));
         stay.push(newcomer);
     }
-    // Whoever leaves makes room for others.
+    // A client that leaves makes room for others.
     drop(stay.pop());
     for _ in 0..20 {
         assert_eq!(get(&dir.socket()), "listen_port=7\nerrno=0\n\n");
@@ -353,7 +353,7 @@ fn removing_the_file_ends_the_server() {
 #[test]
 fn moving_the_file_ends_the_server() {
     let (_, dir) = reason_after(|path| fs::rename(path, path.with_extension("moved")).unwrap());
-    // It is not at its place any more, so it is somebody else's business.
+    // It is not at its place any more, so it is left alone.
     assert!(dir.socket().with_extension("moved").exists());
 }
 
@@ -475,7 +475,7 @@ fn names_that_would_leave_the_directory_are_refused() {
 fn an_inherited_socket_is_served_and_its_file_removed() {
     let dir = Dir::new();
     let inherited = UnixListener::bind(dir.socket()).unwrap();
-    // Somebody is waiting already.
+    // A client is waiting already.
     let early = connect(&dir.socket());
     let listener = Listener::adopt(OwnedFd::from(inherited)).unwrap();
     let server = Server::start(listener, Arc::new(Recorder::default()), Options::default(), no_hook()).unwrap();
