@@ -173,8 +173,12 @@ pub(crate) fn check(result: std::ffi::c_int) -> io::Result<std::ffi::c_int> {
 /// A failure: its kind, what was being done, and the cause where there is one.
 ///
 /// The text never contains key material.
+// Behind a pointer, so that a `Result` is seldom larger than its value: code that passes errors on is smaller so.
 #[derive(Debug)]
-pub struct Error {
+pub struct Error(Box<Failure>);
+
+#[derive(Debug)]
+struct Failure {
     kind: ErrorKind,
     context: Cow<'static, str>,
     source: Option<Box<dyn StdError + Send + Sync>>,
@@ -186,12 +190,18 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An error without a cause of its own.
     pub fn new(kind: ErrorKind, context: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, context: context.into(), source: None }
+        Self::of(kind, context.into(), None)
     }
 
     /// An operating system error; `context` says what was tried ("cannot open /dev/net/tun").
     pub fn io(context: impl Into<Cow<'static, str>>, source: io::Error) -> Self {
-        Self { kind: ErrorKind::of_io(&source), context: context.into(), source: Some(Box::new(source)) }
+        Self::of(ErrorKind::of_io(&source), context.into(), Some(source))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn of(kind: ErrorKind, context: Cow<'static, str>, source: Option<io::Error>) -> Self {
+        Self(Box::new(Failure { kind, context, source: source.map(|source| Box::new(source) as Box<_>) }))
     }
 
     /// Short for [`ErrorKind::Invalid`].
@@ -202,14 +212,14 @@ impl Error {
     /// Adds where it happened in front of the text ("line 3: ...").
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Self {
-        self.context = format!("{place}: {}", self.context).into();
+        self.0.context = format!("{place}: {}", self.0.context).into();
         self
     }
 
     /// What kind of failure this is.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
-        self.kind
+        self.0.kind
     }
 }
 
@@ -223,16 +233,16 @@ impl From<TryReserveError> for Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.source {
-            Some(source) => write!(f, "{}: {source}", self.context),
-            None => f.write_str(&self.context),
+        match &self.0.source {
+            Some(source) => write!(f, "{}: {source}", self.0.context),
+            None => f.write_str(&self.0.context),
         }
     }
 }
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.as_deref().map(|s| s as &(dyn StdError + 'static))
+        self.0.source.as_deref().map(|s| s as &(dyn StdError + 'static))
     }
 }
 
