@@ -117,7 +117,7 @@ pub(crate) fn push<T>(list: &mut Vec<T>, item: T) -> Result<()> {
 ///
 /// # Errors
 /// `Resources` if there is no memory for them.
-pub(crate) fn text(bytes: usize) -> Result<String> {
+pub fn text(bytes: usize) -> Result<String> {
     let mut text = String::new();
     text.try_reserve_exact(bytes)?;
     Ok(text)

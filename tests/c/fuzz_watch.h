@@ -104,6 +104,17 @@ static void fuzz_wg_set_tunnel_log_level(struct caller *c) {
   status(c, wg_set_tunnel_log_level(tunnel(c), any_level(c)));
 }
 
+static void fuzz_wg_result_text(struct caller *c) { fine(c, strlen(wg_result_text((int32_t)roll(&c->dice))) > 5); }
+
+static void fuzz_wg_conf_parse(struct caller *c) {
+  static const char *const right[] = {"[Interface]\n", "[Interface]\nMTU=1400\nAddress=::,::\nPostUp=x\n", "[Peer]", "MTU=1"};
+  char *uapi = NULL, *settings = NULL;
+  const char *text = any_text(&c->dice, right, COUNT_OF(right), c->text, 200);
+  status(c, wg_conf_parse(text, one_in(&c->dice, 8) ? NULL : &uapi, one_in(&c->dice, 8) ? NULL : &settings));
+  wg_free(uapi);
+  wg_free(settings);
+}
+
 static void fuzz_wg_last_error(struct caller *c) { fine(c, strlen(wg_last_error()) < 4096); }
 static void fuzz_wg_version_string(struct caller *c) { fine(c, strcmp(wg_version_string(), "") != 0); }
 static void fuzz_wg_version_number(struct caller *c) { fine(c, wg_version_number() == WG_VERSION_NUMBER); }

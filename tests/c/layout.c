@@ -219,6 +219,8 @@ static wg_result (*const set_event_callback)(int32_t, void (*)(void *, int32_t, 
                                              void (*)(void *)) = wg_set_event_callback;
 static int32_t (*const event_fd)(int32_t) = wg_event_fd;
 static int32_t (*const next_event)(int32_t, wg_event_t *, int32_t) = wg_next_event;
+static const char *(*const result_text)(int32_t) = wg_result_text;
+static wg_result (*const conf_parse)(const char *, char **, char **) = wg_conf_parse;
 static wg_result (*const stats)(int32_t, wg_stats_t *) = wg_stats;
 static wg_result (*const counters)(int32_t, wg_counter_t *, size_t, size_t *) = wg_counters;
 static wg_result (*const peer_stats)(int32_t, const uint8_t *, wg_peer_stats_t *) = wg_peer_stats;
@@ -258,7 +260,7 @@ int main(void) {
       !bind_to_interface4 || !bind_to_interface6 || !bump_sockets || !disable_roaming || !set_fwmark ||
       !pause_tunnel || !resume_tunnel || !free_memory || !last_error || !generate_private_key ||
       !generate_public_key || !generate_preshared_key || !key_to_hex || !key_to_base64 || !key_from_hex ||
-      !key_from_base64 || !set_log_callback || !set_tunnel_log_callback || !set_log_level || !set_tunnel_log_level || !set_event_callback || !event_fd || !next_event ||
+      !key_from_base64 || !set_log_callback || !set_tunnel_log_callback || !set_log_level || !set_tunnel_log_level || !set_event_callback || !event_fd || !result_text || !conf_parse || !next_event ||
       !stats || !counters || !peer_stats || !peers || !memory_usage || !trim || !bind_open || !bind_adopt ||
       !bind_reopen || !bind_close || !bind_batch_size || !bind_set_mark || !bind_set_interface || !bind_peek_fd ||
       !bind_send || !bind_recv || protect_type || !endpoint_parse || !endpoint_format || !endpoint_format_source ||

@@ -42,6 +42,7 @@ static void the_rest_works(void) {
   size_t count = 0;
   CHECK_EQ(wg_set_log_level(WG_LOG_DEBUG), WG_OK);
   CHECK_EQ(wg_set_log_level(99), WG_ERR_INVALID);
+  CHECK(wg_result_text(WG_ERR_BUSY)[0] != 0);
   CHECK_EQ(wg_version_number(), WG_VERSION_NUMBER);
   CHECK(wg_version_string()[0] != '\0');
   wg_free(NULL);

@@ -10,6 +10,8 @@ mod pause;
 
 mod sockets;
 
+mod conf;
+
 mod errors;
 
 mod memory;
@@ -38,7 +40,7 @@ mod datagrams;
 mod version;
 
 pub use self::{
-    bind::*, custom_io::*, datagrams::*, endpoint::*, errors::*, events::*, keys::*, log::*, memory::*, pause::*,
-    resolve::*, sockets::*, stats::*, tunnel::*, version::*,
+    bind::*, conf::*, custom_io::*, datagrams::*, endpoint::*, errors::*, events::*, keys::*, log::*, memory::*,
+    pause::*, resolve::*, sockets::*, stats::*, tunnel::*, version::*,
 };
 pub(crate) use self::{sockets::bind_to_interface, stats::peer_of};

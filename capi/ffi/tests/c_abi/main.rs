@@ -137,6 +137,18 @@ fn events_wait_until_they_are_asked_for() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn conf_files_work_from_c() {
+    c_test("conf", "c99");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn each_code_has_a_text() {
+    c_test("results", "c99");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn callbacks_that_ended_do_not_run() {
     c_test("callbacks", "c99");
 }

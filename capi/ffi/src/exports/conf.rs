@@ -1,0 +1,121 @@
+//! `.conf` files of wg-quick(8) and of the WireGuard apps, as C takes them.
+
+use std::{
+    ffi::{CStr, c_char},
+    fmt::{self, Write},
+    ptr::NonNull,
+};
+
+use crate::plumbing::{
+    guard::guard,
+    result::wg_result,
+    text::{free_text, give_text},
+};
+use wg_embed::{
+    config::wgquick::{Conf, InterfaceSettings, Table},
+    error::{Error, ErrorKind, Result},
+    key::wiped,
+    reserve, uapi,
+};
+
+/// Reads the text of a `.conf` file: what the tunnel has to be told goes to `*uapi`, what the system has to be told to
+/// `*settings`.
+///
+/// `*uapi` is for wg_turn_on(), or for wg_set_config(), where it replaces the whole configuration. Endpoints that are host
+/// names stay names: they need wg_options_t's `resolve`.
+/// `*settings` has a line for each value, in this order; keys without a value are left out:
+/// "address=10.0.0.2/24", an address of the interface with the length of its network;
+/// "dns=10.0.0.1", a DNS server; "search=example.com", a DNS search domain;
+/// "mtu=1420", 576 to 65535;
+/// "table=off", "table=main" or "table=51820", where routes go if not to where wg-quick(8) puts them;
+/// "pre_up=..", "post_up=..", "pre_down=..", "post_down=..", a command, in which %i stands for the interface's name: this
+/// library runs none, and a program that runs them trusts the author of the file;
+/// "save_config=true";
+/// "included_application=..", "excluded_application=..", the name of an Android package; never both.
+///
+/// The rules are those of wg(8) and wg-quick(8): an unknown key, a value that is malformed or a second [Interface] is an
+/// error, which wg_last_error() names with its line, but never its value.
+///
+/// Memory: writes to `*uapi` and `*settings` on success only. Both are the caller's then, to give to wg_free(), which wipes
+/// them: `*uapi` has the keys in it. `conf` is not kept; wipe it as well.
+/// Requires: `conf` is NULL or ends with a zero byte; `uapi` and `settings` are NULL or point to writable storage for one
+/// pointer each.
+/// Errors: WG_ERR_NULL; WG_ERR_INVALID if the text is not a valid .conf file; WG_ERR_RESOURCES without memory; WG_ERR_PANIC;
+/// WG_ERR_BUSY inside a callback.
+/// Threads: any.
+/// Since: 0.1.0
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_conf_parse(
+    conf: *const c_char,
+    uapi: *mut *mut c_char,
+    settings: *mut *mut c_char,
+) -> wg_result {
+    let body = || {
+        let place =
+            |place, name| NonNull::new(place).ok_or_else(|| Error::new(ErrorKind::Null, format!("{name} is NULL")));
+        let (uapi, settings) = (place(uapi, "uapi")?, place(settings, "settings")?);
+        if conf.is_null() {
+            return Err(Error::new(ErrorKind::Null, "conf is NULL"));
+        }
+        // SAFETY: it is not NULL, and ends with a zero byte.
+        let conf = Conf::from_bytes(unsafe { CStr::from_ptr(conf) }.to_bytes())?;
+        let tunnel = give_text(&uapi::set_text(&conf.update)?)?;
+        let system = lines(&conf.interface).and_then(|text| give_text(&text)).inspect_err(|_| {
+            // SAFETY: it was made just above, and not given to anyone.
+            unsafe { free_text(tunnel) };
+        })?;
+        // SAFETY: there is room for one pointer, says the caller.
+        unsafe { uapi.write(tunnel.as_ptr()) };
+        // SAFETY: as above.
+        unsafe { settings.write(system.as_ptr()) };
+        Ok(())
+    };
+    wiped(|| guard(body))
+}
+
+/// The settings as lines. Twice the same: what it takes is reserved before anything is written.
+fn lines(settings: &InterfaceSettings) -> Result<String> {
+    struct Length(usize);
+    impl Write for Length {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            self.0 += text.len();
+            Ok(())
+        }
+    }
+    let mut length = Length(0);
+    write_lines(settings, &mut length).map_err(|_| Error::new(ErrorKind::Panic, "a length cannot be counted"))?;
+    let mut text = reserve::text(length.0)?;
+    write_lines(settings, &mut text).map_err(|_| Error::new(ErrorKind::Panic, "text cannot be written"))?;
+    Ok(text)
+}
+
+fn write_lines(settings: &InterfaceSettings, out: &mut dyn Write) -> fmt::Result {
+    settings.addresses.iter().try_for_each(|address| writeln!(out, "address={address}"))?;
+    settings.dns.iter().try_for_each(|server| writeln!(out, "dns={server}"))?;
+    settings.dns_search.iter().try_for_each(|domain| writeln!(out, "search={domain}"))?;
+    settings.mtu.iter().try_for_each(|mtu| writeln!(out, "mtu={mtu}"))?;
+    match settings.table {
+        Table::Auto => {}
+        Table::Off => writeln!(out, "table=off")?,
+        Table::Main => writeln!(out, "table=main")?,
+        Table::Number(number) => writeln!(out, "table={number}")?,
+    }
+    for (key, values) in [
+        ("pre_up", &settings.pre_up),
+        ("post_up", &settings.post_up),
+        ("pre_down", &settings.pre_down),
+        ("post_down", &settings.post_down),
+    ] {
+        values.iter().try_for_each(|command| writeln!(out, "{key}={command}"))?;
+    }
+    if settings.save_config {
+        writeln!(out, "save_config=true")?;
+    }
+    for (key, names) in [
+        ("included_application", &settings.included_applications),
+        ("excluded_application", &settings.excluded_applications),
+    ] {
+        names.iter().try_for_each(|name| writeln!(out, "{key}={name}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,73 @@
+/* .conf files: what the tunnel is told and what the system is told, and files that are refused. */
+#include "check.h"
+
+#define KEY "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
+#define PEER "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
+
+static const char file[] =
+    "# \xe9 in a comment\r\n"
+    "[Interface]\n"
+    "PrivateKey = " KEY "\n"
+    "Address = 10.0.0.2/24, fd00::2\n"
+    "DNS = 1.1.1.1, corp.example\n"
+    "MTU = 1400\n"
+    "Table = 1234\n"
+    "PreUp = echo %i = up\n"
+    "PostUp = one\nPostUp = two\n"
+    "PreDown = true\nPostDown = false\n"
+    "SaveConfig = true\n"
+    "ExcludedApplications = com.example.one, com.example.two\n"
+    "[Peer]\n"
+    "PublicKey = " PEER "\n"
+    "Endpoint = 192.0.2.1:51820\n"
+    "AllowedIPs = 0.0.0.0/0, ::/0\n"
+    "PersistentKeepalive = 25\n";
+
+static void both_halves(void) {
+  char *uapi = NULL, *settings = NULL, *state = NULL;
+  int pair[2], tunnel;
+  CHECK_EQ(wg_conf_parse(file, &uapi, &settings), WG_OK);
+  CHECK_TEXT(settings,
+             "address=10.0.0.2/24\naddress=fd00::2/128\ndns=1.1.1.1\nsearch=corp.example\nmtu=1400\ntable=1234\n"
+             "pre_up=echo %i = up\npost_up=one\npost_up=two\npre_down=true\npost_down=false\nsave_config=true\n"
+             "excluded_application=com.example.one\nexcluded_application=com.example.two\n");
+  CHECK(strstr(uapi, "private_key=c809f3e5317e9575c9b5ed78b638b7ce530dabe85ddab614220241801ddf0669\n") == uapi);
+  CHECK(strstr(uapi, "\nreplace_peers=true\n") != NULL && strstr(uapi, "\nendpoint=192.0.2.1:51820\n") != NULL);
+
+  /* It is what a tunnel takes, and takes in place of what it has. */
+  CHECK_EQ(socketpair(AF_UNIX, SOCK_DGRAM, 0, pair), 0);
+  tunnel = wg_turn_on(pair[0], uapi);
+  CHECK(tunnel > 0);
+  CHECK_EQ(wg_set_config(tunnel, "public_key=" PUBLIC_A "\n"), WG_OK);
+  CHECK_EQ(wg_set_config(tunnel, uapi), WG_OK);
+  CHECK_EQ(wg_get_config(tunnel, &state), WG_OK);
+  CHECK(strstr(state, "allowed_ip=::/0\n") != NULL && strstr(state, PUBLIC_A) == NULL);
+  CHECK_EQ(wg_turn_off(tunnel), WG_OK);
+  close(pair[1]);
+  wg_free(state);
+  wg_free(uapi);
+  wg_free(settings);
+
+  CHECK_EQ(wg_conf_parse("[Interface]\n", &uapi, &settings), WG_OK);
+  CHECK_TEXT(settings, "");
+  wg_free(uapi);
+  wg_free(settings);
+}
+
+static void refused(void) {
+  char *uapi = (char *)&uapi, *settings = (char *)&settings;
+  CHECK_FAILS(wg_conf_parse(NULL, &uapi, &settings), WG_ERR_NULL, "conf is NULL");
+  CHECK_FAILS(wg_conf_parse(file, NULL, &settings), WG_ERR_NULL, "uapi is NULL");
+  CHECK_FAILS(wg_conf_parse(file, &uapi, NULL), WG_ERR_NULL, "settings is NULL");
+  CHECK_FAILS(wg_conf_parse("[Interface]\n\nMTU = 1\n", &uapi, &settings), WG_ERR_INVALID, "line 3");
+  CHECK_EQ(wg_conf_parse("", &uapi, &settings), WG_ERR_INVALID);
+  CHECK_EQ(wg_conf_parse("[Interface]\nPrivateKey = " KEY "x\n", &uapi, &settings), WG_ERR_INVALID);
+  CHECK(strstr(wg_last_error(), "yAnz5") == NULL);
+  CHECK(uapi == (char *)&uapi && settings == (char *)&settings); /* not written on failure */
+}
+
+int main(void) {
+  both_halves();
+  refused();
+  return 0;
+}
