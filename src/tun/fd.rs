@@ -1,21 +1,33 @@
 //! A [`Tun`] over any descriptor that keeps packets apart: a datagram socketpair, a sandbox's own device.
 
-use super::{DEFAULT_MTU, PacketArena, PacketList, Tun, TunEvent, packet_fd::PacketFd, waiter::Waiter};
-use crate::error::{Error, Result};
+use super::{DEFAULT_MTU, PacketArena, PacketList, Tun, TunEvent, descriptor::Descriptor, packet_fd::PacketFd};
+use crate::{
+    error::{Error, Result},
+    sync::lock,
+};
 use std::{
-    io,
-    os::fd::{AsFd, OwnedFd},
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    io, mem,
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU16, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 /// A [`Tun`] over any descriptor that keeps packets apart. It has no name, and its MTU is what it was given.
 #[derive(Debug)]
 pub struct FdTun {
-    fd: PacketFd,
-    waiter: Waiter,
+    descriptor: Descriptor<PacketFd>,
+    mtu: AtomicU16,
+    told: Mutex<Told>,
+}
+
+/// What was reported to the tunnel.
+#[derive(Debug, Default)]
+struct Told {
+    up: bool,
     mtu: u16,
-    told_up: AtomicBool,
 }
 
 impl FdTun {
@@ -29,15 +41,40 @@ impl FdTun {
     /// # Errors
     /// If it is a stream socket, a pipe or a file, or cannot be waited for.
     pub fn new(fd: OwnedFd, mtu: u16) -> Result<Self> {
-        let fd = PacketFd::new(fd)?;
-        #[cfg(target_vendor = "apple")]
-        let (fd, mtu) = match super::apple::mtu(&fd, mtu) {
-            Some(found) => (fd.with_family(), found),
-            None => (fd, mtu),
-        };
-        let waiter = Waiter::new(fd.as_fd()).map_err(|err| Error::io("cannot wait for the descriptor", err))?;
-        Ok(Self { fd, waiter, mtu: if mtu == 0 { DEFAULT_MTU } else { mtu }, told_up: AtomicBool::new(false) })
+        let (packets, mtu) = find(fd, mtu)?;
+        let descriptor = Descriptor::new(packets).map_err(cannot_wait)?;
+        Ok(Self { descriptor, mtu: AtomicU16::new(mtu), told: Mutex::new(Told { up: false, mtu }) })
     }
+
+    /// Replaces the descriptor by another, which is as in [`new`](Self::new). When this returns, the old descriptor is
+    /// closed and nothing more is written to it. Packets that were read from it are passed on; those that were not are lost.
+    /// Any thread may call this at any time. Another MTU is reported as an event.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new). The old descriptor stays in use then.
+    pub fn replace(&self, fd: OwnedFd, mtu: u16) -> Result<()> {
+        let (packets, mtu) = find(fd, mtu)?;
+        // Locked, so that the MTU is that of the descriptor also if two threads replace it.
+        let _told = lock(&self.told);
+        self.descriptor.replace(packets).map_err(cannot_wait)?;
+        self.mtu.store(mtu, Relaxed);
+        Ok(())
+    }
+}
+
+/// Looks at a descriptor. Returns it with its MTU.
+fn find(fd: OwnedFd, mtu: u16) -> Result<(Arc<PacketFd>, u16)> {
+    let fd = PacketFd::new(fd)?;
+    #[cfg(target_vendor = "apple")]
+    let (fd, mtu) = match super::apple::mtu(&fd, mtu) {
+        Some(found) => (fd.with_family(), found),
+        None => (fd, mtu),
+    };
+    Ok((Arc::new(fd), if mtu == 0 { DEFAULT_MTU } else { mtu }))
+}
+
+fn cannot_wait(err: io::Error) -> Error {
+    Error::io("cannot wait for the descriptor", err)
 }
 
 impl Tun for FdTun {
@@ -46,53 +83,53 @@ impl Tun for FdTun {
     }
 
     fn mtu(&self) -> u16 {
-        self.mtu
+        self.mtu.load(Relaxed)
     }
 
     fn wait(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.fd.check()?;
-        self.waiter.wait(timeout)?;
-        self.fd.check()
+        self.descriptor.waiter.wait(timeout).map(drop)
     }
 
     fn join(&self, registry: &mio::Registry, token: mio::Token) -> io::Result<bool> {
-        self.waiter.join(registry, token)
+        self.descriptor.waiter.join(registry, token)
     }
 
     fn leave(&self, registry: &mio::Registry) -> io::Result<()> {
-        self.waiter.leave(registry)
+        self.descriptor.waiter.leave(registry)
     }
 
     fn wake(&self) {
-        self.waiter.wake();
+        self.descriptor.waiter.wake();
     }
 
     fn event(&self) -> Option<TunEvent> {
-        (!self.told_up.swap(true, Relaxed)).then_some(TunEvent::Up)
+        let mut told = lock(&self.told);
+        if !told.up {
+            told.up = true;
+            return Some(TunEvent::Up);
+        }
+        let mtu = self.mtu();
+        (mem::replace(&mut told.mtu, mtu) != mtu).then_some(TunEvent::Mtu(mtu))
     }
 
     fn read(&self, arena: &mut PacketArena) -> io::Result<usize> {
-        self.fd.read(arena, self.mtu)
+        self.descriptor.read(arena, self.mtu())
     }
 
     fn write(&self, packets: PacketList<'_>) -> usize {
-        let taken = self.fd.write(packets);
-        if self.fd.check().is_err() {
-            self.waiter.wake();
-        }
-        taken
+        self.descriptor.write(packets)
     }
 
     fn read_drops(&self) -> u64 {
-        self.fd.drops()
+        self.descriptor.drops()
     }
 
     fn memory(&self) -> usize {
-        self.fd.memory()
+        self.descriptor.memory()
     }
 
     fn trim(&self) {
-        self.fd.trim();
+        self.descriptor.trim();
     }
 }
 
@@ -175,8 +212,10 @@ mod tests {
     /// As it would be with a `utun`.
     #[test]
     fn families_stand_in_front_of_packets() {
-        let (mut tun, app) = pair(Type::DGRAM, 1280);
-        tun.fd = tun.fd.with_family();
+        let (ours, app) = UnixDatagram::pair().unwrap();
+        let packets = Arc::new(PacketFd::new(ours.into()).unwrap().with_family());
+        let descriptor = Descriptor::new(packets).unwrap();
+        let tun = FdTun { descriptor, mtu: AtomicU16::new(1280), told: Mutex::default() };
         let packet: Vec<u8> = (0..3000_u32).map(|i| (i >> 3) as u8).collect();
         for len in [100, 1280, 3000] {
             assert_eq!(app.send(&[&[0, 0, 0, 2], &packet[..len]].concat()).unwrap(), 4 + len);
@@ -194,7 +233,7 @@ mod tests {
         assert_eq!(write(&tun, &[&[0x45, 1, 2], &[0x60, 3]]), 2);
         let mut buffer = [0; 100];
         for expected in [&[0, 0, 0, 2, 0x45, 1, 2][..], &[0, 0, 0, 30, 0x60, 3]] {
-            let len = Read::read(&mut &app, &mut buffer).unwrap();
+            let len = app.recv(&mut buffer).unwrap();
             assert_eq!(&buffer[..len], expected);
         }
     }
@@ -290,10 +329,9 @@ mod tests {
         drop(app);
         assert_eq!(tun.read(&mut arena).unwrap(), 0);
         thread::scope(|s| {
-            let waiting = s.spawn(|| tun.wait(Some(Duration::from_secs(60))));
-            thread::sleep(Duration::from_millis(10));
+            let waiting = s.spawn(|| tun.wait(None));
             assert_eq!(write(&tun, &[&[1; 20]]), 0);
-            assert!(waiting.join().unwrap().is_err());
+            waiting.join().unwrap().unwrap();
         });
         assert!(tun.read(&mut arena).is_err());
     }

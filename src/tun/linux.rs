@@ -16,7 +16,10 @@ use self::{
     vnet::Vnet,
 };
 use super::{
-    DEFAULT_MTU, PacketArena, PacketList, Tun, TunEvent, offload::VNET_HEADER_LEN, packet_fd::PacketFd, waiter::Waiter,
+    DEFAULT_MTU, PacketArena, PacketList, Tun, TunEvent,
+    descriptor::{Descriptor, PacketIo, Reading},
+    offload::VNET_HEADER_LEN,
+    packet_fd::PacketFd,
 };
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -32,7 +35,7 @@ use std::{
     },
     path::Path,
     sync::{
-        Mutex, MutexGuard,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU16, Ordering::Relaxed},
     },
     time::Duration,
@@ -52,10 +55,7 @@ const UDP_OFFLOADS: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
 /// A TUN device, or another descriptor that packets come from.
 #[derive(Debug)]
 pub struct LinuxTun {
-    fd: PacketFd,
-    /// Populated if packets have virtio-net headers.
-    vnet: Option<Vnet>,
-    waiter: Waiter,
+    descriptor: Descriptor<Packets>,
     /// There may be unread messages about the interface.
     changed: AtomicBool,
     mtu: AtomicU16,
@@ -73,9 +73,92 @@ pub fn set_mtu(fd: impl AsFd, mtu: u16) -> Result<()> {
     link::set_mtu(&name, mtu).map_err(|err| Error::io(format!("cannot set the MTU of interface {name}"), err))
 }
 
+/// Packets through one descriptor.
+#[derive(Debug)]
+struct Packets {
+    fd: PacketFd,
+    /// Populated if packets have virtio-net headers.
+    vnet: Option<Vnet>,
+}
+
+impl PacketIo for Packets {
+    fn fd(&self) -> &PacketFd {
+        &self.fd
+    }
+
+    fn read(&self, reading: &mut Reading, arena: &mut PacketArena, usual: u16) -> io::Result<usize> {
+        match &self.vnet {
+            Some(vnet) => vnet.read(&self.fd, reading, arena),
+            None => self.fd.read(reading, arena, usual),
+        }
+    }
+
+    fn write(&self, packets: PacketList<'_>) -> usize {
+        match &self.vnet {
+            Some(vnet) => vnet.write(&self.fd, packets),
+            None => self.fd.write(packets),
+        }
+    }
+}
+
+/// A descriptor and its interface, as they were found.
+struct Found {
+    packets: Arc<Packets>,
+    link: Option<Link>,
+    /// Empty if there is no interface.
+    name: String,
+    state: State,
+}
+
+impl Found {
+    /// Finds out by asking a descriptor what it is. An `mtu` of 0 stands for 1420.
+    fn new(fd: OwnedFd, mtu: u16) -> Result<Self> {
+        let mut state = State { up: true, mtu: if mtu == 0 { DEFAULT_MTU } else { mtu } };
+        let (name, flags) = match sys::interface(&fd) {
+            Ok(found) => found,
+            Err(err) if err.raw_os_error() == Some(libc::EBADFD) => {
+                return Err(Error::new(ErrorKind::NotFound, "the TUN descriptor has no interface, or it was removed"));
+            }
+            // Not a TUN, or a sandbox does not let us ask.
+            Err(_) => {
+                let packets = Arc::new(Packets { fd: PacketFd::new(fd)?, vnet: None });
+                return Ok(Self { packets, link: None, name: String::new(), state });
+            }
+        };
+        // IFF_NO_PI cannot be asked for: in the answer its bit has another meaning, and is always set.
+        if flags & IFF_TUN == 0 {
+            let text = format!("interface {name} is a TAP: its packets are Ethernet frames");
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        let vnet = if flags & IFF_VNET_HDR == 0 {
+            None
+        } else {
+            let len = sys::vnet_header_len(&fd)
+                .map_err(|err| Error::io(format!("cannot ask for the header length of interface {name}"), err))?;
+            if !(VNET_HEADER_LEN..=vnet::MAX_HEADER_LEN).contains(&len) {
+                let text = format!("interface {name} has virtio-net headers of {len} bytes");
+                return Err(Error::new(ErrorKind::Unsupported, text));
+            }
+            Some(Vnet::new(len, offer_offloads(&fd)?))
+        };
+        let watched = if cfg!(target_os = "linux") { Link::open_at(fd.as_fd(), &name).ok() } else { None };
+        let link = if let Some((link, found)) = watched {
+            state = found;
+            Some(link)
+        } else {
+            if let Ok(mtu) = link::mtu(&name) {
+                state.mtu = mtu;
+            }
+            None
+        };
+        Ok(Self { packets: Arc::new(Packets { fd: PacketFd::new(fd)?, vnet }), link, name, state })
+    }
+}
+
 /// The state of the interface, as the system and as the tunnel has it.
 #[derive(Debug)]
 struct Watch {
+    packets: Arc<Packets>,
     /// `None` if it has no name, or may not be watched.
     link: Option<Link>,
     /// The last known name.
@@ -118,7 +201,8 @@ impl LinuxTun {
         }
         let seen = link.ask(&name).map_err(watching)?;
         let vnet = Some(Vnet::new(VNET_HEADER_LEN, offer_offloads(&fd)?));
-        Self::new(fd, vnet, Some(link), name, seen, seen.up)
+        let packets = Arc::new(Packets { fd: PacketFd::new(fd)?, vnet });
+        Self::new(Found { packets, link: Some(link), name, state: seen }, seen.up)
     }
 
     /// Takes a descriptor, and finds out by asking it what it is: a TUN with or without virtio-net headers, or else
@@ -132,42 +216,27 @@ impl LinuxTun {
     /// # Errors
     /// If the descriptor does not give and take one IP packet at a time.
     pub fn adopt(fd: OwnedFd, mtu: u16) -> Result<Self> {
-        let mut seen = State { up: true, mtu: if mtu == 0 { DEFAULT_MTU } else { mtu } };
-        let (name, flags) = match sys::interface(&fd) {
-            Ok(found) => found,
-            Err(err) if err.raw_os_error() == Some(libc::EBADFD) => {
-                return Err(Error::new(ErrorKind::NotFound, "the TUN descriptor has no interface, or it was removed"));
-            }
-            // Not a TUN, or a sandbox does not let us ask.
-            Err(_) => return Self::new(fd, None, None, String::new(), seen, true),
-        };
-        // IFF_NO_PI cannot be asked for: in the answer its bit has another meaning, and is always set.
-        if flags & IFF_TUN == 0 {
-            let text = format!("interface {name} is a TAP: its packets are Ethernet frames");
-            return Err(Error::new(ErrorKind::Unsupported, text));
-        }
-        let vnet = if flags & IFF_VNET_HDR == 0 {
-            None
-        } else {
-            let len = sys::vnet_header_len(&fd)
-                .map_err(|err| Error::io(format!("cannot ask for the header length of interface {name}"), err))?;
-            if !(VNET_HEADER_LEN..=vnet::MAX_HEADER_LEN).contains(&len) {
-                let text = format!("interface {name} has virtio-net headers of {len} bytes");
-                return Err(Error::new(ErrorKind::Unsupported, text));
-            }
-            Some(Vnet::new(len, offer_offloads(&fd)?))
-        };
-        let found = if cfg!(target_os = "linux") { Link::open_at(fd.as_fd(), &name).ok() } else { None };
-        let link = if let Some((link, state)) = found {
-            seen = state;
-            Some(link)
-        } else {
-            if let Ok(mtu) = link::mtu(&name) {
-                seen.mtu = mtu;
-            }
-            None
-        };
-        Self::new(fd, vnet, link, name, seen, true)
+        Self::new(Found::new(fd, mtu)?, true)
+    }
+
+    /// Replaces the descriptor by another, which is as in [`adopt`](Self::adopt): on Android an app that changes addresses
+    /// or routes gets a new interface. When this returns, the old descriptor is closed and nothing more is written to it.
+    /// Packets that were read from it are passed on; those that were not are lost. Any thread may call this at any time.
+    ///
+    /// The interface counts as up again, and its MTU is that of the new one; changes are reported as events.
+    ///
+    /// # Errors
+    /// As [`adopt`](Self::adopt). The old descriptor stays in use then.
+    pub fn replace(&self, fd: OwnedFd, mtu: u16) -> Result<()> {
+        let Found { packets, link, name, state } = Found::new(fd, mtu)?;
+        // Held until all has changed: the thread that is woken asks for events next.
+        let mut watch = self.watch();
+        self.add_changes(link.as_ref()).and_then(|()| self.descriptor.replace(packets.clone())).map_err(cannot_wait)?;
+        self.changed.store(link.is_some(), Relaxed);
+        self.mtu.store(state.mtu, Relaxed);
+        (watch.packets, watch.link, watch.name) = (packets, link, name);
+        (watch.seen, watch.up) = (state, true);
+        Ok(())
     }
 
     /// Lets an adopted interface be down if it is: for a daemon, which follows the interface as it would one that it
@@ -180,22 +249,21 @@ impl LinuxTun {
         self
     }
 
-    fn new(fd: OwnedFd, vnet: Option<Vnet>, link: Option<Link>, name: String, seen: State, up: bool) -> Result<Self> {
-        let fd = PacketFd::new(fd)?;
-        let waiting = |err| Error::io("cannot wait for the descriptor", err);
-        let waiter = Waiter::new(fd.as_fd()).map_err(waiting)?;
-        if let Some(link) = &link {
-            waiter.add_changes(link.as_fd()).map_err(waiting)?;
-        }
-        Ok(Self {
-            fd,
-            vnet,
-            waiter,
+    fn new(found: Found, up: bool) -> Result<Self> {
+        let Found { packets, link, name, state } = found;
+        let tun = Self {
+            descriptor: Descriptor::new(packets.clone()).map_err(cannot_wait)?,
             // What came between opening the link and asking it.
             changed: AtomicBool::new(link.is_some()),
-            mtu: AtomicU16::new(seen.mtu),
-            watch: Mutex::new(Watch { link, name, seen, up, told_up: None, told_mtu: seen.mtu }),
-        })
+            mtu: AtomicU16::new(state.mtu),
+            watch: Mutex::new(Watch { packets, link, name, seen: state, up, told_up: None, told_mtu: state.mtu }),
+        };
+        tun.add_changes(tun.watch().link.as_ref()).map_err(cannot_wait)?;
+        Ok(tun)
+    }
+
+    fn add_changes(&self, link: Option<&Link>) -> io::Result<()> {
+        link.map_or(Ok(()), |link| self.descriptor.waiter.add_changes(link.as_fd()))
     }
 
     fn watch(&self) -> MutexGuard<'_, Watch> {
@@ -216,13 +284,13 @@ impl LinuxTun {
     fn look(&self, watch: &mut Watch) {
         // It may be moved again, or be renamed, while we look.
         for _ in 0..3 {
-            let Ok((name, _)) = sys::interface(&self.fd) else {
+            let Ok((name, _)) = sys::interface(&watch.packets.fd) else {
                 // It was removed. The next read says so.
                 return;
             };
             watch.name = name;
-            match Link::open_at(self.fd.as_fd(), &watch.name).and_then(|(link, state)| {
-                self.waiter.add_changes(link.as_fd())?;
+            match Link::open_at(watch.packets.fd.as_fd(), &watch.name).and_then(|(link, state)| {
+                self.add_changes(Some(&link))?;
                 Ok((link, state))
             }) {
                 Ok((link, state)) => {
@@ -260,7 +328,7 @@ impl Tun for LinuxTun {
         let mut watch = self.watch();
         if !watch.name.is_empty() {
             // It may have been renamed.
-            if let Ok((name, _)) = sys::interface(&self.fd) {
+            if let Ok((name, _)) = sys::interface(&watch.packets.fd) {
                 watch.name = name;
             }
         }
@@ -272,23 +340,22 @@ impl Tun for LinuxTun {
     }
 
     fn wait(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.fd.check()?;
-        if self.waiter.wait(timeout)? {
+        if self.descriptor.waiter.wait(timeout)? {
             self.changed.store(true, Relaxed);
         }
-        self.fd.check()
+        Ok(())
     }
 
     fn join(&self, registry: &mio::Registry, token: mio::Token) -> io::Result<bool> {
-        self.waiter.join(registry, token)
+        self.descriptor.waiter.join(registry, token)
     }
 
     fn leave(&self, registry: &mio::Registry) -> io::Result<()> {
-        self.waiter.leave(registry)
+        self.descriptor.waiter.leave(registry)
     }
 
     fn wake(&self) {
-        self.waiter.wake();
+        self.descriptor.waiter.wake();
     }
 
     fn event(&self) -> Option<TunEvent> {
@@ -312,21 +379,11 @@ impl Tun for LinuxTun {
     }
 
     fn read(&self, arena: &mut PacketArena) -> io::Result<usize> {
-        match &self.vnet {
-            Some(vnet) => vnet.read(&self.fd, arena),
-            None => self.fd.read(arena, self.mtu()),
-        }
+        self.descriptor.read(arena, self.mtu())
     }
 
     fn write(&self, packets: PacketList<'_>) -> usize {
-        let taken = match &self.vnet {
-            Some(vnet) => vnet.write(&self.fd, packets),
-            None => self.fd.write(packets),
-        };
-        if self.fd.check().is_err() {
-            self.waiter.wake();
-        }
-        taken
+        self.descriptor.write(packets)
     }
 
     fn route_back(&self, sender: IpAddr) -> Option<u8> {
@@ -341,18 +398,15 @@ impl Tun for LinuxTun {
     }
 
     fn read_drops(&self) -> u64 {
-        self.fd.drops()
+        self.descriptor.drops()
     }
 
     fn memory(&self) -> usize {
-        self.fd.memory() + self.vnet.as_ref().map_or(0, Vnet::memory)
+        self.descriptor.memory()
     }
 
     fn trim(&self) {
-        self.fd.trim();
-        if let Some(vnet) = &self.vnet {
-            vnet.trim();
-        }
+        self.descriptor.trim();
     }
 }
 
@@ -369,6 +423,10 @@ fn check_name(name: &str) -> Result<()> {
         return Ok(());
     };
     Err(Error::invalid(format!("the interface name {name:?} {reason}")))
+}
+
+fn cannot_wait(err: io::Error) -> Error {
+    Error::io("cannot wait for the descriptor", err)
 }
 
 /// Says why an interface could not be made.

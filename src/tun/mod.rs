@@ -17,6 +17,8 @@
 pub mod apple;
 pub mod callback;
 #[cfg(unix)]
+mod descriptor;
+#[cfg(unix)]
 pub mod fd;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub mod linux;

@@ -1,25 +1,21 @@
 //! A descriptor that reads and writes one packet a call, as all TUNs of Unix systems do.
 #![allow(unsafe_code)] // poll(2)
 
-use super::{MAX_PACKET, PacketArena, PacketList};
-use crate::{
-    error::{Error, ErrorKind, Result},
-    reserve::zeroed,
-    sync,
+use super::{
+    MAX_PACKET, PacketArena, PacketList,
+    descriptor::{PacketIo, Reading},
+    offload::split::Split,
 };
+use crate::error::{Error, ErrorKind, Result};
 use socket2::{SockRef, Type};
 use std::{
-    fmt,
     fs::File,
     io::{self, IoSlice, IoSliceMut, Read, Write},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::fs::FileTypeExt,
     },
-    sync::{
-        Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
 };
@@ -53,27 +49,10 @@ pub(super) struct PacketFd {
     kind: Kind,
     /// In front of each packet stands what family it is of, as Apple's `utun` has it.
     has_family: bool,
-    reading: Mutex<Reading>,
     /// The reader on the other side let a whole [`PATIENCE`] pass.
     stuck: AtomicBool,
     /// A write found that the other side is gone.
     gone: AtomicBool,
-    drops: AtomicU64,
-}
-
-struct Reading {
-    /// Takes what of a packet is longer than expected. Made by the first read: a TUN with virtio-net headers has a
-    /// buffer of its own.
-    spill: Vec<u8>,
-    /// Length of the packet in `spill` that there was no room for in the arena.
-    kept: usize,
-}
-
-// Without the bytes of packets: they are the user's.
-impl fmt::Debug for Reading {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reading").field("kept", &self.kept).finish_non_exhaustive()
-    }
 }
 
 impl PacketFd {
@@ -111,47 +90,13 @@ impl PacketFd {
         if kind != Kind::Device {
             socket.set_nosigpipe(true).map_err(|err| Error::io("cannot switch SIGPIPE off for the descriptor", err))?;
         }
-        Ok(Self {
-            file,
-            kind,
-            has_family: false,
-            reading: Mutex::new(Reading { spill: Vec::new(), kept: 0 }),
-            stuck: AtomicBool::new(false),
-            gone: AtomicBool::new(false),
-            drops: AtomicU64::new(0),
-        })
+        Ok(Self { file, kind, has_family: false, stuck: AtomicBool::new(false), gone: AtomicBool::new(false) })
     }
 
     /// Expects a family in front of each packet, and puts one there.
     #[cfg(any(target_vendor = "apple", test))]
     pub(super) fn with_family(self) -> Self {
         Self { has_family: true, ..self }
-    }
-
-    /// Packets that were read and could not be handed on.
-    pub(super) fn drops(&self) -> u64 {
-        self.drops.load(Relaxed)
-    }
-
-    fn reading(&self) -> MutexGuard<'_, Reading> {
-        sync::lock(&self.reading)
-    }
-
-    /// Bytes that the buffer takes now.
-    pub(super) fn memory(&self) -> usize {
-        self.reading().spill.capacity()
-    }
-
-    /// Frees the buffer until the next read, if there is nothing in it.
-    pub(super) fn trim(&self) {
-        let mut reading = self.reading();
-        if reading.kept == 0 {
-            reading.spill = Vec::new();
-        }
-    }
-
-    pub(super) fn count_drop(&self) {
-        self.drops.fetch_add(1, Relaxed);
     }
 
     /// An error if a write found that the other side is gone.
@@ -162,12 +107,12 @@ impl PacketFd {
         Ok(())
     }
 
-    /// One read into `parts`; `None` if there is nothing now.
-    pub(super) fn receive(&self, parts: &mut [IoSliceMut<'_>]) -> io::Result<Option<usize>> {
+    /// One read into `parts`; `None` if there is nothing now. Counts what it drops.
+    pub(super) fn receive(&self, parts: &mut [IoSliceMut<'_>], drops: &mut u64) -> io::Result<Option<usize>> {
         loop {
             match (&self.file).read_vectored(parts) {
                 // An empty datagram is one; anything else has come to its end.
-                Ok(0) if self.kind == Kind::Datagram => self.count_drop(),
+                Ok(0) if self.kind == Kind::Datagram => *drops += 1,
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(len) => return Ok(Some(len)),
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Ok(None),
@@ -177,32 +122,22 @@ impl PacketFd {
         }
     }
 
-    /// Reads until the arena is full or there is nothing more. Packets up to `usual` bytes are read in place.
-    pub(super) fn read(&self, arena: &mut PacketArena, usual: u16) -> io::Result<usize> {
-        self.check()?;
-        let mut reading = self.reading();
-        let Reading { spill, kept } = &mut *reading;
-        if spill.is_empty() {
-            *spill = zeroed(MAX_PACKET)?.into_vec();
-        }
+    /// Reads until the arena is full or there is nothing more. Packets up to `usual` bytes are read in place; the buffer
+    /// takes what is longer.
+    pub(super) fn read(&self, reading: &mut Reading, arena: &mut PacketArena, usual: u16) -> io::Result<usize> {
         let before = arena.slots().len();
-        if *kept > 0 {
-            if !arena.push(&spill[..*kept]) {
-                if !arena.slots().is_empty() {
-                    return Ok(0);
-                }
-                self.count_drop();
-            }
-            *kept = 0;
+        if !reading.drain(arena) {
+            return Ok(arena.slots().len() - before);
         }
+        let Reading { buffer, kept, drops } = reading;
         let usual = usize::from(usual);
         let mut family = [0; FAMILY_LEN];
         let front = if self.has_family { FAMILY_LEN } else { 0 };
         while let Some(room) = arena.reserve(usual) {
-            let parts = &mut [IoSliceMut::new(&mut family), IoSliceMut::new(room), IoSliceMut::new(spill)];
-            let len = match self.receive(&mut parts[usize::from(front == 0)..]) {
+            let parts = &mut [IoSliceMut::new(&mut family), IoSliceMut::new(room), IoSliceMut::new(buffer)];
+            let len = match self.receive(&mut parts[usize::from(front == 0)..], drops) {
                 Ok(Some(len)) if len <= front => {
-                    self.count_drop();
+                    *drops += 1;
                     continue;
                 }
                 Ok(Some(len)) => len - front,
@@ -214,14 +149,14 @@ impl PacketFd {
             if len <= usual {
                 arena.commit(len);
             } else if len > MAX_PACKET {
-                self.count_drop();
+                *drops += 1;
             } else {
                 // The same room again: nothing was committed.
                 let in_place = room.len();
-                spill.copy_within(..len - in_place, in_place);
-                spill[..in_place].copy_from_slice(room);
-                if !arena.push(&spill[..len]) {
-                    *kept = len;
+                buffer.copy_within(..len - in_place, in_place);
+                buffer[..in_place].copy_from_slice(room);
+                if !arena.push(&buffer[..len]) {
+                    *kept = Some((Split::WHOLE, 0..len));
                     break;
                 }
             }
@@ -271,6 +206,20 @@ impl PacketFd {
                 _ => return Err(err),
             }
         }
+    }
+}
+
+impl PacketIo for PacketFd {
+    fn fd(&self) -> &PacketFd {
+        self
+    }
+
+    fn read(&self, reading: &mut Reading, arena: &mut PacketArena, usual: u16) -> io::Result<usize> {
+        self.read(reading, arena, usual)
+    }
+
+    fn write(&self, packets: PacketList<'_>) -> usize {
+        self.write(packets)
     }
 }
 

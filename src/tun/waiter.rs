@@ -28,14 +28,26 @@ pub(super) struct Waiter {
 }
 
 impl Waiter {
-    /// Waits for packets from `fd`, which must stay open as long as this lives.
-    pub(super) fn new(fd: BorrowedFd<'_>) -> io::Result<Self> {
+    pub(super) fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
-        registry.register(&mut SourceFd(&fd.as_raw_fd()), PACKETS, Interest::READABLE)?;
         let waker = Waker::new(&registry, WAKER)?;
         let fd = poll.as_raw_fd();
-        Ok(Self { poll: Mutex::new((poll, Events::with_capacity(4))), registry, waker, fd })
+        // All of them at once, also while a descriptor is replaced: there are two of each kind then.
+        Ok(Self { poll: Mutex::new((poll, Events::with_capacity(8))), registry, waker, fd })
+    }
+
+    /// Waits for packets from `fd`, which must stay open until [`remove_packets`](Self::remove_packets), or as long as
+    /// this lives.
+    pub(super) fn add_packets(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.registry.register(&mut SourceFd(&fd.as_raw_fd()), PACKETS, Interest::READABLE)
+    }
+
+    /// Undoes [`add_packets`](Self::add_packets). To close the descriptor is not enough if it has duplicates.
+    pub(super) fn remove_packets(&self, fd: BorrowedFd<'_>) {
+        if let Err(err) = self.registry.deregister(&mut SourceFd(&fd.as_raw_fd())) {
+            tracing::debug!(%err, "a descriptor was not waited for any more");
+        }
     }
 
     /// Also waits for changes from `fd`.

@@ -1,25 +1,18 @@
 //! Packets through a TUN with virtio-net headers: up to 64 KB of one flow a call, both ways.
 
-use crate::{
-    reserve::zeroed,
-    sync,
-    tun::{
-        MAX_MEMORY, MAX_PACKET, PacketArena, PacketList,
-        offload::{
-            Gso, VNET_HEADER_LEN, VnetHeader,
-            coalesce::{Group, MAX_MERGED, Merging, coalesce},
-            split::Split,
-        },
-        packet_fd::{PacketFd, Patience},
+use crate::tun::{
+    MAX_MEMORY, MAX_PACKET, PacketArena, PacketList,
+    descriptor::Reading,
+    offload::{
+        Gso, VNET_HEADER_LEN, VnetHeader,
+        coalesce::{Group, MAX_MERGED, Merging, coalesce},
+        split::Split,
     },
+    packet_fd::{PacketFd, Patience},
 };
 use std::{
-    fmt,
     io::{self, IoSlice, IoSliceMut},
-    sync::{
-        Mutex, MutexGuard,
-        atomic::{AtomicU8, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicU8, Ordering::Relaxed},
 };
 
 /// The longest header that a TUN may have been set to; what is behind the first ten bytes is not used.
@@ -34,7 +27,6 @@ pub(super) struct Vnet {
     /// Whether the kernel takes several packets as one, by protocol.
     tcp: Merges,
     udp: Merges,
-    reading: Mutex<Reading>,
 }
 
 /// Whether the kernel takes merged packets of one protocol.
@@ -72,67 +64,18 @@ impl Merges {
     }
 }
 
-struct Reading {
-    /// One packet of the kernel, with its header. Made by the next read if it is empty.
-    buffer: Vec<u8>,
-    /// What is left to do with the packet in `buffer`, and its length.
-    kept: Option<(Split, usize)>,
-}
-
-// Without the bytes of packets: they are the user's.
-impl fmt::Debug for Reading {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reading").field("kept", &self.kept).finish_non_exhaustive()
-    }
-}
-
 impl Vnet {
     /// `header_len` is at least 10 and at most [`MAX_HEADER_LEN`]. `udp` says whether the kernel knows merged UDP.
     pub(super) fn new(header_len: usize, udp: bool) -> Self {
-        Self {
-            header_len,
-            tcp: Merges::new(true),
-            udp: Merges::new(udp),
-            reading: Mutex::new(Reading { buffer: Vec::new(), kept: None }),
-        }
-    }
-
-    fn reading(&self) -> MutexGuard<'_, Reading> {
-        sync::lock(&self.reading)
-    }
-
-    /// Bytes that the buffer takes now.
-    pub(super) fn memory(&self) -> usize {
-        self.reading().buffer.capacity()
-    }
-
-    /// Frees the buffer until the next read, if there is nothing in it.
-    pub(super) fn trim(&self) {
-        let mut reading = self.reading();
-        if reading.kept.is_none() {
-            reading.buffer = Vec::new();
-        }
+        Self { header_len, tcp: Merges::new(true), udp: Merges::new(udp) }
     }
 
     /// Reads until the arena is full or there is nothing more.
-    pub(super) fn read(&self, fd: &PacketFd, arena: &mut PacketArena) -> io::Result<usize> {
-        let mut reading = self.reading();
-        let Reading { buffer, kept } = &mut *reading;
-        if buffer.is_empty() {
-            *buffer = zeroed(self.header_len + MAX_PACKET)?.into_vec();
-        }
+    pub(super) fn read(&self, fd: &PacketFd, reading: &mut Reading, arena: &mut PacketArena) -> io::Result<usize> {
         let before = arena.slots().len();
-        loop {
-            if let Some((split, len)) = kept {
-                if !split.fill(&buffer[self.header_len..*len], arena) {
-                    if !arena.slots().is_empty() {
-                        break;
-                    }
-                    fd.count_drop();
-                }
-                *kept = None;
-            }
-            let len = match fd.receive(&mut [IoSliceMut::new(buffer)]) {
+        while reading.drain(arena) {
+            let Reading { buffer, kept, drops } = reading;
+            let len = match fd.receive(&mut [IoSliceMut::new(buffer)], drops) {
                 Ok(Some(len)) => len,
                 Ok(None) => break,
                 // What has been read first; the error comes again.
@@ -141,9 +84,9 @@ impl Vnet {
             };
             let (header, packet) = buffer[..len].split_at(self.header_len.min(len));
             match VnetHeader::parse(header).and_then(|header| Split::new(&header, packet)) {
-                Ok(split) => *kept = Some((split, len)),
+                Ok(split) => *kept = Some((split, self.header_len..len)),
                 Err(malformed) => {
-                    fd.count_drop();
+                    *drops += 1;
                     tracing::trace!(?malformed, len, "dropped a packet of the kernel");
                 }
             }
@@ -200,17 +143,21 @@ impl Vnet {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::*;
-    use crate::tun::offload::{Gso, checksum::Sum};
-    use std::os::unix::net::UnixDatagram;
+    use super::{super::Packets, *};
+    use crate::tun::{
+        descriptor::Descriptor,
+        offload::{Gso, checksum::Sum},
+    };
+    use std::{os::unix::net::UnixDatagram, sync::Arc};
 
     const LEN: usize = 12;
 
     /// A socketpair in the place of a TUN: what is sent is one read of the kernel's packets.
-    fn packet_fd() -> (PacketFd, UnixDatagram) {
+    fn tun(udp: bool) -> (Descriptor<Packets>, UnixDatagram) {
         let (ours, theirs) = UnixDatagram::pair().unwrap();
         theirs.set_nonblocking(true).unwrap();
-        (PacketFd::new(ours.into()).unwrap(), theirs)
+        let packets = Packets { fd: PacketFd::new(ours.into()).unwrap(), vnet: Some(Vnet::new(LEN, udp)) };
+        (Descriptor::new(Arc::new(packets)).unwrap(), theirs)
     }
 
     fn arena(bytes: usize) -> PacketArena {
@@ -242,14 +189,13 @@ mod tests {
 
     #[test]
     fn what_an_arena_has_no_room_for_comes_with_the_next_read() {
-        let (fd, kernel) = packet_fd();
-        let vnet = Vnet::new(LEN, true);
+        let (tun, kernel) = tun(true);
         kernel.send(&large(20_300, 1000)).unwrap();
         let plain = [&[0; LEN][..], &[0x45; 60]].concat();
         kernel.send(&plain).unwrap();
         let mut arena = arena(7000);
         let (mut rounds, mut payload, mut lens) = (0, Vec::new(), Vec::new());
-        while vnet.read(&fd, &mut arena).unwrap() > 0 {
+        while tun.read(&mut arena, 1420).unwrap() > 0 {
             for &slot in arena.slots() {
                 lens.push(slot.len);
                 if slot.len != 60 {
@@ -262,55 +208,87 @@ mod tests {
         assert_eq!(rounds, 4);
         assert_eq!((lens.len(), lens[0], lens[20], lens[21]), (22, 1028, 328, 60));
         assert!(payload.iter().enumerate().all(|(i, &b)| b == i as u8) && payload.len() == 20_300);
-        assert_eq!(fd.drops(), 0);
+        assert_eq!(tun.drops(), 0);
+    }
+
+    /// What is left of a packet that was split, and a whole one that is longer than usual.
+    #[test]
+    fn what_was_read_from_a_descriptor_is_passed_on_when_it_has_been_replaced() {
+        let plain = || {
+            let (ours, theirs) = UnixDatagram::pair().unwrap();
+            (Arc::new(Packets { fd: PacketFd::new(ours.into()).unwrap(), vnet: None }), theirs)
+        };
+        let (tun, kernel) = tun(true);
+        let mut arena = arena(7000);
+        let mut read = || {
+            arena.clear(1420);
+            tun.read(&mut arena, 1420).unwrap();
+            arena.slots().iter().map(|&slot| arena.packet(slot).to_vec()).collect::<Vec<_>>()
+        };
+        kernel.send(&large(9700, 1000)).unwrap();
+        let mut packets = read();
+        assert_eq!(packets.len(), 6);
+        let (next, app) = plain();
+        tun.replace(next).unwrap();
+        app.send(&[0x45; 60]).unwrap();
+        packets.extend(read());
+        let payload: Vec<_> = packets[..10].iter().flat_map(|packet| packet[28..].to_vec()).collect();
+        assert!(payload.len() == 9700 && payload.iter().enumerate().all(|(i, &b)| b == i as u8));
+        assert_eq!(packets[10..], [vec![0x45; 60]]);
+
+        app.send(&[0x45; 4000]).unwrap();
+        app.send(&[0x46; 5000]).unwrap();
+        assert_eq!(read(), [vec![0x45; 4000]]);
+        let (next, app) = plain();
+        tun.replace(next).unwrap();
+        app.send(&[0x47; 100]).unwrap();
+        assert_eq!(read(), [vec![0x46; 5000], vec![0x47; 100]]);
+        assert_eq!(tun.drops(), 0);
     }
 
     #[test]
     fn the_buffer_is_given_back_when_it_is_empty() {
-        let (fd, kernel) = packet_fd();
-        let vnet = Vnet::new(LEN, true);
-        assert_eq!(vnet.memory(), 0);
+        let (tun, kernel) = tun(true);
+        assert_eq!(tun.memory(), 0);
         let mut arena = arena(7000);
         for _ in 0..2 {
             kernel.send(&large(8000, 1000)).unwrap();
             arena.clear(1420);
-            assert_eq!(vnet.read(&fd, &mut arena).unwrap(), 6);
-            vnet.trim();
-            assert_eq!(vnet.memory(), LEN + MAX_PACKET, "two segments wait in it");
+            assert_eq!(tun.read(&mut arena, 1420).unwrap(), 6);
+            tun.trim();
+            assert_eq!(tun.memory(), MAX_MEMORY, "two segments wait in it");
             arena.clear(1420);
-            assert_eq!(vnet.read(&fd, &mut arena).unwrap(), 2);
+            assert_eq!(tun.read(&mut arena, 1420).unwrap(), 2);
             assert_eq!(arena.slots()[1].len, 1028);
-            vnet.trim();
-            assert_eq!(vnet.memory(), 0);
+            tun.trim();
+            assert_eq!(tun.memory(), 0);
         }
     }
 
     #[test]
     fn what_is_malformed_or_fits_nowhere_is_counted_and_does_not_block() {
-        let (fd, kernel) = packet_fd();
-        let vnet = Vnet::new(LEN, true);
+        let (tun, kernel) = tun(true);
         kernel.send(&[0; 5]).unwrap();
         kernel.send(&[0; LEN]).unwrap();
         kernel.send(&[0xff; 100]).unwrap();
         kernel.send(&large(9000, 4000)).unwrap();
         kernel.send(&large(100, 100)).unwrap();
         let mut arena = arena(2000);
-        assert_eq!(vnet.read(&fd, &mut arena).unwrap(), 1);
-        assert_eq!((arena.slots()[0].len, fd.drops()), (128, 4));
+        assert_eq!(tun.read(&mut arena, 1420).unwrap(), 1);
+        assert_eq!((arena.slots()[0].len, tun.drops()), (128, 4));
     }
 
     #[test]
     fn a_run_is_written_as_one_and_the_rest_as_it_is() {
         for udp in [true, false] {
-            let (fd, kernel) = packet_fd();
-            let vnet = Vnet::new(LEN, udp);
+            let (tun, kernel) = tun(udp);
             kernel.send(&large(2500, 1000)).unwrap();
             let mut arena = arena(8000);
-            assert_eq!(vnet.read(&fd, &mut arena).unwrap(), 3);
+            assert_eq!(tun.read(&mut arena, 1420).unwrap(), 3);
             assert!(arena.push(&[0x45; 30]));
             let ranges: Vec<_> = arena.slots().iter().map(|s| s.start..s.start + s.len).collect();
             let list = PacketList { buffer: arena.bytes(), ranges: &ranges };
-            assert_eq!(vnet.write(&fd, list), 4);
+            assert_eq!(tun.write(list), 4);
             let mut buffer = [0; 4000];
             let mut written = Vec::new();
             while let Ok(len) = kernel.recv(&mut buffer) {

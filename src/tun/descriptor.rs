@@ -1,0 +1,141 @@
+//! The descriptor of a [`Tun`](super::Tun): one thread reads it, one writes it, one waits for it, and any may replace it
+//! while they do.
+
+use super::{MAX_MEMORY, PacketArena, PacketList, offload::split::Split, packet_fd::PacketFd, waiter::Waiter};
+use crate::{reserve::zeroed, sync::lock};
+use std::{
+    fmt, io, mem,
+    ops::Range,
+    os::fd::AsFd,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+/// Moves packets through a descriptor, in the form that it has for them.
+pub(super) trait PacketIo {
+    /// The descriptor.
+    fn fd(&self) -> &PacketFd;
+
+    /// Reads until the arena is full or there is nothing more, beginning with what `reading` has kept. Packets are
+    /// mostly of at most `usual` bytes.
+    fn read(&self, reading: &mut Reading, arena: &mut PacketArena, usual: u16) -> io::Result<usize>;
+
+    /// Writes packets, and returns how many were taken.
+    fn write(&self, packets: PacketList<'_>) -> usize;
+}
+
+/// What is kept between two reads.
+#[derive(Default)]
+pub(super) struct Reading {
+    /// Holds any packet with any header; empty until the first read.
+    pub(super) buffer: Vec<u8>,
+    /// What is left to do with the packet in this part of `buffer`, for which there was no room in the arena.
+    pub(super) kept: Option<(Split, Range<usize>)>,
+    /// How many packets were dropped since they were counted last.
+    pub(super) drops: u64,
+}
+
+impl Reading {
+    /// Puts what was kept into the arena. Returns false if not all of it fits.
+    pub(super) fn drain(&mut self, arena: &mut PacketArena) -> bool {
+        if let Some((split, packet)) = &mut self.kept {
+            if !split.fill(&self.buffer[packet.clone()], arena) {
+                if !arena.slots().is_empty() {
+                    return false;
+                }
+                self.drops += 1;
+            }
+            self.kept = None;
+        }
+        true
+    }
+}
+
+// Without the bytes of packets: they are the user's.
+impl fmt::Debug for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reading").field("kept", &self.kept).finish_non_exhaustive()
+    }
+}
+
+/// A descriptor that can be replaced by another. Its locks are taken in the order in which they stand here.
+///
+/// A reader or writer holds its lock during the call: once both locks were taken, nothing uses the old descriptor.
+#[derive(Debug)]
+pub(super) struct Descriptor<P> {
+    reader: Mutex<(Arc<P>, Reading)>,
+    writer: Mutex<Arc<P>>,
+    drops: AtomicU64,
+    pub(super) waiter: Waiter,
+}
+
+impl<P: PacketIo> Descriptor<P> {
+    pub(super) fn new(packets: Arc<P>) -> io::Result<Self> {
+        let waiter = Waiter::new()?;
+        waiter.add_packets(packets.fd().as_fd())?;
+        let reader = Mutex::new((packets.clone(), Reading::default()));
+        Ok(Self { reader, writer: Mutex::new(packets), drops: AtomicU64::new(0), waiter })
+    }
+
+    /// Uses `packets` from now on. When this returns, nothing is read from or written to the old descriptor any more. A
+    /// packet that was read from it, and has not been passed on yet, is passed on by the next read.
+    ///
+    /// # Errors
+    /// If it cannot be waited for. Nothing changes then.
+    pub(super) fn replace(&self, packets: Arc<P>) -> io::Result<()> {
+        self.waiter.add_packets(packets.fd().as_fd())?;
+        let mut reader = lock(&self.reader);
+        let mut writer = lock(&self.writer);
+        reader.0 = packets.clone();
+        let old = mem::replace(&mut *writer, packets);
+        drop((reader, writer));
+        self.waiter.remove_packets(old.fd().as_fd());
+        // The reader may have seen that there is something to read, and looked for it in the old one.
+        self.waiter.wake();
+        Ok(())
+    }
+
+    pub(super) fn read(&self, arena: &mut PacketArena, usual: u16) -> io::Result<usize> {
+        let mut reader = lock(&self.reader);
+        let (packets, reading) = &mut *reader;
+        packets.fd().check()?;
+        if reading.buffer.is_empty() {
+            reading.buffer = zeroed(MAX_MEMORY)?.into_vec();
+        }
+        let result = packets.read(reading, arena, usual);
+        if reading.drops > 0 {
+            self.drops.fetch_add(mem::take(&mut reading.drops), Relaxed);
+        }
+        result
+    }
+
+    pub(super) fn write(&self, packets: PacketList<'_>) -> usize {
+        let writer = lock(&self.writer);
+        let taken = writer.write(packets);
+        if writer.fd().check().is_err() {
+            // The next read says so.
+            self.waiter.wake();
+        }
+        taken
+    }
+
+    /// How many packets were read and could not be passed on.
+    pub(super) fn drops(&self) -> u64 {
+        self.drops.load(Relaxed)
+    }
+
+    /// Bytes that the buffer takes now.
+    pub(super) fn memory(&self) -> usize {
+        lock(&self.reader).1.buffer.capacity()
+    }
+
+    /// Frees the buffer until the next read, if there is nothing in it.
+    pub(super) fn trim(&self) {
+        let reading = &mut lock(&self.reader).1;
+        if reading.kept.is_none() {
+            reading.buffer = Vec::new();
+        }
+    }
+}
