@@ -1,8 +1,8 @@
 //! WireGuard as one small library.
 //!
-//! The rooms, in the order in which they may import each other (`tests/layers.rs` proves it):
+//! The modules, in the order in which they may import each other (`tests/layers.rs` proves it):
 //!
-//! | room | what lives there |
+//! | module | what it has |
 //! |---|---|
 //! | [`error`], [`key`], [`time`], [`random`], [`log`] | the vocabulary everything else is written in |
 //! | [`sync`] | locks that outlive a panic |

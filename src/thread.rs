@@ -1,6 +1,6 @@
 //! How the library starts its threads, all of them here.
 //!
-//! They are guests of the host's process: no signal that is meant for the host arrives on them, and they have stack enough
+//! They run in the process of an app: no signal that is meant for the host arrives on them, and they have stack enough
 //! for the host's callbacks.
 
 #[cfg(unix)]
@@ -28,8 +28,8 @@ use std::{
 const STACK: usize = 1 << 20;
 
 thread_local! {
-    /// Whom this thread works for; 0 on a thread that is not the library's. It has no destructor, so it can be asked for
-    /// even while the thread ends.
+    /// Whom this thread works for; 0 on a thread that is not the library's. It has no destructor, so it can be asked
+    /// for even while the thread ends.
     static OWNER: Cell<u64> = const { Cell::new(0) };
 }
 

@@ -152,7 +152,7 @@ mod boot {
     }
 }
 
-/// A clock that moves only when it is told to. Both of its faces move together.
+/// A clock that moves only when it is told to. Both of its times move together.
 #[derive(Debug)]
 pub struct ManualClock {
     now: AtomicU64,
@@ -171,12 +171,12 @@ impl ManualClock {
         }
     }
 
-    /// Moves both faces on.
+    /// Moves both times on.
     pub fn advance(&self, by: Duration) {
         self.now.fetch_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX), Ordering::SeqCst);
     }
 
-    /// Moves both faces on, as while the machine is suspended.
+    /// Moves both times on, as while the machine is suspended.
     pub fn sleep(&self, time: Duration) {
         self.slept.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::SeqCst);
         self.advance(time);

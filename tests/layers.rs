@@ -1,4 +1,4 @@
-//! The plan of the house as a test: which room may import which, where `unsafe` may be, and who may name the system.
+//! The layers of the core as a test: which module may import which, where `unsafe` may be, and where systems are named.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test may fail loudly")]
 
 use std::{
@@ -6,8 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Each room, and the rooms that it may import. Imports run one way: a room names only rooms above it.
-const ROOMS: &[(&str, &[&str])] = &[
+/// Each module, and those that it may import. Imports run one way: a module names only modules above it.
+const MODULES: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("time", &[]),
     ("random", &[]),
@@ -52,7 +52,7 @@ const UNSAFE: &[&str] = &[
     "ipc/watch.rs",
 ];
 
-/// Names of one system's files, which only the room they are in may use.
+/// Names of one system's files, which only the module that they are in may use.
 const PLATFORM: &[&str] = &["linux", "apple", "windows", "fallback"];
 
 struct Line {
@@ -93,7 +93,7 @@ fn code_below(folder: &str) -> Vec<Line> {
     lines
 }
 
-fn room(file: &Path) -> String {
+fn module(file: &Path) -> String {
     file.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned()
 }
 
@@ -108,15 +108,15 @@ fn wrong_imports(lines: &[Line]) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut inside_use: Option<usize> = None;
     for line in lines {
-        let from = room(&line.file);
-        let Some((_, allowed)) = ROOMS.iter().find(|(r, _)| *r == from) else {
+        let from = module(&line.file);
+        let Some((_, allowed)) = MODULES.iter().find(|(m, _)| *m == from) else {
             if from != "lib" {
-                wrong.push(format!("{}: no such room in the plan", line.file.display()));
+                wrong.push(format!("{}: no such module in the plan", line.file.display()));
             }
             continue;
         };
         let mut named = targets(&line.text);
-        // `use crate::{` goes on over lines, each of which begins with a room at the first depth.
+        // `use crate::{` goes on over lines, each of which begins with a module at the first depth.
         if let Some(depth) = &mut inside_use {
             if *depth == 1 {
                 named.extend(targets(&format!("crate::{}", line.text.trim_start())));
@@ -130,9 +130,9 @@ fn wrong_imports(lines: &[Line]) -> Vec<String> {
             inside_use = Some(1);
         }
         for target in named {
-            // A lower-case first letter: an item re-exported at the root is not a room.
-            let is_room = ROOMS.iter().any(|(r, _)| *r == target);
-            if is_room && target != from && !allowed.contains(&target.as_str()) {
+            // A lower-case first letter: an item re-exported at the root is not a module.
+            let is_module = MODULES.iter().any(|(m, _)| *m == target);
+            if is_module && target != from && !allowed.contains(&target.as_str()) {
                 wrong.push(format!("{}:{}: {from} imports {target}", line.file.display(), line.number));
             }
         }
@@ -144,9 +144,9 @@ fn wrong_imports(lines: &[Line]) -> Vec<String> {
 fn imports_run_one_way() {
     let wrong = wrong_imports(&code());
     assert!(wrong.is_empty(), "{wrong:#?}");
-    for (i, (room, allowed)) in ROOMS.iter().enumerate() {
-        let above: Vec<_> = ROOMS[..i].iter().map(|r| r.0).collect();
-        assert!(allowed.iter().all(|a| above.contains(a)), "{room} names a room that is not above it");
+    for (i, (module, allowed)) in MODULES.iter().enumerate() {
+        let above: Vec<_> = MODULES[..i].iter().map(|m| m.0).collect();
+        assert!(allowed.iter().all(|a| above.contains(a)), "{module} names a module that is not above it");
     }
 }
 
@@ -158,7 +158,7 @@ fn a_wrong_import_would_be_noticed() {
     let block = ["use crate::{", "    error::Error,", "    tun::{", "        device,", "    },", "};"];
     let lines: Vec<_> = block.iter().map(|t| line("bind/x.rs", t)).collect();
     assert_eq!(wrong_imports(&lines).len(), 1, "tun, and not what is inside its braces");
-    assert_eq!(wrong_imports(&[line("cellar/x.rs", "")]).len(), 1, "a room that is not in the plan");
+    assert_eq!(wrong_imports(&[line("other/x.rs", "")]).len(), 1, "a module that is not in the plan");
 }
 
 #[test]
@@ -173,10 +173,10 @@ fn unsafe_code_is_where_the_plan_has_it() {
 }
 
 #[test]
-fn a_platform_is_named_only_in_its_own_room() {
+fn a_platform_is_named_only_in_its_own_module() {
     let mut wrong = Vec::new();
     for line in code() {
-        let from = room(&line.file);
+        let from = module(&line.file);
         if matches!(from.as_str(), "bind" | "tun") {
             continue;
         }
@@ -195,14 +195,14 @@ fn the_device_sends_and_writes_in_one_place() {
     let calls = ["bind.send(", "tun.write(", "tun.read("];
     let wrong: Vec<_> = code()
         .into_iter()
-        .filter(|l| room(&l.file) == "device" && !l.file.ends_with("in_flight.rs"))
+        .filter(|l| module(&l.file) == "device" && !l.file.ends_with("in_flight.rs"))
         .filter(|l| calls.iter().any(|call| l.text.contains(call)))
         .map(|l| format!("{}:{}", l.file.display(), l.number))
         .collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// Those of the C functions, too. The daemon's process is its own.
+/// Those of the C functions as well. The daemon's process is its own.
 #[test]
 fn threads_are_started_in_one_place() {
     // Ours begins with the thread's name. On a thread that is ending std's handle of it cannot be had.
@@ -217,7 +217,7 @@ fn threads_are_started_in_one_place() {
     let wrong: Vec<_> = code()
         .into_iter()
         .chain(code_below("capi/ffi/src"))
-        .filter(|l| room(&l.file) != "thread" && !l.file.ends_with("tests.rs"))
+        .filter(|l| module(&l.file) != "thread" && !l.file.ends_with("tests.rs"))
         .filter(|l| starts.iter().any(|start| l.text.contains(start)))
         .map(|l| format!("{}:{}", l.file.display(), l.number))
         .collect();
@@ -228,17 +228,19 @@ fn threads_are_started_in_one_place() {
 fn no_symbol_is_exported() {
     let wrong: Vec<_> = code()
         .into_iter()
-        .filter(|l| (l.text.contains("no_mangle") || l.text.contains("extern \"C\" fn")) && room(&l.file) != "process")
+        .filter(|l| {
+            (l.text.contains("no_mangle") || l.text.contains("extern \"C\" fn")) && module(&l.file) != "process"
+        })
         .map(|l| format!("{}:{}", l.file.display(), l.number))
         .collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
-fn the_engine_asks_nobody_for_time_or_randomness() {
+fn the_engine_has_no_time_or_randomness_of_its_own() {
     let wrong: Vec<_> = code()
         .into_iter()
-        .filter(|l| room(&l.file) == "noise")
+        .filter(|l| module(&l.file) == "noise")
         .filter(|l| {
             ["std::net::Udp", "std::thread", "SystemTime", "time::Instant::now", "SystemRandom", "std::fs"]
                 .iter()

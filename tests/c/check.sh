@@ -101,25 +101,25 @@ else
 fi
 
 # The libraries with functions of other ones.
-for face in android apple mullvad; do
-  case $face in
+for leaf in android apple mullvad; do
+  case $leaf in
   android) source=android/src/go.rs ;;
   apple) source=apple/src/lib.rs ;;
   mullvad) source=compat/mullvad/src/lib.rs ;;
   esac
-  "$CBINDGEN" -q -c "abi/compat-$face.toml" "$source" | diff -u "include/compat/$face.h" - ||
-    fail "the header is stale: $CBINDGEN -c abi/compat-$face.toml -o include/compat/$face.h $source"
-  for std in c99 c11; do $CC -std=$std $warn -x c -fsyntax-only "include/compat/$face.h"; done
-  $CXX -std=c++17 $warn -x c++ -fsyntax-only -include "include/compat/$face.h" /dev/null
+  "$CBINDGEN" -q -c "abi/compat-$leaf.toml" "$source" | diff -u "include/compat/$leaf.h" - ||
+    fail "the header is stale: $CBINDGEN -c abi/compat-$leaf.toml -o include/compat/$leaf.h $source"
+  for std in c99 c11; do $CC -std=$std $warn -x c -fsyntax-only "include/compat/$leaf.h"; done
+  $CXX -std=c++17 $warn -x c++ -fsyntax-only -include "include/compat/$leaf.h" /dev/null
   # What a header says of the length of an array is no part of the type.
-  names="$CC -std=c11 $warn -Wno-array-parameter -fsyntax-only tests/c/compat_${face}_names.c"
+  names="$CC -std=c11 $warn -Wno-array-parameter -fsyntax-only tests/c/compat_${leaf}_names.c"
   $names
-  if $names -DDIFFERS 2>/dev/null; then fail "a declaration that differs was not noticed in compat_${face}_names.c"; fi
+  if $names -DDIFFERS 2>/dev/null; then fail "a declaration that differs was not noticed in compat_${leaf}_names.c"; fi
 
-  cargo build -q -p "wg-embed-$face" --profile "$PROFILE"
-  "$NM" -D --defined-only "$libs/libwg_embed_$face.so" | awk '{print $3}' | LC_ALL=C sort >"$out/symbols-$face.txt"
-  LC_ALL=C sort abi/symbols.txt "abi/symbols-compat-$face.txt" | diff -u - "$out/symbols-$face.txt" ||
-    fail "the exported symbols are not those of abi/symbols.txt and abi/symbols-compat-$face.txt"
-  c_test "tests/c/compat_$face.c" "$CC -std=c11" "wg_embed_$face"
+  cargo build -q -p "wg-embed-$leaf" --profile "$PROFILE"
+  "$NM" -D --defined-only "$libs/libwg_embed_$leaf.so" | awk '{print $3}' | LC_ALL=C sort >"$out/symbols-$leaf.txt"
+  LC_ALL=C sort abi/symbols.txt "abi/symbols-compat-$leaf.txt" | diff -u - "$out/symbols-$leaf.txt" ||
+    fail "the exported symbols are not those of abi/symbols.txt and abi/symbols-compat-$leaf.txt"
+  c_test "tests/c/compat_$leaf.c" "$CC -std=c11" "wg_embed_$leaf"
 done
 echo "all C checks pass"

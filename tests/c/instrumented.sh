@@ -82,9 +82,9 @@ for kind in $KINDS; do
     *) run "$source" ;;
     esac
   done
-  for face in apple mullvad; do
-    library "wg-embed-$face" "wg_embed_$face"
-    run "tests/c/compat_$face.c"
+  for leaf in apple mullvad; do
+    library "wg-embed-$leaf" "wg_embed_$leaf"
+    run "tests/c/compat_$leaf.c"
   done
   echo "$kind sanitizer in C and Rust: $tests programs"
   cat "$out/fuzz.txt" "$out/cycles.txt"
