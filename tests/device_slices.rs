@@ -168,7 +168,7 @@ impl Tun for Endless {
         })
     }
 
-    fn join(&self, _: &mio::Registry, _: mio::Token) -> io::Result<bool> {
+    fn register(&self, _: &mio::Registry, _: mio::Token) -> io::Result<bool> {
         Ok(true)
     }
 
@@ -203,7 +203,7 @@ impl Bind for EndlessBind {
         Ok(Woken::default())
     }
 
-    fn joint(&self) -> Option<(&mio::Registry, mio::Token)> {
+    fn registry(&self) -> Option<(&mio::Registry, mio::Token)> {
         Some((self.poll.registry(), mio::Token(9)))
     }
 

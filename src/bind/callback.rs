@@ -111,7 +111,7 @@ impl<S: DatagramSink> Bind for CallbackBind<S> {
         let mut state = self.state().wait(timeout, ready);
         let own = ready(&state);
         state.woken = false;
-        Ok(Woken { own, joined: false })
+        Ok(Woken { own, registered: false })
     }
 
     fn wake(&self) {

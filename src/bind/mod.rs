@@ -267,8 +267,8 @@ impl RecvBatch {
 pub struct Woken {
     /// Something may be received, or `wake` was called.
     pub own: bool,
-    /// What has [joined](Bind::joint) is ready.
-    pub joined: bool,
+    /// What is registered with [`Bind::registry`] is ready.
+    pub registered: bool,
 }
 
 /// A pair of UDP sockets on one port, or something that acts like it.
@@ -315,18 +315,18 @@ pub trait Bind: Send + Sync {
         })
     }
 
-    /// Waits until something may be received, something that has [joined](Self::joint) is ready, [`wake`](Self::wake) is
-    /// called, or `timeout` has passed. Only after `recv` has returned 0. A wake that came since the last wait ends the
-    /// wait at once. Time during which the machine sleeps should count, as it does for the deadline that the tunnel waits
-    /// for; if it does not, the deadline comes late by as much. May also return without a reason.
+    /// Waits until something may be received, something that is registered with [`registry`](Self::registry) is ready,
+    /// [`wake`](Self::wake) is called, or `timeout` has passed. Only after `recv` has returned 0. A wake that came since
+    /// the last wait ends the wait at once. Time during which the machine sleeps should count, as it does for the deadline
+    /// that the tunnel waits for; if it does not, the deadline comes late by as much. May also return without a reason.
     ///
     /// # Errors
     /// As the system says; the tunnel cannot go on then.
     fn wait(&self, timeout: Option<Duration>) -> io::Result<Woken>;
 
-    /// Where something else may register, as that token, to end `wait` as well: so one thread can wait for both. `None`
-    /// (which is what this says unless a bind knows better) if nothing can.
-    fn joint(&self) -> Option<(&mio::Registry, mio::Token)> {
+    /// Where something else may register, with that token, to end `wait` as well, so that one thread can wait for both.
+    /// `None`, the default, if nothing can.
+    fn registry(&self) -> Option<(&mio::Registry, mio::Token)> {
         None
     }
 

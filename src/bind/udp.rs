@@ -42,7 +42,7 @@ pub(super) const BUFFER: usize = 4 << 20;
 pub(super) const QUEUE: usize = 64 << 20;
 
 const WAKE: Token = Token(0);
-const JOINED: Token = Token(2);
+const REGISTERED: Token = Token(2);
 const TIMER: Token = Token(3);
 const ROUTES: Token = Token(4);
 
@@ -229,7 +229,7 @@ impl Bind for UdpBind {
         let mut woken = Woken::default();
         for event in &*events {
             match event.token() {
-                JOINED => woken.joined = true,
+                REGISTERED => woken.registered = true,
                 TIMER => deadline.rang(),
                 ROUTES => self.routes.rang(quiet),
                 _ => woken.own = true,
@@ -238,8 +238,8 @@ impl Bind for UdpBind {
         Ok(woken)
     }
 
-    fn joint(&self) -> Option<(&Registry, Token)> {
-        Some((self.pair.registry(), JOINED))
+    fn registry(&self) -> Option<(&Registry, Token)> {
+        Some((self.pair.registry(), REGISTERED))
     }
 
     fn wake(&self) {

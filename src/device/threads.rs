@@ -122,10 +122,10 @@ impl Threads {
         while !self.is_stopping() {
             let should_serve_tun = self.serves(Server::Tunnel);
             if serves_tun && !should_serve_tun {
-                self.leave_tun()?;
+                self.deregister_tun()?;
                 serves_tun = false;
             } else if !serves_tun && should_serve_tun {
-                serves_tun = self.join_tun()?;
+                serves_tun = self.register_tun()?;
                 packets = true;
                 if !serves_tun {
                     self.hand_over(Server::Tunnel, Server::Outbound { for_good: true });
@@ -144,7 +144,7 @@ impl Threads {
                 let busy = datagrams || packets;
                 let woken = if busy { self.bind.wait(Some(Duration::ZERO)) } else { self.sleep(&mut load) }?;
                 datagrams |= woken.own;
-                if serves_tun && woken.joined {
+                if serves_tun && woken.registered {
                     self.tun.wait(Some(Duration::ZERO))?;
                     packets = true;
                 }
@@ -238,12 +238,12 @@ impl Threads {
         woken
     }
 
-    fn join_tun(&self) -> io::Result<bool> {
-        self.bind.joint().map_or(Ok(false), |(registry, token)| self.tun.join(registry, token))
+    fn register_tun(&self) -> io::Result<bool> {
+        self.bind.registry().map_or(Ok(false), |(registry, token)| self.tun.register(registry, token))
     }
 
-    fn leave_tun(&self) -> io::Result<()> {
-        self.bind.joint().map_or(Ok(()), |(registry, _)| self.tun.leave(registry))
+    fn deregister_tun(&self) -> io::Result<()> {
+        self.bind.registry().map_or(Ok(()), |(registry, _)| self.tun.deregister(registry))
     }
 
     /// Whether this one is to serve the TUN now. During a pause none is, so that nothing from there wakes a thread.

@@ -346,12 +346,12 @@ impl Tun for LinuxTun {
         Ok(())
     }
 
-    fn join(&self, registry: &mio::Registry, token: mio::Token) -> io::Result<bool> {
-        self.descriptor.waiter.join(registry, token)
+    fn register(&self, registry: &mio::Registry, token: mio::Token) -> io::Result<bool> {
+        self.descriptor.waiter.register(registry, token)
     }
 
-    fn leave(&self, registry: &mio::Registry) -> io::Result<()> {
-        self.descriptor.waiter.leave(registry)
+    fn deregister(&self, registry: &mio::Registry) -> io::Result<()> {
+        self.descriptor.waiter.deregister(registry)
     }
 
     fn wake(&self) {

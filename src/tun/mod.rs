@@ -238,22 +238,22 @@ pub trait Tun: Send + Sync {
     /// If the interface is gone.
     fn wait(&self, timeout: Option<Duration>) -> io::Result<()>;
 
-    /// Lets `token` become ready in another poll whenever [`wait`](Self::wait) would end, until [`leave`](Self::leave): so
-    /// one thread can wait for this and for something else. Before it reads on, it calls `wait` with no time at all.
-    /// Returns false (which is what this does unless a TUN knows better) if there is only `wait`.
+    /// Registers with another poll, in which `token` becomes ready whenever [`wait`](Self::wait) would end, until
+    /// [`deregister`](Self::deregister): so one thread can wait for this and for something else. Before that thread reads
+    /// on, it calls `wait` with a time limit of zero. Returns false, the default, if there is only `wait`.
     ///
     /// # Errors
     /// As the system says.
-    fn join(&self, registry: &mio::Registry, token: mio::Token) -> io::Result<bool> {
+    fn register(&self, registry: &mio::Registry, token: mio::Token) -> io::Result<bool> {
         let _ = (registry, token);
         Ok(false)
     }
 
-    /// Undoes [`join`](Self::join).
+    /// Undoes [`register`](Self::register).
     ///
     /// # Errors
     /// As the system says.
-    fn leave(&self, registry: &mio::Registry) -> io::Result<()> {
+    fn deregister(&self, registry: &mio::Registry) -> io::Result<()> {
         let _ = registry;
         Ok(())
     }

@@ -68,13 +68,13 @@ impl Waiter {
         }
     }
 
-    /// For [`Tun::join`](super::Tun::join): a poll can be waited for in another one.
-    pub(super) fn join(&self, registry: &Registry, token: Token) -> io::Result<bool> {
+    /// For [`Tun::register`](super::Tun::register): a poll can be waited for in another one.
+    pub(super) fn register(&self, registry: &Registry, token: Token) -> io::Result<bool> {
         registry.register(&mut SourceFd(&self.fd), token, Interest::READABLE).map(|()| true)
     }
 
-    /// For [`Tun::leave`](super::Tun::leave).
-    pub(super) fn leave(&self, registry: &Registry) -> io::Result<()> {
+    /// For [`Tun::deregister`](super::Tun::deregister).
+    pub(super) fn deregister(&self, registry: &Registry) -> io::Result<()> {
         registry.deregister(&mut SourceFd(&self.fd))
     }
 
