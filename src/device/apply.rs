@@ -127,7 +127,7 @@ impl Device {
         let opened = self.transition().set(port, mark)?;
         self.peers.list().for_each(|p| p.forget_source());
         // With the sessions that there are nothing is sent for it, as in the kernel.
-        Ok(if matches!(opened, Opened::Fresh) { Opened::None } else { opened })
+        Ok(if matches!(opened, Opened::Reopened) { Opened::None } else { opened })
     }
 
     fn set_private_key(&self, key: Option<PrivateKey>) {

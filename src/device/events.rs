@@ -21,27 +21,27 @@ pub enum Event {
     HandshakeFailed(PublicKey),
     /// This peer has moved: it was heard from here, or is looked for here, as its name or its network says.
     EndpointChanged(PublicKey, SocketAddr),
-    /// The host name of this peer's endpoint has no address, for this reason. It is told once, and the name looked up again
-    /// as long as anything is to be sent there.
+    /// The host name of this peer's endpoint has no address, for this reason. It is told once, and the name looked up
+    /// again as long as anything is to be sent there.
     ResolveFailed(PublicKey, String),
-    /// The route to this peer's endpoint leads into the tunnel itself. What is sent there is dropped. It is told once for an
-    /// endpoint.
+    /// The route to this peer's endpoint leads into the tunnel itself. What is sent there is dropped. It is told once
+    /// for an endpoint.
     RoutingLoop(PublicKey, SocketAddr),
     /// The last session with this peer is over; its keys were wiped.
     SessionExpired(PublicKey),
-    /// The UDP sockets could not be opened, or were lost; fresh ones will be tried, again and again if need be.
+    /// The UDP sockets could not be opened, or were lost; new ones will be tried, again and again if need be.
     BindFailed(String),
-    /// Fresh UDP sockets are open on this port: after `BindFailed`, or because the port that the system chose was left, as it
-    /// was taken, or as no handshake was answered on it after a change of networks.
+    /// New UDP sockets are open on this port: after `BindFailed`, or because the port that the system chose was left,
+    /// as it was taken, or as no handshake was answered on it after a change of networks.
     BindRecovered(u16),
     /// The tunnel has ended by itself, for this reason.
     Ended(String),
 }
 
-/// Takes events, one after another, in the order in which they came about: on the tunnel's own threads and on threads that
-/// are inside a function of the tunnel, without a lock held, on one thread at a time. What it causes itself is told when it
-/// has returned. It should return soon. If it panics, the events that wait are told first, then the panic goes on: it
-/// ends the tunnel if it was on one of its threads.
+/// Takes events, one after another, in the order in which they came about: on the tunnel's own threads and on threads
+/// that are inside a function of the tunnel, without a lock held, on one thread at a time. What it causes itself is
+/// told when it has returned. It should return soon. If it panics, the events that wait are told first, then the panic
+/// goes on: it ends the tunnel if it was on one of its threads.
 pub type EventSink = Box<dyn Fn(Event) + Send + Sync>;
 
 /// How many events may wait before the next round of a thread that moves packets, which causes most of them, waits for

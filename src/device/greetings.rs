@@ -18,8 +18,8 @@ use crate::{error::Result, reserve, time::Instant};
 pub(super) enum Occasion {
     /// The interface came up.
     Up,
-    /// An interface that is up has fresh sockets.
-    Fresh,
+    /// An interface that is up has new sockets.
+    Reopened,
     /// The network has this prefix for addresses of IPv4.
     Nat64(Prefix),
 }
@@ -29,7 +29,7 @@ impl Occasion {
         match opened {
             Opened::None => None,
             Opened::Up => Some(Self::Up),
-            Opened::Fresh => Some(Self::Fresh),
+            Opened::Reopened => Some(Self::Reopened),
         }
     }
 }
@@ -70,16 +70,16 @@ impl Device {
     }
 
     fn put_greetings(&self, mut occasion: Occasion) {
-        use Occasion::{Fresh, Nat64, Up};
+        use Occasion::{Nat64, Reopened, Up};
         let mut greetings = lock(&self.greetings);
         greetings.retain(|waiting| match (waiting.occasion, occasion) {
-            (Nat64(_), Nat64(_)) | (Fresh | Up, Up) | (Fresh, Fresh) => false,
-            (Up, Fresh) => {
-                // What is done for it is done for fresh sockets, and more.
+            (Nat64(_), Nat64(_)) | (Reopened | Up, Up) | (Reopened, Reopened) => false,
+            (Up, Reopened) => {
+                // What is done for it is done for new sockets, and more.
                 occasion = Up;
                 false
             }
-            (Nat64(_), Fresh | Up) | (Fresh | Up, Nat64(_)) => true,
+            (Nat64(_), Reopened | Up) | (Reopened | Up, Nat64(_)) => true,
         });
         greetings.push_back(Greetings { occasion, left: 0..self.peers.next_id() });
     }
@@ -122,7 +122,7 @@ impl Device {
         }
         let came_up = match occasion {
             Occasion::Up => true,
-            Occasion::Fresh => false,
+            Occasion::Reopened => false,
             Occasion::Nat64(prefix) => return self.take_prefix_for(peer, prefix),
         };
         if came_up {
@@ -233,19 +233,19 @@ mod tests {
         let waiting = || {
             let name = |greetings: &Greetings| match greetings.occasion {
                 Occasion::Up => "up",
-                Occasion::Fresh => "fresh",
+                Occasion::Reopened => "reopened",
                 Occasion::Nat64(_) => "nat64",
             };
             lock(&device.greetings).iter().map(name).collect::<Vec<_>>()
         };
         let prefix = Occasion::Nat64(Prefix::discover(&["64:ff9b::c000:aa".parse().unwrap()]).unwrap());
         for (occasion, then) in [
-            (Occasion::Fresh, &["fresh"][..]),
-            (Occasion::Fresh, &["fresh"]),
-            (prefix, &["fresh", "nat64"]),
+            (Occasion::Reopened, &["reopened"][..]),
+            (Occasion::Reopened, &["reopened"]),
+            (prefix, &["reopened", "nat64"]),
             (Occasion::Up, &["nat64", "up"]),
             (prefix, &["up", "nat64"]),
-            (Occasion::Fresh, &["nat64", "up"]),
+            (Occasion::Reopened, &["nat64", "up"]),
             (Occasion::Up, &["nat64", "up"]),
         ] {
             device.greet_soon(occasion);
@@ -261,7 +261,7 @@ mod tests {
         let peers = |first, n| Update { peers: (first..first + n).map(named).collect(), ..Update::default() };
         device.apply(peers(2, PEERS)).unwrap();
         device.resolve_names();
-        let occasion = Occasion::Fresh;
+        let occasion = Occasion::Reopened;
         lock(&device.greetings).push_back(Greetings { occasion, left: 0..device.peers.next_id() });
         device.apply(peers(200, 10)).unwrap();
         device.resolve_names();

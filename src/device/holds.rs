@@ -217,7 +217,7 @@ mod tests {
         world.holds_little("mark and port", |device| {
             device.apply(Update { fwmark: Some(1), listen_port: Some(9), ..Update::default() }).unwrap();
         });
-        world.holds_little("fresh sockets", |device| device.rebind().unwrap());
+        world.holds_little("new sockets", |device| device.rebind().unwrap());
         world.holds_little("another network", |device| device.network_changed().unwrap());
         world.holds_little("no roaming", Device::disable_roaming);
         world.holds_little("pause", |device| assert!(device.pause()));

@@ -50,7 +50,7 @@ impl Default for Port {
     }
 }
 
-/// Sockets that should be open or fresh are not.
+/// Sockets that should be open or new are not.
 #[derive(Clone, Debug)]
 struct Retry {
     backoff: Backoff,
@@ -70,7 +70,7 @@ pub(super) struct Link {
     up: bool,
     port: Port,
     retry: Option<Retry>,
-    /// Fresh sockets were asked for, and are left to the timers.
+    /// New sockets were asked for, and are left to the timers.
     renewal: bool,
     /// What receiving failed with, until the timers have seen to it.
     loss: Option<String>,
@@ -135,7 +135,7 @@ impl Link {
         (self.port, self.moves) = (port, false);
     }
 
-    /// Fresh sockets are open on `port`, as `wanted` has it. Returns what to tell of that.
+    /// New sockets are open on `port`, as `wanted` has it. Returns what to tell of that.
     pub(super) fn opened(&mut self, wanted: Port, port: u16) -> Option<Event> {
         self.port = wanted.opened(port);
         (self.up, self.retry, self.moves) = (true, None, false);
@@ -164,17 +164,17 @@ impl Link {
     }
 
     /// Nothing more can be received with the sockets that are open. Returns false if that changes nothing: they are
-    /// closed, or fresh ones are due anyway.
+    /// closed, or new ones are due anyway.
     pub(super) fn lose(&mut self, reason: &str) -> bool {
         if !self.up {
             return false;
         }
-        // Also while fresh ones are being opened, for it may be those that were lost.
+        // Also while new ones are being opened, for it may be those that were lost.
         let known = self.loss.replace(reason.into()).is_some() || self.retry.is_some();
         !known
     }
 
-    /// Has the timers open fresh sockets in place of lost ones, the later the sooner they were lost again. Returns what
+    /// Has the timers open new sockets in place of lost ones, the later the sooner they were lost again. Returns what
     /// to tell of that.
     pub(super) fn take_loss(&mut self, now: Instant) -> Option<Event> {
         let reason = self.loss.take()?;
@@ -194,7 +194,7 @@ impl Link {
         std::mem::replace(&mut self.up, false)
     }
 
-    /// Asks for fresh sockets, unless none are to be open.
+    /// Asks for new sockets, unless none are to be open.
     pub(super) const fn renew_soon(&mut self) {
         self.renewal = self.should_be_up();
     }
@@ -316,14 +316,14 @@ mod tests {
         let mut link = up(Port::Fixed(7));
         link.failed("x", NOW);
         assert!(link.take_due(NOW + FIRST_RETRY));
-        link.lose("the fresh ones");
+        link.lose("the new ones");
         link.opened(Port::Fixed(7), 7);
         assert!(link.take_loss(NOW).is_some());
         assert!(link.next_try(NOW).is_some());
     }
 
     #[test]
-    fn fresh_sockets_are_asked_for_once_and_not_of_what_is_down() {
+    fn new_sockets_are_asked_for_once_and_not_of_what_is_down() {
         let mut link = up(Port::Chosen(0));
         link.renew_soon();
         link.renew_soon();

@@ -37,7 +37,7 @@ impl Device {
     /// Receives datagrams and passes packets to the TUN, as far as that goes without waiting. Returns how many
     /// messages were handled; 0 means there is nothing to do now.
     ///
-    /// If the bind has lost its sockets, that is told as an event, and fresh ones are opened by
+    /// If the bind has lost its sockets, that is told as an event, and new ones are opened by
     /// [`run_timers`](Self::run_timers), again and again if need be.
     ///
     /// # Errors

@@ -21,8 +21,8 @@ pub(super) enum Opened {
     None,
     /// The interface came up.
     Up,
-    /// An interface that is up has fresh sockets.
-    Fresh,
+    /// An interface that is up has new sockets.
+    Reopened,
 }
 
 /// A change of what is wanted of the interface, or of its sockets. There is one at a time: two of them cannot mix.
@@ -87,7 +87,7 @@ impl Transition<'_> {
         opened
     }
 
-    /// Fresh sockets, or the first ones if there should be some.
+    /// New sockets, or the first ones if there should be some.
     fn renew(&self) -> Result<Opened> {
         let is_up = lock(&self.device.config).link.is_up();
         let opened = if is_up { self.open() } else { self.settle() }.map_err(|reason| self.retry_later(reason))?;
@@ -109,7 +109,7 @@ impl Transition<'_> {
             }
             Err(error) => {
                 tracing::warn!(%error, "no handshake is answered, and there is no other port");
-                Opened::Fresh
+                Opened::Reopened
             }
         }
     }
@@ -193,7 +193,7 @@ impl Transition<'_> {
             (link.is_up(), link.opened(wanted, port))
         };
         let opened = if was_up {
-            Opened::Fresh
+            Opened::Reopened
         } else {
             self.device.start_peers();
             Opened::Up
@@ -282,7 +282,7 @@ impl Device {
         self.after(opened)
     }
 
-    /// Fresh sockets on the same port, for when the old ones may lead nowhere: after a change of networks, or when the
+    /// New sockets on the same port, for when the old ones may lead nowhere: after a change of networks, or when the
     /// host's firewall has forgotten them. Source addresses are forgotten, and each peer with a session hears from us
     /// at once. If that fails the old sockets stay, it is told as an event, and tried again as in
     /// [`keep_up`](Self::keep_up). A port that the system chose may change. Sockets that could not be opened are tried
@@ -360,7 +360,7 @@ impl Device {
         let settled = if settles { transition.settle_or_retry() } else { Ok(Opened::None) };
         let (moves, due) = {
             let link = &mut lock(&self.config).link;
-            // Sockets that were opened just now are as fresh as those that were asked for.
+            // Sockets that were opened just now are as new as those that were asked for.
             (link.take_move(), link.take_due(self.clock.now()))
         };
         let opened = match (settled, moves, due) {
