@@ -45,6 +45,8 @@
 #define WG_TUN_CALLBACKS_INIT { sizeof(wg_tun_callbacks_t), NULL, NULL, NULL, NULL }
 /** What a wg_transport_t begins as. Since: 0.1.0 */
 #define WG_TRANSPORT_INIT { sizeof(wg_transport_t), NULL, NULL, NULL }
+/** What a wg_peer_config_t begins as: no flags, and nothing to change. Since: 0.1.0 */
+#define WG_PEER_CONFIG_INIT { sizeof(wg_peer_config_t), 0, 0, {0}, {0}, NULL, NULL, 0 }
 /** What a wg_stats_t begins as. Since: 0.1.0 */
 #define WG_STATS_INIT { sizeof(wg_stats_t), 0, 0, 0, 0, 0, 0, 0 }
 /** What a wg_peer_stats_t begins as. Since: 0.1.0 */
@@ -182,6 +184,13 @@
  * Since: 0.1.0
  */
 #define WG_KEY_BASE64_LEN 45
+
+/**
+ * The most allowed IPs that one wg_peer_config_t may have.
+ *
+ * Since: 0.1.0
+ */
+#define WG_ALLOWED_IPS_MAX (1 << 20)
 
 /**
  * Room for the name of a counter, its zero byte included.
@@ -445,6 +454,42 @@ WG_ENUM(wg_options_flags_t, uint32_t) {
 };
 
 /**
+ * What a wg_peer_config_t says beyond its values, and which of them count.
+ *
+ * Since: 0.1.0
+ */
+WG_ENUM(wg_peer_flags_t, uint32_t) {
+  /**
+   * Changes the peer only if the tunnel has it; else the call is a no-op, and no error.
+   */
+  WG_PEER_UPDATE_ONLY = 1,
+  /**
+   * Takes all of the peer's allowed IPs away before `allowed_ips` are given.
+   */
+  WG_PEER_REPLACE_ALLOWED_IPS = 2,
+  /**
+   * `preshared_key` counts.
+   */
+  WG_PEER_HAS_PRESHARED_KEY = 4,
+  /**
+   * `persistent_keepalive` counts.
+   */
+  WG_PEER_HAS_KEEPALIVE = 8,
+};
+
+/**
+ * What a wg_allowed_ip_t says beyond its prefix.
+ *
+ * Since: 0.1.0
+ */
+WG_ENUM(wg_allowed_ip_flags_t, uint32_t) {
+  /**
+   * Takes the prefix away from the peer instead of giving it; no-op if it is another peer's.
+   */
+  WG_ALLOWED_IP_REMOVE = 1,
+};
+
+/**
  * Is shown a new socket before its first byte, for example to keep it out of a VPN (Android's VpnService.protect()).
  *
  * `user` is what came with the function; `family` is WG_IPV4 or WG_IPV6; `fd` is the socket (on Windows a SOCKET,
@@ -672,8 +717,8 @@ typedef struct wg_datagram_t {
  * counted, as if the network had lost them. Datagrams that would have to wait are better not sent: the thread that sends
  * also receives and keeps the timers.
  *
- * Threads: it is called on the tunnel's own threads and on those that are inside wg_turn_on_with() or wg_set_config(), on
- * several at once, without a lock held. The rest is as in wg_tun_write_fn_t.
+ * Threads: it is called on the tunnel's own threads and on those that are inside wg_turn_on_with(), wg_set_config() or
+ * wg_set_peer(), on several at once, without a lock held. The rest is as in wg_tun_write_fn_t.
  * Since: 0.1.0
  */
 typedef size_t (*wg_transport_send_fn_t)(void *user, int32_t handle, const struct wg_datagram_t *datagrams, size_t count);
@@ -889,6 +934,73 @@ typedef struct wg_options_t {
    */
   uint32_t flags;
 } wg_options_t;
+
+/**
+ * A prefix of IP addresses: what a peer may send from, and what is sent to it.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_allowed_ip_t {
+  /**
+   * WG_IPV4 or WG_IPV6.
+   */
+  uint32_t family;
+  /**
+   * 0 to 32, or to 128. What is set in `address` behind these bits does not count.
+   */
+  uint32_t prefix_len;
+  /**
+   * In network byte order. An IPv4 address takes the first four bytes.
+   */
+  uint8_t address[16];
+  /**
+   * Bitwise OR of wg_allowed_ip_flags_t.
+   */
+  uint32_t flags;
+} wg_allowed_ip_t;
+
+/**
+ * A peer for wg_set_peer(). Start from WG_PEER_CONFIG_INIT, and set `public_key` and what should change. It grows with the
+ * library as wg_options_t does.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_peer_config_t {
+  /**
+   * sizeof(wg_peer_config_t), as the caller was compiled.
+   */
+  size_t struct_size;
+  /**
+   * Bitwise OR of wg_peer_flags_t.
+   */
+  uint32_t flags;
+  /**
+   * With WG_PEER_HAS_KEEPALIVE: seconds between persistent keepalives, up to 65535; 0 turns them off.
+   */
+  uint32_t persistent_keepalive;
+  /**
+   * Which peer.
+   */
+  uint8_t public_key[WG_KEY_LEN];
+  /**
+   * With WG_PEER_HAS_PRESHARED_KEY: the key that both ends mix in from the next handshake on; zeros for none.
+   */
+  uint8_t preshared_key[WG_KEY_LEN];
+  /**
+   * Where it is, as `endpoint=` of wg_set_config() has it: "192.0.2.1:51820", "[2001:db8::1]:51820", or a host name and
+   * a port if the tunnel has a `resolve`. NULL: unchanged.
+   */
+  const char *endpoint;
+  /**
+   * Prefixes to give or to take away, in this order; NULL if there are none. One that another peer has is given to this
+   * one.
+   */
+  const struct wg_allowed_ip_t *allowed_ips;
+  /**
+   * How many: up to WG_ALLOWED_IPS_MAX.
+   */
+  size_t allowed_ip_count;
+} wg_peer_config_t;
 
 /**
  * What a tunnel did since it was turned on. Peers that are gone are in the sums.
@@ -1220,6 +1332,38 @@ wg_result wg_set_config(int32_t handle,
  * Since: 0.1.0
  */
 wg_result wg_get_config(int32_t handle, char **out);
+
+/**
+ * Adds a peer to a tunnel, or changes it: the same as wg_set_config() with the lines that `peer` stands for. Everything is
+ * checked first, so a call that fails changes nothing. The peer keeps its session. A peer with the tunnel's own key is
+ * ignored.
+ *
+ * Memory: `peer` and what it points to are not kept. No copy of the preshared key stays on the stack; wipe your own.
+ * Requires: `peer` is NULL or points to `peer->struct_size` readable bytes; its `endpoint` is NULL or ends with a zero
+ * byte; its `allowed_ips` is NULL or points to `allowed_ip_count` elements.
+ * Errors: WG_ERR_NULL if `peer` is NULL, or `allowed_ips` with a count above 0; WG_ERR_INVALID if its struct_size or a value
+ * is invalid, the tunnel would have more peers than `max_peers`, or the endpoint is a host name and there is no `resolve`;
+ * WG_ERR_TOO_LARGE beyond WG_ALLOWED_IPS_MAX; WG_ERR_UNSUPPORTED if it sets a field that this library does not know;
+ * WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_RESOURCES; WG_ERR_BUSY inside a callback;
+ * WG_ERR_PANIC.
+ * Threads: as wg_set_config().
+ * Since: 0.1.0
+ */
+wg_result wg_set_peer(int32_t handle,
+                      const struct wg_peer_config_t *peer);
+
+/**
+ * Removes a peer from a tunnel: its session ends, its keys are wiped, and its allowed IPs are free again.
+ *
+ * Memory: reads 32 bytes of `public_key`.
+ * Requires: `public_key` is NULL or points to 32 readable bytes.
+ * Errors: WG_ERR_NULL; WG_ERR_NOT_FOUND if the tunnel has no such peer; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel
+ * has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+ * Threads: as wg_set_config().
+ * Since: 0.1.0
+ */
+wg_result wg_remove_peer(int32_t handle,
+                         const uint8_t *public_key);
 
 /**
  * Lets a tunnel rest: its sockets are closed, its sessions forgotten, and neither packets nor timers wake a thread, until

@@ -112,6 +112,16 @@ fn a_removed_peer_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_peer_is_removed_once_by_its_key_alone() {
+    each_state(|_, a, b| {
+        assert!(!a.device.remove_peer(&a.public()), "it is no peer of itself");
+        assert!(a.device.remove_peer(&b.public()));
+        assert_empty(a);
+        assert!(!a.device.remove_peer(&b.public()));
+    });
+}
+
+#[test]
 fn replacing_all_peers_ends_their_sessions() {
     each_state(|world, a, b| {
         let key = b.public();

@@ -7,11 +7,17 @@ pub mod snapshot;
 pub(crate) mod text;
 pub mod wgquick;
 
-use std::{fmt, net::SocketAddr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use ipnet::IpNet;
 
-use crate::key::{PresharedKey, PrivateKey, PublicKey};
+use crate::{
+    error::{Error, Result},
+    key::{PresharedKey, PrivateKey, PublicKey},
+};
 
 pub use host::HostPort;
 pub use text::MAX_ZONE;
@@ -82,6 +88,18 @@ pub struct AllowedIpUpdate {
     pub remove: bool,
 }
 
+impl AllowedIpUpdate {
+    /// Gives or takes the prefix of this length that the address is in.
+    ///
+    /// # Errors
+    /// `Invalid` if the length is larger than the address.
+    pub fn new(address: IpAddr, bits: u32, remove: bool) -> Result<Self> {
+        let prefix = u8::try_from(bits).ok().and_then(|bits| IpNet::new(address, bits).ok());
+        let prefix = prefix.ok_or_else(|| Error::invalid("the prefix length is larger than the address"))?;
+        Ok(Self { prefix: prefix.trunc(), remove })
+    }
+}
+
 /// Where a peer is, as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerEndpoint {
@@ -89,6 +107,16 @@ pub enum PeerEndpoint {
     Address(EndpointAddr),
     /// At one of the addresses that this name has. Only a device with a resolver takes it.
     Host(HostPort),
+}
+
+impl PeerEndpoint {
+    /// Reads an endpoint, which may be a host name only if `host_names`.
+    ///
+    /// # Errors
+    /// `Invalid` for any other text.
+    pub fn parse(text: &str, host_names: bool) -> Result<Self> {
+        if host_names { text.parse() } else { text.parse().map(Self::Address) }
+    }
 }
 
 impl From<EndpointAddr> for PeerEndpoint {

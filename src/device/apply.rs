@@ -83,6 +83,14 @@ impl Device {
         Ok(())
     }
 
+    /// Removes a peer. Returns false if the device has no such peer.
+    pub fn remove_peer(&self, key: &PublicKey) -> bool {
+        let _alone = lock(&self.sets);
+        let peer = self.peers.remove(key);
+        peer.iter().for_each(|peer| self.remove(peer));
+        peer.is_some()
+    }
+
     fn check_peer_count(&self, update: &Update) -> Result<()> {
         let mut number = if update.replace_peers { 0 } else { self.peers.len() };
         if number + update.peers.len() <= self.max_peers {

@@ -190,8 +190,7 @@ impl Section {
                 keep(counts, &mut self.peer.preshared_key, Box::new(PresharedKey::from_hex(value)?));
                 Ok::<_, Error>(())
             })?,
-            b"endpoint" if host_names => keep(counts, &mut self.peer.endpoint, value.parse()?),
-            b"endpoint" => keep(counts, &mut self.peer.endpoint, PeerEndpoint::Address(value.parse()?)),
+            b"endpoint" => keep(counts, &mut self.peer.endpoint, PeerEndpoint::parse(value, host_names)?),
             b"persistent_keepalive_interval" => {
                 keep(counts, &mut self.peer.persistent_keepalive, text::decimal(value)?);
             }

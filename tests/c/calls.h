@@ -28,6 +28,7 @@ static void call_with_handle(int32_t handle, int *given_up) {
   wg_counter_t counter;
   wg_event_t event = WG_EVENT_INIT;
   uint8_t key[WG_KEY_LEN] = {0};
+  wg_peer_config_t config = WG_PEER_CONFIG_INIT;
   stats.struct_size = sizeof stats;
   peer.struct_size = sizeof peer;
   usage.struct_size = sizeof usage;
@@ -36,6 +37,8 @@ static void call_with_handle(int32_t handle, int *given_up) {
   REFUSED(wg_turn_off_within(handle, 1000));
   REFUSED(wg_set_config(handle, "replace_peers=true\n"));
   REFUSED(wg_get_config(handle, &text));
+  REFUSED(wg_set_peer(handle, &config));
+  REFUSED(wg_remove_peer(handle, key));
   REFUSED(wg_set_event_callback(handle, takes_events, given_up, counts));
   REFUSED(wg_set_event_callback(handle, NULL, NULL, NULL));
   REFUSED(wg_set_tunnel_log_callback(handle, takes_lines, given_up, counts));

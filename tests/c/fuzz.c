@@ -129,6 +129,8 @@ static struct function functions[] = {
     FUZZED(wg_turn_off_within, HANDLE | OF(WG_ERR_TIMED_OUT)),
     FUZZED(wg_set_config, RUNNING | TEXT | SYSTEM),
     FUZZED(wg_get_config, HANDLE | NULLS | OF(WG_ERR_RESOURCES)),
+    FUZZED(wg_set_peer, RUNNING | GIVE | OF(WG_ERR_RESOURCES)),
+    FUZZED(wg_remove_peer, RUNNING | NULLS | OF(WG_ERR_NOT_FOUND)),
     FUZZED(wg_pause, RUNNING),
     FUZZED(wg_resume, RUNNING | SOCKETS),
     FUZZED(wg_peek_socket_fd4, HANDLE | OF(WG_ERR_NOT_FOUND)),

@@ -181,6 +181,45 @@ static void fuzz_wg_set_config(struct caller *c) {
   status(c, wg_set_config(tunnel(c), any_config(&c->dice, c->text, sizeof c->text)));
 }
 
+static const uint8_t *any_peer(struct caller *c, uint8_t key[WG_KEY_LEN]) {
+  static const char *const keys[] = {PUBLIC_A, PUBLIC_B, PSK};
+  key_bytes(keys[below(&c->dice, COUNT_OF(keys))], key);
+  return one_in(&c->dice, 20) ? NULL : key;
+}
+
+static void fuzz_wg_set_peer(struct caller *c) {
+  static const char *const endpoints[] = {"127.0.0.1:9", "[::1]:9", "localhost:9", "127.0.0.1", "", "\xff:9", NULL};
+  static const size_t counts[] = {0, 1, 2, 3, 3, 1048577, SIZE_MAX};
+  wg_peer_config_t right = WG_PEER_CONFIG_INIT;
+  wg_allowed_ip_t prefixes[3];
+  size_t size = any_size(&c->dice, sizeof right), i;
+  int unknown, set;
+  void *copy;
+  for (i = 0; i < sizeof prefixes; i++) ((unsigned char *)prefixes)[i] = (unsigned char)roll(&c->dice);
+  for (i = 0; i < COUNT_OF(prefixes) && !one_in(&c->dice, 8); i++) {
+    prefixes[i].family = below(&c->dice, 2) ? WG_IPV4 : WG_IPV6;
+    prefixes[i].prefix_len = (uint32_t)below(&c->dice, one_in(&c->dice, 8) ? 130 : 33);
+    prefixes[i].flags = (uint32_t)below(&c->dice, one_in(&c->dice, 8) ? 3 : 2);
+  }
+  (void)any_peer(c, right.public_key);
+  right.flags = (uint32_t)(one_in(&c->dice, 16) ? roll(&c->dice) : below(&c->dice, 16));
+  right.persistent_keepalive = (uint32_t)(one_in(&c->dice, 16) ? roll(&c->dice) : below(&c->dice, 2));
+  for (i = 0; i < WG_KEY_LEN; i++) right.preshared_key[i] = (uint8_t)roll(&c->dice);
+  right.endpoint = endpoints[one_in(&c->dice, 4) ? below(&c->dice, COUNT_OF(endpoints)) : COUNT_OF(endpoints) - 1];
+  right.allowed_ips = one_in(&c->dice, 4) ? NULL : prefixes;
+  right.allowed_ip_count = counts[below(&c->dice, one_in(&c->dice, 8) || right.allowed_ips == NULL ? 7 : 5)];
+  copy = sized_copy(&c->dice, &right, sizeof right, size, &unknown);
+  set = status(c, wg_set_peer(tunnel(c), one_in(&c->dice, 20) ? NULL : copy));
+  CHECK(!set || (is_size(size, sizeof right) && !unknown));
+  free(copy);
+}
+
+static void fuzz_wg_remove_peer(struct caller *c) {
+  uint8_t key[WG_KEY_LEN];
+  const uint8_t *peer = any_peer(c, key);
+  status(c, wg_remove_peer(tunnel(c), peer));
+}
+
 static void fuzz_wg_get_config(struct caller *c) {
   char *const untouched = c->text, *text = untouched;
   if (status(c, wg_get_config(tunnel(c), one_in(&c->dice, 8) ? NULL : &text))) {

@@ -69,6 +69,16 @@ _Static_assert(offsetof(wg_memory_usage_t, buffers) == 24, "buffers");
 _Static_assert(offsetof(wg_memory_usage_t, staged) == 32, "staged");
 _Static_assert(offsetof(wg_memory_usage_t, peers) == 40, "peers");
 
+_Static_assert(sizeof(wg_peer_config_t) == 104 && _Alignof(wg_peer_config_t) == 8, "wg_peer_config_t");
+_Static_assert(offsetof(wg_peer_config_t, struct_size) == 0, "struct_size");
+_Static_assert(offsetof(wg_peer_config_t, flags) == 8, "flags");
+_Static_assert(offsetof(wg_peer_config_t, persistent_keepalive) == 12, "persistent_keepalive");
+_Static_assert(offsetof(wg_peer_config_t, public_key) == 16, "public_key");
+_Static_assert(offsetof(wg_peer_config_t, preshared_key) == 48, "preshared_key");
+_Static_assert(offsetof(wg_peer_config_t, endpoint) == 80, "endpoint");
+_Static_assert(offsetof(wg_peer_config_t, allowed_ips) == 88, "allowed_ips");
+_Static_assert(offsetof(wg_peer_config_t, allowed_ip_count) == 96, "allowed_ip_count");
+
 _Static_assert(sizeof(wg_bind_options_t) == 40, "wg_bind_options_t");
 _Static_assert(_Alignof(wg_bind_options_t) == 8, "wg_bind_options_t");
 _Static_assert(offsetof(wg_bind_options_t, struct_size) == 0, "struct_size");
@@ -124,12 +134,19 @@ _Static_assert(sizeof(wg_address_t) == 20 && _Alignof(wg_address_t) == 4, "wg_ad
 _Static_assert(offsetof(wg_address_t, family) == 0, "family");
 _Static_assert(offsetof(wg_address_t, bytes) == 4, "bytes");
 
+_Static_assert(sizeof(wg_allowed_ip_t) == 28 && _Alignof(wg_allowed_ip_t) == 4, "wg_allowed_ip_t");
+_Static_assert(offsetof(wg_allowed_ip_t, family) == 0, "family");
+_Static_assert(offsetof(wg_allowed_ip_t, prefix_len) == 4, "prefix_len");
+_Static_assert(offsetof(wg_allowed_ip_t, address) == 8, "address");
+_Static_assert(offsetof(wg_allowed_ip_t, flags) == 24, "flags");
+
 _Static_assert(sizeof(wg_counter_t) == 48 && offsetof(wg_counter_t, name) == 0, "wg_counter_t");
 _Static_assert(offsetof(wg_counter_t, value) == 40, "value");
 
 _Static_assert(sizeof(wg_result) == 4 && sizeof(enum wg_result) == 4, "wg_result");
 _Static_assert(sizeof(wg_log_level_t) == 4 && sizeof(wg_fd_ownership_t) == 4, "enums");
 _Static_assert(sizeof(wg_family_t) == 4 && sizeof(wg_bind_flags_t) == 4 && sizeof(wg_datagram_flags_t) == 4, "enums");
+_Static_assert(sizeof(wg_peer_flags_t) == 4 && sizeof(wg_allowed_ip_flags_t) == 4, "enums");
 _Static_assert(sizeof(wg_event_kind_t) == 4, "wg_event_kind_t");
 
 #define FIXED(name, value) _Static_assert(name == (value), #name)
@@ -163,6 +180,12 @@ FIXED(WG_BIND_ANY_INTERFACE, 2);
 FIXED(WG_DATAGRAM_DROPPED, 1);
 FIXED(WG_DATAGRAM_SOURCE_CLEARED, 2);
 FIXED(WG_DATAGRAM_TRUNCATED, 4);
+FIXED(WG_PEER_UPDATE_ONLY, 1);
+FIXED(WG_PEER_REPLACE_ALLOWED_IPS, 2);
+FIXED(WG_PEER_HAS_PRESHARED_KEY, 4);
+FIXED(WG_PEER_HAS_KEEPALIVE, 8);
+FIXED(WG_ALLOWED_IP_REMOVE, 1);
+FIXED(WG_ALLOWED_IPS_MAX, 1048576);
 FIXED(WG_REASON_LEN, 192);
 FIXED(WG_COUNTER_NAME_LEN, 40);
 FIXED(WG_EVENT_HANDSHAKE_COMPLETED, 1);
@@ -189,6 +212,8 @@ static int32_t (*const turn_on_with)(const wg_options_t *, const char *) = wg_tu
 static wg_result (*const turn_off)(int32_t) = wg_turn_off;
 static wg_result (*const set_config)(int32_t, const char *) = wg_set_config;
 static wg_result (*const get_config)(int32_t, char **) = wg_get_config;
+static wg_result (*const set_peer)(int32_t, const wg_peer_config_t *) = wg_set_peer;
+static wg_result (*const remove_peer)(int32_t, const uint8_t *) = wg_remove_peer;
 static int32_t (*const peek_socket_fd4)(int32_t) = wg_peek_socket_fd4;
 static int32_t (*const peek_socket_fd6)(int32_t) = wg_peek_socket_fd6;
 static wg_result (*const bind_to_interface4)(int32_t, uint32_t, int32_t) = wg_bind_socket_to_interface4;
@@ -256,6 +281,7 @@ static size_t (*const transport_send)(void *, int32_t, const wg_datagram_t *, si
 int main(void) {
   char text[64];
   snprintf(text, sizeof text, "%d.%d.%d", WG_VERSION_MAJOR, WG_VERSION_MINOR, WG_VERSION_PATCH);
+  if (!set_peer || !remove_peer) return 1;
   if (!turn_on || !turn_on_with || !turn_off || !set_config || !get_config || !peek_socket_fd4 || !peek_socket_fd6 ||
       !bind_to_interface4 || !bind_to_interface6 || !bump_sockets || !disable_roaming || !set_fwmark ||
       !pause_tunnel || !resume_tunnel || !free_memory || !last_error || !generate_private_key ||

@@ -38,6 +38,18 @@ static void is_refused(void) {
   CHECK_EQ(wg_set_config(handle, config), WG_ERR_INVALID);
 }
 static void is_set(void) { CHECK_EQ(wg_set_config(handle, config), WG_OK); }
+static wg_peer_config_t peer = WG_PEER_CONFIG_INIT;
+static void peer_is_set(void) {
+  memcpy(peer.preshared_key, preshared_key, WG_KEY_LEN);
+  memcpy(peer.public_key, public_key, WG_KEY_LEN);
+  peer.flags = WG_PEER_HAS_PRESHARED_KEY;
+  CHECK_EQ(wg_set_peer(handle, &peer), WG_OK);
+}
+static void peer_is_refused(void) {
+  peer.endpoint = "127.0.0.1";
+  CHECK_EQ(wg_set_peer(handle, &peer), WG_ERR_INVALID);
+}
+static void peer_is_removed(void) { CHECK_EQ(wg_remove_peer(handle, peer.public_key), WG_OK); }
 static void is_read(void) {
   char *text;
   CHECK_EQ(wg_get_config(handle, &text), WG_OK);
@@ -81,14 +93,21 @@ static void check_leaves_nothing(const char *name, void (*step)(void)) {
 /* What a thread needs that calls, as the header has it. Handshakes are begun in the calls themselves. */
 #ifndef __SANITIZE_ADDRESS__
 static void *on_a_small_stack(void *unused) {
+  wg_peer_config_t typed = WG_PEER_CONFIG_INIT;
   static const char *const begin = "public_key=" PUBLIC_A "\nendpoint=127.0.0.1:9\npersistent_keepalive_interval=5\n";
   static const char *const new_key = "private_key=" PRIVATE_A "\n";
   int32_t tunnel = wg_turn_on(tun[0], config);
   char *text;
   CHECK(tunnel > 0);
   CHECK_EQ(wg_set_config(tunnel, begin), WG_OK);
+  memset(typed.public_key, 9, WG_KEY_LEN);
+  typed.endpoint = "127.0.0.1:9";
+  typed.persistent_keepalive = 5;
+  typed.flags = WG_PEER_HAS_PRESHARED_KEY | WG_PEER_HAS_KEEPALIVE;
+  CHECK_EQ(wg_set_peer(tunnel, &typed), WG_OK);
   CHECK_EQ(wg_get_config(tunnel, &text), WG_OK);
   wg_free(text);
+  CHECK_EQ(wg_remove_peer(tunnel, typed.public_key), WG_OK);
   CHECK_EQ(wg_set_config(tunnel, new_key), WG_OK);
   CHECK_EQ(wg_pause(tunnel), WG_OK);
   CHECK_EQ(wg_resume(tunnel), WG_OK);
@@ -130,6 +149,10 @@ int main(void) {
   check_leaves_nothing("wg_turn_on", is_turned_on);
   check_leaves_nothing("wg_set_config", is_set);
   check_leaves_nothing("wg_get_config", is_read);
+  CHECK_EQ(wg_generate_private_key(public_key), WG_OK); /* any other peer */
+  check_leaves_nothing("wg_set_peer", peer_is_set);
+  check_leaves_nothing("wg_set_peer, refused", peer_is_refused);
+  check_leaves_nothing("wg_remove_peer", peer_is_removed);
   strcat(config, "no_such_key=1\n");
   check_leaves_nothing("wg_set_config, refused", is_refused);
   check_leaves_nothing("wg_turn_off", is_turned_off);

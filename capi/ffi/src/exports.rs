@@ -6,6 +6,8 @@
 // The tunnel, and what it leaves to read.
 mod tunnel;
 
+mod peers;
+
 mod pause;
 
 mod sockets;
@@ -41,6 +43,6 @@ mod version;
 
 pub use self::{
     bind::*, conf::*, custom_io::*, datagrams::*, endpoint::*, errors::*, events::*, keys::*, log::*, memory::*,
-    pause::*, resolve::*, sockets::*, stats::*, tunnel::*, version::*,
+    pause::*, peers::*, resolve::*, sockets::*, stats::*, tunnel::*, version::*,
 };
 pub(crate) use self::{sockets::bind_to_interface, stats::peer_of};

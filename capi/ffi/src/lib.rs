@@ -48,6 +48,7 @@ pub use self::{
         key::{WG_KEY_BASE64_LEN, WG_KEY_HEX_LEN, WG_KEY_LEN},
         options::*,
         packet::*,
+        peer::*,
         protect::*,
         resolve::*,
         stats::*,

@@ -17,7 +17,7 @@ use crate::{
         guard::{finally, guard},
         handle::{self, Entry, Object},
         log::{self, OwnLog},
-        sized::Received,
+        sized::{Received, check_flags},
         text::borrow_text,
     },
     types::{
@@ -210,9 +210,7 @@ impl Settings {
                 return Err(Error::invalid(text));
             }
         };
-        if options.flags & !(WG_OPTIONS_QUEUE_EVENTS as u32) != 0 {
-            return Err(Error::invalid(format!("flags is {:#x}, which has unknown ones", options.flags)));
-        }
+        check_flags(options.flags, WG_OPTIONS_QUEUE_EVENTS as u32)?;
         Ok(Self {
             takes_fd: takes(options.fd_ownership)?,
             mtu: match options.mtu {

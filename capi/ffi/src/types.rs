@@ -9,6 +9,7 @@ pub(crate) mod fd;
 pub(crate) mod key;
 pub(crate) mod options;
 pub(crate) mod packet;
+pub(crate) mod peer;
 pub(crate) mod protect;
 pub(crate) mod resolve;
 pub(crate) mod stats;

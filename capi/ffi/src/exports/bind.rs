@@ -13,7 +13,7 @@ use crate::{
         log,
         memory::give,
         result::wg_result,
-        sized::{Received, read_sized},
+        sized::{Received, check_flags, read_sized},
     },
     types,
     types::{
@@ -147,9 +147,7 @@ unsafe fn read_options(options: *const wg_bind_options_t) -> Result<(BatchOption
     // SAFETY: the caller allows the calls.
     let protect = unsafe { Protect::new(options.protect, options.user, options.destroy) };
     unknown_fields?;
-    if options.flags & !KNOWN != 0 {
-        return Err(Error::invalid(format!("flags is {:#x}, which has unknown ones", options.flags)));
-    }
+    check_flags(options.flags, KNOWN)?;
     let without = |flag: wg_bind_flags_t| options.flags & flag as u32 == 0;
     let options = BatchOptions::new()
         .with_mark(options.mark)

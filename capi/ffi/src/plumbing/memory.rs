@@ -17,13 +17,22 @@ pub const WG_INJECT_MAX: usize = 4096;
 /// # Safety
 /// `items` is NULL or points to `count` items; nobody changes them meanwhile.
 pub(crate) unsafe fn borrow_items<'a, T>(items: *const T, count: usize, name: &str) -> Result<&'a [T]> {
+    // SAFETY: the caller's contract is the same.
+    unsafe { borrow_up_to(WG_INJECT_MAX, items, count, name) }
+}
+
+/// Borrows an array of `most` items at most.
+///
+/// # Safety
+/// `items` is NULL or points to `count` items; nobody changes them meanwhile.
+pub(crate) unsafe fn borrow_up_to<'a, T>(most: usize, items: *const T, count: usize, name: &str) -> Result<&'a [T]> {
     match count {
         0 => Ok(&[]),
         _ if items.is_null() => Err(Error::new(ErrorKind::Null, format!("{name} is NULL"))),
         _ if !items.is_aligned() => Err(Error::invalid(format!("{name} is not aligned"))),
+        _ if count > most => Err(Error::new(ErrorKind::TooLarge, format!("{count} {name} are more than {most}"))),
         // SAFETY: there are as many, says the caller.
-        1..=WG_INJECT_MAX => Ok(unsafe { slice::from_raw_parts(items, count) }),
-        _ => Err(Error::new(ErrorKind::TooLarge, format!("{count} {name} are more than {WG_INJECT_MAX}"))),
+        _ => Ok(unsafe { slice::from_raw_parts(items, count) }),
     }
 }
 

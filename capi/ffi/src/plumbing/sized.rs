@@ -84,6 +84,14 @@ pub(crate) unsafe fn read_sized<T: SizedStruct + Default>(theirs: *const T, name
     Ok(Received { value: ours, unknown_fields })
 }
 
+/// Refuses flags that this version does not know.
+pub(crate) fn check_flags(flags: u32, known: u32) -> Result<()> {
+    if flags & !known != 0 {
+        return Err(Error::invalid(format!("flags is {flags:#x}, which has unknown ones")));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

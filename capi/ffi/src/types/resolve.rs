@@ -43,12 +43,17 @@ impl TryFrom<&wg_address_t> for IpAddr {
     type Error = Error;
 
     fn try_from(address: &wg_address_t) -> Result<Self> {
-        let [a, b, c, d, ..] = address.bytes;
-        Ok(match family(address.family)? {
-            Family::V4 => Self::from([a, b, c, d]),
-            Family::V6 => Self::from(address.bytes),
-        })
+        ip_address(address.family, address.bytes)
     }
+}
+
+/// The address of a family that these bytes are.
+pub(crate) fn ip_address(number: u32, bytes: [u8; 16]) -> Result<IpAddr> {
+    let [a, b, c, d, ..] = bytes;
+    Ok(match family(number)? {
+        Family::V4 => IpAddr::from([a, b, c, d]),
+        Family::V6 => IpAddr::from(bytes),
+    })
 }
 
 /// Looks up a host name: writes up to `capacity` addresses (16 of them) to `addresses`, the best first, and how many they

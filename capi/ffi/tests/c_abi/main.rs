@@ -225,6 +225,12 @@ fn calls_from_inside_callbacks_work_or_are_refused() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn peers_work_from_c() {
+    c_test("peers", "c99");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn host_names_work_from_c() {
     c_test("resolve", "c99");
 }

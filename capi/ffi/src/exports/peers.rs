@@ -1,0 +1,73 @@
+//! A tunnel's peers, one at a time: changed and removed, without text in between.
+
+use crate::{
+    plumbing::{
+        guard::guard_on,
+        handle::Entry,
+        result::wg_result,
+        sized::{Received, read_sized},
+    },
+    tunnel::Running,
+    types::{key::take_key, peer::wg_peer_config_t},
+};
+use wg_embed::{
+    config::Update,
+    error::{Error, ErrorKind, Result},
+    key::{PublicKey, wiped},
+};
+
+/// Adds a peer to a tunnel, or changes it: the same as wg_set_config() with the lines that `peer` stands for. Everything is
+/// checked first, so a call that fails changes nothing. The peer keeps its session. A peer with the tunnel's own key is
+/// ignored.
+///
+/// Memory: `peer` and what it points to are not kept. No copy of the preshared key stays on the stack; wipe your own.
+/// Requires: `peer` is NULL or points to `peer->struct_size` readable bytes; its `endpoint` is NULL or ends with a zero
+/// byte; its `allowed_ips` is NULL or points to `allowed_ip_count` elements.
+/// Errors: WG_ERR_NULL if `peer` is NULL, or `allowed_ips` with a count above 0; WG_ERR_INVALID if its struct_size or a value
+/// is invalid, the tunnel would have more peers than `max_peers`, or the endpoint is a host name and there is no `resolve`;
+/// WG_ERR_TOO_LARGE beyond WG_ALLOWED_IPS_MAX; WG_ERR_UNSUPPORTED if it sets a field that this library does not know;
+/// WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_RESOURCES; WG_ERR_BUSY inside a callback;
+/// WG_ERR_PANIC.
+/// Threads: as wg_set_config().
+/// Since: 0.1.0
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_set_peer(handle: i32, peer: *const wg_peer_config_t) -> wg_result {
+    let body = |entry: &Entry<Running>| {
+        // SAFETY: the caller's contract is the same.
+        let Received { value: peer, unknown_fields } = unsafe { read_sized(peer, "peer") }?;
+        unknown_fields?;
+        let device = entry.tunnel.device();
+        // SAFETY: as above.
+        let change = unsafe { peer.read(device.resolves_names()) }?;
+        entry.check_running()?;
+        device.apply(Update { peers: vec![change], ..Update::default() })
+    };
+    wiped(|| guard_on(handle, body))
+}
+
+/// Removes a peer from a tunnel: its session ends, its keys are wiped, and its allowed IPs are free again.
+///
+/// Memory: reads 32 bytes of `public_key`.
+/// Requires: `public_key` is NULL or points to 32 readable bytes.
+/// Errors: WG_ERR_NULL; WG_ERR_NOT_FOUND if the tunnel has no such peer; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel
+/// has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+/// Threads: as wg_set_config().
+/// Since: 0.1.0
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_remove_peer(handle: i32, public_key: *const u8) -> wg_result {
+    let body = |entry: &Entry<Running>| {
+        // SAFETY: the caller's contract is the same.
+        let key = unsafe { public_key_of(public_key) }?;
+        entry.check_running()?;
+        let removed = entry.tunnel.device().remove_peer(&key);
+        if removed { Ok(()) } else { Err(Error::new(ErrorKind::NotFound, format!("there is no peer {key}"))) }
+    };
+    wiped(|| guard_on(handle, body))
+}
+
+/// # Safety
+/// `key` is NULL or points to 32 readable bytes.
+unsafe fn public_key_of(key: *const u8) -> Result<PublicKey> {
+    // SAFETY: the caller's contract is the same.
+    Ok(PublicKey::from_bytes(*unsafe { take_key(key) }?))
+}
