@@ -36,6 +36,7 @@ pub(super) fn blocked<R>(body: impl FnOnce() -> R) -> R {
 mod tests {
     use super::*;
     use crate::thread::{Owner, spawn};
+    use std::sync::mpsc;
 
     /// Which signals this thread has blocked.
     fn mask() -> Vec<bool> {
@@ -49,7 +50,9 @@ mod tests {
     #[test]
     fn a_thread_takes_only_the_signals_that_it_causes() {
         let ours = mask();
-        let theirs = spawn("test", Owner::unique(), mask).unwrap().join().unwrap();
+        let (tell, told) = mpsc::channel();
+        spawn("test", Owner::unique(), move || tell.send(mask()).unwrap()).unwrap().join().unwrap();
+        let theirs = told.recv().unwrap();
         assert_eq!(mask(), ours);
         for signal in 1..32 {
             // Those cannot be blocked.

@@ -13,6 +13,7 @@ use std::{
     io,
     net::IpAddr,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{Arc, OnceLock},
 };
 
 /// How an interface is.
@@ -68,14 +69,19 @@ impl Link {
         let id = sys::namespace_id(&namespace)?;
         // Interfaces are asked for in the namespace of a socket, and only a thread of our own may go there.
         let name = name.to_owned();
-        let visitor = thread::spawn("wg-netns", Owner::unique(), move || {
+        let found = Arc::new(OnceLock::new());
+        let look = move || {
             sys::enter_namespace(&namespace)?;
             let socket = any_socket()?;
             Ok((sys::index(&socket, &name)?, ask(&socket, &name)?))
-        })?;
-        let (index, state) = visitor
-            .join()
-            .unwrap_or_else(|_| Err(io::Error::other("the thread that looks at a network namespace panicked")))?;
+        };
+        let finds = found.clone();
+        let visitor = thread::spawn("wg-netns", Owner::unique(), move || drop(finds.set(look())))?;
+        // If it has panicked, nothing was found.
+        let _ = visitor.join();
+        let (index, state) = Arc::into_inner(found)
+            .and_then(OnceLock::into_inner)
+            .unwrap_or_else(|| Err(io::Error::other("the thread that looks at a network namespace panicked")))?;
         Ok((Self::new(socket, Some(id), index), state))
     }
 
