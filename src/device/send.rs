@@ -189,7 +189,7 @@ impl Device {
         drop(table);
         if unwanted != 0 {
             let slots = out.arena.slots().iter().enumerate().filter(|(i, _)| unwanted >> i & 1 != 0);
-            self.answer_unreachable(slots.map(|(_, slot)| out.arena.packet(*slot)));
+            self.answer_unreachable(&mut slots.map(|(_, slot)| out.arena.packet(*slot)));
         }
     }
 
@@ -204,7 +204,8 @@ impl Device {
             if !state.location.is_configured() {
                 drop(state);
                 count(&self.stats.out_no_endpoint, slots.len());
-                return self.answer_unreachable(slots.iter().map(|slot| &bytes[slot.start..slot.start + slot.len]));
+                let packets = &mut slots.iter().map(|slot| &bytes[slot.start..slot.start + slot.len]);
+                return self.answer_unreachable(packets);
             }
             // What waits already goes first.
             let endpoint = state.location.endpoint().filter(|_| !state.must_wait());

@@ -29,7 +29,9 @@ const ADDRESS_UNREACHABLE: [u8; 2] = [1, 3];
 impl Device {
     /// Answers packets that cannot be sent, as far as the rate allows. Not while the device is down, and not if another
     /// thread answers, or writes into the TUN, at this moment: nothing waits for an answer.
-    pub(super) fn answer_unreachable<'a>(&self, packets: impl Iterator<Item = &'a [u8]>) {
+    #[cold]
+    #[inline(never)]
+    pub(super) fn answer_unreachable(&self, packets: &mut dyn Iterator<Item = &[u8]>) {
         if !lock(&self.config).link.is_up() {
             return;
         }
