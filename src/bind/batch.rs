@@ -12,7 +12,7 @@ use super::{
     BATCH, Endpoint, Family, SendReport, Transmit,
     udp::{
         Options, SocketHook, UdpStats,
-        pair::{Pair, Way},
+        pair::{Egress, Pair},
     },
 };
 use crate::{
@@ -231,7 +231,7 @@ impl BatchUdp {
     /// this (Linux since 5.7, Apple systems and Windows can); `Permission`; `Closed`. It stays as it was then.
     pub fn set_interface(&self, family: Family, index: u32, blackhole: bool) -> Result<()> {
         check(&self.pair, family)?;
-        let set = self.pair.set_way(family, Way { interface: index, blackhole });
+        let set = self.pair.set_egress(family, Egress { interface: index, blackhole });
         self.wake();
         set.map_err(|err| Error::io(format!("cannot tie {family} to an interface"), err))
     }

@@ -181,10 +181,10 @@ pub(super) fn set_mark(socket: &SockRef<'_>, mark: u32) -> io::Result<()> {
     }
 }
 
-/// Keeps a duplicate of a socket that is lent, and how the socket was. When this is dropped, the socket is so again, as far
-/// as the socket library can ask for its options.
+/// A duplicate of an adopted socket, and the options that the socket had, as far as the socket library can read them.
+/// Dropping this restores them.
 #[cfg_attr(any(target_os = "linux", target_os = "android"), allow(dead_code))]
-pub(super) struct Lent {
+pub(super) struct SavedOptions {
     socket: Socket,
     #[cfg(unix)]
     nonblocking: bool,
@@ -193,8 +193,8 @@ pub(super) struct Lent {
 }
 
 #[cfg_attr(any(target_os = "linux", target_os = "android"), allow(dead_code))]
-impl Lent {
-    /// Before anything is changed.
+impl SavedOptions {
+    /// Reads the options. To be called before any of them is changed.
     pub(super) fn new(socket: &Socket) -> io::Result<Self> {
         Ok(Self {
             #[cfg(unix)]
@@ -206,14 +206,14 @@ impl Lent {
     }
 }
 
-impl Drop for Lent {
+impl Drop for SavedOptions {
     fn drop(&mut self) {
         let mut done = self.socket.set_recv_buffer_size(self.receive_buffer);
         done = done.and(self.socket.set_send_buffer_size(self.send_buffer));
         #[cfg(unix)]
         let done = done.and(self.socket.set_nonblocking(self.nonblocking));
         if let Err(err) = done {
-            tracing::warn!(%err, "a lent socket stays changed");
+            tracing::warn!(%err, "an adopted socket stays changed");
         }
     }
 }

@@ -3,8 +3,8 @@
 #![allow(unsafe_code)]
 
 mod cmsg;
-mod lent;
 mod routes;
+mod saved_options;
 mod share;
 mod timer;
 
@@ -14,9 +14,9 @@ use super::{
     udp::{BUFFER, Counters, Drive, Options, QUEUE},
 };
 use cmsg::Control;
-pub(super) use lent::Lent;
 use mio::net::UdpSocket;
 pub(super) use routes::RouteWatch;
+pub(super) use saved_options::SavedOptions;
 use socket2::{SockAddr, SockRef, Socket};
 use std::{
     ffi::CString,

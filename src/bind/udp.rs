@@ -13,7 +13,7 @@ mod socket;
 use super::{Bind, Endpoint, RecvBatch, SendReport, SourceCheck, Transmit, Woken, endpoint};
 use deadline::Deadline;
 use mio::{Events, Poll, Registry, Token, Waker};
-use pair::{Pair, Way};
+use pair::{Egress, Pair};
 use routes::{Quiet, Routes};
 use std::{
     fmt, io,
@@ -46,10 +46,10 @@ const REGISTERED: Token = Token(2);
 const TIMER: Token = Token(3);
 const ROUTES: Token = Token(4);
 
-/// A socket that is lent to a [`SocketHook`].
+/// The socket that a [`SocketHook`] borrows.
 #[cfg(not(windows))]
 pub type BorrowedSocket<'a> = std::os::fd::BorrowedFd<'a>;
-/// A socket that is lent to a [`SocketHook`].
+/// The socket that a [`SocketHook`] borrows.
 #[cfg(windows)]
 pub type BorrowedSocket<'a> = std::os::windows::io::BorrowedSocket<'a>;
 
@@ -162,7 +162,7 @@ impl UdpBind {
     /// # Errors
     /// `NotFound` if there is no such interface, and what the system says. It stays as it was then.
     pub fn set_interface(&self, family: super::Family, index: u32, blackhole: bool) -> io::Result<()> {
-        let set = self.pair.set_way(family, Way { interface: index, blackhole });
+        let set = self.pair.set_egress(family, Egress { interface: index, blackhole });
         self.routes.changed();
         self.wake();
         set

@@ -1,8 +1,8 @@
-//! Receiving for one family: whose turn it is, and what has come but was not taken yet.
+//! Receiving for one family: which thread receives, and what has come but was not taken yet.
 //!
-//! Everything that receiving needs lies on one desk. A thread takes the desk, receives or waits with it, and puts it
-//! back; other threads of the same family wait for the desk meanwhile. So any number of threads may receive, each
-//! with a time limit of its own, and no lock is held while one of them waits or hands out.
+//! Everything that receiving needs is one [`ReceiveState`]. A thread takes it, receives or waits with it, and puts it
+//! back; until then other threads of the same family wait for it. So any number of threads may receive, each with a time
+//! limit of its own, and no lock is held while one of them waits or hands out.
 
 use super::Received;
 use crate::{
@@ -33,18 +33,18 @@ pub(super) struct Inbox {
     registry: Registry,
     waker: Waker,
     /// `None` while a thread has it.
-    desk: Mutex<Option<Desk>>,
+    state: Mutex<Option<ReceiveState>>,
     returned: Condvar,
     /// How many threads wait elsewhere.
     #[cfg(unix)]
     waiting: AtomicUsize,
 }
 
-struct Desk {
+struct ReceiveState {
     poll: Poll,
     events: Events,
     batch: RecvBatch,
-    next: Place,
+    next: Position,
     /// The socket had nothing when it was last looked at.
     #[cfg(unix)]
     is_dry: bool,
@@ -52,28 +52,28 @@ struct Desk {
 
 /// What is to be handed out next.
 #[derive(Clone, Copy, Default)]
-struct Place {
+struct Position {
     slot: usize,
     offset: usize,
 }
 
-/// The desk, until it is put back.
-struct Turn<'a> {
+/// The state, until it is put back.
+struct StateGuard<'a> {
     inbox: &'a Inbox,
-    /// There until it is dropped.
-    desk: Option<Desk>,
+    /// There until this is dropped.
+    state: Option<ReceiveState>,
 }
 
-impl Turn<'_> {
-    fn desk(&mut self) -> &mut Desk {
-        let Some(desk) = &mut self.desk else { unreachable!("it is there until it is dropped") };
-        desk
+impl StateGuard<'_> {
+    fn state(&mut self) -> &mut ReceiveState {
+        let Some(state) = &mut self.state else { unreachable!("the state is there until this is dropped") };
+        state
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for StateGuard<'_> {
     fn drop(&mut self) {
-        *self.inbox.desk() = self.desk.take();
+        *self.inbox.state() = self.state.take();
         self.inbox.returned.notify_one();
     }
 }
@@ -83,10 +83,10 @@ impl Inbox {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
         let batch = RecvBatch::try_new(SLOTS, SLOT_LEN)?;
-        let desk = Desk {
+        let state = ReceiveState {
             events: Events::with_capacity(4),
             batch,
-            next: Place::default(),
+            next: Position::default(),
             #[cfg(unix)]
             is_dry: false,
             poll,
@@ -95,7 +95,7 @@ impl Inbox {
             family,
             waker: Waker::new(&registry, WAKE)?,
             registry,
-            desk: Mutex::new(Some(desk)),
+            state: Mutex::new(Some(state)),
             returned: Condvar::new(),
             #[cfg(unix)]
             waiting: AtomicUsize::new(0),
@@ -107,7 +107,7 @@ impl Inbox {
         self.registry.try_clone()
     }
 
-    /// Has whoever waits look again at the sockets. If they are closed, the others follow as the desk goes round.
+    /// Has whoever waits look again at the sockets. If they are closed, the others follow as the state is passed on.
     pub(super) fn wake(&self) {
         if let Err(err) = self.waker.wake() {
             tracing::debug!(%err, "cannot wake the receiver");
@@ -124,10 +124,10 @@ impl Inbox {
     ) -> Result<usize> {
         // A time too far away to be named is no limit.
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let Some(mut turn) = self.turn(deadline) else {
+        let Some(mut guard) = self.take_state(deadline) else {
             return Ok(0);
         };
-        self.receive_at(turn.desk(), pair, max, deadline, take)
+        self.receive_at(guard.state(), pair, max, deadline, take)
     }
 
     /// As [`receive`](Self::receive), but what there is: for a thread that waits elsewhere, for [`fd`](Self::fd). If
@@ -142,19 +142,19 @@ impl Inbox {
         take: &mut dyn FnMut(Received<'_>),
     ) -> Result<usize> {
         let begun = Some(Instant::now());
-        let Some(mut turn) = self.turn(begun.filter(|_| !will_wait)) else { return Ok(0) };
-        let desk = turn.desk();
-        let mut outcome = self.receive_at(desk, pair, max, begun, take);
+        let Some(mut guard) = self.take_state(begun.filter(|_| !will_wait)) else { return Ok(0) };
+        let state = guard.state();
+        let mut outcome = self.receive_at(state, pair, max, begun, take);
         // Events stay for other threads until there is nothing that they could be about.
         if has_waited && matches!(outcome, Ok(0)) {
-            outcome = desk.wait(Some(Duration::ZERO)).and_then(|()| self.receive_at(desk, pair, max, begun, take));
+            outcome = state.wait(Some(Duration::ZERO)).and_then(|()| self.receive_at(state, pair, max, begun, take));
         }
-        // Counted by the thread that has the desk, as the others look with the desk only: so each of them sees this
+        // Counted by the thread that has the state, as the others look with the state only: so each of them sees this
         // count, and wakes this thread if it leaves datagrams behind.
         if will_wait && matches!(outcome, Ok(0)) {
             self.waiting.fetch_add(1, Ordering::Relaxed);
         }
-        if self.waiting.load(Ordering::Relaxed) > 0 && (outcome.is_err() || !desk.is_cleared()) {
+        if self.waiting.load(Ordering::Relaxed) > 0 && (outcome.is_err() || !state.is_cleared()) {
             self.wake();
         }
         outcome
@@ -175,7 +175,7 @@ impl Inbox {
 
     fn receive_at(
         &self,
-        desk: &mut Desk,
+        state: &mut ReceiveState,
         pair: &Pair,
         max: usize,
         deadline: Option<Instant>,
@@ -185,21 +185,21 @@ impl Inbox {
         loop {
             // What was received before the sockets were closed is not handed out after it.
             super::check(pair, self.family)?;
-            count += desk.hand_out(max - count, take);
-            let more = desk.batch.len() == SLOTS;
+            count += state.hand_out(max - count, take);
+            let more = state.batch.len() == SLOTS;
             if count == max || (count > 0 && !more) {
                 return Ok(count);
             }
-            desk.clear();
-            let looked = pair.recv_of(self.family, &mut desk.batch);
+            state.clear();
+            let looked = pair.recv_of(self.family, &mut state.batch);
             // A batch that is not full proves nothing: some drivers take one datagram at a time, and an error that
             // waits ends a batch as well.
             #[cfg(unix)]
             {
-                desk.is_dry = desk.batch.is_empty() && !matches!(looked, Some(Ok(true) | Err(_)));
+                state.is_dry = state.batch.is_empty() && !matches!(looked, Some(Ok(true) | Err(_)));
             }
             match looked {
-                _ if !desk.batch.is_empty() => {}
+                _ if !state.batch.is_empty() => {}
                 _ if count > 0 => return Ok(count),
                 Some(Err(err)) => return Err(Error::io(format!("cannot receive with {}", self.family), err)),
                 looked => {
@@ -208,34 +208,34 @@ impl Inbox {
                         return Ok(0);
                     }
                     if !matches!(looked, Some(Ok(true))) {
-                        desk.wait(left)?;
+                        state.wait(left)?;
                     }
                 }
             }
         }
     }
 
-    /// Waits for the desk. `None` if it does not come in time.
-    fn turn(&self, deadline: Option<Instant>) -> Option<Turn<'_>> {
-        let mut desk = self.desk();
+    /// Waits for the state. `None` if it is not put back in time.
+    fn take_state(&self, deadline: Option<Instant>) -> Option<StateGuard<'_>> {
+        let mut state = self.state();
         loop {
-            if let Some(desk) = desk.take() {
-                return Some(Turn { inbox: self, desk: Some(desk) });
+            if let Some(state) = state.take() {
+                return Some(StateGuard { inbox: self, state: Some(state) });
             }
-            desk = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
-                None => sync::wait(&self.returned, desk),
+            state = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+                None => sync::wait(&self.returned, state),
                 Some(Duration::ZERO) => return None,
-                Some(left) => sync::wait_timeout(&self.returned, desk, left),
+                Some(left) => sync::wait_timeout(&self.returned, state, left),
             };
         }
     }
 
-    fn desk(&self) -> MutexGuard<'_, Option<Desk>> {
-        sync::lock(&self.desk)
+    fn state(&self) -> MutexGuard<'_, Option<ReceiveState>> {
+        sync::lock(&self.state)
     }
 }
 
-impl Desk {
+impl ReceiveState {
     /// Hands out up to `max` of what was received and returns how many.
     fn hand_out(&mut self, max: usize, take: &mut dyn FnMut(Received<'_>)) -> usize {
         let next = &mut self.next;
@@ -249,8 +249,8 @@ impl Desk {
                 let contents = &rest[..rest.len().min(meta.segment_size)];
                 // Gone on before `take`, which may panic.
                 *next = match rest.len() == contents.len() {
-                    true => Place { slot: next.slot + 1, offset: 0 },
-                    false => Place { offset: next.offset + contents.len(), ..*next },
+                    true => Position { slot: next.slot + 1, offset: 0 },
+                    false => Position { offset: next.offset + contents.len(), ..*next },
                 };
                 count += 1;
                 let RecvMeta { from, tos, .. } = *meta;
@@ -271,7 +271,7 @@ impl Desk {
 
     fn clear(&mut self) {
         self.batch.clear();
-        self.next = Place::default();
+        self.next = Position::default();
     }
 
     fn wait(&mut self, timeout: Option<Duration>) -> Result<()> {

@@ -5,7 +5,7 @@
 use super::{
     Counters, SocketHook, UdpStats,
     routes::Routes,
-    socket::{self, Lent, Options, Socket, unless_missing},
+    socket::{self, Options, SavedOptions, Socket, unless_missing},
 };
 use crate::{
     bind::{
@@ -42,15 +42,15 @@ pub(super) struct Sockets {
     pub(super) each: Vec<Socket>,
     /// The families whose socket was closed so that a fresh one can have its port.
     gaps: [bool; 2],
-    /// What came from outside, and cannot be replaced, goes back as it was.
-    lent: Option<Lent>,
+    /// The options of a socket that was adopted, which cannot be replaced.
+    adopted: Option<SavedOptions>,
     /// Whose turn it is to receive first.
     turn: AtomicUsize,
 }
 
 impl Sockets {
     fn new(port: u16, each: Vec<Socket>) -> Self {
-        Self { port, each, gaps: [false; 2], lent: None, turn: AtomicUsize::new(0) }
+        Self { port, each, gaps: [false; 2], adopted: None, turn: AtomicUsize::new(0) }
     }
 
     fn family(&self, family: Family) -> Option<&Socket> {
@@ -58,12 +58,12 @@ impl Sockets {
     }
 }
 
-/// The way out that a family was given.
+/// Where a family's datagrams leave.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::bind) struct Way {
-    /// The index of the interface that it is tied to, or 0 for what the routes say.
+pub(in crate::bind) struct Egress {
+    /// The index of the interface that its socket is bound to, or 0 to leave it to the routes.
     pub(in crate::bind) interface: u32,
-    /// Whether everything is dropped instead.
+    /// Whether all of them are dropped instead.
     pub(in crate::bind) blackhole: bool,
 }
 
@@ -71,7 +71,7 @@ pub(in crate::bind) struct Way {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Wanted {
     pub(super) mark: u32,
-    ways: [Way; 2],
+    egress: [Egress; 2],
 }
 
 /// The sockets of both families.
@@ -122,7 +122,7 @@ impl Pair {
     /// As [`open`](Self::open), if it is open. `None` if it is not.
     pub(in crate::bind) fn reopen(&self, port: u16) -> Option<io::Result<u16>> {
         let wanted = self.wanted();
-        match self.with_sockets(|sockets| sockets.lent.is_some())? {
+        match self.with_sockets(|sockets| sockets.adopted.is_some())? {
             true => Some(Err(io::ErrorKind::Unsupported.into())),
             false => Some(self.open_as(&wanted, port)),
         }
@@ -145,12 +145,12 @@ impl Pair {
         let not_one = || io::Error::new(io::ErrorKind::InvalidInput, "it is not a UDP socket, or not bound");
         let address = address.ok_or_else(not_one)?;
         let family = Family::of(address);
-        let lent = Lent::new(&socket)?;
+        let adopted = SavedOptions::new(&socket)?;
         socket::prepare(&socket, wanted.mark)?;
-        let socket = Socket::set_up(socket, family, None, Way::default(), self.options)?;
-        socket.set_way(wanted.ways[family as usize])?;
+        let socket = Socket::set_up(socket, family, None, Egress::default(), self.options)?;
+        socket.set_egress(wanted.egress[family as usize])?;
         let socket = self.register(socket)?;
-        self.replace(Some(Sockets { lent: Some(lent), ..Sockets::new(address.port(), vec![socket]) }));
+        self.replace(Some(Sockets { adopted: Some(adopted), ..Sockets::new(address.port(), vec![socket]) }));
         Ok(address.port())
     }
 
@@ -178,15 +178,15 @@ impl Pair {
         Ok(())
     }
 
-    /// Gives a family a way out, now and when it is reopened. If it fails, the old way stays. Wake who waits: the
-    /// sockets may be fresh ones.
-    pub(in crate::bind) fn set_way(&self, family: Family, way: Way) -> io::Result<()> {
+    /// Sets where a family's datagrams leave, now and after it is reopened. If that fails, nothing has changed. The
+    /// caller wakes the receiver, as the sockets may be new ones.
+    pub(in crate::bind) fn set_egress(&self, family: Family, egress: Egress) -> io::Result<()> {
         let mut current = self.wanted();
         let mut wanted = *current;
-        wanted.ways[family as usize] = way;
-        let own = self.with_sockets(|sockets| sockets.lent.is_none()).unwrap_or(false);
-        let set = self.with_socket(family, |socket| socket.set_way(way));
-        match set.unwrap_or_else(|| interface::check(way.interface)) {
+        wanted.egress[family as usize] = egress;
+        let own = self.with_sockets(|sockets| sockets.adopted.is_none()).unwrap_or(false);
+        let set = self.with_socket(family, |socket| socket.set_egress(egress));
+        match set.unwrap_or_else(|| interface::check(egress.interface)) {
             // On Linux everybody may tie a socket, but not everybody may tie it anew.
             Err(err) if err.kind() == io::ErrorKind::PermissionDenied && own => {
                 self.open_as(&wanted, self.port().unwrap_or(0))?;
@@ -299,7 +299,7 @@ impl Pair {
     }
 
     fn make_one(&self, family: Family, wanted: &Wanted) -> io::Result<Option<socket2::Socket>> {
-        socket::make(family, wanted.mark, wanted.ways[family as usize].interface, self.hook.as_ref())
+        socket::make(family, wanted.mark, wanted.egress[family as usize].interface, self.hook.as_ref())
     }
 
     /// Binds bare sockets to one port and registers them.
@@ -320,8 +320,8 @@ impl Pair {
         port: u16,
         wanted: &Wanted,
     ) -> io::Result<Option<Socket>> {
-        let way = wanted.ways[family as usize];
-        let bound = unless_missing(Socket::set_up(bare, family, Some(port), way, self.options))?;
+        let egress = wanted.egress[family as usize];
+        let bound = unless_missing(Socket::set_up(bare, family, Some(port), egress, self.options))?;
         bound.map(|bound| self.register(bound)).transpose()
     }
 

@@ -1,6 +1,6 @@
 //! One socket: how it is made, and which driver it has.
 
-use super::{BUFFER, Counters, SocketHook, health::Health, pair::Way};
+use super::{BUFFER, Counters, SocketHook, health::Health, pair::Egress};
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 use crate::bind::fallback as native;
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-pub(in crate::bind) use native::{Lent, interface_index};
+pub(in crate::bind) use native::{SavedOptions, interface_index};
 
 /// What is asked of drivers.
 #[derive(Clone, Copy, Debug)]
@@ -128,12 +128,12 @@ pub(super) fn prepare(socket: &socket2::Socket, mark: u32) -> io::Result<()> {
 }
 
 impl Socket {
-    /// Sets up a prepared socket, which is tied to the interface of its `way`, and binds it to `port` if there is one.
+    /// Sets up a prepared socket, which is tied to the interface of its `egress`, and binds it to `port` if there is one.
     pub(super) fn set_up(
         socket: socket2::Socket,
         family: Family,
         port: Option<u16>,
-        way: Way,
+        egress: Egress,
         options: Options,
     ) -> io::Result<Self> {
         let address = port.map(|port| match family {
@@ -142,7 +142,7 @@ impl Socket {
         });
         let driver = (options.set_up)(&socket, address.as_ref(), family, options)?;
         let io = UdpSocket::from_std(socket.into());
-        let (interface, blackhole) = (AtomicU32::new(way.interface), AtomicBool::new(way.blackhole));
+        let (interface, blackhole) = (AtomicU32::new(egress.interface), AtomicBool::new(egress.blackhole));
         let any_interface = options.any_interface;
         Ok(Self { io, family, driver, interface, any_interface, blackhole, health: Health::default() })
     }
@@ -182,12 +182,12 @@ impl Socket {
         self.driver.joins()
     }
 
-    pub(super) fn set_way(&self, way: Way) -> io::Result<()> {
-        if self.interface.load(Relaxed) != way.interface {
-            interface::tie(&socket2::SockRef::from(&self.io), self.family, way.interface)?;
-            self.interface.store(way.interface, Relaxed);
+    pub(super) fn set_egress(&self, egress: Egress) -> io::Result<()> {
+        if self.interface.load(Relaxed) != egress.interface {
+            interface::tie(&socket2::SockRef::from(&self.io), self.family, egress.interface)?;
+            self.interface.store(egress.interface, Relaxed);
         }
-        self.blackhole.store(way.blackhole, Relaxed);
+        self.blackhole.store(egress.blackhole, Relaxed);
         Ok(())
     }
 

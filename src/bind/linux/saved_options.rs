@@ -1,4 +1,4 @@
-//! A socket that is lent, and goes back as it came.
+//! The options of an adopted socket, to be restored when it is given back.
 
 use super::{Socket, get_option, retry, set_option};
 use libc::{IPPROTO_IP, IPPROTO_IPV6, SOL_SOCKET, SOL_UDP, c_int};
@@ -37,22 +37,22 @@ const OPTIONS: [(c_int, c_int); 18] = [
 /// More datagrams than a receive buffer of ours holds: each counts as 512 bytes at least.
 const MOST_WAITING: usize = 2 * super::BUFFER / 512;
 
-/// Keeps a duplicate of a socket, and how the socket was. When this is dropped, the socket is so again.
-pub(in crate::bind) struct Lent {
+/// A duplicate of an adopted socket, and the options that the socket had. Dropping this restores them.
+pub(in crate::bind) struct SavedOptions {
     socket: Socket,
     nonblocking: bool,
     /// `None` for those that the socket or the system does not have.
     options: [Option<c_int>; OPTIONS.len()],
 }
 
-impl Lent {
-    /// Before anything is changed.
+impl SavedOptions {
+    /// Reads the options. To be called before any of them is changed.
     pub(in crate::bind) fn new(socket: &Socket) -> io::Result<Self> {
         let options = OPTIONS.map(|(level, name)| get_option(socket.as_fd(), level, name).ok());
         Ok(Self { socket: socket.try_clone()?, nonblocking: socket.nonblocking()?, options })
     }
 
-    fn put_back(&self, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+    fn restore(&self, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
         let socket = self.socket.as_fd();
         match (level, name) {
             (SOL_UDP, libc::UDP_GRO) => {
@@ -70,23 +70,23 @@ impl Lent {
     }
 }
 
-impl Drop for Lent {
+impl Drop for SavedOptions {
     fn drop(&mut self) {
         for ((level, name), before) in OPTIONS.into_iter().zip(self.options) {
             let Some(before) = before else { continue };
             if get_option(self.socket.as_fd(), level, name).is_ok_and(|now| now != before)
-                && let Err(err) = self.put_back(level, name, before)
+                && let Err(err) = self.restore(level, name, before)
             {
-                tracing::warn!(level, name, %err, "an option of a lent socket stays changed");
+                tracing::warn!(level, name, %err, "an option of an adopted socket stays changed");
             }
         }
         if let Err(err) = self.socket.set_nonblocking(self.nonblocking) {
-            tracing::warn!(%err, "a lent socket stays non-blocking");
+            tracing::warn!(%err, "an adopted socket stays non-blocking");
         }
     }
 }
 
-/// Drops what has come: the system has put some of it together, which nobody expects who has not asked for it.
+/// Drops what has come: the system has put some of it together, which a program that did not ask for GRO does not expect.
 fn drain(socket: BorrowedFd<'_>) {
     for _ in 0..MOST_WAITING {
         // SAFETY: no byte is written.
