@@ -1303,6 +1303,36 @@ wg_result wg_turn_off_within(int32_t handle,
                              uint32_t milliseconds);
 
 /**
+ * Replaces the descriptor that a tunnel reads and writes packets through, without a handshake: sessions, sockets, counters
+ * and staged packets stay. For Android, where `establish()` gives an app that changes addresses, routes or allowed apps
+ * another interface.
+ *
+ * `tun_fd` is as in wg_turn_on(), and may be of another kind than the old one. `mtu` is as in wg_options_t: it counts if
+ * the interface cannot be asked; 0 stands for 1420. The interface counts as up.
+ *
+ * When this returns WG_OK, the library has closed the old descriptor, and writes nothing more to it. Packets that were read
+ * from it are sent; those that were not are lost. If `tun_fd` cannot be used, nothing changes.
+ *
+ * Call it while the tunnel runs or is paused. On Android the old descriptor does not fail when there is a new interface, it
+ * only finds no packets. But if the other end of a socketpair is closed, or an interface removed, a tunnel that is not
+ * paused ends by itself (WG_EVENT_ENDED): then turn it off, and on again with the new descriptor.
+ *
+ * Memory: with WG_FD_TAKE for `fd_ownership`, `tun_fd` is as in wg_turn_on(), and with WG_FD_DUP as in wg_turn_on_with(). An
+ * old descriptor that was given with WG_FD_DUP stays the caller's, and stays non-blocking.
+ * Requires: with WG_FD_TAKE, on success nobody but the library uses `tun_fd` any more.
+ * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended by itself: turn it on again; WG_ERR_UNSUPPORTED if its
+ * packets come from wg_tun_callbacks_t; WG_ERR_INVALID if `mtu` or `fd_ownership` is out of its range; WG_ERR_BUSY inside a
+ * callback; and of wg_turn_on() those that are about `tun_fd`.
+ * Threads: any; calls on one tunnel come one after another. It waits for the packets that are being read or written, not for
+ * a callback.
+ * Since: 0.1.0
+ */
+wg_result wg_set_tun_fd(int32_t handle,
+                        int32_t tun_fd,
+                        uint32_t fd_ownership,
+                        uint32_t mtu);
+
+/**
  * Changes the configuration of a tunnel: `uapi` is as in wg_turn_on(). A line that is refused changes nothing.
  *
  * A port that is named in it is insisted on from then on, also if it is the one that the system had chosen; with 0 the system

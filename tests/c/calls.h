@@ -62,6 +62,7 @@ static void call_with_handle(int32_t handle, int *given_up) {
   REFUSED(wg_set_fwmark(handle, 0));
   REFUSED(wg_pause(handle));
   REFUSED(wg_resume(handle));
+  REFUSED(wg_set_tun_fd(handle, -1, WG_FD_TAKE, 0));
   INSIDE(wg_tun_inject(handle, NULL, 0, &taken));
   INSIDE(wg_transport_receive(handle, NULL, 0, &taken));
   INSIDE(wg_set_mtu(handle, 1280));

@@ -127,6 +127,7 @@ static struct function functions[] = {
     FUZZED(wg_turn_on_with, TURN_ON),
     FUZZED(wg_turn_off, HANDLE),
     FUZZED(wg_turn_off_within, HANDLE | OF(WG_ERR_TIMED_OUT)),
+    FUZZED(wg_set_tun_fd, RUNNING | SYSTEM | OF(WG_ERR_INVALID) | OF(WG_ERR_UNSUPPORTED) | OF(WG_ERR_NOT_FOUND)),
     FUZZED(wg_set_config, RUNNING | TEXT | SYSTEM),
     FUZZED(wg_get_config, HANDLE | NULLS | OF(WG_ERR_RESOURCES)),
     FUZZED(wg_set_peer, RUNNING | GIVE | OF(WG_ERR_RESOURCES)),

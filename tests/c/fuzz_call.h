@@ -142,6 +142,7 @@ static size_t writes(void *user, int32_t handle, const wg_packet_t *packets, siz
   still_there(user);
   CHECK(handle > 0 && count > 0 && count <= WG_BATCH_SIZE && packets[count - 1].len > 0);
   CHECK_EQ(wg_pause(handle), WG_ERR_BUSY);
+  CHECK_EQ(wg_set_tun_fd(handle, -1, WG_FD_TAKE, 0), WG_ERR_BUSY);
   (void)wg_tun_inject(handle, packets, count, NULL);
   return any_count(count);
 }

@@ -145,6 +145,14 @@ static void fuzz_wg_set_mtu(struct caller *c) {
   status(c, wg_set_mtu(tunnel(c), mtus[below(&c->dice, COUNT_OF(mtus))]));
 }
 
+static void fuzz_wg_set_tun_fd(struct caller *c) {
+  static const uint32_t mtus[] = {0, 0, 0, 576, 1420, 65535, 1, 65536, UINT32_MAX};
+  struct descriptor made = any_descriptor(&c->dice, c->number);
+  uint32_t ownership = one_in(&c->dice, 8) ? (uint32_t)below(&c->dice, 5) : below(&c->dice, 2) ? WG_FD_TAKE : WG_FD_DUP;
+  int replaced = status(c, wg_set_tun_fd(tunnel(c), made.fd, ownership, mtus[below(&c->dice, COUNT_OF(mtus))]));
+  close_descriptor(made, c->number, replaced && ownership == WG_FD_TAKE);
+}
+
 static void fuzz_wg_turn_off(struct caller *c) { status(c, wg_turn_off(tunnel(c))); }
 
 static void fuzz_wg_turn_off_within(struct caller *c) {

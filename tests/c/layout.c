@@ -223,6 +223,7 @@ static wg_result (*const disable_roaming)(int32_t) = wg_disable_roaming;
 static wg_result (*const set_fwmark)(int32_t, uint32_t) = wg_set_fwmark;
 static wg_result (*const pause_tunnel)(int32_t) = wg_pause;
 static wg_result (*const resume_tunnel)(int32_t) = wg_resume;
+static wg_result (*const set_tun_fd)(int32_t, int32_t, uint32_t, uint32_t) = wg_set_tun_fd;
 static void (*const free_memory)(void *) = wg_free;
 static const char *(*const last_error)(void) = wg_last_error;
 static wg_resolve_fn_t const resolve_system = wg_resolve_system;
@@ -284,7 +285,7 @@ int main(void) {
   if (!set_peer || !remove_peer) return 1;
   if (!turn_on || !turn_on_with || !turn_off || !set_config || !get_config || !peek_socket_fd4 || !peek_socket_fd6 ||
       !bind_to_interface4 || !bind_to_interface6 || !bump_sockets || !disable_roaming || !set_fwmark ||
-      !pause_tunnel || !resume_tunnel || !free_memory || !last_error || !generate_private_key ||
+      !pause_tunnel || !resume_tunnel || !set_tun_fd || !free_memory || !last_error || !generate_private_key ||
       !generate_public_key || !generate_preshared_key || !key_to_hex || !key_to_base64 || !key_from_hex ||
       !key_from_base64 || !set_log_callback || !set_tunnel_log_callback || !set_log_level || !set_tunnel_log_level || !set_event_callback || !event_fd || !result_text || !conf_parse || !next_event ||
       !stats || !counters || !peer_stats || !peers || !memory_usage || !trim || !bind_open || !bind_adopt ||

@@ -13,7 +13,7 @@ use crate::{
         callback::Given,
         calls,
         cancel::Uncancelled,
-        fd::AppFd,
+        fd::{AppFd, FdTun},
         guard::{finally, guard},
         handle::{self, Entry, Object},
         log::{self, OwnLog},
@@ -91,6 +91,8 @@ const _: () = assert!(WG_CONFIG_LEN_MAX == Limits::for_peers(DEFAULT_MAX_PEERS).
 /// A tunnel that runs, or ran until it ended by itself.
 pub(crate) struct Running {
     pub(crate) tunnel: Tunnel,
+    /// Its TUN, unless its packets are the app's.
+    pub(crate) fd_tun: Option<Arc<FdTun>>,
     /// Its sockets, unless its datagrams are the app's.
     pub(crate) sockets: Option<Arc<UdpBind>>,
     pub(crate) hooks: Hooks,
@@ -211,15 +213,7 @@ impl Settings {
             }
         };
         check_flags(options.flags, WG_OPTIONS_QUEUE_EVENTS as u32)?;
-        Ok(Self {
-            takes_fd: takes(options.fd_ownership)?,
-            mtu: match options.mtu {
-                0 => DEFAULT_MTU,
-                mtu => check_mtu(mtu)?,
-            },
-            max_peers,
-            memory,
-        })
+        Ok(Self { takes_fd: takes(options.fd_ownership)?, mtu: mtu_or_default(options.mtu)?, max_peers, memory })
     }
 }
 
@@ -252,11 +246,13 @@ unsafe fn start(
     let inlets = Arc::new(inlets);
     let starting = handle::start::<Running>(handle, inlets.clone());
     let dispatch = log::dispatch_to(hooks.log.clone(), handle);
-    let (tunnel, sockets) = tracing::dispatcher::with_default(&dispatch, || {
-        let of_descriptor = app_fd.as_ref().map(|fd| fd.tun(settings.mtu)).transpose()?;
+    let (tunnel, sockets, fd_tun) = tracing::dispatcher::with_default(&dispatch, || {
+        let fd_tun = app_fd.as_ref().map(|fd| fd.tun(settings.mtu)).transpose()?;
+        let of_descriptor = fd_tun.clone().map(|tun| tun as Arc<dyn Tun>);
         // One of them is there, as `app_fd` is set if the app has no functions.
         let tun = tun.or(of_descriptor).ok_or_else(|| Error::invalid("there is no TUN"))?;
-        launch(settings, &hooks, handle, tun, bind, update)
+        let (tunnel, sockets) = launch(settings, &hooks, handle, tun, bind, update)?;
+        Ok::<_, Error>((tunnel, sockets, fd_tun))
     })?;
     match app_fd {
         // SAFETY: the caller gives it away on success, and nothing fails from here on.
@@ -264,7 +260,7 @@ unsafe fn start(
         Some(fd) => fd.share(),
         None => {}
     }
-    starting.finish(Entry::new(Running { tunnel, sockets, hooks, inlets }, dispatch));
+    starting.finish(Entry::new(Running { tunnel, fd_tun, sockets, hooks, inlets }, dispatch));
     Ok(handle)
 }
 
@@ -299,6 +295,11 @@ fn launch(
         device.up()
     })?;
     Ok((tunnel, sockets))
+}
+
+/// Checks an MTU from C that may be 0, which stands for the default.
+pub(crate) fn mtu_or_default(mtu: u32) -> Result<u16> {
+    if mtu == 0 { Ok(DEFAULT_MTU) } else { check_mtu(mtu) }
 }
 
 /// Checks an MTU from C.

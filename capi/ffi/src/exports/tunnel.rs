@@ -4,14 +4,15 @@ use std::{ffi::c_char, time::Duration};
 
 use crate::{
     plumbing::{
+        fd::AppFd,
         guard::{guard_end, guard_on},
         handle::{self, Entry},
         result::wg_result,
         sized::{Received, read_sized},
         text::{borrow_text, give_text},
     },
-    tunnel::{Running, turn_on},
-    types::options::wg_options_t,
+    tunnel::{Running, mtu_or_default, turn_on},
+    types::{fd::takes, options::wg_options_t},
 };
 use wg_embed::{
     error::{Error, ErrorKind},
@@ -116,6 +117,49 @@ pub extern "C" fn wg_turn_off_within(handle: i32, milliseconds: u32) -> wg_resul
         handle::end_within(handle, timeout, |entry: &Entry<Running>| entry.logged(|| entry.turn_off()))
     };
     wiped(|| guard_end(handle, body))
+}
+
+/// Replaces the descriptor that a tunnel reads and writes packets through, without a handshake: sessions, sockets, counters
+/// and staged packets stay. For Android, where `establish()` gives an app that changes addresses, routes or allowed apps
+/// another interface.
+///
+/// `tun_fd` is as in wg_turn_on(), and may be of another kind than the old one. `mtu` is as in wg_options_t: it counts if
+/// the interface cannot be asked; 0 stands for 1420. The interface counts as up.
+///
+/// When this returns WG_OK, the library has closed the old descriptor, and writes nothing more to it. Packets that were read
+/// from it are sent; those that were not are lost. If `tun_fd` cannot be used, nothing changes.
+///
+/// Call it while the tunnel runs or is paused. On Android the old descriptor does not fail when there is a new interface, it
+/// only finds no packets. But if the other end of a socketpair is closed, or an interface removed, a tunnel that is not
+/// paused ends by itself (WG_EVENT_ENDED): then turn it off, and on again with the new descriptor.
+///
+/// Memory: with WG_FD_TAKE for `fd_ownership`, `tun_fd` is as in wg_turn_on(), and with WG_FD_DUP as in wg_turn_on_with(). An
+/// old descriptor that was given with WG_FD_DUP stays the caller's, and stays non-blocking.
+/// Requires: with WG_FD_TAKE, on success nobody but the library uses `tun_fd` any more.
+/// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended by itself: turn it on again; WG_ERR_UNSUPPORTED if its
+/// packets come from wg_tun_callbacks_t; WG_ERR_INVALID if `mtu` or `fd_ownership` is out of its range; WG_ERR_BUSY inside a
+/// callback; and of wg_turn_on() those that are about `tun_fd`.
+/// Threads: any; calls on one tunnel come one after another. It waits for the packets that are being read or written, not for
+/// a callback.
+/// Since: 0.1.0
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_set_tun_fd(handle: i32, tun_fd: i32, fd_ownership: u32, mtu: u32) -> wg_result {
+    guard_on(handle, |entry: &Entry<Running>| {
+        let (takes, mtu) = (takes(fd_ownership)?, mtu_or_default(mtu)?);
+        entry.check_running()?;
+        let Some(tun) = &entry.fd_tun else {
+            return Err(Error::new(ErrorKind::Unsupported, "the tunnel's packets come from wg_tun_callbacks_t"));
+        };
+        let app_fd = AppFd::new(tun_fd)?;
+        app_fd.replace_in(tun, mtu)?;
+        if takes {
+            // SAFETY: the caller gives it away on success, and nothing fails from here on.
+            unsafe { app_fd.take() };
+        } else {
+            app_fd.share();
+        }
+        Ok(())
+    })
 }
 
 /// Changes the configuration of a tunnel: `uapi` is as in wg_turn_on(). A line that is refused changes nothing.

@@ -2,14 +2,20 @@
 
 use std::sync::Arc;
 
-use wg_embed::{error::Result, tun::Tun};
+use wg_embed::error::Result;
 
 #[cfg(unix)]
 pub(crate) use self::unix::AppFd;
 
+/// A TUN over a descriptor.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) type FdTun = wg_embed::tun::linux::LinuxTun;
+#[cfg(all(unix, not(any(target_os = "linux", target_os = "android"))))]
+pub(crate) type FdTun = wg_embed::tun::fd::FdTun;
+
 #[cfg(unix)]
 mod unix {
-    use super::{Arc, Result, Tun};
+    use super::{Arc, FdTun, Result};
     use std::{
         io,
         net::UdpSocket,
@@ -35,13 +41,22 @@ mod unix {
         }
 
         /// A TUN over a duplicate of the descriptor.
-        pub(crate) fn tun(&self, mtu: u16) -> Result<Arc<dyn Tun>> {
+        pub(crate) fn tun(&self, mtu: u16) -> Result<Arc<FdTun>> {
             let duplicate = self.duplicate()?;
             #[cfg(any(target_os = "linux", target_os = "android"))]
-            let tun = wg_embed::tun::linux::LinuxTun::adopt(duplicate, mtu);
+            let tun = FdTun::adopt(duplicate, mtu);
             #[cfg(not(any(target_os = "linux", target_os = "android")))]
-            let tun = wg_embed::tun::fd::FdTun::new(duplicate, mtu);
-            Ok(Arc::new(tun.map_err(|err| err.at(format_args!("descriptor {}", self.fd)))?))
+            let tun = FdTun::new(duplicate, mtu);
+            Ok(Arc::new(tun.map_err(|err| self.named(err))?))
+        }
+
+        /// Lets a TUN go on over a duplicate of the descriptor.
+        pub(crate) fn replace_in(&self, tun: &FdTun, mtu: u16) -> Result<()> {
+            tun.replace(self.duplicate()?, mtu).map_err(|err| self.named(err))
+        }
+
+        fn named(&self, err: Error) -> Error {
+            err.at(format_args!("descriptor {}", self.fd))
         }
 
         /// A socket over a duplicate of the descriptor.
@@ -118,6 +133,10 @@ mod unix {
 #[derive(Debug)]
 pub(crate) struct AppFd;
 
+/// Any other TUN will do.
+#[cfg(not(unix))]
+pub(crate) type FdTun = wg_embed::tun::mem::MemTun;
+
 #[cfg(not(unix))]
 impl AppFd {
     pub(crate) fn new(_: i32) -> Result<Self> {
@@ -125,8 +144,12 @@ impl AppFd {
         Err(Error::new(wg_embed::error::ErrorKind::Unsupported, text))
     }
 
-    pub(crate) fn tun(&self, _: u16) -> Result<Arc<dyn Tun>> {
+    pub(crate) fn tun(&self, _: u16) -> Result<Arc<FdTun>> {
         Self::new(0).map(|_| unreachable!("there is no such thing"))
+    }
+
+    pub(crate) fn replace_in(&self, _: &FdTun, _: u16) -> Result<()> {
+        Self::new(0).map(drop)
     }
 
     pub(crate) fn socket(&self) -> Result<std::net::UdpSocket> {

@@ -236,7 +236,7 @@ mod tests {
         // SAFETY: the functions do not look at what they get.
         let hooks = unsafe { Hooks::of(&options) };
         let inlets = Arc::<Inlets>::default();
-        let running = Running { tunnel, sockets: None, hooks, inlets: inlets.clone() };
+        let running = Running { tunnel, fd_tun: None, sockets: None, hooks, inlets: inlets.clone() };
         let dispatch = log::dispatch_to(Arc::default(), handle);
         handle::start::<Running>(handle, inlets).finish(Entry::new(running, dispatch));
         handle

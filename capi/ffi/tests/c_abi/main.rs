@@ -185,6 +185,12 @@ fn an_app_that_keeps_the_rule_about_locks_goes_on() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn a_descriptor_is_replaced_while_the_tunnel_runs() {
+    c_test("replace", "c99");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn descriptors_are_as_many_as_documented() {
     c_test("descriptors", "c99");
 }
