@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Writes include/wg_embed.h to the standard output: cbindgen's, with one line in place of the twelve that it has around each
-# enum. clang has enums of a fixed size in C as well, and Swift needs them.
+# Writes include/wg_embed.h to the standard output: cbindgen's, with one line in place of the twelve that it has around
+# each enum. clang has enums of a fixed size in C as well, and Swift needs them.
 #
 #     capi/header.sh >include/wg_embed.h
 #

@@ -52,8 +52,8 @@ fn inner(number: u8) -> IpAddr {
     [10, 0, 0, number].into()
 }
 
-/// As many of `n` as `left` allows, and `left` less that number. How often it is called for how many depends on threads, so
-/// a limit for each call would not be a limit of anything.
+/// As many of `n` as `left` allows, and `left` less that number. How often it is called for how many depends on
+/// threads, so a limit for each call would not be a limit of anything.
 fn allowed(left: &AtomicUsize, n: usize) -> usize {
     left.fetch_update(Relaxed, Relaxed, |left| Some(left.saturating_sub(n))).unwrap().min(n)
 }

@@ -21,7 +21,8 @@ pub use crate::{
     types::key::take_key,
 };
 
-/// As [`wg_bump_sockets`](crate::wg_bump_sockets), on the tunnel's own thread: what becomes of it is told as an event, and in the log.
+/// As [`wg_bump_sockets`](crate::wg_bump_sockets), on the tunnel's own thread: what becomes of it is told as an event,
+/// and in the log.
 pub fn bump_sockets_soon(handle: i32) -> wg_result {
     guard_on(handle, |entry: &Entry<Running>| {
         entry.check_running()?;
@@ -50,8 +51,8 @@ pub unsafe fn has_peer(handle: i32, public_key: *const u8) -> wg_result {
     })
 }
 
-/// Logs why the last call on this thread has failed: with the lines of a tunnel, or for 0 with those of the process. For
-/// functions whose own result says less.
+/// Logs why the last call on this thread has failed: with the lines of a tunnel, or for 0 with those of the process.
+/// For functions whose own result says less.
 pub fn tell_failure(handle: i32) {
     // SAFETY: the text is this thread's, and there is no other call until it is copied.
     let why = unsafe { std::ffi::CStr::from_ptr(wg_last_error()) }.to_string_lossy().into_owned();

@@ -10,7 +10,7 @@ use crate::{
         resolve::Resolver,
     },
     plumbing::{
-        callback::Given,
+        callback::NewCallback,
         calls,
         cancel::Uncancelled,
         fd::{AppFd, FdTun},
@@ -75,7 +75,8 @@ pub const WG_PEERS_MAX: u32 = 16_777_216;
 /// Since: 0.1.0
 pub const WG_PEERS_DEFAULT: u32 = 65_536;
 
-/// The longest configuration that is read, in bytes: 1024 for each of WG_PEERS_DEFAULT peers, or of `max_peers` if that is more.
+/// The longest configuration that is read, in bytes: 1024 for each of WG_PEERS_DEFAULT peers, or of `max_peers` if that
+/// is more.
 ///
 /// Since: 0.1.0
 pub const WG_CONFIG_LEN_MAX: usize = 67_108_864;
@@ -143,8 +144,8 @@ impl Hooks {
         let resolve = unsafe { Resolver::new(options.resolve, options.resolve_user, options.resolve_destroy) };
         let hooks = Self { protect, resolve, events: Arc::default(), log: Arc::default() };
         // Neither is closed yet, nor has the tunnel ended: both take what they are given.
-        let _ = hooks.events.set(Given::new(options.event, options.event_user, options.event_destroy));
-        hooks.log.callback.set(Given::new(options.log, options.log_user, options.log_destroy));
+        let _ = hooks.events.set(NewCallback::new(options.event, options.event_user, options.event_destroy));
+        hooks.log.callback.set(NewCallback::new(options.log, options.log_user, options.log_destroy));
         hooks
     }
 
@@ -288,8 +289,8 @@ fn launch(
         resolve: hooks.resolve.hook(),
         ..Options::default()
     };
-    // In this order no socket is opened on a port that is not the configured one. An app's interface is up as far as the app
-    // is concerned, so the device is, too.
+    // In this order no socket is opened on a port that is not the configured one. An app's interface is up as far as
+    // the app is concerned, so the device is, too.
     let tunnel = Tunnel::start_with(tun, bind, options, |device| {
         device.apply(update)?;
         device.up()

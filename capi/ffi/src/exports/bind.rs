@@ -60,7 +60,8 @@ impl Deref for Bound {
 /// together, but functions for tunnels do not know a bind's handle, nor those for binds a tunnel's.
 ///
 /// Memory: `options` and `port` are not kept. `destroy` is called exactly once with `user`: by wg_bind_close(), when
-/// `protect` has returned for the last time, or before this call returns if it fails; unless its `struct_size` is wrong.
+/// `protect` has returned for the last time, or before this call returns if it fails; unless its `struct_size` is
+/// wrong.
 /// Requires: `options` is NULL or points to `options->struct_size` readable bytes, its functions are NULL or of their
 /// types and may be called with `user`; `port` is NULL or readable and writable.
 /// Errors: WG_ERR_ADDR_IN_USE if the port is taken; WG_ERR_PERMISSION if `protect` refuses, or for a mark without the
@@ -89,13 +90,14 @@ pub unsafe extern "C" fn wg_bind_open(options: *const wg_bind_options_t, port: *
 /// As wg_bind_open(), over a socket that the app has: a UDP socket, IPv4 or IPv6, that is bound. The other family is
 /// missing then. Lend a socket to one bind at a time.
 ///
-/// While the socket is app_fd it is non-blocking (O_NONBLOCK), its buffers are larger (SO_RCVBUF, SO_SNDBUF), it is marked and
-/// tied to an interface as wg_bind_set_mark() and wg_bind_set_interface() say, and on Linux and Android it has other values of
-/// IP_PKTINFO or IPV6_RECVPKTINFO, IP_RECVTOS or IPV6_RECVTCLASS, IP_MTU_DISCOVER or IPV6_MTU_DISCOVER, IPV6_AUTOFLOWLABEL,
-/// UDP_SEGMENT, and UDP_GRO, with which recv() returns several datagrams as one. wg_bind_close() puts all of that back, as
-/// does a call that fails. Datagrams that have arrived by then are dropped if UDP_GRO was changed. What cannot be put back
-/// for lack of permission is logged: the interface (CAP_NET_RAW) and the mark (CAP_NET_ADMIN). Other systems than Linux and
-/// Android may leave options changed that add control messages to what is received.
+/// While the socket is lent it is non-blocking (O_NONBLOCK), its buffers are larger (SO_RCVBUF, SO_SNDBUF), it is
+/// marked and bound to an interface as wg_bind_set_mark() and wg_bind_set_interface() say, and on Linux and Android it
+/// has other values of IP_PKTINFO or IPV6_RECVPKTINFO, IP_RECVTOS or IPV6_RECVTCLASS, IP_MTU_DISCOVER or
+/// IPV6_MTU_DISCOVER, IPV6_AUTOFLOWLABEL, UDP_SEGMENT, and UDP_GRO, with which recv() returns several datagrams as one.
+/// wg_bind_close() puts all of that back, as does a call that fails. Datagrams that have arrived by then are dropped if
+/// UDP_GRO was changed. What cannot be put back for lack of permission is logged: the interface (CAP_NET_RAW) and the
+/// mark (CAP_NET_ADMIN). Other systems than Linux and Android may leave options changed that add control messages to
+/// what is received.
 ///
 /// The port is written to `*port`, unless that is NULL. `protect` is not called.
 ///
@@ -169,12 +171,13 @@ fn make(protect: Protect, open: impl FnOnce() -> Result<BatchUdp>) -> Result<(i3
     Ok((handle, port))
 }
 
-/// Puts fresh sockets in the place of those of a bind, for example when the network has changed. Threads in
-/// wg_bind_recv() go on waiting, now for the fresh ones. What the old ones have not delivered yet is lost.
+/// Puts new sockets in the place of those of a bind, for example when the network has changed. Threads in
+/// wg_bind_recv() go on waiting, now for the new ones. What the old ones have not delivered yet is lost.
 ///
 /// `*port` is the new port, or 0 for one that the system chooses; on success the port is written there. NULL: the port
-/// stays. `protect` is shown the new sockets. If it fails, the old ones stay; but where no two sockets may have the same
-/// port (not Linux or Android, or as another user than before), one that was in the way is closed: reopen it again then.
+/// stays. `protect` is passed the new sockets. If it fails, the old ones stay; but where no two sockets may have the
+/// same port (not Linux or Android, or as another user than before), one that was in the way is closed: reopen it again
+/// then.
 ///
 /// Memory: `port` is not kept.
 /// Requires: `port` is NULL or readable and writable.
@@ -242,11 +245,11 @@ pub extern "C" fn wg_bind_set_mark(bind: i32, mark: u32) -> wg_result {
 }
 
 /// Ties the socket of a family (WG_IPV4 or WG_IPV6) to one network interface, by its index, whatever routes and
-/// endpoints say, also after wg_bind_reopen(); 0 unties it. On Windows only what is sent is tied. As long as
+/// endpoints say, also after wg_bind_reopen(); 0 ends that. On Windows only what is sent is bound to it. As long as
 /// `blackhole` is not 0, what that family sends is dropped: wg_bind_send() then counts it as dropped, and that is no
 /// error.
 ///
-/// On Linux it takes no permission the first time; later on, without CAP_NET_RAW, fresh sockets take the place of the
+/// On Linux it takes no permission the first time; later on, without CAP_NET_RAW, new sockets take the place of the
 /// old ones as with wg_bind_reopen().
 ///
 /// Memory: nothing changes hands.

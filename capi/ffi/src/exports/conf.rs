@@ -21,27 +21,27 @@ use wg_embed::{
 /// Reads the text of a `.conf` file: what the tunnel has to be told goes to `*uapi`, what the system has to be told to
 /// `*settings`.
 ///
-/// `*uapi` is for wg_turn_on(), or for wg_set_config(), where it replaces the whole configuration. Endpoints that are host
-/// names stay names: they need wg_options_t's `resolve`.
+/// `*uapi` is for wg_turn_on(), or for wg_set_config(), where it replaces the whole configuration. Endpoints that are
+/// host names stay names: they need wg_options_t's `resolve`.
 /// `*settings` has a line for each value, in this order; keys without a value are left out:
 /// "address=10.0.0.2/24", an address of the interface with the length of its network;
 /// "dns=10.0.0.1", a DNS server; "search=example.com", a DNS search domain;
 /// "mtu=1420", 576 to 65535;
 /// "table=off", "table=main" or "table=51820", where routes go if not to where wg-quick(8) puts them;
-/// "pre_up=..", "post_up=..", "pre_down=..", "post_down=..", a command, in which %i stands for the interface's name: this
-/// library runs none, and a program that runs them trusts the author of the file;
+/// "pre_up=..", "post_up=..", "pre_down=..", "post_down=..", a command, in which %i stands for the interface's name:
+/// this library runs none, and a program that runs them trusts the author of the file;
 /// "save_config=true";
 /// "included_application=..", "excluded_application=..", the name of an Android package; never both.
 ///
-/// The rules are those of wg(8) and wg-quick(8): an unknown key, a value that is malformed or a second [Interface] is an
-/// error, which wg_last_error() names with its line, but never its value.
+/// The rules are those of wg(8) and wg-quick(8): an unknown key, a value that is malformed or a second [Interface] is
+/// an error, which wg_last_error() names with its line, but never its value.
 ///
-/// Memory: writes to `*uapi` and `*settings` on success only. Both are the caller's then, to give to wg_free(), which wipes
-/// them: `*uapi` has the keys in it. `conf` is not kept; wipe it as well.
-/// Requires: `conf` is NULL or ends with a zero byte; `uapi` and `settings` are NULL or point to writable storage for one
-/// pointer each.
-/// Errors: WG_ERR_NULL; WG_ERR_INVALID if the text is not a valid .conf file; WG_ERR_RESOURCES without memory; WG_ERR_PANIC;
-/// WG_ERR_BUSY inside a callback.
+/// Memory: writes to `*uapi` and `*settings` on success only. Both are the caller's then, to give to wg_free(), which
+/// wipes them: `*uapi` has the keys in it. `conf` is not kept; wipe it as well.
+/// Requires: `conf` is NULL or ends with a zero byte; `uapi` and `settings` are NULL or point to writable storage for
+/// one pointer each.
+/// Errors: WG_ERR_NULL; WG_ERR_INVALID if the text is not a valid .conf file; WG_ERR_RESOURCES without memory;
+/// WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]

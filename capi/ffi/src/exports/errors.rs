@@ -8,7 +8,8 @@ use wg_embed::error::ErrorKind;
 /// Returns the text of the last wg_ call that failed on this thread, in English and for people to read; empty if none
 /// has. It never contains a key. It is cut off after 1023 bytes.
 ///
-/// Memory: the text is the library's. It is valid until the next wg_ call that fails on this thread, or the thread ends.
+/// Memory: the text is the library's. It is valid until the next wg_ call that fails on this thread, or the thread
+/// ends.
 /// Errors: none; never NULL.
 /// Threads: any, also inside a callback. Each thread has its own text.
 /// Since: 0.1.0
@@ -17,8 +18,8 @@ pub extern "C" fn wg_last_error() -> *const c_char {
     last_text()
 }
 
-/// Returns what a code means, in a few words of English: "the port is taken by another socket". wg_last_error() says more,
-/// for the last failure on a thread. A number that is not a code has a text as well.
+/// Returns what a code means, in a few words of English: "the port is taken by another socket". wg_last_error() says
+/// more, for the last failure on a thread. A number that is not a code has a text as well.
 ///
 /// Memory: the text is the library's, and never changes.
 /// Errors: none; never NULL.

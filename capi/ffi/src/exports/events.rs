@@ -4,7 +4,7 @@ use std::{ffi::c_void, time::Duration};
 
 use crate::{
     plumbing::{
-        callback::{Given, wg_destroy_fn_t},
+        callback::{NewCallback, wg_destroy_fn_t},
         guard::guard_on,
         handle::Entry,
         result::wg_result,
@@ -27,8 +27,8 @@ use crate::{
 /// wg_event_fn_t.
 /// Requires: `event` and `destroy` are NULL or functions of these types, and may be called with `user` on any thread,
 /// `event` until it has been replaced or the tunnel turned off.
-/// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended, and `event` is not NULL: nobody is told anything
-/// then; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
+/// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended, and `event` is not NULL: nobody is told
+/// anything then; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
@@ -38,16 +38,17 @@ pub unsafe extern "C" fn wg_set_event_callback(
     user: *mut c_void,
     destroy: wg_destroy_fn_t,
 ) -> wg_result {
-    let given = Given::new(event, user, destroy);
+    let given = NewCallback::new(event, user, destroy);
     guard_on(handle, |entry: &Entry<Running>| entry.hooks.events.set(given))
 }
 
-/// A descriptor that can be read from, as poll() sees it, while wg_next_event() need not wait; for the loop of a host whose
-/// code cannot be called on a thread of the library. The tunnel must have WG_OPTIONS_QUEUE_EVENTS.
+/// A descriptor that can be read from, as poll() sees it, while wg_next_event() need not wait; for the loop of a host
+/// whose code cannot be called on a thread of the library. The tunnel must have WG_OPTIONS_QUEUE_EVENTS.
 ///
-/// Memory: the descriptor stays the library's, is valid until wg_turn_off(), and is only for waiting: do not read from it.
-/// Errors: WG_ERR_UNSUPPORTED if the tunnel has no WG_OPTIONS_QUEUE_EVENTS, or this platform no descriptors (Windows: let a
-/// thread wait in wg_next_event()); WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
+/// Memory: the descriptor stays the library's, is valid until wg_turn_off(), and is only for waiting: do not read from
+/// it.
+/// Errors: WG_ERR_UNSUPPORTED if the tunnel has no WG_OPTIONS_QUEUE_EVENTS, or this platform no descriptors
+/// (Windows: let a thread wait in wg_next_event()); WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
@@ -55,14 +56,14 @@ pub extern "C" fn wg_event_fd(handle: i32) -> i32 {
     guard_on(handle, |entry: &Entry<Running>| entry.hooks.events.queue()?.fd())
 }
 
-/// Takes the next event of a tunnel that has WG_OPTIONS_QUEUE_EVENTS, in the order in which they came about, and waits for it for
-/// `timeout_ms` milliseconds at most: 0 does not wait, and a negative number waits without limit.
+/// Takes the next event of a tunnel that has WG_OPTIONS_QUEUE_EVENTS, in the order in which they came about, and waits
+/// for it for `timeout_ms` milliseconds at most: 0 does not wait, and a negative number waits without limit.
 ///
-/// Returns 1 if there was one, and 0 if none has come. Up to WG_EVENTS_MAX wait; beyond that the oldest are dropped, and the
-/// next call finds WG_EVENT_MISSED. Behind WG_EVENT_ENDED, and in calls that wait while the tunnel is turned off, it returns
-/// WG_ERR_CLOSED, at once and each time.
+/// Returns 1 if there was one, and 0 if none has come. Up to WG_EVENTS_MAX wait; beyond that the oldest are dropped,
+/// and the next call finds WG_EVENT_MISSED. Behind WG_EVENT_ENDED, and in calls that wait while the tunnel is turned
+/// off, it returns WG_ERR_CLOSED, at once and each time.
 ///
-/// Memory: writes the first `event->struct_size` bytes of `event`, and of those not `struct_size`; only if it returns 1.
+/// Memory: only if it returns 1, writes the first `event->struct_size` bytes of `event`, and of those not `struct_size`.
 /// Requires: `event` is NULL or points to `event->struct_size` readable and writable bytes.
 /// Errors: WG_ERR_NULL if `event` is NULL; WG_ERR_INVALID if its struct_size is invalid; WG_ERR_UNSUPPORTED without
 /// WG_OPTIONS_QUEUE_EVENTS; WG_ERR_CLOSED; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.

@@ -4,7 +4,7 @@ use std::ffi::c_void;
 
 use crate::{
     plumbing::{
-        callback::{Given, wg_destroy_fn_t},
+        callback::{NewCallback, wg_destroy_fn_t},
         calls,
         guard::{guard, guard_anywhere, guard_on},
         handle::Entry,
@@ -16,14 +16,14 @@ use crate::{
 };
 use wg_embed::error::{Error, ErrorKind};
 
-/// Sends the log of the whole process to `log`, in place of where it went before. NULL ends it. A tunnel may have a log of
-/// its own: see wg_set_tunnel_log_callback().
+/// Sends the log of the whole process to `log`, in place of where it went before. NULL ends it. A tunnel may have a log
+/// of its own: see wg_set_tunnel_log_callback().
 ///
-/// When this returns, no previous function is running on any thread, and none will be called again. See docs/C_API.md for
-/// the locks that may be held.
+/// When this returns, no previous function is running on any thread, and none will be called again. See docs/C_API.md
+/// for the locks that may be held.
 ///
-/// Memory: `destroy` (or NULL) is called exactly once with `user`, when `log` has been replaced and has returned for the
-/// last time; at once if `log` is NULL or the call fails. It follows the rules of wg_log_fn_t.
+/// Memory: `destroy` (or NULL) is called exactly once with `user`, when `log` has been replaced and has returned for
+/// the last time; at once if `log` is NULL or the call fails. It follows the rules of wg_log_fn_t.
 /// Requires: `log` and `destroy` are NULL or functions of these types, and may be called with `user` on any thread;
 /// `log` on several at once, until this function was called again.
 /// Errors: WG_ERR_BUSY inside a callback.
@@ -35,7 +35,7 @@ pub unsafe extern "C" fn wg_set_log_callback(
     user: *mut c_void,
     destroy: wg_destroy_fn_t,
 ) -> wg_result {
-    let given = Given::new(log, user, destroy);
+    let given = NewCallback::new(log, user, destroy);
     guard(|| {
         calls::watch_exit();
         log::callback().set(given);
@@ -43,18 +43,19 @@ pub unsafe extern "C" fn wg_set_log_callback(
     })
 }
 
-/// Sends the log of one tunnel to `log`, in place of where it went before. NULL sends it to where the log of the process
-/// goes. Lines of wg_turn_on() come before this can be called, and go there in any case.
+/// Sends the log of one tunnel to `log`, in place of where it went before. NULL sends it to where the log of the
+/// process goes. Lines of wg_turn_on() come before this can be called, and go there in any case.
 ///
 /// The level is that of the process: see wg_set_log_level().
 ///
 /// When this returns, no previous function is running on any thread, and none will be called again; the same holds when
 /// wg_turn_off() returns. See docs/C_API.md for the locks that may be held.
 ///
-/// Memory: `destroy` (or NULL) is called exactly once with `user`, when `log` has been replaced or the tunnel turned off,
-/// and it has returned for the last time; at once if `log` is NULL or the call fails. It follows the rules of wg_log_fn_t.
-/// Requires: `log` and `destroy` are NULL or functions of these types, and may be called with `user` on any thread;
-/// `log` on several at once, until it has been replaced or the tunnel turned off.
+/// Memory: `destroy` (or NULL) is called exactly once with `user`, when `log` has been replaced or the tunnel turned
+/// off, and it has returned for the last time; at once if `log` is NULL or the call fails. It follows the rules of
+/// wg_log_fn_t.
+/// Requires: `log` and `destroy` are NULL or functions of these types, and may be called with `user` on
+/// any thread; `log` on several at once, until it has been replaced or the tunnel turned off.
 /// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
 /// Threads: any.
 /// Since: 0.1.0
@@ -65,7 +66,7 @@ pub unsafe extern "C" fn wg_set_tunnel_log_callback(
     user: *mut c_void,
     destroy: wg_destroy_fn_t,
 ) -> wg_result {
-    let given = Given::new(log, user, destroy);
+    let given = NewCallback::new(log, user, destroy);
     guard_on(handle, |entry: &Entry<Running>| match entry.hooks.log.callback.set(given) {
         true => Ok(()),
         false => Err(Error::new(ErrorKind::UnknownHandle, "the tunnel was turned off meanwhile")),
@@ -83,8 +84,8 @@ pub extern "C" fn wg_set_log_level(level: i32) -> wg_result {
     guard_anywhere(|| log::set_level(level))
 }
 
-/// Chooses how much of one tunnel is logged, in place of wg_set_log_level(): for the lines that its function gets, and for those
-/// that go to the function of the process.
+/// Chooses how much of one tunnel is logged, in place of wg_set_log_level(): for the lines that its function gets, and
+/// for those that go to the function of the process.
 ///
 /// Memory: nothing changes hands.
 /// Errors: WG_ERR_INVALID if `level` is not a wg_log_level_t; WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY inside a callback;

@@ -5,15 +5,16 @@ use crate::{
     tunnel::Running,
 };
 
-/// Lets a tunnel rest: its sockets are closed, its sessions forgotten, and neither packets nor timers wake a thread, until
+/// Pauses a tunnel: its sockets are closed, its sessions forgotten, and neither packets nor timers wake a thread, until
 /// wg_resume(). What the system or the app writes to `tun_fd` meanwhile waits there, as far as there is room. The
-/// configuration stays, and can be read and changed. A tunnel that rests already goes on resting.
+/// configuration stays, and can be read and changed. A tunnel that is paused already stays paused.
 ///
-/// It waits for calls that are under way: when it returns, nothing is sent or written, and of what the app brought to the
-/// tunnel no `send`, `write` or `room` is running on any thread or will be called before wg_resume().
+/// It waits for calls that are under way: when it returns, nothing is sent or written, and of the functions that the
+/// app has given, no `send`, `write` or `room` is running on any thread or will be called before wg_resume().
 ///
-/// Calls of wg_pause() and wg_resume() on several threads come one after another, and the last one counts. So do, with them,
-/// wg_bump_sockets(), wg_network_changed() and a new port by wg_set_config(): each waits while `protect` runs for another.
+/// Calls of wg_pause() and wg_resume() on several threads come one after another, and the last one counts. So do, with
+/// them, wg_bump_sockets(), wg_network_changed() and a new port by wg_set_config(): each waits while `protect` runs for
+/// another.
 ///
 /// Memory: nothing changes hands.
 /// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
@@ -28,9 +29,9 @@ pub extern "C" fn wg_pause(handle: i32) -> wg_result {
     })
 }
 
-/// Lets a tunnel go on after wg_pause(), with fresh sockets, shown to `protect` first. With each peer that there was a
-/// session with a handshake is begun at once. Of a tunnel that does not rest nothing is asked. An interface that was down
-/// before the pause, or was taken down since, stays down until it is brought up.
+/// Lets a tunnel go on after wg_pause(), with new sockets, passed to `protect` first. With each peer that there was a
+/// session with a handshake is begun at once. On a tunnel that is not paused it does nothing. An interface that was
+/// down before the pause, or was taken down since, stays down until it is taken up.
 ///
 /// If the sockets cannot be opened the tunnel goes on nevertheless, and tries again as wg_bump_sockets() does.
 ///

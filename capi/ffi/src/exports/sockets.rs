@@ -1,4 +1,4 @@
-//! A tunnel's UDP sockets: borrowed, tied to an interface, renewed, moved to another network, marked.
+//! A tunnel's UDP sockets: borrowed, bound to an interface, reopened, moved to another network, marked.
 
 use crate::{
     plumbing::{guard::guard_on, handle::Entry, result::wg_result},
@@ -12,12 +12,12 @@ use wg_embed::{
 
 /// Returns the descriptor of a tunnel's IPv4 socket, to set options on it or to look at it, or a negative wg_result.
 ///
-/// There is no need to protect it: wg_options_t's `protect` is shown each socket before its first byte, and that is the
-/// only way that misses none.
+/// There is no need to protect it: wg_options_t's `protect` is passed each socket before its first byte, and that is
+/// the only way that misses none.
 ///
-/// Memory: the descriptor is borrowed: do not close it. It is the library's, and closed whenever the sockets are renewed
-/// (wg_bump_sockets(), wg_network_changed(), wg_bind_socket_to_interface4(), a new listen_port, wg_pause()) and by
-/// wg_turn_off(); the number may mean something else after that.
+/// Memory: the descriptor is borrowed: do not close it. It is the library's, and closed whenever the sockets are
+/// reopened (wg_bump_sockets(), wg_network_changed(), wg_bind_socket_to_interface4(), a new listen_port, wg_pause())
+/// and by wg_turn_off(); the number may mean something else after that.
 /// Errors: WG_ERR_NOT_FOUND if there is no such socket, because the tunnel is paused, its port could not be opened, the
 /// host has no IPv4, or its datagrams are the app's; WG_ERR_UNSUPPORTED on Windows; WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY
 /// inside a callback; WG_ERR_PANIC.
@@ -37,12 +37,12 @@ pub extern "C" fn wg_peek_socket_fd6(handle: i32) -> i32 {
 }
 
 /// Ties a tunnel's IPv4 socket to one network interface, by its index, whatever the routes say, and its successors as
-/// well; 0 unties it. On Windows only what is sent is tied.
+/// well; 0 ends that. On Windows only what is sent is bound to it.
 ///
 /// As long as `blackhole` is not 0, everything that would leave by IPv4 is dropped here, and counted as
 /// out_send_failed: for the moment between the loss of one network and the next.
 ///
-/// On Linux it takes no permission the first time; later on, without CAP_NET_RAW, fresh sockets take the place of the
+/// On Linux it takes no permission the first time; later on, without CAP_NET_RAW, new sockets take the place of the
 /// old ones as with wg_bump_sockets().
 ///
 /// Memory: nothing changes hands.
@@ -65,19 +65,19 @@ pub extern "C" fn wg_bind_socket_to_interface6(handle: i32, interface_index: u32
     bind_to_interface(handle, Family::V6, interface_index, blackhole)
 }
 
-/// Renews a tunnel's sockets: fresh ones on the same port, shown to `protect` first. For when the old ones may lead
+/// Reopens a tunnel's sockets: new ones on the same port, passed to `protect` first. For when the old ones may lead
 /// nowhere, after a change of networks. Each peer with a session is sent a packet, so that it learns where we are.
 ///
-/// If it fails the old sockets stay in use, unless they had to be closed first (not on Linux or Android, but for a process
-/// that has become another user), and it is tried again, after half a second at first and at least every 30 s,
-/// until it works. Sockets that could not be opened before are tried at once. A port that was not configured but chosen by the
-/// system may change, now or when handshakes go unanswered after this: see WG_EVENT_SOCKETS_RECOVERED.
+/// If it fails the old sockets stay in use, unless they had to be closed first (not on Linux or Android, but for a
+/// process that has become another user), and it is tried again, after half a second at first and at least every 30 s,
+/// until it works. Sockets that could not be opened before are tried at once. A port that was not configured but chosen
+/// by the system may change, now or when handshakes go unanswered after this: see WG_EVENT_SOCKETS_RECOVERED.
 ///
 /// Memory: nothing changes hands.
-/// Errors: WG_ERR_ADDR_IN_USE, WG_ERR_PERMISSION (also if `protect` refuses), WG_ERR_NOT_FOUND (the interface is gone that
-/// a socket is tied to), WG_ERR_IO, WG_ERR_RESOURCES: why it did not work this time; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if
-/// the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC. A tunnel that is paused has no sockets to renew: that is
-/// no error.
+/// Errors: WG_ERR_ADDR_IN_USE, WG_ERR_PERMISSION (also if `protect` refuses), WG_ERR_NOT_FOUND (the interface is gone
+/// that a socket is bound to), WG_ERR_IO, WG_ERR_RESOURCES: why it did not work this time; WG_ERR_UNKNOWN_HANDLE;
+/// WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC. A tunnel that is paused has no
+/// sockets to reopen: that is no error.
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
@@ -88,15 +88,16 @@ pub extern "C" fn wg_bump_sockets(handle: i32) -> wg_result {
     })
 }
 
-/// Tells a tunnel that the network which it is in is another one, or has changed. It begins anew: with fresh sockets on the
-/// same port, if that is possible; each host name is looked up; and what was found out about NAT64 is forgotten. Each peer
-/// that there is a session with hears from us at once. The session stays if the peer's address does; if it does not, a new
-/// one is made. So call it for each change that the system tells of; one call too many costs a datagram for each peer.
+/// Tells a tunnel that the network which it is in is another one, or has changed. It begins again: with new sockets on
+/// the same port, if that is possible; each host name is looked up; and what was found out about NAT64 is forgotten.
+/// Each peer that there is a session with hears from us at once. The session stays if the peer's address does; if it
+/// does not, a new one is made. So call it for each change that the system tells of; one call too many costs a datagram
+/// for each peer.
 ///
 /// Memory: nothing changes hands.
-/// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC; and as
-/// the system says if there are no fresh sockets now, for example WG_ERR_PERMISSION. The tunnel then goes on with the old
-/// ones, and tries again by itself.
+/// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC;
+/// and as the system says if there are no new sockets now, for example WG_ERR_PERMISSION. The tunnel then goes on with
+/// the old ones, and tries again by itself.
 /// Threads: any. It does not wait for look-ups.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
@@ -108,8 +109,8 @@ pub extern "C" fn wg_network_changed(handle: i32) -> wg_result {
 }
 
 /// From now on peers whose endpoint is known stay there, whatever address they send from, and so does each that gets an
-/// endpoint by configuration. For phones: after a change of networks, what is still on its way on the old one would lead
-/// astray. There is no way back but a new tunnel.
+/// endpoint by configuration. For phones: after a change of networks, what is still on its way on the old one would
+/// lead astray. There is no way back but a new tunnel.
 ///
 /// Memory: nothing changes hands.
 /// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
@@ -163,7 +164,7 @@ pub(crate) fn bind_to_interface(handle: i32, family: Family, index: u32, blackho
         let Some(sockets) = &entry.sockets else {
             return Err(Error::new(ErrorKind::Unsupported, "the tunnel's datagrams are the app's"));
         };
-        let tied = sockets.set_interface(family, index, blackhole != 0);
-        tied.map_err(|err| Error::io(format!("cannot tie the {family} socket to interface {index}"), err))
+        let bound = sockets.set_interface(family, index, blackhole != 0);
+        bound.map_err(|err| Error::io(format!("cannot bind the {family} socket to interface {index}"), err))
     })
 }

@@ -24,8 +24,8 @@ use wg_embed::{
 ///
 /// Memory: writes the first `stats->struct_size` bytes of `stats`, and of those not `struct_size`; on success only.
 /// Requires: `stats` is NULL or points to `stats->struct_size` readable and writable bytes.
-/// Errors: WG_ERR_NULL if `stats` is NULL; WG_ERR_INVALID if its struct_size is invalid; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC;
-/// WG_ERR_BUSY inside a callback.
+/// Errors: WG_ERR_NULL if `stats` is NULL; WG_ERR_INVALID if its struct_size is invalid; WG_ERR_UNKNOWN_HANDLE;
+/// WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
@@ -40,14 +40,15 @@ pub unsafe extern "C" fn wg_stats(handle: i32, stats: *mut wg_stats_t) -> wg_res
     })
 }
 
-/// Reads the counters of a tunnel: one for each reason why something was not passed on, for handshake messages that were
-/// refused, and for what the sockets had to do without. They count from the moment at which the tunnel was turned on.
+/// Reads the counters of a tunnel: one for each reason why something was not passed on, for handshake messages that
+/// were refused, and for what the sockets had to do without. They count from the moment at which the tunnel was turned
+/// on.
 ///
-/// Which there are, and in which order, depends on the library's version and on what the tunnel works with, but is the same
-/// for a tunnel at any time. Names keep their meaning in later versions.
+/// Which there are, and in which order, depends on the library's version and on what the tunnel works with, but is the
+/// same for a tunnel at any time. Names keep their meaning in later versions.
 ///
-/// "out_" is the way from the TUN to the network, "in_" the other. Those that begin with "udp_" are there if the tunnel has
-/// sockets of its own.
+/// "out_" is the way from the TUN to the network, "in_" the other. Those that begin with "udp_" are there if the tunnel
+/// has sockets of its own.
 ///
 /// - out_malformed: Packets read from the TUN that are not IP, or cut short.
 /// - out_no_peer: Packets read from the TUN whose destination no peer has.
@@ -85,8 +86,8 @@ pub unsafe extern "C" fn wg_stats(handle: i32, stats: *mut wg_stats_t) -> wg_res
 /// - udp_truncated: Datagrams that were too large for their place, and lost.
 /// - udp_recv_errors: Errors of a socket that receiving passed over.
 ///
-/// Memory: writes up to `capacity` elements of `counters`, and to `*count` how many counters there are, which may be more;
-/// on success only. With a `capacity` of 0, `counters` may be NULL.
+/// Memory: writes up to `capacity` elements of `counters`, and to `*count` how many counters there are, which may be
+/// more; on success only. With a `capacity` of 0, `counters` may be NULL.
 /// Requires: `counters` points to room for `capacity` elements, or both are NULL and 0; `count` is NULL or points to
 /// writable storage for one number.
 /// Errors: WG_ERR_NULL; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
@@ -197,8 +198,8 @@ fn check_array<T>(array: *const T, capacity: usize, name: &str, count: *const us
 ///
 /// Memory: writes the first `usage->struct_size` bytes of `usage`, and of those not `struct_size`; on success only.
 /// Requires: `usage` is NULL or points to `usage->struct_size` readable and writable bytes.
-/// Errors: WG_ERR_NULL if `usage` is NULL; WG_ERR_INVALID if its struct_size is invalid; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC;
-/// WG_ERR_BUSY inside a callback.
+/// Errors: WG_ERR_NULL if `usage` is NULL; WG_ERR_INVALID if its struct_size is invalid; WG_ERR_UNKNOWN_HANDLE;
+/// WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
 /// Threads: any. The time that it takes is in proportion to the number of peers.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
@@ -213,12 +214,13 @@ pub unsafe extern "C" fn wg_memory_usage(handle: i32, usage: *mut wg_memory_usag
     })
 }
 
-/// Gives back memory that a tunnel does not need now: the buffers, unless packets or handshakes are in them; what tables
-/// took when they were larger. Sessions, and packets that wait for one, stay. What is needed again later is allocated again
-/// then, so call this when the system is short of memory, or the app goes to the background, not all the time.
+/// Gives back memory that a tunnel does not need now: the buffers, unless packets or handshakes are in them; what
+/// tables took when they were larger. Sessions, and packets that wait for one, stay. What is needed again later is
+/// allocated again then, so call this when the system is short of memory, or the app goes to the background, not all
+/// the time.
 ///
-/// It is given back to the allocator of the process. Whether that gives it on to the system is its own matter: with glibc,
-/// for example, malloc_trim(3) makes it do so, which is not for a library to call.
+/// It is given back to the allocator of the process. Whether that gives it on to the system is its own matter: with
+/// glibc, for example, malloc_trim(3) makes it do so, which is not for a library to call.
 ///
 /// Memory: nothing changes hands.
 /// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.

@@ -23,23 +23,23 @@ use wg_embed::{
 /// Makes a tunnel between `tun_fd` and the network, and starts it.
 ///
 /// `tun_fd` gives and takes one IP packet a call: a TUN device (made with IFF_NO_PI, with or without IFF_VNET_HDR), the
-/// descriptor of Android's VpnService, that of a utun of Apple's systems (whose packets have four bytes in front), or one end
-/// of a SOCK_DGRAM or SOCK_SEQPACKET socketpair. Its MTU is asked for; if that is not possible it counts as 1420 (see
-/// wg_options_t).
-/// `uapi` is the configuration: the lines of a UAPI `set` without `set=1`, "private_key=..\nlisten_port=..\n" and so on.
-/// It may be "", and is not kept. It is applied as a whole, and its port is open, when this returns.
+/// descriptor of Android's VpnService, that of a utun of Apple's systems (whose packets have four bytes in front), or
+/// one end of a SOCK_DGRAM or SOCK_SEQPACKET socketpair. Its MTU is asked for; if that is not possible it counts as
+/// 1420 (see wg_options_t).
+/// `uapi` is the configuration: the lines of a UAPI `set` without `set=1`, "private_key=..\nlisten_port=..\n" and so
+/// on. It may be "", and is not kept. It is applied as a whole, and its port is open, when this returns.
 ///
-/// Returns a handle, which is > 0 and never used again for another tunnel, or a negative wg_result. The tunnel runs until
-/// wg_turn_off(), on two threads of its own.
+/// Returns a handle, which is > 0 and never used again for another tunnel, or a negative wg_result. The tunnel runs
+/// until wg_turn_off(), on two threads of its own.
 ///
 /// Memory: takes ownership of `tun_fd` on success, and closes that number before it returns; the library goes on with a
 /// duplicate. On failure the caller still owns it, open and in the mode in which it was.
 /// Requires: `uapi` is NULL or ends with a zero byte. On success nobody but the library uses `tun_fd` any more.
 /// Errors: WG_ERR_NULL if `uapi` is NULL; WG_ERR_INVALID if `tun_fd` is not open, or the text has a bad value;
-/// WG_ERR_PROTOCOL if a line is not of the form key=value; WG_ERR_TOO_LARGE beyond 64 MiB; WG_ERR_UNSUPPORTED if `tun_fd`
-/// does not keep packets apart, or this platform has no descriptors; WG_ERR_NOT_FOUND if the interface was removed;
-/// WG_ERR_ADDR_IN_USE for the port; WG_ERR_PERMISSION for the fwmark, or if `tun_fd` is a device that cannot be waited
-/// for; WG_ERR_IO and WG_ERR_RESOURCES as the system says; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
+/// WG_ERR_PROTOCOL if a line is not of the form key=value; WG_ERR_TOO_LARGE beyond 64 MiB; WG_ERR_UNSUPPORTED if
+/// `tun_fd` does not keep packets apart, or this platform has no descriptors; WG_ERR_NOT_FOUND if the interface was
+/// removed; WG_ERR_ADDR_IN_USE for the port; WG_ERR_PERMISSION for the fwmark, or if `tun_fd` is a device that cannot
+/// be waited for; WG_ERR_IO and WG_ERR_RESOURCES as the system says; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
@@ -50,23 +50,23 @@ pub unsafe extern "C" fn wg_turn_on(tun_fd: i32, uapi: *const c_char) -> i32 {
     unsafe { turn_on(Ok(received), uapi) }
 }
 
-/// As wg_turn_on(), with options. An app can bring packets and datagrams of its own; see wg_tun_callbacks_t and
+/// As wg_turn_on(), with options. Packets and datagrams can be the app's own; see wg_tun_callbacks_t and
 /// wg_transport_t.
 ///
-/// Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP it stays the caller's in
-/// any case; but a duplicate has its O_NONBLOCK mode in common with the original, so on success the caller's descriptor
-/// is non-blocking from then on. `protect_destroy` is called exactly once with `protect_user`, and `resolve_destroy` with
-/// `resolve_user`: when the tunnel is turned off and the function has returned for the last time, or before this call
-/// returns if it fails, `resolve_destroy` also if `resolve` is NULL. What `tun` and `transport` point to is given up in the
-/// same way. Only what is in a struct with a wrong `struct_size` is not.
+/// Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP it stays the caller's
+/// in any case; but a duplicate has its O_NONBLOCK mode in common with the original, so on success the caller's
+/// descriptor is non-blocking from then on. `protect_destroy` is called exactly once with `protect_user`, and
+/// `resolve_destroy` with `resolve_user`: when the tunnel is turned off and the function has returned for the last
+/// time, or before this call returns if it fails, `resolve_destroy` also if `resolve` is NULL. What `tun` and
+/// `transport` point to is given up in the same way. Only what is in a struct with a wrong `struct_size` is not.
 /// Requires: `options` is NULL or points to `options->struct_size` readable bytes, and so are the structs that it
 /// points to; their functions are NULL or of their types, and may be called with what belongs to them on any thread;
 /// the rest as in wg_turn_on().
-/// Errors: as wg_turn_on(); WG_ERR_NULL if `options`, or `write` or `send` of what it points to, is NULL; WG_ERR_INVALID if
-/// one of its values is out of its range, or both `tun` and `tun_fd` are set; WG_ERR_PERMISSION if `protect` refuses;
-/// WG_ERR_UNSUPPORTED if it sets a field that this library does not know.
-/// Threads: any. It does not wait for host names to be looked up, unless it fails while a `resolve` of the app is looking one
-/// up.
+/// Errors: as wg_turn_on(); WG_ERR_NULL if `options`, or `write` or `send` of what it points to, is NULL;
+/// WG_ERR_INVALID if one of its values is out of its range, or both `tun` and `tun_fd` are set; WG_ERR_PERMISSION if
+/// `protect` refuses; WG_ERR_UNSUPPORTED if it sets a field that this library does not know.
+/// Threads: any. It does not wait for host names to be looked up, unless it fails while a `resolve` of the app is
+/// looking one up.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_turn_on_with(options: *const wg_options_t, uapi: *const c_char) -> i32 {
@@ -81,15 +81,16 @@ pub unsafe extern "C" fn wg_turn_on_with(options: *const wg_options_t, uapi: *co
 /// Calls on the tunnel that are under way on other threads finish; if there are any, what they need is freed, and the
 /// descriptor closed, when the last of them returns.
 ///
-/// When this returns, none of the tunnel's callbacks is running on any thread, and each was destroyed; so were the functions
-/// that the app brought to it.
+/// When this returns, none of the tunnel's callbacks is running on any thread, and each was destroyed; so were the
+/// functions of its wg_tun_callbacks_t and its wg_transport_t.
 ///
 /// Memory: everything that belongs to the tunnel is freed, and its keys are wiped. Text from wg_get_config() stays.
-/// Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls: if the first is still under way on another thread, the
-/// second waits for it, so after either code the tunnel is off; WG_ERR_BUSY inside a callback, and the tunnel runs on.
-/// Threads: any, not only the one that turned it on. It waits for the tunnel's threads, and with them for callbacks: also for
-/// a `resolve` of the app that is looking up a host name, but not for wg_resolve_system(), which then returns WG_ERR_CLOSED.
-/// Where a callback may take long, wg_turn_off_within() waits for as long as you say.
+/// Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls: if the first is still under way on another thread,
+/// the second waits for it, so after either code the tunnel is off; WG_ERR_BUSY inside a callback, and the tunnel runs
+/// on.
+/// Threads: any, not only the one that turned it on. It waits for the tunnel's threads, and with them for
+/// callbacks: also for a `resolve` of the app that is looking up a host name, but not for wg_resolve_system(), which
+/// then returns WG_ERR_CLOSED. Where a callback may take long, wg_turn_off_within() waits for as long as you say.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_turn_off(handle: i32) -> wg_result {
@@ -99,11 +100,11 @@ pub extern "C" fn wg_turn_off(handle: i32) -> wg_result {
 
 /// As wg_turn_off(), but it waits for `milliseconds` at most.
 ///
-/// If that is not long enough it returns WG_ERR_TIMED_OUT, and the tunnel goes on ending on a thread of the library's own,
-/// which waits for the callbacks that are still running. By then nothing new is sent, received or looked up, and the handle
-/// is unknown to all functions but wg_turn_off(), which waits until the tunnel is off and returns WG_ERR_UNKNOWN_HANDLE, and
-/// this one, which can be called again to wait on. Keep what belongs to the callbacks until `destroy` was called for it, and
-/// the library loaded.
+/// If that is not long enough it returns WG_ERR_TIMED_OUT, and the tunnel goes on ending on a thread of the library's
+/// own, which waits for the callbacks that are still running. By then nothing new is sent, received or looked up, and
+/// the handle is unknown to all functions but wg_turn_off(), which waits until the tunnel is off and returns
+/// WG_ERR_UNKNOWN_HANDLE, and this one, which can be called again to wait on. Keep what belongs to the callbacks until
+/// `destroy` was called for it, and the library loaded.
 ///
 /// Memory: as wg_turn_off(), once the tunnel has ended. Each `destroy` is called on the library's own thread.
 /// Errors: WG_ERR_TIMED_OUT; WG_ERR_UNKNOWN_HANDLE, also if the tunnel has ended since a call that timed out;
@@ -164,14 +165,14 @@ pub unsafe extern "C" fn wg_set_tun_fd(handle: i32, tun_fd: i32, fd_ownership: u
 
 /// Changes the configuration of a tunnel: `uapi` is as in wg_turn_on(). A line that is refused changes nothing.
 ///
-/// A port that is named in it is insisted on from then on, also if it is the one that the system had chosen; with 0 the system
-/// chooses another. A new port is opened before this returns, also while the old one is still being tried, or noted if the
-/// tunnel is paused.
+/// A port that is named in it is insisted on from then on, also if it is the one that the system had chosen; with 0 the
+/// system chooses another. A new port is opened before this returns, also while the old one is still being tried, or
+/// noted if the tunnel is paused.
 ///
 /// Memory: `uapi` is not kept.
 /// Requires: `uapi` is NULL or ends with a zero byte.
-/// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC; and
-/// of wg_turn_on() those that are about the configuration.
+/// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC;
+/// and of wg_turn_on() those that are about the configuration.
 /// Threads: any; calls on one tunnel come one after another. One that changes the port or the mark waits for `protect`,
 /// and so do those behind it; no other does.
 /// Since: 0.1.0

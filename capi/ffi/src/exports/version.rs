@@ -39,8 +39,8 @@ pub extern "C" fn wg_version_string() -> *const c_char {
     VERSION.as_ptr()
 }
 
-/// Returns the library's version as 0xMMNNPP (major, minor, patch). Compare it with WG_VERSION_NUMBER to see whether the
-/// library is as new as the header.
+/// Returns the library's version as 0xMMNNPP (major, minor, patch). Compare it with WG_VERSION_NUMBER to see whether
+/// the library is as new as the header.
 ///
 /// Memory: nothing changes hands.
 /// Errors: none.

@@ -4,7 +4,7 @@ use std::{ffi::c_void, sync::Arc};
 
 use crate::{
     plumbing::{
-        callback::{Callback, Given, Slot, wg_destroy_fn_t},
+        callback::{Callback, NewCallback, Slot, wg_destroy_fn_t},
         handle::{self, Known},
         sized::read_sized,
     },
@@ -60,8 +60,8 @@ impl CustomIo {
     /// Reads what the options point to. If it cannot be used, it is given up.
     ///
     /// # Safety
-    /// Both pointers are NULL, or point to as many readable bytes as the struct's size says; its functions may be called with
-    /// its `user` on any thread.
+    /// Both pointers are NULL, or point to as many readable bytes as the struct's size says; its functions may be
+    /// called with its `user` on any thread.
     pub(crate) unsafe fn read(options: &wg_options_t) -> Result<Self> {
         let tun = (!options.tun.is_null()).then(|| {
             // SAFETY: the caller's contract is the same.
@@ -134,8 +134,8 @@ struct Pair<F, I> {
     inlet: I,
 }
 
-/// Where an app puts packets and datagrams into a tunnel. They are known before the tunnel is: while it starts, the app's
-/// functions are called already.
+/// Where an app puts packets and datagrams into a tunnel. They are known before the tunnel is: while it starts, the
+/// app's functions are called already.
 #[derive(Default)]
 pub(crate) struct Inlets {
     tun: Option<Pair<TunFunctions, PacketInlet>>,
@@ -143,8 +143,8 @@ pub(crate) struct Inlets {
 }
 
 impl Inlets {
-    /// Ends the functions: when this returns, none is running or will be. None is destroyed while another one runs: they may
-    /// have their pointer in common.
+    /// Ends the functions: when this returns, none is running or will be. None is destroyed while another one runs:
+    /// they may have their pointer in common.
     pub(crate) fn close(&self) {
         let tun = self.tun.as_ref().and_then(|pair| pair.functions.take());
         let transport = self.transport.as_ref().and_then(|pair| pair.functions.take());
@@ -180,7 +180,7 @@ fn inlets(handle: i32) -> Result<Arc<Inlets>> {
 
 fn slot_with<F: Copy>(callback: Callback<F>) -> Arc<Slot<F>> {
     let slot = Slot::new();
-    slot.set(Given::Callback(callback));
+    slot.set(NewCallback::Callback(callback));
     Arc::new(slot)
 }
 

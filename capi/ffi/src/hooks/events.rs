@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     hooks::event_queue::EventQueue,
-    plumbing::callback::{Given, Slot},
+    plumbing::callback::{NewCallback, Slot},
     types::event::wg_event_t,
 };
 use wg_embed::{
@@ -70,7 +70,7 @@ impl Events {
         }
     }
 
-    pub(crate) fn set(&self, given: Given<EventFn>) -> Result<()> {
+    pub(crate) fn set(&self, given: NewCallback<EventFn>) -> Result<()> {
         let listens = given.is_callback();
         if !self.callback.set(given) {
             return Err(Error::new(ErrorKind::UnknownHandle, "the tunnel was turned off meanwhile"));
@@ -125,7 +125,7 @@ mod tests {
     fn events(told: &Told) -> Arc<Events> {
         let events = Arc::<Events>::default();
         let user = std::ptr::from_ref(told).cast_mut().cast();
-        assert!(events.set(Given::new(Some(record), user, None)).is_ok());
+        assert!(events.set(NewCallback::new(Some(record), user, None)).is_ok());
         events
     }
 
@@ -232,7 +232,7 @@ mod tests {
             assert_eq!(event.public_key, if about_peer { *peer.as_bytes() } else { [0; 32] });
         }
         // It has ended: whoever begins to listen now is refused, and not called.
-        let refused = events.set(Given::new(Some(record), std::ptr::null_mut(), None)).unwrap_err();
+        let refused = events.set(NewCallback::new(Some(record), std::ptr::null_mut(), None)).unwrap_err();
         assert_eq!((refused.kind(), refused.to_string().contains("the interface is gone")), (ErrorKind::Closed, true));
         sink(Event::BindRecovered(1));
         assert_eq!(told.lock().unwrap().len(), 0);

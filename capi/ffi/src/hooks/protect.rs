@@ -3,15 +3,15 @@
 use std::{ffi::c_void, io, sync::Arc};
 
 use crate::{
-    plumbing::callback::{Given, Slot, wg_destroy_fn_t},
+    plumbing::callback::{NewCallback, Slot, wg_destroy_fn_t},
     types::{endpoint::family_number, protect::wg_protect_fn_t},
 };
 use wg_embed::bind::udp::{BorrowedSocket, SocketHook};
 
 type ProtectFn = unsafe extern "C" fn(*mut c_void, i32, u32) -> i32;
 
-/// Whom new sockets are shown to. The app's pointer is given up when this is closed, or with the last of the clones and
-/// hooks.
+/// What new sockets are passed to. The app's pointer is given up when this is closed, or with the last of the clones
+/// and hooks.
 #[derive(Clone)]
 pub(crate) struct Protect(Arc<Slot<Option<ProtectFn>>>);
 
@@ -22,7 +22,7 @@ impl Protect {
     /// `protect` may be called with `user` on any thread, and `destroy` once with it.
     pub(crate) unsafe fn new(protect: wg_protect_fn_t, user: *mut c_void, destroy: wg_destroy_fn_t) -> Self {
         let slot = Slot::new();
-        slot.set(Given::new(Some(protect), user, destroy));
+        slot.set(NewCallback::new(Some(protect), user, destroy));
         Self(Arc::new(slot))
     }
 

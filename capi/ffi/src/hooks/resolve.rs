@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     plumbing::{
-        callback::{Given, Slot, wg_destroy_fn_t},
+        callback::{NewCallback, Slot, wg_destroy_fn_t},
         result::wg_result,
     },
     types::resolve::{wg_address_t, wg_resolve_fn_t},
@@ -33,7 +33,7 @@ impl Resolver {
     /// `resolve` may be called with `user` on any thread, and `destroy` once with it.
     pub(crate) unsafe fn new(resolve: wg_resolve_fn_t, user: *mut c_void, destroy: wg_destroy_fn_t) -> Self {
         let slot = Slot::new();
-        slot.set(Given::new(resolve, user, destroy));
+        slot.set(NewCallback::new(resolve, user, destroy));
         Self(Arc::new(slot))
     }
 

@@ -47,13 +47,13 @@ impl<F> Callback<F> {
 
 /// What a function of C that sets a callback was given.
 #[derive(Debug)]
-pub(crate) enum Given<F> {
+pub(crate) enum NewCallback<F> {
     Callback(Callback<F>),
     /// NULL, and a pointer that is to be given up.
     Nothing(Callback<()>),
 }
 
-impl<F> Given<F> {
+impl<F> NewCallback<F> {
     pub(crate) fn new(function: Option<F>, user: *mut c_void, destroy: wg_destroy_fn_t) -> Self {
         match function {
             Some(function) => Self::Callback(Callback::new(function, user, destroy)),
@@ -89,8 +89,8 @@ impl<F> Shared<F> {
 /// A place for one callback, which can be exchanged while it is called.
 #[derive(Debug)]
 pub(crate) struct Slot<F> {
-    /// Held from the moment at which a callback is taken out until it is destroyed: another exchange that finds the place
-    /// empty by then must not return before that either. Taken before `current`.
+    /// Held from the moment at which a callback is taken out until it is destroyed: another exchange that finds the
+    /// place empty by then must not return before that either. Taken before `current`.
     exchanging: Mutex<()>,
     current: Mutex<Current<F>>,
     is_set: AtomicBool,
@@ -148,13 +148,13 @@ impl<F: Copy> Slot<F> {
         inside(|| call(running.0.function, running.0.user))
     }
 
-    /// Puts what C gave in the place of the old callback. When this returns, no callback that was there before is running on
-    /// any thread, and all of them are destroyed. Returns false, and keeps nothing, if the slot is closed.
-    pub(crate) fn set(&self, given: Given<F>) -> bool {
+    /// Puts what C gave in the place of the old callback. When this returns, no callback that was there before is
+    /// running on any thread, and all of them are destroyed. Returns false, and keeps nothing, if the slot is closed.
+    pub(crate) fn set(&self, given: NewCallback<F>) -> bool {
         match given {
-            Given::Callback(new) => self.exchange(Some(new), false, drop),
+            NewCallback::Callback(new) => self.exchange(Some(new), false, drop),
             // Its pointer may be the old one's, and is given up after that.
-            Given::Nothing(_pointer) => self.exchange(None, false, drop),
+            NewCallback::Nothing(_pointer) => self.exchange(None, false, drop),
         }
     }
 
@@ -175,8 +175,8 @@ impl<F: Copy> Slot<F> {
         taken
     }
 
-    /// Hands the old callback to `end` when it is not running any more. Returns false, and drops the new one, if the slot is
-    /// closed.
+    /// Hands the old callback to `end` when it is not running any more. Returns false, and drops the new one, if the
+    /// slot is closed.
     fn exchange(&self, new: Option<Callback<F>>, close: bool, end: impl FnOnce(Callback<F>)) -> bool {
         let _exchanging = self.exchanging.lock().unwrap_or_else(PoisonError::into_inner);
         let old = {
@@ -217,11 +217,11 @@ mod tests {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn given(function: Option<fn()>, counter: &AtomicUsize) -> Given<fn()> {
-        Given::new(function, std::ptr::from_ref(counter).cast_mut().cast(), Some(count))
+    fn given(function: Option<fn()>, counter: &AtomicUsize) -> NewCallback<fn()> {
+        NewCallback::new(function, std::ptr::from_ref(counter).cast_mut().cast(), Some(count))
     }
 
-    fn callback(counter: &AtomicUsize) -> Given<fn()> {
+    fn callback(counter: &AtomicUsize) -> NewCallback<fn()> {
         given(Some(|| {}), counter)
     }
 
@@ -295,7 +295,7 @@ mod tests {
     fn every_exchange_waits_until_the_old_one_is_destroyed() {
         // Refused if another closes the place first; it must wait even then.
         let replace: Exchange = |slot| {
-            slot.set(Given::new(Some(|| {}), std::ptr::null_mut(), None));
+            slot.set(NewCallback::new(Some(|| {}), std::ptr::null_mut(), None));
         };
         for others in
             [[Slot::clear, Slot::close], [replace, Slot::close], [Slot::close, Slot::close], [replace, replace]]
@@ -327,7 +327,7 @@ mod tests {
             let (replaced, is_replaced) = mpsc::channel();
             let (slot, destroyed) = (&slot, &destroyed);
             scope.spawn(move || {
-                slot.set(Given::new(Some(|| {}), std::ptr::null_mut(), None));
+                slot.set(NewCallback::new(Some(|| {}), std::ptr::null_mut(), None));
                 replaced.send(destroyed.load(Ordering::Relaxed)).unwrap();
             });
             assert!(is_replaced.recv_timeout(Duration::from_millis(50)).is_err());

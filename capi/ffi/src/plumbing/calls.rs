@@ -94,8 +94,8 @@ pub(crate) fn watch_exit() {
     }
 }
 
-/// Runs before what the app has given to atexit() earlier, and before its static objects are destroyed that are older than
-/// its first tunnel.
+/// Runs before what the app has given to atexit() earlier, and before its static objects are destroyed that are older
+/// than its first tunnel.
 #[cfg_attr(not(unix), allow(dead_code))]
 extern "C" fn at_exit() {
     let ending = ENDING.get();

@@ -167,8 +167,8 @@ fn outside(body: Body<'_>) -> Outcome {
     })
 }
 
-/// To be asked first of all: inside a callback the log cannot be set up either. Threads of the library run nothing else of
-/// the app but the destructors of what it keeps for each thread, and those cannot wait for their own thread.
+/// To be asked first of all: inside a callback the log cannot be set up either. Threads of the library run nothing else
+/// of the app but the destructors of what it keeps for each thread, and those cannot wait for their own thread.
 fn refuse_inside() -> Result<()> {
     if calls::is_inside() || thread::is_ours() {
         return Err(Error::new(ErrorKind::Busy, "this function cannot be called from inside a callback"));

@@ -111,7 +111,8 @@ impl Row {
     }
 }
 
-/// The number that was given out last, by this process or one that it comes from. It changes under the lock of the table.
+/// The number that was given out last, by this process or one that it comes from. It changes under the lock of the
+/// table.
 static LAST: AtomicI32 = AtomicI32::new(0);
 
 struct Table {
@@ -171,8 +172,8 @@ pub(crate) fn reserve() -> Result<i32> {
     next(&LAST)
 }
 
-/// Refuses numbers of the process that this one was forked from. To be asked before anything else that takes a number: what
-/// stands behind them is shared with that process, and its locks may be held by threads that are not in this one.
+/// Refuses numbers of the process that this one was forked from. To be asked before anything else that takes a number:
+/// what stands behind them is shared with that process, and its locks may be held by threads that are not in this one.
 pub(crate) fn check_process(handle: i32) -> Result<()> {
     if (1..=table().inherited).contains(&handle) {
         let text = format!("handle {handle} belongs to the process that this one was forked from");
@@ -181,8 +182,8 @@ pub(crate) fn check_process(handle: i32) -> Result<()> {
     Ok(())
 }
 
-/// An object that is being made. Unless it is [finished](Self::finish), its number is taken out when this is dropped, and its
-/// inlets are closed.
+/// An object that is being made. Unless it is [finished](Self::finish), its number is taken out when this is dropped,
+/// and its inlets are closed.
 #[must_use]
 pub(crate) struct Starting<T: Object> {
     handle: i32,
@@ -251,8 +252,8 @@ pub(crate) fn all<T: Object>() -> Vec<i32> {
     table().rows.iter().filter(known).map(|row| row.handle).collect()
 }
 
-/// Ends the object behind a number by `end`, and takes the number out for good. Whoever comes second waits until that has been
-/// done, and then does not know the number: so when this returns, whatever it returns, the object has ended.
+/// Ends the object behind a number by `end`, and takes the number out for good. Whoever comes second waits until that
+/// has been done, and then does not know the number: so when this returns, whatever it returns, the object has ended.
 pub(crate) fn end<T: Object>(handle: i32, end: impl FnOnce(&Entry<T>) -> Result<()>) -> Result<()> {
     // In this order: what belongs to the object is freed before others hear that it has ended.
     let (_ending, entry) = {
@@ -276,8 +277,8 @@ impl Drop for Ending {
     }
 }
 
-/// As [`end`](end()), on a thread of its own, which the caller waits for until `timeout` has passed. If that is not long
-/// enough, the thread goes on, and later calls wait for it.
+/// As [`end`](end()), on a thread of its own, which the caller waits for until `timeout` has passed. If that is not
+/// long enough, the thread goes on, and later calls wait for it.
 pub(crate) fn end_within<T: Object>(handle: i32, timeout: Duration, end: fn(&Entry<T>) -> Result<()>) -> Result<()> {
     let until = Instant::now() + timeout;
     let mut table = table();

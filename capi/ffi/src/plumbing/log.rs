@@ -49,11 +49,11 @@ pub use wg_log_level_t::*;
 ///
 /// Threads: it is called on the tunnels' threads and on threads that are inside a wg_ function, on several at once. The
 /// tunnel waits meanwhile, so return soon, and do not wait for a thread that may be inside a wg_ function. It must not
-/// leave by an exception, longjmp() or pthread_exit(). On the library's threads every callback has 512 KiB of stack, and
-/// all signals are blocked but those that a thread causes itself.
-/// Inside it, functions whose text says so under "Threads" work: wg_last_error(), wg_free(), wg_set_log_level() and others.
-/// All others, and so all that take a handle, return WG_ERR_BUSY, but for wg_tun_inject(), wg_transport_receive() and
-/// wg_set_mtu().
+/// leave by an exception, longjmp() or pthread_exit(). On the library's threads every callback has 512 KiB of stack,
+/// and all signals are blocked but those that a thread causes itself.
+/// Inside it, functions whose text says so under "Threads" work: wg_last_error(), wg_free(), wg_set_log_level() and
+/// others. All others, and so all that take a handle, return WG_ERR_BUSY, but for wg_tun_inject(),
+/// wg_transport_receive() and wg_set_mtu().
 /// Since: 0.1.0
 pub type wg_log_fn_t = Option<unsafe extern "C" fn(user: *mut c_void, handle: i32, level: i32, text: *const c_char)>;
 
@@ -100,8 +100,8 @@ fn check_level(level: i32) -> Result<i32> {
 const WG_LOG_OFF_NUMBER: i32 = WG_LOG_OFF as i32;
 const WG_LOG_TRACE_NUMBER: i32 = WG_LOG_TRACE as i32;
 
-/// The log of one tunnel: its function, if its lines do not go where those of the process go, and its level, if that is not
-/// the level of the process.
+/// The log of one tunnel: its function, if its lines do not go where those of the process go, and its level, if that is
+/// not the level of the process.
 #[derive(Debug)]
 pub(crate) struct OwnLog {
     pub(crate) callback: Slot<LogFn>,

@@ -27,7 +27,8 @@ pub enum wg_result {
     WG_ERR_TOO_LARGE = -5,
     /// Nothing of this kind has this handle (any more).
     WG_ERR_UNKNOWN_HANDLE = -10,
-    /// The tunnel has ended by itself, and keeps its handle until wg_turn_off(); or the bind was closed during the call.
+    /// The tunnel has ended by itself, and keeps its handle until wg_turn_off(); or the bind was closed during the
+    /// call.
     WG_ERR_CLOSED = -11,
     /// The call cannot be made now: it was made from inside a callback.
     WG_ERR_BUSY = -12,
@@ -47,8 +48,8 @@ pub enum wg_result {
     WG_ERR_EXISTS = -24,
     /// Threads, file descriptors or memory have run out.
     WG_ERR_RESOURCES = -30,
-    /// A bug in this library was caught. The tunnel or bind refuses everything but wg_turn_off() or wg_bind_close() from
-    /// then on.
+    /// A bug in this library was caught. The tunnel or bind refuses everything but wg_turn_off() or wg_bind_close()
+    /// from then on.
     WG_ERR_PANIC = -40,
 }
 

@@ -13,8 +13,8 @@ const MAX_SIZE: usize = 4096;
 /// It is `repr(C)`, begins with a `usize`, has no padding, and any bytes are a valid value; but for functions, of which
 /// whoever fills it says that they are ones, or NULL.
 pub(crate) unsafe trait SizedStruct: Copy {
-    /// Its sizes in released headers, that of 0.1.0 first and that of this version last. Where fields are appended after a
-    /// release, so is a size here: any other number below the last would cut a field, or drop one in silence.
+    /// Its sizes in released headers, that of 0.1.0 first and that of this version last. Where fields are appended
+    /// after a release, so is a size here: any other number below the last would cut a field, or drop one in silence.
     const SIZES: &'static [usize];
 }
 
@@ -35,15 +35,15 @@ pub(crate) unsafe fn struct_size<T: SizedStruct>(theirs: *const T, name: &str) -
     Ok(size)
 }
 
-/// Copies our struct over the caller's, which is `size` bytes long: as much of it as there is room for. What is left of the
-/// caller's becomes zero.
+/// Copies our struct over the caller's, which is `size` bytes long: as much of it as there is room for. What is left of
+/// the caller's becomes zero.
 ///
 /// # Safety
 /// `theirs` points to `size` writable bytes.
 pub(crate) unsafe fn write_sized<T: SizedStruct>(ours: &T, theirs: *mut T, size: usize) {
     let known = size.min(size_of::<T>());
-    // SAFETY: both have `known` bytes, those of ours are initialized, as there is no padding, and they do not overlap, as
-    // ours is not the caller's.
+    // SAFETY: both have `known` bytes, those of ours are initialized, as there is no padding, and they do not overlap,
+    // as ours is not the caller's.
     unsafe { ptr::copy_nonoverlapping(ptr::from_ref(ours).cast::<u8>(), theirs.cast::<u8>(), known) };
     // SAFETY: within the `size` bytes, or at their end.
     let rest = unsafe { theirs.cast::<u8>().add(known) };
@@ -55,16 +55,16 @@ pub(crate) unsafe fn write_sized<T: SizedStruct>(ours: &T, theirs: *mut T, size:
 #[derive(Debug)]
 pub(crate) struct Received<T> {
     pub(crate) value: T,
-    /// An error if the struct also sets what this version does not know. It must then be refused, but what it gives away must
-    /// be given up.
+    /// An error if the struct also sets what this version does not know. It must then be refused, but what it gives
+    /// away must be given up.
     pub(crate) unknown_fields: Result<()>,
 }
 
 /// Copies a caller's struct over the defaults.
 ///
 /// # Safety
-/// `theirs` is NULL or points to as many readable bytes as the `usize` at its beginning says. Functions in there are NULL or
-/// functions of their types.
+/// `theirs` is NULL or points to as many readable bytes as the `usize` at its beginning says. Functions in there are
+/// NULL or functions of their types.
 pub(crate) unsafe fn read_sized<T: SizedStruct + Default>(theirs: *const T, name: &str) -> Result<Received<T>> {
     // SAFETY: the caller's contract is the same.
     let size = unsafe { struct_size(theirs, name) }?;

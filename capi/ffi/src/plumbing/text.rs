@@ -9,7 +9,7 @@ use zeroize::Zeroize;
 
 use wg_embed::error::{Error, ErrorKind, Result};
 
-/// In front of what C holds lies its size, in room of this many bytes: the alignment of `malloc`.
+/// In front of what C holds lies its size, in this many bytes: the alignment of `malloc`.
 const HEADER: usize = 16;
 
 /// Borrows text of C. `name` says which argument it is.

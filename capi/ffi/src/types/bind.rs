@@ -30,7 +30,7 @@ pub use wg_bind_flags_t::*;
 pub struct wg_bind_options_t {
     /// sizeof(wg_bind_options_t), as the caller was compiled.
     pub struct_size: usize,
-    /// Is shown each new socket first; or NULL.
+    /// Is passed each new socket first; or NULL.
     pub protect: wg_protect_fn_t,
     /// For `protect`.
     pub user: *mut c_void,

@@ -12,8 +12,8 @@ use wg_embed::{
     reserve,
 };
 
-/// The most datagrams that one wg_bind_send() takes, and the most packets or datagrams that a function of the app gets in one
-/// call. A later library may take more, but not fewer; and never gives more.
+/// The most datagrams that one wg_bind_send() takes, and the most packets or datagrams that a function of the app gets
+/// in one call. A later library may take more, but not fewer; and never gives more.
 ///
 /// Since: 0.1.0
 pub const WG_BATCH_SIZE: usize = 128;
@@ -38,8 +38,8 @@ pub use wg_datagram_flags_t::*;
 
 /// A datagram to send, or room for one to receive. What was received can be sent on as it is.
 ///
-/// Through a wg_transport_t they go as they do through a bind: its function is given what is to be sent, one datagram in
-/// each and not to be changed, and wg_transport_receive() takes what wg_bind_recv() has filled.
+/// Through a wg_transport_t they go as they do through a bind: its function is given what is to be sent, one datagram
+/// in each and not to be changed, and wg_transport_receive() takes what wg_bind_recv() has filled.
 ///
 /// Since: 0.1.0
 #[repr(C)]
@@ -104,8 +104,8 @@ impl wg_datagram_t {
 /// Borrows datagrams of C that were received, after looking at all of them.
 ///
 /// # Safety
-/// `datagrams` is NULL or points to `count` datagrams, whose pointers are NULL or readable, `data` for `len` bytes; nobody
-/// changes them meanwhile.
+/// `datagrams` is NULL or points to `count` datagrams, whose pointers are NULL or readable, `data` for `len` bytes;
+/// nobody changes them meanwhile.
 pub(crate) unsafe fn borrow_received<'a>(datagrams: *const wg_datagram_t, count: usize) -> Result<Vec<Datagram<'a>>> {
     let check = |datagram: &wg_datagram_t| {
         check_len(datagram.len)?;

@@ -30,35 +30,36 @@ pub const WG_EVENTS_MAX: usize = 256;
 pub enum wg_event_kind_t {
     /// A session with the peer `public_key` is ready to use.
     WG_EVENT_HANDSHAKE_COMPLETED = 1,
-    /// The peer `public_key` did not answer 20 initiations in a row, in about 100 seconds. Packets that waited for it were
-    /// dropped. It is tried again when there is something to send.
+    /// The peer `public_key` did not answer 20 initiations in a row, in about 100 seconds. Packets that waited for it
+    /// were dropped. It is tried again when there is something to send.
     WG_EVENT_HANDSHAKE_FAILED = 2,
-    /// The last session with the peer `public_key` is over, and its keys were wiped. That is so when nothing was sent for
-    /// some minutes, and no fault.
+    /// The last session with the peer `public_key` is over, and its keys were wiped. That is so when nothing was sent
+    /// for some minutes, and no fault.
     WG_EVENT_SESSION_EXPIRED = 3,
-    /// The peer `public_key` has moved, and is sent to at `endpoint` from now on: it was heard from there, or is looked for
-    /// there, as its name or its network says.
+    /// The peer `public_key` has moved, and is sent to at `endpoint` from now on: it was heard from there, or is looked
+    /// for there, as its name or its network says.
     WG_EVENT_ENDPOINT_CHANGED = 4,
-    /// The host name of the peer `public_key` has no address, for `reason`. It is told once, and the name looked up again as
-    /// long as anything is to be sent there.
+    /// The host name of the peer `public_key` has no address, for `reason`. It is told once, and the name looked up
+    /// again as long as anything is to be sent there.
     WG_EVENT_RESOLVE_FAILED = 5,
-    /// The route to the `endpoint` of the peer `public_key` leads into the tunnel itself. What is sent there is dropped, and
-    /// counted as `out_routing_loop`, until the route is another one. Keep the sockets out of the tunnel: by a mark and a rule,
-    /// by `protect`, or by a route of its own. It is told once for an endpoint.
+    /// The route to the `endpoint` of the peer `public_key` leads into the tunnel itself. What is sent there is
+    /// dropped, and counted as `out_routing_loop`, until the route is another one. Keep the sockets out of the tunnel:
+    /// by a mark and a rule, by `protect`, or by a route of its own. It is told once for an endpoint.
     WG_EVENT_ROUTING_LOOP = 6,
-    /// Fresh UDP sockets could not be opened, or the open ones can no longer be used, for `reason`. Opening is retried
+    /// New UDP sockets could not be opened, or the open ones can no longer be used, for `reason`. Opening is retried
     /// until it succeeds. Until then the old sockets stay in use; without old sockets, as after wg_resume(), nothing is
     /// sent or received.
     WG_EVENT_SOCKETS_LOST = 10,
-    /// Fresh UDP sockets are open on `listen_port`: after WG_EVENT_SOCKETS_LOST, or because the port that the system chose was
-    /// left. It is left if it is taken when sockets are renewed, and, once for each change of networks (wg_network_changed(),
-    /// wg_bump_sockets()), if a handshake is retried for the third time after that: the old one may be dead on its way.
+    /// New UDP sockets are open on `listen_port`: after WG_EVENT_SOCKETS_LOST, or because the port that the system
+    /// chose was left. It is left if it is taken when sockets are reopened, and, once for each change of networks
+    /// (wg_network_changed(), wg_bump_sockets()), if a handshake is retried for the third time after that: the old one
+    /// may be dead on its way.
     WG_EVENT_SOCKETS_RECOVERED = 11,
     /// The tunnel has ended by itself, for `reason`: its interface was removed, for example. It keeps its handle until
     /// wg_turn_off().
     WG_EVENT_ENDED = 20,
-    /// From wg_next_event() alone: events were dropped, as more than WG_EVENTS_MAX waited. wg_peers() and wg_stats() tell how
-    /// things are.
+    /// From wg_next_event() alone: events were dropped, as more than WG_EVENTS_MAX waited. wg_peers() and wg_stats()
+    /// tell how things are.
     WG_EVENT_MISSED = 30,
 }
 
@@ -66,8 +67,8 @@ pub use wg_event_kind_t::*;
 
 /// An event. It has no pointers: it can be copied and handed to another thread.
 ///
-/// Fields are only ever appended. A library that is older than the header passes a shorter struct: look at `struct_size`
-/// before you read a field that came later than 0.1.0.
+/// Fields are only ever appended. A library that is older than the header passes a shorter struct: look at
+/// `struct_size` before you read a field that came later than 0.1.0.
 ///
 /// Since: 0.1.0
 #[repr(C)]
@@ -149,12 +150,12 @@ impl wg_event_t {
 ///
 /// `user` is what came with the function; `handle` is the tunnel; `event` is gone when the function returns.
 ///
-/// Threads: it is called on the tunnel's threads, and on threads that are inside a wg_ function on the tunnel, but on one
-/// at a time. The events of a tunnel come in the order in which they came about, also if another thread causes one while
-/// this runs: it is called for that when it has returned. The tunnel waits meanwhile, so return soon, and do
-/// not wait for a thread that may be inside a wg_ function: copy the event, and act on it elsewhere. It must not leave by
-/// an exception, longjmp() or pthread_exit(). Its stack is as in wg_log_fn_t.
-/// Inside it, functions whose text says so under "Threads" work: wg_last_error(), wg_free(), those about keys and others.
-/// All others, and so all that take a handle, return WG_ERR_BUSY.
+/// Threads: it is called on the tunnel's threads, and on threads that are inside a wg_ function on the tunnel, but on
+/// one at a time. The events of a tunnel come in the order in which they came about, also if another thread causes one
+/// while this runs: it is called for that when it has returned. The tunnel waits meanwhile, so return soon, and do
+/// not wait for a thread that may be inside a wg_ function: copy the event, and act on it elsewhere. It must not leave
+/// by an exception, longjmp() or pthread_exit(). Its stack is as in wg_log_fn_t.
+/// Inside it, functions whose text says so under "Threads" work: wg_last_error(), wg_free(), those about keys and
+/// others. All others, and so all that take a handle, return WG_ERR_BUSY.
 /// Since: 0.1.0
 pub type wg_event_fn_t = Option<unsafe extern "C" fn(user: *mut c_void, handle: i32, event: *const wg_event_t)>;

@@ -27,9 +27,9 @@ pub use wg_options_flags_t::*;
 /// What wg_turn_on_with() may be told. Start from WG_OPTIONS_INIT, and set what should differ.
 ///
 /// Fields are only ever appended. A program that was compiled with an older header passes a shorter struct, and gets
-/// WG_OPTIONS_INIT's value for the fields that it does not have. A program that was compiled with a newer header is served
-/// as long as the fields that this library does not have are zero, up to a `struct_size` of 4096. A `struct_size` that no
-/// released header has, such as one below that of 0.1.0, is WG_ERR_INVALID.
+/// WG_OPTIONS_INIT's value for the fields that it does not have. A program that was compiled with a newer header is
+/// served as long as the fields that this library does not have are zero, up to a `struct_size` of 4096. A
+/// `struct_size` that no released header has, such as one below that of 0.1.0, is WG_ERR_INVALID.
 ///
 /// Since: 0.1.0
 #[repr(C)]
@@ -45,25 +45,25 @@ pub struct wg_options_t {
     pub mtu: u32,
     /// The largest number of peers: up to 16777216, or 0 for 65536. Each takes about 1 KiB.
     pub max_peers: u32,
-    /// Bytes that packets may take while they pass through or wait for a session: WG_MEMORY_MIN to WG_MEMORY_MAX, or 0 for
-    /// 4 MiB; with `tun` or `transport` 128 KiB more at least for each. At the limit the
-    /// peer that holds most makes room for one that holds less, else packets are dropped, and counted ("out_memory_full"); one
-    /// packet of each peer may wait all the same. Peers come on top: about 1 KiB each, and 3
+    /// Bytes that packets may take while they pass through or wait for a session: WG_MEMORY_MIN to WG_MEMORY_MAX, or 0
+    /// for 4 MiB; with `tun` or `transport` 128 KiB more at least for each. At the limit the
+    /// peer that holds most makes room for one that holds less, else packets are dropped, and counted
+    /// ("out_memory_full"); one packet of each peer may wait all the same. Peers come on top: about 1 KiB each, and 3
     /// KiB more while there are sessions. wg_memory_usage() tells what is taken.
     pub memory_limit: usize,
-    /// Is shown each UDP socket before its first byte, when the tunnel is turned on and whenever its sockets are renewed;
-    /// or NULL. If it refuses, nothing is sent: wg_turn_on_with() fails, and later on the old sockets stay, or none, and
-    /// it is tried again as in wg_bump_sockets(). It may then be called on the tunnel's own threads.
+    /// Is passed each UDP socket before its first byte, when the tunnel is turned on and whenever its sockets are
+    /// reopened; or NULL. If it refuses, nothing is sent: wg_turn_on_with() fails, and later on the old sockets stay,
+    /// or none, and it is tried again as in wg_bump_sockets(). It may then be called on the tunnel's own threads.
     pub protect: wg_protect_fn_t,
     /// For `protect`.
     pub protect_user: *mut c_void,
     /// Gives up `protect_user`; or NULL. It follows the rules of wg_protect_fn_t.
     pub protect_destroy: wg_destroy_fn_t,
-    /// Looks up host names; then the endpoint of a peer may be one: "endpoint=vpn.example.com:51820". The name is kept until
-    /// another endpoint is configured; wg_get_config() shows the address that is used. It is looked up at once, again
-    /// after wg_network_changed(), and when a handshake was given up; if that fails, again as long as something is to be
-    /// sent there. With it, peers at IPv4 addresses are also reached in networks that have only IPv6 and NAT64.
-    /// wg_resolve_system for the system's own resolver. NULL if endpoints are addresses only.
+    /// Looks up host names; then the endpoint of a peer may be one: "endpoint=vpn.example.com:51820". The name is kept
+    /// until another endpoint is configured; wg_get_config() has the address that is used. It is looked up at once,
+    /// again after wg_network_changed(), and when a handshake was given up; if that fails, again as long as something
+    /// is to be sent there. With it, peers at IPv4 addresses are also reached in networks that have only IPv6 and
+    /// NAT64. wg_resolve_system for the system's own resolver. NULL if endpoints are addresses only.
     pub resolve: wg_resolve_fn_t,
     /// For `resolve`.
     pub resolve_user: *mut c_void,
@@ -73,21 +73,22 @@ pub struct wg_options_t {
     pub tun: *const wg_tun_callbacks_t,
     /// Takes and gives datagrams in place of UDP sockets; or NULL. What it points to is not kept.
     pub transport: *const wg_transport_t,
-    /// Is told what happens to the tunnel, from the first event on; or NULL. As wg_set_event_callback(), which can replace it.
+    /// Is told what happens to the tunnel, from the first event on; or NULL. As wg_set_event_callback(), which can
+    /// replace it.
     pub event: wg_event_fn_t,
     /// For `event`.
     pub event_user: *mut c_void,
     /// Gives up `event_user`; or NULL.
     pub event_destroy: wg_destroy_fn_t,
-    /// Gets the lines of the tunnel's log, from the first one on, in place of the function of wg_set_log_callback(); or NULL.
-    /// As wg_set_tunnel_log_callback(), which can replace it.
+    /// Gets the lines of the tunnel's log, from the first one on, in place of the function of wg_set_log_callback(); or
+    /// NULL. As wg_set_tunnel_log_callback(), which can replace it.
     pub log: wg_log_fn_t,
     /// For `log`.
     pub log_user: *mut c_void,
     /// Gives up `log_user`; or NULL.
     pub log_destroy: wg_destroy_fn_t,
-    /// How much of this tunnel is logged: a wg_log_level_t, or 0 for what wg_set_log_level() says. To turn the log of one
-    /// tunnel off, call wg_set_tunnel_log_level().
+    /// How much of this tunnel is logged: a wg_log_level_t, or 0 for what wg_set_log_level() says. To turn the log of
+    /// one tunnel off, call wg_set_tunnel_log_level().
     pub log_level: u32,
     /// Some of wg_options_flags_t, or 0.
     pub flags: u32,

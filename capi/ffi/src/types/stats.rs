@@ -15,9 +15,10 @@ pub const WG_COUNTER_NAME_LEN: usize = 40;
 
 /// What a tunnel did since it was turned on. Peers that are gone are in the sums.
 ///
-/// Fields are only ever appended. Set `struct_size` before the call: a program that was compiled with an older header gets
-/// the fields that it has; in one that was compiled with a newer header, fields that this library does not have are zero. A
-/// `struct_size` that no released header has, such as one below that of 0.1.0, or above 4096, is WG_ERR_INVALID.
+/// Fields are only ever appended. Set `struct_size` before the call: a program that was compiled with an older header
+/// gets the fields that it has; in one that was compiled with a newer header, fields that this library does not have
+/// are zero. A `struct_size` that no released header has, such as one below that of 0.1.0, or above 4096, is
+/// WG_ERR_INVALID.
 ///
 /// Since: 0.1.0
 #[repr(C)]
@@ -35,7 +36,8 @@ pub struct wg_stats_t {
     pub rx_packets: u64,
     /// Packets from the TUN that were sent to peers.
     pub tx_packets: u64,
-    /// Datagrams and packets on their way in that were dropped: the sum of those wg_counters() whose names begin with "in_".
+    /// Datagrams and packets on their way in that were dropped: the sum of those wg_counters() whose names begin with
+    /// "in_".
     pub rx_dropped: u64,
     /// Packets and datagrams on their way out that were dropped: the sum of those whose names begin with "out_".
     pub tx_dropped: u64,
@@ -84,8 +86,8 @@ pub struct wg_peer_stats_t {
     pub persistent_keepalive: u32,
     /// 1 if a packet for the peer could be sent at once, without a handshake; else 0.
     pub has_session: u32,
-    /// In how many milliseconds the library does something for the peer if nothing happens before: sends a keepalive, tries
-    /// again, wipes old keys. UINT32_MAX if it does not.
+    /// In how many milliseconds the library does something for the peer if nothing happens before: sends a keepalive,
+    /// tries again, wipes old keys. UINT32_MAX if it does not.
     pub next_timer_ms: u32,
     /// Who it is.
     pub public_key: [u8; WG_KEY_LEN],
@@ -103,9 +105,9 @@ const _: () = {
 
 /// What a tunnel takes of the process's memory now, in bytes. As to fields and `struct_size`, see wg_stats_t.
 ///
-/// The numbers are computed from what is allocated, in use or not. Not among them: what the allocator adds to each block
-/// (16 bytes, commonly), the stacks of the tunnel's two threads, what the system keeps for sockets, and what a call takes
-/// while it lasts.
+/// The numbers are computed from what is allocated, in use or not. Not among them: what the allocator adds to each
+/// block (16 bytes, commonly), the stacks of the tunnel's two threads, what the system keeps for sockets, and what a
+/// call takes while it lasts.
 ///
 /// Since: 0.1.0
 #[repr(C)]

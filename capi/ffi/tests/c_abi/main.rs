@@ -353,8 +353,8 @@ fn the_header_stands_alone() {
     }
 }
 
-/// Swift imports clang's C, where `__swift__` is defined: an enum must be a type of its own there, of its fixed size, which is
-/// what functions return.
+/// Swift imports clang's C, where `__swift__` is defined: an enum must be a type of its own there, of its fixed size,
+/// which is what functions return.
 #[test]
 fn enums_are_types_for_swift() {
     let text = "#include \"wg_embed.h\"\n\
