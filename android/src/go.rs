@@ -62,9 +62,9 @@ fn c_str<'a>(bytes: &'a [u8], name: &str) -> Result<&'a CStr> {
 }
 
 /// A descriptor that the app has given away for good. It is closed, once, unless a tunnel has taken it over.
-pub(crate) struct Given(i32);
+pub(crate) struct TunFd(i32);
 
-impl Given {
+impl TunFd {
     /// # Safety
     /// Nobody but us uses the descriptor from now on.
     pub(crate) const unsafe fn new(fd: i32) -> Self {
@@ -72,7 +72,7 @@ impl Given {
     }
 }
 
-impl Drop for Given {
+impl Drop for TunFd {
     fn drop(&mut self) {
         // SAFETY: it was given away; if it is not open, nothing happens.
         unsafe { libc::close(self.0) };
@@ -99,18 +99,19 @@ impl Drop for Text {
 }
 
 /// Turns a tunnel on, and returns its number.
-pub(crate) fn turn_on(interface: &CStr, fd: Given, settings: &CStr) -> i32 {
+pub(crate) fn turn_on(interface: &CStr, fd: TunFd, settings: &CStr) -> i32 {
     set_default_level(WG_LOG_DEBUG);
-    let log = Tag::new(interface);
-    // SAFETY: the text ends with a zero byte, and whoever made `fd` has given the descriptor away.
-    let handle = unsafe { ffi::wg_turn_on(fd.0, settings.as_ptr()) };
+    let tag = Tag::new(interface);
+    let mut options = ffi::wg_options_t { tun_fd: fd.0, ..ffi::wg_options_t::default() };
+    tag.log_of(&mut options);
+    // SAFETY: the text ends with a zero byte, the functions are those of `Tag`, and the descriptor was given away.
+    let handle = unsafe { ffi::wg_turn_on_with(&raw const options, settings.as_ptr()) };
     if handle < 0 {
-        log.failed();
+        tag.failed();
         return FAILED;
     }
     // That number is closed now; the tunnel has a duplicate.
     std::mem::forget(fd);
-    log.follow(handle);
     ffi::wg_disable_roaming(handle);
     TUNNELS.add(handle)
 }
@@ -154,7 +155,7 @@ pub(crate) fn number(body: impl FnOnce() -> Result<i32>) -> i32 {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wgTurnOn(interface: go_string, tun_fd: i32, settings: go_string) -> i32 {
     // SAFETY: the caller gives it away.
-    let fd = unsafe { Given::new(tun_fd) };
+    let fd = unsafe { TunFd::new(tun_fd) };
     number(|| {
         // SAFETY: the caller says so.
         let interface = unsafe { interface.copy("interface") }?;

@@ -12,7 +12,7 @@ use std::{
 
 use jni_sys::{JNIEnv, JNINativeInterface__1_1, jclass, jint, jstring};
 
-use super::go::{self, FAILED, Given};
+use super::go::{self, FAILED, TunFd};
 use wg_embed_ffi::{leaf::guard, wg_result};
 
 /// The functions of the virtual machine, those that any version has.
@@ -99,7 +99,7 @@ pub unsafe extern "system" fn Java_com_wireguard_android_backend_GoBackend_wgTur
     settings: jstring,
 ) -> jint {
     // SAFETY: the caller gives it away.
-    let fd = unsafe { Given::new(tun_fd) };
+    let fd = unsafe { TunFd::new(tun_fd) };
     go::number(|| {
         // SAFETY: they are Java's, until this returns.
         let Some(interface) = (unsafe { Chars::of(env, interface) }) else {

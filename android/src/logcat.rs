@@ -4,7 +4,7 @@
 
 use std::ffi::{CStr, CString, c_char, c_void};
 
-use wg_embed_ffi::{WG_LOG_ERROR, leaf::tell_failure, wg_last_error, wg_set_tunnel_log_callback};
+use wg_embed_ffi::{WG_LOG_ERROR, leaf::tell_failure, wg_last_error, wg_options_t};
 
 /// Whether there is such a log. In tests something else stands in for it.
 const PRESENT: bool = cfg!(any(target_os = "android", test));
@@ -29,12 +29,13 @@ impl Tag {
         write(WG_LOG_ERROR as i32, &self.0, unsafe { CStr::from_ptr(wg_last_error()) });
     }
 
-    /// Sends a tunnel's lines there from now on.
-    pub(super) fn follow(self, handle: i32) {
+    /// Sends all lines of the tunnel that is turned on with these options there: `line` only reads the tag, on any thread, and
+    /// `destroy` is called once, after the last line.
+    pub(super) fn log_of(&self, options: &mut wg_options_t) {
         if PRESENT {
-            let user = self.0.into_raw().cast();
-            // SAFETY: `line` only reads the tag, on any thread; `destroy` is called once, after the last line.
-            unsafe { wg_set_tunnel_log_callback(handle, Some(line), user, Some(destroy)) };
+            options.log = Some(line);
+            options.log_user = self.0.clone().into_raw().cast();
+            options.log_destroy = Some(destroy);
         }
     }
 }
@@ -112,7 +113,10 @@ mod tests {
         const INFO: i32 = 4;
         let (number, lines) = lines(c"tun7", c"listen_port=0\n");
         assert!(number >= 0);
-        assert!(lines.contains(&(INFO, "the interface is down".into())), "{lines:?}");
+        // Also what is logged before there is a number.
+        for line in ["the interface is up", "the interface is down"] {
+            assert!(lines.contains(&(INFO, line.into())), "{lines:?}");
+        }
         let levels: Vec<_> = [1, 2, 3, 4, 5].map(priority).into();
         assert_eq!(levels, [6, 5, 4, 3, 2]);
     }

@@ -71,7 +71,7 @@ impl Inherited {
 
 /// What a service manager gives.
 #[derive(Debug, PartialEq, Eq)]
-struct Given {
+struct PassedFds {
     all: Range<RawFd>,
     /// The only one, or the one with our [`NAME`].
     ours: RawFd,
@@ -83,7 +83,7 @@ struct Given {
 /// The rule is that of sd_listen_fds(3): nothing is given if one of the first two is unset or the process is another
 /// one; what cannot be the number of a process, or of descriptors, is an error. Other than there, 0 descriptors are no
 /// error.
-fn from_manager([process, count, names]: [Option<&str>; 3], own: u32) -> Result<Option<Given>, String> {
+fn from_manager([process, count, names]: [Option<&str>; 3], own: u32) -> Result<Option<PassedFds>, String> {
     let Some(process) = process else {
         return Ok(None);
     };
@@ -103,7 +103,7 @@ fn from_manager([process, count, names]: [Option<&str>; 3], own: u32) -> Result<
             ours.ok_or_else(|| format!("LISTEN_FDS={count}: LISTEN_FDNAMES calls none of them {NAME}"))?
         }
     };
-    Ok(Some(Given { all, ours }))
+    Ok(Some(PassedFds { all, ours }))
 }
 
 /// The number in a variable; unset and empty ones name nothing.
@@ -152,7 +152,7 @@ mod tests {
         assert!(taken(Some("7"), Some("2"), Some("a:b:uapi")).unwrap_err().contains("none of them uapi"));
         assert!(taken(Some("7"), Some("2"), None).is_err());
         let all = from_manager([Some("7"), Some("3"), Some("a:uapi")], 7).unwrap();
-        assert_eq!(all, Some(Given { all: 3..6, ours: 4 }));
+        assert_eq!(all, Some(PassedFds { all: 3..6, ours: 4 }));
     }
 
     #[test]
