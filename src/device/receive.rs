@@ -289,8 +289,10 @@ impl Device {
             let mut limiter = lock(&self.handshake_limiter);
             for (queued, reply) in unproven.iter_mut().zip(&mut replies) {
                 let from = queued.from.dst;
-                let Some(made_reply) = limiter.cookie_reply(queued.message(), from, now, &*self.random) else { break };
-                *reply = made_reply;
+                match limiter.cookie_reply(queued.message(), from, now, &*self.random) {
+                    Some(contents) => *reply = contents,
+                    None => break,
+                }
                 made += 1;
             }
         }
