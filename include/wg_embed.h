@@ -300,8 +300,8 @@ WG_ENUM(wg_event_kind_t, uint32_t) {
    */
   WG_EVENT_HANDSHAKE_FAILED = 2,
   /**
-   * The last session with the peer `public_key` is over, and its keys were wiped. That is so when nothing was sent
-   * for some minutes, and no fault.
+   * The last session with the peer `public_key` is over, and its keys were wiped: when nothing was sent for some
+   * minutes, which is no fault, or by wg_drop_session().
    */
   WG_EVENT_SESSION_EXPIRED = 3,
   /**
@@ -721,8 +721,8 @@ typedef struct wg_datagram_t {
  * counted, as if the network had lost them. Datagrams that would have to wait are better not sent: the thread that sends
  * also receives and keeps the timers.
  *
- * Threads: it is called on the tunnel's own threads and on those that are inside wg_turn_on_with(), wg_set_config() or
- * wg_set_peer(), on several at once, without a lock held. The rest is as in wg_tun_write_fn_t.
+ * Threads: it is called on the tunnel's own threads and on those that are inside wg_turn_on_with(), wg_set_config(),
+ * wg_set_peer() or wg_force_handshake(), on several at once, without a lock held. The rest is as in wg_tun_write_fn_t.
  * Since: 0.1.0
  */
 typedef size_t (*wg_transport_send_fn_t)(void *user, int32_t handle, const struct wg_datagram_t *datagrams, size_t count);
@@ -1398,6 +1398,44 @@ wg_result wg_set_peer(int32_t handle,
  */
 wg_result wg_remove_peer(int32_t handle,
                          const uint8_t *public_key);
+
+/**
+ * Begins a handshake with a peer now, whatever session there is. The session is used until the new one is made. With NULL
+ * for `public_key`, with each peer whose endpoint is known.
+ *
+ * Initiations stay 5 s apart, as the protocol has it: less than 5 s after our last initiation or response to the peer
+ * nothing is sent, and a handshake that is under way goes on. wg_drop_session() lifts that. If the endpoint is a host name
+ * without an address, the handshake begins when there is one; in a pause, with wg_resume(). An event or wg_peer_stats()
+ * reports what comes of it.
+ *
+ * Memory: reads 32 bytes of `public_key`.
+ * Requires: `public_key` is NULL or points to 32 readable bytes.
+ * Errors: WG_ERR_NOT_FOUND if the tunnel has no such peer or no private key, or the peer has no endpoint;
+ * WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result wg_force_handshake(int32_t handle,
+                             const uint8_t *public_key);
+
+/**
+ * Forgets the sessions with a peer and the handshake that is under way, and wipes their keys; packets that wait for a
+ * session are dropped. With NULL for `public_key`, of all peers. The peer is then as if it had just been configured, at the
+ * endpoint where it is now: the next packet begins a handshake, and so does a persistent keepalive at once.
+ * WG_EVENT_SESSION_EXPIRED is reported for each peer that had a session.
+ *
+ * Nothing that the peer sends with its old sessions is accepted any more. It is not told: if it sends before we do, it
+ * makes a new session when nothing has come back for 15 s.
+ *
+ * Memory: reads 32 bytes of `public_key`.
+ * Requires: `public_key` is NULL or points to 32 readable bytes.
+ * Errors: WG_ERR_NOT_FOUND if the tunnel has no such peer; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended;
+ * WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result wg_drop_session(int32_t handle,
+                          const uint8_t *public_key);
 
 /**
  * Pauses a tunnel: its sockets are closed, its sessions forgotten, and neither packets nor timers wake a thread, until

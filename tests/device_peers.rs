@@ -114,10 +114,26 @@ fn a_removed_peer_leaves_nothing_behind() {
 #[test]
 fn a_peer_is_removed_once_by_its_key_alone() {
     each_state(|_, a, b| {
-        assert!(!a.device.remove_peer(&a.public()), "it is no peer of itself");
-        assert!(a.device.remove_peer(&b.public()));
+        let gone = |key| a.device.remove_peer(&key).unwrap_err().kind();
+        assert_eq!(gone(a.public()), ErrorKind::NotFound, "it is no peer of itself");
+        a.device.remove_peer(&b.public()).unwrap();
         assert_empty(a);
-        assert!(!a.device.remove_peer(&b.public()));
+        assert_eq!(gone(b.public()), ErrorKind::NotFound);
+    });
+}
+
+#[test]
+fn a_peer_whose_session_is_dropped_begins_again() {
+    each_state(|world, a, b| {
+        let (prefixes, endpoint) = (a.peer(&b.public()).allowed_ips, a.peer(&b.public()).endpoint);
+        a.device.drop_session(Some(&b.public())).unwrap();
+        assert_eq!(a.device.indices(), 0);
+        assert_eq!((a.peer(&b.public()).allowed_ips, a.peer(&b.public()).endpoint), (prefixes, endpoint));
+        world.settle(&[a, b]);
+        let _ = b.received();
+        let packet = a.send_to(b, 100);
+        world.pass(Duration::from_secs(20), &[a, b]);
+        assert_eq!(b.received(), [packet]);
     });
 }
 

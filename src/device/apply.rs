@@ -11,7 +11,7 @@ use super::{
     allowed_ips::Owner,
     events::Event,
     link::Port,
-    lock,
+    lock, no_such_peer,
     peer::{Handshaking, Peer, State},
     read,
     sockets::Opened,
@@ -83,12 +83,15 @@ impl Device {
         Ok(())
     }
 
-    /// Removes a peer. Returns false if the device has no such peer.
-    pub fn remove_peer(&self, key: &PublicKey) -> bool {
+    /// Removes a peer.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such peer.
+    pub fn remove_peer(&self, key: &PublicKey) -> Result<()> {
         let _alone = lock(&self.sets);
-        let peer = self.peers.remove(key);
-        peer.iter().for_each(|peer| self.remove(peer));
-        peer.is_some()
+        let peer = self.peers.remove(key).ok_or_else(|| no_such_peer(key))?;
+        self.remove(&peer);
+        Ok(())
     }
 
     fn check_peer_count(&self, update: &Update) -> Result<()> {
@@ -256,6 +259,7 @@ impl Device {
     pub(super) fn silence(&self, peer: &Arc<Peer>) {
         let mut handshaking = lock(&peer.handshake);
         let mut state = lock(&peer.state);
+        self.reset(peer, &mut handshaking.noise, &mut state);
         state.timers.stop();
         if let Some(at) = state.scheduled.take() {
             self.deadlines.remove(peer, at);
@@ -263,9 +267,14 @@ impl Device {
         if state.location.stop_lookup() {
             self.withdraw_question(peer);
         }
+    }
+
+    /// Forgets what is under way for a peer. Returns whether there was a session.
+    pub(super) fn reset(&self, peer: &Arc<Peer>, handshake: &mut Handshake, state: &mut State) -> bool {
+        state.timers.reset();
         count(&self.stats.out_unstaged, state.take_staged().len());
-        self.budget.list(peer, &mut state);
-        self.forget_keys(&mut handshaking.noise, &mut state);
+        self.budget.list(peer, state);
+        self.forget_keys(handshake, state)
     }
 
     /// Forgets a peer's sessions and handshake, as they are over.

@@ -27,7 +27,7 @@ pub enum Event {
     /// The route to this peer's endpoint leads into the tunnel itself. What is sent there is dropped. It is told once
     /// for an endpoint.
     RoutingLoop(PublicKey, SocketAddr),
-    /// The last session with this peer is over; its keys were wiped.
+    /// The last session with this peer is over, or was dropped; its keys were wiped.
     SessionExpired(PublicKey),
     /// The UDP sockets could not be opened, or were lost; new ones will be tried, again and again if need be.
     BindFailed(String),

@@ -39,6 +39,7 @@ mod ratelimit;
 mod receive;
 mod resolver;
 mod send;
+mod session_control;
 mod sleep;
 mod sockets;
 mod source;
@@ -73,6 +74,7 @@ pub use tunnel::Tunnel;
 
 use crate::{
     bind::Bind,
+    error::{Error, ErrorKind},
     key::PublicKey,
     noise::{handshake::Identity, session::Session},
     random::{Random, SystemRandom},
@@ -106,6 +108,10 @@ pub const DEFAULT_MEMORY: usize = 4 << 20;
 /// How long [`Device::run_timers`] goes on, and with it the longest that packets wait for other peers' timers: some 50
 /// keepalives, or 5 initiations.
 const SLICE: Duration = Duration::from_micros(500);
+
+fn no_such_peer(key: &PublicKey) -> Error {
+    Error::new(ErrorKind::NotFound, format!("there is no peer {key}"))
+}
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)

@@ -59,7 +59,13 @@ impl Timers {
 
     /// The interface has gone down: every timer stops, and a handshake may begin at once when it is up again.
     pub fn stop(&mut self) {
-        *self = Self { keepalive_interval: self.keepalive_interval, ..Self::default() };
+        self.reset();
+        self.running = false;
+    }
+
+    /// What was under way is forgotten: every timer stops until something happens, and a handshake may begin at once.
+    pub fn reset(&mut self) {
+        *self = Self { keepalive_interval: self.keepalive_interval, running: self.running, ..Self::default() };
     }
 
     /// Whether timers run.
@@ -533,6 +539,17 @@ mod tests {
             ]
         );
         assert_eq!(t.next_deadline(), Some(START + secs(3900)), "not one for each interval that was slept through");
+    }
+
+    #[test]
+    fn a_reset_stops_everything_until_something_happens() {
+        let mut t = all_set();
+        t.handshake_message_sent(START);
+        t.reset();
+        assert!(t.is_running() && t.may_initiate(START));
+        assert_idle(&mut t);
+        t.message_sent(START);
+        assert_next(&mut t, secs(300), Action::SendPersistentKeepalive);
     }
 
     #[test]

@@ -39,6 +39,8 @@ static void call_with_handle(int32_t handle, int *given_up) {
   REFUSED(wg_get_config(handle, &text));
   REFUSED(wg_set_peer(handle, &config));
   REFUSED(wg_remove_peer(handle, key));
+  REFUSED(wg_force_handshake(handle, NULL));
+  REFUSED(wg_drop_session(handle, NULL));
   REFUSED(wg_set_event_callback(handle, takes_events, given_up, counts));
   REFUSED(wg_set_event_callback(handle, NULL, NULL, NULL));
   REFUSED(wg_set_tunnel_log_callback(handle, takes_lines, given_up, counts));

@@ -132,6 +132,8 @@ static struct function functions[] = {
     FUZZED(wg_get_config, HANDLE | NULLS | OF(WG_ERR_RESOURCES)),
     FUZZED(wg_set_peer, RUNNING | GIVE | OF(WG_ERR_RESOURCES)),
     FUZZED(wg_remove_peer, RUNNING | NULLS | OF(WG_ERR_NOT_FOUND)),
+    FUZZED(wg_force_handshake, RUNNING | OF(WG_ERR_NOT_FOUND)),
+    FUZZED(wg_drop_session, RUNNING | OF(WG_ERR_NOT_FOUND)),
     FUZZED(wg_pause, RUNNING),
     FUZZED(wg_resume, RUNNING | SOCKETS),
     FUZZED(wg_peek_socket_fd4, HANDLE | OF(WG_ERR_NOT_FOUND)),

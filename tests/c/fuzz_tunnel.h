@@ -228,6 +228,18 @@ static void fuzz_wg_remove_peer(struct caller *c) {
   status(c, wg_remove_peer(tunnel(c), peer));
 }
 
+static void fuzz_wg_force_handshake(struct caller *c) {
+  uint8_t key[WG_KEY_LEN];
+  const uint8_t *peer = any_peer(c, key);
+  status(c, wg_force_handshake(tunnel(c), peer));
+}
+
+static void fuzz_wg_drop_session(struct caller *c) {
+  uint8_t key[WG_KEY_LEN];
+  const uint8_t *peer = any_peer(c, key);
+  status(c, wg_drop_session(tunnel(c), peer));
+}
+
 static void fuzz_wg_get_config(struct caller *c) {
   char *const untouched = c->text, *text = untouched;
   if (status(c, wg_get_config(tunnel(c), one_in(&c->dice, 8) ? NULL : &text))) {

@@ -214,6 +214,8 @@ static wg_result (*const set_config)(int32_t, const char *) = wg_set_config;
 static wg_result (*const get_config)(int32_t, char **) = wg_get_config;
 static wg_result (*const set_peer)(int32_t, const wg_peer_config_t *) = wg_set_peer;
 static wg_result (*const remove_peer)(int32_t, const uint8_t *) = wg_remove_peer;
+static wg_result (*const force_handshake)(int32_t, const uint8_t *) = wg_force_handshake;
+static wg_result (*const drop_session)(int32_t, const uint8_t *) = wg_drop_session;
 static int32_t (*const peek_socket_fd4)(int32_t) = wg_peek_socket_fd4;
 static int32_t (*const peek_socket_fd6)(int32_t) = wg_peek_socket_fd6;
 static wg_result (*const bind_to_interface4)(int32_t, uint32_t, int32_t) = wg_bind_socket_to_interface4;
@@ -282,7 +284,7 @@ static size_t (*const transport_send)(void *, int32_t, const wg_datagram_t *, si
 int main(void) {
   char text[64];
   snprintf(text, sizeof text, "%d.%d.%d", WG_VERSION_MAJOR, WG_VERSION_MINOR, WG_VERSION_PATCH);
-  if (!set_peer || !remove_peer) return 1;
+  if (!set_peer || !remove_peer || !force_handshake || !drop_session) return 1;
   if (!turn_on || !turn_on_with || !turn_off || !set_config || !get_config || !peek_socket_fd4 || !peek_socket_fd6 ||
       !bind_to_interface4 || !bind_to_interface6 || !bump_sockets || !disable_roaming || !set_fwmark ||
       !pause_tunnel || !resume_tunnel || !set_tun_fd || !free_memory || !last_error || !generate_private_key ||

@@ -190,7 +190,69 @@ static void packets_pass(void) {
   turn_off(b);
 }
 
+/* What has been sent may arrive, and be counted, a moment later. */
+static void wait_for_handshake(struct end end, const uint8_t *key, int64_t after_sec, uint32_t after_nsec) {
+  wg_peer_stats_t peer = WG_PEER_STATS_INIT;
+  int tries;
+  for (tries = 0; tries < TRIES; tries++) {
+    CHECK_EQ(wg_peer_stats(end.handle, key, &peer), WG_OK);
+    if (peer.last_handshake_sec > after_sec ||
+        (peer.last_handshake_sec == after_sec && peer.last_handshake_nsec > after_nsec))
+      return;
+    sleep_ms(1);
+  }
+  CHECK(!"there is a handshake");
+}
+
+static void note_event(void *user, int32_t handle, const wg_event_t *event) {
+  (void)handle;
+  if (event->kind == WG_EVENT_SESSION_EXPIRED) __sync_fetch_and_add((int *)user, 1);
+}
+
+static void sessions_are_made_and_dropped_on_demand(void) {
+  uint8_t key_a[WG_KEY_LEN], key_b[WG_KEY_LEN];
+  wg_peer_stats_t peer = WG_PEER_STATS_INIT;
+  struct end a, b;
+  int expired = 0;
+  key_bytes(PUBLIC_A, key_a);
+  key_bytes(PUBLIC_B, key_b);
+  turn_on_both(SOCK_DGRAM, &a, &b);
+  CHECK_EQ(wg_set_event_callback(a.handle, note_event, &expired, NULL), WG_OK);
+
+  /* Without a packet. */
+  CHECK_EQ(wg_force_handshake(a.handle, key_b), WG_OK);
+  wait_for_handshake(a, key_b, 0, 0);
+  CHECK_EQ(wg_peer_stats(a.handle, key_b, &peer), WG_OK);
+  CHECK_EQ(peer.has_session, 1);
+  CHECK_EQ(get_int(&expired), 0);
+
+  CHECK_EQ(wg_drop_session(a.handle, key_b), WG_OK);
+  CHECK_EQ(get_int(&expired), 1); /* on this thread, by the time that it returns */
+  CHECK_EQ(wg_peer_stats(a.handle, key_b, &peer), WG_OK);
+  CHECK_EQ(peer.has_session, 0);
+  CHECK_EQ(wg_drop_session(a.handle, NULL), WG_OK);
+  CHECK_EQ(get_int(&expired), 1);
+  /* The 5 seconds do not count any more. */
+  CHECK_EQ(wg_force_handshake(a.handle, NULL), WG_OK);
+  wait_for_handshake(a, key_b, peer.last_handshake_sec, peer.last_handshake_nsec);
+  check_exchange(a, b);
+
+  CHECK_FAILS(wg_force_handshake(a.handle, key_a), WG_ERR_NOT_FOUND, "no peer ehp");
+  CHECK_FAILS(wg_drop_session(a.handle, key_a), WG_ERR_NOT_FOUND, "no peer ehp");
+  CHECK_FAILS(wg_force_handshake(-1, NULL), WG_ERR_UNKNOWN_HANDLE, "handle");
+  CHECK_FAILS(wg_drop_session(-1, NULL), WG_ERR_UNKNOWN_HANDLE, "handle");
+  CHECK_EQ(wg_set_config(a.handle, "public_key=" PSK "\n"), WG_OK);
+  key_bytes(PSK, key_a);
+  CHECK_FAILS(wg_force_handshake(a.handle, key_a), WG_ERR_NOT_FOUND, "has no endpoint");
+  CHECK_EQ(wg_set_config(a.handle, "private_key=0000000000000000000000000000000000000000000000000000000000000000\n"), WG_OK);
+  CHECK_FAILS(wg_force_handshake(a.handle, NULL), WG_ERR_NOT_FOUND, "no private key");
+  CHECK_EQ(wg_set_event_callback(a.handle, NULL, NULL, NULL), WG_OK);
+  turn_off(a);
+  turn_off(b);
+}
+
 int main(void) {
+  sessions_are_made_and_dropped_on_demand();
   a_struct_is_as_good_as_its_lines();
   what_is_wrong_changes_nothing();
   packets_pass();

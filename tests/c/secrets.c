@@ -49,6 +49,8 @@ static void peer_is_refused(void) {
   peer.endpoint = "127.0.0.1";
   CHECK_EQ(wg_set_peer(handle, &peer), WG_ERR_INVALID);
 }
+static void handshake_is_forced(void) { CHECK_EQ(wg_force_handshake(handle, NULL), WG_OK); }
+static void session_is_dropped(void) { CHECK_EQ(wg_drop_session(handle, NULL), WG_OK); }
 static void peer_is_removed(void) { CHECK_EQ(wg_remove_peer(handle, peer.public_key), WG_OK); }
 static void is_read(void) {
   char *text;
@@ -107,6 +109,8 @@ static void *on_a_small_stack(void *unused) {
   CHECK_EQ(wg_set_peer(tunnel, &typed), WG_OK);
   CHECK_EQ(wg_get_config(tunnel, &text), WG_OK);
   wg_free(text);
+  CHECK_EQ(wg_drop_session(tunnel, NULL), WG_OK);
+  CHECK_EQ(wg_force_handshake(tunnel, NULL), WG_OK);
   CHECK_EQ(wg_remove_peer(tunnel, typed.public_key), WG_OK);
   CHECK_EQ(wg_set_config(tunnel, new_key), WG_OK);
   CHECK_EQ(wg_pause(tunnel), WG_OK);
@@ -152,6 +156,9 @@ int main(void) {
   CHECK_EQ(wg_generate_private_key(public_key), WG_OK); /* any other peer */
   check_leaves_nothing("wg_set_peer", peer_is_set);
   check_leaves_nothing("wg_set_peer, refused", peer_is_refused);
+  CHECK_EQ(wg_set_config(handle, "public_key=" PUBLIC_B "\nendpoint=127.0.0.1:9\n"), WG_OK);
+  check_leaves_nothing("wg_force_handshake", handshake_is_forced);
+  check_leaves_nothing("wg_drop_session", session_is_dropped);
   check_leaves_nothing("wg_remove_peer", peer_is_removed);
   strcat(config, "no_such_key=1\n");
   check_leaves_nothing("wg_set_config, refused", is_refused);

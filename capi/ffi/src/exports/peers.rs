@@ -12,7 +12,8 @@ use crate::{
 };
 use wg_embed::{
     config::Update,
-    error::{Error, ErrorKind, Result},
+    device::Device,
+    error::Result,
     key::{PublicKey, wiped},
 };
 
@@ -59,8 +60,63 @@ pub unsafe extern "C" fn wg_remove_peer(handle: i32, public_key: *const u8) -> w
         // SAFETY: the caller's contract is the same.
         let key = unsafe { public_key_of(public_key) }?;
         entry.check_running()?;
-        let removed = entry.tunnel.device().remove_peer(&key);
-        if removed { Ok(()) } else { Err(Error::new(ErrorKind::NotFound, format!("there is no peer {key}"))) }
+        entry.tunnel.device().remove_peer(&key)
+    };
+    wiped(|| guard_on(handle, body))
+}
+
+/// Begins a handshake with a peer now, whatever session there is. The session is used until the new one is made. With NULL
+/// for `public_key`, with each peer whose endpoint is known.
+///
+/// Initiations stay 5 s apart, as the protocol has it: less than 5 s after our last initiation or response to the peer
+/// nothing is sent, and a handshake that is under way goes on. wg_drop_session() lifts that. If the endpoint is a host name
+/// without an address, the handshake begins when there is one; in a pause, with wg_resume(). An event or wg_peer_stats()
+/// reports what comes of it.
+///
+/// Memory: reads 32 bytes of `public_key`.
+/// Requires: `public_key` is NULL or points to 32 readable bytes.
+/// Errors: WG_ERR_NOT_FOUND if the tunnel has no such peer or no private key, or the peer has no endpoint;
+/// WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+/// Threads: any.
+/// Since: 0.1.0
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_force_handshake(handle: i32, public_key: *const u8) -> wg_result {
+    // SAFETY: the caller's contract is the same.
+    unsafe { on_sessions(handle, public_key, Device::force_handshake) }
+}
+
+/// Forgets the sessions with a peer and the handshake that is under way, and wipes their keys; packets that wait for a
+/// session are dropped. With NULL for `public_key`, of all peers. The peer is then as if it had just been configured, at the
+/// endpoint where it is now: the next packet begins a handshake, and so does a persistent keepalive at once.
+/// WG_EVENT_SESSION_EXPIRED is reported for each peer that had a session.
+///
+/// Nothing that the peer sends with its old sessions is accepted any more. It is not told: if it sends before we do, it
+/// makes a new session when nothing has come back for 15 s.
+///
+/// Memory: reads 32 bytes of `public_key`.
+/// Requires: `public_key` is NULL or points to 32 readable bytes.
+/// Errors: WG_ERR_NOT_FOUND if the tunnel has no such peer; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended;
+/// WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+/// Threads: any.
+/// Since: 0.1.0
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_drop_session(handle: i32, public_key: *const u8) -> wg_result {
+    // SAFETY: the caller's contract is the same.
+    unsafe { on_sessions(handle, public_key, Device::drop_session) }
+}
+
+/// # Safety
+/// `public_key` is NULL or points to 32 readable bytes.
+unsafe fn on_sessions(
+    handle: i32,
+    public_key: *const u8,
+    change: fn(&Device, Option<&PublicKey>) -> Result<()>,
+) -> wg_result {
+    let body = |entry: &Entry<Running>| {
+        // SAFETY: the caller's contract is the same.
+        let key = (!public_key.is_null()).then(|| unsafe { public_key_of(public_key) }).transpose()?;
+        entry.check_running()?;
+        change(entry.tunnel.device(), key.as_ref())
     };
     wiped(|| guard_on(handle, body))
 }

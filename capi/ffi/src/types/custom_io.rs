@@ -36,8 +36,8 @@ pub type wg_tun_room_fn_t = Option<unsafe extern "C" fn(user: *mut c_void, handl
 /// counted, as if the network had lost them. Datagrams that would have to wait are better not sent: the thread that sends
 /// also receives and keeps the timers.
 ///
-/// Threads: it is called on the tunnel's own threads and on those that are inside wg_turn_on_with(), wg_set_config() or
-/// wg_set_peer(), on several at once, without a lock held. The rest is as in wg_tun_write_fn_t.
+/// Threads: it is called on the tunnel's own threads and on those that are inside wg_turn_on_with(), wg_set_config(),
+/// wg_set_peer() or wg_force_handshake(), on several at once, without a lock held. The rest is as in wg_tun_write_fn_t.
 /// Since: 0.1.0
 pub type wg_transport_send_fn_t = Option<
     unsafe extern "C" fn(user: *mut c_void, handle: i32, datagrams: *const wg_datagram_t, count: usize) -> usize,

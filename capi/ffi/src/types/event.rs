@@ -33,8 +33,8 @@ pub enum wg_event_kind_t {
     /// The peer `public_key` did not answer 20 initiations in a row, in about 100 seconds. Packets that waited for it
     /// were dropped. It is tried again when there is something to send.
     WG_EVENT_HANDSHAKE_FAILED = 2,
-    /// The last session with the peer `public_key` is over, and its keys were wiped. That is so when nothing was sent
-    /// for some minutes, and no fault.
+    /// The last session with the peer `public_key` is over, and its keys were wiped: when nothing was sent for some
+    /// minutes, which is no fault, or by wg_drop_session().
     WG_EVENT_SESSION_EXPIRED = 3,
     /// The peer `public_key` has moved, and is sent to at `endpoint` from now on: it was heard from there, or is looked
     /// for there, as its name or its network says.
