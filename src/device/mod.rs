@@ -35,6 +35,7 @@ mod packet;
 mod peer;
 mod peers;
 mod pool;
+mod ranking;
 mod ratelimit;
 mod receive;
 mod resolver;

@@ -4,18 +4,17 @@
 //! the same: peers that never answer do not cost others their first packets.
 
 use std::{
-    collections::BTreeMap,
     ops::{Deref, DerefMut},
     sync::{
-        Arc, Mutex, Weak,
+        Arc, Mutex,
         atomic::{AtomicIsize, Ordering},
     },
 };
 
 use super::{
     lock,
-    memory::tree_memory,
     peer::{Peer, State},
+    ranking::Ranking,
 };
 use crate::{noise::message::DATA_OVERHEAD, reserve};
 
@@ -27,9 +26,9 @@ pub const STAGED_OVERHEAD: usize = 4 * size_of::<StagedMessage>() + DATA_OVERHEA
 pub(super) struct Budget {
     /// Negative if peers hold their one packet beyond it, or peers have gone.
     left: AtomicIsize,
-    /// Peers by the bytes that they hold and by number. One may have come to hold less since: that is seen when it is
+    /// Peers by the bytes that they hold. One may have come to hold less since: that is seen when it is
     /// looked at, so that sending what waited costs nothing here.
-    holders: Mutex<BTreeMap<(usize, u64), Weak<Peer>>>,
+    holders: Mutex<Ranking>,
 }
 
 const fn signed(bytes: usize) -> isize {
@@ -76,9 +75,9 @@ impl Budget {
             return;
         }
         let mut holders = lock(&self.holders);
-        holders.remove(&(listed, peer.id()));
+        holders.remove(listed as u64, peer);
         if holds > 0 {
-            holders.insert((holds, peer.id()), Arc::downgrade(peer));
+            holders.insert(holds as u64, peer);
         }
     }
 
@@ -110,14 +109,8 @@ impl Budget {
 
     /// The peer that holds most, by the list, if that is more than `least`.
     fn largest(&self, least: usize) -> Option<(usize, Arc<Peer>)> {
-        let mut holders = lock(&self.holders);
-        loop {
-            let last = holders.last_entry().filter(|entry| entry.key().0 > least)?;
-            match last.get().upgrade() {
-                Some(peer) => return Some((last.key().0, peer)),
-                None => drop(last.remove()),
-            }
-        }
+        let (size, peer) = lock(&self.holders).highest(least as u64)?;
+        Some((size as usize, peer))
     }
 
     #[cfg(test)]
@@ -127,7 +120,7 @@ impl Budget {
 
     /// Bytes that the list takes.
     pub(super) fn memory(&self) -> usize {
-        tree_memory::<(usize, u64), Weak<Peer>>(lock(&self.holders).len())
+        lock(&self.holders).memory()
     }
 }
 

@@ -1,19 +1,14 @@
 //! The deadlines of all peers and of the device itself, in one ordered set: nothing ticks, and an idle device sleeps.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, Weak},
-};
+use std::sync::{Arc, Mutex};
 
-use super::{lock, memory::tree_memory, peer::Peer};
+use super::{lock, peer::Peer, ranking::Ranking};
 use crate::time::Instant;
-
-/// A deadline: when, and whose (by the peer's number, as two may want the same moment).
-type Key = (Instant, u64);
 
 #[derive(Default)]
 struct Inner {
-    peers: BTreeMap<Key, Weak<Peer>>,
+    /// By deadline.
+    peers: Ranking,
     /// The device's own.
     own: Option<Instant>,
     /// Until when the thread that runs the timers sleeps; `None` while it is awake.
@@ -32,16 +27,16 @@ impl Deadlines {
     pub(super) fn set(&self, peer: &Arc<Peer>, from: Option<Instant>, to: Instant) -> bool {
         let mut inner = lock(&self.inner);
         if let Some(from) = from {
-            inner.peers.remove(&(from, peer.id()));
+            inner.peers.remove(from.as_nanos(), peer);
         }
-        inner.peers.insert((to, peer.id()), Arc::downgrade(peer));
+        inner.peers.insert(to.as_nanos(), peer);
         // Woken once for an earlier deadline, it finds later ones itself.
         inner.asleep_until.take_if(|until| to < *until).is_some()
     }
 
     /// Takes a peer's deadline out.
     pub(super) fn remove(&self, peer: &Peer, at: Instant) {
-        lock(&self.inner).peers.remove(&(at, peer.id()));
+        lock(&self.inner).peers.remove(at.as_nanos(), peer);
     }
 
     /// Sets the device's own deadline. Returns true if the sleeper must be woken for it.
@@ -60,13 +55,8 @@ impl Deadlines {
     pub(super) fn pop(&self, now: Instant) -> Option<(Instant, Arc<Peer>)> {
         let mut inner = lock(&self.inner);
         inner.asleep_until = None;
-        loop {
-            let first = inner.peers.first_entry().filter(|e| e.key().0 <= now)?;
-            let at = first.key().0;
-            if let Some(peer) = first.remove().upgrade() {
-                return Some((at, peer));
-            }
-        }
+        let (at, peer) = inner.peers.pop_lowest(now.as_nanos())?;
+        Some((Instant::from_nanos(at), peer))
     }
 
     #[cfg(test)]
@@ -76,13 +66,13 @@ impl Deadlines {
 
     /// Bytes that the set takes.
     pub(super) fn memory(&self) -> usize {
-        tree_memory::<Key, Weak<Peer>>(lock(&self.inner).peers.len())
+        lock(&self.inner).peers.memory()
     }
 
     /// The next deadline. From now on, until `pop` is called, `set` asks for waking if an earlier one comes up.
     pub(super) fn sleep(&self) -> Option<Instant> {
         let mut inner = lock(&self.inner);
-        let peers = inner.peers.keys().next().map(|k| k.0);
+        let peers = inner.peers.lowest().map(Instant::from_nanos);
         let first = peers.into_iter().chain(inner.own).min();
         inner.asleep_until = Some(first.unwrap_or(Instant::from_nanos(u64::MAX)));
         first
