@@ -188,11 +188,16 @@ fn take_back(block: *mut u8, layout: Layout) -> bool {
         POOL.dealloc(block, layout);
         return true;
     }
+    hold_of(block).inspect(|slot| slot.release()).is_some()
+}
+
+/// The hold that this block, which is in use, is of. Compilers unroll the loop.
+#[inline(never)]
+fn hold_of(block: *mut u8) -> Option<&'static Slot> {
     if HOLDS_IN_USE.load(Ordering::Relaxed) == 0 {
-        return false;
+        return None;
     }
-    let slot = HOLDS.iter().find(|slot| slot.owns(block));
-    slot.inspect(|slot| slot.release()).is_some()
+    HOLDS.iter().find(|slot| slot.owns(block))
 }
 
 // SAFETY: blocks are the inner allocator's, or of memory that nothing else uses: pieces of the pool whose bits this
@@ -257,7 +262,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Reserve<A> {
 
 #[inline(never)]
 fn is_spare(block: *mut u8) -> bool {
-    POOL.owns(block) || (HOLDS_IN_USE.load(Ordering::Relaxed) != 0 && HOLDS.iter().any(|slot| slot.owns(block)))
+    POOL.owns(block) || hold_of(block).is_some()
 }
 
 /// The reserve.
