@@ -1,8 +1,8 @@
 //! The numbers that apps of the originals know tunnels by.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
-use wg_embed::process::PerProcess;
+use wg_embed::{process::PerProcess, sync};
 
 /// Small numbers, each for a tunnel's handle: always the lowest that is free, from 0 on.
 ///
@@ -15,7 +15,7 @@ impl Handles {
     }
 
     fn places(&self) -> MutexGuard<'_, Vec<Option<i32>>> {
-        self.0.get().lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(self.0.get())
     }
 
     /// Gives a handle a number.

@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     fmt, io,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Condvar, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -11,6 +11,7 @@ use crate::types::event::{WG_EVENT_ENDED, WG_EVENT_MISSED, WG_EVENTS_MAX, wg_eve
 use wg_embed::{
     error::{Error, ErrorKind, Result},
     queue::wait_until,
+    sync,
 };
 
 /// A bounded queue, with a descriptor that can be read from as long as [`next`](Self::next) need not wait.
@@ -41,7 +42,7 @@ impl EventQueue {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.state)
     }
 
     /// Adds an event. The oldest one makes room for it.

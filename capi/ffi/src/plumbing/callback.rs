@@ -4,13 +4,13 @@ use std::{
     ffi::c_void,
     mem,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 use super::calls::inside;
-use wg_embed::queue::wait_until;
+use wg_embed::{queue::wait_until, sync};
 
 /// Gives up the app's pointer that belongs to a callback; may be NULL.
 ///
@@ -77,7 +77,7 @@ impl<F> Drop for Callback<F> {
 
 impl<F> Shared<F> {
     fn running(&self) -> MutexGuard<'_, usize> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.running)
     }
 
     /// Waits until no call is under way.
@@ -124,7 +124,7 @@ impl<F: Copy> Slot<F> {
     }
 
     fn current(&self) -> MutexGuard<'_, Current<F>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.current)
     }
 
     /// Hands the callback to `call`, and returns what that returns; `None` if there is no callback, or the process
@@ -178,7 +178,7 @@ impl<F: Copy> Slot<F> {
     /// Hands the old callback to `end` when it is not running any more. Returns false, and drops the new one, if the
     /// slot is closed.
     fn exchange(&self, new: Option<Callback<F>>, close: bool, end: impl FnOnce(Callback<F>)) -> bool {
-        let _exchanging = self.exchanging.lock().unwrap_or_else(PoisonError::into_inner);
+        let _exchanging = sync::lock(&self.exchanging);
         let old = {
             let mut current = self.current();
             if current.closed {

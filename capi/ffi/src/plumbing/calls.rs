@@ -4,13 +4,13 @@
 use std::{
     cell::Cell,
     sync::{
-        Condvar, Mutex, PoisonError,
+        Condvar, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use wg_embed::{process::PerProcess, queue::wait_until, thread};
+use wg_embed::{process::PerProcess, queue::wait_until, sync, thread};
 
 thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
@@ -102,7 +102,7 @@ extern "C" fn at_exit() {
     ending.has_begun.store(true, Ordering::SeqCst);
     // A function that ends the process itself is under way until then.
     if !is_inside() && !thread::is_ours() {
-        let lock = ending.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = sync::lock(&ending.lock);
         let are_over = |(): &()| ending.calls.load(Ordering::SeqCst) == 0;
         drop(wait_until(&ending.idle, lock, Some(PATIENCE), are_over));
     }

@@ -6,7 +6,7 @@ use std::{
     ops::Deref,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicI32, Ordering},
     },
     time::{Duration, Instant},
@@ -16,6 +16,7 @@ use tracing::Dispatch;
 use wg_embed::{
     error::{Error, ErrorKind, Result},
     process::PerProcess,
+    sync,
     thread::{self, Owner},
 };
 
@@ -163,7 +164,7 @@ static TABLE: PerProcess<Mutex<Table>> = PerProcess::new();
 static ENDED: PerProcess<Condvar> = PerProcess::new();
 
 fn table() -> MutexGuard<'static, Table> {
-    TABLE.get().lock().unwrap_or_else(PoisonError::into_inner)
+    sync::lock(TABLE.get())
 }
 
 /// A number that was never given out before.
@@ -259,7 +260,7 @@ pub(crate) fn end<T: Object>(handle: i32, end: impl FnOnce(&Entry<T>) -> Result<
     let (_ending, entry) = {
         let mut table = table();
         while table.row::<T>(handle).is_some_and(|row| matches!(row.state, State::Ending)) {
-            table = ENDED.get().wait(table).unwrap_or_else(PoisonError::into_inner);
+            table = sync::wait(ENDED.get(), table);
         }
         let entry = known(handle, table.row::<T>(handle).and_then(Row::take))?;
         (Ending(handle), entry)
@@ -292,14 +293,14 @@ pub(crate) fn end_within<T: Object>(handle: i32, timeout: Duration, end: fn(&Ent
         let taken = entry.clone();
         let body = move || {
             let _ending = Ending(handle);
-            let entry = taken.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let entry = sync::lock(&taken).take();
             // What it logs, it logs as the object; a failure is a bug of this library, and its panic was caught.
             if let Ok(entry) = known::<T>(handle, entry) {
                 let _ = catch_unwind(AssertUnwindSafe(|| end(&entry)));
             }
         };
         if let Err(err) = thread::spawn("wg-off", Owner::unique(), body) {
-            let entry = entry.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let entry = sync::lock(&entry).take();
             if let (Some(row), Some(entry)) = (table.row::<T>(handle), entry) {
                 row.state = State::Live(entry);
             }
@@ -312,7 +313,7 @@ pub(crate) fn end_within<T: Object>(handle: i32, timeout: Duration, end: fn(&Ent
             let text = format!("the {} with handle {handle} has not ended within {timeout:?}", T::NAME);
             return Err(Error::new(ErrorKind::TimedOut, text));
         }
-        table = ENDED.get().wait_timeout(table, left).unwrap_or_else(PoisonError::into_inner).0;
+        table = sync::wait_timeout(ENDED.get(), table, left);
     }
     Ok(())
 }
