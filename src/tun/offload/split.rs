@@ -55,7 +55,7 @@ impl Split {
         let work = if header.gso != Gso::None {
             Work::Segments(Segments::new(header, packet)?)
         } else if !header.needs_csum {
-            Work::Copy
+            return Ok(Self::WHOLE);
         } else if field + 2 <= packet.len() {
             Work::Checksum { start, field }
         } else {

@@ -8,14 +8,11 @@ use std::{
     time::Duration,
 };
 
+#[cfg(unix)]
+use crate::plumbing::{cancel, guard::guard_with};
 use crate::{
     exports::{bind::Bound, endpoint},
-    plumbing::{
-        cancel,
-        guard::{guard_on, guard_with},
-        handle::Entry,
-        memory::give,
-    },
+    plumbing::{guard::guard_on, handle::Entry, memory::give},
     types::{
         self,
         datagram::{

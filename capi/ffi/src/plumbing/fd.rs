@@ -7,7 +7,7 @@ use wg_embed::error::Result;
 #[cfg(unix)]
 pub(crate) use self::unix::AppFd;
 
-/// A TUN over a descriptor.
+/// A TUN over a descriptor of this system.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) type FdTun = wg_embed::tun::linux::LinuxTun;
 #[cfg(all(unix, not(any(target_os = "linux", target_os = "android"))))]
@@ -141,7 +141,7 @@ pub(crate) type FdTun = wg_embed::tun::mem::MemTun;
 impl AppFd {
     pub(crate) fn new(_: i32) -> Result<Self> {
         let text = "nothing can be made from a file descriptor on this platform";
-        Err(Error::new(wg_embed::error::ErrorKind::Unsupported, text))
+        Err(wg_embed::error::Error::new(wg_embed::error::ErrorKind::Unsupported, text))
     }
 
     pub(crate) fn tun(&self, _: u16) -> Result<Arc<FdTun>> {
