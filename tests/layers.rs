@@ -41,6 +41,7 @@ const UNSAFE: &[&str] = &[
     "key/stack.rs",
     "bind/apple.rs",
     "bind/bsd.rs",
+    "bind/interface/linux.rs",
     "bind/linux.rs",
     "bind/linux",
     "bind/windows.rs",
@@ -187,6 +188,45 @@ fn a_platform_is_named_only_in_its_own_module() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// What lies above the drivers in `bind`: what chooses one, and what has one.
+const ABOVE_DRIVERS: &[&str] = &["system", "udp", "batch"];
+
+/// Whether this line of code names a module: in a path, or as the end of one.
+fn names(text: &str, module: &str) -> bool {
+    text.match_indices(module).any(|(at, _)| {
+        let (before, after) = (&text[..at], &text[at + module.len()..]);
+        let begins = !before.ends_with(|c: char| c.is_alphanumeric() || c == '_');
+        begins && (after.starts_with("::") || before.ends_with("super::") || before.ends_with("bind::"))
+    })
+}
+
+fn upward_from_drivers(lines: &[Line]) -> Vec<String> {
+    let is_above = |file: &Path| {
+        let bind = Path::new("bind");
+        let of = |name: &&str| file == bind.join(name).with_extension("rs") || file.starts_with(bind.join(name));
+        file == bind.join("mod.rs") || ABOVE_DRIVERS.iter().any(of)
+    };
+    let below = lines.iter().filter(|l| module(&l.file) == "bind" && !is_above(&l.file));
+    below
+        .filter(|l| ABOVE_DRIVERS.iter().any(|above| names(&l.text, above)))
+        .map(|l| format!("{}:{}: {}", l.file.display(), l.number, l.text))
+        .collect()
+}
+
+#[test]
+fn drivers_know_nothing_of_what_has_them() {
+    let wrong = upward_from_drivers(&code());
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    let line = |file: &str, text: &str| Line { file: file.into(), number: 1, text: text.into() };
+    for text in ["use super::udp;", "    udp::{BUFFER, pair::Pair},", "let x = crate::bind::system::set_up;"] {
+        assert_eq!(upward_from_drivers(&[line("bind/linux/x.rs", text)]).len(), 1, "{text}");
+        assert_eq!(upward_from_drivers(&[line("bind/udp/x.rs", text)]).len(), 0, "{text}");
+    }
+    for text in ["use mio::net::UdpSocket;", "use quinn_udp::Transmit;", "let udp = batch(system);"] {
+        assert_eq!(upward_from_drivers(&[line("bind/fallback.rs", text)]).len(), 0, "{text}");
+    }
 }
 
 /// A pause waits for all of them.

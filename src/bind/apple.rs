@@ -1,7 +1,7 @@
 //! What mio does not know of Apple systems.
 #![allow(unsafe_code)]
 
-use super::udp::Timer;
+use super::driver::Timer;
 use mio::{Poll, Registry, Token};
 use std::{io, os::fd::AsRawFd, ptr, time::Duration};
 

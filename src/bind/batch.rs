@@ -11,7 +11,7 @@ mod join;
 use super::{
     BATCH, Endpoint, Family, SendReport, Transmit,
     udp::{
-        Options, SocketHook, UdpStats,
+        SocketHook, SocketOptions, UdpStats,
         pair::{Egress, Pair},
     },
 };
@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_millis(5);
 pub struct BatchOptions {
     mark: u32,
     hook: Option<SocketHook>,
-    drivers: Options,
+    sockets: SocketOptions,
 }
 
 /// A datagram that was received.
@@ -82,8 +82,9 @@ pub struct BatchUdp {
 
 impl Default for BatchOptions {
     fn default() -> Self {
-        let drivers = Options { any_interface: false, patience: PATIENCE, ..Options::default() };
-        Self { mark: 0, hook: None, drivers }
+        let mut sockets = SocketOptions { any_interface: false, ..SocketOptions::default() };
+        sockets.driver.patience = PATIENCE;
+        Self { mark: 0, hook: None, sockets }
     }
 }
 
@@ -107,21 +108,21 @@ impl BatchOptions {
 
     /// Whether to use GSO and GRO where the system has them.
     pub fn with_offload(mut self, offload: bool) -> Self {
-        self.drivers.offload = offload;
+        self.sockets.driver.offload = offload;
         self
     }
 
     /// Whether answers leave through the interface that they were asked through, and not only from the same address.
     /// Only on Linux and Android.
     pub fn with_sticky_interface(mut self, sticky: bool) -> Self {
-        self.drivers.interfaces = sticky;
+        self.sockets.driver.interfaces = sticky;
         self
     }
 
     /// Uses the portable driver on Linux and Android as well; see
     /// [`UdpBind::with_portable_driver`](super::UdpBind::with_portable_driver).
     pub fn with_portable_driver(mut self) -> Self {
-        self.drivers = self.drivers.portable();
+        self.sockets = self.sockets.portable();
         self
     }
 
@@ -156,7 +157,7 @@ impl BatchOptions {
             let inboxes = [Inbox::new(Family::V4)?, Inbox::new(Family::V6)?];
             let mut pair = Pair::new([inboxes[0].registry()?, inboxes[1].registry()?]);
             pair.hook = self.hook;
-            pair.options = self.drivers;
+            pair.options = self.sockets;
             pair.set_mark(self.mark)?;
             Ok(BatchUdp { pair, inboxes, rooms: Mutex::default() })
         };

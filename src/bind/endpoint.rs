@@ -1,6 +1,6 @@
 //! Where a peer is: as an address, as text, as bytes.
 
-use super::udp;
+use super::interface;
 use crate::error::{Error, ErrorKind, Result};
 use std::{
     net::{IpAddr, SocketAddr, SocketAddrV6},
@@ -90,7 +90,7 @@ impl Deref for DstBytes {
 pub(super) fn zone_index(zone: &str) -> Option<u32> {
     match zone.parse() {
         Ok(index) => Some(index).filter(|index| *index != 0),
-        Err(_) => udp::interface_index(zone),
+        Err(_) => interface::index(zone),
     }
 }
 

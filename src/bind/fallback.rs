@@ -6,9 +6,10 @@
 
 use super::{
     Endpoint, Family, RecvBatch, RecvMeta, SourceCheck,
+    counters::Counters,
+    driver::{Drive, DriverOptions, Timer, Watch},
     outgoing::{Outgoing, Refusal},
-    plain,
-    udp::{Counters, Drive, Options, Timer, Watch},
+    plain::{self, NAP, judge},
 };
 use mio::{Poll, Registry, Token, net::UdpSocket};
 use quinn_udp::{EcnCodepoint, Transmit, UdpSockRef, UdpSocketState};
@@ -21,9 +22,6 @@ use std::{
 
 /// How many slots are received into with one call.
 const SLOTS: usize = quinn_udp::BATCH_SIZE;
-
-/// How long to sleep before a full socket is tried again.
-pub(super) const NAP: Duration = Duration::from_micros(500);
 
 /// What the driver knows about its socket.
 pub(super) struct Driver {
@@ -40,7 +38,7 @@ pub(super) fn set_up(
     bare: &Socket,
     address: Option<&SockAddr>,
     family: Family,
-    options: Options,
+    options: DriverOptions,
 ) -> io::Result<Box<dyn Drive>> {
     if let Some(address) = address {
         bare.bind(address)?;
@@ -123,39 +121,6 @@ impl Driver {
         if self.offload { self.state.max_gso_segments() } else { 1 }
     }
 }
-
-/// What an error of sending says about the message that it met.
-pub(super) fn judge(err: &io::Error) -> Refusal {
-    match err.raw_os_error() {
-        _ if err.kind() == io::ErrorKind::WouldBlock => Refusal::Full,
-        Some(NO_BUFFERS) => Refusal::Full,
-        Some(errno) if ARGUMENT.contains(&errno) => Refusal::Argument,
-        Some(errno) if SOURCE.contains(&errno) => Refusal::Source,
-        Some(NO_ROUTE) => Refusal::Route,
-        _ => Refusal::Other,
-    }
-}
-
-#[cfg(not(windows))]
-const NO_BUFFERS: i32 = libc::ENOBUFS;
-#[cfg(not(windows))]
-const ARGUMENT: [i32; 3] = [libc::EINVAL, libc::EMSGSIZE, libc::EIO];
-#[cfg(not(windows))]
-const SOURCE: [i32; 2] = [libc::EADDRNOTAVAIL, libc::ENETUNREACH];
-#[cfg(not(windows))]
-const NO_ROUTE: i32 = libc::EHOSTUNREACH;
-/// Of winsock2.h: `WSAENOBUFS`.
-#[cfg(windows)]
-const NO_BUFFERS: i32 = 10055;
-/// Of winsock2.h: `WSAEINVAL`, `WSAEMSGSIZE`, `WSAEOPNOTSUPP`.
-#[cfg(windows)]
-const ARGUMENT: [i32; 3] = [10022, 10040, 10045];
-/// Of winsock2.h: `WSAEADDRNOTAVAIL`, `WSAENETUNREACH`.
-#[cfg(windows)]
-const SOURCE: [i32; 2] = [10049, 10051];
-/// Of winsock2.h: `WSAEHOSTUNREACH`.
-#[cfg(windows)]
-const NO_ROUTE: i32 = 10065;
 
 /// No other user may have the port of a socket. Not every system keeps others out of what sockets of one user share (Apple's
 /// do not), and Windows knows no such sharing.
@@ -252,16 +217,4 @@ impl Watch for RouteWatch {
     fn check_source(&self, _: &UdpSocket, _: &Endpoint, _: SourceCheck) -> SourceCheck {
         match *self {}
     }
-}
-
-/// The index of an interface. The resolver of every system knows it, as a part of the text form of an address.
-#[cfg_attr(any(target_os = "linux", target_os = "android"), allow(dead_code))]
-pub(super) fn interface_index(name: &str) -> Option<u32> {
-    use std::net::{SocketAddr, ToSocketAddrs};
-    let is_name = !name.is_empty() && name.len() < 64 && !name.contains(['%', '/', ':', '\0']);
-    let mut found = is_name.then(|| (format!("fe80::1%{name}"), 0).to_socket_addrs().ok())??;
-    found.find_map(|address| match address {
-        SocketAddr::V6(address) => Some(address.scope_id()).filter(|index| *index != 0),
-        SocketAddr::V4(_) => None,
-    })
 }

@@ -1,25 +1,50 @@
-//! Tying a socket to one network interface.
+//! Network interfaces of this host: which index a name has, and binding a socket to one.
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod linux;
 
 use super::Family;
 use socket2::SockRef;
-use std::io;
+use std::{
+    io,
+    net::{SocketAddr, ToSocketAddrs},
+};
 
-/// Ties a socket to the interface with this index; 0 unties it. Windows ties only what is sent.
-pub(super) fn tie(socket: &SockRef<'_>, family: Family, index: u32) -> io::Result<()> {
+/// The index of the interface of this name.
+pub(super) fn index(name: &str) -> Option<u32> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    return linux::index(name);
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    return resolved_index(name);
+}
+
+/// As [`index`], by the resolver of the system: each knows it, as a part of the text form of an address.
+#[cfg_attr(any(target_os = "linux", target_os = "android"), allow(dead_code, reason = "tests run it there"))]
+fn resolved_index(name: &str) -> Option<u32> {
+    let is_name = !name.is_empty() && name.len() < 64 && !name.contains(['%', '/', ':', '\0']);
+    let mut found = is_name.then(|| (format!("fe80::1%{name}"), 0).to_socket_addrs().ok())??;
+    found.find_map(|address| match address {
+        SocketAddr::V6(address) => Some(address.scope_id()).filter(|index| *index != 0),
+        SocketAddr::V4(_) => None,
+    })
+}
+
+/// Binds a socket to the interface with this index; 0 unbinds it. On Windows that holds only for what is sent.
+pub(super) fn bind(socket: &SockRef<'_>, family: Family, index: u32) -> io::Result<()> {
     check(index)?;
     #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
-    let tied = match family {
+    let bound = match family {
         Family::V4 => socket.bind_device_by_index_v4(std::num::NonZeroU32::new(index)),
         Family::V6 => socket.bind_device_by_index_v6(std::num::NonZeroU32::new(index)),
     };
     #[cfg(windows)]
-    let tied = super::windows::tie(socket, family, index);
+    let bound = super::windows::set_interface(socket, family, index);
     #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple", windows)))]
-    let tied: io::Result<()> = match (socket, family, index) {
+    let bound: io::Result<()> = match (socket, family, index) {
         (.., 0) => Ok(()),
         _ => Err(io::ErrorKind::Unsupported.into()),
     };
-    tied.map_err(|err| match err.raw_os_error() {
+    bound.map_err(|err| match err.raw_os_error() {
         Some(NO_INTERFACE) => no_interface(index),
         _ => err,
     })
@@ -28,7 +53,7 @@ pub(super) fn tie(socket: &SockRef<'_>, family: Family, index: u32) -> io::Resul
 /// Refuses an interface that does not exist, where the system would take any number.
 pub(super) fn check(index: u32) -> io::Result<()> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    if index != 0 && !super::linux::has_interface(index) {
+    if index != 0 && !linux::exists(index) {
         return Err(no_interface(index));
     }
     let _ = index;
@@ -45,3 +70,20 @@ const NO_INTERFACE: i32 = libc::ENXIO;
 /// Of winsock2.h: `WSAEADDRNOTAVAIL`.
 #[cfg(windows)]
 const NO_INTERFACE: i32 = 10049;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_is_that_of_a_name_of_this_host() {
+        for find in [index, resolved_index] {
+            for none in ["0", "", "no-such-interface", "lo\0", "-1"] {
+                assert_eq!(find(none), None, "{none}");
+            }
+            if cfg!(target_os = "linux") {
+                assert_eq!(find("lo"), Some(1));
+            }
+        }
+    }
+}

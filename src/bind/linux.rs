@@ -10,8 +10,9 @@ mod timer;
 
 use super::{
     Endpoint, Family, RecvBatch, RecvMeta,
+    counters::Counters,
+    driver::{BUFFER, Drive, DriverOptions},
     outgoing::{Message, Outgoing, Refusal},
-    udp::{BUFFER, Counters, Drive, Options, QUEUE},
 };
 use cmsg::Control;
 use mio::net::UdpSocket;
@@ -19,7 +20,6 @@ pub(super) use routes::RouteWatch;
 pub(super) use saved_options::SavedOptions;
 use socket2::{SockAddr, SockRef, Socket};
 use std::{
-    ffi::CString,
     io, mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
     os::fd::{AsFd, AsRawFd, BorrowedFd},
@@ -31,6 +31,11 @@ pub(super) use {
     share::{share_port, stop_sharing_port},
     timer::BootTimer,
 };
+
+/// The send buffer of a tunnel that may have more than the system's limit: more than the default queueing disciplines
+/// hold (1,000 messages of 64 KiB), which then decide what is dropped, as with the kernel's WireGuard. Nothing is
+/// allocated for it, and it bounds what an even longer queue can take.
+const QUEUE: usize = 64 << 20;
 
 /// How many messages go through one system call. With GSO and GRO each is up to 64 datagrams.
 const MESSAGES: usize = 16;
@@ -59,14 +64,14 @@ pub(super) fn set_up(
     bare: &Socket,
     address: Option<&SockAddr>,
     family: Family,
-    options: Options,
+    options: DriverOptions,
 ) -> io::Result<Box<dyn Drive>> {
     Ok(Box::new(Driver::new(bare, address, family, options)?))
 }
 
 impl Driver {
-    fn new(bare: &Socket, address: Option<&SockAddr>, family: Family, options: Options) -> io::Result<Self> {
-        let (socket, Options { offload, interfaces, .. }) = (bare.as_fd(), options);
+    fn new(bare: &Socket, address: Option<&SockAddr>, family: Family, options: DriverOptions) -> io::Result<Self> {
+        let (socket, DriverOptions { offload, interfaces, .. }) = (bare.as_fd(), options);
         match family {
             Family::V4 => {
                 set_option(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
@@ -448,22 +453,6 @@ pub(super) fn set_mark(socket: &SockRef<'_>, mark: u32) -> io::Result<()> {
     socket.set_mark(mark)
 }
 
-/// Whether there is an interface with this index.
-pub(super) fn has_interface(index: u32) -> bool {
-    let mut name = [0; libc::IF_NAMESIZE];
-    // SAFETY: there is room for a name.
-    let name = unsafe { libc::if_indextoname(index, name.as_mut_ptr()) };
-    !name.is_null()
-}
-
-/// The index of an interface.
-pub(super) fn interface_index(name: &str) -> Option<u32> {
-    let name = CString::new(name).ok()?;
-    // SAFETY: the name ends with a NUL.
-    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-    (index != 0).then_some(index)
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -472,7 +461,7 @@ mod tests {
     #[test]
     fn what_says_that_gso_cannot_be_done_switches_it_off_and_what_says_not_now_does_not() {
         let socket = Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
-        let driver = Driver::new(&socket, None, Family::V4, Options::default()).unwrap();
+        let driver = Driver::new(&socket, None, Family::V4, DriverOptions::default()).unwrap();
         driver.gso.store(true, Relaxed);
         let counters = Counters::default();
         for errno in [libc::EINVAL, libc::EMSGSIZE] {

@@ -13,6 +13,8 @@ mod batch;
 #[cfg(any(target_os = "freebsd", target_os = "openbsd"))]
 mod bsd;
 pub mod callback;
+mod counters;
+mod driver;
 mod endpoint;
 mod fallback;
 mod interface;
@@ -22,6 +24,8 @@ pub mod mem;
 mod outgoing;
 mod plain;
 mod queue;
+mod socket_error;
+mod system;
 pub mod udp;
 #[cfg(windows)]
 mod windows;

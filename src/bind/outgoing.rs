@@ -3,7 +3,7 @@
 //! A socket asks for [`messages`](Outgoing::messages), hands them to the system, and says how many it
 //! [`took`](Outgoing::took) or why it [`refused`](Outgoing::refused) the first one. That goes on until none is left.
 
-use super::{Family, SendReport, Transmit, udp::ends};
+use super::{Family, SendReport, Transmit, socket_error::ends};
 use std::{
     io,
     net::{IpAddr, SocketAddr},

@@ -5,15 +5,18 @@
 
 use super::{
     Endpoint, Family, RecvBatch, RecvMeta,
-    fallback::{NAP, judge},
-    outgoing::Outgoing,
-    udp::{Counters, Drive},
+    counters::Counters,
+    driver::Drive,
+    outgoing::{Outgoing, Refusal},
 };
 use mio::net::UdpSocket;
-use std::{io, net::SocketAddr, sync::Once, thread};
+use std::{io, net::SocketAddr, sync::Once, thread, time::Duration};
 
 /// How many datagrams are received in one go.
 const BATCH: usize = 16;
+
+/// How long to sleep before a full socket is tried again.
+pub(super) const NAP: Duration = Duration::from_micros(500);
 
 /// Nothing is known about its socket.
 pub(super) struct Driver;
@@ -77,6 +80,39 @@ fn receive(
     }
     Ok(())
 }
+
+/// What an error of sending says about the message that it met.
+pub(super) fn judge(err: &io::Error) -> Refusal {
+    match err.raw_os_error() {
+        _ if err.kind() == io::ErrorKind::WouldBlock => Refusal::Full,
+        Some(NO_BUFFERS) => Refusal::Full,
+        Some(errno) if ARGUMENT.contains(&errno) => Refusal::Argument,
+        Some(errno) if SOURCE.contains(&errno) => Refusal::Source,
+        Some(NO_ROUTE) => Refusal::Route,
+        _ => Refusal::Other,
+    }
+}
+
+#[cfg(not(windows))]
+const NO_BUFFERS: i32 = libc::ENOBUFS;
+#[cfg(not(windows))]
+const ARGUMENT: [i32; 3] = [libc::EINVAL, libc::EMSGSIZE, libc::EIO];
+#[cfg(not(windows))]
+const SOURCE: [i32; 2] = [libc::EADDRNOTAVAIL, libc::ENETUNREACH];
+#[cfg(not(windows))]
+const NO_ROUTE: i32 = libc::EHOSTUNREACH;
+/// Of winsock2.h: `WSAENOBUFS`.
+#[cfg(windows)]
+const NO_BUFFERS: i32 = 10055;
+/// Of winsock2.h: `WSAEINVAL`, `WSAEMSGSIZE`, `WSAEOPNOTSUPP`.
+#[cfg(windows)]
+const ARGUMENT: [i32; 3] = [10022, 10040, 10045];
+/// Of winsock2.h: `WSAEADDRNOTAVAIL`, `WSAENETUNREACH`.
+#[cfg(windows)]
+const SOURCE: [i32; 2] = [10049, 10051];
+/// Of winsock2.h: `WSAEHOSTUNREACH`.
+#[cfg(windows)]
+const NO_ROUTE: i32 = 10065;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

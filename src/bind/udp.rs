@@ -1,8 +1,8 @@
 //! [`UdpBind`]: a pair of UDP sockets of the operating system, for a tunnel.
 //!
 //! This file waits for them, until a deadline if need be (`udp/deadline.rs`); `udp/pair.rs` opens, reopens and closes
-//! them. How batches pass a socket is a matter of its driver: `linux.rs` on Linux and Android, `fallback.rs` elsewhere;
-//! `udp/socket.rs` chooses.
+//! them. How batches pass a socket is a matter of its driver: `linux.rs` on Linux and Android, `fallback.rs` elsewhere
+//! (`system.rs` chooses), by the contract in `driver.rs`.
 
 mod deadline;
 mod health;
@@ -15,31 +15,12 @@ use deadline::Deadline;
 use mio::{Events, Poll, Registry, Token, Waker};
 use pair::{Egress, Pair};
 use routes::{Quiet, Routes};
-use std::{
-    fmt, io,
-    sync::{
-        Mutex,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{fmt, io, sync::Mutex, time::Duration};
 
 use crate::sync;
 
-pub(super) use deadline::Timer;
-pub(super) use health::ends;
-pub(super) use routes::Watch;
-pub(super) use socket::{Drive, Options, interface_index};
-
-/// The socket buffers that are asked for, as far as the system allows. At 3 Gbit/s they bridge 10 ms in which the
-/// receiving thread does not run; more would only make datagrams older.
-pub(super) const BUFFER: usize = 4 << 20;
-
-/// The send buffer of a tunnel that may have more than the system's limit: more than the default queueing disciplines
-/// hold (1,000 messages of 64 KiB), which then decide what is dropped, as with the kernel's WireGuard. Nothing is
-/// allocated for it, and it bounds what an even longer queue can take.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub(super) const QUEUE: usize = 64 << 20;
+pub use super::counters::UdpStats;
+pub(super) use socket::SocketOptions;
 
 const WAKE: Token = Token(0);
 const REGISTERED: Token = Token(2);
@@ -57,43 +38,6 @@ pub type BorrowedSocket<'a> = std::os::windows::io::BorrowedSocket<'a>;
 /// `VpnService.protect`). If it fails, so does the `open` that made the socket. It runs on the thread that called
 /// `open`, and must not open, close or change the bind itself.
 pub type SocketHook = Box<dyn Fn(BorrowedSocket<'_>, super::Family) -> io::Result<()> + Send + Sync>;
-
-/// Counts since the bind was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct UdpStats {
-    /// GSO sends that the system refused and that were sent again as single datagrams.
-    pub gso_refused: u64,
-    /// Sockets on which GSO was given up because the system or the way out cannot do it.
-    pub gso_disabled: u64,
-    /// Datagrams that were dropped because the socket's buffer was full.
-    pub send_full: u64,
-    /// Datagrams that were too large for their slot, and lost.
-    pub truncated: u64,
-    /// Errors that receiving met and passed over.
-    pub recv_errors: u64,
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Counters {
-    pub(super) gso_refused: AtomicU64,
-    pub(super) gso_disabled: AtomicU64,
-    pub(super) send_full: AtomicU64,
-    pub(super) truncated: AtomicU64,
-    pub(super) recv_errors: AtomicU64,
-}
-
-impl Counters {
-    fn read(&self) -> UdpStats {
-        UdpStats {
-            gso_refused: self.gso_refused.load(Relaxed),
-            gso_disabled: self.gso_disabled.load(Relaxed),
-            send_full: self.send_full.load(Relaxed),
-            truncated: self.truncated.load(Relaxed),
-            recv_errors: self.recv_errors.load(Relaxed),
-        }
-    }
-}
 
 struct Poller {
     poll: Poll,
@@ -138,7 +82,7 @@ impl UdpBind {
     /// Whether to use GSO and GRO where the system has them. It does at first.
     #[must_use]
     pub fn with_offload(mut self, offload: bool) -> Self {
-        self.pair.options.offload = offload;
+        self.pair.options.driver.offload = offload;
         self
     }
 

@@ -14,7 +14,7 @@ use windows_sys::Win32::Networking::WinSock::{
 };
 
 /// Has what is sent leave through one interface; 0 leaves it to the routes again.
-pub(super) fn tie(socket: &SockRef<'_>, family: Family, index: u32) -> io::Result<()> {
+pub(super) fn set_interface(socket: &SockRef<'_>, family: Family, index: u32) -> io::Result<()> {
     let (level, option, index) = match family {
         // In network order, for this one alone.
         Family::V4 => (IPPROTO_IP, IP_UNICAST_IF, index.to_be_bytes()),

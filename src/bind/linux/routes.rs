@@ -2,7 +2,7 @@
 
 use super::{get_option, set_option};
 use crate::{
-    bind::{Endpoint, SourceCheck, udp::Watch},
+    bind::{Endpoint, SourceCheck, driver::Watch},
     netlink::{self, Namespace, Request},
     sync,
 };

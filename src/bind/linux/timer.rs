@@ -1,6 +1,6 @@
 //! A timer for a poll on the clock of [`SystemClock`](crate::time::SystemClock), which counts sleep.
 
-use crate::{bind::udp::Timer, error::check};
+use crate::{bind::driver::Timer, error::check};
 use mio::{Interest, Poll, Token, unix::SourceFd};
 use std::{
     io,

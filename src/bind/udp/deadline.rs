@@ -4,12 +4,7 @@
 //! after an hour of sleep it ends the poll an hour late. So a timer that goes on is in the poll as well, where the
 //! system has one; docs/adr/0007 says which does. In the common case both end the same wait at the same time.
 
-#[cfg(target_vendor = "apple")]
-use crate::bind::apple::BootTimer;
-#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
-use crate::bind::fallback::BootTimer;
-#[cfg(any(target_os = "linux", target_os = "android"))]
-use crate::bind::linux::BootTimer;
+use crate::bind::{driver::Timer, system::BootTimer};
 use mio::{Poll, Token};
 use std::{
     io,
@@ -22,15 +17,6 @@ const NEAR: Duration = Duration::from_secs(1);
 
 /// Deadlines that are no further apart are one: the caller has looked at the clock a little earlier than we do.
 const SLACK: Duration = Duration::from_millis(1);
-
-/// A timer that rings in a poll, and for which time goes on while the machine sleeps. It does not wake the machine.
-pub(in crate::bind) trait Timer: Sized {
-    /// Rings in `poll` as `token`.
-    fn new(poll: &Poll, token: Token) -> io::Result<Self>;
-
-    /// Will ring once, after this time, or not at all. What was set before is forgotten.
-    fn set(&self, after: Option<Duration>) -> io::Result<()>;
-}
 
 /// When the timer of a poll rings.
 pub(super) struct Deadline<T = BootTimer> {

@@ -3,7 +3,10 @@
 //! Most errors of receiving are the fate of something sent earlier: an ICMP message that came back. However many there are,
 //! they say nothing about the socket. A few say that it is gone, as does any error that does not end.
 
-use super::Counters;
+use crate::bind::{
+    counters::Counters,
+    socket_error::{UNKNOWN, ends, is_too_large},
+};
 use std::{
     io,
     sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::Relaxed},
@@ -79,42 +82,6 @@ impl Health {
     fn lose(&self, code: i32) -> bool {
         self.loss.compare_exchange(0, code, Relaxed, Relaxed).is_ok()
     }
-}
-
-impl Counters {
-    /// Counts an error that receiving met behind datagrams, which are returned in its place. One that ends a socket is
-    /// left for the next call, to which the system reports it again.
-    pub(in crate::bind) fn passed_over(&self, err: &io::Error) {
-        let code = err.raw_os_error().unwrap_or(UNKNOWN);
-        if err.kind() != io::ErrorKind::WouldBlock && !ends(code) {
-            self.count(code);
-        }
-    }
-
-    fn count(&self, code: i32) {
-        let counter = if is_too_large(code) { &self.truncated } else { &self.recv_errors };
-        counter.fetch_add(1, Relaxed);
-    }
-}
-
-/// For an error that is not the system's.
-const UNKNOWN: i32 = -1;
-
-/// Whether an error of the system says that the socket cannot be used any more: it is not there, or was shut down by the
-/// system (Android does that to the sockets of a network that is gone, Apple's systems to those of an app that was
-/// suspended).
-pub(in crate::bind) fn ends(code: i32) -> bool {
-    #[cfg(not(windows))]
-    return matches!(code, libc::EBADF | libc::ENOTSOCK | libc::ENOTCONN | libc::ECONNABORTED | libc::EPIPE);
-    // Of winsock2.h: WSA_INVALID_HANDLE, WSAEBADF, WSAENOTSOCK, WSAECONNABORTED, WSAENOTCONN, WSAESHUTDOWN.
-    #[cfg(windows)]
-    return matches!(code, 6 | 10009 | 10038 | 10053 | 10057 | 10058);
-}
-
-/// Whether an error says that a datagram was too large for its slot. Only Windows makes an error of that.
-fn is_too_large(code: i32) -> bool {
-    const WSAEMSGSIZE: i32 = 10040;
-    cfg!(windows) && code == WSAEMSGSIZE
 }
 
 #[cfg(test)]

@@ -3,14 +3,17 @@
 //! Who waits for them is somebody else's business: they are registered where the maker of the pair says.
 
 use super::{
-    Counters, SocketHook, UdpStats,
+    SocketHook, UdpStats,
     routes::Routes,
-    socket::{self, Options, SavedOptions, Socket, unless_missing},
+    socket::{self, Socket, SocketOptions, unless_missing},
 };
 use crate::{
     bind::{
-        BATCH, Endpoint, Family, RecvBatch, SendReport, SourceCheck, Transmit, interface,
+        BATCH, Endpoint, Family, RecvBatch, SendReport, SourceCheck, Transmit,
+        counters::Counters,
+        interface,
         outgoing::{Origin, Outgoing},
+        system::SavedOptions,
     },
     sync,
 };
@@ -84,7 +87,7 @@ pub(in crate::bind) struct Pair {
     /// Held throughout everything that makes or changes sockets, so that it happens one after another.
     wanted: Mutex<Wanted>,
     pub(in crate::bind) hook: Option<SocketHook>,
-    pub(in crate::bind) options: Options,
+    pub(in crate::bind) options: SocketOptions,
     counters: Counters,
 }
 
@@ -95,7 +98,7 @@ impl Pair {
             sockets: RwLock::new(None),
             wanted: Mutex::default(),
             hook: None,
-            options: Options::default(),
+            options: SocketOptions::default(),
             counters: Counters::default(),
         }
     }
@@ -261,7 +264,8 @@ impl Pair {
         let open = sync::read(&self.sockets);
         let mut lost = false;
         for family in BOTH {
-            let mut outgoing = Outgoing::new(batch, origins, family, report).with_patience(self.options.patience);
+            let mut outgoing =
+                Outgoing::new(batch, origins, family, report).with_patience(self.options.driver.patience);
             match open.as_ref().and_then(|sockets| sockets.family(family)) {
                 Some(socket) => lost |= socket.send(&mut outgoing, &self.counters),
                 // That says nothing about routes, as a family that the host does not have does.

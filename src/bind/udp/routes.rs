@@ -3,12 +3,8 @@
 //! A change costs one addition: what was checked before has another number from then on, and is checked again when it is
 //! used the next time.
 
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-use crate::bind::fallback::RouteWatch;
-#[cfg(any(target_os = "linux", target_os = "android"))]
-use crate::bind::linux::RouteWatch;
 use crate::{
-    bind::{Endpoint, SourceCheck},
+    bind::{Endpoint, SourceCheck, driver::Watch, system::RouteWatch},
     error::ErrorKind,
     sync,
 };
@@ -27,24 +23,6 @@ const QUIET: Duration = Duration::from_millis(100);
 
 /// How often a watch is tried again for which there were no descriptors, or no memory.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// What tells of changes of the routes.
-pub(in crate::bind) trait Watch: Sized {
-    /// Tells networks apart.
-    type Network: Copy + PartialEq;
-
-    /// The network that sockets of the calling thread are in.
-    fn network() -> Self::Network;
-
-    /// Rings in a poll as `token` when something has changed, in the network that sockets of the calling thread are in.
-    fn new(registry: &Registry, token: Token) -> io::Result<Self>;
-
-    /// Takes in what was told, so that it rings again. Returns whether there was anything.
-    fn drain(&self) -> bool;
-
-    /// See [`Bind::check_source`](crate::bind::Bind::check_source).
-    fn check_source(&self, socket: &UdpSocket, endpoint: &Endpoint, was: SourceCheck) -> SourceCheck;
-}
 
 /// The number of the routes, and who tells when it is to change.
 pub(super) struct Routes<W: Watch = RouteWatch> {

@@ -1,70 +1,43 @@
 //! One socket: how it is made, and which driver it has.
 
-use super::{BUFFER, Counters, SocketHook, health::Health, pair::Egress};
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-use crate::bind::fallback as native;
-#[cfg(any(target_os = "linux", target_os = "android"))]
-use crate::bind::linux as native;
-use crate::bind::{Family, RecvBatch, fallback, interface, outgoing::Outgoing};
+use super::{SocketHook, health::Health, pair::Egress};
+use crate::bind::{
+    Family, RecvBatch,
+    counters::Counters,
+    driver::{BUFFER, Drive, DriverOptions, SetUp},
+    interface,
+    outgoing::Outgoing,
+    system,
+};
 use mio::net::UdpSocket;
-use socket2::SockAddr;
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
-    time::Duration,
 };
 
-pub(in crate::bind) use native::{SavedOptions, interface_index};
-
-/// What is asked of drivers.
+/// What is asked of sockets, and which driver they have.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::bind) struct Options {
-    /// Whether to use GSO and GRO.
-    pub(in crate::bind) offload: bool,
+pub(in crate::bind) struct SocketOptions {
+    pub(in crate::bind) driver: DriverOptions,
+    /// Whether what is sent leaves by the interface that the routes say, and not by the one that an endpoint names.
+    pub(in crate::bind) any_interface: bool,
     /// Which driver it is.
     pub(in crate::bind) set_up: SetUp,
-    /// Whether the endpoints of what is received tell the interface.
-    pub(in crate::bind) interfaces: bool,
-    /// How long sending waits for a full socket buffer to drain. Zero for a tunnel: the thread that sends is the one
-    /// that receives.
-    pub(in crate::bind) patience: Duration,
-    /// Whether what is sent leaves by the interface that the routes say, and not by the one that an endpoint tells.
-    pub(in crate::bind) any_interface: bool,
 }
 
-impl Default for Options {
+impl Default for SocketOptions {
     fn default() -> Self {
-        let (offload, patience) = (true, Duration::ZERO);
-        Self { offload, set_up: native::set_up, interfaces: true, any_interface: true, patience }
+        Self { driver: DriverOptions::default(), any_interface: true, set_up: system::set_up }
     }
 }
 
-impl Options {
-    /// The same of the portable driver, on every system.
+impl SocketOptions {
+    /// The same with the portable driver, on every system.
     pub(in crate::bind) fn portable(self) -> Self {
-        Self { set_up: fallback::set_up, ..self }
+        Self { set_up: system::set_up_portable, ..self }
     }
 }
-
-/// How datagrams pass a socket. It is behind a pointer so that who never asks for the portable driver does not carry it:
-/// where there is another, that saves 14 KB.
-pub(in crate::bind) trait Drive: Send + Sync {
-    /// Sends until nothing is left.
-    fn send(&self, socket: &UdpSocket, outgoing: &mut Outgoing<'_>, counters: &Counters);
-
-    /// Receives into the free slots what is there.
-    ///
-    /// # Errors
-    /// The first one that the system reports, if nothing was received; `WouldBlock` if there is nothing.
-    fn recv(&self, socket: &UdpSocket, batch: &mut RecvBatch, counters: &Counters) -> io::Result<()>;
-
-    /// Whether several datagrams can leave as one message.
-    fn joins(&self) -> bool;
-}
-
-/// Sets up a socket, and binds it to the address if there is one.
-pub(in crate::bind) type SetUp = fn(&socket2::Socket, Option<&SockAddr>, Family, Options) -> io::Result<Box<dyn Drive>>;
 
 /// A socket that is bound.
 pub(super) struct Socket {
@@ -73,7 +46,7 @@ pub(super) struct Socket {
     driver: Box<dyn Drive>,
     /// The interface that it is tied to, or 0.
     interface: AtomicU32,
-    /// See [`Options::any_interface`].
+    /// See [`SocketOptions::any_interface`].
     any_interface: bool,
     /// Whether everything is dropped.
     blackhole: AtomicBool,
@@ -109,7 +82,7 @@ pub(super) fn make(
     crate::bind::windows::refuse_sharing(&socket);
     prepare(&socket, mark)?;
     if interface != 0 {
-        interface::tie(&socket2::SockRef::from(&socket), family, interface)?;
+        interface::bind(&socket2::SockRef::from(&socket), family, interface)?;
     }
     Ok(Some(socket))
 }
@@ -120,7 +93,7 @@ pub(super) fn prepare(socket: &socket2::Socket, mark: u32) -> io::Result<()> {
     #[cfg(windows)]
     crate::bind::windows::ignore_unreachable(socket);
     if mark != 0 {
-        native::set_mark(&socket2::SockRef::from(socket), mark)?;
+        system::set_mark(&socket2::SockRef::from(socket), mark)?;
     }
     enlarge(BUFFER, |size| socket.set_recv_buffer_size(size));
     enlarge(BUFFER, |size| socket.set_send_buffer_size(size));
@@ -134,13 +107,13 @@ impl Socket {
         family: Family,
         port: Option<u16>,
         egress: Egress,
-        options: Options,
+        options: SocketOptions,
     ) -> io::Result<Self> {
         let address = port.map(|port| match family {
             Family::V4 => SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into(),
             Family::V6 => SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into(),
         });
-        let driver = (options.set_up)(&socket, address.as_ref(), family, options)?;
+        let driver = (options.set_up)(&socket, address.as_ref(), family, options.driver)?;
         let io = UdpSocket::from_std(socket.into());
         let (interface, blackhole) = (AtomicU32::new(egress.interface), AtomicBool::new(egress.blackhole));
         let any_interface = options.any_interface;
@@ -184,7 +157,7 @@ impl Socket {
 
     pub(super) fn set_egress(&self, egress: Egress) -> io::Result<()> {
         if self.interface.load(Relaxed) != egress.interface {
-            interface::tie(&socket2::SockRef::from(&self.io), self.family, egress.interface)?;
+            interface::bind(&socket2::SockRef::from(&self.io), self.family, egress.interface)?;
             self.interface.store(egress.interface, Relaxed);
         }
         self.blackhole.store(egress.blackhole, Relaxed);
@@ -194,7 +167,7 @@ impl Socket {
     /// Lets a socket that is not bound yet have the same port. False if the system does not offer that to sockets of one
     /// user alone.
     pub(super) fn share_port_with(&self, bare: &socket2::Socket) -> bool {
-        native::share_port(&socket2::SockRef::from(&self.io), bare).unwrap_or_else(|err| {
+        system::share_port(&socket2::SockRef::from(&self.io), bare).unwrap_or_else(|err| {
             tracing::debug!(%err, "cannot share a port");
             false
         })
@@ -202,13 +175,13 @@ impl Socket {
 
     /// Keeps the port for this socket alone again.
     pub(super) fn stop_sharing_port(&self) {
-        if let Err(err) = native::stop_sharing_port(&socket2::SockRef::from(&self.io)) {
+        if let Err(err) = system::stop_sharing_port(&socket2::SockRef::from(&self.io)) {
             tracing::debug!(%err, "cannot end the sharing of a port");
         }
     }
 
     pub(super) fn set_mark(&self, mark: u32) -> io::Result<()> {
-        native::set_mark(&socket2::SockRef::from(&self.io), mark)
+        system::set_mark(&socket2::SockRef::from(&self.io), mark)
     }
 }
 

@@ -1,6 +1,6 @@
 use super::pair::Wanted;
 use super::*;
-use crate::bind::{BATCH, Endpoint, Family, fallback, plain};
+use crate::bind::{BATCH, Endpoint, Family, plain};
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::{
@@ -449,10 +449,8 @@ fn zones_are_numbers_or_interfaces() {
     assert_eq!(bind.zone_index("7"), Some(7));
     for none in ["0", "", "no-such-interface", "lo\0", "-1"] {
         assert_eq!(bind.zone_index(none), None, "{none}");
-        assert_eq!(fallback::interface_index(none), None, "{none}");
     }
     if cfg!(target_os = "linux") {
         assert_eq!(bind.zone_index("lo"), Some(1));
-        assert_eq!(fallback::interface_index("lo"), Some(1));
     }
 }
