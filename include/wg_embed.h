@@ -965,8 +965,8 @@ typedef struct wg_allowed_ip_t {
 } wg_allowed_ip_t;
 
 /**
- * A peer for wg_set_peer(). Start from WG_PEER_CONFIG_INIT, and set `public_key` and what should change. It grows with the
- * library as wg_options_t does.
+ * A peer for wg_set_peer(). Start from WG_PEER_CONFIG_INIT, and set `public_key` and what should change. It grows
+ * with the library as wg_options_t does.
  *
  * Since: 0.1.0
  */
@@ -992,13 +992,13 @@ typedef struct wg_peer_config_t {
    */
   uint8_t preshared_key[WG_KEY_LEN];
   /**
-   * Where it is, as `endpoint=` of wg_set_config() has it: "192.0.2.1:51820", "[2001:db8::1]:51820", or a host name and
-   * a port if the tunnel has a `resolve`. NULL: unchanged.
+   * Where it is, as `endpoint=` of wg_set_config() has it: "192.0.2.1:51820", "[2001:db8::1]:51820", or a host
+   * name and a port if the tunnel has a `resolve`. NULL: unchanged.
    */
   const char *endpoint;
   /**
-   * Prefixes to give or to take away, in this order; NULL if there are none. One that another peer has is given to this
-   * one.
+   * Prefixes to give or to take away, in this order; NULL if there are none. One that another peer has is given to
+   * this one.
    */
   const struct wg_allowed_ip_t *allowed_ips;
   /**
@@ -1368,45 +1368,69 @@ wg_result wg_set_config(int32_t handle, const char *uapi);
 wg_result wg_get_config(int32_t handle, char **out);
 
 /**
- * Adds a peer to a tunnel, or changes it: the same as wg_set_config() with the lines that `peer` stands for. Everything is
- * checked first, so a call that fails changes nothing. The peer keeps its session. A peer with the tunnel's own key is
- * ignored.
+ * As wg_get_config(), without the lines private_key= and preshared_key=: for support logs and user interfaces. It still
+ * has the addresses of peers and networks.
+ *
+ * UAPI has no line for the tunnel's own public key; see wg_public_key().
+ *
+ * Memory: on success `*out` is the caller's, to give to wg_free(). On failure it is not written.
+ * Requires: as in wg_get_config().
+ * Errors: as wg_get_config().
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result wg_get_config_public(int32_t handle, char **out);
+
+/**
+ * Reads the public key of a tunnel: the one that its peers know it by.
+ *
+ * Memory: writes 32 bytes to `public_key`, on success only.
+ * Requires: `public_key` is NULL or has room for 32 bytes.
+ * Errors: WG_ERR_NULL; WG_ERR_NOT_FOUND if the tunnel has no private key; WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY inside a
+ * callback; WG_ERR_PANIC. A tunnel that has ended by itself can still be read.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result wg_public_key(int32_t handle, uint8_t *public_key);
+
+/**
+ * Adds a peer to a tunnel, or changes it: the same as wg_set_config() with the lines that `peer` stands for.
+ * Everything is checked first, so a call that fails changes nothing. The peer keeps its session. A peer with the
+ * tunnel's own key is ignored.
  *
  * Memory: `peer` and what it points to are not kept. No copy of the preshared key stays on the stack; wipe your own.
- * Requires: `peer` is NULL or points to `peer->struct_size` readable bytes; its `endpoint` is NULL or ends with a zero
- * byte; its `allowed_ips` is NULL or points to `allowed_ip_count` elements.
- * Errors: WG_ERR_NULL if `peer` is NULL, or `allowed_ips` with a count above 0; WG_ERR_INVALID if its struct_size or a value
- * is invalid, the tunnel would have more peers than `max_peers`, or the endpoint is a host name and there is no `resolve`;
- * WG_ERR_TOO_LARGE beyond WG_ALLOWED_IPS_MAX; WG_ERR_UNSUPPORTED if it sets a field that this library does not know;
- * WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_RESOURCES; WG_ERR_BUSY inside a callback;
- * WG_ERR_PANIC.
+ * Requires: `peer` is NULL or points to `peer->struct_size` readable bytes; its `endpoint` is NULL or ends with a
+ * zero byte; its `allowed_ips` is NULL or points to `allowed_ip_count` elements.
+ * Errors: WG_ERR_NULL if `peer` is NULL, or `allowed_ips` with a count above 0; WG_ERR_INVALID if its struct_size or
+ * a value is invalid, the tunnel would have more peers than `max_peers`, or the endpoint is a host name and there is
+ * no `resolve`; WG_ERR_TOO_LARGE beyond WG_ALLOWED_IPS_MAX; WG_ERR_UNSUPPORTED if it sets a field that this library
+ * does not know; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_RESOURCES; WG_ERR_BUSY inside
+ * a callback; WG_ERR_PANIC.
  * Threads: as wg_set_config().
  * Since: 0.1.0
  */
-wg_result wg_set_peer(int32_t handle,
-                      const struct wg_peer_config_t *peer);
+wg_result wg_set_peer(int32_t handle, const struct wg_peer_config_t *peer);
 
 /**
  * Removes a peer from a tunnel: its session ends, its keys are wiped, and its allowed IPs are free again.
  *
  * Memory: reads 32 bytes of `public_key`.
  * Requires: `public_key` is NULL or points to 32 readable bytes.
- * Errors: WG_ERR_NULL; WG_ERR_NOT_FOUND if the tunnel has no such peer; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel
- * has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+ * Errors: WG_ERR_NULL; WG_ERR_NOT_FOUND if the tunnel has no such peer; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the
+ * tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
  * Threads: as wg_set_config().
  * Since: 0.1.0
  */
-wg_result wg_remove_peer(int32_t handle,
-                         const uint8_t *public_key);
+wg_result wg_remove_peer(int32_t handle, const uint8_t *public_key);
 
 /**
- * Begins a handshake with a peer now, whatever session there is. The session is used until the new one is made. With NULL
- * for `public_key`, with each peer whose endpoint is known.
+ * Begins a handshake with a peer now, whatever session there is. The session is used until the new one is made. With
+ * NULL for `public_key`, with each peer whose endpoint is known.
  *
- * Initiations stay 5 s apart, as the protocol has it: less than 5 s after our last initiation or response to the peer
- * nothing is sent, and a handshake that is under way goes on. wg_drop_session() lifts that. If the endpoint is a host name
- * without an address, the handshake begins when there is one; in a pause, with wg_resume(). An event or wg_peer_stats()
- * reports what comes of it.
+ * Initiations stay 5 s apart, as the protocol has it: less than 5 s after our last initiation or response to the
+ * peer nothing is sent, and a handshake that is under way goes on. wg_drop_session() lifts that. If the endpoint is
+ * a host name without an address, the handshake begins when there is one; in a pause, with wg_resume(). An event or
+ * wg_peer_stats() reports what comes of it.
  *
  * Memory: reads 32 bytes of `public_key`.
  * Requires: `public_key` is NULL or points to 32 readable bytes.
@@ -1415,27 +1439,25 @@ wg_result wg_remove_peer(int32_t handle,
  * Threads: any.
  * Since: 0.1.0
  */
-wg_result wg_force_handshake(int32_t handle,
-                             const uint8_t *public_key);
+wg_result wg_force_handshake(int32_t handle, const uint8_t *public_key);
 
 /**
- * Forgets the sessions with a peer and the handshake that is under way, and wipes their keys; packets that wait for a
- * session are dropped. With NULL for `public_key`, of all peers. The peer is then as if it had just been configured, at the
- * endpoint where it is now: the next packet begins a handshake, and so does a persistent keepalive at once.
- * WG_EVENT_SESSION_EXPIRED is reported for each peer that had a session.
+ * Forgets the sessions with a peer and the handshake that is under way, and wipes their keys; packets that wait for
+ * a session are dropped. With NULL for `public_key`, of all peers. The peer is then as if it had just been
+ * configured, at the endpoint where it is now: the next packet begins a handshake, and so does a persistent
+ * keepalive at once. WG_EVENT_SESSION_EXPIRED is reported for each peer that had a session.
  *
- * Nothing that the peer sends with its old sessions is accepted any more. It is not told: if it sends before we do, it
- * makes a new session when nothing has come back for 15 s.
+ * Nothing that the peer sends with its old sessions is accepted any more. It is not told: if it sends before we do,
+ * it makes a new session when nothing has come back for 15 s.
  *
  * Memory: reads 32 bytes of `public_key`.
  * Requires: `public_key` is NULL or points to 32 readable bytes.
- * Errors: WG_ERR_NOT_FOUND if the tunnel has no such peer; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended;
- * WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+ * Errors: WG_ERR_NOT_FOUND if the tunnel has no such peer; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has
+ * ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
  * Threads: any.
  * Since: 0.1.0
  */
-wg_result wg_drop_session(int32_t handle,
-                          const uint8_t *public_key);
+wg_result wg_drop_session(int32_t handle, const uint8_t *public_key);
 
 /**
  * Pauses a tunnel: its sockets are closed, its sessions forgotten, and neither packets nor timers wake a thread, until
@@ -1579,6 +1601,18 @@ wg_result wg_disable_roaming(int32_t handle);
  * Since: 0.1.0
  */
 wg_result wg_set_fwmark(int32_t handle, uint32_t mark);
+
+/**
+ * Returns the UDP port that a tunnel's sockets are bound to: the one that its peers send to, unless a NAT is in between.
+ * It is 0 while there are no sockets: in a pause, as long as the port cannot be opened, after the tunnel has ended, or if
+ * its datagrams are the app's. The port that is configured is in wg_get_config() even then.
+ *
+ * Memory: nothing changes hands.
+ * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+int32_t wg_listen_port(int32_t handle);
 
 /**
  * Reads the text of a `.conf` file: what the tunnel has to be told goes to `*uapi`, what the system has to be told to

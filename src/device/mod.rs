@@ -75,7 +75,7 @@ pub use tunnel::Tunnel;
 
 use crate::{
     bind::Bind,
-    error::{Error, ErrorKind},
+    error::{Error, ErrorKind, Result},
     key::PublicKey,
     noise::{handshake::Identity, session::Session},
     random::{Random, SystemRandom},
@@ -296,6 +296,22 @@ impl Device {
     #[must_use]
     pub fn mtu(&self) -> u16 {
         self.mtu.load(Ordering::Relaxed)
+    }
+
+    /// The UDP port that the sockets are bound to; 0 while they are closed.
+    #[must_use]
+    pub fn listen_port(&self) -> u16 {
+        let link = &lock(&self.config).link;
+        if link.is_up() { link.port().number() } else { 0 }
+    }
+
+    /// Our public key.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no private key.
+    pub fn public_key(&self) -> Result<PublicKey> {
+        let missing = || Error::new(ErrorKind::NotFound, "there is no private key");
+        self.identity().map(|identity| *identity.public()).ok_or_else(missing)
     }
 
     /// Handshakes and sessions that have an index: a bounded number for each peer.

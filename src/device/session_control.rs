@@ -19,9 +19,7 @@ impl Device {
     /// # Errors
     /// `NotFound` if there is no private key or no such peer, or nothing is known of where it is.
     pub fn force_handshake(&self, peer: Option<&PublicKey>) -> Result<()> {
-        if self.identity().is_none() {
-            return Err(Error::new(ErrorKind::NotFound, "there is no private key"));
-        }
+        self.public_key()?;
         self.notice_sleep();
         let begun = match peer {
             Some(key) => self.peers.get(key).ok_or_else(|| no_such_peer(key)).and_then(|peer| self.begin(&peer)),

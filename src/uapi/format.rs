@@ -33,9 +33,17 @@ pub type ZoneExists = fn(&str) -> bool;
 /// # Errors
 /// Those of `out`.
 pub fn write_snapshot(snapshot: Snapshot<'_>, zones: Option<ZoneExists>, out: &mut dyn Write) -> io::Result<()> {
-    let mut lines = Lines::new(out)?;
+    write_state(snapshot, zones, true, &mut Lines::new(out)?)
+}
+
+fn write_state(
+    snapshot: Snapshot<'_>,
+    zones: Option<ZoneExists>,
+    secrets: bool,
+    lines: &mut Lines<'_>,
+) -> io::Result<()> {
     let interface = snapshot.interface;
-    if let Some(key) = &interface.private_key {
+    if let Some(key) = interface.private_key.as_ref().filter(|_| secrets) {
         lines.key("private_key", |text| key.push_hex(text))?;
     }
     if interface.listen_port != 0 {
@@ -45,14 +53,16 @@ pub fn write_snapshot(snapshot: Snapshot<'_>, zones: Option<ZoneExists>, out: &m
         lines.pair("fwmark", interface.fwmark)?;
     }
     for peer in snapshot.peers {
-        write_peer(&peer.map_err(|_| io::ErrorKind::OutOfMemory)?, zones, &mut lines)?;
+        write_peer(&peer.map_err(|_| io::ErrorKind::OutOfMemory)?, zones, secrets, lines)?;
     }
     lines.flush()
 }
 
-fn write_peer(peer: &PeerSnapshot, zones: Option<ZoneExists>, lines: &mut Lines<'_>) -> io::Result<()> {
+fn write_peer(peer: &PeerSnapshot, zones: Option<ZoneExists>, secrets: bool, lines: &mut Lines<'_>) -> io::Result<()> {
     lines.key("public_key", |text| peer.public_key.push_hex(text))?;
-    lines.key("preshared_key", |text| peer.preshared_key.push_hex(text))?;
+    if secrets {
+        lines.key("preshared_key", |text| peer.preshared_key.push_hex(text))?;
+    }
     lines.pair("protocol_version", 1)?;
     match &peer.endpoint {
         Some(endpoint) if is_readable(endpoint, zones) => lines.pair("endpoint", endpoint)?,
@@ -122,6 +132,14 @@ pub fn write_update(update: &Update, out: &mut dyn Write) -> io::Result<()> {
 /// `Resources` without memory for it.
 pub fn get_text(snapshot: Snapshot<'_>) -> Result<Zeroizing<String>> {
     text_of(|out| write_snapshot(snapshot, None, out))
+}
+
+/// As [`get_text`], without the private key and the preshared keys.
+///
+/// # Errors
+/// `Resources` without memory for it.
+pub fn get_public_text(snapshot: Snapshot<'_>) -> Result<Zeroizing<String>> {
+    text_of(|out| write_state(snapshot, None, false, &mut Lines::new(out)?))
 }
 
 /// The lines of a `set` as one text, without `set=1` and the empty line. It is wiped when dropped.
@@ -250,6 +268,21 @@ mod tests {
             "0".repeat(64)
         );
         assert_eq!(*get_text(all).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_public_text_is_the_same_without_the_lines_of_secrets() {
+        let all = || {
+            let interface =
+                InterfaceSnapshot { private_key: Some(PrivateKey::from_bytes([0x48; 32])), ..Default::default() };
+            let other = PeerSnapshot { preshared_key: PresharedKey::from_bytes([0x49; 32]), ..peer() };
+            Snapshot { interface, ..snapshot(vec![peer(), other]) }
+        };
+        let text = get_text(all()).unwrap();
+        let is_secret = |line: &&str| line.starts_with("private_key=") || line.starts_with("preshared_key=");
+        assert_eq!(text.lines().filter(is_secret).count(), 3);
+        let public = get_public_text(all()).unwrap();
+        assert!(public.lines().eq(text.lines().filter(|line| !is_secret(line))));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::{
     error::Result,
 };
 
-pub use format::{get_text, set_text};
+pub use format::{get_public_text, get_text, set_text};
 pub use parse::{Limits, Parser, parse_set};
 pub use stream::{Options, serve};
 

@@ -37,6 +37,9 @@ static void call_with_handle(int32_t handle, int *given_up) {
   REFUSED(wg_turn_off_within(handle, 1000));
   REFUSED(wg_set_config(handle, "replace_peers=true\n"));
   REFUSED(wg_get_config(handle, &text));
+  REFUSED(wg_get_config_public(handle, &text));
+  REFUSED(wg_public_key(handle, key));
+  REFUSED(wg_listen_port(handle));
   REFUSED(wg_set_peer(handle, &config));
   REFUSED(wg_remove_peer(handle, key));
   REFUSED(wg_force_handshake(handle, NULL));

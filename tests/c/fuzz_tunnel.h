@@ -240,14 +240,30 @@ static void fuzz_wg_drop_session(struct caller *c) {
   status(c, wg_drop_session(tunnel(c), peer));
 }
 
-static void fuzz_wg_get_config(struct caller *c) {
+static void fuzz_get(struct caller *c, wg_result (*get)(int32_t, char **), int is_public) {
   char *const untouched = c->text, *text = untouched;
-  if (status(c, wg_get_config(tunnel(c), one_in(&c->dice, 8) ? NULL : &text))) {
+  if (status(c, get(tunnel(c), one_in(&c->dice, 8) ? NULL : &text))) {
     CHECK(text != untouched && strstr(text, "errno=") == NULL);
+    if (is_public) CHECK(strstr(text, "private_key=") == NULL && strstr(text, "preshared_key=") == NULL);
     wg_free(text);
   } else {
     CHECK(text == untouched);
   }
+}
+
+static void fuzz_wg_get_config(struct caller *c) { fuzz_get(c, wg_get_config, 0); }
+static void fuzz_wg_get_config_public(struct caller *c) { fuzz_get(c, wg_get_config_public, 1); }
+
+static void fuzz_wg_public_key(struct caller *c) {
+  uint8_t *key = new_room(WG_KEY_LEN);
+  int read = status(c, wg_public_key(tunnel(c), one_in(&c->dice, 8) ? NULL : key));
+  free_room(key, read ? WG_KEY_LEN : 0, WG_KEY_LEN);
+}
+
+static void fuzz_wg_listen_port(struct caller *c) {
+  int32_t port = wg_listen_port(tunnel(c));
+  CHECK(port <= 65535);
+  number(c, port);
 }
 
 static void fuzz_wg_free(struct caller *c) {

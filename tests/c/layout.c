@@ -212,6 +212,9 @@ static int32_t (*const turn_on_with)(const wg_options_t *, const char *) = wg_tu
 static wg_result (*const turn_off)(int32_t) = wg_turn_off;
 static wg_result (*const set_config)(int32_t, const char *) = wg_set_config;
 static wg_result (*const get_config)(int32_t, char **) = wg_get_config;
+static wg_result (*const get_config_public)(int32_t, char **) = wg_get_config_public;
+static wg_result (*const public_key_of)(int32_t, uint8_t *) = wg_public_key;
+static int32_t (*const listen_port)(int32_t) = wg_listen_port;
 static wg_result (*const set_peer)(int32_t, const wg_peer_config_t *) = wg_set_peer;
 static wg_result (*const remove_peer)(int32_t, const uint8_t *) = wg_remove_peer;
 static wg_result (*const force_handshake)(int32_t, const uint8_t *) = wg_force_handshake;
@@ -284,6 +287,7 @@ static size_t (*const transport_send)(void *, int32_t, const wg_datagram_t *, si
 int main(void) {
   char text[64];
   snprintf(text, sizeof text, "%d.%d.%d", WG_VERSION_MAJOR, WG_VERSION_MINOR, WG_VERSION_PATCH);
+  if (!get_config_public || !public_key_of || !listen_port) return 1;
   if (!set_peer || !remove_peer || !force_handshake || !drop_session) return 1;
   if (!turn_on || !turn_on_with || !turn_off || !set_config || !get_config || !peek_socket_fd4 || !peek_socket_fd6 ||
       !bind_to_interface4 || !bind_to_interface6 || !bump_sockets || !disable_roaming || !set_fwmark ||

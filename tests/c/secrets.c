@@ -58,6 +58,19 @@ static void is_read(void) {
   CHECK(strstr(text, private_hex) != NULL && strstr(text, preshared_hex) != NULL);
   wg_free(text);
 }
+static void is_read_in_public(void) {
+  char *text;
+  CHECK_EQ(wg_get_config_public(handle, &text), WG_OK);
+  CHECK(strstr(text, "public_key=" PUBLIC_B) != NULL);
+  CHECK(strstr(text, private_hex) == NULL && strstr(text, preshared_hex) == NULL);
+  wg_free(text);
+}
+static void own_key_is_read(void) {
+  uint8_t key[WG_KEY_LEN], derived[WG_KEY_LEN];
+  CHECK_EQ(wg_public_key(handle, key), WG_OK);
+  CHECK_EQ(wg_generate_public_key(private_key, derived), WG_OK);
+  CHECK_EQ(memcmp(key, derived, WG_KEY_LEN), 0);
+}
 static void is_turned_off(void) { CHECK_EQ(wg_turn_off(handle), WG_OK); }
 
 static void *calls(void *step) {
@@ -153,6 +166,8 @@ int main(void) {
   check_leaves_nothing("wg_turn_on", is_turned_on);
   check_leaves_nothing("wg_set_config", is_set);
   check_leaves_nothing("wg_get_config", is_read);
+  check_leaves_nothing("wg_get_config_public", is_read_in_public);
+  check_leaves_nothing("wg_public_key", own_key_is_read);
   CHECK_EQ(wg_generate_private_key(public_key), WG_OK); /* any other peer */
   check_leaves_nothing("wg_set_peer", peer_is_set);
   check_leaves_nothing("wg_set_peer, refused", peer_is_refused);

@@ -18,7 +18,7 @@ use wg_embed::{
 ///
 /// # Safety
 /// `out` is NULL or has room for `bytes`.
-unsafe fn give(bytes: &[u8], out: *mut u8) -> Result<()> {
+pub(super) unsafe fn give(bytes: &[u8], out: *mut u8) -> Result<()> {
     if out.is_null() {
         return Err(Error::new(ErrorKind::Null, "the room for the result is NULL"));
     }

@@ -1,7 +1,9 @@
 //! Tunnels: on, off, and their configuration.
 
 use std::{ffi::c_char, time::Duration};
+use zeroize::Zeroizing;
 
+use super::keys::give;
 use crate::{
     plumbing::{
         fd::AppFd,
@@ -15,7 +17,8 @@ use crate::{
     types::{fd::takes, options::wg_options_t},
 };
 use wg_embed::{
-    error::{Error, ErrorKind},
+    config::snapshot::Snapshot,
+    error::{Error, ErrorKind, Result},
     key::wiped,
     uapi::{self, Limits},
 };
@@ -200,14 +203,54 @@ pub unsafe extern "C" fn wg_set_config(handle: i32, uapi: *const c_char) -> wg_r
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_get_config(handle: i32, out: *mut *mut c_char) -> wg_result {
+    // SAFETY: the caller's contract is the same.
+    unsafe { get(handle, out, uapi::get_text) }
+}
+
+/// As wg_get_config(), without the lines private_key= and preshared_key=: for support logs and user interfaces. It still
+/// has the addresses of peers and networks.
+///
+/// UAPI has no line for the tunnel's own public key; see wg_public_key().
+///
+/// Memory: on success `*out` is the caller's, to give to wg_free(). On failure it is not written.
+/// Requires: as in wg_get_config().
+/// Errors: as wg_get_config().
+/// Threads: any.
+/// Since: 0.1.0
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_get_config_public(handle: i32, out: *mut *mut c_char) -> wg_result {
+    // SAFETY: the caller's contract is the same.
+    unsafe { get(handle, out, uapi::get_public_text) }
+}
+
+/// # Safety
+/// As in [`wg_get_config`].
+unsafe fn get(handle: i32, out: *mut *mut c_char, text_of: fn(Snapshot<'_>) -> Result<Zeroizing<String>>) -> wg_result {
     let body = |entry: &Entry<Running>| {
         if out.is_null() {
             return Err(Error::new(ErrorKind::Null, "out is NULL"));
         }
-        let text = give_text(&uapi::get_text(entry.tunnel.device().snapshot())?)?;
+        let text = give_text(&text_of(entry.tunnel.device().snapshot())?)?;
         // SAFETY: it is not NULL, and writable, says the caller.
         unsafe { out.write(text.as_ptr()) };
         Ok(())
     };
     wiped(|| guard_on(handle, body))
+}
+
+/// Reads the public key of a tunnel: the one that its peers know it by.
+///
+/// Memory: writes 32 bytes to `public_key`, on success only.
+/// Requires: `public_key` is NULL or has room for 32 bytes.
+/// Errors: WG_ERR_NULL; WG_ERR_NOT_FOUND if the tunnel has no private key; WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY inside a
+/// callback; WG_ERR_PANIC. A tunnel that has ended by itself can still be read.
+/// Threads: any.
+/// Since: 0.1.0
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_public_key(handle: i32, public_key: *mut u8) -> wg_result {
+    guard_on(handle, |entry: &Entry<Running>| {
+        let key = entry.tunnel.device().public_key()?;
+        // SAFETY: it is NULL or has room, says the caller.
+        unsafe { give(key.as_bytes(), public_key) }
+    })
 }

@@ -81,8 +81,8 @@ pub enum wg_peer_flags_t {
 
 pub use wg_peer_flags_t::*;
 
-/// A peer for wg_set_peer(). Start from WG_PEER_CONFIG_INIT, and set `public_key` and what should change. It grows with the
-/// library as wg_options_t does.
+/// A peer for wg_set_peer(). Start from WG_PEER_CONFIG_INIT, and set `public_key` and what should change. It grows
+/// with the library as wg_options_t does.
 ///
 /// Since: 0.1.0
 #[repr(C)]
@@ -98,11 +98,11 @@ pub struct wg_peer_config_t {
     pub public_key: [u8; WG_KEY_LEN],
     /// With WG_PEER_HAS_PRESHARED_KEY: the key that both ends mix in from the next handshake on; zeros for none.
     pub preshared_key: [u8; WG_KEY_LEN],
-    /// Where it is, as `endpoint=` of wg_set_config() has it: "192.0.2.1:51820", "[2001:db8::1]:51820", or a host name and
-    /// a port if the tunnel has a `resolve`. NULL: unchanged.
+    /// Where it is, as `endpoint=` of wg_set_config() has it: "192.0.2.1:51820", "[2001:db8::1]:51820", or a host
+    /// name and a port if the tunnel has a `resolve`. NULL: unchanged.
     pub endpoint: *const c_char,
-    /// Prefixes to give or to take away, in this order; NULL if there are none. One that another peer has is given to this
-    /// one.
+    /// Prefixes to give or to take away, in this order; NULL if there are none. One that another peer has is given to
+    /// this one.
     pub allowed_ips: *const wg_allowed_ip_t,
     /// How many: up to WG_ALLOWED_IPS_MAX.
     pub allowed_ip_count: usize,

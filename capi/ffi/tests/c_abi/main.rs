@@ -237,6 +237,12 @@ fn peers_work_from_c() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn what_may_be_shown_has_no_secret() {
+    c_test("public_config", "c99");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn host_names_work_from_c() {
     c_test("resolve", "c99");
 }
