@@ -18,10 +18,7 @@ use std::{
     fs::File,
     io::{self, ErrorKind::WouldBlock, Read},
     net::{IpAddr, SocketAddr},
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::net::UnixStream,
-    },
+    os::{fd::OwnedFd, unix::net::UnixStream},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
@@ -627,7 +624,7 @@ mod linux {
                 (File::open("/dev/null").unwrap().into(), ErrorKind::Permission),
             ];
             for (fd, kind) in refused {
-                assert_eq!(tun.replace(fd.as_fd().try_clone_to_owned().unwrap(), 0).unwrap_err().kind(), kind);
+                assert_eq!(tun.replace(fd.try_clone().unwrap(), 0).unwrap_err().kind(), kind);
                 assert_eq!((tun.name().as_str(), tun.mtu()), ("wgt0", 1300));
                 echo(&netns, &tun, 0);
             }
