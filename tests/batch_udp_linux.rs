@@ -208,7 +208,7 @@ fn a_family_can_be_tied_to_an_interface_whatever_its_endpoints_say() {
 }
 
 #[test]
-fn without_permission_fresh_sockets_are_tied_and_an_adopted_one_is_not() {
+fn without_permission_new_sockets_are_bound_and_an_adopted_one_is_not() {
     as_root(|| {
         let cables = Cables::new();
         let [v0, v1] = ["v0", "v1"].map(|name| index(&cables.home, name));

@@ -1,5 +1,5 @@
-//! [`UdpBind`] against the Linux kernel: addresses that go away, marks, fragments, a path that refuses GSO. Each test has
-//! a network namespace of its own, so most of them need root, and say so if they are skipped.
+//! [`UdpBind`] against the Linux kernel: addresses that go away, marks, fragments, a path that refuses GSO. Each test
+//! has a network namespace of its own, so most of them need root, and say so if they are skipped.
 #![cfg(target_os = "linux")]
 #![allow(unsafe_code, clippy::unwrap_used)]
 

@@ -1,5 +1,5 @@
-//! Sockets that the system takes away, and errors that come back for what was sent, on Linux: neither ends anything. Each
-//! test has a network namespace of its own, so it needs root, and says so if it is skipped.
+//! Sockets that the system takes away, and errors that come back for what was sent, on Linux: neither ends anything.
+//! Each test has a network namespace of its own, so it needs root, and says so if it is skipped.
 #![cfg(target_os = "linux")]
 #![allow(unsafe_code, clippy::unwrap_used)]
 
@@ -33,8 +33,8 @@ fn in_network(test: impl FnOnce() + Send + 'static) {
     as_root(|| Netns::new().run(test));
 }
 
-/// Destroys the sockets of a family on a port, as Android does with those of a network that is gone. False if this kernel
-/// cannot.
+/// Destroys the sockets of a family on a port, as Android does with those of a network that is gone. False if this
+/// kernel cannot.
 fn destroy(family: Family, port: u16) -> bool {
     let family = if family == Family::V4 { "-4" } else { "-6" };
     let port = format!(":{port}");
@@ -51,7 +51,7 @@ fn transmit(to: SocketAddr) -> Transmit<'static> {
 }
 
 /// Passes a datagram to a bind, over loopback.
-fn hears(bind: &UdpBind, at: SocketAddr) {
+fn receives_at(bind: &UdpBind, at: SocketAddr) {
     let peer = UdpSocket::bind(SocketAddr::new(at.ip(), 0)).unwrap();
     let mut batch = RecvBatch::new(4, 65_535);
     let begin = Instant::now();
@@ -66,7 +66,7 @@ fn hears(bind: &UdpBind, at: SocketAddr) {
 }
 
 #[test]
-fn a_socket_that_was_taken_away_is_told_once_and_renewed() {
+fn a_socket_that_was_taken_away_is_reported_once_and_reopened() {
     in_network(|| {
         for (bind, sends_first) in [
             (UdpBind::new().unwrap(), false),
@@ -81,18 +81,18 @@ fn a_socket_that_was_taken_away_is_told_once_and_renewed() {
                     return;
                 }
                 if sends_first {
-                    // The system says it to whoever asks first.
+                    // The system reports it to the call that comes first.
                     bind.send(&[transmit(SocketAddr::new(home, 9))]);
                 }
                 bind.wait(None).unwrap();
                 assert!(bind.recv(&mut batch).is_err(), "{lost}");
                 for _ in 0..3 {
-                    assert_eq!(bind.recv(&mut batch).unwrap(), 0, "it is told once");
+                    assert_eq!(bind.recv(&mut batch).unwrap(), 0, "it is reported once");
                 }
-                hears(&bind, SocketAddr::new(other, port));
+                receives_at(&bind, SocketAddr::new(other, port));
                 assert_eq!(bind.open(port).unwrap(), port);
                 for home in HOMES {
-                    hears(&bind, SocketAddr::new(home, port));
+                    receives_at(&bind, SocketAddr::new(home, port));
                 }
             }
         }
@@ -120,7 +120,7 @@ fn udp_without_a_tunnel_is_told_until_it_is_reopened() {
     });
 }
 
-/// A tunnel without peers, which tells what happens.
+/// A tunnel without peers, and its events.
 fn tunnel(bind: &Arc<UdpBind>) -> (Tunnel, mpsc::Receiver<Event>) {
     let (told, events) = mpsc::channel();
     let told = Mutex::new(told);
@@ -138,7 +138,7 @@ fn malformed(tunnel: &Tunnel) -> u64 {
 }
 
 #[test]
-fn a_tunnel_goes_on_with_fresh_sockets_each_time() {
+fn a_tunnel_goes_on_with_new_sockets_each_time() {
     in_network(|| {
         let bind = Arc::new(UdpBind::new().unwrap());
         let (tunnel, events) = tunnel(&bind);
@@ -191,7 +191,7 @@ fn thousands_of_unreachable_ports_in_a_row_end_nothing() {
         let bind = Arc::new(UdpBind::new().unwrap());
         let (tunnel, events) = tunnel(&bind);
         let port = tunnel.device().snapshot().interface.listen_port;
-        // Linux tells a socket only if it is asked to.
+        // Linux reports it only to a socket that has asked for it.
         report_errors(bind.fd4().unwrap(), Family::V4, true);
         report_errors(bind.fd6().unwrap(), Family::V6, true);
         for home in HOMES {

@@ -34,7 +34,7 @@ impl Timer for BootTimer {
         match done {
             0 => Ok(()),
             _ => match io::Error::last_os_error() {
-                // It has rung meanwhile.
+                // It has rung by now.
                 err if after.is_none() && err.raw_os_error() == Some(libc::ENOENT) => Ok(()),
                 err => Err(err),
             },

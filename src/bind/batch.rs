@@ -43,7 +43,7 @@ pub struct Received<'a> {
     pub from: Endpoint,
     /// What it carries.
     pub contents: &'a [u8],
-    /// The outer header's TOS or traffic class byte; 0 where the system does not tell.
+    /// The outer header's TOS or traffic class byte; 0 where the system does not report it.
     pub tos: u8,
 }
 
@@ -100,7 +100,7 @@ impl BatchOptions {
         self
     }
 
-    /// Shows each new socket to `hook` first.
+    /// Passes each new socket to `hook` before anything is sent on it.
     pub fn with_socket_hook(mut self, hook: SocketHook) -> Self {
         self.hook = Some(hook);
         self
@@ -130,8 +130,8 @@ impl BatchOptions {
     /// fine.
     ///
     /// # Errors
-    /// `AddrInUse` if the port is taken, `Permission` for a mark without it, what the hook returned, and whatever
-    /// else the system says.
+    /// `AddrInUse` if the port is taken, `Permission` for a mark without it, what the hook returned, and other errors
+    /// of the system.
     pub fn open(self, port: u16) -> Result<BatchUdp> {
         let udp = self.make()?;
         udp.pair.open(port).map_err(|err| cannot_open(port, err))?;
@@ -139,13 +139,13 @@ impl BatchOptions {
     }
 
     /// Takes over a socket that exists and is bound, IPv4 or IPv6. The other family is missing then. The hook is not
-    /// asked. Until the bind is closed, the socket is non-blocking, its buffers are larger, and it has GRO and other options of
-    /// ours; then, or if this fails, all that is put back, which whoever has a duplicate of the socket sees. With GRO, what
+    /// called. Until the bind is closed, the socket is non-blocking, its buffers are larger, and it has GRO and other
+    /// options of ours; then, or if this fails, they are restored, for duplicates of the socket as well. With GRO, what
     /// has come but was not received by then is lost.
     ///
     /// # Errors
-    /// `Invalid` for a socket that is not UDP or not bound, `Permission` for a mark without it, and whatever else the
-    /// system says.
+    /// `Invalid` for a socket that is not UDP or not bound, `Permission` for a mark without it, and other errors of the
+    /// system.
     pub fn adopt(self, socket: UdpSocket) -> Result<BatchUdp> {
         let udp = self.make()?;
         udp.pair.adopt(socket.into()).map_err(|err| Error::io("cannot use this socket", err))?;
@@ -177,10 +177,10 @@ impl BatchUdp {
         BatchOptions::new().open(port)
     }
 
-    /// Puts fresh sockets in the place of those that are open, for example after the network has changed. 0 lets the
-    /// system choose another port. Who receives goes on receiving. If it fails, what was open stays open; but where no two
-    /// sockets may have the same port (not Linux or Android, or as another user than before), one that was in the way is
-    /// closed: reopen it again then. Returns the port.
+    /// Replaces the sockets that are open by new ones, for example after the network has changed, and returns the port.
+    /// 0 lets the system choose another port. Threads that receive go on receiving. If it fails, what was open stays
+    /// open; but where no two sockets may have the same port (not Linux or Android, or as another user than before),
+    /// one that was in the way is closed: reopen again then.
     ///
     /// # Errors
     /// As [`BatchOptions::open`]; `Unsupported` if the socket was adopted; `Closed`.
@@ -220,21 +220,21 @@ impl BatchUdp {
         self.pair.set_mark(mark).map_err(|err| Error::io("cannot set the mark", err))
     }
 
-    /// Ties one family to one interface, by its index, whatever routes and endpoints say, across reopening; 0 unties
-    /// it. On Windows only what is sent is tied. As long as there is a `blackhole`, what that family sends is
-    /// dropped, and that is no error.
+    /// Binds one family to the interface with this index, regardless of routes and endpoints, across reopening; 0
+    /// unbinds it. On Windows that holds only for what is sent. As long as there is a `blackhole`, what that family
+    /// sends is dropped, and that is no error.
     ///
-    /// Where tying anew takes permission that we do not have (Linux), fresh sockets take the place of the old ones,
-    /// as with [`reopen`](Self::reopen).
+    /// Where binding to another interface takes permission that we do not have (Linux), new sockets take the place of
+    /// the old ones, as with [`reopen`](Self::reopen).
     ///
     /// # Errors
     /// `NotFound` if there is no such interface; `Unsupported` if the family has no socket, or the system cannot do
-    /// this (Linux since 5.7, Apple systems and Windows can); `Permission`; `Closed`. It stays as it was then.
+    /// this (Linux since 5.7, Apple systems and Windows can); `Permission`; `Closed`. Nothing has changed then.
     pub fn set_interface(&self, family: Family, index: u32, blackhole: bool) -> Result<()> {
         check(&self.pair, family)?;
         let set = self.pair.set_egress(family, Egress { interface: index, blackhole });
         self.wake();
-        set.map_err(|err| Error::io(format!("cannot tie {family} to an interface"), err))
+        set.map_err(|err| Error::io(format!("cannot bind {family} to an interface"), err))
     }
 
     /// The descriptor of a family's socket, if it has one. It stays ours, and is closed by [`reopen`](Self::reopen) and
@@ -261,7 +261,7 @@ impl BatchUdp {
     /// # Errors
     /// Nothing was sent then: `TooLarge` for more than the batch size; `Invalid` if a source address is not of the
     /// family of its destination; `Unsupported` if there is no socket for a destination's family; `Closed`, also if
-    /// it is closed meanwhile, when some may have left.
+    /// it is closed during the call, when some may have left.
     pub fn send(&self, batch: &[Transmit<'_>]) -> Result<SendReport> {
         if batch.len() > BATCH {
             let text = format!("{} transmits are more than a batch, which is {BATCH}", batch.len());

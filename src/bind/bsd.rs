@@ -14,7 +14,7 @@ const MARK: libc::c_int = libc::SO_RTABLE;
 /// Marks what the socket sends.
 pub(super) fn set_mark(socket: &SockRef<'_>, mark: u32) -> io::Result<()> {
     let len = size_of_val(&mark) as libc::socklen_t;
-    // SAFETY: the value is four live bytes, and their number is told.
+    // SAFETY: the value is four live bytes, and their number is given.
     match unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, MARK, (&raw const mark).cast(), len) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),

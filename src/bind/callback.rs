@@ -1,7 +1,7 @@
 //! A [`Bind`] over an app's own transport: a relay, obfuscation, a test.
 //!
-//! Datagrams out of the tunnel go to a [`DatagramSink`], as many at a time as there are; datagrams for the tunnel are put
-//! in through a [`DatagramInlet`], which never waits.
+//! Datagrams out of the tunnel go to a [`DatagramSink`], as many at a time as there are; datagrams for the tunnel are
+//! put in through a [`DatagramInlet`], which never waits.
 //!
 //! ```
 //! use wg_embed::bind::{Bind, Endpoint, Transmit, callback::{CallbackBind, Datagram}};
@@ -26,7 +26,7 @@ use std::{fmt, io, sync::Arc, time::Duration};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Datagram<'a> {
     /// Where it goes to, or came from, and which of our addresses it leaves from, or came to, if that matters to the
-    /// transport: what it says of a peer's datagrams comes back with the answers.
+    /// transport: what it sets with a peer's datagrams comes back with the answers.
     pub endpoint: Endpoint,
     /// The IPv4 TOS or IPv6 traffic class byte of the outer header; 0 if the transport has none.
     pub tos: u8,
@@ -36,8 +36,8 @@ pub struct Datagram<'a> {
 
 /// Sends the datagrams that come out of a tunnel.
 ///
-/// It is called on the tunnel's threads and on those that change its configuration, on several at once, without a lock held
-/// that an inlet or a device needs.
+/// It is called on the tunnel's threads and on those that change its configuration, on several at once, without a lock
+/// held that an inlet or a device needs.
 pub trait DatagramSink: Send + Sync {
     /// Sends datagrams and returns how many, from the first on; the others are dropped and counted. It should not wait
     /// for room: the thread that sends may be the one that receives.
@@ -57,8 +57,8 @@ struct State {
     woken: bool,
 }
 
-/// A [`Bind`] whose datagrams are the app's. It has no sockets: its port is whatever it is opened with, 0 included, and a
-/// mark means nothing to it.
+/// A [`Bind`] whose datagrams are the app's. It has no sockets: its port is whatever it is opened with, 0 included, and
+/// a mark means nothing to it.
 pub struct CallbackBind<S> {
     inlet: DatagramInlet,
     sink: S,
@@ -84,8 +84,8 @@ impl<S: DatagramSink> CallbackBind<S> {
 }
 
 impl<S: DatagramSink> Bind for CallbackBind<S> {
-    /// What waits to be received stays. Ends a wait, as fresh sockets do: time that the machine has slept does not count for
-    /// it, so this is how an app has done what came due meanwhile.
+    /// What waits to be received stays. Ends a wait, as new sockets do: time that the machine has slept does not count
+    /// for it, so with this an app lets the tunnel do what came due during sleep.
     fn open(&self, port: u16) -> io::Result<u16> {
         self.state().change(|state| {
             state.open = true;
@@ -209,7 +209,7 @@ mod tests {
 
     static NONE: AtomicUsize = AtomicUsize::new(0);
 
-    /// A bind that is open, whose sink takes as many as it is told.
+    /// A bind that is open, whose sink takes as many as it is set to.
     fn open(takes: &AtomicUsize) -> CallbackBind<impl DatagramSink> {
         let bind = CallbackBind::new(100_000, |datagrams: &mut dyn Iterator<Item = Datagram<'_>>| {
             datagrams.take(takes.load(Ordering::Relaxed)).count()
@@ -278,7 +278,7 @@ mod tests {
         assert_eq!(inlet.deliver(all), 0);
         bind.close();
         assert_eq!(inlet.deliver(all), 0);
-        assert!(bind.wait(None).unwrap().own, "it is told");
+        assert!(bind.wait(None).unwrap().own, "it is woken");
         bind.open(0).unwrap();
         assert_eq!(bind.recv(&mut RecvBatch::new(2, 2000)).unwrap(), 0, "what waited is gone");
         assert_eq!(inlet.deliver(all), taken);

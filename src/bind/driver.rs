@@ -12,12 +12,12 @@
 //! | `RouteWatch` ([`Watch`]) | reports changes of the routes, and checks source addresses against them |
 //! | `SavedOptions` | keeps the options of an adopted socket, and restores them when it is dropped |
 //! | `set_mark` | marks what a socket sends; a no-op without marks |
-//! | `share_port`, `stop_sharing_port` | let a new socket have the port of the one it replaces; false where others could |
+//! | `share_port`, `stop_sharing_port` | let a socket have the port of the one it replaces; false where others could |
 //!
 //! What the socket library can do for all systems is in `udp/socket.rs`; what index an interface has, and how a socket
-//! is bound to one, in `interface.rs`. A driver leaves to [`Outgoing`] which datagrams go together and what follows from
-//! a refusal, and translates errors of its system into [`Refusal`](super::outgoing::Refusal). The errors that end a
-//! socket are listed in `socket_error.rs`.
+//! is bound to one, in `interface.rs`. A driver leaves to [`Outgoing`] which datagrams go together and what follows
+//! from a refusal, and translates errors of its system into [`Refusal`](super::outgoing::Refusal). The errors that end
+//! a socket are listed in `socket_error.rs`.
 
 use super::{Endpoint, Family, RecvBatch, SourceCheck, counters::Counters, outgoing::Outgoing};
 use mio::{Poll, Registry, Token, net::UdpSocket};
@@ -76,7 +76,7 @@ pub(super) trait Timer: Sized {
 
 /// Reports changes of the routes.
 pub(super) trait Watch: Sized {
-    /// Tells networks apart.
+    /// Identifies a network.
     type Network: Copy + PartialEq;
 
     /// The network that sockets of the calling thread are in.

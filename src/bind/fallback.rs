@@ -1,8 +1,8 @@
 //! The driver of a UDP socket everywhere else: quinn-udp, which knows GSO's and GRO's relatives on Windows and Apple
 //! systems, and one datagram at a time on the rest.
 //!
-//! Of the TOS byte only the ECN bits pass. A datagram that is larger than the path MTU is not fragmented but dropped. Where
-//! the system refuses what quinn-udp asks for, `plain.rs` does it.
+//! Of the TOS byte only the ECN bits pass. A datagram that is larger than the path MTU is not fragmented but dropped.
+//! Where the system refuses what quinn-udp asks for, `plain.rs` does it.
 
 use super::{
     Endpoint, Family, RecvBatch, RecvMeta, SourceCheck,
@@ -28,12 +28,12 @@ pub(super) struct Driver {
     state: UdpSocketState,
     family: Family,
     offload: bool,
-    /// Whether endpoints tell the interface as well.
+    /// Whether endpoints name the interface as well.
     interfaces: bool,
 }
 
-/// Binds a socket to the address if there is one, and then sets it up: on Windows the options need an address. The interface
-/// does not pass on the way out.
+/// Binds a socket to the address if there is one, and then sets it up: on Windows the options need an address. The
+/// interface does not pass on the way out.
 pub(super) fn set_up(
     bare: &Socket,
     address: Option<&SockAddr>,
@@ -75,7 +75,7 @@ impl Drive for Driver {
                     if message.segment_size.is_some() && refusal == Refusal::Argument {
                         counters.gso_refused.fetch_add(1, Relaxed);
                     }
-                    outgoing.says(&err);
+                    outgoing.note_error(&err);
                     let left = outgoing.refused(segments, refusal);
                     if !left.is_zero() {
                         std::thread::sleep(left.min(NAP));
@@ -122,8 +122,8 @@ impl Driver {
     }
 }
 
-/// No other user may have the port of a socket. Not every system keeps others out of what sockets of one user share (Apple's
-/// do not), and Windows knows no such sharing.
+/// No other user may have the port of a socket. Not every system keeps others out of what sockets of one user share
+/// (Apple's do not), and Windows knows no such sharing.
 #[cfg_attr(any(target_os = "linux", target_os = "android"), allow(dead_code))]
 pub(super) fn share_port(_bound: &SockRef<'_>, _bare: &Socket) -> io::Result<bool> {
     Ok(false)
@@ -197,7 +197,7 @@ impl Timer for BootTimer {
     }
 }
 
-/// Changes of the routes are not heard of here: the app says when the network has changed.
+/// Changes of the routes are not noticed here: the app reports when the network has changed.
 #[cfg_attr(any(target_os = "linux", target_os = "android"), allow(dead_code))]
 pub(super) enum RouteWatch {}
 

@@ -51,7 +51,7 @@ pub(super) struct Driver {
     family: Family,
     /// Whether GRO may be used.
     offload: bool,
-    /// Whether endpoints tell the interface as well.
+    /// Whether endpoints name the interface as well.
     interfaces: bool,
     /// Whether the system has GSO and has not refused it yet.
     gso: AtomicBool,
@@ -88,7 +88,7 @@ impl Driver {
             }
         }
         if address.is_none() {
-            // As it is with sockets of our own. Nobody would read what is kept of errors, and it takes the room of datagrams.
+            // As it is with sockets of our own. Errors that are kept would not be read, and take the room of datagrams.
             let _ = match family {
                 Family::V4 => set_option(socket, libc::IPPROTO_IP, libc::IP_RECVERR, 0),
                 Family::V6 => set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 0),
@@ -132,7 +132,7 @@ impl Drive for Driver {
                     if segments > 1 && !self.gso.load(Relaxed) {
                         outgoing.gso_disabled();
                     }
-                    outgoing.says(&err);
+                    outgoing.note_error(&err);
                     let left = outgoing.refused(segments, refusal);
                     if !left.is_zero() {
                         pause(socket, errno, left);
@@ -161,7 +161,7 @@ impl Drive for Driver {
 }
 
 impl Driver {
-    /// What an error of sending says about the message that it met.
+    /// What an error of sending means for the message that it met.
     fn judge(&self, errno: i32, gso: bool, counters: &Counters) -> Refusal {
         match errno {
             libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => Refusal::Full,
@@ -180,7 +180,7 @@ impl Driver {
                 Refusal::Argument
             }
             libc::EMSGSIZE | libc::EINVAL => Refusal::Argument,
-            // What Linux says of an IPv4 source address that is gone, and of an interface; of an IPv6 address it says EINVAL.
+            // An IPv4 source address that is gone, or an interface. For an IPv6 address it is EINVAL.
             libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::ENODEV => Refusal::Source,
             libc::EHOSTUNREACH => Refusal::Route,
             _ => Refusal::Other,
@@ -333,8 +333,8 @@ impl Frame {
         retry(|| unsafe { libc::recvmmsg(socket.as_raw_fd(), headers, count as _, 0, no_timeout) })
     }
 
-    /// What came with the message that was received into slot `i`, with its interface or without, and whether it was too
-    /// large for the slot.
+    /// What came with the message that was received into slot `i`, with its interface or without, and whether it was
+    /// too large for the slot.
     fn received(&mut self, i: usize, family: Family, interfaces: bool) -> (RecvMeta, bool) {
         let header = &self.headers[i];
         let truncated = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
@@ -385,7 +385,7 @@ fn attach(control: &mut Control, message: &Message<'_>) {
             control.push(libc::IPPROTO_IP, libc::IP_PKTINFO, info);
         }
         Some(IpAddr::V6(ip)) => {
-            // The zone of a link-local address is an interface, too, and the kernel refuses two.
+            // The zone of a link-local address is an interface as well, and the kernel refuses two.
             let zone = match message.to {
                 SocketAddr::V6(to) => to.scope_id(),
                 SocketAddr::V4(_) => 0,
@@ -417,7 +417,7 @@ fn pause(socket: BorrowedFd<'_>, errno: i32, left: Duration) {
     }
     let mut fd = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
     let millis = libc::c_int::try_from(left.as_millis()).unwrap_or(libc::c_int::MAX).max(1);
-    // SAFETY: one valid entry. Whatever it returns, the next attempt to send tells.
+    // SAFETY: one valid entry. The result does not matter: sending is tried again.
     unsafe { libc::poll(&raw mut fd, 1, millis) };
 }
 
@@ -436,14 +436,14 @@ fn retry(mut call: impl FnMut() -> libc::c_int) -> io::Result<usize> {
 
 fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let len = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the value is a live `int`, and its size is told.
+    // SAFETY: the value is a live `int`, and its size is given.
     retry(|| unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), len) }).map(drop)
 }
 
 fn get_option(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int) -> io::Result<libc::c_int> {
     let mut value: libc::c_int = 0;
     let mut len = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the value is a live `int`, and its size is told.
+    // SAFETY: the value is a live `int`, and its size is given.
     retry(|| unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut len) })?;
     Ok(value)
 }

@@ -115,7 +115,7 @@ impl Host {
 }
 
 impl State {
-    /// Puts a datagram into the queue of whoever owns its address.
+    /// Puts a datagram into the queue of the owner of its address.
     fn deliver(&mut self, Datagram { from, to, tos, payload }: Datagram) {
         let origin = Origin { from: Endpoint { src: Some(to.ip()), ..Endpoint::new(from) }, tos };
         let host = self.hosts.iter_mut().find(|host| host.owns(to));
@@ -208,7 +208,7 @@ impl MemNetwork {
         lock(&self.shared.state).log.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// How many datagrams found nobody at their address, or a full queue.
+    /// How many datagrams found no bind at their address, or a full queue.
     #[must_use]
     pub fn lost(&self) -> u64 {
         lock(&self.shared.state).lost
@@ -289,7 +289,7 @@ impl MemBind {
         self.with(|host| host.gro = on);
     }
 
-    /// Lets `open` fail with this kind of error until told otherwise.
+    /// Lets `open` fail with this kind of error until this is set to another value.
     pub fn set_open_error(&self, kind: Option<io::ErrorKind>) {
         self.with(|host| host.open_error = kind);
     }

@@ -4,8 +4,8 @@
 //! For a tunnel there is a trait, [`Bind`], with one implementation per kind of socket. One thread receives (`wait`,
 //! `recv`); any thread may send, rebind or wake it at the same time.
 //!
-//! For everybody else there is [`BatchUdp`]: the same sockets on their own, with calls that block until something
-//! comes, for as many threads as like to.
+//! Without a tunnel there is [`BatchUdp`]: the same sockets on their own, with calls that block until something comes,
+//! for any number of threads.
 
 #[cfg(target_vendor = "apple")]
 mod apple;
@@ -132,8 +132,8 @@ pub struct SendReport {
 pub struct SourceCheck {
     /// Whether to send from it. Otherwise the system is to choose one.
     pub keep: bool,
-    /// Whether what is sent from it has left, at this check or at one before, through the interface that the peer reached
-    /// us through.
+    /// Whether what is sent from it has left, at this check or at one before, through the interface that the peer
+    /// reached us through.
     pub returns: bool,
 }
 
@@ -153,7 +153,7 @@ pub struct RecvMeta {
     pub len: usize,
     /// Size of each datagram in the slot but the last, which may be shorter. Never 0.
     pub segment_size: usize,
-    /// The outer header's TOS or traffic class byte; 0 where the system does not tell.
+    /// The outer header's TOS or traffic class byte; 0 where the system does not report it.
     pub tos: u8,
 }
 
@@ -173,7 +173,7 @@ impl RecvBatch {
     /// # Panics
     /// If there is no memory for it.
     #[must_use]
-    #[allow(clippy::panic, reason = "it says so")]
+    #[allow(clippy::panic, reason = "documented")]
     pub fn new(slots: usize, slot_len: usize) -> Self {
         Self::try_new(slots, slot_len).unwrap_or_else(|error| panic!("{error}"))
     }
@@ -230,8 +230,8 @@ impl RecvBatch {
         self.metas.push(meta);
     }
 
-    /// For a [`Bind`]: offers the free slots to `fill`, which says what it put there, until there is no more of either.
-    /// Returns how many it filled.
+    /// For a [`Bind`]: offers the free slots to `fill`, which returns what it put there, until there is no more of
+    /// either. Returns how many it filled.
     pub fn fill(&mut self, mut fill: impl FnMut(&mut [u8]) -> Option<RecvMeta>) -> usize {
         let before = self.metas.len();
         for slot in self.buffer.chunks_exact_mut(self.slot_len).skip(before) {
@@ -278,14 +278,14 @@ pub struct Woken {
 /// A pair of UDP sockets on one port, or something that acts like it.
 pub trait Bind: Send + Sync {
     /// Opens, or reopens, and returns the port. 0 lets the system choose; both families then share the port it chose.
-    /// The port that is open already gets fresh sockets. One family missing on this host is fine. If it fails, what
-    /// was open stays open; only where the system lets no two sockets have the port that is open already, an old one may be
+    /// The port that is open already gets new sockets. One family missing on this host is fine. If it fails, what was
+    /// open stays open; only where the system lets no two sockets have the port that is open already, an old one may be
     /// closed by then. It is then opened again with that port. What is called in here, such as a hook of the app, must
     /// not change the configuration of the device whose bind this is: a change of the port on another thread may wait
     /// for this one.
     ///
     /// # Errors
-    /// `AddrInUse` and whatever else the system says.
+    /// `AddrInUse` and other errors of the system.
     fn open(&self, port: u16) -> io::Result<u16>;
 
     /// Closes the sockets. A bind that is not open receives nothing and drops what is sent. Idempotent.
@@ -295,7 +295,7 @@ pub trait Bind: Send + Sync {
     /// FreeBSD, `SO_RTABLE` on OpenBSD; nothing elsewhere).
     ///
     /// # Errors
-    /// As the system says, for lack of permission mostly; the old mark then stays.
+    /// Errors of the system, for lack of permission mostly; the old mark then stays.
     fn set_mark(&self, mark: u32) -> io::Result<()>;
 
     /// Does what [`open`](Self::open) and [`set_mark`](Self::set_mark) do, together. If it fails nothing has changed,
@@ -320,12 +320,13 @@ pub trait Bind: Send + Sync {
     }
 
     /// Waits until something may be received, something that is registered with [`registry`](Self::registry) is ready,
-    /// [`wake`](Self::wake) is called, or `timeout` has passed. Only after `recv` has returned 0. A wake that came since
-    /// the last wait ends the wait at once. Time during which the machine sleeps should count, as it does for the deadline
-    /// that the tunnel waits for; if it does not, the deadline comes late by as much. May also return without a reason.
+    /// [`wake`](Self::wake) is called, or `timeout` has passed. Only after `recv` has returned 0. A wake that came
+    /// since the last wait ends the wait at once. Time during which the machine sleeps should count, as it does for the
+    /// deadline that the tunnel waits for; if it does not, the deadline comes late by as much. May also return without
+    /// a reason.
     ///
     /// # Errors
-    /// As the system says; the tunnel cannot go on then.
+    /// Errors of the system; the tunnel cannot go on then.
     fn wait(&self, timeout: Option<Duration>) -> io::Result<Woken>;
 
     /// Where something else may register, with that token, to end `wait` as well, so that one thread can wait for both.
@@ -341,36 +342,36 @@ pub trait Bind: Send + Sync {
     /// free slot). Errors of single datagrams (ICMP and the like) are passed over, however many there are.
     ///
     /// # Errors
-    /// If a socket cannot be used any more, once: from then on until the next `open` nothing comes from it, and it ends no
-    /// `wait`. Whoever receives should open fresh ones.
+    /// If a socket cannot be used any more, once: from then on until the next `open` nothing comes from it, and it ends
+    /// no `wait`. The receiver should open new ones.
     fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize>;
 
-    /// Sends up to [`BATCH`] transmits, in order, without waiting: the thread that sends may be the one that receives. What
-    /// cannot be sent now is dropped and reported.
+    /// Sends up to [`BATCH`] transmits, in order, without waiting: the thread that sends may be the one that receives.
+    /// What cannot be sent now is dropped and reported.
     fn send(&self, batch: &[Transmit<'_>]) -> SendReport;
 
-    /// A number that is another one once routes, rules, addresses or interfaces may have changed. It costs nothing to ask.
-    /// A bind that does not hear of such changes never changes it.
+    /// A number that is another one once routes, rules, addresses or interfaces may have changed. It costs nothing to
+    /// ask. A bind that does not notice such changes never changes it.
     fn routes(&self) -> u64 {
         0
     }
 
-    /// Whether the source address of an endpoint is still the one to send from, by the routes as they are now. To be asked
-    /// once for each new endpoint and whenever [`routes`](Self::routes) is another number, with the answer of the time before.
-    /// An answer goes back to where it was asked, unless its way there is another one now: an address of the interface
-    /// that it used to leave by would be wrong there.
+    /// Whether the source address of an endpoint is still the one to send from, by the routes as they are now. To be
+    /// asked once for each new endpoint and whenever [`routes`](Self::routes) is another number, with the answer of the
+    /// time before. An answer goes back to where it was asked, unless its way there is another one now: an address of
+    /// the interface that it used to leave by would be wrong there.
     fn check_source(&self, endpoint: &Endpoint, was: SourceCheck) -> SourceCheck {
         let _ = endpoint;
         was
     }
 
-    /// The scope id that an IPv6 zone names; `None` if it names none. Unless a bind knows the names of interfaces, a zone is
-    /// a number.
+    /// The scope id that an IPv6 zone names; `None` if it names none. Unless a bind knows the names of interfaces, a
+    /// zone is a number.
     fn zone_index(&self, zone: &str) -> Option<u32> {
         zone.parse().ok().filter(|index| *index != 0)
     }
 
-    /// Names and values of what it counts itself, besides what `send` reports.
+    /// Names and values of what it counts itself, in addition to what `send` reports.
     fn counters(&self) -> Vec<(&'static str, u64)> {
         Vec::new()
     }
@@ -383,7 +384,8 @@ pub trait Bind: Send + Sync {
     /// Gives back what memory it can do without until something is received.
     fn trim(&self) {}
 
-    /// The most that [`memory`](Self::memory) may become. A device has so much less for packets that wait for a session.
+    /// The most that [`memory`](Self::memory) may become. A device has so much less for packets that wait for a
+    /// session.
     fn queue_limit(&self) -> usize {
         0
     }

@@ -1,6 +1,6 @@
 //! What is left of a batch to send, and what to do when the system refuses a part of it. No I/O in here.
 //!
-//! A socket asks for [`messages`](Outgoing::messages), hands them to the system, and says how many it
+//! A socket asks for [`messages`](Outgoing::messages), hands them to the system, and reports how many it
 //! [`took`](Outgoing::took) or why it [`refused`](Outgoing::refused) the first one. That goes on until none is left.
 
 use super::{Family, SendReport, Transmit, socket_error::ends};
@@ -192,13 +192,13 @@ impl<'a> Outgoing<'a> {
         self.report.gso_disabled = true;
     }
 
-    /// What the system says of the message that it is about to have [`refused`](Self::refused).
-    pub(super) fn says(&mut self, err: &io::Error) {
+    /// Notes the error of the message that is about to be [`refused`](Self::refused).
+    pub(super) fn note_error(&mut self, err: &io::Error) {
         self.errno = err.raw_os_error();
         self.end = self.end.or(self.errno.filter(|code| ends(*code)));
     }
 
-    /// What the system said, if it says that the socket cannot be used any more.
+    /// The error of the system, if it means that the socket cannot be used any more.
     pub(super) fn end(&self) -> Option<i32> {
         self.end
     }
@@ -219,7 +219,7 @@ impl<'a> Outgoing<'a> {
                 }
                 return left;
             }
-            // GSO first: that it cannot be done says nothing about the source address.
+            // GSO first: that it cannot be done has nothing to do with the source address.
             Refusal::Argument if message.segment_size.is_some() => {
                 self.plain = Some(index);
                 return Duration::ZERO;
@@ -352,7 +352,7 @@ mod tests {
         out.refused(64, Refusal::Argument);
         out.took(2, 64);
         for errno in [7, 8] {
-            out.says(&io::Error::from_raw_os_error(errno));
+            out.note_error(&io::Error::from_raw_os_error(errno));
             out.refused(64, Refusal::Argument);
         }
         out.took(1, 64);
@@ -451,7 +451,7 @@ mod tests {
             match out.messages(segments).count().min(room) {
                 0 if out.messages(segments).next().is_none() => return (calls, Duration::ZERO),
                 0 => {
-                    out.says(&io::Error::from_raw_os_error(11));
+                    out.note_error(&io::Error::from_raw_os_error(11));
                     let left = out.refused(segments, Refusal::Full);
                     if !left.is_zero() {
                         return (calls + 1, left);

@@ -1,7 +1,8 @@
-//! The driver of a UDP socket that has nothing but the calls of every socket: one datagram at a time, without segmentation
-//! offload, ECN, and the addresses of our own that datagrams came to.
+//! The driver of a UDP socket that has nothing but the calls of every socket: one datagram at a time, without
+//! segmentation offload, ECN, and the addresses of our own that datagrams came to.
 //!
-//! For socket providers that do not have what `fallback.rs` asks for, like Wine and what puts itself in front of Windows's own.
+//! For socket providers that do not have what `fallback.rs` asks for, like Wine and what puts itself in front of
+//! Windows's own.
 
 use super::{
     Endpoint, Family, RecvBatch, RecvMeta,
@@ -38,7 +39,7 @@ impl Drive for Driver {
             match socket.send_to(message.contents, message.to) {
                 Ok(_) => outgoing.took(1, 1),
                 Err(err) => {
-                    outgoing.says(&err);
+                    outgoing.note_error(&err);
                     let left = outgoing.refused(1, judge(&err));
                     if !left.is_zero() {
                         thread::sleep(left.min(NAP));
@@ -81,7 +82,7 @@ fn receive(
     Ok(())
 }
 
-/// What an error of sending says about the message that it met.
+/// What an error of sending means for the message that it met.
 pub(super) fn judge(err: &io::Error) -> Refusal {
     match err.raw_os_error() {
         _ if err.kind() == io::ErrorKind::WouldBlock => Refusal::Full,

@@ -17,9 +17,9 @@ pub(super) struct Origin {
 pub(super) type DatagramQueue = PacketQueue<Origin>;
 
 impl DatagramQueue {
-    /// Takes the next datagram out into `slot`; with `gro`, also those behind it that can share the slot with it: as many of
-    /// the same origin and size as follow each other, and one that is shorter. One that is too large for a slot comes as
-    /// nothing.
+    /// Takes the next datagram out into `slot`; with `gro`, also those behind it that can share the slot with it: as
+    /// many of the same origin and size as follow each other, and one that is shorter. One that is too large for a slot
+    /// comes as nothing.
     pub(super) fn receive(&mut self, slot: &mut [u8], gro: bool) -> Option<RecvMeta> {
         let (origin, size) = self.front().map(|(origin, size)| (*origin, size))?;
         let mut len = 0;

@@ -34,7 +34,7 @@ pub type BorrowedSocket<'a> = std::os::fd::BorrowedFd<'a>;
 #[cfg(windows)]
 pub type BorrowedSocket<'a> = std::os::windows::io::BorrowedSocket<'a>;
 
-/// Is shown each new socket before its first byte, for example to keep it out of the tunnel (Android's
+/// Called with each new socket before anything is sent on it, for example to keep it out of the tunnel (Android's
 /// `VpnService.protect`). If it fails, so does the `open` that made the socket. It runs on the thread that called
 /// `open`, and must not open, close or change the bind itself.
 pub type SocketHook = Box<dyn Fn(BorrowedSocket<'_>, super::Family) -> io::Result<()> + Send + Sync>;
@@ -48,7 +48,7 @@ struct Poller {
 
 /// A pair of UDP sockets on one port.
 pub struct UdpBind {
-    /// Held by the thread that waits, and by nobody else.
+    /// Held by the thread that waits, and by no other.
     poller: Mutex<Poller>,
     waker: Waker,
     pair: Pair,
@@ -72,7 +72,7 @@ impl UdpBind {
         })
     }
 
-    /// Shows each new socket to `hook` first.
+    /// Passes each new socket to `hook` before anything is sent on it.
     #[must_use]
     pub fn with_socket_hook(mut self, hook: SocketHook) -> Self {
         self.pair.hook = Some(hook);
@@ -101,10 +101,10 @@ impl UdpBind {
         self.pair.stats()
     }
 
-    /// Ties one family to one interface; see [`BatchUdp::set_interface`](super::BatchUdp::set_interface).
+    /// Binds one family to one interface; see [`BatchUdp::set_interface`](super::BatchUdp::set_interface).
     ///
     /// # Errors
-    /// `NotFound` if there is no such interface, and what the system says. It stays as it was then.
+    /// `NotFound` if there is no such interface, and errors of the system. Nothing has changed then.
     pub fn set_interface(&self, family: super::Family, index: u32, blackhole: bool) -> io::Result<()> {
         let set = self.pair.set_egress(family, Egress { interface: index, blackhole });
         self.routes.changed();

@@ -31,7 +31,7 @@ pub(super) fn refuse_sharing(socket: &Socket) {
     }
 }
 
-/// Has receiving not fail for each datagram that was sent to where nobody listens, or that did not live long enough.
+/// Keeps receiving from failing for each datagram that was sent to a closed port, or that did not live long enough.
 pub(super) fn ignore_unreachable(socket: &Socket) {
     for (code, name) in [(SIO_UDP_CONNRESET, "SIO_UDP_CONNRESET"), (SIO_UDP_NETRESET, "SIO_UDP_NETRESET")] {
         if let Err(err) = switch_off(socket.as_raw_socket(), code) {
@@ -41,7 +41,7 @@ pub(super) fn ignore_unreachable(socket: &Socket) {
 }
 
 fn set_option(socket: RawSocket, level: i32, option: i32, value: [u8; 4]) -> io::Result<()> {
-    // SAFETY: the value is four live bytes, and their number is told.
+    // SAFETY: the value is four live bytes, and their number is given.
     match unsafe { setsockopt(socket as SOCKET, level, option, value.as_ptr(), size_of_val(&value) as i32) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -51,7 +51,8 @@ fn set_option(socket: RawSocket, level: i32, option: i32, value: [u8; 4]) -> io:
 fn switch_off(socket: RawSocket, code: u32) -> io::Result<()> {
     let (off, mut returned) = (0_u32, 0);
     let (input, len, output) = ((&raw const off).cast(), size_of_val(&off) as u32, ptr::null_mut());
-    // SAFETY: the input is four live bytes, and their number is told; there is no room for output, and it is not overlapped.
+    // SAFETY: the input is four live bytes, and their number is given; there is no room for output, and it is not
+    // overlapped.
     let done =
         unsafe { WSAIoctl(socket as SOCKET, code, input, len, output, 0, &raw mut returned, ptr::null_mut(), None) };
     match done {

@@ -1,8 +1,8 @@
 //! Receiving for one family: which thread receives, and what has come but was not taken yet.
 //!
 //! Everything that receiving needs is one [`ReceiveState`]. A thread takes it, receives or waits with it, and puts it
-//! back; until then other threads of the same family wait for it. So any number of threads may receive, each with a time
-//! limit of its own, and no lock is held while one of them waits or hands out.
+//! back; until then other threads of the same family wait for it. So any number of threads may receive, each with a
+//! time limit of its own, and no lock is held while one of them waits or hands out.
 
 use super::Received;
 use crate::{
@@ -107,7 +107,7 @@ impl Inbox {
         self.registry.try_clone()
     }
 
-    /// Has whoever waits look again at the sockets. If they are closed, the others follow as the state is passed on.
+    /// Has waiting threads look at the sockets again. If they are closed, the others follow as the state is passed on.
     pub(super) fn wake(&self) {
         if let Err(err) = self.waker.wake() {
             tracing::debug!(%err, "cannot wake the receiver");

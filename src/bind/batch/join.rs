@@ -24,7 +24,7 @@ pub(super) struct Window<'a> {
 }
 
 impl<'a> Window<'a> {
-    /// Takes from the front of `batch`, whose first one is number `at`, what goes into one window. `joins` says of
+    /// Takes from the front of `batch`, whose first one is number `at`, what goes into one window. `joins` returns for
     /// which family datagrams may be joined. Returns how many it took.
     pub(super) fn fill(
         batch: &[Transmit<'a>],

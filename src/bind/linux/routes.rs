@@ -1,4 +1,4 @@
-//! Hearing of changes of the routes, and asking where they lead.
+//! Reports changes of the routes, and asks the kernel where they lead.
 
 use super::{get_option, set_option};
 use crate::{
@@ -14,12 +14,13 @@ use std::{
     sync::Mutex,
 };
 
-/// Everything on which the way of a datagram and its source address depend, by the number of the group: links, addresses,
-/// routes, rules, settings of interfaces (whether a route without carrier counts, for one), next hops.
+/// Everything on which the way of a datagram and its source address depend, by the number of the group: links,
+/// addresses, routes, rules, settings of interfaces (whether a route without carrier counts, for one), next hops.
 const GROUPS: [u32; 10] = [1, 5, 9, 7, 11, 8, 19, 24, 25, 32];
 
 /// The receive buffer of the socket that listens, as small as the kernel lets it be. What does not fit is lost, and the
-/// loss is as good as a message; so a router with thousands of changes a second wakes nobody more often than this is full.
+/// loss is as good as a message; so a router with thousands of changes a second wakes no thread more often than this is
+/// full.
 const BUFFER: libc::c_int = 1;
 
 /// How many messages are taken out of that buffer in one go.
@@ -27,7 +28,7 @@ const MESSAGES: usize = 64;
 
 /// A pair of netlink sockets in the network namespace of the UDP sockets.
 pub(in crate::bind) struct RouteWatch {
-    /// Hears of changes. Its messages are not looked at: each says that something has changed.
+    /// Receives a message for each change. What is in it is of no interest.
     listener: OwnedFd,
     /// Locked while a question is open.
     asker: Mutex<Asker>,
@@ -69,8 +70,8 @@ impl Watch for RouteWatch {
             Ok(_) => match source {
                 // As `send4` in the kernel's drivers/net/wireguard/socket.c.
                 IpAddr::V4(_) => SourceCheck { keep: false, ..was },
-                // `send6` keeps every address that exists. That is right for one that belongs to the host; one that came
-                // with a network which is not used any more leads nowhere.
+                // `send6` keeps every address that exists. That is right for one that belongs to the host; one that
+                // came with a network which is not used any more leads nowhere.
                 IpAddr::V6(_) => {
                     let left = was.returns && asker.home(source).is_ok_and(|home| home == arrival);
                     SourceCheck { keep: !left, ..was }
@@ -91,8 +92,8 @@ impl Asker {
         Ok(Self { asker: netlink::Asker::open()?, namespace: Namespace::current() })
     }
 
-    /// The interface by which a datagram of a socket leaves, if it has this source address. `InvalidInput` if that is an
-    /// IPv4 address which is not ours.
+    /// The interface by which a datagram of a socket leaves, if it has this source address. `InvalidInput` if that is
+    /// an IPv4 address which is not ours.
     fn leaves_by(&mut self, socket: &UdpSocket, to: SocketAddr, source: IpAddr) -> io::Result<u32> {
         const IP_PROTO: u16 = 27;
         const SOURCE_PORT: u16 = 28;
@@ -130,7 +131,7 @@ impl Asker {
         let mut room = [0; 1024];
         let message = match self.asker.ask(request.clone(), &mut room) {
             Ok(message) => message,
-            // What a socket says is about itself, so another one is asked, which must be in the network of the old one:
+            // Such an error is about the socket, so another one is asked, which must be in the network of the old one:
             // it may have been opened on another thread.
             Err(err) => {
                 if Namespace::current() != self.namespace {
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_that_nobody_read_are_not_taken_for_later_ones() {
+    fn answers_that_were_not_read_are_not_taken_for_later_ones() {
         let (mut asker, right) = (Asker::new().unwrap(), right());
         // The last are more than the socket has room for: answers are lost, and that is an error.
         for unread in [0, 1, 2, 100, 10_000] {
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_cannot_be_used_any_more_is_renewed() {
+    fn a_socket_that_cannot_be_used_any_more_is_replaced() {
         let (mut asker, right) = (Asker::new().unwrap(), right());
         let (nothing, stream) = (File::open("/dev/null").unwrap(), std::net::TcpListener::bind((LO, 0)).unwrap());
         for other in [nothing.as_fd(), stream.as_fd()] {
@@ -228,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_is_not_renewed_in_another_network() {
+    fn a_socket_is_not_replaced_in_another_network() {
         // SAFETY: concerns this thread only, which ends with the closure.
         let leave = || unsafe { libc::unshare(libc::CLONE_NEWNET) };
         std::thread::spawn(move || {

@@ -60,7 +60,8 @@ impl SavedOptions {
                 drain(socket);
                 Ok(())
             }
-            // What is read is twice what was set. To go below the system's limit takes no permission, to go beyond does.
+            // What is read is twice what was set. To go below the system's limit takes no permission, to go beyond
+            // does.
             (SOL_SOCKET, libc::SO_RCVBUF) => set_option(socket, level, libc::SO_RCVBUFFORCE, value / 2)
                 .or_else(|_| set_option(socket, level, name, value / 2)),
             (SOL_SOCKET, libc::SO_SNDBUF) => set_option(socket, level, libc::SO_SNDBUFFORCE, value / 2)
@@ -86,7 +87,8 @@ impl Drop for SavedOptions {
     }
 }
 
-/// Drops what has come: the system has put some of it together, which a program that did not ask for GRO does not expect.
+/// Drops what has come: the system has put some of it together, which a program that did not ask for GRO does not
+/// expect.
 fn drain(socket: BorrowedFd<'_>) {
     for _ in 0..MOST_WAITING {
         // SAFETY: no byte is written.

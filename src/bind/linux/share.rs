@@ -10,8 +10,8 @@ use std::{
     },
 };
 
-/// Lets `bare`, which is not bound yet, have the port of `bound`, and every other socket of the same user; false if they are
-/// of two users. With `SO_REUSEADDR` instead, every local user could take the port in that moment.
+/// Lets `bare`, which is not bound yet, have the port of `bound`, and every other socket of the same user; false if
+/// they are of two users. With `SO_REUSEADDR` instead, every local user could take the port in that moment.
 pub(in crate::bind) fn share_port(bound: &SockRef<'_>, bare: &Socket) -> io::Result<bool> {
     let same = user(bound.as_fd())? == user(bare.as_fd())?;
     if same {

@@ -12,7 +12,7 @@ use std::{
 /// A timerfd.
 ///
 /// The poll reports an edge, and each time that the timer rings is one. So what there is to read is never read: to set
-/// the timer anew clears it as well.
+/// the timer again clears it as well.
 pub(in crate::bind) struct BootTimer(OwnedFd);
 
 impl Timer for BootTimer {
@@ -21,7 +21,7 @@ impl Timer for BootTimer {
         // Not CLOCK_BOOTTIME_ALARM, which would wake the machine.
         // SAFETY: only numbers are passed.
         let fd = check(unsafe { libc::timerfd_create(libc::CLOCK_BOOTTIME, libc::TFD_CLOEXEC | libc::TFD_NONBLOCK) })?;
-        // SAFETY: the descriptor is fresh, so it is open and nobody else's.
+        // SAFETY: the descriptor is new, so it is open and has no other owner.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         poll.registry().register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)?;
         Ok(Self(fd))

@@ -1,7 +1,7 @@
 //! Has a poll end in time although the machine slept.
 //!
-//! Deadlines count sleep ([`time::Instant`](crate::time::Instant)), but the time limit of a poll stands still meanwhile:
-//! after an hour of sleep it ends the poll an hour late. So a timer that goes on is in the poll as well, where the
+//! Deadlines count sleep ([`time::Instant`](crate::time::Instant)), but the time limit of a poll stands still during
+//! it: after an hour of sleep it ends the poll an hour late. So a timer that goes on is in the poll as well, where the
 //! system has one; docs/adr/0007 says which does. In the common case both end the same wait at the same time.
 
 use crate::bind::{driver::Timer, system::BootTimer};
@@ -23,7 +23,7 @@ pub(super) struct Deadline<T = BootTimer> {
     /// `None` if there is none. Deadlines then come late by as long as the machine slept.
     timer: Option<T>,
     /// For when it is set, on the clock that stands still. After a sleep that is another time for the same deadline, so
-    /// it is set anew.
+    /// it is set again.
     set_for: Option<Instant>,
 }
 
@@ -32,8 +32,8 @@ impl<T: Timer> Deadline<T> {
         Self { timer: usable(T::new(poll, token)), set_for: None }
     }
 
-    /// To be called before each wait, with its limit. The timer is left as it is unless it would ring at the wrong time:
-    /// deadlines change seldom, and to wait for the same one again costs no system call.
+    /// To be called before each wait, with its limit. The timer is left as it is unless it would ring at the wrong
+    /// time: deadlines change seldom, and to wait for the same one again costs no system call.
     pub(super) fn before_wait(&mut self, timeout: Option<Duration>) {
         self.before_wait_at(Instant::now, timeout);
     }
@@ -143,7 +143,7 @@ mod tests {
 
     /// Three seconds before the deadline the machine sleeps for one.
     #[test]
-    fn after_sleep_the_same_deadline_is_set_anew() {
+    fn after_sleep_the_same_deadline_is_set_again() {
         let mut deadline = deadline();
         let waits = [(0, 10), (7, 3), (7, 2)].map(|(at, left)| (at * SECOND, Some(left * SECOND)));
         assert_eq!(settings(&mut deadline, waits), [Some(10 * SECOND), Some(2 * SECOND)]);

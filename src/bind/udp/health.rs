@@ -1,7 +1,7 @@
 //! Whether a socket can still be used, to judge by the errors that the system reports on it.
 //!
-//! Most errors of receiving are the fate of something sent earlier: an ICMP message that came back. However many there are,
-//! they say nothing about the socket. A few say that it is gone, as does any error that does not end.
+//! Most errors of receiving are the fate of something sent earlier: an ICMP message that came back. However many there
+//! are, they do not concern the socket. A few mean that it is gone, as does any error that does not end.
 
 use crate::bind::{
     counters::Counters,
@@ -25,8 +25,8 @@ pub(super) struct Health {
     in_a_row: AtomicU32,
     /// The error that the socket was lost with, or 0.
     loss: AtomicI32,
-    /// Whether the loss was asked for.
-    told: AtomicBool,
+    /// Whether the loss was reported.
+    reported: AtomicBool,
 }
 
 impl Health {
@@ -67,9 +67,9 @@ impl Health {
         self.lose(code)
     }
 
-    /// Why the socket was lost; `None` if it was not, or if that was asked before.
+    /// Why the socket was lost; `None` if it was not, or if that was reported before.
     pub(super) fn take_loss(&self) -> Option<io::Error> {
-        self.loss().filter(|_| !self.told.swap(true, Relaxed))
+        self.loss().filter(|_| !self.reported.swap(true, Relaxed))
     }
 
     fn loss(&self) -> Option<io::Error> {
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_stays_and_is_told_once() {
+    fn a_loss_stays_and_is_reported_once() {
         let (health, counters) = (Health::default(), Counters::default());
         health.receive(&counters, fails(CODES.1)).unwrap_err();
         for _ in 0..2 {

@@ -1,6 +1,6 @@
 //! The sockets of both families on one port: opening, reopening and closing them, and what is asked of all of them.
 //!
-//! Who waits for them is somebody else's business: they are registered where the maker of the pair says.
+//! Waiting for them is left to the owner of the pair, in whose polls they are registered.
 
 use super::{
     SocketHook, UdpStats,
@@ -39,11 +39,11 @@ const PORT_PATIENCE: Duration = Duration::from_millis(50);
 
 const BOTH: [Family; 2] = [Family::V4, Family::V6];
 
-/// What is open: one or two sockets on one port; fewer, if that of a family could not be renewed.
+/// What is open: one or two sockets on one port; fewer, if that of a family could not be reopened.
 pub(super) struct Sockets {
     pub(super) port: u16,
     pub(super) each: Vec<Socket>,
-    /// The families whose socket was closed so that a fresh one can have its port.
+    /// The families whose socket was closed so that a new one can have its port.
     gaps: [bool; 2],
     /// The options of a socket that was adopted, which cannot be replaced.
     adopted: Option<SavedOptions>,
@@ -133,14 +133,15 @@ impl Pair {
 
     fn open_as(&self, wanted: &Wanted, port: u16) -> io::Result<u16> {
         if port != 0 && self.port() == Some(port) {
-            self.renew(port, wanted)?;
+            self.reopen_port(port, wanted)?;
         } else {
             self.replace(Some(self.make(&BOTH, port, wanted)?));
         }
         Ok(self.port().unwrap_or(port))
     }
 
-    /// Opens with a socket that exists and is bound. When it is closed, or if this fails, the socket is as it was before.
+    /// Opens with a socket that exists and is bound. When it is closed, or if this fails, the socket is as it was
+    /// before.
     pub(in crate::bind) fn adopt(&self, socket: socket2::Socket) -> io::Result<u16> {
         let wanted = self.wanted();
         let datagrams = socket.r#type()? == socket2::Type::DGRAM;
@@ -166,7 +167,7 @@ impl Pair {
     pub(in crate::bind) fn set_mark(&self, mark: u32) -> io::Result<()> {
         let mut wanted = self.wanted();
         if wanted.mark == mark {
-            return Ok(()); // For this, nobody needs permission.
+            return Ok(()); // This takes no permission.
         }
         let set = |sockets: &Sockets, mark| sockets.each.iter().try_for_each(|socket| socket.set_mark(mark));
         let result = self.with_sockets(|sockets| {
@@ -190,7 +191,7 @@ impl Pair {
         let own = self.with_sockets(|sockets| sockets.adopted.is_none()).unwrap_or(false);
         let set = self.with_socket(family, |socket| socket.set_egress(egress));
         match set.unwrap_or_else(|| interface::check(egress.interface)) {
-            // On Linux everybody may tie a socket, but not everybody may tie it anew.
+            // On Linux any program may bind a socket to an interface, but not any may bind it to another one.
             Err(err) if err.kind() == io::ErrorKind::PermissionDenied && own => {
                 self.open_as(&wanted, self.port().unwrap_or(0))?;
             }
@@ -224,8 +225,8 @@ impl Pair {
         self.counters.read()
     }
 
-    /// Fills free slots of `batch` with what came for both families. Returns how many, and whether there may be more although
-    /// nothing came.
+    /// Fills free slots of `batch` with what came for both families. Returns how many, and whether there may be more
+    /// although nothing came.
     ///
     /// # Errors
     /// A socket was lost. That is returned once; from then on its family receives nothing.
@@ -247,8 +248,8 @@ impl Pair {
         .unwrap_or(Ok((0, false)))
     }
 
-    /// Fills free slots of `batch` with what came for one family; true if there may be more although nothing came. `None` if
-    /// the family has no socket.
+    /// Fills free slots of `batch` with what came for one family; true if there may be more although nothing came.
+    /// `None` if the family has no socket.
     ///
     /// # Errors
     /// The socket is lost.
@@ -256,8 +257,8 @@ impl Pair {
         self.with_socket(family, |socket| socket.recv(batch, &self.counters))
     }
 
-    /// Sends up to [`BATCH`] transmits; `origins` is empty or says how each was made. Returns whether a socket was lost by
-    /// that: the receiver, who will be told, must then be woken.
+    /// Sends up to [`BATCH`] transmits; `origins` is empty or has how each was made. Returns whether a socket was lost
+    /// by that: the receiver, to which the loss is reported, must then be woken.
     pub(in crate::bind) fn send(&self, batch: &[Transmit<'_>], origins: &[Origin], report: &mut SendReport) -> bool {
         let (batch, rest) = batch.split_at(batch.len().min(BATCH));
         report.dropped += rest.iter().map(Transmit::datagrams).sum::<usize>();
@@ -268,7 +269,7 @@ impl Pair {
                 Outgoing::new(batch, origins, family, report).with_patience(self.options.driver.patience);
             match open.as_ref().and_then(|sockets| sockets.family(family)) {
                 Some(socket) => lost |= socket.send(&mut outgoing, &self.counters),
-                // That says nothing about routes, as a family that the host does not have does.
+                // That has nothing to do with routes, unlike a family that the host does not have.
                 None if open.as_ref().is_some_and(|sockets| sockets.gaps[family as usize]) => outgoing.abandon(),
                 None => outgoing.no_socket(),
             }
@@ -345,22 +346,22 @@ impl Pair {
         self.bind_all(self.make_bare(families, wanted)?, port, wanted)
     }
 
-    /// Fresh sockets on the port of those that are open. Where the system lets sockets of one user share a port, and nobody
-    /// else, they do so for a moment: there is then no moment without, and the old ones stay if the fresh ones fail.
-    /// Otherwise an old one is closed before the fresh one has its port, for what anybody may share anybody may keep.
-    fn renew(&self, port: u16, wanted: &Wanted) -> io::Result<()> {
-        let fresh = self.make_bare(&BOTH, wanted)?.into_iter();
-        let (ours, others): (Vec<_>, Vec<_>) =
-            fresh.partition(|(family, _)| self.with_socket(*family, |_| ()).is_some());
+    /// Opens new sockets on the port of those that are open. Where the system lets sockets of one user share a port,
+    /// and no others, they do so for a moment: there is then no moment without, and the old ones stay if the new ones
+    /// fail. Otherwise an old one is closed before the new one has its port, for what any user may share any user may
+    /// keep.
+    fn reopen_port(&self, port: u16, wanted: &Wanted) -> io::Result<()> {
+        let new = self.make_bare(&BOTH, wanted)?.into_iter();
+        let (ours, others): (Vec<_>, Vec<_>) = new.partition(|(family, _)| self.with_socket(*family, |_| ()).is_some());
         // First the families whose port none of our own sockets has: if it is taken, nothing was closed.
-        let fresh = others.into_iter().chain(ours);
-        let renewed = of_families(fresh, |(family, bare)| self.renew_one(bare, family, port, wanted));
-        let renewed = renewed.map(|each| self.replace(Some(Sockets::new(port, each))));
+        let all = others.into_iter().chain(ours);
+        let reopened = of_families(all, |(family, bare)| self.reopen_one(bare, family, port, wanted));
+        let reopened = reopened.map(|each| self.replace(Some(Sockets::new(port, each))));
         self.with_sockets(|open| open.each.iter().for_each(Socket::stop_sharing_port));
-        renewed
+        reopened
     }
 
-    fn renew_one(
+    fn reopen_one(
         &self,
         bare: socket2::Socket,
         family: Family,
@@ -371,8 +372,8 @@ impl Pair {
         let mut bound = self.bind_one(bare, family, port, wanted);
         if is_in_use(&bound) && shared == Some(false) {
             self.close_family(family);
-            // The system may need a moment to give the port back, and a child process that is just being started may still
-            // hold it.
+            // The system may need a moment to give the port back, and a child process that is just being started may
+            // still hold it.
             let deadline = Instant::now() + PORT_PATIENCE;
             loop {
                 bound = match self.make_one(family, wanted)? {
@@ -388,7 +389,7 @@ impl Pair {
         bound
     }
 
-    /// Closes the socket of one family. The port stays the one to renew.
+    /// Closes the socket of one family. The port stays the one to reopen.
     fn close_family(&self, family: Family) {
         let closed = self.write().as_mut().and_then(|open| {
             let at = open.each.iter().position(|socket| socket.family == family)?;
@@ -419,7 +420,7 @@ fn is_in_use<T>(bound: &io::Result<T>) -> bool {
     bound.as_ref().is_err_and(|err| err.kind() == io::ErrorKind::AddrInUse)
 }
 
-/// What `make` makes of each item, without those for which it says that the host has no such family.
+/// What `make` makes of each item, without those whose family the host does not have.
 fn of_families<I: IntoIterator, T>(items: I, make: impl FnMut(I::Item) -> io::Result<Option<T>>) -> io::Result<Vec<T>> {
     let made: Vec<T> = items.into_iter().map(make).filter_map(Result::transpose).collect::<io::Result<_>>()?;
     if made.is_empty() {

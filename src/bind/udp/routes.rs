@@ -1,7 +1,7 @@
-//! Hears that the routes may have changed, and has it checked then whether source addresses are still right.
+//! Notices that the routes may have changed, and has source addresses checked then.
 //!
-//! A change costs one addition: what was checked before has another number from then on, and is checked again when it is
-//! used the next time.
+//! A change costs one addition: what was checked before has another number from then on, and is checked again when it
+//! is used the next time.
 
 use crate::{
     bind::{Endpoint, SourceCheck, driver::Watch, system::RouteWatch},
@@ -18,39 +18,39 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// After a change nothing is heard for this long: changes seldom come alone.
+/// After a change, others are not looked at for this long: changes seldom come alone.
 const QUIET: Duration = Duration::from_millis(100);
 
 /// How often a watch is tried again for which there were no descriptors, or no memory.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The number of the routes, and who tells when it is to change.
+/// The number of the routes, and the watch by which it changes.
 pub(super) struct Routes<W: Watch = RouteWatch> {
     number: AtomicU64,
-    hearing: RwLock<Hearing<W>>,
+    watch: RwLock<WatchState<W>>,
     /// Whether a watch is missing, for the thread that waits.
     is_missing: AtomicBool,
 }
 
-/// What tells of changes.
-enum Hearing<W: Watch> {
-    /// Nothing, as nothing is open, or changes cannot be heard of.
-    Deaf,
-    /// Nothing yet, as something is short. To be tried again, in this network.
+/// The watch, or why there is none.
+enum WatchState<W: Watch> {
+    /// Nothing is open, or changes are not reported here.
+    Off,
+    /// Something was short. To be tried again, in this network.
     Missing(W::Network),
-    Watch(W),
+    On(W),
 }
 
-impl<W: Watch> Hearing<W> {
+impl<W: Watch> WatchState<W> {
     fn watch(&self) -> Option<&W> {
         match self {
-            Self::Watch(watch) => Some(watch),
-            Self::Deaf | Self::Missing(_) => None,
+            Self::On(watch) => Some(watch),
+            Self::Off | Self::Missing(_) => None,
         }
     }
 }
 
-/// Until when nothing is heard, and when a missing watch is tried again. Of the thread that waits.
+/// Until when changes are not looked at, and when a missing watch is tried again. Of the thread that waits.
 #[derive(Debug, Default)]
 pub(super) struct Quiet {
     until: Option<Instant>,
@@ -59,23 +59,23 @@ pub(super) struct Quiet {
 
 impl<W: Watch> Routes<W> {
     pub(super) fn new() -> Self {
-        Self { number: AtomicU64::new(0), hearing: RwLock::new(Hearing::Deaf), is_missing: AtomicBool::new(false) }
+        Self { number: AtomicU64::new(0), watch: RwLock::new(WatchState::Off), is_missing: AtomicBool::new(false) }
     }
 
-    /// To be called when sockets were opened, on the thread that has opened them. Where changes cannot be heard of (an app
-    /// on Android may not), it is up to the app to say that the network has changed.
+    /// To be called when sockets were opened, on the thread that has opened them. Where changes are not reported
+    /// (to an app on Android), it is up to the app to report that the network has changed.
     pub(super) fn opened(&self, registry: &Registry, token: Token) {
-        let (hearing, err) = match W::new(registry, token) {
-            Ok(watch) => (Hearing::Watch(watch), None),
-            Err(err) if is_short(&err) => (Hearing::Missing(W::network()), Some(err)),
-            Err(err) => (Hearing::Deaf, Some(err)),
+        let (state, err) = match W::new(registry, token) {
+            Ok(watch) => (WatchState::On(watch), None),
+            Err(err) if is_short(&err) => (WatchState::Missing(W::network()), Some(err)),
+            Err(err) => (WatchState::Off, Some(err)),
         };
         let is_missed = {
             let mut before = self.write();
-            let news = matches!((&*before, &hearing), (Hearing::Deaf, Hearing::Missing(_)));
-            // One that is there still hears: sockets are usually renewed in the same network.
+            let news = matches!((&*before, &state), (WatchState::Off, WatchState::Missing(_)));
+            // One that is there goes on: sockets are usually reopened in the same network.
             if err.is_none() || before.watch().is_none() {
-                self.set(&mut before, hearing);
+                self.set(&mut before, state);
             }
             news
         };
@@ -89,46 +89,46 @@ impl<W: Watch> Routes<W> {
 
     /// To be called when sockets were closed.
     pub(super) fn closed(&self) {
-        self.set(&mut self.write(), Hearing::Deaf);
+        self.set(&mut self.write(), WatchState::Off);
     }
 
     /// Nothing is logged under this lock: that may call a function of the app.
-    fn set(&self, hearing: &mut Hearing<W>, now: Hearing<W>) {
-        self.is_missing.store(matches!(now, Hearing::Missing(_)), Relaxed);
-        *hearing = now;
+    fn set(&self, state: &mut WatchState<W>, now: WatchState<W>) {
+        self.is_missing.store(matches!(now, WatchState::Missing(_)), Relaxed);
+        *state = now;
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Hearing<W>> {
-        sync::write(&self.hearing)
+    fn write(&self) -> RwLockWriteGuard<'_, WatchState<W>> {
+        sync::write(&self.watch)
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Hearing<W>> {
-        sync::read(&self.hearing)
+    fn read(&self) -> RwLockReadGuard<'_, WatchState<W>> {
+        sync::read(&self.watch)
     }
 
     /// Opens the watch that is missing, if that can be done by now.
     fn open_missing(&self, registry: &Registry, token: Token) {
-        let Hearing::Missing(network) = *self.read() else { return };
+        let WatchState::Missing(network) = *self.read() else { return };
         // Another thread has opened the sockets, elsewhere: here, the routes are others.
         let is_here = network == W::network();
         let opened = if is_here { W::new(registry, token) } else { Err(io::ErrorKind::Unsupported.into()) };
-        let (hearing, err) = match opened {
-            Ok(watch) => (Hearing::Watch(watch), None),
+        let (state, err) = match opened {
+            Ok(watch) => (WatchState::On(watch), None),
             Err(err) if is_short(&err) => return,
-            Err(err) => (Hearing::Deaf, Some(err)),
+            Err(err) => (WatchState::Off, Some(err)),
         };
         {
             let mut before = self.write();
-            if !matches!(*before, Hearing::Missing(same) if same == network) {
+            if !matches!(*before, WatchState::Missing(same) if same == network) {
                 return; // Opened or closed by now.
             }
-            self.set(&mut before, hearing);
+            self.set(&mut before, state);
         }
         match err {
             Some(err) => tracing::warn!(%err, "cannot watch routes"),
             None => tracing::debug!("watching routes from now on"),
         }
-        // What happened until now was not heard.
+        // What happened until now was not reported.
         self.changed();
     }
 
@@ -195,7 +195,7 @@ impl<W: Watch> Routes<W> {
         };
         let now = now();
         if now >= until {
-            // Also if nothing was told: it is told of some changes before they are made.
+            // Also if nothing was reported: some changes are reported before they are made.
             quiet.until = self.take_change().then_some(now + QUIET);
         }
         quiet.until.map_or(timeout, |until| Some(timeout.map_or(until - now, |timeout| timeout.min(until - now))))
@@ -208,12 +208,12 @@ impl<W: Watch> Routes<W> {
         }
     }
 
-    /// The routes may be others now. Returns whether that was told.
+    /// The routes may be others now. Returns whether a change was reported.
     fn take_change(&self) -> bool {
-        let told = self.read().watch().is_some_and(Watch::drain);
-        // After what was told was taken in: what comes from now on rings again.
+        let reported = self.read().watch().is_some_and(Watch::drain);
+        // After the reports were taken in: what comes from now on rings again.
         self.changed();
-        told
+        reported
     }
 }
 
@@ -281,12 +281,12 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_stays_if_there_is_no_descriptor_for_a_fresh_one() {
+    fn a_watch_stays_if_there_is_no_descriptor_for_a_new_one() {
         let (poll, routes) = (Poll::new().unwrap(), Routes::<Scarce>::new());
         routes.opened(poll.registry(), Token(1));
         FAILS.set(Some(io::ErrorKind::OutOfMemory));
         routes.opened(poll.registry(), Token(1));
-        assert!(routes.take_change(), "it still hears");
+        assert!(routes.take_change(), "it still reports");
         routes.closed();
         routes.opened(poll.registry(), Token(1));
         assert!(!routes.take_change());
@@ -315,7 +315,7 @@ mod tests {
             FAILS.set(None);
             assert_eq!(wait_at(&routes, &mut quiet, start, 2099), Some(Duration::from_millis(1)));
             assert_eq!(wait_at(&routes, &mut quiet, start, 2100), None);
-            assert_eq!(routes.number(), number + 1, "what was not heard of may have changed them");
+            assert_eq!(routes.number(), number + 1, "what was not reported may have changed them");
             assert!(routes.take_change());
             routes.closed();
         }
@@ -365,7 +365,7 @@ mod tests {
         assert_eq!(routes.before_wait_at(|| start + QUIET, &mut quiet, Some(limit)), Some(QUIET), "more has come");
         assert_eq!(routes.number(), number + 2);
         assert_eq!(routes.before_wait_at(|| start + 2 * QUIET, &mut quiet, Some(limit)), Some(limit));
-        assert_eq!(routes.number(), number + 3, "a change may be told of before it is made");
+        assert_eq!(routes.number(), number + 3, "a change may be reported before it is made");
         assert_eq!(routes.before_wait_at(|| start + 9 * QUIET, &mut quiet, None), None, "and then nothing more");
         assert_eq!(routes.number(), number + 3);
     }

@@ -44,7 +44,7 @@ pub(super) struct Socket {
     pub(super) io: UdpSocket,
     pub(super) family: Family,
     driver: Box<dyn Drive>,
-    /// The interface that it is tied to, or 0.
+    /// The interface that it is bound to, or 0.
     interface: AtomicU32,
     /// See [`SocketOptions::any_interface`].
     any_interface: bool,
@@ -53,8 +53,9 @@ pub(super) struct Socket {
     health: Health,
 }
 
-/// A socket that is not bound yet, shown to the hook, prepared and tied to its interface: one that is tied only
-/// afterwards could not have a port that others use on other interfaces. `None` if the host does not have the family.
+/// Makes a socket without an address, passes it to the hook, prepares it and binds it to its interface: one that is
+/// bound to that only afterwards could not have a port that others use on other interfaces. `None` if the host does not
+/// have the family.
 pub(super) fn make(
     family: Family,
     mark: u32,
@@ -101,7 +102,8 @@ pub(super) fn prepare(socket: &socket2::Socket, mark: u32) -> io::Result<()> {
 }
 
 impl Socket {
-    /// Sets up a prepared socket, which is tied to the interface of its `egress`, and binds it to `port` if there is one.
+    /// Sets up a prepared socket, already bound to the interface of its `egress`, and binds it to `port` if there is
+    /// one.
     pub(super) fn set_up(
         socket: socket2::Socket,
         family: Family,
@@ -124,8 +126,8 @@ impl Socket {
     pub(super) fn send(&self, outgoing: &mut Outgoing<'_>, counters: &Counters) -> bool {
         if self.blackhole.load(Relaxed) {
             // Not as unreachable, for then a peer would be looked for at its other addresses at once. A black hole is
-            // the app's order, for a moment, and says nothing about routes; and what it holds back is not to leave by
-            // the other family instead.
+            // the app's order, for a moment, and has nothing to do with routes; and what it holds back is not to leave
+            // by the other family instead.
             outgoing.abandon();
             return false;
         }
@@ -136,8 +138,8 @@ impl Socket {
         outgoing.end().is_some_and(|code| self.health.refused_to_send(code))
     }
 
-    /// Receives into the free slots what is there. Errors of single datagrams are passed over, a bounded number at a time:
-    /// true says that there may be more, although nothing was received.
+    /// Receives into the free slots what is there. Errors of single datagrams are passed over, a bounded number at a
+    /// time: true if there may be more, although nothing was received.
     ///
     /// # Errors
     /// The socket is lost, now or since an earlier call.
@@ -145,7 +147,7 @@ impl Socket {
         self.health.receive(counters, || self.driver.recv(&self.io, batch, counters))
     }
 
-    /// Why the socket was lost, to whom it is the first to ask.
+    /// Why the socket was lost, once.
     pub(super) fn take_loss(&self) -> Option<io::Error> {
         self.health.take_loss()
     }
@@ -164,8 +166,8 @@ impl Socket {
         Ok(())
     }
 
-    /// Lets a socket that is not bound yet have the same port. False if the system does not offer that to sockets of one
-    /// user alone.
+    /// Lets a socket that is not bound yet have the same port. False if the system does not offer that to sockets of
+    /// one user alone.
     pub(super) fn share_port_with(&self, bare: &socket2::Socket) -> bool {
         system::share_port(&socket2::SockRef::from(&self.io), bare).unwrap_or_else(|err| {
             tracing::debug!(%err, "cannot share a port");

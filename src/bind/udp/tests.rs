@@ -63,9 +63,9 @@ fn drivers() -> [UdpBind; 3] {
     [UdpBind::new().unwrap(), UdpBind::new().unwrap().with_portable_driver(), plain]
 }
 
-/// Whether a bind tells which of our addresses a datagram came to. Of those in [`drivers`] only the plain one does not; nor
-/// does one that had to fall back on that (Wine).
-fn tells_addresses(bind: &UdpBind, to: Endpoint) -> bool {
+/// Whether a bind reports which of our addresses a datagram came to. Of those in [`drivers`] only the plain one does
+/// not; nor does one that had to fall back on that (Wine).
+fn reports_addresses(bind: &UdpBind, to: Endpoint) -> bool {
     bind.send(&[transmit(to, b"probe", 5)]);
     receive(bind, &mut large(), 1).from[0].src.is_some()
 }
@@ -97,16 +97,16 @@ fn both_families_share_a_port_and_answer_from_the_address_they_were_reached_at()
     for (bind, plain) in drivers().into_iter().zip([false, false, true]) {
         let port = bind.open(0).unwrap();
         for (peer, other, home) in [("127.0.0.1:0", "127.0.0.9", v4(port)), ("[::1]:0", "::1", v6(port))] {
-            let told = tells_addresses(&bind, home);
-            assert!(cfg!(windows) || told != plain);
-            let local = if told { other.parse().unwrap() } else { home.dst.ip() };
+            let reports = reports_addresses(&bind, home);
+            assert!(cfg!(windows) || reports != plain);
+            let local = if reports { other.parse().unwrap() } else { home.dst.ip() };
             let peer = UdpSocket::bind(peer).unwrap();
             peer.set_read_timeout(Some(60 * SECOND)).unwrap();
             peer.send_to(b"ping", (local, port)).unwrap();
             let inbox = receive(&bind, &mut large(), 1);
             assert_eq!(inbox.payloads(), [b"ping"]);
             assert_eq!(inbox.from[0].dst, peer.local_addr().unwrap());
-            assert_eq!(inbox.from[0].src, told.then_some(local));
+            assert_eq!(inbox.from[0].src, reports.then_some(local));
             let report = bind.send(&[transmit(inbox.from[0], b"pong", 4)]);
             assert_eq!((report.sent, report.dropped), (1, 0));
             let mut buffer = [0; 16];
@@ -181,7 +181,7 @@ fn the_tos_byte_passes_whole() {
 fn the_portable_driver_passes_ecn() {
     let bind = UdpBind::new().unwrap().with_portable_driver();
     let port = bind.open(0).unwrap();
-    if cfg!(windows) && !tells_addresses(&bind, v4(port)) {
+    if cfg!(windows) && !reports_addresses(&bind, v4(port)) {
         return; // It is not to be had here.
     }
     let ecn = Transmit { tos: 0x8a, ..transmit(v4(port), b"x", 1) };
@@ -221,13 +221,13 @@ fn a_source_that_is_not_ours_is_left_out_and_reported() {
     for (bind, native) in drivers().into_iter().zip([true, false, false]) {
         let port = bind.open(0).unwrap();
         for (mut to, src) in [(v4(port), "192.0.2.77"), (v6(port), "2001:db8::77")] {
-            let told = tells_addresses(&bind, to);
+            let reports = reports_addresses(&bind, to);
             to.src = Some(src.parse().unwrap());
             let batch = [transmit(v4(port), b"a", 1), transmit(to, &[2; 300], 100), transmit(v4(port), b"c", 1)];
             let report = bind.send(&batch);
-            let stale = if told { 0b010 } else { 0 };
+            let stale = if reports { 0b010 } else { 0 };
             assert_eq!((report.sent, report.dropped), (5, 0));
-            // Wine tells addresses, but takes no notice of them.
+            // Wine reports addresses, but takes no notice of them.
             assert!(report.stale_source_mask == stale || (cfg!(windows) && report.stale_source_mask == 0));
             assert_eq!(receive(&bind, &mut large(), 5).datagrams.len(), 5);
         }
@@ -267,7 +267,7 @@ fn a_port_in_use_leaves_the_old_one_open() {
 }
 
 /// Neither by asking for a shared port, nor by asking for one address.
-fn nobody_can_have(port: u16) {
+fn no_other_can_have(port: u16) {
     for ip in [Ipv4Addr::UNSPECIFIED, Ipv4Addr::LOCALHOST] {
         let thief = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
         thief.set_reuse_address(true).unwrap();
@@ -278,7 +278,7 @@ fn nobody_can_have(port: u16) {
 }
 
 #[test]
-fn the_same_port_gets_fresh_sockets_and_another_port_others() {
+fn the_same_port_gets_new_sockets_and_another_port_others() {
     for bind in drivers() {
         let port = bind.open(0).unwrap();
         let before = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -286,7 +286,7 @@ fn the_same_port_gets_fresh_sockets_and_another_port_others() {
         assert_eq!(bind.open(port).unwrap(), port);
         before.send_to(b"new", ("127.0.0.1", port)).unwrap();
         assert_eq!(receive(&bind, &mut large(), 1).payloads(), [b"new"]);
-        nobody_can_have(port);
+        no_other_can_have(port);
         let other = bind.open(0).unwrap();
         assert_ne!(other, port);
         UdpSocket::bind(("0.0.0.0", port)).unwrap();
@@ -295,7 +295,7 @@ fn the_same_port_gets_fresh_sockets_and_another_port_others() {
 }
 
 #[test]
-fn when_fresh_sockets_fail_on_the_same_port_the_old_ones_stay() {
+fn when_new_sockets_fail_on_the_same_port_the_old_ones_stay() {
     for bind in drivers() {
         let ipv4_only = bind.pair.make(&[Family::V4], 0, &Wanted::default()).unwrap();
         let port = ipv4_only.port;
@@ -306,7 +306,7 @@ fn when_fresh_sockets_fail_on_the_same_port_the_old_ones_stay() {
         assert_eq!(bind.open(port).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         let report = bind.send(&[transmit(v4(port), b"x", 1), transmit(v6(port), b"y", 1)]);
         assert_eq!((report.sent, report.dropped_mask), (1, 0b10));
-        nobody_can_have(port);
+        no_other_can_have(port);
         assert_eq!(receive(&bind, &mut large(), 1).payloads(), [b"x"]);
         drop(other);
         assert_eq!(bind.open(port).unwrap(), port);
@@ -318,13 +318,13 @@ fn when_fresh_sockets_fail_on_the_same_port_the_old_ones_stay() {
 fn the_hook_sees_each_socket_unbound_and_its_refusal_is_final() {
     let refuse = Arc::new(AtomicBool::new(false));
     let seen = Arc::new(Mutex::new(Vec::new()));
-    let (told, record) = (Arc::clone(&refuse), Arc::clone(&seen));
+    let (refuses, record) = (Arc::clone(&refuse), Arc::clone(&seen));
     let bind = UdpBind::new().unwrap().with_socket_hook(Box::new(move |socket, family| {
         // Windows knows no address of a socket that is not bound.
         let bound = socket2::SockRef::from(&socket).local_addr().ok().and_then(|bound| bound.as_socket());
         record.lock().unwrap().push((family, bound.map_or(0, |bound| bound.port())));
         // A kind that would stand for a missing family if it came from the system.
-        if told.load(SeqCst) { Err(io::ErrorKind::AddrNotAvailable.into()) } else { Ok(()) }
+        if refuses.load(SeqCst) { Err(io::ErrorKind::AddrNotAvailable.into()) } else { Ok(()) }
     }));
     refuse.store(true, SeqCst);
     assert_eq!(bind.open(0).unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);
@@ -390,7 +390,8 @@ fn reopening_under_load_loses_nothing_and_never_stalls() {
             scope.spawn(|| {
                 while !stop.load(SeqCst) {
                     let report = bind.send(&[transmit(v4(port), &[1; 5000], 1000), transmit(v6(port), b"x", 1)]);
-                    // Where sockets cannot share a port, there is a moment without, which says nothing about routes.
+                    // Where sockets cannot share a port, there is a moment without, which has nothing to do with
+                    // routes.
                     assert_eq!((report.sent + report.dropped, report.unreachable_mask), (6, 0));
                     assert!(report.dropped == 0 || cfg!(not(target_os = "linux")));
                     thread::sleep(Duration::from_micros(50));
@@ -412,7 +413,7 @@ fn reopening_under_load_loses_nothing_and_never_stalls() {
 }
 
 #[test]
-fn closing_under_load_disturbs_nobody() {
+fn closing_under_load_disturbs_no_thread() {
     for bind in drivers() {
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {

@@ -1,5 +1,5 @@
-//! Fresh sockets on the port of the old ones, on Linux: who may have that port in the meantime, and whose it is afterwards.
-//! Each test has a network namespace of its own, so it needs root, and says so if it is skipped.
+//! New sockets on the port of the old ones, on Linux: who may have that port in the meantime, and whose it is
+//! afterwards. Each test has a network namespace of its own, so it needs root, and says so if it is skipped.
 #![cfg(target_os = "linux")]
 #![allow(unsafe_code, clippy::unwrap_used)]
 
@@ -87,20 +87,20 @@ fn besiege(port: u16, stop: &AtomicBool, tries: &AtomicU64) -> Option<(IpAddr, [
     None
 }
 
-/// Renews again and again while another user asks for the port, until either has had many a turn.
-fn renew_besieged(port: u16, renew: impl Fn()) {
+/// Reopens again and again while another user asks for the port, until either has had many a turn.
+fn reopen_besieged(port: u16, reopen: impl Fn()) {
     let (stop, tries) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         // A namespace is a thread's, and goes to the threads that it starts.
         let thief = scope.spawn(|| besiege(port, &stop, &tries));
         let ended = set_at_end(&stop);
-        let mut renewals = 0;
-        while (renewals < 2000 || tries.load(SeqCst) < 200) && !thief.is_finished() {
-            renew();
-            renewals += 1;
+        let mut rounds = 0;
+        while (rounds < 2000 || tries.load(SeqCst) < 200) && !thief.is_finished() {
+            reopen();
+            rounds += 1;
         }
         drop(ended);
-        assert_eq!(thief.join().unwrap(), None, "after {renewals} renewals");
+        assert_eq!(thief.join().unwrap(), None, "after {rounds} rounds");
     });
 }
 
@@ -114,8 +114,8 @@ fn owner(fd: Option<RawFd>) -> u32 {
     File::from(borrow(fd).try_clone_to_owned().unwrap()).metadata().unwrap().uid()
 }
 
-/// That a bind has its port for itself, and hears what comes for it.
-fn is_alone_and_hears(bind: &UdpBind, port: u16) {
+/// That a bind has its port for itself, and receives what comes for it.
+fn is_alone_and_receives(bind: &UdpBind, port: u16) {
     for fd in [bind.fd4(), bind.fd6()] {
         let socket = borrow(fd);
         let socket = SockRef::from(&socket);
@@ -126,11 +126,11 @@ fn is_alone_and_hears(bind: &UdpBind, port: u16) {
         assert!(matches!(refusal, io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied), "{ask:?}: {refusal}");
     }
     for ip in ["127.0.0.1", "::1"] {
-        hears(bind, SocketAddr::new(ip.parse().unwrap(), port));
+        receives_at(bind, SocketAddr::new(ip.parse().unwrap(), port));
     }
 }
 
-fn hears(bind: &UdpBind, at: SocketAddr) {
+fn receives_at(bind: &UdpBind, at: SocketAddr) {
     let peer = UdpSocket::bind(if at.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" }).unwrap();
     peer.send_to(b"x", at).unwrap();
     let mut batch = wg_embed::bind::RecvBatch::new(4, 65_535);
@@ -145,8 +145,8 @@ fn another_user_does_not_get_the_port_of_a_bind() {
     in_network(|| {
         for bind in [UdpBind::new().unwrap(), UdpBind::new().unwrap().with_portable_driver()] {
             let port = bind.open(0).unwrap();
-            renew_besieged(port, || assert_eq!(bind.open(port).unwrap(), port));
-            is_alone_and_hears(&bind, port);
+            reopen_besieged(port, || assert_eq!(bind.open(port).unwrap(), port));
+            is_alone_and_receives(&bind, port);
         }
     });
 }
@@ -156,19 +156,19 @@ fn another_user_does_not_get_the_port_of_udp_without_a_tunnel() {
     in_network(|| {
         let udp = BatchUdp::open(0).unwrap();
         let port = udp.port().unwrap();
-        renew_besieged(port, || assert_eq!(udp.reopen(port).unwrap(), port));
+        reopen_besieged(port, || assert_eq!(udp.reopen(port).unwrap(), port));
     });
 }
 
 #[test]
-fn another_user_does_not_get_the_port_when_sockets_are_tied_anew() {
+fn another_user_does_not_get_the_port_when_sockets_are_bound_to_another_interface() {
     in_network(|| {
-        // Without this permission fresh sockets are needed to tie a family once more.
+        // Without this permission new sockets are needed to bind a family to another interface.
         become_unprivileged();
         let udp = BatchUdp::open(0).unwrap();
         let port = udp.port().unwrap();
         let turn = AtomicU64::new(0);
-        renew_besieged(port, || {
+        reopen_besieged(port, || {
             let index = (turn.fetch_add(1, SeqCst) % 2) as u32;
             for family in [Family::V4, Family::V6] {
                 udp.set_interface(family, index, false).unwrap();
@@ -178,7 +178,7 @@ fn another_user_does_not_get_the_port_when_sockets_are_tied_anew() {
     });
 }
 
-/// Drops what root may do, on this thread, but stays root: also able to become somebody else.
+/// Drops what root may do, on this thread, but stays root: also able to become another user.
 fn become_unprivileged() {
     const CAP_SETUID: u32 = 7;
     #[repr(C)]
@@ -190,7 +190,7 @@ fn become_unprivileged() {
 }
 
 #[test]
-fn a_process_that_is_another_user_by_then_renews_one_after_the_other() {
+fn a_process_that_is_another_user_by_then_reopens_one_after_the_other() {
     in_network(|| {
         for bind in [UdpBind::new().unwrap(), UdpBind::new().unwrap().with_portable_driver()] {
             let port = bind.open(0).unwrap();
@@ -200,7 +200,7 @@ fn a_process_that_is_another_user_by_then_renews_one_after_the_other() {
                 for _ in 0..3 {
                     assert_eq!(bind.open(port).unwrap(), port);
                     assert_eq!((owner(bind.fd4()), owner(bind.fd6())), (NOBODY, NOBODY));
-                    is_alone_and_hears(&bind, port);
+                    is_alone_and_receives(&bind, port);
                 }
                 bind
             });
@@ -210,7 +210,7 @@ fn a_process_that_is_another_user_by_then_renews_one_after_the_other() {
 }
 
 #[test]
-fn sockets_that_were_given_to_the_other_user_are_renewed_without_a_gap() {
+fn sockets_that_were_given_to_the_other_user_are_reopened_without_a_gap() {
     in_network(|| {
         let bind = UdpBind::new().unwrap();
         let port = bind.open(0).unwrap();
@@ -219,7 +219,7 @@ fn sockets_that_were_given_to_the_other_user_are_renewed_without_a_gap() {
         }
         let test = move || {
             become_user(NOBODY);
-            // While there are copies of the old ones, nobody could have the port after them.
+            // While there are copies of the old ones, no other socket could have the port after them.
             let _copies = [bind.fd4(), bind.fd6()].map(|fd| borrow(fd).try_clone_to_owned().unwrap());
             assert_eq!(bind.open(port).unwrap(), port);
             assert_eq!((owner(bind.fd4()), owner(bind.fd6())), (NOBODY, NOBODY));
@@ -250,7 +250,7 @@ fn what_another_user_may_not_do_closes_nothing() {
             for (bind, port) in [(bind, port), (marked, marked_port), (hooked, hooked_port)] {
                 for _ in 0..2 {
                     bind.open(port).unwrap_err();
-                    is_alone_and_hears(&bind, port);
+                    is_alone_and_receives(&bind, port);
                 }
             }
         };
@@ -273,7 +273,7 @@ fn a_port_that_is_lost_between_two_users_is_asked_for_again() {
             assert_eq!(bind.open(port).unwrap_err().kind(), io::ErrorKind::AddrInUse);
             drop(taken);
             assert_eq!(bind.open(port).unwrap(), port);
-            is_alone_and_hears(&bind, port);
+            is_alone_and_receives(&bind, port);
 
             let taken = [Family::V4, Family::V6].map(|family| borrow(udp.fd(family)).try_clone_to_owned().unwrap());
             udp.reopen(udp_port).unwrap_err();
@@ -281,7 +281,7 @@ fn a_port_that_is_lost_between_two_users_is_asked_for_again() {
             assert!(udp.has(Family::V4) && udp.has(Family::V6));
             let to = Endpoint::new((Ipv4Addr::LOCALHOST, udp_port).into());
             let report = udp.send(&[Transmit { to, contents: b"x", segment_size: 0, tos: 0 }]).unwrap();
-            assert_eq!((report.dropped, report.unreachable_mask), (1, 0), "it says nothing about routes");
+            assert_eq!((report.dropped, report.unreachable_mask), (1, 0), "it has nothing to do with routes");
             drop(taken);
             assert_eq!(udp.reopen(udp_port).unwrap(), udp_port);
             assert!(udp.has(Family::V4) && udp.has(Family::V6));
@@ -308,7 +308,7 @@ fn who_receives_goes_on_although_there_is_a_moment_without_a_socket() {
                     }
                 })
             });
-            let renews = || {
+            let reopens = || {
                 let mut user = NOBODY;
                 for _ in 0..200 {
                     // Every time another user, so that no two sockets may share the port.
@@ -328,7 +328,7 @@ fn who_receives_goes_on_although_there_is_a_moment_without_a_socket() {
                     });
                 }
             };
-            let done = scope.spawn(renews).join();
+            let done = scope.spawn(reopens).join();
             udp.close();
             assert_eq!(receivers.map(|receiver| receiver.join().unwrap()), [ErrorKind::Closed; 2]);
             done.unwrap();
@@ -362,7 +362,7 @@ fn who_has_the_port_at_another_interface_is_not_in_the_way() {
             for _ in 0..2 {
                 assert_eq!(bind.open(port).unwrap(), port);
                 for ip in ["127.0.0.1", "::1"] {
-                    hears(&bind, SocketAddr::new(ip.parse().unwrap(), port));
+                    receives_at(&bind, SocketAddr::new(ip.parse().unwrap(), port));
                 }
             }
         });
