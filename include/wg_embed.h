@@ -2097,6 +2097,34 @@ wg_result wg_endpoint_format(const struct wg_endpoint_t *endpoint, char *text);
 wg_result wg_endpoint_format_source(const struct wg_endpoint_t *endpoint, char *text);
 
 /**
+ * Reads a `struct sockaddr` of the system, of AF_INET or AF_INET6: what getaddrinfo(), getpeername() or recvfrom()
+ * give. The port and a zone (sin6_scope_id) come along; flow information does not. An IPv4-mapped IPv6 address stays
+ * one.
+ *
+ * Memory: `address` is not kept, and need not be aligned; writes `*endpoint`, without a source, on success only.
+ * Requires: `address` is NULL or points to `len` readable bytes; `endpoint` is NULL or writable.
+ * Errors: WG_ERR_NULL; WG_ERR_UNSUPPORTED for another family; WG_ERR_INVALID if `len` is too small for the family,
+ * more is fine; WG_ERR_PANIC.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ */
+wg_result wg_endpoint_from_sockaddr(const void *address, size_t len, struct wg_endpoint_t *endpoint);
+
+/**
+ * Writes the peer's address, port and zone as a `struct sockaddr_in` or `struct sockaddr_in6` of the system; its source
+ * is left out. A `struct sockaddr_storage` has room for either.
+ *
+ * Memory: reads `*endpoint`, and from `*len` how much room `address` has, which need not be aligned. On success it
+ * writes the address, and its length to `*len`; on failure nothing.
+ * Requires: `endpoint` is NULL or readable; `len` is NULL or readable and writable; `address` is NULL or has room for
+ * `*len` bytes.
+ * Errors: WG_ERR_NULL; WG_ERR_INVALID if the family is not one, or `*len` is too small for it; WG_ERR_PANIC.
+ * Threads: any, also inside a callback.
+ * Since: 0.1.0
+ */
+wg_result wg_endpoint_to_sockaddr(const struct wg_endpoint_t *endpoint, void *address, size_t *len);
+
+/**
  * Forgets the source: the system chooses address and interface until the peer sends again.
  *
  * Memory: changes `*endpoint`.

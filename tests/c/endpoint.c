@@ -78,7 +78,99 @@ static void what_is_wrong_is_said(void) {
   CHECK_EQ(strcmp(text, "as it was"), 0);
 }
 
+/* At each address that there may be, and exactly as long as said, so that a sanitizer sees a byte too many. */
+static wg_result from(const void *address, size_t len, wg_endpoint_t *endpoint) {
+  size_t offset;
+  wg_result result = WG_OK;
+  for (offset = 0; offset < 8; offset++) {
+    unsigned char *room = malloc(offset + len + 1);
+    CHECK(room != NULL);
+    memcpy(room + offset + 1, address, len);
+    result = wg_endpoint_from_sockaddr(room + offset + 1, len, endpoint);
+    free(room);
+  }
+  return result;
+}
+
+static void addresses_of_the_system(void) {
+  struct sockaddr_in v4, v4_again;
+  struct sockaddr_in6 v6, v6_again;
+  struct sockaddr_storage large;
+  wg_endpoint_t endpoint, expected, before;
+  unsigned char room[1 + sizeof(struct sockaddr_storage)];
+  size_t len;
+  memset(&v4, 0, sizeof v4);
+  v4.sin_family = AF_INET;
+  v4.sin_port = htons(51820);
+  CHECK_EQ(inet_pton(AF_INET, "192.0.2.1", &v4.sin_addr), 1);
+  memset(&v6, 0, sizeof v6);
+  v6.sin6_family = AF_INET6;
+  v6.sin6_port = htons(258);
+  v6.sin6_flowinfo = htonl(0x12345);
+  v6.sin6_scope_id = 7;
+  CHECK_EQ(inet_pton(AF_INET6, "fe80::1", &v6.sin6_addr), 1);
+
+  expected = parse("192.0.2.1:51820");
+  CHECK_EQ(from(&v4, sizeof v4, &endpoint), WG_OK);
+  CHECK_EQ(memcmp(&endpoint, &expected, sizeof endpoint), 0);
+  memset(&large, 0xaa, sizeof large);
+  memcpy(&large, &v4, sizeof v4);
+  CHECK_EQ(from(&large, sizeof large, &endpoint), WG_OK);
+  CHECK_EQ(memcmp(&endpoint, &expected, sizeof endpoint), 0);
+  len = sizeof room - 1;
+  CHECK_EQ(wg_endpoint_to_sockaddr(&endpoint, room + 1, &len), WG_OK);
+  CHECK_EQ(len, sizeof v4);
+  memcpy(&v4_again, room + 1, sizeof v4);
+  CHECK_EQ(memcmp(&v4_again, &v4, sizeof v4), 0);
+
+  expected = parse("[fe80::1%7]:258");
+  CHECK_EQ(from(&v6, sizeof v6, &endpoint), WG_OK);
+  CHECK_EQ(memcmp(&endpoint, &expected, sizeof endpoint), 0);
+  endpoint.source[15] = 1; /* which is left out */
+  endpoint.source_interface = 3;
+  len = sizeof v6;
+  CHECK_EQ(wg_endpoint_to_sockaddr(&endpoint, room + 1, &len), WG_OK);
+  CHECK_EQ(len, sizeof v6);
+  memcpy(&v6_again, room + 1, sizeof v6);
+  v6.sin6_flowinfo = 0; /* as is this */
+  CHECK_EQ(memcmp(&v6_again, &v6, sizeof v6), 0);
+
+  /* A mapped address stays one of IPv6. */
+  CHECK_EQ(inet_pton(AF_INET6, "::ffff:192.0.2.1", &v6.sin6_addr), 1);
+  CHECK_EQ(from(&v6, sizeof v6, &endpoint), WG_OK);
+  CHECK_EQ(endpoint.family, WG_IPV6);
+
+  memset(&endpoint, 0xaa, sizeof endpoint);
+  before = endpoint;
+  for (len = 0; len < sizeof v4; len++) CHECK_EQ(from(&v4, len, &endpoint), WG_ERR_INVALID);
+  for (len = 0; len < sizeof v6; len++) CHECK_EQ(from(&v6, len, &endpoint), WG_ERR_INVALID);
+  large.ss_family = AF_UNIX;
+  CHECK_FAILS(from(&large, sizeof large, &endpoint), WG_ERR_UNSUPPORTED, "address family 1");
+  large.ss_family = AF_UNSPEC;
+  CHECK_EQ(from(&large, sizeof large, &endpoint), WG_ERR_UNSUPPORTED);
+  CHECK_FAILS(wg_endpoint_from_sockaddr(NULL, 0, &endpoint), WG_ERR_NULL, "the address is NULL");
+  CHECK_FAILS(wg_endpoint_from_sockaddr(&v4, sizeof v4, NULL), WG_ERR_NULL, "the endpoint is NULL");
+  CHECK_EQ(memcmp(&endpoint, &before, sizeof endpoint), 0);
+
+  memset(room, 0xaa, sizeof room);
+  for (len = 0; len < sizeof v4; len++) {
+    size_t small = len;
+    expected = parse("192.0.2.1:1");
+    CHECK_FAILS(wg_endpoint_to_sockaddr(&expected, room, &small), WG_ERR_INVALID, "which takes 16");
+    CHECK_EQ(small, len);
+  }
+  len = sizeof v6 - 1;
+  expected = parse("[::1]:1");
+  CHECK_FAILS(wg_endpoint_to_sockaddr(&expected, room, &len), WG_ERR_INVALID, "which takes 28");
+  CHECK_FAILS(wg_endpoint_to_sockaddr(&endpoint, room, &len), WG_ERR_INVALID, "family");
+  CHECK_FAILS(wg_endpoint_to_sockaddr(NULL, room, &len), WG_ERR_NULL, "the endpoint is NULL");
+  CHECK_FAILS(wg_endpoint_to_sockaddr(&expected, NULL, &len), WG_ERR_NULL, "address or len is NULL");
+  CHECK_FAILS(wg_endpoint_to_sockaddr(&expected, room, NULL), WG_ERR_NULL, "address or len is NULL");
+  for (len = 0; len < sizeof room; len++) CHECK_EQ(room[len], 0xaa);
+}
+
 int main(void) {
+  addresses_of_the_system();
   text_both_ways();
   plain_memory();
   what_is_wrong_is_said();

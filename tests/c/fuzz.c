@@ -95,6 +95,32 @@ static void fuzz_endpoint_format(struct caller *c, wg_result (*format)(const wg_
 static void fuzz_wg_endpoint_format(struct caller *c) { fuzz_endpoint_format(c, wg_endpoint_format); }
 static void fuzz_wg_endpoint_format_source(struct caller *c) { fuzz_endpoint_format(c, wg_endpoint_format_source); }
 
+static void fuzz_wg_endpoint_from_sockaddr(struct caller *c) {
+  size_t len = below(&c->dice, 2) ? sizeof(struct sockaddr_in6) : below(&c->dice, 300), i;
+  unsigned char *address = malloc(len + 1);
+  wg_endpoint_t *endpoint = new_room(sizeof *endpoint);
+  sa_family_t family = below(&c->dice, 2) ? AF_INET : AF_INET6;
+  int read;
+  CHECK(address != NULL);
+  for (i = 0; i < len; i++) address[i] = (unsigned char)roll(&c->dice);
+  if (len >= sizeof family && !one_in(&c->dice, 8)) memcpy(address, &family, sizeof family);
+  read = status(c, wg_endpoint_from_sockaddr(one_in(&c->dice, 20) ? NULL : address, len,
+                                             one_in(&c->dice, 20) ? NULL : endpoint));
+  free_room(endpoint, read ? sizeof *endpoint : 0, sizeof *endpoint);
+  free(address);
+}
+
+static void fuzz_wg_endpoint_to_sockaddr(struct caller *c) {
+  wg_endpoint_t endpoint = any_endpoint(&c->dice);
+  size_t room = below(&c->dice, 40), len = room;
+  unsigned char *address = new_room(room);
+  int written = status(c, wg_endpoint_to_sockaddr(one_in(&c->dice, 20) ? NULL : &endpoint,
+                                                  one_in(&c->dice, 20) ? NULL : address,
+                                                  one_in(&c->dice, 20) ? NULL : &len));
+  if (!written) CHECK_EQ(len, room);
+  free_room(address, written ? len : 0, room);
+}
+
 static void fuzz_wg_endpoint_clear_source(struct caller *c) {
   wg_endpoint_t endpoint = any_endpoint(&c->dice);
   status(c, wg_endpoint_clear_source(one_in(&c->dice, 8) ? NULL : &endpoint));
@@ -171,6 +197,8 @@ static struct function functions[] = {
     FUZZED(wg_endpoint_parse, READ | OF(WG_ERR_NOT_FOUND)),
     FUZZED(wg_endpoint_format, READ),
     FUZZED(wg_endpoint_format_source, READ),
+    FUZZED(wg_endpoint_from_sockaddr, READ | OF(WG_ERR_UNSUPPORTED)),
+    FUZZED(wg_endpoint_to_sockaddr, READ),
     FUZZED(wg_endpoint_clear_source, NULLS),
     FUZZED(wg_tun_inject, RUNNING | GIVE),
     FUZZED(wg_transport_receive, RUNNING | GIVE),

@@ -272,6 +272,8 @@ static int32_t (*const protect_type)(void *, int32_t, uint32_t) = (wg_protect_fn
 static wg_result (*const endpoint_parse)(const char *, wg_endpoint_t *) = wg_endpoint_parse;
 static wg_result (*const endpoint_format)(const wg_endpoint_t *, char *) = wg_endpoint_format;
 static wg_result (*const endpoint_format_source)(const wg_endpoint_t *, char *) = wg_endpoint_format_source;
+static wg_result (*const endpoint_from_sockaddr)(const void *, size_t, wg_endpoint_t *) = wg_endpoint_from_sockaddr;
+static wg_result (*const endpoint_to_sockaddr)(const wg_endpoint_t *, void *, size_t *) = wg_endpoint_to_sockaddr;
 static wg_result (*const endpoint_clear_source)(wg_endpoint_t *) = wg_endpoint_clear_source;
 static wg_result (*const tun_inject)(int32_t, const wg_packet_t *, size_t, size_t *) = wg_tun_inject;
 static wg_result (*const set_mtu)(int32_t, uint32_t) = wg_set_mtu;
@@ -288,6 +290,7 @@ int main(void) {
   char text[64];
   snprintf(text, sizeof text, "%d.%d.%d", WG_VERSION_MAJOR, WG_VERSION_MINOR, WG_VERSION_PATCH);
   if (!get_config_public || !public_key_of || !listen_port) return 1;
+  if (!endpoint_from_sockaddr || !endpoint_to_sockaddr) return 1;
   if (!set_peer || !remove_peer || !force_handshake || !drop_session) return 1;
   if (!turn_on || !turn_on_with || !turn_off || !set_config || !get_config || !peek_socket_fd4 || !peek_socket_fd6 ||
       !bind_to_interface4 || !bind_to_interface6 || !bump_sockets || !disable_roaming || !set_fwmark ||

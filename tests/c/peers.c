@@ -1,6 +1,8 @@
 /* Peers one at a time: what a struct sets is what the same lines of text set, or is refused as they are. */
 #include "check.h"
 
+#define NO_KEY "0000000000000000000000000000000000000000000000000000000000000000"
+
 static wg_peer_config_t peer_of(const char *key) {
   wg_peer_config_t peer = WG_PEER_CONFIG_INIT;
   key_bytes(key, peer.public_key);
@@ -32,7 +34,8 @@ static void a_struct_is_as_good_as_its_lines(void) {
     const wg_allowed_ip_t *prefixes;
     size_t count;
   } cases[] = {
-      {"public_key=" PUBLIC_A "\nupdate_only=true\nallowed_ip=10.0.0.0/8\n", PUBLIC_A, NULL, WG_PEER_UPDATE_ONLY, 0, some, 1},
+      {"public_key=" PUBLIC_A "\nupdate_only=true\nallowed_ip=10.0.0.0/8\n", PUBLIC_A, NULL, WG_PEER_UPDATE_ONLY, 0, some,
+       1},
       {"public_key=" PUBLIC_A "\n", PUBLIC_A, NULL, 0, 0, NULL, 0},
       {"public_key=" PUBLIC_A "\nendpoint=192.0.2.1:51820\npersistent_keepalive_interval=25\n"
        "allowed_ip=10.0.0.0/8\nallowed_ip=2001:db8::/32\nallowed_ip=0.0.0.0/0\nallowed_ip=::1/128\n",
@@ -40,11 +43,11 @@ static void a_struct_is_as_good_as_its_lines(void) {
       {"public_key=" PUBLIC_B "\npreshared_key=" PSK "\nendpoint=[fe80::1%7]:1\nallowed_ip=10.0.0.0/8\n", PUBLIC_B,
        "[fe80::1%7]:1", WG_PEER_HAS_PRESHARED_KEY, 77, some, 1},
       {"public_key=" PUBLIC_A "\nallowed_ip=-2001:db8::/32\n", PUBLIC_A, NULL, 0, 0, taken, 1},
-      {"public_key=" PUBLIC_A "\nreplace_allowed_ips=true\nallowed_ip=0.0.0.0/0\nallowed_ip=-0.0.0.0/0\n", PUBLIC_A, NULL,
-       WG_PEER_REPLACE_ALLOWED_IPS, 0, none, 2},
-      {"public_key=" PUBLIC_B "\npersistent_keepalive_interval=65535\n", PUBLIC_B, NULL, WG_PEER_HAS_KEEPALIVE, 65535, none, 0},
-      {"public_key=" PUBLIC_B "\npersistent_keepalive_interval=0\npreshared_key="
-       "0000000000000000000000000000000000000000000000000000000000000000\nreplace_allowed_ips=true\n",
+      {"public_key=" PUBLIC_A "\nreplace_allowed_ips=true\nallowed_ip=0.0.0.0/0\nallowed_ip=-0.0.0.0/0\n", PUBLIC_A,
+       NULL, WG_PEER_REPLACE_ALLOWED_IPS, 0, none, 2},
+      {"public_key=" PUBLIC_B "\npersistent_keepalive_interval=65535\n", PUBLIC_B, NULL, WG_PEER_HAS_KEEPALIVE, 65535, none,
+       0},
+      {"public_key=" PUBLIC_B "\npersistent_keepalive_interval=0\npreshared_key=" NO_KEY "\nreplace_allowed_ips=true\n",
        PUBLIC_B, NULL, WG_PEER_HAS_KEEPALIVE | WG_PEER_HAS_PRESHARED_KEY | WG_PEER_REPLACE_ALLOWED_IPS, 0, NULL, 0},
   };
   struct end typed = turn_on(SOCK_DGRAM, "listen_port=0\n"), text = turn_on(SOCK_DGRAM, "listen_port=0\n");
@@ -244,7 +247,7 @@ static void sessions_are_made_and_dropped_on_demand(void) {
   CHECK_EQ(wg_set_config(a.handle, "public_key=" PSK "\n"), WG_OK);
   key_bytes(PSK, key_a);
   CHECK_FAILS(wg_force_handshake(a.handle, key_a), WG_ERR_NOT_FOUND, "has no endpoint");
-  CHECK_EQ(wg_set_config(a.handle, "private_key=0000000000000000000000000000000000000000000000000000000000000000\n"), WG_OK);
+  CHECK_EQ(wg_set_config(a.handle, "private_key=" NO_KEY "\n"), WG_OK);
   CHECK_FAILS(wg_force_handshake(a.handle, NULL), WG_ERR_NOT_FOUND, "no private key");
   CHECK_EQ(wg_set_event_callback(a.handle, NULL, NULL, NULL), WG_OK);
   turn_off(a);

@@ -39,7 +39,8 @@ static void the_rest_works(void) {
   char text[WG_KEY_HEX_LEN], address[WG_ENDPOINT_TEXT_LEN];
   wg_endpoint_t endpoint;
   wg_address_t found;
-  size_t count = 0;
+  struct sockaddr_storage sockaddr;
+  size_t count = 0, len = sizeof sockaddr;
   CHECK_EQ(wg_set_log_level(WG_LOG_DEBUG), WG_OK);
   CHECK_EQ(wg_set_log_level(99), WG_ERR_INVALID);
   CHECK(wg_result_text(WG_ERR_BUSY)[0] != 0);
@@ -55,6 +56,8 @@ static void the_rest_works(void) {
   CHECK_EQ(wg_key_from_base64(text, key), WG_OK);
   CHECK_EQ(wg_endpoint_parse("192.0.2.1:1", &endpoint), WG_OK);
   CHECK_EQ(wg_endpoint_format(&endpoint, address), WG_OK);
+  CHECK_EQ(wg_endpoint_to_sockaddr(&endpoint, &sockaddr, &len), WG_OK);
+  CHECK_EQ(wg_endpoint_from_sockaddr(&sockaddr, len, &endpoint), WG_OK);
   CHECK_EQ(wg_endpoint_clear_source(&endpoint), WG_OK);
   CHECK_EQ(wg_resolve_system(NULL, "192.0.2.1", &found, 1, &count), WG_OK);
   CHECK_EQ(count, 1);

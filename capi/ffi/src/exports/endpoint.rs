@@ -1,6 +1,12 @@
 //! Where a datagram goes to or comes from, as C has it.
 
-use std::{ffi::c_char, ptr};
+use std::{
+    ffi::{c_char, c_void},
+    net::SocketAddr,
+    ptr,
+};
+
+use socket2::{SockAddr, SockAddrStorage, socklen_t};
 
 use crate::{
     plumbing::{guard::guard_anywhere, result::wg_result, text::borrow_text},
@@ -58,6 +64,98 @@ pub unsafe extern "C" fn wg_endpoint_format_source(endpoint: *const wg_endpoint_
     let source = |endpoint: Endpoint| endpoint.src.map(|src| src.to_string()).unwrap_or_default();
     // SAFETY: the caller's contract is the same.
     guard_anywhere(|| unsafe { format(endpoint, text, source) })
+}
+
+/// Reads a `struct sockaddr` of the system, of AF_INET or AF_INET6: what getaddrinfo(), getpeername() or recvfrom()
+/// give. The port and a zone (sin6_scope_id) come along; flow information does not. An IPv4-mapped IPv6 address stays
+/// one.
+///
+/// Memory: `address` is not kept, and need not be aligned; writes `*endpoint`, without a source, on success only.
+/// Requires: `address` is NULL or points to `len` readable bytes; `endpoint` is NULL or writable.
+/// Errors: WG_ERR_NULL; WG_ERR_UNSUPPORTED for another family; WG_ERR_INVALID if `len` is too small for the family,
+/// more is fine; WG_ERR_PANIC.
+/// Threads: any, also inside a callback.
+/// Since: 0.1.0
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_endpoint_from_sockaddr(
+    address: *const c_void,
+    len: usize,
+    endpoint: *mut wg_endpoint_t,
+) -> wg_result {
+    guard_anywhere(|| {
+        // SAFETY: the caller's contract is the same.
+        let address = unsafe { read_sockaddr(address, len) }?;
+        check(endpoint)?;
+        // SAFETY: it is not NULL, and writable, says the caller.
+        unsafe { endpoint.write(Endpoint::new(address).into()) };
+        Ok(())
+    })
+}
+
+/// Writes the peer's address, port and zone as a `struct sockaddr_in` or `struct sockaddr_in6` of the system; its source
+/// is left out. A `struct sockaddr_storage` has room for either.
+///
+/// Memory: reads `*endpoint`, and from `*len` how much room `address` has, which need not be aligned. On success it
+/// writes the address, and its length to `*len`; on failure nothing.
+/// Requires: `endpoint` is NULL or readable; `len` is NULL or readable and writable; `address` is NULL or has room for
+/// `*len` bytes.
+/// Errors: WG_ERR_NULL; WG_ERR_INVALID if the family is not one, or `*len` is too small for it; WG_ERR_PANIC.
+/// Threads: any, also inside a callback.
+/// Since: 0.1.0
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_endpoint_to_sockaddr(
+    endpoint: *const wg_endpoint_t,
+    address: *mut c_void,
+    len: *mut usize,
+) -> wg_result {
+    guard_anywhere(|| {
+        check(endpoint)?;
+        if address.is_null() || len.is_null() {
+            return Err(Error::new(ErrorKind::Null, "address or len is NULL"));
+        }
+        // SAFETY: it is not NULL, and readable, says the caller.
+        let written = SockAddr::from(unsafe { endpoint.read() }.read()?.dst);
+        let size = written.len() as usize;
+        // SAFETY: as above.
+        check_len(unsafe { len.read() }, size)?;
+        // SAFETY: `written` has `size` bytes, and there is room for them.
+        unsafe { ptr::copy_nonoverlapping(written.as_ptr().cast(), address.cast::<u8>(), size) };
+        // SAFETY: it is not NULL, and writable, says the caller.
+        unsafe { len.write(size) };
+        Ok(())
+    })
+}
+
+/// # Safety
+/// `address` is NULL or points to `len` readable bytes.
+unsafe fn read_sockaddr(address: *const c_void, len: usize) -> Result<SocketAddr> {
+    /// That of the family, and on some systems of the length in front of it.
+    const FAMILY_END: usize = 2;
+    if address.is_null() {
+        return Err(Error::new(ErrorKind::Null, "the address is NULL"));
+    }
+    check_len(len, FAMILY_END)?;
+    let copy = |storage: *mut SockAddrStorage, size: *mut socklen_t| {
+        let readable = len.min(size_of::<SockAddrStorage>());
+        // SAFETY: both have that many bytes; any are an address.
+        unsafe { ptr::copy_nonoverlapping(address.cast::<u8>(), storage.cast(), readable) };
+        // SAFETY: it is where the length goes.
+        unsafe { size.write(readable as socklen_t) };
+        Ok(())
+    };
+    // SAFETY: `copy` initializes what it says; the rest is zero.
+    let (_, read) = unsafe { SockAddr::try_init(copy) }.map_err(|err| Error::io("cannot read the address", err))?;
+    let unsupported = || Error::new(ErrorKind::Unsupported, format!("address family {}", read.family()));
+    let address = read.as_socket().ok_or_else(unsupported)?;
+    check_len(len, SockAddr::from(address).len() as usize)?;
+    Ok(address)
+}
+
+fn check_len(len: usize, needed: usize) -> Result<()> {
+    if len < needed {
+        return Err(Error::invalid(format!("{len} bytes are too few for the address, which takes {needed}")));
+    }
+    Ok(())
 }
 
 /// Forgets the source: the system chooses address and interface until the peer sends again.
