@@ -132,7 +132,7 @@ fn each_packet_is_written_to_one_of_them_in_order() {
                 }
                 taken
             });
-            for _ in 0..200 {
+            for _ in 0..60 {
                 eventually("packets pass", || receive(&app).map(|number| received.push(number)).is_some());
                 let (ours, next) = pair(kind);
                 tun.replace(ours, 1420).unwrap();
@@ -495,10 +495,12 @@ fn many_replacements_beside_traffic_both_ways_end_nothing() {
     stop.store(true, SeqCst);
     in_time::in_time("the other thread ends", || other_way.join().unwrap());
     pair.replace(1420);
-    // Behind others that are still on their way.
     let last = ipv4(inner(1), inner(2), 77);
-    pair.app.send(&last).unwrap();
-    while pair.peer_tun.wait_written(in_time::LIMIT).last().expect("it arrives") != &last {}
+    eventually("packets pass", || {
+        // Behind others that are still on their way, it may find a queue full.
+        let _ = pair.app.send(&last);
+        pair.peer_tun.take_written().contains(&last)
+    });
     assert_eq!(pair.ended.load(SeqCst), 0);
 }
 

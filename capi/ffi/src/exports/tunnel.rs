@@ -128,7 +128,7 @@ pub extern "C" fn wg_turn_off_within(handle: i32, milliseconds: u32) -> wg_resul
 /// another interface.
 ///
 /// `tun_fd` is as in wg_turn_on(), and may be of another kind than the old one. `mtu` is as in wg_options_t: it counts if
-/// the interface cannot be asked; 0 stands for 1420. The interface counts as up.
+/// the interface cannot be asked; 0 stands for WG_MTU_DEFAULT. The interface counts as up.
 ///
 /// When this returns WG_OK, the library has closed the old descriptor, and writes nothing more to it. Packets that were read
 /// from it are sent; those that were not are lost. If `tun_fd` cannot be used, nothing changes.
@@ -139,10 +139,10 @@ pub extern "C" fn wg_turn_off_within(handle: i32, milliseconds: u32) -> wg_resul
 ///
 /// Memory: with WG_FD_TAKE for `fd_ownership`, `tun_fd` is as in wg_turn_on(), and with WG_FD_DUP as in wg_turn_on_with(). An
 /// old descriptor that was given with WG_FD_DUP stays the caller's, and stays non-blocking.
-/// Requires: with WG_FD_TAKE, on success nobody but the library uses `tun_fd` any more.
+/// Requires: with WG_FD_TAKE, on success only the library uses `tun_fd` from then on.
 /// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended by itself: turn it on again; WG_ERR_UNSUPPORTED if its
 /// packets come from wg_tun_callbacks_t; WG_ERR_INVALID if `mtu` or `fd_ownership` is out of its range; WG_ERR_BUSY inside a
-/// callback; and of wg_turn_on() those that are about `tun_fd`.
+/// callback; WG_ERR_PANIC; and of wg_turn_on() those that are about `tun_fd`.
 /// Threads: any; calls on one tunnel come one after another. It waits for the packets that are being read or written, not for
 /// a callback.
 /// Since: 0.1.0
