@@ -39,7 +39,6 @@ pub struct Split {
 
 impl Split {
     /// For a packet that is complete, and goes into the arena as it is.
-    #[cfg(unix)]
     pub(in crate::tun) const WHOLE: Self = Self { work: Work::Copy, offset: 0, index: 0 };
 
     /// Looks at a packet and its header.
