@@ -22,11 +22,14 @@ const MODULES: &[(&str, &[&str])] = &[
     ("noise", &["error", "key", "time", "random", "sync"]),
     ("queue", &["sync"]),
     ("netlink", &["error"]),
-    ("bind", &["error", "reserve", "sync", "queue", "netlink"]),
-    ("tun", &["error", "reserve", "sync", "queue", "thread", "netlink"]),
+    ("bind", &["error", "log", "reserve", "sync", "queue", "netlink"]),
+    ("tun", &["error", "log", "reserve", "sync", "queue", "thread", "netlink"]),
     (
         "device",
-        &["error", "reserve", "sync", "key", "time", "random", "process", "thread", "config", "noise", "bind", "tun"],
+        &[
+            "error", "log", "reserve", "sync", "key", "time", "random", "process", "thread", "config", "noise", "bind",
+            "tun",
+        ],
     ),
     ("ipc", &["error", "reserve", "sync", "thread", "config", "uapi", "device"]),
 ];

@@ -17,7 +17,7 @@ use pair::{Egress, Pair};
 use routes::{Quiet, Routes};
 use std::{fmt, io, sync::Mutex, time::Duration};
 
-use crate::sync;
+use crate::{log, sync};
 
 pub use super::counters::UdpStats;
 pub(super) use socket::SocketOptions;
@@ -188,7 +188,7 @@ impl Bind for UdpBind {
 
     fn wake(&self) {
         if let Err(err) = self.waker.wake() {
-            tracing::debug!(%err, "cannot wake the receiver");
+            log::debug_failure(&err, "cannot wake the receiver");
         }
     }
 

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     bind::{Endpoint, SendReport, Transmit},
     key::wipe_after_packets,
+    log,
     noise::{
         REKEY_TIMEOUT_JITTER,
         message::{DATA_OVERHEAD, HANDSHAKE_TOS},
@@ -452,7 +453,7 @@ impl Device {
                 }
             }
         };
-        tracing::debug!(peer = %peer.key(), to = %endpoint.dst, "sending handshake initiation");
+        log::debug_to_peer(peer.key(), endpoint.dst, "sending handshake initiation");
         {
             // Before it is sent: the other thread may have the answer before this one goes on.
             let mut state = lock(&peer.state);
@@ -479,7 +480,7 @@ impl Device {
                 self.initiate(peer, Reason::Retry);
             }
             Action::GiveUpHandshake => {
-                tracing::debug!(peer = %peer.key(), "handshake was not answered, giving up");
+                log::debug_peer(peer.key(), "handshake was not answered, giving up");
                 let staged = {
                     let mut state = lock(&peer.state);
                     self.events.note(Event::HandshakeFailed(*peer.key()));
@@ -489,7 +490,7 @@ impl Device {
                 self.look_up_again(peer);
             }
             Action::RenewHandshake => {
-                tracing::debug!(peer = %peer.key(), "nothing comes back, renewing the handshake");
+                log::debug_peer(peer.key(), "nothing comes back, renewing the handshake");
                 peer.forget_source();
                 self.initiate(peer, Reason::Fresh);
             }
@@ -504,7 +505,7 @@ impl Device {
                 self.send_keepalive(peer);
             }
             Action::WipeKeys => {
-                tracing::debug!(peer = %peer.key(), "wiping the keys of an old session");
+                log::debug_peer(peer.key(), "wiping the keys of an old session");
                 self.wipe_keys(peer);
             }
         }

@@ -3,6 +3,7 @@
 
 use super::sys;
 use crate::{
+    log,
     netlink::{Asker, Namespace, Request, attributes, message, word32},
     thread::{self, Owner},
 };
@@ -120,7 +121,7 @@ impl Link {
                     Some(libc::ENOBUFS) => return Some(Change::Missed),
                     Some(libc::EAGAIN) => return None,
                     _ => {
-                        tracing::warn!(%err, "cannot watch the interface any more");
+                        log::warn_failure(&err, "cannot watch the interface any more");
                         return None;
                     }
                 },
