@@ -96,7 +96,27 @@ static void our_port(void) {
   turn_off(a);
 }
 
+/* It can still be looked at, and not changed. */
+static void of_a_tunnel_that_has_ended(void) {
+  struct end a = turn_on(SOCK_SEQPACKET, "private_key=" PRIVATE_A "\npublic_key=" PUBLIC_B "\nendpoint=127.0.0.1:9\n");
+  wg_peer_config_t peer = WG_PEER_CONFIG_INIT;
+  uint8_t key[WG_KEY_LEN];
+  int tries;
+  CHECK_EQ(close(a.app), 0);
+  for (tries = 0; tries < TRIES && wg_set_config(a.handle, "") != WG_ERR_CLOSED; tries++) sleep_ms(1);
+  CHECK_FAILS(wg_set_peer(a.handle, &peer), WG_ERR_CLOSED, "has ended");
+  key_bytes(PUBLIC_B, key);
+  CHECK_FAILS(wg_remove_peer(a.handle, key), WG_ERR_CLOSED, "has ended");
+  CHECK_FAILS(wg_force_handshake(a.handle, key), WG_ERR_CLOSED, "has ended");
+  CHECK_FAILS(wg_drop_session(a.handle, NULL), WG_ERR_CLOSED, "has ended");
+  CHECK_EQ(wg_listen_port(a.handle), 0);
+  CHECK_EQ(wg_public_key(a.handle, key), WG_OK);
+  check_public(a);
+  CHECK_EQ(wg_turn_off(a.handle), WG_OK);
+}
+
 int main(void) {
+  of_a_tunnel_that_has_ended();
   the_configuration_without_secrets();
   our_public_key();
   our_port();
