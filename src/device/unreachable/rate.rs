@@ -71,22 +71,35 @@ impl AnswerRate {
     ///
     /// [`Tun::route_back`]: crate::tun::Tun::route_back
     pub(super) fn take(&mut self, now: Instant, to: IpAddr, route: impl FnOnce(IpAddr) -> Option<u8>) -> bool {
-        let known = self.senders.iter().position(|sender| sender.address == to);
-        // A new one takes the place of the one that was answered least lately.
-        let least = || (0..SENDERS).min_by_key(|i| self.senders[*i].bucket.0).unwrap_or(0);
-        let sender = &mut self.senders[known.unwrap_or_else(least)];
-        if known.is_none() || now.since(sender.asked_at) >= REMEMBERED {
+        let place = self.place_of(to);
+        let sender = &mut self.senders[place];
+        let is_known = sender.address == to;
+        if !is_known || now.since(sender.asked_at) >= REMEMBERED {
             let cost = route(to).map_or(Duration::ZERO, |len| match to {
                 IpAddr::V4(_) => COST_TO_HOST,
                 IpAddr::V6(_) => COST_TO_HOST / (1 << (128_u8.saturating_sub(len) / 32)),
             });
-            let bucket = if known.is_some() && sender.cost == cost { sender.bucket } else { Bucket::default() };
+            let bucket = if is_known && sender.cost == cost { sender.bucket } else { Bucket::default() };
             *sender = Sender { address: to, cost, asked_at: now, bucket };
         }
         let spent = (self.all.spent(now, COST, BURST), sender.bucket.spent(now, sender.cost, BURST_TO_HOST));
         let (Some(all), Some(bucket)) = spent else { return false };
         (self.all, sender.bucket) = (all, bucket);
         true
+    }
+
+    /// Where a sender is; or, for one that is new, the one that was answered least lately, whose place it takes.
+    fn place_of(&self, address: IpAddr) -> usize {
+        let mut least = 0;
+        for (place, sender) in self.senders.iter().enumerate() {
+            if sender.address == address {
+                return place;
+            }
+            if sender.bucket.0 < self.senders[least].bucket.0 {
+                least = place;
+            }
+        }
+        least
     }
 }
 
