@@ -92,6 +92,12 @@ fn without_spaces(text: &str) -> Result<Zeroizing<String>> {
     Ok(stripped)
 }
 
+/// Whether a text is this word, in capitals or not.
+#[inline(never)]
+fn is(text: &str, word: &str) -> bool {
+    text.eq_ignore_ascii_case(word)
+}
+
 /// White space of the C locale.
 const fn is_space(c: char) -> bool {
     matches!(c, ' ' | '\t'..='\r')
@@ -145,12 +151,12 @@ impl Reader {
     fn begin(&mut self, number: usize, header: &str) -> Result<()> {
         self.end_section()?;
         let header = without_spaces(header)?;
-        if header.eq_ignore_ascii_case("[Interface]") {
+        if is(&header, "[Interface]") {
             if self.seen_interface {
                 return Err(Error::invalid("a second [Interface]"));
             }
             (self.seen_interface, self.section) = (true, Section::Interface);
-        } else if header.eq_ignore_ascii_case("[Peer]") {
+        } else if is(&header, "[Peer]") {
             reserve::check()?;
             if self.conf.update.peers.len() == MAX_PEERS {
                 return Err(Error::invalid(format!("more than {MAX_PEERS} peers")));
@@ -246,8 +252,8 @@ fn system_pair(interface: &mut InterfaceSettings, key: &str, value: &str) -> Res
         "postdown" => reserve::push(&mut interface.post_down, reserve::copy(value)?)?,
         "saveconfig" => {
             interface.save_config = match value {
-                _ if value.eq_ignore_ascii_case("true") => true,
-                _ if value.eq_ignore_ascii_case("false") => false,
+                _ if is(value, "true") => true,
+                _ if is(value, "false") => false,
                 _ => return Err(Error::invalid("neither true nor false")),
             };
         }
@@ -286,7 +292,7 @@ impl Peer {
             }
             "endpoint" => self.change.endpoint = Some(value.parse()?),
             "persistentkeepalive" => {
-                let off = value.eq_ignore_ascii_case("off");
+                let off = is(value, "off");
                 self.change.persistent_keepalive = Some(if off { 0 } else { text::decimal(value)? });
             }
             _ => return Err(Error::invalid("no such key")),
@@ -297,7 +303,7 @@ impl Peer {
 
 /// Reads a mark as wg(8) does: `off`, decimal, or hexadecimal behind `0x`.
 fn mark(value: &str) -> Result<u32> {
-    if value.eq_ignore_ascii_case("off") {
+    if is(value, "off") {
         return Ok(0);
     }
     match value.strip_prefix("0x") {
@@ -309,11 +315,10 @@ fn mark(value: &str) -> Result<u32> {
 }
 
 fn table(value: &str) -> Result<Table> {
-    let is = |name| value.eq_ignore_ascii_case(name);
     Ok(match value {
-        _ if is("auto") => Table::Auto,
-        _ if is("off") => Table::Off,
-        _ if is("main") => Table::Main,
+        _ if is(value, "auto") => Table::Auto,
+        _ if is(value, "off") => Table::Off,
+        _ if is(value, "main") => Table::Main,
         _ => Table::Number(text::decimal(value).map_err(|_| Error::invalid("not off, auto, main or a number"))?),
     })
 }
