@@ -25,6 +25,20 @@ const TARGET: &str = "wg_embed";
 // What is logged in many places has a function for each kind of event: a macro of `tracing` takes half a KB of the
 // library, with what it keeps about itself.
 
+/// Something has happened that an app's user may want to know.
+#[cold]
+#[inline(never)]
+pub(crate) fn info(text: &str) {
+    tracing::info!(target: TARGET, "{text}");
+}
+
+/// Something has happened.
+#[cold]
+#[inline(never)]
+pub(crate) fn debug(text: &str) {
+    tracing::debug!(target: TARGET, "{text}");
+}
+
 /// Something failed that matters little.
 #[cold]
 #[inline(never)]
@@ -115,6 +129,8 @@ mod tests {
         let address = SocketAddr::from(([192, 0, 2, 1], 7));
         let err = io::Error::other("it is full");
         tracing::subscriber::with_default(Lines, || {
+            info("it is up");
+            debug("it is here");
             debug_failure(&err, "cannot do {this}");
             warn_failure(&err, "cannot do that");
             debug_peer(&peer, "it is there");
@@ -122,6 +138,8 @@ mod tests {
             debug_to_peer(&peer, address, "it goes");
         });
         let expected = [
+            "INFO wg_embed: it is up",
+            "DEBUG wg_embed: it is here",
             "DEBUG wg_embed: cannot do {this} err=it is full",
             "WARN wg_embed: cannot do that err=it is full",
             "DEBUG wg_embed: it is there peer=its key",

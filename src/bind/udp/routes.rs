@@ -126,7 +126,7 @@ impl<W: Watch> Routes<W> {
         }
         match err {
             Some(err) => log::warn_failure(&err, "cannot watch routes"),
-            None => tracing::debug!("watching routes from now on"),
+            None => log::debug("watching routes from now on"),
         }
         // What happened until now was not reported.
         self.changed();
