@@ -1,7 +1,7 @@
 //! How much memory a change set may need. It is reserved before any of it is applied, so that nothing is applied by
 //! half.
 
-use std::collections::BinaryHeap;
+use std::{collections::BinaryHeap, net::IpAddr};
 
 use ipnet::IpNet;
 
@@ -84,7 +84,7 @@ fn new_places(peers: &[PeerUpdate], number: usize) -> Result<usize> {
     let mut all = Vec::new();
     all.try_reserve_exact(number)?;
     for change in peers.iter().flat_map(|peer| &peer.allowed_ips).filter(|change| !change.remove) {
-        all.push(change.prefix.trunc());
+        all.push(bits_of(change.prefix));
     }
     let level = |bits: u8| usize::from(bits / STRIDE);
     // Children and prefixes of the node at each level that the last prefix is in.
@@ -94,7 +94,7 @@ fn new_places(peers: &[PeerUpdate], number: usize) -> Result<usize> {
     for prefix in BinaryHeap::from(all).into_sorted_vec() {
         let common = before.map_or(0, |before| level(common_bits(before, prefix)));
         places += leave(&mut counts[common + 1..]);
-        let own = level(prefix.prefix_len());
+        let own = level(prefix.len);
         for count in &mut counts[common..own] {
             count[0] += 1;
         }
@@ -126,14 +126,27 @@ fn blocks(count: usize) -> usize {
     places
 }
 
-/// How many bits two prefixes have in common at their beginning.
-fn common_bits(a: IpNet, b: IpNet) -> u8 {
-    let equal = match (a, b) {
-        (IpNet::V4(a), IpNet::V4(b)) => (a.network().to_bits() ^ b.network().to_bits()).leading_zeros(),
-        (IpNet::V6(a), IpNet::V6(b)) => (a.network().to_bits() ^ b.network().to_bits()).leading_zeros(),
-        _ => 0,
+/// A prefix in the order of the table. To compare two of `IpNet` takes much more code.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Bits {
+    is_ipv6: bool,
+    /// Those of its address, from the highest on.
+    bits: u128,
+    len: u8,
+}
+
+fn bits_of(prefix: IpNet) -> Bits {
+    let bits = match prefix.network() {
+        IpAddr::V4(address) => u128::from(address.to_bits()) << 96,
+        IpAddr::V6(address) => address.to_bits(),
     };
-    a.prefix_len().min(b.prefix_len()).min(equal as u8)
+    Bits { is_ipv6: matches!(prefix, IpNet::V6(_)), bits, len: prefix.prefix_len() }
+}
+
+/// How many bits two prefixes have in common at their beginning.
+fn common_bits(a: Bits, b: Bits) -> u8 {
+    let equal = if a.is_ipv6 == b.is_ipv6 { (a.bits ^ b.bits).leading_zeros() } else { 0 };
+    a.len.min(b.len).min(equal as u8)
 }
 
 #[cfg(test)]
