@@ -55,7 +55,7 @@ impl Budget {
     pub(super) fn stage(self: &Arc<Self>, message: &[u8], must: bool) -> Option<StagedMessage> {
         let size = signed(size_of_staged(message));
         let take = |left: isize| (must || left >= size).then(|| left.saturating_sub(size));
-        #[allow(deprecated, reason = "Rust 1.88 does not have its new name, try_update")]
+        #[allow(deprecated, reason = "Rust 1.89 does not have its new name, try_update")]
         let taken = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
         taken.ok()?;
         let mut bytes = Vec::new();

@@ -19,23 +19,23 @@ pub(super) fn shared_secret(private: &[u8; KEY_LEN], public: &[u8; KEY_LEN]) -> 
 }
 
 /// s2n-bignum's routines, by way of graviola.
-#[cfg(any(
-    target_arch = "x86_64",
-    all(target_arch = "aarch64", any(target_os = "linux", target_os = "android", target_os = "macos"))
+#[cfg(all(
+    any(target_arch = "x86_64", target_arch = "aarch64"),
+    target_pointer_width = "64",
+    target_endian = "little"
 ))]
 mod assembly {
     use graviola::key_agreement::x25519::{PublicKey, StaticPrivateKey};
 
-    /// graviola's tables would take 130 KB on this architecture, and dalek's are there anyway.
-    #[cfg(target_arch = "aarch64")]
-    pub(super) use super::portable::public_key;
     use super::{KEY_LEN, Secret};
+
+    pub(super) const BUILT: bool = true;
 
     /// Whether the processor has everything that graviola wants, for X25519 or not: it panics if something is missing.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn runs_here() -> bool {
         use std::arch::is_x86_feature_detected as has;
-        // The routines use ADX and BMI2, which this version of graviola does not look for.
+        // The routines use BMI2, which graviola does not look for.
         has!("adx") && has!("bmi2") && has!("bmi1") && has!("avx") && has!("avx2") && has!("aes") && has!("pclmulqdq")
     }
 
@@ -46,7 +46,6 @@ mod assembly {
         has!("neon") && has!("aes") && has!("pmull") && has!("sha2")
     }
 
-    #[cfg(target_arch = "x86_64")]
     pub(super) fn public_key(private: &[u8; KEY_LEN]) -> [u8; KEY_LEN] {
         StaticPrivateKey::from_array(private).public_key().as_bytes()
     }
@@ -59,12 +58,15 @@ mod assembly {
 }
 
 /// Where graviola cannot be built: see `Cargo.toml`.
-#[cfg(not(any(
-    target_arch = "x86_64",
-    all(target_arch = "aarch64", any(target_os = "linux", target_os = "android", target_os = "macos"))
+#[cfg(not(all(
+    any(target_arch = "x86_64", target_arch = "aarch64"),
+    target_pointer_width = "64",
+    target_endian = "little"
 )))]
 mod assembly {
     pub(super) use super::portable::{public_key, shared_secret};
+
+    pub(super) const BUILT: bool = false;
 
     pub(super) const fn runs_here() -> bool {
         false
@@ -72,21 +74,18 @@ mod assembly {
 }
 
 mod portable {
-    #[cfg(target_arch = "x86_64")]
-    use x25519_dalek::X25519_BASEPOINT_BYTES;
-    use x25519_dalek::{PublicKey, StaticSecret};
+    use x25519_dalek::{PublicKey, StaticSecret, X25519_BASEPOINT_BYTES};
 
-    use super::{KEY_LEN, Secret};
+    use super::{KEY_LEN, Secret, assembly};
 
-    /// Here it is for old processors only: that they need 39 µs and not 11 is not worth 38 KB of tables for all.
-    #[cfg(target_arch = "x86_64")]
     pub(super) fn public_key(private: &[u8; KEY_LEN]) -> [u8; KEY_LEN] {
-        StaticSecret::from(*private).diffie_hellman(&PublicKey::from(X25519_BASEPOINT_BYTES)).to_bytes()
-    }
-
-    #[cfg(not(target_arch = "x86_64"))]
-    pub(super) fn public_key(private: &[u8; KEY_LEN]) -> [u8; KEY_LEN] {
-        PublicKey::from(&StaticSecret::from(*private)).to_bytes()
+        let private = StaticSecret::from(*private);
+        if assembly::BUILT {
+            // That the few processors without it take 39 µs and not 11 is not worth 38 KB of tables for all.
+            private.diffie_hellman(&PublicKey::from(X25519_BASEPOINT_BYTES)).to_bytes()
+        } else {
+            PublicKey::from(&private).to_bytes()
+        }
     }
 
     pub(super) fn shared_secret(private: &[u8; KEY_LEN], public: &[u8; KEY_LEN]) -> Option<Secret> {

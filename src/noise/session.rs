@@ -110,7 +110,7 @@ impl Session {
         // Not a plain addition: that would go over the limit first and be put back afterwards, and calls in between could
         // carry it round to counters that were used before.
         let advance = |next: u64| next.checked_add(n as u64).filter(|end| *end <= REJECT_AFTER_MESSAGES);
-        #[allow(deprecated, reason = "Rust 1.88 does not have its new name, try_update")]
+        #[allow(deprecated, reason = "Rust 1.89 does not have its new name, try_update")]
         let taken = self.counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, advance);
         if taken.is_err() {
             self.retire();
