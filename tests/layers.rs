@@ -22,14 +22,11 @@ const MODULES: &[(&str, &[&str])] = &[
     ("noise", &["error", "key", "time", "random", "sync"]),
     ("queue", &["sync"]),
     ("netlink", &["error"]),
-    ("bind", &["error", "log", "reserve", "sync", "queue", "netlink"]),
-    ("tun", &["error", "log", "reserve", "sync", "queue", "thread", "netlink"]),
+    ("bind", &["error", "reserve", "sync", "queue", "netlink"]),
+    ("tun", &["error", "reserve", "sync", "queue", "thread", "netlink"]),
     (
         "device",
-        &[
-            "error", "log", "reserve", "sync", "key", "time", "random", "process", "thread", "config", "noise", "bind",
-            "tun",
-        ],
+        &["error", "reserve", "sync", "key", "time", "random", "process", "thread", "config", "noise", "bind", "tun"],
     ),
     ("ipc", &["error", "reserve", "sync", "thread", "config", "uapi", "device"]),
 ];

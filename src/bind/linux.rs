@@ -14,7 +14,6 @@ use super::{
     driver::{BUFFER, Drive, DriverOptions},
     outgoing::{Message, Outgoing, Refusal},
 };
-use crate::log;
 use cmsg::Control;
 use mio::net::UdpSocket;
 pub(super) use routes::RouteWatch;
@@ -194,7 +193,7 @@ impl Driver {
         if self.gro.swap(gro, Relaxed) != gro
             && let Err(err) = set_option(socket, libc::SOL_UDP, libc::UDP_GRO, gro.into())
         {
-            log::debug_failure(&err, "no GRO");
+            tracing::debug!(%err, "no GRO");
         }
     }
 }

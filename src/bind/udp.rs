@@ -17,7 +17,7 @@ use pair::{Egress, Pair};
 use routes::{Quiet, Routes};
 use std::{fmt, io, sync::Mutex, time::Duration};
 
-use crate::{log, sync};
+use crate::sync;
 
 pub use super::counters::UdpStats;
 pub(super) use socket::SocketOptions;
@@ -188,7 +188,7 @@ impl Bind for UdpBind {
 
     fn wake(&self) {
         if let Err(err) = self.waker.wake() {
-            log::debug_failure(&err, "cannot wake the receiver");
+            tracing::debug!(%err, "cannot wake the receiver");
         }
     }
 

@@ -19,7 +19,6 @@ use super::{
 };
 use crate::{
     bind::{Endpoint, Transmit},
-    log,
     noise::{
         handshake::OpenedInitiation,
         message::{COOKIE_REPLY_LEN, DATA_OVERHEAD, INITIATION_LEN, Message, RESPONSE_LEN, receiver_index},
@@ -176,7 +175,7 @@ impl Device {
         self.check_learned_source(peer, &run.from);
         if let Some(replaced) = confirmed {
             self.index.remove(replaced);
-            log::debug_peer(peer.key(), "the session is confirmed");
+            tracing::debug!(peer = %peer.key(), "the session is confirmed");
             self.send_staged(peer);
         }
         if last_chance {
@@ -322,10 +321,10 @@ impl Device {
         let Some((peer, response, news)) = self.computing(|| self.answer_initiation(message, from, now)) else {
             return count(&self.stats.handshake_refused, 1);
         };
-        log::debug_from_peer(peer.key(), from.dst, "receiving handshake initiation");
+        tracing::debug!(peer = %peer.key(), from = %from.dst, "receiving handshake initiation");
         self.add_rx(&peer, message.len());
         news.log(&peer, from);
-        log::debug_to_peer(peer.key(), from.dst, "sending handshake response");
+        tracing::debug!(peer = %peer.key(), to = %from.dst, "sending handshake response");
         self.send_handshake_message(&peer, from, &response);
         let mut state = lock(&peer.state);
         state.timers.message_sent(now);
@@ -373,7 +372,7 @@ impl Device {
         let Some((peer, news)) = self.computing(|| self.take_response(message, from, now)) else {
             return count(&self.stats.handshake_refused, 1);
         };
-        log::debug_from_peer(peer.key(), from.dst, "receiving handshake response");
+        tracing::debug!(peer = %peer.key(), from = %from.dst, "receiving handshake response");
         self.add_rx(&peer, message.len());
         news.log(&peer, from);
         // Shows the responder that we have the session, with a packet that waits or an empty one.
@@ -439,7 +438,7 @@ impl Device {
         let taken = self.index.get(receiver_index(message)).is_some_and(|Target { peer, .. }| {
             let taken = lock(&peer.handshake).macs.take_reply(message, peer.key(), now);
             if taken {
-                log::debug_peer(peer.key(), "receiving a cookie");
+                tracing::debug!(peer = %peer.key(), "receiving a cookie");
             }
             taken
         });

@@ -21,7 +21,6 @@ use super::{
 use crate::{
     bind::{Endpoint, SendReport, Transmit},
     key::wipe_after_packets,
-    log,
     noise::{
         REKEY_TIMEOUT_JITTER,
         message::{DATA_OVERHEAD, HANDSHAKE_TOS},
@@ -453,7 +452,7 @@ impl Device {
                 }
             }
         };
-        log::debug_to_peer(peer.key(), endpoint.dst, "sending handshake initiation");
+        tracing::debug!(peer = %peer.key(), to = %endpoint.dst, "sending handshake initiation");
         {
             // Before it is sent: the other thread may have the answer before this one goes on.
             let mut state = lock(&peer.state);
@@ -480,7 +479,7 @@ impl Device {
                 self.initiate(peer, Reason::Retry);
             }
             Action::GiveUpHandshake => {
-                log::debug_peer(peer.key(), "handshake was not answered, giving up");
+                tracing::debug!(peer = %peer.key(), "handshake was not answered, giving up");
                 let staged = {
                     let mut state = lock(&peer.state);
                     self.events.note(Event::HandshakeFailed(*peer.key()));
@@ -490,7 +489,7 @@ impl Device {
                 self.look_up_again(peer);
             }
             Action::RenewHandshake => {
-                log::debug_peer(peer.key(), "nothing comes back, renewing the handshake");
+                tracing::debug!(peer = %peer.key(), "nothing comes back, renewing the handshake");
                 peer.forget_source();
                 self.initiate(peer, Reason::Fresh);
             }
@@ -505,7 +504,7 @@ impl Device {
                 self.send_keepalive(peer);
             }
             Action::WipeKeys => {
-                log::debug_peer(peer.key(), "wiping the keys of an old session");
+                tracing::debug!(peer = %peer.key(), "wiping the keys of an old session");
                 self.wipe_keys(peer);
             }
         }

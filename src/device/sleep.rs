@@ -6,7 +6,6 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use super::{Device, lock, nanos};
-use crate::log;
 
 /// A machine that slept for less did not sleep: the clocks are not that exact.
 const SLEEP: Duration = Duration::from_millis(100);
@@ -26,7 +25,7 @@ impl Device {
         }
         let _alone = lock(&self.waking);
         if Duration::from_nanos(since()) >= SLEEP {
-            log::debug("the machine was suspended, forgetting all sessions");
+            tracing::debug!("the machine was suspended, forgetting all sessions");
             self.peers.list().for_each(|peer| self.wipe_keys(&peer));
             self.slept.fetch_max(slept, Ordering::AcqRel);
         }

@@ -8,10 +8,7 @@ use std::{
 };
 
 use super::{Device, Event, link::Port, lock, try_lock};
-use crate::{
-    error::{Error, Result},
-    log,
-};
+use crate::error::{Error, Result};
 
 /// How long the receiver sleeps each time that sockets fail which are known to be lost.
 const LOST_NAP: Duration = Duration::from_millis(10);
@@ -202,8 +199,8 @@ impl Transition<'_> {
             Opened::Up
         };
         match (&opened, &event) {
-            (Opened::Up, _) => log::info("the interface is up"),
-            (_, Some(_)) => log::info("the sockets are open again"),
+            (Opened::Up, _) => tracing::info!("the interface is up"),
+            (_, Some(_)) => tracing::info!("the sockets are open again"),
             _ => {}
         }
         event.into_iter().for_each(|event| self.device.events.note(event));
@@ -218,7 +215,7 @@ impl Transition<'_> {
         self.device.bind.close();
         self.device.peers.list().for_each(|peer| self.device.silence(&peer));
         self.device.greet_no_more();
-        log::info("the interface is down");
+        tracing::info!("the interface is down");
     }
 
     /// The sockets are not as they should be, and will be tried again. Returns the reason.

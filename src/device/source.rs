@@ -9,10 +9,7 @@ use std::{
 };
 
 use super::{Device, lock, peer::Peer};
-use crate::{
-    bind::{Endpoint, SourceCheck, Transmit},
-    log,
-};
+use crate::bind::{Endpoint, SourceCheck, Transmit};
 
 /// What the last check of a peer's source address said, and the number of the routes that it was about, in one word:
 /// the data path looks at it without a lock.
@@ -70,7 +67,7 @@ impl Device {
         let sticky = endpoint.filter(|endpoint| endpoint.src.is_some());
         let check = sticky.map_or_else(SourceCheck::default, |endpoint| self.bind.check_source(&endpoint, last));
         if last.keep && !check.keep {
-            log::debug_peer(peer.key(), "the way to the peer is another one now, and so is our address");
+            tracing::debug!(peer = %peer.key(), "the way to the peer is another one now, and so is our address");
         }
         // Under the lock, so that it is not the check of an endpoint that has been replaced.
         let state = lock(&peer.state);

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result},
-    log, sync,
+    sync,
 };
 use std::{
     fs::OpenOptions,
@@ -452,7 +452,7 @@ fn offer_offloads(fd: &OwnedFd) -> Result<bool> {
         Ok(()) => Ok(false),
         // An old kernel, or a sandbox. Packets come one by one then.
         Err(err) => {
-            log::debug_failure(&err, "the TUN has no offloads");
+            tracing::debug!(%err, "the TUN has no offloads");
             Ok(false)
         }
     }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{log, sync};
+use crate::sync;
 
 const PACKETS: Token = Token(0);
 const WAKER: Token = Token(1);
@@ -46,7 +46,7 @@ impl Waiter {
     /// Undoes [`add_packets`](Self::add_packets). To close the descriptor is not enough if it has duplicates.
     pub(super) fn remove_packets(&self, fd: BorrowedFd<'_>) {
         if let Err(err) = self.registry.deregister(&mut SourceFd(&fd.as_raw_fd())) {
-            log::debug_failure(&err, "a descriptor was not waited for any more");
+            tracing::debug!(%err, "a descriptor was not waited for any more");
         }
     }
 

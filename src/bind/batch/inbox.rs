@@ -8,7 +8,7 @@ use super::Received;
 use crate::{
     bind::{Family, RecvBatch, RecvMeta, udp::pair::Pair},
     error::{Error, Result},
-    log, sync,
+    sync,
 };
 use mio::{Events, Poll, Registry, Token, Waker};
 #[cfg(unix)]
@@ -110,7 +110,7 @@ impl Inbox {
     /// Has waiting threads look at the sockets again. If they are closed, the others follow as the state is passed on.
     pub(super) fn wake(&self) {
         if let Err(err) = self.waker.wake() {
-            log::debug_failure(&err, "cannot wake the receiver");
+            tracing::debug!(%err, "cannot wake the receiver");
         }
     }
 

@@ -1,7 +1,6 @@
 //! The options of an adopted socket, to be restored when it is given back.
 
 use super::{Socket, get_option, retry, set_option};
-use crate::log;
 use libc::{IPPROTO_IP, IPPROTO_IPV6, SOL_SOCKET, SOL_UDP, c_int};
 use std::{
     io,
@@ -83,7 +82,7 @@ impl Drop for SavedOptions {
             }
         }
         if let Err(err) = self.socket.set_nonblocking(self.nonblocking) {
-            log::warn_failure(&err, "an adopted socket stays non-blocking");
+            tracing::warn!(%err, "an adopted socket stays non-blocking");
         }
     }
 }

@@ -4,10 +4,7 @@
 //! it: after an hour of sleep it ends the poll an hour late. So a timer that goes on is in the poll as well, where the
 //! system has one; docs/adr/0007 says which does. In the common case both end the same wait at the same time.
 
-use crate::{
-    bind::{driver::Timer, system::BootTimer},
-    log,
-};
+use crate::bind::{driver::Timer, system::BootTimer};
 use mio::{Poll, Token};
 use std::{
     io,
@@ -71,7 +68,7 @@ impl<T: Timer> Deadline<T> {
 }
 
 fn usable<R>(result: io::Result<R>) -> Option<R> {
-    result.inspect_err(|err| log::debug_failure(&err, "deadlines are late after the machine has slept")).ok()
+    result.inspect_err(|err| tracing::debug!(%err, "deadlines are late after the machine has slept")).ok()
 }
 
 #[cfg(test)]

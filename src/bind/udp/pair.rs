@@ -15,7 +15,7 @@ use crate::{
         outgoing::{Origin, Outgoing},
         system::SavedOptions,
     },
-    log, sync,
+    sync,
 };
 use mio::{Interest, Registry, Token};
 use std::{
@@ -173,7 +173,7 @@ impl Pair {
         let result = self.with_sockets(|sockets| {
             set(sockets, mark).inspect_err(|_| {
                 if let Err(err) = set(sockets, wanted.mark) {
-                    log::debug_failure(&err, "cannot go back to the old mark");
+                    tracing::debug!(%err, "cannot go back to the old mark");
                 }
             })
         });
@@ -407,7 +407,7 @@ impl Pair {
 
     fn discard(&self, mut socket: Socket) {
         if let Err(err) = self.registries[socket.family as usize].deregister(&mut socket.io) {
-            log::debug_failure(&err, "cannot deregister a socket");
+            tracing::debug!(%err, "cannot deregister a socket");
         }
     }
 

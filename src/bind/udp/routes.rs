@@ -6,7 +6,7 @@
 use crate::{
     bind::{Endpoint, SourceCheck, driver::Watch, system::RouteWatch},
     error::ErrorKind,
-    log, sync,
+    sync,
 };
 use mio::{Registry, Token, net::UdpSocket};
 use std::{
@@ -80,8 +80,8 @@ impl<W: Watch> Routes<W> {
             news
         };
         match err {
-            Some(err) if is_missed => log::warn_failure(&err, "cannot watch routes, trying again"),
-            Some(err) => log::debug_failure(&err, "cannot watch routes"),
+            Some(err) if is_missed => tracing::warn!(%err, "cannot watch routes, trying again"),
+            Some(err) => tracing::debug!(%err, "cannot watch routes"),
             None => {}
         }
         self.changed();
@@ -125,8 +125,8 @@ impl<W: Watch> Routes<W> {
             self.set(&mut before, state);
         }
         match err {
-            Some(err) => log::warn_failure(&err, "cannot watch routes"),
-            None => log::debug("watching routes from now on"),
+            Some(err) => tracing::warn!(%err, "cannot watch routes"),
+            None => tracing::debug!("watching routes from now on"),
         }
         // What happened until now was not reported.
         self.changed();

@@ -1,16 +1,13 @@
 //! One socket: how it is made, and which driver it has.
 
 use super::{SocketHook, health::Health, pair::Egress};
-use crate::{
-    bind::{
-        Family, RecvBatch,
-        counters::Counters,
-        driver::{BUFFER, Drive, DriverOptions, SetUp},
-        interface,
-        outgoing::Outgoing,
-        system,
-    },
-    log,
+use crate::bind::{
+    Family, RecvBatch,
+    counters::Counters,
+    driver::{BUFFER, Drive, DriverOptions, SetUp},
+    interface,
+    outgoing::Outgoing,
+    system,
 };
 use mio::net::UdpSocket;
 use std::{
@@ -173,7 +170,7 @@ impl Socket {
     /// one user alone.
     pub(super) fn share_port_with(&self, bare: &socket2::Socket) -> bool {
         system::share_port(&socket2::SockRef::from(&self.io), bare).unwrap_or_else(|err| {
-            log::debug_failure(&err, "cannot share a port");
+            tracing::debug!(%err, "cannot share a port");
             false
         })
     }
@@ -181,7 +178,7 @@ impl Socket {
     /// Keeps the port for this socket alone again.
     pub(super) fn stop_sharing_port(&self) {
         if let Err(err) = system::stop_sharing_port(&socket2::SockRef::from(&self.io)) {
-            log::debug_failure(&err, "cannot end the sharing of a port");
+            tracing::debug!(%err, "cannot end the sharing of a port");
         }
     }
 

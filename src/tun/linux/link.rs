@@ -3,7 +3,6 @@
 
 use super::sys;
 use crate::{
-    log,
     netlink::{Asker, Namespace, Request, attributes, message, word32},
     thread::{self, Owner},
 };
@@ -121,7 +120,7 @@ impl Link {
                     Some(libc::ENOBUFS) => return Some(Change::Missed),
                     Some(libc::EAGAIN) => return None,
                     _ => {
-                        log::warn_failure(&err, "cannot watch the interface any more");
+                        tracing::warn!(%err, "cannot watch the interface any more");
                         return None;
                     }
                 },
