@@ -154,13 +154,21 @@ mod tests {
         (FdTun::new(ours.into(), mtu).unwrap(), theirs)
     }
 
-    /// Waits until something is so. The limit only ends a test that hangs.
+    /// Only ends a test that hangs.
+    const LIMIT: Duration = Duration::from_secs(60);
+
     fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
         let start = Instant::now();
         while !is_so() {
-            assert!(start.elapsed() < Duration::from_secs(60), "{what}");
+            assert!(start.elapsed() < LIMIT, "{what}");
             thread::yield_now();
         }
+    }
+
+    fn wait(tun: &FdTun) {
+        let start = Instant::now();
+        tun.wait(Some(LIMIT)).unwrap();
+        assert!(start.elapsed() < LIMIT, "nothing ends the wait");
     }
 
     fn arena(bytes: usize, mtu: u16) -> PacketArena {
@@ -193,7 +201,7 @@ mod tests {
             for i in 1..=20_u8 {
                 assert_eq!(app.send(&[i; 1000]).unwrap(), 1000);
             }
-            tun.wait(None).unwrap();
+            wait(&tun);
             let mut arena = arena(100_000, 1420);
             assert_eq!(tun.read(&mut arena).unwrap(), 20);
             for (&slot, i) in arena.slots().iter().zip(1_u8..) {
@@ -318,7 +326,7 @@ mod tests {
         let (tun, app) = pair(Type::SEQPACKET, 1280);
         app.send(&[1; 20]).unwrap();
         drop(app);
-        tun.wait(None).unwrap();
+        wait(&tun);
         let mut arena = arena(10_000, 1280);
         assert_eq!(tun.read(&mut arena).unwrap(), 1);
         assert_eq!(tun.read(&mut arena).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
@@ -329,9 +337,9 @@ mod tests {
         drop(app);
         assert_eq!(tun.read(&mut arena).unwrap(), 0);
         thread::scope(|s| {
-            let waiting = s.spawn(|| tun.wait(None));
+            let waiting = s.spawn(|| wait(&tun));
             assert_eq!(write(&tun, &[&[1; 20]]), 0);
-            waiting.join().unwrap().unwrap();
+            waiting.join().unwrap();
         });
         assert!(tun.read(&mut arena).is_err());
     }
@@ -349,7 +357,7 @@ mod tests {
     fn a_wake_is_not_lost_and_nothing_else_wakes() {
         let (tun, _app) = pair(Type::DGRAM, 1280);
         tun.wake();
-        tun.wait(None).unwrap();
+        wait(&tun);
         let start = Instant::now();
         tun.wait(Some(Duration::from_millis(50))).unwrap();
         assert!(start.elapsed() >= Duration::from_millis(50));
