@@ -85,13 +85,26 @@ fn code_below(folder: &str) -> Vec<Line> {
     let mut lines = Vec::new();
     for path in files {
         let text = fs::read_to_string(&path).unwrap();
-        let code = text.split("#[cfg(test)]").next().unwrap();
-        let file = path.strip_prefix(&src).unwrap().to_owned();
-        for (i, line) in code.lines().enumerate().filter(|(_, l)| !l.trim_start().starts_with("//")) {
-            lines.push(Line { file: file.clone(), number: i + 1, text: line.to_owned() });
-        }
+        let file = path.strip_prefix(&src).unwrap();
+        lines.extend(without_tests(&text).map(|(number, text)| Line { file: file.into(), number, text: text.into() }));
     }
     lines
+}
+
+/// The lines of code in a file, with their numbers: without comments, and without items that only tests have.
+fn without_tests(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut item: Option<usize> = None;
+    (1..).zip(text.lines()).filter(move |(_, line)| {
+        let code = line.trim_start();
+        let depth = line.len() - code.len();
+        if code == "#[cfg(test)]" {
+            item = Some(depth);
+        } else if item == Some(depth) && code.ends_with(['}', ';', ',']) {
+            item = None;
+            return false;
+        }
+        item.is_none() && !code.starts_with("//")
+    })
 }
 
 fn module(file: &Path) -> String {
@@ -262,6 +275,25 @@ fn threads_are_started_in_one_place() {
         .map(|l| format!("{}:{}", l.file.display(), l.number))
         .collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// `try_lock` of `sync` tells a lock that is held from one whose holder has panicked.
+#[test]
+fn a_lock_that_outlived_a_panic_is_not_taken_for_a_busy_one() {
+    let calls = [".try_lock()", ".try_read()", ".try_write()"];
+    let wrong: Vec<_> = code()
+        .into_iter()
+        .filter(|l| module(&l.file) != "sync" && !l.file.ends_with("tests.rs"))
+        .filter(|l| calls.iter().any(|call| l.text.contains(call)))
+        .map(|l| format!("{}:{}", l.file.display(), l.number))
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn only_what_tests_have_is_left_out() {
+    let text = "a();\n    #[cfg(test)]\n    #[allow(x)]\n    fn b() {\n        c();\n    }\n    // d\n    e();\n#[cfg(test)]\nmod tests {\n    f();\n}\ng();";
+    assert_eq!(without_tests(text).collect::<Vec<_>>(), [(1, "a();"), (8, "    e();"), (13, "g();")]);
 }
 
 #[test]

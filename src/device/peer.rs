@@ -25,6 +25,7 @@ use crate::{
         KEEPALIVE_TIMEOUT, REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_TIMEOUT, cookie::MacStamper,
         handshake::Handshake, session::Session, timers::Timers,
     },
+    sync::try_lock,
     time::Instant,
 };
 
@@ -325,7 +326,7 @@ impl Peer {
     /// Bytes that the peer takes, and those that the packets take that wait for it.
     pub(super) fn memory(&self) -> (usize, usize) {
         // While a message is computed there is a handshake, and that is not waited for.
-        let is_pending = self.handshake.try_lock().map_or(true, |handshaking| handshaking.noise.is_pending());
+        let is_pending = try_lock(&self.handshake).is_none_or(|handshaking| handshaking.noise.is_pending());
         let pending = if is_pending { Handshake::PENDING_MEMORY } else { 0 };
         let prefixes = lock(&self.prefixes).memory();
         let state = lock(&self.state);

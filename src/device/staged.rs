@@ -16,7 +16,7 @@ use super::{
     peer::{Peer, State},
     ranking::Ranking,
 };
-use crate::{noise::message::DATA_OVERHEAD, reserve};
+use crate::{noise::message::DATA_OVERHEAD, reserve, sync::try_lock};
 
 /// What a packet that waits takes on top of the bytes of its message, at most: places in a queue, which doubles when it
 /// is full and begins with four, and the keepalive that may wait in front of it.
@@ -89,7 +89,7 @@ impl Budget {
                 return false;
             };
             // Two peers' locks are never waited for at once.
-            let state = if Arc::ptr_eq(&peer, own) { None } else { peer.state.try_lock().ok() };
+            let state = if Arc::ptr_eq(&peer, own) { None } else { try_lock(&peer.state) };
             let Some(mut state) = state else {
                 return false;
             };

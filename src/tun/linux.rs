@@ -389,7 +389,7 @@ impl Tun for LinuxTun {
     fn route_back(&self, sender: IpAddr) -> Option<u8> {
         // From what the watch knows: an ioctl on the TUN would wait for the kernel's lock for changes of interfaces.
         let name = {
-            let watch = self.watch.try_lock().ok()?;
+            let watch = sync::try_lock(&self.watch)?;
             watch.link.as_ref().is_some_and(Link::is_here).then(|| watch.name.clone())?
         };
         // The routes that are asked for are those of this thread's namespace, and not those of a VRF.
