@@ -89,14 +89,14 @@ impl PacketIo for Packets {
     fn read(&self, reading: &mut Reading, arena: &mut PacketArena, usual: u16) -> io::Result<usize> {
         match &self.vnet {
             Some(vnet) => vnet.read(&self.fd, reading, arena),
-            None => self.fd.read(reading, arena, usual),
+            None => PacketIo::read(&self.fd, reading, arena, usual),
         }
     }
 
     fn write(&self, packets: PacketList<'_>) -> usize {
         match &self.vnet {
             Some(vnet) => vnet.write(&self.fd, packets),
-            None => self.fd.write(packets),
+            None => PacketIo::write(&self.fd, packets),
         }
     }
 }

@@ -122,59 +122,6 @@ impl PacketFd {
         }
     }
 
-    /// Reads until the arena is full or there is nothing more. Packets up to `usual` bytes are read in place; the buffer
-    /// takes what is longer.
-    pub(super) fn read(&self, reading: &mut Reading, arena: &mut PacketArena, usual: u16) -> io::Result<usize> {
-        let before = arena.slots().len();
-        if !reading.drain(arena) {
-            return Ok(arena.slots().len() - before);
-        }
-        let Reading { buffer, kept, drops } = reading;
-        let usual = usize::from(usual);
-        let mut family = [0; FAMILY_LEN];
-        let front = if self.has_family { FAMILY_LEN } else { 0 };
-        while let Some(room) = arena.reserve(usual) {
-            let parts = &mut [IoSliceMut::new(&mut family), IoSliceMut::new(room), IoSliceMut::new(buffer)];
-            let len = match self.receive(&mut parts[usize::from(front == 0)..], drops) {
-                Ok(Some(len)) if len <= front => {
-                    *drops += 1;
-                    continue;
-                }
-                Ok(Some(len)) => len - front,
-                Ok(None) => break,
-                // What has been read first; the error comes again.
-                Err(_) if arena.slots().len() > before => break,
-                Err(err) => return Err(err),
-            };
-            if len <= usual {
-                arena.commit(len);
-            } else if len > MAX_PACKET {
-                *drops += 1;
-            } else {
-                // The same room again: nothing was committed.
-                let in_place = room.len();
-                buffer.copy_within(..len - in_place, in_place);
-                buffer[..in_place].copy_from_slice(room);
-                if !arena.push(&buffer[..len]) {
-                    *kept = Some((Split::WHOLE, 0..len));
-                    break;
-                }
-            }
-        }
-        Ok(arena.slots().len() - before)
-    }
-
-    /// Writes each packet, and returns how many were taken.
-    pub(super) fn write(&self, packets: PacketList<'_>) -> usize {
-        let mut patience = Patience::default();
-        let first = usize::from(!self.has_family);
-        let taken = |packet: &&[u8]| {
-            let parts = [IoSlice::new(family(packet)), IoSlice::new(packet)];
-            self.send(&parts[first..], &mut patience).is_ok()
-        };
-        packets.iter().filter(taken).count()
-    }
-
     /// Writes one packet that consists of `parts`. Waits a little if the other side is behind: a burst must not be
     /// lost to a socket buffer. A kernel TUN is never behind.
     pub(super) fn send(&self, parts: &[IoSlice<'_>], patience: &mut Patience) -> io::Result<()> {
@@ -214,12 +161,55 @@ impl PacketIo for PacketFd {
         self
     }
 
+    /// Packets up to `usual` bytes are read in place; the buffer takes what is longer.
     fn read(&self, reading: &mut Reading, arena: &mut PacketArena, usual: u16) -> io::Result<usize> {
-        self.read(reading, arena, usual)
+        let before = arena.slots().len();
+        if !reading.drain(arena) {
+            return Ok(arena.slots().len() - before);
+        }
+        let Reading { buffer, kept, drops } = reading;
+        let usual = usize::from(usual);
+        let mut family = [0; FAMILY_LEN];
+        let front = if self.has_family { FAMILY_LEN } else { 0 };
+        while let Some(room) = arena.reserve(usual) {
+            let parts = &mut [IoSliceMut::new(&mut family), IoSliceMut::new(room), IoSliceMut::new(buffer)];
+            let len = match self.receive(&mut parts[usize::from(front == 0)..], drops) {
+                Ok(Some(len)) if len <= front => {
+                    *drops += 1;
+                    continue;
+                }
+                Ok(Some(len)) => len - front,
+                Ok(None) => break,
+                // What has been read first; the error comes again.
+                Err(_) if arena.slots().len() > before => break,
+                Err(err) => return Err(err),
+            };
+            if len <= usual {
+                arena.commit(len);
+            } else if len > MAX_PACKET {
+                *drops += 1;
+            } else {
+                // The same room again: nothing was committed.
+                let in_place = room.len();
+                buffer.copy_within(..len - in_place, in_place);
+                buffer[..in_place].copy_from_slice(room);
+                if !arena.push(&buffer[..len]) {
+                    *kept = Some((Split::WHOLE, 0..len));
+                    break;
+                }
+            }
+        }
+        Ok(arena.slots().len() - before)
     }
 
     fn write(&self, packets: PacketList<'_>) -> usize {
-        self.write(packets)
+        let mut patience = Patience::default();
+        let first = usize::from(!self.has_family);
+        let taken = |packet: &&[u8]| {
+            let parts = [IoSlice::new(family(packet)), IoSlice::new(packet)];
+            self.send(&parts[first..], &mut patience).is_ok()
+        };
+        packets.iter().filter(taken).count()
     }
 }
 
