@@ -9,6 +9,8 @@
 //!   hooks add up.
 //! - White space is taken out of headers and of the lines that wg(8) reads, wherever it is (`[ Peer ]`, `10.0.0.0 / 8`); in the
 //!   others it counts, as it does for wg-quick. A header with white space inside begins a section for wg-quick's keys as well.
+//! - A value of wg-quick's keys has no control character but the tab, which wg-quick lets through: it stays one line wherever
+//!   it is shown or written.
 //! - Comments may have any bytes; everything else is UTF-8 or UTF-16, hooks included.
 //! - `IncludedApplications` and `ExcludedApplications` of wireguard-android are known; a file has one of them.
 //! - Lists are separated by commas; `Address` and `DNS` by spaces as well, as wg-quick has it. An empty item, or a key without
@@ -25,6 +27,7 @@ mod write;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use zeroize::Zeroizing;
 
 use super::Update;
 
@@ -65,14 +68,15 @@ pub struct InterfaceSettings {
     pub mtu: Option<u16>,
     /// Where routes go.
     pub table: Table,
-    /// Commands to run before the interface is set up, in order. `%i` stands for its name. This library runs none.
-    pub pre_up: Vec<String>,
+    /// Commands to run before the interface is set up, in order. `%i` stands for its name. This library runs none. They may
+    /// hold keys, and are wiped when dropped.
+    pub pre_up: Vec<Zeroizing<String>>,
     /// Commands to run after the interface was set up.
-    pub post_up: Vec<String>,
+    pub post_up: Vec<Zeroizing<String>>,
     /// Commands to run before the interface is taken down.
-    pub pre_down: Vec<String>,
+    pub pre_down: Vec<Zeroizing<String>>,
     /// Commands to run after the interface was taken down.
-    pub post_down: Vec<String>,
+    pub post_down: Vec<Zeroizing<String>>,
     /// Whether the file is to be written again from the state when the interface is taken down.
     pub save_config: bool,
     /// Android: the only apps that use the tunnel, by the names of their packages; all apps if there are none.

@@ -103,6 +103,12 @@ const fn is_space(c: char) -> bool {
     matches!(c, ' ' | '\t'..='\r')
 }
 
+/// Whether a character may end a line for one who reads, splits or prints text. Within a value it would be taken for the
+/// beginning of another one.
+fn breaks_lines(c: char) -> bool {
+    c.is_control() && c != '\t' || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
 #[derive(Default)]
 struct Reader {
     conf: Conf,
@@ -226,6 +232,9 @@ fn tunnel_pair(update: &mut Update, key: &str, value: &str) -> Result<bool> {
 
 /// Reads a key of `[Interface]` that wg-quick keeps to itself.
 fn system_pair(interface: &mut InterfaceSettings, key: &str, value: &str) -> Result<()> {
+    if value.contains(breaks_lines) {
+        return Err(Error::invalid("has a control character other than a tab"));
+    }
     match key {
         "address" => {
             for item in words(value)? {
@@ -246,10 +255,10 @@ fn system_pair(interface: &mut InterfaceSettings, key: &str, value: &str) -> Res
             interface.mtu = Some(mtu.ok_or_else(|| Error::invalid("not a number from 576 to 65535"))?);
         }
         "table" => interface.table = table(value)?,
-        "preup" => reserve::push(&mut interface.pre_up, reserve::copy(value)?)?,
-        "postup" => reserve::push(&mut interface.post_up, reserve::copy(value)?)?,
-        "predown" => reserve::push(&mut interface.pre_down, reserve::copy(value)?)?,
-        "postdown" => reserve::push(&mut interface.post_down, reserve::copy(value)?)?,
+        "preup" => reserve::push(&mut interface.pre_up, reserve::copy(value)?.into())?,
+        "postup" => reserve::push(&mut interface.post_up, reserve::copy(value)?.into())?,
+        "predown" => reserve::push(&mut interface.pre_down, reserve::copy(value)?.into())?,
+        "postdown" => reserve::push(&mut interface.post_down, reserve::copy(value)?.into())?,
         "saveconfig" => {
             interface.save_config = match value {
                 _ if is(value, "true") => true,
@@ -398,6 +407,19 @@ mod tests {
             peers: Vec::new(),
         };
         assert_eq!((conf.update, conf.interface), (expected, InterfaceSettings::default()));
+    }
+
+    #[test]
+    fn a_value_of_wg_quick_stays_one_line() {
+        for key in ["Address", "DNS", "MTU", "Table", "PreUp", "PostDown", "SaveConfig", "IncludedApplications"] {
+            for c in "\0\u{1}\u{8}\u{b}\u{c}\r\u{1b}\u{1c}\u{1e}\u{7f}\u{85}\u{9f}\u{2028}\u{2029}".chars() {
+                let error = format!("[Interface]\n{key} = a{c}PostUp=b\n").parse::<Conf>().unwrap_err().to_string();
+                let expected = format!("line 2: [Interface] {key}: has a control character other than a tab");
+                assert_eq!(error, expected, "{c:?}");
+            }
+        }
+        let conf: Conf = "[Interface]\r\nAddress = ::1\t::2\r\nPostUp =\techo\ta b\u{a0}\u{c} \r\n".parse().unwrap();
+        assert_eq!((conf.interface.addresses.len(), conf.interface.post_up[0].as_str()), (2, "echo\ta b\u{a0}"));
     }
 
     #[test]

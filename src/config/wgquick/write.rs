@@ -178,7 +178,7 @@ mod tests {
         };
         let with_hook = |hook: &str| {
             let mut conf = Conf::default();
-            conf.interface.post_up.push(hook.to_owned());
+            conf.interface.post_up.push(hook.to_owned().into());
             conf
         };
         let mut small_mtu = Conf::default();
@@ -196,6 +196,7 @@ mod tests {
             with_peer(|p| p.allowed_ips.push(AllowedIpUpdate { prefix: "::/0".parse().unwrap(), remove: true })),
             with_hook("echo a # b"),
             with_hook("echo\n[Peer]"),
+            with_hook("echo\r[Peer]"),
             with_hook(" echo"),
             with_hook(""),
             small_mtu,
@@ -214,8 +215,8 @@ mod tests {
             .prop_map(|(ip, bits)| IpNet::new(ip, bits % if ip.is_ipv4() { 33 } else { 129 }).unwrap())
     }
 
-    fn hooks() -> impl Strategy<Value = Vec<String>> {
-        vec("[!-\"$-~]([ -\"$-~]{0,20}[!-\"$-~])?", 0..3)
+    fn hooks() -> impl Strategy<Value = Vec<Zeroizing<String>>> {
+        vec("[!-\"$-~]([ -\"$-~]{0,20}[!-\"$-~])?".prop_map(Zeroizing::new), 0..3)
     }
 
     prop_compose! {

@@ -106,7 +106,7 @@ fn write_lines(settings: &InterfaceSettings, out: &mut dyn Write) -> fmt::Result
         ("pre_down", &settings.pre_down),
         ("post_down", &settings.post_down),
     ] {
-        values.iter().try_for_each(|command| writeln!(out, "{key}={command}"))?;
+        values.iter().try_for_each(|command| writeln!(out, "{key}={}", command.as_str()))?;
     }
     if settings.save_config {
         writeln!(out, "save_config=true")?;
