@@ -6,13 +6,17 @@ mod common;
 
 use std::{
     io,
+    net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use common::{Node, World, times};
 use wg_embed::{
-    bind::{Bind, RecvBatch, SendReport, Transmit, Woken, mem::MemBind},
+    bind::{
+        Bind, RecvBatch, SendReport, Transmit, Woken,
+        mem::{Action, MemBind},
+    },
     device::Options,
 };
 
@@ -119,4 +123,106 @@ fn data_that_was_answered_meanwhile_is_not_missed_and_the_answer_is_acknowledged
     assert_eq!(times(&seen, &a, 1).len(), 0, "nothing is missing");
     assert_eq!(times(&seen, &b, 1).len(), 0, "b has been told that its packet arrived");
     assert_eq!(times(&seen, &a, 0).len(), 1);
+}
+
+/// Has `a` drop its session with `other` before the next `send` returns.
+fn drop_late(a: &Arc<Node>, other: &Node, meanwhile: &Meanwhile) {
+    let (here, key) = (a.clone(), other.public());
+    *meanwhile.lock().unwrap() = Some(Box::new(move || here.device.drop_session(Some(&key)).unwrap()));
+}
+
+/// The session was dropped during a `send`, and `a` is as if it had just been configured: nothing is under way.
+fn assert_dropped(world: &World, a: &Node, meanwhile: &Meanwhile) {
+    assert!(meanwhile.lock().unwrap().is_none());
+    assert_eq!((a.device.indices(), a.device.next_deadline()), (0, None));
+    world.sent();
+    world.pass(600 * SECOND, &[a]);
+    assert_eq!(world.sent_types(), []);
+}
+
+#[test]
+fn a_session_that_is_dropped_while_a_packet_is_sent_leaves_nothing_behind() {
+    let world = World::new();
+    let (a, b, meanwhile) = late_pair(&world);
+    // A packet that waited for the session.
+    a.send_to(&b, 100);
+    a.step();
+    b.step();
+    drop_late(&a, &b, &meanwhile);
+    a.step();
+    assert_dropped(&world, &a, &meanwhile);
+
+    // One that did not wait.
+    a.send_to(&b, 100);
+    world.watch(20 * SECOND, &[&a, &b]);
+    drop_late(&a, &b, &meanwhile);
+    a.send_to(&b, 100);
+    a.step();
+    assert_dropped(&world, &a, &meanwhile);
+
+    // A keepalive.
+    a.send_to(&b, 100);
+    world.watch(20 * SECOND, &[&a, &b]);
+    b.send_to(&a, 100);
+    b.step();
+    a.step();
+    drop_late(&a, &b, &meanwhile);
+    world.clock.advance(10 * SECOND);
+    a.device.run_timers();
+    assert_dropped(&world, &a, &meanwhile);
+}
+
+#[test]
+fn a_handshake_that_is_dropped_while_its_message_is_sent_leaves_nothing_behind() {
+    for is_initiator in [true, false] {
+        let world = World::new();
+        let (a, b, meanwhile) = late_pair(&world);
+        let (from, to) = if is_initiator { (&a, &b) } else { (&b, &a) };
+        from.send_to(to, 100);
+        drop_late(&a, &b, &meanwhile);
+        b.step();
+        a.step();
+        assert_dropped(&world, &a, &meanwhile);
+    }
+}
+
+/// Datagrams of two peers come in at once. The first peer's lets a packet be sent, and by then the other's session is
+/// dropped.
+#[test]
+fn what_was_decrypted_before_a_session_was_dropped_is_not_accepted_after_it() {
+    let world = World::new();
+    let (a, b, meanwhile) = late_pair(&world);
+    let c = world.node(3);
+    a.add_peer(&c, |_| {});
+    c.add_peer(&a, |_| {});
+    c.send_to(&a, 100);
+    world.watch(20 * SECOND, &[&a, &b, &c]);
+    // What comes from `b` next confirms a session, for which a packet waits.
+    b.send_to(&a, 100);
+    b.step();
+    a.step();
+    a.send_to(&b, 100);
+    a.step();
+    a.received();
+    b.step();
+    world.sent();
+    // What comes from `c`, from another port.
+    world.net.set_filter(|_| Action::Drop);
+    c.send_to(&a, 100);
+    c.send_to(&a, 200);
+    c.step();
+    world.net.clear_filter();
+    for d in world.sent() {
+        world.net.inject(SocketAddr::new(c.address, 7), d.to, &d.payload, 0);
+    }
+
+    drop_late(&a, &c, &meanwhile);
+    let (before, unknown) = (a.peer(&c.public()), a.stat("in_unknown_index"));
+    a.receive();
+    assert_eq!(a.received().len(), 1, "that of the first peer");
+    let after = a.peer(&c.public());
+    assert_eq!((after.rx_bytes, after.endpoint), (before.rx_bytes, before.endpoint));
+    assert_eq!(a.stat("in_unknown_index") - unknown, 2);
+    a.device.drop_session(Some(&b.public())).unwrap();
+    assert_dropped(&world, &a, &meanwhile);
 }

@@ -1,6 +1,8 @@
 //! Whatever several threads want of a tunnel at the same time: in the end it is as the last calls have it, and works.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test may fail loudly")]
 
+#[path = "common/at_end.rs"]
+mod at_end;
 mod common;
 
 use std::{
@@ -8,17 +10,18 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Arc, Barrier, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
 };
 
-use common::{PORT, give, ipv4};
+use at_end::set_at_end;
+use common::{PORT, World, give, ipv4, kind};
 use wg_embed::{
     bind::{
         Bind,
-        mem::{MemBind, MemNetwork},
+        mem::{Action, MemBind, MemNetwork},
     },
     config::{PeerUpdate, Update},
     device::{Event, Options, Tunnel},
@@ -227,4 +230,74 @@ fn check(a: &End, b: &End, round: u32) {
     a.reaches(b, round);
     b.reaches(a, round);
     assert_eq!((a.bind.port(), a.port()), (Some(port), port));
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "{what}");
+        thread::yield_now();
+    }
+}
+
+/// A session is dropped while another thread receives a flood: when the round that it is in has ended, nothing of the
+/// session comes through any more, and nothing is left of it.
+#[test]
+fn nothing_of_a_session_that_is_dropped_in_a_flood_is_accepted() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    for _ in 0..20 {
+        world.clock.advance(Duration::from_secs(1));
+        a.send_to(&b, 100);
+        world.settle(&[&a, &b]);
+        let (done, rounds) = (AtomicBool::new(false), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            let _ended = set_at_end(&done);
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    b.send_to(&a, 100);
+                    b.step();
+                }
+            });
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    a.receive();
+                    rounds.fetch_add(1, Ordering::Release);
+                }
+            });
+            wait_until("packets come in", || !a.received().is_empty());
+            a.device.drop_session(Some(&b.public())).unwrap();
+            let round = rounds.load(Ordering::Acquire);
+            wait_until("the round ends", || rounds.load(Ordering::Acquire) > round);
+            a.received();
+            let unknown = a.stat("in_unknown_index");
+            wait_until("others come", || a.stat("in_unknown_index") > unknown);
+        });
+        assert_eq!(a.received(), Vec::<Vec<u8>>::new());
+        assert_eq!((a.device.indices(), a.device.next_deadline()), (0, None));
+        let begun = world.sent().iter().filter(|d| d.from.ip() == a.address && kind(&d.payload) == 1).count();
+        assert_eq!(begun, 1, "the handshake at the beginning");
+    }
+}
+
+/// One thread begins handshakes, another forgets them: in the end there is one, which is retried, or nothing.
+#[test]
+fn a_handshake_that_is_forgotten_as_it_begins_is_not_retried() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    world.net.set_filter(|_| Action::Drop);
+    for _ in 0..300 {
+        let both = Barrier::new(2);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                both.wait();
+                a.device.force_handshake(None).unwrap();
+            });
+            both.wait();
+            a.device.drop_session(Some(&b.public())).unwrap();
+        });
+        let left = (a.device.indices(), a.device.next_deadline().is_some());
+        assert!(matches!(left, (0, false) | (1, true)), "{left:?}");
+        a.device.drop_session(None).unwrap();
+    }
 }

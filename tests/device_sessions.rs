@@ -221,7 +221,8 @@ fn nothing_of_a_dropped_session_is_accepted() {
     assert_eq!(a.device.indices(), 0);
     assert_eq!(world.sent_types(), [], "nor answered");
 
-    // No deadline of it does anything, and the next packet makes a session at once.
+    // No deadline of it is left, and the next packet makes a session at once.
+    assert_eq!(a.device.next_deadline(), None);
     world.pass(4 * SECOND, &[&a]);
     assert_eq!(world.sent_types(), []);
     check_both_ways(&world, &a, &b);

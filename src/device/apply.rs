@@ -163,17 +163,16 @@ impl Device {
     }
 
     /// Ends what a peer's handshake was made with if that is another key of ours than the one of this number. The
-    /// sessions still receive. Returns whether it was another one.
-    pub(super) fn follow_key(&self, peer: &Peer, handshaking: &mut Handshaking, number: u32) -> bool {
+    /// sessions still receive.
+    pub(super) fn follow_key(&self, peer: &Peer, handshaking: &mut Handshaking, number: u32) {
         if std::mem::replace(&mut handshaking.own_key, number) == number {
-            return false;
+            return;
         }
         self.index.remove(handshaking.noise.local_index());
         handshaking.noise.identity_changed();
         let mut state = lock(&peer.state);
         state.sessions.retire();
         state.timers.handshake_may_begin();
-        true
     }
 
     /// Applies the changes to one peer, of `expected` that change. Returns it if it is there afterwards.
@@ -261,17 +260,18 @@ impl Device {
         let mut state = lock(&peer.state);
         self.reset(peer, &mut handshaking.noise, &mut state);
         state.timers.stop();
-        if let Some(at) = state.scheduled.take() {
-            self.deadlines.remove(peer, at);
-        }
         if state.location.stop_lookup() {
             self.withdraw_question(peer);
         }
     }
 
-    /// Forgets what is under way for a peer. Returns whether there was a session.
+    /// Forgets what is under way for a peer. It is not listed under a deadline any more. Returns whether there was a
+    /// session.
     pub(super) fn reset(&self, peer: &Arc<Peer>, handshake: &mut Handshake, state: &mut State) -> bool {
         state.timers.reset();
+        if let Some(at) = state.scheduled.take() {
+            self.deadlines.remove(peer, at);
+        }
         count(&self.stats.out_unstaged, state.take_staged().len());
         self.budget.list(peer, state);
         self.forget_keys(handshake, state)

@@ -258,15 +258,22 @@ impl Sessions {
         Some(index(std::mem::replace(&mut self.previous, current)))
     }
 
+    /// Whether this session is one of them still: it has neither been replaced nor forgotten.
+    pub(super) fn contains(&self, session: &Session) -> bool {
+        let sessions = [&self.previous, &self.current, &self.next];
+        sessions.into_iter().flatten().any(|one| std::ptr::eq(&**one, session))
+    }
+
     /// Nothing is sent with these sessions any more.
     pub(super) fn retire(&self) {
-        for session in [&self.current, &self.next].into_iter().flatten() {
+        for session in [&self.previous, &self.current, &self.next].into_iter().flatten() {
             session.retire();
         }
     }
 
-    /// Forgets all sessions and returns their indices.
+    /// Forgets all sessions and returns their indices. Another thread that is sending with one stops at it.
     pub(super) fn clear(&mut self) -> [Option<u32>; 3] {
+        self.retire();
         [self.previous.take(), self.current.take(), self.next.take()].map(index)
     }
 }

@@ -15,6 +15,7 @@ use super::{
     pool::{HANDSHAKES_PER_ROUND, Inbound, Opened, OpenedRun, QueuedHandshake},
     read,
     send::Reason,
+    staged::StagedMessage,
     stats::count,
 };
 use crate::{
@@ -146,14 +147,14 @@ impl Device {
         if accepted == 0 {
             return;
         }
-        self.port_is_alive();
-        // Packets count once they have passed the checks of `deliver`.
-        self.add_rx(&run.peer, bytes);
         let peer = &run.peer;
         let (confirmed, news, last_chance) = {
             let mut state = lock(&peer.state);
-            if state.removed {
-                return;
+            if state.removed || !state.sessions.contains(&run.session) {
+                // It was found a moment ago, and has gone since.
+                drop(state);
+                opened.iter_mut().for_each(|one| one.deliver = false);
+                return count(&self.stats.in_unknown_index, accepted);
             }
             let mut news = self.roam(peer, &mut state, run.from, now);
             let confirmed = state.sessions.confirm(&run.session);
@@ -171,6 +172,9 @@ impl Device {
             self.schedule(peer, &mut state);
             (confirmed, news, last_chance)
         };
+        self.port_is_alive();
+        // Packets count once they have passed the checks of `deliver`.
+        self.add_rx(peer, bytes);
         news.log(peer, run.from);
         self.check_learned_source(peer, &run.from);
         if let Some(replaced) = confirmed {
@@ -326,10 +330,6 @@ impl Device {
         news.log(&peer, from);
         tracing::debug!(peer = %peer.key(), to = %from.dst, "sending handshake response");
         self.send_handshake_message(&peer, from, &response);
-        let mut state = lock(&peer.state);
-        state.timers.message_sent(now);
-        state.timers.message_received(now);
-        self.schedule(&peer, &mut state);
     }
 
     /// Makes the response to an initiation, and the session. Returns the sender, the response, and what is to be
@@ -375,8 +375,7 @@ impl Device {
         tracing::debug!(peer = %peer.key(), from = %from.dst, "receiving handshake response");
         self.add_rx(&peer, message.len());
         news.log(&peer, from);
-        // Shows the responder that we have the session, with a packet that waits or an empty one.
-        self.send_keepalive(&peer);
+        self.send_staged(&peer);
     }
 
     /// Makes the session that a response completes. Returns the sender, and what is to be logged; `None` if the
@@ -423,11 +422,17 @@ impl Device {
         if session.is_initiator() {
             self.events.note(Event::HandshakeCompleted(*peer.key()));
             state.timers.handshake_complete();
-            state.timers.message_received(now);
             news = state.handshake_completed(self.clock.wall()).or(news);
+            // Shows the responder that we have the session, unless a packet that waits does.
+            if !state.must_wait() {
+                state.stage(StagedMessage::keepalive());
+            }
         } else {
+            // The response goes out next.
             state.timers.handshake_message_sent(now);
+            state.timers.message_sent(now);
         }
+        state.timers.message_received(now);
         let replaced = state.sessions.install(session);
         self.index.remove(replaced.into_iter().flatten());
         self.schedule(peer, &mut state);

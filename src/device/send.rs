@@ -232,7 +232,7 @@ impl Device {
             rest = (&rest.0[n..], &rest.1[n..]);
         }
         transmits.flush();
-        self.after_sending(peer, transmits.packets, now);
+        self.after_sending(peer, &session, transmits.packets, now);
     }
 
     /// Lets a packet wait, at the cost of the oldest one if there are too many; or at that of a peer that holds more,
@@ -313,7 +313,7 @@ impl Device {
             transmits.push(message, message.len(), tos);
         }
         transmits.flush();
-        self.after_sending(peer, transmits.packets, now);
+        self.after_sending(peer, &session, transmits.packets, now);
         true
     }
 
@@ -366,10 +366,14 @@ impl Device {
 
     /// Data messages were sent, `packets` of them not empty, and not before `began`: keeps the timers, and asks for a
     /// new session if this one grows old.
-    fn after_sending(&self, peer: &Arc<Peer>, packets: usize, began: Instant) {
+    fn after_sending(&self, peer: &Arc<Peer>, session: &Session, packets: usize, began: Instant) {
         count(&self.stats.traffic.tx_packets, packets);
         let stale = {
             let mut state = lock(&peer.state);
+            if !state.sessions.contains(session) {
+                // No answer can come to it.
+                return;
+            }
             state.timers.message_sent(began);
             if packets > 0 {
                 state.timers.data_sent(began, || self.jitter());
@@ -422,15 +426,13 @@ impl Device {
             let own_key = read(&self.own_key);
             let Some(identity) = &own_key.identity else { return };
             let mut handshaking = lock(&peer.handshake);
-            let has_followed = self.follow_key(peer, &mut handshaking, own_key.number);
+            self.follow_key(peer, &mut handshaking, own_key.number);
             let mut state = lock(&peer.state);
             if !state.is_live() {
                 return;
             }
-            if has_followed {
-                // Which has undone what was noted above.
-                state.timers.handshake_message_sent(now);
-            }
+            // Once more: that may have undone it, or another thread.
+            state.timers.handshake_message_sent(now);
             if reserve::is_low() {
                 // As if it were lost on its way: the timers try again.
                 state.timers.initiation_sent(now, self.jitter());
@@ -443,6 +445,12 @@ impl Device {
             match message {
                 Some(mut message) => {
                     handshaking.macs.stamp(&mut message, peer.key(), now);
+                    // Before it is sent: the other thread may have the answer before this one goes on. And with the
+                    // handshake locked: if it is forgotten, this is as well.
+                    let mut state = lock(&peer.state);
+                    state.timers.message_sent(now);
+                    state.timers.initiation_sent(now, self.jitter());
+                    self.schedule(peer, &mut state);
                     message
                 }
                 None => {
@@ -453,13 +461,6 @@ impl Device {
             }
         };
         tracing::debug!(peer = %peer.key(), to = %endpoint.dst, "sending handshake initiation");
-        {
-            // Before it is sent: the other thread may have the answer before this one goes on.
-            let mut state = lock(&peer.state);
-            state.timers.message_sent(now);
-            state.timers.initiation_sent(now, self.jitter());
-            self.schedule(peer, &mut state);
-        }
         self.send_handshake_message(peer, endpoint, &message);
         self.want_address(peer);
     }

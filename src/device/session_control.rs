@@ -58,6 +58,9 @@ impl Device {
     /// been configured, at the endpoint where it is now. Nothing of the old sessions is accepted any more. A handshake may
     /// begin at once; with a persistent keepalive it does.
     ///
+    /// Nothing is waited for: packets that other threads have accepted or sealed by then may still reach the TUN or the
+    /// network a moment later, and a handshake that one of them is about to begin may follow.
+    ///
     /// # Errors
     /// `NotFound` if there is no such peer.
     pub fn drop_session(&self, peer: Option<&PublicKey>) -> Result<()> {
@@ -77,6 +80,8 @@ impl Device {
             if self.reset(peer, &mut handshaking.noise, &mut state) {
                 self.events.note(Event::SessionExpired(*peer.key()));
             }
+            // A name may still have to be looked up.
+            self.schedule(peer, &mut state);
             state.timers.keepalive_interval() != 0
         };
         if keepalive {

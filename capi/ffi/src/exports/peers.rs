@@ -93,6 +93,10 @@ pub unsafe extern "C" fn wg_force_handshake(handle: i32, public_key: *const u8) 
 /// Nothing that the peer sends with its old sessions is accepted any more. It is not told: if it sends before we do,
 /// it makes a new session when nothing has come back for 15 s.
 ///
+/// Nothing is waited for. Packets that the tunnel's threads have accepted or encrypted by then may still reach the TUN
+/// or the network a moment later, after which the keys are wiped that this needs; and a handshake that one of them is
+/// about to begin may follow.
+///
 /// Memory: reads 32 bytes of `public_key`.
 /// Requires: `public_key` is NULL or points to 32 readable bytes.
 /// Errors: WG_ERR_NOT_FOUND if the tunnel has no such peer; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has
