@@ -1620,11 +1620,15 @@ wg_result wg_set_fwmark(int32_t handle, uint32_t mark);
 int32_t wg_listen_port(int32_t handle);
 
 /**
- * Reads the text of a `.conf` file: what the tunnel has to be told goes to `*uapi`, what the system has to be told to
- * `*settings`.
+ * Reads a `.conf` file, `len` bytes at `conf` as they are on disk: what the tunnel has to be told goes to `*uapi`, what
+ * the system has to be told to `*settings`, unless that is NULL.
  *
- * `*uapi` is for wg_turn_on(), or for wg_set_config(), where it replaces the whole configuration. Endpoints that are
- * host names stay names: they need wg_options_t's `resolve`.
+ * The file is UTF-8 or UTF-16, with a byte order mark or without; comments may have any bytes. A zero byte does not end
+ * it.
+ * `*uapi` is for wg_turn_on(), or for wg_set_config(), where it replaces the whole configuration, as `wg setconf` does:
+ * every peer is made again, so that its session ends, and without a ListenPort in the file the sockets are opened
+ * again, on another port. wg_set_peer() changes a peer and leaves the rest as it is. Endpoints that are host names stay
+ * names: they need wg_options_t's `resolve`.
  * `*settings` has a line for each value, in this order; keys without a value are left out:
  * "address=10.0.0.2/24", an address of the interface with the length of its network;
  * "dns=10.0.0.1", a DNS server; "search=example.com", a DNS search domain;
@@ -1634,20 +1638,22 @@ int32_t wg_listen_port(int32_t handle);
  * this library runs none, and a program that runs them trusts the author of the file;
  * "save_config=true";
  * "included_application=..", "excluded_application=..", the name of an Android package; never both.
+ * Each line ends with a line feed. No value has a control character but the tab: a file with another is refused.
  *
  * The rules are those of wg(8) and wg-quick(8): an unknown key, a value that is malformed or a second [Interface] is
  * an error, which wg_last_error() names with its line, but never its value.
  *
  * Memory: writes to `*uapi` and `*settings` on success only. Both are the caller's then, to give to wg_free(), which
- * wipes them: `*uapi` has the keys in it. `conf` is not kept; wipe it as well.
- * Requires: `conf` is NULL or ends with a zero byte; `uapi` and `settings` are NULL or point to writable storage for
+ * wipes them: `*uapi` has the keys in it, and commands may have some. `conf` is not kept; wipe it as well.
+ * Requires: `conf` is NULL or points to `len` bytes; `uapi` and `settings` are NULL or point to writable storage for
  * one pointer each.
- * Errors: WG_ERR_NULL; WG_ERR_INVALID if the text is not a valid .conf file; WG_ERR_RESOURCES without memory;
+ * Errors: WG_ERR_NULL if `conf` or `uapi` is NULL; WG_ERR_TOO_LARGE beyond WG_CONFIG_LEN_MAX bytes; WG_ERR_INVALID if
+ * they are not a valid .conf file, or one of more than WG_PEERS_DEFAULT peers; WG_ERR_RESOURCES without memory;
  * WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
  * Threads: any.
  * Since: 0.1.0
  */
-wg_result wg_conf_parse(const char *conf, char **uapi, char **settings);
+wg_result wg_conf_parse(const char *conf, size_t len, char **uapi, char **settings);
 
 /**
  * Returns the text of the last wg_ call that failed on this thread, in English and for people to read; empty if none

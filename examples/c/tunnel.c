@@ -42,16 +42,34 @@ static void fail(const char *what) {
   exit(1);
 }
 
-/* Reads a file whole. It has a private key in it, and is wiped by the caller. */
-static char *read_file(const char *path) {
+/* Far more than a .conf file has. */
+#define FILE_MAX 1048576
+
+/* Reads a file whole. It has a private key in it, and is wiped by the caller: stdio has no copy. */
+static char *read_file(const char *path, size_t *len) {
   FILE *file = fopen(path, "rb");
-  char *text = calloc(1, 1 << 20);
-  if (file == NULL || text == NULL || fread(text, 1, (1 << 20) - 1, file) == 0) {
+  char *bytes = malloc(FILE_MAX + 1);
+  if (file == NULL || bytes == NULL || setvbuf(file, NULL, _IONBF, 0) != 0) {
     perror(path);
     exit(1);
   }
+  *len = fread(bytes, 1, FILE_MAX + 1, file);
+  if (ferror(file)) {
+    perror(path);
+    exit(1);
+  }
+  if (*len > FILE_MAX) {
+    fprintf(stderr, "%s: more than %d bytes\n", path, FILE_MAX);
+    exit(1);
+  }
   fclose(file);
-  return text;
+  return bytes;
+}
+
+/* Compilers leave a memset() away whose memory is freed next. */
+static void wipe(char *bytes, size_t len) {
+  volatile char *secret = bytes;
+  while (len > 0) secret[--len] = 0;
 }
 
 /* One end for the tunnel, the other, if there is one, for this program. */
@@ -115,15 +133,18 @@ static int take_events(int32_t tunnel) {
 
 int main(int argc, char **argv) {
   const char *name = argc > 2 ? argv[2] : NULL;
-  char *file = argc > 2 ? read_file(argv[1]) : NULL, *uapi, *settings;
+  size_t len = sizeof example - 1;
+  char *file = argc > 2 ? read_file(argv[1], &len) : NULL, *uapi, *settings;
+  wg_result parsed;
   wg_options_t options = WG_OPTIONS_INIT;
   struct pollfd wanted[2];
   int32_t tunnel;
   int app, rounds;
 
-  if (wg_conf_parse(file != NULL ? file : example, &uapi, &settings) != WG_OK) fail(file != NULL ? argv[1] : "example");
-  if (file != NULL) memset(file, 0, strlen(file));
+  parsed = wg_conf_parse(file != NULL ? file : example, len, &uapi, &settings);
+  if (file != NULL) wipe(file, len);
   free(file);
+  if (parsed != WG_OK) fail(file != NULL ? argv[1] : "example");
 
   options.tun_fd = open_interface(name, &app);
   options.log = take_line;

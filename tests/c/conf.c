@@ -23,10 +23,15 @@ static const char file[] =
     "AllowedIPs = 0.0.0.0/0, ::/0\n"
     "PersistentKeepalive = 25\n";
 
+/* A text without its zero. */
+static wg_result parse(const char *conf, char **uapi, char **settings) {
+  return wg_conf_parse(conf, strlen(conf), uapi, settings);
+}
+
 static void both_halves(void) {
   char *uapi = NULL, *settings = NULL, *state = NULL;
   int pair[2], tunnel;
-  CHECK_EQ(wg_conf_parse(file, &uapi, &settings), WG_OK);
+  CHECK_EQ(parse(file, &uapi, &settings), WG_OK);
   CHECK_TEXT(settings,
              "address=10.0.0.2/24\naddress=fd00::2/128\ndns=1.1.1.1\nsearch=corp.example\nmtu=1400\ntable=1234\n"
              "pre_up=echo %i = up\npost_up=one\npost_up=two\npre_down=true\npost_down=false\nsave_config=true\n"
@@ -48,26 +53,76 @@ static void both_halves(void) {
   wg_free(uapi);
   wg_free(settings);
 
-  CHECK_EQ(wg_conf_parse("[Interface]\n", &uapi, &settings), WG_OK);
+  CHECK_EQ(parse("[Interface]\n", &uapi, &settings), WG_OK);
   CHECK_TEXT(settings, "");
+  wg_free(uapi);
+  wg_free(settings);
+
+  /* Those who need no settings leave them out. */
+  CHECK_EQ(parse(file, &uapi, NULL), WG_OK);
+  CHECK(strstr(uapi, "\nreplace_peers=true\n") != NULL);
+  wg_free(uapi);
+}
+
+/* A file whole, of any bytes: exactly those that are there are read. */
+static void bytes_as_they_are(void) {
+  static const char utf8[] = "[Interface]\nMTU = 1400\n";
+  static const char with_zero[] = "[Interface]\n# \0 in a comment\nMTU = 1400\nPostUp = a";
+  char utf16[2 * sizeof utf8], *exact, *uapi, *settings;
+  size_t i, len;
+  utf16[0] = '\xff', utf16[1] = '\xfe';
+  for (i = 0; i + 1 < sizeof utf8; i++) utf16[2 + 2 * i] = utf8[i], utf16[3 + 2 * i] = 0;
+  CHECK_EQ(wg_conf_parse(utf16, sizeof utf16, &uapi, &settings), WG_OK);
+  CHECK_TEXT(settings, "mtu=1400\n");
+  wg_free(uapi);
+  wg_free(settings);
+  CHECK_FAILS(wg_conf_parse(utf16, sizeof utf16 - 1, &uapi, &settings), WG_ERR_INVALID, "line 2");
+
+  len = sizeof with_zero - 1;
+  exact = malloc(len); /* nothing behind it is read, as sanitizers see */
+  CHECK(exact != NULL);
+  memcpy(exact, with_zero, len);
+  CHECK_EQ(wg_conf_parse(exact, len, &uapi, &settings), WG_OK);
+  CHECK_TEXT(settings, "mtu=1400\npost_up=a\n");
+  wg_free(uapi);
+  wg_free(settings);
+  exact[len - 1] = 0; /* the value's last byte, and only one */
+  CHECK_FAILS(wg_conf_parse(exact, len, &uapi, &settings), WG_ERR_INVALID, "line 4: [Interface] PostUp");
+  free(exact);
+}
+
+/* Each value is one line, wherever lines are split. */
+static void values_are_lines(void) {
+  char *uapi, *settings;
+  CHECK_FAILS(parse("[Interface]\nPostUp = SECRET\raddress=10.0.0.1/8\n", &uapi, &settings), WG_ERR_INVALID,
+              "line 2: [Interface] PostUp");
+  CHECK(strstr(wg_last_error(), "SECRET") == NULL);
+  CHECK_FAILS(parse("[Interface]\n\nIncludedApplications = a\fexcluded_application=b\n", &uapi, &settings),
+              WG_ERR_INVALID, "line 3: [Interface] IncludedApplications");
+  CHECK_EQ(parse("[Interface]\r\nPostUp = a\tb\r\n", &uapi, &settings), WG_OK);
+  CHECK_TEXT(settings, "post_up=a\tb\n");
   wg_free(uapi);
   wg_free(settings);
 }
 
 static void refused(void) {
   char *uapi = (char *)&uapi, *settings = (char *)&settings;
-  CHECK_FAILS(wg_conf_parse(NULL, &uapi, &settings), WG_ERR_NULL, "conf is NULL");
-  CHECK_FAILS(wg_conf_parse(file, NULL, &settings), WG_ERR_NULL, "uapi is NULL");
-  CHECK_FAILS(wg_conf_parse(file, &uapi, NULL), WG_ERR_NULL, "settings is NULL");
-  CHECK_FAILS(wg_conf_parse("[Interface]\n\nMTU = 1\n", &uapi, &settings), WG_ERR_INVALID, "line 3");
-  CHECK_EQ(wg_conf_parse("", &uapi, &settings), WG_ERR_INVALID);
-  CHECK_EQ(wg_conf_parse("[Interface]\nPrivateKey = " KEY "x\n", &uapi, &settings), WG_ERR_INVALID);
+  CHECK_FAILS(wg_conf_parse(NULL, 0, &uapi, &settings), WG_ERR_NULL, "conf is NULL");
+  CHECK_FAILS(parse(file, NULL, &settings), WG_ERR_NULL, "uapi is NULL");
+  CHECK_FAILS(wg_conf_parse(file, WG_CONFIG_LEN_MAX + 1, &uapi, &settings), WG_ERR_TOO_LARGE, "bytes of conf");
+  CHECK_FAILS(wg_conf_parse(file, SIZE_MAX, &uapi, &settings), WG_ERR_TOO_LARGE, "bytes of conf");
+  CHECK_FAILS(wg_conf_parse(file, 0, &uapi, &settings), WG_ERR_INVALID, "without an [Interface]");
+  CHECK_FAILS(parse("[Interface]\n\nMTU = 1\n", &uapi, &settings), WG_ERR_INVALID, "line 3");
+  CHECK_EQ(parse("", &uapi, &settings), WG_ERR_INVALID);
+  CHECK_EQ(parse("[Interface]\nPrivateKey = " KEY "x\n", &uapi, &settings), WG_ERR_INVALID);
   CHECK(strstr(wg_last_error(), "yAnz5") == NULL);
   CHECK(uapi == (char *)&uapi && settings == (char *)&settings); /* not written on failure */
 }
 
 int main(void) {
   both_halves();
+  bytes_as_they_are();
+  values_are_lines();
   refused();
   return 0;
 }

@@ -110,7 +110,10 @@ static void fuzz_wg_conf_parse(struct caller *c) {
   static const char *const right[] = {"[Interface]\n", "[Interface]\nMTU=1400\nAddress=::,::\nPostUp=x\n", "[Peer]", "MTU=1"};
   char *uapi = NULL, *settings = NULL;
   const char *text = any_text(&c->dice, right, COUNT_OF(right), c->text, 200);
-  status(c, wg_conf_parse(text, one_in(&c->dice, 8) ? NULL : &uapi, one_in(&c->dice, 8) ? NULL : &settings));
+  /* Sometimes with its zero, and a length that is refused before anything is read. */
+  size_t len = text == NULL ? below(&c->dice, 9) : strlen(text) + one_in(&c->dice, 8);
+  if (one_in(&c->dice, 20)) len = WG_CONFIG_LEN_MAX + 1 + below(&c->dice, 9);
+  status(c, wg_conf_parse(text, len, one_in(&c->dice, 8) ? NULL : &uapi, one_in(&c->dice, 8) ? NULL : &settings));
   wg_free(uapi);
   wg_free(settings);
 }

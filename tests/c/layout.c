@@ -251,7 +251,7 @@ static wg_result (*const set_event_callback)(int32_t, void (*)(void *, int32_t, 
 static int32_t (*const event_fd)(int32_t) = wg_event_fd;
 static int32_t (*const next_event)(int32_t, wg_event_t *, int32_t) = wg_next_event;
 static const char *(*const result_text)(int32_t) = wg_result_text;
-static wg_result (*const conf_parse)(const char *, char **, char **) = wg_conf_parse;
+static wg_result (*const conf_parse)(const char *, size_t, char **, char **) = wg_conf_parse;
 static wg_result (*const stats)(int32_t, wg_stats_t *) = wg_stats;
 static wg_result (*const counters)(int32_t, wg_counter_t *, size_t, size_t *) = wg_counters;
 static wg_result (*const peer_stats)(int32_t, const uint8_t *, wg_peer_stats_t *) = wg_peer_stats;

@@ -9,7 +9,7 @@
 static unsigned char private_key[WG_KEY_LEN], preshared_key[WG_KEY_LEN], read_key[WG_KEY_LEN], public_key[WG_KEY_LEN];
 static char private_hex[WG_KEY_HEX_LEN], preshared_hex[WG_KEY_HEX_LEN];
 static char private_base64[WG_KEY_BASE64_LEN], preshared_base64[WG_KEY_BASE64_LEN];
-static char config[1024];
+static char config[1024], conf[1024];
 static int tun[2];
 static int32_t handle;
 
@@ -31,6 +31,23 @@ static void prepare(void) {
   make_pair(SOCK_DGRAM, tun);
   snprintf(config, sizeof config, "private_key=%s\npublic_key=%s\npreshared_key=%s\nallowed_ip=0.0.0.0/0\n", private_hex,
            PUBLIC_B, preshared_hex);
+  snprintf(conf, sizeof conf,
+           "[Interface]\nPrivateKey = %s\nPostUp = wg set %%i peer x preshared-key %s\n"
+           "[Peer]\nPublicKey = xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\nPresharedKey = %s\nAllowedIPs = ::/0\n",
+           private_base64, preshared_base64, preshared_base64);
+}
+static void file_is_parsed(void) {
+  char *uapi, *settings;
+  CHECK_EQ(wg_conf_parse(conf, strlen(conf), &uapi, &settings), WG_OK);
+  CHECK(strstr(uapi, private_hex) != NULL && strstr(uapi, preshared_hex) != NULL);
+  CHECK(strstr(settings, preshared_base64) != NULL);
+  wg_free(uapi);
+  wg_free(settings);
+}
+static void file_is_refused(void) {
+  char *uapi;
+  /* Its last line is cut off. */
+  CHECK_EQ(wg_conf_parse(conf, strlen(conf) - 4, &uapi, NULL), WG_ERR_INVALID);
 }
 static void is_turned_on(void) { CHECK((handle = wg_turn_on(tun[0], config)) > 0); }
 static void is_refused(void) {
@@ -113,6 +130,7 @@ static void *on_a_small_stack(void *unused) {
   static const char *const new_key = "private_key=" PRIVATE_A "\n";
   int32_t tunnel = wg_turn_on(tun[0], config);
   char *text;
+  file_is_parsed();
   CHECK(tunnel > 0);
   CHECK_EQ(wg_set_config(tunnel, begin), WG_OK);
   memset(typed.public_key, 9, WG_KEY_LEN);
@@ -163,6 +181,8 @@ int main(void) {
   check_leaves_nothing("wg_key_from_base64", reads_base64);
   check_leaves_nothing("wg_generate_public_key", derives);
   prepare();
+  check_leaves_nothing("wg_conf_parse", file_is_parsed);
+  check_leaves_nothing("wg_conf_parse, refused", file_is_refused);
   check_leaves_nothing("wg_turn_on", is_turned_on);
   check_leaves_nothing("wg_set_config", is_set);
   check_leaves_nothing("wg_get_config", is_read);

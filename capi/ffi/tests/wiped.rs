@@ -19,7 +19,8 @@ use std::{
 
 use freed::{contains, freed_by};
 use wg_embed_ffi::{
-    WG_PEER_HAS_PRESHARED_KEY, wg_free, wg_get_config, wg_peer_config_t, wg_remove_peer, wg_result::WG_OK,
+    WG_PEER_HAS_PRESHARED_KEY, wg_conf_parse, wg_free, wg_get_config, wg_peer_config_t, wg_remove_peer,
+    wg_result::{WG_ERR_INVALID, WG_OK},
     wg_set_config, wg_set_peer, wg_turn_off, wg_turn_on,
 };
 
@@ -69,5 +70,47 @@ public_key=0e09090909090909090909090909090909090909090909090909090909090909
     assert!(read);
     for (byte, hex) in [(0x78, "78".repeat(10)), (0x9c, "9c".repeat(10)), (0x9d, "9d".repeat(10))] {
         assert!(!contains(&freed, &[byte; 10]) && !contains(&freed, hex.as_bytes()));
+    }
+}
+
+#[test]
+fn what_a_conf_file_holds_is_wiped() {
+    // The keys of 0x78, 0x9c and 0x9d; the last is in a command only.
+    const CONF: &str = "[Interface]
+PrivateKey = eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHg=
+PostUp = wg set %i peer x preshared-key nZ2dnZ2dnZ2dnZ2dnZ2dnZ2dnZ2dnZ2dnZ2dnZ2dnZ0=
+PreDown = echo nZ2dnZ2dnZ2dnZ2dnZ2dnZ2dnZ2dnZ2dnZ2dnZ2dnZ0=
+[Peer]
+PublicKey = xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=
+PresharedKey = nJycnJycnJycnJycnJycnJycnJycnJycnJycnJycnJw=
+AllowedIPs = 0.0.0.0/0
+";
+    let mut utf16 = [0; 2 * CONF.len()];
+    utf16.iter_mut().step_by(2).zip(CONF.bytes()).for_each(|(to, from)| *to = from);
+    // Without its last digit the file is refused, when all keys have been read.
+    for (good, last) in [(CONF.as_bytes(), 2), (&utf16, 4)] {
+        let bad = &good[..good.len() - last];
+        let mut read = false;
+        let freed = freed_by(|| {
+            let (mut uapi, mut settings) = (ptr::null_mut(), ptr::null_mut());
+            let results = [bad, good].map(|conf| {
+                // SAFETY: there are as many bytes, and there is room for one pointer each.
+                unsafe { wg_conf_parse(conf.as_ptr().cast(), conf.len(), &raw mut uapi, &raw mut settings) }
+            });
+            read = results == [WG_ERR_INVALID, WG_OK];
+            for text in [uapi, settings] {
+                // SAFETY: they came from above.
+                read &= unsafe { CStr::from_ptr(text) }.count_bytes() > 100;
+                // SAFETY: as above, and they are not used again.
+                unsafe { wg_free(text.cast()) };
+            }
+        });
+        assert!(read && !freed.is_empty());
+        for text in ["eHh4eHh4", "nJycnJyc", "nZ2dnZ2d", "7878787878", "9c9c9c9c9c"] {
+            assert!(!contains(&freed, text.as_bytes()), "{text}");
+        }
+        for byte in [0x78, 0x9c] {
+            assert!(!contains(&freed, &[byte; 10]), "{byte:#x}");
+        }
     }
 }

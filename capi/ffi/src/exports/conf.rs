@@ -1,15 +1,19 @@
 //! `.conf` files of wg-quick(8) and of the WireGuard apps, as C takes them.
 
 use std::{
-    ffi::{CStr, c_char},
+    ffi::c_char,
     fmt::{self, Write},
     ptr::NonNull,
 };
 
-use crate::plumbing::{
-    guard::guard,
-    result::wg_result,
-    text::{free_text, give_text},
+use crate::{
+    plumbing::{
+        guard::guard,
+        memory::borrow_up_to,
+        result::wg_result,
+        text::{free_text, give_text},
+    },
+    tunnel::WG_CONFIG_LEN_MAX,
 };
 use wg_embed::{
     config::wgquick::{Conf, InterfaceSettings, Table},
@@ -17,12 +21,17 @@ use wg_embed::{
     key::wiped,
     reserve, uapi,
 };
+use zeroize::Zeroizing;
 
-/// Reads the text of a `.conf` file: what the tunnel has to be told goes to `*uapi`, what the system has to be told to
-/// `*settings`.
+/// Reads a `.conf` file, `len` bytes at `conf` as they are on disk: what the tunnel has to be told goes to `*uapi`, what
+/// the system has to be told to `*settings`, unless that is NULL.
 ///
-/// `*uapi` is for wg_turn_on(), or for wg_set_config(), where it replaces the whole configuration. Endpoints that are
-/// host names stay names: they need wg_options_t's `resolve`.
+/// The file is UTF-8 or UTF-16, with a byte order mark or without; comments may have any bytes. A zero byte does not end
+/// it.
+/// `*uapi` is for wg_turn_on(), or for wg_set_config(), where it replaces the whole configuration, as `wg setconf` does:
+/// every peer is made again, so that its session ends, and without a ListenPort in the file the sockets are opened
+/// again, on another port. wg_set_peer() changes a peer and leaves the rest as it is. Endpoints that are host names stay
+/// names: they need wg_options_t's `resolve`.
 /// `*settings` has a line for each value, in this order; keys without a value are left out:
 /// "address=10.0.0.2/24", an address of the interface with the length of its network;
 /// "dns=10.0.0.1", a DNS server; "search=example.com", a DNS search domain;
@@ -32,49 +41,56 @@ use wg_embed::{
 /// this library runs none, and a program that runs them trusts the author of the file;
 /// "save_config=true";
 /// "included_application=..", "excluded_application=..", the name of an Android package; never both.
+/// Each line ends with a line feed. No value has a control character but the tab: a file with another is refused.
 ///
 /// The rules are those of wg(8) and wg-quick(8): an unknown key, a value that is malformed or a second [Interface] is
 /// an error, which wg_last_error() names with its line, but never its value.
 ///
 /// Memory: writes to `*uapi` and `*settings` on success only. Both are the caller's then, to give to wg_free(), which
-/// wipes them: `*uapi` has the keys in it. `conf` is not kept; wipe it as well.
-/// Requires: `conf` is NULL or ends with a zero byte; `uapi` and `settings` are NULL or point to writable storage for
+/// wipes them: `*uapi` has the keys in it, and commands may have some. `conf` is not kept; wipe it as well.
+/// Requires: `conf` is NULL or points to `len` bytes; `uapi` and `settings` are NULL or point to writable storage for
 /// one pointer each.
-/// Errors: WG_ERR_NULL; WG_ERR_INVALID if the text is not a valid .conf file; WG_ERR_RESOURCES without memory;
+/// Errors: WG_ERR_NULL if `conf` or `uapi` is NULL; WG_ERR_TOO_LARGE beyond WG_CONFIG_LEN_MAX bytes; WG_ERR_INVALID if
+/// they are not a valid .conf file, or one of more than WG_PEERS_DEFAULT peers; WG_ERR_RESOURCES without memory;
 /// WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_conf_parse(
     conf: *const c_char,
+    len: usize,
     uapi: *mut *mut c_char,
     settings: *mut *mut c_char,
 ) -> wg_result {
     let body = || {
-        let place =
-            |place, name| NonNull::new(place).ok_or_else(|| Error::new(ErrorKind::Null, format!("{name} is NULL")));
-        let (uapi, settings) = (place(uapi, "uapi")?, place(settings, "settings")?);
+        let null = |name| Error::new(ErrorKind::Null, format!("{name} is NULL"));
+        let uapi = NonNull::new(uapi).ok_or_else(|| null("uapi"))?;
         if conf.is_null() {
-            return Err(Error::new(ErrorKind::Null, "conf is NULL"));
+            return Err(null("conf"));
         }
-        // SAFETY: it is not NULL, and ends with a zero byte.
-        let conf = Conf::from_bytes(unsafe { CStr::from_ptr(conf) }.to_bytes())?;
-        let tunnel = give_text(&uapi::set_text(&conf.update)?)?;
-        let system = lines(&conf.interface).and_then(|text| give_text(&text)).inspect_err(|_| {
-            // SAFETY: it was made just above, and not given to anyone.
-            unsafe { free_text(tunnel) };
-        })?;
-        // SAFETY: there is room for one pointer, says the caller.
-        unsafe { uapi.write(tunnel.as_ptr()) };
+        // SAFETY: there are as many, says the caller.
+        let bytes = unsafe { borrow_up_to(WG_CONFIG_LEN_MAX, conf.cast::<u8>(), len, "bytes of conf") }?;
+        let conf = Conf::from_bytes(bytes)?;
+        let (tunnel, system) = (uapi::set_text(&conf.update)?, lines(&conf.interface)?);
+        let tunnel = give_text(&tunnel)?;
+        if let Some(settings) = NonNull::new(settings) {
+            let system = give_text(&system).inspect_err(|_| {
+                // SAFETY: it was made just above, and not given to anyone.
+                unsafe { free_text(tunnel) };
+            })?;
+            // SAFETY: there is room for one pointer, says the caller.
+            unsafe { settings.write(system.as_ptr()) };
+        }
         // SAFETY: as above.
-        unsafe { settings.write(system.as_ptr()) };
+        unsafe { uapi.write(tunnel.as_ptr()) };
         Ok(())
     };
     wiped(|| guard(body))
 }
 
-/// The settings as lines. Twice the same: what it takes is reserved before anything is written.
-fn lines(settings: &InterfaceSettings) -> Result<String> {
+/// The settings as lines. Twice the same: what it takes is reserved before anything is written, as text that grows would
+/// leave keys of commands behind.
+fn lines(settings: &InterfaceSettings) -> Result<Zeroizing<String>> {
     struct Length(usize);
     impl Write for Length {
         fn write_str(&mut self, text: &str) -> fmt::Result {
@@ -84,8 +100,8 @@ fn lines(settings: &InterfaceSettings) -> Result<String> {
     }
     let mut length = Length(0);
     write_lines(settings, &mut length).map_err(|_| Error::new(ErrorKind::Panic, "a length cannot be counted"))?;
-    let mut text = reserve::text(length.0)?;
-    write_lines(settings, &mut text).map_err(|_| Error::new(ErrorKind::Panic, "text cannot be written"))?;
+    let mut text = Zeroizing::new(reserve::text(length.0)?);
+    write_lines(settings, &mut *text).map_err(|_| Error::new(ErrorKind::Panic, "text cannot be written"))?;
     Ok(text)
 }
 
