@@ -80,18 +80,20 @@ impl<P: PacketIo> Descriptor<P> {
     }
 
     /// Uses `packets` from now on. When this returns, nothing is read from or written to the old descriptor any more. A
-    /// packet that was read from it, and has not been passed on yet, is passed on by the next read.
+    /// packet that was read from it, and has not been passed on yet, is passed on by the next read. `change` makes what
+    /// else changes with it, while nothing is read or written.
     ///
     /// # Errors
     /// If it cannot be waited for. Nothing changes then.
-    pub(super) fn replace(&self, packets: Arc<P>) -> io::Result<()> {
+    pub(super) fn replace(&self, packets: Arc<P>, change: impl FnOnce()) -> io::Result<()> {
         self.waiter.add_packets(packets.fd().as_fd())?;
         let mut reader = lock(&self.reader);
         let mut writer = lock(&self.writer);
         reader.0 = packets.clone();
         let old = mem::replace(&mut *writer, packets);
+        change();
         drop((reader, writer));
-        self.waiter.remove_packets(old.fd().as_fd());
+        self.waiter.remove(old.fd().as_fd());
         // The reader may have seen that there is something to read, and looked for it in the old one.
         self.waiter.wake();
         Ok(())
@@ -114,11 +116,20 @@ impl<P: PacketIo> Descriptor<P> {
     pub(super) fn write(&self, packets: PacketList<'_>) -> usize {
         let writer = lock(&self.writer);
         let taken = writer.write(packets);
-        if writer.fd().check().is_err() {
+        let is_gone = writer.fd().check().is_err();
+        drop(writer);
+        if is_gone {
             // The next read says so.
             self.waiter.wake();
         }
         taken
+    }
+
+    /// As a write does that goes on.
+    #[cfg(test)]
+    #[allow(dead_code, reason = "not every system's TUN has a test that needs it")]
+    pub(super) fn hold(&self) -> impl Drop + '_ {
+        lock(&self.writer)
     }
 
     /// How many packets were read and could not be passed on.

@@ -54,11 +54,7 @@ impl FdTun {
     /// As [`new`](Self::new). The old descriptor stays in use then.
     pub fn replace(&self, fd: OwnedFd, mtu: u16) -> Result<()> {
         let (packets, mtu) = find(fd, mtu)?;
-        // Locked, so that the MTU is that of the descriptor also if two threads replace it.
-        let _told = lock(&self.told);
-        self.descriptor.replace(packets).map_err(cannot_wait)?;
-        self.mtu.store(mtu, Relaxed);
-        Ok(())
+        self.descriptor.replace(packets, || self.mtu.store(mtu, Relaxed)).map_err(cannot_wait)
     }
 }
 

@@ -27,7 +27,7 @@ use crate::{
 };
 use std::{
     fs::OpenOptions,
-    io,
+    io, mem,
     net::IpAddr,
     os::{
         fd::{AsFd, OwnedFd},
@@ -225,17 +225,26 @@ impl LinuxTun {
     ///
     /// The interface counts as up again, and its MTU is that of the new one; changes are reported as events.
     ///
+    /// A `tracing` subscriber must not call this for an event of this library: some are reported under a lock that this
+    /// waits for.
+    ///
     /// # Errors
     /// As [`adopt`](Self::adopt). The old descriptor stays in use then.
     pub fn replace(&self, fd: OwnedFd, mtu: u16) -> Result<()> {
         let Found { packets, link, name, state } = Found::new(fd, mtu)?;
-        // Held until all has changed: the thread that is woken asks for events next.
-        let mut watch = self.watch();
-        self.add_changes(link.as_ref()).and_then(|()| self.descriptor.replace(packets.clone())).map_err(cannot_wait)?;
-        self.changed.store(link.is_some(), Relaxed);
-        self.mtu.store(state.mtu, Relaxed);
-        (watch.packets, watch.link, watch.name) = (packets, link, name);
-        (watch.seen, watch.up) = (state, true);
+        self.add_changes(link.as_ref()).map_err(cannot_wait)?;
+        let mut old = None;
+        // The watch is not held while this waits for what is being read and written: `route_back` does not wait for it.
+        let change = || {
+            let mut watch = self.watch();
+            self.changed.store(link.is_some(), Relaxed);
+            self.mtu.store(state.mtu, Relaxed);
+            old = mem::replace(&mut watch.link, link);
+            (watch.packets, watch.name) = (packets.clone(), name);
+            (watch.seen, watch.up) = (state, true);
+        };
+        self.descriptor.replace(packets.clone(), change).map_err(cannot_wait)?;
+        self.remove_changes(old);
         Ok(())
     }
 
@@ -266,6 +275,12 @@ impl LinuxTun {
         link.map_or(Ok(()), |link| self.descriptor.waiter.add_changes(link.as_fd()))
     }
 
+    fn remove_changes(&self, link: Option<Link>) {
+        if let Some(link) = link {
+            self.descriptor.waiter.remove(link.as_fd());
+        }
+    }
+
     fn watch(&self) -> MutexGuard<'_, Watch> {
         sync::lock(&self.watch)
     }
@@ -294,8 +309,7 @@ impl LinuxTun {
                 Ok((link, state))
             }) {
                 Ok((link, state)) => {
-                    // The old socket leaves the poll when it is closed.
-                    watch.link = Some(link);
+                    self.remove_changes(watch.link.replace(link));
                     self.see(watch, state);
                     return;
                 }
@@ -303,7 +317,7 @@ impl LinuxTun {
             }
         }
         tracing::warn!(name = watch.name, "the interface left to where it cannot be watched: it counts as up");
-        watch.link = None;
+        self.remove_changes(watch.link.take());
         watch.up = true;
     }
 }
@@ -462,6 +476,64 @@ fn offer_offloads(fd: &OwnedFd) -> Result<bool> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use socket2::SockRef;
+    use std::{os::unix::net::UnixDatagram, thread, time::Instant};
+
+    fn pair() -> (OwnedFd, UnixDatagram) {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        (ours.into(), theirs)
+    }
+
+    fn wait(tun: &LinuxTun) {
+        /// Only ends a test that hangs.
+        const LIMIT: Duration = Duration::from_secs(60);
+        let start = Instant::now();
+        tun.wait(Some(LIMIT)).unwrap();
+        assert!(start.elapsed() < LIMIT, "nothing ends the wait");
+    }
+
+    #[test]
+    fn a_replacement_that_waits_for_a_write_keeps_no_question_waiting() {
+        let (ours, _app) = pair();
+        let tun = LinuxTun::adopt(ours, 0).unwrap();
+        let (next, app) = pair();
+        app.send(&[0x45; 20]).unwrap();
+        thread::scope(|s| {
+            let writing = tun.descriptor.hold();
+            s.spawn(|| tun.replace(next, 1300).unwrap());
+            // For what is in the new one: the replacement has begun.
+            wait(&tun);
+            assert!(sync::try_lock(&tun.watch).is_some());
+            drop(writing);
+        });
+        assert_eq!(tun.mtu(), 1300);
+    }
+
+    /// As it is while a child process has it.
+    #[test]
+    fn the_watch_of_an_old_interface_that_stays_open_wakes_no_thread() {
+        let (ours, _app) = pair();
+        let tun = LinuxTun::adopt(ours, 0).unwrap();
+        let link = Link::open("lo").unwrap();
+        let duplicate = link.as_fd().try_clone_to_owned().unwrap();
+        tun.add_changes(Some(&link)).unwrap();
+        tun.watch().link = Some(link);
+        let answered = || {
+            // A question about nothing, which is acknowledged.
+            let mut question = [0; 16];
+            let flags = libc::NLM_F_REQUEST | libc::NLM_F_ACK;
+            (question[0], question[4], question[6]) = (16, libc::RTM_GETLINK as u8, flags as u8);
+            assert_eq!(SockRef::from(&duplicate).send(&question).unwrap(), 16);
+        };
+        answered();
+        wait(&tun);
+        assert!(tun.changed.load(Relaxed));
+        let (next, _app) = pair();
+        tun.replace(next, 0).unwrap();
+        answered();
+        tun.wait(Some(Duration::ZERO)).unwrap();
+        assert!(!tun.changed.load(Relaxed));
+    }
 
     #[test]
     fn names_are_taken_as_they_are_or_refused() {

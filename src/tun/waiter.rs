@@ -37,23 +37,23 @@ impl Waiter {
         Ok(Self { poll: Mutex::new((poll, Events::with_capacity(8))), registry, waker, fd })
     }
 
-    /// Waits for packets from `fd`, which must stay open until [`remove_packets`](Self::remove_packets), or as long as
-    /// this lives.
+    /// Waits for packets from `fd`, which must stay open until [`remove`](Self::remove), or as long as this lives.
     pub(super) fn add_packets(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         self.registry.register(&mut SourceFd(&fd.as_raw_fd()), PACKETS, Interest::READABLE)
-    }
-
-    /// Undoes [`add_packets`](Self::add_packets). To close the descriptor is not enough if it has duplicates.
-    pub(super) fn remove_packets(&self, fd: BorrowedFd<'_>) {
-        if let Err(err) = self.registry.deregister(&mut SourceFd(&fd.as_raw_fd())) {
-            tracing::debug!(%err, "a descriptor was not waited for any more");
-        }
     }
 
     /// Also waits for changes from `fd`.
     #[allow(dead_code, reason = "not every system reports changes through a descriptor")]
     pub(super) fn add_changes(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         self.registry.register(&mut SourceFd(&fd.as_raw_fd()), CHANGES, Interest::READABLE)
+    }
+
+    /// Waits for `fd` no longer. To close it is not enough if it has duplicates, as in a child process before it runs
+    /// another program.
+    pub(super) fn remove(&self, fd: BorrowedFd<'_>) {
+        if let Err(err) = self.registry.deregister(&mut SourceFd(&fd.as_raw_fd())) {
+            tracing::debug!(%err, "a descriptor was not waited for any more");
+        }
     }
 
     /// Waits, and returns whether changes may be there. May return without a reason.

@@ -229,7 +229,7 @@ mod tests {
         let mut packets = read();
         assert_eq!(packets.len(), 6);
         let (next, app) = plain();
-        tun.replace(next).unwrap();
+        tun.replace(next, || ()).unwrap();
         app.send(&[0x45; 60]).unwrap();
         packets.extend(read());
         let payload: Vec<_> = packets[..10].iter().flat_map(|packet| packet[28..].to_vec()).collect();
@@ -240,7 +240,7 @@ mod tests {
         app.send(&[0x46; 5000]).unwrap();
         assert_eq!(read(), [vec![0x45; 4000]]);
         let (next, app) = plain();
-        tun.replace(next).unwrap();
+        tun.replace(next, || ()).unwrap();
         app.send(&[0x47; 100]).unwrap();
         assert_eq!(read(), [vec![0x46; 5000], vec![0x47; 100]]);
         assert_eq!(tun.drops(), 0);
