@@ -4,17 +4,17 @@
  * Handles are positive numbers, counted up and never reused. Failures are negative values of wg_result, and
  * wg_last_error() has the calling thread's text for the last of them. Every function may be called on any thread. The
  * library installs no signal handler, and prints nothing (the report of a caught bug aside). Without enough memory a
- * call fails with WG_ERR_RESOURCES and changes nothing, and packets are dropped. Only two things can end the process: a
- * reserve of 512 KiB for small blocks is used up, or the C library has no memory for a thread's own data; see
- * docs/C_API.md. Callbacks on its threads have 512 KiB of stack, and a thread that calls it needs 64 KiB. In a child of
- * fork() calls on handles of the parent fail with WG_ERR_FORKED. docs/C_API.md has more about threads, locks, fork(),
- * exit() and descriptors.
+ * call fails with WG_ERR_RESOURCES and changes nothing, and packets are dropped. Only memory that is missing in the
+ * last places can end the process: docs/C_API.md lists them. Callbacks on its threads have 512 KiB of stack, and a
+ * thread that calls it needs 64 KiB in addition to what they take there. In a child of fork() calls on handles of the
+ * parent fail with WG_ERR_FORKED. docs/C_API.md has more about threads, locks, fork(), exit() and descriptors.
  *
  * A struct that begins with `struct_size` may grow: fields are appended in later versions, see wg_options_t. All
  * others, and the values of enums, never change.
  *
  *     A tunnel               wg_turn_on() wg_turn_on_with() wg_turn_off() wg_pause() wg_resume() wg_set_tun_fd()
  *     Its configuration      wg_conf_parse() wg_set_config() wg_set_peer() wg_remove_peer() wg_get_config()
+ *     Its peers' sessions    wg_force_handshake() wg_drop_session()
  *     Its sockets            wg_network_changed() wg_bump_sockets() wg_bind_socket_to_interface4() wg_peek_socket_fd4()
  *     What happens to it     wg_set_event_callback() or wg_next_event(), wg_set_log_callback() wg_stats() wg_peers()
  *     In place of devices    wg_tun_callbacks_t wg_tun_inject(); wg_transport_t wg_transport_receive()
@@ -40,7 +40,7 @@
 /** What a wg_options_t begins as: no descriptor, WG_FD_TAKE, and the defaults. Since: 0.1.0 */
 #define WG_OPTIONS_INIT \
   { sizeof(wg_options_t), -1, WG_FD_TAKE, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
-    NULL, NULL, 0, 0 }
+    NULL, NULL, WG_LOG_INHERIT, 0 }
 /** What a wg_bind_options_t begins as: nothing to protect, no mark, no flags. Since: 0.1.0 */
 #define WG_BIND_OPTIONS_INIT { sizeof(wg_bind_options_t), NULL, NULL, NULL, 0, 0 }
 /** What a wg_tun_callbacks_t begins as. Since: 0.1.0 */
@@ -61,7 +61,7 @@
 /* An enum of a fixed size where the language has that, as C++, C23 and clang's C for Swift; else a number of that size. */
 #if defined(__cplusplus)
 #define WG_ENUM(name, type) enum name : type
-#elif __STDC_VERSION__ >= 202311L || defined(__swift__)
+#elif (defined(__STDC_VERSION__) && __STDC_VERSION__ >= 202311L && !defined(_MSC_VER)) || defined(__swift__)
 #define WG_ENUM(name, type) enum name : type; typedef enum name name; enum name : type
 #else
 #define WG_ENUM(name, type) typedef type name; enum name
@@ -369,11 +369,15 @@ WG_ENUM(wg_fd_ownership_t, uint32_t) {
  */
 WG_ENUM(wg_log_level_t, int32_t) {
   /**
+   * Of a tunnel: as much as wg_set_log_level() says.
+   */
+  WG_LOG_INHERIT = -1,
+  /**
    * Log nothing.
    */
   WG_LOG_OFF = 0,
   /**
-   * Something failed, and stays so until somebody acts.
+   * Something failed, and stays so until it is mended from outside.
    */
   WG_LOG_ERROR = 1,
   /**
@@ -576,15 +580,16 @@ typedef struct wg_packet_t {
  * Takes packets that have come out of the tunnel.
  *
  * `user` is what came with the function; `handle` is the tunnel, which wg_tun_inject(), wg_transport_receive() and
- * wg_set_mtu() know before wg_turn_on_with() has returned it; `packets` are `count` packets, 1 to WG_BATCH_SIZE, in order. They
- * are gone when the function returns. Returns how many it took; the others are dropped and counted.
+ * wg_set_mtu() know before wg_turn_on_with() has returned it, while all other functions wait for that on other threads;
+ * `packets` are `count` packets, 1 to WG_BATCH_SIZE, in order. They are gone when the function returns. Returns how many
+ * it took; the others are dropped and counted.
  *
  * Threads: it is called on one of the tunnel's own threads at a time, without a lock held; perhaps before
  * wg_turn_on_with() has returned. The tunnel waits meanwhile, so return soon, and do not wait for a thread that may be
- * inside wg_turn_off(). It must not leave by an exception, longjmp() or
- * pthread_exit(). Its stack is as in wg_log_fn_t.
- * Inside it, wg_tun_inject(), wg_transport_receive() and wg_set_mtu() work, for this tunnel and for others, and what else
- * wg_log_fn_t names. Everything else returns WG_ERR_BUSY.
+ * inside wg_turn_off(), wg_turn_off_within() or wg_pause(), or inside another function before wg_turn_on_with() has
+ * returned. It must not leave by an exception, longjmp() or pthread_exit(). Its stack is as in wg_log_fn_t.
+ * Inside it, wg_tun_inject(), wg_transport_receive() and wg_set_mtu() work, for this tunnel and for others, and what
+ * else wg_log_fn_t names. Everything else returns WG_ERR_BUSY.
  * Since: 0.1.0
  */
 typedef size_t (*wg_tun_write_fn_t)(void *user, int32_t handle, const struct wg_packet_t *packets, size_t count);
@@ -717,13 +722,14 @@ typedef struct wg_datagram_t {
 /**
  * Sends datagrams of the tunnel.
  *
- * `user` and `handle` are as in wg_tun_write_fn_t; `datagrams` are `count` datagrams, 1 to WG_BATCH_SIZE, in order, mostly to one
- * peer. They are gone when the function returns. Returns how many were sent, from the first on; the others are dropped and
- * counted, as if the network had lost them. Datagrams that would have to wait are better not sent: the thread that sends
- * also receives and keeps the timers.
+ * `user` and `handle` are as in wg_tun_write_fn_t; `datagrams` are `count` datagrams, 1 to WG_BATCH_SIZE, in order,
+ * mostly to one peer. They are gone when the function returns. Returns how many were sent, from the first on; the others
+ * are dropped and counted, as if the network had lost them. Datagrams that would have to wait are better not sent: the
+ * thread that sends also receives and keeps the timers.
  *
  * Threads: it is called on the tunnel's own threads and on those that are inside wg_turn_on_with(), wg_set_config(),
- * wg_set_peer() or wg_force_handshake(), on several at once, without a lock held. The rest is as in wg_tun_write_fn_t.
+ * wg_set_peer(), wg_force_handshake(), wg_drop_session(), wg_resume() and the like, on several at once, without a lock
+ * held. The rest is as in wg_tun_write_fn_t.
  * Since: 0.1.0
  */
 typedef size_t (*wg_transport_send_fn_t)(void *user, int32_t handle, const struct wg_datagram_t *datagrams, size_t count);
@@ -803,8 +809,7 @@ typedef struct wg_event_t {
  * while this runs: it is called for that when it has returned. The tunnel waits meanwhile, so return soon, and do
  * not wait for a thread that may be inside a wg_ function: copy the event, and act on it elsewhere. It must not leave
  * by an exception, longjmp() or pthread_exit(). Its stack is as in wg_log_fn_t.
- * Inside it, functions whose text says so under "Threads" work: wg_last_error(), wg_free(), those about keys and
- * others. All others, and so all that take a handle, return WG_ERR_BUSY.
+ * Inside it, the same functions work as inside wg_log_fn_t; all others return WG_ERR_BUSY.
  * Since: 0.1.0
  */
 typedef void (*wg_event_fn_t)(void *user, int32_t handle, const struct wg_event_t *event);
@@ -931,10 +936,10 @@ typedef struct wg_options_t {
    */
   wg_destroy_fn_t log_destroy;
   /**
-   * How much of this tunnel is logged: a wg_log_level_t, or 0 for what wg_set_log_level() says. To turn the log of
-   * one tunnel off, call wg_set_tunnel_log_level().
+   * How much of this tunnel is logged: a wg_log_level_t. WG_LOG_INHERIT, which WG_OPTIONS_INIT has, is what
+   * wg_set_log_level() says. wg_set_tunnel_log_level() changes it.
    */
-  uint32_t log_level;
+  int32_t log_level;
   /**
    * Some of wg_options_flags_t, or 0.
    */
@@ -960,7 +965,7 @@ typedef struct wg_allowed_ip_t {
    */
   uint8_t address[16];
   /**
-   * Bitwise OR of wg_allowed_ip_flags_t.
+   * Values of wg_allowed_ip_flags_t, added up.
    */
   uint32_t flags;
 } wg_allowed_ip_t;
@@ -977,7 +982,7 @@ typedef struct wg_peer_config_t {
    */
   size_t struct_size;
   /**
-   * Bitwise OR of wg_peer_flags_t.
+   * Values of wg_peer_flags_t, added up. A preshared key or keepalive that is set without its flag is WG_ERR_INVALID.
    */
   uint32_t flags;
   /**
@@ -1127,8 +1132,8 @@ typedef struct wg_peer_stats_t {
  * What a tunnel takes of the process's memory now, in bytes. As to fields and `struct_size`, see wg_stats_t.
  *
  * The numbers are computed from what is allocated, in use or not. Not among them: what the allocator adds to each
- * block (16 bytes, commonly), the stacks of the tunnel's two threads, what the system keeps for sockets, and what a
- * call takes while it lasts.
+ * block (16 bytes, commonly), the stacks of the tunnel's two threads, what the system keeps for sockets, events that
+ * wait for wg_next_event() (sizeof(wg_event_t) each), and what a call takes while it lasts.
  *
  * Since: 0.1.0
  */
@@ -1255,10 +1260,11 @@ int32_t wg_turn_on(int32_t tun_fd, const char *uapi);
  *
  * Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP it stays the caller's
  * in any case; but a duplicate has its O_NONBLOCK mode in common with the original, so on success the caller's
- * descriptor is non-blocking from then on. `protect_destroy` is called exactly once with `protect_user`, and
- * `resolve_destroy` with `resolve_user`: when the tunnel is turned off and the function has returned for the last
- * time, or before this call returns if it fails, `resolve_destroy` also if `resolve` is NULL. What `tun` and
- * `transport` point to is given up in the same way. Only what is in a struct with a wrong `struct_size` is not.
+ * descriptor is non-blocking from then on. Each `.._destroy` is called exactly once with its `.._user`: when the tunnel
+ * is turned off and all its functions have returned for the last time; at once where the function is NULL (but
+ * `protect_destroy`, which waits for the end as well) or has been replaced; or before this call returns if it fails.
+ * The same holds for what `tun` and `transport` point to. Only what is in a struct with a wrong `struct_size` is not
+ * given up.
  * Requires: `options` is NULL or points to `options->struct_size` readable bytes, and so are the structs that it
  * points to; their functions are NULL or of their types, and may be called with what belongs to them on any thread;
  * the rest as in wg_turn_on().
@@ -1760,9 +1766,10 @@ wg_result wg_set_log_callback(wg_log_fn_t log, void *user, wg_destroy_fn_t destr
 
 /**
  * Sends the log of one tunnel to `log`, in place of where it went before. NULL sends it to where the log of the
- * process goes. Lines of wg_turn_on() come before this can be called, and go there in any case.
+ * process goes. Lines of wg_turn_on() come before this can be called, and go there in any case; `log` of wg_options_t gets
+ * them as well.
  *
- * The level is that of the process: see wg_set_log_level().
+ * The level is that of the tunnel if it has one of its own (wg_set_tunnel_log_level()), or else that of the process.
  *
  * When this returns, no previous function is running on any thread, and none will be called again; the same holds when
  * wg_turn_off() returns. See docs/C_API.md for the locks that may be held.
@@ -1776,10 +1783,14 @@ wg_result wg_set_log_callback(wg_log_fn_t log, void *user, wg_destroy_fn_t destr
  * Threads: any.
  * Since: 0.1.0
  */
-wg_result wg_set_tunnel_log_callback(int32_t handle, wg_log_fn_t log, void *user, wg_destroy_fn_t destroy);
+wg_result wg_set_tunnel_log_callback(int32_t handle,
+                                     wg_log_fn_t log,
+                                     void *user,
+                                     wg_destroy_fn_t destroy);
 
 /**
- * Sets how much is logged, for the whole process: WG_LOG_OFF to WG_LOG_TRACE. It is WG_LOG_INFO at first.
+ * Sets how much is logged, for the whole process but tunnels with a level of their own: WG_LOG_OFF to WG_LOG_TRACE. It is
+ * WG_LOG_INFO at first.
  *
  * Memory: nothing changes hands.
  * Errors: WG_ERR_INVALID if there is no such level; the old one then stays.
@@ -1789,7 +1800,7 @@ wg_result wg_set_tunnel_log_callback(int32_t handle, wg_log_fn_t log, void *user
 wg_result wg_set_log_level(int32_t level);
 
 /**
- * Chooses how much of one tunnel is logged, in place of wg_set_log_level(): for the lines that its function gets, and
+ * Chooses how much of one tunnel is logged: WG_LOG_OFF to WG_LOG_TRACE, or WG_LOG_INHERIT for what wg_set_log_level() says: for the lines that its function gets, and
  * for those that go to the function of the process.
  *
  * Memory: nothing changes hands.
@@ -1798,7 +1809,8 @@ wg_result wg_set_log_level(int32_t level);
  * Threads: any.
  * Since: 0.1.0
  */
-wg_result wg_set_tunnel_log_level(int32_t handle, int32_t level);
+wg_result wg_set_tunnel_log_level(int32_t handle,
+                                  int32_t level);
 
 /**
  * Reads what a tunnel did so far. Also of one that has ended by itself.

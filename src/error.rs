@@ -173,9 +173,18 @@ pub(crate) fn check(result: std::ffi::c_int) -> io::Result<std::ffi::c_int> {
 /// A failure: its kind, what was being done, and the cause where there is one.
 ///
 /// The text never contains key material.
-// Behind a pointer, so that a `Result` is seldom larger than its value: code that passes errors on is smaller so.
 #[derive(Debug)]
-pub struct Error(Box<Failure>);
+pub struct Error(Repr);
+
+/// One pointer, so that a `Result` is seldom larger than its value: code that passes errors on is smaller so.
+#[derive(Debug)]
+enum Repr {
+    /// There is not enough memory: also not for a box.
+    NoMemory,
+    Failure(Box<Failure>),
+}
+
+const NO_MEMORY: &str = "there is not enough memory";
 
 #[derive(Debug)]
 struct Failure {
@@ -201,7 +210,8 @@ impl Error {
     #[cold]
     #[inline(never)]
     fn of(kind: ErrorKind, context: Cow<'static, str>, source: Option<io::Error>) -> Self {
-        Self(Box::new(Failure { kind, context, source: source.map(|source| Box::new(source) as Box<_>) }))
+        let source = source.map(|source| Box::new(source) as Box<_>);
+        Self(Repr::Failure(Box::new(Failure { kind, context, source })))
     }
 
     /// Short for [`ErrorKind::Invalid`].
@@ -209,40 +219,54 @@ impl Error {
         Self::new(ErrorKind::Invalid, context)
     }
 
-    /// Adds where it happened in front of the text ("line 3: ...").
+    /// A lack of memory. It allocates nothing.
+    pub(crate) const fn no_memory() -> Self {
+        Self(Repr::NoMemory)
+    }
+
+    /// Adds where it happened in front of the text ("line 3: ..."), unless there was no memory.
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Self {
-        self.0.context = format!("{place}: {}", self.0.context).into();
+        if let Repr::Failure(failure) = &mut self.0 {
+            failure.context = format!("{place}: {}", failure.context).into();
+        }
         self
     }
 
     /// What kind of failure this is.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
-        self.0.kind
+        match &self.0 {
+            Repr::NoMemory => ErrorKind::Resources,
+            Repr::Failure(failure) => failure.kind,
+        }
     }
 }
 
 impl From<TryReserveError> for Error {
-    #[cold]
-    #[inline(never)]
     fn from(_: TryReserveError) -> Self {
-        Self::new(ErrorKind::Resources, "there is not enough memory")
+        Self::no_memory()
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0.source {
-            Some(source) => write!(f, "{}: {source}", self.0.context),
-            None => f.write_str(&self.0.context),
+        match &self.0 {
+            Repr::NoMemory => f.write_str(NO_MEMORY),
+            Repr::Failure(failure) => match &failure.source {
+                Some(source) => write!(f, "{}: {source}", failure.context),
+                None => f.write_str(&failure.context),
+            },
         }
     }
 }
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.source.as_deref().map(|s| s as &(dyn StdError + 'static))
+        match &self.0 {
+            Repr::NoMemory => None,
+            Repr::Failure(failure) => failure.source.as_deref().map(|s| s as &(dyn StdError + 'static)),
+        }
     }
 }
 
@@ -263,5 +287,12 @@ mod tests {
         let err = Error::io("cannot open x", io::Error::from(io::ErrorKind::PermissionDenied)).at("interface wg0");
         assert_eq!(err.kind(), ErrorKind::Permission);
         assert_eq!(err.to_string(), "interface wg0: cannot open x: permission denied");
+    }
+
+    #[test]
+    fn an_error_is_one_pointer_also_where_there_is_no_memory() {
+        assert_eq!(size_of::<Error>(), size_of::<usize>());
+        let err = Error::no_memory().at("line 3");
+        assert_eq!((err.kind(), err.to_string().as_str()), (ErrorKind::Resources, NO_MEMORY));
     }
 }

@@ -19,7 +19,7 @@ use std::{
     sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence},
 };
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// The size of the pieces that the reserve is given out in, in bytes.
 const PIECE: usize = 128;
@@ -42,7 +42,7 @@ pub(crate) const ENOUGH: usize = 2 << 20;
 /// `Resources` then.
 #[inline(never)]
 pub fn check() -> Result<()> {
-    if is_low() { Err(none_left()) } else { Ok(()) }
+    if is_low() { Err(Error::no_memory()) } else { Ok(()) }
 }
 
 /// Whether [`check`] refuses. What was taken of the reserve may be in use for long: that does not matter once the
@@ -146,11 +146,6 @@ pub fn collect<T>(items: impl ExactSizeIterator<Item = Result<T>>) -> Result<Vec
     Ok(all)
 }
 
-/// The failure of a reservation. It allocates nothing.
-pub(crate) fn none_left() -> Error {
-    Error::new(ErrorKind::Resources, "there is not enough memory")
-}
-
 /// A global allocator that has a reserve for small blocks. Everything else is `A`'s.
 #[derive(Debug, Default)]
 pub struct Reserve<A = System>(A);
@@ -191,12 +186,15 @@ fn take_back(block: *mut u8, layout: Layout) -> bool {
     hold_of(block).inspect(|slot| slot.release()).is_some()
 }
 
-/// The hold that this block, which is in use, is of. Compilers unroll the loop.
-#[inline(never)]
+/// The hold that this block, which is in use, is of.
+#[inline]
 fn hold_of(block: *mut u8) -> Option<&'static Slot> {
-    if HOLDS_IN_USE.load(Ordering::Relaxed) == 0 {
-        return None;
-    }
+    if HOLDS_IN_USE.load(Ordering::Relaxed) == 0 { None } else { search_holds(block) }
+}
+
+/// Compilers unroll the loop: once is enough.
+#[inline(never)]
+fn search_holds(block: *mut u8) -> Option<&'static Slot> {
     HOLDS.iter().find(|slot| slot.owns(block))
 }
 
@@ -363,17 +361,17 @@ impl Hold {
         check()?;
         let before = HOLD.try_with(Cell::get).ok().flatten();
         let mut hold = Self { slot: None, before, thread: PhantomData };
-        let layout = Slot::layout(bytes).ok_or_else(none_left)?;
+        let layout = Slot::layout(bytes).ok_or_else(Error::no_memory)?;
         // SAFETY: the size is not zero.
         let block = unsafe { alloc(layout) };
         if block.is_null() {
-            return Err(none_left());
+            return Err(Error::no_memory());
         }
         if is_spare(block) {
             // What is left for emergencies is nothing to hold; and blocks of it could not be told from those of the
             // hold. SAFETY: it was allocated above, with this layout.
             unsafe { dealloc(block, layout) };
-            return Err(none_left());
+            return Err(Error::no_memory());
         }
         if IS_USED.load(Ordering::Relaxed) {
             hold.slot = HOLDS.iter().find(|slot| slot.fill(block, layout.size()));

@@ -21,6 +21,16 @@ static_assert(std::is_trivial<wg_options_t>::value && std::is_standard_layout<wg
 static_assert(std::is_trivial<wg_event_t>::value && std::is_trivial<wg_endpoint_t>::value, "");
 static_assert(std::is_same<std::underlying_type<wg_result>::type, std::int32_t>::value, "");
 
+// Each macro is what its struct begins as.
+[[maybe_unused]] const wg_peer_config_t peer_config = WG_PEER_CONFIG_INIT;
+[[maybe_unused]] const wg_event_t event = WG_EVENT_INIT;
+[[maybe_unused]] const wg_tun_callbacks_t tun_callbacks = WG_TUN_CALLBACKS_INIT;
+[[maybe_unused]] const wg_transport_t transport = WG_TRANSPORT_INIT;
+[[maybe_unused]] const wg_bind_options_t bind_options = WG_BIND_OPTIONS_INIT;
+[[maybe_unused]] const wg_stats_t stats = WG_STATS_INIT;
+[[maybe_unused]] const wg_peer_stats_t peer_stats = WG_PEER_STATS_INIT;
+[[maybe_unused]] const wg_memory_usage_t memory_usage = WG_MEMORY_USAGE_INIT;
+
 namespace {
 
 void check(bool condition, const char *what) {

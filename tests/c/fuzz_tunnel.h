@@ -62,7 +62,7 @@ static void fuzz_wg_turn_on_with(struct caller *c) {
   right.event_user = watcher;
   right.log_user = logger;
   right.event_destroy = right.log_destroy = destroy_token;
-  right.log_level = tame ? 0 : (uint32_t)any_level(c);
+  if (!tame) right.log_level = any_level(c);
   right.flags = tame || !one_in(&c->dice, 8) ? (uint32_t)below(&c->dice, 2) : (uint32_t)roll(&c->dice);
   right.protect_destroy = right.resolve_destroy = tun.destroy = transport.destroy = destroy_token;
   own_tun = sized_copy(&c->dice, &tun, sizeof tun, tun_size, &ignored);
@@ -211,8 +211,10 @@ static void fuzz_wg_set_peer(struct caller *c) {
   }
   (void)any_peer(c, right.public_key);
   right.flags = (uint32_t)(one_in(&c->dice, 16) ? roll(&c->dice) : below(&c->dice, 16));
-  right.persistent_keepalive = (uint32_t)(one_in(&c->dice, 16) ? roll(&c->dice) : below(&c->dice, 2));
-  for (i = 0; i < WG_KEY_LEN; i++) right.preshared_key[i] = (uint8_t)roll(&c->dice);
+  if (right.flags & WG_PEER_HAS_KEEPALIVE || one_in(&c->dice, 16))
+    right.persistent_keepalive = (uint32_t)(one_in(&c->dice, 16) ? roll(&c->dice) : below(&c->dice, 2));
+  if (right.flags & WG_PEER_HAS_PRESHARED_KEY || one_in(&c->dice, 16))
+    for (i = 0; i < WG_KEY_LEN; i++) right.preshared_key[i] = (uint8_t)roll(&c->dice);
   right.endpoint = endpoints[one_in(&c->dice, 4) ? below(&c->dice, COUNT_OF(endpoints)) : COUNT_OF(endpoints) - 1];
   right.allowed_ips = one_in(&c->dice, 4) ? NULL : prefixes;
   right.allowed_ip_count = counts[below(&c->dice, one_in(&c->dice, 8) || right.allowed_ips == NULL ? 7 : 5)];

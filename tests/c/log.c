@@ -212,7 +212,7 @@ static void a_tunnel_may_have_a_level_of_its_own(void) {
   b = turn_on(SOCK_DGRAM, "private_key=" PRIVATE_B "\n");
   CHECK_EQ(lines(sink), 0);
   CHECK_FAILS(wg_set_tunnel_log_level(a.handle, 6), WG_ERR_INVALID, "log level 6");
-  CHECK_FAILS(wg_set_tunnel_log_level(a.handle, -1), WG_ERR_INVALID, "log level -1");
+  CHECK_FAILS(wg_set_tunnel_log_level(a.handle, -2), WG_ERR_INVALID, "log level -2");
   CHECK_FAILS(wg_set_tunnel_log_level(INT32_MAX, WG_LOG_INFO), WG_ERR_UNKNOWN_HANDLE, "handle");
   CHECK_EQ(wg_set_tunnel_log_level(a.handle, WG_LOG_DEBUG), WG_OK);
   turn_off(b);
@@ -223,6 +223,13 @@ static void a_tunnel_may_have_a_level_of_its_own(void) {
   /* And a lower one than that of the process. */
   CHECK_EQ(wg_set_log_level(WG_LOG_TRACE), WG_OK);
   a = turn_on(SOCK_DGRAM, "private_key=" PRIVATE_A "\n");
+  CHECK_EQ(wg_set_tunnel_log_level(a.handle, WG_LOG_OFF), WG_OK);
+  before = lines(sink);
+  CHECK_EQ(wg_pause(a.handle), WG_OK);
+  CHECK_EQ(lines(sink), before);
+  CHECK_EQ(wg_set_tunnel_log_level(a.handle, WG_LOG_INHERIT), WG_OK);
+  CHECK_EQ(wg_resume(a.handle), WG_OK);
+  CHECK(lines(sink) > before);
   CHECK_EQ(wg_set_tunnel_log_level(a.handle, WG_LOG_OFF), WG_OK);
   before = lines(sink);
   turn_off(a);
@@ -257,7 +264,7 @@ static void the_first_line_is_not_lost(void) {
   options.log_level = 6;
   CHECK_FAILS(wg_turn_on_with(&options, ""), WG_ERR_INVALID, "log level 6");
   CHECK_EQ(gone, 2);
-  options.log_level = 0;
+  options.log_level = WG_LOG_INHERIT;
   options.flags = 2;
   options.log_user = new_sink(&gone);
   CHECK_FAILS(wg_turn_on_with(&options, ""), WG_ERR_INVALID, "flags is 0x2");

@@ -41,7 +41,7 @@ static void a_struct_is_as_good_as_its_lines(void) {
        "allowed_ip=10.0.0.0/8\nallowed_ip=2001:db8::/32\nallowed_ip=0.0.0.0/0\nallowed_ip=::1/128\n",
        PUBLIC_A, "192.0.2.1:51820", WG_PEER_HAS_KEEPALIVE, 25, some, 4},
       {"public_key=" PUBLIC_B "\npreshared_key=" PSK "\nendpoint=[fe80::1%7]:1\nallowed_ip=10.0.0.0/8\n", PUBLIC_B,
-       "[fe80::1%7]:1", WG_PEER_HAS_PRESHARED_KEY, 77, some, 1},
+       "[fe80::1%7]:1", WG_PEER_HAS_PRESHARED_KEY, 0, some, 1},
       {"public_key=" PUBLIC_A "\nallowed_ip=-2001:db8::/32\n", PUBLIC_A, NULL, 0, 0, taken, 1},
       {"public_key=" PUBLIC_A "\nreplace_allowed_ips=true\nallowed_ip=0.0.0.0/0\nallowed_ip=-0.0.0.0/0\n", PUBLIC_A,
        NULL, WG_PEER_REPLACE_ALLOWED_IPS, 0, none, 2},
@@ -115,6 +115,10 @@ static void what_is_wrong_changes_nothing(void) {
     CHECK_FAILS(wg_set_peer(a.handle, &peer), code, text); \
   } while (0)
   REFUSED_WITH(peer.flags = 16, WG_ERR_INVALID, "flags is 0x10");
+  /* What is set and would not count is a mistake, and a struct that nobody has filled is one. */
+  REFUSED_WITH(peer.preshared_key[31] = 1, WG_ERR_INVALID, "WG_PEER_HAS_PRESHARED_KEY");
+  REFUSED_WITH((peer.persistent_keepalive = 25, peer.flags = 0), WG_ERR_INVALID, "WG_PEER_HAS_KEEPALIVE");
+  REFUSED_WITH(memset(peer.public_key, 0, WG_KEY_LEN), WG_ERR_INVALID, "public_key");
   REFUSED_WITH(peer.persistent_keepalive = 65536, WG_ERR_INVALID, "65536");
   REFUSED_WITH(peer.endpoint = "vpn.example.com:51820", WG_ERR_INVALID, "endpoint: not a numeric address");
   REFUSED_WITH(peer.endpoint = "192.0.2.1", WG_ERR_INVALID, "endpoint: ");

@@ -104,8 +104,9 @@ static void of_a_tunnel_that_has_ended(void) {
   int tries;
   CHECK_EQ(close(a.app), 0);
   for (tries = 0; tries < TRIES && wg_set_config(a.handle, "") != WG_ERR_CLOSED; tries++) sleep_ms(1);
-  CHECK_FAILS(wg_set_peer(a.handle, &peer), WG_ERR_CLOSED, "has ended");
   key_bytes(PUBLIC_B, key);
+  memcpy(peer.public_key, key, WG_KEY_LEN);
+  CHECK_FAILS(wg_set_peer(a.handle, &peer), WG_ERR_CLOSED, "has ended");
   CHECK_FAILS(wg_remove_peer(a.handle, key), WG_ERR_CLOSED, "has ended");
   CHECK_FAILS(wg_force_handshake(a.handle, key), WG_ERR_CLOSED, "has ended");
   CHECK_FAILS(wg_drop_session(a.handle, NULL), WG_ERR_CLOSED, "has ended");

@@ -19,10 +19,9 @@ impl Lines {
         static INSTALLED: Once = Once::new();
         // One for all threads: of several, `tracing` may ask that of a thread which collects nothing whether a line is
         // wanted at all.
-        INSTALLED.call_once(|| {
-            tracing::subscriber::set_global_default(Collector).unwrap();
-            tracing::callsite::rebuild_interest_cache();
-        });
+        INSTALLED.call_once(|| tracing::subscriber::set_global_default(Collector).unwrap());
+        // Each time: what another thread logged for the first time while that was under way has found no subscriber.
+        tracing::callsite::rebuild_interest_cache();
         COLLECTED.set(Some((level, Vec::new())));
         Self(())
     }

@@ -29,7 +29,8 @@ pub use self::{
     plumbing::{
         callback::wg_destroy_fn_t,
         log::{
-            WG_LOG_DEBUG, WG_LOG_ERROR, WG_LOG_INFO, WG_LOG_OFF, WG_LOG_TRACE, WG_LOG_WARN, wg_log_fn_t, wg_log_level_t,
+            WG_LOG_DEBUG, WG_LOG_ERROR, WG_LOG_INFO, WG_LOG_INHERIT, WG_LOG_OFF, WG_LOG_TRACE, WG_LOG_WARN,
+            wg_log_fn_t, wg_log_level_t,
         },
         memory::WG_INJECT_MAX,
         result::wg_result,

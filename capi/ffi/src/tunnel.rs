@@ -96,33 +96,48 @@ pub(crate) struct Running {
     pub(crate) fd_tun: Option<Arc<FdTun>>,
     /// Its sockets, unless its datagrams are the app's.
     pub(crate) sockets: Option<Arc<UdpBind>>,
-    pub(crate) hooks: Hooks,
-    pub(crate) inlets: Arc<Inlets>,
+    pub(crate) functions: Arc<AppFunctions>,
 }
 
 impl Object for Running {
     const NAME: &'static str = "tunnel";
     const END: &'static str = "turn it off";
-    type Inlets = Inlets;
+    type Functions = AppFunctions;
 
-    fn close(inlets: &Inlets) {
-        inlets.close();
+    fn close(functions: &AppFunctions) {
+        functions.close();
     }
 }
 
 impl Running {
     /// Refuses what only a running tunnel can do.
     pub(crate) fn check_running(&self) -> Result<()> {
-        self.hooks.events.check_running()
+        self.hooks().events.check_running()
+    }
+
+    pub(crate) fn hooks(&self) -> &Hooks {
+        &self.functions.hooks
     }
 
     /// Stops the tunnel. None of its callbacks runs afterwards, whatever becomes of that.
     pub(crate) fn turn_off(&self) -> Result<()> {
-        let close = || {
-            self.inlets.close();
-            self.hooks.close();
-        };
-        finally(|| self.tunnel.stop(), close)
+        self.hooks().events.close_queue();
+        finally(|| self.tunnel.stop(), || self.functions.close())
+    }
+}
+
+/// All functions of the app for a tunnel.
+pub(crate) struct AppFunctions {
+    pub(crate) hooks: Hooks,
+    pub(crate) inlets: Inlets,
+}
+
+impl AppFunctions {
+    /// Gives them up: when this returns, none is running on any thread or will be. None is destroyed while another one
+    /// runs: they may have their pointer in common.
+    fn close(&self) {
+        let idle = (self.inlets.take(), self.hooks.take());
+        drop(idle);
     }
 }
 
@@ -149,18 +164,16 @@ impl Hooks {
         hooks
     }
 
-    /// Gives the functions up: when this returns, they are not running on any thread.
-    fn close(&self) {
-        self.protect.close();
-        self.resolve.close();
-        self.events.close();
-        self.log.callback.close();
+    /// Gives the functions up: when this returns, they are not running on any thread. Their pointers are not given up before
+    /// the result is dropped.
+    fn take(&self) -> impl Sized {
+        (self.protect.take(), self.resolve.take(), self.events.take(), self.log.callback.take())
     }
 }
 
 impl Drop for Hooks {
     fn drop(&mut self) {
-        self.close();
+        drop(self.take());
     }
 }
 
@@ -227,9 +240,7 @@ unsafe fn start(
     custom_io: CustomIo,
     text: &str,
 ) -> Result<i32> {
-    if options.log_level != 0 {
-        hooks.log.set_level(options.log_level as i32)?;
-    }
+    hooks.log.set_level(options.log_level)?;
     if options.flags & WG_OPTIONS_QUEUE_EVENTS as u32 != 0 {
         hooks.events.add_queue()?;
     }
@@ -244,15 +255,16 @@ unsafe fn start(
     calls::watch_exit();
     let handle = handle::reserve()?;
     let Connected { tun, bind, inlets } = custom_io.connect(handle, settings.memory, settings.mtu)?;
-    let inlets = Arc::new(inlets);
-    let starting = handle::start::<Running>(handle, inlets.clone());
+    let functions = Arc::new(AppFunctions { hooks, inlets });
+    let starting = handle::start::<Running>(handle, functions.clone())?;
+    let hooks = &functions.hooks;
     let dispatch = log::dispatch_to(hooks.log.clone(), handle);
     let (tunnel, sockets, fd_tun) = tracing::dispatcher::with_default(&dispatch, || {
         let fd_tun = app_fd.as_ref().map(|fd| fd.tun(settings.mtu)).transpose()?;
         let of_descriptor = fd_tun.clone().map(|tun| tun as Arc<dyn Tun>);
         // One of them is there, as `app_fd` is set if the app has no functions.
         let tun = tun.or(of_descriptor).ok_or_else(|| Error::invalid("there is no TUN"))?;
-        let (tunnel, sockets) = launch(settings, &hooks, handle, tun, bind, update)?;
+        let (tunnel, sockets) = launch(settings, hooks, handle, tun, bind, update)?;
         Ok::<_, Error>((tunnel, sockets, fd_tun))
     })?;
     match app_fd {
@@ -261,7 +273,7 @@ unsafe fn start(
         Some(fd) => fd.share(),
         None => {}
     }
-    starting.finish(Entry::new(Running { tunnel, fd_tun, sockets, hooks, inlets }, dispatch));
+    starting.finish(Entry::new(Running { tunnel, fd_tun, sockets, functions }, dispatch));
     Ok(handle)
 }
 

@@ -36,7 +36,7 @@ pub(crate) struct Bound {
 impl Object for Bound {
     const NAME: &'static str = "bind";
     const END: &'static str = "close it";
-    type Inlets = ();
+    type Functions = ();
 
     fn close((): &()) {}
 }
@@ -163,7 +163,7 @@ unsafe fn read_options(options: *const wg_bind_options_t) -> Result<(BatchOption
 fn make(protect: Protect, open: impl FnOnce() -> Result<BatchUdp>) -> Result<(i32, u16)> {
     calls::watch_exit();
     let handle = handle::reserve()?;
-    let starting = handle::start::<Bound>(handle, Arc::default());
+    let starting = handle::start::<Bound>(handle, Arc::default())?;
     let dispatch = log::dispatch_to(Arc::default(), handle);
     let udp = tracing::dispatcher::with_default(&dispatch, open)?;
     let port = udp.port().unwrap_or(0);

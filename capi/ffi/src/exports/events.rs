@@ -39,7 +39,7 @@ pub unsafe extern "C" fn wg_set_event_callback(
     destroy: wg_destroy_fn_t,
 ) -> wg_result {
     let given = NewCallback::new(event, user, destroy);
-    guard_on(handle, |entry: &Entry<Running>| entry.hooks.events.set(given))
+    guard_on(handle, |entry: &Entry<Running>| entry.hooks().events.set(given))
 }
 
 /// A descriptor that can be read from, as poll() sees it, while wg_next_event() need not wait; for the loop of a host
@@ -53,7 +53,7 @@ pub unsafe extern "C" fn wg_set_event_callback(
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_event_fd(handle: i32) -> i32 {
-    guard_on(handle, |entry: &Entry<Running>| entry.hooks.events.queue()?.fd())
+    guard_on(handle, |entry: &Entry<Running>| entry.hooks().events.queue()?.fd())
 }
 
 /// Takes the next event of a tunnel that has WG_OPTIONS_QUEUE_EVENTS, in the order in which they came about, and waits
@@ -75,7 +75,7 @@ pub unsafe extern "C" fn wg_next_event(handle: i32, event: *mut wg_event_t, time
         // SAFETY: the caller's contract is the same.
         let size = unsafe { struct_size(event, "event") }?;
         let timeout = u64::try_from(timeout_ms).ok().map(Duration::from_millis);
-        let Some(next) = entry.hooks.events.queue()?.next(timeout)? else {
+        let Some(next) = entry.hooks().events.queue()?.next(timeout)? else {
             return Ok(0);
         };
         // SAFETY: as above; the size was read from it.

@@ -44,9 +44,10 @@ pub unsafe extern "C" fn wg_set_log_callback(
 }
 
 /// Sends the log of one tunnel to `log`, in place of where it went before. NULL sends it to where the log of the
-/// process goes. Lines of wg_turn_on() come before this can be called, and go there in any case.
+/// process goes. Lines of wg_turn_on() come before this can be called, and go there in any case; `log` of wg_options_t gets
+/// them as well.
 ///
-/// The level is that of the process: see wg_set_log_level().
+/// The level is that of the tunnel if it has one of its own (wg_set_tunnel_log_level()), or else that of the process.
 ///
 /// When this returns, no previous function is running on any thread, and none will be called again; the same holds when
 /// wg_turn_off() returns. See docs/C_API.md for the locks that may be held.
@@ -67,13 +68,14 @@ pub unsafe extern "C" fn wg_set_tunnel_log_callback(
     destroy: wg_destroy_fn_t,
 ) -> wg_result {
     let given = NewCallback::new(log, user, destroy);
-    guard_on(handle, |entry: &Entry<Running>| match entry.hooks.log.callback.set(given) {
+    guard_on(handle, |entry: &Entry<Running>| match entry.hooks().log.callback.set(given) {
         true => Ok(()),
         false => Err(Error::new(ErrorKind::UnknownHandle, "the tunnel was turned off meanwhile")),
     })
 }
 
-/// Sets how much is logged, for the whole process: WG_LOG_OFF to WG_LOG_TRACE. It is WG_LOG_INFO at first.
+/// Sets how much is logged, for the whole process but tunnels with a level of their own: WG_LOG_OFF to WG_LOG_TRACE. It is
+/// WG_LOG_INFO at first.
 ///
 /// Memory: nothing changes hands.
 /// Errors: WG_ERR_INVALID if there is no such level; the old one then stays.
@@ -84,7 +86,7 @@ pub extern "C" fn wg_set_log_level(level: i32) -> wg_result {
     guard_anywhere(|| log::set_level(level))
 }
 
-/// Chooses how much of one tunnel is logged, in place of wg_set_log_level(): for the lines that its function gets, and
+/// Chooses how much of one tunnel is logged: WG_LOG_OFF to WG_LOG_TRACE, or WG_LOG_INHERIT for what wg_set_log_level() says: for the lines that its function gets, and
 /// for those that go to the function of the process.
 ///
 /// Memory: nothing changes hands.
@@ -94,5 +96,5 @@ pub extern "C" fn wg_set_log_level(level: i32) -> wg_result {
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_set_tunnel_log_level(handle: i32, level: i32) -> wg_result {
-    guard_on(handle, |entry: &Entry<Running>| entry.hooks.log.set_level(level))
+    guard_on(handle, |entry: &Entry<Running>| entry.hooks().log.set_level(level))
 }

@@ -58,10 +58,11 @@ pub unsafe extern "C" fn wg_turn_on(tun_fd: i32, uapi: *const c_char) -> i32 {
 ///
 /// Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP it stays the caller's
 /// in any case; but a duplicate has its O_NONBLOCK mode in common with the original, so on success the caller's
-/// descriptor is non-blocking from then on. `protect_destroy` is called exactly once with `protect_user`, and
-/// `resolve_destroy` with `resolve_user`: when the tunnel is turned off and the function has returned for the last
-/// time, or before this call returns if it fails, `resolve_destroy` also if `resolve` is NULL. What `tun` and
-/// `transport` point to is given up in the same way. Only what is in a struct with a wrong `struct_size` is not.
+/// descriptor is non-blocking from then on. Each `.._destroy` is called exactly once with its `.._user`: when the tunnel
+/// is turned off and all its functions have returned for the last time; at once where the function is NULL (but
+/// `protect_destroy`, which waits for the end as well) or has been replaced; or before this call returns if it fails.
+/// The same holds for what `tun` and `transport` point to. Only what is in a struct with a wrong `struct_size` is not
+/// given up.
 /// Requires: `options` is NULL or points to `options->struct_size` readable bytes, and so are the structs that it
 /// points to; their functions are NULL or of their types, and may be called with what belongs to them on any thread;
 /// the rest as in wg_turn_on().

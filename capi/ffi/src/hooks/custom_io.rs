@@ -8,7 +8,7 @@ use crate::{
         handle::{self, Known},
         sized::read_sized,
     },
-    tunnel::{Running, WG_MEMORY_MIN},
+    tunnel::{AppFunctions, Running, WG_MEMORY_MIN},
     types::{
         custom_io::wg_tun_room_fn_t,
         datagram::{WG_BATCH_SIZE, wg_datagram_t},
@@ -143,39 +143,51 @@ pub(crate) struct Inlets {
 }
 
 impl Inlets {
-    /// Ends the functions: when this returns, none is running or will be. None is destroyed while another one runs:
-    /// they may have their pointer in common.
-    pub(crate) fn close(&self) {
+    /// Gives the app's functions up: when this returns, none is running or will be. Their pointers are not given up before
+    /// the result is dropped.
+    pub(crate) fn take(&self) -> impl Sized {
         let tun = self.tun.as_ref().and_then(|pair| pair.functions.take());
         let transport = self.transport.as_ref().and_then(|pair| pair.functions.take());
-        drop((tun, transport));
+        (tun, transport)
+    }
+}
+
+impl<F: Copy, I: Clone> Pair<F, I> {
+    /// The way in, if the app's functions have not been given up.
+    fn inlet(&self, handle: i32) -> Result<I> {
+        match self.functions.is_closed() {
+            true => {
+                Err(Error::new(ErrorKind::UnknownHandle, format!("the tunnel with handle {handle} was turned off")))
+            }
+            false => Ok(self.inlet.clone()),
+        }
     }
 }
 
 /// Where packets are put into a tunnel that runs, or is just being made or ended.
 pub(crate) fn packet_inlet(handle: i32) -> Result<PacketInlet> {
-    let inlets = inlets(handle)?;
-    inlets.tun.as_ref().map(|pair| pair.inlet.clone()).ok_or_else(|| {
-        Error::new(ErrorKind::Unsupported, "the packets of this tunnel do not come from wg_tun_callbacks_t")
-    })
+    let functions = functions(handle)?;
+    let missing =
+        || Error::new(ErrorKind::Unsupported, "the packets of this tunnel do not come from wg_tun_callbacks_t");
+    functions.inlets.tun.as_ref().ok_or_else(missing)?.inlet(handle)
 }
 
 /// As [`packet_inlet`], for datagrams.
 pub(crate) fn datagram_inlet(handle: i32) -> Result<DatagramInlet> {
-    let inlets = inlets(handle)?;
-    inlets.transport.as_ref().map(|pair| pair.inlet.clone()).ok_or_else(|| {
-        Error::new(ErrorKind::Unsupported, "the datagrams of this tunnel do not come from a wg_transport_t")
-    })
+    let functions = functions(handle)?;
+    let missing =
+        || Error::new(ErrorKind::Unsupported, "the datagrams of this tunnel do not come from a wg_transport_t");
+    functions.inlets.transport.as_ref().ok_or_else(missing)?.inlet(handle)
 }
 
-fn inlets(handle: i32) -> Result<Arc<Inlets>> {
+fn functions(handle: i32) -> Result<Arc<AppFunctions>> {
     handle::check_process(handle)?;
-    let Known { inlets, entry } = handle::inlets::<Running>(handle)?;
+    let Known { functions, entry } = handle::functions::<Running>(handle)?;
     if let Some(running) = entry {
         running.check()?;
         running.check_running()?;
     }
-    Ok(inlets)
+    Ok(functions)
 }
 
 fn slot_with<F: Copy>(callback: Callback<F>) -> Arc<Slot<F>> {

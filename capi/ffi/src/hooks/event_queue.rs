@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+#[cfg(unix)]
+use crate::plumbing::fd::duplicate;
 use crate::types::event::{WG_EVENT_ENDED, WG_EVENT_MISSED, WG_EVENTS_MAX, wg_event_t};
 use wg_embed::{
     error::{Error, ErrorKind, Result},
@@ -109,6 +111,15 @@ impl fmt::Debug for EventQueue {
     }
 }
 
+/// A descriptor of the same that is not the standard input, output or error: programs write there without asking.
+#[cfg(unix)]
+fn above_standard(stream: std::os::unix::net::UnixStream) -> io::Result<std::os::unix::net::UnixStream> {
+    match std::os::fd::AsRawFd::as_raw_fd(&stream) {
+        0..3 => duplicate(&stream).map(std::os::unix::net::UnixStream::from),
+        _ => Ok(stream),
+    }
+}
+
 /// One byte in a socket pair, or none.
 #[cfg(unix)]
 struct Signal {
@@ -120,18 +131,20 @@ struct Signal {
 impl Signal {
     fn new() -> io::Result<Self> {
         let (reader, writer) = std::os::unix::net::UnixStream::pair()?;
+        let (reader, writer) = (above_standard(reader)?, above_standard(writer)?);
         reader.set_nonblocking(true)?;
         writer.set_nonblocking(true)?;
         Ok(Self { reader, writer })
     }
 
-    // Neither fails: there is room for the byte, and it is there when it is taken.
+    // Neither fails: there is room for the byte, and it is there when it is taken. Bytes that something else has written
+    // are taken as well: they would wake the app for nothing, for ever.
     fn set(&self) {
         let _ = io::Write::write(&mut &self.writer, &[1]);
     }
 
     fn clear(&self) {
-        let _ = io::Read::read(&mut &self.reader, &mut [0]);
+        while io::Read::read(&mut &self.reader, &mut [0; 64]).is_ok_and(|len| len > 0) {}
     }
 
     #[allow(clippy::unnecessary_wraps)] // As on systems without descriptors.

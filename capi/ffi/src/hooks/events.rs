@@ -83,12 +83,17 @@ impl Events {
         Ok(())
     }
 
-    /// Nobody is told anything from now on.
-    pub(crate) fn close(&self) {
-        self.callback.close();
+    /// Ends the waits of wg_next_event().
+    pub(crate) fn close_queue(&self) {
         if let Some(queue) = self.queue.get() {
             queue.close();
         }
+    }
+
+    /// Gives the app's function up: when this returns, it is not running on any thread. Its pointer is not given up before
+    /// the result is dropped.
+    pub(crate) fn take(&self) -> impl Sized {
+        self.callback.take()
     }
 }
 

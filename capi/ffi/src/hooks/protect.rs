@@ -48,7 +48,12 @@ impl Protect {
 
     /// Gives the app's function up: when this returns, it is not running on any thread. New sockets are refused then.
     pub(crate) fn close(&self) {
-        self.0.close();
+        drop(self.take());
+    }
+
+    /// As [`close`](Self::close), but its pointer is not given up before the result is dropped.
+    pub(crate) fn take(&self) -> impl Sized {
+        self.0.take()
     }
 }
 

@@ -46,9 +46,10 @@ impl Resolver {
         })
     }
 
-    /// Gives the app's function up: when this returns, it is not running on any thread.
-    pub(crate) fn close(&self) {
-        self.0.close();
+    /// Gives the app's function up: when this returns, it is not running on any thread. Its pointer is not given up before
+    /// the result is dropped.
+    pub(crate) fn take(&self) -> impl Sized {
+        self.0.take()
     }
 }
 

@@ -123,6 +123,11 @@ impl<F: Copy> Slot<F> {
         self.is_set.load(Ordering::Relaxed)
     }
 
+    /// Whether no callback will be taken any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.current().closed
+    }
+
     fn current(&self) -> MutexGuard<'_, Current<F>> {
         sync::lock(&self.current)
     }
@@ -163,12 +168,8 @@ impl<F: Copy> Slot<F> {
         self.exchange(None, false, drop);
     }
 
-    /// Takes the callback away, for good.
-    pub(crate) fn close(&self) {
-        self.exchange(None, true, drop);
-    }
-
-    /// As [`close`](Self::close), but the callback is not destroyed yet.
+    /// Takes the callback away, for good. When this returns it is not running on any thread; it is destroyed when the result
+    /// is dropped.
     pub(crate) fn take(&self) -> Option<Callback<F>> {
         let mut taken = None;
         self.exchange(None, true, |old| taken = Some(old));
@@ -243,10 +244,10 @@ mod tests {
         let (a, b) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let slot = Slot::new();
         assert!(slot.set(callback(&a)));
-        slot.close();
+        drop(slot.take());
         assert!(!slot.set(callback(&b)) && !slot.is_set());
         assert_eq!([&a, &b].map(|n| n.load(Ordering::Relaxed)), [1, 1]);
-        slot.close();
+        drop(slot.take());
     }
 
     type Exchange = fn(&Slot<fn()>);
@@ -294,12 +295,11 @@ mod tests {
     #[test]
     fn every_exchange_waits_until_the_old_one_is_destroyed() {
         // Refused if another closes the place first; it must wait even then.
+        let close: Exchange = |slot| drop(slot.take());
         let replace: Exchange = |slot| {
             slot.set(NewCallback::new(Some(|| {}), std::ptr::null_mut(), None));
         };
-        for others in
-            [[Slot::clear, Slot::close], [replace, Slot::close], [Slot::close, Slot::close], [replace, replace]]
-        {
+        for others in [[Slot::clear, close], [replace, close], [close, close], [replace, replace]] {
             let destroyed = AtomicUsize::new(0);
             let slot = Slot::new();
             slot.set(callback(&destroyed));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use wg_embed::error::Result;
 
 #[cfg(unix)]
-pub(crate) use self::unix::AppFd;
+pub(crate) use self::unix::{AppFd, duplicate};
 
 /// A TUN over a descriptor of this system.
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -19,7 +19,7 @@ mod unix {
     use std::{
         io,
         net::UdpSocket,
-        os::fd::{FromRawFd, OwnedFd, RawFd},
+        os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
     };
     use wg_embed::error::{Error, ErrorKind};
 
@@ -78,10 +78,7 @@ mod unix {
         }
 
         fn duplicate(&self) -> Result<OwnedFd> {
-            // Not below 3: those mean something to what a process starts.
-            let duplicate = fcntl(self.fd, libc::F_DUPFD_CLOEXEC, 3).map_err(|err| refused(self.fd, err))?;
-            // SAFETY: it was just made, and nobody else knows it.
-            Ok(unsafe { OwnedFd::from_raw_fd(duplicate) })
+            duplicate(&self.fd).map_err(|err| refused(self.fd, err))
         }
 
         /// Leaves the descriptor to the app, with the flags that the duplicate needs.
@@ -109,6 +106,13 @@ mod unix {
                 tracing::warn!(fd = self.fd, %err, "the flags of the descriptor stay changed");
             }
         }
+    }
+
+    /// A duplicate that no program inherits, and not below 3: those numbers mean something to every program.
+    pub(crate) fn duplicate(fd: &impl AsRawFd) -> io::Result<OwnedFd> {
+        let duplicate = fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3)?;
+        // SAFETY: it was just made, and has no other owner.
+        Ok(unsafe { OwnedFd::from_raw_fd(duplicate) })
     }
 
     fn refused(fd: RawFd, err: io::Error) -> Error {

@@ -183,7 +183,7 @@ mod tests {
     use crate::{
         hooks::custom_io::Inlets,
         plumbing::callback::wg_destroy_fn_t,
-        tunnel::{Hooks, Running},
+        tunnel::{AppFunctions, Hooks, Running},
         wg_result::*,
         *,
     };
@@ -235,10 +235,10 @@ mod tests {
         };
         // SAFETY: the functions do not look at what they get.
         let hooks = unsafe { Hooks::of(&options) };
-        let inlets = Arc::<Inlets>::default();
-        let running = Running { tunnel, fd_tun: None, sockets: None, hooks, inlets: inlets.clone() };
+        let functions = Arc::new(AppFunctions { hooks, inlets: Inlets::default() });
+        let running = Running { tunnel, fd_tun: None, sockets: None, functions: functions.clone() };
         let dispatch = log::dispatch_to(Arc::default(), handle);
-        handle::start::<Running>(handle, inlets).finish(Entry::new(running, dispatch));
+        handle::start::<Running>(handle, functions).unwrap().finish(Entry::new(running, dispatch));
         handle
     }
 
@@ -295,7 +295,8 @@ mod tests {
         let call = handle::get::<Running>(number).unwrap();
         assert_eq!((wg_turn_off(number), DESTROYED.load(Ordering::Relaxed)), (WG_OK, 4));
         // One that has come as far as this is refused as well.
-        handle::start::<Running>(number, Arc::default()).finish(Arc::into_inner(call).unwrap());
+        let call = Arc::into_inner(call).unwrap();
+        handle::start::<Running>(number, call.functions.clone()).unwrap().finish(call);
         assert_eq!((set(number), DESTROYED.load(Ordering::Relaxed)), ([WG_ERR_UNKNOWN_HANDLE; 2], 6));
         assert_eq!(wg_turn_off(number), WG_OK);
     }

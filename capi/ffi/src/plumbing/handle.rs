@@ -26,11 +26,12 @@ pub(crate) trait Object: Send + Sync + 'static {
     const NAME: &'static str;
     /// What is left to do with it after a panic.
     const END: &'static str;
-    /// What is known by its number from before it exists until it has ended: its own callbacks may need it.
-    type Inlets: Send + Sync + 'static;
+    /// What is known by its number from before it exists until it has ended: the functions of the app, which may call with
+    /// that number themselves.
+    type Functions: Send + Sync + 'static;
 
-    /// Ends the inlets of an object that does not come into being.
-    fn close(inlets: &Self::Inlets);
+    /// Ends the functions of an object that does not come into being.
+    fn close(functions: &Self::Functions);
 }
 
 /// An object that C has a handle of.
@@ -74,21 +75,21 @@ impl<T: Object> Entry<T> {
     }
 }
 
-/// An entry or inlets, whatever they are of.
+/// An entry or functions, whatever they are of.
 type Shared = Arc<dyn Any + Send + Sync>;
 
 struct Row {
     handle: i32,
     kind: TypeId,
-    inlets: Shared,
+    functions: Shared,
     state: State,
 }
 
 enum State {
-    /// It is being made: of the number only the inlets are known.
+    /// It is being made: only the functions are known, and calls that need the object wait.
     Starting,
     Live(Shared),
-    /// It is being ended: the same, and calls that end it wait.
+    /// It is being ended: only the functions are known, and calls that end it wait.
     Ending,
 }
 
@@ -160,10 +161,12 @@ fn unknown<T: Object>(handle: i32) -> Error {
 
 static TABLE: PerProcess<Mutex<Table>> = PerProcess::new();
 
-/// Something has been ended.
-static ENDED: PerProcess<Condvar> = PerProcess::new();
+/// Something has come into being, or has ended.
+static CHANGED: PerProcess<Condvar> = PerProcess::new();
 
-fn table() -> MutexGuard<'static, Table> {
+type Guard = MutexGuard<'static, Table>;
+
+fn table() -> Guard {
     sync::lock(TABLE.get())
 }
 
@@ -184,20 +187,22 @@ pub(crate) fn check_process(handle: i32) -> Result<()> {
 }
 
 /// An object that is being made. Unless it is [finished](Self::finish), its number is taken out when this is dropped,
-/// and its inlets are closed.
+/// and its functions are closed.
 #[must_use]
 pub(crate) struct Starting<T: Object> {
     handle: i32,
-    inlets: Arc<T::Inlets>,
+    functions: Arc<T::Functions>,
     is_finished: bool,
 }
 
-/// Makes the inlets of a reserved number known.
-pub(crate) fn start<T: Object>(handle: i32, inlets: Arc<T::Inlets>) -> Starting<T> {
+/// Makes the functions of a reserved number known.
+pub(crate) fn start<T: Object>(handle: i32, functions: Arc<T::Functions>) -> Result<Starting<T>> {
     let mut table = table();
+    table.rows.try_reserve(1)?;
     let at = table.find(handle).unwrap_or_else(|at| at);
-    table.rows.insert(at, Row { handle, kind: TypeId::of::<T>(), inlets: inlets.clone(), state: State::Starting });
-    Starting { handle, inlets, is_finished: false }
+    let row = Row { handle, kind: TypeId::of::<T>(), functions: functions.clone(), state: State::Starting };
+    table.rows.insert(at, row);
+    Ok(Starting { handle, functions, is_finished: false })
 }
 
 impl<T: Object> Starting<T> {
@@ -207,6 +212,7 @@ impl<T: Object> Starting<T> {
         if let Some(row) = table().row::<T>(self.handle) {
             row.state = State::Live(Arc::new(entry));
         }
+        CHANGED.get().notify_all();
     }
 }
 
@@ -214,7 +220,7 @@ impl<T: Object> Drop for Starting<T> {
     fn drop(&mut self) {
         if !self.is_finished {
             remove(self.handle);
-            T::close(&self.inlets);
+            T::close(&self.functions);
         }
     }
 }
@@ -224,27 +230,39 @@ fn remove(handle: i32) {
     if let Ok(at) = table.find(handle) {
         table.rows.remove(at);
     }
+    CHANGED.get().notify_all();
 }
 
 /// What is known of a number.
 pub(crate) struct Known<T: Object> {
-    pub(crate) inlets: Arc<T::Inlets>,
+    pub(crate) functions: Arc<T::Functions>,
     /// `None` while it is being made or ended.
     pub(crate) entry: Option<Arc<Entry<T>>>,
 }
 
 /// What is known of a number, from before its object exists until that has ended.
-pub(crate) fn inlets<T: Object>(handle: i32) -> Result<Known<T>> {
+pub(crate) fn functions<T: Object>(handle: i32) -> Result<Known<T>> {
     let mut table = table();
     let row = table.row::<T>(handle).ok_or_else(|| unknown::<T>(handle))?;
-    let inlets = row.inlets.clone().downcast().map_err(|_| unknown::<T>(handle))?;
-    Ok(Known { inlets, entry: row.live().cloned().and_then(|entry| entry.downcast().ok()) })
+    let functions = row.functions.clone().downcast().map_err(|_| unknown::<T>(handle))?;
+    Ok(Known { functions, entry: row.live().cloned().and_then(|entry| entry.downcast().ok()) })
 }
 
-/// The object behind a number. It lives on while a call works with it, even if it is ended by another call.
+/// The object behind a number, once it has come into being: functions of the app have the number before that. It lives on
+/// while a call works with it, even if it is ended by another call.
 pub(crate) fn get<T: Object>(handle: i32) -> Result<Arc<Entry<T>>> {
-    let entry = table().row::<T>(handle).and_then(|row| row.live().cloned());
+    let mut table = wait_while(handle, table(), |state| matches!(state, State::Starting));
+    let entry = table.row::<T>(handle).and_then(|row| row.live().cloned());
+    drop(table);
     known(handle, entry)
+}
+
+/// Waits while an object is in such a state.
+fn wait_while(handle: i32, mut table: Guard, is_so: fn(&State) -> bool) -> Guard {
+    while table.find(handle).is_ok_and(|at| is_so(&table.rows[at].state)) {
+        table = sync::wait(CHANGED.get(), table);
+    }
+    table
 }
 
 /// The numbers of all objects of this kind.
@@ -258,10 +276,7 @@ pub(crate) fn all<T: Object>() -> Vec<i32> {
 pub(crate) fn end<T: Object>(handle: i32, end: impl FnOnce(&Entry<T>) -> Result<()>) -> Result<()> {
     // In this order: what belongs to the object is freed before others hear that it has ended.
     let (_ending, entry) = {
-        let mut table = table();
-        while table.row::<T>(handle).is_some_and(|row| matches!(row.state, State::Ending)) {
-            table = sync::wait(ENDED.get(), table);
-        }
+        let mut table = wait_while(handle, table(), |state| !matches!(state, State::Live(_)));
         let entry = known(handle, table.row::<T>(handle).and_then(Row::take))?;
         (Ending(handle), entry)
     };
@@ -274,7 +289,6 @@ struct Ending(i32);
 impl Drop for Ending {
     fn drop(&mut self) {
         remove(self.0);
-        ENDED.get().notify_all();
     }
 }
 
@@ -283,9 +297,11 @@ impl Drop for Ending {
 pub(crate) fn end_within<T: Object>(handle: i32, timeout: Duration, end: fn(&Entry<T>) -> Result<()>) -> Result<()> {
     let until = Instant::now() + timeout;
     let mut table = table();
-    let is_being_made = |row: &Row| matches!(row.state, State::Starting);
-    if table.row::<T>(handle).is_none_or(|row| is_being_made(row)) {
+    if table.row::<T>(handle).is_none() {
         return Err(unknown::<T>(handle));
+    }
+    while table.row::<T>(handle).is_some_and(|row| matches!(row.state, State::Starting)) {
+        table = wait_until::<T>(handle, table, until, timeout)?;
     }
     if let Some(entry) = table.row::<T>(handle).and_then(Row::take) {
         // For the thread, or back into the table if there is none. Never for both: the last owner frees the object.
@@ -308,14 +324,19 @@ pub(crate) fn end_within<T: Object>(handle: i32, timeout: Duration, end: fn(&Ent
         }
     }
     while table.row::<T>(handle).is_some() {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            let text = format!("the {} with handle {handle} has not ended within {timeout:?}", T::NAME);
-            return Err(Error::new(ErrorKind::TimedOut, text));
-        }
-        table = sync::wait_timeout(ENDED.get(), table, left);
+        table = wait_until::<T>(handle, table, until, timeout)?;
     }
     Ok(())
+}
+
+/// Waits for a change until that moment.
+fn wait_until<T: Object>(handle: i32, table: Guard, until: Instant, timeout: Duration) -> Result<Guard> {
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        let text = format!("the {} with handle {handle} has not ended within {timeout:?}", T::NAME);
+        return Err(Error::new(ErrorKind::TimedOut, text));
+    }
+    Ok(sync::wait_timeout(CHANGED.get(), table, left))
 }
 
 #[cfg(test)]

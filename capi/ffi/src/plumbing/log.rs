@@ -25,9 +25,11 @@ use wg_embed::{
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum wg_log_level_t {
+    /// Of a tunnel: as much as wg_set_log_level() says.
+    WG_LOG_INHERIT = -1,
     /// Log nothing.
     WG_LOG_OFF = 0,
-    /// Something failed, and stays so until somebody acts.
+    /// Something failed, and stays so until it is mended from outside.
     WG_LOG_ERROR = 1,
     /// Something failed, and the library goes on without it.
     WG_LOG_WARN = 2,
@@ -62,7 +64,7 @@ type LogFn = unsafe extern "C" fn(*mut c_void, i32, i32, *const c_char);
 static CALLBACK: PerProcess<Slot<LogFn>> = PerProcess::new();
 
 /// No level was chosen yet.
-const UNSET: i32 = -1;
+const UNSET: i32 = WG_LOG_INHERIT as i32;
 
 static LEVEL: AtomicI32 = AtomicI32::new(UNSET);
 
@@ -86,19 +88,17 @@ pub(crate) fn callback() -> &'static Slot<LogFn> {
 
 /// Chooses how much is logged.
 pub(crate) fn set_level(level: i32) -> Result<()> {
-    LEVEL.store(check_level(level)?, Ordering::Relaxed);
+    LEVEL.store(check_level(level, WG_LOG_OFF)?, Ordering::Relaxed);
     Ok(())
 }
 
-fn check_level(level: i32) -> Result<i32> {
-    match level {
-        WG_LOG_OFF_NUMBER..=WG_LOG_TRACE_NUMBER => Ok(level),
-        _ => Err(Error::invalid(format!("there is no log level {level}"))),
+/// Accepts levels from `least` on.
+fn check_level(level: i32, least: wg_log_level_t) -> Result<i32> {
+    match (least as i32..=WG_LOG_TRACE as i32).contains(&level) {
+        true => Ok(level),
+        false => Err(Error::invalid(format!("there is no log level {level}"))),
     }
 }
-
-const WG_LOG_OFF_NUMBER: i32 = WG_LOG_OFF as i32;
-const WG_LOG_TRACE_NUMBER: i32 = WG_LOG_TRACE as i32;
 
 /// The log of one tunnel: its function, if its lines do not go where those of the process go, and its level, if that is
 /// not the level of the process.
@@ -116,7 +116,7 @@ impl Default for OwnLog {
 
 impl OwnLog {
     pub(crate) fn set_level(&self, level: i32) -> Result<()> {
-        self.level.store(check_level(level)?, Ordering::Relaxed);
+        self.level.store(check_level(level, WG_LOG_INHERIT)?, Ordering::Relaxed);
         Ok(())
     }
 

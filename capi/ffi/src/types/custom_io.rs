@@ -10,15 +10,16 @@ use crate::{
 /// Takes packets that have come out of the tunnel.
 ///
 /// `user` is what came with the function; `handle` is the tunnel, which wg_tun_inject(), wg_transport_receive() and
-/// wg_set_mtu() know before wg_turn_on_with() has returned it; `packets` are `count` packets, 1 to WG_BATCH_SIZE, in order. They
-/// are gone when the function returns. Returns how many it took; the others are dropped and counted.
+/// wg_set_mtu() know before wg_turn_on_with() has returned it, while all other functions wait for that on other threads;
+/// `packets` are `count` packets, 1 to WG_BATCH_SIZE, in order. They are gone when the function returns. Returns how many
+/// it took; the others are dropped and counted.
 ///
 /// Threads: it is called on one of the tunnel's own threads at a time, without a lock held; perhaps before
 /// wg_turn_on_with() has returned. The tunnel waits meanwhile, so return soon, and do not wait for a thread that may be
-/// inside wg_turn_off(). It must not leave by an exception, longjmp() or
-/// pthread_exit(). Its stack is as in wg_log_fn_t.
-/// Inside it, wg_tun_inject(), wg_transport_receive() and wg_set_mtu() work, for this tunnel and for others, and what else
-/// wg_log_fn_t names. Everything else returns WG_ERR_BUSY.
+/// inside wg_turn_off(), wg_turn_off_within() or wg_pause(), or inside another function before wg_turn_on_with() has
+/// returned. It must not leave by an exception, longjmp() or pthread_exit(). Its stack is as in wg_log_fn_t.
+/// Inside it, wg_tun_inject(), wg_transport_receive() and wg_set_mtu() work, for this tunnel and for others, and what
+/// else wg_log_fn_t names. Everything else returns WG_ERR_BUSY.
 /// Since: 0.1.0
 pub type wg_tun_write_fn_t =
     Option<unsafe extern "C" fn(user: *mut c_void, handle: i32, packets: *const wg_packet_t, count: usize) -> usize>;
@@ -31,13 +32,14 @@ pub type wg_tun_room_fn_t = Option<unsafe extern "C" fn(user: *mut c_void, handl
 
 /// Sends datagrams of the tunnel.
 ///
-/// `user` and `handle` are as in wg_tun_write_fn_t; `datagrams` are `count` datagrams, 1 to WG_BATCH_SIZE, in order, mostly to one
-/// peer. They are gone when the function returns. Returns how many were sent, from the first on; the others are dropped and
-/// counted, as if the network had lost them. Datagrams that would have to wait are better not sent: the thread that sends
-/// also receives and keeps the timers.
+/// `user` and `handle` are as in wg_tun_write_fn_t; `datagrams` are `count` datagrams, 1 to WG_BATCH_SIZE, in order,
+/// mostly to one peer. They are gone when the function returns. Returns how many were sent, from the first on; the others
+/// are dropped and counted, as if the network had lost them. Datagrams that would have to wait are better not sent: the
+/// thread that sends also receives and keeps the timers.
 ///
 /// Threads: it is called on the tunnel's own threads and on those that are inside wg_turn_on_with(), wg_set_config(),
-/// wg_set_peer() or wg_force_handshake(), on several at once, without a lock held. The rest is as in wg_tun_write_fn_t.
+/// wg_set_peer(), wg_force_handshake(), wg_drop_session(), wg_resume() and the like, on several at once, without a lock
+/// held. The rest is as in wg_tun_write_fn_t.
 /// Since: 0.1.0
 pub type wg_transport_send_fn_t = Option<
     unsafe extern "C" fn(user: *mut c_void, handle: i32, datagrams: *const wg_datagram_t, count: usize) -> usize,

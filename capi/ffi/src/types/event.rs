@@ -104,7 +104,6 @@ unsafe impl SizedStruct for wg_event_t {
 }
 
 impl wg_event_t {
-    /// An event as C has it; `None` if C has none like it.
     /// An event that is no more than its kind.
     pub(crate) fn of(kind: wg_event_kind_t) -> Self {
         Self {
@@ -117,30 +116,30 @@ impl wg_event_t {
         }
     }
 
+    /// An event as C has it; `None` if C has none like it.
     pub(crate) fn new(event: &Event) -> Option<Self> {
-        let about = Self::of;
         Some(match event {
             Event::HandshakeCompleted(key) => {
-                Self { public_key: *key.as_bytes(), ..about(WG_EVENT_HANDSHAKE_COMPLETED) }
+                Self { public_key: *key.as_bytes(), ..Self::of(WG_EVENT_HANDSHAKE_COMPLETED) }
             }
-            Event::HandshakeFailed(key) => Self { public_key: *key.as_bytes(), ..about(WG_EVENT_HANDSHAKE_FAILED) },
-            Event::SessionExpired(key) => Self { public_key: *key.as_bytes(), ..about(WG_EVENT_SESSION_EXPIRED) },
+            Event::HandshakeFailed(key) => Self { public_key: *key.as_bytes(), ..Self::of(WG_EVENT_HANDSHAKE_FAILED) },
+            Event::SessionExpired(key) => Self { public_key: *key.as_bytes(), ..Self::of(WG_EVENT_SESSION_EXPIRED) },
             Event::EndpointChanged(key, to) => Self {
                 public_key: *key.as_bytes(),
                 endpoint: fixed_text(&to.to_string()),
-                ..about(WG_EVENT_ENDPOINT_CHANGED)
+                ..Self::of(WG_EVENT_ENDPOINT_CHANGED)
             },
             Event::RoutingLoop(key, to) => Self {
                 public_key: *key.as_bytes(),
                 endpoint: fixed_text(&to.to_string()),
-                ..about(WG_EVENT_ROUTING_LOOP)
+                ..Self::of(WG_EVENT_ROUTING_LOOP)
             },
             Event::ResolveFailed(key, reason) => {
-                Self { public_key: *key.as_bytes(), reason: fixed_text(reason), ..about(WG_EVENT_RESOLVE_FAILED) }
+                Self { public_key: *key.as_bytes(), reason: fixed_text(reason), ..Self::of(WG_EVENT_RESOLVE_FAILED) }
             }
-            Event::BindFailed(reason) => Self { reason: fixed_text(reason), ..about(WG_EVENT_SOCKETS_LOST) },
-            Event::BindRecovered(port) => Self { listen_port: (*port).into(), ..about(WG_EVENT_SOCKETS_RECOVERED) },
-            Event::Ended(reason) => Self { reason: fixed_text(reason), ..about(WG_EVENT_ENDED) },
+            Event::BindFailed(reason) => Self { reason: fixed_text(reason), ..Self::of(WG_EVENT_SOCKETS_LOST) },
+            Event::BindRecovered(port) => Self { listen_port: (*port).into(), ..Self::of(WG_EVENT_SOCKETS_RECOVERED) },
+            Event::Ended(reason) => Self { reason: fixed_text(reason), ..Self::of(WG_EVENT_ENDED) },
             _ => return None,
         })
     }
@@ -155,7 +154,6 @@ impl wg_event_t {
 /// while this runs: it is called for that when it has returned. The tunnel waits meanwhile, so return soon, and do
 /// not wait for a thread that may be inside a wg_ function: copy the event, and act on it elsewhere. It must not leave
 /// by an exception, longjmp() or pthread_exit(). Its stack is as in wg_log_fn_t.
-/// Inside it, functions whose text says so under "Threads" work: wg_last_error(), wg_free(), those about keys and
-/// others. All others, and so all that take a handle, return WG_ERR_BUSY.
+/// Inside it, the same functions work as inside wg_log_fn_t; all others return WG_ERR_BUSY.
 /// Since: 0.1.0
 pub type wg_event_fn_t = Option<unsafe extern "C" fn(user: *mut c_void, handle: i32, event: *const wg_event_t)>;

@@ -3,7 +3,11 @@
 use std::{ffi::c_void, mem::offset_of, ptr};
 
 use crate::{
-    plumbing::{callback::wg_destroy_fn_t, log::wg_log_fn_t, sized::SizedStruct},
+    plumbing::{
+        callback::wg_destroy_fn_t,
+        log::{WG_LOG_INHERIT, wg_log_fn_t},
+        sized::SizedStruct,
+    },
     types::{
         custom_io::{wg_transport_t, wg_tun_callbacks_t},
         event::wg_event_fn_t,
@@ -87,9 +91,9 @@ pub struct wg_options_t {
     pub log_user: *mut c_void,
     /// Gives up `log_user`; or NULL.
     pub log_destroy: wg_destroy_fn_t,
-    /// How much of this tunnel is logged: a wg_log_level_t, or 0 for what wg_set_log_level() says. To turn the log of
-    /// one tunnel off, call wg_set_tunnel_log_level().
-    pub log_level: u32,
+    /// How much of this tunnel is logged: a wg_log_level_t. WG_LOG_INHERIT, which WG_OPTIONS_INIT has, is what
+    /// wg_set_log_level() says. wg_set_tunnel_log_level() changes it.
+    pub log_level: i32,
     /// Some of wg_options_flags_t, or 0.
     pub flags: u32,
     // No padding, here or at the end: what an older caller has there would be read as the fields that follow later.
@@ -146,7 +150,7 @@ impl Default for wg_options_t {
             log: None,
             log_user: ptr::null_mut(),
             log_destroy: None,
-            log_level: 0,
+            log_level: WG_LOG_INHERIT as i32,
             flags: 0,
         }
     }

@@ -46,7 +46,7 @@ pub struct wg_allowed_ip_t {
     pub prefix_len: u32,
     /// In network byte order. An IPv4 address takes the first four bytes.
     pub address: [u8; 16],
-    /// Bitwise OR of wg_allowed_ip_flags_t.
+    /// Values of wg_allowed_ip_flags_t, added up.
     pub flags: u32,
 }
 
@@ -90,7 +90,7 @@ pub use wg_peer_flags_t::*;
 pub struct wg_peer_config_t {
     /// sizeof(wg_peer_config_t), as the caller was compiled.
     pub struct_size: usize,
-    /// Bitwise OR of wg_peer_flags_t.
+    /// Values of wg_peer_flags_t, added up. A preshared key or keepalive that is set without its flag is WG_ERR_INVALID.
     pub flags: u32,
     /// With WG_PEER_HAS_KEEPALIVE: seconds between persistent keepalives, up to 65535; 0 turns them off.
     pub persistent_keepalive: u32,
@@ -154,6 +154,15 @@ impl wg_peer_config_t {
             | WG_PEER_HAS_KEEPALIVE as u32;
         check_flags(self.flags, KNOWN)?;
         let has = |flag: wg_peer_flags_t| self.flags & flag as u32 != 0;
+        if self.public_key == [0; WG_KEY_LEN] {
+            return Err(Error::invalid("public_key is not set"));
+        }
+        if !has(WG_PEER_HAS_PRESHARED_KEY) && self.preshared_key.iter().fold(0, |any, byte| any | byte) != 0 {
+            return Err(Error::invalid("preshared_key is set, but not WG_PEER_HAS_PRESHARED_KEY"));
+        }
+        if !has(WG_PEER_HAS_KEEPALIVE) && self.persistent_keepalive != 0 {
+            return Err(Error::invalid("persistent_keepalive is set, but not WG_PEER_HAS_KEEPALIVE"));
+        }
         let mut update = PeerUpdate::new(PublicKey::from_bytes(self.public_key));
         update.update_only = has(WG_PEER_UPDATE_ONLY);
         update.replace_allowed_ips = has(WG_PEER_REPLACE_ALLOWED_IPS);

@@ -106,8 +106,8 @@ const _: () = {
 /// What a tunnel takes of the process's memory now, in bytes. As to fields and `struct_size`, see wg_stats_t.
 ///
 /// The numbers are computed from what is allocated, in use or not. Not among them: what the allocator adds to each
-/// block (16 bytes, commonly), the stacks of the tunnel's two threads, what the system keeps for sockets, and what a
-/// call takes while it lasts.
+/// block (16 bytes, commonly), the stacks of the tunnel's two threads, what the system keeps for sockets, events that
+/// wait for wg_next_event() (sizeof(wg_event_t) each), and what a call takes while it lasts.
 ///
 /// Since: 0.1.0
 #[repr(C)]

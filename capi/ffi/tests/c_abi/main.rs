@@ -149,6 +149,12 @@ fn each_code_has_a_text() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn a_tunnel_ends_for_all_at_once() {
+    c_test("ends", "c99");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn callbacks_that_ended_do_not_run() {
     c_test("callbacks", "c99");
 }
