@@ -164,8 +164,46 @@ fn during_a_pause_it_is_put_off() {
     assert_eq!(world.sent_types(), []);
 }
 
+/// Whatever becomes of the interface before it comes up.
+#[test]
+fn what_is_put_off_is_not_lost() {
+    type Step = fn(&Node);
+    let down: Step = |a| a.device.down();
+    let up: Step = |a| a.device.up().unwrap();
+    let pause: Step = |a| assert!(a.device.pause());
+    let resume: Step = |a| a.device.resume().unwrap();
+    let ways: [&[Step]; 5] =
+        [&[up], &[pause, resume, up], &[pause, down, resume, up], &[pause, up, resume], &[down, up]];
+    for (n, way) in ways.into_iter().enumerate() {
+        for is_dropped in [false, true] {
+            let world = World::new();
+            let (a, b) = world.pair();
+            a.device.down();
+            a.device.force_handshake(None).unwrap();
+            if is_dropped {
+                a.device.drop_session(None).unwrap();
+            }
+            way.iter().for_each(|step| step(&a));
+            world.settle(&[&a, &b]);
+            let expected: &[u8] = if is_dropped { &[] } else { &[1, 2, 0] };
+            assert_eq!(world.sent_types(), expected, "way {n}");
+            // Once.
+            a.device.down();
+            a.device.up().unwrap();
+            world.settle(&[&a, &b]);
+            assert_eq!(world.sent_types(), []);
+        }
+    }
+}
+
 #[test]
 fn a_host_name_is_looked_up_first() {
+    for is_down in [false, true] {
+        a_host_name_is_looked_up_before_a_handshake(is_down);
+    }
+}
+
+fn a_host_name_is_looked_up_before_a_handshake(is_down: bool) {
     let world = World::new();
     let answer = std::sync::Arc::new(Mutex::new(Vec::new()));
     let given = answer.clone();
@@ -175,7 +213,11 @@ fn a_host_name_is_looked_up_first() {
     b.add_peer(&a, |_| {});
     a.add_peer(&b, |peer| peer.endpoint = Some(format!("b.example:{PORT}").parse().unwrap()));
     world.pass(SECOND, &[&a, &b]);
+    if is_down {
+        a.device.down();
+    }
     a.device.force_handshake(Some(&b.public())).unwrap();
+    a.device.up().unwrap();
     world.pass(60 * SECOND, &[&a, &b]);
     assert_eq!(world.sent_types(), [], "there is no address");
     answer.lock().unwrap().push(b.address);

@@ -130,12 +130,13 @@ impl Device {
         } else {
             peer.forget_source();
         }
-        let (keepalive, was_unanswered, had_session) = {
+        let (keepalive, was_unanswered, had_session, wants_handshake) = {
             let mut state = lock(&peer.state);
             let was_unanswered = std::mem::take(&mut state.unanswered) >= UNANSWERED;
             let has_session = state.has_session(self.clock.now());
             let keepalive = if came_up { state.timers.keepalive_interval() != 0 } else { has_session };
-            (keepalive, was_unanswered, std::mem::take(&mut state.had_session))
+            let had_session = std::mem::take(&mut state.had_session);
+            (keepalive, was_unanswered, had_session, std::mem::take(&mut state.wants_handshake))
         };
         if was_unanswered {
             self.initiate(peer, Reason::Retry);
@@ -145,7 +146,10 @@ impl Device {
         } else if came_up {
             self.send_staged(peer);
         }
-        if had_session {
+        if wants_handshake {
+            // Without an endpoint by now, there is nothing to do.
+            let _ = self.begin(peer);
+        } else if had_session {
             self.initiate(peer, Reason::Fresh);
         }
     }

@@ -81,6 +81,8 @@ pub(super) struct State {
     pub(super) looping: Option<Box<Looping>>,
     /// There was a session before a pause, and one is to be made when the interface comes up after it.
     pub(super) had_session: bool,
+    /// The app has asked for a handshake while the interface was down.
+    pub(super) wants_handshake: bool,
     /// The peer was taken out of the device; nothing is begun for it any more.
     pub(super) removed: bool,
 }

@@ -14,7 +14,8 @@ impl Device {
     ///
     /// Initiations stay 5 s apart (`REKEY_TIMEOUT`, from our last handshake message to the peer on): before that nothing is
     /// sent, and a handshake that is under way goes on. If the endpoint is a host name without an address, it begins when
-    /// there is one; if the interface is down, when it is up.
+    /// there is one; if the interface is down, when it is up, unless [`drop_session`](Self::drop_session) is called
+    /// before.
     ///
     /// # Errors
     /// `NotFound` if there is no private key or no such peer, or nothing is known of where it is.
@@ -32,15 +33,14 @@ impl Device {
         begun
     }
 
-    fn begin(&self, peer: &Arc<Peer>) -> Result<()> {
+    pub(super) fn begin(&self, peer: &Arc<Peer>) -> Result<()> {
         let has_address = {
             let mut state = lock(&peer.state);
             if !state.location.is_configured() {
                 return Err(Error::new(ErrorKind::NotFound, format!("peer {} has no endpoint", peer.key())));
             }
             if !state.timers.is_running() {
-                // As if there had been one before the pause.
-                state.had_session = true;
+                state.wants_handshake = true;
                 return Ok(());
             }
             state.location.endpoint().is_some()
@@ -76,7 +76,7 @@ impl Device {
         let keepalive = {
             let mut handshaking = lock(&peer.handshake);
             let mut state = lock(&peer.state);
-            (state.unanswered, state.had_session) = (0, false);
+            (state.unanswered, state.had_session, state.wants_handshake) = (0, false, false);
             if self.reset(peer, &mut handshaking.noise, &mut state) {
                 self.events.note(Event::SessionExpired(*peer.key()));
             }

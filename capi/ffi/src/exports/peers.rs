@@ -70,8 +70,8 @@ pub unsafe extern "C" fn wg_remove_peer(handle: i32, public_key: *const u8) -> w
 ///
 /// Initiations stay 5 s apart, as the protocol has it: less than 5 s after our last initiation or response to the
 /// peer nothing is sent, and a handshake that is under way goes on. wg_drop_session() lifts that. If the endpoint is
-/// a host name without an address, the handshake begins when there is one; in a pause, with wg_resume(). An event or
-/// wg_peer_stats() reports what comes of it.
+/// a host name without an address, the handshake begins when there is one; if the tunnel is down or paused, when it
+/// is up again, unless wg_drop_session() is called before. An event or wg_peer_stats() reports what comes of it.
 ///
 /// Memory: reads 32 bytes of `public_key`.
 /// Requires: `public_key` is NULL or points to 32 readable bytes.
