@@ -998,7 +998,7 @@ typedef struct wg_peer_config_t {
    */
   uint8_t preshared_key[WG_KEY_LEN];
   /**
-   * Where it is, as `endpoint=` of wg_set_config() has it: "192.0.2.1:51820", "[2001:db8::1]:51820", or a host
+   * Where it is, as `endpoint=` of wg_set_config() has it: "192.0.2.1:51820", `[2001:db8::1]:51820`, or a host
    * name and a port if the tunnel has a `resolve`. NULL: unchanged.
    */
   const char *endpoint;
@@ -1646,7 +1646,7 @@ int32_t wg_listen_port(int32_t handle);
  * "included_application=..", "excluded_application=..", the name of an Android package; never both.
  * Each line ends with a line feed. No value has a control character but the tab: a file with another is refused.
  *
- * The rules are those of wg(8) and wg-quick(8): an unknown key, a value that is malformed or a second [Interface] is
+ * The rules are those of wg(8) and wg-quick(8): an unknown key, a value that is malformed or a second `[Interface]` is
  * an error, which wg_last_error() names with its line, but never its value.
  *
  * Memory: writes to `*uapi` and `*settings` on success only. Both are the caller's then, to give to wg_free(), which

@@ -203,7 +203,7 @@ pub(crate) unsafe fn turn_on(options: Result<Received<wg_options_t>>, uapi: *con
     wiped(|| guard(body))
 }
 
-/// The numbers of a [`wg_options_t`](crate::wg_options_t), checked.
+/// The numbers of a [`wg_options_t`], checked.
 struct Settings {
     takes_fd: bool,
     mtu: u16,

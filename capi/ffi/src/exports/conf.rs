@@ -43,7 +43,7 @@ use zeroize::Zeroizing;
 /// "included_application=..", "excluded_application=..", the name of an Android package; never both.
 /// Each line ends with a line feed. No value has a control character but the tab: a file with another is refused.
 ///
-/// The rules are those of wg(8) and wg-quick(8): an unknown key, a value that is malformed or a second [Interface] is
+/// The rules are those of wg(8) and wg-quick(8): an unknown key, a value that is malformed or a second `[Interface]` is
 /// an error, which wg_last_error() names with its line, but never its value.
 ///
 /// Memory: writes to `*uapi` and `*settings` on success only. Both are the caller's then, to give to wg_free(), which

@@ -43,7 +43,7 @@ pub(crate) fn fixed_text<const N: usize>(text: &str) -> [c_char; N] {
     array
 }
 
-/// A copy of `text` that C owns and gives back with [`wg_free`]. Its size lies in front of it, so that it can be wiped.
+/// A copy of `text` that C owns and gives back with [`wg_free`](crate::wg_free). Its size lies in front of it, so that it can be wiped.
 pub(crate) fn give_text(text: &str) -> Result<NonNull<c_char>> {
     let short = || Error::new(ErrorKind::Resources, "there is no memory for the text");
     let size = text.len().checked_add(HEADER + 1).ok_or_else(short)?;

@@ -98,7 +98,7 @@ pub struct wg_peer_config_t {
     pub public_key: [u8; WG_KEY_LEN],
     /// With WG_PEER_HAS_PRESHARED_KEY: the key that both ends mix in from the next handshake on; zeros for none.
     pub preshared_key: [u8; WG_KEY_LEN],
-    /// Where it is, as `endpoint=` of wg_set_config() has it: "192.0.2.1:51820", "[2001:db8::1]:51820", or a host
+    /// Where it is, as `endpoint=` of wg_set_config() has it: "192.0.2.1:51820", `[2001:db8::1]:51820`, or a host
     /// name and a port if the tunnel has a `resolve`. NULL: unchanged.
     pub endpoint: *const c_char,
     /// Prefixes to give or to take away, in this order; NULL if there are none. One that another peer has is given to
