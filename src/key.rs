@@ -18,7 +18,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 pub use secret::Secret;
 pub use stack::wiped;
-pub(crate) use stack::{wipe_after_packets, wiped_moves};
+pub(crate) use stack::{wipe_below, wiped_moves};
 
 /// The length of every key, in bytes.
 pub const KEY_LEN: usize = 32;

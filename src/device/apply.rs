@@ -24,7 +24,7 @@ use crate::{
         snapshot::{InterfaceSnapshot, PeerSnapshot, Snapshot},
     },
     error::{Error, Result},
-    key::{PresharedKey, PrivateKey, PublicKey, wiped, wiped_moves},
+    key::{PresharedKey, PrivateKey, PublicKey, wipe_below, wiped, wiped_moves},
     noise::{
         cookie::CookieChecker,
         handshake::{Handshake, Identity},
@@ -46,17 +46,25 @@ impl Device {
     /// `AddrInUse` or another socket error for the port, `Permission` or another for the mark, `Invalid` if there
     /// would be too many peers, or an endpoint is a host name and there is no resolver; `Resources` without memory for
     /// all of it. Nothing has changed then.
-    pub fn apply(&self, update: Update) -> Result<()> {
+    pub fn apply(&self, mut update: Update) -> Result<()> {
+        // Where it was read and moved it has left its private key, and unused bytes would take that to the heap.
+        wipe_below();
+        self.change(&mut update)
+    }
+
+    /// Has a frame of its own, in the place that was wiped.
+    #[inline(never)]
+    fn change(&self, update: &mut Update) -> Result<()> {
         let _hold;
         let (opened, followups) = {
             let _alone = lock(&self.sets);
-            self.check_peer_count(&update)?;
-            self.check_names(&update)?;
+            self.check_peer_count(update)?;
+            self.check_names(update)?;
             // What is allocated from here on cannot fail.
-            _hold = self.hold_for(&update)?;
-            let opened = self.apply_sockets(&update)?;
-            if let Some(key) = update.private_key {
-                wiped(|| self.set_private_key(key));
+            _hold = self.hold_for(update)?;
+            let opened = self.apply_sockets(update)?;
+            if let Some(key) = &mut update.private_key {
+                self.set_private_key(key);
             }
             if update.replace_peers {
                 let all = self.peers.drain();
@@ -65,7 +73,7 @@ impl Device {
             }
             let own = self.identity().map(|i| *i.public());
             let number = update.peers.len();
-            let peers = update.peers.into_iter();
+            let peers = std::mem::take(&mut update.peers).into_iter();
             (opened, peers.filter_map(|p| self.apply_peer(p, own.as_ref(), number)).collect::<Vec<_>>())
         };
         self.after(Ok(opened))?;
@@ -141,11 +149,11 @@ impl Device {
         Ok(if matches!(opened, Opened::Reopened) { Opened::None } else { opened })
     }
 
-    fn set_private_key(&self, key: Option<PrivateKey>) {
-        if self.identity().map(|i| i.private().clone()) == key {
+    fn set_private_key(&self, key: &mut Option<PrivateKey>) {
+        if self.identity().as_deref().map(Identity::private) == key.as_ref() {
             return;
         }
-        let identity = key.map(|k| Arc::new(Identity::new(k)));
+        let identity = wiped(|| key.take().map(|key| Arc::new(Identity::new(key))));
         // A device is no peer of itself.
         let own = identity.as_ref().and_then(|i| self.peers.remove(i.public()));
         own.iter().for_each(|peer| self.remove(peer));

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     bind::{Endpoint, SendReport, Transmit},
-    key::wipe_after_packets,
+    key::wipe_below,
     noise::{
         REKEY_TIMEOUT_JITTER,
         message::{DATA_OVERHEAD, HANDSHAKE_TOS},
@@ -264,7 +264,7 @@ impl Device {
         for _ in 0..STAGED_ROUNDS {
             let goes_on = self.send_staged_once(&mut turn);
             // This may be a thread of the host, which may never come here again.
-            wipe_after_packets();
+            wipe_below();
             if !goes_on {
                 return;
             }

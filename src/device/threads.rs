@@ -18,7 +18,7 @@ use std::{
 use super::{Device, Inbound, MemoryUsage, Options, Outbound, lock, pool::Workspace};
 use crate::{
     bind::{Bind, Woken},
-    key::wipe_after_packets,
+    key::wipe_below,
     sync,
     tun::Tun,
 };
@@ -191,7 +191,7 @@ impl Threads {
                 continue;
             }
             if for_good {
-                wipe_after_packets();
+                wipe_below();
                 self.tun.wait(None)?;
                 continue;
             }
@@ -205,7 +205,7 @@ impl Threads {
                 }
                 (began, theirs, ours) = (now, total, Duration::ZERO);
             }
-            wipe_after_packets();
+            wipe_below();
             self.tun.wait(Some(WINDOW))?;
             ours += now.elapsed();
         }
@@ -227,7 +227,7 @@ impl Threads {
         let timeout = self.device.next_deadline().map(|at| at.since(self.device.clock.now()));
         let began = Instant::now();
         lock(&self.idle).since = Some(began);
-        wipe_after_packets();
+        wipe_below();
         let woken = self.bind.wait(timeout);
         let slept = began.elapsed();
         let mut idle = lock(&self.idle);

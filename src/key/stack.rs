@@ -17,18 +17,10 @@ const DEPTH: usize = 48 * 1024;
 const SMALL_DEPTH: usize = 8 * 1024;
 
 /// Runs `body`, and then wipes the stack that it used. What it returns must not be secret.
+///
+/// Inside of such a body only 8 KiB are wiped at once, before more is moved to the heap: the whole depth would reach far
+/// below, and a thread of the app may have little stack. The outermost call wipes the rest.
 pub fn wiped<R>(body: impl FnOnce() -> R) -> R {
-    wiped_to::<DEPTH, R>(body)
-}
-
-/// As [`wiped`], for a body that only reads, moves or copies a key.
-pub(crate) fn wiped_moves<R>(body: impl FnOnce() -> R) -> R {
-    wiped_to::<SMALL_DEPTH, R>(body)
-}
-
-/// Inside a body whose stack is wiped down to [`DEPTH`] nothing is wiped: that would reach far below, and a thread of
-/// the app may have little stack.
-fn wiped_to<const N: usize, R>(body: impl FnOnce() -> R) -> R {
     thread_local! {
         static IS_INSIDE: Cell<bool> = const { Cell::new(false) };
     }
@@ -38,21 +30,25 @@ fn wiped_to<const N: usize, R>(body: impl FnOnce() -> R) -> R {
             IS_INSIDE.set(false);
         }
     }
-    if IS_INSIDE.get() {
-        return body();
+    if IS_INSIDE.replace(true) {
+        return wiped_moves(body);
     }
-    let outermost = (N == DEPTH).then(|| {
-        IS_INSIDE.set(true);
-        Outermost
-    });
+    let outermost = Outermost;
     let result = below(body);
     drop(outermost);
-    wipe::<N>();
+    wipe::<DEPTH>();
     result
 }
 
-/// Wipes the stack below the caller, where packets were sealed and opened before.
-pub(crate) fn wipe_after_packets() {
+/// As [`wiped`], for a body that only reads, moves or copies a key.
+pub(crate) fn wiped_moves<R>(body: impl FnOnce() -> R) -> R {
+    let result = below(body);
+    wipe::<SMALL_DEPTH>();
+    result
+}
+
+/// Wipes the stack below the caller, where keys were moved, or packets sealed and opened, before.
+pub(crate) fn wipe_below() {
     wipe::<SMALL_DEPTH>();
 }
 

@@ -9,7 +9,7 @@ use super::{Conf, InterfaceSettings, Table};
 use crate::{
     config::{AllowedIpUpdate, MAX_PEERS, PeerUpdate, Update, host::is_name, text},
     error::{Error, Result},
-    key::{PresharedKey, PrivateKey, PublicKey},
+    key::{PresharedKey, PrivateKey, PublicKey, wiped_moves},
     reserve,
 };
 
@@ -217,12 +217,13 @@ impl Reader {
 /// Reads a key of `[Interface]` that wg(8) knows; false if it is none.
 fn tunnel_pair(update: &mut Update, key: &str, value: &str) -> Result<bool> {
     match key {
-        "privatekey" => {
+        "privatekey" => wiped_moves(|| {
             // Zeros mean "no key", which clamping would hide.
             let bytes = PresharedKey::from_base64(value)?;
             let key = (!bytes.is_zero()).then(|| PrivateKey::from_bytes(*bytes.as_bytes()));
             update.private_key = Some(key);
-        }
+            Ok::<_, Error>(())
+        })?,
         "listenport" => update.listen_port = Some(text::decimal(value)?),
         "fwmark" => update.fwmark = Some(mark(value)?),
         _ => return Ok(false),
@@ -292,7 +293,10 @@ impl Peer {
     fn pair(&mut self, key: &str, value: &str) -> Result<()> {
         match key {
             "publickey" => self.public_key = Some(PublicKey::from_base64(value)?),
-            "presharedkey" => self.change.preshared_key = Some(Box::new(PresharedKey::from_base64(value)?)),
+            "presharedkey" => wiped_moves(|| {
+                self.change.preshared_key = Some(Box::new(PresharedKey::from_base64(value)?));
+                Ok::<_, Error>(())
+            })?,
             "allowedips" => {
                 for item in items(value) {
                     let prefix = prefix_or_address(item?)?.trunc();

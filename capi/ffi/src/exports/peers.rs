@@ -1,12 +1,7 @@
 //! A tunnel's peers, one at a time: changed and removed, without text in between.
 
 use crate::{
-    plumbing::{
-        guard::guard_on,
-        handle::Entry,
-        result::wg_result,
-        sized::{Received, read_sized},
-    },
+    plumbing::{guard::guard_on, handle::Entry, result::wg_result, sized::read_sized_into},
     tunnel::Running,
     types::{key::take_key, peer::wg_peer_config_t},
 };
@@ -34,12 +29,12 @@ use wg_embed::{
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_set_peer(handle: i32, peer: *const wg_peer_config_t) -> wg_result {
     let body = |entry: &Entry<Running>| {
+        let mut copy = wg_peer_config_t::default();
         // SAFETY: the caller's contract is the same.
-        let Received { value: peer, unknown_fields } = unsafe { read_sized(peer, "peer") }?;
-        unknown_fields?;
+        wiped(|| unsafe { read_sized_into(peer, &mut copy, "peer") })??;
         let device = entry.tunnel.device();
         // SAFETY: as above.
-        let change = unsafe { peer.read(device.resolves_names()) }?;
+        let change = unsafe { copy.read(device.resolves_names()) }?;
         entry.check_running()?;
         device.apply(Update { peers: vec![change], ..Update::default() })
     };

@@ -63,9 +63,21 @@ pub(crate) struct Received<T> {
 /// Copies a caller's struct over the defaults.
 ///
 /// # Safety
+/// As for [`read_sized_into`].
+pub(crate) unsafe fn read_sized<T: SizedStruct + Default>(theirs: *const T, name: &str) -> Result<Received<T>> {
+    let mut value = T::default();
+    // SAFETY: the caller's contract is the same.
+    let unknown_fields = unsafe { read_sized_into(theirs, &mut value, name) }?;
+    Ok(Received { value, unknown_fields })
+}
+
+/// Copies a caller's struct over `ours`, which is not moved: there may be a key in it. Returns
+/// [`Received::unknown_fields`].
+///
+/// # Safety
 /// `theirs` is NULL or points to as many readable bytes as the `usize` at its beginning says. Functions in there are
 /// NULL or functions of their types.
-pub(crate) unsafe fn read_sized<T: SizedStruct + Default>(theirs: *const T, name: &str) -> Result<Received<T>> {
+pub(crate) unsafe fn read_sized_into<T: SizedStruct>(theirs: *const T, ours: &mut T, name: &str) -> Result<Result<()>> {
     // SAFETY: the caller's contract is the same.
     let size = unsafe { struct_size(theirs, name) }?;
     // SAFETY: that many bytes are readable, says the caller.
@@ -78,10 +90,9 @@ pub(crate) unsafe fn read_sized<T: SizedStruct + Default>(theirs: *const T, name
             Err(Error::new(ErrorKind::Unsupported, text))
         }
     };
-    let mut ours = T::default();
     // SAFETY: both have `known` bytes, and any bytes are a `T`.
-    unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), (&raw mut ours).cast::<u8>(), known) };
-    Ok(Received { value: ours, unknown_fields })
+    unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), ptr::from_mut(ours).cast::<u8>(), known) };
+    Ok(unknown_fields)
 }
 
 /// Refuses flags that this version does not know.

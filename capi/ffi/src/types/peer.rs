@@ -13,7 +13,7 @@ use crate::{
 use wg_embed::{
     config::{AllowedIpUpdate, PeerEndpoint, PeerUpdate},
     error::{Error, Result},
-    key::{PresharedKey, PublicKey},
+    key::{PresharedKey, PublicKey, wiped},
     reserve,
 };
 
@@ -167,7 +167,7 @@ impl wg_peer_config_t {
         update.update_only = has(WG_PEER_UPDATE_ONLY);
         update.replace_allowed_ips = has(WG_PEER_REPLACE_ALLOWED_IPS);
         if has(WG_PEER_HAS_PRESHARED_KEY) {
-            update.preshared_key = Some(Box::new(PresharedKey::from_bytes(self.preshared_key)));
+            wiped(|| update.preshared_key = Some(Box::new(PresharedKey::from_bytes(self.preshared_key))));
         }
         if has(WG_PEER_HAS_KEEPALIVE) {
             let seconds = u16::try_from(self.persistent_keepalive);
