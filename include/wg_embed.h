@@ -1626,15 +1626,15 @@ wg_result wg_set_fwmark(int32_t handle, uint32_t mark);
 int32_t wg_listen_port(int32_t handle);
 
 /**
- * Reads a `.conf` file, `len` bytes at `conf` as they are on disk: what the tunnel has to be told goes to `*uapi`, what
- * the system has to be told to `*settings`, unless that is NULL.
+ * Reads a `.conf` file, `len` bytes at `conf` as they are on disk: what the tunnel has to be told goes to `*uapi`,
+ * what the system has to be told to `*settings`, unless that is NULL.
  *
- * The file is UTF-8 or UTF-16, with a byte order mark or without; comments may have any bytes. A zero byte does not end
- * it.
- * `*uapi` is for wg_turn_on(), or for wg_set_config(), where it replaces the whole configuration, as `wg setconf` does:
- * every peer is made again, so that its session ends, and without a ListenPort in the file the sockets are opened
- * again, on another port. wg_set_peer() changes a peer and leaves the rest as it is. Endpoints that are host names stay
- * names: they need wg_options_t's `resolve`.
+ * The file is UTF-8 or UTF-16, with a byte order mark or without; comments may have any bytes. A zero byte does not
+ * end it.
+ * `*uapi` is for wg_turn_on(), or for wg_set_config(), where it replaces the whole configuration, as `wg setconf`
+ * does: every peer is made again, so that its session ends, and without a ListenPort in the file the sockets are
+ * opened again, on another port. wg_set_peer() changes a peer and leaves the rest as it is. Endpoints that are host
+ * names stay names: they need wg_options_t's `resolve`.
  * `*settings` has a line for each value, in this order; keys without a value are left out:
  * "address=10.0.0.2/24", an address of the interface with the length of its network;
  * "dns=10.0.0.1", a DNS server; "search=example.com", a DNS search domain;

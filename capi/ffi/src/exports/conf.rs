@@ -23,15 +23,15 @@ use wg_embed::{
 };
 use zeroize::Zeroizing;
 
-/// Reads a `.conf` file, `len` bytes at `conf` as they are on disk: what the tunnel has to be told goes to `*uapi`, what
-/// the system has to be told to `*settings`, unless that is NULL.
+/// Reads a `.conf` file, `len` bytes at `conf` as they are on disk: what the tunnel has to be told goes to `*uapi`,
+/// what the system has to be told to `*settings`, unless that is NULL.
 ///
-/// The file is UTF-8 or UTF-16, with a byte order mark or without; comments may have any bytes. A zero byte does not end
-/// it.
-/// `*uapi` is for wg_turn_on(), or for wg_set_config(), where it replaces the whole configuration, as `wg setconf` does:
-/// every peer is made again, so that its session ends, and without a ListenPort in the file the sockets are opened
-/// again, on another port. wg_set_peer() changes a peer and leaves the rest as it is. Endpoints that are host names stay
-/// names: they need wg_options_t's `resolve`.
+/// The file is UTF-8 or UTF-16, with a byte order mark or without; comments may have any bytes. A zero byte does not
+/// end it.
+/// `*uapi` is for wg_turn_on(), or for wg_set_config(), where it replaces the whole configuration, as `wg setconf`
+/// does: every peer is made again, so that its session ends, and without a ListenPort in the file the sockets are
+/// opened again, on another port. wg_set_peer() changes a peer and leaves the rest as it is. Endpoints that are host
+/// names stay names: they need wg_options_t's `resolve`.
 /// `*settings` has a line for each value, in this order; keys without a value are left out:
 /// "address=10.0.0.2/24", an address of the interface with the length of its network;
 /// "dns=10.0.0.1", a DNS server; "search=example.com", a DNS search domain;
@@ -88,8 +88,8 @@ pub unsafe extern "C" fn wg_conf_parse(
     wiped(|| guard(body))
 }
 
-/// The settings as lines. Twice the same: what it takes is reserved before anything is written, as text that grows would
-/// leave keys of commands behind.
+/// The settings as lines. Twice the same: what it takes is reserved before anything is written, as text that grows
+/// would leave keys of commands behind.
 fn lines(settings: &InterfaceSettings) -> Result<Zeroizing<String>> {
     struct Length(usize);
     impl Write for Length {
