@@ -89,8 +89,8 @@ impl<F> Shared<F> {
 /// A place for one callback, which can be exchanged while it is called.
 #[derive(Debug)]
 pub(crate) struct Slot<F> {
-    /// Held from the moment at which a callback is taken out until it is destroyed: another exchange that finds the
-    /// place empty by then must not return before that either. Taken before `current`.
+    /// Held from the moment at which a callback is taken out until it is idle, and destroyed if it was exchanged: another
+    /// exchange that finds the place empty by then must not return before that either. Taken before `current`.
     exchanging: Mutex<()>,
     current: Mutex<Current<F>>,
     is_set: AtomicBool,
@@ -294,16 +294,24 @@ mod tests {
 
     #[test]
     fn every_exchange_waits_until_the_old_one_is_destroyed() {
-        // Refused if another closes the place first; it must wait even then.
-        let close: Exchange = |slot| drop(slot.take());
+        let clear: Exchange = Slot::clear;
         let replace: Exchange = |slot| {
             slot.set(NewCallback::new(Some(|| {}), std::ptr::null_mut(), None));
         };
-        for others in [[Slot::clear, close], [replace, close], [close, close], [replace, replace]] {
+        for others in [[clear, clear], [replace, clear], [replace, replace]] {
             let destroyed = AtomicUsize::new(0);
             let slot = Slot::new();
             slot.set(callback(&destroyed));
             assert_eq!(exchanged_during_a_call(&slot, &destroyed, &others), [1, 1]);
+        }
+        // Refused if the callback is taken first; it must wait for the call even then.
+        for other in [replace, clear] {
+            let destroyed = AtomicUsize::new(0);
+            let slot = Slot::new();
+            slot.set(callback(&destroyed));
+            let take: Exchange = |slot| drop(slot.take());
+            exchanged_during_a_call(&slot, &destroyed, &[other, take]);
+            assert_eq!(destroyed.load(Ordering::Relaxed), 1);
         }
     }
 
