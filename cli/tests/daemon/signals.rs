@@ -139,9 +139,11 @@ fn parent(id: i32) -> i32 {
 
 #[test]
 fn signals_at_any_moment_of_the_start_leave_nothing_behind() {
-    // Under nohup(1) it is ignored, and the daemon would rightly do so as well.
-    // SAFETY: the default action is not a function.
-    unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) };
+    // Under nohup(1) one is ignored, in the background of a shell another, and processes would rightly do so as well.
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: the default action is not a function.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
     as_root(|| {
         for options in [&["-f"][..], &[], &["-f", "--user", "nobody"], &["--user", "nobody"]] {
             let all = meets(options, usize::MAX, libc::SIGPIPE);
