@@ -580,9 +580,9 @@ typedef struct wg_packet_t {
  * Takes packets that have come out of the tunnel.
  *
  * `user` is what came with the function; `handle` is the tunnel, which wg_tun_inject(), wg_transport_receive() and
- * wg_set_mtu() know before wg_turn_on_with() has returned it, while all other functions wait for that on other threads;
- * `packets` are `count` packets, 1 to WG_BATCH_SIZE, in order. They are gone when the function returns. Returns how many
- * it took; the others are dropped and counted.
+ * wg_set_mtu() know before wg_turn_on_with() has returned it, while all other functions wait for that on other
+ * threads; `packets` are `count` packets, 1 to WG_BATCH_SIZE, in order. They are gone when the function returns.
+ * Returns how many it took; the others are dropped and counted.
  *
  * Threads: it is called on one of the tunnel's own threads at a time, without a lock held; perhaps before
  * wg_turn_on_with() has returned. The tunnel waits meanwhile, so return soon, and do not wait for a thread that may be
@@ -603,8 +603,8 @@ typedef size_t (*wg_tun_write_fn_t)(void *user, int32_t handle, const struct wg_
 typedef void (*wg_tun_room_fn_t)(void *user, int32_t handle);
 
 /**
- * Packets from and to the app, in place of a TUN device: of an app's packet flow, or of a TCP/IP stack of its own. Start
- * from WG_TUN_CALLBACKS_INIT. It may grow as wg_options_t does.
+ * Packets from and to the app, in place of a TUN device: of an app's packet flow, or of a TCP/IP stack of its own.
+ * Start from WG_TUN_CALLBACKS_INIT. It may grow as wg_options_t does.
  *
  * What goes into the tunnel is passed to wg_tun_inject().
  *
@@ -628,9 +628,9 @@ typedef struct wg_tun_callbacks_t {
    */
   void *user;
   /**
-   * Called exactly once with `user`, or NULL: by wg_turn_off(), when all that the app brought to the tunnel has returned
-   * for the last time; or by wg_turn_on_with() if it fails (unless the reason is a wrong `struct_size`). It may call what
-   * the other functions may.
+   * Called exactly once with `user`, or NULL: by wg_turn_off(), when all that the app brought to the tunnel has
+   * returned for the last time; or by wg_turn_on_with() if it fails (unless the reason is a wrong `struct_size`). It
+   * may call what the other functions may.
    */
   wg_destroy_fn_t destroy;
 } wg_tun_callbacks_t;
@@ -723,9 +723,9 @@ typedef struct wg_datagram_t {
  * Sends datagrams of the tunnel.
  *
  * `user` and `handle` are as in wg_tun_write_fn_t; `datagrams` are `count` datagrams, 1 to WG_BATCH_SIZE, in order,
- * mostly to one peer. They are gone when the function returns. Returns how many were sent, from the first on; the others
- * are dropped and counted, as if the network had lost them. Datagrams that would have to wait are better not sent: the
- * thread that sends also receives and keeps the timers.
+ * mostly to one peer. They are gone when the function returns. Returns how many were sent, from the first on; the
+ * others are dropped and counted, as if the network had lost them. Datagrams that would have to wait are better not
+ * sent: the thread that sends also receives and keeps the timers.
  *
  * Threads: it is called on the tunnel's own threads and on those that are inside wg_turn_on_with(), wg_set_config(),
  * wg_set_peer(), wg_force_handshake(), wg_drop_session(), wg_resume() and the like, on several at once, without a lock
@@ -735,12 +735,12 @@ typedef struct wg_datagram_t {
 typedef size_t (*wg_transport_send_fn_t)(void *user, int32_t handle, const struct wg_datagram_t *datagrams, size_t count);
 
 /**
- * Datagrams from and to the app, in place of UDP sockets: for relays and obfuscation. Start from WG_TRANSPORT_INIT. It may
- * grow as wg_options_t does.
+ * Datagrams from and to the app, in place of UDP sockets: for relays and obfuscation. Start from WG_TRANSPORT_INIT. It
+ * may grow as wg_options_t does.
  *
- * What was received is passed to wg_transport_receive(). The tunnel opens no socket: its `listen_port` is only a number,
- * and its `fwmark` means nothing. Nor has it a timer that goes on while the machine sleeps, so call wg_network_changed()
- * when it has woken: what came due meanwhile is then done at once.
+ * What was received is passed to wg_transport_receive(). The tunnel opens no socket: its `listen_port` is only a
+ * number, and its `fwmark` means nothing. Nor has it a timer that goes on while the machine sleeps, so call
+ * wg_network_changed() when it has woken: what came due meanwhile is then done at once.
  *
  * Since: 0.1.0
  */
@@ -852,7 +852,7 @@ typedef struct wg_options_t {
    */
   int32_t tun_fd;
   /**
-   * Whose `tun_fd` is: WG_FD_TAKE or WG_FD_DUP. 0 is an error, so that nobody forgets to say.
+   * Whose `tun_fd` is: WG_FD_TAKE or WG_FD_DUP. 0 is an error, so that it is not forgotten.
    */
   uint32_t fd_ownership;
   /**
@@ -982,7 +982,8 @@ typedef struct wg_peer_config_t {
    */
   size_t struct_size;
   /**
-   * Values of wg_peer_flags_t, added up. A preshared key or keepalive that is set without its flag is WG_ERR_INVALID.
+   * Values of wg_peer_flags_t, added up. A preshared key or keepalive that is set without its flag is
+   * WG_ERR_INVALID.
    */
   uint32_t flags;
   /**
@@ -1243,7 +1244,7 @@ extern "C" {
  *
  * Memory: takes ownership of `tun_fd` on success, and closes that number before it returns; the library goes on with a
  * duplicate. On failure the caller still owns it, open and in the mode in which it was.
- * Requires: `uapi` is NULL or ends with a zero byte. On success nobody but the library uses `tun_fd` any more.
+ * Requires: `uapi` is NULL or ends with a zero byte. On success `tun_fd` has no other user than the library.
  * Errors: WG_ERR_NULL if `uapi` is NULL; WG_ERR_INVALID if `tun_fd` is not open, or the text has a bad value;
  * WG_ERR_PROTOCOL if a line is not of the form key=value; WG_ERR_TOO_LARGE beyond 64 MiB; WG_ERR_UNSUPPORTED if
  * `tun_fd` does not keep packets apart, or this platform has no descriptors; WG_ERR_NOT_FOUND if the interface was
@@ -1260,8 +1261,8 @@ int32_t wg_turn_on(int32_t tun_fd, const char *uapi);
  *
  * Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP it stays the caller's
  * in any case; but a duplicate has its O_NONBLOCK mode in common with the original, so on success the caller's
- * descriptor is non-blocking from then on. Each `.._destroy` is called exactly once with its `.._user`: when the tunnel
- * is turned off and all its functions have returned for the last time; at once where the function is NULL (but
+ * descriptor is non-blocking from then on. Each `.._destroy` is called exactly once with its `.._user`: when the
+ * tunnel is turned off and all its functions have returned for the last time; at once where the function is NULL (but
  * `protect_destroy`, which waits for the end as well) or has been replaced; or before this call returns if it fails.
  * The same holds for what `tun` and `transport` point to. Only what is in a struct with a wrong `struct_size` is not
  * given up.
@@ -1315,34 +1316,31 @@ wg_result wg_turn_off(int32_t handle);
 wg_result wg_turn_off_within(int32_t handle, uint32_t milliseconds);
 
 /**
- * Replaces the descriptor that a tunnel reads and writes packets through, without a handshake: sessions, sockets, counters
- * and staged packets stay. For Android, where `establish()` gives an app that changes addresses, routes or allowed apps
- * another interface.
+ * Replaces the descriptor that a tunnel reads and writes packets through, without a handshake: sessions, sockets,
+ * counters and staged packets stay. For Android, where `establish()` gives an app that changes addresses, routes or
+ * allowed apps another interface.
  *
- * `tun_fd` is as in wg_turn_on(), and may be of another kind than the old one. `mtu` is as in wg_options_t: it counts if
- * the interface cannot be asked; 0 stands for WG_MTU_DEFAULT. The interface counts as up.
+ * `tun_fd` is as in wg_turn_on(), and may be of another kind than the old one. `mtu` is as in wg_options_t: it counts
+ * if the interface cannot be asked; 0 stands for WG_MTU_DEFAULT. The interface counts as up.
  *
- * When this returns WG_OK, the library has closed the old descriptor, and writes nothing more to it. Packets that were read
- * from it are sent; those that were not are lost. If `tun_fd` cannot be used, nothing changes.
+ * When this returns WG_OK, the library has closed the old descriptor, and writes nothing more to it. Packets that were
+ * read from it are sent; those that were not are lost. If `tun_fd` cannot be used, nothing changes.
  *
- * Call it while the tunnel runs or is paused. On Android the old descriptor does not fail when there is a new interface, it
- * only finds no packets. But if the other end of a socketpair is closed, or an interface removed, a tunnel that is not
- * paused ends by itself (WG_EVENT_ENDED): then turn it off, and on again with the new descriptor.
+ * Call it while the tunnel runs or is paused. On Android the old descriptor does not fail when there is a new
+ * interface, it only finds no packets. But if the other end of a socketpair is closed, or an interface removed, a
+ * tunnel that is not paused ends by itself (WG_EVENT_ENDED): then turn it off, and on again with the new descriptor.
  *
- * Memory: with WG_FD_TAKE for `fd_ownership`, `tun_fd` is as in wg_turn_on(), and with WG_FD_DUP as in wg_turn_on_with(). An
- * old descriptor that was given with WG_FD_DUP stays the caller's, and stays non-blocking.
+ * Memory: with WG_FD_TAKE for `fd_ownership`, `tun_fd` is as in wg_turn_on(), and with WG_FD_DUP as in
+ * wg_turn_on_with(). An old descriptor that was given with WG_FD_DUP stays the caller's, and stays non-blocking.
  * Requires: with WG_FD_TAKE, on success only the library uses `tun_fd` from then on.
- * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended by itself: turn it on again; WG_ERR_UNSUPPORTED if its
- * packets come from wg_tun_callbacks_t; WG_ERR_INVALID if `mtu` or `fd_ownership` is out of its range; WG_ERR_BUSY inside a
- * callback; WG_ERR_PANIC; and of wg_turn_on() those that are about `tun_fd`.
- * Threads: any; calls on one tunnel come one after another. It waits for the packets that are being read or written, not for
- * a callback.
+ * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended by itself: turn it on again; WG_ERR_UNSUPPORTED
+ * if its packets come from wg_tun_callbacks_t; WG_ERR_INVALID if `mtu` or `fd_ownership` is out of its range;
+ * WG_ERR_BUSY inside a callback; WG_ERR_PANIC; and of wg_turn_on() those that are about `tun_fd`.
+ * Threads: any; calls on one tunnel come one after another. It waits for the packets that are being read or written,
+ * not for a callback.
  * Since: 0.1.0
  */
-wg_result wg_set_tun_fd(int32_t handle,
-                        int32_t tun_fd,
-                        uint32_t fd_ownership,
-                        uint32_t mtu);
+wg_result wg_set_tun_fd(int32_t handle, int32_t tun_fd, uint32_t fd_ownership, uint32_t mtu);
 
 /**
  * Changes the configuration of a tunnel: `uapi` is as in wg_turn_on(). A line that is refused changes nothing.
@@ -1375,8 +1373,8 @@ wg_result wg_set_config(int32_t handle, const char *uapi);
 wg_result wg_get_config(int32_t handle, char **out);
 
 /**
- * As wg_get_config(), without the lines private_key= and preshared_key=: for support logs and user interfaces. It still
- * has the addresses of peers and networks.
+ * As wg_get_config(), without the lines private_key= and preshared_key=: for support logs and user interfaces. It
+ * still has the addresses of peers and networks.
  *
  * UAPI has no line for the tunnel's own public key; see wg_public_key().
  *
@@ -1614,9 +1612,9 @@ wg_result wg_disable_roaming(int32_t handle);
 wg_result wg_set_fwmark(int32_t handle, uint32_t mark);
 
 /**
- * Returns the UDP port that a tunnel's sockets are bound to: the one that its peers send to, unless a NAT is in between.
- * It is 0 while there are no sockets: in a pause, as long as the port cannot be opened, after the tunnel has ended, or if
- * its datagrams are the app's. The port that is configured is in wg_get_config() even then.
+ * Returns the UDP port that a tunnel's sockets are bound to: the one that its peers send to, unless a NAT is in
+ * between. It is 0 while there are no sockets: in a pause, as long as the port cannot be opened, after the tunnel has
+ * ended, or if its datagrams are the app's. The port that is configured is in wg_get_config() even then.
  *
  * Memory: nothing changes hands.
  * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
@@ -1710,8 +1708,8 @@ void wg_free(void *memory);
  * wg_event_fn_t.
  * Requires: `event` and `destroy` are NULL or functions of these types, and may be called with `user` on any thread,
  * `event` until it has been replaced or the tunnel turned off.
- * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended, and `event` is not NULL: nobody is told
- * anything then; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
+ * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended, and `event` is not NULL: no function is called
+ * then; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
  * Threads: any.
  * Since: 0.1.0
  */
@@ -1738,7 +1736,8 @@ int32_t wg_event_fd(int32_t handle);
  * and the next call finds WG_EVENT_MISSED. Behind WG_EVENT_ENDED, and in calls that wait while the tunnel is turned
  * off, it returns WG_ERR_CLOSED, at once and each time.
  *
- * Memory: only if it returns 1, writes the first `event->struct_size` bytes of `event`, and of those not `struct_size`.
+ * Memory: only if it returns 1, writes the first `event->struct_size` bytes of `event`, and of those not
+ * `struct_size`.
  * Requires: `event` is NULL or points to `event->struct_size` readable and writable bytes.
  * Errors: WG_ERR_NULL if `event` is NULL; WG_ERR_INVALID if its struct_size is invalid; WG_ERR_UNSUPPORTED without
  * WG_OPTIONS_QUEUE_EVENTS; WG_ERR_CLOSED; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
@@ -1766,8 +1765,8 @@ wg_result wg_set_log_callback(wg_log_fn_t log, void *user, wg_destroy_fn_t destr
 
 /**
  * Sends the log of one tunnel to `log`, in place of where it went before. NULL sends it to where the log of the
- * process goes. Lines of wg_turn_on() come before this can be called, and go there in any case; `log` of wg_options_t gets
- * them as well.
+ * process goes. Lines of wg_turn_on() come before this can be called, and go there in any case; `log` of wg_options_t
+ * gets them as well.
  *
  * The level is that of the tunnel if it has one of its own (wg_set_tunnel_log_level()), or else that of the process.
  *
@@ -1783,14 +1782,11 @@ wg_result wg_set_log_callback(wg_log_fn_t log, void *user, wg_destroy_fn_t destr
  * Threads: any.
  * Since: 0.1.0
  */
-wg_result wg_set_tunnel_log_callback(int32_t handle,
-                                     wg_log_fn_t log,
-                                     void *user,
-                                     wg_destroy_fn_t destroy);
+wg_result wg_set_tunnel_log_callback(int32_t handle, wg_log_fn_t log, void *user, wg_destroy_fn_t destroy);
 
 /**
- * Sets how much is logged, for the whole process but tunnels with a level of their own: WG_LOG_OFF to WG_LOG_TRACE. It is
- * WG_LOG_INFO at first.
+ * Sets how much is logged, for the whole process but tunnels with a level of their own: WG_LOG_OFF to WG_LOG_TRACE. It
+ * is WG_LOG_INFO at first.
  *
  * Memory: nothing changes hands.
  * Errors: WG_ERR_INVALID if there is no such level; the old one then stays.
@@ -1800,8 +1796,8 @@ wg_result wg_set_tunnel_log_callback(int32_t handle,
 wg_result wg_set_log_level(int32_t level);
 
 /**
- * Chooses how much of one tunnel is logged: WG_LOG_OFF to WG_LOG_TRACE, or WG_LOG_INHERIT for what wg_set_log_level() says: for the lines that its function gets, and
- * for those that go to the function of the process.
+ * Chooses how much of one tunnel is logged: WG_LOG_OFF to WG_LOG_TRACE, or WG_LOG_INHERIT for what wg_set_log_level()
+ * says: for the lines that its function gets, and for those that go to the function of the process.
  *
  * Memory: nothing changes hands.
  * Errors: WG_ERR_INVALID if `level` is not a wg_log_level_t; WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY inside a callback;
@@ -1809,8 +1805,7 @@ wg_result wg_set_log_level(int32_t level);
  * Threads: any.
  * Since: 0.1.0
  */
-wg_result wg_set_tunnel_log_level(int32_t handle,
-                                  int32_t level);
+wg_result wg_set_tunnel_log_level(int32_t handle, int32_t level);
 
 /**
  * Reads what a tunnel did so far. Also of one that has ended by itself.
@@ -1842,7 +1837,7 @@ wg_result wg_stats(int32_t handle, struct wg_stats_t *stats);
  *   leads there.
  * - out_stage_full: The oldest staged packets of a peer that had too many.
  * - out_memory_full: Packets that could not be staged, because those of all peers take as much memory as they may,
- *   or there is none left.
+ *   or no memory is left.
  * - out_unstaged: Staged packets that were given up together with a handshake, or taken away with a peer or the
  *   interface.
  * - out_send_failed: Datagrams that the operating system did not take.
@@ -1861,7 +1856,7 @@ wg_result wg_stats(int32_t handle, struct wg_stats_t *stats);
  * - handshake_rate_limited: Handshake messages over the rate of their address, or over what is answered with
  *   cookies, under load.
  * - handshake_cookie_sent: Handshake messages that were answered with a cookie, under load.
- * - handshake_refused: Initiations that are from nobody we know, are not authentic, or replayed; responses that
+ * - handshake_refused: Initiations from unknown peers, not authentic, or replayed; responses that
  *   answer nothing.
  * - cookie_refused: Cookie replies that answer nothing, or are not authentic.
  * - unreachable_sent: Packets that no peer wants, or whose peer has no endpoint, whose sender was told so by ICMP.
@@ -1946,8 +1941,8 @@ wg_result wg_trim(int32_t handle);
  *
  * Memory: `packets` and what they point to stay the caller's, and are not kept. On success `*taken`, unless `taken` is
  * NULL, is how many of the packets were taken, from the first on.
- * Requires: `packets` is NULL or points to `count` packets, whose `data` are NULL or point to `len` bytes; nobody
- * changes them meanwhile. `taken` is NULL or writable.
+ * Requires: `packets` is NULL or points to `count` packets, whose `data` are NULL or point to `len` bytes; they do not
+ * change during the call. `taken` is NULL or writable.
  * Errors: WG_ERR_NULL if `packets` or the `data` of one is NULL; WG_ERR_INVALID if one is longer than 65535 bytes;
  * WG_ERR_TOO_LARGE for more than WG_INJECT_MAX packets; WG_ERR_UNSUPPORTED if the tunnel's packets come from
  * elsewhere; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_PANIC. None is taken then. A packet
@@ -1967,8 +1962,8 @@ wg_result wg_tun_inject(int32_t handle, const struct wg_packet_t *packets, size_
  *
  * Memory: as wg_tun_inject().
  * Requires: `datagrams` is NULL or points to `count` datagrams, whose `data` are NULL or point to `len` bytes, and
- * whose `peer` are NULL or readable; nobody changes them meanwhile. `taken` is NULL or writable.
- * Errors: as wg_tun_inject(); WG_ERR_NULL also for a `peer`, and WG_ERR_INVALID for one that is none, a `tos` above
+ * whose `peer` are NULL or readable; they do not change during the call. `taken` is NULL or writable.
+ * Errors: as wg_tun_inject(); WG_ERR_NULL also for a `peer`, and WG_ERR_INVALID for an invalid one, a `tos` above
  * 255, or a `segment_size` other than 0.
  * Threads: any, also inside a callback.
  * Since: 0.1.0
@@ -2109,7 +2104,7 @@ wg_result wg_endpoint_parse(const char *text, struct wg_endpoint_t *endpoint);
 wg_result wg_endpoint_format(const struct wg_endpoint_t *endpoint, char *text);
 
 /**
- * Writes the source address, without a port; an empty text if there is none.
+ * Writes the source address, without a port; or an empty text without one.
  *
  * Memory: as wg_endpoint_format().
  * Requires: as in wg_endpoint_format().
@@ -2134,8 +2129,8 @@ wg_result wg_endpoint_format_source(const struct wg_endpoint_t *endpoint, char *
 wg_result wg_endpoint_from_sockaddr(const void *address, size_t len, struct wg_endpoint_t *endpoint);
 
 /**
- * Writes the peer's address, port and zone as a `struct sockaddr_in` or `struct sockaddr_in6` of the system; its source
- * is left out. A `struct sockaddr_storage` has room for either.
+ * Writes the peer's address, port and zone as a `struct sockaddr_in` or `struct sockaddr_in6` of the system; its
+ * source is left out. A `struct sockaddr_storage` has room for either.
  *
  * Memory: reads `*endpoint`, and from `*len` how much room `address` has, which need not be aligned. On success it
  * writes the address, and its length to `*len`; on failure nothing.
@@ -2200,7 +2195,7 @@ int32_t wg_bind_open(const struct wg_bind_options_t *options, uint16_t *port);
  *
  * Memory: with WG_FD_TAKE for `fd_ownership`, `fd` is the library's from here on if, and only if, the call succeeds.
  * With WG_FD_DUP it stays the caller's, to close at any time. The rest as wg_bind_open().
- * Requires: as in wg_bind_open(); with WG_FD_TAKE nobody else closes `fd`.
+ * Requires: as in wg_bind_open(); with WG_FD_TAKE, `fd` has no other user.
  * Errors: WG_ERR_INVALID if `fd` is not open, is not a UDP socket, or not bound, or if `fd_ownership` is neither;
  * WG_ERR_UNSUPPORTED on Windows; and as wg_bind_open().
  * Threads: any.
@@ -2318,7 +2313,7 @@ int32_t wg_bind_peek_fd(int32_t bind, uint32_t family);
  * readable bytes as `len` says, and to writable endpoints; `report` is NULL or writable.
  * Errors: none was sent then. WG_ERR_TOO_LARGE for more than WG_BATCH_SIZE; WG_ERR_NULL if `datagrams` is NULL and
  * `count` is not 0, or if `peer` or `data` is NULL in one of them (`data` may be if `len` is 0); WG_ERR_INVALID for
- * a family or `tos` that is none; WG_ERR_UNSUPPORTED if there is no socket of a datagram's family;
+ * an invalid family or `tos`; WG_ERR_UNSUPPORTED if there is no socket of a datagram's family;
  * WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED, also if it is closed meanwhile, when some may have left; WG_ERR_BUSY inside
  * a callback; WG_ERR_PANIC.
  * Threads: any, several at once, while others receive or close. No other thread uses the same datagrams and endpoints

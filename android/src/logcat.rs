@@ -29,8 +29,8 @@ impl Tag {
         write(WG_LOG_ERROR as i32, &self.0, unsafe { CStr::from_ptr(wg_last_error()) });
     }
 
-    /// Sends all lines of the tunnel that is turned on with these options there: `line` only reads the tag, on any thread, and
-    /// `destroy` is called once, after the last line.
+    /// Sends all lines of the tunnel that is turned on with these options there: `line` only reads the tag, on any
+    /// thread, and `destroy` is called once, after the last line.
     pub(super) fn log_of(&self, options: &mut wg_options_t) {
         if PRESENT {
             options.log = Some(line);

@@ -260,7 +260,7 @@ impl Sessions {
         Some(index(std::mem::replace(&mut self.previous, current)))
     }
 
-    /// Whether this session is one of them still: it has neither been replaced nor forgotten.
+    /// Whether this is still one of them: it has neither been replaced nor forgotten.
     pub(super) fn contains(&self, session: &Session) -> bool {
         let sessions = [&self.previous, &self.current, &self.next];
         sessions.into_iter().flatten().any(|one| std::ptr::eq(&**one, session))

@@ -65,8 +65,8 @@ pub(super) trait Buffers: Sized {
 
 /// Buffers for one thread at a time, which are there from when they are first needed until they are trimmed.
 ///
-/// The lock says whose they are. It is held for a whole round, calls of the app's functions included, so no thread waits
-/// for it.
+/// The lock says whose they are. It is held for a whole round, calls of the app's functions included, so no thread
+/// waits for it.
 #[derive(Debug, Default)]
 pub(super) struct Workspace<T> {
     buffers: Mutex<Option<T>>,

@@ -9,13 +9,13 @@ use crate::{
 };
 
 impl Device {
-    /// Begins a handshake with a peer, or with all peers whose endpoints are known, whatever sessions there are. They are
-    /// used until it is complete, and it has all its tries before it.
+    /// Begins a handshake with a peer, or with all peers whose endpoints are known, whatever sessions there are. They
+    /// are used until it is complete, and it has all its tries before it.
     ///
-    /// Initiations stay 5 s apart (`REKEY_TIMEOUT`, from our last handshake message to the peer on): before that nothing is
-    /// sent, and a handshake that is under way goes on. If the endpoint is a host name without an address, it begins when
-    /// there is one; if the interface is down, when it is up, unless [`drop_session`](Self::drop_session) is called
-    /// before.
+    /// Initiations stay 5 s apart (`REKEY_TIMEOUT`, from our last handshake message to the peer on): before that
+    /// nothing is sent, and a handshake that is under way goes on. If the endpoint is a host name without an address,
+    /// it begins when there is one; if the interface is down, when it is up, unless
+    /// [`drop_session`](Self::drop_session) is called before.
     ///
     /// # Errors
     /// `NotFound` if there is no private key or no such peer, or nothing is known of where it is.
@@ -54,9 +54,9 @@ impl Device {
         Ok(())
     }
 
-    /// Forgets the sessions and the handshake of a peer, or of all peers, and drops the packets that wait: as if it had just
-    /// been configured, at the endpoint where it is now. Nothing of the old sessions is accepted any more. A handshake may
-    /// begin at once; with a persistent keepalive it does.
+    /// Forgets the sessions and the handshake of a peer, or of all peers, and drops the packets that wait: as if it had
+    /// just been configured, at the endpoint where it is now. Nothing of the old sessions is accepted any more. A
+    /// handshake may begin at once; with a persistent keepalive it does.
     ///
     /// Nothing is waited for: packets that other threads have accepted or sealed by then may still reach the TUN or the
     /// network a moment later, and a handshake that one of them is about to begin may follow.

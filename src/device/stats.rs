@@ -46,7 +46,7 @@ counters! {
     out_routing_loop,
     /// The oldest staged packets of a peer that had too many.
     out_stage_full,
-    /// Packets that could not be staged, because those of all peers take as much memory as they may, or there is none
+    /// Packets that could not be staged, because those of all peers take as much memory as they may, or no memory is
     /// left.
     out_memory_full,
     /// Staged packets that were given up together with a handshake, or taken away with a peer or the interface.

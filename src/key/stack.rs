@@ -18,8 +18,8 @@ const SMALL_DEPTH: usize = 8 * 1024;
 
 /// Runs `body`, and then wipes the stack that it used. What it returns must not be secret.
 ///
-/// Inside of such a body only 8 KiB are wiped at once, before more is moved to the heap: the whole depth would reach far
-/// below, and a thread of the app may have little stack. The outermost call wipes the rest.
+/// Inside of such a body only 8 KiB are wiped at once, before more is moved to the heap: the whole depth would reach
+/// far below, and a thread of the app may have little stack. The outermost call wipes the rest.
 pub fn wiped<R>(body: impl FnOnce() -> R) -> R {
     thread_local! {
         static IS_INSIDE: Cell<bool> = const { Cell::new(false) };
@@ -64,8 +64,8 @@ fn wipe<const N: usize>() {
     clear_vector_registers();
 }
 
-/// Clears the registers that copies of keys pass through. What runs next may save them on the stack, as the dynamic linker
-/// does for a function that is called for the first time. On Windows some of them belong to the caller.
+/// Clears the registers that copies of keys pass through. What runs next may save them on the stack, as the dynamic
+/// linker does for a function that is called for the first time. On Windows some of them belong to the caller.
 #[cfg(all(target_arch = "x86_64", not(windows)))]
 fn clear_vector_registers() {
     if is_x86_feature_detected!("avx512vl") {

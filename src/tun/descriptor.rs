@@ -1,5 +1,5 @@
-//! The descriptor of a [`Tun`](super::Tun): one thread reads it, one writes it, one waits for it, and any may replace it
-//! while they do.
+//! The descriptor of a [`Tun`](super::Tun): one thread reads it, one writes it, one waits for it, and any may replace
+//! it while they do.
 
 use super::{MAX_MEMORY, PacketArena, PacketList, offload::split::Split, packet_fd::PacketFd, waiter::Waiter};
 use crate::{reserve::zeroed, sync::lock};

@@ -47,8 +47,8 @@ impl FdTun {
     }
 
     /// Replaces the descriptor by another, which is as in [`new`](Self::new). When this returns, the old descriptor is
-    /// closed and nothing more is written to it. Packets that were read from it are passed on; those that were not are lost.
-    /// Any thread may call this at any time. Another MTU is reported as an event.
+    /// closed and nothing more is written to it. Packets that were read from it are passed on; those that were not are
+    /// lost. Any thread may call this at any time. Another MTU is reported as an event.
     ///
     /// # Errors
     /// As [`new`](Self::new). The old descriptor stays in use then.

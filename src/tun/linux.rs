@@ -173,8 +173,8 @@ struct Watch {
 
 impl LinuxTun {
     /// Makes an interface, with an MTU of 1420; it is down then, and the first event says so. It is removed when this
-    /// is dropped. An existing persistent TUN of that name that is not in use is taken instead; without the right to set
-    /// its MTU, it keeps the one that it has.
+    /// is dropped. An existing persistent TUN of that name that is not in use is taken instead; without the right to
+    /// set its MTU, it keeps the one that it has.
     ///
     /// The name is exactly that: 1 to 15 bytes, not `.` or `..`, without `/`, `:`, white space and control
     /// characters. `%` is refused: to the kernel it is a template for another name than the one that was asked for.
@@ -219,9 +219,10 @@ impl LinuxTun {
         Self::new(Found::new(fd, mtu)?, true)
     }
 
-    /// Replaces the descriptor by another, which is as in [`adopt`](Self::adopt): on Android an app that changes addresses
-    /// or routes gets a new interface. When this returns, the old descriptor is closed and nothing more is written to it.
-    /// Packets that were read from it are passed on; those that were not are lost. Any thread may call this at any time.
+    /// Replaces the descriptor by another, which is as in [`adopt`](Self::adopt): on Android an app that changes
+    /// addresses or routes gets a new interface. When this returns, the old descriptor is closed and nothing more is
+    /// written to it. Packets that were read from it are passed on; those that were not are lost. Any thread may call
+    /// this at any time.
     ///
     /// The interface counts as up again, and its MTU is that of the new one; changes are reported as events.
     ///

@@ -239,8 +239,8 @@ pub trait Tun: Send + Sync {
     fn wait(&self, timeout: Option<Duration>) -> io::Result<()>;
 
     /// Registers with another poll, in which `token` becomes ready whenever [`wait`](Self::wait) would end, until
-    /// [`deregister`](Self::deregister): so one thread can wait for this and for something else. Before that thread reads
-    /// on, it calls `wait` with a time limit of zero. Returns false, the default, if there is only `wait`.
+    /// [`deregister`](Self::deregister): so one thread can wait for this and for something else. Before that thread
+    /// reads on, it calls `wait` with a time limit of zero. Returns false, the default, if there is only `wait`.
     ///
     /// # Errors
     /// As the system says.

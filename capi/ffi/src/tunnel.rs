@@ -164,8 +164,8 @@ impl Hooks {
         hooks
     }
 
-    /// Gives the functions up: when this returns, they are not running on any thread. Their pointers are not given up before
-    /// the result is dropped.
+    /// Gives the functions up: when this returns, they are not running on any thread. Their pointers are not given up
+    /// before the result is dropped.
     fn take(&self) -> impl Sized {
         (self.protect.take(), self.resolve.take(), self.events.take(), self.log.callback.take())
     }

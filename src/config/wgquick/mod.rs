@@ -9,7 +9,8 @@
 //!   hooks add up.
 //! - White space is taken out of headers and of the lines that wg(8) reads, wherever it is (`[ Peer ]`, `10.0.0.0 / 8`); in the
 //!   others it counts, as it does for wg-quick. A header with white space inside begins a section for wg-quick's keys as well.
-//! - A value of wg-quick's keys has no control character but the tab, which wg-quick lets through: it stays one line wherever
+//! - A value of wg-quick's keys has no control character but the tab, which wg-quick lets through: it stays one line
+//!   wherever
 //!   it is shown or written.
 //! - Comments may have any bytes; everything else is UTF-8 or UTF-16, hooks included.
 //! - `IncludedApplications` and `ExcludedApplications` of wireguard-android are known; a file has one of them.
@@ -68,8 +69,8 @@ pub struct InterfaceSettings {
     pub mtu: Option<u16>,
     /// Where routes go.
     pub table: Table,
-    /// Commands to run before the interface is set up, in order. `%i` stands for its name. This library runs none. They may
-    /// hold keys, and are wiped when dropped.
+    /// Commands to run before the interface is set up, in order. `%i` stands for its name. This library runs none. They
+    /// may hold keys, and are wiped when dropped.
     pub pre_up: Vec<Zeroizing<String>>,
     /// Commands to run after the interface was set up.
     pub post_up: Vec<Zeroizing<String>>,

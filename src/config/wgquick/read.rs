@@ -103,8 +103,8 @@ const fn is_space(c: char) -> bool {
     matches!(c, ' ' | '\t'..='\r')
 }
 
-/// Whether a character may end a line for one who reads, splits or prints text. Within a value it would be taken for the
-/// beginning of another one.
+/// Whether a character may end a line for one who reads, splits or prints text. Within a value it would be taken for
+/// the beginning of another one.
 fn breaks_lines(c: char) -> bool {
     c.is_control() && c != '\t' || matches!(c, '\u{2028}' | '\u{2029}')
 }

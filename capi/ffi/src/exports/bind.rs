@@ -103,7 +103,7 @@ pub unsafe extern "C" fn wg_bind_open(options: *const wg_bind_options_t, port: *
 ///
 /// Memory: with WG_FD_TAKE for `fd_ownership`, `fd` is the library's from here on if, and only if, the call succeeds.
 /// With WG_FD_DUP it stays the caller's, to close at any time. The rest as wg_bind_open().
-/// Requires: as in wg_bind_open(); with WG_FD_TAKE nobody else closes `fd`.
+/// Requires: as in wg_bind_open(); with WG_FD_TAKE, `fd` has no other user.
 /// Errors: WG_ERR_INVALID if `fd` is not open, is not a UDP socket, or not bound, or if `fd_ownership` is neither;
 /// WG_ERR_UNSUPPORTED on Windows; and as wg_bind_open().
 /// Threads: any.
@@ -145,7 +145,7 @@ unsafe fn read_options(options: *const wg_bind_options_t) -> Result<(BatchOption
         // SAFETY: the caller's contract is the same.
         unsafe { read_sized(options, "options") }?
     };
-    // Before anything is refused: what the app gives away belongs to somebody from here on.
+    // Before anything is refused: what the app gives away has an owner from here on.
     // SAFETY: the caller allows the calls.
     let protect = unsafe { Protect::new(options.protect, options.user, options.destroy) };
     unknown_fields?;

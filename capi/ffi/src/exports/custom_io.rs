@@ -16,8 +16,8 @@ use crate::{
 ///
 /// Memory: `packets` and what they point to stay the caller's, and are not kept. On success `*taken`, unless `taken` is
 /// NULL, is how many of the packets were taken, from the first on.
-/// Requires: `packets` is NULL or points to `count` packets, whose `data` are NULL or point to `len` bytes; nobody
-/// changes them meanwhile. `taken` is NULL or writable.
+/// Requires: `packets` is NULL or points to `count` packets, whose `data` are NULL or point to `len` bytes; they do not
+/// change during the call. `taken` is NULL or writable.
 /// Errors: WG_ERR_NULL if `packets` or the `data` of one is NULL; WG_ERR_INVALID if one is longer than 65535 bytes;
 /// WG_ERR_TOO_LARGE for more than WG_INJECT_MAX packets; WG_ERR_UNSUPPORTED if the tunnel's packets come from
 /// elsewhere; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_PANIC. None is taken then. A packet
@@ -50,8 +50,8 @@ pub unsafe extern "C" fn wg_tun_inject(
 ///
 /// Memory: as wg_tun_inject().
 /// Requires: `datagrams` is NULL or points to `count` datagrams, whose `data` are NULL or point to `len` bytes, and
-/// whose `peer` are NULL or readable; nobody changes them meanwhile. `taken` is NULL or writable.
-/// Errors: as wg_tun_inject(); WG_ERR_NULL also for a `peer`, and WG_ERR_INVALID for one that is none, a `tos` above
+/// whose `peer` are NULL or readable; they do not change during the call. `taken` is NULL or writable.
+/// Errors: as wg_tun_inject(); WG_ERR_NULL also for a `peer`, and WG_ERR_INVALID for an invalid one, a `tos` above
 /// 255, or a `segment_size` other than 0.
 /// Threads: any, also inside a callback.
 /// Since: 0.1.0

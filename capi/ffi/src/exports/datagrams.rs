@@ -42,7 +42,7 @@ use wg_embed::{
 /// readable bytes as `len` says, and to writable endpoints; `report` is NULL or writable.
 /// Errors: none was sent then. WG_ERR_TOO_LARGE for more than WG_BATCH_SIZE; WG_ERR_NULL if `datagrams` is NULL and
 /// `count` is not 0, or if `peer` or `data` is NULL in one of them (`data` may be if `len` is 0); WG_ERR_INVALID for
-/// a family or `tos` that is none; WG_ERR_UNSUPPORTED if there is no socket of a datagram's family;
+/// an invalid family or `tos`; WG_ERR_UNSUPPORTED if there is no socket of a datagram's family;
 /// WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED, also if it is closed meanwhile, when some may have left; WG_ERR_BUSY inside
 /// a callback; WG_ERR_PANIC.
 /// Threads: any, several at once, while others receive or close. No other thread uses the same datagrams and endpoints
@@ -77,7 +77,7 @@ pub unsafe extern "C" fn wg_bind_send(
 }
 
 /// # Safety
-/// `datagrams` is NULL or points to `count` of them, writable, and nobody else uses them.
+/// `datagrams` is NULL or points to `count` of them, writable, and without another user.
 unsafe fn borrow<'a>(datagrams: *mut wg_datagram_t, count: usize) -> Result<&'a mut [wg_datagram_t]> {
     match (datagrams.is_null(), count) {
         (_, 0) => Ok(&mut []),

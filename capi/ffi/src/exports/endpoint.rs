@@ -52,7 +52,7 @@ pub unsafe extern "C" fn wg_endpoint_format(endpoint: *const wg_endpoint_t, text
     guard_anywhere(|| unsafe { format(endpoint, text, |endpoint| endpoint.dst.to_string()) })
 }
 
-/// Writes the source address, without a port; an empty text if there is none.
+/// Writes the source address, without a port; or an empty text without one.
 ///
 /// Memory: as wg_endpoint_format().
 /// Requires: as in wg_endpoint_format().
@@ -92,8 +92,8 @@ pub unsafe extern "C" fn wg_endpoint_from_sockaddr(
     })
 }
 
-/// Writes the peer's address, port and zone as a `struct sockaddr_in` or `struct sockaddr_in6` of the system; its source
-/// is left out. A `struct sockaddr_storage` has room for either.
+/// Writes the peer's address, port and zone as a `struct sockaddr_in` or `struct sockaddr_in6` of the system; its
+/// source is left out. A `struct sockaddr_storage` has room for either.
 ///
 /// Memory: reads `*endpoint`, and from `*len` how much room `address` has, which need not be aligned. On success it
 /// writes the address, and its length to `*len`; on failure nothing.

@@ -27,8 +27,8 @@ use crate::{
 /// wg_event_fn_t.
 /// Requires: `event` and `destroy` are NULL or functions of these types, and may be called with `user` on any thread,
 /// `event` until it has been replaced or the tunnel turned off.
-/// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended, and `event` is not NULL: nobody is told
-/// anything then; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
+/// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended, and `event` is not NULL: no function is called
+/// then; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
@@ -63,7 +63,8 @@ pub extern "C" fn wg_event_fd(handle: i32) -> i32 {
 /// and the next call finds WG_EVENT_MISSED. Behind WG_EVENT_ENDED, and in calls that wait while the tunnel is turned
 /// off, it returns WG_ERR_CLOSED, at once and each time.
 ///
-/// Memory: only if it returns 1, writes the first `event->struct_size` bytes of `event`, and of those not `struct_size`.
+/// Memory: only if it returns 1, writes the first `event->struct_size` bytes of `event`, and of those not
+/// `struct_size`.
 /// Requires: `event` is NULL or points to `event->struct_size` readable and writable bytes.
 /// Errors: WG_ERR_NULL if `event` is NULL; WG_ERR_INVALID if its struct_size is invalid; WG_ERR_UNSUPPORTED without
 /// WG_OPTIONS_QUEUE_EVENTS; WG_ERR_CLOSED; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.

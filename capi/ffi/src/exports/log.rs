@@ -44,8 +44,8 @@ pub unsafe extern "C" fn wg_set_log_callback(
 }
 
 /// Sends the log of one tunnel to `log`, in place of where it went before. NULL sends it to where the log of the
-/// process goes. Lines of wg_turn_on() come before this can be called, and go there in any case; `log` of wg_options_t gets
-/// them as well.
+/// process goes. Lines of wg_turn_on() come before this can be called, and go there in any case; `log` of wg_options_t
+/// gets them as well.
 ///
 /// The level is that of the tunnel if it has one of its own (wg_set_tunnel_log_level()), or else that of the process.
 ///
@@ -74,8 +74,8 @@ pub unsafe extern "C" fn wg_set_tunnel_log_callback(
     })
 }
 
-/// Sets how much is logged, for the whole process but tunnels with a level of their own: WG_LOG_OFF to WG_LOG_TRACE. It is
-/// WG_LOG_INFO at first.
+/// Sets how much is logged, for the whole process but tunnels with a level of their own: WG_LOG_OFF to WG_LOG_TRACE. It
+/// is WG_LOG_INFO at first.
 ///
 /// Memory: nothing changes hands.
 /// Errors: WG_ERR_INVALID if there is no such level; the old one then stays.
@@ -86,8 +86,8 @@ pub extern "C" fn wg_set_log_level(level: i32) -> wg_result {
     guard_anywhere(|| log::set_level(level))
 }
 
-/// Chooses how much of one tunnel is logged: WG_LOG_OFF to WG_LOG_TRACE, or WG_LOG_INHERIT for what wg_set_log_level() says: for the lines that its function gets, and
-/// for those that go to the function of the process.
+/// Chooses how much of one tunnel is logged: WG_LOG_OFF to WG_LOG_TRACE, or WG_LOG_INHERIT for what wg_set_log_level()
+/// says: for the lines that its function gets, and for those that go to the function of the process.
 ///
 /// Memory: nothing changes hands.
 /// Errors: WG_ERR_INVALID if `level` is not a wg_log_level_t; WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY inside a callback;

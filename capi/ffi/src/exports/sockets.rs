@@ -140,9 +140,9 @@ pub extern "C" fn wg_set_fwmark(handle: i32, mark: u32) -> wg_result {
     })
 }
 
-/// Returns the UDP port that a tunnel's sockets are bound to: the one that its peers send to, unless a NAT is in between.
-/// It is 0 while there are no sockets: in a pause, as long as the port cannot be opened, after the tunnel has ended, or if
-/// its datagrams are the app's. The port that is configured is in wg_get_config() even then.
+/// Returns the UDP port that a tunnel's sockets are bound to: the one that its peers send to, unless a NAT is in
+/// between. It is 0 while there are no sockets: in a pause, as long as the port cannot be opened, after the tunnel has
+/// ended, or if its datagrams are the app's. The port that is configured is in wg_get_config() even then.
 ///
 /// Memory: nothing changes hands.
 /// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.

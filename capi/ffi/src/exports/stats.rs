@@ -57,7 +57,7 @@ pub unsafe extern "C" fn wg_stats(handle: i32, stats: *mut wg_stats_t) -> wg_res
 ///   leads there.
 /// - out_stage_full: The oldest staged packets of a peer that had too many.
 /// - out_memory_full: Packets that could not be staged, because those of all peers take as much memory as they may,
-///   or there is none left.
+///   or no memory is left.
 /// - out_unstaged: Staged packets that were given up together with a handshake, or taken away with a peer or the
 ///   interface.
 /// - out_send_failed: Datagrams that the operating system did not take.
@@ -76,7 +76,7 @@ pub unsafe extern "C" fn wg_stats(handle: i32, stats: *mut wg_stats_t) -> wg_res
 /// - handshake_rate_limited: Handshake messages over the rate of their address, or over what is answered with
 ///   cookies, under load.
 /// - handshake_cookie_sent: Handshake messages that were answered with a cookie, under load.
-/// - handshake_refused: Initiations that are from nobody we know, are not authentic, or replayed; responses that
+/// - handshake_refused: Initiations from unknown peers, not authentic, or replayed; responses that
 ///   answer nothing.
 /// - cookie_refused: Cookie replies that answer nothing, or are not authentic.
 /// - unreachable_sent: Packets that no peer wants, or whose peer has no endpoint, whose sender was told so by ICMP.

@@ -37,7 +37,7 @@ use wg_embed::{
 ///
 /// Memory: takes ownership of `tun_fd` on success, and closes that number before it returns; the library goes on with a
 /// duplicate. On failure the caller still owns it, open and in the mode in which it was.
-/// Requires: `uapi` is NULL or ends with a zero byte. On success nobody but the library uses `tun_fd` any more.
+/// Requires: `uapi` is NULL or ends with a zero byte. On success `tun_fd` has no other user than the library.
 /// Errors: WG_ERR_NULL if `uapi` is NULL; WG_ERR_INVALID if `tun_fd` is not open, or the text has a bad value;
 /// WG_ERR_PROTOCOL if a line is not of the form key=value; WG_ERR_TOO_LARGE beyond 64 MiB; WG_ERR_UNSUPPORTED if
 /// `tun_fd` does not keep packets apart, or this platform has no descriptors; WG_ERR_NOT_FOUND if the interface was
@@ -58,8 +58,8 @@ pub unsafe extern "C" fn wg_turn_on(tun_fd: i32, uapi: *const c_char) -> i32 {
 ///
 /// Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP it stays the caller's
 /// in any case; but a duplicate has its O_NONBLOCK mode in common with the original, so on success the caller's
-/// descriptor is non-blocking from then on. Each `.._destroy` is called exactly once with its `.._user`: when the tunnel
-/// is turned off and all its functions have returned for the last time; at once where the function is NULL (but
+/// descriptor is non-blocking from then on. Each `.._destroy` is called exactly once with its `.._user`: when the
+/// tunnel is turned off and all its functions have returned for the last time; at once where the function is NULL (but
 /// `protect_destroy`, which waits for the end as well) or has been replaced; or before this call returns if it fails.
 /// The same holds for what `tun` and `transport` point to. Only what is in a struct with a wrong `struct_size` is not
 /// given up.
@@ -124,28 +124,28 @@ pub extern "C" fn wg_turn_off_within(handle: i32, milliseconds: u32) -> wg_resul
     wiped(|| guard_end(handle, body))
 }
 
-/// Replaces the descriptor that a tunnel reads and writes packets through, without a handshake: sessions, sockets, counters
-/// and staged packets stay. For Android, where `establish()` gives an app that changes addresses, routes or allowed apps
-/// another interface.
+/// Replaces the descriptor that a tunnel reads and writes packets through, without a handshake: sessions, sockets,
+/// counters and staged packets stay. For Android, where `establish()` gives an app that changes addresses, routes or
+/// allowed apps another interface.
 ///
-/// `tun_fd` is as in wg_turn_on(), and may be of another kind than the old one. `mtu` is as in wg_options_t: it counts if
-/// the interface cannot be asked; 0 stands for WG_MTU_DEFAULT. The interface counts as up.
+/// `tun_fd` is as in wg_turn_on(), and may be of another kind than the old one. `mtu` is as in wg_options_t: it counts
+/// if the interface cannot be asked; 0 stands for WG_MTU_DEFAULT. The interface counts as up.
 ///
-/// When this returns WG_OK, the library has closed the old descriptor, and writes nothing more to it. Packets that were read
-/// from it are sent; those that were not are lost. If `tun_fd` cannot be used, nothing changes.
+/// When this returns WG_OK, the library has closed the old descriptor, and writes nothing more to it. Packets that were
+/// read from it are sent; those that were not are lost. If `tun_fd` cannot be used, nothing changes.
 ///
-/// Call it while the tunnel runs or is paused. On Android the old descriptor does not fail when there is a new interface, it
-/// only finds no packets. But if the other end of a socketpair is closed, or an interface removed, a tunnel that is not
-/// paused ends by itself (WG_EVENT_ENDED): then turn it off, and on again with the new descriptor.
+/// Call it while the tunnel runs or is paused. On Android the old descriptor does not fail when there is a new
+/// interface, it only finds no packets. But if the other end of a socketpair is closed, or an interface removed, a
+/// tunnel that is not paused ends by itself (WG_EVENT_ENDED): then turn it off, and on again with the new descriptor.
 ///
-/// Memory: with WG_FD_TAKE for `fd_ownership`, `tun_fd` is as in wg_turn_on(), and with WG_FD_DUP as in wg_turn_on_with(). An
-/// old descriptor that was given with WG_FD_DUP stays the caller's, and stays non-blocking.
+/// Memory: with WG_FD_TAKE for `fd_ownership`, `tun_fd` is as in wg_turn_on(), and with WG_FD_DUP as in
+/// wg_turn_on_with(). An old descriptor that was given with WG_FD_DUP stays the caller's, and stays non-blocking.
 /// Requires: with WG_FD_TAKE, on success only the library uses `tun_fd` from then on.
-/// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended by itself: turn it on again; WG_ERR_UNSUPPORTED if its
-/// packets come from wg_tun_callbacks_t; WG_ERR_INVALID if `mtu` or `fd_ownership` is out of its range; WG_ERR_BUSY inside a
-/// callback; WG_ERR_PANIC; and of wg_turn_on() those that are about `tun_fd`.
-/// Threads: any; calls on one tunnel come one after another. It waits for the packets that are being read or written, not for
-/// a callback.
+/// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended by itself: turn it on again; WG_ERR_UNSUPPORTED
+/// if its packets come from wg_tun_callbacks_t; WG_ERR_INVALID if `mtu` or `fd_ownership` is out of its range;
+/// WG_ERR_BUSY inside a callback; WG_ERR_PANIC; and of wg_turn_on() those that are about `tun_fd`.
+/// Threads: any; calls on one tunnel come one after another. It waits for the packets that are being read or written,
+/// not for a callback.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_set_tun_fd(handle: i32, tun_fd: i32, fd_ownership: u32, mtu: u32) -> wg_result {
@@ -208,8 +208,8 @@ pub unsafe extern "C" fn wg_get_config(handle: i32, out: *mut *mut c_char) -> wg
     unsafe { get(handle, out, uapi::get_text) }
 }
 
-/// As wg_get_config(), without the lines private_key= and preshared_key=: for support logs and user interfaces. It still
-/// has the addresses of peers and networks.
+/// As wg_get_config(), without the lines private_key= and preshared_key=: for support logs and user interfaces. It
+/// still has the addresses of peers and networks.
 ///
 /// UAPI has no line for the tunnel's own public key; see wg_public_key().
 ///

@@ -143,8 +143,8 @@ pub(crate) struct Inlets {
 }
 
 impl Inlets {
-    /// Gives the app's functions up: when this returns, none is running or will be. Their pointers are not given up before
-    /// the result is dropped.
+    /// Gives the app's functions up: when this returns, none is running or will be. Their pointers are not given up
+    /// before the result is dropped.
     pub(crate) fn take(&self) -> impl Sized {
         let tun = self.tun.as_ref().and_then(|pair| pair.functions.take());
         let transport = self.transport.as_ref().and_then(|pair| pair.functions.take());

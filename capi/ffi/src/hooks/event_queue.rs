@@ -137,8 +137,8 @@ impl Signal {
         Ok(Self { reader, writer })
     }
 
-    // Neither fails: there is room for the byte, and it is there when it is taken. Bytes that something else has written
-    // are taken as well: they would wake the app for nothing, for ever.
+    // Neither fails: there is room for the byte, and it is there when it is taken. Bytes that something else has
+    // written are taken as well: they would wake the app for nothing, for ever.
     fn set(&self) {
         let _ = io::Write::write(&mut &self.writer, &[1]);
     }

@@ -46,7 +46,7 @@ impl Events {
         let events = self.clone();
         Box::new(move |event| {
             if let Event::Ended(reason) = &event {
-                // It ends once. Before anybody is told: so whoever is too late to be told learns it from `set`.
+                // It ends once. Noted before it is told: a function that is too late to be told is refused by `set`.
                 let _ = events.ended.set(reason.clone());
             }
             let Some(event) = wg_event_t::new(&event) else {
@@ -90,8 +90,8 @@ impl Events {
         }
     }
 
-    /// Gives the app's function up: when this returns, it is not running on any thread. Its pointer is not given up before
-    /// the result is dropped.
+    /// Gives the app's function up: when this returns, it is not running on any thread. Its pointer is not given up
+    /// before the result is dropped.
     pub(crate) fn take(&self) -> impl Sized {
         self.callback.take()
     }
@@ -236,7 +236,7 @@ mod tests {
             assert_eq!(event.listen_port, fields.2);
             assert_eq!(event.public_key, if about_peer { *peer.as_bytes() } else { [0; 32] });
         }
-        // It has ended: whoever begins to listen now is refused, and not called.
+        // It has ended: a function that is set now is refused, and not called.
         let refused = events.set(NewCallback::new(Some(record), std::ptr::null_mut(), None)).unwrap_err();
         assert_eq!((refused.kind(), refused.to_string().contains("the interface is gone")), (ErrorKind::Closed, true));
         sink(Event::BindRecovered(1));

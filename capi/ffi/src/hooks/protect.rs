@@ -16,7 +16,7 @@ type ProtectFn = unsafe extern "C" fn(*mut c_void, i32, u32) -> i32;
 pub(crate) struct Protect(Arc<Slot<Option<ProtectFn>>>);
 
 impl Protect {
-    /// Asks the app, or nobody if it has no function for that.
+    /// Asks the app, if it has a function for that.
     ///
     /// # Safety
     /// `protect` may be called with `user` on any thread, and `destroy` once with it.

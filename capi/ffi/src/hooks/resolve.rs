@@ -37,17 +37,17 @@ impl Resolver {
         Self(Arc::new(slot))
     }
 
-    /// `None` if there is nobody to ask.
+    /// `None` without a function to ask.
     pub(crate) fn hook(&self) -> Option<Resolve> {
         let slot = self.0.clone();
-        let gone = || Error::new(ErrorKind::Closed, "there is nobody to ask any more");
+        let gone = || Error::new(ErrorKind::Closed, "the app's resolver was given up");
         slot.is_set().then(|| -> Resolve {
             Box::new(move |host| slot.call(|resolve, user| ask(resolve, user, host)).unwrap_or_else(|| Err(gone())))
         })
     }
 
-    /// Gives the app's function up: when this returns, it is not running on any thread. Its pointer is not given up before
-    /// the result is dropped.
+    /// Gives the app's function up: when this returns, it is not running on any thread. Its pointer is not given up
+    /// before the result is dropped.
     pub(crate) fn take(&self) -> impl Sized {
         self.0.take()
     }

@@ -89,8 +89,8 @@ impl<F> Shared<F> {
 /// A place for one callback, which can be exchanged while it is called.
 #[derive(Debug)]
 pub(crate) struct Slot<F> {
-    /// Held from the moment at which a callback is taken out until it is idle, and destroyed if it was exchanged: another
-    /// exchange that finds the place empty by then must not return before that either. Taken before `current`.
+    /// Held from the moment at which a callback is taken out until it is idle, and destroyed if it was exchanged:
+    /// another exchange that finds the place empty by then must not return before that either. Taken before `current`.
     exchanging: Mutex<()>,
     current: Mutex<Current<F>>,
     is_set: AtomicBool,
@@ -135,7 +135,7 @@ impl<F: Copy> Slot<F> {
     /// Hands the callback to `call`, and returns what that returns; `None` if there is no callback, or the process
     /// has begun to end. No lock is held in the call.
     pub(crate) fn call<T>(&self, call: impl FnOnce(F, *mut c_void) -> T) -> Option<T> {
-        /// Ends a call, and tells whoever waits for that.
+        /// Ends a call, and tells the threads that wait for that.
         struct Running<F>(Arc<Shared<F>>);
         impl<F> Drop for Running<F> {
             fn drop(&mut self) {
@@ -168,8 +168,8 @@ impl<F: Copy> Slot<F> {
         self.exchange(None, false, drop);
     }
 
-    /// Takes the callback away, for good. When this returns it is not running on any thread; it is destroyed when the result
-    /// is dropped.
+    /// Takes the callback away, for good. When this returns it is not running on any thread; it is destroyed when the
+    /// result is dropped.
     pub(crate) fn take(&self) -> Option<Callback<F>> {
         let mut taken = None;
         self.exchange(None, true, |old| taken = Some(old));

@@ -26,8 +26,8 @@ pub(crate) trait Object: Send + Sync + 'static {
     const NAME: &'static str;
     /// What is left to do with it after a panic.
     const END: &'static str;
-    /// What is known by its number from before it exists until it has ended: the functions of the app, which may call with
-    /// that number themselves.
+    /// What is known by its number from before it exists until it has ended: the functions of the app, which may call
+    /// with that number themselves.
     type Functions: Send + Sync + 'static;
 
     /// Ends the functions of an object that does not come into being.
@@ -248,8 +248,8 @@ pub(crate) fn functions<T: Object>(handle: i32) -> Result<Known<T>> {
     Ok(Known { functions, entry: row.live().cloned().and_then(|entry| entry.downcast().ok()) })
 }
 
-/// The object behind a number, once it has come into being: functions of the app have the number before that. It lives on
-/// while a call works with it, even if it is ended by another call.
+/// The object behind a number, once it has come into being: functions of the app have the number before that. It lives
+/// on while a call works with it, even if it is ended by another call.
 pub(crate) fn get<T: Object>(handle: i32) -> Result<Arc<Entry<T>>> {
     let mut table = wait_while(handle, table(), |state| matches!(state, State::Starting));
     let entry = table.row::<T>(handle).and_then(|row| row.live().cloned());

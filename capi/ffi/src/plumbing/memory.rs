@@ -15,7 +15,7 @@ pub const WG_INJECT_MAX: usize = 4096;
 /// Borrows an array of packets or datagrams.
 ///
 /// # Safety
-/// `items` is NULL or points to `count` items; nobody changes them meanwhile.
+/// `items` is NULL or points to `count` items; they do not change while they are borrowed.
 pub(crate) unsafe fn borrow_items<'a, T>(items: *const T, count: usize, name: &str) -> Result<&'a [T]> {
     // SAFETY: the caller's contract is the same.
     unsafe { borrow_up_to(WG_INJECT_MAX, items, count, name) }
@@ -24,7 +24,7 @@ pub(crate) unsafe fn borrow_items<'a, T>(items: *const T, count: usize, name: &s
 /// Borrows an array of `most` items at most.
 ///
 /// # Safety
-/// `items` is NULL or points to `count` items; nobody changes them meanwhile.
+/// `items` is NULL or points to `count` items; they do not change while they are borrowed.
 pub(crate) unsafe fn borrow_up_to<'a, T>(most: usize, items: *const T, count: usize, name: &str) -> Result<&'a [T]> {
     match count {
         0 => Ok(&[]),
@@ -39,7 +39,7 @@ pub(crate) unsafe fn borrow_up_to<'a, T>(most: usize, items: *const T, count: us
 /// Borrows contents of any length, which may be NULL if there are none.
 ///
 /// # Safety
-/// `data` is NULL or points to `len` bytes; nobody changes them meanwhile.
+/// `data` is NULL or points to `len` bytes; they do not change while they are borrowed.
 pub(crate) unsafe fn borrow_bytes<'a>(data: *const u8, len: usize) -> Result<&'a [u8]> {
     match len {
         0 => Ok(&[]),
@@ -57,7 +57,7 @@ pub(crate) fn check_len(len: usize) -> Result<()> {
     Ok(())
 }
 
-/// Writes a result, unless nobody wants it.
+/// Writes a result, if it is wanted.
 ///
 /// # Safety
 /// `out` is NULL or writable.

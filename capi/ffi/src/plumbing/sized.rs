@@ -11,7 +11,7 @@ const MAX_SIZE: usize = 4096;
 ///
 /// # Safety
 /// It is `repr(C)`, begins with a `usize`, has no padding, and any bytes are a valid value; but for functions, of which
-/// whoever fills it says that they are ones, or NULL.
+/// its author says that they are ones, or NULL.
 pub(crate) unsafe trait SizedStruct: Copy {
     /// Its sizes in released headers, that of 0.1.0 first and that of this version last. Where fields are appended
     /// after a release, so is a size here: any other number below the last would cut a field, or drop one in silence.

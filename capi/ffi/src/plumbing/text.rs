@@ -43,7 +43,8 @@ pub(crate) fn fixed_text<const N: usize>(text: &str) -> [c_char; N] {
     array
 }
 
-/// A copy of `text` that C owns and gives back with [`wg_free`](crate::wg_free). Its size lies in front of it, so that it can be wiped.
+/// A copy of `text` that C owns and gives back with [`wg_free`](crate::wg_free). Its size lies in front of it, so that
+/// it can be wiped.
 pub(crate) fn give_text(text: &str) -> Result<NonNull<c_char>> {
     let short = || Error::new(ErrorKind::Resources, "there is no memory for the text");
     let size = text.len().checked_add(HEADER + 1).ok_or_else(short)?;
@@ -54,7 +55,7 @@ pub(crate) fn give_text(text: &str) -> Result<NonNull<c_char>> {
     unsafe { block.cast::<usize>().write(size) };
     // SAFETY: the block is longer than HEADER.
     let body = unsafe { block.add(HEADER) };
-    // SAFETY: behind the header there is room for the text and its zero; nobody else knows the block yet.
+    // SAFETY: behind the header there is room for the text and its zero; the block has no other user yet.
     unsafe { ptr::copy_nonoverlapping(text.as_ptr(), body.as_ptr(), text.len()) };
     // SAFETY: the zero is the block's last byte.
     let end = unsafe { body.add(text.len()) };

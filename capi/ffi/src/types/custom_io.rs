@@ -10,9 +10,9 @@ use crate::{
 /// Takes packets that have come out of the tunnel.
 ///
 /// `user` is what came with the function; `handle` is the tunnel, which wg_tun_inject(), wg_transport_receive() and
-/// wg_set_mtu() know before wg_turn_on_with() has returned it, while all other functions wait for that on other threads;
-/// `packets` are `count` packets, 1 to WG_BATCH_SIZE, in order. They are gone when the function returns. Returns how many
-/// it took; the others are dropped and counted.
+/// wg_set_mtu() know before wg_turn_on_with() has returned it, while all other functions wait for that on other
+/// threads; `packets` are `count` packets, 1 to WG_BATCH_SIZE, in order. They are gone when the function returns.
+/// Returns how many it took; the others are dropped and counted.
 ///
 /// Threads: it is called on one of the tunnel's own threads at a time, without a lock held; perhaps before
 /// wg_turn_on_with() has returned. The tunnel waits meanwhile, so return soon, and do not wait for a thread that may be
@@ -33,9 +33,9 @@ pub type wg_tun_room_fn_t = Option<unsafe extern "C" fn(user: *mut c_void, handl
 /// Sends datagrams of the tunnel.
 ///
 /// `user` and `handle` are as in wg_tun_write_fn_t; `datagrams` are `count` datagrams, 1 to WG_BATCH_SIZE, in order,
-/// mostly to one peer. They are gone when the function returns. Returns how many were sent, from the first on; the others
-/// are dropped and counted, as if the network had lost them. Datagrams that would have to wait are better not sent: the
-/// thread that sends also receives and keeps the timers.
+/// mostly to one peer. They are gone when the function returns. Returns how many were sent, from the first on; the
+/// others are dropped and counted, as if the network had lost them. Datagrams that would have to wait are better not
+/// sent: the thread that sends also receives and keeps the timers.
 ///
 /// Threads: it is called on the tunnel's own threads and on those that are inside wg_turn_on_with(), wg_set_config(),
 /// wg_set_peer(), wg_force_handshake(), wg_drop_session(), wg_resume() and the like, on several at once, without a lock
@@ -45,8 +45,8 @@ pub type wg_transport_send_fn_t = Option<
     unsafe extern "C" fn(user: *mut c_void, handle: i32, datagrams: *const wg_datagram_t, count: usize) -> usize,
 >;
 
-/// Packets from and to the app, in place of a TUN device: of an app's packet flow, or of a TCP/IP stack of its own. Start
-/// from WG_TUN_CALLBACKS_INIT. It may grow as wg_options_t does.
+/// Packets from and to the app, in place of a TUN device: of an app's packet flow, or of a TCP/IP stack of its own.
+/// Start from WG_TUN_CALLBACKS_INIT. It may grow as wg_options_t does.
 ///
 /// What goes into the tunnel is passed to wg_tun_inject().
 ///
@@ -62,18 +62,18 @@ pub struct wg_tun_callbacks_t {
     pub room: wg_tun_room_fn_t,
     /// Passed to each of the functions.
     pub user: *mut c_void,
-    /// Called exactly once with `user`, or NULL: by wg_turn_off(), when all that the app brought to the tunnel has returned
-    /// for the last time; or by wg_turn_on_with() if it fails (unless the reason is a wrong `struct_size`). It may call what
-    /// the other functions may.
+    /// Called exactly once with `user`, or NULL: by wg_turn_off(), when all that the app brought to the tunnel has
+    /// returned for the last time; or by wg_turn_on_with() if it fails (unless the reason is a wrong `struct_size`). It
+    /// may call what the other functions may.
     pub destroy: wg_destroy_fn_t,
 }
 
-/// Datagrams from and to the app, in place of UDP sockets: for relays and obfuscation. Start from WG_TRANSPORT_INIT. It may
-/// grow as wg_options_t does.
+/// Datagrams from and to the app, in place of UDP sockets: for relays and obfuscation. Start from WG_TRANSPORT_INIT. It
+/// may grow as wg_options_t does.
 ///
-/// What was received is passed to wg_transport_receive(). The tunnel opens no socket: its `listen_port` is only a number,
-/// and its `fwmark` means nothing. Nor has it a timer that goes on while the machine sleeps, so call wg_network_changed()
-/// when it has woken: what came due meanwhile is then done at once.
+/// What was received is passed to wg_transport_receive(). The tunnel opens no socket: its `listen_port` is only a
+/// number, and its `fwmark` means nothing. Nor has it a timer that goes on while the machine sleeps, so call
+/// wg_network_changed() when it has woken: what came due meanwhile is then done at once.
 ///
 /// Since: 0.1.0
 #[repr(C)]

@@ -105,7 +105,7 @@ impl wg_datagram_t {
 ///
 /// # Safety
 /// `datagrams` is NULL or points to `count` datagrams, whose pointers are NULL or readable, `data` for `len` bytes;
-/// nobody changes them meanwhile.
+/// they do not change while they are borrowed.
 pub(crate) unsafe fn borrow_received<'a>(datagrams: *const wg_datagram_t, count: usize) -> Result<Vec<Datagram<'a>>> {
     let check = |datagram: &wg_datagram_t| {
         check_len(datagram.len)?;

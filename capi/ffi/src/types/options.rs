@@ -43,7 +43,7 @@ pub struct wg_options_t {
     pub struct_size: usize,
     /// Where packets come from and go to; see wg_turn_on().
     pub tun_fd: i32,
-    /// Whose `tun_fd` is: WG_FD_TAKE or WG_FD_DUP. 0 is an error, so that nobody forgets to say.
+    /// Whose `tun_fd` is: WG_FD_TAKE or WG_FD_DUP. 0 is an error, so that it is not forgotten.
     pub fd_ownership: u32,
     /// The MTU if `tun_fd` cannot be asked for it, or is -1: 576 to 65535, or 0 for 1420.
     pub mtu: u32,

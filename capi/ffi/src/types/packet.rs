@@ -39,7 +39,8 @@ impl From<&[u8]> for wg_packet_t {
 /// Borrows packets of C, after looking at all of them.
 ///
 /// # Safety
-/// `packets` is NULL or points to `count` packets, each of which is readable; nobody changes them meanwhile.
+/// `packets` is NULL or points to `count` packets, each of which is readable; they do not change while they are
+/// borrowed.
 pub(crate) unsafe fn borrow_packets<'a>(packets: *const wg_packet_t, count: usize) -> Result<Vec<&'a [u8]>> {
     // SAFETY: the caller's contract is the same.
     let packets = unsafe { borrow_items(packets, count, "packets") }?;

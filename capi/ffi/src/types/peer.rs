@@ -90,7 +90,8 @@ pub use wg_peer_flags_t::*;
 pub struct wg_peer_config_t {
     /// sizeof(wg_peer_config_t), as the caller was compiled.
     pub struct_size: usize,
-    /// Values of wg_peer_flags_t, added up. A preshared key or keepalive that is set without its flag is WG_ERR_INVALID.
+    /// Values of wg_peer_flags_t, added up. A preshared key or keepalive that is set without its flag is
+    /// WG_ERR_INVALID.
     pub flags: u32,
     /// With WG_PEER_HAS_KEEPALIVE: seconds between persistent keepalives, up to 65535; 0 turns them off.
     pub persistent_keepalive: u32,
