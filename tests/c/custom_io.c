@@ -453,23 +453,25 @@ static void a_send_may_fail(void) {
   turn_nodes_on(&a, &b);
   CHECK_EQ(inject_equal(&a, 100, 1), 1);
   wait_for(&b, &b.packets, 1);
+  /* The answer is taken by the thread that has sent the packet: it is done with that, or the batch would be staged, and
+     leave in smaller ones. */
+  CHECK_EQ(inject_equal(&b, 100, 1), 1);
+  wait_for(&a, &a.packets, 1);
   release(&a);
   CHECK_EQ(inject_equal(&a, 100, 100), 100);
   wait_for(&b, &b.packets, 51);
   wait_for(&a, &a.sends, 3);
   sleep_ms(20);
   CHECK_EQ(b.packets, 51);
-  /* 148 bytes of handshake and a packet of 144, and of the batch at most what was sent; nothing of a run of equal datagrams
-     that was not sent whole. They count once the send has returned, which may be after the packet has arrived. A batch that
-     finds the one before still on its way is staged, and leaves in smaller ones. */
-  for (tries = 0, counted = 0; counted < 292; tries++) {
+  /* 148 bytes of handshake and a packet of 144, and nothing of the batch that was not sent whole. They count once the
+     send has returned, which may be after the packet has arrived. */
+  for (tries = 0, counted = 0; !counted; tries++) {
     CHECK(tries < TRIES);
     sleep_ms(2);
     text = get(a.handle);
-    CHECK_EQ(sscanf(strstr(text, "\ntx_bytes="), "\ntx_bytes=%d", &counted), 1);
+    counted = strstr(text, "\ntx_bytes=292\n") != NULL;
     wg_free(text);
   }
-  CHECK((counted - 292) % 144 == 0 && counted <= 292 + 50 * 144);
   a.on_send = counts_wrong;
   CHECK_EQ(inject_equal(&a, 100, 100), 100);
   wait_for(&b, &b.packets, 151);

@@ -10,8 +10,7 @@
 //! - White space is taken out of headers and of the lines that wg(8) reads, wherever it is (`[ Peer ]`, `10.0.0.0 / 8`); in the
 //!   others it counts, as it does for wg-quick. A header with white space inside begins a section for wg-quick's keys as well.
 //! - A value of wg-quick's keys has no control character but the tab, which wg-quick lets through: it stays one line
-//!   wherever
-//!   it is shown or written.
+//!   wherever it is shown or written.
 //! - Comments may have any bytes; everything else is UTF-8 or UTF-16, hooks included.
 //! - `IncludedApplications` and `ExcludedApplications` of wireguard-android are known; a file has one of them.
 //! - Lists are separated by commas; `Address` and `DNS` by spaces as well, as wg-quick has it. An empty item, or a key without
