@@ -189,8 +189,9 @@ mod tests {
     static NAMES: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
     fn hangs(host: &str) -> Found {
-        HANGING.fetch_add(1, SeqCst);
+        // The name first: who has counted all of them reads the names.
         lock(&NAMES).insert(host.to_owned());
+        HANGING.fetch_add(1, SeqCst);
         let _opened = GATE.1.wait_while(lock(&GATE.0), |is_open| !*is_open).unwrap();
         Ok(vec![FOUND])
     }
