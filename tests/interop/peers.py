@@ -95,8 +95,8 @@ def edits(other):
 def wait_for_last_initiation(capture):
     """Until what the other end began is not begun again. wireguard-go repeats a handshake after 5 to 5.4 s if the answer
     comes before it has set its timer, and that may happen again with the repetition."""
-    last = lambda: max(d.when for d in capture.datagrams() if d.direction == "in" and d.kind == INITIATION)
-    wait_until(lambda: time.time() - last() > 6, 40, "the other end's last initiation")
+    begun = lambda: (d.when for d in capture.datagrams() if d.direction == "in" and d.kind == INITIATION)
+    wait_until(lambda: time.time() - max(begun(), default=0) > 6, 40, "the other end's last initiation")
 
 
 def replays(other):
