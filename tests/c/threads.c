@@ -115,6 +115,7 @@ static void threads_are_guests(void) {
   struct calls calls = {0};
   int32_t handle;
   sigset_t before, after;
+  int number;
   calls.host = pthread_self();
   CHECK_EQ(pthread_sigmask(SIG_BLOCK, NULL, &before), 0);
   CHECK_EQ(wg_set_log_level(WG_LOG_DEBUG), WG_OK);
@@ -129,7 +130,8 @@ static void threads_are_guests(void) {
   CHECK_EQ(wg_set_log_callback(NULL, NULL, NULL), WG_OK);
   CHECK_EQ(wg_set_log_level(WG_LOG_INFO), WG_OK);
   CHECK_EQ(pthread_sigmask(SIG_BLOCK, NULL, &after), 0);
-  CHECK_EQ(memcmp(&before, &after, sizeof before), 0);
+  /* The system fills a part of a sigset_t only. */
+  for (number = 1; number < NSIG; number++) CHECK_EQ(sigismember(&after, number), sigismember(&before, number));
 }
 
 /* All that an app may still call when its thread ends: a tunnel, a bind, everything. */
