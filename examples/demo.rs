@@ -17,8 +17,8 @@ use std::{
 };
 
 use wg_embed_ffi::{
-    wg_free, wg_generate_preshared_key, wg_generate_private_key, wg_generate_public_key, wg_get_config, wg_key_to_hex,
-    wg_last_error, wg_result, wg_set_config, wg_turn_off, wg_turn_on, wg_version_string,
+    wg_free, wg_get_config, wg_keys_derive_public, wg_keys_generate_preshared, wg_keys_generate_private,
+    wg_keys_to_hex, wg_last_error, wg_result_t, wg_set_config, wg_turn_off, wg_turn_on, wg_version_string,
 };
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -37,7 +37,7 @@ fn main() -> Result<()> {
     let (a, b) = (Node::new([10, 0, 0, 1])?, Node::new([10, 0, 0, 2])?);
     let preshared = hex_of(|key| {
         // SAFETY: `key` has room for 32 bytes.
-        unsafe { wg_generate_preshared_key(key) }
+        unsafe { wg_keys_generate_preshared(key) }
     })?;
     a.meet(&b, &preshared)?;
     b.meet(&a, &preshared)?;
@@ -102,10 +102,10 @@ impl Node {
         interface.set_read_timeout(Some(Duration::from_millis(200)))?;
         let mut private = [0; 32];
         // SAFETY: there is room for 32 bytes.
-        check(unsafe { wg_generate_private_key(private.as_mut_ptr()) })?;
+        check(unsafe { wg_keys_generate_private(private.as_mut_ptr()) })?;
         let public_key = hex_of(|key| {
             // SAFETY: both are 32 bytes.
-            unsafe { wg_generate_public_key(private.as_ptr(), key) }
+            unsafe { wg_keys_derive_public(private.as_ptr(), key) }
         })?;
         let uapi = CString::new(format!("private_key={}\nlisten_port=0\n", hex(&private)?))?;
         // SAFETY: the text ends with a zero; the descriptor is the tunnel's from here on.
@@ -228,8 +228,8 @@ fn packet(from: [u8; 4], to: [u8; 4], number: usize) -> [u8; PACKET] {
     packet
 }
 
-fn check(result: wg_result) -> Result<()> {
-    if result == wg_result::WG_OK { Ok(()) } else { Err(last_error().into()) }
+fn check(result: wg_result_t) -> Result<()> {
+    if result == wg_result_t::WG_OK { Ok(()) } else { Err(last_error().into()) }
 }
 
 fn last_error() -> String {
@@ -242,7 +242,7 @@ fn text_of(text: *const c_char) -> String {
 }
 
 /// A key that a C function writes, in hex.
-fn hex_of(write: impl FnOnce(*mut u8) -> wg_result) -> Result<String> {
+fn hex_of(write: impl FnOnce(*mut u8) -> wg_result_t) -> Result<String> {
     let mut key = [0; 32];
     check(write(key.as_mut_ptr()))?;
     hex(&key)
@@ -251,7 +251,7 @@ fn hex_of(write: impl FnOnce(*mut u8) -> wg_result) -> Result<String> {
 fn hex(key: &[u8; 32]) -> Result<String> {
     let mut text = [0; 65];
     // SAFETY: 32 bytes in, room for 65 characters out.
-    check(unsafe { wg_key_to_hex(key.as_ptr(), text.as_mut_ptr()) })?;
+    check(unsafe { wg_keys_to_hex(key.as_ptr(), text.as_mut_ptr()) })?;
     Ok(text_of(text.as_ptr()))
 }
 

@@ -1,10 +1,10 @@
-//! The one error type, and the one table that maps its kinds to `errno` and to `wg_result`.
+//! The one error type, and the one table that maps its kinds to `errno` and to `wg_result_t`.
 
 use std::{borrow::Cow, collections::TryReserveError, error::Error as StdError, fmt, io};
 
 /// What went wrong, as a caller can act on it.
 ///
-/// Each kind has one `errno` (for the UAPI) and one `wg_result` (for C); see [`ErrorKind::errno`] and
+/// Each kind has one `errno` (for the UAPI) and one `wg_result_t` (for C); see [`ErrorKind::errno`] and
 /// [`ErrorKind::code`]. Numbers are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -106,7 +106,7 @@ impl ErrorKind {
         Self::Panic,
     ];
 
-    /// The table: kind, `errno`, `wg_result`.
+    /// The table: kind, `errno`, `wg_result_t`.
     const fn row(self) -> (i32, i32) {
         match self {
             Self::Null => (errno::EFAULT, -1),
@@ -135,7 +135,7 @@ impl ErrorKind {
         self.row().0
     }
 
-    /// The negative `wg_result` value of the C ABI.
+    /// The negative `wg_result_t` value of the C ABI.
     #[must_use]
     pub const fn code(self) -> i32 {
         self.row().1

@@ -147,8 +147,8 @@ fn a_tunnel_goes_on_with_new_sockets_each_time() {
             if !destroy(family, port) {
                 return;
             }
-            assert!(matches!(events.recv_timeout(PATIENCE).unwrap(), Event::BindFailed(_)));
-            assert!(matches!(events.recv_timeout(PATIENCE).unwrap(), Event::BindRecovered(now) if now == port));
+            assert!(matches!(events.recv_timeout(PATIENCE).unwrap(), Event::SocketsLost(_)));
+            assert!(matches!(events.recv_timeout(PATIENCE).unwrap(), Event::SocketsRecovered(now) if now == port));
             assert!(bind.fd4().is_some() && bind.fd6().is_some());
             let before = malformed(&tunnel);
             let peer = UdpSocket::bind(SocketAddr::new(HOMES[family as usize], 0)).unwrap();

@@ -102,7 +102,7 @@ fn a_port_that_is_taken_leaves_it_down() {
     assert_eq!(a.device.up().unwrap_err().kind(), ErrorKind::AddrInUse);
     // The first event of an interface is that it is up.
     a.device.handle_tun_events();
-    assert!(matches!(a.events.lock().unwrap().as_slice(), [Event::BindFailed(_)]));
+    assert!(matches!(a.events.lock().unwrap().as_slice(), [Event::SocketsLost(_)]));
     a.send_to(&b, 100);
     world.settle(&[&a, &b]);
     assert_eq!((world.sent_types(), a.stat("out_unstaged")), (vec![], 1));

@@ -153,7 +153,7 @@ fn an_old_port_that_is_gone_after_a_refused_mark_is_opened_again_later() {
     world.pass(Duration::from_secs(60), &[&a]);
     assert_eq!(a.bind.port(), Some(PORT));
     let told = a.events.lock().unwrap();
-    assert!(matches!(told[..], [Event::BindFailed(_), Event::BindRecovered(PORT)]), "{told:?}");
+    assert!(matches!(told[..], [Event::SocketsLost(_), Event::SocketsRecovered(PORT)]), "{told:?}");
 }
 
 #[test]

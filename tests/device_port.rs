@@ -33,7 +33,7 @@ fn dying(world: &World, listen_port: u16) -> (Node, Node, u16) {
 
 fn recovered(node: &Node) -> Vec<u16> {
     let events = std::mem::take(&mut *node.events.lock().unwrap());
-    let port = |event: &Event| if let Event::BindRecovered(port) = event { Some(*port) } else { None };
+    let port = |event: &Event| if let Event::SocketsRecovered(port) = event { Some(*port) } else { None };
     events.iter().filter_map(port).collect()
 }
 

@@ -181,8 +181,8 @@ fn the_last_calls_count_whatever_happened_at_the_same_time() {
     let mut lost = false;
     for event in events.iter() {
         match event {
-            Event::BindFailed(_) => assert!(!std::mem::replace(&mut lost, true), "{events:?}"),
-            Event::BindRecovered(_) => lost = false,
+            Event::SocketsLost(_) => assert!(!std::mem::replace(&mut lost, true), "{events:?}"),
+            Event::SocketsRecovered(_) => lost = false,
             _ => {}
         }
     }

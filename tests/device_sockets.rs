@@ -66,11 +66,11 @@ fn an_interface_that_cannot_be_brought_up_is_tried_again_and_again() {
     assert_eq!(a.device.keep_up().unwrap_err().kind(), ErrorKind::AddrInUse);
     assert_eq!(tries(&world, &a), [500, 1500, 3500, 7500, 15_500, 31_500].map(MS));
     let told = events(&a);
-    assert!(matches!(told.as_slice(), [Event::BindFailed(reason)] if reason.contains("51820")), "once: {told:?}");
+    assert!(matches!(told.as_slice(), [Event::SocketsLost(reason)] if reason.contains("51820")), "once: {told:?}");
 
     a.bind.set_open_error(None);
     world.pass(MS(60_000), &[&a, &b]);
-    assert_eq!((events(&a), a.device.next_deadline()), (vec![Event::BindRecovered(PORT)], None));
+    assert_eq!((events(&a), a.device.next_deadline()), (vec![Event::SocketsRecovered(PORT)], None));
     let packet = a.send_to(&b, 100);
     world.settle(&[&a, &b]);
     assert_eq!(b.received(), [packet]);
@@ -90,7 +90,7 @@ fn what_was_taken_down_is_not_tried_again() {
     a.bind.set_open_error(None);
     a.device.up().unwrap();
     assert_eq!(a.device.next_deadline(), None);
-    assert!(matches!(events(&a).as_slice(), [.., Event::BindRecovered(PORT)]));
+    assert!(matches!(events(&a).as_slice(), [.., Event::SocketsRecovered(PORT)]));
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn sockets_that_cannot_be_renewed_stay_and_are_tried_again() {
     a.bind.set_open_error(None);
     let seen = world.watch(MS(5_000), &[&a, &b]);
     assert_eq!(common::times(&seen, &a, 0), [MS(500)]);
-    assert!(matches!(events(&a).as_slice(), [Event::BindFailed(_), Event::BindRecovered(PORT)]));
+    assert!(matches!(events(&a).as_slice(), [Event::SocketsLost(_), Event::SocketsRecovered(PORT)]));
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn renewing_sockets_can_be_left_to_the_timers() {
     a.bind.set_open_error(None);
     let seen = world.watch(MS(5_000), &[&a, &b]);
     assert_eq!(common::times(&seen, &a, 0), [MS(500)]);
-    assert!(matches!(events(&a).as_slice(), [Event::BindFailed(_), Event::BindRecovered(PORT)]));
+    assert!(matches!(events(&a).as_slice(), [Event::SocketsLost(_), Event::SocketsRecovered(PORT)]));
 
     // What was asked for while sockets were renewed is not forgotten when they are.
     let opens = a.bind.opens();
@@ -270,7 +270,7 @@ fn a_paused_device_that_finds_no_socket_goes_on_trying() {
     a.device.resume().unwrap_err();
     a.bind.set_open_error(None);
     world.pass(MS(1000), &[&a, &b]);
-    assert!(matches!(events(&a).as_slice(), [Event::BindFailed(_), Event::BindRecovered(PORT), ..]));
+    assert!(matches!(events(&a).as_slice(), [Event::SocketsLost(_), Event::SocketsRecovered(PORT), ..]));
     let packet = a.send_to(&b, 100);
     world.settle(&[&a, &b]);
     assert_eq!(b.received(), [packet]);
@@ -346,7 +346,7 @@ fn another_port_is_tried_at_once_although_the_old_one_is_still_being_tried() {
 
     a.apply(Update { listen_port: Some(7001), ..Update::default() });
     assert_eq!(a.bind.port(), Some(7001));
-    assert!(matches!(events(&a).as_slice(), [Event::BindFailed(_), Event::BindRecovered(7001)]));
+    assert!(matches!(events(&a).as_slice(), [Event::SocketsLost(_), Event::SocketsRecovered(7001)]));
     let packet = a.send_to(&b, 100);
     world.settle(&[&a, &b]);
     assert_eq!(b.received(), [packet]);
@@ -368,7 +368,7 @@ fn a_change_of_networks_does_not_wait_for_the_next_try() {
     assert_eq!(a.device.next_deadline(), Some(world.now()));
     a.device.run_timers();
     assert_eq!(a.bind.port(), Some(PORT));
-    assert!(matches!(events(&a).as_slice(), [Event::BindFailed(_), Event::BindRecovered(PORT)]));
+    assert!(matches!(events(&a).as_slice(), [Event::SocketsLost(_), Event::SocketsRecovered(PORT)]));
 }
 
 #[test]
@@ -384,7 +384,7 @@ fn what_is_lost_is_told_recovered_also_after_a_pause() {
     a.device.down();
     a.bind.set_open_error(None);
     a.device.up().unwrap();
-    assert_eq!(events(&a), [Event::BindRecovered(PORT)]);
+    assert_eq!(events(&a), [Event::SocketsRecovered(PORT)]);
 }
 
 /// A bind whose `recv` fails again and again.
@@ -451,7 +451,7 @@ fn sockets_that_are_lost_are_renewed_later_and_later_and_told() {
         a.step();
         a.device.run_timers();
         let told = events(&a);
-        assert!(matches!(told.as_slice(), [Event::BindFailed(reason)] if reason.contains("lost")), "{told:?}");
+        assert!(matches!(told.as_slice(), [Event::SocketsLost(reason)] if reason.contains("lost")), "{told:?}");
         let logged = lines.take();
         let why = "a UDP socket was lost";
         assert!(
@@ -462,7 +462,7 @@ fn sockets_that_are_lost_are_renewed_later_and_later_and_told() {
         world.pass(MS(after - 1), &[&a, &b]);
         assert_eq!((a.bind.opens(), events(&a)), (before, vec![]), "not yet");
         world.pass(MS(1), &[&a, &b]);
-        assert_eq!((a.bind.opens(), events(&a)), (opens + n as u64 + 1, vec![Event::BindRecovered(PORT)]));
+        assert_eq!((a.bind.opens(), events(&a)), (opens + n as u64 + 1, vec![Event::SocketsRecovered(PORT)]));
         assert_eq!(lines.take(), ["INFO the sockets are open again"]);
         let packet = b.send_to(&a, 100);
         world.settle(&[&a, &b]);
@@ -493,8 +493,8 @@ fn a_running_tunnel_survives_any_number_of_failures_and_does_not_spin() {
     tunnel.device().rebind_soon();
     let next = || events.recv_timeout(Duration::from_secs(60)).unwrap();
     for _ in 0..2 {
-        assert!(matches!(next(), Event::BindFailed(_)));
-        assert!(matches!(next(), Event::BindRecovered(_)));
+        assert!(matches!(next(), Event::SocketsLost(_)));
+        assert!(matches!(next(), Event::SocketsRecovered(_)));
     }
     // At least one and a half seconds have passed, in which a thread that does not rest fails a million times.
     assert!(left.load(SeqCst) > MANY / 2, "{} are left", left.load(SeqCst));

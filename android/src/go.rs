@@ -15,7 +15,7 @@ use wg_embed::error::{Error, ErrorKind, Result};
 use wg_embed_ffi::{
     self as ffi, WG_LOG_DEBUG,
     leaf::{guard, set_default_level},
-    wg_result::{self, WG_OK},
+    wg_result_t::{self, WG_OK},
 };
 
 use super::{handles::Handles, logcat::Tag};
@@ -170,7 +170,7 @@ pub unsafe extern "C" fn wgTurnOn(interface: go_string, tun_fd: i32, settings: g
 /// Threads: any. It waits for the tunnel's threads.
 #[unsafe(no_mangle)]
 pub extern "C" fn wgTurnOff(tunnel: i32) {
-    guard::<wg_result>(|| {
+    guard::<wg_result_t>(|| {
         if let Some(handle) = TUNNELS.take(tunnel) {
             ffi::wg_turn_off(handle);
         }
@@ -201,7 +201,7 @@ pub extern "C" fn wgGetSocketV6(tunnel: i32) -> i32 {
 #[unsafe(no_mangle)]
 pub extern "C" fn wgGetConfig(tunnel: i32) -> *mut c_char {
     let mut text = ptr::null_mut();
-    guard::<wg_result>(|| {
+    guard::<wg_result_t>(|| {
         text = config(tunnel).map_or(ptr::null_mut(), |config| give(&config));
         Ok(())
     });

@@ -13,7 +13,7 @@ use std::{
 use jni_sys::{JNIEnv, JNINativeInterface__1_1, jclass, jint, jstring};
 
 use super::go::{self, FAILED, TunFd};
-use wg_embed_ffi::{leaf::guard, wg_result};
+use wg_embed_ffi::{leaf::guard, wg_result_t};
 
 /// The functions of the virtual machine, those that any version has.
 ///
@@ -150,7 +150,7 @@ pub unsafe extern "system" fn Java_com_wireguard_android_backend_GoBackend_wgGet
     tunnel: jint,
 ) -> jstring {
     let mut text = ptr::null_mut();
-    guard::<wg_result>(|| {
+    guard::<wg_result_t>(|| {
         if let Some(config) = go::config(tunnel) {
             // SAFETY: it is Java's.
             text = unsafe { give(env, &config) };

@@ -19,8 +19,8 @@ use wg_embed_ffi::{
     self as ffi,
     leaf::{set_default_level, take_key, tell_failure},
     wg_log_level_t::*,
-    wg_result,
-    wg_result::*,
+    wg_result_t,
+    wg_result_t::*,
 };
 
 /// As in `capi/`: a lack of memory is a failure of the call.
@@ -130,7 +130,7 @@ pub unsafe extern "C" fn wgSetConfig(handle: c_int, settings: *const c_char) -> 
 }
 
 /// The numbers that wireguard-go's UAPI has on Darwin.
-const fn darwin(result: wg_result) -> i64 {
+const fn darwin(result: wg_result_t) -> i64 {
     const EIO: i64 = 5;
     const EINVAL: i64 = 22;
     const EADDRINUSE: i64 = 48;
@@ -192,7 +192,7 @@ pub extern "C" fn wgVersion() -> *const c_char {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn key_to_base64(base64: *mut c_char, key: *const u8) {
     // SAFETY: the caller's contract is the same.
-    unsafe { ffi::wg_key_to_base64(key, base64) };
+    unsafe { ffi::wg_keys_to_base64(key, base64) };
 }
 
 /// Reads a key of 44 characters of base64. Returns false for any other text, and leaves `key` as it was.
@@ -202,7 +202,7 @@ pub unsafe extern "C" fn key_to_base64(base64: *mut c_char, key: *const u8) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn key_from_base64(key: *mut u8, base64: *const c_char) -> bool {
     // SAFETY: the caller's contract is the same.
-    unsafe { ffi::wg_key_from_base64(base64, key) == WG_OK }
+    unsafe { ffi::wg_keys_from_base64(base64, key) == WG_OK }
 }
 
 /// Writes a key as hex digits, in lower case.
@@ -212,7 +212,7 @@ pub unsafe extern "C" fn key_from_base64(key: *mut u8, base64: *const c_char) ->
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn key_to_hex(hex: *mut c_char, key: *const u8) {
     // SAFETY: the caller's contract is the same.
-    unsafe { ffi::wg_key_to_hex(key, hex) };
+    unsafe { ffi::wg_keys_to_hex(key, hex) };
 }
 
 /// Reads a key of 64 hex digits of either case. Returns false for any other text, and leaves `key` as it was.
@@ -222,7 +222,7 @@ pub unsafe extern "C" fn key_to_hex(hex: *mut c_char, key: *const u8) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn key_from_hex(key: *mut u8, hex: *const c_char) -> bool {
     // SAFETY: the caller's contract is the same.
-    unsafe { ffi::wg_key_from_hex(hex, key) == WG_OK }
+    unsafe { ffi::wg_keys_from_hex(hex, key) == WG_OK }
 }
 
 /// Compares two keys in constant time.
@@ -245,7 +245,7 @@ pub unsafe extern "C" fn key_eq(key1: *const u8, key2: *const u8) -> bool {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn curve25519_derive_public_key(public_key: *mut u8, private_key: *const u8) {
     // SAFETY: the caller's contract is the same.
-    unsafe { ffi::wg_generate_public_key(private_key, public_key) };
+    unsafe { ffi::wg_keys_derive_public(private_key, public_key) };
 }
 
 /// Makes a private key.
@@ -255,7 +255,7 @@ pub unsafe extern "C" fn curve25519_derive_public_key(public_key: *mut u8, priva
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn curve25519_generate_private_key(private_key: *mut u8) {
     // SAFETY: the caller's contract is the same.
-    unsafe { ffi::wg_generate_private_key(private_key) };
+    unsafe { ffi::wg_keys_generate_private(private_key) };
 }
 
 /// The settings, where NULL stands for none.

@@ -176,8 +176,8 @@ static void flood(struct app *from, struct app *to, long count) {
 
 static void make_keys(char *private_key, char *public_key) {
   uint8_t key[WG_KEY_LEN], public_bytes[WG_KEY_LEN];
-  if (wg_generate_private_key(key) != WG_OK || wg_generate_public_key(key, public_bytes) != WG_OK ||
-      wg_key_to_hex(key, private_key) != WG_OK || wg_key_to_hex(public_bytes, public_key) != WG_OK)
+  if (wg_keys_generate_private(key) != WG_OK || wg_keys_derive_public(key, public_bytes) != WG_OK ||
+      wg_keys_to_hex(key, private_key) != WG_OK || wg_keys_to_hex(public_bytes, public_key) != WG_OK)
     fail("keys");
 }
 

@@ -125,7 +125,7 @@ static int take_events(int32_t tunnel) {
   int32_t found;
   while ((found = wg_next_event(tunnel, &event, 0)) == 1) {
     char peer[WG_KEY_BASE64_LEN];
-    if (wg_key_to_base64(event.public_key, peer) != WG_OK) fail("wg_key_to_base64");
+    if (wg_keys_to_base64(event.public_key, peer) != WG_OK) fail("wg_keys_to_base64");
     printf("event  %u: peer %.8s.. %s%s\n", (unsigned)event.kind, peer, event.endpoint, event.reason);
   }
   return found == 0;
@@ -135,7 +135,7 @@ int main(int argc, char **argv) {
   const char *name = argc > 2 ? argv[2] : NULL;
   size_t len = sizeof example - 1;
   char *file = argc > 2 ? read_file(argv[1], &len) : NULL, *uapi, *settings;
-  wg_result parsed;
+  wg_result_t parsed;
   wg_options_t options = WG_OPTIONS_INIT;
   struct pollfd wanted[2];
   int32_t tunnel;

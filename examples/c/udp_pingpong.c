@@ -1,5 +1,5 @@
 /*
- * UDP ping-pong with wg_bind_*: batches of datagrams there and back, without a tunnel.
+ * UDP ping-pong with wg_udp_*: batches of datagrams there and back, without a tunnel.
  *
  *     udp_pingpong                      both ends in this process, over IPv4 and IPv6 on loopback
  *     udp_pingpong serve PORT           answers until its standard input ends
@@ -58,9 +58,9 @@ static void *echo(void *argument) {
   const struct echo *echo = argument;
   struct batch *batch = new_batch();
   for (;;) {
-    int32_t count = wg_bind_recv(echo->bind, echo->family, batch->datagrams, BATCH, -1);
+    int32_t count = wg_udp_recv(echo->bind, echo->family, batch->datagrams, BATCH, -1);
     if (count < 0) break; /* closed, or there is no such family on this host */
-    if (wg_bind_send(echo->bind, batch->datagrams, (size_t)count, NULL) < 0) break;
+    if (wg_udp_send(echo->bind, batch->datagrams, (size_t)count, NULL) < 0) break;
   }
   free(batch);
   return NULL;
@@ -72,7 +72,7 @@ struct server {
 };
 
 static void start_server(struct server *server, uint16_t *port) {
-  int32_t bind = wg_bind_open(NULL, port);
+  int32_t bind = wg_udp_open(NULL, port);
   int i;
   if (bind < 0) fail("cannot open the server's port");
   for (i = 0; i < 2; i++) {
@@ -87,7 +87,7 @@ static void start_server(struct server *server, uint16_t *port) {
 
 static void stop_server(struct server *server) {
   int i;
-  wg_bind_close(server->each[0].bind); /* both threads return from wg_bind_recv() */
+  wg_udp_close(server->each[0].bind); /* both threads return from wg_udp_recv() */
   for (i = 0; i < 2; i++) pthread_join(server->threads[i], NULL);
 }
 
@@ -101,7 +101,7 @@ static void ping(const char *text) {
   int32_t bind;
   int round, i;
   if (wg_endpoint_parse(text, &server) != WG_OK) fail(text);
-  if ((bind = wg_bind_open(NULL, NULL)) < 0) fail("cannot open the client's port");
+  if ((bind = wg_udp_open(NULL, NULL)) < 0) fail("cannot open the client's port");
   clock_gettime(CLOCK_MONOTONIC, &begin);
   for (round = 0; round < ROUNDS; round++) {
     int32_t left;
@@ -110,10 +110,10 @@ static void ping(const char *text) {
       out->datagrams[i].len = SIZE;
       out->datagrams[i].peer = &server; /* one endpoint for all of them: they can leave together */
     }
-    if ((left = wg_bind_send(bind, out->datagrams, BATCH, NULL)) < 0) fail("cannot send");
+    if ((left = wg_udp_send(bind, out->datagrams, BATCH, NULL)) < 0) fail("cannot send");
     sent += (unsigned long)left;
     while (left > 0) {
-      int32_t count = wg_bind_recv(bind, server.family, in->datagrams, BATCH, PATIENCE_MS);
+      int32_t count = wg_udp_recv(bind, server.family, in->datagrams, BATCH, PATIENCE_MS);
       if (count < 0) fail("cannot receive");
       if (count == 0) break;
       for (i = 0; i < count; i++) {
@@ -128,7 +128,7 @@ static void ping(const char *text) {
   seconds = (double)(end.tv_sec - begin.tv_sec) + (double)(end.tv_nsec - begin.tv_nsec) / 1e9;
   printf("%s: %lu datagrams sent, %lu answered, %lu changed on their way, %.0f a second\n", text, sent, answered, changed,
          (double)answered / seconds);
-  wg_bind_close(bind);
+  wg_udp_close(bind);
   free(out);
   free(in);
   if (answered == 0 || changed != 0) exit(1);
@@ -142,7 +142,7 @@ int main(int argc, char **argv) {
     start_server(&server, &port);
     snprintf(text, sizeof text, "127.0.0.1:%u", (unsigned)port);
     ping(text);
-    if (wg_bind_peek_fd(server.each[0].bind, WG_IPV6) >= 0) {
+    if (wg_udp_peek_fd(server.each[0].bind, WG_IPV6) >= 0) {
       snprintf(text, sizeof text, "[::1]:%u", (unsigned)port);
       ping(text);
     }

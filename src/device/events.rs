@@ -30,10 +30,10 @@ pub enum Event {
     /// The last session with this peer is over, or was dropped; its keys were wiped.
     SessionExpired(PublicKey),
     /// The UDP sockets could not be opened, or were lost; new ones will be tried, again and again if need be.
-    BindFailed(String),
-    /// New UDP sockets are open on this port: after `BindFailed`, or because the port that the system chose was left,
+    SocketsLost(String),
+    /// New UDP sockets are open on this port: after `SocketsLost`, or because the port that the system chose was left,
     /// as it was taken, or as no handshake was answered on it after a change of networks.
-    BindRecovered(u16),
+    SocketsRecovered(u16),
     /// The tunnel has ended by itself, for this reason.
     Ended(String),
 }
@@ -156,7 +156,7 @@ mod tests {
 
     fn numbers(told: &Mutex<Vec<Event>>) -> Vec<u16> {
         let number = |event: &Event| match event {
-            Event::BindRecovered(port) => *port,
+            Event::SocketsRecovered(port) => *port,
             _ => u16::MAX,
         };
         lock(told).iter().map(number).collect()
@@ -168,21 +168,21 @@ mod tests {
         let ((entered, has_entered), (go_on, may_go_on)) = (mpsc::channel(), mpsc::channel::<()>());
         let (entered, may_go_on, all) = (Mutex::new(entered), Mutex::new(may_go_on), told.clone());
         let events = events(move |event| {
-            let first = event == Event::BindRecovered(0);
+            let first = event == Event::SocketsRecovered(0);
             if first {
                 lock(&entered).send(()).unwrap();
                 lock(&may_go_on).recv().unwrap();
             }
             lock(&all).push(event);
         });
-        events.note(Event::BindRecovered(0));
+        events.note(Event::SocketsRecovered(0));
         let slow = thread::spawn({
             let events = events.clone();
             move || events.tell().is_more
         });
         has_entered.recv().unwrap();
         for n in 1..4 {
-            events.note(Event::BindRecovered(n));
+            events.note(Event::SocketsRecovered(n));
             assert!(!events.tell().is_more, "it does not wait, and tells nothing");
         }
         assert!(numbers(&told).is_empty());
@@ -199,16 +199,16 @@ mod tests {
         let (all, inside) = (told.clone(), own.clone());
         let events = events(move |event| {
             let events = inside.get().unwrap();
-            if event == Event::BindRecovered(1) {
-                events.note(Event::BindRecovered(2));
+            if event == Event::SocketsRecovered(1) {
+                events.note(Event::SocketsRecovered(2));
                 assert!(!events.tell().is_more);
                 events.note(Event::Ended("x".into()));
-                events.note(Event::BindRecovered(3));
+                events.note(Event::SocketsRecovered(3));
             }
             lock(&all).push(event);
         });
         own.set(events.clone()).ok();
-        events.note(Event::BindRecovered(1));
+        events.note(Event::SocketsRecovered(1));
         assert!(!events.tell().is_more);
         assert_eq!(numbers(&told), [1, 2, u16::MAX]);
     }
@@ -219,16 +219,16 @@ mod tests {
             let ((entered, has_entered), (go_on, may_go_on)) = (mpsc::channel(), mpsc::channel::<()>());
             let (entered, may_go_on) = (Mutex::new(entered), Mutex::new(may_go_on));
             let events = events(move |event| {
-                if event == Event::BindRecovered(0) {
+                if event == Event::SocketsRecovered(0) {
                     lock(&entered).send(()).unwrap();
                     lock(&may_go_on).recv().unwrap();
                 }
             });
-            events.note(Event::BindRecovered(0));
+            events.note(Event::SocketsRecovered(0));
             let tells = events.clone();
             let slow = thread::spawn(move || tells.tell().is_more);
             has_entered.recv().unwrap();
-            (0..=MAX_WAITING).for_each(|_| events.note(Event::BindRecovered(1)));
+            (0..=MAX_WAITING).for_each(|_| events.note(Event::SocketsRecovered(1)));
             assert!(!events.tell().is_more, "the thread that causes them does not wait");
             let (returned, has_returned) = mpsc::channel();
             let waits = events.clone();
@@ -262,14 +262,14 @@ mod tests {
         let own = Arc::new(OnceLock::<Arc<Events>>::new());
         let (all, inside) = (told.clone(), own.clone());
         let events = events(move |event| {
-            if let Event::BindRecovered(port @ (0 | 2)) = event {
-                inside.get().unwrap().note(Event::BindRecovered(port + 10));
+            if let Event::SocketsRecovered(port @ (0 | 2)) = event {
+                inside.get().unwrap().note(Event::SocketsRecovered(port + 10));
                 std::panic::panic_any(port);
             }
             lock(&all).push(event);
         });
         own.set(events.clone()).ok();
-        (0..5).for_each(|n| events.note(Event::BindRecovered(n)));
+        (0..5).for_each(|n| events.note(Event::SocketsRecovered(n)));
         let first = events.tell();
         assert!(first.is_more, "what came in between is left to another round");
         assert_eq!(first.panic.unwrap().downcast_ref(), Some(&0_u16));
@@ -287,15 +287,15 @@ mod tests {
         let own = Arc::new(OnceLock::<Arc<Events>>::new());
         let (all, inside) = (told.clone(), own.clone());
         let events = events(move |event| {
-            if event == Event::BindRecovered(0) {
-                inside.get().unwrap().note(Event::BindRecovered(1));
+            if event == Event::SocketsRecovered(0) {
+                inside.get().unwrap().note(Event::SocketsRecovered(1));
                 inside.get().unwrap().note(Event::Ended("x".into()));
             }
             lock(&all).push(event);
             std::panic::panic_any(());
         });
         own.set(events.clone()).ok();
-        events.note(Event::BindRecovered(0));
+        events.note(Event::SocketsRecovered(0));
         let only = events.tell();
         assert!(!only.is_more && only.panic.is_some());
         assert_eq!(numbers(&told), [0, 1, u16::MAX]);

@@ -78,7 +78,7 @@ pub(super) struct Link {
     last_loss: Option<Retry>,
     /// Another port was asked for in place of a dead one, and is left to the timers.
     moves: bool,
-    /// The last event about the sockets was `BindFailed`.
+    /// The last event about the sockets was `SocketsLost`.
     lost: bool,
 }
 
@@ -140,7 +140,7 @@ impl Link {
         self.port = wanted.opened(port);
         (self.up, self.retry, self.moves) = (true, None, false);
         let has_moved = matches!(wanted, Port::Chosen(1..)) && wanted.number() != port;
-        (std::mem::take(&mut self.lost) || has_moved).then_some(Event::BindRecovered(port))
+        (std::mem::take(&mut self.lost) || has_moved).then_some(Event::SocketsRecovered(port))
     }
 
     /// Handshakes go unanswered: asks for another port if this one may be dead and the system chose it. Returns whether
@@ -160,7 +160,7 @@ impl Link {
         let mut backoff = self.retry.take().map_or(Backoff::new(FIRST_RETRY, LAST_RETRY), |retry| retry.backoff);
         let at = now + backoff.failed();
         self.retry = Some(Retry { backoff, at });
-        (!std::mem::replace(&mut self.lost, true)).then(|| Event::BindFailed(reason.into()))
+        (!std::mem::replace(&mut self.lost, true)).then(|| Event::SocketsLost(reason.into()))
     }
 
     /// Nothing more can be received with the sockets that are open. Returns false if that changes nothing: they are
@@ -185,7 +185,7 @@ impl Link {
             self.retry = Some(Retry { backoff, at });
             self.last_loss.clone_from(&self.retry);
         }
-        (!std::mem::replace(&mut self.lost, true)).then_some(Event::BindFailed(reason))
+        (!std::mem::replace(&mut self.lost, true)).then_some(Event::SocketsLost(reason))
     }
 
     /// It is down, and nothing is tried any more. Returns whether it was up.
@@ -251,11 +251,11 @@ mod tests {
     #[test]
     fn what_fails_is_tried_again_and_told_once() {
         let mut link = up(Port::Fixed(7));
-        assert!(matches!(link.failed("x", NOW), Some(Event::BindFailed(reason)) if reason == "x"));
+        assert!(matches!(link.failed("x", NOW), Some(Event::SocketsLost(reason)) if reason == "x"));
         let first = NOW + FIRST_RETRY;
         assert_eq!((link.next_try(NOW), link.take_due(NOW), link.take_due(first)), (Some(first), false, true));
         assert_eq!((link.failed("x", first), link.next_try(first)), (None, Some(first + 2 * FIRST_RETRY)));
-        assert_eq!((link.opened(Port::Fixed(7), 7), link.next_try(NOW)), (Some(Event::BindRecovered(7)), None));
+        assert_eq!((link.opened(Port::Fixed(7), 7), link.next_try(NOW)), (Some(Event::SocketsRecovered(7)), None));
         assert_eq!(link.opened(Port::Fixed(7), 7), None, "nothing was wrong");
     }
 
@@ -265,7 +265,7 @@ mod tests {
         assert!(!link.move_soon(false), "nothing has changed");
         assert!(link.move_soon(true) && link.move_soon(false), "it is under way");
         assert_eq!((link.next_try(NOW), link.take_move(), link.take_move()), (Some(NOW), true, false));
-        assert_eq!(link.opened(Port::Chosen(7), 8), Some(Event::BindRecovered(8)));
+        assert_eq!(link.opened(Port::Chosen(7), 8), Some(Event::SocketsRecovered(8)));
         assert!(!link.move_soon(false), "once");
         assert!(!up(Port::Fixed(7)).move_soon(true));
         // Named by then, it is not left.
@@ -283,7 +283,7 @@ mod tests {
         assert_eq!(link.next_try(NOW), None);
         link.resume();
         assert!(link.should_be_up() && !link.is_up());
-        assert_eq!(link.opened(Port::Fixed(7), 7), Some(Event::BindRecovered(7)));
+        assert_eq!(link.opened(Port::Fixed(7), 7), Some(Event::SocketsRecovered(7)));
     }
 
     #[test]
@@ -295,13 +295,13 @@ mod tests {
             assert!(link.lose("gone"));
             assert_eq!(link.next_try(now), Some(now), "the timers tell it");
             assert!(!link.lose("gone"), "it is known");
-            assert!(matches!(link.take_loss(now), Some(Event::BindFailed(_))));
+            assert!(matches!(link.take_loss(now), Some(Event::SocketsLost(_))));
             assert!(!link.lose("gone") && link.take_loss(now).is_none());
             let at = link.next_try(now).unwrap();
             let waited = at.since(now);
             now = at;
             assert!(link.take_due(at));
-            assert_eq!(link.opened(Port::Fixed(7), 7), Some(Event::BindRecovered(7)));
+            assert_eq!(link.opened(Port::Fixed(7), 7), Some(Event::SocketsRecovered(7)));
             waited
         };
         for (lasted, waited) in [(0, 1), (0, 2), (29, 4), (0, 8), (31, 1), (0, 2)] {
@@ -367,7 +367,7 @@ mod tests {
                     _ => None,
                 };
                 if let Some(event) = told {
-                    prop_assert_eq!(lost, matches!(event, Event::BindRecovered(7)));
+                    prop_assert_eq!(lost, matches!(event, Event::SocketsRecovered(7)));
                     lost = !lost;
                 }
                 if !link.should_be_up() {

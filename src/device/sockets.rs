@@ -351,7 +351,7 @@ impl Device {
         let transition = Transition { device: self, one: Some(one) };
         let loss = lock(&self.config).link.take_loss(self.clock.now());
         if let Some(event) = loss {
-            if let Event::BindFailed(reason) = &event {
+            if let Event::SocketsLost(reason) = &event {
                 tracing::warn!(reason, "the sockets were lost, opening new ones");
             }
             self.events.note(event);

@@ -16,7 +16,7 @@ static uint8_t one_for_all[WG_KEY_LEN];
 static void *makes_keys(void *argument) {
   int i;
   (void)argument;
-  for (i = 0; i < 1000; i++) (void)wg_generate_private_key(one_for_all);
+  for (i = 0; i < 1000; i++) (void)wg_keys_generate_private(one_for_all);
   return NULL;
 }
 
@@ -51,7 +51,7 @@ int main(int argc, char **argv) {
     free(memory);
   } else if (strcmp(fault, "short-key") == 0) { /* the library reads 32 bytes */
     char text[WG_KEY_HEX_LEN];
-    (void)wg_key_to_hex((const uint8_t *)memory, text);
+    (void)wg_keys_to_hex((const uint8_t *)memory, text);
     free(memory);
   } else if (strcmp(fault, "key-race") == 0) { /* the library writes to the same bytes on two threads */
     twice_at_once(makes_keys);

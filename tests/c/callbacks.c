@@ -54,7 +54,7 @@ static int32_t protect(void *user, int32_t fd, uint32_t family) {
   return get_int(user);
 }
 
-static wg_result set(const struct test *test, struct user *user) {
+static wg_result_t set(const struct test *test, struct user *user) {
   wg_destroy_fn_t gone = user == NULL ? NULL : destroy;
   switch (test->kind) {
   case OF_EVENTS: return wg_set_event_callback(test->handle, user == NULL ? NULL : event, user, gone);
@@ -78,7 +78,7 @@ static void round_of(struct test *test) {
   struct user *users[EACH];
   int i;
   for (i = 0; i < EACH; i++) {
-    wg_result result;
+    wg_result_t result;
     CHECK((users[i] = calloc(1, sizeof **users)) != NULL);
     result = set(test, users[i]);
     CHECK(result == WG_OK || (test->ends_it && result == WG_ERR_UNKNOWN_HANDLE));
@@ -138,7 +138,7 @@ static void *sets_once(void *argument) {
 
 static void *calls_until_it_ends(void *argument) {
   struct test *test = argument;
-  wg_result result = WG_OK;
+  wg_result_t result = WG_OK;
   pthread_barrier_wait(&test->begin);
   while (result != WG_ERR_UNKNOWN_HANDLE) {
     __sync_fetch_and_xor(&test->refuse, 1);
@@ -150,7 +150,7 @@ static void *calls_until_it_ends(void *argument) {
 /* Two turn it off: one of them succeeds, and neither returns before it is off. */
 static void *turns_off(void *argument) {
   struct test *test = argument;
-  wg_result result;
+  wg_result_t result;
   pthread_barrier_wait(&test->begin);
   result = wg_turn_off(test->handle);
   CHECK(result == WG_OK || result == WG_ERR_UNKNOWN_HANDLE);
@@ -189,7 +189,7 @@ static int32_t is_shown(void *user, int32_t fd, uint32_t family) {
 static void *reopens(void *argument) {
   struct test *test = argument;
   pthread_barrier_wait(&test->begin);
-  while (wg_bind_reopen(test->handle, NULL) == WG_OK) continue;
+  while (wg_udp_reopen(test->handle, NULL) == WG_OK) continue;
   return NULL;
 }
 
@@ -198,20 +198,20 @@ static void when_a_bind_is_closed(void) {
   for (n = 0; n < ROUNDS; n++) {
     struct test test = {0};
     struct user *user = calloc(1, sizeof *user);
-    wg_bind_options_t options = WG_BIND_OPTIONS_INIT;
+    wg_udp_options_t options = WG_UDP_OPTIONS_INIT;
     pthread_t threads[2];
     int i;
     CHECK(user != NULL);
     options.protect = is_shown;
     options.user = user;
     options.destroy = destroy;
-    test.handle = wg_bind_open(&options, NULL);
+    test.handle = wg_udp_open(&options, NULL);
     CHECK(test.handle > 0);
     CHECK_EQ(pthread_barrier_init(&test.begin, NULL, 3), 0);
     for (i = 0; i < 2; i++) start(&threads[i], reopens, &test);
     pthread_barrier_wait(&test.begin);
     for (i = 0; i < n % 4; i++) sched_yield();
-    CHECK_EQ(wg_bind_close(test.handle), WG_OK);
+    CHECK_EQ(wg_udp_close(test.handle), WG_OK);
     CHECK(get_int(&user->running) == 0 && get_int(&user->destroyed) == 1);
     free(user);
     for (i = 0; i < 2; i++) join(threads[i]);

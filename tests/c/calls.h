@@ -81,14 +81,14 @@ static void call_with_bind(int32_t bind) {
   wg_send_report_t report;
   datagram.data = room;
   datagram.capacity = sizeof room;
-  REFUSED(wg_bind_reopen(bind, &port));
-  REFUSED(wg_bind_batch_size(bind));
-  REFUSED(wg_bind_set_mark(bind, 0));
-  REFUSED(wg_bind_set_interface(bind, WG_IPV4, 0, 1));
-  REFUSED(wg_bind_peek_fd(bind, WG_IPV4));
-  REFUSED(wg_bind_send(bind, &datagram, 1, &report));
-  REFUSED(wg_bind_recv(bind, WG_IPV4, &datagram, 1, -1));
-  REFUSED(wg_bind_close(bind));
+  REFUSED(wg_udp_reopen(bind, &port));
+  REFUSED(wg_udp_batch_size(bind));
+  REFUSED(wg_udp_set_mark(bind, 0));
+  REFUSED(wg_udp_set_interface(bind, WG_IPV4, 0, 1));
+  REFUSED(wg_udp_peek_fd(bind, WG_IPV4));
+  REFUSED(wg_udp_send(bind, &datagram, 1, &report));
+  REFUSED(wg_udp_recv(bind, WG_IPV4, &datagram, 1, -1));
+  REFUSED(wg_udp_close(bind));
 }
 
 #endif

@@ -149,7 +149,7 @@ static inline void turn_off(struct end end) {
 }
 
 static inline void key_bytes(const char *hex, uint8_t key[WG_KEY_LEN]) {
-  CHECK_EQ(wg_key_from_hex(hex, key), WG_OK);
+  CHECK_EQ(wg_keys_from_hex(hex, key), WG_OK);
 }
 
 /* The value of a counter. */

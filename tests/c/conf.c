@@ -24,7 +24,7 @@ static const char file[] =
     "PersistentKeepalive = 25\n";
 
 /* A text without its zero. */
-static wg_result parse(const char *conf, char **uapi, char **settings) {
+static wg_result_t parse(const char *conf, char **uapi, char **settings) {
   return wg_conf_parse(conf, strlen(conf), uapi, settings);
 }
 

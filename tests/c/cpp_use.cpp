@@ -19,14 +19,14 @@
 // Structs are plain memory for C++, too.
 static_assert(std::is_trivial<wg_options_t>::value && std::is_standard_layout<wg_options_t>::value, "");
 static_assert(std::is_trivial<wg_event_t>::value && std::is_trivial<wg_endpoint_t>::value, "");
-static_assert(std::is_same<std::underlying_type<wg_result>::type, std::int32_t>::value, "");
+static_assert(std::is_same<std::underlying_type<wg_result_t>::type, std::int32_t>::value, "");
 
 // Each macro is what its struct begins as.
 [[maybe_unused]] const wg_peer_config_t peer_config = WG_PEER_CONFIG_INIT;
 [[maybe_unused]] const wg_event_t event = WG_EVENT_INIT;
 [[maybe_unused]] const wg_tun_callbacks_t tun_callbacks = WG_TUN_CALLBACKS_INIT;
 [[maybe_unused]] const wg_transport_t transport = WG_TRANSPORT_INIT;
-[[maybe_unused]] const wg_bind_options_t bind_options = WG_BIND_OPTIONS_INIT;
+[[maybe_unused]] const wg_udp_options_t udp_options = WG_UDP_OPTIONS_INIT;
 [[maybe_unused]] const wg_stats_t stats = WG_STATS_INIT;
 [[maybe_unused]] const wg_peer_stats_t peer_stats = WG_PEER_STATS_INIT;
 [[maybe_unused]] const wg_memory_usage_t memory_usage = WG_MEMORY_USAGE_INIT;
@@ -113,11 +113,11 @@ struct Keys {
   Keys() {
     std::uint8_t key[WG_KEY_LEN], derived[WG_KEY_LEN];
     char text[WG_KEY_HEX_LEN];
-    checked(wg_generate_private_key(key));
-    checked(wg_generate_public_key(key, derived));
-    checked(wg_key_to_hex(key, text));
+    checked(wg_keys_generate_private(key));
+    checked(wg_keys_derive_public(key, derived));
+    checked(wg_keys_to_hex(key, text));
     secret = text;
-    checked(wg_key_to_hex(derived, text));
+    checked(wg_keys_to_hex(derived, text));
     open = text;
   }
 };
@@ -193,8 +193,8 @@ void errors_are_exceptions() {
   }
   wg_options_t options = WG_OPTIONS_INIT;
   check(options.struct_size == sizeof options && options.tun_fd == -1, "WG_OPTIONS_INIT");
-  wg_bind_options_t bind_options = WG_BIND_OPTIONS_INIT;
-  check(bind_options.struct_size == sizeof bind_options, "WG_BIND_OPTIONS_INIT");
+  wg_udp_options_t udp_options = WG_UDP_OPTIONS_INIT;
+  check(udp_options.struct_size == sizeof udp_options, "WG_UDP_OPTIONS_INIT");
   check(wg_turn_on_with(&options, "") == WG_ERR_INVALID, "no descriptor");
 }
 

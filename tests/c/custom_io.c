@@ -141,7 +141,7 @@ static void what_the_app_passes_is_checked(void) {
   CHECK_FAILS(wg_transport_receive(1 << 30, &good, 1, &taken), WG_ERR_UNKNOWN_HANDLE, "handle");
   for (i = 0; i < 5; i++) {
     static const struct {
-      wg_result code;
+      wg_result_t code;
       const char *text;
     } expected[] = {{WG_ERR_NULL, "datagrams[1]: data is NULL"},
                     {WG_ERR_INVALID, "datagrams[1]: 65536 bytes"},
@@ -596,7 +596,7 @@ static void *floods(void *argument) {
   wg_packet_t packets[64];
   wg_endpoint_t peer = endpoint_of(2);
   wg_datagram_t datagrams[64];
-  wg_result result = WG_OK;
+  wg_result_t result = WG_OK;
   int i, round;
   make_packet(bytes, sizeof bytes, 1, 2, 0);
   for (i = 0; i < 64; i++) {

@@ -76,12 +76,12 @@ int main(void) {
     options.transport = &transport;
     turn_on_and_off(&options, 0);
     look_before();
-    bind = wg_bind_open(NULL, NULL);
+    bind = wg_udp_open(NULL, NULL);
     CHECK(bind > 0);
     CHECK(opened() <= BIND);
-    CHECK_EQ(wg_bind_reopen(bind, NULL), WG_OK);
+    CHECK_EQ(wg_udp_reopen(bind, NULL), WG_OK);
     CHECK(opened() <= BIND);
-    CHECK_EQ(wg_bind_close(bind), WG_OK);
+    CHECK_EQ(wg_udp_close(bind), WG_OK);
     CHECK_EQ(opened(), 0);
   }
   return 0;

@@ -79,9 +79,9 @@ static void what_is_wrong_is_said(void) {
 }
 
 /* At each address that there may be, and exactly as long as said, so that a sanitizer sees a byte too many. */
-static wg_result from(const void *address, size_t len, wg_endpoint_t *endpoint) {
+static wg_result_t from(const void *address, size_t len, wg_endpoint_t *endpoint) {
   size_t offset;
-  wg_result result = WG_OK;
+  wg_result_t result = WG_OK;
   for (offset = 0; offset < 8; offset++) {
     unsigned char *room = malloc(offset + len + 1);
     CHECK(room != NULL);

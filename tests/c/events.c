@@ -227,7 +227,7 @@ static void an_end_is_not_missed(void) {
   for (i = 0; i < 40; i++) {
     struct end a = turn_on(SOCK_SEQPACKET, "");
     struct watcher *watcher = new_watcher(&gone);
-    wg_result result;
+    wg_result_t result;
     close(a.app);
     if (i % 4) sleep_ms(i % 4);
     result = wg_set_event_callback(a.handle, takes_events, watcher, destroyed);

@@ -112,14 +112,14 @@ static void the_parent_renews_its_sockets(struct end a, struct end b) {
 static void *is_busy(void *argument) {
   while (!get_int(&over)) {
     char *text;
-    int32_t bind = wg_bind_open(NULL, NULL);
+    int32_t bind = wg_udp_open(NULL, NULL);
     CHECK(bind > 0);
-    CHECK_EQ(wg_bind_reopen(bind, NULL), WG_OK);
+    CHECK_EQ(wg_udp_reopen(bind, NULL), WG_OK);
     CHECK_EQ(wg_get_config(b, &text), WG_OK);
     wg_free(text);
     CHECK_EQ(wg_set_event_callback(a, takes_events, NULL, NULL), WG_OK);
     CHECK_EQ(wg_set_log_callback(line, NULL, NULL), WG_OK);
-    CHECK_EQ(wg_bind_close(bind), WG_OK);
+    CHECK_EQ(wg_udp_close(bind), WG_OK);
   }
   return argument;
 }
@@ -132,7 +132,7 @@ int main(void) {
   turn_on_both(SOCK_DGRAM, &ends[0], &ends[1]);
   a = ends[0].handle;
   b = ends[1].handle;
-  bind_ = wg_bind_open(NULL, NULL);
+  bind_ = wg_udp_open(NULL, NULL);
   CHECK(bind_ > 0);
   check_exchange(ends[0], ends[1]);
   the_parent_renews_its_sockets(ends[0], ends[1]);
@@ -149,7 +149,7 @@ int main(void) {
   check_exchange(ends[0], ends[1]);
   CHECK_EQ(counter(ends[0], "in_replayed"), 0);
   CHECK_EQ(counter(ends[1], "in_replayed"), 0);
-  CHECK_EQ(wg_bind_close(bind_), WG_OK);
+  CHECK_EQ(wg_udp_close(bind_), WG_OK);
   turn_off(ends[0]);
   turn_off(ends[1]);
   return 0;

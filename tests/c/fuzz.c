@@ -6,7 +6,7 @@
  *
  * capi/ffi/tests/c_abi/main.rs sees to it that no function is missing.
  */
-#include "fuzz_bind.h"
+#include "fuzz_udp.h"
 #include "fuzz_tunnel.h"
 #include "fuzz_watch.h"
 
@@ -21,29 +21,29 @@ static atomic_int done;
 
 /* Keys. */
 
-static void fuzz_made_key(struct caller *c, wg_result (*make)(uint8_t *)) {
+static void fuzz_made_key(struct caller *c, wg_result_t (*make)(uint8_t *)) {
   uint8_t *key = new_room(WG_KEY_LEN);
   free_room(key, status(c, make(one_in(&c->dice, 8) ? NULL : key)) ? WG_KEY_LEN : 0, WG_KEY_LEN);
 }
 
-static void fuzz_wg_generate_private_key(struct caller *c) { fuzz_made_key(c, wg_generate_private_key); }
-static void fuzz_wg_generate_preshared_key(struct caller *c) { fuzz_made_key(c, wg_generate_preshared_key); }
+static void fuzz_wg_keys_generate_private(struct caller *c) { fuzz_made_key(c, wg_keys_generate_private); }
+static void fuzz_wg_keys_generate_preshared(struct caller *c) { fuzz_made_key(c, wg_keys_generate_preshared); }
 
 static void any_key(struct caller *c, uint8_t key[WG_KEY_LEN]) {
   size_t i, all = below(&c->dice, 4);
   for (i = 0; i < WG_KEY_LEN; i++) key[i] = (uint8_t)(all == 0 ? 0 : all == 1 ? 0xff : roll(&c->dice));
 }
 
-static void fuzz_wg_generate_public_key(struct caller *c) {
+static void fuzz_wg_keys_derive_public(struct caller *c) {
   uint8_t key[WG_KEY_LEN], *out = new_room(WG_KEY_LEN);
   any_key(c, key);
-  free_room(out, status(c, wg_generate_public_key(one_in(&c->dice, 8) ? NULL : key, one_in(&c->dice, 8) ? NULL : out))
+  free_room(out, status(c, wg_keys_derive_public(one_in(&c->dice, 8) ? NULL : key, one_in(&c->dice, 8) ? NULL : out))
                      ? WG_KEY_LEN
                      : 0,
             WG_KEY_LEN);
 }
 
-static void fuzz_key_to(struct caller *c, wg_result (*write)(const uint8_t *, char *), size_t len) {
+static void fuzz_key_to(struct caller *c, wg_result_t (*write)(const uint8_t *, char *), size_t len) {
   uint8_t key[WG_KEY_LEN];
   char *text = new_room(len);
   int written;
@@ -53,19 +53,19 @@ static void fuzz_key_to(struct caller *c, wg_result (*write)(const uint8_t *, ch
   free_room(text, written ? len : 0, len);
 }
 
-static void fuzz_wg_key_to_hex(struct caller *c) { fuzz_key_to(c, wg_key_to_hex, WG_KEY_HEX_LEN); }
-static void fuzz_wg_key_to_base64(struct caller *c) { fuzz_key_to(c, wg_key_to_base64, WG_KEY_BASE64_LEN); }
+static void fuzz_wg_keys_to_hex(struct caller *c) { fuzz_key_to(c, wg_keys_to_hex, WG_KEY_HEX_LEN); }
+static void fuzz_wg_keys_to_base64(struct caller *c) { fuzz_key_to(c, wg_keys_to_base64, WG_KEY_BASE64_LEN); }
 
-static void fuzz_key_from(struct caller *c, wg_result (*read)(const char *, uint8_t *), const char *right) {
+static void fuzz_key_from(struct caller *c, wg_result_t (*read)(const char *, uint8_t *), const char *right) {
   uint8_t *key = new_room(WG_KEY_LEN);
   const char *text = any_text(&c->dice, &right, 1, c->text, 128);
   free_room(key, status(c, read(text, one_in(&c->dice, 8) ? NULL : key)) ? WG_KEY_LEN : 0, WG_KEY_LEN);
 }
 
-static void fuzz_wg_key_from_hex(struct caller *c) { fuzz_key_from(c, wg_key_from_hex, PRIVATE_A); }
+static void fuzz_wg_keys_from_hex(struct caller *c) { fuzz_key_from(c, wg_keys_from_hex, PRIVATE_A); }
 
-static void fuzz_wg_key_from_base64(struct caller *c) {
-  fuzz_key_from(c, wg_key_from_base64, "QEFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=");
+static void fuzz_wg_keys_from_base64(struct caller *c) {
+  fuzz_key_from(c, wg_keys_from_base64, "QEFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=");
 }
 
 /* Endpoints. */
@@ -79,7 +79,7 @@ static void fuzz_wg_endpoint_parse(struct caller *c) {
   free_room(endpoint, parsed ? sizeof *endpoint : 0, sizeof *endpoint);
 }
 
-static void fuzz_endpoint_format(struct caller *c, wg_result (*format)(const wg_endpoint_t *, char *)) {
+static void fuzz_endpoint_format(struct caller *c, wg_result_t (*format)(const wg_endpoint_t *, char *)) {
   wg_endpoint_t endpoint;
   char *text = new_room(WG_ENDPOINT_TEXT_LEN);
   unsigned char *bytes = (unsigned char *)&endpoint;
@@ -187,13 +187,13 @@ static struct function functions[] = {
     FUZZED(wg_next_event, RUNNING | READ | OF(WG_ERR_UNSUPPORTED)),
     FUZZED(wg_set_tunnel_log_level, HANDLE | OF(WG_ERR_INVALID)),
     FUZZED(wg_resolve_system, READ | OF(WG_ERR_IO) | OF(WG_ERR_NOT_FOUND)),
-    FUZZED(wg_generate_private_key, NULLS),
-    FUZZED(wg_generate_public_key, NULLS),
-    FUZZED(wg_generate_preshared_key, NULLS),
-    FUZZED(wg_key_to_hex, NULLS),
-    FUZZED(wg_key_to_base64, NULLS),
-    FUZZED(wg_key_from_hex, READ),
-    FUZZED(wg_key_from_base64, READ),
+    FUZZED(wg_keys_generate_private, NULLS),
+    FUZZED(wg_keys_derive_public, NULLS),
+    FUZZED(wg_keys_generate_preshared, NULLS),
+    FUZZED(wg_keys_to_hex, NULLS),
+    FUZZED(wg_keys_to_base64, NULLS),
+    FUZZED(wg_keys_from_hex, READ),
+    FUZZED(wg_keys_from_base64, READ),
     FUZZED(wg_endpoint_parse, READ | OF(WG_ERR_NOT_FOUND)),
     FUZZED(wg_endpoint_format, READ),
     FUZZED(wg_endpoint_format_source, READ),
@@ -203,16 +203,16 @@ static struct function functions[] = {
     FUZZED(wg_tun_inject, RUNNING | GIVE),
     FUZZED(wg_transport_receive, RUNNING | GIVE),
     FUZZED(wg_set_mtu, RUNNING | OF(WG_ERR_INVALID) | OF(WG_ERR_UNSUPPORTED)),
-    FUZZED(wg_bind_open, OPEN),
-    FUZZED(wg_bind_adopt, OPEN),
-    FUZZED(wg_bind_reopen, RUNNING | OPEN),
-    FUZZED(wg_bind_close, HANDLE),
-    FUZZED(wg_bind_batch_size, HANDLE),
-    FUZZED(wg_bind_set_mark, RUNNING | OF(WG_ERR_PERMISSION)),
-    FUZZED(wg_bind_set_interface, RUNNING | TIE | OF(WG_ERR_INVALID)),
-    FUZZED(wg_bind_peek_fd, RUNNING | OF(WG_ERR_INVALID) | OF(WG_ERR_UNSUPPORTED)),
-    FUZZED(wg_bind_send, RUNNING | READ | OF(WG_ERR_TOO_LARGE) | OF(WG_ERR_UNSUPPORTED)),
-    FUZZED(wg_bind_recv, RUNNING | READ | OF(WG_ERR_UNSUPPORTED) | OF(WG_ERR_IO)),
+    FUZZED(wg_udp_open, OPEN),
+    FUZZED(wg_udp_adopt, OPEN),
+    FUZZED(wg_udp_reopen, RUNNING | OPEN),
+    FUZZED(wg_udp_close, HANDLE),
+    FUZZED(wg_udp_batch_size, HANDLE),
+    FUZZED(wg_udp_set_mark, RUNNING | OF(WG_ERR_PERMISSION)),
+    FUZZED(wg_udp_set_interface, RUNNING | TIE | OF(WG_ERR_INVALID)),
+    FUZZED(wg_udp_peek_fd, RUNNING | OF(WG_ERR_INVALID) | OF(WG_ERR_UNSUPPORTED)),
+    FUZZED(wg_udp_send, RUNNING | READ | OF(WG_ERR_TOO_LARGE) | OF(WG_ERR_UNSUPPORTED)),
+    FUZZED(wg_udp_recv, RUNNING | READ | OF(WG_ERR_UNSUPPORTED) | OF(WG_ERR_IO)),
 };
 
 /* Threads. */
@@ -254,7 +254,7 @@ static void *turns_on_and_off(void *argument) {
       settle(events, wg_set_event_callback(handle, takes_events, events, destroy_token) != WG_OK, 1);
       atomic_store(&tunnels[c->slot + i], handle);
     }
-    atomic_store(&binds[c->slot], wg_bind_open(NULL, NULL));
+    atomic_store(&binds[c->slot], wg_udp_open(NULL, NULL));
     for (round = 0; round < 5; round++) {
       for (i = 0; i < 2; i++) {
         char *text = NULL, line[128];

@@ -89,9 +89,9 @@ static void end_tunnel(int32_t handle) {
 static void end_bind(int32_t handle) {
   int32_t result;
   if (handle <= 0) return;
-  result = wg_bind_close(handle);
+  result = wg_udp_close(handle);
   CHECK(result == WG_OK || result == WG_ERR_UNKNOWN_HANDLE);
-  CHECK_EQ(wg_bind_close(handle), WG_ERR_UNKNOWN_HANDLE);
+  CHECK_EQ(wg_udp_close(handle), WG_ERR_UNKNOWN_HANDLE);
   forget(handle);
 }
 

@@ -242,7 +242,7 @@ static void fuzz_wg_drop_session(struct caller *c) {
   status(c, wg_drop_session(tunnel(c), peer));
 }
 
-static void fuzz_get(struct caller *c, wg_result (*get)(int32_t, char **), int is_public) {
+static void fuzz_get(struct caller *c, wg_result_t (*get)(int32_t, char **), int is_public) {
   char *const untouched = c->text, *text = untouched;
   if (status(c, get(tunnel(c), one_in(&c->dice, 8) ? NULL : &text))) {
     CHECK(text != untouched && strstr(text, "errno=") == NULL);

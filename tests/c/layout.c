@@ -79,14 +79,14 @@ _Static_assert(offsetof(wg_peer_config_t, endpoint) == 80, "endpoint");
 _Static_assert(offsetof(wg_peer_config_t, allowed_ips) == 88, "allowed_ips");
 _Static_assert(offsetof(wg_peer_config_t, allowed_ip_count) == 96, "allowed_ip_count");
 
-_Static_assert(sizeof(wg_bind_options_t) == 40, "wg_bind_options_t");
-_Static_assert(_Alignof(wg_bind_options_t) == 8, "wg_bind_options_t");
-_Static_assert(offsetof(wg_bind_options_t, struct_size) == 0, "struct_size");
-_Static_assert(offsetof(wg_bind_options_t, protect) == 8, "protect");
-_Static_assert(offsetof(wg_bind_options_t, user) == 16, "user");
-_Static_assert(offsetof(wg_bind_options_t, destroy) == 24, "destroy");
-_Static_assert(offsetof(wg_bind_options_t, mark) == 32, "mark");
-_Static_assert(offsetof(wg_bind_options_t, flags) == 36, "flags");
+_Static_assert(sizeof(wg_udp_options_t) == 40, "wg_udp_options_t");
+_Static_assert(_Alignof(wg_udp_options_t) == 8, "wg_udp_options_t");
+_Static_assert(offsetof(wg_udp_options_t, struct_size) == 0, "struct_size");
+_Static_assert(offsetof(wg_udp_options_t, protect) == 8, "protect");
+_Static_assert(offsetof(wg_udp_options_t, user) == 16, "user");
+_Static_assert(offsetof(wg_udp_options_t, destroy) == 24, "destroy");
+_Static_assert(offsetof(wg_udp_options_t, mark) == 32, "mark");
+_Static_assert(offsetof(wg_udp_options_t, flags) == 36, "flags");
 
 _Static_assert(sizeof(wg_datagram_t) == 48, "wg_datagram_t");
 _Static_assert(_Alignof(wg_datagram_t) == 8, "wg_datagram_t");
@@ -143,9 +143,9 @@ _Static_assert(offsetof(wg_allowed_ip_t, flags) == 24, "flags");
 _Static_assert(sizeof(wg_counter_t) == 48 && offsetof(wg_counter_t, name) == 0, "wg_counter_t");
 _Static_assert(offsetof(wg_counter_t, value) == 40, "value");
 
-_Static_assert(sizeof(wg_result) == 4 && sizeof(enum wg_result) == 4, "wg_result");
+_Static_assert(sizeof(wg_result_t) == 4 && sizeof(enum wg_result_t) == 4, "wg_result_t");
 _Static_assert(sizeof(wg_log_level_t) == 4 && sizeof(wg_fd_ownership_t) == 4, "enums");
-_Static_assert(sizeof(wg_family_t) == 4 && sizeof(wg_bind_flags_t) == 4 && sizeof(wg_datagram_flags_t) == 4, "enums");
+_Static_assert(sizeof(wg_family_t) == 4 && sizeof(wg_udp_flags_t) == 4 && sizeof(wg_datagram_flags_t) == 4, "enums");
 _Static_assert(sizeof(wg_peer_flags_t) == 4 && sizeof(wg_allowed_ip_flags_t) == 4, "enums");
 _Static_assert(sizeof(wg_event_kind_t) == 4, "wg_event_kind_t");
 
@@ -175,8 +175,8 @@ FIXED(WG_BATCH_SIZE, 128);
 FIXED(WG_ENDPOINT_TEXT_LEN, 64);
 FIXED(WG_IPV4, 4);
 FIXED(WG_IPV6, 6);
-FIXED(WG_BIND_NO_OFFLOAD, 1);
-FIXED(WG_BIND_ANY_INTERFACE, 2);
+FIXED(WG_UDP_NO_OFFLOAD, 1);
+FIXED(WG_UDP_ANY_INTERFACE, 2);
 FIXED(WG_DATAGRAM_DROPPED, 1);
 FIXED(WG_DATAGRAM_SOURCE_CLEARED, 2);
 FIXED(WG_DATAGRAM_TRUNCATED, 4);
@@ -209,75 +209,75 @@ FIXED(WG_IPV6, 6);
 /* Each function has exactly this type; the compiler says so if not. */
 static int32_t (*const turn_on)(int32_t, const char *) = wg_turn_on;
 static int32_t (*const turn_on_with)(const wg_options_t *, const char *) = wg_turn_on_with;
-static wg_result (*const turn_off)(int32_t) = wg_turn_off;
-static wg_result (*const set_config)(int32_t, const char *) = wg_set_config;
-static wg_result (*const get_config)(int32_t, char **) = wg_get_config;
-static wg_result (*const get_config_public)(int32_t, char **) = wg_get_config_public;
-static wg_result (*const public_key_of)(int32_t, uint8_t *) = wg_public_key;
+static wg_result_t (*const turn_off)(int32_t) = wg_turn_off;
+static wg_result_t (*const set_config)(int32_t, const char *) = wg_set_config;
+static wg_result_t (*const get_config)(int32_t, char **) = wg_get_config;
+static wg_result_t (*const get_config_public)(int32_t, char **) = wg_get_config_public;
+static wg_result_t (*const public_key_of)(int32_t, uint8_t *) = wg_public_key;
 static int32_t (*const listen_port)(int32_t) = wg_listen_port;
-static wg_result (*const set_peer)(int32_t, const wg_peer_config_t *) = wg_set_peer;
-static wg_result (*const remove_peer)(int32_t, const uint8_t *) = wg_remove_peer;
-static wg_result (*const force_handshake)(int32_t, const uint8_t *) = wg_force_handshake;
-static wg_result (*const drop_session)(int32_t, const uint8_t *) = wg_drop_session;
+static wg_result_t (*const set_peer)(int32_t, const wg_peer_config_t *) = wg_set_peer;
+static wg_result_t (*const remove_peer)(int32_t, const uint8_t *) = wg_remove_peer;
+static wg_result_t (*const force_handshake)(int32_t, const uint8_t *) = wg_force_handshake;
+static wg_result_t (*const drop_session)(int32_t, const uint8_t *) = wg_drop_session;
 static int32_t (*const peek_socket_fd4)(int32_t) = wg_peek_socket_fd4;
 static int32_t (*const peek_socket_fd6)(int32_t) = wg_peek_socket_fd6;
-static wg_result (*const bind_to_interface4)(int32_t, uint32_t, int32_t) = wg_bind_socket_to_interface4;
-static wg_result (*const bind_to_interface6)(int32_t, uint32_t, int32_t) = wg_bind_socket_to_interface6;
-static wg_result (*const bump_sockets)(int32_t) = wg_bump_sockets;
-static wg_result (*const disable_roaming)(int32_t) = wg_disable_roaming;
-static wg_result (*const set_fwmark)(int32_t, uint32_t) = wg_set_fwmark;
-static wg_result (*const pause_tunnel)(int32_t) = wg_pause;
-static wg_result (*const resume_tunnel)(int32_t) = wg_resume;
-static wg_result (*const set_tun_fd)(int32_t, int32_t, uint32_t, uint32_t) = wg_set_tun_fd;
+static wg_result_t (*const bind_to_interface4)(int32_t, uint32_t, int32_t) = wg_bind_socket_to_interface4;
+static wg_result_t (*const bind_to_interface6)(int32_t, uint32_t, int32_t) = wg_bind_socket_to_interface6;
+static wg_result_t (*const bump_sockets)(int32_t) = wg_bump_sockets;
+static wg_result_t (*const disable_roaming)(int32_t) = wg_disable_roaming;
+static wg_result_t (*const set_fwmark)(int32_t, uint32_t) = wg_set_fwmark;
+static wg_result_t (*const pause_tunnel)(int32_t) = wg_pause;
+static wg_result_t (*const resume_tunnel)(int32_t) = wg_resume;
+static wg_result_t (*const set_tun_fd)(int32_t, int32_t, uint32_t, uint32_t) = wg_set_tun_fd;
 static void (*const free_memory)(void *) = wg_free;
 static const char *(*const last_error)(void) = wg_last_error;
 static wg_resolve_fn_t const resolve_system = wg_resolve_system;
-static wg_result (*const network_changed)(int32_t) = wg_network_changed;
-static wg_result (*const generate_private_key)(uint8_t *) = wg_generate_private_key;
-static wg_result (*const generate_public_key)(const uint8_t *, uint8_t *) = wg_generate_public_key;
-static wg_result (*const generate_preshared_key)(uint8_t *) = wg_generate_preshared_key;
-static wg_result (*const key_to_hex)(const uint8_t *, char *) = wg_key_to_hex;
-static wg_result (*const key_to_base64)(const uint8_t *, char *) = wg_key_to_base64;
-static wg_result (*const key_from_hex)(const char *, uint8_t *) = wg_key_from_hex;
-static wg_result (*const key_from_base64)(const char *, uint8_t *) = wg_key_from_base64;
-static wg_result (*const set_log_callback)(void (*)(void *, int32_t, int32_t, const char *), void *,
-                                           void (*)(void *)) = wg_set_log_callback;
-static wg_result (*const set_tunnel_log_callback)(int32_t, void (*)(void *, int32_t, int32_t, const char *), void *,
-                                                  void (*)(void *)) = wg_set_tunnel_log_callback;
-static wg_result (*const set_log_level)(int32_t) = wg_set_log_level;
-static wg_result (*const set_tunnel_log_level)(int32_t, int32_t) = wg_set_tunnel_log_level;
-static wg_result (*const set_event_callback)(int32_t, void (*)(void *, int32_t, const wg_event_t *), void *,
-                                             void (*)(void *)) = wg_set_event_callback;
+static wg_result_t (*const network_changed)(int32_t) = wg_network_changed;
+static wg_result_t (*const keys_generate_private)(uint8_t *) = wg_keys_generate_private;
+static wg_result_t (*const keys_derive_public)(const uint8_t *, uint8_t *) = wg_keys_derive_public;
+static wg_result_t (*const keys_generate_preshared)(uint8_t *) = wg_keys_generate_preshared;
+static wg_result_t (*const keys_to_hex)(const uint8_t *, char *) = wg_keys_to_hex;
+static wg_result_t (*const keys_to_base64)(const uint8_t *, char *) = wg_keys_to_base64;
+static wg_result_t (*const keys_from_hex)(const char *, uint8_t *) = wg_keys_from_hex;
+static wg_result_t (*const keys_from_base64)(const char *, uint8_t *) = wg_keys_from_base64;
+static wg_result_t (*const set_log_callback)(void (*)(void *, int32_t, int32_t, const char *), void *,
+                                             void (*)(void *)) = wg_set_log_callback;
+static wg_result_t (*const set_tunnel_log_callback)(int32_t, void (*)(void *, int32_t, int32_t, const char *), void *,
+                                                    void (*)(void *)) = wg_set_tunnel_log_callback;
+static wg_result_t (*const set_log_level)(int32_t) = wg_set_log_level;
+static wg_result_t (*const set_tunnel_log_level)(int32_t, int32_t) = wg_set_tunnel_log_level;
+static wg_result_t (*const set_event_callback)(int32_t, void (*)(void *, int32_t, const wg_event_t *), void *,
+                                               void (*)(void *)) = wg_set_event_callback;
 static int32_t (*const event_fd)(int32_t) = wg_event_fd;
 static int32_t (*const next_event)(int32_t, wg_event_t *, int32_t) = wg_next_event;
 static const char *(*const result_text)(int32_t) = wg_result_text;
-static wg_result (*const conf_parse)(const char *, size_t, char **, char **) = wg_conf_parse;
-static wg_result (*const stats)(int32_t, wg_stats_t *) = wg_stats;
-static wg_result (*const counters)(int32_t, wg_counter_t *, size_t, size_t *) = wg_counters;
-static wg_result (*const peer_stats)(int32_t, const uint8_t *, wg_peer_stats_t *) = wg_peer_stats;
-static wg_result (*const peers)(int32_t, wg_peer_stats_t *, size_t, size_t *) = wg_peers;
-static wg_result (*const memory_usage)(int32_t, wg_memory_usage_t *) = wg_memory_usage;
-static wg_result (*const trim)(int32_t) = wg_trim;
-static int32_t (*const bind_open)(const wg_bind_options_t *, uint16_t *) = wg_bind_open;
-static int32_t (*const bind_adopt)(int32_t, uint32_t, const wg_bind_options_t *, uint16_t *) = wg_bind_adopt;
-static wg_result (*const bind_reopen)(int32_t, uint16_t *) = wg_bind_reopen;
-static wg_result (*const bind_close)(int32_t) = wg_bind_close;
-static int32_t (*const bind_batch_size)(int32_t) = wg_bind_batch_size;
-static wg_result (*const bind_set_mark)(int32_t, uint32_t) = wg_bind_set_mark;
-static wg_result (*const bind_set_interface)(int32_t, uint32_t, uint32_t, int32_t) = wg_bind_set_interface;
-static int32_t (*const bind_peek_fd)(int32_t, uint32_t) = wg_bind_peek_fd;
-static int32_t (*const bind_send)(int32_t, wg_datagram_t *, size_t, wg_send_report_t *) = wg_bind_send;
-static int32_t (*const bind_recv)(int32_t, uint32_t, wg_datagram_t *, size_t, int32_t) = wg_bind_recv;
+static wg_result_t (*const conf_parse)(const char *, size_t, char **, char **) = wg_conf_parse;
+static wg_result_t (*const stats)(int32_t, wg_stats_t *) = wg_stats;
+static wg_result_t (*const counters)(int32_t, wg_counter_t *, size_t, size_t *) = wg_counters;
+static wg_result_t (*const peer_stats)(int32_t, const uint8_t *, wg_peer_stats_t *) = wg_peer_stats;
+static wg_result_t (*const peers)(int32_t, wg_peer_stats_t *, size_t, size_t *) = wg_peers;
+static wg_result_t (*const memory_usage)(int32_t, wg_memory_usage_t *) = wg_memory_usage;
+static wg_result_t (*const trim)(int32_t) = wg_trim;
+static int32_t (*const udp_open)(const wg_udp_options_t *, uint16_t *) = wg_udp_open;
+static int32_t (*const udp_adopt)(int32_t, uint32_t, const wg_udp_options_t *, uint16_t *) = wg_udp_adopt;
+static wg_result_t (*const udp_reopen)(int32_t, uint16_t *) = wg_udp_reopen;
+static wg_result_t (*const udp_close)(int32_t) = wg_udp_close;
+static int32_t (*const udp_batch_size)(int32_t) = wg_udp_batch_size;
+static wg_result_t (*const udp_set_mark)(int32_t, uint32_t) = wg_udp_set_mark;
+static wg_result_t (*const udp_set_interface)(int32_t, uint32_t, uint32_t, int32_t) = wg_udp_set_interface;
+static int32_t (*const udp_peek_fd)(int32_t, uint32_t) = wg_udp_peek_fd;
+static int32_t (*const udp_send)(int32_t, wg_datagram_t *, size_t, wg_send_report_t *) = wg_udp_send;
+static int32_t (*const udp_recv)(int32_t, uint32_t, wg_datagram_t *, size_t, int32_t) = wg_udp_recv;
 static int32_t (*const protect_type)(void *, int32_t, uint32_t) = (wg_protect_fn_t)0;
-static wg_result (*const endpoint_parse)(const char *, wg_endpoint_t *) = wg_endpoint_parse;
-static wg_result (*const endpoint_format)(const wg_endpoint_t *, char *) = wg_endpoint_format;
-static wg_result (*const endpoint_format_source)(const wg_endpoint_t *, char *) = wg_endpoint_format_source;
-static wg_result (*const endpoint_from_sockaddr)(const void *, size_t, wg_endpoint_t *) = wg_endpoint_from_sockaddr;
-static wg_result (*const endpoint_to_sockaddr)(const wg_endpoint_t *, void *, size_t *) = wg_endpoint_to_sockaddr;
-static wg_result (*const endpoint_clear_source)(wg_endpoint_t *) = wg_endpoint_clear_source;
-static wg_result (*const tun_inject)(int32_t, const wg_packet_t *, size_t, size_t *) = wg_tun_inject;
-static wg_result (*const set_mtu)(int32_t, uint32_t) = wg_set_mtu;
-static wg_result (*const transport_receive)(int32_t, const wg_datagram_t *, size_t, size_t *) = wg_transport_receive;
+static wg_result_t (*const endpoint_parse)(const char *, wg_endpoint_t *) = wg_endpoint_parse;
+static wg_result_t (*const endpoint_format)(const wg_endpoint_t *, char *) = wg_endpoint_format;
+static wg_result_t (*const endpoint_format_source)(const wg_endpoint_t *, char *) = wg_endpoint_format_source;
+static wg_result_t (*const endpoint_from_sockaddr)(const void *, size_t, wg_endpoint_t *) = wg_endpoint_from_sockaddr;
+static wg_result_t (*const endpoint_to_sockaddr)(const wg_endpoint_t *, void *, size_t *) = wg_endpoint_to_sockaddr;
+static wg_result_t (*const endpoint_clear_source)(wg_endpoint_t *) = wg_endpoint_clear_source;
+static wg_result_t (*const tun_inject)(int32_t, const wg_packet_t *, size_t, size_t *) = wg_tun_inject;
+static wg_result_t (*const set_mtu)(int32_t, uint32_t) = wg_set_mtu;
+static wg_result_t (*const transport_receive)(int32_t, const wg_datagram_t *, size_t, size_t *) = wg_transport_receive;
 static const char *(*const version_string)(void) = wg_version_string;
 static uint32_t (*const version_number)(void) = wg_version_number;
 /* And each function of the app. */
@@ -293,15 +293,15 @@ int main(void) {
   if (!endpoint_from_sockaddr || !endpoint_to_sockaddr) return 1;
   if (!set_peer || !remove_peer || !force_handshake || !drop_session) return 1;
   if (!turn_on || !turn_on_with || !turn_off || !set_config || !get_config || !peek_socket_fd4 || !peek_socket_fd6 ||
-      !bind_to_interface4 || !bind_to_interface6 || !bump_sockets || !disable_roaming || !set_fwmark ||
-      !pause_tunnel || !resume_tunnel || !set_tun_fd || !free_memory || !last_error || !generate_private_key ||
-      !generate_public_key || !generate_preshared_key || !key_to_hex || !key_to_base64 || !key_from_hex ||
-      !key_from_base64 || !set_log_callback || !set_tunnel_log_callback || !set_log_level || !set_tunnel_log_level || !set_event_callback || !event_fd || !result_text || !conf_parse || !next_event ||
-      !stats || !counters || !peer_stats || !peers || !memory_usage || !trim || !bind_open || !bind_adopt ||
-      !bind_reopen || !bind_close || !bind_batch_size || !bind_set_mark || !bind_set_interface || !bind_peek_fd ||
-      !bind_send || !bind_recv || protect_type || !endpoint_parse || !endpoint_format || !endpoint_format_source ||
-      !endpoint_clear_source || !network_changed || !resolve_system ||
-      !tun_inject || !transport_receive || !set_mtu || tun_write || tun_room || transport_send)
+      !bind_to_interface4 || !bind_to_interface6 || !bump_sockets || !disable_roaming || !set_fwmark || !pause_tunnel ||
+      !resume_tunnel || !set_tun_fd || !free_memory || !last_error || !keys_generate_private || !keys_derive_public ||
+      !keys_generate_preshared || !keys_to_hex || !keys_to_base64 || !keys_from_hex || !keys_from_base64 ||
+      !set_log_callback || !set_tunnel_log_callback || !set_log_level || !set_tunnel_log_level || !set_event_callback ||
+      !event_fd || !result_text || !conf_parse || !next_event || !stats || !counters || !peer_stats || !peers ||
+      !memory_usage || !trim || !udp_open || !udp_adopt || !udp_reopen || !udp_close || !udp_batch_size ||
+      !udp_set_mark || !udp_set_interface || !udp_peek_fd || !udp_send || !udp_recv || protect_type ||
+      !endpoint_parse || !endpoint_format || !endpoint_format_source || !endpoint_clear_source || !network_changed ||
+      !resolve_system || !tun_inject || !transport_receive || !set_mtu || tun_write || tun_room || transport_send)
     return 1;
   if (strcmp(version_string(), text) != 0 || version_number() != WG_VERSION_NUMBER) {
     fprintf(stderr, "the library is %s (%#x), the header %s\n", version_string(), (unsigned)version_number(), text);

@@ -116,8 +116,8 @@ static void what_works_anywhere(int32_t handle) {
   CHECK_EQ(wg_tun_inject(handle, packets, 8, NULL), WG_OK);
   CHECK_EQ(wg_set_mtu(handle, 1300), WG_OK);
   if (wg_transport_receive(handle, &datagram, 1, NULL) != WG_OK) CHECK(strstr(wg_last_error(), "wg_transport_t") != NULL);
-  CHECK_EQ(wg_generate_private_key(key), WG_OK);
-  CHECK_EQ(wg_key_to_hex(key, text), WG_OK);
+  CHECK_EQ(wg_keys_generate_private(key), WG_OK);
+  CHECK_EQ(wg_keys_to_hex(key, text), WG_OK);
   CHECK_EQ(wg_set_log_level(WG_LOG_DEBUG), WG_OK);
   CHECK(wg_last_error() != NULL && wg_version_number() != 0);
 }

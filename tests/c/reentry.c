@@ -10,7 +10,7 @@ struct state {
 /* Not refused because of the callback, but because the tunnel has no such thing, or has ended, or is none. */
 #define PASSES(call) \
   do { \
-    const wg_result passes = call; \
+    const wg_result_t passes = call; \
     CHECK(passes == WG_ERR_UNSUPPORTED || passes == WG_ERR_CLOSED || passes == WG_ERR_UNKNOWN_HANDLE); \
   } while (0)
 
@@ -25,8 +25,8 @@ static void what_waits_is_refused(struct state *state) {
   options.tun_fd = pair[0];
   BUSY(wg_turn_on(pair[0], ""));
   BUSY(wg_turn_on_with(&options, ""));
-  BUSY(wg_bind_open(NULL, NULL));
-  BUSY(wg_bind_adopt(pair[0], WG_FD_TAKE, NULL, NULL));
+  BUSY(wg_udp_open(NULL, NULL));
+  BUSY(wg_udp_adopt(pair[0], WG_FD_TAKE, NULL, NULL));
   BUSY(wg_set_log_callback(takes_lines, &state->given_up, counts));
   BUSY(wg_set_log_callback(NULL, NULL, NULL));
   CHECK(is_open(pair[0]));
@@ -47,13 +47,13 @@ static void the_rest_works(void) {
   CHECK_EQ(wg_version_number(), WG_VERSION_NUMBER);
   CHECK(wg_version_string()[0] != '\0');
   wg_free(NULL);
-  CHECK_EQ(wg_generate_private_key(key), WG_OK);
-  CHECK_EQ(wg_generate_preshared_key(key), WG_OK);
-  CHECK_EQ(wg_generate_public_key(key, public_key), WG_OK);
-  CHECK_EQ(wg_key_to_hex(key, text), WG_OK);
-  CHECK_EQ(wg_key_from_hex(text, key), WG_OK);
-  CHECK_EQ(wg_key_to_base64(key, text), WG_OK);
-  CHECK_EQ(wg_key_from_base64(text, key), WG_OK);
+  CHECK_EQ(wg_keys_generate_private(key), WG_OK);
+  CHECK_EQ(wg_keys_generate_preshared(key), WG_OK);
+  CHECK_EQ(wg_keys_derive_public(key, public_key), WG_OK);
+  CHECK_EQ(wg_keys_to_hex(key, text), WG_OK);
+  CHECK_EQ(wg_keys_from_hex(text, key), WG_OK);
+  CHECK_EQ(wg_keys_to_base64(key, text), WG_OK);
+  CHECK_EQ(wg_keys_from_base64(text, key), WG_OK);
   CHECK_EQ(wg_endpoint_parse("192.0.2.1:1", &endpoint), WG_OK);
   CHECK_EQ(wg_endpoint_format(&endpoint, address), WG_OK);
   CHECK_EQ(wg_endpoint_to_sockaddr(&endpoint, &sockaddr, &len), WG_OK);
@@ -143,13 +143,13 @@ static void from_lines(struct end other, int32_t bind, int of_the_tunnel) {
 
 int main(void) {
   struct end other = turn_on(SOCK_DGRAM, "");
-  int32_t bind = wg_bind_open(NULL, NULL);
+  int32_t bind = wg_udp_open(NULL, NULL);
   alarm(120); /* Whatever hangs, fails. */
   CHECK(bind > 0);
   from_events(other, bind);
   from_lines(other, bind, 0);
   from_lines(other, bind, 1);
-  CHECK_EQ(wg_bind_close(bind), WG_OK);
+  CHECK_EQ(wg_udp_close(bind), WG_OK);
   turn_off(other);
   return 0;
 }

@@ -75,7 +75,8 @@ static void ownership(void) {
   turn_off(b);
 }
 
-static void refused(struct end a, struct end b, int fd, uint32_t ownership, uint32_t mtu, wg_result code, const char *text) {
+static void refused(struct end a, struct end b, int fd, uint32_t ownership, uint32_t mtu, wg_result_t code,
+                    const char *text) {
   int before = open_fds(), was = fd >= 0 && is_open(fd), nonblocking = was && is_nonblocking(fd);
   CHECK_FAILS(wg_set_tun_fd(a.handle, fd, ownership, mtu), code, text);
   CHECK_EQ(open_fds(), before);

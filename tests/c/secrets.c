@@ -13,19 +13,19 @@ static char config[1024], conf[1024];
 static int tun[2];
 static int32_t handle;
 
-static void makes_a_private_key(void) { CHECK_EQ(wg_generate_private_key(private_key), WG_OK); }
-static void makes_a_preshared_key(void) { CHECK_EQ(wg_generate_preshared_key(preshared_key), WG_OK); }
-static void derives(void) { CHECK_EQ(wg_generate_public_key(private_key, public_key), WG_OK); }
+static void makes_a_private_key(void) { CHECK_EQ(wg_keys_generate_private(private_key), WG_OK); }
+static void makes_a_preshared_key(void) { CHECK_EQ(wg_keys_generate_preshared(preshared_key), WG_OK); }
+static void derives(void) { CHECK_EQ(wg_keys_derive_public(private_key, public_key), WG_OK); }
 static void writes_hex(void) {
-  CHECK_EQ(wg_key_to_hex(private_key, private_hex), WG_OK);
-  CHECK_EQ(wg_key_to_hex(preshared_key, preshared_hex), WG_OK);
+  CHECK_EQ(wg_keys_to_hex(private_key, private_hex), WG_OK);
+  CHECK_EQ(wg_keys_to_hex(preshared_key, preshared_hex), WG_OK);
 }
 static void writes_base64(void) {
-  CHECK_EQ(wg_key_to_base64(private_key, private_base64), WG_OK);
-  CHECK_EQ(wg_key_to_base64(preshared_key, preshared_base64), WG_OK);
+  CHECK_EQ(wg_keys_to_base64(private_key, private_base64), WG_OK);
+  CHECK_EQ(wg_keys_to_base64(preshared_key, preshared_base64), WG_OK);
 }
-static void reads_hex(void) { CHECK_EQ(wg_key_from_hex(private_hex, read_key), WG_OK); }
-static void reads_base64(void) { CHECK_EQ(wg_key_from_base64(preshared_base64, read_key), WG_OK); }
+static void reads_hex(void) { CHECK_EQ(wg_keys_from_hex(private_hex, read_key), WG_OK); }
+static void reads_base64(void) { CHECK_EQ(wg_keys_from_base64(preshared_base64, read_key), WG_OK); }
 /* On the main thread: what snprintf() leaves is the test's own. */
 static void prepare(void) {
   make_pair(SOCK_DGRAM, tun);
@@ -85,7 +85,7 @@ static void is_read_in_public(void) {
 static void own_key_is_read(void) {
   uint8_t key[WG_KEY_LEN], derived[WG_KEY_LEN];
   CHECK_EQ(wg_public_key(handle, key), WG_OK);
-  CHECK_EQ(wg_generate_public_key(private_key, derived), WG_OK);
+  CHECK_EQ(wg_keys_derive_public(private_key, derived), WG_OK);
   CHECK_EQ(memcmp(key, derived, WG_KEY_LEN), 0);
 }
 static void is_turned_off(void) { CHECK_EQ(wg_turn_off(handle), WG_OK); }
@@ -173,13 +173,13 @@ int main(void) {
   makes_a_preshared_key();
   writes_hex();
   writes_base64();
-  check_leaves_nothing("wg_generate_private_key", makes_a_private_key);
-  check_leaves_nothing("wg_generate_preshared_key", makes_a_preshared_key);
-  check_leaves_nothing("wg_key_to_hex", writes_hex);
-  check_leaves_nothing("wg_key_to_base64", writes_base64);
-  check_leaves_nothing("wg_key_from_hex", reads_hex);
-  check_leaves_nothing("wg_key_from_base64", reads_base64);
-  check_leaves_nothing("wg_generate_public_key", derives);
+  check_leaves_nothing("wg_keys_generate_private", makes_a_private_key);
+  check_leaves_nothing("wg_keys_generate_preshared", makes_a_preshared_key);
+  check_leaves_nothing("wg_keys_to_hex", writes_hex);
+  check_leaves_nothing("wg_keys_to_base64", writes_base64);
+  check_leaves_nothing("wg_keys_from_hex", reads_hex);
+  check_leaves_nothing("wg_keys_from_base64", reads_base64);
+  check_leaves_nothing("wg_keys_derive_public", derives);
   prepare();
   check_leaves_nothing("wg_conf_parse", file_is_parsed);
   check_leaves_nothing("wg_conf_parse, refused", file_is_refused);
@@ -188,7 +188,7 @@ int main(void) {
   check_leaves_nothing("wg_get_config", is_read);
   check_leaves_nothing("wg_get_config_public", is_read_in_public);
   check_leaves_nothing("wg_public_key", own_key_is_read);
-  CHECK_EQ(wg_generate_private_key(public_key), WG_OK); /* any other peer */
+  CHECK_EQ(wg_keys_generate_private(public_key), WG_OK); /* any other peer */
   check_leaves_nothing("wg_set_peer", peer_is_set);
   check_leaves_nothing("wg_set_peer, refused", peer_is_refused);
   CHECK_EQ(wg_set_config(handle, "public_key=" PUBLIC_B "\nendpoint=127.0.0.1:9\n"), WG_OK);

@@ -140,12 +140,12 @@ static void a_bind_is_opened(size_t kib) {
   uint16_t port = 0;
   int32_t bind;
   limit(kib);
-  bind = wg_bind_open(NULL, &port);
+  bind = wg_udp_open(NULL, &port);
   lift();
   CHECK(bind > 0 || bind == WG_ERR_RESOURCES);
-  if (bind < 0) bind = wg_bind_open(NULL, &port);
+  if (bind < 0) bind = wg_udp_open(NULL, &port);
   CHECK(bind > 0);
-  CHECK_EQ(wg_bind_close(bind), WG_OK);
+  CHECK_EQ(wg_udp_close(bind), WG_OK);
 }
 
 /* The first allocation that fails is another one each time. Above the last of them all succeeds. */

@@ -68,24 +68,24 @@ static int32_t use_transport(void *bytes) {
   return ended(wg_turn_on_with(&options, ""));
 }
 
-static int32_t use_bind_options(void *bytes) {
-  int32_t made = wg_bind_open(bytes, NULL);
+static int32_t use_udp_options(void *bytes) {
+  int32_t made = wg_udp_open(bytes, NULL);
   CHECK((asked > 0) == (made > 0));
   asked = 0;
-  if (made > 0) CHECK_EQ(wg_bind_close(made), WG_OK);
+  if (made > 0) CHECK_EQ(wg_udp_close(made), WG_OK);
   return made > 0 ? WG_OK : made;
 }
 
-static int32_t use_bind_options_to_adopt(void *bytes) {
+static int32_t use_udp_options_to_adopt(void *bytes) {
   struct sockaddr_in address;
   int32_t made;
   int socket_fd = socket(AF_INET, SOCK_DGRAM, 0);
   memset(&address, 0, sizeof address);
   address.sin_family = AF_INET;
   CHECK_EQ(bind(socket_fd, (struct sockaddr *)&address, sizeof address), 0);
-  made = wg_bind_adopt(socket_fd, WG_FD_DUP, bytes, NULL);
+  made = wg_udp_adopt(socket_fd, WG_FD_DUP, bytes, NULL);
   close(socket_fd);
-  if (made > 0) CHECK_EQ(wg_bind_close(made), WG_OK);
+  if (made > 0) CHECK_EQ(wg_udp_close(made), WG_OK);
   return made > 0 ? WG_OK : made;
 }
 
@@ -131,7 +131,7 @@ static void is_read(const char *name, const void *right, size_t size, int32_t (*
   free(bytes);
 }
 
-static void is_filled(size_t size, wg_result (*fill)(void *, int32_t)) {
+static void is_filled(size_t size, wg_result_t (*fill)(void *, int32_t)) {
   static const size_t huge[] = {LARGEST + 1, 65536, SIZE_MAX / 2, SIZE_MAX};
   size_t n, i, room;
   unsigned char *bytes;
@@ -166,27 +166,27 @@ static void is_filled(size_t size, wg_result (*fill)(void *, int32_t)) {
   free(bytes);
 }
 
-static wg_result fill_stats(void *out, int32_t tunnel) { return wg_stats(tunnel, out); }
+static wg_result_t fill_stats(void *out, int32_t tunnel) { return wg_stats(tunnel, out); }
 
-static wg_result fill_usage(void *out, int32_t tunnel) { return wg_memory_usage(tunnel, out); }
+static wg_result_t fill_usage(void *out, int32_t tunnel) { return wg_memory_usage(tunnel, out); }
 
-static wg_result fill_peer(void *out, int32_t tunnel) {
+static wg_result_t fill_peer(void *out, int32_t tunnel) {
   uint8_t key[WG_KEY_LEN];
   key_bytes(PUBLIC_B, key);
   if (out != NULL && tunnel == handle) CHECK_FAILS(wg_peer_stats(tunnel, NULL, out), WG_ERR_NULL, "key is NULL");
   return wg_peer_stats(tunnel, key, out);
 }
 
-static wg_result fill_peers(void *out, int32_t tunnel) {
+static wg_result_t fill_peers(void *out, int32_t tunnel) {
   size_t count = 77;
-  wg_result result = wg_peers(tunnel, out, 1, &count);
+  wg_result_t result = wg_peers(tunnel, out, 1, &count);
   CHECK_EQ(count, result == WG_OK ? 1 : 77);
   return result;
 }
 
 int main(void) {
   wg_options_t options = WG_OPTIONS_INIT;
-  wg_bind_options_t bind_options = WG_BIND_OPTIONS_INIT;
+  wg_udp_options_t udp_options = WG_UDP_OPTIONS_INIT;
   wg_tun_callbacks_t tun = WG_TUN_CALLBACKS_INIT;
   wg_transport_t transport = WG_TRANSPORT_INIT;
   struct end end = turn_on(SOCK_DGRAM, "public_key=" PUBLIC_B "\n");
@@ -199,11 +199,11 @@ int main(void) {
   is_read("options", &options, sizeof options, use_options);
   close(fd);
   close(app);
-  bind_options.protect = protects;
-  bind_options.user = tun.user = transport.user = &calls;
-  bind_options.destroy = tun.destroy = transport.destroy = destroys;
-  is_read("options", &bind_options, sizeof bind_options, use_bind_options);
-  is_read("options", &bind_options, sizeof bind_options, use_bind_options_to_adopt);
+  udp_options.protect = protects;
+  udp_options.user = tun.user = transport.user = &calls;
+  udp_options.destroy = tun.destroy = transport.destroy = destroys;
+  is_read("options", &udp_options, sizeof udp_options, use_udp_options);
+  is_read("options", &udp_options, sizeof udp_options, use_udp_options_to_adopt);
   tun.write = takes;
   is_read("tun", &tun, sizeof tun, use_tun);
   transport.send = sends;

@@ -139,7 +139,7 @@ static void whole_life(void) {
   struct end end = turn_on(SOCK_DGRAM, "private_key=" PRIVATE_A "\n" PEER "192.0.2.1:1\n");
   char *text;
   wg_stats_t stats;
-  int32_t bind = wg_bind_open(NULL, NULL);
+  int32_t bind = wg_udp_open(NULL, NULL);
   stats.struct_size = sizeof stats;
   CHECK(bind > 0);
   CHECK_EQ(wg_stats(end.handle, &stats), WG_OK);
@@ -150,8 +150,8 @@ static void whole_life(void) {
   CHECK(wg_last_error() != NULL);
   CHECK_EQ(wg_pause(end.handle), WG_OK);
   CHECK_EQ(wg_resume(end.handle), WG_OK);
-  CHECK_EQ(wg_bind_reopen(bind, NULL), WG_OK);
-  CHECK_EQ(wg_bind_close(bind), WG_OK);
+  CHECK_EQ(wg_udp_reopen(bind, NULL), WG_OK);
+  CHECK_EQ(wg_udp_close(bind), WG_OK);
   turn_off(end);
 }
 
@@ -236,8 +236,8 @@ static void *goes_on(void *argument) {
       break;
     case 2: wg_set_config(work->handle, "fwmark=nonsense\n"); break;
     case 3: wg_pause(work->handle), wg_resume(work->handle); break;
-    case 4: wg_bind_reopen(work->bind, NULL); break;
-    case 5: wg_bind_recv(work->bind, WG_IPV4, &datagram, 1, 0); break;
+    case 4: wg_udp_reopen(work->bind, NULL); break;
+    case 5: wg_udp_recv(work->bind, WG_IPV4, &datagram, 1, 0); break;
     default: wg_turn_off(wg_turn_on(-1, "")); break;
     }
     __sync_fetch_and_add(&work->calls, 1);
@@ -258,7 +258,7 @@ static void *receives(void *argument) {
   datagram.capacity = sizeof room;
   pthread_cleanup_push(cleans_up, &cleaned_up);
   __sync_fetch_and_add(&work->calls, 1);
-  wg_bind_recv(work->bind, WG_IPV4, &datagram, 1, -1);
+  wg_udp_recv(work->bind, WG_IPV4, &datagram, 1, -1);
   pthread_cleanup_pop(0);
   return NULL;
 }
@@ -280,7 +280,7 @@ static void callers_are_cancelled(void) {
   int round;
   turn_on_both(SOCK_DGRAM, &a, &b);
   work.handle = a.handle;
-  work.bind = wg_bind_open(NULL, NULL);
+  work.bind = wg_udp_open(NULL, NULL);
   CHECK(work.bind > 0);
   for (round = 0; round < 10; round++)
     for (work.what = 0; work.what <= 6; work.what++) cancel(goes_on, &work);
@@ -288,7 +288,7 @@ static void callers_are_cancelled(void) {
     cancel(receives, &work);
     CHECK_EQ(cleaned_up, round);
   }
-  CHECK_EQ(wg_bind_close(work.bind), WG_OK);
+  CHECK_EQ(wg_udp_close(work.bind), WG_OK);
   check_exchange(a, b);
   turn_off(a);
   turn_off(b);
@@ -314,7 +314,7 @@ static void *waits(void *argument) {
 #ifdef __linux__
   if (number == 0) __sync_fetch_and_add(&work->thread, (int)syscall(SYS_gettid));
 #endif
-  work->results[number] = wg_bind_recv(work->bind, WG_IPV4, &datagram, 1, -1);
+  work->results[number] = wg_udp_recv(work->bind, WG_IPV4, &datagram, 1, -1);
   __sync_fetch_and_add(&work->ended, 1);
   return NULL;
 }
@@ -355,14 +355,14 @@ static void receivers_share_and_sleep(void) {
   long before;
   int i, round, out = socket(AF_INET, SOCK_DGRAM, 0);
   CHECK(out >= 0);
-  work.bind = wg_bind_open(NULL, &port);
+  work.bind = wg_udp_open(NULL, &port);
   CHECK(work.bind > 0);
   to.sin_family = AF_INET;
   to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   to.sin_port = htons(port);
   for (round = 0; round < 200; round++) {
     start_waiting(&work, threads);
-    if (round % 4 == 0) CHECK_EQ(wg_bind_set_mark(work.bind, 0), WG_OK);
+    if (round % 4 == 0) CHECK_EQ(wg_udp_set_mark(work.bind, 0), WG_OK);
     for (i = 0; i < WAITING; i++) CHECK_EQ(sendto(out, "x", 1, 0, (struct sockaddr *)&to, sizeof to), 1);
     all_have_ended(&work, threads, 1);
   }
@@ -374,7 +374,7 @@ static void receivers_share_and_sleep(void) {
     if (sleeps_of(get_int(&work.thread)) == before) break;
   }
   CHECK(i < 10);
-  CHECK_EQ(wg_bind_close(work.bind), WG_OK);
+  CHECK_EQ(wg_udp_close(work.bind), WG_OK);
   all_have_ended(&work, threads, WG_ERR_CLOSED);
   close(out);
 }

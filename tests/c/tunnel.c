@@ -257,7 +257,7 @@ static void a_tunnel_that_ended_says_so(void) {
 
 static void *turns_off(void *argument) {
   struct end *end = argument;
-  wg_result *result = malloc(sizeof *result);
+  wg_result_t *result = malloc(sizeof *result);
   CHECK(result != NULL);
   *result = wg_turn_off(end->handle);
   return result;
@@ -265,7 +265,7 @@ static void *turns_off(void *argument) {
 
 static void *reads_and_writes(void *argument) {
   struct end *end = argument;
-  wg_result result = WG_OK;
+  wg_result_t result = WG_OK;
   while (result == WG_OK) {
     char *text;
     result = wg_get_config(end->handle, &text);
@@ -288,8 +288,8 @@ static void one_of_many_turns_it_off(void) {
     for (i = 0; i < 6; i++) {
       void *result;
       CHECK_EQ(pthread_join(off[i], &result), 0);
-      if (*(wg_result *)result == WG_OK) done++;
-      else CHECK_EQ(*(wg_result *)result, WG_ERR_UNKNOWN_HANDLE);
+      if (*(wg_result_t *)result == WG_OK) done++;
+      else CHECK_EQ(*(wg_result_t *)result, WG_ERR_UNKNOWN_HANDLE);
       free(result);
     }
     for (i = 0; i < 3; i++) join(busy[i]);

@@ -35,14 +35,14 @@ mod keys;
 
 mod endpoint;
 
-mod bind;
+mod udp;
 
 mod datagrams;
 
 mod version;
 
 pub use self::{
-    bind::*, conf::*, custom_io::*, datagrams::*, endpoint::*, errors::*, events::*, keys::*, log::*, memory::*,
-    pause::*, peers::*, resolve::*, sockets::*, stats::*, tunnel::*, version::*,
+    conf::*, custom_io::*, datagrams::*, endpoint::*, errors::*, events::*, keys::*, log::*, memory::*, pause::*,
+    peers::*, resolve::*, sockets::*, stats::*, tunnel::*, udp::*, version::*,
 };
 pub(crate) use self::{sockets::bind_to_interface, stats::peer_of};

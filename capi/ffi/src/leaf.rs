@@ -12,7 +12,7 @@ use crate::{
     plumbing::{
         guard::guard_on,
         handle::{self, Entry},
-        result::wg_result,
+        result::wg_result_t,
     },
     tunnel::Running,
 };
@@ -23,7 +23,7 @@ pub use crate::{
 
 /// As [`wg_bump_sockets`](crate::wg_bump_sockets), on the tunnel's own thread: what becomes of it is told as an event,
 /// and in the log.
-pub fn bump_sockets_soon(handle: i32) -> wg_result {
+pub fn bump_sockets_soon(handle: i32) -> wg_result_t {
     guard_on(handle, |entry: &Entry<Running>| {
         entry.check_running()?;
         entry.tunnel.device().rebind_soon();
@@ -34,7 +34,7 @@ pub fn bump_sockets_soon(handle: i32) -> wg_result {
 /// Ties the sockets of one family, of all tunnels; without an index, what would leave there is dropped.
 pub fn bind_all_to_interface(family: Family, interface_index: u32) {
     for handle in handle::all::<Running>() {
-        if bind_to_interface(handle, family, interface_index, i32::from(interface_index == 0)) != wg_result::WG_OK {
+        if bind_to_interface(handle, family, interface_index, i32::from(interface_index == 0)) != wg_result_t::WG_OK {
             tell_failure(handle);
         }
     }
@@ -44,7 +44,7 @@ pub fn bind_all_to_interface(family: Family, interface_index: u32) {
 ///
 /// # Safety
 /// `public_key` is NULL or points to 32 readable bytes.
-pub unsafe fn has_peer(handle: i32, public_key: *const u8) -> wg_result {
+pub unsafe fn has_peer(handle: i32, public_key: *const u8) -> wg_result_t {
     guard_on(handle, |entry: &Entry<Running>| {
         // SAFETY: the caller's contract is the same.
         peer_of(entry, unsafe { take_key(public_key) }?).map(|_| ())
@@ -61,7 +61,7 @@ pub fn tell_failure(handle: i32) {
         Ok(())
     };
     // Inside a callback nothing is logged.
-    let _: wg_result = if handle == 0 { guard(tell) } else { guard_on(handle, |_: &Entry<Running>| tell()) };
+    let _: wg_result_t = if handle == 0 { guard(tell) } else { guard_on(handle, |_: &Entry<Running>| tell()) };
 }
 
 /// Sets the MTU of the interface behind a descriptor of the app, where there is one.

@@ -33,14 +33,13 @@ pub use self::{
             wg_log_fn_t, wg_log_level_t,
         },
         memory::WG_INJECT_MAX,
-        result::wg_result,
+        result::wg_result_t,
     },
     tunnel::{
         WG_CONFIG_LEN_MAX, WG_MEMORY_DEFAULT, WG_MEMORY_MAX, WG_MEMORY_MIN, WG_MTU_DEFAULT, WG_MTU_MAX, WG_MTU_MIN,
         WG_PEERS_DEFAULT, WG_PEERS_MAX,
     },
     types::{
-        bind::*,
         custom_io::*,
         datagram::*,
         endpoint::*,
@@ -53,5 +52,6 @@ pub use self::{
         protect::*,
         resolve::*,
         stats::*,
+        udp::*,
     },
 };

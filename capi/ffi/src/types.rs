@@ -1,6 +1,5 @@
 //! The types of the C interface, and what they stand for in the library.
 
-pub(crate) mod bind;
 pub(crate) mod custom_io;
 pub(crate) mod datagram;
 pub(crate) mod endpoint;
@@ -13,3 +12,4 @@ pub(crate) mod peer;
 pub(crate) mod protect;
 pub(crate) mod resolve;
 pub(crate) mod stats;
+pub(crate) mod udp;

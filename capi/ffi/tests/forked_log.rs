@@ -89,23 +89,23 @@ unsafe extern "C" fn line(lines: *mut c_void, _: i32, _: i32, text: *const c_cha
 /// What is its parent's is refused at once, and so is what it asks for in vain itself.
 fn is_a_child(tunnel: i32, bind: i32) {
     static LINES: AtomicUsize = AtomicUsize::new(0);
-    let refused = wg_result::WG_ERR_FORKED;
+    let refused = wg_result_t::WG_ERR_FORKED;
     let none = ptr::null_mut();
     let mut text = ptr::null_mut();
     // SAFETY: the text is constant.
     assert_eq!(unsafe { wg_set_config(tunnel, c"".as_ptr()) }, refused);
     // SAFETY: there is room for a pointer.
     assert_eq!(unsafe { wg_get_config(tunnel, &raw mut text) }, refused);
-    let ends = [wg_turn_off(tunnel), wg_turn_off_within(tunnel, 1), wg_bind_close(bind)];
+    let ends = [wg_turn_off(tunnel), wg_turn_off_within(tunnel, 1), wg_udp_close(bind)];
     assert_eq!(ends, [refused; 3]);
     // SAFETY: the function does not look at what it gets before it is called.
     assert_eq!(unsafe { wg_set_tunnel_log_callback(tunnel, Some(line), none, None) }, refused);
     // SAFETY: there are no datagrams.
-    assert_eq!(unsafe { wg_bind_recv(bind, WG_IPV4 as u32, ptr::null_mut(), 0, -1) }, refused as i32);
-    assert_eq!(wg_turn_off(i32::MAX), wg_result::WG_ERR_UNKNOWN_HANDLE);
+    assert_eq!(unsafe { wg_udp_recv(bind, WG_IPV4 as u32, ptr::null_mut(), 0, -1) }, refused as i32);
+    assert_eq!(wg_turn_off(i32::MAX), wg_result_t::WG_ERR_UNKNOWN_HANDLE);
     let lines = ptr::from_ref(&LINES).cast_mut().cast();
     // SAFETY: the counter lives for ever.
-    assert_eq!(unsafe { wg_set_log_callback(Some(line), lines, None) }, wg_result::WG_OK);
+    assert_eq!(unsafe { wg_set_log_callback(Some(line), lines, None) }, wg_result_t::WG_OK);
     // SAFETY: there is no such descriptor, and the text is constant.
     let failed = unsafe { wg_turn_on(-1, c"".as_ptr()) };
     assert!(failed < 0, "{failed}");
@@ -115,7 +115,7 @@ fn is_a_child(tunnel: i32, bind: i32) {
 fn a_child_waits_for_no_lock_of_its_parents_log() {
     let tunnel = turn_on();
     // SAFETY: NULL stands for the usual options.
-    let bind = unsafe { wg_bind_open(ptr::null(), ptr::null_mut()) };
+    let bind = unsafe { wg_udp_open(ptr::null(), ptr::null_mut()) };
     assert!(bind > 0, "{bind}");
     let ((has_come, comes), (goes_on, go_on)) = (mpsc::channel(), mpsc::channel::<()>());
     let _stops = Dispatch::new(Stops(Mutex::new((has_come, go_on))));
@@ -124,5 +124,5 @@ fn a_child_waits_for_no_lock_of_its_parents_log() {
     in_child(is_a_child, tunnel, bind);
     drop(goes_on);
     stopped.join().unwrap();
-    assert_eq!([wg_turn_off(tunnel), wg_bind_close(bind)], [wg_result::WG_OK; 2]);
+    assert_eq!([wg_turn_off(tunnel), wg_udp_close(bind)], [wg_result_t::WG_OK; 2]);
 }

@@ -21,7 +21,7 @@ use freed::{contains, freed_by};
 use wg_embed_ffi::{
     WG_IPV4, WG_PEER_HAS_PRESHARED_KEY, wg_allowed_ip_t, wg_conf_parse, wg_free, wg_get_config, wg_peer_config_t,
     wg_remove_peer,
-    wg_result::{WG_ERR_INVALID, WG_OK},
+    wg_result_t::{WG_ERR_INVALID, WG_OK},
     wg_set_config, wg_set_peer, wg_turn_off, wg_turn_on,
 };
 

@@ -22,8 +22,8 @@ use wg_embed_ffi::{
     self as ffi,
     leaf::{c_text, set_default_level, tell_failure},
     wg_log_level_t::*,
-    wg_result,
-    wg_result::*,
+    wg_result_t,
+    wg_result_t::*,
 };
 
 /// As in `capi/`: a lack of memory is a failure of the call.
@@ -161,19 +161,19 @@ unsafe fn turn_on(mtu: isize, settings: *const c_char, fd: c_int, log_sink: LogS
     if settings.is_null() || !is_mtu(mtu) {
         return INVALID_ARGUMENT;
     }
-    const TRY_AGAIN: [wg_result; 5] =
+    const TRY_AGAIN: [wg_result_t; 5] =
         [WG_ERR_INVALID, WG_ERR_PROTOCOL, WG_ERR_TOO_LARGE, WG_ERR_ADDR_IN_USE, WG_ERR_RESOURCES];
     if TRY_AGAIN.iter().any(|code| *code as i32 == result) { INTERMITTENT_FAILURE } else { GENERAL_FAILURE }
 }
 
-/// Returns a handle, or a [`wg_result`].
+/// Returns a handle, or a [`wg_result_t`].
 ///
 /// # Safety
 /// That of [`wgTurnOn`], but `fd` stays the caller's if this fails.
 unsafe fn start(mtu: isize, settings: *const c_char, fd: c_int, sink: Option<Sink>) -> i32 {
     #[cfg(not(target_os = "android"))] // There the maker of the interface has set it.
     if mtu != 0 && is_mtu(mtu) && !settings.is_null() {
-        let set = guard::<wg_result>(|| ffi::leaf::set_mtu(fd, mtu as u16));
+        let set = guard::<wg_result_t>(|| ffi::leaf::set_mtu(fd, mtu as u16));
         if set != WG_OK {
             return set as i32;
         }

@@ -10,7 +10,7 @@ use crate::{
     plumbing::{
         guard::guard,
         memory::borrow_up_to,
-        result::wg_result,
+        result::wg_result_t,
         text::{free_text, give_text},
     },
     tunnel::WG_CONFIG_LEN_MAX,
@@ -61,7 +61,7 @@ pub unsafe extern "C" fn wg_conf_parse(
     len: usize,
     uapi: *mut *mut c_char,
     settings: *mut *mut c_char,
-) -> wg_result {
+) -> wg_result_t {
     let body = || {
         let null = |name| Error::new(ErrorKind::Null, format!("{name} is NULL"));
         let uapi = NonNull::new(uapi).ok_or_else(|| null("uapi"))?;

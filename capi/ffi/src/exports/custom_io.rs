@@ -2,7 +2,7 @@
 
 use crate::{
     hooks::custom_io::{datagram_inlet, packet_inlet},
-    plumbing::{guard::guard_anywhere, memory::give, result::wg_result},
+    plumbing::{guard::guard_anywhere, memory::give, result::wg_result_t},
     tunnel::check_mtu,
     types::{
         datagram::{borrow_received, wg_datagram_t},
@@ -30,7 +30,7 @@ pub unsafe extern "C" fn wg_tun_inject(
     packets: *const wg_packet_t,
     count: usize,
     taken: *mut usize,
-) -> wg_result {
+) -> wg_result_t {
     guard_anywhere(|| {
         let inlet = packet_inlet(handle)?;
         // SAFETY: the caller's contract is the same.
@@ -61,7 +61,7 @@ pub unsafe extern "C" fn wg_transport_receive(
     datagrams: *const wg_datagram_t,
     count: usize,
     taken: *mut usize,
-) -> wg_result {
+) -> wg_result_t {
     guard_anywhere(|| {
         let inlet = datagram_inlet(handle)?;
         // SAFETY: the caller's contract is the same.
@@ -81,7 +81,7 @@ pub unsafe extern "C" fn wg_transport_receive(
 /// Threads: any, also inside a callback.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub extern "C" fn wg_set_mtu(handle: i32, mtu: u32) -> wg_result {
+pub extern "C" fn wg_set_mtu(handle: i32, mtu: u32) -> wg_result_t {
     guard_anywhere(|| {
         packet_inlet(handle)?.set_mtu(check_mtu(mtu)?);
         Ok(())

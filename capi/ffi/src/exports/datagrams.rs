@@ -11,7 +11,7 @@ use std::{
 #[cfg(unix)]
 use crate::plumbing::{cancel, guard::guard_with};
 use crate::{
-    exports::{bind::Bound, endpoint},
+    exports::{endpoint, udp::Bound},
     plumbing::{guard::guard_on, handle::Entry, memory::give},
     types::{
         self,
@@ -33,7 +33,7 @@ use wg_embed::{
 /// is not ours any more, the datagram is sent without, the source in `*peer` is cleared, and
 /// WG_DATAGRAM_SOURCE_CLEARED is set.
 ///
-/// Returns how many of the `count` left whole, or a negative wg_result if none was tried.
+/// Returns how many of the `count` left whole, or a negative wg_result_t if none was tried.
 ///
 /// Memory: nothing is kept and nothing allocated, apart from 64 KiB the first time that as many threads send at once.
 /// Writes `flags` of each datagram, `*peer` where a source is cleared, and `*report` unless that is NULL; only if it
@@ -49,7 +49,7 @@ use wg_embed::{
 /// meanwhile.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wg_bind_send(
+pub unsafe extern "C" fn wg_udp_send(
     bind: i32,
     datagrams: *mut wg_datagram_t,
     count: usize,
@@ -90,7 +90,7 @@ unsafe fn borrow<'a>(datagrams: *mut wg_datagram_t, count: usize) -> Result<&'a 
 /// Sends up to `N`.
 ///
 /// # Safety
-/// The pointers in `datagrams` are as in [`wg_bind_send`].
+/// The pointers in `datagrams` are as in [`wg_udp_send`].
 unsafe fn send<const N: usize>(bind: &BatchUdp, datagrams: &mut [wg_datagram_t]) -> Result<SendReport> {
     const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
     let mut batch = [Transmit { to: Endpoint::new(NOWHERE), contents: &[], segment_size: 0, tos: 0 }; N];
@@ -117,7 +117,7 @@ unsafe fn send<const N: usize>(bind: &BatchUdp, datagrams: &mut [wg_datagram_t])
 /// It does not wait for more than there is. `timeout_ms` is as for poll(): 0 does not wait at all, and a negative one
 /// waits for ever.
 ///
-/// Returns how many of `datagrams` it has filled; 0 if the time has passed without any; or a negative wg_result. A
+/// Returns how many of `datagrams` it has filled; 0 if the time has passed without any; or a negative wg_result_t. A
 /// loop that receives should end with any negative one.
 ///
 /// Of each it writes `len`, `full_len`, `tos`, `flags`, `segment_size`, what `data` points to and `*peer`. The same
@@ -136,7 +136,7 @@ unsafe fn send<const N: usize>(bind: &BatchUdp, datagrams: &mut [wg_datagram_t])
 /// pthread_cancel().
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub unsafe extern "C-unwind" fn wg_bind_recv(
+pub unsafe extern "C-unwind" fn wg_udp_recv(
     bind: i32,
     family: u32,
     datagrams: *mut wg_datagram_t,
@@ -150,7 +150,7 @@ pub unsafe extern "C-unwind" fn wg_bind_recv(
 /// Here no thread is cancelled.
 ///
 /// # Safety
-/// As [`wg_bind_recv`].
+/// As [`wg_udp_recv`].
 #[cfg(not(unix))]
 unsafe fn receive(bind: i32, family: u32, datagrams: *mut wg_datagram_t, count: usize, timeout_ms: i32) -> i32 {
     guard_on(bind, |bind: &Entry<Bound>| {
@@ -185,7 +185,7 @@ impl Drop for Awaited {
 /// to be dropped.
 ///
 /// # Safety
-/// As [`wg_bind_recv`].
+/// As [`wg_udp_recv`].
 #[cfg(unix)]
 unsafe fn receive(bind: i32, family: u32, datagrams: *mut wg_datagram_t, count: usize, timeout_ms: i32) -> i32 {
     let begun = Instant::now();
@@ -207,7 +207,7 @@ unsafe fn receive(bind: i32, family: u32, datagrams: *mut wg_datagram_t, count: 
 /// it.
 ///
 /// # Safety
-/// As [`wg_bind_recv`].
+/// As [`wg_udp_recv`].
 #[cfg(unix)]
 unsafe fn receive_now(
     handle: i32,
@@ -242,7 +242,7 @@ unsafe fn receive_now(
 /// Receives by a function that is given the family, how many datagrams there is room for, and who takes them.
 ///
 /// # Safety
-/// As [`wg_bind_recv`].
+/// As [`wg_udp_recv`].
 unsafe fn receive_by(
     family: u32,
     datagrams: *mut wg_datagram_t,

@@ -9,7 +9,7 @@ use std::{
 use socket2::{SockAddr, SockAddrStorage, socklen_t};
 
 use crate::{
-    plumbing::{guard::guard_anywhere, result::wg_result, text::borrow_text},
+    plumbing::{guard::guard_anywhere, result::wg_result_t, text::borrow_text},
     types::endpoint::{WG_ENDPOINT_TEXT_LEN, wg_endpoint_t},
 };
 use wg_embed::{
@@ -27,7 +27,7 @@ use wg_embed::{
 /// Threads: any, also inside a callback.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wg_endpoint_parse(text: *const c_char, endpoint: *mut wg_endpoint_t) -> wg_result {
+pub unsafe extern "C" fn wg_endpoint_parse(text: *const c_char, endpoint: *mut wg_endpoint_t) -> wg_result_t {
     guard_anywhere(|| {
         // SAFETY: the caller's contract is the same.
         let parsed = Endpoint::parse(unsafe { borrow_text(text, "text") }?)?;
@@ -47,7 +47,7 @@ pub unsafe extern "C" fn wg_endpoint_parse(text: *const c_char, endpoint: *mut w
 /// Threads: any, also inside a callback.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wg_endpoint_format(endpoint: *const wg_endpoint_t, text: *mut c_char) -> wg_result {
+pub unsafe extern "C" fn wg_endpoint_format(endpoint: *const wg_endpoint_t, text: *mut c_char) -> wg_result_t {
     // SAFETY: the caller's contract is the same.
     guard_anywhere(|| unsafe { format(endpoint, text, |endpoint| endpoint.dst.to_string()) })
 }
@@ -60,7 +60,7 @@ pub unsafe extern "C" fn wg_endpoint_format(endpoint: *const wg_endpoint_t, text
 /// Threads: any, also inside a callback.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wg_endpoint_format_source(endpoint: *const wg_endpoint_t, text: *mut c_char) -> wg_result {
+pub unsafe extern "C" fn wg_endpoint_format_source(endpoint: *const wg_endpoint_t, text: *mut c_char) -> wg_result_t {
     let source = |endpoint: Endpoint| endpoint.src.map(|src| src.to_string()).unwrap_or_default();
     // SAFETY: the caller's contract is the same.
     guard_anywhere(|| unsafe { format(endpoint, text, source) })
@@ -81,7 +81,7 @@ pub unsafe extern "C" fn wg_endpoint_from_sockaddr(
     address: *const c_void,
     len: usize,
     endpoint: *mut wg_endpoint_t,
-) -> wg_result {
+) -> wg_result_t {
     guard_anywhere(|| {
         // SAFETY: the caller's contract is the same.
         let address = unsafe { read_sockaddr(address, len) }?;
@@ -107,7 +107,7 @@ pub unsafe extern "C" fn wg_endpoint_to_sockaddr(
     endpoint: *const wg_endpoint_t,
     address: *mut c_void,
     len: *mut usize,
-) -> wg_result {
+) -> wg_result_t {
     guard_anywhere(|| {
         check(endpoint)?;
         if address.is_null() || len.is_null() {
@@ -166,7 +166,7 @@ fn check_len(len: usize, needed: usize) -> Result<()> {
 /// Threads: any, also inside a callback; no other thread uses this endpoint meanwhile.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wg_endpoint_clear_source(endpoint: *mut wg_endpoint_t) -> wg_result {
+pub unsafe extern "C" fn wg_endpoint_clear_source(endpoint: *mut wg_endpoint_t) -> wg_result_t {
     guard_anywhere(|| {
         check(endpoint)?;
         // SAFETY: it is not NULL, and writable, says the caller.

@@ -7,7 +7,7 @@ use crate::{
         callback::{NewCallback, wg_destroy_fn_t},
         guard::guard_on,
         handle::Entry,
-        result::wg_result,
+        result::wg_result_t,
         sized::{struct_size, write_sized},
     },
     tunnel::Running,
@@ -37,7 +37,7 @@ pub unsafe extern "C" fn wg_set_event_callback(
     event: wg_event_fn_t,
     user: *mut c_void,
     destroy: wg_destroy_fn_t,
-) -> wg_result {
+) -> wg_result_t {
     let given = NewCallback::new(event, user, destroy);
     guard_on(handle, |entry: &Entry<Running>| entry.hooks().events.set(given))
 }

@@ -5,7 +5,7 @@
 use std::{ffi::c_char, ptr};
 
 use crate::{
-    plumbing::{guard::guard_anywhere, result::wg_result, text::borrow_text},
+    plumbing::{guard::guard_anywhere, result::wg_result_t, text::borrow_text},
     types::key::{WG_KEY_HEX_LEN, take_key},
 };
 use wg_embed::{
@@ -38,7 +38,7 @@ unsafe fn give_text(text: &str, out: *mut c_char) -> Result<()> {
     unsafe { give(&bytes[..=text.len()], out.cast()) }
 }
 
-fn guard_keys(body: impl FnOnce() -> Result<()>) -> wg_result {
+fn guard_keys(body: impl FnOnce() -> Result<()>) -> wg_result_t {
     wiped(|| guard_anywhere(body))
 }
 
@@ -50,7 +50,7 @@ fn guard_keys(body: impl FnOnce() -> Result<()>) -> wg_result {
 /// Threads: any, also inside a callback.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wg_generate_private_key(private_key: *mut u8) -> wg_result {
+pub unsafe extern "C" fn wg_keys_generate_private(private_key: *mut u8) -> wg_result_t {
     guard_keys(|| {
         // SAFETY: the caller's contract is the same.
         unsafe { give(PrivateKey::generate(&SystemRandom).as_bytes(), private_key) }
@@ -65,7 +65,7 @@ pub unsafe extern "C" fn wg_generate_private_key(private_key: *mut u8) -> wg_res
 /// Threads: any, also inside a callback.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wg_generate_public_key(private_key: *const u8, public_key: *mut u8) -> wg_result {
+pub unsafe extern "C" fn wg_keys_derive_public(private_key: *const u8, public_key: *mut u8) -> wg_result_t {
     guard_keys(|| {
         // SAFETY: the caller's contract is the same.
         let private = PrivateKey::from_bytes(*unsafe { take_key(private_key) }?);
@@ -82,7 +82,7 @@ pub unsafe extern "C" fn wg_generate_public_key(private_key: *const u8, public_k
 /// Threads: any, also inside a callback.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wg_generate_preshared_key(preshared_key: *mut u8) -> wg_result {
+pub unsafe extern "C" fn wg_keys_generate_preshared(preshared_key: *mut u8) -> wg_result_t {
     guard_keys(|| {
         // SAFETY: the caller's contract is the same.
         unsafe { give(PresharedKey::generate(&SystemRandom).as_bytes(), preshared_key) }
@@ -97,7 +97,7 @@ pub unsafe extern "C" fn wg_generate_preshared_key(preshared_key: *mut u8) -> wg
 /// Threads: any, also inside a callback.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wg_key_to_hex(key: *const u8, text: *mut c_char) -> wg_result {
+pub unsafe extern "C" fn wg_keys_to_hex(key: *const u8, text: *mut c_char) -> wg_result_t {
     guard_keys(|| {
         // SAFETY: the caller's contract is the same.
         let key = PresharedKey::from_bytes(*unsafe { take_key(key) }?);
@@ -114,7 +114,7 @@ pub unsafe extern "C" fn wg_key_to_hex(key: *const u8, text: *mut c_char) -> wg_
 /// Threads: any, also inside a callback.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wg_key_to_base64(key: *const u8, text: *mut c_char) -> wg_result {
+pub unsafe extern "C" fn wg_keys_to_base64(key: *const u8, text: *mut c_char) -> wg_result_t {
     guard_keys(|| {
         // SAFETY: the caller's contract is the same.
         let key = PresharedKey::from_bytes(*unsafe { take_key(key) }?);
@@ -131,7 +131,7 @@ pub unsafe extern "C" fn wg_key_to_base64(key: *const u8, text: *mut c_char) -> 
 /// Threads: any, also inside a callback.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wg_key_from_hex(text: *const c_char, key: *mut u8) -> wg_result {
+pub unsafe extern "C" fn wg_keys_from_hex(text: *const c_char, key: *mut u8) -> wg_result_t {
     guard_keys(|| {
         // SAFETY: the caller's contract is the same.
         let read = PresharedKey::from_hex(unsafe { borrow_text(text, "text") }?)?;
@@ -149,7 +149,7 @@ pub unsafe extern "C" fn wg_key_from_hex(text: *const c_char, key: *mut u8) -> w
 /// Threads: any, also inside a callback.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wg_key_from_base64(text: *const c_char, key: *mut u8) -> wg_result {
+pub unsafe extern "C" fn wg_keys_from_base64(text: *const c_char, key: *mut u8) -> wg_result_t {
     guard_keys(|| {
         // SAFETY: the caller's contract is the same.
         let read = PresharedKey::from_base64(unsafe { borrow_text(text, "text") }?)?;

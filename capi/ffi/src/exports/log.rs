@@ -10,7 +10,7 @@ use crate::{
         handle::Entry,
         log,
         log::wg_log_fn_t,
-        result::wg_result,
+        result::wg_result_t,
     },
     tunnel::Running,
 };
@@ -34,7 +34,7 @@ pub unsafe extern "C" fn wg_set_log_callback(
     log: wg_log_fn_t,
     user: *mut c_void,
     destroy: wg_destroy_fn_t,
-) -> wg_result {
+) -> wg_result_t {
     let given = NewCallback::new(log, user, destroy);
     guard(|| {
         calls::watch_exit();
@@ -66,7 +66,7 @@ pub unsafe extern "C" fn wg_set_tunnel_log_callback(
     log: wg_log_fn_t,
     user: *mut c_void,
     destroy: wg_destroy_fn_t,
-) -> wg_result {
+) -> wg_result_t {
     let given = NewCallback::new(log, user, destroy);
     guard_on(handle, |entry: &Entry<Running>| match entry.hooks().log.callback.set(given) {
         true => Ok(()),
@@ -82,7 +82,7 @@ pub unsafe extern "C" fn wg_set_tunnel_log_callback(
 /// Threads: any, also inside a callback.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub extern "C" fn wg_set_log_level(level: i32) -> wg_result {
+pub extern "C" fn wg_set_log_level(level: i32) -> wg_result_t {
     guard_anywhere(|| log::set_level(level))
 }
 
@@ -95,6 +95,6 @@ pub extern "C" fn wg_set_log_level(level: i32) -> wg_result {
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub extern "C" fn wg_set_tunnel_log_level(handle: i32, level: i32) -> wg_result {
+pub extern "C" fn wg_set_tunnel_log_level(handle: i32, level: i32) -> wg_result_t {
     guard_on(handle, |entry: &Entry<Running>| entry.hooks().log.set_level(level))
 }

@@ -1,7 +1,7 @@
 //! A tunnel that is paused while the app or the device is.
 
 use crate::{
-    plumbing::{guard::guard_on, handle::Entry, result::wg_result},
+    plumbing::{guard::guard_on, handle::Entry, result::wg_result_t},
     tunnel::Running,
 };
 
@@ -21,7 +21,7 @@ use crate::{
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub extern "C" fn wg_pause(handle: i32) -> wg_result {
+pub extern "C" fn wg_pause(handle: i32) -> wg_result_t {
     guard_on(handle, |entry: &Entry<Running>| {
         entry.check_running()?;
         entry.tunnel.pause();
@@ -40,7 +40,7 @@ pub extern "C" fn wg_pause(handle: i32) -> wg_result {
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub extern "C" fn wg_resume(handle: i32) -> wg_result {
+pub extern "C" fn wg_resume(handle: i32) -> wg_result_t {
     guard_on(handle, |entry: &Entry<Running>| {
         entry.check_running()?;
         entry.tunnel.resume()

@@ -1,7 +1,7 @@
 //! A tunnel's peers, one at a time: changed and removed, without text in between.
 
 use crate::{
-    plumbing::{guard::guard_on, handle::Entry, result::wg_result, sized::read_sized_into},
+    plumbing::{guard::guard_on, handle::Entry, result::wg_result_t, sized::read_sized_into},
     tunnel::Running,
     types::{key::take_key, peer::wg_peer_config_t},
 };
@@ -27,7 +27,7 @@ use wg_embed::{
 /// Threads: as wg_set_config().
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wg_set_peer(handle: i32, peer: *const wg_peer_config_t) -> wg_result {
+pub unsafe extern "C" fn wg_set_peer(handle: i32, peer: *const wg_peer_config_t) -> wg_result_t {
     let body = |entry: &Entry<Running>| {
         let mut copy = wg_peer_config_t::default();
         // SAFETY: the caller's contract is the same.
@@ -50,7 +50,7 @@ pub unsafe extern "C" fn wg_set_peer(handle: i32, peer: *const wg_peer_config_t)
 /// Threads: as wg_set_config().
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wg_remove_peer(handle: i32, public_key: *const u8) -> wg_result {
+pub unsafe extern "C" fn wg_remove_peer(handle: i32, public_key: *const u8) -> wg_result_t {
     let body = |entry: &Entry<Running>| {
         // SAFETY: the caller's contract is the same.
         let key = unsafe { public_key_of(public_key) }?;
@@ -75,7 +75,7 @@ pub unsafe extern "C" fn wg_remove_peer(handle: i32, public_key: *const u8) -> w
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wg_force_handshake(handle: i32, public_key: *const u8) -> wg_result {
+pub unsafe extern "C" fn wg_force_handshake(handle: i32, public_key: *const u8) -> wg_result_t {
     // SAFETY: the caller's contract is the same.
     unsafe { on_sessions(handle, public_key, Device::force_handshake) }
 }
@@ -99,7 +99,7 @@ pub unsafe extern "C" fn wg_force_handshake(handle: i32, public_key: *const u8) 
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wg_drop_session(handle: i32, public_key: *const u8) -> wg_result {
+pub unsafe extern "C" fn wg_drop_session(handle: i32, public_key: *const u8) -> wg_result_t {
     // SAFETY: the caller's contract is the same.
     unsafe { on_sessions(handle, public_key, Device::drop_session) }
 }
@@ -110,7 +110,7 @@ unsafe fn on_sessions(
     handle: i32,
     public_key: *const u8,
     change: fn(&Device, Option<&PublicKey>) -> Result<()>,
-) -> wg_result {
+) -> wg_result_t {
     let body = |entry: &Entry<Running>| {
         // SAFETY: the caller's contract is the same.
         let key = (!public_key.is_null()).then(|| unsafe { public_key_of(public_key) }).transpose()?;

@@ -1,7 +1,7 @@
 //! A tunnel's UDP sockets: borrowed, bound to an interface, reopened, moved to another network, marked.
 
 use crate::{
-    plumbing::{guard::guard_on, handle::Entry, result::wg_result},
+    plumbing::{guard::guard_on, handle::Entry, result::wg_result_t},
     tunnel::Running,
 };
 use wg_embed::{
@@ -10,7 +10,7 @@ use wg_embed::{
     error::{Error, ErrorKind, Result},
 };
 
-/// Returns the descriptor of a tunnel's IPv4 socket, to set options on it or to look at it, or a negative wg_result.
+/// Returns the descriptor of a tunnel's IPv4 socket, to set options on it or to look at it, or a negative wg_result_t.
 ///
 /// There is no need to protect it: wg_options_t's `protect` is passed each socket before its first byte, and that is
 /// the only way that misses none.
@@ -53,7 +53,7 @@ pub extern "C" fn wg_peek_socket_fd6(handle: i32) -> i32 {
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub extern "C" fn wg_bind_socket_to_interface4(handle: i32, interface_index: u32, blackhole: i32) -> wg_result {
+pub extern "C" fn wg_bind_socket_to_interface4(handle: i32, interface_index: u32, blackhole: i32) -> wg_result_t {
     bind_to_interface(handle, Family::V4, interface_index, blackhole)
 }
 
@@ -61,7 +61,7 @@ pub extern "C" fn wg_bind_socket_to_interface4(handle: i32, interface_index: u32
 ///
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub extern "C" fn wg_bind_socket_to_interface6(handle: i32, interface_index: u32, blackhole: i32) -> wg_result {
+pub extern "C" fn wg_bind_socket_to_interface6(handle: i32, interface_index: u32, blackhole: i32) -> wg_result_t {
     bind_to_interface(handle, Family::V6, interface_index, blackhole)
 }
 
@@ -81,7 +81,7 @@ pub extern "C" fn wg_bind_socket_to_interface6(handle: i32, interface_index: u32
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub extern "C" fn wg_bump_sockets(handle: i32) -> wg_result {
+pub extern "C" fn wg_bump_sockets(handle: i32) -> wg_result_t {
     guard_on(handle, |entry: &Entry<Running>| {
         entry.check_running()?;
         entry.tunnel.device().rebind()
@@ -101,7 +101,7 @@ pub extern "C" fn wg_bump_sockets(handle: i32) -> wg_result {
 /// Threads: any. It does not wait for look-ups.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub extern "C" fn wg_network_changed(handle: i32) -> wg_result {
+pub extern "C" fn wg_network_changed(handle: i32) -> wg_result_t {
     guard_on(handle, |entry: &Entry<Running>| {
         entry.check_running()?;
         entry.tunnel.device().network_changed()
@@ -117,7 +117,7 @@ pub extern "C" fn wg_network_changed(handle: i32) -> wg_result {
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub extern "C" fn wg_disable_roaming(handle: i32) -> wg_result {
+pub extern "C" fn wg_disable_roaming(handle: i32) -> wg_result_t {
     guard_on(handle, |entry: &Entry<Running>| {
         entry.tunnel.device().disable_roaming();
         Ok(())
@@ -133,7 +133,7 @@ pub extern "C" fn wg_disable_roaming(handle: i32) -> wg_result {
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub extern "C" fn wg_set_fwmark(handle: i32, mark: u32) -> wg_result {
+pub extern "C" fn wg_set_fwmark(handle: i32, mark: u32) -> wg_result_t {
     guard_on(handle, |entry: &Entry<Running>| {
         entry.check_running()?;
         entry.tunnel.device().apply(Update { fwmark: Some(mark), ..Update::default() })
@@ -173,7 +173,7 @@ fn peek(handle: i32, family: Family) -> i32 {
     })
 }
 
-pub(crate) fn bind_to_interface(handle: i32, family: Family, index: u32, blackhole: i32) -> wg_result {
+pub(crate) fn bind_to_interface(handle: i32, family: Family, index: u32, blackhole: i32) -> wg_result_t {
     guard_on(handle, |entry: &Entry<Running>| -> Result<()> {
         entry.check_running()?;
         let Some(sockets) = &entry.sockets else {

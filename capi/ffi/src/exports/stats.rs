@@ -4,7 +4,7 @@ use crate::{
     plumbing::{
         guard::guard_on,
         handle::Entry,
-        result::wg_result,
+        result::wg_result_t,
         sized::{struct_size, write_sized},
         text::fixed_text,
     },
@@ -29,7 +29,7 @@ use wg_embed::{
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wg_stats(handle: i32, stats: *mut wg_stats_t) -> wg_result {
+pub unsafe extern "C" fn wg_stats(handle: i32, stats: *mut wg_stats_t) -> wg_result_t {
     guard_on(handle, |entry: &Entry<Running>| {
         // SAFETY: the caller's contract is the same.
         let size = unsafe { struct_size(stats, "stats") }?;
@@ -99,7 +99,7 @@ pub unsafe extern "C" fn wg_counters(
     counters: *mut wg_counter_t,
     capacity: usize,
     count: *mut usize,
-) -> wg_result {
+) -> wg_result_t {
     guard_on(handle, |entry: &Entry<Running>| {
         check_array(counters, capacity, "counters", count)?;
         let all = entry.tunnel.device().counters();
@@ -127,7 +127,7 @@ pub unsafe extern "C" fn wg_counters(
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wg_peer_stats(handle: i32, public_key: *const u8, stats: *mut wg_peer_stats_t) -> wg_result {
+pub unsafe extern "C" fn wg_peer_stats(handle: i32, public_key: *const u8, stats: *mut wg_peer_stats_t) -> wg_result_t {
     guard_on(handle, |entry: &Entry<Running>| {
         // SAFETY: the caller's contract is the same.
         let key = unsafe { take_key(public_key) }?;
@@ -164,7 +164,7 @@ pub unsafe extern "C" fn wg_peers(
     peers: *mut wg_peer_stats_t,
     capacity: usize,
     count: *mut usize,
-) -> wg_result {
+) -> wg_result_t {
     guard_on(handle, |entry: &Entry<Running>| {
         check_array(peers, capacity, "peers", count)?;
         // SAFETY: the caller's contract is the same, as there is a first element.
@@ -203,7 +203,7 @@ fn check_array<T>(array: *const T, capacity: usize, name: &str, count: *const us
 /// Threads: any. The time that it takes is in proportion to the number of peers.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wg_memory_usage(handle: i32, usage: *mut wg_memory_usage_t) -> wg_result {
+pub unsafe extern "C" fn wg_memory_usage(handle: i32, usage: *mut wg_memory_usage_t) -> wg_result_t {
     guard_on(handle, |entry: &Entry<Running>| {
         // SAFETY: the caller's contract is the same.
         let size = unsafe { struct_size(usage, "usage") }?;
@@ -227,7 +227,7 @@ pub unsafe extern "C" fn wg_memory_usage(handle: i32, usage: *mut wg_memory_usag
 /// Threads: any; what the tunnel's threads are working in at this moment is left to them.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub extern "C" fn wg_trim(handle: i32) -> wg_result {
+pub extern "C" fn wg_trim(handle: i32) -> wg_result_t {
     guard_on(handle, |entry: &Entry<Running>| {
         entry.tunnel.trim();
         Ok(())

@@ -9,7 +9,7 @@ use crate::{
         fd::AppFd,
         guard::{guard_end, guard_on},
         handle::{self, Entry},
-        result::wg_result,
+        result::wg_result_t,
         sized::{Received, read_sized},
         text::{borrow_text, give_text},
     },
@@ -32,7 +32,7 @@ use wg_embed::{
 /// `uapi` is the configuration: the lines of a UAPI `set` without `set=1`, "private_key=..\nlisten_port=..\n" and so
 /// on. It may be "", and is not kept. It is applied as a whole, and its port is open, when this returns.
 ///
-/// Returns a handle, which is > 0 and never used again for another tunnel, or a negative wg_result. The tunnel runs
+/// Returns a handle, which is > 0 and never used again for another tunnel, or a negative wg_result_t. The tunnel runs
 /// until wg_turn_off(), on two threads of its own.
 ///
 /// Memory: takes ownership of `tun_fd` on success, and closes that number before it returns; the library goes on with a
@@ -97,7 +97,7 @@ pub unsafe extern "C" fn wg_turn_on_with(options: *const wg_options_t, uapi: *co
 /// then returns WG_ERR_CLOSED. Where a callback may take long, wg_turn_off_within() waits for as long as you say.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub extern "C" fn wg_turn_off(handle: i32) -> wg_result {
+pub extern "C" fn wg_turn_off(handle: i32) -> wg_result_t {
     let body = || handle::end(handle, |entry: &Entry<Running>| entry.logged(|| entry.turn_off()));
     wiped(|| guard_end(handle, body))
 }
@@ -116,7 +116,7 @@ pub extern "C" fn wg_turn_off(handle: i32) -> wg_result {
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub extern "C" fn wg_turn_off_within(handle: i32, milliseconds: u32) -> wg_result {
+pub extern "C" fn wg_turn_off_within(handle: i32, milliseconds: u32) -> wg_result_t {
     let body = || {
         let timeout = Duration::from_millis(milliseconds.into());
         handle::end_within(handle, timeout, |entry: &Entry<Running>| entry.logged(|| entry.turn_off()))
@@ -148,7 +148,7 @@ pub extern "C" fn wg_turn_off_within(handle: i32, milliseconds: u32) -> wg_resul
 /// not for a callback.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wg_set_tun_fd(handle: i32, tun_fd: i32, fd_ownership: u32, mtu: u32) -> wg_result {
+pub unsafe extern "C" fn wg_set_tun_fd(handle: i32, tun_fd: i32, fd_ownership: u32, mtu: u32) -> wg_result_t {
     guard_on(handle, |entry: &Entry<Running>| {
         let (takes, mtu) = (takes(fd_ownership)?, mtu_or_default(mtu)?);
         entry.check_running()?;
@@ -181,7 +181,7 @@ pub unsafe extern "C" fn wg_set_tun_fd(handle: i32, tun_fd: i32, fd_ownership: u
 /// and so do those behind it; no other does.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wg_set_config(handle: i32, uapi: *const c_char) -> wg_result {
+pub unsafe extern "C" fn wg_set_config(handle: i32, uapi: *const c_char) -> wg_result_t {
     let body = |entry: &Entry<Running>| {
         // SAFETY: the caller's contract is the same.
         let text = unsafe { borrow_text(uapi, "uapi") }?;
@@ -203,7 +203,7 @@ pub unsafe extern "C" fn wg_set_config(handle: i32, uapi: *const c_char) -> wg_r
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wg_get_config(handle: i32, out: *mut *mut c_char) -> wg_result {
+pub unsafe extern "C" fn wg_get_config(handle: i32, out: *mut *mut c_char) -> wg_result_t {
     // SAFETY: the caller's contract is the same.
     unsafe { get(handle, out, uapi::get_text) }
 }
@@ -219,14 +219,18 @@ pub unsafe extern "C" fn wg_get_config(handle: i32, out: *mut *mut c_char) -> wg
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wg_get_config_public(handle: i32, out: *mut *mut c_char) -> wg_result {
+pub unsafe extern "C" fn wg_get_config_public(handle: i32, out: *mut *mut c_char) -> wg_result_t {
     // SAFETY: the caller's contract is the same.
     unsafe { get(handle, out, uapi::get_public_text) }
 }
 
 /// # Safety
 /// As in [`wg_get_config`].
-unsafe fn get(handle: i32, out: *mut *mut c_char, text_of: fn(Snapshot<'_>) -> Result<Zeroizing<String>>) -> wg_result {
+unsafe fn get(
+    handle: i32,
+    out: *mut *mut c_char,
+    text_of: fn(Snapshot<'_>) -> Result<Zeroizing<String>>,
+) -> wg_result_t {
     let body = |entry: &Entry<Running>| {
         if out.is_null() {
             return Err(Error::new(ErrorKind::Null, "out is NULL"));
@@ -248,7 +252,7 @@ unsafe fn get(handle: i32, out: *mut *mut c_char, text_of: fn(Snapshot<'_>) -> R
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wg_public_key(handle: i32, public_key: *mut u8) -> wg_result {
+pub unsafe extern "C" fn wg_public_key(handle: i32, public_key: *mut u8) -> wg_result_t {
     guard_on(handle, |entry: &Entry<Running>| {
         let key = entry.tunnel.device().public_key()?;
         // SAFETY: it is NULL or has room, says the caller.

@@ -223,9 +223,9 @@ mod tests {
             (Event::EndpointChanged(peer, link_local.parse().unwrap()), 4, (link_local.to_owned(), String::new(), 0)),
             (Event::RoutingLoop(peer, link_local.parse().unwrap()), 6, (link_local.to_owned(), String::new(), 0)),
             (Event::ResolveFailed(peer, "no such name".into()), 5, reason("no such name")),
-            (Event::BindFailed("the port\0 is taken".into()), 10, reason("the port is taken")),
-            (Event::BindFailed(long.clone()), 10, reason(&long[..WG_REASON_LEN - 2])),
-            (Event::BindRecovered(51820), 11, port(51820)),
+            (Event::SocketsLost("the port\0 is taken".into()), 10, reason("the port is taken")),
+            (Event::SocketsLost(long.clone()), 10, reason(&long[..WG_REASON_LEN - 2])),
+            (Event::SocketsRecovered(51820), 11, port(51820)),
             (Event::Ended("the interface is gone".into()), 20, reason("the interface is gone")),
         ];
         for (event, kind, fields) in cases {
@@ -239,7 +239,7 @@ mod tests {
         // It has ended: a function that is set now is refused, and not called.
         let refused = events.set(NewCallback::new(Some(record), std::ptr::null_mut(), None)).unwrap_err();
         assert_eq!((refused.kind(), refused.to_string().contains("the interface is gone")), (ErrorKind::Closed, true));
-        sink(Event::BindRecovered(1));
+        sink(Event::SocketsRecovered(1));
         assert_eq!(told.lock().unwrap().len(), 0);
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use crate::{
     plumbing::{
         callback::{NewCallback, Slot, wg_destroy_fn_t},
-        result::wg_result,
+        result::wg_result_t,
     },
     types::resolve::{wg_address_t, wg_resolve_fn_t},
     wg_resolve_system,
@@ -63,7 +63,7 @@ fn ask(resolve: ResolveFn, user: *mut c_void, host: &str) -> Result<Vec<IpAddr>>
     let mut count = 0;
     // SAFETY: who set the function allows this call, on this thread; name, room and number live until it returns.
     let code = unsafe { resolve(user, host.as_ptr(), addresses.as_mut_ptr(), addresses.len(), &raw mut count) };
-    if code != wg_result::WG_OK as i32 {
+    if code != wg_result_t::WG_OK as i32 {
         return Err(Error::new(ErrorKind::NotFound, format!("the app's resolver has returned {code}")));
     }
     let written = addresses.get(..count).ok_or_else(|| {

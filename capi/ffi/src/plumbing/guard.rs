@@ -11,7 +11,7 @@ use crate::plumbing::{
     handle,
     handle::{Entry, Object},
     log, result,
-    result::wg_result,
+    result::wg_result_t,
 };
 use wg_embed::{
     error::{Error, ErrorKind, Result},
@@ -27,7 +27,7 @@ type Body<'a> = &'a mut dyn FnMut() -> Result<i32>;
 ///
 /// cbindgen:ignore
 // It takes each `Result` for that of `error.rs`, which has one parameter.
-type Outcome = std::result::Result<i32, wg_result>;
+type Outcome = std::result::Result<i32, wg_result_t>;
 
 /// What an extern function returns: a code, whether good or bad; or a number (a handle, how many, a descriptor), or a
 /// negative code.
@@ -41,7 +41,7 @@ pub trait Returned {
     fn of(outcome: Outcome) -> Self;
 }
 
-impl Returned for wg_result {
+impl Returned for wg_result_t {
     type Value = ();
 
     fn number((): ()) -> i32 {
@@ -92,7 +92,7 @@ pub(crate) fn finally<R>(body: impl FnOnce() -> R, end: impl FnOnce()) -> R {
 }
 
 /// For functions that neither wait nor log: they work inside a callback as well.
-pub(crate) fn guard_anywhere(body: impl FnOnce() -> Result<()>) -> wg_result {
+pub(crate) fn guard_anywhere(body: impl FnOnce() -> Result<()>) -> wg_result_t {
     guarded(run, body)
 }
 
@@ -102,7 +102,7 @@ pub fn guard<R: Returned>(body: impl FnOnce() -> Result<R::Value>) -> R {
 }
 
 /// As [`guard`], for functions that end an object.
-pub(crate) fn guard_end(handle: i32, body: impl FnOnce() -> Result<()>) -> wg_result {
+pub(crate) fn guard_end(handle: i32, body: impl FnOnce() -> Result<()>) -> wg_result_t {
     guarded(|body| ending(handle, body), body)
 }
 
@@ -184,7 +184,7 @@ mod tests {
         hooks::custom_io::Inlets,
         plumbing::callback::wg_destroy_fn_t,
         tunnel::{AppFunctions, Hooks, Running},
-        wg_result::*,
+        wg_result_t::*,
         *,
     };
     use std::{
@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn a_panic_becomes_a_code_and_its_text_stays_inside() {
         let codes = [
-            guard::<wg_result>(|| panic!("private_key=00")) as i32,
+            guard::<wg_result_t>(|| panic!("private_key=00")) as i32,
             guard_anywhere(|| panic!("private_key=00")) as i32,
             guard::<i32>(|| panic!("private_key=00")),
         ];
@@ -267,7 +267,7 @@ mod tests {
             result
         };
         assert_eq!([set(broken), get(broken)], [WG_OK; 2]);
-        assert_eq!(guard_on::<Running, wg_result>(broken, |_| panic!("a bug")), WG_ERR_PANIC);
+        assert_eq!(guard_on::<Running, wg_result_t>(broken, |_| panic!("a bug")), WG_ERR_PANIC);
         assert_eq!([set(broken), get(broken)], [WG_ERR_PANIC; 2]);
         assert!(last_error().contains("turn it off"));
         assert_eq!([set(other), get(other), wg_turn_off(other)], [WG_OK; 3]);
@@ -305,7 +305,7 @@ mod tests {
     fn a_failure_is_told_and_its_code_returned() {
         assert_eq!(guard::<i32>(|| Ok(7)), 7);
         let closed = || Error::new(ErrorKind::Closed, "gone");
-        assert_eq!((guard::<wg_result>(|| Err(closed())), last_error().as_str()), (WG_ERR_CLOSED, "gone"));
+        assert_eq!((guard::<wg_result_t>(|| Err(closed())), last_error().as_str()), (WG_ERR_CLOSED, "gone"));
         assert_eq!(guard::<i32>(|| Err(closed())), ErrorKind::Closed.code());
     }
 }

@@ -4,7 +4,7 @@ use std::{cell::Cell, ffi::c_char};
 
 use crate::plumbing::text::fixed_text;
 use wg_embed::error::{Error, ErrorKind};
-use wg_result::*;
+use wg_result_t::*;
 
 /// What a call came to. Values are fixed for ever and never reused; a later version may add some, so treat one you do
 /// not know as a failure. wg_last_error() has the text.
@@ -12,7 +12,7 @@ use wg_result::*;
 /// Since: 0.1.0
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum wg_result {
+pub enum wg_result_t {
     /// Success; the only value for which out parameters are written.
     WG_OK = 0,
     /// A required pointer was NULL.
@@ -48,12 +48,12 @@ pub enum wg_result {
     WG_ERR_EXISTS = -24,
     /// Threads, file descriptors or memory have run out.
     WG_ERR_RESOURCES = -30,
-    /// A bug in this library was caught. The tunnel or bind refuses everything but wg_turn_off() or wg_bind_close()
+    /// A bug in this library was caught. The tunnel or bind refuses everything but wg_turn_off() or wg_udp_close()
     /// from then on.
     WG_ERR_PANIC = -40,
 }
 
-impl wg_result {
+impl wg_result_t {
     /// The code of a kind of error.
     const fn of(kind: ErrorKind) -> Self {
         match kind {
@@ -84,7 +84,7 @@ const _: () = {
     let mut i = 0;
     while i < ErrorKind::ALL.len() {
         let kind = ErrorKind::ALL[i];
-        assert!(wg_result::of(kind) as i32 == kind.code(), "a wg_result differs from the table in error.rs");
+        assert!(wg_result_t::of(kind) as i32 == kind.code(), "a wg_result_t differs from the table in error.rs");
         i += 1;
     }
 };
@@ -103,8 +103,8 @@ pub(crate) fn last_text() -> *const c_char {
 }
 
 /// Keeps the text of `error` for this thread, and returns its code.
-pub(crate) fn fail(error: &Error) -> wg_result {
+pub(crate) fn fail(error: &Error) -> wg_result_t {
     // On some systems a thread that is just ending has no place for text any more.
     let _ = LAST.try_with(|last| last.set(fixed_text(&error.to_string())));
-    wg_result::of(error.kind())
+    wg_result_t::of(error.kind())
 }

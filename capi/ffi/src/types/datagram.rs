@@ -12,7 +12,7 @@ use wg_embed::{
     reserve,
 };
 
-/// The most datagrams that one wg_bind_send() takes, and the most packets or datagrams that a function of the app gets
+/// The most datagrams that one wg_udp_send() takes, and the most packets or datagrams that a function of the app gets
 /// in one call. A later library may take more, but not fewer; and never gives more.
 ///
 /// Since: 0.1.0
@@ -39,7 +39,7 @@ pub use wg_datagram_flags_t::*;
 /// A datagram to send, or room for one to receive. What was received can be sent on as it is.
 ///
 /// Through a wg_transport_t they go as they do through a bind: its function is given what is to be sent, one datagram
-/// in each and not to be changed, and wg_transport_receive() takes what wg_bind_recv() has filled.
+/// in each and not to be changed, and wg_transport_receive() takes what wg_udp_recv() has filled.
 ///
 /// Since: 0.1.0
 #[repr(C)]

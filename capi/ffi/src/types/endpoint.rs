@@ -50,7 +50,7 @@ pub(crate) fn family(number: u32) -> Result<Family> {
 /// fields by hand if you have an address in another form. It has no padding, and what wg_ functions fill has zeros in
 /// all bytes that do not matter, so that two of those can be compared and hashed byte by byte.
 ///
-/// What wg_bind_recv() fills can be sent to as it is: the answer leaves from the address that the peer has sent to
+/// What wg_udp_recv() fills can be sent to as it is: the answer leaves from the address that the peer has sent to
 /// and, on Linux and Android, through the interface that it came in by (for IPv6 as far as the routes there are
 /// equally good). When that source is gone, sending forgets it. When the network changes, forget it yourself with
 /// wg_endpoint_clear_source(): the way may still be there, and not be the best any more.

@@ -137,8 +137,10 @@ impl wg_event_t {
             Event::ResolveFailed(key, reason) => {
                 Self { public_key: *key.as_bytes(), reason: fixed_text(reason), ..Self::of(WG_EVENT_RESOLVE_FAILED) }
             }
-            Event::BindFailed(reason) => Self { reason: fixed_text(reason), ..Self::of(WG_EVENT_SOCKETS_LOST) },
-            Event::BindRecovered(port) => Self { listen_port: (*port).into(), ..Self::of(WG_EVENT_SOCKETS_RECOVERED) },
+            Event::SocketsLost(reason) => Self { reason: fixed_text(reason), ..Self::of(WG_EVENT_SOCKETS_LOST) },
+            Event::SocketsRecovered(port) => {
+                Self { listen_port: (*port).into(), ..Self::of(WG_EVENT_SOCKETS_RECOVERED) }
+            }
             Event::Ended(reason) => Self { reason: fixed_text(reason), ..Self::of(WG_EVENT_ENDED) },
             _ => return None,
         })

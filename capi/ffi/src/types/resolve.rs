@@ -57,7 +57,7 @@ pub(crate) fn ip_address(number: u32, bytes: [u8; 16]) -> Result<IpAddr> {
 }
 
 /// Looks up a host name: writes up to `capacity` addresses (16 of them) to `addresses`, the best first, and how many
-/// they are to `*count`. Returns WG_OK, or a negative wg_result if that fails; what was written does not count then.
+/// they are to `*count`. Returns WG_OK, or a negative wg_result_t if that fails; what was written does not count then.
 /// WG_OK with no address is a failure as well.
 ///
 /// `user` is what came with the function. `host` is UTF-8, as it was configured, or "ipv4only.arpa" to find out about

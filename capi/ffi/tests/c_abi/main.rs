@@ -290,8 +290,8 @@ fn an_app_brings_packets_and_datagrams_from_c() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn binds_work_from_c() {
-    c_test("bind", "c99");
+fn udp_works_from_c() {
+    c_test("udp", "c99");
 }
 
 #[cfg(target_os = "linux")]
@@ -370,8 +370,8 @@ fn the_header_stands_alone() {
 #[test]
 fn enums_are_types_for_swift() {
     let text = "#include \"wg_embed.h\"\n\
-        _Static_assert(_Generic(wg_turn_off(0), enum wg_result: 1, default: 0), \"the result is an enum\");\n\
-        _Static_assert(sizeof(enum wg_result) == 4 && sizeof(enum wg_event_kind_t) == 4, \"of four bytes\");\n";
+        _Static_assert(_Generic(wg_turn_off(0), enum wg_result_t: 1, default: 0), \"the result is an enum\");\n\
+        _Static_assert(sizeof(enum wg_result_t) == 4 && sizeof(enum wg_event_kind_t) == 4, \"of four bytes\");\n";
     match compiler("CLANG", &["clang"]) {
         None => println!("skipped: there is no clang, which Swift reads headers with"),
         Some(clang) => {

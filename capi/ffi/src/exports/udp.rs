@@ -12,14 +12,14 @@ use crate::{
         handle::{self, Entry, Object},
         log,
         memory::give,
-        result::wg_result,
+        result::wg_result_t,
         sized::{Received, check_flags, read_sized},
     },
     types,
     types::{
-        bind::{WG_BIND_ANY_INTERFACE, WG_BIND_NO_OFFLOAD, wg_bind_flags_t, wg_bind_options_t},
         datagram::WG_BATCH_SIZE,
         fd::takes,
+        udp::{WG_UDP_ANY_INTERFACE, WG_UDP_NO_OFFLOAD, wg_udp_flags_t, wg_udp_options_t},
     },
 };
 use wg_embed::{
@@ -56,10 +56,10 @@ impl Deref for Bound {
 /// will do. One family missing on this host is fine: sending and receiving with it is WG_ERR_UNSUPPORTED. `options`
 /// may be NULL.
 ///
-/// Returns a handle above 0, to give to wg_bind_close(), or a negative wg_result. Binds and tunnels are counted
+/// Returns a handle above 0, to give to wg_udp_close(), or a negative wg_result_t. Binds and tunnels are counted
 /// together, but functions for tunnels do not know a bind's handle, nor those for binds a tunnel's.
 ///
-/// Memory: `options` and `port` are not kept. `destroy` is called exactly once with `user`: by wg_bind_close(), when
+/// Memory: `options` and `port` are not kept. `destroy` is called exactly once with `user`: by wg_udp_close(), when
 /// `protect` has returned for the last time, or before this call returns if it fails; unless its `struct_size` is
 /// wrong.
 /// Requires: `options` is NULL or points to `options->struct_size` readable bytes, its functions are NULL or of their
@@ -71,7 +71,7 @@ impl Deref for Bound {
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wg_bind_open(options: *const wg_bind_options_t, port: *mut u16) -> i32 {
+pub unsafe extern "C" fn wg_udp_open(options: *const wg_udp_options_t, port: *mut u16) -> i32 {
     let _uncancelled = Uncancelled::new();
     // Outside of the guard: what belongs to the callback is given up in any case.
     // SAFETY: the caller's contract is the same.
@@ -87,14 +87,14 @@ pub unsafe extern "C" fn wg_bind_open(options: *const wg_bind_options_t, port: *
     })
 }
 
-/// As wg_bind_open(), over a socket that the app has: a UDP socket, IPv4 or IPv6, that is bound. The other family is
+/// As wg_udp_open(), over a socket that the app has: a UDP socket, IPv4 or IPv6, that is bound. The other family is
 /// missing then. Lend a socket to one bind at a time.
 ///
 /// While the socket is lent it is non-blocking (O_NONBLOCK), its buffers are larger (SO_RCVBUF, SO_SNDBUF), it is
-/// marked and bound to an interface as wg_bind_set_mark() and wg_bind_set_interface() say, and on Linux and Android it
+/// marked and bound to an interface as wg_udp_set_mark() and wg_udp_set_interface() say, and on Linux and Android it
 /// has other values of IP_PKTINFO or IPV6_RECVPKTINFO, IP_RECVTOS or IPV6_RECVTCLASS, IP_MTU_DISCOVER or
 /// IPV6_MTU_DISCOVER, IPV6_AUTOFLOWLABEL, UDP_SEGMENT, and UDP_GRO, with which recv() returns several datagrams as one.
-/// wg_bind_close() puts all of that back, as does a call that fails. Datagrams that have arrived by then are dropped if
+/// wg_udp_close() puts all of that back, as does a call that fails. Datagrams that have arrived by then are dropped if
 /// UDP_GRO was changed. What cannot be put back for lack of permission is logged: the interface (CAP_NET_RAW) and the
 /// mark (CAP_NET_ADMIN). Other systems than Linux and Android may leave options changed that add control messages to
 /// what is received.
@@ -102,17 +102,17 @@ pub unsafe extern "C" fn wg_bind_open(options: *const wg_bind_options_t, port: *
 /// The port is written to `*port`, unless that is NULL. `protect` is not called.
 ///
 /// Memory: with WG_FD_TAKE for `fd_ownership`, `fd` is the library's from here on if, and only if, the call succeeds.
-/// With WG_FD_DUP it stays the caller's, to close at any time. The rest as wg_bind_open().
-/// Requires: as in wg_bind_open(); with WG_FD_TAKE, `fd` has no other user.
+/// With WG_FD_DUP it stays the caller's, to close at any time. The rest as wg_udp_open().
+/// Requires: as in wg_udp_open(); with WG_FD_TAKE, `fd` has no other user.
 /// Errors: WG_ERR_INVALID if `fd` is not open, is not a UDP socket, or not bound, or if `fd_ownership` is neither;
-/// WG_ERR_UNSUPPORTED on Windows; and as wg_bind_open().
+/// WG_ERR_UNSUPPORTED on Windows; and as wg_udp_open().
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wg_bind_adopt(
+pub unsafe extern "C" fn wg_udp_adopt(
     fd: i32,
     fd_ownership: u32,
-    options: *const wg_bind_options_t,
+    options: *const wg_udp_options_t,
     port: *mut u16,
 ) -> i32 {
     let _uncancelled = Uncancelled::new();
@@ -136,11 +136,11 @@ pub unsafe extern "C" fn wg_bind_adopt(
 }
 
 /// # Safety
-/// As in [`wg_bind_open`].
-unsafe fn read_options(options: *const wg_bind_options_t) -> Result<(BatchOptions, Protect)> {
-    const KNOWN: u32 = WG_BIND_NO_OFFLOAD as u32 | WG_BIND_ANY_INTERFACE as u32;
+/// As in [`wg_udp_open`].
+unsafe fn read_options(options: *const wg_udp_options_t) -> Result<(BatchOptions, Protect)> {
+    const KNOWN: u32 = WG_UDP_NO_OFFLOAD as u32 | WG_UDP_ANY_INTERFACE as u32;
     let Received { value: options, unknown_fields } = if options.is_null() {
-        Received { value: wg_bind_options_t::default(), unknown_fields: Ok(()) }
+        Received { value: wg_udp_options_t::default(), unknown_fields: Ok(()) }
     } else {
         // SAFETY: the caller's contract is the same.
         unsafe { read_sized(options, "options") }?
@@ -150,12 +150,12 @@ unsafe fn read_options(options: *const wg_bind_options_t) -> Result<(BatchOption
     let protect = unsafe { Protect::new(options.protect, options.user, options.destroy) };
     unknown_fields?;
     check_flags(options.flags, KNOWN)?;
-    let without = |flag: wg_bind_flags_t| options.flags & flag as u32 == 0;
+    let without = |flag: wg_udp_flags_t| options.flags & flag as u32 == 0;
     let options = BatchOptions::new()
         .with_mark(options.mark)
         .with_socket_hook(protect.hook())
-        .with_offload(without(WG_BIND_NO_OFFLOAD))
-        .with_sticky_interface(without(WG_BIND_ANY_INTERFACE));
+        .with_offload(without(WG_UDP_NO_OFFLOAD))
+        .with_sticky_interface(without(WG_UDP_ANY_INTERFACE));
     Ok((options, protect))
 }
 
@@ -172,7 +172,7 @@ fn make(protect: Protect, open: impl FnOnce() -> Result<BatchUdp>) -> Result<(i3
 }
 
 /// Puts new sockets in the place of those of a bind, for example when the network has changed. Threads in
-/// wg_bind_recv() go on waiting, now for the new ones. What the old ones have not delivered yet is lost.
+/// wg_udp_recv() go on waiting, now for the new ones. What the old ones have not delivered yet is lost.
 ///
 /// `*port` is the new port, or 0 for one that the system chooses; on success the port is written there. NULL: the port
 /// stays. `protect` is passed the new sockets. If it fails, the old ones stay; but where no two sockets may have the
@@ -182,11 +182,11 @@ fn make(protect: Protect, open: impl FnOnce() -> Result<BatchUdp>) -> Result<(i3
 /// Memory: `port` is not kept.
 /// Requires: `port` is NULL or readable and writable.
 /// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if it is closed meanwhile; WG_ERR_UNSUPPORTED for one of
-/// wg_bind_adopt(); and as wg_bind_open().
+/// wg_udp_adopt(); and as wg_udp_open().
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wg_bind_reopen(bind: i32, port: *mut u16) -> wg_result {
+pub unsafe extern "C" fn wg_udp_reopen(bind: i32, port: *mut u16) -> wg_result_t {
     guard_on(bind, |bind: &Entry<Bound>| {
         // SAFETY: NULL or readable, says the caller.
         let wanted = unsafe { port.as_ref() }.copied().or_else(|| bind.port()).unwrap_or(0);
@@ -201,7 +201,7 @@ pub unsafe extern "C" fn wg_bind_reopen(bind: i32, port: *mut u16) -> wg_result 
 /// thread, and `destroy` was called.
 ///
 /// Calls on it that are under way on other threads return at once with WG_ERR_CLOSED, also those that wait in
-/// wg_bind_recv(); later ones with WG_ERR_UNKNOWN_HANDLE. They may still be writing to their datagrams when this
+/// wg_udp_recv(); later ones with WG_ERR_UNKNOWN_HANDLE. They may still be writing to their datagrams when this
 /// returns: join the threads before you free those.
 ///
 /// Memory: everything that belongs to the bind is freed, with the last call that is under way.
@@ -210,7 +210,7 @@ pub unsafe extern "C" fn wg_bind_reopen(bind: i32, port: *mut u16) -> wg_result 
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub extern "C" fn wg_bind_close(bind: i32) -> wg_result {
+pub extern "C" fn wg_udp_close(bind: i32) -> wg_result_t {
     guard_end(bind, || {
         handle::end(bind, |entry: &Entry<Bound>| {
             entry.logged(|| finally(|| entry.close(), || entry.protect.close()));
@@ -219,7 +219,7 @@ pub extern "C" fn wg_bind_close(bind: i32) -> wg_result {
     })
 }
 
-/// Returns the most datagrams that one wg_bind_send() takes, and a good number to give room for in wg_bind_recv():
+/// Returns the most datagrams that one wg_udp_send() takes, and a good number to give room for in wg_udp_recv():
 /// WG_BATCH_SIZE, or more in a later version of the library.
 ///
 /// Memory: nothing changes hands.
@@ -227,11 +227,11 @@ pub extern "C" fn wg_bind_close(bind: i32) -> wg_result {
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub extern "C" fn wg_bind_batch_size(bind: i32) -> i32 {
+pub extern "C" fn wg_udp_batch_size(bind: i32) -> i32 {
     guard_on(bind, |_: &Entry<Bound>| Ok(WG_BATCH_SIZE as i32))
 }
 
-/// Marks what a bind sends from now on, also after wg_bind_reopen(): SO_MARK on Linux and Android, SO_USER_COOKIE on
+/// Marks what a bind sends from now on, also after wg_udp_reopen(): SO_MARK on Linux and Android, SO_USER_COOKIE on
 /// FreeBSD, SO_RTABLE on OpenBSD, nothing elsewhere.
 ///
 /// Memory: nothing changes hands.
@@ -240,17 +240,17 @@ pub extern "C" fn wg_bind_batch_size(bind: i32) -> i32 {
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub extern "C" fn wg_bind_set_mark(bind: i32, mark: u32) -> wg_result {
+pub extern "C" fn wg_udp_set_mark(bind: i32, mark: u32) -> wg_result_t {
     guard_on(bind, |bind: &Entry<Bound>| bind.set_mark(mark))
 }
 
 /// Ties the socket of a family (WG_IPV4 or WG_IPV6) to one network interface, by its index, whatever routes and
-/// endpoints say, also after wg_bind_reopen(); 0 ends that. On Windows only what is sent is bound to it. As long as
-/// `blackhole` is not 0, what that family sends is dropped: wg_bind_send() then counts it as dropped, and that is no
+/// endpoints say, also after wg_udp_reopen(); 0 ends that. On Windows only what is sent is bound to it. As long as
+/// `blackhole` is not 0, what that family sends is dropped: wg_udp_send() then counts it as dropped, and that is no
 /// error.
 ///
 /// On Linux it takes no permission the first time; later on, without CAP_NET_RAW, new sockets take the place of the
-/// old ones as with wg_bind_reopen().
+/// old ones as with wg_udp_reopen().
 ///
 /// Memory: nothing changes hands.
 /// Errors: nothing changes then. WG_ERR_INVALID for another family; WG_ERR_NOT_FOUND if there is no such interface;
@@ -260,27 +260,27 @@ pub extern "C" fn wg_bind_set_mark(bind: i32, mark: u32) -> wg_result {
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub extern "C" fn wg_bind_set_interface(bind: i32, family: u32, interface_index: u32, blackhole: i32) -> wg_result {
+pub extern "C" fn wg_udp_set_interface(bind: i32, family: u32, interface_index: u32, blackhole: i32) -> wg_result_t {
     guard_on(bind, |bind: &Entry<Bound>| {
         bind.set_interface(types::endpoint::family(family)?, interface_index, blackhole != 0)
     })
 }
 
-/// Returns the descriptor of a family's socket (WG_IPV4 or WG_IPV6), or a negative wg_result: to set options on it,
+/// Returns the descriptor of a family's socket (WG_IPV4 or WG_IPV6), or a negative wg_result_t: to set options on it,
 /// or to wait for it together with others.
 ///
 /// Do not receive from it: what comes may be several datagrams put together. Before you wait for it, call
-/// wg_bind_recv() with a `timeout_ms` of 0 until that returns 0; what the library has received already does not show
+/// wg_udp_recv() with a `timeout_ms` of 0 until that returns 0; what the library has received already does not show
 /// there any more.
 ///
-/// Memory: the descriptor is borrowed: do not close it. It is the library's, and closed by wg_bind_close(),
-/// wg_bind_reopen() and wg_bind_set_interface(); the number may mean something else after that.
+/// Memory: the descriptor is borrowed: do not close it. It is the library's, and closed by wg_udp_close(),
+/// wg_udp_reopen() and wg_udp_set_interface(); the number may mean something else after that.
 /// Errors: WG_ERR_INVALID for another family; WG_ERR_UNSUPPORTED if the family has no socket, and on Windows;
 /// WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
-pub extern "C" fn wg_bind_peek_fd(bind: i32, family: u32) -> i32 {
+pub extern "C" fn wg_udp_peek_fd(bind: i32, family: u32) -> i32 {
     guard_on(bind, |bind: &Entry<Bound>| {
         let family = types::endpoint::family(family)?;
         #[cfg(unix)]

@@ -16,7 +16,7 @@ static wg_endpoint_t at(const char *host, int port) {
 static int32_t open_bind(uint16_t *port) {
   int32_t bind;
   *port = 0;
-  bind = wg_bind_open(NULL, port);
+  bind = wg_udp_open(NULL, port);
   CHECK(bind > 0);
   CHECK(*port != 0);
   return bind;
@@ -62,7 +62,7 @@ static void receive(int32_t bind, uint32_t family, struct room *room, int count,
   int got = 0;
   while (got < count) {
     int most = at_a_time < MANY - got ? at_a_time : MANY - got;
-    int more = wg_bind_recv(bind, family, room->datagrams + got, (size_t)most, 5000);
+    int more = wg_udp_recv(bind, family, room->datagrams + got, (size_t)most, 5000);
     CHECK(more > 0 && more <= most);
     got += more;
   }
@@ -92,25 +92,25 @@ static void ping_and_pong(void) {
     wg_datagram_t ping = datagram("ping", &to_b);
     wg_send_report_t report;
     CHECK(a != b && port_a != port_b);
-    CHECK_EQ(wg_bind_batch_size(a), WG_BATCH_SIZE);
+    CHECK_EQ(wg_udp_batch_size(a), WG_BATCH_SIZE);
     ping.tos = 0x2;
-    CHECK_EQ(wg_bind_send(a, &ping, 1, &report), 1);
+    CHECK_EQ(wg_udp_send(a, &ping, 1, &report), 1);
     CHECK(report.sent == 1 && report.dropped == 0 && report.os_error == 0 && report.gso_disabled == 0);
     receive(b, families[i].family, &room, 1, MANY);
     check_is(&room.datagrams[0], "ping");
     CHECK_EQ(room.datagrams[0].tos, 0x2);
     CHECK_EQ(room.peers[0].source_interface, 1); /* lo */
     /* As it is, back to where it came from. */
-    CHECK_EQ(wg_bind_send(b, room.datagrams, 1, NULL), 1);
+    CHECK_EQ(wg_udp_send(b, room.datagrams, 1, NULL), 1);
     receive(a, families[i].family, &room, 1, MANY);
     check_is(&room.datagrams[0], "ping");
     CHECK_EQ(wg_endpoint_clear_source(&room.peers[0]), WG_OK);
     CHECK_EQ(memcmp(&room.peers[0], &to_b, sizeof to_b), 0);
     CHECK_EQ(room.peers[0].port, port_b);
-    CHECK_EQ(wg_bind_recv(a, families[i].family, room.datagrams, 1, 0), 0);
-    CHECK_EQ(wg_bind_recv(a, families[i].family, room.datagrams, 1, 20), 0);
-    CHECK_EQ(wg_bind_close(a), WG_OK);
-    CHECK_EQ(wg_bind_close(b), WG_OK);
+    CHECK_EQ(wg_udp_recv(a, families[i].family, room.datagrams, 1, 0), 0);
+    CHECK_EQ(wg_udp_recv(a, families[i].family, room.datagrams, 1, 20), 0);
+    CHECK_EQ(wg_udp_close(a), WG_OK);
+    CHECK_EQ(wg_udp_close(b), WG_OK);
   }
   free_room(&room);
 }
@@ -133,27 +133,27 @@ static void answers_leave_from_the_address_that_was_asked(void) {
   receive(bind, WG_IPV4, &room, 1, 1);
   CHECK_EQ(wg_endpoint_format_source(&room.peers[0], text), WG_OK);
   CHECK_EQ(strcmp(text, "127.0.0.9"), 0);
-  CHECK_EQ(wg_bind_send(bind, room.datagrams, 1, NULL), 1);
+  CHECK_EQ(wg_udp_send(bind, room.datagrams, 1, NULL), 1);
   memset(&address, 0, sizeof address);
   CHECK_EQ(recvfrom(peer, text, sizeof text, 0, (struct sockaddr *)&address, &len), 1);
   CHECK_EQ(ntohl(address.sin_addr.s_addr), 0x7f000009);
   CHECK_EQ(ntohs(address.sin_port), port);
   close(peer);
-  CHECK_EQ(wg_bind_close(bind), WG_OK);
+  CHECK_EQ(wg_udp_close(bind), WG_OK);
   free_room(&room);
 }
 
 static void full_batches_pass_whole(void) {
   static unsigned char data[MANY][1200];
-  wg_bind_options_t without = WG_BIND_OPTIONS_INIT;
-  const wg_bind_options_t *const options[] = {NULL, &without};
+  wg_udp_options_t without = WG_UDP_OPTIONS_INIT;
+  const wg_udp_options_t *const options[] = {NULL, &without};
   struct room room = make_room(1200);
   wg_datagram_t batch[MANY];
   int i, family, option, at_a_time;
-  without.flags = WG_BIND_NO_OFFLOAD | WG_BIND_ANY_INTERFACE;
+  without.flags = WG_UDP_NO_OFFLOAD | WG_UDP_ANY_INTERFACE;
   for (option = 0; option < 2; option++) {
     uint16_t port = 0;
-    int32_t bind = wg_bind_open(options[option], &port);
+    int32_t bind = wg_udp_open(options[option], &port);
     CHECK(bind > 0);
     for (family = 0; family < 2; family++) {
       wg_endpoint_t to = at(families[family].host, port);
@@ -165,7 +165,7 @@ static void full_batches_pass_whole(void) {
         batch[i].len = sizeof data[i] - (size_t)(i % 5 == 4);
       }
       for (at_a_time = 1; at_a_time < 200; at_a_time += 63) {
-        CHECK_EQ(wg_bind_send(bind, batch, MANY, &report), MANY);
+        CHECK_EQ(wg_udp_send(bind, batch, MANY, &report), MANY);
         CHECK(report.sent == MANY && report.dropped == 0);
         receive(bind, families[family].family, &room, MANY, at_a_time);
         for (i = 0; i < MANY; i++) {
@@ -180,12 +180,12 @@ static void full_batches_pass_whole(void) {
       batch[0].data = data;
       batch[0].len = 30 * sizeof data[0] + 1;
       batch[0].segment_size = sizeof data[0];
-      CHECK_EQ(wg_bind_send(bind, batch, 1, &report), 1);
+      CHECK_EQ(wg_udp_send(bind, batch, 1, &report), 1);
       CHECK_EQ(report.sent, 31);
       receive(bind, families[family].family, &room, 31, MANY);
       CHECK(room.datagrams[29].len == sizeof data[0] && room.datagrams[30].len == 1);
     }
-    CHECK_EQ(wg_bind_close(bind), WG_OK);
+    CHECK_EQ(wg_udp_close(bind), WG_OK);
   }
   free_room(&room);
 }
@@ -200,7 +200,7 @@ static void what_does_not_fit_is_cut_and_said(void) {
   batch[1] = datagram("", &to);
   batch[2] = datagram("next", &to);
   batch[3] = datagram("last", &to);
-  CHECK_EQ(wg_bind_send(bind, batch, 4, NULL), 4);
+  CHECK_EQ(wg_udp_send(bind, batch, 4, NULL), 4);
   receive(bind, WG_IPV4, &small, 3, 3);
   CHECK(small.datagrams[0].len == 4 && small.datagrams[0].full_len == 10);
   CHECK_EQ(small.datagrams[0].flags, WG_DATAGRAM_TRUNCATED);
@@ -209,9 +209,9 @@ static void what_does_not_fit_is_cut_and_said(void) {
   check_is(&small.datagrams[2], "next");
   /* Into no room at all, and to nobody who wants to know from whom. */
   memset(batch, 0, sizeof batch);
-  CHECK_EQ(wg_bind_recv(bind, WG_IPV4, batch, 1, 5000), 1);
+  CHECK_EQ(wg_udp_recv(bind, WG_IPV4, batch, 1, 5000), 1);
   CHECK(batch[0].len == 0 && batch[0].full_len == 4 && batch[0].flags == WG_DATAGRAM_TRUNCATED);
-  CHECK_EQ(wg_bind_close(bind), WG_OK);
+  CHECK_EQ(wg_udp_close(bind), WG_OK);
   free_room(&small);
 }
 
@@ -233,7 +233,7 @@ static void what_the_system_refuses_is_flagged(void) {
     batch[3].data = huge;
     batch[3].len = sizeof huge + (size_t)i * 20; /* without its extensions, IPv6 takes 20 bytes more */
     batch[4] = datagram("ten", &to);
-    CHECK_EQ(wg_bind_send(bind, batch, 5, &report), 3);
+    CHECK_EQ(wg_udp_send(bind, batch, 5, &report), 3);
     CHECK(report.sent == 3 && report.dropped == 2);
     CHECK_EQ(report.os_error, EINVAL);
     CHECK_EQ(batch[0].flags, 0);
@@ -246,9 +246,9 @@ static void what_the_system_refuses_is_flagged(void) {
     check_is(&room.datagrams[0], "one");
     check_is(&room.datagrams[1], "six");
     check_is(&room.datagrams[2], "ten");
-    CHECK_EQ(wg_bind_send(bind, batch, 0, &report), 0);
+    CHECK_EQ(wg_udp_send(bind, batch, 0, &report), 0);
     CHECK(report.sent == 0 && report.dropped == 0);
-    CHECK_EQ(wg_bind_close(bind), WG_OK);
+    CHECK_EQ(wg_udp_close(bind), WG_OK);
   }
   free_room(&room);
 }
@@ -265,44 +265,44 @@ static void bad_arguments_send_and_receive_nothing(void) {
   untouched = report;
   for (i = 0; i <= WG_BATCH_SIZE; i++) many[i] = one;
   many[0].flags = 77;
-  CHECK_FAILS(wg_bind_send(bind, many, WG_BATCH_SIZE + 1, &report), WG_ERR_TOO_LARGE, "129 datagrams");
-  CHECK_FAILS(wg_bind_send(bind, many, SIZE_MAX, &report), WG_ERR_TOO_LARGE, "a batch, which is 128");
+  CHECK_FAILS(wg_udp_send(bind, many, WG_BATCH_SIZE + 1, &report), WG_ERR_TOO_LARGE, "129 datagrams");
+  CHECK_FAILS(wg_udp_send(bind, many, SIZE_MAX, &report), WG_ERR_TOO_LARGE, "a batch, which is 128");
   CHECK_EQ(many[0].flags, 77);
-  CHECK_FAILS(wg_bind_send(bind, NULL, 1, &report), WG_ERR_NULL, "datagrams is NULL");
-  CHECK_EQ(wg_bind_send(bind, NULL, 0, NULL), 0);
+  CHECK_FAILS(wg_udp_send(bind, NULL, 1, &report), WG_ERR_NULL, "datagrams is NULL");
+  CHECK_EQ(wg_udp_send(bind, NULL, 0, NULL), 0);
 
   batch[0] = batch[1] = one;
   batch[1].peer = NULL;
-  CHECK_FAILS(wg_bind_send(bind, batch, 2, &report), WG_ERR_NULL, "datagrams[1]: peer is NULL");
+  CHECK_FAILS(wg_udp_send(bind, batch, 2, &report), WG_ERR_NULL, "datagrams[1]: peer is NULL");
   batch[1] = one;
   batch[1].data = NULL;
-  CHECK_FAILS(wg_bind_send(bind, batch, 2, &report), WG_ERR_NULL, "datagrams[1]: data is NULL");
+  CHECK_FAILS(wg_udp_send(bind, batch, 2, &report), WG_ERR_NULL, "datagrams[1]: data is NULL");
   batch[1] = one;
   batch[1].tos = 256;
-  CHECK_FAILS(wg_bind_send(bind, batch, 2, &report), WG_ERR_INVALID, "datagrams[1]: tos is 256");
+  CHECK_FAILS(wg_udp_send(bind, batch, 2, &report), WG_ERR_INVALID, "datagrams[1]: tos is 256");
   batch[1] = one;
   batch[1].peer = &wrong;
   wrong.family = 0;
-  CHECK_FAILS(wg_bind_send(bind, batch, 2, &report), WG_ERR_INVALID, "datagrams[1]: the family is 0");
+  CHECK_FAILS(wg_udp_send(bind, batch, 2, &report), WG_ERR_INVALID, "datagrams[1]: the family is 0");
   wrong.family = AF_INET;
-  CHECK_FAILS(wg_bind_send(bind, batch, 2, &report), WG_ERR_INVALID, "family is 2");
+  CHECK_FAILS(wg_udp_send(bind, batch, 2, &report), WG_ERR_INVALID, "family is 2");
   CHECK_EQ(memcmp(&report, &untouched, sizeof report), 0);
 
   batch[0] = one;
   batch[0].data = NULL;
   batch[0].capacity = 1;
-  CHECK_FAILS(wg_bind_recv(bind, WG_IPV4, NULL, 1, 0), WG_ERR_NULL, "datagrams is NULL");
-  CHECK_FAILS(wg_bind_recv(bind, WG_IPV4, batch, 1, -1), WG_ERR_NULL, "datagrams[0]: data is NULL");
-  CHECK_FAILS(wg_bind_recv(bind, WG_IPV4, batch, 0, -1), WG_ERR_INVALID, "no datagram");
-  CHECK_FAILS(wg_bind_recv(bind, WG_IPV4, NULL, 0, -1), WG_ERR_INVALID, "no datagram");
-  CHECK_FAILS(wg_bind_recv(bind, AF_INET, &one, 1, 0), WG_ERR_INVALID, "family is 2");
-  CHECK_FAILS(wg_bind_peek_fd(bind, 0), WG_ERR_INVALID, "family is 0");
-  CHECK_FAILS(wg_bind_set_interface(bind, 7, 0, 0), WG_ERR_INVALID, "family is 7");
-  CHECK_FAILS(wg_bind_set_interface(bind, WG_IPV4, INT_MAX, 0), WG_ERR_NOT_FOUND, "2147483647");
+  CHECK_FAILS(wg_udp_recv(bind, WG_IPV4, NULL, 1, 0), WG_ERR_NULL, "datagrams is NULL");
+  CHECK_FAILS(wg_udp_recv(bind, WG_IPV4, batch, 1, -1), WG_ERR_NULL, "datagrams[0]: data is NULL");
+  CHECK_FAILS(wg_udp_recv(bind, WG_IPV4, batch, 0, -1), WG_ERR_INVALID, "no datagram");
+  CHECK_FAILS(wg_udp_recv(bind, WG_IPV4, NULL, 0, -1), WG_ERR_INVALID, "no datagram");
+  CHECK_FAILS(wg_udp_recv(bind, AF_INET, &one, 1, 0), WG_ERR_INVALID, "family is 2");
+  CHECK_FAILS(wg_udp_peek_fd(bind, 0), WG_ERR_INVALID, "family is 0");
+  CHECK_FAILS(wg_udp_set_interface(bind, 7, 0, 0), WG_ERR_INVALID, "family is 7");
+  CHECK_FAILS(wg_udp_set_interface(bind, WG_IPV4, INT_MAX, 0), WG_ERR_NOT_FOUND, "2147483647");
 
   /* None of it has sent anything. */
-  CHECK_EQ(wg_bind_recv(bind, WG_IPV4, many, 1, 0), 0);
-  CHECK_EQ(wg_bind_close(bind), WG_OK);
+  CHECK_EQ(wg_udp_recv(bind, WG_IPV4, many, 1, 0), 0);
+  CHECK_EQ(wg_udp_close(bind), WG_OK);
 }
 
 /* Everything that takes a bind, with a number that is none. */
@@ -311,14 +311,14 @@ static void check_unknown(int32_t bind) {
   wg_endpoint_t to = at("127.0.0.1", 9);
   wg_datagram_t one = datagram("x", &to);
   wg_send_report_t report;
-  CHECK_FAILS(wg_bind_reopen(bind, &port), WG_ERR_UNKNOWN_HANDLE, "no bind with handle");
-  CHECK_EQ(wg_bind_batch_size(bind), WG_ERR_UNKNOWN_HANDLE);
-  CHECK_EQ(wg_bind_set_mark(bind, 0), WG_ERR_UNKNOWN_HANDLE);
-  CHECK_EQ(wg_bind_set_interface(bind, WG_IPV4, 0, 0), WG_ERR_UNKNOWN_HANDLE);
-  CHECK_EQ(wg_bind_peek_fd(bind, WG_IPV4), WG_ERR_UNKNOWN_HANDLE);
-  CHECK_EQ(wg_bind_send(bind, &one, 1, &report), WG_ERR_UNKNOWN_HANDLE);
-  CHECK_EQ(wg_bind_recv(bind, WG_IPV4, &one, 1, -1), WG_ERR_UNKNOWN_HANDLE);
-  CHECK_EQ(wg_bind_close(bind), WG_ERR_UNKNOWN_HANDLE);
+  CHECK_FAILS(wg_udp_reopen(bind, &port), WG_ERR_UNKNOWN_HANDLE, "no bind with handle");
+  CHECK_EQ(wg_udp_batch_size(bind), WG_ERR_UNKNOWN_HANDLE);
+  CHECK_EQ(wg_udp_set_mark(bind, 0), WG_ERR_UNKNOWN_HANDLE);
+  CHECK_EQ(wg_udp_set_interface(bind, WG_IPV4, 0, 0), WG_ERR_UNKNOWN_HANDLE);
+  CHECK_EQ(wg_udp_peek_fd(bind, WG_IPV4), WG_ERR_UNKNOWN_HANDLE);
+  CHECK_EQ(wg_udp_send(bind, &one, 1, &report), WG_ERR_UNKNOWN_HANDLE);
+  CHECK_EQ(wg_udp_recv(bind, WG_IPV4, &one, 1, -1), WG_ERR_UNKNOWN_HANDLE);
+  CHECK_EQ(wg_udp_close(bind), WG_ERR_UNKNOWN_HANDLE);
   CHECK_EQ(port, 7);
 }
 
@@ -329,7 +329,7 @@ static void handles_are_never_reused_nor_mixed_up(void) {
   struct end tunnel;
   char *text = NULL;
   size_t i;
-  CHECK_EQ(wg_bind_close(a), WG_OK);
+  CHECK_EQ(wg_udp_close(a), WG_OK);
   check_unknown(a);
   b = open_bind(&port);
   CHECK(b > a);
@@ -343,28 +343,28 @@ static void handles_are_never_reused_nor_mixed_up(void) {
   CHECK_EQ(wg_turn_off(b), WG_ERR_UNKNOWN_HANDLE);
   /* Both are still what they were. */
   CHECK(listen_port(tunnel.handle) > 0);
-  CHECK(wg_bind_peek_fd(b, WG_IPV4) >= 0);
+  CHECK(wg_udp_peek_fd(b, WG_IPV4) >= 0);
   turn_off(tunnel);
-  CHECK_EQ(wg_bind_close(b), WG_OK);
+  CHECK_EQ(wg_udp_close(b), WG_OK);
 }
 
 static void ports(void) {
   uint16_t port, wanted;
   int32_t a = open_bind(&port), b;
   wanted = port;
-  CHECK_FAILS(wg_bind_open(NULL, &wanted), WG_ERR_ADDR_IN_USE, "port");
+  CHECK_FAILS(wg_udp_open(NULL, &wanted), WG_ERR_ADDR_IN_USE, "port");
   CHECK_EQ(wanted, port);
-  b = wg_bind_open(NULL, NULL);
+  b = wg_udp_open(NULL, NULL);
   CHECK(b > 0);
-  CHECK_FAILS(wg_bind_reopen(b, &wanted), WG_ERR_ADDR_IN_USE, "port");
-  CHECK_EQ(wg_bind_reopen(a, NULL), WG_OK);
-  CHECK_FAILS(wg_bind_reopen(b, &wanted), WG_ERR_ADDR_IN_USE, "port");
+  CHECK_FAILS(wg_udp_reopen(b, &wanted), WG_ERR_ADDR_IN_USE, "port");
+  CHECK_EQ(wg_udp_reopen(a, NULL), WG_OK);
+  CHECK_FAILS(wg_udp_reopen(b, &wanted), WG_ERR_ADDR_IN_USE, "port");
   wanted = 0;
-  CHECK_EQ(wg_bind_reopen(a, &wanted), WG_OK);
+  CHECK_EQ(wg_udp_reopen(a, &wanted), WG_OK);
   CHECK(wanted != 0 && wanted != port);
-  CHECK_EQ(wg_bind_reopen(b, &port), WG_OK);
-  CHECK_EQ(wg_bind_close(a), WG_OK);
-  CHECK_EQ(wg_bind_close(b), WG_OK);
+  CHECK_EQ(wg_udp_reopen(b, &port), WG_OK);
+  CHECK_EQ(wg_udp_close(a), WG_OK);
+  CHECK_EQ(wg_udp_close(b), WG_OK);
 }
 
 static void descriptors_are_lent(void) {
@@ -377,27 +377,27 @@ static void descriptors_are_lent(void) {
   for (i = 0; i < 2; i++) {
     struct sockaddr_in6 address;
     socklen_t len = sizeof address;
-    fd = wg_bind_peek_fd(bind, families[i].family);
+    fd = wg_udp_peek_fd(bind, families[i].family);
     CHECK(fd >= 0);
     CHECK_EQ(getsockname(fd, (struct sockaddr *)&address, &len), 0);
     CHECK_EQ(address.sin6_family, i == 0 ? AF_INET : AF_INET6);
     CHECK_EQ(ntohs(address.sin6_port), port);
   }
   again = port;
-  CHECK_EQ(wg_bind_reopen(bind, &again), WG_OK);
+  CHECK_EQ(wg_udp_reopen(bind, &again), WG_OK);
   CHECK_EQ(again, port);
 
   /* They can be waited for. */
   to = at("127.0.0.1", port);
   one = datagram("x", &to);
-  ready.fd = wg_bind_peek_fd(bind, WG_IPV4);
+  ready.fd = wg_udp_peek_fd(bind, WG_IPV4);
   ready.events = POLLIN;
   CHECK_EQ(poll(&ready, 1, 0), 0);
-  CHECK_EQ(wg_bind_send(bind, &one, 1, NULL), 1);
+  CHECK_EQ(wg_udp_send(bind, &one, 1, NULL), 1);
   CHECK_EQ(poll(&ready, 1, 60000), 1);
   memset(&one, 0, sizeof one);
-  CHECK_EQ(wg_bind_recv(bind, WG_IPV4, &one, 1, 0), 1);
-  CHECK_EQ(wg_bind_close(bind), WG_OK);
+  CHECK_EQ(wg_udp_recv(bind, WG_IPV4, &one, 1, 0), 1);
+  CHECK_EQ(wg_udp_close(bind), WG_OK);
   CHECK_EQ(open_fds(), fds);
 }
 
@@ -416,40 +416,40 @@ static void an_apps_own_socket(void) {
     CHECK(fd >= 0);
     memset(&address, 0, sizeof address);
     address.sin_family = AF_INET;
-    CHECK_FAILS(wg_bind_adopt(fd, WG_FD_TAKE, NULL, &port), WG_ERR_INVALID, "not bound");
+    CHECK_FAILS(wg_udp_adopt(fd, WG_FD_TAKE, NULL, &port), WG_ERR_INVALID, "not bound");
     CHECK(is_open(fd) && !is_nonblocking(fd) && port == 1);
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     CHECK_EQ(bind(fd, (struct sockaddr *)&address, len), 0);
-    CHECK_FAILS(wg_bind_adopt(fd, 0, NULL, &port), WG_ERR_INVALID, "fd_ownership is 0");
-    handle = wg_bind_adopt(fd, (uint32_t)owners[i], NULL, &port);
+    CHECK_FAILS(wg_udp_adopt(fd, 0, NULL, &port), WG_ERR_INVALID, "fd_ownership is 0");
+    handle = wg_udp_adopt(fd, (uint32_t)owners[i], NULL, &port);
     CHECK(handle > 0);
     CHECK_EQ(is_open(fd), owners[i] == WG_FD_DUP);
     to = at("127.0.0.1", port);
     one = datagram("x", &to);
-    CHECK_EQ(wg_bind_send(handle, &one, 1, NULL), 1);
+    CHECK_EQ(wg_udp_send(handle, &one, 1, NULL), 1);
     receive(handle, WG_IPV4, &room, 1, 1);
     check_is(&room.datagrams[0], "x");
-    CHECK_FAILS(wg_bind_recv(handle, WG_IPV6, room.datagrams, 1, -1), WG_ERR_UNSUPPORTED, "no IPv6 socket");
-    CHECK_EQ(wg_bind_peek_fd(handle, WG_IPV6), WG_ERR_UNSUPPORTED);
-    CHECK_EQ(wg_bind_set_interface(handle, WG_IPV6, 0, 0), WG_ERR_UNSUPPORTED);
-    CHECK_EQ(wg_bind_reopen(handle, NULL), WG_ERR_UNSUPPORTED);
+    CHECK_FAILS(wg_udp_recv(handle, WG_IPV6, room.datagrams, 1, -1), WG_ERR_UNSUPPORTED, "no IPv6 socket");
+    CHECK_EQ(wg_udp_peek_fd(handle, WG_IPV6), WG_ERR_UNSUPPORTED);
+    CHECK_EQ(wg_udp_set_interface(handle, WG_IPV6, 0, 0), WG_ERR_UNSUPPORTED);
+    CHECK_EQ(wg_udp_reopen(handle, NULL), WG_ERR_UNSUPPORTED);
     to = at("[::1]", port);
-    CHECK_FAILS(wg_bind_send(handle, &one, 1, NULL), WG_ERR_UNSUPPORTED, "no IPv6 socket");
-    CHECK_EQ(wg_bind_close(handle), WG_OK);
+    CHECK_FAILS(wg_udp_send(handle, &one, 1, NULL), WG_ERR_UNSUPPORTED, "no IPv6 socket");
+    CHECK_EQ(wg_udp_close(handle), WG_OK);
     if (owners[i] == WG_FD_DUP) {
       CHECK(!is_nonblocking(fd));
       close(fd);
     }
     CHECK_EQ(open_fds(), fds);
   }
-  CHECK_FAILS(wg_bind_adopt(-1, WG_FD_TAKE, NULL, NULL), WG_ERR_INVALID, "not open");
+  CHECK_FAILS(wg_udp_adopt(-1, WG_FD_TAKE, NULL, NULL), WG_ERR_INVALID, "not open");
   make_pair(SOCK_DGRAM, pair);
-  CHECK_FAILS(wg_bind_adopt(pair[0], WG_FD_TAKE, NULL, NULL), WG_ERR_INVALID, "not a UDP socket");
+  CHECK_FAILS(wg_udp_adopt(pair[0], WG_FD_TAKE, NULL, NULL), WG_ERR_INVALID, "not a UDP socket");
   CHECK(is_open(pair[0]) && !is_nonblocking(pair[0]));
   close(pair[0]);
   close(pair[1]);
   pair[0] = socket(AF_INET, SOCK_STREAM, 0);
-  CHECK_FAILS(wg_bind_adopt(pair[0], WG_FD_TAKE, NULL, NULL), WG_ERR_INVALID, "not a UDP socket");
+  CHECK_FAILS(wg_udp_adopt(pair[0], WG_FD_TAKE, NULL, NULL), WG_ERR_INVALID, "not a UDP socket");
   CHECK(is_open(pair[0]) && !is_nonblocking(pair[0]));
   close(pair[0]);
   free_room(&room);
@@ -464,7 +464,7 @@ static int32_t protect(void *user, int32_t fd, uint32_t family) {
   uint16_t port = 0;
   CHECK(is_open(fd));
   CHECK(family == WG_IPV4 || family == WG_IPV6);
-  CHECK_EQ(wg_bind_open(NULL, &port), WG_ERR_BUSY);
+  CHECK_EQ(wg_udp_open(NULL, &port), WG_ERR_BUSY);
   app->asked++;
   return app->refuse;
 }
@@ -472,40 +472,40 @@ static int32_t protect(void *user, int32_t fd, uint32_t family) {
 static void destroy(void *user) { ((struct app *)user)->destroyed++; }
 
 static void each_socket_is_shown_first(void) {
-  wg_bind_options_t options = WG_BIND_OPTIONS_INIT;
+  wg_udp_options_t options = WG_UDP_OPTIONS_INIT;
   struct app app = {0, 1, 0};
   int32_t bind;
   uint16_t port = 0;
   options.protect = protect;
   options.user = &app;
   options.destroy = destroy;
-  CHECK_FAILS(wg_bind_open(&options, &port), WG_ERR_PERMISSION, "refused the IPv4 socket");
+  CHECK_FAILS(wg_udp_open(&options, &port), WG_ERR_PERMISSION, "refused the IPv4 socket");
   CHECK(app.asked == 1 && app.destroyed == 1 && port == 0);
   app.refuse = app.destroyed = app.asked = 0;
-  bind = wg_bind_open(&options, &port);
+  bind = wg_udp_open(&options, &port);
   CHECK(bind > 0);
   CHECK_EQ(app.asked, 2);
   app.refuse = -1;
-  CHECK_EQ(wg_bind_reopen(bind, NULL), WG_ERR_PERMISSION);
+  CHECK_EQ(wg_udp_reopen(bind, NULL), WG_ERR_PERMISSION);
   app.refuse = 0;
-  CHECK_EQ(wg_bind_reopen(bind, NULL), WG_OK);
+  CHECK_EQ(wg_udp_reopen(bind, NULL), WG_OK);
   CHECK(app.asked == 5 && app.destroyed == 0);
-  CHECK_EQ(wg_bind_close(bind), WG_OK);
+  CHECK_EQ(wg_udp_close(bind), WG_OK);
   CHECK_EQ(app.destroyed, 1);
 }
 
 static void options_are_checked(void) {
-  wg_bind_options_t options = WG_BIND_OPTIONS_INIT;
+  wg_udp_options_t options = WG_UDP_OPTIONS_INIT;
   struct app app = {0, 0, 0};
   CHECK_EQ(options.struct_size, sizeof options);
   options.user = &app;
   options.destroy = destroy;
   options.flags = 4;
-  CHECK_FAILS(wg_bind_open(&options, NULL), WG_ERR_INVALID, "flags is 0x4");
+  CHECK_FAILS(wg_udp_open(&options, NULL), WG_ERR_INVALID, "flags is 0x4");
   CHECK_EQ(app.destroyed, 1);
   options.flags = 0;
   options.struct_size = 1;
-  CHECK_FAILS(wg_bind_open(&options, NULL), WG_ERR_INVALID, "struct_size is 1");
+  CHECK_FAILS(wg_udp_open(&options, NULL), WG_ERR_INVALID, "struct_size is 1");
   CHECK_EQ(app.destroyed, 1);
 }
 
@@ -517,14 +517,14 @@ static void a_black_hole_is_no_error(void) {
   wg_send_report_t report;
   batch[0] = datagram("x", &v4);
   batch[1] = datagram("x", &v6);
-  CHECK_EQ(wg_bind_set_interface(bind, WG_IPV4, 0, 1), WG_OK);
-  CHECK_EQ(wg_bind_send(bind, batch, 2, &report), 1);
+  CHECK_EQ(wg_udp_set_interface(bind, WG_IPV4, 0, 1), WG_OK);
+  CHECK_EQ(wg_udp_send(bind, batch, 2, &report), 1);
   CHECK(report.sent == 1 && report.dropped == 1 && report.os_error == 0);
   CHECK(batch[0].flags == WG_DATAGRAM_DROPPED && batch[1].flags == 0);
-  CHECK_EQ(wg_bind_set_interface(bind, WG_IPV4, 0, 0), WG_OK);
-  CHECK_EQ(wg_bind_send(bind, batch, 2, &report), 2);
-  CHECK_EQ(wg_bind_set_mark(bind, 0), WG_OK);
-  CHECK_EQ(wg_bind_close(bind), WG_OK);
+  CHECK_EQ(wg_udp_set_interface(bind, WG_IPV4, 0, 0), WG_OK);
+  CHECK_EQ(wg_udp_send(bind, batch, 2, &report), 2);
+  CHECK_EQ(wg_udp_set_mark(bind, 0), WG_OK);
+  CHECK_EQ(wg_udp_close(bind), WG_OK);
 }
 
 struct work {
@@ -538,7 +538,7 @@ static void *receive_all(void *argument) {
   struct work *work = argument;
   struct room room = make_room(64);
   int32_t count;
-  do count = wg_bind_recv(work->bind, work->family, room.datagrams, MANY, -1);
+  do count = wg_udp_recv(work->bind, work->family, room.datagrams, MANY, -1);
   while (count >= 0);
   free_room(&room);
   return (void *)(intptr_t)count;
@@ -551,7 +551,7 @@ static void *send_all(void *argument) {
   int32_t count;
   int i;
   for (i = 0; i < 20; i++) batch[i] = datagram("ping", &to);
-  do count = wg_bind_send(work->bind, batch, 20, NULL);
+  do count = wg_udp_send(work->bind, batch, 20, NULL);
   while (count >= 0);
   return (void *)(intptr_t)count;
 }
@@ -573,8 +573,8 @@ static void closing_ends_every_call(void) {
     if (round % 2 == 0)
       for (i = 4; i < 8; i++) start(&threads[i], send_all, &work[i % 2]);
     sleep_ms(round % 5);
-    if (round % 4 == 0) CHECK_EQ(wg_bind_reopen(bind, NULL), WG_OK);
-    CHECK_EQ(wg_bind_close(bind), WG_OK);
+    if (round % 4 == 0) CHECK_EQ(wg_udp_reopen(bind, NULL), WG_OK);
+    CHECK_EQ(wg_udp_close(bind), WG_OK);
     for (i = 0; i < (round % 2 == 0 ? 8 : 4); i++) {
       void *end;
       CHECK_EQ(pthread_join(threads[i], &end), 0);
@@ -594,7 +594,7 @@ static void closing_is_told_apart_from_a_wrong_handle(void) {
   work.family = WG_IPV6;
   start(&thread, receive_all, &work);
   sleep_ms(50);
-  CHECK_EQ(wg_bind_close(work.bind), WG_OK);
+  CHECK_EQ(wg_udp_close(work.bind), WG_OK);
   CHECK_EQ(pthread_join(thread, &end), 0);
   CHECK_EQ((intptr_t)end, WG_ERR_CLOSED);
 }
