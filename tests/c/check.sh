@@ -37,6 +37,11 @@ $CC -std=c11 $warn -fsyntax-only "$out/alone.c"
 for std in c++11 c++17 c++20; do
   $CXX -std=$std $warn -x c++ -fsyntax-only "$out/alone.c"
 done
+# Beside another library's header, in either order; the program runs with the others.
+for order in OURS_FIRST OURS_LAST; do
+  $CC -std=c99 $warn -D$order -fsyntax-only tests/c/wireguard_tools.c
+  $CXX -std=c++11 $warn -D$order -x c++ -fsyntax-only tests/c/wireguard_tools.c
+done
 
 sanitize="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
 export ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1

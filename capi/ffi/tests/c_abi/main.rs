@@ -430,6 +430,22 @@ fn only_the_known_symbols_are_exported() {
     }
 }
 
+/// A program that drives the kernel's WireGuard by wireguard-tools' embeddable-wg-library can have both.
+#[test]
+fn no_name_is_one_of_embeddable_wg_library() {
+    c_test("wireguard_tools", "c99");
+    let source = fs::read_to_string(root().join("tests/c/wireguard_tools.c")).unwrap();
+    let known = fs::read_to_string(root().join("abi/symbols.txt")).unwrap();
+    let declared = |line: &str| {
+        let name = line.strip_suffix(");")?.split_once('(')?.0.rsplit([' ', '*']).next()?;
+        (!line.starts_with(' ') && name.starts_with("wg_")).then(|| name.to_owned())
+    };
+    let theirs: Vec<_> = source.lines().filter_map(declared).collect();
+    assert_eq!(theirs.len(), 12, "{theirs:?}");
+    let same: Vec<_> = known.lines().filter(|ours| theirs.iter().any(|name| name == ours)).collect();
+    assert!(same.is_empty(), "these are names of embeddable-wg-library: {same:?}");
+}
+
 /// The library does not even know how to end the process, start another or handle a signal.
 #[cfg(target_os = "linux")]
 #[test]
