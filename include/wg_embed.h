@@ -628,9 +628,9 @@ typedef struct wg_tun_callbacks_t {
    */
   void *user;
   /**
-   * Called exactly once with `user`, or NULL: by wg_turn_off(), when all that the app brought to the tunnel has
-   * returned for the last time; or by wg_turn_on_with() if it fails (unless the reason is a wrong `struct_size`). It
-   * may call what the other functions may.
+   * Called exactly once with `user`, or NULL: by wg_turn_off(), when all of the app's functions for the tunnel
+   * have returned for the last time; or by wg_turn_on_with() if it fails (unless the reason is a wrong
+   * `struct_size`). It may call what the other functions may.
    */
   wg_destroy_fn_t destroy;
 } wg_tun_callbacks_t;
@@ -1526,7 +1526,7 @@ int32_t wg_peek_socket_fd4(int32_t handle);
 int32_t wg_peek_socket_fd6(int32_t handle);
 
 /**
- * Ties a tunnel's IPv4 socket to one network interface, by its index, whatever the routes say, and its successors as
+ * Binds a tunnel's IPv4 socket to one network interface, by its index, whatever the routes say, and its successors as
  * well; 0 ends that. On Windows only what is sent is bound to it.
  *
  * As long as `blackhole` is not 0, everything that would leave by IPv4 is dropped here, and counted as
@@ -2261,7 +2261,7 @@ int32_t wg_udp_batch_size(int32_t bind);
 wg_result_t wg_udp_set_mark(int32_t bind, uint32_t mark);
 
 /**
- * Ties the socket of a family (WG_IPV4 or WG_IPV6) to one network interface, by its index, whatever routes and
+ * Binds the socket of a family (WG_IPV4 or WG_IPV6) to one network interface, by its index, whatever routes and
  * endpoints say, also after wg_udp_reopen(); 0 ends that. On Windows only what is sent is bound to it. As long as
  * `blackhole` is not 0, what that family sends is dropped: wg_udp_send() then counts it as dropped, and that is no
  * error.

@@ -163,8 +163,8 @@ pub extern "C" fn wgGetConfig(handle: c_int) -> *mut c_char {
     copy
 }
 
-/// Renews a tunnel's sockets, soon: this does not wait for it. If it fails it is tried again until it works, or the tunnel is
-/// turned off, and the log says so. Each peer with a session is sent a packet then.
+/// Reopens a tunnel's sockets, soon: this does not wait for it. If it fails it is tried again until it works, or the
+/// tunnel is turned off, and the log says so. Each peer with a session is sent a packet then.
 #[unsafe(no_mangle)]
 pub extern "C" fn wgBumpSockets(handle: c_int) {
     ffi::leaf::bump_sockets_soon(handle);

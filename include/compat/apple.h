@@ -95,8 +95,8 @@ int64_t wgSetConfig(int handle,
 char *wgGetConfig(int handle);
 
 /**
- * Renews a tunnel's sockets, soon: this does not wait for it. If it fails it is tried again until it works, or the tunnel is
- * turned off, and the log says so. Each peer with a session is sent a packet then.
+ * Reopens a tunnel's sockets, soon: this does not wait for it. If it fails it is tried again until it works, or the
+ * tunnel is turned off, and the log says so. Each peer with a session is sent a packet then.
  */
 void wgBumpSockets(int handle);
 

@@ -108,7 +108,7 @@ void wgFreePtr(void *memory);
 /**
  * Returns the descriptor of a tunnel's IPv4 socket, or -4 if there is no such tunnel, or -1 if there is no such socket.
  *
- * Memory: it is borrowed, until the sockets are renewed or the tunnel is turned off.
+ * Memory: it is borrowed, until the sockets are reopened or the tunnel is turned off.
  */
 int32_t wgGetSocketV4(int32_t handle);
 
@@ -118,11 +118,10 @@ int32_t wgGetSocketV4(int32_t handle);
 int32_t wgGetSocketV6(int32_t handle);
 
 /**
- * Ties the sockets of one family, AF_INET or AF_INET6, of all tunnels to the interface with this index; with 0, what would
- * leave there is dropped. Of another family nothing is asked. What fails is in the tunnels' logs.
+ * Binds the sockets of one family, AF_INET or AF_INET6, of all tunnels to the interface with this index; with 0, what
+ * would leave there is dropped. No-op for another family. What fails is in the tunnels' logs.
  */
-void wgRebindTunnelSocket(uint16_t family,
-                          uint32_t interface_index);
+void wgRebindTunnelSocket(uint16_t family, uint32_t interface_index);
 
 /**
  * DAITA is not there: returns -6, or before that -4 if there is no such tunnel, -5 if it has no such peer, and -3 if

@@ -76,8 +76,8 @@ pub struct Received<'a> {
 pub struct BatchUdp {
     pair: Pair,
     inboxes: [Inbox; 2],
-    /// Room for what is joined: as many pieces as threads have been sending at once.
-    rooms: Mutex<Vec<Box<[u8]>>>,
+    /// Buffers for joined datagrams: as many as threads have been sending at once.
+    buffers: Mutex<Vec<Box<[u8]>>>,
 }
 
 impl Default for BatchOptions {
@@ -159,7 +159,7 @@ impl BatchOptions {
             pair.hook = self.hook;
             pair.options = self.sockets;
             pair.set_mark(self.mark)?;
-            Ok(BatchUdp { pair, inboxes, rooms: Mutex::default() })
+            Ok(BatchUdp { pair, inboxes, buffers: Mutex::default() })
         };
         make().map_err(|err| Error::io("cannot wait for UDP sockets", err))
     }
@@ -294,17 +294,17 @@ impl BatchUdp {
 
     /// Returns whether a socket was lost by that.
     fn send_joined(&self, batch: &[Transmit<'_>], report: &mut SendReport) -> Result<bool> {
-        let rooms = || sync::lock(&self.rooms);
-        let room = rooms().pop();
-        let mut room =
-            room.map_or_else(|| zeroed(join::ROOM), Ok).map_err(|e| Error::io("cannot join datagrams", e))?;
+        let buffers = || sync::lock(&self.buffers);
+        let buffer = buffers().pop();
+        let mut buffer =
+            buffer.map_or_else(|| zeroed(join::ROOM), Ok).map_err(|e| Error::io("cannot join datagrams", e))?;
         let (mut next, mut lost) = (0, false);
         while next < batch.len() {
-            let (window, count) = Window::fill(&batch[next..], next, |family| self.pair.joins(family), &mut room);
+            let (window, count) = Window::fill(&batch[next..], next, |family| self.pair.joins(family), &mut buffer);
             lost |= self.pair.send(window.transmits(), window.origins(), report);
             next += count;
         }
-        rooms().push(room);
+        buffers().push(buffer);
         Ok(lost)
     }
 

@@ -1,5 +1,5 @@
 /* wg_tun_callbacks_t and wg_transport_t: what passes, what is refused, what callbacks may do, and when they end. */
-#include "bring.h"
+#include "custom_io.h"
 
 static void packets_pass_in_batches(void) {
   struct node a, b;

@@ -1,6 +1,6 @@
 /* Two tunnels over a network of the app's that loses every fifth datagram, doubles some and changes their order: what gets
    through is all that was not lost, once, and about in order. The dice are the same in every run. */
-#include "bring.h"
+#include "custom_io.h"
 
 enum {
   PACKETS = 4000, /* each way */

@@ -31,7 +31,8 @@ pub fn bump_sockets_soon(handle: i32) -> wg_result_t {
     })
 }
 
-/// Ties the sockets of one family, of all tunnels; without an index, what would leave there is dropped.
+/// Binds the sockets of one family, of all tunnels, to an interface. Without an index, what would leave there is
+/// dropped.
 pub fn bind_all_to_interface(family: Family, interface_index: u32) {
     for handle in handle::all::<Running>() {
         if bind_to_interface(handle, family, interface_index, i32::from(interface_index == 0)) != wg_result_t::WG_OK {

@@ -5,7 +5,7 @@
 mod descriptors;
 mod handover;
 mod harness;
-mod life;
+mod lifecycle;
 mod log;
 #[path = "../../../tests/netns/mod.rs"]
 mod netns;

@@ -247,7 +247,7 @@ pub unsafe extern "C" fn wgFreePtr(memory: *mut c_void) {
 
 /// Returns the descriptor of a tunnel's IPv4 socket, or -4 if there is no such tunnel, or -1 if there is no such socket.
 ///
-/// Memory: it is borrowed, until the sockets are renewed or the tunnel is turned off.
+/// Memory: it is borrowed, until the sockets are reopened or the tunnel is turned off.
 #[unsafe(no_mangle)]
 pub extern "C" fn wgGetSocketV4(handle: i32) -> i32 {
     socket(ffi::wg_peek_socket_fd4(handle))
@@ -267,8 +267,8 @@ fn socket(fd: i32) -> i32 {
     }
 }
 
-/// Ties the sockets of one family, AF_INET or AF_INET6, of all tunnels to the interface with this index; with 0, what would
-/// leave there is dropped. Of another family nothing is asked. What fails is in the tunnels' logs.
+/// Binds the sockets of one family, AF_INET or AF_INET6, of all tunnels to the interface with this index; with 0, what
+/// would leave there is dropped. No-op for another family. What fails is in the tunnels' logs.
 #[unsafe(no_mangle)]
 pub extern "C" fn wgRebindTunnelSocket(family: u16, interface_index: u32) {
     let family = match c_int::from(family) {

@@ -36,7 +36,7 @@ pub extern "C" fn wg_peek_socket_fd6(handle: i32) -> i32 {
     peek(handle, Family::V6)
 }
 
-/// Ties a tunnel's IPv4 socket to one network interface, by its index, whatever the routes say, and its successors as
+/// Binds a tunnel's IPv4 socket to one network interface, by its index, whatever the routes say, and its successors as
 /// well; 0 ends that. On Windows only what is sent is bound to it.
 ///
 /// As long as `blackhole` is not 0, everything that would leave by IPv4 is dropped here, and counted as

@@ -244,7 +244,7 @@ pub extern "C" fn wg_udp_set_mark(bind: i32, mark: u32) -> wg_result_t {
     guard_on(bind, |bind: &Entry<Bound>| bind.set_mark(mark))
 }
 
-/// Ties the socket of a family (WG_IPV4 or WG_IPV6) to one network interface, by its index, whatever routes and
+/// Binds the socket of a family (WG_IPV4 or WG_IPV6) to one network interface, by its index, whatever routes and
 /// endpoints say, also after wg_udp_reopen(); 0 ends that. On Windows only what is sent is bound to it. As long as
 /// `blackhole` is not 0, what that family sends is dropped: wg_udp_send() then counts it as dropped, and that is no
 /// error.

@@ -62,9 +62,9 @@ pub struct wg_tun_callbacks_t {
     pub room: wg_tun_room_fn_t,
     /// Passed to each of the functions.
     pub user: *mut c_void,
-    /// Called exactly once with `user`, or NULL: by wg_turn_off(), when all that the app brought to the tunnel has
-    /// returned for the last time; or by wg_turn_on_with() if it fails (unless the reason is a wrong `struct_size`). It
-    /// may call what the other functions may.
+    /// Called exactly once with `user`, or NULL: by wg_turn_off(), when all of the app's functions for the tunnel
+    /// have returned for the last time; or by wg_turn_on_with() if it fails (unless the reason is a wrong
+    /// `struct_size`). It may call what the other functions may.
     pub destroy: wg_destroy_fn_t,
 }
 

@@ -284,7 +284,7 @@ fn endpoints_work_from_c() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn an_app_brings_packets_and_datagrams_from_c() {
+fn custom_io_works_from_c() {
     c_test("custom_io", "c99");
 }
 

@@ -1,6 +1,7 @@
-/* Two tunnels without a device and without sockets: what the tests of wg_tun_callbacks_t and wg_transport_t have in common. */
-#ifndef BRING_H
-#define BRING_H
+/* Two tunnels without a device and without sockets: what the tests of wg_tun_callbacks_t and wg_transport_t have in
+ * common. */
+#ifndef CUSTOM_IO_H
+#define CUSTOM_IO_H
 
 #include "check.h"
 
