@@ -1,0 +1,208 @@
+//! What look-ups share: answers that are still valid, and questions on their way.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::{Arc, Mutex, Weak},
+    time::Duration,
+};
+
+use wg_embed::{sync::lock, time::Instant};
+
+use super::{
+    Failure, Family,
+    cache::Cache,
+    message::Kind,
+    name::Name,
+    network::Network,
+    query::{Outcome, Query},
+};
+use crate::task::{Task, Waker};
+
+/// A stack's stub resolver.
+pub(crate) struct Resolver<N: Network>(Arc<Mutex<Table<N>>>);
+
+/// A question: a name, and which addresses of it.
+pub(super) type Question = (Name, Kind);
+
+pub(super) struct Table<N: Network> {
+    /// The servers that were asked last. With others nothing that was learned is valid.
+    servers: Vec<IpAddr>,
+    /// How often they have changed.
+    generation: u64,
+    cache: Cache,
+    running: HashMap<Question, Weak<Task<Query<N>>>>,
+}
+
+/// An answer that is known, or on its way.
+pub(super) enum Answer<N: Network> {
+    Known(Outcome),
+    Running(Arc<Task<Query<N>>>),
+}
+
+impl<N: Network> Answer<N> {
+    /// Returns the outcome, once it is known.
+    pub(super) fn outcome(&self) -> Option<&Outcome> {
+        match self {
+            Self::Known(outcome) => Some(outcome),
+            Self::Running(query) => query.machine().outcome(),
+        }
+    }
+}
+
+impl<N: Network> Resolver<N> {
+    /// A resolver that knows nothing.
+    pub(crate) fn new() -> Self {
+        let (servers, cache, running) = (Vec::new(), Cache::default(), HashMap::new());
+        Self(Arc::new(Mutex::new(Table { servers, generation: 0, cache, running })))
+    }
+
+    /// How many questions are on their way.
+    #[cfg(test)]
+    pub(super) fn running(&self) -> usize {
+        lock(&self.0).running.len()
+    }
+
+    /// Looks `question` up. If the answer is not known, `waker` is woken when it is.
+    fn ask(&self, net: &N, question: Question, waker: &Waker) -> Answer<N> {
+        let servers = net.servers();
+        let (query, new) = {
+            let mut guard = lock(&self.0);
+            let table = &mut *guard;
+            if table.servers != servers {
+                table.servers = servers;
+                table.generation += 1;
+                table.cache = Cache::default();
+                table.running.clear();
+            }
+            if let Some(addresses) = table.cache.get(&question, net.now()) {
+                return Answer::Known(Ok(addresses.to_vec()));
+            }
+            if table.servers.is_empty() {
+                return Answer::Known(Err(Failure::NoServers));
+            }
+            let running = table.running.entry(question);
+            match &running {
+                Entry::Occupied(query) => query.get().upgrade(),
+                Entry::Vacant(_) => None,
+            }
+            .map_or_else(
+                || {
+                    let servers = (&table.servers[..], table.generation);
+                    let (net, shared, question) = (net.clone(), Arc::clone(&self.0), running.key().clone());
+                    let query = Task::new(|waker| Query::new(net, shared, question, servers, waker));
+                    running.insert_entry(Arc::downgrade(&query));
+                    (query, true)
+                },
+                |query| (query, false),
+            )
+        };
+        query.machine().join(waker.clone());
+        if new {
+            query.wake();
+        }
+        Answer::Running(query)
+    }
+}
+
+impl<N: Network> Table<N> {
+    /// A question that was asked with the servers of a generation is answered, or not.
+    pub(super) fn answered(
+        &mut self,
+        question: &Question,
+        generation: u64,
+        addresses: Option<&[IpAddr]>,
+        now: Instant,
+        ttl: Duration,
+    ) {
+        if generation != self.generation {
+            return;
+        }
+        self.running.remove(question);
+        if let Some(addresses) = addresses {
+            self.cache.put(question, addresses, now, ttl);
+        }
+    }
+
+    /// A question's query is dropped.
+    pub(super) fn given_up(&mut self, question: &Question) {
+        // It may be another one's by now.
+        if self.running.get(question).is_some_and(|query| query.strong_count() == 0) {
+            self.running.remove(question);
+        }
+    }
+}
+
+/// What a look-up is for.
+pub(crate) enum Host {
+    /// An address in text form.
+    Address(IpAddr),
+    /// `localhost`, or below it.
+    Local,
+    /// Any other name.
+    Name(Name),
+}
+
+impl Host {
+    /// Reads an address or a name.
+    pub(crate) fn parse(text: &str) -> std::io::Result<Self> {
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Address(address));
+        }
+        let name = Name::parse(text)?;
+        Ok(if name.is_localhost() { Self::Local } else { Self::Name(name) })
+    }
+}
+
+/// The addresses of a host by family: the family that comes first, then the other one, if both are wanted.
+pub(crate) struct Addresses<N: Network>(Vec<Answer<N>>);
+
+impl<N: Network> Addresses<N> {
+    /// Looks `host` up. `waker` is woken when another family's addresses are known.
+    pub(crate) fn look_up(net: &N, host: Host, family: Family, waker: &Waker) -> Self {
+        let local = |kind: &Kind| match kind {
+            Kind::A => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            Kind::Aaaa => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        };
+        let known = |address| Answer::Known(Ok(vec![address]));
+        Self(match host {
+            Host::Address(address) => match (family, address) {
+                (Family::Ipv4, IpAddr::V6(_)) | (Family::Ipv6, IpAddr::V4(_)) => vec![Answer::Known(Ok(Vec::new()))],
+                _ => vec![known(address)],
+            },
+            Host::Local => kinds(net, family).iter().map(|kind| known(local(kind))).collect(),
+            Host::Name(name) => kinds(net, family)
+                .into_iter()
+                .map(|kind| net.resolver().ask(net, (name.clone(), kind), waker))
+                .collect(),
+        })
+    }
+
+    /// Returns what is known, by family.
+    pub(crate) fn outcomes(&self) -> impl ExactSizeIterator<Item = Option<&Outcome>> + Clone {
+        self.0.iter().map(Answer::outcome)
+    }
+
+    /// Gives up what is not known yet.
+    pub(crate) fn give_up(&mut self) {
+        self.0.clear();
+    }
+
+    /// Why there is no address, if all outcomes are known and there is none. A failure is told rather than that nothing
+    /// was found: the address may be what the failed question was for.
+    pub(crate) fn failure(&self) -> Failure {
+        self.outcomes().flatten().find_map(|outcome| outcome.as_ref().err().copied()).unwrap_or(Failure::NotFound)
+    }
+}
+
+/// Which addresses to ask for, those that come first first.
+fn kinds(net: &impl Network, family: Family) -> Vec<Kind> {
+    let both = match family {
+        Family::Any | Family::PreferIpv6 => [Kind::Aaaa, Kind::A],
+        Family::PreferIpv4 => [Kind::A, Kind::Aaaa],
+        Family::Ipv4 => return vec![Kind::A],
+        Family::Ipv6 => return vec![Kind::Aaaa],
+    };
+    let usable: Vec<Kind> = both.into_iter().filter(|kind| net.has_family(*kind == Kind::Aaaa)).collect();
+    if usable.is_empty() { both.to_vec() } else { usable }
+}

@@ -1,0 +1,3 @@
+mod message;
+mod resolver;
+pub(crate) mod response;

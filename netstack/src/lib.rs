@@ -1,0 +1,56 @@
+//! A userspace TCP/IP stack: connections through a WireGuard tunnel without an interface and without root.
+//!
+//! A [`Netstack`] is a [`Tun`](wg_embed::tun::Tun). What a tunnel decrypts is the stack's input, what the stack sends
+//! is what the tunnel encrypts. Connections are [`TcpStream`], [`TcpListener`] and [`UdpSocket`]; with
+//! [`Netstack::intercept`] those of all addresses and ports.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::{io::{Read, Write}, sync::Arc, time::Duration};
+//!
+//! use wg_embed::{bind::UdpBind, config::Update, device, device::Tunnel, uapi};
+//! use wg_embed_netstack::{Netstack, Options};
+//!
+//! let addresses = vec!["10.0.0.2".parse()?];
+//! let stack = Netstack::new(Options { addresses, ..Options::default() })?;
+//! let tunnel = Tunnel::start(stack.tun(), Arc::new(UdpBind::new()?), device::Options::default())?;
+//! let settings = "private_key=...\npublic_key=...\nendpoint=192.0.2.1:51820\nallowed_ip=0.0.0.0/0\n";
+//! tunnel.device().apply(uapi::parse_set(settings, uapi::Limits::default())?)?;
+//! tunnel.device().up()?;
+//!
+//! let mut web = stack.dial_tcp("10.0.0.1:80", Duration::from_secs(10))?;
+//! web.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+//! let mut answer = String::new();
+//! web.read_to_string(&mut answer)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | module | what it has |
+//! |---|---|
+//! | `tcp` | one TCP connection, without I/O, clock or randomness of its own |
+//! | `stack` | which packet belongs to what; deadlines, memory, and the `Tun` |
+//! | `stream`, `listener`, `udp`, `intercept`, `ping` | what programs hold in their hands |
+//! | `dns`, `dial` | names, and connections to names |
+//! | `task` | what runs when a socket or a deadline wakes it, without a thread of its own |
+
+pub mod dial;
+pub mod dns;
+pub mod intercept;
+pub mod listener;
+pub mod notify;
+pub mod options;
+pub mod ping;
+mod stack;
+pub mod stream;
+mod task;
+mod tcp;
+pub mod udp;
+
+pub use intercept::{Intercept, InterceptOptions, PendingTcp};
+pub use listener::TcpListener;
+pub use notify::{Notify, Readiness};
+pub use options::Options;
+pub use stack::Netstack;
+pub use stream::TcpStream;
+pub use udp::{UdpFlow, UdpSocket};

@@ -1,0 +1,64 @@
+//! A listener inside the tunnel.
+
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use crate::{
+    TcpStream,
+    notify::Notify,
+    stack::{Listening, Shared},
+};
+
+/// Accepts TCP connections to one port of the stack's own addresses (or one of them). Dropping it refuses what waits.
+pub struct TcpListener {
+    shared: Arc<Shared>,
+    listening: Arc<Listening>,
+}
+
+impl TcpListener {
+    pub(crate) const fn new(shared: Arc<Shared>, listening: Arc<Listening>) -> Self {
+        Self { shared, listening }
+    }
+
+    fn stream(&self, socket: Arc<crate::stack::TcpSocket>) -> TcpStream {
+        TcpStream::new(self.shared.clone(), socket)
+    }
+
+    /// Where it listens; the port is the real one if 0 was asked for.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.listening.at
+    }
+
+    /// The next established connection, without waiting.
+    ///
+    /// # Errors
+    /// `WouldBlock`; `ConnectionAborted` after the stack was closed.
+    pub fn try_accept(&self) -> io::Result<TcpStream> {
+        self.listening.pop().map(|socket| self.stream(socket))
+    }
+
+    /// The next established connection.
+    ///
+    /// # Errors
+    /// `TimedOut`; `ConnectionAborted` after the stack was closed.
+    pub fn accept(&self, timeout: Option<Duration>) -> io::Result<TcpStream> {
+        self.listening.wait(timeout).map(|socket| self.stream(socket))
+    }
+
+    /// Replaces who is told of connections.
+    pub fn set_notify(&self, notify: Option<Arc<dyn Notify>>) {
+        self.listening.set_notify(notify);
+    }
+}
+
+impl Drop for TcpListener {
+    fn drop(&mut self) {
+        crate::stack::stop_listening(&self.shared, &self.listening);
+    }
+}
+
+impl fmt::Debug for TcpListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpListener").field("at", &self.local_addr()).finish_non_exhaustive()
+    }
+}

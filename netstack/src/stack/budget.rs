@@ -1,0 +1,82 @@
+//! Bytes of buffers, for everything in a stack together.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::tcp::Budget;
+
+/// A number of bytes, and how many of them are taken.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    limit: usize,
+    used: AtomicUsize,
+}
+
+impl Memory {
+    pub(super) const fn new(limit: usize) -> Self {
+        Self { limit, used: AtomicUsize::new(0) }
+    }
+
+    /// How many bytes are taken.
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Whether so little is left that nothing new should be begun.
+    pub(crate) fn is_short(&self) -> bool {
+        /// A buffer of a connection that has just begun, and one more.
+        const LEAST: usize = 4096;
+        self.limit.saturating_sub(self.used()) <= LEAST.max(self.limit / 4096)
+    }
+
+    fn add(&self, bytes: usize, held: usize) -> bool {
+        let add = |used: usize| {
+            let free = self.limit.saturating_sub(used);
+            (bytes <= free && held.saturating_add(bytes) <= free).then(|| used + bytes)
+        };
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
+    }
+}
+
+impl Budget for Memory {
+    fn take(&self, bytes: usize) -> bool {
+        self.add(bytes, 0)
+    }
+
+    /// A buffer may be as large as what is left then: so of many that take what they can, each gets the same, and there is
+    /// always a little for one more.
+    fn grow(&self, held: usize, bytes: usize) -> bool {
+        self.add(bytes, held)
+    }
+
+    fn is_over(&self, held: usize) -> bool {
+        held > self.limit.saturating_sub(self.used())
+    }
+
+    fn give(&self, bytes: usize) {
+        let before = self.used.fetch_sub(bytes, Ordering::Relaxed);
+        debug_assert!(before >= bytes, "more was given back than taken");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_that_take_what_they_can_leave_some_for_others() {
+        let memory = Memory::new(1 << 20);
+        let mut buffers = [0; 10];
+        for round in 0..10_000 {
+            let buffer = &mut buffers[round % 10];
+            if memory.grow(*buffer, 1000) {
+                *buffer += 1000;
+            }
+        }
+        assert_eq!(memory.used(), buffers.iter().sum());
+        assert!(buffers.iter().all(|buffer| (90_000..=100_000).contains(buffer)), "{buffers:?}");
+        assert!(memory.grow(0, 80_000) && !memory.is_short());
+        assert!(memory.take((1 << 20) - memory.used()) && !memory.take(1) && memory.is_short());
+        memory.give(1 << 20);
+        assert_eq!(memory.used(), 0);
+    }
+}

@@ -1,0 +1,250 @@
+//! Which TCP connections there are: open, half-open, in TIME-WAIT, and those who wait for new ones.
+
+use std::{
+    collections::VecDeque,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use wg_embed::{
+    sync::{lock, read, write},
+    time::Instant,
+};
+
+use super::{
+    deadlines::{Timed, Timer},
+    half_open::{HalfOpens, MAX_HALF_OPEN},
+    listeners::Listeners,
+    segment::{Builder, max_segment},
+    shared::Shared,
+    socket::TcpSocket,
+    time_wait::TimeWaits,
+    tuple::{FourTuple, Map},
+};
+use crate::tcp::{Config, HalfOpen, Header, TimeWait};
+
+/// The tables. A connection's lock may be held while one of these is taken, not the other way round.
+pub(crate) struct Connections {
+    open: RwLock<Map<Arc<TcpSocket>>>,
+    /// As many as `open` has: to be asked without its lock.
+    count: AtomicUsize,
+    pub(super) half_open: Mutex<HalfOpens>,
+    pub(super) time_wait: Mutex<TimeWaits>,
+    pub(super) listeners: RwLock<Listeners>,
+    /// Connections that may have something to send, each at most once.
+    ready: Mutex<VecDeque<Arc<TcpSocket>>>,
+    half_open_timer: Arc<HalfOpenTimer>,
+    time_wait_timer: Arc<TimeWaitTimer>,
+    max: usize,
+}
+
+impl Connections {
+    pub(super) fn new(max: usize) -> Self {
+        Self {
+            open: RwLock::default(),
+            count: AtomicUsize::new(0),
+            half_open: Mutex::new(HalfOpens::new(max.min(MAX_HALF_OPEN))),
+            time_wait: Mutex::new(TimeWaits::new(max)),
+            listeners: RwLock::default(),
+            ready: Mutex::default(),
+            half_open_timer: Arc::new(HalfOpenTimer(Timer::new())),
+            time_wait_timer: Arc::new(TimeWaitTimer(Timer::new())),
+            max,
+        }
+    }
+
+    pub(super) fn get(&self, tuple: &FourTuple) -> Option<Arc<TcpSocket>> {
+        read(&self.open).get(tuple).cloned()
+    }
+
+    pub(super) fn contains(&self, tuple: &FourTuple) -> bool {
+        read(&self.open).contains_key(tuple)
+    }
+
+    pub(super) fn insert(&self, socket: &Arc<TcpSocket>) {
+        let mut open = write(&self.open);
+        open.insert(socket.tuple, socket.clone());
+        self.count.store(open.len(), Ordering::Relaxed);
+    }
+
+    /// Takes a connection unless there is one of the same addresses and ports; returns whether it was taken.
+    pub(super) fn insert_new(&self, socket: &Arc<TcpSocket>) -> bool {
+        let mut open = write(&self.open);
+        let std::collections::hash_map::Entry::Vacant(place) = open.entry(socket.tuple) else { return false };
+        place.insert(socket.clone());
+        self.count.store(open.len(), Ordering::Relaxed);
+        true
+    }
+
+    /// All that are open.
+    pub(super) fn all(&self) -> Vec<Arc<TcpSocket>> {
+        read(&self.open).values().cloned().collect()
+    }
+
+    /// How many are open.
+    pub(super) fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Whether there must be no further connection.
+    pub(super) fn is_full(&self) -> bool {
+        self.len() + lock(&self.half_open).len() >= self.max
+    }
+
+    /// Takes a connection out that has ended; it may be remembered in TIME-WAIT.
+    pub(super) fn forget(&self, shared: &Arc<Shared>, socket: &TcpSocket, state: Option<TimeWait>, now: Instant) {
+        if let Some(state) = state {
+            self.remember(shared, socket.tuple, state, now);
+        }
+        let mut open = write(&self.open);
+        let removed = open.remove(&socket.tuple);
+        self.count.store(open.len(), Ordering::Relaxed);
+        if open.is_empty() && open.capacity() > 1024 {
+            open.shrink_to_fit();
+        }
+        drop(open);
+        drop(removed);
+    }
+
+    fn remember(&self, shared: &Arc<Shared>, tuple: FourTuple, state: TimeWait, now: Instant) {
+        let mut time_wait = lock(&self.time_wait);
+        time_wait.insert(tuple, state, now);
+        let next = time_wait.next_end();
+        drop(time_wait);
+        self.schedule_time_wait(shared, next);
+    }
+
+    fn schedule_time_wait(&self, shared: &Arc<Shared>, next: Option<Instant>) {
+        if let Some(at) = next {
+            shared.schedule(&self.time_wait_timer.0, at, || self.time_wait_timer.clone());
+        }
+    }
+
+    /// To be called after changes of deadlines of half-open connections.
+    pub(super) fn schedule_half_open(&self, shared: &Arc<Shared>, next: Option<Instant>) {
+        if let Some(at) = next {
+            shared.schedule(&self.half_open_timer.0, at, || self.half_open_timer.clone());
+        }
+    }
+
+    /// Puts a connection at the end of those that have something to send.
+    pub(super) fn make_ready(&self, socket: &Arc<TcpSocket>) {
+        if socket.queue() {
+            lock(&self.ready).push_back(socket.clone());
+        }
+    }
+
+    pub(super) fn has_ready(&self) -> bool {
+        !lock(&self.ready).is_empty()
+    }
+
+    /// Takes the first connection that has something to send.
+    pub(super) fn next_ready(&self) -> Option<Arc<TcpSocket>> {
+        let mut ready = lock(&self.ready);
+        let socket = ready.pop_front()?;
+        if ready.is_empty() && ready.capacity() > 1024 {
+            ready.shrink_to_fit();
+        }
+        drop(ready);
+        // From here on a change puts it there again.
+        socket.unqueue();
+        Some(socket)
+    }
+
+    pub(super) fn clear_ready(&self) {
+        let ready = std::mem::take(&mut *lock(&self.ready));
+        ready.iter().for_each(|socket| socket.unqueue());
+    }
+}
+
+/// What a connection is made with.
+pub(super) fn config(shared: &Shared, remote: SocketAddr) -> Config {
+    Config {
+        max_segment: max_segment(shared.mtu(), remote.ip()),
+        receive_buffer: shared.options.receive_buffer,
+        send_buffer: shared.options.send_buffer,
+    }
+}
+
+/// The first sequence number (RFC 6528): it grows with time, and nobody else can tell where it begins.
+pub(super) fn initial_sequence(shared: &Shared, tuple: &FourTuple, now: Instant) -> u32 {
+    let ticks = now.as_nanos() / 4000;
+    (shared.keyed_hash("sequence number", tuple) as u32).wrapping_add(ticks as u32)
+}
+
+/// What is added to time stamps: the same for each connection of these addresses and ports, so that they grow over
+/// connections too.
+pub(super) fn clock_offset(shared: &Shared, tuple: &FourTuple) -> u32 {
+    shared.keyed_hash("time stamp", tuple) as u32
+}
+
+/// Sends a segment without payload.
+pub(super) fn send_header(shared: &Shared, tuple: &FourTuple, header: &Header) {
+    if shared.send(&Builder::new(tuple).packet(header)) {
+        shared.counters.packets_out.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Lets half-open connections send their SYN-ACK again, or end.
+struct HalfOpenTimer(Timer);
+
+impl Timed for HalfOpenTimer {
+    fn timer(&self) -> &Timer {
+        &self.0
+    }
+
+    fn due(self: Arc<Self>, shared: &Arc<Shared>, now: Instant) {
+        let mut table = lock(&shared.tcp.half_open);
+        while let Some(tuple) = table.due(now) {
+            let again = table.get_mut(&tuple).filter(|entry| !entry.held).and_then(|entry| {
+                entry.half.deadline()?;
+                let header = entry.half.syn_ack(now);
+                entry.half.deadline().map(|at| (header, at))
+            });
+            match again {
+                Some((header, at)) => {
+                    send_header(shared, &tuple, &header);
+                    table.set_deadline(&tuple, at);
+                }
+                None => drop(table.remove(&tuple)),
+            }
+        }
+        let next = table.next_deadline();
+        drop(table);
+        shared.tcp.schedule_half_open(shared, next);
+    }
+}
+
+/// Lets connections in TIME-WAIT end.
+struct TimeWaitTimer(Timer);
+
+impl Timed for TimeWaitTimer {
+    fn timer(&self) -> &Timer {
+        &self.0
+    }
+
+    fn due(self: Arc<Self>, shared: &Arc<Shared>, now: Instant) {
+        /// Those that end within this end together.
+        const TOGETHER: std::time::Duration = std::time::Duration::from_secs(1);
+        let mut table = lock(&shared.tcp.time_wait);
+        table.expire(now);
+        let next = table.next_end().map(|at| at.max(now + TOGETHER));
+        drop(table);
+        shared.tcp.schedule_time_wait(shared, next);
+    }
+}
+
+/// The error of a program's call while the stack is closed.
+pub(crate) fn closed() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the stack was closed")
+}
+
+/// Begins a half-open connection.
+pub(super) fn half_open(shared: &Shared, tuple: &FourTuple, syn: &Header, now: Instant) -> HalfOpen {
+    let config = config(shared, tuple.remote());
+    HalfOpen::new(syn, &config, initial_sequence(shared, tuple, now), clock_offset(shared, tuple), now)
+}

@@ -1,0 +1,358 @@
+//! Packets that arrive: which belongs to what.
+
+use std::sync::{Arc, MutexGuard, atomic::Ordering};
+
+use wg_embed::{
+    sync::{lock, read},
+    time::Instant,
+    tun::PacketList,
+};
+
+use super::{
+    connections::{config, half_open, send_header},
+    counters::Dropped,
+    fragments, icmp,
+    listeners::Listening,
+    packet::{self, Malformed, Packet, is_host},
+    segment::{self, reset_for},
+    shared::{Interception, Shared},
+    socket::{State, TcpSocket},
+    tuple::FourTuple,
+    udp,
+};
+use crate::{
+    PendingTcp, TcpStream,
+    tcp::{Segment, Verdict},
+};
+
+/// A segment that arrived, and what it belongs to.
+struct Arrival<'a> {
+    tuple: FourTuple,
+    segment: Segment<'a>,
+}
+
+/// Takes packets from the tunnel.
+pub(super) fn receive(shared: &Arc<Shared>, packets: PacketList<'_>) {
+    let now = shared.now();
+    shared.counters.packets_in.fetch_add(packets.ranges.len() as u64, Ordering::Relaxed);
+    let mut packets = packets.iter();
+    let mut next = None;
+    while let Some(arrival) = next.take().or_else(|| segments(shared, &mut packets)) {
+        // A run of segments of one connection takes its lock once.
+        if let Some(socket) = shared.tcp.get(&arrival.tuple) {
+            next = run(shared, &socket, arrival, &mut packets, now);
+        } else {
+            without_connection(shared, &arrival, now);
+        }
+    }
+}
+
+/// Passes segments to a connection as long as they are for it. Returns the first other one.
+fn run<'a>(
+    shared: &Arc<Shared>,
+    socket: &Arc<TcpSocket>,
+    mut arrival: Arrival<'a>,
+    packets: &mut impl Iterator<Item = &'a [u8]>,
+    now: Instant,
+) -> Option<Arrival<'a>> {
+    let mut state: MutexGuard<'_, State> = socket.lock();
+    if state.is_gone() {
+        drop(state);
+        without_connection(shared, &arrival, now);
+        return None;
+    }
+    loop {
+        state.connection.receive(&arrival.segment, now);
+        let Some(packet) = packets.next() else {
+            socket.settle(shared, state, now);
+            return None;
+        };
+        match parse(shared, packet) {
+            Some(Parsed::Segment(next)) if next.tuple == socket.tuple => arrival = next,
+            other => {
+                socket.settle(shared, state, now);
+                return match other {
+                    Some(Parsed::Segment(next)) => Some(next),
+                    Some(Parsed::Other(packet)) => {
+                        dispatch_other(shared, &packet, now);
+                        None
+                    }
+                    None => None,
+                };
+            }
+        }
+    }
+}
+
+/// The next segment; packets of other kinds before it are dispatched.
+fn segments<'a>(shared: &Arc<Shared>, packets: &mut impl Iterator<Item = &'a [u8]>) -> Option<Arrival<'a>> {
+    loop {
+        match parse(shared, packets.next()?) {
+            Some(Parsed::Segment(arrival)) => return Some(arrival),
+            Some(Parsed::Other(packet)) => dispatch_other(shared, &packet, shared.now()),
+            None => {}
+        }
+    }
+}
+
+enum Parsed<'a> {
+    Segment(Arrival<'a>),
+    Other(Packet<'a>),
+}
+
+/// Parses a packet. `None`: it is dropped, and counted.
+fn parse<'a>(shared: &Shared, bytes: &'a [u8]) -> Option<Parsed<'a>> {
+    let packet = match Packet::parse(bytes) {
+        Ok(packet) => packet,
+        Err(Malformed::Checksum) => {
+            shared.dropped(Dropped::Checksum);
+            return None;
+        }
+        Err(Malformed::Header | Malformed::Extensions) => {
+            shared.dropped(Dropped::Malformed);
+            return None;
+        }
+    };
+    if packet.protocol != packet::TCP || packet.fragment.is_some() {
+        return Some(Parsed::Other(packet));
+    }
+    let Some((source, destination, segment)) = segment::parse(packet.payload()) else {
+        shared.dropped(Dropped::TcpMalformed);
+        return None;
+    };
+    if !packet.has_valid_checksum() {
+        shared.dropped(Dropped::Checksum);
+        return None;
+    }
+    if !is_host(packet.source) || !is_host(packet.destination) || source == 0 || destination == 0 {
+        shared.dropped(Dropped::Source);
+        return None;
+    }
+    let tuple = FourTuple::new((packet.destination, destination).into(), (packet.source, source).into());
+    Some(Parsed::Segment(Arrival { tuple, segment }))
+}
+
+/// A packet that is not a whole TCP segment.
+fn dispatch_other(shared: &Arc<Shared>, packet: &Packet<'_>, now: Instant) {
+    if !is_host(packet.source) {
+        return shared.dropped(Dropped::Source);
+    }
+    let ours = shared.is_own(packet.destination) || is_host(packet.destination) && shared.intercepts();
+    if !ours {
+        return shared.dropped(Dropped::Destination);
+    }
+    if packet.fragment.is_some() {
+        if let Some(whole) = fragments::receive(shared, packet) {
+            whole_packet(shared, &whole, now);
+        }
+        return;
+    }
+    match packet.protocol {
+        packet::UDP => udp::receive(shared, packet),
+        packet::ICMP if packet.source.is_ipv4() => icmp::receive(shared, packet),
+        packet::ICMPV6 if packet.source.is_ipv6() => icmp::receive(shared, packet),
+        _ => shared.dropped(Dropped::Protocol),
+    }
+}
+
+/// A packet that was put together from fragments.
+fn whole_packet(shared: &Arc<Shared>, bytes: &[u8], now: Instant) {
+    match parse(shared, bytes) {
+        Some(Parsed::Segment(arrival)) => match shared.tcp.get(&arrival.tuple) {
+            Some(socket) => {
+                run(shared, &socket, arrival, &mut std::iter::empty(), now);
+            }
+            None => without_connection(shared, &arrival, now),
+        },
+        Some(Parsed::Other(packet)) if packet.fragment.is_none() => dispatch_other(shared, &packet, now),
+        Some(Parsed::Other(_)) => shared.dropped(Dropped::Malformed),
+        None => {}
+    }
+}
+
+/// A segment for no open connection.
+fn without_connection(shared: &Arc<Shared>, arrival: &Arrival<'_>, now: Instant) {
+    if to_half_open(shared, arrival, now) || to_time_wait(shared, arrival, now) {
+        return;
+    }
+    let flags = arrival.segment.header.flags;
+    let local = arrival.tuple.local();
+    let own = shared.is_own(local.ip());
+    if flags.syn && !flags.ack && !flags.rst && !flags.fin {
+        let listener = own.then(|| read(&shared.tcp.listeners).find(local).cloned()).flatten();
+        if let Some(listener) = listener {
+            return begin(shared, arrival, Some(listener), now);
+        }
+        if let Some(interception) = shared.interception() {
+            return intercept(shared, arrival, &interception, now);
+        }
+    }
+    if !own && !shared.intercepts() {
+        return shared.dropped(Dropped::Destination);
+    }
+    shared.dropped(Dropped::TcpUnknown);
+    refuse(shared, arrival);
+}
+
+fn refuse(shared: &Shared, arrival: &Arrival<'_>) {
+    if let Some(reset) = reset_for(&arrival.segment) {
+        send_header(shared, &arrival.tuple, &reset);
+    }
+}
+
+/// Returns whether there must be no new connection now; then it was refused.
+fn is_over_limit(shared: &Shared, arrival: &Arrival<'_>) -> bool {
+    let over = shared.memory.is_short() || shared.tcp.is_full();
+    if over {
+        shared.dropped(Dropped::TcpLimit);
+        refuse(shared, arrival);
+    }
+    over
+}
+
+/// A SYN for a listener.
+fn begin(shared: &Arc<Shared>, arrival: &Arrival<'_>, listener: Option<Arc<Listening>>, now: Instant) {
+    if listener.as_ref().is_some_and(|listener| listener.is_full()) {
+        return shared.dropped(Dropped::TcpBacklog);
+    }
+    if is_over_limit(shared, arrival) {
+        return;
+    }
+    let header = &arrival.segment.header;
+    let mut half = half_open(shared, &arrival.tuple, header, now);
+    let answer = half.syn_ack(now);
+    let deadline = half.deadline().unwrap_or(now);
+    let mut table = lock(&shared.tcp.half_open);
+    let inserted = table.insert(arrival.tuple, half, header.seq, listener, deadline);
+    let next = table.next_deadline();
+    drop(table);
+    if inserted.is_none() {
+        return shared.dropped(Dropped::TcpHalfOpen);
+    }
+    shared.tcp.schedule_half_open(shared, next);
+    send_header(shared, &arrival.tuple, &answer);
+}
+
+/// A SYN that is intercepted: the handshake is held back until the handler has decided.
+fn intercept(shared: &Arc<Shared>, arrival: &Arrival<'_>, interception: &Interception, now: Instant) {
+    if is_over_limit(shared, arrival) {
+        return;
+    }
+    let header = &arrival.segment.header;
+    let half = half_open(shared, &arrival.tuple, header, now);
+    let mut table = lock(&shared.tcp.half_open);
+    let id = table.insert(arrival.tuple, half, header.seq, None, now + interception.options.hold);
+    let next = table.next_deadline();
+    drop(table);
+    let Some(id) = id else {
+        return shared.dropped(Dropped::TcpHalfOpen);
+    };
+    shared.tcp.schedule_half_open(shared, next);
+    interception.handler.dialled(PendingTcp::new(shared.clone(), arrival.tuple, id));
+}
+
+/// What a segment means for a half-open connection.
+enum Outcome {
+    Nothing,
+    Answer(crate::tcp::Header),
+    Established(Option<Arc<Listening>>, Box<crate::tcp::Connection>),
+    Refuse,
+}
+
+/// Returns whether there is a half-open connection that it belongs to.
+fn to_half_open(shared: &Arc<Shared>, arrival: &Arrival<'_>, now: Instant) -> bool {
+    let tuple = &arrival.tuple;
+    let mut table = lock(&shared.tcp.half_open);
+    let Some(entry) = table.get_mut(tuple) else { return false };
+    let flags = arrival.segment.header.flags;
+    if entry.held && !flags.rst {
+        // The SYN again, mostly.
+        drop(table);
+        shared.dropped(Dropped::TcpHeld);
+        return true;
+    }
+    if entry.listener.as_ref().is_some_and(|listener| listener.is_full() && !listener.is_closed()) && !flags.rst {
+        // Its SYN-ACK is sent again later, and so will be the answer.
+        drop(table);
+        shared.dropped(Dropped::TcpBacklog);
+        return true;
+    }
+    let outcome = match entry.half.receive(&arrival.segment, now) {
+        Verdict::Keep => Outcome::Nothing,
+        Verdict::Answer(header) => Outcome::Answer(header),
+        Verdict::Reset => {
+            table.remove(tuple);
+            Outcome::Nothing
+        }
+        Verdict::Established => match table.remove(tuple) {
+            Some(entry) if entry.listener.as_ref().is_none_or(|listener| !listener.is_closed()) => {
+                let config = config(shared, tuple.remote());
+                let connection = entry.half.establish(config, shared.memory.clone(), now);
+                Outcome::Established(entry.listener, Box::new(connection))
+            }
+            _ => Outcome::Refuse,
+        },
+    };
+    if let Some(at) = table.get_mut(tuple).and_then(|entry| entry.half.deadline().filter(|_| !entry.held)) {
+        table.set_deadline(tuple, at);
+    }
+    let next = table.next_deadline();
+    drop(table);
+    shared.tcp.schedule_half_open(shared, next);
+    match outcome {
+        Outcome::Nothing => {}
+        Outcome::Answer(header) => send_header(shared, tuple, &header),
+        Outcome::Refuse => refuse(shared, arrival),
+        Outcome::Established(listener, connection) => establish(shared, arrival, listener, *connection, now),
+    }
+    true
+}
+
+fn establish(
+    shared: &Arc<Shared>,
+    arrival: &Arrival<'_>,
+    listener: Option<Arc<Listening>>,
+    connection: crate::tcp::Connection,
+    now: Instant,
+) {
+    let interception = if listener.is_none() { shared.interception() } else { None };
+    if listener.is_none() && interception.is_none() {
+        // Nothing is intercepted any more.
+        return refuse(shared, arrival);
+    }
+    let socket = TcpSocket::new(arrival.tuple, listener.is_none(), connection);
+    shared.tcp.insert(&socket);
+    let mut state = socket.lock();
+    state.connection.receive(&arrival.segment, now);
+    socket.settle(shared, state, now);
+    if let Some(interception) = interception {
+        interception.handler.connected(TcpStream::new(shared.clone(), socket));
+    } else if let Some(Err(socket)) = listener.map(|listener| listener.push(socket)) {
+        drop(TcpStream::new(shared.clone(), socket));
+    }
+}
+
+/// Returns whether there is a connection in TIME-WAIT that it belongs to.
+fn to_time_wait(shared: &Arc<Shared>, arrival: &Arrival<'_>, now: Instant) -> bool {
+    let tuple = &arrival.tuple;
+    let mut table = lock(&shared.tcp.time_wait);
+    let Some(state) = table.get(tuple) else { return false };
+    let answer = state.receive(&arrival.segment, now);
+    match answer {
+        // A new connection takes its place.
+        Err(()) => {
+            table.remove(tuple);
+            return false;
+        }
+        Ok(answer) => {
+            if answer.is_some() && arrival.segment.header.flags.fin {
+                table.restart(tuple, now);
+            }
+            drop(table);
+            if let Some(header) = answer {
+                send_header(shared, tuple, &header);
+            }
+        }
+    }
+    true
+}

@@ -1,0 +1,244 @@
+//! The stack itself.
+
+mod budget;
+mod connect;
+mod connections;
+mod counters;
+mod datagram;
+mod deadlines;
+mod decide;
+mod egress;
+mod fragments;
+mod half_open;
+pub(crate) mod icmp;
+mod ingress;
+mod listeners;
+mod outbox;
+pub(crate) mod packet;
+mod path_mtu;
+mod segment;
+pub(crate) mod shared;
+mod socket;
+pub(crate) mod tcp_errors;
+mod time_wait;
+mod tuple;
+pub(crate) mod udp;
+mod waiter;
+
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, atomic::Ordering},
+};
+
+use wg_embed::{
+    sync::{lock, read, write},
+    tun::TunEvent,
+};
+
+pub(crate) use connections::closed;
+pub(crate) use deadlines::{Timed, Timer};
+pub(crate) use decide::{Decision, decide, stop_listening};
+pub(crate) use listeners::Listening;
+pub(crate) use shared::{Interception, Shared};
+pub(crate) use socket::{State, TcpSocket};
+pub(crate) use tuple::FourTuple;
+
+use crate::{Intercept, InterceptOptions, Options, TcpListener, TcpStream, UdpSocket};
+
+/// A userspace TCP/IP stack: the inner side of a tunnel. Cloning it is cheap and gives the same stack.
+#[derive(Clone)]
+pub struct Netstack(pub(crate) Arc<Shared>);
+
+impl Netstack {
+    /// A stack.
+    ///
+    /// # Errors
+    /// `InvalidInput` for options outside their limits; what the system says if it has no descriptors.
+    pub fn new(options: Options) -> io::Result<Self> {
+        let options = Options { addresses: checked(options.addresses, options.mtu)?, ..options };
+        Shared::new(options).map(|shared| Self(Arc::new(shared)))
+    }
+
+    /// What a tunnel is started with.
+    #[must_use]
+    pub fn tun(&self) -> Arc<dyn wg_embed::tun::Tun> {
+        Arc::new(egress::StackTun(self.0.clone()))
+    }
+
+    /// What it was made with; the addresses are those of now.
+    #[must_use]
+    pub fn options(&self) -> Options {
+        let network = read(&self.0.network).clone();
+        Options { addresses: network.addresses, mtu: network.mtu, dns: network.dns, ..self.0.options.clone() }
+    }
+
+    /// Replaces the stack's own addresses. Connections from an address that is gone are reset.
+    pub fn set_addresses(&self, addresses: Vec<IpAddr>) -> io::Result<()> {
+        let mut network = write(&self.0.network);
+        network.addresses = checked(addresses, network.mtu)?;
+        drop(network);
+        self.addresses_changed();
+        Ok(())
+    }
+
+    /// Replaces the MTU.
+    pub fn set_mtu(&self, mtu: u16) -> io::Result<()> {
+        let mut network = write(&self.0.network);
+        network.addresses = checked(network.addresses.clone(), mtu)?;
+        if std::mem::replace(&mut network.mtu, mtu) != mtu {
+            drop(network);
+            self.0.events.push(TunEvent::Mtu(mtu));
+            self.0.waiter.wake();
+        }
+        Ok(())
+    }
+
+    /// Replaces the DNS servers.
+    pub fn set_dns(&self, dns: Vec<IpAddr>) {
+        write(&self.0.network).dns = dns;
+    }
+
+    /// Begins to connect; the stream is established later.
+    ///
+    /// # Errors
+    /// `AddrNotAvailable` (no own address of the family, or no port is left), `OutOfMemory` at the limit,
+    /// `NotConnected` (closed).
+    pub fn start_tcp(&self, to: SocketAddr) -> io::Result<TcpStream> {
+        connect::start(&self.0, to)
+    }
+
+    /// Listens on a port of one own address, or of all with an unspecified one (`[::]`: both families). Port 0: a free
+    /// one.
+    ///
+    /// # Errors
+    /// `AddrInUse`, `AddrNotAvailable`.
+    pub fn listen_tcp(&self, at: SocketAddr, backlog: usize) -> io::Result<TcpListener> {
+        let at = SocketAddr::new(at.ip().to_canonical(), at.port());
+        if self.0.is_closed() {
+            return Err(closed());
+        }
+        if !at.ip().is_unspecified() && !self.0.is_own(at.ip()) {
+            return Err(io::ErrorKind::AddrNotAvailable.into());
+        }
+        decide::listen(&self.0, at, backlog)
+    }
+
+    /// A UDP socket at `at` (as for [`listen_tcp`](Self::listen_tcp)), connected to `to` if that is given.
+    ///
+    /// Several sockets of one address and port may be connected to different addresses; one that is not connected gets
+    /// the datagrams of all others.
+    ///
+    /// # Errors
+    /// `AddrInUse`, `AddrNotAvailable`, `InvalidInput` (`to` is of another family, or not a host's), `NotConnected`
+    /// (closed).
+    pub fn bind_udp(&self, at: SocketAddr, to: Option<SocketAddr>) -> io::Result<UdpSocket> {
+        udp::bind(&self.0, at, to)
+    }
+
+    /// Sends one datagram from any address (an answer in the name of `from`).
+    ///
+    /// # Errors
+    /// `InvalidInput` (addresses of two families, or not of hosts; with EMSGSIZE as its cause: more than 65,507 bytes,
+    /// with IPv6 65,487), `WouldBlock` (dropped: the stack's queue is full), `NotConnected` (closed).
+    pub fn send_datagram(&self, data: &[u8], from: SocketAddr, to: SocketAddr) -> io::Result<()> {
+        udp::send_from_any(&self.0, data, from, to)
+    }
+
+    /// Passes all connections and datagrams that are for no socket of the stack to `handler`, in place of the one
+    /// before; `None` refuses them (the default).
+    pub fn intercept(&self, options: InterceptOptions, handler: Option<Arc<dyn Intercept>>) {
+        let interception = handler.map(|handler| Arc::new(Interception { options, handler }));
+        let before = if self.0.is_closed() {
+            interception
+        } else {
+            std::mem::replace(&mut *write(&self.0.interception), interception)
+        };
+        drop(before);
+    }
+
+    /// What the stack has: connections, memory, packets and drops by reason.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let shared = &*self.0;
+        Stats {
+            connections: shared.tcp.len(),
+            half_open: lock(&shared.tcp.half_open).len(),
+            time_wait: lock(&shared.tcp.time_wait).len(),
+            flows: udp::flows(shared),
+            memory: shared.memory.used(),
+            packets_in: shared.counters.packets_in.load(Ordering::Relaxed),
+            packets_out: shared.counters.packets_out.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Ends everything: connections are reset (the peer gets a RST if the tunnel still runs), all calls fail with
+    /// `ConnectionAborted` from now on, and who waits is woken. The [`Tun`](wg_embed::tun::Tun) reports its end.
+    pub fn close(&self) {
+        decide::close(&self.0);
+    }
+}
+
+impl Netstack {
+    /// How many packets were dropped, by reason. Which reasons there are, and their names, may change.
+    #[must_use]
+    pub fn drops(&self) -> Vec<(&'static str, u64)> {
+        self.0.counters.all()
+    }
+
+    /// Ends what belongs to an address that the stack does not have any more.
+    fn addresses_changed(&self) {
+        let shared = &self.0;
+        let now = shared.now();
+        for socket in shared.tcp.all() {
+            if !socket.intercepted && !shared.is_own(socket.tuple.local().ip()) {
+                socket.end(shared, now, io::ErrorKind::AddrNotAvailable, &mut |packet| shared.send(packet));
+            }
+        }
+        let addresses = read(&shared.network).addresses.clone();
+        let is_gone = |address: IpAddr| !addresses.contains(&address);
+        lock(&shared.tcp.half_open)
+            .remove_where(|tuple, entry| entry.listener.is_some() && is_gone(tuple.local().ip()));
+        udp::addresses_changed(shared);
+    }
+}
+
+impl fmt::Debug for Netstack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Netstack").field("network", &read(&self.0.network)).finish_non_exhaustive()
+    }
+}
+
+/// Addresses that a stack can have with this MTU.
+fn checked(addresses: Vec<IpAddr>, mtu: u16) -> io::Result<Vec<IpAddr>> {
+    const MIN_MTU: u16 = 576;
+    const MIN_MTU_V6: u16 = 1280;
+    let invalid = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    let addresses: Vec<_> = addresses.iter().map(IpAddr::to_canonical).collect();
+    if !addresses.iter().all(|address| packet::is_host(*address)) {
+        return invalid("an address that is not one of a host");
+    }
+    if mtu < MIN_MTU || (mtu < MIN_MTU_V6 && addresses.iter().any(IpAddr::is_ipv6)) {
+        return invalid("an MTU below the least one");
+    }
+    Ok(addresses)
+}
+
+/// Numbers of a stack. Counters never fall.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Connections that exist now, half-open ones and those in TIME-WAIT not counted.
+    pub connections: usize,
+    /// Half-open connections now.
+    pub half_open: usize,
+    /// Connections in TIME-WAIT now.
+    pub time_wait: usize,
+    /// UDP flows now.
+    pub flows: usize,
+    /// Bytes that buffers take now.
+    pub memory: usize,
+    /// Packets in.
+    pub packets_in: u64,
+    /// Packets out.
+    pub packets_out: u64,
+}

@@ -1,0 +1,158 @@
+//! Packets that are ready to leave: answers and datagrams, in bounded memory.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use wg_embed::{queue::PacketQueue, tun::PacketArena};
+
+/// Bytes of memory that packets in the outbox take at most.
+pub(super) const MAX_MEMORY: usize = 1 << 20;
+
+/// Is told when there is room in the outbox again.
+pub(crate) trait HasRoom: Send + Sync {
+    /// There is room, or a chance of it. Called on a tunnel's thread, without a lock held.
+    fn has_room(&self);
+}
+
+/// Packets that leave before anything else.
+pub(crate) struct Outbox(Mutex<State>);
+
+struct State {
+    packets: PacketQueue<()>,
+    waiting: Vec<Arc<dyn HasRoom>>,
+}
+
+impl Outbox {
+    pub(crate) const fn new() -> Self {
+        Self(Mutex::new(State { packets: PacketQueue::within(MAX_MEMORY), waiting: Vec::new() }))
+    }
+
+    /// Copies a packet in. Returns false if there is no room for it. Use `Shared::send`, which also wakes the thread
+    /// that takes it out.
+    pub(crate) fn push(&self, packet: &[u8]) -> bool {
+        self.lock().packets.push((), packet)
+    }
+
+    /// As [`push`](Self::push); if there is no room, `waiter` is told when there is, once. A waiter waits at most once
+    /// at a time: it must know whether it does.
+    pub(crate) fn push_or_wait(&self, packet: &[u8], waiter: impl FnOnce() -> Option<Arc<dyn HasRoom>>) -> bool {
+        let mut state = self.lock();
+        let pushed = state.packets.push((), packet);
+        if !pushed {
+            state.waiting.extend(waiter());
+        }
+        pushed
+    }
+
+    /// As [`push_or_wait`](Self::push_or_wait), for packets that are worth nothing alone, 128 KiB at most: all or none.
+    /// There is room for them while half of the outbox is free.
+    pub(crate) fn push_all_or_wait(
+        &self,
+        packets: &[Vec<u8>],
+        waiter: impl FnOnce() -> Option<Arc<dyn HasRoom>>,
+    ) -> bool {
+        let mut state = self.lock();
+        let has_room = state.packets.is_half_free();
+        if has_room {
+            return packets.iter().all(|packet| state.packets.push((), packet));
+        }
+        state.waiting.extend(waiter());
+        false
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().packets.is_empty()
+    }
+
+    /// Moves packets to `arena`, until `limit` bytes have moved, there are no more, or no room. Returns how many
+    /// packets were moved, how many were dropped since they fit into no arena, and whom to tell of room.
+    pub(super) fn read(&self, arena: &mut PacketArena, limit: usize) -> Read {
+        let mut state = self.lock();
+        let (mut read, mut bytes) = (Read::default(), 0);
+        while bytes < limit
+            && let Some((_, len)) = state.packets.front()
+        {
+            if let Some(room) = arena.reserve(len) {
+                state.packets.pop_into(room);
+                arena.commit(len);
+                bytes += len;
+                read.moved += 1;
+            } else if arena.slots().is_empty() {
+                state.packets.pop_into(&mut []);
+                read.dropped += 1;
+            } else {
+                read.full = true;
+                break;
+            }
+        }
+        if !state.waiting.is_empty() && state.packets.is_half_free() {
+            read.waiting = std::mem::take(&mut state.waiting);
+        }
+        read
+    }
+
+    /// Whom to tell that there will never be room again.
+    pub(super) fn take_waiting(&self) -> Vec<Arc<dyn HasRoom>> {
+        std::mem::take(&mut self.lock().waiting)
+    }
+
+    /// Bytes of memory that it takes.
+    pub(super) fn memory(&self) -> usize {
+        self.lock().packets.memory()
+    }
+
+    /// Gives back what is not needed now.
+    pub(super) fn trim(&self) {
+        self.lock().packets.trim();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What has come of [`Outbox::read`].
+#[derive(Default)]
+pub(super) struct Read {
+    pub(super) moved: usize,
+    pub(super) dropped: u64,
+    /// There are more, but no room for them.
+    pub(super) full: bool,
+    pub(super) waiting: Vec<Arc<dyn HasRoom>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    struct Told(AtomicUsize);
+
+    impl HasRoom for Told {
+        fn has_room(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn it_is_bounded_and_tells_of_room_once_half_of_it_is_free() {
+        let outbox = Outbox::new();
+        let told = Arc::new(Told(AtomicUsize::new(0)));
+        let waiter = told.clone();
+        let mut packets = 0;
+        while outbox.push(&[7; 1000]) {
+            packets += 1;
+        }
+        assert!(packets * 1000 <= MAX_MEMORY && outbox.memory() <= MAX_MEMORY && packets > 500);
+        assert!(!outbox.push_or_wait(&[8; 1000], || Some(waiter)));
+        let mut arena = PacketArena::new(1 << 17, 128, |len, _| len.next_multiple_of(16));
+        let mut read = 0;
+        while !outbox.is_empty() {
+            arena.clear(1420);
+            let round = outbox.read(&mut arena, usize::MAX);
+            read += round.moved;
+            assert!(round.waiting.is_empty() || read >= packets / 2 - 1);
+            round.waiting.iter().for_each(|waiter| waiter.has_room());
+        }
+        assert_eq!((read, told.0.load(Ordering::Relaxed)), (packets, 1));
+    }
+}

@@ -1,0 +1,293 @@
+//! TCP headers on the wire.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::{
+    packet::{IpHeader, TCP, header_len as ip_header_len, pseudo_header},
+    tuple::FourTuple,
+};
+use crate::tcp::{Flags, Header, Segment};
+
+const HEADER: usize = 20;
+/// Options take 40 bytes at most.
+const MAX_OPTIONS: usize = 40;
+
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const PSH: u8 = 8;
+const ACK: u8 = 16;
+
+const END: u8 = 0;
+const NOP: u8 = 1;
+const MSS: u8 = 2;
+const WINDOW_SCALE: u8 = 3;
+const SACK_PERMITTED: u8 = 4;
+const SACK: u8 = 5;
+const TIMESTAMPS: u8 = 8;
+
+/// Parses a segment and returns its source and destination port too. `None` if its header leaves it. Options behind an
+/// invalid one are ignored.
+pub(super) fn parse(bytes: &[u8]) -> Option<(u16, u16, Segment<'_>)> {
+    let fixed = bytes.first_chunk::<HEADER>()?;
+    let start = usize::from(fixed[12] >> 4) * 4;
+    let options = bytes.get(HEADER..start)?;
+    let u16_at = |at: usize| u16::from_be_bytes([fixed[at], fixed[at + 1]]);
+    let u32_at = |at: usize| u32::from_be_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]);
+    let has = |flag: u8| fixed[13] & flag != 0;
+    let mut header = Header {
+        seq: u32_at(4),
+        ack: u32_at(8),
+        flags: Flags { syn: has(SYN), fin: has(FIN), rst: has(RST), ack: has(ACK), psh: has(PSH) },
+        window: u16_at(14),
+        ..Header::default()
+    };
+    parse_options(options, &mut header);
+    Some((u16_at(0), u16_at(2), Segment { header, payload: &bytes[start..] }))
+}
+
+fn parse_options(mut rest: &[u8], header: &mut Header) {
+    // Timestamps alone, aligned as everybody does it: most segments.
+    if let [NOP, NOP, TIMESTAMPS, 10, values @ ..] = rest
+        && values.len() == 8
+    {
+        header.timestamps = Some((number(values), number(&values[4..])));
+        return;
+    }
+    while let [kind, tail @ ..] = rest {
+        match *kind {
+            END => return,
+            NOP => {
+                rest = tail;
+                continue;
+            }
+            _ => {}
+        }
+        let Some(len) = tail.first().map(|len| usize::from(*len)).filter(|len| (2..=rest.len()).contains(len)) else {
+            return;
+        };
+        let (option, next) = rest.split_at(len);
+        rest = next;
+        match (*kind, &option[2..]) {
+            (MSS, [a, b]) if header.flags.syn => header.mss = Some(u16::from_be_bytes([*a, *b])),
+            (WINDOW_SCALE, [shift]) if header.flags.syn => header.window_scale = Some(*shift),
+            (SACK_PERMITTED, []) => header.sack_permitted = header.flags.syn,
+            (TIMESTAMPS, values) if values.len() == 8 => {
+                header.timestamps = Some((number(values), number(&values[4..])));
+            }
+            (SACK, blocks) if blocks.len().is_multiple_of(8) => {
+                for (place, block) in header.sack.iter_mut().zip(blocks.chunks_exact(8)) {
+                    *place = Some((number(block), number(&block[4..])));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The first four bytes; 0 if there are fewer.
+fn number(bytes: &[u8]) -> u32 {
+    bytes.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes))
+}
+
+/// The options of a header, padded.
+struct Options {
+    bytes: [u8; MAX_OPTIONS],
+    len: usize,
+}
+
+impl Options {
+    fn of(header: &Header) -> Self {
+        let mut options = Self { bytes: [NOP; MAX_OPTIONS], len: 0 };
+        if let Some(mss) = header.mss.filter(|_| header.flags.syn) {
+            let [a, b] = mss.to_be_bytes();
+            options.push(&[MSS, 4, a, b]);
+        }
+        if header.flags.syn && header.sack_permitted {
+            options.push(&[NOP, NOP, SACK_PERMITTED, 2]);
+        }
+        if let Some((value, echo)) = header.timestamps {
+            options.push(&[NOP, NOP, TIMESTAMPS, 10]);
+            options.push(&value.to_be_bytes());
+            options.push(&echo.to_be_bytes());
+        }
+        if let Some(shift) = header.window_scale.filter(|_| header.flags.syn) {
+            options.push(&[NOP, WINDOW_SCALE, 3, shift]);
+        }
+        let room = (MAX_OPTIONS - options.len).saturating_sub(4) / 8;
+        let blocks = header.sack.iter().flatten().count().min(room);
+        if blocks > 0 {
+            options.push(&[NOP, NOP, SACK, 2 + 8 * blocks as u8]);
+            for (start, end) in header.sack.iter().flatten().take(blocks) {
+                options.push(&start.to_be_bytes());
+                options.push(&end.to_be_bytes());
+            }
+        }
+        options
+    }
+
+    /// All of them together fit: 4 + 4 + 12 + 4 with SYN, and SACK blocks are counted.
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len();
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// Builds whole packets of one connection.
+#[derive(Clone, Copy)]
+pub(super) struct Builder {
+    local: SocketAddr,
+    remote: SocketAddr,
+}
+
+/// The longest headers that a packet without payload has.
+pub(super) const MAX_HEADERS: usize = 40 + HEADER + MAX_OPTIONS;
+
+impl Builder {
+    pub(super) fn new(tuple: &FourTuple) -> Self {
+        Self { local: tuple.local(), remote: tuple.remote() }
+    }
+
+    /// Builds a packet in what `room` returns for its length. `None` if that has no room.
+    pub(super) fn build<'a>(
+        &self,
+        header: &Header,
+        first: &[u8],
+        second: &[u8],
+        room: impl FnOnce(usize) -> Option<&'a mut [u8]>,
+    ) -> Option<usize> {
+        let options = Options::of(header);
+        let ip = ip_header_len(self.local.ip());
+        let tcp = HEADER + options.len;
+        let payload = first.len() + second.len();
+        let out = room(ip + tcp + payload)?;
+        IpHeader::new(self.local.ip(), self.remote.ip(), TCP).emit(out, tcp + payload);
+        let (head, data) = out[ip..].split_at_mut(tcp);
+        head[0..2].copy_from_slice(&self.local.port().to_be_bytes());
+        head[2..4].copy_from_slice(&self.remote.port().to_be_bytes());
+        head[4..8].copy_from_slice(&header.seq.to_be_bytes());
+        head[8..12].copy_from_slice(&header.ack.to_be_bytes());
+        (head[12], head[13]) = ((tcp as u8 / 4) << 4, flag_bits(header.flags));
+        head[14..16].copy_from_slice(&header.window.to_be_bytes());
+        head[16..20].fill(0);
+        head[HEADER..].copy_from_slice(options.bytes());
+        let (one, two) = data.split_at_mut(first.len());
+        one.copy_from_slice(first);
+        two.copy_from_slice(second);
+        let sum = pseudo_header(self.local.ip(), self.remote.ip(), TCP, tcp + payload).bytes(&out[ip..]).finish();
+        out[ip + 16..ip + 18].copy_from_slice(&sum);
+        Some(out.len())
+    }
+
+    /// A packet without payload.
+    pub(super) fn packet(&self, header: &Header) -> Vec<u8> {
+        let mut packet = [0; MAX_HEADERS];
+        let len = self.build(header, &[], &[], |len| packet.get_mut(..len)).unwrap_or(0);
+        packet[..len].to_vec()
+    }
+}
+
+const fn flag_bits(flags: Flags) -> u8 {
+    (if flags.fin { FIN } else { 0 })
+        | (if flags.syn { SYN } else { 0 })
+        | (if flags.rst { RST } else { 0 })
+        | (if flags.psh { PSH } else { 0 })
+        | (if flags.ack { ACK } else { 0 })
+}
+
+/// The RST that answers a segment for no connection (RFC 9293, section 3.10.7.1). `None`: it is a RST itself.
+pub(super) fn reset_for(segment: &Segment<'_>) -> Option<Header> {
+    let header = &segment.header;
+    if header.flags.rst {
+        return None;
+    }
+    let flags = Flags { rst: true, ack: !header.flags.ack, ..Flags::default() };
+    if header.flags.ack {
+        return Some(Header { seq: header.ack, flags, ..Header::default() });
+    }
+    let len = segment.payload.len() as u32 + u32::from(header.flags.syn) + u32::from(header.flags.fin);
+    Some(Header { ack: header.seq.wrapping_add(len), flags, ..Header::default() })
+}
+
+/// The longest segment, header included, of packets to `address` with this MTU.
+pub(super) const fn max_segment(mtu: u16, address: IpAddr) -> usize {
+    (mtu as usize).saturating_sub(ip_header_len(address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stack::packet::Packet;
+    use proptest::prelude::*;
+
+    fn tuple(v6: bool) -> FourTuple {
+        let (local, remote) = if v6 { ("[fd00::1]:80", "[fd00::2]:9") } else { ("10.0.0.1:80", "10.0.0.2:9") };
+        FourTuple::new(local.parse().unwrap(), remote.parse().unwrap())
+    }
+
+    fn round_trip(header: &Header, first: &[u8], second: &[u8], v6: bool) -> Header {
+        let mut bytes = vec![0; 2000];
+        let len = Builder::new(&tuple(v6)).build(header, first, second, |len| bytes.get_mut(..len)).unwrap();
+        let packet = Packet::parse(&bytes[..len]).unwrap();
+        assert!(packet.has_valid_checksum());
+        let (source, destination, segment) = parse(packet.payload()).unwrap();
+        assert_eq!((source, destination, segment.payload), (80, 9, &[first, second].concat()[..]));
+        segment.header
+    }
+
+    #[test]
+    fn headers_come_back() {
+        let syn = Header {
+            seq: 1,
+            flags: Flags { syn: true, ..Flags::default() },
+            window: 65535,
+            mss: Some(1380),
+            window_scale: Some(7),
+            sack_permitted: true,
+            timestamps: Some((5, 0)),
+            ..Header::default()
+        };
+        let data = Header {
+            seq: u32::MAX,
+            ack: 77,
+            flags: Flags { ack: true, psh: true, ..Flags::default() },
+            timestamps: Some((5, 6)),
+            sack: [Some((1, 2)), Some((3, 4)), Some((5, 6)), None],
+            ..Header::default()
+        };
+        let without = Header { timestamps: None, sack: [Some((1, 2)); 4], ..data };
+        for v6 in [false, true] {
+            for header in [syn, data, without] {
+                assert_eq!(round_trip(&header, b"abc", b"de", v6), header);
+            }
+        }
+        let four = Header { sack: [Some((1, 2)); 4], ..data };
+        assert_eq!(round_trip(&four, &[], &[], true).sack, [Some((1, 2)), Some((1, 2)), Some((1, 2)), None]);
+    }
+
+    #[test]
+    fn a_reset_answers_all_but_resets() {
+        let segment =
+            |flags, payload| Segment { header: Header { seq: 10, ack: 20, flags, ..Header::default() }, payload };
+        let ack = Flags { ack: true, ..Flags::default() };
+        let reset = reset_for(&segment(ack, b"abc")).unwrap();
+        assert_eq!((reset.seq, reset.flags), (20, Flags { rst: true, ..Flags::default() }));
+        let syn = Flags { syn: true, ..Flags::default() };
+        let reset = reset_for(&segment(syn, b"abc")).unwrap();
+        assert_eq!((reset.seq, reset.ack, reset.flags), (0, 14, Flags { rst: true, ack: true, ..Flags::default() }));
+        assert_eq!(reset_for(&segment(Flags { rst: true, ..ack }, b"")), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_parsed_within_bounds(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+            if let Some((_, _, segment)) = parse(&bytes) {
+                prop_assert!(segment.payload.len() <= bytes.len() - HEADER);
+            }
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! A connection and those who use it: its lock, who waits for it, its place in the tables.
+
+use std::{
+    io,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use wg_embed::{sync::lock, time::Instant};
+
+use super::{
+    deadlines::{Timed, Timer},
+    segment::Builder,
+    shared::Shared,
+    tuple::FourTuple,
+};
+use crate::{
+    notify::Notify,
+    tcp::{Connection, Header},
+};
+
+/// Bytes that a connection sends in one turn: then others have theirs.
+const TURN: usize = 64 << 10;
+
+/// Between two runs of a connection's timers, at least.
+const TICK: Duration = Duration::from_millis(1);
+
+/// A connection.
+pub(crate) struct TcpSocket {
+    pub(crate) tuple: FourTuple,
+    /// Its local address is the peer's choice, not one of the stack's own.
+    pub(crate) intercepted: bool,
+    state: Mutex<State>,
+    /// Threads wait for it in the blocking functions.
+    changed: Condvar,
+    /// Whether it is in the ready list.
+    queued: AtomicBool,
+    timer: Timer,
+    builder: Builder,
+}
+
+/// What a connection's lock guards.
+pub(crate) struct State {
+    pub(crate) connection: Connection,
+    notify: Option<Arc<dyn Notify>>,
+    /// A program wants to be told when it can read, or write.
+    pub(crate) wants_read: bool,
+    pub(crate) wants_write: bool,
+    /// Threads that wait to read, and to write or for the handshake.
+    blocked_readers: u32,
+    blocked_writers: u32,
+    /// It has ended with an error, and the program was told.
+    told_end: bool,
+    /// The stack was closed.
+    pub(crate) aborted: bool,
+    /// It is in no table any more: nothing arrives, nothing is sent.
+    gone: bool,
+    /// When it is reset, if its program has let go of it.
+    orphan_until: Option<Instant>,
+    /// Its timers do not run again before this.
+    not_before: Instant,
+}
+
+/// Takes a segment: what its headers are made with, its header, and its payload in two parts. Returns false if there is no
+/// room for it.
+pub(super) type Send<'a> = dyn FnMut(&Builder, &Header, &[u8], &[u8]) -> bool + 'a;
+
+impl TcpSocket {
+    pub(super) fn new(tuple: FourTuple, intercepted: bool, connection: Connection) -> Arc<Self> {
+        Arc::new(Self {
+            tuple,
+            intercepted,
+            state: Mutex::new(State {
+                connection,
+                notify: None,
+                wants_read: false,
+                wants_write: false,
+                blocked_readers: 0,
+                blocked_writers: 0,
+                told_end: false,
+                aborted: false,
+                gone: false,
+                orphan_until: None,
+                not_before: Instant::default(),
+            }),
+            changed: Condvar::new(),
+            queued: AtomicBool::new(false),
+            timer: Timer::new(),
+            builder: Builder::new(&tuple),
+        })
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Follows each change of the connection: puts it where it belongs, and tells those who wait.
+    pub(crate) fn settle(self: &Arc<Self>, shared: &Arc<Shared>, mut state: MutexGuard<'_, State>, now: Instant) {
+        let mut sends = false;
+        if !state.gone {
+            sends = state.connection.wants_to_send(now);
+            if !sends && state.connection.is_closed() {
+                state.gone = true;
+                shared.tcp.forget(shared, self, state.connection.time_wait(), now);
+                shared.unschedule(&self.timer);
+            } else if let Some(at) = state.deadline() {
+                let at = at.max(state.not_before);
+                shared.schedule(&self.timer, at, || self.clone());
+            }
+        }
+        let notify = self.news(&mut state);
+        drop(state);
+        if sends {
+            shared.tcp.make_ready(self);
+            shared.waiter.signal();
+        }
+        if let Some(notify) = notify {
+            notify.notify();
+        }
+    }
+
+    /// Wakes blocked threads, and returns who is to be told, if there is a reason.
+    fn news(&self, state: &mut State) -> Option<Arc<dyn Notify>> {
+        let blocked = state.blocked_readers > 0 || state.blocked_writers > 0;
+        let wanted = state.wants_read || state.wants_write;
+        let ended = state.error().is_some();
+        if !(blocked || wanted || (ended && !state.told_end)) {
+            return None;
+        }
+        let readiness = state.connection.readiness();
+        let readable = readiness.readable || readiness.read_closed || ended;
+        let writable = readiness.writable || readiness.write_closed || ended;
+        if (readable && state.blocked_readers > 0) || (writable && state.blocked_writers > 0) {
+            self.changed.notify_all();
+        }
+        let tell = (readable && state.wants_read) || (writable && state.wants_write) || (ended && !state.told_end);
+        state.wants_read &= !readable;
+        state.wants_write &= !writable;
+        state.told_end |= ended;
+        if tell { state.notify.clone() } else { None }
+    }
+
+    /// Sends what the connection has to send, as much as a turn allows. Returns whether `room` has refused a packet.
+    pub(super) fn transmit(self: &Arc<Self>, shared: &Arc<Shared>, now: Instant, send: &mut Send<'_>) -> bool {
+        let mut state = self.lock();
+        if state.gone {
+            return false;
+        }
+        let (mut full, mut packets) = (false, 0);
+        let limit = (TURN / usize::from(shared.mtu()).max(1)).max(1);
+        state.connection.transmit(now, limit, &mut |header, first, second| {
+            let sent = send(&self.builder, header, first, second);
+            full |= !sent;
+            packets += u64::from(sent);
+            sent
+        });
+        shared.counters.packets_out.fetch_add(packets, Ordering::Relaxed);
+        self.settle(shared, state, now);
+        full
+    }
+
+    /// Ends it since the stack was closed or its address is gone. A RST is sent through `send`.
+    pub(super) fn end(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        now: Instant,
+        error: io::ErrorKind,
+        send: &mut dyn FnMut(&[u8]) -> bool,
+    ) {
+        let mut state = self.lock();
+        if state.gone {
+            // It may still have data to read, which an end of the stack takes away.
+            state.aborted |= error == io::ErrorKind::ConnectionAborted;
+        } else {
+            state.connection.reset(now);
+            state.connection.transmit(now, 1, &mut |header, _, _| send(&self.builder.packet(header)));
+            state.connection.abort(error);
+            state.aborted = error == io::ErrorKind::ConnectionAborted;
+            state.gone = true;
+            shared.tcp.forget(shared, self, None, now);
+            shared.unschedule(&self.timer);
+        }
+        self.changed.notify_all();
+        let notify = self.news(&mut state);
+        drop(state);
+        if let Some(notify) = notify {
+            notify.notify();
+        }
+    }
+
+    /// Replaces who is told.
+    pub(crate) fn set_notify(self: &Arc<Self>, shared: &Arc<Shared>, notify: Option<Arc<dyn Notify>>) {
+        let mut state = self.lock();
+        let wanted = notify.is_some();
+        let before = std::mem::replace(&mut state.notify, notify);
+        (state.wants_read, state.wants_write, state.told_end) = (wanted, wanted, false);
+        let now = shared.now();
+        self.settle(shared, state, now);
+        drop(before);
+    }
+
+    /// The program has let go of it.
+    pub(crate) fn release(self: &Arc<Self>, shared: &Arc<Shared>) {
+        let now = shared.now();
+        let mut state = self.lock();
+        let notify = state.notify.take();
+        (state.wants_read, state.wants_write) = (false, false);
+        state.connection.close(now);
+        state.orphan_until = Some(now + shared.options.linger);
+        self.settle(shared, state, now);
+        drop(notify);
+    }
+
+    /// Calls `attempt` until it returns something else than `WouldBlock`, or `timeout` has passed.
+    pub(crate) fn block<R>(
+        self: &Arc<Self>,
+        timeout: Option<Duration>,
+        reads: bool,
+        mut attempt: impl FnMut() -> io::Result<R>,
+        ready: impl Fn(&State) -> bool,
+    ) -> io::Result<R> {
+        let until = timeout.and_then(|timeout| std::time::Instant::now().checked_add(timeout));
+        loop {
+            match attempt() {
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+            let mut state = self.lock();
+            if ready(&state) {
+                continue;
+            }
+            *state.blocked(reads) += 1;
+            let left = until.map(|until| until.saturating_duration_since(std::time::Instant::now()));
+            state = match left {
+                None => wg_embed::sync::wait(&self.changed, state),
+                Some(left) if left.is_zero() => {
+                    *state.blocked(reads) -= 1;
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                Some(left) => wg_embed::sync::wait_timeout(&self.changed, state, left),
+            };
+            *state.blocked(reads) -= 1;
+        }
+    }
+
+    /// Marks it as being in the ready list; returns whether it was not.
+    pub(super) fn queue(&self) -> bool {
+        !self.queued.swap(true, Ordering::AcqRel)
+    }
+
+    pub(super) fn unqueue(&self) {
+        self.queued.store(false, Ordering::Release);
+    }
+}
+
+impl State {
+    /// Whether segments for it are for another one, or for none.
+    pub(super) const fn is_gone(&self) -> bool {
+        self.gone
+    }
+
+    /// Why it has failed.
+    pub(crate) fn error(&self) -> Option<io::ErrorKind> {
+        if self.aborted { Some(io::ErrorKind::ConnectionAborted) } else { self.connection.error() }
+    }
+
+    /// Fails if the stack was closed. Other errors are the connection's own, and come after what was received.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        if self.aborted { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+    }
+
+    /// Whether reading does not wait.
+    pub(crate) fn is_readable(&self) -> bool {
+        let readiness = self.connection.readiness();
+        readiness.readable || readiness.read_closed || self.error().is_some()
+    }
+
+    /// Whether writing does not wait.
+    pub(crate) fn is_writable(&self) -> bool {
+        let readiness = self.connection.readiness();
+        readiness.writable || readiness.write_closed || self.error().is_some()
+    }
+
+    const fn blocked(&mut self, reads: bool) -> &mut u32 {
+        if reads { &mut self.blocked_readers } else { &mut self.blocked_writers }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.connection.deadline().into_iter().chain(self.orphan_until).min()
+    }
+}
+
+impl Timed for TcpSocket {
+    fn timer(&self) -> &Timer {
+        &self.timer
+    }
+
+    fn due(self: Arc<Self>, shared: &Arc<Shared>, now: Instant) {
+        let mut state = self.lock();
+        if state.gone {
+            return;
+        }
+        if state.orphan_until.is_some_and(|until| until <= now) {
+            state.orphan_until = None;
+            state.connection.reset(now);
+        }
+        state.connection.run_timers(now);
+        state.not_before = now + TICK;
+        self.settle(shared, state, now);
+    }
+}

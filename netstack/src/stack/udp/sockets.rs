@@ -1,0 +1,162 @@
+//! UDP sockets by address and port.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{Arc, RwLock},
+};
+
+use wg_embed::sync::{read, write};
+
+use super::mailbox::Mailbox;
+use crate::{
+    UdpSocket,
+    stack::{closed, packet::is_host, shared::Shared},
+};
+
+/// Ports for those who do not ask for one, to the last one.
+const FIRST_PORT: u16 = 32_768;
+const PORTS: u16 = u16::MAX - FIRST_PORT + 1;
+
+/// A socket: where it is bound, and what waits in it.
+#[derive(Clone)]
+pub(crate) struct Socket {
+    pub(crate) local: SocketAddr,
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) mailbox: Arc<Mailbox>,
+}
+
+/// All sockets.
+#[derive(Default)]
+pub(crate) struct Sockets(RwLock<Table>);
+
+/// Where a socket is bound, and to whom it is connected.
+type Place = (SocketAddr, Option<SocketAddr>);
+
+#[derive(Default)]
+struct Table {
+    places: HashMap<Place, Arc<Mailbox>>,
+    /// How many sockets each port has.
+    ports: HashMap<u16, usize>,
+}
+
+impl Table {
+    /// Whether a socket has the same place. One address beside all of them, or one peer beside all others, is told
+    /// apart.
+    fn conflicts(&self, (local, peer): Place) -> bool {
+        if !local.ip().is_unspecified() {
+            return self.places.contains_key(&(local, peer));
+        }
+        unspecified(local.port()).iter().any(|local| self.places.contains_key(&(*local, peer)))
+    }
+
+    fn remove(&mut self, place: Place) -> Option<Arc<Mailbox>> {
+        let mailbox = self.places.remove(&place)?;
+        if let Some(count) = self.ports.get_mut(&place.0.port()) {
+            *count -= 1;
+            if *count == 0 {
+                self.ports.remove(&place.0.port());
+            }
+        }
+        Some(mailbox)
+    }
+}
+
+/// All addresses of one family, and of both.
+const fn unspecified(port: u16) -> [SocketAddr; 2] {
+    [SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port), SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port)]
+}
+
+impl Sockets {
+    /// Who gets a datagram for this own address: a socket that is connected to its sender, one of the address, one of
+    /// all addresses.
+    pub(super) fn find(&self, local: SocketAddr, from: SocketAddr) -> Option<Arc<Mailbox>> {
+        let table = read(&self.0);
+        if !table.ports.contains_key(&local.port()) {
+            return None;
+        }
+        let [v4, both] = unspecified(local.port());
+        let place = |place: Place| table.places.get(&place);
+        place((local, Some(from)))
+            .or_else(|| place((local, None)))
+            .or_else(|| place((v4, None)).filter(|_| local.is_ipv4()))
+            .or_else(|| place((both, None)))
+            .cloned()
+    }
+
+    /// The socket that is connected so.
+    pub(super) fn connected(&self, local: SocketAddr, peer: SocketAddr) -> Option<Arc<Mailbox>> {
+        read(&self.0).places.get(&(local, Some(peer))).cloned()
+    }
+
+    pub(super) fn remove(&self, socket: &Socket) {
+        let mut table = write(&self.0);
+        let place = (socket.local, socket.peer);
+        // After a change of addresses another one may have its place.
+        if table.places.get(&place).is_some_and(|mailbox| Arc::ptr_eq(mailbox, &socket.mailbox)) {
+            table.remove(place);
+        }
+    }
+
+    /// Removes the sockets of which `gone` is true.
+    pub(super) fn remove_where(&self, gone: impl Fn(SocketAddr) -> bool) -> Vec<Arc<Mailbox>> {
+        let mut table = write(&self.0);
+        let places: Vec<_> = table.places.keys().filter(|(local, _)| gone(*local)).copied().collect();
+        places.into_iter().filter_map(|place| table.remove(place)).collect()
+    }
+
+    /// Takes a socket; port 0 is replaced by a free one.
+    fn insert(&self, shared: &Shared, local: SocketAddr, peer: Option<SocketAddr>) -> io::Result<Socket> {
+        let mut table = write(&self.0);
+        let port = match local.port() {
+            0 => {
+                let mut random = [0; 2];
+                shared.options.random.fill(&mut random);
+                let first = u16::from_ne_bytes(random) % PORTS;
+                let mut ports = (0..PORTS).map(|step| FIRST_PORT + (first + step) % PORTS);
+                ports.find(|port| !table.ports.contains_key(port)).ok_or(io::ErrorKind::AddrInUse)?
+            }
+            port => port,
+        };
+        let local = SocketAddr::new(local.ip(), port);
+        if table.conflicts((local, peer)) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        let mailbox = Arc::new(Mailbox::default());
+        table.places.insert((local, peer), mailbox.clone());
+        *table.ports.entry(port).or_default() += 1;
+        Ok(Socket { local, peer, mailbox })
+    }
+}
+
+/// See [`Netstack::bind_udp`](crate::Netstack::bind_udp).
+pub(crate) fn bind(shared: &Arc<Shared>, at: SocketAddr, to: Option<SocketAddr>) -> io::Result<UdpSocket> {
+    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    let (mut local, peer) = (canonical(at), to.map(canonical));
+    if shared.is_closed() {
+        return Err(closed());
+    }
+    if let Some(peer) = peer {
+        // All addresses of IPv6 are those of both families; otherwise they are of one.
+        let fits = peer.is_ipv4() == local.is_ipv4() || local.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+        if peer.port() == 0 || !is_host(peer.ip()) || !fits {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "cannot be connected to this address and port"));
+        }
+        if local.ip().is_unspecified() {
+            let own = shared.source_for(peer.ip());
+            let own = own.ok_or_else(|| io::Error::new(io::ErrorKind::AddrNotAvailable, "no address of the family"))?;
+            local.set_ip(own);
+        }
+    }
+    if !local.ip().is_unspecified() && !shared.is_own(local.ip()) {
+        return Err(io::ErrorKind::AddrNotAvailable.into());
+    }
+    let socket = shared.udp.sockets.insert(shared, SocketAddr::new(local.ip(), local.port()), peer)?;
+    if shared.is_closed() {
+        // It may have come into the table after everything there was ended.
+        shared.udp.sockets.remove(&socket);
+        return Err(closed());
+    }
+    Ok(UdpSocket::new(shared.clone(), socket))
+}

@@ -1,0 +1,136 @@
+//! How the thread that reads packets waits for some.
+//!
+//! On Linux and Android, in a poll over a waker and a timer, so that the tunnel can wait for it beside its sockets;
+//! elsewhere on a condition variable.
+
+use std::{
+    io,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use wg_embed::time::Instant;
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[path = "waiter/linux.rs"]
+mod imp;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[path = "waiter/fallback.rs"]
+mod imp;
+
+/// Waits for signals and for one deadline.
+pub(super) struct Waiter {
+    imp: imp::Waiter,
+    /// The thread that reads is at work, or was woken: another signal needs no system call.
+    busy: AtomicBool,
+}
+
+impl Waiter {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self { imp: imp::Waiter::new()?, busy: AtomicBool::new(false) })
+    }
+
+    /// There is something to read, in a queue behind a lock.
+    pub(super) fn signal(&self) {
+        if !self.busy.swap(true, Ordering::SeqCst) {
+            self.imp.wake();
+        }
+    }
+
+    /// The thread that reads has found nothing. It looks once more after this, and calls [`set_busy`](Self::set_busy) if
+    /// there is something now.
+    pub(super) fn set_idle(&self) {
+        self.busy.store(false, Ordering::SeqCst);
+    }
+
+    pub(super) fn set_busy(&self) {
+        self.busy.store(true, Ordering::SeqCst);
+    }
+
+    /// Ends the current or the next wait.
+    pub(super) fn wake(&self) {
+        self.imp.wake();
+    }
+
+    /// Waits for a signal, a wake-up or the deadline.
+    pub(super) fn wait(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.imp.wait(timeout)
+    }
+
+    /// The earliest deadline has moved forward.
+    pub(super) fn deadline_moved(&self, next: impl FnOnce() -> Option<Instant>, now: impl FnOnce() -> Instant) {
+        // A thread that is at work sets the timer before it waits.
+        if !self.busy.load(Ordering::SeqCst) {
+            self.imp.set_deadline(next, now);
+        }
+    }
+
+    /// Sets the timer to the earliest deadline, before a wait.
+    pub(super) fn set_deadline(&self, next: impl FnOnce() -> Option<Instant>, now: impl FnOnce() -> Instant) {
+        self.imp.set_deadline(next, now);
+    }
+
+    pub(super) fn register(&self, registry: &mio::Registry, token: mio::Token) -> io::Result<bool> {
+        self.imp.register(registry, token)
+    }
+
+    pub(super) fn deregister(&self, registry: &mio::Registry) -> io::Result<()> {
+        self.imp.deregister(registry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    const NOW: Instant = Instant::from_nanos(1_000_000);
+
+    #[test]
+    fn a_signal_a_wake_up_and_a_deadline_end_a_wait() {
+        let waiter = Arc::new(Waiter::new().unwrap());
+        waiter.signal();
+        waiter.wait(None).unwrap();
+        // The thread that reads is at work: no second one.
+        waiter.signal();
+        let began = std::time::Instant::now();
+        waiter.wait(Some(Duration::from_millis(20))).unwrap();
+        assert!(began.elapsed() >= Duration::from_millis(20));
+        waiter.wake();
+        waiter.wait(None).unwrap();
+        waiter.set_deadline(|| Some(NOW + Duration::from_millis(10)), || NOW);
+        waiter.wait(None).unwrap();
+        waiter.set_idle();
+        waiter.deadline_moved(|| Some(NOW), || NOW);
+        waiter.wait(None).unwrap();
+        waiter.set_idle();
+        let other = waiter.clone();
+        let signals = std::thread::spawn(move || other.signal());
+        waiter.wait(None).unwrap();
+        signals.join().unwrap();
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[test]
+    fn another_poll_can_wait_for_it_each_time() {
+        let mut poll = mio::Poll::new().unwrap();
+        let mut events = mio::Events::with_capacity(4);
+        let waiter = Waiter::new().unwrap();
+        assert!(waiter.register(poll.registry(), mio::Token(7)).unwrap());
+        for round in 1..5 {
+            waiter.signal();
+            poll.poll(&mut events, None).unwrap();
+            assert!(events.iter().any(|event| event.token() == mio::Token(7)));
+            waiter.wait(Some(Duration::ZERO)).unwrap();
+            waiter.set_idle();
+            waiter.set_deadline(|| Some(NOW + Duration::from_millis(round)), || NOW);
+            poll.poll(&mut events, None).unwrap();
+            assert!(events.iter().any(|event| event.token() == mio::Token(7)));
+            waiter.wait(Some(Duration::ZERO)).unwrap();
+        }
+        waiter.deregister(poll.registry()).unwrap();
+        waiter.signal();
+        poll.poll(&mut events, Some(Duration::from_millis(5))).unwrap();
+        assert!(events.is_empty());
+    }
+}

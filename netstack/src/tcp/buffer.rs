@@ -1,0 +1,140 @@
+//! A ring of bytes that grows as it is needed, within the stack's budget.
+
+use std::sync::Arc;
+
+use super::Budget;
+
+/// The least that is allocated.
+const SMALLEST: usize = 2048;
+
+/// A ring of bytes. Its memory is counted in the budget from the allocation to the release.
+pub(super) struct Ring {
+    bytes: Vec<u8>,
+    head: usize,
+    len: usize,
+    budget: Arc<dyn Budget>,
+}
+
+impl Ring {
+    pub(super) fn new(budget: Arc<dyn Budget>) -> Self {
+        Self { bytes: Vec::new(), head: 0, len: 0, budget }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub(super) fn capacity(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Makes the ring large enough for `needed` bytes, if the budget allows. It grows by doubling, but to no more than
+    /// `limit` unless that is needed.
+    pub(super) fn reserve(&mut self, needed: usize, limit: usize) -> bool {
+        let old = self.bytes.len();
+        if needed <= old {
+            return true;
+        }
+        let wanted = needed.max(2 * old).next_power_of_two().max(SMALLEST).min(limit).max(needed);
+        let new = if self.budget.grow(old, wanted - old) {
+            wanted
+        } else if self.budget.grow(old, needed - old) {
+            needed
+        } else {
+            return false;
+        };
+        if self.head == 0 && old > 0 {
+            self.bytes.resize(new, 0);
+            return true;
+        }
+        let mut bytes = vec![0; new];
+        // All of it: data that arrived out of order lie behind `len`.
+        let (front, back) = self.bytes.split_at(self.head);
+        bytes[..back.len()].copy_from_slice(back);
+        bytes[back.len()..old].copy_from_slice(front);
+        self.bytes = bytes;
+        self.head = 0;
+        true
+    }
+
+    /// Gives the memory back.
+    pub(super) fn release(&mut self) {
+        if !self.bytes.is_empty() {
+            self.budget.give(self.bytes.len());
+            self.bytes = Vec::new();
+        }
+        self.head = 0;
+        self.len = 0;
+    }
+
+    /// Where the byte `offset` after the first one is. `offset` is at most the capacity.
+    fn position(&self, offset: usize) -> usize {
+        let at = self.head + offset;
+        if at >= self.bytes.len() { at - self.bytes.len() } else { at }
+    }
+
+    /// `len` bytes from `offset` on: two parts. What is not in the ring is left out.
+    pub(super) fn slices(&self, offset: usize, len: usize) -> (&[u8], &[u8]) {
+        let offset = offset.min(self.len);
+        let len = len.min(self.len - offset);
+        if len == 0 {
+            return (&[], &[]);
+        }
+        let start = self.position(offset);
+        let first = len.min(self.bytes.len() - start);
+        (&self.bytes[start..start + first], &self.bytes[..len - first])
+    }
+
+    /// Free room for `len` bytes at most, in two parts.
+    pub(super) fn room(&mut self, len: usize) -> (&mut [u8], &mut [u8]) {
+        let len = len.min(self.bytes.len() - self.len);
+        if len == 0 {
+            return (&mut [], &mut []);
+        }
+        let start = self.position(self.len);
+        let first = len.min(self.bytes.len() - start);
+        let (front, back) = self.bytes.split_at_mut(start);
+        (&mut back[..first], &mut front[..len - first])
+    }
+
+    /// Stores `data` from `offset` on, which may lie behind the end; the caller has reserved the room.
+    pub(super) fn store(&mut self, offset: usize, data: &[u8]) {
+        if data.is_empty() || offset + data.len() > self.bytes.len() {
+            debug_assert!(data.is_empty(), "the caller reserves room");
+            return;
+        }
+        let start = self.position(offset);
+        let (first, second) = data.split_at(data.len().min(self.bytes.len() - start));
+        self.bytes[start..start + first.len()].copy_from_slice(first);
+        self.bytes[..second.len()].copy_from_slice(second);
+    }
+
+    /// Makes the next `len` bytes of the room part of the ring.
+    pub(super) fn commit(&mut self, len: usize) {
+        self.len = (self.len + len).min(self.bytes.len());
+    }
+
+    /// Drops `len` bytes from the front. With `rewind` an empty ring starts at the beginning of its memory again, which
+    /// keeps it in the cache, or gives it back if others need it; not allowed while there are data behind the end.
+    pub(super) fn consume(&mut self, len: usize, rewind: bool) {
+        let len = len.min(self.len);
+        self.head = self.position(len);
+        self.len -= len;
+        if self.len == 0 && rewind {
+            self.head = 0;
+            if self.budget.is_over(self.bytes.len()) {
+                self.release();
+            }
+        }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.release();
+    }
+}

@@ -1,0 +1,188 @@
+//! What a program does with a connection.
+
+use std::{io, net::Shutdown, time::Duration};
+
+use wg_embed::time::Instant;
+
+use super::{super::timers::Timer, Connection, State, input::ORPHAN};
+use crate::notify::Readiness;
+
+/// The room that is made for a writer that does not say how much it has.
+const ROOM: usize = 64 << 10;
+
+impl Connection {
+    /// What a program can do.
+    pub(crate) fn readiness(&self) -> Readiness {
+        let over = self.state == State::Closed;
+        let read_closed = over || self.receiver.is_finished() || self.receiver.is_discarding();
+        let write_closed = over || self.sender.fin.is_some() || self.state == State::TimeWait;
+        Readiness {
+            readable: self.receiver.unread() > 0 || read_closed,
+            writable: write_closed || (self.established && !self.starved && self.sender.has_much_room()),
+            read_closed,
+            write_closed,
+        }
+    }
+
+    /// Passes what was received to `take`, which returns how many bytes of it are done with. `WouldBlock` if there is
+    /// nothing, 0 at the end; `take` is then called with nothing.
+    pub(crate) fn read(&mut self, now: Instant, take: &mut dyn FnMut(&[u8], &[u8]) -> usize) -> io::Result<usize> {
+        let unread = self.receiver.unread();
+        if unread == 0 {
+            if let Some(error) = self.error {
+                return Err(error.into());
+            }
+            if self.receiver.is_finished() || self.receiver.is_discarding() || self.state == State::Closed {
+                take(&[], &[]);
+                return Ok(0);
+            }
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let rewind = self.receiver.has_nothing_apart();
+        let ring = self.receiver.ring();
+        let (first, second) = ring.slices(0, unread);
+        let taken = take(first, second).min(unread);
+        ring.consume(taken, rewind);
+        if matches!(self.state, State::Closed | State::TimeWait) {
+            if self.receiver.unread() == 0 {
+                self.receiver.release();
+            }
+            return Ok(taken);
+        }
+        self.receiver.on_read(taken, self.rtt.smoothed(), now);
+        self.used = now;
+        self.watch_buffers(now);
+        Ok(taken)
+    }
+
+    /// Passes free room to `fill`, which returns how many bytes of it are data now. `hint` is how many bytes the
+    /// program has, 0 if that is not known.
+    pub(crate) fn write(
+        &mut self,
+        now: Instant,
+        hint: usize,
+        fill: &mut dyn FnMut(&mut [u8], &mut [u8]) -> usize,
+    ) -> io::Result<usize> {
+        if let Some(error) = self.error {
+            return Err(error.into());
+        }
+        if self.sender.fin.is_some() || matches!(self.state, State::Closed | State::TimeWait) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let wanted = if hint == 0 { ROOM } else { hint };
+        let mut room = self.sender.room().min(wanted);
+        if !self.established || room == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let limit = self.sender.limit();
+        let ring = &mut self.sender.ring;
+        let buffered = ring.len();
+        if !ring.reserve(buffered + room, limit) {
+            room = ring.capacity() - buffered;
+            if room == 0 {
+                self.starved = true;
+                self.watch_buffers(now);
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+        }
+        let (first, second) = ring.room(room);
+        let filled = fill(first, second).min(room);
+        ring.commit(filled);
+        self.used = now;
+        self.settle(now);
+        Ok(filled)
+    }
+
+    /// Ends one direction or both.
+    pub(crate) fn shutdown(&mut self, how: Shutdown, now: Instant) -> io::Result<()> {
+        if let Some(error) = self.error {
+            return Err(error.into());
+        }
+        if matches!(how, Shutdown::Read | Shutdown::Both) {
+            self.receiver.discard();
+        }
+        if matches!(how, Shutdown::Write | Shutdown::Both) {
+            self.finish();
+        }
+        self.settle(now);
+        Ok(())
+    }
+
+    /// Nothing is written any more.
+    fn finish(&mut self) {
+        if matches!(self.state, State::SynSent | State::SynReceived) {
+            // One more than now: the SYN is not acknowledged yet.
+            self.sender.fin.get_or_insert(self.sender.next);
+        } else if !matches!(self.state, State::Closed | State::TimeWait) {
+            self.sender.finish();
+        }
+    }
+
+    /// The program has let go of it: a FIN after what was written, or a RST if there are unread data (or come later).
+    pub(crate) fn close(&mut self, now: Instant) {
+        if self.orphan {
+            return;
+        }
+        self.orphan = true;
+        match self.state {
+            State::Closed | State::TimeWait => self.receiver.release(),
+            State::SynSent | State::SynReceived => self.end_with_reset(io::ErrorKind::ConnectionAborted),
+            _ if self.receiver.unread() > 0 => self.end_with_reset(io::ErrorKind::ConnectionAborted),
+            _ => {
+                self.finish();
+                if self.state == State::FinWait2 {
+                    self.timers.set(Timer::End, now + ORPHAN);
+                }
+                self.settle(now);
+            }
+        }
+    }
+
+    /// A RST is the next thing that is sent, and the last.
+    pub(crate) fn reset(&mut self, now: Instant) {
+        let _ = now;
+        if self.state != State::Closed {
+            self.end_with_reset(io::ErrorKind::ConnectionAborted);
+        }
+        self.receiver.release();
+    }
+
+    /// Ends it without a word, with this error for the program.
+    pub(crate) fn abort(&mut self, error: io::ErrorKind) {
+        self.reset_due = false;
+        self.reply = None;
+        self.end(Some(error));
+        self.receiver.release();
+    }
+
+    /// Written and not acknowledged.
+    pub(crate) fn unacknowledged(&self) -> usize {
+        self.sender.ring.len()
+    }
+
+    /// Probes after so much idle time.
+    pub(crate) fn set_keepalive(&mut self, idle: Option<Duration>, now: Instant) {
+        self.keepalive = idle;
+        self.keepalives = 0;
+        match idle {
+            Some(idle) if self.state != State::Closed => self.timers.set(Timer::Keepalive, now + idle),
+            _ => self.timers.clear(Timer::Keepalive),
+        }
+    }
+
+    /// The limit for what stays unacknowledged.
+    pub(crate) fn set_user_timeout(&mut self, timeout: Option<Duration>) {
+        self.user_timeout = timeout;
+        let orphan = self.state == State::FinWait2 && self.orphan;
+        if let (Some(timeout), Some(since)) = (timeout, self.stalled) {
+            self.timers.set(Timer::End, since + timeout);
+        } else if !orphan {
+            self.timers.clear(Timer::End);
+        }
+    }
+
+    /// Nagle's algorithm off or on.
+    pub(crate) fn set_nodelay(&mut self, nodelay: bool) {
+        self.sender.nodelay = nodelay;
+    }
+}

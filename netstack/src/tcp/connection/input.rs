@@ -1,0 +1,437 @@
+//! Segments that arrive.
+
+use std::{io, time::Duration};
+
+use wg_embed::time::Instant;
+
+use super::{
+    super::{
+        Header, Segment,
+        header::{DEFAULT_MSS, LARGEST_SCALE, SMALLEST_MSS, extend, first, older},
+        rack::Sent,
+        recovery::Phase,
+        scoreboard::Delivered,
+        timers::Timer,
+    },
+    Connection, State,
+};
+
+/// How long the peer's last timestamp says that a segment is old: its clock may have wrapped after that (RFC 7323,
+/// 5.5).
+const TIMESTAMP_HOLDS: Duration = Duration::from_secs(24 * 24 * 3600);
+/// How many challenge ACKs are sent in a second: RFC 5961, 7.
+const CHALLENGES: u8 = 10;
+/// How long an orphan stays in FIN-WAIT-2.
+pub(super) const ORPHAN: Duration = Duration::from_secs(60);
+/// A larger round trip time by timestamps, in milliseconds, is not believed.
+const MOST_AGE: u32 = 60_000;
+/// So many ACKs that repeat a number mean a loss, without SACK.
+const REPEATED_ACKS: u8 = 3;
+
+impl Connection {
+    /// Takes a segment. May make something to send, change readiness, set a deadline, or end the connection.
+    pub(crate) fn receive(&mut self, segment: &Segment<'_>, now: Instant) {
+        match self.state {
+            State::Closed => return,
+            State::TimeWait => {
+                // Only until the stack keeps what `time_wait` says.
+                if segment.length() > 0 && !segment.header.flags.rst {
+                    self.receiver.acknowledge_now();
+                }
+                return;
+            }
+            State::SynSent => self.receive_in_syn_sent(segment, now),
+            _ => self.receive_synchronized(segment, now),
+        }
+        self.used = now;
+        self.settle(now);
+    }
+
+    fn receive_in_syn_sent(&mut self, segment: &Segment<'_>, now: Instant) {
+        let header = &segment.header;
+        let fits = header.flags.ack && header.ack == self.sender.next as u32;
+        if header.flags.ack && !fits {
+            self.reply = segment.refusal();
+            return;
+        }
+        if header.flags.rst {
+            if fits {
+                self.end(Some(io::ErrorKind::ConnectionRefused));
+            }
+            return;
+        }
+        if !header.flags.syn {
+            return;
+        }
+        self.agree(header, now);
+        if fits {
+            self.sender.acknowledge(self.sender.next);
+            if let Some(sent) = self.syn_sent {
+                self.rtt.sample(now.since(sent), now);
+            }
+            self.become_established(now);
+            self.sender.update_window(first(header.seq), self.sender.una, u64::from(header.window));
+            self.receiver.acknowledge_now();
+        } else {
+            // Both ends dial at once.
+            self.state = State::SynReceived;
+            self.syn_due = true;
+        }
+    }
+
+    /// Takes over what the peer's SYN says.
+    fn agree(&mut self, header: &Header, now: Instant) {
+        let scales = header.window_scale.map(|peers| (peers.min(LARGEST_SCALE), self.scale));
+        self.sender.scale = scales.map_or(0, |(peers, _)| peers);
+        self.receiver.start(first(header.seq), scales.map_or(0, |(_, ours)| ours));
+        self.scaling = scales.is_some();
+        self.peer_mss = usize::from(header.mss.unwrap_or(DEFAULT_MSS).max(SMALLEST_MSS));
+        self.sack = header.sack_permitted;
+        self.recent = header.timestamps.map(|(value, _)| (value, now));
+        self.apply_mss(true);
+    }
+
+    fn receive_synchronized(&mut self, segment: &Segment<'_>, now: Instant) {
+        let header = &segment.header;
+        let next = self.receiver.next();
+        let start = extend(next, header.seq);
+        let end = start + segment.length();
+        let old = !header.flags.rst
+            && self
+                .recent
+                .zip(header.timestamps)
+                .is_some_and(|((recent, at), (value, _))| older(value, recent) && now.since(at) < TIMESTAMP_HOLDS);
+        let fits = start <= self.receiver.edge() && end >= next && (end > next || start == next);
+        if self.state == State::SynReceived && header.flags.syn && start + 1 == next && !header.flags.rst {
+            self.receive_second_syn(header, now);
+            return;
+        }
+        if old || !fits {
+            if header.flags.rst {
+                return;
+            }
+            if !segment.payload.is_empty() && end <= next {
+                self.receiver.note_duplicate(start, end);
+            } else if segment.length() > 0 {
+                self.receiver.acknowledge_now();
+            } else {
+                self.challenge(now);
+            }
+            return;
+        }
+        if header.flags.rst {
+            if start == next {
+                self.receive_reset();
+            } else {
+                self.challenge(now);
+            }
+            return;
+        }
+        if header.flags.syn {
+            self.challenge(now);
+            return;
+        }
+        if !header.flags.ack {
+            return;
+        }
+        let ack = extend(self.sender.una, header.ack);
+        if self.state == State::SynReceived {
+            if ack != self.sender.next {
+                self.reply = segment.refusal();
+                return;
+            }
+            self.sender.acknowledge(ack);
+            self.become_established(now);
+        }
+        if ack > self.sender.next || ack + self.sender.largest_window.max(1) < self.sender.una {
+            self.challenge(now);
+            return;
+        }
+        self.heard = now;
+        self.keepalives = 0;
+        self.unanswered = 0;
+        if let (Some(recent), Some((value, _))) = (&mut self.recent, header.timestamps)
+            && start <= self.receiver.acknowledged()
+            && !older(value, recent.0)
+        {
+            *recent = (value, now);
+        }
+        self.receive_ack(header, start, ack, segment.length() == 0, now);
+        if self.state != State::Closed {
+            self.receive_data(start, segment, now);
+        }
+    }
+
+    /// The peer's SYN-ACK while both ends dial, or its SYN again.
+    fn receive_second_syn(&mut self, header: &Header, now: Instant) {
+        if header.flags.ack && header.ack == self.sender.next as u32 {
+            self.sender.acknowledge(self.sender.next);
+            self.become_established(now);
+            self.sender.update_window(first(header.seq), self.sender.una, u64::from(header.window));
+            self.receiver.acknowledge_now();
+        } else {
+            self.syn_due = true;
+        }
+    }
+
+    fn receive_reset(&mut self) {
+        let error = match self.state {
+            State::SynReceived => Some(io::ErrorKind::ConnectionRefused),
+            // Both directions were over.
+            State::Closing | State::LastAck => None,
+            _ => Some(io::ErrorKind::ConnectionReset),
+        };
+        self.end(error);
+    }
+
+    /// Answers something that may be forged by an ACK, which a true peer answers by a RST that fits: RFC 5961.
+    fn challenge(&mut self, now: Instant) {
+        let second = now.as_nanos() / 1_000_000_000;
+        if self.challenges.0 != second {
+            self.challenges = (second, 0);
+        }
+        if self.challenges.1 < CHALLENGES {
+            self.challenges.1 += 1;
+            self.receiver.acknowledge_now();
+        }
+    }
+
+    fn receive_ack(&mut self, header: &Header, start: u64, ack: u64, bare: bool, now: Instant) {
+        let una = self.sender.una;
+        let mut delivered = self.sender.board.begin();
+        let duplicate = self.sack && self.receive_blocks(header, ack, &mut delivered);
+        let progress = ack > una;
+        let flight = self.flight();
+        if progress {
+            self.sender.board.acknowledge(ack, &mut delivered);
+            self.sender.acknowledge(ack);
+            self.progress = now;
+            self.retries = 0;
+            self.repeated_acks = 0;
+            self.stalled = (self.sender.una < self.sender.next).then_some(now);
+            self.soft_error = None;
+            self.probe_due = false;
+        }
+        let window = u64::from(header.window) << self.sender.scale;
+        let same_window = window == self.sender.window;
+        if self.sender.update_window(start, ack, window) && window > 0 {
+            self.persists = 0;
+        }
+        if window == 0 {
+            // It answers: it only has no room.
+            self.retries = 0;
+        }
+        if !self.sack && !progress && bare && same_window && flight > 0 && ack == una {
+            self.repeated_acks = self.repeated_acks.saturating_add(1);
+        }
+        self.measure(header, &delivered, progress, now);
+        if flight > 0 {
+            self.react(header, &delivered, progress, duplicate, now);
+        }
+        self.after_fin_acknowledged(now);
+    }
+
+    /// Takes SACK blocks. Returns whether the first one reports something that arrived twice.
+    fn receive_blocks(&mut self, header: &Header, ack: u64, delivered: &mut Delivered) -> bool {
+        let una = self.sender.una;
+        let mut duplicate = false;
+        let mut blocks = header.sack.iter().flatten();
+        let Some(&first_block) = blocks.next() else { return false };
+        let range = |(from, to): (u32, u32)| (extend(una, from), extend(una, to));
+        let (from, to) = range(first_block);
+        // RFC 2883: below the ACK, or within the second block.
+        let second = header.sack.get(1).copied().flatten().map(range);
+        if from < to && (to <= ack || second.is_some_and(|(start, end)| start <= from && to <= end)) {
+            duplicate = true;
+            self.rack.on_duplicate(ack, self.sender.next);
+            self.recovery.on_duplicate();
+        } else {
+            self.sack_range(from, to, ack, delivered);
+        }
+        for &block in blocks {
+            let (from, to) = range(block);
+            self.sack_range(from, to, ack, delivered);
+        }
+        duplicate
+    }
+
+    fn sack_range(&mut self, from: u64, to: u64, ack: u64, delivered: &mut Delivered) {
+        let from = from.max(self.sender.una);
+        if from < to && to <= self.sender.next && to > ack {
+            self.sender.board.sack(from, to, delivered);
+        }
+    }
+
+    /// Takes round trip times.
+    fn measure(&mut self, header: &Header, delivered: &Delivered, progress: bool, now: Instant) {
+        if let (Some(oldest), Some(newest)) = (delivered.oldest, delivered.newest)
+            && !delivered.repeated
+        {
+            self.rtt.sample(now.since(oldest), now);
+            self.cubic.on_rtt(now.since(newest), self.sender.una, self.sender.next);
+        } else if progress
+            && delivered.repeated
+            && let Some((_, echo)) = header.timestamps.filter(|_| self.recent.is_some())
+        {
+            // The echo tells which transmission is answered.
+            if let Some(age) = self.age(echo, now) {
+                self.rtt.sample(age.max(Duration::from_millis(1)), now);
+            }
+        }
+        if delivered.reordered {
+            self.rack.on_reordering();
+        }
+        if let Some(sent) = delivered.latest {
+            let older = sent.repeated && self.echoes_before(header, &sent);
+            self.rack.on_delivered(sent, older, self.rtt.minimum(), now);
+        }
+    }
+
+    /// How long ago our timestamp `echo` was sent, if that is plausible.
+    fn age(&self, echo: u32, now: Instant) -> Option<Duration> {
+        let age = super::super::timestamp(self.clock_offset, now).wrapping_sub(echo);
+        (age < MOST_AGE).then(|| Duration::from_millis(u64::from(age)))
+    }
+
+    /// Whether an ACK was caused by a segment that is older than `sent`.
+    fn echoes_before(&self, header: &Header, sent: &Sent) -> bool {
+        header.timestamps.is_some_and(|(_, echo)| older(echo, super::super::timestamp(self.clock_offset, sent.at)))
+    }
+
+    /// Finds losses, and adapts the congestion window.
+    fn react(&mut self, header: &Header, delivered: &Delivered, progress: bool, duplicate: bool, now: Instant) {
+        let lost_before = self.sender.board.lost();
+        if self.sack {
+            self.detect(now);
+        } else if self.repeated_acks == REPEATED_ACKS && !self.recovering() {
+            self.sender.board.lose_first();
+        } else if progress && self.recovery.phase() == Phase::Recovery && self.sender.una < self.recovery.point() {
+            // A partial ACK: the next one is missing too (RFC 6582).
+            self.sender.board.lose_first();
+            self.recovery.force = true;
+        }
+        self.answer_probe(progress, duplicate);
+        let echo = header.timestamps.filter(|_| self.recent.is_some()).map(|(_, echo)| echo);
+        let spurious = self.recovery.was_spurious(delivered.original.filter(|_| self.sack))
+            || (progress && delivered.repeated && self.recovering() && self.recovery.echoes_older(echo))
+            || (duplicate && self.recovery.all_duplicates());
+        if spurious {
+            self.sender.board.find_all();
+            self.recovery.undo(&mut self.cubic);
+            self.rtt.end_backoff();
+            if self.sack {
+                self.detect(now);
+            }
+        }
+        if self.recovering() && self.sender.una >= self.recovery.point() {
+            self.recovery.finish(&mut self.cubic);
+            self.rack.on_recovered();
+        }
+        let board = &self.sender.board;
+        let pipe = board.pipe().saturating_sub(u64::from(self.repeated_acks) * self.sender.mss as u64);
+        match self.recovery.phase() {
+            Phase::Open if board.lost() > 0 => {
+                let flight = self.flight().max(delivered.bytes);
+                self.recovery.enter(&mut self.cubic, flight, self.sender.next);
+                self.recovery.reduce(&mut self.cubic, delivered.bytes, pipe, progress, self.sender.mss as u64);
+            }
+            Phase::Open | Phase::Loss => {
+                // An ACK that only fills what was counted as full does not prove that there is room for more.
+                if progress && delivered.bytes > 0 && (self.limited || self.recovering()) {
+                    let rtt = self.rtt.smoothed().unwrap_or_default();
+                    self.cubic.on_ack(delivered.bytes, now, rtt);
+                    self.sender.tune(self.cubic.window());
+                }
+            }
+            Phase::Recovery => {
+                let good = progress && board.lost() <= lost_before;
+                let bytes = if self.sack { delivered.bytes } else { delivered.bytes.max(self.sender.mss as u64) };
+                self.recovery.reduce(&mut self.cubic, bytes, pipe, good, self.sender.mss as u64);
+            }
+        }
+        if progress {
+            self.arm(now);
+        }
+    }
+
+    /// Lets RACK mark what is lost.
+    pub(super) fn detect(&mut self, now: Instant) {
+        let smoothed = self.rtt.smoothed().unwrap_or_default();
+        let minimum = self.rtt.minimum().unwrap_or_default();
+        let sacked = self.sender.board.sacked() / self.sender.mss as u64;
+        let window = self.rack.window(self.recovering(), sacked, minimum, smoothed);
+        match self.sender.board.detect(&self.rack, window, now) {
+            Some(wait) => self.timers.set(Timer::Reorder, now + wait.max(Duration::from_micros(100))),
+            None => self.timers.clear(Timer::Reorder),
+        }
+    }
+
+    /// What an ACK says about a tail loss probe: RFC 8985, 7.4.
+    fn answer_probe(&mut self, progress: bool, duplicate: bool) {
+        let Some(probe) = self.recovery.probe else { return };
+        if self.sender.una < probe.end {
+            return;
+        }
+        if !probe.repeated || duplicate || (!progress && self.sender.una == probe.end) {
+            self.recovery.probe = None;
+        } else if self.sender.una > probe.end {
+            // The probe has filled a gap: that was a loss like any other.
+            self.recovery.probe = None;
+            if !self.recovering() {
+                let flight = self.flight().max(self.cubic.window());
+                self.cubic.on_loss(flight);
+                self.cubic.on_recovered();
+            }
+        }
+    }
+
+    fn after_fin_acknowledged(&mut self, now: Instant) {
+        if !self.sender.fin_acknowledged() {
+            return;
+        }
+        match self.state {
+            State::FinWait1 => {
+                self.state = State::FinWait2;
+                if self.orphan {
+                    self.timers.set(Timer::End, now + ORPHAN);
+                }
+            }
+            State::Closing => self.enter_time_wait(),
+            State::LastAck => self.end(None),
+            _ => {}
+        }
+    }
+
+    fn receive_data(&mut self, start: u64, segment: &Segment<'_>, now: Instant) {
+        let header = &segment.header;
+        if segment.payload.is_empty() && !header.flags.fin {
+            return;
+        }
+        if !matches!(self.state, State::Established | State::FinWait1 | State::FinWait2) {
+            // Behind the peer's FIN: only what came before again.
+            self.receiver.acknowledge_now();
+            return;
+        }
+        let end = start + segment.payload.len() as u64;
+        if self.orphan && !self.receiver.is_discarding() && end > self.receiver.next() && !segment.payload.is_empty() {
+            // Nobody will read it: the peer should know.
+            self.end_with_reset(io::ErrorKind::ConnectionReset);
+            return;
+        }
+        if self.recent.is_some()
+            && let Some((_, echo)) = header.timestamps
+            && let Some(age) = self.age(echo, now)
+        {
+            self.receiver.on_echo(echo, age);
+        }
+        self.receiver.accept(start, segment.payload, header.flags.fin, now);
+        if !self.receiver.is_finished() {
+            return;
+        }
+        match self.state {
+            State::Established => self.state = State::CloseWait,
+            State::FinWait1 => self.state = State::Closing,
+            _ => self.enter_time_wait(),
+        }
+    }
+}

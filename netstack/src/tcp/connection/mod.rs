@@ -1,0 +1,328 @@
+//! One connection: its states, and what ties the parts together.
+//!
+//! `input` takes segments, `output` makes them, `timeouts` does what is due, `calls` is what a program does.
+
+mod calls;
+mod input;
+mod output;
+mod timeouts;
+
+use std::{io, sync::Arc, time::Duration};
+
+use wg_embed::time::Instant;
+
+use super::{
+    Budget, Config, Header, TimeWait,
+    cubic::Cubic,
+    header::{DEFAULT_MSS, SMALLEST_MSS, TIMESTAMPS, first},
+    rack::Rack,
+    receive::{Receiver, scale_for},
+    recovery::{Phase, Recovery},
+    rtt::Rtt,
+    send::Sender,
+    timers::{Timer, Timers},
+};
+
+/// The states of RFC 9293, 3.3.2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    SynSent,
+    SynReceived,
+    Established,
+    FinWait1,
+    FinWait2,
+    Closing,
+    TimeWait,
+    CloseWait,
+    LastAck,
+    Closed,
+}
+
+/// What a handshake has agreed on.
+pub(super) struct Established {
+    pub(super) iss: u32,
+    pub(super) irs: u32,
+    pub(super) clock_offset: u32,
+    /// The peer's last timestamp.
+    pub(super) recent: Option<u32>,
+    /// The peer's window in bytes.
+    pub(super) window: u64,
+    pub(super) peer_mss: u16,
+    /// The peer's and ours.
+    pub(super) scales: Option<(u8, u8)>,
+    pub(super) sack: bool,
+    pub(super) rtt: Option<Duration>,
+}
+
+/// One connection. Buffers grow as they are needed and shrink when they are empty: an idle one has none.
+pub(crate) struct Connection {
+    state: State,
+    sender: Sender,
+    receiver: Receiver,
+    cubic: Cubic,
+    recovery: Recovery,
+    rack: Rack,
+    rtt: Rtt,
+    timers: Timers,
+    /// The most payload by our MTU and by what is known of the path, without options.
+    path_mss: usize,
+    /// What the peer takes.
+    peer_mss: usize,
+    /// Our window scale, and whether the peer scales too.
+    scale: u8,
+    scaling: bool,
+    /// SACK was agreed on.
+    sack: bool,
+    /// The peer's last timestamp, and when it came; `None` if timestamps were not agreed on.
+    recent: Option<(u32, Instant)>,
+    clock_offset: u32,
+    /// The handshake is over, or ever was.
+    established: bool,
+    /// The program has let go of it.
+    orphan: bool,
+    error: Option<io::ErrorKind>,
+    /// What ICMP said: the reason if nothing else comes.
+    soft_error: Option<io::ErrorKind>,
+    /// Ended in TIME-WAIT.
+    time_wait: Option<TimeWait>,
+    /// A SYN or SYN-ACK is to be sent.
+    syn_due: bool,
+    /// When the SYN was sent, if once only.
+    syn_sent: Option<Instant>,
+    /// A RST is to be sent, then nothing more.
+    reset_due: bool,
+    /// An answer that belongs to no state.
+    reply: Option<Header>,
+    /// A segment that the peer answers with an ACK: of a closed window, or keepalive.
+    nudge: bool,
+    /// A segment smaller than the MSS may leave: the window has stayed small.
+    force_small: bool,
+    /// The timer of what is in flight is to be started.
+    arm_due: bool,
+    /// A tail loss probe is to be sent.
+    probe_due: bool,
+    /// Whether the congestion window was full in this round trip, and when the round trip ends.
+    limited: bool,
+    limited_until: u64,
+    /// Whether the budget refused a buffer: writing is tried again later.
+    starved: bool,
+    /// Timeouts in a row without progress.
+    retries: u8,
+    /// Probes of a closed window: for backing off, and without any answer.
+    persists: u8,
+    unanswered: u8,
+    /// ACKs in a row that repeat the same number, for peers without SACK.
+    repeated_acks: u8,
+    /// Challenge ACKs in this second.
+    challenges: (u64, u8),
+    /// Since when data wait for an ACK without progress.
+    stalled: Option<Instant>,
+    /// When something was sent or acknowledged last, for the retransmission timer.
+    progress: Instant,
+    /// When data were sent last.
+    sent_at: Instant,
+    /// When the peer was heard last.
+    heard: Instant,
+    /// When a buffer was used last.
+    used: Instant,
+    keepalive: Option<Duration>,
+    keepalives: u8,
+    user_timeout: Option<Duration>,
+}
+
+impl Connection {
+    /// Begins to connect: the SYN is the first segment that [`transmit`](Self::transmit) has.
+    pub(crate) fn dial(config: Config, budget: Arc<dyn Budget>, iss: u32, clock_offset: u32, now: Instant) -> Self {
+        let mut connection = Self::new(&config, &budget, iss, clock_offset, now);
+        connection.syn_due = true;
+        connection.stalled = Some(now);
+        connection.sender.next += 1;
+        connection
+    }
+
+    /// The connection of a handshake that a peer began.
+    pub(super) fn established(agreed: Established, config: Config, budget: Arc<dyn Budget>, now: Instant) -> Self {
+        let mut connection = Self::new(&config, &budget, agreed.iss, agreed.clock_offset, now);
+        connection.sender.next += 1;
+        connection.sender.acknowledge(connection.sender.next);
+        connection.receiver.start(first(agreed.irs), agreed.scales.map_or(0, |(_, ours)| ours));
+        connection.sender.scale = agreed.scales.map_or(0, |(peers, _)| peers);
+        connection.sender.update_window(connection.receiver.next(), connection.sender.una, agreed.window);
+        connection.recent = agreed.recent.map(|recent| (recent, now));
+        connection.sack = agreed.sack;
+        connection.peer_mss = usize::from(agreed.peer_mss);
+        connection.apply_mss(true);
+        if let Some(rtt) = agreed.rtt {
+            connection.rtt.sample(rtt, now);
+        }
+        connection.become_established(now);
+        connection
+    }
+
+    fn new(config: &Config, budget: &Arc<dyn Budget>, iss: u32, clock_offset: u32, now: Instant) -> Self {
+        let path_mss = usize::from(config.mss());
+        let peer_mss = usize::from(DEFAULT_MSS);
+        let mss = path_mss.min(peer_mss);
+        let scale = scale_for(config.receive_buffer);
+        Self {
+            state: State::SynSent,
+            sender: Sender::new(budget.clone(), first(iss), config.send_buffer, mss),
+            receiver: Receiver::new(budget.clone(), config.receive_buffer, scale, mss, now),
+            cubic: Cubic::new(mss),
+            recovery: Recovery::default(),
+            rack: Rack::default(),
+            rtt: Rtt::default(),
+            timers: Timers::new(),
+            path_mss,
+            peer_mss,
+            scale,
+            scaling: true,
+            sack: false,
+            recent: None,
+            clock_offset,
+            established: false,
+            orphan: false,
+            error: None,
+            soft_error: None,
+            time_wait: None,
+            syn_due: false,
+            syn_sent: None,
+            reset_due: false,
+            reply: None,
+            nudge: false,
+            force_small: false,
+            arm_due: false,
+            probe_due: false,
+            limited: false,
+            limited_until: 0,
+            starved: false,
+            retries: 0,
+            persists: 0,
+            unanswered: 0,
+            repeated_acks: 0,
+            challenges: (0, 0),
+            stalled: None,
+            progress: now,
+            sent_at: now,
+            heard: now,
+            used: now,
+            keepalive: None,
+            keepalives: 0,
+            user_timeout: None,
+        }
+    }
+
+    /// Computes the payload of a full segment. `begins`: there is no congestion window yet.
+    fn apply_mss(&mut self, begins: bool) {
+        let options = if self.recent.is_some() { TIMESTAMPS } else { 0 };
+        let mss = self.path_mss.min(self.peer_mss).saturating_sub(options).max(usize::from(SMALLEST_MSS) - TIMESTAMPS);
+        self.sender.mss = mss;
+        if begins {
+            self.cubic = Cubic::new(mss);
+        } else {
+            self.cubic.set_mss(mss);
+        }
+    }
+
+    fn become_established(&mut self, now: Instant) {
+        self.state = State::Established;
+        self.established = true;
+        self.syn_due = false;
+        self.retries = 0;
+        self.rtt.end_backoff();
+        self.soft_error = None;
+        self.stalled = None;
+        self.heard = now;
+        self.progress = now;
+        self.timers.clear(Timer::Retransmit);
+    }
+
+    /// Whether the handshake is over, or ever was.
+    pub(crate) fn is_established(&self) -> bool {
+        self.established
+    }
+
+    /// The connection is over and nothing is to be sent any more: it can be forgotten (or kept as TIME-WAIT).
+    pub(crate) fn is_closed(&self) -> bool {
+        match self.state {
+            State::Closed => !self.reset_due && self.reply.is_none(),
+            State::TimeWait => !self.receiver.owes_acknowledgement(),
+            _ => false,
+        }
+    }
+
+    /// It ended in TIME-WAIT: what a stack must remember to answer a FIN that comes again.
+    pub(crate) fn time_wait(&self) -> Option<TimeWait> {
+        self.time_wait
+    }
+
+    /// Why it failed. Stays.
+    pub(crate) fn error(&self) -> Option<io::ErrorKind> {
+        self.error
+    }
+
+    /// When [`run_timers`](Self::run_timers) is next due.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Bytes of its buffers.
+    #[cfg(test)]
+    pub(crate) fn memory(&self) -> usize {
+        self.sender.memory() + self.receiver.memory()
+    }
+
+    /// Ends without a word.
+    fn end(&mut self, error: Option<io::ErrorKind>) {
+        if self.error.is_none() {
+            self.error = error;
+        }
+        self.state = State::Closed;
+        self.timers.clear_all();
+        self.sender.ring.release();
+        self.sender.board = super::scoreboard::Scoreboard::default();
+        self.stalled = None;
+        if self.orphan || self.receiver.unread() == 0 {
+            self.receiver.release();
+        }
+    }
+
+    /// Ends with a RST.
+    fn end_with_reset(&mut self, error: io::ErrorKind) {
+        // The peer knows nothing of a connection whose SYN it has not answered.
+        self.reset_due = !matches!(self.state, State::SynSent | State::Closed | State::TimeWait);
+        self.end(Some(error));
+    }
+
+    fn enter_time_wait(&mut self) {
+        self.state = State::TimeWait;
+        self.timers.clear_all();
+        self.sender.ring.release();
+        self.stalled = None;
+        self.time_wait = Some(TimeWait {
+            seq: self.sender.next as u32,
+            ack: self.receiver.next() as u32,
+            timestamps: self.recent.map(|(recent, _)| (recent, self.clock_offset)),
+        });
+        if self.orphan || self.receiver.unread() == 0 {
+            self.receiver.release();
+        }
+    }
+
+    /// Bytes that are sent and not acknowledged.
+    fn flight(&self) -> u64 {
+        self.sender.next - self.sender.una
+    }
+
+    fn recovering(&self) -> bool {
+        self.recovery.phase() != Phase::Open
+    }
+
+    /// Asserts what holds at any time.
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        if self.established && !matches!(self.state, State::Closed | State::TimeWait) {
+            self.sender.board.check(self.sender.una, self.sender.next);
+        }
+    }
+}

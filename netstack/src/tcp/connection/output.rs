@@ -1,0 +1,378 @@
+//! Segments that are sent.
+
+use wg_embed::time::Instant;
+
+use super::{
+    super::{
+        Emit, Flags, Header,
+        header::sack_length,
+        recovery::{Phase, Probe},
+        timers::Timer,
+    },
+    Connection, State,
+};
+
+/// How many bytes leave in one call: what follows waits for the next one, so that others come in between.
+const BURST: usize = 64 << 10;
+/// So many segments may be in flight while a small one leaves: what is written after that waits to make a full one, so
+/// that single bytes do not cost more than they are.
+const MOST_SMALL: usize = 512;
+
+/// What is sent next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Nothing,
+    Reset,
+    Reply(Header),
+    Syn,
+    /// The last segment again: a tail loss probe.
+    Last,
+    /// What is lost.
+    Lost,
+    Data {
+        len: usize,
+        fin: bool,
+    },
+    /// A segment that the peer answers with an ACK.
+    Nudge,
+    Acknowledgement,
+}
+
+impl Connection {
+    /// Passes what is to be sent now to `emit`, until there is no more, `emit` refuses, or `limit` segments have left.
+    /// Returns whether there is more to send at once.
+    pub(crate) fn transmit(&mut self, now: Instant, limit: usize, emit: &mut Emit<'_>) -> bool {
+        let (mut segments, mut bytes) = (0, 0);
+        let mut next = self.next(now);
+        while next != Next::Nothing && segments < limit && bytes < BURST {
+            let Some(sent) = self.send(next, now, emit) else { return true };
+            segments += 1;
+            bytes += sent;
+            next = self.next(now);
+        }
+        // The congestion window grows only while the program fills it.
+        let full = next != Next::Nothing || self.is_window_full();
+        if full || self.sender.una >= self.limited_until {
+            self.limited = full;
+            self.limited_until = self.sender.next;
+        }
+        if segments > 0 {
+            self.used = now;
+            self.settle(now);
+        }
+        next != Next::Nothing
+    }
+
+    /// Whether [`transmit`](Self::transmit) would send something.
+    pub(crate) fn wants_to_send(&self, now: Instant) -> bool {
+        self.next(now) != Next::Nothing
+    }
+
+    /// Whether the congestion window has no room for a full segment, or slow start has used the half of it.
+    fn is_window_full(&self) -> bool {
+        let pipe = self.sender.board.pipe();
+        let window = self.cubic.window();
+        pipe + self.sender.mss as u64 > window || (self.cubic.in_slow_start() && 2 * pipe >= window)
+    }
+
+    fn next(&self, now: Instant) -> Next {
+        if let Some(reply) = self.reply {
+            return Next::Reply(reply);
+        }
+        match self.state {
+            State::Closed => return if self.reset_due { Next::Reset } else { Next::Nothing },
+            State::SynSent => return if self.syn_due { Next::Syn } else { Next::Nothing },
+            State::SynReceived if self.syn_due => return Next::Syn,
+            State::SynReceived | State::TimeWait => {}
+            _ => {
+                if self.probe_due {
+                    return Next::Last;
+                }
+                if self.can_repeat() {
+                    return Next::Lost;
+                }
+                if let Some((len, fin)) = self.next_data() {
+                    return Next::Data { len, fin };
+                }
+            }
+        }
+        if self.nudge {
+            Next::Nudge
+        } else if self.receiver.wants_acknowledgement(now) {
+            Next::Acknowledgement
+        } else {
+            Next::Nothing
+        }
+    }
+
+    /// Whether something that is lost may leave.
+    fn can_repeat(&self) -> bool {
+        let board = &self.sender.board;
+        board.lost() > 0
+            && (self.recovery.force
+                || board.pipe() == 0
+                || board.pipe() + (self.sender.mss as u64).min(board.lost()) <= self.cubic.window())
+    }
+
+    /// SACK blocks for a segment with `payload` bytes. Returns whether all that is to be reported has room: a full
+    /// segment is sent without, and an ACK follows it.
+    fn blocks(&self, payload: usize) -> ([Option<(u32, u32)>; 4], bool) {
+        if !self.sack || !self.receiver.has_blocks() {
+            return ([None; 4], true);
+        }
+        let most = if self.recent.is_some() { 3 } else { 4 };
+        if payload + sack_length(most) > self.sender.mss && payload > 0 {
+            return ([None; 4], false);
+        }
+        (self.receiver.blocks(most), true)
+    }
+
+    /// The next segment that has not been sent before: its payload's length, and whether it has our FIN.
+    fn next_data(&self) -> Option<(usize, bool)> {
+        let sender = &self.sender;
+        let unsent = sender.unsent();
+        let fin_due = sender.fin_due();
+        if unsent == 0 && !fin_due {
+            return None;
+        }
+        let usable = usize::try_from(sender.usable()).unwrap_or(usize::MAX);
+        let full = sender.mss;
+        let len = unsent.min(full).min(usable);
+        let fin = fin_due && len == unsent && usable > len;
+        if len == 0 && !fin {
+            return None;
+        }
+        if len < full && !fin && !self.force_small {
+            if len < unsent {
+                // The window is small: RFC 9293, 3.8.6.2.1.
+                if (len as u64) < sender.largest_window.div_ceil(2) {
+                    return None;
+                }
+            } else if (!sender.nodelay && sender.next > sender.una) || sender.board.len() >= MOST_SMALL {
+                return None;
+            }
+        }
+        let pipe = sender.board.pipe();
+        let fits = pipe == 0 || pipe + len as u64 <= self.window_for_new();
+        fits.then_some((len, fin))
+    }
+
+    /// The congestion window for new data: without SACK, repeated ACKs say that segments have left the network.
+    fn window_for_new(&self) -> u64 {
+        self.cubic.window() + u64::from(self.repeated_acks) * self.sender.mss as u64
+    }
+
+    /// Sends one segment. Returns the length of its payload, or `None` if it was refused.
+    fn send(&mut self, next: Next, now: Instant, emit: &mut Emit<'_>) -> Option<usize> {
+        match next {
+            Next::Nothing => Some(0),
+            Next::Reply(reply) => {
+                if !emit(&reply, &[], &[]) {
+                    return None;
+                }
+                self.reply = None;
+                Some(0)
+            }
+            Next::Reset => {
+                let flags = Flags { rst: true, ack: true, ..Flags::default() };
+                let header = Header {
+                    seq: self.sender.next as u32,
+                    ack: self.receiver.next() as u32,
+                    flags,
+                    timestamps: self.timestamps(now),
+                    ..Header::default()
+                };
+                if !emit(&header, &[], &[]) {
+                    return None;
+                }
+                self.reset_due = false;
+                Some(0)
+            }
+            Next::Syn => self.send_syn(now, emit),
+            Next::Last => self.send_probe(now, emit),
+            Next::Lost => {
+                let limit = self.sender.mss as u32;
+                let Some(record) = self.sender.board.next_lost(limit) else { return Some(0) };
+                self.send_data(record.start, record.len, true, now, emit)
+            }
+            Next::Data { len, fin } => {
+                let start = self.sender.next;
+                self.send_data(start, len as u32 + u32::from(fin), false, now, emit)
+            }
+            Next::Nudge => {
+                // An old number: the peer answers with an ACK, and nothing is to be sent again.
+                self.send_bare((self.sender.una as u32).wrapping_sub(1), now, emit)?;
+                self.nudge = false;
+                Some(0)
+            }
+            Next::Acknowledgement => {
+                self.send_bare(self.sender.next as u32, now, emit)?;
+                Some(0)
+            }
+        }
+    }
+
+    fn timestamps(&self, now: Instant) -> Option<(u32, u32)> {
+        self.recent.map(|(recent, _)| (super::super::timestamp(self.clock_offset, now), recent))
+    }
+
+    fn send_syn(&mut self, now: Instant, emit: &mut Emit<'_>) -> Option<usize> {
+        let answers = self.state == State::SynReceived;
+        let (window, edge) = self.receiver.syn_window();
+        let header = Header {
+            seq: self.sender.una as u32,
+            ack: if answers { self.receiver.next() as u32 } else { 0 },
+            flags: Flags { syn: true, ack: answers, ..Flags::default() },
+            window,
+            mss: u16::try_from(self.path_mss).ok(),
+            window_scale: self.scaling.then_some(self.scale),
+            sack_permitted: !answers || self.sack,
+            timestamps: if answers {
+                self.timestamps(now)
+            } else {
+                Some((super::super::timestamp(self.clock_offset, now), 0))
+            },
+            ..Header::default()
+        };
+        if !emit(&header, &[], &[]) {
+            return None;
+        }
+        if answers {
+            self.receiver.on_acknowledged(edge, true);
+        }
+        self.syn_due = false;
+        self.syn_sent = (self.retries == 0 && !answers).then_some(now);
+        self.timers.set(Timer::Retransmit, now + self.rtt.timeout());
+        Some(0)
+    }
+
+    /// Sends a segment without data.
+    fn send_bare(&mut self, seq: u32, now: Instant, emit: &mut Emit<'_>) -> Option<()> {
+        let (window, edge) = self.receiver.window();
+        let header = Header {
+            seq,
+            ack: self.receiver.next() as u32,
+            flags: Flags { ack: true, ..Flags::default() },
+            window,
+            timestamps: self.timestamps(now),
+            sack: self.blocks(0).0,
+            ..Header::default()
+        };
+        if !emit(&header, &[], &[]) {
+            return None;
+        }
+        self.receiver.on_acknowledged(edge, self.sack);
+        Some(())
+    }
+
+    /// Sends `len` numbers from `start` on: data and perhaps our FIN.
+    fn send_data(&mut self, start: u64, len: u32, again: bool, now: Instant, emit: &mut Emit<'_>) -> Option<usize> {
+        let end = start + u64::from(len);
+        let fin = self.sender.fin.is_some_and(|fin| end > fin);
+        let payload = len as usize - usize::from(fin);
+        if !again && self.sender.board.is_empty() {
+            self.begin_flight(now);
+        }
+        let (window, edge) = self.receiver.window();
+        let (sack, complete) = self.blocks(payload);
+        let offset = (start - self.sender.una) as usize;
+        let last = offset + payload == self.sender.ring.len();
+        let header = Header {
+            seq: start as u32,
+            ack: self.receiver.next() as u32,
+            flags: Flags { ack: true, fin, psh: last && payload > 0, ..Flags::default() },
+            window,
+            timestamps: self.timestamps(now),
+            sack,
+            ..Header::default()
+        };
+        let (first, second) = self.sender.ring.slices(offset, payload);
+        if !emit(&header, first, second) {
+            return None;
+        }
+        if complete {
+            self.receiver.on_acknowledged(edge, true);
+        } else {
+            self.receiver.on_partly_acknowledged(edge);
+        }
+        if again {
+            self.sender.board.repeated(start, now);
+        } else {
+            self.sender.board.push(start, len, now);
+            self.sender.next = end;
+            self.force_small = false;
+        }
+        let stamp = super::super::timestamp(self.clock_offset, now);
+        self.recovery.on_sent(u64::from(len), again, stamp);
+        self.sent_at = now;
+        self.stalled.get_or_insert(now);
+        if fin {
+            match self.state {
+                State::Established => self.state = State::FinWait1,
+                State::CloseWait => self.state = State::LastAck,
+                _ => {}
+            }
+        }
+        // The probe's timer runs from what was sent last.
+        if !again || start == self.sender.una {
+            self.arm_due = true;
+        }
+        Some(payload)
+    }
+
+    /// The first segment after a time in which nothing was in flight.
+    fn begin_flight(&mut self, now: Instant) {
+        let idle = now.since(self.sent_at);
+        let timeout = self.rtt.timeout();
+        if idle > timeout {
+            self.cubic.on_idle(idle, timeout);
+        }
+        self.progress = now;
+    }
+
+    /// A tail loss probe: something new if the peer has room for it, else the last segment again.
+    fn send_probe(&mut self, now: Instant, emit: &mut Emit<'_>) -> Option<usize> {
+        let sender = &self.sender;
+        let limit = sender.mss;
+        let unsent = sender.unsent();
+        let len = unsent.min(limit).min(usize::try_from(sender.usable()).unwrap_or(usize::MAX));
+        let sent = if len > 0 {
+            let fin = sender.fin_due() && len == unsent && sender.usable() > len as u64;
+            let start = sender.next;
+            let sent = self.send_data(start, len as u32 + u32::from(fin), false, now, emit)?;
+            self.recovery.probe = Some(Probe { end: self.sender.next, repeated: false });
+            sent
+        } else if let Some(record) = self.sender.board.last_undelivered(limit as u32) {
+            let sent = self.send_data(record.start, record.len, true, now, emit)?;
+            self.recovery.probe = Some(Probe { end: self.sender.next, repeated: true });
+            sent
+        } else {
+            0
+        };
+        self.probe_due = false;
+        self.arm_due = true;
+        Some(sent)
+    }
+
+    /// Whether new data wait for the peer's window, or nothing is in flight that would open it.
+    pub(super) fn is_shut_out(&self) -> bool {
+        self.can_send_data()
+            && self.sender.board.is_empty()
+            && (self.sender.unsent() > 0 || self.sender.fin_due())
+            && self.next_data().is_none()
+    }
+
+    fn can_send_data(&self) -> bool {
+        !matches!(self.state, State::SynSent | State::SynReceived | State::TimeWait | State::Closed)
+    }
+
+    /// Whether a tail loss probe may be armed.
+    pub(super) fn may_probe(&self) -> bool {
+        let board = &self.sender.board;
+        self.sack
+            && self.recovery.phase() == Phase::Open
+            && self.recovery.probe.is_none()
+            && board.sacked() == 0
+            && board.lost() == 0
+    }
+}

@@ -1,0 +1,426 @@
+//! The receiving side: reassembly, the window, and when to acknowledge.
+
+use std::{sync::Arc, time::Duration};
+
+use wg_embed::time::Instant;
+
+use super::{Budget, buffer::Ring, header::LARGEST_SCALE, ranges::Ranges};
+
+/// How long an ACK may be delayed.
+pub(super) const ACK_DELAY: Duration = Duration::from_millis(40);
+/// So many segments are acknowledged at once.
+const ACK_EVERY: u8 = 2;
+/// The least round trip time that the window is tuned by: one tick of our timestamps.
+const LEAST_RTT: Duration = Duration::from_millis(1);
+/// The most ranges of data that arrived out of order.
+const MOST_RANGES: usize = 128;
+/// The most ACKs that repeat the same number, for peers that count them.
+const MOST_REPEATED: u8 = 8;
+
+/// The first window of a buffer that may take `most` bytes: what fits in the header of a SYN.
+pub(super) fn first_window(most: usize) -> u16 {
+    u16::try_from(most).unwrap_or(u16::MAX)
+}
+
+/// The smallest scale with which the header can express a window of `buffer` bytes.
+pub(super) fn scale_for(buffer: usize) -> u8 {
+    (0..LARGEST_SCALE).find(|&scale| usize::from(u16::MAX) << scale >= buffer).unwrap_or(LARGEST_SCALE)
+}
+
+/// Whether an ACK is to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    Nothing,
+    Later(Instant),
+    /// At once, so many times.
+    Now(u8),
+}
+
+/// What was received.
+pub(super) struct Receiver {
+    ring: Ring,
+    /// What is expected next.
+    next: u64,
+    /// The end of the window that was advertised last.
+    edge: u64,
+    /// The largest number that was acknowledged.
+    acknowledged: u64,
+    /// What a window is made from; grows with what the program reads, up to `most`.
+    limit: usize,
+    most: usize,
+    scale: u8,
+    /// Data that arrived out of order.
+    apart: Ranges,
+    /// Numbers in the ranges that changed last, the latest first.
+    recent: [u64; 4],
+    /// What arrived twice.
+    duplicate: Option<(u64, u64)>,
+    /// The number of the peer's FIN.
+    fin: Option<u64>,
+    /// Nobody reads: data are acknowledged and thrown away.
+    discard: bool,
+    due: Due,
+    /// Segments since the last ACK.
+    waiting: u8,
+    mss: usize,
+    tuning: Tuning,
+}
+
+/// How the window follows what the program reads in a round trip.
+#[derive(Clone, Copy, Debug)]
+struct Tuning {
+    /// The round trip time by what the peer echoes, and the echo that was used last.
+    rtt: Option<Duration>,
+    echo: u32,
+    since: Instant,
+    read: u64,
+    last: u64,
+}
+
+impl Receiver {
+    pub(super) fn new(budget: Arc<dyn Budget>, most: usize, scale: u8, mss: usize, now: Instant) -> Self {
+        Self {
+            ring: Ring::new(budget),
+            next: 0,
+            edge: 0,
+            acknowledged: 0,
+            limit: usize::from(first_window(most)),
+            most,
+            scale,
+            apart: Ranges::default(),
+            recent: [0; 4],
+            duplicate: None,
+            fin: None,
+            discard: false,
+            due: Due::Nothing,
+            waiting: 0,
+            mss,
+            tuning: Tuning { rtt: None, echo: 0, since: now, read: 0, last: 10 * mss as u64 },
+        }
+    }
+
+    /// The peer's SYN has the number `irs`.
+    pub(super) fn start(&mut self, irs: u64, scale: u8) {
+        self.next = irs + 1;
+        self.acknowledged = self.next;
+        self.edge = self.next + self.limit as u64;
+        self.scale = scale;
+    }
+
+    pub(super) fn next(&self) -> u64 {
+        self.next
+    }
+
+    pub(super) fn edge(&self) -> u64 {
+        self.edge
+    }
+
+    pub(super) fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
+    pub(super) fn ring(&mut self) -> &mut Ring {
+        &mut self.ring
+    }
+
+    pub(super) fn unread(&self) -> usize {
+        self.ring.len()
+    }
+
+    pub(super) fn memory(&self) -> usize {
+        self.ring.capacity()
+    }
+
+    /// Whether all up to the FIN has arrived.
+    pub(super) fn is_finished(&self) -> bool {
+        self.fin.is_some_and(|fin| self.next > fin)
+    }
+
+    /// Whether the ring holds nothing at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ring.is_empty() && self.apart.is_empty()
+    }
+
+    pub(super) fn has_nothing_apart(&self) -> bool {
+        self.apart.is_empty()
+    }
+
+    /// From now on data are thrown away.
+    pub(super) fn discard(&mut self) {
+        self.discard = true;
+        let unread = self.ring.len();
+        self.ring.consume(unread, self.apart.is_empty());
+    }
+
+    pub(super) fn is_discarding(&self) -> bool {
+        self.discard
+    }
+
+    /// Gives all memory back.
+    pub(super) fn release(&mut self) {
+        self.apart.clear();
+        self.ring.release();
+    }
+
+    /// Takes data from `start` on, and a FIN behind them. Returns whether something new arrived in order.
+    pub(super) fn accept(&mut self, start: u64, payload: &[u8], fin: bool, now: Instant) -> bool {
+        let end = start + payload.len() as u64;
+        if !payload.is_empty() {
+            self.mss = self.mss.max(payload.len());
+        }
+        // Only the part inside of the window, and before the FIN.
+        let right = self.fin.unwrap_or(u64::MAX).min(self.edge);
+        if fin && self.fin.is_none() && end <= self.edge && self.apart.end().is_none_or(|apart| apart <= end) {
+            self.fin = Some(end);
+        }
+        let (from, to) = (start.max(self.next), end.min(right));
+        if end > right && !payload.is_empty() {
+            self.acknowledge_now();
+        }
+        let before = self.next;
+        if from < to {
+            let part = payload.get((from - start) as usize..(to - start) as usize).unwrap_or_default();
+            if !self.store(from, part) {
+                self.acknowledge_now();
+                return false;
+            }
+        }
+        if start < before && !payload.is_empty() {
+            self.note_duplicate(start, end.min(before));
+        }
+        if self.fin == Some(self.next) {
+            self.next += 1;
+            self.apart.clear();
+            self.acknowledge_now();
+        }
+        if self.next > before {
+            self.waiting = self.waiting.saturating_add(1);
+            // What fills a part of a gap is acknowledged at once: RFC 5681, 4.2.
+            if self.waiting >= ACK_EVERY || !self.apart.is_empty() {
+                self.acknowledge_now();
+            } else if self.due == Due::Nothing {
+                self.due = Due::Later(now + ACK_DELAY);
+            }
+            return true;
+        }
+        false
+    }
+
+    /// Stores data inside of the window. Returns whether there was room.
+    fn store(&mut self, from: u64, part: &[u8]) -> bool {
+        let to = from + part.len() as u64;
+        if from > self.next {
+            return self.store_apart(from, to, part);
+        }
+        if !self.discard {
+            let offset = self.ring.len();
+            if !self.ring.reserve(offset + part.len(), self.limit) {
+                // The window becomes what there is memory for, and grows again with what is read.
+                self.limit = self.ring.capacity().max(2 * self.mss);
+                self.tuning.last = self.limit as u64 / 4;
+                return false;
+            }
+            self.ring.store(offset, part);
+        }
+        let mut next = to;
+        if !self.apart.is_empty() {
+            if let Some((start, end)) = self.apart.first().filter(|&(start, _)| start < to) {
+                self.note_duplicate(start, end.min(to));
+            }
+            while let Some((_, end)) = self.apart.first().filter(|&(start, _)| start <= next) {
+                next = next.max(end);
+                self.apart.pop_first();
+            }
+            self.acknowledge_now();
+        }
+        if !self.discard {
+            self.ring.commit((next - self.next) as usize);
+        }
+        self.next = next;
+        true
+    }
+
+    fn store_apart(&mut self, from: u64, to: u64, part: &[u8]) -> bool {
+        self.repeat_acknowledgement();
+        if self.apart.len() >= MOST_RANGES && self.apart.is_apart(from, to) {
+            return true;
+        }
+        if !self.discard {
+            let offset = self.ring.len() + (from - self.next) as usize;
+            if !self.ring.reserve(offset + part.len(), self.limit) {
+                return true;
+            }
+            self.ring.store(offset, part);
+        }
+        if self.apart.gap(from, to).is_none() {
+            self.note_duplicate(from, to);
+        }
+        self.apart.insert(from, to);
+        self.recent.rotate_right(1);
+        self.recent[0] = from;
+        true
+    }
+
+    /// Something arrived that had arrived before.
+    pub(super) fn note_duplicate(&mut self, start: u64, end: u64) {
+        if start < end {
+            self.duplicate = Some((start, end));
+        }
+        self.repeat_acknowledgement();
+    }
+
+    pub(super) fn acknowledge_now(&mut self) {
+        if !matches!(self.due, Due::Now(_)) {
+            self.due = Due::Now(1);
+        }
+    }
+
+    fn repeat_acknowledgement(&mut self) {
+        self.due = match self.due {
+            Due::Now(times) => Due::Now((times + 1).min(MOST_REPEATED)),
+            _ => Due::Now(1),
+        };
+    }
+
+    /// Whether an ACK is to be sent at once.
+    pub(super) fn wants_acknowledgement(&self, now: Instant) -> bool {
+        match self.due {
+            Due::Nothing => false,
+            Due::Later(at) => at <= now,
+            Due::Now(_) => true,
+        }
+    }
+
+    /// Whether an ACK is to be sent, at once or later.
+    pub(super) fn owes_acknowledgement(&self) -> bool {
+        self.due != Due::Nothing
+    }
+
+    /// When a delayed ACK is due.
+    pub(super) fn delayed(&self) -> Option<Instant> {
+        match self.due {
+            Due::Later(at) => Some(at),
+            _ => None,
+        }
+    }
+
+    /// The window for the header of a SYN, which is not scaled.
+    pub(super) fn syn_window(&self) -> (u16, u64) {
+        let window = self.limit.min(usize::from(u16::MAX)) as u16;
+        (window, (self.next + u64::from(window)).max(self.edge))
+    }
+
+    /// The window for a header, and the edge that it states. It never lies before an edge that was stated.
+    pub(super) fn window(&self) -> (u16, u64) {
+        let free = self.limit.saturating_sub(self.ring.len()) as u64;
+        // Not by little pieces: RFC 9293, 3.8.6.2.2.
+        let stated = self.edge.saturating_sub(self.next);
+        let window = if free < stated + self.step() { stated } else { free };
+        let unit = 1u64 << self.scale;
+        let field = if window == stated { window.div_ceil(unit) } else { window / unit };
+        let field = field.min(u64::from(u16::MAX)) as u16;
+        (field, (self.next + (u64::from(field) << self.scale)).max(self.edge))
+    }
+
+    fn step(&self) -> u64 {
+        (2 * self.mss).min(self.limit / 2).max(1) as u64
+    }
+
+    /// An ACK with this edge was sent. With `single` repetitions are not needed.
+    pub(super) fn on_acknowledged(&mut self, edge: u64, single: bool) {
+        self.edge = edge;
+        self.acknowledged = self.next;
+        self.waiting = 0;
+        self.duplicate = None;
+        self.due = match self.due {
+            Due::Now(times) if times > 1 && !single => Due::Now(times - 1),
+            _ => Due::Nothing,
+        };
+    }
+
+    /// A segment with this edge was sent that had no room for SACK blocks: the ACK is still due.
+    pub(super) fn on_partly_acknowledged(&mut self, edge: u64) {
+        self.edge = edge;
+        self.acknowledged = self.next;
+        self.acknowledge_now();
+    }
+
+    /// SACK blocks to report, `most` of them at most: first what arrived twice, then the ranges in the order of
+    /// arrival.
+    pub(super) fn blocks(&self, most: usize) -> [Option<(u32, u32)>; 4] {
+        let mut blocks = [None; 4];
+        let mut count = 0;
+        let mut add = |range: (u64, u64)| {
+            let block = Some((range.0 as u32, range.1 as u32));
+            // The first one may lie within another one: that is what tells a duplicate.
+            if count < most && !(count > 0 && blocks[1..].contains(&block)) && !(count == 1 && blocks[0] == block) {
+                blocks[count] = block;
+                count += 1;
+            }
+        };
+        if let Some(duplicate) = self.duplicate {
+            add(duplicate);
+            if let Some(around) = self.apart.containing(duplicate.0) {
+                add(around);
+            }
+        }
+        if !self.apart.is_empty() {
+            for number in self.recent {
+                if let Some(range) = self.apart.containing(number) {
+                    add(range);
+                }
+            }
+            for range in self.apart.iter().take(4) {
+                add(range);
+            }
+        }
+        blocks
+    }
+
+    /// Whether there is something to report by SACK.
+    pub(super) fn has_blocks(&self) -> bool {
+        self.duplicate.is_some() || !self.apart.is_empty()
+    }
+
+    /// Data came that echo our timestamp `echo`, which is `age` old: an answer to our ACK, or later.
+    pub(super) fn on_echo(&mut self, echo: u32, age: Duration) {
+        if echo == self.tuning.echo {
+            return;
+        }
+        self.tuning.echo = echo;
+        let age = age.max(LEAST_RTT);
+        // A peer that had nothing to send lets it seem long.
+        self.tuning.rtt = Some(match self.tuning.rtt {
+            Some(rtt) if rtt < age => rtt + (age - rtt) / 8,
+            _ => age,
+        });
+    }
+
+    /// The program has read `len` bytes; `rtt` is what the sending side knows of the round trip time.
+    pub(super) fn on_read(&mut self, len: usize, rtt: Option<Duration>, now: Instant) {
+        self.tuning.read += len as u64;
+        let rtt = self.tuning.rtt.or(rtt).unwrap_or(LEAST_RTT).max(LEAST_RTT);
+        if now.since(self.tuning.since) >= rtt {
+            self.tune(now);
+        }
+        // The peer is told of much more room at once, of a little more with the next ACK.
+        let stated = self.edge.saturating_sub(self.next);
+        let free = self.limit.saturating_sub(self.ring.len()) as u64;
+        if free >= stated + self.step().max(stated) && !self.is_finished() {
+            self.acknowledge_now();
+        }
+    }
+
+    /// The window is to hold twice what is read in a round trip, and more while that grows.
+    fn tune(&mut self, now: Instant) {
+        let Tuning { read, last, .. } = self.tuning;
+        if read > last {
+            let wanted = 2 * read + 16 * self.mss as u64;
+            let wanted = wanted + 2 * (u128::from(wanted) * u128::from(read - last) / u128::from(last.max(1))) as u64;
+            self.limit = self.limit.max(usize::try_from(wanted).unwrap_or(self.most).min(self.most));
+            self.tuning.last = read;
+        }
+        self.tuning.since = now;
+        self.tuning.read = 0;
+    }
+}

@@ -1,0 +1,67 @@
+//! Round trip times and the retransmission timeout: RFC 6298, with a smaller lower limit.
+
+use std::time::Duration;
+
+use wg_embed::time::Instant;
+
+/// The timeout before there is a sample.
+pub(super) const INITIAL_RTO: Duration = Duration::from_secs(1);
+/// The least that the timeout is above the smoothed round trip time: more than the delay of any peer's ACK.
+pub(super) const SMALLEST_RTO: Duration = Duration::from_millis(200);
+/// Where backing off ends.
+pub(super) const LARGEST_RTO: Duration = Duration::from_secs(60);
+/// How long a minimum counts: a path may have changed.
+const MINIMUM_HOLDS: Duration = Duration::from_secs(300);
+
+/// The estimates.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Rtt {
+    smoothed: Option<Duration>,
+    variation: Duration,
+    minimum: Option<(Duration, Instant)>,
+    /// How often the timeout was doubled.
+    backoff: u8,
+}
+
+impl Rtt {
+    /// Takes a sample.
+    pub(super) fn sample(&mut self, rtt: Duration, now: Instant) {
+        let rtt = rtt.max(Duration::from_nanos(1));
+        self.smoothed = Some(match self.smoothed {
+            None => {
+                self.variation = rtt / 2;
+                rtt
+            }
+            Some(smoothed) => {
+                self.variation = (self.variation * 3 + smoothed.abs_diff(rtt)) / 4;
+                (smoothed * 7 + rtt) / 8
+            }
+        });
+        if self.minimum.is_none_or(|(minimum, at)| rtt <= minimum || now.since(at) > MINIMUM_HOLDS) {
+            self.minimum = Some((rtt, now));
+        }
+        self.backoff = 0;
+    }
+
+    pub(super) fn smoothed(&self) -> Option<Duration> {
+        self.smoothed
+    }
+
+    pub(super) fn minimum(&self) -> Option<Duration> {
+        self.minimum.map(|(minimum, _)| minimum)
+    }
+
+    /// The retransmission timeout, doubled as often as [`back_off`](Self::back_off) was called.
+    pub(super) fn timeout(&self) -> Duration {
+        let base = self.smoothed.map_or(INITIAL_RTO, |smoothed| smoothed + (self.variation * 4).max(SMALLEST_RTO));
+        base.saturating_mul(1 << self.backoff.min(10)).min(LARGEST_RTO)
+    }
+
+    pub(super) fn back_off(&mut self) {
+        self.backoff = self.backoff.saturating_add(1);
+    }
+
+    pub(super) fn end_backoff(&mut self) {
+        self.backoff = 0;
+    }
+}

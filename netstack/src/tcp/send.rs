@@ -1,0 +1,132 @@
+//! The sending side: what was written, what of it is in flight, and what the peer has room for.
+
+use std::sync::Arc;
+
+use super::{Budget, buffer::Ring, scoreboard::Scoreboard};
+
+/// The first limit of the buffer.
+const FIRST_LIMIT: usize = 128 << 10;
+
+/// What is sent.
+pub(super) struct Sender {
+    /// From `una` on.
+    pub(super) ring: Ring,
+    pub(super) board: Scoreboard,
+    /// The first number that is not acknowledged.
+    pub(super) una: u64,
+    /// What is sent next.
+    pub(super) next: u64,
+    /// The peer's window in bytes, and the largest that it ever had.
+    pub(super) window: u64,
+    pub(super) largest_window: u64,
+    /// The numbers of the segment that told the window last.
+    told_seq: u64,
+    told_ack: u64,
+    /// The peer's window scale.
+    pub(super) scale: u8,
+    /// The largest payload, without room for SACK blocks.
+    pub(super) mss: usize,
+    /// The number of our FIN: nothing is written after it.
+    pub(super) fin: Option<u64>,
+    /// How much may be buffered; grows with the congestion window up to `most`.
+    limit: usize,
+    most: usize,
+    pub(super) nodelay: bool,
+}
+
+impl Sender {
+    pub(super) fn new(budget: Arc<dyn Budget>, iss: u64, most: usize, mss: usize) -> Self {
+        Self {
+            ring: Ring::new(budget),
+            board: Scoreboard::default(),
+            una: iss,
+            next: iss,
+            window: 0,
+            largest_window: 0,
+            told_seq: 0,
+            told_ack: 0,
+            scale: 0,
+            mss,
+            fin: None,
+            limit: most.min(FIRST_LIMIT),
+            most,
+            nodelay: true,
+        }
+    }
+
+    /// Where the data end that were sent.
+    fn sent_data(&self) -> usize {
+        self.fin.map_or(self.next, |fin| self.next.min(fin)).saturating_sub(self.una) as usize
+    }
+
+    /// Bytes that were written and not sent.
+    pub(super) fn unsent(&self) -> usize {
+        self.ring.len().saturating_sub(self.sent_data())
+    }
+
+    /// Whether the FIN is to be sent for the first time.
+    pub(super) fn fin_due(&self) -> bool {
+        self.fin.is_some_and(|fin| self.next <= fin)
+    }
+
+    /// Whether the FIN is acknowledged.
+    pub(super) fn fin_acknowledged(&self) -> bool {
+        self.fin.is_some_and(|fin| self.una > fin)
+    }
+
+    /// Sets the number of the FIN: behind what was written.
+    pub(super) fn finish(&mut self) {
+        if self.fin.is_none() {
+            self.fin = Some(self.una + self.ring.len() as u64);
+        }
+    }
+
+    /// How many bytes the peer has room for.
+    pub(super) fn usable(&self) -> u64 {
+        (self.una + self.window).saturating_sub(self.next)
+    }
+
+    /// All below `ack` is acknowledged: takes the data out of the buffer. The scoreboard was told already.
+    pub(super) fn acknowledge(&mut self, ack: u64) {
+        let end = self.fin.map_or(ack, |fin| ack.min(fin));
+        self.ring.consume(end.saturating_sub(self.una) as usize, true);
+        self.una = ack;
+    }
+
+    /// The window of a segment, if it is not older than the one that told the last.
+    pub(super) fn update_window(&mut self, seq: u64, ack: u64, window: u64) -> bool {
+        if self.told_seq > seq || (self.told_seq == seq && self.told_ack > ack) {
+            return false;
+        }
+        let opened = window > self.window || ack > self.told_ack;
+        self.told_seq = seq;
+        self.told_ack = ack;
+        self.window = window;
+        self.largest_window = self.largest_window.max(window);
+        opened
+    }
+
+    /// The buffer may hold twice the congestion window.
+    pub(super) fn tune(&mut self, congestion_window: u64) {
+        let wanted = usize::try_from(2 * congestion_window).unwrap_or(self.most);
+        self.limit = self.limit.max(wanted.min(self.most));
+    }
+
+    /// How many bytes may still be written.
+    pub(super) fn room(&self) -> usize {
+        self.limit.saturating_sub(self.ring.len())
+    }
+
+    /// Whether it is worth waking a writer: not for every segment that is acknowledged.
+    pub(super) fn has_much_room(&self) -> bool {
+        self.room() >= self.limit / 4
+    }
+
+    pub(super) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    pub(super) fn memory(&self) -> usize {
+        self.ring.capacity() + self.board.memory()
+    }
+}

@@ -1,0 +1,193 @@
+//! UDP: sockets of one's own, and flows that were intercepted.
+
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use crate::{
+    notify::Notify,
+    stack::{
+        Shared,
+        udp::{Datagram, Flow, Socket},
+    },
+};
+
+/// A UDP socket inside the tunnel, bound to a port; connected to one address or not. Any thread may use it.
+///
+/// At most 1 MiB of datagrams wait in it (less with a smaller `receive_buffer`), a quarter of the stack's memory in all
+/// sockets and flows; others are dropped.
+pub struct UdpSocket {
+    shared: Arc<Shared>,
+    socket: Socket,
+}
+
+impl UdpSocket {
+    pub(crate) const fn new(shared: Arc<Shared>, socket: Socket) -> Self {
+        Self { shared, socket }
+    }
+
+    /// Its own address and port (the address is unspecified if it has all of the stack's).
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.socket.local
+    }
+
+    /// The address it is connected to.
+    #[must_use]
+    pub const fn peer_addr(&self) -> Option<SocketAddr> {
+        self.socket.peer
+    }
+
+    /// Sends one datagram, in fragments if it is larger than the path's MTU. A connected socket: `to` is `None`.
+    ///
+    /// # Errors
+    /// `WouldBlock` if the stack's queue is full: there is none of its own. `InvalidInput` for a datagram larger than
+    /// 65,507 bytes (IPv6: 65,487), with EMSGSIZE as its cause, and for an address that nothing can be sent to.
+    /// `NotConnected` without an address. `AddrNotAvailable` without an own address of the family. `ConnectionAborted`
+    /// after the stack was closed.
+    pub fn try_send(&self, data: &[u8], to: Option<SocketAddr>) -> io::Result<usize> {
+        self.socket.send(&self.shared, data, to)?;
+        Ok(data.len())
+    }
+
+    /// The next datagram, cut to `buf`, its whole length, and its sender.
+    ///
+    /// # Errors
+    /// `WouldBlock`. A connected socket returns an ICMP error once: `ConnectionRefused`, `HostUnreachable`,
+    /// `NetworkUnreachable`. `AddrNotAvailable` if its address is the stack's no more; `ConnectionAborted` after the
+    /// stack was closed.
+    pub fn try_recv(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        let datagram = self.socket.mailbox.pop(&self.shared)?;
+        Ok((copy(&datagram, buf), datagram.from))
+    }
+
+    /// As [`try_recv`](Self::try_recv), waiting.
+    ///
+    /// # Errors
+    /// `TimedOut` in place of `WouldBlock`.
+    pub fn recv(&self, buf: &mut [u8], timeout: Option<Duration>) -> io::Result<(usize, SocketAddr)> {
+        let until = timeout.and_then(|timeout| std::time::Instant::now().checked_add(timeout));
+        loop {
+            match self.try_recv(buf) {
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+            let left = until.map(|until| until.saturating_duration_since(std::time::Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.socket.mailbox.wait(left);
+        }
+    }
+
+    /// Whether a datagram (or an error) waits.
+    #[must_use]
+    pub fn is_readable(&self) -> bool {
+        self.socket.mailbox.is_readable()
+    }
+
+    /// Replaces who is told of datagrams and of room.
+    pub fn set_notify(&self, notify: Option<Arc<dyn Notify>>) {
+        self.socket.mailbox.set_notify(notify);
+    }
+}
+
+impl Drop for UdpSocket {
+    fn drop(&mut self) {
+        self.socket.release(&self.shared);
+    }
+}
+
+impl fmt::Debug for UdpSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UdpSocket")
+            .field("local", &self.local_addr())
+            .field("peer", &self.peer_addr())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Copies as much of a datagram as fits, and returns its whole length.
+fn copy(datagram: &Datagram, buf: &mut [u8]) -> usize {
+    let len = datagram.data.len().min(buf.len());
+    buf[..len].copy_from_slice(&datagram.data[..len]);
+    datagram.data.len()
+}
+
+/// All datagrams between one address of a peer and one destination, which is any: what was intercepted. Dropping it
+/// ends it: the next datagram is a new flow. Datagrams wait in it as in a [`UdpSocket`].
+pub struct UdpFlow {
+    shared: Arc<Shared>,
+    flow: Arc<Flow>,
+}
+
+impl UdpFlow {
+    pub(crate) const fn new(shared: Arc<Shared>, flow: Arc<Flow>) -> Self {
+        Self { shared, flow }
+    }
+
+    /// The peer's address and port.
+    #[must_use]
+    pub fn source(&self) -> SocketAddr {
+        self.flow.tuple.remote()
+    }
+
+    /// Where it sends to: the address that answers come from.
+    #[must_use]
+    pub fn destination(&self) -> SocketAddr {
+        self.flow.tuple.local()
+    }
+
+    /// The next datagram, cut to `buf`, and its whole length. `Ok(None)`: the flow has ended (no traffic for the time
+    /// limit, others took its place, or the stack was closed).
+    ///
+    /// # Errors
+    /// `WouldBlock`.
+    pub fn try_recv(&self, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        Ok(self.next()?.map(|datagram| copy(&datagram, buf)))
+    }
+
+    /// As [`try_recv`](Self::try_recv), in place. `take` is called with no lock held.
+    pub fn try_recv_with(&self, take: &mut dyn FnMut(&[u8])) -> io::Result<Option<()>> {
+        Ok(self.next()?.map(|datagram| take(&datagram.data)))
+    }
+
+    fn next(&self) -> io::Result<Option<Datagram>> {
+        match self.flow.mailbox.pop(&self.shared) {
+            Err(err) if err.kind() != io::ErrorKind::WouldBlock => Ok(None),
+            result => result.map(Some),
+        }
+    }
+
+    /// Answers with one datagram.
+    ///
+    /// # Errors
+    /// As [`UdpSocket::try_send`]; `BrokenPipe` after the flow has ended.
+    pub fn try_send(&self, data: &[u8]) -> io::Result<usize> {
+        self.flow.send(&self.shared, data)?;
+        Ok(data.len())
+    }
+
+    /// Answers with ICMP port unreachable, as far as the rate of ICMP errors allows, and ends.
+    pub fn refuse(self) {
+        self.flow.refuse(&self.shared);
+    }
+
+    /// Replaces who is told of datagrams, of room, and of the end.
+    pub fn set_notify(&self, notify: Option<Arc<dyn Notify>>) {
+        self.flow.mailbox.set_notify(notify);
+    }
+}
+
+impl Drop for UdpFlow {
+    fn drop(&mut self) {
+        self.flow.release(&self.shared);
+    }
+}
+
+impl fmt::Debug for UdpFlow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UdpFlow")
+            .field("source", &self.source())
+            .field("destination", &self.destination())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,229 @@
+//! Bounds: floods, many connections, slow readers, an idle stack.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::{
+    io::ErrorKind,
+    net::{IpAddr, Ipv4Addr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{B, Node, World, kind, read_all};
+use wg_embed_netstack::{Options, TcpStream};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A SYN from `source` to port 80 of 10.0.0.2.
+fn syn(source: Ipv4Addr, port: u16) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0];
+    packet.extend(source.octets());
+    packet.extend([10, 0, 0, 2]);
+    packet.extend(port.to_be_bytes());
+    packet.extend([0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0]);
+    let sum = |bytes: &mut dyn Iterator<Item = [u8; 2]>| {
+        let sum = bytes.map(|pair| u32::from(u16::from_be_bytes(pair))).sum::<u32>();
+        let sum = (sum & 0xffff) + (sum >> 16);
+        !((sum & 0xffff) + (sum >> 16)) as u16
+    };
+    let pairs = |bytes: &[u8]| bytes.chunks(2).map(|pair| [pair[0], pair[1]]).collect::<Vec<_>>();
+    let ip = sum(&mut pairs(&packet[..20]).into_iter());
+    packet[10..12].copy_from_slice(&ip.to_be_bytes());
+    let tcp = sum(&mut pairs(&packet[12..]).into_iter().chain([[0, 6], [0, 20]]));
+    packet[36..38].copy_from_slice(&tcp.to_be_bytes());
+    packet
+}
+
+#[test]
+fn a_flood_of_syns_is_bounded_and_keeps_nobody_else_out() {
+    let world = World::new();
+    let listener = world.b.stack.listen_tcp("10.0.0.2:80".parse().unwrap(), 8).unwrap();
+    // 100,000 from one source: from each port, again and again.
+    for round in 0..100_000_u32 / 500 {
+        let flood: Vec<_> =
+            (0..500).map(|n| syn(Ipv4Addr::new(10, 9, 9, 9), 1000 + (round * 500 + n) as u16 % 60_000)).collect();
+        world.b.give(&flood);
+        drop(world.b.take());
+    }
+    let stats = world.b.stack.stats();
+    assert!(stats.half_open <= 8192, "{stats:?}");
+    assert_eq!((stats.connections, stats.memory), (0, 0));
+    assert!(world.b.drops("tcp_half_open_full") > 10_000);
+    // Someone else.
+    let client = world.a.stack.start_tcp("10.0.0.2:80".parse().unwrap()).unwrap();
+    world.settle();
+    assert!(client.is_established() && listener.try_accept().is_ok());
+    // From many sources, one SYN each.
+    for round in 0..100_000_u32 / 500 {
+        let flood: Vec<_> = (0..500).map(|n| syn(Ipv4Addr::from(0x0b00_0001 + round * 500 + n), 1000)).collect();
+        world.b.give(&flood);
+        drop(world.b.take());
+    }
+    assert!(world.b.stack.stats().half_open <= 8192);
+    let client = world.a.stack.start_tcp("10.0.0.2:80".parse().unwrap()).unwrap();
+    world.settle();
+    assert!(client.is_established() && listener.try_accept().is_ok());
+    // They end by themselves.
+    drop(client);
+    world.pass_coarsely(200 * SECOND);
+    assert_eq!(world.b.stack.stats().half_open, 0);
+}
+
+/// Opens `count` connections, a hundred at a time.
+fn open(world: &World, count: usize) -> Vec<(TcpStream, TcpStream)> {
+    let listener = world.b.stack.listen_tcp("10.0.0.2:80".parse().unwrap(), 200).unwrap();
+    let mut all = Vec::new();
+    while all.len() < count {
+        let clients: Vec<_> =
+            (0..100).map(|_| world.a.stack.start_tcp("10.0.0.2:80".parse().unwrap()).unwrap()).collect();
+        world.settle();
+        all.extend(clients.into_iter().map(|client| (client, listener.try_accept().unwrap())));
+    }
+    all
+}
+
+#[test]
+fn ten_thousand_connections_leave_nothing() {
+    let world = World::new();
+    let all = open(&world, 10_000);
+    assert_eq!(world.a.stack.stats().connections, 10_000);
+    assert_eq!(world.a.stack.stats().memory + world.b.stack.stats().memory, 0, "idle ones have no buffers");
+    for (client, _) in &all {
+        client.try_write(b"some data").unwrap();
+    }
+    world.settle();
+    for (n, (client, server)) in all.into_iter().enumerate() {
+        assert_eq!(read_all(&server).0, b"some data");
+        match n % 4 {
+            0 => client.reset(),
+            1 => server.reset(),
+            _ => {}
+        }
+        if n % 2 == 0 { drop((client, server)) } else { drop((server, client)) }
+    }
+    world.settle();
+    assert_eq!((world.a.stack.stats().connections, world.b.stack.stats().connections), (0, 0));
+    world.pass_coarsely(65 * SECOND);
+    assert!(world.a.is_empty() && world.b.is_empty(), "{:?} {:?}", world.a.stack.stats(), world.b.stack.stats());
+}
+
+#[test]
+fn the_number_of_connections_is_limited() {
+    let world = World::with(|a| a.max_connections = 5, |b| b.max_connections = 3);
+    let _listener = world.b.stack.listen_tcp("10.0.0.2:80".parse().unwrap(), 100).unwrap();
+    let dial = || world.a.stack.start_tcp("10.0.0.2:80".parse().unwrap());
+    let clients: Vec<_> = (0..5).map(|_| dial().unwrap()).collect();
+    assert_eq!(kind(dial()), ErrorKind::OutOfMemory);
+    world.settle();
+    let refused = clients
+        .iter()
+        .filter(|client| client.try_read(&mut [0; 9]).is_err_and(|err| err.kind() == ErrorKind::ConnectionRefused));
+    assert_eq!((refused.count(), world.b.drops("tcp_limit")), (2, 2));
+}
+
+#[test]
+fn a_slow_reader_bounds_memory() {
+    const BUFFER: usize = 256 << 10;
+    let world = World::with(|a| a.send_buffer = BUFFER, |b| b.receive_buffer = BUFFER);
+    let (client, server) = world.connect();
+    let data = vec![5; 1 << 20];
+    let mut written = 0;
+    world.pass_with(5 * SECOND, || {
+        while let Ok(n) = client.try_write(&data) {
+            written += n;
+        }
+    });
+    let (ours, theirs) = (world.a.stack.stats().memory, world.b.stack.stats().memory);
+    assert!(ours <= BUFFER && theirs <= BUFFER, "{ours} {theirs}");
+    assert!((BUFFER / 2..=2 * BUFFER).contains(&written), "{written}");
+    // Nothing was lost: it goes on when it is read.
+    let mut read = 0;
+    world.until(60 * SECOND, || {
+        read += read_all(&server).0.len();
+        while let Ok(n) = client.try_write(&data) {
+            written += n;
+        }
+        read > 4 << 20
+    });
+}
+
+#[test]
+fn at_the_limit_of_memory_windows_shrink_and_all_go_on() {
+    const LIMIT: usize = 1 << 20;
+    let world = World::with(|_| {}, |b| b.memory = LIMIT);
+    let listener = world.b.stack.listen_tcp("10.0.0.2:80".parse().unwrap(), 100).unwrap();
+    let dial = || world.a.stack.start_tcp("10.0.0.2:80".parse().unwrap()).unwrap();
+    let clients: Vec<_> = (0..32).map(|_| dial()).collect();
+    world.settle();
+    let servers: Vec<_> = clients.iter().map(|_| listener.try_accept().unwrap()).collect();
+    let data = vec![5; 1 << 20];
+    let write = || {
+        for client in &clients {
+            while client.try_write(&data).is_ok() {}
+        }
+    };
+    world.pass_with(2 * SECOND, || {
+        write();
+        assert!(world.b.stack.stats().memory <= LIMIT);
+    });
+    let memory = world.b.stack.stats().memory;
+    assert!(memory >= LIMIT / 2, "{memory}");
+    // All of them go on when they are read.
+    let mut read = vec![0; servers.len()];
+    world.until(300 * SECOND, || {
+        write();
+        for (server, read) in servers.iter().zip(&mut read) {
+            *read += read_all(server).0.len();
+        }
+        read.iter().all(|read| *read > 1 << 20)
+    });
+}
+
+#[test]
+fn an_idle_stack_makes_no_wake_ups() {
+    let options = |address: &str| Options { addresses: vec![address.parse::<IpAddr>().unwrap()], ..Options::default() };
+    let (a, b) = (Arc::new(Node::new(options("10.0.0.1"))), Arc::new(Node::new(options(B))));
+    let waits = Arc::new(AtomicUsize::new(0));
+    let stop = Arc::new(AtomicBool::new(false));
+    let threads: Vec<_> = [(a.clone(), b.clone()), (b.clone(), a.clone())]
+        .into_iter()
+        .map(|(node, other)| {
+            let (waits, stop) = (waits.clone(), stop.clone());
+            thread::spawn(move || {
+                while !stop.load(Ordering::SeqCst) {
+                    other.give(&node.take());
+                    node.tun.wait(None).unwrap();
+                    waits.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+        })
+        .collect();
+    let listener = b.stack.listen_tcp("10.0.0.2:80".parse().unwrap(), 8).unwrap();
+    let client = a.stack.start_tcp("10.0.0.2:80".parse().unwrap()).unwrap();
+    let server = listener.accept(Some(60 * SECOND)).unwrap();
+    client.wait_established(Some(60 * SECOND)).unwrap();
+    client.try_write(b"x").unwrap();
+    std::io::Read::read_exact(&mut &server, &mut [0]).unwrap();
+    // Until the last timers have run, and then none.
+    let began = Instant::now();
+    let mut before = waits.load(Ordering::SeqCst);
+    loop {
+        thread::sleep(Duration::from_millis(1500));
+        let now = waits.load(Ordering::SeqCst);
+        if now == before {
+            break;
+        }
+        assert!(began.elapsed() < 60 * SECOND, "still {} wake-ups", now - before);
+        before = now;
+    }
+    stop.store(true, Ordering::SeqCst);
+    a.tun.wake();
+    b.tun.wake();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    drop((client, server));
+}
