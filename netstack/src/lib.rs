@@ -33,6 +33,7 @@
 //! | `stream`, `listener`, `udp`, `intercept`, `ping` | what programs hold in their hands |
 //! | `dns`, `dial` | names, and connections to names |
 //! | `task` | what runs when a socket or a deadline wakes it, without a thread of its own |
+//! | `pump` | connections as ordinary descriptors |
 
 pub mod dial;
 pub mod dns;
@@ -41,6 +42,8 @@ pub mod listener;
 pub mod notify;
 pub mod options;
 pub mod ping;
+#[cfg(unix)]
+pub mod pump;
 mod stack;
 pub mod stream;
 mod task;

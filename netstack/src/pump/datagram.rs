@@ -1,0 +1,185 @@
+//! UDP and a socket that keeps the borders of datagrams.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
+};
+
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, SendFlags, recv, send},
+};
+
+use super::{
+    pair,
+    thread::{Event, Joint, Outcome, Scratch},
+};
+use crate::{Notify, UdpFlow, UdpSocket};
+
+/// Datagrams that may be copied each way before others have their turn.
+const TURN: usize = 64;
+
+enum Side {
+    Socket(UdpSocket),
+    Flow(UdpFlow),
+}
+
+impl Side {
+    fn send(&self, data: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Socket(socket) => socket.try_send(data, None),
+            Self::Flow(flow) => flow.try_send(data),
+        }
+    }
+
+    /// The next datagram's length; `None` at the end.
+    fn recv(&self, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        match self {
+            Self::Socket(socket) => loop {
+                match socket.try_recv(buf) {
+                    Ok((len, _)) => return Ok(Some(len)),
+                    Err(err) if is_of_a_datagram(&err) => {
+                        tracing::debug!(%err, "an ICMP error for a descriptor");
+                    }
+                    Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Err(err),
+                    Err(_) => return Ok(None),
+                }
+            },
+            Self::Flow(flow) => flow.try_recv(buf),
+        }
+    }
+}
+
+/// An ICMP error: the next datagram may get through.
+fn is_of_a_datagram(err: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
+    matches!(err.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable)
+}
+
+/// The two sides.
+pub(super) struct Datagrams {
+    side: Side,
+    socket: OwnedFd,
+    readable: bool,
+    writable: bool,
+    ended: bool,
+    /// Waits for room in the stack.
+    outbound: Option<Vec<u8>>,
+    /// Waits for room in the socket.
+    inbound: Option<Vec<u8>>,
+}
+
+impl Datagrams {
+    pub(super) fn of_socket(socket: UdpSocket) -> impl FnOnce(OwnedFd) -> Self {
+        move |ours| Self::new(Side::Socket(socket), ours)
+    }
+
+    pub(super) fn of_flow(flow: UdpFlow) -> impl FnOnce(OwnedFd) -> Self {
+        move |ours| Self::new(Side::Flow(flow), ours)
+    }
+
+    const fn new(side: Side, socket: OwnedFd) -> Self {
+        Self { side, socket, readable: false, writable: true, ended: false, outbound: None, inbound: None }
+    }
+
+    /// From the socket to the stack. Returns `None` when the program has closed its end, else whether there may be more.
+    fn copy_out(&mut self, buf: &mut [u8]) -> Option<bool> {
+        if let Some(waiting) = self.outbound.take()
+            && self.is_full(&waiting)
+        {
+            self.outbound = Some(waiting);
+            return Some(false);
+        }
+        for _ in 0..TURN {
+            if !self.readable && !self.ended {
+                return Some(false);
+            }
+            match recv(&self.socket, &mut *buf, RecvFlags::DONTWAIT) {
+                // The end, or a datagram of no bytes with others behind it.
+                Ok((_, 0)) if self.ended && rustix::io::ioctl_fionread(&self.socket).unwrap_or(0) == 0 => return None,
+                Ok((_, len)) => {
+                    let datagram = &buf[..len];
+                    if self.is_full(datagram) {
+                        self.outbound = Some(datagram.to_vec());
+                        return Some(false);
+                    }
+                }
+                Err(Errno::AGAIN) if self.ended => return None,
+                Err(Errno::AGAIN) => {
+                    self.readable = false;
+                    return Some(false);
+                }
+                Err(Errno::INTR) => {}
+                Err(_) => return None,
+            }
+        }
+        Some(true)
+    }
+
+    /// Sends one datagram, and returns whether there is no room for it.
+    fn is_full(&self, datagram: &[u8]) -> bool {
+        match self.side.send(datagram) {
+            Ok(_) => false,
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => true,
+            Err(err) => {
+                tracing::debug!(%err, len = datagram.len(), "a datagram of a descriptor was not sent");
+                false
+            }
+        }
+    }
+
+    /// From the stack to the socket. Returns as [`copy_out`](Self::copy_out), `None` when the flow has ended.
+    fn copy_in(&mut self, buf: &mut [u8]) -> Option<bool> {
+        for _ in 0..TURN {
+            if !self.writable {
+                return Some(false);
+            }
+            let waiting = self.inbound.take();
+            let datagram = match &waiting {
+                Some(datagram) => datagram.as_slice(),
+                None => match self.side.recv(buf) {
+                    Ok(Some(len)) => &buf[..len.min(buf.len())],
+                    Ok(None) => return None,
+                    Err(_) => return Some(false),
+                },
+            };
+            match send(&self.socket, datagram, pair::NO_SIGNAL | SendFlags::DONTWAIT) {
+                Err(Errno::AGAIN | Errno::NOBUFS) => {
+                    self.inbound = Some(datagram.to_vec());
+                    self.writable = false;
+                    return Some(false);
+                }
+                Err(Errno::INTR) => self.inbound = Some(datagram.to_vec()),
+                // What it does not take any more is seen by `copy_out` as well, after what it has written.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Some(true)
+    }
+}
+
+impl Joint for Datagrams {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    fn set_notify(&self, notify: Arc<dyn Notify>) {
+        match &self.side {
+            Side::Socket(socket) => socket.set_notify(Some(notify)),
+            Side::Flow(flow) => flow.set_notify(Some(notify)),
+        }
+    }
+
+    fn turn(&mut self, event: Event, scratch: &mut Scratch) -> Outcome {
+        self.readable |= event.readable;
+        self.writable |= event.writable;
+        self.ended |= event.ended || event.closed;
+        let (Some(out), Some(inside)) = (self.copy_out(scratch), self.copy_in(scratch)) else {
+            return Outcome::Done;
+        };
+        if out || inside { Outcome::Again } else { Outcome::Wait }
+    }
+
+    fn end(&mut self) {}
+}

@@ -1,0 +1,191 @@
+//! Connections that are handed over as descriptors: each is sent through the listener's own descriptor.
+
+use std::{
+    io::{self, IoSlice, IoSliceMut},
+    mem::MaybeUninit,
+    net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
+};
+
+use rustix::{
+    io::Errno,
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, recvmsg,
+        sendmsg,
+    },
+};
+
+use super::{
+    pair,
+    stream::Stream,
+    thread::{Event, Handle, Joint, Outcome, Scratch},
+};
+use crate::{Notify, TcpListener, TcpStream};
+
+/// Connections that may be handed over before others have their turn.
+const TURN: usize = 64;
+
+/// A connection that was taken from a listener's descriptor.
+#[derive(Debug)]
+pub struct Accepted {
+    /// As that of [`Pump::tcp_descriptor`](super::Pump::tcp_descriptor).
+    pub descriptor: OwnedFd,
+    /// The address of this side.
+    pub local: SocketAddr,
+    /// The address of the other side.
+    pub peer: SocketAddr,
+}
+
+/// Takes a connection from a descriptor of [`Pump::listener_descriptor`](super::Pump::listener_descriptor). Waits for one
+/// unless the descriptor is non-blocking. Several threads may do so.
+///
+/// # Errors
+/// `WouldBlock`; `ConnectionAborted` when the stack or the pump has ended; `InvalidInput` if it is no such descriptor.
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<Accepted> {
+    let mut message = [0; MESSAGE];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = loop {
+        // Apple's systems have no such flag.
+        #[cfg(not(target_vendor = "apple"))]
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        #[cfg(target_vendor = "apple")]
+        let flags = RecvFlags::empty();
+        match recvmsg(listener, &mut [IoSliceMut::new(&mut message)], &mut ancillary, flags) {
+            Err(Errno::INTR) => {}
+            Err(Errno::NOTSOCK) => return Err(io::ErrorKind::InvalidInput.into()),
+            result => break result?,
+        }
+    };
+    if received.bytes == 0 {
+        return Err(io::ErrorKind::ConnectionAborted.into());
+    }
+    let descriptor = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    let (Some(descriptor), MESSAGE) = (descriptor, received.bytes) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    #[cfg(target_vendor = "apple")]
+    rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC)?;
+    let (local, peer) = message.split_at(ADDRESS);
+    Ok(Accepted { descriptor, local: address(local), peer: address(peer) })
+}
+
+/// An address in a message: 16 bytes as IPv6 has them, and the port.
+const ADDRESS: usize = 18;
+const MESSAGE: usize = 2 * ADDRESS;
+
+fn write_address(address: SocketAddr, out: &mut [u8]) {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    };
+    out[..16].copy_from_slice(&ip.octets());
+    out[16..].copy_from_slice(&address.port().to_be_bytes());
+}
+
+fn address(bytes: &[u8]) -> SocketAddr {
+    let mut ip = [0; 16];
+    ip.copy_from_slice(&bytes[..16]);
+    let port = u16::from_be_bytes([bytes[16], bytes[17]]);
+    let ip = Ipv6Addr::from(ip);
+    match ip.to_ipv4_mapped() {
+        Some(ip) => SocketAddr::new(ip.into(), port),
+        None => SocketAddrV6::new(ip, port, 0, 0).into(),
+    }
+}
+
+/// A connection on its way to the program.
+struct Parcel {
+    message: [u8; MESSAGE],
+    descriptor: OwnedFd,
+}
+
+/// A listener, and the descriptor that connections are sent through.
+pub(super) struct Listener {
+    listener: TcpListener,
+    socket: OwnedFd,
+    pump: Handle,
+    writable: bool,
+    /// Waits for room in the socket.
+    parcel: Option<Parcel>,
+}
+
+impl Listener {
+    pub(super) const fn new(listener: TcpListener, socket: OwnedFd, pump: Handle) -> Self {
+        Self { listener, socket, pump, writable: true, parcel: None }
+    }
+
+    /// Makes a descriptor of a connection.
+    fn pack(&self, stream: TcpStream) -> io::Result<Parcel> {
+        let addresses = (stream.local_addr(), stream.peer_addr());
+        let mut message = [0; MESSAGE];
+        let (local, peer) = message.split_at_mut(ADDRESS);
+        write_address(addresses.0, local);
+        write_address(addresses.1, peer);
+        let (ours, descriptor) = pair::stream()?;
+        self.pump.add(Box::new(Stream::of_pair(stream, ours)), Some((descriptor.as_fd(), addresses)))?;
+        Ok(Parcel { message, descriptor })
+    }
+
+    fn send(&self, parcel: &Parcel) -> Result<(), Errno> {
+        let descriptors = [parcel.descriptor.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        // There is room for one.
+        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+        sendmsg(&self.socket, &[IoSlice::new(&parcel.message)], &mut ancillary, pair::NO_SIGNAL).map(drop)
+    }
+}
+
+impl Joint for Listener {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    fn set_notify(&self, notify: Arc<dyn Notify>) {
+        self.listener.set_notify(Some(notify));
+    }
+
+    fn turn(&mut self, event: Event, _scratch: &mut Scratch) -> Outcome {
+        self.writable |= event.writable;
+        if event.ended || event.closed {
+            return Outcome::Done;
+        }
+        for _ in 0..TURN {
+            if !self.writable {
+                return Outcome::Wait;
+            }
+            let parcel = match self.parcel.take() {
+                Some(parcel) => parcel,
+                None => match self.listener.try_accept().map(|stream| self.pack(stream)) {
+                    Ok(Ok(parcel)) => parcel,
+                    Ok(Err(err)) => {
+                        // That of the system for descriptors: the connection was reset, and the next one may do.
+                        tracing::warn!(%err, "a connection that was accepted has no descriptor");
+                        continue;
+                    }
+                    Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Outcome::Wait,
+                    Err(_) => return Outcome::Done,
+                },
+            };
+            match self.send(&parcel) {
+                Ok(()) => {}
+                // The last one: the system does not let more descriptors be on their way.
+                Err(Errno::AGAIN | Errno::NOBUFS | Errno::TOOMANYREFS) => {
+                    self.parcel = Some(parcel);
+                    self.writable = false;
+                    return Outcome::Wait;
+                }
+                Err(Errno::INTR) => self.parcel = Some(parcel),
+                Err(_) => return Outcome::Done,
+            }
+        }
+        Outcome::Again
+    }
+
+    fn end(&mut self) {}
+}

@@ -1,0 +1,142 @@
+//! Connections as ordinary descriptors: one thread copies between them and the stack.
+//!
+//! | file | what it has |
+//! |---|---|
+//! | `thread` | the thread: which descriptor can go on |
+//! | `stream` | a TCP connection and a stream socket |
+//! | `datagram` | UDP and a socket that keeps borders |
+//! | `listener` | connections that are handed over as descriptors |
+//! | `pair` | pairs of sockets, and how a reset passes through one |
+
+mod datagram;
+mod listener;
+mod pair;
+mod stream;
+mod thread;
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use self::{datagram::Datagrams, listener::Listener, stream::Stream, thread::Worker};
+use crate::{TcpListener, TcpStream, UdpFlow, UdpSocket};
+
+/// One thread, `wg-netpump`, that copies between descriptors and connections. It is started with the first descriptor,
+/// and sleeps while nothing can be copied. Dropping the pump closes all of its descriptors and resets their connections.
+///
+/// Any thread may use it. A descriptor that it returns is the caller's: close it to end the connection. It is blocking,
+/// and closed when another program is executed.
+pub struct Pump {
+    worker: Worker,
+}
+
+impl Pump {
+    /// A pump without descriptors.
+    ///
+    /// # Errors
+    /// As the system says: it needs two descriptors of its own.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { worker: Worker::new()? })
+    }
+
+    /// Returns one end of a pair of stream sockets for `stream`: `read`, `write`, `shutdown` and `poll` are as on any
+    /// connected socket. Half closes pass both ways. What the peer does not take is not read from the descriptor.
+    ///
+    /// Closing it sends what was written, and then a FIN; if data were left unread, a RST. If the peer resets the connection,
+    /// or it fails, reading ends with ECONNRESET after what had arrived on Linux and Android; elsewhere reading ends.
+    ///
+    /// # Errors
+    /// As the system says; the connection is reset then.
+    pub fn tcp_descriptor(&self, stream: TcpStream) -> io::Result<OwnedFd> {
+        let addresses = (stream.local_addr(), stream.peer_addr());
+        let (ours, app) = pair::stream()?;
+        self.worker.add(Box::new(Stream::of_pair(stream, ours)), Some((app.as_fd(), addresses)))?;
+        Ok(app)
+    }
+
+    /// Copies between a connected stream socket of the system and `stream` until both directions have ended. `first` was
+    /// read from the socket before, and is sent first. A reset of one is a reset of the other.
+    ///
+    /// # Errors
+    /// As the system says; both are reset then.
+    pub fn join_tcp(&self, socket: OwnedFd, stream: TcpStream, first: Vec<u8>) -> io::Result<()> {
+        pair::prepare(&socket)?;
+        self.worker.add(Box::new(Stream::of_socket(stream, socket, first)), None)
+    }
+
+    /// Returns one end of a pair of sockets that keep the borders of datagrams, for a connected UDP socket.
+    ///
+    /// One datagram is one `write`, `send`, `read` or `recv`. One of no bytes reads as 0, like the end, but `poll` has no
+    /// POLLHUP then. One that is too large is dropped, and so are those that arrive while the descriptor and the UDP socket
+    /// are full. ICMP errors are not passed on.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn udp_descriptor(&self, socket: UdpSocket) -> io::Result<OwnedFd> {
+        let addresses = socket.peer_addr().map(|peer| (socket.local_addr(), peer));
+        self.datagrams(Datagrams::of_socket(socket), addresses)
+    }
+
+    /// As [`udp_descriptor`](Self::udp_descriptor), for an intercepted flow. When the flow ends, reading does.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn flow_descriptor(&self, flow: UdpFlow) -> io::Result<OwnedFd> {
+        let addresses = (flow.destination(), flow.source());
+        self.datagrams(Datagrams::of_flow(flow), Some(addresses))
+    }
+
+    fn datagrams(
+        &self,
+        make: impl FnOnce(OwnedFd) -> Datagrams,
+        addresses: Option<(SocketAddr, SocketAddr)>,
+    ) -> io::Result<OwnedFd> {
+        let (ours, app) = pair::datagrams()?;
+        self.worker.add(Box::new(make(ours)), addresses.map(|addresses| (app.as_fd(), addresses)))?;
+        Ok(app)
+    }
+
+    /// Returns a descriptor that is readable when a connection waits: [`accept`] takes it. Closing the descriptor ends the
+    /// listener. A few connections are accepted ahead of the program; the others wait in `listener`.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn listener_descriptor(&self, listener: TcpListener) -> io::Result<OwnedFd> {
+        let (ours, app) = pair::datagrams()?;
+        // A few hundred bytes each: what waits in the pair is bounded by this.
+        rustix::net::sockopt::set_socket_send_buffer_size(&ours, 4096)?;
+        self.worker.add(Box::new(Listener::new(listener, ours, self.worker.handle())), None)?;
+        Ok(app)
+    }
+
+    /// The addresses of this and of the other side of a connection or flow, by a descriptor that this pump returned (or
+    /// [`accept`] did), or by a duplicate of it.
+    ///
+    /// # Errors
+    /// `NotFound` if it is none, or the connection has ended.
+    pub fn addresses(&self, descriptor: BorrowedFd<'_>) -> io::Result<(SocketAddr, SocketAddr)> {
+        self.worker.addresses(descriptor)
+    }
+
+    /// How many descriptors it copies for.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.worker.len()
+    }
+
+    /// Whether it has none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl fmt::Debug for Pump {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pump").field("len", &self.len()).finish()
+    }
+}
+
+pub use listener::{Accepted, accept};

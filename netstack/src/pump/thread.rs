@@ -1,0 +1,372 @@
+//! The thread that copies: it waits for descriptors and for connections, and gives each a turn.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    os::fd::{AsRawFd, BorrowedFd},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use mio::{Events, Interest, Poll, Registry, Token, Waker, unix::SourceFd};
+use wg_embed::{
+    sync,
+    thread::{self, Owner},
+};
+
+use crate::Notify;
+
+const WAKER: Token = Token(0);
+
+/// Where datagrams lie while they are copied: what fills it is longer than any of them.
+const SCRATCH: usize = 65_536;
+
+/// What the system says of a descriptor.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Event {
+    pub(super) readable: bool,
+    pub(super) writable: bool,
+    /// The other side writes no more.
+    pub(super) ended: bool,
+    /// The other side neither reads nor writes.
+    pub(super) closed: bool,
+    /// There is an error to ask for.
+    pub(super) failed: bool,
+}
+
+/// What becomes of a joint after its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It waits for news.
+    Wait,
+    /// There is more to copy at once.
+    Again,
+    /// It is over, and is dropped.
+    Done,
+}
+
+/// Memory of the thread, of [`SCRATCH`] bytes.
+pub(super) type Scratch = [u8];
+
+/// A descriptor and what it is copied to and from.
+pub(super) trait Joint: Send {
+    fn descriptor(&self) -> BorrowedFd<'_>;
+
+    /// Sets who is told when the connection can go on.
+    fn set_notify(&self, notify: Arc<dyn Notify>);
+
+    /// Copies what can be copied now, up to a bound.
+    fn turn(&mut self, event: Event, scratch: &mut Scratch) -> Outcome;
+
+    /// The pump ends: what is left is not copied. It is dropped next.
+    fn end(&mut self);
+}
+
+/// What the thread shares with all others.
+struct Shared {
+    state: Mutex<State>,
+    waker: Waker,
+    registry: Registry,
+}
+
+#[derive(Default)]
+struct State {
+    /// Those that the thread has not taken yet.
+    added: Vec<Added>,
+    /// Those whose connection can go on.
+    news: Vec<Token>,
+    /// By the inode of the program's end.
+    addresses: HashMap<u64, (SocketAddr, SocketAddr)>,
+    last: usize,
+    count: usize,
+    /// The thread was woken, and has not looked yet.
+    woken: bool,
+    closed: bool,
+}
+
+impl Shared {
+    fn add(&self, joint: Box<dyn Joint>, addresses: Option<Addresses<'_>>) -> io::Result<()> {
+        let inode = addresses.map(|(descriptor, _)| inode(descriptor)).transpose()?;
+        // The thread must know the joint before it takes the first event of the descriptor: it needs this lock for both.
+        let mut state = sync::lock(&self.state);
+        if state.closed {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        let token = Token(state.last + 1);
+        let descriptor = joint.descriptor().as_raw_fd();
+        self.registry.register(&mut SourceFd(&descriptor), token, Interest::READABLE | Interest::WRITABLE)?;
+        state.last = token.0;
+        state.count += 1;
+        if let (Some(inode), Some((_, addresses))) = (inode, addresses) {
+            state.addresses.insert(inode, addresses);
+        }
+        state.added.push(Added { token, joint, inode });
+        state.wake(&self.waker);
+        Ok(())
+    }
+}
+
+/// A joint that the thread has not taken yet.
+struct Added {
+    token: Token,
+    joint: Box<dyn Joint>,
+    /// By which its addresses are known.
+    inode: Option<u64>,
+}
+
+impl State {
+    fn wake(&mut self, waker: &Waker) {
+        if !std::mem::replace(&mut self.woken, true)
+            && let Err(err) = waker.wake()
+        {
+            tracing::error!(%err, "the thread of descriptors cannot be woken");
+        }
+    }
+}
+
+/// A descriptor of the program, and the addresses of this and of the other side.
+pub(super) type Addresses<'a> = (BorrowedFd<'a>, (SocketAddr, SocketAddr));
+
+/// What a socket and its duplicates have in common, and no other open socket has.
+fn inode(descriptor: BorrowedFd<'_>) -> io::Result<u64> {
+    Ok(rustix::fs::fstat(descriptor)?.st_ino)
+}
+
+/// Tells the thread that a connection can go on.
+struct News {
+    shared: Arc<Shared>,
+    token: Token,
+    is_queued: AtomicBool,
+}
+
+impl Notify for News {
+    fn notify(&self) {
+        if !self.is_queued.swap(true, Ordering::AcqRel) {
+            let mut state = sync::lock(&self.shared.state);
+            state.news.push(self.token);
+            state.wake(&self.shared.waker);
+        }
+    }
+}
+
+/// What joints need to add others.
+#[derive(Clone)]
+pub(super) struct Handle(Arc<Shared>);
+
+impl Handle {
+    /// Gives a joint to the thread, which knows `addresses` from then on.
+    pub(super) fn add(&self, joint: Box<dyn Joint>, addresses: Option<Addresses<'_>>) -> io::Result<()> {
+        self.0.add(joint, addresses)
+    }
+}
+
+/// The thread, from outside.
+pub(super) struct Worker {
+    shared: Arc<Shared>,
+    owner: Owner,
+    /// The process that it was made in: a child of `fork()` has no such thread.
+    process: u32,
+    thread: Mutex<Begun>,
+}
+
+/// The thread, or what it will wait with.
+enum Begun {
+    Not(Poll),
+    Yes(JoinHandle<()>),
+    Over,
+}
+
+impl Worker {
+    pub(super) fn new() -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let registry = poll.registry().try_clone()?;
+        let waker = Waker::new(&registry, WAKER)?;
+        let shared = Arc::new(Shared { state: Mutex::default(), waker, registry });
+        Ok(Self { shared, owner: Owner::unique(), process: std::process::id(), thread: Mutex::new(Begun::Not(poll)) })
+    }
+
+    pub(super) fn handle(&self) -> Handle {
+        Handle(self.shared.clone())
+    }
+
+    pub(super) fn add(&self, joint: Box<dyn Joint>, addresses: Option<Addresses<'_>>) -> io::Result<()> {
+        self.begin()?;
+        self.shared.add(joint, addresses)
+    }
+
+    fn begin(&self) -> io::Result<()> {
+        let mut begun = sync::lock(&self.thread);
+        if let Begun::Not(_) = &*begun {
+            let poll = Poll::new()?;
+            let Begun::Not(poll) = std::mem::replace(&mut *begun, Begun::Not(poll)) else { return Ok(()) };
+            let shared = self.shared.clone();
+            *begun = Begun::Yes(thread::spawn("wg-netpump", self.owner, move || Loop::new(shared, poll).run())?);
+        }
+        Ok(())
+    }
+
+    pub(super) fn addresses(&self, descriptor: BorrowedFd<'_>) -> io::Result<(SocketAddr, SocketAddr)> {
+        let inode = inode(descriptor)?;
+        let state = sync::lock(&self.shared.state);
+        state.addresses.get(&inode).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    pub(super) fn len(&self) -> usize {
+        sync::lock(&self.shared.state).count
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if self.process != std::process::id() {
+            return;
+        }
+        {
+            let mut state = sync::lock(&self.shared.state);
+            state.closed = true;
+            state.wake(&self.shared.waker);
+        }
+        let begun = std::mem::replace(&mut *sync::lock(&self.thread), Begun::Over);
+        // A notifier of the program may drop the pump on its own thread.
+        if let Begun::Yes(thread) = begun
+            && !self.owner.is_current()
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A joint of the thread.
+struct Entry {
+    joint: Box<dyn Joint>,
+    news: Arc<News>,
+    inode: Option<u64>,
+    /// What the system said since the last turn.
+    event: Event,
+    /// It is among those whose turn is next.
+    is_ready: bool,
+}
+
+/// What the thread has of its own.
+struct Loop {
+    shared: Arc<Shared>,
+    poll: Poll,
+    entries: HashMap<Token, Entry>,
+    /// Whose turn is next.
+    ready: Vec<Token>,
+    scratch: Box<Scratch>,
+}
+
+impl Loop {
+    fn new(shared: Arc<Shared>, poll: Poll) -> Self {
+        Self { shared, poll, entries: HashMap::new(), ready: Vec::new(), scratch: vec![0; SCRATCH].into_boxed_slice() }
+    }
+
+    fn run(mut self) {
+        let mut events = Events::with_capacity(256);
+        loop {
+            let timeout = (!self.ready.is_empty()).then_some(Duration::ZERO);
+            if let Err(err) = self.poll.poll(&mut events, timeout)
+                && err.kind() != io::ErrorKind::Interrupted
+            {
+                tracing::error!(%err, "descriptors cannot be waited for any more");
+                sync::lock(&self.shared.state).closed = true;
+                return self.end();
+            }
+            if self.take_news() {
+                return self.end();
+            }
+            for event in events.iter().filter(|event| event.token() != WAKER) {
+                self.note(event);
+            }
+            for token in std::mem::take(&mut self.ready) {
+                self.turn(token);
+            }
+        }
+    }
+
+    /// Takes what others have left, and returns whether it is the end.
+    fn take_news(&mut self) -> bool {
+        let mut state = sync::lock(&self.shared.state);
+        state.woken = false;
+        let (added, news, closed) = (std::mem::take(&mut state.added), std::mem::take(&mut state.news), state.closed);
+        drop(state);
+        for Added { token, joint, inode } in added {
+            let news = Arc::new(News { shared: self.shared.clone(), token, is_queued: AtomicBool::new(false) });
+            joint.set_notify(news.clone());
+            self.entries.insert(token, Entry { joint, news, inode, event: Event::default(), is_ready: true });
+            self.ready.push(token);
+        }
+        for token in news {
+            if let Some(entry) = self.entries.get_mut(&token) {
+                // Before its turn: what comes during that is news again.
+                entry.news.is_queued.store(false, Ordering::Release);
+                if !std::mem::replace(&mut entry.is_ready, true) {
+                    self.ready.push(token);
+                }
+            }
+        }
+        closed
+    }
+
+    fn note(&mut self, event: &mio::event::Event) {
+        let Some(entry) = self.entries.get_mut(&event.token()) else { return };
+        entry.event.readable |= event.is_readable();
+        entry.event.writable |= event.is_writable();
+        entry.event.ended |= event.is_read_closed();
+        entry.event.closed |= event.is_read_closed() && event.is_write_closed();
+        entry.event.failed |= event.is_error();
+        if !std::mem::replace(&mut entry.is_ready, true) {
+            self.ready.push(event.token());
+        }
+    }
+
+    fn turn(&mut self, token: Token) {
+        let Some(entry) = self.entries.get_mut(&token) else { return };
+        entry.is_ready = false;
+        match entry.joint.turn(std::mem::take(&mut entry.event), &mut self.scratch) {
+            Outcome::Wait => {}
+            Outcome::Again => {
+                entry.is_ready = true;
+                self.ready.push(token);
+            }
+            Outcome::Done => {
+                if let Some(entry) = self.entries.remove(&token) {
+                    self.forget(entry);
+                }
+            }
+        }
+    }
+
+    fn forget(&self, entry: Entry) {
+        let descriptor = entry.joint.descriptor().as_raw_fd();
+        if let Err(err) = self.shared.registry.deregister(&mut SourceFd(&descriptor)) {
+            tracing::debug!(%err, "a descriptor was not waited for any more");
+        }
+        let mut state = sync::lock(&self.shared.state);
+        state.count -= 1;
+        if let Some(inode) = entry.inode {
+            state.addresses.remove(&inode);
+        }
+        drop(state);
+        drop(entry);
+    }
+
+    fn end(mut self) {
+        let entries = std::mem::take(&mut self.entries);
+        for (_, mut entry) in entries {
+            entry.joint.end();
+            self.forget(entry);
+        }
+        // Whoever adds from now on sees that it is closed.
+        let added = std::mem::take(&mut sync::lock(&self.shared.state).added);
+        for mut added in added {
+            added.joint.end();
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! Connections as descriptors, through two real tunnels.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    net::{Shutdown, TcpListener as SystemListener, TcpStream as SystemStream, UdpSocket as SystemUdp},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{kind, pattern, tunnels, tunnels::Tunnelled};
+use wg_embed_netstack::{
+    Intercept, InterceptOptions, TcpStream, UdpFlow,
+    pump::{Pump, accept},
+};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Two tunnels, and a pump on each side.
+struct Pumps {
+    a: Tunnelled,
+    b: Tunnelled,
+    pump_a: Pump,
+    pump_b: Pump,
+}
+
+fn pumps() -> Pumps {
+    let (a, b) = tunnels::pair(|_| {});
+    Pumps { a, b, pump_a: Pump::new().unwrap(), pump_b: Pump::new().unwrap() }
+}
+
+fn stream(descriptor: OwnedFd) -> UnixStream {
+    let stream = UnixStream::from(descriptor);
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream.set_write_timeout(Some(LIMIT)).unwrap();
+    stream
+}
+
+impl Pumps {
+    /// A connection: a descriptor here, a stream there.
+    fn connect(&self, port: u16) -> (UnixStream, TcpStream) {
+        let at = format!("10.0.0.2:{port}").parse().unwrap();
+        let listener = self.b.stack.listen_tcp(at, 8).unwrap();
+        let client = self.a.stack.start_tcp(at).unwrap();
+        client.wait_established(Some(LIMIT)).unwrap();
+        let server = listener.accept(Some(LIMIT)).unwrap();
+        server.set_read_timeout(Some(LIMIT));
+        server.set_write_timeout(Some(LIMIT));
+        (stream(self.pump_a.tcp_descriptor(client).unwrap()), server)
+    }
+
+    /// A connection: descriptors on both sides.
+    fn connect_both(&self, port: u16) -> (UnixStream, UnixStream) {
+        let (client, server) = self.connect(port);
+        (client, stream(self.pump_b.tcp_descriptor(server).unwrap()))
+    }
+}
+
+/// Waits for what other threads do.
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + LIMIT;
+    while !done() {
+        assert!(Instant::now() < end, "{what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn read_all(mut stream: impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).map(|_| bytes)
+}
+
+#[test]
+fn every_byte_goes_both_ways_at_once() {
+    let pumps = pumps();
+    // Around the borders of one byte, one segment, a socket's buffer, and one turn.
+    for (n, len) in [0, 1, 2, 1379, 1381, 65_535, 65_537, 262_143, 262_145, 9_000_001].into_iter().enumerate() {
+        let (a, b) = pumps.connect_both(1000 + n as u16);
+        let data = pattern(len);
+        thread::scope(|scope| {
+            for end in [&a, &b] {
+                let data = &data;
+                scope.spawn(move || {
+                    let mut end = end;
+                    end.write_all(data).unwrap();
+                    end.shutdown(Shutdown::Write).unwrap();
+                });
+                scope.spawn(move || assert!(read_all(end).unwrap() == *data, "{len} bytes"));
+            }
+        });
+    }
+    until("all is over", || pumps.pump_a.is_empty() && pumps.pump_b.is_empty());
+}
+
+#[test]
+fn one_direction_ends_before_the_other() {
+    let pumps = pumps();
+    let (mut client, server) = pumps.connect(80);
+    client.write_all(b"question").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_all(&server).unwrap(), b"question");
+    (&server).write_all(b"answer").unwrap();
+    server.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_all(&client).unwrap(), b"answer");
+    // The other way round.
+    let (mut client, server) = pumps.connect(81);
+    (&server).write_all(b"greeting").unwrap();
+    server.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_all(&client).unwrap(), b"greeting");
+    client.write_all(b"farewell").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_all(&server).unwrap(), b"farewell");
+}
+
+#[test]
+fn what_was_written_arrives_after_a_close() {
+    let pumps = pumps();
+    let (mut client, server) = pumps.connect(80);
+    let data = pattern(3 << 20);
+    let writer = thread::spawn({
+        let data = data.clone();
+        move || client.write_all(&data).map(|()| drop(client))
+    });
+    assert!(read_all(&server).unwrap() == data);
+    writer.join().unwrap().unwrap();
+    until("the descriptor is gone", || pumps.pump_a.is_empty());
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[test]
+fn a_reset_by_the_peer_is_no_end() {
+    let pumps = pumps();
+    // Before anything was written, after something, and after what the program has not read yet.
+    for (n, written) in [&b""[..], b"some"].into_iter().enumerate() {
+        for (m, waiting) in [&b""[..], b"data"].into_iter().enumerate() {
+            let (mut client, server) = pumps.connect(80 + 2 * n as u16 + m as u16);
+            client.write_all(written).unwrap();
+            let mut buf = vec![0; written.len()];
+            (&server).read_exact(&mut buf).unwrap();
+            (&server).write_all(waiting).unwrap();
+            until("it has arrived", || server.unacknowledged() == 0);
+            let mut got = vec![0; waiting.len()];
+            client.read_exact(&mut got).unwrap();
+            server.reset();
+            assert_eq!(kind(read_all(&client)), ErrorKind::ConnectionReset, "{written:?} {waiting:?}");
+            assert!(client.write_all(b"more").is_err());
+        }
+    }
+    until("all is over", || pumps.pump_a.is_empty());
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[test]
+fn a_program_that_leaves_data_unread_resets_the_connection() {
+    let pumps = pumps();
+    let (client, server) = pumps.connect(80);
+    (&server).write_all(b"never read").unwrap();
+    until("it has arrived", || rustix_readable(&client));
+    drop(client);
+    assert_eq!(kind(read_all(&server)), ErrorKind::ConnectionReset);
+    // And one that is gone when data come.
+    let (client, server) = pumps.connect(81);
+    drop(client);
+    assert_eq!(read_all(&server).unwrap(), b"");
+    until("the answer to data is a reset", || (&server).write_all(b"more").is_err());
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn rustix_readable(stream: &UnixStream) -> bool {
+    rustix::io::ioctl_fionread(stream).unwrap() > 0
+}
+
+#[test]
+fn a_slow_reader_stops_the_writer() {
+    let pumps = pumps();
+    let (mut client, server) = pumps.connect(80);
+    client.set_nonblocking(true).unwrap();
+    let chunk = vec![7; 64 << 10];
+    let mut written = 0;
+    // Full when nothing was taken for a while.
+    let mut last = Instant::now();
+    while last.elapsed() < Duration::from_secs(2) {
+        match client.write(&chunk) {
+            Ok(bytes) => {
+                written += bytes;
+                last = Instant::now();
+            }
+            Err(err) => {
+                assert_eq!(err.kind(), ErrorKind::WouldBlock);
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+        assert!(written < 64 << 20, "nothing stops the writer");
+    }
+    drop(client);
+    assert_eq!(read_all(&server).unwrap().len(), written);
+}
+
+#[test]
+fn sockets_of_the_system_are_joined() {
+    let pumps = pumps();
+    let local = SystemListener::bind("127.0.0.1:0").unwrap();
+    for port in [80, 81] {
+        let mut program = SystemStream::connect(local.local_addr().unwrap()).unwrap();
+        program.set_read_timeout(Some(LIMIT)).unwrap();
+        let (accepted, _) = local.accept().unwrap();
+        let at = format!("10.0.0.2:{port}").parse().unwrap();
+        let listener = pumps.b.stack.listen_tcp(at, 8).unwrap();
+        let client = pumps.a.stack.start_tcp(at).unwrap();
+        client.wait_established(Some(LIMIT)).unwrap();
+        pumps.pump_a.join_tcp(accepted.into(), client, b"read before, ".to_vec()).unwrap();
+        let server = listener.accept(Some(LIMIT)).unwrap();
+        server.set_read_timeout(Some(LIMIT));
+        program.write_all(b"and after").unwrap();
+        if port == 80 {
+            program.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(read_all(&server).unwrap(), b"read before, and after");
+            (&server).write_all(b"answer").unwrap();
+            drop(server);
+            assert_eq!(read_all(&program).unwrap(), b"answer");
+        } else {
+            let mut buf = [0; 22];
+            (&server).read_exact(&mut buf).unwrap();
+            server.reset();
+            assert_eq!(kind(read_all(&program)), ErrorKind::ConnectionReset);
+        }
+    }
+    until("all is over", || pumps.pump_a.is_empty());
+}
+
+#[test]
+fn several_threads_accept_each_connection_once() {
+    const CLIENTS: usize = 200;
+    let pumps = pumps();
+    let at = "10.0.0.2:80".parse().unwrap();
+    let listener = pumps.b.stack.listen_tcp(at, 256).unwrap();
+    let listener = pumps.pump_b.listener_descriptor(listener).unwrap();
+    let (accepted, taken) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            let (listener, accepted, taken, pump) = (&listener, &accepted, &taken, &pumps.pump_b);
+            scope.spawn(move || {
+                while accepted.fetch_add(1, Ordering::Relaxed) < CLIENTS {
+                    let connection = accept(listener.as_fd()).unwrap();
+                    assert_eq!(connection.local, at);
+                    assert_eq!(
+                        pump.addresses(connection.descriptor.as_fd()).unwrap(),
+                        (connection.local, connection.peer)
+                    );
+                    let mut end = stream(connection.descriptor);
+                    let mut buf = [0; 4];
+                    end.read_exact(&mut buf).unwrap();
+                    taken.lock().unwrap().push(buf);
+                    end.write_all(&buf).unwrap();
+                }
+            });
+        }
+        for n in 0..CLIENTS as u32 {
+            let client = pumps.a.stack.start_tcp(at).unwrap();
+            client.wait_established(Some(LIMIT)).unwrap();
+            client.set_read_timeout(Some(LIMIT));
+            (&client).write_all(&n.to_be_bytes()).unwrap();
+            let mut buf = [0; 4];
+            (&client).read_exact(&mut buf).unwrap();
+            assert_eq!(buf, n.to_be_bytes());
+        }
+    });
+    let mut taken = taken.into_inner().unwrap();
+    taken.sort_unstable();
+    taken.dedup();
+    assert_eq!(taken.len(), CLIENTS);
+    // Closing the descriptor ends the listener.
+    drop(listener);
+    until("dials are refused", || {
+        let client = pumps.a.stack.start_tcp(at).unwrap();
+        client.wait_established(Some(LIMIT)).is_err_and(|err| err.kind() == ErrorKind::ConnectionRefused)
+    });
+}
+
+#[test]
+fn datagrams_keep_their_borders() {
+    let pumps = pumps();
+    let at = "10.0.0.2:53".parse().unwrap();
+    let server = pumps.b.stack.bind_udp(at, None).unwrap();
+    let client = pumps.a.stack.bind_udp("0.0.0.0:0".parse().unwrap(), Some(at)).unwrap();
+    // Any socket that keeps borders will do to use a descriptor with.
+    let descriptor = SystemUdp::from(pumps.pump_a.udp_descriptor(client).unwrap());
+    descriptor.set_read_timeout(Some(LIMIT)).unwrap();
+    for len in [1, 2, 0, 1392, 1393, 9000, 65_507] {
+        let data = pattern(len);
+        descriptor.send(&data).unwrap();
+        let mut buf = vec![0; 65_536];
+        let (got, from) = server.recv(&mut buf, Some(LIMIT)).unwrap();
+        assert!(buf[..got] == data, "{len} bytes");
+        until("there is room", || server.try_send(&data, Some(from)).is_ok());
+        let got = descriptor.recv(&mut buf).unwrap();
+        assert!(buf[..got] == data, "{len} bytes back");
+    }
+    // Too long for any datagram: dropped, and the next one is not.
+    descriptor.send(&vec![0; 65_508]).unwrap();
+    descriptor.send(b"next").unwrap();
+    let mut buf = [0; 16];
+    assert_eq!(server.recv(&mut buf, Some(LIMIT)).unwrap().0, 4);
+    // What was written before a close arrives, also behind a datagram of no bytes.
+    descriptor.send(b"").unwrap();
+    descriptor.send(b"last").unwrap();
+    drop(descriptor);
+    assert_eq!(server.recv(&mut buf, Some(LIMIT)).unwrap().0, 0);
+    assert_eq!(server.recv(&mut buf, Some(LIMIT)).unwrap().0, 4);
+    until("it is over", || pumps.pump_a.is_empty());
+}
+
+/// Makes descriptors of all flows.
+struct Flows(Mutex<Vec<UdpFlow>>);
+
+impl Intercept for Flows {
+    fn connected(&self, _: TcpStream) {}
+
+    fn flow(&self, flow: UdpFlow) {
+        self.0.lock().unwrap().push(flow);
+    }
+}
+
+#[test]
+fn a_flow_ends_where_its_descriptor_does() {
+    let pumps = pumps();
+    let flows = Arc::new(Flows(Mutex::default()));
+    pumps.b.stack.intercept(InterceptOptions::default(), Some(flows.clone()));
+    let client = pumps.a.stack.bind_udp("0.0.0.0:0".parse().unwrap(), Some("10.0.0.2:99".parse().unwrap())).unwrap();
+    client.try_send(b"hello", None).unwrap();
+    until("there is a flow", || !flows.0.lock().unwrap().is_empty());
+    let flow = flows.0.lock().unwrap().pop().unwrap();
+    let descriptor = SystemUdp::from(pumps.pump_b.flow_descriptor(flow).unwrap());
+    descriptor.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut buf = [0; 16];
+    assert_eq!(descriptor.recv(&mut buf).unwrap(), 5);
+    descriptor.send(b"HELLO").unwrap();
+    assert_eq!(client.recv(&mut buf, Some(LIMIT)).unwrap().0, 5);
+    assert_eq!(pumps.b.stack.stats().flows, 1);
+    drop(descriptor);
+    until("the flow has ended", || pumps.b.stack.stats().flows == 0);
+}
+
+#[test]
+fn nothing_outlives_the_stack_or_the_pump() {
+    let pumps = pumps();
+    let (client, server) = pumps.connect_both(80);
+    let listener = pumps.b.stack.listen_tcp("10.0.0.2:81".parse().unwrap(), 8).unwrap();
+    let listener = pumps.pump_b.listener_descriptor(listener).unwrap();
+    let socket = pumps.a.stack.bind_udp("0.0.0.0:0".parse().unwrap(), Some("10.0.0.2:82".parse().unwrap())).unwrap();
+    let socket = SystemUdp::from(pumps.pump_a.udp_descriptor(socket).unwrap());
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    pumps.a.stack.close();
+    assert!(!read_all(&client).is_ok_and(|bytes| !bytes.is_empty()));
+    assert_eq!(socket.recv(&mut [0; 1]).unwrap(), 0);
+    drop(pumps.pump_b);
+    assert!(!read_all(&server).is_ok_and(|bytes| !bytes.is_empty()));
+    assert_eq!(kind(accept(listener.as_fd())), ErrorKind::ConnectionAborted);
+    until("all are gone", || pumps.pump_a.is_empty());
+    assert_eq!(kind(pumps.pump_a.addresses(client.as_fd())), ErrorKind::NotFound);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn descriptors_are_given_back() {
+    let pumps = pumps();
+    let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let at = "10.0.0.2:80".parse().unwrap();
+    let listener = pumps.b.stack.listen_tcp(at, 64).unwrap();
+    let mut before = 0;
+    for round in 0..300 {
+        let client = pumps.a.stack.start_tcp(at).unwrap();
+        client.wait_established(Some(LIMIT)).unwrap();
+        let server = listener.accept(Some(LIMIT)).unwrap();
+        let (client, server) = (
+            stream(pumps.pump_a.tcp_descriptor(client).unwrap()),
+            stream(pumps.pump_b.tcp_descriptor(server).unwrap()),
+        );
+        match round % 3 {
+            0 => drop((client, server)),
+            1 => {
+                drop(client);
+                assert_eq!(read_all(server).unwrap(), b"");
+            }
+            _ => {
+                (&client).write_all(b"unread").unwrap();
+                drop(client);
+                drop(server);
+            }
+        }
+        until("both are over", || pumps.pump_a.is_empty() && pumps.pump_b.is_empty());
+        if round == 10 {
+            before = open();
+        }
+    }
+    // Tests beside this one have descriptors of their own, but no more than a few dozen.
+    assert!(open() < before + 150, "{} descriptors, {before} before", open());
+}
