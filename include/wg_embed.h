@@ -18,6 +18,8 @@
  *     Its sockets            wg_network_changed() wg_bump_sockets() wg_bind_socket_to_interface4() wg_peek_socket_fd4()
  *     What happens to it     wg_set_event_callback() or wg_next_event(), wg_set_log_callback() wg_stats() wg_peers()
  *     In place of devices    wg_tun_callbacks_t wg_tun_inject(); wg_transport_t wg_transport_receive()
+ *     Connections inside it  with the feature `netstack`, and wg_options_t's `net`: wg_net_dial() wg_net_listen()
+ *                            wg_net_accept() wg_net_intercept() wg_net_resolve() wg_net_ping()
  *     Without a tunnel       wg_keys_generate_private() wg_keys_to_base64() wg_endpoint_parse() wg_resolve_system();
  *                            UDP in batches: wg_udp_open() wg_udp_send() wg_udp_recv()
  *
@@ -40,7 +42,7 @@
 /** What a wg_options_t begins as: no descriptor, WG_FD_TAKE, and the defaults. Since: 0.1.0 */
 #define WG_OPTIONS_INIT \
   { sizeof(wg_options_t), -1, WG_FD_TAKE, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
-    NULL, NULL, WG_LOG_INHERIT, 0 }
+    NULL, NULL, WG_LOG_INHERIT, 0, NULL }
 /** What a wg_udp_options_t begins as: nothing to protect, no mark, no flags. Since: 0.1.0 */
 #define WG_UDP_OPTIONS_INIT { sizeof(wg_udp_options_t), NULL, NULL, NULL, 0, 0 }
 /** What a wg_tun_callbacks_t begins as. Since: 0.1.0 */
@@ -55,6 +57,10 @@
 #define WG_PEER_STATS_INIT { sizeof(wg_peer_stats_t), 0, 0, 0, 0, 0, 0, 0, 0, {0}, {0} }
 /** What a wg_event_t for wg_next_event() begins as. Since: 0.1.0 */
 #define WG_EVENT_INIT { sizeof(wg_event_t), 0, 0, {0}, {0}, {0} }
+/** Initializer for wg_net_options_t. Since: 0.1.0 */
+#define WG_NET_OPTIONS_INIT { sizeof(wg_net_options_t), NULL, NULL, NULL, 0, 0, 0 }
+/** Initializer for wg_net_intercept_t. Since: 0.1.0 */
+#define WG_NET_INTERCEPT_INIT { sizeof(wg_net_intercept_t), NULL, NULL, NULL, NULL, 0, 0, 0, 0, 0, 0 }
 /** What a wg_memory_usage_t begins as. Since: 0.1.0 */
 #define WG_MEMORY_USAGE_INIT { sizeof(wg_memory_usage_t), 0, 0, 0, 0, 0 }
 
@@ -274,6 +280,14 @@ WG_ENUM(wg_result_t, int32_t) {
    * Something of this name exists already.
    */
   WG_ERR_EXISTS = -24,
+  /**
+   * The other side has refused the connection.
+   */
+  WG_ERR_REFUSED = -25,
+  /**
+   * There is no way to the other side.
+   */
+  WG_ERR_UNREACHABLE = -26,
   /**
    * Threads, file descriptors or memory have run out.
    */
@@ -496,6 +510,58 @@ WG_ENUM(wg_allowed_ip_flags_t, uint32_t) {
    * Takes the prefix away from the peer instead of giving it; no-op if it is another peer's.
    */
   WG_ALLOWED_IP_REMOVE = 1,
+};
+
+/**
+ * Protocols, by their numbers in IP.
+ *
+ * Since: 0.1.0
+ */
+WG_ENUM(wg_net_protocol_t, uint32_t) {
+  /**
+   * TCP.
+   */
+  WG_NET_TCP = 6,
+  /**
+   * UDP.
+   */
+  WG_NET_UDP = 17,
+};
+
+/**
+ * Answers to the question whether an intercepted connection is to come about.
+ *
+ * Since: 0.1.0
+ */
+WG_ENUM(wg_net_answer_t, uint32_t) {
+  /**
+   * The peer is refused: by a RST, or for UDP by ICMP "port unreachable".
+   */
+  WG_NET_REFUSE = 0,
+  /**
+   * The connection comes about. With TCP, the handshake goes on now.
+   */
+  WG_NET_ACCEPT = 1,
+  /**
+   * The peer gets no answer.
+   */
+  WG_NET_IGNORE = 2,
+  /**
+   * The answer comes later, by wg_net_answer(). Until then the handshake is held back, or the datagrams wait.
+   */
+  WG_NET_HOLD = 3,
+};
+
+/**
+ * What `flags` of a wg_net_intercept_t may be made of. A later version may add some.
+ *
+ * Since: 0.1.0
+ */
+WG_ENUM(wg_net_intercept_flags_t, uint32_t) {
+  /**
+   * Echo requests (ping) to addresses that are not the network's own are not answered.
+   */
+  WG_NET_NO_ECHO = 1,
 };
 
 /**
@@ -833,6 +899,51 @@ typedef void (*wg_event_fn_t)(void *user, int32_t handle, const struct wg_event_
 typedef void (*wg_log_fn_t)(void *user, int32_t handle, int32_t level, const char *text);
 
 /**
+ * The userspace network that a tunnel has in place of a TUN: a TCP/IP stack of its own, whose connections are
+ * descriptors of this process (see wg_net_dial()). It needs no root and no interface. Start from WG_NET_OPTIONS_INIT.
+ * It may grow as wg_options_t does.
+ *
+ * Its MTU is that of wg_options_t, or else that of `settings`, or else 1420; with an IPv6 address at least 1280.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_net_options_t {
+  /**
+   * sizeof(wg_net_options_t), as the caller was compiled.
+   */
+  size_t struct_size;
+  /**
+   * The `settings` text of wg_conf_parse(), as it is; or NULL. Its lines "address=", "dns=" and "mtu=" are used, all
+   * others are ignored.
+   */
+  const char *settings;
+  /**
+   * Addresses of the network inside the tunnel, separated by commas, with or without the length of a prefix:
+   * "10.0.0.2/32, fd00::2"; or NULL. They are added to those of `settings`. Without any address connections can
+   * only be intercepted.
+   */
+  const char *addresses;
+  /**
+   * Addresses of DNS servers, separated by commas: "10.0.0.1, fd00::1"; or NULL. They are asked through the tunnel,
+   * after those of `settings`.
+   */
+  const char *dns;
+  /**
+   * Bytes that the buffers of all connections may take together, or 0 for 256 MiB. At the limit windows shrink, and
+   * new connections are refused. `memory_limit` of wg_options_t does not include them.
+   */
+  size_t memory_limit;
+  /**
+   * The largest number of TCP connections, open or half-open, or 0 for 65536.
+   */
+  uint32_t max_connections;
+  /**
+   * 0.
+   */
+  uint32_t flags;
+} wg_net_options_t;
+
+/**
  * What wg_turn_on_with() may be told. Start from WG_OPTIONS_INIT, and set what should differ.
  *
  * Fields are only ever appended. A program that was compiled with an older header passes a shorter struct, and gets
@@ -944,6 +1055,11 @@ typedef struct wg_options_t {
    * Some of wg_options_flags_t, or 0.
    */
   uint32_t flags;
+  /**
+   * The userspace network that takes and gives packets in place of `tun_fd`, which is then -1, and of `tun`; or
+   * NULL. What it points to is not kept. WG_ERR_UNSUPPORTED in a library that was built without it.
+   */
+  const struct wg_net_options_t *net;
 } wg_options_t;
 
 /**
@@ -1167,6 +1283,118 @@ typedef struct wg_memory_usage_t {
 } wg_memory_usage_t;
 
 /**
+ * A connection, or the datagrams between two ports (a UDP flow). It is plain memory without padding.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_net_connection_t {
+  /**
+   * The number of an intercepted connection, for wg_net_answer(); counted up for each tunnel and never reused. 0 for
+   * all others.
+   */
+  uint64_t id;
+  /**
+   * A wg_net_protocol_t.
+   */
+  uint32_t protocol;
+  /**
+   * 0.
+   */
+  uint32_t flags;
+  /**
+   * This side. Of an intercepted connection: what the peer has dialled.
+   */
+  struct wg_endpoint_t local;
+  /**
+   * The peer's side.
+   */
+  struct wg_endpoint_t peer;
+} wg_net_connection_t;
+
+/**
+ * Decides about an intercepted connection: returns a wg_net_answer_t. Any other value counts as WG_NET_REFUSE.
+ *
+ * `user` is what came with the function; `handle` is the tunnel; `connection` is valid only during the call.
+ *
+ * Threads: it is called on the tunnel's own threads, without a lock held, perhaps on two of them at once. The tunnel
+ * waits meanwhile: return soon, and answer by WG_NET_HOLD what takes longer. Do not wait for a thread that may be
+ * inside a wg_ function. It must not leave by an exception, longjmp() or pthread_exit(). Its stack is as in
+ * wg_log_fn_t.
+ * Inside it, what wg_log_fn_t names works. Everything else returns WG_ERR_BUSY.
+ * Since: 0.1.0
+ */
+typedef uint32_t (*wg_net_dialled_fn_t)(void *user, int32_t handle, const struct wg_net_connection_t *connection);
+
+/**
+ * Takes an intercepted connection that has come about. `fd` is as in wg_net_accept(), and the app's to close.
+ *
+ * `user` is what came with the function; `handle` is the tunnel; `connection` is valid only during the call.
+ *
+ * Threads: as wg_net_dialled_fn_t.
+ * Since: 0.1.0
+ */
+typedef void (*wg_net_connected_fn_t)(void *user,
+                                      int32_t handle,
+                                      const struct wg_net_connection_t *connection,
+                                      int32_t fd);
+
+/**
+ * How connections are intercepted. Start from WG_NET_INTERCEPT_INIT. It may grow as wg_options_t does.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_net_intercept_t {
+  /**
+   * sizeof(wg_net_intercept_t), as the caller was compiled.
+   */
+  size_t struct_size;
+  /**
+   * Decides about each connection and UDP flow; NULL: all come about.
+   */
+  wg_net_dialled_fn_t dialled;
+  /**
+   * Takes connections that have come about; NULL: they wait for wg_net_accept().
+   */
+  wg_net_connected_fn_t connected;
+  /**
+   * Passed to the functions.
+   */
+  void *user;
+  /**
+   * Called exactly once with `user`, or NULL: when the interception has ended and both functions have returned for
+   * the last time, or before wg_net_intercept() returns if it fails (unless the reason is a wrong `struct_size`). It
+   * may call what the other functions may.
+   */
+  wg_destroy_fn_t destroy;
+  /**
+   * Milliseconds without a datagram after which a UDP flow ends, also one of wg_net_listen(), or 0 for 60,000.
+   */
+  uint32_t udp_idle_ms;
+  /**
+   * The largest number of UDP flows, or 0 for 16384. At the limit the one that has been idle longest ends.
+   */
+  uint32_t max_flows;
+  /**
+   * Milliseconds after which a connection that was answered by WG_NET_HOLD, and not by wg_net_answer() since, is
+   * ignored; or 0 for 60,000.
+   */
+  uint32_t hold_ms;
+  /**
+   * How many connections may wait for wg_net_accept(), or 0 for 128. Further TCP connections are refused, datagrams
+   * of further UDP flows are dropped.
+   */
+  uint32_t backlog;
+  /**
+   * Some of wg_net_intercept_flags_t, or 0.
+   */
+  uint32_t flags;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+} wg_net_intercept_t;
+
+/**
  * What wg_udp_open() may be told. Start from WG_UDP_OPTIONS_INIT, and set what should differ. It grows with the
  * library as wg_options_t does.
  *
@@ -1270,8 +1498,9 @@ int32_t wg_turn_on(int32_t tun_fd, const char *uapi);
  * points to; their functions are NULL or of their types, and may be called with what belongs to them on any thread;
  * the rest as in wg_turn_on().
  * Errors: as wg_turn_on(); WG_ERR_NULL if `options`, or `write` or `send` of what it points to, is NULL;
- * WG_ERR_INVALID if one of its values is out of its range, or both `tun` and `tun_fd` are set; WG_ERR_PERMISSION if
- * `protect` refuses; WG_ERR_UNSUPPORTED if it sets a field that this library does not know.
+ * WG_ERR_INVALID if one of its values is out of its range, or more than one of `tun_fd`, `tun` and `net` are set;
+ * WG_ERR_PERMISSION if `protect` refuses; WG_ERR_UNSUPPORTED if it sets a field that this library does not know, or
+ * `net` in a library that was built without it.
  * Threads: any. It does not wait for host names to be looked up, unless it fails while a `resolve` of the app is
  * looking one up.
  * Since: 0.1.0
@@ -1334,13 +1563,16 @@ wg_result_t wg_turn_off_within(int32_t handle, uint32_t milliseconds);
  * wg_turn_on_with(). An old descriptor that was given with WG_FD_DUP stays the caller's, and stays non-blocking.
  * Requires: with WG_FD_TAKE, on success only the library uses `tun_fd` from then on.
  * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended by itself: turn it on again; WG_ERR_UNSUPPORTED
- * if its packets come from wg_tun_callbacks_t; WG_ERR_INVALID if `mtu` or `fd_ownership` is out of its range;
+ * if its packets come from wg_tun_callbacks_t or wg_net_options_t; WG_ERR_INVALID if `mtu` or `fd_ownership` is out of its range;
  * WG_ERR_BUSY inside a callback; WG_ERR_PANIC; and of wg_turn_on() those that are about `tun_fd`.
  * Threads: any; calls on one tunnel come one after another. It waits for the packets that are being read or written,
  * not for a callback.
  * Since: 0.1.0
  */
-wg_result_t wg_set_tun_fd(int32_t handle, int32_t tun_fd, uint32_t fd_ownership, uint32_t mtu);
+wg_result_t wg_set_tun_fd(int32_t handle,
+                          int32_t tun_fd,
+                          uint32_t fd_ownership,
+                          uint32_t mtu);
 
 /**
  * Changes the configuration of a tunnel: `uapi` is as in wg_turn_on(). A line that is refused changes nothing.
@@ -1971,16 +2203,17 @@ wg_result_t wg_tun_inject(int32_t handle, const struct wg_packet_t *packets, siz
 wg_result_t wg_transport_receive(int32_t handle, const struct wg_datagram_t *datagrams, size_t count, size_t *taken);
 
 /**
- * Changes the MTU of a tunnel whose packets come from wg_tun_callbacks_t. Packets are padded up to it; it does not
- * limit what wg_tun_inject() takes.
+ * Changes the MTU of a tunnel whose packets come from wg_tun_callbacks_t or wg_net_options_t. Packets are padded up to
+ * it; it does not limit what wg_tun_inject() takes.
  *
  * Memory: nothing changes hands.
- * Errors: WG_ERR_INVALID if it is not in 576 to 65535, the old one then stays; WG_ERR_UNSUPPORTED if the tunnel's
+ * Errors: WG_ERR_INVALID if it is not in 576 to 65535 (1280 for a network with an IPv6 address), the old one then stays; WG_ERR_UNSUPPORTED if the tunnel's
  * packets come from elsewhere; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_PANIC.
  * Threads: any, also inside a callback.
  * Since: 0.1.0
  */
-wg_result_t wg_set_mtu(int32_t handle, uint32_t mtu);
+wg_result_t wg_set_mtu(int32_t handle,
+                       uint32_t mtu);
 
 /**
  * Looks up a host name with the resolver of the system, getaddrinfo(). It is a wg_resolve_fn_t: the `resolve` of apps
@@ -1999,6 +2232,189 @@ wg_result_t wg_set_mtu(int32_t handle, uint32_t mtu);
  * Since: 0.1.0
  */
 int32_t wg_resolve_system(void *user, const char *host, struct wg_address_t *addresses, size_t capacity, size_t *count);
+
+/**
+ * Connects through a tunnel that has a userspace network (`net` of wg_options_t), and writes a descriptor of the
+ * connection to `*fd`: one end of a socketpair, whose other end the library copies to and from.
+ *
+ * `network` is "tcp" or "udp", for one family "tcp4", "tcp6", "udp4", "udp6". `address` is "host:port", where host is
+ * an IPv4 address, an IPv6 address in brackets, or a name, which is looked up as by wg_net_resolve(). With TCP, the
+ * addresses of a name are tried as RFC 8305 says, and the connection is established when this returns.
+ *
+ * The descriptor is a SOCK_STREAM for TCP: read(), write(), poll() and shutdown() work as on a connected TCP socket,
+ * and the end of either direction leaves the other one open. If the peer resets the connection, or it fails, read()
+ * fails with ECONNRESET after what had arrived (on Linux and Android; elsewhere it returns 0). Closing it with data
+ * unread resets the connection. For UDP it is a SOCK_SEQPACKET (on Apple's systems SOCK_DGRAM): each send() is one
+ * datagram, and each recv() gives one, while 0 is the end or a datagram without contents. Datagrams that arrive while
+ * nobody reads are dropped once its buffers are full, and ICMP errors are not passed on.
+ *
+ * The descriptor is blocking, is closed by exec(), and is not below 3. Options of the IP and TCP levels do not exist
+ * on it. SIGPIPE is as on any socket: use MSG_NOSIGNAL.
+ *
+ * `timeout_ms` is as for poll(): a negative one waits without limit, and with 0 only what need not wait succeeds, such
+ * as UDP to an address.
+ *
+ * Memory: nothing is kept. On success `*fd` is the caller's to close, which ends the connection; on failure it is not
+ * written, and no descriptor is left. After wg_turn_off() the descriptor sees the end of its connection, and is still
+ * the caller's to close. A connection takes two descriptors of the process.
+ * Requires: `network` and `address` are NULL or end with a zero byte; `fd` is NULL or writable.
+ * Errors: WG_ERR_NULL; WG_ERR_INVALID if `network` or `address` is malformed; WG_ERR_REFUSED if the peer refuses;
+ * WG_ERR_UNREACHABLE if the network has no address of the family, or a router says that there is no way;
+ * WG_ERR_NOT_FOUND if there is no such name, or it has no address of the family; WG_ERR_TIMED_OUT, also if the peer
+ * does not answer for as long as TCP tries; WG_ERR_UNSUPPORTED if the tunnel has no userspace network, or has no DNS
+ * servers for a name; WG_ERR_IO if the DNS servers fail; WG_ERR_CLOSED if the tunnel has ended, or is turned off
+ * meanwhile; WG_ERR_RESOURCES; WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+ * Threads: any, several at once. pthread_cancel() takes effect when it returns.
+ * Since: 0.1.0
+ */
+wg_result_t wg_net_dial(int32_t handle, const char *network, const char *address, int32_t timeout_ms, int32_t *fd);
+
+/**
+ * Listens inside the tunnel, and writes a descriptor to `*fd` that is readable, as poll() sees it, while a connection
+ * waits for wg_net_accept(). Closing it ends the listener. It is only for waiting: do not read from it.
+ *
+ * `network` is as in wg_net_dial(). `address` is "10.0.0.2:80", "[fd00::2]:80", or ":80" for all addresses of the
+ * network ("tcp6" and "udp6" need an address); a listener of one address goes before one of all. With port 0 the
+ * network chooses one; wg_net_local_address() has it. Up to `backlog` connections, or 128 for 0, wait for
+ * wg_net_accept(); further ones are refused or, for UDP, dropped.
+ *
+ * With "udp", each address and port that datagrams come from is a connection of its own, which has its datagrams and
+ * answers that source alone. It ends when its descriptor is closed, or by itself after 60 s without a datagram; the
+ * next datagram of that source is a new connection then. Ports that are dialled from are left out when the network
+ * chooses; a connected socket at the same port has its own datagrams first.
+ *
+ * Memory: as wg_net_dial().
+ * Requires: as in wg_net_dial().
+ * Errors: WG_ERR_NULL; WG_ERR_INVALID if `network` or `address` is malformed or does not fit the other;
+ * WG_ERR_NOT_FOUND if it is not an address of the network; WG_ERR_ADDR_IN_USE (a listener whose descriptor was just
+ * closed is waited for); and those of wg_net_dial() that are
+ * about the tunnel.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result_t wg_net_listen(int32_t handle, const char *network, const char *address, uint32_t backlog, int32_t *fd);
+
+/**
+ * Takes the next connection of `listener`, a descriptor of wg_net_listen() or wg_net_intercept(), and writes its
+ * descriptor to `*fd`, which is as in wg_net_dial(), and whose it is to `*connection`, unless that is NULL.
+ *
+ * `timeout_ms` is as in wg_net_dial(); 0 takes what waits. To end a wait without ending the tunnel, call
+ * shutdown(listener, SHUT_RDWR), and close `listener` only when no thread waits for it.
+ *
+ * Memory: as wg_net_dial(). `*connection` is written on success only.
+ * Requires: `listener` is not closed during the call; `fd` and `connection` are NULL or writable.
+ * Errors: WG_ERR_NULL if `fd` is NULL; WG_ERR_INVALID if `listener` is not open, or not a listener of this tunnel;
+ * WG_ERR_TIMED_OUT; WG_ERR_CLOSED if the listener has ended; WG_ERR_RESOURCES without descriptors, and the connection
+ * is reset; and those of wg_net_dial() that are about the tunnel.
+ * Threads: any, several for one listener: each connection goes to one of them.
+ * Since: 0.1.0
+ */
+wg_result_t wg_net_accept(int32_t handle,
+                          int32_t listener,
+                          int32_t timeout_ms,
+                          int32_t *fd,
+                          struct wg_net_connection_t *connection);
+
+/**
+ * Writes the address and port of this side of a connection, or where a listener listens, to `*address`. An
+ * unspecified address stands for all of the network's own. wg_endpoint_format() makes text of it.
+ *
+ * Memory: writes `*address` on success only.
+ * Requires: `fd` is not closed during the call; `address` is NULL or writable.
+ * Errors: WG_ERR_NULL; WG_ERR_INVALID if `fd` is not open, or not of this tunnel, or its connection has ended;
+ * WG_ERR_NOT_FOUND for a descriptor of wg_net_intercept(); and those of wg_net_dial() that are about the tunnel.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result_t wg_net_local_address(int32_t handle, int32_t fd, struct wg_endpoint_t *address);
+
+/**
+ * Writes the address and port of the other side of a connection to `*address`.
+ *
+ * Memory: writes `*address` on success only.
+ * Requires: as in wg_net_local_address().
+ * Errors: as wg_net_local_address(); WG_ERR_NOT_FOUND for a listener as well.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result_t wg_net_peer_address(int32_t handle, int32_t fd, struct wg_endpoint_t *address);
+
+/**
+ * Takes connections and datagrams to any address and port, whether or not it is one of the network's own, as far as
+ * nothing listens there: what a peer sends into the tunnel ends here. It replaces an earlier interception, whose
+ * listener ends. `options` of NULL only ends the earlier one. Without any, what peers send to addresses that are not
+ * the network's own gets no answer.
+ *
+ * Each connection is passed to `dialled`, if there is one, before the handshake. Those that come about go to
+ * `connected`, or else wait for wg_net_accept() on the descriptor that is written to `*listener`, which is as in
+ * wg_net_listen(). Datagrams from one port to one other are a connection as in wg_net_listen() (a flow). Echo requests
+ * are answered.
+ *
+ * If the descriptor is closed, all is refused. With `connected` there is no descriptor, and `listener` is not written.
+ *
+ * Memory: `options` is not kept. `destroy` is called as wg_net_intercept_t says; when this returns, earlier functions
+ * are not running on any thread and were destroyed.
+ * Requires: `options` is NULL or points to `options->struct_size` readable bytes, its functions are NULL or of their
+ * types and may be called with `user` on any thread; `listener` is NULL or writable.
+ * Errors: WG_ERR_NULL if `listener` is NULL and needed; WG_ERR_INVALID for flags that do not exist; WG_ERR_UNSUPPORTED
+ * if `options` sets a field that this library does not know; WG_ERR_RESOURCES; and those of wg_net_dial() that are
+ * about the tunnel.
+ * Threads: any. It waits for functions of an earlier interception that are running.
+ * Since: 0.1.0
+ */
+wg_result_t wg_net_intercept(int32_t handle, const struct wg_net_intercept_t *options, int32_t *listener);
+
+/**
+ * Answers for an intercepted connection whose `dialled` has returned WG_NET_HOLD: `id` is its number, `answer` is
+ * WG_NET_ACCEPT, WG_NET_REFUSE or WG_NET_IGNORE. An accepted connection comes as any other, for UDP during this call.
+ *
+ * Memory: nothing changes hands.
+ * Errors: WG_ERR_NOT_FOUND if no such connection waits, also because its time (`hold_ms`) has passed, because 4096
+ * younger ones wait, or because it was answered; WG_ERR_INVALID for another answer; and those of wg_net_dial() that
+ * are about the tunnel. A peer that has given up since is no error.
+ * Threads: any. `connected` may be called on this thread.
+ * Since: 0.1.0
+ */
+wg_result_t wg_net_answer(int32_t handle, uint64_t id, uint32_t answer);
+
+/**
+ * Looks a name up, with the DNS servers of the network and through the tunnel: writes up to `capacity` addresses to
+ * `addresses`, the best first, and how many there are to `*count`. `family` is WG_IPV4, WG_IPV6, or 0 for both. An
+ * address in text form is its own answer.
+ *
+ * `timeout_ms` is as in wg_net_dial(); answers are kept for as long as the servers say.
+ *
+ * Memory: nothing is kept. What it writes is written on success only; `*count` may be more than `capacity`.
+ * Requires: `name` is NULL or ends with a zero byte; `addresses` is NULL or has room for `capacity` addresses; `count`
+ * is NULL or writable.
+ * Errors: WG_ERR_NULL, for `addresses` unless `capacity` is 0; WG_ERR_INVALID for another family, or if `name` cannot
+ * be one; WG_ERR_NOT_FOUND if there is no such name, or it has no such address; WG_ERR_TIMED_OUT if no server answers;
+ * WG_ERR_IO if they fail; WG_ERR_UNSUPPORTED if there are none; and those of wg_net_dial() that are about the tunnel.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result_t wg_net_resolve(int32_t handle,
+                           const char *name,
+                           uint32_t family,
+                           int32_t timeout_ms,
+                           struct wg_address_t *addresses,
+                           size_t capacity,
+                           size_t *count);
+
+/**
+ * Sends an echo request (ping) with `size` bytes of data to `host`, an address or a name, through the tunnel, waits
+ * for the reply, and writes the nanoseconds that it took to `*nanoseconds`, unless that is NULL.
+ *
+ * `timeout_ms` is as in wg_net_dial().
+ *
+ * Memory: nothing is kept. Writes `*nanoseconds` on success only.
+ * Requires: `host` is NULL or ends with a zero byte; `nanoseconds` is NULL or writable.
+ * Errors: WG_ERR_NULL if `host` is NULL; WG_ERR_INVALID if `size` is more than fits into a packet; WG_ERR_TIMED_OUT
+ * without a reply; WG_ERR_UNREACHABLE, WG_ERR_NOT_FOUND and others as wg_net_dial().
+ * Threads: any, several at once.
+ * Since: 0.1.0
+ */
+wg_result_t wg_net_ping(int32_t handle, const char *host, size_t size, int32_t timeout_ms, uint64_t *nanoseconds);
 
 /**
  * Makes a private key, clamped as X25519 has it.

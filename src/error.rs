@@ -39,6 +39,10 @@ pub enum ErrorKind {
     NotFound,
     /// Something of this name exists already.
     Exists,
+    /// The other side has refused a connection.
+    Refused,
+    /// There is no way to the other side of a connection.
+    Unreachable,
     /// Threads, file descriptors or memory have run out.
     Resources,
     /// A bug in this library was caught as a panic.
@@ -49,8 +53,8 @@ pub enum ErrorKind {
 mod errno {
     #[cfg(not(windows))]
     pub(super) use libc::{
-        EACCES, EADDRINUSE, EBADF, EBUSY, EEXIST, EFAULT, EINVAL, EIO, EMSGSIZE, ENODEV, ENOENT, ENOMEM, ENOTSUP,
-        EPROTO, ETIMEDOUT,
+        EACCES, EADDRINUSE, EBADF, EBUSY, ECONNREFUSED, EEXIST, EFAULT, EHOSTUNREACH, EINVAL, EIO, EMSGSIZE, ENODEV,
+        ENOENT, ENOMEM, ENOTSUP, EPROTO, ETIMEDOUT,
     };
     #[cfg(windows)]
     pub(super) const EACCES: i32 = 13;
@@ -60,6 +64,10 @@ mod errno {
     pub(super) const EBADF: i32 = 9;
     #[cfg(windows)]
     pub(super) const EBUSY: i32 = 16;
+    #[cfg(windows)]
+    pub(super) const ECONNREFUSED: i32 = 111;
+    #[cfg(windows)]
+    pub(super) const EHOSTUNREACH: i32 = 113;
     #[cfg(windows)]
     pub(super) const EEXIST: i32 = 17;
     #[cfg(windows)]
@@ -86,7 +94,7 @@ mod errno {
 
 impl ErrorKind {
     /// Every kind, in the order of the table.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Null,
         Self::Invalid,
         Self::Protocol,
@@ -102,6 +110,8 @@ impl ErrorKind {
         Self::AddrInUse,
         Self::NotFound,
         Self::Exists,
+        Self::Refused,
+        Self::Unreachable,
         Self::Resources,
         Self::Panic,
     ];
@@ -124,6 +134,8 @@ impl ErrorKind {
             Self::AddrInUse => (errno::EADDRINUSE, -22),
             Self::NotFound => (errno::ENOENT, -23),
             Self::Exists => (errno::EEXIST, -24),
+            Self::Refused => (errno::ECONNREFUSED, -25),
+            Self::Unreachable => (errno::EHOSTUNREACH, -26),
             Self::Resources => (errno::ENOMEM, -30),
             Self::Panic => (errno::EIO, -40),
         }

@@ -109,6 +109,12 @@ impl Tunnel {
         }
     }
 
+    /// Whether it is paused: then nothing is read from the TUN.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.device().tun_paused()
+    }
+
     /// Goes on after [`pause`](Self::pause), with new sockets and, for each peer that there was a session with, a new
     /// handshake. Does nothing if it is not paused.
     ///

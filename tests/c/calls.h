@@ -1,6 +1,8 @@
 /* One call of each function of the header that takes the handle of a tunnel or of a bind; capi/ffi/tests/c_abi/ fails if
  * one is missing.
  *
+ * With WG_EMBED_NETSTACK the library has a userspace network.
+ *
  * The including file defines what a call must return: REFUSED(call), and INSIDE(call) for functions that work in a
  * callback. */
 #ifndef CALLS_H
@@ -71,6 +73,24 @@ static void call_with_handle(int32_t handle, int *given_up) {
   INSIDE(wg_tun_inject(handle, NULL, 0, &taken));
   INSIDE(wg_transport_receive(handle, NULL, 0, &taken));
   INSIDE(wg_set_mtu(handle, 1280));
+#ifdef WG_EMBED_NETSTACK
+  {
+    wg_net_intercept_t intercept = WG_NET_INTERCEPT_INIT;
+    wg_endpoint_t endpoint;
+    wg_address_t address;
+    int32_t fd = 77;
+    REFUSED(wg_net_dial(handle, "tcp", "10.9.0.2:80", -1, &fd));
+    REFUSED(wg_net_listen(handle, "tcp", ":80", 0, &fd));
+    REFUSED(wg_net_accept(handle, 0, -1, &fd, NULL));
+    REFUSED(wg_net_local_address(handle, 0, &endpoint));
+    REFUSED(wg_net_peer_address(handle, 0, &endpoint));
+    REFUSED(wg_net_intercept(handle, &intercept, &fd));
+    REFUSED(wg_net_answer(handle, 1, WG_NET_ACCEPT));
+    REFUSED(wg_net_resolve(handle, "10.9.0.2", 0, -1, &address, 1, &count));
+    REFUSED(wg_net_ping(handle, "10.9.0.2", 1, -1, NULL));
+    CHECK_EQ(fd, 77);
+  }
+#endif
   CHECK(text == NULL && count == 77 && taken == 77 && usage.total == 77);
 }
 

@@ -5,6 +5,7 @@
 #define TUNNEL 13     /* besides the one that it was given */
 #define OWN_PACKETS 9 /* without a descriptor for packets */
 #define BIND 12
+#define NETWORK 15    /* with a userspace network, and no connection */
 
 static size_t writes(void *user, int32_t handle, const wg_packet_t *packets, size_t count) {
   (void)user, (void)handle, (void)packets;
@@ -75,6 +76,14 @@ int main(void) {
     transport.send = sends;
     options.transport = &transport;
     turn_on_and_off(&options, 0);
+#ifdef WG_EMBED_NETSTACK
+    {
+      wg_net_options_t net = WG_NET_OPTIONS_INIT;
+      wg_options_t with_net = WG_OPTIONS_INIT;
+      with_net.net = &net;
+      turn_on_and_off(&with_net, NETWORK);
+    }
+#endif
     look_before();
     bind = wg_udp_open(NULL, NULL);
     CHECK(bind > 0);

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #if UINTPTR_MAX == UINT64_MAX
-_Static_assert(sizeof(wg_options_t) == 152, "wg_options_t");
+_Static_assert(sizeof(wg_options_t) == 160, "wg_options_t");
 _Static_assert(_Alignof(wg_options_t) == 8, "wg_options_t");
 _Static_assert(offsetof(wg_options_t, struct_size) == 0, "struct_size");
 _Static_assert(offsetof(wg_options_t, tun_fd) == 8, "tun_fd");
@@ -29,6 +29,29 @@ _Static_assert(offsetof(wg_options_t, log_user) == 128, "log_user");
 _Static_assert(offsetof(wg_options_t, log_destroy) == 136, "log_destroy");
 _Static_assert(offsetof(wg_options_t, log_level) == 144, "log_level");
 _Static_assert(offsetof(wg_options_t, flags) == 148, "flags");
+_Static_assert(offsetof(wg_options_t, net) == 152, "net");
+
+_Static_assert(sizeof(wg_net_options_t) == 48 && _Alignof(wg_net_options_t) == 8, "wg_net_options_t");
+_Static_assert(offsetof(wg_net_options_t, struct_size) == 0, "struct_size");
+_Static_assert(offsetof(wg_net_options_t, settings) == 8, "settings");
+_Static_assert(offsetof(wg_net_options_t, addresses) == 16, "addresses");
+_Static_assert(offsetof(wg_net_options_t, dns) == 24, "dns");
+_Static_assert(offsetof(wg_net_options_t, memory_limit) == 32, "memory_limit");
+_Static_assert(offsetof(wg_net_options_t, max_connections) == 40, "max_connections");
+_Static_assert(offsetof(wg_net_options_t, flags) == 44, "flags");
+
+_Static_assert(sizeof(wg_net_intercept_t) == 64 && _Alignof(wg_net_intercept_t) == 8, "wg_net_intercept_t");
+_Static_assert(offsetof(wg_net_intercept_t, struct_size) == 0, "struct_size");
+_Static_assert(offsetof(wg_net_intercept_t, dialled) == 8, "dialled");
+_Static_assert(offsetof(wg_net_intercept_t, connected) == 16, "connected");
+_Static_assert(offsetof(wg_net_intercept_t, user) == 24, "user");
+_Static_assert(offsetof(wg_net_intercept_t, destroy) == 32, "destroy");
+_Static_assert(offsetof(wg_net_intercept_t, udp_idle_ms) == 40, "udp_idle_ms");
+_Static_assert(offsetof(wg_net_intercept_t, max_flows) == 44, "max_flows");
+_Static_assert(offsetof(wg_net_intercept_t, hold_ms) == 48, "hold_ms");
+_Static_assert(offsetof(wg_net_intercept_t, backlog) == 52, "backlog");
+_Static_assert(offsetof(wg_net_intercept_t, flags) == 56, "flags");
+_Static_assert(offsetof(wg_net_intercept_t, reserved) == 60, "reserved");
 
 _Static_assert(sizeof(wg_event_t) == 304 && _Alignof(wg_event_t) == 8, "wg_event_t");
 _Static_assert(offsetof(wg_event_t, struct_size) == 0, "struct_size");
@@ -130,6 +153,13 @@ _Static_assert(offsetof(wg_send_report_t, dropped) == 4, "dropped");
 _Static_assert(offsetof(wg_send_report_t, os_error) == 8, "os_error");
 _Static_assert(offsetof(wg_send_report_t, gso_disabled) == 12, "gso_disabled");
 
+_Static_assert(sizeof(wg_net_connection_t) == 104, "wg_net_connection_t");
+_Static_assert(offsetof(wg_net_connection_t, id) == 0, "id");
+_Static_assert(offsetof(wg_net_connection_t, protocol) == 8, "protocol");
+_Static_assert(offsetof(wg_net_connection_t, flags) == 12, "flags");
+_Static_assert(offsetof(wg_net_connection_t, local) == 16, "local");
+_Static_assert(offsetof(wg_net_connection_t, peer) == 60, "peer");
+
 _Static_assert(sizeof(wg_address_t) == 20 && _Alignof(wg_address_t) == 4, "wg_address_t");
 _Static_assert(offsetof(wg_address_t, family) == 0, "family");
 _Static_assert(offsetof(wg_address_t, bytes) == 4, "bytes");
@@ -148,6 +178,7 @@ _Static_assert(sizeof(wg_log_level_t) == 4 && sizeof(wg_fd_ownership_t) == 4, "e
 _Static_assert(sizeof(wg_family_t) == 4 && sizeof(wg_udp_flags_t) == 4 && sizeof(wg_datagram_flags_t) == 4, "enums");
 _Static_assert(sizeof(wg_peer_flags_t) == 4 && sizeof(wg_allowed_ip_flags_t) == 4, "enums");
 _Static_assert(sizeof(wg_event_kind_t) == 4, "wg_event_kind_t");
+_Static_assert(sizeof(wg_net_protocol_t) == 4 && sizeof(wg_net_answer_t) == 4, "enums");
 
 #define FIXED(name, value) _Static_assert(name == (value), #name)
 FIXED(WG_OK, 0);
@@ -164,6 +195,8 @@ FIXED(WG_ERR_PERMISSION, -21);
 FIXED(WG_ERR_ADDR_IN_USE, -22);
 FIXED(WG_ERR_NOT_FOUND, -23);
 FIXED(WG_ERR_EXISTS, -24);
+FIXED(WG_ERR_REFUSED, -25);
+FIXED(WG_ERR_UNREACHABLE, -26);
 FIXED(WG_ERR_RESOURCES, -30);
 FIXED(WG_ERR_PANIC, -40);
 FIXED(WG_KEY_LEN, 32);
@@ -197,6 +230,13 @@ FIXED(WG_EVENT_RESOLVE_FAILED, 5);
 FIXED(WG_EVENT_SOCKETS_LOST, 10);
 FIXED(WG_EVENT_SOCKETS_RECOVERED, 11);
 FIXED(WG_EVENT_ENDED, 20);
+FIXED(WG_NET_TCP, 6);
+FIXED(WG_NET_UDP, 17);
+FIXED(WG_NET_REFUSE, 0);
+FIXED(WG_NET_ACCEPT, 1);
+FIXED(WG_NET_IGNORE, 2);
+FIXED(WG_NET_HOLD, 3);
+FIXED(WG_NET_NO_ECHO, 1);
 FIXED(WG_LOG_OFF, 0);
 FIXED(WG_LOG_ERROR, 1);
 FIXED(WG_LOG_WARN, 2);
@@ -280,7 +320,22 @@ static wg_result_t (*const set_mtu)(int32_t, uint32_t) = wg_set_mtu;
 static wg_result_t (*const transport_receive)(int32_t, const wg_datagram_t *, size_t, size_t *) = wg_transport_receive;
 static const char *(*const version_string)(void) = wg_version_string;
 static uint32_t (*const version_number)(void) = wg_version_number;
+/* Only libraries with a userspace network have these. */
+#ifdef WG_EMBED_NETSTACK
+static wg_result_t (*const net_dial)(int32_t, const char *, const char *, int32_t, int32_t *) = wg_net_dial;
+static wg_result_t (*const net_listen)(int32_t, const char *, const char *, uint32_t, int32_t *) = wg_net_listen;
+static wg_result_t (*const net_accept)(int32_t, int32_t, int32_t, int32_t *, wg_net_connection_t *) = wg_net_accept;
+static wg_result_t (*const net_local_address)(int32_t, int32_t, wg_endpoint_t *) = wg_net_local_address;
+static wg_result_t (*const net_peer_address)(int32_t, int32_t, wg_endpoint_t *) = wg_net_peer_address;
+static wg_result_t (*const net_intercept)(int32_t, const wg_net_intercept_t *, int32_t *) = wg_net_intercept;
+static wg_result_t (*const net_answer)(int32_t, uint64_t, uint32_t) = wg_net_answer;
+static wg_result_t (*const net_resolve)(int32_t, const char *, uint32_t, int32_t, wg_address_t *, size_t, size_t *) =
+    wg_net_resolve;
+static wg_result_t (*const net_ping)(int32_t, const char *, size_t, int32_t, uint64_t *) = wg_net_ping;
+#endif
 /* And each function of the app. */
+static uint32_t (*const net_dialled)(void *, int32_t, const wg_net_connection_t *) = (wg_net_dialled_fn_t)0;
+static void (*const net_connected)(void *, int32_t, const wg_net_connection_t *, int32_t) = (wg_net_connected_fn_t)0;
 static size_t (*const tun_write)(void *, int32_t, const wg_packet_t *, size_t) = (wg_tun_write_fn_t)0;
 static void (*const tun_room)(void *, int32_t) = (wg_tun_room_fn_t)0;
 static size_t (*const transport_send)(void *, int32_t, const wg_datagram_t *, size_t) =
@@ -291,6 +346,12 @@ int main(void) {
   snprintf(text, sizeof text, "%d.%d.%d", WG_VERSION_MAJOR, WG_VERSION_MINOR, WG_VERSION_PATCH);
   if (!get_config_public || !public_key_of || !listen_port) return 1;
   if (!endpoint_from_sockaddr || !endpoint_to_sockaddr) return 1;
+  if (net_dialled || net_connected) return 1;
+#ifdef WG_EMBED_NETSTACK
+  if (!net_dial || !net_listen || !net_accept || !net_local_address || !net_peer_address || !net_intercept ||
+      !net_answer || !net_resolve || !net_ping)
+    return 1;
+#endif
   if (!set_peer || !remove_peer || !force_handshake || !drop_session) return 1;
   if (!turn_on || !turn_on_with || !turn_off || !set_config || !get_config || !peek_socket_fd4 || !peek_socket_fd6 ||
       !bind_to_interface4 || !bind_to_interface6 || !bump_sockets || !disable_roaming || !set_fwmark || !pause_tunnel ||

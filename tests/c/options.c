@@ -124,11 +124,24 @@ static void max_peers_is_a_limit(void) {
   renew();
 }
 
+#ifndef WG_EMBED_NETSTACK
+/* A library without the userspace network says so. */
+static void there_is_no_network(void) {
+  wg_net_options_t net = WG_NET_OPTIONS_INIT;
+  wg_options_t options = WG_OPTIONS_INIT;
+  options.net = &net;
+  check_refused(&options, WG_ERR_UNSUPPORTED, "net is set");
+}
+#endif
+
 int main(void) {
   renew();
   fields();
   the_mtu_is_used();
   max_peers_is_a_limit();
+#ifndef WG_EMBED_NETSTACK
+  there_is_no_network();
+#endif
   close(fd);
   close(app);
   return 0;

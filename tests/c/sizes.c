@@ -68,6 +68,26 @@ static int32_t use_transport(void *bytes) {
   return ended(wg_turn_on_with(&options, ""));
 }
 
+#ifdef WG_EMBED_NETSTACK
+static int32_t with_net; /* a tunnel */
+
+static int32_t use_net(void *bytes) {
+  wg_options_t options = WG_OPTIONS_INIT;
+  int32_t code;
+  options.net = bytes;
+  code = ended(wg_turn_on_with(&options, ""));
+  if (code == WG_OK) destroyed++; /* it has no functions */
+  return code;
+}
+
+static int32_t use_intercept(void *bytes) {
+  int32_t listener = -1, result = wg_net_intercept(with_net, bytes, &listener);
+  CHECK((listener >= 0) == (result == WG_OK));
+  if (listener >= 0) close(listener);
+  return result;
+}
+#endif
+
 static int32_t use_udp_options(void *bytes) {
   int32_t made = wg_udp_open(bytes, NULL);
   CHECK((asked > 0) == (made > 0));
@@ -208,6 +228,21 @@ int main(void) {
   is_read("tun", &tun, sizeof tun, use_tun);
   transport.send = sends;
   is_read("transport", &transport, sizeof transport, use_transport);
+#ifdef WG_EMBED_NETSTACK
+  {
+    wg_net_options_t net = WG_NET_OPTIONS_INIT;
+    wg_net_intercept_t intercept = WG_NET_INTERCEPT_INIT;
+    is_read("net", &net, sizeof net, use_net);
+    options.tun_fd = -1;
+    options.net = &net;
+    with_net = wg_turn_on_with(&options, "");
+    CHECK(with_net > 0);
+    intercept.user = &calls;
+    intercept.destroy = destroys;
+    is_read("options", &intercept, sizeof intercept, use_intercept);
+    CHECK_EQ(wg_turn_off(with_net), WG_OK);
+  }
+#endif
   is_filled(sizeof(wg_stats_t), fill_stats);
   is_filled(sizeof(wg_peer_stats_t), fill_peer);
   is_filled(sizeof(wg_peer_stats_t), fill_peers);

@@ -30,6 +30,10 @@ mod custom_io;
 
 mod resolve;
 
+// Connections inside a tunnel.
+#[cfg(all(feature = "netstack", unix))]
+mod net;
+
 // Without a tunnel.
 mod keys;
 
@@ -41,6 +45,8 @@ mod datagrams;
 
 mod version;
 
+#[cfg(all(feature = "netstack", unix))]
+pub use self::net::*;
 pub use self::{
     conf::*, custom_io::*, datagrams::*, endpoint::*, errors::*, events::*, keys::*, log::*, memory::*, pause::*,
     peers::*, resolve::*, sockets::*, stats::*, tunnel::*, udp::*, version::*,

@@ -9,6 +9,7 @@
 //! | `plumbing` | what every function is made of: `guard` (panics, the log, calls from inside a callback), `handle` (what a number stands for), `result`, `callback` and `calls` (functions of the app: kept, called, given up, and the end of the process), `cancel` (callers that are cancelled), `sized` (structs that grow), `text` and `memory` (what is borrowed and handed out), `fd`, `log` |
 //! | `types` | structs, enums and function types, as C has them |
 //! | `hooks` | functions of the app, as the library asks for them: `protect`, `resolve`, `events`, `custom_io` |
+//! | `net` | the userspace network of a tunnel: with the feature `netstack`, and on Unix only |
 //! | `tunnel` | what stands behind the handle of a tunnel, and how it is started |
 //! | `exports` | the functions |
 //! | [`leaf`] | what the functions of other libraries are made of |
@@ -20,6 +21,8 @@
 mod exports;
 mod hooks;
 pub mod leaf;
+#[cfg_attr(not(all(feature = "netstack", unix)), path = "net/absent.rs")]
+mod net;
 mod plumbing;
 mod tunnel;
 mod types;
@@ -46,6 +49,7 @@ pub use self::{
         event::*,
         fd::*,
         key::{WG_KEY_BASE64_LEN, WG_KEY_HEX_LEN, WG_KEY_LEN},
+        net::*,
         options::*,
         packet::*,
         peer::*,

@@ -9,6 +9,7 @@ use crate::{
         protect::Protect,
         resolve::Resolver,
     },
+    net::Net,
     plumbing::{
         callback::NewCallback,
         calls,
@@ -122,7 +123,14 @@ impl Running {
     /// Stops the tunnel. None of its callbacks runs afterwards, whatever becomes of that.
     pub(crate) fn turn_off(&self) -> Result<()> {
         self.hooks().events.close_queue();
-        finally(|| self.tunnel.stop(), || self.functions.close())
+        let stop = || {
+            if let Some(net) = &self.functions.net {
+                // Before the tunnel: peers hear of the end of their connections.
+                net.close(self.check_running().is_ok() && !self.tunnel.is_paused());
+            }
+            self.tunnel.stop()
+        };
+        finally(stop, || self.functions.close())
     }
 }
 
@@ -130,13 +138,19 @@ impl Running {
 pub(crate) struct AppFunctions {
     pub(crate) hooks: Hooks,
     pub(crate) inlets: Inlets,
+    /// The userspace network, if packets come from there.
+    pub(crate) net: Option<Arc<Net>>,
 }
 
 impl AppFunctions {
     /// Gives them up: when this returns, none is running on any thread or will be. None is destroyed while another one
     /// runs: they may have their pointer in common.
     fn close(&self) {
-        let idle = (self.inlets.take(), self.hooks.take());
+        let net = self.net.as_ref().map(|net| {
+            net.close(false);
+            net.take_functions()
+        });
+        let idle = (self.inlets.take(), net, self.hooks.take());
         drop(idle);
     }
 }
@@ -232,7 +246,7 @@ impl Settings {
 }
 
 /// # Safety
-/// With `WG_FD_TAKE`, `tun_fd` is given away if this succeeds.
+/// With `WG_FD_TAKE`, `tun_fd` is given away if this succeeds. `options.net` is as in [`Net::open`].
 unsafe fn start(
     options: &wg_options_t,
     settings: &Settings,
@@ -247,23 +261,30 @@ unsafe fn start(
     let resolves = hooks.resolve.hook().is_some();
     let limits = Limits { host_names: resolves, ..Limits::for_peers(settings.max_peers) };
     let update = uapi::parse_set(text, limits)?;
-    let app_fd = match custom_io.tun {
-        None => Some(AppFd::new(options.tun_fd)?),
-        Some(_) if options.tun_fd == -1 => None,
-        Some(_) => return Err(Error::invalid(format!("tun is set, and tun_fd is {}, not -1", options.tun_fd))),
+    let app_fd = match (custom_io.tun.is_some(), !options.net.is_null()) {
+        (false, false) => Some(AppFd::new(options.tun_fd)?),
+        (true, true) => return Err(Error::invalid("both tun and net are set")),
+        _ if options.tun_fd == -1 => None,
+        (is_tun, _) => {
+            let name = if is_tun { "tun" } else { "net" };
+            return Err(Error::invalid(format!("{name} is set, and tun_fd is {}, not -1", options.tun_fd)));
+        }
     };
     calls::watch_exit();
     let handle = handle::reserve()?;
     let Connected { tun, bind, inlets } = custom_io.connect(handle, settings.memory, settings.mtu)?;
-    let functions = Arc::new(AppFunctions { hooks, inlets });
+    // SAFETY: the caller's contract is the same.
+    let net = unsafe { Net::open(options, handle) }?;
+    let functions = Arc::new(AppFunctions { hooks, inlets, net });
     let starting = handle::start::<Running>(handle, functions.clone())?;
     let hooks = &functions.hooks;
     let dispatch = log::dispatch_to(hooks.log.clone(), handle);
     let (tunnel, sockets, fd_tun) = tracing::dispatcher::with_default(&dispatch, || {
         let fd_tun = app_fd.as_ref().map(|fd| fd.tun(settings.mtu)).transpose()?;
         let of_descriptor = fd_tun.clone().map(|tun| tun as Arc<dyn Tun>);
-        // One of them is there, as `app_fd` is set if the app has no functions.
-        let tun = tun.or(of_descriptor).ok_or_else(|| Error::invalid("there is no TUN"))?;
+        let of_network = functions.net.as_ref().map(|net| net.tun());
+        // One of them is there, as `app_fd` is set if there is no other.
+        let tun = tun.or(of_network).or(of_descriptor).ok_or_else(|| Error::invalid("there is no TUN"))?;
         let (tunnel, sockets) = launch(settings, hooks, handle, tun, bind, update)?;
         Ok::<_, Error>((tunnel, sockets, fd_tun))
     })?;

@@ -1,7 +1,7 @@
 //! Packets of the app in place of a TUN device, datagrams in place of sockets.
 
 use crate::{
-    hooks::custom_io::{datagram_inlet, packet_inlet},
+    hooks::custom_io::{datagram_inlet, packet_inlet, set_mtu},
     plumbing::{guard::guard_anywhere, memory::give, result::wg_result_t},
     tunnel::check_mtu,
     types::{
@@ -72,18 +72,15 @@ pub unsafe extern "C" fn wg_transport_receive(
     })
 }
 
-/// Changes the MTU of a tunnel whose packets come from wg_tun_callbacks_t. Packets are padded up to it; it does not
-/// limit what wg_tun_inject() takes.
+/// Changes the MTU of a tunnel whose packets come from wg_tun_callbacks_t or wg_net_options_t. Packets are padded up to
+/// it; it does not limit what wg_tun_inject() takes.
 ///
 /// Memory: nothing changes hands.
-/// Errors: WG_ERR_INVALID if it is not in 576 to 65535, the old one then stays; WG_ERR_UNSUPPORTED if the tunnel's
+/// Errors: WG_ERR_INVALID if it is not in 576 to 65535 (1280 for a network with an IPv6 address), the old one then stays; WG_ERR_UNSUPPORTED if the tunnel's
 /// packets come from elsewhere; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_PANIC.
 /// Threads: any, also inside a callback.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_set_mtu(handle: i32, mtu: u32) -> wg_result_t {
-    guard_anywhere(|| {
-        packet_inlet(handle)?.set_mtu(check_mtu(mtu)?);
-        Ok(())
-    })
+    guard_anywhere(|| set_mtu(handle, check_mtu(mtu)?))
 }

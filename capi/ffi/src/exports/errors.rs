@@ -54,6 +54,8 @@ const fn text_of(kind: ErrorKind) -> &'static CStr {
         ErrorKind::AddrInUse => c"the port is taken by another socket",
         ErrorKind::NotFound => c"a file, interface, device node or peer does not exist",
         ErrorKind::Exists => c"something of this name exists already",
+        ErrorKind::Refused => c"the other side has refused the connection",
+        ErrorKind::Unreachable => c"there is no way to the other side",
         ErrorKind::Resources => c"threads, file descriptors or memory have run out",
         ErrorKind::Panic => c"a bug in the library was caught",
         // `Io`; a test looks at all of them.

@@ -67,8 +67,9 @@ pub unsafe extern "C" fn wg_turn_on(tun_fd: i32, uapi: *const c_char) -> i32 {
 /// points to; their functions are NULL or of their types, and may be called with what belongs to them on any thread;
 /// the rest as in wg_turn_on().
 /// Errors: as wg_turn_on(); WG_ERR_NULL if `options`, or `write` or `send` of what it points to, is NULL;
-/// WG_ERR_INVALID if one of its values is out of its range, or both `tun` and `tun_fd` are set; WG_ERR_PERMISSION if
-/// `protect` refuses; WG_ERR_UNSUPPORTED if it sets a field that this library does not know.
+/// WG_ERR_INVALID if one of its values is out of its range, or more than one of `tun_fd`, `tun` and `net` are set;
+/// WG_ERR_PERMISSION if `protect` refuses; WG_ERR_UNSUPPORTED if it sets a field that this library does not know, or
+/// `net` in a library that was built without it.
 /// Threads: any. It does not wait for host names to be looked up, unless it fails while a `resolve` of the app is
 /// looking one up.
 /// Since: 0.1.0
@@ -142,7 +143,7 @@ pub extern "C" fn wg_turn_off_within(handle: i32, milliseconds: u32) -> wg_resul
 /// wg_turn_on_with(). An old descriptor that was given with WG_FD_DUP stays the caller's, and stays non-blocking.
 /// Requires: with WG_FD_TAKE, on success only the library uses `tun_fd` from then on.
 /// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended by itself: turn it on again; WG_ERR_UNSUPPORTED
-/// if its packets come from wg_tun_callbacks_t; WG_ERR_INVALID if `mtu` or `fd_ownership` is out of its range;
+/// if its packets come from wg_tun_callbacks_t or wg_net_options_t; WG_ERR_INVALID if `mtu` or `fd_ownership` is out of its range;
 /// WG_ERR_BUSY inside a callback; WG_ERR_PANIC; and of wg_turn_on() those that are about `tun_fd`.
 /// Threads: any; calls on one tunnel come one after another. It waits for the packets that are being read or written,
 /// not for a callback.
@@ -153,7 +154,10 @@ pub unsafe extern "C" fn wg_set_tun_fd(handle: i32, tun_fd: i32, fd_ownership: u
         let (takes, mtu) = (takes(fd_ownership)?, mtu_or_default(mtu)?);
         entry.check_running()?;
         let Some(tun) = &entry.fd_tun else {
-            return Err(Error::new(ErrorKind::Unsupported, "the tunnel's packets come from wg_tun_callbacks_t"));
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "the tunnel's packets come from a wg_tun_callbacks_t or a wg_net_options_t",
+            ));
         };
         let app_fd = AppFd::new(tun_fd)?;
         app_fd.replace_in(tun, mtu)?;

@@ -172,6 +172,15 @@ pub(crate) fn packet_inlet(handle: i32) -> Result<PacketInlet> {
     functions.inlets.tun.as_ref().ok_or_else(missing)?.inlet(handle)
 }
 
+/// Sets the MTU of a tunnel without an interface that has one.
+pub(crate) fn set_mtu(handle: i32, mtu: u16) -> Result<()> {
+    if let Some(net) = &functions(handle)?.net {
+        return net.set_mtu(mtu);
+    }
+    packet_inlet(handle)?.set_mtu(mtu);
+    Ok(())
+}
+
 /// As [`packet_inlet`], for datagrams.
 pub(crate) fn datagram_inlet(handle: i32) -> Result<DatagramInlet> {
     let functions = functions(handle)?;

@@ -8,7 +8,7 @@ use std::{
 };
 
 #[cfg(unix)]
-use crate::plumbing::fd::duplicate;
+use crate::plumbing::fd::above_standard;
 use crate::types::event::{WG_EVENT_ENDED, WG_EVENT_MISSED, WG_EVENTS_MAX, wg_event_t};
 use wg_embed::{
     error::{Error, ErrorKind, Result},
@@ -108,15 +108,6 @@ impl EventQueue {
 impl fmt::Debug for EventQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EventQueue").field("state", &*self.state()).finish_non_exhaustive()
-    }
-}
-
-/// A descriptor of the same that is not the standard input, output or error: programs write there without asking.
-#[cfg(unix)]
-fn above_standard(stream: std::os::unix::net::UnixStream) -> io::Result<std::os::unix::net::UnixStream> {
-    match std::os::fd::AsRawFd::as_raw_fd(&stream) {
-        0..3 => duplicate(&stream).map(std::os::unix::net::UnixStream::from),
-        _ => Ok(stream),
     }
 }
 

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use wg_embed::error::Result;
 
 #[cfg(unix)]
-pub(crate) use self::unix::{AppFd, duplicate};
+#[cfg(all(feature = "netstack", unix))]
+pub(crate) use self::unix::check_open;
+#[cfg(unix)]
+pub(crate) use self::unix::{AppFd, above_standard};
 
 /// A TUN over a descriptor of this system.
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -109,10 +112,29 @@ mod unix {
     }
 
     /// A duplicate that no program inherits, and not below 3: those numbers mean something to every program.
-    pub(crate) fn duplicate(fd: &impl AsRawFd) -> io::Result<OwnedFd> {
+    fn duplicate(fd: &impl AsRawFd) -> io::Result<OwnedFd> {
         let duplicate = fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3)?;
         // SAFETY: it was just made, and has no other owner.
         Ok(unsafe { OwnedFd::from_raw_fd(duplicate) })
+    }
+
+    /// A descriptor of the same that is not the standard input, output or error: programs write there without asking.
+    pub(crate) fn above_standard<T: AsRawFd + From<OwnedFd>>(owner: T) -> io::Result<T> {
+        match owner.as_raw_fd() {
+            0..3 => duplicate(&owner).map(T::from),
+            _ => Ok(owner),
+        }
+    }
+
+    /// Borrows a number from C, if it is open.
+    ///
+    /// # Safety
+    /// It is not closed while it is borrowed.
+    #[cfg(feature = "netstack")]
+    pub(crate) unsafe fn check_open<'a>(fd: i32) -> Result<std::os::fd::BorrowedFd<'a>> {
+        fcntl(fd, libc::F_GETFD, 0).map_err(|err| refused(fd, err))?;
+        // SAFETY: it is open, and so not -1; the caller says the rest.
+        Ok(unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) })
     }
 
     fn refused(fd: RawFd, err: io::Error) -> Error {

@@ -235,7 +235,7 @@ mod tests {
         };
         // SAFETY: the functions do not look at what they get.
         let hooks = unsafe { Hooks::of(&options) };
-        let functions = Arc::new(AppFunctions { hooks, inlets: Inlets::default() });
+        let functions = Arc::new(AppFunctions { hooks, inlets: Inlets::default(), net: None });
         let running = Running { tunnel, fd_tun: None, sockets: None, functions: functions.clone() };
         let dispatch = log::dispatch_to(Arc::default(), handle);
         handle::start::<Running>(handle, functions).unwrap().finish(Entry::new(running, dispatch));

@@ -46,6 +46,10 @@ pub enum wg_result_t {
     WG_ERR_NOT_FOUND = -23,
     /// Something of this name exists already.
     WG_ERR_EXISTS = -24,
+    /// The other side has refused the connection.
+    WG_ERR_REFUSED = -25,
+    /// There is no way to the other side.
+    WG_ERR_UNREACHABLE = -26,
     /// Threads, file descriptors or memory have run out.
     WG_ERR_RESOURCES = -30,
     /// A bug in this library was caught. The tunnel or bind refuses everything but wg_turn_off() or wg_udp_close()
@@ -71,6 +75,8 @@ impl wg_result_t {
             ErrorKind::AddrInUse => WG_ERR_ADDR_IN_USE,
             ErrorKind::NotFound => WG_ERR_NOT_FOUND,
             ErrorKind::Exists => WG_ERR_EXISTS,
+            ErrorKind::Refused => WG_ERR_REFUSED,
+            ErrorKind::Unreachable => WG_ERR_UNREACHABLE,
             ErrorKind::Resources => WG_ERR_RESOURCES,
             ErrorKind::Panic => WG_ERR_PANIC,
             // `Io`. A kind that is not above does not pass the check below.

@@ -12,6 +12,7 @@ use crate::{
         custom_io::{wg_transport_t, wg_tun_callbacks_t},
         event::wg_event_fn_t,
         fd::WG_FD_TAKE,
+        net::wg_net_options_t,
         protect::wg_protect_fn_t,
         resolve::wg_resolve_fn_t,
     },
@@ -96,12 +97,15 @@ pub struct wg_options_t {
     pub log_level: i32,
     /// Some of wg_options_flags_t, or 0.
     pub flags: u32,
+    /// The userspace network that takes and gives packets in place of `tun_fd`, which is then -1, and of `tun`; or
+    /// NULL. What it points to is not kept. WG_ERR_UNSUPPORTED in a library that was built without it.
+    pub net: *const wg_net_options_t,
     // No padding, here or at the end: what an older caller has there would be read as the fields that follow later.
 }
 
 const _: () = {
     const POINTER: usize = size_of::<usize>();
-    assert!(size_of::<wg_options_t>() == 16 * POINTER + 24);
+    assert!(size_of::<wg_options_t>() == 17 * POINTER + 24);
     assert!(offset_of!(wg_options_t, struct_size) == 0);
     assert!(offset_of!(wg_options_t, tun_fd) == POINTER);
     assert!(offset_of!(wg_options_t, fd_ownership) == POINTER + 4);
@@ -124,6 +128,7 @@ const _: () = {
     assert!(offset_of!(wg_options_t, log_destroy) == 15 * POINTER + 16);
     assert!(offset_of!(wg_options_t, log_level) == 16 * POINTER + 16);
     assert!(offset_of!(wg_options_t, flags) == 16 * POINTER + 20);
+    assert!(offset_of!(wg_options_t, net) == 16 * POINTER + 24);
 };
 
 /// WG_OPTIONS_INIT.
@@ -152,6 +157,7 @@ impl Default for wg_options_t {
             log_destroy: None,
             log_level: WG_LOG_INHERIT as i32,
             flags: 0,
+            net: ptr::null(),
         }
     }
 }

@@ -1,0 +1,248 @@
+//! The userspace network of a tunnel: a stack, a pump between its connections and descriptors, and the waits of the
+//! app's calls.
+//!
+//! | module | what it has |
+//! |---|---|
+//! | `settings` | addresses, DNS servers and the MTU from text |
+//! | `tun` | the stack as a TUN, and how it ends |
+//! | `connect` | dialling, listening, names, echo requests |
+//! | `accept` | what a listening descriptor gives |
+//! | `intercept`, `held` | connections to any address, and those whose answer comes later |
+//! | `inbox`, `fd_id`, `wait` | what these are made of |
+
+mod accept;
+mod connect;
+mod fd_id;
+mod held;
+mod inbox;
+mod intercept;
+mod settings;
+mod tun;
+mod wait;
+
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::{AsRawFd, OwnedFd},
+    sync::{
+        Arc, Mutex, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+pub(crate) use self::{connect::Network, intercept::NewInterception, wait::Limit};
+use self::{
+    fd_id::FdId,
+    held::Held,
+    inbox::{Inbox, Link, Purpose},
+    intercept::{Functions, Rules},
+    settings::Settings,
+    tun::{End, NetTun},
+};
+use crate::{
+    plumbing::{
+        callback::Slot,
+        fd::{above_standard, check_open},
+        sized::{Received, check_flags, read_sized},
+        text::borrow_text,
+    },
+    tunnel::mtu_or_default,
+    types::{net::wg_net_options_t, options::wg_options_t},
+};
+use wg_embed::{
+    error::{Error, ErrorKind, Result},
+    sync,
+    tun::Tun,
+};
+use wg_embed_netstack::{Netstack, Options, pump::Pump};
+
+/// How long a tunnel that is turned off goes on to send what the stack has to say in the end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// The userspace network of a tunnel.
+pub(crate) struct Net {
+    handle: i32,
+    stack: Netstack,
+    /// `None` once it is closed. Held for reading during short calls only.
+    pump: RwLock<Option<Pump>>,
+    end: Arc<End>,
+    is_closed: AtomicBool,
+    listeners: Mutex<Listeners>,
+    functions: Slot<Functions>,
+    held: Held,
+}
+
+/// What listens, and what takes what comes for no socket of the stack.
+#[derive(Default)]
+struct Listeners {
+    inboxes: Vec<Arc<Inbox>>,
+    /// Set while connections are intercepted.
+    rules: Option<Rules>,
+    /// Where the app's descriptors listen that the pump serves. One that was closed stays until another one listens
+    /// there.
+    of_pump: Vec<(FdId, SocketAddr)>,
+}
+
+/// What a listening descriptor of the app stands for.
+enum Listening {
+    Inbox(Arc<Inbox>),
+    OfPump(SocketAddr),
+}
+
+impl Net {
+    /// The network that the options ask for.
+    ///
+    /// # Safety
+    /// `options.net` is NULL or points to as many readable bytes as its size says; its texts are NULL or end with a
+    /// zero byte.
+    pub(crate) unsafe fn open(options: &wg_options_t, handle: i32) -> Result<Option<Arc<Self>>> {
+        if options.net.is_null() {
+            return Ok(None);
+        }
+        // SAFETY: the caller's contract is the same.
+        let Received { value: net, unknown_fields } = unsafe { read_sized(options.net, "net") }?;
+        unknown_fields?;
+        // SAFETY: as above.
+        let settings = unsafe { read_settings(&net) }.map_err(|err| err.at("net"))?;
+        check_flags(net.flags, 0)?;
+        let mtu = match (options.mtu, settings.mtu) {
+            (0, Some(mtu)) => mtu,
+            (mtu, _) => mtu_or_default(mtu)?,
+        };
+        let mut stack = Options { addresses: settings.addresses, dns: settings.dns, mtu, ..Options::default() };
+        if net.memory_limit != 0 {
+            stack.memory = net.memory_limit;
+        }
+        if net.max_connections != 0 {
+            stack.max_connections = net.max_connections as usize;
+        }
+        Self::new(handle, stack).map(Some).map_err(|err| failed("net: cannot make the network", err))
+    }
+
+    fn new(handle: i32, options: Options) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            handle,
+            stack: Netstack::new(options)?,
+            pump: RwLock::new(Some(Pump::new()?)),
+            end: Arc::default(),
+            is_closed: AtomicBool::new(false),
+            listeners: Mutex::default(),
+            functions: Slot::new(),
+            held: Held::default(),
+        }))
+    }
+
+    /// What the tunnel is started with.
+    pub(crate) fn tun(&self) -> Arc<dyn Tun> {
+        Arc::new(NetTun { stack: self.stack.tun(), end: self.end.clone() })
+    }
+
+    pub(crate) fn set_mtu(&self, mtu: u16) -> Result<()> {
+        self.stack.set_mtu(mtu).map_err(|err| failed("cannot set the MTU", err))
+    }
+
+    /// Ends all connections, descriptors and waits. What peers are to hear of that is sent if the tunnel runs
+    /// (`is_served`). Idempotent.
+    pub(crate) fn close(&self, is_served: bool) {
+        if self.is_closed.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let listeners = std::mem::take(&mut *sync::lock(&self.listeners));
+        listeners.inboxes.iter().for_each(|inbox| inbox.close());
+        self.held.clear();
+        self.end.closing(|| self.stack.close());
+        let pump = sync::write(&self.pump).take();
+        // Without the lock: calls that come now are refused by then.
+        drop(pump);
+        if is_served {
+            self.stack.tun().wake();
+            self.end.wait(LAST_WORDS);
+        }
+    }
+
+    /// Gives the app's functions up: when this returns, they are not running on any thread. Their pointer is not given
+    /// up before the result is dropped.
+    pub(crate) fn take_functions(&self) -> impl Sized {
+        self.functions.take()
+    }
+
+    fn check_open(&self) -> Result<()> {
+        if self.is_closed.load(Ordering::SeqCst) {
+            return Err(turned_off());
+        }
+        Ok(())
+    }
+
+    /// Calls the pump, which does not wait.
+    fn with_pump<T>(&self, context: &str, call: impl FnOnce(&Pump) -> io::Result<T>) -> Result<T> {
+        let pump = sync::read(&self.pump);
+        call(pump.as_ref().ok_or_else(turned_off)?).map_err(|err| failed(context, err))
+    }
+
+    /// A descriptor for a connection.
+    fn descriptor(&self, link: Link) -> Result<OwnedFd> {
+        self.with_pump("cannot make a descriptor", |pump| {
+            above_standard(match link {
+                Link::Tcp(stream) => pump.tcp_descriptor(stream),
+                Link::Udp(flow) => pump.flow_descriptor(flow),
+            }?)
+        })
+    }
+
+    /// The addresses of a connection's or a listener's descriptor: ours, and that of the peer if there is one.
+    ///
+    /// # Safety
+    /// `fd` is not closed during the call.
+    pub(crate) unsafe fn addresses(&self, fd: i32) -> Result<(SocketAddr, Option<SocketAddr>)> {
+        // SAFETY: the caller's contract is the same.
+        let fd = unsafe { check_open(fd) }?;
+        match self.listening(fd)? {
+            Some(Listening::OfPump(at)) => return Ok((at, None)),
+            Some(Listening::Inbox(inbox)) => {
+                return match inbox.purpose {
+                    Purpose::Listen(at) => Ok((at, None)),
+                    Purpose::Intercept => {
+                        Err(Error::new(ErrorKind::NotFound, "what intercepts has no address of its own"))
+                    }
+                };
+            }
+            None => {}
+        }
+        let pump = sync::read(&self.pump);
+        let (local, peer) = pump.as_ref().ok_or_else(turned_off)?.addresses(fd).map_err(|_| {
+            let number = fd.as_raw_fd();
+            Error::invalid(format!("descriptor {number} is not one of this network, or its connection has ended"))
+        })?;
+        Ok((local, Some(peer)))
+    }
+}
+
+/// # Safety
+/// The texts are NULL or end with a zero byte.
+unsafe fn read_settings(net: &wg_net_options_t) -> Result<Settings> {
+    let read = |text: *const std::ffi::c_char, name| {
+        // SAFETY: the caller's contract is the same.
+        (!text.is_null()).then(|| unsafe { borrow_text(text, name) }).transpose()
+    };
+    Settings::read(read(net.settings, "settings")?, read(net.addresses, "addresses")?, read(net.dns, "dns")?)
+}
+
+fn turned_off() -> Error {
+    Error::new(ErrorKind::Closed, "the tunnel was turned off")
+}
+
+/// What C is told of a failure of the stack.
+fn failed(context: &str, err: io::Error) -> Error {
+    let kind = match err.kind() {
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::NotConnected => ErrorKind::Closed,
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => ErrorKind::Refused,
+        io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::NetworkDown
+        | io::ErrorKind::AddrNotAvailable => ErrorKind::Unreachable,
+        io::ErrorKind::TimedOut => ErrorKind::TimedOut,
+        _ => ErrorKind::of_io(&err),
+    };
+    Error::new(kind, format!("{context}: {err}"))
+}

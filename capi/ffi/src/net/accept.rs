@@ -1,0 +1,81 @@
+//! What a listening descriptor gives.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+};
+
+use super::{Listening, Net, fd_id::FdId, intercept::connection, wait::Limit};
+use crate::{
+    plumbing::fd::{above_standard, check_open},
+    types::net::{WG_NET_TCP, wg_net_connection_t},
+};
+use wg_embed::{
+    error::{Error, ErrorKind, Result},
+    sync,
+};
+use wg_embed_netstack::pump;
+
+impl Net {
+    /// What a descriptor of the app listens for, if it does.
+    pub(super) fn listening(&self, fd: BorrowedFd<'_>) -> Result<Option<Listening>> {
+        let id = FdId::of(fd).map_err(|err| Error::io("cannot look at the descriptor", err))?;
+        let listeners = sync::lock(&self.listeners);
+        if let Some(inbox) = listeners.inboxes.iter().find(|inbox| inbox.is(id)) {
+            return Ok(Some(Listening::Inbox(inbox.clone())));
+        }
+        Ok(listeners.of_pump.iter().find(|(other, _)| *other == id).map(|(_, at)| Listening::OfPump(*at)))
+    }
+
+    /// Takes the next connection of a listener: the app's descriptor for it, and whose it is.
+    ///
+    /// # Safety
+    /// `listener` is not closed during the call.
+    pub(crate) unsafe fn accept(&self, listener: i32, limit: Limit) -> Result<(OwnedFd, wg_net_connection_t)> {
+        // SAFETY: the caller's contract is the same.
+        let listener = unsafe { check_open(listener) }?;
+        self.check_open()?;
+        let Some(listening) = self.listening(listener)? else {
+            let text = format!("descriptor {} does not listen in this network", listener.as_raw_fd());
+            return Err(Error::invalid(text));
+        };
+        loop {
+            match self.accept_now(&listening, listener) {
+                Ok(Some(accepted)) => return Ok(accepted),
+                Ok(None) => {}
+                // The end of all connections may be seen before that of the tunnel.
+                Err(err) => return Err(self.check_open().err().unwrap_or(err)),
+            }
+            if limit.is_over() {
+                return Err(Error::new(ErrorKind::TimedOut, "no connection has come within the time limit"));
+            }
+            let mut poll = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+            // SAFETY: it is one struct, which lives. If the wait fails, for a signal for example, it is tried again.
+            unsafe { libc::poll(&raw mut poll, 1, limit.left_for_poll()) };
+        }
+    }
+
+    fn accept_now(
+        &self,
+        listening: &Listening,
+        listener: BorrowedFd<'_>,
+    ) -> Result<Option<(OwnedFd, wg_net_connection_t)>> {
+        let accepted = match listening {
+            Listening::Inbox(inbox) => match inbox.pop(listener) {
+                Ok(arrived) => return Ok(Some((self.descriptor(arrived.link)?, arrived.connection))),
+                Err(err) => Err(err),
+            },
+            Listening::OfPump(_) => pump::accept(listener),
+        };
+        match accepted {
+            Ok(accepted) => {
+                let fd = above_standard(accepted.descriptor);
+                let fd = fd.map_err(|err| Error::io("cannot make a descriptor", err))?;
+                Ok(Some((fd, connection(WG_NET_TCP, accepted.local, accepted.peer))))
+            }
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(err) if err.raw_os_error().is_none() => Err(Error::new(ErrorKind::Closed, "the listener has ended")),
+            Err(err) => Err(Error::io("cannot accept a connection", err)),
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Connections that wait for wg_net_accept(), and a descriptor of the app that is readable meanwhile.
+
+use std::{
+    collections::VecDeque,
+    ffi::c_int,
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use socket2::{Domain, SockRef, Socket, Type};
+
+use super::fd_id::FdId;
+use crate::{plumbing::fd::above_standard, types::net::wg_net_connection_t};
+use wg_embed::sync;
+use wg_embed_netstack::{TcpStream, UdpFlow};
+
+/// A connection of an intercepting network, or a flow of datagrams.
+pub(super) enum Link {
+    Tcp(TcpStream),
+    Udp(UdpFlow),
+}
+
+/// A connection that the app has not taken yet.
+pub(super) struct Arrived {
+    pub(super) link: Link,
+    pub(super) connection: wg_net_connection_t,
+}
+
+/// What an inbox is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Datagrams to a port of the network.
+    Listen(SocketAddr),
+    /// What is intercepted.
+    Intercept,
+}
+
+/// A bounded queue. As long as something waits there is one byte for the app's descriptor, which the app does not
+/// read.
+pub(super) struct Inbox {
+    pub(super) purpose: Purpose,
+    /// The app's descriptor.
+    id: FdId,
+    backlog: usize,
+    state: Mutex<State>,
+}
+
+struct State {
+    waiting: VecDeque<Arrived>,
+    /// The other end of the app's descriptor; `None` once the inbox is closed.
+    signal: Option<Socket>,
+}
+
+impl State {
+    /// Whether the app has closed its descriptor, or shut it down; or the inbox is closed.
+    fn is_gone(&self) -> bool {
+        let Some(signal) = &self.signal else {
+            return true;
+        };
+        let mut poll = libc::pollfd { fd: signal.as_raw_fd(), events: 0, revents: 0 };
+        // SAFETY: it is one struct, which lives.
+        unsafe { libc::poll(&raw mut poll, 1, 0) > 0 && poll.revents != 0 }
+    }
+}
+
+/// The app may not ignore SIGPIPE. (On Apple's systems the sockets of a pair do that.)
+#[cfg(not(target_vendor = "apple"))]
+const NO_SIGNAL: c_int = libc::MSG_NOSIGNAL;
+#[cfg(target_vendor = "apple")]
+const NO_SIGNAL: c_int = 0;
+
+impl Inbox {
+    /// An inbox, and the app's descriptor.
+    pub(super) fn new(purpose: Purpose, backlog: usize) -> io::Result<(Arc<Self>, OwnedFd)> {
+        let (signal, of_app) = Socket::pair(Domain::UNIX, Type::STREAM, None)?;
+        let (signal, of_app) = (above_standard(signal)?, OwnedFd::from(above_standard(of_app)?));
+        signal.set_nonblocking(true)?;
+        let id = FdId::of(of_app.as_fd())?;
+        let state = Mutex::new(State { waiting: VecDeque::new(), signal: Some(signal) });
+        Ok((Arc::new(Self { purpose, id, backlog, state }), of_app))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        sync::lock(&self.state)
+    }
+
+    /// Whether this is the inbox of that descriptor of the app.
+    pub(super) fn is(&self, id: FdId) -> bool {
+        self.id == id
+    }
+
+    /// Whether nobody can take anything any more.
+    pub(super) fn is_gone(&self) -> bool {
+        self.state().is_gone()
+    }
+
+    /// Whether another connection may wait.
+    pub(super) fn has_room(&self) -> bool {
+        let state = self.state();
+        state.waiting.len() < self.backlog && !state.is_gone()
+    }
+
+    /// Adds a connection. Without room, or anyone to take it, it is given up.
+    pub(super) fn push(&self, arrived: Arrived) {
+        let mut state = self.state();
+        if state.waiting.len() >= self.backlog || state.is_gone() || state.waiting.try_reserve(1).is_err() {
+            // Without the lock: the stack sends now.
+            drop(state);
+            return drop(arrived);
+        }
+        if state.waiting.is_empty()
+            && let Some(signal) = &state.signal
+        {
+            // There is room for the byte; if the app has just closed its end, `is_gone` tells so from now on.
+            let _ = signal.send_with_flags(&[1], NO_SIGNAL);
+        }
+        state.waiting.push_back(arrived);
+    }
+
+    /// Takes the connection that has waited longest. `WouldBlock` if there is none, `NotConnected` if there will be
+    /// none.
+    pub(super) fn pop(&self, of_app: BorrowedFd<'_>) -> io::Result<Arrived> {
+        let mut state = self.state();
+        let Some(arrived) = state.waiting.pop_front() else {
+            let kind = if state.is_gone() { io::ErrorKind::NotConnected } else { io::ErrorKind::WouldBlock };
+            return Err(kind.into());
+        };
+        if state.waiting.is_empty() {
+            let mut byte = [std::mem::MaybeUninit::uninit()];
+            // If the app has read it, its poll() has seen too little.
+            let _ = SockRef::from(&of_app).recv_with_flags(&mut byte, libc::MSG_DONTWAIT);
+        }
+        Ok(arrived)
+    }
+
+    /// Ends it: the app's descriptor sees the end, and what waits is given up.
+    pub(super) fn close(&self) {
+        let mut state = self.state();
+        let ended = (std::mem::take(&mut state.waiting), state.signal.take());
+        drop(state);
+        drop(ended);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn is_readable(fd: &OwnedFd) -> bool {
+        let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: it is one struct, which lives.
+        unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
+    }
+
+    #[test]
+    fn it_ends_for_the_app_and_by_the_app() {
+        let (inbox, of_app) = Inbox::new(Purpose::Intercept, 1).unwrap();
+        assert!(inbox.is(FdId::of(of_app.as_fd()).unwrap()) && inbox.has_room() && !is_readable(&of_app));
+        assert_eq!(inbox.pop(of_app.as_fd()).err().unwrap().kind(), io::ErrorKind::WouldBlock);
+        inbox.close();
+        assert!(is_readable(&of_app) && inbox.is_gone() && !inbox.has_room());
+        assert_eq!(inbox.pop(of_app.as_fd()).err().unwrap().kind(), io::ErrorKind::NotConnected);
+        let (inbox, of_app) = Inbox::new(Purpose::Intercept, 1).unwrap();
+        drop(of_app);
+        assert!(inbox.is_gone() && !inbox.has_room());
+    }
+}

@@ -1,0 +1,260 @@
+//! What comes for no socket of the network: interception by the app, and listening for datagrams, of which each source
+//! is a connection of its own.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::{IntoRawFd, OwnedFd},
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use super::{
+    Net,
+    held::Dialled,
+    inbox::{Arrived, Inbox, Link, Purpose},
+};
+use crate::{
+    plumbing::{callback::NewCallback, sized::check_flags},
+    types::net::{
+        WG_NET_ACCEPT, WG_NET_HOLD, WG_NET_IGNORE, WG_NET_NO_ECHO, WG_NET_REFUSE, WG_NET_TCP, WG_NET_UDP,
+        wg_net_connected_fn_t, wg_net_connection_t, wg_net_dialled_fn_t, wg_net_intercept_t, wg_net_protocol_t,
+    },
+};
+use wg_embed::{
+    bind::Endpoint,
+    error::{Error, ErrorKind, Result},
+    sync,
+};
+use wg_embed_netstack::{Intercept, InterceptOptions, PendingTcp, TcpStream, UdpFlow};
+
+/// The functions of a [`wg_net_intercept_t`].
+#[derive(Clone, Copy)]
+pub(crate) struct Functions {
+    dialled: wg_net_dialled_fn_t,
+    connected: wg_net_connected_fn_t,
+}
+
+/// What wg_net_intercept() is given, with an owner for what belongs to the functions.
+pub(crate) struct NewInterception {
+    options: wg_net_intercept_t,
+    functions: NewCallback<Functions>,
+}
+
+impl NewInterception {
+    pub(crate) fn new(options: wg_net_intercept_t) -> Self {
+        let functions = Functions { dialled: options.dialled, connected: options.connected };
+        Self { options, functions: NewCallback::new(Some(functions), options.user, options.destroy) }
+    }
+}
+
+/// How the app wants connections to be intercepted.
+#[derive(Clone, Copy)]
+pub(super) struct Rules {
+    options: InterceptOptions,
+    /// The app has a function to ask.
+    asks: bool,
+}
+
+fn or_default(number: u32, default: u32) -> u32 {
+    if number == 0 { default } else { number }
+}
+
+impl Net {
+    /// Intercepts connections from now on. Returns the app's descriptor, if they are to wait there.
+    pub(crate) fn intercept(self: &Arc<Self>, new: NewInterception) -> Result<Option<OwnedFd>> {
+        let NewInterception { options, functions } = new;
+        check_flags(options.flags, WG_NET_NO_ECHO as u32)?;
+        if options.reserved != 0 {
+            return Err(Error::invalid("reserved is not 0"));
+        }
+        let millis = |ms| Duration::from_millis(or_default(ms, 60_000).into());
+        let rules = Rules {
+            options: InterceptOptions {
+                udp_idle: millis(options.udp_idle_ms),
+                max_flows: or_default(options.max_flows, 16_384) as usize,
+                answer_echo: options.flags & WG_NET_NO_ECHO as u32 == 0,
+                hold: millis(options.hold_ms),
+            },
+            asks: options.dialled.is_some(),
+        };
+        let inbox = match options.connected {
+            Some(_) => None,
+            None => {
+                let backlog = or_default(options.backlog, 128) as usize;
+                let made = Inbox::new(Purpose::Intercept, backlog);
+                Some(made.map_err(|err| Error::io("cannot make a descriptor for connections", err))?)
+            }
+        };
+        self.check_open()?;
+        self.end_interception();
+        if !self.functions.set(functions) {
+            return Err(Error::new(ErrorKind::UnknownHandle, "the tunnel was turned off meanwhile"));
+        }
+        let (inbox, of_app) = inbox.unzip();
+        let mut listeners = sync::lock(&self.listeners);
+        listeners.inboxes.extend(inbox);
+        listeners.rules = Some(rules);
+        self.tell_stack(&listeners);
+        Ok(of_app)
+    }
+
+    /// Intercepts nothing from now on. When this returns, the functions are not running on any thread.
+    pub(crate) fn stop_intercepting(self: &Arc<Self>) {
+        self.end_interception();
+        self.functions.clear();
+    }
+
+    fn end_interception(self: &Arc<Self>) {
+        let mut listeners = sync::lock(&self.listeners);
+        listeners.rules = None;
+        let ended: Vec<_> = listeners.inboxes.extract_if(.., |inbox| inbox.purpose == Purpose::Intercept).collect();
+        self.tell_stack(&listeners);
+        drop(listeners);
+        ended.iter().for_each(|inbox| inbox.close());
+        self.held.clear();
+    }
+
+    /// Lets the stack intercept as far as there is anyone to take what comes.
+    pub(super) fn tell_stack(self: &Arc<Self>, listeners: &super::Listeners) {
+        // Datagrams to a port alone: echo requests to others stay without an answer.
+        let alone = || InterceptOptions { answer_echo: false, ..InterceptOptions::default() };
+        let options = listeners.rules.map_or_else(alone, |rules| rules.options);
+        let is_wanted = listeners.rules.is_some() || !listeners.inboxes.is_empty();
+        let handler = is_wanted.then(|| Arc::new(Handler(Arc::downgrade(self))) as Arc<dyn Intercept>);
+        self.stack.intercept(options, handler);
+    }
+
+    /// The answer of wg_net_answer().
+    pub(crate) fn answer(&self, id: u64, answer: u32) -> Result<()> {
+        let accepts = answer == WG_NET_ACCEPT as u32;
+        if !accepts && answer != WG_NET_REFUSE as u32 && answer != WG_NET_IGNORE as u32 {
+            return Err(Error::invalid(format!("the answer is {answer}")));
+        }
+        let gone =
+            || Error::new(ErrorKind::NotFound, format!("no connection with the number {id} waits for an answer"));
+        let dialled = self.held.take(id).ok_or_else(gone)?;
+        if accepts {
+            self.let_in(dialled);
+        } else {
+            dialled.end(answer == WG_NET_REFUSE as u32);
+        }
+        Ok(())
+    }
+
+    /// Asks the app about a connection, and does as it says.
+    fn ask(&self, rules: Rules, dialled: Dialled) {
+        if !rules.asks {
+            return self.let_in(dialled);
+        }
+        let connection = match &dialled {
+            Dialled::Tcp(pending) => connection(WG_NET_TCP, pending.destination(), pending.source()),
+            Dialled::Udp(flow) => connection(WG_NET_UDP, flow.destination(), flow.source()),
+        };
+        let connection = wg_net_connection_t { id: self.held.next_id(), ..connection };
+        // Before the app is asked: another thread of it may answer before the function has returned.
+        self.held.keep(connection.id, dialled, rules.options.hold);
+        let answer = self.functions.call(|functions, user| {
+            // SAFETY: who set the function allows this call, on this thread; the connection lives.
+            functions.dialled.map(|ask| unsafe { ask(user, self.handle, &raw const connection) })
+        });
+        let answer = answer.flatten().unwrap_or(WG_NET_REFUSE as u32);
+        if answer == WG_NET_HOLD as u32 {
+            return;
+        }
+        let Some(dialled) = self.held.take(connection.id) else { return };
+        if answer == WG_NET_ACCEPT as u32 {
+            self.let_in(dialled);
+        } else {
+            dialled.end(answer != WG_NET_IGNORE as u32);
+        }
+    }
+
+    /// Lets a connection come about, if there will be room for it.
+    fn let_in(&self, dialled: Dialled) {
+        let inbox = self.inbox_of(Purpose::Intercept);
+        if matches!(dialled, Dialled::Tcp(_)) && inbox.is_some_and(|inbox| !inbox.has_room()) {
+            return dialled.end(true);
+        }
+        if let Some(link) = dialled.accept() {
+            self.deliver(link);
+        }
+    }
+
+    /// Hands a connection that has come about to the app. Without room it is given up.
+    fn deliver(&self, link: Link) {
+        let connection = match &link {
+            Link::Tcp(stream) => connection(WG_NET_TCP, stream.local_addr(), stream.peer_addr()),
+            Link::Udp(flow) => connection(WG_NET_UDP, flow.destination(), flow.source()),
+        };
+        if let Some(inbox) = self.inbox_of(Purpose::Intercept) {
+            return inbox.push(Arrived { link, connection });
+        }
+        let fd = match self.descriptor(link) {
+            Ok(fd) => fd,
+            Err(err) => {
+                tracing::warn!(%err, "an intercepted connection is given up");
+                return;
+            }
+        };
+        let mut fd = Some(fd);
+        self.functions.call(|functions, user| {
+            if let (Some(take), Some(fd)) = (functions.connected, fd.take()) {
+                // SAFETY: as in `ask`; the descriptor is the app's from here on.
+                unsafe { take(user, self.handle, &raw const connection, fd.into_raw_fd()) };
+            }
+        });
+    }
+
+    fn inbox_of(&self, purpose: Purpose) -> Option<Arc<Inbox>> {
+        sync::lock(&self.listeners).inboxes.iter().find(|inbox| inbox.purpose == purpose).cloned()
+    }
+
+    /// Who listens for datagrams to this address: alone, or to all of the network's own.
+    fn listener_for(&self, to: SocketAddr) -> Option<Arc<Inbox>> {
+        let one = self.inbox_of(Purpose::Listen(to));
+        if one.is_some() || !self.stack.options().addresses.contains(&to.ip()) {
+            return one;
+        }
+        let all = |any: IpAddr| self.inbox_of(Purpose::Listen(SocketAddr::new(any, to.port())));
+        let both = || all(Ipv6Addr::UNSPECIFIED.into());
+        if to.is_ipv4() { all(Ipv4Addr::UNSPECIFIED.into()).or_else(both) } else { both() }
+    }
+}
+
+/// A connection as C has it.
+pub(super) fn connection(protocol: wg_net_protocol_t, local: SocketAddr, peer: SocketAddr) -> wg_net_connection_t {
+    let [local, peer] = [local, peer].map(|address| Endpoint::new(address).into());
+    wg_net_connection_t { id: 0, protocol: protocol as u32, flags: 0, local, peer }
+}
+
+/// Takes what the stack intercepts.
+struct Handler(Weak<Net>);
+
+impl Intercept for Handler {
+    fn dialled(&self, pending: PendingTcp) {
+        let rules = self.0.upgrade().and_then(|net| sync::lock(&net.listeners).rules.map(|rules| (net.clone(), rules)));
+        match rules {
+            Some((net, rules)) => net.ask(rules, Dialled::Tcp(pending)),
+            None => pending.refuse(),
+        }
+    }
+
+    fn connected(&self, stream: TcpStream) {
+        if let Some(net) = self.0.upgrade() {
+            net.deliver(Link::Tcp(stream));
+        }
+    }
+
+    fn flow(&self, flow: UdpFlow) {
+        let Some(net) = self.0.upgrade() else { return };
+        if let Some(inbox) = net.listener_for(flow.destination()) {
+            let connection = connection(WG_NET_UDP, flow.destination(), flow.source());
+            return inbox.push(Arrived { link: Link::Udp(flow), connection });
+        }
+        let rules = sync::lock(&net.listeners).rules;
+        match rules {
+            Some(rules) => net.ask(rules, Dialled::Udp(flow)),
+            None => flow.refuse(),
+        }
+    }
+}
