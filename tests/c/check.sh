@@ -57,7 +57,7 @@ finds "$out/broken" number "signed integer overflow"
 # What the document shows, as it shows it.
 tests/c/snippets.sh "$out/snippets"
 
-# c_test SOURCE COMPILER [NAME]: with either library of this name.
+# c_test SOURCE COMPILER [NAME]: with either library of this name in $libs; programs and what they print are in $out.
 c_test() {
   name=${3:-wg_embed}
   test=$(basename "$1" | sed 's/\.c.*//')
@@ -83,7 +83,7 @@ c_test() {
 
 for source in tests/c/*.c tests/c/*.cpp examples/c/*.c "$out"/snippets/*.c; do
   case $source in
-  */broken.c | */shortage.c | */compat_*) continue ;;
+  */broken.c | */shortage.c | */compat_* | */net*) continue ;;
   */snippets/*) compiler="$CC -std=gnu11" ;;
   */layout.c | */sockets.c | */fuzz.c) compiler="$CC -std=c11" ;;
   *.cpp) compiler="$CXX -std=c++17" ;;
@@ -107,6 +107,38 @@ if command -v valgrind >/dev/null; then
 else
   echo "skipped: there is no valgrind"
 fi
+
+# With the userspace network: the same, and the functions for it.
+(
+  target=$target/netstack
+  case $PROFILE in dev) libs=$target/debug ;; *) libs=$target/$PROFILE ;; esac
+  cargo build -q -p wg-embed-capi --features netstack --profile "$PROFILE" --target-dir "$target"
+  libs=$(cd "$libs" && pwd)
+  LC_ALL=C sort abi/symbols.txt abi/symbols-netstack.txt >"$out/symbols-netstack.txt"
+  "$NM" -D --defined-only "$libs/libwg_embed.so" | awk '{print $3}' | LC_ALL=C sort | diff -u "$out/symbols-netstack.txt" - ||
+    fail "the exported symbols are not those of abi/symbols.txt and abi/symbols-netstack.txt"
+  while read -r name; do
+    grep -q "[ *]$name(" include/wg_embed.h || fail "$name is not in the header"
+  done <abi/symbols-netstack.txt
+  warn="$warn -DWG_EMBED_NETSTACK"
+  for source in tests/c/net*.c tests/c/layout.c tests/c/sizes.c tests/c/reentry.c tests/c/descriptors.c \
+    examples/c/net*.c "$out"/snippets/net*.c; do
+    case $source in
+    */snippets/*) compiler="$CC -std=gnu11" ;;
+    */layout.c | */net_fuzz.c) compiler="$CC -std=c11" ;;
+    *) compiler="$CC -std=c99" ;;
+    esac
+    c_test "$source" "$compiler"
+  done
+  cat "$out/net_fuzz-so.txt"
+  if command -v valgrind >/dev/null; then
+    for test in net_errors net_ends; do
+      $CC -std=c99 $warn -g -pthread "tests/c/$test.c" -o "$out/$test" "-L$libs" -lwg_embed "-Wl,-rpath,$libs"
+      GLIBC_TUNABLES= timeout 300 valgrind -q --leak-check=full --show-leak-kinds=definite,indirect \
+        --errors-for-leak-kinds=definite,indirect --error-exitcode=9 "$out/$test" || fail "$test under valgrind"
+    done
+  fi
+)
 
 # The libraries with functions of other ones.
 for leaf in android apple mullvad; do

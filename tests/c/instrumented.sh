@@ -74,7 +74,8 @@ for kind in $KINDS; do
     case $source in
     # A sanitizer takes address space of its own, and ends the process when there is none (shortage.c).
     # The stack of an instrumented library is deeper than that of one that ships, and not all in one place.
-    */layout.c | */broken.c | */secrets.c | */shortage.c | */compat_*) ;;
+    # Those of the userspace network need another library.
+    */layout.c | */broken.c | */secrets.c | */shortage.c | */compat_* | */net*) ;;
     # ThreadSanitizer has no threads in a child.
     */fork.c | */exit.c) [ "$kind" = thread ] || run "$source" ;;
     */fuzz.c) run "$source" 20261122 "${SECONDS_TO_FUZZ:-25}" ;;

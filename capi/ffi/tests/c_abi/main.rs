@@ -6,6 +6,8 @@
 
 #[cfg(target_os = "linux")]
 mod beside;
+#[cfg(target_os = "linux")]
+mod net;
 #[path = "../../../../tests/common/skip.rs"]
 mod skip;
 
@@ -36,8 +38,12 @@ fn compiler(variable: &str, names: &[&str]) -> Option<String> {
 /// Where the libraries of a package are, once Cargo has built them.
 fn build(package: &str) -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    build_in(target, package, &[])
+}
+
+fn build_in(target: &Path, package: &str, options: &[&str]) -> PathBuf {
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--package", package, "--target-dir"]).arg(target);
+    cargo.args(["build", "--quiet", "--package", package, "--target-dir"]).arg(target).args(options);
     run(cargo.current_dir(root()));
     target.join("debug")
 }
@@ -70,16 +76,30 @@ type Compiler = (&'static str, &'static [&'static str]);
 const C: Compiler = ("CC", &["cc", "gcc", "clang"]);
 const CPP: Compiler = ("CXX", &["c++", "g++", "clang++"]);
 
+/// Whether a program needs a library with the userspace network.
+fn needs_network(program: &Path) -> bool {
+    program.file_name().is_some_and(|name| name.to_string_lossy().starts_with("net_"))
+}
+
 /// Builds a program with a compiler, and runs it with some arguments.
-fn program((variable, names): Compiler, source: &Path, standard: &str, arguments: &[&str]) {
+fn program(compiler: Compiler, source: &Path, standard: &str, arguments: &[&str]) {
+    program_with(libraries(), compiler, source, standard, arguments);
+}
+
+/// As [`program`], with the library in `dir`.
+fn program_with(dir: &Path, (variable, names): Compiler, source: &Path, standard: &str, arguments: &[&str]) {
     let Some(cc) = compiler(variable, names) else {
         return;
     };
     let name = source.file_stem().unwrap();
-    let (dir, out) = (libraries(), Path::new(env!("CARGO_TARGET_TMPDIR")).join(name));
+    // Programs with another library are other programs.
+    let has_network = dir != libraries();
+    let (suffix, defines): (_, &[_]) = if has_network { ("-net", &["-DWG_EMBED_NETSTACK"]) } else { ("", &[]) };
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}{suffix}", name.display()));
     run(Command::new(cc)
         .arg(format!("-std={standard}"))
         .args(WARNINGS)
+        .args(defines)
         .args(["-g", "-pthread", "-I"])
         .arg(root().join("include"))
         .arg(root().join(source))
@@ -328,7 +348,11 @@ fn the_document_is_true() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let programs = String::from_utf8(output.stdout).unwrap();
     assert!(programs.lines().count() >= 4, "these are the programs: {programs}");
-    programs.lines().for_each(|source| c_program(Path::new(source), "gnu11"));
+    let (with_network, others): (Vec<_>, Vec<_>) =
+        programs.lines().map(Path::new).partition(|path| needs_network(path));
+    assert!(!with_network.is_empty());
+    others.into_iter().for_each(|source| c_program(source, "gnu11"));
+    with_network.into_iter().for_each(|source| net::c_program(source, "gnu11"));
 }
 
 #[cfg(target_os = "linux")]
@@ -340,7 +364,7 @@ fn a_lossy_network_from_c_loses_nothing_else() {
 #[test]
 fn the_examples_run() {
     let mut examples: Vec<_> = fs::read_dir(root().join("examples/c")).unwrap().map(|e| e.unwrap().path()).collect();
-    examples.retain(|path| path.extension().is_some_and(|e| e == "c"));
+    examples.retain(|path| path.extension().is_some_and(|e| e == "c") && !needs_network(path));
     assert!(examples.len() >= 3, "there are examples");
     examples.iter().for_each(|example| c_program(example, "c99"));
 }
