@@ -57,7 +57,7 @@ finds "$out/broken" number "signed integer overflow"
 # What the document shows, as it shows it.
 tests/c/snippets.sh "$out/snippets"
 
-# c_test SOURCE COMPILER [NAME]: with either library of this name in $libs; programs and what they print are in $out.
+# c_test SOURCE COMPILER [NAME]: with either library of this name in $libs.
 c_test() {
   name=${3:-wg_embed}
   test=$(basename "$1" | sed 's/\.c.*//')
@@ -115,7 +115,8 @@ fi
   cargo build -q -p wg-embed-capi --features netstack --profile "$PROFILE" --target-dir "$target"
   libs=$(cd "$libs" && pwd)
   LC_ALL=C sort abi/symbols.txt abi/symbols-netstack.txt >"$out/symbols-netstack.txt"
-  "$NM" -D --defined-only "$libs/libwg_embed.so" | awk '{print $3}' | LC_ALL=C sort | diff -u "$out/symbols-netstack.txt" - ||
+  "$NM" -D --defined-only "$libs/libwg_embed.so" | awk '{print $3}' | LC_ALL=C sort |
+    diff -u "$out/symbols-netstack.txt" - ||
     fail "the exported symbols are not those of abi/symbols.txt and abi/symbols-netstack.txt"
   while read -r name; do
     grep -q "[ *]$name(" include/wg_embed.h || fail "$name is not in the header"
