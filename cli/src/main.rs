@@ -19,6 +19,8 @@ mod log;
 mod notify;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod privileges;
+#[cfg(unix)]
+mod proxy;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod remover;
 #[cfg(unix)]
@@ -44,6 +46,7 @@ const NAME: &str = "wg-embed";
 const USAGE: &str = "\
 Usage: wg-embed [-f|--foreground] [--user USER[:GROUP]] [--socket-dir DIR]
                 INTERFACE
+       wg-embed proxy -c FILE (see wg-embed proxy --help)
 
 Makes the WireGuard interface INTERFACE and serves it, in the background unless
 told otherwise. It is configured with wg(8) or wg-quick(8), and lives until it
@@ -73,6 +76,10 @@ Environment:
 ";
 
 fn main() -> ExitCode {
+    #[cfg(unix)]
+    if std::env::args_os().nth(1).is_some_and(|word| word == "proxy") {
+        return proxy::main(std::env::args_os().skip(2));
+    }
     let foreground = std::env::var_os("WG_PROCESS_FOREGROUND").is_some_and(|v| v == "1");
     let directory = std::env::var_os("WG_EMBED_SOCKET_DIR").filter(|directory| !directory.is_empty());
     match arguments::parse(std::env::args_os().skip(1), foreground, directory.map(Into::into)) {

@@ -1,0 +1,30 @@
+//! `$NAME` in values.
+
+use zeroize::Zeroizing;
+
+/// Replaces a value that is `$NAME` by the variable of this name. `$$` at its beginning stands for `$`.
+pub(super) fn expand(value: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Zeroizing<String>, String> {
+    if let Some(literal) = value.strip_prefix("$$") {
+        return Ok(format!("${literal}").into());
+    }
+    match value.strip_prefix('$') {
+        Some(name) => {
+            variable(name).map(Zeroizing::new).ok_or_else(|| format!("the environment variable {name} is not set"))
+        }
+        None => Ok(value.to_owned().into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_a_dollar_and_neither() {
+        let variable = |name: &str| (name == "A").then(|| "$x".to_owned());
+        for (text, value) in [("$A", "$x"), ("$$A", "$A"), ("b$A", "b$A"), ("", "")] {
+            assert_eq!(expand(text, variable).as_deref().map(String::as_str), Ok(value), "{text}");
+        }
+        assert!(expand("$B", variable).is_err());
+    }
+}

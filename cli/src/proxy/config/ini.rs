@@ -1,0 +1,84 @@
+//! INI text -> sections, which may repeat, and their keys.
+
+use zeroize::Zeroizing;
+
+/// One `[Name]` and what follows it. The first one has no name: it is what comes before any header.
+#[derive(Default)]
+pub(super) struct Section {
+    /// In lower case.
+    pub(super) name: String,
+    pub(super) line: usize,
+    pub(super) keys: Vec<Key>,
+}
+
+pub(super) struct Key {
+    /// In lower case.
+    pub(super) name: String,
+    pub(super) line: usize,
+    pub(super) value: Zeroizing<String>,
+}
+
+/// Reads a text. Errors have a line and no value.
+pub(super) fn parse(text: &str) -> Result<Vec<Section>, Vec<(usize, String)>> {
+    let mut sections = vec![Section::default()];
+    let mut errors = Vec::new();
+    for (line, text) in (1..).zip(text.trim_start_matches('\u{feff}').lines()) {
+        let text = text.trim();
+        if text.is_empty() || text.starts_with(['#', ';']) {
+            continue;
+        }
+        if let Some(rest) = text.strip_prefix('[') {
+            match rest.split_once(']') {
+                Some((name, rest)) if rest.trim().is_empty() || rest.trim().starts_with(['#', ';']) => {
+                    let name = name.trim().to_ascii_lowercase();
+                    sections.push(Section { name, line, keys: Vec::new() });
+                }
+                _ => errors.push((line, "a section's header is not [Name]".into())),
+            }
+        } else if let Some((name, value)) = text.split_once('=') {
+            let key =
+                Key { name: name.trim().to_ascii_lowercase(), line, value: plain(value.trim()).to_owned().into() };
+            if let Some(section) = sections.last_mut() {
+                section.keys.push(key);
+            }
+        } else {
+            errors.push((line, "neither [Section] nor Key = Value".into()));
+        }
+    }
+    if errors.is_empty() { Ok(sections) } else { Err(errors) }
+}
+
+/// A value without its comment, or what is between its quotes.
+fn plain(text: &str) -> &str {
+    for quote in ['"', '`'] {
+        if let Some((inside, _)) = text.strip_prefix(quote).and_then(|rest| rest.split_once(quote)) {
+            return inside;
+        }
+    }
+    if text.starts_with(['#', ';']) {
+        return "";
+    }
+    let comment = text.match_indices(['#', ';']).find(|(at, _)| text[..*at].ends_with([' ', '\t']));
+    comment.map_or(text, |(at, _)| text[..at].trim_end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sections_repeat_and_comments_go() {
+        let sections = parse("A = 1\n[ Http ]\nB=\"x # y\" # z\nc = d#e ;f\n[HTTP]\n").ok().unwrap_or_default();
+        let names: Vec<_> = sections.iter().map(|section| (&*section.name, section.line)).collect();
+        assert_eq!(names, [("", 0), ("http", 2), ("http", 5)]);
+        let values: Vec<_> = sections[1].keys.iter().map(|key| (&*key.name, key.value.as_str())).collect();
+        assert_eq!(values, [("b", "x # y"), ("c", "d#e")]);
+    }
+
+    #[test]
+    fn all_bad_lines_are_reported() {
+        let lines: Vec<_> =
+            parse("nothing\n[open\n[a] b\n").err().into_iter().flatten().map(|(line, _)| line).collect();
+        assert_eq!(lines, [1, 2, 3]);
+    }
+}

@@ -1,0 +1,401 @@
+//! The configuration file: that of wireproxy, and `[Limits]`.
+
+mod env;
+mod ini;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use ini::Section;
+use wg_embed::config::{
+    AllowedIpUpdate,
+    wgquick::{Conf, InterfaceSettings},
+};
+use wg_embed_netstack::{dial::parse_host_port, dns::Family};
+use zeroize::Zeroizing;
+
+/// What a file asks for.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) conf: Conf,
+    pub(crate) services: Vec<Service>,
+    pub(crate) family: Family,
+    pub(crate) check_alive: Vec<IpAddr>,
+    pub(crate) check_interval: Duration,
+    pub(crate) max_connections: usize,
+    /// Bytes that the connections' buffers may take.
+    pub(crate) memory: usize,
+}
+
+/// Something that is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Service {
+    Socks5 { at: Address, login: Option<Login> },
+    Http { at: Address, login: Option<Login> },
+    TcpClient { at: Address, target: String },
+    TcpServer { port: u16, target: String },
+    Stdio { target: String },
+    UdpClient { at: SocketAddr, target: String, idle: Option<Duration> },
+    UdpServer { port: u16, target: SocketAddr, idle: Option<Duration> },
+    Sni { at: Address },
+}
+
+/// Where a service listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Address {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// A name and a password.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Login {
+    pub(crate) name: Zeroizing<String>,
+    pub(crate) password: Zeroizing<String>,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Login")
+    }
+}
+
+/// Reads a file. All errors are in the text, one a line, each with file, line, section and key.
+pub(crate) fn read(path: &Path) -> Result<Config, String> {
+    let text = load(path)?;
+    let mut reader = Reader::new(path);
+    let config = reader.file(&text);
+    match config {
+        Some(config) if reader.errors.is_empty() => Ok(config),
+        _ => Err(reader.errors.join("\n")),
+    }
+}
+
+fn load(path: &Path) -> Result<Zeroizing<String>, String> {
+    std::fs::read_to_string(path).map(Zeroizing::new).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+struct Reader<'a> {
+    path: &'a Path,
+    errors: Vec<String>,
+}
+
+/// The keys of one section that have not been asked for.
+struct Keys<'a> {
+    place: String,
+    section: &'a Section,
+    used: Vec<&'static str>,
+}
+
+impl<'a> Keys<'a> {
+    /// The last value of a key, if there is one that is not empty.
+    fn take(&mut self, name: &'static str) -> Result<Option<(usize, Zeroizing<String>)>, String> {
+        self.used.push(name);
+        let key = self.section.keys.iter().rev().find(|key| key.name.eq_ignore_ascii_case(name));
+        let Some(key) = key.filter(|key| !key.value.is_empty()) else {
+            return Ok(None);
+        };
+        let value = env::expand(&key.value, |name| std::env::var(name).ok());
+        let value = value.map_err(|reason| self.bad(key.line, name, &reason))?;
+        Ok(Some((key.line, value)))
+    }
+
+    fn bad(&self, line: usize, name: &str, reason: &str) -> String {
+        format!("{}: line {line}: [{}] {name}: {reason}", self.place, self.section.name)
+    }
+
+    /// A value as `read` has it; `expected` says what it should be.
+    fn read<T>(
+        &mut self,
+        name: &'static str,
+        expected: &str,
+        read: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, String> {
+        match self.take(name)? {
+            None => Ok(None),
+            Some((line, value)) => read(&value).map(Some).ok_or_else(|| self.bad(line, name, expected)),
+        }
+    }
+
+    fn need<T>(
+        &mut self,
+        name: &'static str,
+        expected: &str,
+        read: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<T, String> {
+        let found = self.read(name, expected, read)?;
+        found.ok_or_else(|| self.bad(self.section.line, name, "missing"))
+    }
+
+    fn address(&mut self) -> Result<Address, String> {
+        self.need("BindAddress", "not ADDRESS:PORT or unix:PATH", address)
+    }
+
+    fn target(&mut self) -> Result<String, String> {
+        self.need("Target", "not HOST:PORT", target)
+    }
+
+    /// 0 and no value are no limit.
+    fn idle(&mut self) -> Result<Option<Duration>, String> {
+        let seconds = self.read("InactivityTimeout", "not a number of seconds", number::<u32>)?;
+        Ok(seconds.filter(|seconds| *seconds > 0).map(|seconds| Duration::from_secs(seconds.into())))
+    }
+
+    fn login(&mut self) -> Result<Option<Login>, String> {
+        let name = self.take("Username")?;
+        let password = self.take("Password")?.map(|(_, value)| value).unwrap_or_default();
+        Ok(name.map(|(_, name)| Login { name, password }))
+    }
+
+    fn unknown(&self) -> Vec<String> {
+        let known = |name: &str| self.used.iter().any(|used| used.eq_ignore_ascii_case(name));
+        let keys = self.section.keys.iter().filter(|key| !known(&key.name));
+        keys.map(|key| self.bad(key.line, &key.name, "unknown key")).collect()
+    }
+}
+
+fn address(text: &str) -> Option<Address> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return (!path.is_empty()).then(|| Address::Unix(path.into()));
+    }
+    socket_address(text).map(Address::Tcp)
+}
+
+/// An address and a port; without an address, every one.
+fn socket_address(text: &str) -> Option<SocketAddr> {
+    let text = match text.strip_prefix("localhost:") {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None if text.starts_with(':') => format!("[::]{text}"),
+        None => text.to_owned(),
+    };
+    text.parse().ok()
+}
+
+fn target(text: &str) -> Option<String> {
+    parse_host_port(text).ok().filter(|(_, port)| *port != 0).map(|_| text.to_owned())
+}
+
+fn port(text: &str) -> Option<u16> {
+    number(text).filter(|port| *port != 0)
+}
+
+fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
+    text.parse().ok()
+}
+
+impl<'a> Reader<'a> {
+    const fn new(path: &'a Path) -> Self {
+        Self { path, errors: Vec::new() }
+    }
+
+    fn sections(&mut self, path: &Path, text: &str) -> Option<Vec<Section>> {
+        let found = ini::parse(text);
+        let tell = |(line, reason)| format!("{}: line {line}: {reason}", path.display());
+        found.map_err(|errors| self.errors.extend(errors.into_iter().map(tell))).ok()
+    }
+
+    fn keys<'s>(&self, section: &'s Section) -> Keys<'s> {
+        Keys { place: self.path.display().to_string(), section, used: Vec::new() }
+    }
+
+    /// Notes an error, and goes on.
+    fn note<T>(&mut self, result: Result<T, String>) -> Option<T> {
+        result.map_err(|error| self.errors.push(error)).ok()
+    }
+
+    fn file(&mut self, text: &str) -> Option<Config> {
+        let sections = self.sections(self.path, text)?;
+        let mut config = Config {
+            conf: Conf { interface: InterfaceSettings::default(), update: wg_embed::config::Update::default() },
+            services: Vec::new(),
+            family: Family::Any,
+            check_alive: Vec::new(),
+            check_interval: Duration::from_secs(5),
+            max_connections: 65_536,
+            memory: 256 << 20,
+        };
+        let mut other = None;
+        for section in &sections {
+            let mut keys = self.keys(section);
+            let result = match &*section.name {
+                "" => keys.take("WGConfig").map(|path| other = path.map(|(_, path)| path)),
+                "interface" | "peer" => continue,
+                "resolve" => keys
+                    .read("ResolveStrategy", "not auto, ipv4 or ipv6", |text| match &*text.to_ascii_lowercase() {
+                        "auto" => Some(Family::Any),
+                        "ipv4" => Some(Family::PreferIpv4),
+                        "ipv6" => Some(Family::PreferIpv6),
+                        _ => None,
+                    })
+                    .map(|family| config.family = family.unwrap_or(Family::Any)),
+                "limits" => limits(&mut keys, &mut config),
+                _ => service(&mut keys).map(|service| config.services.push(service)),
+            };
+            if self.note(result).is_some() {
+                self.errors.extend(keys.unknown());
+            }
+        }
+        let (path, text) = match other {
+            None => (self.path.to_owned(), Zeroizing::new(text.to_owned())),
+            Some(name) => {
+                let path = self.path.parent().unwrap_or(Path::new("")).join(name.as_str());
+                let loaded = load(&path);
+                let text = self.note(loaded)?;
+                (path, text)
+            }
+        };
+        self.tunnel(&path, &text, &mut config)?;
+        Some(config)
+    }
+
+    /// `[Interface]` and `[Peer]`: what wg-quick knows is read by its own reader, line by line at the same places.
+    fn tunnel(&mut self, path: &Path, text: &str, config: &mut Config) -> Option<()> {
+        let sections = self.sections(path, text)?;
+        let mut lines: Vec<Zeroizing<String>> = vec![Zeroizing::default(); text.lines().count() + 1];
+        for section in sections.iter().filter(|section| matches!(&*section.name, "interface" | "peer")) {
+            *lines.get_mut(section.line)? = format!("[{}]", section.name).into();
+            let mut keys = self.keys(section);
+            keys.place = path.display().to_string();
+            if section.name == "interface" {
+                let list =
+                    |text: &str| text.split(',').map(|item| item.trim().parse().ok()).collect::<Option<Vec<_>>>();
+                let alive = keys.read("CheckAlive", "not a list of IP addresses", list);
+                config.check_alive = self.note(alive).flatten().unwrap_or_default();
+                let interval = keys.read("CheckAliveInterval", "not a number of seconds", |text| {
+                    number::<u32>(text).filter(|seconds| *seconds > 0)
+                });
+                if let Some(seconds) = self.note(interval).flatten() {
+                    config.check_interval = Duration::from_secs(seconds.into());
+                    if config.check_alive.is_empty() {
+                        self.errors.push(keys.bad(section.line, "CheckAliveInterval", "needs CheckAlive"));
+                    }
+                }
+            }
+            for key in &section.keys {
+                if matches!(&*key.name, "checkalive" | "checkaliveinterval") || key.value.is_empty() {
+                    continue;
+                }
+                let value = env::expand(&key.value, |name| std::env::var(name).ok());
+                let value = value.map_err(|reason| keys.bad(key.line, &key.name, &reason));
+                if let Some(value) = self.note(value) {
+                    let line = lines.get_mut(key.line)?;
+                    let _ = write!(line, "{} = {}", key.name, value.as_str());
+                }
+            }
+        }
+        let mut whole = Zeroizing::new(String::with_capacity(text.len() * 2));
+        for line in lines.iter().skip(1) {
+            whole.push_str(line);
+            whole.push('\n');
+        }
+        let conf: Result<Conf, _> = whole.parse();
+        let mut conf = self.note(conf.map_err(|e| format!("{}: {e}", path.display())))?;
+        let everything =
+            ["0.0.0.0", "::"].map(|any| any.parse().ok().and_then(|any| AllowedIpUpdate::new(any, 0, false).ok()));
+        for peer in &mut conf.update.peers {
+            if peer.allowed_ips.is_empty() {
+                peer.allowed_ips.extend(everything.into_iter().flatten());
+            }
+        }
+        let place = path.display();
+        if conf.update.peers.is_empty() {
+            self.errors.push(format!("{place}: no [Peer]"));
+        }
+        if conf.interface.addresses.is_empty() {
+            self.errors.push(format!("{place}: [Interface] Address: missing"));
+        }
+        if conf.update.private_key.as_ref().is_none_or(Option::is_none) {
+            self.errors.push(format!("{place}: [Interface] PrivateKey: missing"));
+        }
+        if !conf.interface.dns_search.is_empty() {
+            self.errors.push(format!("{place}: [Interface] DNS: not a list of IP addresses"));
+        }
+        if config.family == Family::Any {
+            let only_v4 = conf.interface.addresses.iter().all(|net| net.addr().is_ipv4());
+            config.family = if only_v4 { Family::PreferIpv4 } else { Family::PreferIpv6 };
+        }
+        config.conf = conf;
+        Some(())
+    }
+}
+
+fn limits(keys: &mut Keys<'_>, config: &mut Config) -> Result<(), String> {
+    let positive = |text: &str| number::<u32>(text).filter(|n| *n > 0).and_then(|n| usize::try_from(n).ok());
+    if let Some(number) = keys.read("MaxConnections", "not a positive number", positive)? {
+        config.max_connections = number;
+    }
+    let mebibytes = |text: &str| positive(text).filter(|n| *n <= 1 << 20);
+    if let Some(number) = keys.read("Memory", "not a number of MiB", mebibytes)? {
+        config.memory = number << 20;
+    }
+    Ok(())
+}
+
+fn service(keys: &mut Keys<'_>) -> Result<Service, String> {
+    Ok(match &*keys.section.name {
+        "socks5" => Service::Socks5 { at: keys.address()?, login: keys.login()? },
+        "http" => {
+            let at = keys.address()?;
+            let login = keys.login()?;
+            for name in ["CertFile", "KeyFile"] {
+                if let Some((line, _)) = keys.take(name)? {
+                    return Err(keys.bad(line, name, "HTTPS is not supported"));
+                }
+            }
+            Service::Http { at, login }
+        }
+        "tcpclienttunnel" => Service::TcpClient { at: keys.address()?, target: keys.target()? },
+        "tcpservertunnel" => {
+            Service::TcpServer { port: keys.need("ListenPort", "not a port", port)?, target: keys.target()? }
+        }
+        "stdiotunnel" => Service::Stdio { target: keys.target()? },
+        "udpproxytunnel" => {
+            let at = keys.need("BindAddress", "not ADDRESS:PORT", socket_address)?;
+            let target = keys.target()?;
+            Service::UdpClient { at, target, idle: keys.idle()? }
+        }
+        "udpservertunnel" => {
+            let port = keys.need("ListenPort", "not a port", port)?;
+            let target = keys.need("Target", "not ADDRESS:PORT", socket_address)?;
+            Service::UdpServer { port, target, idle: keys.idle()? }
+        }
+        "sni" => Service::Sni { at: keys.address()? },
+        name => return Err(format!("{}: line {}: [{name}]: unknown section", keys.place, keys.section.line)),
+    })
+}
+
+impl Login {
+    /// Compares without a hint of how much is right.
+    pub(crate) fn is(&self, name: &[u8], password: &[u8]) -> bool {
+        let same = |a: &[u8], b: &[u8]| {
+            a.len() == b.len() && a.iter().zip(b).fold(0, |bits, (a, b)| bits | std::hint::black_box(a ^ b)) == 0
+        };
+        same(self.name.as_bytes(), name) & same(self.password.as_bytes(), password)
+    }
+}
+
+impl Service {
+    /// What it is and where, for messages.
+    pub(crate) fn place(&self) -> String {
+        let at = |at: &Address| match at {
+            Address::Tcp(at) => at.to_string(),
+            Address::Unix(path) => format!("unix:{}", path.display()),
+        };
+        match self {
+            Self::Socks5 { at: address, .. } => format!("[Socks5] {}", at(address)),
+            Self::Http { at: address, .. } => format!("[http] {}", at(address)),
+            Self::TcpClient { at: address, .. } => format!("[TCPClientTunnel] {}", at(address)),
+            Self::TcpServer { port, .. } => format!("[TCPServerTunnel] {port}"),
+            Self::Stdio { target } => format!("[STDIOTunnel] {target}"),
+            Self::UdpClient { at, .. } => format!("[UDPProxyTunnel] {at}"),
+            Self::UdpServer { port, .. } => format!("[UDPServerTunnel] {port}"),
+            Self::Sni { at: address } => format!("[SNI] {}", at(address)),
+        }
+    }
+}

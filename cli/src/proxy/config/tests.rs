@@ -1,0 +1,96 @@
+//! Each section and key, and what is wrong with others.
+use super::*;
+
+const ZERO: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+const SECRET: &str = "6AdaReFlGDbwnJF3CUzZzLt/pIlQBvo0xWTOxzfRXk4=";
+
+fn base() -> String {
+    format!("[Interface]\nAddress = 10.0.0.2/24\nPrivateKey = {SECRET}\n[Peer]\nPublicKey = {SECRET}\n")
+}
+
+fn parse(text: &str) -> Result<Config, String> {
+    let path = Path::new("/dir/file");
+    let mut reader = Reader::new(path);
+    let config = reader.file(text);
+    if reader.errors.is_empty() { config.ok_or_else(String::new) } else { Err(reader.errors.join("\n")) }
+}
+
+fn services(text: &str) -> Vec<Service> {
+    parse(&(base() + text)).map_or_else(|error| unreachable!("{text}: {error}"), |config| config.services)
+}
+
+fn local(port: u16) -> SocketAddr {
+    ([127, 0, 0, 1], port).into()
+}
+
+#[test]
+fn every_service() {
+    let text = "[SOCKS5]\nbindaddress = 127.0.0.1:1\nUsername = a\nPassword = $$b\n[Socks5]\nBindAddress = unix:/s\n\
+        [http]\nBindAddress = localhost:2\n[TCPClientTunnel]\nBindAddress = 127.0.0.1:3\nTarget = a.b:4\n\
+        [TCPServerTunnel]\nListenPort = 5\nTarget = localhost:6\n[STDIOTunnel]\nTarget = [fd00::1]:7\n\
+        [UDPProxyTunnel]\nBindAddress = 127.0.0.1:8\nTarget = a:9\nInactivityTimeout = 10\n\
+        [UDPServerTunnel]\nListenPort = 11\nTarget = 127.0.0.1:12\nInactivityTimeout = 0\n\
+        [SNI]\nBindAddress = 127.0.0.1:13\n";
+    let tcp = |port| Address::Tcp(local(port));
+    let login = Some(Login { name: "a".to_owned().into(), password: "$b".to_owned().into() });
+    let idle = Some(Duration::from_secs(10));
+    let expected = [
+        Service::Socks5 { at: tcp(1), login },
+        Service::Socks5 { at: Address::Unix("/s".into()), login: None },
+        Service::Http { at: tcp(2), login: None },
+        Service::TcpClient { at: tcp(3), target: "a.b:4".into() },
+        Service::TcpServer { port: 5, target: "localhost:6".into() },
+        Service::Stdio { target: "[fd00::1]:7".into() },
+        Service::UdpClient { at: local(8), target: "a:9".into(), idle },
+        Service::UdpServer { port: 11, target: local(12), idle: None },
+        Service::Sni { at: tcp(13) },
+    ];
+    assert_eq!(services(text), expected);
+}
+
+#[test]
+fn the_tunnel_and_its_defaults() {
+    let config = parse(&base()).unwrap_or_else(|error| unreachable!("{error}"));
+    assert_eq!(config.family, Family::PreferIpv4);
+    let prefixes: Vec<_> = config.conf.update.peers[0].allowed_ips.iter().map(|ip| ip.prefix.to_string()).collect();
+    assert_eq!(prefixes, ["0.0.0.0/0", "::/0"]);
+    let text =
+        base().replace("[Peer]", "CheckAlive = 10.0.0.1, fd00::1\nCheckAliveInterval = 7\nDNS = 10.0.0.1\n[Peer]");
+    let text = text
+        + "AllowedIPs = 10.0.0.0/8\nEndpoint = vpn.example:1\n[Resolve]\nResolveStrategy = IPv6\n\
+        [Limits]\nMaxConnections = 3\nMemory = 4\n";
+    let config = parse(&text).unwrap_or_else(|error| unreachable!("{error}"));
+    assert_eq!((config.check_alive.len(), config.check_interval), (2, Duration::from_secs(7)));
+    assert_eq!((config.family, config.max_connections, config.memory), (Family::PreferIpv6, 3, 4 << 20));
+    assert_eq!(config.conf.update.peers[0].allowed_ips.len(), 1);
+    assert_eq!(config.conf.interface.dns.len(), 1);
+}
+
+#[test]
+fn errors_have_a_place_and_no_value() {
+    for (text, place) in [
+        ("[Socks5]\n", "line 6: [socks5] BindAddress: missing"),
+        ("[Socks5]\nBindAddress = secret\n", "line 7: [socks5] BindAddress: not"),
+        ("[Socks5]\nBindAddress = :1\nPort = secret\n", "line 8: [socks5] port: unknown key"),
+        ("[http]\nBindAddress = :1\nCertFile = secret\n", "line 8: [http] CertFile: HTTPS"),
+        ("[TCPServerTunnel]\nListenPort = 0\nTarget = a:1\n", "[tcpservertunnel] ListenPort: not a port"),
+        ("[TCPClientTunnel]\nBindAddress = :1\nTarget = secret\n", "Target: not HOST:PORT"),
+        ("[Limits]\nMaxConnections = 0\n", "line 7: [limits] MaxConnections: not"),
+        ("[Other]\na = secret\n", "line 6: [other]: unknown section"),
+        ("[Peer]\nPublicKey = secret\n", "line 7"),
+        ("[SNI]\nBindAddress = $WG_EMBED_IS_NOT_SET\n", "environment variable"),
+        ("[Resolve]\nResolveStrategy = secret\n", "[resolve] ResolveStrategy"),
+    ] {
+        let error = parse(&(base() + text)).err().unwrap_or_default();
+        assert!(error.starts_with("/dir/file: line ") && error.contains(place), "{text:?}: {error:?}");
+        assert!(!error.contains("secret"), "{error}");
+    }
+    let error = parse(&base().replace(SECRET, ZERO)).err().unwrap_or_default();
+    assert!(error.contains("PrivateKey: missing"), "{error}");
+}
+
+#[test]
+fn all_errors_are_reported() {
+    let error = parse("[Socks5]\n[SNI]\n[Interface]\n[Peer]\nPublicKey = x\n").err().unwrap_or_default();
+    assert_eq!(error.lines().count(), 3, "{error}");
+}

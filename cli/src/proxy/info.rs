@@ -1,0 +1,147 @@
+//! `/metrics` and `/readyz`.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    io::ErrorKind,
+    net::IpAddr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use wg_embed::{device::Device, uapi};
+use wg_embed_netstack::{Netstack, ping::Ping};
+use zeroize::Zeroizing;
+
+use super::{config::Config, protocol::MAX_HEAD, socket::Socket};
+
+/// How much older than the interval an answer may be.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Who answers pings.
+pub(super) struct Info {
+    interval: Duration,
+    /// The last answer, and the ping that is under way.
+    alive: BTreeMap<IpAddr, (Option<SystemTime>, Option<Ping>)>,
+}
+
+impl Info {
+    pub(super) fn new(config: &Config) -> Self {
+        let alive = config.check_alive.iter().map(|address| (*address, (None, None))).collect();
+        Self { interval: config.check_interval, alive }
+    }
+
+    /// Sends a ping to each address. Returns whether there are any.
+    pub(super) fn check(&mut self, stack: &Netstack) -> bool {
+        self.collect();
+        for (address, (_, ping)) in &mut self.alive {
+            *ping = stack.start_ping(*address, 16).ok();
+        }
+        !self.alive.is_empty()
+    }
+
+    /// Notes who has answered.
+    fn collect(&mut self) {
+        for (last, ping) in self.alive.values_mut() {
+            if ping.as_ref().is_some_and(|ping| ping.try_reply().is_ok()) {
+                *last = Some(SystemTime::now());
+                *ping = None;
+            }
+        }
+    }
+
+    fn ready(&mut self) -> (bool, String) {
+        self.collect();
+        let mut text = String::from("{");
+        let mut ready = true;
+        for (address, (last, _)) in &self.alive {
+            let age = last.and_then(|last| last.elapsed().ok());
+            ready &= age.is_some_and(|age| age <= self.interval + GRACE);
+            let seconds = last.and_then(|last| last.duration_since(UNIX_EPOCH).ok()).map_or(0, |time| time.as_secs());
+            let comma = if text.len() > 1 { "," } else { "" };
+            let _ = write!(text, "{comma}\"{address}\":{seconds}");
+        }
+        text.push('}');
+        (ready, text)
+    }
+}
+
+/// One client.
+pub(super) struct Client {
+    socket: Socket,
+    input: Vec<u8>,
+    out: Option<Vec<u8>>,
+}
+
+impl Client {
+    pub(super) const fn new(socket: Socket) -> Self {
+        Self { socket, input: Vec::new(), out: None }
+    }
+
+    /// Does what can be done now. Returns the client if it goes on.
+    pub(super) fn go_on(mut self, info: &mut Info, device: &Device) -> Option<Self> {
+        loop {
+            if let Some(out) = &mut self.out {
+                match self.socket.write(out) {
+                    Ok(sent) => drop(out.drain(..sent)),
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => return Some(self),
+                    Err(_) => return None,
+                }
+                if out.is_empty() {
+                    self.socket.end();
+                    return None;
+                }
+                continue;
+            }
+            let mut buf = [0; 1024];
+            match self.socket.read(&mut buf) {
+                Ok(0) => return None,
+                Ok(length) => self.input.extend(&buf[..length]),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Some(self),
+                Err(_) => return None,
+            }
+            if self.input.len() > MAX_HEAD {
+                return None;
+            }
+            self.out = answer(&self.input, info, device);
+        }
+    }
+}
+
+/// The answer to a request; `None` if it is not complete.
+fn answer(input: &[u8], info: &mut Info, device: &Device) -> Option<Vec<u8>> {
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut request = httparse::Request::new(&mut headers);
+    let (status, kind, body) = match request.parse(input) {
+        Ok(httparse::Status::Partial) => return None,
+        Err(_) => ("400 Bad Request", "text/plain", String::new()),
+        Ok(httparse::Status::Complete(_)) => match (request.method, request.path) {
+            (Some("GET"), Some("/metrics")) => ("200 OK", "text/plain", metrics(device)),
+            (Some("GET"), Some("/readyz")) => {
+                let (ready, text) = info.ready();
+                (if ready { "200 OK" } else { "503 Service Unavailable" }, "application/json", text)
+            }
+            _ => ("404 Not Found", "text/plain", String::new()),
+        },
+    };
+    let length = body.len();
+    let head =
+        format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+    Some((head + &body).into_bytes())
+}
+
+/// What UAPI `get` has, without keys that are secret.
+fn metrics(device: &Device) -> String {
+    let text = uapi::get_text(device.snapshot()).unwrap_or_else(|_| Zeroizing::default());
+    let mut public = String::with_capacity(text.len());
+    for line in text.lines() {
+        match line.split_once('=') {
+            Some((key @ ("private_key" | "preshared_key"), _)) => {
+                public.push_str(key);
+                public.push_str("=REDACTED");
+            }
+            _ => public.push_str(line),
+        }
+        public.push('\n');
+    }
+    public
+}

@@ -1,0 +1,193 @@
+//! SOCKS5 (RFC 1928), with user and password (RFC 1929).
+
+use std::{
+    io::{self, ErrorKind},
+    net::{Ipv4Addr, Ipv6Addr},
+};
+
+use super::Step;
+use crate::proxy::config::Login;
+
+const VERSION: u8 = 5;
+const NO_LOGIN: u8 = 0;
+const PASSWORD: u8 = 2;
+const NOTHING: u8 = 0xff;
+const CONNECT: u8 = 1;
+
+/// One client.
+pub(in crate::proxy) struct Socks5 {
+    login: Option<Login>,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy)]
+enum Stage {
+    Methods,
+    Login,
+    Request,
+}
+
+impl Socks5 {
+    pub(in crate::proxy) const fn new(login: Option<Login>) -> Self {
+        Self { login, stage: Stage::Methods }
+    }
+
+    pub(super) fn step(&mut self, input: &mut Vec<u8>, out: &mut Vec<u8>) -> Step {
+        loop {
+            let done = match self.stage {
+                Stage::Methods => self.methods(input, out),
+                Stage::Login => self.check(input, out),
+                Stage::Request => return request(input, out),
+            };
+            match done {
+                Ok(length) => drop(input.drain(..length)),
+                Err(step) => return step,
+            }
+        }
+    }
+
+    /// Chooses a method. Returns how long the message was.
+    fn methods(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, Step> {
+        let [version, count, rest @ ..] = input else {
+            return Err(if matches!(input, [] | [VERSION]) { Step::More } else { Step::End });
+        };
+        if *version != VERSION {
+            return Err(Step::End);
+        }
+        let methods = rest.get(..usize::from(*count)).ok_or(Step::More)?;
+        let (wanted, next) = match self.login {
+            Some(_) => (PASSWORD, Stage::Login),
+            None => (NO_LOGIN, Stage::Request),
+        };
+        if !methods.contains(&wanted) {
+            out.extend([VERSION, NOTHING]);
+            return Err(Step::End);
+        }
+        out.extend([VERSION, wanted]);
+        self.stage = next;
+        Ok(2 + methods.len())
+    }
+
+    fn check(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, Step> {
+        let [version, name, rest @ ..] = input else {
+            return Err(Step::More);
+        };
+        if *version != 1 {
+            return Err(Step::End);
+        }
+        let (name, rest) = rest.split_at_checked(usize::from(*name)).ok_or(Step::More)?;
+        let (password, rest) = rest.split_first().ok_or(Step::More)?;
+        let password = rest.get(..usize::from(*password)).ok_or(Step::More)?;
+        if !self.login.as_ref().is_some_and(|login| login.is(name, password)) {
+            out.extend([1, 1]);
+            return Err(Step::End);
+        }
+        out.extend([1, 0]);
+        self.stage = Stage::Request;
+        Ok(3 + name.len() + password.len())
+    }
+}
+
+fn request(input: &mut Vec<u8>, out: &mut Vec<u8>) -> Step {
+    let [version, command, _, kind, rest @ ..] = &input[..] else {
+        return Step::More;
+    };
+    if *version != VERSION {
+        return Step::End;
+    }
+    let (length, offset) = match (kind, rest.first()) {
+        (1, _) => (4, 0),
+        (4, _) => (16, 0),
+        (3, Some(length)) => (usize::from(*length), 1),
+        (3, None) => return Step::More,
+        _ => return refuse(out, 8),
+    };
+    let Some((host, port)) = rest.get(offset..offset + length + 2).and_then(|part| part.split_at_checked(length))
+    else {
+        return Step::More;
+    };
+    if *command != CONNECT {
+        return refuse(out, 7);
+    }
+    let port = port.iter().fold(0, |port: u16, byte| port << 8 | u16::from(*byte));
+    let v4 = <[u8; 4]>::try_from(host).map(Ipv4Addr::from);
+    let v6 = <[u8; 16]>::try_from(host).map(Ipv6Addr::from);
+    let target = match (kind, v4, v6, str::from_utf8(host)) {
+        (1, Ok(address), ..) => format!("{address}:{port}"),
+        (4, _, Ok(address), _) => format!("[{address}]:{port}"),
+        (3, .., Ok(name)) if name.contains(':') => format!("[{name}]:{port}"),
+        (3, .., Ok(name)) => format!("{name}:{port}"),
+        _ => return refuse(out, 1),
+    };
+    let total = 4 + offset + length + 2;
+    input.drain(..total);
+    Step::Dial(target)
+}
+
+fn refuse(out: &mut Vec<u8>, code: u8) -> Step {
+    out.extend(message(code));
+    Step::End
+}
+
+const fn message(code: u8) -> [u8; 10] {
+    [VERSION, code, 0, 1, 0, 0, 0, 0, 0, 0]
+}
+
+/// The reply to a request.
+pub(super) fn reply(error: Option<&io::Error>) -> Vec<u8> {
+    let code = match error.map(io::Error::kind) {
+        None => 0,
+        Some(ErrorKind::NetworkUnreachable | ErrorKind::AddrNotAvailable) => 3,
+        Some(ErrorKind::HostUnreachable | ErrorKind::NotFound) => 4,
+        Some(ErrorKind::ConnectionRefused) => 5,
+        Some(ErrorKind::TimedOut) => 6,
+        Some(_) => 1,
+    };
+    message(code).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(login: Option<Login>, bytes: &[u8]) -> (Step, Vec<u8>, Vec<u8>) {
+        let (mut socks5, mut input, mut out) = (Socks5::new(login), Vec::new(), Vec::new());
+        let mut step = Step::More;
+        for byte in bytes {
+            assert_eq!(step, Step::More, "nothing is decided before the last byte");
+            input.push(*byte);
+            step = socks5.step(&mut input, &mut out);
+        }
+        (step, input, out)
+    }
+
+    fn login() -> Option<Login> {
+        Some(Login { name: "me".to_owned().into(), password: "pw".to_owned().into() })
+    }
+
+    #[test]
+    fn targets_byte_by_byte() {
+        let v4 = run(None, b"\x05\x01\0\x05\x01\0\x01\x0a\0\0\x01\0\x50");
+        assert_eq!(v4, (Step::Dial("10.0.0.1:80".into()), vec![], vec![5, 0]));
+        let name = run(None, b"\x05\x02\x02\0\x05\x01\0\x03\x03a.b\x01\xbb");
+        assert_eq!(name.0, Step::Dial("a.b:443".into()));
+        let v6 = run(None, b"\x05\x01\0\x05\x01\0\x04\xfd\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\x01");
+        assert_eq!(v6.0, Step::Dial("[fd00::1]:1".into()));
+    }
+
+    #[test]
+    fn logins() {
+        let good = run(login(), b"\x05\x02\0\x02\x01\x02me\x02pw\x05\x01\0\x01\x01\x01\x01\x01\0\x01");
+        assert_eq!((good.0, good.2), (Step::Dial("1.1.1.1:1".into()), vec![5, 2, 1, 0]));
+        let bad = run(login(), b"\x05\x01\x02\x01\x02me\x02px");
+        assert_eq!((bad.0, bad.2), (Step::End, vec![5, 2, 1, 1]));
+        assert_eq!(run(login(), b"\x05\x01\0").2, [5, 0xff]);
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused() {
+        let bind = run(None, b"\x05\x01\0\x05\x02\0\x01\x01\x01\x01\x01\0\x01");
+        assert_eq!((bind.0, bind.2[3]), (Step::End, 7));
+        assert_eq!(run(None, b"\x04").0, Step::End);
+    }
+}

@@ -1,0 +1,54 @@
+//! A tunnel whose configuration is replaced while connections go on.
+
+use wg_embed::{
+    config::{PeerUpdate, Update},
+    device::Tunnel,
+};
+use wg_embed_netstack::Netstack;
+
+use super::config::Config;
+
+/// Changes a tunnel as far as its configuration has changed: sessions and endpoints that have moved are kept.
+pub(super) fn tunnel(old: &Config, new: &Config, stack: &Netstack, tunnel: &Tunnel) -> Result<(), String> {
+    let (addresses, mtu) = (super::addresses(new), super::mtu(new));
+    // The larger MTU allows both old and new addresses.
+    let say = |e: std::io::Error| e.to_string();
+    if mtu > super::mtu(old) {
+        stack.set_mtu(mtu).map_err(say)?;
+    }
+    stack.set_addresses(addresses).map_err(say)?;
+    stack.set_mtu(mtu).map_err(say)?;
+    stack.set_dns(new.conf.interface.dns.clone());
+    tunnel.device().apply(difference(&old.conf.update, &new.conf.update)).map_err(|e| e.to_string())
+}
+
+/// What changes one configuration into another.
+fn difference(old: &Update, new: &Update) -> Update {
+    let mut update = Update {
+        private_key: new.private_key.clone().filter(|_| new.private_key != old.private_key),
+        listen_port: new.listen_port.filter(|_| new.listen_port != old.listen_port),
+        fwmark: new.fwmark.filter(|_| new.fwmark != old.fwmark),
+        ..Update::default()
+    };
+    for peer in &old.peers {
+        if new.peers.iter().all(|other| other.public_key != peer.public_key) {
+            update.peers.push(PeerUpdate { remove: true, ..PeerUpdate::new(peer.public_key) });
+        }
+    }
+    for peer in &new.peers {
+        let before = old.peers.iter().find(|other| other.public_key == peer.public_key);
+        if before == Some(peer) {
+            continue;
+        }
+        let mut peer = peer.clone();
+        if let Some(before) = before {
+            peer.preshared_key.get_or_insert_default();
+            peer.persistent_keepalive.get_or_insert_default();
+            if before.endpoint == peer.endpoint {
+                peer.endpoint = None;
+            }
+        }
+        update.peers.push(peer);
+    }
+    update
+}

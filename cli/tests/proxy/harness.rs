@@ -1,0 +1,206 @@
+//! A network in this process, and a proxy that is connected to it.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use wg_embed::{
+    bind::udp::UdpBind,
+    config::{AllowedIpUpdate, PeerUpdate, Update},
+    device::{Options as TunnelOptions, Tunnel},
+    key::PrivateKey,
+    random::SystemRandom,
+};
+use wg_embed_netstack::{Netstack, Options};
+
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The network: 10.9.0.1 and fd00::1 with an echo at port 7 and a web server at port 80. The proxy has
+/// 10.9.0.2 and fd00::2.
+pub(crate) struct World {
+    pub(crate) stack: Netstack,
+    tunnel: Tunnel,
+    key: PrivateKey,
+    peer: PrivateKey,
+    directory: PathBuf,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let directory = std::env::temp_dir().join(format!("wg-embed-proxy-{}-{number}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let addresses = vec!["10.9.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
+        let stack = Netstack::new(Options { addresses, ..Options::default() }).unwrap();
+        let bind = Arc::new(UdpBind::new().unwrap());
+        let tunnel = Tunnel::start(stack.tun(), bind, TunnelOptions::default()).unwrap();
+        let [key, peer] = [(); 2].map(|()| PrivateKey::generate(&SystemRandom));
+        let mut update = PeerUpdate::new(peer.public_key());
+        let allow = |text: &str| AllowedIpUpdate { prefix: text.parse().unwrap(), remove: false };
+        update.allowed_ips = vec![allow("10.9.0.2/32"), allow("fd00::2/128")];
+        let update = Update {
+            private_key: Some(Some(key.clone())),
+            listen_port: Some(0),
+            peers: vec![update],
+            ..Update::default()
+        };
+        tunnel.device().apply(update).unwrap();
+        tunnel.device().up().unwrap();
+        serve(&stack);
+        Self { stack, tunnel, key, peer, directory }
+    }
+
+    pub(crate) fn directory(&self) -> &std::path::Path {
+        &self.directory
+    }
+
+    /// Writes the proxy's configuration.
+    pub(crate) fn write(&self, services: &str, interface: &str) {
+        let text = format!(
+            "[Interface]\nAddress = 10.9.0.2/24, fd00::2\nPrivateKey = {}\n{interface}[Peer]\nPublicKey = {}\n\
+             Endpoint = 127.0.0.1:{}\nPersistentKeepalive = 1\n{services}",
+            self.peer.to_base64().as_str(),
+            self.key.public_key(),
+            self.tunnel.device().listen_port()
+        );
+        fs::write(self.directory.join("proxy.conf"), text).unwrap();
+    }
+
+    /// Starts a proxy.
+    pub(crate) fn start(&self, services: &str) -> Proxy {
+        self.write(services, "");
+        Proxy::start(&mut Proxy::command(self))
+    }
+
+    /// Starts a proxy, and waits until its tunnel works.
+    pub(crate) fn proxy(&self, services: &str) -> Proxy {
+        let proxy = self.start(services);
+        self.wait_for_tunnel();
+        proxy
+    }
+
+    pub(crate) fn proxy_with_info(&self, services: &str, interface: &str, info: u16) -> Proxy {
+        self.write(services, interface);
+        let proxy = Proxy::start(Proxy::command(self).arg("-i").arg(format!("127.0.0.1:{info}")));
+        self.wait_for_tunnel();
+        proxy
+    }
+
+    fn wait_for_tunnel(&self) {
+        let address = "10.9.0.2".parse().unwrap();
+        wait("the tunnel", || self.stack.ping(address, 8, Duration::from_millis(500)).is_ok());
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.stack.close();
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Serves until the stack is closed.
+fn serve(stack: &Netstack) {
+    let everywhere = |port: u16| std::net::SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), port);
+    let echo = stack.listen_tcp(everywhere(7), 16).unwrap();
+    thread::spawn(move || {
+        while let Ok(stream) = echo.accept(None) {
+            thread::spawn(move || {
+                let mut buf = [0; 16 << 10];
+                while let Ok(length) = (&stream).read(&mut buf) {
+                    if length == 0 || (&stream).write_all(&buf[..length]).is_err() {
+                        break;
+                    }
+                }
+                let _ = stream.shutdown(Shutdown::Write);
+            });
+        }
+    });
+    let web = stack.listen_tcp(everywhere(80), 16).unwrap();
+    thread::spawn(move || {
+        while let Ok(stream) = web.accept(None) {
+            let mut head = Vec::new();
+            let mut buf = [0; 1024];
+            while !head.ends_with(b"\r\n\r\n")
+                && let Ok(length) = (&stream).read(&mut buf)
+                && length > 0
+            {
+                head.extend(&buf[..length]);
+            }
+            let _ = (&stream).write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nhello\n");
+            let _ = stream.shutdown(Shutdown::Write);
+        }
+    });
+    let udp = stack.bind_udp(everywhere(7), None).unwrap();
+    thread::spawn(move || {
+        let mut buf = [0; 2048];
+        while let Ok((length, from)) = udp.recv(&mut buf, None) {
+            let _ = udp.try_send(&buf[..length], Some(from));
+        }
+    });
+}
+
+/// A running proxy, which is killed at the end.
+pub(crate) struct Proxy {
+    pub(crate) child: Child,
+}
+
+impl Proxy {
+    pub(crate) fn command(world: &World) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wg-embed"));
+        command.arg("proxy").arg("-c").arg(world.directory.join("proxy.conf"));
+        command
+    }
+
+    fn start(command: &mut Command) -> Self {
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        Self { child }
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Connects, as soon as there is a listener.
+pub(crate) fn connect(port: u16) -> TcpStream {
+    let mut stream = None;
+    wait("a listener", || {
+        stream = TcpStream::connect(("127.0.0.1", port)).ok();
+        stream.is_some()
+    });
+    stream.unwrap()
+}
+
+/// Waits for a condition.
+pub(crate) fn wait(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < end, "{what} did not come");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
