@@ -25,7 +25,7 @@ use wg_embed_netstack::{Netstack, Options};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The network: 10.9.0.1 and fd00::1 with an echo at port 7 and a web server at port 80. The proxy has
+/// The network: 10.9.0.1 and fd00::1 with echoes at ports 7 and 443, DNS, and a web server at port 80. The proxy has
 /// 10.9.0.2 and fd00::2.
 pub(crate) struct World {
     pub(crate) stack: Netstack,
@@ -90,6 +90,13 @@ impl World {
         proxy
     }
 
+    /// Starts a proxy with what was written, and waits until its tunnel works.
+    pub(crate) fn proxy_as_written(&self) -> Proxy {
+        let proxy = Proxy::start(&mut Proxy::command(self));
+        self.wait_for_tunnel();
+        proxy
+    }
+
     pub(crate) fn proxy_with_info(&self, services: &str, interface: &str, info: u16) -> Proxy {
         self.write(services, interface);
         let proxy = Proxy::start(Proxy::command(self).arg("-i").arg(format!("127.0.0.1:{info}")));
@@ -113,18 +120,27 @@ impl Drop for World {
 /// Serves until the stack is closed.
 fn serve(stack: &Netstack) {
     let everywhere = |port: u16| std::net::SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), port);
-    let echo = stack.listen_tcp(everywhere(7), 16).unwrap();
-    thread::spawn(move || {
-        while let Ok(stream) = echo.accept(None) {
-            thread::spawn(move || {
-                let mut buf = [0; 16 << 10];
-                while let Ok(length) = (&stream).read(&mut buf) {
-                    if length == 0 || (&stream).write_all(&buf[..length]).is_err() {
-                        break;
+    for port in [7, 443] {
+        let echo = stack.listen_tcp(everywhere(port), 16).unwrap();
+        thread::spawn(move || {
+            while let Ok(stream) = echo.accept(None) {
+                thread::spawn(move || {
+                    let mut buf = [0; 16 << 10];
+                    while let Ok(length) = (&stream).read(&mut buf) {
+                        if length == 0 || (&stream).write_all(&buf[..length]).is_err() {
+                            break;
+                        }
                     }
-                }
-                let _ = stream.shutdown(Shutdown::Write);
-            });
+                    let _ = stream.shutdown(Shutdown::Write);
+                });
+            }
+        });
+    }
+    let dns = stack.bind_udp(everywhere(53), None).unwrap();
+    thread::spawn(move || {
+        let mut buf = [0; 2048];
+        while let Ok((length, from)) = dns.recv(&mut buf, None) {
+            let _ = dns.try_send(&answer(&buf[..length]), Some(from));
         }
     });
     let web = stack.listen_tcp(everywhere(80), 16).unwrap();
@@ -149,6 +165,19 @@ fn serve(stack: &Netstack) {
             let _ = udp.try_send(&buf[..length], Some(from));
         }
     });
+}
+
+/// The DNS answer for each name: 10.9.0.1, and no IPv6 address.
+fn answer(query: &[u8]) -> Vec<u8> {
+    let mut end = 12;
+    while query[end] != 0 {
+        end += 1 + usize::from(query[end]);
+    }
+    let question = &query[12..end + 5];
+    let is_a = query[end + 2] == 1;
+    let counts = [0, 1, 0, u8::from(is_a), 0, 0, 0, 0];
+    let record: &[u8] = if is_a { &[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 10, 9, 0, 1] } else { &[] };
+    [&query[..2], &[0x81, 0x80], &counts, question, record].concat()
 }
 
 /// A running proxy, which is killed at the end.

@@ -251,6 +251,31 @@ fn connections_are_limited() {
 }
 
 #[test]
+fn names_are_looked_up_in_the_tunnel() {
+    let world = World::new();
+    let (port, sni) = (free_port(), free_port());
+    let services = format!(
+        "[TCPClientTunnel]\nBindAddress = 127.0.0.1:{port}\nTarget = name.test:7\n\
+         [SNI]\nBindAddress = 127.0.0.1:{sni}\n"
+    );
+    world.write(&services, "DNS = 10.9.0.1\n");
+    let _proxy = world.proxy_as_written();
+    assert_eq!(exchange(connect(port), b"by name"), b"by name");
+    let part = |bytes: &[u8]| [&u16::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat();
+    let names = part(&[&[0][..], &part(b"www.test")].concat());
+    let extensions = part(&[&[0, 0][..], &part(&names)].concat());
+    let body = [&[3; 34][..], &[0, 0, 2, 0x13, 1, 1, 0], &extensions].concat();
+    let hello = part(&[&[1, 0][..], &part(&body)].concat());
+    let hello = [&[22, 3, 1][..], &hello].concat();
+    let mut stream = connect(sni);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(&hello).unwrap();
+    let mut echo = vec![0; hello.len()];
+    stream.read_exact(&mut echo).unwrap();
+    assert_eq!(echo, hello);
+}
+
+#[test]
 fn configurations_are_tested() {
     let world = World::new();
     world.write("[Socks5]\nBindAddress = 127.0.0.1:1\n", "");
