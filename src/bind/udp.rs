@@ -15,7 +15,7 @@ use deadline::Deadline;
 use mio::{Events, Poll, Registry, Token, Waker};
 use pair::{Egress, Pair};
 use routes::{Quiet, Routes};
-use std::{fmt, io, sync::Mutex, time::Duration};
+use std::{fmt, io, net::IpAddr, sync::Mutex, time::Duration};
 
 use crate::sync;
 
@@ -83,6 +83,13 @@ impl UdpBind {
     #[must_use]
     pub fn with_offload(mut self, offload: bool) -> Self {
         self.pair.options.driver.offload = offload;
+        self
+    }
+
+    /// Binds to this address alone, so to a port of one family. An IPv6 socket takes no IPv4, also on `::`.
+    #[must_use]
+    pub fn with_address(mut self, address: IpAddr) -> Self {
+        self.pair.options.local = Some(address);
         self
     }
 

@@ -24,6 +24,7 @@ mod handshake_limiter;
 mod holds;
 mod in_flight;
 mod index;
+mod learn;
 mod link;
 mod lookup;
 mod loops;
@@ -149,6 +150,10 @@ pub struct Options {
     pub memory: usize,
     /// Bytes more of that for each peer, so that many of them do not live on the share of a few.
     pub memory_per_peer: usize,
+    /// How many source addresses of each peer are learned: an address that a peer sends from, and that is not its own
+    /// already, becomes one of its allowed IPs, whoever had it before. So peers can take addresses from each other. At
+    /// the limit the oldest is forgotten. 0, the default, learns none and drops such packets, as WireGuard does.
+    pub learned_addresses: usize,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
     /// Where randomness comes from.
@@ -165,6 +170,7 @@ impl Default for Options {
             max_peers: DEFAULT_MAX_PEERS,
             memory: DEFAULT_MEMORY,
             memory_per_peer: 0,
+            learned_addresses: 0,
             clock: Arc::new(SystemClock),
             random: Arc::new(SystemRandom),
             events: Box::new(|_| {}),
@@ -201,6 +207,7 @@ pub struct Device {
     max_peers: usize,
     memory: usize,
     memory_per_peer: usize,
+    learned_addresses: usize,
     mtu: AtomicU16,
     /// How long the machine had been suspended when that was looked at last, in nanoseconds. No session is older.
     slept: AtomicU64,
@@ -258,6 +265,7 @@ impl Device {
             max_peers: options.max_peers,
             memory: options.memory,
             memory_per_peer: options.memory_per_peer,
+            learned_addresses: options.learned_addresses,
             roaming_disabled: AtomicBool::new(false),
             port_may_be_dead: AtomicBool::new(false),
             sets: Mutex::default(),

@@ -194,6 +194,9 @@ impl Device {
             runs.clear();
             return count(&self.stats.in_memory_full, opened.iter().filter(|opened| opened.deliver).count());
         }
+        if self.learned_addresses > 0 {
+            self.learn_sources(runs, opened, batch.buffer());
+        }
         {
             let table = self.allowed_ips.read();
             for run in runs.drain(..) {

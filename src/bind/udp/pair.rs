@@ -135,7 +135,7 @@ impl Pair {
         if port != 0 && self.port() == Some(port) {
             self.reopen_port(port, wanted)?;
         } else {
-            self.replace(Some(self.make(&BOTH, port, wanted)?));
+            self.replace(Some(self.make(self.options.families(), port, wanted)?));
         }
         Ok(self.port().unwrap_or(port))
     }
@@ -351,7 +351,7 @@ impl Pair {
     /// fail. Otherwise an old one is closed before the new one has its port, for what any user may share any user may
     /// keep.
     fn reopen_port(&self, port: u16, wanted: &Wanted) -> io::Result<()> {
-        let new = self.make_bare(&BOTH, wanted)?.into_iter();
+        let new = self.make_bare(self.options.families(), wanted)?.into_iter();
         let (ours, others): (Vec<_>, Vec<_>) = new.partition(|(family, _)| self.with_socket(*family, |_| ()).is_some());
         // First the families whose port none of our own sockets has: if it is taken, nothing was closed.
         let all = others.into_iter().chain(ours);

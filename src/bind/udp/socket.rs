@@ -12,7 +12,7 @@ use crate::bind::{
 use mio::net::UdpSocket;
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
 };
 
@@ -24,11 +24,13 @@ pub(in crate::bind) struct SocketOptions {
     pub(in crate::bind) any_interface: bool,
     /// Which driver it is.
     pub(in crate::bind) set_up: SetUp,
+    /// The only address that is bound to, so the only family; `None` for all addresses of both.
+    pub(in crate::bind) local: Option<IpAddr>,
 }
 
 impl Default for SocketOptions {
     fn default() -> Self {
-        Self { driver: DriverOptions::default(), any_interface: true, set_up: system::set_up }
+        Self { driver: DriverOptions::default(), any_interface: true, set_up: system::set_up, local: None }
     }
 }
 
@@ -36,6 +38,15 @@ impl SocketOptions {
     /// The same with the portable driver, on every system.
     pub(in crate::bind) fn portable(self) -> Self {
         Self { set_up: system::set_up_portable, ..self }
+    }
+
+    /// The families that sockets are made of.
+    pub(super) fn families(&self) -> &'static [Family] {
+        match self.local {
+            None => &[Family::V4, Family::V6],
+            Some(IpAddr::V4(_)) => &[Family::V4],
+            Some(IpAddr::V6(_)) => &[Family::V6],
+        }
     }
 }
 
@@ -111,10 +122,11 @@ impl Socket {
         egress: Egress,
         options: SocketOptions,
     ) -> io::Result<Self> {
-        let address = port.map(|port| match family {
-            Family::V4 => SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into(),
-            Family::V6 => SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into(),
-        });
+        let unspecified = match family {
+            Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+            Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let address = port.map(|port| SocketAddr::new(options.local.unwrap_or(unspecified), port).into());
         let driver = (options.set_up)(&socket, address.as_ref(), family, options.driver)?;
         let io = UdpSocket::from_std(socket.into());
         let (interface, blackhole) = (AtomicU32::new(egress.interface), AtomicBool::new(egress.blackhole));
