@@ -1,0 +1,76 @@
+"""What the extension needs of asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any
+
+_LEGACY = logging.getLogger("mitmproxy_wireguard.task")
+_MODERN = logging.getLogger("wg_embed.mitmproxy.task")
+
+# The event loop itself keeps weak references only.
+_running: set[asyncio.Future[Any]] = set()
+
+
+class ReadFuture(asyncio.Future[bytes]):
+    """A read that waits. If its task is cancelled after the bytes have come, and before it goes on, they go back."""
+
+    give_back: Callable[[bytes], None]
+
+    def __await__(self) -> Generator[Any, None, bytes]:
+        if not self.done():
+            self._asyncio_future_blocking = True
+            try:
+                yield self
+            except BaseException:
+                if self.done() and not self.cancelled() and self.exception() is None:
+                    self.give_back(self.result())
+                raise
+        return self.result()
+
+    __iter__ = __await__
+
+
+def run_handler(
+    loop: asyncio.AbstractEventLoop,
+    context: contextvars.Context,
+    handler: Callable[[Any], Awaitable[None]],
+    stream: Any,
+    legacy: bool,
+) -> None:
+    """Starts a handler's task for a new connection."""
+    try:
+        task: asyncio.Future[None] = context.run(_start, loop, handler, stream)
+    except Exception as error:
+        _report(error, legacy)
+        return
+    _running.add(task)
+    task.add_done_callback(_ended_legacy if legacy else _ended_modern)
+
+
+def _start(
+    loop: asyncio.AbstractEventLoop, handler: Callable[[Any], Awaitable[None]], stream: Any
+) -> asyncio.Future[None]:
+    return asyncio.ensure_future(handler(stream), loop=loop)
+
+
+def _report(error: BaseException, legacy: bool) -> None:
+    logger = _LEGACY if legacy else _MODERN
+    logger.error("TCP connection handler coroutine raised an exception: %r", error, exc_info=error)
+
+
+def _ended_legacy(task: asyncio.Future[None]) -> None:
+    _running.discard(task)
+    if task.cancelled():
+        _report(asyncio.CancelledError(), True)
+    elif (error := task.exception()) is not None:
+        _report(error, True)
+
+
+def _ended_modern(task: asyncio.Future[None]) -> None:
+    _running.discard(task)
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _report(error, False)

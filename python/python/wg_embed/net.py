@@ -1,0 +1,482 @@
+"""The userspace network of a tunnel: asyncio streams, and sockets for threads."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Optional, Protocol, TypeVar, Union, cast
+
+from . import _native
+from ._transport import TcpTransport
+
+_T = TypeVar("_T")
+_R_co = TypeVar("_R_co", covariant=True)
+
+Address = tuple[str, int]
+"""An IP address in text form, and a port."""
+
+_Bytes = Union[bytes, bytearray, memoryview]
+
+# asyncio's limit of what `StreamReader` buffers.
+_LIMIT = 64 * 1024
+
+
+class _Pending(Protocol[_R_co]):
+    def watch(self, callback: Optional[Callable[[], Any]]) -> None: ...
+    def close(self) -> None: ...
+    def result(self) -> Optional[_R_co]: ...
+    def wait(self, timeout: Optional[float] = None) -> Optional[_R_co]: ...
+
+
+async def _finish(pending: _Pending[_T]) -> _T:
+    """Waits for what is under way; if it is cancelled, gives it up."""
+    done = asyncio.Event()
+    pending.watch(done.set)
+    try:
+        while True:
+            await done.wait()
+            done.clear()
+            result = pending.result()
+            if result is not None:
+                return result
+    finally:
+        pending.watch(None)
+        pending.close()
+
+
+def _wait(pending: _Pending[_T], timeout: Optional[float], what: str) -> _T:
+    try:
+        result = pending.wait(timeout)
+    finally:
+        pending.close()
+    if result is None:
+        raise TimeoutError(f"{what} timed out")
+    return result
+
+
+class Network:
+    """
+    The network inside a tunnel. `tunnel.net` has it.
+
+    Coroutines are for event loops; functions with `_blocking` in their name and those that return a `socket.socket` are
+    for threads. Names are looked up by the tunnel's DNS servers, and never outside of it. `family` is `any`, `ipv4`,
+    `ipv6`, `prefer4` or `prefer6`.
+    """
+
+    def __init__(self, native: _native.Net) -> None:
+        self._native = native
+
+    @property
+    def addresses(self) -> list[str]:
+        """Own addresses inside the tunnel."""
+        return self._native.addresses
+
+    @addresses.setter
+    def addresses(self, addresses: list[str]) -> None:
+        self._native.set_addresses(list(addresses))
+
+    @property
+    def dns(self) -> list[str]:
+        """DNS servers, asked through the tunnel."""
+        return self._native.dns
+
+    @dns.setter
+    def dns(self, servers: list[str]) -> None:
+        self._native.set_dns(list(servers))
+
+    @property
+    def mtu(self) -> int:
+        """The MTU."""
+        return self._native.mtu
+
+    def stats(self) -> dict[str, int]:
+        """Connections, memory and packets."""
+        names = ("connections", "half_open", "time_wait", "flows", "memory", "packets_in", "packets_out")
+        return dict(zip(names, self._native.stats()))
+
+    # Connections
+
+    async def create_connection(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        target: str,
+        *,
+        ssl: Union[ssl.SSLContext, bool, None] = None,
+        server_hostname: Optional[str] = None,
+        family: str = "any",
+        timeout: float = 30.0,
+    ) -> tuple[asyncio.BaseTransport, asyncio.BaseProtocol]:
+        """
+        As `loop.create_connection`, to `target`, `"host:port"`.
+
+        Raises `socket.gaierror`, `ConnectionRefusedError`, `TimeoutError` and other errors of connections.
+        """
+        connection = await _finish(self._native.start_dial(target, family, timeout))
+        loop = asyncio.get_running_loop()
+        protocol = protocol_factory()
+        if not ssl:
+            return await _connected(loop, connection, protocol), protocol
+        host = server_hostname if server_hostname is not None else _native.split_host_port(target)[0]
+        tls = await _start_tls(loop, connection, protocol, ssl, False, host)
+        return tls, protocol
+
+    async def dial(
+        self,
+        target: str,
+        *,
+        ssl: Union[ssl.SSLContext, bool, None] = None,
+        server_hostname: Optional[str] = None,
+        family: str = "any",
+        timeout: float = 30.0,
+        limit: int = _LIMIT,
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """As `asyncio.open_connection`, to `target`, `"host:port"`. Errors are those of `create_connection`."""
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=limit, loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        transport, _ = await self.create_connection(
+            lambda: protocol, target, ssl=ssl, server_hostname=server_hostname, family=family, timeout=timeout
+        )
+        writer = asyncio.StreamWriter(cast(asyncio.WriteTransport, transport), protocol, reader, loop)
+        return reader, writer
+
+    def connect(self, target: str, *, family: str = "any", timeout: Optional[float] = 30.0) -> socket.socket:
+        """
+        A socket that is connected to `target`, `"host:port"`, for threads: it can be used and waited for like any
+        other, but is one end of a pair, so its own addresses are not those of the connection.
+        """
+        limit = 365 * 86400.0 if timeout is None else timeout
+        connection = _wait(self._native.start_dial(target, family, limit), timeout, f"connecting to {target}")
+        return _socket(connection.detach())
+
+    # Servers
+
+    async def create_server(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        port: int,
+        host: str = "::",
+        *,
+        ssl: Optional[ssl.SSLContext] = None,
+        backlog: int = 100,
+    ) -> Server:
+        """
+        As `loop.create_server`. `host` is an own address, or `::` for all of both families; port 0 takes a free one.
+
+        Raises `OSError` if the port is in use, or the address not one of the tunnel's.
+        """
+        return Server(self._native.listen(host, port, backlog), protocol_factory, ssl)
+
+    async def serve(
+        self,
+        handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Union[Awaitable[None], None]],
+        port: int,
+        host: str = "::",
+        *,
+        ssl: Optional[ssl.SSLContext] = None,
+        backlog: int = 100,
+        limit: int = _LIMIT,
+    ) -> Server:
+        """As `asyncio.start_server`: calls `handler(reader, writer)` for each connection. See `create_server`."""
+        loop = asyncio.get_running_loop()
+
+        def factory() -> asyncio.BaseProtocol:
+            reader = asyncio.StreamReader(limit=limit, loop=loop)
+            return asyncio.StreamReaderProtocol(reader, cast(Any, handler), loop=loop)
+
+        return await self.create_server(factory, port, host, ssl=ssl, backlog=backlog)
+
+    def listen(self, port: int, host: str = "::", *, backlog: int = 100) -> Listener:
+        """A listener for threads. See `create_server`."""
+        return Listener(self._native.listen(host, port, backlog))
+
+    # Datagrams
+
+    def udp(self, port: int = 0, host: str = "::", *, remote: Optional[Address] = None) -> DatagramSocket:
+        """A UDP socket, for event loops and threads; connected to `remote` if that is given, an IP address and a port."""
+        return DatagramSocket(self._native.udp(host, port, remote))
+
+    # Names, echo requests
+
+    async def resolve(self, name: str, *, family: str = "any", timeout: float = 10.0) -> list[str]:
+        """The addresses of a name, best first. Raises `socket.gaierror` if there is none."""
+        return await _finish(self._native.start_resolve(name, family, timeout))
+
+    def resolve_blocking(self, name: str, *, family: str = "any", timeout: float = 10.0) -> list[str]:
+        """As `resolve`, for threads."""
+        return _wait(self._native.start_resolve(name, family, timeout), timeout + 1.0, f"looking up {name}")
+
+    async def ping(self, address: str, *, size: int = 32, timeout: float = 5.0) -> float:
+        """Sends an echo request, and returns the seconds until its reply. Raises `TimeoutError` without one."""
+        pending = self._native.start_ping(address, size)
+        try:
+            return await asyncio.wait_for(_finish(pending), timeout)
+        except asyncio.TimeoutError:
+            raise TimeoutError(f"no reply from {address}") from None
+
+    def ping_blocking(self, address: str, *, size: int = 32, timeout: float = 5.0) -> float:
+        """As `ping`, for threads."""
+        return _wait(self._native.start_ping(address, size), timeout, f"an echo request to {address}")
+
+
+def _socket(descriptor: int) -> socket.socket:
+    return socket.socket(fileno=descriptor)
+
+
+async def _connected(
+    loop: asyncio.AbstractEventLoop, connection: _native.Tcp, protocol: asyncio.BaseProtocol
+) -> TcpTransport:
+    """A transport whose protocol has it."""
+    transport = TcpTransport(loop, connection, protocol)
+    made = loop.create_future()
+    loop.call_soon(made.set_result, None)
+    await made
+    return transport
+
+
+class _Handover(asyncio.Protocol):
+    """Holds a connection until TLS takes it over."""
+
+
+async def _start_tls(
+    loop: asyncio.AbstractEventLoop,
+    connection: _native.Tcp,
+    protocol: asyncio.BaseProtocol,
+    context: Union[ssl.SSLContext, bool],
+    server_side: bool,
+    host: Optional[str],
+) -> asyncio.BaseTransport:
+    if context is True:
+        context = ssl.create_default_context()
+    transport = TcpTransport(loop, connection, _Handover())
+    transport.pause_reading()
+    try:
+        tls = await loop.start_tls(
+            transport,
+            cast(asyncio.Protocol, protocol),
+            cast(ssl.SSLContext, context),
+            server_side=server_side,
+            server_hostname=host,
+        )
+    except BaseException:
+        transport.abort()
+        raise
+    if tls is None:
+        raise ConnectionAbortedError("the connection was closed during the TLS handshake")
+    protocol.connection_made(tls)
+    return tls
+
+
+class Server:
+    """A server on an event loop, like `asyncio.Server`."""
+
+    def __init__(
+        self,
+        listener: _native.Listener,
+        factory: Callable[[], asyncio.BaseProtocol],
+        context: Optional[ssl.SSLContext],
+    ) -> None:
+        self._listener = listener
+        self._factory = factory
+        self._context = context
+        self._loop = asyncio.get_running_loop()
+        self._closed = self._loop.create_future()
+        self._address = listener.local()
+        self._handshakes: set[asyncio.Task[None]] = set()
+        listener.watch(self._accept)
+
+    def _accept(self) -> None:
+        # A bounded number, as other callbacks are to have their turn; the next ones wait in the listener.
+        for _ in range(64):
+            try:
+                connection = self._listener.accept()
+            except OSError:
+                self.close()
+                return
+            if connection is None:
+                return
+            protocol = self._factory()
+            if self._context is None:
+                TcpTransport(self._loop, connection, protocol)
+            else:
+                task = self._loop.create_task(self._handshake(connection, protocol, self._context))
+                self._handshakes.add(task)
+                task.add_done_callback(self._handshakes.discard)
+        self._loop.call_soon(self._accept)
+
+    async def _handshake(
+        self, connection: _native.Tcp, protocol: asyncio.BaseProtocol, context: ssl.SSLContext
+    ) -> None:
+        try:
+            await _start_tls(self._loop, connection, protocol, context, True, None)
+        except (OSError, ssl.SSLError):
+            pass  # What asyncio's own servers do with a failed handshake, too.
+
+    @property
+    def address(self) -> Address:
+        """Where it listens."""
+        return self._address
+
+    def is_serving(self) -> bool:
+        """Whether it accepts connections."""
+        return not self._closed.done()
+
+    def close(self) -> None:
+        """Stops to listen; connections go on. Idempotent."""
+        if not self._closed.done():
+            self._listener.watch(None)
+            self._listener.shut()
+            self._closed.set_result(None)
+
+    async def wait_closed(self) -> None:
+        """Waits until it is closed."""
+        await asyncio.shield(self._closed)
+
+    async def serve_forever(self) -> None:
+        """Serves until it is closed or the task is cancelled, which closes it."""
+        try:
+            await self.wait_closed()
+        finally:
+            self.close()
+
+    async def __aenter__(self) -> Server:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: Optional[type[BaseException]],
+        value: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        self.close()
+
+
+class Listener:
+    """A listener for threads."""
+
+    def __init__(self, native: _native.Listener) -> None:
+        self._native = native
+        self._address = native.local()
+
+    @property
+    def address(self) -> Address:
+        """Where it listens."""
+        return self._address
+
+    def accept(self, timeout: Optional[float] = None) -> tuple[socket.socket, Address]:
+        """
+        The next connection, as a socket (see `Network.connect`), and the address of its other side.
+
+        Raises `TimeoutError`, and `OSError` with EBADF when it is closed.
+        """
+        connection = self._native.wait(timeout)
+        if connection is None:
+            raise TimeoutError("no connection has come")
+        peer = connection.peer()
+        return _socket(connection.detach()), peer
+
+    def close(self) -> None:
+        """Stops to listen, and ends `accept` in other threads. Idempotent."""
+        self._native.shut()
+
+    def __enter__(self) -> Listener:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        value: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        self.close()
+
+
+class DatagramSocket:
+    """A UDP socket inside the tunnel. Addresses are `(host, port)` tuples."""
+
+    def __init__(self, native: _native.Udp) -> None:
+        self._native = native
+        self._local = native.local()
+        self._peer = native.peer()
+        self._readers: list[asyncio.Future[None]] = []
+        self._waiting = 0
+
+    @property
+    def address(self) -> Address:
+        """Where it is bound."""
+        return self._local
+
+    @property
+    def peer(self) -> Optional[Address]:
+        """What it is connected to."""
+        return self._peer
+
+    def send(self, data: _Bytes, to: Optional[Address] = None) -> bool:
+        """
+        Sends a datagram without waiting, to `to` unless the socket is connected. Returns false if it was dropped, for
+        lack of room.
+
+        Raises `OSError`: EMSGSIZE for a datagram that is too long, and others.
+        """
+        return self._native.send(data, to)
+
+    async def receive(self) -> tuple[bytes, Address]:
+        """The next datagram and its sender. A cancelled call takes nothing."""
+        received = self._native.receive()
+        if received is not None:
+            return received
+        loop = asyncio.get_running_loop()
+        self._waiting += 1
+        if self._waiting == 1:
+            self._native.watch(self._arrived)
+        try:
+            while True:
+                future: asyncio.Future[None] = loop.create_future()
+                self._readers.append(future)
+                await future
+                received = self._native.receive()
+                if received is not None:
+                    return received
+        finally:
+            self._waiting -= 1
+            if self._waiting == 0:
+                self._native.watch(None)
+
+    def _arrived(self) -> None:
+        readers, self._readers = self._readers, []
+        for reader in readers:
+            if not reader.done():
+                reader.set_result(None)
+
+    def receive_blocking(self, timeout: Optional[float] = None) -> tuple[bytes, Address]:
+        """As `receive`, for threads. Raises `TimeoutError`."""
+        received = self._native.wait(timeout)
+        if received is None:
+            raise TimeoutError("no datagram has come")
+        return received
+
+    def detach(self) -> socket.socket:
+        """
+        A socket of the system in place of this one, which must be connected; `send` and `recv` keep the borders of
+        datagrams. See `Network.connect`.
+        """
+        return socket.socket(fileno=self._native.detach())
+
+    def close(self) -> None:
+        """Closes it. Idempotent."""
+        self._native.close()
+
+    def __enter__(self) -> DatagramSocket:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        value: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        self.close()

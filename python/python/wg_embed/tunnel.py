@@ -1,0 +1,294 @@
+"""Tunnels."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import NamedTuple, Optional, Union
+
+from . import _native
+from .config import Config
+from .net import Network
+
+
+class Event(NamedTuple):
+    """Something that has happened to a tunnel."""
+
+    name: str
+    """
+    `handshake_completed`, `handshake_failed`, `endpoint_changed`, `resolve_failed`, `routing_loop`, `session_expired`,
+    `bind_failed`, `bind_recovered`, `ended`. There may be others in later versions.
+    """
+    peer: Optional[str]
+    """The public key of the peer that it is about."""
+    detail: Optional[str]
+    """The new endpoint, the reason, or the port."""
+
+
+@dataclass(frozen=True)
+class PeerState:
+    """A peer's configuration and state."""
+
+    public_key: str
+    endpoint: Optional[str]
+    last_handshake: float
+    """Seconds since 1970; 0 if there was none."""
+    rx_bytes: int
+    tx_bytes: int
+    persistent_keepalive: int
+    allowed_ips: list[str]
+    has_session: bool
+
+
+class Totals(NamedTuple):
+    """Sums over all peers, of now and before. Bytes are those of UDP payload, packets those inside the tunnel."""
+
+    peers: int
+    rx_bytes: int
+    tx_bytes: int
+    rx_packets: int
+    tx_packets: int
+    rx_dropped: int
+    tx_dropped: int
+
+
+class Tunnel:
+    """
+    A running tunnel.
+
+    It has a userspace network, `net`, unless it gets `fd`, a descriptor that carries IP packets (of which it keeps a
+    duplicate), or `tun`, the name of a TUN device to create. `bind` is the only address that its UDP socket has.
+    `learn` is how many source addresses of each peer are learned from its packets and added to its allowed IPs.
+
+    Its functions may be called from any thread. It ends with `close()`, at the end of a `with` block, or when nothing
+    refers to it. Raises `ConfigError` or `OSError` if it cannot be started.
+    """
+
+    def __init__(
+        self,
+        config: Union[Config, str, bytes],
+        *,
+        fd: Optional[int] = None,
+        tun: Optional[str] = None,
+        mtu: Optional[int] = None,
+        memory: Optional[int] = None,
+        bind: Optional[str] = None,
+        learn: int = 0,
+    ) -> None:
+        conf = _conf_bytes(config)
+        self._native = _native.Tunnel(conf, fd=fd, tun=tun, mtu=mtu, memory=memory, bind=bind, learn=learn)
+        native_net = self._native.net
+        self._net = None if native_net is None else Network(native_net)
+        self._events = _Events(self._native)
+
+    @classmethod
+    def from_file(
+        cls,
+        path: Union[str, os.PathLike[str]],
+        *,
+        fd: Optional[int] = None,
+        tun: Optional[str] = None,
+        mtu: Optional[int] = None,
+        memory: Optional[int] = None,
+        bind: Optional[str] = None,
+        learn: int = 0,
+    ) -> Tunnel:
+        """A tunnel from a .conf file."""
+        with open(path, "rb") as file:
+            conf = file.read()
+        return cls(conf, fd=fd, tun=tun, mtu=mtu, memory=memory, bind=bind, learn=learn)
+
+    def close(self) -> None:
+        """Ends the tunnel; every connection and descriptor of its network gets an error. Idempotent."""
+        self._native.close()
+
+    def __enter__(self) -> Tunnel:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        value: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Tunnel:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: Optional[type[BaseException]],
+        value: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        await asyncio.get_running_loop().run_in_executor(None, self.close)
+
+    def __repr__(self) -> str:
+        return "<Tunnel closed>" if self.closed else f"<Tunnel {self.public_key} port={self.listen_port}>"
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close()` was called."""
+        return self._native.closed
+
+    @property
+    def net(self) -> Network:
+        """The userspace network. Raises `AttributeError` if the tunnel has a descriptor or a TUN."""
+        if self._net is None:
+            raise AttributeError("this tunnel has no userspace network")
+        return self._net
+
+    @property
+    def listen_port(self) -> int:
+        """The UDP port."""
+        return self._native.listen_port
+
+    @property
+    def mtu(self) -> int:
+        """The MTU of the inner network."""
+        return self._native.mtu
+
+    @property
+    def public_key(self) -> str:
+        """The tunnel's own public key."""
+        return self._native.public_key
+
+    @property
+    def peers(self) -> dict[str, PeerState]:
+        """All peers by public key, in the order in which they were added."""
+        return {row[0]: PeerState(*row) for row in self._native.peers()}
+
+    def peer_at(self, address: str) -> Optional[PeerState]:
+        """The peer that packets to an inner address are sent to."""
+        found = self._native.peer_at(address)
+        return None if found is None else self.peers.get(found[0])
+
+    @property
+    def totals(self) -> Totals:
+        """Traffic of all peers."""
+        return Totals(*self._native.totals())
+
+    def stats(self) -> dict[str, int]:
+        """All counters by name: packets and drops by reason, handshakes, memory limits reached."""
+        return self._native.counters()
+
+    def get_config(self) -> str:
+        """
+        Configuration and state as text of the cross-platform userspace interface (`private_key=...`), with private and
+        preshared keys.
+        """
+        return self._native.get_config()
+
+    def set_config(self, config: Union[Config, str, bytes]) -> None:
+        """
+        Changes the configuration, all of it or nothing.
+
+        A `Config` and the text of a .conf file replace it; text of the cross-platform interface (`public_key=...`, line
+        by line) changes what it names. Addresses, DNS servers and MTU of the inner network stay as they are.
+        """
+        if isinstance(config, str) and not config.lstrip().startswith("["):
+            self._native.set_config(config)
+        else:
+            self._native.set_conf(_conf_bytes(config))
+
+    def remove_peer(self, public_key: str) -> None:
+        """Removes a peer. Raises `FileNotFoundError` if there is no such peer."""
+        self._native.remove_peer(public_key)
+
+    def rebind(self) -> None:
+        """Opens new UDP sockets; to be called when the system has changed networks."""
+        self._native.rebind()
+
+    def pause(self) -> None:
+        """Stops all traffic until `resume()`. Idempotent."""
+        self._native.pause()
+
+    def resume(self) -> None:
+        """Goes on after `pause()`."""
+        self._native.resume()
+
+    def events(self) -> AsyncIterator[Event]:
+        """
+        Events on the running event loop: `async for event in tunnel.events()`. The first iterator begins with those that
+        have come before, up to 1024; it ends after `ended`. Any number of iterators may run in one event loop, and each
+        gets all events.
+        """
+        return self._events.iterate()
+
+    def on_event(self, callback: Callable[[Event], object]) -> Callable[[], None]:
+        """
+        Has `callback` called with each event, in a thread of its own, one call after another, first with those that have
+        come before, up to 1024. Returns a function that ends this. Until then, or until the tunnel is closed, the tunnel
+        is kept. It must not be combined with `events()`.
+        """
+        return self._events.call(callback)
+
+
+def _conf_bytes(config: Union[Config, str, bytes]) -> bytes:
+    if isinstance(config, Config):
+        return config.to_conf().encode()
+    return config.encode() if isinstance(config, str) else config
+
+
+class _Events:
+    """Passes the events of a tunnel to iterators or to one thread."""
+
+    def __init__(self, native: _native.Tunnel) -> None:
+        self._native = native
+        self._iterators: list[tuple[deque[Event], asyncio.Event]] = []
+
+    def _take(self) -> Iterator[Event]:
+        return (Event(*row) for row in self._native.take_events())
+
+    def _arrived(self) -> None:
+        for event in self._take():
+            for queue, more in self._iterators:
+                queue.append(event)
+                more.set()
+
+    async def iterate(self) -> AsyncIterator[Event]:
+        queue: deque[Event] = deque()
+        more = asyncio.Event()
+        self._iterators.append((queue, more))
+        try:
+            if len(self._iterators) == 1:
+                self._native.watch(self._arrived)
+            while True:
+                while queue:
+                    event = queue.popleft()
+                    yield event
+                    if event.name == "ended":
+                        return
+                more.clear()
+                await more.wait()
+        finally:
+            self._iterators.remove((queue, more))
+            if not self._iterators:
+                self._native.watch(None)
+
+    def call(self, callback: Callable[[Event], object]) -> Callable[[], None]:
+        native = self._native
+        stopped = threading.Event()
+
+        def run() -> None:
+            while not stopped.is_set():
+                native.wait_events()
+                for row in native.take_events():
+                    event = Event(*row)
+                    if not stopped.is_set():
+                        callback(event)
+                    if event.name == "ended":
+                        return
+
+        def stop() -> None:
+            stopped.set()
+            native.interrupt()
+
+        threading.Thread(target=run, name="wg-events", daemon=True).start()
+        return stop

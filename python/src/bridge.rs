@@ -1,0 +1,296 @@
+//! What tunnels' threads have to tell an asyncio event loop, in batches.
+//!
+//! A thread of a tunnel only appends to a queue, and writes one byte to a pipe if the loop is not about to look there
+//! anyway. It never waits for the interpreter. The loop reads the pipe like a socket, and works off the whole queue: it
+//! is woken once for a batch, and costs nothing while nothing happens.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io::{PipeReader, PipeWriter, Read, Write},
+    os::fd::AsRawFd,
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use pyo3::{intern, prelude::*, sync::PyOnceLock, types::PyDict};
+use wg_embed::sync::lock;
+
+use crate::{errors, process};
+
+/// How long a connection that its program has closed still waits for the other side to close.
+const LINGER: Duration = Duration::from_secs(60);
+
+/// Something that a loop is told of.
+pub(crate) trait Ready: Send + Sync {
+    /// Set while it is in a queue, so that it is there once.
+    fn queued(&self) -> &AtomicBool;
+    /// Goes on, on the loop's thread. `queued` is unset by then.
+    fn ready(self: Arc<Self>, py: Python<'_>) -> PyResult<()>;
+    /// The loop has ended, and with it everything that waits. Called on any thread, without the interpreter.
+    fn abandon(&self);
+}
+
+/// A connection that its program has let go of and that is not over.
+pub(crate) trait Lingering: Send + Sync {
+    /// Everything was sent, so that only the other side's end is waited for.
+    fn is_flushed(&self) -> bool;
+    /// Ends it.
+    fn give_up(&self);
+}
+
+struct Lingerer {
+    connection: Arc<dyn Lingering>,
+    /// Set once everything was sent.
+    until: Option<Instant>,
+}
+
+/// The way to one event loop, from any thread.
+pub(crate) struct Bridge {
+    queue: Mutex<VecDeque<Arc<dyn Ready>>>,
+    /// There is one byte in the pipe, or about to be.
+    signalled: AtomicBool,
+    ended: AtomicBool,
+    reader: PipeReader,
+    writer: PipeWriter,
+    lingering: Mutex<HashMap<usize, Lingerer>>,
+    /// What may be posted, to be abandoned when the loop ends.
+    known: Mutex<Vec<Weak<dyn Ready>>>,
+    event_loop: Py<PyAny>,
+    /// `asyncio.Future`, its subclass for reads, and their keyword arguments.
+    future: Py<PyAny>,
+    read_future: Py<PyAny>,
+    arguments: Py<PyDict>,
+}
+
+/// The loops that have a bridge: `id(loop)` to its [`Drainer`], which the loop owns.
+static LOOPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+
+impl Bridge {
+    /// The bridge of the running event loop.
+    ///
+    /// # Errors
+    /// `RuntimeError` without one.
+    pub(crate) fn current(py: Python<'_>) -> PyResult<Arc<Self>> {
+        let asyncio = py.import("asyncio")?;
+        let event_loop = asyncio.getattr("get_running_loop")?.call0()?;
+        let loops = LOOPS.get_or_try_init(py, || -> PyResult<_> {
+            Ok(py.import("weakref")?.getattr("WeakValueDictionary")?.call0()?.unbind())
+        })?;
+        let loops = loops.bind(py);
+        let id = event_loop.as_ptr() as usize;
+        if let Ok(known) = loops.call_method1("get", (id,))?.cast_into::<Drainer>() {
+            let bridge = &known.get().bridge;
+            if bridge.event_loop.is(&event_loop) && known.get().process.is_current() {
+                return Ok(bridge.clone());
+            }
+        }
+        let (reader, writer) = std::io::pipe().map_err(|error| errors::from_io(&error))?;
+        let descriptor = reader.as_raw_fd();
+        let arguments = PyDict::new(py);
+        arguments.set_item("loop", &event_loop)?;
+        let bridge = Arc::new(Self {
+            queue: Mutex::default(),
+            signalled: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            reader,
+            writer,
+            lingering: Mutex::default(),
+            known: Mutex::default(),
+            future: asyncio.getattr("Future")?.unbind(),
+            read_future: py.import("wg_embed._tasks")?.getattr("ReadFuture")?.unbind(),
+            arguments: arguments.unbind(),
+            event_loop: event_loop.clone().unbind(),
+        });
+        process::register(&bridge);
+        let drainer = Drainer { bridge: bridge.clone(), process: process::Mark::new(), sweeps: AtomicBool::new(false) };
+        let drainer = Bound::new(py, drainer)?;
+        event_loop.call_method1("add_reader", (descriptor, &drainer))?;
+        loops.set_item(id, &drainer)?;
+        Ok(bridge)
+    }
+
+    /// Has `item` abandoned when the loop ends.
+    pub(crate) fn introduce(&self, item: Weak<dyn Ready>) {
+        let mut known = lock(&self.known);
+        // When it is full: so each item is looked at a few times in all.
+        if known.len() == known.capacity() {
+            known.retain(|item| item.strong_count() > 0);
+            let more = known.len().max(16);
+            known.reserve(more);
+        }
+        known.push(item);
+    }
+
+    /// Has the loop go on with `item`.
+    pub(crate) fn post(&self, item: Arc<dyn Ready>) {
+        if self.ended.load(Ordering::Acquire) {
+            return item.abandon();
+        }
+        if item.queued().swap(true, Ordering::AcqRel) {
+            return;
+        }
+        lock(&self.queue).push_back(item);
+        if !self.signalled.swap(true, Ordering::AcqRel)
+            && let Err(error) = (&self.writer).write_all(&[0])
+        {
+            tracing::error!(%error, "cannot wake an event loop");
+        }
+    }
+
+    /// A future of the loop that is not done.
+    pub(crate) fn future<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.future.bind(py).call((), Some(self.arguments.bind(py)))
+    }
+
+    /// The same for a read: bytes that it has, and that a cancelled task does not take, go to `give_back`.
+    pub(crate) fn read_future<'py>(&self, py: Python<'py>, give_back: &Py<PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let future = self.read_future.bind(py).call((), Some(self.arguments.bind(py)))?;
+        future.setattr(intern!(py, "give_back"), give_back)?;
+        Ok(future)
+    }
+
+    /// A future that is done.
+    pub(crate) fn done<'py>(&self, py: Python<'py>, value: impl IntoPyObject<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let future = self.future(py)?;
+        future.call_method1(intern!(py, "set_result"), (value,))?;
+        Ok(future)
+    }
+
+    /// A future that has failed.
+    pub(crate) fn failed<'py>(&self, py: Python<'py>, error: PyErr) -> PyResult<Bound<'py, PyAny>> {
+        let future = self.future(py)?;
+        future.call_method1(intern!(py, "set_exception"), (error,))?;
+        Ok(future)
+    }
+
+    pub(crate) fn event_loop(&self) -> &Py<PyAny> {
+        &self.event_loop
+    }
+
+    /// Reports what went wrong in a callback, as the loop does for its own.
+    pub(crate) fn report(&self, py: Python<'_>, message: &str, error: PyErr) {
+        let report = || -> PyResult<()> {
+            let context = PyDict::new(py);
+            context.set_item("message", message)?;
+            context.set_item("exception", error.value(py))?;
+            self.event_loop.bind(py).call_method1("call_exception_handler", (context,))?;
+            Ok(())
+        };
+        if let Err(failed) = report() {
+            failed.write_unraisable(py, None);
+        }
+    }
+
+    /// Keeps a connection until it is over, or has been silent for [`LINGER`].
+    pub(crate) fn linger(&self, key: usize, connection: Arc<dyn Lingering>) {
+        if self.ended.load(Ordering::Acquire) {
+            return connection.give_up();
+        }
+        lock(&self.lingering).insert(key, Lingerer { connection, until: None });
+    }
+
+    /// Forgets a connection that is over.
+    pub(crate) fn forget(&self, key: usize) {
+        let forgotten = lock(&self.lingering).remove(&key);
+        drop(forgotten);
+    }
+
+    fn sweep(&self) -> bool {
+        let now = Instant::now();
+        let mut over = Vec::new();
+        let is_left = {
+            let mut lingering = lock(&self.lingering);
+            lingering.retain(|_, lingerer| {
+                if lingerer.until.is_none() && lingerer.connection.is_flushed() {
+                    lingerer.until = Some(now + LINGER);
+                }
+                let is_over = lingerer.until.is_some_and(|until| until <= now);
+                if is_over {
+                    over.push(lingerer.connection.clone());
+                }
+                !is_over
+            });
+            !lingering.is_empty()
+        };
+        over.iter().for_each(|connection| connection.give_up());
+        is_left
+    }
+
+    fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        let queue = std::mem::take(&mut *lock(&self.queue));
+        queue.iter().for_each(|item| item.abandon());
+        let known = std::mem::take(&mut *lock(&self.known));
+        known.iter().filter_map(Weak::upgrade).for_each(|item| item.abandon());
+        let lingering = std::mem::take(&mut *lock(&self.lingering));
+        lingering.values().for_each(|lingerer| lingerer.connection.give_up());
+    }
+}
+
+impl process::Inherited for Bridge {
+    fn descriptors(&self) -> Vec<i32> {
+        vec![self.reader.as_raw_fd(), self.writer.as_raw_fd()]
+    }
+}
+
+/// What a loop calls when its pipe is readable. The loop owns it: when the loop is closed it goes, and ends the bridge.
+#[pyclass(frozen, weakref, module = "wg_embed._native")]
+pub(crate) struct Drainer {
+    bridge: Arc<Bridge>,
+    process: process::Mark,
+    /// A call of `sweep` is due.
+    sweeps: AtomicBool,
+}
+
+#[pymethods]
+impl Drainer {
+    fn __call__(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (this, py) = (slf.get(), slf.py());
+        if !this.process.is_current() {
+            return Ok(());
+        }
+        let bridge = &this.bridge;
+        // Each byte stands for one change of the flag, so it is there, or comes at once.
+        if bridge.signalled.swap(false, Ordering::AcqRel) {
+            (&bridge.reader).read_exact(&mut [0]).map_err(|error| errors::from_io(&error))?;
+        }
+        let batch = std::mem::take(&mut *lock(&bridge.queue));
+        for item in batch {
+            item.queued().store(false, Ordering::Release);
+            if let Err(error) = item.ready(py) {
+                bridge.report(py, "Exception in a WireGuard callback", error);
+            }
+        }
+        Self::sweep_later(slf)
+    }
+
+    /// Ends connections that have lingered for too long.
+    fn sweep(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let this = slf.get();
+        this.sweeps.store(false, Ordering::Relaxed);
+        if this.bridge.sweep() { Self::sweep_later(slf) } else { Ok(()) }
+    }
+}
+
+impl Drainer {
+    fn sweep_later(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (this, py) = (slf.get(), slf.py());
+        if lock(&this.bridge.lingering).is_empty() || this.sweeps.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let arguments = (LINGER.as_secs() / 2, slf.getattr("sweep")?);
+        this.bridge.event_loop.bind(py).call_method1("call_later", arguments)?;
+        Ok(())
+    }
+}
+
+impl Drop for Drainer {
+    fn drop(&mut self) {
+        if self.process.is_current() {
+            self.bridge.end();
+        }
+    }
+}

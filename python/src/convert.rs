@@ -1,0 +1,56 @@
+//! Addresses and bytes between Python and Rust.
+
+use std::net::{IpAddr, SocketAddr};
+
+use pyo3::{
+    exceptions::PyValueError,
+    prelude::*,
+    pybacked::PyBackedBytes,
+    types::{PyByteArray, PyBytes, PyMemoryView, PyTuple},
+};
+
+/// A `(host, port)` tuple.
+pub(crate) fn to_tuple(py: Python<'_>, address: SocketAddr) -> PyResult<Bound<'_, PyTuple>> {
+    (address.ip().to_string(), address.port()).into_pyobject(py)
+}
+
+/// Reads an IP address.
+///
+/// # Errors
+/// `ValueError` for any other text.
+pub(crate) fn ip(text: &str) -> PyResult<IpAddr> {
+    text.parse().map_err(|_| PyValueError::new_err("invalid IP address syntax"))
+}
+
+/// Reads a `(host, port)` tuple.
+///
+/// # Errors
+/// `TypeError` for anything but a tuple, `ValueError` for another length or no IP address, `OverflowError` for a port
+/// that is too large.
+pub(crate) fn socket_address(value: &Bound<'_, PyAny>) -> PyResult<SocketAddr> {
+    let tuple = value.cast::<PyTuple>()?;
+    if tuple.len() != 2 {
+        return Err(PyValueError::new_err("not a socket address"));
+    }
+    let host: String = tuple.get_item(0)?.extract()?;
+    let port: u16 = tuple.get_item(1)?.extract()?;
+    Ok(SocketAddr::new(ip(&host)?, port))
+}
+
+/// The bytes of a bytes-like object, or of a sequence of small integers. Those of a `bytes` are not copied.
+///
+/// # Errors
+/// `TypeError` for anything else, such as a `str`.
+pub(crate) fn bytes_like(value: &Bound<'_, PyAny>) -> PyResult<PyBackedBytes> {
+    if let Ok(bytes) = value.cast::<PyBytes>() {
+        return Ok(bytes.clone().into());
+    }
+    if let Ok(bytes) = value.cast::<PyByteArray>() {
+        return Ok(bytes.clone().into());
+    }
+    if let Ok(view) = PyMemoryView::from(value) {
+        return Ok(view.call_method0("tobytes")?.cast_into::<PyBytes>()?.into());
+    }
+    let bytes: Vec<u8> = value.extract()?;
+    Ok(PyBytes::new(value.py(), &bytes).into())
+}

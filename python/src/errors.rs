@@ -1,0 +1,71 @@
+//! Rust's errors as Python's exceptions.
+
+use std::{error::Error as _, io};
+
+use pyo3::{PyErr, Python, exceptions::PyOSError, exceptions::PyValueError, prelude::*};
+use wg_embed::{Error, ErrorKind};
+
+/// The `errno` of an I/O error; `None` for one that has no counterpart.
+pub(crate) fn errno_of(error: &io::Error) -> Option<i32> {
+    use io::ErrorKind as Kind;
+    error.raw_os_error().or_else(|| {
+        Some(match error.kind() {
+            Kind::ConnectionRefused => libc::ECONNREFUSED,
+            Kind::ConnectionReset => libc::ECONNRESET,
+            Kind::ConnectionAborted => libc::ECONNABORTED,
+            Kind::NotConnected => libc::ENOTCONN,
+            Kind::HostUnreachable => libc::EHOSTUNREACH,
+            Kind::NetworkUnreachable => libc::ENETUNREACH,
+            Kind::AddrInUse => libc::EADDRINUSE,
+            Kind::AddrNotAvailable => libc::EADDRNOTAVAIL,
+            Kind::BrokenPipe => libc::EPIPE,
+            Kind::TimedOut => libc::ETIMEDOUT,
+            Kind::WouldBlock => libc::EAGAIN,
+            Kind::OutOfMemory => libc::ENOMEM,
+            Kind::Unsupported => libc::EOPNOTSUPP,
+            Kind::PermissionDenied => libc::EACCES,
+            Kind::NotFound => libc::ENOENT,
+            _ => return None,
+        })
+    })
+}
+
+/// An `OSError` with `errno`, of the subclass that Python has for that; `ValueError` for input that is invalid.
+pub(crate) fn from_io(error: &io::Error) -> PyErr {
+    match errno_of(error) {
+        Some(errno) => PyOSError::new_err((errno, error.to_string())),
+        None if error.kind() == io::ErrorKind::InvalidInput => PyValueError::new_err(error.to_string()),
+        None => PyOSError::new_err((libc::EIO, error.to_string())),
+    }
+}
+
+/// The system's error behind one of the tunnel's.
+pub(crate) fn io_behind(error: &Error) -> Option<&io::Error> {
+    error.source()?.downcast_ref()
+}
+
+/// `wg_embed.ConfigError` for what is invalid, otherwise an `OSError` with `errno`.
+pub(crate) fn from_core(py: Python<'_>, error: &Error) -> PyErr {
+    if error.kind() == ErrorKind::Invalid {
+        let class = py.import("wg_embed._errors").and_then(|module| module.getattr("ConfigError"));
+        return match class.and_then(|class| class.call1((error.to_string(),))) {
+            Ok(exception) => PyErr::from_value(exception),
+            Err(failed) => failed,
+        };
+    }
+    let errno = io_behind(error).and_then(errno_of).unwrap_or_else(|| error.kind().errno());
+    PyOSError::new_err((errno, error.to_string()))
+}
+
+/// As `socket.getaddrinfo` reports a name without an address, or [`from_io`] for any other error.
+pub(crate) fn from_lookup(py: Python<'_>, error: &io::Error) -> PyErr {
+    if error.kind() != io::ErrorKind::NotFound {
+        return from_io(error);
+    }
+    let raise = || -> PyResult<PyErr> {
+        let socket = py.import("socket")?;
+        let number = socket.getattr("EAI_NONAME")?;
+        Ok(PyErr::from_value(socket.getattr("gaierror")?.call1((number, error.to_string()))?))
+    };
+    raise().unwrap_or_else(|failed| failed)
+}

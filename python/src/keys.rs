@@ -1,0 +1,37 @@
+//! Keys as base64.
+
+use pyo3::{exceptions::PyValueError, prelude::*};
+use wg_embed::{
+    key::{PresharedKey, PrivateKey, PublicKey},
+    random::SystemRandom,
+};
+
+fn invalid(_: wg_embed::Error) -> PyErr {
+    PyValueError::new_err("Invalid key.")
+}
+
+pub(crate) fn private_key(text: &str) -> PyResult<PrivateKey> {
+    PrivateKey::from_base64(text).map_err(invalid)
+}
+
+pub(crate) fn public_key(text: &str) -> PyResult<PublicKey> {
+    PublicKey::from_base64(text).map_err(invalid)
+}
+
+/// Generate a WireGuard private key, analogous to the `wg genkey` command.
+#[pyfunction]
+pub(crate) fn genkey() -> String {
+    PrivateKey::generate(&SystemRandom).to_base64().to_string()
+}
+
+/// Derive a WireGuard public key from a private key, analogous to the `wg pubkey` command.
+#[pyfunction]
+pub(crate) fn pubkey(private_key: &str) -> PyResult<String> {
+    Ok(self::private_key(private_key)?.public_key().to_base64().to_string())
+}
+
+/// Generate a preshared key, analogous to the `wg genpsk` command.
+#[pyfunction]
+pub(crate) fn genpsk() -> String {
+    PresharedKey::generate(&SystemRandom).to_base64().to_string()
+}

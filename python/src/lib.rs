@@ -1,0 +1,41 @@
+//! The extension module `wg_embed._native`: tunnels, their userspace network, and mitmproxy's two interfaces to one.
+//!
+//! | module | what it has |
+//! |---|---|
+//! | `bridge`, `notify` | from tunnels' threads to Python's event loops and threads |
+//! | `server`, `connection` | a server that intercepts, and its asyncio streams |
+//! | `legacy`, `modern` | these as mitmproxy_wireguard and as mitmproxy_rs have them |
+//! | `tunnel`, `net` | what `wg_embed.Tunnel` and `wg_embed.net` are made of |
+//! | `keys`, `convert`, `errors`, `log`, `process` | keys, arguments, exceptions, `logging`, `fork()` |
+//!
+//! Locks are held for a moment, and no function of Python is called meanwhile. Tunnels' threads never wait for the
+//! interpreter. So the module needs no global lock.
+
+mod bridge;
+mod connection;
+mod convert;
+mod errors;
+mod keys;
+mod legacy;
+mod log;
+mod modern;
+mod net;
+mod notify;
+mod process;
+mod server;
+mod tunnel;
+
+/// WireGuard and a userspace network, in Rust. The packages `wg_embed` and `mitmproxy_wireguard` are its interface.
+#[pyo3::pymodule(gil_used = false)]
+mod _native {
+    #[pymodule_export]
+    use crate::{
+        keys::{genkey, genpsk, pubkey},
+        legacy::{LegacyServer, LegacyStream, start_server},
+        log::follow_level,
+        modern::{ModernServer, ModernStream, start_wireguard_server},
+        net::{NativeDial, NativeListener, NativeLookup, NativeNet, NativePing, NativeTcp, NativeUdp, split_host_port},
+        process::{after_fork_in_child, before_fork},
+        tunnel::{NativeTunnel, normalize_conf},
+    };
+}

@@ -1,0 +1,171 @@
+//! The library's log, passed on to Python's `logging`.
+//!
+//! Lines come from any thread, some while locks are held; so they are only queued there. A thread of its own, which
+//! starts with the first tunnel, passes them on, and sleeps until there is one.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Condvar, Mutex, Once,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use pyo3::{prelude::*, sync::PyOnceLock};
+use tracing::{Event, Level, Metadata, Subscriber, span, subscriber::Interest};
+use wg_embed::{
+    log,
+    process::PerProcess,
+    sync::{lock, wait_while},
+    thread::Owner,
+};
+
+use crate::errors;
+
+/// Lines that may wait.
+const MOST: usize = 4096;
+
+struct Line {
+    level: Level,
+    target: &'static str,
+    text: String,
+}
+
+#[derive(Default)]
+struct Queue {
+    lines: Mutex<VecDeque<Line>>,
+    more: Condvar,
+    /// Lines that found no room.
+    lost: AtomicU64,
+    started: AtomicBool,
+}
+
+static QUEUE: PerProcess<Queue> = PerProcess::new();
+
+/// How much is logged: 0 nothing, 1 errors, to 5, everything. It follows the level of the logger `wg_embed`.
+static DETAIL: AtomicUsize = AtomicUsize::new(2);
+
+const fn detail(level: Level) -> usize {
+    match level {
+        Level::ERROR => 1,
+        Level::WARN => 2,
+        Level::INFO => 3,
+        Level::DEBUG => 4,
+        Level::TRACE => 5,
+    }
+}
+
+/// The level of `logging`. It has none below DEBUG with a name.
+const fn number(level: Level) -> u32 {
+    match level {
+        Level::ERROR => 40,
+        Level::WARN => 30,
+        Level::INFO => 20,
+        Level::DEBUG => 10,
+        Level::TRACE => 5,
+    }
+}
+
+struct Forwarder;
+
+impl Subscriber for Forwarder {
+    fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
+        // The level may change at any time.
+        Interest::sometimes()
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        detail(*metadata.level()) <= DETAIL.load(Ordering::Relaxed)
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let queue = QUEUE.get();
+        let line =
+            Line { level: *event.metadata().level(), target: event.metadata().target(), text: log::text(event) };
+        let mut lines = lock(&queue.lines);
+        if lines.len() >= MOST {
+            queue.lost.fetch_add(1, Ordering::Relaxed);
+        } else {
+            lines.push_back(line);
+            queue.more.notify_one();
+        }
+    }
+
+    // Spans are not used.
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
+}
+
+/// Starts to log, unless that was done, and follows the level of the logger `wg_embed`.
+pub(crate) fn start(py: Python<'_>) -> PyResult<()> {
+    static FORWARD: Once = Once::new();
+    FORWARD.call_once(|| {
+        // This crate's copy of tracing belongs to the extension alone: nothing else can have set it.
+        let _ = tracing::subscriber::set_global_default(Forwarder);
+    });
+    follow_level(py)?;
+    let queue = QUEUE.get();
+    if !queue.started.swap(true, Ordering::AcqRel) {
+        let started = wg_embed::thread::spawn("wg-python-log", Owner::unique(), move || pass_on(queue));
+        started.map_err(|error| errors::from_io(&error))?;
+    }
+    Ok(())
+}
+
+/// Reads the level of the logger `wg_embed`. It is read again with each line and each new tunnel, too; to be called where
+/// it is changed while a tunnel runs.
+#[pyfunction]
+pub(crate) fn follow_level(py: Python<'_>) -> PyResult<()> {
+    let level: u32 = logger(py, "wg_embed")?.call_method0("getEffectiveLevel")?.extract()?;
+    let levels = [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE];
+    DETAIL.store(levels.into_iter().filter(|one| number(*one) >= level).count(), Ordering::Relaxed);
+    Ok(())
+}
+
+fn logger<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    static GET_LOGGER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let get = GET_LOGGER
+        .get_or_try_init(py, || -> PyResult<_> { Ok(py.import("logging")?.getattr("getLogger")?.unbind()) })?;
+    get.bind(py).call1((name,))
+}
+
+/// `wg_embed::device::receive` is `wg_embed.device.receive`, `wg_embed_netstack::udp` is `wg_embed.netstack.udp`.
+fn logger_name(target: &str) -> String {
+    let name = target.replace("::", ".");
+    match name.strip_prefix("wg_embed_").or_else(|| name.strip_prefix('_')) {
+        Some(rest) => format!("wg_embed.{rest}"),
+        None => name,
+    }
+}
+
+fn pass_on(queue: &Queue) {
+    loop {
+        let lines = {
+            let mut waiting = wait_while(&queue.more, lock(&queue.lines), |lines| lines.is_empty());
+            std::mem::take(&mut *waiting)
+        };
+        let lost = queue.lost.swap(0, Ordering::Relaxed);
+        let passed = Python::try_attach(|py| {
+            let log = || -> PyResult<()> {
+                for line in &lines {
+                    logger(py, &logger_name(line.target))?.call_method1("log", (number(line.level), "%s", &line.text))?;
+                }
+                if lost > 0 {
+                    logger(py, "wg_embed")?.call_method1("warning", ("%d lines of the log were lost", lost))?;
+                }
+                follow_level(py)
+            };
+            if let Err(error) = log() {
+                error.write_unraisable(py, None);
+            }
+        });
+        if passed.is_none() {
+            return; // The interpreter is at its end.
+        }
+    }
+}

@@ -1,0 +1,462 @@
+//! The userspace network: what `wg_embed.net` is made of. Nothing here waits, but `wait` and what says so.
+
+use std::{
+    io,
+    net::{IpAddr, Shutdown, SocketAddr},
+    os::fd::IntoRawFd,
+    sync::{Arc, Mutex, OnceLock},
+    time::Duration,
+};
+
+use pyo3::{
+    exceptions::{PyOSError, PyValueError},
+    prelude::*,
+    types::{PyBytes, PyTuple},
+};
+use wg_embed::sync::lock;
+use wg_embed_netstack::{
+    Netstack, TcpListener, TcpStream, UdpSocket,
+    dial::{Dial, parse_host_port},
+    dns::{Family, Lookup},
+    ping::Ping,
+    pump::Pump,
+};
+
+use crate::{convert, errors, notify::Callback};
+
+/// The longest datagram.
+const DATAGRAM: usize = 65_535;
+
+fn io_error(error: io::Error) -> PyErr {
+    errors::from_io(&error)
+}
+
+/// `None` for what would have to wait.
+fn now<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn closed() -> PyErr {
+    PyOSError::new_err((libc::EBADF, "it is closed"))
+}
+
+fn seconds(value: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(value).map_err(|error| PyValueError::new_err(error.to_string()))
+}
+
+fn family(name: &str) -> PyResult<Family> {
+    Ok(match name {
+        "any" => Family::Any,
+        "prefer4" => Family::PreferIpv4,
+        "prefer6" => Family::PreferIpv6,
+        "ipv4" => Family::Ipv4,
+        "ipv6" => Family::Ipv6,
+        _ => return Err(PyValueError::new_err("a family is any, prefer4, prefer6, ipv4 or ipv6")),
+    })
+}
+
+/// Something with a notifier, until it is taken out.
+struct Held<T> {
+    value: Mutex<Option<Arc<T>>>,
+    callback: Callback,
+}
+
+impl<T> Held<T> {
+    fn new(value: T, set_notify: impl FnOnce(&T, Arc<dyn wg_embed_netstack::Notify>)) -> Self {
+        let callback = Callback::default();
+        set_notify(&value, callback.notifier());
+        Self { value: Mutex::new(Some(Arc::new(value))), callback }
+    }
+
+    fn get(&self) -> PyResult<Arc<T>> {
+        lock(&self.value).clone().ok_or_else(closed)
+    }
+
+    fn take(&self) -> Option<Arc<T>> {
+        lock(&self.value).take()
+    }
+}
+
+/// The userspace network of a tunnel.
+#[pyclass(frozen, module = "wg_embed._native", name = "Net")]
+pub(crate) struct NativeNet {
+    net: Netstack,
+}
+
+/// What copies between descriptors and connections: one for the process.
+fn pump() -> PyResult<&'static Pump> {
+    static PUMP: OnceLock<Pump> = OnceLock::new();
+    match PUMP.get() {
+        Some(pump) => Ok(pump),
+        None => {
+            let made = Pump::new().map_err(io_error)?;
+            Ok(PUMP.get_or_init(|| made))
+        }
+    }
+}
+
+impl NativeNet {
+    pub(crate) const fn new(net: Netstack) -> Self {
+        Self { net }
+    }
+}
+
+#[pymethods]
+impl NativeNet {
+    #[getter]
+    fn addresses(&self) -> Vec<String> {
+        self.net.options().addresses.iter().map(ToString::to_string).collect()
+    }
+
+    #[getter]
+    fn dns(&self) -> Vec<String> {
+        self.net.options().dns.iter().map(ToString::to_string).collect()
+    }
+
+    #[getter]
+    fn mtu(&self) -> u16 {
+        self.net.options().mtu
+    }
+
+    fn set_addresses(&self, addresses: Vec<String>) -> PyResult<()> {
+        let addresses = addresses.iter().map(|text| convert::ip(text)).collect::<PyResult<_>>()?;
+        self.net.set_addresses(addresses).map_err(io_error)
+    }
+
+    fn set_dns(&self, servers: Vec<String>) -> PyResult<()> {
+        self.net.set_dns(servers.iter().map(|text| convert::ip(text)).collect::<PyResult<_>>()?);
+        Ok(())
+    }
+
+    /// Connections, half-open ones, those in TIME-WAIT, flows; bytes of memory; packets in, packets out.
+    fn stats(&self) -> (usize, usize, usize, usize, usize, u64, u64) {
+        let s = self.net.stats();
+        (s.connections, s.half_open, s.time_wait, s.flows, s.memory, s.packets_in, s.packets_out)
+    }
+
+    fn start_dial(&self, target: &str, family_name: &str, timeout: f64) -> PyResult<NativeDial> {
+        let dial = self.net.start_dial(target, family(family_name)?, seconds(timeout)?).map_err(io_error)?;
+        Ok(NativeDial(Held::new(dial, |dial, notify| dial.set_notify(Some(notify)))))
+    }
+
+    fn start_resolve(&self, name: &str, family_name: &str, timeout: f64) -> PyResult<NativeLookup> {
+        let lookup = self.net.start_resolve(name, family(family_name)?, seconds(timeout)?).map_err(io_error)?;
+        Ok(NativeLookup(Held::new(lookup, |lookup, notify| lookup.set_notify(Some(notify)))))
+    }
+
+    fn start_ping(&self, address: &str, size: usize) -> PyResult<NativePing> {
+        let ping = self.net.start_ping(convert::ip(address)?, size).map_err(io_error)?;
+        Ok(NativePing(Held::new(ping, |ping, notify| ping.set_notify(Some(notify)))))
+    }
+
+    fn listen(&self, host: &str, port: u16, backlog: usize) -> PyResult<NativeListener> {
+        let listener = self.net.listen_tcp(SocketAddr::new(convert::ip(host)?, port), backlog).map_err(io_error)?;
+        Ok(NativeListener(Held::new(listener, |listener, notify| listener.set_notify(Some(notify)))))
+    }
+
+    #[pyo3(signature = (host, port, remote=None))]
+    fn udp(&self, host: &str, port: u16, remote: Option<(String, u16)>) -> PyResult<NativeUdp> {
+        let remote = match remote {
+            Some((host, port)) => Some(SocketAddr::new(convert::ip(&host)?, port)),
+            None => None,
+        };
+        let socket = self.net.bind_udp(SocketAddr::new(convert::ip(host)?, port), remote).map_err(io_error)?;
+        Ok(NativeUdp(Held::new(socket, |socket, notify| socket.set_notify(Some(notify)))))
+    }
+}
+
+/// Splits `"host:port"`.
+#[pyfunction]
+pub(crate) fn split_host_port(text: &str) -> PyResult<(String, u16)> {
+    parse_host_port(text).map_err(io_error)
+}
+
+/// Has `watch(callback)` and `wait(timeout)` for a class that holds something.
+macro_rules! waitable {
+    ($class:ident { $($functions:tt)* }) => {
+        #[pymethods]
+        impl $class {
+            /// Has `callback` called on the running loop, once at first and whenever something may go on.
+            fn watch(&self, py: Python<'_>, callback: Option<Py<PyAny>>) -> PyResult<()> {
+                self.0.callback.set(py, callback)
+            }
+
+            /// Ends it, and gives up what is under way.
+            fn close(&self) {
+                drop(self.0.take());
+            }
+
+            $($functions)*
+        }
+    };
+}
+
+/// A connection that is being made.
+#[pyclass(frozen, module = "wg_embed._native", name = "Dial")]
+pub(crate) struct NativeDial(Held<Dial>);
+
+waitable!(NativeDial {
+    /// The connection; None as long as there is none.
+    fn result(&self, py: Python<'_>) -> PyResult<Option<NativeTcp>> {
+        let finished = now(self.0.get()?.try_finish()).map_err(|error| errors::from_lookup(py, &error))?;
+        Ok(finished.map(NativeTcp::new))
+    }
+
+    /// The connection, or after so many seconds None.
+    #[pyo3(signature = (timeout=None))]
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<NativeTcp>> {
+        let dial = self.0.get()?;
+        let outcome = Mutex::new(None);
+        self.0.callback.wait(py, timeout, || keep(&outcome, now(dial.try_finish())))?;
+        let finished = taken(outcome).map_err(|error| errors::from_lookup(py, &error))?;
+        Ok(finished.map(NativeTcp::new))
+    }
+});
+
+/// Puts an outcome where it can be taken from. Returns whether there is one.
+fn keep<T>(place: &Mutex<Option<io::Result<T>>>, outcome: io::Result<Option<T>>) -> bool {
+    let outcome = outcome.transpose();
+    let is_there = outcome.is_some();
+    *lock(place) = outcome;
+    is_there
+}
+
+fn taken<T>(place: Mutex<Option<io::Result<T>>>) -> io::Result<Option<T>> {
+    lock(&place).take().transpose()
+}
+
+/// A name that is being looked up.
+#[pyclass(frozen, module = "wg_embed._native", name = "Lookup")]
+pub(crate) struct NativeLookup(Held<Lookup>);
+
+fn texts(addresses: Vec<IpAddr>) -> Vec<String> {
+    addresses.iter().map(ToString::to_string).collect()
+}
+
+waitable!(NativeLookup {
+    /// The addresses; None as long as they are not known.
+    fn result(&self, py: Python<'_>) -> PyResult<Option<Vec<String>>> {
+        let found = now(self.0.get()?.try_finish()).map_err(|error| errors::from_lookup(py, &error))?;
+        Ok(found.map(texts))
+    }
+
+    /// The addresses, or after so many seconds None.
+    #[pyo3(signature = (timeout=None))]
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Vec<String>>> {
+        let lookup = self.0.get()?;
+        let outcome = Mutex::new(None);
+        self.0.callback.wait(py, timeout, || keep(&outcome, now(lookup.try_finish())))?;
+        let found = taken(outcome).map_err(|error| errors::from_lookup(py, &error))?;
+        Ok(found.map(texts))
+    }
+});
+
+/// An echo request.
+#[pyclass(frozen, module = "wg_embed._native", name = "Ping")]
+pub(crate) struct NativePing(Held<Ping>);
+
+waitable!(NativePing {
+    /// The round-trip time in seconds; None as long as there is no reply.
+    fn result(&self) -> PyResult<Option<f64>> {
+        Ok(now(self.0.get()?.try_reply()).map_err(io_error)?.map(|time| time.as_secs_f64()))
+    }
+
+    /// The round-trip time, or after so many seconds None.
+    #[pyo3(signature = (timeout=None))]
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<f64>> {
+        let ping = self.0.get()?;
+        let outcome = Mutex::new(None);
+        self.0.callback.wait(py, timeout, || keep(&outcome, now(ping.try_reply())))?;
+        Ok(taken(outcome).map_err(io_error)?.map(|time| time.as_secs_f64()))
+    }
+});
+
+/// A TCP connection.
+#[pyclass(frozen, module = "wg_embed._native", name = "Tcp")]
+pub(crate) struct NativeTcp(Held<TcpStream>);
+
+impl NativeTcp {
+    fn new(stream: TcpStream) -> Self {
+        Self(Held::new(stream, |stream, notify| stream.set_notify(Some(notify))))
+    }
+}
+
+waitable!(NativeTcp {
+    fn local<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        convert::to_tuple(py, self.0.get()?.local_addr())
+    }
+
+    fn peer<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        convert::to_tuple(py, self.0.get()?.peer_addr())
+    }
+
+    /// Up to `most` bytes that have arrived; `b""` at the end; None if there is nothing now.
+    fn read<'py>(&self, py: Python<'py>, most: usize) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let stream = self.0.get()?;
+        let mut data = None;
+        let read = stream.try_read_with(&mut |first, second| {
+            let part = if first.is_empty() { second } else { first };
+            let part = &part[..part.len().min(most)];
+            data = Some(PyBytes::new(py, part));
+            part.len()
+        });
+        Ok(now(read).map_err(io_error)?.map(|_| data.unwrap_or_else(|| PyBytes::new(py, b""))))
+    }
+
+    /// Writes what there is room for, from `offset` on, and returns how much that is.
+    fn write(&self, data: &Bound<'_, PyAny>, offset: usize) -> PyResult<usize> {
+        let (stream, data) = (self.0.get()?, convert::bytes_like(data)?);
+        let data = data.get(offset..).unwrap_or_default();
+        let mut written = 0;
+        while written < data.len() {
+            match now(stream.try_write(&data[written..])).map_err(io_error)? {
+                Some(count) => written += count,
+                None => break,
+            }
+        }
+        Ok(written)
+    }
+
+    /// Sends a FIN after what was written.
+    fn write_eof(&self) -> PyResult<()> {
+        self.0.get()?.shutdown(Shutdown::Write).map_err(io_error)
+    }
+
+    /// Resets the connection.
+    fn reset(&self) {
+        if let Some(stream) = self.0.take() {
+            stream.reset();
+        }
+    }
+
+    fn set_nodelay(&self, nodelay: bool) -> PyResult<()> {
+        self.0.get()?.set_nodelay(nodelay);
+        Ok(())
+    }
+
+    #[pyo3(signature = (idle))]
+    fn set_keepalive(&self, idle: Option<f64>) -> PyResult<()> {
+        self.0.get()?.set_keepalive(idle.map(seconds).transpose()?);
+        Ok(())
+    }
+
+    /// A descriptor of the connection, which it takes the place of.
+    fn detach(&self) -> PyResult<i32> {
+        let stream = self.0.take().ok_or_else(closed)?;
+        stream.set_notify(None);
+        let stream = Arc::into_inner(stream).ok_or_else(|| PyOSError::new_err((libc::EBUSY, "it is in use")))?;
+        Ok(pump()?.tcp_descriptor(stream).map_err(io_error)?.into_raw_fd())
+    }
+});
+
+/// A listener.
+#[pyclass(frozen, module = "wg_embed._native", name = "Listener")]
+pub(crate) struct NativeListener(Held<TcpListener>);
+
+waitable!(NativeListener {
+    fn local<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        convert::to_tuple(py, self.0.get()?.local_addr())
+    }
+
+    /// The next connection; None if there is none now.
+    fn accept(&self) -> PyResult<Option<NativeTcp>> {
+        Ok(now(self.0.get()?.try_accept()).map_err(io_error)?.map(NativeTcp::new))
+    }
+
+    /// The next connection, or after so many seconds None.
+    #[pyo3(signature = (timeout=None))]
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<NativeTcp>> {
+        let listener = self.0.get()?;
+        let outcome = Mutex::new(None);
+        let is_closed = || lock(&self.0.value).is_none();
+        self.0.callback.wait(py, timeout, || is_closed() || keep(&outcome, now(listener.try_accept())))?;
+        let accepted = taken(outcome).map_err(io_error)?;
+        if accepted.is_none() && is_closed() {
+            return Err(closed());
+        }
+        Ok(accepted.map(NativeTcp::new))
+    }
+
+    /// Ends it, and wakes who waits.
+    fn shut(&self) {
+        drop(self.0.take());
+        self.0.callback.tell();
+    }
+});
+
+/// A UDP socket.
+#[pyclass(frozen, module = "wg_embed._native", name = "Udp")]
+pub(crate) struct NativeUdp(Held<UdpSocket>);
+
+waitable!(NativeUdp {
+    fn local<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        convert::to_tuple(py, self.0.get()?.local_addr())
+    }
+
+    fn peer<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        self.0.get()?.peer_addr().map(|address| convert::to_tuple(py, address)).transpose()
+    }
+
+    /// The next datagram and its sender; None if there is none now.
+    fn receive<'py>(&self, py: Python<'py>) -> PyResult<Option<(Bound<'py, PyBytes>, Bound<'py, PyTuple>)>> {
+        datagram(py, now(receive(&*self.0.get()?)))
+    }
+
+    /// The next datagram, or after so many seconds None.
+    #[pyo3(signature = (timeout=None))]
+    fn wait<'py>(
+        &self,
+        py: Python<'py>,
+        timeout: Option<f64>,
+    ) -> PyResult<Option<(Bound<'py, PyBytes>, Bound<'py, PyTuple>)>> {
+        let socket = self.0.get()?;
+        let outcome = Mutex::new(None);
+        self.0.callback.wait(py, timeout, || keep(&outcome, now(receive(&socket))))?;
+        datagram(py, taken(outcome))
+    }
+
+    /// Sends a datagram. Returns false if there is no room for it now.
+    #[pyo3(signature = (data, to=None))]
+    fn send(&self, data: &Bound<'_, PyAny>, to: Option<(String, u16)>) -> PyResult<bool> {
+        let data = convert::bytes_like(data)?;
+        let to = match to {
+            Some((host, port)) => Some(SocketAddr::new(convert::ip(&host)?, port)),
+            None => None,
+        };
+        Ok(now(self.0.get()?.try_send(&data, to)).map_err(io_error)?.is_some())
+    }
+
+    /// A descriptor of the socket, which it takes the place of. Only if it is connected.
+    fn detach(&self) -> PyResult<i32> {
+        let socket = self.0.take().ok_or_else(closed)?;
+        socket.set_notify(None);
+        let socket = Arc::into_inner(socket).ok_or_else(|| PyOSError::new_err((libc::EBUSY, "it is in use")))?;
+        Ok(pump()?.udp_descriptor(socket).map_err(io_error)?.into_raw_fd())
+    }
+});
+
+type Datagram = (Vec<u8>, SocketAddr);
+
+fn receive(socket: &UdpSocket) -> io::Result<Datagram> {
+    thread_local! {
+        static BUFFER: std::cell::RefCell<Vec<u8>> = std::cell::RefCell::new(vec![0; DATAGRAM]);
+    }
+    BUFFER.with_borrow_mut(|buffer| {
+        let (len, from) = socket.try_recv(buffer)?;
+        Ok((buffer[..len.min(buffer.len())].to_vec(), from))
+    })
+}
+
+fn datagram<'py>(
+    py: Python<'py>,
+    received: io::Result<Option<Datagram>>,
+) -> PyResult<Option<(Bound<'py, PyBytes>, Bound<'py, PyTuple>)>> {
+    match received.map_err(io_error)? {
+        Some((data, from)) => Ok(Some((PyBytes::new(py, &data), convert::to_tuple(py, from)?))),
+        None => Ok(None),
+    }
+}

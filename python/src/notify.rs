@@ -1,0 +1,123 @@
+//! How Python is told that something may go on: a callback on an event loop, or a thread that waits.
+
+use std::{
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use pyo3::{exceptions::PyTimeoutError, prelude::*};
+use wg_embed::sync::{lock, wait_timeout, wait_while};
+
+use crate::bridge::{Bridge, Ready};
+
+/// How often the main thread looks for signals while it waits, such as that of Ctrl-C: no Python runs in it meanwhile.
+const SIGNALS: Duration = Duration::from_millis(100);
+
+#[derive(Default)]
+struct Inner {
+    target: Mutex<Option<(Arc<Bridge>, Arc<Py<PyAny>>)>>,
+    queued: AtomicBool,
+    /// Grows with each call of `tell`.
+    told: Mutex<u64>,
+    changed: Condvar,
+}
+
+/// Tells one callback and any number of threads.
+#[derive(Clone, Default)]
+pub(crate) struct Callback(Arc<Inner>);
+
+impl Callback {
+    /// Replaces the callback, which is called on the loop that runs now; `None` removes it. It is called once at first.
+    pub(crate) fn set(&self, py: Python<'_>, callback: Option<Py<PyAny>>) -> PyResult<()> {
+        let target = match callback {
+            Some(callback) => {
+                let bridge = Bridge::current(py)?;
+                let inner: Arc<dyn Ready> = self.0.clone();
+                bridge.introduce(Arc::downgrade(&inner));
+                Some((bridge, Arc::new(callback)))
+            }
+            None => None,
+        };
+        let old = std::mem::replace(&mut *lock(&self.0.target), target);
+        drop(old);
+        self.tell();
+        Ok(())
+    }
+
+    /// Something may go on. Any thread may call it.
+    pub(crate) fn tell(&self) {
+        let bridge = lock(&self.0.target).as_ref().map(|(bridge, _)| bridge.clone());
+        if let Some(bridge) = bridge {
+            bridge.post(self.0.clone());
+        }
+        *lock(&self.0.told) += 1;
+        self.0.changed.notify_all();
+    }
+
+    /// A notifier that tells it.
+    pub(crate) fn notifier(&self) -> Arc<dyn wg_embed_netstack::Notify> {
+        let this = self.clone();
+        Arc::new(move || this.tell())
+    }
+
+    /// Waits until `is_ready`, without the interpreter. Returns false when the time is up.
+    pub(crate) fn wait(&self, py: Python<'_>, timeout: Option<f64>, is_ready: impl Fn() -> bool + Sync) -> PyResult<bool> {
+        let deadline = match timeout {
+            None => None,
+            Some(seconds) => {
+                let time = Duration::try_from_secs_f64(seconds.max(0.0));
+                let time = time.map_err(|_| PyTimeoutError::new_err("the timeout is not a time"))?;
+                Instant::now().checked_add(time)
+            }
+        };
+        let signals = if is_main_thread(py)? { SIGNALS } else { Duration::MAX };
+        loop {
+            let seen = *lock(&self.0.told);
+            if is_ready() {
+                return Ok(true);
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return Ok(false);
+            }
+            py.detach(|| {
+                let told = lock(&self.0.told);
+                if *told == seen {
+                    match left.unwrap_or(Duration::MAX).min(signals) {
+                        Duration::MAX => drop(wait_while(&self.0.changed, told, |told| *told == seen)),
+                        time => drop(wait_timeout(&self.0.changed, told, time)),
+                    }
+                }
+            });
+            py.check_signals()?;
+        }
+    }
+}
+
+fn is_main_thread(py: Python<'_>) -> PyResult<bool> {
+    let threading = py.import("threading")?;
+    Ok(threading.call_method0("current_thread")?.is(threading.call_method0("main_thread")?))
+}
+
+impl Ready for Inner {
+    fn queued(&self) -> &AtomicBool {
+        &self.queued
+    }
+
+    fn ready(self: Arc<Self>, py: Python<'_>) -> PyResult<()> {
+        let callback = lock(&self.target).as_ref().map(|(_, callback)| callback.clone());
+        if let Some(callback) = callback {
+            callback.bind(py).call0()?;
+        }
+        Ok(())
+    }
+
+    fn abandon(&self) {
+        let old = lock(&self.target).take();
+        drop(old);
+        self.queued.store(false, Ordering::Relaxed);
+    }
+}

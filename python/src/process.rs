@@ -1,0 +1,63 @@
+//! Children of `fork()`: nothing of a tunnel runs in them, and they keep none of its descriptors.
+#![allow(unsafe_code, reason = "descriptors of the parent are closed in a child")]
+
+use std::{
+    process,
+    sync::{Arc, Mutex, Weak},
+};
+
+use pyo3::prelude::*;
+use wg_embed::sync::{lock, try_lock};
+
+/// The process that made something.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark(u32);
+
+impl Mark {
+    pub(crate) fn new() -> Self {
+        Self(process::id())
+    }
+
+    /// Whether this is the process that made it.
+    pub(crate) fn is_current(self) -> bool {
+        self.0 == process::id()
+    }
+}
+
+/// Something with descriptors that a child has by inheritance only.
+pub(crate) trait Inherited: Send + Sync {
+    /// The descriptors that lead out of the process.
+    fn descriptors(&self) -> Vec<i32>;
+}
+
+/// What is open. Changed and read with the interpreter held.
+static OPEN: Mutex<Vec<Weak<dyn Inherited>>> = Mutex::new(Vec::new());
+
+/// The descriptors that a child which is just being made is to close.
+static LEAVING: Mutex<Vec<i32>> = Mutex::new(Vec::new());
+
+/// Has children close the descriptors of `object`.
+pub(crate) fn register<T: Inherited + 'static>(object: &Arc<T>) {
+    let object: Arc<dyn Inherited> = object.clone();
+    let mut open = lock(&OPEN);
+    open.retain(|object| object.strong_count() > 0);
+    open.push(Arc::downgrade(&object));
+}
+
+/// Called before a fork: a child could find a lock taken by a thread that it does not have.
+#[pyfunction]
+pub(crate) fn before_fork() {
+    let open: Vec<_> = lock(&OPEN).iter().filter_map(Weak::upgrade).collect();
+    let descriptors = open.iter().flat_map(|object| object.descriptors()).collect();
+    *lock(&LEAVING) = descriptors;
+}
+
+/// Called in a child after a fork.
+#[pyfunction]
+pub(crate) fn after_fork_in_child() {
+    let Some(mut leaving) = try_lock(&LEAVING) else { return };
+    for descriptor in leaving.drain(..) {
+        // SAFETY: it is a copy of the parent's. What owns the number here is never used or dropped in a child.
+        unsafe { libc::close(descriptor) };
+    }
+}

@@ -1,0 +1,389 @@
+//! `_native.Tunnel`: one tunnel, over a descriptor, a TUN device or a userspace network.
+
+use std::{
+    collections::VecDeque,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use pyo3::{
+    exceptions::{PyOSError, PyValueError},
+    prelude::*,
+    types::PyDict,
+};
+use wg_embed::{
+    Error,
+    bind::{Bind, UdpBind},
+    config::{Update, wgquick::Conf},
+    device::{Event, Options, Tunnel, resolve_with_system},
+    key::PublicKey,
+    sync::lock,
+    tun::{DEFAULT_MTU, Tun, linux::LinuxTun},
+    uapi::{Limits, get_text, parse_set},
+};
+use wg_embed_netstack::Netstack;
+
+use crate::{
+    convert, errors, keys, log,
+    net::NativeNet,
+    notify::Callback,
+    process::{self, Inherited, Mark},
+};
+
+/// How long the last packets of the userspace network have to leave.
+const PARTING: Duration = Duration::from_millis(200);
+
+/// Events that wait to be taken; the oldest is dropped for one more.
+const MOST_EVENTS: usize = 1024;
+
+struct Parts {
+    tunnel: Mutex<Option<Arc<Tunnel>>>,
+    bind: Arc<UdpBind>,
+    net: Option<Netstack>,
+    events: Mutex<VecDeque<Event>>,
+    told: Callback,
+    /// A thread that waits for events is to return.
+    interrupted: AtomicBool,
+    ended: (Mutex<bool>, std::sync::Condvar),
+    closed: AtomicBool,
+}
+
+impl Inherited for Parts {
+    fn descriptors(&self) -> Vec<i32> {
+        [self.bind.fd4(), self.bind.fd6()].into_iter().flatten().collect()
+    }
+}
+
+impl Parts {
+    fn note(&self, event: Event) {
+        if matches!(event, Event::Ended(_)) {
+            *lock(&self.ended.0) = true;
+            self.ended.1.notify_all();
+        }
+        {
+            let mut events = lock(&self.events);
+            if events.len() >= MOST_EVENTS {
+                events.pop_front();
+            }
+            events.push_back(event);
+        }
+        self.told.tell();
+    }
+
+    fn close(&self) {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let Some(tunnel) = lock(&self.tunnel).take() else { return };
+        if let Some(net) = &self.net {
+            net.close();
+            let ended = lock(&self.ended.0);
+            if !*ended {
+                drop(wg_embed::sync::wait_timeout(&self.ended.1, ended, PARTING));
+            }
+        }
+        if let Err(error) = tunnel.stop() {
+            tracing::warn!(%error, "a tunnel was not stopped");
+        }
+        self.note(Event::Ended("closed".into()));
+    }
+}
+
+/// A tunnel. Its Python face is `wg_embed.Tunnel`.
+#[pyclass(frozen, module = "wg_embed._native", name = "Tunnel")]
+pub(crate) struct NativeTunnel {
+    parts: Arc<Parts>,
+    process: Mark,
+}
+
+fn invalid(text: &str) -> PyErr {
+    PyValueError::new_err(text.to_owned())
+}
+
+/// A duplicate of the descriptor: the caller keeps its own.
+#[allow(unsafe_code, reason = "a descriptor comes as a number")]
+fn duplicate(fd: i32) -> std::io::Result<OwnedFd> {
+    if fd < 0 {
+        return Err(std::io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: it is only duplicated, which fails if it is not open.
+    unsafe { BorrowedFd::borrow_raw(fd) }.as_fd().try_clone_to_owned()
+}
+
+#[pymethods]
+impl NativeTunnel {
+    /// Starts a tunnel from the text of a .conf file.
+    #[new]
+    #[pyo3(signature = (conf, *, fd=None, tun=None, mtu=None, memory=None, bind=None, learn=0))]
+    #[allow(clippy::too_many_arguments, reason = "keyword arguments of Python")]
+    fn new(
+        py: Python<'_>,
+        conf: &[u8],
+        fd: Option<i32>,
+        tun: Option<&str>,
+        mtu: Option<u16>,
+        memory: Option<usize>,
+        bind: Option<&str>,
+        learn: usize,
+    ) -> PyResult<Self> {
+        log::start(py)?;
+        let Conf { interface, update } = Conf::from_bytes(conf).map_err(|error| errors::from_core(py, &error))?;
+        let mtu = mtu.or(interface.mtu);
+        let io = |error: std::io::Error| errors::from_io(&error);
+        let (device, net): (Arc<dyn Tun>, _) = match (fd, tun) {
+            (Some(_), Some(_)) => return Err(invalid("a tunnel has a descriptor or the name of a TUN, not both")),
+            (Some(fd), None) => {
+                let made = LinuxTun::adopt(duplicate(fd).map_err(io)?, mtu.unwrap_or(DEFAULT_MTU));
+                (Arc::new(made.map_err(|error| errors::from_core(py, &error))?), None)
+            }
+            (None, Some(name)) => {
+                let made = LinuxTun::create(name).map_err(|error| errors::from_core(py, &error))?;
+                (Arc::new(made), None)
+            }
+            (None, None) => {
+                let defaults = wg_embed_netstack::Options::default();
+                let options = wg_embed_netstack::Options {
+                    addresses: interface.addresses.iter().map(ipnet::IpNet::addr).collect(),
+                    dns: interface.dns.clone(),
+                    mtu: mtu.unwrap_or(DEFAULT_MTU),
+                    memory: memory.unwrap_or(defaults.memory),
+                    ..defaults
+                };
+                let net = Netstack::new(options).map_err(io)?;
+                (net.tun(), Some(net))
+            }
+        };
+        let sockets = UdpBind::new().map_err(io)?;
+        let sockets = Arc::new(match bind {
+            Some(address) => sockets.with_address(convert::ip(address)?),
+            None => sockets,
+        });
+        let parts = Arc::new(Parts {
+            tunnel: Mutex::default(),
+            bind: sockets.clone(),
+            net,
+            events: Mutex::default(),
+            told: Callback::default(),
+            interrupted: AtomicBool::new(false),
+            ended: Default::default(),
+            closed: AtomicBool::new(false),
+        });
+        let of_events = Arc::downgrade(&parts);
+        let options = Options {
+            learned_addresses: learn,
+            events: Box::new(move |event| {
+                if let Some(parts) = of_events.upgrade() {
+                    parts.note(event);
+                }
+            }),
+            resolve: Some(Box::new(resolve_with_system)),
+            ..Options::default()
+        };
+        let started = py.detach(|| {
+            Tunnel::start_with(device, sockets as Arc<dyn Bind>, options, |device| {
+                device.apply(update)?;
+                device.up()
+            })
+        });
+        *lock(&parts.tunnel) = Some(Arc::new(started.map_err(|error| errors::from_core(py, &error))?));
+        process::register(&parts);
+        Ok(Self { parts, process: Mark::new() })
+    }
+
+    /// Ends the tunnel and all of its connections. Idempotent.
+    fn close(&self, py: Python<'_>) {
+        if self.process.is_current() {
+            py.detach(|| self.parts.close());
+        }
+    }
+
+    #[getter]
+    fn closed(&self) -> bool {
+        self.parts.closed.load(Ordering::Acquire)
+    }
+
+    /// The userspace network; None with a descriptor or a TUN.
+    #[getter]
+    fn net(&self) -> Option<NativeNet> {
+        self.parts.net.clone().map(NativeNet::new)
+    }
+
+    #[getter]
+    fn listen_port(&self) -> PyResult<u16> {
+        Ok(self.tunnel()?.device().listen_port())
+    }
+
+    #[getter]
+    fn mtu(&self) -> PyResult<u16> {
+        Ok(self.tunnel()?.device().mtu())
+    }
+
+    #[getter]
+    fn public_key(&self, py: Python<'_>) -> PyResult<String> {
+        let key = self.tunnel()?.device().public_key().map_err(|error| errors::from_core(py, &error))?;
+        Ok(key.to_base64().to_string())
+    }
+
+    /// The configuration and state as text of the cross-platform interface, with private keys.
+    fn get_config(&self, py: Python<'_>) -> PyResult<String> {
+        let tunnel = self.tunnel()?;
+        let text = py.detach(|| get_text(tunnel.device().snapshot()).map(|text| text.to_string()));
+        text.map_err(|error| errors::from_core(py, &error))
+    }
+
+    /// Applies text of the cross-platform interface.
+    fn set_config(&self, py: Python<'_>, text: &str) -> PyResult<()> {
+        let limits = Limits { host_names: true, ..Limits::default() };
+        self.apply(py, parse_set(text, limits))
+    }
+
+    /// Replaces the configuration by that of a .conf file.
+    fn set_conf(&self, py: Python<'_>, conf: &[u8]) -> PyResult<()> {
+        self.apply(py, Conf::from_bytes(conf).map(|conf| conf.update))
+    }
+
+    fn remove_peer(&self, py: Python<'_>, key: &str) -> PyResult<()> {
+        let key = keys::public_key(key)?;
+        let tunnel = self.tunnel()?;
+        py.detach(|| tunnel.device().remove_peer(&key)).map_err(|error| errors::from_core(py, &error))
+    }
+
+    /// Names and values of all counters.
+    fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let counters = PyDict::new(py);
+        for (name, value) in self.tunnel()?.device().counters() {
+            counters.set_item(name, value)?;
+        }
+        Ok(counters)
+    }
+
+    /// Peers; bytes in, bytes out; packets in, packets out; drops in, drops out.
+    fn totals(&self) -> PyResult<(usize, u64, u64, u64, u64, u64, u64)> {
+        let all = self.tunnel()?.device().totals();
+        Ok((all.peers, all.rx_bytes, all.tx_bytes, all.rx_packets, all.tx_packets, all.rx_dropped, all.tx_dropped))
+    }
+
+    /// Of each peer: key, endpoint, seconds of its last handshake since 1970 (0: none), bytes in, bytes out, keepalive,
+    /// allowed IPs, whether there is a session.
+    fn peers<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let tunnel = self.tunnel()?;
+        let mut peers = Vec::new();
+        for peer in tunnel.device().snapshot().peers {
+            let peer = peer.map_err(|error| errors::from_core(py, &error))?;
+            let has_session = tunnel.device().peer_stats(&peer.public_key).is_some_and(|stats| stats.has_session);
+            let row = (
+                text_of(&peer.public_key),
+                peer.endpoint.map(|endpoint| endpoint.to_string()),
+                peer.last_handshake.as_secs_f64(),
+                peer.rx_bytes,
+                peer.tx_bytes,
+                peer.persistent_keepalive,
+                peer.allowed_ips.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                has_session,
+            );
+            peers.push(row.into_pyobject(py)?.into_any());
+        }
+        Ok(peers)
+    }
+
+    /// The peer that packets to an inner address are sent to, and its endpoint; None if there is none.
+    fn peer_at(&self, address: &str) -> PyResult<Option<(String, Option<String>)>> {
+        let found = self.tunnel()?.device().peer_at(convert::ip(address)?);
+        Ok(found.map(|(key, endpoint)| (text_of(&key), endpoint.map(|endpoint| endpoint.to_string()))))
+    }
+
+    /// Opens new sockets: after a change of networks.
+    fn rebind(&self, py: Python<'_>) -> PyResult<()> {
+        let tunnel = self.tunnel()?;
+        py.detach(|| tunnel.device().rebind()).map_err(|error| errors::from_core(py, &error))
+    }
+
+    fn pause(&self, py: Python<'_>) -> PyResult<()> {
+        let tunnel = self.tunnel()?;
+        py.detach(|| tunnel.pause());
+        Ok(())
+    }
+
+    fn resume(&self, py: Python<'_>) -> PyResult<()> {
+        let tunnel = self.tunnel()?;
+        py.detach(|| tunnel.resume()).map_err(|error| errors::from_core(py, &error))
+    }
+
+    /// The events that have come since the last call: name, peer or None, detail or None.
+    fn take_events(&self) -> Vec<(&'static str, Option<String>, Option<String>)> {
+        std::mem::take(&mut *lock(&self.parts.events)).into_iter().map(told).collect()
+    }
+
+    /// Has `callback` called on the running loop when there are events.
+    fn watch(&self, py: Python<'_>, callback: Option<Py<PyAny>>) -> PyResult<()> {
+        self.parts.told.set(py, callback)
+    }
+
+    /// Waits until there are events, or `interrupt` is called.
+    fn wait_events(&self, py: Python<'_>) -> PyResult<()> {
+        let parts = &self.parts;
+        let is_ready = || !lock(&parts.events).is_empty() || parts.interrupted.swap(false, Ordering::AcqRel);
+        parts.told.wait(py, None, is_ready)?;
+        Ok(())
+    }
+
+    /// Ends a `wait_events`.
+    fn interrupt(&self) {
+        self.parts.interrupted.store(true, Ordering::Release);
+        self.parts.told.tell();
+    }
+}
+
+impl NativeTunnel {
+    fn tunnel(&self) -> PyResult<Arc<Tunnel>> {
+        if !self.process.is_current() {
+            return Err(PyOSError::new_err((libc::EBADF, "the tunnel belongs to the process that this one was forked from")));
+        }
+        let closed = || PyOSError::new_err((libc::ENODEV, "the tunnel is closed"));
+        lock(&self.parts.tunnel).clone().ok_or_else(closed)
+    }
+
+    fn apply(&self, py: Python<'_>, update: Result<Update, Error>) -> PyResult<()> {
+        let tunnel = self.tunnel()?;
+        let applied = py.detach(|| update.and_then(|update| tunnel.device().apply(update)));
+        applied.map_err(|error| errors::from_core(py, &error))
+    }
+}
+
+impl Drop for NativeTunnel {
+    fn drop(&mut self) {
+        if self.process.is_current() && Python::try_attach(|py| py.detach(|| self.parts.close())).is_none() {
+            self.parts.close();
+        }
+    }
+}
+
+fn text_of(key: &PublicKey) -> String {
+    key.to_base64().to_string()
+}
+
+fn told(event: Event) -> (&'static str, Option<String>, Option<String>) {
+    match event {
+        Event::HandshakeCompleted(peer) => ("handshake_completed", Some(text_of(&peer)), None),
+        Event::HandshakeFailed(peer) => ("handshake_failed", Some(text_of(&peer)), None),
+        Event::EndpointChanged(peer, to) => ("endpoint_changed", Some(text_of(&peer)), Some(to.to_string())),
+        Event::ResolveFailed(peer, reason) => ("resolve_failed", Some(text_of(&peer)), Some(reason)),
+        Event::RoutingLoop(peer, to) => ("routing_loop", Some(text_of(&peer)), Some(to.to_string())),
+        Event::SessionExpired(peer) => ("session_expired", Some(text_of(&peer)), None),
+        Event::BindFailed(reason) => ("bind_failed", None, Some(reason)),
+        Event::BindRecovered(port) => ("bind_recovered", None, Some(port.to_string())),
+        Event::Ended(reason) => ("ended", None, Some(reason)),
+        other => ("other", None, Some(format!("{other:?}"))),
+    }
+}
+
+/// Checks the text of a .conf file, and returns it as this library writes it.
+#[pyfunction]
+pub(crate) fn normalize_conf(py: Python<'_>, conf: &[u8]) -> PyResult<String> {
+    let text = Conf::from_bytes(conf).and_then(|conf| conf.to_text());
+    text.map(|text| text.to_string()).map_err(|error| errors::from_core(py, &error))
+}

@@ -1,0 +1,57 @@
+"""Options and fixtures."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--against",
+        choices=("ours", "original"),
+        default="ours",
+        help="what the conformance tests run on; `original` needs --originals for mitmproxy_wireguard",
+    )
+    parser.addoption("--originals", help="where `pip install --target` has put mitmproxy_wireguard 0.1.23")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "ours_only(reason): the original does not do this")
+    originals = config.getoption("--originals")
+    if config.getoption("--against") == "original" and originals:
+        sys.path.insert(0, originals)
+
+
+@pytest.fixture(autouse=True)
+def _what_the_original_does(request: pytest.FixtureRequest) -> None:
+    marker = request.node.get_closest_marker("ours_only")
+    if marker and request.config.getoption("--against") == "original":
+        pytest.skip(f"the original: {marker.args[0]}")
+
+
+@pytest.fixture
+def original(request: pytest.FixtureRequest) -> bool:
+    """Whether the tests run on the originals."""
+    return bool(request.config.getoption("--against") == "original")
+
+
+@pytest.fixture
+def legacy(original: bool) -> ModuleType:
+    """`mitmproxy_wireguard`."""
+    module = importlib.import_module("mitmproxy_wireguard")
+    is_ours = "wg_embed" in (module.__doc__ or "")
+    if is_ours is original:
+        pytest.skip("mitmproxy_wireguard 0.1.23 was not given by --originals")
+    return module
+
+
+@pytest.fixture
+def modern(original: bool) -> ModuleType:
+    """What has `Stream` and `wireguard`."""
+    if original:
+        return pytest.importorskip("mitmproxy_rs")
+    return importlib.import_module("wg_embed.mitmproxy")
