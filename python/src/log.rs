@@ -80,8 +80,7 @@ impl Subscriber for Forwarder {
 
     fn event(&self, event: &Event<'_>) {
         let queue = QUEUE.get();
-        let line =
-            Line { level: *event.metadata().level(), target: event.metadata().target(), text: log::text(event) };
+        let line = Line { level: *event.metadata().level(), target: event.metadata().target(), text: log::text(event) };
         let mut lines = lock(&queue.lines);
         if lines.len() >= MOST {
             queue.lost.fetch_add(1, Ordering::Relaxed);
@@ -153,7 +152,8 @@ fn pass_on(queue: &Queue) {
         let passed = Python::try_attach(|py| {
             let log = || -> PyResult<()> {
                 for line in &lines {
-                    logger(py, &logger_name(line.target))?.call_method1("log", (number(line.level), "%s", &line.text))?;
+                    logger(py, &logger_name(line.target))?
+                        .call_method1("log", (number(line.level), "%s", &line.text))?;
                 }
                 if lost > 0 {
                     logger(py, "wg_embed")?.call_method1("warning", ("%d lines of the log were lost", lost))?;

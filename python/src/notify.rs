@@ -64,7 +64,12 @@ impl Callback {
     }
 
     /// Waits until `is_ready`, without the interpreter. Returns false when the time is up.
-    pub(crate) fn wait(&self, py: Python<'_>, timeout: Option<f64>, is_ready: impl Fn() -> bool + Sync) -> PyResult<bool> {
+    pub(crate) fn wait(
+        &self,
+        py: Python<'_>,
+        timeout: Option<f64>,
+        is_ready: impl Fn() -> bool + Sync,
+    ) -> PyResult<bool> {
         let deadline = match timeout {
             None => None,
             Some(seconds) => {

@@ -129,7 +129,9 @@ impl Serving {
                 vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()]
             }
             (Err(_), Manner::Legacy) => return Err(PyRuntimeError::new_err("invalid IP address syntax")),
-            (Err(_), Manner::Modern) => return Err(convert::ip(&settings.host).err().unwrap_or_else(|| closed(manner))),
+            (Err(_), Manner::Modern) => {
+                return Err(convert::ip(&settings.host).err().unwrap_or_else(|| closed(manner)));
+            }
         };
         let functions = Arc::new(functions);
         let mut failed = None;
@@ -306,7 +308,13 @@ impl Shared {
         Connection::new(self.bridge.clone(), info, self.gone.clone(), carrier)
     }
 
-    fn run(&self, py: Python<'_>, handler: &Py<PyAny>, functions: &Functions, stream: Bound<'_, PyAny>) -> PyResult<()> {
+    fn run(
+        &self,
+        py: Python<'_>,
+        handler: &Py<PyAny>,
+        functions: &Functions,
+        stream: Bound<'_, PyAny>,
+    ) -> PyResult<()> {
         let is_legacy = self.manner == Manner::Legacy;
         let arguments = (self.bridge.event_loop(), &functions.context, handler, stream, is_legacy);
         functions.run.bind(py).call1(arguments)?;

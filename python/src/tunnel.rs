@@ -341,7 +341,10 @@ impl NativeTunnel {
 impl NativeTunnel {
     fn tunnel(&self) -> PyResult<Arc<Tunnel>> {
         if !self.process.is_current() {
-            return Err(PyOSError::new_err((libc::EBADF, "the tunnel belongs to the process that this one was forked from")));
+            return Err(PyOSError::new_err((
+                libc::EBADF,
+                "the tunnel belongs to the process that this one was forked from",
+            )));
         }
         let closed = || PyOSError::new_err((libc::ENODEV, "the tunnel is closed"));
         lock(&self.parts.tunnel).clone().ok_or_else(closed)
