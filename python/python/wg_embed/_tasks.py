@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import traceback
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
@@ -59,7 +60,9 @@ def _start(
 
 def _report(error: BaseException, legacy: bool) -> None:
     logger = _LEGACY if legacy else _MODERN
-    logger.error("TCP connection handler coroutine raised an exception: %r", error, exc_info=error)
+    # As text: a record that is kept would keep the handler's frame, and with it the stream, open.
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    logger.error("TCP connection handler coroutine raised an exception: %s", text.rstrip())
 
 
 def _ended_legacy(task: asyncio.Future[None]) -> None:

@@ -22,12 +22,14 @@ class TcpTransport(asyncio.Transport):
     _start_tls_compatible = True
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, connection: _native.Tcp, protocol: asyncio.BaseProtocol
+        self, loop: asyncio.AbstractEventLoop, connection: _native.Tcp, protocol: Optional[asyncio.BaseProtocol]
     ) -> None:
+        """Without a protocol it waits for `loop.start_tls()` to set one, and announces itself to none."""
         super().__init__({"peername": connection.peer(), "sockname": connection.local()})
         self._loop = loop
         self._connection = connection
-        self._protocol = protocol
+        self._protocol = protocol if protocol is not None else asyncio.Protocol()
+        self._announces = protocol is not None
         self._buffer: deque[bytes] = deque()
         self._buffered = 0
         self._offset = 0
@@ -44,7 +46,8 @@ class TcpTransport(asyncio.Transport):
     def _begin(self) -> None:
         if self._lost:
             return
-        self._protocol.connection_made(self)
+        if self._announces:
+            self._protocol.connection_made(self)
         self._connection.watch(self._ready)
 
     def _ready(self) -> None:
@@ -57,6 +60,18 @@ class TcpTransport(asyncio.Transport):
                 self._receive()
         except OSError as error:
             self._lose(error)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self._loop.call_exception_handler(
+                {
+                    "message": "Fatal error: a protocol's callback failed",
+                    "exception": error,
+                    "transport": self,
+                    "protocol": self._protocol,
+                }
+            )
+            self._force_close(error)
 
     def _receive(self) -> None:
         taken = 0
@@ -195,14 +210,18 @@ class TcpTransport(asyncio.Transport):
             self._loop.call_soon(self._lose, None)
 
     def abort(self) -> None:
+        self._force_close(None)
+
+    def _force_close(self, error: Optional[BaseException]) -> None:
+        """asyncio's TLS calls it, too."""
         if not self._lost:
             self._connection.reset()
             self._closing = True
             self._buffer.clear()
             self._buffered = 0
-            self._loop.call_soon(self._lose, None)
+            self._loop.call_soon(self._lose, error)
 
-    def _lose(self, error: Optional[OSError]) -> None:
+    def _lose(self, error: Optional[BaseException]) -> None:
         if self._lost:
             return
         self._lost = self._closing = True
@@ -216,7 +235,7 @@ class TcpTransport(asyncio.Transport):
             except OSError:
                 pass  # It is closed, or was reset.
         connection.close()
-        self._protocol.connection_lost(error)
+        self._protocol.connection_lost(cast(Optional[Exception], error))
 
     def __repr__(self) -> str:
         state = "closed" if self._lost else "closing" if self._closing else "open"

@@ -238,10 +238,6 @@ async def _connected(
     return transport
 
 
-class _Handover(asyncio.Protocol):
-    """Holds a connection until TLS takes it over."""
-
-
 async def _start_tls(
     loop: asyncio.AbstractEventLoop,
     connection: _native.Tcp,
@@ -252,8 +248,7 @@ async def _start_tls(
 ) -> asyncio.BaseTransport:
     if context is True:
         context = ssl.create_default_context()
-    transport = TcpTransport(loop, connection, _Handover())
-    transport.pause_reading()
+    transport = TcpTransport(loop, connection, None)
     try:
         tls = await loop.start_tls(
             transport,

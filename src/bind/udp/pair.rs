@@ -326,7 +326,9 @@ impl Pair {
         wanted: &Wanted,
     ) -> io::Result<Option<Socket>> {
         let egress = wanted.egress[family as usize];
-        let bound = unless_missing(Socket::set_up(bare, family, Some(port), egress, self.options))?;
+        let bound = Socket::set_up(bare, family, Some(port), egress, self.options);
+        // An address that was asked for is not the system's to miss.
+        let bound = if self.options.local.is_some() { Some(bound?) } else { unless_missing(bound)? };
         bound.map(|bound| self.register(bound)).transpose()
     }
 
