@@ -4,7 +4,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
-        Arc, Condvar, Mutex, Weak,
+        Arc, Mutex, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -21,7 +21,7 @@ use wg_embed::{
     config::{AllowedIpUpdate, PeerUpdate, Update},
     device::{Event, Options, Tunnel},
     key::{PrivateKey, PublicKey},
-    sync::{lock, wait_timeout},
+    sync::lock,
 };
 use wg_embed_netstack::{Intercept, InterceptOptions, Netstack, TcpStream, UdpFlow};
 
@@ -82,9 +82,6 @@ struct Shared {
     /// Dropped with the server: they may refer to it.
     functions: Mutex<Option<Arc<Functions>>>,
     gone: Arc<AtomicBool>,
-    /// The tunnel's threads have ended.
-    ended: Mutex<bool>,
-    ended_changed: Condvar,
     waiters: Mutex<Vec<Py<PyAny>>>,
     streams: AtomicU64,
     flows: AtomicU64,
@@ -242,8 +239,6 @@ impl Shared {
             address: Mutex::new(SocketAddr::new(host, settings.port)),
             functions: Mutex::new(Some(functions.clone())),
             gone: Arc::new(AtomicBool::new(false)),
-            ended: Mutex::new(false),
-            ended_changed: Condvar::new(),
             waiters: Mutex::default(),
             streams: AtomicU64::new(if settings.manner == Manner::Legacy { 0 } else { 2 }),
             flows: AtomicU64::new(3),
@@ -254,7 +249,7 @@ impl Shared {
             learned_addresses: if settings.peers.len() > 1 { LEARNED } else { 0 },
             events: Box::new(move |event| {
                 if let (Event::Ended(_), Some(shared)) = (event, of_events.upgrade()) {
-                    shared.has_ended();
+                    shared.bridge.post(shared.clone());
                 }
             }),
             ..Options::default()
@@ -269,24 +264,12 @@ impl Shared {
         Ok(shared)
     }
 
-    fn has_ended(self: &Arc<Self>) {
-        *lock(&self.ended) = true;
-        self.ended_changed.notify_all();
-        self.bridge.post(self.clone());
-    }
-
     /// Ends everything. Idempotent. Its port is free afterwards.
     fn close(self: &Arc<Self>) {
         let Some(tunnel) = lock(&self.tunnel).take() else { return };
         tracing::info!("Shutting down.");
         self.gone.store(true, Ordering::Release);
-        self.net.close();
-        // The stack's last packets leave, and then the tunnel ends by itself.
-        let ended = lock(&self.ended);
-        if !*ended {
-            drop(wait_timeout(&self.ended_changed, ended, PARTING));
-        }
-        if let Err(error) = tunnel.stop() {
+        if let Err(error) = tunnel.stop_with_tun(|| self.net.close(), PARTING) {
             tracing::warn!(%error, "a tunnel was not stopped");
         }
         drop(tunnel);

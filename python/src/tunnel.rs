@@ -48,7 +48,6 @@ struct Parts {
     told: Callback,
     /// A thread that waits for events is to return.
     interrupted: AtomicBool,
-    ended: (Mutex<bool>, std::sync::Condvar),
     closed: AtomicBool,
 }
 
@@ -60,10 +59,6 @@ impl Inherited for Parts {
 
 impl Parts {
     fn note(&self, event: Event) {
-        if matches!(event, Event::Ended(_)) {
-            *lock(&self.ended.0) = true;
-            self.ended.1.notify_all();
-        }
         {
             let mut events = lock(&self.events);
             if events.len() >= MOST_EVENTS {
@@ -79,14 +74,11 @@ impl Parts {
             return;
         }
         let Some(tunnel) = lock(&self.tunnel).take() else { return };
-        if let Some(net) = &self.net {
-            net.close();
-            let ended = lock(&self.ended.0);
-            if !*ended {
-                drop(wg_embed::sync::wait_timeout(&self.ended.1, ended, PARTING));
-            }
-        }
-        if let Err(error) = tunnel.stop() {
+        let stopped = match &self.net {
+            Some(net) => tunnel.stop_with_tun(|| net.close(), PARTING),
+            None => tunnel.stop(),
+        };
+        if let Err(error) = stopped {
             tracing::warn!(%error, "a tunnel was not stopped");
         }
         self.note(Event::Ended("closed".into()));
@@ -169,7 +161,6 @@ impl NativeTunnel {
             events: Mutex::default(),
             told: Callback::default(),
             interrupted: AtomicBool::new(false),
-            ended: Default::default(),
             closed: AtomicBool::new(false),
         });
         let of_events = Arc::downgrade(&parts);
@@ -377,8 +368,8 @@ fn told(event: Event) -> (&'static str, Option<String>, Option<String>) {
         Event::ResolveFailed(peer, reason) => ("resolve_failed", Some(text_of(&peer)), Some(reason)),
         Event::RoutingLoop(peer, to) => ("routing_loop", Some(text_of(&peer)), Some(to.to_string())),
         Event::SessionExpired(peer) => ("session_expired", Some(text_of(&peer)), None),
-        Event::BindFailed(reason) => ("bind_failed", None, Some(reason)),
-        Event::BindRecovered(port) => ("bind_recovered", None, Some(port.to_string())),
+        Event::SocketsLost(reason) => ("sockets_lost", None, Some(reason)),
+        Event::SocketsRecovered(port) => ("sockets_recovered", None, Some(port.to_string())),
         Event::Ended(reason) => ("ended", None, Some(reason)),
         other => ("other", None, Some(format!("{other:?}"))),
     }

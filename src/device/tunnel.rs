@@ -3,8 +3,12 @@
 use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex},
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::JoinHandle,
+    time::Duration,
 };
 
 use super::{Device, Event, MemoryUsage, Options, lock, threads::Threads};
@@ -29,6 +33,8 @@ struct Shared {
     /// Why the tunnel has ended; set once.
     ended: Mutex<Option<String>>,
     ended_changed: Condvar,
+    /// It is being stopped, and its TUN is to report its end first.
+    leaving: AtomicBool,
 }
 
 impl Tunnel {
@@ -52,7 +58,12 @@ impl Tunnel {
         prepare: impl FnOnce(&Device) -> Result<()>,
     ) -> Result<Self> {
         let threads = Threads::new(tun, bind, options);
-        let shared = Arc::new(Shared { threads, ended: Mutex::default(), ended_changed: Condvar::new() });
+        let shared = Arc::new(Shared {
+            threads,
+            ended: Mutex::default(),
+            ended_changed: Condvar::new(),
+            leaving: AtomicBool::new(false),
+        });
         let tunnel = Self { shared, owner: Owner::unique(), handles: Mutex::default() };
         prepare(tunnel.device())?;
         tunnel.shared.threads.make_buffers().map_err(|e| Error::io("cannot start a tunnel", e))?;
@@ -140,6 +151,22 @@ impl Tunnel {
         }
     }
 
+    /// Stops a tunnel with its TUN: `close` has the TUN report its end once it has nothing more to be read. That is waited
+    /// for, `patience` at most, so that its last packets leave. No event tells of an end like this.
+    ///
+    /// # Errors
+    /// As [`stop`](Self::stop).
+    pub fn stop_with_tun(&self, close: impl FnOnce(), patience: Duration) -> Result<()> {
+        self.shared.leaving.store(true, Ordering::Relaxed);
+        close();
+        if !self.owner.is_current() {
+            let ended = lock(&self.shared.ended);
+            let is_running = |ended: &mut Option<String>| ended.is_none();
+            drop(sync::wait_timeout_while(&self.shared.ended_changed, ended, patience, is_running));
+        }
+        self.stop()
+    }
+
     /// Stops the threads and waits for them, for a look-up of a host name too, and closes the sockets. Idempotent.
     ///
     /// # Errors
@@ -189,6 +216,9 @@ impl Shared {
     /// A thread cannot go on.
     fn end(&self, reason: String) {
         if self.stop(reason.clone()) {
+            if self.leaving.load(Ordering::Relaxed) {
+                return self.threads.device.down();
+            }
             tracing::error!(reason, "the tunnel has ended");
             self.threads.device.down();
             self.threads.device.events.note(Event::Ended(reason));

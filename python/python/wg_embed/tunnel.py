@@ -22,7 +22,7 @@ class Event(NamedTuple):
     name: str
     """
     `handshake_completed`, `handshake_failed`, `endpoint_changed`, `resolve_failed`, `routing_loop`, `session_expired`,
-    `bind_failed`, `bind_recovered`, `ended`. There may be others in later versions.
+    `sockets_lost`, `sockets_recovered`, `ended`. There may be others in later versions.
     """
     peer: Optional[str]
     """The public key of the peer that it is about."""
