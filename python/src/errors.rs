@@ -8,7 +8,9 @@ use wg_embed::{Error, ErrorKind};
 /// The `errno` of an I/O error; `None` for one that has no counterpart.
 pub(crate) fn errno_of(error: &io::Error) -> Option<i32> {
     use io::ErrorKind as Kind;
-    error.raw_os_error().or_else(|| {
+    // An error of the stack may have the system's inside.
+    let inner = || error.get_ref()?.downcast_ref::<io::Error>()?.raw_os_error();
+    error.raw_os_error().or_else(inner).or_else(|| {
         Some(match error.kind() {
             Kind::ConnectionRefused => libc::ECONNREFUSED,
             Kind::ConnectionReset => libc::ECONNRESET,
