@@ -16,9 +16,12 @@ use crate::bridge::{Bridge, Ready};
 /// How often the main thread looks for signals while it waits, such as that of Ctrl-C: no Python runs in it meanwhile.
 const SIGNALS: Duration = Duration::from_millis(100);
 
+/// A callback, and the loop that it is called on.
+type Target = (Arc<Bridge>, Arc<Py<PyAny>>);
+
 #[derive(Default)]
 struct Inner {
-    target: Mutex<Option<(Arc<Bridge>, Arc<Py<PyAny>>)>>,
+    target: Mutex<Option<Target>>,
     queued: AtomicBool,
     /// Grows with each call of `tell`.
     told: Mutex<u64>,
