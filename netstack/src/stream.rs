@@ -137,6 +137,12 @@ impl TcpStream {
         self.change(|state, now| state.connection.reset(now));
     }
 
+    /// Ends the connection with a RST after what was written has arrived, or after the stack's `linger`.
+    #[cfg(unix)]
+    pub(crate) fn close_with_reset(&self) {
+        self.change(|state, now| state.connection.close_with_reset(now));
+    }
+
     /// Bytes that were written and have not been acknowledged.
     #[must_use]
     pub fn unacknowledged(&self) -> usize {

@@ -177,6 +177,34 @@ fn a_program_that_leaves_data_unread_resets_the_connection() {
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
+#[test]
+fn what_was_written_arrives_before_the_reset() {
+    let pumps = pumps();
+    let (mut client, server) = pumps.connect(80);
+    (&server).write_all(b"never read").unwrap();
+    until("it has arrived", || rustix_readable(&client));
+    // More than fits into the buffers between: the rest waits in the descriptor when that is closed.
+    client.set_nonblocking(true).unwrap();
+    let data = pattern(64 << 20);
+    let mut written = 0;
+    let mut last = Instant::now();
+    while last.elapsed() < Duration::from_secs(1) {
+        match client.write(&data[written..][..64 << 10]) {
+            Ok(bytes) => {
+                written += bytes;
+                last = Instant::now();
+            }
+            Err(_) => thread::sleep(Duration::from_millis(10)),
+        }
+    }
+    drop(client);
+    let mut got = Vec::new();
+    assert_eq!(kind((&server).read_to_end(&mut got)), ErrorKind::ConnectionReset);
+    assert!(got == data[..written], "{} of {written} bytes", got.len());
+    until("the descriptor is gone", || pumps.pump_a.is_empty());
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
 fn rustix_readable(stream: &UnixStream) -> bool {
     rustix::io::ioctl_fionread(stream).unwrap() > 0
 }

@@ -44,7 +44,7 @@ impl Pump {
     /// Returns one end of a pair of stream sockets for `stream`: `read`, `write`, `shutdown` and `poll` are as on any
     /// connected socket. Half closes pass both ways. What the peer does not take is not read from the descriptor.
     ///
-    /// Closing it sends what was written, and then a FIN; if data were left unread, a RST. If the peer resets the connection,
+    /// Closing it sends what was written, and then a FIN; if data were left unread, a RST (after what was written). If the peer resets the connection,
     /// or it fails, reading ends with ECONNRESET after what had arrived on Linux and Android; elsewhere reading ends.
     ///
     /// # Errors
@@ -70,7 +70,7 @@ impl Pump {
     ///
     /// One datagram is one `write`, `send`, `read` or `recv`. One of no bytes reads as 0, like the end, but `poll` has no
     /// POLLHUP then. One that is too large is dropped, and so are those that arrive while the descriptor and the UDP socket
-    /// are full. ICMP errors are not passed on.
+    /// are full: [`Netstack::drops`](crate::Netstack::drops) counts those. ICMP errors are not passed on.
     ///
     /// # Errors
     /// As the system says.

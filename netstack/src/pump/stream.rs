@@ -36,6 +36,8 @@ pub(super) struct Stream {
     ended: bool,
     /// It has closed its end, or both directions are over.
     closed: bool,
+    /// It has closed its end with data that it had not read, or the socket was reset.
+    failed: bool,
     /// From the socket to the connection: over.
     up_done: bool,
     /// From the connection to the socket: over.
@@ -77,6 +79,7 @@ impl Stream {
             writable: true,
             ended: false,
             closed: false,
+            failed: false,
             up_done: false,
             down_done: false,
         }
@@ -169,9 +172,9 @@ impl Stream {
         Outcome::Done
     }
 
-    /// The socket was reset: so is the connection.
+    /// The socket was reset: so is the connection, after what was written before.
     fn fail_connection(&self) -> Outcome {
-        self.connection.reset();
+        self.connection.close_with_reset();
         Outcome::Done
     }
 
@@ -202,9 +205,10 @@ impl Joint for Stream {
         self.writable |= event.writable;
         self.ended |= event.ended;
         self.closed |= event.closed;
-        // A program that closes its end with data that it has not read.
+        // Asking takes the error away, so that what was written before can still be read.
         if event.failed && rustix::net::sockopt::socket_error(&self.socket).is_ok_and(|error| error.is_err()) {
-            return self.fail_connection();
+            self.failed = true;
+            self.ended = true;
         }
         let mut again = false;
         if !self.up_done {
@@ -213,12 +217,20 @@ impl Joint for Stream {
                 Stop::Turn => again = true,
                 Stop::End | Stop::SocketClosed => {
                     self.up_done = true;
-                    // It may have ended the other way already.
-                    let _ = self.connection.shutdown(Shutdown::Write);
+                    if !self.failed {
+                        // It may have ended the other way already.
+                        let _ = self.connection.shutdown(Shutdown::Write);
+                    }
                 }
                 Stop::SocketReset => return self.fail_connection(),
                 Stop::ConnectionFailed => return self.fail_socket(),
             }
+        }
+        if self.failed {
+            if self.up_done {
+                return self.fail_connection();
+            }
+            return if again { Outcome::Again } else { Outcome::Wait };
         }
         // With a pair, nobody is there to read: what arrives is answered with a RST, as for any closed socket.
         if self.up_done && self.closed && self.is_pair {

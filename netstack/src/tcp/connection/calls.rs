@@ -138,6 +138,20 @@ impl Connection {
         }
     }
 
+    /// The program has let go of it: a RST after what was written is acknowledged. What arrives is thrown away.
+    pub(crate) fn close_with_reset(&mut self, now: Instant) {
+        self.orphan = true;
+        match self.state {
+            State::Closed | State::TimeWait => self.receiver.release(),
+            State::SynSent | State::SynReceived => self.end_with_reset(io::ErrorKind::ConnectionAborted),
+            _ => {
+                self.receiver.discard();
+                self.reset_at_end = true;
+                self.settle(now);
+            }
+        }
+    }
+
     /// A RST is the next thing that is sent, and the last.
     pub(crate) fn reset(&mut self, now: Instant) {
         let _ = now;

@@ -80,6 +80,8 @@ pub(crate) struct Connection {
     established: bool,
     /// The program has let go of it.
     orphan: bool,
+    /// A RST follows when all that was written is acknowledged.
+    reset_at_end: bool,
     error: Option<io::ErrorKind>,
     /// What ICMP said: the reason if nothing else comes.
     soft_error: Option<io::ErrorKind>,
@@ -182,6 +184,7 @@ impl Connection {
             clock_offset,
             established: false,
             orphan: false,
+            reset_at_end: false,
             error: None,
             soft_error: None,
             time_wait: None,

@@ -66,6 +66,9 @@ impl Connection {
         if matches!(self.state, State::Closed | State::TimeWait) {
             return;
         }
+        if self.reset_at_end && self.sender.ring.is_empty() {
+            return self.end_with_reset(io::ErrorKind::ConnectionAborted);
+        }
         if self.arm_due {
             self.arm_due = false;
             self.arm(now);
