@@ -19,9 +19,9 @@ pub struct Options {
     /// Bytes that the buffers of all connections and flows may take together. At the limit windows shrink, and new
     /// connections are refused.
     pub memory: usize,
-    /// The most bytes of a connection's receive buffer, so of its window.
+    /// The most bytes of a connection's receive buffer, so of its window; 4096 at least.
     pub receive_buffer: usize,
-    /// The most bytes of a connection's send buffer.
+    /// The most bytes of a connection's send buffer; 4096 at least.
     pub send_buffer: usize,
     /// The most connections, open or half-open.
     pub max_connections: usize,

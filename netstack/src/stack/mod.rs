@@ -56,7 +56,12 @@ impl Netstack {
     /// # Errors
     /// `InvalidInput` for options outside their limits; what the system says if it has no descriptors.
     pub fn new(options: Options) -> io::Result<Self> {
-        let options = Options { addresses: checked(options.addresses, options.mtu)?, ..options };
+        let options = Options {
+            addresses: checked(options.addresses, options.mtu)?,
+            receive_buffer: options.receive_buffer.max(MIN_BUFFER),
+            send_buffer: options.send_buffer.max(MIN_BUFFER),
+            ..options
+        };
         Shared::new(options).map(|shared| Self(Arc::new(shared)))
     }
 
@@ -208,6 +213,9 @@ impl fmt::Debug for Netstack {
         f.debug_struct("Netstack").field("network", &read(&self.0.network)).finish_non_exhaustive()
     }
 }
+
+/// The least limit of a connection's buffers: with a window of nothing, nothing would ever come.
+const MIN_BUFFER: usize = 4096;
 
 /// Addresses that a stack can have with this MTU.
 fn checked(addresses: Vec<IpAddr>, mtu: u16) -> io::Result<Vec<IpAddr>> {
