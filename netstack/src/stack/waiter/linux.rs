@@ -66,6 +66,8 @@ struct Timer {
     fd: OwnedFd,
     /// What it is set to.
     armed: Mutex<Option<Instant>>,
+    /// A child of `fork()` has the same timer, which is not for it to set.
+    process: u32,
 }
 
 #[allow(unsafe_code)]
@@ -78,14 +80,14 @@ impl Timer {
         }
         // SAFETY: the descriptor is new, and nobody else's.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self { fd, armed: Mutex::new(None) })
+        Ok(Self { fd, armed: Mutex::new(None), process: std::process::id() })
     }
 
     /// `next` is asked under the lock, so that the latest answer is the one that is set.
     fn set(&self, next: impl FnOnce() -> Option<Instant>, now: impl FnOnce() -> Instant) {
         let mut armed = lock(&self.armed);
         let next = next();
-        if *armed == next {
+        if *armed == next || self.process != std::process::id() {
             return;
         }
         *armed = next;
@@ -98,5 +100,36 @@ impl Timer {
         if unsafe { libc::timerfd_settime(self.fd.as_raw_fd(), 0, &raw const spec, std::ptr::null_mut()) } < 0 {
             tracing::error!(err = %io::Error::last_os_error(), "cannot set a timer");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn a_child_of_fork_does_not_set_the_timer() {
+        const NOW: Instant = Instant::from_nanos(1);
+        let timer = Timer::new().unwrap();
+        timer.set(|| Some(NOW + Duration::from_secs(3600)), || NOW);
+        // SAFETY: the child calls nothing but a function without memory of its own or locks of others, and ends.
+        let child = unsafe { libc::fork() };
+        assert!(child >= 0);
+        if child == 0 {
+            timer.set(|| Some(NOW + Duration::from_millis(1)), || NOW);
+            timer.set(|| None, || NOW);
+            // SAFETY: takes no pointers.
+            unsafe { libc::_exit(0) };
+        }
+        let mut status = 0;
+        // SAFETY: `status` is live.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(status, 0);
+        let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut spec = libc::itimerspec { it_interval: zero, it_value: zero };
+        // SAFETY: `spec` is a live itimerspec.
+        assert_eq!(unsafe { libc::timerfd_gettime(timer.fd.as_raw_fd(), &raw mut spec) }, 0);
+        assert!(spec.it_value.tv_sec > 3000, "{}", spec.it_value.tv_sec);
     }
 }
