@@ -110,23 +110,24 @@ pub(super) struct Listener {
     socket: OwnedFd,
     pump: Handle,
     writable: bool,
+    /// A connection that has no descriptor yet: the system had none.
+    stream: Option<TcpStream>,
     /// Waits for room in the socket.
     parcel: Option<Parcel>,
 }
 
 impl Listener {
     pub(super) const fn new(listener: TcpListener, socket: OwnedFd, pump: Handle) -> Self {
-        Self { listener, socket, pump, writable: true, parcel: None }
+        Self { listener, socket, pump, writable: true, stream: None, parcel: None }
     }
 
-    /// Makes a descriptor of a connection.
-    fn pack(&self, stream: TcpStream) -> io::Result<Parcel> {
+    /// Makes a parcel of a connection.
+    fn pack(&self, stream: TcpStream, (ours, descriptor): (OwnedFd, OwnedFd)) -> io::Result<Parcel> {
         let addresses = (stream.local_addr(), stream.peer_addr());
         let mut message = [0; MESSAGE];
         let (local, peer) = message.split_at_mut(ADDRESS);
         write_address(addresses.0, local);
         write_address(addresses.1, peer);
-        let (ours, descriptor) = pair::stream()?;
         self.pump.add(Box::new(Stream::of_pair(stream, ours)), Some((descriptor.as_fd(), addresses)))?;
         Ok(Parcel { message, descriptor })
     }
@@ -161,24 +162,41 @@ impl Joint for Listener {
             }
             let parcel = match self.parcel.take() {
                 Some(parcel) => parcel,
-                None => match self.listener.try_accept().map(|stream| self.pack(stream)) {
-                    Ok(Ok(parcel)) => parcel,
-                    Ok(Err(err)) => {
-                        // That of the system for descriptors: the connection was reset, and the next one may do.
-                        tracing::warn!(%err, "a connection that was accepted has no descriptor");
-                        continue;
+                None => {
+                    let stream = match self.stream.take().map_or_else(|| self.listener.try_accept(), Ok) {
+                        Ok(stream) => stream,
+                        Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Outcome::Wait,
+                        Err(_) => return Outcome::Done,
+                    };
+                    let pair = match pair::stream() {
+                        Ok(pair) => pair,
+                        Err(err) => {
+                            tracing::debug!(%err, "a connection waits for a descriptor");
+                            self.stream = Some(stream);
+                            return Outcome::Later;
+                        }
+                    };
+                    match self.pack(stream, pair) {
+                        Ok(parcel) => parcel,
+                        Err(err) => {
+                            // It was reset, and the next one may do.
+                            tracing::warn!(%err, "a connection that was accepted has no descriptor");
+                            continue;
+                        }
                     }
-                    Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Outcome::Wait,
-                    Err(_) => return Outcome::Done,
-                },
+                }
             };
             match self.send(&parcel) {
                 Ok(()) => {}
-                // The last one: the system does not let more descriptors be on their way.
-                Err(Errno::AGAIN | Errno::NOBUFS | Errno::TOOMANYREFS) => {
+                Err(Errno::AGAIN | Errno::NOBUFS) => {
                     self.parcel = Some(parcel);
                     self.writable = false;
                     return Outcome::Wait;
+                }
+                // Too many descriptors are on their way, maybe all in other sockets: nobody says when they are fewer.
+                Err(Errno::TOOMANYREFS) => {
+                    self.parcel = Some(parcel);
+                    return Outcome::Later;
                 }
                 Err(Errno::INTR) => self.parcel = Some(parcel),
                 Err(_) => return Outcome::Done,

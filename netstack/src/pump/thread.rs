@@ -26,6 +26,9 @@ const WAKER: Token = Token(0);
 /// Where datagrams lie while they are copied: what fills it is longer than any of them.
 const SCRATCH: usize = 65_536;
 
+/// How long it takes until what the system lacked is tried for again.
+const LATER: Duration = Duration::from_millis(100);
+
 /// What the system says of a descriptor.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Event {
@@ -46,6 +49,8 @@ pub(super) enum Outcome {
     Wait,
     /// There is more to copy at once.
     Again,
+    /// It lacks what only time brings: it has its turn again a little later.
+    Later,
     /// It is over, and is dropped.
     Done,
 }
@@ -195,17 +200,36 @@ impl Worker {
     }
 
     pub(super) fn add(&self, joint: Box<dyn Joint>, addresses: Option<Addresses<'_>>) -> io::Result<()> {
+        if self.process != std::process::id() {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "the pump was made before a fork()"));
+        }
         self.begin()?;
         self.shared.add(joint, addresses)
     }
 
     fn begin(&self) -> io::Result<()> {
         let mut begun = sync::lock(&self.thread);
-        if let Begun::Not(_) = &*begun {
-            let poll = Poll::new()?;
-            let Begun::Not(poll) = std::mem::replace(&mut *begun, Begun::Not(poll)) else { return Ok(()) };
-            let shared = self.shared.clone();
-            *begun = Begun::Yes(thread::spawn("wg-netpump", self.owner, move || Loop::new(shared, poll).run())?);
+        let poll = match std::mem::replace(&mut *begun, Begun::Over) {
+            Begun::Not(poll) => Arc::new(Mutex::new(Some(poll))),
+            other => {
+                *begun = other;
+                return Ok(());
+            }
+        };
+        let (shared, theirs) = (self.shared.clone(), poll.clone());
+        let body = move || {
+            let poll = sync::lock(&theirs).take();
+            if let Some(poll) = poll {
+                Loop::new(shared, poll).run();
+            }
+        };
+        match thread::spawn("wg-netpump", self.owner, body) {
+            Ok(thread) => *begun = Begun::Yes(thread),
+            Err(err) => {
+                // There may be a thread for the next one.
+                *begun = sync::lock(&poll).take().map_or(Begun::Over, Begun::Not);
+                return Err(err);
+            }
         }
         Ok(())
     }
@@ -259,18 +283,25 @@ struct Loop {
     entries: HashMap<Token, Entry>,
     /// Whose turn is next.
     ready: Vec<Token>,
+    /// Whose turn comes a little later.
+    later: Vec<Token>,
     scratch: Box<Scratch>,
 }
 
 impl Loop {
     fn new(shared: Arc<Shared>, poll: Poll) -> Self {
-        Self { shared, poll, entries: HashMap::new(), ready: Vec::new(), scratch: vec![0; SCRATCH].into_boxed_slice() }
+        let scratch = vec![0; SCRATCH].into_boxed_slice();
+        Self { shared, poll, entries: HashMap::new(), ready: Vec::new(), later: Vec::new(), scratch }
     }
 
     fn run(mut self) {
         let mut events = Events::with_capacity(256);
         loop {
-            let timeout = (!self.ready.is_empty()).then_some(Duration::ZERO);
+            let timeout = match (self.ready.is_empty(), self.later.is_empty()) {
+                (false, _) => Some(Duration::ZERO),
+                (true, false) => Some(LATER),
+                (true, true) => None,
+            };
             if let Err(err) = self.poll.poll(&mut events, timeout)
                 && err.kind() != io::ErrorKind::Interrupted
             {
@@ -280,6 +311,10 @@ impl Loop {
             }
             if self.take_news() {
                 return self.end();
+            }
+            // That may be earlier than it has to.
+            for token in std::mem::take(&mut self.later) {
+                self.make_ready(token);
             }
             for event in events.iter().filter(|event| event.token() != WAKER) {
                 self.note(event);
@@ -303,12 +338,10 @@ impl Loop {
             self.ready.push(token);
         }
         for token in news {
-            if let Some(entry) = self.entries.get_mut(&token) {
+            if let Some(entry) = self.entries.get(&token) {
                 // Before its turn: what comes during that is news again.
                 entry.news.is_queued.store(false, Ordering::Release);
-                if !std::mem::replace(&mut entry.is_ready, true) {
-                    self.ready.push(token);
-                }
+                self.make_ready(token);
             }
         }
         closed
@@ -321,8 +354,14 @@ impl Loop {
         entry.event.ended |= event.is_read_closed();
         entry.event.closed |= event.is_read_closed() && event.is_write_closed();
         entry.event.failed |= event.is_error();
-        if !std::mem::replace(&mut entry.is_ready, true) {
-            self.ready.push(event.token());
+        self.make_ready(event.token());
+    }
+
+    fn make_ready(&mut self, token: Token) {
+        if let Some(entry) = self.entries.get_mut(&token)
+            && !std::mem::replace(&mut entry.is_ready, true)
+        {
+            self.ready.push(token);
         }
     }
 
@@ -331,6 +370,7 @@ impl Loop {
         entry.is_ready = false;
         match entry.joint.turn(std::mem::take(&mut entry.event), &mut self.scratch) {
             Outcome::Wait => {}
+            Outcome::Later => self.later.push(token),
             Outcome::Again => {
                 entry.is_ready = true;
                 self.ready.push(token);
