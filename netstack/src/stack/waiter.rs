@@ -110,6 +110,18 @@ mod tests {
         signals.join().unwrap();
     }
 
+    #[test]
+    fn a_deadline_that_the_clock_has_not_reached_is_set_again() {
+        const LIMIT: Duration = Duration::from_secs(60);
+        let waiter = Waiter::new().unwrap();
+        for _ in 0..3 {
+            let began = std::time::Instant::now();
+            waiter.set_deadline(|| Some(NOW + Duration::from_millis(1)), || NOW);
+            waiter.wait(Some(LIMIT)).unwrap();
+            assert!(began.elapsed() < LIMIT, "it was not set");
+        }
+    }
+
     #[cfg(any(target_os = "linux", target_os = "android"))]
     #[test]
     fn another_poll_can_wait_for_it_each_time() {

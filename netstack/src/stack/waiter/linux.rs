@@ -43,9 +43,13 @@ impl Waiter {
         let mut guard = lock(&self.poll);
         let (poll, events) = &mut *guard;
         match poll.poll(events, timeout) {
-            Err(err) if err.kind() != io::ErrorKind::Interrupted => Err(err),
-            _ => Ok(()),
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            result => result?,
         }
+        if events.iter().any(|event| event.token() == TIMER) {
+            self.timer.fired();
+        }
+        Ok(())
     }
 
     pub(super) fn set_deadline(&self, next: impl FnOnce() -> Option<Instant>, now: impl FnOnce() -> Instant) {
@@ -81,6 +85,11 @@ impl Timer {
         // SAFETY: the descriptor is new, and nobody else's.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok(Self { fd, armed: Mutex::new(None), process: std::process::id() })
+    }
+
+    /// It may have been early by the stack's clock, which can be any: then the same deadline is set again.
+    fn fired(&self) {
+        *lock(&self.armed) = None;
     }
 
     /// `next` is asked under the lock, so that the latest answer is the one that is set.
