@@ -44,8 +44,9 @@ impl Pump {
     /// Returns one end of a pair of stream sockets for `stream`: `read`, `write`, `shutdown` and `poll` are as on any
     /// connected socket. Half closes pass both ways. What the peer does not take is not read from the descriptor.
     ///
-    /// Closing it sends what was written, and then a FIN; if data were left unread, a RST (after what was written). If the peer resets the connection,
-    /// or it fails, reading ends with ECONNRESET after what had arrived on Linux and Android; elsewhere reading ends.
+    /// Closing it sends what was written, and then a FIN; if data were left unread, a RST once what was written has
+    /// arrived. If the peer resets the connection, or it fails, reading ends with ECONNRESET after what had arrived on
+    /// Linux and Android; elsewhere reading ends.
     ///
     /// # Errors
     /// As the system says; the connection is reset then.
