@@ -2273,7 +2273,7 @@ wg_result_t wg_net_dial(int32_t handle, const char *network, const char *address
  * Listens inside the tunnel, and writes a descriptor to `*fd` that is readable, as poll() sees it, while a connection
  * waits for wg_net_accept(). Closing it ends the listener. It is only for waiting: do not read from it.
  *
- * `network` is as in wg_net_dial(). `address` is "10.0.0.2:80", "[fd00::2]:80", or ":80" for all addresses of the
+ * `network` is as in wg_net_dial(). `address` is "10.0.0.2:80", `[fd00::2]:80`, or ":80" for all addresses of the
  * network ("tcp6" and "udp6" need an address); a listener of one address goes before one of all. With port 0 the
  * network chooses one; wg_net_local_address() has it. Up to `backlog` connections, or 128 for 0, wait for
  * wg_net_accept(); further ones are refused or, for UDP, dropped.
