@@ -178,7 +178,7 @@ impl TcpStream {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
-    /// A probe after so much idle time, again each tenth of it (1 s at least); `None` (the default) is none.
+    /// A probe after so much idle time (1 s at least), again each tenth of it (1 s at least); `None` (the default) is none.
     pub fn set_keepalive(&self, idle: Option<Duration>) {
         self.change(|state, now| state.connection.set_keepalive(idle, now));
     }

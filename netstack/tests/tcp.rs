@@ -347,3 +347,20 @@ fn notifications_come_once_after_would_block() {
     world.settle();
     assert_eq!(told.times(), before + 2);
 }
+
+#[test]
+fn times_of_nothing_and_of_for_ever_are_times() {
+    let world = World::new();
+    let (client, server) = world.connect();
+    for stream in [&client, &server] {
+        stream.set_keepalive(Some(Duration::ZERO));
+        stream.set_user_timeout(Some(Duration::MAX));
+    }
+    assert_eq!(client.try_write(b"in flight").unwrap(), 9);
+    world.pass(Duration::from_secs(5));
+    assert_eq!(read_all(&server).0, b"in flight");
+    // Probes that nobody answers.
+    world.path.lock().unwrap().loss = 1000;
+    world.pass(Duration::from_secs(30));
+    assert!(client.is_established() && !client.readiness().read_closed);
+}

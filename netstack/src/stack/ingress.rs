@@ -1,6 +1,9 @@
 //! Packets that arrive: which belongs to what.
 
-use std::sync::{Arc, MutexGuard, atomic::Ordering};
+use std::{
+    io,
+    sync::{Arc, MutexGuard, atomic::Ordering},
+};
 
 use wg_embed::{
     sync::{lock, read},
@@ -325,6 +328,10 @@ fn establish(
     let mut state = socket.lock();
     state.connection.receive(&arrival.segment, now);
     socket.settle(shared, state, now);
+    if shared.is_closed() {
+        // It may have come into the table after everything there was ended.
+        socket.end(shared, now, io::ErrorKind::ConnectionAborted, &mut |_| false);
+    }
     if let Some(interception) = interception {
         interception.handler.connected(TcpStream::new(shared.clone(), socket));
     } else if let Some(Err(socket)) = listener.map(|listener| listener.push(socket)) {

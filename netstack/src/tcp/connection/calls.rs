@@ -177,9 +177,10 @@ impl Connection {
 
     /// Probes after so much idle time.
     pub(crate) fn set_keepalive(&mut self, idle: Option<Duration>, now: Instant) {
-        self.keepalive = idle;
+        // Without a least time the timer would be due again and again.
+        self.keepalive = idle.map(|idle| idle.max(Duration::from_secs(1)));
         self.keepalives = 0;
-        match idle {
+        match self.keepalive {
             Some(idle) if self.state != State::Closed => self.timers.set(Timer::Keepalive, now + idle),
             _ => self.timers.clear(Timer::Keepalive),
         }

@@ -230,9 +230,9 @@ impl Connection {
             self.timers.set(Timer::Keepalive, from + idle);
             return;
         }
-        let over = self
-            .user_timeout
-            .map_or(self.keepalives >= KEEPALIVE_PROBES, |limit| self.keepalives > 0 && quiet >= idle + limit);
+        let over = self.user_timeout.map_or(self.keepalives >= KEEPALIVE_PROBES, |limit| {
+            self.keepalives > 0 && quiet >= idle.saturating_add(limit)
+        });
         if over {
             self.give_up();
             return;
