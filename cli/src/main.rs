@@ -46,7 +46,7 @@ const NAME: &str = "wg-embed";
 const USAGE: &str = "\
 Usage: wg-embed [-f|--foreground] [--user USER[:GROUP]] [--socket-dir DIR]
                 INTERFACE
-       wg-embed proxy -c FILE (see wg-embed proxy --help)
+       wg-embed proxy --help
 
 Makes the WireGuard interface INTERFACE and serves it, in the background unless
 told otherwise. It is configured with wg(8) or wg-quick(8), and lives until it
