@@ -1,8 +1,8 @@
 //! Two tunnels in one process, without root and without a network: `cargo run --release --example demo`.
 //!
-//! Everything goes through the C functions, as an app would call them. Each tunnel's interface is one end of a socketpair,
-//! where an app on a phone has the descriptor of its VPN service; the other end is ours. The tunnels reach each other
-//! over real UDP sockets on the loopback address.
+//! Everything goes through the C functions, as an app would call them. Each tunnel's interface is one end of a
+//! socketpair, where an app on a phone has the descriptor of its VPN service; the other end is ours. The tunnels reach
+//! each other over real UDP sockets on the loopback address.
 
 #![allow(unsafe_code, reason = "the C functions are unsafe to call")]
 

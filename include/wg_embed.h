@@ -1563,16 +1563,13 @@ wg_result_t wg_turn_off_within(int32_t handle, uint32_t milliseconds);
  * wg_turn_on_with(). An old descriptor that was given with WG_FD_DUP stays the caller's, and stays non-blocking.
  * Requires: with WG_FD_TAKE, on success only the library uses `tun_fd` from then on.
  * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended by itself: turn it on again; WG_ERR_UNSUPPORTED
- * if its packets come from wg_tun_callbacks_t or wg_net_options_t; WG_ERR_INVALID if `mtu` or `fd_ownership` is out of its range;
- * WG_ERR_BUSY inside a callback; WG_ERR_PANIC; and of wg_turn_on() those that are about `tun_fd`.
+ * if its packets come from wg_tun_callbacks_t or wg_net_options_t; WG_ERR_INVALID if `mtu` or `fd_ownership` is out of
+ * its range; WG_ERR_BUSY inside a callback; WG_ERR_PANIC; and of wg_turn_on() those that are about `tun_fd`.
  * Threads: any; calls on one tunnel come one after another. It waits for the packets that are being read or written,
  * not for a callback.
  * Since: 0.1.0
  */
-wg_result_t wg_set_tun_fd(int32_t handle,
-                          int32_t tun_fd,
-                          uint32_t fd_ownership,
-                          uint32_t mtu);
+wg_result_t wg_set_tun_fd(int32_t handle, int32_t tun_fd, uint32_t fd_ownership, uint32_t mtu);
 
 /**
  * Changes the configuration of a tunnel: `uapi` is as in wg_turn_on(). A line that is refused changes nothing.
@@ -2207,13 +2204,13 @@ wg_result_t wg_transport_receive(int32_t handle, const struct wg_datagram_t *dat
  * it; it does not limit what wg_tun_inject() takes.
  *
  * Memory: nothing changes hands.
- * Errors: WG_ERR_INVALID if it is not in 576 to 65535 (1280 for a network with an IPv6 address), the old one then stays; WG_ERR_UNSUPPORTED if the tunnel's
- * packets come from elsewhere; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_PANIC.
+ * Errors: WG_ERR_INVALID if it is not in 576 to 65535 (1280 for a network with an IPv6 address), the old one then
+ * stays; WG_ERR_UNSUPPORTED if the tunnel's packets come from elsewhere; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the
+ * tunnel has ended; WG_ERR_PANIC.
  * Threads: any, also inside a callback.
  * Since: 0.1.0
  */
-wg_result_t wg_set_mtu(int32_t handle,
-                       uint32_t mtu);
+wg_result_t wg_set_mtu(int32_t handle, uint32_t mtu);
 
 /**
  * Looks up a host name with the resolver of the system, getaddrinfo(). It is a wg_resolve_fn_t: the `resolve` of apps
@@ -2245,8 +2242,8 @@ int32_t wg_resolve_system(void *user, const char *host, struct wg_address_t *add
  * and the end of either direction leaves the other one open. If the peer resets the connection, or it fails, read()
  * fails with ECONNRESET after what had arrived (on Linux and Android; elsewhere it returns 0). Closing it with data
  * unread resets the connection. For UDP it is a SOCK_SEQPACKET (on Apple's systems SOCK_DGRAM): each send() is one
- * datagram, and each recv() gives one, while 0 is the end or a datagram without contents. Datagrams that arrive while
- * nobody reads are dropped once its buffers are full, and ICMP errors are not passed on.
+ * datagram, and each recv() gives one, while 0 is the end or a datagram without contents. Datagrams that arrive
+ * while its buffers are full are dropped. ICMP errors are not passed on.
  *
  * The descriptor is blocking, is closed by exec(), and is not below 3. Options of the IP and TCP levels do not exist
  * on it. SIGPIPE is as on any socket: use MSG_NOSIGNAL.
@@ -2389,7 +2386,8 @@ wg_result_t wg_net_answer(int32_t handle, uint64_t id, uint32_t answer);
  * is NULL or writable.
  * Errors: WG_ERR_NULL, for `addresses` unless `capacity` is 0; WG_ERR_INVALID for another family, or if `name` cannot
  * be one; WG_ERR_NOT_FOUND if there is no such name, or it has no such address; WG_ERR_TIMED_OUT if no server answers;
- * WG_ERR_IO if they fail; WG_ERR_UNSUPPORTED if there are none; and those of wg_net_dial() that are about the tunnel.
+ * WG_ERR_IO if they fail; WG_ERR_UNSUPPORTED without DNS servers; and those of wg_net_dial() that are about the
+ * tunnel.
  * Threads: any.
  * Since: 0.1.0
  */

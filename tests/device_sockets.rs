@@ -160,8 +160,8 @@ fn renewing_sockets_can_be_left_to_the_timers() {
     a.device.run_timers();
     assert_eq!(a.bind.opens(), opens + 2);
 
-    // What was done is not done again, when something else is to be tried again and then need not be; nor is what was asked
-    // for before or while there were no sockets.
+    // What was done is not done again, when something else is to be tried again and then need not be; nor is what was
+    // asked for before or while there were no sockets.
     let nothing_is_left = || {
         a.bind.set_open_error(Some(io::ErrorKind::PermissionDenied));
         a.device.rebind().unwrap_err();

@@ -145,7 +145,8 @@ pub(crate) fn number(body: impl FnOnce() -> Result<i32>) -> i32 {
 /// endpoint is configured stay there.
 ///
 /// Returns its number, which is the lowest that is free, or -1. On Android the reason is logged, under the tag
-/// `WireGuard/GoBackend/` with the interface's name, as is what the tunnel does; wg_last_error() of wg_embed.h has it anyway.
+/// `WireGuard/GoBackend/` with the interface's name, as is what the tunnel does; wg_last_error() of wg_embed.h has it
+/// anyway.
 ///
 /// Memory: takes `tun_fd` in any case: that number is closed when this returns. The texts are not kept.
 /// Threads: any.
@@ -193,8 +194,8 @@ pub extern "C" fn wgGetSocketV6(tunnel: i32) -> i32 {
     number(|| Ok(TUNNELS.get(tunnel).map_or(FAILED, |handle| ffi::wg_peek_socket_fd6(handle))))
 }
 
-/// Returns a tunnel's configuration and state, the lines of a UAPI `get` without `errno=`; or NULL. They contain the private
-/// key.
+/// Returns a tunnel's configuration and state, the lines of a UAPI `get` without `errno=`; or NULL. They contain the
+/// private key.
 ///
 /// Memory: the text is the caller's, to give to free().
 /// Threads: any.

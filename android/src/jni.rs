@@ -1,7 +1,7 @@
 //! wireguard-android's libwg-go.so for Java: the native methods of its class `com.wireguard.android.backend.GoBackend`.
 //!
-//! No exception comes out of them but the virtual machine's own, when it has no memory. Three of its functions are called here,
-//! by their pointers: the `jni` crate, which wraps them all, made the library larger by a seventh.
+//! No exception comes out of them but the virtual machine's own, when it has no memory. Three of its functions are
+//! called here, by their pointers: the `jni` crate, which wraps them all, made the library larger by a seventh.
 #![allow(non_snake_case)] // Java's names.
 
 use std::{
@@ -28,8 +28,8 @@ unsafe fn functions<'a>(env: *mut JNIEnv) -> &'a JNINativeInterface__1_1 {
     unsafe { &table.v1_1 }
 }
 
-/// The characters of a text of Java, as UTF-8 with a zero at the end. A zero character among them, or one beyond the first 65,536,
-/// is in a form that is no UTF-8.
+/// The characters of a text of Java, as UTF-8 with a zero at the end. A zero character among them, or one beyond the
+/// first 65,536, is in a form that is no UTF-8.
 struct Chars {
     env: *mut JNIEnv,
     text: jstring,

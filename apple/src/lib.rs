@@ -1,7 +1,7 @@
 //! wireguard-apple's `wireguard.h`, and `key.h` and `x25519.h` of its WireGuardKitC.
 //!
-//! The names, types, return values and who owns what are the originals'. Handles are this library's own: all `wg_` functions
-//! know them, too.
+//! The names, types, return values and who owns what are the originals'. Handles are this library's own: all `wg_`
+//! functions know them, too.
 //!
 //! Functions whose bodies are calls of `wg_` functions and copies of numbers have no guard of their own: what could
 //! panic is in there.
@@ -29,8 +29,8 @@ static ALLOCATOR: wg_embed::reserve::Reserve = wg_embed::reserve::Reserve::new()
 
 /// Takes one line of the log.
 ///
-/// `context` is what came with the function. `level` is 0 for what happens, and 1 for what fails. `msg` is gone when the
-/// function returns.
+/// `context` is what came with the function. `level` is 0 for what happens, and 1 for what fails. `msg` is gone when
+/// the function returns.
 ///
 /// Threads: as for wg_log_fn_t of wg_embed.h. Inside it, functions that take a handle fail, or do nothing.
 pub type logger_fn_t = Option<unsafe extern "C" fn(context: *mut c_void, level: c_int, msg: *const c_char)>;
@@ -58,8 +58,9 @@ unsafe extern "C" fn forget(logger: *mut c_void) {
     drop(unsafe { Box::from_raw(logger.cast::<Logger>()) });
 }
 
-/// Sends the log of all tunnels to `logger_fn`; NULL ends it. When this returns, the previous function is not running on any
-/// thread, and will not be called again. So do not call it while holding a lock that the previous function waits for.
+/// Sends the log of all tunnels to `logger_fn`; NULL ends it. When this returns, the previous function is not running
+/// on any thread, and will not be called again. So do not call it while holding a lock that the previous function waits
+/// for.
 ///
 /// Memory: `context` is the caller's.
 ///
@@ -81,13 +82,13 @@ pub unsafe extern "C" fn wgSetLogger(context: *mut c_void, logger_fn: logger_fn_
     }
 }
 
-/// Makes a tunnel between `tun_fd` and the network, and starts it. Returns its handle, which is above 0, or -1; then the log
-/// says why.
+/// Makes a tunnel between `tun_fd` and the network, and starts it. Returns its handle, which is above 0, or -1; then
+/// the log says why.
 ///
 /// `settings` is the configuration, as in wg_turn_on() of wg_embed.h; NULL is as "".
 ///
-/// Memory: a duplicate of `tun_fd` is used. It stays the caller's, whatever is returned, but is non-blocking after success.
-/// `settings` is not kept.
+/// Memory: a duplicate of `tun_fd` is used. It stays the caller's, whatever is returned, but is non-blocking after
+/// success. `settings` is not kept.
 ///
 /// # Safety
 /// `settings` is NULL or ends with a zero byte.
@@ -112,9 +113,10 @@ pub extern "C" fn wgTurnOff(handle: c_int) {
 
 /// Changes the configuration of a tunnel. `settings` is as in wgTurnOn(); if one line is refused, nothing is changed.
 ///
-/// Returns 0, also if `handle` stands for no tunnel, or the negative number of an error as Darwin counts them, whatever the
-/// system: -22 (EINVAL) for a bad value, -100 (EPROTO) for a line that is not of the form key=value, -48 (EADDRINUSE) if the
-/// port cannot be had, -5 (EIO) if something else was refused by the system; or -1 if the tunnel has ended. The log says why.
+/// Returns 0, also if `handle` stands for no tunnel, or the negative number of an error as Darwin counts them, whatever
+/// the system: -22 (EINVAL) for a bad value, -100 (EPROTO) for a line that is not of the form key=value, -48
+/// (EADDRINUSE) if the port cannot be had, -5 (EIO) if something else was refused by the system; or -1 if the tunnel
+/// has ended. The log says why.
 ///
 /// # Safety
 /// `settings` is NULL or ends with a zero byte.

@@ -1,8 +1,8 @@
 //! Connections to names: `"host:port"`, with the addresses of both families tried as RFC 8305 says.
 //!
 //! The families are looked up at once. When the one that comes first is known, or the other one has been for 50 ms, an
-//! attempt begins, and another one each 250 ms or as soon as one fails, the families in turn. The first connection that is
-//! established wins; the others are reset.
+//! attempt begins, and another one each 250 ms or as soon as one fails, the families in turn. The first connection that
+//! is established wins; the others are reset.
 
 mod host_port;
 mod race;
@@ -25,17 +25,17 @@ use crate::{
     task::{Task, block},
 };
 
-/// A TCP connection that is being made: names are looked up, addresses are tried. Dropping it gives up. Any thread may use
-/// it.
+/// A TCP connection that is being made: names are looked up, addresses are tried. Dropping it gives up. Any thread may
+/// use it.
 pub struct Dial(Arc<Task<Dialling<Netstack>>>);
 
 impl Dial {
-    /// Returns the established connection; `WouldBlock` until there is one. Then, or after an error, it is done: any other
-    /// call fails.
+    /// Returns the established connection; `WouldBlock` until there is one. Then, or after an error, it is done: any
+    /// other call fails.
     ///
     /// # Errors
-    /// Those of a look-up (see [`Lookup::try_finish`](crate::dns::Lookup::try_finish)); `ConnectionRefused`, `TimedOut`,
-    /// `HostUnreachable`, `AddrNotAvailable`, ...: that of the last address.
+    /// Those of a look-up (see [`Lookup::try_finish`](crate::dns::Lookup::try_finish)); `ConnectionRefused`,
+    /// `TimedOut`, `HostUnreachable`, `AddrNotAvailable`, ...: that of the last address.
     pub fn try_finish(&self) -> io::Result<TcpStream> {
         if !self.0.machine().has_ended() {
             self.0.wake(); // The time may be over, and nothing may drive the stack any more.
@@ -71,8 +71,8 @@ impl Netstack {
         let dial = self.start_dial(target, Family::Any, timeout)?;
         block(timeout, |notify| dial.set_notify(Some(notify)), || dial.try_finish())
     }
-    /// Returns a UDP socket that is connected to the first address of `target` that the stack can send to. Waits while a
-    /// name is looked up.
+    /// Returns a UDP socket that is connected to the first address of `target` that the stack can send to. Waits while
+    /// a name is looked up.
     ///
     /// # Errors
     /// `InvalidInput` as [`start_dial`](Self::start_dial), those of a look-up, those of

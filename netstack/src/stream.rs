@@ -90,8 +90,8 @@ impl TcpStream {
         })
     }
 
-    /// As [`try_read`](Self::try_read), in place: `take` gets what was received, in two parts, under the connection's lock,
-    /// and returns how many bytes of it are done with. It is called at the end, too, with nothing.
+    /// As [`try_read`](Self::try_read), in place: `take` gets what was received, in two parts, under the connection's
+    /// lock, and returns how many bytes of it are done with. It is called at the end, too, with nothing.
     pub fn try_read_with(&self, take: &mut dyn FnMut(&[u8], &[u8]) -> usize) -> io::Result<usize> {
         self.change(|state, now| {
             state.check()?;
@@ -118,8 +118,8 @@ impl TcpStream {
         })
     }
 
-    /// As [`try_write`](Self::try_write), in place: `fill` gets free room under the connection's lock and returns how many
-    /// bytes of it (from the start of the first part on) are data now.
+    /// As [`try_write`](Self::try_write), in place: `fill` gets free room under the connection's lock and returns how
+    /// many bytes of it (from the start of the first part on) are data now.
     pub fn try_write_with(&self, fill: &mut dyn FnMut(&mut [u8], &mut [u8]) -> usize) -> io::Result<usize> {
         self.write_with(0, fill)
     }
@@ -178,7 +178,8 @@ impl TcpStream {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
-    /// A probe after so much idle time (1 s at least), again each tenth of it (1 s at least); `None` (the default) is none.
+    /// A probe after so much idle time (1 s at least), again each tenth of it (1 s at least); `None` (the default) is
+    /// none.
     pub fn set_keepalive(&self, idle: Option<Duration>) {
         self.change(|state, now| state.connection.set_keepalive(idle, now));
     }

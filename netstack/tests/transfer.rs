@@ -1,4 +1,5 @@
-//! Bytes arrive as they were sent: of each size around the borders of buffers, over paths that lose, repeat and reorder.
+//! Bytes arrive as they were sent: of each size around the borders of buffers, over paths that lose, repeat and
+//! reorder.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;

@@ -116,8 +116,8 @@ pub(crate) fn start(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
-/// Reads the level of the logger `wg_embed`. It is read again with each line and each new tunnel, too; to be called where
-/// it is changed while a tunnel runs.
+/// Reads the level of the logger `wg_embed`. It is read again with each line and each new tunnel, too; to be called
+/// where it is changed while a tunnel runs.
 #[pyfunction]
 pub(crate) fn follow_level(py: Python<'_>) -> PyResult<()> {
     let level: u32 = logger(py, "wg_embed")?.call_method0("getEffectiveLevel")?.extract()?;

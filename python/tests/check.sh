@@ -14,11 +14,11 @@ fi
 [ "${1-}" = -- ] && shift
 
 pythons=$(
-    for python in "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.*/bin/python3 $(command -v -a python3 2>/dev/null || command -v python3); do
+    for python in "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.*/bin/python3 "$(command -v python3)"; do
         [ -x "$python" ] || continue
         "$python" -c 'import sys, venv, ensurepip
 if sys.version_info >= (3, 9) and sys.implementation.name == "cpython":
-    print("%d.%02d" % sys.version_info[:2], sys.executable)' 2>/dev/null || true
+    print("%d.%02d" % sys.version_info[:2], sys.executable)' || echo "python: $python does not run, and is left out" >&2
     done | sort -u
 )
 oldest=$(printf '%s\n' "$pythons" | head -n 1 | cut -d ' ' -f 2)

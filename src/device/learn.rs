@@ -46,8 +46,8 @@ impl Device {
         }
     }
 
-    /// Gives the peer one address. While a change set is applied, which may take long, nothing is learned: the packet is
-    /// dropped like any other from a wrong source, and the next one tries again.
+    /// Gives the peer one address. While a change set is applied, which may take long, nothing is learned: the packet
+    /// is dropped like any other from a wrong source, and the next one tries again.
     fn learn(&self, peer: &Arc<Peer>, address: IpAddr) {
         if reserve::is_low() || address.is_unspecified() || address.is_multicast() {
             return;

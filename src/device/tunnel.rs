@@ -151,8 +151,8 @@ impl Tunnel {
         }
     }
 
-    /// Stops a tunnel with its TUN: `close` has the TUN report its end once it has nothing more to be read. That is waited
-    /// for, `patience` at most, so that its last packets leave. No event tells of an end like this.
+    /// Stops a tunnel with its TUN: `close` has the TUN report its end once it has nothing more to be read. That is
+    /// waited for, `patience` at most, so that its last packets leave. No event tells of an end like this.
     ///
     /// # Errors
     /// As [`stop`](Self::stop).

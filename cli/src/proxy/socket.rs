@@ -111,7 +111,7 @@ impl Drop for Listener {
     }
 }
 
-/// A file that a process left, which nobody listens on any more, is replaced.
+/// Replaces a socket file that no process listens on.
 fn bind_file(path: &Path) -> io::Result<StdUnixListener> {
     match StdUnixListener::bind(path) {
         Err(e) if e.kind() == ErrorKind::AddrInUse => match StdUnixStream::connect(path) {

@@ -340,7 +340,8 @@ fn an_idle_daemon_sleeps() {
             };
             tasks.map(|task| count(fs::read_to_string(task.path().join("status")).unwrap())).sum::<u64>()
         };
-        // Router solicitations are packets, and may come in between; and it may take a while until all threads have begun.
+        // Router solicitations are packets, and may come in between; and it may take a while until all threads have
+        // begun.
         eventually("it sleeps", || {
             let before = switches();
             thread::sleep(Duration::from_secs(1));

@@ -1,7 +1,7 @@
 //! Mullvad's libwg, as its last callers have it.
 //!
-//! The names, types, return values and who owns what are the original's. Handles are this library's own: all `wg_` functions
-//! know them, too.
+//! The names, types, return values and who owns what are the original's. Handles are this library's own: all `wg_`
+//! functions know them, too.
 //!
 //! Functions whose bodies are calls of `wg_` functions and copies of numbers have no guard of their own: what could
 //! panic is in there.
@@ -45,8 +45,8 @@ const LEVEL_VERBOSE: c_uint = 2;
 
 /// Takes one line of a tunnel's log.
 ///
-/// `level` is 1 for what fails, and 2 for what happens. `msg` ends with a line feed, and is gone when the function returns.
-/// `context` is what came with the function.
+/// `level` is 1 for what fails, and 2 for what happens. `msg` ends with a line feed, and is gone when the function
+/// returns. `context` is what came with the function.
 ///
 /// Threads: as for wg_log_fn_t of wg_embed.h. Inside it, functions that take a handle fail.
 pub type LogSink = Option<unsafe extern "C" fn(level: c_uint, msg: *const c_char, context: u64)>;
@@ -87,20 +87,21 @@ unsafe extern "C" fn forget(sink: *mut c_void) {
     drop(unsafe { Box::from_raw(sink.cast::<Sink>()) });
 }
 
-/// Makes a tunnel between `fd` and the network, and starts it. Returns its handle, which is above 0, or a negative code.
+/// Makes a tunnel between `fd` and the network, and starts it. Returns its handle, which is above 0, or a negative
+/// code.
 ///
-/// `settings` is the configuration, as in wg_turn_on() of wg_embed.h. `mtu` is that of the interface, 576 to 65535, and is set
-/// there; 0 leaves it alone. `log_sink` (or NULL) gets the lines of this tunnel with `log_context`, until wgTurnOff() has
-/// returned.
+/// `settings` is the configuration, as in wg_turn_on() of wg_embed.h. `mtu` is that of the interface, 576 to 65535, and
+/// is set there; 0 leaves it alone. `log_sink` (or NULL) gets the lines of this tunnel with `log_context`, until
+/// wgTurnOff() has returned.
 ///
-/// Codes: -2 if the configuration is refused, `fd` is not open, the port is taken, or there is too little of something: another
-/// try may go better; -3 if `settings` is NULL or `mtu` is no MTU; -1 for all else. The log says why.
+/// Codes: -2 if the configuration is refused, `fd` is not open, the port is taken, or there is too little of something:
+/// another try may go better; -3 if `settings` is NULL or `mtu` is no MTU; -1 for all else. The log says why.
 ///
 /// Memory: takes `fd`, also on failure. `settings` is not kept.
 ///
 /// # Safety
-/// `settings` is NULL or ends with a zero byte. Nobody but the library uses `fd` any more. `log_sink` is NULL or may be called
-/// on any thread, on several at once, while there is the tunnel.
+/// `settings` is NULL or ends with a zero byte. Nobody but the library uses `fd` any more. `log_sink` is NULL or may be
+/// called on any thread, on several at once, while there is the tunnel.
 #[cfg(not(target_os = "android"))]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wgTurnOn(
@@ -114,20 +115,21 @@ pub unsafe extern "C" fn wgTurnOn(
     unsafe { turn_on(mtu, settings, fd, log_sink, log_context) }
 }
 
-/// Makes a tunnel between `fd`, as VpnService has it, and the network, and starts it. Returns its handle, which is above 0, or
-/// a negative code. Peers stay where they are configured to be, as after wg_disable_roaming() of wg_embed.h.
+/// Makes a tunnel between `fd`, as VpnService has it, and the network, and starts it. Returns its handle, which is
+/// above 0, or a negative code. Peers stay where they are configured to be, as after wg_disable_roaming() of
+/// wg_embed.h.
 ///
-/// `settings` is the configuration, as in wg_turn_on() of wg_embed.h. `log_sink` (or NULL) gets the lines of this tunnel with
-/// `log_context`, until wgTurnOff() has returned.
+/// `settings` is the configuration, as in wg_turn_on() of wg_embed.h. `log_sink` (or NULL) gets the lines of this
+/// tunnel with `log_context`, until wgTurnOff() has returned.
 ///
-/// Codes: -2 if the configuration is refused, `fd` is not open, the port is taken, or there is too little of something: another
-/// try may go better; -3 if `settings` is NULL; -1 for all else. The log says why.
+/// Codes: -2 if the configuration is refused, `fd` is not open, the port is taken, or there is too little of something:
+/// another try may go better; -3 if `settings` is NULL; -1 for all else. The log says why.
 ///
 /// Memory: takes `fd`, also on failure. `settings` is not kept.
 ///
 /// # Safety
-/// `settings` is NULL or ends with a zero byte. Nobody but the library uses `fd` any more. `log_sink` is NULL or may be called
-/// on any thread, on several at once, while there is the tunnel.
+/// `settings` is NULL or ends with a zero byte. Nobody but the library uses `fd` any more. `log_sink` is NULL or may be
+/// called on any thread, on several at once, while there is the tunnel.
 #[cfg(target_os = "android")]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wgTurnOn(settings: *mut c_char, fd: c_int, log_sink: LogSink, log_context: u64) -> i32 {
@@ -218,7 +220,8 @@ pub extern "C" fn wgGetConfig(handle: i32) -> *mut c_char {
 
 /// Changes the configuration of a tunnel. `settings` is as in wgTurnOn(); if one line is refused, nothing is changed.
 ///
-/// Returns 0, or -4 if `handle` stands for no tunnel, -3 if `settings` is NULL, and -1 for all else. The tunnel's log says why.
+/// Returns 0, or -4 if `handle` stands for no tunnel, -3 if `settings` is NULL, and -1 for all else. The tunnel's log
+/// says why.
 ///
 /// # Safety
 /// `settings` is NULL or ends with a zero byte.
@@ -245,7 +248,8 @@ pub unsafe extern "C" fn wgFreePtr(memory: *mut c_void) {
     unsafe { ffi::wg_free(memory) };
 }
 
-/// Returns the descriptor of a tunnel's IPv4 socket, or -4 if there is no such tunnel, or -1 if there is no such socket.
+/// Returns the descriptor of a tunnel's IPv4 socket, or -4 if there is no such tunnel, or -1 if there is no such
+/// socket.
 ///
 /// Memory: it is borrowed, until the sockets are reopened or the tunnel is turned off.
 #[unsafe(no_mangle)]

@@ -130,8 +130,8 @@ impl Asked {
         }
     }
 
-    /// What the answers say about `name`, its aliases followed: `Some(None)` if there is no address, `None` if they cannot be
-    /// read.
+    /// What the answers say about `name`, its aliases followed: `Some(None)` if there is no address, `None` if they
+    /// cannot be read.
     fn addresses(&self, packet: &DnsPacket<&[u8]>, answers: Records<'_>, mut name: Name) -> Option<Option<Reply>> {
         let mut aliases = Vec::new();
         let mut found = Vec::new();

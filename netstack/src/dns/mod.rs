@@ -1,9 +1,9 @@
 //! Names: a stub resolver that asks the configured servers through the tunnel.
 //!
 //! Both families are asked at once. The servers are asked in turn, for 2 s each and then twice as long, over TCP if an
-//! answer does not fit. Answers are kept as long as their TTL allows (a day at most; 15 min if nothing was found); replacing
-//! the servers forgets them. `localhost` and addresses in text form are answered without a server. There are no search
-//! domains, and names are ASCII.
+//! answer does not fit. Answers are kept as long as their TTL allows (a day at most; 15 min if nothing was found);
+//! replacing the servers forgets them. `localhost` and addresses in text form are answered without a server. There are
+//! no search domains, and names are ASCII.
 
 mod cache;
 mod lookup;
@@ -48,13 +48,13 @@ pub enum Family {
 pub struct Lookup(Arc<Task<Looking<Netstack>>>);
 
 impl Lookup {
-    /// Returns the addresses, at least one; `WouldBlock` until they are known. When one family is known and the other one
-    /// takes 2 s longer, it is left out.
+    /// Returns the addresses, at least one; `WouldBlock` until they are known. When one family is known and the other
+    /// one takes 2 s longer, it is left out.
     ///
     /// # Errors
-    /// `NotFound`: there is no such name, or it has no such address. `TimedOut`: no server has answered in time. `Other`:
-    /// the servers refused, failed or cannot be reached. `Unsupported`: there are no servers. `ConnectionAborted`: the
-    /// stack was closed.
+    /// `NotFound`: there is no such name, or it has no such address. `TimedOut`: no server has answered in time.
+    /// `Other`: the servers refused, failed or cannot be reached. `Unsupported`: there are no servers.
+    /// `ConnectionAborted`: the stack was closed.
     pub fn try_finish(&self) -> io::Result<Vec<IpAddr>> {
         let looking = self.0.machine();
         if looking.outcome().is_none() {

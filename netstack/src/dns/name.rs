@@ -12,8 +12,8 @@ const MAX_LABEL: usize = 63;
 pub(crate) struct Name(Box<[u8]>);
 
 impl Name {
-    /// Reads a host's name: labels of letters, digits, `-` and `_`, 63 bytes each and 253 in all at most, with or without
-    /// a dot at the end. It is always complete: there is no list of domains to search.
+    /// Reads a host's name: labels of letters, digits, `-` and `_`, 63 bytes each and 253 in all at most, with or
+    /// without a dot at the end. It is always complete: there is no list of domains to search.
     ///
     /// # Errors
     /// `InvalidInput`, also for a last label of digits only: that is a mistyped address, which no server needs to see.
@@ -70,8 +70,8 @@ impl Name {
         &self.0
     }
 
-    /// Returns it with its letters' case as the `random` bits say, which the answer must repeat: that many more bits that
-    /// a forger has to guess.
+    /// Returns it with its letters' case as the `random` bits say, which the answer must repeat: that many more bits
+    /// that a forger has to guess.
     pub(super) fn in_random_case(&self, random: &[u8]) -> Vec<u8> {
         let bits = random.iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1));
         let flip = |(&b, up): (&u8, bool)| if up { b.to_ascii_uppercase() } else { b };

@@ -1,8 +1,8 @@
 //! One question, asked until a server answers it.
 //!
 //! The servers are asked in turn, each for [`FIRST_TIMEOUT`] in the first round and for twice as long as before in each
-//! following one. A server that refuses, fails or cannot be reached is left at once and not asked again. Each message has
-//! a socket of its own; the last few stay open, so that an answer that is late still counts.
+//! following one. A server that refuses, fails or cannot be reached is left at once and not asked again. Each message
+//! has a socket of its own; the last few stay open, so that an answer that is late still counts.
 
 use std::{
     collections::VecDeque,

@@ -83,7 +83,8 @@ impl Datagrams {
         Self { side, socket, readable: false, writable: true, ended: false, outbound: None, inbound: None }
     }
 
-    /// From the socket to the stack. Returns `None` when the program has closed its end, else whether there may be more.
+    /// From the socket to the stack. Returns `None` when the program has closed its end, else whether there may be
+    /// more.
     fn copy_out(&mut self, buf: &mut [u8]) -> Option<bool> {
         if let Some(waiting) = self.outbound.take()
             && self.is_full(&waiting)

@@ -37,8 +37,8 @@ pub struct Accepted {
     pub peer: SocketAddr,
 }
 
-/// Takes a connection from a descriptor of [`Pump::listener_descriptor`](super::Pump::listener_descriptor). Waits for one
-/// unless the descriptor is non-blocking. Several threads may do so.
+/// Takes a connection from a descriptor of [`Pump::listener_descriptor`](super::Pump::listener_descriptor). Waits for
+/// one unless the descriptor is non-blocking. Several threads may do so.
 ///
 /// # Errors
 /// `WouldBlock`; `ConnectionAborted` when the stack or the pump has ended; `InvalidInput` if it is no such descriptor.

@@ -24,7 +24,8 @@ use self::{datagram::Datagrams, listener::Listener, stream::Stream, thread::Work
 use crate::{TcpListener, TcpStream, UdpFlow, UdpSocket};
 
 /// One thread, `wg-netpump`, that copies between descriptors and connections. It is started with the first descriptor,
-/// and sleeps while nothing can be copied. Dropping the pump closes all of its descriptors and resets their connections.
+/// and sleeps while nothing can be copied. Dropping the pump closes all of its descriptors and resets their
+/// connections.
 ///
 /// Any thread may use it. A descriptor that it returns is the caller's: close it to end the connection. It is blocking,
 /// and closed when another program is executed.
@@ -57,8 +58,8 @@ impl Pump {
         Ok(app)
     }
 
-    /// Copies between a connected stream socket of the system and `stream` until both directions have ended. `first` was
-    /// read from the socket before, and is sent first. A reset of one is a reset of the other.
+    /// Copies between a connected stream socket of the system and `stream` until both directions have ended. `first`
+    /// was read from the socket before, and is sent first. A reset of one is a reset of the other.
     ///
     /// # Errors
     /// As the system says; both are reset then.
@@ -69,9 +70,9 @@ impl Pump {
 
     /// Returns one end of a pair of sockets that keep the borders of datagrams, for a connected UDP socket.
     ///
-    /// One datagram is one `write`, `send`, `read` or `recv`. One of no bytes reads as 0, like the end, but `poll` has no
-    /// POLLHUP then. One that is too large is dropped, and so are those that arrive while the descriptor and the UDP socket
-    /// are full: [`Netstack::drops`](crate::Netstack::drops) counts those. ICMP errors are not passed on.
+    /// One datagram is one `write`, `send`, `read` or `recv`. One of no bytes reads as 0, like the end, but `poll` has
+    /// no POLLHUP then. One that is too large is dropped, and so are those that arrive while the descriptor and the UDP
+    /// socket are full: [`Netstack::drops`](crate::Netstack::drops) counts those. ICMP errors are not passed on.
     ///
     /// # Errors
     /// As the system says.
@@ -99,8 +100,8 @@ impl Pump {
         Ok(app)
     }
 
-    /// Returns a descriptor that is readable when a connection waits: [`accept`] takes it. Closing the descriptor ends the
-    /// listener. A few connections are accepted ahead of the program; the others wait in `listener`.
+    /// Returns a descriptor that is readable when a connection waits: [`accept`] takes it. Closing the descriptor ends
+    /// the listener. A few connections are accepted ahead of the program; the others wait in `listener`.
     ///
     /// # Errors
     /// As the system says.

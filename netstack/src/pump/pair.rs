@@ -1,7 +1,8 @@
 //! Pairs of sockets.
 //!
 //! A reset has to be told from an end. Of a Unix stream socket the system makes ECONNRESET only if its other end is
-//! closed with bytes in it that were not read. So on Linux our end always keeps one: [`stream`] puts one there first, and
+//! closed with bytes in it that were not read. So on Linux our end always keeps one: [`stream`] puts one there first,
+//! and
 //! [`read`] leaves the last byte in place after it has looked at it. An end without a reset takes it out ([`finish`]).
 
 use std::{
@@ -73,7 +74,8 @@ pub(super) enum Read {
     Reset,
 }
 
-/// Reads from our end of [`stream`] into `first`, then `second`. `ended`: the system has said that there will be no more.
+/// Reads from our end of [`stream`] into `first`, then `second`. `ended`: the system has said that there will be no
+/// more.
 pub(super) fn read(ours: &OwnedFd, first: &mut [u8], second: &mut [u8], ended: bool) -> Read {
     if !KEEPS {
         return read_socket(ours, first, second);

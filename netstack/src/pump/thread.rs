@@ -97,7 +97,8 @@ struct State {
 impl Shared {
     fn add(&self, joint: Box<dyn Joint>, addresses: Option<Addresses<'_>>) -> io::Result<()> {
         let inode = addresses.map(|(descriptor, _)| inode(descriptor)).transpose()?;
-        // The thread must know the joint before it takes the first event of the descriptor: it needs this lock for both.
+        // The thread must know the joint before it takes the first event of the descriptor: it needs this lock for
+        // both.
         let mut state = sync::lock(&self.state);
         if state.closed {
             return Err(io::ErrorKind::ConnectionAborted.into());

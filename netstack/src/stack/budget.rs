@@ -42,8 +42,8 @@ impl Budget for Memory {
         self.add(bytes, 0)
     }
 
-    /// A buffer may be as large as what is left then: so of many that take what they can, each gets the same, and there is
-    /// always a little for one more.
+    /// A buffer may be as large as what is left then: so of many that take what they can, each gets the same, and there
+    /// is always a little for one more.
     fn grow(&self, held: usize, bytes: usize) -> bool {
         self.add(bytes, held)
     }

@@ -63,8 +63,8 @@ pub(super) fn start(shared: &Arc<Shared>, to: SocketAddr) -> io::Result<TcpStrea
     Ok(TcpStream::new(shared.clone(), socket))
 }
 
-/// A port from which there is no connection to `to`: by preference one without a connection in TIME-WAIT. It is looked for
-/// from a random one on (RFC 6056, algorithm 1).
+/// A port from which there is no connection to `to`: by preference one without a connection in TIME-WAIT. It is looked
+/// for from a random one on (RFC 6056, algorithm 1).
 fn free_port(shared: &Shared, to: SocketAddr, from: std::net::IpAddr, first: u16, now: Instant) -> Option<u16> {
     let listeners = read(&shared.tcp.listeners);
     let time_wait = lock(&shared.tcp.time_wait);

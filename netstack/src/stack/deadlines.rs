@@ -1,7 +1,7 @@
 //! What is due when: one ordered set for everything that waits for time to pass.
 //!
-//! Each object has one [`Timer`] and so at most one entry. A deadline that moves away leaves its entry: when that fires,
-//! the object says when it is really due. So a deadline that moves with each packet costs next to nothing.
+//! Each object has one [`Timer`] and so at most one entry. A deadline that moves away leaves its entry: when that
+//! fires, the object says when it is really due. So a deadline that moves with each packet costs next to nothing.
 
 use std::{
     collections::BTreeMap,
@@ -62,8 +62,8 @@ impl Deadlines {
         Self { set: Mutex::new(Set { entries: BTreeMap::new(), last_id: 0 }), next: AtomicU64::new(NONE) }
     }
 
-    /// Lets `object` be called at `at`, unless it is called earlier already. Returns whether this is the earliest deadline
-    /// now.
+    /// Lets `object` be called at `at`, unless it is called earlier already. Returns whether this is the earliest
+    /// deadline now.
     pub(super) fn set(&self, timer: &Timer, at: Instant, object: impl FnOnce() -> Arc<dyn Timed>) -> bool {
         if timer.is_set_before(at) {
             return false;

@@ -1,7 +1,7 @@
 //! Connections of which only the SYN has arrived: bounded in number, shared fairly among those who dial.
 //!
-//! If the table is full, a source that has fewer than another takes one's place from it: the oldest. So a flood from one
-//! source keeps nobody else out, and one from many has to be faster than a handshake takes.
+//! If the table is full, a source that has fewer than another takes one's place from it: the oldest. So a flood from
+//! one source keeps nobody else out, and one from many has to be faster than a handshake takes.
 
 use std::{
     cmp::Reverse,
@@ -72,8 +72,8 @@ impl HalfOpens {
         self.entries.len()
     }
 
-    /// Takes a half-open connection whose deadline is this, and returns its number; `None` if there is no room for another
-    /// one of this source. There must be none of the same addresses and ports.
+    /// Takes a half-open connection whose deadline is this, and returns its number; `None` if there is no room for
+    /// another one of this source. There must be none of the same addresses and ports.
     pub(super) fn insert(
         &mut self,
         tuple: FourTuple,

@@ -28,8 +28,8 @@ pub(crate) struct Packet<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
-    /// Of the payload; extension headers of IPv6 are skipped. Of a fragment: what its header says, even if the payload is
-    /// not the beginning of that protocol's header.
+    /// Of the payload; extension headers of IPv6 are skipped. Of a fragment: what its header says, even if the payload
+    /// is not the beginning of that protocol's header.
     pub(crate) protocol: u8,
     /// What follows the IP header and the extension headers.
     pub(crate) payload: Range<usize>,
@@ -200,8 +200,8 @@ pub(crate) const fn is_host(address: IpAddr) -> bool {
     }
 }
 
-/// The sum of the pseudo header of TCP, UDP and `ICMPv6`. Both addresses are of one family, and `len` is at most that of
-/// the largest packet.
+/// The sum of the pseudo header of TCP, UDP and `ICMPv6`. Both addresses are of one family, and `len` is at most that
+/// of the largest packet.
 pub(crate) fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, len: usize) -> Sum {
     let sum = match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {

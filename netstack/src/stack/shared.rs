@@ -141,8 +141,8 @@ impl Shared {
         sent
     }
 
-    /// As [`send`](Self::send), for programs' packets: if there is no room, nothing is dropped; `waiter` is told once when
-    /// there is room. A waiter must not be given twice before it was told: `None` if it waits already.
+    /// As [`send`](Self::send), for programs' packets: if there is no room, nothing is dropped; `waiter` is told once
+    /// when there is room. A waiter must not be given twice before it was told: `None` if it waits already.
     pub(crate) fn send_or_wait(&self, packet: &[u8], waiter: impl FnOnce() -> Option<Arc<dyn HasRoom>>) -> bool {
         let sent = self.outbox.push_or_wait(packet, waiter);
         if sent {

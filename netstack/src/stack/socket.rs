@@ -64,8 +64,8 @@ pub(crate) struct State {
     not_before: Instant,
 }
 
-/// Takes a segment: what its headers are made with, its header, and its payload in two parts. Returns false if there is no
-/// room for it.
+/// Takes a segment: what its headers are made with, its header, and its payload in two parts. Returns false if there is
+/// no room for it.
 pub(super) type Send<'a> = dyn FnMut(&Builder, &Header, &[u8], &[u8]) -> bool + 'a;
 
 impl TcpSocket {

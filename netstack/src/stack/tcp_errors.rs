@@ -14,8 +14,8 @@ pub(crate) fn unreachable(shared: &Arc<Shared>, local: SocketAddr, remote: Socke
     }
 }
 
-/// Takes an ICMP error by which packets from `local` to `remote` may be `mtu` bytes long at most; it is about the segment
-/// with sequence number `seq`.
+/// Takes an ICMP error by which packets from `local` to `remote` may be `mtu` bytes long at most; it is about the
+/// segment with sequence number `seq`.
 pub(crate) fn path_mtu(shared: &Arc<Shared>, local: SocketAddr, remote: SocketAddr, seq: u32, mtu: usize) {
     if let Some(socket) = shared.tcp.get(&FourTuple::new(local, remote)) {
         let now = shared.now();

@@ -37,8 +37,8 @@ impl Waiter {
         }
     }
 
-    /// The thread that reads has found nothing. It looks once more after this, and calls [`set_busy`](Self::set_busy) if
-    /// there is something now.
+    /// The thread that reads has found nothing. It looks once more after this, and calls [`set_busy`](Self::set_busy)
+    /// if there is something now.
     pub(super) fn set_idle(&self) {
         self.busy.store(false, Ordering::SeqCst);
     }

@@ -1,4 +1,5 @@
-//! Two stacks behind two real tunnels, whose datagrams move in memory; each tunnel has its own threads, the time is real.
+//! Two stacks behind two real tunnels, whose datagrams move in memory; each tunnel has its own threads, the time is
+//! real.
 
 use std::net::IpAddr;
 

@@ -76,8 +76,9 @@ pub unsafe extern "C" fn wg_transport_receive(
 /// it; it does not limit what wg_tun_inject() takes.
 ///
 /// Memory: nothing changes hands.
-/// Errors: WG_ERR_INVALID if it is not in 576 to 65535 (1280 for a network with an IPv6 address), the old one then stays; WG_ERR_UNSUPPORTED if the tunnel's
-/// packets come from elsewhere; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_PANIC.
+/// Errors: WG_ERR_INVALID if it is not in 576 to 65535 (1280 for a network with an IPv6 address), the old one then
+/// stays; WG_ERR_UNSUPPORTED if the tunnel's packets come from elsewhere; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the
+/// tunnel has ended; WG_ERR_PANIC.
 /// Threads: any, also inside a callback.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]

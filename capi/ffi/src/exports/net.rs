@@ -59,8 +59,8 @@ unsafe fn give_fd(out: NonNull<i32>, fd: OwnedFd) {
 /// and the end of either direction leaves the other one open. If the peer resets the connection, or it fails, read()
 /// fails with ECONNRESET after what had arrived (on Linux and Android; elsewhere it returns 0). Closing it with data
 /// unread resets the connection. For UDP it is a SOCK_SEQPACKET (on Apple's systems SOCK_DGRAM): each send() is one
-/// datagram, and each recv() gives one, while 0 is the end or a datagram without contents. Datagrams that arrive while
-/// nobody reads are dropped once its buffers are full, and ICMP errors are not passed on.
+/// datagram, and each recv() gives one, while 0 is the end or a datagram without contents. Datagrams that arrive
+/// while its buffers are full are dropped. ICMP errors are not passed on.
 ///
 /// The descriptor is blocking, is closed by exec(), and is not below 3. Options of the IP and TCP levels do not exist
 /// on it. SIGPIPE is as on any socket: use MSG_NOSIGNAL.
@@ -296,7 +296,8 @@ pub extern "C" fn wg_net_answer(handle: i32, id: u64, answer: u32) -> wg_result_
 /// is NULL or writable.
 /// Errors: WG_ERR_NULL, for `addresses` unless `capacity` is 0; WG_ERR_INVALID for another family, or if `name` cannot
 /// be one; WG_ERR_NOT_FOUND if there is no such name, or it has no such address; WG_ERR_TIMED_OUT if no server answers;
-/// WG_ERR_IO if they fail; WG_ERR_UNSUPPORTED if there are none; and those of wg_net_dial() that are about the tunnel.
+/// WG_ERR_IO if they fail; WG_ERR_UNSUPPORTED without DNS servers; and those of wg_net_dial() that are about the
+/// tunnel.
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]

@@ -143,8 +143,8 @@ pub extern "C" fn wg_turn_off_within(handle: i32, milliseconds: u32) -> wg_resul
 /// wg_turn_on_with(). An old descriptor that was given with WG_FD_DUP stays the caller's, and stays non-blocking.
 /// Requires: with WG_FD_TAKE, on success only the library uses `tun_fd` from then on.
 /// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended by itself: turn it on again; WG_ERR_UNSUPPORTED
-/// if its packets come from wg_tun_callbacks_t or wg_net_options_t; WG_ERR_INVALID if `mtu` or `fd_ownership` is out of its range;
-/// WG_ERR_BUSY inside a callback; WG_ERR_PANIC; and of wg_turn_on() those that are about `tun_fd`.
+/// if its packets come from wg_tun_callbacks_t or wg_net_options_t; WG_ERR_INVALID if `mtu` or `fd_ownership` is out of
+/// its range; WG_ERR_BUSY inside a callback; WG_ERR_PANIC; and of wg_turn_on() those that are about `tun_fd`.
 /// Threads: any; calls on one tunnel come one after another. It waits for the packets that are being read or written,
 /// not for a callback.
 /// Since: 0.1.0

@@ -91,7 +91,7 @@ impl Inbox {
         self.id == id
     }
 
-    /// Whether nobody can take anything any more.
+    /// Whether all descriptors that connections are taken from are closed.
     pub(super) fn is_gone(&self) -> bool {
         self.state().is_gone()
     }
@@ -119,8 +119,8 @@ impl Inbox {
         state.waiting.push_back(arrived);
     }
 
-    /// Takes the connection that has waited longest. `WouldBlock` if there is none, `NotConnected` if there will be
-    /// none.
+    /// Takes the connection that has waited longest. `WouldBlock` if none waits, `NotConnected` if none can
+    /// come.
     pub(super) fn pop(&self, of_app: BorrowedFd<'_>) -> io::Result<Arrived> {
         let mut state = self.state();
         let Some(arrived) = state.waiting.pop_front() else {

@@ -9,7 +9,7 @@ use std::{
 use wg_embed::{queue::wait_until, sync};
 use wg_embed_netstack::Notify;
 
-/// The time limit of a call: as for poll(), a negative one is none.
+/// The time limit of a call: a negative one is infinite, as for poll().
 #[derive(Clone, Copy)]
 pub(crate) struct Limit(Option<Instant>);
 

@@ -74,7 +74,7 @@ impl<'a> Reader<'a> {
         Some(bytes.iter().fold(0, |number, byte| number << 8 | usize::from(*byte)))
     }
 
-    /// What follows a length of so many bytes.
+    /// Reads a vector whose length has `length` bytes.
     fn part(&mut self, length: usize) -> Option<&'a [u8]> {
         let length = self.number(length)?;
         let (part, rest) = self.0.split_at_checked(length)?;
@@ -91,7 +91,7 @@ mod tests {
         [&bytes.len().to_be_bytes()[8 - length..], bytes].concat()
     }
 
-    /// A ClientHello in records of so many bytes.
+    /// A ClientHello in records of `record` bytes.
     fn client_hello(name: &str, record: usize) -> Vec<u8> {
         let names = part(2, &[&[0][..], &part(2, name.as_bytes())].concat());
         let extensions = [&[0, 43][..], &part(2, &[3, 4]), &[0, 0], &part(2, &names)].concat();
