@@ -35,7 +35,8 @@ extern "C" {
  * endpoint is configured stay there.
  *
  * Returns its number, which is the lowest that is free, or -1. On Android the reason is logged, under the tag
- * `WireGuard/GoBackend/` with the interface's name, as is what the tunnel does; wg_last_error() of wg_embed.h has it anyway.
+ * `WireGuard/GoBackend/` with the interface's name, as is what the tunnel does; wg_last_error() of wg_embed.h has it
+ * anyway.
  *
  * Memory: takes `tun_fd` in any case: that number is closed when this returns. The texts are not kept.
  * Threads: any.
@@ -43,9 +44,7 @@ extern "C" {
  * # Safety
  * `str` of each text is NULL or points to `n` readable bytes. Nobody but the library uses `tun_fd` any more.
  */
-int32_t wgTurnOn(struct go_string interface,
-                 int32_t tun_fd,
-                 struct go_string settings);
+int32_t wgTurnOn(struct go_string interface, int32_t tun_fd, struct go_string settings);
 
 /**
  * Turns a tunnel off. A number that stands for none is ignored.
@@ -68,8 +67,8 @@ int32_t wgGetSocketV4(int32_t tunnel);
 int32_t wgGetSocketV6(int32_t tunnel);
 
 /**
- * Returns a tunnel's configuration and state, the lines of a UAPI `get` without `errno=`; or NULL. They contain the private
- * key.
+ * Returns a tunnel's configuration and state, the lines of a UAPI `get` without `errno=`; or NULL. They contain the
+ * private key.
  *
  * Memory: the text is the caller's, to give to free().
  * Threads: any.

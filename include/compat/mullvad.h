@@ -16,8 +16,8 @@
 /**
  * Takes one line of a tunnel's log.
  *
- * `level` is 1 for what fails, and 2 for what happens. `msg` ends with a line feed, and is gone when the function returns.
- * `context` is what came with the function.
+ * `level` is 1 for what fails, and 2 for what happens. `msg` ends with a line feed, and is gone when the function
+ * returns. `context` is what came with the function.
  *
  * Threads: as for wg_log_fn_t of wg_embed.h. Inside it, functions that take a handle fail.
  */
@@ -29,49 +29,44 @@ extern "C" {
 
 #if !defined(__ANDROID__)
 /**
- * Makes a tunnel between `fd` and the network, and starts it. Returns its handle, which is above 0, or a negative code.
+ * Makes a tunnel between `fd` and the network, and starts it. Returns its handle, which is above 0, or a negative
+ * code.
  *
- * `settings` is the configuration, as in wg_turn_on() of wg_embed.h. `mtu` is that of the interface, 576 to 65535, and is set
- * there; 0 leaves it alone. `log_sink` (or NULL) gets the lines of this tunnel with `log_context`, until wgTurnOff() has
- * returned.
+ * `settings` is the configuration, as in wg_turn_on() of wg_embed.h. `mtu` is that of the interface, 576 to 65535, and
+ * is set there; 0 leaves it alone. `log_sink` (or NULL) gets the lines of this tunnel with `log_context`, until
+ * wgTurnOff() has returned.
  *
- * Codes: -2 if the configuration is refused, `fd` is not open, the port is taken, or there is too little of something: another
- * try may go better; -3 if `settings` is NULL or `mtu` is no MTU; -1 for all else. The log says why.
+ * Codes: -2 if the configuration is refused, `fd` is not open, the port is taken, or there is too little of something:
+ * another try may go better; -3 if `settings` is NULL or `mtu` is no MTU; -1 for all else. The log says why.
  *
  * Memory: takes `fd`, also on failure. `settings` is not kept.
  *
  * # Safety
- * `settings` is NULL or ends with a zero byte. Nobody but the library uses `fd` any more. `log_sink` is NULL or may be called
- * on any thread, on several at once, while there is the tunnel.
+ * `settings` is NULL or ends with a zero byte. Nobody but the library uses `fd` any more. `log_sink` is NULL or may be
+ * called on any thread, on several at once, while there is the tunnel.
  */
-int32_t wgTurnOn(intptr_t mtu,
-                 char *settings,
-                 int fd,
-                 LogSink log_sink,
-                 uint64_t log_context);
+int32_t wgTurnOn(intptr_t mtu, char *settings, int fd, LogSink log_sink, uint64_t log_context);
 #endif
 
 #if defined(__ANDROID__)
 /**
- * Makes a tunnel between `fd`, as VpnService has it, and the network, and starts it. Returns its handle, which is above 0, or
- * a negative code. Peers stay where they are configured to be, as after wg_disable_roaming() of wg_embed.h.
+ * Makes a tunnel between `fd`, as VpnService has it, and the network, and starts it. Returns its handle, which is
+ * above 0, or a negative code. Peers stay where they are configured to be, as after wg_disable_roaming() of
+ * wg_embed.h.
  *
- * `settings` is the configuration, as in wg_turn_on() of wg_embed.h. `log_sink` (or NULL) gets the lines of this tunnel with
- * `log_context`, until wgTurnOff() has returned.
+ * `settings` is the configuration, as in wg_turn_on() of wg_embed.h. `log_sink` (or NULL) gets the lines of this
+ * tunnel with `log_context`, until wgTurnOff() has returned.
  *
- * Codes: -2 if the configuration is refused, `fd` is not open, the port is taken, or there is too little of something: another
- * try may go better; -3 if `settings` is NULL; -1 for all else. The log says why.
+ * Codes: -2 if the configuration is refused, `fd` is not open, the port is taken, or there is too little of something:
+ * another try may go better; -3 if `settings` is NULL; -1 for all else. The log says why.
  *
  * Memory: takes `fd`, also on failure. `settings` is not kept.
  *
  * # Safety
- * `settings` is NULL or ends with a zero byte. Nobody but the library uses `fd` any more. `log_sink` is NULL or may be called
- * on any thread, on several at once, while there is the tunnel.
+ * `settings` is NULL or ends with a zero byte. Nobody but the library uses `fd` any more. `log_sink` is NULL or may be
+ * called on any thread, on several at once, while there is the tunnel.
  */
-int32_t wgTurnOn(char *settings,
-                 int fd,
-                 LogSink log_sink,
-                 uint64_t log_context);
+int32_t wgTurnOn(char *settings, int fd, LogSink log_sink, uint64_t log_context);
 #endif
 
 /**
@@ -89,13 +84,13 @@ char *wgGetConfig(int32_t handle);
 /**
  * Changes the configuration of a tunnel. `settings` is as in wgTurnOn(); if one line is refused, nothing is changed.
  *
- * Returns 0, or -4 if `handle` stands for no tunnel, -3 if `settings` is NULL, and -1 for all else. The tunnel's log says why.
+ * Returns 0, or -4 if `handle` stands for no tunnel, -3 if `settings` is NULL, and -1 for all else. The tunnel's log
+ * says why.
  *
  * # Safety
  * `settings` is NULL or ends with a zero byte.
  */
-int32_t wgSetConfig(int32_t handle,
-                    char *settings);
+int32_t wgSetConfig(int32_t handle, char *settings);
 
 /**
  * Frees what wgGetConfig() has returned, and overwrites it first. NULL does nothing.
@@ -106,7 +101,8 @@ int32_t wgSetConfig(int32_t handle,
 void wgFreePtr(void *memory);
 
 /**
- * Returns the descriptor of a tunnel's IPv4 socket, or -4 if there is no such tunnel, or -1 if there is no such socket.
+ * Returns the descriptor of a tunnel's IPv4 socket, or -4 if there is no such tunnel, or -1 if there is no such
+ * socket.
  *
  * Memory: it is borrowed, until the sockets are reopened or the tunnel is turned off.
  */
