@@ -138,8 +138,7 @@ impl TcpStream {
     }
 
     /// Ends the connection with a RST after what was written has arrived, or after the stack's `linger`.
-    #[cfg(unix)]
-    pub(crate) fn close_with_reset(&self) {
+    pub fn close_with_reset(&self) {
         self.change(|state, now| state.connection.close_with_reset(now));
     }
 

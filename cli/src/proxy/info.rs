@@ -3,19 +3,23 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
-    io::ErrorKind,
-    net::IpAddr,
+    io::{ErrorKind, Read, Write as _},
+    net::{IpAddr, Shutdown},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use mio::net::TcpStream;
 use wg_embed::{device::Device, uapi};
 use wg_embed_netstack::{Netstack, ping::Ping};
 use zeroize::Zeroizing;
 
-use super::{config::Config, protocol::MAX_HEAD, socket::Socket};
+use super::config::Config;
 
 /// How much older than the interval an answer may be.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// The most bytes of a request.
+const MAX_HEAD: usize = 16 << 10;
 
 /// Who answers pings.
 pub(super) struct Info {
@@ -67,13 +71,13 @@ impl Info {
 
 /// One client.
 pub(super) struct Client {
-    socket: Socket,
+    socket: TcpStream,
     input: Vec<u8>,
     out: Option<Vec<u8>>,
 }
 
 impl Client {
-    pub(super) const fn new(socket: Socket) -> Self {
+    pub(super) const fn new(socket: TcpStream) -> Self {
         Self { socket, input: Vec::new(), out: None }
     }
 
@@ -87,7 +91,8 @@ impl Client {
                     Err(_) => return None,
                 }
                 if out.is_empty() {
-                    self.socket.end();
+                    // The other side may have closed it already.
+                    let _ = self.socket.shutdown(Shutdown::Write);
                     return None;
                 }
                 continue;

@@ -1,28 +1,23 @@
 //! `wg-embed proxy`: services on this machine and in a tunnel, without an interface and without root.
 //!
-//! One thread waits for everything, and speaks with clients until their connections are made. Then the stack's pump
-//! copies.
+//! The services are those of the package `wg-embed-proxy`. Here are the command line, the configuration file, and what
+//! is around: signals, reload, `/metrics`.
 
 mod arguments;
-mod client;
 mod config;
-mod engine;
 mod info;
-mod protocol;
 mod reload;
-mod socket;
 mod stdio;
-mod udp;
+mod supervisor;
 
 use std::{ffi::OsString, net::IpAddr, path::Path, process::ExitCode, sync::Arc, thread};
 
 use arguments::{Command, Run};
 use config::Config;
-use engine::{Engine, Mailbox, News};
+use supervisor::{Mailbox, News, Supervisor};
 use wg_embed::{
     bind::udp::UdpBind,
     device::{self, Event, Tunnel, resolve_with_system},
-    sync::lock,
 };
 use wg_embed_netstack::{Netstack, Options};
 
@@ -109,13 +104,13 @@ fn serve(run: &Run, path: &Path, config: Config, ready: impl FnOnce() -> Result<
         ..Options::default()
     };
     let stack = Netstack::new(options).map_err(|e| format!("{}: [Interface]: {e}", path.display()))?;
-    let poll = mio::Poll::new().map_err(|e| format!("cannot wait for sockets: {e}"))?;
-    // The tunnel begins before there is a mailbox: its waker is the loop's.
-    let mailbox: Arc<std::sync::Mutex<Option<Arc<Mailbox>>>> = Arc::default();
+    let say = |e: std::io::Error| format!("cannot wait for sockets: {e}");
+    let poll = mio::Poll::new().map_err(say)?;
+    let mailbox = Arc::new(Mailbox::new(&poll).map_err(say)?);
     let told = mailbox.clone();
     let events = Box::new(move |event| {
-        if let (Event::Ended(reason), Some(mailbox)) = (event, &*lock(&told)) {
-            mailbox.push(News::Ended(Err(format!("the tunnel has ended: {reason}"))));
+        if let Event::Ended(reason) = event {
+            told.push(News::Ended(Err(format!("the tunnel has ended: {reason}"))));
         }
     });
     let options =
@@ -124,13 +119,10 @@ fn serve(run: &Run, path: &Path, config: Config, ready: impl FnOnce() -> Result<
     let say = |e: wg_embed::Error| e.to_string();
     let tunnel = Tunnel::start(stack.tun(), Arc::new(bind), options).map_err(say)?;
     tunnel.device().apply(config.conf.update.clone()).map_err(say)?;
-    tunnel.device().up().map_err(say)?;
-    let mut engine = Engine::new(poll, stack, tunnel, config).map_err(|e| format!("cannot wait for sockets: {e}"))?;
-    *lock(&mailbox) = Some(engine.mailbox().clone());
-    wait_for_signals(signals, engine.mailbox().clone())?;
-    engine.open(run.info)?;
+    wait_for_signals(signals, mailbox.clone())?;
+    let mut supervisor = Supervisor::start(poll, mailbox, stack, tunnel, config, run.info)?;
     ready()?;
-    engine.run(&|| config::read(path))
+    supervisor.run(&|| config::read(path))
 }
 
 /// Passes signals to the loop.

@@ -8,12 +8,13 @@ use std::{
     thread,
 };
 
-use super::engine::{Mailbox, News};
+use wg_embed_proxy::Proxy;
 
-/// Returns the other end of what copies standard input and output. When the output has ended, so does the proxy.
-pub(super) fn start(mailbox: Arc<Mailbox>) -> io::Result<mio::net::UnixStream> {
+use super::supervisor::{Mailbox, News};
+
+/// Connects standard input and output with `target`. When the output has ended, so does the proxy.
+pub(super) fn start(proxy: &Proxy, target: &str, mailbox: Arc<Mailbox>) -> io::Result<()> {
     let (ours, theirs) = UnixStream::pair()?;
-    theirs.set_nonblocking(true)?;
     let mut to_tunnel = ours.try_clone()?;
     let mut from_tunnel = ours;
     thread::Builder::new().name("stdin".into()).spawn(move || {
@@ -26,5 +27,5 @@ pub(super) fn start(mailbox: Arc<Mailbox>) -> io::Result<mio::net::UnixStream> {
         let copied = io::copy(&mut from_tunnel, &mut stdout).and_then(|_| stdout.flush());
         mailbox.push(News::Ended(copied.map_err(|e| format!("the connection of standard input has ended: {e}"))));
     })?;
-    Ok(mio::net::UnixStream::from_std(theirs))
+    proxy.connect(theirs, target)
 }

@@ -3,7 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Weak, atomic::Ordering},
 };
 
 use wg_embed::sync::{lock, write};
@@ -108,4 +108,6 @@ pub(super) fn close(shared: &Arc<Shared>) {
     shared.outbox.take_waiting().iter().for_each(|waiting| waiting.has_room());
     shared.waiter.wake();
     drop(interception);
+    let closing = std::mem::take(&mut *lock(&shared.closing));
+    closing.iter().filter_map(Weak::upgrade).for_each(|notify| notify.notify());
 }

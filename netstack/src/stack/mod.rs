@@ -28,7 +28,7 @@ mod waiter;
 use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Weak, atomic::Ordering},
 };
 
 use wg_embed::{
@@ -44,7 +44,7 @@ pub(crate) use shared::{Interception, Shared};
 pub(crate) use socket::{State, TcpSocket};
 pub(crate) use tuple::FourTuple;
 
-use crate::{Intercept, InterceptOptions, Options, TcpListener, TcpStream, UdpSocket};
+use crate::{Intercept, InterceptOptions, Notify, Options, TcpListener, TcpStream, UdpSocket};
 
 /// A userspace TCP/IP stack: the inner side of a tunnel. Cloning it is cheap and gives the same stack.
 #[derive(Clone)]
@@ -181,6 +181,26 @@ impl Netstack {
     /// `ConnectionAborted` from now on, and who waits is woken. The [`Tun`](wg_embed::tun::Tun) reports its end.
     pub fn close(&self) {
         decide::close(&self.0);
+    }
+
+    /// Whether it was closed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+
+    /// Has `notify` called once, when the stack is closed: at once if it is. It is held weakly: a notifier that was
+    /// dropped is not called.
+    pub fn notify_closed(&self, notify: &Arc<dyn Notify>) {
+        let mut closing = lock(&self.0.closing);
+        closing.retain(|other| other.strong_count() > 0);
+        closing.push(Arc::downgrade(notify));
+        drop(closing);
+        // It may have been closed before the notifier was there.
+        if self.is_closed() {
+            let late = std::mem::take(&mut *lock(&self.0.closing));
+            late.iter().filter_map(Weak::upgrade).for_each(|notify| notify.notify());
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     io,
     net::IpAddr,
     sync::{
-        Arc, RwLock,
+        Arc, Mutex, RwLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -22,7 +22,7 @@ use super::{
     outbox::{HasRoom, Outbox},
     waiter::Waiter,
 };
-use crate::{Intercept, InterceptOptions, Options, dns::resolver::Resolver};
+use crate::{Intercept, InterceptOptions, Notify, Options, dns::resolver::Resolver};
 
 /// The inner part of a [`Netstack`].
 pub(crate) struct Shared {
@@ -37,6 +37,8 @@ pub(crate) struct Shared {
     pub(super) waiter: Waiter,
     pub(super) events: Events,
     pub(super) closed: AtomicBool,
+    /// Who is told when it is closed.
+    pub(super) closing: Mutex<Vec<Weak<dyn Notify>>>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) tcp: Connections,
     /// What sequence numbers and the like are derived from.
@@ -82,6 +84,7 @@ impl Shared {
             waiter: Waiter::new()?,
             events: Events::new(),
             closed: AtomicBool::new(false),
+            closing: Mutex::default(),
             memory: Arc::new(Memory::new(options.memory)),
             tcp: Connections::new(options.max_connections),
             secret,

@@ -8,7 +8,7 @@ mod tests;
 use std::{
     fmt::Write as _,
     net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
@@ -18,6 +18,7 @@ use wg_embed::config::{
     wgquick::{Conf, InterfaceSettings},
 };
 use wg_embed_netstack::{dial::parse_host_port, dns::Family};
+use wg_embed_proxy::{Address, Kind, Login, Service};
 use zeroize::Zeroizing;
 
 /// What a file asks for.
@@ -25,45 +26,14 @@ use zeroize::Zeroizing;
 pub(crate) struct Config {
     pub(crate) conf: Conf,
     pub(crate) services: Vec<Service>,
+    /// What standard input and output are connected with.
+    pub(crate) stdio: Option<String>,
     pub(crate) family: Family,
     pub(crate) check_alive: Vec<IpAddr>,
     pub(crate) check_interval: Duration,
     pub(crate) max_connections: usize,
     /// Bytes that the connections' buffers may take.
     pub(crate) memory: usize,
-}
-
-/// Something that is served.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Service {
-    Socks5 { at: Address, login: Option<Login> },
-    Http { at: Address, login: Option<Login> },
-    TcpClient { at: Address, target: String },
-    TcpServer { port: u16, target: String },
-    Stdio { target: String },
-    UdpClient { at: SocketAddr, target: String, idle: Option<Duration> },
-    UdpServer { port: u16, target: SocketAddr, idle: Option<Duration> },
-    Sni { at: Address },
-}
-
-/// Where a service listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Address {
-    Tcp(SocketAddr),
-    Unix(PathBuf),
-}
-
-/// A name and a password.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Login {
-    pub(crate) name: Zeroizing<String>,
-    pub(crate) password: Zeroizing<String>,
-}
-
-impl std::fmt::Debug for Login {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Login")
-    }
 }
 
 /// Reads a file. All errors are in the text, one a line, each with file, line, section and key.
@@ -150,7 +120,7 @@ impl<'a> Keys<'a> {
     fn login(&mut self) -> Result<Option<Login>, String> {
         let name = self.take("Username")?;
         let password = self.take("Password")?.map(|(_, value)| value).unwrap_or_default();
-        Ok(name.map(|(_, name)| Login { name, password }))
+        Ok(name.map(|(_, name)| Login::new(&name, &password)))
     }
 
     fn unknown(&self) -> Vec<String> {
@@ -214,6 +184,7 @@ impl<'a> Reader<'a> {
         let mut config = Config {
             conf: Conf { interface: InterfaceSettings::default(), update: wg_embed::config::Update::default() },
             services: Vec::new(),
+            stdio: None,
             family: Family::Any,
             check_alive: Vec::new(),
             check_interval: Duration::from_secs(5),
@@ -235,6 +206,10 @@ impl<'a> Reader<'a> {
                     })
                     .map(|family| config.family = family.unwrap_or(Family::Any)),
                 "limits" => limits(&mut keys, &mut config),
+                "stdiotunnel" if config.stdio.is_some() => {
+                    Err(format!("{}: line {}: [stdiotunnel]: there is another one", keys.place, section.line))
+                }
+                "stdiotunnel" => keys.target().map(|target| config.stdio = Some(target)),
                 _ => service(&mut keys).map(|service| config.services.push(service)),
             };
             if self.note(result).is_some() {
@@ -338,8 +313,8 @@ fn limits(keys: &mut Keys<'_>, config: &mut Config) -> Result<(), String> {
 }
 
 fn service(keys: &mut Keys<'_>) -> Result<Service, String> {
-    Ok(match &*keys.section.name {
-        "socks5" => Service::Socks5 { at: keys.address()?, login: keys.login()? },
+    let kind = match &*keys.section.name {
+        "socks5" => Kind::Socks5 { at: keys.address()?, login: keys.login()? },
         "http" => {
             let at = keys.address()?;
             let login = keys.login()?;
@@ -348,54 +323,38 @@ fn service(keys: &mut Keys<'_>) -> Result<Service, String> {
                     return Err(keys.bad(line, name, "HTTPS is not supported"));
                 }
             }
-            Service::Http { at, login }
+            Kind::Http { at, login }
         }
-        "tcpclienttunnel" => Service::TcpClient { at: keys.address()?, target: keys.target()? },
+        "tcpclienttunnel" => Kind::TcpClient { at: keys.address()?, target: keys.target()? },
         "tcpservertunnel" => {
-            Service::TcpServer { port: keys.need("ListenPort", "not a port", port)?, target: keys.target()? }
+            Kind::TcpServer { port: keys.need("ListenPort", "not a port", port)?, target: keys.target()? }
         }
-        "stdiotunnel" => Service::Stdio { target: keys.target()? },
         "udpproxytunnel" => {
             let at = keys.need("BindAddress", "not ADDRESS:PORT", socket_address)?;
             let target = keys.target()?;
-            Service::UdpClient { at, target, idle: keys.idle()? }
+            Kind::UdpClient { at, target, idle: keys.idle()? }
         }
         "udpservertunnel" => {
             let port = keys.need("ListenPort", "not a port", port)?;
             let target = keys.need("Target", "not ADDRESS:PORT", socket_address)?;
-            Service::UdpServer { port, target, idle: keys.idle()? }
+            Kind::UdpServer { port, target, idle: keys.idle()? }
         }
-        "sni" => Service::Sni { at: keys.address()? },
+        "sni" => Kind::Sni { at: keys.address()? },
         name => return Err(format!("{}: line {}: [{name}]: unknown section", keys.place, keys.section.line)),
-    })
+    };
+    Ok(Service::new(kind))
 }
 
-impl Login {
-    /// Compares without a hint of how much is right.
-    pub(crate) fn is(&self, name: &[u8], password: &[u8]) -> bool {
-        let same = |a: &[u8], b: &[u8]| {
-            a.len() == b.len() && a.iter().zip(b).fold(0, |bits, (a, b)| bits | std::hint::black_box(a ^ b)) == 0
-        };
-        same(self.name.as_bytes(), name) & same(self.password.as_bytes(), password)
-    }
-}
-
-impl Service {
-    /// What it is and where, for messages.
-    pub(crate) fn place(&self) -> String {
-        let at = |at: &Address| match at {
-            Address::Tcp(at) => at.to_string(),
-            Address::Unix(path) => format!("unix:{}", path.display()),
-        };
-        match self {
-            Self::Socks5 { at: address, .. } => format!("[Socks5] {}", at(address)),
-            Self::Http { at: address, .. } => format!("[http] {}", at(address)),
-            Self::TcpClient { at: address, .. } => format!("[TCPClientTunnel] {}", at(address)),
-            Self::TcpServer { port, .. } => format!("[TCPServerTunnel] {port}"),
-            Self::Stdio { target } => format!("[STDIOTunnel] {target}"),
-            Self::UdpClient { at, .. } => format!("[UDPProxyTunnel] {at}"),
-            Self::UdpServer { port, .. } => format!("[UDPServerTunnel] {port}"),
-            Self::Sni { at: address } => format!("[SNI] {}", at(address)),
-        }
+/// What a service is and where, for messages.
+pub(crate) fn place(service: &Service) -> String {
+    match &service.kind {
+        Kind::Socks5 { at, .. } => format!("[Socks5] {at}"),
+        Kind::Http { at, .. } => format!("[http] {at}"),
+        Kind::Sni { at } => format!("[SNI] {at}"),
+        Kind::TcpClient { at, .. } => format!("[TCPClientTunnel] {at}"),
+        Kind::TcpServer { port, .. } => format!("[TCPServerTunnel] {port}"),
+        Kind::UdpClient { at, .. } => format!("[UDPProxyTunnel] {at}"),
+        Kind::UdpServer { port, .. } => format!("[UDPServerTunnel] {port}"),
+        _ => String::new(),
     }
 }

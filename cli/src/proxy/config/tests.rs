@@ -15,8 +15,8 @@ fn parse(text: &str) -> Result<Config, String> {
     if reader.errors.is_empty() { config.ok_or_else(String::new) } else { Err(reader.errors.join("\n")) }
 }
 
-fn services(text: &str) -> Vec<Service> {
-    parse(&(base() + text)).map_or_else(|error| unreachable!("{text}: {error}"), |config| config.services)
+fn read(text: &str) -> Config {
+    parse(&(base() + text)).unwrap_or_else(|error| unreachable!("{text}: {error}"))
 }
 
 fn local(port: u16) -> SocketAddr {
@@ -32,20 +32,21 @@ fn every_service() {
         [UDPServerTunnel]\nListenPort = 11\nTarget = 127.0.0.1:12\nInactivityTimeout = 0\n\
         [SNI]\nBindAddress = 127.0.0.1:13\n";
     let tcp = |port| Address::Tcp(local(port));
-    let login = Some(Login { name: "a".to_owned().into(), password: "$b".to_owned().into() });
+    let login = Some(Login::new("a", "$b"));
     let idle = Some(Duration::from_secs(10));
     let expected = [
-        Service::Socks5 { at: tcp(1), login },
-        Service::Socks5 { at: Address::Unix("/s".into()), login: None },
-        Service::Http { at: tcp(2), login: None },
-        Service::TcpClient { at: tcp(3), target: "a.b:4".into() },
-        Service::TcpServer { port: 5, target: "localhost:6".into() },
-        Service::Stdio { target: "[fd00::1]:7".into() },
-        Service::UdpClient { at: local(8), target: "a:9".into(), idle },
-        Service::UdpServer { port: 11, target: local(12), idle: None },
-        Service::Sni { at: tcp(13) },
+        Kind::Socks5 { at: tcp(1), login },
+        Kind::Socks5 { at: Address::Unix("/s".into()), login: None },
+        Kind::Http { at: tcp(2), login: None },
+        Kind::TcpClient { at: tcp(3), target: "a.b:4".into() },
+        Kind::TcpServer { port: 5, target: "localhost:6".into() },
+        Kind::UdpClient { at: local(8), target: "a:9".into(), idle },
+        Kind::UdpServer { port: 11, target: local(12), idle: None },
+        Kind::Sni { at: tcp(13) },
     ];
-    assert_eq!(services(text), expected);
+    let config = read(text);
+    assert_eq!(config.services, expected.map(Service::new));
+    assert_eq!(config.stdio.as_deref(), Some("[fd00::1]:7"));
 }
 
 #[test]

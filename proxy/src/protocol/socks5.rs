@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::Step;
-use crate::proxy::config::Login;
+use crate::Login;
 
 const VERSION: u8 = 5;
 const NO_LOGIN: u8 = 0;
@@ -15,7 +15,7 @@ const NOTHING: u8 = 0xff;
 const CONNECT: u8 = 1;
 
 /// One client.
-pub(in crate::proxy) struct Socks5 {
+pub(crate) struct Socks5 {
     login: Option<Login>,
     stage: Stage,
 }
@@ -28,7 +28,7 @@ enum Stage {
 }
 
 impl Socks5 {
-    pub(in crate::proxy) const fn new(login: Option<Login>) -> Self {
+    pub(crate) const fn new(login: Option<Login>) -> Self {
         Self { login, stage: Stage::Methods }
     }
 
@@ -162,7 +162,7 @@ mod tests {
     }
 
     fn login() -> Option<Login> {
-        Some(Login { name: "me".to_owned().into(), password: "pw".to_owned().into() })
+        Some(Login::new("me", "pw"))
     }
 
     #[test]

@@ -15,6 +15,8 @@ use wg_embed_netstack::{
     dns::{Family, Lookup},
 };
 
+use crate::surroundings::Surroundings;
+
 /// The most sessions of one service; the one that has been idle longest makes room.
 const MAX_SESSIONS: usize = 1024;
 /// The most datagrams that are taken from one socket before others have their turn.
@@ -63,11 +65,13 @@ impl<S> Sessions<S> {
 }
 
 /// `[UDPProxyTunnel]`: local clients to one target in the tunnel.
-pub(super) struct UdpClient {
+pub(crate) struct UdpClient {
     socket: mio::net::UdpSocket,
     stack: Netstack,
     notify: Arc<dyn Notify>,
     target: Target,
+    /// How long a look-up may take.
+    look_up: Duration,
     sessions: Sessions<UdpSocket>,
 }
 
@@ -83,26 +87,30 @@ enum Target {
 }
 
 impl UdpClient {
-    pub(super) fn new(
-        registry: &Registry,
-        token: usize,
-        stack: Netstack,
-        notify: Arc<dyn Notify>,
-        (at, target, idle): (SocketAddr, &str, Option<Duration>),
-        family: Family,
+    pub(crate) fn new(
+        around: &Surroundings<'_>,
+        at: SocketAddr,
+        target: &str,
+        idle: Option<Duration>,
     ) -> io::Result<Self> {
         let mut socket = mio::net::UdpSocket::bind(at)?;
-        registry.register(&mut socket, Token(token), Interest::READABLE)?;
+        around.registry.register(&mut socket, Token(around.token), Interest::READABLE)?;
         let (host, port) = parse_host_port(target)?;
         let target = match host.parse() {
             Ok(address) => Target::Known(SocketAddr::new(address, port)),
-            Err(_) => Target::Name { host, port, family, lookup: None },
+            Err(_) => Target::Name { host, port, family: around.family, lookup: None },
         };
-        Ok(Self { socket, stack, notify, target, sessions: Sessions::new(idle) })
+        let (stack, notify, look_up) = (around.stack.clone(), around.notify.clone(), around.timeout);
+        Ok(Self { socket, stack, notify, target, look_up, sessions: Sessions::new(idle) })
+    }
+
+    /// Where it is; the port is the real one.
+    pub(crate) fn address(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
     }
 
     /// Passes on what waits. Returns when it has to be called again.
-    pub(super) fn go_on(&mut self) -> Option<Instant> {
+    pub(crate) fn go_on(&mut self) -> Option<Instant> {
         let mut buf = vec![0; MAX_DATAGRAM];
         let target = self.target();
         while let Ok((length, source)) = self.socket.recv_from(&mut buf) {
@@ -148,7 +156,7 @@ impl UdpClient {
                 let current = match lookup.take() {
                     Some(lookup) => lookup,
                     None => {
-                        let new = self.stack.start_resolve(host, *family, super::client::DIAL).ok()?;
+                        let new = self.stack.start_resolve(host, *family, self.look_up).ok()?;
                         new.set_notify(Some(self.notify.clone()));
                         new
                     }
@@ -171,19 +179,19 @@ impl UdpClient {
 }
 
 /// `[UDPServerTunnel]`: whoever sends to a port inside the tunnel reaches one local target.
-pub(super) struct UdpServer {
+pub(crate) struct UdpServer {
     socket: UdpSocket,
     target: SocketAddr,
     sessions: Sessions<mio::net::UdpSocket>,
 }
 
 impl UdpServer {
-    pub(super) fn new(socket: UdpSocket, target: SocketAddr, idle: Option<Duration>) -> Self {
+    pub(crate) fn new(socket: UdpSocket, target: SocketAddr, idle: Option<Duration>) -> Self {
         Self { socket, target, sessions: Sessions::new(idle) }
     }
 
     /// Passes on what waits. Returns when it has to be called again.
-    pub(super) fn go_on(&mut self, registry: &Registry, token: usize) -> Option<Instant> {
+    pub(crate) fn go_on(&mut self, registry: &Registry, token: usize) -> Option<Instant> {
         let mut buf = vec![0; MAX_DATAGRAM];
         while let Ok((length, source)) = self.socket.try_recv(&mut buf) {
             let session = self.sessions.of(source, || {

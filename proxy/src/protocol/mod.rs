@@ -1,18 +1,18 @@
 //! What clients say before their bytes are passed through. No I/O.
 
-pub(super) mod http;
-pub(super) mod sni;
-pub(super) mod socks5;
+pub(crate) mod http;
+pub(crate) mod sni;
+pub(crate) mod socks5;
 
 use std::io;
 
-use super::config::Login;
+use crate::Login;
 
 /// The most bytes that a client may send before its connection is there.
-pub(super) const MAX_HEAD: usize = 16 << 10;
+pub(crate) const MAX_HEAD: usize = 16 << 10;
 
 /// How a service speaks with its client.
-pub(super) enum Protocol {
+pub(crate) enum Protocol {
     Socks5(socks5::Socks5),
     Http(Option<Login>),
     Sni,
@@ -22,7 +22,7 @@ pub(super) enum Protocol {
 
 /// What is to be done after what was received so far. Bytes for the client are in `out`.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(crate) enum Step {
     /// More bytes are needed.
     More,
     /// Dials this target.
@@ -35,7 +35,7 @@ pub(super) enum Step {
 
 impl Protocol {
     /// Goes on with what was received. What it is done with is taken out of `input`: the rest is for the target.
-    pub(super) fn step(&mut self, input: &mut Vec<u8>, out: &mut Vec<u8>) -> Step {
+    pub(crate) fn step(&mut self, input: &mut Vec<u8>, out: &mut Vec<u8>) -> Step {
         match self {
             Self::Socks5(socks5) => socks5.step(input, out),
             Self::Http(login) => http::step(login.as_ref(), input, out),
@@ -45,7 +45,7 @@ impl Protocol {
     }
 
     /// What the client hears when its target is connected (`None`) or cannot be.
-    pub(super) fn answer(&self, error: Option<&io::Error>, was_connect: bool) -> Vec<u8> {
+    pub(crate) fn answer(&self, error: Option<&io::Error>, was_connect: bool) -> Vec<u8> {
         match (self, error) {
             (Self::Socks5(_), error) => socks5::reply(error),
             (Self::Http(_), None) if was_connect => b"HTTP/1.1 200 Connection established\r\n\r\n".to_vec(),
@@ -55,7 +55,7 @@ impl Protocol {
     }
 
     /// Whether the client's end of sending, before the connection is there, may be a half close.
-    pub(super) const fn may_half_close(&self) -> bool {
+    pub(crate) const fn may_half_close(&self) -> bool {
         matches!(self, Self::Plain(_))
     }
 }

@@ -6,7 +6,7 @@ use base64ct::{Base64, Encoding};
 use zeroize::Zeroizing;
 
 use super::Step;
-use crate::proxy::config::Login;
+use crate::Login;
 
 const MAX_HEADERS: usize = 100;
 
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn statuses() {
-        let login = Login { name: "me".to_owned().into(), password: "a:b".to_owned().into() };
+        let login = Login::new("me", "a:b");
         let with = |header: &str| run(Some(&login), &format!("CONNECT a:1 HTTP/1.1\r\n{header}\r\n"));
         assert!(with("").2.starts_with("HTTP/1.1 407 "));
         assert!(with("").2.contains("Basic realm=\"Proxy\""));

@@ -1,0 +1,201 @@
+//! The main thread: signals, `/metrics` and `/readyz`, and why the proxy ends.
+
+use std::{
+    collections::HashMap,
+    io::{self, ErrorKind},
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use mio::{Events, Interest, Poll, Token, Waker, net::TcpListener};
+use wg_embed::{device::Tunnel, sync::lock};
+use wg_embed_netstack::Netstack;
+use wg_embed_proxy::{Options, Proxy};
+
+use super::{
+    config::Config,
+    info::{Client, Info},
+};
+
+const WAKER: usize = 0;
+const LISTENER: usize = 1;
+
+/// How long a client of the information may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The most of them at once.
+const MAX_CLIENTS: usize = 64;
+
+/// What the main thread hears from others.
+pub(super) enum News {
+    Signal(&'static str),
+    /// The proxy, the tunnel, or the standard input's connection has ended.
+    Ended(Result<(), String>),
+}
+
+/// Passes news to the main thread.
+pub(super) struct Mailbox {
+    news: Mutex<Vec<News>>,
+    waker: Waker,
+}
+
+impl Mailbox {
+    pub(super) fn new(poll: &Poll) -> io::Result<Self> {
+        Ok(Self { news: Mutex::default(), waker: Waker::new(poll.registry(), Token(WAKER))? })
+    }
+
+    pub(super) fn push(&self, news: News) {
+        lock(&self.news).push(news);
+        // It fails only if the loop is gone.
+        let _ = self.waker.wake();
+    }
+}
+
+pub(super) struct Supervisor {
+    poll: Poll,
+    mailbox: Arc<Mailbox>,
+    stack: Netstack,
+    tunnel: Tunnel,
+    proxy: Proxy,
+    config: Config,
+    info: Info,
+    listener: Option<TcpListener>,
+    /// Those who ask for information, and until when.
+    clients: HashMap<usize, (Client, Instant)>,
+    next_client: usize,
+    next_check: Option<Instant>,
+}
+
+impl Supervisor {
+    /// Begins to serve what the configuration asks for.
+    pub(super) fn start(
+        poll: Poll,
+        mailbox: Arc<Mailbox>,
+        stack: Netstack,
+        tunnel: Tunnel,
+        config: Config,
+        info: Option<SocketAddr>,
+    ) -> Result<Self, String> {
+        let told = mailbox.clone();
+        let ended = move || told.push(News::Ended(Err("the proxy has ended".into())));
+        let proxy = Proxy::start_with(&stack, options(&config), ended);
+        let proxy = proxy.map_err(|e| format!("cannot start the proxy: {e}"))?;
+        for service in &config.services {
+            proxy.add(service.clone()).map_err(|e| format!("{}: {e}", super::config::place(service)))?;
+        }
+        let say = |e: io::Error| format!("{}: {e}", info.map_or_else(String::new, |at| format!("--info {at}")));
+        let mut listener = info.map(TcpListener::bind).transpose().map_err(say)?;
+        if let Some(listener) = &mut listener {
+            poll.registry().register(listener, Token(LISTENER), Interest::READABLE).map_err(say)?;
+        }
+        // Whoever can reach this side's address finds its services.
+        tunnel.device().up().map_err(|e| e.to_string())?;
+        if let Some(target) = &config.stdio {
+            super::stdio::start(&proxy, target, mailbox.clone()).map_err(|e| format!("[STDIOTunnel] {target}: {e}"))?;
+        }
+        let info = Info::new(&config);
+        let mut supervisor = Self {
+            poll,
+            mailbox,
+            stack,
+            tunnel,
+            proxy,
+            config,
+            info,
+            listener,
+            clients: HashMap::new(),
+            next_client: LISTENER,
+            next_check: None,
+        };
+        supervisor.check_alive();
+        Ok(supervisor)
+    }
+
+    /// Serves until there is a reason to end. `reload` reads the configuration again.
+    pub(super) fn run(&mut self, reload: &dyn Fn() -> Result<Config, String>) -> Result<(), String> {
+        let mut events = Events::with_capacity(64);
+        loop {
+            let first = self.clients.values().map(|(_, until)| *until).chain(self.next_check).min();
+            let timeout = first.map(|at| at.saturating_duration_since(Instant::now()));
+            match self.poll.poll(&mut events, timeout) {
+                Err(e) if e.kind() != ErrorKind::Interrupted => return Err(format!("cannot wait for sockets: {e}")),
+                _ => {}
+            }
+            for event in &events {
+                match event.token().0 {
+                    WAKER => {}
+                    LISTENER => self.accept(),
+                    token => self.go_on(token),
+                }
+            }
+            let news = std::mem::take(&mut *lock(&self.mailbox.news));
+            for news in news {
+                match news {
+                    News::Signal("SIGHUP") => match reload().and_then(|config| self.reload(config)) {
+                        Ok(()) => tracing::info!("the configuration was read again"),
+                        Err(reason) => tracing::error!("the configuration stays as it was: {reason}"),
+                    },
+                    News::Signal(_) => return Ok(()),
+                    News::Ended(outcome) => return outcome,
+                }
+            }
+            let now = Instant::now();
+            self.clients.retain(|_, (_, until)| *until > now);
+            if self.next_check.is_some_and(|at| at <= now) {
+                self.check_alive();
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        while let Some(listener) = &self.listener {
+            match listener.accept() {
+                Ok((mut socket, _)) => {
+                    self.next_client += 1;
+                    let interest = Interest::READABLE | Interest::WRITABLE;
+                    if self.clients.len() < MAX_CLIENTS
+                        && self.poll.registry().register(&mut socket, Token(self.next_client), interest).is_ok()
+                    {
+                        let client = (Client::new(socket), Instant::now() + PATIENCE);
+                        self.clients.insert(self.next_client, client);
+                        self.go_on(self.next_client);
+                    }
+                }
+                Err(e) if matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}
+                Err(_) => return, // At the next connection it is tried again.
+            }
+        }
+    }
+
+    fn go_on(&mut self, token: usize) {
+        if let Some((client, until)) = self.clients.remove(&token)
+            && let Some(client) = client.go_on(&mut self.info, self.tunnel.device())
+        {
+            self.clients.insert(token, (client, until));
+        }
+    }
+
+    fn check_alive(&mut self) {
+        let checks = self.info.check(&self.stack);
+        self.next_check = checks.then(|| Instant::now() + self.config.check_interval);
+    }
+
+    /// Changes what is different; everything else goes on.
+    fn reload(&mut self, config: Config) -> Result<(), String> {
+        super::reload::tunnel(&self.config, &config, &self.stack, &self.tunnel)?;
+        let say = |e: io::Error| e.to_string();
+        self.proxy.set_options(options(&config)).map_err(say)?;
+        for (service, error) in self.proxy.replace(config.services.clone()).map_err(say)? {
+            tracing::error!("{}: {error}", super::config::place(&service));
+        }
+        self.info = Info::new(&config);
+        self.config = config;
+        self.check_alive();
+        Ok(())
+    }
+}
+
+/// What the services have in common.
+const fn options(config: &Config) -> Options {
+    Options { family: config.family, connections: config.max_connections }
+}

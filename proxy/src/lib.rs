@@ -1,0 +1,50 @@
+//! Local clients over a [`Netstack`](wg_embed_netstack::Netstack): SOCKS5 and HTTP proxies, tunnels of TCP and UDP
+//! ports both ways, TLS by server name. Unix only.
+//!
+//! A [`Proxy`] has one thread for all of its services, without a runtime. It ends when it is dropped, or by itself when
+//! the stack is closed; nothing of it is left then.
+//!
+//! ```no_run
+//! # fn main() -> std::io::Result<()> {
+//! # let stack = wg_embed_netstack::Netstack::new(wg_embed_netstack::Options::default())?;
+//! use wg_embed_proxy::{Address, Kind, Login, Options, Proxy, Service};
+//!
+//! let proxy = Proxy::start(&stack, Options::default())?;
+//! let login = Some(Login::new("me", "secret"));
+//! let at = Address::Tcp(([127, 0, 0, 1], 0).into());
+//! let service = proxy.add(Service::new(Kind::Socks5 { at, login }))?;
+//! let port = proxy.local_addr(service).map(|at| at.port());
+//! # let _ = port;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | module | what it has |
+//! |---|---|
+//! | `service` | what can be served, and within which limits |
+//! | `proxy` | what programs hold in their hands |
+//! | `engine` | the thread: which client can go on |
+//! | `mailbox`, `deadlines`, `stats` | what others tell it, when it goes on by itself, what it has done |
+//! | `client`, `protocol` | one client until its connection is made |
+//! | `incoming` | one connection from the tunnel until its target is connected |
+//! | `link` | one connection: copying |
+//! | `udp` | datagrams |
+#![cfg(unix)]
+
+mod client;
+mod deadlines;
+mod engine;
+mod incoming;
+mod link;
+mod mailbox;
+mod protocol;
+mod proxy;
+mod service;
+mod socket;
+mod stats;
+mod surroundings;
+mod udp;
+
+pub use proxy::{Connections, Proxy, ServiceId};
+pub use service::{Address, Kind, Limits, Login, Options, Service};
+pub use stats::Stats;

@@ -1,0 +1,164 @@
+//! What the thread hears from others.
+
+use std::{
+    io,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+        mpsc::Sender,
+    },
+};
+
+use mio::{Registry, Token, Waker};
+use wg_embed::sync::lock;
+use wg_embed_netstack::Notify;
+
+use crate::{
+    proxy::{Connections, ServiceId},
+    service::{Address, Options, Service},
+    socket::Socket,
+    stats::Counters,
+};
+
+/// The token of the waker.
+pub(crate) const WAKER: usize = 0;
+
+/// What others want.
+pub(crate) enum Command {
+    Add {
+        id: ServiceId,
+        service: Service,
+        counters: Arc<Counters>,
+        answer: Sender<io::Result<Option<Address>>>,
+    },
+    Remove {
+        id: ServiceId,
+        connections: Connections,
+        answer: Sender<()>,
+    },
+    /// A connection to `target`.
+    Client {
+        socket: Socket,
+        target: String,
+        answer: Sender<()>,
+    },
+    Options(Options),
+    /// Stop, or see whether the stack was closed.
+    Wake,
+}
+
+/// Passes news to the thread.
+pub(crate) struct Mailbox {
+    state: Mutex<State>,
+    waker: Waker,
+}
+
+#[derive(Default)]
+struct State {
+    commands: Vec<Command>,
+    ready: Vec<Ready>,
+    is_woken: bool,
+    stop: bool,
+    /// The thread has ended: what is pushed is dropped.
+    is_over: bool,
+}
+
+/// What there is to do.
+#[derive(Default)]
+pub(crate) struct News {
+    pub(crate) commands: Vec<Command>,
+    pub(crate) ready: Vec<Ready>,
+    pub(crate) stop: bool,
+}
+
+impl Mailbox {
+    pub(crate) fn new(registry: &Registry) -> io::Result<Self> {
+        Ok(Self { state: Mutex::default(), waker: Waker::new(registry, Token(WAKER))? })
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = lock(&self.state);
+        if state.is_over {
+            return;
+        }
+        change(&mut state);
+        if !std::mem::replace(&mut state.is_woken, true)
+            && let Err(error) = self.waker.wake()
+        {
+            tracing::error!(%error, "the proxy's thread cannot be woken");
+        }
+    }
+
+    pub(crate) fn push(&self, command: Command) {
+        self.change(|state| state.commands.push(command));
+    }
+
+    pub(crate) fn stop(&self) {
+        self.change(|state| state.stop = true);
+    }
+
+    pub(crate) fn take(&self) -> News {
+        let mut state = lock(&self.state);
+        state.is_woken = false;
+        let state = &mut *state;
+        News {
+            commands: std::mem::take(&mut state.commands),
+            ready: std::mem::take(&mut state.ready),
+            stop: state.stop,
+        }
+    }
+
+    /// Takes no more news. What has not been taken is dropped.
+    pub(crate) fn close(&self) {
+        let before = {
+            let mut state = lock(&self.state);
+            std::mem::replace(&mut *state, State { is_over: true, ..State::default() })
+        };
+        drop(before);
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        lock(&self.state).is_over
+    }
+
+    /// What tells the thread that an entry can go on.
+    pub(crate) fn notifier(self: &Arc<Self>, token: usize) -> Arc<dyn Notify> {
+        Arc::new(Notifier { mailbox: self.clone(), token, is_queued: Arc::default() })
+    }
+}
+
+/// The stack was closed, perhaps.
+impl Notify for Mailbox {
+    fn notify(&self) {
+        self.push(Command::Wake);
+    }
+}
+
+struct Notifier {
+    mailbox: Arc<Mailbox>,
+    token: usize,
+    is_queued: Arc<AtomicBool>,
+}
+
+impl Notify for Notifier {
+    fn notify(&self) {
+        if !self.is_queued.swap(true, Ordering::AcqRel) {
+            let ready = Ready { token: self.token, is_queued: self.is_queued.clone() };
+            self.mailbox.change(|state| state.ready.push(ready));
+        }
+    }
+}
+
+/// An entry that can go on.
+pub(crate) struct Ready {
+    token: usize,
+    is_queued: Arc<AtomicBool>,
+}
+
+impl Ready {
+    /// Returns the entry. What comes from now on is news again.
+    pub(crate) fn hear(self) -> usize {
+        self.is_queued.store(false, Ordering::Release);
+        self.token
+    }
+}

@@ -1,0 +1,267 @@
+//! What programs hold in their hands.
+
+use std::{
+    fmt,
+    io::{self, ErrorKind},
+    os::unix::net::UnixStream,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread::JoinHandle,
+};
+
+use mio::Poll;
+use wg_embed::{
+    sync::lock,
+    thread::{self, Owner},
+};
+use wg_embed_netstack::{Netstack, Notify};
+
+use crate::{
+    engine::Engine,
+    mailbox::{Command, Mailbox},
+    service::{Address, Options, Service},
+    socket::Socket,
+    stats::{Counters, Stats},
+};
+
+/// A service of a proxy. No other one of the process ever has the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ServiceId(u64);
+
+impl ServiceId {
+    fn next() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    /// That of connections that belong to no service.
+    pub(crate) const fn none() -> Self {
+        Self(0)
+    }
+}
+
+/// What becomes of the connections of a service that is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connections {
+    /// They go on.
+    Keep,
+    /// They are reset.
+    End,
+}
+
+/// Services over a stack, with one thread, `wg-proxy`, that sleeps while nothing happens. Any thread may use it.
+///
+/// It ends when it is dropped, which waits for the thread, or by itself when the stack is closed: listeners are closed,
+/// connections are reset, files of Unix sockets are removed. Calls fail with `ConnectionAborted` then, and in a child
+/// of `fork()` with `Unsupported`.
+pub struct Proxy {
+    mailbox: Arc<Mailbox>,
+    owner: Owner,
+    /// A child of `fork()` does not have the thread.
+    process: u32,
+    thread: Option<JoinHandle<()>>,
+    services: Mutex<Vec<Known>>,
+    all: Arc<Counters>,
+    /// The stack holds it weakly.
+    _closed: Arc<dyn Notify>,
+}
+
+/// A service that was added.
+struct Known {
+    id: ServiceId,
+    service: Service,
+    address: Option<Address>,
+    counters: Arc<Counters>,
+}
+
+impl Proxy {
+    /// Starts a proxy without services.
+    ///
+    /// # Errors
+    /// As the system says: it needs a thread and two descriptors.
+    pub fn start(stack: &Netstack, options: Options) -> io::Result<Self> {
+        Self::start_with(stack, options, || {})
+    }
+
+    /// As [`start`](Self::start). `ended` is called on the proxy's thread as the last thing that it does, also after
+    /// it was dropped. It must not wait for anything that the caller of `drop` holds.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_with(stack: &Netstack, options: Options, ended: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let mailbox = Arc::new(Mailbox::new(poll.registry())?);
+        let all = Arc::<Counters>::default();
+        let owner = Owner::unique();
+        let engine = Engine::new(poll, mailbox.clone(), stack.clone(), options, all.clone());
+        let thread = thread::spawn("wg-proxy", owner, move || {
+            engine.run();
+            ended();
+        })?;
+        let closed: Arc<dyn Notify> = mailbox.clone();
+        stack.notify_closed(&closed);
+        Ok(Self {
+            mailbox,
+            owner,
+            process: std::process::id(),
+            thread: Some(thread),
+            services: Mutex::default(),
+            all,
+            _closed: closed,
+        })
+    }
+
+    /// Begins to serve.
+    ///
+    /// # Errors
+    /// `AddrInUse`, `AddrNotAvailable`, `PermissionDenied`, ...: as the system and the stack say of the address.
+    /// `InvalidInput`: a target is not `host:port`.
+    pub fn add(&self, service: Service) -> io::Result<ServiceId> {
+        let (id, counters) = (ServiceId::next(), Arc::<Counters>::default());
+        let (answer, answered) = mpsc::channel();
+        let command = Command::Add { id, service: service.clone(), counters: counters.clone(), answer };
+        let address = self.ask(command, &answered)??;
+        lock(&self.services).push(Known { id, service, address, counters });
+        Ok(id)
+    }
+
+    /// Ends a service. When this returns, its address is free.
+    ///
+    /// # Errors
+    /// `NotFound`: it was removed before.
+    pub fn remove(&self, id: ServiceId, connections: Connections) -> io::Result<()> {
+        let found = {
+            let mut services = lock(&self.services);
+            let at = services.iter().position(|known| known.id == id);
+            at.map(|at| services.remove(at))
+        };
+        found.ok_or(ErrorKind::NotFound)?;
+        let (answer, answered) = mpsc::channel();
+        self.ask(Command::Remove { id, connections, answer }, &answered)
+    }
+
+    /// Serves `services`, and no others. Those that are served already go on, and so do all connections. Returns the
+    /// services that could not be added, and why.
+    ///
+    /// # Errors
+    /// `ConnectionAborted`, `Unsupported`: as said above.
+    pub fn replace(&self, services: Vec<Service>) -> io::Result<Vec<(Service, io::Error)>> {
+        let known: Vec<_> = lock(&self.services).iter().map(|known| (known.id, known.service.clone())).collect();
+        for (id, service) in &known {
+            if !services.contains(service) {
+                self.remove(*id, Connections::Keep)?;
+            }
+        }
+        let mut failed = Vec::new();
+        for service in services {
+            if known.iter().any(|(_, other)| *other == service) {
+                continue;
+            }
+            match self.add(service.clone()) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::ConnectionAborted => return Err(error),
+                Err(error) => failed.push((service, error)),
+            }
+        }
+        Ok(failed)
+    }
+
+    /// Connects `socket` and `target` (`host:port` in the tunnel), and copies between them, as for a client of
+    /// [`Kind::TcpClient`](crate::Kind::TcpClient) that belongs to no service.
+    ///
+    /// # Errors
+    /// As the system says of the socket.
+    pub fn connect(&self, socket: UnixStream, target: &str) -> io::Result<()> {
+        socket.set_nonblocking(true)?;
+        let socket = Socket::Unix(mio::net::UnixStream::from_std(socket));
+        let (answer, answered) = mpsc::channel();
+        self.ask(Command::Client { socket, target: target.to_owned(), answer }, &answered)
+    }
+
+    /// Replaces the options. Connections go on; look-ups that have begun keep their family.
+    ///
+    /// # Errors
+    /// `ConnectionAborted`, `Unsupported`: as said above.
+    pub fn set_options(&self, options: Options) -> io::Result<()> {
+        self.check()?;
+        self.mailbox.push(Command::Options(options));
+        Ok(())
+    }
+
+    /// Where a service listens on this side: the port is the real one.
+    #[must_use]
+    pub fn address(&self, id: ServiceId) -> Option<Address> {
+        lock(&self.services).iter().find(|known| known.id == id).and_then(|known| known.address.clone())
+    }
+
+    /// The services now, in the order in which they were added.
+    #[must_use]
+    pub fn services(&self) -> Vec<(ServiceId, Service)> {
+        lock(&self.services).iter().map(|known| (known.id, known.service.clone())).collect()
+    }
+
+    /// What all services have done, also those that were removed.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.all.read()
+    }
+
+    /// What one service has done; `None` if it was removed.
+    #[must_use]
+    pub fn service_stats(&self, id: ServiceId) -> Option<Stats> {
+        lock(&self.services).iter().find(|known| known.id == id).map(|known| known.counters.read())
+    }
+
+    /// Whether it has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.mailbox.is_over()
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.process != std::process::id() {
+            return Err(io::Error::new(ErrorKind::Unsupported, "the proxy was made before a fork()"));
+        }
+        if self.mailbox.is_over() {
+            return Err(ErrorKind::ConnectionAborted.into());
+        }
+        Ok(())
+    }
+
+    /// Gives a command to the thread and waits for the answer.
+    fn ask<T>(&self, command: Command, answer: &mpsc::Receiver<T>) -> io::Result<T> {
+        self.check()?;
+        if self.owner.is_current() {
+            return Err(ErrorKind::Deadlock.into());
+        }
+        self.mailbox.push(command);
+        // It is dropped without an answer if the thread ends first.
+        answer.recv().map_err(|_| ErrorKind::ConnectionAborted.into())
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if self.process != std::process::id() {
+            // Its sockets are the parent's, too, and nobody else frees what it has.
+            std::mem::forget(self.thread.take());
+            return;
+        }
+        self.mailbox.stop();
+        if let Some(thread) = self.thread.take()
+            && !self.owner.is_current()
+        {
+            // A panic of it was reported there.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy").field("services", &self.services().len()).field("stats", &self.stats()).finish()
+    }
+}

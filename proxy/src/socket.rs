@@ -1,0 +1,160 @@
+//! The system's sockets: of TCP, and of files.
+
+use std::{
+    io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write},
+    net::Shutdown,
+    os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use mio::{Interest, Registry, Token, event::Source, net};
+
+use crate::service::Address;
+
+/// A connection of a client, or to a target on this side.
+pub(crate) enum Socket {
+    Tcp(net::TcpStream),
+    Unix(net::UnixStream),
+}
+
+impl Socket {
+    pub(crate) fn register(&mut self, registry: &Registry, token: usize) -> io::Result<()> {
+        registry.register(self.source(), Token(token), Interest::READABLE | Interest::WRITABLE)
+    }
+
+    pub(crate) fn read(&mut self, parts: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => socket.read_vectored(parts),
+            Self::Unix(socket) => socket.read_vectored(parts),
+        }
+    }
+
+    pub(crate) fn write(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => socket.write_vectored(parts),
+            Self::Unix(socket) => socket.write_vectored(parts),
+        }
+    }
+
+    /// Whether a connection that was begun is there.
+    pub(crate) fn is_connected(&self) -> io::Result<bool> {
+        if let Some(error) = self.error() {
+            return Err(error);
+        }
+        let Self::Tcp(socket) = self else {
+            return Ok(true);
+        };
+        match socket.peer_addr() {
+            Ok(_) => {
+                let _ = socket.set_nodelay(true); // Without it, it is only slower.
+                Ok(true)
+            }
+            Err(e) if e.kind() == ErrorKind::NotConnected => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Ends the direction to the other side.
+    pub(crate) fn end(&self) {
+        // The other side may have closed it already.
+        let _ = match self {
+            Self::Tcp(socket) => socket.shutdown(Shutdown::Write),
+            Self::Unix(socket) => socket.shutdown(Shutdown::Write),
+        };
+    }
+
+    /// Takes the error that there is.
+    pub(crate) fn error(&self) -> Option<io::Error> {
+        match self {
+            Self::Tcp(socket) => socket.take_error(),
+            Self::Unix(socket) => socket.take_error(),
+        }
+        .unwrap_or_else(Some)
+    }
+
+    /// Closing it will be a reset, as far as there is such a thing.
+    pub(crate) fn reset_on_close(&self) {
+        if let Self::Tcp(socket) = self
+            && let Err(error) = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO))
+        {
+            tracing::debug!(%error, "a socket is closed without a reset");
+        }
+    }
+
+    fn source(&mut self) -> &mut dyn Source {
+        match self {
+            Self::Tcp(socket) => socket,
+            Self::Unix(socket) => socket,
+        }
+    }
+}
+
+/// Where clients connect. Dropping it removes its file.
+pub(crate) enum Listener {
+    Tcp(net::TcpListener),
+    Unix(net::UnixListener, PathBuf),
+}
+
+impl Listener {
+    pub(crate) fn bind(at: &Address) -> io::Result<Self> {
+        match at {
+            Address::Tcp(at) => net::TcpListener::bind(*at).map(Self::Tcp),
+            Address::Unix(path) => {
+                let socket = bind_file(path)?;
+                socket.set_nonblocking(true)?;
+                Ok(Self::Unix(net::UnixListener::from_std(socket), path.clone()))
+            }
+        }
+    }
+
+    pub(crate) fn register(&mut self, registry: &Registry, token: usize) -> io::Result<()> {
+        let source: &mut dyn Source = match self {
+            Self::Tcp(socket) => socket,
+            Self::Unix(socket, _) => socket,
+        };
+        registry.register(source, Token(token), Interest::READABLE)
+    }
+
+    /// Where it is; the port is the real one.
+    pub(crate) fn address(&self) -> io::Result<Address> {
+        Ok(match self {
+            Self::Tcp(socket) => Address::Tcp(socket.local_addr()?),
+            Self::Unix(_, path) => Address::Unix(path.clone()),
+        })
+    }
+
+    pub(crate) fn accept(&self) -> io::Result<Socket> {
+        match self {
+            Self::Tcp(socket) => {
+                let (socket, _) = socket.accept()?;
+                // What is not possible is only slower.
+                let _ = socket.set_nodelay(true);
+                Ok(Socket::Tcp(socket))
+            }
+            Self::Unix(socket, _) => Ok(Socket::Unix(socket.accept()?.0)),
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Self::Unix(_, path) = self {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Replaces a socket file that no process listens on.
+fn bind_file(path: &Path) -> io::Result<StdUnixListener> {
+    match StdUnixListener::bind(path) {
+        Err(e) if e.kind() == ErrorKind::AddrInUse => match StdUnixStream::connect(path) {
+            Err(refused) if refused.kind() == ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path)?;
+                StdUnixListener::bind(path)
+            }
+            _ => Err(e),
+        },
+        result => result,
+    }
+}

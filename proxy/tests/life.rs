@@ -1,0 +1,120 @@
+//! How a proxy begins and ends.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test may fail loudly")]
+
+use std::{
+    io::Read,
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time::Duration,
+};
+
+use wg_embed_netstack::{Netstack, Options as StackOptions};
+use wg_embed_proxy::{Address, Connections, Kind, Options, Proxy, Service};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn stack() -> Netstack {
+    Netstack::new(StackOptions { addresses: vec!["10.0.0.1".parse().unwrap()], ..StackOptions::default() }).unwrap()
+}
+
+fn socks5(at: Address) -> Service {
+    Service::new(Kind::Socks5 { at, login: None })
+}
+
+fn loopback() -> Address {
+    Address::Tcp(([127, 0, 0, 1], 0).into())
+}
+
+fn port(address: Option<Address>) -> u16 {
+    match address {
+        Some(Address::Tcp(at)) => at.port(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A client, and its connection is served.
+fn client(port: u16) -> TcpStream {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    std::io::Write::write_all(&mut stream, &[5, 1, 0]).unwrap();
+    let mut answer = [0; 2];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(answer, [5, 0]);
+    stream
+}
+
+fn is_closed(stream: &mut TcpStream) -> bool {
+    stream.read(&mut [0]).map_or(true, |length| length == 0)
+}
+
+#[test]
+fn a_port_is_known_and_free_again() {
+    let stack = stack();
+    let proxy = Proxy::start(&stack, Options::default()).unwrap();
+    let id = proxy.add(socks5(loopback())).unwrap();
+    let port = port(proxy.address(id));
+    let mut one = client(port);
+    assert_eq!((proxy.stats().open, proxy.service_stats(id).unwrap().accepted), (1, 1));
+    proxy.remove(id, Connections::End).unwrap();
+    assert!(is_closed(&mut one));
+    assert!(TcpListener::bind(("127.0.0.1", port)).is_ok());
+    assert_eq!(proxy.stats().open, 0);
+    assert!(proxy.remove(id, Connections::End).is_err());
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let error = proxy.add(socks5(Address::Tcp(taken.local_addr().unwrap()))).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+}
+
+#[test]
+fn services_are_replaced_and_connections_go_on() {
+    let stack = stack();
+    let proxy = Proxy::start(&stack, Options::default()).unwrap();
+    let id = proxy.add(socks5(loopback())).unwrap();
+    let at = proxy.address(id).unwrap();
+    let mut one = client(port(Some(at)));
+    let http = Service::new(Kind::Http { at: loopback(), login: None });
+    assert!(proxy.replace(vec![http.clone()]).unwrap().is_empty());
+    assert_eq!(proxy.services().len(), 1);
+    let kept = proxy.services()[0].0;
+    assert!(proxy.replace(vec![http, socks5(loopback())]).unwrap().is_empty());
+    assert_eq!(proxy.services()[0].0, kept);
+    // It still speaks: an unknown command is answered.
+    std::io::Write::write_all(&mut one, b"\x05\x09\0\x01\x01\x01\x01\x01\0\x01").unwrap();
+    let mut answer = [0; 10];
+    one.read_exact(&mut answer).unwrap();
+    assert_eq!(answer[1], 7);
+}
+
+#[test]
+fn dropping_it_leaves_nothing() {
+    let path = std::env::temp_dir().join(format!("wg-embed-proxy-life-{}", std::process::id()));
+    let stack = stack();
+    let (tell, told) = mpsc::channel();
+    let proxy = Proxy::start_with(&stack, Options::default(), move || tell.send(()).unwrap()).unwrap();
+    let id = proxy.add(socks5(loopback())).unwrap();
+    proxy.add(socks5(Address::Unix(path.clone()))).unwrap();
+    let mut one = client(port(proxy.address(id)));
+    assert!(path.exists());
+    drop(proxy);
+    told.try_recv().unwrap();
+    assert!(is_closed(&mut one) && !path.exists());
+}
+
+#[test]
+fn it_ends_with_its_stack() {
+    let stack = stack();
+    let (tell, told) = mpsc::channel();
+    let proxy = Proxy::start_with(&stack, Options::default(), move || tell.send(()).unwrap()).unwrap();
+    let id = proxy.add(socks5(loopback())).unwrap();
+    let mut one = client(port(proxy.address(id)));
+    stack.close();
+    told.recv_timeout(PATIENCE).unwrap();
+    assert!(is_closed(&mut one) && proxy.has_ended());
+    let error = proxy.add(socks5(loopback())).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionAborted);
+    // A stack that is closed already is no different.
+    let (tell, told) = mpsc::channel();
+    let _late = Proxy::start_with(&stack, Options::default(), move || tell.send(()).unwrap()).unwrap();
+    told.recv_timeout(PATIENCE).unwrap();
+}
