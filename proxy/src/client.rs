@@ -1,17 +1,28 @@
 //! One client until its bytes are passed through.
 
-use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+use std::{
+    io::{self, ErrorKind, IoSlice, IoSliceMut},
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
-use wg_embed_netstack::{TcpStream, dial::Dial};
+use wg_embed_netstack::{TcpListener, TcpStream, dial::Dial};
 
 use crate::{
-    engine::Event,
+    engine::{Event, Surroundings},
     link::Link,
-    protocol::{MAX_HEAD, Protocol, Step},
+    protocol::{MAX_HEAD, Protocol, Step, Trouble},
     socket::Socket,
     stats::Place,
-    surroundings::Surroundings,
+    udp::associate::{Association, Bound},
 };
+
+/// How long a client may wait for its one connection (BIND).
+const BIND: Duration = Duration::from_secs(180);
+/// How long a client that is refused may take to read why.
+const LINGER: Duration = Duration::from_secs(2);
+/// The most bytes of it that are thrown away meanwhile.
+const MAX_IGNORED: usize = 1 << 20;
 
 pub(crate) struct Client {
     socket: Socket,
@@ -21,6 +32,8 @@ pub(crate) struct Client {
     stage: Stage,
     /// The socket may have something to read.
     readable: bool,
+    /// The stage has changed: the deadline, too.
+    limit: Option<Duration>,
     place: Place,
 }
 
@@ -31,26 +44,43 @@ enum Stage {
         is_connect: bool,
         ended: bool,
     },
+    /// One connection to a port in the tunnel, from this address if it is known.
+    Bind {
+        listener: TcpListener,
+        from: Option<IpAddr>,
+    },
+    /// `out` is sent, then datagrams are passed through.
+    Associate(Option<u16>),
     /// `out` is sent, then the bytes are passed through.
     Connected(TcpStream),
     /// `out` is sent, then the connection ends.
     End,
+    /// The other side is to read what was sent, before the socket is closed: so many bytes of it were thrown away.
+    Linger(usize),
 }
 
 /// What becomes of a client.
 pub(crate) enum Fate {
-    /// It waits for news.
-    Keep(Client),
-    /// As that; it has said what it wants.
-    Dialling(Client),
+    /// It waits for news. There is another deadline, if there is one.
+    Keep(Client, Option<Duration>),
     Done,
     /// Its connection is made.
     Link(Link),
+    Associate(Association),
 }
 
 impl Client {
     pub(crate) const fn new(socket: Socket, protocol: Protocol, place: Place) -> Self {
-        Self { socket, protocol, input: Vec::new(), out: Vec::new(), stage: Stage::Talk, readable: false, place }
+        Self {
+            socket,
+            protocol,
+            input: Vec::new(),
+            out: Vec::new(),
+            stage: Stage::Talk,
+            readable: false,
+            limit: None,
+            place,
+        }
     }
 
     /// Does what can be done now.
@@ -59,34 +89,52 @@ impl Client {
         if event.failed && self.socket.error().is_some() {
             return Fate::Done;
         }
-        let mut has_dialled = false;
         loop {
-            let keep = |client| if has_dialled { Fate::Dialling(client) } else { Fate::Keep(client) };
-            match self.flush() {
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return keep(self),
-                Err(_) => return Fate::Done,
-                Ok(()) => {}
-            }
-            let more = match self.stage {
-                Stage::End => {
-                    self.socket.end();
-                    return Fate::Done;
-                }
-                Stage::Connected(stream) => {
-                    let event = Event { readable: self.readable, ..Event::default() };
-                    return Fate::Link(Link::new(self.socket, stream, self.input, event, self.place));
-                }
-                Stage::Talk => self.talk(around).inspect(|()| has_dialled = matches!(self.stage, Stage::Dial { .. })),
-                Stage::Dial { .. } => self.dial(),
+            let more = match self.flush() {
+                Err(e) => Err(e),
+                Ok(()) => match self.stage {
+                    Stage::Connected(stream) => {
+                        let event = Event { readable: self.readable, ..Event::default() };
+                        return Fate::Link(Link::new(self.socket, stream, self.input, event, self.place));
+                    }
+                    Stage::Associate(port) => match Bound::new(&self.socket, around) {
+                        Ok(bound) => return Fate::Associate(Association::new(self.socket, bound, port, self.place)),
+                        Err(error) => {
+                            self.failed(&error);
+                            Ok(())
+                        }
+                    },
+                    Stage::Talk => self.talk(around),
+                    Stage::Dial { .. } => self.dial(),
+                    Stage::Bind { .. } => self.bound(),
+                    Stage::End => {
+                        self.socket.end();
+                        self.limit = Some(LINGER);
+                        self.stage = Stage::Linger(0);
+                        Ok(())
+                    }
+                    Stage::Linger(ignored) => self.linger(ignored),
+                },
             };
             match more {
                 Ok(()) => {}
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    return if has_dialled { Fate::Dialling(self) } else { Fate::Keep(self) };
+                    let limit = self.limit.take();
+                    return Fate::Keep(self, limit);
                 }
                 Err(_) => return Fate::Done,
             }
         }
+    }
+
+    /// It has taken too long.
+    pub(crate) fn expire(mut self, around: &Surroundings<'_>) -> Fate {
+        match self.stage {
+            Stage::Talk => self.trouble(Trouble::TooLate),
+            Stage::Bind { .. } => self.failed(&ErrorKind::TimedOut.into()),
+            _ => return Fate::Done,
+        }
+        self.go_on(Event::default(), around)
     }
 
     /// The service ends.
@@ -99,7 +147,7 @@ impl Client {
             let sent = self.socket.write(&[IoSlice::new(&self.out)])?;
             self.out.drain(..sent);
         }
-        Ok(())
+        if self.socket.flush()? { Ok(()) } else { Err(ErrorKind::WouldBlock.into()) }
     }
 
     fn talk(&mut self, around: &Surroundings<'_>) -> io::Result<()> {
@@ -107,6 +155,7 @@ impl Client {
         let is_connect = matches!(step, Step::Dial(_));
         match step {
             Step::More if !self.out.is_empty() => {} // It is sent first.
+            Step::More if self.input.len() >= MAX_HEAD => self.trouble(Trouble::TooLong),
             Step::More => {
                 if self.read()? == 0 {
                     return Err(ErrorKind::UnexpectedEof.into());
@@ -114,14 +163,21 @@ impl Client {
             }
             Step::End => self.stage = Stage::End,
             Step::Dial(target) | Step::Forward(target) => {
-                match around.stack.start_dial(&target, around.family, around.timeout) {
+                match around.stack().start_dial(&target, around.family(), around.limits.dial) {
                     Ok(dial) => {
-                        dial.set_notify(Some(around.notify.clone()));
+                        dial.set_notify(Some(around.notify()));
+                        // The stack limits how long dialling takes: this is for one that does not read its answer.
+                        self.limit = Some(around.limits.dial * 2);
                         self.stage = Stage::Dial { dial, is_connect, ended: false };
                     }
                     Err(e) => self.failed(&e),
                 }
             }
+            Step::Associate(port) => self.stage = Stage::Associate(port),
+            Step::Bind(from) => match self.listen(from.ip(), around) {
+                Ok(()) => self.limit = Some(BIND),
+                Err(e) => self.failed(&e),
+            },
         }
         Ok(())
     }
@@ -132,7 +188,7 @@ impl Client {
         };
         match dial.try_finish() {
             Ok(stream) => {
-                self.out = self.protocol.answer(None, *is_connect);
+                self.out = self.protocol.answer(Ok(None), *is_connect);
                 self.stage = Stage::Connected(stream);
                 Ok(())
             }
@@ -159,25 +215,68 @@ impl Client {
         }
     }
 
+    /// Listens for one connection from an address, or from any if it is unspecified.
+    fn listen(&mut self, from: IpAddr, around: &Surroundings<'_>) -> io::Result<()> {
+        let own = around.stack().options().addresses;
+        let address = own.iter().find(|own| own.is_ipv4() == from.is_ipv4() || from.is_unspecified());
+        let address = *address.ok_or(ErrorKind::AddrNotAvailable)?;
+        let listener = around.stack().listen_tcp(SocketAddr::new(address, 0), 1)?;
+        self.out = self.protocol.answer(Ok(Some(listener.local_addr())), true);
+        listener.set_notify(Some(around.notify()));
+        self.stage = Stage::Bind { listener, from: Some(from).filter(|from| !from.is_unspecified()) };
+        Ok(())
+    }
+
+    fn bound(&mut self) -> io::Result<()> {
+        let Stage::Bind { listener, from } = &self.stage else {
+            return Ok(());
+        };
+        match listener.try_accept() {
+            Ok(stream) if from.is_some_and(|from| from != stream.peer_addr().ip()) => stream.reset(),
+            Ok(stream) => {
+                self.out = self.protocol.answer(Ok(Some(stream.peer_addr())), true);
+                self.stage = Stage::Connected(stream);
+            }
+            Err(e) if e.kind() != ErrorKind::WouldBlock => self.failed(&e),
+            Err(e) if self.input.len() >= MAX_HEAD => return Err(e),
+            Err(_) => {
+                if self.read()? == 0 {
+                    return Err(ErrorKind::UnexpectedEof.into());
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn failed(&mut self, error: &io::Error) {
         tracing::debug!(%error, "a connection through the tunnel cannot be made");
         self.place.failed();
-        self.out = self.protocol.answer(Some(error), false);
+        self.out = self.protocol.answer(Err(error), false);
         self.stage = Stage::End;
     }
 
-    /// Reads some. `InvalidData` if there is more than any client has to say.
+    fn trouble(&mut self, trouble: Trouble) {
+        self.out = self.protocol.complain(trouble);
+        self.stage = Stage::End;
+    }
+
+    /// Throws away what comes, so that closing the socket is no reset, which would take the answer from the client.
+    fn linger(&mut self, ignored: usize) -> io::Result<()> {
+        let length = self.socket.read(&mut [IoSliceMut::new(&mut [0; 4096])])?;
+        if length == 0 || ignored > MAX_IGNORED {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        self.stage = Stage::Linger(ignored + length);
+        Ok(())
+    }
+
     fn read(&mut self) -> io::Result<usize> {
         if !self.readable {
             return Err(ErrorKind::WouldBlock.into());
         }
         let mut buf = [0; 4096];
         let room = MAX_HEAD.saturating_sub(self.input.len()).min(buf.len());
-        if room == 0 {
-            return Err(ErrorKind::InvalidData.into());
-        }
-        let read = self.socket.read(&mut [IoSliceMut::new(&mut buf[..room])]);
-        match read {
+        match self.socket.read(&mut [IoSliceMut::new(&mut buf[..room])]) {
             // The end stays readable: what copies finds it again.
             Ok(length) => {
                 self.input.extend(&buf[..length]);

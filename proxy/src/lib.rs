@@ -23,18 +23,16 @@
 //! |---|---|
 //! | `service` | what can be served, and within which limits |
 //! | `proxy` | what programs hold in their hands |
-//! | `engine` | the thread: which client can go on |
-//! | `mailbox`, `deadlines`, `stats` | what others tell it, when it goes on by itself, what it has done |
+//! | `engine` | the thread: which client can go on; connections from the tunnel |
+//! | `mailbox`, `stats` | what others tell it, what it has done |
 //! | `client`, `protocol` | one client until its connection is made |
-//! | `incoming` | one connection from the tunnel until its target is connected |
 //! | `link` | one connection: copying |
+//! | `socket`, `tls` | the system's sockets |
 //! | `udp` | datagrams |
 #![cfg(unix)]
 
 mod client;
-mod deadlines;
 mod engine;
-mod incoming;
 mod link;
 mod mailbox;
 mod protocol;
@@ -42,9 +40,10 @@ mod proxy;
 mod service;
 mod socket;
 mod stats;
-mod surroundings;
+#[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
+mod tls;
 mod udp;
 
 pub use proxy::{Connections, Proxy, ServiceId};
-pub use service::{Address, Kind, Limits, Login, Options, Service};
+pub use service::{Address, Allow, Kind, Limits, Login, Options, Service, Target, Tls};
 pub use stats::Stats;

@@ -86,6 +86,8 @@ impl Link {
             self.failed = true;
             self.readable = true;
         }
+        // An error of it is found by what reads or writes.
+        let is_flushed = self.socket.flush().unwrap_or(true);
         let mut again = false;
         if !self.up_done {
             match self.copy_up() {
@@ -120,7 +122,7 @@ impl Link {
                 Stop::ConnectionFailed => return self.fail_socket(),
             }
         }
-        match (self.up_done && self.down_done, again) {
+        match (self.up_done && self.down_done && (is_flushed || self.socket.flush().unwrap_or(true)), again) {
             (true, _) => Outcome::Done,
             (false, true) => Outcome::Again,
             (false, false) => Outcome::Wait,

@@ -11,7 +11,7 @@ use std::{
 
 use mio::{Registry, Token, Waker};
 use wg_embed::sync::lock;
-use wg_embed_netstack::Notify;
+use wg_embed_netstack::{Notify, PendingTcp, TcpStream, UdpFlow};
 
 use crate::{
     proxy::{Connections, ServiceId},
@@ -43,6 +43,12 @@ pub(crate) enum Command {
         answer: Sender<()>,
     },
     Options(Options),
+    /// Someone in the tunnel dials.
+    Dialled(PendingTcp),
+    /// A connection that was accepted is there.
+    Connected(TcpStream),
+    /// The first datagram of a flow has come.
+    Flow(UdpFlow),
     /// Stop, or see whether the stack was closed.
     Wake,
 }

@@ -96,7 +96,7 @@ impl Proxy {
         let mailbox = Arc::new(Mailbox::new(poll.registry())?);
         let all = Arc::<Counters>::default();
         let owner = Owner::unique();
-        let engine = Engine::new(poll, mailbox.clone(), stack.clone(), options, all.clone());
+        let engine = Engine::new(poll, mailbox.clone(), stack.clone(), options, all.clone())?;
         let thread = thread::spawn("wg-proxy", owner, move || {
             engine.run();
             ended();

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write},
-    net::Shutdown,
+    net::{Shutdown, SocketAddr},
     os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream},
     path::{Path, PathBuf},
     time::Duration,
@@ -10,12 +10,13 @@ use std::{
 
 use mio::{Interest, Registry, Token, event::Source, net};
 
-use crate::service::Address;
+use crate::{service::Address, tls};
 
 /// A connection of a client, or to a target on this side.
 pub(crate) enum Socket {
     Tcp(net::TcpStream),
     Unix(net::UnixStream),
+    Tls(tls::Session),
 }
 
 impl Socket {
@@ -23,10 +24,20 @@ impl Socket {
         registry.register(self.source(), Token(token), Interest::READABLE | Interest::WRITABLE)
     }
 
+    /// The same with TLS over it, if there is an acceptor.
+    pub(crate) fn with_tls(self, acceptor: Option<&tls::Acceptor>) -> io::Result<Self> {
+        match (self, acceptor) {
+            (Self::Tcp(socket), Some(acceptor)) => acceptor.accept(socket).map(Self::Tls),
+            (Self::Unix(_), Some(_)) => Err(ErrorKind::Unsupported.into()),
+            (socket, _) => Ok(socket),
+        }
+    }
+
     pub(crate) fn read(&mut self, parts: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         match self {
             Self::Tcp(socket) => socket.read_vectored(parts),
             Self::Unix(socket) => socket.read_vectored(parts),
+            Self::Tls(session) => session.read(parts),
         }
     }
 
@@ -34,6 +45,32 @@ impl Socket {
         match self {
             Self::Tcp(socket) => socket.write_vectored(parts),
             Self::Unix(socket) => socket.write_vectored(parts),
+            Self::Tls(session) => session.write(parts),
+        }
+    }
+
+    /// Sends what waits in the socket's own buffer. Returns whether nothing does any more.
+    pub(crate) fn flush(&mut self) -> io::Result<bool> {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => Ok(true),
+            Self::Tls(session) => session.flush(),
+        }
+    }
+
+    /// Begins to connect to a target on this side.
+    pub(crate) fn connect(to: &Address) -> io::Result<Self> {
+        Ok(match to {
+            Address::Tcp(to) => Self::Tcp(net::TcpStream::connect(*to)?),
+            Address::Unix(path) => Self::Unix(net::UnixStream::connect(path)?),
+        })
+    }
+
+    /// The addresses of this side and of the other one.
+    pub(crate) fn addresses(&self) -> io::Result<(SocketAddr, SocketAddr)> {
+        match self {
+            Self::Tcp(socket) => Ok((socket.local_addr()?, socket.peer_addr()?)),
+            Self::Unix(_) => Err(ErrorKind::Unsupported.into()),
+            Self::Tls(socket) => socket.addresses(),
         }
     }
 
@@ -56,11 +93,15 @@ impl Socket {
     }
 
     /// Ends the direction to the other side.
-    pub(crate) fn end(&self) {
+    pub(crate) fn end(&mut self) {
         // The other side may have closed it already.
         let _ = match self {
             Self::Tcp(socket) => socket.shutdown(Shutdown::Write),
             Self::Unix(socket) => socket.shutdown(Shutdown::Write),
+            Self::Tls(session) => {
+                session.end();
+                Ok(())
+            }
         };
     }
 
@@ -69,13 +110,14 @@ impl Socket {
         match self {
             Self::Tcp(socket) => socket.take_error(),
             Self::Unix(socket) => socket.take_error(),
+            Self::Tls(session) => session.socket.take_error(),
         }
         .unwrap_or_else(Some)
     }
 
     /// Closing it will be a reset, as far as there is such a thing.
     pub(crate) fn reset_on_close(&self) {
-        if let Self::Tcp(socket) = self
+        if let Self::Tcp(socket) | Self::Tls(tls::Session { socket, .. }) = self
             && let Err(error) = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO))
         {
             tracing::debug!(%error, "a socket is closed without a reset");
@@ -86,6 +128,7 @@ impl Socket {
         match self {
             Self::Tcp(socket) => socket,
             Self::Unix(socket) => socket,
+            Self::Tls(session) => &mut session.socket,
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod arguments;
 mod config;
+mod confine;
 mod info;
 mod reload;
 mod stdio;
@@ -94,13 +95,17 @@ fn serve(run: &Run, path: &Path, config: Config, ready: impl FnOnce() -> Result<
     if !run.silent {
         log::init("proxy");
     }
+    raise_descriptors();
+    // Before there are other threads: what is forbidden is so for threads that begin later.
+    confine::confine(&config);
     stderr::start().map_err(|e| format!("cannot start the log: {e}"))?;
     let options = Options {
         addresses: addresses(&config),
         mtu: mtu(&config),
         dns: config.conf.interface.dns.clone(),
         memory: config.memory,
-        max_connections: config.max_connections,
+        // Of services; the stack has no other connections.
+        max_connections: Options::default().max_connections.max(config.max_connections),
         ..Options::default()
     };
     let stack = Netstack::new(options).map_err(|e| format!("{}: [Interface]: {e}", path.display()))?;
@@ -123,6 +128,15 @@ fn serve(run: &Run, path: &Path, config: Config, ready: impl FnOnce() -> Result<
     let mut supervisor = Supervisor::start(poll, mailbox, stack, tunnel, config, run.info)?;
     ready()?;
     supervisor.run(&|| config::read(path))
+}
+
+/// Each connection takes one: as many as this process may have.
+fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::debug!(%error, "the number of descriptors stays as it is");
+    }
 }
 
 /// Passes signals to the loop.

@@ -182,7 +182,11 @@ impl Supervisor {
 
     /// Changes what is different; everything else goes on.
     fn reload(&mut self, config: Config) -> Result<(), String> {
+        if config.stdio != self.config.stdio {
+            return Err("a reload cannot change [STDIOTunnel]".into());
+        }
         super::reload::tunnel(&self.config, &config, &self.stack, &self.tunnel)?;
+        self.stack.set_memory(config.memory);
         let say = |e: io::Error| e.to_string();
         self.proxy.set_options(options(&config)).map_err(say)?;
         for (service, error) in self.proxy.replace(config.services.clone()).map_err(say)? {

@@ -7,13 +7,23 @@ use crate::tcp::Budget;
 /// A number of bytes, and how many of them are taken.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    limit: usize,
+    limit: AtomicUsize,
     used: AtomicUsize,
 }
 
 impl Memory {
     pub(super) const fn new(limit: usize) -> Self {
-        Self { limit, used: AtomicUsize::new(0) }
+        Self { limit: AtomicUsize::new(limit), used: AtomicUsize::new(0) }
+    }
+
+    /// How many bytes there are.
+    pub(super) fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Replaces the number of bytes. If more are taken, no other ones are until enough were given back.
+    pub(super) fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     /// How many bytes are taken.
@@ -25,12 +35,12 @@ impl Memory {
     pub(crate) fn is_short(&self) -> bool {
         /// A buffer of a connection that has just begun, and one more.
         const LEAST: usize = 4096;
-        self.limit.saturating_sub(self.used()) <= LEAST.max(self.limit / 4096)
+        self.limit().saturating_sub(self.used()) <= LEAST.max(self.limit() / 4096)
     }
 
     fn add(&self, bytes: usize, held: usize) -> bool {
         let add = |used: usize| {
-            let free = self.limit.saturating_sub(used);
+            let free = self.limit().saturating_sub(used);
             (bytes <= free && held.saturating_add(bytes) <= free).then(|| used + bytes)
         };
         self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
@@ -49,7 +59,7 @@ impl Budget for Memory {
     }
 
     fn is_over(&self, held: usize) -> bool {
-        held > self.limit.saturating_sub(self.used())
+        held > self.limit().saturating_sub(self.used())
     }
 
     fn give(&self, bytes: usize) {

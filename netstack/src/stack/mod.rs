@@ -71,11 +71,12 @@ impl Netstack {
         Arc::new(egress::StackTun(self.0.clone()))
     }
 
-    /// What it was made with; the addresses are those of now.
+    /// What it was made with; what can be replaced is that of now.
     #[must_use]
     pub fn options(&self) -> Options {
         let network = read(&self.0.network).clone();
-        Options { addresses: network.addresses, mtu: network.mtu, dns: network.dns, ..self.0.options.clone() }
+        let memory = self.0.memory.limit();
+        Options { addresses: network.addresses, mtu: network.mtu, dns: network.dns, memory, ..self.0.options.clone() }
     }
 
     /// Replaces the stack's own addresses. Connections from an address that is gone are reset.
@@ -102,6 +103,12 @@ impl Netstack {
     /// Replaces the DNS servers.
     pub fn set_dns(&self, dns: Vec<IpAddr>) {
         write(&self.0.network).dns = dns;
+    }
+
+    /// Replaces how many bytes all buffers may take together. If they take more now, windows shrink, and nothing is
+    /// begun until they take less.
+    pub fn set_memory(&self, bytes: usize) {
+        self.0.memory.set_limit(bytes);
     }
 
     /// Begins to connect; the stream is established later.

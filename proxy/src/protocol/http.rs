@@ -19,6 +19,7 @@ pub(super) fn step(login: Option<&Login>, input: &mut Vec<u8>, out: &mut Vec<u8>
     let length = match request.parse(input) {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) => return Step::More,
+        Err(httparse::Error::TooManyHeaders) => return refuse(out, "431 Request Header Fields Too Large", ""),
         Err(_) => return refuse(out, "400 Bad Request", ""),
     };
     let (Some(method), Some(path)) = (request.method, request.path) else {
@@ -99,7 +100,8 @@ fn refuse(out: &mut Vec<u8>, status: &str, headers: &str) -> Step {
     Step::End
 }
 
-fn response(status: &str, headers: &str) -> Vec<u8> {
+/// A whole answer without a body.
+pub(super) fn response(status: &str, headers: &str) -> Vec<u8> {
     format!("HTTP/1.1 {status}\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n").into_bytes()
 }
 

@@ -1,10 +1,11 @@
 //! What clients say before their bytes are passed through. No I/O.
 
+pub(crate) mod datagram;
 pub(crate) mod http;
 pub(crate) mod sni;
 pub(crate) mod socks5;
 
-use std::io;
+use std::{io, net::SocketAddr};
 
 use crate::Login;
 
@@ -29,8 +30,19 @@ pub(crate) enum Step {
     Dial(String),
     /// Dials this target, for a request that is in the input: the client hears the target's own answer.
     Forward(String),
+    /// Passes datagrams on, from this port of the client if it has named one.
+    Associate(Option<u16>),
+    /// Listens in the tunnel for one connection, from this address.
+    Bind(SocketAddr),
     /// Ends the connection after `out` was sent.
     End,
+}
+
+/// Why a client is not listened to any longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    TooLong,
+    TooLate,
 }
 
 impl Protocol {
@@ -39,18 +51,30 @@ impl Protocol {
         match self {
             Self::Socks5(socks5) => socks5.step(input, out),
             Self::Http(login) => http::step(login.as_ref(), input, out),
-            Self::Sni => sni::step(input),
+            Self::Sni => sni::step(input, out),
             Self::Plain(target) => Step::Dial(target.clone()),
         }
     }
 
-    /// What the client hears when its target is connected (`None`) or cannot be.
-    pub(crate) fn answer(&self, error: Option<&io::Error>, was_connect: bool) -> Vec<u8> {
-        match (self, error) {
-            (Self::Socks5(_), error) => socks5::reply(error),
-            (Self::Http(_), None) if was_connect => b"HTTP/1.1 200 Connection established\r\n\r\n".to_vec(),
-            (Self::Http(_), Some(error)) => http::failure(error),
+    /// What the client hears when its target is connected, when there is a port for it, or when that cannot be.
+    pub(crate) fn answer(&self, outcome: Result<Option<SocketAddr>, &io::Error>, was_connect: bool) -> Vec<u8> {
+        match (self, outcome) {
+            (Self::Socks5(_), outcome) => socks5::reply(outcome),
+            (Self::Http(_), Ok(_)) if was_connect => b"HTTP/1.1 200 Connection established\r\n\r\n".to_vec(),
+            (Self::Http(_), Err(error)) => http::failure(error),
+            (Self::Sni, Err(_)) => sni::INTERNAL_ERROR.to_vec(),
             (Self::Http(_) | Self::Sni | Self::Plain(_), _) => Vec::new(),
+        }
+    }
+
+    /// What a client hears that does not come to its point.
+    pub(crate) fn complain(&self, trouble: Trouble) -> Vec<u8> {
+        match (self, trouble) {
+            (Self::Http(_), Trouble::TooLong) => http::response("431 Request Header Fields Too Large", ""),
+            (Self::Http(_), Trouble::TooLate) => http::response("408 Request Timeout", ""),
+            (Self::Sni, Trouble::TooLong) => sni::DECODE_ERROR.to_vec(),
+            // Those have no such message.
+            (Self::Socks5(_) | Self::Sni | Self::Plain(_), _) => Vec::new(),
         }
     }
 

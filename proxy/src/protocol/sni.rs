@@ -6,15 +6,26 @@ const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 const SERVER_NAME: usize = 0;
 
-pub(super) fn step(input: &[u8]) -> Step {
+/// Alerts, each in its record.
+pub(super) const INTERNAL_ERROR: [u8; 7] = alert(80);
+pub(super) const DECODE_ERROR: [u8; 7] = alert(50);
+const UNRECOGNIZED_NAME: [u8; 7] = alert(112);
+
+const fn alert(description: u8) -> [u8; 7] {
+    [21, 3, 3, 0, 2, 2, description]
+}
+
+pub(super) fn step(input: &[u8], out: &mut Vec<u8>) -> Step {
     match hello(input) {
         Some(Ok(hello)) => match name(&hello) {
-            Some(name) => Step::Dial(format!("{name}:443")),
-            None => Step::End,
+            Some(name) => return Step::Dial(format!("{name}:443")),
+            None => out.extend(UNRECOGNIZED_NAME),
         },
-        Some(Err(())) => Step::End,
-        None => Step::More,
+        // Someone who speaks something else does not understand alerts either.
+        Some(Err(())) => {}
+        None => return Step::More,
     }
+    Step::End
 }
 
 /// The ClientHello, put together from its records; `None` if there is more to come.
@@ -101,21 +112,27 @@ mod tests {
         message.chunks(record).flat_map(|chunk| [&[22, 3, 1][..], &part(2, chunk)].concat()).collect()
     }
 
+    fn run(bytes: &[u8]) -> (Step, Vec<u8>) {
+        let mut out = Vec::new();
+        (step(bytes, &mut out), out)
+    }
+
     #[test]
     fn the_name_in_one_or_many_records() {
         for record in [1, 50, 1000] {
             let bytes = client_hello("www.example.org", record);
-            assert_eq!(step(&bytes), Step::Dial("www.example.org:443".into()));
+            assert_eq!(run(&bytes).0, Step::Dial("www.example.org:443".into()));
             for length in 0..bytes.len() {
-                assert_eq!(step(&bytes[..length]), Step::More, "{length}");
+                assert_eq!(run(&bytes[..length]).0, Step::More, "{length}");
             }
         }
     }
 
     #[test]
     fn anything_else_ends() {
-        assert_eq!(step(b"GET / HTTP/1.1"), Step::End);
-        assert_eq!(step(&client_hello("", 1000)), Step::End);
-        assert_eq!(step(&client_hello("a:b", 1000)), Step::End);
+        assert_eq!(run(b"GET / HTTP/1.1"), (Step::End, vec![]));
+        for name in ["", "a:b"] {
+            assert_eq!(run(&client_hello(name, 1000)), (Step::End, UNRECOGNIZED_NAME.to_vec()));
+        }
     }
 }

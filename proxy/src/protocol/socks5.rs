@@ -2,10 +2,10 @@
 
 use std::{
     io::{self, ErrorKind},
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use super::Step;
+use super::{Step, datagram::put_address};
 use crate::Login;
 
 const VERSION: u8 = 5;
@@ -13,6 +13,8 @@ const NO_LOGIN: u8 = 0;
 const PASSWORD: u8 = 2;
 const NOTHING: u8 = 0xff;
 const CONNECT: u8 = 1;
+const BIND: u8 = 2;
+const ASSOCIATE: u8 = 3;
 
 /// One client.
 pub(crate) struct Socks5 {
@@ -106,44 +108,54 @@ fn request(input: &mut Vec<u8>, out: &mut Vec<u8>) -> Step {
     else {
         return Step::More;
     };
-    if *command != CONNECT {
-        return refuse(out, 7);
-    }
+    let command = *command;
     let port = port.iter().fold(0, |port: u16, byte| port << 8 | u16::from(*byte));
     let v4 = <[u8; 4]>::try_from(host).map(Ipv4Addr::from);
     let v6 = <[u8; 16]>::try_from(host).map(Ipv6Addr::from);
-    let target = match (kind, v4, v6, str::from_utf8(host)) {
-        (1, Ok(address), ..) => format!("{address}:{port}"),
-        (4, _, Ok(address), _) => format!("[{address}]:{port}"),
-        (3, .., Ok(name)) if name.contains(':') => format!("[{name}]:{port}"),
-        (3, .., Ok(name)) => format!("{name}:{port}"),
-        _ => return refuse(out, 1),
+    let address = match (kind, v4, v6) {
+        (1, Ok(address), _) => Some(IpAddr::V4(address)),
+        (4, _, Ok(address)) => Some(IpAddr::V6(address)),
+        _ => None,
+    };
+    let step = match (command, address, str::from_utf8(host)) {
+        (CONNECT, Some(address), _) => Step::Dial(SocketAddr::new(address, port).to_string()),
+        (CONNECT, None, Ok(name)) if name.contains(':') => Step::Dial(format!("[{name}]:{port}")),
+        (CONNECT, None, Ok(name)) => Step::Dial(format!("{name}:{port}")),
+        (CONNECT, None, Err(_)) => return refuse(out, 1),
+        // Its own address, as the client believes it to be: another one than that of the connection is never used.
+        (ASSOCIATE, ..) => Step::Associate(Some(port).filter(|port| *port != 0)),
+        (BIND, Some(address), _) => Step::Bind(SocketAddr::new(address, port)),
+        (BIND, None, _) => return refuse(out, 8),
+        _ => return refuse(out, 7),
     };
     let total = 4 + offset + length + 2;
     input.drain(..total);
-    Step::Dial(target)
+    step
 }
 
 fn refuse(out: &mut Vec<u8>, code: u8) -> Step {
-    out.extend(message(code));
+    out.extend(message(code, None));
     Step::End
 }
 
-const fn message(code: u8) -> [u8; 10] {
-    [VERSION, code, 0, 1, 0, 0, 0, 0, 0, 0]
+fn message(code: u8, at: Option<SocketAddr>) -> Vec<u8> {
+    let mut message = vec![VERSION, code, 0];
+    put_address(&mut message, at.unwrap_or_else(|| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0)));
+    message
 }
 
 /// The reply to a request.
-pub(super) fn reply(error: Option<&io::Error>) -> Vec<u8> {
-    let code = match error.map(io::Error::kind) {
-        None => 0,
-        Some(ErrorKind::NetworkUnreachable | ErrorKind::AddrNotAvailable) => 3,
-        Some(ErrorKind::HostUnreachable | ErrorKind::NotFound) => 4,
-        Some(ErrorKind::ConnectionRefused) => 5,
-        Some(ErrorKind::TimedOut) => 6,
-        Some(_) => 1,
+pub(crate) fn reply(outcome: Result<Option<SocketAddr>, &io::Error>) -> Vec<u8> {
+    let code = match outcome.map_err(io::Error::kind) {
+        Ok(at) => return message(0, at),
+        Err(ErrorKind::NetworkUnreachable | ErrorKind::AddrNotAvailable) => 3,
+        Err(ErrorKind::HostUnreachable | ErrorKind::NotFound) => 4,
+        Err(ErrorKind::ConnectionRefused) => 5,
+        Err(ErrorKind::TimedOut) => 6,
+        Err(ErrorKind::Unsupported) => 7,
+        Err(_) => 1,
     };
-    message(code).into()
+    message(code, None)
 }
 
 #[cfg(test)]
@@ -185,9 +197,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_supported_is_refused() {
+    fn bind_and_associate() {
         let bind = run(None, b"\x05\x01\0\x05\x02\0\x01\x01\x01\x01\x01\0\x01");
-        assert_eq!((bind.0, bind.2[3]), (Step::End, 7));
+        assert_eq!(bind.0, Step::Bind(([1, 1, 1, 1], 1).into()));
+        for (port, expected) in [(0, None), (9, Some(9))] {
+            let associate = run(None, &[5, 1, 0, 5, 3, 0, 1, 0, 0, 0, 0, 0, port]);
+            assert_eq!(associate.0, Step::Associate(expected));
+        }
+        let at = ([10, 0, 0, 1], 258).into();
+        assert_eq!(reply(Ok(Some(at))), [5, 0, 0, 1, 10, 0, 0, 1, 1, 2]);
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused() {
+        let unknown = run(None, b"\x05\x01\0\x05\x09\0\x01\x01\x01\x01\x01\0\x01");
+        assert_eq!((unknown.0, unknown.2[3]), (Step::End, 7));
+        let named = run(None, b"\x05\x01\0\x05\x02\0\x03\x01a\0\x01");
+        assert_eq!((named.0, named.2[3]), (Step::End, 8));
         assert_eq!(run(None, b"\x04").0, Step::End);
     }
 }

@@ -8,7 +8,7 @@ mod tests;
 use std::{
     fmt::Write as _,
     net::{IpAddr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -18,7 +18,7 @@ use wg_embed::config::{
     wgquick::{Conf, InterfaceSettings},
 };
 use wg_embed_netstack::{dial::parse_host_port, dns::Family};
-use wg_embed_proxy::{Address, Kind, Login, Service};
+use wg_embed_proxy::{Address, Allow, Kind, Login, Service, Target, Tls};
 use zeroize::Zeroizing;
 
 /// What a file asks for.
@@ -34,6 +34,8 @@ pub(crate) struct Config {
     pub(crate) max_connections: usize,
     /// Bytes that the connections' buffers may take.
     pub(crate) memory: usize,
+    /// Directories of the files that were read.
+    pub(crate) directories: Vec<PathBuf>,
 }
 
 /// Reads a file. All errors are in the text, one a line, each with file, line, section and key.
@@ -59,8 +61,12 @@ struct Reader<'a> {
 /// The keys of one section that have not been asked for.
 struct Keys<'a> {
     place: String,
+    /// What paths in the file are relative to.
+    base: &'a Path,
     section: &'a Section,
     used: Vec<&'static str>,
+    /// Directories of the files that were read.
+    directories: Vec<PathBuf>,
 }
 
 impl<'a> Keys<'a> {
@@ -109,6 +115,51 @@ impl<'a> Keys<'a> {
 
     fn target(&mut self) -> Result<String, String> {
         self.need("Target", "not HOST:PORT", target)
+    }
+
+    /// A file, its path relative to the configuration's.
+    fn file(&mut self, name: &'static str) -> Result<Option<Zeroizing<Vec<u8>>>, String> {
+        let Some((line, path)) = self.take(name)? else {
+            return Ok(None);
+        };
+        let path = self.base.join(path.as_str());
+        let text = std::fs::read(&path).map_err(|e| self.bad(line, name, &format!("cannot be read: {e}")))?;
+        self.directories.extend(path.parent().map(Path::to_owned));
+        Ok(Some(text.into()))
+    }
+
+    /// Both or none of `CertFile` and `KeyFile`.
+    fn tls(&mut self) -> Result<Option<Tls>, String> {
+        match (self.file("CertFile")?, self.file("KeyFile")?) {
+            (None, None) => Ok(None),
+            (Some(chain), Some(key)) => {
+                let tls = Tls::new(&chain, &key);
+                tls.check().map_err(|e| self.bad(self.section.line, "CertFile", &e.to_string()))?;
+                Ok(Some(tls))
+            }
+            (Some(_), None) => Err(self.bad(self.section.line, "KeyFile", "missing, as there is CertFile")),
+            (None, Some(_)) => Err(self.bad(self.section.line, "CertFile", "missing, as there is KeyFile")),
+        }
+    }
+
+    /// A target on this side.
+    fn local_target(&mut self) -> Result<Target, String> {
+        self.need("Target", "not HOST:PORT or unix:PATH", |text| match text.strip_prefix("unix:") {
+            Some(path) => (!path.is_empty()).then(|| Target::Unix(path.into())),
+            None => target(text).map(Target::Host),
+        })
+    }
+
+    /// A port in the tunnel; `None` is any.
+    fn listen_port(&mut self) -> Result<Option<u16>, String> {
+        self.need("ListenPort", "not a port or any", |text| {
+            if text.eq_ignore_ascii_case("any") { Some(None) } else { port(text).map(Some) }
+        })
+    }
+
+    fn allow(&mut self) -> Result<Vec<Allow>, String> {
+        let list = |text: &str| text.split(',').map(|item| item.trim().parse().ok()).collect();
+        Ok(self.read("Allow", "not a list of ADDRESS[/BITS][:PORT[-PORT]]", list)?.unwrap_or_default())
     }
 
     /// 0 and no value are no limit.
@@ -170,8 +221,17 @@ impl<'a> Reader<'a> {
         found.map_err(|errors| self.errors.extend(errors.into_iter().map(tell))).ok()
     }
 
-    fn keys<'s>(&self, section: &'s Section) -> Keys<'s> {
-        Keys { place: self.path.display().to_string(), section, used: Vec::new() }
+    fn keys<'s>(&self, section: &'s Section) -> Keys<'s>
+    where
+        'a: 's,
+    {
+        Keys {
+            place: self.path.display().to_string(),
+            base: self.path.parent().unwrap_or(Path::new("")),
+            section,
+            used: Vec::new(),
+            directories: Vec::new(),
+        }
     }
 
     /// Notes an error, and goes on.
@@ -190,6 +250,7 @@ impl<'a> Reader<'a> {
             check_interval: Duration::from_secs(5),
             max_connections: 65_536,
             memory: 256 << 20,
+            directories: self.path.parent().map(Path::to_owned).into_iter().collect(),
         };
         let mut other = None;
         for section in &sections {
@@ -212,6 +273,7 @@ impl<'a> Reader<'a> {
                 "stdiotunnel" => keys.target().map(|target| config.stdio = Some(target)),
                 _ => service(&mut keys).map(|service| config.services.push(service)),
             };
+            config.directories.append(&mut keys.directories);
             if self.note(result).is_some() {
                 self.errors.extend(keys.unknown());
             }
@@ -220,6 +282,7 @@ impl<'a> Reader<'a> {
             None => (self.path.to_owned(), Zeroizing::new(text.to_owned())),
             Some(name) => {
                 let path = self.path.parent().unwrap_or(Path::new("")).join(name.as_str());
+                config.directories.extend(path.parent().map(Path::to_owned));
                 let loaded = load(&path);
                 let text = self.note(loaded)?;
                 (path, text)
@@ -300,8 +363,11 @@ impl<'a> Reader<'a> {
     }
 }
 
+fn positive(text: &str) -> Option<usize> {
+    number::<u32>(text).filter(|n| *n > 0).and_then(|n| usize::try_from(n).ok())
+}
+
 fn limits(keys: &mut Keys<'_>, config: &mut Config) -> Result<(), String> {
-    let positive = |text: &str| number::<u32>(text).filter(|n| *n > 0).and_then(|n| usize::try_from(n).ok());
     if let Some(number) = keys.read("MaxConnections", "not a positive number", positive)? {
         config.max_connections = number;
     }
@@ -316,43 +382,52 @@ fn service(keys: &mut Keys<'_>) -> Result<Service, String> {
     let kind = match &*keys.section.name {
         "socks5" => Kind::Socks5 { at: keys.address()?, login: keys.login()? },
         "http" => {
-            let at = keys.address()?;
-            let login = keys.login()?;
-            for name in ["CertFile", "KeyFile"] {
-                if let Some((line, _)) = keys.take(name)? {
-                    return Err(keys.bad(line, name, "HTTPS is not supported"));
+            let (at, login) = (keys.address()?, keys.login()?);
+            match (keys.tls()?, &at) {
+                (None, _) => Kind::Http { at, login },
+                (Some(_), Address::Unix(_)) => {
+                    return Err(keys.bad(keys.section.line, "CertFile", "not together with unix:"));
                 }
+                (Some(tls), Address::Tcp(_)) => Kind::Https { at, login, tls },
             }
-            Kind::Http { at, login }
         }
         "tcpclienttunnel" => Kind::TcpClient { at: keys.address()?, target: keys.target()? },
-        "tcpservertunnel" => {
-            Kind::TcpServer { port: keys.need("ListenPort", "not a port", port)?, target: keys.target()? }
-        }
+        "tcpservertunnel" => match keys.listen_port()? {
+            Some(port) => Kind::TcpServer { port, target: keys.local_target()? },
+            None => Kind::TcpForward { allow: keys.allow()? },
+        },
         "udpproxytunnel" => {
             let at = keys.need("BindAddress", "not ADDRESS:PORT", socket_address)?;
             let target = keys.target()?;
             Kind::UdpClient { at, target, idle: keys.idle()? }
         }
-        "udpservertunnel" => {
-            let port = keys.need("ListenPort", "not a port", port)?;
-            let target = keys.need("Target", "not ADDRESS:PORT", socket_address)?;
-            Kind::UdpServer { port, target, idle: keys.idle()? }
-        }
+        "udpservertunnel" => match keys.listen_port()? {
+            Some(port) => {
+                let target = keys.need("Target", "not ADDRESS:PORT", socket_address)?;
+                Kind::UdpServer { port, target, idle: keys.idle()? }
+            }
+            None => Kind::UdpForward { allow: keys.allow()?, idle: keys.idle()?.unwrap_or(Duration::from_secs(60)) },
+        },
         "sni" => Kind::Sni { at: keys.address()? },
         name => return Err(format!("{}: line {}: [{name}]: unknown section", keys.place, keys.section.line)),
     };
-    Ok(Service::new(kind))
+    let mut service = Service::new(kind);
+    if let Some(number) = keys.read("MaxConnections", "not a positive number", positive)? {
+        service.limits.connections = number;
+    }
+    Ok(service)
 }
 
 /// What a service is and where, for messages.
 pub(crate) fn place(service: &Service) -> String {
     match &service.kind {
         Kind::Socks5 { at, .. } => format!("[Socks5] {at}"),
-        Kind::Http { at, .. } => format!("[http] {at}"),
+        Kind::Http { at, .. } | Kind::Https { at, .. } => format!("[http] {at}"),
         Kind::Sni { at } => format!("[SNI] {at}"),
         Kind::TcpClient { at, .. } => format!("[TCPClientTunnel] {at}"),
         Kind::TcpServer { port, .. } => format!("[TCPServerTunnel] {port}"),
+        Kind::TcpForward { .. } => "[TCPServerTunnel] any".into(),
+        Kind::UdpForward { .. } => "[UDPServerTunnel] any".into(),
         Kind::UdpClient { at, .. } => format!("[UDPProxyTunnel] {at}"),
         Kind::UdpServer { port, .. } => format!("[UDPServerTunnel] {port}"),
         _ => String::new(),

@@ -1,0 +1,337 @@
+//! The event loop: one thread for all services and connections.
+//!
+//! | file | what it has |
+//! |---|---|
+//! | `services` | services come and go; clients are accepted |
+//! | `tunnelled` | connections and flows from the tunnel to no socket of the stack |
+//! | `incoming` | one of these connections until its target is connected |
+//! | `deadlines`, `surroundings` | when entries go on by themselves, what they need |
+
+mod deadlines;
+mod incoming;
+mod services;
+mod surroundings;
+mod tunnelled;
+
+use std::{
+    cell::Cell,
+    collections::HashMap,
+    io::{self, ErrorKind},
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use mio::{Events, Poll};
+use wg_embed_netstack::Netstack;
+
+pub(crate) use self::surroundings::Surroundings;
+use self::{deadlines::Deadlines, incoming::Incoming, surroundings::Common};
+use crate::{
+    client::{self, Client},
+    link::{Link, Outcome},
+    mailbox::{Command, Mailbox, WAKER},
+    proxy::ServiceId,
+    service::{Options, Service},
+    socket::Listener,
+    stats::{Both, Counters},
+    tls::Acceptor,
+    udp::{
+        Changes,
+        associate::{self, Association},
+        client::UdpClient,
+        flow::{self, Flow},
+        server::UdpServer,
+    },
+};
+
+/// Where datagrams lie while they are passed on: longer than any of them and its header.
+const SCRATCH: usize = 66 << 10;
+
+/// What the system says of a socket.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Event {
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+    /// There is an error to ask for.
+    pub(crate) failed: bool,
+}
+
+impl From<&mio::event::Event> for Event {
+    fn from(event: &mio::event::Event) -> Self {
+        Self {
+            readable: event.is_readable() || event.is_read_closed(),
+            writable: event.is_writable() || event.is_write_closed(),
+            failed: event.is_error(),
+        }
+    }
+}
+
+/// A service that is or was served: its connections keep it.
+pub(crate) struct Serving {
+    id: ServiceId,
+    service: Service,
+    counters: Both,
+}
+
+enum Entry {
+    Listener(Listener, Option<Acceptor>),
+    /// A port inside the tunnel, or all of them.
+    Tunnelled,
+    Client(Box<Client>),
+    Incoming(Box<Incoming>),
+    Link(Box<Link>),
+    Association(Box<Association>),
+    Flow(Box<Flow>),
+    UdpClient(Box<UdpClient>),
+    UdpServer(Box<UdpServer>),
+    /// A session of another entry.
+    Session(usize),
+}
+
+pub(crate) struct Engine {
+    poll: Poll,
+    common: Common,
+    entries: HashMap<usize, (Entry, Arc<Serving>)>,
+    deadlines: Deadlines,
+    /// Entries that have more to do at once.
+    again: Vec<usize>,
+    scratch: Box<[u8]>,
+    /// Services for the tunnel's side, by port; 0 are those for all.
+    ports: HashMap<u16, Vec<usize>>,
+    /// Connections from the tunnel whose handshake goes on: addresses of this side and of the other.
+    accepting: HashMap<(SocketAddr, SocketAddr), usize>,
+}
+
+impl Engine {
+    pub(crate) fn new(
+        poll: Poll,
+        mailbox: Arc<Mailbox>,
+        stack: Netstack,
+        options: Options,
+        all: Arc<Counters>,
+    ) -> io::Result<Self> {
+        let registry = poll.registry().try_clone()?;
+        Ok(Self {
+            poll,
+            common: Common { registry, mailbox, stack, options, all, last: Cell::new(WAKER) },
+            entries: HashMap::new(),
+            deadlines: Deadlines::default(),
+            again: Vec::new(),
+            scratch: vec![0; SCRATCH].into_boxed_slice(),
+            ports: HashMap::new(),
+            accepting: HashMap::new(),
+        })
+    }
+
+    /// Serves until the stack is closed, or the proxy is stopped.
+    pub(crate) fn run(mut self) {
+        let mut events = Events::with_capacity(1024);
+        loop {
+            let timeout = if self.again.is_empty() {
+                self.deadlines.first().map(|at| at.saturating_duration_since(Instant::now()))
+            } else {
+                Some(Duration::ZERO)
+            };
+            if let Err(error) = self.poll.poll(&mut events, timeout)
+                && error.kind() != ErrorKind::Interrupted
+            {
+                tracing::error!(%error, "the proxy cannot wait for sockets any more");
+                break;
+            }
+            let news = self.common.mailbox.take();
+            if news.stop || self.common.stack.is_closed() {
+                break;
+            }
+            for token in std::mem::take(&mut self.again) {
+                self.go_on(token, Event::default());
+            }
+            for event in &events {
+                self.go_on(event.token().0, event.into());
+            }
+            for ready in news.ready {
+                self.go_on(ready.hear(), Event::default());
+            }
+            for command in news.commands {
+                self.obey(command);
+            }
+            let now = Instant::now();
+            while let Some(token) = self.deadlines.due(now) {
+                self.expire(token);
+            }
+        }
+        self.common.mailbox.close();
+        self.end_tunnelled();
+        for (_, (entry, _)) in self.entries.drain() {
+            entry.end();
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        // Whoever has asked may have given up.
+        match command {
+            Command::Add { id, service, counters, answer } => {
+                let _ = answer.send(self.add(id, service, counters));
+            }
+            Command::Remove { id, connections, answer } => {
+                self.remove_service(id, connections);
+                let _ = answer.send(());
+            }
+            Command::Client { socket, target, answer } => {
+                self.connect(socket, target);
+                let _ = answer.send(());
+            }
+            Command::Options(options) => self.common.options = options,
+            Command::Dialled(pending) => self.dialled(pending),
+            Command::Connected(stream) => self.connected(stream),
+            Command::Flow(flow) => self.flow(flow),
+            Command::Wake => {}
+        }
+    }
+
+    /// Something took too long, or is to be looked at again.
+    fn expire(&mut self, token: usize) {
+        match self.entries.remove(&token) {
+            Some((Entry::Client(client), serving)) => {
+                let fate = client.expire(&self.common.around(&serving, token));
+                self.client_fate(fate, token, serving);
+            }
+            Some((entry @ Entry::Incoming(_), _)) => {
+                self.accepting.retain(|_, other| *other != token);
+                entry.end();
+            }
+            Some(other) => {
+                self.entries.insert(token, other);
+                self.go_on(token, Event::default());
+            }
+            None => {}
+        }
+    }
+
+    fn go_on(&mut self, token: usize, event: Event) {
+        let Some((entry, serving)) = self.entries.get_mut(&token) else {
+            return; // the waker, or an entry that has ended
+        };
+        let around = self.common.around(serving, token);
+        let mut changes = Changes::default();
+        let mut owner = token;
+        match entry {
+            Entry::Link(link) => match link.turn(event) {
+                Outcome::Wait => {}
+                Outcome::Again => self.again.push(token),
+                Outcome::Done => changes.removed.push(token),
+            },
+            Entry::Association(association) => match association.go_on(event, &around, &mut self.scratch) {
+                associate::Outcome::Wait => {}
+                associate::Outcome::Again => self.again.push(token),
+                associate::Outcome::Done => changes.removed.push(token),
+            },
+            Entry::Flow(flow) => match flow.go_on(&mut self.scratch) {
+                flow::Outcome::Wait => {}
+                flow::Outcome::Again => self.again.push(token),
+                flow::Outcome::Done => changes.removed.push(token),
+            },
+            Entry::UdpClient(service) => service.go_on(&around, &mut self.scratch, &mut changes),
+            Entry::UdpServer(service) => service.go_on(&around, &mut self.scratch, &mut changes),
+            Entry::Session(of) => {
+                owner = *of;
+                match self.entries.get_mut(&owner) {
+                    Some((Entry::UdpClient(service), _)) => service.answer(token, &mut self.scratch, &mut changes),
+                    Some((Entry::UdpServer(service), _)) => service.answer(token, &mut self.scratch, &mut changes),
+                    _ => changes.removed.push(token),
+                }
+            }
+            Entry::Tunnelled => {}
+            Entry::Listener(..) | Entry::Client(_) | Entry::Incoming(_) => {
+                if let Some((entry, serving)) = self.entries.remove(&token) {
+                    self.change(entry, serving, token, event);
+                }
+            }
+        }
+        self.apply(changes, owner);
+    }
+
+    /// Does what follows from a change of an entry.
+    fn apply(&mut self, changes: Changes, owner: usize) {
+        for token in changes.removed {
+            self.deadlines.clear(token);
+            self.entries.remove(&token);
+        }
+        if let Some((_, serving)) = self.entries.get(&owner) {
+            let serving = serving.clone();
+            for token in changes.added {
+                self.entries.insert(token, (Entry::Session(owner), serving.clone()));
+            }
+        }
+        if let Some(at) = changes.deadline {
+            self.deadlines.set(owner, at);
+        }
+        self.again.extend(changes.again);
+    }
+
+    /// What becomes of an entry that is another one, or makes others.
+    fn change(&mut self, entry: Entry, serving: Arc<Serving>, token: usize, event: Event) {
+        match entry {
+            Entry::Listener(listener, acceptor) => {
+                self.accept(&listener, acceptor.as_ref(), &serving, token);
+                self.entries.insert(token, (Entry::Listener(listener, acceptor), serving));
+            }
+            Entry::Client(client) => {
+                let fate = client.go_on(event, &self.common.around(&serving, token));
+                self.client_fate(fate, token, serving);
+            }
+            Entry::Incoming(incoming) => {
+                let fate = incoming.go_on(event, &self.common.around(&serving, token));
+                self.incoming_fate(fate, token, serving);
+            }
+            entry => drop(self.entries.insert(token, (entry, serving))),
+        }
+    }
+
+    fn client_fate(&mut self, fate: client::Fate, token: usize, serving: Arc<Serving>) {
+        match fate {
+            client::Fate::Keep(client, limit) => {
+                if let Some(limit) = limit {
+                    self.deadlines.set(token, Instant::now() + limit);
+                }
+                self.entries.insert(token, (Entry::Client(Box::new(client)), serving));
+            }
+            client::Fate::Done => self.deadlines.clear(token),
+            client::Fate::Link(link) => self.link(link, token, serving),
+            client::Fate::Associate(association) => {
+                self.deadlines.clear(token);
+                self.entries.insert(token, (Entry::Association(Box::new(association)), serving));
+                self.again.push(token);
+            }
+        }
+    }
+
+    /// Begins to copy.
+    fn link(&mut self, link: Link, token: usize, serving: Arc<Serving>) {
+        self.deadlines.clear(token);
+        link.set_notify(self.common.mailbox.notifier(token));
+        self.entries.insert(token, (Entry::Link(Box::new(link)), serving));
+        self.again.push(token);
+    }
+
+    fn is_full(&self, serving: &Serving) -> bool {
+        serving.counters.service.open() >= serving.service.limits.connections
+            || self.common.all.open() >= self.common.options.connections
+    }
+}
+
+impl Entry {
+    const fn is_connection(&self) -> bool {
+        matches!(self, Self::Client(_) | Self::Incoming(_) | Self::Link(_) | Self::Association(_) | Self::Flow(_))
+    }
+
+    /// It ends for a reason of this side.
+    fn end(&self) {
+        match self {
+            Self::Client(client) => client.end(),
+            Self::Incoming(incoming) => incoming.end(),
+            Self::Link(link) => link.end(),
+            _ => {}
+        }
+    }
+}

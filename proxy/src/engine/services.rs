@@ -1,0 +1,146 @@
+//! Services come and go; clients are accepted.
+
+use std::{
+    io::{self, ErrorKind},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{Engine, Entry, Event, Serving};
+use crate::{
+    client::Client,
+    protocol::{Protocol, socks5::Socks5},
+    proxy::{Connections, ServiceId},
+    service::{Address, Kind, Service},
+    socket::{Listener, Socket},
+    stats::{Both, Counters, Place},
+    tls::Acceptor,
+    udp::{client::UdpClient, server::UdpServer},
+};
+
+/// The most that a ClientHello may take: it comes at once.
+const HELLO: Duration = Duration::from_secs(5);
+/// After a lack of descriptors.
+const RETRY: Duration = Duration::from_millis(100);
+
+impl Engine {
+    pub(super) fn add(
+        &mut self,
+        id: ServiceId,
+        service: Service,
+        counters: Arc<Counters>,
+    ) -> io::Result<Option<Address>> {
+        let token = self.common.token();
+        let serving = Serving { id, service, counters: Both { service: counters, all: self.common.all.clone() } };
+        let (entry, address) = self.entry(&serving, token)?;
+        self.entries.insert(token, (entry, Arc::new(serving)));
+        self.go_on(token, Event::default());
+        Ok(address)
+    }
+
+    fn entry(&mut self, serving: &Serving, token: usize) -> io::Result<(Entry, Option<Address>)> {
+        let around = self.common.around(serving, token);
+        Ok(match &serving.service.kind {
+            Kind::Socks5 { at, .. }
+            | Kind::Http { at, .. }
+            | Kind::Https { at, .. }
+            | Kind::TcpClient { at, .. }
+            | Kind::Sni { at } => {
+                let acceptor = match &serving.service.kind {
+                    Kind::Https { at: Address::Unix(_), .. } => return Err(ErrorKind::Unsupported.into()),
+                    Kind::Https { tls, .. } => Some(Acceptor::new(tls)?),
+                    _ => None,
+                };
+                let mut listener = Listener::bind(at)?;
+                listener.register(around.registry(), token)?;
+                let address = listener.address()?;
+                (Entry::Listener(listener, acceptor), Some(address))
+            }
+            Kind::TcpServer { port, .. } => {
+                self.serve_tunnelled(*port, token)?;
+                (Entry::Tunnelled, None)
+            }
+            Kind::TcpForward { .. } | Kind::UdpForward { .. } => {
+                self.serve_tunnelled(0, token)?;
+                (Entry::Tunnelled, None)
+            }
+            Kind::UdpClient { at, target, idle } => {
+                let service = UdpClient::new(&around, *at, target, *idle)?;
+                let address = Address::Tcp(service.address()?);
+                (Entry::UdpClient(Box::new(service)), Some(address))
+            }
+            Kind::UdpServer { port, target, idle } => {
+                let any = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), *port);
+                (Entry::UdpServer(Box::new(UdpServer::new(&around, any, *target, *idle)?)), None)
+            }
+        })
+    }
+
+    pub(super) fn remove_service(&mut self, id: ServiceId, connections: Connections) {
+        let ends = |entry: &Entry, serving: &Serving| {
+            serving.id == id && (connections == Connections::End || !entry.is_connection())
+        };
+        let mut gone = Vec::new();
+        for (token, (entry, _)) in self.entries.extract_if(|_, (entry, serving)| ends(entry, serving)) {
+            self.deadlines.clear(token);
+            entry.end();
+            gone.push(token);
+        }
+        self.forget_tunnelled(&gone);
+    }
+
+    /// A client that is there already.
+    pub(super) fn connect(&mut self, socket: Socket, target: String) {
+        let kind = Kind::TcpClient { at: Address::Unix("".into()), target };
+        let counters = Both { service: Arc::default(), all: self.common.all.clone() };
+        let serving = Serving { id: ServiceId::none(), service: Service::new(kind), counters };
+        self.client(socket, &Arc::new(serving));
+    }
+
+    fn client(&mut self, mut socket: Socket, serving: &Arc<Serving>) {
+        let mut limit = serving.service.limits.head;
+        let protocol = match &serving.service.kind {
+            Kind::Socks5 { login, .. } => Protocol::Socks5(Socks5::new(login.clone())),
+            Kind::Http { login, .. } | Kind::Https { login, .. } => Protocol::Http(login.clone()),
+            Kind::TcpClient { target, .. } => Protocol::Plain(target.clone()),
+            Kind::Sni { .. } => {
+                limit = limit.min(HELLO);
+                Protocol::Sni
+            }
+            _ => return,
+        };
+        let token = self.common.token();
+        if let Err(error) = socket.register(&self.common.registry, token) {
+            tracing::error!(%error, "cannot wait for a client");
+            return;
+        }
+        let client = Client::new(socket, protocol, Place::take(&serving.counters));
+        self.deadlines.set(token, Instant::now() + limit);
+        self.entries.insert(token, (Entry::Client(Box::new(client)), serving.clone()));
+        self.go_on(token, Event::default());
+    }
+
+    pub(super) fn accept(
+        &mut self,
+        listener: &Listener,
+        acceptor: Option<&Acceptor>,
+        serving: &Arc<Serving>,
+        token: usize,
+    ) {
+        loop {
+            let socket = listener.accept();
+            match socket.and_then(|socket| socket.with_tls(acceptor)) {
+                Ok(_) if self.is_full(serving) => serving.counters.refused(),
+                Ok(socket) => self.client(socket, serving),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                Err(e) if matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}
+                Err(error) => {
+                    tracing::error!(%error, "cannot accept a connection");
+                    self.deadlines.set(token, Instant::now() + RETRY);
+                    return;
+                }
+            }
+        }
+    }
+}

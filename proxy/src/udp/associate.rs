@@ -1,0 +1,222 @@
+//! SOCKS5 UDP ASSOCIATE (RFC 1928, section 7).
+//!
+//! Datagrams leave the tunnel's side from one port of each family, so any address there can answer.
+
+use std::{
+    io::{self, ErrorKind, IoSlice, IoSliceMut},
+    net::{IpAddr, SocketAddr},
+};
+
+use mio::{Interest, Token};
+use wg_embed_netstack::{UdpSocket, dns::Lookup};
+
+use super::{TURN, any_for, lost};
+use crate::{
+    engine::{Event, Surroundings},
+    protocol::{
+        datagram::{self, Host},
+        socks5,
+    },
+    socket::Socket,
+    stats::Place,
+};
+
+/// The most datagrams, and bytes of them, that wait for addresses of names.
+const MAX_WAITING: usize = 32;
+const MAX_WAITING_BYTES: usize = 64 << 10;
+
+/// One association. It ends with its connection.
+pub(crate) struct Association {
+    control: Socket,
+    /// The reply, as far as it was not sent.
+    out: Vec<u8>,
+    socket: mio::net::UdpSocket,
+    /// The client's address.
+    address: IpAddr,
+    /// Its port, as soon as it is known.
+    port: Option<u16>,
+    /// By family; made when needed.
+    v4: Option<UdpSocket>,
+    v6: Option<UdpSocket>,
+    waiting: Vec<Waiting>,
+    place: Place,
+}
+
+/// A datagram whose target is looked up.
+struct Waiting {
+    lookup: Lookup,
+    port: u16,
+    data: Vec<u8>,
+}
+
+/// Whether an association goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Wait,
+    Again,
+    Done,
+}
+
+/// A port for datagrams.
+pub(crate) struct Bound {
+    socket: mio::net::UdpSocket,
+    at: SocketAddr,
+    /// Where the client is.
+    client: IpAddr,
+}
+
+impl Bound {
+    /// A port of the same local address as the connection that asks for it.
+    pub(crate) fn new(control: &Socket, around: &Surroundings<'_>) -> io::Result<Self> {
+        let (local, peer) = control.addresses()?;
+        let mut socket = mio::net::UdpSocket::bind(SocketAddr::new(local.ip().to_canonical(), 0))?;
+        around.registry().register(&mut socket, Token(around.token), Interest::READABLE)?;
+        let at = socket.local_addr()?;
+        Ok(Self { socket, at, client: peer.ip().to_canonical() })
+    }
+}
+
+impl Association {
+    /// `port` is the only one that the client sends from, if it has said so.
+    pub(crate) fn new(control: Socket, bound: Bound, port: Option<u16>, place: Place) -> Self {
+        Self {
+            control,
+            out: socks5::reply(Ok(Some(bound.at))),
+            socket: bound.socket,
+            address: bound.client,
+            port,
+            v4: None,
+            v6: None,
+            waiting: Vec::new(),
+            place,
+        }
+    }
+
+    /// Does what can be done now.
+    pub(crate) fn go_on(&mut self, event: Event, around: &Surroundings<'_>, buf: &mut [u8]) -> Outcome {
+        if event.failed && self.control.error().is_some() {
+            return Outcome::Done;
+        }
+        match self.connection(buf) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            _ => return Outcome::Done,
+        }
+        self.found(around);
+        let again = [self.pass_on(around, buf), self.answer(false, buf), self.answer(true, buf)];
+        if again.contains(&true) { Outcome::Again } else { Outcome::Wait }
+    }
+
+    /// Sends the reply, and sees whether the connection has ended. What it sends is thrown away.
+    fn connection(&mut self, buf: &mut [u8]) -> io::Result<()> {
+        while !self.out.is_empty() {
+            let sent = self.control.write(&[IoSlice::new(&self.out)])?;
+            self.out.drain(..sent);
+        }
+        while self.control.read(&mut [IoSliceMut::new(buf)])? > 0 {}
+        Ok(())
+    }
+
+    fn pass_on(&mut self, around: &Surroundings<'_>, buf: &mut [u8]) -> bool {
+        for _ in 0..TURN {
+            let (length, source) = match self.socket.recv_from(buf) {
+                Ok(received) => received,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+                Err(error) => {
+                    lost(Err(error));
+                    continue;
+                }
+            };
+            if source.ip().to_canonical() != self.address || self.port.is_some_and(|port| port != source.port()) {
+                continue;
+            }
+            let Some((host, port, data)) = datagram::parse(&buf[..length]) else {
+                continue;
+            };
+            self.port = Some(source.port());
+            match host {
+                Host::Address(address) => lost(self.send(around, SocketAddr::new(address, port), data)),
+                Host::Name(name) => self.send_to_name(around, name, port, data),
+            }
+        }
+        true
+    }
+
+    fn send(&mut self, around: &Surroundings<'_>, to: SocketAddr, data: &[u8]) -> io::Result<usize> {
+        let socket = if to.is_ipv4() { &mut self.v4 } else { &mut self.v6 };
+        let socket = match socket {
+            Some(socket) => socket,
+            None => {
+                let new = around.stack().bind_udp(any_for(to), None)?;
+                new.set_notify(Some(around.notify()));
+                socket.insert(new)
+            }
+        };
+        self.place.sent(data.len());
+        socket.try_send(data, Some(to))
+    }
+
+    /// The stack knows its answers as long as their TTL allows.
+    fn send_to_name(&mut self, around: &Surroundings<'_>, name: &str, port: u16, data: &[u8]) {
+        let lookup = match around.stack().start_resolve(name, around.family(), around.limits.dial) {
+            Ok(lookup) => lookup,
+            Err(error) => return lost(Err(error)),
+        };
+        match lookup.try_finish() {
+            Ok(found) => {
+                if let Some(address) = found.first() {
+                    lost(self.send(around, SocketAddr::new(*address, port), data));
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                let bytes: usize = self.waiting.iter().map(|waiting| waiting.data.len()).sum();
+                if self.waiting.len() < MAX_WAITING && bytes + data.len() <= MAX_WAITING_BYTES {
+                    lookup.set_notify(Some(around.notify()));
+                    self.waiting.push(Waiting { lookup, port, data: data.to_vec() });
+                }
+            }
+            Err(error) => lost(Err(error)),
+        }
+    }
+
+    /// Sends what has waited for addresses that are known now.
+    fn found(&mut self, around: &Surroundings<'_>) {
+        for waiting in std::mem::take(&mut self.waiting) {
+            match waiting.lookup.try_finish() {
+                Ok(found) => {
+                    if let Some(address) = found.first() {
+                        lost(self.send(around, SocketAddr::new(*address, waiting.port), &waiting.data));
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.waiting.push(waiting),
+                Err(error) => lost(Err(error)),
+            }
+        }
+    }
+
+    fn answer(&mut self, v6: bool, buf: &mut [u8]) -> bool {
+        let Some(socket) = (if v6 { &self.v6 } else { &self.v4 }) else {
+            return false;
+        };
+        for _ in 0..TURN {
+            let (room, data) = buf.split_at_mut(datagram::MAX_HEADER);
+            match socket.try_recv(data) {
+                Ok((length, from)) => {
+                    self.place.received(length);
+                    let head = datagram::header(from);
+                    let start = room.len() - head.len();
+                    room[start..].copy_from_slice(&head);
+                    let end = datagram::MAX_HEADER + length;
+                    if let (Some(port), Some(whole)) = (self.port, buf.get(start..end)) {
+                        lost(self.socket.send_to(whole, SocketAddr::new(self.address, port)));
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+                Err(error) => {
+                    lost(Err(error));
+                    return false;
+                }
+            }
+        }
+        true
+    }
+}

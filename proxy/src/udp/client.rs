@@ -1,0 +1,153 @@
+//! Local clients of one target in the tunnel.
+
+use std::{
+    io::{self, ErrorKind},
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use mio::{Interest, Token};
+use wg_embed_netstack::{UdpSocket, dial::parse_host_port, dns::Lookup};
+
+use super::{Changes, Sessions, TURN, any_for, lost};
+use crate::{engine::Surroundings, stats::Place};
+
+/// How often a name is looked up again while there is traffic. The stack knows its answers as long as their TTL allows.
+const AGAIN: Duration = Duration::from_secs(30);
+
+pub(crate) struct UdpClient {
+    socket: mio::net::UdpSocket,
+    target: Target,
+    sessions: Sessions<UdpSocket>,
+}
+
+/// Where datagrams go.
+struct Target {
+    host: String,
+    port: u16,
+    known: Option<IpAddr>,
+    /// When the name was looked up; `None` for an address.
+    looked_up: Option<Instant>,
+    lookup: Option<Lookup>,
+}
+
+impl UdpClient {
+    pub(crate) fn new(
+        around: &Surroundings<'_>,
+        at: SocketAddr,
+        target: &str,
+        idle: Option<Duration>,
+    ) -> io::Result<Self> {
+        let mut socket = mio::net::UdpSocket::bind(at)?;
+        around.registry().register(&mut socket, Token(around.token), Interest::READABLE)?;
+        let (host, port) = parse_host_port(target)?;
+        let target = Target { known: host.parse().ok(), host, port, looked_up: None, lookup: None };
+        Ok(Self { socket, target, sessions: Sessions::new(idle, around.limits.connections) })
+    }
+
+    /// Where it is; the port is the real one.
+    pub(crate) fn address(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// Passes on what clients have sent.
+    pub(crate) fn go_on(&mut self, around: &Surroundings<'_>, buf: &mut [u8], changes: &mut Changes) {
+        self.sessions.expire(changes);
+        self.target.go_on(None);
+        for _ in 0..TURN {
+            let Ok((length, source)) = self.socket.recv_from(buf) else {
+                return;
+            };
+            self.target.go_on(Some(around));
+            // UDP may lose what comes before the name's addresses.
+            if let Some(address) = self.target.known {
+                lost(self.send(around, source, SocketAddr::new(address, self.target.port), &buf[..length], changes));
+            }
+        }
+        changes.again = Some(around.token);
+    }
+
+    fn send(
+        &mut self,
+        around: &Surroundings<'_>,
+        source: SocketAddr,
+        target: SocketAddr,
+        data: &[u8],
+        changes: &mut Changes,
+    ) -> io::Result<usize> {
+        // A target that has moved gets a new socket.
+        if let Some(session) = self.sessions.of_source(source)
+            && session.socket.peer_addr() != Some(target)
+        {
+            let token = self.sessions.tokens.get(&source).copied().unwrap_or_default();
+            self.sessions.remove(token, changes);
+        }
+        if self.sessions.of_source(source).is_none() {
+            let socket = around.stack().bind_udp(any_for(target), Some(target))?;
+            let token = around.new_token();
+            socket.set_notify(Some(around.notify_of(token)));
+            self.sessions.insert(token, socket, source, Place::take(around.counters), changes);
+        }
+        let session = self.sessions.of_source(source).ok_or(ErrorKind::NotFound)?;
+        session.place.sent(data.len());
+        session.socket.try_send(data, None)
+    }
+
+    /// Passes on what a session's target has answered.
+    pub(crate) fn answer(&mut self, token: usize, buf: &mut [u8], changes: &mut Changes) {
+        let Some(session) = self.sessions.of_token(token) else { return };
+        for _ in 0..TURN {
+            match session.socket.try_recv(buf) {
+                Ok((length, _)) => {
+                    session.used = Instant::now();
+                    session.place.received(length);
+                    lost(self.socket.send_to(&buf[..length.min(buf.len())], session.source));
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {
+                    // The stack has another address now.
+                    return self.sessions.remove(token, changes);
+                }
+                Err(error) => lost(Err(error)),
+            }
+        }
+        changes.again = Some(token);
+    }
+}
+
+impl Target {
+    /// Goes on with a look-up; with `around`, begins one if it is time.
+    fn go_on(&mut self, around: Option<&Surroundings<'_>>) {
+        if self.known.is_some() && self.looked_up.is_none() {
+            return; // an address
+        }
+        let is_time = self.looked_up.is_none_or(|at| at.elapsed() >= AGAIN);
+        if self.lookup.is_none()
+            && (is_time || self.known.is_none())
+            && let Some(around) = around
+        {
+            self.looked_up = Some(Instant::now());
+            match around.stack().start_resolve(&self.host, around.family(), around.limits.dial) {
+                Ok(lookup) => {
+                    lookup.set_notify(Some(around.notify()));
+                    self.lookup = Some(lookup);
+                }
+                Err(error) => tracing::debug!(%error, host = self.host, "a name cannot be looked up"),
+            }
+        }
+        match self.lookup.as_ref().map(Lookup::try_finish) {
+            Some(Ok(found)) => {
+                // As long as it is one of them, it stays.
+                if !self.known.is_some_and(|known| found.contains(&known)) {
+                    self.known = found.first().copied();
+                }
+                self.lookup = None;
+            }
+            Some(Err(error)) if error.kind() != ErrorKind::WouldBlock => {
+                tracing::debug!(%error, host = self.host, "a name has no address now");
+                self.lookup = None;
+            }
+            Some(Err(_)) | None => {}
+        }
+    }
+}

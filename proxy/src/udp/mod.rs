@@ -1,0 +1,191 @@
+//! Datagrams: sessions, each of one source, that end after a time without traffic.
+//!
+//! | file | what it has |
+//! |---|---|
+//! | `client` | local clients of one target in the tunnel |
+//! | `server` | clients in the tunnel of one target on this side |
+//! | `associate` | SOCKS5 UDP ASSOCIATE |
+//! | `flow` | one flow from the tunnel to any address |
+
+pub(crate) mod associate;
+pub(crate) mod client;
+pub(crate) mod flow;
+pub(crate) mod server;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use crate::stats::Place;
+
+/// The most datagrams that are taken from one socket before others have their turn.
+const TURN: usize = 256;
+/// The most sessions of a service, whatever its limit: each has a port.
+const MAX_SESSIONS: usize = 8192;
+
+/// What a service did to the engine's entries: sessions have tokens of their own.
+#[derive(Default)]
+pub(crate) struct Changes {
+    pub(crate) added: Vec<usize>,
+    pub(crate) removed: Vec<usize>,
+    /// The service is to go on then.
+    pub(crate) deadline: Option<Instant>,
+    /// It has more to do at once, with this token.
+    pub(crate) again: Option<usize>,
+}
+
+/// The session of one source.
+struct Session<S> {
+    socket: S,
+    source: SocketAddr,
+    used: Instant,
+    place: Place,
+}
+
+/// Sessions by their source and by their token. All steps but `expire` take the same time for any number of them.
+struct Sessions<S> {
+    tokens: HashMap<SocketAddr, usize>,
+    sessions: HashMap<usize, Session<S>>,
+    /// By when they were used, as it was known when they were last looked at: `used` may be later.
+    order: BTreeSet<(Instant, usize)>,
+    idle: Option<Duration>,
+    max: usize,
+}
+
+impl<S> Sessions<S> {
+    fn new(idle: Option<Duration>, max: usize) -> Self {
+        Self {
+            tokens: HashMap::new(),
+            sessions: HashMap::new(),
+            order: BTreeSet::new(),
+            idle,
+            max: max.clamp(1, MAX_SESSIONS),
+        }
+    }
+
+    fn of_token(&mut self, token: usize) -> Option<&mut Session<S>> {
+        self.sessions.get_mut(&token)
+    }
+
+    /// The session of a source, if there is one. It counts as used.
+    fn of_source(&mut self, source: SocketAddr) -> Option<&mut Session<S>> {
+        let session = self.sessions.get_mut(self.tokens.get(&source)?)?;
+        session.used = Instant::now();
+        Some(session)
+    }
+
+    /// Takes a new session. The one that has been idle longest makes room.
+    fn insert(&mut self, token: usize, socket: S, source: SocketAddr, place: Place, changes: &mut Changes) {
+        while self.sessions.len() >= self.max
+            && let Some(oldest) = self.oldest()
+        {
+            self.remove(oldest, changes);
+        }
+        let used = Instant::now();
+        self.tokens.insert(source, token);
+        self.sessions.insert(token, Session { socket, source, used, place });
+        self.order.insert((used, token));
+        changes.added.push(token);
+        self.expire(changes);
+    }
+
+    /// The one that has been idle longest.
+    fn oldest(&mut self) -> Option<usize> {
+        loop {
+            let (at, token) = *self.order.first()?;
+            let used = self.sessions.get(&token).map(|session| session.used);
+            if used == Some(at) {
+                return Some(token);
+            }
+            self.order.pop_first();
+            self.order.extend(used.map(|used| (used, token)));
+        }
+    }
+
+    fn remove(&mut self, token: usize, changes: &mut Changes) {
+        if let Some(session) = self.sessions.remove(&token) {
+            self.tokens.remove(&session.source);
+            changes.removed.push(token);
+        }
+    }
+
+    /// Ends what is idle, and sets the next deadline.
+    fn expire(&mut self, changes: &mut Changes) {
+        let Some(idle) = self.idle else { return };
+        let now = Instant::now();
+        while let Some(oldest) = self.oldest() {
+            let end = self.sessions.get(&oldest).map_or(now, |session| session.used + idle);
+            if end > now {
+                changes.deadline = Some(end);
+                return;
+            }
+            self.remove(oldest, changes);
+        }
+    }
+}
+
+/// A free port of all addresses of the other one's family.
+const fn any_for(target: SocketAddr) -> SocketAddr {
+    let any = match target {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    SocketAddr::new(any, 0)
+}
+
+/// A datagram that could not be passed on: UDP may lose it.
+fn lost(result: io::Result<usize>) {
+    if let Err(error) = result {
+        tracing::debug!(%error, "a datagram is lost");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stats::Both;
+
+    fn source(port: u16) -> SocketAddr {
+        ([127, 0, 0, 1], port).into()
+    }
+
+    fn place() -> Place {
+        Place::take(&Both { service: std::sync::Arc::default(), all: std::sync::Arc::default() })
+    }
+
+    #[test]
+    fn the_one_idle_longest_makes_room() {
+        let mut sessions = Sessions::new(None, 2);
+        let mut changes = Changes::default();
+        sessions.insert(1, (), source(1), place(), &mut changes);
+        sessions.insert(2, (), source(2), place(), &mut changes);
+        assert!(sessions.of_source(source(1)).is_some());
+        sessions.insert(3, (), source(3), place(), &mut changes);
+        assert_eq!((changes.added, changes.removed), (vec![1, 2, 3], vec![2]));
+        assert!(sessions.of_source(source(2)).is_none() && sessions.of_token(2).is_none());
+        assert!(sessions.of_source(source(1)).is_some() && sessions.of_token(3).is_some());
+    }
+
+    #[test]
+    fn idle_ones_end_and_others_set_the_deadline() {
+        let mut sessions = Sessions::new(Some(Duration::from_secs(3600)), 9);
+        let mut changes = Changes::default();
+        for token in 1..=3 {
+            sessions.insert(token, (), source(token as u16), place(), &mut changes);
+        }
+        let now = Instant::now();
+        if let Some(past) = now.checked_sub(Duration::from_secs(7200)) {
+            for token in [1, 3] {
+                let session = sessions.of_token(token).map(|session| std::mem::replace(&mut session.used, past));
+                sessions.order.extend(session.map(|_| (past, token)));
+            }
+        }
+        sessions.expire(&mut changes);
+        assert_eq!(changes.removed, [1, 3]);
+        assert!(changes.deadline.is_some_and(|at| at > now));
+        assert_eq!(sessions.sessions.len(), 1);
+    }
+}

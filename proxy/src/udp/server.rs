@@ -1,0 +1,81 @@
+//! Clients in the tunnel of one target on this side.
+
+use std::{
+    io::{self, ErrorKind},
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use mio::{Interest, Token};
+use wg_embed_netstack::UdpSocket;
+
+use super::{Changes, Sessions, TURN, any_for, lost};
+use crate::{engine::Surroundings, stats::Place};
+
+pub(crate) struct UdpServer {
+    socket: UdpSocket,
+    target: SocketAddr,
+    sessions: Sessions<mio::net::UdpSocket>,
+}
+
+impl UdpServer {
+    pub(crate) fn new(
+        around: &Surroundings<'_>,
+        at: SocketAddr,
+        target: SocketAddr,
+        idle: Option<Duration>,
+    ) -> io::Result<Self> {
+        let socket = around.stack().bind_udp(at, None)?;
+        socket.set_notify(Some(around.notify()));
+        Ok(Self { socket, target, sessions: Sessions::new(idle, around.limits.connections) })
+    }
+
+    /// Passes on what came from the tunnel.
+    pub(crate) fn go_on(&mut self, around: &Surroundings<'_>, buf: &mut [u8], changes: &mut Changes) {
+        self.sessions.expire(changes);
+        for _ in 0..TURN {
+            match self.socket.try_recv(buf) {
+                Ok((length, source)) => lost(self.send(around, source, &buf[..length.min(buf.len())], changes)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) => return lost(Err(error)),
+            }
+        }
+        changes.again = Some(around.token);
+    }
+
+    fn send(
+        &mut self,
+        around: &Surroundings<'_>,
+        source: SocketAddr,
+        data: &[u8],
+        changes: &mut Changes,
+    ) -> io::Result<usize> {
+        if self.sessions.of_source(source).is_none() {
+            let mut socket = mio::net::UdpSocket::bind(any_for(self.target))?;
+            socket.connect(self.target)?;
+            let token = around.new_token();
+            around.registry().register(&mut socket, Token(token), Interest::READABLE)?;
+            self.sessions.insert(token, socket, source, Place::take(around.counters), changes);
+        }
+        let session = self.sessions.of_source(source).ok_or(ErrorKind::NotFound)?;
+        session.place.received(data.len());
+        session.socket.send(data)
+    }
+
+    /// Passes on what the target has answered to a session.
+    pub(crate) fn answer(&mut self, token: usize, buf: &mut [u8], changes: &mut Changes) {
+        let Some(session) = self.sessions.of_token(token) else { return };
+        for _ in 0..TURN {
+            match session.socket.recv(buf) {
+                Ok(length) => {
+                    session.used = Instant::now();
+                    session.place.sent(length);
+                    lost(self.socket.try_send(&buf[..length], Some(session.source)));
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) => lost(Err(error)), // It was told once: nobody listens there.
+            }
+        }
+        changes.again = Some(token);
+    }
+}
