@@ -56,4 +56,4 @@ pub use notify::{Notify, Readiness};
 pub use options::Options;
 pub use stack::Netstack;
 pub use stream::TcpStream;
-pub use udp::{UdpFlow, UdpSocket};
+pub use udp::{UdpFlow, UdpPort, UdpSocket};

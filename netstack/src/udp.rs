@@ -6,7 +6,7 @@ use crate::{
     notify::Notify,
     stack::{
         Shared,
-        udp::{Datagram, Flow, Socket},
+        udp::{self, Datagram, Flow, Socket},
     },
 };
 
@@ -102,6 +102,37 @@ impl fmt::Debug for UdpSocket {
             .field("local", &self.local_addr())
             .field("peer", &self.peer_addr())
             .finish_non_exhaustive()
+    }
+}
+
+/// A UDP port of the stack that is taken without a socket: see [`Netstack::reserve_udp`](crate::Netstack::reserve_udp).
+/// Dropping it gives the port back.
+pub struct UdpPort {
+    shared: Arc<Shared>,
+    local: SocketAddr,
+}
+
+impl UdpPort {
+    pub(crate) const fn new(shared: Arc<Shared>, local: SocketAddr) -> Self {
+        Self { shared, local }
+    }
+
+    /// The address and port (the address is unspecified if it is the port of all of the stack's).
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+}
+
+impl Drop for UdpPort {
+    fn drop(&mut self) {
+        udp::give_back(&self.shared, self.local);
+    }
+}
+
+impl fmt::Debug for UdpPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UdpPort").field("local", &self.local).finish_non_exhaustive()
     }
 }
 

@@ -406,3 +406,21 @@ fn closing_ends_sockets_and_those_who_wait() {
     assert_eq!(kind(sent), ErrorKind::NotConnected);
     assert!(world.b.is_empty());
 }
+
+#[test]
+fn a_port_is_taken_without_a_socket() {
+    let world = World::new();
+    let port = world.b.stack.reserve_udp(at("[::]:0")).unwrap();
+    let taken = port.local_addr().port();
+    assert_eq!(kind(bind(&world, &format!("[::]:{taken}"), None)), ErrorKind::AddrInUse);
+    assert_eq!(kind(bind(&world, &format!("0.0.0.0:{taken}"), None)), ErrorKind::AddrInUse);
+    assert_eq!(kind(world.b.stack.reserve_udp(at(&format!("[::]:{taken}")))), ErrorKind::AddrInUse);
+    assert_eq!(kind(world.b.stack.reserve_udp(at("192.0.2.1:1"))), ErrorKind::AddrNotAvailable);
+    // Whoever does not ask for a port gets another one, as long as there are any.
+    let peer = format!("{A}:1");
+    let others: Vec<_> = (0..32_767).map(|_| bind(&world, "0.0.0.0:0", Some(&peer)).unwrap()).collect();
+    assert!(others.iter().all(|socket| socket.local_addr().port() != taken));
+    assert_eq!(kind(bind(&world, "0.0.0.0:0", Some(&peer))), ErrorKind::AddrInUse);
+    drop(port);
+    assert_eq!(bind(&world, "[::]:0", None).unwrap().local_addr().port(), taken);
+}

@@ -44,7 +44,7 @@ pub(crate) use shared::{Interception, Shared};
 pub(crate) use socket::{State, TcpSocket};
 pub(crate) use tuple::FourTuple;
 
-use crate::{Intercept, InterceptOptions, Notify, Options, TcpListener, TcpStream, UdpSocket};
+use crate::{Intercept, InterceptOptions, Notify, Options, TcpListener, TcpStream, UdpPort, UdpSocket};
 
 /// A userspace TCP/IP stack: the inner side of a tunnel. Cloning it is cheap and gives the same stack.
 #[derive(Clone)]
@@ -146,6 +146,23 @@ impl Netstack {
     /// (closed).
     pub fn bind_udp(&self, at: SocketAddr, to: Option<SocketAddr>) -> io::Result<UdpSocket> {
         udp::bind(&self.0, at, to)
+    }
+
+    /// Takes a UDP port at `at` (as for [`listen_tcp`](Self::listen_tcp)) without a socket: what is sent there is
+    /// [intercepted](Self::intercept), and no socket is bound there until the result is dropped. A socket at this port
+    /// that is connected has its own datagrams.
+    ///
+    /// # Errors
+    /// `AddrInUse`, `AddrNotAvailable`, `NotConnected` (closed).
+    pub fn reserve_udp(&self, at: SocketAddr) -> io::Result<UdpPort> {
+        udp::reserve(&self.0, at)
+    }
+
+    /// Whether a TCP listener has this port of this address, or of all with an unspecified one.
+    #[must_use]
+    pub fn is_listening(&self, at: SocketAddr) -> bool {
+        let at = SocketAddr::new(at.ip().to_canonical(), at.port());
+        read(&self.0.tcp.listeners).conflicts(at)
     }
 
     /// Sends one datagram from any address (an answer in the name of `from`).

@@ -13,7 +13,7 @@ use std::{
 pub(crate) use self::{
     flows::Flow,
     mailbox::Datagram,
-    sockets::{Socket, bind},
+    sockets::{Socket, bind, reserve},
 };
 use super::{
     closed,
@@ -135,6 +135,11 @@ impl Socket {
         shared.udp.sockets.remove(self);
         self.mailbox.release(shared);
     }
+}
+
+/// Gives a port back that was taken without a socket.
+pub(crate) fn give_back(shared: &Shared, local: SocketAddr) {
+    shared.udp.sockets.give_back(local);
 }
 
 impl Flow {

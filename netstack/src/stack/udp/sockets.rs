@@ -11,7 +11,7 @@ use wg_embed::sync::{read, write};
 
 use super::mailbox::Mailbox;
 use crate::{
-    UdpSocket,
+    UdpPort, UdpSocket,
     stack::{closed, packet::is_host, shared::Shared},
 };
 
@@ -36,7 +36,8 @@ type Place = (SocketAddr, Option<SocketAddr>);
 
 #[derive(Default)]
 struct Table {
-    places: HashMap<Place, Arc<Mailbox>>,
+    /// `None` where a port is taken without a socket: its datagrams are intercepted.
+    places: HashMap<Place, Option<Arc<Mailbox>>>,
     /// How many sockets each port has.
     ports: HashMap<u16, usize>,
 }
@@ -59,7 +60,33 @@ impl Table {
                 self.ports.remove(&place.0.port());
             }
         }
-        Some(mailbox)
+        mailbox
+    }
+
+    /// Takes a place; port 0 is replaced by a free one.
+    fn insert(
+        &mut self,
+        shared: &Shared,
+        (local, peer): Place,
+        mailbox: Option<Arc<Mailbox>>,
+    ) -> io::Result<SocketAddr> {
+        let port = match local.port() {
+            0 => {
+                let mut random = [0; 2];
+                shared.options.random.fill(&mut random);
+                let first = u16::from_ne_bytes(random) % PORTS;
+                let mut ports = (0..PORTS).map(|step| FIRST_PORT + (first + step) % PORTS);
+                ports.find(|port| !self.ports.contains_key(port)).ok_or(io::ErrorKind::AddrInUse)?
+            }
+            port => port,
+        };
+        let local = SocketAddr::new(local.ip(), port);
+        if self.conflicts((local, peer)) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        self.places.insert((local, peer), mailbox);
+        *self.ports.entry(port).or_default() += 1;
+        Ok(local)
     }
 }
 
@@ -82,52 +109,61 @@ impl Sockets {
             .or_else(|| place((local, None)))
             .or_else(|| place((v4, None)).filter(|_| local.is_ipv4()))
             .or_else(|| place((both, None)))
-            .cloned()
+            .and_then(Option::clone)
     }
 
     /// The socket that is connected so.
     pub(super) fn connected(&self, local: SocketAddr, peer: SocketAddr) -> Option<Arc<Mailbox>> {
-        read(&self.0).places.get(&(local, Some(peer))).cloned()
+        read(&self.0).places.get(&(local, Some(peer))).and_then(Option::clone)
     }
 
     pub(super) fn remove(&self, socket: &Socket) {
         let mut table = write(&self.0);
         let place = (socket.local, socket.peer);
         // After a change of addresses another one may have its place.
-        if table.places.get(&place).is_some_and(|mailbox| Arc::ptr_eq(mailbox, &socket.mailbox)) {
+        let is_it = |mailbox: &Option<Arc<Mailbox>>| {
+            mailbox.as_ref().is_some_and(|mailbox| Arc::ptr_eq(mailbox, &socket.mailbox))
+        };
+        if table.places.get(&place).is_some_and(is_it) {
             table.remove(place);
+        }
+    }
+
+    /// Gives back a port that was taken without a socket.
+    pub(crate) fn give_back(&self, local: SocketAddr) {
+        let mut table = write(&self.0);
+        if table.places.get(&(local, None)).is_some_and(Option::is_none) {
+            table.remove((local, None));
         }
     }
 
     /// Removes the sockets of which `gone` is true.
     pub(super) fn remove_where(&self, gone: impl Fn(SocketAddr) -> bool) -> Vec<Arc<Mailbox>> {
         let mut table = write(&self.0);
-        let places: Vec<_> = table.places.keys().filter(|(local, _)| gone(*local)).copied().collect();
+        let is_gone = |(place, mailbox): &(&Place, &Option<_>)| mailbox.is_some() && gone(place.0);
+        let places: Vec<_> = table.places.iter().filter(is_gone).map(|(place, _)| *place).collect();
         places.into_iter().filter_map(|place| table.remove(place)).collect()
     }
 
     /// Takes a socket; port 0 is replaced by a free one.
     fn insert(&self, shared: &Shared, local: SocketAddr, peer: Option<SocketAddr>) -> io::Result<Socket> {
-        let mut table = write(&self.0);
-        let port = match local.port() {
-            0 => {
-                let mut random = [0; 2];
-                shared.options.random.fill(&mut random);
-                let first = u16::from_ne_bytes(random) % PORTS;
-                let mut ports = (0..PORTS).map(|step| FIRST_PORT + (first + step) % PORTS);
-                ports.find(|port| !table.ports.contains_key(port)).ok_or(io::ErrorKind::AddrInUse)?
-            }
-            port => port,
-        };
-        let local = SocketAddr::new(local.ip(), port);
-        if table.conflicts((local, peer)) {
-            return Err(io::ErrorKind::AddrInUse.into());
-        }
         let mailbox = Arc::new(Mailbox::default());
-        table.places.insert((local, peer), mailbox.clone());
-        *table.ports.entry(port).or_default() += 1;
+        let local = write(&self.0).insert(shared, (local, peer), Some(mailbox.clone()))?;
         Ok(Socket { local, peer, mailbox })
     }
+}
+
+/// See [`Netstack::reserve_udp`](crate::Netstack::reserve_udp).
+pub(crate) fn reserve(shared: &Arc<Shared>, at: SocketAddr) -> io::Result<UdpPort> {
+    let local = SocketAddr::new(at.ip().to_canonical(), at.port());
+    if shared.is_closed() {
+        return Err(closed());
+    }
+    if !local.ip().is_unspecified() && !shared.is_own(local.ip()) {
+        return Err(io::ErrorKind::AddrNotAvailable.into());
+    }
+    let local = write(&shared.udp.sockets.0).insert(shared, (local, None), None)?;
+    Ok(UdpPort::new(shared.clone(), local))
 }
 
 /// See [`Netstack::bind_udp`](crate::Netstack::bind_udp).
