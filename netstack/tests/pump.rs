@@ -14,6 +14,7 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
+        mpsc,
     },
     thread,
     time::{Duration, Instant},
@@ -434,4 +435,54 @@ fn descriptors_are_given_back() {
     }
     // Tests beside this one have descriptors of their own, but no more than a few dozen.
     assert!(open() < before + 150, "{} descriptors, {before} before", open());
+}
+
+#[test]
+fn a_program_resets_a_connection() {
+    let pumps = pumps();
+    let (mut client, server) = pumps.connect(80);
+    client.write_all(b"before").unwrap();
+    let mut read = [0; 6];
+    (&server).read_exact(&mut read).unwrap();
+    pumps.pump_a.reset(client.as_fd()).unwrap();
+    assert_eq!(kind(read_all(&server)), ErrorKind::ConnectionReset);
+    if cfg!(any(target_os = "linux", target_os = "android")) {
+        assert_eq!(kind(read_all(&client)), ErrorKind::ConnectionReset);
+    }
+    until("it is over", || pumps.pump_a.is_empty());
+    assert_eq!(kind(pumps.pump_a.reset(client.as_fd())), ErrorKind::NotFound);
+    assert_eq!(kind(pumps.pump_a.reset(UnixStream::pair().unwrap().0.as_fd())), ErrorKind::NotFound);
+}
+
+#[test]
+fn a_connection_without_traffic_takes_no_buffers() {
+    let pumps = pumps();
+    let (client, server) = pumps.connect_both(80);
+    assert_eq!((pumps.a.stack.stats().memory, pumps.b.stack.stats().memory), (0, 0));
+    // One that only reads has none to send from.
+    let mut client = client;
+    (&server).write_all(b"x").unwrap();
+    client.read_exact(&mut [0]).unwrap();
+    until("all is read", || pumps.a.stack.stats().memory <= 65_536);
+    drop(server);
+}
+
+#[test]
+fn a_socket_is_watched_for_its_end() {
+    let pump = Pump::new().unwrap();
+    for by_shutdown in [false, true] {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let (told, is_told) = mpsc::channel();
+        pump.watch(Arc::new(ours.into()), Box::new(move || told.send(()).unwrap())).unwrap();
+        (&theirs).write_all(b"not read").unwrap();
+        assert!(is_told.try_recv().is_err());
+        if by_shutdown {
+            theirs.shutdown(Shutdown::Write).unwrap();
+        } else {
+            drop(theirs);
+        }
+        is_told.recv_timeout(LIMIT).unwrap();
+        until("it is over", || pump.is_empty());
+    }
 }

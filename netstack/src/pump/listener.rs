@@ -41,7 +41,8 @@ pub struct Accepted {
 /// one unless the descriptor is non-blocking. Several threads may do so.
 ///
 /// # Errors
-/// `WouldBlock`; `ConnectionAborted` when the stack or the pump has ended; `InvalidInput` if it is no such descriptor.
+/// `WouldBlock`; `ConnectionAborted` when the stack or the pump has ended; `InvalidInput` if it is no such descriptor;
+/// EMFILE if the process may have no more descriptors: the connection is reset then.
 pub fn accept(listener: BorrowedFd<'_>) -> io::Result<Accepted> {
     let mut message = [0; MESSAGE];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -65,9 +66,11 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<Accepted> {
         RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
         _ => None,
     });
-    let (Some(descriptor), MESSAGE) = (descriptor, received.bytes) else {
+    if received.bytes != MESSAGE {
         return Err(io::ErrorKind::InvalidInput.into());
-    };
+    }
+    // The system leaves it out, and closes it, if the process may have no more.
+    let descriptor = descriptor.ok_or(Errno::MFILE)?;
     #[cfg(target_vendor = "apple")]
     rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC)?;
     let (local, peer) = message.split_at(ADDRESS);

@@ -6,6 +6,7 @@
 //! | `stream` | a TCP connection and a stream socket |
 //! | `datagram` | UDP and a socket that keeps borders |
 //! | `listener` | connections that are handed over as descriptors |
+//! | `watch` | a socket that is watched for its end |
 //! | `pair` | pairs of sockets, and how a reset passes through one |
 
 mod datagram;
@@ -13,14 +14,16 @@ mod listener;
 mod pair;
 mod stream;
 mod thread;
+mod watch;
 
 use std::{
     fmt, io,
     net::SocketAddr,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
 };
 
-use self::{datagram::Datagrams, listener::Listener, stream::Stream, thread::Worker};
+use self::{datagram::Datagrams, listener::Listener, stream::Stream, thread::Worker, watch::Watch};
 use crate::{TcpListener, TcpStream, UdpFlow, UdpSocket};
 
 /// One thread, `wg-netpump`, that copies between descriptors and connections. It is started with the first descriptor,
@@ -113,6 +116,15 @@ impl Pump {
         Ok(app)
     }
 
+    /// Calls `closed` on the pump's thread when the other end of `socket`, a connected socket, was closed or shut down for
+    /// writing, unless the pump ends before. The pump keeps `socket` until then; what is in it is not read.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn watch(&self, socket: Arc<OwnedFd>, closed: Box<dyn FnOnce() + Send>) -> io::Result<()> {
+        self.worker.add(Box::new(Watch::new(socket, closed)), None)
+    }
+
     /// The addresses of this and of the other side of a connection or flow, by a descriptor that this pump returned (or
     /// [`accept`] did), or by a duplicate of it.
     ///
@@ -120,6 +132,15 @@ impl Pump {
     /// `NotFound` if it is none, or the connection has ended.
     pub fn addresses(&self, descriptor: BorrowedFd<'_>) -> io::Result<(SocketAddr, SocketAddr)> {
         self.worker.addresses(descriptor)
+    }
+
+    /// Resets the connection of such a descriptor, or ends the flow: what was not sent is given up, and the peer gets a
+    /// RST. The descriptor is as after a reset by the peer, and still its owner's. It may happen a little later.
+    ///
+    /// # Errors
+    /// As [`addresses`](Self::addresses).
+    pub fn reset(&self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        self.worker.reset(descriptor)
     }
 
     /// How many descriptors it copies for.

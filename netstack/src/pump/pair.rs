@@ -74,19 +74,22 @@ pub(super) enum Read {
     Reset,
 }
 
-/// Reads from our end of [`stream`] into `first`, then `second`. `ended`: the system has said that there will be no
-/// more.
-pub(super) fn read(ours: &OwnedFd, first: &mut [u8], second: &mut [u8], ended: bool) -> Read {
+/// How many bytes there are to read at our end of [`stream`], as far as the system says: it takes the byte that is kept
+/// for one that there is to read.
+pub(super) fn waiting(ours: &OwnedFd) -> usize {
+    if !KEEPS {
+        return usize::MAX;
+    }
+    let waiting = rustix::io::ioctl_fionread(ours).unwrap_or(0);
+    usize::try_from(waiting).unwrap_or(usize::MAX).saturating_sub(1)
+}
+
+/// Reads from our end of [`stream`], where that many bytes wait, into `first`, then `second`.
+pub(super) fn read(ours: &OwnedFd, first: &mut [u8], second: &mut [u8], waiting: usize) -> Read {
     if !KEEPS {
         return read_socket(ours, first, second);
     }
-    let waiting = rustix::io::ioctl_fionread(ours).unwrap_or(0);
-    // One of them was read before.
-    let new = usize::try_from(waiting).unwrap_or(usize::MAX).saturating_sub(1);
-    if new == 0 {
-        return if ended { Read::End } else { Read::Nothing };
-    }
-    let most = new.min(first.len() + second.len());
+    let most = waiting.min(first.len() + second.len());
     if most == 0 {
         return Read::Nothing;
     }

@@ -100,11 +100,16 @@ impl Stream {
             if !self.readable && !self.ended {
                 return Stop::Wait;
             }
+            let waiting = if self.is_pair { pair::waiting(&self.socket) } else { usize::MAX };
+            if waiting == 0 {
+                self.readable = false;
+                return if self.ended { Stop::End } else { Stop::Wait };
+            }
             let mut read = Read::Nothing;
-            let (socket, is_pair, ended) = (&self.socket, self.is_pair, self.ended);
+            let (socket, is_pair) = (&self.socket, self.is_pair);
             let written = self.connection.try_write_with(&mut |first, second| {
                 read = if is_pair {
-                    pair::read(socket, first, second, ended)
+                    pair::read(socket, first, second, waiting)
                 } else {
                     pair::read_socket(socket, first, second)
                 };

@@ -68,7 +68,7 @@ pub(super) trait Joint: Send {
     /// Copies what can be copied now, up to a bound.
     fn turn(&mut self, event: Event, scratch: &mut Scratch) -> Outcome;
 
-    /// The pump ends: what is left is not copied. It is dropped next.
+    /// The pump ends, or a program resets the connection: what is left is not copied. It is dropped next.
     fn end(&mut self);
 }
 
@@ -85,13 +85,21 @@ struct State {
     added: Vec<Added>,
     /// Those whose connection can go on.
     news: Vec<Token>,
+    /// Those that a program resets.
+    resets: Vec<Token>,
     /// By the inode of the program's end.
-    addresses: HashMap<u64, (SocketAddr, SocketAddr)>,
+    known: HashMap<u64, Known>,
     last: usize,
     count: usize,
     /// The thread was woken, and has not looked yet.
     woken: bool,
     closed: bool,
+}
+
+/// What is known of a descriptor of the program.
+struct Known {
+    token: Token,
+    addresses: (SocketAddr, SocketAddr),
 }
 
 impl Shared {
@@ -109,7 +117,7 @@ impl Shared {
         state.last = token.0;
         state.count += 1;
         if let (Some(inode), Some((_, addresses))) = (inode, addresses) {
-            state.addresses.insert(inode, addresses);
+            state.known.insert(inode, Known { token, addresses });
         }
         state.added.push(Added { token, joint, inode });
         state.wake(&self.waker);
@@ -238,7 +246,16 @@ impl Worker {
     pub(super) fn addresses(&self, descriptor: BorrowedFd<'_>) -> io::Result<(SocketAddr, SocketAddr)> {
         let inode = inode(descriptor)?;
         let state = sync::lock(&self.shared.state);
-        state.addresses.get(&inode).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+        state.known.get(&inode).map(|known| known.addresses).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    pub(super) fn reset(&self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        let inode = inode(descriptor)?;
+        let mut state = sync::lock(&self.shared.state);
+        let token = state.known.get(&inode).ok_or(io::ErrorKind::NotFound)?.token;
+        state.resets.push(token);
+        state.wake(&self.shared.waker);
+        Ok(())
     }
 
     pub(super) fn len(&self) -> usize {
@@ -331,6 +348,7 @@ impl Loop {
         let mut state = sync::lock(&self.shared.state);
         state.woken = false;
         let (added, news, closed) = (std::mem::take(&mut state.added), std::mem::take(&mut state.news), state.closed);
+        let resets = std::mem::take(&mut state.resets);
         drop(state);
         for Added { token, joint, inode } in added {
             let news = Arc::new(News { shared: self.shared.clone(), token, is_queued: AtomicBool::new(false) });
@@ -343,6 +361,12 @@ impl Loop {
                 // Before its turn: what comes during that is news again.
                 entry.news.is_queued.store(false, Ordering::Release);
                 self.make_ready(token);
+            }
+        }
+        for token in resets {
+            if let Some(mut entry) = self.entries.remove(&token) {
+                entry.joint.end();
+                self.forget(entry);
             }
         }
         closed
@@ -392,7 +416,7 @@ impl Loop {
         let mut state = sync::lock(&self.shared.state);
         state.count -= 1;
         if let Some(inode) = entry.inode {
-            state.addresses.remove(&inode);
+            state.known.remove(&inode);
         }
         drop(state);
         drop(entry);

@@ -1,0 +1,41 @@
+//! A socket of the program's own that is watched for its end.
+
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
+};
+
+use super::thread::{Event, Joint, Outcome, Scratch};
+use crate::Notify;
+
+/// A socket, and what is called when its other side has closed it.
+pub(super) struct Watch {
+    socket: Arc<OwnedFd>,
+    closed: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Watch {
+    pub(super) fn new(socket: Arc<OwnedFd>, closed: Box<dyn FnOnce() + Send>) -> Self {
+        Self { socket, closed: Some(closed) }
+    }
+}
+
+impl Joint for Watch {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    fn set_notify(&self, _notify: Arc<dyn Notify>) {}
+
+    fn turn(&mut self, event: Event, _scratch: &mut Scratch) -> Outcome {
+        if !event.ended && !event.closed {
+            return Outcome::Wait;
+        }
+        if let Some(closed) = self.closed.take() {
+            closed();
+        }
+        Outcome::Done
+    }
+
+    fn end(&mut self) {}
+}
