@@ -62,7 +62,7 @@
 /** Initializer for wg_net_intercept_t. Since: 0.1.0 */
 #define WG_NET_INTERCEPT_INIT { sizeof(wg_net_intercept_t), NULL, NULL, NULL, NULL, 0, 0, 0, 0, 0, 0 }
 /** What a wg_memory_usage_t begins as. Since: 0.1.0 */
-#define WG_MEMORY_USAGE_INIT { sizeof(wg_memory_usage_t), 0, 0, 0, 0, 0 }
+#define WG_MEMORY_USAGE_INIT { sizeof(wg_memory_usage_t), 0, 0, 0, 0, 0, 0 }
 
 /* An enum of a fixed size where the language has that, as C++, C23 and clang's C for Swift; else a number of that size. */
 #if defined(__cplusplus)
@@ -1265,7 +1265,7 @@ typedef struct wg_memory_usage_t {
    */
   size_t limit;
   /**
-   * All of it: `buffers`, `staged` and `peers`.
+   * All of it: `buffers`, `staged`, `peers` and `network`.
    */
   size_t total;
   /**
@@ -1280,6 +1280,11 @@ typedef struct wg_memory_usage_t {
    * Peers with their sessions, and the tables in which they are found.
    */
   size_t peers;
+  /**
+   * Buffers of the userspace network's connections, and datagrams that wait in it: at most `memory_limit` of
+   * wg_net_options_t. What it takes besides is in proportion to the number of connections, some 2 KiB each.
+   */
+  size_t network;
 } wg_memory_usage_t;
 
 /**
@@ -2246,7 +2251,7 @@ int32_t wg_resolve_system(void *user, const char *host, struct wg_address_t *add
  * while its buffers are full are dropped. ICMP errors are not passed on.
  *
  * The descriptor is blocking, is closed by exec(), and is not below 3. Options of the IP and TCP levels do not exist
- * on it. SIGPIPE is as on any socket: use MSG_NOSIGNAL.
+ * on it; wg_net_reset() is what SO_LINGER is for. SIGPIPE is as on any socket: use MSG_NOSIGNAL.
  *
  * `timeout_ms` is as for poll(): a negative one waits without limit, and with 0 only what need not wait succeeds, such
  * as UDP to an address.
@@ -2274,22 +2279,26 @@ wg_result_t wg_net_dial(int32_t handle, const char *network, const char *address
  * network ("tcp6" and "udp6" need an address); a listener of one address goes before one of all. With port 0 the
  * network chooses one; wg_net_local_address() has it. Up to `backlog` connections, or 128 for 0, wait for
  * wg_net_accept(); further ones are refused or, for UDP, dropped.
+ * A listener has its port as long as it is open, also against dials that need one.
  *
  * With "udp", each address and port that datagrams come from is a connection of its own, which has its datagrams and
  * answers that source alone. It ends when its descriptor is closed, or by itself after 60 s without a datagram; the
- * next datagram of that source is a new connection then. Ports that are dialled from are left out when the network
- * chooses; a connected socket at the same port has its own datagrams first.
+ * next datagram of that source is a new connection then. A connection that was dialled from the same port before has its
+ * own datagrams first.
  *
  * Memory: as wg_net_dial().
  * Requires: as in wg_net_dial().
  * Errors: WG_ERR_NULL; WG_ERR_INVALID if `network` or `address` is malformed or does not fit the other;
  * WG_ERR_NOT_FOUND if it is not an address of the network; WG_ERR_ADDR_IN_USE (a listener whose descriptor was just
- * closed is waited for); and those of wg_net_dial() that are
- * about the tunnel.
+ * closed is waited for); and those of wg_net_dial() that are about the tunnel.
  * Threads: any.
  * Since: 0.1.0
  */
-wg_result_t wg_net_listen(int32_t handle, const char *network, const char *address, uint32_t backlog, int32_t *fd);
+wg_result_t wg_net_listen(int32_t handle,
+                          const char *network,
+                          const char *address,
+                          uint32_t backlog,
+                          int32_t *fd);
 
 /**
  * Takes the next connection of `listener`, a descriptor of wg_net_listen() or wg_net_intercept(), and writes its
@@ -2335,6 +2344,22 @@ wg_result_t wg_net_local_address(int32_t handle, int32_t fd, struct wg_endpoint_
  * Since: 0.1.0
  */
 wg_result_t wg_net_peer_address(int32_t handle, int32_t fd, struct wg_endpoint_t *address);
+
+/**
+ * Resets a connection, as close() does on a TCP socket with SO_LINGER of 0 seconds: what was written and is not sent
+ * yet is given up, and the peer gets a RST. A UDP flow ends, and the peer is not told.
+ *
+ * `fd` is then as after a reset by the peer: read() fails with ECONNRESET (or returns 0, see wg_net_dial()). This may
+ * be a moment after the call.
+ *
+ * Memory: `fd` is still the caller's to close.
+ * Requires: `fd` is not closed during the call.
+ * Errors: WG_ERR_INVALID if `fd` is not open, not a connection of this tunnel, or that has ended; and those of
+ * wg_net_dial() that are about the tunnel.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result_t wg_net_reset(int32_t handle, int32_t fd);
 
 /**
  * Takes connections and datagrams to any address and port, whether or not it is one of the network's own, as far as

@@ -84,6 +84,7 @@ static void call_with_handle(int32_t handle, int *given_up) {
     REFUSED(wg_net_accept(handle, 0, -1, &fd, NULL));
     REFUSED(wg_net_local_address(handle, 0, &endpoint));
     REFUSED(wg_net_peer_address(handle, 0, &endpoint));
+    REFUSED(wg_net_reset(handle, 0));
     REFUSED(wg_net_intercept(handle, &intercept, &fd));
     REFUSED(wg_net_answer(handle, 1, WG_NET_ACCEPT));
     REFUSED(wg_net_resolve(handle, "10.9.0.2", 0, -1, &address, 1, &count));

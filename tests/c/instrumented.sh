@@ -1,10 +1,11 @@
 #!/bin/sh
 # The C tests with AddressSanitizer, then with ThreadSanitizer, in the library as well: Rust, its standard library and C are
-# all instrumented. (tests/c/check.sh instruments C only: there the library's own memory is watched, its accesses are not.)
+# all instrumented, with the userspace network. (tests/c/check.sh instruments C only: there the library's own memory is
+# watched, its accesses are not.)
 #
 # It needs a nightly toolchain with rust-src; without one it says that it is skipped.
 #
-# Environment: CC, NM, SECONDS_TO_FUZZ (25), KINDS ("address thread").
+# Environment: CC, NM, SECONDS_TO_FUZZ (25), SECONDS_TO_FUZZ_NET (5), KINDS ("address thread").
 set -eu
 cd "$(dirname "$0")/../.."
 CC=${CC:-gcc} NM=${NM:-nm} KINDS=${KINDS:-address thread}
@@ -25,22 +26,24 @@ for kind in $KINDS; do
   case $kind in address) short=asan ;; thread) short=tsan ;; esac
   build=$target/$short
 
-  # library PACKAGE NAME: builds its static library.
+  # library PACKAGE NAME ARGUMENTS...: builds its static library.
   library() {
     library=$build/$host/debug/lib$2.a
+    package=$1
+    shift 2
     RUSTFLAGS="-Zsanitizer=$kind" CARGO_TARGET_DIR=$build cargo +nightly build -q -Zbuild-std --target "$host" \
-      --package "$1"
+      --package "$package" "$@"
     "$NM" "$library" 2>/dev/null | grep -q "U __${short}_" || fail "the library is not instrumented"
   }
-  library wg-embed-capi wg_embed
+  library wg-embed-capi wg_embed --features netstack
   out=$build/c-check
   mkdir -p "$out"
   runtime=$runtimes/librustc-nightly_rt.$short.a
 
   # make PROGRAM SOURCE: C by the C compiler, the runtime by Rust's, whose instrumentation may be newer.
   make() {
-    $CC -std=c11 -Wall -Wextra -Wpedantic -Werror -Iinclude -g -fno-omit-frame-pointer -fsanitize=$kind -pthread -c "$2" \
-      -o "$1.o"
+    $CC -std=c11 -Wall -Wextra -Wpedantic -Werror -Iinclude -DWG_EMBED_NETSTACK -g -fno-omit-frame-pointer \
+      -fsanitize=$kind -pthread -c "$2" -o "$1.o"
     $CC "$1.o" -o "$1" -Wl,--export-dynamic -Wl,--whole-archive "$runtime" -Wl,--no-whole-archive "$library" \
       -lpthread -lrt -ldl -lm -lutil -lgcc_s
     "$NM" "$1" | grep -q "T __${short}_init" || fail "the sanitizer is not in $1"
@@ -74,10 +77,10 @@ for kind in $KINDS; do
     case $source in
     # A sanitizer takes address space of its own, and ends the process when there is none (shortage.c).
     # The stack of an instrumented library is deeper than that of one that ships, and not all in one place.
-    # Those of the userspace network need another library.
-    */layout.c | */broken.c | */secrets.c | */shortage.c | */compat_* | */net*) ;;
+    */layout.c | */broken.c | */secrets.c | */shortage.c | */compat_*) ;;
     # ThreadSanitizer has no threads in a child.
     */fork.c | */exit.c) [ "$kind" = thread ] || run "$source" ;;
+    */net_fuzz.c) run "$source" 20261129 "${SECONDS_TO_FUZZ_NET:-5}" ;;
     */fuzz.c) run "$source" 20261122 "${SECONDS_TO_FUZZ:-25}" ;;
     */cycles.c) run "$source" 500 ;;
     *) run "$source" ;;
@@ -88,5 +91,5 @@ for kind in $KINDS; do
     run "tests/c/compat_$leaf.c"
   done
   echo "$kind sanitizer in C and Rust: $tests programs"
-  cat "$out/fuzz.txt" "$out/cycles.txt"
+  cat "$out/fuzz.txt" "$out/net_fuzz.txt" "$out/cycles.txt"
 done

@@ -84,13 +84,14 @@ _Static_assert(offsetof(wg_peer_stats_t, next_timer_ms) == 52, "next_timer_ms");
 _Static_assert(offsetof(wg_peer_stats_t, public_key) == 56, "public_key");
 _Static_assert(offsetof(wg_peer_stats_t, endpoint) == 88, "endpoint");
 
-_Static_assert(sizeof(wg_memory_usage_t) == 48 && _Alignof(wg_memory_usage_t) == 8, "wg_memory_usage_t");
+_Static_assert(sizeof(wg_memory_usage_t) == 56 && _Alignof(wg_memory_usage_t) == 8, "wg_memory_usage_t");
 _Static_assert(offsetof(wg_memory_usage_t, struct_size) == 0, "struct_size");
 _Static_assert(offsetof(wg_memory_usage_t, limit) == 8, "limit");
 _Static_assert(offsetof(wg_memory_usage_t, total) == 16, "total");
 _Static_assert(offsetof(wg_memory_usage_t, buffers) == 24, "buffers");
 _Static_assert(offsetof(wg_memory_usage_t, staged) == 32, "staged");
 _Static_assert(offsetof(wg_memory_usage_t, peers) == 40, "peers");
+_Static_assert(offsetof(wg_memory_usage_t, network) == 48, "network");
 
 _Static_assert(sizeof(wg_peer_config_t) == 104 && _Alignof(wg_peer_config_t) == 8, "wg_peer_config_t");
 _Static_assert(offsetof(wg_peer_config_t, struct_size) == 0, "struct_size");
@@ -328,6 +329,7 @@ static wg_result_t (*const net_accept)(int32_t, int32_t, int32_t, int32_t *, wg_
 static wg_result_t (*const net_local_address)(int32_t, int32_t, wg_endpoint_t *) = wg_net_local_address;
 static wg_result_t (*const net_peer_address)(int32_t, int32_t, wg_endpoint_t *) = wg_net_peer_address;
 static wg_result_t (*const net_intercept)(int32_t, const wg_net_intercept_t *, int32_t *) = wg_net_intercept;
+static wg_result_t (*const net_reset)(int32_t, int32_t) = wg_net_reset;
 static wg_result_t (*const net_answer)(int32_t, uint64_t, uint32_t) = wg_net_answer;
 static wg_result_t (*const net_resolve)(int32_t, const char *, uint32_t, int32_t, wg_address_t *, size_t, size_t *) =
     wg_net_resolve;
@@ -349,7 +351,7 @@ int main(void) {
   if (net_dialled || net_connected) return 1;
 #ifdef WG_EMBED_NETSTACK
   if (!net_dial || !net_listen || !net_accept || !net_local_address || !net_peer_address || !net_intercept ||
-      !net_answer || !net_resolve || !net_ping)
+      !net_answer || !net_resolve || !net_ping || !net_reset)
     return 1;
 #endif
   if (!set_peer || !remove_peer || !force_handshake || !drop_session) return 1;

@@ -210,12 +210,12 @@ static void sources_of_datagrams_are_told_apart(void) {
   close(other);
 }
 
-/* Answers a question as a DNS server: "a.test" is 10.9.0.2, "six.test" fd09::2, others do not exist. */
+/* Answers a question as a DNS server: "a.test" is 10.9.0.2, "six.test" fd09::2, "both.test" both; others do not exist. */
 static void answer(int fd) {
   static const unsigned char four[] = {10, 9, 0, 2}, six[16] = {0xfd, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2};
   unsigned char packet[1500];
   ssize_t len = recv(fd, packet, sizeof packet - 64, MSG_DONTWAIT);
-  int end = 12, type, found = 0;
+  int end = 12, type, found = 0, both;
   char name[64] = {0};
   if (len < 17) return;
   while (packet[end] != 0 && end + packet[end] + 5 < len && end < 60) {
@@ -228,9 +228,10 @@ static void answer(int fd) {
   packet[2] |= 0x80; /* an answer */
   packet[3] = 0x80;
   memset(packet + 6, 0, 6);
-  if (strcasecmp(name, "a.test.") != 0 && strcasecmp(name, "six.test.") != 0) packet[3] |= 3; /* no such name */
-  if (strcasecmp(name, "a.test.") == 0 && type == 1) found = 4;
-  if (strcasecmp(name, "six.test.") == 0 && type == 28) found = 16;
+  both = strcasecmp(name, "both.test.") == 0;
+  if (!both && strcasecmp(name, "a.test.") != 0 && strcasecmp(name, "six.test.") != 0) packet[3] |= 3; /* no such name */
+  if ((both || strcasecmp(name, "a.test.") == 0) && type == 1) found = 4;
+  if ((both || strcasecmp(name, "six.test.") == 0) && type == 28) found = 16;
   if (found) {
     const unsigned char record[] = {0xc0, 12, 0, (unsigned char)type, 0, 1, 0, 0, 0, 60, 0, (unsigned char)found};
     packet[7] = 1;
@@ -291,6 +292,26 @@ static void names_are_looked_up(void) {
   close(tcp);
 }
 
+/* Of a name's addresses those are taken that the network has a family for. */
+static void a_network_may_have_one_family(void) {
+  int listener = listen_at(nets.b, "udp", ":53");
+  pthread_t thread;
+  char text[256];
+  CHECK_EQ(wg_turn_off(nets.a), WG_OK);
+  snprintf(text, sizeof text,
+           "private_key=" PRIVATE_A "\npublic_key=" PUBLIC_B "\nendpoint=127.0.0.1:%d\nallowed_ip=0.0.0.0/0\n",
+           listen_port(nets.b));
+  nets.a = turn_net_on("10.9.0.1", "10.9.0.2", text);
+  __atomic_store_n(&stop_names, 0, __ATOMIC_SEQ_CST);
+  start(&thread, serves_names, &listener);
+  CHECK_EQ(wg_net_ping(nets.a, "both.test", 1, LONG, NULL), WG_OK);
+  close(dial(nets.a, "udp", "both.test:9"));
+  CHECK_EQ(wg_net_ping(nets.a, "six.test", 1, LONG, NULL), WG_ERR_NOT_FOUND);
+  __atomic_store_n(&stop_names, 1, __ATOMIC_SEQ_CST);
+  join(thread);
+  close(listener);
+}
+
 static void echo_requests_are_answered(void) {
   uint64_t took = 0;
   CHECK_EQ(wg_net_ping(nets.a, "10.9.0.2", 0, LONG, &took), WG_OK);
@@ -337,6 +358,7 @@ int main(void) {
   names_are_looked_up();
   echo_requests_are_answered();
   a_listener_ends_when_it_is_closed();
+  a_network_may_have_one_family();
   turn_nets_off(nets);
   CHECK_EQ(open_fds(), fds);
   check_threads(tasks);

@@ -139,6 +139,10 @@ static void fuzz_address(struct caller *c, wg_result_t (*get)(int32_t, int32_t, 
 static void fuzz_wg_net_local_address(struct caller *c) { fuzz_address(c, wg_net_local_address); }
 static void fuzz_wg_net_peer_address(struct caller *c) { fuzz_address(c, wg_net_peer_address); }
 
+static void fuzz_wg_net_reset(struct caller *c) {
+  status(c, wg_net_reset(any_handle(c, (int)below(&c->dice, 2)), any_fd(c)));
+}
+
 static uint32_t is_asked(void *user, int32_t handle, const wg_net_connection_t *connection) {
   static atomic_uint asked;
   unsigned answer = atomic_fetch_add(&asked, 1) % 8;
@@ -229,6 +233,7 @@ static struct function functions[] = {
     FUZZED(wg_net_accept, NET | OF(WG_ERR_TIMED_OUT)),
     FUZZED(wg_net_local_address, NET | OF(WG_ERR_NOT_FOUND)),
     FUZZED(wg_net_peer_address, NET | OF(WG_ERR_NOT_FOUND)),
+    FUZZED(wg_net_reset, NET),
     FUZZED(wg_net_intercept, NET | OF(WG_ERR_UNSUPPORTED)),
     FUZZED(wg_net_answer, NET | OF(WG_ERR_NOT_FOUND)),
     FUZZED(wg_net_resolve, REACH),

@@ -23,7 +23,7 @@ mod wait;
 use std::{
     io,
     net::SocketAddr,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     sync::{
         Arc, Mutex, RwLock,
         atomic::{AtomicBool, Ordering},
@@ -79,9 +79,10 @@ struct Listeners {
     inboxes: Vec<Arc<Inbox>>,
     /// Set while connections are intercepted.
     rules: Option<Rules>,
-    /// Where the app's descriptors listen that the pump serves. One that was closed stays until another one listens
-    /// there.
+    /// Where the app's descriptors listen that the pump serves. Those that were closed stay for a while.
     of_pump: Vec<(FdId, SocketAddr)>,
+    /// With so many, those that were closed are taken out.
+    many_of_pump: usize,
 }
 
 /// What a listening descriptor of the app stands for.
@@ -167,6 +168,11 @@ impl Net {
         self.functions.take()
     }
 
+    /// Bytes that the buffers of connections and waiting datagrams take.
+    pub(crate) fn memory(&self) -> usize {
+        self.stack.stats().memory
+    }
+
     fn check_open(&self) -> Result<()> {
         if self.is_closed.load(Ordering::SeqCst) {
             return Err(turned_off());
@@ -209,12 +215,30 @@ impl Net {
             }
             None => {}
         }
-        let pump = sync::read(&self.pump);
-        let (local, peer) = pump.as_ref().ok_or_else(turned_off)?.addresses(fd).map_err(|_| {
-            let number = fd.as_raw_fd();
-            Error::invalid(format!("descriptor {number} is not one of this network, or its connection has ended"))
-        })?;
+        let (local, peer) = self.with_pump_for(fd, Pump::addresses)?;
         Ok((local, Some(peer)))
+    }
+
+    /// Resets a connection.
+    ///
+    /// # Safety
+    /// `fd` is not closed during the call.
+    pub(crate) unsafe fn reset(&self, fd: i32) -> Result<()> {
+        // SAFETY: the caller's contract is the same.
+        self.with_pump_for(unsafe { check_open(fd) }?, Pump::reset)
+    }
+
+    /// Calls the pump about a connection's descriptor.
+    fn with_pump_for<'a, T>(
+        &self,
+        fd: BorrowedFd<'a>,
+        call: impl FnOnce(&Pump, BorrowedFd<'a>) -> io::Result<T>,
+    ) -> Result<T> {
+        let pump = sync::read(&self.pump);
+        call(pump.as_ref().ok_or_else(turned_off)?, fd).map_err(|_| {
+            let number = fd.as_raw_fd();
+            Error::invalid(format!("descriptor {number} is no connection of this network, or that has ended"))
+        })
     }
 }
 

@@ -63,7 +63,7 @@ unsafe fn give_fd(out: NonNull<i32>, fd: OwnedFd) {
 /// while its buffers are full are dropped. ICMP errors are not passed on.
 ///
 /// The descriptor is blocking, is closed by exec(), and is not below 3. Options of the IP and TCP levels do not exist
-/// on it. SIGPIPE is as on any socket: use MSG_NOSIGNAL.
+/// on it; wg_net_reset() is what SO_LINGER is for. SIGPIPE is as on any socket: use MSG_NOSIGNAL.
 ///
 /// `timeout_ms` is as for poll(): a negative one waits without limit, and with 0 only what need not wait succeeds, such
 /// as UDP to an address.
@@ -109,18 +109,18 @@ pub unsafe extern "C" fn wg_net_dial(
 /// network ("tcp6" and "udp6" need an address); a listener of one address goes before one of all. With port 0 the
 /// network chooses one; wg_net_local_address() has it. Up to `backlog` connections, or 128 for 0, wait for
 /// wg_net_accept(); further ones are refused or, for UDP, dropped.
+/// A listener has its port as long as it is open, also against dials that need one.
 ///
 /// With "udp", each address and port that datagrams come from is a connection of its own, which has its datagrams and
 /// answers that source alone. It ends when its descriptor is closed, or by itself after 60 s without a datagram; the
-/// next datagram of that source is a new connection then. Ports that are dialled from are left out when the network
-/// chooses; a connected socket at the same port has its own datagrams first.
+/// next datagram of that source is a new connection then. A connection that was dialled from the same port before has its
+/// own datagrams first.
 ///
 /// Memory: as wg_net_dial().
 /// Requires: as in wg_net_dial().
 /// Errors: WG_ERR_NULL; WG_ERR_INVALID if `network` or `address` is malformed or does not fit the other;
 /// WG_ERR_NOT_FOUND if it is not an address of the network; WG_ERR_ADDR_IN_USE (a listener whose descriptor was just
-/// closed is waited for); and those of wg_net_dial() that are
-/// about the tunnel.
+/// closed is waited for); and those of wg_net_dial() that are about the tunnel.
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
@@ -216,6 +216,26 @@ pub unsafe extern "C" fn wg_net_peer_address(handle: i32, fd: i32, address: *mut
         // SAFETY: writable, says the caller.
         unsafe { out.write(Endpoint::new(peer).into()) };
         Ok(())
+    })
+}
+
+/// Resets a connection, as close() does on a TCP socket with SO_LINGER of 0 seconds: what was written and is not sent
+/// yet is given up, and the peer gets a RST. A UDP flow ends, and the peer is not told.
+///
+/// `fd` is then as after a reset by the peer: read() fails with ECONNRESET (or returns 0, see wg_net_dial()). This may
+/// be a moment after the call.
+///
+/// Memory: `fd` is still the caller's to close.
+/// Requires: `fd` is not closed during the call.
+/// Errors: WG_ERR_INVALID if `fd` is not open, not a connection of this tunnel, or that has ended; and those of
+/// wg_net_dial() that are about the tunnel.
+/// Threads: any.
+/// Since: 0.1.0
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_net_reset(handle: i32, fd: i32) -> wg_result_t {
+    guard_on(handle, |entry: &Entry<Running>| {
+        // SAFETY: it is not closed meanwhile, says the caller.
+        unsafe { net(entry)?.reset(fd) }
     })
 }
 

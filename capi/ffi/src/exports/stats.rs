@@ -207,7 +207,8 @@ pub unsafe extern "C" fn wg_memory_usage(handle: i32, usage: *mut wg_memory_usag
     guard_on(handle, |entry: &Entry<Running>| {
         // SAFETY: the caller's contract is the same.
         let size = unsafe { struct_size(usage, "usage") }?;
-        let ours = wg_memory_usage_t::of(size, &entry.tunnel.memory_usage());
+        let network = entry.functions.net.as_ref().map_or(0, |net| net.memory());
+        let ours = wg_memory_usage_t::of(size, &entry.tunnel.memory_usage(), network);
         // SAFETY: as above; the size was read from it.
         unsafe { write_sized(&ours, usage, size) };
         Ok(())

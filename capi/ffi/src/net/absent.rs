@@ -31,6 +31,10 @@ impl Net {
         match *self {}
     }
 
+    pub(crate) fn memory(&self) -> usize {
+        match *self {}
+    }
+
     pub(crate) fn close(&self, _is_served: bool) {
         match *self {}
     }

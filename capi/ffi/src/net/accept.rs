@@ -52,6 +52,10 @@ impl Net {
             let mut poll = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
             // SAFETY: it is one struct, which lives. If the wait fails, for a signal for example, it is tried again.
             unsafe { libc::poll(&raw mut poll, 1, limit.left_for_poll()) };
+            if poll.revents & libc::POLLNVAL != 0 {
+                // Which is not allowed, but would make this loop without end.
+                return Err(Error::invalid("the listener was closed while a thread waited for it"));
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use std::{
 use super::{
     Net, failed,
     fd_id::FdId,
-    inbox::{Inbox, Link, Purpose},
+    inbox::{Inbox, Link},
     wait::{Limit, wait_for},
 };
 use socket2::SockRef;
@@ -158,6 +158,10 @@ impl Net {
         let id = FdId::of(of_app.as_fd())?;
         let mut listeners = sync::lock(&self.listeners);
         listeners.of_pump.retain(|(_, other)| *other != at);
+        if listeners.of_pump.len() >= listeners.many_of_pump {
+            listeners.of_pump.retain(|(_, at)| self.stack.is_listening(*at));
+            listeners.many_of_pump = 2 * listeners.of_pump.len() + 64;
+        }
         listeners.of_pump.push((id, at));
         Ok(of_app)
     }
@@ -178,21 +182,10 @@ impl Net {
     /// Each source of datagrams is a connection of its own.
     fn listen_udp(self: &Arc<Self>, at: SocketAddr, backlog: usize) -> io::Result<OwnedFd> {
         let mut listeners = sync::lock(&self.listeners);
-        listeners.inboxes.retain(|inbox| !inbox.is_gone());
-        // The stack names a port, and refuses what is not its address or has a socket.
-        let at = self.stack.bind_udp(at, None)?.local_addr();
+        self.forget_closed_listeners(&mut listeners);
         // One address beside all of them is told apart by the address, as with TCP.
-        let is_taken = listeners.inboxes.iter().any(|inbox| match inbox.purpose {
-            Purpose::Listen(other) => {
-                let (one, two) = (at.ip(), other.ip());
-                at.port() == other.port() && (one == two || one.is_unspecified() && two.is_unspecified())
-            }
-            Purpose::Intercept => false,
-        });
-        if is_taken {
-            return Err(io::ErrorKind::AddrInUse.into());
-        }
-        let (inbox, of_app) = Inbox::new(Purpose::Listen(at), backlog)?;
+        let (inbox, of_app) = Inbox::listening(self.stack.reserve_udp(at)?, backlog)?;
+        self.watch(&inbox)?;
         listeners.inboxes.push(inbox);
         self.tell_stack(&listeners);
         Ok(of_app)

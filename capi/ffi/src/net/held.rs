@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    net::SocketAddr,
     sync::{
         Mutex,
         atomic::{AtomicU64, Ordering},
@@ -23,6 +24,20 @@ pub(super) enum Dialled {
 }
 
 impl Dialled {
+    pub(super) fn destination(&self) -> SocketAddr {
+        match self {
+            Self::Tcp(pending) => pending.destination(),
+            Self::Udp(flow) => flow.destination(),
+        }
+    }
+
+    pub(super) fn source(&self) -> SocketAddr {
+        match self {
+            Self::Tcp(pending) => pending.source(),
+            Self::Udp(flow) => flow.source(),
+        }
+    }
+
     /// Answers, but does not accept.
     pub(super) fn end(self, refuse: bool) {
         match (self, refuse) {

@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     ffi::c_int,
     io,
-    net::SocketAddr,
+    net::{Shutdown, SocketAddr},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -14,7 +14,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 use super::fd_id::FdId;
 use crate::{plumbing::fd::above_standard, types::net::wg_net_connection_t};
 use wg_embed::sync;
-use wg_embed_netstack::{TcpStream, UdpFlow};
+use wg_embed_netstack::{TcpStream, UdpFlow, UdpPort};
 
 /// A connection of an intercepting network, or a flow of datagrams.
 pub(super) enum Link {
@@ -50,7 +50,9 @@ pub(super) struct Inbox {
 struct State {
     waiting: VecDeque<Arrived>,
     /// The other end of the app's descriptor; `None` once the inbox is closed.
-    signal: Option<Socket>,
+    signal: Option<Arc<OwnedFd>>,
+    /// The port that is listened at, so that nothing else takes it.
+    port: Option<UdpPort>,
 }
 
 impl State {
@@ -72,18 +74,32 @@ const NO_SIGNAL: c_int = libc::MSG_NOSIGNAL;
 const NO_SIGNAL: c_int = 0;
 
 impl Inbox {
-    /// An inbox, and the app's descriptor.
-    pub(super) fn new(purpose: Purpose, backlog: usize) -> io::Result<(Arc<Self>, OwnedFd)> {
+    /// An inbox for what comes to a port, and the app's descriptor.
+    pub(super) fn listening(port: UdpPort, backlog: usize) -> io::Result<(Arc<Self>, OwnedFd)> {
+        Self::new(Purpose::Listen(port.local_addr()), Some(port), backlog)
+    }
+
+    /// An inbox for what is intercepted, and the app's descriptor.
+    pub(super) fn intercepting(backlog: usize) -> io::Result<(Arc<Self>, OwnedFd)> {
+        Self::new(Purpose::Intercept, None, backlog)
+    }
+
+    fn new(purpose: Purpose, port: Option<UdpPort>, backlog: usize) -> io::Result<(Arc<Self>, OwnedFd)> {
         let (signal, of_app) = Socket::pair(Domain::UNIX, Type::STREAM, None)?;
-        let (signal, of_app) = (above_standard(signal)?, OwnedFd::from(above_standard(of_app)?));
         signal.set_nonblocking(true)?;
+        let (signal, of_app) = (Arc::new(above_standard(signal)?.into()), OwnedFd::from(above_standard(of_app)?));
         let id = FdId::of(of_app.as_fd())?;
-        let state = Mutex::new(State { waiting: VecDeque::new(), signal: Some(signal) });
+        let state = Mutex::new(State { waiting: VecDeque::new(), signal: Some(signal), port });
         Ok((Arc::new(Self { purpose, id, backlog, state }), of_app))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         sync::lock(&self.state)
+    }
+
+    /// What is watched to see that the app closes its descriptor; `None` once the inbox is closed.
+    pub(super) fn signal(&self) -> Option<Arc<OwnedFd>> {
+        self.state().signal.clone()
     }
 
     /// Whether this is the inbox of that descriptor of the app.
@@ -114,7 +130,7 @@ impl Inbox {
             && let Some(signal) = &state.signal
         {
             // There is room for the byte; if the app has just closed its end, `is_gone` tells so from now on.
-            let _ = signal.send_with_flags(&[1], NO_SIGNAL);
+            let _ = SockRef::from(&**signal).send_with_flags(&[1], NO_SIGNAL);
         }
         state.waiting.push_back(arrived);
     }
@@ -135,11 +151,15 @@ impl Inbox {
         Ok(arrived)
     }
 
-    /// Ends it: the app's descriptor sees the end, and what waits is given up.
+    /// Ends it: the app's descriptor sees the end, what waits is given up, and the port is free.
     pub(super) fn close(&self) {
         let mut state = self.state();
-        let ended = (std::mem::take(&mut state.waiting), state.signal.take());
+        let ended = (std::mem::take(&mut state.waiting), state.signal.take(), state.port.take());
         drop(state);
+        if let Some(signal) = &ended.1 {
+            // Whoever watches has it as well. If the app has closed its end already, that is enough.
+            let _ = SockRef::from(&**signal).shutdown(Shutdown::Both);
+        }
         drop(ended);
     }
 }
@@ -157,13 +177,13 @@ mod tests {
 
     #[test]
     fn it_ends_for_the_app_and_by_the_app() {
-        let (inbox, of_app) = Inbox::new(Purpose::Intercept, 1).unwrap();
+        let (inbox, of_app) = Inbox::intercepting(1).unwrap();
         assert!(inbox.is(FdId::of(of_app.as_fd()).unwrap()) && inbox.has_room() && !is_readable(&of_app));
         assert_eq!(inbox.pop(of_app.as_fd()).err().unwrap().kind(), io::ErrorKind::WouldBlock);
         inbox.close();
         assert!(is_readable(&of_app) && inbox.is_gone() && !inbox.has_room());
         assert_eq!(inbox.pop(of_app.as_fd()).err().unwrap().kind(), io::ErrorKind::NotConnected);
-        let (inbox, of_app) = Inbox::new(Purpose::Intercept, 1).unwrap();
+        let (inbox, of_app) = Inbox::intercepting(1).unwrap();
         drop(of_app);
         assert!(inbox.is_gone() && !inbox.has_room());
     }

@@ -2,6 +2,7 @@
 //! is a connection of its own.
 
 use std::{
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{IntoRawFd, OwnedFd},
     sync::{Arc, Weak},
@@ -9,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Net,
+    Net, failed,
     held::Dialled,
     inbox::{Arrived, Inbox, Link, Purpose},
 };
@@ -81,11 +82,14 @@ impl Net {
             Some(_) => None,
             None => {
                 let backlog = or_default(options.backlog, 128) as usize;
-                let made = Inbox::new(Purpose::Intercept, backlog);
+                let made = Inbox::intercepting(backlog);
                 Some(made.map_err(|err| Error::io("cannot make a descriptor for connections", err))?)
             }
         };
         self.check_open()?;
+        if let Some((inbox, _)) = &inbox {
+            self.watch(inbox).map_err(|err| failed("cannot watch a descriptor", err))?;
+        }
         self.end_interception();
         if !self.functions.set(functions) {
             return Err(Error::new(ErrorKind::UnknownHandle, "the tunnel was turned off meanwhile"));
@@ -146,10 +150,8 @@ impl Net {
         if !rules.asks {
             return self.let_in(dialled);
         }
-        let connection = match &dialled {
-            Dialled::Tcp(pending) => connection(WG_NET_TCP, pending.destination(), pending.source()),
-            Dialled::Udp(flow) => connection(WG_NET_UDP, flow.destination(), flow.source()),
-        };
+        let protocol = if matches!(dialled, Dialled::Tcp(_)) { WG_NET_TCP } else { WG_NET_UDP };
+        let connection = connection(protocol, dialled.destination(), dialled.source());
         let connection = wg_net_connection_t { id: self.held.next_id(), ..connection };
         // Before the app is asked: another thread of it may answer before the function has returned.
         self.held.keep(connection.id, dialled, rules.options.hold);
@@ -209,10 +211,47 @@ impl Net {
         sync::lock(&self.listeners).inboxes.iter().find(|inbox| inbox.purpose == purpose).cloned()
     }
 
+    fn is_own(&self, address: IpAddr) -> bool {
+        self.stack.options().addresses.contains(&address)
+    }
+
     /// Who listens for datagrams to this address: alone, or to all of the network's own.
-    fn listener_for(&self, to: SocketAddr) -> Option<Arc<Inbox>> {
+    fn listener_for(self: &Arc<Self>, to: SocketAddr) -> Option<Arc<Inbox>> {
+        loop {
+            let found = self.inbox_for(to)?;
+            if !found.is_gone() {
+                return Some(found);
+            }
+            self.forget_closed_listeners(&mut sync::lock(&self.listeners));
+        }
+    }
+
+    /// Ends listeners for datagrams that the app has closed.
+    pub(super) fn forget_closed_listeners(self: &Arc<Self>, listeners: &mut super::Listeners) {
+        let is_closed = |inbox: &mut Arc<Inbox>| inbox.purpose != Purpose::Intercept && inbox.is_gone();
+        let closed: Vec<_> = listeners.inboxes.extract_if(.., is_closed).collect();
+        if !closed.is_empty() {
+            closed.iter().for_each(|inbox| inbox.close());
+            self.tell_stack(listeners);
+        }
+    }
+
+    /// Lets the inbox end when the app closes its descriptor.
+    pub(super) fn watch(self: &Arc<Self>, inbox: &Arc<Inbox>) -> io::Result<()> {
+        let (Some(signal), net, watched) = (inbox.signal(), Arc::downgrade(self), inbox.clone()) else { return Ok(()) };
+        let closed = move || {
+            watched.close();
+            if let Some(net) = net.upgrade() {
+                net.forget_closed_listeners(&mut sync::lock(&net.listeners));
+            }
+        };
+        let pump = sync::read(&self.pump);
+        pump.as_ref().ok_or(io::ErrorKind::NotConnected)?.watch(signal, Box::new(closed))
+    }
+
+    fn inbox_for(&self, to: SocketAddr) -> Option<Arc<Inbox>> {
         let one = self.inbox_of(Purpose::Listen(to));
-        if one.is_some() || !self.stack.options().addresses.contains(&to.ip()) {
+        if one.is_some() || !self.is_own(to.ip()) {
             return one;
         }
         let all = |any: IpAddr| self.inbox_of(Purpose::Listen(SocketAddr::new(any, to.port())));
@@ -235,7 +274,7 @@ impl Intercept for Handler {
         let rules = self.0.upgrade().and_then(|net| sync::lock(&net.listeners).rules.map(|rules| (net.clone(), rules)));
         match rules {
             Some((net, rules)) => net.ask(rules, Dialled::Tcp(pending)),
-            None => pending.refuse(),
+            None => self.leave(Dialled::Tcp(pending)),
         }
     }
 
@@ -254,7 +293,15 @@ impl Intercept for Handler {
         let rules = sync::lock(&net.listeners).rules;
         match rules {
             Some(rules) => net.ask(rules, Dialled::Udp(flow)),
-            None => flow.refuse(),
+            None => self.leave(Dialled::Udp(flow)),
         }
+    }
+}
+
+impl Handler {
+    /// Nobody wants it: it ends as it does without a handler.
+    fn leave(&self, dialled: Dialled) {
+        let is_own = self.0.upgrade().is_some_and(|net| net.is_own(dialled.destination().ip()));
+        dialled.end(is_own);
     }
 }

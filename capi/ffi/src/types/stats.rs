@@ -118,7 +118,7 @@ pub struct wg_memory_usage_t {
     /// The most that `buffers` and `staged` come to, one packet of each peer aside: the `memory_limit` of the tunnel's
     /// options.
     pub limit: usize,
-    /// All of it: `buffers`, `staged` and `peers`.
+    /// All of it: `buffers`, `staged`, `peers` and `network`.
     pub total: usize,
     /// What the threads and the TUN work in, and what is remembered of senders while handshakes come in a flood.
     pub buffers: usize,
@@ -126,12 +126,16 @@ pub struct wg_memory_usage_t {
     pub staged: usize,
     /// Peers with their sessions, and the tables in which they are found.
     pub peers: usize,
+    /// Buffers of the userspace network's connections, and datagrams that wait in it: at most `memory_limit` of
+    /// wg_net_options_t. What it takes besides is in proportion to the number of connections, some 2 KiB each.
+    pub network: usize,
 }
 
 const _: () = {
-    assert!(size_of::<wg_memory_usage_t>() == 6 * size_of::<usize>());
+    assert!(size_of::<wg_memory_usage_t>() == 7 * size_of::<usize>());
     assert!(offset_of!(wg_memory_usage_t, limit) == size_of::<usize>());
     assert!(offset_of!(wg_memory_usage_t, peers) == 5 * size_of::<usize>());
+    assert!(offset_of!(wg_memory_usage_t, network) == 6 * size_of::<usize>());
 };
 
 // SAFETY: as the assertions above say, there is no padding; it has integers only.
@@ -185,14 +189,15 @@ impl wg_peer_stats_t {
 }
 
 impl wg_memory_usage_t {
-    pub(crate) fn of(struct_size: usize, usage: &MemoryUsage) -> Self {
+    pub(crate) fn of(struct_size: usize, usage: &MemoryUsage, network: usize) -> Self {
         Self {
             struct_size,
             limit: usage.limit,
-            total: usage.total(),
+            total: usage.total() + network,
             buffers: usage.buffers,
             staged: usage.staged,
             peers: usage.peers,
+            network,
         }
     }
 }

@@ -52,6 +52,16 @@ fn a_network_ends_with_its_tunnel() {
 }
 
 #[test]
+fn what_apps_and_systems_lack_has_a_code() {
+    c_test("net_faults", "c99");
+}
+
+#[test]
+fn what_a_network_keeps_is_limited() {
+    c_test("net_limits", "c99");
+}
+
+#[test]
 fn options_work_as_without_a_network() {
     c_test("options", "c99");
 }
