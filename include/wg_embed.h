@@ -19,7 +19,7 @@
  *     What happens to it     wg_set_event_callback() or wg_next_event(), wg_set_log_callback() wg_stats() wg_peers()
  *     In place of devices    wg_tun_callbacks_t wg_tun_inject(); wg_transport_t wg_transport_receive()
  *     Connections inside it  with the feature `netstack`, and wg_options_t's `net`: wg_net_dial() wg_net_listen()
- *                            wg_net_accept() wg_net_intercept() wg_net_resolve() wg_net_ping()
+ *                            wg_net_accept() wg_net_intercept() wg_net_resolve() wg_net_ping() wg_net_socks5()
  *     Without a tunnel       wg_keys_generate_private() wg_keys_to_base64() wg_endpoint_parse() wg_resolve_system();
  *                            UDP in batches: wg_udp_open() wg_udp_send() wg_udp_recv()
  *
@@ -562,6 +562,19 @@ WG_ENUM(wg_net_intercept_flags_t, uint32_t) {
    * Echo requests (ping) to addresses that are not the network's own are not answered.
    */
   WG_NET_NO_ECHO = 1,
+};
+
+/**
+ * What `flags` of wg_net_socks5() and wg_net_http() may be made of. A later version may add some.
+ *
+ * Since: 0.1.0
+ */
+WG_ENUM(wg_net_proxy_flags_t, uint32_t) {
+  /**
+   * `listen` may be an address of any interface: other machines may use the proxy. It must have a user and a
+   * password.
+   */
+  WG_NET_PROXY_REMOTE = 1,
 };
 
 /**
@@ -2438,6 +2451,64 @@ wg_result_t wg_net_resolve(int32_t handle,
  * Since: 0.1.0
  */
 wg_result_t wg_net_ping(int32_t handle, const char *host, size_t size, int32_t timeout_ms, uint64_t *nanoseconds);
+
+/**
+ * Starts a SOCKS5 proxy (RFC 1928) on this system: other programs connect to the network inside the tunnel by it, as
+ * `curl --proxy socks5h://127.0.0.1:PORT` does. Returns its number in this tunnel, above 0. CONNECT and UDP ASSOCIATE
+ * are served; names are looked up by the DNS servers of the network.
+ *
+ * `listen` is an address and port of this system: a loopback address, unless `flags` has WG_NET_PROXY_REMOTE; NULL is
+ * "127.0.0.1:0". With port 0 the system chooses one. Where it listens is written to `address`, unless that is NULL.
+ * Clients must present `user` and `password` (RFC 1929), unless both are NULL: then each program and each user of this
+ * machine may use the proxy, and so web pages that they visit.
+ *
+ * `flags` is a sum of wg_net_proxy_flags_t, or 0. A client has 30 s for its request, and a dial as long. All proxies of
+ * a tunnel have one thread, `wg-proxy`. Each connection takes one descriptor of the process.
+ *
+ * Memory: nothing is kept but a copy of `user` and `password`, which is overwritten at the end. `address` is written
+ * on success only. wg_net_stop_proxy() or wg_turn_off() ends the proxy.
+ * Requires: `listen`, `user` and `password` are NULL or end with a zero byte; `address` is NULL or has room for
+ * WG_ENDPOINT_TEXT_LEN bytes.
+ * Errors: WG_ERR_INVALID if `listen` is no address and port, or not a loopback address and not allowed; if one of
+ * `user` and `password` is NULL, or has not 1 to 255 bytes; for other flags; WG_ERR_ADDR_IN_USE; WG_ERR_NOT_FOUND if it
+ * is not an address of this system; WG_ERR_PERMISSION; WG_ERR_RESOURCES; WG_ERR_IO; and those of wg_net_dial() that
+ * are about the tunnel.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+int32_t wg_net_socks5(int32_t handle,
+                      const char *listen,
+                      const char *user,
+                      const char *password,
+                      uint32_t flags,
+                      char *address);
+
+/**
+ * Starts an HTTP proxy, as wg_net_socks5() a SOCKS5 proxy. CONNECT is served, and requests with an address that begins
+ * with `http://`. `user` and `password` are those of basic authentication.
+ *
+ * Memory: as wg_net_socks5().
+ * Requires: as in wg_net_socks5().
+ * Errors: as wg_net_socks5(); WG_ERR_INVALID also if `user` has a colon.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+int32_t wg_net_http(int32_t handle,
+                    const char *listen,
+                    const char *user,
+                    const char *password,
+                    uint32_t flags,
+                    char *address);
+
+/**
+ * Ends a proxy of wg_net_socks5() or wg_net_http(). When this returns its port is free. Its connections are reset.
+ *
+ * Memory: nothing changes hands.
+ * Errors: WG_ERR_NOT_FOUND if the tunnel has no such proxy; and those of wg_net_dial() that are about the tunnel.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result_t wg_net_stop_proxy(int32_t handle, int32_t proxy);
 
 /**
  * Makes a private key, clamped as X25519 has it.

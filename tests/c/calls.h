@@ -88,6 +88,9 @@ static void call_with_handle(int32_t handle, int *given_up) {
     REFUSED(wg_net_intercept(handle, &intercept, &fd));
     REFUSED(wg_net_answer(handle, 1, WG_NET_ACCEPT));
     REFUSED(wg_net_resolve(handle, "10.9.0.2", 0, -1, &address, 1, &count));
+    REFUSED(wg_net_socks5(handle, NULL, NULL, NULL, 0, NULL));
+    REFUSED(wg_net_http(handle, NULL, NULL, NULL, 0, NULL));
+    REFUSED(wg_net_stop_proxy(handle, 1));
     REFUSED(wg_net_ping(handle, "10.9.0.2", 1, -1, NULL));
     CHECK_EQ(fd, 77);
   }

@@ -179,7 +179,7 @@ _Static_assert(sizeof(wg_log_level_t) == 4 && sizeof(wg_fd_ownership_t) == 4, "e
 _Static_assert(sizeof(wg_family_t) == 4 && sizeof(wg_udp_flags_t) == 4 && sizeof(wg_datagram_flags_t) == 4, "enums");
 _Static_assert(sizeof(wg_peer_flags_t) == 4 && sizeof(wg_allowed_ip_flags_t) == 4, "enums");
 _Static_assert(sizeof(wg_event_kind_t) == 4, "wg_event_kind_t");
-_Static_assert(sizeof(wg_net_protocol_t) == 4 && sizeof(wg_net_answer_t) == 4, "enums");
+_Static_assert(sizeof(wg_net_protocol_t) == 4 && sizeof(wg_net_answer_t) == 4 && sizeof(wg_net_proxy_flags_t) == 4, "enums");
 
 #define FIXED(name, value) _Static_assert(name == (value), #name)
 FIXED(WG_OK, 0);
@@ -333,6 +333,9 @@ static wg_result_t (*const net_reset)(int32_t, int32_t) = wg_net_reset;
 static wg_result_t (*const net_answer)(int32_t, uint64_t, uint32_t) = wg_net_answer;
 static wg_result_t (*const net_resolve)(int32_t, const char *, uint32_t, int32_t, wg_address_t *, size_t, size_t *) =
     wg_net_resolve;
+static int32_t (*const net_socks5)(int32_t, const char *, const char *, const char *, uint32_t, char *) = wg_net_socks5;
+static int32_t (*const net_http)(int32_t, const char *, const char *, const char *, uint32_t, char *) = wg_net_http;
+static wg_result_t (*const net_stop_proxy)(int32_t, int32_t) = wg_net_stop_proxy;
 static wg_result_t (*const net_ping)(int32_t, const char *, size_t, int32_t, uint64_t *) = wg_net_ping;
 #endif
 /* And each function of the app. */
@@ -351,7 +354,8 @@ int main(void) {
   if (net_dialled || net_connected) return 1;
 #ifdef WG_EMBED_NETSTACK
   if (!net_dial || !net_listen || !net_accept || !net_local_address || !net_peer_address || !net_intercept ||
-      !net_answer || !net_resolve || !net_ping || !net_reset)
+      !net_answer || !net_resolve || !net_ping || !net_reset || !net_socks5 || !net_http ||
+      !net_stop_proxy)
     return 1;
 #endif
   if (!set_peer || !remove_peer || !force_handshake || !drop_session) return 1;

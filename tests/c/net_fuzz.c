@@ -16,6 +16,8 @@ static _Atomic int32_t handles[2], gone[GONE];
 static atomic_int done;
 /* Numbers that were held back. */
 static _Atomic uint64_t held[8];
+/* And of proxies. */
+static _Atomic int32_t proxies[8];
 
 struct caller {
   struct dice dice;
@@ -218,6 +220,31 @@ static void fuzz_wg_net_ping(struct caller *c) {
                         one_in(&c->dice, 8) ? NULL : &took));
 }
 
+static void fuzz_proxy(struct caller *c,
+                       int32_t (*proxy)(int32_t, const char *, const char *, const char *, uint32_t, char *)) {
+  static const char *const right[] = {"127.0.0.1:0", "[::1]:0", "127.0.0.2:0"};
+  static const char *const logins[] = {"me", "secret", "a:b", ""};
+  char texts[3][64], *room = new_room(WG_ENDPOINT_TEXT_LEN);
+  const char *listen = one_in(&c->dice, 4) ? NULL : any_of(c, right, COUNT_OF(right), texts[0], 64);
+  int has_login = one_in(&c->dice, 2);
+  const char *user = has_login ? any_of(c, logins, COUNT_OF(logins), texts[1], 64) : NULL;
+  const char *password = has_login ? any_of(c, logins, COUNT_OF(logins), texts[2], 64) : NULL;
+  char *address = one_in(&c->dice, 8) ? NULL : room;
+  int32_t number = proxy(any_handle(c, 0), listen, user, password, one_in(&c->dice, 8) ? 2 : 0, address);
+  int started = status(c, number > 0 ? WG_OK : number);
+  if (started) atomic_store(&proxies[below(&c->dice, COUNT_OF(proxies))], number);
+  if (started && one_in(&c->dice, 2)) (void)wg_net_stop_proxy(atomic_load(&handles[0]), number);
+  free_room(room, started && address != NULL ? WG_ENDPOINT_TEXT_LEN : 0, WG_ENDPOINT_TEXT_LEN);
+}
+
+static void fuzz_wg_net_socks5(struct caller *c) { fuzz_proxy(c, wg_net_socks5); }
+static void fuzz_wg_net_http(struct caller *c) { fuzz_proxy(c, wg_net_http); }
+
+static void fuzz_wg_net_stop_proxy(struct caller *c) {
+  int32_t number = one_in(&c->dice, 8) ? (int32_t)roll(&c->dice) : atomic_load(&proxies[below(&c->dice, COUNT_OF(proxies))]);
+  status(c, wg_net_stop_proxy(any_handle(c, 0), number));
+}
+
 /* The table. */
 
 #define OF(code) (1ull << -(code))
@@ -225,6 +252,7 @@ static void fuzz_wg_net_ping(struct caller *c) {
 #define NET (HANDLE | OF(WG_ERR_NULL) | OF(WG_ERR_INVALID))
 #define NAME (OF(WG_ERR_NOT_FOUND) | OF(WG_ERR_IO) | OF(WG_ERR_UNSUPPORTED))
 #define REACH (NET | NAME | OF(WG_ERR_TIMED_OUT) | OF(WG_ERR_UNREACHABLE))
+#define PROXY (NET | OF(WG_ERR_ADDR_IN_USE) | OF(WG_ERR_NOT_FOUND) | OF(WG_ERR_PERMISSION) | OF(WG_ERR_IO))
 #define FUZZED(name, errors) {#name, fuzz_##name, errors, 0, 0}
 
 static struct function functions[] = {
@@ -237,6 +265,9 @@ static struct function functions[] = {
     FUZZED(wg_net_intercept, NET | OF(WG_ERR_UNSUPPORTED)),
     FUZZED(wg_net_answer, NET | OF(WG_ERR_NOT_FOUND)),
     FUZZED(wg_net_resolve, REACH),
+    FUZZED(wg_net_socks5, PROXY),
+    FUZZED(wg_net_http, PROXY),
+    FUZZED(wg_net_stop_proxy, NET | OF(WG_ERR_NOT_FOUND)),
     FUZZED(wg_net_ping, REACH),
 };
 

@@ -8,6 +8,7 @@
 //! | `connect` | dialling, listening, names, echo requests |
 //! | `accept` | what a listening descriptor gives |
 //! | `intercept`, `held` | connections to any address, and those whose answer comes later |
+//! | `proxy` | SOCKS5 and HTTP proxies |
 //! | `inbox`, `fd_id`, `wait` | what these are made of |
 
 mod accept;
@@ -16,11 +17,13 @@ mod fd_id;
 mod held;
 mod inbox;
 mod intercept;
+mod proxy;
 mod settings;
 mod tun;
 mod wait;
 
 use std::{
+    collections::VecDeque,
     io,
     net::SocketAddr,
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
@@ -31,12 +34,18 @@ use std::{
     time::Duration,
 };
 
-pub(crate) use self::{connect::Network, intercept::NewInterception, wait::Limit};
+pub(crate) use self::{
+    connect::Network,
+    intercept::NewInterception,
+    proxy::{Protocol, Wanted},
+    wait::Limit,
+};
 use self::{
     fd_id::FdId,
     held::Held,
     inbox::{Inbox, Link, Purpose},
     intercept::{Functions, Rules},
+    proxy::Proxies,
     settings::Settings,
     tun::{End, NetTun},
 };
@@ -71,6 +80,7 @@ pub(crate) struct Net {
     listeners: Mutex<Listeners>,
     functions: Slot<Functions>,
     held: Held,
+    proxies: Proxies,
 }
 
 /// What listens, and what takes what comes for no socket of the stack.
@@ -83,6 +93,8 @@ struct Listeners {
     of_pump: Vec<(FdId, SocketAddr)>,
     /// With so many, those that were closed are taken out.
     many_of_pump: usize,
+    /// Some that listened for datagrams: the app may have shut them down, and not closed them yet.
+    ended: VecDeque<FdId>,
 }
 
 /// What a listening descriptor of the app stands for.
@@ -131,6 +143,7 @@ impl Net {
             listeners: Mutex::default(),
             functions: Slot::new(),
             held: Held::default(),
+            proxies: Proxies::default(),
         }))
     }
 
@@ -153,6 +166,7 @@ impl Net {
         listeners.inboxes.iter().for_each(|inbox| inbox.close());
         self.held.clear();
         self.end.closing(|| self.stack.close());
+        self.proxies.close();
         let pump = sync::write(&self.pump).take();
         // Without the lock: calls that come now are refused by then.
         drop(pump);

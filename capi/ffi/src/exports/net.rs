@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    net::{Limit, Net, Network, NewInterception},
+    net::{Limit, Net, Network, NewInterception, Protocol, Wanted},
     plumbing::{
         cancel::Uncancelled,
         guard::guard_on,
@@ -16,11 +16,11 @@ use crate::{
         memory::give,
         result::wg_result_t,
         sized::{Received, read_sized},
-        text::borrow_text,
+        text::{borrow_text, fixed_text},
     },
     tunnel::Running,
     types::{
-        endpoint::{family, wg_endpoint_t},
+        endpoint::{WG_ENDPOINT_TEXT_LEN, family, wg_endpoint_t},
         net::{wg_net_connection_t, wg_net_intercept_t},
         resolve::wg_address_t,
     },
@@ -380,4 +380,95 @@ pub unsafe extern "C" fn wg_net_ping(
         unsafe { give(nanoseconds, took.as_nanos().try_into().unwrap_or(u64::MAX)) };
         Ok(())
     })
+}
+
+/// Starts a SOCKS5 proxy (RFC 1928) on this system: other programs connect to the network inside the tunnel by it, as
+/// `curl --proxy socks5h://127.0.0.1:PORT` does. Returns its number in this tunnel, above 0. CONNECT and UDP ASSOCIATE
+/// are served; names are looked up by the DNS servers of the network.
+///
+/// `listen` is an address and port of this system: a loopback address, unless `flags` has WG_NET_PROXY_REMOTE; NULL is
+/// "127.0.0.1:0". With port 0 the system chooses one. Where it listens is written to `address`, unless that is NULL.
+/// Clients must present `user` and `password` (RFC 1929), unless both are NULL: then each program and each user of this
+/// machine may use the proxy, and so web pages that they visit.
+///
+/// `flags` is a sum of wg_net_proxy_flags_t, or 0. A client has 30 s for its request, and a dial as long. All proxies of
+/// a tunnel have one thread, `wg-proxy`. Each connection takes one descriptor of the process.
+///
+/// Memory: nothing is kept but a copy of `user` and `password`, which is overwritten at the end. `address` is written
+/// on success only. wg_net_stop_proxy() or wg_turn_off() ends the proxy.
+/// Requires: `listen`, `user` and `password` are NULL or end with a zero byte; `address` is NULL or has room for
+/// WG_ENDPOINT_TEXT_LEN bytes.
+/// Errors: WG_ERR_INVALID if `listen` is no address and port, or not a loopback address and not allowed; if one of
+/// `user` and `password` is NULL, or has not 1 to 255 bytes; for other flags; WG_ERR_ADDR_IN_USE; WG_ERR_NOT_FOUND if it
+/// is not an address of this system; WG_ERR_PERMISSION; WG_ERR_RESOURCES; WG_ERR_IO; and those of wg_net_dial() that
+/// are about the tunnel.
+/// Threads: any.
+/// Since: 0.1.0
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_net_socks5(
+    handle: i32,
+    listen: *const c_char,
+    user: *const c_char,
+    password: *const c_char,
+    flags: u32,
+    address: *mut c_char,
+) -> i32 {
+    let texts = [listen, user, password];
+    // SAFETY: the caller's contract is the same.
+    guard_on(handle, |entry: &Entry<Running>| unsafe { start_proxy(entry, Protocol::Socks5, texts, flags, address) })
+}
+
+/// Starts an HTTP proxy, as wg_net_socks5() a SOCKS5 proxy. CONNECT is served, and requests with an address that begins
+/// with `http://`. `user` and `password` are those of basic authentication.
+///
+/// Memory: as wg_net_socks5().
+/// Requires: as in wg_net_socks5().
+/// Errors: as wg_net_socks5(); WG_ERR_INVALID also if `user` has a colon.
+/// Threads: any.
+/// Since: 0.1.0
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_net_http(
+    handle: i32,
+    listen: *const c_char,
+    user: *const c_char,
+    password: *const c_char,
+    flags: u32,
+    address: *mut c_char,
+) -> i32 {
+    let texts = [listen, user, password];
+    // SAFETY: the caller's contract is the same.
+    guard_on(handle, |entry: &Entry<Running>| unsafe { start_proxy(entry, Protocol::Http, texts, flags, address) })
+}
+
+/// # Safety
+/// That of [`wg_net_socks5`]; `texts` are its `listen`, `user` and `password`.
+unsafe fn start_proxy(
+    entry: &Entry<Running>,
+    protocol: Protocol,
+    texts: [*const c_char; 3],
+    flags: u32,
+    address: *mut c_char,
+) -> Result<i32> {
+    let read = |text: *const c_char, name| {
+        // SAFETY: the caller's contract is the same.
+        (!text.is_null()).then(|| unsafe { borrow_text(text, name) }).transpose()
+    };
+    let [listen, user, password] = texts;
+    let (listen, user, password) = (read(listen, "listen")?, read(user, "user")?, read(password, "password")?);
+    let wanted = Wanted::new(protocol, listen, user, password, flags)?;
+    let (number, bound) = net(entry)?.start_proxy(wanted)?;
+    // SAFETY: NULL, or there is room, says the caller.
+    unsafe { give(address.cast::<[c_char; WG_ENDPOINT_TEXT_LEN]>(), fixed_text(&bound.to_string())) };
+    Ok(number)
+}
+
+/// Ends a proxy of wg_net_socks5() or wg_net_http(). When this returns its port is free. Its connections are reset.
+///
+/// Memory: nothing changes hands.
+/// Errors: WG_ERR_NOT_FOUND if the tunnel has no such proxy; and those of wg_net_dial() that are about the tunnel.
+/// Threads: any.
+/// Since: 0.1.0
+#[unsafe(no_mangle)]
+pub extern "C" fn wg_net_stop_proxy(handle: i32, proxy: i32) -> wg_result_t {
+    guard_on(handle, |entry: &Entry<Running>| net(entry)?.stop_proxy(proxy))
 }

@@ -16,6 +16,10 @@ use wg_embed::{
 };
 use wg_embed_netstack::pump;
 
+fn ended() -> Error {
+    Error::new(ErrorKind::Closed, "the listener has ended")
+}
+
 impl Net {
     /// What a descriptor of the app listens for, if it does.
     pub(super) fn listening(&self, fd: BorrowedFd<'_>) -> Result<Option<Listening>> {
@@ -23,6 +27,9 @@ impl Net {
         let listeners = sync::lock(&self.listeners);
         if let Some(inbox) = listeners.inboxes.iter().find(|inbox| inbox.is(id)) {
             return Ok(Some(Listening::Inbox(inbox.clone())));
+        }
+        if listeners.ended.contains(&id) {
+            return Err(ended());
         }
         Ok(listeners.of_pump.iter().find(|(other, _)| *other == id).map(|(_, at)| Listening::OfPump(*at)))
     }
@@ -78,7 +85,7 @@ impl Net {
                 Ok(Some((fd, connection(WG_NET_TCP, accepted.local, accepted.peer))))
             }
             Err(err) if err.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(err) if err.raw_os_error().is_none() => Err(Error::new(ErrorKind::Closed, "the listener has ended")),
+            Err(err) if err.raw_os_error().is_none() => Err(ended()),
             Err(err) => Err(Error::io("cannot accept a connection", err)),
         }
     }

@@ -102,6 +102,10 @@ impl Inbox {
         self.state().signal.clone()
     }
 
+    pub(super) fn id(&self) -> FdId {
+        self.id
+    }
+
     /// Whether this is the inbox of that descriptor of the app.
     pub(super) fn is(&self, id: FdId) -> bool {
         self.id == id

@@ -56,6 +56,9 @@ pub(super) struct Rules {
     asks: bool,
 }
 
+/// The most listeners that are remembered after their end.
+const MOST_ENDED: usize = 64;
+
 fn or_default(number: u32, default: u32) -> u32 {
     if number == 0 { default } else { number }
 }
@@ -231,7 +234,11 @@ impl Net {
         let is_closed = |inbox: &mut Arc<Inbox>| inbox.purpose != Purpose::Intercept && inbox.is_gone();
         let closed: Vec<_> = listeners.inboxes.extract_if(.., is_closed).collect();
         if !closed.is_empty() {
-            closed.iter().for_each(|inbox| inbox.close());
+            for inbox in closed {
+                inbox.close();
+                listeners.ended.truncate(MOST_ENDED - 1);
+                listeners.ended.push_front(inbox.id());
+            }
             self.tell_stack(listeners);
         }
     }

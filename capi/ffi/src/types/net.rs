@@ -81,9 +81,21 @@ pub enum wg_net_intercept_flags_t {
     WG_NET_NO_ECHO = 1,
 }
 
+/// What `flags` of wg_net_socks5() and wg_net_http() may be made of. A later version may add some.
+///
+/// Since: 0.1.0
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum wg_net_proxy_flags_t {
+    /// `listen` may be an address of any interface: other machines may use the proxy. It must have a user and a
+    /// password.
+    WG_NET_PROXY_REMOTE = 1,
+}
+
 pub use wg_net_answer_t::*;
 pub use wg_net_intercept_flags_t::*;
 pub use wg_net_protocol_t::*;
+pub use wg_net_proxy_flags_t::*;
 
 /// A connection, or the datagrams between two ports (a UDP flow). It is plain memory without padding.
 ///

@@ -62,6 +62,11 @@ fn what_a_network_keeps_is_limited() {
 }
 
 #[test]
+fn other_programs_use_a_network_by_proxies() {
+    c_test("net_proxy", "c99");
+}
+
+#[test]
 fn options_work_as_without_a_network() {
     c_test("options", "c99");
 }
@@ -88,7 +93,7 @@ fn a_child_cannot_reach_the_networks_of_its_parent() {
 
 #[test]
 fn the_examples_run() {
-    for name in ["net_http_get", "net_echo"] {
+    for name in ["net_http_get", "net_echo", "net_proxy"] {
         c_program(Path::new(&format!("examples/c/{name}.c")), "c99");
     }
 }
