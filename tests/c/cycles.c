@@ -1,5 +1,5 @@
 /*
- * On and off, ten thousand times: descriptors, threads and memory are afterwards what they were, and each callback was
+ * On and off, three thousand times: descriptors, threads and memory are afterwards what they were, and each callback was
  * destroyed once.
  *
  *     cycles [CYCLES]
@@ -9,15 +9,7 @@
  * checker sees the rest: LeakSanitizer (tests/c/check.sh), valgrind (the same).
  */
 #include "check.h"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-/* which keep freed memory, and look for leaks themselves */
-#elif defined(__GLIBC__)
-#if __GLIBC_PREREQ(2, 33)
-#include <malloc.h>
-#define HEAP_TELLS 1
-#endif
-#endif
+#include "heap.h"
 
 /* What was given to the library, and given up by it. */
 static int given, destroyed;
@@ -166,41 +158,8 @@ static void one_cycle(int i) {
   CHECK_EQ(__sync_fetch_and_add(&destroyed, 0), given);
 }
 
-/* What the process takes of the memory, once the allocator has given back what it can. */
-struct memory {
-  long resident_kib;
-  size_t in_use; /* bytes that were allocated and not freed, where the allocator tells */
-};
-
-static struct memory memory(void) {
-  struct memory memory = {0, 0};
-  long total;
-  FILE *file;
-#ifdef HEAP_TELLS
-  malloc_trim(0);
-  memory.in_use = mallinfo2().uordblks;
-#endif
-  file = fopen("/proc/self/statm", "r");
-  CHECK(file != NULL && fscanf(file, "%ld %ld", &total, &memory.resident_kib) == 2);
-  fclose(file);
-  memory.resident_kib *= sysconf(_SC_PAGESIZE) / 1024;
-  return memory;
-}
-
-/* Begins again without glibc's caches of freed memory, which count as in use. */
-static void without_caches(char **argv) {
-#ifdef HEAP_TELLS
-  if (getenv("GLIBC_TUNABLES") != NULL) return;
-  CHECK_EQ(setenv("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0:glibc.malloc.arena_max=1", 1), 0);
-  execv("/proc/self/exe", argv);
-  CHECK(!"execv");
-#else
-  (void)argv;
-#endif
-}
-
 int main(int argc, char **argv) {
-  int cycles = argc > 1 ? atoi(argv[1]) : 10000, warm = cycles / 10, i, fds, tasks;
+  int cycles = argc > 1 ? atoi(argv[1]) : 3000, warm = cycles / 10, i, fds, tasks;
   struct memory before = {0, 0}, after;
   struct timespec begin, end;
   CHECK(cycles >= 10);
@@ -225,13 +184,5 @@ int main(int argc, char **argv) {
          cycles, (double)(end.tv_sec - begin.tv_sec) + (double)(end.tv_nsec - begin.tv_nsec) / 1e9, fds - 3,
          tasks - 2, warm, before.in_use, after.in_use, before.resident_kib, after.resident_kib, given,
          protects_called + events_called + lines_called + resolves_called);
-#ifdef HEAP_TELLS
-  /* Another allocator in glibc's place, as valgrind's, tells nothing. */
-  if (before.in_use == 0) return 0;
-  if (after.in_use > before.in_use + 512 || after.resident_kib > before.resident_kib + 256) {
-    fprintf(stderr, "memory was lost\n");
-    return 1;
-  }
-#endif
-  return 0;
+  return is_lost(before, after);
 }

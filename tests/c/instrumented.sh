@@ -82,6 +82,7 @@ for kind in $KINDS; do
     */fork.c | */exit.c) [ "$kind" = thread ] || run "$source" ;;
     */net_fuzz.c) run "$source" 20261129 "${SECONDS_TO_FUZZ_NET:-5}" ;;
     */fuzz.c) run "$source" 20261122 "${SECONDS_TO_FUZZ:-25}" ;;
+    */net_cycles.c) run "$source" 3 100 ;;
     */cycles.c) run "$source" 500 ;;
     *) run "$source" ;;
     esac

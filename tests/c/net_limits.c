@@ -10,17 +10,18 @@ static wg_memory_usage_t usage(int32_t handle) {
   return usage;
 }
 
-/* b has so much memory for all connections. */
 enum { MEMORY = 4 << 20, CONNECTIONS = 8 };
 
-static void turn_on_with_little_memory(void) {
+/* b has so much memory for all connections, and may have so many, or 0 for as many as usual. */
+static void turn_on_with_limits(size_t memory, uint32_t connections) {
   wg_net_options_t net = WG_NET_OPTIONS_INIT;
   wg_options_t options = WG_OPTIONS_INIT;
   char text[512];
   nets = turn_nets_on();
   CHECK_EQ(wg_turn_off(nets.b), WG_OK);
   net.addresses = "10.9.0.2";
-  net.memory_limit = MEMORY;
+  net.memory_limit = memory;
+  net.max_connections = connections;
   options.net = &net;
   snprintf(text, sizeof text,
            "private_key=" PRIVATE_B "\npublic_key=" PUBLIC_A "\nendpoint=127.0.0.1:%d\nallowed_ip=10.9.0.1/32\n",
@@ -142,9 +143,8 @@ static void decisions_are_not_waited_for_in_any_number(void) {
   options.dialled = holds;
   CHECK_EQ(wg_net_intercept(nets.b, &options, &listener), WG_OK);
   for (i = 0; i < 4200; i++) {
-    fd = client_of_many(i);
-    wait_asked(i + 1);
-    close(fd);
+    close(client_of_many(i));
+    if (i % 50 == 49) wait_asked(i + 1);
   }
   CHECK(usage(nets.b).network < 4200 * 200);
   CHECK_FAILS(wg_net_answer(nets.b, first, WG_NET_ACCEPT), WG_ERR_NOT_FOUND, "waits for an answer");
@@ -178,14 +178,50 @@ static void decisions_are_not_waited_for_for_ever(void) {
   close(listener);
 }
 
+static void there_may_be_no_memory(void) {
+  int32_t fd = -1;
+  int listener;
+  turn_on_with_limits(1, 0);
+  listener = listen_at(nets.b, "tcp", ":80");
+  CHECK_FAILS(wg_net_dial(nets.b, "tcp", "10.9.0.1:80", LONG, &fd), WG_ERR_RESOURCES, "10.9.0.1:80");
+  CHECK_FAILS(wg_net_dial(nets.a, "tcp", "10.9.0.2:80", LONG, &fd), WG_ERR_REFUSED, "10.9.0.2:80");
+  CHECK_EQ(fd, -1);
+  close(listener);
+  turn_nets_off(nets);
+}
+
+static void only_so_many_connections(void) {
+  int32_t fd = -1;
+  int listener, client, server, tries;
+  turn_on_with_limits(0, 1);
+  listener = listen_at(nets.b, "tcp", ":80");
+  client = dial(nets.a, "tcp", "10.9.0.2:80");
+  server = accept_from(nets.b, listener, NULL);
+  CHECK_FAILS(wg_net_dial(nets.b, "tcp", "10.9.0.1:80", LONG, &fd), WG_ERR_RESOURCES, "10.9.0.1:80");
+  CHECK_FAILS(wg_net_dial(nets.a, "tcp", "10.9.0.2:80", LONG, &fd), WG_ERR_REFUSED, "10.9.0.2:80");
+  check_sent(client, server, "the one that there is");
+  CHECK_EQ(fd, -1);
+  close(client);
+  close(server);
+  for (tries = 0; wg_net_dial(nets.a, "tcp", "10.9.0.2:80", LONG, &fd) != WG_OK; tries++) {
+    CHECK(tries < TRIES);
+    sleep_ms(1);
+  }
+  close(fd);
+  close(listener);
+  turn_nets_off(nets);
+}
+
 int main(void) {
   int fds = open_fds(), tasks = threads();
-  turn_on_with_little_memory();
+  turn_on_with_limits(MEMORY, 0);
   an_app_that_does_not_read_takes_no_more();
   datagrams_that_are_not_read_are_dropped();
   decisions_are_not_waited_for_in_any_number();
   decisions_are_not_waited_for_for_ever();
   turn_nets_off(nets);
+  there_may_be_no_memory();
+  only_so_many_connections();
   CHECK_EQ(open_fds(), fds);
   check_threads(tasks);
   return 0;

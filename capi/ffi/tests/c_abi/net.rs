@@ -62,6 +62,11 @@ fn what_a_network_keeps_is_limited() {
 }
 
 #[test]
+fn networks_come_and_go_without_a_trace() {
+    c_test("net_cycles", "c99");
+}
+
+#[test]
 fn other_programs_use_a_network_by_proxies() {
     c_test("net_proxy", "c99");
 }
