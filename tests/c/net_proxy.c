@@ -2,6 +2,7 @@
 #include "net.h"
 
 #include <netinet/in.h>
+#include <signal.h>
 #include <spawn.h>
 #include <sys/wait.h>
 
@@ -162,6 +163,36 @@ static void http_passes_connections(int listener) {
   CHECK_EQ(wg_net_stop_proxy(nets.a, proxy), WG_OK);
 }
 
+/* The process does not ignore SIGPIPE: none comes of clients that have gone. */
+static void clients_go_away(int listener) {
+  static char block[200000];
+  char address[WG_ENDPOINT_TEXT_LEN];
+  int32_t proxy = wg_net_socks5(nets.a, NULL, NULL, NULL, 0, address);
+  struct sigaction action;
+  int i;
+  CHECK(proxy > 0);
+  CHECK_EQ(sigaction(SIGPIPE, NULL, &action), 0);
+  CHECK(action.sa_handler == SIG_DFL);
+  for (i = 0; i < 60; i++) {
+    int fd = connect_to(address), server;
+    write_all(fd, "\5\1\0", 3);
+    if (i % 3 == 0) {
+      close(fd);
+      continue;
+    }
+    check_answer(fd, "\5\0", 2);
+    write_all(fd, "\5\1\0\1\12\11\0\2\0\120", 10);
+    server = accept_from(nets.b, listener, NULL);
+    (void)send(server, block, sizeof block, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (i % 3 == 1) CHECK_EQ(shutdown(fd, SHUT_RD), 0);
+    close(fd);
+    (void)send(server, block, sizeof block, MSG_DONTWAIT | MSG_NOSIGNAL);
+    wait_gone(server);
+    close(server);
+  }
+  CHECK_EQ(wg_net_stop_proxy(nets.a, proxy), WG_OK);
+}
+
 /* Answers one HTTP request. */
 static void *serves_page(void *argument) {
   static const char page[] = "HTTP/1.0 200 OK\r\nContent-Length: 16\r\n\r\nthrough a tunnel";
@@ -297,6 +328,7 @@ int main(void) {
   socks5_passes_connections(listener);
   a_wrong_login_is_refused();
   http_passes_connections(listener);
+  clients_go_away(listener);
   if (curl_is_there()) {
     curl_gets_a_page(listener, "socks5h", 0);
     curl_gets_a_page(listener, "http", 0);
