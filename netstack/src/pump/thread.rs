@@ -366,7 +366,7 @@ impl Loop {
         for token in resets {
             if let Some(mut entry) = self.entries.remove(&token) {
                 entry.joint.end();
-                self.forget(entry);
+                self.forget(token, entry);
             }
         }
         closed
@@ -402,20 +402,23 @@ impl Loop {
             }
             Outcome::Done => {
                 if let Some(entry) = self.entries.remove(&token) {
-                    self.forget(entry);
+                    self.forget(token, entry);
                 }
             }
         }
     }
 
-    fn forget(&self, entry: Entry) {
+    fn forget(&self, token: Token, entry: Entry) {
         let descriptor = entry.joint.descriptor().as_raw_fd();
         if let Err(err) = self.shared.registry.deregister(&mut SourceFd(&descriptor)) {
             tracing::debug!(%err, "a descriptor was not waited for any more");
         }
         let mut state = sync::lock(&self.shared.state);
         state.count -= 1;
-        if let Some(inode) = entry.inode {
+        // By now the system may have given the inode to another one.
+        if let Some(inode) = entry.inode
+            && state.known.get(&inode).is_some_and(|known| known.token == token)
+        {
             state.known.remove(&inode);
         }
         drop(state);
@@ -424,9 +427,9 @@ impl Loop {
 
     fn end(mut self) {
         let entries = std::mem::take(&mut self.entries);
-        for (_, mut entry) in entries {
+        for (token, mut entry) in entries {
             entry.joint.end();
-            self.forget(entry);
+            self.forget(token, entry);
         }
         // Whoever adds from now on sees that it is closed.
         let added = std::mem::take(&mut sync::lock(&self.shared.state).added);
