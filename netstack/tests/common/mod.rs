@@ -123,6 +123,19 @@ pub struct Path {
     pub late: Duration,
 }
 
+impl Path {
+    /// How long each copy of a packet takes.
+    pub fn copies(&self, chance: &Seeded) -> Vec<Duration> {
+        let copies = if chance.chance(self.loss) { 0 } else { 1 + usize::from(chance.chance(self.twice)) };
+        let time = |_| {
+            let is_late = chance.chance(self.reordered);
+            let late = if is_late { self.late.mul_f64((chance.next() % 1000) as f64 / 1000.0) } else { Duration::ZERO };
+            self.delay + late
+        };
+        (0..copies).map(time).collect()
+    }
+}
+
 /// When which packet arrives where (true: at `b`).
 type OnTheWay = BTreeMap<(Instant, u64), (bool, Vec<u8>)>;
 
@@ -171,15 +184,9 @@ impl World {
         let now = self.clock.now();
         let mut on_the_way = self.on_the_way.lock().unwrap();
         for packet in packets {
-            let times = if self.chance.chance(path.loss) { 0 } else { 1 + usize::from(self.chance.chance(path.twice)) };
-            for _ in 0..times {
-                let late = if self.chance.chance(path.reordered) {
-                    path.late.mul_f64((self.chance.next() % 1000) as f64 / 1000.0)
-                } else {
-                    Duration::ZERO
-                };
+            for late in path.copies(&self.chance) {
                 let number = self.sent.fetch_add(1, Ordering::Relaxed);
-                on_the_way.insert((now + path.delay + late, number), (to_b, packet.clone()));
+                on_the_way.insert((now + late, number), (to_b, packet.clone()));
             }
         }
     }
