@@ -17,6 +17,11 @@ mod imp;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 #[path = "waiter/fallback.rs"]
 mod imp;
+// It runs where there is no other one; it is tested everywhere.
+#[cfg(all(test, any(target_os = "linux", target_os = "android")))]
+#[allow(dead_code)]
+#[path = "waiter/fallback.rs"]
+mod fallback;
 
 /// Waits for signals and for one deadline.
 pub(super) struct Waiter {

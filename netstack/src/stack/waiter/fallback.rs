@@ -28,7 +28,12 @@ impl Waiter {
         let deadline = self.0.lock().deadline;
         let left = deadline.map(|at| at.saturating_duration_since(std::time::Instant::now()));
         let timeout = timeout.into_iter().chain(left).min();
-        self.0.wait(timeout, |state| state.woken || state.deadline != deadline).woken = false;
+        let mut state = self.0.wait(timeout, |state| state.woken || state.deadline != deadline);
+        state.woken = false;
+        // It fires once. It may have been early by the stack's clock, which can be any: then it is set again.
+        if state.deadline.is_some_and(|at| at <= std::time::Instant::now()) {
+            (state.deadline, state.armed) = (None, None);
+        }
         Ok(())
     }
 
@@ -48,5 +53,39 @@ impl Waiter {
 
     pub(super) fn deregister(&self, _: &Registry) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Instant = Instant::from_nanos(1_000_000);
+    const LIMIT: Option<Duration> = Some(Duration::from_secs(60));
+
+    #[test]
+    fn a_deadline_that_the_clock_has_not_reached_does_not_make_it_spin() {
+        const LATER: Duration = Duration::from_millis(20);
+        let waiter = Waiter::new().unwrap();
+        // The stack's clock stands still.
+        for _ in 0..3 {
+            let began = std::time::Instant::now();
+            waiter.set_deadline(|| Some(NOW + LATER), || NOW);
+            waiter.wait(LIMIT).unwrap();
+            assert!((LATER..Duration::from_secs(60)).contains(&began.elapsed()), "{:?}", began.elapsed());
+        }
+    }
+
+    #[test]
+    fn a_wake_up_before_the_deadline_leaves_that_in_place() {
+        let waiter = Waiter::new().unwrap();
+        waiter.set_deadline(|| Some(NOW + Duration::from_millis(20)), || NOW);
+        waiter.wake();
+        waiter.wait(LIMIT).unwrap();
+        assert!(waiter.0.lock().deadline.is_some());
+        waiter.wait(LIMIT).unwrap();
+        assert!(waiter.0.lock().deadline.is_none());
+        waiter.set_deadline(|| None, || NOW);
+        waiter.wait(Some(Duration::from_millis(5))).unwrap();
     }
 }
