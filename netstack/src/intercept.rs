@@ -82,7 +82,9 @@ impl PendingTcp {
 
 impl Drop for PendingTcp {
     fn drop(&mut self) {
-        decide(&self.shared, &self.tuple, self.id, self.decision);
+        if !self.shared.is_forked() {
+            decide(&self.shared, &self.tuple, self.id, self.decision);
+        }
     }
 }
 

@@ -53,7 +53,9 @@ impl TcpListener {
 
 impl Drop for TcpListener {
     fn drop(&mut self) {
-        crate::stack::stop_listening(&self.shared, &self.listening);
+        if !self.shared.is_forked() {
+            crate::stack::stop_listening(&self.shared, &self.listening);
+        }
     }
 }
 

@@ -35,7 +35,9 @@ impl Ping {
 
 impl Drop for Ping {
     fn drop(&mut self) {
-        self.echo.release(&self.shared);
+        if !self.shared.is_forked() {
+            self.echo.release(&self.shared);
+        }
     }
 }
 

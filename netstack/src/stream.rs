@@ -251,7 +251,9 @@ impl Write for TcpStream {
 
 impl Drop for TcpStream {
     fn drop(&mut self) {
-        self.socket.release(&self.shared);
+        if !self.shared.is_forked() {
+            self.socket.release(&self.shared);
+        }
     }
 }
 

@@ -92,7 +92,9 @@ impl UdpSocket {
 
 impl Drop for UdpSocket {
     fn drop(&mut self) {
-        self.socket.release(&self.shared);
+        if !self.shared.is_forked() {
+            self.socket.release(&self.shared);
+        }
     }
 }
 
@@ -210,7 +212,9 @@ impl UdpFlow {
 
 impl Drop for UdpFlow {
     fn drop(&mut self) {
-        self.flow.release(&self.shared);
+        if !self.shared.is_forked() {
+            self.flow.release(&self.shared);
+        }
     }
 }
 

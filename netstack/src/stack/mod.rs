@@ -47,6 +47,9 @@ pub(crate) use tuple::FourTuple;
 use crate::{Intercept, InterceptOptions, Notify, Options, TcpListener, TcpStream, UdpPort, UdpSocket};
 
 /// A userspace TCP/IP stack: the inner side of a tunnel. Cloning it is cheap and gives the same stack.
+///
+/// A child of `fork()` may drop what it has of a stack: connections, sockets, listeners, flows and pings stay as they
+/// are in the parent. It must not use them otherwise.
 #[derive(Clone)]
 pub struct Netstack(pub(crate) Arc<Shared>);
 

@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     pub(super) closed: AtomicBool,
     /// Who is told when it is closed.
     pub(super) closing: Mutex<Vec<Weak<dyn Notify>>>,
+    /// The process that it was made in.
+    process: u32,
     pub(crate) memory: Arc<Memory>,
     pub(crate) tcp: Connections,
     /// What sequence numbers and the like are derived from.
@@ -85,6 +87,7 @@ impl Shared {
             events: Events::new(),
             closed: AtomicBool::new(false),
             closing: Mutex::default(),
+            process: std::process::id(),
             memory: Arc::new(Memory::new(options.memory)),
             tcp: Connections::new(options.max_connections),
             secret,
@@ -102,6 +105,12 @@ impl Shared {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+
+    /// Whether this is a child of `fork()`: other threads, which do not exist here, may have held any of the locks, and
+    /// the connections are the parent's.
+    pub(crate) fn is_forked(&self) -> bool {
+        self.process != std::process::id()
     }
 
     pub(crate) fn mtu(&self) -> u16 {
