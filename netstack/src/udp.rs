@@ -5,7 +5,7 @@ use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 use crate::{
     notify::Notify,
     stack::{
-        Shared,
+        Dropped, Shared,
         udp::{self, Datagram, Flow, Socket},
     },
 };
@@ -55,6 +55,9 @@ impl UdpSocket {
     /// `NetworkUnreachable`. `AddrNotAvailable` if its address is the stack's no more; `ConnectionAborted` after the
     /// stack was closed.
     pub fn try_recv(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        if let Some(error) = self.socket.mailbox.take_error() {
+            return Err(error.into());
+        }
         let datagram = self.socket.mailbox.pop(&self.shared)?;
         Ok((copy(&datagram, buf), datagram.from))
     }
@@ -84,7 +87,13 @@ impl UdpSocket {
         self.socket.mailbox.is_readable()
     }
 
-    /// Replaces who is told of datagrams and of room.
+    /// Counts a datagram that is not sent since no attempt can succeed.
+    #[cfg_attr(not(unix), allow(dead_code))]
+    pub(crate) fn count_unsent(&self) {
+        self.shared.dropped(Dropped::OutUnsendable);
+    }
+
+    /// Replaces who is told of datagrams, of errors and of room.
     pub fn set_notify(&self, notify: Option<Arc<dyn Notify>>) {
         self.socket.mailbox.set_notify(notify);
     }
@@ -190,6 +199,13 @@ impl UdpFlow {
         }
     }
 
+    /// The last ICMP error about an answer, once: `ConnectionRefused`, `HostUnreachable` or `NetworkUnreachable`. The
+    /// notifier is told of it as of a datagram; the flow goes on.
+    #[must_use]
+    pub fn take_error(&self) -> Option<io::Error> {
+        self.flow.mailbox.take_error().map(io::Error::from)
+    }
+
     /// Answers with one datagram.
     ///
     /// # Errors
@@ -204,7 +220,13 @@ impl UdpFlow {
         self.flow.refuse(&self.shared);
     }
 
-    /// Replaces who is told of datagrams, of room, and of the end.
+    /// Counts a datagram that is not sent since no attempt can succeed.
+    #[cfg_attr(not(unix), allow(dead_code))]
+    pub(crate) fn count_unsent(&self) {
+        self.shared.dropped(Dropped::OutUnsendable);
+    }
+
+    /// Replaces who is told of datagrams, of errors, of room, and of the end.
     pub fn set_notify(&self, notify: Option<Arc<dyn Notify>>) {
         self.flow.mailbox.set_notify(notify);
     }

@@ -103,6 +103,36 @@ fn a_refusal_reaches_the_one_who_sent() {
 }
 
 #[test]
+fn an_icmp_error_about_an_answer_is_reported_once() {
+    let (world, handler) = intercepting(InterceptOptions::default());
+    for to in ["8.8.8.8:53", "[2001:db8::1]:443"] {
+        let client = world.a.stack.bind_udp(at("[::]:0"), Some(at(to))).unwrap();
+        let port = client.local_addr();
+        client.try_send(b"one", None).unwrap();
+        world.settle();
+        let flow = handler.pop();
+        assert_eq!(recv(&flow), Some(b"one".to_vec()));
+        assert!(flow.take_error().is_none());
+        let told = Told::new();
+        flow.set_notify(Some(told.clone()));
+        let before = told.times();
+        drop(client);
+        flow.try_send(b"nobody reads this").unwrap();
+        world.settle();
+        assert_eq!(told.times(), before + 1);
+        // Reading goes on as if nothing was.
+        assert_eq!(kind(flow.try_recv(&mut [])), ErrorKind::WouldBlock);
+        assert_eq!(flow.take_error().unwrap().kind(), ErrorKind::ConnectionRefused);
+        assert!(flow.take_error().is_none());
+        let client = world.a.stack.bind_udp(port, Some(at(to))).unwrap();
+        client.try_send(b"back", None).unwrap();
+        world.settle();
+        assert_eq!((recv(&flow), handler.len()), (Some(b"back".to_vec()), 0));
+    }
+    assert_eq!(world.b.drops("icmp_unknown"), 0);
+}
+
+#[test]
 fn flows_end_when_they_are_idle() {
     let options = InterceptOptions { udp_idle: Duration::from_secs(10), ..InterceptOptions::default() };
     let (world, handler) = intercepting(options);

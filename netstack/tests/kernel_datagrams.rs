@@ -3,73 +3,58 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
+#[path = "common/kernel.rs"]
+mod kernel;
 #[path = "../../tests/netns/mod.rs"]
 mod netns;
 #[path = "../../tests/common/skip.rs"]
 mod skip;
 
 use std::{
-    fs::File,
-    io::{ErrorKind, Read, Write},
+    io::{ErrorKind, Read},
     net::{IpAddr, SocketAddr, UdpSocket as KernelSocket},
-    os::fd::OwnedFd,
+    sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
 
 use common::{
-    A, B, B6, Node,
+    A, B, Node, kind,
     packets::{at, icmp, parse_icmp, udp},
     pattern,
 };
-use netns::Netns;
+use kernel::{Interface, KERNEL, STACK};
+use netns::{Netns, as_root};
 use smoltcp::wire::Icmpv4Message;
-use wg_embed_netstack::Options;
+use wg_embed_netstack::{Intercept, InterceptOptions, TcpStream, UdpFlow};
 
 const MTU: usize = 1420;
-const KERNEL: [&str; 2] = ["10.0.0.1", "fd00::1"];
-const STACK: [&str; 2] = [B, B6];
 
 /// A kernel and a stack, and the interface between them.
 struct Link {
     netns: Netns,
-    interface: File,
+    interface: Interface,
     node: Node,
 }
 
 impl Link {
-    /// `None`: there can be no namespace here.
-    fn new() -> Option<Self> {
-        // SAFETY: geteuid(2) takes nothing.
-        #[allow(unsafe_code, reason = "there is no safe one in the standard library")]
-        if unsafe { libc::geteuid() } != 0 {
-            skip::skipped("network namespaces need root");
-            return None;
-        }
+    fn new() -> Self {
         let netns = Netns::new();
-        let fd: OwnedFd = netns.tun("stack", libc::IFF_TUN);
-        netns.ip("address add 10.0.0.1/24 dev stack");
-        netns.ip("address add fd00::1/64 dev stack nodad");
-        netns.ip(&format!("link set stack mtu {MTU} up"));
-        netns.await_address("fd00::1");
-        let interface = File::from(fd);
-        set_nonblocking(&interface);
-        let addresses = STACK.iter().map(|address| address.parse().unwrap()).collect();
-        let node = Node::new(Options { addresses, mtu: MTU as u16, ..Options::default() });
-        Some(Self { netns, interface, node })
+        let interface = Interface::new(&netns, MTU as u16);
+        Self { netns, interface, node: Node::new(kernel::options(MTU as u16)) }
     }
 
     /// Moves what waits, and returns what came from the kernel.
     fn step(&self) -> Vec<Vec<u8>> {
         let mut packets = Vec::new();
         let mut buffer = vec![0; 65_536];
-        while let Ok(len) = (&self.interface).read(&mut buffer) {
+        while let Some(len) = self.interface.read(&mut buffer) {
             packets.push(buffer[..len].to_vec());
         }
         self.node.give(&packets);
         for packet in self.node.take() {
             assert!(packet.len() <= MTU);
-            (&self.interface).write_all(&packet).unwrap();
+            assert!(self.interface.write(&packet));
         }
         packets
     }
@@ -110,103 +95,102 @@ impl Link {
     }
 }
 
-#[allow(unsafe_code, reason = "the standard library has it for sockets only")]
-fn set_nonblocking(file: &File) {
-    use std::os::fd::AsRawFd;
-    // SAFETY: fcntl(2) with F_SETFL takes a number; the descriptor is open.
-    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
-    assert_eq!(result, 0);
-}
-
 #[test]
 fn datagrams_of_all_sizes_pass_both_ways() {
-    let Some(link) = Link::new() else { return };
-    for (kernel, stack) in KERNEL.into_iter().zip(STACK) {
-        let most = if stack == B { 65_507 } else { 65_487 };
-        let theirs = link.kernel_socket(kernel);
-        let to = theirs.local_addr().unwrap();
-        let ours = link.node.stack.bind_udp(SocketAddr::new(stack.parse().unwrap(), 0), None).unwrap();
-        let mut buffer = vec![0; 65_536];
-        for size in [0, 1, 1372, 1373, 1392, 1393, 4000, most] {
-            let data = pattern(size);
-            ours.try_send(&data, Some(to)).unwrap();
-            let (len, from) = link.until("theirs", || theirs.recv_from(&mut buffer).ok());
-            assert!(from == ours.local_addr() && buffer[..len] == data, "{size}");
-            theirs.send_to(&data, ours.local_addr()).unwrap();
-            let (len, from) = link.until("ours", || ours.try_recv(&mut buffer).ok());
-            assert!(from == to && buffer[..len] == data, "{size}");
+    as_root(|| {
+        let link = Link::new();
+        for (kernel, stack) in KERNEL.into_iter().zip(STACK) {
+            let most = if stack == B { 65_507 } else { 65_487 };
+            let theirs = link.kernel_socket(kernel);
+            let to = theirs.local_addr().unwrap();
+            let ours = link.node.stack.bind_udp(SocketAddr::new(stack.parse().unwrap(), 0), None).unwrap();
+            let mut buffer = vec![0; 65_536];
+            for size in [0, 1, 1372, 1373, 1392, 1393, 4000, most] {
+                let data = pattern(size);
+                ours.try_send(&data, Some(to)).unwrap();
+                let (len, from) = link.until("theirs", || theirs.recv_from(&mut buffer).ok());
+                assert!(from == ours.local_addr() && buffer[..len] == data, "{size}");
+                theirs.send_to(&data, ours.local_addr()).unwrap();
+                let (len, from) = link.until("ours", || ours.try_recv(&mut buffer).ok());
+                assert!(from == to && buffer[..len] == data, "{size}");
+            }
         }
-    }
-    assert!(link.node.is_empty());
+        assert!(link.node.is_empty());
+    });
 }
 
 #[test]
 fn echo_is_answered_by_both() {
-    let Some(link) = Link::new() else { return };
-    for to in KERNEL {
-        for size in [0, 56, 1393, 9000, 65_000] {
-            let ping = link.node.stack.start_ping(to.parse().unwrap(), size).unwrap();
-            link.until("the kernel answers", || ping.try_reply().ok());
+    as_root(|| {
+        let link = Link::new();
+        for to in KERNEL {
+            for size in [0, 56, 1393, 9000, 65_000] {
+                let ping = link.node.stack.start_ping(to.parse().unwrap(), size).unwrap();
+                link.until("the kernel answers", || ping.try_reply().ok());
+            }
         }
-    }
-    for (kernel, stack) in KERNEL.into_iter().zip(STACK) {
-        let (domain, protocol, kind) = if stack == B {
-            (socket2::Domain::IPV4, socket2::Protocol::ICMPV4, 8)
-        } else {
-            (socket2::Domain::IPV6, socket2::Protocol::ICMPV6, 128)
-        };
-        let raw = link.netns.run(move || socket2::Socket::new(domain, socket2::Type::RAW, Some(protocol)).unwrap());
-        raw.set_nonblocking(true).unwrap();
-        for size in [0, 57, 5000] {
-            // The kernel fills the sum in for IPv6; for IPv4 it is taken from a packet.
-            let packet = icmp(kernel.parse().unwrap(), stack.parse().unwrap(), (kind, 0), [1, 2, 3, 4], &pattern(size));
-            let start = if stack == B { 20 } else { 40 };
-            raw.send_to(&packet[start..], &SocketAddr::new(stack.parse().unwrap(), 0).into()).unwrap();
-            let reply = link.until("the stack answers", || {
-                let mut buffer = vec![0; 65_536];
-                let len = (&raw).read(&mut buffer).ok()?;
-                let message = &buffer[if stack == B { 20 } else { 0 }..len];
-                (message[0] == if stack == B { 0 } else { 129 }).then(|| message.to_vec())
-            });
-            assert!(reply[4..8] == [1, 2, 3, 4] && reply[8..] == pattern(size), "{size}");
+        for (kernel, stack) in KERNEL.into_iter().zip(STACK) {
+            let (domain, protocol, kind) = if stack == B {
+                (socket2::Domain::IPV4, socket2::Protocol::ICMPV4, 8)
+            } else {
+                (socket2::Domain::IPV6, socket2::Protocol::ICMPV6, 128)
+            };
+            let raw = link.netns.run(move || socket2::Socket::new(domain, socket2::Type::RAW, Some(protocol)).unwrap());
+            raw.set_nonblocking(true).unwrap();
+            for size in [0, 57, 5000] {
+                // The kernel fills the sum in for IPv6; for IPv4 it is taken from a packet.
+                let packet =
+                    icmp(kernel.parse().unwrap(), stack.parse().unwrap(), (kind, 0), [1, 2, 3, 4], &pattern(size));
+                let start = if stack == B { 20 } else { 40 };
+                raw.send_to(&packet[start..], &SocketAddr::new(stack.parse().unwrap(), 0).into()).unwrap();
+                let reply = link.until("the stack answers", || {
+                    let mut buffer = vec![0; 65_536];
+                    let len = (&raw).read(&mut buffer).ok()?;
+                    let message = &buffer[if stack == B { 20 } else { 0 }..len];
+                    (message[0] == if stack == B { 0 } else { 129 }).then(|| message.to_vec())
+                });
+                assert!(reply[4..8] == [1, 2, 3, 4] && reply[8..] == pattern(size), "{size}");
+            }
         }
-    }
+    });
 }
 
 #[test]
 fn closed_ports_refuse_in_the_same_way() {
-    let Some(link) = Link::new() else { return };
-    for (kernel, stack) in KERNEL.into_iter().zip(STACK) {
-        let closed = |host: &str| SocketAddr::new(host.parse().unwrap(), 9);
-        let ours = link.node.stack.bind_udp(at("[::]:0"), Some(closed(kernel))).unwrap();
-        ours.try_send(b"anyone?", None).unwrap();
-        let error = link.until("the kernel refuses", || ours.try_recv(&mut [0; 9]).err().filter(not_yet));
-        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
-        let theirs = link.kernel_socket(kernel);
-        theirs.connect(closed(stack)).unwrap();
-        theirs.send(b"anyone?").unwrap();
-        let error = link.until("the stack refuses", || theirs.recv(&mut [0; 9]).err().filter(not_yet));
-        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
-        // The same packet to both: the answers are alike.
-        for size in [10, 1300] {
-            let from = SocketAddr::new(stack.parse().unwrap(), 5);
-            (&link.interface).write_all(&udp(from, closed(kernel), &pattern(size))).unwrap();
-            let theirs = link.icmp_from_kernel(if stack == B { 3 } else { 1 });
-            let from = SocketAddr::new(kernel.parse().unwrap(), 5);
-            link.node.give(&[udp(from, closed(stack), &pattern(size))]);
-            let ours = link.node.take().remove(0);
-            let start = if stack == B { 20 } else { 40 };
-            assert_eq!(ours.len(), theirs.len());
-            // Of IPv6 without the flow label, which differs with each destination.
-            let class = |packet: &[u8]| if stack == B { packet[1] } else { packet[1] >> 4 };
-            assert_eq!((class(&ours), parse_icmp(&ours).2), (class(&theirs), parse_icmp(&theirs).2));
-            // What depends on no address: the four bytes that are not used, and the quoted ports and data.
-            assert_eq!(ours[start + 4..start + 8], theirs[start + 4..start + 8]);
-            let quoted = start + 8 + start;
-            assert_eq!(ours[quoted..quoted + 6], theirs[quoted..quoted + 6]);
-            assert!(ours[quoted + 8..] == theirs[quoted + 8..]);
+    as_root(|| {
+        let link = Link::new();
+        for (kernel, stack) in KERNEL.into_iter().zip(STACK) {
+            let closed = |host: &str| SocketAddr::new(host.parse().unwrap(), 9);
+            let ours = link.node.stack.bind_udp(at("[::]:0"), Some(closed(kernel))).unwrap();
+            ours.try_send(b"anyone?", None).unwrap();
+            let error = link.until("the kernel refuses", || ours.try_recv(&mut [0; 9]).err().filter(not_yet));
+            assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+            let theirs = link.kernel_socket(kernel);
+            theirs.connect(closed(stack)).unwrap();
+            theirs.send(b"anyone?").unwrap();
+            let error = link.until("the stack refuses", || theirs.recv(&mut [0; 9]).err().filter(not_yet));
+            assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+            // The same packet to both: the answers are alike.
+            for size in [10, 1300] {
+                let from = SocketAddr::new(stack.parse().unwrap(), 5);
+                assert!(link.interface.write(&udp(from, closed(kernel), &pattern(size))));
+                let theirs = link.icmp_from_kernel(if stack == B { 3 } else { 1 });
+                let from = SocketAddr::new(kernel.parse().unwrap(), 5);
+                link.node.give(&[udp(from, closed(stack), &pattern(size))]);
+                let ours = link.node.take().remove(0);
+                let start = if stack == B { 20 } else { 40 };
+                assert_eq!(ours.len(), theirs.len());
+                // Of IPv6 without the flow label, which differs with each destination.
+                let class = |packet: &[u8]| if stack == B { packet[1] } else { packet[1] >> 4 };
+                assert_eq!((class(&ours), parse_icmp(&ours).2), (class(&theirs), parse_icmp(&theirs).2));
+                // What depends on no address: the four bytes that are not used, and the quoted ports and data.
+                assert_eq!(ours[start + 4..start + 8], theirs[start + 4..start + 8]);
+                let quoted = start + 8 + start;
+                assert_eq!(ours[quoted..quoted + 6], theirs[quoted..quoted + 6]);
+                assert!(ours[quoted + 8..] == theirs[quoted + 8..]);
+            }
         }
-    }
+    });
 }
 
 fn not_yet(err: &std::io::Error) -> bool {
@@ -215,27 +199,91 @@ fn not_yet(err: &std::io::Error) -> bool {
 
 #[test]
 fn a_router_tells_of_a_smaller_path() {
-    let Some(link) = Link::new() else { return };
-    link.netns.run(|| {
-        for family in ["ipv4/conf", "ipv6/conf"] {
-            std::fs::write(format!("/proc/sys/net/{family}/all/forwarding"), "1").unwrap();
+    as_root(|| {
+        let link = Link::new();
+        link.netns.run(|| {
+            for family in ["ipv4/conf", "ipv6/conf"] {
+                std::fs::write(format!("/proc/sys/net/{family}/all/forwarding"), "1").unwrap();
+            }
+        });
+        let _narrow = link.netns.tun("narrow", libc::IFF_TUN);
+        link.netns.ip("link set narrow mtu 1300 up");
+        link.netns.ip("address add 192.168.9.1/24 dev narrow");
+        link.netns.ip("address add fd09::1/64 dev narrow nodad");
+        link.netns.await_address("fd09::1");
+        for (n, to) in ["192.168.9.2:9", "[fd09::2]:9"].into_iter().enumerate() {
+            let ours = link.node.stack.bind_udp(at("[::]:0"), Some(at(to))).unwrap();
+            ours.try_send(&pattern(1350), None).unwrap();
+            let message = link.icmp_from_kernel([u8::from(Icmpv4Message::DstUnreachable), 2][n]);
+            assert_eq!(parse_icmp(&message).2, [(3, 4), (2, 0)][n]);
+            ours.try_send(&pattern(1350), None).unwrap();
+            let packets = link.node.take();
+            assert!(packets.len() == 2 && packets.iter().all(|packet| packet.len() <= 1300));
+            let others = link.node.stack.bind_udp(at("[::]:0"), Some(SocketAddr::new(A.parse().unwrap(), 9))).unwrap();
+            others.try_send(&pattern(1350), None).unwrap();
+            assert_eq!(link.node.take().len(), 1);
         }
     });
-    let _narrow = link.netns.tun("narrow", libc::IFF_TUN);
-    link.netns.ip("link set narrow mtu 1300 up");
-    link.netns.ip("address add 192.168.9.1/24 dev narrow");
-    link.netns.ip("address add fd09::1/64 dev narrow nodad");
-    link.netns.await_address("fd09::1");
-    for (n, to) in ["192.168.9.2:9", "[fd09::2]:9"].into_iter().enumerate() {
-        let ours = link.node.stack.bind_udp(at("[::]:0"), Some(at(to))).unwrap();
-        ours.try_send(&pattern(1350), None).unwrap();
-        let message = link.icmp_from_kernel([u8::from(Icmpv4Message::DstUnreachable), 2][n]);
-        assert_eq!(parse_icmp(&message).2, [(3, 4), (2, 0)][n]);
-        ours.try_send(&pattern(1350), None).unwrap();
-        let packets = link.node.take();
-        assert!(packets.len() == 2 && packets.iter().all(|packet| packet.len() <= 1300));
-        let others = link.node.stack.bind_udp(at("[::]:0"), Some(SocketAddr::new(A.parse().unwrap(), 9))).unwrap();
-        others.try_send(&pattern(1350), None).unwrap();
-        assert_eq!(link.node.take().len(), 1);
+}
+
+#[test]
+fn packets_for_others_are_dropped_and_counted() {
+    as_root(|| {
+        let link = Link::new();
+        let dropped = || link.node.drops("in_destination");
+        for (n, host) in ["10.0.0.99", "fd00::99"].into_iter().enumerate() {
+            let (theirs, to) = (link.kernel_socket(KERNEL[n]), SocketAddr::new(host.parse().unwrap(), 9));
+            // A datagram, one in fragments, and the SYN of a dial; the kernel may send more to multicast addresses.
+            for (size, packets) in [(10, 1), (4000, 3)] {
+                let before = dropped();
+                theirs.send_to(&pattern(size), to).unwrap();
+                link.until("it is counted", || (dropped() >= before + packets).then_some(()));
+            }
+            let before = dropped();
+            let dial = link.netns.start(move || std::net::TcpStream::connect_timeout(&to, Duration::from_millis(300)));
+            link.until("it is counted", || (dropped() > before).then_some(()));
+            let error = link.until("it ends", || dial.try_recv().ok()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TimedOut);
+        }
+        assert_eq!((link.node.stack.stats().packets_out, link.node.is_empty()), (0, true));
+    });
+}
+
+/// Keeps the flows of what is intercepted.
+#[derive(Default)]
+struct Flows(Mutex<Vec<UdpFlow>>);
+
+impl Intercept for Flows {
+    fn connected(&self, _: TcpStream) {}
+
+    fn flow(&self, flow: UdpFlow) {
+        self.0.lock().unwrap().push(flow);
     }
+}
+
+#[test]
+fn a_flow_learns_that_its_peer_is_gone() {
+    as_root(|| {
+        let link = Link::new();
+        let flows = Arc::new(Flows::default());
+        link.node.stack.intercept(InterceptOptions::default(), Some(flows.clone()));
+        for (n, host) in ["10.0.0.99", "fd00::99"].into_iter().enumerate() {
+            let theirs = link.kernel_socket(KERNEL[n]);
+            theirs.send_to(b"hello", (host, 9)).unwrap();
+            let flow = link.until("a flow", || flows.0.lock().unwrap().pop());
+            let mut buffer = [0; 9];
+            flow.try_send(b"HELLO").unwrap();
+            assert_eq!(link.until("the answer", || theirs.recv(&mut buffer).ok()), 5);
+            drop(theirs);
+            flow.try_send(b"HELLO?").unwrap();
+            let error = link.until("an error", || flow.take_error());
+            assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+            // It goes on: somebody else may have the port next.
+            flow.try_send(b"HELLO?").unwrap();
+            assert_eq!(
+                (flow.try_recv(&mut buffer).unwrap(), kind(flow.try_recv(&mut buffer))),
+                (Some(5), ErrorKind::WouldBlock)
+            );
+        }
+    });
 }

@@ -336,8 +336,11 @@ fn datagrams_keep_their_borders() {
         let got = descriptor.recv(&mut buf).unwrap();
         assert!(buf[..got] == data, "{len} bytes back");
     }
-    // Too long for any datagram: dropped, and the next one is not.
+    // Too long for any datagram: dropped and counted, and the next one is not.
+    let unsendable = || pumps.a.stack.drops().into_iter().find(|drop| drop.0 == "out_unsendable").unwrap().1;
+    assert_eq!(unsendable(), 0);
     descriptor.send(&vec![0; 65_508]).unwrap();
+    until("it is counted", || unsendable() == 1);
     descriptor.send(b"next").unwrap();
     let mut buf = [0; 16];
     assert_eq!(server.recv(&mut buf, Some(LIMIT)).unwrap().0, 4);

@@ -33,6 +33,13 @@ impl Side {
         }
     }
 
+    fn count_unsent(&self) {
+        match self {
+            Self::Socket(socket) => socket.count_unsent(),
+            Self::Flow(flow) => flow.count_unsent(),
+        }
+    }
+
     /// The next datagram's length; `None` at the end.
     fn recv(&self, buf: &mut [u8]) -> io::Result<Option<usize>> {
         match self {
@@ -125,6 +132,7 @@ impl Datagrams {
             Err(err) if err.kind() == io::ErrorKind::WouldBlock => true,
             Err(err) => {
                 tracing::debug!(%err, len = datagram.len(), "a datagram of a descriptor was not sent");
+                self.side.count_unsent();
                 false
             }
         }

@@ -74,8 +74,9 @@ impl Pump {
     /// Returns one end of a pair of sockets that keep the borders of datagrams, for a connected UDP socket.
     ///
     /// One datagram is one `write`, `send`, `read` or `recv`. One of no bytes reads as 0, like the end, but `poll` has
-    /// no POLLHUP then. One that is too large is dropped, and so are those that arrive while the descriptor and the UDP
-    /// socket are full: [`Netstack::drops`](crate::Netstack::drops) counts those. ICMP errors are not passed on.
+    /// no POLLHUP then. One that is too large is dropped (EMSGSIZE is only for what the system's own buffer does not
+    /// take), and so are those that arrive while the descriptor and the UDP socket are full:
+    /// [`Netstack::drops`](crate::Netstack::drops) counts both. ICMP errors are not passed on.
     ///
     /// # Errors
     /// As the system says.

@@ -70,6 +70,8 @@ reasons! {
     OutFull = "out_full",
     /// Out: larger than any buffer of the tunnel.
     OutTooLarge = "out_too_large",
+    /// Out: a datagram of a descriptor that cannot be sent: too large for a datagram, mostly.
+    OutUnsendable = "out_unsendable",
 }
 
 /// How many packets were dropped for which reason, and how many passed.

@@ -37,6 +37,7 @@ use wg_embed::{
 };
 
 pub(crate) use connections::closed;
+pub(crate) use counters::Dropped;
 pub(crate) use deadlines::{Timed, Timer};
 pub(crate) use decide::{Decision, decide, stop_listening};
 pub(crate) use listeners::Listening;
@@ -189,7 +190,7 @@ impl Netstack {
         drop(before);
     }
 
-    /// What the stack has: connections, memory, packets and drops by reason.
+    /// What the stack has: connections, memory, packets. [`drops`](Self::drops) has what it has dropped.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let shared = &*self.0;

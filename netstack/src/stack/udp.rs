@@ -169,14 +169,17 @@ impl Flow {
     }
 }
 
-/// Takes an ICMP error about a datagram that the stack sent from `local` to `remote`: a socket that is connected so
-/// gets it.
+/// Takes an ICMP error about a datagram that the stack sent from `local` to `remote`: a socket that is connected so, or
+/// else the flow, gets it. Returns whether somebody may have sent it.
 pub(super) fn unreachable(shared: &Shared, local: SocketAddr, remote: SocketAddr, error: io::ErrorKind) -> bool {
-    let mailbox = shared.udp.sockets.connected(local, remote);
-    if let Some(mailbox) = &mailbox {
+    if let Some(mailbox) = shared.udp.sockets.connected(local, remote) {
         mailbox.fail_once(error);
+    } else if let Some(flow) = shared.udp.flows.get(&FourTuple::new(local, remote)) {
+        flow.mailbox.fail_once(error);
+    } else {
+        return has_sent(shared, local, remote);
     }
-    mailbox.is_some() || has_sent(shared, local, remote)
+    true
 }
 
 /// Whether there is a socket or a flow that sends from `local` to `remote`.

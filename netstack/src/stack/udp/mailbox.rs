@@ -98,12 +98,14 @@ impl Mailbox {
         }
     }
 
+    /// The error of [`fail_once`](Self::fail_once).
+    pub(crate) fn take_error(&self) -> Option<io::ErrorKind> {
+        self.lock().error.take()
+    }
+
     /// The datagram that has waited longest.
     pub(crate) fn pop(&self, shared: &Shared) -> io::Result<Datagram> {
         let mut state = self.lock();
-        if let Some(error) = state.error.take() {
-            return Err(error.into());
-        }
         if let Some(datagram) = state.datagrams.pop_front() {
             state.memory -= datagram.cost();
             if state.datagrams.is_empty() {
@@ -120,12 +122,12 @@ impl Mailbox {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
-    /// Waits until [`pop`](Self::pop) returns something. The time is that of the system.
+    /// Waits until there is something to read. The time is that of the system.
     pub(crate) fn wait(&self, timeout: Option<Duration>) {
         drop(wait_until(&self.changed, self.lock(), timeout, State::is_readable));
     }
 
-    /// Whether [`pop`](Self::pop) returns something else than `WouldBlock`.
+    /// Whether there is a datagram, an error, or the end.
     pub(crate) fn is_readable(&self) -> bool {
         self.lock().is_readable()
     }
@@ -140,7 +142,7 @@ impl Mailbox {
         self.lock().end
     }
 
-    /// Lets the next call return an error, once.
+    /// Keeps an error until it is taken, once.
     pub(super) fn fail_once(&self, error: io::ErrorKind) {
         let mut state = self.lock();
         if state.end.is_none() {
