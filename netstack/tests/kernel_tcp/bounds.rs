@@ -1,7 +1,7 @@
 //! Many connections, slow readers and resets at any time leave nothing behind, and take no more memory than they may.
 
 use std::{
-    io::{ErrorKind, Read, Write},
+    io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpStream as KernelStream},
     os::unix::net::UnixStream,
     sync::{
@@ -9,7 +9,7 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use wg_embed_netstack::{TcpStream, pump::Pump};
@@ -19,7 +19,7 @@ use crate::{
     kernel,
     link::{Link, MTU, WAYS},
     netns::{as_root, eventually},
-    sockets::{End, LIMIT, assert_same, disconnect, is_reset, patient, patient_stream},
+    sockets::{End, LIMIT, assert_same, disconnect, fill, is_reset, patient, patient_stream, read_slowly},
 };
 
 const CONNECTIONS: usize = 5000;
@@ -100,41 +100,6 @@ fn ten_thousand_connections_leave_nothing() {
         assert_eq!(open_descriptors(), before);
     });
 }
-
-/// Writes as much as is taken until nothing was for a while; returns how much.
-fn fill(mut write: impl FnMut(&[u8]) -> std::io::Result<usize>, data: &[u8]) -> usize {
-    let (mut written, mut last) = (0, Instant::now());
-    while last.elapsed() < Duration::from_secs(1) {
-        match write(&data[written..(written + (64 << 10)).min(data.len())]) {
-            Ok(bytes) => {
-                written += bytes;
-                last = Instant::now();
-                assert!(written < data.len(), "nothing stops the writer");
-            }
-            Err(err) => {
-                assert_eq!(err.kind(), ErrorKind::WouldBlock);
-                thread::sleep(Duration::from_millis(5));
-            }
-        }
-    }
-    written
-}
-
-fn read_slowly(end: &dyn End, len: usize) -> Vec<u8> {
-    let (mut data, mut got) = (vec![0; len], 0);
-    let mut step = 1;
-    while got < len {
-        let end_of_step = (got + step).min(len);
-        got += end.reader().read(&mut data[got..end_of_step]).unwrap();
-        // Of a byte to half a megabyte: the window opens in small and in large steps.
-        step = (step * 3) % (1 << 19) + 1;
-        if step < 4096 {
-            thread::sleep(Duration::from_millis(1));
-        }
-    }
-    data
-}
-
 #[test]
 fn a_slow_reader_stops_the_writer_and_loses_nothing() {
     as_root(|| {

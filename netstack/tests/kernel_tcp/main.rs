@@ -20,5 +20,6 @@ mod paths;
 mod relay;
 mod settings;
 mod sockets;
+mod timers;
 mod transfers;
 mod tunnel;

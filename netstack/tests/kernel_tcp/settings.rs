@@ -11,7 +11,7 @@ use crate::{
     link::{Link, MTU, WAYS},
     netns::{Netns, as_root},
     relay::Trouble,
-    sockets::{assert_same, exchange, patient, tcp_info},
+    sockets::{LIMIT, assert_same, exchange, patient, patient_stream, read_slowly, set_option, tcp_info},
 };
 
 // Of tcpi_options.
@@ -96,6 +96,89 @@ fn small_buffers_of_the_stack_lose_nothing() {
             let link = Link::with(MTU, options);
             exchange_with(&link, 300_000, TIMESTAMPS | SACK | WINDOW_SCALE);
         }
+    });
+}
+
+/// Its answer to a SYN says less than usual: all that it knows comes back in our ACK.
+#[test]
+fn a_kernel_with_syn_cookies_is_dialled() {
+    as_root(|| {
+        let link = Link::new();
+        link.set("tcp_syncookies", "2");
+        exchange_with(&link, 500_000, TIMESTAMPS | SACK | WINDOW_SCALE);
+        link.set("tcp_timestamps", "0");
+        for way in WAYS.into_iter().filter(|way| way.1) {
+            let (ours, theirs) = link.connect(way);
+            assert_eq!(tcp_info(&theirs).tcpi_options & (TIMESTAMPS | SACK | WINDOW_SCALE), 0);
+            exchange(&ours, &theirs, &pattern(300_000), &pattern(300_001));
+        }
+        link.await_nothing();
+    });
+}
+
+#[test]
+fn data_in_a_syn_come_again() {
+    /// Of linux/tcp.h: the first write sends the SYN.
+    const FASTOPEN_CONNECT: libc::c_int = 30;
+    as_root(|| {
+        let link = Link::new();
+        // For clients, and without a cookie.
+        link.set("tcp_fastopen", "5");
+        for family in [0, 1] {
+            let listener = link.stack_listener(family);
+            let at = socket2::SockAddr::from(listener.local_addr());
+            let socket = link.netns.run(move || {
+                let socket = socket2::Socket::new(at.domain(), socket2::Type::STREAM, None).unwrap();
+                set_option(&socket, FASTOPEN_CONNECT, 1);
+                socket.connect(&at).unwrap();
+                socket
+            });
+            let mut theirs = patient(socket.into());
+            theirs.write_all(b"in the SYN").unwrap();
+            let mut ours = patient_stream(listener.accept(Some(LIMIT)).unwrap());
+            let mut buffer = [0; 10];
+            ours.read_exact(&mut buffer).unwrap();
+            assert_eq!(&buffer, b"in the SYN");
+            exchange(&ours, &theirs, &pattern(300_000), &pattern(300_001));
+        }
+        link.await_nothing();
+    });
+}
+
+/// The kernel takes back a part of the window that it has offered.
+#[test]
+fn a_window_that_shrinks_loses_nothing() {
+    as_root(|| {
+        let link = Link::new();
+        link.set("tcp_shrink_window", "1");
+        link.set("tcp_rmem", "4096 32768 65536");
+        let data = pattern(1 << 20);
+        for way in WAYS {
+            let (ours, theirs) = link.connect(way);
+            std::thread::scope(|scope| {
+                scope.spawn(|| (&ours).write_all(&data).unwrap());
+                assert_same("what shrinks", &read_slowly(&theirs, data.len()), &data);
+            });
+        }
+        link.await_nothing();
+    });
+}
+
+#[test]
+fn a_kernel_with_a_huge_window_and_one_with_small_segments() {
+    as_root(|| {
+        let link = Link::new();
+        link.set("tcp_rmem", "4096 1000000 1000000000");
+        link.set("tcp_mtu_probing", "2");
+        exchange_with(&link, 4 << 20, TIMESTAMPS | SACK | WINDOW_SCALE);
+        link.netns.ip(&format!("route change 10.0.0.0/24 dev {} advmss 100", kernel::NAME));
+        link.netns.ip(&format!("-6 route replace fd00::/64 dev {} advmss 100 metric 1", kernel::NAME));
+        for way in WAYS {
+            let (_ours, theirs) = link.connect(way);
+            // Options come off.
+            assert!((88..=100).contains(&tcp_info(&theirs).tcpi_advmss));
+        }
+        exchange_with(&link, 200_000, TIMESTAMPS | SACK | WINDOW_SCALE);
     });
 }
 

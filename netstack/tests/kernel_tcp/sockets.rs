@@ -6,7 +6,7 @@ use std::{
     net::{Shutdown, TcpStream as KernelStream},
     os::fd::AsRawFd,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use wg_embed_netstack::TcpStream;
@@ -125,4 +125,47 @@ pub(crate) fn tcp_info(stream: &KernelStream) -> libc::tcp_info {
 pub(crate) fn is_reset(err: &io::Error) -> bool {
     use ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
     matches!(err.kind(), ConnectionReset | BrokenPipe | ConnectionAborted | NotConnected)
+}
+
+/// Writes as much as is taken until nothing was for a while; returns how much.
+pub(crate) fn fill(mut write: impl FnMut(&[u8]) -> std::io::Result<usize>, data: &[u8]) -> usize {
+    let (mut written, mut last) = (0, Instant::now());
+    while last.elapsed() < Duration::from_secs(1) {
+        match write(&data[written..(written + (64 << 10)).min(data.len())]) {
+            Ok(bytes) => {
+                written += bytes;
+                last = Instant::now();
+                assert!(written < data.len(), "nothing stops the writer");
+            }
+            Err(err) => {
+                assert_eq!(err.kind(), ErrorKind::WouldBlock);
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+    written
+}
+
+/// Reads so many bytes, in small and in large steps.
+pub(crate) fn read_slowly(end: &dyn End, len: usize) -> Vec<u8> {
+    let (mut data, mut got) = (vec![0; len], 0);
+    let mut step = 1;
+    while got < len {
+        let end_of_step = (got + step).min(len);
+        got += end.reader().read(&mut data[got..end_of_step]).unwrap();
+        // Of a byte to half a megabyte: the window opens in small and in large steps.
+        step = (step * 3) % (1 << 19) + 1;
+        if step < 4096 {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    data
+}
+
+/// Sets a number of TCP's options.
+pub(crate) fn set_option(socket: &impl AsRawFd, option: libc::c_int, value: libc::c_int) {
+    let (place, len) = ((&raw const value).cast(), size_of::<libc::c_int>() as libc::socklen_t);
+    // SAFETY: `place` has `len` bytes.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, place, len) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
 }
