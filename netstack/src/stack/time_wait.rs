@@ -1,6 +1,6 @@
 //! Connections in TIME-WAIT: some words each, bounded in number.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use wg_embed::time::Instant;
 
@@ -17,19 +17,21 @@ pub(super) const REUSE_AFTER: Duration = Duration::from_secs(1);
 struct Entry {
     state: TimeWait,
     until: Instant,
+    id: u64,
 }
 
 /// The table.
 pub(super) struct TimeWaits {
     entries: Map<Entry>,
-    /// In the order of their ends. An entry whose end has moved, or that is gone, is discarded when its turn comes.
-    ends: VecDeque<(Instant, FourTuple)>,
+    /// In the order of their ends, as many as `entries`.
+    ends: BTreeMap<(Instant, u64), FourTuple>,
+    last_id: u64,
     max: usize,
 }
 
 impl TimeWaits {
     pub(super) fn new(max: usize) -> Self {
-        Self { entries: Map::default(), ends: VecDeque::new(), max }
+        Self { entries: Map::default(), ends: BTreeMap::new(), last_id: 0, max }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -38,16 +40,16 @@ impl TimeWaits {
 
     /// Remembers a connection; the oldest makes room.
     pub(super) fn insert(&mut self, tuple: FourTuple, state: TimeWait, now: Instant) {
+        self.remove(&tuple);
         while self.entries.len() >= self.max
-            && let Some((end, oldest)) = self.ends.pop_front()
+            && let Some((_, oldest)) = self.ends.pop_first()
         {
-            if self.entries.get(&oldest).is_some_and(|entry| entry.until == end) {
-                self.entries.remove(&oldest);
-            }
+            self.entries.remove(&oldest);
         }
-        let until = now + TIME_WAIT;
-        self.entries.insert(tuple, Entry { state, until });
-        self.ends.push_back((until, tuple));
+        self.last_id += 1;
+        let (until, id) = (now + TIME_WAIT, self.last_id);
+        self.entries.insert(tuple, Entry { state, until, id });
+        self.ends.insert((until, id), tuple);
     }
 
     pub(super) fn get(&self, tuple: &FourTuple) -> Option<&TimeWait> {
@@ -56,20 +58,17 @@ impl TimeWaits {
 
     /// Lets the time begin again.
     pub(super) fn restart(&mut self, tuple: &FourTuple, now: Instant) {
-        // At most one stale end for each connection: a peer could send its FIN very often.
-        let has_room = self.ends.len() < self.entries.len() * 2 + 16;
-        let until = now + TIME_WAIT;
-        if let Some(entry) = self.entries.get_mut(tuple)
-            && entry.until != until
-            && has_room
-        {
-            entry.until = until;
-            self.ends.push_back((until, *tuple));
+        if let Some(entry) = self.entries.get_mut(tuple) {
+            self.ends.remove(&(entry.until, entry.id));
+            entry.until = now + TIME_WAIT;
+            self.ends.insert((entry.until, entry.id), *tuple);
         }
     }
 
     pub(super) fn remove(&mut self, tuple: &FourTuple) {
-        self.entries.remove(tuple);
+        if let Some(entry) = self.entries.remove(tuple) {
+            self.ends.remove(&(entry.until, entry.id));
+        }
     }
 
     /// Whether a new connection must not be dialled with these addresses and ports.
@@ -86,23 +85,58 @@ impl TimeWaits {
 
     /// Removes those whose time has come.
     pub(super) fn expire(&mut self, now: Instant) {
-        while let Some((end, tuple)) = self.ends.front().copied().filter(|(end, _)| *end <= now) {
-            self.ends.pop_front();
-            if self.entries.get(&tuple).is_some_and(|entry| entry.until == end) {
-                self.entries.remove(&tuple);
-            }
+        while let Some(end) = self.ends.first_entry().filter(|end| end.key().0 <= now) {
+            self.entries.remove(&end.remove());
         }
         if self.entries.is_empty() {
-            *self = Self::new(self.max);
+            self.clear();
         }
     }
 
-    /// When the next one may end.
+    /// When the next one ends.
     pub(super) fn next_end(&self) -> Option<Instant> {
-        self.ends.front().map(|(end, _)| *end)
+        self.ends.first_key_value().map(|(end, _)| end.0)
     }
 
     pub(super) fn clear(&mut self) {
         *self = Self::new(self.max);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STATE: TimeWait = TimeWait { seq: 1, ack: 2, timestamps: None };
+
+    fn tuple(port: u16) -> FourTuple {
+        FourTuple::new(([10, 0, 0, 1], port).into(), ([10, 0, 0, 2], 80).into())
+    }
+
+    #[test]
+    fn there_is_one_end_for_each_connection_whatever_comes_and_goes() {
+        let mut table = TimeWaits::new(4);
+        let mut now = Instant::from_nanos(1);
+        for round in 0..10_000 {
+            table.insert(tuple(round % 3), STATE, now);
+            table.restart(&tuple(round % 2), now + Duration::from_secs(1));
+            if round % 5 == 0 {
+                table.remove(&tuple(round % 3));
+            }
+            assert_eq!(table.entries.len(), table.ends.len());
+            now = now + Duration::from_millis(u64::from(round % 2));
+        }
+        for port in 0..10 {
+            table.insert(tuple(port), STATE, now);
+        }
+        assert_eq!((table.len(), table.ends.len()), (4, 4), "the oldest have made room");
+        assert!(table.blocks(&tuple(9)) && !table.blocks(&tuple(0)));
+        // A FIN that comes again makes it last, however often it came before.
+        let later = now + Duration::from_secs(50);
+        table.restart(&tuple(9), later);
+        table.expire(now + TIME_WAIT);
+        assert_eq!((table.len(), table.next_end()), (1, Some(later + TIME_WAIT)));
+        table.expire(later + TIME_WAIT);
+        assert_eq!((table.len(), table.next_end()), (0, None));
     }
 }
