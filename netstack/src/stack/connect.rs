@@ -1,6 +1,10 @@
 //! Connections that the program dials, and ports to dial from.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+};
 
 use wg_embed::{
     sync::{lock, read},
@@ -20,8 +24,20 @@ use crate::{TcpStream, tcp::Connection};
 const FIRST_PORT: u16 = 32_768;
 const PORTS: u16 = u16::MAX - FIRST_PORT + 1;
 
-/// How many ports in use are passed before one of a connection in TIME-WAIT is used again.
-const PROBES: u16 = 256;
+/// How many ports are tried: enough to find one unless nearly all are taken.
+const PROBES: u16 = 4096;
+
+/// How many of them before one of a connection in TIME-WAIT is used again.
+const UNUSED_PROBES: u16 = 256;
+
+/// What a port is to a connection that is to be dialled from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Port {
+    Free,
+    /// A connection in TIME-WAIT may make room.
+    Reusable,
+    Taken,
+}
 
 /// Begins to connect.
 pub(super) fn start(shared: &Arc<Shared>, to: SocketAddr) -> io::Result<TcpStream> {
@@ -39,14 +55,13 @@ pub(super) fn start(shared: &Arc<Shared>, to: SocketAddr) -> io::Result<TcpStrea
         return Err(io::Error::new(io::ErrorKind::OutOfMemory, "at the limit of memory or connections"));
     }
     let now = shared.now();
-    let mut random = [0; 2];
     let socket = loop {
-        shared.options.random.fill(&mut random);
-        let first = u16::from_ne_bytes(random) % PORTS;
-        let port = free_port(shared, to, from, first, now)
+        let port = free_port(shared, to, from, now)
             .ok_or_else(|| io::Error::new(io::ErrorKind::AddrNotAvailable, "no port is free"))?;
         let tuple = FourTuple::new((from, port).into(), to);
         let (sequence, offset) = (initial_sequence(shared, &tuple, now), clock_offset(shared, &tuple));
+        let former = lock(&shared.tcp.time_wait).get(&tuple).copied();
+        let sequence = former.map_or(sequence, |former| former.successor(sequence));
         let connection = Connection::dial(config(shared, to), shared.memory.clone(), sequence, offset, now);
         let socket = TcpSocket::new(tuple, false, connection);
         // Another thread may have taken the port.
@@ -63,26 +78,46 @@ pub(super) fn start(shared: &Arc<Shared>, to: SocketAddr) -> io::Result<TcpStrea
     Ok(TcpStream::new(shared.clone(), socket))
 }
 
-/// A port from which there is no connection to `to`: by preference one without a connection in TIME-WAIT. It is looked
-/// for from a random one on (RFC 6056, algorithm 1).
-fn free_port(shared: &Shared, to: SocketAddr, from: std::net::IpAddr, first: u16, now: Instant) -> Option<u16> {
-    let listeners = read(&shared.tcp.listeners);
-    let time_wait = lock(&shared.tcp.time_wait);
-    let half_open = lock(&shared.tcp.half_open);
-    let mut reusable = None;
-    for step in 0..PORTS {
-        let port = FIRST_PORT + (first + step) % PORTS;
+/// A port from which there is no connection to `to`: by preference one without a connection in TIME-WAIT (RFC 6056,
+/// algorithm 4). No lock is held from one port to the next.
+fn free_port(shared: &Shared, to: SocketAddr, from: std::net::IpAddr, now: Instant) -> Option<u16> {
+    let hash = shared.keyed_hash("port", &(from, to));
+    let counters = &shared.tcp.dialled;
+    let counter = counters.get((hash >> 32) as usize % counters.len())?;
+    let first = (hash as u16).wrapping_add(counter.fetch_add(1, Ordering::Relaxed));
+    let mut stride = [0; 2];
+    shared.options.random.fill(&mut stride);
+    find_port(first, u16::from_ne_bytes(stride), |port| {
         let tuple = FourTuple::new((from, port).into(), to);
-        if listeners.has_port(port) || shared.tcp.contains(&tuple) || half_open.contains(&tuple) {
-            continue;
+        if read(&shared.tcp.listeners).has_port(port)
+            || shared.tcp.contains(&tuple)
+            || lock(&shared.tcp.half_open).contains(&tuple)
+        {
+            return Port::Taken;
         }
-        if !time_wait.blocks(&tuple) {
-            return Some(port);
+        let time_wait = lock(&shared.tcp.time_wait);
+        match time_wait.blocks(&tuple) {
+            false => Port::Free,
+            true if time_wait.is_reusable(&tuple, now) => Port::Reusable,
+            true => Port::Taken,
         }
-        if reusable.is_none() && time_wait.is_reusable(&tuple, now) {
-            reusable = Some(port);
+    })
+}
+
+/// Tries ports from the `first` one on. `stride` may be any number: neighbours may all be taken for long, so that the
+/// others are far apart.
+fn find_port(first: u16, stride: u16, mut is: impl FnMut(u16) -> Port) -> Option<u16> {
+    // An odd one meets each port once, as their number is a power of two.
+    let stride = stride | 1;
+    let mut reusable = None;
+    for step in 0..PROBES {
+        let port = FIRST_PORT + first.wrapping_add(step.wrapping_mul(stride)) % PORTS;
+        match is(port) {
+            Port::Free => return Some(port),
+            Port::Reusable => reusable = reusable.or(Some(port)),
+            Port::Taken => {}
         }
-        if step >= PROBES && reusable.is_some() {
+        if step >= UNUSED_PROBES && reusable.is_some() {
             break;
         }
     }
@@ -96,4 +131,34 @@ pub(super) fn free_listening_port(shared: &Shared) -> Option<u16> {
     let first = u16::from_ne_bytes(random) % PORTS;
     let listeners = read(&shared.tcp.listeners);
     (0..PORTS).map(|step| FIRST_PORT + (first + step) % PORTS).find(|port| !listeners.has_port(*port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bounded_number_of_ports_is_tried() {
+        let mut tried = std::collections::HashSet::new();
+        assert_eq!(find_port(40_000, 2, |port| if tried.insert(port) { Port::Taken } else { Port::Free }), None);
+        assert_eq!(tried.len(), usize::from(PROBES));
+        assert!(tried.iter().all(|port| *port >= FIRST_PORT));
+        let mut calls = 0;
+        let port = find_port(7, 1001, |_| {
+            calls += 1;
+            if calls < 100 { Port::Taken } else { Port::Reusable }
+        });
+        assert!(port.is_some() && calls == UNUSED_PROBES + 1, "{calls}");
+        assert_eq!(find_port(7, 1001, |_| Port::Free), Some(FIRST_PORT + 7));
+    }
+
+    #[test]
+    fn one_free_port_in_a_hundred_is_found() {
+        for stride in [0, 1, 2, 999, 12_345, 32_768, u16::MAX] {
+            for first in (0..u16::MAX).step_by(997) {
+                let is = |port: u16| if port % 100 == 0 { Port::Free } else { Port::Taken };
+                assert!(find_port(first, stride, is).is_some_and(|port| port % 100 == 0), "{first} {stride}");
+            }
+        }
+    }
 }

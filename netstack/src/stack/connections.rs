@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, RwLock,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU16, AtomicUsize, Ordering},
     },
 };
 
@@ -39,8 +39,13 @@ pub(crate) struct Connections {
     ready: Mutex<VecDeque<Arc<TcpSocket>>>,
     half_open_timer: Arc<HalfOpenTimer>,
     time_wait_timer: Arc<TimeWaitTimer>,
+    /// How many ports have been taken to dial from, for each of some groups of destinations.
+    pub(super) dialled: [AtomicU16; DIAL_COUNTERS],
     max: usize,
 }
+
+/// How many counters of ports there are.
+const DIAL_COUNTERS: usize = 64;
 
 impl Connections {
     pub(super) fn new(max: usize) -> Self {
@@ -53,6 +58,7 @@ impl Connections {
             ready: Mutex::default(),
             half_open_timer: Arc::new(HalfOpenTimer(Timer::new())),
             time_wait_timer: Arc::new(TimeWaitTimer(Timer::new())),
+            dialled: [const { AtomicU16::new(0) }; DIAL_COUNTERS],
             max,
         }
     }
@@ -63,12 +69,6 @@ impl Connections {
 
     pub(super) fn contains(&self, tuple: &FourTuple) -> bool {
         read(&self.open).contains_key(tuple)
-    }
-
-    pub(super) fn insert(&self, socket: &Arc<TcpSocket>) {
-        let mut open = write(&self.open);
-        open.insert(socket.tuple, socket.clone());
-        self.count.store(open.len(), Ordering::Relaxed);
     }
 
     /// Takes a connection unless there is one of the same addresses and ports; returns whether it was taken.
@@ -101,7 +101,8 @@ impl Connections {
             self.remember(shared, socket.tuple, state, now);
         }
         let mut open = write(&self.open);
-        let removed = open.remove(&socket.tuple);
+        let is_it = open.get(&socket.tuple).is_some_and(|other| std::ptr::eq(&raw const **other, socket));
+        let removed = is_it.then(|| open.remove(&socket.tuple));
         self.count.store(open.len(), Ordering::Relaxed);
         if open.is_empty() && open.capacity() > 1024 {
             open.shrink_to_fit();
@@ -200,7 +201,7 @@ impl Timed for HalfOpenTimer {
     fn due(self: Arc<Self>, shared: &Arc<Shared>, now: Instant) {
         let mut table = lock(&shared.tcp.half_open);
         while let Some(tuple) = table.due(now) {
-            let again = table.get_mut(&tuple).filter(|entry| !entry.held).and_then(|entry| {
+            let again = table.get_mut(&tuple).filter(|entry| !entry.held && entry.is_wanted()).and_then(|entry| {
                 entry.half.deadline()?;
                 let header = entry.half.syn_ack(now);
                 entry.half.deadline().map(|at| (header, at))
@@ -243,8 +244,16 @@ pub(crate) fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::NotConnected, "the stack was closed")
 }
 
-/// Begins a half-open connection.
-pub(super) fn half_open(shared: &Shared, tuple: &FourTuple, syn: &Header, now: Instant) -> HalfOpen {
+/// Begins a half-open connection, in the place of one in TIME-WAIT if there is one.
+pub(super) fn half_open(
+    shared: &Shared,
+    tuple: &FourTuple,
+    syn: &Header,
+    former: Option<TimeWait>,
+    now: Instant,
+) -> HalfOpen {
     let config = config(shared, tuple.remote());
-    HalfOpen::new(syn, &config, initial_sequence(shared, tuple, now), clock_offset(shared, tuple), now)
+    let sequence = initial_sequence(shared, tuple, now);
+    let sequence = former.map_or(sequence, |former| former.successor(sequence));
+    HalfOpen::new(syn, &config, sequence, clock_offset(shared, tuple), now)
 }

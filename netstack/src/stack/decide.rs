@@ -12,10 +12,7 @@ use super::{
     connect::free_listening_port, connections::send_header, fragments, icmp, listeners::Listening, shared::Shared,
     tuple::FourTuple, udp,
 };
-use crate::{
-    TcpListener, TcpStream,
-    tcp::{Flags, Header},
-};
+use crate::{TcpListener, TcpStream};
 
 /// What becomes of a connection whose handshake is held back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,13 +34,15 @@ pub(crate) fn decide(shared: &Arc<Shared>, tuple: &FourTuple, id: u64, decision:
         table.set_deadline(tuple, deadline);
         Some(header)
     } else {
-        let ack = entry.syn_seq.wrapping_add(1);
+        let header = entry.half.reset();
         table.remove(tuple);
-        let flags = Flags { rst: true, ack: true, ..Flags::default() };
-        (decision == Decision::Refuse).then(|| Header { ack, flags, ..Header::default() })
+        (decision == Decision::Refuse).then_some(header)
     };
     let next = table.next_deadline();
     drop(table);
+    if decision == Decision::Accept {
+        lock(&shared.tcp.time_wait).remove(tuple);
+    }
     shared.tcp.schedule_half_open(shared, next);
     if let Some(header) = answer {
         send_header(shared, tuple, &header);
@@ -98,7 +97,11 @@ pub(super) fn close(shared: &Arc<Shared>) {
     for socket in shared.tcp.all() {
         socket.end(shared, now, io::ErrorKind::ConnectionAborted, &mut |packet| shared.send(packet));
     }
-    lock(&shared.tcp.half_open).remove_where(|_, _| true);
+    let half_open = lock(&shared.tcp.half_open).take_all();
+    for (tuple, entry) in &half_open {
+        send_header(shared, tuple, &entry.half.reset());
+    }
+    drop(half_open);
     lock(&shared.tcp.time_wait).clear();
     udp::close(shared);
     icmp::close(shared);

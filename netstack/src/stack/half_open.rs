@@ -27,8 +27,6 @@ pub(super) struct Entry {
     pub(super) listener: Option<Arc<Listening>>,
     /// The SYN-ACK is held back until the program has decided.
     pub(super) held: bool,
-    /// Sequence number of the SYN.
-    pub(super) syn_seq: u32,
     id: u64,
     deadline: Instant,
 }
@@ -37,6 +35,11 @@ impl Entry {
     /// Tells it from an earlier one of the same addresses and ports.
     pub(super) const fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Whether someone would take the connection.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.listener.as_ref().is_none_or(|listener| !listener.is_closed())
     }
 }
 
@@ -78,7 +81,6 @@ impl HalfOpens {
         &mut self,
         tuple: FourTuple,
         half: HalfOpen,
-        syn_seq: u32,
         listener: Option<Arc<Listening>>,
         deadline: Instant,
     ) -> Option<u64> {
@@ -101,7 +103,7 @@ impl HalfOpens {
         self.rank(source);
         self.deadlines.insert((deadline, id), tuple);
         let held = listener.is_none();
-        self.entries.insert(tuple, Entry { half, listener, held, syn_seq, id, deadline });
+        self.entries.insert(tuple, Entry { half, listener, held, id, deadline });
         Some(id)
     }
 
@@ -136,6 +138,13 @@ impl HalfOpens {
         for tuple in all {
             self.remove(&tuple);
         }
+    }
+
+    /// Removes all, and returns them.
+    pub(super) fn take_all(&mut self) -> Vec<(FourTuple, Entry)> {
+        let entries = std::mem::take(&mut self.entries);
+        *self = Self { last_id: self.last_id, ..Self::new(self.max) };
+        entries.into_iter().collect()
     }
 
     /// Moves a deadline.

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    ops::ControlFlow,
     sync::{Arc, MutexGuard, atomic::Ordering},
 };
 
@@ -25,7 +26,7 @@ use super::{
 };
 use crate::{
     PendingTcp, TcpStream,
-    tcp::{Segment, Verdict},
+    tcp::{HalfOpen, Segment, TimeWait, Verdict},
 };
 
 /// A segment that arrived, and what it belongs to.
@@ -175,19 +176,24 @@ fn whole_packet(shared: &Arc<Shared>, bytes: &[u8], now: Instant) {
 
 /// A segment for no open connection.
 fn without_connection(shared: &Arc<Shared>, arrival: &Arrival<'_>, now: Instant) {
-    if to_half_open(shared, arrival, now) || to_time_wait(shared, arrival, now) {
+    let flags = arrival.segment.header.flags;
+    if flags.syn && flags.fin {
+        // No connection begins and ends at once: whoever sends this wants to find out what there is.
+        return shared.dropped(Dropped::TcpMalformed);
+    }
+    if to_half_open(shared, arrival, now) {
         return;
     }
-    let flags = arrival.segment.header.flags;
+    let ControlFlow::Continue(former) = to_time_wait(shared, arrival, now) else { return };
     let local = arrival.tuple.local();
     let own = shared.is_own(local.ip());
-    if flags.syn && !flags.ack && !flags.rst && !flags.fin {
+    if flags.syn && !flags.ack && !flags.rst {
         let listener = own.then(|| read(&shared.tcp.listeners).find(local).cloned()).flatten();
         if let Some(listener) = listener {
-            return begin(shared, arrival, Some(listener), now);
+            return begin(shared, arrival, listener, former, now);
         }
         if let Some(interception) = shared.interception() {
-            return intercept(shared, arrival, &interception, now);
+            return intercept(shared, arrival, &interception, former, now);
         }
     }
     if !own && !shared.intercepts() {
@@ -214,43 +220,71 @@ fn is_over_limit(shared: &Shared, arrival: &Arrival<'_>) -> bool {
 }
 
 /// A SYN for a listener.
-fn begin(shared: &Arc<Shared>, arrival: &Arrival<'_>, listener: Option<Arc<Listening>>, now: Instant) {
-    if listener.as_ref().is_some_and(|listener| listener.is_full()) {
+fn begin(
+    shared: &Arc<Shared>,
+    arrival: &Arrival<'_>,
+    listener: Arc<Listening>,
+    former: Option<TimeWait>,
+    now: Instant,
+) {
+    if listener.is_full() {
         return shared.dropped(Dropped::TcpBacklog);
     }
     if is_over_limit(shared, arrival) {
         return;
     }
     let header = &arrival.segment.header;
-    let mut half = half_open(shared, &arrival.tuple, header, now);
+    let mut half = half_open(shared, &arrival.tuple, header, former, now);
     let answer = half.syn_ack(now);
     let deadline = half.deadline().unwrap_or(now);
-    let mut table = lock(&shared.tcp.half_open);
-    let inserted = table.insert(arrival.tuple, half, header.seq, listener, deadline);
-    let next = table.next_deadline();
-    drop(table);
-    if inserted.is_none() {
-        return shared.dropped(Dropped::TcpHalfOpen);
+    if insert(shared, arrival, half, Some(listener), deadline).is_none() {
+        return;
     }
-    shared.tcp.schedule_half_open(shared, next);
+    if former.is_some() {
+        // The new connection takes its place.
+        lock(&shared.tcp.time_wait).remove(&arrival.tuple);
+    }
     send_header(shared, &arrival.tuple, &answer);
 }
 
+/// Takes a half-open connection into the table. Returns its number; `None` if there is no room, which is counted, or
+/// the stack was closed.
+fn insert(
+    shared: &Arc<Shared>,
+    arrival: &Arrival<'_>,
+    half: HalfOpen,
+    listener: Option<Arc<Listening>>,
+    deadline: Instant,
+) -> Option<u64> {
+    let mut table = lock(&shared.tcp.half_open);
+    let id = table.insert(arrival.tuple, half, listener, deadline);
+    let next = table.next_deadline();
+    drop(table);
+    if id.is_none() {
+        shared.dropped(Dropped::TcpHalfOpen);
+    } else if shared.is_closed() {
+        // It may have come into the table after everything there ended.
+        lock(&shared.tcp.half_open).remove(&arrival.tuple);
+        return None;
+    }
+    shared.tcp.schedule_half_open(shared, next);
+    id
+}
+
 /// A SYN that is intercepted: the handshake is held back until the handler has decided.
-fn intercept(shared: &Arc<Shared>, arrival: &Arrival<'_>, interception: &Interception, now: Instant) {
+fn intercept(
+    shared: &Arc<Shared>,
+    arrival: &Arrival<'_>,
+    interception: &Interception,
+    former: Option<TimeWait>,
+    now: Instant,
+) {
     if is_over_limit(shared, arrival) {
         return;
     }
     let header = &arrival.segment.header;
-    let half = half_open(shared, &arrival.tuple, header, now);
-    let mut table = lock(&shared.tcp.half_open);
-    let id = table.insert(arrival.tuple, half, header.seq, None, now + interception.options.hold);
-    let next = table.next_deadline();
-    drop(table);
-    let Some(id) = id else {
-        return shared.dropped(Dropped::TcpHalfOpen);
-    };
-    shared.tcp.schedule_half_open(shared, next);
+    let half = half_open(shared, &arrival.tuple, header, former, now);
+    let Some(id) = insert(shared, arrival, half, None, now + interception.options.hold) else { return };
     interception.handler.dialled(PendingTcp::new(shared.clone(), arrival.tuple, id));
 }
 
@@ -288,7 +322,7 @@ fn to_half_open(shared: &Arc<Shared>, arrival: &Arrival<'_>, now: Instant) -> bo
             Outcome::Nothing
         }
         Verdict::Established => match table.remove(tuple) {
-            Some(entry) if entry.listener.as_ref().is_none_or(|listener| !listener.is_closed()) => {
+            Some(entry) if entry.is_wanted() => {
                 let config = config(shared, tuple.remote());
                 let connection = entry.half.establish(config, shared.memory.clone(), now);
                 Outcome::Established(entry.listener, Box::new(connection))
@@ -324,7 +358,10 @@ fn establish(
         return refuse(shared, arrival);
     }
     let socket = TcpSocket::new(arrival.tuple, listener.is_none(), connection);
-    shared.tcp.insert(&socket);
+    if !shared.tcp.insert_new(&socket) {
+        // The program has just dialled with the same addresses and ports.
+        return refuse(shared, arrival);
+    }
     let mut state = socket.lock();
     state.connection.receive(&arrival.segment, now);
     socket.settle(shared, state, now);
@@ -335,31 +372,27 @@ fn establish(
     if let Some(interception) = interception {
         interception.handler.connected(TcpStream::new(shared.clone(), socket));
     } else if let Some(Err(socket)) = listener.map(|listener| listener.push(socket)) {
-        drop(TcpStream::new(shared.clone(), socket));
+        // It was dropped in between: as if nobody had listened.
+        TcpStream::new(shared.clone(), socket).reset();
     }
 }
 
-/// Returns whether there is a connection in TIME-WAIT that it belongs to.
-fn to_time_wait(shared: &Arc<Shared>, arrival: &Arrival<'_>, now: Instant) -> bool {
+/// Answers a segment for a connection in TIME-WAIT. Goes on if there is none, or if the segment may begin a new
+/// connection in the place of the one that is returned.
+fn to_time_wait(shared: &Arc<Shared>, arrival: &Arrival<'_>, now: Instant) -> ControlFlow<(), Option<TimeWait>> {
     let tuple = &arrival.tuple;
     let mut table = lock(&shared.tcp.time_wait);
-    let Some(state) = table.get(tuple) else { return false };
-    let answer = state.receive(&arrival.segment, now);
-    match answer {
-        // A new connection takes its place.
-        Err(()) => {
-            table.remove(tuple);
-            return false;
-        }
-        Ok(answer) => {
-            if answer.is_some() && arrival.segment.header.flags.fin {
-                table.restart(tuple, now);
-            }
-            drop(table);
-            if let Some(header) = answer {
-                send_header(shared, tuple, &header);
-            }
-        }
+    let Some(state) = table.get(tuple).copied() else { return ControlFlow::Continue(None) };
+    let Ok(answer) = state.receive(&arrival.segment, now) else { return ControlFlow::Continue(Some(state)) };
+    if answer.is_some() && arrival.segment.header.flags.fin {
+        table.restart(tuple, now);
     }
-    true
+    drop(table);
+    if let Some(header) = answer {
+        send_header(shared, tuple, &header);
+    }
+    ControlFlow::Break(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -182,11 +182,10 @@ impl Netstack {
     /// before; `None` refuses them (the default).
     pub fn intercept(&self, options: InterceptOptions, handler: Option<Arc<dyn Intercept>>) {
         let interception = handler.map(|handler| Arc::new(Interception { options, handler }));
-        let before = if self.0.is_closed() {
-            interception
-        } else {
-            std::mem::replace(&mut *write(&self.0.interception), interception)
-        };
+        let mut place = write(&self.0.interception);
+        // Under the lock: a stack that is closed from now on takes it out again.
+        let before = if self.0.is_closed() { interception } else { std::mem::replace(&mut *place, interception) };
+        drop(place);
         drop(before);
     }
 

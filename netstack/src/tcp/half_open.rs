@@ -89,6 +89,16 @@ impl HalfOpen {
         }
     }
 
+    /// The RST that ends it, whether or not the peer has got a SYN-ACK.
+    pub(crate) fn reset(&self) -> Header {
+        Header {
+            seq: if self.sent == 0 { 0 } else { self.iss.wrapping_add(1) },
+            ack: self.irs.wrapping_add(1),
+            flags: Flags { rst: true, ack: true, ..Flags::default() },
+            ..Header::default()
+        }
+    }
+
     /// When the SYN-ACK is due again; `None`: given up.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         (self.sent <= TRIES).then(|| self.sent_at + self.wait())

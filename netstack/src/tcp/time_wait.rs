@@ -15,8 +15,19 @@ pub(crate) struct TimeWait {
     pub(crate) timestamps: Option<(u32, u32)>,
 }
 
+/// How far a new connection's first sequence number is beyond the last one that was used.
+const STEP: u32 = 1 << 16;
+
 impl TimeWait {
-    /// The answer to a segment, if there is one. `Err(())` for a SYN that may begin a new connection (RFC 6191).
+    /// The first sequence number for a connection that takes its place: `proposed`, unless that may have been used
+    /// already by one that was faster than the clock of first sequence numbers (RFC 9293, 3.6.1; RFC 6191, 2).
+    pub(crate) const fn successor(&self, proposed: u32) -> u32 {
+        let least = self.seq.wrapping_add(STEP);
+        if older(proposed, least) { least } else { proposed }
+    }
+
+    /// The answer to a segment, if there is one. `Err(())` for a SYN that may begin a new connection (RFC 6191); it
+    /// ends TIME-WAIT only if there is something that accepts it.
     pub(crate) fn receive(&self, segment: &Segment<'_>, now: Instant) -> Result<Option<Header>, ()> {
         let header = &segment.header;
         // A RST does not end TIME-WAIT: RFC 1337.
