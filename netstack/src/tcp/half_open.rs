@@ -31,8 +31,12 @@ pub(crate) struct HalfOpen {
     peer_scale: Option<u8>,
     our_scale: u8,
     sack: bool,
-    /// How often the SYN-ACK has been sent.
+    /// How often the SYN-ACK has been sent because it was due.
     sent: u8,
+    /// It was sent since the SYN came again, too.
+    repeated: bool,
+    /// Which of our timestamps the end of the handshake echoes.
+    echo: Option<u32>,
 }
 
 /// What becomes of a half-open connection.
@@ -65,6 +69,8 @@ impl HalfOpen {
             our_scale: scale_for(config.receive_buffer),
             sack: syn.sack_permitted,
             sent: 0,
+            repeated: false,
+            echo: None,
         }
     }
 
@@ -116,6 +122,7 @@ impl HalfOpen {
         let header = &segment.header;
         let expected = self.irs.wrapping_add(1);
         if header.flags.syn && !header.flags.ack && !header.flags.rst && header.seq == self.irs {
+            self.repeated = true;
             return Verdict::Answer(self.answer(now));
         }
         let next = first(self.irs) + 1;
@@ -141,6 +148,7 @@ impl HalfOpen {
             return segment.refusal().map_or(Verdict::Keep, Verdict::Answer);
         }
         self.peer_window = header.window;
+        self.echo = header.timestamps.filter(|_| self.recent.is_some()).map(|(_, echo)| echo);
         Verdict::Established
     }
 
@@ -148,6 +156,12 @@ impl HalfOpen {
     /// given to [`Connection::receive`].
     pub(crate) fn establish(self, config: Config, budget: Arc<dyn Budget>, now: Instant) -> Connection {
         let window = u64::from(self.peer_window) << self.peer_scale.unwrap_or(0);
+        // Which of several SYN-ACKs is answered, only the echo tells (RFC 6298, 3).
+        let rtt = if self.sent == 1 && !self.repeated {
+            Some(now.since(self.sent_at))
+        } else {
+            self.echo.and_then(|echo| super::age(self.clock_offset, echo, now))
+        };
         let established = Established {
             iss: self.iss,
             irs: self.irs,
@@ -157,7 +171,7 @@ impl HalfOpen {
             peer_mss: self.peer_mss,
             scales: self.peer_scale.map(|peer| (peer, self.our_scale)),
             sack: self.sack,
-            rtt: (self.sent == 1).then(|| now.since(self.sent_at)),
+            rtt,
         };
         Connection::established(established, config, budget, now)
     }

@@ -30,6 +30,8 @@ mod tests;
 mod time_wait;
 mod timers;
 
+use std::time::Duration;
+
 use wg_embed::time::Instant;
 
 pub(crate) use connection::Connection;
@@ -79,4 +81,13 @@ pub(crate) type Emit<'a> = dyn FnMut(&Header, &[u8], &[u8]) -> bool + 'a;
 /// Our timestamp at `now`: milliseconds, from an offset on that differs for each connection.
 fn timestamp(offset: u32, now: Instant) -> u32 {
     offset.wrapping_add((now.as_nanos() / 1_000_000) as u32)
+}
+
+/// A larger round trip time by timestamps, in milliseconds, is not believed.
+const MOST_AGE: u32 = 60_000;
+
+/// How long ago our timestamp `echo` was sent, if that is plausible.
+fn age(offset: u32, echo: u32, now: Instant) -> Option<Duration> {
+    let age = timestamp(offset, now).wrapping_sub(echo);
+    (age < MOST_AGE).then(|| Duration::from_millis(u64::from(age)))
 }

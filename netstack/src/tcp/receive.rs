@@ -317,7 +317,12 @@ impl Receiver {
         let stated = self.edge.saturating_sub(self.next);
         let window = if free < stated + self.step() { stated } else { free };
         let unit = 1u64 << self.scale;
-        let field = if window == stated { window.div_ceil(unit) } else { window / unit };
+        // What was stated is kept, rounded up; but not on and on while nothing is read: with large units, the window
+        // would never close. Then the peer finds it less than a unit smaller (RFC 7323, 2.4).
+        let most = (self.limit as u64 + unit.max(self.limit as u64 / 16)).saturating_sub(self.ring.len() as u64);
+        let kept = stated.div_ceil(unit);
+        let kept = if kept * unit > most { stated / unit } else { kept };
+        let field = (window / unit).max(kept);
         let field = field.min(u64::from(u16::MAX)) as u16;
         (field, (self.next + (u64::from(field) << self.scale)).max(self.edge))
     }

@@ -147,7 +147,7 @@ impl Scoreboard {
             let end = record.end();
             if end > ack {
                 // A part of one: the rest stays as it is.
-                let part = ack - record.start;
+                let (before, part) = (record.start, ack - record.start);
                 record.start = ack;
                 record.len -= part as u32;
                 let counter = if record.is(SACKED) {
@@ -160,8 +160,10 @@ impl Scoreboard {
                 if record.is(LOST) {
                     self.missing.push_front(ack);
                 }
-                let again = record.is(REPEATED).then_some((ack, record.sent));
-                self.insert_again(again);
+                if record.is(REPEATED) {
+                    let sent = record.sent;
+                    self.move_again(before, ack, sent);
+                }
                 break;
             }
             let record = *record;
@@ -305,10 +307,18 @@ impl Scoreboard {
     }
 
     /// Puts an entry where its time belongs.
-    fn insert_again(&mut self, entry: Option<(u64, Instant)>) {
-        if let Some(entry) = entry {
-            let at = self.again.partition_point(|&(_, sent)| sent <= entry.1);
-            self.again.insert(at, entry);
+    fn insert_again(&mut self, entry: (u64, Instant)) {
+        let at = self.again.partition_point(|&(_, sent)| sent <= entry.1);
+        self.again.insert(at, entry);
+    }
+
+    /// The record at `from` begins at `to` now: one entry for it, however many small parts of it are acknowledged.
+    fn move_again(&mut self, from: u64, to: u64, sent: Instant) {
+        let first = self.again.partition_point(|&(_, other)| other < sent);
+        let mut same = self.again.range_mut(first..).take_while(|&&mut (_, other)| other == sent);
+        match same.find(|&&mut (start, _)| start == from) {
+            Some(entry) => entry.0 = to,
+            None => self.insert_again((to, sent)),
         }
     }
 
@@ -389,6 +399,15 @@ impl Scoreboard {
         None
     }
 
+    /// The number of what is to be sent again first.
+    pub(super) fn first_lost(&self) -> Option<u64> {
+        let is_lost = |start: u64| {
+            let record = self.find(start).and_then(|at| self.records.get(at));
+            record.is_some_and(|record| record.start == start && record.is(LOST))
+        };
+        self.missing.iter().copied().find(|&start| is_lost(start))
+    }
+
     /// Makes two records of one that is larger than `mss`.
     fn cut(&mut self, at: usize, mss: u32) {
         let Some(record) = self.records.get_mut(at) else { return };
@@ -409,7 +428,7 @@ impl Scoreboard {
                 self.missing.push_front(first);
             }
         } else if rest.is(REPEATED) {
-            self.insert_again(Some((rest.start, rest.sent)));
+            self.insert_again((rest.start, rest.sent));
         }
     }
 

@@ -86,6 +86,21 @@ impl Sender {
         (self.una + self.window).saturating_sub(self.next)
     }
 
+    /// Whether the peer has taken room back: something in flight lies behind its window.
+    pub(super) fn is_shrunken(&self) -> bool {
+        self.next > self.una + self.window
+    }
+
+    /// The largest segment from `start` on that may be sent again. What lies behind a window that has become smaller
+    /// waits, except for the first segment, which asks for a new one (RFC 9293, 3.8.6).
+    pub(super) fn most_again(&self, start: u64) -> usize {
+        let room = (self.una + self.window).saturating_sub(start);
+        match usize::try_from(room).unwrap_or(usize::MAX) {
+            0 if start == self.una => self.mss,
+            room => room.min(self.mss),
+        }
+    }
+
     /// All below `ack` is acknowledged: takes the data out of the buffer. The scoreboard was told already.
     pub(super) fn acknowledge(&mut self, ack: u64) {
         let end = self.fin.map_or(ack, |fin| ack.min(fin));

@@ -49,6 +49,12 @@ impl Timers {
         self.0[timer as usize] = at.as_nanos();
     }
 
+    /// Sets it, unless it is due earlier already.
+    pub(super) fn set_before(&mut self, timer: Timer, at: Instant) {
+        let timer = &mut self.0[timer as usize];
+        *timer = (*timer).min(at.as_nanos());
+    }
+
     pub(super) fn clear(&mut self, timer: Timer) {
         self.0[timer as usize] = NEVER;
     }

@@ -23,8 +23,6 @@ const TIMESTAMP_HOLDS: Duration = Duration::from_secs(24 * 24 * 3600);
 const CHALLENGES: u8 = 10;
 /// How long an orphan stays in FIN-WAIT-2.
 pub(super) const ORPHAN: Duration = Duration::from_secs(60);
-/// A larger round trip time by timestamps, in milliseconds, is not believed.
-const MOST_AGE: u32 = 60_000;
 /// So many ACKs that repeat a number mean a loss, without SACK.
 const REPEATED_ACKS: u8 = 3;
 
@@ -66,8 +64,11 @@ impl Connection {
         self.agree(header, now);
         if fits {
             self.sender.acknowledge(self.sender.next);
-            if let Some(sent) = self.syn_sent {
-                self.rtt.sample(now.since(sent), now);
+            // Which of several SYNs is answered, only the echo tells (RFC 6298, 3).
+            let echo = header.timestamps.map(|(_, echo)| echo);
+            let rtt = self.syn_sent.map(|sent| now.since(sent)).or_else(|| self.age(echo?, now));
+            if let Some(rtt) = rtt {
+                self.rtt.sample(rtt, now);
             }
             self.become_established(now);
             self.sender.update_window(first(header.seq), self.sender.una, u64::from(header.window));
@@ -218,7 +219,7 @@ impl Connection {
             self.persists = 0;
         }
         if window == 0 {
-            // It answers: it only has no room.
+            // It answers: it only has no room for what is sent again.
             self.retries = 0;
         }
         if !self.sack && !progress && bare && same_window && flight > 0 && ack == una {
@@ -289,8 +290,7 @@ impl Connection {
 
     /// How long ago our timestamp `echo` was sent, if that is plausible.
     fn age(&self, echo: u32, now: Instant) -> Option<Duration> {
-        let age = super::super::timestamp(self.clock_offset, now).wrapping_sub(echo);
-        (age < MOST_AGE).then(|| Duration::from_millis(u64::from(age)))
+        super::super::age(self.clock_offset, echo, now)
     }
 
     /// Whether an ACK was caused by a segment that is older than `sent`.

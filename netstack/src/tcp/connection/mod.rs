@@ -275,6 +275,12 @@ impl Connection {
         self.sender.memory() + self.receiver.memory()
     }
 
+    /// What it takes the round trip time to be.
+    #[cfg(test)]
+    pub(crate) fn smoothed_rtt(&self) -> Option<Duration> {
+        self.rtt.smoothed()
+    }
+
     /// Ends without a word.
     fn end(&mut self, error: Option<io::ErrorKind>) {
         if self.error.is_none() {

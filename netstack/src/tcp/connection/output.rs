@@ -18,6 +18,9 @@ const BURST: usize = 64 << 10;
 /// that single bytes do not cost more than they are.
 const MOST_SMALL: usize = 512;
 
+/// So many segments may be in flight: a peer of tiny segments does not make their records take more than the data.
+const MOST_SEGMENTS: usize = 16_384;
+
 /// What is sent next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
@@ -112,6 +115,7 @@ impl Connection {
             && (self.recovery.force
                 || board.pipe() == 0
                 || board.pipe() + (self.sender.mss as u64).min(board.lost()) <= self.cubic.window())
+            && (!self.sender.is_shrunken() || board.first_lost().is_some_and(|start| self.sender.most_again(start) > 0))
     }
 
     /// SACK blocks for a segment with `payload` bytes. Returns whether all that is to be reported has room: a full
@@ -132,7 +136,7 @@ impl Connection {
         let sender = &self.sender;
         let unsent = sender.unsent();
         let fin_due = sender.fin_due();
-        if unsent == 0 && !fin_due {
+        if (unsent == 0 && !fin_due) || sender.board.len() >= MOST_SEGMENTS {
             return None;
         }
         let usable = usize::try_from(sender.usable()).unwrap_or(usize::MAX);
@@ -191,8 +195,10 @@ impl Connection {
             Next::Syn => self.send_syn(now, emit),
             Next::Last => self.send_probe(now, emit),
             Next::Lost => {
-                let limit = self.sender.mss as u32;
-                let Some(record) = self.sender.board.next_lost(limit) else { return Some(0) };
+                let sender = &self.sender;
+                let first = if sender.is_shrunken() { sender.board.first_lost() } else { None };
+                let limit = first.map_or(sender.mss, |start| sender.most_again(start));
+                let Some(record) = self.sender.board.next_lost(limit as u32) else { return Some(0) };
                 self.send_data(record.start, record.len, true, now, emit)
             }
             Next::Data { len, fin } => {
@@ -374,5 +380,6 @@ impl Connection {
             && self.recovery.probe.is_none()
             && board.sacked() == 0
             && board.lost() == 0
+            && !self.sender.is_shrunken()
     }
 }

@@ -177,3 +177,46 @@ fn time_wait_answers_and_lets_a_newer_syn_begin() {
     assert_eq!(put(syn(1001, 70)), Err(()));
     assert!(matches!(put(syn(900, 70)), Ok(Some(_))));
 }
+
+/// The round trip time that a connection begins with whose SYN-ACK was lost; the SYN came again after `again`, and the
+/// answer to that took 20 ms.
+fn rtt_after_a_lost_syn_ack(again: Duration, timestamps: bool) -> Option<Duration> {
+    let timestamps = timestamps.then_some((1, 0));
+    let syn = Header { seq: 100, flags: SYN, window: 1000, timestamps, ..Header::default() };
+    let mut half_open = HalfOpen::new(&syn, &config(), 500, 2, NOW);
+    half_open.syn_ack(NOW);
+    let now = NOW + again;
+    let Verdict::Answer(answer) = half_open.receive(&Segment { header: syn, payload: &[] }, now) else {
+        panic!("it is answered");
+    };
+    let timestamps = answer.timestamps.map(|(value, _)| (2, value));
+    let ack = Header { seq: 101, ack: 501, flags: ACK, window: 1000, timestamps, ..Header::default() };
+    let now = now + 20 * MS;
+    assert_eq!(half_open.receive(&Segment { header: ack, payload: &[] }, now), Verdict::Established);
+    half_open.establish(config(), Arc::new(Counted::default()), now).smoothed_rtt()
+}
+
+#[test]
+fn a_syn_ack_that_was_sent_again_says_nothing_of_the_round_trip_time_without_timestamps() {
+    assert_eq!(rtt_after_a_lost_syn_ack(900 * MS, false), None);
+    assert_eq!(rtt_after_a_lost_syn_ack(900 * MS, true), Some(20 * MS));
+}
+
+#[test]
+fn nor_does_a_syn_that_was_sent_again() {
+    for (timestamps, late, rtt) in [(false, false, None), (true, false, Some(20)), (true, true, Some(1020))] {
+        let mut tcp = dial(100);
+        let first = sent(&mut tcp, NOW)[0];
+        let now = NOW + 1000 * MS;
+        tcp.run_timers(now);
+        let second = sent(&mut tcp, now)[0];
+        assert!(second.flags == SYN && second.timestamps != first.timestamps);
+        // The answer to the second one, or to the first one.
+        let echo = if late { first } else { second }.timestamps.expect("offered").0;
+        let timestamps = timestamps.then_some((7, echo));
+        let answer = Header { seq: 1, ack: 101, flags: SYN_ACK, window: 1000, timestamps, ..Header::default() };
+        tcp.receive(&Segment { header: answer, payload: &[] }, now + 20 * MS);
+        assert!(tcp.is_established());
+        assert_eq!(tcp.smoothed_rtt(), rtt.map(|rtt| rtt * MS), "{timestamps:?}");
+    }
+}

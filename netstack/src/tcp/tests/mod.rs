@@ -3,9 +3,11 @@
 mod close;
 mod goodput;
 mod handshake;
+mod hostile;
 mod lone;
 mod path;
 mod random;
 mod receiving;
 mod sending;
 mod transfer;
+mod windows;

@@ -120,6 +120,38 @@ fn an_advertised_window_never_shrinks() {
 }
 
 #[test]
+fn a_window_in_large_units_closes_while_nothing_is_read() {
+    const UNIT: u32 = 1 << 14;
+    let config = super::super::Config { receive_buffer: 1 << 30, ..super::lone::small() };
+    let options = Header { mss: Some(1000), window_scale: Some(7), ..Header::default() };
+    let mut lone = Lone::with(config, &options);
+    let mut numbers = super::path::Numbers(1);
+    let (mut at, mut edge, mut read) = (0, 60_000, 0);
+    for round in 0..20_000 {
+        for _ in 0..=numbers.next() % 3 {
+            let len = (numbers.next() % 1000) as u32 + 1;
+            if at + len <= edge {
+                lone.put(at, ACK, &vec![0; len as usize]);
+                at += len;
+            }
+        }
+        if round % 200 == 0 {
+            read += lone.read((numbers.next() % 40_000) as usize).map_or(0, |data| data.len() as u32);
+        }
+        for (header, _) in lone.sent() {
+            let acked = header.ack.wrapping_sub(number(0));
+            assert_eq!(acked, at, "all of it was in the window");
+            let new = acked + (u32::from(header.window) << 14);
+            assert!(new + UNIT > edge, "{new} after {edge} in round {round}");
+            edge = new;
+        }
+        // The buffer has not grown, as no time passes.
+        assert!(at - read <= 65_535 + 2 * UNIT, "{} in round {round}", at - read);
+    }
+    assert!(read > 500_000, "{read}");
+}
+
+#[test]
 fn a_full_window_is_kept_and_reading_opens_it() {
     let mut lone = Lone::new(true);
     let mut at = 0;

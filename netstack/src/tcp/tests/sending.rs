@@ -330,6 +330,30 @@ fn a_writer_that_the_budget_refuses_tries_again() {
 }
 
 #[test]
+fn a_buffer_that_is_to_be_released_does_not_delay_a_writer_that_waits_for_memory() {
+    let mut lone = Lone::new(true);
+    // An idle buffer of what was received, which is kept for a second.
+    lone.put(0, ACK, &[1; 100]);
+    lone.read(100).expect("data");
+    lone.sent();
+    lone.advance(100 * MS);
+    lone.sent();
+    let used = lone.used();
+    lone.budget.limit.store(used, std::sync::atomic::Ordering::Relaxed);
+    let result = lone.tcp.write(lone.now, 100, &mut |_, _| unreachable!());
+    assert_eq!(result.expect_err("no memory").kind(), io::ErrorKind::WouldBlock);
+    lone.budget.limit.store(usize::MAX, std::sync::atomic::Ordering::Relaxed);
+    let mut waited = Duration::ZERO;
+    while !lone.tcp.readiness().writable {
+        waited += lone.wait(100 * MS);
+    }
+    assert_eq!(waited, 100 * MS);
+    while lone.used() > 0 {
+        lone.wait(S);
+    }
+}
+
+#[test]
 fn idle_time_makes_the_window_small_again() {
     let mut lone = Lone::new(true);
     lone.write(64_000);
