@@ -5,23 +5,29 @@
 //! is woken once for a batch, and costs nothing while nothing happens.
 
 use std::{
-    collections::{HashMap, VecDeque},
-    io::{PipeReader, PipeWriter, Read, Write},
+    collections::VecDeque,
+    io::{self, PipeReader, PipeWriter, Read, Write},
     os::fd::AsRawFd,
     sync::{
         Arc, Mutex, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
 };
 
-use pyo3::{intern, prelude::*, sync::PyOnceLock, types::PyDict};
+use pyo3::{
+    exceptions::{PyKeyboardInterrupt, PySystemExit},
+    intern,
+    prelude::*,
+    sync::PyOnceLock,
+    types::PyDict,
+};
 use wg_embed::sync::lock;
 
-use crate::{errors, process};
-
-/// How long a connection that its program has closed still waits for the other side to close.
-const LINGER: Duration = Duration::from_secs(60);
+use crate::{
+    errors,
+    linger::{LINGER, Lingerers, Lingering},
+    process::{self, Mark},
+};
 
 /// Something that a loop is told of.
 pub(crate) trait Ready: Send + Sync {
@@ -33,29 +39,38 @@ pub(crate) trait Ready: Send + Sync {
     fn abandon(&self);
 }
 
-/// A connection that its program has let go of and that is not over.
-pub(crate) trait Lingering: Send + Sync {
-    /// Everything was sent, so that only the other side's end is waited for.
-    fn is_flushed(&self) -> bool;
-    /// Ends it.
-    fn give_up(&self);
+/// What waits for the loop's thread, and how it is woken.
+struct Queue {
+    items: VecDeque<Arc<dyn Ready>>,
+    /// There is one byte in the pipe.
+    signalled: bool,
+    reader: PipeReader,
+    writer: PipeWriter,
 }
 
-struct Lingerer {
-    connection: Arc<dyn Lingering>,
-    /// Set once everything was sent.
-    until: Option<Instant>,
+impl Queue {
+    fn signal(&mut self) {
+        if !self.signalled {
+            match self.writer.write_all(&[0]) {
+                Ok(()) => self.signalled = true,
+                Err(error) => tracing::error!(%error, "cannot wake an event loop"),
+            }
+        }
+    }
+
+    fn take(&mut self) -> io::Result<VecDeque<Arc<dyn Ready>>> {
+        if std::mem::take(&mut self.signalled) {
+            self.reader.read_exact(&mut [0])?;
+        }
+        Ok(std::mem::take(&mut self.items))
+    }
 }
 
 /// The way to one event loop, from any thread.
 pub(crate) struct Bridge {
-    queue: Mutex<VecDeque<Arc<dyn Ready>>>,
-    /// There is one byte in the pipe, or about to be.
-    signalled: AtomicBool,
-    ended: AtomicBool,
-    reader: PipeReader,
-    writer: PipeWriter,
-    lingering: Mutex<HashMap<usize, Lingerer>>,
+    /// `None` when the loop has ended.
+    queue: Mutex<Option<Queue>>,
+    lingering: Lingerers,
     /// What may be posted, to be abandoned when the loop ends.
     known: Mutex<Vec<Weak<dyn Ready>>>,
     event_loop: Py<PyAny>,
@@ -87,17 +102,14 @@ impl Bridge {
                 return Ok(bridge.clone());
             }
         }
-        let (reader, writer) = std::io::pipe().map_err(|error| errors::from_io(&error))?;
+        end_closed_loops(loops)?;
+        let (reader, writer) = io::pipe().map_err(|error| errors::from_io(&error))?;
         let descriptor = reader.as_raw_fd();
         let arguments = PyDict::new(py);
         arguments.set_item("loop", &event_loop)?;
         let bridge = Arc::new(Self {
-            queue: Mutex::default(),
-            signalled: AtomicBool::new(false),
-            ended: AtomicBool::new(false),
-            reader,
-            writer,
-            lingering: Mutex::default(),
+            queue: Mutex::new(Some(Queue { items: VecDeque::new(), signalled: false, reader, writer })),
+            lingering: Lingerers::default(),
             known: Mutex::default(),
             future: asyncio.getattr("Future")?.unbind(),
             read_future: py.import("wg_embed._tasks")?.getattr("ReadFuture")?.unbind(),
@@ -105,7 +117,7 @@ impl Bridge {
             event_loop: event_loop.clone().unbind(),
         });
         process::register(&bridge);
-        let drainer = Drainer { bridge: bridge.clone(), process: process::Mark::new(), sweeps: AtomicBool::new(false) };
+        let drainer = Drainer { bridge: bridge.clone(), process: Mark::new(), sweeps: AtomicBool::new(false) };
         let drainer = Bound::new(py, drainer)?;
         event_loop.call_method1("add_reader", (descriptor, &drainer))?;
         loops.set_item(id, &drainer)?;
@@ -126,17 +138,25 @@ impl Bridge {
 
     /// Has the loop go on with `item`.
     pub(crate) fn post(&self, item: Arc<dyn Ready>) {
-        if self.ended.load(Ordering::Acquire) {
-            return item.abandon();
-        }
-        if item.queued().swap(true, Ordering::AcqRel) {
-            return;
-        }
-        lock(&self.queue).push_back(item);
-        if !self.signalled.swap(true, Ordering::AcqRel)
-            && let Err(error) = (&self.writer).write_all(&[0])
         {
-            tracing::error!(%error, "cannot wake an event loop");
+            let mut queue = lock(&self.queue);
+            if let Some(queue) = &mut *queue {
+                if !item.queued().swap(true, Ordering::AcqRel) {
+                    queue.items.push_back(item);
+                    queue.signal();
+                }
+                return;
+            }
+        }
+        item.abandon();
+    }
+
+    /// Puts back what the loop's thread has not come to.
+    fn put_back(&self, mut rest: VecDeque<Arc<dyn Ready>>) {
+        if let Some(queue) = &mut *lock(&self.queue) {
+            rest.append(&mut queue.items);
+            queue.items = rest;
+            queue.signal();
         }
     }
 
@@ -170,69 +190,58 @@ impl Bridge {
         &self.event_loop
     }
 
-    /// Reports what went wrong in a callback, as the loop does for its own.
-    pub(crate) fn report(&self, py: Python<'_>, message: &str, error: PyErr) {
-        let report = || -> PyResult<()> {
-            let context = PyDict::new(py);
-            context.set_item("message", message)?;
-            context.set_item("exception", error.value(py))?;
-            self.event_loop.bind(py).call_method1("call_exception_handler", (context,))?;
-            Ok(())
-        };
-        if let Err(failed) = report() {
-            failed.write_unraisable(py, None);
+    /// Reports what went wrong in a callback, as the loop does for its own: a request to exit ends the loop.
+    pub(crate) fn report(&self, py: Python<'_>, message: &str, error: PyErr) -> PyResult<()> {
+        if error.is_instance_of::<PySystemExit>(py) || error.is_instance_of::<PyKeyboardInterrupt>(py) {
+            return Err(error);
         }
+        let context = PyDict::new(py);
+        context.set_item("message", message)?;
+        context.set_item("exception", error.value(py))?;
+        self.event_loop.bind(py).call_method1("call_exception_handler", (context,))?;
+        Ok(())
     }
 
     /// Keeps a connection until it is over, or has been silent for [`LINGER`].
     pub(crate) fn linger(&self, key: usize, connection: Arc<dyn Lingering>) {
-        if self.ended.load(Ordering::Acquire) {
+        if lock(&self.queue).is_none() {
             return connection.give_up();
         }
-        lock(&self.lingering).insert(key, Lingerer { connection, until: None });
+        self.lingering.insert(key, connection);
     }
 
     /// Forgets a connection that is over.
     pub(crate) fn forget(&self, key: usize) {
-        let forgotten = lock(&self.lingering).remove(&key);
-        drop(forgotten);
-    }
-
-    fn sweep(&self) -> bool {
-        let now = Instant::now();
-        let mut over = Vec::new();
-        let is_left = {
-            let mut lingering = lock(&self.lingering);
-            lingering.retain(|_, lingerer| {
-                if lingerer.until.is_none() && lingerer.connection.is_flushed() {
-                    lingerer.until = Some(now + LINGER);
-                }
-                let is_over = lingerer.until.is_some_and(|until| until <= now);
-                if is_over {
-                    over.push(lingerer.connection.clone());
-                }
-                !is_over
-            });
-            !lingering.is_empty()
-        };
-        over.iter().for_each(|connection| connection.give_up());
-        is_left
+        self.lingering.remove(key);
     }
 
     fn end(&self) {
-        self.ended.store(true, Ordering::Release);
-        let queue = std::mem::take(&mut *lock(&self.queue));
-        queue.iter().for_each(|item| item.abandon());
+        let queue = lock(&self.queue).take();
+        queue.iter().flat_map(|queue| &queue.items).for_each(|item| item.abandon());
         let known = std::mem::take(&mut *lock(&self.known));
         known.iter().filter_map(Weak::upgrade).for_each(|item| item.abandon());
-        let lingering = std::mem::take(&mut *lock(&self.lingering));
-        lingering.values().for_each(|lingerer| lingerer.connection.give_up());
+        self.lingering.end();
     }
+}
+
+/// Ends the bridges of loops that are closed: something may keep one, such as the frames of an exception.
+fn end_closed_loops(loops: &Bound<'_, PyAny>) -> PyResult<()> {
+    for drainer in loops.call_method0("values")?.try_iter()?.collect::<PyResult<Vec<_>>>()? {
+        if let Ok(drainer) = drainer.cast_into::<Drainer>() {
+            let this = drainer.get();
+            let event_loop = this.bridge.event_loop.bind(loops.py());
+            if this.process.is_current() && event_loop.call_method0("is_closed")?.extract()? {
+                this.bridge.end();
+            }
+        }
+    }
+    Ok(())
 }
 
 impl process::Inherited for Bridge {
     fn descriptors(&self) -> Vec<i32> {
-        vec![self.reader.as_raw_fd(), self.writer.as_raw_fd()]
+        let queue = lock(&self.queue);
+        queue.iter().flat_map(|queue| [queue.reader.as_raw_fd(), queue.writer.as_raw_fd()]).collect()
     }
 }
 
@@ -240,7 +249,7 @@ impl process::Inherited for Bridge {
 #[pyclass(frozen, weakref, module = "wg_embed._native")]
 pub(crate) struct Drainer {
     bridge: Arc<Bridge>,
-    process: process::Mark,
+    process: Mark,
     /// A call of `sweep` is due.
     sweeps: AtomicBool,
 }
@@ -253,15 +262,15 @@ impl Drainer {
             return Ok(());
         }
         let bridge = &this.bridge;
-        // Each byte stands for one change of the flag, so it is there, or comes at once.
-        if bridge.signalled.swap(false, Ordering::AcqRel) {
-            (&bridge.reader).read_exact(&mut [0]).map_err(|error| errors::from_io(&error))?;
-        }
-        let batch = std::mem::take(&mut *lock(&bridge.queue));
-        for item in batch {
+        let batch = lock(&bridge.queue).as_mut().map(Queue::take).transpose();
+        let mut batch = batch.map_err(|error| errors::from_io(&error))?.unwrap_or_default();
+        while let Some(item) = batch.pop_front() {
             item.queued().store(false, Ordering::Release);
-            if let Err(error) = item.ready(py) {
-                bridge.report(py, "Exception in a WireGuard callback", error);
+            let done = item.ready(py);
+            let reported = done.or_else(|error| bridge.report(py, "Exception in a WireGuard callback", error));
+            if reported.is_err() {
+                bridge.put_back(batch);
+                return reported;
             }
         }
         Self::sweep_later(slf)
@@ -271,14 +280,14 @@ impl Drainer {
     fn sweep(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
         this.sweeps.store(false, Ordering::Relaxed);
-        if this.bridge.sweep() { Self::sweep_later(slf) } else { Ok(()) }
+        if this.bridge.lingering.sweep() { Self::sweep_later(slf) } else { Ok(()) }
     }
 }
 
 impl Drainer {
     fn sweep_later(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (this, py) = (slf.get(), slf.py());
-        if lock(&this.bridge.lingering).is_empty() || this.sweeps.swap(true, Ordering::Relaxed) {
+        if this.bridge.lingering.is_empty() || this.sweeps.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
         let arguments = (LINGER.as_secs() / 2, slf.getattr("sweep")?);
@@ -291,6 +300,8 @@ impl Drop for Drainer {
     fn drop(&mut self) {
         if self.process.is_current() {
             self.bridge.end();
+        } else {
+            process::leave(&self.bridge);
         }
     }
 }

@@ -42,10 +42,11 @@ pub(crate) fn socket_address(value: &Bound<'_, PyAny>) -> PyResult<SocketAddr> {
 /// # Errors
 /// `TypeError` for anything else, such as a `str`.
 pub(crate) fn bytes_like(value: &Bound<'_, PyAny>) -> PyResult<PyBackedBytes> {
-    if let Ok(bytes) = value.cast::<PyBytes>() {
+    // Not of a subclass: it could run code when it is let go of, with a lock held.
+    if let Ok(bytes) = value.cast_exact::<PyBytes>() {
         return Ok(bytes.clone().into());
     }
-    if let Ok(bytes) = value.cast::<PyByteArray>() {
+    if let Ok(bytes) = value.cast_exact::<PyByteArray>() {
         return Ok(bytes.clone().into());
     }
     if let Ok(view) = PyMemoryView::from(value) {

@@ -1,5 +1,7 @@
 //! Keys as base64.
 
+use std::borrow::Cow;
+
 use pyo3::{exceptions::PyValueError, prelude::*};
 use wg_embed::{
     key::{PresharedKey, PrivateKey, PublicKey},
@@ -22,6 +24,17 @@ pub(crate) fn public_key(text: &str) -> PyResult<PublicKey> {
 #[pyfunction]
 pub(crate) fn genkey() -> String {
     PrivateKey::generate(&SystemRandom).to_base64().to_string()
+}
+
+/// What mitmproxy_wireguard takes as a key: the last `=` may be missing.
+pub(crate) fn padded(text: &str) -> Cow<'_, str> {
+    if text.len() == 43 { format!("{text}=").into() } else { text.into() }
+}
+
+/// Derive a WireGuard public key from a private key, analogous to the `wg pubkey` command.
+#[pyfunction]
+pub(crate) fn legacy_pubkey(private_key: &str) -> PyResult<String> {
+    pubkey(&padded(private_key))
 }
 
 /// Derive a WireGuard public key from a private key, analogous to the `wg pubkey` command.

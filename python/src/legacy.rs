@@ -1,26 +1,21 @@
 //! The classes of mitmproxy_wireguard 0.1.23.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
-use pyo3::{exceptions::PyKeyError, prelude::*};
+use pyo3::{PyTraverseError, PyVisit, prelude::*};
 
 use crate::{
     connection::{Connection, Manner},
-    convert, keys,
+    convert,
     server::{Handlers, Serving, Settings},
+    stream::{server_methods, stream_methods},
 };
 
 /// A running WireGuard server.
 #[pyclass(frozen, module = "builtins", name = "Server")]
 pub(crate) struct LegacyServer(Serving);
 
-#[pymethods]
-impl LegacyServer {
-    /// Get the local socket address that the WireGuard server is listening on.
-    fn getsockname<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        Ok(convert::to_tuple(py, self.0.address())?.into_any())
-    }
-
+server_methods!(LegacyServer, "Server" {
     /// Send an individual UDP datagram from any address inside the tunnel to a client.
     fn send_datagram(
         &self,
@@ -30,24 +25,9 @@ impl LegacyServer {
     ) -> PyResult<()> {
         let data = convert::bytes_like(data)?;
         let (from, to) = (convert::socket_address(src_addr)?, convert::socket_address(dst_addr)?);
-        self.0.send_datagram(&data, from, to);
-        Ok(())
+        self.0.send_datagram(&data, from, to)
     }
-
-    /// Request the WireGuard server to gracefully shut down. Idempotent.
-    fn close(&self, py: Python<'_>) {
-        self.0.close(py);
-    }
-
-    /// Wait until the WireGuard server has shut down.
-    fn wait_closed<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.0.wait_closed(py)
-    }
-
-    fn __repr__(&self) -> String {
-        format!("Server({})", self.0.address())
-    }
-}
+});
 
 /// An individual TCP stream with an API that is similar to
 /// [`asyncio.StreamReader` and `asyncio.StreamWriter`](https://docs.python.org/3/library/asyncio-stream.html)
@@ -55,36 +35,10 @@ impl LegacyServer {
 #[pyclass(frozen, module = "builtins", name = "TcpStream")]
 pub(crate) struct LegacyStream(pub(crate) Arc<Connection>);
 
-#[pymethods]
-impl LegacyStream {
-    /// Read up to `n` bytes: as soon as there are any, or `b""` at the end. A cancelled read takes nothing.
-    fn read<'py>(&self, py: Python<'py>, n: u32) -> PyResult<Bound<'py, PyAny>> {
-        self.0.read(py, n as usize)
-    }
-
-    /// Write bytes onto the stream. It never waits; use `drain` to.
-    fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.0.write(convert::bytes_like(data)?)
-    }
-
-    /// Wait until it is appropriate to resume writing.
-    fn drain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.0.drain(py)
-    }
-
-    /// Close the write end of the stream after what was written. Reading goes on.
-    fn write_eof(&self) -> PyResult<()> {
-        self.0.write_eof()
-    }
-
+stream_methods!(LegacyStream {
     /// Reset the connection at once: what was not sent is lost.
     fn close(&self) -> PyResult<()> {
         self.0.close()
-    }
-
-    /// Check whether `write_eof` or `close` was called.
-    fn is_closing(&self) -> PyResult<bool> {
-        self.0.is_closing()
     }
 
     /// Query the stream for details of the transport: `peername`, `sockname`, `original_dst`, `original_src`.
@@ -95,49 +49,13 @@ impl LegacyStream {
         name: String,
         default: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let info = &self.0.info;
-        let address = match name.as_str() {
-            "peername" => Some(info.peer),
-            "sockname" => Some(info.socket),
-            "original_dst" => Some(info.destination),
-            "original_src" => info.source,
-            _ => None,
-        };
-        extra_info(py, name, address, default)
+        self.0.extra_info(py, name, default)
     }
 
     fn __repr__(&self) -> String {
-        let info = &self.0.info;
-        let source = shown(info.source);
-        let (number, peer, socket, destination) = (info.number, info.peer, info.socket, info.destination);
-        format!("TcpStream({number}, peer={peer}, sock={socket}, src={source}, dst={destination})")
+        self.0.repr("TcpStream")
     }
-}
-
-impl Drop for LegacyStream {
-    fn drop(&mut self) {
-        self.0.detach();
-    }
-}
-
-/// An address as a tuple, or the default; `KeyError` if there is neither.
-pub(crate) fn extra_info<'py>(
-    py: Python<'py>,
-    name: String,
-    address: Option<SocketAddr>,
-    default: Option<Bound<'py, PyAny>>,
-) -> PyResult<Bound<'py, PyAny>> {
-    match (address, default) {
-        (Some(address), _) => Ok(convert::to_tuple(py, address)?.into_any()),
-        (None, Some(default)) => Ok(default),
-        (None, None) => Err(PyKeyError::new_err(name)),
-    }
-}
-
-/// An address that may not be known.
-pub(crate) fn shown(address: Option<SocketAddr>) -> String {
-    address.map_or_else(|| "unknown".into(), |address| address.to_string())
-}
+});
 
 /// Start a WireGuard server that is configured with the given parameters:
 ///
@@ -156,20 +74,14 @@ pub(crate) fn shown(address: Option<SocketAddr>) -> String {
 #[pyfunction]
 pub(crate) fn start_server<'py>(
     py: Python<'py>,
-    host: String,
+    host: &str,
     port: u16,
     private_key: &str,
     peer_public_keys: Vec<String>,
     handle_connection: Py<PyAny>,
     receive_datagram: Py<PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let settings = Settings {
-        manner: Manner::Legacy,
-        host,
-        port,
-        private_key: keys::private_key(private_key)?,
-        peers: peer_public_keys.iter().map(|key| keys::public_key(key)).collect::<PyResult<_>>()?,
-    };
+    let settings = Settings::new(Manner::Legacy, host, port, private_key, &peer_public_keys)?;
     let handlers = Handlers { tcp: handle_connection, udp: receive_datagram };
     Serving::start(py, settings, handlers, |py, serving| Ok(Bound::new(py, LegacyServer(serving))?.into_any()))
 }

@@ -3,8 +3,8 @@
 //! | module | what it has |
 //! |---|---|
 //! | `bridge`, `notify` | from tunnels' threads to Python's event loops and threads |
-//! | `server`, `connection` | a server that intercepts, and its asyncio streams |
-//! | `legacy`, `modern` | these as mitmproxy_wireguard and as mitmproxy_rs have them |
+//! | `server`, `connection`, `linger` | a server that intercepts, and its asyncio streams |
+//! | `legacy`, `modern`, `stream` | these as mitmproxy_wireguard and as mitmproxy_rs have them |
 //! | `tunnel`, `net` | what `wg_embed.Tunnel` and `wg_embed.net` are made of |
 //! | `keys`, `convert`, `errors`, `log`, `process` | keys, arguments, exceptions, `logging`, `fork()` |
 //!
@@ -17,12 +17,14 @@ mod convert;
 mod errors;
 mod keys;
 mod legacy;
+mod linger;
 mod log;
 mod modern;
 mod net;
 mod notify;
 mod process;
 mod server;
+mod stream;
 mod tunnel;
 
 /// WireGuard and a userspace network, in Rust. The packages `wg_embed` and `mitmproxy_wireguard` are its interface.
@@ -30,7 +32,7 @@ mod tunnel;
 mod _native {
     #[pymodule_export]
     use crate::{
-        keys::{genkey, genpsk, pubkey},
+        keys::{genkey, genpsk, legacy_pubkey, pubkey},
         legacy::{LegacyServer, LegacyStream, start_server},
         log::follow_level,
         modern::{ModernServer, ModernStream, start_wireguard_server},

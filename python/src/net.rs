@@ -13,7 +13,7 @@ use pyo3::{
     prelude::*,
     types::{PyBytes, PyTuple},
 };
-use wg_embed::sync::lock;
+use wg_embed::{process::PerProcess, sync::lock};
 use wg_embed_netstack::{
     Netstack, TcpListener, TcpStream, UdpSocket,
     dial::{Dial, parse_host_port},
@@ -22,7 +22,7 @@ use wg_embed_netstack::{
     pump::Pump,
 };
 
-use crate::{convert, errors, notify::Callback};
+use crate::{convert, errors, notify::Callback, process::Mark};
 
 /// The longest datagram.
 const DATAGRAM: usize = 65_535;
@@ -63,98 +63,158 @@ fn family(name: &str) -> PyResult<Family> {
 struct Held<T> {
     value: Mutex<Option<Arc<T>>>,
     callback: Callback,
+    process: Mark,
 }
 
 impl<T> Held<T> {
     fn new(value: T, set_notify: impl FnOnce(&T, Arc<dyn wg_embed_netstack::Notify>)) -> Self {
         let callback = Callback::default();
         set_notify(&value, callback.notifier());
-        Self { value: Mutex::new(Some(Arc::new(value))), callback }
+        Self { value: Mutex::new(Some(Arc::new(value))), callback, process: Mark::new() }
     }
 
     fn get(&self) -> PyResult<Arc<T>> {
+        self.process.check()?;
         lock(&self.value).clone().ok_or_else(closed)
     }
 
     fn take(&self) -> Option<Arc<T>> {
-        lock(&self.value).take()
+        if self.process.is_current() { lock(&self.value).take() } else { None }
+    }
+
+    /// The value alone, to be made into something else.
+    fn into_inner(&self, forget_notify: impl FnOnce(&T)) -> PyResult<T> {
+        self.process.check()?;
+        let value = self.take().ok_or_else(closed)?;
+        forget_notify(&value);
+        Arc::into_inner(value).ok_or_else(|| PyOSError::new_err((libc::EBUSY, "it is in use")))
+    }
+
+    /// Tries until there is a result, without the interpreter while it waits; `None` when the time is up, or the value
+    /// was taken out.
+    fn wait<R: Send>(
+        &self,
+        py: Python<'_>,
+        timeout: Option<f64>,
+        attempt: impl Fn(&T) -> io::Result<R> + Sync,
+    ) -> PyResult<io::Result<Option<R>>>
+    where
+        T: Send + Sync,
+    {
+        let value = self.get()?;
+        let outcome = Mutex::new(None);
+        self.callback.wait(py, timeout, || {
+            let result = now(attempt(&value)).transpose();
+            let is_over = result.is_some() || lock(&self.value).is_none();
+            *lock(&outcome) = result;
+            is_over
+        })?;
+        let outcome = lock(&outcome).take();
+        Ok(outcome.transpose())
+    }
+}
+
+impl<T> Drop for Held<T> {
+    fn drop(&mut self) {
+        if !self.process.is_current() {
+            if let Ok(value) = self.value.get_mut() {
+                std::mem::forget(value.take());
+            }
+            self.callback.leave();
+        }
     }
 }
 
 /// The userspace network of a tunnel.
 #[pyclass(frozen, module = "wg_embed._native", name = "Net")]
 pub(crate) struct NativeNet {
-    net: Netstack,
+    /// Taken out by `drop` alone.
+    net: Option<Netstack>,
+    process: Mark,
 }
 
 /// What copies between descriptors and connections: one for the process.
 fn pump() -> PyResult<&'static Pump> {
-    static PUMP: OnceLock<Pump> = OnceLock::new();
-    match PUMP.get() {
+    static PUMP: PerProcess<OnceLock<Pump>> = PerProcess::new();
+    let pump = PUMP.get();
+    match pump.get() {
         Some(pump) => Ok(pump),
         None => {
             let made = Pump::new().map_err(io_error)?;
-            Ok(PUMP.get_or_init(|| made))
+            Ok(pump.get_or_init(|| made))
         }
     }
 }
 
 impl NativeNet {
-    pub(crate) const fn new(net: Netstack) -> Self {
-        Self { net }
+    pub(crate) fn new(net: Netstack) -> Self {
+        Self { net: Some(net), process: Mark::new() }
+    }
+
+    fn net(&self) -> PyResult<&Netstack> {
+        self.process.check()?;
+        self.net.as_ref().ok_or_else(closed)
+    }
+}
+
+impl Drop for NativeNet {
+    fn drop(&mut self) {
+        if !self.process.is_current() {
+            std::mem::forget(self.net.take());
+        }
     }
 }
 
 #[pymethods]
 impl NativeNet {
     #[getter]
-    fn addresses(&self) -> Vec<String> {
-        self.net.options().addresses.iter().map(ToString::to_string).collect()
+    fn addresses(&self) -> PyResult<Vec<String>> {
+        Ok(texts(self.net()?.options().addresses))
     }
 
     #[getter]
-    fn dns(&self) -> Vec<String> {
-        self.net.options().dns.iter().map(ToString::to_string).collect()
+    fn dns(&self) -> PyResult<Vec<String>> {
+        Ok(texts(self.net()?.options().dns))
     }
 
     #[getter]
-    fn mtu(&self) -> u16 {
-        self.net.options().mtu
+    fn mtu(&self) -> PyResult<u16> {
+        Ok(self.net()?.options().mtu)
     }
 
     fn set_addresses(&self, addresses: Vec<String>) -> PyResult<()> {
         let addresses = addresses.iter().map(|text| convert::ip(text)).collect::<PyResult<_>>()?;
-        self.net.set_addresses(addresses).map_err(io_error)
+        self.net()?.set_addresses(addresses).map_err(io_error)
     }
 
     fn set_dns(&self, servers: Vec<String>) -> PyResult<()> {
-        self.net.set_dns(servers.iter().map(|text| convert::ip(text)).collect::<PyResult<_>>()?);
+        self.net()?.set_dns(servers.iter().map(|text| convert::ip(text)).collect::<PyResult<_>>()?);
         Ok(())
     }
 
     /// Connections, half-open ones, those in TIME-WAIT, flows; bytes of memory; packets in, packets out.
-    fn stats(&self) -> (usize, usize, usize, usize, usize, u64, u64) {
-        let s = self.net.stats();
-        (s.connections, s.half_open, s.time_wait, s.flows, s.memory, s.packets_in, s.packets_out)
+    fn stats(&self) -> PyResult<(usize, usize, usize, usize, usize, u64, u64)> {
+        let s = self.net()?.stats();
+        Ok((s.connections, s.half_open, s.time_wait, s.flows, s.memory, s.packets_in, s.packets_out))
     }
 
     fn start_dial(&self, target: &str, family_name: &str, timeout: f64) -> PyResult<NativeDial> {
-        let dial = self.net.start_dial(target, family(family_name)?, seconds(timeout)?).map_err(io_error)?;
+        let dial = self.net()?.start_dial(target, family(family_name)?, seconds(timeout)?).map_err(io_error)?;
         Ok(NativeDial(Held::new(dial, |dial, notify| dial.set_notify(Some(notify)))))
     }
 
     fn start_resolve(&self, name: &str, family_name: &str, timeout: f64) -> PyResult<NativeLookup> {
-        let lookup = self.net.start_resolve(name, family(family_name)?, seconds(timeout)?).map_err(io_error)?;
+        let lookup = self.net()?.start_resolve(name, family(family_name)?, seconds(timeout)?).map_err(io_error)?;
         Ok(NativeLookup(Held::new(lookup, |lookup, notify| lookup.set_notify(Some(notify)))))
     }
 
     fn start_ping(&self, address: &str, size: usize) -> PyResult<NativePing> {
-        let ping = self.net.start_ping(convert::ip(address)?, size).map_err(io_error)?;
+        let ping = self.net()?.start_ping(convert::ip(address)?, size).map_err(io_error)?;
         Ok(NativePing(Held::new(ping, |ping, notify| ping.set_notify(Some(notify)))))
     }
 
     fn listen(&self, host: &str, port: u16, backlog: usize) -> PyResult<NativeListener> {
-        let listener = self.net.listen_tcp(SocketAddr::new(convert::ip(host)?, port), backlog).map_err(io_error)?;
+        let listener = self.net()?.listen_tcp(SocketAddr::new(convert::ip(host)?, port), backlog).map_err(io_error)?;
         Ok(NativeListener(Held::new(listener, |listener, notify| listener.set_notify(Some(notify)))))
     }
 
@@ -164,7 +224,7 @@ impl NativeNet {
             Some((host, port)) => Some(SocketAddr::new(convert::ip(&host)?, port)),
             None => None,
         };
-        let socket = self.net.bind_udp(SocketAddr::new(convert::ip(host)?, port), remote).map_err(io_error)?;
+        let socket = self.net()?.bind_udp(SocketAddr::new(convert::ip(host)?, port), remote).map_err(io_error)?;
         Ok(NativeUdp(Held::new(socket, |socket, notify| socket.set_notify(Some(notify)))))
     }
 }
@@ -185,9 +245,10 @@ macro_rules! waitable {
                 self.0.callback.set(py, callback)
             }
 
-            /// Ends it, and gives up what is under way.
+            /// Ends it, gives up what is under way, and wakes who waits.
             fn close(&self) {
                 drop(self.0.take());
+                self.0.callback.tell();
             }
 
             $($functions)*
@@ -209,25 +270,10 @@ waitable!(NativeDial {
     /// The connection, or after so many seconds None.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<NativeTcp>> {
-        let dial = self.0.get()?;
-        let outcome = Mutex::new(None);
-        self.0.callback.wait(py, timeout, || keep(&outcome, now(dial.try_finish())))?;
-        let finished = taken(outcome).map_err(|error| errors::from_lookup(py, &error))?;
+        let finished = self.0.wait(py, timeout, |dial| dial.try_finish())?.map_err(|error| errors::from_lookup(py, &error))?;
         Ok(finished.map(NativeTcp::new))
     }
 });
-
-/// Puts an outcome where it can be taken from. Returns whether there is one.
-fn keep<T>(place: &Mutex<Option<io::Result<T>>>, outcome: io::Result<Option<T>>) -> bool {
-    let outcome = outcome.transpose();
-    let is_there = outcome.is_some();
-    *lock(place) = outcome;
-    is_there
-}
-
-fn taken<T>(place: Mutex<Option<io::Result<T>>>) -> io::Result<Option<T>> {
-    lock(&place).take().transpose()
-}
 
 /// A name that is being looked up.
 #[pyclass(frozen, module = "wg_embed._native", name = "Lookup")]
@@ -247,10 +293,7 @@ waitable!(NativeLookup {
     /// The addresses, or after so many seconds None.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Vec<String>>> {
-        let lookup = self.0.get()?;
-        let outcome = Mutex::new(None);
-        self.0.callback.wait(py, timeout, || keep(&outcome, now(lookup.try_finish())))?;
-        let found = taken(outcome).map_err(|error| errors::from_lookup(py, &error))?;
+        let found = self.0.wait(py, timeout, |lookup| lookup.try_finish())?.map_err(|error| errors::from_lookup(py, &error))?;
         Ok(found.map(texts))
     }
 });
@@ -268,10 +311,8 @@ waitable!(NativePing {
     /// The round-trip time, or after so many seconds None.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<f64>> {
-        let ping = self.0.get()?;
-        let outcome = Mutex::new(None);
-        self.0.callback.wait(py, timeout, || keep(&outcome, now(ping.try_reply())))?;
-        Ok(taken(outcome).map_err(io_error)?.map(|time| time.as_secs_f64()))
+        let time = self.0.wait(py, timeout, |ping| ping.try_reply())?.map_err(io_error)?;
+        Ok(time.map(|time| time.as_secs_f64()))
     }
 });
 
@@ -346,9 +387,7 @@ waitable!(NativeTcp {
 
     /// A descriptor of the connection, which it takes the place of.
     fn detach(&self) -> PyResult<i32> {
-        let stream = self.0.take().ok_or_else(closed)?;
-        stream.set_notify(None);
-        let stream = Arc::into_inner(stream).ok_or_else(|| PyOSError::new_err((libc::EBUSY, "it is in use")))?;
+        let stream = self.0.into_inner(|stream| stream.set_notify(None))?;
         Ok(pump()?.tcp_descriptor(stream).map_err(io_error)?.into_raw_fd())
     }
 });
@@ -370,21 +409,11 @@ waitable!(NativeListener {
     /// The next connection, or after so many seconds None.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<NativeTcp>> {
-        let listener = self.0.get()?;
-        let outcome = Mutex::new(None);
-        let is_closed = || lock(&self.0.value).is_none();
-        self.0.callback.wait(py, timeout, || is_closed() || keep(&outcome, now(listener.try_accept())))?;
-        let accepted = taken(outcome).map_err(io_error)?;
-        if accepted.is_none() && is_closed() {
-            return Err(closed());
+        let accepted = self.0.wait(py, timeout, |listener| listener.try_accept())?.map_err(io_error)?;
+        if accepted.is_none() {
+            self.0.get()?;
         }
         Ok(accepted.map(NativeTcp::new))
-    }
-
-    /// Ends it, and wakes who waits.
-    fn shut(&self) {
-        drop(self.0.take());
-        self.0.callback.tell();
     }
 });
 
@@ -413,10 +442,11 @@ waitable!(NativeUdp {
         py: Python<'py>,
         timeout: Option<f64>,
     ) -> PyResult<Option<(Bound<'py, PyBytes>, Bound<'py, PyTuple>)>> {
-        let socket = self.0.get()?;
-        let outcome = Mutex::new(None);
-        self.0.callback.wait(py, timeout, || keep(&outcome, now(receive(&socket))))?;
-        datagram(py, taken(outcome))
+        let received = self.0.wait(py, timeout, receive)?;
+        if matches!(received, Ok(None)) {
+            self.0.get()?;
+        }
+        datagram(py, received)
     }
 
     /// Sends a datagram. Returns false if there is no room for it now.
@@ -432,9 +462,7 @@ waitable!(NativeUdp {
 
     /// A descriptor of the socket, which it takes the place of. Only if it is connected.
     fn detach(&self) -> PyResult<i32> {
-        let socket = self.0.take().ok_or_else(closed)?;
-        socket.set_notify(None);
-        let socket = Arc::into_inner(socket).ok_or_else(|| PyOSError::new_err((libc::EBUSY, "it is in use")))?;
+        let socket = self.0.into_inner(|socket| socket.set_notify(None))?;
         Ok(pump()?.udp_descriptor(socket).map_err(io_error)?.into_raw_fd())
     }
 });

@@ -11,13 +11,21 @@ use std::{
 use pyo3::{exceptions::PyTimeoutError, prelude::*};
 use wg_embed::sync::{lock, wait_timeout, wait_while};
 
-use crate::bridge::{Bridge, Ready};
+use crate::{
+    bridge::{Bridge, Ready},
+    process,
+};
 
 /// How often the main thread looks for signals while it waits, such as that of Ctrl-C: no Python runs in it meanwhile.
 const SIGNALS: Duration = Duration::from_millis(100);
 
-/// A callback, and the loop that it is called on.
-type Target = (Arc<Bridge>, Arc<Py<PyAny>>);
+/// A callback, and where it is called.
+#[derive(Clone)]
+struct Target {
+    bridge: Arc<Bridge>,
+    /// `run` of the context that was current when the callback was set, and the callback.
+    call: Arc<(Py<PyAny>, Py<PyAny>)>,
+}
 
 #[derive(Default)]
 struct Inner {
@@ -33,14 +41,16 @@ struct Inner {
 pub(crate) struct Callback(Arc<Inner>);
 
 impl Callback {
-    /// Replaces the callback, which is called on the loop that runs now; `None` removes it. It is called once at first.
+    /// Replaces the callback, which is called on the loop that runs now, and in the current context; `None` removes it.
+    /// It is called once at first.
     pub(crate) fn set(&self, py: Python<'_>, callback: Option<Py<PyAny>>) -> PyResult<()> {
         let target = match callback {
             Some(callback) => {
                 let bridge = Bridge::current(py)?;
                 let inner: Arc<dyn Ready> = self.0.clone();
                 bridge.introduce(Arc::downgrade(&inner));
-                Some((bridge, Arc::new(callback)))
+                let run = py.import("contextvars")?.getattr("copy_context")?.call0()?.getattr("run")?.unbind();
+                Some(Target { bridge, call: Arc::new((run, callback)) })
             }
             None => None,
         };
@@ -52,12 +62,17 @@ impl Callback {
 
     /// Something may go on. Any thread may call it.
     pub(crate) fn tell(&self) {
-        let bridge = lock(&self.0.target).as_ref().map(|(bridge, _)| bridge.clone());
+        let bridge = lock(&self.0.target).as_ref().map(|target| target.bridge.clone());
         if let Some(bridge) = bridge {
             bridge.post(self.0.clone());
         }
         *lock(&self.0.told) += 1;
         self.0.changed.notify_all();
+    }
+
+    /// Leaves it alone, in a child of the process that made it.
+    pub(crate) fn leave(&self) {
+        process::leave(&self.0);
     }
 
     /// A notifier that tells it.
@@ -116,9 +131,9 @@ impl Ready for Inner {
     }
 
     fn ready(self: Arc<Self>, py: Python<'_>) -> PyResult<()> {
-        let callback = lock(&self.target).as_ref().map(|(_, callback)| callback.clone());
-        if let Some(callback) = callback {
-            callback.bind(py).call0()?;
+        let call = lock(&self.target).as_ref().map(|target| target.call.clone());
+        if let Some(call) = call {
+            call.0.bind(py).call1((&call.1,))?;
         }
         Ok(())
     }

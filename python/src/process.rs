@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, Weak},
 };
 
-use pyo3::prelude::*;
+use pyo3::{exceptions::PyOSError, prelude::*};
 use wg_embed::sync::{lock, try_lock};
 
 /// The process that made something.
@@ -22,6 +22,21 @@ impl Mark {
     pub(crate) fn is_current(self) -> bool {
         self.0 == process::id()
     }
+
+    /// # Errors
+    /// `OSError` with EBADF in any other process.
+    pub(crate) fn check(self) -> PyResult<()> {
+        if self.is_current() {
+            return Ok(());
+        }
+        Err(PyOSError::new_err((libc::EBADF, "the tunnel belongs to the process that this one was forked from")))
+    }
+}
+
+/// Leaves in a child what it has of its parent's: it may be locked by a thread that the child does not have, and its
+/// descriptors are closed already.
+pub(crate) fn leave<T: ?Sized>(inherited: &Arc<T>) {
+    std::mem::forget(inherited.clone());
 }
 
 /// Something with descriptors that a child has by inheritance only.

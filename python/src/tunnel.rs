@@ -2,9 +2,9 @@
 
 use std::{
     collections::VecDeque,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -43,6 +43,8 @@ const MOST_EVENTS: usize = 1024;
 struct Parts {
     tunnel: Mutex<Option<Arc<Tunnel>>>,
     bind: Arc<UdpBind>,
+    /// With a descriptor or a TUN device. The tunnel owns it.
+    device: Option<Weak<LinuxTun>>,
     net: Option<Netstack>,
     events: Mutex<VecDeque<Event>>,
     told: Callback,
@@ -53,7 +55,8 @@ struct Parts {
 
 impl Inherited for Parts {
     fn descriptors(&self) -> Vec<i32> {
-        [self.bind.fd4(), self.bind.fd6()].into_iter().flatten().collect()
+        let device = self.device.as_ref().and_then(Weak::upgrade).map(|device| device.as_raw_fd());
+        [self.bind.fd4(), self.bind.fd6(), device].into_iter().flatten().collect()
     }
 }
 
@@ -126,17 +129,19 @@ impl NativeTunnel {
         let Conf { interface, update } = Conf::from_bytes(conf).map_err(|error| errors::from_core(py, &error))?;
         let mtu = mtu.or(interface.mtu);
         let io = |error: std::io::Error| errors::from_io(&error);
-        let (device, net): (Arc<dyn Tun>, _) = match (fd, tun) {
+        let core = |error: Error| errors::from_core(py, &error);
+        let device = match (fd, tun) {
             (Some(_), Some(_)) => return Err(invalid("a tunnel has a descriptor or the name of a TUN, not both")),
             (Some(fd), None) => {
-                let made = LinuxTun::adopt(duplicate(fd).map_err(io)?, mtu.unwrap_or(DEFAULT_MTU));
-                (Arc::new(made.map_err(|error| errors::from_core(py, &error))?), None)
+                let fd = duplicate(fd).map_err(io)?;
+                Some(Arc::new(LinuxTun::adopt(fd, mtu.unwrap_or(DEFAULT_MTU)).map_err(core)?))
             }
-            (None, Some(name)) => {
-                let made = LinuxTun::create(name).map_err(|error| errors::from_core(py, &error))?;
-                (Arc::new(made), None)
-            }
-            (None, None) => {
+            (None, Some(name)) => Some(Arc::new(LinuxTun::create(name).map_err(core)?)),
+            (None, None) => None,
+        };
+        let (tun, net): (Arc<dyn Tun>, _) = match &device {
+            Some(device) => (device.clone() as Arc<dyn Tun>, None),
+            None => {
                 let defaults = wg_embed_netstack::Options::default();
                 let options = wg_embed_netstack::Options {
                     addresses: interface.addresses.iter().map(ipnet::IpNet::addr).collect(),
@@ -149,6 +154,7 @@ impl NativeTunnel {
                 (net.tun(), Some(net))
             }
         };
+        let device = device.as_ref().map(Arc::downgrade);
         let sockets = UdpBind::new().map_err(io)?;
         let sockets = Arc::new(match bind {
             Some(address) => sockets.with_address(convert::ip(address)?),
@@ -157,6 +163,7 @@ impl NativeTunnel {
         let parts = Arc::new(Parts {
             tunnel: Mutex::default(),
             bind: sockets.clone(),
+            device,
             net,
             events: Mutex::default(),
             told: Callback::default(),
@@ -175,7 +182,7 @@ impl NativeTunnel {
             ..Options::default()
         };
         let started = py.detach(|| {
-            Tunnel::start_with(device, sockets as Arc<dyn Bind>, options, |device| {
+            Tunnel::start_with(tun, sockets as Arc<dyn Bind>, options, |device| {
                 device.apply(update)?;
                 device.up()
             })
@@ -331,12 +338,7 @@ impl NativeTunnel {
 
 impl NativeTunnel {
     fn tunnel(&self) -> PyResult<Arc<Tunnel>> {
-        if !self.process.is_current() {
-            return Err(PyOSError::new_err((
-                libc::EBADF,
-                "the tunnel belongs to the process that this one was forked from",
-            )));
-        }
+        self.process.check()?;
         let closed = || PyOSError::new_err((libc::ENODEV, "the tunnel is closed"));
         lock(&self.parts.tunnel).clone().ok_or_else(closed)
     }
@@ -350,7 +352,10 @@ impl NativeTunnel {
 
 impl Drop for NativeTunnel {
     fn drop(&mut self) {
-        if self.process.is_current() && Python::try_attach(|py| py.detach(|| self.parts.close())).is_none() {
+        if !self.process.is_current() {
+            return process::leave(&self.parts);
+        }
+        if Python::try_attach(|py| py.detach(|| self.parts.close())).is_none() {
             self.parts.close();
         }
     }

@@ -7,6 +7,7 @@ import sys
 from types import ModuleType
 
 import pytest
+from support import Interface
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -20,7 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "ours_only(reason): the original does not do this")
+    config.addinivalue_line("markers", "ours_only(reason, of=None): the original, or one of the two, does not do this")
     originals = config.getoption("--originals")
     if config.getoption("--against") == "original" and originals:
         sys.path.insert(0, originals)
@@ -28,9 +29,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def _what_the_original_does(request: pytest.FixtureRequest) -> None:
-    marker = request.node.get_closest_marker("ours_only")
-    if marker and request.config.getoption("--against") == "original":
-        pytest.skip(f"the original: {marker.args[0]}")
+    if request.config.getoption("--against") != "original":
+        return
+    for marker in request.node.iter_markers("ours_only"):
+        of = marker.kwargs.get("of")
+        if of is None or request.node.callspec.params.get("interface") == of:
+            pytest.skip(f"the original: {marker.args[0]}")
 
 
 @pytest.fixture
@@ -55,3 +59,9 @@ def modern(original: bool) -> ModuleType:
     if original:
         return pytest.importorskip("mitmproxy_rs")
     return importlib.import_module("wg_embed.mitmproxy")
+
+
+@pytest.fixture(params=["legacy", "modern"])
+def interface(request: pytest.FixtureRequest) -> Interface:
+    """Both, one after the other."""
+    return Interface(request.param, request.getfixturevalue(request.param))

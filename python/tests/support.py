@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import os
 import random
-from collections.abc import Awaitable, Coroutine
-from typing import Any, TypeVar
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple, TypeVar
 
 import wg_embed
 
@@ -71,3 +78,104 @@ async def read_all(stream: Any, piece: int = 65536) -> bytes:
     while data := await stream.read(piece):
         parts.append(data)
     return b"".join(parts)
+
+
+async def nothing(stream: Any) -> None:
+    """A handler that returns at once."""
+
+
+def no_datagram(data: bytes, src: Any, dst: Any) -> None:
+    """A function for datagrams that ignores them."""
+
+
+def _arguments(more: dict[str, Any]) -> dict[str, Any]:
+    common = {"host": "127.0.0.1", "port": 0, "private_key": SERVER_KEY, "peer_public_keys": [CLIENT_PUB]}
+    return {**common, **more}
+
+
+def start_legacy(module: ModuleType, handler: Any = nothing, datagram: Any = no_datagram, **more: Any) -> Any:
+    """Calls `start_server` of mitmproxy_wireguard."""
+    more = {"handle_connection": handler, "receive_datagram": datagram, **more}
+    return module.start_server(**_arguments(more))
+
+
+def start_modern(module: ModuleType, tcp: Any = nothing, udp: Any = nothing, **more: Any) -> Any:
+    """Calls `start_wireguard_server` of mitmproxy_rs."""
+    more = {"handle_tcp_stream": tcp, "handle_udp_stream": udp, **more}
+    return module.wireguard.start_wireguard_server(**_arguments(more))
+
+
+class Session:
+    """A server whose streams are kept, so that nothing happens to them, and a client of it."""
+
+    def __init__(self, start: Callable[..., Any], module: ModuleType, **more: Any) -> None:
+        """`start` is one of the functions above."""
+        if start is start_modern:
+            more = {"udp": self._keep, **more}
+        self._start = partial(start, module, self._keep, **more)
+
+    async def _keep(self, stream: Any) -> None:
+        self.streams.put_nowait(stream)
+        await self._end.wait()
+
+    async def __aenter__(self) -> Session:
+        self.streams: asyncio.Queue[Any] = asyncio.Queue()
+        self._end = asyncio.Event()
+        self.server = await self._start()
+        self.tunnel = client(self.server.getsockname()[1])
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        self._end.set()
+        self.tunnel.close()
+        self.server.close()
+        await asyncio.sleep(0)
+
+    async def next(self) -> Any:
+        """The next stream."""
+        return await soon(self.streams.get())
+
+    async def connect(self, target: str = "10.0.0.42:1234") -> tuple[Any, asyncio.StreamReader, asyncio.StreamWriter]:
+        """A stream of the server, and the client's end."""
+        reader, writer = await soon(self.tunnel.net.dial(target, timeout=PATIENCE))
+        return await self.next(), reader, writer
+
+
+class Interface(NamedTuple):
+    """One of the two interfaces to a server that intercepts."""
+
+    name: str
+    module: ModuleType
+
+    def start(self, handler: Any = nothing, **more: Any) -> Any:
+        return (start_legacy if self.name == "legacy" else start_modern)(self.module, handler, **more)
+
+    def session(self) -> Session:
+        return Session(start_legacy if self.name == "legacy" else start_modern, self.module)
+
+
+async def until_end(stream: Any) -> None:
+    """Reads until the other side has taken everything: the old original loses what it has not sent at the end."""
+    try:
+        for _ in range(6000):
+            await stream.read(1)
+            await asyncio.sleep(0.01)
+    except OSError:
+        pass
+
+
+def descriptors() -> list[str]:
+    """What the descriptors of this process are."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{name}"))
+    return found
+
+
+def script(code: str, *arguments: str, timeout: float = PATIENCE, **more: Any) -> subprocess.CompletedProcess[str]:
+    """Runs Python code in a process of its own, beside these tests' modules."""
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": path, **more}
+    command = [sys.executable, "-X", "faulthandler", "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)

@@ -19,7 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import CLIENT_KEY, CLIENT_PUB, PATIENCE, SERVER_KEY, SERVER_PUB, digest, noise, pair, run, soon, until
+from support import (
+    CLIENT_KEY,
+    CLIENT_PUB,
+    PATIENCE,
+    SERVER_KEY,
+    SERVER_PUB,
+    descriptors,
+    digest,
+    noise,
+    pair,
+    run,
+    soon,
+    until,
+)
 
 import wg_embed
 
@@ -246,15 +259,17 @@ def test_listening_fails() -> None:
 def test_closing_a_tunnel_ends_its_connections() -> None:
     async def main() -> None:
         async with two() as (server, tunnel):
-            ended = asyncio.Event()
+            begun, ended = asyncio.Event(), asyncio.Event()
 
             async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                begun.set()
                 with pytest.raises(ConnectionError):
                     await reader.read()
                 ended.set()
 
             await server.net.serve(wait, 80)
             reader, writer = await tunnel.net.dial("10.0.0.2:80")
+            await soon(begun.wait())
             tunnel.close()
             with pytest.raises(ConnectionError):
                 await soon(reader.read())
@@ -490,10 +505,6 @@ def test_the_log_goes_to_logging(caplog: pytest.LogCaptureFixture) -> None:
     names = {record.name for record in caplog.records}
     assert any(name.startswith("wg_embed.device") for name in names), names
     assert CLIENT_KEY not in caplog.text and SERVER_KEY not in caplog.text
-
-
-def descriptors() -> set[str]:
-    return {os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")}
 
 
 def test_a_child_has_none_of_its_parents_tunnels() -> None:

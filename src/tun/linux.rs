@@ -30,7 +30,7 @@ use std::{
     io, mem,
     net::IpAddr,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
         unix::fs::OpenOptionsExt,
     },
     path::Path,
@@ -335,6 +335,13 @@ impl Watch {
             return Some(TunEvent::Mtu(self.told_mtu));
         }
         None
+    }
+}
+
+/// The descriptor that is in use now, for a child of `fork()` to close.
+impl AsRawFd for LinuxTun {
+    fn as_raw_fd(&self) -> RawFd {
+        self.watch().packets.fd.as_fd().as_raw_fd()
     }
 }
 

@@ -8,7 +8,8 @@ It is part of `wg_embed`, and takes the place of mitmproxy_wireguard 0.1.23.
 """
 
 import wg_embed as _wg_embed  # has children of fork() leave tunnels alone
-from wg_embed._native import Server, TcpStream, genkey, pubkey, start_server
+from wg_embed._native import Server, TcpStream, genkey, start_server
+from wg_embed._native import legacy_pubkey as pubkey
 
 __all__ = ["Server", "TcpStream", "genkey", "pubkey", "start_server"]
 

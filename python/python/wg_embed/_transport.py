@@ -46,8 +46,14 @@ class TcpTransport(asyncio.Transport):
     def _begin(self) -> None:
         if self._lost:
             return
-        if self._announces:
-            self._protocol.connection_made(self)
+        try:
+            if self._announces:
+                self._protocol.connection_made(self)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self._fail(error)
+            return
         self._connection.watch(self._ready)
 
     def _ready(self) -> None:
@@ -59,19 +65,25 @@ class TcpTransport(asyncio.Transport):
             if not (self._reading_paused or self._eof_read or self._closing):
                 self._receive()
         except OSError as error:
-            self._lose(error)
+            # Without the frames that it has passed: until Python 3.10 they keep those that have called them, and with
+            # them the event loop, for as long as someone keeps the exception.
+            self._lose(error.with_traceback(None))
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
-            self._loop.call_exception_handler(
-                {
-                    "message": "Fatal error: a protocol's callback failed",
-                    "exception": error,
-                    "transport": self,
-                    "protocol": self._protocol,
-                }
-            )
-            self._force_close(error)
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """A callback of the protocol has raised this."""
+        self._loop.call_exception_handler(
+            {
+                "message": "Fatal error: a protocol's callback failed",
+                "exception": error,
+                "transport": self,
+                "protocol": self._protocol,
+            }
+        )
+        self._force_close(error)
 
     def _receive(self) -> None:
         taken = 0

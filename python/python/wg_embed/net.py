@@ -5,21 +5,18 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-
 from collections.abc import Awaitable, Callable
-from types import TracebackType
 from typing import Any, Optional, Protocol, TypeVar, Union, cast
 
 from . import _native
-from ._transport import TcpTransport
+from ._connect import connected, start_tls
+from ._datagram import DatagramSocket as DatagramSocket
+from ._server import Address as Address
+from ._server import Listener as Listener
+from ._server import Server as Server
 
 _T = TypeVar("_T")
 _R_co = TypeVar("_R_co", covariant=True)
-
-Address = tuple[str, int]
-"""An IP address in text form, and a port."""
-
-_Bytes = Union[bytes, bytearray, memoryview]
 
 # asyncio's limit of what `StreamReader` buffers.
 _LIMIT = 64 * 1024
@@ -119,9 +116,9 @@ class Network:
         loop = asyncio.get_running_loop()
         protocol = protocol_factory()
         if not ssl:
-            return await _connected(loop, connection, protocol), protocol
+            return await connected(loop, connection, protocol), protocol
         host = server_hostname if server_hostname is not None else _native.split_host_port(target)[0]
-        tls = await _start_tls(loop, connection, protocol, ssl, False, host)
+        tls = await start_tls(loop, connection, protocol, ssl, False, host)
         return tls, protocol
 
     async def dial(
@@ -151,7 +148,7 @@ class Network:
         """
         limit = 365 * 86400.0 if timeout is None else timeout
         connection = _wait(self._native.start_dial(target, family, limit), timeout, f"connecting to {target}")
-        return _socket(connection.detach())
+        return socket.socket(fileno=connection.detach())
 
     # Servers
 
@@ -221,257 +218,3 @@ class Network:
     def ping_blocking(self, address: str, *, size: int = 32, timeout: float = 5.0) -> float:
         """As `ping`, for threads."""
         return _wait(self._native.start_ping(address, size), timeout, f"an echo request to {address}")
-
-
-def _socket(descriptor: int) -> socket.socket:
-    return socket.socket(fileno=descriptor)
-
-
-async def _connected(
-    loop: asyncio.AbstractEventLoop, connection: _native.Tcp, protocol: asyncio.BaseProtocol
-) -> TcpTransport:
-    """A transport whose protocol has it."""
-    transport = TcpTransport(loop, connection, protocol)
-    made = loop.create_future()
-    loop.call_soon(made.set_result, None)
-    await made
-    return transport
-
-
-async def _start_tls(
-    loop: asyncio.AbstractEventLoop,
-    connection: _native.Tcp,
-    protocol: asyncio.BaseProtocol,
-    context: Union[ssl.SSLContext, bool],
-    server_side: bool,
-    host: Optional[str],
-) -> asyncio.BaseTransport:
-    if context is True:
-        context = ssl.create_default_context()
-    transport = TcpTransport(loop, connection, None)
-    try:
-        tls = await loop.start_tls(
-            transport,
-            cast(asyncio.Protocol, protocol),
-            cast(ssl.SSLContext, context),
-            server_side=server_side,
-            server_hostname=host,
-        )
-    except BaseException:
-        transport.abort()
-        raise
-    if tls is None:
-        raise ConnectionAbortedError("the connection was closed during the TLS handshake")
-    protocol.connection_made(tls)
-    return tls
-
-
-class Server:
-    """A server on an event loop, like `asyncio.Server`."""
-
-    def __init__(
-        self,
-        listener: _native.Listener,
-        factory: Callable[[], asyncio.BaseProtocol],
-        context: Optional[ssl.SSLContext],
-    ) -> None:
-        self._listener = listener
-        self._factory = factory
-        self._context = context
-        self._loop = asyncio.get_running_loop()
-        self._closed = self._loop.create_future()
-        self._address = listener.local()
-        self._handshakes: set[asyncio.Task[None]] = set()
-        listener.watch(self._accept)
-
-    def _accept(self) -> None:
-        # A bounded number, as other callbacks are to have their turn; the next ones wait in the listener.
-        for _ in range(64):
-            try:
-                connection = self._listener.accept()
-            except OSError:
-                self.close()
-                return
-            if connection is None:
-                return
-            protocol = self._factory()
-            if self._context is None:
-                TcpTransport(self._loop, connection, protocol)
-            else:
-                task = self._loop.create_task(self._handshake(connection, protocol, self._context))
-                self._handshakes.add(task)
-                task.add_done_callback(self._handshakes.discard)
-        self._loop.call_soon(self._accept)
-
-    async def _handshake(
-        self, connection: _native.Tcp, protocol: asyncio.BaseProtocol, context: ssl.SSLContext
-    ) -> None:
-        try:
-            await _start_tls(self._loop, connection, protocol, context, True, None)
-        except (OSError, ssl.SSLError):
-            pass  # What asyncio's own servers do with a failed handshake, too.
-
-    @property
-    def address(self) -> Address:
-        """Where it listens."""
-        return self._address
-
-    def is_serving(self) -> bool:
-        """Whether it accepts connections."""
-        return not self._closed.done()
-
-    def close(self) -> None:
-        """Stops to listen; connections go on. Idempotent."""
-        if not self._closed.done():
-            self._listener.watch(None)
-            self._listener.shut()
-            self._closed.set_result(None)
-
-    async def wait_closed(self) -> None:
-        """Waits until it is closed."""
-        await asyncio.shield(self._closed)
-
-    async def serve_forever(self) -> None:
-        """Serves until it is closed or the task is cancelled, which closes it."""
-        try:
-            await self.wait_closed()
-        finally:
-            self.close()
-
-    async def __aenter__(self) -> Server:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: Optional[type[BaseException]],
-        value: Optional[BaseException],
-        traceback: Optional[TracebackType],
-    ) -> None:
-        self.close()
-
-
-class Listener:
-    """A listener for threads."""
-
-    def __init__(self, native: _native.Listener) -> None:
-        self._native = native
-        self._address = native.local()
-
-    @property
-    def address(self) -> Address:
-        """Where it listens."""
-        return self._address
-
-    def accept(self, timeout: Optional[float] = None) -> tuple[socket.socket, Address]:
-        """
-        The next connection, as a socket (see `Network.connect`), and the address of its other side.
-
-        Raises `TimeoutError`, and `OSError` with EBADF when it is closed.
-        """
-        connection = self._native.wait(timeout)
-        if connection is None:
-            raise TimeoutError("no connection has come")
-        peer = connection.peer()
-        return _socket(connection.detach()), peer
-
-    def close(self) -> None:
-        """Stops to listen, and ends `accept` in other threads. Idempotent."""
-        self._native.shut()
-
-    def __enter__(self) -> Listener:
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        value: Optional[BaseException],
-        traceback: Optional[TracebackType],
-    ) -> None:
-        self.close()
-
-
-class DatagramSocket:
-    """A UDP socket inside the tunnel. Addresses are `(host, port)` tuples."""
-
-    def __init__(self, native: _native.Udp) -> None:
-        self._native = native
-        self._local = native.local()
-        self._peer = native.peer()
-        self._readers: list[asyncio.Future[None]] = []
-        self._waiting = 0
-
-    @property
-    def address(self) -> Address:
-        """Where it is bound."""
-        return self._local
-
-    @property
-    def peer(self) -> Optional[Address]:
-        """What it is connected to."""
-        return self._peer
-
-    def send(self, data: _Bytes, to: Optional[Address] = None) -> bool:
-        """
-        Sends a datagram without waiting, to `to` unless the socket is connected. Returns false if it was dropped, for
-        lack of room.
-
-        Raises `OSError`: EMSGSIZE for a datagram that is too long, and others.
-        """
-        return self._native.send(data, to)
-
-    async def receive(self) -> tuple[bytes, Address]:
-        """The next datagram and its sender. A cancelled call takes nothing."""
-        received = self._native.receive()
-        if received is not None:
-            return received
-        loop = asyncio.get_running_loop()
-        self._waiting += 1
-        if self._waiting == 1:
-            self._native.watch(self._arrived)
-        try:
-            while True:
-                future: asyncio.Future[None] = loop.create_future()
-                self._readers.append(future)
-                await future
-                received = self._native.receive()
-                if received is not None:
-                    return received
-        finally:
-            self._waiting -= 1
-            if self._waiting == 0:
-                self._native.watch(None)
-
-    def _arrived(self) -> None:
-        readers, self._readers = self._readers, []
-        for reader in readers:
-            if not reader.done():
-                reader.set_result(None)
-
-    def receive_blocking(self, timeout: Optional[float] = None) -> tuple[bytes, Address]:
-        """As `receive`, for threads. Raises `TimeoutError`."""
-        received = self._native.wait(timeout)
-        if received is None:
-            raise TimeoutError("no datagram has come")
-        return received
-
-    def detach(self) -> socket.socket:
-        """
-        A socket of the system in place of this one, which must be connected; `send` and `recv` keep the borders of
-        datagrams. See `Network.connect`.
-        """
-        return socket.socket(fileno=self._native.detach())
-
-    def close(self) -> None:
-        """Closes it. Idempotent."""
-        self._native.close()
-
-    def __enter__(self) -> DatagramSocket:
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        value: Optional[BaseException],
-        traceback: Optional[TracebackType],
-    ) -> None:
-        self.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from collections import deque
@@ -12,8 +13,11 @@ from types import TracebackType
 from typing import NamedTuple, Optional, Union
 
 from . import _native
+from ._closing import Closing
 from .config import Config
 from .net import Network
+
+_LOG = logging.getLogger("wg_embed")
 
 
 class Event(NamedTuple):
@@ -57,7 +61,7 @@ class Totals(NamedTuple):
     tx_dropped: int
 
 
-class Tunnel:
+class Tunnel(Closing):
     """
     A running tunnel.
 
@@ -106,17 +110,6 @@ class Tunnel:
     def close(self) -> None:
         """Ends the tunnel; every connection and descriptor of its network gets an error. Idempotent."""
         self._native.close()
-
-    def __enter__(self) -> Tunnel:
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        value: Optional[BaseException],
-        traceback: Optional[TracebackType],
-    ) -> None:
-        self.close()
 
     async def __aenter__(self) -> Tunnel:
         return self
@@ -224,8 +217,8 @@ class Tunnel:
     def on_event(self, callback: Callable[[Event], object]) -> Callable[[], None]:
         """
         Has `callback` called with each event, in a thread of its own, one call after another, first with those that have
-        come before, up to 1024. Returns a function that ends this. Until then, or until the tunnel is closed, the tunnel
-        is kept. It must not be combined with `events()`.
+        come before, up to 1024. Exceptions are logged. Returns a function that ends this. Until then, or until the
+        tunnel is closed, the tunnel is kept. It must not be combined with `events()`.
         """
         return self._events.call(callback)
 
@@ -282,7 +275,10 @@ class _Events:
                 for row in native.take_events():
                     event = Event(*row)
                     if not stopped.is_set():
-                        callback(event)
+                        try:
+                            callback(event)
+                        except Exception:
+                            _LOG.exception("a callback for events failed")
                     if event.name == "ended":
                         return
 

@@ -1,0 +1,160 @@
+//! What a connection has, under its lock. Nothing here calls a function of Python.
+
+use std::{collections::VecDeque, io, net::Shutdown};
+
+use pyo3::{prelude::*, pybacked::PyBackedBytes, types::PyBytes};
+use wg_embed_netstack::{TcpStream, UdpFlow};
+
+/// What carries the bytes.
+pub(crate) enum Carrier {
+    Tcp(TcpStream),
+    Udp(UdpFlow),
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    /// `None` when it is over.
+    pub(super) carrier: Option<Carrier>,
+    /// Reads that wait, in their order, and how much each wants.
+    pub(super) reads: VecDeque<(Py<PyAny>, usize)>,
+    /// Bytes that were given to a read whose task was cancelled before it went on.
+    pub(super) returned: VecDeque<Py<PyBytes>>,
+    pub(super) drains: Vec<Py<PyAny>>,
+    /// What was written and has not reached the stack, each with what of it has.
+    pub(super) backlog: VecDeque<(PyBackedBytes, usize)>,
+    pub(super) backlog_bytes: usize,
+    /// `write_eof` was called.
+    pub(super) eof: bool,
+    /// `close` was called.
+    pub(super) closed: bool,
+    pub(super) fin_sent: bool,
+    /// Nothing can be sent any more: it was reset, timed out, or the stack has closed it.
+    pub(super) failed: bool,
+    /// The end was read.
+    pub(super) end_told: bool,
+}
+
+/// What there is to read.
+pub(super) enum Taken<'py> {
+    Data(Bound<'py, PyBytes>),
+    /// The other side sends no more.
+    End,
+    /// It has failed.
+    Gone,
+    Wait,
+}
+
+impl State {
+    pub(super) fn take<'py>(&mut self, py: Python<'py>, most: usize) -> Taken<'py> {
+        if let Some(bytes) = self.returned.pop_front() {
+            let bytes = bytes.into_bound(py);
+            let all = bytes.as_bytes();
+            if all.len() <= most || matches!(self.carrier, Some(Carrier::Udp(_))) {
+                return Taken::Data(bytes);
+            }
+            self.returned.push_front(PyBytes::new(py, &all[most..]).unbind());
+            return Taken::Data(PyBytes::new(py, &all[..most]));
+        }
+        let mut data = None;
+        let result = match &self.carrier {
+            None => return Taken::Gone,
+            Some(Carrier::Tcp(stream)) => stream.try_read_with(&mut |first, second| {
+                let part = if first.is_empty() { second } else { first };
+                let part = &part[..part.len().min(most)];
+                if !part.is_empty() {
+                    data = Some(PyBytes::new(py, part));
+                }
+                part.len()
+            }),
+            Some(Carrier::Udp(flow)) => {
+                flow.try_recv_with(&mut |datagram| data = Some(PyBytes::new(py, datagram))).map(|_| 0)
+            }
+        };
+        match (result, data) {
+            (_, Some(data)) => Taken::Data(data),
+            (Ok(_), None) => Taken::End,
+            (Err(error), None) if error.kind() == io::ErrorKind::WouldBlock => Taken::Wait,
+            (Err(_), None) => {
+                self.failed = true;
+                Taken::Gone
+            }
+        }
+    }
+
+    /// Passes on what waits, then the end.
+    pub(super) fn flush(&mut self) {
+        let Some(carrier) = &self.carrier else { return self.drop_backlog() };
+        while !self.failed
+            && let Some((data, sent)) = self.backlog.front_mut()
+        {
+            let result = match carrier {
+                Carrier::Tcp(stream) => stream.try_write(&data[*sent..]),
+                Carrier::Udp(flow) => flow.try_send(data).map(|_| data.len()),
+            };
+            match result {
+                Ok(count) => {
+                    *sent += count;
+                    self.backlog_bytes -= count;
+                    if *sent >= data.len() {
+                        self.backlog.pop_front();
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) if matches!(carrier, Carrier::Udp(_)) => {
+                    // This datagram cannot be sent; the next one may.
+                    self.backlog_bytes -= data.len();
+                    self.backlog.pop_front();
+                }
+                Err(_) => self.failed = true,
+            }
+        }
+        if self.failed {
+            return self.drop_backlog();
+        }
+        if (self.eof || self.closed) && !self.fin_sent {
+            self.fin_sent = true;
+            if let Carrier::Tcp(stream) = carrier {
+                // It fails if the connection is gone, which the next read reports.
+                let _ = stream.shutdown(Shutdown::Write);
+            }
+        }
+    }
+
+    pub(super) fn drop_backlog(&mut self) {
+        self.backlog.clear();
+        self.backlog_bytes = 0;
+    }
+
+    pub(super) fn is_waited_for(&self) -> bool {
+        !self.reads.is_empty() || !self.drains.is_empty()
+    }
+
+    /// Whether both directions have ended.
+    pub(super) fn is_gone(&self) -> bool {
+        match &self.carrier {
+            None => true,
+            Some(_) if self.failed => true,
+            Some(Carrier::Udp(_)) => false,
+            Some(Carrier::Tcp(stream)) => {
+                let readiness = stream.readiness();
+                readiness.read_closed && readiness.write_closed
+            }
+        }
+    }
+
+    /// After `close`: throws away what arrives. Returns whether it is over.
+    pub(super) fn discard(&mut self) -> bool {
+        match &self.carrier {
+            None => true,
+            Some(Carrier::Udp(_)) => self.backlog.is_empty(),
+            Some(Carrier::Tcp(stream)) => loop {
+                match stream.try_read_with(&mut |first, second| first.len() + second.len()) {
+                    Ok(1..) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                    Ok(_) => return self.fin_sent || self.failed,
+                    Err(_) => return true,
+                }
+            },
+        }
+    }
+}

@@ -1,0 +1,228 @@
+"""Streams and datagrams of mitmproxy_wireguard 0.1.23."""
+
+from __future__ import annotations
+
+import asyncio
+from types import ModuleType
+from typing import Any
+
+import pytest
+from support import (
+    Session,
+    client,
+    digest,
+    noise,
+    nothing,
+    read_all,
+    run,
+    soon,
+    start_legacy,
+    until,
+    until_end,
+)
+
+
+def test_streams_describe_themselves(legacy: ModuleType) -> None:
+    async def main() -> None:
+        async with Session(start_legacy, legacy) as session:
+            stream, _, writer = await session.connect("10.0.0.42:9001")
+            sock, outer = session.server.getsockname(), ("127.0.0.1", session.tunnel.listen_port)
+            peer = writer.get_extra_info("sockname")
+            assert stream.get_extra_info("peername") == peer and peer[0] == "10.0.0.1"
+            assert stream.get_extra_info("sockname") == sock
+            assert stream.get_extra_info("original_dst") == ("10.0.0.42", 9001)
+            assert stream.get_extra_info("original_src") == outer
+            assert stream.get_extra_info("nonsense", 5) == 5
+            assert stream.get_extra_info("nonsense", default=6) == 6
+            for call in (lambda: stream.get_extra_info("x"), lambda: stream.get_extra_info("x", None)):
+                with pytest.raises(KeyError, match="x"):
+                    call()
+            shown = "TcpStream(0, peer={}:{}, sock={}:{}, src={}:{}, dst=10.0.0.42:9001)"
+            assert repr(stream) == shown.format(*peer, *sock, *outer)
+            second, _, _ = await session.connect("10.0.0.42:9001")
+            assert repr(second).startswith("TcpStream(1, ")
+            assert stream != second and len({stream, second}) == 2
+            with pytest.raises(AttributeError):
+                stream.attribute = 1
+            assert stream.is_closing() is False
+            stream.write_eof()
+            assert stream.is_closing() is True
+
+    run(main())
+
+
+def test_read_gives_what_is_there_and_the_end(legacy: ModuleType) -> None:
+    async def main() -> None:
+        async with Session(start_legacy, legacy) as session:
+            stream, reader, writer = await session.connect()
+            waiting = stream.read(100)
+            assert asyncio.isfuture(waiting)
+            writer.write(b"hello")
+            assert await soon(waiting) == b"hello"
+            writer.write(b"abcdef")
+            assert await soon(stream.read(2)) == b"ab"
+            assert await soon(stream.read(2)) == b"cd"
+            assert await soon(stream.read(65536)) == b"ef"
+            writer.write(b"x")
+            assert await soon(stream.read(1)) == b"x"
+            with pytest.raises(OverflowError):
+                stream.read(-1)
+            with pytest.raises(TypeError):
+                stream.read()
+            with pytest.raises(TypeError):
+                stream.read("1")
+            writer.write(b"last")
+            writer.write_eof()
+            assert await soon(read_all(stream)) == b"last"
+            assert await soon(stream.read(10)) == b""
+            assert await soon(stream.read(10)) == b""
+            # The other direction is open.
+            stream.write(b"answer")
+            assert await soon(stream.drain()) is None
+            assert await soon(reader.readexactly(6)) == b"answer"
+            stream.write_eof()
+            assert await soon(reader.read()) == b""
+            with pytest.raises(OSError, match="^connection closed$"):
+                for _ in range(1000):
+                    await soon(stream.read(10))
+                    await asyncio.sleep(0.01)
+
+    run(main())
+
+
+def test_read_of_nothing_gives_nothing(legacy: ModuleType) -> None:
+    async def main() -> None:
+        async with Session(start_legacy, legacy) as session:
+            stream, _, writer = await session.connect()
+            writer.write(b"data")
+            await until(lambda: session.tunnel.totals.tx_packets > 2)
+            assert await soon(stream.read(0)) == b""
+            assert await soon(stream.read(10)) == b"data"
+
+    run(main())
+
+
+@pytest.mark.parametrize("size", [1, 1379, 1380, 1381, 65535, 65536, 65537, 1 << 20, 5_000_000])
+def test_every_byte_arrives_both_ways(legacy: ModuleType, size: int) -> None:
+    up, down = noise(size, 1), noise(size, 2)
+    seen: list[bytes] = []
+
+    async def handler(stream: Any) -> None:
+        seen.append(await read_all(stream))
+        for at in range(0, size, 50_000):
+            stream.write(down[at : at + 50_000])
+            await stream.drain()
+        stream.write_eof()
+        await until_end(stream)
+
+    async def main() -> None:
+        server = await start_legacy(legacy, handler)
+        with client(server.getsockname()[1]) as tunnel:
+            reader, writer = await tunnel.net.dial("10.0.0.42:5", limit=1 << 20)
+            writer.write(up)
+            writer.write_eof()
+            received = await soon(reader.read())
+            assert digest(received) == digest(down) and digest(seen[0]) == digest(up)
+        server.close()
+        await soon(server.wait_closed())
+
+    run(main())
+
+
+@pytest.mark.ours_only("it loses data")
+def test_a_stream_that_is_dropped_after_write_eof_delivers(legacy: ModuleType) -> None:
+    sent = noise(3_000_000)
+
+    async def handler(stream: Any) -> None:
+        stream.write(sent)
+        stream.write_eof()
+
+    async def main() -> None:
+        server = await start_legacy(legacy, handler)
+        with client(server.getsockname()[1]) as tunnel:
+            reader, writer = await tunnel.net.dial("10.0.0.42:5")
+            assert digest(await soon(reader.read())) == digest(sent)
+            writer.close()
+        server.close()
+
+    run(main())
+
+
+def test_close_resets(legacy: ModuleType) -> None:
+    async def main() -> None:
+        async with Session(start_legacy, legacy) as session:
+            stream, reader, _ = await session.connect()
+            assert stream.close() is None
+            with pytest.raises(ConnectionResetError):
+                await soon(reader.read())
+            assert stream.is_closing() is True
+            stream.close()
+            stream.write(b"ignored")
+            stream.write_eof()
+            with pytest.raises(OSError):
+                await soon(stream.read(1))
+
+    run(main())
+
+
+def test_a_handler_that_returns_resets(legacy: ModuleType) -> None:
+    async def main() -> None:
+        server = await start_legacy(legacy, nothing)
+        with client(server.getsockname()[1]) as tunnel:
+            reader, _ = await tunnel.net.dial("10.0.0.42:5")
+            with pytest.raises(ConnectionResetError):
+                await soon(reader.read())
+        server.close()
+
+    run(main())
+
+
+def test_a_reset_by_the_peer(legacy: ModuleType) -> None:
+    async def main() -> None:
+        async with Session(start_legacy, legacy) as session:
+            stream, _, writer = await session.connect()
+            writer.write(b"established")
+            assert await soon(stream.read(100)) == b"established"
+            waiting = stream.read(10)
+            writer.transport.abort()
+            assert await soon(waiting) == b""
+            assert stream.is_closing() is False
+            stream.write(b"ignored")
+            with pytest.raises(OSError, match="^connection closed$"):
+                await soon(stream.drain())
+            with pytest.raises(OSError, match="^connection closed$"):
+                await soon(stream.read(10))
+
+    run(main())
+
+
+def test_datagrams(legacy: ModuleType) -> None:
+    async def main() -> None:
+        received: asyncio.Queue[Any] = asyncio.Queue()
+        server = await start_legacy(legacy, datagram=lambda *datagram: received.put_nowait(datagram))
+        with client(server.getsockname()[1]) as tunnel, tunnel.net.udp(1234, "10.0.0.1") as udp:
+            for data in (b"hello", b"", noise(1300)):
+                udp.send(data, ("10.0.0.42", 31337))
+                assert await soon(received.get()) == (data, ("10.0.0.1", 1234), ("10.0.0.42", 31337))
+            server.send_datagram(b"HELLO", ("10.0.0.42", 31337), ("10.0.0.1", 1234))
+            assert await soon(udp.receive()) == (b"HELLO", ("10.0.0.42", 31337))
+            server.send_datagram(b"from anywhere", ("192.0.2.9", 9), ("10.0.0.1", 1234))
+            assert await soon(udp.receive()) == (b"from anywhere", ("192.0.2.9", 9))
+            good = ("10.0.0.1", 1)
+            for kind, data, src in (
+                (TypeError, b"", ["10.0.0.1", 1]),
+                (TypeError, b"", "10.0.0.1"),
+                (TypeError, "text", good),
+                (ValueError, b"", ("10.0.0.1", 1, 2)),
+                (ValueError, b"", ("localhost", 1)),
+                (OverflowError, b"", ("10.0.0.1", 65536)),
+            ):
+                with pytest.raises(kind):
+                    server.send_datagram(data, src, good)
+                if kind is not TypeError or data == b"":
+                    with pytest.raises(kind):
+                        server.send_datagram(b"", good, src)
+            server.send_datagram(b"", ("::1", 1), good)  # mixed families are logged
+        server.close()
+
+    run(main())
