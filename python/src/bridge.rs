@@ -7,7 +7,7 @@
 use std::{
     collections::VecDeque,
     io::{self, PipeReader, PipeWriter, Read, Write},
-    os::fd::AsRawFd,
+    os::fd::{AsRawFd, RawFd},
     sync::{
         Arc, Mutex, Weak,
         atomic::{AtomicBool, Ordering},
@@ -239,7 +239,7 @@ fn end_closed_loops(loops: &Bound<'_, PyAny>) -> PyResult<()> {
 }
 
 impl process::Inherited for Bridge {
-    fn descriptors(&self) -> Vec<i32> {
+    fn descriptors(&self) -> Vec<RawFd> {
         let queue = lock(&self.queue);
         queue.iter().flat_map(|queue| [queue.reader.as_raw_fd(), queue.writer.as_raw_fd()]).collect()
     }

@@ -27,6 +27,7 @@ use crate::{
     bridge::{Bridge, Ready},
     convert,
     process::{self, Mark},
+    server,
 };
 
 pub(crate) use self::state::Carrier;
@@ -259,7 +260,7 @@ impl Connection {
     fn check(&self) -> PyResult<()> {
         self.process.check()?;
         if self.info.manner == Manner::Legacy && self.server_gone.load(Ordering::Acquire) {
-            return Err(PyOSError::new_err("WireGuard server has been shut down."));
+            return Err(server::shut_down());
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{IpAddr, Shutdown, SocketAddr},
-    os::fd::IntoRawFd,
+    os::fd::{IntoRawFd, RawFd},
     sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
@@ -22,7 +22,11 @@ use wg_embed_netstack::{
     pump::Pump,
 };
 
-use crate::{convert, errors, notify::Callback, process::Mark};
+use crate::{
+    convert, errors,
+    notify::Callback,
+    process::{self, Inherited, Mark},
+};
 
 /// The longest datagram.
 const DATAGRAM: usize = 65_535;
@@ -83,7 +87,7 @@ impl<T> Held<T> {
     }
 
     /// The value alone, to be made into something else.
-    fn into_inner(&self, forget_notify: impl FnOnce(&T)) -> PyResult<T> {
+    fn take_alone(&self, forget_notify: impl FnOnce(&T)) -> PyResult<T> {
         self.process.check()?;
         let value = self.take().ok_or_else(closed)?;
         forget_notify(&value);
@@ -134,15 +138,25 @@ pub(crate) struct NativeNet {
 }
 
 /// What copies between descriptors and connections: one for the process.
-fn pump() -> PyResult<&'static Pump> {
-    static PUMP: PerProcess<OnceLock<Pump>> = PerProcess::new();
+fn pump() -> PyResult<Arc<Copying>> {
+    static PUMP: PerProcess<OnceLock<Arc<Copying>>> = PerProcess::new();
     let pump = PUMP.get();
     match pump.get() {
-        Some(pump) => Ok(pump),
+        Some(pump) => Ok(pump.clone()),
         None => {
             let made = Pump::new().map_err(io_error)?;
-            Ok(pump.get_or_init(|| made))
+            let pump = pump.get_or_init(|| Arc::new(Copying(made)));
+            process::register(pump);
+            Ok(pump.clone())
         }
+    }
+}
+
+struct Copying(Pump);
+
+impl Inherited for Copying {
+    fn descriptors(&self) -> Vec<RawFd> {
+        self.0.descriptors()
     }
 }
 
@@ -387,8 +401,8 @@ waitable!(NativeTcp {
 
     /// A descriptor of the connection, which it takes the place of.
     fn detach(&self) -> PyResult<i32> {
-        let stream = self.0.into_inner(|stream| stream.set_notify(None))?;
-        Ok(pump()?.tcp_descriptor(stream).map_err(io_error)?.into_raw_fd())
+        let stream = self.0.take_alone(|stream| stream.set_notify(None))?;
+        Ok(pump()?.0.tcp_descriptor(stream).map_err(io_error)?.into_raw_fd())
     }
 });
 
@@ -462,8 +476,8 @@ waitable!(NativeUdp {
 
     /// A descriptor of the socket, which it takes the place of. Only if it is connected.
     fn detach(&self) -> PyResult<i32> {
-        let socket = self.0.into_inner(|socket| socket.set_notify(None))?;
-        Ok(pump()?.udp_descriptor(socket).map_err(io_error)?.into_raw_fd())
+        let socket = self.0.take_alone(|socket| socket.set_notify(None))?;
+        Ok(pump()?.0.udp_descriptor(socket).map_err(io_error)?.into_raw_fd())
     }
 });
 

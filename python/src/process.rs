@@ -2,6 +2,8 @@
 #![allow(unsafe_code, reason = "descriptors of the parent are closed in a child")]
 
 use std::{
+    mem::MaybeUninit,
+    os::fd::RawFd,
     process,
     sync::{Arc, Mutex, Weak},
 };
@@ -41,15 +43,30 @@ pub(crate) fn leave<T: ?Sized>(inherited: &Arc<T>) {
 
 /// Something with descriptors that a child has by inheritance only.
 pub(crate) trait Inherited: Send + Sync {
-    /// The descriptors that lead out of the process.
-    fn descriptors(&self) -> Vec<i32>;
+    /// The descriptors that lead out of the process, or to another end in it.
+    fn descriptors(&self) -> Vec<RawFd>;
 }
 
 /// What is open. Changed and read with the interpreter held.
 static OPEN: Mutex<Vec<Weak<dyn Inherited>>> = Mutex::new(Vec::new());
 
-/// The descriptors that a child which is just being made is to close.
-static LEAVING: Mutex<Vec<i32>> = Mutex::new(Vec::new());
+/// The descriptors that a child which is just being made is to close, and what they are.
+static LEAVING: Mutex<Vec<(RawFd, Identity)>> = Mutex::new(Vec::new());
+
+/// Device and inode.
+type Identity = (libc::dev_t, libc::ino_t);
+
+/// What a descriptor is; `None` if it is closed.
+fn identity(descriptor: RawFd) -> Option<Identity> {
+    let mut stat = MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: it only writes to `stat`, which has room for it.
+    if unsafe { libc::fstat(descriptor, stat.as_mut_ptr()) } != 0 {
+        return None;
+    }
+    // SAFETY: the call has filled it.
+    let stat = unsafe { stat.assume_init() };
+    Some((stat.st_dev, stat.st_ino))
+}
 
 /// Has children close the descriptors of `object`.
 pub(crate) fn register<T: Inherited + 'static>(object: &Arc<T>) {
@@ -63,16 +80,19 @@ pub(crate) fn register<T: Inherited + 'static>(object: &Arc<T>) {
 #[pyfunction]
 pub(crate) fn before_fork() {
     let open: Vec<_> = lock(&OPEN).iter().filter_map(Weak::upgrade).collect();
-    let descriptors = open.iter().flat_map(|object| object.descriptors()).collect();
-    *lock(&LEAVING) = descriptors;
+    let descriptors = open.iter().flat_map(|object| object.descriptors());
+    *lock(&LEAVING) = descriptors.filter_map(|descriptor| Some((descriptor, identity(descriptor)?))).collect();
 }
 
 /// Called in a child after a fork.
 #[pyfunction]
 pub(crate) fn after_fork_in_child() {
     let Some(mut leaving) = try_lock(&LEAVING) else { return };
-    for descriptor in leaving.drain(..) {
-        // SAFETY: it is a copy of the parent's. What owns the number here is never used or dropped in a child.
-        unsafe { libc::close(descriptor) };
+    for (descriptor, was) in leaving.drain(..) {
+        // A thread may have closed it in between, and another have got its number.
+        if identity(descriptor) == Some(was) {
+            // SAFETY: it is a copy of the parent's. What owns the number here is never used or dropped in a child.
+            unsafe { libc::close(descriptor) };
+        }
     }
 }

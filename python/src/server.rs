@@ -134,6 +134,9 @@ impl Serving {
 
     pub(crate) fn send_datagram(&self, data: &[u8], from: SocketAddr, to: SocketAddr) -> PyResult<()> {
         self.process.check()?;
+        if self.shared.gone.load(Ordering::Acquire) {
+            return Err(shut_down());
+        }
         if let Err(error) = self.shared.net.send_datagram(data, from, to) {
             tracing::warn!(%from, %to, %error, "a datagram was not sent");
         }
@@ -194,6 +197,11 @@ impl Drop for Serving {
         }
         self.shared.forget_functions();
     }
+}
+
+/// As the old interface reports it.
+pub(crate) fn shut_down() -> PyErr {
+    PyOSError::new_err("WireGuard server has been shut down.")
 }
 
 fn start_error(manner: Manner, address: SocketAddr, error: &wg_embed::Error) -> PyErr {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
     sync::{
         Arc, Mutex, Weak,
         atomic::{AtomicBool, Ordering},
@@ -54,7 +54,7 @@ struct Parts {
 }
 
 impl Inherited for Parts {
-    fn descriptors(&self) -> Vec<i32> {
+    fn descriptors(&self) -> Vec<RawFd> {
         let device = self.device.as_ref().and_then(Weak::upgrade).map(|device| device.as_raw_fd());
         [self.bind.fd4(), self.bind.fd6(), device].into_iter().flatten().collect()
     }

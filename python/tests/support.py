@@ -173,9 +173,11 @@ def descriptors() -> list[str]:
     return found
 
 
-def script(code: str, *arguments: str, timeout: float = PATIENCE, **more: Any) -> subprocess.CompletedProcess[str]:
-    """Runs Python code in a process of its own, beside these tests' modules."""
+def script(
+    code: str, *arguments: str, timeout: float = PATIENCE, within: tuple[str, ...] = (), **more: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs Python code in a process of its own, beside these tests' modules; by the command `within`, if it is given."""
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     environment = {**os.environ, "PYTHONPATH": path, **more}
-    command = [sys.executable, "-X", "faulthandler", "-c", code, *arguments]
+    command = [*within, sys.executable, "-X", "faulthandler", "-c", code, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)

@@ -187,6 +187,16 @@ def test_echo_requests_are_answered(interface: Interface) -> None:
         server = await interface.start()
         with client(server.getsockname()[1]) as tunnel:
             assert await soon(tunnel.net.ping("8.8.8.8", timeout=PATIENCE)) > 0
+        server.close()
+
+    run(main())
+
+
+@pytest.mark.ours_only("it answers no echo requests over IPv6")
+def test_echo_requests_over_ipv6_are_answered(interface: Interface) -> None:
+    async def main() -> None:
+        server = await interface.start()
+        with client(server.getsockname()[1]) as tunnel:
             assert await soon(tunnel.net.ping("2001:db8::1", timeout=PATIENCE)) > 0
         server.close()
 
@@ -196,7 +206,7 @@ def test_echo_requests_are_answered(interface: Interface) -> None:
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="unset")
 
 
-@pytest.mark.ours_only("variables of its caller are not seen", of="legacy")
+@pytest.mark.ours_only("variables of its caller are not seen")
 def test_handlers_run_in_the_context_of_the_start(interface: Interface) -> None:
     async def main() -> None:
         seen: asyncio.Queue[Any] = asyncio.Queue()

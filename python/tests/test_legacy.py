@@ -182,7 +182,8 @@ def test_when_the_server_closes(legacy: ModuleType, original: bool) -> None:
                     result: Optional[Any] = call()
                     if result is not None:
                         await soon(result)
-            session.server.send_datagram(b"x", ("10.0.0.1", 1), ("10.0.0.1", 2))
+            with pytest.raises(OSError, match=gone):
+                session.server.send_datagram(b"x", ("10.0.0.1", 1), ("10.0.0.1", 2))
 
     run(main())
 

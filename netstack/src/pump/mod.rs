@@ -19,7 +19,7 @@ mod watch;
 use std::{
     fmt, io,
     net::SocketAddr,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
     sync::Arc,
 };
 
@@ -142,6 +142,13 @@ impl Pump {
     /// As [`addresses`](Self::addresses).
     pub fn reset(&self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
         self.worker.reset(descriptor)
+    }
+
+    /// Its own ends of the descriptors that it has returned, and the sockets that it copies for. A child of `fork()` has
+    /// copies of them, and closes them so that the other ends see when the pump does.
+    #[must_use]
+    pub fn descriptors(&self) -> Vec<RawFd> {
+        self.worker.descriptors()
     }
 
     /// How many descriptors it copies for.

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     io,
     net::SocketAddr,
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsRawFd, BorrowedFd, RawFd},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -90,7 +90,8 @@ struct State {
     /// By the inode of the program's end.
     known: HashMap<u64, Known>,
     last: usize,
-    count: usize,
+    /// Of each joint.
+    descriptors: HashMap<Token, RawFd>,
     /// The thread was woken, and has not looked yet.
     woken: bool,
     closed: bool,
@@ -115,7 +116,7 @@ impl Shared {
         let descriptor = joint.descriptor().as_raw_fd();
         self.registry.register(&mut SourceFd(&descriptor), token, Interest::READABLE | Interest::WRITABLE)?;
         state.last = token.0;
-        state.count += 1;
+        state.descriptors.insert(token, descriptor);
         if let (Some(inode), Some((_, addresses))) = (inode, addresses) {
             state.known.insert(inode, Known { token, addresses });
         }
@@ -259,7 +260,11 @@ impl Worker {
     }
 
     pub(super) fn len(&self) -> usize {
-        sync::lock(&self.shared.state).count
+        sync::lock(&self.shared.state).descriptors.len()
+    }
+
+    pub(super) fn descriptors(&self) -> Vec<RawFd> {
+        sync::lock(&self.shared.state).descriptors.values().copied().collect()
     }
 }
 
@@ -414,7 +419,7 @@ impl Loop {
             tracing::debug!(%err, "a descriptor was not waited for any more");
         }
         let mut state = sync::lock(&self.shared.state);
-        state.count -= 1;
+        state.descriptors.remove(&token);
         // By now the system may have given the inode to another one.
         if let Some(inode) = entry.inode
             && state.known.get(&inode).is_some_and(|known| known.token == token)
@@ -432,7 +437,10 @@ impl Loop {
             self.forget(token, entry);
         }
         // Whoever adds from now on sees that it is closed.
-        let added = std::mem::take(&mut sync::lock(&self.shared.state).added);
+        let mut state = sync::lock(&self.shared.state);
+        state.descriptors.clear();
+        let added = std::mem::take(&mut state.added);
+        drop(state);
         for mut added in added {
             added.joint.end();
         }

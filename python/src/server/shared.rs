@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    os::fd::RawFd,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -165,7 +166,7 @@ fn update(settings: &Settings) -> Update {
 }
 
 impl Inherited for Shared {
-    fn descriptors(&self) -> Vec<i32> {
+    fn descriptors(&self) -> Vec<RawFd> {
         [self.bind.fd4(), self.bind.fd6()].into_iter().flatten().collect()
     }
 }
