@@ -34,6 +34,10 @@ async def echo(reader: Any, writer: Any) -> None:
     writer.close()
 
 
+def ignore(data: bytes, src: tuple[str, int], dst: tuple[str, int]) -> None:
+    """For datagrams: there are none."""
+
+
 async def trips(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, count: int) -> float:
     """The time that so many round trips take."""
     packet = bytes(SIZE)
@@ -55,8 +59,9 @@ async def over_the_system(count: int) -> float:
 
 async def over_a_tunnel(count: int) -> float:
     server_key, client_key = wg_embed.genkey(), wg_embed.genkey()
+    peers = [wg_embed.pubkey(client_key)]
     server = await mitmproxy_wireguard.start_server(
-        "127.0.0.1", 0, server_key, [wg_embed.pubkey(client_key)], lambda stream: echo(stream, stream), lambda *_: None
+        "127.0.0.1", 0, server_key, peers, lambda stream: echo(stream, stream), ignore
     )
     port = server.getsockname()[1]
     peer = wg_embed.Peer(wg_embed.pubkey(server_key), ["0.0.0.0/0"], f"127.0.0.1:{port}")

@@ -13,6 +13,7 @@ import http.client
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import wg_embed
 
@@ -40,7 +41,7 @@ def get(tunnel: wg_embed.Tunnel, target: str, path: str) -> bytes:
 def main(conf: str, target: str, paths: list[str]) -> None:
     with wg_embed.Tunnel.from_file(conf) as tunnel, ThreadPoolExecutor() as threads:
         tunnel.on_event(lambda event: print(f"event: {event.name}", file=sys.stderr))
-        for path, body in zip(paths, threads.map(lambda path: get(tunnel, target, path), paths)):
+        for path, body in zip(paths, threads.map(partial(get, tunnel, target), paths)):
             print(f"{path}: {len(body)} bytes")
 
 

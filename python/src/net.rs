@@ -284,7 +284,8 @@ waitable!(NativeDial {
     /// The connection, or after so many seconds None.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<NativeTcp>> {
-        let finished = self.0.wait(py, timeout, |dial| dial.try_finish())?.map_err(|error| errors::from_lookup(py, &error))?;
+        let finished = self.0.wait(py, timeout, Dial::try_finish)?;
+        let finished = finished.map_err(|error| errors::from_lookup(py, &error))?;
         Ok(finished.map(NativeTcp::new))
     }
 });
@@ -307,7 +308,8 @@ waitable!(NativeLookup {
     /// The addresses, or after so many seconds None.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Vec<String>>> {
-        let found = self.0.wait(py, timeout, |lookup| lookup.try_finish())?.map_err(|error| errors::from_lookup(py, &error))?;
+        let found = self.0.wait(py, timeout, Lookup::try_finish)?;
+        let found = found.map_err(|error| errors::from_lookup(py, &error))?;
         Ok(found.map(texts))
     }
 });

@@ -57,7 +57,8 @@ def legacy(original: bool) -> ModuleType:
 def modern(original: bool) -> ModuleType:
     """What has `Stream` and `wireguard`."""
     if original:
-        return pytest.importorskip("mitmproxy_rs")
+        module: ModuleType = pytest.importorskip("mitmproxy_rs")
+        return module
     return importlib.import_module("wg_embed.mitmproxy")
 
 

@@ -9,11 +9,11 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 import wg_embed
 
@@ -74,7 +74,7 @@ def digest(data: bytes) -> str:
 
 async def read_all(stream: Any, piece: int = 65536) -> bytes:
     """Reads a mitmproxy stream to its end."""
-    parts = []
+    parts: list[bytes] = []
     while data := await stream.read(piece):
         parts.append(data)
     return b"".join(parts)
@@ -166,18 +166,41 @@ async def until_end(stream: Any) -> None:
 
 def descriptors() -> list[str]:
     """What the descriptors of this process are."""
-    found = []
+    found: list[str] = []
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             found.append(os.readlink(f"/proc/self/fd/{name}"))
     return found
 
 
+def _environment(**more: str) -> dict[str, str]:
+    """For processes that use the same packages, and the modules of these tests."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]), **more}
+
+
 def script(
     code: str, *arguments: str, timeout: float = PATIENCE, within: tuple[str, ...] = (), **more: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs Python code in a process of its own, beside these tests' modules; by the command `within`, if it is given."""
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    environment = {**os.environ, "PYTHONPATH": path, **more}
+    """Runs Python code in a process of its own; by the command `within`, if it is given."""
     command = [*within, sys.executable, "-X", "faulthandler", "-c", code, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=_environment(**more))
+
+
+@contextlib.contextmanager
+def running(*arguments: str) -> Generator[tuple[subprocess.Popen[str], IO[str]], None, None]:
+    """Python with these arguments in the background, and its output. It is killed at the end."""
+    command = [sys.executable, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=_environment()) as process:
+        assert process.stdout is not None
+        try:
+            yield process, process.stdout
+        finally:
+            process.kill()
+
+
+def ran(*arguments: str) -> str:
+    """What Python prints with these arguments. It must succeed."""
+    command = [sys.executable, *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE, env=_environment())
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout

@@ -258,7 +258,12 @@ def test_handlers_that_are_no_coroutines(interface: Interface, caplog: pytest.Lo
         return asyncio.get_running_loop().create_future()
 
     async def main() -> None:
-        for handler, text in ((raises, "at once"), (returns_nothing, "awaitable"), (returns_a_future, None), (5, "int")):
+        for handler, text in (
+            (raises, "at once"),
+            (returns_nothing, "awaitable"),
+            (returns_a_future, None),
+            (5, "int"),
+        ):
             caplog.clear()
             server = await interface.start(handler)
             with client(server.getsockname()[1]) as tunnel:

@@ -159,7 +159,7 @@ def test_callbacks_that_raise_end_no_server(caplog: pytest.LogCaptureFixture) ->
             if self.where == "eof":
                 raise ArithmeticError(self.where)
 
-        def connection_lost(self, error: Any) -> None:
+        def connection_lost(self, exc: Any) -> None:
             if self.where == "lost":
                 raise ArithmeticError(self.where)
 
@@ -491,7 +491,9 @@ def test_a_failed_handler_keeps_no_descriptors(caplog: pytest.LogCaptureFixture)
 
 def test_keys_are_in_no_exception() -> None:
     bad = SERVER_KEY[:-2] + "!="
-    for call in (lambda: wg_embed.pubkey(bad), lambda: wg_embed.Config(bad).to_conf()):
-        with pytest.raises(ValueError) as caught:
-            call()
-        assert bad[:20] not in str(caught.value)
+    with pytest.raises(ValueError) as caught:
+        wg_embed.pubkey(bad)
+    assert bad[:20] not in str(caught.value)
+    with pytest.raises(ValueError) as caught:
+        wg_embed.Config(bad).to_conf()
+    assert bad[:20] not in str(caught.value)

@@ -8,10 +8,10 @@ import gc
 import inspect
 import socket
 from types import ModuleType
-from typing import Optional
+from typing import Any
 
 import pytest
-from support import CLIENT_PUB, Session, no_datagram, nothing, soon, start_legacy, until, run
+from support import Session, run, soon, start_legacy, until
 
 import wg_embed
 
@@ -57,8 +57,12 @@ def test_keys(legacy: ModuleType) -> None:
     with pytest.raises(TypeError):
         legacy.pubkey(1)
     # Those of the echo server that came with it.
-    assert legacy.pubkey("EG47ZWjYjr+Y97TQ1A7sVl7Xn3mMWDnvjU/VxU769ls=") == "mitmV5Wo7pRJrHNAKhZEI0nzqqeO8u4fXG+zUbZEXA0="
-    assert legacy.pubkey("qG8b7LI/s+ezngWpXqj5A7Nj988hbGL+eQ8ePki0iHk=") == "Test1sbpTFmJULgSlJ5hJ1RdzsXWrl3Mg7k9UTN//jE="
+    assert (
+        legacy.pubkey("EG47ZWjYjr+Y97TQ1A7sVl7Xn3mMWDnvjU/VxU769ls=") == "mitmV5Wo7pRJrHNAKhZEI0nzqqeO8u4fXG+zUbZEXA0="
+    )
+    assert (
+        legacy.pubkey("qG8b7LI/s+ezngWpXqj5A7Nj988hbGL+eQ8ePki0iHk=") == "Test1sbpTFmJULgSlJ5hJ1RdzsXWrl3Mg7k9UTN//jE="
+    )
 
 
 def test_errors_of_start_server(legacy: ModuleType) -> None:
@@ -162,7 +166,7 @@ def test_a_server_that_nothing_refers_to_closes(legacy: ModuleType) -> None:
 def test_when_the_server_closes(legacy: ModuleType, original: bool) -> None:
     async def main() -> None:
         async with Session(start_legacy, legacy) as session:
-            stream, reader, _ = await session.connect()
+            stream, _, writer = await session.connect()
             waiting = stream.read(10)
             session.server.close()
             await soon(session.server.wait_closed())
@@ -171,19 +175,21 @@ def test_when_the_server_closes(legacy: ModuleType, original: bool) -> None:
             except OSError:
                 assert original  # Which of its tasks ends first is a matter of chance.
             gone = "^WireGuard server has been shut down.$"
-            for call in (
-                lambda: stream.read(1),
-                lambda: stream.write(b"x"),
-                lambda: stream.drain(),
-                lambda: stream.write_eof(),
-                lambda: stream.close(),
-            ):
+            calls: dict[str, tuple[Any, ...]] = {
+                "read": (1,),
+                "write": (b"x",),
+                "drain": (),
+                "write_eof": (),
+                "close": (),
+            }
+            for name, arguments in calls.items():
                 with pytest.raises(OSError, match=gone):
-                    result: Optional[Any] = call()
+                    result = getattr(stream, name)(*arguments)
                     if result is not None:
                         await soon(result)
             with pytest.raises(OSError, match=gone):
                 session.server.send_datagram(b"x", ("10.0.0.1", 1), ("10.0.0.1", 2))
+            writer.close()
 
     run(main())
 

@@ -7,8 +7,10 @@ import importlib.util
 import json
 import socket
 import ssl
+import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -54,7 +56,7 @@ def mitmdump(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mitmdump]:
     with open(log, "wb") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as process:
         try:
             assert process.stdout is not None
-            lines = []
+            lines: list[bytes] = []
             for line in process.stdout:
                 lines.append(line)
                 if b"READY" in line:
@@ -62,12 +64,11 @@ def mitmdump(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mitmdump]:
             else:
                 pytest.fail(f"mitmdump did not start: {lines} {log.read_bytes()!r}")
             # It goes on writing: nobody reads a pipe that is full.
-            drain = subprocess.Popen(["cat"], stdin=process.stdout, stdout=subprocess.DEVNULL)
+            threading.Thread(target=process.stdout.read, daemon=True).start()
             yield Mitmdump(port, directory)
         finally:
             process.terminate()
             process.wait(PATIENCE)
-            drain.wait(PATIENCE)
     assert b"Traceback" not in log.read_bytes(), log.read_bytes().decode()
 
 
@@ -84,9 +85,11 @@ def test_http(mitmdump: Mitmdump, host: str) -> None:
     async def main() -> None:
         with client(mitmdump.port) as tunnel:
             reader, writer = await soon(tunnel.net.dial(f"{host}:80"))
-            writer.write(b"POST /path HTTP/1.1\r\nHost: plain.test\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbody")
+            writer.write(
+                b"POST /path HTTP/1.1\r\nHost: plain.test\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbody"
+            )
             answer = await soon(reader.read())
-            assert b"POST http://plain.test/path body tls=False tcp" in answer, answer
+            assert b"POST http://plain.test/path body tls=False tcp HTTP/1.1" in answer, answer
             writer.close()
 
     run(main())
@@ -102,7 +105,7 @@ def test_https_is_decrypted(mitmdump: Mitmdump, host: str) -> None:
             assert subject["commonName"] == "mitmproxy"
             writer.write(b"GET /page HTTP/1.1\r\nHost: secret.test\r\nConnection: close\r\n\r\n")
             answer = await soon(reader.read())
-            assert b"GET https://secret.test/page  tls=True tcp" in answer, answer
+            assert b"GET https://secret.test/page  tls=True tcp HTTP/1.1" in answer, answer
             writer.close()
 
     run(main())
@@ -114,7 +117,9 @@ def test_a_large_request(mitmdump: Mitmdump) -> None:
     async def main() -> None:
         with client(mitmdump.port) as tunnel:
             reader, writer = await soon(tunnel.net.dial("192.0.2.42:80", limit=1 << 24))
-            head = f"POST /large HTTP/1.1\r\nHost: large.test\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            head = (
+                f"POST /large HTTP/1.1\r\nHost: large.test\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            )
             writer.write(head.encode() + body)
             answer = await soon(reader.read())
             assert body in answer
@@ -138,11 +143,147 @@ def test_many_clients_at_once(mitmdump: Mitmdump) -> None:
     run(main())
 
 
-def test_dns(mitmdump: Mitmdump) -> None:
+@pytest.mark.parametrize("server", ["10.0.0.53", "fd00::53"])
+def test_dns(mitmdump: Mitmdump, server: str) -> None:
     async def main() -> None:
         with client(mitmdump.port) as tunnel:
-            tunnel.net.dns = ["10.0.0.53"]
-            found = await soon(tunnel.net.resolve("name.test", family="ipv4", timeout=PATIENCE))
-            assert found == ["192.0.2.7"]
+            tunnel.net.dns = [server]
+            for family, address in (("ipv4", "192.0.2.7"), ("ipv6", "2001:db8::7")):
+                found = await soon(tunnel.net.resolve("name.test", family=family, timeout=PATIENCE))
+                assert found == [address]
+
+    run(main())
+
+
+@pytest.mark.parametrize("host", ["192.0.2.42", "2001:db8::42"])
+def test_http3_is_decrypted(mitmdump: Mitmdump, host: str) -> None:
+    pytest.importorskip("aioquic", reason="aioquic is not installed")
+    from aioquic.h3.connection import H3Connection
+    from aioquic.h3.events import DataReceived, H3Event
+    from aioquic.quic.configuration import QuicConfiguration
+    from aioquic.quic.connection import QuicConnection
+    from aioquic.quic.events import ConnectionTerminated
+
+    configuration = QuicConfiguration(is_client=True, alpn_protocols=["h3"], server_name="secret.test")
+    configuration.load_verify_locations(str(mitmdump.directory / "mitmproxy-ca-cert.pem"))
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with client(mitmdump.port) as tunnel, tunnel.net.udp(remote=(host, 443)) as udp:
+            quic = QuicConnection(configuration=configuration)
+            quic.connect((host, 443), loop.time())
+            http = H3Connection(quic)
+            stream = quic.get_next_available_stream_id()
+            names = {":method": "GET", ":scheme": "https", ":authority": "secret.test", ":path": "/over-quic"}
+            http.send_headers(stream, [(name.encode(), value.encode()) for name, value in names.items()], True)
+            answer, ended = b"", False
+
+            def take(event: H3Event) -> None:
+                nonlocal answer, ended
+                if isinstance(event, DataReceived) and event.stream_id == stream:
+                    answer += event.data
+                    ended |= event.stream_ended
+
+            async def exchange() -> None:
+                while not ended:
+                    for data, _ in quic.datagrams_to_send(loop.time()):
+                        udp.send(data)
+                    timer = quic.get_timer()
+                    try:
+                        data, sender = await asyncio.wait_for(
+                            udp.receive(), None if timer is None else max(timer - loop.time(), 0.001)
+                        )
+                        quic.receive_datagram(data, sender, loop.time())
+                    except asyncio.TimeoutError:
+                        quic.handle_timer(loop.time())
+                    while event := quic.next_event():
+                        assert not isinstance(event, ConnectionTerminated), event
+                        for of_http in http.handle_event(event):
+                            take(of_http)
+
+            await soon(exchange())
+            assert answer == b"GET https://secret.test/over-quic  tls=True udp HTTP/3", answer
+
+    run(main())
+
+
+def checksum(data: bytes) -> int:
+    data += bytes(len(data) % 2)
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+class Endpoint(NamedTuple):
+    """The client and the destination of mitmproxy's own test client."""
+
+    address: bytes
+    port: int
+
+    def packet(self, to: Endpoint, protocol: int, payload: bytes) -> bytes:
+        header = struct.pack("!BBHHHBBH4s4s", 69, 0, 20 + len(payload), 1, 0, 64, protocol, 0, self.address, to.address)
+        return header[:10] + struct.pack("!H", checksum(header)) + header[12:] + payload
+
+    def pseudo(self, to: Endpoint, protocol: int, payload: bytes) -> bytes:
+        return self.address + to.address + struct.pack("!BBH", 0, protocol, len(payload)) + payload
+
+    def udp(self, to: Endpoint, data: bytes) -> bytes:
+        payload = struct.pack("!HHHH", self.port, to.port, 8 + len(data), 0) + data
+        payload = payload[:6] + struct.pack("!H", checksum(self.pseudo(to, 17, payload))) + payload[8:]
+        return self.packet(to, 17, payload)
+
+    def tcp(self, to: Endpoint, sequence: int, acknowledged: int, flags: int, data: bytes = b"") -> bytes:
+        header = struct.pack("!HHIIBBHHH", self.port, to.port, sequence, acknowledged, 5 << 4, flags, 65535, 0, 0)
+        payload = header + data
+        payload = payload[:16] + struct.pack("!H", checksum(self.pseudo(to, 6, payload))) + payload[18:]
+        return self.packet(to, 6, payload)
+
+
+def test_the_scenario_of_wg_test_client(mitmdump: Mitmdump) -> None:
+    """With packets made by hand: a datagram, and a connection whose ACK has data."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    ours.settimeout(PATIENCE)
+    me, there = socket.inet_aton("10.0.0.1"), socket.inet_aton("10.0.0.42")
+
+    def receive(protocol: int) -> bytes:
+        while True:
+            packet = ours.recv(2000)
+            if packet[9] == protocol:
+                assert packet[12:20] == there + me
+                return packet[20:]
+
+    with ours, theirs, client(mitmdump.port, addresses=("10.0.0.1",), fd=theirs.fileno()):
+        ours.send(Endpoint(me, 1234).udp(Endpoint(there, 31337), b"hello"))
+        datagram = receive(17)
+        assert datagram[:4] == struct.pack("!HH", 31337, 1234) and datagram[8:] == b"HELLO"
+
+        here, web = Endpoint(me, 1234), Endpoint(there, 80)
+        syn, ack, rst = 2, 16, 4
+        ours.send(here.tcp(web, 1000, 0, syn))
+        answer = receive(6)
+        assert answer[13] == syn | ack and struct.unpack("!I", answer[8:12]) == (1001,)
+        theirs_next = struct.unpack("!I", answer[4:8])[0] + 1
+        ours.send(here.tcp(web, 1001, theirs_next, ack, b"hello world!"))
+        while not (data := answer[4 * (answer[12] >> 4) :]):
+            answer = receive(6)
+        assert data == b"HELLO WORLD!"
+        ours.send(here.tcp(web, 1013, theirs_next + len(data), rst))
+
+
+@pytest.mark.parametrize("host", ["10.0.0.42", "fd00::42"])
+def test_other_protocols(mitmdump: Mitmdump, host: str) -> None:
+    async def main() -> None:
+        with client(mitmdump.port) as tunnel, tunnel.net.udp(remote=(host, 31337)) as udp:
+            for data in (b"hello", b"again", noise(1200).hex()[:1200].encode()):
+                udp.send(data)
+                assert (await soon(udp.receive()))[0] == data.upper()
+            target = f"[{host}]:1" if ":" in host else f"{host}:1"
+            reader, writer = await soon(tunnel.net.dial(target))
+            writer.write(b"hello world!")
+            assert await soon(reader.readexactly(12)) == b"HELLO WORLD!"
+            writer.write_eof()
+            assert await soon(reader.read()) == b""
+            writer.close()
 
     run(main())

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import time
+from pathlib import Path
 
 import pytest
-from support import PATIENCE, script
+from support import PATIENCE, running, script
 
 pytestmark = [
     pytest.mark.ours_only("there is none"),
@@ -157,7 +160,8 @@ net = tunnel.net
 listener, udp = net.listen(80), net.udp(53)
 def check():
     for call in (lambda: tunnel.peers, lambda: tunnel.rebind(), lambda: net.stats(), lambda: net.connect("10.0.0.2:80"),
-                 lambda: net.addresses, lambda: net.listen(81), lambda: net.udp(), lambda: udp.send(b"x", ("10.0.0.2", 1)),
+                 lambda: net.addresses, lambda: net.listen(81), lambda: net.udp(),
+                 lambda: udp.send(b"x", ("10.0.0.2", 1)),
                  lambda: udp.receive_blocking(1), lambda: listener.accept(1), lambda: net.ping_blocking("10.0.0.2")):
         refuses(call)
     listener.close()
@@ -299,3 +303,42 @@ os.waitpid(pid, 0)
         pytest.skip(f"no network namespace can be made ({error})")
     ended = script("import warnings; warnings.simplefilter('ignore')\n" + OPEN + code, within=("unshare", "--net"))
     assert ended.returncode == 0 and not ended.stderr, ended.stdout + ended.stderr
+
+
+IDLE = """
+async def main():
+    for start in (mitmproxy_wireguard.start_server, wg_embed.mitmproxy.wireguard.start_wireguard_server):
+        kept.append(await start("127.0.0.1", 0, SERVER_KEY, [CLIENT_PUB], keep, keep))
+    tunnel = wg_embed.Tunnel(wg_embed.Config(SERVER_KEY, addresses=["10.0.0.2"]))
+    kept.append((tunnel, await tunnel.net.serve(echo, 80), tunnel.net.udp(53), tunnel.net.listen(81)))
+    print("READY", flush=True)
+    await asyncio.Event().wait()
+kept = []
+asyncio.run(main())
+"""
+
+
+def test_idle_servers_make_no_system_call(tmp_path: Path) -> None:
+    if shutil.which("strace") is None:
+        pytest.skip("there is no strace")
+    trace = tmp_path / "trace"
+    with running("-c", OPEN + IDLE) as (process, output):
+        assert output.readline() == "READY\n"
+        command = ["strace", "-f", "-o", str(trace), "-p", str(process.pid)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
+            assert strace.stderr is not None
+            attached = strace.stderr.readline()
+            if "attached" not in attached:
+                pytest.skip(f"strace cannot trace: {attached}")
+            try:
+                # What strace itself interrupts is begun again.
+                deadline = time.monotonic() + PATIENCE
+                size = -1
+                while size != (size := trace.stat().st_size if trace.exists() else 0) or not size:
+                    assert time.monotonic() < deadline, trace.read_text()[-3000:]
+                    time.sleep(1)
+                time.sleep(3)
+                assert trace.stat().st_size == size, trace.read_text()[size:]
+            finally:
+                strace.terminate()
+        assert process.poll() is None

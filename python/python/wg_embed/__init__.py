@@ -16,8 +16,8 @@ async def main():
 asyncio.run(main())
 ```
 
-Errors are `OSError` with `errno`, `ConfigError` for configurations, and `socket.gaierror` for names. The log goes to the
-logger `wg_embed` and those below it; after a change of its level while a tunnel runs, call `follow_log_level()`.
+Errors are `OSError` with `errno`, `ConfigError` for configurations, and `socket.gaierror` for names. The log goes to
+the logger `wg_embed` and those below it; after a change of its level while a tunnel runs, call `follow_log_level()`.
 
 A child made by `os.fork()` does not have its parent's tunnels: their sockets are closed there, and calls fail.
 """

@@ -35,6 +35,7 @@ def start_wireguard_server(
     handle_tcp_stream: Callable[[Stream], Awaitable[None]],
     handle_udp_stream: Callable[[Stream], Awaitable[None]],
 ) -> Awaitable[WireGuardServer]: ...
+
 @final
 class Tunnel:
     def __new__(

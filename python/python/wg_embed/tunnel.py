@@ -208,16 +208,16 @@ class Tunnel(Closing):
 
     def events(self) -> AsyncIterator[Event]:
         """
-        Events on the running event loop: `async for event in tunnel.events()`. The first iterator begins with those that
-        have come before, up to 1024; it ends after `ended`. Any number of iterators may run in one event loop, and each
+        Events on the running event loop: `async for event in tunnel.events()`. The first iterator begins with those
+        that have come before, up to 1024; it ends after `ended`. Any number of iterators may run in one event loop, and each
         gets all events.
         """
         return self._events.iterate()
 
     def on_event(self, callback: Callable[[Event], object]) -> Callable[[], None]:
         """
-        Has `callback` called with each event, in a thread of its own, one call after another, first with those that have
-        come before, up to 1024. Exceptions are logged. Returns a function that ends this. Until then, or until the
+        Has `callback` called with each event, in a thread of its own, one call after another, first with those that
+        have come before, up to 1024. Exceptions are logged. Returns a function that ends this. Until then, or until the
         tunnel is closed, the tunnel is kept. It must not be combined with `events()`.
         """
         return self._events.call(callback)

@@ -13,6 +13,7 @@ async def start_wireguard_server(
     handle_tcp_stream: Callable[[Stream], Awaitable[Any]],
     handle_udp_stream: Callable[[Stream], Awaitable[Any]],
 ) -> WireGuardServer: ...
+
 @final
 class WireGuardServer:
     def getsockname(self) -> tuple[str, int]: ...
