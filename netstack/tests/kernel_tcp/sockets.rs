@@ -104,8 +104,9 @@ pub(crate) fn reset_by_close(stream: KernelStream) {
 pub(crate) fn disconnect(stream: &KernelStream) {
     // SAFETY: all zeros are a sockaddr; AF_UNSPEC is 0.
     let none: libc::sockaddr = unsafe { mem::zeroed() };
+    // Not libc's function, of which ThreadSanitizer believes that it makes a new descriptor.
     // SAFETY: `none` is live, and as long as is said. It fails on a connection that has ended, which is as well.
-    unsafe { libc::connect(stream.as_raw_fd(), &raw const none, size_of::<libc::sockaddr>() as libc::socklen_t) };
+    unsafe { libc::syscall(libc::SYS_connect, stream.as_raw_fd(), &raw const none, size_of::<libc::sockaddr>()) };
 }
 
 /// What the kernel knows about a connection.
