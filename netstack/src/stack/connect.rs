@@ -156,8 +156,8 @@ mod tests {
     fn one_free_port_in_a_hundred_is_found() {
         for stride in [0, 1, 2, 999, 12_345, 32_768, u16::MAX] {
             for first in (0..u16::MAX).step_by(997) {
-                let is = |port: u16| if port % 100 == 0 { Port::Free } else { Port::Taken };
-                assert!(find_port(first, stride, is).is_some_and(|port| port % 100 == 0), "{first} {stride}");
+                let is = |port: u16| if port.is_multiple_of(100) { Port::Free } else { Port::Taken };
+                assert!(find_port(first, stride, is).is_some_and(|port| port.is_multiple_of(100)), "{first} {stride}");
             }
         }
     }

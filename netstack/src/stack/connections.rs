@@ -164,8 +164,11 @@ impl Connections {
 
 /// What a connection is made with.
 pub(super) fn config(shared: &Shared, remote: SocketAddr) -> Config {
+    let (mtu, to) = (shared.mtu(), remote.ip());
+    let path = shared.icmp.path_mtus.get(to, || shared.now()).and_then(|path| u16::try_from(path).ok());
     Config {
-        max_segment: max_segment(shared.mtu(), remote.ip()),
+        max_segment: max_segment(mtu, to),
+        path_segment: max_segment(path.map_or(mtu, |path| path.min(mtu)), to),
         receive_buffer: shared.options.receive_buffer,
         send_buffer: shared.options.send_buffer,
     }

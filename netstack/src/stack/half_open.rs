@@ -76,7 +76,7 @@ impl HalfOpens {
     }
 
     /// Takes a half-open connection whose deadline is this, and returns its number; `None` if there is no room for
-    /// another one of this source. There must be none of the same addresses and ports.
+    /// another one of this source, or there is one of the same addresses and ports.
     pub(super) fn insert(
         &mut self,
         tuple: FourTuple,
@@ -84,6 +84,9 @@ impl HalfOpens {
         listener: Option<Arc<Listening>>,
         deadline: Instant,
     ) -> Option<u64> {
+        if self.entries.contains_key(&tuple) {
+            return None;
+        }
         let source = tuple.source();
         if self.entries.len() >= self.max {
             let count = self.counts.get(&source).copied().unwrap_or(0);
@@ -190,5 +193,25 @@ impl HalfOpens {
             self.entries.shrink_to_fit();
             self.counts.shrink_to_fit();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tcp::{Config, Header};
+
+    #[test]
+    fn there_is_one_for_the_same_addresses_and_ports() {
+        let now = Instant::from_nanos(1);
+        let config = Config { max_segment: 1400, path_segment: 1400, receive_buffer: 4096, send_buffer: 4096 };
+        let half = HalfOpen::new(&Header::default(), &config, 1, 2, now);
+        let tuple = FourTuple::new(([10, 0, 0, 1], 80).into(), ([10, 0, 0, 2], 9).into());
+        let mut table = HalfOpens::new(4);
+        assert!(table.insert(tuple, half.clone(), None, now).is_some());
+        assert!(table.insert(tuple, half, None, now).is_none());
+        assert!(table.remove(&tuple).is_some() && table.remove(&tuple).is_none());
+        assert_eq!((table.by_source.len(), table.deadlines.len(), table.ranks.len()), (0, 0, 0));
+        assert!(table.counts.is_empty());
     }
 }

@@ -123,8 +123,11 @@ fn error_of_tcp(shared: &Arc<Shared>, quoted: &Quoted<'_>, meaning: Meaning) -> 
     match meaning {
         Meaning::Unreachable(error) => tcp_errors::unreachable(shared, local, remote, seq, error),
         Meaning::TooBig(mtu) => {
-            if let Some(mtu) = smaller_mtu(shared, quoted, mtu) {
-                tcp_errors::path_mtu(shared, local, remote, seq, mtu);
+            // Connections to come use it too.
+            if let Some(mtu) = smaller_mtu(shared, quoted, mtu)
+                && tcp_errors::path_mtu(shared, local, remote, seq, mtu)
+            {
+                shared.icmp.path_mtus.set(quoted.destination, mtu, shared.now());
             }
         }
         Meaning::Nothing => {}

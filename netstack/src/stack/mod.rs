@@ -92,12 +92,13 @@ impl Netstack {
         Ok(())
     }
 
-    /// Replaces the MTU.
+    /// Replaces the MTU. Open connections send smaller segments if it has become smaller, and none larger.
     pub fn set_mtu(&self, mtu: u16) -> io::Result<()> {
         let mut network = write(&self.0.network);
         network.addresses = checked(network.addresses.clone(), mtu)?;
         if std::mem::replace(&mut network.mtu, mtu) != mtu {
             drop(network);
+            tcp_errors::limit_segments(&self.0, mtu);
             self.0.events.push(TunEvent::Mtu(mtu));
             self.0.waiter.wake();
         }

@@ -2,7 +2,13 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use super::{packet::header_len, shared::Shared, tuple::FourTuple};
+use super::{
+    packet::header_len,
+    path_mtu::{MIN_V4, MIN_V6},
+    segment::max_segment,
+    shared::Shared,
+    tuple::FourTuple,
+};
 
 /// Takes an ICMP error about a segment with sequence number `seq` that the stack sent from `local` to `remote`.
 pub(crate) fn unreachable(shared: &Arc<Shared>, local: SocketAddr, remote: SocketAddr, seq: u32, error: io::ErrorKind) {
@@ -15,12 +21,23 @@ pub(crate) fn unreachable(shared: &Arc<Shared>, local: SocketAddr, remote: Socke
 }
 
 /// Takes an ICMP error by which packets from `local` to `remote` may be `mtu` bytes long at most; it is about the
-/// segment with sequence number `seq`.
-pub(crate) fn path_mtu(shared: &Arc<Shared>, local: SocketAddr, remote: SocketAddr, seq: u32, mtu: usize) {
-    if let Some(socket) = shared.tcp.get(&FourTuple::new(local, remote)) {
-        let now = shared.now();
+/// segment with sequence number `seq`. Returns whether it is believed.
+pub(crate) fn path_mtu(shared: &Arc<Shared>, local: SocketAddr, remote: SocketAddr, seq: u32, mtu: usize) -> bool {
+    let Some(socket) = shared.tcp.get(&FourTuple::new(local, remote)) else { return false };
+    let mtu = mtu.max(if remote.is_ipv4() { MIN_V4 } else { MIN_V6 });
+    let now = shared.now();
+    let mut state = socket.lock();
+    let believed = state.connection.path_mtu(seq, mtu.saturating_sub(header_len(remote.ip())), now);
+    socket.settle(shared, state, now);
+    believed
+}
+
+/// The stack's MTU has become smaller: open connections send smaller segments.
+pub(super) fn limit_segments(shared: &Arc<Shared>, mtu: u16) {
+    let now = shared.now();
+    for socket in shared.tcp.all() {
         let mut state = socket.lock();
-        state.connection.path_mtu(seq, mtu.saturating_sub(header_len(remote.ip())), now);
+        state.connection.limit_segments(max_segment(mtu, socket.tuple.remote().ip()));
         socket.settle(shared, state, now);
     }
 }

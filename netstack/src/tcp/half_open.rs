@@ -123,6 +123,12 @@ impl HalfOpen {
         let expected = self.irs.wrapping_add(1);
         if header.flags.syn && !header.flags.ack && !header.flags.rst && header.seq == self.irs {
             self.repeated = true;
+            // What is echoed tells the peer which of its SYNs is answered.
+            if let (Some(recent), Some((value, _))) = (&mut self.recent, header.timestamps)
+                && older(*recent, value)
+            {
+                *recent = value;
+            }
             return Verdict::Answer(self.answer(now));
         }
         let next = first(self.irs) + 1;

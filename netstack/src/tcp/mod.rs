@@ -42,8 +42,10 @@ pub(crate) use time_wait::TimeWait;
 /// What a connection is made with.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
-    /// The MTU less the IP header.
+    /// The MTU less the IP header: what the peer may send.
     pub(crate) max_segment: usize,
+    /// The same for the path to the peer, as far as it is known: what is sent.
+    pub(crate) path_segment: usize,
     /// The most bytes of each buffer.
     pub(crate) receive_buffer: usize,
     pub(crate) send_buffer: usize,

@@ -432,12 +432,14 @@ impl Scoreboard {
         }
     }
 
-    /// The last segment that has not been delivered, cut to `mss` bytes: for a probe.
+    /// The last segment that has not been delivered, cut to `mss` bytes: for a probe. `None` if it is lost: then it is
+    /// sent again in its turn.
     pub(super) fn last_undelivered(&mut self, mss: u32) -> Option<Record> {
         let at = self.records.iter().rposition(|record| !record.is(SACKED))?;
-        if self.records.get(at)?.len > mss && !self.records.get(at)?.is(LOST) {
-            self.cut(at, mss);
+        if self.records.get(at)?.is(LOST) {
+            return None;
         }
+        self.cut(at, mss);
         self.records.get(at).copied()
     }
 

@@ -14,7 +14,7 @@ use wg_embed::time::Instant;
 use super::{
     Budget, Config, Header, TimeWait,
     cubic::Cubic,
-    header::{DEFAULT_MSS, SMALLEST_MSS, TIMESTAMPS, first},
+    header::{DEFAULT_MSS, HEADER, SMALLEST_MSS, TIMESTAMPS, first},
     rack::Rack,
     receive::{Receiver, scale_for},
     recovery::{Phase, Recovery},
@@ -66,6 +66,8 @@ pub(crate) struct Connection {
     timers: Timers,
     /// The most payload by our MTU and by what is known of the path, without options.
     path_mss: usize,
+    /// What our SYN states.
+    our_mss: u16,
     /// What the peer takes.
     peer_mss: usize,
     /// Our window scale, and whether the peer scales too.
@@ -162,7 +164,8 @@ impl Connection {
     }
 
     fn new(config: &Config, budget: &Arc<dyn Budget>, iss: u32, clock_offset: u32, now: Instant) -> Self {
-        let path_mss = usize::from(config.mss());
+        let our_mss = config.mss();
+        let path_mss = config.path_segment.saturating_sub(HEADER).max(usize::from(SMALLEST_MSS)).min(our_mss.into());
         let peer_mss = usize::from(DEFAULT_MSS);
         let mss = path_mss.min(peer_mss);
         let scale = scale_for(config.receive_buffer);
@@ -176,6 +179,7 @@ impl Connection {
             rtt: Rtt::default(),
             timers: Timers::new(),
             path_mss,
+            our_mss,
             peer_mss,
             scale,
             scaling: true,

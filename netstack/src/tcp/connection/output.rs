@@ -230,7 +230,7 @@ impl Connection {
             ack: if answers { self.receiver.next() as u32 } else { 0 },
             flags: Flags { syn: true, ack: answers, ..Flags::default() },
             window,
-            mss: u16::try_from(self.path_mss).ok(),
+            mss: Some(self.our_mss),
             window_scale: self.scaling.then_some(self.scale),
             sack_permitted: !answers || self.sack,
             timestamps: if answers {

@@ -278,14 +278,25 @@ impl Connection {
         self.state != State::Closed && (self.sender.una..self.sender.next).contains(&number)
     }
 
-    /// The path takes less: the largest TCP segment, header included. `seq` as above.
-    pub(crate) fn path_mtu(&mut self, seq: u32, max_segment: usize, now: Instant) {
+    /// Our MTU is smaller now: the largest TCP segment, header included. What has left is not affected.
+    pub(crate) fn limit_segments(&mut self, max_segment: usize) {
         let mss = max_segment.saturating_sub(HEADER).max(SMALLEST_PATH_MSS);
-        if !self.is_in_flight(seq) || mss >= self.path_mss {
-            return;
+        if mss < self.path_mss {
+            self.path_mss = mss;
+            self.apply_mss(!self.established);
         }
-        self.path_mss = mss;
-        self.apply_mss(!self.established);
+    }
+
+    /// The path takes less: the largest TCP segment, header included. `seq` as above. Returns whether it is believed.
+    pub(crate) fn path_mtu(&mut self, seq: u32, max_segment: usize, now: Instant) -> bool {
+        if !self.is_in_flight(seq) {
+            return false;
+        }
+        let before = self.path_mss;
+        self.limit_segments(max_segment);
+        if self.path_mss == before {
+            return true;
+        }
         if self.established {
             // They were too large: that is no sign of congestion.
             let una = self.sender.una;
@@ -295,5 +306,6 @@ impl Connection {
             self.arm(now);
         }
         self.settle(now);
+        true
     }
 }

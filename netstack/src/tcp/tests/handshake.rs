@@ -186,10 +186,12 @@ fn rtt_after_a_lost_syn_ack(again: Duration, timestamps: bool) -> Option<Duratio
     let mut half_open = HalfOpen::new(&syn, &config(), 500, 2, NOW);
     half_open.syn_ack(NOW);
     let now = NOW + again;
+    let syn = Header { timestamps: timestamps.map(|_| (901, 0)), ..syn };
     let Verdict::Answer(answer) = half_open.receive(&Segment { header: syn, payload: &[] }, now) else {
         panic!("it is answered");
     };
-    let timestamps = answer.timestamps.map(|(value, _)| (2, value));
+    assert_eq!(answer.timestamps.map(|(_, echo)| echo), timestamps.map(|_| 901), "of the SYN that is answered");
+    let timestamps = answer.timestamps.map(|(value, _)| (902, value));
     let ack = Header { seq: 101, ack: 501, flags: ACK, window: 1000, timestamps, ..Header::default() };
     let now = now + 20 * MS;
     assert_eq!(half_open.receive(&Segment { header: ack, payload: &[] }, now), Verdict::Established);

@@ -40,7 +40,7 @@ pub(super) struct Lone {
 }
 
 pub(super) fn small() -> Config {
-    Config { max_segment: 1400, receive_buffer: 1 << 20, send_buffer: 1 << 20 }
+    Config { max_segment: 1400, path_segment: 1400, receive_buffer: 1 << 20, send_buffer: 1 << 20 }
 }
 
 impl Lone {

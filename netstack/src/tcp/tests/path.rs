@@ -248,7 +248,7 @@ pub(super) struct Path {
 }
 
 pub(super) fn config() -> Config {
-    Config { max_segment: 1400, receive_buffer: 4 << 20, send_buffer: 4 << 20 }
+    Config { max_segment: 1400, path_segment: 1400, receive_buffer: 4 << 20, send_buffer: 4 << 20 }
 }
 
 impl Path {

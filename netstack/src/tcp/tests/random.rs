@@ -158,7 +158,9 @@ fn run(events: Vec<Event>, timestamps: bool) {
                 lone.tcp.close(lone.now);
                 closed = true;
             }
-            Event::Mtu(mtu) => lone.tcp.path_mtu(OURS.wrapping_add(1), mtu, lone.now),
+            Event::Mtu(mtu) => {
+                lone.tcp.path_mtu(OURS.wrapping_add(1), mtu, lone.now);
+            }
             Event::NoMemory(none) => {
                 let limit = if none { 0 } else { usize::MAX };
                 lone.budget.limit.store(limit, std::sync::atomic::Ordering::Relaxed);
@@ -185,7 +187,7 @@ proptest! {
 
 /// Two connections with any buffers over any path: all arrives, or the time is over because the path is too bad.
 fn transfer(rtt: u32, loss: u64, reorder: u64, queue: u64, buffers: (usize, usize), strip: [bool; 3], seed: u64) {
-    let config = Config { max_segment: 1400, receive_buffer: buffers.0, send_buffer: buffers.1 };
+    let config = Config { max_segment: 1400, path_segment: 1400, receive_buffer: buffers.0, send_buffer: buffers.1 };
     let rtt = Duration::from_millis(u64::from(rtt));
     let mut path = Path::with(config.clone(), config, rtt).rate(2_000_000, queue).loss(loss, seed);
     path = path.reorder(reorder, rtt / 3);

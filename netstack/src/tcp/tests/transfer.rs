@@ -63,7 +63,7 @@ fn sizes_around_every_border() {
 
 #[test]
 fn small_buffers_are_enough() {
-    let small = Config { max_segment: 1400, receive_buffer: 3000, send_buffer: 2000 };
+    let small = Config { max_segment: 1400, path_segment: 1400, receive_buffer: 3000, send_buffer: 2000 };
     let mut path = Path::with(small.clone(), small, 2 * MS);
     (path.b_writes, path.b_finishes) = (100_001, true);
     (path.a.to_write, path.a.then_finish) = (100_003, true);
