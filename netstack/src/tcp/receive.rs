@@ -47,6 +47,8 @@ pub(super) struct Receiver {
     acknowledged: u64,
     /// What a window is made from; grows with what the program reads, up to `most`.
     limit: usize,
+    /// The largest that the limit was: it is lowered when memory is refused, but what was stated holds.
+    largest_limit: usize,
     most: usize,
     scale: u8,
     /// Data that arrived out of order.
@@ -85,6 +87,7 @@ impl Receiver {
             edge: 0,
             acknowledged: 0,
             limit: usize::from(first_window(most)),
+            largest_limit: usize::from(first_window(most)),
             most,
             scale,
             apart: Ranges::default(),
@@ -317,9 +320,10 @@ impl Receiver {
         let stated = self.edge.saturating_sub(self.next);
         let window = if free < stated + self.step() { stated } else { free };
         let unit = 1u64 << self.scale;
-        // What was stated is kept, rounded up; but not on and on while nothing is read: with large units, the window
-        // would never close. Then the peer finds it less than a unit smaller (RFC 7323, 2.4).
-        let most = (self.limit as u64 + unit.max(self.limit as u64 / 16)).saturating_sub(self.ring.len() as u64);
+        // What was stated is kept, rounded up; but not on and on while nothing is read: with small segments or large
+        // units, the window would never close. Then the peer finds it less than a unit smaller (RFC 7323, 2.4).
+        let limit = self.largest_limit as u64;
+        let most = (limit + unit.max(limit / 16)).saturating_sub(self.ring.len() as u64);
         let kept = stated.div_ceil(unit);
         let kept = if kept * unit > most { stated / unit } else { kept };
         let field = (window / unit).max(kept);
@@ -423,6 +427,7 @@ impl Receiver {
             let wanted = 2 * read + 16 * self.mss as u64;
             let wanted = wanted + 2 * (u128::from(wanted) * u128::from(read - last) / u128::from(last.max(1))) as u64;
             self.limit = self.limit.max(usize::try_from(wanted).unwrap_or(self.most).min(self.most));
+            self.largest_limit = self.largest_limit.max(self.limit);
             self.tuning.last = read;
         }
         self.tuning.since = now;

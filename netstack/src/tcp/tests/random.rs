@@ -77,7 +77,7 @@ impl Promises {
         self.acked = acked;
         if !header.flags.rst {
             let edge = acked + (i64::from(header.window) << 5);
-            assert!(edge + 1 >= self.our_edge, "the window shrank: {edge} after {}", self.our_edge);
+            assert!(edge + (1 << 5) > self.our_edge, "the window shrank: {edge} after {}", self.our_edge);
             self.our_edge = edge.max(self.our_edge);
         }
         for &(from, to) in header.sack.iter().flatten() {

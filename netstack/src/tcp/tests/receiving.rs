@@ -120,6 +120,21 @@ fn an_advertised_window_never_shrinks() {
 }
 
 #[test]
+fn single_bytes_do_not_keep_a_window_open_that_nobody_reads() {
+    let mut lone = Lone::new(true);
+    let (mut at, mut edge) = (0, 60_000);
+    while at < edge {
+        lone.put(at, ACK, &[1]);
+        at += 1;
+        for (header, _) in lone.sent() {
+            edge = header.ack.wrapping_sub(number(0)) + (u32::from(header.window) << SCALE);
+        }
+        assert!(at < 80_000, "the window does not close");
+    }
+    assert!(lone.used() <= 80_000, "{}", lone.used());
+}
+
+#[test]
 fn a_window_in_large_units_closes_while_nothing_is_read() {
     const UNIT: u32 = 1 << 14;
     let config = super::super::Config { receive_buffer: 1 << 30, ..super::lone::small() };
