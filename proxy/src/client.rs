@@ -188,7 +188,7 @@ impl Client {
         };
         match dial.try_finish() {
             Ok(stream) => {
-                self.out = self.protocol.answer(Ok(None), *is_connect);
+                self.out.extend(self.protocol.answer(Ok(None), *is_connect));
                 self.stage = Stage::Connected(stream);
                 Ok(())
             }
@@ -221,7 +221,7 @@ impl Client {
         let address = own.iter().find(|own| own.is_ipv4() == from.is_ipv4() || from.is_unspecified());
         let address = *address.ok_or(ErrorKind::AddrNotAvailable)?;
         let listener = around.stack().listen_tcp(SocketAddr::new(address, 0), 1)?;
-        self.out = self.protocol.answer(Ok(Some(listener.local_addr())), true);
+        self.out.extend(self.protocol.answer(Ok(Some(listener.local_addr())), true));
         listener.set_notify(Some(around.notify()));
         self.stage = Stage::Bind { listener, from: Some(from).filter(|from| !from.is_unspecified()) };
         Ok(())
@@ -234,7 +234,7 @@ impl Client {
         match listener.try_accept() {
             Ok(stream) if from.is_some_and(|from| from != stream.peer_addr().ip()) => stream.reset(),
             Ok(stream) => {
-                self.out = self.protocol.answer(Ok(Some(stream.peer_addr())), true);
+                self.out.extend(self.protocol.answer(Ok(Some(stream.peer_addr())), true));
                 self.stage = Stage::Connected(stream);
             }
             Err(e) if e.kind() != ErrorKind::WouldBlock => self.failed(&e),
@@ -251,12 +251,12 @@ impl Client {
     fn failed(&mut self, error: &io::Error) {
         tracing::debug!(%error, "a connection through the tunnel cannot be made");
         self.place.failed();
-        self.out = self.protocol.answer(Err(error), false);
+        self.out.extend(self.protocol.answer(Err(error), false));
         self.stage = Stage::End;
     }
 
     fn trouble(&mut self, trouble: Trouble) {
-        self.out = self.protocol.complain(trouble);
+        self.out.extend(self.protocol.complain(trouble));
         self.stage = Stage::End;
     }
 

@@ -3,11 +3,11 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::{Shutdown, TcpListener, TcpStream},
+    net::{IpAddr, Shutdown, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
@@ -20,23 +20,31 @@ use wg_embed::{
     device::{Options as TunnelOptions, Tunnel},
     key::PrivateKey,
     random::SystemRandom,
+    sync::lock,
 };
 use wg_embed_netstack::{Netstack, Options};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The network: 10.9.0.1 and fd00::1 with echoes at ports 7 and 443, DNS, and a web server at port 80. The proxy has
-/// 10.9.0.2 and fd00::2.
+/// The network: 10.9.0.1 and fd00::1 with echoes at ports 7 and 443, DNS, a web server at port 80, and at port 19 a server
+/// that ends first and then reads. Names that begin with "slow" have no answer. The proxy has 10.9.0.2 and fd00::2.
 pub(crate) struct World {
     pub(crate) stack: Netstack,
     tunnel: Tunnel,
     key: PrivateKey,
     peer: PrivateKey,
     directory: PathBuf,
+    /// What the server at port 19 has read, each connection to its end.
+    pub(crate) read: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl World {
     pub(crate) fn new() -> Self {
+        Self::with_addresses(&[])
+    }
+
+    /// These addresses are on the proxy's side, too.
+    pub(crate) fn with_addresses(others: &[IpAddr]) -> Self {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("wg-embed-proxy-{}-{number}", std::process::id()));
@@ -49,6 +57,9 @@ impl World {
         let mut update = PeerUpdate::new(peer.public_key());
         let allow = |text: &str| AllowedIpUpdate { prefix: text.parse().unwrap(), remove: false };
         update.allowed_ips = vec![allow("10.9.0.2/32"), allow("fd00::2/128")];
+        update
+            .allowed_ips
+            .extend(others.iter().map(|ip| allow(&format!("{ip}/{}", if ip.is_ipv4() { 32 } else { 128 }))));
         let update = Update {
             private_key: Some(Some(key.clone())),
             listen_port: Some(0),
@@ -57,8 +68,9 @@ impl World {
         };
         tunnel.device().apply(update).unwrap();
         tunnel.device().up().unwrap();
-        serve(&stack);
-        Self { stack, tunnel, key, peer, directory }
+        let read = Arc::default();
+        serve(&stack, &read);
+        Self { stack, tunnel, key, peer, directory, read }
     }
 
     pub(crate) fn directory(&self) -> &std::path::Path {
@@ -104,7 +116,7 @@ impl World {
         proxy
     }
 
-    fn wait_for_tunnel(&self) {
+    pub(crate) fn wait_for_tunnel(&self) {
         let address = "10.9.0.2".parse().unwrap();
         wait("the tunnel", || self.stack.ping(address, 8, Duration::from_millis(500)).is_ok());
     }
@@ -118,7 +130,7 @@ impl Drop for World {
 }
 
 /// Serves until the stack is closed.
-fn serve(stack: &Netstack) {
+fn serve(stack: &Netstack, all: &Arc<Mutex<Vec<Vec<u8>>>>) {
     let everywhere = |port: u16| std::net::SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), port);
     for port in [7, 443] {
         let echo = stack.listen_tcp(everywhere(port), 16).unwrap();
@@ -136,11 +148,27 @@ fn serve(stack: &Netstack) {
             }
         });
     }
+    let first = stack.listen_tcp(everywhere(19), 16).unwrap();
+    let all = all.clone();
+    thread::spawn(move || {
+        while let Ok(stream) = first.accept(None) {
+            let all = all.clone();
+            thread::spawn(move || {
+                let _ = (&stream).write_all(b"bye");
+                let _ = stream.shutdown(Shutdown::Write);
+                let mut read = Vec::new();
+                let _ = (&stream).read_to_end(&mut read);
+                lock(&all).push(read);
+            });
+        }
+    });
     let dns = stack.bind_udp(everywhere(53), None).unwrap();
     thread::spawn(move || {
         let mut buf = [0; 2048];
         while let Ok((length, from)) = dns.recv(&mut buf, None) {
-            let _ = dns.try_send(&answer(&buf[..length]), Some(from));
+            if !buf[13..length].to_ascii_lowercase().starts_with(b"slow") {
+                let _ = dns.try_send(&answer(&buf[..length]), Some(from));
+            }
         }
     });
     let web = stack.listen_tcp(everywhere(80), 16).unwrap();
@@ -192,7 +220,7 @@ impl Proxy {
         command
     }
 
-    fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         Self { child }
     }

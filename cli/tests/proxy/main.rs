@@ -3,6 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test may fail loudly")]
 
 mod harness;
+mod https;
+mod services;
+mod socks5;
+mod wireproxy;
 
 use std::{
     io::{Read, Write},
@@ -15,7 +19,7 @@ use std::{
 use harness::{PATIENCE, Proxy, World, connect, free_port};
 
 /// Sends bytes, half-closes, and reads to the end.
-fn exchange(mut stream: TcpStream, bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn exchange(mut stream: TcpStream, bytes: &[u8]) -> Vec<u8> {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(bytes).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();

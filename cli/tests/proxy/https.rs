@@ -1,0 +1,97 @@
+//! An HTTP proxy that is spoken to over TLS.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    path::Path,
+    sync::Arc,
+};
+
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
+
+use crate::harness::{PATIENCE, Proxy, World, connect, free_port};
+
+fn files() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/proxy/tls")
+}
+
+type Client = StreamOwned<ClientConnection, TcpStream>;
+
+fn client(port: u16) -> Client {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(files().join("cert.pem")).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_root_certificates(roots).with_no_client_auth();
+    let socket = connect(port);
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let name = ServerName::try_from("proxy.test").unwrap();
+    StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), socket)
+}
+
+#[test]
+fn tunnels_and_errors_over_tls() {
+    let world = World::new();
+    let port = free_port();
+    for name in ["cert.pem", "key.pem"] {
+        std::fs::copy(files().join(name), world.directory().join(name)).unwrap();
+    }
+    let _proxy =
+        world.proxy(&format!("[http]\nBindAddress = 127.0.0.1:{port}\nCertFile = cert.pem\nKeyFile = key.pem\n"));
+    let mut tunnel = client(port);
+    tunnel.write_all(b"CONNECT 10.9.0.1:7 HTTP/1.1\r\n\r\n").unwrap();
+    let mut head = [0; 39];
+    tunnel.read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200 Connection established\r\n\r\n");
+    // More than all buffers hold.
+    let data: Vec<u8> = (0..3_000_000_u32).map(|n| (n >> 8) as u8 ^ n as u8).collect();
+    let mut answer = Vec::new();
+    let mut buf = vec![0; 1 << 16];
+    for part in data.chunks(50_000) {
+        tunnel.write_all(part).unwrap();
+        while answer.len() + 400_000 < data.len()
+            && answer.len() + 100_000 < part.as_ptr() as usize - data.as_ptr() as usize
+        {
+            let length = tunnel.read(&mut buf).unwrap();
+            answer.extend(&buf[..length]);
+        }
+    }
+    tunnel.conn.send_close_notify();
+    tunnel.flush().unwrap();
+    tunnel.read_to_end(&mut answer).unwrap();
+    assert!(answer == data, "{} bytes came back", answer.len());
+    let mut refused = client(port);
+    refused.write_all(b"BREW / HTTP/1.1\r\n\r\n").unwrap();
+    let mut text = String::new();
+    refused.read_to_string(&mut text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 405 "), "{text}");
+    // Without TLS there is an alert, and an end.
+    let mut plain = connect(port);
+    plain.set_read_timeout(Some(PATIENCE)).unwrap();
+    plain.write_all(b"CONNECT 10.9.0.1:7 HTTP/1.1\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    let _ = plain.read_to_end(&mut answer);
+    assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+}
+
+#[test]
+fn files_are_checked_with_the_configuration() {
+    let world = World::new();
+    std::fs::copy(files().join("cert.pem"), world.directory().join("cert.pem")).unwrap();
+    std::fs::write(world.directory().join("key.pem"), "secret").unwrap();
+    for (keys, error) in [
+        ("CertFile = cert.pem\n", "KeyFile: missing"),
+        ("KeyFile = key.pem\n", "CertFile: missing"),
+        ("CertFile = cert.pem\nKeyFile = key.pem\n", "CertFile: the key"),
+        ("CertFile = cert.pem\nKeyFile = nothing.pem\n", "KeyFile: cannot be read"),
+    ] {
+        world.write(&format!("[http]\nBindAddress = 127.0.0.1:1\n{keys}"), "");
+        let output = Proxy::command(&world).arg("-n").output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && errors.contains(error), "{errors}");
+        assert!(!errors.contains("secret"), "{errors}");
+    }
+}

@@ -1,0 +1,1 @@
+//! The same files and clients with wireproxy, if it is on PATH.
