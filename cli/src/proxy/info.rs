@@ -64,7 +64,7 @@ impl Info {
             let comma = if text.len() > 1 { "," } else { "" };
             let _ = write!(text, "{comma}\"{address}\":{seconds}");
         }
-        text.push('}');
+        text.push_str("}\n");
         (ready, text)
     }
 }
