@@ -6,11 +6,15 @@ use std::{
     time::Duration,
 };
 
-use wg_embed_netstack::{TcpListener, TcpStream, dial::Dial};
+use wg_embed_netstack::{
+    TcpListener, TcpStream,
+    dial::{Dial, parse_host_port},
+};
 
 use crate::{
     engine::{Event, Surroundings},
     link::Link,
+    names::Lookup,
     protocol::{MAX_HEAD, Protocol, Step, Trouble},
     socket::Socket,
     stats::Place,
@@ -39,8 +43,16 @@ pub(crate) struct Client {
 
 enum Stage {
     Talk,
+    /// The system looks the target's name up.
+    Lookup {
+        lookup: Lookup,
+        port: u16,
+        is_connect: bool,
+    },
     Dial {
         dial: Dial,
+        /// Other addresses that the system has found.
+        left: Vec<SocketAddr>,
         is_connect: bool,
         ended: bool,
     },
@@ -105,7 +117,8 @@ impl Client {
                         }
                     },
                     Stage::Talk => self.talk(around),
-                    Stage::Dial { .. } => self.dial(),
+                    Stage::Lookup { .. } => self.look_up(around),
+                    Stage::Dial { .. } => self.dial(around),
                     Stage::Bind { .. } => self.bound(),
                     Stage::End => {
                         self.socket.end();
@@ -163,14 +176,10 @@ impl Client {
             }
             Step::End => self.stage = Stage::End,
             Step::Dial(target) | Step::Forward(target) => {
-                match around.stack().start_dial(&target, around.family(), around.limits.dial) {
-                    Ok(dial) => {
-                        dial.set_notify(Some(around.notify()));
-                        // The stack limits how long dialling takes: this is for one that does not read its answer.
-                        self.limit = Some(around.limits.dial * 2);
-                        self.stage = Stage::Dial { dial, is_connect, ended: false };
-                    }
-                    Err(e) => self.failed(&e),
+                // The stack limits how long dialling takes: this is for one that does not read its answer.
+                self.limit = Some(around.limits.dial * 2);
+                if let Err(e) = self.start(&target, is_connect, around) {
+                    self.failed(&e);
                 }
             }
             Step::Associate(port) => self.stage = Stage::Associate(port),
@@ -182,8 +191,63 @@ impl Client {
         Ok(())
     }
 
-    fn dial(&mut self) -> io::Result<()> {
-        let Stage::Dial { dial, is_connect, ended } = &self.stage else {
+    /// Begins to connect.
+    fn start(&mut self, target: &str, is_connect: bool, around: &Surroundings<'_>) -> io::Result<()> {
+        if Lookup::is_by_system(around) {
+            let (host, port) = parse_host_port(target)?;
+            if host.parse::<IpAddr>().is_err() {
+                let lookup = Lookup::start(&host, around)?;
+                lookup.set_notify(around.notify());
+                self.stage = Stage::Lookup { lookup, port, is_connect };
+                return Ok(());
+            }
+        }
+        let dial = around.stack().start_dial(target, around.family(), around.limits.dial)?;
+        dial.set_notify(Some(around.notify()));
+        self.stage = Stage::Dial { dial, left: Vec::new(), is_connect, ended: false };
+        Ok(())
+    }
+
+    fn look_up(&mut self, around: &Surroundings<'_>) -> io::Result<()> {
+        let Stage::Lookup { lookup, port, is_connect } = &self.stage else {
+            return Ok(());
+        };
+        let (is_connect, port) = (*is_connect, *port);
+        match lookup.try_finish() {
+            Ok(found) => {
+                let left = found.into_iter().map(|address| SocketAddr::new(address, port)).collect();
+                self.dial_next(left, is_connect, ErrorKind::NotFound.into(), around);
+            }
+            Err(e) if e.kind() == ErrorKind::WouldBlock => return Err(e),
+            Err(e) => self.failed(&e),
+        }
+        Ok(())
+    }
+
+    /// Tries the next address. `error` is that of the one before.
+    fn dial_next(
+        &mut self,
+        mut left: Vec<SocketAddr>,
+        is_connect: bool,
+        mut error: io::Error,
+        around: &Surroundings<'_>,
+    ) {
+        while !left.is_empty() {
+            let to = left.remove(0).to_string();
+            match around.stack().start_dial(&to, around.family(), around.limits.dial) {
+                Ok(dial) => {
+                    dial.set_notify(Some(around.notify()));
+                    self.stage = Stage::Dial { dial, left, is_connect, ended: false };
+                    return;
+                }
+                Err(e) => error = e,
+            }
+        }
+        self.failed(&error);
+    }
+
+    fn dial(&mut self, around: &Surroundings<'_>) -> io::Result<()> {
+        let Stage::Dial { dial, left, is_connect, ended } = &mut self.stage else {
             return Ok(());
         };
         match dial.try_finish() {
@@ -193,7 +257,8 @@ impl Client {
                 Ok(())
             }
             Err(e) if e.kind() != ErrorKind::WouldBlock => {
-                self.failed(&e);
+                let (left, is_connect) = (std::mem::take(left), *is_connect);
+                self.dial_next(left, is_connect, e, around);
                 Ok(())
             }
             Err(e) if *ended => Err(e),

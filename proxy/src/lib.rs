@@ -27,6 +27,7 @@
 //! | `mailbox`, `stats` | what others tell it, what it has done |
 //! | `client`, `protocol` | one client until its connection is made |
 //! | `link` | one connection: copying |
+//! | `names` | addresses of names |
 //! | `socket`, `tls` | the system's sockets |
 //! | `udp` | datagrams |
 #![cfg(unix)]
@@ -35,6 +36,7 @@ mod client;
 mod engine;
 mod link;
 mod mailbox;
+mod names;
 mod protocol;
 mod proxy;
 mod service;

@@ -140,11 +140,14 @@ pub struct Options {
     pub family: Family,
     /// The most connections of all services together.
     pub connections: usize,
+    /// Whether the system looks names up if the stack has no DNS servers: outside of the tunnel. Otherwise names have
+    /// no addresses then.
+    pub system_names: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { family: Family::Any, connections: 65_536 }
+        Self { family: Family::Any, connections: 65_536, system_names: false }
     }
 }
 

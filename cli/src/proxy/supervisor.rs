@@ -201,5 +201,5 @@ impl Supervisor {
 
 /// What the services have in common.
 const fn options(config: &Config) -> Options {
-    Options { family: config.family, connections: config.max_connections }
+    Options { family: config.family, connections: config.max_connections, system_names: true }
 }

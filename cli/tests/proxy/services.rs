@@ -228,3 +228,58 @@ fn passwords_of_curl_are_checked() {
     assert_eq!(curl("me:no@").0, Some(97));
     assert_eq!(curl("").0, Some(97));
 }
+
+#[test]
+fn without_dns_servers_the_system_is_asked() {
+    let world = World::new();
+    let local = TcpListener::bind("127.0.0.1:0").unwrap();
+    let [socks, udp] = [(); 2].map(|()| free_port());
+    // The system knows more forms of an address than one: this is 10.9.0.1, and for the stack it is a name.
+    let _proxy = world.proxy(&format!(
+        "[Socks5]\nBindAddress = 127.0.0.1:{socks}\n\
+         [UDPProxyTunnel]\nBindAddress = 127.0.0.1:{udp}\nTarget = 10.9.1:7\n\
+         [TCPServerTunnel]\nListenPort = 80\nTarget = 127.1:{}\n",
+        local.local_addr().unwrap().port()
+    ));
+    let mut stream = connect(socks);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"\x05\x01\0\x05\x01\0\x03\x0610.9.1\0\x07named").unwrap();
+    let mut answer = [0; 17];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!((answer[3], &answer[12..]), (0, &b"named"[..]));
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
+    harness::wait("an answer", || {
+        client.send_to(b"by name", ("127.0.0.1", udp)).unwrap();
+        client.recv(&mut answer).is_ok_and(|length| &answer[..length] == b"by name")
+    });
+    let stream = world.stack.dial_tcp("10.9.0.2:80", PATIENCE);
+    // The stack has IPv4 and IPv6 addresses, and so may the target.
+    assert!(stream.is_ok(), "{stream:?}");
+    drop(local.accept().unwrap());
+}
+
+#[test]
+fn nothing_is_left_of_many_connections() {
+    let world = World::new();
+    let port = free_port();
+    let service = format!("[TCPClientTunnel]\nBindAddress = 127.0.0.1:{port}\nTarget = 10.9.0.1:7\n");
+    let proxy = world.proxy(&service);
+    let descriptors = || fs::read_dir(format!("/proc/{}/fd", proxy.child.id())).map_or(0, Iterator::count);
+    assert_eq!(crate::exchange(connect(port), b"first"), b"first");
+    let before = descriptors();
+    for round in 0..40 {
+        let open: Vec<_> = (0..25).map(|_| connect(port)).collect();
+        for (n, mut stream) in open.into_iter().enumerate() {
+            match (n + round) % 3 {
+                0 => assert_eq!(crate::exchange(stream, b"whole"), b"whole"),
+                1 => stream.write_all(b"cut").unwrap(),
+                _ => drop(stream),
+            }
+        }
+    }
+    if before > 0 {
+        harness::wait("the end of the descriptors", || descriptors() <= before);
+    }
+    assert_eq!(crate::exchange(connect(port), b"last"), b"last");
+}

@@ -5,11 +5,12 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use wg_embed_netstack::{PendingTcp, TcpStream, dial::parse_host_port, dns::Lookup};
+use wg_embed_netstack::{PendingTcp, TcpStream, dial::parse_host_port};
 
 use super::{Event, Surroundings};
 use crate::{
     link::Link,
+    names::Lookup,
     service::{Address, Target},
     socket::Socket,
     stats::Place,
@@ -120,8 +121,8 @@ fn begin(pending: PendingTcp, target: &Target, around: &Surroundings<'_>) -> io:
     if let Ok(address) = host.parse::<IpAddr>() {
         return connect(pending, &Address::Tcp(SocketAddr::new(address, port)), Vec::new(), around);
     }
-    let lookup = around.stack().start_resolve(host, around.family(), around.limits.dial)?;
-    lookup.set_notify(Some(around.notify()));
+    let lookup = Lookup::start(host, around)?;
+    lookup.set_notify(around.notify());
     Ok(Stage::Lookup(pending, lookup, port))
 }
 

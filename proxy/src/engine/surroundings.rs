@@ -57,6 +57,10 @@ impl Surroundings<'_> {
         self.common.options.family
     }
 
+    pub(crate) const fn system_names(&self) -> bool {
+        self.common.options.system_names
+    }
+
     pub(crate) fn new_token(&self) -> usize {
         self.common.token()
     }

@@ -71,12 +71,12 @@ impl Socks5 {
     }
 
     fn check(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, Step> {
-        let [version, name, rest @ ..] = input else {
-            return Err(Step::More);
-        };
-        if *version != 1 {
+        if input.first().is_some_and(|version| *version != 1) {
             return Err(Step::End);
         }
+        let [_, name, rest @ ..] = input else {
+            return Err(Step::More);
+        };
         let (name, rest) = rest.split_at_checked(usize::from(*name)).ok_or(Step::More)?;
         let (password, rest) = rest.split_first().ok_or(Step::More)?;
         let password = rest.get(..usize::from(*password)).ok_or(Step::More)?;
@@ -91,12 +91,12 @@ impl Socks5 {
 }
 
 fn request(input: &mut Vec<u8>, out: &mut Vec<u8>) -> Step {
-    let [version, command, _, kind, rest @ ..] = &input[..] else {
-        return Step::More;
-    };
-    if *version != VERSION {
+    if input.first().is_some_and(|version| *version != VERSION) {
         return Step::End;
     }
+    let [_, command, _, kind, rest @ ..] = &input[..] else {
+        return Step::More;
+    };
     let (length, offset) = match (kind, rest.first()) {
         (1, _) => (4, 0),
         (4, _) => (16, 0),

@@ -8,11 +8,12 @@ use std::{
 };
 
 use mio::{Interest, Token};
-use wg_embed_netstack::{UdpSocket, dns::Lookup};
+use wg_embed_netstack::UdpSocket;
 
 use super::{TURN, any_for, lost};
 use crate::{
     engine::{Event, Surroundings},
+    names::Lookup,
     protocol::{
         datagram::{self, Host},
         socks5,
@@ -157,7 +158,7 @@ impl Association {
 
     /// The stack knows its answers as long as their TTL allows.
     fn send_to_name(&mut self, around: &Surroundings<'_>, name: &str, port: u16, data: &[u8]) {
-        let lookup = match around.stack().start_resolve(name, around.family(), around.limits.dial) {
+        let lookup = match Lookup::start(name, around) {
             Ok(lookup) => lookup,
             Err(error) => return lost(Err(error)),
         };
@@ -170,7 +171,7 @@ impl Association {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 let bytes: usize = self.waiting.iter().map(|waiting| waiting.data.len()).sum();
                 if self.waiting.len() < MAX_WAITING && bytes + data.len() <= MAX_WAITING_BYTES {
-                    lookup.set_notify(Some(around.notify()));
+                    lookup.set_notify(around.notify());
                     self.waiting.push(Waiting { lookup, port, data: data.to_vec() });
                 }
             }

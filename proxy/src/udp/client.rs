@@ -7,10 +7,10 @@ use std::{
 };
 
 use mio::{Interest, Token};
-use wg_embed_netstack::{UdpSocket, dial::parse_host_port, dns::Lookup};
+use wg_embed_netstack::{UdpSocket, dial::parse_host_port};
 
 use super::{Changes, Sessions, TURN, any_for, lost};
-use crate::{engine::Surroundings, stats::Place};
+use crate::{engine::Surroundings, names::Lookup, stats::Place};
 
 /// How often a name is looked up again while there is traffic. The stack knows its answers as long as their TTL allows.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -127,9 +127,9 @@ impl Target {
             && let Some(around) = around
         {
             self.looked_up = Some(Instant::now());
-            match around.stack().start_resolve(&self.host, around.family(), around.limits.dial) {
+            match Lookup::start(&self.host, around) {
                 Ok(lookup) => {
-                    lookup.set_notify(Some(around.notify()));
+                    lookup.set_notify(around.notify());
                     self.lookup = Some(lookup);
                 }
                 Err(error) => tracing::debug!(%error, host = self.host, "a name cannot be looked up"),
