@@ -21,6 +21,8 @@ use crate::{
 
 /// The most that a ClientHello may take: it comes at once.
 const HELLO: Duration = Duration::from_secs(5);
+/// The most clients that are accepted before others have their turn.
+const TURN: usize = 64;
 /// After a lack of descriptors.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -128,11 +130,13 @@ impl Engine {
         serving: &Arc<Serving>,
         token: usize,
     ) {
-        loop {
-            let socket = listener.accept();
-            match socket.and_then(|socket| socket.with_tls(acceptor)) {
+        for _ in 0..TURN {
+            match listener.accept() {
                 Ok(_) if self.is_full(serving) => serving.counters.refused(),
-                Ok(socket) => self.client(socket, serving),
+                Ok(socket) => match socket.with_tls(acceptor) {
+                    Ok(socket) => self.client(socket, serving),
+                    Err(error) => tracing::error!(%error, "cannot speak TLS"),
+                },
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
                 Err(e) if matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}
                 Err(error) => {
@@ -142,5 +146,6 @@ impl Engine {
                 }
             }
         }
+        self.again.push(token);
     }
 }

@@ -73,7 +73,8 @@ fn split(address: &str) -> Option<(&str, String)> {
         return None;
     }
     let at = rest.find(['/', '?']).unwrap_or(rest.len());
-    let (host, path) = rest.split_at(at);
+    let (authority, path) = rest.split_at(at);
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
     (!host.is_empty()).then_some((host, path))
 }
@@ -131,6 +132,7 @@ mod tests {
         let get = run(None, "GET http://a?b HTTP/1.1\r\nHost: a\r\nProxy-Connection: x\r\n\r\n");
         assert_eq!(get.0, Step::Forward("a:80".into()));
         assert_eq!(get.1, "GET /?b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        assert_eq!(run(None, "GET http://me:pw@a:1/ HTTP/1.1\r\n\r\n").0, Step::Forward("a:1".into()));
         assert_eq!(run(None, "GET http://a/ HTTP/1.1\r\n").0, Step::More);
     }
 
