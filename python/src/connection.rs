@@ -187,6 +187,7 @@ impl Connection {
                 Manner::Modern => Err(closed()),
             };
         }
+        self.check_server()?;
         if state.failed || state.carrier.is_none() {
             return Ok(());
         }
@@ -205,11 +206,14 @@ impl Connection {
 
     pub(crate) fn drain<'py>(self: &Arc<Self>, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.check()?;
+        self.check_server()?;
+        let is_legacy = self.info.manner == Manner::Legacy;
         let now = {
             let state = lock(&self.state);
-            if state.closed && self.info.manner == Manner::Legacy {
-                Some(Ok(()))
-            } else if state.failed || state.carrier.is_none() && !state.closed || state.eof && state.is_gone() {
+            if state.failed
+                || state.carrier.is_none() && !state.closed
+                || is_legacy && (state.closed || state.eof && state.is_gone())
+            {
                 Some(Err(closed()))
             } else if state.backlog_bytes > HIGH_WATER {
                 None
@@ -235,7 +239,8 @@ impl Connection {
     pub(crate) fn write_eof(self: &Arc<Self>) -> PyResult<()> {
         self.check()?;
         let mut state = lock(&self.state);
-        if !state.closed {
+        if !state.closed && !state.eof {
+            self.check_server()?;
             state.eof = true;
             state.flush();
         }
@@ -244,6 +249,9 @@ impl Connection {
 
     pub(crate) fn close(self: &Arc<Self>) -> PyResult<()> {
         self.check()?;
+        if !lock(&self.state).closed {
+            self.check_server()?;
+        }
         match self.info.manner {
             Manner::Legacy => self.abort(),
             Manner::Modern => self.finish(),
@@ -252,17 +260,24 @@ impl Connection {
     }
 
     pub(crate) fn is_closing(&self) -> PyResult<bool> {
-        self.check()?;
+        self.process.check()?;
         let state = lock(&self.state);
-        Ok(state.eof || state.closed)
+        Ok(state.eof || state.closed || self.info.manner == Manner::Modern && self.is_server_gone())
     }
 
+    fn is_server_gone(&self) -> bool {
+        self.server_gone.load(Ordering::Acquire)
+    }
+
+    /// In the old manner, every function but `is_closing` fails when the server is gone.
     fn check(&self) -> PyResult<()> {
         self.process.check()?;
-        if self.info.manner == Manner::Legacy && self.server_gone.load(Ordering::Acquire) {
-            return Err(server::shut_down());
-        }
-        Ok(())
+        if self.info.manner == Manner::Legacy { self.check_server() } else { Ok(()) }
+    }
+
+    /// In the modern manner, those fail that would change something.
+    fn check_server(&self) -> PyResult<()> {
+        if self.is_server_gone() { Err(server::shut_down(self.info.manner)) } else { Ok(()) }
     }
 
     /// An address by its name, as a tuple, or the default; `KeyError` if there is neither.

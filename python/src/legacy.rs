@@ -1,6 +1,9 @@
 //! The classes of mitmproxy_wireguard 0.1.23.
 
-use std::sync::Arc;
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use pyo3::{PyTraverseError, PyVisit, prelude::*};
 
@@ -81,7 +84,13 @@ pub(crate) fn start_server<'py>(
     handle_connection: Py<PyAny>,
     receive_datagram: Py<PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let settings = Settings::new(Manner::Legacy, host, port, private_key, &peer_public_keys)?;
+    let hosts = match host.parse() {
+        Ok(host) => vec![host],
+        Err(_) if host.is_empty() => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+        // The future has the error.
+        Err(_) => Vec::new(),
+    };
+    let settings = Settings::new(Manner::Legacy, hosts, port, private_key, &peer_public_keys)?;
     let handlers = Handlers { tcp: handle_connection, udp: receive_datagram };
     Serving::start(py, settings, handlers, |py, serving| Ok(Bound::new(py, LegacyServer(serving))?.into_any()))
 }

@@ -5,16 +5,18 @@
 //! | `bridge`, `notify` | from tunnels' threads to Python's event loops and threads |
 //! | `server`, `connection`, `linger` | a server that intercepts, and its asyncio streams |
 //! | `legacy`, `modern`, `stream` | these as mitmproxy_wireguard and as mitmproxy_rs have them |
-//! | `tunnel`, `net` | what `wg_embed.Tunnel` and `wg_embed.net` are made of |
+//! | `tunnel`, `net`, `held` | what `wg_embed.Tunnel` and `wg_embed.net` are made of |
 //! | `keys`, `convert`, `errors`, `log`, `process` | keys, arguments, exceptions, `logging`, `fork()` |
 //!
-//! Locks are held for a moment, and no function of Python is called meanwhile. Tunnels' threads never wait for the
-//! interpreter. So the module needs no global lock.
+//! Locks, also those of the stack, are held for a moment, and no function of Python is called meanwhile, nor an object
+//! of it let go of that could call one. Tunnels' threads never wait for the interpreter. So whoever has the interpreter
+//! may wait for a lock, and the module needs no global one.
 
 mod bridge;
 mod connection;
 mod convert;
 mod errors;
+mod held;
 mod keys;
 mod legacy;
 mod linger;

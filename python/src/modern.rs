@@ -1,6 +1,6 @@
 //! The WireGuard classes of mitmproxy_rs.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use pyo3::{PyTraverseError, PyVisit, prelude::*};
 
@@ -62,14 +62,14 @@ stream_methods!(ModernStream {
 #[pyfunction]
 pub(crate) fn start_wireguard_server<'py>(
     py: Python<'py>,
-    host: &str,
+    host: IpAddr,
     port: u16,
     private_key: &str,
     peer_public_keys: Vec<String>,
     handle_tcp_stream: Py<PyAny>,
     handle_udp_stream: Py<PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let settings = Settings::new(Manner::Modern, host, port, private_key, &peer_public_keys)?;
+    let settings = Settings::new(Manner::Modern, vec![host], port, private_key, &peer_public_keys)?;
     let handlers = Handlers { tcp: handle_tcp_stream, udp: handle_udp_stream };
     Serving::start(py, settings, handlers, |py, serving| Ok(Bound::new(py, ModernServer(serving))?.into_any()))
 }

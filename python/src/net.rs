@@ -4,16 +4,16 @@ use std::{
     io,
     net::{IpAddr, Shutdown, SocketAddr},
     os::fd::{IntoRawFd, RawFd},
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use pyo3::{
-    exceptions::{PyOSError, PyValueError},
+    exceptions::PyValueError,
     prelude::*,
     types::{PyBytes, PyTuple},
 };
-use wg_embed::{process::PerProcess, sync::lock};
+use wg_embed::process::PerProcess;
 use wg_embed_netstack::{
     Netstack, TcpListener, TcpStream, UdpSocket,
     dial::{Dial, parse_host_port},
@@ -24,29 +24,12 @@ use wg_embed_netstack::{
 
 use crate::{
     convert, errors,
-    notify::Callback,
+    held::{Held, closed, io_error, now},
     process::{self, Inherited, Mark},
 };
 
 /// The longest datagram.
 const DATAGRAM: usize = 65_535;
-
-fn io_error(error: io::Error) -> PyErr {
-    errors::from_io(&error)
-}
-
-/// `None` for what would have to wait.
-fn now<T>(result: io::Result<T>) -> io::Result<Option<T>> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn closed() -> PyErr {
-    PyOSError::new_err((libc::EBADF, "it is closed"))
-}
 
 fn seconds(value: f64) -> PyResult<Duration> {
     Duration::try_from_secs_f64(value).map_err(|error| PyValueError::new_err(error.to_string()))
@@ -61,72 +44,6 @@ fn family(name: &str) -> PyResult<Family> {
         "ipv6" => Family::Ipv6,
         _ => return Err(PyValueError::new_err("a family is any, prefer4, prefer6, ipv4 or ipv6")),
     })
-}
-
-/// Something with a notifier, until it is taken out.
-struct Held<T> {
-    value: Mutex<Option<Arc<T>>>,
-    callback: Callback,
-    process: Mark,
-}
-
-impl<T> Held<T> {
-    fn new(value: T, set_notify: impl FnOnce(&T, Arc<dyn wg_embed_netstack::Notify>)) -> Self {
-        let callback = Callback::default();
-        set_notify(&value, callback.notifier());
-        Self { value: Mutex::new(Some(Arc::new(value))), callback, process: Mark::new() }
-    }
-
-    fn get(&self) -> PyResult<Arc<T>> {
-        self.process.check()?;
-        lock(&self.value).clone().ok_or_else(closed)
-    }
-
-    fn take(&self) -> Option<Arc<T>> {
-        if self.process.is_current() { lock(&self.value).take() } else { None }
-    }
-
-    /// The value alone, to be made into something else.
-    fn take_alone(&self, forget_notify: impl FnOnce(&T)) -> PyResult<T> {
-        self.process.check()?;
-        let value = self.take().ok_or_else(closed)?;
-        forget_notify(&value);
-        Arc::into_inner(value).ok_or_else(|| PyOSError::new_err((libc::EBUSY, "it is in use")))
-    }
-
-    /// Tries until there is a result, without the interpreter while it waits; `None` when the time is up, or the value
-    /// was taken out.
-    fn wait<R: Send>(
-        &self,
-        py: Python<'_>,
-        timeout: Option<f64>,
-        attempt: impl Fn(&T) -> io::Result<R> + Sync,
-    ) -> PyResult<io::Result<Option<R>>>
-    where
-        T: Send + Sync,
-    {
-        let value = self.get()?;
-        let outcome = Mutex::new(None);
-        self.callback.wait(py, timeout, || {
-            let result = now(attempt(&value)).transpose();
-            let is_over = result.is_some() || lock(&self.value).is_none();
-            *lock(&outcome) = result;
-            is_over
-        })?;
-        let outcome = lock(&outcome).take();
-        Ok(outcome.transpose())
-    }
-}
-
-impl<T> Drop for Held<T> {
-    fn drop(&mut self) {
-        if !self.process.is_current() {
-            if let Ok(value) = self.value.get_mut() {
-                std::mem::forget(value.take());
-            }
-            self.callback.leave();
-        }
-    }
 }
 
 /// The userspace network of a tunnel.

@@ -6,7 +6,7 @@ mod datagrams;
 mod shared;
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     sync::{Arc, atomic::Ordering},
 };
 
@@ -24,14 +24,14 @@ use self::shared::Shared;
 use crate::{
     bridge::Bridge,
     connection::Manner,
-    convert, errors, keys, log,
+    errors, keys, log,
     process::{self, Mark},
 };
 
 /// What a server is started with.
 pub(crate) struct Settings {
     manner: Manner,
-    /// Tried one after another; none if the host was invalid.
+    /// None if the host was invalid.
     hosts: Vec<IpAddr>,
     port: u16,
     private_key: PrivateKey,
@@ -39,9 +39,17 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// `hosts` are tried one after another.
+    ///
     /// # Errors
-    /// `ValueError` for a key that is invalid, and in the modern manner for a host that is.
-    pub(crate) fn new(manner: Manner, host: &str, port: u16, private_key: &str, peers: &[String]) -> PyResult<Self> {
+    /// `ValueError` for a key that is invalid.
+    pub(crate) fn new(
+        manner: Manner,
+        hosts: Vec<IpAddr>,
+        port: u16,
+        private_key: &str,
+        peers: &[String],
+    ) -> PyResult<Self> {
         let (private_key, peers) = match manner {
             Manner::Legacy => {
                 let peers = peers.iter().map(|key| keys::public_key(&keys::padded(key)));
@@ -51,14 +59,6 @@ impl Settings {
                 let peers = peers.iter().map(|key| keys::public_key(key));
                 (keys::private_key(private_key)?, peers.collect::<PyResult<_>>()?)
             }
-        };
-        let hosts = match (convert::ip(host), manner) {
-            (Ok(host), _) => vec![host],
-            (Err(error), Manner::Modern) => return Err(error),
-            (Err(_), Manner::Legacy) if host.is_empty() => {
-                vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()]
-            }
-            (Err(_), Manner::Legacy) => Vec::new(),
         };
         Ok(Self { manner, hosts, port, private_key, peers })
     }
@@ -135,7 +135,7 @@ impl Serving {
     pub(crate) fn send_datagram(&self, data: &[u8], from: SocketAddr, to: SocketAddr) -> PyResult<()> {
         self.process.check()?;
         if self.shared.gone.load(Ordering::Acquire) {
-            return Err(shut_down());
+            return Err(shut_down(self.shared.manner));
         }
         if let Err(error) = self.shared.net.send_datagram(data, from, to) {
             tracing::warn!(%from, %to, %error, "a datagram was not sent");
@@ -199,9 +199,12 @@ impl Drop for Serving {
     }
 }
 
-/// As the old interface reports it.
-pub(crate) fn shut_down() -> PyErr {
-    PyOSError::new_err("WireGuard server has been shut down.")
+/// What calls get when a server is closed.
+pub(crate) fn shut_down(manner: Manner) -> PyErr {
+    PyOSError::new_err(match manner {
+        Manner::Legacy => "WireGuard server has been shut down.",
+        Manner::Modern => "Server has been shut down.",
+    })
 }
 
 fn start_error(manner: Manner, address: SocketAddr, error: &wg_embed::Error) -> PyErr {

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import errno
 import gc
 import importlib.util
 import logging
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -487,6 +489,33 @@ def test_a_failed_handler_keeps_no_descriptors(caplog: pytest.LogCaptureFixture)
             run(main())
     gc.collect()
     assert len([name for name in descriptors() if name.startswith("pipe:")]) <= len(before)
+
+
+def test_a_socket_that_a_thread_waits_for_is_not_lost() -> None:
+    server, tunnel = pair()
+    with server, tunnel, server.net.udp(53) as there:
+        here = tunnel.net.udp(remote=("10.0.0.2", 53))
+        received: list[bytes] = []
+        thread = threading.Thread(target=lambda: received.append(here.receive_blocking(PATIENCE)[0]))
+        thread.start()
+
+        def is_busy() -> bool:
+            try:
+                here.detach().close()
+            except OSError as error:
+                assert error.errno == errno.EBUSY
+                return True
+            raise AssertionError("it was detached")
+
+        run(until(lambda: "receive_blocking" in str(sys._current_frames()[thread.ident or 0])))
+        # Soon it waits.
+        run(asyncio.sleep(0.1))
+        assert is_busy()
+        here.send(b"question")
+        there.send(b"answer", there.receive_blocking(PATIENCE)[1])
+        thread.join(PATIENCE)
+        assert received == [b"answer"]
+        here.detach().close()
 
 
 def test_keys_are_in_no_exception() -> None:

@@ -187,6 +187,7 @@ def test_when_the_server_closes(legacy: ModuleType, original: bool) -> None:
                     result = getattr(stream, name)(*arguments)
                     if result is not None:
                         await soon(result)
+            assert stream.is_closing() is False and "TcpStream(0, " in repr(stream)
             with pytest.raises(OSError, match=gone):
                 session.server.send_datagram(b"x", ("10.0.0.1", 1), ("10.0.0.1", 2))
             writer.close()

@@ -78,7 +78,8 @@ def test_read_gives_what_is_there_and_the_end(legacy: ModuleType) -> None:
             assert await soon(stream.read(10)) == b""
             # The other direction is open.
             stream.write(b"answer")
-            assert await soon(stream.drain()) is None
+            drained = stream.drain()
+            assert asyncio.isfuture(drained) and await soon(drained) is None
             assert await soon(reader.readexactly(6)) == b"answer"
             stream.write_eof()
             assert await soon(reader.read()) == b""
@@ -159,8 +160,10 @@ def test_close_resets(legacy: ModuleType) -> None:
             stream.close()
             stream.write(b"ignored")
             stream.write_eof()
-            with pytest.raises(OSError):
-                await soon(stream.read(1))
+            for name, arguments in (("read", (1,)), ("drain", ())):
+                with pytest.raises(OSError, match="^connection closed$"):
+                    await soon(getattr(stream, name)(*arguments))
+            assert stream.get_extra_info("original_dst") == ("10.0.0.42", 1234)
 
     run(main())
 

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import errno
 import inspect
+import ipaddress
 import logging
 import re
 import socket
@@ -87,21 +88,62 @@ def test_errors_of_the_start(modern: ModuleType) -> None:
     run(main())
 
 
-@pytest.mark.ours_only("wait_closed before close, or of a server without peers, differs")
 def test_a_server_has_an_address_and_closes(modern: ModuleType) -> None:
     async def main() -> None:
         server = await start_modern(modern)
         host, port = server.getsockname()
         assert host == "127.0.0.1" and repr(server) == f"WireGuardServer(127.0.0.1:{port})"
+        with pytest.raises(AttributeError):
+            server.attribute = 1
+        assert server.close() is None
+        server.close()
+        for _ in range(2):
+            closed = server.wait_closed()
+            assert asyncio.isfuture(closed) and await soon(closed) == ()
+        assert server.getsockname() == (host, port)
+        (await start_modern(modern, port=port)).close()
+        # Addresses come as objects, too.
+        (await start_modern(modern, host=ipaddress.ip_address("127.0.0.1"))).close()
+
+    run(main())
+
+
+@pytest.mark.ours_only("a server whose start is not over yet may end by itself")
+def test_wait_closed_waits(modern: ModuleType) -> None:
+    async def main() -> None:
+        server = await start_modern(modern)
         early = server.wait_closed()
         await asyncio.sleep(0)
         assert not early.done()
         server.close()
-        server.close()
         assert await soon(early) == ()
-        assert await soon(server.wait_closed()) == ()
-        assert server.getsockname() == (host, port)
-        (await start_modern(modern, port=port)).close()
+
+    run(main())
+
+
+def test_streams_of_a_server_that_is_gone(modern: ModuleType) -> None:
+    async def main() -> None:
+        async with Session(start_modern, modern) as session:
+            stream, _, writer = await session.connect()
+            ended, _, other = await session.connect()
+            ended.write_eof()
+            session.server.close()
+            await soon(session.server.wait_closed())
+            assert await soon(stream.read(10)) == b"" and await soon(ended.read(10)) == b""
+            assert stream.is_closing() is True and ended.is_closing() is True
+            gone = "^Server has been shut down.$"
+            calls: dict[str, tuple[Any, ...]] = {"write": (b"x",), "drain": (), "write_eof": (), "close": ()}
+            for name, arguments in calls.items():
+                with pytest.raises(OSError, match=gone):
+                    result = getattr(stream, name)(*arguments)
+                    if result is not None:
+                        await soon(result)
+            assert ended.write_eof() is None
+            with pytest.raises(OSError, match="^connection closed$"):
+                ended.write(b"x")
+            assert stream.get_extra_info("transport_protocol") == "tcp" and "Stream(2, " in repr(stream)
+            writer.close()
+            other.close()
 
     run(main())
 
@@ -334,14 +376,15 @@ def test_datagrams_over_ipv6(modern: ModuleType) -> None:
 def test_when_the_server_closes(modern: ModuleType) -> None:
     async def main() -> None:
         async with Session(start_modern, modern) as session:
-            stream, reader, _ = await session.connect()
+            stream, reader, writer = await session.connect()
             waiting = stream.read(10)
             session.server.close()
             assert await soon(waiting) == b""
             assert await soon(stream.read(10)) == b""
-            stream.close()
             with pytest.raises(ConnectionResetError):
                 await soon(reader.read())
+            assert stream.is_closing() is True
+            writer.close()
 
     run(main())
 

@@ -507,6 +507,7 @@ def test_the_log_goes_to_logging(caplog: pytest.LogCaptureFixture) -> None:
     assert CLIENT_KEY not in caplog.text and SERVER_KEY not in caplog.text
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_child_has_none_of_its_parents_tunnels() -> None:
     server, tunnel = pair()
     with server, tunnel:

@@ -194,7 +194,7 @@ class Network:
     # Datagrams
 
     def udp(self, port: int = 0, host: str = "::", *, remote: Optional[Address] = None) -> DatagramSocket:
-        """A UDP socket, for event loops and threads; connected to `remote`, an IP address and a port, if it is given."""
+        """A UDP socket, connected to `remote`, an IP address and a port, if that is given."""
         return DatagramSocket(self._native.udp(host, port, remote))
 
     # Names, echo requests

@@ -209,8 +209,8 @@ class Tunnel(Closing):
     def events(self) -> AsyncIterator[Event]:
         """
         Events on the running event loop: `async for event in tunnel.events()`. The first iterator begins with those
-        that have come before, up to 1024; it ends after `ended`. Any number of iterators may run in one event loop, and each
-        gets all events.
+        that have come before, up to 1024; it ends after `ended`. Any number of iterators may run in one event loop,
+        and each gets all events.
         """
         return self._events.iterate()
 
