@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Condvar, Mutex,
+        Arc, Condvar, Mutex, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -30,6 +30,8 @@ struct Target {
 #[derive(Default)]
 struct Inner {
     target: Mutex<Option<Target>>,
+    /// The bridge that knows this one.
+    known_to: Mutex<Weak<Bridge>>,
     queued: AtomicBool,
     /// Grows with each call of `tell`.
     told: Mutex<u64>,
@@ -47,8 +49,7 @@ impl Callback {
         let target = match callback {
             Some(callback) => {
                 let bridge = Bridge::current(py)?;
-                let inner: Arc<dyn Ready> = self.0.clone();
-                bridge.introduce(Arc::downgrade(&inner));
+                self.introduce(&bridge);
                 let run = py.import("contextvars")?.getattr("copy_context")?.call0()?.getattr("run")?.unbind();
                 Some(Target { bridge, call: Arc::new((run, callback)) })
             }
@@ -58,6 +59,15 @@ impl Callback {
         drop(old);
         self.tell();
         Ok(())
+    }
+
+    /// Has it abandoned when the loop ends. Once for each loop, however often the callback is replaced.
+    fn introduce(&self, bridge: &Arc<Bridge>) {
+        let before = std::mem::replace(&mut *lock(&self.0.known_to), Arc::downgrade(bridge));
+        if !std::ptr::eq(before.as_ptr(), Arc::as_ptr(bridge)) {
+            let inner: Arc<dyn Ready> = self.0.clone();
+            bridge.introduce(Arc::downgrade(&inner));
+        }
     }
 
     /// Something may go on. Any thread may call it.

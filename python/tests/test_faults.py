@@ -8,11 +8,13 @@ import errno
 import gc
 import importlib.util
 import logging
+import os
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -118,6 +120,35 @@ def test_resolving_and_pinging_can_be_cancelled() -> None:
                     with pytest.raises(asyncio.CancelledError):
                         await task
             assert await tunnel.net.ping("10.0.0.2", timeout=PATIENCE) > 0
+
+    run(main())
+
+
+def test_waiting_again_and_again_takes_no_memory() -> None:
+    async def main() -> None:
+        server, tunnel = pair()
+        async with server, tunnel:
+            with tunnel.net.udp() as udp:
+
+                async def wait(times: int) -> None:
+                    for number in range(times):
+                        udp._native.watch(nothing)
+                        if number % 1000 == 0:
+                            await asyncio.sleep(0)
+                    udp._native.watch(None)
+
+                await wait(20_000)
+                before = resident()
+                await wait(200_000)
+                # A word each would be more.
+                assert resident() - before < 3 << 19
+
+    def nothing() -> None:
+        pass
+
+    def resident() -> int:
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
     run(main())
 
