@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from support import (
+    PATIENCE,
     Session,
     client,
     digest,
@@ -234,3 +235,51 @@ def test_datagrams(legacy: ModuleType) -> None:
         server.close()
 
     run(main())
+
+
+def test_a_function_for_datagrams_that_raises_is_reported(legacy: ModuleType) -> None:
+    async def main() -> None:
+        reported: asyncio.Queue[Any] = asyncio.Queue()
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.put_nowait(context))
+
+        def raises(data: bytes, src: Any, dst: Any) -> None:
+            raise ArithmeticError(data)
+
+        server = await start_legacy(legacy, datagram=raises)
+        with client(server.getsockname()[1]) as tunnel, tunnel.net.udp(1234, "10.0.0.1") as udp:
+            for data in (b"first", b"second"):
+                udp.send(data, ("10.0.0.42", 31337))
+                context = await soon(reported.get())
+                assert isinstance(context["exception"], ArithmeticError) and context["exception"].args == (data,)
+        server.close()
+
+    run(main())
+
+
+def test_a_function_for_datagrams_may_end_the_loop(legacy: ModuleType) -> None:
+    received: list[bytes] = []
+
+    def take(data: bytes, src: Any, dst: Any) -> None:
+        if data == b"exit":
+            raise KeyboardInterrupt("wanted")
+        received.append(data)
+
+    loop = asyncio.new_event_loop()
+
+    async def begin() -> Any:
+        return await start_legacy(legacy, datagram=take)
+
+    server = loop.run_until_complete(begin())
+    with client(server.getsockname()[1]) as tunnel, tunnel.net.udp(1234, "10.0.0.1") as udp:
+        udp.send(b"exit", ("10.0.0.42", 31337))
+        udp.send(b"behind it", ("10.0.0.42", 31337))
+        with pytest.raises(KeyboardInterrupt, match="wanted"):
+            loop.run_until_complete(asyncio.sleep(PATIENCE))
+        loop.run_until_complete(until(lambda: received == [b"behind it"]))
+
+    async def end() -> None:
+        server.close()
+        await soon(server.wait_closed())
+
+    loop.run_until_complete(end())
+    loop.close()
