@@ -8,7 +8,7 @@ use std::{
     io::{self, ErrorKind, Read, Write},
     net::{Shutdown, TcpListener as SystemListener, TcpStream as SystemStream, UdpSocket as SystemUdp},
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::net::UnixStream,
     },
     sync::{
@@ -401,6 +401,17 @@ fn nothing_outlives_the_stack_or_the_pump() {
     assert_eq!(kind(accept(listener.as_fd())), ErrorKind::ConnectionAborted);
     until("all are gone", || pumps.pump_a.is_empty());
     assert_eq!(kind(pumps.pump_a.addresses(client.as_fd())), ErrorKind::NotFound);
+}
+
+/// A child of `fork()` closes them.
+#[test]
+fn the_ends_of_the_pump_are_known() {
+    let pumps = pumps();
+    let (client, server) = pumps.connect(80);
+    let [ours] = pumps.pump_a.descriptors()[..] else { panic!("not one: {:?}", pumps.pump_a.descriptors()) };
+    assert!(ours != client.as_raw_fd() && pumps.pump_b.descriptors().is_empty());
+    drop((client, server));
+    until("it is over", || pumps.pump_a.descriptors().is_empty());
 }
 
 #[cfg(target_os = "linux")]

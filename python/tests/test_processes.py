@@ -292,7 +292,11 @@ if pid == 0:
     os._exit(0)
 os.close(read)
 tunnel.close()
-assert "wgpyfork0" not in interfaces()
+# The child may not have come to it yet.
+deadline = time.monotonic() + 60
+while "wgpyfork0" in interfaces():
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
 os.write(write, b"x")
 os.waitpid(pid, 0)
 """
