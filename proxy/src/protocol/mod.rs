@@ -83,3 +83,55 @@ impl Protocol {
         matches!(self, Self::Plain(_))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn protocols() -> [Protocol; 6] {
+        let login = || Some(Login::new("me", "pw"));
+        [
+            Protocol::Socks5(socks5::Socks5::new(None)),
+            Protocol::Socks5(socks5::Socks5::new(login())),
+            Protocol::Http(None),
+            Protocol::Http(login()),
+            Protocol::Sni,
+            Protocol::Plain("a:1".into()),
+        ]
+    }
+
+    /// Beginnings that lead further than random bytes.
+    const BEGINNINGS: [&[u8]; 5] = [
+        b"",
+        b"\x05\x01\0\x05",
+        b"\x05\x01\x02\x01\x02me\x02pw\x05",
+        b"GET http://",
+        b"\x16\x03\x01\0\x30\x01\0\0\x2c",
+    ];
+
+    proptest! {
+        #[test]
+        fn any_bytes_in_any_pieces(
+            which in 0..BEGINNINGS.len(),
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            piece in 1..50_usize,
+        ) {
+            let bytes = [BEGINNINGS[which], &bytes].concat();
+            for mut protocol in protocols() {
+                let (mut input, mut out) = (Vec::new(), Vec::new());
+                let mut rest = bytes.chunks(piece);
+                loop {
+                    let before = input.len();
+                    let step = protocol.step(&mut input, &mut out);
+                    prop_assert!(input.len() <= before + 32, "a request grows by a header of ours at most");
+                    match (step, rest.next()) {
+                        (Step::More, Some(more)) => input.extend(more),
+                        _ => break,
+                    }
+                }
+            }
+            let _ = datagram::parse(&bytes);
+        }
+    }
+}
