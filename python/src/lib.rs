@@ -36,7 +36,7 @@ mod _native {
     use crate::{
         keys::{genkey, genpsk, legacy_pubkey, pubkey},
         legacy::{LegacyServer, LegacyStream, start_server},
-        log::follow_level,
+        log::{end_log, follow_level},
         modern::{ModernServer, ModernStream, start_wireguard_server},
         net::{NativeDial, NativeListener, NativeLookup, NativeNet, NativePing, NativeTcp, NativeUdp, split_host_port},
         process::{after_fork_in_child, before_fork},

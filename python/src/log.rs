@@ -9,6 +9,7 @@ use std::{
         Condvar, Mutex, Once,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use pyo3::{prelude::*, sync::PyOnceLock};
@@ -16,7 +17,7 @@ use tracing::{Event, Level, Metadata, Subscriber, span, subscriber::Interest};
 use wg_embed::{
     log,
     process::PerProcess,
-    sync::{lock, wait_while},
+    sync::{lock, wait_timeout_while, wait_while},
     thread::Owner,
 };
 
@@ -25,6 +26,9 @@ use crate::errors;
 /// Lines that may wait.
 const MOST: usize = 4096;
 
+/// How long the exit of the program waits for handlers of `logging`.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 struct Line {
     level: Level,
     target: &'static str,
@@ -32,9 +36,21 @@ struct Line {
 }
 
 #[derive(Default)]
+struct Lines {
+    waiting: VecDeque<Line>,
+    /// The interpreter ends: what comes from now on is not passed on.
+    ended: bool,
+    /// The thread has returned, or will not need the interpreter any more.
+    gone: bool,
+}
+
+#[derive(Default)]
 struct Queue {
-    lines: Mutex<VecDeque<Line>>,
+    lines: Mutex<Lines>,
+    /// There are more lines, or it is the end.
     more: Condvar,
+    /// The thread is gone.
+    gone: Condvar,
     /// Lines that found no room.
     lost: AtomicU64,
     started: AtomicBool,
@@ -82,10 +98,10 @@ impl Subscriber for Forwarder {
         let queue = QUEUE.get();
         let line = Line { level: *event.metadata().level(), target: event.metadata().target(), text: log::text(event) };
         let mut lines = lock(&queue.lines);
-        if lines.len() >= MOST {
+        if lines.ended || lines.waiting.len() >= MOST {
             queue.lost.fetch_add(1, Ordering::Relaxed);
         } else {
-            lines.push_back(line);
+            lines.waiting.push_back(line);
             queue.more.notify_one();
         }
     }
@@ -142,12 +158,38 @@ fn logger_name(target: &str) -> String {
     }
 }
 
+/// Passes on what waits, and ends the thread: it must not ask for an interpreter that is being taken down. Called at the
+/// exit of the program.
+#[pyfunction]
+pub(crate) fn end_log(py: Python<'_>) {
+    let queue = QUEUE.get();
+    if !queue.started.load(Ordering::Acquire) {
+        return;
+    }
+    py.detach(|| {
+        let mut lines = lock(&queue.lines);
+        lines.ended = true;
+        queue.more.notify_all();
+        drop(wait_timeout_while(&queue.gone, lines, PATIENCE, |lines| !lines.gone));
+    });
+}
+
 fn pass_on(queue: &Queue) {
+    pass_on_to_the_end(queue);
+    lock(&queue.lines).gone = true;
+    queue.gone.notify_all();
+}
+
+fn pass_on_to_the_end(queue: &Queue) {
     loop {
         let lines = {
-            let mut waiting = wait_while(&queue.more, lock(&queue.lines), |lines| lines.is_empty());
-            std::mem::take(&mut *waiting)
+            let idle = |lines: &mut Lines| lines.waiting.is_empty() && !lines.ended;
+            let mut lines = wait_while(&queue.more, lock(&queue.lines), idle);
+            std::mem::take(&mut lines.waiting)
         };
+        if lines.is_empty() {
+            return;
+        }
         let lost = queue.lost.swap(0, Ordering::Relaxed);
         let passed = Python::try_attach(|py| {
             let log = || -> PyResult<()> {

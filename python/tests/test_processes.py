@@ -128,6 +128,14 @@ def test_an_interpreter_ends(what: str) -> None:
     assert ended.returncode == 0 and not reports(ended.stderr), ended.stderr
 
 
+def test_the_log_is_passed_on_to_the_end() -> None:
+    """The thread that does it has to be gone before the interpreter is: a race, so it is tried some times."""
+    for _ in range(10):
+        ended = script(OPEN + ENDS["with everything logged"])
+        assert ended.returncode == 0 and not ended.stderr, ended.stderr
+        assert "the first handshake with the peer is complete" in ended.stdout, ended.stdout
+
+
 FORKS = """
 import errno, threading
 def child(check):

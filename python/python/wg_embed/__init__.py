@@ -24,6 +24,7 @@ A child made by `os.fork()` does not have its parent's tunnels: their sockets ar
 
 from __future__ import annotations
 
+import atexit as _atexit
 import os as _os
 
 from . import _native
@@ -34,6 +35,8 @@ from .config import Config, Peer
 from .net import DatagramSocket, Listener, Network, Server
 from .tunnel import Event, PeerState, Totals, Tunnel
 
+# Before that of `logging`, which was imported earlier.
+_atexit.register(_native.end_log)
 if hasattr(_os, "register_at_fork"):
     _os.register_at_fork(before=_native.before_fork, after_in_child=_native.after_fork_in_child)
 
