@@ -1,5 +1,5 @@
-//! Objects of the stack that a class of Python has: until they are closed, made into something else, or found in a child
-//! of the process that made them.
+//! Objects of the stack that a class of Python has: until they are closed, made into something else, or found in a
+//! child of the process that made them.
 
 use std::{
     io,

@@ -158,8 +158,8 @@ fn logger_name(target: &str) -> String {
     }
 }
 
-/// Passes on what waits, and ends the thread: it must not ask for an interpreter that is being taken down. Called at the
-/// exit of the program.
+/// Passes on what waits, and ends the thread: it must not ask for an interpreter that is being taken down. Called at
+/// the exit of the program.
 #[pyfunction]
 pub(crate) fn end_log(py: Python<'_>) {
     let queue = QUEUE.get();
