@@ -136,7 +136,7 @@ fi
   $CC -std=c99 $warn -g -pthread tests/c/net_cycles.c -o "$out/net_cycles" "-L$libs" -lwg_embed "-Wl,-rpath,$libs"
   timeout 300 "$out/net_cycles" 20 500 || fail "net_cycles"
   if command -v valgrind >/dev/null; then
-    for test in net_errors net_ends net_proxy; do
+    for test in net_errors net_ends net_proxies; do
       $CC -std=c99 $warn -g -pthread "tests/c/$test.c" -o "$out/$test" "-L$libs" -lwg_embed "-Wl,-rpath,$libs"
       GLIBC_TUNABLES= timeout 300 valgrind -q --leak-check=full --show-leak-kinds=definite,indirect \
         --errors-for-leak-kinds=definite,indirect --error-exitcode=9 "$out/$test" || fail "$test under valgrind"

@@ -68,7 +68,7 @@ fn networks_come_and_go_without_a_trace() {
 
 #[test]
 fn other_programs_use_a_network_by_proxies() {
-    c_test("net_proxy", "c99");
+    c_test("net_proxies", "c99");
 }
 
 #[test]
