@@ -2296,8 +2296,8 @@ wg_result_t wg_net_dial(int32_t handle, const char *network, const char *address
  *
  * With "udp", each address and port that datagrams come from is a connection of its own, which has its datagrams and
  * answers that source alone. It ends when its descriptor is closed, or by itself after 60 s without a datagram; the
- * next datagram of that source is a new connection then. A connection that was dialled from the same port before has its
- * own datagrams first.
+ * next datagram of that source is a new connection then. A connection that was dialled from the same port before has
+ * its own datagrams first.
  *
  * Memory: as wg_net_dial().
  * Requires: as in wg_net_dial().
@@ -2307,11 +2307,7 @@ wg_result_t wg_net_dial(int32_t handle, const char *network, const char *address
  * Threads: any.
  * Since: 0.1.0
  */
-wg_result_t wg_net_listen(int32_t handle,
-                          const char *network,
-                          const char *address,
-                          uint32_t backlog,
-                          int32_t *fd);
+wg_result_t wg_net_listen(int32_t handle, const char *network, const char *address, uint32_t backlog, int32_t *fd);
 
 /**
  * Takes the next connection of `listener`, a descriptor of wg_net_listen() or wg_net_intercept(), and writes its
@@ -2462,16 +2458,16 @@ wg_result_t wg_net_ping(int32_t handle, const char *host, size_t size, int32_t t
  * Clients must present `user` and `password` (RFC 1929), unless both are NULL: then each program and each user of this
  * machine may use the proxy, and so web pages that they visit.
  *
- * `flags` is a sum of wg_net_proxy_flags_t, or 0. A client has 30 s for its request, and a dial as long. All proxies of
- * a tunnel have one thread, `wg-proxy`. Each connection takes one descriptor of the process.
+ * `flags` is the bitwise OR of wg_net_proxy_flags_t, or 0. A client has 30 s for its request, and a dial as long. All
+ * proxies of a tunnel have one thread, `wg-proxy`. Each connection takes one descriptor of the process.
  *
  * Memory: nothing is kept but a copy of `user` and `password`, which is overwritten at the end. `address` is written
  * on success only. wg_net_stop_proxy() or wg_turn_off() ends the proxy.
  * Requires: `listen`, `user` and `password` are NULL or end with a zero byte; `address` is NULL or has room for
  * WG_ENDPOINT_TEXT_LEN bytes.
  * Errors: WG_ERR_INVALID if `listen` is no address and port, or not a loopback address and not allowed; if one of
- * `user` and `password` is NULL, or has not 1 to 255 bytes; for other flags; WG_ERR_ADDR_IN_USE; WG_ERR_NOT_FOUND if it
- * is not an address of this system; WG_ERR_PERMISSION; WG_ERR_RESOURCES; WG_ERR_IO; and those of wg_net_dial() that
+ * `user` and `password` is NULL, or has not 1 to 255 bytes; for other flags; WG_ERR_ADDR_IN_USE; WG_ERR_NOT_FOUND if
+ * it is not an address of this system; WG_ERR_PERMISSION; WG_ERR_RESOURCES; WG_ERR_IO; and those of wg_net_dial() that
  * are about the tunnel.
  * Threads: any.
  * Since: 0.1.0

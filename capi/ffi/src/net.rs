@@ -66,8 +66,8 @@ use wg_embed::{
 };
 use wg_embed_netstack::{Netstack, Options, pump::Pump};
 
-/// How long a tunnel that is turned off goes on to send what the stack has to say in the end: at once, unless its thread
-/// does not get to it.
+/// How long a tunnel that is turned off goes on to send what the stack has to say in the end: at once, unless its
+/// thread does not get to it.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// The userspace network of a tunnel.

@@ -117,8 +117,8 @@ impl Pump {
         Ok(app)
     }
 
-    /// Calls `closed` on the pump's thread when the other end of `socket`, a connected socket, was closed or shut down for
-    /// writing, unless the pump ends before. The pump keeps `socket` until then; what is in it is not read.
+    /// Calls `closed` on the pump's thread when the other end of `socket`, a connected socket, was closed or shut down
+    /// for writing, unless the pump ends before. The pump keeps `socket` until then; what is in it is not read.
     ///
     /// # Errors
     /// As the system says.
