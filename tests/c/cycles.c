@@ -1,6 +1,6 @@
 /*
- * On and off, three thousand times: descriptors, threads and memory are afterwards what they were, and each callback was
- * destroyed once.
+ * On and off, three thousand times: descriptors, threads and memory are afterwards what they were, and each callback
+ * was destroyed once.
  *
  *     cycles [CYCLES]
  *

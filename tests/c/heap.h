@@ -1,4 +1,4 @@
-/* What a process has allocated, where its allocator tells: for tests that look for leaks by doing a thing many times. */
+/* What a process has allocated, where its allocator tells: for tests that do a thing many times to find leaks. */
 #ifndef HEAP_H
 #define HEAP_H
 

@@ -210,7 +210,8 @@ static void sources_of_datagrams_are_told_apart(void) {
   close(other);
 }
 
-/* Answers a question as a DNS server: "a.test" is 10.9.0.2, "six.test" fd09::2, "both.test" both; others do not exist. */
+/* Answers a question as a DNS server: "a.test" is 10.9.0.2, "six.test" fd09::2, "both.test" both; no
+ * others exist. */
 static void answer(int fd) {
   static const unsigned char four[] = {10, 9, 0, 2}, six[16] = {0xfd, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2};
   unsigned char packet[1500];
@@ -229,7 +230,8 @@ static void answer(int fd) {
   packet[3] = 0x80;
   memset(packet + 6, 0, 6);
   both = strcasecmp(name, "both.test.") == 0;
-  if (!both && strcasecmp(name, "a.test.") != 0 && strcasecmp(name, "six.test.") != 0) packet[3] |= 3; /* no such name */
+  /* There is no such name. */
+  if (!both && strcasecmp(name, "a.test.") != 0 && strcasecmp(name, "six.test.") != 0) packet[3] |= 3;
   if ((both || strcasecmp(name, "a.test.") == 0) && type == 1) found = 4;
   if ((both || strcasecmp(name, "six.test.") == 0) && type == 28) found = 16;
   if (found) {

@@ -241,7 +241,8 @@ static void fuzz_wg_net_socks5(struct caller *c) { fuzz_proxy(c, wg_net_socks5);
 static void fuzz_wg_net_http(struct caller *c) { fuzz_proxy(c, wg_net_http); }
 
 static void fuzz_wg_net_stop_proxy(struct caller *c) {
-  int32_t number = one_in(&c->dice, 8) ? (int32_t)roll(&c->dice) : atomic_load(&proxies[below(&c->dice, COUNT_OF(proxies))]);
+  int32_t number = atomic_load(&proxies[below(&c->dice, COUNT_OF(proxies))]);
+  if (one_in(&c->dice, 8)) number = (int32_t)roll(&c->dice);
   status(c, wg_net_stop_proxy(any_handle(c, 0), number));
 }
 
