@@ -13,8 +13,7 @@
 //! let login = Some(Login::new("me", "secret"));
 //! let at = Address::Tcp(([127, 0, 0, 1], 0).into());
 //! let service = proxy.add(Service::new(Kind::Socks5 { at, login }))?;
-//! let port = proxy.local_addr(service).map(|at| at.port());
-//! # let _ = port;
+//! println!("SOCKS5 at {:?}", proxy.address(service));
 //! # Ok(())
 //! # }
 //! ```
