@@ -71,3 +71,16 @@ fn addresses_are_those_of_hosts() {
         assert!(stack(address, mtu).is_ok(), "{address} {mtu}");
     }
 }
+
+#[test]
+fn the_memory_can_be_replaced() {
+    let stack = Netstack::new(Options { addresses: vec!["10.0.0.1".parse().unwrap()], ..Options::default() }).unwrap();
+    let to = "10.0.0.2:80".parse().unwrap();
+    let first = stack.start_tcp(to).unwrap();
+    stack.set_memory(0);
+    assert_eq!(stack.options().memory, 0);
+    assert_eq!(stack.start_tcp(to).unwrap_err().kind(), ErrorKind::OutOfMemory);
+    stack.set_memory(1 << 20);
+    assert!(stack.start_tcp(to).is_ok());
+    drop(first);
+}

@@ -94,8 +94,8 @@ impl Drop for Wireproxy {
     }
 }
 
-/// What curl has seen: its exit code, the body, the status of the proxy's answer and that of the last one. wireproxy does
-/// not end an answer that refuses: then the statuses are all there is to compare.
+/// What curl has seen: its exit code, the body, the status of the proxy's answer and that of the last one. wireproxy
+/// does not end an answer that refuses: then the statuses are all there is to compare.
 fn curl(arguments: &[&str]) -> (Option<i32>, String) {
     let run = Command::new("curl")
         .args(["-s", "-m", "10", "-w", "%{http_connect} %{http_code}"])
