@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from types import ModuleType
 
@@ -21,6 +22,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell that runs this in the background has SIGINT ignored, here and in the programs that the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "ours_only(reason, of=None): the original, or one of the two, does not do this")
     originals = config.getoption("--originals")
     if config.getoption("--against") == "original" and originals:
