@@ -150,9 +150,12 @@ impl Net {
     fn listen_tcp(&self, at: SocketAddr, backlog: usize) -> io::Result<OwnedFd> {
         let listener = self.free_port(at, backlog)?;
         let at = listener.local_addr();
-        let pump = sync::read(&self.pump);
-        let pump = pump.as_ref().ok_or(io::ErrorKind::NotConnected)?;
-        let of_app = above_standard(pump.listener_descriptor(listener)?)?;
+        // The pump's lock is let go of before that of the listeners is taken: `watch` takes them the other way round.
+        let of_app = {
+            let pump = sync::read(&self.pump);
+            let pump = pump.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+            above_standard(pump.listener_descriptor(listener)?)?
+        };
         // The library waits by poll() before it takes what another thread may have taken by then.
         SockRef::from(&of_app).set_nonblocking(true)?;
         let id = FdId::of(of_app.as_fd())?;
