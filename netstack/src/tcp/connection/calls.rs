@@ -139,7 +139,6 @@ impl Connection {
     }
 
     /// The program has let go of it: a RST after what was written is acknowledged. What arrives is thrown away.
-    #[cfg(unix)]
     pub(crate) fn close_with_reset(&mut self, now: Instant) {
         self.orphan = true;
         match self.state {
