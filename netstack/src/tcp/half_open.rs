@@ -33,8 +33,8 @@ pub(crate) struct HalfOpen {
     sack: bool,
     /// How often the SYN-ACK has been sent because it was due.
     sent: u8,
-    /// It was sent since the SYN came again, too.
-    repeated: bool,
+    /// When it was sent last: because it was due, or since the SYN came again.
+    answered_at: Instant,
     /// Which of our timestamps the end of the handshake echoes.
     echo: Option<u32>,
 }
@@ -69,7 +69,7 @@ impl HalfOpen {
             our_scale: scale_for(config.receive_buffer),
             sack: syn.sack_permitted,
             sent: 0,
-            repeated: false,
+            answered_at: now,
             echo: None,
         }
     }
@@ -77,7 +77,7 @@ impl HalfOpen {
     /// The SYN-ACK to send now: first, or again.
     pub(crate) fn syn_ack(&mut self, now: Instant) -> Header {
         self.sent = self.sent.saturating_add(1);
-        self.sent_at = now;
+        (self.sent_at, self.answered_at) = (now, now);
         self.answer(now)
     }
 
@@ -122,7 +122,7 @@ impl HalfOpen {
         let header = &segment.header;
         let expected = self.irs.wrapping_add(1);
         if header.flags.syn && !header.flags.ack && !header.flags.rst && header.seq == self.irs {
-            self.repeated = true;
+            self.answered_at = now;
             // What is echoed tells the peer which of its SYNs is answered.
             if let (Some(recent), Some((value, _))) = (&mut self.recent, header.timestamps)
                 && older(*recent, value)
@@ -162,12 +162,11 @@ impl HalfOpen {
     /// given to [`Connection::receive`].
     pub(crate) fn establish(self, config: Config, budget: Arc<dyn Budget>, now: Instant) -> Connection {
         let window = u64::from(self.peer_window) << self.peer_scale.unwrap_or(0);
-        // Which of several SYN-ACKs is answered, only the echo tells (RFC 6298, 3).
-        let rtt = if self.sent == 1 && !self.repeated {
-            Some(now.since(self.sent_at))
-        } else {
-            self.echo.and_then(|echo| super::age(self.clock_offset, echo, now))
-        };
+        // Which of several SYN-ACKs is answered, only the echo tells (RFC 6298, 3). Of the earlier ones the time says
+        // nothing: the tunnel may have held them back for its own handshake.
+        let is_only = self.sent == 1 && self.answered_at == self.sent_at;
+        let is_last = self.echo == Some(super::timestamp(self.clock_offset, self.answered_at));
+        let rtt = (is_only || is_last).then(|| now.since(self.answered_at));
         let established = Established {
             iss: self.iss,
             irs: self.irs,

@@ -39,6 +39,9 @@ pub(crate) use half_open::{HalfOpen, Verdict};
 pub(crate) use header::{Flags, Header, Segment};
 pub(crate) use time_wait::TimeWait;
 
+/// A larger round trip time by timestamps, in milliseconds, is not believed.
+const MOST_AGE: u32 = 60_000;
+
 /// What a connection is made with.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
@@ -85,11 +88,8 @@ fn timestamp(offset: u32, now: Instant) -> u32 {
     offset.wrapping_add((now.as_nanos() / 1_000_000) as u32)
 }
 
-/// A larger round trip time by timestamps, in milliseconds, is not believed.
-const MOST_AGE: u32 = 60_000;
-
-/// How long ago our timestamp `echo` was sent, if that is plausible.
+/// How long ago our timestamp `echo` was sent, if that is plausible: a millisecond at least, as the clock says no more.
 fn age(offset: u32, echo: u32, now: Instant) -> Option<Duration> {
     let age = timestamp(offset, now).wrapping_sub(echo);
-    (age < MOST_AGE).then(|| Duration::from_millis(u64::from(age)))
+    (age < MOST_AGE).then(|| Duration::from_millis(u64::from(age.max(1))))
 }

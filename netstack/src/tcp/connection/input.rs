@@ -64,11 +64,13 @@ impl Connection {
         self.agree(header, now);
         if fits {
             self.sender.acknowledge(self.sender.next);
-            // Which of several SYNs is answered, only the echo tells (RFC 6298, 3).
+            // Which of several SYNs is answered, only the echo tells (RFC 6298, 3). Of the earlier ones the time says
+            // nothing: the tunnel may have held them back for its own handshake.
             let echo = header.timestamps.map(|(_, echo)| echo);
-            let rtt = self.syn_sent.map(|sent| now.since(sent)).or_else(|| self.age(echo?, now));
-            if let Some(rtt) = rtt {
-                self.rtt.sample(rtt, now);
+            let stamp = |sent| super::super::timestamp(self.clock_offset, sent);
+            let sent = self.syn_sent.filter(|&sent| self.retries == 0 || echo == Some(stamp(sent)));
+            if let Some(sent) = sent {
+                self.rtt.sample(now.since(sent), now);
             }
             self.become_established(now);
             self.sender.update_window(first(header.seq), self.sender.una, u64::from(header.window));
@@ -276,7 +278,7 @@ impl Connection {
         {
             // The echo tells which transmission is answered.
             if let Some(age) = self.age(echo, now) {
-                self.rtt.sample(age.max(Duration::from_millis(1)), now);
+                self.rtt.sample(age, now);
             }
         }
         if delivered.reordered {

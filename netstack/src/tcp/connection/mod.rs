@@ -91,7 +91,7 @@ pub(crate) struct Connection {
     time_wait: Option<TimeWait>,
     /// A SYN or SYN-ACK is to be sent.
     syn_due: bool,
-    /// When the SYN was sent, if once only.
+    /// When the SYN was sent last.
     syn_sent: Option<Instant>,
     /// A RST is to be sent, then nothing more.
     reset_due: bool,

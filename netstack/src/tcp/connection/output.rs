@@ -247,7 +247,7 @@ impl Connection {
             self.receiver.on_acknowledged(edge, true);
         }
         self.syn_due = false;
-        self.syn_sent = (self.retries == 0 && !answers).then_some(now);
+        self.syn_sent = (!answers).then_some(now);
         self.timers.set(Timer::Retransmit, now + self.rtt.timeout());
         Some(0)
     }
