@@ -194,6 +194,15 @@ fn other_errors_and_forged_ones() {
         world.b.give(&[icmp(router, own, message, [0; 4], &sent[..28])]);
         assert_eq!(kind(socket.try_recv(&mut [0; 9])), error, "{message:?}");
     }
+    // The program was told of a datagram, and will read until nothing is left: the error comes before it has.
+    let told = Told::new();
+    socket.set_notify(Some(told.clone()));
+    world.b.give(&[udp(at("10.0.0.1:9"), at("10.0.0.2:7"), b"answer")]);
+    assert!(socket.try_recv(&mut [0; 9]).is_ok());
+    let before = told.times();
+    world.b.give(&[icmp(router, own, (3, 3), [0; 4], &sent[..28])]);
+    assert_eq!(told.times(), before + 1);
+    assert_eq!(kind(socket.try_recv(&mut [0; 9])), ErrorKind::ConnectionRefused);
     let other_port = udp(at("10.0.0.2:8"), at("10.0.0.1:9"), b"data");
     let other_peer = udp(at("10.0.0.2:7"), at("10.0.0.1:8"), b"data");
     let other_host = udp(at("10.0.0.3:7"), at("10.0.0.1:9"), b"data");

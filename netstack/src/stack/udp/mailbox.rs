@@ -147,6 +147,8 @@ impl Mailbox {
         let mut state = self.lock();
         if state.end.is_none() {
             state.error = Some(error);
+            // It is news even if there are datagrams to be read still: errors are taken apart from them.
+            state.wants_read = true;
             self.readable(state);
         }
     }
