@@ -270,6 +270,16 @@ fn what_waits_is_bounded_in_each_socket_and_in_all() {
     assert!(world.b.drops("udp_queue_full") > 1000 && world.b.drops("udp_memory") == 0);
     (101..104).for_each(flood);
     assert!(world.b.drops("udp_memory") > 1000 && world.b.stack.stats().memory <= 2 << 20);
+    // More memory is for datagrams, too.
+    world.b.stack.set_memory(12 << 20);
+    flood(103);
+    let memory = world.b.stack.stats().memory;
+    assert!(memory > 2 << 20 && memory <= 3 << 20, "{memory}");
+    world.b.stack.set_memory(8 << 20);
+    let before = world.b.drops("udp_memory");
+    world.b.give(&[udp(at("10.0.0.1:5"), at("10.0.0.2:103"), b"x")]);
+    assert_eq!(world.b.drops("udp_memory"), before + 1);
+    (1..4).for_each(|n| drop(drain(&sockets[n])));
     // Others are not kept out by those that are full.
     drain(&sockets[0]);
     world.b.give(&[udp(at("10.0.0.1:5"), at("10.0.0.2:100"), b"x")]);

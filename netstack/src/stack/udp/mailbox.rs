@@ -228,7 +228,7 @@ impl State {
 }
 
 fn take_memory(shared: &Shared, bytes: usize) -> bool {
-    let limit = shared.options.memory / PART_OF_MEMORY;
+    let limit = shared.memory.limit() / PART_OF_MEMORY;
     let used: &AtomicUsize = &shared.udp.memory;
     let add = |used: usize| Some(used + bytes).filter(|sum| *sum <= limit);
     if used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_err() {
