@@ -32,6 +32,10 @@ impl TcpStream {
         Self { shared, socket, read_timeout: Timeout::none(), write_timeout: Timeout::none() }
     }
 
+    pub(crate) fn is_forked(&self) -> bool {
+        self.shared.is_forked()
+    }
+
     /// Changes the connection, and does what follows from it.
     fn change<R>(&self, act: impl FnOnce(&mut State, wg_embed::time::Instant) -> R) -> R {
         let now = self.shared.now();

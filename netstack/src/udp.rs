@@ -137,7 +137,9 @@ impl UdpPort {
 
 impl Drop for UdpPort {
     fn drop(&mut self) {
-        udp::give_back(&self.shared, self.local);
+        if !self.shared.is_forked() {
+            udp::give_back(&self.shared, self.local);
+        }
     }
 }
 

@@ -13,18 +13,21 @@ use std::{
 };
 
 use common::World;
+use wg_embed_netstack::dns::Family;
 
-/// Runs `body` in a child, which must end within a minute.
-fn in_child(body: impl FnOnce()) {
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Runs `body` in a child, which must return true within a minute.
+fn in_child(body: impl FnOnce() -> bool) {
     // SAFETY: the child runs `body` alone, which takes no lock of another thread, and ends.
     let child = unsafe { libc::fork() };
     assert!(child >= 0);
     if child == 0 {
-        body();
+        let code = i32::from(!body());
         // SAFETY: takes no pointers.
-        unsafe { libc::_exit(0) };
+        unsafe { libc::_exit(code) };
     }
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + MINUTE;
     let mut status = 0;
     loop {
         // SAFETY: `status` is live.
@@ -51,7 +54,7 @@ fn drop_copy<T>(value: &ManuallyDrop<T>) {
 
 #[test]
 fn dropping_in_a_child_does_not_hang_and_changes_nothing() {
-    let world = World::new();
+    let world = World::with(|a| a.dns = vec![common::B.parse().unwrap()], |_| {});
     let (client, server) = world.connect();
     let at = "10.0.0.1:0".parse().unwrap();
     let udp = ManuallyDrop::new(world.a.stack.bind_udp(at, None).unwrap());
@@ -60,6 +63,10 @@ fn dropping_in_a_child_does_not_hang_and_changes_nothing() {
     let client = ManuallyDrop::new(client);
     server.try_write(b"waits").unwrap();
     world.settle();
+    let port = ManuallyDrop::new(world.a.stack.reserve_udp("10.0.0.1:9".parse().unwrap()).unwrap());
+    let dial = ManuallyDrop::new(world.a.stack.start_dial("10.0.0.2:9", Family::Any, MINUTE).unwrap());
+    let lookup = ManuallyDrop::new(world.a.stack.start_resolve("name.example", Family::Any, MINUTE).unwrap());
+    let connections = world.a.stack.stats().connections;
     let (entered, wait_entered) = mpsc::channel();
     let (go_on, wait_go_on) = mpsc::channel::<()>();
     thread::scope(|scope| {
@@ -78,6 +85,10 @@ fn dropping_in_a_child_does_not_hang_and_changes_nothing() {
             drop_copy(&udp);
             drop_copy(&listener);
             drop_copy(&ping);
+            drop_copy(&port);
+            drop_copy(&dial);
+            drop_copy(&lookup);
+            world.a.stack.stats().connections == connections && world.a.stack.bind_udp(port.local_addr(), None).is_err()
         });
         drop(go_on);
     });
@@ -89,4 +100,5 @@ fn dropping_in_a_child_does_not_hang_and_changes_nothing() {
     assert!(ping.try_reply().is_ok());
     drop((ManuallyDrop::into_inner(client), ManuallyDrop::into_inner(udp)));
     drop((ManuallyDrop::into_inner(listener), ManuallyDrop::into_inner(ping)));
+    drop((ManuallyDrop::into_inner(port), ManuallyDrop::into_inner(dial), ManuallyDrop::into_inner(lookup)));
 }

@@ -20,6 +20,10 @@ pub(crate) trait Network: Clone + Send + Sync + 'static {
     /// A deadline. Dropping it takes it back.
     type Alarm: Send + 'static;
 
+    /// Whether this is a child of `fork()`: other threads, which do not exist here, may have held any of the locks.
+    fn is_forked(&self) -> bool {
+        false
+    }
     /// Returns the time.
     fn now(&self) -> Instant;
     /// Returns where randomness comes from.

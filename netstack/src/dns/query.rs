@@ -281,7 +281,9 @@ impl<N: Network> Machine for Query<N> {
 
 impl<N: Network> Drop for Query<N> {
     fn drop(&mut self) {
-        lock(&self.table).given_up(&self.question);
+        if !self.net.is_forked() {
+            lock(&self.table).given_up(&self.question);
+        }
     }
 }
 

@@ -25,6 +25,9 @@ impl Network for Netstack {
     type Tcp = TcpStream;
     type Alarm = Alarm;
 
+    fn is_forked(&self) -> bool {
+        self.0.is_forked()
+    }
     fn now(&self) -> Instant {
         self.0.now()
     }
@@ -76,7 +79,9 @@ impl Timed for Wake {
 
 impl Drop for Alarm {
     fn drop(&mut self) {
-        self.shared.unschedule(&self.wake.timer);
+        if !self.shared.is_forked() {
+            self.shared.unschedule(&self.wake.timer);
+        }
     }
 }
 
@@ -106,6 +111,8 @@ impl Stream for TcpStream {
         self.set_notify(notify);
     }
     fn reset(&self) {
-        self.reset();
+        if !self.is_forked() {
+            self.reset();
+        }
     }
 }
