@@ -143,7 +143,11 @@ impl TcpStream {
 
     /// Ends the connection with a RST after what was written has arrived, or after the stack's `linger`.
     pub fn close_with_reset(&self) {
-        self.change(|state, now| state.connection.close_with_reset(now));
+        let linger = self.shared.options.linger;
+        self.change(|state, now| {
+            state.connection.close_with_reset(now);
+            state.reset_after(now + linger);
+        });
     }
 
     /// Bytes that were written and have not been acknowledged.

@@ -168,6 +168,27 @@ fn a_dropped_stream_does_not_linger_for_ever() {
 }
 
 #[test]
+fn a_stream_that_ends_with_a_reset_does_not_linger_while_it_is_held() {
+    let world = World::with(|a| a.linger = Duration::from_secs(5), |_| {});
+    let (client, server) = world.connect();
+    let data = vec![1; 1 << 20];
+    while client.try_write(&data).is_ok() {}
+    client.close_with_reset();
+    world.pass_coarsely(4 * SECOND);
+    assert_eq!(world.a.stack.stats().connections, 1);
+    // Dropping it does not begin the time again.
+    drop(client);
+    world.pass_coarsely(2 * SECOND);
+    assert!(world.a.is_empty());
+    assert_eq!(kind(read_all(&server).1.unwrap()), ErrorKind::ConnectionReset);
+    let (client, _server) = world.connect();
+    while client.try_write(&data).is_ok() {}
+    client.close_with_reset();
+    world.pass_coarsely(6 * SECOND);
+    assert_eq!(world.a.stack.stats().connections, 0);
+}
+
+#[test]
 fn blocking_calls_wait_and_time_out() {
     let world = Arc::new(World::new());
     let (client, server) = world.connect();

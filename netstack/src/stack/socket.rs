@@ -58,7 +58,7 @@ pub(crate) struct State {
     pub(crate) aborted: bool,
     /// It is in no table any more: nothing arrives, nothing is sent.
     gone: bool,
-    /// When it is reset, if its program has let go of it.
+    /// When it is reset: its program has let go of it, or lets it end with a reset.
     orphan_until: Option<Instant>,
     /// Its timers do not run again before this.
     not_before: Instant,
@@ -209,7 +209,7 @@ impl TcpSocket {
         let notify = state.notify.take();
         (state.wants_read, state.wants_write) = (false, false);
         state.connection.close(now);
-        state.orphan_until = Some(now + shared.options.linger);
+        state.reset_after(now + shared.options.linger);
         self.settle(shared, state, now);
         drop(notify);
     }
@@ -270,6 +270,11 @@ impl State {
     /// Fails if the stack was closed. Other errors are the connection's own, and come after what was received.
     pub(crate) fn check(&self) -> io::Result<()> {
         if self.aborted { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+    }
+
+    /// Lets it be reset at `at` unless it has ended by then, or earlier if that was set before.
+    pub(crate) fn reset_after(&mut self, at: Instant) {
+        self.orphan_until.get_or_insert(at);
     }
 
     /// Whether reading does not wait.
