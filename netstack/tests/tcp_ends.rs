@@ -165,6 +165,26 @@ fn a_dropped_listener_sends_no_more_syn_acks() {
 }
 
 #[test]
+fn a_syn_again_is_for_the_listener_that_is_there_now() {
+    let world = World::new();
+    let listener = world.b.stack.listen_tcp(at("10.0.0.2:80"), 8).unwrap();
+    let mut peer = Peer::new("10.0.0.1:1000", "10.0.0.2:80", 5000);
+    assert_eq!(flags(&peer.poke(&world.b, SYN, &[])), [SYN | ACK]);
+    drop(listener);
+    let listener = world.b.stack.listen_tcp(at("10.0.0.2:80"), 8).unwrap();
+    // The first SYN-ACK was lost.
+    peer.connect(&world.b);
+    assert!(listener.try_accept().is_ok());
+    let mut peer = Peer::new("10.0.0.1:1001", "10.0.0.2:80", 5000);
+    peer.poke(&world.b, SYN, &[]);
+    drop(listener);
+    assert_eq!(flags(&peer.poke(&world.b, SYN, &[])), [RST | ACK]);
+    assert_eq!(world.b.stack.stats().half_open, 0);
+    peer.ack = 1;
+    assert_eq!(flags(&peer.poke(&world.b, ACK, &[])), [RST]);
+}
+
+#[test]
 fn dialled_ports_differ_and_are_found_when_most_are_taken() {
     let world = World::with(|a| a.max_connections = 100_000, |_| {});
     let mut ports = std::collections::HashSet::new();

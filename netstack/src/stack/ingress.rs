@@ -293,7 +293,6 @@ enum Outcome {
     Nothing,
     Answer(crate::tcp::Header),
     Established(Option<Arc<Listening>>, Box<crate::tcp::Connection>),
-    Refuse,
 }
 
 /// Returns whether there is a half-open connection that it belongs to.
@@ -301,6 +300,11 @@ fn to_half_open(shared: &Arc<Shared>, arrival: &Arrival<'_>, now: Instant) -> bo
     let tuple = &arrival.tuple;
     let mut table = lock(&shared.tcp.half_open);
     let Some(entry) = table.get_mut(tuple) else { return false };
+    if !entry.is_wanted() {
+        // Its listener was dropped. There may be another one by now, which takes a SYN.
+        table.remove(tuple);
+        return false;
+    }
     let flags = arrival.segment.header.flags;
     if entry.held && !flags.rst {
         // The SYN again, mostly.
@@ -308,7 +312,7 @@ fn to_half_open(shared: &Arc<Shared>, arrival: &Arrival<'_>, now: Instant) -> bo
         shared.dropped(Dropped::TcpHeld);
         return true;
     }
-    if entry.listener.as_ref().is_some_and(|listener| listener.is_full() && !listener.is_closed()) && !flags.rst {
+    if entry.listener.as_ref().is_some_and(|listener| listener.is_full()) && !flags.rst {
         // Its SYN-ACK is sent again later, and so will be the answer.
         drop(table);
         shared.dropped(Dropped::TcpBacklog);
@@ -322,12 +326,12 @@ fn to_half_open(shared: &Arc<Shared>, arrival: &Arrival<'_>, now: Instant) -> bo
             Outcome::Nothing
         }
         Verdict::Established => match table.remove(tuple) {
-            Some(entry) if entry.is_wanted() => {
+            Some(entry) => {
                 let config = config(shared, tuple.remote());
                 let connection = entry.half.establish(config, shared.memory.clone(), now);
                 Outcome::Established(entry.listener, Box::new(connection))
             }
-            _ => Outcome::Refuse,
+            None => Outcome::Nothing,
         },
     };
     if let Some(at) = table.get_mut(tuple).and_then(|entry| entry.half.deadline().filter(|_| !entry.held)) {
@@ -339,7 +343,6 @@ fn to_half_open(shared: &Arc<Shared>, arrival: &Arrival<'_>, now: Instant) -> bo
     match outcome {
         Outcome::Nothing => {}
         Outcome::Answer(header) => send_header(shared, tuple, &header),
-        Outcome::Refuse => refuse(shared, arrival),
         Outcome::Established(listener, connection) => establish(shared, arrival, listener, *connection, now),
     }
     true
