@@ -3,15 +3,22 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use common::{
     A, A6, B, B6, World,
-    packets::icmp,
+    packets::{at, icmp, udp},
     pattern, read_all,
     segments::{SYN, Tcp},
 };
-use wg_embed_netstack::TcpStream;
+use wg_embed::time::{Clock, Instant};
+use wg_embed_netstack::{Netstack, TcpStream};
 
 /// Sends data over a path that loses some of it; all packets are `mtu` bytes long at most.
 fn transfer(world: &World, from: &TcpStream, to: &TcpStream, mtu: usize) {
@@ -111,4 +118,58 @@ fn what_one_connection_learns_of_a_path_others_know() {
         let (client, server) = world.connect_to(to, 83);
         transfer(&world, &client, &server, 1420);
     }
+}
+
+/// A clock that makes the stack's MTU smaller when it is asked for the time.
+struct Changing {
+    clock: Arc<dyn Clock>,
+    stack: OnceLock<Netstack>,
+    /// How often it is asked until then; 0: never.
+    left: AtomicUsize,
+}
+
+impl Clock for Changing {
+    fn now(&self) -> Instant {
+        if self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) == Ok(1) {
+            self.stack.get().unwrap().set_mtu(1300).unwrap();
+        }
+        self.clock.now()
+    }
+
+    fn wall(&self) -> Duration {
+        self.clock.wall()
+    }
+}
+
+#[test]
+fn a_smaller_mtu_limits_connections_that_are_being_dialled() {
+    let mut calls = 0;
+    loop {
+        calls += 1;
+        let changing = OnceLock::new();
+        let with_clock = |a: &mut wg_embed_netstack::Options| {
+            let clock = Changing { clock: a.clock.clone(), stack: OnceLock::new(), left: AtomicUsize::new(0) };
+            a.clock = changing.get_or_init(|| Arc::new(clock)).clone();
+        };
+        let world = World::with(with_clock, |_| {});
+        let changing: &Arc<Changing> = changing.get().unwrap();
+        assert!(changing.stack.set(world.a.stack.clone()).is_ok());
+        // Something is known of the path: the time is asked for between a look at the MTU and the connection.
+        let (local, remote) = (at("10.0.0.1:7"), at("10.0.0.2:9"));
+        let socket = world.a.stack.bind_udp(local, Some(remote)).unwrap();
+        let sent = udp(local, remote, &[0; 1380]);
+        world.a.give(&[icmp(remote.ip(), local.ip(), (3, 4), [0, 0, 5, 120], &sent[..500])]);
+        let listener = world.b.stack.listen_tcp(at("10.0.0.2:80"), 8).unwrap();
+        changing.left.store(calls, Ordering::SeqCst);
+        let client = world.a.stack.start_tcp(at("10.0.0.2:80")).unwrap();
+        if changing.left.swap(0, Ordering::SeqCst) > 0 {
+            break;
+        }
+        world.until(Duration::from_secs(60), || client.is_established() && listener.try_accept().is_ok());
+        client.try_write(&[7; 20_000]).unwrap();
+        let packets = world.a.take();
+        assert!(packets.len() > 1 && packets.iter().all(|packet| packet.len() <= 1300), "after {calls} calls");
+        drop(socket);
+    }
+    assert!(calls > 2);
 }

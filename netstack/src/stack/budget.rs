@@ -17,7 +17,7 @@ impl Memory {
     }
 
     /// How many bytes there are.
-    pub(crate) fn limit(&self) -> usize {
+    pub(super) fn limit(&self) -> usize {
         self.limit.load(Ordering::Relaxed)
     }
 

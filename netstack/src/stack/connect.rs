@@ -16,6 +16,7 @@ use super::{
     packet::is_host,
     shared::Shared,
     socket::TcpSocket,
+    tcp_errors::lock_limited,
     tuple::FourTuple,
 };
 use crate::{TcpStream, tcp::Connection};
@@ -70,7 +71,7 @@ pub(super) fn start(shared: &Arc<Shared>, to: SocketAddr) -> io::Result<TcpStrea
         }
     };
     lock(&shared.tcp.time_wait).remove(&socket.tuple);
-    socket.settle(shared, socket.lock(), now);
+    socket.settle(shared, lock_limited(shared, &socket), now);
     if shared.is_closed() {
         // It may have come into the table after everything there was ended.
         socket.end(shared, now, io::ErrorKind::ConnectionAborted, &mut |_| false);

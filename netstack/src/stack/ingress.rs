@@ -21,6 +21,7 @@ use super::{
     segment::{self, reset_for},
     shared::{Interception, Shared},
     socket::{State, TcpSocket},
+    tcp_errors::lock_limited,
     tuple::FourTuple,
     udp,
 };
@@ -365,7 +366,7 @@ fn establish(
         // The program has just dialled with the same addresses and ports.
         return refuse(shared, arrival);
     }
-    let mut state = socket.lock();
+    let mut state = lock_limited(shared, &socket);
     state.connection.receive(&arrival.segment, now);
     socket.settle(shared, state, now);
     if shared.is_closed() {

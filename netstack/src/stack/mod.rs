@@ -98,7 +98,7 @@ impl Netstack {
         network.addresses = checked(network.addresses.clone(), mtu)?;
         if std::mem::replace(&mut network.mtu, mtu) != mtu {
             drop(network);
-            tcp_errors::limit_segments(&self.0, mtu);
+            tcp_errors::limit_segments(&self.0);
             self.0.events.push(TunEvent::Mtu(mtu));
             self.0.waiter.wake();
         }

@@ -1,12 +1,17 @@
 //! What ICMP says about connections.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, MutexGuard},
+};
 
 use super::{
     packet::header_len,
     path_mtu::{MIN_V4, MIN_V6},
     segment::max_segment,
     shared::Shared,
+    socket::{State, TcpSocket},
     tuple::FourTuple,
 };
 
@@ -33,11 +38,17 @@ pub(crate) fn path_mtu(shared: &Arc<Shared>, local: SocketAddr, remote: SocketAd
 }
 
 /// The stack's MTU has become smaller: open connections send smaller segments.
-pub(super) fn limit_segments(shared: &Arc<Shared>, mtu: u16) {
+pub(super) fn limit_segments(shared: &Arc<Shared>) {
     let now = shared.now();
     for socket in shared.tcp.all() {
-        let mut state = socket.lock();
-        state.connection.limit_segments(max_segment(mtu, socket.tuple.remote().ip()));
-        socket.settle(shared, state, now);
+        socket.settle(shared, lock_limited(shared, &socket), now);
     }
+}
+
+/// Takes the lock of a connection whose segments may not be larger than the stack's MTU allows now. A new one is
+/// limited when it is in the table: the MTU may have changed since its configuration was made.
+pub(super) fn lock_limited<'a>(shared: &Shared, socket: &'a TcpSocket) -> MutexGuard<'a, State> {
+    let mut state = socket.lock();
+    state.connection.limit_segments(max_segment(shared.mtu(), socket.tuple.remote().ip()));
+    state
 }
