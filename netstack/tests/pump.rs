@@ -399,6 +399,10 @@ fn nothing_outlives_the_stack_or_the_pump() {
     drop(pumps.pump_b);
     assert!(!read_all(&server).is_ok_and(|bytes| !bytes.is_empty()));
     assert_eq!(kind(accept(listener.as_fd())), ErrorKind::ConnectionAborted);
+    // Something else, of the same length.
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    (&theirs).write_all(&[0; 36]).unwrap();
+    assert_eq!(kind(accept(ours.as_fd())), ErrorKind::InvalidInput);
     until("all are gone", || pumps.pump_a.is_empty());
     assert_eq!(kind(pumps.pump_a.addresses(client.as_fd())), ErrorKind::NotFound);
 }

@@ -64,6 +64,18 @@ fn connections_wait_for_descriptors() {
         client.read_exact(&mut [0]).unwrap();
     }
 
+    // One that the program has no descriptor for is reset.
+    let mut client = a.stack.dial_tcp("10.0.0.2:80", LIMIT).unwrap();
+    client.set_read_timeout(Some(LIMIT));
+    let mut waiting = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: `waiting` is live, and one.
+    assert_eq!(unsafe { libc::poll(&raw mut waiting, 1, 60_000) }, 1);
+    limit_descriptors(free as libc::rlim_t);
+    let err = accept(listener.as_fd()).unwrap_err();
+    limit_descriptors(before);
+    assert_eq!(err.raw_os_error(), Some(libc::EMFILE));
+    assert!(client.read(&mut [0]).is_ok_and(|len| len == 0) || client.readiness().read_closed);
+
     // In a child of `fork()` the pump has no thread: it takes nothing, and dropping it does not wait.
     let socket = a.stack.bind_udp("0.0.0.0:0".parse().unwrap(), Some("10.0.0.2:9".parse().unwrap())).unwrap();
     // SAFETY: the child uses nothing that another thread of this process had locked, for they wait, and ends.

@@ -11,15 +11,15 @@ use std::{
 use rustix::{
     io::Errno,
     net::{
-        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, recvmsg,
-        sendmsg,
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
+        recvmsg, sendmsg,
     },
 };
 
 use super::{
     pair,
     stream::Stream,
-    thread::{Event, Handle, Joint, Outcome, Scratch},
+    thread::{Event, Handle, Outcome, Scratch, Joint},
 };
 use crate::{Notify, TcpListener, TcpStream};
 
@@ -69,8 +69,12 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<Accepted> {
     if received.bytes != MESSAGE {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    // The system leaves it out, and closes it, if the process may have no more.
-    let descriptor = descriptor.ok_or(Errno::MFILE)?;
+    let descriptor = match descriptor {
+        Some(descriptor) => descriptor,
+        // The system leaves it out, and closes it, if the process may have no more.
+        None if received.flags.contains(ReturnFlags::CTRUNC) => return Err(Errno::MFILE.into()),
+        None => return Err(io::ErrorKind::InvalidInput.into()),
+    };
     #[cfg(target_vendor = "apple")]
     rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC)?;
     let (local, peer) = message.split_at(ADDRESS);
