@@ -144,8 +144,9 @@ impl Pump {
         self.worker.reset(descriptor)
     }
 
-    /// Its own ends of the descriptors that it has returned, and the sockets that it copies for. A child of `fork()` has
-    /// copies of them, and closes them so that the other ends see when the pump does.
+    /// Its own ends of the descriptors that it has returned, and the sockets that it copies for. A child of `fork()`
+    /// has copies of them, and closes them so that the other ends see when the pump does. Call it before the fork: it
+    /// takes the pump's lock, which another thread may hold for ever in the child.
     #[must_use]
     pub fn descriptors(&self) -> Vec<RawFd> {
         self.worker.descriptors()
