@@ -78,7 +78,7 @@ pub(super) struct Scoreboard {
     fresh: usize,
     /// Those that were sent again, in the order of time. An entry that is no longer true is skipped.
     again: VecDeque<(u64, Instant)>,
-    /// The starts of what is lost. An entry that is no longer true is skipped.
+    /// The starts of what is lost. An entry that is no longer true is skipped: the first one is true.
     missing: VecDeque<u64>,
     /// The largest end that was ever delivered.
     highest: u64,
@@ -183,9 +183,7 @@ impl Scoreboard {
         while self.again.front().is_some_and(|&(start, _)| start < ack) {
             self.again.pop_front();
         }
-        while self.missing.front().is_some_and(|&start| start < ack) {
-            self.missing.pop_front();
-        }
+        self.skip_missing();
         if self.records.is_empty() {
             self.fresh = 0;
             self.again.clear();
@@ -239,6 +237,7 @@ impl Scoreboard {
             }
             from = gap_end;
         }
+        self.skip_missing();
         self.highest = self.highest.max(end);
     }
 
@@ -385,27 +384,34 @@ impl Scoreboard {
 
     /// What is to be sent again first, cut to `mss` bytes. There is something if [`lost`](Self::lost) is not 0.
     pub(super) fn next_lost(&mut self, mss: u32) -> Option<Record> {
-        while let Some(&start) = self.missing.front() {
-            let at =
-                self.find(start).filter(|&at| self.records.get(at).is_some_and(|r| r.start == start && r.is(LOST)));
-            let Some(at) = at else {
-                self.missing.pop_front();
-                continue;
-            };
-            self.cut(at, mss);
-            return self.records.get(at).copied();
-        }
-        debug_assert!(self.lost == 0, "each lost record is in the queue");
-        None
+        let at = self.first_lost_at();
+        debug_assert!(at.is_some() || self.lost == 0, "each lost record is in the queue");
+        self.cut(at?, mss);
+        self.records.get(at?).copied()
     }
 
-    /// The number of what is to be sent again first.
-    pub(super) fn first_lost(&self) -> Option<u64> {
-        let is_lost = |start: u64| {
-            let record = self.find(start).and_then(|at| self.records.get(at));
-            record.is_some_and(|record| record.start == start && record.is(LOST))
-        };
-        self.missing.iter().copied().find(|&start| is_lost(start))
+    /// What is to be sent again first.
+    pub(super) fn first_lost(&self) -> Option<&Record> {
+        self.records.get(self.first_lost_at()?)
+    }
+
+    fn first_lost_at(&self) -> Option<usize> {
+        self.missing.front().and_then(|&start| self.find_lost(start))
+    }
+
+    /// The lost record that begins at `start`.
+    fn find_lost(&self, start: u64) -> Option<usize> {
+        let is_it = |record: &Record| record.start == start && record.is(LOST);
+        self.find(start).filter(|&at| self.records.get(at).is_some_and(is_it))
+    }
+
+    /// Makes the first of `missing` one that is lost.
+    fn skip_missing(&mut self) {
+        while let Some(&start) = self.missing.front()
+            && self.find_lost(start).is_none()
+        {
+            self.missing.pop_front();
+        }
     }
 
     /// Makes two records of one that is larger than `mss`.
@@ -454,9 +460,7 @@ impl Scoreboard {
         record.state = (record.state & !LOST) | REPEATED;
         record.sent = now;
         self.again.push_back((record.start, now));
-        if self.missing.front() == Some(&start) {
-            self.missing.pop_front();
-        }
+        self.skip_missing();
     }
 
     /// Asserts that the counters and queues say the same as the records.
@@ -481,5 +485,6 @@ impl Scoreboard {
             assert!(index >= self.fresh || record.is(SACKED | LOST) || again, "in no order of time");
         }
         assert!(self.records.is_empty() || at == next);
+        assert!(self.missing.front().is_none_or(|&start| self.find_lost(start).is_some()), "the first one is lost");
     }
 }

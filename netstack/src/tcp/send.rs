@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Budget, buffer::Ring, scoreboard::Scoreboard};
+use super::{
+    Budget,
+    buffer::Ring,
+    scoreboard::{Record, Scoreboard},
+};
 
 /// The first limit of the buffer.
 const FIRST_LIMIT: usize = 128 << 10;
@@ -91,13 +95,18 @@ impl Sender {
         self.next > self.una + self.window
     }
 
-    /// The largest segment from `start` on that may be sent again. What lies behind a window that has become smaller
-    /// waits, except for the first segment, which asks for a new one (RFC 9293, 3.8.6).
-    pub(super) fn most_again(&self, start: u64) -> usize {
-        let room = (self.una + self.window).saturating_sub(start);
-        match usize::try_from(room).unwrap_or(usize::MAX) {
-            0 if start == self.una => self.mss,
-            room => room.min(self.mss),
+    /// The largest segment from the start of `record` on that may be sent again. What lies behind a window that has
+    /// become smaller waits, except for the first segment, which asks for a new one (RFC 9293, 3.8.6). Only the first
+    /// one is cut to what there is room for: a peer that moves its window byte by byte would make a record of each.
+    pub(super) fn most_again(&self, record: &Record) -> usize {
+        let room = usize::try_from((self.una + self.window).saturating_sub(record.start)).unwrap_or(usize::MAX);
+        let is_first = record.start == self.una;
+        if is_first && room > 0 {
+            room.min(self.mss)
+        } else if is_first || room >= self.mss.min(record.len as usize) {
+            self.mss
+        } else {
+            0
         }
     }
 

@@ -279,6 +279,12 @@ impl Connection {
         self.sender.memory() + self.receiver.memory()
     }
 
+    /// How many records it has of what is in flight.
+    #[cfg(test)]
+    pub(crate) fn records(&self) -> usize {
+        self.sender.board.len()
+    }
+
     /// What it takes the round trip time to be.
     #[cfg(test)]
     pub(crate) fn smoothed_rtt(&self) -> Option<Duration> {

@@ -115,7 +115,7 @@ impl Connection {
             && (self.recovery.force
                 || board.pipe() == 0
                 || board.pipe() + (self.sender.mss as u64).min(board.lost()) <= self.cubic.window())
-            && (!self.sender.is_shrunken() || board.first_lost().is_some_and(|start| self.sender.most_again(start) > 0))
+            && (!self.sender.is_shrunken() || board.first_lost().is_some_and(|first| self.sender.most_again(first) > 0))
     }
 
     /// SACK blocks for a segment with `payload` bytes. Returns whether all that is to be reported has room: a full
@@ -197,7 +197,7 @@ impl Connection {
             Next::Lost => {
                 let sender = &self.sender;
                 let first = if sender.is_shrunken() { sender.board.first_lost() } else { None };
-                let limit = first.map_or(sender.mss, |start| sender.most_again(start));
+                let limit = first.map_or(sender.mss, |first| sender.most_again(first));
                 let Some(record) = self.sender.board.next_lost(limit as u32) else { return Some(0) };
                 self.send_data(record.start, record.len, true, now, emit)
             }

@@ -2,7 +2,10 @@
 
 use std::{io, time::Duration};
 
-use super::lone::{ACK, Lone};
+use super::{
+    super::Header,
+    lone::{ACK, Lone, MSS, small},
+};
 
 const S: Duration = Duration::from_secs(1);
 
@@ -95,4 +98,45 @@ fn what_lies_behind_the_window_waits() {
     lone.window = 512;
     lone.put(0, ACK, &[]);
     assert!(!again(&mut lone).is_empty());
+}
+
+#[test]
+fn a_window_that_moves_byte_by_byte_makes_no_tiny_records() {
+    const IN_FLIGHT: u16 = 9880;
+    let options = Header { mss: Some(MSS), sack_permitted: true, timestamps: Some((100, 0)), ..Header::default() };
+    let mut lone = Lone::with(small(), &options);
+    lone.window = u16::MAX;
+    lone.put_ack(0, 0, &[]);
+    lone.write(20_000);
+    assert_eq!(lone.sent_data().len(), 10);
+    lone.window = 0;
+    lone.put_ack(0, 0, &[]);
+    again(&mut lone);
+    let mut acked = 0;
+    for edge in 1..IN_FLIGHT {
+        lone.window = edge - acked;
+        lone.put_ack(0, u32::from(acked), &[]);
+        for (position, len) in lone.sent_data() {
+            assert!(position + len as u32 <= u32::from(edge), "{position} {len} {edge}");
+        }
+        // Something arrives now and then.
+        if edge % 1500 == 0 {
+            acked = edge;
+        }
+        assert!(lone.tcp.records() <= 20, "{} records at {edge}", lone.tcp.records());
+        lone.advance(S / 100);
+    }
+    // It goes on where it was when there is room again.
+    lone.window = u16::MAX;
+    let mut acked = u32::from(acked);
+    lone.put_ack(0, acked, &[]);
+    while acked < 20_000 {
+        for (position, len) in again(&mut lone) {
+            if position <= acked {
+                acked = acked.max(position + len as u32);
+            }
+        }
+        lone.put_ack(0, acked, &[]);
+    }
+    assert_eq!(lone.tcp.unacknowledged(), 0);
 }
