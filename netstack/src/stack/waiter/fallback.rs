@@ -79,10 +79,11 @@ mod tests {
     #[test]
     fn a_wake_up_before_the_deadline_leaves_that_in_place() {
         let waiter = Waiter::new().unwrap();
-        waiter.set_deadline(|| Some(NOW + Duration::from_millis(20)), || NOW);
+        waiter.set_deadline(|| Some(NOW + Duration::from_secs(3600)), || NOW);
         waiter.wake();
         waiter.wait(LIMIT).unwrap();
         assert!(waiter.0.lock().deadline.is_some());
+        waiter.set_deadline(|| Some(NOW + Duration::from_millis(20)), || NOW);
         waiter.wait(LIMIT).unwrap();
         assert!(waiter.0.lock().deadline.is_none());
         waiter.set_deadline(|| None, || NOW);
