@@ -5,7 +5,7 @@ use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 use crate::{
     notify::Notify,
     stack::{
-        Dropped, Shared,
+        Shared,
         udp::{self, Datagram, Flow, Socket},
     },
 };
@@ -15,7 +15,7 @@ use crate::{
 /// At most 1 MiB of datagrams wait in it (less with a smaller `receive_buffer`), a quarter of the stack's memory in all
 /// sockets and flows; others are dropped.
 pub struct UdpSocket {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     socket: Socket,
 }
 
@@ -87,12 +87,6 @@ impl UdpSocket {
         self.socket.mailbox.is_readable()
     }
 
-    /// Counts a datagram that is not sent since no attempt can succeed.
-    #[cfg_attr(not(unix), allow(dead_code))]
-    pub(crate) fn count_unsent(&self) {
-        self.shared.dropped(Dropped::OutUnsendable);
-    }
-
     /// Replaces who is told of datagrams, of errors and of room.
     pub fn set_notify(&self, notify: Option<Arc<dyn Notify>>) {
         self.socket.mailbox.set_notify(notify);
@@ -159,7 +153,7 @@ fn copy(datagram: &Datagram, buf: &mut [u8]) -> usize {
 /// All datagrams between one address of a peer and one destination, which is any: what was intercepted. Dropping it
 /// ends it: the next datagram is a new flow. Datagrams wait in it as in a [`UdpSocket`].
 pub struct UdpFlow {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     flow: Arc<Flow>,
 }
 
@@ -220,12 +214,6 @@ impl UdpFlow {
     /// Answers with ICMP port unreachable, as far as the rate of ICMP errors allows, and ends.
     pub fn refuse(self) {
         self.flow.refuse(&self.shared);
-    }
-
-    /// Counts a datagram that is not sent since no attempt can succeed.
-    #[cfg_attr(not(unix), allow(dead_code))]
-    pub(crate) fn count_unsent(&self) {
-        self.shared.dropped(Dropped::OutUnsendable);
     }
 
     /// Replaces who is told of datagrams, of errors, of room, and of the end.

@@ -13,9 +13,9 @@ use rustix::{
 
 use super::{
     pair,
-    thread::{Event, Joint, Outcome, Scratch},
+    thread::{Event, Outcome, Scratch, Source},
 };
-use crate::{Notify, UdpFlow, UdpSocket};
+use crate::{Notify, UdpFlow, UdpSocket, stack::Shared};
 
 /// Datagrams that may be copied each way before others have their turn.
 const TURN: usize = 64;
@@ -33,10 +33,10 @@ impl Side {
         }
     }
 
-    fn count_unsent(&self) {
+    fn shared(&self) -> &Shared {
         match self {
-            Self::Socket(socket) => socket.count_unsent(),
-            Self::Flow(flow) => flow.count_unsent(),
+            Self::Socket(socket) => &socket.shared,
+            Self::Flow(flow) => &flow.shared,
         }
     }
 
@@ -132,7 +132,7 @@ impl Datagrams {
             Err(err) if err.kind() == io::ErrorKind::WouldBlock => true,
             Err(err) => {
                 tracing::debug!(%err, len = datagram.len(), "a datagram of a descriptor was not sent");
-                self.side.count_unsent();
+                self.side.shared().count_unsent();
                 false
             }
         }
@@ -168,7 +168,7 @@ impl Datagrams {
     }
 }
 
-impl Joint for Datagrams {
+impl Source for Datagrams {
     fn descriptor(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
@@ -183,7 +183,7 @@ impl Joint for Datagrams {
     fn turn(&mut self, event: Event, scratch: &mut Scratch) -> Outcome {
         self.readable |= event.readable;
         self.writable |= event.writable;
-        self.ended |= event.ended || event.closed;
+        self.ended |= event.ended;
         let (Some(out), Some(inside)) = (self.copy_out(scratch), self.copy_in(scratch)) else {
             return Outcome::Done;
         };

@@ -19,7 +19,7 @@ use rustix::{
 use super::{
     pair,
     stream::Stream,
-    thread::{Event, Handle, Outcome, Scratch, Joint},
+    thread::{Event, Handle, Outcome, Scratch, Source},
 };
 use crate::{Notify, TcpListener, TcpStream};
 
@@ -149,7 +149,7 @@ impl Listener {
     }
 }
 
-impl Joint for Listener {
+impl Source for Listener {
     fn descriptor(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
@@ -160,7 +160,7 @@ impl Joint for Listener {
 
     fn turn(&mut self, event: Event, _scratch: &mut Scratch) -> Outcome {
         self.writable |= event.writable;
-        if event.ended || event.closed {
+        if event.ended {
             return Outcome::Done;
         }
         for _ in 0..TURN {

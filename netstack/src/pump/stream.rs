@@ -14,7 +14,7 @@ use rustix::{
 
 use super::{
     pair::{self, Read},
-    thread::{Event, Joint, Outcome, Scratch},
+    thread::{Event, Outcome, Scratch, Source},
 };
 use crate::{Notify, TcpStream};
 
@@ -196,7 +196,7 @@ fn stopped(err: &io::Error) -> Stop {
     if err.kind() == io::ErrorKind::WouldBlock { Stop::Wait } else { Stop::ConnectionFailed }
 }
 
-impl Joint for Stream {
+impl Source for Stream {
     fn descriptor(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

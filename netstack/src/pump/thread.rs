@@ -42,7 +42,7 @@ pub(super) struct Event {
     pub(super) failed: bool,
 }
 
-/// What becomes of a joint after its turn.
+/// What becomes of a source after its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// It waits for news.
@@ -59,7 +59,7 @@ pub(super) enum Outcome {
 pub(super) type Scratch = [u8];
 
 /// A descriptor and what it is copied to and from.
-pub(super) trait Joint: Send {
+pub(super) trait Source: Send {
     fn descriptor(&self) -> BorrowedFd<'_>;
 
     /// Sets who is told when the connection can go on.
@@ -90,7 +90,7 @@ struct State {
     /// By the inode of the program's end.
     known: HashMap<u64, Known>,
     last: usize,
-    /// Of each joint.
+    /// Of each source.
     descriptors: HashMap<Token, RawFd>,
     /// The thread was woken, and has not looked yet.
     woken: bool,
@@ -104,32 +104,32 @@ struct Known {
 }
 
 impl Shared {
-    fn add(&self, joint: Box<dyn Joint>, addresses: Option<Addresses<'_>>) -> io::Result<()> {
+    fn add(&self, source: Box<dyn Source>, addresses: Option<Addresses<'_>>) -> io::Result<()> {
         let inode = addresses.map(|(descriptor, _)| inode(descriptor)).transpose()?;
-        // The thread must know the joint before it takes the first event of the descriptor: it needs this lock for
+        // The thread must know the source before it takes the first event of the descriptor: it needs this lock for
         // both.
         let mut state = sync::lock(&self.state);
         if state.closed {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         let token = Token(state.last + 1);
-        let descriptor = joint.descriptor().as_raw_fd();
+        let descriptor = source.descriptor().as_raw_fd();
         self.registry.register(&mut SourceFd(&descriptor), token, Interest::READABLE | Interest::WRITABLE)?;
         state.last = token.0;
         state.descriptors.insert(token, descriptor);
         if let (Some(inode), Some((_, addresses))) = (inode, addresses) {
             state.known.insert(inode, Known { token, addresses });
         }
-        state.added.push(Added { token, joint, inode });
+        state.added.push(Added { token, source, inode });
         state.wake(&self.waker);
         Ok(())
     }
 }
 
-/// A joint that the thread has not taken yet.
+/// A source that the thread has not taken yet.
 struct Added {
     token: Token,
-    joint: Box<dyn Joint>,
+    source: Box<dyn Source>,
     /// By which its addresses are known.
     inode: Option<u64>,
 }
@@ -169,14 +169,14 @@ impl Notify for News {
     }
 }
 
-/// What joints need to add others.
+/// What sources need to add others.
 #[derive(Clone)]
 pub(super) struct Handle(Arc<Shared>);
 
 impl Handle {
-    /// Gives a joint to the thread, which knows `addresses` from then on.
-    pub(super) fn add(&self, joint: Box<dyn Joint>, addresses: Option<Addresses<'_>>) -> io::Result<()> {
-        self.0.add(joint, addresses)
+    /// Gives a source to the thread, which knows `addresses` from then on.
+    pub(super) fn add(&self, source: Box<dyn Source>, addresses: Option<Addresses<'_>>) -> io::Result<()> {
+        self.0.add(source, addresses)
     }
 }
 
@@ -209,12 +209,12 @@ impl Worker {
         Handle(self.shared.clone())
     }
 
-    pub(super) fn add(&self, joint: Box<dyn Joint>, addresses: Option<Addresses<'_>>) -> io::Result<()> {
+    pub(super) fn add(&self, source: Box<dyn Source>, addresses: Option<Addresses<'_>>) -> io::Result<()> {
         if self.process != std::process::id() {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "the pump was made before a fork()"));
         }
         self.begin()?;
-        self.shared.add(joint, addresses)
+        self.shared.add(source, addresses)
     }
 
     fn begin(&self) -> io::Result<()> {
@@ -288,9 +288,9 @@ impl Drop for Worker {
     }
 }
 
-/// A joint of the thread.
+/// A source of the thread.
 struct Entry {
-    joint: Box<dyn Joint>,
+    source: Box<dyn Source>,
     news: Arc<News>,
     inode: Option<u64>,
     /// What the system said since the last turn.
@@ -355,10 +355,10 @@ impl Loop {
         let (added, news, closed) = (std::mem::take(&mut state.added), std::mem::take(&mut state.news), state.closed);
         let resets = std::mem::take(&mut state.resets);
         drop(state);
-        for Added { token, joint, inode } in added {
+        for Added { token, source, inode } in added {
             let news = Arc::new(News { shared: self.shared.clone(), token, is_queued: AtomicBool::new(false) });
-            joint.set_notify(news.clone());
-            self.entries.insert(token, Entry { joint, news, inode, event: Event::default(), is_ready: true });
+            source.set_notify(news.clone());
+            self.entries.insert(token, Entry { source, news, inode, event: Event::default(), is_ready: true });
             self.ready.push(token);
         }
         for token in news {
@@ -370,7 +370,7 @@ impl Loop {
         }
         for token in resets {
             if let Some(mut entry) = self.entries.remove(&token) {
-                entry.joint.end();
+                entry.source.end();
                 self.forget(token, entry);
             }
         }
@@ -398,7 +398,7 @@ impl Loop {
     fn turn(&mut self, token: Token) {
         let Some(entry) = self.entries.get_mut(&token) else { return };
         entry.is_ready = false;
-        match entry.joint.turn(std::mem::take(&mut entry.event), &mut self.scratch) {
+        match entry.source.turn(std::mem::take(&mut entry.event), &mut self.scratch) {
             Outcome::Wait => {}
             Outcome::Later => self.later.push(token),
             Outcome::Again => {
@@ -414,7 +414,7 @@ impl Loop {
     }
 
     fn forget(&self, token: Token, entry: Entry) {
-        let descriptor = entry.joint.descriptor().as_raw_fd();
+        let descriptor = entry.source.descriptor().as_raw_fd();
         if let Err(err) = self.shared.registry.deregister(&mut SourceFd(&descriptor)) {
             tracing::debug!(%err, "a descriptor was not waited for any more");
         }
@@ -433,7 +433,7 @@ impl Loop {
     fn end(mut self) {
         let entries = std::mem::take(&mut self.entries);
         for (token, mut entry) in entries {
-            entry.joint.end();
+            entry.source.end();
             self.forget(token, entry);
         }
         // Whoever adds from now on sees that it is closed.
@@ -442,7 +442,7 @@ impl Loop {
         let added = std::mem::take(&mut state.added);
         drop(state);
         for mut added in added {
-            added.joint.end();
+            added.source.end();
         }
     }
 }

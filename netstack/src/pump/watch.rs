@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::thread::{Event, Joint, Outcome, Scratch};
+use super::thread::{Event, Outcome, Scratch, Source};
 use crate::Notify;
 
 /// A socket, and what is called when its other side has closed it.
@@ -20,7 +20,7 @@ impl Watch {
     }
 }
 
-impl Joint for Watch {
+impl Source for Watch {
     fn descriptor(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
@@ -28,7 +28,7 @@ impl Joint for Watch {
     fn set_notify(&self, _notify: Arc<dyn Notify>) {}
 
     fn turn(&mut self, event: Event, _scratch: &mut Scratch) -> Outcome {
-        if !event.ended && !event.closed {
+        if !event.ended {
             return Outcome::Wait;
         }
         if let Some(closed) = self.closed.take() {

@@ -37,7 +37,6 @@ use wg_embed::{
 };
 
 pub(crate) use connections::closed;
-pub(crate) use counters::Dropped;
 pub(crate) use deadlines::{Timed, Timer};
 pub(crate) use decide::{Decision, decide, stop_listening};
 pub(crate) use listeners::Listening;

@@ -142,6 +142,12 @@ impl Shared {
         self.counters.add(reason, 1);
     }
 
+    /// Counts a datagram that is not sent since no attempt can succeed.
+    #[cfg_attr(not(unix), allow(dead_code))]
+    pub(crate) fn count_unsent(&self) {
+        self.dropped(Dropped::OutUnsendable);
+    }
+
     /// Sends a whole packet as soon as possible. Returns false, and counts it, if there is no room for it.
     pub(crate) fn send(&self, packet: &[u8]) -> bool {
         let sent = self.outbox.push(packet);
