@@ -3,12 +3,13 @@
 use std::{
     io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write},
     net::{Shutdown, SocketAddr},
-    os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream},
-    path::{Path, PathBuf},
+    os::fd::AsRawFd,
+    path::PathBuf,
     time::Duration,
 };
 
-use mio::{Interest, Registry, Token, event::Source, net};
+use mio::{Interest, Registry, Token, event::Source, net, unix::SourceFd};
+use wg_embed::{ErrorKind as Kind, ipc};
 
 use crate::{service::Address, tls};
 
@@ -133,10 +134,10 @@ impl Socket {
     }
 }
 
-/// Where clients connect. Dropping it removes its file.
+/// Where clients connect. Dropping it removes its file, if that is still the same.
 pub(crate) enum Listener {
     Tcp(net::TcpListener),
-    Unix(net::UnixListener, PathBuf),
+    Unix(ipc::Listener, PathBuf),
 }
 
 impl Listener {
@@ -144,19 +145,29 @@ impl Listener {
         match at {
             Address::Tcp(at) => net::TcpListener::bind(*at).map(Self::Tcp),
             Address::Unix(path) => {
-                let socket = bind_file(path)?;
-                socket.set_nonblocking(true)?;
-                Ok(Self::Unix(net::UnixListener::from_std(socket), path.clone()))
+                let listener = ipc::Listener::claim_path(path).map_err(|error| {
+                    let kind = match error.kind() {
+                        Kind::Exists | Kind::AddrInUse | Kind::Busy => ErrorKind::AddrInUse,
+                        Kind::Invalid => ErrorKind::InvalidInput,
+                        Kind::Permission => ErrorKind::PermissionDenied,
+                        Kind::NotFound => ErrorKind::NotFound,
+                        _ => ErrorKind::Other,
+                    };
+                    io::Error::new(kind, error)
+                })?;
+                listener.socket().set_nonblocking(true)?;
+                Ok(Self::Unix(listener, path.clone()))
             }
         }
     }
 
     pub(crate) fn register(&mut self, registry: &Registry, token: usize) -> io::Result<()> {
-        let source: &mut dyn Source = match self {
-            Self::Tcp(socket) => socket,
-            Self::Unix(socket, _) => socket,
-        };
-        registry.register(source, Token(token), Interest::READABLE)
+        match self {
+            Self::Tcp(socket) => registry.register(socket, Token(token), Interest::READABLE),
+            Self::Unix(listener, _) => {
+                registry.register(&mut SourceFd(&listener.socket().as_raw_fd()), Token(token), Interest::READABLE)
+            }
+        }
     }
 
     /// Where it is; the port is the real one.
@@ -175,29 +186,11 @@ impl Listener {
                 let _ = socket.set_nodelay(true);
                 Ok(Socket::Tcp(socket))
             }
-            Self::Unix(socket, _) => Ok(Socket::Unix(socket.accept()?.0)),
-        }
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let Self::Unix(_, path) = self {
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
-/// Replaces a socket file that no process listens on.
-fn bind_file(path: &Path) -> io::Result<StdUnixListener> {
-    match StdUnixListener::bind(path) {
-        Err(e) if e.kind() == ErrorKind::AddrInUse => match StdUnixStream::connect(path) {
-            Err(refused) if refused.kind() == ErrorKind::ConnectionRefused => {
-                std::fs::remove_file(path)?;
-                StdUnixListener::bind(path)
+            Self::Unix(listener, _) => {
+                let (socket, _) = listener.socket().accept()?;
+                socket.set_nonblocking(true)?;
+                Ok(Socket::Unix(net::UnixStream::from_std(socket)))
             }
-            _ => Err(e),
-        },
-        result => result,
+        }
     }
 }

@@ -3,8 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test may fail loudly")]
 
 use std::{
+    fs,
     io::Read,
     net::{TcpListener, TcpStream},
+    os::unix::net::{UnixListener, UnixStream},
+    path::PathBuf,
     sync::mpsc,
     time::Duration,
 };
@@ -45,7 +48,60 @@ fn client(port: u16) -> TcpStream {
 }
 
 fn is_closed(stream: &mut TcpStream) -> bool {
-    stream.read(&mut [0]).map_or(true, |length| length == 0)
+    match stream.read(&mut [0]) {
+        Ok(length) => length == 0,
+        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+    }
+}
+
+/// A new directory for sockets, which is removed at the end.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("wg-embed-proxy-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn a_file_that_is_no_socket_stays() {
+    let directory = Directory::new("precious");
+    let [file, link] = ["notes", "link"].map(|name| directory.0.join(name));
+    fs::write(&file, "precious").unwrap();
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    let stack = stack();
+    let proxy = Proxy::start(&stack, Options::default()).unwrap();
+    for path in [&file, &link] {
+        let error = proxy.add(socks5(Address::Unix(path.clone()))).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+        assert_eq!(fs::read_to_string(path).unwrap(), "precious");
+    }
+}
+
+#[test]
+fn sockets_of_others_stay() {
+    let directory = Directory::new("sockets");
+    let [live, stale] = ["live", "stale"].map(|name| directory.0.join(name));
+    let _listener = UnixListener::bind(&live).unwrap();
+    drop(UnixListener::bind(&stale).unwrap());
+    let stack = stack();
+    let proxy = Proxy::start(&stack, Options::default()).unwrap();
+    let error = proxy.add(socks5(Address::Unix(live.clone()))).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+    let id = proxy.add(socks5(Address::Unix(stale.clone()))).unwrap();
+    // Another process's socket takes the name: it is not ours to remove.
+    fs::remove_file(&stale).unwrap();
+    let _other = UnixListener::bind(&stale).unwrap();
+    proxy.remove(id, Connections::End).unwrap();
+    assert!(UnixStream::connect(&stale).is_ok() && UnixStream::connect(&live).is_ok());
 }
 
 #[test]

@@ -37,7 +37,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// For how long a name may change hands under our eyes before we give up.
 const UNREST: Duration = Duration::from_secs(2);
 
-/// A listening control socket, and its file. Dropping it closes the one and removes the other, if it is still ours.
+/// A listening socket, and its file. Dropping it closes the one and removes the other, if it is still ours.
 #[derive(Debug)]
 pub struct Listener {
     // Fields are dropped in this order: a client then finds no socket, rather than one that refuses it.
@@ -59,32 +59,47 @@ impl Listener {
             return Err(Error::invalid(format!("{name:?} cannot be the name of a control socket")));
         }
         let path = directory.join(format!("{name}.sock"));
-        let shown = path.display();
-        if path.as_os_str().len() > LONGEST {
-            return Err(Error::invalid(format!("the control socket's path {shown} is longer than {LONGEST} bytes")));
-        }
+        check_length(&path)?;
         DirBuilder::new()
             .recursive(true)
             .mode(0o755)
             .create(directory)
             .map_err(|e| Error::io(format!("cannot make the directory {}", directory.display()), e))?;
+        Self::take(&path, patience, sys::bind_private)
+    }
+
+    /// Listens on a socket that has this path, and the mode that the umask leaves. A socket that is there already is
+    /// replaced if no process listens on it.
+    ///
+    /// # Errors
+    /// As [`claim`](Self::claim).
+    pub fn claim_path(path: &Path) -> Result<Self> {
+        let path = std::path::absolute(path)
+            .map_err(|e| Error::io(format!("cannot tell which file {} is", path.display()), e))?;
+        check_length(&path)?;
+        Self::take(&path, Duration::ZERO, |socket, address| socket.bind(address).map(|()| socket))
+    }
+
+    fn take(path: &Path, patience: Duration, bind: impl Fn(Socket, &SockAddr) -> io::Result<Socket>) -> Result<Self> {
+        let shown = path.display();
+        let directory = path.parent().unwrap_or(path);
         let start = Instant::now();
         let mut refused_before = None;
         loop {
-            match listen(&path) {
+            match listen(path, &bind) {
                 Err(e) if e.kind() == AddrInUse => {}
                 Err(e) => return Err(Error::io(format!("cannot listen on {shown}"), e)),
                 Ok((file, socket)) => return Ok(Self { file: Some(file), socket }),
             }
             let waited = start.elapsed();
-            let refused = match probe(&path)? {
+            let refused = match probe(path)? {
                 Found::Live if waited >= patience => {
                     let text = format!("{shown} is in use: another process listens on it");
                     return Err(Error::new(ErrorKind::Exists, text));
                 }
                 Found::Live | Found::Nothing => None,
                 Found::Refusing(id) if refused_before == Some(id) => {
-                    remove_stale(directory, &path, id)?;
+                    remove_stale(directory, path, id)?;
                     refused_before = None;
                     continue;
                 }
@@ -185,7 +200,9 @@ impl Listener {
         self.file.as_ref().is_some_and(|file| !file.is_ours())
     }
 
-    pub(super) const fn socket(&self) -> &UnixListener {
+    /// The socket, which listens.
+    #[must_use]
+    pub const fn socket(&self) -> &UnixListener {
         &self.socket
     }
 }
@@ -254,9 +271,16 @@ impl Drop for SocketFile {
             End::Call(remove) => remove(),
         };
         if let Err(error) = outcome {
-            tracing::warn!(%error, path = %self.path.display(), "cannot remove the control socket");
+            tracing::warn!(%error, path = %self.path.display(), "cannot remove the socket");
         }
     }
+}
+
+fn check_length(path: &Path) -> Result<()> {
+    if path.as_os_str().len() > LONGEST {
+        return Err(Error::invalid(format!("the socket's path {} is longer than {LONGEST} bytes", path.display())));
+    }
+    Ok(())
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -276,9 +300,12 @@ fn remove_stale(directory: &Path, path: &Path, id: FileId) -> Result<()> {
     Ok(())
 }
 
-fn listen(path: &Path) -> io::Result<(SocketFile, UnixListener)> {
+fn listen(
+    path: &Path,
+    bind: impl Fn(Socket, &SockAddr) -> io::Result<Socket>,
+) -> io::Result<(SocketFile, UnixListener)> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    let socket = sys::bind_private(socket, &SockAddr::unix(path)?)?;
+    let socket = bind(socket, &SockAddr::unix(path)?)?;
     let file = SocketFile::at(path)?;
     socket.listen(BACKLOG)?;
     Ok((file, OwnedFd::from(socket).into()))
