@@ -63,8 +63,12 @@ enum Stage {
     },
     /// `out` is sent, then datagrams are passed through.
     Associate(Option<u16>),
-    /// `out` is sent, then the bytes are passed through.
-    Connected(TcpStream),
+    /// `out` is sent, then the bytes are passed through; of the client only those that it has sent, if it asked for one
+    /// request to be forwarded.
+    Connected {
+        stream: TcpStream,
+        is_connect: bool,
+    },
     /// `out` is sent, then the connection ends.
     End,
     /// The other side is to read what was sent, before the socket is closed: so many bytes of it were thrown away.
@@ -105,9 +109,10 @@ impl Client {
             let more = match self.flush() {
                 Err(e) => Err(e),
                 Ok(()) => match self.stage {
-                    Stage::Connected(stream) => {
+                    Stage::Connected { stream, is_connect } => {
                         let event = Event { readable: self.readable, ..Event::default() };
-                        return Fate::Link(Link::new(self.socket, stream, self.input, event, self.place));
+                        let link = Link::new(self.socket, stream, self.input, event, self.place);
+                        return Fate::Link(if is_connect { link } else { link.with_first_only() });
                     }
                     Stage::Associate(port) => match Bound::new(&self.socket, around) {
                         Ok(bound) => return Fate::Associate(Association::new(self.socket, bound, port, self.place)),
@@ -253,7 +258,7 @@ impl Client {
         match dial.try_finish() {
             Ok(stream) => {
                 self.out.extend(self.protocol.answer(Ok(None), *is_connect));
-                self.stage = Stage::Connected(stream);
+                self.stage = Stage::Connected { stream, is_connect: *is_connect };
                 Ok(())
             }
             Err(e) if e.kind() != ErrorKind::WouldBlock => {
@@ -266,8 +271,9 @@ impl Client {
                 if self.input.len() >= MAX_HEAD {
                     return Err(ErrorKind::WouldBlock.into()); // The rest is read when there is a connection.
                 }
+                let is_connect = *is_connect;
                 if self.read()? > 0 {
-                    return Ok(());
+                    return if is_connect { Ok(()) } else { Err(ErrorKind::InvalidData.into()) };
                 }
                 if !self.protocol.may_half_close() {
                     return Err(ErrorKind::UnexpectedEof.into());
@@ -300,7 +306,7 @@ impl Client {
             Ok(stream) if from.is_some_and(|from| from != stream.peer_addr().ip()) => stream.reset(),
             Ok(stream) => {
                 self.out.extend(self.protocol.answer(Ok(Some(stream.peer_addr())), true));
-                self.stage = Stage::Connected(stream);
+                self.stage = Stage::Connected { stream, is_connect: true };
             }
             Err(e) if e.kind() != ErrorKind::WouldBlock => self.failed(&e),
             Err(e) if self.input.len() >= MAX_HEAD => return Err(e),

@@ -30,6 +30,8 @@ pub(crate) struct Link {
     connection: TcpStream,
     /// Bytes from the socket that were read before.
     first: Vec<u8>,
+    /// Nothing else of the socket may go to the tunnel.
+    first_only: bool,
     /// The socket may have something to read, or room.
     readable: bool,
     writable: bool,
@@ -63,6 +65,7 @@ impl Link {
             socket,
             connection,
             first,
+            first_only: false,
             readable: event.readable,
             writable: true,
             failed: false,
@@ -70,6 +73,12 @@ impl Link {
             down_done: false,
             place,
         }
+    }
+
+    /// What the socket still sends is not for this connection: it ends both.
+    pub(crate) const fn with_first_only(mut self) -> Self {
+        self.first_only = true;
+        self
     }
 
     /// Sets who is told when the connection can go on.
@@ -87,7 +96,7 @@ impl Link {
             self.readable = true;
         }
         // An error of it is found by what reads or writes.
-        let is_flushed = self.socket.flush().unwrap_or(true);
+        let _ = self.socket.flush();
         let mut again = false;
         if !self.up_done {
             match self.copy_up() {
@@ -122,7 +131,8 @@ impl Link {
                 Stop::ConnectionFailed => return self.fail_socket(),
             }
         }
-        match (self.up_done && self.down_done && (is_flushed || self.socket.flush().unwrap_or(true)), again) {
+        // What the tunnel has sent last may wait in the socket's own buffer.
+        match (self.up_done && self.down_done && self.socket.flush().unwrap_or(true), again) {
             (true, _) => Outcome::Done,
             (false, true) => Outcome::Again,
             (false, false) => Outcome::Wait,
@@ -152,6 +162,17 @@ impl Link {
             // Room is made only for something: it is memory.
             if !self.readable {
                 return Stop::Wait;
+            }
+            if self.first_only {
+                match self.socket.read(&mut [IoSliceMut::new(&mut [0])]) {
+                    Ok(0) => return Stop::End,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        self.readable = false;
+                        return Stop::Wait;
+                    }
+                    Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                    Ok(_) | Err(_) => return Stop::SocketFailed,
+                }
             }
             let mut read = Err(ErrorKind::WouldBlock.into());
             let socket = &mut self.socket;

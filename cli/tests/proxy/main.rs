@@ -89,10 +89,15 @@ fn http_connects_gets_and_answers_with_statuses() {
     let mut stream = connect(port);
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(get.as_bytes()).unwrap();
-    let expected = b"GET /path HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let expected = b"GET /path HTTP/1.1\r\nHost: 10.9.0.1:7\r\nConnection: close\r\n\r\n";
     let mut got = vec![0; expected.len()];
     stream.read_exact(&mut got).unwrap();
     assert_eq!(got, expected);
+    // The target keeps the connection: a request for another one ends it, and does not reach this one.
+    stream.write_all(b"GET http://10.9.0.1:80/ HTTP/1.1\r\nProxy-Authorization: secret\r\n\r\n").unwrap();
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest); // a reset, perhaps
+    assert_eq!(rest, b"");
     assert!(request(port, "POST http://10.9.0.1/ HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 405 "));
     assert!(request(locked, "CONNECT 10.9.0.1:7 HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 407 "));
     let wrong = "CONNECT 10.9.0.1:7 HTTP/1.1\r\nProxy-Authorization: Basic bWU6bm8=\r\n\r\n";

@@ -10,8 +10,9 @@ use crate::Login;
 
 const MAX_HEADERS: usize = 100;
 
-/// Headers that are between the client and the proxy only.
-const OWN: [&str; 5] = ["connection", "keep-alive", "proxy-authorization", "proxy-connection", "te"];
+/// Headers that are between the client and the proxy only, or that the proxy writes itself.
+const OWN: [&str; 8] =
+    ["connection", "host", "keep-alive", "proxy-authorization", "proxy-connection", "te", "trailer", "upgrade"];
 
 pub(super) fn step(login: Option<&Login>, input: &mut Vec<u8>, out: &mut Vec<u8>) -> Step {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
@@ -49,10 +50,16 @@ pub(super) fn step(login: Option<&Login>, input: &mut Vec<u8>, out: &mut Vec<u8>
             let Some((host, rest)) = split(path) else {
                 return refuse(out, "400 Bad Request", "");
             };
+            // What follows would go to the same target, whatever it is.
+            if has_content(request.headers) || input.len() > length {
+                return refuse(out, "400 Bad Request", "");
+            }
             let target = with_port(host, 80);
-            let mut head = format!("GET {rest} HTTP/1.{}\r\n", request.version.unwrap_or(1)).into_bytes();
+            let version = request.version.unwrap_or(1);
+            let mut head = format!("GET {rest} HTTP/1.{version}\r\nHost: {host}\r\n").into_bytes();
             for header in request.headers.iter() {
-                if !OWN.iter().any(|own| header.name.eq_ignore_ascii_case(own)) {
+                let is_own = OWN.iter().any(|own| header.name.eq_ignore_ascii_case(own));
+                if !is_own && !is_named(request.headers, header.name) {
                     let _ = write!(head, "{}: ", header.name);
                     head.extend(header.value);
                     head.extend(b"\r\n");
@@ -64,6 +71,22 @@ pub(super) fn step(login: Option<&Login>, input: &mut Vec<u8>, out: &mut Vec<u8>
         }
         _ => refuse(out, "405 Method Not Allowed", "Allow: CONNECT, GET\r\n"),
     }
+}
+
+/// Whether there is a body after the head.
+fn has_content(headers: &[httparse::Header<'_>]) -> bool {
+    headers.iter().any(|header| {
+        header.name.eq_ignore_ascii_case("transfer-encoding")
+            || header.name.eq_ignore_ascii_case("content-length") && header.value.trim_ascii() != b"0"
+    })
+}
+
+/// Whether `Connection` says of a header that it is for the proxy only (RFC 9110, section 7.6.1).
+fn is_named(headers: &[httparse::Header<'_>], name: &str) -> bool {
+    let mut connection = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("connection"));
+    connection.any(|header| {
+        header.value.split(|byte| *byte == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
+    })
 }
 
 /// Host and path of `http://HOST/PATH`.
@@ -132,6 +155,9 @@ mod tests {
         let get = run(None, "GET http://a?b HTTP/1.1\r\nHost: a\r\nProxy-Connection: x\r\n\r\n");
         assert_eq!(get.0, Step::Forward("a:80".into()));
         assert_eq!(get.1, "GET /?b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let named = "Connection: keep-alive, X-Hop\r\nx-hop: 1\r\nUpgrade: h2c\r\nHost: other\r\nA: b\r\n";
+        let get = run(None, &format!("GET http://me@a:81/ HTTP/1.1\r\n{named}\r\n"));
+        assert_eq!(get.1, "GET / HTTP/1.1\r\nHost: a:81\r\nA: b\r\nConnection: close\r\n\r\n");
         assert_eq!(run(None, "GET http://me:pw@a:1/ HTTP/1.1\r\n\r\n").0, Step::Forward("a:1".into()));
         assert_eq!(run(None, "GET http://a/ HTTP/1.1\r\n").0, Step::More);
     }
@@ -148,5 +174,10 @@ mod tests {
         for text in ["GET / HTTP/1.1\r\n\r\n", "\x01\r\n\r\n", "GET https://a/ HTTP/1.1\r\n\r\n"] {
             assert!(run(None, text).2.starts_with("HTTP/1.1 400 "), "{text}");
         }
+        for rest in ["Content-Length: 1\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n", "\r\nGET "] {
+            assert!(run(None, &format!("GET http://a/ HTTP/1.1\r\n{rest}")).2.starts_with("HTTP/1.1 400 "), "{rest}");
+        }
+        let none = run(None, "GET http://a/ HTTP/1.1\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(none.0, Step::Forward("a:80".into()));
     }
 }
