@@ -12,7 +12,7 @@
 //! let proxy = Proxy::start(&stack, Options::default())?;
 //! let login = Some(Login::new("me", "secret"));
 //! let at = Address::Tcp(([127, 0, 0, 1], 0).into());
-//! let service = proxy.add(Service::new(Kind::Socks5 { at, login }))?;
+//! let service = proxy.add(Service::new(Kind::Socks5 { at, login, bind: true }))?;
 //! println!("SOCKS5 at {:?}", proxy.address(service));
 //! # Ok(())
 //! # }

@@ -44,6 +44,8 @@ pub enum Kind {
         at: Address,
         /// What clients must present; without it, any client is served.
         login: Option<Login>,
+        /// Whether a client may open a port of the tunnel for one connection (BIND).
+        bind: bool,
     },
     /// An HTTP proxy: CONNECT, and GET of `http://` addresses.
     Http {

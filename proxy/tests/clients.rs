@@ -1,11 +1,11 @@
-//! Clients that do not come to their point, and those that are too many.
+//! Clients that do not ask for anything, and those that are too many.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test may fail loudly")]
 
 use std::{
     io::{Read, Write},
-    net::TcpStream,
-    time::Duration,
+    net::{TcpStream, UdpSocket},
+    time::{Duration, Instant},
 };
 
 use wg_embed_netstack::{Netstack, Options as StackOptions};
@@ -80,7 +80,7 @@ fn heads_that_are_too_long() {
 #[test]
 fn garbage_ends() {
     let proxy = proxy();
-    let socks5 = serve(&proxy, Kind::Socks5 { at: at(), login: None }, Limits::default());
+    let socks5 = serve(&proxy, Kind::Socks5 { at: at(), login: None, bind: true }, Limits::default());
     for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\x04\x01\0\x50\x01\x01\x01\x01\0", b"\x05\x01\0\x04"] {
         let mut one = socks5();
         one.write_all(garbage).unwrap();
@@ -105,7 +105,7 @@ fn slow_heads() {
     let mut slow = http();
     slow.write_all(b"GET http://a/ HTTP/1.1\r\n").unwrap();
     assert!(rest(slow).starts_with(b"HTTP/1.1 408 "));
-    let socks5 = serve(&proxy, Kind::Socks5 { at: at(), login: None }, limits);
+    let socks5 = serve(&proxy, Kind::Socks5 { at: at(), login: None, bind: true }, limits);
     let mut slow = socks5();
     slow.write_all(b"\x05\x01\0\x05").unwrap();
     assert_eq!(rest(slow), [5, 0]);
@@ -117,8 +117,8 @@ fn slow_heads() {
 fn each_service_has_its_limit() {
     let proxy = proxy();
     let one = Limits { connections: 1, ..Limits::default() };
-    let limited = serve(&proxy, Kind::Socks5 { at: at(), login: None }, one);
-    let other = serve(&proxy, Kind::Socks5 { at: at(), login: None }, Limits::default());
+    let limited = serve(&proxy, Kind::Socks5 { at: at(), login: None, bind: true }, one);
+    let other = serve(&proxy, Kind::Socks5 { at: at(), login: None, bind: true }, Limits::default());
     let served = |stream: &mut TcpStream| {
         let mut answer = [0; 2];
         stream.write_all(&[5, 1, 0]).is_ok() && stream.read_exact(&mut answer).is_ok()
@@ -133,8 +133,36 @@ fn each_service_has_its_limit() {
     let mut second = other();
     assert!(served(&mut second));
     proxy.set_options(Options { connections: 1, ..Options::default() }).unwrap();
-    let end = std::time::Instant::now() + PATIENCE;
+    let end = Instant::now() + PATIENCE;
     while served(&mut other()) {
-        assert!(std::time::Instant::now() < end, "the limit did not come");
+        assert!(Instant::now() < end, "the limit did not come");
     }
+}
+
+#[test]
+fn datagrams_make_room_for_connections() {
+    let proxy = proxy();
+    proxy.set_options(Options { connections: 2, ..Options::default() }).unwrap();
+    let kind = Kind::UdpClient { at: ([127, 0, 0, 1], 0).into(), target: "10.0.0.2:9".into(), idle: None };
+    let id = proxy.add(Service::new(kind)).unwrap();
+    let Some(Address::Tcp(to)) = proxy.address(id) else { panic!("it has a port") };
+    for n in 1..=5 {
+        let source = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let end = Instant::now() + PATIENCE;
+        while proxy.stats().accepted < n {
+            assert!(Instant::now() < end, "session {n} did not come");
+            source.send_to(b"x", to).unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    assert!(proxy.stats().open <= 2, "{:?}", proxy.stats());
+    let socks5 = serve(&proxy, Kind::Socks5 { at: at(), login: None, bind: true }, Limits::default());
+    let served = |stream: &mut TcpStream| {
+        let mut answer = [0; 2];
+        stream.write_all(&[5, 1, 0]).is_ok() && stream.read_exact(&mut answer).is_ok()
+    };
+    let [mut first, mut second] = [socks5(), socks5()];
+    assert!(served(&mut first) && served(&mut second));
+    assert!(!served(&mut socks5()), "connections make no room");
+    assert_eq!(proxy.service_stats(id).unwrap().open, 0);
 }

@@ -22,7 +22,7 @@ fn stack() -> Netstack {
 }
 
 fn socks5(at: Address) -> Service {
-    Service::new(Kind::Socks5 { at, login: None })
+    Service::new(Kind::Socks5 { at, login: None, bind: true })
 }
 
 fn loopback() -> Address {

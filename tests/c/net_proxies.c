@@ -105,6 +105,24 @@ static void socks5_passes_connections(int listener) {
   CHECK_EQ(wg_net_stop_proxy(nets.a, proxy), WG_OK);
 }
 
+/* The ports of the tunnel are the caller's: no program of this system opens one. */
+static void bind_is_refused(void) {
+  char address[WG_ENDPOINT_TEXT_LEN];
+  unsigned char got[10];
+  int32_t proxy = wg_net_socks5(nets.a, NULL, NULL, NULL, 0, address);
+  int fd;
+  CHECK(proxy > 0);
+  fd = connect_to(address);
+  write_all(fd, "\5\1\0", 3);
+  check_answer(fd, "\5\0", 2);
+  write_all(fd, "\5\2\0\1\0\0\0\0\0\0", 10);
+  read_all(fd, got, sizeof got);
+  CHECK(got[0] == 5 && got[1] == 7);
+  check_end(fd);
+  close(fd);
+  CHECK_EQ(wg_net_stop_proxy(nets.a, proxy), WG_OK);
+}
+
 static void a_wrong_login_is_refused(void) {
   char address[WG_ENDPOINT_TEXT_LEN];
   int32_t proxy = wg_net_socks5(nets.a, "127.0.0.1:0", "me", "secret", 0, address);
@@ -326,6 +344,7 @@ int main(void) {
   listener = listen_at(nets.b, "tcp", ":80");
   what_is_wrong_is_refused();
   socks5_passes_connections(listener);
+  bind_is_refused();
   a_wrong_login_is_refused();
   http_passes_connections(listener);
   clients_go_away(listener);

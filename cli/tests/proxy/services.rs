@@ -123,6 +123,29 @@ fn any_destination_that_is_allowed() {
 }
 
 #[test]
+fn flows_end_after_the_time_that_was_asked_for() {
+    let Some(own) = own_address() else {
+        eprintln!("skipped: this machine has no address but loopback");
+        return;
+    };
+    let world = World::with_addresses(&[own]);
+    let udp = UdpSocket::bind((own, 0)).unwrap();
+    udp.set_read_timeout(Some(PATIENCE)).unwrap();
+    let _proxy = world.proxy(&format!("[UDPServerTunnel]\nListenPort = any\nAllow = {own}\nInactivityTimeout = 1\n"));
+    let peer = world.stack.dial_udp(&udp.local_addr().unwrap().to_string(), PATIENCE).unwrap();
+    let source = || {
+        peer.try_send(b"x", None).unwrap();
+        udp.recv_from(&mut [0; 10]).unwrap().1
+    };
+    let first = source();
+    // A flow that goes on keeps its port: each datagram would make an idle time of a minute begin again.
+    harness::wait("another flow", || {
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        source() != first
+    });
+}
+
+#[test]
 fn a_slow_name_delays_nobody_else() {
     let world = World::new();
     let port = free_port();

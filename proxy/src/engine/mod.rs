@@ -94,6 +94,8 @@ pub(crate) struct Engine {
     common: Common,
     entries: HashMap<usize, (Entry, Arc<Serving>)>,
     deadlines: Deadlines,
+    /// Entries that have sessions of datagrams, or had them.
+    datagrams: Vec<usize>,
     /// Entries that have more to do at once.
     again: Vec<usize>,
     scratch: Box<[u8]>,
@@ -117,6 +119,7 @@ impl Engine {
             common: Common { registry, mailbox, stack, options, all, last: Cell::new(WAKER) },
             entries: HashMap::new(),
             deadlines: Deadlines::default(),
+            datagrams: Vec::new(),
             again: Vec::new(),
             scratch: vec![0; SCRATCH].into_boxed_slice(),
             ports: HashMap::new(),
@@ -314,9 +317,37 @@ impl Engine {
         self.again.push(token);
     }
 
-    fn is_full(&self, serving: &Serving) -> bool {
-        serving.counters.service.open() >= serving.service.limits.connections
-            || self.common.all.open() >= self.common.options.connections
+    /// Whether a service may have no more connections. Sessions of datagrams make room if they take the last places of
+    /// all: a source that goes on gets another one.
+    fn is_full(&mut self, serving: &Serving) -> bool {
+        if serving.counters.service.open() >= serving.service.limits.connections {
+            return true;
+        }
+        while self.common.is_full() {
+            if !self.end_session() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Ends the session of datagrams that has been idle longest. Returns whether there was one.
+    fn end_session(&mut self) -> bool {
+        self.datagrams.retain(|token| self.entries.contains_key(token));
+        let used = self.datagrams.iter().filter_map(|token| match self.entries.get_mut(token) {
+            Some((Entry::UdpClient(service), _)) => Some((service.idle_since()?, *token)),
+            Some((Entry::UdpServer(service), _)) => Some((service.idle_since()?, *token)),
+            _ => None,
+        });
+        let Some((_, owner)) = used.min() else { return false };
+        let mut changes = Changes::default();
+        let ended = match self.entries.get_mut(&owner) {
+            Some((Entry::UdpClient(service), _)) => service.end_session(&mut changes),
+            Some((Entry::UdpServer(service), _)) => service.end_session(&mut changes),
+            _ => false,
+        };
+        self.apply(changes, owner);
+        ended
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     socket::{Listener, Socket},
     stats::{Both, Counters, Place},
     tls::Acceptor,
-    udp::{client::UdpClient, server::UdpServer},
+    udp::{client::UdpClient, is_lack_of_descriptors, server::UdpServer},
 };
 
 /// The most that a ClientHello may take: it comes at once.
@@ -36,7 +36,14 @@ impl Engine {
         let token = self.common.token();
         let serving = Serving { id, service, counters: Both { service: counters, all: self.common.all.clone() } };
         let (entry, address) = self.entry(&serving, token)?;
+        if matches!(entry, Entry::UdpClient(_) | Entry::UdpServer(_)) {
+            self.datagrams.push(token);
+        }
+        let is_tunnelled = matches!(entry, Entry::Tunnelled);
         self.entries.insert(token, (entry, Arc::new(serving)));
+        if is_tunnelled {
+            self.intercept();
+        }
         self.go_on(token, Event::default());
         Ok(address)
     }
@@ -60,11 +67,11 @@ impl Engine {
                 (Entry::Listener(listener, acceptor), Some(address))
             }
             Kind::TcpServer { port, .. } => {
-                self.serve_tunnelled(*port, token)?;
+                self.take_port(*port, token)?;
                 (Entry::Tunnelled, None)
             }
             Kind::TcpForward { .. } | Kind::UdpForward { .. } => {
-                self.serve_tunnelled(0, token)?;
+                self.take_port(0, token)?;
                 (Entry::Tunnelled, None)
             }
             Kind::UdpClient { at, target, idle } => {
@@ -103,7 +110,7 @@ impl Engine {
     fn client(&mut self, mut socket: Socket, serving: &Arc<Serving>) {
         let mut limit = serving.service.limits.head;
         let protocol = match &serving.service.kind {
-            Kind::Socks5 { login, .. } => Protocol::Socks5(Socks5::new(login.clone())),
+            Kind::Socks5 { login, bind, .. } => Protocol::Socks5(Socks5::new(login.clone(), *bind)),
             Kind::Http { login, .. } | Kind::Https { login, .. } => Protocol::Http(login.clone()),
             Kind::TcpClient { target, .. } => Protocol::Plain(target.clone()),
             Kind::Sni { .. } => {
@@ -139,6 +146,7 @@ impl Engine {
                 },
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
                 Err(e) if matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}
+                Err(error) if is_lack_of_descriptors(&error) && self.end_session() => {}
                 Err(error) => {
                     tracing::error!(%error, "cannot accept a connection");
                     self.deadlines.set(token, Instant::now() + RETRY);

@@ -30,6 +30,11 @@ impl Common {
         self.last.get()
     }
 
+    /// Whether all services together have as many connections as they may.
+    pub(crate) fn is_full(&self) -> bool {
+        self.all.open() >= self.options.connections
+    }
+
     pub(crate) const fn around<'a>(&'a self, serving: &'a Serving, token: usize) -> Surroundings<'a> {
         Surroundings { common: self, limits: &serving.service.limits, counters: &serving.counters, token }
     }
@@ -59,6 +64,11 @@ impl Surroundings<'_> {
 
     pub(crate) const fn system_names(&self) -> bool {
         self.common.options.system_names
+    }
+
+    /// Whether all services together have as many connections as they may.
+    pub(crate) fn is_full(&self) -> bool {
+        self.common.is_full()
     }
 
     pub(crate) fn new_token(&self) -> usize {

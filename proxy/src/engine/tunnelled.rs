@@ -1,6 +1,7 @@
 //! Connections and flows from the tunnel that are for no socket of the stack.
 
 use std::{
+    collections::HashMap,
     io::{self, ErrorKind},
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -43,24 +44,24 @@ impl Intercept for Interceptor {
 }
 
 impl Engine {
-    /// Begins to serve a port of the tunnel; 0 is any.
-    pub(super) fn serve_tunnelled(&mut self, port: u16, token: usize) -> io::Result<()> {
+    /// Takes a port of the tunnel for an entry; 0 is any.
+    pub(super) fn take_port(&mut self, port: u16, token: usize) -> io::Result<()> {
         if port != 0 && self.ports.contains_key(&port) {
             return Err(ErrorKind::AddrInUse.into());
         }
         self.ports.entry(port).or_default().push(token);
-        self.intercept();
         Ok(())
     }
 
     pub(super) fn forget_tunnelled(&mut self, gone: &[usize]) {
         self.accepting.retain(|_, token| !gone.contains(token));
-        let before = self.ports.len();
+        let count = |ports: &HashMap<u16, Vec<usize>>| ports.values().map(Vec::len).sum::<usize>();
+        let before = count(&self.ports);
         self.ports.retain(|_, tokens| {
             tokens.retain(|token| !gone.contains(token));
             !tokens.is_empty()
         });
-        if before > 0 && self.ports.len() != before {
+        if count(&self.ports) != before {
             self.intercept();
         }
     }
@@ -72,7 +73,8 @@ impl Engine {
         }
     }
 
-    fn intercept(&self) {
+    /// Tells the stack what is intercepted: as the services that there are want it.
+    pub(super) fn intercept(&self) {
         let idle = self.forwarding().filter_map(|serving| match serving.service.kind {
             Kind::UdpForward { idle, .. } => Some(idle),
             _ => None,

@@ -92,8 +92,8 @@ mod tests {
     fn protocols() -> [Protocol; 6] {
         let login = || Some(Login::new("me", "pw"));
         [
-            Protocol::Socks5(socks5::Socks5::new(None)),
-            Protocol::Socks5(socks5::Socks5::new(login())),
+            Protocol::Socks5(socks5::Socks5::new(None, true)),
+            Protocol::Socks5(socks5::Socks5::new(login(), false)),
             Protocol::Http(None),
             Protocol::Http(login()),
             Protocol::Sni,

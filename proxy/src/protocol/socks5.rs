@@ -19,6 +19,8 @@ const ASSOCIATE: u8 = 3;
 /// One client.
 pub(crate) struct Socks5 {
     login: Option<Login>,
+    /// Whether BIND is served.
+    bind: bool,
     stage: Stage,
 }
 
@@ -30,8 +32,8 @@ enum Stage {
 }
 
 impl Socks5 {
-    pub(crate) const fn new(login: Option<Login>) -> Self {
-        Self { login, stage: Stage::Methods }
+    pub(crate) const fn new(login: Option<Login>, bind: bool) -> Self {
+        Self { login, bind, stage: Stage::Methods }
     }
 
     pub(super) fn step(&mut self, input: &mut Vec<u8>, out: &mut Vec<u8>) -> Step {
@@ -39,7 +41,7 @@ impl Socks5 {
             let done = match self.stage {
                 Stage::Methods => self.methods(input, out),
                 Stage::Login => self.check(input, out),
-                Stage::Request => return request(input, out),
+                Stage::Request => return request(self.bind, input, out),
             };
             match done {
                 Ok(length) => drop(input.drain(..length)),
@@ -90,7 +92,7 @@ impl Socks5 {
     }
 }
 
-fn request(input: &mut Vec<u8>, out: &mut Vec<u8>) -> Step {
+fn request(bind: bool, input: &mut Vec<u8>, out: &mut Vec<u8>) -> Step {
     if input.first().is_some_and(|version| *version != VERSION) {
         return Step::End;
     }
@@ -124,6 +126,7 @@ fn request(input: &mut Vec<u8>, out: &mut Vec<u8>) -> Step {
         (CONNECT, None, Err(_)) => return refuse(out, 1),
         // Its own address, as the client believes it to be: another one than that of the connection is never used.
         (ASSOCIATE, ..) => Step::Associate(Some(port).filter(|port| *port != 0)),
+        (BIND, ..) if !bind => return refuse(out, 7),
         (BIND, Some(address), _) => Step::Bind(SocketAddr::new(address, port)),
         (BIND, None, _) => return refuse(out, 8),
         _ => return refuse(out, 7),
@@ -163,7 +166,11 @@ mod tests {
     use super::*;
 
     fn run(login: Option<Login>, bytes: &[u8]) -> (Step, Vec<u8>, Vec<u8>) {
-        let (mut socks5, mut input, mut out) = (Socks5::new(login), Vec::new(), Vec::new());
+        run_with(Socks5::new(login, true), bytes)
+    }
+
+    fn run_with(mut socks5: Socks5, bytes: &[u8]) -> (Step, Vec<u8>, Vec<u8>) {
+        let (mut input, mut out) = (Vec::new(), Vec::new());
         let mut step = Step::More;
         for byte in bytes {
             assert_eq!(step, Step::More, "nothing is decided before the last byte");
@@ -214,6 +221,8 @@ mod tests {
         assert_eq!((unknown.0, unknown.2[3]), (Step::End, 7));
         let named = run(None, b"\x05\x01\0\x05\x02\0\x03\x01a\0\x01");
         assert_eq!((named.0, named.2[3]), (Step::End, 8));
+        let bind = run_with(Socks5::new(None, false), b"\x05\x01\0\x05\x02\0\x01\x01\x01\x01\x01\0\x01");
+        assert_eq!((bind.0, bind.2[3]), (Step::End, 7));
         assert_eq!(run(None, b"\x04").0, Step::End);
     }
 }

@@ -50,6 +50,16 @@ impl UdpClient {
         self.socket.local_addr()
     }
 
+    /// Since when the session that has been idle longest was not used.
+    pub(crate) fn idle_since(&mut self) -> Option<Instant> {
+        self.sessions.idle_since()
+    }
+
+    /// Ends the session that has been idle longest. Returns whether there was one.
+    pub(crate) fn end_session(&mut self, changes: &mut Changes) -> bool {
+        self.sessions.end_oldest(changes)
+    }
+
     /// Passes on what clients have sent.
     pub(crate) fn go_on(&mut self, around: &Surroundings<'_>, buf: &mut [u8], changes: &mut Changes) {
         self.sessions.expire(changes);
@@ -83,6 +93,10 @@ impl UdpClient {
             self.sessions.remove(token, changes);
         }
         if self.sessions.of_source(source).is_none() {
+            if !self.sessions.make_room(|| around.is_full(), changes) {
+                around.counters.refused();
+                return Err(ErrorKind::QuotaExceeded.into());
+            }
             let socket = around.stack().bind_udp(any_for(target), Some(target))?;
             let token = around.new_token();
             socket.set_notify(Some(around.notify_of(token)));

@@ -77,13 +77,30 @@ impl<S> Sessions<S> {
         Some(session)
     }
 
-    /// Takes a new session. The one that has been idle longest makes room.
-    fn insert(&mut self, token: usize, socket: S, source: SocketAddr, place: Place, changes: &mut Changes) {
-        while self.sessions.len() >= self.max
-            && let Some(oldest) = self.oldest()
-        {
-            self.remove(oldest, changes);
+    /// Makes room for a new session, also if others have taken all places there are: those that have been idle longest
+    /// end. Returns whether there is room.
+    fn make_room(&mut self, is_full: impl Fn() -> bool, changes: &mut Changes) -> bool {
+        while self.sessions.len() >= self.max || is_full() {
+            if !self.end_oldest(changes) {
+                return false;
+            }
         }
+        true
+    }
+
+    /// Since when the one that has been idle longest was not used.
+    fn idle_since(&mut self) -> Option<Instant> {
+        let oldest = self.oldest()?;
+        self.sessions.get(&oldest).map(|session| session.used)
+    }
+
+    /// Ends the one that has been idle longest. Returns whether there was one.
+    fn end_oldest(&mut self, changes: &mut Changes) -> bool {
+        self.oldest().map(|oldest| self.remove(oldest, changes)).is_some()
+    }
+
+    /// Takes a new session, for which there is room.
+    fn insert(&mut self, token: usize, socket: S, source: SocketAddr, place: Place, changes: &mut Changes) {
         let used = Instant::now();
         self.tokens.insert(source, token);
         self.sessions.insert(token, Session { socket, source, used, place });
@@ -136,6 +153,11 @@ const fn any_for(target: SocketAddr) -> SocketAddr {
     SocketAddr::new(any, 0)
 }
 
+/// Whether the process, or the system, has no descriptor left.
+pub(crate) fn is_lack_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
 /// A datagram that could not be passed on: UDP may lose it.
 fn lost(result: io::Result<usize>) {
     if let Err(error) = result {
@@ -163,10 +185,13 @@ mod tests {
         sessions.insert(1, (), source(1), place(), &mut changes);
         sessions.insert(2, (), source(2), place(), &mut changes);
         assert!(sessions.of_source(source(1)).is_some());
+        assert!(sessions.make_room(|| false, &mut changes));
         sessions.insert(3, (), source(3), place(), &mut changes);
         assert_eq!((changes.added, changes.removed), (vec![1, 2, 3], vec![2]));
         assert!(sessions.of_source(source(2)).is_none() && sessions.of_token(2).is_none());
         assert!(sessions.of_source(source(1)).is_some() && sessions.of_token(3).is_some());
+        // There is none if others have all places.
+        assert!(!sessions.make_room(|| true, &mut Changes::default()) && sessions.sessions.is_empty());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 use mio::{Interest, Token};
 use wg_embed_netstack::UdpSocket;
 
-use super::{Changes, Sessions, TURN, any_for, lost};
+use super::{Changes, Sessions, TURN, any_for, is_lack_of_descriptors, lost};
 use crate::{engine::Surroundings, stats::Place};
 
 pub(crate) struct UdpServer {
@@ -30,6 +30,16 @@ impl UdpServer {
         Ok(Self { socket, target, sessions: Sessions::new(idle, around.limits.connections) })
     }
 
+    /// Since when the session that has been idle longest was not used.
+    pub(crate) fn idle_since(&mut self) -> Option<Instant> {
+        self.sessions.idle_since()
+    }
+
+    /// Ends the session that has been idle longest. Returns whether there was one.
+    pub(crate) fn end_session(&mut self, changes: &mut Changes) -> bool {
+        self.sessions.end_oldest(changes)
+    }
+
     /// Passes on what came from the tunnel.
     pub(crate) fn go_on(&mut self, around: &Surroundings<'_>, buf: &mut [u8], changes: &mut Changes) {
         self.sessions.expire(changes);
@@ -43,6 +53,14 @@ impl UdpServer {
         changes.again = Some(around.token);
     }
 
+    /// A socket that sends to the target.
+    fn open(&self, around: &Surroundings<'_>, token: usize) -> io::Result<mio::net::UdpSocket> {
+        let mut socket = mio::net::UdpSocket::bind(any_for(self.target))?;
+        socket.connect(self.target)?;
+        around.registry().register(&mut socket, Token(token), Interest::READABLE)?;
+        Ok(socket)
+    }
+
     fn send(
         &mut self,
         around: &Surroundings<'_>,
@@ -51,10 +69,17 @@ impl UdpServer {
         changes: &mut Changes,
     ) -> io::Result<usize> {
         if self.sessions.of_source(source).is_none() {
-            let mut socket = mio::net::UdpSocket::bind(any_for(self.target))?;
-            socket.connect(self.target)?;
+            if !self.sessions.make_room(|| around.is_full(), changes) {
+                around.counters.refused();
+                return Err(ErrorKind::QuotaExceeded.into());
+            }
             let token = around.new_token();
-            around.registry().register(&mut socket, Token(token), Interest::READABLE)?;
+            let socket = loop {
+                match self.open(around, token) {
+                    Err(e) if is_lack_of_descriptors(&e) && self.sessions.end_oldest(changes) => {}
+                    result => break result?,
+                }
+            };
             self.sessions.insert(token, socket, source, Place::take(around.counters), changes);
         }
         let session = self.sessions.of_source(source).ok_or(ErrorKind::NotFound)?;

@@ -120,7 +120,8 @@ impl Net {
         let engine = state.engine.insert(engine);
         let at = Address::Tcp(at);
         let id = engine.add(Service::new(match protocol {
-            Protocol::Socks5 => Kind::Socks5 { at, login },
+            // No program of this system is to open ports of the tunnel: they are the caller's.
+            Protocol::Socks5 => Kind::Socks5 { at, login, bind: false },
             Protocol::Http => Kind::Http { at, login },
         }));
         let id = id.map_err(fail)?;

@@ -162,10 +162,10 @@ impl<'a> Keys<'a> {
         Ok(self.read("Allow", "not a list of ADDRESS[/BITS][:PORT[-PORT]]", list)?.unwrap_or_default())
     }
 
-    /// 0 and no value are no limit.
-    fn idle(&mut self) -> Result<Option<Duration>, String> {
-        let seconds = self.read("InactivityTimeout", "not a number of seconds", number::<u32>)?;
-        Ok(seconds.filter(|seconds| *seconds > 0).map(|seconds| Duration::from_secs(seconds.into())))
+    /// 0 is no limit, and no value is `default` seconds.
+    fn idle(&mut self, default: u32) -> Result<Option<Duration>, String> {
+        let seconds = self.read("InactivityTimeout", "not a number of seconds", number::<u32>)?.unwrap_or(default);
+        Ok((seconds > 0).then(|| Duration::from_secs(seconds.into())))
     }
 
     fn login(&mut self) -> Result<Option<Login>, String> {
@@ -380,7 +380,7 @@ fn limits(keys: &mut Keys<'_>, config: &mut Config) -> Result<(), String> {
 
 fn service(keys: &mut Keys<'_>) -> Result<Service, String> {
     let kind = match &*keys.section.name {
-        "socks5" => Kind::Socks5 { at: keys.address()?, login: keys.login()? },
+        "socks5" => Kind::Socks5 { at: keys.address()?, login: keys.login()?, bind: true },
         "http" => {
             let (at, login) = (keys.address()?, keys.login()?);
             match (keys.tls()?, &at) {
@@ -399,14 +399,14 @@ fn service(keys: &mut Keys<'_>) -> Result<Service, String> {
         "udpproxytunnel" => {
             let at = keys.need("BindAddress", "not ADDRESS:PORT", socket_address)?;
             let target = keys.target()?;
-            Kind::UdpClient { at, target, idle: keys.idle()? }
+            Kind::UdpClient { at, target, idle: keys.idle(0)? }
         }
         "udpservertunnel" => match keys.listen_port()? {
             Some(port) => {
                 let target = keys.need("Target", "not ADDRESS:PORT", socket_address)?;
-                Kind::UdpServer { port, target, idle: keys.idle()? }
+                Kind::UdpServer { port, target, idle: keys.idle(300)? }
             }
-            None => Kind::UdpForward { allow: keys.allow()?, idle: keys.idle()?.unwrap_or(Duration::from_secs(60)) },
+            None => Kind::UdpForward { allow: keys.allow()?, idle: keys.idle(60)?.unwrap_or(Duration::from_secs(60)) },
         },
         "sni" => Kind::Sni { at: keys.address()? },
         name => return Err(format!("{}: line {}: [{name}]: unknown section", keys.place, keys.section.line)),

@@ -35,8 +35,8 @@ fn every_service() {
     let login = Some(Login::new("a", "$b"));
     let idle = Some(Duration::from_secs(10));
     let expected = [
-        Kind::Socks5 { at: tcp(1), login },
-        Kind::Socks5 { at: Address::Unix("/s".into()), login: None },
+        Kind::Socks5 { at: tcp(1), login, bind: true },
+        Kind::Socks5 { at: Address::Unix("/s".into()), login: None, bind: true },
         Kind::Http { at: tcp(2), login: None },
         Kind::TcpClient { at: tcp(3), target: "a.b:4".into() },
         Kind::TcpServer { port: 5, target: Target::Host("localhost:6".into()) },
