@@ -2,9 +2,10 @@
 
 use std::{
     io::{Read, Write},
-    net::TcpStream,
+    net::{Shutdown, TcpStream},
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use rustls::{
@@ -75,6 +76,59 @@ fn tunnels_and_errors_over_tls() {
     let mut answer = Vec::new();
     let _ = plain.read_to_end(&mut answer);
     assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+}
+
+/// What the tunnel has sent last waits in the session when the client does not read.
+#[test]
+fn a_download_has_its_end() {
+    let world = World::new();
+    let port = free_port();
+    for name in ["cert.pem", "key.pem"] {
+        std::fs::copy(files().join(name), world.directory().join(name)).unwrap();
+    }
+    let _proxy =
+        world.proxy(&format!("[http]\nBindAddress = 127.0.0.1:{port}\nCertFile = cert.pem\nKeyFile = key.pem\n"));
+    let listener = world.stack.listen_tcp("10.9.0.1:81".parse().unwrap(), 1).unwrap();
+    let server = std::thread::spawn(move || {
+        while let Ok(server) = listener.accept(Some(PATIENCE)) {
+            let mut size = String::new();
+            (&server).read_to_string(&mut size).unwrap();
+            let Ok(size) = size.parse() else { return };
+            (&server).write_all(&vec![b'x'; size]).unwrap();
+            server.shutdown(Shutdown::Write).unwrap();
+        }
+    });
+    // Where the end falls among the fills of the socket's buffer is different for each.
+    for size in (0..24).map(|n| 5_000_000 + n * 48_000) {
+        assert_eq!(download(client(port), size), size);
+    }
+    drop(ask(client(port), "end"));
+    server.join().unwrap();
+}
+
+/// Asks for so many bytes, and reads them slowly. Returns how many came before the end.
+fn download(client: Client, size: usize) -> usize {
+    let mut client = ask(client, &size.to_string());
+    let mut buf = vec![0; 32 << 10];
+    let mut came = 0;
+    loop {
+        match client.read(&mut buf) {
+            Ok(0) => return came,
+            Ok(length) => came += length,
+            Err(error) => panic!("after {came} of {size}: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Sends a text to the server of the downloads.
+fn ask(mut client: Client, text: &str) -> Client {
+    client.write_all(b"CONNECT 10.9.0.1:81 HTTP/1.1\r\n\r\n").unwrap();
+    client.read_exact(&mut [0; 39]).unwrap();
+    client.write_all(text.as_bytes()).unwrap();
+    client.conn.send_close_notify();
+    client.flush().unwrap();
+    client
 }
 
 #[test]
