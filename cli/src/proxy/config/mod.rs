@@ -110,7 +110,11 @@ impl<'a> Keys<'a> {
     }
 
     fn address(&mut self) -> Result<Address, String> {
-        self.need("BindAddress", "not ADDRESS:PORT or unix:PATH", address)
+        let base = self.base;
+        self.need("BindAddress", "not ADDRESS:PORT or unix:PATH", |text| match text.strip_prefix("unix:") {
+            Some(path) => (!path.is_empty()).then(|| Address::Unix(base.join(path))),
+            None => socket_address(text).map(Address::Tcp),
+        })
     }
 
     fn target(&mut self) -> Result<String, String> {
@@ -144,8 +148,9 @@ impl<'a> Keys<'a> {
 
     /// A target on this side.
     fn local_target(&mut self) -> Result<Target, String> {
+        let base = self.base;
         self.need("Target", "not HOST:PORT or unix:PATH", |text| match text.strip_prefix("unix:") {
-            Some(path) => (!path.is_empty()).then(|| Target::Unix(path.into())),
+            Some(path) => (!path.is_empty()).then(|| Target::Unix(base.join(path))),
             None => target(text).map(Target::Host),
         })
     }
@@ -159,6 +164,11 @@ impl<'a> Keys<'a> {
 
     fn allow(&mut self) -> Result<Vec<Allow>, String> {
         let list = |text: &str| text.split(',').map(|item| item.trim().parse().ok()).collect();
+        // Without the key everything else is allowed: an empty list is not meant so.
+        let is_allow = |key: &&ini::Key| key.name.eq_ignore_ascii_case("Allow");
+        if let Some(key) = self.section.keys.iter().find(is_allow).filter(|key| key.value.is_empty()) {
+            return Err(self.bad(key.line, "Allow", "empty"));
+        }
         Ok(self.read("Allow", "not a list of ADDRESS[/BITS][:PORT[-PORT]]", list)?.unwrap_or_default())
     }
 
@@ -170,8 +180,14 @@ impl<'a> Keys<'a> {
 
     fn login(&mut self) -> Result<Option<Login>, String> {
         let name = self.take("Username")?;
-        let password = self.take("Password")?.map(|(_, value)| value).unwrap_or_default();
-        Ok(name.map(|(_, name)| Login::new(&name, &password)))
+        match (name, self.take("Password")?) {
+            (None, None) => Ok(None),
+            (None, Some((line, _))) => Err(self.bad(line, "Password", "needs Username")),
+            (Some((_, name)), password) => {
+                let password = password.map(|(_, value)| value).unwrap_or_default();
+                Ok(Some(Login::new(&name, &password)))
+            }
+        }
     }
 
     fn unknown(&self) -> Vec<String> {
@@ -179,13 +195,6 @@ impl<'a> Keys<'a> {
         let keys = self.section.keys.iter().filter(|key| !known(&key.name));
         keys.map(|key| self.bad(key.line, &key.name, "unknown key")).collect()
     }
-}
-
-fn address(text: &str) -> Option<Address> {
-    if let Some(path) = text.strip_prefix("unix:") {
-        return (!path.is_empty()).then(|| Address::Unix(path.into()));
-    }
-    socket_address(text).map(Address::Tcp)
 }
 
 /// An address and a port; without an address, every one.

@@ -25,7 +25,7 @@ fn local(port: u16) -> SocketAddr {
 
 #[test]
 fn every_service() {
-    let text = "[SOCKS5]\nbindaddress = 127.0.0.1:1\nUsername = a\nPassword = $$b\n[Socks5]\nBindAddress = unix:/s\n\
+    let text = "[SOCKS5]\nbindaddress = 127.0.0.1:1\nUsername = a\nPassword = $$b\n[Socks5]\nBindAddress = unix:s\n\
         [http]\nBindAddress = localhost:2\n[TCPClientTunnel]\nBindAddress = 127.0.0.1:3\nTarget = a.b:4\n\
         [TCPServerTunnel]\nListenPort = 5\nTarget = localhost:6\n[STDIOTunnel]\nTarget = [fd00::1]:7\n\
         [UDPProxyTunnel]\nBindAddress = 127.0.0.1:8\nTarget = a:9\nInactivityTimeout = 10\n\
@@ -36,7 +36,7 @@ fn every_service() {
     let idle = Some(Duration::from_secs(10));
     let expected = [
         Kind::Socks5 { at: tcp(1), login, bind: true },
-        Kind::Socks5 { at: Address::Unix("/s".into()), login: None, bind: true },
+        Kind::Socks5 { at: Address::Unix("/dir/s".into()), login: None, bind: true },
         Kind::Http { at: tcp(2), login: None },
         Kind::TcpClient { at: tcp(3), target: "a.b:4".into() },
         Kind::TcpServer { port: 5, target: Target::Host("localhost:6".into()) },
@@ -76,6 +76,10 @@ fn errors_have_a_place_and_no_value() {
         ("[http]\nBindAddress = :1\nCertFile = secret\n", "line 8: [http] CertFile: cannot be read"),
         ("[TCPServerTunnel]\nListenPort = 0\nTarget = a:1\n", "[tcpservertunnel] ListenPort: not a port"),
         ("[TCPClientTunnel]\nBindAddress = :1\nTarget = secret\n", "Target: not HOST:PORT"),
+        ("[TCPServerTunnel]\nListenPort = any\nAllow =\n", "line 8: [tcpservertunnel] Allow: empty"),
+        ("[UDPServerTunnel]\nListenPort = any\nAllow = $WG_EMBED_IS_NOT_SET\n", "environment variable"),
+        ("[Socks5]\nBindAddress = :1\nPassword = secret\n", "line 8: [socks5] Password: needs Username"),
+        ("[http]\nBindAddress = :1\nUsername =\nPassword = secret\n", "line 9: [http] Password: needs Username"),
         ("[Limits]\nMaxConnections = 0\n", "line 7: [limits] MaxConnections: not"),
         ("[Other]\na = secret\n", "line 6: [other]: unknown section"),
         ("[Peer]\nPublicKey = secret\n", "line 7"),
