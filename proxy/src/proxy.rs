@@ -69,6 +69,21 @@ pub struct Proxy {
     _closed: Arc<dyn Notify>,
 }
 
+/// Tells everybody that the thread has ended, also if it has panicked: nobody is to wait for an answer of it.
+struct AtEnd<F: FnOnce()> {
+    mailbox: Arc<Mailbox>,
+    ended: Option<F>,
+}
+
+impl<F: FnOnce()> Drop for AtEnd<F> {
+    fn drop(&mut self) {
+        self.mailbox.close();
+        if let Some(ended) = self.ended.take() {
+            ended();
+        }
+    }
+}
+
 /// A service that was added.
 struct Known {
     id: ServiceId,
@@ -97,9 +112,10 @@ impl Proxy {
         let all = Arc::<Counters>::default();
         let owner = Owner::unique();
         let engine = Engine::new(poll, mailbox.clone(), stack.clone(), options, all.clone())?;
+        let end = AtEnd { mailbox: mailbox.clone(), ended: Some(ended) };
         let thread = thread::spawn("wg-proxy", owner, move || {
+            let _end = end;
             engine.run();
-            ended();
         })?;
         let closed: Arc<dyn Notify> = mailbox.clone();
         stack.notify_closed(&closed);
@@ -263,5 +279,27 @@ impl Drop for Proxy {
 impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Proxy").field("services", &self.services().len()).field("stats", &self.stats()).finish()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_the_thread_is_an_end() {
+        let mailbox = Arc::new(Mailbox::new(Poll::new().unwrap().registry()).unwrap());
+        let (tell, told) = mpsc::channel();
+        let end = AtEnd { mailbox: mailbox.clone(), ended: Some(move || tell.send(()).unwrap()) };
+        let (answer, answered) = mpsc::channel();
+        mailbox.push(Command::Remove { id: ServiceId::next(), connections: Connections::End, answer });
+        let panicked = std::thread::spawn(move || {
+            let _end = end;
+            panic!("a test");
+        });
+        assert!(panicked.join().is_err());
+        told.recv().unwrap();
+        assert!(answered.recv().is_err() && mailbox.is_over(), "nobody waits any more");
     }
 }
