@@ -8,7 +8,11 @@ use std::{
 
 use wg_embed_netstack::{Notify, TcpStream};
 
-use crate::{engine::Event, socket::Socket, stats::Place};
+use crate::{
+    engine::Event,
+    socket::{KEEPALIVE, Socket},
+    stats::Place,
+};
 
 /// Bytes that one connection may copy each way before another one has its turn.
 const TURN: usize = 256 << 10;
@@ -60,7 +64,8 @@ enum Stop {
 
 impl Link {
     /// `first` was read from the socket before, and is sent first. `event` is what is known of the socket.
-    pub(crate) const fn new(socket: Socket, connection: TcpStream, first: Vec<u8>, event: Event, place: Place) -> Self {
+    pub(crate) fn new(socket: Socket, connection: TcpStream, first: Vec<u8>, event: Event, place: Place) -> Self {
+        connection.set_keepalive(Some(KEEPALIVE));
         Self {
             socket,
             connection,

@@ -9,9 +9,13 @@ use std::{
 };
 
 use mio::{Interest, Registry, Token, event::Source, net, unix::SourceFd};
+use socket2::{SockRef, TcpKeepalive};
 use wg_embed::{ErrorKind as Kind, ipc};
 
 use crate::{service::Address, tls};
+
+/// After this time without traffic the other side of a connection is asked whether it is still there.
+pub(crate) const KEEPALIVE: Duration = Duration::from_secs(300);
 
 /// A connection of a client, or to a target on this side.
 pub(crate) enum Socket {
@@ -85,7 +89,7 @@ impl Socket {
         };
         match socket.peer_addr() {
             Ok(_) => {
-                let _ = socket.set_nodelay(true); // Without it, it is only slower.
+                prepare(socket);
                 Ok(true)
             }
             Err(e) if e.kind() == ErrorKind::NotConnected => Ok(false),
@@ -119,7 +123,7 @@ impl Socket {
     /// Closing it will be a reset, as far as there is such a thing.
     pub(crate) fn reset_on_close(&self) {
         if let Self::Tcp(socket) | Self::Tls(tls::Session { socket, .. }) = self
-            && let Err(error) = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO))
+            && let Err(error) = SockRef::from(socket).set_linger(Some(Duration::ZERO))
         {
             tracing::debug!(%error, "a socket is closed without a reset");
         }
@@ -131,6 +135,16 @@ impl Socket {
             Self::Unix(socket) => socket,
             Self::Tls(session) => &mut session.socket,
         }
+    }
+}
+
+/// Neither waits with small parts, nor keeps a connection whose other side has gone without a word. What cannot be set
+/// is as the system has it.
+fn prepare(socket: &net::TcpStream) {
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
+    let set = socket.set_nodelay(true).and_then(|()| SockRef::from(socket).set_tcp_keepalive(&keepalive));
+    if let Err(error) = set {
+        tracing::debug!(%error, "a socket has the system's options");
     }
 }
 
@@ -182,8 +196,7 @@ impl Listener {
         match self {
             Self::Tcp(socket) => {
                 let (socket, _) = socket.accept()?;
-                // What is not possible is only slower.
-                let _ = socket.set_nodelay(true);
+                prepare(&socket);
                 Ok(Socket::Tcp(socket))
             }
             Self::Unix(listener, _) => {
@@ -191,6 +204,32 @@ impl Listener {
                 socket.set_nonblocking(true)?;
                 Ok(Socket::Unix(net::UnixStream::from_std(socket)))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_who_have_gone_are_noticed() {
+        let listener = Listener::bind(&Address::Tcp(([127, 0, 0, 1], 0).into())).unwrap();
+        let dialled = Socket::connect(&listener.address().unwrap()).unwrap();
+        let retry = |step: &dyn Fn() -> bool| {
+            (0..6000).any(|_| {
+                let done = step();
+                std::thread::sleep(Duration::from_millis(if done { 0 } else { 10 }));
+                done
+            })
+        };
+        assert!(retry(&|| dialled.is_connected().unwrap()));
+        let accepted = std::cell::OnceCell::new();
+        assert!(retry(&|| listener.accept().is_ok_and(|socket| accepted.set(socket).is_ok())));
+        for socket in [&dialled, accepted.get().unwrap()] {
+            let Socket::Tcp(socket) = socket else { panic!("it is TCP") };
+            assert!(SockRef::from(socket).keepalive().unwrap());
         }
     }
 }
