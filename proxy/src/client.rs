@@ -149,9 +149,11 @@ impl Client {
     pub(crate) fn expire(mut self, around: &Surroundings<'_>) -> Fate {
         match self.stage {
             Stage::Talk => self.trouble(Trouble::TooLate),
-            Stage::Bind { .. } => self.failed(&ErrorKind::TimedOut.into()),
+            Stage::Lookup { .. } | Stage::Dial { .. } | Stage::Bind { .. } => self.failed(&ErrorKind::TimedOut.into()),
             _ => return Fate::Done,
         }
+        // It may not read its answer.
+        self.limit = Some(LINGER);
         self.go_on(Event::default(), around)
     }
 

@@ -98,23 +98,29 @@ impl Association {
         if event.failed && self.control.error().is_some() {
             return Outcome::Done;
         }
-        match self.connection(buf) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            _ => return Outcome::Done,
-        }
+        let has_more = match self.connection(buf) {
+            Ok(has_ended) if has_ended => return Outcome::Done,
+            Ok(_) => true,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => false,
+            Err(_) => return Outcome::Done,
+        };
         self.found(around);
-        let again = [self.pass_on(around, buf), self.answer(false, buf), self.answer(true, buf)];
+        let again = [has_more, self.pass_on(around, buf), self.answer(false, buf), self.answer(true, buf)];
         if again.contains(&true) { Outcome::Again } else { Outcome::Wait }
     }
 
-    /// Sends the reply, and sees whether the connection has ended. What it sends is thrown away.
-    fn connection(&mut self, buf: &mut [u8]) -> io::Result<()> {
+    /// Sends the reply, and sees whether the connection has ended. What it sends is thrown away, up to a bound.
+    fn connection(&mut self, buf: &mut [u8]) -> io::Result<bool> {
         while !self.out.is_empty() {
             let sent = self.control.write(&[IoSlice::new(&self.out)])?;
             self.out.drain(..sent);
         }
-        while self.control.read(&mut [IoSliceMut::new(buf)])? > 0 {}
-        Ok(())
+        for _ in 0..TURN {
+            if self.control.read(&mut [IoSliceMut::new(buf)])? == 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn pass_on(&mut self, around: &Surroundings<'_>, buf: &mut [u8]) -> bool {
