@@ -1,12 +1,11 @@
 //! Addresses of names: asked for in the tunnel, or of the system if that is wanted and the stack has no DNS servers.
 
 use std::{
+    collections::{BTreeMap, VecDeque},
     io::{self, ErrorKind},
     net::IpAddr,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, Weak},
+    time::{Duration, Instant},
 };
 
 use wg_embed::{
@@ -20,7 +19,19 @@ use crate::engine::Surroundings;
 
 /// The most look-ups of the system at once, in the whole process: each blocks a thread for as long as it likes.
 const MAX_THREADS: usize = 32;
-static THREADS: AtomicUsize = AtomicUsize::new(0);
+/// The most names that wait for one of these threads.
+const MAX_QUEUE: usize = 1024;
+/// How many names are known before the old ones are forgotten.
+const MAX_KNOWN: usize = 4096;
+/// How long the system's answer is known: its TTL is not.
+const KNOWN: Duration = Duration::from_secs(30);
+/// How long it is known that there was none.
+const UNKNOWN: Duration = Duration::from_secs(1);
+
+/// What the system knows, for all proxies of the process.
+static SYSTEM: Names = Names::new(|name| resolve_with_system(name).map_err(|e| e.to_string()));
+
+type Found = Result<Vec<IpAddr>, String>;
 
 /// A name that is being looked up. Dropping it gives up.
 pub(crate) enum Lookup {
@@ -28,14 +39,34 @@ pub(crate) enum Lookup {
     System(Arc<Asked>, Order),
 }
 
-/// A question to the system.
+/// A question to the system. All who have the same one share it.
 #[derive(Default)]
-pub(crate) struct Asked(Mutex<State>);
+pub(crate) struct Asked(Mutex<Answer>);
 
 #[derive(Default)]
+struct Answer {
+    found: Option<Found>,
+    notify: Vec<Arc<dyn Notify>>,
+}
+
+/// Names that are looked up by threads, and what is known of them.
+struct Names {
+    resolve: fn(&str) -> Found,
+    state: Mutex<State>,
+}
+
 struct State {
-    found: Option<Result<Vec<IpAddr>, String>>,
-    notify: Option<Arc<dyn Notify>>,
+    threads: usize,
+    names: BTreeMap<String, Name>,
+    /// Those that no thread has taken yet.
+    queue: VecDeque<String>,
+}
+
+enum Name {
+    /// It is looked up for those who hold the question, if there are any.
+    Asked(Weak<Asked>),
+    /// Until then.
+    Known(Instant, Found),
 }
 
 /// Which addresses can be used, and which come first.
@@ -55,7 +86,7 @@ impl Lookup {
         let own = around.stack().options().addresses;
         let order =
             Order { family: around.family(), v4: own.iter().any(IpAddr::is_ipv4), v6: own.iter().any(IpAddr::is_ipv6) };
-        ask(name).map(|asked| Self::System(asked, order))
+        SYSTEM.ask(name).map(|asked| Self::System(asked, order))
     }
 
     /// Whether names are looked up by the system.
@@ -82,7 +113,7 @@ impl Lookup {
             Self::System(asked, _) => {
                 let mut state = lock(&asked.0);
                 if state.found.is_none() {
-                    state.notify = Some(notify);
+                    state.notify.push(notify);
                     return;
                 }
                 drop(state);
@@ -107,40 +138,132 @@ impl Order {
     }
 }
 
-fn ask(name: &str) -> io::Result<Arc<Asked>> {
-    let more = |threads| (threads < MAX_THREADS).then_some(threads + 1);
-    if THREADS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {
-        return Err(io::Error::new(ErrorKind::TimedOut, "other names are being looked up"));
+impl Names {
+    const fn new(resolve: fn(&str) -> Found) -> Self {
+        let state = State { threads: 0, names: BTreeMap::new(), queue: VecDeque::new() };
+        Self { resolve, state: Mutex::new(state) }
     }
-    let asked = Arc::<Asked>::default();
-    // Whoever has given up holds it no more: nothing is kept for it.
-    let (answer, name) = (Arc::downgrade(&asked), name.to_owned());
-    let started = thread::spawn("wg-proxy-name", Owner::unique(), move || {
-        let found = resolve_with_system(&name).map_err(|e| e.to_string());
-        THREADS.fetch_sub(1, Ordering::Relaxed);
-        if let Some(asked) = answer.upgrade() {
-            let notify = {
-                let mut state = lock(&asked.0);
-                state.found = Some(found);
-                state.notify.take()
-            };
-            if let Some(notify) = notify {
-                notify.notify();
+
+    fn ask(&'static self, name: &str) -> io::Result<Arc<Asked>> {
+        let name = name.to_ascii_lowercase();
+        let mut state = lock(&self.state);
+        match state.names.get(&name) {
+            Some(Name::Known(until, found)) if *until > Instant::now() => {
+                let answer = Answer { found: Some(found.clone()), ..Answer::default() };
+                return Ok(Arc::new(Asked(Mutex::new(answer))));
+            }
+            Some(Name::Asked(asked)) => {
+                if let Some(asked) = asked.upgrade() {
+                    return Ok(asked);
+                }
+            }
+            Some(Name::Known(..)) | None => {}
+        }
+        if state.queue.len() >= MAX_QUEUE {
+            return Err(io::Error::new(ErrorKind::TimedOut, "other names are being looked up"));
+        }
+        if state.names.len() >= MAX_KNOWN {
+            state.names.retain(|_, name| matches!(name, Name::Asked(asked) if asked.strong_count() > 0));
+        }
+        let asked = Arc::<Asked>::default();
+        state.names.insert(name.clone(), Name::Asked(Arc::downgrade(&asked)));
+        state.queue.push_back(name);
+        if state.threads < MAX_THREADS {
+            match thread::spawn("wg-proxy-name", Owner::unique(), || self.work()) {
+                Ok(_) => state.threads += 1,
+                // Those that there are go on.
+                Err(error) if state.threads > 0 => tracing::debug!(%error, "names are looked up by fewer threads"),
+                Err(error) => {
+                    state.queue.clear();
+                    return Err(error);
+                }
             }
         }
-    });
-    match started {
-        Ok(_) => Ok(asked),
-        Err(error) => {
-            THREADS.fetch_sub(1, Ordering::Relaxed);
-            Err(error)
+        Ok(asked)
+    }
+
+    /// Looks names up until none waits.
+    fn work(&self) {
+        loop {
+            let name = {
+                let mut state = lock(&self.state);
+                let Some(name) = state.queue.pop_front() else {
+                    state.threads -= 1;
+                    return;
+                };
+                match state.names.get(&name) {
+                    Some(Name::Asked(asked)) if asked.strong_count() > 0 => name,
+                    // All have given up, or another thread was faster.
+                    Some(Name::Asked(_)) => {
+                        state.names.remove(&name);
+                        continue;
+                    }
+                    Some(Name::Known(..)) | None => continue,
+                }
+            };
+            let found = (self.resolve)(&name);
+            let until = Instant::now() + if found.is_ok() { KNOWN } else { UNKNOWN };
+            let before = lock(&self.state).names.insert(name, Name::Known(until, found.clone()));
+            if let Some(Name::Asked(asked)) = before
+                && let Some(asked) = asked.upgrade()
+            {
+                let waiting = {
+                    let mut answer = lock(&asked.0);
+                    answer.found = Some(found);
+                    std::mem::take(&mut answer.notify)
+                };
+                for notify in waiting {
+                    notify.notify();
+                }
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
+
+    #[test]
+    fn names_wait_for_a_thread_and_are_asked_for_once() {
+        /// Held while no name is to have an answer.
+        static GATE: Mutex<()> = Mutex::new(());
+        static CALLS: AtomicUsize = AtomicUsize::new(0);
+        static NAMES: Names = Names::new(|name| {
+            CALLS.fetch_add(1, Ordering::Relaxed);
+            drop(lock(&GATE));
+            if name == "none" { Err("no such name".into()) } else { Ok(vec![[192, 0, 2, 1].into()]) }
+        });
+        let gate = lock(&GATE);
+        let ask = |name: &str| NAMES.ask(name).unwrap_or_else(|e| unreachable!("{name}: {e}"));
+        let slow: Vec<_> = (0..MAX_THREADS).map(|n| ask(&format!("slow{n}"))).collect();
+        let others = ["other", "Other", "none"].map(ask);
+        assert!(Arc::ptr_eq(&others[0], &others[1]), "the same question");
+        drop(ask("given.up"));
+        let (tell, told) = std::sync::mpsc::channel();
+        for _ in 0..2 {
+            struct Tell(std::sync::mpsc::Sender<()>);
+            impl Notify for Tell {
+                fn notify(&self) {
+                    let _ = self.0.send(());
+                }
+            }
+            let order = Order { family: Family::Any, v4: true, v6: true };
+            let lookup = Lookup::System(others[0].clone(), order);
+            assert_eq!(lookup.try_finish().map_err(|e| e.kind()), Err(ErrorKind::WouldBlock));
+            lookup.set_notify(Arc::new(Tell(tell.clone())));
+        }
+        drop(gate);
+        assert!(told.recv().is_ok() && told.recv().is_ok());
+        while slow.iter().chain(&others).any(|asked| lock(&asked.0).found.is_none()) {
+            std::thread::yield_now();
+        }
+        assert!(lock(&others[2].0).found.as_ref().is_some_and(Result::is_err));
+        assert!(lock(&ask("other").0).found.is_some(), "it is known");
+        assert_eq!(CALLS.load(Ordering::Relaxed), MAX_THREADS + 2);
+    }
 
     #[test]
     fn families_in_their_order() {

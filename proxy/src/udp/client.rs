@@ -21,6 +21,9 @@ pub(crate) struct UdpClient {
     sessions: Sessions<UdpSocket>,
 }
 
+/// The same after a look-up that has found nothing.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// Where datagrams go.
 struct Target {
     host: String,
@@ -135,9 +138,9 @@ impl Target {
         if self.known.is_some() && self.looked_up.is_none() {
             return; // an address
         }
-        let is_time = self.looked_up.is_none_or(|at| at.elapsed() >= AGAIN);
+        let pause = if self.known.is_some() { AGAIN } else { RETRY };
         if self.lookup.is_none()
-            && (is_time || self.known.is_none())
+            && self.looked_up.is_none_or(|at| at.elapsed() >= pause)
             && let Some(around) = around
         {
             self.looked_up = Some(Instant::now());
