@@ -15,7 +15,7 @@ mod tunnelled;
 
 use std::{
     cell::Cell,
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io::{self, ErrorKind},
     net::SocketAddr,
     sync::Arc,
@@ -96,8 +96,8 @@ pub(crate) struct Engine {
     deadlines: Deadlines,
     /// Entries that have sessions of datagrams, or had them.
     datagrams: Vec<usize>,
-    /// Entries that have more to do at once.
-    again: Vec<usize>,
+    /// Entries that have more to do at once, each once.
+    again: Again,
     scratch: Box<[u8]>,
     /// Services for the tunnel's side, by port; 0 are those for all.
     ports: HashMap<u16, Vec<usize>>,
@@ -120,7 +120,7 @@ impl Engine {
             entries: HashMap::new(),
             deadlines: Deadlines::default(),
             datagrams: Vec::new(),
-            again: Vec::new(),
+            again: Again::default(),
             scratch: vec![0; SCRATCH].into_boxed_slice(),
             ports: HashMap::new(),
             accepting: HashMap::new(),
@@ -146,7 +146,7 @@ impl Engine {
             if news.stop || self.common.stack.is_closed() {
                 break;
             }
-            for token in std::mem::take(&mut self.again) {
+            for token in self.again.take() {
                 self.go_on(token, Event::default());
             }
             for event in &events {
@@ -156,7 +156,7 @@ impl Engine {
                 self.go_on(ready.hear(), Event::default());
             }
             for command in news.commands {
-                self.obey(command);
+                self.carry_out(command);
             }
             let now = Instant::now();
             while let Some(token) = self.deadlines.due(now) {
@@ -170,7 +170,7 @@ impl Engine {
         }
     }
 
-    fn obey(&mut self, command: Command) {
+    fn carry_out(&mut self, command: Command) {
         // Whoever has asked may have given up.
         match command {
             Command::Add { id, service, counters, answer } => {
@@ -269,7 +269,9 @@ impl Engine {
         if let Some(at) = changes.deadline {
             self.deadlines.set(owner, at);
         }
-        self.again.extend(changes.again);
+        if let Some(token) = changes.again {
+            self.again.push(token);
+        }
     }
 
     /// What becomes of an entry that is another one, or makes others.
@@ -351,6 +353,31 @@ impl Engine {
     }
 }
 
+/// Tokens in the order in which they came, without those that are there already: news of an entry that has its turn
+/// soon anyway are no second turn.
+#[derive(Default)]
+struct Again {
+    order: Vec<usize>,
+    known: HashSet<usize>,
+}
+
+impl Again {
+    fn push(&mut self, token: usize) {
+        if self.known.insert(token) {
+            self.order.push(token);
+        }
+    }
+
+    const fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    fn take(&mut self) -> Vec<usize> {
+        self.known.clear();
+        std::mem::take(&mut self.order)
+    }
+}
+
 impl Entry {
     const fn is_connection(&self) -> bool {
         matches!(self, Self::Client(_) | Self::Incoming(_) | Self::Link(_) | Self::Association(_) | Self::Flow(_))
@@ -364,5 +391,22 @@ impl Entry {
             Self::Link(link) => link.end(),
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_has_one_turn() {
+        let mut again = Again::default();
+        for token in [2, 1, 2, 3, 1] {
+            again.push(token);
+        }
+        assert_eq!(again.take(), [2, 1, 3]);
+        again.push(2);
+        assert_eq!(again.take(), [2]);
+        assert!(again.is_empty());
     }
 }

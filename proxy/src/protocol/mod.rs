@@ -67,7 +67,7 @@ impl Protocol {
         }
     }
 
-    /// What a client hears that does not come to its point.
+    /// What a client hears that sends too much, or too slowly.
     pub(crate) fn complain(&self, trouble: Trouble) -> Vec<u8> {
         match (self, trouble) {
             (Self::Http(_), Trouble::TooLong) => http::response("431 Request Header Fields Too Large", ""),
