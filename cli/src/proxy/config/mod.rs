@@ -53,6 +53,14 @@ fn load(path: &Path) -> Result<Zeroizing<String>, String> {
     std::fs::read_to_string(path).map(Zeroizing::new).map_err(|e| format!("{}: {e}", path.display()))
 }
 
+/// The directory of a file, and that of the file that it leads to if it is a link.
+fn directories(path: &Path) -> Vec<PathBuf> {
+    let whole = path.canonicalize().ok();
+    let mut all: Vec<_> = [Some(path), whole.as_deref()].into_iter().flatten().filter_map(Path::parent).collect();
+    all.dedup();
+    all.into_iter().map(Path::to_owned).collect()
+}
+
 struct Reader<'a> {
     path: &'a Path,
     errors: Vec<String>,
@@ -128,7 +136,7 @@ impl<'a> Keys<'a> {
         };
         let path = self.base.join(path.as_str());
         let text = std::fs::read(&path).map_err(|e| self.bad(line, name, &format!("cannot be read: {e}")))?;
-        self.directories.extend(path.parent().map(Path::to_owned));
+        self.directories.extend(directories(&path));
         Ok(Some(text.into()))
     }
 
@@ -259,7 +267,7 @@ impl<'a> Reader<'a> {
             check_interval: Duration::from_secs(5),
             max_connections: 65_536,
             memory: 256 << 20,
-            directories: self.path.parent().map(Path::to_owned).into_iter().collect(),
+            directories: directories(self.path),
         };
         let mut other = None;
         for section in &sections {
@@ -291,7 +299,7 @@ impl<'a> Reader<'a> {
             None => (self.path.to_owned(), Zeroizing::new(text.to_owned())),
             Some(name) => {
                 let path = self.path.parent().unwrap_or(Path::new("")).join(name.as_str());
-                config.directories.extend(path.parent().map(Path::to_owned));
+                config.directories.extend(directories(&path));
                 let loaded = load(&path);
                 let text = self.note(loaded)?;
                 (path, text)

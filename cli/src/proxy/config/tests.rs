@@ -99,3 +99,21 @@ fn all_errors_are_reported() {
     let error = parse("[Socks5]\n[SNI]\n[Interface]\n[Peer]\nPublicKey = x\n").err().unwrap_or_default();
     assert_eq!(error.lines().count(), 3, "{error}");
 }
+
+#[test]
+#[cfg(unix)]
+fn links_lead_to_other_directories() {
+    let base = std::env::temp_dir().join(format!("wg-embed-config-{}", std::process::id()));
+    let [here, there] = ["here", "there"].map(|name| base.join(name));
+    let make = || {
+        std::fs::create_dir_all(&here)?;
+        std::fs::create_dir_all(&there)?;
+        std::fs::write(there.join("file"), "")?;
+        std::os::unix::fs::symlink("../there/file", here.join("file"))?;
+        there.canonicalize()
+    };
+    let made = make();
+    let found = directories(&here.join("file"));
+    let _ = std::fs::remove_dir_all(&base);
+    assert_eq!(found, [here, made.unwrap_or_default()]);
+}
