@@ -120,8 +120,9 @@ pub enum Kind {
 /// What a service may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The most connections at once, those that are being made included; others are closed. For UDP the most sessions:
-    /// the one that has been idle longest makes room.
+    /// The most connections at once, those that are being made included; others are closed. For UDP the most sessions,
+    /// and 8,192 at most: the one that has been idle longest makes room, but for [`Kind::UdpForward`] new ones are
+    /// refused.
     pub connections: usize,
     /// How long a client may take for its request.
     pub head: Duration,

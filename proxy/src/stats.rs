@@ -16,9 +16,9 @@ pub struct Stats {
     pub refused: u64,
     /// Connections whose target could not be connected.
     pub failed: u64,
-    /// Bytes of TCP connections into the tunnel.
+    /// Bytes of connections and datagrams into the tunnel.
     pub sent: u64,
-    /// Bytes of TCP connections out of the tunnel.
+    /// Bytes of connections and datagrams out of the tunnel.
     pub received: u64,
 }
 
