@@ -34,6 +34,16 @@ impl Info {
         Self { interval: config.check_interval, alive }
     }
 
+    /// Is for another configuration from now on: what is known of its addresses stays.
+    pub(super) fn replace(&mut self, new: Self) {
+        let before = std::mem::replace(self, new);
+        for (address, state) in before.alive {
+            if let Some(new) = self.alive.get_mut(&address) {
+                *new = state;
+            }
+        }
+    }
+
     /// Sends a ping to each address. Returns whether there are any.
     pub(super) fn check(&mut self, stack: &Netstack) -> bool {
         self.collect();
@@ -149,4 +159,22 @@ fn metrics(device: &Device) -> String {
         public.push('\n');
     }
     public
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_outlive_a_reload() {
+        let [kept, gone, new]: [IpAddr; 3] = [1, 2, 3].map(|n| [10, 0, 0, n].into());
+        let info = |addresses: [IpAddr; 2], last| Info {
+            interval: Duration::from_secs(5),
+            alive: addresses.into_iter().map(|address| (address, (last, None))).collect(),
+        };
+        let mut served = info([kept, gone], Some(SystemTime::now()));
+        served.replace(info([kept, new], None));
+        let has_answered: Vec<_> = served.alive.iter().map(|(ip, (last, _))| (*ip, last.is_some())).collect();
+        assert_eq!(has_answered, [(kept, true), (new, false)]);
+    }
 }

@@ -10,6 +10,8 @@ use super::config::Config;
 
 /// Changes a tunnel as far as its configuration has changed: sessions and endpoints that have moved are kept.
 pub(super) fn tunnel(old: &Config, new: &Config, stack: &Netstack, tunnel: &Tunnel) -> Result<(), String> {
+    // It is the step that may fail: then nothing else has changed.
+    tunnel.device().apply(difference(&old.conf.update, &new.conf.update)).map_err(|e| e.to_string())?;
     let (addresses, mtu) = (super::addresses(new), super::mtu(new));
     // The larger MTU allows both old and new addresses.
     let say = |e: std::io::Error| e.to_string();
@@ -19,7 +21,7 @@ pub(super) fn tunnel(old: &Config, new: &Config, stack: &Netstack, tunnel: &Tunn
     stack.set_addresses(addresses).map_err(say)?;
     stack.set_mtu(mtu).map_err(say)?;
     stack.set_dns(new.conf.interface.dns.clone());
-    tunnel.device().apply(difference(&old.conf.update, &new.conf.update)).map_err(|e| e.to_string())
+    Ok(())
 }
 
 /// What changes one configuration into another.

@@ -192,7 +192,7 @@ impl Supervisor {
         for (service, error) in self.proxy.replace(config.services.clone()).map_err(say)? {
             tracing::error!("{}: {error}", super::config::place(&service));
         }
-        self.info = Info::new(&config);
+        self.info.replace(Info::new(&config));
         self.config = config;
         self.check_alive();
         Ok(())

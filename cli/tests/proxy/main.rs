@@ -12,7 +12,7 @@ use std::{
     io::{Read, Write},
     net::{Shutdown, TcpListener, TcpStream, UdpSocket},
     os::unix::net::UnixStream,
-    process::Command,
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -212,7 +212,10 @@ fn a_reload_keeps_connections_and_changes_services() {
     let world = World::new();
     let (first, second) = (free_port(), free_port());
     let service = |port| format!("[TCPClientTunnel]\nBindAddress = 127.0.0.1:{port}\nTarget = 10.9.0.1:7\n");
-    let proxy = world.proxy(&service(first));
+    world.write(&service(first), "");
+    let mut proxy = Proxy::start(Proxy::command(&world).stderr(Stdio::piped()));
+    world.wait_for_tunnel();
+    let errors = std::io::BufReader::new(proxy.child.stderr.take().unwrap());
     let mut old = connect(first);
     old.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut echo = |bytes: &[u8; 4]| {
@@ -230,6 +233,8 @@ fn a_reload_keeps_connections_and_changes_services() {
     // A bad file changes nothing.
     world.write("[Nothing]\n", "");
     proxy.signal("HUP");
+    let mut lines = std::io::BufRead::lines(errors).map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("the configuration stays as it was")));
     echo(b"last");
     assert_eq!(exchange(connect(second), b"still"), b"still");
 }
