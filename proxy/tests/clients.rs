@@ -100,7 +100,7 @@ fn garbage_ends() {
 #[test]
 fn slow_heads() {
     let proxy = proxy();
-    let limits = Limits { head: Duration::from_millis(200), ..Limits::default() };
+    let limits = Limits { head: Duration::from_secs(1), ..Limits::default() };
     let http = serve(&proxy, Kind::Http { at: at(), login: None }, limits);
     let mut slow = http();
     slow.write_all(b"GET http://a/ HTTP/1.1\r\n").unwrap();

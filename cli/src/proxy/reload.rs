@@ -28,8 +28,9 @@ pub(super) fn tunnel(old: &Config, new: &Config, stack: &Netstack, tunnel: &Tunn
 fn difference(old: &Update, new: &Update) -> Update {
     let mut update = Update {
         private_key: new.private_key.clone().filter(|_| new.private_key != old.private_key),
-        listen_port: new.listen_port.filter(|_| new.listen_port != old.listen_port),
-        fwmark: new.fwmark.filter(|_| new.fwmark != old.fwmark),
+        // What is there no more is as if it had never been: 0 is the default of both.
+        listen_port: (new.listen_port != old.listen_port).then(|| new.listen_port.unwrap_or(0)),
+        fwmark: (new.fwmark != old.fwmark).then(|| new.fwmark.unwrap_or(0)),
         ..Update::default()
     };
     for peer in &old.peers {
@@ -53,4 +54,17 @@ fn difference(old: &Update, new: &Update) -> Update {
         update.peers.push(peer);
     }
     update
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_removed_is_as_by_default() {
+        let old = Update { listen_port: Some(51_820), fwmark: Some(1), ..Update::default() };
+        let update = difference(&old, &Update::default());
+        assert_eq!((update.listen_port, update.fwmark), (Some(0), Some(0)));
+        assert_eq!(difference(&old, &old), Update::default());
+    }
 }
