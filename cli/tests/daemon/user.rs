@@ -275,7 +275,7 @@ fn a_remover_that_was_killed_is_told_at_the_end() {
             daemon.signal(libc::SIGTERM);
             let output = end_of(child);
             let log = String::from_utf8_lossy(&output.stderr);
-            assert!(log.contains("cannot remove the control socket"), "{log}");
+            assert!(log.contains("cannot remove the socket"), "{log}");
             assert!(log.contains("the process that was to do it has ended"), "{log}");
             assert!(interface.socket().exists());
         }
