@@ -136,6 +136,10 @@ impl Bridge {
         known.push(item);
     }
 
+    pub(crate) fn has_ended(&self) -> bool {
+        lock(&self.queue).is_none()
+    }
+
     /// Has the loop go on with `item`.
     pub(crate) fn post(&self, item: Arc<dyn Ready>) {
         {

@@ -143,13 +143,16 @@ impl Connection {
         }
     }
 
-    /// Whether a call may be answered at once. Now and then it may not, as the loop has other things to do.
+    /// Whether a call may be answered at once. Now and then it may not, as the loop has other things to do; one that has
+    /// ended has none.
     fn may_answer(&self) -> bool {
-        self.at_once.fetch_add(1, Ordering::Relaxed) < AT_ONCE
+        self.at_once.fetch_add(1, Ordering::Relaxed) < AT_ONCE || self.bridge.has_ended()
     }
 
     pub(crate) fn read<'py>(self: &Arc<Self>, py: Python<'py>, most: usize) -> PyResult<Bound<'py, PyAny>> {
         self.check()?;
+        // Only without the lock: if the loop has ended, this connection is abandoned there and then.
+        let mut posts = false;
         let now = {
             let mut state = lock(&self.state);
             if state.closed {
@@ -160,7 +163,7 @@ impl Connection {
             } else if !state.reads.is_empty() {
                 None
             } else if !self.may_answer() {
-                self.post();
+                posts = true;
                 None
             } else {
                 match state.take(py, most) {
@@ -171,6 +174,9 @@ impl Connection {
                 }
             }
         };
+        if posts {
+            self.post();
+        }
         match now {
             Some(Ok(data)) => self.bridge.done(py, data),
             Some(Err(error)) => self.bridge.failed(py, error),
@@ -208,6 +214,7 @@ impl Connection {
         self.check()?;
         self.check_server()?;
         let is_legacy = self.info.manner == Manner::Legacy;
+        let mut posts = false;
         let now = {
             let state = lock(&self.state);
             if state.failed
@@ -220,10 +227,13 @@ impl Connection {
             } else if self.may_answer() {
                 Some(Ok(()))
             } else {
-                self.post();
+                posts = true;
                 None
             }
         };
+        if posts {
+            self.post();
+        }
         match now {
             Some(Ok(())) => self.done(py),
             Some(Err(error)) => self.bridge.failed(py, error),
