@@ -101,6 +101,14 @@ def test_a_tunnel_has_a_state_and_ends() -> None:
             tunnel.set_config("public_key=1\n")
         tunnel.set_config(wg_embed.Config(CLIENT_KEY))
         assert tunnel.peers == {}
+        conf = wg_embed.Config(CLIENT_KEY, [wg_embed.Peer(SERVER_PUB)]).to_conf()
+        for text in (conf, f"# a comment\n\n # [another]\n{conf}", f"\ufeff{conf}"):
+            for given in (text, text.encode(), text.encode("utf-16")):
+                tunnel.set_config(wg_embed.Config(CLIENT_KEY))
+                tunnel.set_config(given)
+                assert list(tunnel.peers) == [SERVER_PUB]
+        tunnel.set_config(f"public_key={wg_hex(other)}\n".encode())
+        assert list(tunnel.peers) == [SERVER_PUB, other]
         tunnel.pause()
         tunnel.resume()
         tunnel.rebind()

@@ -185,10 +185,11 @@ class Tunnel(Closing):
         A `Config` and the text of a .conf file replace it; text of the cross-platform interface (`public_key=...`, line
         by line) changes what it names. Addresses, DNS servers and MTU of the inner network stay as they are.
         """
-        if isinstance(config, str) and not config.lstrip().startswith("["):
-            self._native.set_config(config)
+        conf = _conf_bytes(config)
+        if isinstance(config, Config) or _is_conf(conf):
+            self._native.set_conf(conf)
         else:
-            self._native.set_conf(_conf_bytes(config))
+            self._native.set_config(conf.decode())
 
     def remove_peer(self, public_key: str) -> None:
         """Removes a peer. Raises `FileNotFoundError` if there is no such peer."""
@@ -227,6 +228,17 @@ def _conf_bytes(config: Union[Config, str, bytes]) -> bytes:
     if isinstance(config, Config):
         return config.to_conf().encode()
     return config.encode() if isinstance(config, str) else config
+
+
+def _is_conf(text: bytes) -> bool:
+    """Whether it is that of a .conf file: a section is the first that is neither empty nor a comment."""
+    if b"\0" in text:
+        return True  # UTF-16, which no other text is in.
+    for line in text.lstrip(b"\xef\xbb\xbf").splitlines():
+        line = line.strip()
+        if line and line[:1] not in b"#;":
+            return line[:1] == b"["
+    return False
 
 
 class _Events:
