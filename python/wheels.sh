@@ -73,11 +73,7 @@ done
 
 # What a wheel is asked for where pytest would be much to carry: keys, a tunnel, bytes through it both ways.
 cat >"$work/small.py" <<'PYTHON'
-import asyncio, platform, sys, types
-try:
-    import ssl
-except ImportError:  # in a CPython that was built without it; only annotations name it here
-    sys.modules["ssl"] = types.ModuleType("ssl")
+import asyncio, platform, sys
 sys.path.insert(0, sys.argv[1])
 import mitmproxy_wireguard
 import wg_embed

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import gc
+import importlib.util
 import logging
 import os
 import socket
@@ -30,6 +31,7 @@ from support import (
     noise,
     pair,
     run,
+    script,
     soon,
     until,
 )
@@ -344,6 +346,81 @@ def test_tls(tmp_path: Path) -> None:
                 await soon(tunnel.net.dial("10.0.0.2:443", ssl=client_context, server_hostname="other.test"))
 
     run(main())
+
+
+TLS = """
+import asyncio, pathlib, ssl, sys
+from support import pair, soon
+from test_wg_embed import certificate
+
+server_context, client_context = certificate(pathlib.Path(sys.argv[1]))
+calls = []
+
+class Shout(asyncio.Protocol):
+    def connection_made(self, transport):
+        calls.append("made")
+        self.transport = transport
+    def data_received(self, data):
+        self.transport.write(data.upper())
+
+class Asks(asyncio.Protocol):
+    # All in one turn of the loop: the handshake's last message and data.
+    def __init__(self):
+        self.answered = asyncio.get_running_loop().create_future()
+    def connection_made(self, transport):
+        transport.write(b"at once")
+    def data_received(self, data):
+        self.answered.set_result(data)
+
+class Fails(asyncio.Protocol):
+    def connection_made(self, transport):
+        raise ArithmeticError("made")
+
+async def main():
+    reported = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    server, tunnel = pair()
+    async with server, tunnel:
+        await server.net.create_server(Shout, 443, ssl=server_context)
+        for _ in range(20):
+            arguments = {"ssl": client_context, "server_hostname": "inside.test", "timeout": 60}
+            transport, protocol = await soon(tunnel.net.create_connection(Asks, "10.0.0.2:443", **arguments))
+            assert await soon(protocol.answered) == b"AT ONCE"
+            assert transport.get_extra_info("peername") == ("10.0.0.2", 443)
+            transport.close()
+        assert len(calls) == 20 and not reported, reported
+        await server.net.create_server(Fails, 444, ssl=server_context)
+        transport, _ = await soon(tunnel.net.create_connection(asyncio.Protocol, "10.0.0.2:444", **arguments))
+        while not reported:
+            await asyncio.sleep(0.01)
+        while server.net.stats()["connections"]:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
+        assert [type(context["exception"]) for context in reported] == [ArithmeticError], reported
+
+if sys.argv[2] == "uvloop":
+    import uvloop
+    loop = uvloop.new_event_loop()
+    loop.run_until_complete(asyncio.wait_for(main(), 120))
+    loop.close()
+else:
+    asyncio.run(asyncio.wait_for(main(), 120))
+"""
+
+
+@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
+def test_a_protocol_over_tls_gets_its_transport_before_data(tmp_path: Path, kind: str) -> None:
+    if kind == "uvloop" and importlib.util.find_spec("uvloop") is None:
+        pytest.skip("uvloop is not installed")
+    certificate(tmp_path)
+    ended = script(TLS, str(tmp_path), kind, timeout=2 * PATIENCE)
+    assert ended.returncode == 0 and not ended.stderr, ended.stderr
+
+
+def test_without_ssl() -> None:
+    """A CPython may be built without it."""
+    ended = script("import sys; sys.modules['_ssl'] = None\nimport wg_embed, mitmproxy_wireguard, wg_embed.mitmproxy")
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_sockets_for_threads() -> None:

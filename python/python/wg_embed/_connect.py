@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
-from typing import Optional, Union, cast
+from asyncio import sslproto
+from typing import Any, Optional, Union, cast
 
 from . import _native
 from ._transport import TcpTransport
+
+try:
+    import ssl
+except ImportError:  # Some CPythons are built without it.
+    pass
 
 
 async def connected(
@@ -38,23 +43,24 @@ async def start_tls(
     server_side: bool,
     host: Optional[str],
 ) -> asyncio.BaseTransport:
-    if context is True:
-        context = ssl.create_default_context()
-    transport = TcpTransport(loop, connection, None)
+    """The same over TLS, after the handshake. What the protocol raises is reported to the loop, and raised."""
+    handshake = loop.create_future()
+    # What asyncio's own transports use, on any loop: those of others, such as uvloop, take transports of their own alone.
+    tls = sslproto.SSLProtocol(
+        loop,
+        cast(asyncio.Protocol, protocol),
+        cast(Any, None if context is True else context),
+        handshake,
+        server_side,
+        host,
+    )
+    of_protocol = tls._app_transport
+    transport = TcpTransport(loop, connection, tls)
     try:
-        # That of asyncio on any loop: those of others, such as uvloop, take transports of their own alone.
-        tls = await asyncio.BaseEventLoop.start_tls(
-            cast(asyncio.BaseEventLoop, loop),
-            transport,
-            cast(asyncio.Protocol, protocol),
-            cast(ssl.SSLContext, context),
-            server_side=server_side,
-            server_hostname=host,
-        )
+        await handshake
     except BaseException:
         transport.abort()
         raise
-    if tls is None:
+    if "ssl_object" not in tls._extra:
         raise ConnectionAbortedError("the connection was closed during the TLS handshake")
-    protocol.connection_made(tls)
-    return tls
+    return of_protocol

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from collections.abc import Callable
 from typing import Optional
 
@@ -12,6 +11,11 @@ from . import _native
 from ._closing import AsyncClosing, Closing
 from ._connect import start_tls
 from ._transport import TcpTransport
+
+try:
+    import ssl
+except ImportError:  # Some CPythons are built without it.
+    pass
 
 Address = tuple[str, int]
 """An IP address in text form, and a port."""
@@ -65,8 +69,8 @@ class Server(AsyncClosing):
     ) -> None:
         try:
             await start_tls(self._loop, connection, protocol, context, True, None)
-        except (OSError, ssl.SSLError):
-            pass  # What asyncio's own servers do with a failed handshake, too.
+        except Exception:
+            pass  # As asyncio's own servers. What is no failure of the connection was reported already.
 
     @property
     def address(self) -> Address:

@@ -22,21 +22,19 @@ class TcpTransport(asyncio.Transport):
     _start_tls_compatible = True
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, connection: _native.Tcp, protocol: Optional[asyncio.BaseProtocol]
+        self, loop: asyncio.AbstractEventLoop, connection: _native.Tcp, protocol: asyncio.BaseProtocol
     ) -> None:
-        """Without a protocol it waits for `loop.start_tls()` to set one, and announces itself to none."""
         super().__init__({"peername": connection.peer(), "sockname": connection.local()})
         self._loop = loop
         self._connection = connection
-        self._protocol = protocol if protocol is not None else asyncio.Protocol()
-        self._announces = protocol is not None
+        self._protocol = protocol
         self._buffer: deque[bytes] = deque()
         self._buffered = 0
         self._offset = 0
         self._high = 64 * 1024
         self._low = 16 * 1024
-        self._writing_paused = False
-        self._reading_paused = False
+        self._protocol_paused = False
+        self._paused = False  # asyncio's TLS reads it, until Python 3.10.
         self._eof = False
         self._eof_read = False
         self._closing = False
@@ -47,8 +45,7 @@ class TcpTransport(asyncio.Transport):
         if self._lost:
             return
         try:
-            if self._announces:
-                self._protocol.connection_made(self)
+            self._protocol.connection_made(self)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
@@ -62,7 +59,7 @@ class TcpTransport(asyncio.Transport):
             return
         try:
             self._flush()
-            if not (self._reading_paused or self._eof_read or self._closing):
+            if not (self._paused or self._eof_read or self._closing):
                 self._receive()
         except OSError as error:
             # Without the frames that it has passed: until Python 3.10 they keep those that have called them, and with
@@ -87,7 +84,7 @@ class TcpTransport(asyncio.Transport):
 
     def _receive(self) -> None:
         taken = 0
-        while not (self._reading_paused or self._lost or self._closing):
+        while not (self._paused or self._lost or self._closing):
             if taken >= _TURN:
                 self._loop.call_soon(self._ready)
                 return
@@ -121,14 +118,14 @@ class TcpTransport(asyncio.Transport):
             protocol.buffer_updated(count)
 
     def is_reading(self) -> bool:
-        return not (self._reading_paused or self._closing)
+        return not (self._paused or self._closing)
 
     def pause_reading(self) -> None:
-        self._reading_paused = True
+        self._paused = True
 
     def resume_reading(self) -> None:
-        if self._reading_paused:
-            self._reading_paused = False
+        if self._paused:
+            self._paused = False
             self._loop.call_soon(self._ready)
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
@@ -155,8 +152,8 @@ class TcpTransport(asyncio.Transport):
             except OSError as error:
                 self._loop.call_soon(self._lose, error)
                 return
-        if self._buffered > self._high and not self._writing_paused:
-            self._writing_paused = True
+        if self._buffered > self._high and not self._protocol_paused:
+            self._protocol_paused = True
             self._protocol.pause_writing()
 
     def _flush(self) -> None:
@@ -169,8 +166,8 @@ class TcpTransport(asyncio.Transport):
                 break
             self._buffer.popleft()
             self._offset = 0
-        if self._writing_paused and self._buffered <= self._low:
-            self._writing_paused = False
+        if self._protocol_paused and self._buffered <= self._low:
+            self._protocol_paused = False
             self._protocol.resume_writing()
         if not self._buffer and (self._eof or self._closing):
             self._close_when_flushed()

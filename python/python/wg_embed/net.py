@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, Optional, Protocol, TypeVar, Union, cast
 
@@ -14,6 +13,11 @@ from ._datagram import DatagramSocket as DatagramSocket
 from ._server import Address as Address
 from ._server import Listener as Listener
 from ._server import Server as Server
+
+try:
+    import ssl
+except ImportError:  # Some CPythons are built without it.
+    pass
 
 _T = TypeVar("_T")
 _R_co = TypeVar("_R_co", covariant=True)
