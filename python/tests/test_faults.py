@@ -8,7 +8,6 @@ import errno
 import gc
 import importlib.util
 import logging
-import os
 import signal
 import socket
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, SERVER_KEY, descriptors, digest, noise, pair, run, script, soon, until
+from support import PATIENCE, SERVER_KEY, descriptors, digest, noise, pair, resident, run, script, soon, until
 
 import wg_embed
 
@@ -149,11 +148,38 @@ def test_waiting_again_and_again_takes_no_memory() -> None:
     def nothing() -> None:
         pass
 
-    def resident() -> int:
-        gc.collect()
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
-
     run(main())
+
+
+CLOSED = """
+import asyncio, mitmproxy_wireguard
+from support import client, resident, soon, start_legacy
+
+async def serve(times):
+    received = asyncio.Queue()
+    for _ in range(times):
+        server = await start_legacy(mitmproxy_wireguard, datagram=lambda *_: received.put_nowait(None))
+        with client(server.getsockname()[1]) as tunnel, tunnel.net.udp(1234, "10.0.0.1") as udp:
+            udp.send(b"begins a flow", ("10.0.0.42", 31337))
+            await soon(received.get())
+            server.close()
+        await soon(server.wait_closed())
+
+async def main():
+    await serve(50)
+    before = resident()
+    await serve(200)
+    print(resident() - before)
+
+asyncio.run(main())
+"""
+
+
+def test_closed_servers_with_flows_take_no_memory() -> None:
+    ended = script(CLOSED, timeout=2 * PATIENCE)
+    assert ended.returncode == 0, ended.stderr
+    # Their networks would be three times as much.
+    assert int(ended.stdout) < 1 << 18
 
 
 def test_closing_a_socket_ends_what_waits_for_it() -> None:

@@ -15,6 +15,7 @@ from support import (
     noise,
     nothing,
     read_all,
+    resident,
     run,
     soon,
     start_legacy,
@@ -283,3 +284,29 @@ def test_a_function_for_datagrams_may_end_the_loop(legacy: ModuleType) -> None:
 
     loop.run_until_complete(end())
     loop.close()
+
+
+@pytest.mark.ours_only("there is no such promise")
+def test_a_closed_server_with_a_flow_takes_no_memory(legacy: ModuleType) -> None:
+    async def main() -> None:
+        received: asyncio.Queue[Any] = asyncio.Queue()
+
+        def take(*datagram: Any) -> None:
+            received.put_nowait(datagram)
+
+        async def serve(times: int) -> None:
+            for _ in range(times):
+                server = await start_legacy(legacy, datagram=take)
+                with client(server.getsockname()[1]) as tunnel, tunnel.net.udp(1234, "10.0.0.1") as udp:
+                    udp.send(b"begins a flow", ("10.0.0.42", 31337))
+                    await soon(received.get())
+                    server.close()
+                await soon(server.wait_closed())
+
+        await serve(20)
+        before = resident()
+        await serve(200)
+        # A server each would be three times as much.
+        assert resident() - before < 1 << 18
+
+    run(main())

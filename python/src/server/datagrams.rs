@@ -58,8 +58,13 @@ impl Ready for Datagrams {
     }
 
     fn ready(self: Arc<Self>, py: Python<'_>) -> PyResult<()> {
-        let Some(server) = self.server.upgrade() else { return Ok(()) };
-        let Some(functions) = server.functions() else { return Ok(()) };
+        let server = self.server.upgrade();
+        let functions = server.as_ref().and_then(|server| server.functions());
+        let (Some(server), Some(functions)) = (server, functions) else {
+            // It was closed: nobody else lets go of the flow.
+            self.end();
+            return Ok(());
+        };
         let (from, to) = (convert::to_tuple(py, self.from)?, convert::to_tuple(py, self.to)?);
         for _ in 0..DATAGRAMS_AT_ONCE {
             let mut data = None;
