@@ -31,7 +31,12 @@ use crate::{
 /// The longest datagram.
 const DATAGRAM: usize = 65_535;
 
+/// The longest time that the network is asked for, in seconds: a year.
+const LONGEST: f64 = 365.0 * 86_400.0;
+
 fn seconds(value: f64) -> PyResult<Duration> {
+    // Not `min`, which would take what is no number for that.
+    let value = if value > LONGEST { LONGEST } else { value };
     Duration::try_from_secs_f64(value).map_err(|error| PyValueError::new_err(error.to_string()))
 }
 

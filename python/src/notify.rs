@@ -8,12 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pyo3::{exceptions::PyTimeoutError, prelude::*};
+use pyo3::{exceptions::PyValueError, prelude::*};
 use wg_embed::sync::{lock, wait_timeout, wait_while};
 
 use crate::{
     bridge::{Bridge, Ready},
-    process,
+    process::{self, Mark},
 };
 
 /// How often the main thread looks for signals while it waits, such as that of Ctrl-C: no Python runs in it meanwhile.
@@ -38,14 +38,28 @@ struct Inner {
     changed: Condvar,
 }
 
-/// Tells one callback and any number of threads.
-#[derive(Clone, Default)]
-pub(crate) struct Callback(Arc<Inner>);
+/// Tells one callback and any number of threads, in the process that made it. In a child its locks may be taken for
+/// ever, and the numbers of its descriptors be those of something else.
+#[derive(Clone)]
+pub(crate) struct Callback(Arc<Inner>, Mark);
+
+impl Default for Callback {
+    fn default() -> Self {
+        Self(Arc::default(), Mark::new())
+    }
+}
 
 impl Callback {
     /// Replaces the callback, which is called on the loop that runs now, and in the current context; `None` removes it.
     /// It is called once at first.
+    ///
+    /// # Errors
+    /// `RuntimeError` without a running loop. In another process `OSError` with EBADF, and for `None` no effect.
     pub(crate) fn set(&self, py: Python<'_>, callback: Option<Py<PyAny>>) -> PyResult<()> {
+        if callback.is_none() && !self.1.is_current() {
+            return Ok(());
+        }
+        self.1.check()?;
         let target = match callback {
             Some(callback) => {
                 let bridge = Bridge::current(py)?;
@@ -72,6 +86,9 @@ impl Callback {
 
     /// Something may go on. Any thread may call it.
     pub(crate) fn tell(&self) {
+        if !self.1.is_current() {
+            return;
+        }
         let bridge = lock(&self.0.target).as_ref().map(|target| target.bridge.clone());
         if let Some(bridge) = bridge {
             bridge.post(self.0.clone());
@@ -100,10 +117,11 @@ impl Callback {
     ) -> PyResult<bool> {
         let deadline = match timeout {
             None => None,
+            Some(seconds) if seconds.is_nan() => return Err(PyValueError::new_err("the timeout is not a number")),
+            // One beyond the clock, such as infinity, never comes.
             Some(seconds) => {
                 let time = Duration::try_from_secs_f64(seconds.max(0.0));
-                let time = time.map_err(|_| PyTimeoutError::new_err("the timeout is not a time"))?;
-                Instant::now().checked_add(time)
+                time.ok().and_then(|time| Instant::now().checked_add(time))
             }
         };
         let signals = if is_main_thread(py)? { SIGNALS } else { Duration::MAX };

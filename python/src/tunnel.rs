@@ -312,8 +312,9 @@ impl NativeTunnel {
     }
 
     /// The events that have come since the last call: name, peer or None, detail or None.
-    fn take_events(&self) -> Vec<(&'static str, Option<String>, Option<String>)> {
-        std::mem::take(&mut *lock(&self.parts.events)).into_iter().map(told).collect()
+    fn take_events(&self) -> PyResult<Vec<(&'static str, Option<String>, Option<String>)>> {
+        self.process.check()?;
+        Ok(std::mem::take(&mut *lock(&self.parts.events)).into_iter().map(told).collect())
     }
 
     /// Has `callback` called on the running loop when there are events.
@@ -323,6 +324,7 @@ impl NativeTunnel {
 
     /// Waits until there are events, or `interrupt` is called.
     fn wait_events(&self, py: Python<'_>) -> PyResult<()> {
+        self.process.check()?;
         let parts = &self.parts;
         let is_ready = || !lock(&parts.events).is_empty() || parts.interrupted.swap(false, Ordering::AcqRel);
         parts.told.wait(py, None, is_ready)?;

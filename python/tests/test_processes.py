@@ -137,7 +137,7 @@ def test_the_log_is_passed_on_to_the_end() -> None:
 
 
 FORKS = """
-import errno, threading
+import errno, tempfile, threading
 def child(check):
     # Standard output tells the parent how it went.
     pid = os.fork()
@@ -172,9 +172,13 @@ def check():
                  lambda: udp.send(b"x", ("10.0.0.2", 1)),
                  lambda: udp.receive_blocking(1), lambda: listener.accept(1), lambda: net.ping_blocking("10.0.0.2")):
         refuses(call)
+    for call in (tunnel._native.take_events, tunnel._native.wait_events, lambda: asyncio.run(anext_of(tunnel.events()))):
+        refuses(call)
     listener.close()
     udp.close()
     tunnel.close()
+async def anext_of(events):
+    return await events.__anext__()
 child(check)
 assert net.ping_blocking("10.0.0.2", timeout=60) > 0
 """,
@@ -204,6 +208,39 @@ async def begin():
 loop = asyncio.new_event_loop()
 loop.run_until_complete(begin())
 loop.close()
+""",
+    "closing writes to no descriptor of its own": """
+async def main():
+    server = await mitmproxy_wireguard.start_server("127.0.0.1", 0, SERVER_KEY, [CLIENT_PUB], keep, lambda *_: None)
+    inner, tunnel = pair()
+    udp, service = inner.net.udp(53), await inner.net.serve(echo, 80)
+    waiting = asyncio.ensure_future(udp.receive())
+    events = tunnel.events()
+    event = asyncio.ensure_future(anext_of(events))
+    stop = tunnel.on_event(print)
+    # Until the loop has taken what it was told: only then it is told again.
+    await asyncio.sleep(0.2)
+    def check():
+        # These get the numbers that were closed at the fork.
+        files = [tempfile.TemporaryFile() for _ in range(40)]
+        udp.close()
+        udp._native.watch(None)
+        service.close()
+        stop()
+        inner.close()
+        tunnel.close()
+        server.close()
+        for file in files:
+            assert os.fstat(file.fileno()).st_size == 0
+    child(check)
+    for task in (waiting, event):
+        task.cancel()
+    server.close()
+    inner.close()
+    tunnel.close()
+async def anext_of(events):
+    return await events.__anext__()
+asyncio.run(main())
 """,
     "it has tunnels and sockets of its own": """
 def both():

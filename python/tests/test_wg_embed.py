@@ -447,6 +447,11 @@ def test_sockets_for_threads() -> None:
         assert not thread.is_alive()
         with pytest.raises(TimeoutError):
             listener.accept(0.01)
+        for endless in (None, float("inf"), 1e300):
+            with tunnel.net.connect("10.0.0.2:80", timeout=endless):
+                listener.accept(endless)[0].close()
+        with pytest.raises(ValueError):
+            listener.accept(float("nan"))
         waiting = threading.Thread(target=lambda: pytest.raises(OSError, listener.accept))
         waiting.start()
         listener.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, Optional, Protocol, TypeVar, Union, cast
@@ -150,7 +151,7 @@ class Network:
         A socket that is connected to `target`, `"host:port"`, for threads: it can be used and waited for like any
         other, but is one end of a pair, so its own addresses are not those of the connection.
         """
-        limit = 365 * 86400.0 if timeout is None else timeout
+        limit = math.inf if timeout is None else timeout
         connection = _wait(self._native.start_dial(target, family, limit), timeout, f"connecting to {target}")
         return socket.socket(fileno=connection.detach())
 
