@@ -19,7 +19,7 @@ use pyo3::{
     intern,
     prelude::*,
     sync::PyOnceLock,
-    types::PyDict,
+    types::{PyDict, PySet},
 };
 use wg_embed::sync::lock;
 
@@ -28,6 +28,25 @@ use crate::{
     linger::{LINGER, Lingerers, Lingering},
     process::{self, Mark},
 };
+
+pub(crate) fn is_done(py: Python<'_>, future: &Py<PyAny>) -> PyResult<bool> {
+    future.bind(py).call_method0(intern!(py, "done"))?.extract()
+}
+
+/// Those that are not done. Cancelled ones would pile up where nothing arrives.
+pub(crate) fn still_waiting<T>(
+    py: Python<'_>,
+    all: impl IntoIterator<Item = T>,
+    future: impl Fn(&T) -> &Py<PyAny>,
+) -> PyResult<Vec<T>> {
+    let mut kept = Vec::new();
+    for one in all {
+        if !is_done(py, future(&one))? {
+            kept.push(one);
+        }
+    }
+    Ok(kept)
+}
 
 /// Something that a loop is told of.
 pub(crate) trait Ready: Send + Sync {
@@ -78,6 +97,8 @@ pub(crate) struct Bridge {
     future: Py<PyAny>,
     read_future: Py<PyAny>,
     arguments: Py<PyDict>,
+    /// Handlers' tasks: the loop itself keeps weak references only. They refer to it, so they go when it has ended.
+    tasks: Mutex<Option<Py<PySet>>>,
 }
 
 /// The loops that have a bridge: `id(loop)` to its [`Drainer`], which the loop owns.
@@ -114,6 +135,7 @@ impl Bridge {
             future: asyncio.getattr("Future")?.unbind(),
             read_future: py.import("wg_embed._tasks")?.getattr("ReadFuture")?.unbind(),
             arguments: arguments.unbind(),
+            tasks: Mutex::new(Some(PySet::empty(py)?.unbind())),
             event_loop: event_loop.clone().unbind(),
         });
         process::register(&bridge);
@@ -190,6 +212,11 @@ impl Bridge {
         Ok(future)
     }
 
+    /// The set of handlers' tasks; `None` when the loop has ended.
+    pub(crate) fn tasks(&self, py: Python<'_>) -> Option<Py<PySet>> {
+        lock(&self.tasks).as_ref().map(|tasks| tasks.clone_ref(py))
+    }
+
     pub(crate) fn event_loop(&self) -> &Py<PyAny> {
         &self.event_loop
     }
@@ -225,6 +252,8 @@ impl Bridge {
         let known = std::mem::take(&mut *lock(&self.known));
         known.iter().filter_map(Weak::upgrade).for_each(|item| item.abandon());
         self.lingering.end();
+        let tasks = lock(&self.tasks).take();
+        drop(tasks);
     }
 }
 

@@ -133,8 +133,11 @@ impl Connection {
         self.bridge.post(self.clone());
     }
 
-    /// What `read` gives for an end.
-    fn end<'py>(&self, py: Python<'py>, state: &mut State, gone: bool) -> PyResult<Bound<'py, PyAny>> {
+    /// What a read of `most` bytes gives for an end. One of none tells nothing.
+    fn end<'py>(&self, py: Python<'py>, state: &mut State, most: usize, gone: bool) -> PyResult<Bound<'py, PyAny>> {
+        if most == 0 {
+            return Ok(PyBytes::new(py, b"").into_any());
+        }
         let is_first = !std::mem::replace(&mut state.end_told, true);
         if self.info.manner == Manner::Modern || is_first || !(gone || state.is_gone()) {
             Ok(PyBytes::new(py, b"").into_any())
@@ -168,8 +171,8 @@ impl Connection {
             } else {
                 match state.take(py, most) {
                     Taken::Data(data) => Some(Ok(data.into_any())),
-                    Taken::End => Some(self.end(py, &mut state, false)),
-                    Taken::Gone => Some(self.end(py, &mut state, true)),
+                    Taken::End => Some(self.end(py, &mut state, most, false)),
+                    Taken::Gone => Some(self.end(py, &mut state, most, true)),
                     Taken::Wait => None,
                 }
             }

@@ -22,7 +22,7 @@ use wg_embed::{
 
 use self::shared::Shared;
 use crate::{
-    bridge::Bridge,
+    bridge::{Bridge, still_waiting},
     connection::Manner,
     errors, keys, log,
     process::{self, Mark},
@@ -158,7 +158,10 @@ impl Serving {
             return shared.bridge.done(py, shared.manner.nothing(py)?);
         }
         let future = shared.bridge.future(py)?;
-        lock(&shared.waiters).push(future.clone().unbind());
+        let waiters = std::mem::take(&mut *lock(&shared.waiters));
+        let mut waiters = still_waiting(py, waiters, |waiter| waiter)?;
+        waiters.push(future.clone().unbind());
+        lock(&shared.waiters).append(&mut waiters);
         if shared.gone.load(Ordering::Acquire) {
             shared.bridge.post(shared.clone());
         }

@@ -6,6 +6,7 @@ import array
 import asyncio
 import contextvars
 import gc
+import weakref
 import logging
 import weakref
 from typing import Any
@@ -423,6 +424,67 @@ def test_a_loop_that_is_closed_while_data_come(interface: Interface, capfd: pyte
         task._log_destroy_pending = False  # type: ignore[attr-defined]
     captured = capfd.readouterr()
     assert "panicked" not in captured.err
+
+
+@pytest.mark.ours_only("it has no such promise")
+@pytest.mark.parametrize("what", ["a handler", "wait_closed"])
+def test_a_loop_that_is_closed_with_tasks_is_collected(interface: Interface, what: str) -> None:
+    async def handler(stream: Any) -> None:
+        called.set()
+        await asyncio.Event().wait()
+
+    async def wait(server: Any) -> None:
+        await server.wait_closed()
+
+    async def main() -> None:
+        server = await interface.start(handler)
+        if what == "a handler":
+            with client(server.getsockname()[1]) as tunnel:
+                await soon(tunnel.net.dial("10.0.0.42:5", timeout=PATIENCE))
+                await soon(called.wait())
+        else:
+            task = asyncio.ensure_future(wait(server))
+            await asyncio.sleep(0)
+            assert not task.done()
+        kept.append(server)
+
+    kept: list[Any] = []
+    loop = asyncio.new_event_loop()
+    called = asyncio.Event()
+    loop.run_until_complete(main())
+    tasks = asyncio.all_tasks(loop)
+    assert len(tasks) == 1
+    for task in tasks:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+    tasks.clear()
+    loop.close()
+    gone = weakref.ref(loop if what == "a handler" else task)
+    if what == "a handler":
+        kept.pop().close()
+    del loop, task, called
+    gc.collect()
+    assert gone() is None
+    for server in kept:
+        server.close()
+
+
+@pytest.mark.ours_only("it has no such promise")
+def test_calls_of_wait_closed_that_are_cancelled_take_no_memory(interface: Interface) -> None:
+    async def main() -> None:
+        server = await interface.start()
+        refs: list[weakref.ref[Any]] = []
+        for _ in range(100):
+            future = server.wait_closed()
+            refs.append(weakref.ref(future))
+            future.cancel()
+            del future
+        await asyncio.sleep(0)
+        gc.collect()
+        assert sum(ref() is not None for ref in refs) <= 1
+        server.close()
+        await soon(server.wait_closed())
+
+    run(main())
 
 
 @pytest.mark.ours_only("handlers keep their server")

@@ -15,7 +15,6 @@ from support import (
     noise,
     nothing,
     read_all,
-    resident,
     run,
     soon,
     start_legacy,
@@ -101,6 +100,37 @@ def test_read_of_nothing_gives_nothing(legacy: ModuleType) -> None:
             await until(lambda: session.tunnel.totals.tx_packets > 2)
             assert await soon(stream.read(0)) == b""
             assert await soon(stream.read(10)) == b"data"
+
+    run(main())
+
+
+@pytest.mark.ours_only("its first read raises, some seconds later")
+def test_the_end_is_told_once_to_a_read_that_can_take_it(legacy: ModuleType) -> None:
+    async def main() -> None:
+        async with Session(start_legacy, legacy) as session:
+            stream, reader, writer = await session.connect()
+            read = stream.read(10)
+            cancelled = asyncio.ensure_future(wait(read))
+            # The read has its result by then, and its task not had its turn.
+            read.add_done_callback(lambda _: cancelled.cancel())
+            await asyncio.sleep(0)
+            writer.write_eof()
+            stream.write_eof()
+            assert await soon(reader.read()) == b""
+            with pytest.raises(OSError, match="^connection closed$"):
+                while True:
+                    await soon(stream.drain())
+                    await asyncio.sleep(0.01)
+            await soon(asyncio.wait([cancelled]))
+            assert cancelled.cancelled() and read.result() == b""
+            assert await soon(stream.read(0)) == b""
+            assert await soon(stream.read(0)) == b""
+            assert await soon(stream.read(10)) == b""
+            with pytest.raises(OSError, match="^connection closed$"):
+                await soon(stream.read(10))
+
+    async def wait(future: Any) -> None:
+        await future
 
     run(main())
 
@@ -284,29 +314,3 @@ def test_a_function_for_datagrams_may_end_the_loop(legacy: ModuleType) -> None:
 
     loop.run_until_complete(end())
     loop.close()
-
-
-@pytest.mark.ours_only("there is no such promise")
-def test_a_closed_server_with_a_flow_takes_no_memory(legacy: ModuleType) -> None:
-    async def main() -> None:
-        received: asyncio.Queue[Any] = asyncio.Queue()
-
-        def take(*datagram: Any) -> None:
-            received.put_nowait(datagram)
-
-        async def serve(times: int) -> None:
-            for _ in range(times):
-                server = await start_legacy(legacy, datagram=take)
-                with client(server.getsockname()[1]) as tunnel, tunnel.net.udp(1234, "10.0.0.1") as udp:
-                    udp.send(b"begins a flow", ("10.0.0.42", 31337))
-                    await soon(received.get())
-                    server.close()
-                await soon(server.wait_closed())
-
-        await serve(20)
-        before = resident()
-        await serve(200)
-        # A server each would be three times as much.
-        assert resident() - before < 1 << 18
-
-    run(main())

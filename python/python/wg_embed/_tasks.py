@@ -12,9 +12,6 @@ from typing import Any
 _LEGACY = logging.getLogger("mitmproxy_wireguard.task")
 _MODERN = logging.getLogger("wg_embed.mitmproxy.task")
 
-# The event loop itself keeps weak references only.
-_running: set[asyncio.Future[Any]] = set()
-
 
 class ReadFuture(asyncio.Future[bytes]):
     """A read that waits. If its task is cancelled after the bytes have come, and before it goes on, they go back."""
@@ -37,18 +34,20 @@ class ReadFuture(asyncio.Future[bytes]):
 
 def run_handler(
     loop: asyncio.AbstractEventLoop,
+    running: set[asyncio.Future[Any]],
     context: contextvars.Context,
     handler: Callable[[Any], Awaitable[None]],
     stream: Any,
     legacy: bool,
 ) -> None:
-    """Starts a handler's task for a new connection."""
+    """Starts a handler's task for a new connection. It is in `running` until it ends."""
     try:
         task: asyncio.Future[None] = context.run(_start, loop, handler, stream)
     except Exception as error:
         _report(error, legacy)
         return
-    _running.add(task)
+    running.add(task)
+    task.add_done_callback(running.discard)
     task.add_done_callback(_ended_legacy if legacy else _ended_modern)
 
 
@@ -66,7 +65,6 @@ def _report(error: BaseException, legacy: bool) -> None:
 
 
 def _ended_legacy(task: asyncio.Future[None]) -> None:
-    _running.discard(task)
     if task.cancelled():
         _report(asyncio.CancelledError(), True)
     elif (error := task.exception()) is not None:
@@ -74,6 +72,5 @@ def _ended_legacy(task: asyncio.Future[None]) -> None:
 
 
 def _ended_modern(task: asyncio.Future[None]) -> None:
-    _running.discard(task)
     if not task.cancelled() and (error := task.exception()) is not None:
         _report(error, False)

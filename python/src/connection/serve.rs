@@ -12,11 +12,11 @@ use pyo3::{intern, prelude::*, types::PyBytes};
 use wg_embed::sync::lock;
 
 use super::{Connection, LOW_WATER, closed, state::Taken};
-use crate::{bridge::Ready, linger::Lingering};
-
-fn is_done(py: Python<'_>, future: &Py<PyAny>) -> PyResult<bool> {
-    future.bind(py).call_method0(intern!(py, "done"))?.extract()
-}
+use crate::{
+    bridge::{Ready, is_done, still_waiting},
+    linger::Lingering,
+    process,
+};
 
 fn resolve(py: Python<'_>, future: &Py<PyAny>, result: PyResult<Bound<'_, PyAny>>) -> PyResult<()> {
     if is_done(py, future)? {
@@ -27,21 +27,6 @@ fn resolve(py: Python<'_>, future: &Py<PyAny>, result: PyResult<Bound<'_, PyAny>
         Err(error) => future.bind(py).call_method1(intern!(py, "set_exception"), (error,))?,
     };
     Ok(())
-}
-
-/// Those that are not done. Cancelled ones would pile up where nothing arrives.
-fn still_waiting<T>(
-    py: Python<'_>,
-    all: impl IntoIterator<Item = T>,
-    future: impl Fn(&T) -> &Py<PyAny>,
-) -> PyResult<Vec<T>> {
-    let mut kept = Vec::new();
-    for one in all {
-        if !is_done(py, future(&one))? {
-            kept.push(one);
-        }
-    }
-    Ok(kept)
 }
 
 impl Connection {
@@ -102,8 +87,8 @@ impl Connection {
                 let taken = if state.closed { Taken::End } else { state.take(py, read.1) };
                 let result = match taken {
                     Taken::Data(data) => Ok(data.into_any()),
-                    Taken::End => self.end(py, &mut state, false),
-                    Taken::Gone => self.end(py, &mut state, true),
+                    Taken::End => self.end(py, &mut state, read.1, false),
+                    Taken::Gone => self.end(py, &mut state, read.1, true),
                     Taken::Wait => {
                         state.reads.push_front(read);
                         return Ok(());
@@ -167,12 +152,16 @@ struct GiveBack(Weak<Connection>);
 #[pymethods]
 impl GiveBack {
     fn __call__(&self, bytes: Bound<'_, PyBytes>) {
-        // An empty datagram is one; an end is not given back, as it is there for the next read anyway.
-        if let Some(connection) = self.0.upgrade()
-            && (connection.info.is_udp || !bytes.as_bytes().is_empty())
-        {
+        // An empty datagram is one; an end is there for the next read anyway, but was not told.
+        let Some(connection) = self.0.upgrade() else { return };
+        if !connection.process.is_current() {
+            return process::leave(&connection);
+        }
+        if connection.info.is_udp || !bytes.as_bytes().is_empty() {
             lock(&connection.state).returned.push_front(bytes.unbind());
             connection.post();
+        } else {
+            lock(&connection.state).end_told = false;
         }
     }
 }

@@ -60,11 +60,11 @@ impl State {
             None => return Taken::Gone,
             Some(Carrier::Tcp(stream)) => stream.try_read_with(&mut |first, second| {
                 let part = if first.is_empty() { second } else { first };
-                let part = &part[..part.len().min(most)];
+                let taken = &part[..part.len().min(most)];
                 if !part.is_empty() {
-                    data = Some(PyBytes::new(py, part));
+                    data = Some(PyBytes::new(py, taken));
                 }
-                part.len()
+                taken.len()
             }),
             Some(Carrier::Udp(flow)) => {
                 flow.try_recv_with(&mut |datagram| data = Some(PyBytes::new(py, datagram))).map(|_| 0)

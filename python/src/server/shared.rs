@@ -23,7 +23,7 @@ use wg_embed_netstack::{InterceptOptions, Netstack};
 
 use super::{Functions, Settings, arrival::Interceptor};
 use crate::{
-    bridge::{Bridge, Ready},
+    bridge::{Bridge, Ready, is_done},
     connection::{Carrier, Connection, Info, Manner},
     process::Inherited,
 };
@@ -74,6 +74,8 @@ impl Shared {
             streams: AtomicU64::new(if settings.manner == Manner::Legacy { 0 } else { 2 }),
             flows: AtomicU64::new(3),
         });
+        let ready: Arc<dyn Ready> = shared.clone();
+        bridge.introduce(Arc::downgrade(&ready));
         net.intercept(InterceptOptions::default(), Some(Arc::new(Interceptor(Arc::downgrade(&shared)))));
         let of_events = Arc::downgrade(&shared);
         let options = Options {
@@ -143,8 +145,9 @@ impl Shared {
         functions: &Functions,
         stream: Bound<'_, PyAny>,
     ) -> PyResult<()> {
+        let Some(tasks) = self.bridge.tasks(py) else { return Ok(()) };
         let is_legacy = self.manner == Manner::Legacy;
-        let arguments = (self.bridge.event_loop(), &functions.context, handler, stream, is_legacy);
+        let arguments = (self.bridge.event_loop(), tasks, &functions.context, handler, stream, is_legacy);
         functions.run.bind(py).call1(arguments)?;
         Ok(())
     }
@@ -182,13 +185,15 @@ impl Ready for Shared {
         self.forget_functions();
         let waiters = std::mem::take(&mut *lock(&self.waiters));
         for waiter in waiters {
-            let waiter = waiter.bind(py);
-            if !waiter.call_method0("done")?.extract::<bool>()? {
-                waiter.call_method1("set_result", (self.manner.nothing(py)?,))?;
+            if !is_done(py, &waiter)? {
+                waiter.bind(py).call_method1("set_result", (self.manner.nothing(py)?,))?;
             }
         }
         Ok(())
     }
 
-    fn abandon(&self) {}
+    fn abandon(&self) {
+        let waiters = std::mem::take(&mut *lock(&self.waiters));
+        drop(waiters);
+    }
 }
