@@ -127,7 +127,10 @@ pub(crate) fn start(py: Python<'_>) -> PyResult<()> {
     let queue = QUEUE.get();
     if !queue.started.swap(true, Ordering::AcqRel) {
         let started = wg_embed::thread::spawn("wg-python-log", Owner::unique(), move || pass_on(queue));
-        started.map_err(|error| errors::from_io(&error))?;
+        started.map_err(|error| {
+            queue.started.store(false, Ordering::Release);
+            errors::from_io(&error)
+        })?;
     }
     Ok(())
 }
