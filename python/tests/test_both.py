@@ -430,7 +430,7 @@ def test_a_loop_that_is_closed_while_data_come(interface: Interface, capfd: pyte
 @pytest.mark.parametrize("what", ["a handler", "wait_closed"])
 def test_a_loop_that_is_closed_with_tasks_is_collected(interface: Interface, what: str) -> None:
     async def handler(stream: Any) -> None:
-        called.set()
+        called.append(None)
         await asyncio.Event().wait()
 
     async def wait(server: Any) -> None:
@@ -441,7 +441,7 @@ def test_a_loop_that_is_closed_with_tasks_is_collected(interface: Interface, wha
         if what == "a handler":
             with client(server.getsockname()[1]) as tunnel:
                 await soon(tunnel.net.dial("10.0.0.42:5", timeout=PATIENCE))
-                await soon(called.wait())
+                await until(lambda: called)
         else:
             task = asyncio.ensure_future(wait(server))
             await asyncio.sleep(0)
@@ -450,7 +450,7 @@ def test_a_loop_that_is_closed_with_tasks_is_collected(interface: Interface, wha
 
     kept: list[Any] = []
     loop = asyncio.new_event_loop()
-    called = asyncio.Event()
+    called: list[None] = []
     loop.run_until_complete(main())
     tasks = asyncio.all_tasks(loop)
     assert len(tasks) == 1
@@ -461,7 +461,7 @@ def test_a_loop_that_is_closed_with_tasks_is_collected(interface: Interface, wha
     gone = weakref.ref(loop if what == "a handler" else task)
     if what == "a handler":
         kept.pop().close()
-    del loop, task, called
+    del loop, task
     gc.collect()
     assert gone() is None
     for server in kept:
