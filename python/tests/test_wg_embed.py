@@ -583,6 +583,47 @@ def test_events_in_a_thread() -> None:
         stop()
 
 
+def test_several_callbacks_get_all_events_and_none_begins_after_the_end() -> None:
+    server, tunnel = pair()
+    with server, tunnel:
+        seen: list[list[str]] = [[] for _ in range(3)]
+        stops = [tunnel.on_event(lambda event, names=names: names.append(event.name)) for names in seen[:2]]
+        tunnel.net.ping_blocking("10.0.0.2", timeout=PATIENCE)
+        run(until(lambda: all("handshake_completed" in names for names in seen[:2])))
+        for _ in range(50):
+            # The thread may or may not have seen that it is stopped.
+            for stop in stops:
+                stop()
+            stops = [tunnel.on_event(lambda event: seen[2].append(event.name))]
+        assert len([thread for thread in threading.enumerate() if thread.name == "wg-events"]) == 1
+        tunnel.close()
+        run(until(lambda: "ended" in seen[2]))
+        assert seen[2].count("ended") == 1 and "ended" not in seen[0]
+        run(until(lambda: all(thread.name != "wg-events" for thread in threading.enumerate())))
+        tunnel.on_event(print)()
+        assert all(thread.name != "wg-events" for thread in threading.enumerate())
+
+        async def rest() -> list[wg_embed.Event]:
+            return [event async for event in tunnel.events()]
+
+        assert run(rest()) == []
+
+
+def test_events_that_nobody_takes_are_bounded() -> None:
+    async def main() -> None:
+        async with two() as (_, tunnel):
+            events = tunnel.events()
+            first = asyncio.ensure_future(events.__anext__())
+            await asyncio.sleep(0)
+            rows = [("other", None, str(number)) for number in range(5000)]
+            for row in rows:
+                tunnel._events._queue.append(wg_embed.Event(*row))
+                tunnel._events._arrived()
+            assert (await soon(first)).detail == str(5000 - 1024)
+
+    run(main())
+
+
 def test_the_log_goes_to_logging(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "wg_embed"):
         server, tunnel = pair()

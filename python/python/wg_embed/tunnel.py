@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Optional, Union
@@ -18,6 +18,9 @@ from .config import Config
 from .net import Network
 
 _LOG = logging.getLogger("wg_embed")
+
+# Events that wait to be taken; the oldest is dropped for one more.
+_MOST = 1024
 
 
 class Event(NamedTuple):
@@ -242,23 +245,34 @@ def _is_conf(text: bytes) -> bool:
 
 
 class _Events:
-    """Passes the events of a tunnel to iterators or to one thread."""
+    """Passes the events of a tunnel to iterators, or to callbacks in one thread."""
 
     def __init__(self, native: _native.Tunnel) -> None:
         self._native = native
         self._iterators: list[tuple[deque[Event], asyncio.Event]] = []
+        # Of what follows all but the queue, which only the thread has while it runs, is used under the lock.
+        self._lock = threading.Lock()
+        self._callbacks: dict[object, Callable[[Event], object]] = {}
+        self._runs = False
+        self._queue: deque[Event] = deque(maxlen=_MOST)
+        self._ended = False
 
-    def _take(self) -> Iterator[Event]:
-        return (Event(*row) for row in self._native.take_events())
+    def _take(self) -> None:
+        self._queue.extend(Event(*row) for row in self._native.take_events())
 
     def _arrived(self) -> None:
-        for event in self._take():
+        self._take()
+        while self._queue:
+            event = self._queue.popleft()
+            self._ended = self._ended or event.name == "ended"
             for queue, more in self._iterators:
                 queue.append(event)
                 more.set()
 
     async def iterate(self) -> AsyncIterator[Event]:
-        queue: deque[Event] = deque()
+        if self._ended:
+            return
+        queue: deque[Event] = deque(maxlen=_MOST)
         more = asyncio.Event()
         self._iterators.append((queue, more))
         try:
@@ -273,30 +287,47 @@ class _Events:
                 more.clear()
                 await more.wait()
         finally:
-            self._iterators.remove((queue, more))
+            self._iterators = [one for one in self._iterators if one[0] is not queue]
             if not self._iterators:
                 self._native.watch(None)
 
     def call(self, callback: Callable[[Event], object]) -> Callable[[], None]:
-        native = self._native
-        stopped = threading.Event()
-
-        def run() -> None:
-            while not stopped.is_set():
-                native.wait_events()
-                for row in native.take_events():
-                    event = Event(*row)
-                    if not stopped.is_set():
-                        try:
-                            callback(event)
-                        except Exception:
-                            _LOG.exception("a callback for events failed")
-                    if event.name == "ended":
-                        return
+        key = object()
 
         def stop() -> None:
-            stopped.set()
-            native.interrupt()
+            with self._lock:
+                self._callbacks.pop(key, None)
+                is_last = not self._callbacks
+            if is_last:
+                self._native.interrupt()
 
-        threading.Thread(target=run, name="wg-events", daemon=True).start()
+        with self._lock:
+            if not self._ended:
+                self._callbacks[key] = callback
+                if not self._runs:
+                    threading.Thread(target=self._run, name="wg-events", daemon=True).start()
+                    self._runs = True
         return stop
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if self._ended:
+                    self._callbacks.clear()
+                self._runs = bool(self._callbacks)
+                if not self._runs:
+                    return
+                event = self._queue.popleft() if self._queue else None
+                callbacks = list(self._callbacks.items())
+                if event is not None and event.name == "ended":
+                    self._ended = True
+            if event is None:
+                self._native.wait_events()
+                self._take()
+                continue
+            for key, callback in callbacks:
+                if key in self._callbacks:
+                    try:
+                        callback(event)
+                    except Exception:
+                        _LOG.exception("a callback for events failed")
