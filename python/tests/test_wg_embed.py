@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from support import (
@@ -581,6 +581,80 @@ def test_events_in_a_thread() -> None:
         tunnel.close()
         assert ended.wait(PATIENCE)
         stop()
+
+
+def test_a_network_keeps_its_tunnel() -> None:
+    net = wg_embed.Tunnel(wg_embed.Config(CLIENT_KEY, addresses=["10.0.0.1"])).net
+    gc.collect()
+    with net.udp() as udp:
+        assert udp.address[1] > 0
+    tunnel = net._tunnel
+    del net
+    assert not tunnel.closed
+    tunnel.close()
+
+
+def test_a_cancelled_wait_for_a_datagram_leaves_nothing() -> None:
+    async def main() -> None:
+        async with two() as (_, tunnel):
+            with tunnel.net.udp() as udp:
+                waiting = [asyncio.ensure_future(udp.receive()) for _ in range(5)]
+                await asyncio.sleep(0.01)
+                for task in waiting[1:]:
+                    task.cancel()
+                await asyncio.wait(waiting[1:])
+                assert len(udp._readers) <= 1
+                waiting[0].cancel()
+                await asyncio.wait(waiting)
+                assert udp._readers == [] and udp._waiting == 0
+
+    run(main())
+
+
+def test_a_transport_calls_no_protocol_that_calls_it() -> None:
+    class Keeps(asyncio.Protocol):
+        def __init__(self) -> None:
+            self.ended, self.lost, self.paused = False, False, False
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport = cast(asyncio.WriteTransport, transport)
+            made.append(self)
+
+        def eof_received(self) -> bool:
+            self.ended = True
+            return True
+
+        def pause_writing(self) -> None:
+            self.paused = True
+
+        def connection_lost(self, exc: Any) -> None:
+            self.lost = True
+
+    async def main() -> None:
+        async with two() as (server, tunnel):
+            await server.net.create_server(Keeps, 80)
+            transport, _ = await soon(tunnel.net.create_connection(asyncio.Protocol, "10.0.0.2:80", timeout=PATIENCE))
+            cast(asyncio.Transport, transport).write_eof()
+            await until(lambda: made and made[0].ended)
+            made[0].transport.write_eof()
+            assert not made[0].lost
+            await until(lambda: made[0].lost)
+            transport.close()
+
+            transport, _ = await soon(tunnel.net.create_connection(Keeps, "10.0.0.2:80"))
+            cast(asyncio.Transport, transport).pause_reading()
+            await until(lambda: len(made) == 3)
+            writes = made[1] if made[1].transport is not transport else made[2]
+            writes.transport.set_write_buffer_limits(high=1 << 30)
+            for _ in range(64):
+                writes.transport.write(bytes(1 << 20))
+            assert writes.transport.get_write_buffer_size() > 0 and not writes.paused
+            writes.transport.set_write_buffer_limits(high=0)
+            assert writes.paused
+            transport.abort()
+
+    made: list[Keeps] = []
+    run(main())
 
 
 def test_several_callbacks_get_all_events_and_none_begins_after_the_end() -> None:

@@ -48,18 +48,21 @@ class DatagramSocket(Closing):
         if received is not None:
             return received
         loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
         self._waiting += 1
-        if self._waiting == 1:
-            self._native.watch(self._arrived)
         try:
+            if self._waiting == 1:
+                self._native.watch(self._arrived)
             while True:
-                future: asyncio.Future[None] = loop.create_future()
                 self._readers.append(future)
                 await future
+                future = loop.create_future()
                 received = self._native.receive()
                 if received is not None:
                     return received
         finally:
+            if future in self._readers:
+                self._readers.remove(future)
             self._waiting -= 1
             if self._waiting == 0:
                 self._native.watch(None)

@@ -152,6 +152,9 @@ class TcpTransport(asyncio.Transport):
             except OSError as error:
                 self._loop.call_soon(self._lose, error)
                 return
+        self._pause_if_full()
+
+    def _pause_if_full(self) -> None:
         if self._buffered > self._high and not self._protocol_paused:
             self._protocol_paused = True
             self._protocol.pause_writing()
@@ -176,7 +179,8 @@ class TcpTransport(asyncio.Transport):
         if self._buffer or self._lost:
             return
         if self._closing or self._eof_read:
-            self._lose(None)
+            # Later: a protocol that has called this does not expect to be called itself.
+            self._loop.call_soon(self._lose, None)
         else:
             self._connection.write_eof()
 
@@ -200,6 +204,7 @@ class TcpTransport(asyncio.Transport):
         if not high >= low >= 0:
             raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
         self._high, self._low = high, low
+        self._pause_if_full()
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
         return self._low, self._high

@@ -62,15 +62,16 @@ def _wait(pending: _Pending[_T], timeout: Optional[float], what: str) -> _T:
 
 class Network:
     """
-    The network inside a tunnel. `tunnel.net` has it.
+    The network inside a tunnel. `tunnel.net` has it, and it keeps the tunnel.
 
     Coroutines are for event loops; functions with `_blocking` in their name and those that return a `socket.socket` are
     for threads. Names are looked up by the tunnel's DNS servers, and never outside of it. `family` is `any`, `ipv4`,
     `ipv6`, `prefer4` or `prefer6`.
     """
 
-    def __init__(self, native: _native.Net) -> None:
+    def __init__(self, native: _native.Net, tunnel: _native.Tunnel) -> None:
         self._native = native
+        self._tunnel = tunnel
 
     @property
     def addresses(self) -> list[str]:

@@ -73,7 +73,7 @@ class Tunnel(Closing):
     `learn` is how many source addresses of each peer are learned from its packets and added to its allowed IPs.
 
     Its functions may be called from any thread. It ends with `close()`, at the end of a `with` block, or when nothing
-    refers to it. Raises `ConfigError` or `OSError` if it cannot be started.
+    refers to it or to `net`. Raises `ConfigError` or `OSError` if it cannot be started.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Tunnel(Closing):
         conf = _conf_bytes(config)
         self._native = _native.Tunnel(conf, fd=fd, tun=tun, mtu=mtu, memory=memory, bind=bind, learn=learn)
         native_net = self._native.net
-        self._net = None if native_net is None else Network(native_net)
+        self._net = None if native_net is None else Network(native_net, self._native)
         self._events = _Events(self._native)
 
     @classmethod
@@ -220,9 +220,9 @@ class Tunnel(Closing):
 
     def on_event(self, callback: Callable[[Event], object]) -> Callable[[], None]:
         """
-        Has `callback` called with each event, in a thread of its own, one call after another, first with those that
-        have come before, up to 1024. Exceptions are logged. Returns a function that ends this. Until then, or until the
-        tunnel is closed, the tunnel is kept. It must not be combined with `events()`.
+        Has `callback` called with each event, in a thread that all callbacks share, one call after another, first with
+        those that have come before, up to 1024. Exceptions are logged. Returns a function that ends this. Until then,
+        or until the tunnel is closed, the tunnel is kept. It must not be combined with `events()`.
         """
         return self._events.call(callback)
 
