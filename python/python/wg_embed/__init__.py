@@ -8,7 +8,7 @@ connections through the tunnel as asyncio streams and as sockets.
 import asyncio, wg_embed
 
 async def main():
-    with wg_embed.Tunnel.from_file("wg0.conf") as tunnel:
+    async with wg_embed.Tunnel.from_file("wg0.conf") as tunnel:
         reader, writer = await tunnel.net.dial("example.com:80")
         writer.write(b"GET / HTTP/1.0\\r\\nHost: example.com\\r\\n\\r\\n")
         print(await reader.read())
