@@ -172,7 +172,8 @@ def check():
                  lambda: udp.send(b"x", ("10.0.0.2", 1)),
                  lambda: udp.receive_blocking(1), lambda: listener.accept(1), lambda: net.ping_blocking("10.0.0.2")):
         refuses(call)
-    for call in (tunnel._native.take_events, tunnel._native.wait_events, lambda: asyncio.run(anext_of(tunnel.events()))):
+    for call in (tunnel._native.take_events, tunnel._native.wait_events,
+                 lambda: asyncio.run(anext_of(tunnel.events()))):
         refuses(call)
     listener.close()
     udp.close()

@@ -45,7 +45,7 @@ async def start_tls(
 ) -> asyncio.BaseTransport:
     """The same over TLS, after the handshake. What the protocol raises is reported to the loop, and raised."""
     handshake = loop.create_future()
-    # What asyncio's own transports use, on any loop: those of others, such as uvloop, take transports of their own alone.
+    # What asyncio's own transports use, on any loop: those of others, such as uvloop, take their own transports alone.
     tls = sslproto.SSLProtocol(
         loop,
         cast(asyncio.Protocol, protocol),
