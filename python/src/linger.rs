@@ -8,21 +8,23 @@ use std::{
 
 use wg_embed::sync::lock;
 
-/// How long a connection that its program has closed still waits for the other side to close.
+/// How long a connection that its program has closed still waits for the other side to take more, or to close.
 pub(crate) const LINGER: Duration = Duration::from_secs(60);
 
 /// A connection that its program has let go of and that is not over.
 pub(crate) trait Lingering: Send + Sync {
-    /// Everything was sent, so that only the other side's end is waited for.
-    fn is_flushed(&self) -> bool;
+    /// How much the stack has not taken yet; 0 when only the other side's end is waited for.
+    fn unsent(&self) -> usize;
     /// Ends it.
     fn give_up(&self);
 }
 
 struct Lingerer {
     connection: Arc<dyn Lingering>,
-    /// Set once everything was sent.
-    until: Option<Instant>,
+    /// What was unsent when it was looked at last.
+    unsent: usize,
+    /// When it is ended, unless it gets on: a peer may acknowledge probes and take nothing for ever.
+    until: Instant,
 }
 
 /// All of one event loop, by their keys. No function of a connection is called with the lock held.
@@ -31,7 +33,8 @@ pub(crate) struct Lingerers(Mutex<HashMap<usize, Lingerer>>);
 
 impl Lingerers {
     pub(crate) fn insert(&self, key: usize, connection: Arc<dyn Lingering>) {
-        lock(&self.0).insert(key, Lingerer { connection, until: None });
+        let lingerer = Lingerer { unsent: connection.unsent(), connection, until: Instant::now() + LINGER };
+        lock(&self.0).insert(key, lingerer);
     }
 
     pub(crate) fn remove(&self, key: usize) {
@@ -43,19 +46,20 @@ impl Lingerers {
         lock(&self.0).is_empty()
     }
 
-    /// Ends those that have waited for [`LINGER`]. Returns whether there are others.
+    /// Ends those that have not got on for [`LINGER`]. Returns whether there are others.
     pub(crate) fn sweep(&self) -> bool {
         let now = Instant::now();
-        let all: Vec<_> = lock(&self.0).iter().map(|(key, one)| (*key, one.connection.clone(), one.until)).collect();
-        for (key, connection, until) in all {
-            match until {
-                Some(until) if until <= now => connection.give_up(),
-                None if connection.is_flushed() => {
-                    if let Some(lingerer) = lock(&self.0).get_mut(&key) {
-                        lingerer.until = Some(now + LINGER);
-                    }
+        let all: Vec<_> = lock(&self.0).iter().map(|(key, one)| (*key, one.connection.clone())).collect();
+        for (key, connection) in all {
+            let unsent = connection.unsent();
+            let is_late = lock(&self.0).get_mut(&key).is_some_and(|lingerer| {
+                if std::mem::replace(&mut lingerer.unsent, unsent) != unsent {
+                    lingerer.until = now + LINGER;
                 }
-                _ => {}
+                lingerer.until <= now
+            });
+            if is_late {
+                connection.give_up();
             }
         }
         !self.is_empty()

@@ -136,8 +136,9 @@ impl Ready for Connection {
 }
 
 impl Lingering for Connection {
-    fn is_flushed(&self) -> bool {
-        lock(&self.state).fin_sent
+    fn unsent(&self) -> usize {
+        let state = lock(&self.state);
+        if state.fin_sent { 0 } else { state.backlog_bytes.saturating_add(1) }
     }
 
     fn give_up(&self) {
