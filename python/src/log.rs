@@ -177,10 +177,20 @@ pub(crate) fn end_log(py: Python<'_>) {
     });
 }
 
+/// Says that the thread is gone, however it has ended.
+struct Gone<'a>(&'a Queue);
+
+impl Drop for Gone<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.lines).gone = true;
+        self.0.gone.notify_all();
+    }
+}
+
 fn pass_on(queue: &Queue) {
+    let gone = Gone(queue);
     pass_on_to_the_end(queue);
-    lock(&queue.lines).gone = true;
-    queue.gone.notify_all();
+    drop(gone);
 }
 
 fn pass_on_to_the_end(queue: &Queue) {
