@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import gc
+import importlib
 import inspect
 import socket
 from types import ModuleType
@@ -17,8 +18,11 @@ import wg_embed
 
 
 def test_the_module_has_these_names(legacy: ModuleType) -> None:
-    names = {name for name in dir(legacy) if not name.startswith("_")} - {"mitmproxy_wireguard"}
-    assert names == {"Server", "TcpStream", "start_server", "genkey", "pubkey"}
+    extension = importlib.import_module("mitmproxy_wireguard.mitmproxy_wireguard")
+    names = {name for name in dir(legacy) if not name.startswith("_")}
+    assert names == {"Server", "TcpStream", "start_server", "genkey", "pubkey", "mitmproxy_wireguard"}
+    for name in names - {"mitmproxy_wireguard"}:
+        assert getattr(legacy, name) is getattr(extension, name)
     assert list(inspect.signature(legacy.start_server).parameters) == [
         "host",
         "port",

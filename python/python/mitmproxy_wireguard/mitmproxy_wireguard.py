@@ -1,0 +1,5 @@
+"""The extension module of mitmproxy_wireguard, by its name there."""
+
+from . import Server, TcpStream, genkey, pubkey, start_server
+
+__all__ = ["Server", "TcpStream", "genkey", "pubkey", "start_server"]
