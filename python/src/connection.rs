@@ -1,5 +1,5 @@
 //! One TCP connection or UDP flow of a mitmproxy server, as an asyncio stream sees it: what its program calls.
-//! `legacy.rs` and `modern.rs` are its two faces, which differ in what happens at the ends.
+//! `legacy.rs` and `modern.rs` have its two classes, which differ in what happens at the ends.
 //!
 //! No function of Python is called with `state` locked: it could wait for this very lock.
 
@@ -146,8 +146,8 @@ impl Connection {
         }
     }
 
-    /// Whether a call may be answered at once. Now and then it may not, as the loop has other things to do; one that has
-    /// ended has none.
+    /// Whether a call may be answered at once. Now and then it may not, as the loop has other things to do; after its end
+    /// it always may.
     fn may_answer(&self) -> bool {
         self.at_once.fetch_add(1, Ordering::Relaxed) < AT_ONCE || self.bridge.has_ended()
     }

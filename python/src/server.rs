@@ -6,6 +6,7 @@ mod datagrams;
 mod shared;
 
 use std::{
+    borrow::Cow,
     net::{IpAddr, SocketAddr},
     sync::{Arc, atomic::Ordering},
 };
@@ -50,16 +51,12 @@ impl Settings {
         private_key: &str,
         peers: &[String],
     ) -> PyResult<Self> {
-        let (private_key, peers) = match manner {
-            Manner::Legacy => {
-                let peers = peers.iter().map(|key| keys::public_key(&keys::padded(key)));
-                (keys::private_key(&keys::padded(private_key))?, peers.collect::<PyResult<_>>()?)
-            }
-            Manner::Modern => {
-                let peers = peers.iter().map(|key| keys::public_key(key));
-                (keys::private_key(private_key)?, peers.collect::<PyResult<_>>()?)
-            }
+        let written: fn(&str) -> Cow<'_, str> = match manner {
+            Manner::Legacy => keys::padded,
+            Manner::Modern => |key| key.into(),
         };
+        let private_key = keys::private_key(&written(private_key))?;
+        let peers = peers.iter().map(|key| keys::public_key(&written(key))).collect::<PyResult<_>>()?;
         Ok(Self { manner, hosts, port, private_key, peers })
     }
 }
@@ -213,8 +210,9 @@ pub(crate) fn shut_down(manner: Manner) -> PyErr {
 fn start_error(manner: Manner, address: SocketAddr, error: &wg_embed::Error) -> PyErr {
     let behind = errors::io_behind(error);
     match (manner, behind) {
-        (Manner::Legacy, Some(error)) => PyRuntimeError::new_err(error.to_string()),
-        (Manner::Legacy, None) => PyRuntimeError::new_err(error.to_string()),
+        (Manner::Legacy, behind) => {
+            PyRuntimeError::new_err(behind.map_or_else(|| error.to_string(), ToString::to_string))
+        }
         (Manner::Modern, behind) => {
             let errno = behind.and_then(errors::errno_of).unwrap_or_else(|| error.kind().errno());
             PyOSError::new_err((errno, format!("Failed to bind UDP socket to {address}")))

@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// How long the last packets of the userspace network have to leave.
-const PARTING: Duration = Duration::from_millis(200);
+const CLOSE_GRACE: Duration = Duration::from_millis(200);
 
 /// Events that wait to be taken; the oldest is dropped for one more.
 const MOST_EVENTS: usize = 1024;
@@ -78,7 +78,7 @@ impl Parts {
         }
         let Some(tunnel) = lock(&self.tunnel).take() else { return };
         let stopped = match &self.net {
-            Some(net) => tunnel.stop_with_tun(|| net.close(), PARTING),
+            Some(net) => tunnel.stop_with_tun(|| net.close(), CLOSE_GRACE),
             None => tunnel.stop(),
         };
         if let Err(error) = stopped {
@@ -88,7 +88,7 @@ impl Parts {
     }
 }
 
-/// A tunnel. Its Python face is `wg_embed.Tunnel`.
+/// A tunnel: what `wg_embed.Tunnel` is made of.
 #[pyclass(frozen, module = "wg_embed._native", name = "Tunnel")]
 pub(crate) struct NativeTunnel {
     parts: Arc<Parts>,

@@ -74,9 +74,9 @@ def mitmdump(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mitmdump]:
 
 def test_the_launcher_names_its_tools() -> None:
     command = [sys.executable, "-m", "wg_embed.mitmproxy"]
-    shown = subprocess.run([*command, "nonsense"], capture_output=True, text=True)
+    shown = subprocess.run([*command, "nonsense"], capture_output=True, text=True, timeout=PATIENCE)
     assert shown.returncode == 1 and "usage" in shown.stderr
-    version = subprocess.run([*command, "mitmdump", "--version"], capture_output=True, text=True)
+    version = subprocess.run([*command, "mitmdump", "--version"], capture_output=True, text=True, timeout=PATIENCE)
     assert version.returncode == 0 and "Mitmproxy" in version.stdout
 
 

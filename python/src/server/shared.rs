@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// How long `close` waits for the last packets, the resets of all connections, to leave.
-const PARTING: Duration = Duration::from_millis(200);
+const CLOSE_GRACE: Duration = Duration::from_millis(200);
 
 /// Addresses of each peer that are remembered, where there are several peers.
 const LEARNED: usize = 1024;
@@ -102,7 +102,7 @@ impl Shared {
         let Some(tunnel) = lock(&self.tunnel).take() else { return };
         tracing::info!("Shutting down.");
         self.gone.store(true, Ordering::Release);
-        if let Err(error) = tunnel.stop_with_tun(|| self.net.close(), PARTING) {
+        if let Err(error) = tunnel.stop_with_tun(|| self.net.close(), CLOSE_GRACE) {
             tracing::warn!(%error, "a tunnel was not stopped");
         }
         drop(tunnel);
