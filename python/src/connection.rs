@@ -146,8 +146,8 @@ impl Connection {
         }
     }
 
-    /// Whether a call may be answered at once. Now and then it may not, as the loop has other things to do; after its end
-    /// it always may.
+    /// Whether a call may be answered at once. Now and then it may not, as the loop has other things to do; after its
+    /// end it always may.
     fn may_answer(&self) -> bool {
         self.at_once.fetch_add(1, Ordering::Relaxed) < AT_ONCE || self.bridge.has_ended()
     }
