@@ -3,6 +3,7 @@
 use std::{env, fs, io, net::IpAddr, path::Path};
 
 use wg_embed_fuzz::{ip, packet};
+use wg_embed_wireproto::{Kind, NewRecord, Order, Pair, Status, WriteOptions, encode};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -11,7 +12,12 @@ fn main() -> io::Result<()> {
     let Some(directory) = env::args_os().nth(1) else {
         return Err(io::Error::other("usage: seeds DIRECTORY"));
     };
-    let targets = [("netstack_ingress", ingress()), ("netstack_fragments", fragments()), ("netstack_dns", dns())];
+    let targets = [
+        ("netstack_ingress", ingress()),
+        ("netstack_fragments", fragments()),
+        ("netstack_dns", dns()),
+        ("wireproto", wireproto()),
+    ];
     for (target, seeds) in targets {
         let directory = Path::new(&directory).join(target);
         fs::create_dir_all(&directory)?;
@@ -134,4 +140,29 @@ fn dns() -> Vec<Vec<u8>> {
         records([(SILENCE, &[][..]), (WHOLE, forged), (ANSWER, &both), (SILENCE, &[]), (ANSWER, &both)]),
     ]
     .to_vec()
+}
+
+fn wireproto() -> Vec<Vec<u8>> {
+    let asked = [Pair::new("cmd", b"ping"), Pair::new("", &[0, 255])];
+    let answered = [Pair::new("result", b"pong")];
+    let mut seeds = Vec::new();
+    for (little, order) in [(0, Order::Big), (1, Order::Little)] {
+        for (kind, checksum) in [
+            (Kind::Request, false),
+            (Kind::Request, true),
+            (Kind::Response(Status::Ack), true),
+            (Kind::Response(Status::Nak), true),
+        ] {
+            let record = match kind {
+                Kind::Request => NewRecord { pairs: &asked, copy: None },
+                Kind::Response(_) => NewRecord { pairs: &answered, copy: Some(&asked) },
+            };
+            let options = WriteOptions { order, checksum, ..WriteOptions::default() };
+            let message = encode(kind, &[&[record, record], &[record]], &options).unwrap();
+            // Strict, and with every tolerance; in pieces of 255 bytes and of 7.
+            seeds.push([&[0, little, 255], &message[..]].concat());
+            seeds.push([&[0x7f, 1 - little, 7], &message[..]].concat());
+        }
+    }
+    seeds
 }
