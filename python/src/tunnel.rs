@@ -312,7 +312,7 @@ impl NativeTunnel {
     }
 
     /// The events that have come since the last call: name, peer or None, detail or None.
-    fn take_events(&self) -> PyResult<Vec<(&'static str, Option<String>, Option<String>)>> {
+    fn take_events(&self) -> PyResult<Vec<Told>> {
         self.process.check()?;
         Ok(std::mem::take(&mut *lock(&self.parts.events)).into_iter().map(told).collect())
     }
@@ -367,7 +367,10 @@ fn text_of(key: &PublicKey) -> String {
     key.to_base64().to_string()
 }
 
-fn told(event: Event) -> (&'static str, Option<String>, Option<String>) {
+/// An event for Python: name, peer or None, detail or None.
+type Told = (&'static str, Option<String>, Option<String>);
+
+fn told(event: Event) -> Told {
     match event {
         Event::HandshakeCompleted(peer) => ("handshake_completed", Some(text_of(&peer)), None),
         Event::HandshakeFailed(peer) => ("handshake_failed", Some(text_of(&peer)), None),
