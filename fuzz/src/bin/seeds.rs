@@ -17,6 +17,7 @@ fn main() -> io::Result<()> {
         ("netstack_fragments", fragments()),
         ("netstack_dns", dns()),
         ("wireproto", wireproto()),
+        ("manager_stream", manager()),
     ];
     for (target, seeds) in targets {
         let directory = Path::new(&directory).join(target);
@@ -164,5 +165,34 @@ fn wireproto() -> Vec<Vec<u8>> {
             seeds.push([&[0x7f, 1 - little, 7], &message[..]].concat());
         }
     }
+    seeds
+}
+
+/// The recorded conversations: what a manager receives, and a tunnel.
+fn manager() -> Vec<Vec<u8>> {
+    let transcripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../control/manager/tests/transcripts");
+    let mut seeds = Vec::new();
+    for name in ["full", "settings-refused", "start-fails", "stop-first", "frames"] {
+        let text = fs::read_to_string(transcripts.join(name).with_extension("txt")).unwrap();
+        for (first, sides, header) in [
+            (0xfc, "T", ""),
+            (0x15, "M", ""),
+            (0xfe, "C", "codervpn client 1.1\n"),
+            (0xff, "S", "codervpn 1.1 service\n"),
+        ] {
+            let mut seed = vec![first];
+            seed.extend_from_slice(header.as_bytes());
+            for line in text.lines() {
+                let Some((by, hex)) = line.split_once("> ") else { continue };
+                if by == sides && hex != "EOF" {
+                    seed.extend((0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()));
+                }
+            }
+            if seed.len() > 30 {
+                seeds.push(seed);
+            }
+        }
+    }
+    assert!(seeds.len() >= 8);
     seeds
 }

@@ -1,0 +1,270 @@
+//! What the two threads of a stream and its users share, behind one lock: a control stream has little traffic.
+
+use super::{End, Incoming, OpenError, Options, RequestId, SendError, Stats, transport::Stop};
+use crate::{
+    messages::{Received, Side},
+    stream::{Calls, Kind, Version},
+};
+use std::{
+    collections::VecDeque,
+    num::NonZeroU64,
+    sync::{Arc, Condvar, Mutex, MutexGuard, mpsc::SyncSender},
+    time::{Duration, Instant},
+};
+use wg_embed::sync::{lock, wait, wait_timeout, wait_timeout_while};
+
+/// How long a side that does not read may still write.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What waits for the response of a request: its body, `None` if it is empty.
+pub(super) type Waiter<S> = SyncSender<Option<Received<S>>>;
+
+pub(super) struct Shared<S: Side> {
+    state: Mutex<State<S>>,
+    /// For users: a header or a message has arrived, or the stream has ended.
+    pub(super) arrived: Condvar,
+    /// For the reader: there is room for what arrives, or a reason not to wait for it.
+    room: Condvar,
+    /// For the writer: there is something to write.
+    work: Condvar,
+    /// For senders: something was written.
+    written: Condvar,
+    stop: Arc<dyn Stop>,
+    options: Options,
+}
+
+pub(super) struct State<S: Side> {
+    /// The outcome of the other side's header.
+    pub(super) greeting: Option<Result<Version, OpenError>>,
+    /// Whether this side's header was written.
+    pub(super) greeted: bool,
+    pub(super) calls: Calls<Waiter<S>>,
+    inbox: VecDeque<(Incoming<Received<S>>, usize)>,
+    inbox_bytes: usize,
+    outbox: VecDeque<Frame>,
+    outbox_bytes: usize,
+    /// Why nothing more can be sent, although the stream has not ended.
+    sealed: Option<End>,
+    pub(super) end: Option<End>,
+    pub(super) stats: Stats,
+}
+
+/// A frame that waits to be written.
+pub(super) struct Frame {
+    pub(super) bytes: Vec<u8>,
+    /// The stream ends behind it.
+    pub(super) is_last: bool,
+}
+
+impl<S: Side> Shared<S> {
+    pub(super) fn new(stop: Arc<dyn Stop>, options: Options) -> Self {
+        Self {
+            state: Mutex::new(State {
+                greeting: None,
+                greeted: false,
+                calls: Calls::new(),
+                inbox: VecDeque::new(),
+                inbox_bytes: 0,
+                outbox: VecDeque::new(),
+                outbox_bytes: 0,
+                sealed: None,
+                end: None,
+                stats: Stats::default(),
+            }),
+            arrived: Condvar::new(),
+            room: Condvar::new(),
+            work: Condvar::new(),
+            written: Condvar::new(),
+            stop,
+            options,
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State<S>> {
+        lock(&self.state)
+    }
+
+    /// Ends the stream, unless it has ended already: all that waits for it fails, and both threads return.
+    pub(super) fn end(&self, reason: End) {
+        let mut state = self.lock();
+        if state.end.is_some() {
+            return;
+        }
+        // The other side may close as soon as it has the last message, before the writer comes to say so.
+        let is_finished = state.sealed == Some(End::Finished) && state.outbox.is_empty();
+        state.end = Some(if is_finished { End::Finished } else { reason });
+        // The senders of those that wait are dropped with them.
+        state.calls.clear();
+        state.outbox.clear();
+        drop(state);
+        for condvar in [&self.arrived, &self.room, &self.work, &self.written] {
+            condvar.notify_all();
+        }
+        self.stop.stop();
+    }
+
+    /// Nothing can be sent any more, as the other side does not read. What it wrote before may still be on its way, such
+    /// as the last message of a tunnel: waits for its end, for a while.
+    pub(super) fn seal(&self, reason: End) {
+        let mut state = self.lock();
+        state.sealed = Some(reason);
+        state.outbox.clear();
+        state.outbox_bytes = 0;
+        self.written.notify_all();
+        drop(wait_timeout_while(&self.work, state, LINGER, |state| state.end.is_none()));
+    }
+
+    /// Keeps the outcome of the other side's header.
+    pub(super) fn greet(&self, greeting: Result<Version, OpenError>) {
+        self.lock().greeting = Some(greeting);
+        self.arrived.notify_all();
+    }
+
+    /// This side's header was written.
+    pub(super) fn greeted(&self) {
+        self.lock().greeted = true;
+        self.arrived.notify_all();
+    }
+
+    /// Begins a request.
+    pub(super) fn begin(&self, waiter: Waiter<S>) -> Result<NonZeroU64, SendError> {
+        let mut state = self.lock();
+        state.check()?;
+        let id = state.calls.begin(waiter);
+        drop(state);
+        // It may be full, of what is in front of the response.
+        self.room.notify_all();
+        Ok(id)
+    }
+
+    /// Queues a frame. Waits for room until `deadline`; without one, until there is room or the stream ends.
+    pub(super) fn queue(&self, frame: Frame, deadline: Option<Instant>) -> Result<(), SendError> {
+        let mut state = self.lock();
+        loop {
+            state.check()?;
+            if state.outbox.is_empty() || state.outbox_bytes + frame.bytes.len() <= self.options.outbox {
+                break;
+            }
+            state = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+                None => wait(&self.written, state),
+                Some(left) if left.is_zero() => return Err(SendError::TimedOut),
+                Some(left) => wait_timeout(&self.written, state, left),
+            };
+        }
+        if frame.is_last {
+            state.sealed = Some(End::Finished);
+        }
+        state.outbox_bytes += frame.bytes.len();
+        state.outbox.push_back(frame);
+        drop(state);
+        self.work.notify_all();
+        Ok(())
+    }
+
+    /// Takes the next frame for the writer; `None` at the end.
+    pub(super) fn next_frame(&self) -> Option<Frame> {
+        let mut state = self.lock();
+        loop {
+            if state.end.is_some() {
+                return None;
+            }
+            if let Some(frame) = state.outbox.pop_front() {
+                state.outbox_bytes -= frame.bytes.len();
+                drop(state);
+                self.written.notify_all();
+                return Some(frame);
+            }
+            state = wait(&self.work, state);
+        }
+    }
+
+    /// Gives what has arrived to whoever waits for it. It weighs `weight` bytes.
+    ///
+    /// A response never waits. Anything else waits for room, but not while a request does: its response may be behind
+    /// that, and whoever makes room may be who waits for it.
+    pub(super) fn deliver(&self, kind: Kind, body: Option<Received<S>>, weight: usize) -> Result<(), End> {
+        let mut state = self.lock();
+        let incoming = match (kind, body) {
+            (Kind::Response(id), body) => {
+                let waiter = state.calls.end(id);
+                if waiter.is_none() {
+                    state.stats.unknown_responses += 1;
+                }
+                drop(state);
+                if let Some(waiter) = waiter {
+                    // It fails if whoever waited has just given up.
+                    let _ = waiter.try_send(body);
+                }
+                return Ok(());
+            }
+            (Kind::Request(id), Some(body)) => Incoming::Request { id: RequestId(id), body },
+            (Kind::Request(id), None) => Incoming::Unknown { id: RequestId(id) },
+            (Kind::Notice, Some(body)) => Incoming::Notice(body),
+            (Kind::Notice, None) => {
+                state.stats.empty_messages += 1;
+                return Ok(());
+            }
+        };
+        let limit = self.options.inbox;
+        loop {
+            if state.end.is_some() {
+                return Ok(());
+            }
+            let fits = |times: usize| {
+                state.inbox.len() < super::MOST_MESSAGES * times
+                    && state.inbox_bytes.saturating_add(weight) <= limit.saturating_mul(times)
+            };
+            if state.inbox.is_empty() || fits(1) {
+                break;
+            }
+            if state.calls.any() {
+                if fits(2) {
+                    break;
+                }
+                return Err(End::Overrun);
+            }
+            state = wait(&self.room, state);
+        }
+        state.inbox_bytes += weight;
+        state.inbox.push_back((incoming, weight));
+        drop(state);
+        self.arrived.notify_all();
+        Ok(())
+    }
+
+    /// Takes what has arrived. Waits for it until `deadline`, or without one.
+    pub(super) fn take(&self, deadline: Option<Instant>) -> Result<Option<Incoming<Received<S>>>, End> {
+        let mut state = self.lock();
+        loop {
+            if let Some((incoming, weight)) = state.inbox.pop_front() {
+                state.inbox_bytes -= weight;
+                drop(state);
+                self.room.notify_all();
+                return Ok(Some(incoming));
+            }
+            if let Some(end) = &state.end {
+                return Err(end.clone());
+            }
+            state = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+                None => wait(&self.arrived, state),
+                Some(left) if left.is_zero() => return Ok(None),
+                Some(left) => wait_timeout(&self.arrived, state, left),
+            };
+        }
+    }
+
+    /// Whether more than half of the room for outgoing messages is taken.
+    pub(super) fn is_slow(&self) -> bool {
+        self.lock().outbox_bytes > self.options.outbox / 2
+    }
+}
+
+impl<S: Side> State<S> {
+    /// Fails if nothing can be sent any more.
+    fn check(&self) -> Result<(), SendError> {
+        match self.end.as_ref().or(self.sealed.as_ref()) {
+            Some(end) => Err(SendError::Ended(end.clone())),
+            None => Ok(()),
+        }
+    }
+}
