@@ -5,9 +5,11 @@
 //! - [`messages`] are what is sent, and the four sides: [`messages::TunnelSide`], [`messages::ManagerSide`], and
 //!   [`messages::ServiceSide`] and [`messages::ClientSide`] of Windows.
 //! - [`speaker`] speaks it for any of them, over descriptors or any `Read` and `Write`, with two threads and no runtime.
+//! - [`tunnel`] is the tunnel's side, over what carries packets and what knows the peers.
 //!
 //! docs/MANAGER.md has the whole picture.
 
 pub mod messages;
 pub mod speaker;
 pub mod stream;
+pub mod tunnel;

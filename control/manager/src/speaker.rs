@@ -213,6 +213,14 @@ impl<S: Side> Speaker<S> {
         self.send(Kind::Response(to.0), Some(body), None)
     }
 
+    /// Answers a request that cannot be served, without a body.
+    ///
+    /// # Errors
+    /// See [`SendError`].
+    pub fn refuse(&self, to: RequestId) -> Result<(), SendError> {
+        self.send(Kind::Response(to.0), None, None)
+    }
+
     /// Sends what has no response. Waits while the other side does not read.
     ///
     /// # Errors
@@ -279,7 +287,7 @@ impl<S: Side> Speaker<S> {
             match self.shared.take(deadline)? {
                 Some(Incoming::Unknown { id }) => {
                     // If it cannot be sent, the stream has ended, and the next turn says so.
-                    let _ = self.send(Kind::Response(id.0), None, None);
+                    let _ = self.refuse(id);
                 }
                 incoming => return Ok(incoming),
             }

@@ -58,7 +58,7 @@ proptest! {
 
     #[test]
     fn frames_are_found_at_any_split(
-        messages in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..9000), 0..6),
+        messages in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..6000), 0..4),
         cuts in proptest::collection::vec(1..5000usize, 1..8),
     ) {
         let mut stream = Vec::new();

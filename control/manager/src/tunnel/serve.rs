@@ -1,0 +1,429 @@
+//! The loop that handles everything in its order. What takes time is done on other threads, and comes back as an event.
+
+use super::{
+    Change, Changes, Engine, Id, Options, Ping, Running, Source,
+    peers::{Handshake, Table},
+    start::{self, Started, Up},
+};
+use crate::{
+    messages::{
+        Log, NetworkSettingsRequest, PeerUpdate, StartRequest, StartResponse, StopResponse, TunnelSide, WakeResponse,
+        manager_message, tunnel_message,
+    },
+    speaker::{End, Incoming, OpenError, RequestId, SendError, Speaker, Transport},
+};
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{
+        Arc,
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+    },
+    thread::JoinHandle,
+    time::Instant,
+};
+use wg_embed::thread::{self, Owner};
+
+/// Events on their way. Whoever sends more waits.
+const EVENTS: usize = 64;
+
+enum Event<C> {
+    Incoming(Incoming<manager_message::Msg>),
+    Ended(End),
+    Started(RequestId, Result<Started<C>, String>),
+    /// A start while it runs: the settings were asked for again.
+    Configured(RequestId, Result<(), String>),
+    /// Of the start with that number.
+    Changed(u64, Box<Change<C>>),
+    Pinged(Id, Ping),
+    PingsDone,
+    Refresh,
+}
+
+/// Gives a tunnel that is being served something to send.
+pub struct Handle {
+    speaker: Arc<Speaker<TunnelSide>>,
+    refresh: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl Handle {
+    /// Sends a line of the log. It is dropped if the manager reads slowly, and counted in the stream's statistics: a log
+    /// must not keep packets waiting. The protocol's own lines must not be sent: there would be more and more.
+    pub fn log(&self, line: Log) {
+        // Without a stream nobody reads it.
+        let _ = self.speaker.try_notify(tunnel_message::Msg::Log(line));
+    }
+
+    /// Sends all agents with their handshakes and pings, and pings them: what is done at each interval.
+    pub fn refresh(&self) {
+        (self.refresh)();
+    }
+
+    /// Ends the stream, and so the tunnel. Idempotent.
+    pub fn close(&self) {
+        self.speaker.close();
+    }
+
+    /// The stream.
+    #[must_use]
+    pub fn speaker(&self) -> &Speaker<TunnelSide> {
+        &self.speaker
+    }
+}
+
+impl Clone for Handle {
+    fn clone(&self) -> Self {
+        Self { speaker: self.speaker.clone(), refresh: self.refresh.clone() }
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").finish_non_exhaustive()
+    }
+}
+
+/// A tunnel that waits for its manager's requests.
+pub struct Tunnel<E: Engine> {
+    speaker: Arc<Speaker<TunnelSide>>,
+    options: Options,
+    source: Arc<dyn Source<Configuration = E::Configuration>>,
+    engine: Arc<E>,
+    events: SyncSender<Event<E::Configuration>>,
+    incoming: Receiver<Event<E::Configuration>>,
+    state: State<E::Configuration>,
+    owner: Owner,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct State<C> {
+    table: Table,
+    running: Option<Up<C>>,
+    /// Those of the last start, for the next one.
+    settings: Vec<NetworkSettingsRequest>,
+    /// The request whose start is being done.
+    starting: Option<RequestId>,
+    /// Requests that came during one.
+    waiting: VecDeque<(RequestId, StartRequest)>,
+    /// The number of the last start. Changes of others are stale.
+    start: u64,
+    /// Changes that came before the start was done.
+    early: Vec<Change<C>>,
+    is_pinging: bool,
+    last_wake: Option<Instant>,
+    is_stopped: bool,
+}
+
+impl<E: Engine> Tunnel<E> {
+    /// Exchanges headers with the manager.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(
+        transport: Transport,
+        options: Options,
+        source: Arc<dyn Source<Configuration = E::Configuration>>,
+        engine: Arc<E>,
+    ) -> Result<Self, OpenError> {
+        let speaker = Arc::new(Speaker::open(transport, options.stream.clone())?);
+        let (events, incoming) = mpsc::sync_channel(EVENTS);
+        let mut tunnel = Self {
+            speaker,
+            options,
+            source,
+            engine,
+            events,
+            incoming,
+            state: State {
+                table: Table::default(),
+                running: None,
+                settings: Vec::new(),
+                starting: None,
+                waiting: VecDeque::new(),
+                start: 0,
+                early: Vec::new(),
+                is_pinging: false,
+                last_wake: None,
+                is_stopped: false,
+            },
+            owner: Owner::unique(),
+            threads: Vec::new(),
+        };
+        let (speaker, events) = (tunnel.speaker.clone(), tunnel.events.clone());
+        let receive = move || {
+            loop {
+                let received = speaker.recv();
+                let is_end = received.is_err();
+                if events.send(received.map_or_else(Event::Ended, Event::Incoming)).is_err() || is_end {
+                    return;
+                }
+            }
+        };
+        tunnel.spawn("wg-mgr-receive", receive).map_err(OpenError::Thread)?;
+        Ok(tunnel)
+    }
+
+    /// What sends lines of the log, on any thread.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        let events = self.events.clone();
+        let refresh = move || {
+            // It fails when the tunnel is no longer served, and is not needed if much else is on its way.
+            let _ = events.try_send(Event::Refresh);
+        };
+        Handle { speaker: self.speaker.clone(), refresh: Arc::new(refresh) }
+    }
+
+    /// Does what the manager asks until it stops the tunnel or the stream ends. Then the tunnel is down, and all threads
+    /// have ended; a source that is still looking for peers, or an engine that starts, is waited for. Returns why:
+    /// [`End::Finished`] after a stop.
+    pub fn serve(mut self) -> End {
+        let mut tick = self.options.interval.and_then(|interval| Instant::now().checked_add(interval));
+        let end = loop {
+            let event = match tick {
+                None => self.incoming.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(tick) => self.incoming.recv_timeout(tick.saturating_duration_since(Instant::now())),
+            };
+            match event {
+                Ok(Event::Ended(end)) => break end,
+                Ok(event) => self.handle_event(event),
+                Err(RecvTimeoutError::Timeout) => {
+                    tick = self.options.interval.and_then(|interval| Instant::now().checked_add(interval));
+                    self.refresh();
+                }
+                Err(RecvTimeoutError::Disconnected) => break End::Broken,
+            }
+        };
+        self.speaker.close();
+        self.stop();
+        // Whatever still comes is dropped from here on; a tunnel that a start has come to is stopped with it.
+        drop(self.incoming);
+        for thread in self.threads {
+            let _ = thread.join();
+        }
+        end
+    }
+
+    fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+        self.threads.retain(|thread| !thread.is_finished());
+        self.threads.push(thread::spawn(name, self.owner, body)?);
+        Ok(())
+    }
+
+    fn handle_event(&mut self, event: Event<E::Configuration>) {
+        match event {
+            Event::Incoming(Incoming::Request { id, body }) => self.request(id, body),
+            Event::Incoming(other) => tracing::debug!("a manager's message is ignored: {other:?}"),
+            Event::Started(id, outcome) => self.started(id, outcome),
+            Event::Configured(id, outcome) => {
+                if self.state.starting.take().is_some() {
+                    self.respond_start(id, outcome);
+                }
+                self.next_start();
+            }
+            Event::Changed(start, change) if start == self.state.start => self.changed(*change),
+            Event::Changed(..) | Event::Ended(_) => {}
+            Event::Pinged(id, ping) => self.state.table.pinged(&id, ping),
+            Event::PingsDone => self.state.is_pinging = false,
+            Event::Refresh => self.refresh(),
+        }
+    }
+
+    fn request(&mut self, id: RequestId, body: manager_message::Msg) {
+        if self.state.is_stopped {
+            return;
+        }
+        match body {
+            manager_message::Msg::GetPeerUpdate(_) => {
+                let update = self.state.everything();
+                self.respond(id, tunnel_message::Msg::PeerUpdate(update));
+            }
+            manager_message::Msg::Start(request) => {
+                self.state.waiting.push_back((id, request));
+                self.next_start();
+            }
+            manager_message::Msg::Wake(_) => {
+                self.wake();
+                self.respond(id, tunnel_message::Msg::Wake(WakeResponse {}));
+            }
+            manager_message::Msg::Stop(_) => {
+                self.stop();
+                let unanswered = self.state.starting.take().into_iter();
+                let waiting = self.state.waiting.drain(..).map(|(id, _)| id);
+                for id in unanswered.chain(waiting).collect::<Vec<_>>() {
+                    self.respond_start(id, Err("stopped".into()));
+                }
+                let response = StopResponse { success: true, error_message: String::new() };
+                self.respond(id, tunnel_message::Msg::Stop(response));
+            }
+            // That is a response, and was sent as a request.
+            manager_message::Msg::NetworkSettings(_) => log_failure(self.speaker.refuse(id)),
+        }
+    }
+
+    fn respond(&self, id: RequestId, body: tunnel_message::Msg) {
+        log_failure(self.speaker.respond(id, body));
+    }
+
+    fn respond_start(&self, id: RequestId, outcome: Result<(), String>) {
+        let success = outcome.is_ok();
+        let error_message = outcome.err().unwrap_or_default();
+        self.respond(id, tunnel_message::Msg::Start(StartResponse { success, error_message }));
+    }
+
+    fn update(&self, update: PeerUpdate) {
+        if update != PeerUpdate::default() {
+            log_failure(self.speaker.notify(tunnel_message::Msg::PeerUpdate(update)));
+        }
+    }
+
+    /// Begins the next start, if there is one and none is being done.
+    fn next_start(&mut self) {
+        if self.state.starting.is_some() {
+            return;
+        }
+        let Some((id, request)) = self.state.waiting.pop_front() else { return };
+        self.state.starting = Some(id);
+        let (speaker, engine, events) = (self.speaker.clone(), self.engine.clone(), self.events.clone());
+        let how = self.options.settings;
+        let begun = if self.state.running.is_some() {
+            let settings = self.state.settings.clone();
+            self.spawn("wg-mgr-start", move || {
+                if let Err(e) = start::configure(&speaker, how, &*engine, &settings) {
+                    tracing::warn!("network settings, again: {e}");
+                }
+                let _ = events.send(Event::Configured(id, Ok(())));
+            })
+        } else {
+            self.state.start += 1;
+            let (number, source) = (self.state.start, self.source.clone());
+            let changed = events.clone();
+            let changes = Changes {
+                send: Arc::new(move |change| changed.send(Event::Changed(number, Box::new(change))).is_ok()),
+            };
+            self.spawn("wg-mgr-start", move || {
+                let outcome = start::start(&speaker, how, &*source, &*engine, &request, changes);
+                // If it fails, the tunnel is stopped with what was not sent.
+                let _ = events.send(Event::Started(id, outcome));
+            })
+        };
+        if let Err(e) = begun {
+            self.state.starting = None;
+            self.respond_start(id, Err(format!("failed to create networking stack dependencies: {e}")));
+        }
+    }
+
+    fn started(&mut self, id: RequestId, outcome: Result<Started<E::Configuration>, String>) {
+        // Not if the tunnel was stopped: then the request has been answered, and what was started is stopped here.
+        if self.state.starting.take().is_none() {
+            return;
+        }
+        let early = std::mem::take(&mut self.state.early);
+        match outcome {
+            Ok(Started { plan, running }) => {
+                self.state.running = Some(running);
+                self.state.settings = plan.settings;
+                self.respond_start(id, Ok(()));
+                let (workspaces, agents) = (plan.workspaces, plan.agents);
+                self.changed(Change { is_complete: true, workspaces, agents, ..Change::default() });
+                for change in early {
+                    self.changed(change);
+                }
+            }
+            Err(e) => {
+                // What a start that failed still reports is stale.
+                self.state.start += 1;
+                self.respond_start(id, Err(e));
+            }
+        }
+        self.next_start();
+    }
+
+    fn changed(&mut self, mut change: Change<E::Configuration>) {
+        let Some(running) = self.state.running() else {
+            if self.state.starting.is_some() {
+                self.state.early.push(change);
+            }
+            return;
+        };
+        if let Some(configuration) = change.configuration.take()
+            && let Err(e) = running.apply(configuration)
+        {
+            tracing::warn!("a change of the peers: {e}");
+        }
+        let settings = std::mem::take(&mut change.settings);
+        if !settings.is_empty() {
+            self.state.settings.clone_from(&settings);
+            let (speaker, engine, how) = (self.speaker.clone(), self.engine.clone(), self.options.settings);
+            let begun = self.spawn("wg-mgr-settings", move || {
+                if let Err(e) = start::configure(&speaker, how, &*engine, &settings) {
+                    tracing::warn!("a change of the network settings: {e}");
+                }
+            });
+            if let Err(e) = begun {
+                tracing::warn!("a change of the network settings: {e}");
+            }
+        }
+        let update = self.state.table.change(change, &mut |id| running.last_handshake(id));
+        self.update(update);
+    }
+
+    fn refresh(&mut self) {
+        let Some(running) = self.state.running() else { return };
+        let update = self.state.table.agents(&mut |id| running.last_handshake(id));
+        self.update(update);
+        let agents = self.state.table.agent_ids();
+        if self.state.is_pinging || agents.is_empty() {
+            return;
+        }
+        let (events, timeout) = (self.events.clone(), self.options.ping_timeout);
+        let begun = self.spawn("wg-mgr-ping", move || {
+            running.ping(&agents, timeout, &mut |id, ping| {
+                let _ = events.send(Event::Pinged(id, ping));
+            });
+            let _ = events.send(Event::PingsDone);
+        });
+        match begun {
+            Ok(()) => self.state.is_pinging = true,
+            Err(e) => tracing::warn!("no thread for pings: {e}"),
+        }
+    }
+
+    fn wake(&mut self) {
+        let Some(running) = &self.state.running else { return };
+        let now = Instant::now();
+        let is_soon = self.state.last_wake.is_some_and(|last| now.duration_since(last) < self.options.wake_interval);
+        if !is_soon {
+            self.state.last_wake = Some(now);
+            running.0.wake();
+        }
+    }
+
+    /// Ends the tunnel. Idempotent.
+    fn stop(&mut self) {
+        self.state.is_stopped = true;
+        self.state.running = None;
+    }
+}
+
+impl<C> State<C> {
+    fn running(&self) -> Option<Arc<dyn Running<C>>> {
+        self.running.as_ref().map(|running| running.0.clone())
+    }
+
+    fn everything(&self) -> PeerUpdate {
+        match self.running() {
+            Some(running) => self.table.everything(&mut |id| running.last_handshake(id)),
+            None => self.table.everything(&mut |_| Handshake::Unknown),
+        }
+    }
+}
+
+fn log_failure(outcome: Result<(), SendError>) {
+    // At the end of the stream that is what happens to everything that was on its way.
+    if let Err(e) = outcome
+        && !matches!(e, SendError::Ended(_))
+    {
+        tracing::warn!("a message to the manager: {e}");
+    }
+}
