@@ -6,9 +6,11 @@
 //!   [`messages::ServiceSide`] and [`messages::ClientSide`] of Windows.
 //! - [`speaker`] speaks it for any of them, over descriptors or any `Read` and `Write`, with two threads and no runtime.
 //! - [`tunnel`] is the tunnel's side, over what carries packets and what knows the peers.
+//! - [`manager`] is the manager's side, with the tunnel in another process or in this one.
 //!
 //! docs/MANAGER.md has the whole picture.
 
+pub mod manager;
 pub mod messages;
 pub mod speaker;
 pub mod stream;

@@ -29,7 +29,7 @@ use std::{
     time::{Duration, Instant},
 };
 use wg_embed::{
-    sync::{wait, wait_timeout},
+    sync::{wait, wait_timeout, wait_timeout_while},
     thread::{self, Owner},
 };
 
@@ -303,6 +303,11 @@ impl<S: Side> Speaker<S> {
     #[must_use]
     pub fn end(&self) -> Option<End> {
         self.shared.lock().end.clone()
+    }
+
+    /// Waits for the end of the stream, at most for this long. Returns whether it has ended.
+    pub fn wait_for_end(&self, timeout: Duration) -> bool {
+        wait_timeout_while(&self.shared.arrived, self.shared.lock(), timeout, |state| state.end.is_none()).end.is_some()
     }
 
     /// What was dropped so far.

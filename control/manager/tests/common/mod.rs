@@ -101,6 +101,14 @@ pub fn wire(kind: Wire) -> (Transport, Raw) {
     }
 }
 
+/// The transports of both ends of two pipes.
+pub fn pair() -> (Transport, Transport) {
+    let (first_read, first_write) = rustix::pipe::pipe().unwrap();
+    let (second_read, second_write) = rustix::pipe::pipe().unwrap();
+    let [first, second] = [(first_read, second_write), (second_read, first_write)];
+    (Transport::from_descriptors(first.0, first.1).unwrap(), Transport::from_descriptors(second.0, second.1).unwrap())
+}
+
 /// A speaker whose handshake is done with a peer that says `header`.
 pub fn open<S: Side>(kind: Wire, options: Options, header: &str) -> (Result<Speaker<S>, OpenError>, Raw) {
     let (transport, mut raw) = wire(kind);

@@ -1,0 +1,131 @@
+//! A tunnel in a process of its own, which is passed the ends of two pipes.
+
+use super::{Error, Host, Manager, Options};
+use crate::speaker::{OpenError, Transport};
+use command_fds::{CommandFdExt, FdMapping};
+use rustix::process::{Pid, Signal, kill_process};
+use std::{
+    ffi::OsStr,
+    fmt, io,
+    os::fd::OwnedFd,
+    process::{Child, Command},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+/// What the process reads from.
+const READ: i32 = 3;
+/// What it writes to.
+const WRITE: i32 = 4;
+
+/// A process that has been asked to end is killed after that long.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A tunnel's process, and its manager. Dropping it ends both.
+pub struct Process {
+    /// Before the process: the tunnel has time to undo what it did while the stream ends.
+    manager: Manager,
+    child: Running,
+}
+
+/// Why there is no process.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ProcessError {
+    /// It could not be started.
+    Start(io::Error),
+    /// It does not speak the protocol.
+    Open(OpenError),
+}
+
+impl fmt::Display for ProcessError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Start(e) => write!(f, "start the tunnel's process: {e}"),
+            Self::Open(e) => e.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ProcessError {}
+
+impl Process {
+    /// Runs `PROGRAM vpn-daemon run --rpc-read-fd 3 --rpc-write-fd 4` and exchanges headers with it. `prepare` may set
+    /// the environment and where its output goes; a descriptor for `tunnel_file_descriptor` must be inherited as well,
+    /// under another number.
+    ///
+    /// # Errors
+    /// See [`ProcessError`]; then no process is left.
+    pub fn start(
+        program: impl AsRef<OsStr>,
+        prepare: impl FnOnce(&mut Command),
+        options: Options,
+        host: Arc<dyn Host>,
+    ) -> Result<Self, ProcessError> {
+        let pipe = || -> io::Result<(OwnedFd, OwnedFd)> {
+            let (read, write) = io::pipe()?;
+            Ok((read.into(), write.into()))
+        };
+        let (their_read, our_write) = pipe().map_err(ProcessError::Start)?;
+        let (our_read, their_write) = pipe().map_err(ProcessError::Start)?;
+        let transport = Transport::from_descriptors(our_read, our_write).map_err(ProcessError::Start)?;
+        let mut command = Command::new(program);
+        let [read, write] = [READ, WRITE].map(|number| number.to_string());
+        command.args(["vpn-daemon", "run", "--rpc-read-fd", &read, "--rpc-write-fd", &write]);
+        prepare(&mut command);
+        let passed = vec![
+            FdMapping { parent_fd: their_read, child_fd: READ },
+            FdMapping { parent_fd: their_write, child_fd: WRITE },
+        ];
+        command.fd_mappings(passed).map_err(|e| ProcessError::Start(io::Error::other(e)))?;
+        let child = Running(command.spawn().map_err(ProcessError::Start)?);
+        // It has our copies of the other ends: with them the stream would not end with the process.
+        drop(command);
+        let manager = Manager::open(transport, options, host).map_err(ProcessError::Open)?;
+        Ok(Self { manager, child })
+    }
+
+    /// Its manager.
+    #[must_use]
+    pub const fn manager(&self) -> &Manager {
+        &self.manager
+    }
+
+    /// The process's number.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.0.id()
+    }
+
+    /// Stops the tunnel, and ends its process: it is asked to, and killed if it has not ended 5 seconds later.
+    ///
+    /// # Errors
+    /// See [`Error`]. The process has ended all the same.
+    pub fn stop(self) -> Result<(), Error> {
+        self.manager.stop()
+    }
+}
+
+/// A process that is ended when this is dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        // Some tunnels go on when all is done.
+        if let Some(pid) = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw)
+            && matches!(self.0.try_wait(), Ok(None))
+        {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        while matches!(self.0.try_wait(), Ok(None)) {
+            if Instant::now() >= deadline {
+                let _ = self.0.kill();
+                let _ = self.0.wait();
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
