@@ -33,8 +33,8 @@ use wg_embed::{
     thread::{self, Owner},
 };
 
-/// What a manager works for. All methods are called on one thread, one after the other, in the order in which the tunnel
-/// has sent what they are about.
+/// What a manager works for. All methods are called on one thread, one after the other, in the order in which the
+/// tunnel has sent what they are about.
 pub trait Host: Send + Sync + 'static {
     /// Configures the system's network. `settings` are all that hold now, not only what has changed.
     ///
@@ -104,8 +104,8 @@ struct Shared {
     peers: Mutex<Peers>,
 }
 
-/// The manager of one tunnel. Dropping it ends the stream, and so the tunnel. Its methods may be called on any thread, but
-/// not in a method of the [`Host`].
+/// The manager of one tunnel. Dropping it ends the stream, and so the tunnel. Its methods may be called on any thread,
+/// but not in a method of the [`Host`].
 pub struct Manager {
     shared: Arc<Shared>,
     options: Options,

@@ -87,7 +87,8 @@ pub struct Changes<C> {
 }
 
 impl<C> Changes<C> {
-    /// Hands a change over. It waits while many are on their way, so not in a method of [`Running`]. Returns false once the tunnel no longer wants any.
+    /// Hands a change over. It waits while many are on their way, so it must not be called in a method of [`Running`].
+    /// Returns false once the tunnel no longer wants any.
     pub fn send(&self, change: Change<C>) -> bool {
         (self.send)(change)
     }
@@ -139,8 +140,8 @@ pub trait Running<C>: Send + Sync {
     /// When a peer's last handshake was. Does not wait for anything.
     fn last_handshake(&self, agent: &Id) -> Handshake;
 
-    /// Pings all of them at once, and calls `answered` for each answer as it arrives. Returns when all have answered, the
-    /// time is up, or the tunnel has stopped.
+    /// Pings all of them at once, and calls `answered` for each answer as it arrives. Returns when all have answered,
+    /// the time is up, or the tunnel has stopped.
     fn ping(&self, agents: &[Id], timeout: Duration, answered: &mut dyn FnMut(Id, Ping));
 
     /// The machine has woken up: opens sockets again and looks for paths. Does not wait for anything.

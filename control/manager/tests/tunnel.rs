@@ -32,6 +32,7 @@ use wg_embed_manager::{
 /// What has happened, in its order.
 #[derive(Debug, PartialEq)]
 enum Did {
+    Resolving,
     Configured(u32),
     Started(Option<i32>, u32),
     Applied(u32),
@@ -49,6 +50,8 @@ struct Script {
     handle: OnceLock<Handle>,
     changes: Mutex<Option<Changes<u32>>>,
     did: Sender<Did>,
+    /// What the source waits for.
+    gate: Mutex<Option<Receiver<()>>>,
 }
 
 impl Source for Script {
@@ -56,6 +59,10 @@ impl Source for Script {
 
     fn resolve(&self, _: &StartRequest, changes: Changes<u32>) -> Result<Plan<u32>, String> {
         *self.changes.lock().unwrap() = Some(changes);
+        if let Some(gate) = self.gate.lock().unwrap().take() {
+            self.did.send(Did::Resolving).unwrap();
+            gate.recv().unwrap();
+        }
         if let Some(line) = &self.log {
             self.handle.get().unwrap().log(line.clone());
         }
@@ -137,6 +144,7 @@ fn script(plan: Result<Plan<u32>, String>) -> (Script, Receiver<Did>) {
         handle: OnceLock::new(),
         changes: Mutex::new(None),
         did,
+        gate: Mutex::default(),
     };
     (script, receiver)
 }
@@ -526,9 +534,27 @@ fn a_tunnel_ends_with_its_stream() {
     assert!(!changes.send(Change::default()));
 }
 
+/// The source is not to be hurried, and what it finds too late is undone.
+#[test]
+fn a_start_that_is_done_after_the_stop_is_undone() {
+    let (script, did) = script(Ok(plan()));
+    let (open, gate) = mpsc::channel();
+    *script.gate.lock().unwrap() = Some(gate);
+    let mut served = serve(Settings::Own, (script, did));
+    served.ask(start());
+    assert_eq!(served.did(), Did::Resolving);
+    served.ask(manager_message::Msg::Stop(StopRequest {}));
+    assert_eq!(served.next().1, started("stopped"));
+    assert!(matches!(served.response(), tunnel_message::Msg::Stop(_)));
+    assert_eq!(served.raw.rest(), []);
+    open.send(()).unwrap();
+    assert_eq!(served.serve.join().unwrap(), End::Finished);
+    assert_eq!(served.did.try_iter().collect::<Vec<_>>(), [Did::Started(Some(7), 5), Did::Stopped]);
+}
+
 /// With a manager that is gone the stream has ended; the start is not.
 #[test]
-fn a_start_that_comes_too_late_is_undone() {
+fn a_start_ends_with_its_stream() {
     let mut served = serve(ASK, script(Ok(Plan { settings: vec![settings(1)], ..plan() })));
     served.ask(start());
     assert!(matches!(served.next().1, tunnel_message::Msg::NetworkSettings(_)));

@@ -19,12 +19,14 @@ const READ: i32 = 3;
 /// What it writes to.
 const WRITE: i32 = 4;
 
+/// A tunnel that was not stopped has that long to undo what it did, when the stream has ended.
+const GRACE: Duration = Duration::from_secs(2);
 /// A process that has been asked to end is killed after that long.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A tunnel's process, and its manager. Dropping it ends both.
 pub struct Process {
-    /// Before the process: the tunnel has time to undo what it did while the stream ends.
+    /// Before the process: with it ends the stream.
     manager: Manager,
     child: Running,
 }
@@ -79,7 +81,7 @@ impl Process {
             FdMapping { parent_fd: their_write, child_fd: WRITE },
         ];
         command.fd_mappings(passed).map_err(|e| ProcessError::Start(io::Error::other(e)))?;
-        let child = Running(command.spawn().map_err(ProcessError::Start)?);
+        let child = Running { child: command.spawn().map_err(ProcessError::Start)?, grace: GRACE };
         // It has our copies of the other ends: with them the stream would not end with the process.
         drop(command);
         let manager = Manager::open(transport, options, host).map_err(ProcessError::Open)?;
@@ -95,37 +97,56 @@ impl Process {
     /// The process's number.
     #[must_use]
     pub fn id(&self) -> u32 {
-        self.child.0.id()
+        self.child.child.id()
     }
 
     /// Stops the tunnel, and ends its process: it is asked to, and killed if it has not ended 5 seconds later.
     ///
     /// # Errors
     /// See [`Error`]. The process has ended all the same.
-    pub fn stop(self) -> Result<(), Error> {
-        self.manager.stop()
+    pub fn stop(mut self) -> Result<(), Error> {
+        self.manager.stop()?;
+        self.child.grace = Duration::ZERO;
+        Ok(())
     }
 }
 
 /// A process that is ended when this is dropped.
-struct Running(Child);
+struct Running {
+    child: Child,
+    /// It may end by itself for that long.
+    grace: Duration,
+}
+
+impl Running {
+    /// Waits until it has ended. Returns whether it has.
+    fn ends_within(&mut self, limit: Duration) -> bool {
+        let begin = Instant::now();
+        loop {
+            // It cannot be waited for only if it has been already.
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return true;
+            }
+            if begin.elapsed() >= limit {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
+        if self.ends_within(self.grace) {
+            return;
+        }
         // Some tunnels go on when all is done.
-        if let Some(pid) = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw)
-            && matches!(self.0.try_wait(), Ok(None))
-        {
+        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
             let _ = kill_process(pid, Signal::TERM);
         }
-        while matches!(self.0.try_wait(), Ok(None)) {
-            if Instant::now() >= deadline {
-                let _ = self.0.kill();
-                let _ = self.0.wait();
-                return;
-            }
-            thread::sleep(Duration::from_millis(10));
+        if !self.ends_within(PATIENCE) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
         }
     }
 }

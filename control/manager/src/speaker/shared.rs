@@ -103,8 +103,8 @@ impl<S: Side> Shared<S> {
         self.stop.stop();
     }
 
-    /// Nothing can be sent any more, as the other side does not read. What it wrote before may still be on its way, such
-    /// as the last message of a tunnel: waits for its end, for a while.
+    /// Nothing can be sent any more, as the other side does not read. What it wrote before may still be on its way,
+    /// such as the last message of a tunnel: waits for its end, for a while.
     pub(super) fn seal(&self, reason: End) {
         let mut state = self.lock();
         state.sealed = Some(reason);

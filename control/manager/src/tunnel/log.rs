@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-/// A text as a field's value: as it is, or [`quote`]d if it is empty, has white space or needs escapes. Bytes are always
-/// quoted; nothing is `<nil>`, and what has fields of its own is JSON, as it is.
+/// A text as a field's value: as it is, or [`quote`]d if it is empty, has white space or needs escapes. Bytes are
+/// always quoted; nothing is `<nil>`, and what has fields of its own is JSON, as it is.
 #[must_use]
 pub fn value(text: &str) -> String {
     let is_bare = !text.is_empty()

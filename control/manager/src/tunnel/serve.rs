@@ -47,8 +47,8 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Sends a line of the log. It is dropped if the manager reads slowly, and counted in the stream's statistics: a log
-    /// must not keep packets waiting. The protocol's own lines must not be sent: there would be more and more.
+    /// Sends a line of the log. It is dropped if the manager reads slowly, and counted in the stream's statistics: a
+    /// log must not keep packets waiting. The protocol's own lines must not be sent: there would be more and more.
     pub fn log(&self, line: Log) {
         // Without a stream nobody reads it.
         let _ = self.speaker.try_notify(tunnel_message::Msg::Log(line));
@@ -127,7 +127,7 @@ impl<E: Engine> Tunnel<E> {
     ) -> Result<Self, OpenError> {
         let speaker = Arc::new(Speaker::open(transport, options.stream.clone())?);
         let (events, incoming) = mpsc::sync_channel(EVENTS);
-        let mut tunnel = Self {
+        Ok(Self {
             speaker,
             options,
             source,
@@ -148,19 +148,7 @@ impl<E: Engine> Tunnel<E> {
             },
             owner: Owner::unique(),
             threads: Vec::new(),
-        };
-        let (speaker, events) = (tunnel.speaker.clone(), tunnel.events.clone());
-        let receive = move || {
-            loop {
-                let received = speaker.recv();
-                let is_end = received.is_err();
-                if events.send(received.map_or_else(Event::Ended, Event::Incoming)).is_err() || is_end {
-                    return;
-                }
-            }
-        };
-        tunnel.spawn("wg-mgr-receive", receive).map_err(OpenError::Thread)?;
-        Ok(tunnel)
+        })
     }
 
     /// What sends lines of the log, on any thread.
@@ -174,10 +162,24 @@ impl<E: Engine> Tunnel<E> {
         Handle { speaker: self.speaker.clone(), refresh: Arc::new(refresh) }
     }
 
-    /// Does what the manager asks until it stops the tunnel or the stream ends. Then the tunnel is down, and all threads
-    /// have ended; a source that is still looking for peers, or an engine that starts, is waited for. Returns why:
-    /// [`End::Finished`] after a stop.
+    /// Does what the manager asks until it stops the tunnel or the stream ends. Then the tunnel is down, and its
+    /// threads have ended; a source that is still looking for peers, or an engine that starts, is waited for. Returns
+    /// why: [`End::Finished`] after a stop.
     pub fn serve(mut self) -> End {
+        let (speaker, events) = (self.speaker.clone(), self.events.clone());
+        let receive = move || {
+            loop {
+                let received = speaker.recv();
+                let is_end = received.is_err();
+                if events.send(received.map_or_else(Event::Ended, Event::Incoming)).is_err() || is_end {
+                    return;
+                }
+            }
+        };
+        if let Err(e) = self.spawn("wg-mgr-receive", receive) {
+            self.speaker.close();
+            return e.into();
+        }
         let mut tick = self.options.interval.and_then(|interval| Instant::now().checked_add(interval));
         let end = loop {
             let event = match tick {
