@@ -1295,7 +1295,7 @@ typedef struct wg_memory_usage_t {
   size_t peers;
   /**
    * Buffers of the userspace network's connections, and datagrams that wait in it: at most `memory_limit` of
-   * wg_net_options_t. What it takes besides is in proportion to the number of connections, some 2 KiB each.
+   * wg_net_options_t. Each connection takes about 2 KiB more.
    */
   size_t network;
 } wg_memory_usage_t;

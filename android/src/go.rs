@@ -152,7 +152,7 @@ pub(crate) fn number(body: impl FnOnce() -> Result<i32>) -> i32 {
 /// Threads: any.
 ///
 /// # Safety
-/// `str` of each text is NULL or points to `n` readable bytes. Nobody but the library uses `tun_fd` any more.
+/// `str` of each text is NULL or points to `n` readable bytes. Only the library uses `tun_fd` from now on.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wgTurnOn(interface: go_string, tun_fd: i32, settings: go_string) -> i32 {
     // SAFETY: the caller gives it away.

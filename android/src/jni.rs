@@ -89,7 +89,7 @@ unsafe fn give(env: *mut JNIEnv, text: &CStr) -> jstring {
 /// As `wgTurnOn` for C. If a text is null, it returns -1.
 ///
 /// # Safety
-/// Java calls it. Nobody but the library uses `tun_fd` any more.
+/// Java calls it. Only the library uses `tun_fd` from now on.
 #[unsafe(no_mangle)]
 pub unsafe extern "system" fn Java_com_wireguard_android_backend_GoBackend_wgTurnOn(
     env: *mut JNIEnv,

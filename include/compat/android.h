@@ -42,7 +42,7 @@ extern "C" {
  * Threads: any.
  *
  * # Safety
- * `str` of each text is NULL or points to `n` readable bytes. Nobody but the library uses `tun_fd` any more.
+ * `str` of each text is NULL or points to `n` readable bytes. Only the library uses `tun_fd` from now on.
  */
 int32_t wgTurnOn(struct go_string interface, int32_t tun_fd, struct go_string settings);
 

@@ -42,7 +42,7 @@ extern "C" {
  * Memory: takes `fd`, also on failure. `settings` is not kept.
  *
  * # Safety
- * `settings` is NULL or ends with a zero byte. Nobody but the library uses `fd` any more. `log_sink` is NULL or may be
+ * `settings` is NULL or ends with a zero byte. Only the library uses `fd` from now on. `log_sink` is NULL or may be
  * called on any thread, on several at once, while there is the tunnel.
  */
 int32_t wgTurnOn(intptr_t mtu, char *settings, int fd, LogSink log_sink, uint64_t log_context);
@@ -63,7 +63,7 @@ int32_t wgTurnOn(intptr_t mtu, char *settings, int fd, LogSink log_sink, uint64_
  * Memory: takes `fd`, also on failure. `settings` is not kept.
  *
  * # Safety
- * `settings` is NULL or ends with a zero byte. Nobody but the library uses `fd` any more. `log_sink` is NULL or may be
+ * `settings` is NULL or ends with a zero byte. Only the library uses `fd` from now on. `log_sink` is NULL or may be
  * called on any thread, on several at once, while there is the tunnel.
  */
 int32_t wgTurnOn(char *settings, int fd, LogSink log_sink, uint64_t log_context);

@@ -92,7 +92,7 @@ struct Listeners {
     rules: Option<Rules>,
     /// Where the app's descriptors listen that the pump serves. Those that were closed stay for a while.
     of_pump: Vec<(FdId, SocketAddr)>,
-    /// With so many, those that were closed are taken out.
+    /// When the list has this many entries, closed listeners are removed from it.
     many_of_pump: usize,
     /// Some that listened for datagrams: the app may have shut them down, and not closed them yet.
     ended: VecDeque<FdId>,

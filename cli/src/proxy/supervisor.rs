@@ -88,7 +88,7 @@ impl Supervisor {
         if let Some(listener) = &mut listener {
             poll.registry().register(listener, Token(LISTENER), Interest::READABLE).map_err(say)?;
         }
-        // Whoever can reach this side's address finds its services.
+        // Any host that can reach this address can use its services.
         tunnel.device().up().map_err(|e| e.to_string())?;
         if let Some(target) = &config.stdio {
             super::stdio::start(&proxy, target, mailbox.clone()).map_err(|e| format!("[STDIOTunnel] {target}: {e}"))?;

@@ -106,7 +106,7 @@ fn a_download_has_its_end() {
     server.join().unwrap();
 }
 
-/// Asks for so many bytes, and reads them slowly. Returns how many came before the end.
+/// Requests this many bytes and reads them slowly. Returns how many arrived before the end.
 fn download(client: Client, size: usize) -> usize {
     let mut client = ask(client, &size.to_string());
     let mut buf = vec![0; 32 << 10];

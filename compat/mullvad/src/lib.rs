@@ -100,7 +100,7 @@ unsafe extern "C" fn forget(sink: *mut c_void) {
 /// Memory: takes `fd`, also on failure. `settings` is not kept.
 ///
 /// # Safety
-/// `settings` is NULL or ends with a zero byte. Nobody but the library uses `fd` any more. `log_sink` is NULL or may be
+/// `settings` is NULL or ends with a zero byte. Only the library uses `fd` from now on. `log_sink` is NULL or may be
 /// called on any thread, on several at once, while there is the tunnel.
 #[cfg(not(target_os = "android"))]
 #[unsafe(no_mangle)]
@@ -128,7 +128,7 @@ pub unsafe extern "C" fn wgTurnOn(
 /// Memory: takes `fd`, also on failure. `settings` is not kept.
 ///
 /// # Safety
-/// `settings` is NULL or ends with a zero byte. Nobody but the library uses `fd` any more. `log_sink` is NULL or may be
+/// `settings` is NULL or ends with a zero byte. Only the library uses `fd` from now on. `log_sink` is NULL or may be
 /// called on any thread, on several at once, while there is the tunnel.
 #[cfg(target_os = "android")]
 #[unsafe(no_mangle)]

@@ -191,7 +191,10 @@ mod tests {
         assert!(sessions.of_source(source(2)).is_none() && sessions.of_token(2).is_none());
         assert!(sessions.of_source(source(1)).is_some() && sessions.of_token(3).is_some());
         // There is none if others have all places.
-        assert!(!sessions.make_room(|| true, &mut Changes::default()) && sessions.sessions.is_empty());
+        let mut changes = Changes::default();
+        assert!(!sessions.make_room(|| true, &mut changes));
+        assert!(sessions.sessions.is_empty());
+        assert_eq!(changes.removed, [3, 1]);
     }
 
     #[test]

@@ -161,7 +161,7 @@ impl Inbox {
         let ended = (std::mem::take(&mut state.waiting), state.signal.take(), state.port.take());
         drop(state);
         if let Some(signal) = &ended.1 {
-            // Whoever watches has it as well. If the app has closed its end already, that is enough.
+            // The pump may hold a duplicate, so it is shut down. An error means that the app has closed its end.
             let _ = SockRef::from(&**signal).shutdown(Shutdown::Both);
         }
         drop(ended);

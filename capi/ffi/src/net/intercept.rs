@@ -306,7 +306,7 @@ impl Intercept for Handler {
 }
 
 impl Handler {
-    /// Nobody wants it: it ends as it does without a handler.
+    /// No handler takes it: it ends as it would without a handler.
     fn leave(&self, dialled: Dialled) {
         let is_own = self.0.upgrade().is_some_and(|net| net.is_own(dialled.destination().ip()));
         dialled.end(is_own);

@@ -127,7 +127,7 @@ pub struct wg_memory_usage_t {
     /// Peers with their sessions, and the tables in which they are found.
     pub peers: usize,
     /// Buffers of the userspace network's connections, and datagrams that wait in it: at most `memory_limit` of
-    /// wg_net_options_t. What it takes besides is in proportion to the number of connections, some 2 KiB each.
+    /// wg_net_options_t. Each connection takes about 2 KiB more.
     pub network: usize,
 }
 
