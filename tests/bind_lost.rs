@@ -26,7 +26,7 @@ use wg_embed::{
 
 const HOMES: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 /// Bounds a hang.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// In a network of its own, as root.
 fn in_network(test: impl FnOnce() + Send + 'static) {

@@ -31,7 +31,7 @@ use wg_embed::{
 };
 
 /// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What a node's datagrams go into, once there is one.
 type Wire = Arc<OnceLock<DatagramInlet>>;

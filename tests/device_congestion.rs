@@ -43,7 +43,7 @@ use wg_embed::{
 };
 
 /// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 const CAP_NET_ADMIN: u32 = 12;
 /// Packets of the download: several times as many as wait in a socket.
 const DOWNLOAD: u64 = 1500;

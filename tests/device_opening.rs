@@ -101,7 +101,7 @@ fn until_the_port_is_open_nothing_is_sent_with_the_new_mark() {
             let go_on = go_on;
             let update = Update { fwmark: Some(5), listen_port: Some(5000), ..Update::default() };
             let setting = scope.spawn(|| a.device.apply(update));
-            has_entered.recv_timeout(Duration::from_secs(60)).unwrap();
+            has_entered.recv_timeout(Duration::from_secs(300)).unwrap();
             assert_eq!(state(), before, "refused: {refused}");
             a.bind.set_open_error(refused.then_some(io::ErrorKind::AddrInUse));
             go_on.send(()).unwrap();
@@ -150,7 +150,7 @@ fn an_old_port_that_is_gone_after_a_refused_mark_is_opened_again_later() {
     a.device.apply(Update { fwmark: Some(5), listen_port: Some(5000), ..Update::default() }).unwrap_err();
     assert_eq!((a.bind.port(), a.device.snapshot().interface.listen_port), (None, PORT));
     a.bind.set_open_error(None);
-    world.pass(Duration::from_secs(60), &[&a]);
+    world.pass(Duration::from_secs(300), &[&a]);
     assert_eq!(a.bind.port(), Some(PORT));
     let told = a.events.lock().unwrap();
     assert!(matches!(told[..], [Event::SocketsLost(_), Event::SocketsRecovered(PORT)]), "{told:?}");
@@ -181,7 +181,7 @@ fn while_sockets_are_opened_the_configuration_can_be_read_and_changed_and_packet
             let ((entered, has_entered), (go_on, may_go_on)) = (mpsc::channel(), mpsc::channel());
             *gate.open.lock().unwrap() = Some((entered, may_go_on));
             let changing = scope.spawn(|| change(&a));
-            has_entered.recv_timeout(Duration::from_secs(60)).unwrap();
+            has_entered.recv_timeout(Duration::from_secs(300)).unwrap();
             let snapshot = a.device.snapshot();
             assert_eq!((snapshot.interface.listen_port, snapshot.peers.count()), (PORT, 1));
             // A change that asks for no socket.

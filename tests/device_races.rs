@@ -32,7 +32,7 @@ use wg_embed::{
 };
 
 /// Only bounds a hang.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 struct End {
     tunnel: Tunnel,

@@ -44,7 +44,7 @@ use wg_embed::{
 };
 
 /// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 /// What a busy machine may put between two looks at one deadline; little beside [`RETRY`].
 const A_LITTLE: Duration = Duration::from_secs(1);
 

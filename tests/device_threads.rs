@@ -31,7 +31,7 @@ use wg_embed::{
 };
 
 /// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Where the sequence number lies in a packet, behind the IPv4 header.
 const NUMBER: std::ops::Range<usize> = 20..28;

@@ -38,14 +38,14 @@ fn create(netns: &Netns, name: &'static str) -> LinuxTun {
 
 /// The next event, which must come within two seconds.
 fn event(tun: &LinuxTun) -> TunEvent {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(300);
     loop {
         if let Some(event) = tun.event() {
             return event;
         }
         assert!(Instant::now() < deadline, "no event");
         while tun.read(&mut arena()).unwrap() > 0 {}
-        tun.wait(Some(Duration::from_secs(60))).unwrap();
+        tun.wait(Some(Duration::from_secs(300))).unwrap();
     }
 }
 
@@ -156,7 +156,7 @@ fn removal_ends_it() {
                 let reader = s.spawn(|| {
                     loop {
                         while tun.read(&mut arena())? > 0 {}
-                        tun.wait(Some(Duration::from_secs(60)))?;
+                        tun.wait(Some(Duration::from_secs(300)))?;
                         while tun.event().is_some() {}
                     }
                 });
@@ -221,7 +221,7 @@ fn moving_to_another_namespace_is_not_removal() {
         let answering = Forwarder::start(Arc::clone(&tun), Arc::clone(&tun), swap_addresses);
         let echoed = to.run(|| {
             let socket = UdpSocket::bind("10.7.0.1:4000").unwrap();
-            socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(300))).unwrap();
             socket.send_to(b"hello", "10.7.0.2:4000").unwrap();
             let mut buffer = [0; 100];
             let (len, peer) = socket.recv_from(&mut buffer).unwrap();
@@ -294,7 +294,7 @@ fn an_idle_interface_wakes_nobody() {
                 move || {
                     // SAFETY: gettid(2) takes nothing.
                     tell.send(unsafe { libc::gettid() }).unwrap();
-                    tun.wait(Some(Duration::from_secs(60))).unwrap();
+                    tun.wait(Some(Duration::from_secs(300))).unwrap();
                 }
             });
             let status = format!("/proc/self/task/{}/status", tid.recv().unwrap());
@@ -450,8 +450,8 @@ fn transfer(bridge: &Bridge, server: IpAddr, len: usize) -> Duration {
     let start = Instant::now();
     bridge.left.run(move || {
         let sent = pattern(len);
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(60)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(300)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(300))).unwrap();
         stream.write_all(&sent).unwrap();
         let mut back = vec![0; len];
         stream.read_exact(&mut back).unwrap();
@@ -499,7 +499,7 @@ fn udp_in_large_packets_arrives_as_it_was_sent() {
             for server in ["10.7.0.2", "fd07::2"] {
                 let server: IpAddr = server.parse().unwrap();
                 let socket = bridge.right.run(move || UdpSocket::bind((server, 0)).unwrap());
-                socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+                socket.set_read_timeout(Some(Duration::from_secs(300))).unwrap();
                 let address: SocketAddr = socket.local_addr().unwrap();
                 let sent = pattern(40 * 1000 + 333);
                 let text = sent.clone();

@@ -33,7 +33,7 @@ use wg_embed::{
 };
 
 /// Bounds what hangs. A TCP connection that is not refused tries for longer.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// A tunnel in a namespace, all of whose packets go into it; it has a peer without an endpoint.
 fn tunnel(netns: &Netns, vnet: bool) -> Tunnel {

@@ -214,7 +214,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(3600);
     /// Only bounds a hang.
-    const LIMIT: Duration = Duration::from_secs(60);
+    const LIMIT: Duration = Duration::from_secs(300);
 
     /// Starts the thread of a writer. Its end is that of the tests.
     fn runs(writer: &Arc<Writer>) {

@@ -26,7 +26,7 @@ use wg_embed_netstack::{
     dns::{Family, Lookup},
 };
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(300);
 const SECOND: Duration = Duration::from_secs(1);
 
 fn ip(text: &str) -> IpAddr {

@@ -20,7 +20,7 @@ use common::{B, World};
 use dns_server::DnsServer;
 use wg_embed_netstack::dns::Family;
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// A dnsmasq on a port of the loopback interface, for the time of a test.
 struct Dnsmasq(Child, SocketAddr);

@@ -60,7 +60,7 @@ impl Link {
     }
 
     fn until<R>(&self, what: &str, mut done: impl FnMut() -> Option<R>) -> R {
-        let end = Instant::now() + Duration::from_secs(60);
+        let end = Instant::now() + Duration::from_secs(300);
         loop {
             self.step();
             if let Some(result) = done() {
@@ -73,7 +73,7 @@ impl Link {
 
     /// The kernel's next ICMP message of this type.
     fn icmp_from_kernel(&self, kind: u8) -> Vec<u8> {
-        let end = Instant::now() + Duration::from_secs(60);
+        let end = Instant::now() + Duration::from_secs(300);
         loop {
             let found = self.step().into_iter().find(|packet| match packet[0] >> 4 {
                 4 => packet[9] == 1 && packet[20] == kind,

@@ -13,7 +13,7 @@ use std::{
 use common::{kind, pattern, tunnels};
 use wg_embed_netstack::{Netstack, Options};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(300);
 
 #[test]
 fn any_size_of_buffers_carries_data() {

@@ -26,7 +26,7 @@ use wg_embed_netstack::{
     pump::{Pump, accept},
 };
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// Two tunnels, and a pump on each side.
 struct Pumps {

@@ -17,7 +17,7 @@ use std::{
 use common::{kind, tunnels};
 use wg_embed_netstack::pump::{Pump, accept};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// Replaces how many descriptors the process may have, and returns how many it might have before.
 fn limit_descriptors(most: libc::rlim_t) -> libc::rlim_t {

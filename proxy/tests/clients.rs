@@ -11,7 +11,7 @@ use std::{
 use wg_embed_netstack::{Netstack, Options as StackOptions};
 use wg_embed_proxy::{Address, Kind, Limits, Options, Proxy, Service, Stats};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 fn proxy() -> Proxy {
     let addresses = vec!["10.0.0.1".parse().unwrap()];

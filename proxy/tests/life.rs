@@ -15,7 +15,7 @@ use std::{
 use wg_embed_netstack::{Netstack, Options as StackOptions};
 use wg_embed_proxy::{Address, Connections, Kind, Options, Proxy, Service};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 fn stack() -> Netstack {
     Netstack::new(StackOptions { addresses: vec!["10.0.0.1".parse().unwrap()], ..StackOptions::default() }).unwrap()

@@ -50,7 +50,7 @@ mod tests {
         thread,
     };
 
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const PATIENCE: Duration = Duration::from_secs(300);
 
     fn address(n: u8) -> Ipv4Addr {
         Ipv4Addr::new(192, 0, 2, n)

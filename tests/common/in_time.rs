@@ -11,7 +11,7 @@ use std::{
 };
 
 /// No step takes nearly as long, however busy the machine is. It bounds a hang, and nothing else.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(300);
 
 /// Returns what `call` returns, or panics if it panics or has not come back at the limit.
 pub fn in_time<T: Send + 'static>(what: &str, call: impl FnOnce() -> T + Send + 'static) -> T {

@@ -23,7 +23,7 @@ use subject::Subject;
 use wg_embed::key::PrivateKey;
 
 /// Only a test that hangs reaches it.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// Searches until what is there is `allowed`, as threads may be on their way to sleep.
 fn expect(subject: &Subject, stage: &str, secrets: &Secrets, allowed: impl Fn(&str) -> usize) {

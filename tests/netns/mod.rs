@@ -212,7 +212,7 @@ pub(crate) fn with_descriptors<R>(count: usize, body: impl FnOnce() -> R) -> R {
 
 /// Waits until something is so. The limit bounds a hang, and nothing else.
 pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(300);
     while !is_so() {
         assert!(Instant::now() < deadline, "{what}");
         thread::sleep(Duration::from_millis(5));

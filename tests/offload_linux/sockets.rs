@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use crate::netns::Netns;
 
 /// Longer than anything takes that does not fail.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Numbers that look random, and are the same each time.
 pub(crate) struct Dice(u64);

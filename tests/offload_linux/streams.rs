@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// A stream that takes longer does not pass.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// A stream that is to be.
 pub(crate) struct Stream<'a> {

@@ -13,7 +13,7 @@ use std::{
 use super::Target;
 
 /// How long anything may take that should be done at once.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 pub(crate) struct WireguardGo {
     child: Child,

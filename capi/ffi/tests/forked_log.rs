@@ -18,7 +18,7 @@ use tracing::{Dispatch, Event, Metadata, Subscriber, span, subscriber::Interest}
 use wg_embed_ffi::*;
 
 /// Only bounds a hang.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// The target of the event at whose registration a thread stops, with the lock.
 const STOP: &str = "stop";

@@ -24,7 +24,7 @@ use wg_embed::{
 };
 use wg_embed_netstack::{Netstack, Options};
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The network: 10.9.0.1 and fd00::1 with echoes at ports 7 and 443, DNS, a web server at port 80, and at port 19 a
 /// server that ends first and then reads. Names that begin with "slow" have no answer. The proxy has 10.9.0.2 and

@@ -13,7 +13,6 @@ use std::{
     net::{Shutdown, TcpListener, TcpStream, UdpSocket},
     os::unix::net::UnixStream,
     process::{Command, Stdio},
-    time::Duration,
 };
 
 use harness::{PATIENCE, Proxy, World, connect, free_port};
@@ -315,7 +314,7 @@ fn curl_goes_through() {
     let _proxy =
         world.proxy(&format!("[Socks5]\nBindAddress = 127.0.0.1:{socks}\n[http]\nBindAddress = 127.0.0.1:{http}\n"));
     for proxy in [format!("socks5h://127.0.0.1:{socks}"), format!("http://127.0.0.1:{http}")] {
-        let limit = Duration::from_secs(60).as_secs().to_string();
+        let limit = PATIENCE.as_secs().to_string();
         let run = Command::new("curl").args(["-sS", "-m", &limit, "-x", &proxy, "http://10.9.0.1/"]).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&run.stdout), "hello\n", "{proxy}: {run:?}");
     }

@@ -12,7 +12,7 @@ use std::{
 use wg_embed_netstack::TcpStream;
 
 /// Bounds a hang, and nothing else.
-pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const LIMIT: Duration = Duration::from_secs(300);
 
 pub(crate) fn patient(stream: KernelStream) -> KernelStream {
     stream.set_read_timeout(Some(LIMIT)).unwrap();

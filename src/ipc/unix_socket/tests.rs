@@ -31,7 +31,7 @@ use crate::{
 
 const NONE: Duration = Duration::ZERO;
 /// Only bounds a hang.
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(300);
 
 /// A directory of its own for each test.
 struct Dir(PathBuf);

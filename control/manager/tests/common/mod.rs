@@ -15,7 +15,7 @@ use wg_embed_manager::{
 };
 
 /// Longer than anything takes, on however slow a machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// For a handshake that takes as long as it takes.
 pub fn patient() -> Options {
