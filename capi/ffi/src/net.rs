@@ -9,11 +9,10 @@
 //! | `accept` | what a listening descriptor gives |
 //! | `intercept`, `held` | connections to any address, and those whose answer comes later |
 //! | `proxy` | SOCKS5 and HTTP proxies |
-//! | `inbox`, `fd_id`, `wait` | what these are made of |
+//! | `inbox`, `wait` | what these are made of |
 
 mod accept;
 mod connect;
-mod fd_id;
 mod held;
 mod inbox;
 mod intercept;
@@ -41,7 +40,6 @@ pub(crate) use self::{
     wait::Limit,
 };
 use self::{
-    fd_id::FdId,
     held::Held,
     inbox::{Inbox, Link, Purpose},
     intercept::{Functions, Rules},
@@ -64,7 +62,10 @@ use wg_embed::{
     sync,
     tun::Tun,
 };
-use wg_embed_netstack::{Netstack, Options, pump::Pump};
+use wg_embed_netstack::{
+    Netstack, Options,
+    pump::{FdId, Pump},
+};
 
 /// How long a tunnel that is turned off goes on to send what the stack has to say in the end: at once, unless its
 /// thread does not get to it.

@@ -8,8 +8,10 @@
 //! | `listener` | connections that are handed over as descriptors |
 //! | `watch` | a socket that is watched for its end |
 //! | `pair` | pairs of sockets, and how a reset passes through one |
+//! | `fd_id` | what a descriptor stands for |
 
 mod datagram;
+mod fd_id;
 mod listener;
 mod pair;
 mod stream;
@@ -171,4 +173,5 @@ impl fmt::Debug for Pump {
     }
 }
 
+pub use fd_id::FdId;
 pub use listener::{Accepted, accept};

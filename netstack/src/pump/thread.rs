@@ -19,6 +19,7 @@ use wg_embed::{
     thread::{self, Owner},
 };
 
+use super::fd_id::FdId;
 use crate::Notify;
 
 const WAKER: Token = Token(0);
@@ -87,8 +88,8 @@ struct State {
     news: Vec<Token>,
     /// Those that a program resets.
     resets: Vec<Token>,
-    /// By the inode of the program's end.
-    known: HashMap<u64, Known>,
+    /// By the program's end.
+    known: HashMap<FdId, Known>,
     last: usize,
     /// Of each source.
     descriptors: HashMap<Token, RawFd>,
@@ -105,7 +106,7 @@ struct Known {
 
 impl Shared {
     fn add(&self, source: Box<dyn Source>, addresses: Option<Addresses<'_>>) -> io::Result<()> {
-        let inode = addresses.map(|(descriptor, _)| inode(descriptor)).transpose()?;
+        let id = addresses.map(|(descriptor, _)| FdId::of(descriptor)).transpose()?;
         // The thread must know the source before it takes the first event of the descriptor: it needs this lock for
         // both.
         let mut state = sync::lock(&self.state);
@@ -117,10 +118,10 @@ impl Shared {
         self.registry.register(&mut SourceFd(&descriptor), token, Interest::READABLE | Interest::WRITABLE)?;
         state.last = token.0;
         state.descriptors.insert(token, descriptor);
-        if let (Some(inode), Some((_, addresses))) = (inode, addresses) {
-            state.known.insert(inode, Known { token, addresses });
+        if let (Some(id), Some((_, addresses))) = (id, addresses) {
+            state.known.insert(id, Known { token, addresses });
         }
-        state.added.push(Added { token, source, inode });
+        state.added.push(Added { token, source, id });
         state.wake(&self.waker);
         Ok(())
     }
@@ -131,7 +132,7 @@ struct Added {
     token: Token,
     source: Box<dyn Source>,
     /// By which its addresses are known.
-    inode: Option<u64>,
+    id: Option<FdId>,
 }
 
 impl State {
@@ -146,11 +147,6 @@ impl State {
 
 /// A descriptor of the program, and the addresses of this and of the other side.
 pub(super) type Addresses<'a> = (BorrowedFd<'a>, (SocketAddr, SocketAddr));
-
-/// What a socket and its duplicates have in common, and no other open socket has.
-fn inode(descriptor: BorrowedFd<'_>) -> io::Result<u64> {
-    Ok(rustix::fs::fstat(descriptor)?.st_ino)
-}
 
 /// Tells the thread that a connection can go on.
 struct News {
@@ -245,15 +241,15 @@ impl Worker {
     }
 
     pub(super) fn addresses(&self, descriptor: BorrowedFd<'_>) -> io::Result<(SocketAddr, SocketAddr)> {
-        let inode = inode(descriptor)?;
+        let id = FdId::of(descriptor)?;
         let state = sync::lock(&self.shared.state);
-        state.known.get(&inode).map(|known| known.addresses).ok_or_else(|| io::ErrorKind::NotFound.into())
+        state.known.get(&id).map(|known| known.addresses).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     pub(super) fn reset(&self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-        let inode = inode(descriptor)?;
+        let id = FdId::of(descriptor)?;
         let mut state = sync::lock(&self.shared.state);
-        let token = state.known.get(&inode).ok_or(io::ErrorKind::NotFound)?.token;
+        let token = state.known.get(&id).ok_or(io::ErrorKind::NotFound)?.token;
         state.resets.push(token);
         state.wake(&self.shared.waker);
         Ok(())
@@ -292,7 +288,7 @@ impl Drop for Worker {
 struct Entry {
     source: Box<dyn Source>,
     news: Arc<News>,
-    inode: Option<u64>,
+    id: Option<FdId>,
     /// What the system said since the last turn.
     event: Event,
     /// It is among those whose turn is next.
@@ -355,10 +351,10 @@ impl Loop {
         let (added, news, closed) = (std::mem::take(&mut state.added), std::mem::take(&mut state.news), state.closed);
         let resets = std::mem::take(&mut state.resets);
         drop(state);
-        for Added { token, source, inode } in added {
+        for Added { token, source, id } in added {
             let news = Arc::new(News { shared: self.shared.clone(), token, is_queued: AtomicBool::new(false) });
             source.set_notify(news.clone());
-            self.entries.insert(token, Entry { source, news, inode, event: Event::default(), is_ready: true });
+            self.entries.insert(token, Entry { source, news, id, event: Event::default(), is_ready: true });
             self.ready.push(token);
         }
         for token in news {
@@ -420,11 +416,11 @@ impl Loop {
         }
         let mut state = sync::lock(&self.shared.state);
         state.descriptors.remove(&token);
-        // By now the system may have given the inode to another one.
-        if let Some(inode) = entry.inode
-            && state.known.get(&inode).is_some_and(|known| known.token == token)
+        // By now the system may have given the id to another one.
+        if let Some(id) = entry.id
+            && state.known.get(&id).is_some_and(|known| known.token == token)
         {
-            state.known.remove(&inode);
+            state.known.remove(&id);
         }
         drop(state);
         drop(entry);

@@ -5,7 +5,7 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
 };
 
-use super::{Listening, Net, fd_id::FdId, intercept::connection, wait::Limit};
+use super::{Listening, Net, intercept::connection, wait::Limit};
 use crate::{
     plumbing::fd::{above_standard, check_open},
     types::net::{WG_NET_TCP, wg_net_connection_t},
@@ -14,7 +14,7 @@ use wg_embed::{
     error::{Error, ErrorKind, Result},
     sync,
 };
-use wg_embed_netstack::pump;
+use wg_embed_netstack::pump::{self, FdId};
 
 fn ended() -> Error {
     Error::new(ErrorKind::Closed, "the listener has ended")

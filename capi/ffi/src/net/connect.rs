@@ -11,7 +11,6 @@ use std::{
 
 use super::{
     Net, failed,
-    fd_id::FdId,
     inbox::{Inbox, Link},
     wait::{Limit, wait_for},
 };
@@ -23,7 +22,7 @@ use wg_embed::{
     error::{Error, ErrorKind, Result},
     sync,
 };
-use wg_embed_netstack::{TcpListener, UdpSocket, dial::parse_host_port, dns::Family};
+use wg_embed_netstack::{TcpListener, UdpSocket, dial::parse_host_port, dns::Family, pump::FdId};
 
 /// How long a port that is taken may still become free, in milliseconds.
 const PATIENCE_MS: i32 = 200;

@@ -11,10 +11,9 @@ use std::{
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::fd_id::FdId;
 use crate::{plumbing::fd::above_standard, types::net::wg_net_connection_t};
 use wg_embed::sync;
-use wg_embed_netstack::{TcpStream, UdpFlow, UdpPort};
+use wg_embed_netstack::{TcpStream, UdpFlow, UdpPort, pump::FdId};
 
 /// A connection of an intercepting network, or a flow of datagrams.
 pub(super) enum Link {
