@@ -32,9 +32,11 @@
 //! | `stack` | which packet belongs to what; deadlines, memory, and the `Tun` |
 //! | `stream`, `listener`, `udp`, `intercept`, `ping` | what programs hold in their hands |
 //! | `dns`, `dial` | names, and connections to names |
+//! | `copy` | what one connection brings goes to something else, and back |
 //! | `task` | what runs when a socket or a deadline wakes it, without a thread of its own |
 //! | `pump` | connections as ordinary descriptors |
 
+pub mod copy;
 pub mod dial;
 pub mod dns;
 pub mod intercept;

@@ -6,7 +6,7 @@ mod common;
 
 use std::{
     io::{self, ErrorKind, Read, Write},
-    net::{Shutdown, TcpListener as SystemListener, TcpStream as SystemStream, UdpSocket as SystemUdp},
+    net::{Shutdown, UdpSocket as SystemUdp},
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::net::UnixStream,
@@ -234,38 +234,6 @@ fn a_slow_reader_stops_the_writer() {
     }
     drop(client);
     assert_eq!(read_all(&server).unwrap().len(), written);
-}
-
-#[test]
-fn sockets_of_the_system_are_joined() {
-    let pumps = pumps();
-    let local = SystemListener::bind("127.0.0.1:0").unwrap();
-    for port in [80, 81] {
-        let mut program = SystemStream::connect(local.local_addr().unwrap()).unwrap();
-        program.set_read_timeout(Some(LIMIT)).unwrap();
-        let (accepted, _) = local.accept().unwrap();
-        let at = format!("10.0.0.2:{port}").parse().unwrap();
-        let listener = pumps.b.stack.listen_tcp(at, 8).unwrap();
-        let client = pumps.a.stack.start_tcp(at).unwrap();
-        client.wait_established(Some(LIMIT)).unwrap();
-        pumps.pump_a.join_tcp(accepted.into(), client, b"read before, ".to_vec()).unwrap();
-        let server = listener.accept(Some(LIMIT)).unwrap();
-        server.set_read_timeout(Some(LIMIT));
-        program.write_all(b"and after").unwrap();
-        if port == 80 {
-            program.shutdown(Shutdown::Write).unwrap();
-            assert_eq!(read_all(&server).unwrap(), b"read before, and after");
-            (&server).write_all(b"answer").unwrap();
-            drop(server);
-            assert_eq!(read_all(&program).unwrap(), b"answer");
-        } else {
-            let mut buf = [0; 22];
-            (&server).read_exact(&mut buf).unwrap();
-            server.reset();
-            assert_eq!(kind(read_all(&program)), ErrorKind::ConnectionReset);
-        }
-    }
-    until("all is over", || pumps.pump_a.is_empty());
 }
 
 #[test]

@@ -13,7 +13,7 @@ use wg_embed_netstack::{
 
 use crate::{
     engine::{Event, Surroundings},
-    link::Link,
+    link::{Link, Local},
     names::Lookup,
     protocol::{MAX_HEAD, Protocol, Step, Trouble},
     socket::Socket,
@@ -110,9 +110,8 @@ impl Client {
                 Err(e) => Err(e),
                 Ok(()) => match self.stage {
                     Stage::Connected { stream, is_connect } => {
-                        let event = Event { readable: self.readable, ..Event::default() };
-                        let link = Link::new(self.socket, stream, self.input, event, self.place);
-                        return Fate::Link(if is_connect { link } else { link.with_first_only() });
+                        let local = Local::new(self.socket, self.place).with_first(self.input, !is_connect);
+                        return Fate::Link(local.link(stream, self.readable));
                     }
                     Stage::Associate(port) => match Bound::new(&self.socket, around) {
                         Ok(bound) => return Fate::Associate(Association::new(self.socket, bound, port, self.place)),

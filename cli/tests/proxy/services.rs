@@ -58,6 +58,49 @@ fn the_other_side_may_end_first() {
 }
 
 #[test]
+fn resets_pass_both_ways() {
+    let world = World::new();
+    let [socks, http, tunnel] = [(); 3].map(|()| free_port());
+    let listener = world.stack.listen_tcp("10.9.0.1:9".parse().unwrap(), 8).unwrap();
+    let _proxy = world.proxy(&format!(
+        "[Socks5]\nBindAddress = 127.0.0.1:{socks}\n[http]\nBindAddress = 127.0.0.1:{http}\n\
+         [TCPClientTunnel]\nBindAddress = 127.0.0.1:{tunnel}\nTarget = 10.9.0.1:9\n"
+    ));
+    // What comes with the request is sent first.
+    let cases = [
+        (socks, &b"\x05\x01\0\x05\x01\0\x01\x0a\x09\0\x01\0\x09first, "[..], 12),
+        (http, b"CONNECT 10.9.0.1:9 HTTP/1.1\r\n\r\nfirst, ", 39),
+        (tunnel, b"first, ", 0),
+    ];
+    for (port, request, answer) in cases {
+        for by_client in [false, true] {
+            let mut client = connect(port);
+            client.set_read_timeout(Some(PATIENCE)).unwrap();
+            client.write_all(request).unwrap();
+            client.read_exact(&mut vec![0; answer]).unwrap();
+            client.write_all(b"then").unwrap();
+            let server = listener.accept(Some(PATIENCE)).unwrap();
+            server.set_read_timeout(Some(PATIENCE));
+            let mut read = [0; 11];
+            (&server).read_exact(&mut read).unwrap();
+            assert_eq!(&read, b"first, then");
+            (&server).write_all(b"answer").unwrap();
+            client.peek(&mut read).unwrap();
+            let end = if by_client {
+                drop(client); // with data that it has not read
+                (&server).read(&mut read)
+            } else {
+                client.read_exact(&mut read[..6]).unwrap();
+                assert_eq!(&read[..6], b"answer");
+                server.reset();
+                client.read(&mut read)
+            };
+            assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
+        }
+    }
+}
+
+#[test]
 fn a_port_without_its_target_refuses() {
     let world = World::new();
     let path = world.directory().join("target");

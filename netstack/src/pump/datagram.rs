@@ -13,9 +13,9 @@ use rustix::{
 
 use super::{
     pair,
-    thread::{Event, Outcome, Scratch, Source},
+    thread::{Outcome, Scratch, Source},
 };
-use crate::{Notify, UdpFlow, UdpSocket, stack::Shared};
+use crate::{Notify, UdpFlow, UdpSocket, copy::Event, stack::Shared};
 
 /// Datagrams that may be copied each way before others have their turn.
 const TURN: usize = 64;

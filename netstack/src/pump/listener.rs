@@ -18,10 +18,13 @@ use rustix::{
 
 use super::{
     pair,
-    stream::Stream,
-    thread::{Event, Handle, Outcome, Scratch, Source},
+    stream::{self, Ours},
+    thread::{Handle, Outcome, Scratch, Source},
 };
-use crate::{Notify, TcpListener, TcpStream};
+use crate::{
+    Notify, TcpListener, TcpStream,
+    copy::{Event, Relay},
+};
 
 /// Connections that may be handed over before others have their turn.
 const TURN: usize = 64;
@@ -129,13 +132,13 @@ impl Listener {
     }
 
     /// Makes a parcel of a connection.
-    fn pack(&self, stream: TcpStream, (ours, descriptor): (OwnedFd, OwnedFd)) -> io::Result<Parcel> {
+    fn pack(&self, stream: TcpStream, (ours, descriptor): (Ours, OwnedFd)) -> io::Result<Parcel> {
         let addresses = (stream.local_addr(), stream.peer_addr());
         let mut message = [0; MESSAGE];
         let (local, peer) = message.split_at_mut(ADDRESS);
         write_address(addresses.0, local);
         write_address(addresses.1, peer);
-        self.pump.add(Box::new(Stream::of_pair(stream, ours)), Some((descriptor.as_fd(), addresses)))?;
+        self.pump.add(Box::new(Relay::new(ours, stream, false)), Some((descriptor.as_fd(), addresses)))?;
         Ok(Parcel { message, descriptor })
     }
 
@@ -175,7 +178,7 @@ impl Source for Listener {
                         Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Outcome::Wait,
                         Err(_) => return Outcome::Done,
                     };
-                    let pair = match pair::stream() {
+                    let pair = match stream::pair() {
                         Ok(pair) => pair,
                         Err(err) => {
                             tracing::debug!(%err, "a connection waits for a descriptor");

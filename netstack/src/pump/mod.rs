@@ -3,11 +3,11 @@
 //! | file | what it has |
 //! |---|---|
 //! | `thread` | the thread: which descriptor can go on |
-//! | `stream` | a TCP connection and a stream socket |
+//! | `stream` | a TCP connection and a stream socket, and how a reset passes through that |
 //! | `datagram` | UDP and a socket that keeps borders |
 //! | `listener` | connections that are handed over as descriptors |
 //! | `watch` | a socket that is watched for its end |
-//! | `pair` | pairs of sockets, and how a reset passes through one |
+//! | `pair` | pairs of sockets |
 //! | `fd_id` | what a descriptor stands for |
 
 mod datagram;
@@ -25,8 +25,8 @@ use std::{
     sync::Arc,
 };
 
-use self::{datagram::Datagrams, listener::Listener, stream::Stream, thread::Worker, watch::Watch};
-use crate::{TcpListener, TcpStream, UdpFlow, UdpSocket};
+use self::{datagram::Datagrams, listener::Listener, thread::Worker, watch::Watch};
+use crate::{TcpListener, TcpStream, UdpFlow, UdpSocket, copy::Relay};
 
 /// One thread, `wg-netpump`, that copies between descriptors and connections. It is started with the first descriptor,
 /// and sleeps while nothing can be copied. Dropping the pump closes all of its descriptors and resets their
@@ -58,19 +58,9 @@ impl Pump {
     /// As the system says; the connection is reset then.
     pub fn tcp_descriptor(&self, stream: TcpStream) -> io::Result<OwnedFd> {
         let addresses = (stream.local_addr(), stream.peer_addr());
-        let (ours, app) = pair::stream()?;
-        self.worker.add(Box::new(Stream::of_pair(stream, ours)), Some((app.as_fd(), addresses)))?;
+        let (ours, app) = stream::pair()?;
+        self.worker.add(Box::new(Relay::new(ours, stream, false)), Some((app.as_fd(), addresses)))?;
         Ok(app)
-    }
-
-    /// Copies between a connected stream socket of the system and `stream` until both directions have ended. `first`
-    /// was read from the socket before, and is sent first. A reset of one is a reset of the other.
-    ///
-    /// # Errors
-    /// As the system says; both are reset then.
-    pub fn join_tcp(&self, socket: OwnedFd, stream: TcpStream, first: Vec<u8>) -> io::Result<()> {
-        pair::prepare(&socket)?;
-        self.worker.add(Box::new(Stream::of_socket(stream, socket, first)), None)
     }
 
     /// Returns one end of a pair of sockets that keep the borders of datagrams, for a connected UDP socket.
@@ -146,7 +136,7 @@ impl Pump {
         self.worker.reset(descriptor)
     }
 
-    /// Its own ends of the descriptors that it has returned, and the sockets that it copies for. A child of `fork()`
+    /// Its own ends of the descriptors that it has returned, and the sockets that it watches. A child of `fork()`
     /// has copies of them, and closes them so that the other ends see when the pump does. Call it before the fork: it
     /// takes the pump's lock, which another thread may hold for ever in the child.
     #[must_use]

@@ -20,7 +20,10 @@ use wg_embed::{
 };
 
 use super::fd_id::FdId;
-use crate::Notify;
+use crate::{
+    Notify,
+    copy::{self, Event},
+};
 
 const WAKER: Token = Token(0);
 
@@ -29,19 +32,6 @@ const SCRATCH: usize = 65_536;
 
 /// How long it takes until what the system lacked is tried for again.
 const LATER: Duration = Duration::from_millis(100);
-
-/// What the system says of a descriptor.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Event {
-    pub(super) readable: bool,
-    pub(super) writable: bool,
-    /// The other side writes no more.
-    pub(super) ended: bool,
-    /// The other side neither reads nor writes.
-    pub(super) closed: bool,
-    /// There is an error to ask for.
-    pub(super) failed: bool,
-}
 
 /// What becomes of a source after its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +44,16 @@ pub(super) enum Outcome {
     Later,
     /// It is over, and is dropped.
     Done,
+}
+
+impl From<copy::Outcome> for Outcome {
+    fn from(outcome: copy::Outcome) -> Self {
+        match outcome {
+            copy::Outcome::Wait => Self::Wait,
+            copy::Outcome::Again => Self::Again,
+            copy::Outcome::Done => Self::Done,
+        }
+    }
 }
 
 /// Memory of the thread, of [`SCRATCH`] bytes.

@@ -5,8 +5,8 @@ use std::{
     sync::Arc,
 };
 
-use super::thread::{Event, Outcome, Scratch, Source};
-use crate::Notify;
+use super::thread::{Outcome, Scratch, Source};
+use crate::{Notify, copy::Event};
 
 /// A socket, and what is called when its other side has closed it.
 pub(super) struct Watch {

@@ -9,7 +9,7 @@ use wg_embed_netstack::{PendingTcp, TcpStream, dial::parse_host_port};
 
 use super::{Event, Surroundings};
 use crate::{
-    link::Link,
+    link::{Link, Local},
     names::Lookup,
     service::{Address, Target},
     socket::Socket,
@@ -99,8 +99,7 @@ impl Incoming {
     /// The handshake is over. `None`: it was not waited for.
     pub(crate) fn established(self, stream: TcpStream) -> Option<Link> {
         let Stage::Accept(socket) = self.stage else { return None };
-        let event = Event { readable: self.readable, ..Event::default() };
-        Some(Link::new(socket, stream, Vec::new(), event, self.place))
+        Some(Local::new(socket, self.place).link(stream, self.readable))
     }
 
     /// The service ends, or it has taken too long: a connection that is still held is refused.

@@ -23,13 +23,13 @@ use std::{
 };
 
 use mio::{Events, Poll};
-use wg_embed_netstack::Netstack;
+use wg_embed_netstack::{Netstack, copy::Outcome};
 
 pub(crate) use self::surroundings::Surroundings;
 use self::{deadlines::Deadlines, incoming::Incoming, surroundings::Common};
 use crate::{
     client::{self, Client},
-    link::{Link, Outcome},
+    link::Link,
     mailbox::{Command, Mailbox, WAKER},
     proxy::ServiceId,
     service::{Options, Service},
@@ -219,7 +219,7 @@ impl Engine {
         let mut changes = Changes::default();
         let mut owner = token;
         match entry {
-            Entry::Link(link) => match link.turn(event) {
+            Entry::Link(link) => match link.turn(event.into()) {
                 Outcome::Wait => {}
                 Outcome::Again => self.again.push(token),
                 Outcome::Done => changes.removed.push(token),
@@ -388,7 +388,7 @@ impl Entry {
         match self {
             Self::Client(client) => client.end(),
             Self::Incoming(incoming) => incoming.end(),
-            Self::Link(link) => link.end(),
+            Self::Link(link) => link.reset(),
             _ => {}
         }
     }
