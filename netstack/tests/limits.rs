@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{B, Node, World, kind, read_all};
+use common::{B, Node, Told, World, kind, read_all};
 use wg_embed_netstack::{Options, TcpStream};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -182,6 +182,48 @@ fn at_the_limit_of_memory_windows_shrink_and_all_go_on() {
         }
         read.iter().all(|read| *read > 1 << 20)
     });
+}
+
+#[test]
+fn writers_without_memory_are_told_when_there_is_some() {
+    let world = World::with(|_| {}, |b| b.receive_buffer = 4096);
+    let [hog, first, second] = [80, 81, 82].map(|port| world.connect_to(B, port));
+    hog.0.try_write(&[5; 20_000]).unwrap();
+    world.settle();
+    let used = world.a.stack.stats().memory;
+    world.a.stack.set_memory(used);
+    let told = [&first, &second].map(|(stream, _)| {
+        let told = Told::new();
+        stream.set_notify(Some(told.clone()));
+        assert_eq!(kind(stream.try_write(b"data")), ErrorKind::WouldBlock);
+        told
+    });
+    let times = || [&told[0], &told[1]].map(|told| told.times());
+    // Nobody tries in between.
+    let before = times();
+    world.pass(10 * SECOND);
+    assert_eq!(times(), before);
+    // Enough for one, which does not use it: it is the other one's turn.
+    world.a.stack.set_memory(used + 2048);
+    world.settle();
+    assert_eq!(times(), [before[0] + 1, before[1]]);
+    world.pass(5 * SECOND);
+    assert_eq!(times(), [before[0] + 1, before[1] + 1]);
+    second.0.try_write(b"data").unwrap();
+    assert_eq!(kind(first.0.try_write(b"data")), ErrorKind::WouldBlock);
+    hog.0.reset();
+    world.settle();
+    assert_eq!(times()[0], before[0] + 2);
+    first.0.try_write(b"data").unwrap();
+    // One that has ended waits no more.
+    world.a.stack.set_memory(0);
+    world.pass(5 * SECOND);
+    assert_eq!(kind(first.0.try_write(b"data")), ErrorKind::WouldBlock);
+    drop((first, second));
+    world.pass_coarsely(120 * SECOND);
+    world.a.stack.set_memory(1 << 20);
+    world.settle();
+    assert!(world.a.is_empty(), "{:?}", world.a.stack.stats());
 }
 
 #[test]

@@ -1,29 +1,56 @@
 //! Bytes of buffers, for everything in a stack together.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
 
-use crate::tcp::Budget;
+use super::waiter::Waiter;
+use crate::tcp::{Budget, LEAST_MEMORY};
 
 /// A number of bytes, and how many of them are taken.
-#[derive(Debug)]
 pub(crate) struct Memory {
     limit: AtomicUsize,
     used: AtomicUsize,
+    /// Connections wait for some: the thread that reads is told when there is enough for one.
+    is_wanted: AtomicBool,
+    waiter: Arc<Waiter>,
 }
 
 impl Memory {
-    pub(super) const fn new(limit: usize) -> Self {
-        Self { limit: AtomicUsize::new(limit), used: AtomicUsize::new(0) }
+    pub(super) const fn new(limit: usize, waiter: Arc<Waiter>) -> Self {
+        Self { limit: AtomicUsize::new(limit), used: AtomicUsize::new(0), is_wanted: AtomicBool::new(false), waiter }
+    }
+
+    /// Whether connections wait for some from now on.
+    pub(super) fn set_wanted(&self, is_wanted: bool) {
+        self.is_wanted.store(is_wanted, Ordering::SeqCst);
+        // It may have been given back just before.
+        self.tell();
+    }
+
+    /// Whether a connection waits, and there is enough for it.
+    pub(super) fn can_feed(&self) -> bool {
+        // `set_wanted`, `set_limit` and `give` each write one of these and then read all: the last one sees them all.
+        let is_wanted = self.is_wanted.load(Ordering::SeqCst);
+        is_wanted && self.limit().saturating_sub(self.used.load(Ordering::SeqCst)) >= LEAST_MEMORY
+    }
+
+    fn tell(&self) {
+        if self.can_feed() {
+            self.waiter.signal();
+        }
     }
 
     /// How many bytes there are.
     pub(super) fn limit(&self) -> usize {
-        self.limit.load(Ordering::Relaxed)
+        self.limit.load(Ordering::SeqCst)
     }
 
     /// Replaces the number of bytes. If more are taken, no other ones are until enough were given back.
     pub(super) fn set_limit(&self, limit: usize) {
-        self.limit.store(limit, Ordering::Relaxed);
+        self.limit.store(limit, Ordering::SeqCst);
+        self.tell();
     }
 
     /// How many bytes are taken.
@@ -63,18 +90,20 @@ impl Budget for Memory {
     }
 
     fn give(&self, bytes: usize) {
-        let before = self.used.fetch_sub(bytes, Ordering::Relaxed);
+        let before = self.used.fetch_sub(bytes, Ordering::SeqCst);
         debug_assert!(before >= bytes, "more was given back than taken");
+        self.tell();
     }
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
     #[test]
     fn buffers_that_take_what_they_can_leave_some_for_others() {
-        let memory = Memory::new(1 << 20);
+        let memory = Memory::new(1 << 20, Arc::new(Waiter::new().unwrap()));
         let mut buffers = [0; 10];
         for round in 0..10_000 {
             let buffer = &mut buffers[round % 10];

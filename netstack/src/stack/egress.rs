@@ -12,7 +12,7 @@ use wg_embed::{
     tun::{PacketArena, PacketList, Tun, TunEvent},
 };
 
-use super::{connections::closed, counters::Dropped, ingress, outbox, segment::Builder, shared::Shared};
+use super::{connections::closed, counters::Dropped, ingress, outbox, segment::Builder, shared::Shared, starved};
 use crate::tcp::Header;
 
 /// Bytes of packets that are ready, of which so many leave before connections have a turn.
@@ -53,6 +53,7 @@ impl StackTun {
         while let Some(object) = shared.deadlines.pop(now) {
             object.due(shared, now);
         }
+        starved::feed(shared, now);
         loop {
             let outbox::Read { moved, dropped, full, waiting } = shared.outbox.read(arena, OUTBOX_TURN);
             shared.counters.add(Dropped::OutTooLarge, dropped);
@@ -128,7 +129,7 @@ impl Tun for StackTun {
             }
             shared.waiter.set_idle();
             // What came before that was not signalled.
-            if shared.outbox.is_empty() && !shared.tcp.has_ready() {
+            if shared.outbox.is_empty() && !shared.tcp.has_ready() && !shared.memory.can_feed() {
                 shared.waiter.set_deadline(|| shared.deadlines.next(), || shared.now());
                 return Ok(0);
             }

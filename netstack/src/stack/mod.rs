@@ -19,6 +19,7 @@ mod path_mtu;
 mod segment;
 pub(crate) mod shared;
 mod socket;
+mod starved;
 pub(crate) mod tcp_errors;
 mod time_wait;
 mod tuple;

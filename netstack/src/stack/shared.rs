@@ -20,6 +20,7 @@ use super::{
     deadlines::{Deadlines, Timed, Timer},
     egress::Events,
     outbox::{HasRoom, Outbox},
+    starved::Starved,
     waiter::Waiter,
 };
 use crate::{Intercept, InterceptOptions, Notify, Options, dns::resolver::Resolver};
@@ -34,7 +35,7 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     pub(super) outbox: Outbox,
     pub(super) deadlines: Deadlines,
-    pub(super) waiter: Waiter,
+    pub(super) waiter: Arc<Waiter>,
     pub(super) events: Events,
     pub(super) closed: AtomicBool,
     /// Who is told when it is closed.
@@ -42,6 +43,7 @@ pub(crate) struct Shared {
     /// The process that it was made in.
     process: u32,
     pub(crate) memory: Arc<Memory>,
+    pub(super) starved: Starved,
     pub(crate) tcp: Connections,
     /// What sequence numbers and the like are derived from.
     secret: [u8; 32],
@@ -77,18 +79,20 @@ impl Shared {
     pub(super) fn new(options: Options) -> io::Result<Self> {
         let mut secret = [0; 32];
         options.random.fill(&mut secret);
+        let waiter = Arc::new(Waiter::new()?);
         Ok(Self {
             network: RwLock::new(Network::of(&options)),
             interception: RwLock::new(None),
             counters: Counters::new(),
             outbox: Outbox::new(),
             deadlines: Deadlines::new(),
-            waiter: Waiter::new()?,
             events: Events::new(),
             closed: AtomicBool::new(false),
             closing: Mutex::default(),
             process: std::process::id(),
-            memory: Arc::new(Memory::new(options.memory)),
+            memory: Arc::new(Memory::new(options.memory, waiter.clone())),
+            starved: Starved::default(),
+            waiter,
             tcp: Connections::new(options.max_connections),
             secret,
             udp: super::udp::State::default(),

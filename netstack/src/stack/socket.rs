@@ -15,6 +15,7 @@ use super::{
     deadlines::{Timed, Timer},
     segment::Builder,
     shared::Shared,
+    starved,
     tuple::FourTuple,
 };
 use crate::{
@@ -60,6 +61,8 @@ pub(crate) struct State {
     gone: bool,
     /// When it is reset: its program has let go of it, or lets it end with a reset.
     orphan_until: Option<Instant>,
+    /// Its place among those that wait for memory.
+    pub(super) starved: Option<u64>,
     /// Its timers do not run again before this.
     not_before: Instant,
 }
@@ -84,6 +87,7 @@ impl TcpSocket {
                 aborted: false,
                 gone: false,
                 orphan_until: None,
+                starved: None,
                 not_before: Instant::default(),
             }),
             changed: Condvar::new(),
@@ -111,6 +115,7 @@ impl TcpSocket {
                 shared.schedule(&self.timer, at, || self.clone());
             }
         }
+        starved::update(shared, self, &mut state);
         let notify = self.news(&mut state);
         drop(state);
         if sends {
@@ -182,6 +187,7 @@ impl TcpSocket {
             state.gone = true;
             shared.tcp.forget(shared, self, None, now);
             shared.unschedule(&self.timer);
+            starved::update(shared, self, &mut state);
         }
         self.changed.notify_all();
         let notify = self.news(&mut state);
@@ -189,6 +195,16 @@ impl TcpSocket {
         if let Some(notify) = notify {
             notify.notify();
         }
+    }
+
+    /// There may be memory for it.
+    pub(super) fn feed(self: &Arc<Self>, shared: &Arc<Shared>, now: Instant) {
+        let mut state = self.lock();
+        state.starved = None;
+        if state.wants_memory() {
+            state.connection.feed(now);
+        }
+        self.settle(shared, state, now);
     }
 
     /// Replaces who is told.
@@ -260,6 +276,11 @@ impl State {
     /// Whether segments for it are for another one, or for none.
     pub(super) const fn is_gone(&self) -> bool {
         self.gone
+    }
+
+    /// Whether it waits for memory.
+    pub(super) fn wants_memory(&self) -> bool {
+        !self.gone && self.orphan_until.is_none() && self.connection.wants_memory()
     }
 
     /// Why it has failed.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Budget;
 
 /// The least that is allocated.
-const SMALLEST: usize = 2048;
+pub(crate) const SMALLEST: usize = 2048;
 
 /// A ring of bytes. Its memory is counted in the budget from the allocation to the release.
 pub(super) struct Ring {
@@ -20,7 +20,7 @@ impl Ring {
         Self { bytes: Vec::new(), head: 0, len: 0, budget }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(super) const fn len(&self) -> usize {
         self.len
     }
 
@@ -28,7 +28,7 @@ impl Ring {
         self.len == 0
     }
 
-    pub(super) fn capacity(&self) -> usize {
+    pub(super) const fn capacity(&self) -> usize {
         self.bytes.len()
     }
 

@@ -34,6 +34,7 @@ use std::time::Duration;
 
 use wg_embed::time::Instant;
 
+pub(crate) use buffer::SMALLEST as LEAST_MEMORY;
 pub(crate) use connection::Connection;
 pub(crate) use half_open::{HalfOpen, Verdict};
 pub(crate) use header::{Flags, Header, Segment};

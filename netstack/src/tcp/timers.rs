@@ -19,7 +19,7 @@ pub(super) enum Timer {
     Keepalive,
     /// FIN-WAIT-2 without a program, and the user timeout.
     End,
-    /// Buffers that have been empty for a while are released; one that the budget refused is tried again.
+    /// Buffers that have been empty for a while are released.
     Buffers,
 }
 
@@ -47,12 +47,6 @@ impl Timers {
 
     pub(super) fn set(&mut self, timer: Timer, at: Instant) {
         self.0[timer as usize] = at.as_nanos();
-    }
-
-    /// Sets it, unless it is due earlier already.
-    pub(super) fn set_before(&mut self, timer: Timer, at: Instant) {
-        let timer = &mut self.0[timer as usize];
-        *timer = (*timer).min(at.as_nanos());
     }
 
     pub(super) fn clear(&mut self, timer: Timer) {

@@ -4,7 +4,11 @@ use std::{io, net::Shutdown, time::Duration};
 
 use wg_embed::time::Instant;
 
-use super::{super::timers::Timer, Connection, State, input::ORPHAN};
+use super::{
+    super::{buffer::SMALLEST, timers::Timer},
+    Connection, State,
+    input::ORPHAN,
+};
 use crate::notify::Readiness;
 
 /// The room that is made for a writer that does not say how much it has.
@@ -18,7 +22,7 @@ impl Connection {
         let write_closed = over || self.sender.fin.is_some() || self.state == State::TimeWait;
         Readiness {
             readable: self.receiver.unread() > 0 || read_closed,
-            writable: write_closed || (self.established && !self.starved && self.sender.has_much_room()),
+            writable: write_closed || (self.established && !self.is_starved() && self.sender.has_much_room()),
             read_closed,
             write_closed,
         }
@@ -81,16 +85,38 @@ impl Connection {
             room = ring.capacity() - buffered;
             if room == 0 {
                 self.starved = true;
-                self.watch_buffers(now);
                 return Err(io::ErrorKind::WouldBlock.into());
             }
         }
+        self.starved = false;
         let (first, second) = ring.room(room);
         let filled = fill(first, second).min(room);
         ring.commit(filled);
         self.used = now;
         self.settle(now);
         Ok(filled)
+    }
+
+    /// Whether a writer was refused memory, and there is no room without it.
+    const fn is_starved(&self) -> bool {
+        self.starved && self.sender.ring.len() == self.sender.ring.capacity()
+    }
+
+    /// Whether a writer needs memory to go on: room does not come with an ACK, since nothing is in flight.
+    pub(crate) fn wants_memory(&self) -> bool {
+        self.is_starved()
+            && self.sender.ring.is_empty()
+            && self.sender.fin.is_none()
+            && !matches!(self.state, State::Closed | State::TimeWait)
+    }
+
+    /// Tries again to get a little memory for a writer. It is given back if it is not used for a while.
+    pub(crate) fn feed(&mut self, now: Instant) {
+        if self.sender.ring.reserve(SMALLEST, self.sender.limit()) {
+            self.starved = false;
+            self.used = now;
+            self.watch_buffers(now);
+        }
     }
 
     /// Ends one direction or both.

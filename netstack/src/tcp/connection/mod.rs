@@ -108,7 +108,7 @@ pub(crate) struct Connection {
     /// Whether the congestion window was full in this round trip, and when the round trip ends.
     limited: bool,
     limited_until: u64,
-    /// Whether the budget refused a buffer: writing is tried again later.
+    /// Whether the budget refused a buffer to a writer.
     starved: bool,
     /// Timeouts in a row without progress.
     retries: u8,

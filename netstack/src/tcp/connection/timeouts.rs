@@ -26,9 +26,6 @@ const PROBE_SLACK: Duration = Duration::from_millis(2);
 const KEEPALIVE_PROBES: u8 = 9;
 /// How long an empty buffer is kept.
 const BUFFER_HOLDS: Duration = Duration::from_secs(1);
-/// When a buffer that the budget refused is tried again: soon enough for a program not to notice, rarely enough for
-/// thousands that wait not to keep the tunnel busy.
-const BUDGET_RETRY: Duration = Duration::from_millis(100);
 
 impl Connection {
     /// Does what is due.
@@ -97,9 +94,7 @@ impl Connection {
 
     /// Sets the timer for the releasing of buffers, if there is one to release.
     pub(super) fn watch_buffers(&mut self, now: Instant) {
-        if self.starved {
-            self.timers.set_before(Timer::Buffers, now + BUDGET_RETRY);
-        } else if !self.timers.is_set(Timer::Buffers) && self.has_idle_buffer() {
+        if !self.timers.is_set(Timer::Buffers) && self.has_idle_buffer() {
             self.timers.set(Timer::Buffers, now + BUFFER_HOLDS);
         }
     }
@@ -110,7 +105,6 @@ impl Connection {
     }
 
     fn release_buffers(&mut self, now: Instant) {
-        self.starved = false;
         if now.since(self.used) < BUFFER_HOLDS {
             if self.has_idle_buffer() {
                 self.timers.set(Timer::Buffers, self.used + BUFFER_HOLDS);
