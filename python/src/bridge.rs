@@ -5,7 +5,7 @@
 //! is woken once for a batch, and costs nothing while nothing happens.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     io::{self, PipeReader, PipeWriter, Read, Write},
     os::fd::{AsRawFd, RawFd},
     sync::{
@@ -15,11 +15,12 @@ use std::{
 };
 
 use pyo3::{
-    exceptions::{PyKeyboardInterrupt, PySystemExit},
+    PyTraverseError, PyVisit,
+    exceptions::{PyKeyboardInterrupt, PyRuntimeError, PySystemExit},
     intern,
     prelude::*,
     sync::PyOnceLock,
-    types::{PyDict, PySet},
+    types::{PyDict, PySet, PyWeakrefMethods, PyWeakrefReference},
 };
 use wg_embed::sync::lock;
 
@@ -56,6 +57,10 @@ pub(crate) trait Ready: Send + Sync {
     fn ready(self: Arc<Self>, py: Python<'_>) -> PyResult<()>;
     /// The loop has ended, and with it everything that waits. Called on any thread, without the interpreter.
     fn abandon(&self);
+    /// Shows the garbage collector the objects that it keeps for as long as its loop is there.
+    fn traverse(&self, _visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        Ok(())
+    }
 }
 
 /// What waits for the loop's thread, and how it is woken.
@@ -90,13 +95,13 @@ pub(crate) struct Bridge {
     /// `None` when the loop has ended.
     queue: Mutex<Option<Queue>>,
     lingering: Lingerers,
-    /// What may be posted, to be abandoned when the loop ends.
-    known: Mutex<Vec<Weak<dyn Ready>>>,
-    event_loop: Py<PyAny>,
-    /// `asyncio.Future`, its subclass for reads, and their keyword arguments.
+    /// What may be posted, by its address: to be abandoned when the loop ends.
+    known: Mutex<HashMap<usize, Weak<dyn Ready>>>,
+    /// The loop has this bridge, by way of its [`Drainer`].
+    event_loop: Py<PyWeakrefReference>,
+    /// `asyncio.Future`, and its subclass for reads.
     future: Py<PyAny>,
     read_future: Py<PyAny>,
-    arguments: Py<PyDict>,
     /// Handlers' tasks: the loop itself keeps weak references only. They refer to it, so they go when it has ended.
     tasks: Mutex<Option<Py<PySet>>>,
 }
@@ -119,24 +124,22 @@ impl Bridge {
         let id = event_loop.as_ptr() as usize;
         if let Ok(known) = loops.call_method1("get", (id,))?.cast_into::<Drainer>() {
             let bridge = &known.get().bridge;
-            if bridge.event_loop.is(&event_loop) && known.get().process.is_current() {
+            let is_its = bridge.event_loop(py).is_some_and(|its| its.is(&event_loop));
+            if is_its && known.get().process.is_current() {
                 return Ok(bridge.clone());
             }
         }
         end_closed_loops(loops)?;
         let (reader, writer) = io::pipe().map_err(|error| errors::from_io(&error))?;
         let descriptor = reader.as_raw_fd();
-        let arguments = PyDict::new(py);
-        arguments.set_item("loop", &event_loop)?;
         let bridge = Arc::new(Self {
             queue: Mutex::new(Some(Queue { items: VecDeque::new(), signalled: false, reader, writer })),
             lingering: Lingerers::default(),
             known: Mutex::default(),
             future: asyncio.getattr("Future")?.unbind(),
             read_future: py.import("wg_embed._tasks")?.getattr("ReadFuture")?.unbind(),
-            arguments: arguments.unbind(),
             tasks: Mutex::new(Some(PySet::empty(py)?.unbind())),
-            event_loop: event_loop.clone().unbind(),
+            event_loop: PyWeakrefReference::new(&event_loop)?.unbind(),
         });
         process::register(&bridge);
         let drainer = Drainer { bridge: bridge.clone(), process: Mark::new(), sweeps: AtomicBool::new(false) };
@@ -151,11 +154,11 @@ impl Bridge {
         let mut known = lock(&self.known);
         // When it is full: so each item is looked at a few times in all.
         if known.len() == known.capacity() {
-            known.retain(|item| item.strong_count() > 0);
+            known.retain(|_, item| item.strong_count() > 0);
             let more = known.len().max(16);
             known.reserve(more);
         }
-        known.push(item);
+        known.insert(item.as_ptr().cast::<()>() as usize, item);
     }
 
     pub(crate) fn has_ended(&self) -> bool {
@@ -187,13 +190,23 @@ impl Bridge {
     }
 
     /// A future of the loop that is not done.
+    ///
+    /// # Errors
+    /// `RuntimeError` when the loop is gone.
     pub(crate) fn future<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.future.bind(py).call((), Some(self.arguments.bind(py)))
+        self.make(py, &self.future)
+    }
+
+    fn make<'py>(&self, py: Python<'py>, class: &Py<PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let event_loop = self.event_loop(py).ok_or_else(|| PyRuntimeError::new_err("Event loop is closed"))?;
+        let arguments = PyDict::new(py);
+        arguments.set_item(intern!(py, "loop"), event_loop)?;
+        class.bind(py).call((), Some(&arguments))
     }
 
     /// The same for a read: bytes that it has, and that a cancelled task does not take, go to `give_back`.
     pub(crate) fn read_future<'py>(&self, py: Python<'py>, give_back: &Py<PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        let future = self.read_future.bind(py).call((), Some(self.arguments.bind(py)))?;
+        let future = self.make(py, &self.read_future)?;
         future.setattr(intern!(py, "give_back"), give_back)?;
         Ok(future)
     }
@@ -217,8 +230,9 @@ impl Bridge {
         lock(&self.tasks).as_ref().map(|tasks| tasks.clone_ref(py))
     }
 
-    pub(crate) fn event_loop(&self) -> &Py<PyAny> {
-        &self.event_loop
+    /// The loop; `None` when it is gone.
+    pub(crate) fn event_loop<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.event_loop.bind(py).upgrade()
     }
 
     /// Reports what went wrong in a callback, as the loop does for its own: a request to exit ends the loop.
@@ -229,7 +243,9 @@ impl Bridge {
         let context = PyDict::new(py);
         context.set_item("message", message)?;
         context.set_item("exception", error.value(py))?;
-        self.event_loop.bind(py).call_method1("call_exception_handler", (context,))?;
+        if let Some(event_loop) = self.event_loop(py) {
+            event_loop.call_method1("call_exception_handler", (context,))?;
+        }
         Ok(())
     }
 
@@ -250,10 +266,21 @@ impl Bridge {
         let queue = lock(&self.queue).take();
         queue.iter().flat_map(|queue| &queue.items).for_each(|item| item.abandon());
         let known = std::mem::take(&mut *lock(&self.known));
-        known.iter().filter_map(Weak::upgrade).for_each(|item| item.abandon());
+        known.values().filter_map(Weak::upgrade).for_each(|item| item.abandon());
         self.lingering.end();
         let tasks = lock(&self.tasks).take();
         drop(tasks);
+    }
+
+    /// Shows what is kept for as long as the loop is: so a loop that is dropped is freed with all that waits on it, and
+    /// while there is a loop nothing of that is garbage, although only a tunnel refers to it. Locks are taken and not
+    /// tried: the collector asks twice, and must get one answer.
+    fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Some(tasks) = &*lock(&self.tasks) {
+            visit.call(tasks)?;
+        }
+        let known: Vec<_> = lock(&self.known).values().filter_map(Weak::upgrade).collect();
+        known.iter().try_for_each(|item| item.traverse(visit))
     }
 }
 
@@ -262,8 +289,14 @@ fn end_closed_loops(loops: &Bound<'_, PyAny>) -> PyResult<()> {
     for drainer in loops.call_method0("values")?.try_iter()?.collect::<PyResult<Vec<_>>>()? {
         if let Ok(drainer) = drainer.cast_into::<Drainer>() {
             let this = drainer.get();
-            let event_loop = this.bridge.event_loop.bind(loops.py());
-            if this.process.is_current() && event_loop.call_method0("is_closed")?.extract()? {
+            if !this.process.is_current() {
+                continue;
+            }
+            let is_closed = match this.bridge.event_loop(loops.py()) {
+                Some(event_loop) => event_loop.call_method0("is_closed")?.extract()?,
+                None => true,
+            };
+            if is_closed {
                 this.bridge.end();
             }
         }
@@ -315,6 +348,16 @@ impl Drainer {
         this.sweeps.store(false, Ordering::Relaxed);
         if this.bridge.lingering.sweep() { Self::sweep_later(slf) } else { Ok(()) }
     }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if self.process.is_current() { self.bridge.traverse(&visit) } else { Ok(()) }
+    }
+
+    fn __clear__(&self) {
+        if self.process.is_current() {
+            self.bridge.end();
+        }
+    }
 }
 
 impl Drainer {
@@ -323,8 +366,9 @@ impl Drainer {
         if this.bridge.lingering.is_empty() || this.sweeps.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
-        let arguments = (LINGER.as_secs() / 2, slf.getattr("sweep")?);
-        this.bridge.event_loop.bind(py).call_method1("call_later", arguments)?;
+        if let Some(event_loop) = this.bridge.event_loop(py) {
+            event_loop.call_method1("call_later", (LINGER.as_secs() / 2, slf.getattr("sweep")?))?;
+        }
         Ok(())
     }
 }

@@ -1,14 +1,11 @@
 //! How Python is told that something may go on: a callback on an event loop, or a thread that waits.
 
 use std::{
-    sync::{
-        Arc, Condvar, Mutex, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Condvar, Mutex, Weak, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
-use pyo3::{exceptions::PyValueError, prelude::*};
+use pyo3::{PyTraverseError, PyVisit, exceptions::PyValueError, prelude::*};
 use wg_embed::sync::{lock, wait_timeout, wait_while};
 
 use crate::{
@@ -19,20 +16,20 @@ use crate::{
 /// How often the main thread looks for signals while it waits, such as that of Ctrl-C: no Python runs in it meanwhile.
 const SIGNALS: Duration = Duration::from_millis(100);
 
-/// A callback, and where it is called.
-#[derive(Clone)]
+/// A callback, and where it is called. Each has its place in the queue of its own loop: a loop that has stopped keeps
+/// those that were replaced.
 struct Target {
+    of: Weak<Inner>,
     bridge: Arc<Bridge>,
-    /// `run` of the context that was current when the callback was set, and the callback.
-    call: Arc<(Py<PyAny>, Py<PyAny>)>,
+    /// `run` of the context that was current when the callback was set.
+    run: Py<PyAny>,
+    callback: Py<PyAny>,
+    queued: AtomicBool,
 }
 
 #[derive(Default)]
 struct Inner {
-    target: Mutex<Option<Target>>,
-    /// The bridge that knows this one.
-    known_to: Mutex<Weak<Bridge>>,
-    queued: AtomicBool,
+    target: Mutex<Option<Arc<Target>>>,
     /// Grows with each call of `tell`.
     told: Mutex<u64>,
     changed: Condvar,
@@ -63,9 +60,12 @@ impl Callback {
         let target = match callback {
             Some(callback) => {
                 let bridge = Bridge::current(py)?;
-                self.introduce(&bridge);
                 let run = py.import("contextvars")?.getattr("copy_context")?.call0()?.getattr("run")?.unbind();
-                Some(Target { bridge, call: Arc::new((run, callback)) })
+                let (of, queued) = (Arc::downgrade(&self.0), AtomicBool::new(false));
+                let target = Arc::new(Target { of, bridge, run, callback, queued });
+                let ready: Arc<dyn Ready> = target.clone();
+                target.bridge.introduce(Arc::downgrade(&ready));
+                Some(target)
             }
             None => None,
         };
@@ -75,23 +75,15 @@ impl Callback {
         Ok(())
     }
 
-    /// Has it abandoned when the loop ends. Once for each loop, however often the callback is replaced.
-    fn introduce(&self, bridge: &Arc<Bridge>) {
-        let before = std::mem::replace(&mut *lock(&self.0.known_to), Arc::downgrade(bridge));
-        if !std::ptr::eq(before.as_ptr(), Arc::as_ptr(bridge)) {
-            let inner: Arc<dyn Ready> = self.0.clone();
-            bridge.introduce(Arc::downgrade(&inner));
-        }
-    }
-
     /// Something may go on. Any thread may call it.
     pub(crate) fn tell(&self) {
         if !self.1.is_current() {
             return;
         }
-        let bridge = lock(&self.0.target).as_ref().map(|target| target.bridge.clone());
-        if let Some(bridge) = bridge {
-            bridge.post(self.0.clone());
+        let target = lock(&self.0.target).clone();
+        if let Some(target) = target {
+            let bridge = target.bridge.clone();
+            bridge.post(target);
         }
         *lock(&self.0.told) += 1;
         self.0.changed.notify_all();
@@ -153,22 +145,34 @@ fn is_main_thread(py: Python<'_>) -> PyResult<bool> {
     Ok(threading.call_method0("current_thread")?.is(threading.call_method0("main_thread")?))
 }
 
-impl Ready for Inner {
+impl Target {
+    /// Whether it was not replaced.
+    fn is_current(&self) -> bool {
+        let Some(inner) = self.of.upgrade() else { return false };
+        lock(&inner.target).as_ref().is_some_and(|target| std::ptr::eq(&**target, self))
+    }
+}
+
+impl Ready for Target {
     fn queued(&self) -> &AtomicBool {
         &self.queued
     }
 
     fn ready(self: Arc<Self>, py: Python<'_>) -> PyResult<()> {
-        let call = lock(&self.target).as_ref().map(|target| target.call.clone());
-        if let Some(call) = call {
-            call.0.bind(py).call1((&call.1,))?;
+        if self.is_current() {
+            self.run.bind(py).call1((&self.callback,))?;
         }
         Ok(())
     }
 
     fn abandon(&self) {
-        let old = lock(&self.target).take();
-        drop(old);
-        self.queued.store(false, Ordering::Relaxed);
+        let Some(inner) = self.of.upgrade() else { return };
+        let abandoned = lock(&inner.target).take_if(|target| std::ptr::eq(&**target, self));
+        drop(abandoned);
+    }
+
+    fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.run)?;
+        visit.call(&self.callback)
     }
 }

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -244,12 +245,21 @@ def _is_conf(text: bytes) -> bool:
     return False
 
 
+class _Iteration:
+    """What an iterator has yet to give."""
+
+    def __init__(self) -> None:
+        self.queue: deque[Event] = deque(maxlen=_MOST)
+        self.more = asyncio.Event()
+
+
 class _Events:
     """Passes the events of a tunnel to iterators, or to callbacks in one thread."""
 
     def __init__(self, native: _native.Tunnel) -> None:
         self._native = native
-        self._iterators: list[tuple[deque[Event], asyncio.Event]] = []
+        # Weak, as each refers to its loop, which may be dropped with it.
+        self._iterations: weakref.WeakSet[_Iteration] = weakref.WeakSet()
         # Of what follows all but the queue, which only the thread has while it runs, is used under the lock.
         self._lock = threading.Lock()
         self._callbacks: dict[object, Callable[[Event], object]] = {}
@@ -265,30 +275,29 @@ class _Events:
         while self._queue:
             event = self._queue.popleft()
             self._ended = self._ended or event.name == "ended"
-            for queue, more in self._iterators:
-                queue.append(event)
-                more.set()
+            for iteration in self._iterations:
+                iteration.queue.append(event)
+                iteration.more.set()
 
     async def iterate(self) -> AsyncIterator[Event]:
         if self._ended:
             return
-        queue: deque[Event] = deque(maxlen=_MOST)
-        more = asyncio.Event()
-        self._iterators.append((queue, more))
+        iteration = _Iteration()
+        self._iterations.add(iteration)
         try:
-            if len(self._iterators) == 1:
-                self._native.watch(self._arrived)
+            # For each one, as the loop of those before may be closed.
+            self._native.watch(self._arrived)
             while True:
-                while queue:
-                    event = queue.popleft()
+                while iteration.queue:
+                    event = iteration.queue.popleft()
                     yield event
                     if event.name == "ended":
                         return
-                more.clear()
-                await more.wait()
+                iteration.more.clear()
+                await iteration.more.wait()
         finally:
-            self._iterators = [one for one in self._iterators if one[0] is not queue]
-            if not self._iterators:
+            self._iterations.discard(iteration)
+            if not self._iterations:
                 self._native.watch(None)
 
     def call(self, callback: Callable[[Event], object]) -> Callable[[], None]:

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use pyo3::{intern, prelude::*, types::PyBytes};
+use pyo3::{PyTraverseError, PyVisit, intern, prelude::*, types::PyBytes};
 use wg_embed::sync::lock;
 
 use super::{Connection, LOW_WATER, closed, state::Taken};
@@ -132,6 +132,11 @@ impl Ready for Connection {
             (std::mem::take(&mut state.reads), std::mem::take(&mut state.drains))
         };
         drop(waiting);
+    }
+
+    fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let state = lock(&self.state);
+        state.reads.iter().map(|read| &read.0).chain(&state.drains).try_for_each(|future| visit.call(future))
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use pyo3::prelude::*;
+use pyo3::{PyTraverseError, PyVisit, prelude::*};
 use wg_embed::{
     bind::{Bind, UdpBind},
     config::{AllowedIpUpdate, PeerUpdate, Update},
@@ -145,9 +145,11 @@ impl Shared {
         functions: &Functions,
         stream: Bound<'_, PyAny>,
     ) -> PyResult<()> {
-        let Some(tasks) = self.bridge.tasks(py) else { return Ok(()) };
+        let (Some(event_loop), Some(tasks)) = (self.bridge.event_loop(py), self.bridge.tasks(py)) else {
+            return Ok(());
+        };
         let is_legacy = self.manner == Manner::Legacy;
-        let arguments = (self.bridge.event_loop(), tasks, &functions.context, handler, stream, is_legacy);
+        let arguments = (event_loop, tasks, &functions.context, handler, stream, is_legacy);
         functions.run.bind(py).call1(arguments)?;
         Ok(())
     }
@@ -195,5 +197,9 @@ impl Ready for Shared {
     fn abandon(&self) {
         let waiters = std::mem::take(&mut *lock(&self.waiters));
         drop(waiters);
+    }
+
+    fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        lock(&self.waiters).iter().try_for_each(|waiter| visit.call(waiter))
     }
 }
