@@ -32,7 +32,7 @@ pub(crate) fn padded(text: &str) -> Cow<'_, str> {
 }
 
 /// Derive a WireGuard public key from a private key, analogous to the `wg pubkey` command.
-#[pyfunction]
+#[pyfunction(name = "pubkey")]
 pub(crate) fn legacy_pubkey(private_key: &str) -> PyResult<String> {
     pubkey(&padded(private_key))
 }

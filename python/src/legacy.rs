@@ -9,7 +9,7 @@ use pyo3::{PyTraverseError, PyVisit, prelude::*};
 
 use crate::{
     connection::{Connection, Manner},
-    convert,
+    convert, keys,
     server::{Handlers, Serving, Settings},
     stream::{server_methods, stream_methods},
 };
@@ -45,7 +45,7 @@ stream_methods!(LegacyStream {
     }
 
     /// Query the stream for details of the transport: `peername`, `sockname`, `original_dst`, `original_src`.
-    #[pyo3(signature = (name, default=None))]
+    #[pyo3(signature = (name, default=None), text_signature = "($self, name, default=...)")]
     fn get_extra_info<'py>(
         &self,
         py: Python<'py>,
@@ -75,7 +75,7 @@ stream_methods!(LegacyStream {
 /// - source address as `(host: str, port: int)` tuple
 /// - destination address as `(host: str, port: int)` tuple
 #[pyfunction]
-pub(crate) fn start_server<'py>(
+fn start_server<'py>(
     py: Python<'py>,
     host: &str,
     port: u16,
@@ -93,4 +93,12 @@ pub(crate) fn start_server<'py>(
     let settings = Settings::new(Manner::Legacy, hosts, port, private_key, &peer_public_keys)?;
     let handlers = Handlers { tcp: handle_connection, udp: receive_datagram };
     Serving::start(py, settings, handlers, |py, serving| Ok(Bound::new(py, LegacyServer(serving))?.into_any()))
+}
+
+/// Adds the functions of mitmproxy_wireguard to `native`. They are of a module of their own, as `__module__` shows.
+pub(crate) fn add_functions(native: &Bound<'_, PyModule>) -> PyResult<()> {
+    let module = PyModule::new(native.py(), "mitmproxy_wireguard.mitmproxy_wireguard")?;
+    native.add("start_server", wrap_pyfunction!(start_server, &module)?)?;
+    native.add("legacy_genkey", wrap_pyfunction!(keys::genkey, &module)?)?;
+    native.add("legacy_pubkey", wrap_pyfunction!(keys::legacy_pubkey, &module)?)
 }

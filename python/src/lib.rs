@@ -32,14 +32,22 @@ mod tunnel;
 /// WireGuard and a userspace network, in Rust. The packages `wg_embed` and `mitmproxy_wireguard` are its interface.
 #[pyo3::pymodule(gil_used = false)]
 mod _native {
+    use pyo3::prelude::*;
+
     #[pymodule_export]
     use crate::{
-        keys::{genkey, genpsk, legacy_pubkey, pubkey},
-        legacy::{LegacyServer, LegacyStream, start_server},
+        keys::{genkey, genpsk, pubkey},
+        legacy::{LegacyServer, LegacyStream},
         log::{end_log, follow_level},
-        modern::{ModernServer, ModernStream, start_wireguard_server},
+        modern::{ModernServer, ModernStream},
         net::{NativeDial, NativeListener, NativeLookup, NativeNet, NativePing, NativeTcp, NativeUdp, split_host_port},
         process::{after_fork_in_child, before_fork},
         tunnel::{NativeTunnel, normalize_conf},
     };
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        crate::legacy::add_functions(module)?;
+        crate::modern::add_functions(module)
+    }
 }

@@ -6,7 +6,7 @@ use pyo3::{PyTraverseError, PyVisit, prelude::*};
 
 use crate::{
     connection::{Connection, Manner},
-    convert,
+    convert, keys,
     server::{Handlers, Serving, Settings},
     stream::{server_methods, stream_methods},
 };
@@ -60,7 +60,7 @@ stream_methods!(ModernStream {
 /// - `handle_tcp_stream`: An asynchronous function that will be called for each new TCP `Stream`.
 /// - `handle_udp_stream`: An asynchronous function that will be called for each new UDP `Stream`.
 #[pyfunction]
-pub(crate) fn start_wireguard_server<'py>(
+fn start_wireguard_server<'py>(
     py: Python<'py>,
     host: IpAddr,
     port: u16,
@@ -72,4 +72,12 @@ pub(crate) fn start_wireguard_server<'py>(
     let settings = Settings::new(Manner::Modern, vec![host], port, private_key, &peer_public_keys)?;
     let handlers = Handlers { tcp: handle_tcp_stream, udp: handle_udp_stream };
     Serving::start(py, settings, handlers, |py, serving| Ok(Bound::new(py, ModernServer(serving))?.into_any()))
+}
+
+/// Adds the functions of `wg_embed.mitmproxy.wireguard` to `native`. They are of that module, as `__module__` shows.
+pub(crate) fn add_functions(native: &Bound<'_, PyModule>) -> PyResult<()> {
+    let module = PyModule::new(native.py(), "wg_embed.mitmproxy.wireguard")?;
+    native.add("start_wireguard_server", wrap_pyfunction!(start_wireguard_server, &module)?)?;
+    native.add("modern_genkey", wrap_pyfunction!(keys::genkey, &module)?)?;
+    native.add("modern_pubkey", wrap_pyfunction!(keys::pubkey, &module)?)
 }

@@ -18,7 +18,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="ours",
         help="what the conformance tests run on; `original` needs --originals for mitmproxy_wireguard",
     )
-    parser.addoption("--originals", help="where `pip install --target` has put mitmproxy_wireguard 0.1.23")
+    parser.addoption(
+        "--originals", help="where `pip install --target` has put mitmproxy_wireguard 0.1.23 and mitmproxy_rs 0.12.15"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

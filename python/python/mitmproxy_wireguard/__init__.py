@@ -7,10 +7,6 @@ from the Python standard library.
 It is part of `wg_embed`, and takes the place of mitmproxy_wireguard 0.1.23.
 """
 
-import wg_embed as _wg_embed  # has children of fork() leave tunnels alone
-from wg_embed._native import Server, TcpStream, genkey, start_server
-from wg_embed._native import legacy_pubkey as pubkey
+from .mitmproxy_wireguard import Server, TcpStream, genkey, pubkey, start_server
 
 __all__ = ["Server", "TcpStream", "genkey", "pubkey", "start_server"]
-
-del _wg_embed

@@ -1,5 +1,7 @@
 """The extension module of mitmproxy_wireguard, by its name there."""
 
-from . import Server, TcpStream, genkey, pubkey, start_server
+from wg_embed._native import Server, TcpStream, start_server
+from wg_embed._native import legacy_genkey as genkey
+from wg_embed._native import legacy_pubkey as pubkey
 
 __all__ = ["Server", "TcpStream", "genkey", "pubkey", "start_server"]
