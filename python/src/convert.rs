@@ -1,6 +1,9 @@
 //! Addresses and bytes between Python and Rust.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
 
 use pyo3::{
     exceptions::PyValueError,
@@ -8,6 +11,7 @@ use pyo3::{
     pybacked::PyBackedBytes,
     types::{PyByteArray, PyBytes, PyMemoryView, PyTuple},
 };
+use wg_embed_netstack::TcpStream;
 
 /// A `(host, port)` tuple.
 pub(crate) fn to_tuple(py: Python<'_>, address: SocketAddr) -> PyResult<Bound<'_, PyTuple>> {
@@ -54,4 +58,25 @@ pub(crate) fn bytes_like(value: &Bound<'_, PyAny>) -> PyResult<PyBackedBytes> {
     }
     let bytes: Vec<u8> = value.extract()?;
     Ok(PyBytes::new(value.py(), &bytes).into())
+}
+
+/// Up to `most` bytes that have arrived, from where they are straight into an object; `None` at the end.
+///
+/// # Errors
+/// `WouldBlock` if nothing has arrived, and those of connections.
+pub(crate) fn received<'py>(
+    py: Python<'py>,
+    stream: &TcpStream,
+    most: usize,
+) -> io::Result<Option<Bound<'py, PyBytes>>> {
+    let mut data = None;
+    stream.try_read_with(&mut |first, second| {
+        let part = if first.is_empty() { second } else { first };
+        let taken = &part[..part.len().min(most)];
+        if !part.is_empty() {
+            data = Some(PyBytes::new(py, taken));
+        }
+        taken.len()
+    })?;
+    Ok(data)
 }

@@ -59,14 +59,18 @@ pub(crate) fn from_core(py: Python<'_>, error: &Error) -> PyErr {
     PyOSError::new_err((errno, error.to_string()))
 }
 
-/// As `socket.getaddrinfo` reports a name without an address, or [`from_io`] for any other error.
-pub(crate) fn from_lookup(py: Python<'_>, error: &io::Error) -> PyErr {
-    if error.kind() != io::ErrorKind::NotFound {
-        return from_io(error);
-    }
+/// For what may look a name up: as `socket.getaddrinfo` reports that there is no address, or no server that can be
+/// asked; or [`from_io`] for any other error, such as one of the connection, or that the time is over.
+pub(crate) fn from_lookup(py: Python<'_>, error: io::Error) -> PyErr {
+    let code = match error.kind() {
+        io::ErrorKind::NotFound => "EAI_NONAME",
+        io::ErrorKind::Other if error.raw_os_error().is_none() => "EAI_AGAIN",
+        io::ErrorKind::Unsupported => "EAI_FAIL",
+        _ => return from_io(&error),
+    };
     let raise = || -> PyResult<PyErr> {
         let socket = py.import("socket")?;
-        let number = socket.getattr("EAI_NONAME")?;
+        let number = socket.getattr(code)?;
         Ok(PyErr::from_value(socket.getattr("gaierror")?.call1((number, error.to_string()))?))
     };
     raise().unwrap_or_else(|failed| failed)

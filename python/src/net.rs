@@ -171,7 +171,7 @@ pub(crate) fn split_host_port(text: &str) -> PyResult<(String, u16)> {
     parse_host_port(text).map_err(io_error)
 }
 
-/// Has `watch(callback)` and `wait(timeout)` for a class that holds something.
+/// Has `watch(callback)` and `close()` for a class that holds something, and its own functions.
 macro_rules! waitable {
     ($class:ident { $($functions:tt)* }) => {
         #[pymethods]
@@ -192,25 +192,31 @@ macro_rules! waitable {
     };
 }
 
+/// The same for a class that holds something under way, with its result.
+macro_rules! pending {
+    ($class:ident, $attempt:expr, $error:expr, $result:ty, $convert:expr) => {
+        waitable!($class {
+            /// The result; None as long as there is none.
+            fn result(&self, py: Python<'_>) -> PyResult<Option<$result>> {
+                let outcome = now($attempt(&*self.0.get()?));
+                Ok(outcome.map_err(|error| ($error)(py, error))?.map($convert))
+            }
+
+            /// The result, or after `timeout` seconds None.
+            #[pyo3(signature = (timeout=None))]
+            fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<$result>> {
+                let outcome = self.0.wait(py, timeout, $attempt)?;
+                Ok(outcome.map_err(|error| ($error)(py, error))?.map($convert))
+            }
+        });
+    };
+}
+
 /// A connection that is being made.
 #[pyclass(frozen, module = "wg_embed._native", name = "Dial")]
 pub(crate) struct NativeDial(Held<Dial>);
 
-waitable!(NativeDial {
-    /// The connection; None as long as there is none.
-    fn result(&self, py: Python<'_>) -> PyResult<Option<NativeTcp>> {
-        let finished = now(self.0.get()?.try_finish()).map_err(|error| errors::from_lookup(py, &error))?;
-        Ok(finished.map(NativeTcp::new))
-    }
-
-    /// The connection, or after so many seconds None.
-    #[pyo3(signature = (timeout=None))]
-    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<NativeTcp>> {
-        let finished = self.0.wait(py, timeout, Dial::try_finish)?;
-        let finished = finished.map_err(|error| errors::from_lookup(py, &error))?;
-        Ok(finished.map(NativeTcp::new))
-    }
-});
+pending!(NativeDial, Dial::try_finish, errors::from_lookup, NativeTcp, NativeTcp::new);
 
 /// A name that is being looked up.
 #[pyclass(frozen, module = "wg_embed._native", name = "Lookup")]
@@ -220,39 +226,13 @@ fn texts(addresses: Vec<IpAddr>) -> Vec<String> {
     addresses.iter().map(ToString::to_string).collect()
 }
 
-waitable!(NativeLookup {
-    /// The addresses; None as long as they are not known.
-    fn result(&self, py: Python<'_>) -> PyResult<Option<Vec<String>>> {
-        let found = now(self.0.get()?.try_finish()).map_err(|error| errors::from_lookup(py, &error))?;
-        Ok(found.map(texts))
-    }
+pending!(NativeLookup, Lookup::try_finish, errors::from_lookup, Vec<String>, texts);
 
-    /// The addresses, or after so many seconds None.
-    #[pyo3(signature = (timeout=None))]
-    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Vec<String>>> {
-        let found = self.0.wait(py, timeout, Lookup::try_finish)?;
-        let found = found.map_err(|error| errors::from_lookup(py, &error))?;
-        Ok(found.map(texts))
-    }
-});
-
-/// An echo request.
+/// An echo request. Its result is the round-trip time in seconds.
 #[pyclass(frozen, module = "wg_embed._native", name = "Ping")]
 pub(crate) struct NativePing(Held<Ping>);
 
-waitable!(NativePing {
-    /// The round-trip time in seconds; None as long as there is no reply.
-    fn result(&self) -> PyResult<Option<f64>> {
-        Ok(now(self.0.get()?.try_reply()).map_err(io_error)?.map(|time| time.as_secs_f64()))
-    }
-
-    /// The round-trip time, or after so many seconds None.
-    #[pyo3(signature = (timeout=None))]
-    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<f64>> {
-        let time = self.0.wait(py, timeout, |ping| ping.try_reply())?.map_err(io_error)?;
-        Ok(time.map(|time| time.as_secs_f64()))
-    }
-});
+pending!(NativePing, Ping::try_reply, |_, error| io_error(error), f64, |time: Duration| time.as_secs_f64());
 
 /// A TCP connection.
 #[pyclass(frozen, module = "wg_embed._native", name = "Tcp")]
@@ -275,15 +255,8 @@ waitable!(NativeTcp {
 
     /// Up to `most` bytes that have arrived; `b""` at the end; None if there is nothing now.
     fn read<'py>(&self, py: Python<'py>, most: usize) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        let stream = self.0.get()?;
-        let mut data = None;
-        let read = stream.try_read_with(&mut |first, second| {
-            let part = if first.is_empty() { second } else { first };
-            let part = &part[..part.len().min(most)];
-            data = Some(PyBytes::new(py, part));
-            part.len()
-        });
-        Ok(now(read).map_err(io_error)?.map(|_| data.unwrap_or_else(|| PyBytes::new(py, b""))))
+        let received = now(convert::received(py, &*self.0.get()?, most)).map_err(io_error)?;
+        Ok(received.map(|data| data.unwrap_or_else(|| PyBytes::new(py, b""))))
     }
 
     /// Writes what there is room for, from `offset` on, and returns how much that is.

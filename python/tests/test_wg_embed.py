@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncGenerator
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -226,13 +227,17 @@ def test_lines_and_exact_reads() -> None:
 def test_dialling_fails() -> None:
     async def main() -> None:
         async with two() as (_, tunnel):
-            with pytest.raises(ConnectionRefusedError) as caught:
-                await soon(tunnel.net.dial("10.0.0.2:81"))
-            assert caught.value.errno == errno.ECONNREFUSED
-            with pytest.raises(ConnectionRefusedError):
-                tunnel.net.connect("10.0.0.2:81")
-            with pytest.raises(TimeoutError):
-                await soon(tunnel.net.dial("10.0.0.77:81", timeout=0.2))
+            loop = asyncio.get_running_loop()
+            for target, code in (
+                ("10.0.0.77:81", errno.ETIMEDOUT),
+                ("10.0.0.2:81", errno.ECONNREFUSED),
+                ("[2001:db8::1]:81", errno.ETIMEDOUT),
+            ):
+                blocking = partial(tunnel.net.connect, target, timeout=0.5)
+                for dial in (tunnel.net.dial(target, timeout=0.5), loop.run_in_executor(None, blocking)):
+                    with pytest.raises(OSError) as caught:
+                        await soon(dial)
+                    assert caught.value.errno == code, target
             for bad in ("", "10.0.0.2", "10.0.0.2:x", "10.0.0.2:70000", "[::1:5"):
                 with pytest.raises(ValueError):
                     await tunnel.net.dial(bad)
@@ -509,16 +514,22 @@ def test_names() -> None:
 
             dns = asyncio.ensure_future(serve_dns())
             assert tunnel.net.dns == []
-            with pytest.raises(OSError):
-                await soon(tunnel.net.resolve("inside.test"))
+            for begin in (tunnel.net.resolve("inside.test"), tunnel.net.dial("inside.test:80")):
+                with pytest.raises(socket.gaierror) as caught:
+                    await soon(begin)
+                assert caught.value.errno == socket.EAI_FAIL
+            tunnel.net.dns = ["10.0.0.77"]
+            with pytest.raises(TimeoutError) as late:
+                await soon(tunnel.net.resolve("inside.test", timeout=0.2))
+            assert late.value.errno == errno.ETIMEDOUT
             tunnel.net.dns = ["10.0.0.2"]
             assert set(await soon(tunnel.net.resolve("inside.test"))) == {"10.0.0.2", "fd00::2"}
             assert await soon(tunnel.net.resolve("inside.test", family="ipv4")) == ["10.0.0.2"]
             assert await soon(tunnel.net.resolve("10.1.2.3")) == ["10.1.2.3"]
-            with pytest.raises(socket.gaierror):
-                await soon(tunnel.net.resolve("outside.test"))
-            with pytest.raises(socket.gaierror):
-                await soon(tunnel.net.dial("outside.test:80"))
+            for begin in (tunnel.net.resolve("outside.test"), tunnel.net.dial("outside.test:80")):
+                with pytest.raises(socket.gaierror) as caught:
+                    await soon(begin)
+                assert caught.value.errno == socket.EAI_NONAME
             reader, writer = await soon(tunnel.net.dial("inside.test:80"))
             writer.write(b"by name")
             assert await soon(reader.readexactly(7)) == b"by name"
@@ -651,7 +662,7 @@ def test_a_transport_calls_no_protocol_that_calls_it() -> None:
             assert writes.transport.get_write_buffer_size() > 0 and not writes.paused
             writes.transport.set_write_buffer_limits(high=0)
             assert writes.paused
-            transport.abort()
+            cast(asyncio.WriteTransport, transport).abort()
 
     made: list[Keeps] = []
     run(main())
@@ -661,14 +672,18 @@ def test_several_callbacks_get_all_events_and_none_begins_after_the_end() -> Non
     server, tunnel = pair()
     with server, tunnel:
         seen: list[list[str]] = [[] for _ in range(3)]
-        stops = [tunnel.on_event(lambda event, names=names: names.append(event.name)) for names in seen[:2]]
+
+        def note(names: list[str], event: wg_embed.Event) -> None:
+            names.append(event.name)
+
+        stops = [tunnel.on_event(partial(note, names)) for names in seen[:2]]
         tunnel.net.ping_blocking("10.0.0.2", timeout=PATIENCE)
         run(until(lambda: all("handshake_completed" in names for names in seen[:2])))
         for _ in range(50):
             # The thread may or may not have seen that it is stopped.
             for stop in stops:
                 stop()
-            stops = [tunnel.on_event(lambda event: seen[2].append(event.name))]
+            stops = [tunnel.on_event(partial(note, seen[2]))]
         assert len([thread for thread in threading.enumerate() if thread.name == "wg-events"]) == 1
         tunnel.close()
         run(until(lambda: "ended" in seen[2]))

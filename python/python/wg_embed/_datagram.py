@@ -8,6 +8,7 @@ from typing import Optional, Union
 
 from . import _native
 from ._closing import Closing
+from ._errors import timed_out
 from ._server import Address
 
 _Bytes = Union[bytes, bytearray, memoryview]
@@ -77,7 +78,7 @@ class DatagramSocket(Closing):
         """As `receive`, for threads. Raises `TimeoutError`."""
         received = self._native.wait(timeout)
         if received is None:
-            raise TimeoutError("no datagram has come")
+            raise timed_out("no datagram has come")
         return received
 
     def detach(self) -> socket.socket:

@@ -10,6 +10,7 @@ from typing import Optional
 from . import _native
 from ._closing import AsyncClosing, Closing
 from ._connect import start_tls
+from ._errors import timed_out
 from ._transport import TcpTransport
 
 try:
@@ -120,7 +121,7 @@ class Listener(Closing):
         """
         connection = self._native.wait(timeout)
         if connection is None:
-            raise TimeoutError("no connection has come")
+            raise timed_out("no connection has come")
         peer = connection.peer()
         return socket.socket(fileno=connection.detach()), peer
 

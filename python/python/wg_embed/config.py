@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 from . import _native
+from ._errors import ConfigError
 
 
 @dataclass
@@ -51,8 +52,6 @@ class Config:
         def add(key: str, value: object) -> None:
             text = str(value)
             if "\n" in text or "\r" in text or "#" in text:
-                from ._errors import ConfigError
-
                 raise ConfigError(f"{key} has a line feed or '#'")
             lines.append(f"{key} = {text}")
 

@@ -11,6 +11,7 @@ from typing import Any, Optional, Protocol, TypeVar, Union, cast
 from . import _native
 from ._connect import connected, start_tls
 from ._datagram import DatagramSocket as DatagramSocket
+from ._errors import timed_out
 from ._server import Address as Address
 from ._server import Listener as Listener
 from ._server import Server as Server
@@ -56,7 +57,7 @@ def _wait(pending: _Pending[_T], timeout: Optional[float], what: str) -> _T:
     finally:
         pending.close()
     if result is None:
-        raise TimeoutError(f"{what} timed out")
+        raise timed_out(f"{what} timed out")
     return result
 
 
@@ -219,7 +220,7 @@ class Network:
         try:
             return await asyncio.wait_for(_finish(pending), timeout)
         except asyncio.TimeoutError:
-            raise TimeoutError(f"no reply from {address}") from None
+            raise timed_out(f"no reply from {address}") from None
 
     def ping_blocking(self, address: str, *, size: int = 32, timeout: float = 5.0) -> float:
         """As `ping`, for threads."""

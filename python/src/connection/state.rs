@@ -5,6 +5,8 @@ use std::{collections::VecDeque, io, net::Shutdown};
 use pyo3::{prelude::*, pybacked::PyBackedBytes, types::PyBytes};
 use wg_embed_netstack::{TcpStream, UdpFlow};
 
+use crate::convert;
+
 /// What carries the bytes.
 pub(crate) enum Carrier {
     Tcp(TcpStream),
@@ -55,26 +57,19 @@ impl State {
             self.returned.push_front(PyBytes::new(py, &all[most..]).unbind());
             return Taken::Data(PyBytes::new(py, &all[..most]));
         }
-        let mut data = None;
         let result = match &self.carrier {
             None => return Taken::Gone,
-            Some(Carrier::Tcp(stream)) => stream.try_read_with(&mut |first, second| {
-                let part = if first.is_empty() { second } else { first };
-                let taken = &part[..part.len().min(most)];
-                if !part.is_empty() {
-                    data = Some(PyBytes::new(py, taken));
-                }
-                taken.len()
-            }),
+            Some(Carrier::Tcp(stream)) => convert::received(py, stream, most),
             Some(Carrier::Udp(flow)) => {
-                flow.try_recv_with(&mut |datagram| data = Some(PyBytes::new(py, datagram))).map(|_| 0)
+                let mut data = None;
+                flow.try_recv_with(&mut |datagram| data = Some(PyBytes::new(py, datagram))).map(|_| data)
             }
         };
-        match (result, data) {
-            (_, Some(data)) => Taken::Data(data),
-            (Ok(_), None) => Taken::End,
-            (Err(error), None) if error.kind() == io::ErrorKind::WouldBlock => Taken::Wait,
-            (Err(_), None) => {
+        match result {
+            Ok(Some(data)) => Taken::Data(data),
+            Ok(None) => Taken::End,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Taken::Wait,
+            Err(_) => {
                 self.failed = true;
                 Taken::Gone
             }
