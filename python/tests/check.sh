@@ -52,7 +52,7 @@ echo "== tools ($("$newest" --version))"
 "$newest" -m venv "$work/tools"
 pyright=pyright
 command -v node >/dev/null || pyright='pyright[nodejs]'
-pip "$work/tools" 'maturin>=1.9,<2' mypy "$pyright" pdoc 2>"$work/log" ||
+pip "$work/tools" 'maturin>=1.9,<2' mypy "$pyright" pdoc 'pytest>=8' 2>"$work/log" ||
     skip "the tools cannot be installed: $(grep -m 1 ERROR "$work/log")"
 
 if [ -z "$wheel" ]; then
@@ -63,8 +63,9 @@ fi
 ls -l "$wheel"
 
 echo "== types"
-"$work/tools/bin/mypy" --strict python
+"$work/tools/bin/mypy" --strict python tests
 "$work/tools/bin/pyright" --pythonversion 3.9 python
+"$work/tools/bin/pyright" --pythonpath "$work/tools/bin/python" -p tests
 
 echo "== documentation"
 pip "$work/tools" "$wheel"
@@ -82,9 +83,19 @@ for python in $(printf '%s\n' "$oldest" "$newest" | uniq); do
     pip "$work/venv" 'pytest>=8' "$wheel"
     if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 12))'; then
         pip "$work/venv" 'mitmproxy>=12.2' || echo "mitmproxy cannot be installed: its tests are skipped"
+        pip "$work/venv" uvloop || echo "uvloop cannot be installed: its tests are skipped"
+        originals='mitmproxy_wireguard==0.1.23 mitmproxy_rs==0.12.15'
+    else
+        originals='mitmproxy_wireguard==0.1.23'
     fi
+    rm -rf "$work/originals"
+    for original in $originals; do
+        pip "$work/venv" --no-deps --target "$work/originals" "$original" ||
+            echo "$original cannot be installed: nothing is compared with it"
+    done
     # Not from here: the packages are to be those of the wheel.
-    (cd "$work" && venv/bin/python -m pytest -q --rootdir "$OLDPWD" -c "$OLDPWD/pyproject.toml" "$OLDPWD/tests" "$@") ||
+    (cd "$work" && venv/bin/python -m pytest -q --rootdir "$OLDPWD" -c "$OLDPWD/pyproject.toml" \
+        --originals "$work/originals" "$OLDPWD/tests" "$@") ||
         failed="$failed, $version"
 done
 [ -z "$failed" ] || { echo "check.sh: tests fail on${failed#,}" >&2; exit 1; }

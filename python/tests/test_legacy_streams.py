@@ -11,7 +11,6 @@ from support import (
     PATIENCE,
     Session,
     client,
-    digest,
     noise,
     nothing,
     read_all,
@@ -19,7 +18,6 @@ from support import (
     soon,
     start_legacy,
     until,
-    until_end,
 )
 
 
@@ -131,52 +129,6 @@ def test_the_end_is_told_once_to_a_read_that_can_take_it(legacy: ModuleType) -> 
 
     async def wait(future: Any) -> None:
         await future
-
-    run(main())
-
-
-@pytest.mark.parametrize("size", [1, 1379, 1380, 1381, 65535, 65536, 65537, 1 << 20, 5_000_000])
-def test_every_byte_arrives_both_ways(legacy: ModuleType, size: int) -> None:
-    up, down = noise(size, 1), noise(size, 2)
-    seen: list[bytes] = []
-
-    async def handler(stream: Any) -> None:
-        seen.append(await read_all(stream))
-        for at in range(0, size, 50_000):
-            stream.write(down[at : at + 50_000])
-            await stream.drain()
-        stream.write_eof()
-        await until_end(stream)
-
-    async def main() -> None:
-        server = await start_legacy(legacy, handler)
-        with client(server.getsockname()[1]) as tunnel:
-            reader, writer = await tunnel.net.dial("10.0.0.42:5", limit=1 << 20)
-            writer.write(up)
-            writer.write_eof()
-            received = await soon(reader.read())
-            assert digest(received) == digest(down) and digest(seen[0]) == digest(up)
-        server.close()
-        await soon(server.wait_closed())
-
-    run(main())
-
-
-@pytest.mark.ours_only("it loses data")
-def test_a_stream_that_is_dropped_after_write_eof_delivers(legacy: ModuleType) -> None:
-    sent = noise(3_000_000)
-
-    async def handler(stream: Any) -> None:
-        stream.write(sent)
-        stream.write_eof()
-
-    async def main() -> None:
-        server = await start_legacy(legacy, handler)
-        with client(server.getsockname()[1]) as tunnel:
-            reader, writer = await tunnel.net.dial("10.0.0.42:5")
-            assert digest(await soon(reader.read())) == digest(sent)
-            writer.close()
-        server.close()
 
     run(main())
 

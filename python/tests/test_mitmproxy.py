@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -56,15 +57,22 @@ def mitmdump(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mitmdump]:
     with open(log, "wb") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as process:
         try:
             assert process.stdout is not None
-            lines: list[bytes] = []
-            for line in process.stdout:
-                lines.append(line)
-                if b"READY" in line:
-                    break
-            else:
-                pytest.fail(f"mitmdump did not start: {lines} {log.read_bytes()!r}")
-            # It goes on writing: nobody reads a pipe that is full.
-            threading.Thread(target=process.stdout.read, daemon=True).start()
+            output, lines = process.stdout, list[bytes]()
+            ready, ended = threading.Event(), threading.Event()
+
+            def read() -> None:
+                # To its end: a pipe that is full would stop it.
+                for line in output:
+                    lines.append(line)
+                    if b"READY" in line:
+                        ready.set()
+                ended.set()
+
+            threading.Thread(target=read, daemon=True).start()
+            late = time.monotonic() + 2 * PATIENCE
+            while not ready.wait(0.1):
+                if ended.is_set() or time.monotonic() > late:
+                    pytest.fail(f"mitmdump did not start: {lines} {log.read_bytes()!r}")
             yield Mitmdump(port, directory)
         finally:
             process.terminate()

@@ -267,51 +267,6 @@ def test_what_arrives_after_close_is_taken_and_thrown_away(modern: ModuleType) -
     run(main())
 
 
-def test_a_handler_that_returns_delivers_what_was_written(modern: ModuleType) -> None:
-    sent = noise(2_000_000)
-
-    async def handler(stream: Any) -> None:
-        stream.write(sent)
-
-    async def main() -> None:
-        server = await start_modern(modern, handler)
-        with client(server.getsockname()[1]) as tunnel:
-            reader, writer = await tunnel.net.dial("10.0.0.42:5")
-            assert digest(await soon(reader.read())) == digest(sent)
-            writer.close()
-        server.close()
-
-    run(main())
-
-
-@pytest.mark.parametrize("size", [1, 1380, 65536, 65537, 4_000_000])
-def test_every_byte_arrives_both_ways_at_once(modern: ModuleType, size: int) -> None:
-    async def echo(stream: Any) -> None:
-        while data := await stream.read(65536):
-            stream.write(data)
-            await stream.drain()
-        stream.close()
-
-    async def main() -> None:
-        sent = noise(size)
-        server = await start_modern(modern, echo)
-        with client(server.getsockname()[1]) as tunnel:
-            for target in ("10.0.0.42:5", "[2001:db8::42]:5"):
-                reader, writer = await tunnel.net.dial(target)
-
-                async def send() -> None:
-                    writer.write(sent)
-                    await writer.drain()
-                    writer.write_eof()
-
-                _, received = await soon(asyncio.gather(send(), reader.read()))
-                assert digest(received) == digest(sent)
-                writer.close()
-        server.close()
-
-    run(main())
-
-
 def test_a_reset_by_the_peer(modern: ModuleType) -> None:
     async def main() -> None:
         async with Session(start_modern, modern) as session:
