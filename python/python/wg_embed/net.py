@@ -207,7 +207,12 @@ class Network:
     # Names, echo requests
 
     async def resolve(self, name: str, *, family: str = "any", timeout: float = 10.0) -> list[str]:
-        """The addresses of a name, best first. Raises `socket.gaierror` if there is none."""
+        """
+        The addresses of a name, best first.
+
+        Raises `socket.gaierror`: EAI_NONAME if there is none, EAI_AGAIN if the servers failed, EAI_FAIL if there are
+        no servers; and `TimeoutError`.
+        """
         return await _finish(self._native.start_resolve(name, family, timeout))
 
     def resolve_blocking(self, name: str, *, family: str = "any", timeout: float = 10.0) -> list[str]:
