@@ -10,6 +10,7 @@ import importlib
 import inspect
 import json
 import pickle
+import re
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -25,9 +26,14 @@ COPIES: dict[str, Callable[[Any], Any]] = {
 
 def outcome(call: Callable[[Any], Any], value: Any) -> str:
     try:
-        return str(call(value))
+        text = str(call(value))
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        text = f"{type(error).__name__}: {error}"
+    return without_address(text)
+
+
+def without_address(text: str) -> str:
+    return re.sub(" at 0x[0-9a-f]+", "", text)
 
 
 def is_itself(call: Callable[[Any], Any], value: Any) -> bool:
@@ -37,7 +43,7 @@ def is_itself(call: Callable[[Any], Any], value: Any) -> bool:
 def describe(value: Any) -> dict[str, Any]:
     of = {name: str(getattr(value, name, "none")) for name in NAMES}
     of["type"] = type(value).__name__
-    of["repr"] = repr(value).split(" at 0x")[0].split(" object")[0]
+    of["repr"] = without_address(repr(value))
     of["has documentation"] = str(bool(value.__doc__))
     of["signature"] = outcome(inspect.signature, value)
     for name, call in COPIES.items():
