@@ -21,6 +21,7 @@
 //!   other the app must resolve them first. Port names are not known, and an address that is not quite one (`1.2.3:5`) is
 //!   an error rather than a name.
 
+mod check;
 mod read;
 mod write;
 
@@ -30,6 +31,9 @@ use ipnet::IpNet;
 use zeroize::Zeroizing;
 
 use super::Update;
+
+pub use check::{Checked, INTERFACE_KEYS, PEER_KEYS, Problem, check};
+pub use read::Line;
 
 /// What a `.conf` file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

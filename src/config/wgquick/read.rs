@@ -44,7 +44,7 @@ impl FromStr for Conf {
 }
 
 /// The text of a file; `[` or whatever else comes first in it is ASCII, which tells UTF-16 without a mark.
-fn decode(bytes: &[u8]) -> Result<Zeroizing<String>> {
+pub(super) fn decode(bytes: &[u8]) -> Result<Zeroizing<String>> {
     let (bytes, unit): (_, fn([u8; 2]) -> u16) = match bytes {
         [0xff, 0xfe, rest @ ..] => (rest, u16::from_le_bytes),
         [0xfe, 0xff, rest @ ..] => (rest, u16::from_be_bytes),
@@ -86,7 +86,7 @@ fn not_text(reason: &'static str, text: &str) -> Error {
 }
 
 /// A text without white space, as wg(8) takes it out of its lines before it looks at them.
-fn without_spaces(text: &str) -> Result<Zeroizing<String>> {
+pub(super) fn without_spaces(text: &str) -> Result<Zeroizing<String>> {
     let mut stripped = Zeroizing::new(reserve::text(text.len())?);
     stripped.extend(text.chars().filter(|&c| !is_space(c)));
     Ok(stripped)
@@ -94,12 +94,12 @@ fn without_spaces(text: &str) -> Result<Zeroizing<String>> {
 
 /// Whether a text is this word, in capitals or not.
 #[inline(never)]
-fn is(text: &str, word: &str) -> bool {
+pub(super) fn is(text: &str, word: &str) -> bool {
     text.eq_ignore_ascii_case(word)
 }
 
 /// White space of the C locale.
-const fn is_space(c: char) -> bool {
+pub(super) const fn is_space(c: char) -> bool {
     matches!(c, ' ' | '\t'..='\r')
 }
 
@@ -109,15 +109,47 @@ fn breaks_lines(c: char) -> bool {
     c.is_control() && c != '\t' || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
-#[derive(Default)]
-struct Reader {
-    conf: Conf,
-    seen_interface: bool,
-    section: Section,
+/// What a line of a file is, without its comment and the white space around each part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line<'a> {
+    /// Nothing but a comment.
+    Empty,
+    /// Begins with `[`.
+    Header(&'a str),
+    /// `key = value`; either may be empty.
+    Pair {
+        /// What is in front of the first `=`.
+        key: &'a str,
+        /// What is behind it.
+        value: &'a str,
+    },
+    /// Anything else.
+    Other(&'a str),
+}
+
+impl<'a> Line<'a> {
+    /// Cuts a line, which has no line feed.
+    #[must_use]
+    pub fn of(line: &'a str) -> Self {
+        let line = line.split('#').next().unwrap_or_default().trim_matches(is_space);
+        match line.split_once('=') {
+            _ if line.is_empty() => Self::Empty,
+            _ if line.starts_with('[') => Self::Header(line),
+            Some((key, value)) => Self::Pair { key: key.trim_matches(is_space), value: value.trim_matches(is_space) },
+            None => Self::Other(line),
+        }
+    }
 }
 
 #[derive(Default)]
-enum Section {
+pub(super) struct Reader {
+    pub(super) conf: Conf,
+    pub(super) seen_interface: bool,
+    pub(super) section: Section,
+}
+
+#[derive(Default)]
+pub(super) enum Section {
     #[default]
     None,
     Interface,
@@ -125,25 +157,22 @@ enum Section {
 }
 
 /// A `[Peer]` until its end.
-struct Peer {
+pub(super) struct Peer {
     /// The line of its `[Peer]`.
-    line: usize,
+    pub(super) line: usize,
     public_key: Option<PublicKey>,
     /// Its key is filled in at the end.
     change: PeerUpdate,
 }
 
 impl Reader {
-    fn line(&mut self, number: usize, line: &str) -> Result<()> {
-        let line = line.split('#').next().unwrap_or_default().trim_matches(is_space);
-        if line.is_empty() {
-            return Ok(());
-        }
-        if line.starts_with('[') {
-            return self.begin(number, line);
-        }
-        let (key, value) = line.split_once('=').ok_or_else(|| Error::invalid("neither a section nor key = value"))?;
-        let (key, value) = (key.trim_matches(is_space), value.trim_matches(is_space));
+    pub(super) fn line(&mut self, number: usize, line: &str) -> Result<()> {
+        let (key, value) = match Line::of(line) {
+            Line::Empty => return Ok(()),
+            Line::Header(header) => return self.begin(number, header),
+            Line::Pair { key, value } => (key, value),
+            Line::Other(_) => return Err(Error::invalid("neither a section nor key = value")),
+        };
         let section = match self.section {
             Section::None => return Err(Error::invalid("stands before the first section")),
             Section::Interface => "[Interface]",
@@ -154,7 +183,7 @@ impl Reader {
         })
     }
 
-    fn begin(&mut self, number: usize, header: &str) -> Result<()> {
+    pub(super) fn begin(&mut self, number: usize, header: &str) -> Result<()> {
         self.end_section()?;
         let header = without_spaces(header)?;
         if is(&header, "[Interface]") {
@@ -178,7 +207,7 @@ impl Reader {
         Ok(())
     }
 
-    fn end_section(&mut self) -> Result<()> {
+    pub(super) fn end_section(&mut self) -> Result<()> {
         let Section::Peer(mut peer) = std::mem::take(&mut self.section) else {
             return Ok(());
         };
@@ -337,7 +366,7 @@ fn table(value: &str) -> Result<Table> {
 }
 
 /// The trimmed items of a comma list.
-fn items(value: &str) -> impl Iterator<Item = Result<&str>> {
+pub(super) fn items(value: &str) -> impl Iterator<Item = Result<&str>> {
     value.split(',').map(|item| match item.trim_matches(is_space) {
         "" => Err(Error::invalid("two commas in a row, or one at an end")),
         item => Ok(item),
@@ -345,12 +374,12 @@ fn items(value: &str) -> impl Iterator<Item = Result<&str>> {
 }
 
 /// The items of a list of which commas or spaces stand between.
-fn words(value: &str) -> Result<impl Iterator<Item = &str>> {
+pub(super) fn words(value: &str) -> Result<impl Iterator<Item = &str>> {
     items(value).try_for_each(|item| item.map(drop))?;
     Ok(value.split(|c| c == ',' || is_space(c)).filter(|word| !word.is_empty()))
 }
 
-fn prefix_or_address(item: &str) -> Result<IpNet> {
+pub(super) fn prefix_or_address(item: &str) -> Result<IpNet> {
     match item.parse::<IpAddr>() {
         Ok(address) => Ok(address.into()),
         Err(_) => text::prefix(item),
