@@ -1,0 +1,274 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
+use ipnet::IpNet;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed, or problems were found
+  2  the arguments are wrong
+  3  no daemon answers for the tunnel, or a file is missing
+  4  the user may not do this
+
+Environment:
+  WG_EMBED_SOCKET_DIR  as --socket-dir
+  WG_COLOR_MODE        as --color; NO_COLOR is honoured, too
+  WG_HIDE_KEYS         `never`: show and monitor print secret keys, as wg(8) does";
+
+/// Shows, changes and checks WireGuard tunnels that a userspace daemon runs: wg-embed, wireguard-go, boringtun.
+#[derive(Debug, Parser)]
+#[command(name = "wg-embedctl", version, after_help = EXIT_CODES, subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    /// The directory with the control sockets.
+    #[arg(long, global = true, env = "WG_EMBED_SOCKET_DIR", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) socket_dir: Option<PathBuf>,
+    /// When to use colours.
+    #[arg(long, global = true, env = "WG_COLOR_MODE", value_name = "WHEN", default_value = "auto", hide_env = true)]
+    pub(crate) color: Color,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Shows tunnels and their peers, as wg(8) does.
+    Show(Show),
+    /// Changes a tunnel and its peers, as wg(8) does.
+    Set(Set),
+    /// Makes a private key.
+    Genkey,
+    /// Reads a private key and writes its public key.
+    Pubkey,
+    /// Makes a preshared key.
+    Genpsk,
+    /// Checks, shows, applies and edits configuration files.
+    #[command(subcommand)]
+    Conf(Conf),
+    /// Shows a configuration file as a QR code, for the apps on telephones. It holds the private key.
+    Qr(Qr),
+    /// Watches a tunnel.
+    #[cfg(unix)]
+    Monitor(Monitor),
+    /// Finds out what is missing on this machine.
+    #[cfg(target_os = "linux")]
+    Doctor(Doctor),
+    /// Writes the packets of a tunnel to a pcapng file.
+    #[cfg(target_os = "linux")]
+    Trace(Trace),
+    /// Writes a script that completes this program's arguments.
+    Completions {
+        /// The shell that reads it.
+        shell: Shell,
+    },
+    /// Writes the manual page.
+    #[command(hide = true)]
+    Man,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    /// A tunnel, `all`, or `interfaces` for the names alone.
+    pub(crate) name: Option<String>,
+    /// One thing alone, in wg(8)'s form for scripts.
+    pub(crate) field: Option<Field>,
+    /// As JSON. Secret keys are left out.
+    #[arg(long, conflicts_with = "field")]
+    pub(crate) json: bool,
+    /// Also sends this many ICMP echo requests through the tunnel to each peer that has an address of its own (a /32 or
+    /// /128), and shows round-trip time and loss. Needs the right to do so.
+    #[arg(long, value_name = "COUNT", num_args = 0..=1, default_missing_value = "3", conflicts_with = "field",
+          value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[cfg(target_os = "linux")]
+    pub(crate) ping: Option<u16>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Field {
+    PublicKey,
+    PrivateKey,
+    ListenPort,
+    Fwmark,
+    Peers,
+    PresharedKeys,
+    Endpoints,
+    AllowedIps,
+    LatestHandshakes,
+    Transfer,
+    PersistentKeepalive,
+    Dump,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Set {
+    /// The tunnel.
+    pub(crate) name: String,
+    /// [listen-port PORT] [fwmark MARK] [private-key FILE] [peer KEY [remove] [preshared-key FILE] [endpoint HOST:PORT]
+    /// [persistent-keepalive SECONDS|off] [allowed-ips [+|-]PREFIX[,...]]]...
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "SETTING")]
+    pub(crate) settings: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Conf {
+    /// Reports every problem of a file, with its place and what to write instead.
+    Check {
+        /// The file; `-` is the standard input.
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        /// Warnings are failures as well.
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Shows the configuration of a running tunnel as a file, with its keys, as `wg showconf` does.
+    Show {
+        /// The tunnel.
+        name: String,
+    },
+    /// Makes a running tunnel what a file says. Sessions of peers that stay are kept.
+    Sync {
+        /// The tunnel.
+        name: String,
+        /// The file; keys of wg-quick(8) are ignored. `-` is the standard input.
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// Only shows what would change.
+        #[arg(long)]
+        dry_run: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Adds a peer at the end of a file. Comments, order, owner and mode stay.
+    AddPeer(AddPeer),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AddPeer {
+    /// The file.
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    /// The peer's public key.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) public_key: String,
+    /// A file with the key that both sides share.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) preshared_key: Option<PathBuf>,
+    /// What is routed to the peer, and may come from it.
+    #[arg(long, value_name = "PREFIX", value_delimiter = ',', value_parser = prefix)]
+    pub(crate) allowed_ips: Vec<IpNet>,
+    /// Where the peer is: an address or a name, and a port.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) endpoint: Option<String>,
+    /// Seconds between keepalives.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) persistent_keepalive: Option<u16>,
+    /// A comment that names the peer.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+}
+
+fn prefix(text: &str) -> Result<IpNet, String> {
+    let address = text.parse().map(|ip: std::net::IpAddr| ip.into()).ok();
+    address.or_else(|| text.parse().ok()).ok_or_else(|| "not an address or address/bits".into())
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Qr {
+    /// The file.
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    /// Writes an SVG image, which only its owner may read, and nothing to the terminal.
+    #[arg(long, value_name = "OUT", value_hint = ValueHint::FilePath)]
+    pub(crate) svg: Option<PathBuf>,
+}
+
+#[cfg(unix)]
+#[derive(Debug, Args)]
+pub(crate) struct Monitor {
+    /// The tunnel. Without it there must be exactly one.
+    pub(crate) name: Option<String>,
+    /// Seconds between two looks.
+    #[arg(long, default_value_t = 1.0, value_parser = seconds)]
+    pub(crate) interval: f64,
+    /// Lines instead of a full screen, as when the output is not a terminal.
+    #[arg(long)]
+    pub(crate) plain: bool,
+    /// A line of JSON for each look.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Ends after this many looks.
+    #[arg(long)]
+    pub(crate) count: Option<u64>,
+}
+
+#[cfg(unix)]
+fn seconds(text: &str) -> Result<f64, String> {
+    let value = text.parse().ok().filter(|seconds| (0.05..=86_400.0).contains(seconds));
+    value.ok_or_else(|| "not a number from 0.05 to 86400".into())
+}
+
+#[cfg(target_os = "linux")]
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// A server to find the way to: an address or a name, and a port.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) endpoint: Option<String>,
+    /// The UDP port to listen on.
+    #[arg(long, default_value_t = 51820)]
+    pub(crate) port: u16,
+    /// As JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[cfg(target_os = "linux")]
+#[derive(Debug, Args)]
+pub(crate) struct Trace {
+    /// The tunnel.
+    pub(crate) name: String,
+    /// The file to write; `-` is the standard output.
+    #[arg(long, short, value_name = "FILE", default_value = "-", value_hint = ValueHint::FilePath)]
+    pub(crate) output: PathBuf,
+    /// Which packets.
+    #[arg(long, default_value = "inner")]
+    pub(crate) layer: Layer,
+    /// Ends after this many packets.
+    #[arg(long)]
+    pub(crate) count: Option<u64>,
+}
+
+#[cfg(target_os = "linux")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Layer {
+    /// Packets inside the tunnel, in the clear.
+    Inner,
+    /// The encrypted datagrams.
+    Outer,
+    /// Both.
+    Both,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,42 @@
+//! `conf`: configuration files.
+
+pub(crate) mod add_peer;
+pub(crate) mod check;
+mod hints;
+mod report;
+pub(crate) mod show;
+pub(crate) mod sync;
+mod warnings;
+
+use std::{
+    fs,
+    io::{self, Read},
+    path::Path,
+};
+
+use zeroize::Zeroizing;
+
+use crate::failure::{Failure, Result};
+
+/// The largest file that is read: 65536 peers need a quarter of it.
+const LARGEST: u64 = 64 * 1024 * 1024;
+
+/// Reads a file, or the standard input for `-`.
+pub(crate) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
+    let failed = |error: io::Error| Failure::io(format_args!("cannot read {}", path.display()), &error);
+    let (mut source, size): (Box<dyn Read>, _) = if path == Path::new("-") {
+        (Box::new(io::stdin().lock()), 64 * 1024)
+    } else {
+        let file = fs::File::open(path).map_err(failed)?;
+        let size = file.metadata().map_err(failed)?.len();
+        (Box::new(file), size)
+    };
+    // Room for all of it, so that it does not move and leave keys behind.
+    let room = usize::try_from(size.min(LARGEST)).unwrap_or_default() + 1;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(room));
+    source.by_ref().take(LARGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(Failure::new(format!("{} is larger than {LARGEST} bytes", path.display())));
+    }
+    Ok(bytes)
+}

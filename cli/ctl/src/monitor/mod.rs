@@ -1,0 +1,162 @@
+//! `monitor`: a tunnel as it goes, on the whole screen or in lines.
+
+mod model;
+mod plain;
+mod screen;
+
+use std::{
+    fs,
+    io::{self, IsTerminal},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::{
+    arguments::Monitor,
+    failure::{Failure, Result},
+    socket::Sockets,
+};
+use model::{Counters, Model};
+
+/// How long a signal may wait until it is seen.
+const LOOK_FOR_SIGNALS: Duration = Duration::from_millis(100);
+
+pub(crate) fn run(sockets: &Sockets, arguments: &Monitor) -> Result<()> {
+    let name = match &arguments.name {
+        Some(name) => name.clone(),
+        None => only_tunnel(sockets)?,
+    };
+    let mut model = Model::new(&name);
+    // Without a tunnel there is nothing to watch; one that goes away later may come back.
+    let state = sockets.connect(&name)?.get()?;
+    model.sample(Ok(state), counters(&name), Instant::now());
+    let watch = Watch { sockets, arguments, name: &name, ended: ended_by_signal()? };
+    let is_plain = arguments.plain || arguments.json || !io::stdout().is_terminal() || !io::stdin().is_terminal();
+    if is_plain { watch.lines(model) } else { watch.screen(model) }
+}
+
+fn only_tunnel(sockets: &Sockets) -> Result<String> {
+    let mut names = sockets.answering()?;
+    match names.len() {
+        1 => Ok(names.remove(0)),
+        0 => Err(Failure { exit: crate::failure::Exit::NotFound, ..Failure::new("there is no tunnel to watch") }),
+        _ => Err(Failure::usage(format!("which one? There are: {}", names.join(", ")))),
+    }
+}
+
+/// Set by signals that end a program.
+fn ended_by_signal() -> Result<Arc<AtomicBool>> {
+    let ended = Arc::new(AtomicBool::new(false));
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, ended.clone())
+            .map_err(|error| Failure::io("cannot wait for signals", &error))?;
+    }
+    Ok(ended)
+}
+
+/// What the system counts of the interface, where it does.
+fn counters(name: &str) -> Option<Counters> {
+    let read = |what: &str| {
+        let text = fs::read_to_string(format!("/sys/class/net/{name}/statistics/{what}")).ok()?;
+        text.trim().parse::<u64>().ok()
+    };
+    Some(Counters {
+        dropped: read("rx_dropped")?.saturating_add(read("tx_dropped")?),
+        errors: read("rx_errors")?.saturating_add(read("tx_errors")?),
+    })
+}
+
+struct Watch<'a> {
+    sockets: &'a Sockets,
+    arguments: &'a Monitor,
+    name: &'a str,
+    ended: Arc<AtomicBool>,
+}
+
+impl Watch<'_> {
+    fn interval(&self) -> Duration {
+        Duration::from_secs_f64(self.arguments.interval)
+    }
+
+    fn sample(&self, model: &mut Model) {
+        let state = self.sockets.connect(self.name).and_then(|mut client| client.get());
+        model.sample(state.map_err(|failure| failure.text), counters(self.name), Instant::now());
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    fn lines(&self, mut model: Model) -> Result<()> {
+        let mut next = Instant::now();
+        let mut looks = 0;
+        loop {
+            if self.arguments.json {
+                plain::print_json(&model)?
+            } else {
+                plain::print_lines(&model)?
+            }
+            looks += 1;
+            if self.arguments.count == Some(looks) {
+                return Ok(());
+            }
+            next += self.interval();
+            while let Some(left) = next.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+                if self.has_ended() {
+                    return Ok(());
+                }
+                thread::sleep(left.min(LOOK_FOR_SIGNALS));
+            }
+            // After a suspension there is one look, not one for each interval.
+            next = next.max(Instant::now());
+            self.sample(&mut model);
+        }
+    }
+
+    /// The terminal is as before at the end, also after a panic.
+    fn screen(&self, model: Model) -> Result<()> {
+        let failed = |error: io::Error| Failure::io("cannot use the terminal", &error);
+        let mut terminal = ratatui::try_init().map_err(failed)?;
+        let outcome = self.draw(&mut terminal, model);
+        ratatui::try_restore().map_err(failed)?;
+        outcome.map_err(failed)
+    }
+
+    fn draw(&self, terminal: &mut ratatui::DefaultTerminal, mut model: Model) -> io::Result<()> {
+        let mut view = screen::View::default();
+        let mut next = Instant::now() + self.interval();
+        let mut looks = 1;
+        terminal.draw(|frame| screen::draw(frame, &model, &mut view))?;
+        while !self.has_ended() && self.arguments.count.is_none_or(|count| looks < count) {
+            let left = next.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                self.sample(&mut model);
+                looks += 1;
+                next = (next + self.interval()).max(Instant::now());
+            } else if event::poll(left.min(LOOK_FOR_SIGNALS))? {
+                match event::read()? {
+                    Event::Key(key) if key.kind == KeyEventKind::Press => match key.code {
+                        KeyCode::Char('q') | KeyCode::Esc => return Ok(()),
+                        KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return Ok(()),
+                        KeyCode::Down | KeyCode::Char('j') => view.table.select_next(),
+                        KeyCode::Up | KeyCode::Char('k') => view.table.select_previous(),
+                        _ => continue,
+                    },
+                    Event::Resize(..) => {}
+                    _ => continue,
+                }
+            } else {
+                continue;
+            }
+            terminal.draw(|frame| screen::draw(frame, &model, &mut view))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,106 @@
+//! `qr`: a configuration file as a QR code, as the apps on telephones read it.
+
+use std::{io::Write, path::Path};
+
+use qrcode::{
+    EcLevel, QrCode,
+    render::{svg, unicode::Dense1x2},
+};
+use wg_embed::config::wgquick::{Conf, Table};
+use zeroize::Zeroizing;
+
+use crate::{
+    arguments::Qr,
+    conf::read,
+    failure::{Failure, Result},
+    output::{YELLOW, complain, print_raw, styled},
+};
+
+pub(crate) fn run(arguments: &Qr) -> Result<()> {
+    let file = &arguments.file;
+    let conf = Conf::from_bytes(&read(file)?).map_err(|error| {
+        Failure::new(format!("{}: {error}; `wg-embedctl conf check` shows all problems", file.display()))
+    })?;
+    let (conf, left_out) = for_apps(conf);
+    let has_private_key = matches!(conf.update.private_key, Some(Some(_)));
+    let code = code(&conf.to_text()?)?;
+    let warn = |text: &str| complain(&format!("{} {text}", styled(YELLOW, "warning:")));
+    if !left_out.is_empty() {
+        warn(&format!("left out, as the apps do not read it: {}", left_out.join(", ")));
+    }
+    if has_private_key {
+        warn("whoever sees this code has the private key");
+    }
+    match &arguments.svg {
+        Some(path) => write_svg(&code, path),
+        // Dark on light also where the terminal is light on dark, which many readers need.
+        None => {
+            let text = code.render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build();
+            print_raw(format!("{text}\n").as_bytes())
+        }
+    }
+}
+
+/// What the apps read of a file, and the keys that they do not.
+fn for_apps(mut conf: Conf) -> (Conf, Vec<&'static str>) {
+    let mut left_out = Vec::new();
+    let interface = &mut conf.interface;
+    for (key, hooks) in [
+        ("PreUp", &mut interface.pre_up),
+        ("PostUp", &mut interface.post_up),
+        ("PreDown", &mut interface.pre_down),
+        ("PostDown", &mut interface.post_down),
+    ] {
+        if !hooks.is_empty() {
+            hooks.clear();
+            left_out.push(key);
+        }
+    }
+    if std::mem::take(&mut interface.table) != Table::Auto {
+        left_out.push("Table");
+    }
+    if std::mem::take(&mut interface.save_config) {
+        left_out.push("SaveConfig");
+    }
+    if conf.update.fwmark.take().is_some_and(|mark| mark != 0) {
+        left_out.push("FwMark");
+    }
+    (conf, left_out)
+}
+
+/// The smallest code that holds a text: with the least redundancy, as it is read from a screen.
+fn code(text: &str) -> Result<QrCode> {
+    QrCode::with_error_correction_level(text, EcLevel::L)
+        .map_err(|error| Failure::new(format!("a QR code cannot hold this file of {} bytes: {error}", text.len())))
+}
+
+/// Writes an image that only its owner may read, in one step.
+fn write_svg(code: &QrCode, path: &Path) -> Result<()> {
+    let image = Zeroizing::new(code.render::<svg::Color<'_>>().min_dimensions(512, 512).build());
+    let failed = |error: &std::io::Error| Failure::io(format_args!("cannot write {}", path.display()), error);
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(directory).map_err(|error| failed(&error))?;
+    file.write_all(image.as_bytes()).map_err(|error| failed(&error))?;
+    file.persist(path).map(drop).map_err(|error| failed(&error.error))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_apps_do_not_read_is_left_out_and_named() {
+        let conf: Conf = "[Interface]\nMTU=1420\nFwMark=1\nTable=off\nPostUp=x\nSaveConfig=true\n".parse().unwrap();
+        let (conf, left_out) = for_apps(conf);
+        assert_eq!(conf.to_text().unwrap().as_str(), "[Interface]\nMTU = 1420\n");
+        assert_eq!(left_out, ["PostUp", "Table", "SaveConfig", "FwMark"]);
+    }
+
+    #[test]
+    fn a_text_that_is_too_long_is_refused() {
+        assert!(code(&"x".repeat(2953)).is_ok());
+        let failure = code(&"x".repeat(2954)).unwrap_err();
+        assert!(failure.text.contains("2954 bytes"), "{}", failure.text);
+    }
+}

@@ -1,0 +1,230 @@
+//! The control sockets of daemons: which there are, and what is said on one.
+
+use std::{
+    fs, io,
+    io::{Read, Write},
+    path::PathBuf,
+    time::Duration,
+};
+
+use wg_embed::{config::Update, uapi};
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::{
+    failure::{Exit, Failure, Result},
+    state::State,
+};
+
+#[cfg(unix)]
+type Stream = std::os::unix::net::UnixStream;
+#[cfg(windows)]
+type Stream = fs::File;
+
+/// No daemon takes nearly as long for an answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Bytes of the longest answer that is read: 65536 peers with 100 prefixes each need half of it.
+const LONGEST: usize = 512 * 1024 * 1024;
+
+/// Where sockets are.
+#[derive(Debug)]
+pub(crate) struct Sockets {
+    directory: PathBuf,
+}
+
+impl Sockets {
+    pub(crate) fn new(directory: Option<PathBuf>) -> Self {
+        #[cfg(unix)]
+        let usual = wg_embed::ipc::DIRECTORY;
+        #[cfg(windows)]
+        let usual = r"\\.\pipe\ProtectedPrefix\Administrators\WireGuard";
+        Self { directory: directory.unwrap_or_else(|| usual.into()) }
+    }
+
+    /// The names for which there is a socket, sorted, whether or not a daemon answers there.
+    pub(crate) fn all(&self) -> Result<Vec<String>> {
+        let entries = match fs::read_dir(&self.directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(Failure::io(format_args!("cannot read {}", self.directory.display()), &error)),
+        };
+        let mut names: Vec<_> = entries.flatten().filter_map(|entry| name_of(&entry)).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// The names for which a daemon answers.
+    pub(crate) fn answering(&self) -> Result<Vec<String>> {
+        let mut names = self.all()?;
+        names.retain(|name| self.open(name).is_ok_and(|_| true) || self.is_forbidden(name));
+        Ok(names)
+    }
+
+    /// Whether there is a socket that we may not connect to.
+    fn is_forbidden(&self, name: &str) -> bool {
+        matches!(self.open(name), Err(error) if error.kind() == io::ErrorKind::PermissionDenied)
+    }
+
+    /// Whether a process listens on a name's socket.
+    pub(crate) fn open(&self, name: &str) -> io::Result<Stream> {
+        #[cfg(unix)]
+        return Stream::connect(self.path(name));
+        #[cfg(windows)]
+        return fs::OpenOptions::new().read(true).write(true).open(self.path(name));
+    }
+
+    /// The socket of a name.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        #[cfg(unix)]
+        return self.directory.join(format!("{name}.sock"));
+        #[cfg(windows)]
+        return self.directory.join(name);
+    }
+
+    /// Connects to the daemon of a tunnel.
+    pub(crate) fn connect(&self, name: &str) -> Result<Client> {
+        if name.is_empty() || name.contains(['/', '\\', '\0']) {
+            return Err(Failure::usage(format!("{name:?} is not the name of a tunnel")));
+        }
+        let stream = self.open(name).map_err(|error| self.why_not(name, &error))?;
+        #[cfg(unix)]
+        for limit in [Stream::set_read_timeout, Stream::set_write_timeout] {
+            limit(&stream, Some(PATIENCE))
+                .map_err(|error| Failure::io("cannot limit the time of an answer", &error))?;
+        }
+        Ok(Client { stream, name: name.to_owned() })
+    }
+
+    /// Why there is no daemon to talk to, and what to do about it.
+    fn why_not(&self, name: &str, error: &io::Error) -> Failure {
+        let path = self.path(name);
+        let (exit, text) = match error.kind() {
+            io::ErrorKind::NotFound if is_kernel_interface(name) => (
+                Exit::NotFound,
+                format!("{name} is an interface of the kernel, which has no control socket; use wg(8)"),
+            ),
+            io::ErrorKind::NotFound => {
+                let others = self.answering().unwrap_or_default();
+                let hint = match &others[..] {
+                    [] => format!("no daemon has a socket in {}", self.directory.display()),
+                    others => format!("there are: {}", others.join(", ")),
+                };
+                (Exit::NotFound, format!("there is no tunnel {name}; {hint}"))
+            }
+            io::ErrorKind::ConnectionRefused => (
+                Exit::NotFound,
+                format!(
+                    "no daemon answers for {name}; its last one left {} behind, which can be removed",
+                    path.display()
+                ),
+            ),
+            io::ErrorKind::PermissionDenied => {
+                (Exit::Permission, format!("{} belongs to another user; try again as root", path.display()))
+            }
+            _ => return Failure::io(format_args!("cannot connect to {}", path.display()), error),
+        };
+        Failure { exit, text }
+    }
+}
+
+/// The name that a directory entry is the socket of.
+fn name_of(entry: &fs::DirEntry) -> Option<String> {
+    let file = entry.file_name().into_string().ok()?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        let is_socket = fs::metadata(entry.path()).is_ok_and(|metadata| metadata.file_type().is_socket());
+        file.strip_suffix(".sock").filter(|name| is_socket && !name.is_empty()).map(str::to_owned)
+    }
+    #[cfg(windows)]
+    Some(file)
+}
+
+fn is_kernel_interface(name: &str) -> bool {
+    fs::read_to_string(format!("/sys/class/net/{name}/uevent")).is_ok_and(|text| text.contains("DEVTYPE=wireguard"))
+}
+
+/// A connection to a daemon.
+#[derive(Debug)]
+pub(crate) struct Client {
+    stream: Stream,
+    name: String,
+}
+
+impl Client {
+    /// Reads the state of the tunnel.
+    pub(crate) fn get(&mut self) -> Result<State> {
+        let answer = self.ask(b"get=1\n\n").map_err(|error| self.lost(&error))?;
+        State::read(&answer)
+            .map_err(|error| Failure::new(format!("the daemon of {} answered: {}", self.name, error.text)))
+    }
+
+    /// Applies changes, or none of them.
+    pub(crate) fn set(&mut self, update: &Update) -> Result<()> {
+        let lines = uapi::set_text(update)?;
+        let mut request = Zeroizing::new(Vec::with_capacity(lines.len() + 16));
+        for part in [b"set=1\n", lines.as_bytes(), b"\n"] {
+            request.extend_from_slice(part);
+        }
+        let answer = self.ask(&request).map_err(|error| self.lost(&error))?;
+        let text = String::from_utf8_lossy(&answer);
+        let errno = text.trim().strip_prefix("errno=").and_then(|number| number.parse::<i32>().ok());
+        match errno {
+            Some(0) => Ok(()),
+            Some(errno) => Err(refusal(&self.name, errno)),
+            None => Err(Failure::new(format!("the daemon of {} gave an answer that cannot be read", self.name))),
+        }
+    }
+
+    /// Sends a request and reads to the empty line behind the answer.
+    fn ask(&mut self, request: &[u8]) -> io::Result<Zeroizing<Vec<u8>>> {
+        self.stream.write_all(request)?;
+        self.stream.flush()?;
+        let mut answer = Zeroizing::new(Vec::new());
+        let mut piece = Zeroizing::new([0; 16 * 1024]);
+        loop {
+            let n = match self.stream.read(&mut piece[..]) {
+                Ok(0) => return if answer.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(answer) },
+                Ok(n) => n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            if answer.len() + n > LONGEST {
+                return Err(io::Error::other("the answer is too long"));
+            }
+            append_wiped(&mut answer, &piece[..n]);
+            if answer.ends_with(b"\n\n") {
+                return Ok(answer);
+            }
+        }
+    }
+
+    fn lost(&self, error: &io::Error) -> Failure {
+        let reason = match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "no answer in 30 seconds".to_owned(),
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+                "it closed the connection without an answer".to_owned()
+            }
+            _ => error.to_string(),
+        };
+        Failure::new(format!("the daemon of {}: {reason}", self.name))
+    }
+}
+
+/// Appends to bytes that may be keys: where they have to move, the old place is wiped.
+fn append_wiped(bytes: &mut Zeroizing<Vec<u8>>, more: &[u8]) {
+    let needed = bytes.len() + more.len();
+    if needed > bytes.capacity() {
+        let mut larger = Vec::with_capacity(needed.next_power_of_two());
+        larger.extend_from_slice(bytes);
+        bytes.zeroize();
+        **bytes = larger;
+    }
+    bytes.extend_from_slice(more);
+}
+
+/// A daemon that refused a change, for the errno that it gave. Some send it negated.
+fn refusal(name: &str, errno: i32) -> Failure {
+    let error = io::Error::from_raw_os_error(errno.saturating_abs());
+    Failure::io(format_args!("the daemon of {name} refused the change"), &error)
+}

@@ -1,0 +1,94 @@
+//! Copies of packets, from the kernel.
+#![allow(unsafe_code)]
+
+use std::{
+    io::{self, ErrorKind},
+    mem,
+    time::SystemTime,
+};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::filter;
+
+/// The longest packet, with what segmentation offload joins.
+const LONGEST: usize = 256 * 1024;
+
+/// Bytes of packets that the kernel keeps until they are received.
+const BUFFER: usize = 4 * 1024 * 1024;
+
+/// A packet, and when it was received.
+pub(super) struct Packet {
+    pub(super) time: SystemTime,
+    /// Whether this machine sends it.
+    pub(super) outbound: bool,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// A socket that packets are copied to, from their IP header on.
+pub(super) struct Capture(Socket);
+
+impl Capture {
+    /// All packets of an interface.
+    pub(super) fn on_interface(index: u32) -> io::Result<Self> {
+        Self::bound(&Self::socket()?, index).map(Self)
+    }
+
+    /// UDP of a port on all interfaces but one.
+    pub(super) fn of_port(port: u16, except: u32) -> io::Result<Self> {
+        let socket = Self::socket()?;
+        socket.attach_filter(&filter::port(port, except))?;
+        Self::bound(&socket, 0).map(Self)
+    }
+
+    /// One that gets no packet yet.
+    fn socket() -> io::Result<Socket> {
+        let socket = Socket::new(Domain::PACKET, Type::DGRAM, None)?;
+        socket.set_recv_buffer_size(BUFFER)?;
+        Ok(socket)
+    }
+
+    /// Begins to receive; 0 stands for all interfaces.
+    fn bound(socket: &Socket, index: u32) -> io::Result<Socket> {
+        let index = i32::try_from(index).map_err(|_| ErrorKind::InvalidInput)?;
+        let family = u16::try_from(libc::AF_PACKET).map_err(|_| ErrorKind::InvalidInput)?;
+        let protocol = u16::try_from(libc::ETH_P_ALL).map_err(|_| ErrorKind::InvalidInput)?.to_be();
+        let fill = |storage: *mut socket2::SockAddrStorage, len: *mut libc::socklen_t| {
+            let address = storage.cast::<libc::sockaddr_ll>();
+            // SAFETY: the storage is zeroed and large enough for any address.
+            let address = unsafe { &mut *address };
+            (address.sll_family, address.sll_protocol, address.sll_ifindex) = (family, protocol, index);
+            // SAFETY: it is a place for a length.
+            unsafe { *len = mem::size_of::<libc::sockaddr_ll>() as libc::socklen_t };
+            Ok(())
+        };
+        // SAFETY: `fill` writes an address of the family that it names, and its length.
+        let ((), address) = unsafe { SockAddr::try_init(fill) }?;
+        socket.bind(&address)?;
+        socket.try_clone()
+    }
+
+    /// Waits for a packet.
+    pub(super) fn receive(&self) -> io::Result<Packet> {
+        let mut bytes = Vec::with_capacity(LONGEST);
+        let (len, from) = loop {
+            match self.0.recv_from(bytes.spare_capacity_mut()) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                other => break other?,
+            }
+        };
+        // SAFETY: so many bytes were received into the capacity.
+        unsafe { bytes.set_len(len) };
+        bytes.shrink_to_fit();
+        Ok(Packet { time: SystemTime::now(), outbound: is_outgoing(&from), bytes })
+    }
+}
+
+fn is_outgoing(from: &SockAddr) -> bool {
+    if from.len() as usize != mem::size_of::<libc::sockaddr_ll>() && i32::from(from.family()) != libc::AF_PACKET {
+        return false;
+    }
+    // SAFETY: an address of this family is a `sockaddr_ll`, and the storage has room for any.
+    let address = unsafe { &*from.as_ptr().cast::<libc::sockaddr_ll>() };
+    address.sll_pkttype == libc::PACKET_OUTGOING
+}
