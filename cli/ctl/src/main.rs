@@ -88,7 +88,16 @@ fn man() -> Result<()> {
     let mut page = Vec::new();
     let mut command = Arguments::command();
     command.build();
-    clap_mangen::Man::new(command.clone()).section("8").render(&mut page).map_err(failed)?;
+    let man = clap_mangen::Man::new(command.clone()).section("8");
+    // Without its list of commands, which names a page for each of them.
+    let mut begin = || {
+        man.render_title(&mut page)?;
+        man.render_name_section(&mut page)?;
+        man.render_synopsis_section(&mut page)?;
+        man.render_options_section(&mut page)?;
+        man.render_extra_section(&mut page)
+    };
+    begin().map_err(failed)?;
     for_each_command(&command, &mut |command| {
         let man = clap_mangen::Man::new(command.clone());
         let name = command.get_bin_name().unwrap_or_default().to_uppercase();

@@ -2,6 +2,7 @@
 
 use std::{io::Write, path::Path};
 
+use anstyle::{AnsiColor, Color, Style};
 use qrcode::{
     EcLevel, QrCode,
     render::{svg, unicode::Dense1x2},
@@ -13,7 +14,7 @@ use crate::{
     arguments::Qr,
     conf::read,
     failure::{Failure, Result},
-    output::{YELLOW, complain, print_raw, styled},
+    output::{YELLOW, complain, print, styled},
 };
 
 pub(crate) fn run(arguments: &Qr) -> Result<()> {
@@ -33,11 +34,7 @@ pub(crate) fn run(arguments: &Qr) -> Result<()> {
     }
     match &arguments.svg {
         Some(path) => write_svg(&code, path),
-        // Dark on light also where the terminal is light on dark, which many readers need.
-        None => {
-            let text = code.render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build();
-            print_raw(format!("{text}\n").as_bytes())
-        }
+        None => print(&terminal(&code)),
     }
 }
 
@@ -74,6 +71,14 @@ fn code(text: &str) -> Result<QrCode> {
         .map_err(|error| Failure::new(format!("a QR code cannot hold this file of {} bytes: {error}", text.len())))
 }
 
+/// The code in half blocks, black on white whatever the terminal's colours: many readers need that.
+fn terminal(code: &QrCode) -> String {
+    const WHITE_ON_BLACK: Style =
+        Style::new().fg_color(Some(Color::Ansi(AnsiColor::BrightWhite))).bg_color(Some(Color::Ansi(AnsiColor::Black)));
+    let text = code.render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build();
+    text.lines().map(|line| format!("{}\n", styled(WHITE_ON_BLACK, line))).collect()
+}
+
 /// Writes an image that only its owner may read, in one step.
 fn write_svg(code: &QrCode, path: &Path) -> Result<()> {
     let image = Zeroizing::new(code.render::<svg::Color<'_>>().min_dimensions(512, 512).build());
@@ -97,10 +102,32 @@ mod tests {
         assert_eq!(left_out, ["PostUp", "Table", "SaveConfig", "FwMark"]);
     }
 
+    /// What the terminal shows, read again by another implementation.
+    #[test]
+    fn what_is_shown_is_read_again() {
+        let text = "[Interface]\nPrivateKey = IHNe13/LeN0Bn20cqGcls8y7XcIPgip/3xs5wvJWvX8=\nMTU = 1420\n";
+        let shown = anstream::adapter::strip_str(&terminal(&code(text).unwrap())).to_string();
+        let rows: Vec<Vec<char>> = shown.lines().map(|line| line.chars().collect()).collect();
+        let is_white = |x: usize, y: usize| match rows[y / 2][x] {
+            '█' => true,
+            '▀' => y.is_multiple_of(2),
+            '▄' => !y.is_multiple_of(2),
+            _ => false,
+        };
+        // Readers of images want more than one pixel a module.
+        const SCALE: usize = 4;
+        let (width, height) = (rows[0].len() * SCALE, rows.len() * 2 * SCALE);
+        let mut image = rqrr::PreparedImage::prepare_from_greyscale(width, height, |x, y| {
+            if is_white(x / SCALE, y / SCALE) { 255 } else { 0 }
+        });
+        let (_, read) = image.detect_grids()[0].decode().unwrap();
+        assert_eq!(read, text);
+    }
+
     #[test]
     fn a_text_that_is_too_long_is_refused() {
         assert!(code(&"x".repeat(2953)).is_ok());
-        let failure = code(&"x".repeat(2954)).unwrap_err();
+        let failure = code(&"x".repeat(2954)).err().unwrap();
         assert!(failure.text.contains("2954 bytes"), "{}", failure.text);
     }
 }

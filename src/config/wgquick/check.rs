@@ -86,8 +86,8 @@ struct Check {
     reader: Reader,
     /// Whether the section has a public key that could not be read.
     bad_key: bool,
-    /// Whether a line before the first section was reported.
-    before_sections: bool,
+    /// Whether it was reported that lines are outside of sections.
+    outside: bool,
     peer_lines: Vec<usize>,
     problems: Vec<Problem>,
 }
@@ -129,12 +129,11 @@ impl Check {
 
     fn line(&mut self, number: usize, text: &str) {
         let line = Line::of(text);
+        let is_outside = matches!(self.reader.section, Section::None) && line != Line::Empty;
         if matches!(line, Line::Header(_)) {
             self.end_section();
-        } else if matches!(self.reader.section, Section::None) && line != Line::Empty {
-            if std::mem::replace(&mut self.before_sections, true) {
-                return;
-            }
+        } else if is_outside && std::mem::replace(&mut self.outside, true) {
+            return;
         }
         let Err(error) = self.reader.line(number, text) else {
             return;
@@ -168,7 +167,7 @@ impl Check {
         match initial {
             Some('p') => drop(self.reader.begin(number, "[Peer]")),
             Some('i') => (self.reader.section, self.reader.seen_interface) = (Section::Interface, true),
-            _ => {}
+            _ => self.outside = true,
         }
     }
 

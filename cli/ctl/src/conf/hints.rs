@@ -88,6 +88,9 @@ fn of_unknown_key(key: &str, is_peer: bool) -> Option<String> {
 
 fn of_value(key: &str, value: &str, wrong: &str, message: &str) -> Option<String> {
     if message.contains("has no value") {
+        if key.len() >= 40 {
+            return Some("if this is a key, write PrivateKey =, PublicKey = or PresharedKey = in front of it".into());
+        }
         return Some(format!("write a value behind the =, or remove the line: {}", example(key)));
     }
     if message.contains("commas") {
@@ -172,12 +175,13 @@ mod tests {
             ("name = x", true, "[Peer] name: no such key", "# Name"),
             ("zzzzzz = x", true, "[Peer] zzzzzz: no such key", "the keys are PublicKey, "),
             ("Endpoint = vpn.example.com", true, "x", "write vpn.example.com:PORT, usually vpn.example.com:51820"),
-            ("Endpoint = 2001:db8::1:51820", true, "x", "write [2001:db8::1:51820]:PORT"),
+            ("Endpoint = 2001:db8::1:51820", true, "x", "in square brackets: [2001:db8::1]:51820"),
             ("Endpoint = udp://a:1/", true, "x", "write a:1 without the protocol"),
             ("AllowedIPs = 10.0.0.0/33", true, "x", "write 10.0.0.0/BITS, with BITS from 0 to 32"),
             ("AllowedIPs = 10.0.0/8", true, "x", "an IPv4 address has four numbers: 10.0.0.0"),
             ("DNS = a,,b", false, "two commas in a row", "write DNS = a, b"),
             ("PublicKey = abc", true, "x", "this has 3 characters; a key has 44"),
+            (&format!("{}=", "a".repeat(43)), true, "[Peer] (unknown key): has no value", "PublicKey = or"),
             ("Peer", true, "neither a section nor key = value", "write [Peer]"),
             ("MTU 1420", false, "neither a section nor key = value", "write MTU = ..."),
         ] {

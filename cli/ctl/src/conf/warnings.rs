@@ -59,7 +59,7 @@ impl Search<'_> {
     fn interface_line(&self) -> usize {
         let is_header =
             |line: &&str| matches!(Line::of(line), Line::Header(h) if h.to_ascii_lowercase().contains("interface"));
-        self.lines.iter().position(|line| is_header(line)).map_or(1, |index| index + 1)
+        self.lines.iter().position(is_header).map_or(1, |index| index + 1)
     }
 
     /// The whole line of a header.
@@ -147,13 +147,14 @@ impl Search<'_> {
         let (conf, place) = (&self.checked.conf, self.header(header));
         let hooks = [&conf.interface.pre_up, &conf.interface.post_up];
         let is_set_by_hook = hooks.iter().any(|hooks| hooks.iter().any(|hook| hook.contains("private-key")));
-        let has_problem = self.checked.problems.iter().any(|problem| problem.error.to_string().contains("PrivateKey"));
-        if !matches!(conf.update.private_key, Some(Some(_))) && !is_set_by_hook && !has_problem {
+        let is_wrong = |key| self.checked.problems.iter().any(|problem| problem.error.to_string().contains(key));
+        if !matches!(conf.update.private_key, Some(Some(_))) && !is_set_by_hook && !is_wrong("PrivateKey") {
             self.warn(place.clone(), "there is no PrivateKey", "write PrivateKey = KEY, made by `wg-embedctl genkey`");
         }
         let listens = conf.update.listen_port.is_some_and(|port| port != 0);
         let peers = &conf.update.peers;
-        if !peers.is_empty() && !listens && peers.iter().all(|peer| peer.endpoint.is_none()) {
+        let has_endpoint = peers.iter().any(|peer| peer.endpoint.is_some()) || is_wrong("Endpoint");
+        if !peers.is_empty() && !listens && !has_endpoint && !is_wrong("ListenPort") {
             self.warn(
                 place,
                 "neither ListenPort nor any Endpoint: no side can reach the other",

@@ -63,14 +63,14 @@ fn ended_by_signal() -> Result<Arc<AtomicBool>> {
 
 /// What the system counts of the interface, where it does.
 fn counters(name: &str) -> Option<Counters> {
-    let read = |what: &str| {
-        let text = fs::read_to_string(format!("/sys/class/net/{name}/statistics/{what}")).ok()?;
-        text.trim().parse::<u64>().ok()
-    };
-    Some(Counters {
-        dropped: read("rx_dropped")?.saturating_add(read("tx_dropped")?),
-        errors: read("rx_errors")?.saturating_add(read("tx_errors")?),
-    })
+    counters_in(&fs::read_to_string("/proc/net/dev").ok()?, name)
+}
+
+/// The counters of an interface in a text of `/proc/net/dev`.
+fn counters_in(text: &str, name: &str) -> Option<Counters> {
+    let line = text.lines().find_map(|line| line.trim_start().strip_prefix(name)?.strip_prefix(':'))?;
+    let number = |column: usize| line.split_whitespace().nth(column)?.parse::<u64>().ok();
+    Some(Counters { dropped: number(3)?.saturating_add(number(11)?), errors: number(2)?.saturating_add(number(10)?) })
 }
 
 struct Watch<'a> {
@@ -158,5 +158,18 @@ impl Watch<'_> {
             terminal.draw(|frame| screen::draw(frame, &model, &mut view))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_those_of_the_interface() {
+        let text = "Inter-|   Receive  |  Transmit\n face |bytes\n    wg: 0 0 9 9 0 0 0 0 0 0 9 9 0 0 0 0\n\
+                    wg0: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n";
+        assert_eq!(counters_in(text, "wg0"), Some(Counters { dropped: 16, errors: 14 }));
+        assert_eq!(counters_in(text, "wg1"), None);
     }
 }

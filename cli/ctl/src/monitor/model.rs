@@ -190,9 +190,9 @@ pub(super) fn age(peer: &PeerSnapshot, now: u64) -> String {
     }
     let seconds = now.saturating_sub(peer.last_handshake.as_secs());
     match seconds {
-        ..120 => format!("{seconds} s"),
-        ..7200 => format!("{} min", seconds / 60),
-        ..172_800 => format!("{} h", seconds / 3600),
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
         _ => format!("{} d", seconds / 86_400),
     }
 }

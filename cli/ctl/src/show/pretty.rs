@@ -1,6 +1,6 @@
 //! What `wg show` prints for people, and what wg(8) cannot know.
 
-use std::fmt::Write as _;
+use std::{cmp::Reverse, fmt::Write as _};
 
 use anstyle::Style;
 use wg_embed::config::snapshot::PeerSnapshot;
@@ -28,7 +28,7 @@ pub(super) fn text(name: &str, state: &State, echoes: &[Echoes], hide_keys: bool
     }
     let mut peers: Vec<_> = state.peers.iter().zip(echoes).collect();
     // The latest handshake first, those without one last.
-    peers.sort_by(|(a, _), (b, _)| b.last_handshake.cmp(&a.last_handshake));
+    peers.sort_by_key(|(peer, _)| Reverse(peer.last_handshake));
     for (peer, echo) in peers {
         out.push('\n');
         title(&mut out, YELLOW, "peer", &peer.public_key.to_string());

@@ -44,9 +44,9 @@ pub(crate) fn bytes(bytes: u64) -> String {
         return format!("{bytes} {}", styled(CYAN, "B"));
     }
     let (shift, unit) = match bytes {
-        ..0x10_0000 => (10, "KiB"),
-        ..0x4000_0000 => (20, "MiB"),
-        ..0x100_0000_0000 => (30, "GiB"),
+        ..=0xf_ffff => (10, "KiB"),
+        0x10_0000..=0x3fff_ffff => (20, "MiB"),
+        0x4000_0000..=0xff_ffff_ffff => (30, "GiB"),
         _ => (40, "TiB"),
     };
     format!("{:.2} {}", bytes as f64 / (1_u64 << shift) as f64, styled(CYAN, unit))

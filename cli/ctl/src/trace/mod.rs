@@ -8,7 +8,7 @@ mod pcapng;
 mod socket;
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::OpenOptions,
     io::{self, BufWriter, IsTerminal, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
@@ -45,7 +45,9 @@ pub(crate) fn run(sockets: &Sockets, arguments: &Trace) -> Result<()> {
         move |error: io::Error| Failure::io(what, &error)
     };
     let state = sockets.connect(name)?.get()?;
-    let index = index_of(name)?;
+    let index = socket::index_of(name).map_err(|error| {
+        Failure::io(format_args!("{name} is no interface here; a userspace network has none"), &error)
+    })?;
     let (mut captures, mut interfaces) = (Vec::new(), Vec::new());
     if arguments.layer != Layer::Outer {
         captures.push(Capture::on_interface(index).map_err(failed("cannot capture packets of the interface"))?);
@@ -103,13 +105,6 @@ fn receive(number: u32, capture: &Capture, to: &SyncSender<(u32, io::Result<Pack
             return;
         }
     }
-}
-
-fn index_of(name: &str) -> Result<u32> {
-    let path = format!("/sys/class/net/{name}/ifindex");
-    let text = fs::read_to_string(path)
-        .map_err(|error| Failure::io(format_args!("{name} is no interface here; `wg-embed proxy` has none"), &error))?;
-    text.trim().parse().map_err(|_| Failure::new(format!("the number of {name} cannot be read")))
 }
 
 /// The file, which only its owner may read: inner packets are in the clear.

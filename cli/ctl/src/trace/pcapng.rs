@@ -11,8 +11,10 @@ const SECTION_HEADER: u32 = 0x0a0d_0d0a;
 const INTERFACE_DESCRIPTION: u32 = 1;
 const ENHANCED_PACKET: u32 = 6;
 
-/// Packets that begin with their IPv4 or IPv6 header.
-const LINKTYPE_RAW: u32 = 101;
+/// `LINKTYPE_LINUX_SLL2`: packets behind what the system says about them.
+///
+/// Not `LINKTYPE_RAW`: of that, libpcap before 1.10.5 reads one interface a file only.
+const LINKTYPE: u32 = 276;
 
 /// Options of an interface: its name, a description, and the unit of time stamps.
 const IF_NAME: u16 = 2;
@@ -43,7 +45,7 @@ impl<W: Write> Writer<W> {
         writer.block(SECTION_HEADER, &body)?;
         for interface in interfaces {
             let mut body = Vec::new();
-            body.extend(LINKTYPE_RAW.to_le_bytes());
+            body.extend(LINKTYPE.to_le_bytes());
             body.extend(0_u32.to_le_bytes());
             option(&mut body, IF_NAME, interface.name.as_bytes())?;
             option(&mut body, IF_DESCRIPTION, interface.description.as_bytes())?;
@@ -59,15 +61,17 @@ impl<W: Write> Writer<W> {
     pub(super) fn packet(&mut self, interface: u32, packet: &Packet) -> io::Result<()> {
         let since = packet.time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let nanos = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
-        let len = u32::try_from(packet.bytes.len()).map_err(io::Error::other)?;
+        let header = header(packet);
+        let len = u32::try_from(header.len() + packet.bytes.len()).map_err(io::Error::other)?;
         let mut body = Vec::with_capacity(packet.bytes.len() + 64);
         let [high, low] = [nanos >> 32, nanos & 0xffff_ffff].map(|half| u32::try_from(half).unwrap_or_default());
         for word in [interface, high, low, len, len] {
             body.extend(word.to_le_bytes());
         }
+        body.extend_from_slice(&header);
         body.extend_from_slice(&packet.bytes);
         pad(&mut body);
-        let direction: u32 = if packet.outbound { 2 } else { 1 };
+        let direction: u32 = if packet.is_outgoing() { 2 } else { 1 };
         option(&mut body, EPB_FLAGS, &direction.to_le_bytes())?;
         body.extend([0; 4]);
         self.block(ENHANCED_PACKET, &body)
@@ -85,6 +89,16 @@ impl<W: Write> Writer<W> {
         }
         Ok(())
     }
+}
+
+/// The header of `LINKTYPE_LINUX_SLL2`, in big endian.
+fn header(packet: &Packet) -> [u8; 20] {
+    let mut header = [0; 20];
+    header[..2].copy_from_slice(&packet.protocol.to_be_bytes());
+    header[4..8].copy_from_slice(&packet.interface.to_be_bytes());
+    header[8..10].copy_from_slice(&packet.hardware.to_be_bytes());
+    header[10] = packet.kind;
+    header
 }
 
 fn option(body: &mut Vec<u8>, code: u16, value: &[u8]) -> io::Result<()> {
@@ -111,7 +125,8 @@ mod tests {
         let mut out = Vec::new();
         let mut writer = Writer::new(&mut out, &[interface]).unwrap();
         let time = SystemTime::UNIX_EPOCH + Duration::from_nanos((7 << 32) + 5);
-        writer.packet(0, &Packet { time, outbound: true, bytes: vec![0x45; 21] }).unwrap();
+        let packet = Packet { time, protocol: 0x800, interface: 3, hardware: 0xfffe, kind: 4, bytes: vec![0x45; 21] };
+        writer.packet(0, &packet).unwrap();
         let word = |at: usize| u32::from_le_bytes(out[at..at + 4].try_into().unwrap());
         let (mut at, mut kinds) = (0, Vec::new());
         while at < out.len() {
@@ -122,6 +137,8 @@ mod tests {
         }
         assert_eq!(kinds.iter().map(|(kind, _)| *kind).collect::<Vec<_>>(), [SECTION_HEADER, 1, 6]);
         let packet = kinds[2].1 + 8;
-        assert_eq!([0, 4, 8, 12, 16].map(|offset| word(packet + offset)), [0, 7, 5, 21, 21]);
+        assert_eq!([0, 4, 8, 12, 16].map(|offset| word(packet + offset)), [0, 7, 5, 41, 41]);
+        let expected = [8, 0, 0, 0, 0, 0, 0, 3, 0xff, 0xfe, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x45];
+        assert_eq!(out[packet + 20..packet + 41], expected);
     }
 }

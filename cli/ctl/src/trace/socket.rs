@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::{
+    ffi::CString,
     io::{self, ErrorKind},
     mem,
     time::SystemTime,
@@ -20,9 +21,22 @@ const BUFFER: usize = 4 * 1024 * 1024;
 /// A packet, and when it was received.
 pub(super) struct Packet {
     pub(super) time: SystemTime,
-    /// Whether this machine sends it.
-    pub(super) outbound: bool,
+    /// The number of its protocol above Ethernet.
+    pub(super) protocol: u16,
+    /// The index of the interface.
+    pub(super) interface: u32,
+    /// The interface's type of hardware (`ARPHRD_`).
+    pub(super) hardware: u16,
+    /// How it came or goes (`PACKET_HOST`, `PACKET_OUTGOING` and others).
+    pub(super) kind: u8,
     pub(super) bytes: Vec<u8>,
+}
+
+impl Packet {
+    /// Whether this machine sends it.
+    pub(super) fn is_outgoing(&self) -> bool {
+        self.kind == libc::PACKET_OUTGOING
+    }
 }
 
 /// A socket that packets are copied to, from their IP header on.
@@ -80,15 +94,29 @@ impl Capture {
         // SAFETY: so many bytes were received into the capacity.
         unsafe { bytes.set_len(len) };
         bytes.shrink_to_fit();
-        Ok(Packet { time: SystemTime::now(), outbound: is_outgoing(&from), bytes })
+        let mut packet = Packet { time: SystemTime::now(), protocol: 0, interface: 0, hardware: 0, kind: 0, bytes };
+        if let Some(from) = link_address(&from) {
+            packet.protocol = u16::from_be(from.sll_protocol);
+            packet.interface = from.sll_ifindex.unsigned_abs();
+            packet.hardware = from.sll_hatype;
+            packet.kind = from.sll_pkttype;
+        }
+        Ok(packet)
     }
 }
 
-fn is_outgoing(from: &SockAddr) -> bool {
-    if from.len() as usize != mem::size_of::<libc::sockaddr_ll>() && i32::from(from.family()) != libc::AF_PACKET {
-        return false;
-    }
-    // SAFETY: an address of this family is a `sockaddr_ll`, and the storage has room for any.
-    let address = unsafe { &*from.as_ptr().cast::<libc::sockaddr_ll>() };
-    address.sll_pkttype == libc::PACKET_OUTGOING
+/// The index of an interface.
+pub(super) fn index_of(name: &str) -> io::Result<u32> {
+    let name = CString::new(name)?;
+    // SAFETY: the name ends with a zero.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    if index == 0 { Err(io::Error::last_os_error()) } else { Ok(index) }
+}
+
+/// An address that says where a packet was copied.
+fn link_address(address: &SockAddr) -> Option<&libc::sockaddr_ll> {
+    (i32::from(address.family()) == libc::AF_PACKET).then(|| {
+        // SAFETY: an address of this family is a `sockaddr_ll`, and the storage has room for any address.
+        unsafe { &*address.as_ptr().cast::<libc::sockaddr_ll>() }
+    })
 }
