@@ -38,7 +38,7 @@ fn shells_complete_and_the_manual_is_a_page() {
         assert!(script.contains("wg-embedctl") && script.contains("add-peer"), "{shell}");
     }
     let page = succeed(&ctl(&["man"]));
-    for text in [".TH wg-embedctl 8", "\"WG\\-EMBEDCTL CONF CHECK\"", "\\-\\-strict", "Exit codes:"] {
+    for text in [".TH wg-embedctl 8", "\"WG-EMBEDCTL CONF CHECK\"", "\\-\\-strict", "Exit codes:"] {
         assert!(page.contains(text), "{text} is not in {page}");
     }
 }

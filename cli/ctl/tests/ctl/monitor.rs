@@ -3,10 +3,7 @@
 use std::{
     fs::File,
     io::{BufRead, BufReader, Read, Write},
-    os::{
-        fd::{FromRawFd, OwnedFd},
-        unix::process::CommandExt,
-    },
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
     process::{Child, Stdio},
     ptr,
 };
@@ -86,7 +83,6 @@ fn terminal() -> (File, OwnedFd) {
 
 /// Its modes, as numbers that can be compared.
 fn modes(terminal: &OwnedFd) -> [u32; 4] {
-    use std::os::fd::AsRawFd;
     // SAFETY: numbers, for which zeros are a value.
     let mut modes: libc::termios = unsafe { std::mem::zeroed() };
     // SAFETY: the descriptor is open, and the structure lives.
@@ -103,15 +99,10 @@ fn on_a_terminal(end: impl FnOnce(&Child, &mut File) + Send + 'static) {
     let mut monitor = command(BINARY);
     monitor.args(["--socket-dir", directory.path().to_str().unwrap(), "monitor", "wg0", "--interval", "0.05"]);
     monitor.env("TERM", "xterm").stdin(end_of_line()).stdout(end_of_line()).stderr(end_of_line());
-    let control = || {
-        // SAFETY: both take numbers, and may be called between fork and exec.
-        let result = unsafe { libc::setsid().min(libc::ioctl(0, libc::TIOCSCTTY, 0)) };
-        if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
-    };
-    // SAFETY: it only makes two system calls.
-    unsafe { monitor.pre_exec(control) };
     let child = monitor.spawn().unwrap();
     drop(monitor);
+    // Our end stays open: without it the other one has no modes.
+    let _ours = ours.try_clone().unwrap();
     let written = in_time("the screen comes and goes", move || {
         let mut written = Vec::new();
         let mut piece = [0; 4096];
