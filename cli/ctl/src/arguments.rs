@@ -21,7 +21,8 @@ Environment:
 
 /// Shows, changes and checks WireGuard tunnels that a userspace daemon runs: wg-embed, wireguard-go, boringtun.
 #[derive(Debug, Parser)]
-#[command(name = "wg-embedctl", version, after_help = EXIT_CODES, subcommand_required = true, arg_required_else_help = true)]
+#[command(name = "wg-embedctl", version, after_help = EXIT_CODES)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
 pub(crate) struct Arguments {
     /// The directory with the control sockets.
     #[arg(long, global = true, env = "WG_EMBED_SOCKET_DIR", value_name = "DIR", value_hint = ValueHint::DirPath)]

@@ -83,16 +83,21 @@ impl Sockets {
 
     /// Connects to the daemon of a tunnel.
     pub(crate) fn connect(&self, name: &str) -> Result<Client> {
+        self.connect_within(name, PATIENCE)
+    }
+
+    /// The same, with another limit for each answer.
+    pub(crate) fn connect_within(&self, name: &str, patience: Duration) -> Result<Client> {
         if name.is_empty() || name.contains(['/', '\\', '\0']) {
             return Err(Failure::usage(format!("{name:?} is not the name of a tunnel")));
         }
         let stream = self.open(name).map_err(|error| self.why_not(name, &error))?;
         #[cfg(unix)]
         for limit in [Stream::set_read_timeout, Stream::set_write_timeout] {
-            limit(&stream, Some(PATIENCE))
+            limit(&stream, Some(patience))
                 .map_err(|error| Failure::io("cannot limit the time of an answer", &error))?;
         }
-        Ok(Client { stream, name: name.to_owned() })
+        Ok(Client { stream, name: name.to_owned(), patience })
     }
 
     /// Why there is no daemon to talk to, and what to do about it.
@@ -149,6 +154,7 @@ fn is_kernel_interface(name: &str) -> bool {
 pub(crate) struct Client {
     stream: Stream,
     name: String,
+    patience: Duration,
 }
 
 impl Client {
@@ -201,7 +207,7 @@ impl Client {
 
     fn lost(&self, error: &io::Error) -> Failure {
         let reason = match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "no answer in 30 seconds".to_owned(),
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => format!("no answer in {:?}", self.patience),
             io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
                 "it closed the connection without an answer".to_owned()
             }

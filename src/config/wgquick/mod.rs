@@ -32,7 +32,7 @@ use zeroize::Zeroizing;
 
 use super::Update;
 
-pub use check::{Checked, INTERFACE_KEYS, PEER_KEYS, Problem, check};
+pub use check::{Checked, INTERFACE_KEYS, PEER_KEYS, Problem, check, span};
 pub use read::Line;
 
 /// What a `.conf` file says.

@@ -140,7 +140,8 @@ mod tests {
             let after = with_peer(before.as_bytes(), &peer(), Some("phone")).unwrap();
             let end = if before.ends_with('\n') { "" } else { line_end };
             let section = format!(
-                "\n[Peer]\n# Name = phone\nPublicKey = {KEY}\nAllowedIPs = 10.0.0.2/32\nEndpoint = vpn.example.com:51820\n"
+                "\n[Peer]\n# Name = phone\nPublicKey = {KEY}\nAllowedIPs = 10.0.0.2/32\n\
+                 Endpoint = vpn.example.com:51820\n"
             );
             let expected = format!("{before}{end}{}", section.replace('\n', line_end));
             assert_eq!(str::from_utf8(&after).unwrap(), expected);

@@ -234,7 +234,8 @@ mod tests {
     fn what_the_file_said_already_changes_nothing() {
         let [a, b, _] = KEYS;
         let file: Conf = format!(
-            "[Interface]\n[Peer]\nPublicKey={a}\nAllowedIPs=10.0.0.0/8\n[Peer]\nPublicKey={b}\nAllowedIPs=10.0.0.0/8,::/0\n\
+            "[Interface]\n[Peer]\nPublicKey={a}\nAllowedIPs=10.0.0.0/8\n\
+             [Peer]\nPublicKey={b}\nAllowedIPs=10.0.0.0/8,::/0\n\
              [Peer]\nPublicKey={b}\nEndpoint=[::1]:5\n"
         )
         .parse()

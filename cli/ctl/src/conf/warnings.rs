@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use wg_embed::{
     config::{
         PeerEndpoint, PeerUpdate,
-        wgquick::{Checked, Line, Table},
+        wgquick::{Checked, Line, Table, span},
     },
     key::PublicKey,
 };
@@ -313,7 +313,7 @@ impl Search<'_> {
             if peer.endpoint.is_some() && peer.persistent_keepalive.is_none() && behind_nat {
                 self.note(
                     self.value(line, "Endpoint"),
-                    "without PersistentKeepalive the peer cannot reach this machine through NAT once nothing was sent for a while",
+                    "without PersistentKeepalive the peer cannot reach this machine through NAT after a silence",
                     "write PersistentKeepalive = 25 if it has to",
                 );
             }
@@ -374,10 +374,4 @@ fn is_private(ip: &IpAddr) -> bool {
         IpAddr::V4(ip) => ip.is_private() || ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64,
         IpAddr::V6(ip) => ip.is_unique_local(),
     }
-}
-
-/// Where a part of a line is in it.
-fn span(line: &str, part: &str) -> Range<usize> {
-    let start = part.as_ptr().addr().saturating_sub(line.as_ptr().addr()).min(line.len());
-    start..(start + part.len()).min(line.len())
 }

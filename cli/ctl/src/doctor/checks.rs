@@ -62,7 +62,7 @@ fn rights() -> Finding {
         Some(_) => Finding::missing(
             check,
             "this user may not make interfaces",
-            "run the daemon as root; for a container `--cap-add NET_ADMIN`; or use `wg-embed proxy`, which needs no right",
+            "run the daemon as root; for a container `--cap-add NET_ADMIN`; `wg-embed proxy` needs no right",
         ),
         None => Finding::warning(check, "/proc/self/status has no capabilities", "mount /proc"),
     }

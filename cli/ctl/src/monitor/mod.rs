@@ -25,6 +25,9 @@ use crate::{
 };
 use model::{Counters, Model};
 
+/// For how long a daemon may keep keys and signals waiting.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// How long a signal may wait until it is seen.
 const LOOK_FOR_SIGNALS: Duration = Duration::from_millis(100);
 
@@ -86,7 +89,7 @@ impl Watch<'_> {
     }
 
     fn sample(&self, model: &mut Model) {
-        let state = self.sockets.connect(self.name).and_then(|mut client| client.get());
+        let state = self.sockets.connect_within(self.name, PATIENCE).and_then(|mut client| client.get());
         model.sample(state.map_err(|failure| failure.text), counters(self.name), Instant::now());
     }
 
@@ -108,6 +111,9 @@ impl Watch<'_> {
                 return Ok(());
             }
             next += self.interval();
+            if self.has_ended() {
+                return Ok(());
+            }
             while let Some(left) = next.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
                 if self.has_ended() {
                     return Ok(());
@@ -136,29 +142,41 @@ impl Watch<'_> {
         terminal.draw(|frame| screen::draw(frame, &model, &mut view))?;
         while !self.has_ended() && self.arguments.count.is_none_or(|count| looks < count) {
             let left = next.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let is_due = left.is_zero();
+            if is_due {
                 self.sample(&mut model);
                 looks += 1;
                 next = (next + self.interval()).max(Instant::now());
-            } else if event::poll(left.min(LOOK_FOR_SIGNALS))? {
-                match event::read()? {
-                    Event::Key(key) if key.kind == KeyEventKind::Press => match key.code {
-                        KeyCode::Char('q') | KeyCode::Esc => return Ok(()),
-                        KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return Ok(()),
-                        KeyCode::Down | KeyCode::Char('j') => view.table.select_next(),
-                        KeyCode::Up | KeyCode::Char('k') => view.table.select_previous(),
-                        _ => continue,
-                    },
-                    Event::Resize(..) => {}
-                    _ => continue,
-                }
-            } else {
-                continue;
             }
-            terminal.draw(|frame| screen::draw(frame, &model, &mut view))?;
+            // Keys count also where looks take longer than the interval.
+            let is_pressed = event::poll(left.min(LOOK_FOR_SIGNALS))?;
+            if is_pressed && ends(event::read()?, &mut view) {
+                return Ok(());
+            }
+            if is_due || is_pressed {
+                terminal.draw(|frame| screen::draw(frame, &model, &mut view))?;
+            }
         }
         Ok(())
     }
+}
+
+/// Does what a key asks for. Returns whether that is the end.
+fn ends(event: Event, view: &mut screen::View) -> bool {
+    let Event::Key(key) = event else {
+        return false;
+    };
+    if key.kind != KeyEventKind::Press {
+        return false;
+    }
+    match key.code {
+        KeyCode::Char('q') | KeyCode::Esc => return true,
+        KeyCode::Char('c') => return key.modifiers.contains(KeyModifiers::CONTROL),
+        KeyCode::Down | KeyCode::Char('j') => view.table.select_next(),
+        KeyCode::Up | KeyCode::Char('k') => view.table.select_previous(),
+        _ => {}
+    }
+    false
 }
 
 #[cfg(test)]
