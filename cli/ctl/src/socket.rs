@@ -53,19 +53,18 @@ impl Sockets {
         Ok(names)
     }
 
-    /// The names for which a daemon answers.
+    /// The names for which a daemon listens.
     pub(crate) fn answering(&self) -> Result<Vec<String>> {
         let mut names = self.all()?;
-        names.retain(|name| self.open(name).is_ok_and(|_| true) || self.is_forbidden(name));
+        names.retain(|name| match self.open(name) {
+            Ok(_) => true,
+            // There may be one, which another user runs.
+            Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+        });
         Ok(names)
     }
 
-    /// Whether there is a socket that we may not connect to.
-    fn is_forbidden(&self, name: &str) -> bool {
-        matches!(self.open(name), Err(error) if error.kind() == io::ErrorKind::PermissionDenied)
-    }
-
-    /// Whether a process listens on a name's socket.
+    /// Connects to a name's socket.
     pub(crate) fn open(&self, name: &str) -> io::Result<Stream> {
         #[cfg(unix)]
         return Stream::connect(self.path(name));
