@@ -2,6 +2,7 @@
 //!
 //! Text is parsed into an [`Update`] completely before any of it is applied, so that a bad line changes nothing.
 
+mod difference;
 mod host;
 pub mod snapshot;
 pub(crate) mod text;

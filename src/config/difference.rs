@@ -1,0 +1,52 @@
+//! What changes one configuration into another.
+
+use super::{PeerUpdate, Update};
+
+impl Update {
+    /// What is different since `old`, where both are whole configurations, as a file is. Applied to a tunnel that has
+    /// `old`, it keeps the sessions of peers that stay, and endpoints that have moved.
+    #[must_use]
+    pub fn since(&self, old: &Self) -> Self {
+        let mut update = Self {
+            private_key: self.private_key.clone().filter(|_| self.private_key != old.private_key),
+            // What is there no more is as if it had never been: 0 is the default of both.
+            listen_port: (self.listen_port != old.listen_port).then(|| self.listen_port.unwrap_or(0)),
+            fwmark: (self.fwmark != old.fwmark).then(|| self.fwmark.unwrap_or(0)),
+            ..Self::default()
+        };
+        for peer in &old.peers {
+            if self.peers.iter().all(|other| other.public_key != peer.public_key) {
+                update.peers.push(PeerUpdate { remove: true, ..PeerUpdate::new(peer.public_key) });
+            }
+        }
+        for peer in &self.peers {
+            let before = old.peers.iter().find(|other| other.public_key == peer.public_key);
+            if before == Some(peer) {
+                continue;
+            }
+            let mut peer = peer.clone();
+            if let Some(before) = before {
+                peer.preshared_key.get_or_insert_default();
+                peer.persistent_keepalive.get_or_insert_default();
+                if before.endpoint == peer.endpoint {
+                    peer.endpoint = None;
+                }
+            }
+            update.peers.push(peer);
+        }
+        update
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_removed_is_as_by_default() {
+        let old = Update { listen_port: Some(51_820), fwmark: Some(1), ..Update::default() };
+        let update = Update::default().since(&old);
+        assert_eq!((update.listen_port, update.fwmark), (Some(0), Some(0)));
+        assert_eq!(old.since(&old), Update::default());
+    }
+}
