@@ -87,6 +87,11 @@ pub struct Changes<C> {
 }
 
 impl<C> Changes<C> {
+    /// Passes changes to `send`, which returns whether more are wanted: for a test of a [`Source`].
+    pub fn new(send: impl Fn(Change<C>) -> bool + Send + Sync + 'static) -> Self {
+        Self { send: Arc::new(send) }
+    }
+
     /// Hands a change over. It waits while many are on their way, so it must not be called in a method of [`Running`].
     /// Returns false once the tunnel no longer wants any.
     pub fn send(&self, change: Change<C>) -> bool {
@@ -163,10 +168,18 @@ pub enum Settings {
     Own,
 }
 
+impl Settings {
+    /// The manager, within 30 seconds.
+    #[must_use]
+    pub const fn ask() -> Self {
+        Self::Ask { timeout: Duration::from_secs(30) }
+    }
+}
+
 impl Default for Settings {
-    /// On Apple's systems the manager, within 30 seconds: elsewhere managers do not answer.
+    /// On Apple's systems the manager, see [`ask`](Self::ask): elsewhere managers do not answer.
     fn default() -> Self {
-        if cfg!(target_vendor = "apple") { Self::Ask { timeout: Duration::from_secs(30) } } else { Self::Own }
+        if cfg!(target_vendor = "apple") { Self::ask() } else { Self::Own }
     }
 }
 

@@ -300,9 +300,7 @@ impl<E: Engine> Tunnel<E> {
             self.state.start += 1;
             let (number, source) = (self.state.start, self.source.clone());
             let changed = events.clone();
-            let changes = Changes {
-                send: Arc::new(move |change| changed.send(Event::Changed(number, Box::new(change))).is_ok()),
-            };
+            let changes = Changes::new(move |change| changed.send(Event::Changed(number, Box::new(change))).is_ok());
             self.spawn("wg-mgr-start", move || {
                 let outcome = start::start(&speaker, how, &*source, &*engine, &request, changes);
                 // If it fails, the tunnel is stopped with what was not sent.

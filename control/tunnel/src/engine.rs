@@ -1,0 +1,190 @@
+//! What carries packets: a tunnel of the library.
+
+mod interface;
+mod running;
+
+use std::{
+    any::Any,
+    collections::HashMap,
+    fmt,
+    net::IpAddr,
+    sync::{Arc, Mutex, Weak},
+};
+
+use wg_embed::{bind::udp::UdpBind, config::wgquick::Conf, device, key::PublicKey, sync::lock};
+use wg_embed_manager::{
+    manager::merge,
+    messages::NetworkSettingsRequest,
+    tunnel::{Engine, Id, Running},
+};
+use wg_embed_netstack::Netstack;
+
+use interface::Interface;
+use running::WireGuardTunnel;
+
+/// What a [`WireGuard`] is configured with.
+#[derive(Clone, Default)]
+pub struct Configuration {
+    /// A whole configuration: what is not in it is as by default.
+    pub conf: Conf,
+    /// Which peer an agent is.
+    pub peers: HashMap<Id, Peer>,
+    /// Dropped when the tunnel has ended, if it came with the start: what has to end then.
+    pub guard: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl fmt::Debug for Configuration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Configuration").field("conf", &self.conf).field("peers", &self.peers).finish_non_exhaustive()
+    }
+}
+
+/// A peer of a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its key.
+    pub public_key: PublicKey,
+    /// Where it is pinged; `None`: it is not.
+    pub address: Option<IpAddr>,
+}
+
+/// Where packets come from, if the manager gives no descriptor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Network {
+    /// An interface of our own, or else a network in userspace.
+    #[default]
+    Auto,
+    /// An interface of our own.
+    Interface,
+    /// A network in userspace, see [`WireGuard::netstack`].
+    Userspace,
+}
+
+/// Configures the system's network, where the manager is not asked to.
+pub trait SystemNetwork: Send + Sync + 'static {
+    /// Configures it for an interface, and brings that up. `settings` are all that hold from now on. What this returns
+    /// undoes it when it is dropped, which happens before the interface is removed, and before this is called again.
+    ///
+    /// # Errors
+    /// A text for the manager. Then nothing is left of it.
+    fn apply(&self, interface: &str, settings: &NetworkSettingsRequest) -> Result<Box<dyn Send + Sync>, String>;
+}
+
+/// For programs that configure no network: refuses.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoSystemNetwork;
+
+impl SystemNetwork for NoSystemNetwork {
+    fn apply(&self, interface: &str, _: &NetworkSettingsRequest) -> Result<Box<dyn Send + Sync>, String> {
+        Err(format!("this program does not configure the network of {interface}: that is left to the manager"))
+    }
+}
+
+/// What tunnels are made of.
+#[derive(Clone)]
+pub struct Options {
+    /// Where packets come from.
+    pub network: Network,
+    /// The name of an interface of our own.
+    pub interface: String,
+    /// Who configures the system's network.
+    pub system: Arc<dyn SystemNetwork>,
+}
+
+impl Default for Options {
+    /// An interface `wg-vpn0`, for which nothing configures the system.
+    fn default() -> Self {
+        Self { network: Network::default(), interface: "wg-vpn0".into(), system: Arc::new(NoSystemNetwork) }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("network", &self.network)
+            .field("interface", &self.interface)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Tunnels of the library, one at a time.
+#[derive(Debug)]
+pub struct WireGuard {
+    options: Options,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// What the next tunnel is to have.
+    settings: NetworkSettingsRequest,
+    running: Weak<WireGuardTunnel>,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl WireGuard {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        Self { options, state: Mutex::default() }
+    }
+
+    /// The network in userspace of the tunnel that runs; `None` if it has none. It is closed when the tunnel stops.
+    #[must_use]
+    pub fn netstack(&self) -> Option<Netstack> {
+        lock(&self.state).running.upgrade()?.netstack()
+    }
+
+    fn interface(&self, descriptor: Option<i32>, conf: &Conf) -> Result<Interface, String> {
+        if let Some(descriptor) = descriptor {
+            return Interface::adopt(descriptor, conf);
+        }
+        match self.options.network {
+            Network::Interface => Interface::create(&self.options.interface),
+            Network::Userspace => Interface::userspace(conf),
+            Network::Auto => Interface::create(&self.options.interface).or_else(|error| {
+                tracing::warn!(error, "no interface, the network is in userspace");
+                Interface::userspace(conf)
+            }),
+        }
+    }
+}
+
+impl Engine for WireGuard {
+    type Configuration = Configuration;
+
+    /// While a tunnel runs it is done at once, else with its start: only then there is an interface.
+    fn configure(&self, settings: &NetworkSettingsRequest) -> Result<(), String> {
+        let running = {
+            let mut state = lock(&self.state);
+            let running = state.running.upgrade().filter(|running| running.is_up());
+            if running.is_none() {
+                state.settings = merge(&state.settings, settings.clone());
+            }
+            running
+        };
+        running.map_or(Ok(()), |running| running.configure(settings))
+    }
+
+    fn start(
+        &self,
+        descriptor: Option<i32>,
+        configuration: Configuration,
+    ) -> Result<Arc<dyn Running<Configuration>>, String> {
+        let settings = std::mem::take(&mut lock(&self.state).settings);
+        let interface = self.interface(descriptor, &configuration.conf)?;
+        let bind = UdpBind::new().map_err(|e| format!("cannot wait for UDP: {e}"))?;
+        let options =
+            device::Options { resolve: Some(Box::new(device::resolve_with_system)), ..device::Options::default() };
+        let system = self.options.system.clone();
+        let running =
+            Arc::new(WireGuardTunnel::start(interface, Arc::new(bind), options, system, settings, configuration)?);
+        lock(&self.state).running = Arc::downgrade(&running);
+        Ok(running)
+    }
+}

@@ -1,0 +1,253 @@
+//! A tunnel that runs.
+
+use std::{
+    any::Any,
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, RwLock},
+    time::{Duration, SystemTime},
+};
+
+use wg_embed::{
+    bind::Bind,
+    config::wgquick::Conf,
+    device::{self, Tunnel},
+    sync::{lock, read, write},
+    tun::Tun,
+};
+use wg_embed_manager::{
+    manager::merge,
+    messages::NetworkSettingsRequest,
+    tunnel::{Handshake, Id, Ping, Running},
+};
+use wg_embed_netstack::Netstack;
+
+use super::{
+    Configuration, Peer, SystemNetwork,
+    interface::{self, Interface},
+};
+use crate::echo::{EchoTun, Echoes};
+
+/// Locks are taken in the order of the fields.
+pub(super) struct WireGuardTunnel {
+    up: RwLock<Option<Up>>,
+    /// What it is configured with.
+    current: Mutex<Current>,
+    echoes: Arc<Echoes>,
+    system: Arc<dyn SystemNetwork>,
+}
+
+/// What there is while it is not stopped.
+struct Up {
+    tunnel: Tunnel,
+    tun: Arc<dyn Tun>,
+    stack: Option<Netstack>,
+    /// `None`: the system's network is not ours to configure. Held while it is configured: that is done once at a time.
+    applied: Option<Mutex<Applied>>,
+}
+
+/// How the system's network is configured.
+#[derive(Default)]
+struct Applied {
+    settings: NetworkSettingsRequest,
+    /// Undoes it.
+    undo: Option<Box<dyn Send + Sync>>,
+}
+
+#[derive(Default)]
+struct Current {
+    conf: Conf,
+    peers: HashMap<Id, Peer>,
+    /// Dropped with the tunnel.
+    _guard: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl Applied {
+    /// Configures it with `settings`, or again as before if that fails.
+    fn replace(
+        &mut self,
+        system: &dyn SystemNetwork,
+        interface: &str,
+        settings: NetworkSettingsRequest,
+    ) -> Result<(), String> {
+        if settings == self.settings {
+            return Ok(());
+        }
+        let had_any = self.undo.take().is_some();
+        match system.apply(interface, &settings) {
+            Ok(undo) => {
+                *self = Self { settings, undo: Some(undo) };
+                Ok(())
+            }
+            Err(reason) => {
+                if had_any {
+                    match system.apply(interface, &self.settings) {
+                        Ok(undo) => self.undo = Some(undo),
+                        Err(error) => {
+                            tracing::error!(error, "the network settings before cannot be restored");
+                            self.settings = NetworkSettingsRequest::default();
+                        }
+                    }
+                }
+                Err(reason)
+            }
+        }
+    }
+}
+
+impl WireGuardTunnel {
+    /// Configures the system's network for an interface, and starts a tunnel over it.
+    ///
+    /// # Errors
+    /// A text for the manager; then nothing is left.
+    pub(super) fn start(
+        interface: Interface,
+        bind: Arc<dyn Bind>,
+        options: device::Options,
+        system: Arc<dyn SystemNetwork>,
+        settings: NetworkSettingsRequest,
+        configuration: Configuration,
+    ) -> Result<Self, String> {
+        let Interface { tun, is_system, stack } = interface;
+        let mut applied = Applied::default();
+        if is_system {
+            let failed = |reason| format!("network settings failed: {reason}");
+            applied.replace(&*system, &tun.name(), settings).map_err(failed)?;
+        }
+        let Configuration { conf, peers, guard } = configuration;
+        let echoes = Arc::new(Echoes::default());
+        let inner = Arc::new(EchoTun::new(tun.clone(), echoes.clone()));
+        let tunnel = Tunnel::start_with(inner, bind, options, |device| {
+            device.apply(conf.update.clone())?;
+            device.up()
+        });
+        let tunnel = tunnel.map_err(|e| e.to_string())?;
+        let applied = is_system.then(|| Mutex::new(applied));
+        Ok(Self {
+            up: RwLock::new(Some(Up { tunnel, tun, stack, applied })),
+            current: Mutex::new(Current { conf, peers, _guard: guard }),
+            echoes,
+            system,
+        })
+    }
+
+    /// Whether it was not stopped yet.
+    pub(super) fn is_up(&self) -> bool {
+        read(&self.up).is_some()
+    }
+
+    pub(super) fn netstack(&self) -> Option<Netstack> {
+        read(&self.up).as_ref()?.stack.clone()
+    }
+
+    /// Configures the system's network with a part of its settings, or all of them.
+    pub(super) fn configure(&self, change: &NetworkSettingsRequest) -> Result<(), String> {
+        let up = read(&self.up);
+        let Some(Up { tun, applied: Some(applied), .. }) = up.as_ref() else { return Ok(()) };
+        let mut applied = lock(applied);
+        let all = merge(&applied.settings, change.clone());
+        applied.replace(&*self.system, &tun.name(), all)
+    }
+}
+
+impl Running<Configuration> for WireGuardTunnel {
+    fn apply(&self, configuration: Configuration) -> Result<(), String> {
+        let up = read(&self.up);
+        let Some(up) = up.as_ref() else { return Ok(()) };
+        let Configuration { conf, peers, .. } = configuration;
+        let change = conf.update.since(&lock(&self.current).conf.update);
+        // It is the step that may fail: then nothing else has changed.
+        up.tunnel.device().apply(change).map_err(|e| e.to_string())?;
+        let before = {
+            let mut current = lock(&self.current);
+            current.peers = peers;
+            std::mem::replace(&mut current.conf, conf.clone())
+        };
+        match &up.stack {
+            Some(stack) => change_stack(stack, &before, &conf).map_err(|e| format!("the network in userspace: {e}")),
+            None => Ok(()),
+        }
+    }
+
+    fn last_handshake(&self, agent: &Id) -> Handshake {
+        let up = read(&self.up);
+        let key = lock(&self.current).peers.get(agent).map(|peer| peer.public_key);
+        let stats = key.and_then(|key| up.as_ref()?.tunnel.device().peer_stats(&key));
+        match stats.map(|stats| stats.last_handshake) {
+            None => Handshake::Unknown,
+            Some(Duration::ZERO) => Handshake::Never,
+            Some(since) => SystemTime::UNIX_EPOCH.checked_add(since).map_or(Handshake::Unknown, Handshake::At),
+        }
+    }
+
+    fn ping(&self, agents: &[Id], timeout: Duration, answered: &mut dyn FnMut(Id, Ping)) {
+        let mut ids = Vec::with_capacity(agents.len());
+        let mut pairs = Vec::with_capacity(agents.len());
+        {
+            let current = lock(&self.current);
+            for id in agents {
+                let to = current.peers.get(id).and_then(|peer| peer.address);
+                if let Some((from, to)) = to.and_then(|to| Some((own_address(&current.conf, to)?, to))) {
+                    ids.push(*id);
+                    pairs.push((from, to));
+                }
+            }
+        }
+        let wake = || {
+            if let Some(up) = read(&self.up).as_ref() {
+                up.tun.wake();
+            }
+        };
+        self.echoes.ping(&pairs, timeout, wake, &mut |number, latency| {
+            if let Some(id) = ids.get(number) {
+                answered(*id, Ping { latency, is_direct: true, relay: None });
+            }
+        });
+    }
+
+    fn wake(&self) {
+        if let Some(up) = read(&self.up).as_ref()
+            && let Err(error) = up.tunnel.device().network_changed()
+        {
+            tracing::warn!(%error, "no new sockets after a wake-up");
+        }
+    }
+
+    fn stop(&self) {
+        self.echoes.close();
+        let Some(Up { tunnel, tun, stack, applied }) = write(&self.up).take() else { return };
+        drop(applied);
+        if let Err(error) = tunnel.stop() {
+            tracing::error!(%error, "a tunnel does not stop");
+        }
+        if let Some(stack) = stack {
+            stack.close();
+        }
+        // With the last of them, the interface is removed.
+        drop((tunnel, tun));
+        *lock(&self.current) = Current::default();
+    }
+}
+
+impl Drop for WireGuardTunnel {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// The address that a peer is pinged from.
+fn own_address(conf: &Conf, to: IpAddr) -> Option<IpAddr> {
+    interface::addresses(conf).into_iter().find(|from| from.is_ipv4() == to.is_ipv4())
+}
+
+fn change_stack(stack: &Netstack, before: &Conf, after: &Conf) -> std::io::Result<()> {
+    let mtu = interface::mtu(after);
+    // The larger MTU allows both old and new addresses.
+    if mtu > interface::mtu(before) {
+        stack.set_mtu(mtu)?;
+    }
+    stack.set_addresses(interface::addresses(after))?;
+    stack.set_mtu(mtu)?;
+    stack.set_dns(after.interface.dns.clone());
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! Peers from a `.conf` file, which `file:` URLs name.
+//!
+//! Each `[Peer]` is an agent of one workspace, the file. Its addresses are the hosts among its `AllowedIPs`; a comment
+//! `# Name = x` gives its name, in its section or in the lines right above it.
+
+mod agents;
+mod comments;
+mod settings;
+mod watch;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use percent_encoding::percent_decode_str;
+use wg_embed::config::wgquick::Conf;
+use wg_embed_manager::{
+    messages::{NetworkSettingsRequest, StartRequest},
+    tunnel::{Agent, Change, Changes, Plan, Source, Workspace},
+};
+use zeroize::Zeroizing;
+
+use crate::engine::Configuration;
+
+/// A file of this size or more is no configuration.
+const LIMIT: u64 = 64 << 20;
+
+/// Peers from files. Edits of a file are followed while its tunnel runs: what is different is changed, and sessions of
+/// peers that stay are kept. An edit that cannot be read is logged and changes nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FileSource;
+
+impl Source for FileSource {
+    type Configuration = Configuration;
+
+    fn resolve(&self, request: &StartRequest, changes: Changes<Configuration>) -> Result<Plan<Configuration>, String> {
+        let path = path(&request.coder_url)?;
+        let say = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        // Before it is read, so that no edit is missed.
+        let watch = watch::Watch::new(&path).map_err(|e| say(&e))?;
+        let mut bytes = read(&path).map_err(|e| say(&e))?;
+        let mut contents = Contents::parse(&path, &bytes).map_err(|e| say(&e))?;
+        let mut plan = Plan {
+            settings: vec![contents.settings.clone()],
+            workspaces: vec![contents.workspace.clone()],
+            agents: contents.agents.clone(),
+            configuration: contents.configuration.clone(),
+        };
+        let reread = move || {
+            let outcome = read(&path).map_err(|e| e.to_string()).and_then(|new| {
+                if new == bytes {
+                    return Ok(None);
+                }
+                let change = Contents::parse(&path, &new)?;
+                bytes = new;
+                Ok(Some(change))
+            });
+            match outcome {
+                Ok(None) => true,
+                Ok(Some(new)) => {
+                    let change = contents.change(&new);
+                    contents = new;
+                    tracing::info!(path = %path.display(), "the configuration was read again");
+                    change.is_none_or(|change| changes.send(change))
+                }
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), error, "the configuration stays as it was");
+                    true
+                }
+            }
+        };
+        let guard = watch.start(reread).map_err(|e| format!("cannot watch {}: {e}", request.coder_url))?;
+        plan.configuration.guard = Some(Arc::new(guard));
+        Ok(plan)
+    }
+}
+
+/// The path in a URL: `file:///etc/wireguard/wg0.conf`, or `file:/..`; as it is in the URL, with `%` escapes.
+fn path(url: &str) -> Result<PathBuf, String> {
+    let refuse = |reason: &str| Err(format!("the URL {url:?}: {reason}"));
+    let Some((scheme, rest)) = url.split_once(':') else { return refuse("it has no scheme") };
+    if !scheme.eq_ignore_ascii_case("file") {
+        return refuse("it is not a file");
+    }
+    let path = match rest.strip_prefix("//") {
+        None => rest,
+        Some(rest) => match rest.split_once('/') {
+            Some(("" | "localhost", _)) => &rest[rest.find('/').unwrap_or_default()..],
+            _ => return refuse("it is on another host"),
+        },
+    };
+    if path.contains(['?', '#']) {
+        return refuse("it has more than a path");
+    }
+    let Ok(path) = percent_decode_str(path).decode_utf8() else { return refuse("its path is not UTF-8") };
+    let path = PathBuf::from(&*path);
+    // The directory of a process that a manager has started is no one's choice.
+    if !path.is_absolute() || path.file_name().is_none() { refuse("it has no absolute path") } else { Ok(path) }
+}
+
+fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    use io::Read;
+
+    let file = fs::File::open(path)?;
+    let about = file.metadata()?;
+    if !about.is_file() || about.len() >= LIMIT {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file of a configuration"));
+    }
+    // It may grow meanwhile; without reallocation no copy of its keys is left behind.
+    let mut bytes = Zeroizing::new(vec![0; about.len() as usize + 1]);
+    let mut len = 0;
+    let mut file = file;
+    while let Some(room) = bytes.get_mut(len..).filter(|room| !room.is_empty()) {
+        match file.read(room) {
+            Ok(0) => break,
+            Ok(read) => len += read,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    bytes.truncate(len);
+    Ok(bytes)
+}
+
+/// What a file says.
+struct Contents {
+    settings: NetworkSettingsRequest,
+    workspace: Workspace,
+    agents: Vec<Agent>,
+    configuration: Configuration,
+}
+
+impl Contents {
+    fn parse(path: &Path, bytes: &[u8]) -> Result<Self, String> {
+        let conf = Conf::from_bytes(bytes).map_err(|e| e.to_string())?;
+        let workspace = agents::workspace(path);
+        let (agents, peers) = agents::agents(&workspace, &conf, &comments::names(bytes));
+        let settings = settings::settings(&conf);
+        Ok(Self { settings, workspace, agents, configuration: Configuration { conf, peers, guard: None } })
+    }
+
+    /// What is different in `new`; `None` if nothing is.
+    fn change(&self, new: &Self) -> Option<Change<Configuration>> {
+        let (old_peers, new_peers) = (&self.configuration.peers, &new.configuration.peers);
+        let change = Change {
+            agents: new.agents.iter().filter(|agent| !self.agents.contains(agent)).cloned().collect(),
+            deleted_agents: old_peers.keys().filter(|id| !new_peers.contains_key(id)).copied().collect(),
+            configuration: (self.configuration.conf != new.configuration.conf || old_peers != new_peers)
+                .then(|| new.configuration.clone()),
+            settings: (self.settings != new.settings).then(|| new.settings.clone()).into_iter().collect(),
+            ..Change::default()
+        };
+        let is_empty = change.configuration.is_none() && change.agents.is_empty() && change.settings.is_empty();
+        (!is_empty).then_some(change)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -1,0 +1,100 @@
+//! The peers of a file as agents.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+};
+
+use uuid::Uuid;
+use wg_embed::{config::wgquick::Conf, key::PublicKey};
+use wg_embed_manager::{
+    messages::workspace::Status,
+    tunnel::{Agent, Id, Workspace},
+};
+
+use crate::engine::Peer;
+
+/// What ids are derived from keys and paths in: made for this.
+const NAMESPACE: Uuid = Uuid::from_u128(0x7a1d_36c2_4ce1_4d0b_9a55_0e6f_8d2b_71c4);
+
+/// The most bytes of a label of a host name.
+const LABEL: usize = 63;
+
+/// The same id for the same key, always.
+fn agent_id(key: &PublicKey) -> Id {
+    Id(Uuid::new_v5(&NAMESPACE, key.as_bytes()).into_bytes())
+}
+
+/// The workspace of all agents of a file, with the file's name.
+pub(super) fn workspace(path: &Path) -> Workspace {
+    let id = Id(Uuid::new_v5(&NAMESPACE, path.as_os_str().as_encoded_bytes()).into_bytes());
+    let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    Workspace { id, name, status: Status::Running }
+}
+
+/// The agents, in the order of the file, and their peers. `names` are those of the sections. No two have one name:
+/// managers keep one of them then.
+pub(super) fn agents(workspace: &Workspace, conf: &Conf, names: &[Option<String>]) -> (Vec<Agent>, HashMap<Id, Peer>) {
+    let mut agents: Vec<Agent> = Vec::new();
+    let mut peers = HashMap::new();
+    let mut taken = HashSet::new();
+    for (number, peer) in conf.update.peers.iter().enumerate() {
+        let id = agent_id(&peer.public_key);
+        let hosts = peer.allowed_ips.iter().map(|change| change.prefix);
+        let addresses: Vec<_> =
+            hosts.filter(|prefix| prefix.prefix_len() == prefix.max_prefix_len()).map(|host| host.addr()).collect();
+        // Of sections with one key, the last is what holds.
+        if peers.insert(id, Peer { public_key: peer.public_key, address: addresses.first().copied() }).is_some()
+            && let Some(at) = agents.iter().position(|agent| agent.id == id)
+        {
+            let before = agents.remove(at);
+            taken.remove(&label(&before.name));
+        }
+        let short = Uuid::from_bytes(id.0).simple().to_string()[..8].to_owned();
+        let name = names.get(number).cloned().flatten();
+        let mut name = name.filter(|name| !label(name).is_empty()).unwrap_or_else(|| format!("peer-{short}"));
+        if !taken.insert(label(&name)) {
+            name = format!("{name}-{short}");
+            taken.insert(label(&name));
+        }
+        let fqdn = vec![label(&name)];
+        agents.push(Agent { id, name, workspace: workspace.id, fqdn, addresses });
+    }
+    (agents, peers)
+}
+
+/// A name as a label of a host name: in small letters, with `-` for what is not a letter or digit.
+fn label(name: &str) -> String {
+    let mut label = String::new();
+    for c in name.chars().flat_map(char::to_lowercase) {
+        let c = if c.is_alphanumeric() { c } else { '-' };
+        if label.len() + c.len_utf8() > LABEL {
+            break;
+        }
+        if c != '-' || !(label.is_empty() || label.ends_with('-')) {
+            label.push(c);
+        }
+    }
+    label.truncate(label.trim_end_matches('-').len());
+    label
+}
+
+#[cfg(test)]
+mod tests {
+    use super::label;
+
+    #[test]
+    fn labels_are_those_of_host_names() {
+        for (name, expected) in [
+            ("laptop", "laptop"),
+            ("Anna's laptop (new)", "anna-s-laptop-new"),
+            ("--a--", "a"),
+            ("...", ""),
+            ("B\u{fc}ro", "b\u{fc}ro"),
+        ] {
+            assert_eq!(label(name), expected);
+        }
+        assert_eq!(label(&"x".repeat(100)).len(), 63);
+        assert_eq!(label(&"\u{fc}".repeat(100)).len(), 62);
+    }
+}
