@@ -14,11 +14,29 @@ use crate::stderr;
 struct StderrLog {
     interface: String,
     level: LevelFilter,
+    other: Option<OtherLog>,
+}
+
+/// Another reader of the log, which has at least what INFO shows unless `LOG_LEVEL` is `silent`.
+pub(crate) type Reader = Box<dyn Fn(&Event<'_>) + Send + Sync>;
+
+struct OtherLog {
+    level: LevelFilter,
+    reader: Reader,
 }
 
 /// Logs from now on, as much as `LOG_LEVEL` says. No event waits for the log's reader, and nothing is written before
 /// [`stderr::start`].
 pub(crate) fn init(interface: &str) {
+    start(interface, None);
+}
+
+/// As [`init`], and passes events to `reader` as well, which must not wait.
+pub(crate) fn init_with(interface: &str, reader: Reader) {
+    start(interface, Some(reader));
+}
+
+fn start(interface: &str, reader: Option<Reader>) {
     let level = match std::env::var("LOG_LEVEL").as_deref() {
         Ok("verbose" | "debug") => LevelFilter::DEBUG,
         Ok("silent") => LevelFilter::OFF,
@@ -33,21 +51,36 @@ pub(crate) fn init(interface: &str) {
     stderr::keep(Box::new(notice));
     // The default hook writes to stderr itself, and would wait.
     panic::set_hook(Box::new(|panic| tracing::error!("internal error: {panic}")));
+    let least = if level == LevelFilter::OFF { level } else { LevelFilter::INFO };
+    let other = reader.map(|reader| OtherLog { level: level.max(least), reader });
     // It can only fail if there is a log already.
-    let _ = tracing::subscriber::set_global_default(StderrLog { interface: interface.into(), level });
+    let _ = tracing::subscriber::set_global_default(StderrLog { interface: interface.into(), level, other });
+}
+
+impl StderrLog {
+    /// The most that any reader has.
+    fn most(&self) -> LevelFilter {
+        self.other.as_ref().map_or(self.level, |other| other.level.max(self.level))
+    }
 }
 
 impl Subscriber for StderrLog {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= self.level
+        *metadata.level() <= self.most()
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(self.level)
+        Some(self.most())
     }
 
     fn event(&self, event: &Event<'_>) {
-        stderr::line(format_line(SystemTime::now(), *event.metadata().level(), &self.interface, &log::text(event)));
+        let level = *event.metadata().level();
+        if level <= self.level {
+            stderr::line(format_line(SystemTime::now(), level, &self.interface, &log::text(event)));
+        }
+        if let Some(other) = self.other.as_ref().filter(|other| level <= other.level) {
+            (other.reader)(event);
+        }
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {

@@ -31,6 +31,8 @@ mod stderr;
 mod umask;
 #[cfg(unix)]
 mod user;
+#[cfg(unix)]
+mod vpn;
 
 use std::{io::Write, process::ExitCode};
 
@@ -47,6 +49,7 @@ const USAGE: &str = "\
 Usage: wg-embed [-f|--foreground] [--user USER[:GROUP]] [--socket-dir DIR]
                 INTERFACE
        wg-embed proxy --help
+       wg-embed vpn-daemon run --help
 
 Makes the WireGuard interface INTERFACE and serves it, in the background unless
 told otherwise. It is configured with wg(8) or wg-quick(8), and lives until it
@@ -79,6 +82,10 @@ fn main() -> ExitCode {
     #[cfg(unix)]
     if std::env::args_os().nth(1).is_some_and(|word| word == "proxy") {
         return proxy::main(std::env::args_os().skip(2));
+    }
+    #[cfg(unix)]
+    if std::env::args_os().nth(1).is_some_and(|word| word == "vpn-daemon") {
+        return vpn::main(std::env::args_os().skip(2));
     }
     let foreground = std::env::var_os("WG_PROCESS_FOREGROUND").is_some_and(|v| v == "1");
     let directory = std::env::var_os("WG_EMBED_SOCKET_DIR").filter(|directory| !directory.is_empty());
