@@ -68,16 +68,22 @@ impl Listener {
         Self::take(&path, patience, sys::bind_private)
     }
 
+    /// Listens on a socket that has this path, and mode 0600. Its directory must be there. A socket that is there
+    /// already is dealt with as in [`claim`](Self::claim).
+    ///
+    /// # Errors
+    /// As [`claim`](Self::claim).
+    pub fn claim_private(path: &Path, patience: Duration) -> Result<Self> {
+        Self::take(&absolute(path)?, patience, sys::bind_private)
+    }
+
     /// Listens on a socket that has this path, and the mode that the umask leaves. A socket that is there already is
     /// replaced if no process listens on it.
     ///
     /// # Errors
     /// As [`claim`](Self::claim).
     pub fn claim_path(path: &Path) -> Result<Self> {
-        let path = std::path::absolute(path)
-            .map_err(|e| Error::io(format!("cannot tell which file {} is", path.display()), e))?;
-        check_length(&path)?;
-        Self::take(&path, Duration::ZERO, |socket, address| socket.bind(address).map(|()| socket))
+        Self::take(&absolute(path)?, Duration::ZERO, |socket, address| socket.bind(address).map(|()| socket))
     }
 
     fn take(path: &Path, patience: Duration, bind: impl Fn(Socket, &SockAddr) -> io::Result<Socket>) -> Result<Self> {
@@ -274,6 +280,14 @@ impl Drop for SocketFile {
             tracing::warn!(%error, path = %self.path.display(), "cannot remove the socket");
         }
     }
+}
+
+/// The absolute path of a socket.
+fn absolute(path: &Path) -> Result<PathBuf> {
+    let path =
+        std::path::absolute(path).map_err(|e| Error::io(format!("cannot tell which file {} is", path.display()), e))?;
+    check_length(&path)?;
+    Ok(path)
 }
 
 fn check_length(path: &Path) -> Result<()> {

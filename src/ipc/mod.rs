@@ -1,7 +1,7 @@
 //! The control socket through which wg(8) and other programs configure a tunnel.
 //!
-//! Who may connect is a matter of the socket file's mode; what is said, of [`uapi`]. A tunnel is served
-//! through [`uapi::Backend`], which [`Device`] and [`Tunnel`] are.
+//! Who may connect is a matter of the socket file's mode; what is said, of [`uapi`], or of another
+//! [`Dialogue`]. A tunnel is served through [`uapi::Backend`], which [`Device`] and [`Tunnel`] are.
 
 #[cfg(unix)]
 mod listener;
@@ -15,7 +15,7 @@ mod watch;
 #[cfg(unix)]
 pub use listener::{DIRECTORY, Listener};
 #[cfg(unix)]
-pub use unix_socket::{EndHook, Options, Server};
+pub use unix_socket::{Dialogue, EndHook, Options, Server, Stream, Work};
 
 use crate::{
     config::{Update, snapshot::Snapshot},

@@ -1,4 +1,4 @@
-//! Serves the UAPI on a listening control socket.
+//! Serves the UAPI, or another dialogue, on a listening control socket.
 //!
 //! One thread accepts, and watches the socket's file; each connection has a short-lived thread of its own. There are at
 //! most [`Options::connections`] of those. When another client comes, the one that has been idle longest is ended; if
@@ -25,8 +25,10 @@ use std::{
 use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
 
 use self::connection::Connection;
+pub use self::connection::{Stream, Work};
 use super::{Listener, sys, watch::Watch};
 use crate::{
+    config::{Update, snapshot::Snapshot},
     error::{Error, ErrorKind, Result},
     sync,
     thread::{self, Owner},
@@ -43,7 +45,7 @@ pub struct Options {
     /// A client that neither sends nor takes a byte for this long is ended, also if no other one needs its place: two
     /// minutes.
     pub idle: Duration,
-    /// How the dialogue is held.
+    /// How the UAPI is spoken. Other dialogues make no use of it.
     pub uapi: uapi::Options,
 }
 
@@ -55,6 +57,45 @@ impl Default for Options {
 
 /// Called when a server ends by itself, with the reason; from the server's own thread, and at most once.
 pub type EndHook = Box<dyn FnOnce(String) + Send>;
+
+/// What is spoken on the connections of a control socket.
+pub trait Dialogue: Send + Sync {
+    /// Serves one client until it leaves; called on a thread of that client's own. A request of its that takes long is
+    /// worked on with [`Stream::work`].
+    ///
+    /// # Errors
+    /// If the connection ends otherwise, which is logged; `Protocol` if the client is to blame.
+    fn serve(&self, stream: &mut Stream) -> Result<()>;
+}
+
+/// The UAPI, as a dialogue.
+struct Uapi {
+    backend: Arc<dyn Backend + Send + Sync>,
+    options: uapi::Options,
+}
+
+impl Dialogue for Uapi {
+    fn serve(&self, stream: &mut Stream) -> Result<()> {
+        let backend = Noting { backend: &*self.backend, work: stream.work() };
+        uapi::serve(stream, &backend, &self.options)
+    }
+}
+
+/// A backend, as one client has it: notes when a `set` is applied.
+struct Noting<'a> {
+    backend: &'a (dyn Backend + Send + Sync),
+    work: Work,
+}
+
+impl Backend for Noting<'_> {
+    fn apply(&self, update: Update) -> Result<()> {
+        self.work.during(|| self.backend.apply(update))
+    }
+
+    fn snapshot(&self) -> Snapshot<'_> {
+        self.backend.snapshot()
+    }
+}
 
 /// When to look again for a client that may be ended, while another one waits for its place.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -73,7 +114,7 @@ pub struct Server {
 }
 
 struct Shared {
-    backend: Arc<dyn Backend + Send + Sync>,
+    dialogue: Arc<dyn Dialogue>,
     options: Options,
     stopping: AtomicBool,
     waker: Waker,
@@ -82,14 +123,27 @@ struct Shared {
 }
 
 impl Server {
-    /// Serves `backend` until [`stop`](Self::stop), or until the socket's file is removed, moved or replaced: then,
-    /// and if it cannot go on for another reason, `ended` is told why.
+    /// Serves `backend` through the UAPI until [`stop`](Self::stop), or until the socket's file is removed, moved or
+    /// replaced: then, and if it cannot go on for another reason, `ended` is told why.
     ///
     /// # Errors
     /// If the socket cannot be waited for, or a thread cannot be started.
     pub fn start(
         listener: Listener,
         backend: Arc<dyn Backend + Send + Sync>,
+        options: Options,
+        ended: EndHook,
+    ) -> Result<Self> {
+        Self::start_with(listener, Arc::new(Uapi { backend, options: options.uapi }), options, ended)
+    }
+
+    /// As [`start`](Self::start), for any dialogue.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_with(
+        listener: Listener,
+        dialogue: Arc<dyn Dialogue>,
         options: Options,
         ended: EndHook,
     ) -> Result<Self> {
@@ -104,7 +158,7 @@ impl Server {
         }
         let waker = Waker::new(poll.registry(), WAKE).map_err(waiting)?;
         let shared =
-            Arc::new(Shared { backend, options, stopping: AtomicBool::new(false), waker, owner: Owner::unique() });
+            Arc::new(Shared { dialogue, options, stopping: AtomicBool::new(false), waker, owner: Owner::unique() });
         let spare = Some(UnixDatagram::unbound().map_err(waiting)?);
         let shortage = Shortage { spare, told: false, retry: RETRY.0 };
         let acceptor = Acceptor { shared: shared.clone(), poll, listener, watch, connections: Vec::new(), shortage };

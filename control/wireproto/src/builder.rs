@@ -47,6 +47,17 @@ impl Builder {
         Self { kind, options, out: Vec::new(), all: None, group: None, record: None, copy: None, pair: None }
     }
 
+    /// As [`new`](Self::new), with room for so many bytes: a message that has no more leaves no copies of its parts
+    /// behind in memory that was outgrown.
+    ///
+    /// # Errors
+    /// `NoMemory`.
+    pub fn with_room(kind: Kind, options: WriteOptions, bytes: usize) -> Result<Self> {
+        let mut builder = Self::new(kind, options);
+        builder.out.try_reserve_exact(bytes).map_err(|e| Error::new(e.into(), Field::MessageStart, 0))?;
+        Ok(builder)
+    }
+
     /// Begins a group.
     ///
     /// # Errors

@@ -13,13 +13,7 @@ use std::{
 };
 
 use super::Shared;
-use crate::{
-    config::{Update, snapshot::Snapshot},
-    error::{ErrorKind, Result},
-    ipc::sys,
-    sync, thread,
-    uapi::{self, Backend},
-};
+use crate::{error::ErrorKind, ipc::sys, sync, thread};
 
 /// A request makes progress while it moves at least this many bytes a second. A program moves far more.
 const PACE: u128 = 4096;
@@ -56,8 +50,8 @@ impl Connection {
         stream.set_write_timeout(idle)?;
         let activity = Mutex::new(Activity::new(Instant::now()));
         let client = Arc::new(Client { stream, activity, done: AtomicBool::new(false) });
-        let serving = Serving { client: client.clone(), shared: shared.clone() };
-        let thread = thread::spawn("wg-uapi-client", shared.owner, move || serving.serve())?;
+        let stream = Stream { client: client.clone(), shared: shared.clone() };
+        let thread = thread::spawn("wg-uapi-client", shared.owner, move || stream.serve())?;
         Ok(Self { client, thread })
     }
 
@@ -72,10 +66,10 @@ impl Connection {
     }
 
     /// Whether its place is about to be free: [`end_if_idle`](Self::end_if_idle) ended it, or its client has left and
-    /// nothing is applied for it. It may have left a `set` behind, so this can still change.
+    /// no request of it is being worked on. It may have left a `set` behind, so this can still change.
     pub(super) fn is_ending(&self) -> bool {
         let activity = self.client.activity();
-        activity.ended || !activity.applying && sys::has_hung_up(&self.client.stream)
+        activity.ended || !activity.working && sys::has_hung_up(&self.client.stream)
     }
 
     /// Ends it unless a request of it is being worked on, or makes progress. What it sends from now on is not applied.
@@ -111,8 +105,8 @@ struct Activity {
     request: Option<Request>,
     /// It is the client's turn to send or to take something.
     waiting: bool,
-    /// A `set` is being applied, which may take long.
-    applying: bool,
+    /// A request is being worked on, which may take long.
+    working: bool,
     ended: bool,
 }
 
@@ -127,7 +121,7 @@ struct Request {
 
 impl Activity {
     fn new(now: Instant) -> Self {
-        Self { idle_since: now, request: None, waiting: false, applying: false, ended: false }
+        Self { idle_since: now, request: None, waiting: false, working: false, ended: false }
     }
 
     fn moved(&mut self, bytes: usize, now: Instant) {
@@ -155,20 +149,28 @@ impl Request {
 }
 
 /// A connection, as its own thread sees it. When it is dropped, the connection is over.
-struct Serving {
+///
+/// Flushing it marks the end of an answer: from then on the client counts as idle. A read or a write fails once the
+/// server is being stopped, or another client has taken the place of this one.
+pub struct Stream {
     client: Arc<Client>,
     shared: Arc<Shared>,
 }
 
-impl Serving {
+impl Stream {
     fn serve(mut self) {
-        let Shared { backend, options, .. } = &*self.shared.clone();
-        let backend = Noting { backend: &**backend, client: self.client.clone() };
-        match uapi::serve(&mut self, &backend, &options.uapi) {
+        let dialogue = self.shared.dialogue.clone();
+        match dialogue.serve(&mut self) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::Protocol => tracing::warn!("control connection refused: {error}"),
             Err(error) => tracing::debug!("control connection ended: {error}"),
         }
+    }
+
+    /// What the work on a request is to be done with, so that the server waits for its end.
+    #[must_use]
+    pub fn work(&self) -> Work {
+        Work(self.client.clone())
     }
 
     /// Does one call that may wait for the client.
@@ -189,32 +191,26 @@ impl Serving {
     }
 }
 
-/// A backend, as one client has it: notes when a `set` is applied.
-struct Noting<'a> {
-    backend: &'a (dyn Backend + Send + Sync),
-    client: Arc<Client>,
-}
+/// Notes when a request of a client is being worked on.
+pub struct Work(Arc<Client>);
 
-impl Backend for Noting<'_> {
-    fn apply(&self, update: Update) -> Result<()> {
-        self.client.activity().applying = true;
-        let outcome = self.backend.apply(update);
-        self.client.activity().applying = false;
+impl Work {
+    /// Does the work. Meanwhile the place of the client is not about to be free, even if the client has left.
+    pub fn during<R>(&self, work: impl FnOnce() -> R) -> R {
+        self.0.activity().working = true;
+        let outcome = work();
+        self.0.activity().working = false;
         outcome
     }
-
-    fn snapshot(&self) -> Snapshot<'_> {
-        self.backend.snapshot()
-    }
 }
 
-impl Read for Serving {
+impl Read for Stream {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         self.wait(|mut stream| stream.read(into))
     }
 }
 
-impl Write for Serving {
+impl Write for Stream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.wait(|mut stream| stream.write(bytes))
     }
@@ -226,7 +222,7 @@ impl Write for Serving {
     }
 }
 
-impl Drop for Serving {
+impl Drop for Stream {
     fn drop(&mut self) {
         // The client may have gone first. The descriptor itself is closed when the server has joined this thread.
         let _ = self.client.stream.shutdown(Shutdown::Both);

@@ -1,0 +1,121 @@
+//! Commands and their fields, from records.
+
+use wg_embed::{
+    error::{Error, Result},
+    key::{KEY_LEN, PublicKey},
+};
+use wg_embed_wireproto::{Pair, Pairs};
+
+/// The commands.
+pub(crate) const NAMES: [&str; 6] = ["get", "set", "stats", "events", "peers", "version"];
+
+/// The field that names the command: the first of a record.
+const COMMAND: &str = "cmd";
+
+/// A field of every command that the service makes no use of: a client finds it in the copy.
+pub(crate) const ID: &str = "id";
+
+/// A command.
+#[derive(Debug)]
+pub(crate) enum Command<'a> {
+    /// Configuration and state.
+    Get {
+        json: bool,
+        secrets: bool,
+    },
+    /// A change. The pairs are all of the record.
+    Set(Pairs<'a>),
+    Stats,
+    /// The oldest events, so many at most.
+    Events {
+        max: usize,
+    },
+    /// All peers, or one.
+    Peers {
+        key: Option<PublicKey>,
+    },
+    Version,
+}
+
+impl<'a> Command<'a> {
+    /// The command that a record is.
+    pub(crate) fn of(pairs: Pairs<'a>) -> Result<Self> {
+        let first = pairs.iter().next().filter(|pair| pair.name == COMMAND);
+        let name = first.ok_or_else(|| Error::invalid("the first field is not \"cmd\""))?.value;
+        let mut fields = Fields(pairs);
+        match name {
+            b"get" => {
+                fields.only(&["format", "secrets"])?;
+                let json = match fields.get("format") {
+                    None | Some(b"uapi") => false,
+                    Some(b"json") => true,
+                    Some(_) => return Err(Error::invalid("format: neither \"uapi\" nor \"json\"")),
+                };
+                let secrets = fields.get("secrets").map(|value| flag("secrets", value)).transpose()?;
+                Ok(Self::Get { json, secrets: secrets.unwrap_or(false) })
+            }
+            b"set" => Ok(Self::Set(pairs)),
+            b"stats" => fields.only(&[]).map(|()| Self::Stats),
+            b"events" => {
+                fields.only(&["max"])?;
+                let max = fields.get("max").map(|value| number::<4>("max", value).map(u32::from_be_bytes));
+                Ok(Self::Events { max: max.transpose()?.map_or(usize::MAX, |max| max as usize) })
+            }
+            b"peers" => {
+                fields.only(&["public_key"])?;
+                let key = fields.get("public_key").map(|value| number::<KEY_LEN>("public_key", value));
+                Ok(Self::Peers { key: key.transpose()?.map(PublicKey::from_bytes) })
+            }
+            b"version" => fields.only(&[]).map(|()| Self::Version),
+            _ => Err(Error::new(wg_embed::ErrorKind::Unsupported, "cmd: there is no such command")),
+        }
+    }
+}
+
+/// The fields after the first one.
+pub(crate) fn fields(pairs: Pairs<'_>) -> impl Iterator<Item = Pair<'_>> {
+    pairs.iter().skip(1)
+}
+
+struct Fields<'a>(Pairs<'a>);
+
+impl<'a> Fields<'a> {
+    /// Fails unless all fields are among these or [`ID`], each at most once.
+    fn only(&mut self, known: &[&str]) -> Result<()> {
+        for name in fields(self.0).map(|pair| pair.name) {
+            if name != ID && !known.contains(&name) {
+                return Err(Error::invalid(format!("{}: there is no such field", shown(name))));
+            }
+        }
+        for name in known.iter().chain([&ID]) {
+            if fields(self.0).filter(|pair| pair.name == *name).nth(1).is_some() {
+                return Err(Error::invalid(format!("{name}: twice")));
+            }
+        }
+        Ok(())
+    }
+
+    fn get(&self, name: &str) -> Option<&'a [u8]> {
+        fields(self.0).find(|pair| pair.name == name).map(|pair| pair.value)
+    }
+}
+
+/// A name for a message: what is not one of ours might be a secret.
+pub(crate) fn shown(name: &str) -> &str {
+    let is_short = name.len() <= 32 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    if is_short { name } else { "(unknown field)" }
+}
+
+/// A value of exactly so many bytes.
+pub(crate) fn number<const N: usize>(name: &str, value: &[u8]) -> Result<[u8; N]> {
+    value.try_into().map_err(|_| Error::invalid(format!("{name}: {} bytes, not {N}", value.len())))
+}
+
+/// A value that is one byte, 00 or 01.
+pub(crate) fn flag(name: &str, value: &[u8]) -> Result<bool> {
+    match value {
+        [0] => Ok(false),
+        [1] => Ok(true),
+        _ => Err(Error::invalid(format!("{name}: neither the byte 00 nor the byte 01"))),
+    }
+}

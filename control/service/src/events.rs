@@ -1,0 +1,204 @@
+//! Events on their way to clients.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, Weak},
+};
+
+use serde::Serialize;
+use wg_embed::{
+    device::Event,
+    error::{Error, ErrorKind, Result},
+    key::PublicKey,
+    sync::lock,
+};
+
+use crate::answer::to_json;
+
+/// Where a tunnel's events go to, and clients have theirs from. The owner of the tunnel passes each event on to
+/// [`note`](Self::note).
+#[derive(Debug, Default)]
+pub struct Hub(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    queues: Vec<Weak<Queue>>,
+    /// Why the tunnel has ended by itself.
+    ended: Option<String>,
+}
+
+impl Hub {
+    /// Keeps an event for each client that asks for events. It never waits for a client.
+    pub fn note(&self, event: &Event) {
+        let mut state = lock(&self.0);
+        if let Event::Ended(reason) = event {
+            state.ended = Some(reason.clone());
+        }
+        state.queues.retain(|queue| queue.upgrade().is_some_and(|queue| queue.push(event)));
+    }
+
+    /// Fails once the tunnel has ended by itself.
+    pub(crate) fn check_running(&self) -> Result<()> {
+        match &lock(&self.0).ended {
+            Some(reason) => Err(Error::new(ErrorKind::Closed, format!("the tunnel has ended: {reason}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// A queue that has the events from now on.
+    pub(crate) fn queue(&self, limit: usize) -> Result<Arc<Queue>> {
+        let queue = Arc::new(Queue { limit, waiting: Mutex::default() });
+        let mut state = lock(&self.0);
+        state.queues.try_reserve(1)?;
+        state.queues.push(Arc::downgrade(&queue));
+        Ok(queue)
+    }
+}
+
+/// The events that wait for one client.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    limit: usize,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    events: VecDeque<Event>,
+    dropped: u64,
+}
+
+impl Queue {
+    /// Always true: the client is there.
+    fn push(&self, event: &Event) -> bool {
+        let mut waiting = lock(&self.waiting);
+        let is_full = waiting.events.len() >= self.limit || waiting.events.try_reserve(1).is_err();
+        if is_full {
+            waiting.dropped += 1;
+            // Without room for one, this is the one that is dropped.
+            if waiting.events.pop_front().is_none() {
+                return true;
+            }
+        }
+        waiting.events.push_back(event.clone());
+        true
+    }
+
+    /// Takes the oldest, `max` at most and as many as fit in `limit` bytes, as JSON.
+    pub(crate) fn take(&self, max: usize, limit: usize) -> Result<zeroize::Zeroizing<Vec<u8>>> {
+        let mut waiting = lock(&self.waiting);
+        let count = waiting.events.len().min(max);
+        let mut shown: Vec<_> = waiting.events.iter().take(count).map(EventJson::of).collect();
+        loop {
+            let answer =
+                EventsJson { left: waiting.events.len() - shown.len(), events: &shown, dropped: waiting.dropped };
+            match to_json(&answer, limit) {
+                Ok(json) => {
+                    let taken = shown.len();
+                    drop(shown);
+                    waiting.events.drain(..taken);
+                    waiting.dropped = 0;
+                    return Ok(json);
+                }
+                Err(error) if error.kind() == ErrorKind::TooLarge && !shown.is_empty() => {
+                    shown.truncate(shown.len() / 2);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct EventsJson<'a> {
+    events: &'a [EventJson<'a>],
+    /// Dropped since the last answer.
+    dropped: u64,
+    /// Still waiting.
+    left: usize,
+}
+
+#[derive(Serialize)]
+struct EventJson<'a> {
+    event: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoint: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+}
+
+impl<'a> EventJson<'a> {
+    fn of(event: &'a Event) -> Self {
+        let named = |event| Self { event, peer: None, endpoint: None, port: None, reason: None };
+        let about = |event, peer: &PublicKey| Self { peer: Some(peer.to_base64().to_string()), ..named(event) };
+        match event {
+            Event::HandshakeCompleted(peer) => about("handshake_completed", peer),
+            Event::HandshakeFailed(peer) => about("handshake_failed", peer),
+            Event::EndpointChanged(peer, to) => {
+                Self { endpoint: Some(to.to_string()), ..about("endpoint_changed", peer) }
+            }
+            Event::ResolveFailed(peer, reason) => Self { reason: Some(reason), ..about("resolve_failed", peer) },
+            Event::RoutingLoop(peer, to) => Self { endpoint: Some(to.to_string()), ..about("routing_loop", peer) },
+            Event::SessionExpired(peer) => about("session_expired", peer),
+            Event::SocketsLost(reason) => Self { reason: Some(reason), ..named("sockets_lost") },
+            Event::SocketsRecovered(port) => Self { port: Some(*port), ..named("sockets_recovered") },
+            Event::Ended(reason) => Self { reason: Some(reason), ..named("ended") },
+            _ => named("other"),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn taken(queue: &Queue, max: usize, limit: usize) -> String {
+        String::from_utf8(queue.take(max, limit).unwrap().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn the_oldest_are_dropped_and_counted_once() {
+        let hub = Hub::default();
+        let queue = hub.queue(2).unwrap();
+        (1..=5).for_each(|port| hub.note(&Event::SocketsRecovered(port)));
+        let event = |port: u16| format!("{{\"event\":\"sockets_recovered\",\"port\":{port}}}");
+        assert_eq!(taken(&queue, 1, 1000), format!("{{\"events\":[{}],\"dropped\":3,\"left\":1}}", event(4)));
+        assert_eq!(taken(&queue, 9, 1000), format!("{{\"events\":[{}],\"dropped\":0,\"left\":0}}", event(5)));
+        assert_eq!(taken(&queue, 9, 1000), "{\"events\":[],\"dropped\":0,\"left\":0}");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_left_and_not_lost() {
+        let hub = Hub::default();
+        let queue = hub.queue(10).unwrap();
+        (0..8).for_each(|port| hub.note(&Event::SocketsRecovered(port)));
+        assert!(taken(&queue, 10, 150).ends_with("\"left\":6}"));
+        assert_eq!(queue.take(10, 10).unwrap_err().kind(), ErrorKind::TooLarge);
+        assert!(taken(&queue, 10, 1000).starts_with("{\"events\":[{\"event\":\"sockets_recovered\",\"port\":2},"));
+    }
+
+    #[test]
+    fn a_client_that_has_left_is_forgotten_and_the_end_is_known() {
+        let hub = Hub::default();
+        drop(hub.queue(10).unwrap());
+        hub.note(&Event::SocketsRecovered(1));
+        assert!(lock(&hub.0).queues.is_empty());
+        hub.check_running().unwrap();
+        hub.note(&Event::Ended("gone".into()));
+        let error = hub.check_running().unwrap_err();
+        assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Closed, "the tunnel has ended: gone"));
+    }
+
+    #[test]
+    fn a_limit_of_none_drops_all() {
+        let hub = Hub::default();
+        let queue = hub.queue(0).unwrap();
+        hub.note(&Event::SocketsRecovered(1));
+        assert_eq!(taken(&queue, 9, 1000), "{\"events\":[],\"dropped\":1,\"left\":0}");
+    }
+}

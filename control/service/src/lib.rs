@@ -1,0 +1,32 @@
+//! Control calls of a running tunnel as WireProto records, for a socket, for C and for Python.
+//!
+//! Each record of a request is one command; the response has one answer for each, with a copy of the command.
+//! docs/WIREPROTO.md has every command and its fields. [`call`] answers one request; a [`Session`] does so for a client
+//! that also asks for events; [`serve`] is the loop for a stream. Nothing here starts a thread or opens a socket.
+//!
+//! | module | what it has |
+//! |---|---|
+//! | `options` | limits |
+//! | `session` | a client: requests in, responses out |
+//! | `command` | a command and its fields, from a record |
+//! | `set` | the command `set`: typed fields or the text of the UAPI |
+//! | `state` | `get`, `stats`, `peers` and `version` as JSON |
+//! | `events` | events on their way to clients |
+//! | `answer` | responses, and errors as answers |
+//! | `bytes` | memory that is wiped, and bounded |
+//! | `stream` | requests that arrive in pieces |
+
+mod answer;
+mod bytes;
+mod command;
+mod events;
+mod options;
+mod session;
+mod set;
+mod state;
+mod stream;
+
+pub use events::Hub;
+pub use options::Options;
+pub use session::{Session, call};
+pub use stream::{Framer, serve};

@@ -1,0 +1,134 @@
+//! A client of the service: requests in, responses out.
+
+use std::sync::Arc;
+
+use wg_embed::{
+    device::Tunnel,
+    error::{Error, ErrorKind, Result},
+    key::wiped,
+    uapi::{Limits, get_public_text, get_text},
+};
+use wg_embed_wireproto::{Message, Pairs};
+use zeroize::Zeroizing;
+
+use crate::{
+    answer::{self, AROUND_ANSWER, AROUND_RECORDS, Answer, LONGEST_ERROR},
+    command::Command,
+    events::{Hub, Queue},
+    options::Options,
+    set, state,
+};
+
+/// Answers one request to a tunnel. Events are unsupported here: they wait for a client, see [`Session`].
+///
+/// The response may have keys in it: those that a `set` had, and those that a `get` asks for. It is wiped when dropped.
+#[must_use]
+pub fn call(tunnel: &Tunnel, request: &[u8]) -> Zeroizing<Vec<u8>> {
+    Session::new(Options::default(), None).call(tunnel, request)
+}
+
+/// A client.
+#[derive(Debug)]
+pub struct Session {
+    options: Options,
+    hub: Option<Arc<Hub>>,
+    /// Since it first asked for events.
+    events: Option<Arc<Queue>>,
+}
+
+impl Session {
+    /// A client that has its events from `hub`.
+    #[must_use]
+    pub const fn new(options: Options, hub: Option<Arc<Hub>>) -> Self {
+        Self { options, hub, events: None }
+    }
+
+    /// Answers one request: bytes that are one message. All of it is checked, its checksum included, before the first
+    /// command is carried out. Commands are carried out in their order, also after one that fails. The response is empty
+    /// only if there is no memory for one.
+    #[must_use]
+    pub fn call(&mut self, tunnel: &Tunnel, request: &[u8]) -> Zeroizing<Vec<u8>> {
+        wiped(|| self.respond(tunnel, request))
+    }
+
+    /// The response to a request that cannot be read, for this reason.
+    #[must_use]
+    pub fn refuse(&self, error: &wg_embed_wireproto::Error) -> Zeroizing<Vec<u8>> {
+        answer::refusal(&answer::of_codec(error), self.options.order)
+    }
+
+    /// The limits.
+    #[must_use]
+    pub const fn options(&self) -> &Options {
+        &self.options
+    }
+
+    fn respond(&mut self, tunnel: &Tunnel, request: &[u8]) -> Zeroizing<Vec<u8>> {
+        let message = match Message::parse(request, &self.options.reading()) {
+            Ok(message) => message,
+            Err(error) => return self.refuse(&error),
+        };
+        let order = message.head().order;
+        let response = self.answers(tunnel, &message).and_then(|answers| {
+            let limit = self.options.response;
+            answer::response(&message, &answers, limit)
+        });
+        response.unwrap_or_else(|error| answer::refusal(&error, order))
+    }
+
+    /// Carries out all commands, unless the request as a whole is refused.
+    fn answers(&mut self, tunnel: &Tunnel, request: &Message<'_>) -> Result<Vec<Answer>> {
+        let count = request.groups().map(|group| group.len()).fold(0, usize::saturating_add);
+        if count > self.options.commands {
+            let text = format!("{count} commands are more than {}", self.options.commands);
+            return Err(Error::new(ErrorKind::TooLarge, text));
+        }
+        let groups = request.groups().len() * AROUND_ANSWER;
+        let least = request.head().size as usize + AROUND_RECORDS + groups + count * (LONGEST_ERROR + AROUND_ANSWER);
+        let left = self.options.response.checked_sub(least);
+        // What is left for results: errors have their room already.
+        let mut left =
+            left.ok_or_else(|| Error::new(ErrorKind::TooLarge, "the response would be larger than it may be"))?;
+        let mut answers = Vec::new();
+        answers.try_reserve_exact(count)?;
+        for record in request.records() {
+            let answer = self.answer(tunnel, record.pairs(), left + LONGEST_ERROR);
+            let taken = answer.as_ref().map_or(0, |value| value.len());
+            left = left.saturating_sub(taken.saturating_sub(LONGEST_ERROR));
+            answers.push(answer);
+        }
+        Ok(answers)
+    }
+
+    /// Carries out one command, whose result may have `limit` bytes.
+    fn answer(&mut self, tunnel: &Tunnel, pairs: Pairs<'_>, limit: usize) -> Answer {
+        let device = tunnel.device();
+        match Command::of(pairs)? {
+            Command::Get { json: true, secrets } => state::get(tunnel, secrets, limit),
+            Command::Get { json: false, secrets } => {
+                let text = if secrets { get_text } else { get_public_text };
+                answer::text(text(device.snapshot())?, limit)
+            }
+            Command::Set(pairs) => {
+                self.hub.as_ref().map_or(Ok(()), |hub| hub.check_running())?;
+                let limits = Limits { host_names: device.resolves_names(), ..Limits::for_peers(device.max_peers()) };
+                device.apply(set::update(pairs, limits)?)?;
+                Ok(Zeroizing::default())
+            }
+            Command::Stats => state::stats(tunnel, limit),
+            Command::Events { max } => self.events()?.take(max, limit),
+            Command::Peers { key } => state::peers(tunnel, key, limit),
+            Command::Version => state::version(limit),
+        }
+    }
+
+    fn events(&mut self) -> Result<&Queue> {
+        let hub = self.hub.as_ref();
+        let hub = hub.ok_or_else(|| Error::new(ErrorKind::Unsupported, "events do not wait for this client"))?;
+        let queue = match self.events.take() {
+            Some(queue) => queue,
+            None => hub.queue(self.options.events)?,
+        };
+        Ok(self.events.insert(queue))
+    }
+}

@@ -1,0 +1,190 @@
+//! Requests that arrive in pieces, one after the other.
+
+use std::io::{self, ErrorKind::Interrupted, Read, Write};
+
+use wg_embed::error::{Error, ErrorKind, Result};
+use wg_embed_wireproto::{
+    Decoder, Event, Field, Problem,
+    readings::{EOT, ETX, TRAILER},
+};
+use zeroize::Zeroizing;
+
+use crate::{answer::of_codec, bytes::WipedBytes, options::Options, session::Session};
+
+/// Memory that is kept between requests, in bytes.
+const KEPT: usize = 64 << 10;
+
+/// How many bytes are read at once.
+const CHUNK: usize = 16 << 10;
+
+/// Finds where a request ends. The request is kept whole, as its checksum is known to be right only then, and nothing
+/// may be carried out before. Memory grows with the bytes that have arrived, never with a size that was only announced.
+#[derive(Debug)]
+pub struct Framer {
+    options: Options,
+    /// For what precedes the groups.
+    head: Decoder,
+    message: WipedBytes,
+    /// How many bytes the whole request has, once that is known.
+    size: Option<usize>,
+    failed: Option<wg_embed_wireproto::Error>,
+}
+
+impl Framer {
+    /// A framer in front of its first request.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        let head = Decoder::new(options.reading());
+        Self { options, head, message: WipedBytes::default(), size: None, failed: None }
+    }
+
+    /// Takes bytes from `input` up to the end of a request. Returns that request, once it is complete, without having
+    /// looked at its groups; [`next`](Self::next) is to be called then. Returns `None` when `input` is used up.
+    ///
+    /// # Errors
+    /// What precedes the groups, or follows them, is wrong, or there is no memory: where the next request begins is not
+    /// known. Later calls fail with the same error.
+    pub fn read(&mut self, input: &mut &[u8]) -> std::result::Result<Option<&[u8]>, wg_embed_wireproto::Error> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        self.take(input).inspect_err(|error| self.failed = Some(*error))?;
+        Ok((self.size == Some(self.message.len())).then_some(&*self.message))
+    }
+
+    /// Forgets the request that is complete.
+    pub fn next(&mut self) {
+        self.message.clear(KEPT);
+        self.head = Decoder::new(self.options.reading());
+        self.size = None;
+    }
+
+    /// Whether no request has begun.
+    #[must_use]
+    pub fn is_between(&self) -> bool {
+        self.message.is_empty()
+    }
+
+    fn take(&mut self, input: &mut &[u8]) -> std::result::Result<(), wg_embed_wireproto::Error> {
+        while self.size.is_none() {
+            let Some((first, rest)) = input.split_at_checked(1) else { return Ok(()) };
+            self.push(first)?;
+            *input = rest;
+            if let Some(Event::Start(head)) = self.head.read(&mut &*first)? {
+                // All of it is below the limit: that has been checked.
+                self.size = Some(self.message.len() + head.size as usize + TRAILER);
+            }
+        }
+        let missing = self.size.unwrap_or(0).saturating_sub(self.message.len());
+        let (piece, rest) = input.split_at(missing.min(input.len()));
+        self.push(piece)?;
+        *input = rest;
+        if piece.len() == missing {
+            self.check_end()?;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> std::result::Result<(), wg_embed_wireproto::Error> {
+        let offset = self.message.len() as u64;
+        let no_memory = |_| wg_embed_wireproto::Error { problem: Problem::NoMemory, field: Field::Record, offset };
+        self.message.push(bytes).map_err(no_memory)
+    }
+
+    fn check_end(&self) -> std::result::Result<(), wg_embed_wireproto::Error> {
+        let at = self.message.len().saturating_sub(TRAILER);
+        let end = self.message.get(at..).unwrap_or_default();
+        for ((found, expected), (place, field)) in
+            end.iter().zip([ETX, EOT]).zip([(at, Field::BodyEnd), (at + 1, Field::MessageEnd)])
+        {
+            if *found != expected {
+                let problem = Problem::Unexpected { found: *found };
+                return Err(wg_embed_wireproto::Error { problem, field, offset: place as u64 });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Serves a stream until its end. `work` is what answers a request: [`Session::call`], on the session it is given.
+///
+/// A request that is wrong is answered, and the next one read, as long as it is known where that begins. Otherwise the
+/// answer is the last one.
+///
+/// # Errors
+/// `Protocol` or `TooLarge` if where the next request begins is not known; otherwise errors of the stream, timeouts
+/// included. A request that was not read to its end is then not carried out.
+pub fn serve(
+    stream: &mut (impl Read + Write),
+    mut session: Session,
+    work: impl Fn(&mut Session, &[u8]) -> Zeroizing<Vec<u8>>,
+) -> Result<()> {
+    let lost = |error| Error::io("the WireProto connection was lost", error);
+    let mut framer = Framer::new(*session.options());
+    let mut chunk = Zeroizing::new(Vec::new());
+    chunk.try_reserve_exact(CHUNK)?;
+    chunk.resize(CHUNK, 0);
+    loop {
+        let count = read(stream, &mut chunk).map_err(lost)?;
+        let mut input = chunk.get(..count).unwrap_or_default();
+        if input.is_empty() {
+            return if framer.is_between() {
+                Ok(())
+            } else {
+                Err(Error::new(ErrorKind::Protocol, "the connection ended inside a request"))
+            };
+        }
+        loop {
+            match framer.read(&mut input) {
+                Ok(None) => break,
+                Ok(Some(request)) => {
+                    let response = work(&mut session, request);
+                    send(stream, &response).map_err(lost)?;
+                    framer.next();
+                }
+                Err(error) => {
+                    send(stream, &session.refuse(&error)).map_err(lost)?;
+                    return Err(of_codec(&error));
+                }
+            }
+        }
+    }
+}
+
+fn send(stream: &mut impl Write, response: &[u8]) -> io::Result<()> {
+    stream.write_all(response)?;
+    stream.flush()
+}
+
+/// Reads once; a signal in between does not count.
+fn read(stream: &mut impl Read, into: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match stream.read(into) {
+            Err(error) if error.kind() == Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_taken_for_what_has_arrived() {
+        let mut framer = Framer::new(Options::default());
+        // Close to 16 MiB are announced.
+        let head = [1, 0, 0, 0, 1, 2, 0, 0, 0, 1, 0, 0xff, 0xff, 0];
+        assert!(framer.read(&mut &head[..]).unwrap().is_none());
+        assert!(framer.size.unwrap() > 16_000_000);
+        let mut largest = 0;
+        for count in 1..=1000 {
+            assert!(framer.read(&mut &[0; 100][..]).unwrap().is_none());
+            largest = largest.max(framer.message.capacity());
+            assert!(framer.message.capacity() <= 2 * (count * 100 + head.len()) + 256);
+        }
+        framer.next();
+        assert!(framer.message.capacity() <= KEPT && framer.is_between() && largest > KEPT);
+    }
+}
