@@ -20,6 +20,7 @@
  *     In place of devices    wg_tun_callbacks_t wg_tun_inject(); wg_transport_t wg_transport_receive()
  *     Connections inside it  with the feature `netstack`, and wg_options_t's `net`: wg_net_dial() wg_net_listen()
  *                            wg_net_accept() wg_net_intercept() wg_net_resolve() wg_net_ping() wg_net_socks5()
+ *     Control calls          with the feature `control`: wg_wireproto_call()
  *     Without a tunnel       wg_keys_generate_private() wg_keys_to_base64() wg_endpoint_parse() wg_resolve_system();
  *                            UDP in batches: wg_udp_open() wg_udp_send() wg_udp_recv()
  *
@@ -2505,6 +2506,30 @@ int32_t wg_net_http(int32_t handle,
  * Since: 0.1.0
  */
 wg_result_t wg_net_stop_proxy(int32_t handle, int32_t proxy);
+
+/**
+ * Answers a request to a tunnel in WireProto (which is not WireGuard's wire protocol): `len` bytes at `request`, which
+ * are one message. Its commands are get, set, stats, events, peers and version, see docs/WIREPROTO.md. Only in
+ * libraries with the feature `control`.
+ *
+ * What is wrong with the request or a command is an answer in the response, which then begins with NAK (0x15), not with
+ * ACK (0x06), and no error of this function. A tunnel's handle is one client: its events are kept from its first
+ * command `events` on, beside those for wg_next_event() and the callback.
+ *
+ * Memory: on success `*response`, `*response_len` bytes, is the caller's, to give to wg_free(), which wipes it: it may
+ * have keys in it, as it has a copy of each command. On failure nothing is written. `request` is not kept.
+ * Requires: `request` is NULL or points to `len` bytes; `response` and `response_len` are NULL or point to writable
+ * storage for one value each.
+ * Errors: WG_ERR_NULL if a pointer is NULL, but for `request` if `len` is 0; WG_ERR_UNKNOWN_HANDLE; WG_ERR_RESOURCES;
+ * WG_ERR_PANIC; WG_ERR_BUSY inside a callback. A tunnel that has ended by itself can still be asked.
+ * Threads: any; calls on one tunnel come one after another. A command `set` waits as wg_set_config() does.
+ * Since: 0.1.0
+ */
+wg_result_t wg_wireproto_call(int32_t handle,
+                              const uint8_t *request,
+                              size_t len,
+                              uint8_t **response,
+                              size_t *response_len);
 
 /**
  * Makes a private key, clamped as X25519 has it.

@@ -19,6 +19,8 @@ pub(crate) struct Run {
     pub(crate) foreground: bool,
     /// Where the control socket goes.
     pub(crate) socket_directory: Option<PathBuf>,
+    /// Where the control socket for WireProto messages goes, if there is to be one.
+    pub(crate) wireproto_socket: Option<PathBuf>,
     /// `USER[:GROUP]` to become.
     pub(crate) user: Option<String>,
 }
@@ -29,7 +31,7 @@ pub(crate) fn parse(
     mut foreground: bool,
     mut socket_directory: Option<PathBuf>,
 ) -> Result<Command, String> {
-    let (mut interface, mut user) = (None, None);
+    let (mut interface, mut user, mut wireproto_socket) = (None, None, None);
     let mut parser = Parser::from_args(arguments);
     while let Some(argument) = parser.next().map_err(|e| e.to_string())? {
         match argument {
@@ -40,6 +42,13 @@ pub(crate) fn parse(
                     return Err("--socket-dir names no directory".into());
                 }
                 socket_directory = Some(directory);
+            }
+            Arg::Long("wireproto-socket") => {
+                let path = PathBuf::from(parser.value().map_err(|e| e.to_string())?);
+                if path.as_os_str().is_empty() {
+                    return Err("--wireproto-socket names no file".into());
+                }
+                wireproto_socket = Some(path);
             }
             Arg::Long("user") => {
                 let name = parser.value().map_err(|e| e.to_string())?;
@@ -55,7 +64,7 @@ pub(crate) fn parse(
         }
     }
     let interface = interface.ok_or("an interface name is missing")?;
-    Ok(Command::Run(Run { interface, foreground, socket_directory, user }))
+    Ok(Command::Run(Run { interface, foreground, socket_directory, wireproto_socket, user }))
 }
 
 #[cfg(test)]
@@ -67,7 +76,13 @@ mod tests {
     }
 
     fn run(interface: &str, foreground: bool) -> Result<Command, String> {
-        Ok(Command::Run(Run { interface: interface.into(), foreground, socket_directory: None, user: None }))
+        Ok(Command::Run(Run {
+            interface: interface.into(),
+            foreground,
+            socket_directory: None,
+            wireproto_socket: None,
+            user: None,
+        }))
     }
 
     #[test]
@@ -87,6 +102,16 @@ mod tests {
                 unreachable!("{text}");
             };
             assert_eq!(run.socket_directory, Some(PathBuf::from("/a/b")));
+        }
+    }
+
+    #[test]
+    fn a_second_socket_can_be_asked_for() {
+        for text in ["--wireproto-socket /a/b wg0", "wg0 --wireproto-socket=/a/b"] {
+            let Ok(Command::Run(run)) = parse_words(text) else {
+                unreachable!("{text}");
+            };
+            assert_eq!(run.wireproto_socket, Some(PathBuf::from("/a/b")));
         }
     }
 
@@ -119,6 +144,8 @@ mod tests {
             "wg0 --socket-dir",
             "wg0 --socket-dir=",
             "wg0 --user",
+            "wg0 --wireproto-socket",
+            "wg0 --wireproto-socket=",
         ] {
             assert!(parse_words(text).is_err(), "{text:?}");
         }

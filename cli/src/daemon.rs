@@ -16,6 +16,7 @@ use wg_embed::{
     ipc::{self, DIRECTORY, Listener, Server},
     tun::Tun,
 };
+use wg_embed_wireproto_service::Hub;
 
 use crate::{
     arguments::Run,
@@ -26,6 +27,7 @@ use crate::{
     signals::Signals,
     stderr, umask,
     user::User,
+    wireproto,
 };
 
 /// How long a daemon that had this name, and whose interface is gone already, gets to leave the socket.
@@ -85,17 +87,24 @@ fn serve(run: &Run, inherited: Inherited, user: Option<User>, ready: impl FnOnce
         Some(Uapi::Manager(fd)) => Listener::adopt(fd)?.leaving_file(),
         None => Listener::claim(&directory, &name, PATIENCE)?,
     };
+    let mut listeners = vec![listener];
+    if let Some(path) = &run.wireproto_socket {
+        listeners.push(wireproto::claim(path, PATIENCE)?);
+    }
     // Before there are threads, which have users and capabilities of their own, and sockets, which belong to the user
     // who opened them: others could not be renewed.
-    let listener = match user {
-        Some(user) => user.assume(listener)?,
-        None => listener,
-    };
+    if let Some(user) = user {
+        listeners = user.assume(listeners)?;
+    }
+    let mut listeners = listeners.into_iter();
     stderr::start().map_err(|e| Error::io("cannot start the log", e))?;
     let bind = UdpBind::new().map_err(|e| Error::io("cannot wait for UDP", e))?;
     let (ends, ended) = mpsc::channel();
     let tunnel_ends = ends.clone();
+    let hub = Arc::new(Hub::default());
+    let noted = hub.clone();
     let events = Box::new(move |event| {
+        noted.note(&event);
         if let Event::Ended(reason) = event {
             // Only the first reason is waited for.
             let _ = tunnel_ends.send(reason);
@@ -107,7 +116,12 @@ fn serve(run: &Run, inherited: Inherited, user: Option<User>, ready: impl FnOnce
     let server_ended = Box::new(move |reason| {
         let _ = server_ends.send(reason);
     });
-    let server = Server::start(listener, tunnel.clone(), ipc::Options::default(), server_ended)?;
+    // The first is that of wg(8).
+    let server = listeners
+        .next()
+        .map(|listener| Server::start(listener, tunnel.clone(), ipc::Options::default(), server_ended))
+        .transpose()?;
+    let wireproto = listeners.next().map(|listener| wireproto::start(listener, tunnel.clone(), hub)).transpose()?;
     wait_for_signals(signals, ends)?;
     tracing::debug!(name, "the interface and its control socket are there");
     ready()?;
@@ -116,8 +130,8 @@ fn serve(run: &Run, inherited: Inherited, user: Option<User>, ready: impl FnOnce
         tracing::debug!(reason, "shutting down");
         manager.stopping(&reason);
     }
-    // The socket first: whoever finds it finds an interface, too.
-    server.stop()?;
+    // The sockets first: whoever finds them finds an interface, too.
+    server.into_iter().chain(wireproto).try_for_each(|server| server.stop())?;
     tunnel.stop()
 }
 

@@ -1,4 +1,5 @@
-//! The userspace daemon: `wg-embed [-f|--foreground] [--user USER[:GROUP]] [--socket-dir DIR] INTERFACE`.
+//! The userspace daemon: `wg-embed [-f|--foreground] [--user USER[:GROUP]] [--socket-dir DIR] INTERFACE`, with
+//! `--wireproto-socket PATH` for a second control socket.
 //!
 //! It makes a TUN interface, listens on `/var/run/wireguard/INTERFACE.sock` for wg(8), and goes to the background. Its
 //! caller gets control back when both are there. It ends on SIGINT and SIGTERM, when the interface is removed, and when
@@ -33,6 +34,8 @@ mod umask;
 mod user;
 #[cfg(unix)]
 mod vpn;
+#[cfg(unix)]
+mod wireproto;
 
 use std::{io::Write, process::ExitCode};
 
@@ -47,7 +50,7 @@ const NAME: &str = "wg-embed";
 
 const USAGE: &str = "\
 Usage: wg-embed [-f|--foreground] [--user USER[:GROUP]] [--socket-dir DIR]
-                INTERFACE
+                [--wireproto-socket PATH] INTERFACE
        wg-embed proxy --help
        wg-embed vpn-daemon run --help
 
@@ -63,6 +66,8 @@ Options:
                              CAP_NET_BIND_SERVICE only; names or numbers
       --socket-dir DIR       make the control socket in DIR; wg(8) looks for it
                              in /var/run/wireguard only
+      --wireproto-socket PATH
+                             make a second control socket for WireProto messages
       --version              print the version
   -h, --help                 print this text
 

@@ -61,30 +61,38 @@ mod imp {
             Ok(Self { name: text.into(), uid, gid, groups })
         }
 
-        /// Becomes the user, for good, with the capabilities that a tunnel needs. The file of the control socket goes
-        /// to the user as well; a process that stays behind removes it at the end.
+        /// Becomes the user, for good, with the capabilities that a tunnel needs. The files of the control sockets go
+        /// to the user as well; for each, a process that stays behind removes it at the end.
         ///
         /// To be called before a thread is started.
-        pub(crate) fn assume(&self, listener: Listener) -> Result<Listener> {
-            let cannot = |what: &str, e| Error::io(format!("--user {}: cannot {what}", self.name), e);
-            let listener = if listener.removes_file() {
-                listener.give_file_to(self.uid, self.gid).map_err(|e| cannot("give the control socket away", e))?;
-                let remover = Remover::start(|| listener.remove_file())
-                    .map_err(|e| cannot("start the process that removes the control socket", e))?;
-                listener.removing_file_with(move || remover.remove())
-            } else {
-                listener
-            };
+        pub(crate) fn assume(&self, listeners: Vec<Listener>) -> Result<Vec<Listener>> {
+            let listeners = listeners.into_iter().map(|listener| self.give(listener)).collect::<Result<Vec<_>>>()?;
             privileges::change_user(self.uid, self.gid, &self.groups)
                 .and_then(|()| privileges::keep(&privileges::FOR_A_TUNNEL))
-                .map_err(|e| cannot("change the user", e))?;
-            match listener.path() {
-                Some(path) if listener.is_gone() => {
+                .map_err(|e| self.cannot("change the user", e))?;
+            let unreachable = listeners.iter().find(|listener| listener.is_gone()).and_then(Listener::path);
+            match unreachable {
+                Some(path) => {
                     let text = format!("--user {}: the user cannot reach {}", self.name, path.display());
                     Err(Error::new(ErrorKind::Permission, text))
                 }
-                _ => Ok(listener),
+                None => Ok(listeners),
             }
+        }
+
+        /// Gives the file of a control socket to the user.
+        fn give(&self, listener: Listener) -> Result<Listener> {
+            if !listener.removes_file() {
+                return Ok(listener);
+            }
+            listener.give_file_to(self.uid, self.gid).map_err(|e| self.cannot("give the control socket away", e))?;
+            let remover = Remover::start(|| listener.remove_file())
+                .map_err(|e| self.cannot("start the process that removes the control socket", e))?;
+            Ok(listener.removing_file_with(move || remover.remove()))
+        }
+
+        fn cannot(&self, what: &str, error: std::io::Error) -> Error {
+            Error::io(format!("--user {}: cannot {what}", self.name), error)
         }
     }
 
@@ -161,7 +169,7 @@ mod imp {
             Err(format!("--user {text}: this system is not supported yet"))
         }
 
-        pub(crate) fn assume(&self, _: Listener) -> Result<Listener> {
+        pub(crate) fn assume(&self, _: Vec<Listener>) -> Result<Vec<Listener>> {
             match *self {}
         }
     }

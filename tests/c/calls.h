@@ -1,7 +1,7 @@
 /* One call of each function of the header that takes the handle of a tunnel or of a bind; capi/ffi/tests/c_abi/ fails if
  * one is missing.
  *
- * With WG_EMBED_NETSTACK the library has a userspace network.
+ * With WG_EMBED_NETSTACK the library has a userspace network, with WG_EMBED_CONTROL the control calls.
  *
  * The including file defines what a call must return: REFUSED(call), and INSIDE(call) for functions that work in a
  * callback. */
@@ -93,6 +93,13 @@ static void call_with_handle(int32_t handle, int *given_up) {
     REFUSED(wg_net_stop_proxy(handle, 1));
     REFUSED(wg_net_ping(handle, "10.9.0.2", 1, -1, NULL));
     CHECK_EQ(fd, 77);
+  }
+#endif
+#ifdef WG_EMBED_CONTROL
+  {
+    uint8_t *response = NULL;
+    REFUSED(wg_wireproto_call(handle, NULL, 0, &response, &count));
+    CHECK(response == NULL);
   }
 #endif
   CHECK(text == NULL && count == 77 && taken == 77 && usage.total == 77);

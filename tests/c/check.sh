@@ -83,7 +83,7 @@ c_test() {
 
 for source in tests/c/*.c tests/c/*.cpp examples/c/*.c "$out"/snippets/*.c; do
   case $source in
-  */broken.c | */shortage.c | */compat_* | */net*) continue ;;
+  */broken.c | */shortage.c | */compat_* | */net* | */wireproto.c) continue ;;
   */snippets/*) compiler="$CC -std=gnu11" ;;
   */layout.c | */sockets.c | */fuzz.c) compiler="$CC -std=c11" ;;
   *.cpp) compiler="$CXX -std=c++17" ;;
@@ -108,19 +108,19 @@ else
   echo "skipped: there is no valgrind"
 fi
 
-# With the userspace network: the same, and the functions for it.
+# With the userspace network and control calls: the same, and the functions for them.
 (
   # In place of the library without it, which was tested above.
-  cargo build -q -p wg-embed-capi --features netstack --profile "$PROFILE"
-  LC_ALL=C sort abi/symbols.txt abi/symbols-netstack.txt >"$out/symbols-netstack.txt"
+  cargo build -q -p wg-embed-capi --features netstack,control --profile "$PROFILE"
+  LC_ALL=C sort abi/symbols.txt abi/symbols-netstack.txt abi/symbols-control.txt >"$out/symbols-netstack.txt"
   "$NM" -D --defined-only "$libs/libwg_embed.so" | awk '{print $3}' | LC_ALL=C sort |
     diff -u "$out/symbols-netstack.txt" - ||
-    fail "the exported symbols are not those of abi/symbols.txt and abi/symbols-netstack.txt"
-  while read -r name; do
+    fail "the exported symbols are not those of abi/symbols.txt, abi/symbols-netstack.txt and abi/symbols-control.txt"
+  cat abi/symbols-netstack.txt abi/symbols-control.txt | while read -r name; do
     grep -q "[ *]$name(" include/wg_embed.h || fail "$name is not in the header"
-  done <abi/symbols-netstack.txt
-  warn="$warn -DWG_EMBED_NETSTACK"
-  for source in tests/c/net*.c tests/c/layout.c tests/c/sizes.c tests/c/reentry.c tests/c/descriptors.c \
+  done
+  warn="$warn -DWG_EMBED_NETSTACK -DWG_EMBED_CONTROL"
+  for source in tests/c/net*.c tests/c/wireproto.c tests/c/layout.c tests/c/sizes.c tests/c/reentry.c tests/c/descriptors.c \
     examples/c/net*.c "$out"/snippets/net*.c; do
     case $source in
     */snippets/*) compiler="$CC -std=gnu11" ;;

@@ -35,14 +35,15 @@ for kind in $KINDS; do
       --package "$package" "$@"
     "$NM" "$library" 2>/dev/null | grep -q "U __${short}_" || fail "the library is not instrumented"
   }
-  library wg-embed-capi wg_embed --features netstack
+  library wg-embed-capi wg_embed --features netstack,control
   out=$build/c-check
   mkdir -p "$out"
   runtime=$runtimes/librustc-nightly_rt.$short.a
 
   # make PROGRAM SOURCE: C by the C compiler, the runtime by Rust's, whose instrumentation may be newer.
   make() {
-    $CC -std=c11 -Wall -Wextra -Wpedantic -Werror -Iinclude -DWG_EMBED_NETSTACK -g -fno-omit-frame-pointer \
+    $CC -std=c11 -Wall -Wextra -Wpedantic -Werror -Iinclude -DWG_EMBED_NETSTACK -DWG_EMBED_CONTROL -g \
+      -fno-omit-frame-pointer \
       -fsanitize=$kind -pthread -c "$2" -o "$1.o"
     $CC "$1.o" -o "$1" -Wl,--export-dynamic -Wl,--whole-archive "$runtime" -Wl,--no-whole-archive "$library" \
       -lpthread -lrt -ldl -lm -lutil -lgcc_s

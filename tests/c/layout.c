@@ -339,6 +339,10 @@ static int32_t (*const net_http)(int32_t, const char *, const char *, const char
 static wg_result_t (*const net_stop_proxy)(int32_t, int32_t) = wg_net_stop_proxy;
 static wg_result_t (*const net_ping)(int32_t, const char *, size_t, int32_t, uint64_t *) = wg_net_ping;
 #endif
+/* Only libraries with control calls have this. */
+#ifdef WG_EMBED_CONTROL
+static wg_result_t (*const wireproto_call)(int32_t, const uint8_t *, size_t, uint8_t **, size_t *) = wg_wireproto_call;
+#endif
 /* And each function of the app. */
 static uint32_t (*const net_dialled)(void *, int32_t, const wg_net_connection_t *) = (wg_net_dialled_fn_t)0;
 static void (*const net_connected)(void *, int32_t, const wg_net_connection_t *, int32_t) = (wg_net_connected_fn_t)0;
@@ -358,6 +362,9 @@ int main(void) {
       !net_answer || !net_resolve || !net_ping || !net_reset || !net_socks5 || !net_http ||
       !net_stop_proxy)
     return 1;
+#endif
+#ifdef WG_EMBED_CONTROL
+  if (!wireproto_call) return 1;
 #endif
   if (!set_peer || !remove_peer || !force_handshake || !drop_session) return 1;
   if (!turn_on || !turn_on_with || !turn_off || !set_config || !get_config || !peek_socket_fd4 || !peek_socket_fd6 ||

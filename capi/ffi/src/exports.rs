@@ -34,6 +34,10 @@ mod resolve;
 #[cfg(all(feature = "netstack", unix))]
 mod net;
 
+// Control calls as messages.
+#[cfg(feature = "control")]
+mod wireproto;
+
 // Without a tunnel.
 mod keys;
 
@@ -47,6 +51,8 @@ mod version;
 
 #[cfg(all(feature = "netstack", unix))]
 pub use self::net::*;
+#[cfg(feature = "control")]
+pub use self::wireproto::*;
 pub use self::{
     conf::*, custom_io::*, datagrams::*, endpoint::*, errors::*, events::*, keys::*, log::*, memory::*, pause::*,
     peers::*, resolve::*, sockets::*, stats::*, tunnel::*, udp::*, version::*,

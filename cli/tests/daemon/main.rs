@@ -16,6 +16,7 @@ mod skip;
 mod start;
 mod tools;
 mod user;
+mod wireproto;
 
 use std::{
     os::unix::process::CommandExt,

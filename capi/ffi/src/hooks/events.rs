@@ -5,6 +5,8 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+#[cfg(feature = "control")]
+use crate::hooks::wireproto::Client;
 use crate::{
     hooks::event_queue::EventQueue,
     plumbing::callback::{NewCallback, Slot},
@@ -23,6 +25,9 @@ pub(crate) struct Events {
     /// Why the tunnel has ended by itself.
     ended: OnceLock<String>,
     callback: Slot<EventFn>,
+    /// For wg_wireproto_call().
+    #[cfg(feature = "control")]
+    pub(crate) wireproto: Client,
     /// For wg_next_event().
     queue: OnceLock<EventQueue>,
 }
@@ -49,6 +54,8 @@ impl Events {
                 // It ends once. Noted before it is told: a function that is too late to be told is refused by `set`.
                 let _ = events.ended.set(reason.clone());
             }
+            #[cfg(feature = "control")]
+            events.wireproto.note(&event);
             let Some(event) = wg_event_t::new(&event) else {
                 return;
             };

@@ -43,11 +43,16 @@ pub(crate) fn fixed_text<const N: usize>(text: &str) -> [c_char; N] {
     array
 }
 
-/// A copy of `text` that C owns and gives back with [`wg_free`](crate::wg_free). Its size lies in front of it, so that
-/// it can be wiped.
+/// A copy of `text` that C owns and gives back with [`wg_free`](crate::wg_free).
 pub(crate) fn give_text(text: &str) -> Result<NonNull<c_char>> {
+    give_bytes(text.as_bytes()).map(NonNull::cast)
+}
+
+/// A copy of `bytes`, with a zero behind it, that C owns and gives back with [`wg_free`](crate::wg_free). Its size lies
+/// in front of it, so that it can be wiped.
+pub(crate) fn give_bytes(bytes: &[u8]) -> Result<NonNull<u8>> {
     let short = || Error::new(ErrorKind::Resources, "there is no memory for the text");
-    let size = text.len().checked_add(HEADER + 1).ok_or_else(short)?;
+    let size = bytes.len().checked_add(HEADER + 1).ok_or_else(short)?;
     let layout = Layout::from_size_align(size, HEADER).map_err(|_| short())?;
     // SAFETY: the size is not zero.
     let block = NonNull::new(unsafe { alloc(layout) }).ok_or_else(short)?;
@@ -55,13 +60,13 @@ pub(crate) fn give_text(text: &str) -> Result<NonNull<c_char>> {
     unsafe { block.cast::<usize>().write(size) };
     // SAFETY: the block is longer than HEADER.
     let body = unsafe { block.add(HEADER) };
-    // SAFETY: behind the header there is room for the text and its zero; the block has no other user yet.
-    unsafe { ptr::copy_nonoverlapping(text.as_ptr(), body.as_ptr(), text.len()) };
+    // SAFETY: behind the header there is room for the bytes and a zero; the block has no other user yet.
+    unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), body.as_ptr(), bytes.len()) };
     // SAFETY: the zero is the block's last byte.
-    let end = unsafe { body.add(text.len()) };
+    let end = unsafe { body.add(bytes.len()) };
     // SAFETY: as above.
     unsafe { end.write(0) };
-    Ok(body.cast())
+    Ok(body)
 }
 
 /// Wipes and frees text that [`give_text`] has made.

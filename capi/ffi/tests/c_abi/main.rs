@@ -94,7 +94,8 @@ fn program_with(dir: &Path, (variable, names): Compiler, source: &Path, standard
     let name = source.file_stem().unwrap();
     // Programs with another library are other programs.
     let has_network = dir != libraries();
-    let (suffix, defines): (_, &[_]) = if has_network { ("-net", &["-DWG_EMBED_NETSTACK"]) } else { ("", &[]) };
+    let (suffix, defines): (_, &[_]) =
+        if has_network { ("-net", &["-DWG_EMBED_NETSTACK", "-DWG_EMBED_CONTROL"]) } else { ("", &[]) };
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}{suffix}", name.display()));
     run(Command::new(cc)
         .arg(format!("-std={standard}"))

@@ -1,4 +1,4 @@
-//! The C tests of the userspace network, with a library that has it.
+//! The C tests of the userspace network and of control calls, with a library that has both.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ fn libraries() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("netstack");
-        build_in(&target, "wg-embed-capi", &["--features", "netstack"])
+        build_in(&target, "wg-embed-capi", &["--features", "netstack,control"])
     })
 }
 
@@ -97,6 +97,11 @@ fn a_child_cannot_reach_the_networks_of_its_parent() {
 }
 
 #[test]
+fn control_calls_are_messages() {
+    c_test("wireproto", "c99");
+}
+
+#[test]
 fn the_examples_run() {
     for name in ["net_http_get", "net_echo", "net_proxy"] {
         c_program(Path::new(&format!("examples/c/{name}.c")), "c99");
@@ -130,11 +135,11 @@ fn only_the_known_symbols_are_exported() {
     let text = String::from_utf8(output.stdout).unwrap();
     let mut exported: Vec<_> = text.lines().filter_map(|line| line.split_whitespace().last()).collect();
     exported.sort_unstable();
-    let mut known = [names("symbols.txt"), names("symbols-netstack.txt")].concat();
+    let mut known = [names("symbols.txt"), names("symbols-netstack.txt"), names("symbols-control.txt")].concat();
     known.sort_unstable();
     assert_eq!(exported, known);
     let header = fs::read_to_string(root().join("include/wg_embed.h")).unwrap();
-    for name in names("symbols-netstack.txt") {
+    for name in [names("symbols-netstack.txt"), names("symbols-control.txt")].concat() {
         assert!(header.contains(&format!(" {name}(")), "{name} is not in the header");
     }
 }

@@ -1,0 +1,31 @@
+//! Control calls as WireProto messages: a tunnel's handle is one client of the service.
+
+use std::sync::{Arc, Mutex};
+
+use wg_embed::{
+    device::{Event, Tunnel},
+    sync,
+};
+use wg_embed_wireproto_service::{Hub, Options, Session};
+use zeroize::Zeroizing;
+
+/// The client, and where it has its events from.
+#[derive(Debug, Default)]
+pub(crate) struct Client {
+    hub: Arc<Hub>,
+    /// Made at the first call, and held during each.
+    session: Mutex<Option<Session>>,
+}
+
+impl Client {
+    /// Keeps an event for the client, if it asks for events.
+    pub(crate) fn note(&self, event: &Event) {
+        self.hub.note(event);
+    }
+
+    /// Answers a request. The response is empty only if there is no memory for one.
+    pub(crate) fn call(&self, tunnel: &Tunnel, request: &[u8]) -> Zeroizing<Vec<u8>> {
+        let mut session = sync::lock(&self.session);
+        session.get_or_insert_with(|| Session::new(Options::default(), Some(self.hub.clone()))).call(tunnel, request)
+    }
+}
