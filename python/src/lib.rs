@@ -6,6 +6,7 @@
 //! | `server`, `connection`, `linger` | a server that intercepts, and its asyncio streams |
 //! | `legacy`, `modern`, `stream` | these as mitmproxy_wireguard and as mitmproxy_rs have them |
 //! | `tunnel`, `net`, `held` | what `wg_embed.Tunnel` and `wg_embed.net` are made of |
+//! | `wireproto` | control calls as WireProto messages |
 //! | `keys`, `convert`, `errors`, `log`, `process` | keys, arguments, exceptions, `logging`, `fork()` |
 //!
 //! Locks, also those of the stack, are held for a moment, and no function of Python is called meanwhile, nor an object
@@ -28,6 +29,7 @@ mod process;
 mod server;
 mod stream;
 mod tunnel;
+mod wireproto;
 
 /// WireGuard and a userspace network, in Rust. The packages `wg_embed` and `mitmproxy_wireguard` are its interface.
 #[pyo3::pymodule(gil_used = false)]
@@ -43,6 +45,7 @@ mod _native {
         net::{NativeDial, NativeListener, NativeLookup, NativeNet, NativePing, NativeTcp, NativeUdp, split_host_port},
         process::{after_fork_in_child, before_fork},
         tunnel::{NativeTunnel, normalize_conf},
+        wireproto::{build_request, parse_message},
     };
 
     #[pymodule_init]

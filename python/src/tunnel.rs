@@ -11,9 +11,9 @@ use std::{
 };
 
 use pyo3::{
-    exceptions::{PyOSError, PyValueError},
+    exceptions::{PyMemoryError, PyOSError, PyValueError},
     prelude::*,
-    types::PyDict,
+    types::{PyBytes, PyDict},
 };
 use wg_embed::{
     Error,
@@ -32,6 +32,7 @@ use crate::{
     net::NativeNet,
     notify::Callback,
     process::{self, Inherited, Mark},
+    wireproto::Client,
 };
 
 /// How long the last packets of the userspace network have to leave.
@@ -47,6 +48,7 @@ struct Parts {
     device: Option<Weak<LinuxTun>>,
     net: Option<Netstack>,
     events: Mutex<VecDeque<Event>>,
+    wireproto: Client,
     told: Callback,
     /// A thread that waits for events is to return.
     interrupted: AtomicBool,
@@ -62,6 +64,7 @@ impl Inherited for Parts {
 
 impl Parts {
     fn note(&self, event: Event) {
+        self.wireproto.note(&event);
         {
             let mut events = lock(&self.events);
             if events.len() >= MOST_EVENTS {
@@ -166,6 +169,7 @@ impl NativeTunnel {
             device,
             net,
             events: Mutex::default(),
+            wireproto: Client::default(),
             told: Callback::default(),
             interrupted: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -237,6 +241,16 @@ impl NativeTunnel {
     fn set_config(&self, py: Python<'_>, text: &str) -> PyResult<()> {
         let limits = Limits { host_names: true, ..Limits::default() };
         self.apply(py, parse_set(text, limits))
+    }
+
+    /// Answers a request in WireProto.
+    fn wireproto<'py>(&self, py: Python<'py>, request: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+        let tunnel = self.tunnel()?;
+        let response = py.detach(|| self.parts.wireproto.call(&tunnel, request));
+        if response.is_empty() {
+            return Err(PyMemoryError::new_err("there is no memory for the response"));
+        }
+        Ok(PyBytes::new(py, &response))
     }
 
     /// Replaces the configuration by that of a .conf file.

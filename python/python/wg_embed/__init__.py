@@ -27,7 +27,7 @@ from __future__ import annotations
 import atexit as _atexit
 import os as _os
 
-from . import _native
+from . import _native, wireproto
 from ._errors import ConfigError
 from ._native import follow_level as follow_log_level
 from ._native import genkey, genpsk, pubkey
@@ -56,4 +56,5 @@ __all__ = [
     "genkey",
     "genpsk",
     "pubkey",
+    "wireproto",
 ]

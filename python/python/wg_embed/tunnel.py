@@ -195,6 +195,15 @@ class Tunnel(Closing):
         else:
             self._native.set_config(conf.decode())
 
+    def wireproto(self, request: bytes) -> bytes:
+        """
+        Answers a control request in WireProto; `wg_embed.wireproto` builds requests and reads responses.
+
+        What is wrong with a request or a command is an answer in the response, not an exception. Each tunnel is one
+        client: its events are kept from its first command `events` on.
+        """
+        return self._native.wireproto(request)
+
     def remove_peer(self, public_key: str) -> None:
         """Removes a peer. Raises `FileNotFoundError` if there is no such peer."""
         self._native.remove_peer(public_key)
