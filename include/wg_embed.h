@@ -2512,8 +2512,8 @@ wg_result_t wg_net_stop_proxy(int32_t handle, int32_t proxy);
  * are one message. Its commands are get, set, stats, events, peers and version, see docs/WIREPROTO.md. Only in
  * libraries with the feature `control`.
  *
- * What is wrong with the request or a command is an answer in the response, which then begins with NAK (0x15), not with
- * ACK (0x06), and no error of this function. A tunnel's handle is one client: its events are kept from its first
+ * What is wrong with the request or a command is an answer in the response, which then begins with NAK (0x15), not
+ * with ACK (0x06), and no error of this function. A tunnel's handle is one client: its events are kept from its first
  * command `events` on, beside those for wg_next_event() and the callback.
  *
  * Memory: on success `*response`, `*response_len` bytes, is the caller's, to give to wg_free(), which wipes it: it may

@@ -40,7 +40,7 @@ def test_the_bytes_are_those_of_the_document() -> None:
 
 
 def test_messages_survive() -> None:
-    commands = [[("cmd", "x"), ("", b""), ("cmd", noise(1000))], [("\u00e4", "\u00e4")]]
+    commands: Any = [[("cmd", "x"), ("", b""), ("cmd", noise(1000))], [("\u00e4", "\u00e4")]]
     for checksum in (False, True):
         for little_endian in (False, True):
             bytes_ = wireproto.request(*commands, checksum=checksum, little_endian=little_endian)
@@ -60,9 +60,10 @@ def test_what_is_no_message() -> None:
     for bad in (b"", good[:-1], good + b"x", good[:1] + b"\0" + good[2:]):
         with pytest.raises(ValueError, match="byte "):
             wireproto.parse(bad)
-    for commands in ([], [[]]):
+    none: Any
+    for none in ([], [[]]):
         with pytest.raises(ValueError, match="there must be at least one"):
-            wireproto.request(*commands)
+            wireproto.request(*none)
     with pytest.raises(OverflowError):
         wireproto.u16(65536)
     with pytest.raises(ValueError, match="not an answer"):

@@ -44,8 +44,8 @@ impl Session {
     }
 
     /// Answers one request: bytes that are one message. All of it is checked, its checksum included, before the first
-    /// command is carried out. Commands are carried out in their order, also after one that fails. The response is empty
-    /// only if there is no memory for one.
+    /// command is carried out. Commands are carried out in their order, also after one that fails. The response is
+    /// empty only if there is no memory for one.
     #[must_use]
     pub fn call(&mut self, tunnel: &Tunnel, request: &[u8]) -> Zeroizing<Vec<u8>> {
         wiped(|| self.respond(tunnel, request))

@@ -17,6 +17,7 @@ fn main() -> io::Result<()> {
         ("netstack_fragments", fragments()),
         ("netstack_dns", dns()),
         ("wireproto", wireproto()),
+        ("wireproto_service", service()),
         ("manager_stream", manager()),
     ];
     for (target, seeds) in targets {
@@ -166,6 +167,33 @@ fn wireproto() -> Vec<Vec<u8>> {
         }
     }
     seeds
+}
+
+fn service() -> Vec<Vec<u8>> {
+    let key: &[u8] = &[7; 32];
+    let set = [
+        Pair::new("cmd", b"set"),
+        Pair::new("listen_port", &[0, 1]),
+        Pair::new("public_key", key),
+        Pair::new("endpoint", b"192.0.2.1:1"),
+        Pair::new("allowed_ip", b"10.0.0.0/8"),
+    ];
+    let text = [Pair::new("cmd", b"set"), Pair::new("uapi", b"fwmark=1\nreplace_peers=true\n")];
+    let get = [Pair::new("cmd", b"get"), Pair::new("format", b"json"), Pair::new("secrets", &[1])];
+    let peers = [Pair::new("cmd", b"peers"), Pair::new("public_key", key)];
+    let others = ["get", "stats", "events", "peers", "version"].map(|name| [Pair::new("cmd", name.as_bytes())]);
+    let record = |pairs| NewRecord { pairs, copy: None };
+    let options = WriteOptions { checksum: true, ..WriteOptions::default() };
+    let all: Vec<_> = others.iter().map(|pairs| record(&pairs[..])).collect();
+    let changes = [record(&set), record(&get), record(&peers), record(&text)];
+    let messages = [encode(Kind::Request, &[&changes], &options), encode(Kind::Request, &[&all, &all], &options)];
+    let messages = messages.map(Result::unwrap);
+    let both = messages.concat();
+    messages
+        .iter()
+        .chain([&both])
+        .flat_map(|message| [[&[255, 255, 255], &message[..]].concat(), [&[7, 16, 0], &message[..]].concat()])
+        .collect()
 }
 
 /// The recorded conversations: what a manager receives, and a tunnel.

@@ -15,8 +15,8 @@ use wg_embed::{
 /// are one message. Its commands are get, set, stats, events, peers and version, see docs/WIREPROTO.md. Only in
 /// libraries with the feature `control`.
 ///
-/// What is wrong with the request or a command is an answer in the response, which then begins with NAK (0x15), not with
-/// ACK (0x06), and no error of this function. A tunnel's handle is one client: its events are kept from its first
+/// What is wrong with the request or a command is an answer in the response, which then begins with NAK (0x15), not
+/// with ACK (0x06), and no error of this function. A tunnel's handle is one client: its events are kept from its first
 /// command `events` on, beside those for wg_next_event() and the callback.
 ///
 /// Memory: on success `*response`, `*response_len` bytes, is the caller's, to give to wg_free(), which wipes it: it may
