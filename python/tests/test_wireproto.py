@@ -36,7 +36,9 @@ def test_the_bytes_are_those_of_the_document() -> None:
         "04636d6470696e67000000030000000261726700ff0304"
     )
     little = wireproto.request([("cmd", "ping")], checksum=False, little_endian=True)
-    assert little.hex() == "010000000102010000001f0000000100000017000000010000000f0000000300000004000000636d6470696e670304"
+    assert little.hex() == (
+        "010000000102010000001f0000000100000017000000010000000f0000000300000004000000636d6470696e670304"
+    )
 
 
 def test_messages_survive() -> None:

@@ -120,8 +120,8 @@ fi
     grep -q "[ *]$name(" include/wg_embed.h || fail "$name is not in the header"
   done
   warn="$warn -DWG_EMBED_NETSTACK -DWG_EMBED_CONTROL"
-  for source in tests/c/net*.c tests/c/wireproto.c tests/c/layout.c tests/c/sizes.c tests/c/reentry.c tests/c/descriptors.c \
-    examples/c/net*.c "$out"/snippets/net*.c; do
+  for source in tests/c/net*.c tests/c/wireproto.c tests/c/layout.c tests/c/sizes.c tests/c/reentry.c \
+    tests/c/descriptors.c examples/c/net*.c "$out"/snippets/net*.c; do
     case $source in
     */snippets/*) compiler="$CC -std=gnu11" ;;
     */layout.c | */net_fuzz.c) compiler="$CC -std=c11" ;;

@@ -108,8 +108,8 @@ def request(
     """
     A request of one group: a record for each command, whose first pair is `cmd`.
 
-    Counts and sizes are big-endian unless `little_endian`. Raises `ValueError` for no commands, a command without pairs,
-    and above 16 MiB.
+    Counts and sizes are big-endian unless `little_endian`. Raises `ValueError` for no commands, for a command without
+    pairs, and above 16 MiB.
     """
     records = [
         [(name, value.encode() if isinstance(value, str) else bytes(value)) for name, value in command]
