@@ -1,8 +1,8 @@
 //! What two stacks in one thread cost, without a tunnel: bulk data, a round trip among many connections, an idle
-//! connection's memory. `cargo bench -p wg-embed-netstack --bench stack`.
+//! connection's memory. `cargo bench -p wg-embed-netstack --bench stack`, or with the names of some: `-- bulk 100`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a benchmark may fail loudly")]
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use wg_embed::{
     time::{Clock, Instant, SystemClock},
@@ -14,6 +14,7 @@ struct Node {
     stack: Netstack,
     tun: Arc<dyn Tun>,
     arena: PacketArena,
+    ranges: Vec<Range<usize>>,
 }
 
 impl Node {
@@ -21,16 +22,18 @@ impl Node {
         let addresses = vec![address.parse().unwrap()];
         let stack = Netstack::new(Options { addresses, ..Options::default() }).unwrap();
         let tun = stack.tun();
-        Self { stack, tun, arena: PacketArena::new(512 << 10, 256, |len, _| len.next_multiple_of(16)) }
+        let arena = PacketArena::new(512 << 10, 256, |len, _| len.next_multiple_of(16));
+        Self { stack, tun, arena, ranges: Vec::new() }
     }
 
     /// Moves what there is to the other one; returns how many packets that were.
     fn pass_to(&mut self, other: &Self) -> usize {
         self.arena.clear(self.tun.mtu());
         let read = self.tun.read(&mut self.arena).unwrap();
-        let ranges: Vec<_> = self.arena.slots().iter().map(|slot| slot.start..slot.start + slot.len).collect();
         if read > 0 {
-            other.tun.write(PacketList { buffer: self.arena.bytes(), ranges: &ranges });
+            self.ranges.clear();
+            self.ranges.extend(self.arena.slots().iter().map(|slot| slot.start..slot.start + slot.len));
+            other.tun.write(PacketList { buffer: self.arena.bytes(), ranges: &self.ranges });
         }
         read
     }
@@ -137,11 +140,17 @@ fn main() {
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
+    let names: Vec<_> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let runs = |name: &str| names.is_empty() || names.iter().any(|given| given == name);
     let pair = || (Node::new("10.0.0.1"), Node::new("10.0.0.2"));
     let (mut a, mut b) = pair();
-    bulk(&mut a, &mut b);
-    connections(&mut a, &mut b);
-    for count in [1, 100, 10_000] {
+    if runs("bulk") {
+        bulk(&mut a, &mut b);
+    }
+    if runs("connections") {
+        connections(&mut a, &mut b);
+    }
+    for count in [1, 100, 10_000].into_iter().filter(|count| runs(&count.to_string())) {
         let (mut a, mut b) = pair();
         round_trips(&mut a, &mut b, 2, count);
     }

@@ -97,12 +97,16 @@ impl TcpStream {
     /// As [`try_read`](Self::try_read), in place: `take` gets what was received, in two parts, under the connection's
     /// lock, and returns how many bytes of it are done with. It is called at the end, too, with nothing.
     pub fn try_read_with(&self, take: &mut dyn FnMut(&[u8], &[u8]) -> usize) -> io::Result<usize> {
-        self.change(|state, now| {
-            state.check()?;
-            let result = state.connection.read(now, take);
-            state.wants_read |= would_block(&result);
-            result
-        })
+        let mut state = self.socket.lock();
+        state.check()?;
+        let result = state.connection.read(&|| self.shared.now(), take);
+        state.wants_read |= would_block(&result);
+        let (taken, changed) = result?;
+        if changed {
+            let now = self.shared.now();
+            self.socket.settle(&self.shared, state, now);
+        }
+        Ok(taken)
     }
 
     /// Writes without waiting; returns how many bytes were taken.
@@ -203,12 +207,17 @@ impl TcpStream {
 
     /// `hint` is how many bytes there are to write, 0 if that is unknown.
     fn write_with(&self, hint: usize, fill: &mut dyn FnMut(&mut [u8], &mut [u8]) -> usize) -> io::Result<usize> {
-        self.change(|state, now| {
-            state.check()?;
-            let result = state.connection.write(now, hint, fill);
-            state.wants_write |= would_block(&result);
-            result
-        })
+        let mut state = self.socket.lock();
+        state.check()?;
+        let result = state.connection.write(&|| self.shared.now(), hint, fill);
+        state.wants_write |= would_block(&result);
+        if matches!(result, Ok((_, true))) {
+            self.socket.send_soon(&self.shared, state);
+        } else {
+            let now = self.shared.now();
+            self.socket.settle(&self.shared, state, now);
+        }
+        result.map(|(written, _)| written)
     }
 }
 

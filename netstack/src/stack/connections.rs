@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, RwLock,
-        atomic::{AtomicU16, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering},
     },
 };
 
@@ -37,6 +37,8 @@ pub(crate) struct Connections {
     pub(super) listeners: RwLock<Listeners>,
     /// Connections that may have something to send, each at most once.
     ready: Mutex<VecDeque<Arc<TcpSocket>>>,
+    /// Whether `ready` has some: see [`Waiter`](super::waiter::Waiter). Changes under its lock.
+    has_ready: AtomicBool,
     half_open_timer: Arc<HalfOpenTimer>,
     time_wait_timer: Arc<TimeWaitTimer>,
     /// How many ports have been taken to dial from, for each of some groups of destinations.
@@ -56,6 +58,7 @@ impl Connections {
             time_wait: Mutex::new(TimeWaits::new(max)),
             listeners: RwLock::default(),
             ready: Mutex::default(),
+            has_ready: AtomicBool::new(false),
             half_open_timer: Arc::new(HalfOpenTimer(Timer::new())),
             time_wait_timer: Arc::new(TimeWaitTimer(Timer::new())),
             dialled: [const { AtomicU16::new(0) }; DIAL_COUNTERS],
@@ -132,33 +135,42 @@ impl Connections {
         }
     }
 
-    /// Puts a connection at the end of those that have something to send.
+    /// Puts a connection, which is not there, at the end of those that have something to send. The thread that reads
+    /// packets is to be told after that.
     pub(super) fn make_ready(&self, socket: &Arc<TcpSocket>) {
-        if socket.queue() {
-            lock(&self.ready).push_back(socket.clone());
+        let mut ready = lock(&self.ready);
+        ready.push_back(socket.clone());
+        if ready.len() == 1 {
+            self.has_ready.store(true, Ordering::SeqCst);
         }
     }
 
     pub(super) fn has_ready(&self) -> bool {
-        !lock(&self.ready).is_empty()
+        self.has_ready.load(Ordering::SeqCst)
     }
 
     /// Takes the first connection that has something to send.
     pub(super) fn next_ready(&self) -> Option<Arc<TcpSocket>> {
+        if !self.has_ready() {
+            return None;
+        }
         let mut ready = lock(&self.ready);
         let socket = ready.pop_front()?;
-        if ready.is_empty() && ready.capacity() > 1024 {
-            ready.shrink_to_fit();
+        if ready.is_empty() {
+            self.has_ready.store(false, Ordering::Release);
+            if ready.capacity() > 1024 {
+                ready.shrink_to_fit();
+            }
         }
-        drop(ready);
-        // From here on a change puts it there again.
-        socket.unqueue();
         Some(socket)
     }
 
     pub(super) fn clear_ready(&self) {
-        let ready = std::mem::take(&mut *lock(&self.ready));
-        ready.iter().for_each(|socket| socket.unqueue());
+        let mut ready = lock(&self.ready);
+        self.has_ready.store(false, Ordering::Release);
+        let sockets = std::mem::take(&mut *ready);
+        drop(ready);
+        sockets.iter().for_each(|socket| socket.unqueue());
     }
 }
 

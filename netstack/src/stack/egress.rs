@@ -56,7 +56,9 @@ impl StackTun {
         starved::feed(shared, now);
         loop {
             let outbox::Read { moved, dropped, full, waiting } = shared.outbox.read(arena, OUTBOX_TURN);
-            shared.counters.add(Dropped::OutTooLarge, dropped);
+            if dropped > 0 {
+                shared.counters.add(Dropped::OutTooLarge, dropped);
+            }
             waiting.iter().for_each(|waiting| waiting.has_room());
             if full {
                 return true;
@@ -129,7 +131,7 @@ impl Tun for StackTun {
             }
             shared.waiter.set_idle();
             // What came before that was not signalled.
-            if shared.outbox.is_empty() && !shared.tcp.has_ready() && !shared.memory.can_feed() {
+            if shared.outbox.is_idle() && !shared.tcp.has_ready() && !shared.memory.can_feed() {
                 shared.waiter.set_deadline(|| shared.deadlines.next(), || shared.now());
                 return Ok(0);
             }
@@ -160,5 +162,85 @@ impl Tun for StackTun {
 
     fn queue_limit(&self) -> usize {
         outbox::MAX_MEMORY
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Netstack, Options};
+    use std::{
+        collections::HashSet,
+        sync::{
+            Condvar,
+            atomic::{AtomicBool, Ordering},
+        },
+    };
+
+    /// What bounds a hang.
+    const LIMIT: Duration = Duration::from_secs(300);
+    const ROUNDS: u16 = 2000;
+
+    /// The source ports of packets that were read.
+    #[derive(Default)]
+    struct Seen {
+        ports: Mutex<HashSet<u16>>,
+        changed: Condvar,
+    }
+
+    impl Seen {
+        fn read_all(&self, tun: &dyn Tun, end: &AtomicBool) {
+            let mut arena = PacketArena::new(1 << 16, 64, |len, _| len.next_multiple_of(16));
+            while !end.load(Ordering::SeqCst) {
+                arena.clear(tun.mtu());
+                if tun.read(&mut arena).unwrap() == 0 {
+                    tun.wait(Some(LIMIT)).unwrap();
+                }
+                let ports = arena.slots().iter().map(|slot| {
+                    let packet = arena.packet(*slot);
+                    u16::from_be_bytes([packet[20], packet[21]])
+                });
+                lock(&self.ports).extend(ports);
+                self.changed.notify_all();
+            }
+        }
+
+        fn wait_for(&self, port: u16) {
+            let absent = |ports: &mut HashSet<u16>| !ports.remove(&port);
+            let ports = wg_embed::sync::wait_timeout_while(&self.changed, lock(&self.ports), LIMIT, absent);
+            drop(ports);
+        }
+    }
+
+    #[test]
+    fn no_wake_up_is_lost_between_programs_and_the_thread_that_reads() {
+        let options = Options { addresses: vec!["10.0.0.1".parse().unwrap()], ..Options::default() };
+        let stack = Netstack::new(options).unwrap();
+        let (tun, seen, end) = (stack.tun(), Seen::default(), AtomicBool::new(false));
+        let began = std::time::Instant::now();
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| seen.read_all(&*tun, &end));
+            // Each waits for its packet before it sends the next one: the reader goes idle all the time.
+            let datagrams = |from: u16| {
+                for port in from..from + ROUNDS {
+                    let from = ([10, 0, 0, 1], port).into();
+                    stack.send_datagram(b"x", from, ([10, 0, 0, 2], 9).into()).unwrap();
+                    seen.wait_for(port);
+                }
+            };
+            let connections = || {
+                for _ in 0..ROUNDS {
+                    let stream = stack.start_tcp(([10, 0, 0, 2], 9).into()).unwrap();
+                    seen.wait_for(stream.local_addr().port());
+                }
+            };
+            let sends = [1000, 10_000].map(|from| scope.spawn(move || datagrams(from)));
+            let dials = scope.spawn(connections);
+            sends.into_iter().chain([dials]).for_each(|thread| thread.join().unwrap());
+            end.store(true, Ordering::SeqCst);
+            tun.wake();
+            reader.join().unwrap();
+        });
+        assert!(began.elapsed() < LIMIT, "a wake-up was lost");
     }
 }

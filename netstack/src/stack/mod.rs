@@ -97,6 +97,7 @@ impl Netstack {
         let mut network = write(&self.0.network);
         network.addresses = checked(network.addresses.clone(), mtu)?;
         if std::mem::replace(&mut network.mtu, mtu) != mtu {
+            self.0.mtu.store(mtu, Ordering::Release);
             drop(network);
             tcp_errors::limit_segments(&self.0);
             self.0.events.push(TunEvent::Mtu(mtu));

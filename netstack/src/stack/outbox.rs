@@ -1,8 +1,11 @@
 //! Packets that are ready to leave: answers and datagrams, in bounded memory.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard,
+    atomic::{AtomicBool, Ordering},
+};
 
-use wg_embed::{queue::PacketQueue, tun::PacketArena};
+use wg_embed::{queue::PacketQueue, sync::lock, tun::PacketArena};
 
 /// Bytes of memory that packets in the outbox take at most.
 pub(super) const MAX_MEMORY: usize = 1 << 20;
@@ -14,7 +17,12 @@ pub(crate) trait HasRoom: Send + Sync {
 }
 
 /// Packets that leave before anything else.
-pub(crate) struct Outbox(Mutex<State>);
+pub(crate) struct Outbox {
+    state: Mutex<State>,
+    /// Whether there is something for [`read`](Outbox::read) to do: see [`Waiter`](super::waiter::Waiter). Changes under
+    /// the lock.
+    in_use: AtomicBool,
+}
 
 struct State {
     packets: PacketQueue<()>,
@@ -23,13 +31,17 @@ struct State {
 
 impl Outbox {
     pub(crate) const fn new() -> Self {
-        Self(Mutex::new(State { packets: PacketQueue::within(MAX_MEMORY), waiting: Vec::new() }))
+        let state = State { packets: PacketQueue::within(MAX_MEMORY), waiting: Vec::new() };
+        Self { state: Mutex::new(state), in_use: AtomicBool::new(false) }
     }
 
     /// Copies a packet in. Returns false if there is no room for it. Use `Shared::send`, which also wakes the thread
     /// that takes it out.
     pub(crate) fn push(&self, packet: &[u8]) -> bool {
-        self.lock().packets.push((), packet)
+        let mut state = self.lock();
+        let pushed = state.packets.push((), packet);
+        self.update(&state);
+        pushed
     }
 
     /// As [`push`](Self::push); if there is no room, `waiter` is told when there is, once. A waiter waits at most once
@@ -40,6 +52,7 @@ impl Outbox {
         if !pushed {
             state.waiting.extend(waiter());
         }
+        self.update(&state);
         pushed
     }
 
@@ -52,22 +65,27 @@ impl Outbox {
     ) -> bool {
         let mut state = self.lock();
         let has_room = state.packets.is_half_free();
-        if has_room {
-            return packets.iter().all(|packet| state.packets.push((), packet));
+        let pushed = has_room && packets.iter().all(|packet| state.packets.push((), packet));
+        if !has_room {
+            state.waiting.extend(waiter());
         }
-        state.waiting.extend(waiter());
-        false
+        self.update(&state);
+        pushed
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.lock().packets.is_empty()
+    /// Whether [`read`](Self::read) has nothing to do.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.in_use.load(Ordering::SeqCst)
     }
 
     /// Moves packets to `arena`, until `limit` bytes have moved, there are no more, or no room. Returns how many
     /// packets were moved, how many were dropped since they fit into no arena, and whom to tell of room.
     pub(super) fn read(&self, arena: &mut PacketArena, limit: usize) -> Read {
-        let mut state = self.lock();
         let (mut read, mut bytes) = (Read::default(), 0);
+        if self.is_idle() {
+            return read;
+        }
+        let mut state = self.lock();
         while bytes < limit
             && let Some((_, len)) = state.packets.front()
         {
@@ -87,12 +105,16 @@ impl Outbox {
         if !state.waiting.is_empty() && state.packets.is_half_free() {
             read.waiting = std::mem::take(&mut state.waiting);
         }
+        self.update(&state);
         read
     }
 
     /// Whom to tell that there will never be room again.
     pub(super) fn take_waiting(&self) -> Vec<Arc<dyn HasRoom>> {
-        std::mem::take(&mut self.lock().waiting)
+        let mut state = self.lock();
+        let waiting = std::mem::take(&mut state.waiting);
+        self.update(&state);
+        waiting
     }
 
     /// Bytes of memory that it takes.
@@ -105,8 +127,16 @@ impl Outbox {
         self.lock().packets.trim();
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Before the lock is released, and before the thread that reads packets is told.
+    fn update(&self, state: &State) {
+        let in_use = !state.packets.is_empty() || !state.waiting.is_empty();
+        if self.in_use.load(Ordering::Relaxed) != in_use {
+            self.in_use.store(in_use, Ordering::SeqCst);
+        }
     }
 }
 
@@ -146,7 +176,7 @@ mod tests {
         assert!(!outbox.push_or_wait(&[8; 1000], || Some(waiter)));
         let mut arena = PacketArena::new(1 << 17, 128, |len, _| len.next_multiple_of(16));
         let mut read = 0;
-        while !outbox.is_empty() {
+        while !outbox.is_idle() {
             arena.clear(1420);
             let round = outbox.read(&mut arena, usize::MAX);
             read += round.moved;

@@ -205,7 +205,7 @@ pub(crate) const fn is_host(address: IpAddr) -> bool {
 pub(crate) fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, len: usize) -> Sum {
     let sum = match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            Sum::default().bytes(&source.octets()).bytes(&destination.octets())
+            Sum::default().word(source.octets()).word(destination.octets())
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
             Sum::default().bytes(&source.octets()).bytes(&destination.octets())

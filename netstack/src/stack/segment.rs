@@ -99,6 +99,16 @@ struct Options {
 impl Options {
     fn of(header: &Header) -> Self {
         let mut options = Self { bytes: [NOP; MAX_OPTIONS], len: 0 };
+        if let Some((value, echo)) = header.timestamps
+            && !header.flags.syn
+            && header.sack[0].is_none()
+        {
+            // Most segments.
+            let [a, b, c, d] = value.to_be_bytes();
+            let [e, f, g, h] = echo.to_be_bytes();
+            options.push(&[NOP, NOP, TIMESTAMPS, 10, a, b, c, d, e, f, g, h]);
+            return options;
+        }
         if let Some(mss) = header.mss.filter(|_| header.flags.syn) {
             let [a, b] = mss.to_be_bytes();
             options.push(&[MSS, 4, a, b]);
@@ -177,7 +187,9 @@ impl Builder {
         head[HEADER..].copy_from_slice(options.bytes());
         let (one, two) = data.split_at_mut(first.len());
         one.copy_from_slice(first);
-        two.copy_from_slice(second);
+        if !second.is_empty() {
+            two.copy_from_slice(second);
+        }
         let sum = pseudo_header(self.local.ip(), self.remote.ip(), TCP, tcp + payload).bytes(&out[ip..]).finish();
         out[ip + 16..ip + 18].copy_from_slice(&sum);
         Some(out.len())

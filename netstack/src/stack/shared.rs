@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, Mutex, RwLock, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU16, Ordering},
     },
 };
 
@@ -30,6 +30,8 @@ pub(crate) struct Shared {
     /// As they were given; what can change is in `network`.
     pub(crate) options: Options,
     pub(crate) network: RwLock<Network>,
+    /// That of `network`. Changes under its lock.
+    pub(super) mtu: AtomicU16,
     /// Who takes what is for no socket.
     pub(super) interception: RwLock<Option<Arc<Interception>>>,
     pub(crate) counters: Counters,
@@ -82,6 +84,7 @@ impl Shared {
         let waiter = Arc::new(Waiter::new()?);
         Ok(Self {
             network: RwLock::new(Network::of(&options)),
+            mtu: AtomicU16::new(options.mtu),
             interception: RwLock::new(None),
             counters: Counters::new(),
             outbox: Outbox::new(),
@@ -118,7 +121,7 @@ impl Shared {
     }
 
     pub(crate) fn mtu(&self) -> u16 {
-        read(&self.network).mtu
+        self.mtu.load(Ordering::Acquire)
     }
 
     /// Whether it is one of the stack's addresses.

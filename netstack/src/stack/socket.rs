@@ -2,10 +2,7 @@
 
 use std::{
     io,
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Condvar, Mutex, MutexGuard, atomic::Ordering},
     time::Duration,
 };
 
@@ -37,8 +34,6 @@ pub(crate) struct TcpSocket {
     state: Mutex<State>,
     /// Threads wait for it in the blocking functions.
     changed: Condvar,
-    /// Whether it is in the ready list.
-    queued: AtomicBool,
     timer: Timer,
     builder: Builder,
 }
@@ -59,6 +54,8 @@ pub(crate) struct State {
     pub(crate) aborted: bool,
     /// It is in no table any more: nothing arrives, nothing is sent.
     gone: bool,
+    /// It is in the ready list, or will be at once.
+    queued: bool,
     /// When it is reset: its program has let go of it, or lets it end with a reset.
     orphan_until: Option<Instant>,
     /// Its place among those that wait for memory.
@@ -86,12 +83,12 @@ impl TcpSocket {
                 told_end: false,
                 aborted: false,
                 gone: false,
+                queued: false,
                 orphan_until: None,
                 starved: None,
                 not_before: Instant::default(),
             }),
             changed: Condvar::new(),
-            queued: AtomicBool::new(false),
             timer: Timer::new(),
             builder: Builder::new(&tuple),
         })
@@ -102,10 +99,28 @@ impl TcpSocket {
     }
 
     /// Follows each change of the connection: puts it where it belongs, and tells those who wait.
-    pub(crate) fn settle(self: &Arc<Self>, shared: &Arc<Shared>, mut state: MutexGuard<'_, State>, now: Instant) {
-        let mut sends = false;
+    pub(crate) fn settle(self: &Arc<Self>, shared: &Arc<Shared>, state: MutexGuard<'_, State>, now: Instant) {
+        let sends = !state.gone && (state.queued || state.connection.wants_to_send(now));
+        self.settle_with(shared, state, sends, now);
+    }
+
+    /// As [`settle`](Self::settle), for a connection that has something to send at once, and nothing else that is new.
+    pub(crate) fn send_soon(self: &Arc<Self>, shared: &Arc<Shared>, mut state: MutexGuard<'_, State>) {
+        if !state.gone && !std::mem::replace(&mut state.queued, true) {
+            drop(state);
+            shared.tcp.make_ready(self);
+            shared.waiter.signal();
+        }
+    }
+
+    fn settle_with(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        mut state: MutexGuard<'_, State>,
+        sends: bool,
+        now: Instant,
+    ) {
         if !state.gone {
-            sends = state.connection.wants_to_send(now);
             if !sends && state.connection.is_closed() {
                 state.gone = true;
                 shared.tcp.forget(shared, self, state.connection.time_wait(), now);
@@ -116,9 +131,10 @@ impl TcpSocket {
             }
         }
         starved::update(shared, self, &mut state);
+        let queue = sends && !std::mem::replace(&mut state.queued, true);
         let notify = self.news(&mut state);
         drop(state);
-        if sends {
+        if queue {
             shared.tcp.make_ready(self);
             shared.waiter.signal();
         }
@@ -148,22 +164,25 @@ impl TcpSocket {
         if tell { state.notify.clone() } else { None }
     }
 
-    /// Sends what the connection has to send, as much as a turn allows. Returns whether `room` has refused a packet.
+    /// Sends what the connection has to send, as much as a turn allows. Returns whether `room` has refused a packet. It
+    /// was taken out of the ready list.
     pub(super) fn transmit(self: &Arc<Self>, shared: &Arc<Shared>, now: Instant, send: &mut Send<'_>) -> bool {
         let mut state = self.lock();
+        // From here on a change puts it there again.
+        state.queued = false;
         if state.gone {
             return false;
         }
         let (mut full, mut packets) = (false, 0);
         let limit = (TURN / usize::from(shared.mtu()).max(1)).max(1);
-        state.connection.transmit(now, limit, &mut |header, first, second| {
+        let more = state.connection.transmit(now, limit, &mut |header, first, second| {
             let sent = send(&self.builder, header, first, second);
             full |= !sent;
             packets += u64::from(sent);
             sent
         });
         shared.counters.packets_out.fetch_add(packets, Ordering::Relaxed);
-        self.settle(shared, state, now);
+        self.settle_with(shared, state, more, now);
         full
     }
 
@@ -262,13 +281,9 @@ impl TcpSocket {
         }
     }
 
-    /// Marks it as being in the ready list; returns whether it was not.
-    pub(super) fn queue(&self) -> bool {
-        !self.queued.swap(true, Ordering::AcqRel)
-    }
-
+    /// It was taken out of the ready list.
     pub(super) fn unqueue(&self) {
-        self.queued.store(false, Ordering::Release);
+        self.lock().queued = false;
     }
 }
 
@@ -315,7 +330,10 @@ impl State {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.connection.deadline().into_iter().chain(self.orphan_until).min()
+        match (self.connection.deadline(), self.orphan_until) {
+            (Some(one), Some(two)) => Some(one.min(two)),
+            (one, two) => one.or(two),
+        }
     }
 }
 

@@ -58,7 +58,14 @@ impl std::fmt::Debug for FourTuple {
 
 impl Hash for FourTuple {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write(&self.0);
+        if self.is_v4() {
+            let mut short = [0; 12];
+            short[..4].copy_from_slice(&self.0[12..16]);
+            short[4..].copy_from_slice(&self.0[28..]);
+            state.write(&short);
+        } else {
+            state.write(&self.0);
+        }
     }
 }
 

@@ -24,9 +24,15 @@ mod imp;
 mod fallback;
 
 /// Waits for signals and for one deadline.
+///
+/// A queue of something to read has a flag that it is not empty. Whoever puts something in sets the flag, then looks at
+/// `busy`, in [`signal`](Self::signal). The thread that reads clears `busy`, in [`set_idle`](Self::set_idle), then looks
+/// at the flags. All four are sequentially consistent: whichever of the two came first, the other one sees it, so
+/// either the reader finds the flag, or it is woken. A flag that was set already is that of an earlier one, which wakes
+/// the reader; it is cleared only under the queue's lock, when the reader has emptied the queue.
 pub(super) struct Waiter {
     imp: imp::Waiter,
-    /// The thread that reads is at work, or was woken: another signal needs no system call.
+    /// The thread that reads is at work, or was woken: another signal needs no system call. Only that thread clears it.
     busy: AtomicBool,
 }
 
@@ -35,9 +41,9 @@ impl Waiter {
         Ok(Self { imp: imp::Waiter::new()?, busy: AtomicBool::new(false) })
     }
 
-    /// There is something to read, in a queue behind a lock.
+    /// There is something to read, in a queue whose flag is set.
     pub(super) fn signal(&self) {
-        if !self.busy.swap(true, Ordering::SeqCst) {
+        if !self.busy.load(Ordering::SeqCst) && !self.busy.swap(true, Ordering::SeqCst) {
             self.imp.wake();
         }
     }
@@ -49,7 +55,9 @@ impl Waiter {
     }
 
     pub(super) fn set_busy(&self) {
-        self.busy.store(true, Ordering::SeqCst);
+        if !self.busy.load(Ordering::SeqCst) {
+            self.busy.store(true, Ordering::SeqCst);
+        }
     }
 
     /// Ends the current or the next wait.

@@ -10,14 +10,16 @@ pub(super) const INITIAL_RTO: Duration = Duration::from_secs(1);
 pub(super) const SMALLEST_RTO: Duration = Duration::from_millis(200);
 /// Where backing off ends.
 pub(super) const LARGEST_RTO: Duration = Duration::from_secs(60);
+/// What a sample is at most, in nanoseconds: one hour, far beyond the largest timeout.
+const LONGEST: u64 = 3_600_000_000_000;
 /// How long a minimum counts: a path may have changed.
 const MINIMUM_HOLDS: Duration = Duration::from_secs(300);
 
-/// The estimates.
+/// The estimates, in nanoseconds: arithmetic with `Duration` costs several times as much, for each ACK.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Rtt {
-    smoothed: Option<Duration>,
-    variation: Duration,
+    smoothed: Option<u64>,
+    variation: u64,
     minimum: Option<(Duration, Instant)>,
     /// How often the timeout was doubled.
     backoff: u8,
@@ -27,14 +29,15 @@ impl Rtt {
     /// Takes a sample.
     pub(super) fn sample(&mut self, rtt: Duration, now: Instant) {
         let rtt = rtt.max(Duration::from_nanos(1));
+        let sample = u64::try_from(rtt.as_nanos()).unwrap_or(u64::MAX).min(LONGEST);
         self.smoothed = Some(match self.smoothed {
             None => {
-                self.variation = rtt / 2;
-                rtt
+                self.variation = sample / 2;
+                sample
             }
             Some(smoothed) => {
-                self.variation = (self.variation * 3 + smoothed.abs_diff(rtt)) / 4;
-                (smoothed * 7 + rtt) / 8
+                self.variation = (self.variation * 3 + smoothed.abs_diff(sample)) / 4;
+                (smoothed * 7 + sample) / 8
             }
         });
         if self.minimum.is_none_or(|(minimum, at)| rtt <= minimum || now.since(at) > MINIMUM_HOLDS) {
@@ -44,7 +47,7 @@ impl Rtt {
     }
 
     pub(super) fn smoothed(&self) -> Option<Duration> {
-        self.smoothed
+        self.smoothed.map(Duration::from_nanos)
     }
 
     pub(super) fn minimum(&self) -> Option<Duration> {
@@ -53,8 +56,11 @@ impl Rtt {
 
     /// The retransmission timeout, doubled as often as [`back_off`](Self::back_off) was called.
     pub(super) fn timeout(&self) -> Duration {
-        let base = self.smoothed.map_or(INITIAL_RTO, |smoothed| smoothed + (self.variation * 4).max(SMALLEST_RTO));
-        base.saturating_mul(1 << self.backoff.min(10)).min(LARGEST_RTO)
+        const INITIAL: u64 = INITIAL_RTO.as_nanos() as u64;
+        const SMALLEST: u64 = SMALLEST_RTO.as_nanos() as u64;
+        const LARGEST: u64 = LARGEST_RTO.as_nanos() as u64;
+        let base = self.smoothed.map_or(INITIAL, |smoothed| smoothed + (self.variation * 4).max(SMALLEST));
+        Duration::from_nanos(base.saturating_mul(1 << self.backoff.min(10)).min(LARGEST))
     }
 
     pub(super) fn back_off(&mut self) {

@@ -29,8 +29,13 @@ impl Connection {
     }
 
     /// Passes what was received to `take`, which returns how many bytes of it are done with. `WouldBlock` if there is
-    /// nothing, 0 at the end; `take` is then called with nothing.
-    pub(crate) fn read(&mut self, now: Instant, take: &mut dyn FnMut(&[u8], &[u8]) -> usize) -> io::Result<usize> {
+    /// nothing, 0 at the end; `take` is then called with nothing. Returns too whether something is to be sent at once,
+    /// or a timer was set.
+    pub(crate) fn read(
+        &mut self,
+        clock: &dyn Fn() -> Instant,
+        take: &mut dyn FnMut(&[u8], &[u8]) -> usize,
+    ) -> io::Result<(usize, bool)> {
         let unread = self.receiver.unread();
         if unread == 0 {
             if let Some(error) = self.error {
@@ -38,7 +43,7 @@ impl Connection {
             }
             if self.receiver.is_finished() || self.receiver.is_discarding() || self.state == State::Closed {
                 take(&[], &[]);
-                return Ok(0);
+                return Ok((0, false));
             }
             return Err(io::ErrorKind::WouldBlock.into());
         }
@@ -51,22 +56,27 @@ impl Connection {
             if self.receiver.unread() == 0 {
                 self.receiver.release();
             }
-            return Ok(taken);
+            return Ok((taken, false));
         }
-        self.receiver.on_read(taken, self.rtt.smoothed(), now);
-        self.used = now;
-        self.watch_buffers(now);
-        Ok(taken)
+        // For the rate at which the program reads, the time of the last segment will do.
+        self.receiver.on_read(taken, self.rtt.smoothed(), self.heard);
+        let watches = !self.timers.is_set(Timer::Buffers);
+        if watches {
+            self.used = clock();
+            self.watch_buffers(self.used);
+        }
+        Ok((taken, watches || self.receiver.wants_acknowledgement(self.heard)))
     }
 
     /// Passes free room to `fill`, which returns how many bytes of it are data now. `hint` is how many bytes the
-    /// program has, 0 if that is not known.
+    /// program has, 0 if that is not known. Returns too whether some of it is to be sent at once: then all that follows
+    /// from it is left to [`transmit`](Self::transmit).
     pub(crate) fn write(
         &mut self,
-        now: Instant,
+        clock: &dyn Fn() -> Instant,
         hint: usize,
         fill: &mut dyn FnMut(&mut [u8], &mut [u8]) -> usize,
-    ) -> io::Result<usize> {
+    ) -> io::Result<(usize, bool)> {
         if let Some(error) = self.error {
             return Err(error.into());
         }
@@ -92,9 +102,12 @@ impl Connection {
         let (first, second) = ring.room(room);
         let filled = fill(first, second).min(room);
         ring.commit(filled);
-        self.used = now;
-        self.settle(now);
-        Ok(filled)
+        let sends = self.next_data().is_some();
+        if !sends {
+            self.used = clock();
+            self.settle(self.used);
+        }
+        Ok((filled, sends))
     }
 
     /// Whether a writer was refused memory, and there is no room without it.

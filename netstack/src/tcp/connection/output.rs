@@ -26,7 +26,7 @@ const MOST_SEGMENTS: usize = 16_384;
 enum Next {
     Nothing,
     Reset,
-    Reply(Header),
+    Reply,
     Syn,
     /// The last segment again: a tail loss probe.
     Last,
@@ -63,6 +63,7 @@ impl Connection {
             self.used = now;
             self.settle(now);
         }
+        debug_assert_eq!(next, self.next(now), "only what arrives and what the program does changes that");
         next != Next::Nothing
     }
 
@@ -79,8 +80,8 @@ impl Connection {
     }
 
     fn next(&self, now: Instant) -> Next {
-        if let Some(reply) = self.reply {
-            return Next::Reply(reply);
+        if self.reply.is_some() {
+            return Next::Reply;
         }
         match self.state {
             State::Closed => return if self.reset_due { Next::Reset } else { Next::Nothing },
@@ -132,7 +133,7 @@ impl Connection {
     }
 
     /// The next segment that has not been sent before: its payload's length, and whether it has our FIN.
-    fn next_data(&self) -> Option<(usize, bool)> {
+    pub(super) fn next_data(&self) -> Option<(usize, bool)> {
         let sender = &self.sender;
         let unsent = sender.unsent();
         let fin_due = sender.fin_due();
@@ -170,8 +171,8 @@ impl Connection {
     fn send(&mut self, next: Next, now: Instant, emit: &mut Emit<'_>) -> Option<usize> {
         match next {
             Next::Nothing => Some(0),
-            Next::Reply(reply) => {
-                if !emit(&reply, &[], &[]) {
+            Next::Reply => {
+                if self.reply.is_some_and(|reply| !emit(&reply, &[], &[])) {
                     return None;
                 }
                 self.reply = None;

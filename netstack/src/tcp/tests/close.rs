@@ -35,7 +35,7 @@ fn each_direction_ends_by_itself() {
     let readiness = path.a.tcp.readiness();
     assert!(readiness.write_closed && !readiness.read_closed);
     let now = path.now;
-    let error = path.a.tcp.write(now, 1, &mut |_, _| 1).expect_err("shut down");
+    let error = path.a.tcp.write(&|| now, 1, &mut |_, _| 1).expect_err("shut down");
     assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     // The other direction goes on, for longer than any timer.
     path.run_for(300 * S);

@@ -29,7 +29,7 @@ fn peer(mss: u16) -> Lone {
 /// Writes as much as there is room for.
 fn fill(lone: &mut Lone) -> usize {
     let mut written = 0;
-    while let Ok(len) = lone.tcp.write(lone.now, 1 << 20, &mut |a, b| a.len() + b.len()) {
+    while let Ok((len, _)) = lone.tcp.write(&|| lone.now, 1 << 20, &mut |a, b| a.len() + b.len()) {
         written += len;
     }
     written

@@ -176,14 +176,14 @@ impl Lone {
     pub(super) fn write(&mut self, len: usize) {
         let mut left = len;
         while left > 0 {
-            left -= self.tcp.write(self.now, left, &mut |a, b| a.len() + b.len()).expect("room");
+            left -= self.tcp.write(&|| self.now, left, &mut |a, b| a.len() + b.len()).expect("room").0;
         }
     }
 
     /// Reads `most` bytes.
     pub(super) fn read(&mut self, most: usize) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        self.tcp.read(self.now, &mut |a, b| {
+        self.tcp.read(&|| self.now, &mut |a, b| {
             bytes.extend(a.iter().chain(b).take(most));
             bytes.len()
         })?;

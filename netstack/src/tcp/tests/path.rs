@@ -169,7 +169,7 @@ impl End {
     fn run(&mut self, now: Instant) {
         while self.to_write > 0 && self.tcp.readiness().writable {
             let (written, left) = (self.written, self.to_write);
-            let result = self.tcp.write(now, left, &mut |a, b| {
+            let result = self.tcp.write(&|| now, left, &mut |a, b| {
                 let mut at = 0;
                 for mut part in [a, b] {
                     while !part.is_empty() && at < left {
@@ -183,7 +183,7 @@ impl End {
                 at
             });
             match result {
-                Ok(n) => {
+                Ok((n, _)) => {
                     self.written += n;
                     self.to_write -= n;
                 }
@@ -200,7 +200,7 @@ impl End {
         }
         while self.reads && !self.at_end && self.tcp.readiness().readable {
             let position = self.received;
-            let result = self.tcp.read(now, &mut |a, b| {
+            let result = self.tcp.read(&|| now, &mut |a, b| {
                 let mut at = 0;
                 for mut part in [a, b] {
                     while !part.is_empty() {
@@ -214,8 +214,8 @@ impl End {
                 at
             });
             match result {
-                Ok(0) => self.at_end = true,
-                Ok(n) => self.received += n,
+                Ok((0, _)) => self.at_end = true,
+                Ok((n, _)) => self.received += n,
                 Err(error) => {
                     if error.kind() != io::ErrorKind::WouldBlock {
                         self.failed = Some(error.kind());

@@ -131,8 +131,8 @@ fn run(events: Vec<Event>, timestamps: bool) {
                 }
                 lone.put_header(header, &payload[..len]);
             }
-            Event::Write(len) => drop(lone.tcp.write(lone.now, len, &mut |a, b| a.len() + b.len())),
-            Event::Read(len) => drop(lone.tcp.read(lone.now, &mut |a, b| len.min(a.len() + b.len()))),
+            Event::Write(len) => drop(lone.tcp.write(&|| lone.now, len, &mut |a, b| a.len() + b.len())),
+            Event::Read(len) => drop(lone.tcp.read(&|| lone.now, &mut |a, b| len.min(a.len() + b.len()))),
             Event::Wait(ms) => lone.advance(Duration::from_millis(u64::from(ms))),
             Event::Transmit(limit, room) => {
                 let mut left = if room { usize::MAX } else { 1 };

@@ -320,7 +320,7 @@ fn buffers_are_released_and_an_idle_connection_waits_for_nothing() {
 fn a_writer_that_the_budget_refuses_tries_again() {
     let mut lone = Lone::new(true);
     lone.budget.limit.store(0, std::sync::atomic::Ordering::Relaxed);
-    let result = lone.tcp.write(lone.now, 100, &mut |_, _| unreachable!());
+    let result = lone.tcp.write(&|| lone.now, 100, &mut |_, _| unreachable!());
     assert_eq!(result.expect_err("no memory").kind(), io::ErrorKind::WouldBlock);
     assert!(!lone.tcp.readiness().writable);
     // It is told of memory: nothing is tried before.
@@ -342,7 +342,7 @@ fn a_writer_whose_buffer_may_not_grow_goes_on_with_an_ack() {
     lone.write(2048);
     let used = lone.used();
     lone.budget.limit.store(used, std::sync::atomic::Ordering::Relaxed);
-    let result = lone.tcp.write(lone.now, 100, &mut |_, _| unreachable!());
+    let result = lone.tcp.write(&|| lone.now, 100, &mut |_, _| unreachable!());
     assert_eq!(result.expect_err("no memory").kind(), io::ErrorKind::WouldBlock);
     assert!(!lone.tcp.readiness().writable && !lone.tcp.wants_memory());
     let sent = lone.sent_data().last().map_or(0, |&(position, len)| position + len as u32);
