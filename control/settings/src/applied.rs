@@ -91,6 +91,7 @@ impl<S: System> Applied<S> {
     }
 
     /// Leaves everything as it is. [`undo()`] takes these steps back.
+    #[cfg(target_os = "linux")]
     pub(crate) fn keep(mut self) {
         self.steps.clear();
     }
