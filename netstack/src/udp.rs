@@ -55,11 +55,20 @@ impl UdpSocket {
     /// `NetworkUnreachable`. `AddrNotAvailable` if its address is the stack's no more; `ConnectionAborted` after the
     /// stack was closed.
     pub fn try_recv(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        self.try_recv_to(buf).map(|(length, from, _)| (length, from))
+    }
+
+    /// As [`try_recv`](Self::try_recv), with the address that the datagram was sent to: for a socket that has all of
+    /// the stack's, and answers from that one by [`Netstack::send_datagram`](crate::Netstack::send_datagram).
+    ///
+    /// # Errors
+    /// As [`try_recv`](Self::try_recv).
+    pub fn try_recv_to(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr, SocketAddr)> {
         if let Some(error) = self.socket.mailbox.take_error() {
             return Err(error.into());
         }
         let datagram = self.socket.mailbox.pop(&self.shared)?;
-        Ok((copy(&datagram, buf), datagram.from))
+        Ok((copy(&datagram, buf), datagram.from, datagram.to))
     }
 
     /// As [`try_recv`](Self::try_recv), waiting.

@@ -40,6 +40,23 @@ fn syn(source: Ipv4Addr, port: u16) -> Vec<u8> {
 }
 
 #[test]
+fn the_number_of_connections_may_be_changed() {
+    let world = World::new();
+    let _listener = world.b.stack.listen_tcp("10.0.0.2:80".parse().unwrap(), 8).unwrap();
+    let dial = || world.a.stack.start_tcp("10.0.0.2:80".parse().unwrap());
+    world.a.stack.set_max_connections(1);
+    assert_eq!(world.a.stack.options().max_connections, 1);
+    let first = dial().unwrap();
+    assert_eq!(dial().unwrap_err().kind(), ErrorKind::OutOfMemory);
+    world.a.stack.set_max_connections(2);
+    let second = dial().unwrap();
+    world.a.stack.set_max_connections(0);
+    world.settle();
+    assert!(first.is_established() && second.is_established());
+    assert!(dial().is_err());
+}
+
+#[test]
 fn a_flood_of_syns_is_bounded_and_keeps_nobody_else_out() {
     let world = World::new();
     let listener = world.b.stack.listen_tcp("10.0.0.2:80".parse().unwrap(), 8).unwrap();

@@ -43,7 +43,7 @@ pub(crate) struct Connections {
     time_wait_timer: Arc<TimeWaitTimer>,
     /// How many ports have been taken to dial from, for each of some groups of destinations.
     pub(super) dialled: [AtomicU16; DIAL_COUNTERS],
-    max: usize,
+    max: AtomicUsize,
 }
 
 /// How many counters of ports there are.
@@ -62,7 +62,7 @@ impl Connections {
             half_open_timer: Arc::new(HalfOpenTimer(Timer::new())),
             time_wait_timer: Arc::new(TimeWaitTimer(Timer::new())),
             dialled: [const { AtomicU16::new(0) }; DIAL_COUNTERS],
-            max,
+            max: AtomicUsize::new(max),
         }
     }
 
@@ -95,7 +95,19 @@ impl Connections {
 
     /// Whether there must be no further connection.
     pub(super) fn is_full(&self) -> bool {
-        self.len() + lock(&self.half_open).len() >= self.max
+        self.len() + lock(&self.half_open).len() >= self.max()
+    }
+
+    /// The most connections, open or half-open.
+    pub(super) fn max(&self) -> usize {
+        self.max.load(Ordering::Relaxed)
+    }
+
+    /// Replaces how many there may be. Those that there are go on.
+    pub(super) fn set_max(&self, max: usize) {
+        self.max.store(max, Ordering::Relaxed);
+        lock(&self.half_open).set_max(max.min(MAX_HALF_OPEN));
+        lock(&self.time_wait).set_max(max);
     }
 
     /// Takes a connection out that has ended; it may be remembered in TIME-WAIT.

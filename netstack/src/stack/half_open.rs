@@ -71,6 +71,11 @@ impl HalfOpens {
         }
     }
 
+    /// Replaces how many there may be; those that are too many stay.
+    pub(super) const fn set_max(&mut self, max: usize) {
+        self.max = max;
+    }
+
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }

@@ -79,8 +79,14 @@ impl Netstack {
     #[must_use]
     pub fn options(&self) -> Options {
         let network = read(&self.0.network).clone();
-        let memory = self.0.memory.limit();
-        Options { addresses: network.addresses, mtu: network.mtu, dns: network.dns, memory, ..self.0.options.clone() }
+        Options {
+            addresses: network.addresses,
+            mtu: network.mtu,
+            dns: network.dns,
+            memory: self.0.memory.limit(),
+            max_connections: self.0.tcp.max(),
+            ..self.0.options.clone()
+        }
     }
 
     /// Replaces the stack's own addresses. Connections from an address that is gone are reset.
@@ -115,6 +121,11 @@ impl Netstack {
     /// begun until they take less.
     pub fn set_memory(&self, bytes: usize) {
         self.0.memory.set_limit(bytes);
+    }
+
+    /// Replaces how many connections there may be, open or half-open. If there are more, they go on.
+    pub fn set_max_connections(&self, max: usize) {
+        self.0.tcp.set_max(max);
     }
 
     /// Begins to connect; the stream is established later.

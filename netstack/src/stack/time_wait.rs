@@ -34,6 +34,11 @@ impl TimeWaits {
         Self { entries: Map::default(), ends: BTreeMap::new(), last_id: 0, max }
     }
 
+    /// Replaces how many there may be; those that are too many go as others come.
+    pub(super) const fn set_max(&mut self, max: usize) {
+        self.max = max;
+    }
+
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }

@@ -52,7 +52,7 @@ pub(crate) fn receive(shared: &Arc<Shared>, packet: &Packet<'_>) {
     if shared.is_own(local.ip())
         && let Some(mailbox) = shared.udp.sockets.find(local, from)
     {
-        return mailbox.push(shared, from, arrival.data);
+        return mailbox.push(shared, from, local, arrival.data);
     }
     let now = shared.now();
     if let Some(interception) = shared.interception() {

@@ -136,7 +136,7 @@ pub(super) fn receive(shared: &Arc<Shared>, interception: &Interception, tuple: 
     if let Some(flow) = table.flows.get(&tuple).cloned() {
         drop(table);
         flow.touch(now);
-        return flow.mailbox.push(shared, tuple.remote(), data);
+        return flow.mailbox.push(shared, tuple.remote(), tuple.local(), data);
     }
     let options = &interception.options;
     if options.max_flows == 0 || shared.memory.is_short() || shared.is_closed() {
@@ -153,7 +153,7 @@ pub(super) fn receive(shared: &Arc<Shared>, interception: &Interception, tuple: 
         id: table.last_id,
         noted: AtomicU64::new(0),
     });
-    flow.mailbox.push(shared, tuple.remote(), data);
+    flow.mailbox.push(shared, tuple.remote(), tuple.local(), data);
     table.flows.insert(tuple, flow.clone());
     let id = flow.id;
     table.note(flow.end(), id, flow.clone());

@@ -51,9 +51,10 @@ struct State {
     wants_write: bool,
 }
 
-/// A datagram and its sender.
+/// A datagram, its sender, and the address of the stack's side.
 pub(crate) struct Datagram {
     pub(crate) from: SocketAddr,
+    pub(crate) to: SocketAddr,
     pub(crate) data: Box<[u8]>,
 }
 
@@ -69,7 +70,7 @@ impl Mailbox {
     }
 
     /// Takes a datagram, or drops and counts it.
-    pub(super) fn push(&self, shared: &Shared, from: SocketAddr, data: &[u8]) {
+    pub(super) fn push(&self, shared: &Shared, from: SocketAddr, to: SocketAddr, data: &[u8]) {
         let cost = data.len() + OVERHEAD;
         let mut state = self.lock();
         let reason = if state.end.is_some() {
@@ -84,7 +85,7 @@ impl Mailbox {
             return shared.dropped(reason);
         }
         state.memory += cost;
-        state.datagrams.push_back(Datagram { from, data: data.into() });
+        state.datagrams.push_back(Datagram { from, to, data: data.into() });
         self.readable(state);
     }
 
