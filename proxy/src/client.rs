@@ -15,7 +15,7 @@ use crate::{
     engine::{Event, Surroundings},
     link::{Link, Local},
     names::Lookup,
-    protocol::{MAX_HEAD, Protocol, Step, Trouble},
+    protocol::{MAX_HEAD, Protocol, Step, Trouble, response::Head},
     socket::Socket,
     stats::Place,
     udp::associate::{Association, Bound},
@@ -23,6 +23,8 @@ use crate::{
 
 /// How long a client may wait for its one connection (BIND).
 const BIND: Duration = Duration::from_secs(180);
+/// How long a target may take for the head of its answer (HTTP).
+const ANSWER: Duration = Duration::from_secs(900);
 /// How long a client that is refused may take to read why.
 const LINGER: Duration = Duration::from_secs(2);
 /// The most bytes of it that are thrown away meanwhile.
@@ -61,6 +63,13 @@ enum Stage {
         listener: TcpListener,
         from: Option<IpAddr>,
     },
+    /// The target has the client's request (`input`), and is to answer it: what of its answer has come. The client may
+    /// have ended its direction.
+    Answer {
+        stream: TcpStream,
+        received: Vec<u8>,
+        ended: bool,
+    },
     /// `out` is sent, then datagrams are passed through.
     Associate(Option<u16>),
     /// `out` is sent, then the bytes are passed through; of the client only those that it has sent, if it asked for one
@@ -71,6 +80,8 @@ enum Stage {
     },
     /// `out` is sent, then the connection ends.
     End,
+    /// The connection is reset: its protocol has no message for an error.
+    Reset,
     /// The other side is to read what was sent, before the socket is closed: so many bytes of it were thrown away.
     Linger(usize),
 }
@@ -124,6 +135,8 @@ impl Client {
                     Stage::Lookup { .. } => self.look_up(around),
                     Stage::Dial { .. } => self.dial(around),
                     Stage::Bind { .. } => self.bound(),
+                    Stage::Answer { .. } => self.answer(),
+                    Stage::Reset => return Fate::Done,
                     Stage::End => {
                         self.socket.end();
                         self.limit = Some(LINGER);
@@ -148,7 +161,9 @@ impl Client {
     pub(crate) fn expire(mut self, around: &Surroundings<'_>) -> Fate {
         match self.stage {
             Stage::Talk => self.trouble(Trouble::TooLate),
-            Stage::Lookup { .. } | Stage::Dial { .. } | Stage::Bind { .. } => self.failed(&ErrorKind::TimedOut.into()),
+            Stage::Lookup { .. } | Stage::Dial { .. } | Stage::Bind { .. } | Stage::Answer { .. } => {
+                self.failed(&ErrorKind::TimedOut.into());
+            }
             _ => return Fate::Done,
         }
         // It may not read its answer.
@@ -202,7 +217,7 @@ impl Client {
         if Lookup::is_by_system(around) {
             let (host, port) = parse_host_port(target)?;
             if host.parse::<IpAddr>().is_err() {
-                let lookup = Lookup::start(&host, around)?;
+                let lookup = Lookup::start(&host, self.socket.client(), around)?;
                 lookup.set_notify(around.notify());
                 self.stage = Stage::Lookup { lookup, port, is_connect };
                 return Ok(());
@@ -257,9 +272,15 @@ impl Client {
             return Ok(());
         };
         match dial.try_finish() {
+            Ok(stream) if !*is_connect => {
+                stream.set_notify(Some(around.notify()));
+                self.limit = Some(ANSWER);
+                self.stage = Stage::Answer { stream, received: Vec::new(), ended: *ended };
+                Ok(())
+            }
             Ok(stream) => {
-                self.out.extend(self.protocol.answer(Ok(None), *is_connect));
-                self.stage = Stage::Connected { stream, is_connect: *is_connect };
+                self.out.extend(self.protocol.answer(Ok(None)));
+                self.stage = Stage::Connected { stream, is_connect: true };
                 Ok(())
             }
             Err(e) if e.kind() != ErrorKind::WouldBlock => {
@@ -276,7 +297,7 @@ impl Client {
                 if self.read()? > 0 {
                     return if is_connect { Ok(()) } else { Err(ErrorKind::InvalidData.into()) };
                 }
-                if !self.protocol.may_half_close() {
+                if is_connect && !self.protocol.may_half_close() {
                     return Err(ErrorKind::UnexpectedEof.into());
                 }
                 if let Stage::Dial { ended, .. } = &mut self.stage {
@@ -287,13 +308,79 @@ impl Client {
         }
     }
 
+    /// Sends the request, and reads the head of the answer.
+    fn answer(&mut self) -> io::Result<()> {
+        let Stage::Answer { stream, received, .. } = &mut self.stage else {
+            return Ok(());
+        };
+        while !self.input.is_empty() {
+            match stream.try_write(&self.input) {
+                Ok(sent) => {
+                    self.input.drain(..sent);
+                    self.place.sent(sent);
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Err(e),
+                Err(e) => {
+                    self.failed(&e);
+                    return Ok(());
+                }
+            }
+        }
+        let head = match Head::parse(received) {
+            Head::Partial if received.len() < MAX_HEAD => {
+                let mut buf = [0; 4096];
+                let room = (MAX_HEAD - received.len()).min(buf.len());
+                match stream.try_read(&mut buf[..room]) {
+                    Ok(0) => Head::Bad,
+                    Ok(length) => {
+                        received.extend(&buf[..length]);
+                        self.place.received(length);
+                        return Ok(());
+                    }
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => return self.listen_to_client(),
+                    Err(_) => Head::Bad,
+                }
+            }
+            Head::Partial => Head::Bad,
+            head => head,
+        };
+        match head {
+            Head::Whole { length, text, is_last } => {
+                received.drain(..length);
+                self.out.extend(text);
+                if is_last {
+                    self.out.append(received);
+                    if let Stage::Answer { stream, .. } = std::mem::replace(&mut self.stage, Stage::End) {
+                        self.stage = Stage::Connected { stream, is_connect: false };
+                    }
+                }
+            }
+            Head::Partial | Head::Bad => self.failed(&ErrorKind::InvalidData.into()),
+        }
+        Ok(())
+    }
+
+    /// The client's request is complete: what it sends now is not for its target, and ends the connection.
+    fn listen_to_client(&mut self) -> io::Result<()> {
+        if matches!(self.stage, Stage::Answer { ended: true, .. }) {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        if self.read()? > 0 {
+            return Err(ErrorKind::InvalidData.into());
+        }
+        if let Stage::Answer { ended, .. } = &mut self.stage {
+            *ended = true;
+        }
+        Err(ErrorKind::WouldBlock.into())
+    }
+
     /// Listens for one connection from an address, or from any if it is unspecified.
     fn listen(&mut self, from: IpAddr, around: &Surroundings<'_>) -> io::Result<()> {
         let own = around.stack().options().addresses;
         let address = own.iter().find(|own| own.is_ipv4() == from.is_ipv4() || from.is_unspecified());
         let address = *address.ok_or(ErrorKind::AddrNotAvailable)?;
         let listener = around.stack().listen_tcp(SocketAddr::new(address, 0), 1)?;
-        self.out.extend(self.protocol.answer(Ok(Some(listener.local_addr())), true));
+        self.out.extend(self.protocol.answer(Ok(Some(listener.local_addr()))));
         listener.set_notify(Some(around.notify()));
         self.stage = Stage::Bind { listener, from: Some(from).filter(|from| !from.is_unspecified()) };
         Ok(())
@@ -306,7 +393,7 @@ impl Client {
         match listener.try_accept() {
             Ok(stream) if from.is_some_and(|from| from != stream.peer_addr().ip()) => stream.reset(),
             Ok(stream) => {
-                self.out.extend(self.protocol.answer(Ok(Some(stream.peer_addr())), true));
+                self.out.extend(self.protocol.answer(Ok(Some(stream.peer_addr()))));
                 self.stage = Stage::Connected { stream, is_connect: true };
             }
             Err(e) if e.kind() != ErrorKind::WouldBlock => self.failed(&e),
@@ -323,8 +410,13 @@ impl Client {
     fn failed(&mut self, error: &io::Error) {
         tracing::debug!(%error, "a connection through the tunnel cannot be made");
         self.place.failed();
-        self.out.extend(self.protocol.answer(Err(error), false));
-        self.stage = Stage::End;
+        if self.protocol.has_errors() {
+            self.out.extend(self.protocol.answer(Err(error)));
+            self.stage = Stage::End;
+        } else {
+            self.socket.fail(error);
+            self.stage = Stage::Reset;
+        }
     }
 
     fn trouble(&mut self, trouble: Trouble) {

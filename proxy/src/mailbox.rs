@@ -36,6 +36,12 @@ pub(crate) enum Command {
         connections: Connections,
         answer: Sender<()>,
     },
+    /// A service is another one at the same place from now on.
+    Change {
+        id: ServiceId,
+        service: Service,
+        answer: Sender<io::Result<()>>,
+    },
     /// A connection to `target`.
     Client {
         socket: Socket,
@@ -53,6 +59,13 @@ pub(crate) enum Command {
     Wake,
 }
 
+/// What becomes of connections when the proxy is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Close,
+    Reset,
+}
+
 /// Passes news to the thread.
 pub(crate) struct Mailbox {
     state: Mutex<State>,
@@ -64,7 +77,7 @@ struct State {
     commands: Vec<Command>,
     ready: Vec<Ready>,
     is_woken: bool,
-    stop: bool,
+    stop: Option<End>,
     /// The thread has ended: what is pushed is dropped.
     is_over: bool,
 }
@@ -74,7 +87,7 @@ struct State {
 pub(crate) struct News {
     pub(crate) commands: Vec<Command>,
     pub(crate) ready: Vec<Ready>,
-    pub(crate) stop: bool,
+    pub(crate) stop: Option<End>,
 }
 
 impl Mailbox {
@@ -99,8 +112,9 @@ impl Mailbox {
         self.change(|state| state.commands.push(command));
     }
 
-    pub(crate) fn stop(&self) {
-        self.change(|state| state.stop = true);
+    /// Ends the thread, in the way that was asked for first.
+    pub(crate) fn stop(&self, end: End) {
+        self.change(|state| _ = state.stop.get_or_insert(end));
     }
 
     pub(crate) fn take(&self) -> News {

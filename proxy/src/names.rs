@@ -21,6 +21,9 @@ use crate::engine::Surroundings;
 const MAX_THREADS: usize = 32;
 /// The most names that wait for one of these threads.
 const MAX_QUEUE: usize = 1024;
+/// The most of both for one client: the rest is for others.
+const SHARE_OF_THREADS: usize = MAX_THREADS / 2;
+const SHARE_OF_QUEUE: usize = MAX_QUEUE / 2;
 /// How many names are known before the old ones are forgotten.
 const MAX_KNOWN: usize = 4096;
 /// How long the system's answer is known: its TTL is not.
@@ -58,13 +61,29 @@ struct Names {
 struct State {
     threads: usize,
     names: BTreeMap<String, Name>,
-    /// Those that no thread has taken yet.
+    /// Askers with names that wait or are looked up.
+    askers: BTreeMap<Asker, Share>,
+    /// Askers with names that wait, in the order of their turns.
+    turns: VecDeque<Asker>,
+    /// Names that no thread has taken yet.
+    queued: usize,
+}
+
+/// The address of the client that needs a name; `None` is a service itself, or a client on a Unix socket.
+type Asker = Option<IpAddr>;
+
+/// What one asker has of the threads and of the queue.
+#[derive(Default)]
+struct Share {
+    threads: usize,
     queue: VecDeque<String>,
 }
 
 enum Name {
-    /// It is looked up for those who hold the question, if there are any.
+    /// It waits for a thread, for those who hold the question, if there are any.
     Asked(Weak<Asked>),
+    /// A thread looks it up.
+    Running(Weak<Asked>),
     /// Until then.
     Known(Instant, Found),
 }
@@ -78,15 +97,15 @@ pub(crate) struct Order {
 }
 
 impl Lookup {
-    /// Begins to look a name up. An address in text form is its own answer.
-    pub(crate) fn start(name: &str, around: &Surroundings<'_>) -> io::Result<Self> {
+    /// Begins to look a name up for a client. An address in text form is its own answer.
+    pub(crate) fn start(name: &str, client: Asker, around: &Surroundings<'_>) -> io::Result<Self> {
         if name.parse::<IpAddr>().is_ok() || !Self::is_by_system(around) {
             return around.stack().start_resolve(name, around.family(), around.limits.dial).map(Self::Tunnel);
         }
         let own = around.stack().options().addresses;
         let order =
             Order { family: around.family(), v4: own.iter().any(IpAddr::is_ipv4), v6: own.iter().any(IpAddr::is_ipv6) };
-        SYSTEM.ask(name).map(|asked| Self::System(asked, order))
+        SYSTEM.ask(name, client).map(|asked| Self::System(asked, order))
     }
 
     /// Whether names are looked up by the system.
@@ -140,41 +159,51 @@ impl Order {
 
 impl Names {
     const fn new(resolve: fn(&str) -> Found) -> Self {
-        let state = State { threads: 0, names: BTreeMap::new(), queue: VecDeque::new() };
+        let state =
+            State { threads: 0, names: BTreeMap::new(), askers: BTreeMap::new(), turns: VecDeque::new(), queued: 0 };
         Self { resolve, state: Mutex::new(state) }
     }
 
-    fn ask(&'static self, name: &str) -> io::Result<Arc<Asked>> {
+    fn ask(&'static self, name: &str, asker: Asker) -> io::Result<Arc<Asked>> {
         let name = name.to_ascii_lowercase();
         let mut state = lock(&self.state);
-        match state.names.get(&name) {
+        let shared = match state.names.get(&name) {
             Some(Name::Known(until, found)) if *until > Instant::now() => {
                 let answer = Answer { found: Some(found.clone()), ..Answer::default() };
                 return Ok(Arc::new(Asked(Mutex::new(answer))));
             }
-            Some(Name::Asked(asked)) => {
+            Some(Name::Running(asked)) => {
                 if let Some(asked) = asked.upgrade() {
                     return Ok(asked);
                 }
+                None
             }
-            Some(Name::Known(..)) | None => {}
-        }
-        if state.queue.len() >= MAX_QUEUE {
-            return Err(io::Error::new(ErrorKind::TimedOut, "other names are being looked up"));
+            // This asker's turn may come first.
+            Some(Name::Asked(asked)) => asked.upgrade(),
+            Some(Name::Known(..)) | None => None,
+        };
+        let has_place = state.askers.get(&asker).is_none_or(|share| share.queue.len() < SHARE_OF_QUEUE);
+        if state.queued >= MAX_QUEUE || !has_place {
+            let full = || io::Error::new(ErrorKind::TimedOut, "other names are being looked up");
+            return shared.ok_or_else(full);
         }
         if state.names.len() >= MAX_KNOWN {
-            state.names.retain(|_, name| matches!(name, Name::Asked(asked) if asked.strong_count() > 0));
+            state.names.retain(|_, name| match name {
+                Name::Asked(asked) | Name::Running(asked) => asked.strong_count() > 0,
+                Name::Known(..) => false,
+            });
         }
-        let asked = Arc::<Asked>::default();
+        let asked = shared.unwrap_or_default();
         state.names.insert(name.clone(), Name::Asked(Arc::downgrade(&asked)));
-        state.queue.push_back(name);
-        if state.threads < MAX_THREADS {
+        state.push(asker, name);
+        let may_run = state.askers.get(&asker).is_some_and(|share| share.threads < SHARE_OF_THREADS);
+        if may_run && state.threads < MAX_THREADS {
             match thread::spawn("wg-proxy-name", Owner::unique(), || self.work()) {
                 Ok(_) => state.threads += 1,
                 // Those that there are go on.
                 Err(error) if state.threads > 0 => tracing::debug!(%error, "names are looked up by fewer threads"),
                 Err(error) => {
-                    state.queue.clear();
+                    state.clear();
                     return Err(error);
                 }
             }
@@ -182,29 +211,25 @@ impl Names {
         Ok(asked)
     }
 
-    /// Looks names up until none waits.
+    /// Looks names up until none waits that may be looked up now.
     fn work(&self) {
+        let mut done = None;
         loop {
-            let name = {
+            let next = {
                 let mut state = lock(&self.state);
-                let Some(name) = state.queue.pop_front() else {
-                    state.threads -= 1;
-                    return;
-                };
-                match state.names.get(&name) {
-                    Some(Name::Asked(asked)) if asked.strong_count() > 0 => name,
-                    // All have given up, or another thread was faster.
-                    Some(Name::Asked(_)) => {
-                        state.names.remove(&name);
-                        continue;
-                    }
-                    Some(Name::Known(..)) | None => continue,
+                if let Some(asker) = done.take() {
+                    state.give_back(asker);
                 }
+                let next = state.next();
+                state.threads -= usize::from(next.is_none());
+                next
             };
+            let Some((asker, name)) = next else { return };
             let found = (self.resolve)(&name);
+            done = Some(asker);
             let until = Instant::now() + if found.is_ok() { KNOWN } else { UNKNOWN };
             let before = lock(&self.state).names.insert(name, Name::Known(until, found.clone()));
-            if let Some(Name::Asked(asked)) = before
+            if let Some(Name::Running(asked)) = before
                 && let Some(asked) = asked.upgrade()
             {
                 let waiting = {
@@ -217,6 +242,71 @@ impl Names {
                 }
             }
         }
+    }
+}
+
+impl State {
+    fn push(&mut self, asker: Asker, name: String) {
+        let share = self.askers.entry(asker).or_default();
+        if share.queue.is_empty() {
+            self.turns.push_back(asker);
+        }
+        share.queue.push_back(name);
+        self.queued += 1;
+    }
+
+    /// Takes the next name. Askers take turns; one that has all threads of its share is passed over.
+    fn next(&mut self) -> Option<(Asker, String)> {
+        for _ in 0..self.turns.len() {
+            let asker = self.turns.pop_front()?;
+            let Some(share) = self.askers.get_mut(&asker) else { continue };
+            while share.threads < SHARE_OF_THREADS
+                && let Some(name) = share.queue.pop_front()
+            {
+                self.queued -= 1;
+                match self.names.get_mut(&name) {
+                    Some(state @ Name::Asked(_)) => {
+                        if let Name::Asked(asked) = state
+                            && asked.strong_count() > 0
+                        {
+                            *state = Name::Running(std::mem::take(asked));
+                            share.threads += 1;
+                            if !share.queue.is_empty() {
+                                self.turns.push_back(asker);
+                            }
+                            return Some((asker, name));
+                        }
+                        // All have given up.
+                        self.names.remove(&name);
+                    }
+                    // It was in another queue, too.
+                    Some(Name::Running(_) | Name::Known(..)) | None => {}
+                }
+            }
+            if !share.queue.is_empty() {
+                self.turns.push_back(asker);
+            } else if share.threads == 0 {
+                self.askers.remove(&asker);
+            }
+        }
+        None
+    }
+
+    /// A name of this asker was looked up.
+    fn give_back(&mut self, asker: Asker) {
+        if let Some(share) = self.askers.get_mut(&asker) {
+            share.threads -= 1;
+            if share.threads == 0 && share.queue.is_empty() {
+                self.askers.remove(&asker);
+            }
+        }
+    }
+
+    /// Forgets what waits.
+    fn clear(&mut self) {
+        self.turns.clear();
+        self.queued = 0;
+        self.askers.clear();
     }
 }
 
@@ -237,8 +327,8 @@ mod tests {
             if name == "none" { Err("no such name".into()) } else { Ok(vec![[192, 0, 2, 1].into()]) }
         });
         let gate = lock(&GATE);
-        let ask = |name: &str| NAMES.ask(name).unwrap_or_else(|e| unreachable!("{name}: {e}"));
-        let slow: Vec<_> = (0..MAX_THREADS).map(|n| ask(&format!("slow{n}"))).collect();
+        let ask = |name: &str| NAMES.ask(name, None).unwrap_or_else(|e| unreachable!("{name}: {e}"));
+        let slow: Vec<_> = (0..SHARE_OF_THREADS).map(|n| ask(&format!("slow{n}"))).collect();
         let others = ["other", "Other", "none"].map(ask);
         assert!(Arc::ptr_eq(&others[0], &others[1]), "the same question");
         drop(ask("given.up"));
@@ -262,7 +352,39 @@ mod tests {
         }
         assert!(lock(&others[2].0).found.as_ref().is_some_and(Result::is_err));
         assert!(lock(&ask("other").0).found.is_some(), "it is known");
-        assert_eq!(CALLS.load(Ordering::Relaxed), MAX_THREADS + 2);
+        assert_eq!(CALLS.load(Ordering::Relaxed), SHARE_OF_THREADS + 2);
+    }
+
+    #[test]
+    fn one_client_leaves_threads_and_places_to_others() {
+        /// Held while slow names are to have no answer.
+        static GATE: Mutex<()> = Mutex::new(());
+        static NAMES: Names = Names::new(|name| {
+            if name.starts_with("slow") {
+                drop(lock(&GATE));
+            }
+            Ok(vec![[192, 0, 2, 1].into()])
+        });
+        let gate = lock(&GATE);
+        let [greedy, other]: [Asker; 2] = [1, 2].map(|n| Some([192, 0, 2, n].into()));
+        let slow: Vec<_> = (0..MAX_QUEUE * 2).map_while(|n| NAMES.ask(&format!("slow{n}"), greedy).ok()).collect();
+        assert!(slow.len() >= SHARE_OF_QUEUE && slow.len() <= SHARE_OF_QUEUE + SHARE_OF_THREADS, "{}", slow.len());
+        let quick = NAMES.ask("quick", other).unwrap_or_else(|e| unreachable!("{e}"));
+        // One that waits in the first one's queue has its turn in that of the other one.
+        let last = NAMES.ask(&format!("slow{}", slow.len() - 1), other);
+        assert!(last.is_ok_and(|last| slow.last().is_some_and(|slow| Arc::ptr_eq(&last, slow))));
+        while lock(&quick.0).found.is_none() {
+            std::thread::yield_now();
+        }
+        drop(gate);
+        while slow.iter().any(|asked| lock(&asked.0).found.is_none()) {
+            std::thread::yield_now();
+        }
+        while lock(&NAMES.state).threads > 0 {
+            std::thread::yield_now();
+        }
+        let state = lock(&NAMES.state);
+        assert!(state.askers.is_empty() && state.turns.is_empty() && state.queued == 0);
     }
 
     #[test]

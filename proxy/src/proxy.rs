@@ -21,9 +21,9 @@ use wg_embed_netstack::{Netstack, Notify};
 
 use crate::{
     engine::Engine,
-    mailbox::{Command, Mailbox},
+    mailbox::{Command, End, Mailbox},
     service::{Address, Options, Service},
-    socket::Socket,
+    socket::{Socket, Watched},
     stats::{Counters, Stats},
 };
 
@@ -159,25 +159,34 @@ impl Proxy {
         self.ask(Command::Remove { id, connections, answer }, &answered)
     }
 
-    /// Serves `services`, and no others. Those that are served already go on, and so do all connections. Returns the
-    /// services that could not be added, and why.
+    /// Serves `services`, and no others. Those that are served already go on, and so do all connections. A service that
+    /// has the place of one before (its listener, or its port in the tunnel) takes that over, without a moment in which
+    /// there is no listener; connections of the one before count in its limits. Returns the services that could not be
+    /// added, and why: what such a one was to take over goes on.
     ///
     /// # Errors
     /// `ConnectionAborted`, `Unsupported`: as said above.
     pub fn replace(&self, services: Vec<Service>) -> io::Result<Vec<(Service, io::Error)>> {
-        let known: Vec<_> = lock(&self.services).iter().map(|known| (known.id, known.service.clone())).collect();
-        for (id, service) in &known {
-            if !services.contains(service) {
-                self.remove(*id, Connections::Keep)?;
-            }
+        let mut left = self.services();
+        let mut take = |same: &dyn Fn(&Service) -> bool| {
+            let at = left.iter().position(|(_, known)| same(known));
+            at.map(|at| left.remove(at).0)
+        };
+        let mut new = services;
+        new.retain(|service| take(&|known| known == service).is_none());
+        let new: Vec<_> =
+            new.into_iter().map(|service| (take(&|known| known.site() == service.site()), service)).collect();
+        for (id, _) in left {
+            self.remove(id, Connections::Keep)?;
         }
         let mut failed = Vec::new();
-        for service in services {
-            if known.iter().any(|(_, other)| *other == service) {
-                continue;
-            }
-            match self.add(service.clone()) {
-                Ok(_) => {}
+        for (id, service) in new {
+            let done = match id {
+                Some(id) => self.change(id, service.clone()),
+                None => self.add(service.clone()).map(drop),
+            };
+            match done {
+                Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => return Err(error),
                 Err(error) => failed.push((service, error)),
             }
@@ -185,14 +194,32 @@ impl Proxy {
         Ok(failed)
     }
 
+    /// Replaces a service by one at the same place.
+    fn change(&self, id: ServiceId, service: Service) -> io::Result<()> {
+        let (answer, answered) = mpsc::channel();
+        self.ask(Command::Change { id, service: service.clone(), answer }, &answered)??;
+        if let Some(known) = lock(&self.services).iter_mut().find(|known| known.id == id) {
+            known.service = service;
+        }
+        Ok(())
+    }
+
     /// Connects `socket` and `target` (`host:port` in the tunnel), and copies between them, as for a client of
-    /// [`Kind::TcpClient`](crate::Kind::TcpClient) that belongs to no service.
+    /// [`Kind::TcpClient`](crate::Kind::TcpClient) that belongs to no service. `ended` is called on the proxy's thread
+    /// when the proxy has closed the socket: with an error if the target could not be connected, or the connection was
+    /// reset. Otherwise all bytes were copied, or the proxy was [closed](Self::close); the stack may still have to
+    /// deliver some. It must not wait for the proxy.
     ///
     /// # Errors
     /// As the system says of the socket.
-    pub fn connect(&self, socket: UnixStream, target: &str) -> io::Result<()> {
+    pub fn connect(
+        &self,
+        socket: UnixStream,
+        target: &str,
+        ended: impl FnOnce(io::Result<()>) + Send + 'static,
+    ) -> io::Result<()> {
         socket.set_nonblocking(true)?;
-        let socket = Socket::Unix(mio::net::UnixStream::from_std(socket));
+        let socket = Socket::Watched(Watched::new(socket, Box::new(ended)));
         let (answer, answered) = mpsc::channel();
         self.ask(Command::Client { socket, target: target.to_owned(), answer }, &answered)
     }
@@ -237,6 +264,14 @@ impl Proxy {
         self.mailbox.is_over()
     }
 
+    /// Ends as dropping it does, but no connection is reset for that reason: what the proxy has taken is delivered by
+    /// the system and by the stack, as long as that lives.
+    pub fn close(self) {
+        if self.process == std::process::id() {
+            self.mailbox.stop(End::Close);
+        }
+    }
+
     fn check(&self) -> io::Result<()> {
         if self.process != std::process::id() {
             return Err(io::Error::new(ErrorKind::Unsupported, "the proxy was made before a fork()"));
@@ -266,7 +301,7 @@ impl Drop for Proxy {
             std::mem::forget(self.thread.take());
             return;
         }
-        self.mailbox.stop();
+        self.mailbox.stop(End::Reset);
         if let Some(thread) = self.thread.take()
             && !self.owner.is_current()
         {

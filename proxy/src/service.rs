@@ -29,6 +29,33 @@ impl Service {
     pub fn new(kind: Kind) -> Self {
         Self { kind, limits: Limits::default() }
     }
+
+    /// What only one service can have.
+    pub(crate) const fn site(&self) -> Site<'_> {
+        match &self.kind {
+            Kind::Socks5 { at, .. }
+            | Kind::Http { at, .. }
+            | Kind::Https { at, .. }
+            | Kind::Sni { at }
+            | Kind::TcpClient { at, .. } => Site::Listener(at),
+            Kind::TcpServer { port, .. } => Site::TcpPort(*port),
+            Kind::TcpForward { .. } => Site::AnyTcp,
+            Kind::UdpForward { .. } => Site::AnyUdp,
+            Kind::UdpClient { at, .. } => Site::Udp(*at),
+            Kind::UdpServer { port, .. } => Site::UdpPort(*port),
+        }
+    }
+}
+
+/// Where a service is: on this side, or in the tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Site<'a> {
+    Listener(&'a Address),
+    Udp(SocketAddr),
+    TcpPort(u16),
+    UdpPort(u16),
+    AnyTcp,
+    AnyUdp,
 }
 
 /// What a service does, and where.

@@ -1,9 +1,10 @@
 //! The system's sockets: of TCP, and of files.
 
 use std::{
+    cell::Cell,
     io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write},
-    net::{Shutdown, SocketAddr},
-    os::fd::AsRawFd,
+    net::{IpAddr, Shutdown, SocketAddr},
+    os::{fd::AsRawFd, unix::net::UnixStream},
     path::PathBuf,
     time::Duration,
 };
@@ -22,6 +23,30 @@ pub(crate) enum Socket {
     Tcp(net::TcpStream),
     Unix(net::UnixStream),
     Tls(tls::Session),
+    Watched(Watched),
+}
+
+/// A socket of a program that wants the reason of its end: a Unix socket has no resets.
+pub(crate) struct Watched {
+    socket: net::UnixStream,
+    failure: Cell<Option<io::Error>>,
+    ended: Option<Box<dyn FnOnce(io::Result<()>) + Send>>,
+}
+
+impl Watched {
+    pub(crate) fn new(socket: UnixStream, ended: Box<dyn FnOnce(io::Result<()>) + Send>) -> Self {
+        Self { socket: net::UnixStream::from_std(socket), failure: Cell::default(), ended: Some(ended) }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        // Its other side has its end first.
+        let _ = self.socket.shutdown(Shutdown::Both);
+        if let Some(ended) = self.ended.take() {
+            ended(self.failure.take().map_or(Ok(()), Err));
+        }
+    }
 }
 
 impl Socket {
@@ -33,7 +58,7 @@ impl Socket {
     pub(crate) fn with_tls(self, acceptor: Option<&tls::Acceptor>) -> io::Result<Self> {
         match (self, acceptor) {
             (Self::Tcp(socket), Some(acceptor)) => acceptor.accept(socket).map(Self::Tls),
-            (Self::Unix(_), Some(_)) => Err(ErrorKind::Unsupported.into()),
+            (Self::Unix(_) | Self::Watched(_), Some(_)) => Err(ErrorKind::Unsupported.into()),
             (socket, _) => Ok(socket),
         }
     }
@@ -41,7 +66,7 @@ impl Socket {
     pub(crate) fn read(&mut self, parts: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         match self {
             Self::Tcp(socket) => socket.read_vectored(parts),
-            Self::Unix(socket) => socket.read_vectored(parts),
+            Self::Unix(socket) | Self::Watched(Watched { socket, .. }) => socket.read_vectored(parts),
             Self::Tls(session) => session.read(parts),
         }
     }
@@ -49,7 +74,7 @@ impl Socket {
     pub(crate) fn write(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Tcp(socket) => socket.write_vectored(parts),
-            Self::Unix(socket) => socket.write_vectored(parts),
+            Self::Unix(socket) | Self::Watched(Watched { socket, .. }) => socket.write_vectored(parts),
             Self::Tls(session) => session.write(parts),
         }
     }
@@ -57,7 +82,7 @@ impl Socket {
     /// Sends what waits in the socket's own buffer. Returns whether nothing does any more.
     pub(crate) fn flush(&mut self) -> io::Result<bool> {
         match self {
-            Self::Tcp(_) | Self::Unix(_) => Ok(true),
+            Self::Tcp(_) | Self::Unix(_) | Self::Watched(_) => Ok(true),
             Self::Tls(session) => session.flush(),
         }
     }
@@ -74,7 +99,7 @@ impl Socket {
     pub(crate) fn addresses(&self) -> io::Result<(SocketAddr, SocketAddr)> {
         match self {
             Self::Tcp(socket) => Ok((socket.local_addr()?, socket.peer_addr()?)),
-            Self::Unix(_) => Err(ErrorKind::Unsupported.into()),
+            Self::Unix(_) | Self::Watched(_) => Err(ErrorKind::Unsupported.into()),
             Self::Tls(socket) => socket.addresses(),
         }
     }
@@ -102,7 +127,7 @@ impl Socket {
         // The other side may have closed it already.
         let _ = match self {
             Self::Tcp(socket) => socket.shutdown(Shutdown::Write),
-            Self::Unix(socket) => socket.shutdown(Shutdown::Write),
+            Self::Unix(socket) | Self::Watched(Watched { socket, .. }) => socket.shutdown(Shutdown::Write),
             Self::Tls(session) => {
                 session.end();
                 Ok(())
@@ -114,7 +139,7 @@ impl Socket {
     pub(crate) fn error(&self) -> Option<io::Error> {
         match self {
             Self::Tcp(socket) => socket.take_error(),
-            Self::Unix(socket) => socket.take_error(),
+            Self::Unix(socket) | Self::Watched(Watched { socket, .. }) => socket.take_error(),
             Self::Tls(session) => session.socket.take_error(),
         }
         .unwrap_or_else(Some)
@@ -122,17 +147,31 @@ impl Socket {
 
     /// Closing it will be a reset, as far as there is such a thing.
     pub(crate) fn reset_on_close(&self) {
-        if let Self::Tcp(socket) | Self::Tls(tls::Session { socket, .. }) = self
-            && let Err(error) = SockRef::from(socket).set_linger(Some(Duration::ZERO))
-        {
-            tracing::debug!(%error, "a socket is closed without a reset");
+        self.fail(&ErrorKind::ConnectionReset.into());
+    }
+
+    /// As [`reset_on_close`](Self::reset_on_close); `error` is the reason for a [`Watched`] socket.
+    pub(crate) fn fail(&self, error: &io::Error) {
+        match self {
+            Self::Tcp(socket) | Self::Tls(tls::Session { socket, .. }) => {
+                if let Err(error) = SockRef::from(socket).set_linger(Some(Duration::ZERO)) {
+                    tracing::debug!(%error, "a socket is closed without a reset");
+                }
+            }
+            Self::Watched(watched) => watched.failure.set(Some(io::Error::new(error.kind(), error.to_string()))),
+            Self::Unix(_) => {}
         }
+    }
+
+    /// Where its client is, if it has an address.
+    pub(crate) fn client(&self) -> Option<IpAddr> {
+        self.addresses().ok().map(|(_, peer)| peer.ip().to_canonical())
     }
 
     fn source(&mut self) -> &mut dyn Source {
         match self {
             Self::Tcp(socket) => socket,
-            Self::Unix(socket) => socket,
+            Self::Unix(socket) | Self::Watched(Watched { socket, .. }) => socket,
             Self::Tls(session) => &mut session.socket,
         }
     }

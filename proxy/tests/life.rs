@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    io::Read,
+    io::{ErrorKind, Read},
     net::{TcpListener, TcpStream},
     os::unix::net::{UnixListener, UnixStream},
     path::PathBuf,
@@ -50,7 +50,7 @@ fn client(port: u16) -> TcpStream {
 fn is_closed(stream: &mut TcpStream) -> bool {
     match stream.read(&mut [0]) {
         Ok(length) => length == 0,
-        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+        Err(error) => error.kind() == ErrorKind::ConnectionReset,
     }
 }
 
@@ -81,7 +81,7 @@ fn a_file_that_is_no_socket_stays() {
     let proxy = Proxy::start(&stack, Options::default()).unwrap();
     for path in [&file, &link] {
         let error = proxy.add(socks5(Address::Unix(path.clone()))).unwrap_err();
-        assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+        assert_eq!(error.kind(), ErrorKind::AddrInUse);
         assert_eq!(fs::read_to_string(path).unwrap(), "precious");
     }
 }
@@ -95,7 +95,7 @@ fn sockets_of_others_stay() {
     let stack = stack();
     let proxy = Proxy::start(&stack, Options::default()).unwrap();
     let error = proxy.add(socks5(Address::Unix(live.clone()))).unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+    assert_eq!(error.kind(), ErrorKind::AddrInUse);
     let id = proxy.add(socks5(Address::Unix(stale.clone()))).unwrap();
     // Another process's socket takes the name: it is not ours to remove.
     fs::remove_file(&stale).unwrap();
@@ -119,7 +119,7 @@ fn a_port_is_known_and_free_again() {
     assert!(proxy.remove(id, Connections::End).is_err());
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let error = proxy.add(socks5(Address::Tcp(taken.local_addr().unwrap()))).unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+    assert_eq!(error.kind(), ErrorKind::AddrInUse);
 }
 
 #[test]
@@ -127,11 +127,12 @@ fn services_are_replaced_and_connections_go_on() {
     let stack = stack();
     let proxy = Proxy::start(&stack, Options::default()).unwrap();
     let id = proxy.add(socks5(loopback())).unwrap();
-    let at = proxy.address(id).unwrap();
-    let mut one = client(port(Some(at)));
+    let at_before = proxy.address(id);
+    let mut one = client(port(at_before.clone()));
     let http = Service::new(Kind::Http { at: loopback(), login: None });
     assert!(proxy.replace(vec![http.clone()]).unwrap().is_empty());
-    assert_eq!(proxy.services().len(), 1);
+    assert_eq!(proxy.services(), [(id, http.clone())]);
+    assert_eq!((proxy.address(id), proxy.service_stats(id).unwrap().open), (at_before, 1));
     let kept = proxy.services()[0].0;
     assert!(proxy.replace(vec![http, socks5(loopback())]).unwrap().is_empty());
     assert_eq!(proxy.services()[0].0, kept);
@@ -140,6 +141,53 @@ fn services_are_replaced_and_connections_go_on() {
     let mut answer = [0; 10];
     one.read_exact(&mut answer).unwrap();
     assert_eq!(answer[1], 7);
+}
+
+/// A service that cannot take the place of another one leaves it as it is.
+#[test]
+#[cfg(feature = "tls")]
+fn what_cannot_be_changed_goes_on() {
+    let stack = stack();
+    let proxy = Proxy::start(&stack, Options::default()).unwrap();
+    let before = socks5(loopback());
+    let id = proxy.add(before.clone()).unwrap();
+    let bad = Service::new(Kind::Https { at: loopback(), login: None, tls: wg_embed_proxy::Tls::new(b"", b"") });
+    let failed = proxy.replace(vec![bad.clone()]).unwrap();
+    assert!(matches!(&failed[..], [(service, error)] if *service == bad && error.kind() == ErrorKind::InvalidInput));
+    assert_eq!(proxy.services(), [(id, before)]);
+    client(port(proxy.address(id)));
+}
+
+#[test]
+fn closing_it_resets_no_connection() {
+    let stack = stack();
+    let proxy = Proxy::start(&stack, Options::default()).unwrap();
+    let id = proxy.add(socks5(loopback())).unwrap();
+    let port = port(proxy.address(id));
+    let mut one = client(port);
+    proxy.close();
+    assert_eq!(one.read(&mut [0]).unwrap(), 0);
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
+}
+
+#[test]
+fn a_connected_socket_ends_with_a_reason() {
+    let stack = stack();
+    let proxy = Proxy::start(&stack, Options::default()).unwrap();
+    let (tell, told) = mpsc::channel();
+    let connect = |target: &str| {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let tell = tell.clone();
+        proxy.connect(theirs, target, move |outcome| tell.send(outcome).unwrap()).unwrap();
+        ours
+    };
+    let mut bad = connect("nowhere");
+    assert_eq!(bad.read(&mut [0]).unwrap(), 0);
+    assert_eq!(told.recv().unwrap().unwrap_err().kind(), ErrorKind::InvalidInput);
+    // No peer answers: it ends with the proxy.
+    let _waiting = connect("10.0.0.2:1");
+    drop(proxy);
+    assert_eq!(told.recv().unwrap().unwrap_err().kind(), ErrorKind::ConnectionReset);
 }
 
 #[test]
@@ -168,7 +216,7 @@ fn it_ends_with_its_stack() {
     told.recv_timeout(PATIENCE).unwrap();
     assert!(is_closed(&mut one) && proxy.has_ended());
     let error = proxy.add(socks5(loopback())).unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionAborted);
+    assert_eq!(error.kind(), ErrorKind::ConnectionAborted);
     // A stack that is closed already is no different.
     let (tell, told) = mpsc::channel();
     let _late = Proxy::start_with(&stack, Options::default(), move || tell.send(()).unwrap()).unwrap();

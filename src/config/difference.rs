@@ -30,6 +30,9 @@ impl Update {
                 peer.persistent_keepalive.get_or_insert_default();
                 if before.endpoint == peer.endpoint {
                     peer.endpoint = None;
+                } else if peer.endpoint.is_none() {
+                    // Nothing else takes an endpoint away.
+                    update.peers.push(PeerUpdate { remove: true, ..PeerUpdate::new(peer.public_key) });
                 }
             }
             update.peers.push(peer);
@@ -41,6 +44,25 @@ impl Update {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{config::PeerEndpoint, key::PrivateKey, random::SystemRandom};
+
+    #[test]
+    fn an_endpoint_that_is_gone_goes_with_its_peer() {
+        let key = PrivateKey::generate(&SystemRandom).public_key();
+        let peer = |endpoint: Option<&str>| PeerUpdate {
+            endpoint: endpoint.and_then(|text| text.parse().ok()).map(PeerEndpoint::Address),
+            ..PeerUpdate::new(key)
+        };
+        let update = |peer| Update { peers: vec![peer], ..Update::default() };
+        let (with, without) = (update(peer(Some("192.0.2.1:1"))), update(peer(None)));
+        assert!(with.peers[0].endpoint.is_some());
+        let removes = |old: &Update, new: &Update| {
+            new.since(old).peers.iter().map(|peer| (peer.remove, peer.endpoint.is_some())).collect::<Vec<_>>()
+        };
+        assert_eq!(removes(&with, &without), [(true, false), (false, false)]);
+        assert_eq!(removes(&without, &with), [(false, true)]);
+        assert_eq!(removes(&with, &Update::default()), [(true, false)]);
+    }
 
     #[test]
     fn what_was_removed_is_as_by_default() {

@@ -104,8 +104,7 @@ fn serve(run: &Run, path: &Path, config: Config, ready: impl FnOnce() -> Result<
         mtu: mtu(&config),
         dns: config.conf.interface.dns.clone(),
         memory: config.memory,
-        // Of services; the stack has no other connections.
-        max_connections: Options::default().max_connections.max(config.max_connections),
+        max_connections: max_connections(&config),
         ..Options::default()
     };
     let stack = Netstack::new(options).map_err(|e| format!("{}: [Interface]: {e}", path.display()))?;
@@ -115,7 +114,7 @@ fn serve(run: &Run, path: &Path, config: Config, ready: impl FnOnce() -> Result<
     let told = mailbox.clone();
     let events = Box::new(move |event| {
         if let Event::Ended(reason) = event {
-            told.push(News::Ended(Err(format!("the tunnel has ended: {reason}"))));
+            told.push(News::Ended(format!("the tunnel has ended: {reason}")));
         }
     });
     let options =
@@ -125,7 +124,7 @@ fn serve(run: &Run, path: &Path, config: Config, ready: impl FnOnce() -> Result<
     let tunnel = Tunnel::start(stack.tun(), Arc::new(bind), options).map_err(say)?;
     tunnel.device().apply(config.conf.update.clone()).map_err(say)?;
     wait_for_signals(signals, mailbox.clone())?;
-    let mut supervisor = Supervisor::start(poll, mailbox, stack, tunnel, config, run.info)?;
+    let supervisor = Supervisor::start(poll, mailbox, stack, tunnel, config, run.info)?;
     ready()?;
     supervisor.run(&|| config::read(path))
 }
@@ -145,12 +144,17 @@ fn wait_for_signals(signals: Signals, mailbox: Arc<Mailbox>) -> Result<(), Strin
         loop {
             match signals.wait() {
                 Ok(name) => mailbox.push(News::Signal(name)),
-                Err(e) => return mailbox.push(News::Ended(Err(format!("cannot wait for signals: {e}")))),
+                Err(e) => return mailbox.push(News::Ended(format!("cannot wait for signals: {e}"))),
             }
         }
     };
     thread::Builder::new().name("signals".into()).spawn(wait).map_err(|e| format!("cannot wait for signals: {e}"))?;
     Ok(())
+}
+
+/// Those of the stack. The services' limit is the proxy's; the stack has no other connections.
+fn max_connections(config: &Config) -> usize {
+    Options::default().max_connections.max(config.max_connections)
 }
 
 /// The stack's own addresses.

@@ -4,7 +4,7 @@ use std::{
     io::{self, Write},
     net::Shutdown,
     os::unix::net::UnixStream,
-    sync::Arc,
+    sync::{Arc, mpsc},
     thread,
 };
 
@@ -12,20 +12,36 @@ use wg_embed_proxy::Proxy;
 
 use super::supervisor::{Mailbox, News};
 
-/// Connects standard input and output with `target`. When the output has ended, so does the proxy.
+/// Connects standard input and output with `target`. The proxy ends when both directions have ended, or with an error
+/// when the connection cannot be made, or is reset.
 pub(super) fn start(proxy: &Proxy, target: &str, mailbox: Arc<Mailbox>) -> io::Result<()> {
     let (ours, theirs) = UnixStream::pair()?;
     let mut to_tunnel = ours.try_clone()?;
     let mut from_tunnel = ours;
+    let (end, ended) = mpsc::channel();
     thread::Builder::new().name("stdin".into()).spawn(move || {
         // An error is the end of the input, as far as the other side is concerned.
         let _ = io::copy(&mut io::stdin().lock(), &mut to_tunnel);
         let _ = to_tunnel.shutdown(Shutdown::Write);
     })?;
+    let place = format!("[STDIOTunnel] {target}");
     thread::Builder::new().name("stdout".into()).spawn(move || {
-        let mut stdout = io::stdout().lock();
-        let copied = io::copy(&mut from_tunnel, &mut stdout).and_then(|_| stdout.flush());
-        mailbox.push(News::Ended(copied.map_err(|e| format!("the connection of standard input has ended: {e}"))));
+        let outcome = output(&mut from_tunnel).map_err(|e| format!("standard output: {e}")).and_then(|()| {
+            // Without an answer the proxy has ended, which others tell.
+            ended.recv().unwrap_or(Ok(())).map_err(|e: io::Error| format!("{place}: {e}"))
+        });
+        mailbox.push(News::Transferred(outcome));
     })?;
-    proxy.connect(theirs, target)
+    proxy.connect(theirs, target, move |outcome| _ = end.send(outcome))
+}
+
+/// Writes all that comes to standard output, and closes it: its reader may have to see the end before it ends the
+/// input.
+fn output(from_tunnel: &mut UnixStream) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    io::copy(from_tunnel, &mut stdout)?;
+    stdout.flush()?;
+    let (_, nowhere) = io::pipe()?;
+    rustix::stdio::dup2_stdout(nowhere)?;
+    Ok(())
 }

@@ -23,14 +23,22 @@ const LISTENER: usize = 1;
 
 /// How long a client of the information may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long connections may still take after a signal to deliver what was written.
+const LAST_BYTES: Duration = Duration::from_secs(3);
+/// How long their last packets may take to leave.
+const LAST_PACKETS: Duration = Duration::from_secs(1);
+/// Between two looks at whether they have done so.
+const LOOK: Duration = Duration::from_millis(10);
 /// The most of them at once.
 const MAX_CLIENTS: usize = 64;
 
 /// What the main thread hears from others.
 pub(super) enum News {
     Signal(&'static str),
-    /// The proxy, the tunnel, or the standard input's connection has ended.
-    Ended(Result<(), String>),
+    /// The proxy or the tunnel has ended, for this reason.
+    Ended(String),
+    /// The connection of standard input and output has ended.
+    Transferred(Result<(), String>),
 }
 
 /// Passes news to the main thread.
@@ -77,7 +85,7 @@ impl Supervisor {
         info: Option<SocketAddr>,
     ) -> Result<Self, String> {
         let told = mailbox.clone();
-        let ended = move || told.push(News::Ended(Err("the proxy has ended".into())));
+        let ended = move || told.push(News::Ended("the proxy has ended".into()));
         let proxy = Proxy::start_with(&stack, options(&config), ended);
         let proxy = proxy.map_err(|e| format!("cannot start the proxy: {e}"))?;
         for service in &config.services {
@@ -93,6 +101,9 @@ impl Supervisor {
         if let Some(target) = &config.stdio {
             super::stdio::start(&proxy, target, mailbox.clone()).map_err(|e| format!("[STDIOTunnel] {target}: {e}"))?;
         }
+        if let Some(address) = listener.as_ref().and_then(|listener| listener.local_addr().ok()) {
+            tracing::debug!("serving information at {address}");
+        }
         let info = Info::new(&config);
         let mut supervisor = Self {
             poll,
@@ -107,12 +118,51 @@ impl Supervisor {
             next_client: LISTENER,
             next_check: None,
         };
+        supervisor.note_services();
         supervisor.check_alive();
         Ok(supervisor)
     }
 
-    /// Serves until there is a reason to end. `reload` reads the configuration again.
-    pub(super) fn run(&mut self, reload: &dyn Fn() -> Result<Config, String>) -> Result<(), String> {
+    /// Serves until there is a reason to end, and ends. `reload` reads the configuration again.
+    pub(super) fn run(mut self, reload: &dyn Fn() -> Result<Config, String>) -> Result<(), String> {
+        let end = self.serve(reload);
+        // Without the tunnel nothing is delivered, and after a reset nothing is left.
+        let patience = match &end {
+            Err(_) | Ok(End::Transferred(Err(_))) => Duration::ZERO,
+            Ok(End::Signal) => LAST_BYTES,
+            Ok(End::Transferred(Ok(()))) => self.stack.options().linger,
+        };
+        let is_delivered = self.close(patience);
+        match end? {
+            End::Transferred(Ok(())) if !is_delivered => Err("[STDIOTunnel]: not all bytes were delivered".into()),
+            End::Transferred(outcome) => outcome,
+            End::Signal => Ok(()),
+        }
+    }
+
+    /// Ends the connections without resets as far as they are over in time. Returns whether all are.
+    fn close(self, patience: Duration) -> bool {
+        let Self { mut poll, mailbox, stack, tunnel, proxy, .. } = self;
+        proxy.close();
+        let until = Instant::now() + patience;
+        let mut events = Events::with_capacity(8);
+        let is_over = loop {
+            if stack.stats().connections == 0 {
+                break true;
+            }
+            let is_asked =
+                lock(&mailbox.news).drain(..).any(|news| matches!(news, News::Signal(name) if name != "SIGHUP"));
+            if is_asked || Instant::now() >= until || poll.poll(&mut events, Some(LOOK)).is_err() {
+                break false;
+            }
+        };
+        if let Err(error) = tunnel.stop_with_tun(|| stack.close(), LAST_PACKETS) {
+            tracing::warn!(%error, "the tunnel was not stopped");
+        }
+        is_over
+    }
+
+    fn serve(&mut self, reload: &dyn Fn() -> Result<Config, String>) -> Result<End, String> {
         let mut events = Events::with_capacity(64);
         loop {
             let first = self.clients.values().map(|(_, until)| *until).chain(self.next_check).min();
@@ -135,8 +185,9 @@ impl Supervisor {
                         Ok(()) => tracing::info!("the configuration was read again"),
                         Err(reason) => tracing::error!("the configuration stays as it was: {reason}"),
                     },
-                    News::Signal(_) => return Ok(()),
-                    News::Ended(outcome) => return outcome,
+                    News::Signal(_) => return Ok(End::Signal),
+                    News::Transferred(outcome) => return Ok(End::Transferred(outcome)),
+                    News::Ended(reason) => return Err(reason),
                 }
             }
             let now = Instant::now();
@@ -180,6 +231,14 @@ impl Supervisor {
         self.next_check = checks.then(|| Instant::now() + self.config.check_interval);
     }
 
+    /// Logs where the services are: the ports are the real ones.
+    fn note_services(&self) {
+        for (id, service) in self.proxy.services() {
+            let at = self.proxy.address(id).map(|at| format!(" at {at}")).unwrap_or_default();
+            tracing::debug!("serving {}{at}", super::config::place(&service));
+        }
+    }
+
     /// Changes what is different; everything else goes on.
     fn reload(&mut self, config: Config) -> Result<(), String> {
         if config.stdio != self.config.stdio {
@@ -187,16 +246,25 @@ impl Supervisor {
         }
         super::reload::tunnel(&self.config, &config, &self.stack, &self.tunnel)?;
         self.stack.set_memory(config.memory);
+        self.stack.set_max_connections(super::max_connections(&config));
         let say = |e: io::Error| e.to_string();
         self.proxy.set_options(options(&config)).map_err(say)?;
         for (service, error) in self.proxy.replace(config.services.clone()).map_err(say)? {
             tracing::error!("{}: {error}", super::config::place(&service));
         }
+        self.note_services();
         self.info.replace(Info::new(&config));
         self.config = config;
         self.check_alive();
         Ok(())
     }
+}
+
+/// Why the proxy ends.
+enum End {
+    Signal,
+    /// The connection of standard input and output has ended.
+    Transferred(Result<(), String>),
 }
 
 /// What the services have in common.

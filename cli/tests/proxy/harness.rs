@@ -2,8 +2,8 @@
 
 use std::{
     fs,
-    io::{Read, Write},
-    net::{IpAddr, Shutdown, TcpListener, TcpStream},
+    io::{BufRead, BufReader, Read, Write},
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{
@@ -110,9 +110,10 @@ impl World {
         proxy
     }
 
-    pub(crate) fn proxy_with_info(&self, services: &str, interface: &str, info: u16) -> Proxy {
+    /// Starts a proxy that serves information, at the address of [`Proxy::info`].
+    pub(crate) fn proxy_with_info(&self, services: &str, interface: &str) -> Proxy {
         self.write(services, interface);
-        let proxy = Proxy::start(Proxy::command(self).arg("-i").arg(format!("127.0.0.1:{info}")));
+        let proxy = Proxy::start(Proxy::command(self).args(["-i", "127.0.0.1:0"]));
         self.wait_for_tunnel();
         proxy
     }
@@ -212,6 +213,8 @@ fn answer(query: &[u8]) -> Vec<u8> {
 /// A running proxy, which is killed at the end.
 pub(crate) struct Proxy {
     pub(crate) child: Child,
+    /// What it has logged: everything.
+    log: Arc<Mutex<Vec<String>>>,
 }
 
 impl Proxy {
@@ -222,13 +225,51 @@ impl Proxy {
     }
 
     pub(crate) fn start(command: &mut Command) -> Self {
-        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        Self { child }
+        command.env("LOG_LEVEL", "debug").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let log = Arc::<Mutex<Vec<String>>>::default();
+        let (lines, seen) = (BufReader::new(child.stderr.take().unwrap()).lines(), log.clone());
+        thread::spawn(move || lines.map_while(Result::ok).for_each(|line| lock(&seen).push(line)));
+        Self { child, log }
     }
 
     pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
         assert!(status.success());
+    }
+
+    pub(crate) fn log(&self) -> Vec<String> {
+        lock(&self.log).clone()
+    }
+
+    /// Waits for a line of the log that has this text.
+    pub(crate) fn wait_for_log(&self, text: &str) {
+        wait(text, || self.log().iter().any(|line| line.contains(text)));
+    }
+
+    /// The port of a service, counted from the first one that has a port on this side; those of a reload come after
+    /// those before. It waits until there is one.
+    pub(crate) fn port(&self, number: usize) -> u16 {
+        self.served("serving [", number)
+    }
+
+    /// The port where information is served.
+    pub(crate) fn info(&self) -> u16 {
+        self.served("serving information", 0)
+    }
+
+    fn served(&self, what: &str, number: usize) -> u16 {
+        let mut port = None;
+        wait("a port", || {
+            let log = self.log();
+            let addresses = log.iter().filter(|line| line.contains(what)).filter_map(|line| {
+                let (_, address) = line.rsplit_once(" at ")?;
+                address.parse::<SocketAddr>().ok()
+            });
+            port = addresses.map(|address| address.port()).nth(number);
+            port.is_some()
+        });
+        port.unwrap()
     }
 }
 
@@ -236,13 +277,29 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("the proxy's log:\n{}", self.log().join("\n"));
+        }
     }
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago: for a program that cannot tell which one it has taken.
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
+
+/// Sends bytes, half-closes, and reads to the end.
+pub(crate) fn exchange(mut stream: TcpStream, bytes: &[u8]) -> Vec<u8> {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(bytes).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    answer
+}
+
+/// A section of a service that passes all connections to the echo.
+pub(crate) const ECHO: &str = "[TCPClientTunnel]\nBindAddress = 127.0.0.1:0\nTarget = 10.9.0.1:7\n";
 
 /// Connects, as soon as there is a listener.
 pub(crate) fn connect(port: u16) -> TcpStream {
@@ -251,7 +308,9 @@ pub(crate) fn connect(port: u16) -> TcpStream {
         stream = TcpStream::connect(("127.0.0.1", port)).ok();
         stream.is_some()
     });
-    stream.unwrap()
+    let stream = stream.unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
 }
 
 /// Waits for a condition.

@@ -13,10 +13,18 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
 
-use crate::harness::{PATIENCE, Proxy, World, connect, free_port};
+use crate::harness::{PATIENCE, Proxy, World, connect};
 
 fn files() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/proxy/tls")
+}
+
+/// Starts a proxy that speaks TLS.
+fn serve(world: &World) -> Proxy {
+    for name in ["cert.pem", "key.pem"] {
+        std::fs::copy(files().join(name), world.directory().join(name)).unwrap();
+    }
+    world.proxy("[http]\nBindAddress = 127.0.0.1:0\nCertFile = cert.pem\nKeyFile = key.pem\n")
 }
 
 type Client = StreamOwned<ClientConnection, TcpStream>;
@@ -28,7 +36,6 @@ fn client(port: u16) -> Client {
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let config = config.with_root_certificates(roots).with_no_client_auth();
     let socket = connect(port);
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let name = ServerName::try_from("proxy.test").unwrap();
     StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), socket)
 }
@@ -36,12 +43,8 @@ fn client(port: u16) -> Client {
 #[test]
 fn tunnels_and_errors_over_tls() {
     let world = World::new();
-    let port = free_port();
-    for name in ["cert.pem", "key.pem"] {
-        std::fs::copy(files().join(name), world.directory().join(name)).unwrap();
-    }
-    let _proxy =
-        world.proxy(&format!("[http]\nBindAddress = 127.0.0.1:{port}\nCertFile = cert.pem\nKeyFile = key.pem\n"));
+    let proxy = serve(&world);
+    let port = proxy.port(0);
     let mut tunnel = client(port);
     tunnel.write_all(b"CONNECT 10.9.0.1:7 HTTP/1.1\r\n\r\n").unwrap();
     let mut head = [0; 39];
@@ -71,7 +74,6 @@ fn tunnels_and_errors_over_tls() {
     assert!(text.starts_with("HTTP/1.1 405 "), "{text}");
     // Without TLS there is an alert, and an end.
     let mut plain = connect(port);
-    plain.set_read_timeout(Some(PATIENCE)).unwrap();
     plain.write_all(b"CONNECT 10.9.0.1:7 HTTP/1.1\r\n\r\n").unwrap();
     let mut answer = Vec::new();
     let _ = plain.read_to_end(&mut answer);
@@ -82,12 +84,8 @@ fn tunnels_and_errors_over_tls() {
 #[test]
 fn a_download_has_its_end() {
     let world = World::new();
-    let port = free_port();
-    for name in ["cert.pem", "key.pem"] {
-        std::fs::copy(files().join(name), world.directory().join(name)).unwrap();
-    }
-    let _proxy =
-        world.proxy(&format!("[http]\nBindAddress = 127.0.0.1:{port}\nCertFile = cert.pem\nKeyFile = key.pem\n"));
+    let proxy = serve(&world);
+    let port = proxy.port(0);
     let listener = world.stack.listen_tcp("10.9.0.1:81".parse().unwrap(), 1).unwrap();
     let server = std::thread::spawn(move || {
         while let Ok(server) = listener.accept(Some(PATIENCE)) {

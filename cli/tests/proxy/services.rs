@@ -3,14 +3,15 @@
 use std::{
     fs,
     io::{ErrorKind, Read, Write},
-    net::{IpAddr, Shutdown, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::unix::net::UnixListener,
-    process::{Command, Stdio},
+    process::Command,
 };
 
+use socket2::{Domain, Socket, Type};
 use wg_embed::sync::lock;
 
-use crate::harness::{self, PATIENCE, Proxy, World, connect, free_port};
+use crate::harness::{self, ECHO, PATIENCE, Proxy, World, connect, exchange};
 
 /// An address of this machine that packets in a tunnel may have.
 fn own_address() -> Option<IpAddr> {
@@ -23,14 +24,14 @@ fn own_address() -> Option<IpAddr> {
 #[test]
 fn the_other_side_may_end_first() {
     let world = World::new();
-    let [socks, http, tunnel] = [(); 3].map(|()| free_port());
     let path = world.directory().join("socket");
-    let _proxy = world.proxy(&format!(
-        "[Socks5]\nBindAddress = 127.0.0.1:{socks}\n[http]\nBindAddress = 127.0.0.1:{http}\n\
-         [TCPClientTunnel]\nBindAddress = 127.0.0.1:{tunnel}\nTarget = 10.9.0.1:19\n\
+    let proxy = world.proxy(&format!(
+        "[Socks5]\nBindAddress = 127.0.0.1:0\n[http]\nBindAddress = 127.0.0.1:0\n\
+         [TCPClientTunnel]\nBindAddress = 127.0.0.1:0\nTarget = 10.9.0.1:19\n\
          [TCPClientTunnel]\nBindAddress = unix:{}\nTarget = 10.9.0.1:19\n",
         path.display()
     ));
+    let [socks, http, tunnel] = [0, 1, 2].map(|n| proxy.port(n));
     let cases = [
         (socks, &b"\x05\x01\0\x05\x01\0\x01\x0a\x09\0\x01\0\x13"[..], 12),
         (http, b"CONNECT 10.9.0.1:19 HTTP/1.1\r\n\r\n", 39),
@@ -38,7 +39,6 @@ fn the_other_side_may_end_first() {
     ];
     for (n, (port, request, answer)) in cases.into_iter().enumerate() {
         let mut stream = connect(port);
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(request).unwrap();
         let mut text = Vec::new();
         stream.read_to_end(&mut text).unwrap();
@@ -60,12 +60,12 @@ fn the_other_side_may_end_first() {
 #[test]
 fn resets_pass_both_ways() {
     let world = World::new();
-    let [socks, http, tunnel] = [(); 3].map(|()| free_port());
     let listener = world.stack.listen_tcp("10.9.0.1:9".parse().unwrap(), 8).unwrap();
-    let _proxy = world.proxy(&format!(
-        "[Socks5]\nBindAddress = 127.0.0.1:{socks}\n[http]\nBindAddress = 127.0.0.1:{http}\n\
-         [TCPClientTunnel]\nBindAddress = 127.0.0.1:{tunnel}\nTarget = 10.9.0.1:9\n"
-    ));
+    let proxy = world.proxy(
+        "[Socks5]\nBindAddress = 127.0.0.1:0\n[http]\nBindAddress = 127.0.0.1:0\n\
+         [TCPClientTunnel]\nBindAddress = 127.0.0.1:0\nTarget = 10.9.0.1:9\n",
+    );
+    let [socks, http, tunnel] = [0, 1, 2].map(|n| proxy.port(n));
     // What comes with the request is sent first.
     let cases = [
         (socks, &b"\x05\x01\0\x05\x01\0\x01\x0a\x09\0\x01\0\x09first, "[..], 12),
@@ -105,10 +105,13 @@ fn a_port_without_its_target_refuses() {
     let world = World::new();
     let path = world.directory().join("target");
     let listener = UnixListener::bind(&path).unwrap();
+    // A socket that does not listen keeps its port from others, and refuses.
+    let silent = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     let _proxy = world.proxy(&format!(
-        "[TCPServerTunnel]\nListenPort = 80\nTarget = 127.0.0.1:{}\n\
+        "[TCPServerTunnel]\nListenPort = 80\nTarget = {}\n\
          [TCPServerTunnel]\nListenPort = 81\nTarget = unix:{}\n",
-        free_port(),
+        silent.local_addr().unwrap().as_socket().unwrap(),
         path.display()
     ));
     let refused = |port: u16| world.stack.dial_tcp(&format!("10.9.0.2:{port}"), PATIENCE).unwrap_err().kind();
@@ -191,15 +194,14 @@ fn flows_end_after_the_time_that_was_asked_for() {
 #[test]
 fn a_slow_name_delays_nobody_else() {
     let world = World::new();
-    let port = free_port();
-    world.write(&format!("[Socks5]\nBindAddress = 127.0.0.1:{port}\n"), "DNS = 10.9.0.1\n");
-    let _proxy = world.proxy_as_written();
+    world.write("[Socks5]\nBindAddress = 127.0.0.1:0\n", "DNS = 10.9.0.1\n");
+    let proxy = world.proxy_as_written();
+    let port = proxy.port(0);
     let mut slow: Vec<TcpStream> = (0..20).map(|_| connect(port)).collect();
     for stream in &mut slow {
         stream.write_all(b"\x05\x01\0\x05\x01\0\x03\x09slow.test\0\x07").unwrap();
     }
     let mut quick = connect(port);
-    quick.set_read_timeout(Some(PATIENCE)).unwrap();
     quick.write_all(b"\x05\x01\0\x05\x01\0\x01\x0a\x09\0\x01\0\x07ping").unwrap();
     let mut answer = [0; 16];
     quick.read_exact(&mut answer).unwrap();
@@ -215,65 +217,13 @@ fn a_slow_name_delays_nobody_else() {
 #[test]
 fn an_endpoint_may_be_a_name() {
     let world = World::new();
-    let port = free_port();
-    world.write(&format!("[TCPClientTunnel]\nBindAddress = 127.0.0.1:{port}\nTarget = 10.9.0.1:7\n"), "");
+    world.write(ECHO, "");
     let file = world.directory().join("proxy.conf");
     let text = fs::read_to_string(&file).unwrap();
     assert!(text.contains("Endpoint = 127.0.0.1:"));
     fs::write(&file, text.replace("Endpoint = 127.0.0.1:", "Endpoint = localhost:")).unwrap();
-    let _proxy = world.proxy_as_written();
-    assert_eq!(crate::exchange(connect(port), b"named"), b"named");
-}
-
-#[test]
-fn a_reload_changes_limits_and_not_standard_input() {
-    let world = World::new();
-    let port = free_port();
-    let service = format!("[TCPClientTunnel]\nBindAddress = 127.0.0.1:{port}\nTarget = 10.9.0.1:7\n");
-    world.write(&service, "");
-    let mut command = Proxy::command(&world);
-    let mut proxy = Proxy::start(command.stderr(Stdio::piped()));
-    world.wait_for_tunnel();
-    let mut errors = std::io::BufReader::new(proxy.child.stderr.take().unwrap());
-    world.write(&format!("{service}[STDIOTunnel]\nTarget = 10.9.0.1:7\n"), "");
-    proxy.signal("HUP");
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut errors, &mut line).unwrap();
-    assert!(line.contains("cannot change [STDIOTunnel]"), "{line}");
-    world.write(&format!("{service}[Limits]\nMaxConnections = 1\nMemory = 8\n"), "");
-    proxy.signal("HUP");
-    let one = connect(port);
-    harness::wait("the limit", || {
-        let mut two = connect(port);
-        two.set_read_timeout(Some(PATIENCE)).unwrap();
-        let _ = two.write_all(b"x");
-        two.read(&mut [0]).map_or(true, |length| length == 0)
-    });
-    drop(one);
-}
-
-#[test]
-#[cfg(target_os = "linux")]
-fn files_are_out_of_reach() {
-    let lsm = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
-    if !lsm.contains("landlock") {
-        eprintln!("skipped: this kernel has no Landlock, or does not say so in /sys/kernel/security/lsm");
-        return;
-    }
-    let world = World::new();
-    let elsewhere = World::new();
-    let port = free_port();
-    let service = |port| format!("[TCPClientTunnel]\nBindAddress = 127.0.0.1:{port}\nTarget = 10.9.0.1:7\n");
-    let proxy = world.proxy(&service(port));
-    let status = fs::read_to_string(format!("/proc/{}/status", proxy.child.id())).unwrap();
-    assert!(status.contains("NoNewPrivs:\t1"), "{status}");
-    // Its own directory can still be read; in another one there is no new socket.
-    let (next, path) = (free_port(), elsewhere.directory().join("socket"));
-    let unix = format!("[TCPClientTunnel]\nBindAddress = unix:{}\nTarget = 10.9.0.1:7\n", path.display());
-    world.write(&(unix + &service(next)), "");
-    proxy.signal("HUP");
-    assert_eq!(crate::exchange(connect(next), b"reloaded"), b"reloaded");
-    assert!(!path.exists());
+    let proxy = world.proxy_as_written();
+    assert_eq!(exchange(connect(proxy.port(0)), b"named"), b"named");
 }
 
 #[test]
@@ -283,8 +233,8 @@ fn passwords_of_curl_are_checked() {
         return;
     }
     let world = World::new();
-    let port = free_port();
-    let _proxy = world.proxy(&format!("[Socks5]\nBindAddress = 127.0.0.1:{port}\nUsername = me\nPassword = pw\n"));
+    let proxy = world.proxy("[Socks5]\nBindAddress = 127.0.0.1:0\nUsername = me\nPassword = pw\n");
+    let port = proxy.port(0);
     let curl = |user: &str| {
         let proxy = format!("socks5h://{user}127.0.0.1:{port}");
         let run = Command::new("curl").args(["-sS", "-m", "60", "-x", &proxy, "http://10.9.0.1/"]).output().unwrap();
@@ -299,16 +249,14 @@ fn passwords_of_curl_are_checked() {
 fn without_dns_servers_the_system_is_asked() {
     let world = World::new();
     let local = TcpListener::bind("127.0.0.1:0").unwrap();
-    let [socks, udp] = [(); 2].map(|()| free_port());
     // The system knows more forms of an address than one: this is 10.9.0.1, and for the stack it is a name.
-    let _proxy = world.proxy(&format!(
-        "[Socks5]\nBindAddress = 127.0.0.1:{socks}\n\
-         [UDPProxyTunnel]\nBindAddress = 127.0.0.1:{udp}\nTarget = 10.9.1:7\n\
+    let proxy = world.proxy(&format!(
+        "[Socks5]\nBindAddress = 127.0.0.1:0\n\
+         [UDPProxyTunnel]\nBindAddress = 127.0.0.1:0\nTarget = 10.9.1:7\n\
          [TCPServerTunnel]\nListenPort = 80\nTarget = 127.1:{}\n",
         local.local_addr().unwrap().port()
     ));
-    let mut stream = connect(socks);
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (mut stream, udp) = (connect(proxy.port(0)), proxy.port(1));
     stream.write_all(b"\x05\x01\0\x05\x01\0\x03\x0610.9.1\0\x07named").unwrap();
     let mut answer = [0; 17];
     stream.read_exact(&mut answer).unwrap();
@@ -328,17 +276,16 @@ fn without_dns_servers_the_system_is_asked() {
 #[test]
 fn nothing_is_left_of_many_connections() {
     let world = World::new();
-    let port = free_port();
-    let service = format!("[TCPClientTunnel]\nBindAddress = 127.0.0.1:{port}\nTarget = 10.9.0.1:7\n");
-    let proxy = world.proxy(&service);
+    let proxy = world.proxy(ECHO);
+    let port = proxy.port(0);
     let descriptors = || fs::read_dir(format!("/proc/{}/fd", proxy.child.id())).map_or(0, Iterator::count);
-    assert_eq!(crate::exchange(connect(port), b"first"), b"first");
+    assert_eq!(exchange(connect(port), b"first"), b"first");
     let before = descriptors();
     for round in 0..40 {
         let open: Vec<_> = (0..25).map(|_| connect(port)).collect();
         for (n, mut stream) in open.into_iter().enumerate() {
             match (n + round) % 3 {
-                0 => assert_eq!(crate::exchange(stream, b"whole"), b"whole"),
+                0 => assert_eq!(exchange(stream, b"whole"), b"whole"),
                 1 => stream.write_all(b"cut").unwrap(),
                 _ => drop(stream),
             }
@@ -347,5 +294,46 @@ fn nothing_is_left_of_many_connections() {
     if before > 0 {
         harness::wait("the end of the descriptors", || descriptors() <= before);
     }
-    assert_eq!(crate::exchange(connect(port), b"last"), b"last");
+    assert_eq!(exchange(connect(port), b"last"), b"last");
+}
+
+/// A client that asks one of several addresses has its answers from that one.
+#[test]
+fn datagrams_are_answered_from_where_they_went() {
+    let second = "10.9.0.3".parse().unwrap();
+    let world = World::with_addresses(&[second]);
+    let local = UdpSocket::bind("127.0.0.1:0").unwrap();
+    local.set_read_timeout(Some(PATIENCE)).unwrap();
+    let services = format!("[UDPServerTunnel]\nListenPort = 53\nTarget = {}\n", local.local_addr().unwrap());
+    world.write(&services, "Address = 10.9.0.3\n");
+    let _proxy = world.proxy_as_written();
+    // The same source for both.
+    let client = world.stack.bind_udp("10.9.0.1:0".parse().unwrap(), None).unwrap();
+    let mut buf = [0; 100];
+    for to in ["10.9.0.3:53", "10.9.0.2:53"].map(|text| text.parse::<SocketAddr>().unwrap()) {
+        client.try_send(b"question", Some(to)).unwrap();
+        let (_, from) = local.recv_from(&mut buf).unwrap();
+        local.send_to(b"answer", from).unwrap();
+        let (length, from) = client.recv(&mut buf, Some(PATIENCE)).unwrap();
+        assert_eq!((&buf[..length], from), (&b"answer"[..], to));
+    }
+}
+
+/// With no descriptor left a service goes on as soon as there is one again.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_lack_of_descriptors_passes() {
+    let world = World::new();
+    world.write(ECHO, "");
+    let command = Proxy::command(&world);
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\""]).arg(command.get_program()).args(command.get_args());
+    let proxy = Proxy::start(&mut limited);
+    world.wait_for_tunnel();
+    let port = proxy.port(0);
+    let clients: Vec<_> = (0..100).map(|_| connect(port)).collect();
+    proxy.wait_for_log("cannot accept a connection");
+    assert_eq!(exchange(clients[0].try_clone().unwrap(), b"one of the first"), b"one of the first");
+    drop(clients);
+    assert_eq!(exchange(connect(port), b"afterwards"), b"afterwards");
 }

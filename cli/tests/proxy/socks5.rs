@@ -6,12 +6,11 @@ use std::{
     time::Duration,
 };
 
-use crate::harness::{self, PATIENCE, World, connect, free_port};
+use crate::harness::{self, PATIENCE, World, connect};
 
 /// Asks for `command` and `target`; returns the code and the address of the reply, which is IPv4.
 fn ask(port: u16, command: u8, target: &[u8]) -> (u8, SocketAddr, TcpStream) {
     let mut stream = connect(port);
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(&[&[5, 1, 0, 5, command, 0], target].concat()).unwrap();
     let mut methods = [0; 2];
     stream.read_exact(&mut methods).unwrap();
@@ -51,9 +50,9 @@ fn echo(client: &UdpSocket, to: SocketAddr, datagram: &[u8]) -> Vec<u8> {
 #[test]
 fn datagrams_by_address_and_by_name() {
     let world = World::new();
-    let port = free_port();
-    world.write(&format!("[Socks5]\nBindAddress = 127.0.0.1:{port}\n"), "DNS = 10.9.0.1\n");
-    let _proxy = world.proxy_as_written();
+    world.write("[Socks5]\nBindAddress = 127.0.0.1:0\n", "DNS = 10.9.0.1\n");
+    let proxy = world.proxy_as_written();
+    let port = proxy.port(0);
     let (code, at, control) = ask(port, 3, ANY);
     assert_eq!((code, at.ip()), (0, [127, 0, 0, 1].into()));
     assert_ne!(at.port(), port);
@@ -95,8 +94,8 @@ fn datagrams_by_address_and_by_name() {
 #[test]
 fn the_port_that_a_client_names_is_the_only_one() {
     let world = World::new();
-    let port = free_port();
-    let _proxy = world.proxy(&format!("[Socks5]\nBindAddress = 127.0.0.1:{port}\n"));
+    let proxy = world.proxy("[Socks5]\nBindAddress = 127.0.0.1:0\n");
+    let port = proxy.port(0);
     let client = udp(Duration::from_secs(1));
     let own = client.local_addr().unwrap().port().to_be_bytes();
     let (code, at, _control) = ask(port, 3, &[&[1, 127, 0, 0, 1][..], &own].concat());
@@ -111,13 +110,12 @@ fn the_port_that_a_client_names_is_the_only_one() {
 #[test]
 fn associations_count_as_connections() {
     let world = World::new();
-    let port = free_port();
-    let _proxy = world.proxy(&format!("[Socks5]\nBindAddress = 127.0.0.1:{port}\nMaxConnections = 2\n"));
+    let proxy = world.proxy("[Socks5]\nBindAddress = 127.0.0.1:0\nMaxConnections = 2\n");
+    let port = proxy.port(0);
     // One that was made while the listener was waited for may still be there.
     let mut kept = Vec::new();
     harness::wait("the limit", || {
         let mut stream = connect(port);
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut answer = [0; 12];
         let served = stream.write_all(&[&[5, 1, 0, 5, 3, 0][..], ANY].concat()).is_ok()
             && stream.read_exact(&mut answer).is_ok();
@@ -132,8 +130,8 @@ fn associations_count_as_connections() {
 #[test]
 fn one_connection_from_the_tunnel() {
     let world = World::new();
-    let port = free_port();
-    let _proxy = world.proxy(&format!("[Socks5]\nBindAddress = 127.0.0.1:{port}\n"));
+    let proxy = world.proxy("[Socks5]\nBindAddress = 127.0.0.1:0\n");
+    let port = proxy.port(0);
     for from in [&b"\x01\x0a\x09\0\x01\0\0"[..], ANY] {
         let (code, at, mut client) = ask(port, 2, from);
         assert_eq!((code, at.ip()), (0, [10, 9, 0, 2].into()));

@@ -120,7 +120,7 @@ fn begin(pending: PendingTcp, target: &Target, around: &Surroundings<'_>) -> io:
     if let Ok(address) = host.parse::<IpAddr>() {
         return connect(pending, &Address::Tcp(SocketAddr::new(address, port)), Vec::new(), around);
     }
-    let lookup = Lookup::start(host, around)?;
+    let lookup = Lookup::start(host, Some(pending.source().ip()), around)?;
     lookup.set_notify(around.notify());
     Ok(Stage::Lookup(pending, lookup, port))
 }

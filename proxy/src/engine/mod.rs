@@ -23,27 +23,23 @@ use std::{
 };
 
 use mio::{Events, Poll};
-use wg_embed_netstack::{Netstack, copy::Outcome};
+use wg_embed_netstack::Netstack;
 
 pub(crate) use self::surroundings::Surroundings;
 use self::{deadlines::Deadlines, incoming::Incoming, surroundings::Common};
 use crate::{
     client::{self, Client},
     link::Link,
-    mailbox::{Command, Mailbox, WAKER},
+    mailbox::{Command, End, Mailbox, WAKER},
     proxy::ServiceId,
     service::{Options, Service},
     socket::Listener,
     stats::{Both, Counters},
     tls::Acceptor,
-    udp::{
-        Changes,
-        associate::{self, Association},
-        client::UdpClient,
-        flow::{self, Flow},
-        server::UdpServer,
-    },
+    udp::{Changes, associate::Association, client::UdpClient, flow::Flow, server::UdpServer},
 };
+/// What becomes of an entry that copies after its turn.
+pub(crate) use wg_embed_netstack::copy::Outcome;
 
 /// Where datagrams lie while they are passed on: longer than any of them and its header.
 const SCRATCH: usize = 66 << 10;
@@ -130,7 +126,7 @@ impl Engine {
     /// Serves until the stack is closed, or the proxy is stopped.
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(1024);
-        loop {
+        let end = loop {
             let timeout = if self.again.is_empty() {
                 self.deadlines.first().map(|at| at.saturating_duration_since(Instant::now()))
             } else {
@@ -140,11 +136,14 @@ impl Engine {
                 && error.kind() != ErrorKind::Interrupted
             {
                 tracing::error!(%error, "the proxy cannot wait for sockets any more");
-                break;
+                break End::Reset;
             }
             let news = self.common.mailbox.take();
-            if news.stop || self.common.stack.is_closed() {
-                break;
+            if let Some(end) = news.stop {
+                break end;
+            }
+            if self.common.stack.is_closed() {
+                break End::Reset;
             }
             for token in self.again.take() {
                 self.go_on(token, Event::default());
@@ -162,11 +161,13 @@ impl Engine {
             while let Some(token) = self.deadlines.due(now) {
                 self.expire(token);
             }
-        }
+        };
         self.common.mailbox.close();
         self.end_tunnelled();
         for (_, (entry, _)) in self.entries.drain() {
-            entry.end();
+            if end == End::Reset {
+                entry.end();
+            }
         }
     }
 
@@ -179,6 +180,9 @@ impl Engine {
             Command::Remove { id, connections, answer } => {
                 self.remove_service(id, connections);
                 let _ = answer.send(());
+            }
+            Command::Change { id, service, answer } => {
+                let _ = answer.send(self.change_service(id, service));
             }
             Command::Client { socket, target, answer } => {
                 self.connect(socket, target);
@@ -219,28 +223,21 @@ impl Engine {
         let mut changes = Changes::default();
         let mut owner = token;
         match entry {
-            Entry::Link(link) => match link.turn(event.into()) {
-                Outcome::Wait => {}
-                Outcome::Again => self.again.push(token),
-                Outcome::Done => changes.removed.push(token),
-            },
-            Entry::Association(association) => match association.go_on(event, &around, &mut self.scratch) {
-                associate::Outcome::Wait => {}
-                associate::Outcome::Again => self.again.push(token),
-                associate::Outcome::Done => changes.removed.push(token),
-            },
-            Entry::Flow(flow) => match flow.go_on(&mut self.scratch) {
-                flow::Outcome::Wait => {}
-                flow::Outcome::Again => self.again.push(token),
-                flow::Outcome::Done => changes.removed.push(token),
-            },
+            Entry::Link(link) => changes.follow(token, link.turn(event.into())),
+            Entry::Association(association) => {
+                changes.follow(token, association.go_on(event, &around, &mut self.scratch));
+            }
+            Entry::Flow(flow) => changes.follow(token, flow.go_on(&mut self.scratch)),
             Entry::UdpClient(service) => service.go_on(&around, &mut self.scratch, &mut changes),
             Entry::UdpServer(service) => service.go_on(&around, &mut self.scratch, &mut changes),
             Entry::Session(of) => {
                 owner = *of;
                 match self.entries.get_mut(&owner) {
                     Some((Entry::UdpClient(service), _)) => service.answer(token, &mut self.scratch, &mut changes),
-                    Some((Entry::UdpServer(service), _)) => service.answer(token, &mut self.scratch, &mut changes),
+                    Some((Entry::UdpServer(service), serving)) => {
+                        let around = self.common.around(serving, owner);
+                        service.answer(&around, token, &mut self.scratch, &mut changes);
+                    }
                     _ => changes.removed.push(token),
                 }
             }
@@ -381,6 +378,11 @@ impl Again {
 impl Entry {
     const fn is_connection(&self) -> bool {
         matches!(self, Self::Client(_) | Self::Incoming(_) | Self::Link(_) | Self::Association(_) | Self::Flow(_))
+    }
+
+    /// Whether it is a service's own, and no client of it.
+    const fn is_service(&self) -> bool {
+        matches!(self, Self::Listener(..) | Self::Tunnelled | Self::UdpClient(_) | Self::UdpServer(_))
     }
 
     /// It ends for a reason of this side.

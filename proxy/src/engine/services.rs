@@ -16,7 +16,7 @@ use crate::{
     socket::{Listener, Socket},
     stats::{Both, Counters, Place},
     tls::Acceptor,
-    udp::{client::UdpClient, is_lack_of_descriptors, server::UdpServer},
+    udp::{Changes, client::UdpClient, is_lack_of_descriptors, server::UdpServer},
 };
 
 /// The most that a ClientHello may take: it comes at once.
@@ -56,11 +56,7 @@ impl Engine {
             | Kind::Https { at, .. }
             | Kind::TcpClient { at, .. }
             | Kind::Sni { at } => {
-                let acceptor = match &serving.service.kind {
-                    Kind::Https { at: Address::Unix(_), .. } => return Err(ErrorKind::Unsupported.into()),
-                    Kind::Https { tls, .. } => Some(Acceptor::new(tls)?),
-                    _ => None,
-                };
+                let acceptor = acceptor(&serving.service.kind)?;
                 let mut listener = Listener::bind(at)?;
                 listener.register(around.registry(), token)?;
                 let address = listener.address()?;
@@ -84,6 +80,36 @@ impl Engine {
                 (Entry::UdpServer(Box::new(UdpServer::new(&around, any, *target, *idle)?)), None)
             }
         })
+    }
+
+    /// Replaces a service by another one at the same place, which takes its clients from now on. Connections go on, and
+    /// count as those of the new one.
+    pub(super) fn change_service(&mut self, id: ServiceId, service: Service) -> io::Result<()> {
+        let own = |(entry, serving): &(Entry, Arc<Serving>)| serving.id == id && entry.is_service();
+        let found = self.entries.iter_mut().find(|(_, entry)| own(entry));
+        let (token, (entry, serving)) = found.ok_or(ErrorKind::NotFound)?;
+        let (token, counters) = (*token, serving.counters.clone());
+        let new = Serving { id, service, counters };
+        let around = self.common.around(&new, token);
+        let mut changes = Changes::default();
+        match (&mut *entry, &new.service.kind) {
+            (Entry::Listener(_, acceptor_now), kind) => *acceptor_now = acceptor(kind)?,
+            (Entry::UdpClient(service), Kind::UdpClient { target, idle, .. }) => {
+                service.change(&around, target, *idle)?;
+            }
+            (Entry::UdpServer(service), Kind::UdpServer { target, idle, .. }) => {
+                service.change(&around, *target, *idle, &mut changes);
+            }
+            _ => {}
+        }
+        let is_tunnelled = matches!(entry, Entry::Tunnelled);
+        *serving = Arc::new(new);
+        if is_tunnelled {
+            self.intercept();
+        }
+        self.apply(changes, token);
+        self.go_on(token, Event::default());
+        Ok(())
     }
 
     pub(super) fn remove_service(&mut self, id: ServiceId, connections: Connections) {
@@ -122,6 +148,7 @@ impl Engine {
         let token = self.common.token();
         if let Err(error) = socket.register(&self.common.registry, token) {
             tracing::error!(%error, "cannot wait for a client");
+            socket.fail(&error);
             return;
         }
         let client = Client::new(socket, protocol, Place::take(&serving.counters));
@@ -155,5 +182,14 @@ impl Engine {
             }
         }
         self.again.push(token);
+    }
+}
+
+/// What clients' TLS sessions are made with, if they speak TLS.
+fn acceptor(kind: &Kind) -> io::Result<Option<Acceptor>> {
+    match kind {
+        Kind::Https { at: Address::Unix(_), .. } => Err(ErrorKind::Unsupported.into()),
+        Kind::Https { tls, .. } => Acceptor::new(tls).map(Some),
+        _ => Ok(None),
     }
 }

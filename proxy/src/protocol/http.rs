@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use super::Step;
 use crate::Login;
 
-const MAX_HEADERS: usize = 100;
+pub(super) const MAX_HEADERS: usize = 100;
 
 /// Headers that are between the client and the proxy only, or that the proxy writes itself.
 const OWN: [&str; 8] =
@@ -82,7 +82,7 @@ fn has_content(headers: &[httparse::Header<'_>]) -> bool {
 }
 
 /// Whether `Connection` says of a header that it is for the proxy only (RFC 9110, section 7.6.1).
-fn is_named(headers: &[httparse::Header<'_>], name: &str) -> bool {
+pub(super) fn is_named(headers: &[httparse::Header<'_>], name: &str) -> bool {
     let mut connection = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("connection"));
     connection.any(|header| {
         header.value.split(|byte| *byte == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))

@@ -2,6 +2,7 @@
 
 pub(crate) mod datagram;
 pub(crate) mod http;
+pub(crate) mod response;
 pub(crate) mod sni;
 pub(crate) mod socks5;
 
@@ -57,13 +58,13 @@ impl Protocol {
     }
 
     /// What the client hears when its target is connected, when there is a port for it, or when that cannot be.
-    pub(crate) fn answer(&self, outcome: Result<Option<SocketAddr>, &io::Error>, was_connect: bool) -> Vec<u8> {
+    pub(crate) fn answer(&self, outcome: Result<Option<SocketAddr>, &io::Error>) -> Vec<u8> {
         match (self, outcome) {
             (Self::Socks5(_), outcome) => socks5::reply(outcome),
-            (Self::Http(_), Ok(_)) if was_connect => b"HTTP/1.1 200 Connection established\r\n\r\n".to_vec(),
+            (Self::Http(_), Ok(_)) => b"HTTP/1.1 200 Connection established\r\n\r\n".to_vec(),
             (Self::Http(_), Err(error)) => http::failure(error),
             (Self::Sni, Err(_)) => sni::INTERNAL_ERROR.to_vec(),
-            (Self::Http(_) | Self::Sni | Self::Plain(_), _) => Vec::new(),
+            (Self::Sni | Self::Plain(_), _) => Vec::new(),
         }
     }
 
@@ -76,6 +77,11 @@ impl Protocol {
             // Those have no such message.
             (Self::Socks5(_) | Self::Sni | Self::Plain(_), _) => Vec::new(),
         }
+    }
+
+    /// Whether a client hears why its connection cannot be made.
+    pub(crate) const fn has_errors(&self) -> bool {
+        !matches!(self, Self::Plain(_))
     }
 
     /// Whether the client's end of sending, before the connection is there, may be a half close.
@@ -131,7 +137,7 @@ mod tests {
                     }
                 }
             }
-            let _ = datagram::parse(&bytes);
+            let _ = (datagram::parse(&bytes), response::Head::parse(&bytes));
         }
     }
 }

@@ -12,7 +12,7 @@ use wg_embed_netstack::UdpSocket;
 
 use super::{TURN, any_for, lost};
 use crate::{
-    engine::{Event, Surroundings},
+    engine::{Event, Outcome, Surroundings},
     names::Lookup,
     protocol::{
         datagram::{self, Host},
@@ -48,14 +48,6 @@ struct Waiting {
     lookup: Lookup,
     port: u16,
     data: Vec<u8>,
-}
-
-/// Whether an association goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    Wait,
-    Again,
-    Done,
 }
 
 /// A port for datagrams.
@@ -164,7 +156,7 @@ impl Association {
 
     /// The stack knows its answers as long as their TTL allows.
     fn send_to_name(&mut self, around: &Surroundings<'_>, name: &str, port: u16, data: &[u8]) {
-        let lookup = match Lookup::start(name, around) {
+        let lookup = match Lookup::start(name, Some(self.address), around) {
             Ok(lookup) => lookup,
             Err(error) => return lost(Err(error)),
         };

@@ -18,7 +18,7 @@ const AGAIN: Duration = Duration::from_secs(30);
 pub(crate) struct UdpClient {
     socket: mio::net::UdpSocket,
     target: Target,
-    sessions: Sessions<UdpSocket>,
+    sessions: Sessions<SocketAddr, UdpSocket>,
 }
 
 /// The same after a look-up that has found nothing.
@@ -43,9 +43,18 @@ impl UdpClient {
     ) -> io::Result<Self> {
         let mut socket = mio::net::UdpSocket::bind(at)?;
         around.registry().register(&mut socket, Token(around.token), Interest::READABLE)?;
-        let (host, port) = parse_host_port(target)?;
-        let target = Target { known: host.parse().ok(), host, port, looked_up: None, lookup: None };
-        Ok(Self { socket, target, sessions: Sessions::new(idle, around.limits.connections) })
+        let sessions = Sessions::new(idle, around.limits.connections);
+        Ok(Self { socket, target: Target::new(target)?, sessions })
+    }
+
+    /// Has another target or other limits from now on. Sessions of another target get new sockets when they are used.
+    pub(crate) fn change(&mut self, around: &Surroundings<'_>, target: &str, idle: Option<Duration>) -> io::Result<()> {
+        let target = Target::new(target)?;
+        if (&target.host, target.port) != (&self.target.host, self.target.port) {
+            self.target = target;
+        }
+        self.sessions.set_limits(idle, around.limits.connections);
+        Ok(())
     }
 
     /// Where it is; the port is the real one.
@@ -133,6 +142,11 @@ impl UdpClient {
 }
 
 impl Target {
+    fn new(target: &str) -> io::Result<Self> {
+        let (host, port) = parse_host_port(target)?;
+        Ok(Self { known: host.parse().ok(), host, port, looked_up: None, lookup: None })
+    }
+
     /// Goes on with a look-up; with `around`, begins one if it is time.
     fn go_on(&mut self, around: Option<&Surroundings<'_>>) {
         if self.known.is_some() && self.looked_up.is_none() {
@@ -144,7 +158,7 @@ impl Target {
             && let Some(around) = around
         {
             self.looked_up = Some(Instant::now());
-            match Lookup::start(&self.host, around) {
+            match Lookup::start(&self.host, None, around) {
                 Ok(lookup) => {
                     lookup.set_notify(around.notify());
                     self.lookup = Some(lookup);

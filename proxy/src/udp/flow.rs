@@ -9,21 +9,16 @@ use mio::{Interest, Token};
 use wg_embed_netstack::UdpFlow;
 
 use super::{TURN, any_for, lost};
-use crate::{engine::Surroundings, stats::Place};
+use crate::{
+    engine::{Outcome, Surroundings},
+    stats::Place,
+};
 
 /// A flow, and the socket that its datagrams leave from.
 pub(crate) struct Flow {
     flow: UdpFlow,
     socket: mio::net::UdpSocket,
     place: Place,
-}
-
-/// Whether a flow goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    Wait,
-    Again,
-    Done,
 }
 
 impl Flow {

@@ -14,19 +14,20 @@ pub(crate) mod server;
 
 use std::{
     collections::{BTreeSet, HashMap},
+    hash::Hash,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
-use crate::stats::Place;
+use crate::{engine::Outcome, stats::Place};
 
 /// The most datagrams that are taken from one socket before others have their turn.
 const TURN: usize = 256;
 /// The most sessions of a service, whatever its limit: each has a port.
 const MAX_SESSIONS: usize = 8192;
 
-/// What a service did to the engine's entries: sessions have tokens of their own.
+/// What an entry's turn did to the engine's entries: sessions have tokens of their own.
 #[derive(Default)]
 pub(crate) struct Changes {
     pub(crate) added: Vec<usize>,
@@ -37,25 +38,36 @@ pub(crate) struct Changes {
     pub(crate) again: Option<usize>,
 }
 
+impl Changes {
+    /// Those of an entry without sessions.
+    pub(crate) fn follow(&mut self, token: usize, outcome: Outcome) {
+        match outcome {
+            Outcome::Wait => {}
+            Outcome::Again => self.again = Some(token),
+            Outcome::Done => self.removed.push(token),
+        }
+    }
+}
+
 /// The session of one source.
-struct Session<S> {
+struct Session<K, S> {
     socket: S,
-    source: SocketAddr,
+    source: K,
     used: Instant,
     place: Place,
 }
 
 /// Sessions by their source and by their token. All steps but `expire` take the same time for any number of them.
-struct Sessions<S> {
-    tokens: HashMap<SocketAddr, usize>,
-    sessions: HashMap<usize, Session<S>>,
+struct Sessions<K, S> {
+    tokens: HashMap<K, usize>,
+    sessions: HashMap<usize, Session<K, S>>,
     /// By when they were used, as it was known when they were last looked at: `used` may be later.
     order: BTreeSet<(Instant, usize)>,
     idle: Option<Duration>,
     max: usize,
 }
 
-impl<S> Sessions<S> {
+impl<K: Copy + Eq + Hash, S> Sessions<K, S> {
     fn new(idle: Option<Duration>, max: usize) -> Self {
         Self {
             tokens: HashMap::new(),
@@ -66,12 +78,17 @@ impl<S> Sessions<S> {
         }
     }
 
-    fn of_token(&mut self, token: usize) -> Option<&mut Session<S>> {
+    /// Replaces the limits. Sessions that are too many make room when there is another one.
+    fn set_limits(&mut self, idle: Option<Duration>, max: usize) {
+        (self.idle, self.max) = (idle, max.clamp(1, MAX_SESSIONS));
+    }
+
+    fn of_token(&mut self, token: usize) -> Option<&mut Session<K, S>> {
         self.sessions.get_mut(&token)
     }
 
     /// The session of a source, if there is one. It counts as used.
-    fn of_source(&mut self, source: SocketAddr) -> Option<&mut Session<S>> {
+    fn of_source(&mut self, source: K) -> Option<&mut Session<K, S>> {
         let session = self.sessions.get_mut(self.tokens.get(&source)?)?;
         session.used = Instant::now();
         Some(session)
@@ -100,7 +117,7 @@ impl<S> Sessions<S> {
     }
 
     /// Takes a new session, for which there is room.
-    fn insert(&mut self, token: usize, socket: S, source: SocketAddr, place: Place, changes: &mut Changes) {
+    fn insert(&mut self, token: usize, socket: S, source: K, place: Place, changes: &mut Changes) {
         let used = Instant::now();
         self.tokens.insert(source, token);
         self.sessions.insert(token, Session { socket, source, used, place });

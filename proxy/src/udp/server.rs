@@ -15,7 +15,8 @@ use crate::{engine::Surroundings, stats::Place};
 pub(crate) struct UdpServer {
     socket: UdpSocket,
     target: SocketAddr,
-    sessions: Sessions<mio::net::UdpSocket>,
+    /// By the client's address, and that of the stack's which it has sent to: answers come from there.
+    sessions: Sessions<(SocketAddr, SocketAddr), mio::net::UdpSocket>,
 }
 
 impl UdpServer {
@@ -28,6 +29,20 @@ impl UdpServer {
         let socket = around.stack().bind_udp(at, None)?;
         socket.set_notify(Some(around.notify()));
         Ok(Self { socket, target, sessions: Sessions::new(idle, around.limits.connections) })
+    }
+
+    /// Has another target or other limits from now on. Sessions of another target end.
+    pub(crate) fn change(
+        &mut self,
+        around: &Surroundings<'_>,
+        target: SocketAddr,
+        idle: Option<Duration>,
+        changes: &mut Changes,
+    ) {
+        if std::mem::replace(&mut self.target, target) != target {
+            while self.sessions.end_oldest(changes) {}
+        }
+        self.sessions.set_limits(idle, around.limits.connections);
     }
 
     /// Since when the session that has been idle longest was not used.
@@ -44,8 +59,10 @@ impl UdpServer {
     pub(crate) fn go_on(&mut self, around: &Surroundings<'_>, buf: &mut [u8], changes: &mut Changes) {
         self.sessions.expire(changes);
         for _ in 0..TURN {
-            match self.socket.try_recv(buf) {
-                Ok((length, source)) => lost(self.send(around, source, &buf[..length.min(buf.len())], changes)),
+            match self.socket.try_recv_to(buf) {
+                Ok((length, from, to)) => {
+                    lost(self.send(around, (from, to), &buf[..length.min(buf.len())], changes));
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) => return lost(Err(error)),
             }
@@ -64,7 +81,7 @@ impl UdpServer {
     fn send(
         &mut self,
         around: &Surroundings<'_>,
-        source: SocketAddr,
+        source: (SocketAddr, SocketAddr),
         data: &[u8],
         changes: &mut Changes,
     ) -> io::Result<usize> {
@@ -88,14 +105,15 @@ impl UdpServer {
     }
 
     /// Passes on what the target has answered to a session.
-    pub(crate) fn answer(&mut self, token: usize, buf: &mut [u8], changes: &mut Changes) {
+    pub(crate) fn answer(&mut self, around: &Surroundings<'_>, token: usize, buf: &mut [u8], changes: &mut Changes) {
         let Some(session) = self.sessions.of_token(token) else { return };
         for _ in 0..TURN {
             match session.socket.recv(buf) {
                 Ok(length) => {
                     session.used = Instant::now();
                     session.place.sent(length);
-                    lost(self.socket.try_send(&buf[..length], Some(session.source)));
+                    let (client, own) = session.source;
+                    lost(around.stack().send_datagram(&buf[..length], own, client).map(|()| length));
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) => lost(Err(error)), // It was told once: nobody listens there.
