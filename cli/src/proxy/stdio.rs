@@ -1,7 +1,7 @@
 //! Standard input and output as a connection.
 
 use std::{
-    io::{self, Write},
+    io::{self, Read, Write},
     net::Shutdown,
     os::unix::net::UnixStream,
     sync::{Arc, mpsc},
@@ -21,7 +21,7 @@ pub(super) fn start(proxy: &Proxy, target: &str, mailbox: Arc<Mailbox>) -> io::R
     let (end, ended) = mpsc::channel();
     thread::Builder::new().name("stdin".into()).spawn(move || {
         // An error is the end of the input, as far as the other side is concerned.
-        let _ = io::copy(&mut io::stdin().lock(), &mut to_tunnel);
+        let _ = pass(&mut io::stdin().lock(), &mut to_tunnel);
         let _ = to_tunnel.shutdown(Shutdown::Write);
     })?;
     let place = format!("[STDIOTunnel] {target}");
@@ -38,10 +38,24 @@ pub(super) fn start(proxy: &Proxy, target: &str, mailbox: Arc<Mailbox>) -> io::R
 /// Writes all that comes to standard output, and closes it: its reader may have to see the end before it ends the
 /// input.
 fn output(from_tunnel: &mut UnixStream) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    io::copy(from_tunnel, &mut stdout)?;
-    stdout.flush()?;
+    pass(from_tunnel, &mut io::stdout().lock())?;
     let (_, nowhere) = io::pipe()?;
     rustix::stdio::dup2_stdout(nowhere)?;
     Ok(())
+}
+
+/// Copies until the end, each part at once: what [`io::copy`] uses may hold a part back until there is more.
+fn pass(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+    let mut buf = vec![0; 64 << 10];
+    loop {
+        match from.read(&mut buf) {
+            Ok(0) => return Ok(()),
+            Ok(length) => {
+                to.write_all(&buf[..length])?;
+                to.flush()?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }

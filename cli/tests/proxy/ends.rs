@@ -73,11 +73,16 @@ fn a_slow_target_has_the_whole_upload() {
 }
 
 #[test]
-fn a_connection_that_fails_is_an_error_of_the_process() {
+fn a_target_that_refuses_is_an_error_of_the_process() {
     let world = World::new();
     let mut refused = world.start(&stdio("10.9.0.1:9"));
     assert_eq!(refused.child.wait().unwrap().code(), Some(1));
     refused.wait_for_log("[STDIOTunnel] 10.9.0.1:9: connection refused");
+}
+
+#[test]
+fn a_reset_is_an_error_of_the_process() {
+    let world = World::new();
     let listener = world.stack.listen_tcp("10.9.0.1:81".parse().unwrap(), 1).unwrap();
     let mut cut = world.start(&stdio("10.9.0.1:81"));
     let target = listener.accept(Some(PATIENCE)).unwrap();
