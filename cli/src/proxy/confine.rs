@@ -80,3 +80,76 @@ mod linux {
         directories.collect()
     }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+#[allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+mod tests {
+    use std::{fs, io::ErrorKind, os::unix::net::UnixListener};
+
+    use super::linux::confine;
+    use crate::proxy::config;
+
+    /// Whether the kernel has it, from itself.
+    #[allow(unsafe_code)]
+    fn has_landlock() -> bool {
+        const VERSION: libc::c_uint = 1;
+        // SAFETY: with this flag it takes no attributes and makes no descriptor.
+        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, VERSION) > 0 }
+    }
+
+    #[test]
+    fn only_what_is_needed_can_be_done() {
+        let base = std::env::temp_dir().join(format!("wg-embed-confine-{}", std::process::id()));
+        let [own, sockets, other] = ["own", "sockets", "other"].map(|name| base.join(name));
+        for directory in [&own, &sockets, &other] {
+            fs::create_dir_all(directory).unwrap();
+            fs::write(directory.join("file"), "x").unwrap();
+        }
+        let file = own.join("proxy.conf");
+        let key = wg_embed::key::PrivateKey::generate(&wg_embed::random::SystemRandom);
+        let text = format!(
+            "[Interface]\nAddress = 10.0.0.2\nPrivateKey = {}\n[Peer]\nPublicKey = {}\n\
+             [Socks5]\nBindAddress = unix:{}\n",
+            key.to_base64().as_str(),
+            key.public_key(),
+            sockets.join("socket").display(),
+        );
+        fs::write(&file, text).unwrap();
+        let config = config::read(&file).unwrap();
+        let directories = (own.clone(), sockets.clone(), other.clone());
+        // It is for one thread, and those that it starts.
+        let confined = std::thread::spawn(move || {
+            let (own, sockets, other) = directories;
+            if !confine(&config).unwrap() {
+                return false;
+            }
+            let denied = |result: std::io::Result<()>| {
+                assert_eq!(result.unwrap_err().kind(), ErrorKind::PermissionDenied);
+            };
+            config::read(&file).unwrap();
+            denied(fs::read(other.join("file")).map(drop));
+            denied(fs::read(sockets.join("file")).map(drop));
+            for directory in [&own, &other] {
+                denied(fs::remove_file(directory.join("file")));
+                denied(UnixListener::bind(directory.join("socket")).map(drop));
+            }
+            for directory in [&own, &sockets, &other] {
+                denied(fs::write(directory.join("file"), "y"));
+                denied(fs::write(directory.join("new"), "y"));
+                denied(fs::create_dir(directory.join("below")));
+            }
+            // A socket that another process left behind is replaced, and ours is removed at the end.
+            drop(UnixListener::bind(sockets.join("socket")).unwrap());
+            fs::remove_file(sockets.join("socket")).unwrap();
+            fs::read("/etc/hosts").unwrap();
+            true
+        });
+        let confined = confined.join();
+        fs::remove_dir_all(&base).unwrap();
+        let confined = confined.unwrap();
+        assert_eq!(confined, has_landlock());
+        if !confined {
+            eprintln!("skipped: this kernel has no Landlock");
+        }
+    }
+}
