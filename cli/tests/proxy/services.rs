@@ -11,7 +11,7 @@ use std::{
 use socket2::{Domain, Socket, Type};
 use wg_embed::sync::lock;
 
-use crate::harness::{self, ECHO, PATIENCE, Proxy, World, connect, exchange};
+use crate::harness::{self, ECHO, PATIENCE, World, connect, exchange};
 
 /// An address of this machine that packets in a tunnel may have.
 fn own_address() -> Option<IpAddr> {
@@ -325,10 +325,10 @@ fn datagrams_are_answered_from_where_they_went() {
 fn a_lack_of_descriptors_passes() {
     let world = World::new();
     world.write(ECHO, "");
-    let command = Proxy::command(&world);
+    let command = harness::Proxy::command(&world);
     let mut limited = Command::new("sh");
     limited.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\""]).arg(command.get_program()).args(command.get_args());
-    let proxy = Proxy::start(&mut limited);
+    let proxy = harness::Proxy::start(&mut limited);
     world.wait_for_tunnel();
     let port = proxy.port(0);
     let clients: Vec<_> = (0..100).map(|_| connect(port)).collect();
