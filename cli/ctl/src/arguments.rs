@@ -114,8 +114,9 @@ pub(crate) enum Field {
 pub(crate) struct Set {
     /// The tunnel.
     pub(crate) name: String,
-    /// [listen-port PORT] [fwmark MARK] [private-key FILE] [peer KEY [remove] [preshared-key FILE] [endpoint HOST:PORT]
-    /// [persistent-keepalive SECONDS|off] [allowed-ips [+|-]PREFIX[,...]]]...
+    // For people, not for rustdoc, which would take brackets for links.
+    #[arg(help = "[listen-port PORT] [fwmark MARK] [private-key FILE] [peer KEY [remove] [preshared-key FILE] \
+            [endpoint HOST:PORT] [persistent-keepalive SECONDS|off] [allowed-ips [+|-]PREFIX[,...]]]...")]
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "SETTING")]
     pub(crate) settings: Vec<String>,
 }

@@ -1,6 +1,6 @@
 //! What a system's network needs around a tunnel: addresses, routes, MTU and DNS, as wg-quick(8) sets them.
 //!
-//! [`Settings`] say what is wanted. [`plan`] makes steps of them, without touching anything. `apply` does the steps,
+//! [`Settings`] say what is wanted. [`plan()`] makes steps of them, without touching anything. `apply` does the steps,
 //! all of them or none, and returns an [`Applied`] which takes them back, or changes only what differs in other
 //! settings. `up` and `down` do that around a daemon of its own, from a `.conf` file.
 //!
@@ -30,7 +30,7 @@ pub use wg_embed::config::wgquick::Table;
 /// fails is undone.
 ///
 /// # Errors
-/// As [`plan`]; `NotFound` if there is no such interface; what the kernel or a program says to a step.
+/// As [`plan()`]; `NotFound` if there is no such interface; what the kernel or a program says to a step.
 #[cfg(target_os = "linux")]
 pub fn apply(interface: &str, settings: &Settings) -> wg_embed::error::Result<Applied<Linux>> {
     Applied::new(Linux::new(interface)?, settings)

@@ -3,7 +3,7 @@
 //! | module | what it has |
 //! |---|---|
 //! | [`engine`] | tunnels over a manager's descriptor, an interface of their own, or a network in userspace |
-//! | [`file`] | peers from a `.conf` file, which is watched |
+//! | [`mod@file`] | peers from a `.conf` file, which is watched |
 //! | [`log`] | events of the library as lines of the protocol's log |
 //!
 //! ```no_run

@@ -1,8 +1,8 @@
 //! A TCP connection and a pair of stream sockets.
 //!
 //! A reset has to be told from an end. Of a Unix stream socket the system makes ECONNRESET only if its other end is
-//! closed with bytes in it that were not read. So on Linux our end always keeps one: [`pair`] puts one there first, and
-//! [`Side::read`] leaves the last byte in place after it has looked at it. An end without a reset takes it out
+//! closed with bytes in it that were not read. So on Linux our end always keeps one: [`pair()`] puts one there first,
+//! and [`Side::read`] leaves the last byte in place after it has looked at it. An end without a reset takes it out
 //! ([`Side::finish`]).
 
 use std::{
