@@ -130,7 +130,7 @@ fn serve(run: &Run, inherited: Inherited, user: Option<User>, ready: impl FnOnce
         tracing::debug!(reason, "shutting down");
         manager.stopping(&reason);
     }
-    // The sockets first: whoever finds them finds an interface, too.
+    // The sockets end first: as long as a client can connect, there is an interface.
     server.into_iter().chain(wireproto).try_for_each(|server| server.stop())?;
     tunnel.stop()
 }

@@ -120,7 +120,8 @@ fn number(variable: &str) -> Result<Option<RawFd>, String> {
     }
 }
 
-/// Takes a descriptor of the caller, which `variable` names. To be called once for each, before anything else is opened.
+/// Takes a descriptor of the caller, which `variable` names. To be called once for each, before anything else is
+/// opened.
 pub(crate) fn own(variable: &str, fd: RawFd) -> Result<OwnedFd, String> {
     close_on_exec(fd).map_err(|e| format!("{variable}={fd}: {e}"))?;
     // SAFETY: it is open, and as we have opened nothing yet, it came from the caller, and has no other owner.

@@ -76,7 +76,7 @@ impl RequestId {
     }
 }
 
-/// What has arrived, besides responses.
+/// A message that has arrived and is not a response.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Incoming<B> {
     /// Is to be answered by [`Speaker::respond`].

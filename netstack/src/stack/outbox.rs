@@ -19,8 +19,8 @@ pub(crate) trait HasRoom: Send + Sync {
 /// Packets that leave before anything else.
 pub(crate) struct Outbox {
     state: Mutex<State>,
-    /// Whether there is something for [`read`](Outbox::read) to do: see [`Waiter`](super::waiter::Waiter). Changes under
-    /// the lock.
+    /// Whether there is something for [`read`](Outbox::read) to do: see [`Waiter`](super::waiter::Waiter). Changes
+    /// under the lock.
     in_use: AtomicBool,
 }
 

@@ -25,11 +25,11 @@ mod fallback;
 
 /// Waits for signals and for one deadline.
 ///
-/// A queue of something to read has a flag that it is not empty. Whoever puts something in sets the flag, then looks at
-/// `busy`, in [`signal`](Self::signal). The thread that reads clears `busy`, in [`set_idle`](Self::set_idle), then looks
-/// at the flags. All four are sequentially consistent: whichever of the two came first, the other one sees it, so
-/// either the reader finds the flag, or it is woken. A flag that was set already is that of an earlier one, which wakes
-/// the reader; it is cleared only under the queue's lock, when the reader has emptied the queue.
+/// Each queue of something to read has a flag that says it is not empty. A thread that puts something in sets the
+/// flag, then reads `busy`, in [`signal`](Self::signal). The reading thread clears `busy`, in
+/// [`set_idle`](Self::set_idle), then reads the flags. All four operations are sequentially consistent, so at least one
+/// thread sees what the other one wrote: the reader finds the flag set, or it is woken. If the flag was set already,
+/// the thread that set it wakes the reader. It is cleared only under the queue's lock, when the queue is empty.
 pub(super) struct Waiter {
     imp: imp::Waiter,
     /// The thread that reads is at work, or was woken: another signal needs no system call. Only that thread clears it.

@@ -93,7 +93,7 @@ fn with_peer(before: &[u8], peer: &PeerUpdate, name: Option<&str>) -> Result<Zer
     if Conf::from_bytes(&after)? == expected { Ok(after) } else { Err(Failure::new("the peer cannot be written")) }
 }
 
-/// Puts a file in the place of another one, with its mode and owner: whoever reads gets the old or the new one.
+/// Replaces a file atomically, keeping its mode and owner: a reader sees the old contents or the new ones.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let metadata = fs::metadata(path)?;

@@ -96,7 +96,7 @@ pub(crate) fn run(sockets: &Sockets, arguments: &Trace) -> Result<()> {
     Ok(())
 }
 
-/// Receives until nobody takes the packets any more.
+/// Receives packets until an error, or until the receiving end of `to` is gone.
 fn receive(number: u32, capture: &Capture, to: &SyncSender<(u32, io::Result<Packet>)>) {
     loop {
         let packet = capture.receive();

@@ -91,7 +91,7 @@ impl Capture {
                 other => break other?,
             }
         };
-        // SAFETY: so many bytes were received into the capacity.
+        // SAFETY: `recv_from` has written `len` bytes to the spare capacity of an empty buffer.
         unsafe { bytes.set_len(len) };
         bytes.shrink_to_fit();
         let mut packet = Packet { time: SystemTime::now(), protocol: 0, interface: 0, hardware: 0, kind: 0, bytes };

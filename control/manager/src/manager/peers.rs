@@ -74,7 +74,7 @@ impl Peers {
 }
 
 impl AgentStatus {
-    /// That of an agent, at a time. A handshake in the future is none.
+    /// The status of `agent` at `now`. A handshake in the future counts as none.
     #[must_use]
     pub fn of(agent: &Agent, now: SystemTime) -> Self {
         let handshake = agent.last_handshake.filter(|time| time.seconds > 0);

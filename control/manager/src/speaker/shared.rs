@@ -178,10 +178,10 @@ impl<S: Side> Shared<S> {
         }
     }
 
-    /// Gives what has arrived to whoever waits for it. It weighs `weight` bytes.
+    /// Passes a message of `weight` bytes to the thread that waits for it.
     ///
-    /// A response never waits. Anything else waits for room, but not while a request does: its response may be behind
-    /// that, and whoever makes room may be who waits for it.
+    /// A response never waits. Anything else waits for room, but not while a request does: its response may come
+    /// after that message, and the thread that waits for the response may be the one that makes room.
     pub(super) fn deliver(&self, kind: Kind, body: Option<Received<S>>, weight: usize) -> Result<(), End> {
         let mut state = self.lock();
         let incoming = match (kind, body) {
