@@ -119,8 +119,8 @@ impl<S: Side> Speaker<S> {
     /// Exchanges headers. Both sides write and read at once.
     ///
     /// # Errors
-    /// See [`OpenError`]; then the transport is closed. With a header that is refused, ours has still been written if
-    /// the other side has read it in time.
+    /// See [`OpenError`]; then the transport is closed. Ours has still been written, if the other side has read it in
+    /// time.
     pub fn open(transport: Transport, options: Options) -> Result<Self, OpenError> {
         let header = Header { role: S::ROLE, versions: options.versions.clone(), order: options.order };
         let header = header.encode().map_err(OpenError::Header)?;
@@ -145,8 +145,7 @@ impl<S: Side> Speaker<S> {
     fn greeting(&self, deadline: Option<Instant>) -> Result<Version, OpenError> {
         let mut state = self.shared.lock();
         loop {
-            let is_refused = matches!(state.greeting, Some(Err(OpenError::Ended(_))));
-            if (state.greeted || is_refused || state.end.is_some())
+            if (state.greeted || state.end.is_some())
                 && let Some(greeting) = state.greeting.take()
             {
                 return greeting;

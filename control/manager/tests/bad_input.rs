@@ -7,13 +7,22 @@ mod common;
 
 use common::{PATIENCE, Raw, Wire, open, opened, patient, transcript, wire};
 use prost::Message;
-use std::{thread, time::Duration};
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
 use wg_embed_manager::{
     messages::{
         Agent, Log, ManagerMessage, ManagerSide, NetworkSettingsRequest, PeerUpdate, Rpc, StopRequest, StopResponse,
         TunnelMessage, TunnelSide, WakeRequest, manager_message, tunnel_message,
     },
-    speaker::{CallError, End, Incoming, OpenError, Options, SendError, Speaker},
+    speaker::{CallError, End, Incoming, OpenError, Options, SendError, Speaker, Transport},
     stream::{FrameDecoder, FrameError, HeaderError, HeaderOrder, MAX_MESSAGE, Version, Versions, encode},
 };
 
@@ -131,6 +140,62 @@ fn the_header_of_the_design_can_be_sent() {
     let (opened, mut raw) = open::<TunnelSide>(Wire::Pipes, options, "codervpn manager 2.1\n");
     assert_eq!(opened.unwrap().version(), Version { major: 2, minor: 1 });
     assert_eq!(raw.line(), b"codervpn 1.0,2.5 tunnel\n");
+}
+
+/// Writes nothing before the other half has read the end of the stream, or never.
+struct Late {
+    read: mpsc::Receiver<()>,
+    is_blocked: bool,
+    stopped: Arc<AtomicBool>,
+    written: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Write for Late {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // The other side of the channel is dropped with the reader. A moment later, whoever stops us then has done so.
+        let _ = self.read.recv();
+        thread::sleep(Duration::from_millis(20));
+        while self.is_blocked && !self.stopped.load(Ordering::Relaxed) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        if self.stopped.load(Ordering::Relaxed) {
+            return Err(ErrorKind::ConnectionAborted.into());
+        }
+        self.written.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Short(&'static [u8], #[expect(dead_code, reason = "it is dropped with it")] mpsc::Sender<()>);
+
+impl Read for Short {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+#[test]
+fn a_peer_that_has_closed_may_still_read_the_header() {
+    for (header, is_blocked) in [("codervpn manager 1.0\n", false), ("", false), ("codervpn manager 1.0\n", true)] {
+        let (written, stopped) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+        let (reads, read) = mpsc::channel();
+        let writer = Late { read, is_blocked, stopped: stopped.clone(), written: written.clone() };
+        let transport = Transport {
+            reader: Box::new(Short(header.as_bytes(), reads)),
+            writer: Box::new(writer),
+            stop: Arc::new(move || stopped.store(true, Ordering::Relaxed)),
+        };
+        match Speaker::<TunnelSide>::open(transport, patient()) {
+            Ok(speaker) => assert!(!header.is_empty() && end(&speaker) == End::PeerClosed),
+            Err(e) => assert!(header.is_empty() && matches!(e, OpenError::Ended(End::PeerClosed)), "{e}"),
+        }
+        let expected: &[u8] = if is_blocked { b"" } else { b"codervpn tunnel 1.3\n" };
+        assert_eq!(*written.lock().unwrap(), expected);
+    }
 }
 
 #[test]

@@ -111,6 +111,7 @@ impl<S: Side> Shared<S> {
         state.outbox.clear();
         state.outbox_bytes = 0;
         self.written.notify_all();
+        self.arrived.notify_all();
         drop(wait_timeout_while(&self.work, state, LINGER, |state| state.end.is_none()));
     }
 
@@ -124,6 +125,12 @@ impl<S: Side> Shared<S> {
     pub(super) fn greeted(&self) {
         self.lock().greeted = true;
         self.arrived.notify_all();
+    }
+
+    /// Waits for a while until this side's header was written, or cannot be.
+    pub(super) fn wait_for_header(&self) {
+        let waits = |state: &mut State<S>| !state.greeted && state.sealed.is_none() && state.end.is_none();
+        drop(wait_timeout_while(&self.arrived, self.lock(), LINGER, waits));
     }
 
     /// Begins a request.

@@ -65,6 +65,8 @@ pub(super) fn read<S: Side>(shared: &Shared<S>, mut reader: impl Read, versions:
     }
     let end = if is_open { receive(shared, &mut reader) } else { End::PeerClosed };
     drop(reader);
+    // A side that has closed what it writes to may still read who is here.
+    shared.wait_for_header();
     shared.end(end);
     drop(guard);
 }
