@@ -286,6 +286,67 @@ impl IpHeader {
     }
 }
 
+/// The IP headers of all whole packets from one address to another, except for what depends on their length.
+#[derive(Clone, Copy)]
+pub(super) struct Headers {
+    version: Version,
+    /// The sum of the pseudo header without the length.
+    pseudo: Sum,
+}
+
+#[derive(Clone, Copy)]
+enum Version {
+    /// The header without length and checksum, and its sum.
+    V4([u8; IPV4_HEADER], Sum),
+    V6([u8; IPV6_HEADER]),
+}
+
+impl Headers {
+    /// Both addresses are of one family.
+    pub(super) fn new(source: IpAddr, destination: IpAddr, protocol: u8) -> Self {
+        let header = IpHeader::new(source, destination, protocol);
+        let version = if source.is_ipv4() {
+            let mut out = [0; IPV4_HEADER];
+            header.emit(&mut out, 0);
+            out[2..4].fill(0);
+            out[10..12].fill(0);
+            Version::V4(out, Sum::default().bytes(&out))
+        } else {
+            let mut out = [0; IPV6_HEADER];
+            header.emit(&mut out, 0);
+            Version::V6(out)
+        };
+        Self { version, pseudo: pseudo_header(source, destination, protocol, 0) }
+    }
+
+    /// The length of the header.
+    pub(super) const fn len(&self) -> usize {
+        match self.version {
+            Version::V4(..) => IPV4_HEADER,
+            Version::V6(_) => IPV6_HEADER,
+        }
+    }
+
+    /// As [`IpHeader::emit`]; returns the sum of the pseudo header.
+    pub(super) fn emit(&self, out: &mut [u8], payload: usize) -> Sum {
+        match &self.version {
+            Version::V4(header, sum) => {
+                let out = &mut out[..IPV4_HEADER];
+                out.copy_from_slice(header);
+                let len = (IPV4_HEADER + payload) as u16;
+                out[2..4].copy_from_slice(&len.to_be_bytes());
+                out[10..12].copy_from_slice(&sum.number(len).finish());
+            }
+            Version::V6(header) => {
+                let out = &mut out[..IPV6_HEADER];
+                out.copy_from_slice(header);
+                out[4..6].copy_from_slice(&(payload as u16).to_be_bytes());
+            }
+        }
+        self.pseudo.number(payload as u16)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

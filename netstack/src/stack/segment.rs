@@ -1,9 +1,9 @@
 //! TCP headers on the wire.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use super::{
-    packet::{IpHeader, TCP, header_len as ip_header_len, pseudo_header},
+    packet::{Headers, TCP, header_len as ip_header_len},
     tuple::FourTuple,
 };
 use crate::tcp::{Flags, Header, Segment};
@@ -147,11 +147,11 @@ impl Options {
     }
 }
 
-/// Builds whole packets of one connection.
+/// Builds whole packets of one connection, from what is the same in all of them.
 #[derive(Clone, Copy)]
 pub(super) struct Builder {
-    local: SocketAddr,
-    remote: SocketAddr,
+    ip: Headers,
+    ports: [u8; 4],
 }
 
 /// The longest headers that a packet without payload has.
@@ -159,7 +159,9 @@ pub(super) const MAX_HEADERS: usize = 40 + HEADER + MAX_OPTIONS;
 
 impl Builder {
     pub(super) fn new(tuple: &FourTuple) -> Self {
-        Self { local: tuple.local(), remote: tuple.remote() }
+        let (local, remote) = (tuple.local(), tuple.remote());
+        let ([a, b], [c, d]) = (local.port().to_be_bytes(), remote.port().to_be_bytes());
+        Self { ip: Headers::new(local.ip(), remote.ip(), TCP), ports: [a, b, c, d] }
     }
 
     /// Builds a packet in what `room` returns for its length. `None` if that has no room.
@@ -171,14 +173,13 @@ impl Builder {
         room: impl FnOnce(usize) -> Option<&'a mut [u8]>,
     ) -> Option<usize> {
         let options = Options::of(header);
-        let ip = ip_header_len(self.local.ip());
+        let ip = self.ip.len();
         let tcp = HEADER + options.len;
         let payload = first.len() + second.len();
         let out = room(ip + tcp + payload)?;
-        IpHeader::new(self.local.ip(), self.remote.ip(), TCP).emit(out, tcp + payload);
+        let sum = self.ip.emit(out, tcp + payload);
         let (head, data) = out[ip..].split_at_mut(tcp);
-        head[0..2].copy_from_slice(&self.local.port().to_be_bytes());
-        head[2..4].copy_from_slice(&self.remote.port().to_be_bytes());
+        head[0..4].copy_from_slice(&self.ports);
         head[4..8].copy_from_slice(&header.seq.to_be_bytes());
         head[8..12].copy_from_slice(&header.ack.to_be_bytes());
         (head[12], head[13]) = ((tcp as u8 / 4) << 4, flag_bits(header.flags));
@@ -190,7 +191,7 @@ impl Builder {
         if !second.is_empty() {
             two.copy_from_slice(second);
         }
-        let sum = pseudo_header(self.local.ip(), self.remote.ip(), TCP, tcp + payload).bytes(&out[ip..]).finish();
+        let sum = sum.bytes(&out[ip..]).finish();
         out[ip + 16..ip + 18].copy_from_slice(&sum);
         Some(out.len())
     }
