@@ -358,6 +358,9 @@ impl Connection {
 
     /// Lets RACK mark what is lost.
     pub(super) fn detect(&mut self, now: Instant) {
+        if self.sender.board.is_empty() {
+            return self.timers.clear(Timer::Reorder);
+        }
         let smoothed = self.rtt.smoothed().unwrap_or_default();
         let minimum = self.rtt.minimum().unwrap_or_default();
         let sacked = self.sender.board.sacked() / self.sender.mss as u64;
