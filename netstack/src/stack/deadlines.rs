@@ -1,13 +1,15 @@
-//! What is due when: one ordered set for everything that waits for time to pass.
+//! What is due when: one heap for everything that waits for time to pass.
 //!
-//! Each object has one [`Timer`] and so at most one entry. A deadline that moves away leaves its entry: when that
-//! fires, the object says when it is really due. So a deadline that moves with each packet costs next to nothing.
+//! Each object has one [`Timer`]. A deadline that moves away changes nothing: when the object is called, it says when it
+//! is really due. So a deadline that moves with each packet costs next to nothing. When a deadline comes forward, as that
+//! of a delayed ACK does, the object is called at the old one as well: mostly it has something to do about then.
 
 use std::{
-    collections::BTreeMap,
+    cmp::Reverse,
+    collections::BinaryHeap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -23,23 +25,25 @@ pub(crate) trait Timed: Send + Sync {
     fn due(self: Arc<Self>, shared: &Arc<Shared>, now: Instant);
 }
 
-/// When an object's entry fires.
+/// When an object is called.
 #[derive(Debug)]
 pub(crate) struct Timer {
-    /// Tells entries of one time apart. 0: it has had none yet.
-    id: AtomicU64,
-    /// Nanoseconds; `NONE` without an entry. Changes under the lock of the set.
+    /// Nanoseconds; `NONE` while it is not set. Changes under the lock of the set.
     at: AtomicU64,
+    /// Its place in the set while it is set.
+    place: AtomicUsize,
 }
 
 const NONE: u64 = u64::MAX;
+/// So many stale entries, and so much free memory, are no matter.
+const FEW: usize = 1024;
 
 impl Timer {
     pub(crate) const fn new() -> Self {
-        Self { id: AtomicU64::new(0), at: AtomicU64::new(NONE) }
+        Self { at: AtomicU64::new(NONE), place: AtomicUsize::new(0) }
     }
 
-    /// Whether its entry fires at `at` or before.
+    /// Whether it fires at `at` or before.
     fn is_set_before(&self, at: Instant) -> bool {
         self.at.load(Ordering::Acquire) <= at.as_nanos()
     }
@@ -52,14 +56,101 @@ pub(crate) struct Deadlines {
     next: AtomicU64,
 }
 
+#[derive(Default)]
 struct Set {
-    entries: BTreeMap<(u64, u64), Arc<dyn Timed>>,
-    last_id: u64,
+    /// The times of objects and their places, the earliest first. An entry is stale if the object in that place has
+    /// other times: there are at most as many of those as objects, and a few.
+    heap: BinaryHeap<Reverse<(u64, usize)>>,
+    places: Vec<Option<Place>>,
+    free: Vec<usize>,
+}
+
+/// An object, and the times at which it is called: the next one, and one after that or `NONE`.
+struct Place {
+    at: u64,
+    later: u64,
+    object: Arc<dyn Timed>,
+}
+
+impl Set {
+    fn len(&self) -> usize {
+        self.places.len() - self.free.len()
+    }
+
+    /// Puts an object into a place.
+    fn insert(&mut self, at: u64, object: Arc<dyn Timed>) -> usize {
+        let place = Some(Place { at, later: NONE, object });
+        let index = self.free.pop().unwrap_or(self.places.len());
+        if index == self.places.len() {
+            self.places.push(place);
+        } else {
+            self.places[index] = place;
+        }
+        self.enter(at, index);
+        index
+    }
+
+    /// Takes an object out of its place.
+    fn remove(&mut self, index: usize) -> Option<Arc<dyn Timed>> {
+        let place = self.places.get_mut(index)?.take()?;
+        self.free.push(index);
+        place.object.timer().at.store(NONE, Ordering::Release);
+        Some(place.object)
+    }
+
+    /// Makes an entry. Leaves all stale ones out when there are too many.
+    fn enter(&mut self, at: u64, index: usize) {
+        self.heap.push(Reverse((at, index)));
+        if self.heap.len() > 3 * self.len() + FEW {
+            let places = self.places.iter().enumerate();
+            let times = |(index, place): (usize, &Option<Place>)| {
+                let times = place.as_ref().map_or([NONE; 2], |place| [place.at, place.later]);
+                times.map(|at| Reverse((at, index)))
+            };
+            self.heap = places.flat_map(times).filter(|Reverse((at, _))| *at != NONE).collect();
+        }
+    }
+
+    /// The object in a place is called earlier from now on.
+    fn advance(&mut self, at: u64, index: usize) {
+        if let Some(Some(place)) = self.places.get_mut(index) {
+            if place.later == NONE {
+                place.later = place.at;
+            }
+            place.at = at;
+            self.enter(at, index);
+        }
+    }
+
+    /// The time of an object in a place has come. It is taken out unless it has another one.
+    fn fire(&mut self, index: usize) -> Option<Arc<dyn Timed>> {
+        let place = self.places.get_mut(index)?.as_mut()?;
+        if place.later == NONE {
+            return self.remove(index);
+        }
+        place.at = std::mem::replace(&mut place.later, NONE);
+        place.object.timer().at.store(place.at, Ordering::Release);
+        Some(place.object.clone())
+    }
+
+    /// The earliest time, and whose it is. Removes stale entries before it.
+    fn first(&mut self) -> Option<(u64, usize)> {
+        while let Some(&Reverse((at, index))) = self.heap.peek() {
+            if self.places.get(index).is_some_and(|place| place.as_ref().is_some_and(|place| place.at == at)) {
+                return Some((at, index));
+            }
+            self.heap.pop();
+        }
+        if self.places.capacity() > FEW {
+            *self = Self::default();
+        }
+        None
+    }
 }
 
 impl Deadlines {
-    pub(super) const fn new() -> Self {
-        Self { set: Mutex::new(Set { entries: BTreeMap::new(), last_id: 0 }), next: AtomicU64::new(NONE) }
+    pub(super) fn new() -> Self {
+        Self { set: Mutex::default(), next: AtomicU64::new(NONE) }
     }
 
     /// Lets `object` be called at `at`, unless it is called earlier already. Returns whether this is the earliest
@@ -73,14 +164,12 @@ impl Deadlines {
         if before <= at.as_nanos() {
             return false;
         }
-        let mut id = timer.id.load(Ordering::Relaxed);
-        if id == 0 {
-            set.last_id += 1;
-            id = set.last_id;
-            timer.id.store(id, Ordering::Relaxed);
+        if before == NONE {
+            let place = set.insert(at.as_nanos(), object());
+            timer.place.store(place, Ordering::Relaxed);
+        } else {
+            set.advance(at.as_nanos(), timer.place.load(Ordering::Relaxed));
         }
-        let moved = (before != NONE).then(|| set.entries.remove(&(before, id))).flatten();
-        set.entries.insert((at.as_nanos(), id), moved.unwrap_or_else(object));
         timer.at.store(at.as_nanos(), Ordering::Release);
         let first = at.as_nanos() < self.next.load(Ordering::Relaxed);
         if first {
@@ -90,15 +179,14 @@ impl Deadlines {
         first
     }
 
-    /// Removes an object's entry: without this, an object that has ended stays until its deadline.
+    /// Removes an object: without this, one that has ended stays until its deadline.
     pub(super) fn clear(&self, timer: &Timer) {
+        let mut set = lock(&self.set);
         if timer.at.load(Ordering::Acquire) == NONE {
             return;
         }
-        let mut set = lock(&self.set);
-        let at = timer.at.swap(NONE, Ordering::AcqRel);
-        let removed = set.entries.remove(&(at, timer.id.load(Ordering::Relaxed)));
-        self.update(&set);
+        let removed = set.remove(timer.place.load(Ordering::Relaxed));
+        self.update(&mut set);
         drop(set);
         drop(removed);
     }
@@ -108,32 +196,28 @@ impl Deadlines {
         Some(self.next.load(Ordering::SeqCst)).filter(|at| *at != NONE).map(Instant::from_nanos)
     }
 
-    /// Takes an object whose entry fires at `now` or before.
+    /// Takes an object whose time is `now` or before.
     pub(super) fn pop(&self, now: Instant) -> Option<Arc<dyn Timed>> {
         if self.next.load(Ordering::Acquire) > now.as_nanos() {
             return None;
         }
         let mut set = lock(&self.set);
-        let entry = set.entries.first_entry().filter(|entry| entry.key().0 <= now.as_nanos())?;
-        let object = entry.remove();
-        object.timer().at.store(NONE, Ordering::Release);
-        self.update(&set);
-        Some(object)
+        let (_, place) = set.first().filter(|(at, _)| *at <= now.as_nanos())?;
+        let object = set.fire(place);
+        self.update(&mut set);
+        object
     }
 
-    /// Removes all entries.
+    /// Removes all objects.
     pub(super) fn take_all(&self) -> Vec<Arc<dyn Timed>> {
         let mut set = lock(&self.set);
-        let all: Vec<_> = std::mem::take(&mut set.entries).into_values().collect();
-        for object in &all {
-            object.timer().at.store(NONE, Ordering::Release);
-        }
-        self.update(&set);
+        let all = (0..set.places.len()).filter_map(|place| set.remove(place)).collect();
+        self.update(&mut set);
         all
     }
 
-    fn update(&self, set: &Set) {
-        let next = set.entries.first_key_value().map_or(NONE, |(key, _)| key.0);
+    fn update(&self, set: &mut Set) {
+        let next = set.first().map_or(NONE, |(at, _)| at);
         self.next.store(next, Ordering::SeqCst);
     }
 }
@@ -161,24 +245,54 @@ mod tests {
     }
 
     #[test]
-    fn each_object_has_one_entry_which_moves_forward_only() {
+    fn a_deadline_comes_forward_only_and_leaves_the_first_one() {
         let deadlines = Deadlines::new();
         let objects: Vec<_> = (0..3).map(|_| Arc::new(Object(Timer::new()))).collect();
         assert!(set(&deadlines, &objects[0], 100));
         assert!(!set(&deadlines, &objects[1], 200));
         assert!(!set(&deadlines, &objects[0], 150), "it fires earlier already");
-        assert!(set(&deadlines, &objects[1], 50) && !set(&deadlines, &objects[2], 50));
-        assert_eq!((deadlines.next(), lock(&deadlines.set).entries.len()), (Some(at(50)), 3));
+        assert!(set(&deadlines, &objects[1], 60) && set(&deadlines, &objects[1], 50));
+        assert!(!set(&deadlines, &objects[2], 55));
+        assert_eq!((deadlines.next(), lock(&deadlines.set).len()), (Some(at(50)), 3));
         assert!(deadlines.pop(at(49)).is_none());
-        let popped = deadlines.pop(at(60)).unwrap();
-        assert!(std::ptr::eq(popped.timer(), objects[1].timer()));
-        assert!(deadlines.pop(at(60)).is_some() && deadlines.pop(at(60)).is_none());
+        let fired = |object: usize, ns| {
+            assert_eq!(deadlines.next(), Some(at(ns)));
+            let popped = deadlines.pop(at(ns)).unwrap();
+            assert!(std::ptr::eq(popped.timer(), objects[object].timer()));
+        };
+        fired(1, 50);
+        assert!(!set(&deadlines, &objects[1], 300), "it fires at 200 already");
+        fired(2, 55);
+        fired(0, 100);
+        fired(1, 200);
+        assert!(deadlines.next().is_none());
         // After it has fired, it may be set again, later as well.
-        assert!(!set(&deadlines, &objects[1], 300));
-        deadlines.clear(&objects[0].0);
-        assert_eq!(deadlines.next(), Some(at(300)));
-        deadlines.clear(&objects[0].0);
+        assert!(set(&deadlines, &objects[1], 300) && set(&deadlines, &objects[1], 250));
+        assert!(!set(&deadlines, &objects[0], 400));
+        deadlines.clear(&objects[1].0);
+        deadlines.clear(&objects[1].0);
+        assert_eq!((deadlines.next(), Arc::strong_count(&objects[1])), (Some(at(400)), 1));
         assert_eq!(deadlines.take_all().len(), 1);
         assert!(deadlines.next().is_none() && set(&deadlines, &objects[0], 1000));
+    }
+
+    #[test]
+    fn stale_entries_are_bounded_and_hold_no_object() {
+        let deadlines = Deadlines::new();
+        let objects: Vec<_> = (0..10).map(|_| Arc::new(Object(Timer::new()))).collect();
+        for ns in (1000..10_000).rev() {
+            for object in &objects {
+                set(&deadlines, object, ns);
+            }
+            assert!(lock(&deadlines.set).heap.len() <= 3 * objects.len() + FEW);
+        }
+        objects.iter().take(5).for_each(|object| deadlines.clear(&object.0));
+        assert!(objects.iter().take(5).all(|object| Arc::strong_count(object) == 1));
+        // Those of others, in places of what was removed.
+        objects.iter().take(5).for_each(|object| assert!(!set(&deadlines, object, 50_000)));
+        let fired = |ns| std::iter::from_fn(|| deadlines.pop(at(ns))).count();
+        assert_eq!((fired(999), fired(1000), fired(9998), fired(9999)), (0, 5, 0, 5));
+        assert_eq!((fired(49_999), fired(50_000), fired(NONE - 1)), (0, 5, 0));
+        assert!(lock(&deadlines.set).heap.is_empty() && deadlines.next().is_none());
     }
 }
