@@ -60,9 +60,27 @@ pub(crate) struct Deadlines {
 struct Set {
     /// The times of objects and their places, the earliest first. An entry is stale if the object in that place has
     /// other times: there are at most as many of those as objects, and a few.
-    heap: BinaryHeap<Reverse<(u64, usize)>>,
+    heap: BinaryHeap<Reverse<Entry>>,
     places: Vec<Option<Place>>,
     free: Vec<usize>,
+}
+
+/// A time and a place in one number: the heap compares many, and a pair takes several branches.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry(u128);
+
+impl Entry {
+    const fn new(at: u64, place: usize) -> Self {
+        Self((at as u128) << 64 | place as u128)
+    }
+
+    const fn at(self) -> u64 {
+        (self.0 >> 64) as u64
+    }
+
+    const fn place(self) -> usize {
+        self.0 as usize
+    }
 }
 
 /// An object, and the times at which it is called: the next one, and one after that or `NONE`.
@@ -100,14 +118,14 @@ impl Set {
 
     /// Makes an entry. Leaves all stale ones out when there are too many.
     fn enter(&mut self, at: u64, index: usize) {
-        self.heap.push(Reverse((at, index)));
+        self.heap.push(Reverse(Entry::new(at, index)));
         if self.heap.len() > 3 * self.len() + FEW {
             let places = self.places.iter().enumerate();
             let times = |(index, place): (usize, &Option<Place>)| {
                 let times = place.as_ref().map_or([NONE; 2], |place| [place.at, place.later]);
-                times.map(|at| Reverse((at, index)))
+                times.map(|at| Reverse(Entry::new(at, index)))
             };
-            self.heap = places.flat_map(times).filter(|Reverse((at, _))| *at != NONE).collect();
+            self.heap = places.flat_map(times).filter(|entry| entry.0.at() != NONE).collect();
         }
     }
 
@@ -135,7 +153,8 @@ impl Set {
 
     /// The earliest time, and whose it is. Removes stale entries before it.
     fn first(&mut self) -> Option<(u64, usize)> {
-        while let Some(&Reverse((at, index))) = self.heap.peek() {
+        while let Some(&Reverse(entry)) = self.heap.peek() {
+            let (at, index) = (entry.at(), entry.place());
             if self.places.get(index).is_some_and(|place| place.as_ref().is_some_and(|place| place.at == at)) {
                 return Some((at, index));
             }
