@@ -8,6 +8,7 @@ import gc
 import hashlib
 import os
 import random
+import struct
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Generator
@@ -67,6 +68,15 @@ def pair(**more: Any) -> tuple[wg_embed.Tunnel, wg_embed.Tunnel]:
 def noise(size: int, seed: int = 1) -> bytes:
     """Bytes that look like nothing else."""
     return random.Random(seed).getrandbits(8 * size).to_bytes(size, "big") if size else b""
+
+
+def checksum(data: bytes) -> int:
+    """That of the Internet protocols."""
+    data += bytes(len(data) % 2)
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
 
 
 def digest(data: bytes) -> str:

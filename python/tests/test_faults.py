@@ -10,6 +10,7 @@ import importlib.util
 import logging
 import signal
 import socket
+import struct
 import sys
 import threading
 from collections.abc import Callable, Coroutine
@@ -17,7 +18,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, SERVER_KEY, descriptors, digest, noise, pair, resident, run, script, soon, until
+from support import (
+    CLIENT_KEY,
+    CLIENT_PUB,
+    PATIENCE,
+    SERVER_KEY,
+    SERVER_PUB,
+    checksum,
+    descriptors,
+    digest,
+    noise,
+    pair,
+    resident,
+    run,
+    script,
+    soon,
+    until,
+)
 
 import wg_embed
 
@@ -69,6 +86,68 @@ def test_a_dial_that_is_cancelled_anywhere_leaves_nothing() -> None:
             await until(lambda: server.net.stats()["connections"] == 0)
 
     run(main())
+
+
+def unreachable(packet: bytes, code: int) -> bytes:
+    """What a router on the way to the packet's destination answers: ICMP, or ICMPv6."""
+    if packet[0] >> 4 == 4:
+        message = bytes([3, code, 0, 0, 0, 0, 0, 0]) + packet[:28]
+        message = message[:2] + struct.pack("!H", checksum(message)) + message[4:]
+        header = struct.pack("!BBHHHBBH4s4s", 69, 0, 20 + len(message), 0, 0, 64, 1, 0, packet[16:20], packet[12:16])
+        return header[:10] + struct.pack("!H", checksum(header)) + header[12:] + message
+    message = bytes([1, code, 0, 0, 0, 0, 0, 0]) + packet
+    addresses = packet[24:40] + packet[8:24]
+    total = checksum(addresses + struct.pack("!II", len(message), 58) + message)
+    message = message[:2] + struct.pack("!H", total) + message[4:]
+    return struct.pack("!IHBB", 6 << 28, len(message), 58, 64) + addresses + message
+
+
+def test_a_dial_without_a_route() -> None:
+    """The error is that of the router, or of the tunnel if no peer has the address."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    ours.settimeout(PATIENCE)
+    codes = {
+        ("10.0.0.7", 81): (0, errno.ENETUNREACH),
+        ("10.0.0.7", 82): (1, errno.EHOSTUNREACH),
+        ("fd00::7", 81): (0, errno.ENETUNREACH),
+        ("fd00::7", 83): (3, errno.EHOSTUNREACH),
+    }
+
+    def answer(host: str, port: int, code: int) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        at, length = (24, 40) if ":" in host else (16, 20)
+        destination = socket.inet_pton(family, host)
+        while True:
+            packet = ours.recv(2000)
+            if packet[at:length] == destination and packet[length + 2 : length + 4] == struct.pack("!H", port):
+                ours.send(unreachable(packet, code))
+                return
+
+    async def main() -> None:
+        peer = wg_embed.Peer(CLIENT_PUB, ["10.0.0.1/32", "fd00::1/128"])
+        server = wg_embed.Tunnel(wg_embed.Config(SERVER_KEY, [peer]), fd=theirs.fileno(), bind="127.0.0.1")
+        remote = wg_embed.Peer(SERVER_PUB, ["10.0.0.0/24", "fd00::/64"], f"127.0.0.1:{server.listen_port}")
+        config = wg_embed.Config(CLIENT_KEY, [remote], ["10.0.0.1", "fd00::1"])
+        loop = asyncio.get_running_loop()
+        with server, wg_embed.Tunnel(config) as tunnel:
+            for (host, port), (code, expected) in codes.items():
+                target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+                answered = loop.run_in_executor(None, answer, host, port, code)
+                with pytest.raises(OSError) as caught:
+                    await soon(tunnel.net.dial(target, timeout=PATIENCE))
+                assert caught.value.errno == expected, target
+                await soon(answered)
+            for target in ("192.0.2.1:81", "[2001:db8::1]:81"):
+                with pytest.raises(OSError) as caught:
+                    await soon(tunnel.net.dial(target, timeout=PATIENCE))
+                assert caught.value.errno == errno.EHOSTUNREACH, target
+        lone = wg_embed.Config(CLIENT_KEY, [remote], ["10.0.0.1"])
+        with wg_embed.Tunnel(lone) as tunnel, pytest.raises(OSError) as caught:
+            await soon(tunnel.net.dial("[fd00::7]:81", timeout=PATIENCE))
+        assert caught.value.errno == errno.EADDRNOTAVAIL
+
+    with ours, theirs:
+        run(main())
 
 
 def test_a_read_that_is_cancelled_anywhere_loses_nothing() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from support import CLIENT_KEY, PATIENCE, SERVER_KEY, client, noise, run, soon
+from support import CLIENT_KEY, PATIENCE, SERVER_KEY, checksum, client, noise, run, soon
 
 pytestmark = [
     pytest.mark.ours_only("the launcher is ours"),
@@ -213,14 +213,6 @@ def test_http3_is_decrypted(mitmdump: Mitmdump, host: str) -> None:
             assert answer == b"GET https://secret.test/over-quic  tls=True udp HTTP/3", answer
 
     run(main())
-
-
-def checksum(data: bytes) -> int:
-    data += bytes(len(data) % 2)
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
 
 
 class Endpoint(NamedTuple):
