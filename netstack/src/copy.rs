@@ -211,6 +211,11 @@ impl<S: Side> Relay<S> {
         self.side.reset_on_close();
     }
 
+    /// Ends both after what was copied. It is dropped next.
+    pub fn close(&mut self) {
+        self.side.shutdown();
+    }
+
     /// From the side to the connection.
     fn copy_up(&mut self) -> Stop {
         let mut copied = 0;

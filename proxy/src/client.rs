@@ -176,6 +176,11 @@ impl Client {
         self.socket.reset_on_close();
     }
 
+    /// The proxy ends.
+    pub(crate) fn close(&mut self) {
+        self.socket.end();
+    }
+
     fn flush(&mut self) -> io::Result<()> {
         while !self.out.is_empty() {
             let sent = self.socket.write(&[IoSlice::new(&self.out)])?;

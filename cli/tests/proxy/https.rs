@@ -129,6 +129,25 @@ fn ask(mut client: Client, text: &str) -> Client {
     client
 }
 
+/// An end of TLS, and not of TCP alone: that would be an error of the client's.
+#[test]
+fn a_signal_ends_sessions() {
+    let world = World::new();
+    let mut proxy = serve(&world);
+    let mut tunnel = client(proxy.port(0));
+    tunnel.write_all(b"CONNECT 10.9.0.1:7 HTTP/1.1\r\n\r\n").unwrap();
+    tunnel.read_exact(&mut [0; 39]).unwrap();
+    let mut talking = client(proxy.port(0));
+    talking.write_all(b"CONNECT 10.9.0.1").unwrap();
+    while talking.conn.is_handshaking() {
+        talking.conn.complete_io(&mut talking.sock).unwrap();
+    }
+    proxy.signal("TERM");
+    assert_eq!(tunnel.read(&mut [0]).unwrap(), 0);
+    assert_eq!(talking.read(&mut [0]).unwrap(), 0);
+    assert!(proxy.child.wait().unwrap().success());
+}
+
 #[test]
 fn files_are_checked_with_the_configuration() {
     let world = World::new();

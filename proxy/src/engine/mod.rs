@@ -164,9 +164,10 @@ impl Engine {
         };
         self.common.mailbox.close();
         self.end_tunnelled();
-        for (_, (entry, _)) in self.entries.drain() {
-            if end == End::Reset {
-                entry.end();
+        for (_, (mut entry, _)) in self.entries.drain() {
+            match end {
+                End::Reset => entry.end(),
+                End::Close => entry.close(),
             }
         }
     }
@@ -391,6 +392,15 @@ impl Entry {
             Self::Client(client) => client.end(),
             Self::Incoming(incoming) => incoming.end(),
             Self::Link(link) => link.reset(),
+            _ => {}
+        }
+    }
+
+    /// It ends without a reset: over TLS, too, its client gets an end, and what still waits for it.
+    fn close(&mut self) {
+        match self {
+            Self::Client(client) => client.close(),
+            Self::Link(link) => link.close(),
             _ => {}
         }
     }
