@@ -57,5 +57,5 @@ pub use listener::TcpListener;
 pub use notify::{Notify, Readiness};
 pub use options::Options;
 pub use stack::Netstack;
-pub use stream::TcpStream;
+pub use stream::{Delivery, TcpStream};
 pub use udp::{UdpFlow, UdpPort, UdpSocket};

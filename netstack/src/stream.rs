@@ -160,6 +160,12 @@ impl TcpStream {
         self.socket.lock().connection.unacknowledged()
     }
 
+    /// What becomes of the data that were written: it can be asked after the connection was dropped.
+    #[must_use]
+    pub fn delivery(&self) -> Delivery {
+        Delivery(self.socket.clone())
+    }
+
     /// How long [`Read::read`] waits at most; `None` (the default) is without limit.
     pub fn set_read_timeout(&self, timeout: Option<Duration>) {
         self.read_timeout.set(timeout);
@@ -229,6 +235,31 @@ fn would_block<R>(result: &io::Result<R>) -> bool {
 const fn ended(readiness: Readiness) -> Readiness {
     let _ = readiness;
     Readiness { readable: true, writable: true, read_closed: true, write_closed: true }
+}
+
+/// What becomes of the data that were written to a connection, see [`TcpStream::delivery`]. Any thread may use it.
+#[derive(Clone)]
+pub struct Delivery(Arc<TcpSocket>);
+
+impl Delivery {
+    /// `Ok` when the other side has acknowledged all data and the end after them; `None` as long as it still may. A
+    /// stack that is closed ends its connections.
+    #[must_use]
+    pub fn outcome(&self) -> Option<io::Result<()>> {
+        let state = self.0.lock();
+        if state.connection.is_delivered() {
+            return Some(Ok(()));
+        }
+        // A reset that follows the other side's end is no error of the connection.
+        let ended = || state.connection.is_closed().then_some(io::ErrorKind::ConnectionReset);
+        state.error().or_else(ended).map(|error| Err(error.into()))
+    }
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery").field("outcome", &self.outcome()).finish_non_exhaustive()
+    }
 }
 
 /// Waits for data, at most as long as [`TcpStream::set_read_timeout`] allows: `TimedOut` after that.

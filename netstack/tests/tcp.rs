@@ -137,6 +137,44 @@ fn a_dropped_stream_delivers_what_was_written() {
     assert!(received == data);
 }
 
+/// What was written and not read is lost in a reset, whether it comes before or after the other side's end.
+#[test]
+fn a_dropped_stream_can_be_asked_whether_all_was_delivered() {
+    let data = vec![1; 1 << 20];
+    for (ends_first, loses) in [(false, false), (false, true), (true, false), (true, true)] {
+        let world = World::new();
+        let (client, server) = world.connect();
+        if ends_first {
+            server.shutdown(Shutdown::Write).unwrap();
+            world.settle();
+        }
+        while client.try_write(&data).is_ok() {}
+        let delivery = client.delivery();
+        drop(client);
+        world.settle();
+        assert!(delivery.outcome().is_none(), "the other side does not read");
+        if loses {
+            server.reset();
+            world.settle();
+            assert_eq!(delivery.outcome().unwrap().unwrap_err().kind(), ErrorKind::ConnectionReset);
+        } else {
+            world.until(10 * SECOND, || read_all(&server).1.is_some());
+            world.settle();
+            delivery.outcome().unwrap().unwrap();
+            server.reset();
+            world.settle();
+            delivery.outcome().unwrap().unwrap();
+        }
+    }
+    let world = World::with(|a| a.linger = Duration::from_secs(5), |_| {});
+    let (client, _server) = world.connect();
+    while client.try_write(&data).is_ok() {}
+    let delivery = client.delivery();
+    drop(client);
+    world.pass_coarsely(6 * SECOND);
+    assert_eq!(delivery.outcome().unwrap().unwrap_err().kind(), ErrorKind::ConnectionAborted);
+}
+
 #[test]
 fn a_stream_dropped_with_unread_data_resets() {
     let world = World::new();

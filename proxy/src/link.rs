@@ -39,6 +39,7 @@ impl Local {
     /// Begins to copy. `readable`: the socket may have something to read.
     pub(crate) fn link(self, connection: TcpStream, readable: bool) -> Link {
         connection.set_keepalive(Some(KEEPALIVE));
+        self.socket.connected(&connection);
         let readable = readable || !self.first.is_empty();
         Relay::new(self, connection, readable)
     }

@@ -17,7 +17,7 @@ use wg_embed::{
     sync::lock,
     thread::{self, Owner},
 };
-use wg_embed_netstack::{Netstack, Notify};
+use wg_embed_netstack::{Delivery, Netstack, Notify};
 
 use crate::{
     engine::Engine,
@@ -208,7 +208,7 @@ impl Proxy {
     /// [`Kind::TcpClient`](crate::Kind::TcpClient) that belongs to no service. `ended` is called on the proxy's thread
     /// when the proxy has closed the socket: with an error if the target could not be connected, or the connection was
     /// reset. Otherwise all bytes were copied, or the proxy was [closed](Self::close); the stack may still have to
-    /// deliver some. It must not wait for the proxy.
+    /// deliver some, and what `ended` gets shows whether it has. It must not wait for the proxy.
     ///
     /// # Errors
     /// As the system says of the socket.
@@ -216,7 +216,7 @@ impl Proxy {
         &self,
         socket: UnixStream,
         target: &str,
-        ended: impl FnOnce(io::Result<()>) + Send + 'static,
+        ended: impl FnOnce(io::Result<Delivery>) + Send + 'static,
     ) -> io::Result<()> {
         socket.set_nonblocking(true)?;
         let socket = Socket::Watched(Watched::new(socket, Box::new(ended)));

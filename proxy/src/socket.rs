@@ -12,6 +12,7 @@ use std::{
 use mio::{Interest, Registry, Token, event::Source, net, unix::SourceFd};
 use socket2::{SockRef, TcpKeepalive};
 use wg_embed::{ErrorKind as Kind, ipc};
+use wg_embed_netstack::{Delivery, TcpStream};
 
 use crate::{service::Address, tls};
 
@@ -30,12 +31,18 @@ pub(crate) enum Socket {
 pub(crate) struct Watched {
     socket: net::UnixStream,
     failure: Cell<Option<io::Error>>,
-    ended: Option<Box<dyn FnOnce(io::Result<()>) + Send>>,
+    /// Of the connection in the tunnel, once there is one.
+    delivery: Cell<Option<Delivery>>,
+    ended: Option<Ended>,
 }
 
+/// Is called when a [`Watched`] socket is closed.
+type Ended = Box<dyn FnOnce(io::Result<Delivery>) + Send>;
+
 impl Watched {
-    pub(crate) fn new(socket: UnixStream, ended: Box<dyn FnOnce(io::Result<()>) + Send>) -> Self {
-        Self { socket: net::UnixStream::from_std(socket), failure: Cell::default(), ended: Some(ended) }
+    pub(crate) fn new(socket: UnixStream, ended: Ended) -> Self {
+        let socket = net::UnixStream::from_std(socket);
+        Self { socket, failure: Cell::default(), delivery: Cell::default(), ended: Some(ended) }
     }
 }
 
@@ -44,7 +51,8 @@ impl Drop for Watched {
         // Its other side has its end first.
         let _ = self.socket.shutdown(Shutdown::Both);
         if let Some(ended) = self.ended.take() {
-            ended(self.failure.take().map_or(Ok(()), Err));
+            let delivery = || self.delivery.take().ok_or_else(|| ErrorKind::ConnectionAborted.into());
+            ended(self.failure.take().map_or_else(delivery, Err));
         }
     }
 }
@@ -119,6 +127,13 @@ impl Socket {
             }
             Err(e) if e.kind() == ErrorKind::NotConnected => Ok(false),
             Err(e) => Err(e),
+        }
+    }
+
+    /// Its connection in the tunnel is made.
+    pub(crate) fn connected(&self, connection: &TcpStream) {
+        if let Self::Watched(watched) = self {
+            watched.delivery.set(Some(connection.delivery()));
         }
     }
 

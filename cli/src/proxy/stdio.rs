@@ -27,8 +27,8 @@ pub(super) fn start(proxy: &Proxy, target: &str, mailbox: Arc<Mailbox>) -> io::R
     let place = format!("[STDIOTunnel] {target}");
     thread::Builder::new().name("stdout".into()).spawn(move || {
         let outcome = output(&mut from_tunnel).map_err(|e| format!("standard output: {e}")).and_then(|()| {
-            // Without an answer the proxy has ended, which others tell.
-            ended.recv().unwrap_or(Ok(())).map_err(|e: io::Error| format!("{place}: {e}"))
+            let outcome = ended.recv().unwrap_or_else(|_| Err(io::ErrorKind::ConnectionAborted.into()));
+            outcome.map_err(|e| format!("{place}: {e}"))
         });
         mailbox.push(News::Transferred(outcome));
     })?;

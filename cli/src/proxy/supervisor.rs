@@ -10,7 +10,7 @@ use std::{
 
 use mio::{Events, Interest, Poll, Token, Waker, net::TcpListener};
 use wg_embed::{device::Tunnel, sync::lock};
-use wg_embed_netstack::Netstack;
+use wg_embed_netstack::{Delivery, Netstack};
 use wg_embed_proxy::{Options, Proxy};
 
 use super::{
@@ -38,7 +38,7 @@ pub(super) enum News {
     /// The proxy or the tunnel has ended, for this reason.
     Ended(String),
     /// The connection of standard input and output has ended.
-    Transferred(Result<(), String>),
+    Transferred(Result<Delivery, String>),
 }
 
 /// Passes news to the main thread.
@@ -130,36 +130,32 @@ impl Supervisor {
         let patience = match &end {
             Err(_) | Ok(End::Transferred(Err(_))) => Duration::ZERO,
             Ok(End::Signal) => LAST_BYTES,
-            Ok(End::Transferred(Ok(()))) => self.stack.options().linger,
+            Ok(End::Transferred(Ok(_))) => self.stack.options().linger,
         };
-        let is_delivered = self.close(patience);
+        self.close(patience);
         match end? {
-            End::Transferred(Ok(())) if !is_delivered => Err("[STDIOTunnel]: not all bytes were delivered".into()),
-            End::Transferred(outcome) => outcome,
+            End::Transferred(Ok(delivery)) => delivered(&delivery),
+            End::Transferred(Err(reason)) => Err(reason),
             End::Signal => Ok(()),
         }
     }
 
-    /// Ends the connections without resets as far as they are over in time. Returns whether all are.
-    fn close(self, patience: Duration) -> bool {
+    /// Ends the connections without resets as far as they are over in time.
+    fn close(self, patience: Duration) {
         let Self { mut poll, mailbox, stack, tunnel, proxy, .. } = self;
         proxy.close();
         let until = Instant::now() + patience;
         let mut events = Events::with_capacity(8);
-        let is_over = loop {
-            if stack.stats().connections == 0 {
-                break true;
-            }
+        while stack.stats().connections > 0 {
             let is_asked =
                 lock(&mailbox.news).drain(..).any(|news| matches!(news, News::Signal(name) if name != "SIGHUP"));
             if is_asked || Instant::now() >= until || poll.poll(&mut events, Some(LOOK)).is_err() {
-                break false;
+                break;
             }
-        };
+        }
         if let Err(error) = tunnel.stop_with_tun(|| stack.close(), LAST_PACKETS) {
             tracing::warn!(%error, "the tunnel was not stopped");
         }
-        is_over
     }
 
     fn serve(&mut self, reload: &dyn Fn() -> Result<Config, String>) -> Result<End, String> {
@@ -186,7 +182,10 @@ impl Supervisor {
                         Err(reason) => tracing::error!("the configuration stays as it was: {reason}"),
                     },
                     News::Signal(_) => return Ok(End::Signal),
-                    News::Transferred(outcome) => return Ok(End::Transferred(outcome)),
+                    News::Transferred(outcome) => {
+                        tracing::debug!("[STDIOTunnel]: both directions have ended");
+                        return Ok(End::Transferred(outcome));
+                    }
                     News::Ended(reason) => return Err(reason),
                 }
             }
@@ -264,7 +263,16 @@ impl Supervisor {
 enum End {
     Signal,
     /// The connection of standard input and output has ended.
-    Transferred(Result<(), String>),
+    Transferred(Result<Delivery, String>),
+}
+
+/// The stack has ended: nothing more is delivered.
+fn delivered(delivery: &Delivery) -> Result<(), String> {
+    match delivery.outcome() {
+        Some(Ok(())) => Ok(()),
+        Some(Err(error)) => Err(format!("[STDIOTunnel]: not all bytes were delivered: {error}")),
+        None => Err("[STDIOTunnel]: not all bytes were delivered".into()),
+    }
 }
 
 /// What the services have in common.

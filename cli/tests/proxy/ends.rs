@@ -72,6 +72,24 @@ fn a_slow_target_has_the_whole_upload() {
     assert!(proxy.child.wait().unwrap().success());
 }
 
+/// The target has ended, and is reset before it has read what came: the process had only to deliver that.
+#[test]
+fn a_reset_before_all_was_delivered_is_an_error_of_the_process() {
+    let world = World::new();
+    let listener = world.stack.listen_tcp("10.9.0.1:81".parse().unwrap(), 1).unwrap();
+    let mut proxy = world.start(&stdio("10.9.0.1:81"));
+    let mut input = proxy.child.stdin.take().unwrap();
+    let target = listener.accept(Some(PATIENCE)).unwrap();
+    target.shutdown(Shutdown::Write).unwrap();
+    // More than the window of a target that does not read, and no more than a connection's first send buffer.
+    input.write_all(&vec![b'x'; 128 << 10]).unwrap();
+    drop(input);
+    proxy.wait_for_log("[STDIOTunnel]: both directions have ended");
+    target.reset();
+    assert_eq!(proxy.child.wait().unwrap().code(), Some(1));
+    proxy.wait_for_log("[STDIOTunnel]: not all bytes were delivered: connection reset");
+}
+
 #[test]
 fn a_target_that_refuses_is_an_error_of_the_process() {
     let world = World::new();

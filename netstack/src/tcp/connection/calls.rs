@@ -213,6 +213,11 @@ impl Connection {
         self.sender.ring.len()
     }
 
+    /// Whether all that was written, and the end after it, has been acknowledged. Stays.
+    pub(crate) fn is_delivered(&self) -> bool {
+        self.sender.fin_acknowledged()
+    }
+
     /// Probes after so much idle time.
     pub(crate) fn set_keepalive(&mut self, idle: Option<Duration>, now: Instant) {
         // Without a least time the timer would be due again and again.
