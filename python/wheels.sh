@@ -4,20 +4,24 @@
 # does not matter. Then all are checked: by auditwheel, abi3audit and twine; the source distribution is built outside of
 # the repository; and wheels are tested where there is an interpreter for them.
 #
-#   python/wheels.sh [DIRECTORY]      default: target/wheels
+#   python/wheels.sh [--check] [DIRECTORY]      default: target/wheels
 #
-# It needs Linux on x86-64 with rustup, a CPython 3.9 or newer, and PyPI; for the tests of the arm64 wheel Debian
-# (qemu-user-static is installed). What cannot be had is skipped, and the reason printed; the last line counts that.
+# --check        makes nothing, and checks what an earlier run has left in the directory
 #
-# PYTHON_MUSL    a CPython with musl, to test its wheel with
+# It needs Linux on x86-64 with rustup, a CPython 3.9 or newer, and PyPI; for the tests of the wheels for arm64 and musl
+# Debian. There CPython with musl is made of Debian's sources, and qemu-user-static is installed. What cannot be had is
+# skipped, and the reason printed; the last line counts that.
+#
+# PYTHON_MUSL    a CPython with musl, to test the wheel for x86-64 with in place of one that is made
 # PYTHON_3_14T   a free-threaded CPython 3.14, to test its wheel with
 # PROFILE        of cargo; default: release, with link-time optimization: a minute and more for each wheel
 set -eu
+makes=yes
+[ "${1-}" != --check ] || { makes='' && shift; }
+out=$(realpath -m "${1:-$(dirname "$0")/../target/wheels}")
+mkdir -p "$out"
 cd "$(dirname "$0")"
 root=$(cd .. && pwd)
-out=${1:-$root/target/wheels}
-mkdir -p "$out"
-out=$(cd "$out" && pwd)
 profile=${PROFILE:-release}
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$root/target}"
 skipped=0
@@ -33,7 +37,7 @@ echo "== tools"
 python3 -m venv "$work/tools"
 "$work/tools/bin/pip" -q --disable-pip-version-check install 'maturin[zig]>=1.9,<2' auditwheel abi3audit twine
 PATH=$work/tools/bin:$PATH
-rm -f "$out"/wg_embed-*
+zig=$(python3 -c 'import os, ziglang; print(os.path.join(ziglang.__path__[0], "zig"))')
 
 # build TARGET TAG [ARGUMENT...]
 build() {
@@ -46,18 +50,23 @@ build() {
     maturin build -q --locked --zig --profile "$profile" --target "$target" --compatibility "$tag" --out "$out" "$@"
 }
 
-for target in x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu; do
-    echo "== $target"
-    build "$target" manylinux2014
-    # PyO3 supports free-threaded ones from 3.14 on. maturin has what is to be known of it.
-    build "$target" manylinux2014 --no-default-features -i python3.14t
-done
-for target in x86_64-unknown-linux-musl aarch64-unknown-linux-musl; do
-    echo "== $target"
-    build "$target" musllinux_1_1
-done
-echo "== source"
-maturin sdist -o "$out" >"$work/log" 2>&1 || { cat "$work/log"; fail "there is no source distribution"; }
+make_all() {
+    rm -f "$out"/wg_embed-*
+    for target in x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu; do
+        echo "== $target"
+        build "$target" manylinux2014
+        # PyO3 supports free-threaded ones from 3.14 on. maturin has what is to be known of it.
+        build "$target" manylinux2014 --no-default-features -i python3.14t
+    done
+    for target in x86_64-unknown-linux-musl aarch64-unknown-linux-musl; do
+        echo "== $target"
+        build "$target" musllinux_1_1
+    done
+    echo "== source"
+    maturin sdist -o "$out" >"$work/log" 2>&1 || { cat "$work/log"; fail "there is no source distribution"; }
+}
+
+[ -z "$makes" ] || make_all
 ls -l "$out"/wg_embed-*
 
 echo "== checks"
@@ -110,47 +119,105 @@ unpacked() {
     echo "$directory"
 }
 
-# CPython of Debian for arm64, under $1, without installing it.
-arm64_python() {
-    mkdir -p "$1/apt/lists/partial" "$1/apt/cache/archives/partial"
-    : >"$1/apt/status"
-    suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
-    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $suite main" \
-        >"$1/apt/list"
-    for what in update "install --yes --download-only --no-install-recommends python3"; do
-        # shellcheck disable=SC2086
-        apt-get -q -o Dir::Etc::SourceList="$1/apt/list" -o Dir::Etc::SourceParts=/dev/null \
-            -o Dir::State::Lists="$1/apt/lists" -o Dir::State::status="$1/apt/status" -o Dir::Cache="$1/apt/cache" \
-            -o APT::Architecture=arm64 -o APT::Architectures=arm64 $what >"$work/log" 2>&1 || return 1
-    done
-    for package in "$1"/apt/cache/archives/*.deb; do
-        dpkg-deb -x "$package" "$1"
-    done
-    if ! command -v qemu-aarch64-static >/dev/null; then
-        apt-get install -y -q --no-install-recommends qemu-user-static >"$work/log" 2>&1
+# apt ARCHITECTURE COMMAND...: apt-get with its own lists, as if nothing was installed.
+apt() {
+    state=$work/apt-$1 architecture=$1
+    shift
+    if [ ! -d "$state" ]; then
+        mkdir -p "$state/lists/partial" "$state/cache/archives/partial"
+        : >"$state/status"
+        suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
+        for kind in deb deb-src; do
+            echo "$kind [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]" \
+                "http://deb.debian.org/debian $suite main"
+        done >"$state/list"
+        apt "$architecture" update || return 1
     fi
+    apt-get -q -o Dir::Etc::SourceList="$state/list" -o Dir::Etc::SourceParts=/dev/null \
+        -o Dir::State::Lists="$state/lists" -o Dir::State::status="$state/status" -o Dir::Cache="$state/cache" \
+        -o APT::Architecture="$architecture" -o APT::Architectures="$architecture" -o APT::Sandbox::User=root \
+        "$@" >"$work/log" 2>&1
+}
+
+# debian ARCHITECTURE DIRECTORY PACKAGE...: unpacks packages of Debian, with what they depend on.
+debian() {
+    architecture=$1 directory=$2
+    shift 2
+    mkdir -p "$directory"
+    apt "$architecture" install --yes --download-only --no-install-recommends "$@" || return 1
+    for package in "$work/apt-$architecture"/cache/archives/*.deb; do
+        dpkg-deb -x "$package" "$directory" && rm "$package"
+    done
+}
+
+# qemu: makes sure that there is one for arm64.
+qemu() {
+    command -v qemu-aarch64-static >/dev/null ||
+        apt-get install -y -q --no-install-recommends qemu-user-static >"$work/log" 2>&1
+}
+
+# musl_python MACHINE: makes a CPython with musl in $work/python-MACHINE, and musl beside it, of Debian's sources of the
+# version that builds it. It has what asyncio needs.
+musl_python() {
+    build=$work/python-$1
+    case $1 in x86_64) architecture=amd64 ;; aarch64) architecture=arm64 ;; esac
+    debian "$architecture" "$build/root" musl || return 1
+    version=$(python3 -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+    (
+        mkdir -p "$work/cpython"
+        cd "$work/cpython"
+        set -- *.orig.tar.*
+        [ -e "$1" ] || apt amd64 source --download-only "$version"
+    ) || return 1
+    tar xf "$work"/cpython/*.orig.tar.* -C "$build" --strip-components 1
+    printf '#!/bin/sh\nexec %s cc -target %s-linux-musl "$@"\n' "$zig" "$1" >"$build/cc"
+    chmod +x "$build/cc"
+    (
+        cd "$build"
+        # Three answers are given, since it cannot run what it makes. zig makes date macros errors.
+        ./configure --host="$1-linux-musl" --build=x86_64-linux-gnu ac_cv_file__dev_ptmx=yes ac_cv_file__dev_ptc=no \
+            ac_cv_buggy_getaddrinfo=no --with-build-python="$(python3 -c 'import sys; print(sys.executable)')" \
+            CC="$build/cc" CFLAGS='-O1 -Wno-date-time' OPT= AR="$zig ar" RANLIB="$zig ranlib" \
+            READELF="$(command -v readelf)" --without-ensurepip --disable-test-modules &&
+            make -j "$(nproc)" python sharedmods
+    ) >"$work/log" 2>&1
 }
 
 echo "== tests"
 # Tags may have a *.
 wheel() { set -- "$out"/wg_embed-*-$1_"$2".whl; echo "$1"; }
 tests/check.sh --wheel "$(wheel "cp39-abi3-manylinux*" x86_64)"
-if arm64_python "$work/arm64"; then
-    arm64=$(unpacked "$(wheel "cp39-abi3-manylinux*" aarch64)")
-    qemu-aarch64-static -L "$work/arm64" "$work/arm64/usr/bin/python3" "$work/small.py" "$arm64"
-else
-    skip "no CPython for arm64: $(grep -m 1 '^E:' "$work/log")"
-fi
-# small TAG INTERPRETER
+# small TAG MACHINE COMMAND...: tests a wheel with an interpreter.
 small() {
-    if [ -z "$2" ]; then
-        skip "tests of $1: no interpreter was named"
-    else
-        "$2" "$work/small.py" "$(unpacked "$(wheel "$1" x86_64)")"
-    fi
+    wheel=$(wheel "$1" "$2")
+    [ -e "$wheel" ] || { skip "tests of $1 for $2: it was not made" && return; }
+    unpacked=$(unpacked "$wheel")
+    shift 2
+    "$@" "$work/small.py" "$unpacked"
 }
-small cp39-abi3-musllinux_1_1 "${PYTHON_MUSL-}"
-small "cp314-cp314t-manylinux*" "${PYTHON_3_14T-}"
+reason() { grep -m 1 '^E:\|error: ' "$work/log" || tail -n 1 "$work/log"; }
+if qemu && debian arm64 "$work/arm64" python3; then
+    small "cp39-abi3-manylinux*" aarch64 qemu-aarch64-static -L "$work/arm64" "$work/arm64/usr/bin/python3"
+else
+    skip "tests of cp39-abi3-manylinux on arm64: $(reason)"
+fi
+if [ -n "${PYTHON_MUSL-}" ]; then
+    small cp39-abi3-musllinux_1_1 x86_64 "$PYTHON_MUSL"
+elif musl_python x86_64; then
+    small cp39-abi3-musllinux_1_1 x86_64 "$build/root/lib/ld-musl-x86_64.so.1" "$build/python"
+else
+    skip "tests of cp39-abi3-musllinux_1_1 on x86-64: $(reason)"
+fi
+if qemu && musl_python aarch64; then
+    small cp39-abi3-musllinux_1_1 aarch64 qemu-aarch64-static -L "$build/root" "$build/python"
+else
+    skip "tests of cp39-abi3-musllinux_1_1 on arm64: $(reason)"
+fi
+if [ -n "${PYTHON_3_14T-}" ]; then
+    small "cp314-cp314t-manylinux*" x86_64 "$PYTHON_3_14T"
+else
+    skip "tests of cp314-cp314t: PYTHON_3_14T names no interpreter"
+fi
 
 echo "== the source distribution, built by itself"
 mkdir "$work/source"
