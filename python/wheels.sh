@@ -170,11 +170,12 @@ musl_python() {
         [ -e "$1" ] || apt amd64 source --download-only "$version"
     ) || return 1
     tar xf "$work"/cpython/*.orig.tar.* -C "$build" --strip-components 1
-    printf '#!/bin/sh\nexec %s cc -target %s-linux-musl "$@"\n' "$zig" "$1" >"$build/cc"
+    printf '#!/bin/sh\nexec %s cc -target %s-linux-musl -dynamic "$@"\n' "$zig" "$1" >"$build/cc"
     chmod +x "$build/cc"
     (
         cd "$build"
-        # Three answers are given, since it cannot run what it makes. zig makes date macros errors.
+        # Three answers are given, since it cannot run what it makes. Without -dynamic it would load no modules; zig
+        # makes date macros errors.
         ./configure --host="$1-linux-musl" --build=x86_64-linux-gnu ac_cv_file__dev_ptmx=yes ac_cv_file__dev_ptc=no \
             ac_cv_buggy_getaddrinfo=no --with-build-python="$(python3 -c 'import sys; print(sys.executable)')" \
             CC="$build/cc" CFLAGS='-O1 -Wno-date-time' OPT= AR="$zig ar" RANLIB="$zig ranlib" \
