@@ -91,6 +91,7 @@ fn serve(run: Run) -> Result<(), String> {
         network: run.network,
         interface: run.interface,
         system: Arc::new(NoSystemNetwork),
+        ..engine::Options::default()
     });
     let options = Options { settings: run.settings, ..Options::default() };
     let tunnel = Tunnel::open(transport, options, Arc::new(FileSource), Arc::new(engine)).map_err(|e| e.to_string())?;

@@ -6,12 +6,21 @@ mod running;
 use std::{
     any::Any,
     collections::HashMap,
-    fmt,
+    fmt, io,
     net::IpAddr,
     sync::{Arc, Mutex, Weak},
 };
 
-use wg_embed::{bind::udp::UdpBind, config::wgquick::Conf, device, key::PublicKey, sync::lock};
+use wg_embed::{
+    bind::{
+        Family,
+        udp::{BorrowedSocket, UdpBind},
+    },
+    config::wgquick::Conf,
+    device,
+    key::PublicKey,
+    sync::lock,
+};
 use wg_embed_manager::{
     manager::merge,
     messages::NetworkSettingsRequest,
@@ -89,12 +98,28 @@ pub struct Options {
     pub interface: String,
     /// Who configures the system's network.
     pub system: Arc<dyn SystemNetwork>,
+    /// Is passed each new UDP socket before anything is sent on it; an error refuses it.
+    pub protect: Option<Arc<ProtectFn>>,
+    /// Looks up the host names of endpoints.
+    pub resolve: Arc<ResolveFn>,
 }
 
+/// See [`Options::protect`].
+pub type ProtectFn = dyn Fn(BorrowedSocket<'_>, Family) -> io::Result<()> + Send + Sync;
+
+/// See [`Options::resolve`].
+pub type ResolveFn = dyn Fn(&str) -> Result<Vec<IpAddr>, wg_embed::error::Error> + Send + Sync;
+
 impl Default for Options {
-    /// An interface `wg-vpn0`, for which nothing configures the system.
+    /// An interface `wg-vpn0`, for which nothing configures the system; the system looks up names.
     fn default() -> Self {
-        Self { network: Network::default(), interface: "wg-vpn0".into(), system: Arc::new(NoSystemNetwork) }
+        Self {
+            network: Network::default(),
+            interface: "wg-vpn0".into(),
+            system: Arc::new(NoSystemNetwork),
+            protect: None,
+            resolve: Arc::new(device::resolve_with_system),
+        }
     }
 }
 
@@ -178,9 +203,13 @@ impl Engine for WireGuard {
     ) -> Result<Arc<dyn Running<Configuration>>, String> {
         let settings = std::mem::take(&mut lock(&self.state).settings);
         let interface = self.interface(descriptor, &configuration.conf)?;
-        let bind = UdpBind::new().map_err(|e| format!("cannot wait for UDP: {e}"))?;
+        let mut bind = UdpBind::new().map_err(|e| format!("cannot wait for UDP: {e}"))?;
+        if let Some(protect) = self.options.protect.clone() {
+            bind = bind.with_socket_hook(Box::new(move |socket, family| protect(socket, family)));
+        }
+        let resolve = self.options.resolve.clone();
         let options =
-            device::Options { resolve: Some(Box::new(device::resolve_with_system)), ..device::Options::default() };
+            device::Options { resolve: Some(Box::new(move |host| resolve(host))), ..device::Options::default() };
         let system = self.options.system.clone();
         let running =
             Arc::new(WireGuardTunnel::start(interface, Arc::new(bind), options, system, settings, configuration)?);

@@ -3,9 +3,6 @@
 //! Each `[Peer]` is an agent of one workspace, the file. Its addresses are the hosts among its `AllowedIPs`; a comment
 //! `# Name = x` gives its name, in its section or in the lines right above it.
 
-mod agents;
-mod comments;
-mod settings;
 mod watch;
 
 use std::{
@@ -15,14 +12,13 @@ use std::{
 };
 
 use percent_encoding::percent_decode_str;
-use wg_embed::config::wgquick::Conf;
 use wg_embed_manager::{
-    messages::{NetworkSettingsRequest, StartRequest},
-    tunnel::{Agent, Change, Changes, Plan, Source, Workspace},
+    messages::StartRequest,
+    tunnel::{Changes, Plan, Source},
 };
 use zeroize::Zeroizing;
 
-use crate::engine::Configuration;
+use crate::{contents::Contents, engine::Configuration};
 
 /// A file of this size or more is no configuration.
 const LIMIT: u64 = 64 << 20;
@@ -41,19 +37,14 @@ impl Source for FileSource {
         // Before it is read, so that no edit is missed.
         let watch = watch::Watch::new(&path).map_err(|e| say(&e))?;
         let mut bytes = read(&path).map_err(|e| say(&e))?;
-        let mut contents = Contents::parse(&path, &bytes).map_err(|e| say(&e))?;
-        let mut plan = Plan {
-            settings: vec![contents.settings.clone()],
-            workspaces: vec![contents.workspace.clone()],
-            agents: contents.agents.clone(),
-            configuration: contents.configuration.clone(),
-        };
+        let mut contents = parse(&path, &bytes).map_err(|e| say(&e))?;
+        let mut plan = contents.plan();
         let reread = move || {
             let outcome = read(&path).map_err(|e| e.to_string()).and_then(|new| {
                 if new == bytes {
                     return Ok(None);
                 }
-                let change = Contents::parse(&path, &new)?;
+                let change = parse(&path, &new)?;
                 bytes = new;
                 Ok(Some(change))
             });
@@ -124,37 +115,10 @@ fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(bytes)
 }
 
-/// What a file says.
-struct Contents {
-    settings: NetworkSettingsRequest,
-    workspace: Workspace,
-    agents: Vec<Agent>,
-    configuration: Configuration,
-}
-
-impl Contents {
-    fn parse(path: &Path, bytes: &[u8]) -> Result<Self, String> {
-        let conf = Conf::from_bytes(bytes).map_err(|e| e.to_string())?;
-        let workspace = agents::workspace(path);
-        let (agents, peers) = agents::agents(&workspace, &conf, &comments::names(bytes));
-        let settings = settings::settings(&conf);
-        Ok(Self { settings, workspace, agents, configuration: Configuration { conf, peers, guard: None } })
-    }
-
-    /// What is different in `new`; `None` if nothing is.
-    fn change(&self, new: &Self) -> Option<Change<Configuration>> {
-        let (old_peers, new_peers) = (&self.configuration.peers, &new.configuration.peers);
-        let change = Change {
-            agents: new.agents.iter().filter(|agent| !self.agents.contains(agent)).cloned().collect(),
-            deleted_agents: old_peers.keys().filter(|id| !new_peers.contains_key(id)).copied().collect(),
-            configuration: (self.configuration.conf != new.configuration.conf || old_peers != new_peers)
-                .then(|| new.configuration.clone()),
-            settings: (self.settings != new.settings).then(|| new.settings.clone()).into_iter().collect(),
-            ..Change::default()
-        };
-        let is_empty = change.configuration.is_none() && change.agents.is_empty() && change.settings.is_empty();
-        (!is_empty).then_some(change)
-    }
+/// What the file at `path` says, in `bytes`.
+fn parse(path: &Path, bytes: &[u8]) -> Result<Contents, String> {
+    let name = path.file_stem().unwrap_or_default().to_string_lossy();
+    Contents::of_conf(path.as_os_str().as_encoded_bytes(), &name, bytes).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 //! | module | what it has |
 //! |---|---|
 //! | [`engine`] | tunnels over a manager's descriptor, an interface of their own, or a network in userspace |
+//! | [`contents`] | what a configuration says to a manager: settings, workspaces and agents |
 //! | [`mod@file`] | peers from a `.conf` file, which is watched |
+//! | [`lines`] | network settings as lines of text |
 //! | [`log`] | events of the library as lines of the protocol's log |
 //!
 //! ```no_run
@@ -20,7 +22,9 @@
 //! # }
 //! ```
 
+pub mod contents;
 mod echo;
 pub mod engine;
 pub mod file;
+pub mod lines;
 pub mod log;

@@ -190,7 +190,12 @@ mod interfaces {
                 let far = Far::new();
                 let system = Arc::new(Ip::default());
                 let done = system.done.clone();
-                let options = Options { network: Network::Interface, interface: "wgt0".into(), system: system.clone() };
+                let options = Options {
+                    network: Network::Interface,
+                    interface: "wgt0".into(),
+                    system: system.clone(),
+                    ..Options::default()
+                };
                 let engine = WireGuard::new(options.clone());
                 engine.configure(&settings("10.8.0.100")).unwrap();
                 let running = engine.start(None, configuration(&conf(&far, &[1]))).unwrap();

@@ -8,7 +8,7 @@ use std::{
     },
     time::Duration,
 };
-use wg_embed_manager::tunnel::Id;
+use wg_embed_manager::tunnel::{Agent, Change, Id};
 
 const PATIENCE: Duration = Duration::from_secs(300);
 const KEYS: [&str; 3] = [

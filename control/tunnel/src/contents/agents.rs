@@ -1,9 +1,6 @@
-//! The peers of a file as agents.
+//! The peers of a configuration as agents.
 
-use std::{
-    collections::{HashMap, HashSet},
-    path::Path,
-};
+use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 use wg_embed::{config::wgquick::Conf, key::PublicKey};
@@ -25,14 +22,13 @@ fn agent_id(key: &PublicKey) -> Id {
     Id(Uuid::new_v5(&NAMESPACE, key.as_bytes()).into_bytes())
 }
 
-/// The workspace of all agents of a file, with the file's name.
-pub(super) fn workspace(path: &Path) -> Workspace {
-    let id = Id(Uuid::new_v5(&NAMESPACE, path.as_os_str().as_encoded_bytes()).into_bytes());
-    let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    Workspace { id, name, status: Status::Running }
+/// The workspace of all agents of a configuration. Its id follows from `seed`.
+pub(super) fn workspace(seed: &[u8], name: &str) -> Workspace {
+    let id = Id(Uuid::new_v5(&NAMESPACE, seed).into_bytes());
+    Workspace { id, name: name.to_owned(), status: Status::Running }
 }
 
-/// The agents, in the order of the file, and their peers. `names` are those of the sections. No two have one name:
+/// The agents, in the order of the configuration, and their peers. `names` are those of the sections. No two have one name:
 /// managers keep one of them then.
 pub(super) fn agents(workspace: &Workspace, conf: &Conf, names: &[Option<String>]) -> (Vec<Agent>, HashMap<Id, Peer>) {
     let mut agents: Vec<Agent> = Vec::new();

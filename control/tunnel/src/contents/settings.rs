@@ -1,4 +1,4 @@
-//! What the system's network is to be like for a file.
+//! What the system's network is to be like for a configuration.
 
 use std::collections::BTreeSet;
 
