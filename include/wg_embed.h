@@ -21,6 +21,7 @@
  *     Connections inside it  with the feature `netstack`, and wg_options_t's `net`: wg_net_dial() wg_net_listen()
  *                            wg_net_accept() wg_net_intercept() wg_net_resolve() wg_net_ping() wg_net_socks5()
  *     Control calls          with the feature `control`: wg_wireproto_call()
+ *     A managed tunnel       with the feature `control`: wg_manager_serve() wg_manager_update() OpenTunnel()
  *     Without a tunnel       wg_keys_generate_private() wg_keys_to_base64() wg_endpoint_parse() wg_resolve_system();
  *                            UDP in batches: wg_udp_open() wg_udp_send() wg_udp_recv()
  *
@@ -62,6 +63,12 @@
 #define WG_NET_OPTIONS_INIT { sizeof(wg_net_options_t), NULL, NULL, NULL, 0, 0, 0 }
 /** Initializer for wg_net_intercept_t. Since: 0.1.0 */
 #define WG_NET_INTERCEPT_INIT { sizeof(wg_net_intercept_t), NULL, NULL, NULL, NULL, 0, 0, 0, 0, 0, 0 }
+/** Initializer for wg_manager_options_t. Since: 0.1.0 */
+#define WG_MANAGER_OPTIONS_INIT \
+  { sizeof(wg_manager_options_t), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
+    NULL, NULL, NULL, WG_MANAGER_AUTO, WG_MANAGER_DEFAULT, WG_LOG_INHERIT, WG_LOG_INFO, 0, 0, 0, 0 }
+/** Initializer for wg_manager_state_t. Since: 0.1.0 */
+#define WG_MANAGER_STATE_INIT { sizeof(wg_manager_state_t), NULL, 0, NULL, NULL, NULL, 0, NULL, 0 }
 /** What a wg_memory_usage_t begins as. Since: 0.1.0 */
 #define WG_MEMORY_USAGE_INIT { sizeof(wg_memory_usage_t), 0, 0, 0, 0, 0, 0 }
 
@@ -194,6 +201,20 @@
  * Since: 0.1.0
  */
 #define WG_KEY_BASE64_LEN 45
+
+/**
+ * Length of the id of a workspace or an agent, a UUID, in bytes.
+ *
+ * Since: 0.1.0
+ */
+#define WG_MANAGER_ID_LEN 16
+
+/**
+ * Room for the reason of a refusal, its zero byte included.
+ *
+ * Since: 0.1.0
+ */
+#define WG_MANAGER_REASON_LEN 1024
 
 /**
  * The most allowed IPs that one wg_peer_config_t may have.
@@ -576,6 +597,98 @@ WG_ENUM(wg_net_proxy_flags_t, uint32_t) {
    * password.
    */
   WG_NET_PROXY_REMOTE = 1,
+};
+
+/**
+ * Where packets come from if the manager gives no TUN.
+ *
+ * Since: 0.1.0
+ */
+WG_ENUM(wg_manager_network_t, uint32_t) {
+  /**
+   * An interface of our own, or else a network in userspace.
+   */
+  WG_MANAGER_AUTO = 0,
+  /**
+   * An interface of our own (Linux).
+   */
+  WG_MANAGER_INTERFACE = 1,
+  /**
+   * A network in userspace, without root. It answers pings; wg_net_ functions do not reach it.
+   */
+  WG_MANAGER_USERSPACE = 2,
+};
+
+/**
+ * Who configures the system's network.
+ *
+ * Since: 0.1.0
+ */
+WG_ENUM(wg_manager_settings_t, uint32_t) {
+  /**
+   * As the managers of this system expect it: WG_MANAGER_ASK on Apple's systems, else WG_MANAGER_OWN.
+   */
+  WG_MANAGER_DEFAULT = 0,
+  /**
+   * The manager, which is asked before the tunnel starts.
+   */
+  WG_MANAGER_ASK = 1,
+  /**
+   * `configure` of the options. Without that function a start with a system's interface is refused.
+   */
+  WG_MANAGER_OWN = 2,
+};
+
+/**
+ * The state of a workspace, as managers show it.
+ *
+ * Since: 0.1.0
+ */
+WG_ENUM(wg_manager_status_t, uint32_t) {
+  /**
+   * That cannot be determined.
+   */
+  WG_MANAGER_UNKNOWN = 0,
+  /**
+   * It is to be started.
+   */
+  WG_MANAGER_PENDING = 1,
+  /**
+   * It is being started.
+   */
+  WG_MANAGER_STARTING = 2,
+  /**
+   * It runs.
+   */
+  WG_MANAGER_RUNNING = 3,
+  /**
+   * It is being stopped.
+   */
+  WG_MANAGER_STOPPING = 4,
+  /**
+   * It does not run.
+   */
+  WG_MANAGER_STOPPED = 5,
+  /**
+   * It could not be started or stopped.
+   */
+  WG_MANAGER_FAILED = 6,
+  /**
+   * Its start is being given up.
+   */
+  WG_MANAGER_CANCELING = 7,
+  /**
+   * Its start was given up.
+   */
+  WG_MANAGER_CANCELED = 8,
+  /**
+   * It is being deleted.
+   */
+  WG_MANAGER_DELETING = 9,
+  /**
+   * It does not exist any more.
+   */
+  WG_MANAGER_DELETED = 10,
 };
 
 /**
@@ -1412,6 +1525,337 @@ typedef struct wg_net_intercept_t {
    */
   uint32_t reserved;
 } wg_net_intercept_t;
+
+/**
+ * A header for each HTTP request to the source of the peers. The struct never changes.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_manager_header_t {
+  /**
+   * Its name.
+   */
+  const char *name;
+  /**
+   * Its value, which may be secret.
+   */
+  const char *value;
+} wg_manager_header_t;
+
+/**
+ * What a manager starts a tunnel with. Later versions may append fields; those that the app knows are always there.
+ *
+ * All texts are UTF-8, never NULL, and "" if the manager has not sent them.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_manager_request_t {
+  /**
+   * The size of this struct, as the library was compiled.
+   */
+  size_t struct_size;
+  /**
+   * Where the peers come from: a URL, never "". The protocol's name of it is `coder_url`.
+   */
+  const char *url;
+  /**
+   * What the app is let in with there: a secret, never "".
+   */
+  const char *token;
+  /**
+   * The manager's device.
+   */
+  const char *device_id;
+  /**
+   * Its system.
+   */
+  const char *device_os;
+  /**
+   * The manager's version (`coder_desktop_version`).
+   */
+  const char *version;
+  /**
+   * `header_count` headers.
+   */
+  const struct wg_manager_header_t *headers;
+  /**
+   * How many there are.
+   */
+  size_t header_count;
+  /**
+   * The manager's TUN, which the library duplicates; -1 if there is none.
+   */
+  int32_t tun_fd;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+} wg_manager_request_t;
+
+/**
+ * Finds the peers for a start, and gives them to wg_manager_update() with `manager`, inside this call or before it:
+ * the tunnel starts with what was given last.
+ *
+ * `user` is what came with the function; `manager` is the handle, perhaps before wg_manager_serve() has returned it;
+ * `request` is valid only during the call. Returns 0, or anything else to refuse the start: then the manager is sent
+ * the UTF-8 text in the `reason_size` bytes at `reason` (WG_MANAGER_REASON_LEN), up to its zero byte.
+ *
+ * Threads: a thread of the library's own, one call at a time. It may take its time; but wg_manager_stop() and the end
+ * of the tunnel wait for it. It must not leave by an exception, longjmp() or pthread_exit(). Its stack is as in
+ * wg_log_fn_t. Inside it, wg_manager_update() with `manager` works, and what wg_log_fn_t names. Everything else
+ * returns WG_ERR_BUSY.
+ * Since: 0.1.0
+ */
+typedef int32_t (*wg_manager_start_fn_t)(void *user,
+                                         int32_t manager,
+                                         const struct wg_manager_request_t *request,
+                                         char *reason,
+                                         size_t reason_size);
+
+/**
+ * Configures the system's network for an interface, or undoes it.
+ *
+ * `user` and `manager` are as in wg_manager_start_fn_t; `name` is the name of the interface; `settings` are all
+ * that hold from now on, in the lines of wg_manager_state_t, or NULL: then what was configured is to be undone, and
+ * the result is ignored. That is asked for before other settings are, and before the interface is removed, once for
+ * each call that returned 0. Returns 0, or anything else to refuse: then nothing must be left, and the manager is sent
+ * the text at `reason`, as in wg_manager_start_fn_t. All pointers are valid only during the call.
+ *
+ * Threads: threads of the library's own, one call at a time. Packets do not wait for it. Inside it, what wg_log_fn_t
+ * names works. Everything else returns WG_ERR_BUSY. The rest is as in wg_manager_start_fn_t.
+ * Since: 0.1.0
+ */
+typedef int32_t (*wg_manager_configure_fn_t)(void *user,
+                                             int32_t manager,
+                                             const char *name,
+                                             const char *settings,
+                                             char *reason,
+                                             size_t reason_size);
+
+/**
+ * What wg_manager_serve() may be told. Start from WG_MANAGER_OPTIONS_INIT, and set what should differ. It may grow as
+ * wg_options_t does.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_manager_options_t {
+  /**
+   * sizeof(wg_manager_options_t), as the caller was compiled.
+   */
+  size_t struct_size;
+  /**
+   * Finds the peers of each start. NULL: they are those of a `.conf` file, which the manager names by a `file:` URL
+   * and which is watched for edits (docs/MANAGER.md).
+   */
+  wg_manager_start_fn_t start;
+  /**
+   * For `start`.
+   */
+  void *start_user;
+  /**
+   * Gives up `start_user`; or NULL.
+   */
+  wg_destroy_fn_t start_destroy;
+  /**
+   * Configures the system's network, with WG_MANAGER_OWN; or NULL.
+   */
+  wg_manager_configure_fn_t configure;
+  /**
+   * For `configure`.
+   */
+  void *configure_user;
+  /**
+   * Gives up `configure_user`; or NULL.
+   */
+  wg_destroy_fn_t configure_destroy;
+  /**
+   * Is passed each UDP socket, as in wg_options_t; or NULL.
+   */
+  wg_protect_fn_t protect;
+  /**
+   * For `protect`.
+   */
+  void *protect_user;
+  /**
+   * Gives up `protect_user`; or NULL.
+   */
+  wg_destroy_fn_t protect_destroy;
+  /**
+   * Looks up host names of endpoints, as in wg_options_t. NULL: the system does.
+   */
+  wg_resolve_fn_t resolve;
+  /**
+   * For `resolve`.
+   */
+  void *resolve_user;
+  /**
+   * Gives up `resolve_user`; or NULL.
+   */
+  wg_destroy_fn_t resolve_destroy;
+  /**
+   * Gets the log's lines, with the manager's handle, in place of the function of wg_set_log_callback(); or NULL.
+   */
+  wg_log_fn_t log;
+  /**
+   * For `log`.
+   */
+  void *log_user;
+  /**
+   * Gives up `log_user`; or NULL.
+   */
+  wg_destroy_fn_t log_destroy;
+  /**
+   * The name of an interface of our own; NULL: "wg-vpn0". It is not kept.
+   */
+  const char *interface_name;
+  /**
+   * A wg_manager_network_t.
+   */
+  uint32_t network;
+  /**
+   * A wg_manager_settings_t.
+   */
+  uint32_t settings;
+  /**
+   * How much is logged: a wg_log_level_t. WG_LOG_INHERIT is what wg_set_log_level() says.
+   */
+  int32_t log_level;
+  /**
+   * How much of the log the manager is sent, whatever the app logs: WG_LOG_OFF to WG_LOG_TRACE; WG_LOG_INFO in
+   * WG_MANAGER_OPTIONS_INIT. A manager that reads slowly misses lines.
+   */
+  int32_t manager_log_level;
+  /**
+   * How long the exchange of headers may take, in milliseconds; 0 for 5000.
+   */
+  uint32_t handshake_timeout_ms;
+  /**
+   * How long the manager may take to configure the network, in milliseconds; 0 for 30000.
+   */
+  uint32_t settings_timeout_ms;
+  /**
+   * How often all agents are pinged, and sent with their handshakes, in milliseconds; 0 for 5000.
+   */
+  uint32_t update_interval_ms;
+  /**
+   * 0.
+   */
+  uint32_t flags;
+} wg_manager_options_t;
+
+/**
+ * A group of agents. The struct never changes.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_manager_workspace_t {
+  /**
+   * For people; not NULL.
+   */
+  const char *name;
+  /**
+   * A wg_manager_status_t.
+   */
+  uint32_t status;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+  /**
+   * Its own.
+   */
+  uint8_t id[WG_MANAGER_ID_LEN];
+} wg_manager_workspace_t;
+
+/**
+ * A peer, as managers show it. The struct never changes.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_manager_agent_t {
+  /**
+   * For people; not NULL, and unlike those of the workspace's other agents: managers keep one of each name.
+   */
+  const char *name;
+  /**
+   * Its names in the DNS, with commas between them. NULL or "": `name` is one.
+   */
+  const char *fqdns;
+  /**
+   * Its addresses in the tunnel, with commas between them; or NULL.
+   */
+  const char *addresses;
+  /**
+   * The address that is pinged. NULL: the first of `addresses`; "": none.
+   */
+  const char *ping;
+  /**
+   * Its own.
+   */
+  uint8_t id[WG_MANAGER_ID_LEN];
+  /**
+   * That of one of the workspaces.
+   */
+  uint8_t workspace[WG_MANAGER_ID_LEN];
+  /**
+   * The peer of the configuration, whose handshakes are shown.
+   */
+  uint8_t public_key[WG_KEY_LEN];
+} wg_manager_agent_t;
+
+/**
+ * The configuration of a manager's tunnel, and its peers: all that there is. Start from WG_MANAGER_STATE_INIT. It may
+ * grow as wg_options_t does.
+ *
+ * Since: 0.1.0
+ */
+typedef struct wg_manager_state_t {
+  /**
+   * sizeof(wg_manager_state_t), as the caller was compiled.
+   */
+  size_t struct_size;
+  /**
+   * A `.conf` file as for wg_conf_parse(), which may name hosts; `conf_len` bytes.
+   */
+  const char *conf;
+  /**
+   * How many bytes there are.
+   */
+  size_t conf_len;
+  /**
+   * The name of the workspace if `agents` is NULL; NULL: "wg".
+   */
+  const char *name;
+  /**
+   * Network settings, a line for each, with a line feed between them:
+   * "address=10.0.0.2/24", "dns=10.0.0.1", "search=example.com" and "mtu=1420" as from wg_conf_parse();
+   * "route=10.0.0.0/8", a route into the tunnel, and "exclude=192.0.2.7/32", one around it, both also as
+   * "route=10.0.0.0/8 via 10.0.0.1"; "router=10.0.0.1", for IPv4;
+   * "match=example.com", names that are looked up at the servers, and "match=" for all; "match_only=true" if these
+   * are not search domains; "domain=example", the name of the DNS settings;
+   * "overhead=80", bytes that the tunnel adds; "remote=192.0.2.7", its far end.
+   * NULL: those of `conf`, with routes to all allowed IPs (none with Table = off) and around them to endpoints.
+   */
+  const char *settings;
+  /**
+   * `workspace_count` workspaces, with ids of their own.
+   */
+  const struct wg_manager_workspace_t *workspaces;
+  /**
+   * How many there are.
+   */
+  size_t workspace_count;
+  /**
+   * `agent_count` agents, with ids of their own. NULL, and no workspaces: each peer of `conf` is an agent of one
+   * workspace, as for a file: URL (docs/MANAGER.md). Its id follows from its key, its name is in a comment
+   * `# Name = x`, and its addresses are the hosts among its AllowedIPs.
+   */
+  const struct wg_manager_agent_t *agents;
+  /**
+   * How many there are.
+   */
+  size_t agent_count;
+} wg_manager_state_t;
 
 /**
  * What wg_udp_open() may be told. Start from WG_UDP_OPTIONS_INIT, and set what should differ. It grows with the
@@ -2530,6 +2974,105 @@ wg_result_t wg_wireproto_call(int32_t handle,
                               size_t len,
                               uint8_t **response,
                               size_t *response_len);
+
+/**
+ * Serves a program that manages VPNs, over the VPN manager protocol: it reads from `read_fd` and writes to `write_fd`,
+ * which are pipes or sockets, perhaps one socket twice. The peers are those of a `.conf` file, which the manager names
+ * by a `file:` URL; edits of the file are followed (docs/MANAGER.md). wg_manager_serve() has options. Only in
+ * libraries with the feature `control`, on Unix.
+ *
+ * It returns when the headers have been exchanged, for which the manager has 5 seconds. From then on the tunnel goes
+ * on on threads of the library's own, until the manager stops it or closes the stream; nothing is left of it then. A
+ * log of it has the handle 0, and the manager gets the lines up to WG_LOG_INFO.
+ *
+ * Returns 0; -2 if `read_fd` and -3 if `write_fd` cannot be duplicated; -4 if there is no pipe for the stream; -5 for
+ * any other reason: the exchange of headers has failed, or the call was made inside a callback. wg_last_error() has
+ * the reason. The codes are those of another library's function of this name.
+ *
+ * Memory: both descriptors are duplicated, and stay the caller's, to close at any time. Sockets are shut down at the
+ * end.
+ * Threads: any. It waits for the manager's header.
+ * Since: 0.1.0
+ */
+int32_t OpenTunnel(int32_t read_fd, int32_t write_fd);
+
+/**
+ * As OpenTunnel(), with options, and a handle: the app may be the source of the peers. Only in libraries with the
+ * feature `control`, on Unix.
+ *
+ * `options` may be NULL. Returns a handle above 0, to give to wg_manager_stop() also when the tunnel has ended, or a
+ * negative wg_result_t. Managers, tunnels and binds are counted together, but functions for one kind do not know the
+ * handles of another.
+ *
+ * The manager may start a tunnel, stop it, wake it and ask for its peers; docs/MANAGER.md has what is done then. After
+ * a stop, and at the end of the stream, the tunnel is down; wg_manager_wait() waits for that.
+ *
+ * Memory: both descriptors are duplicated, and stay the caller's, to close at any time. Sockets are shut down at the
+ * end. `options` is not kept. Each `.._destroy` is called exactly once with its `.._user`: by wg_manager_stop(), when
+ * all of the functions have returned for the last time; at once where the function is NULL (but `protect_destroy`,
+ * which waits for the end as well); or before this call returns if it fails. Only what is in a struct with a wrong
+ * `struct_size` is not given up.
+ * Requires: `options` is NULL or points to `options->struct_size` readable bytes; its functions are NULL or of their
+ * types, and may be called with what belongs to them on any thread; `interface_name` is NULL or ends with a zero byte.
+ * Errors: WG_ERR_INVALID if a descriptor is not open, or a value is out of its range; WG_ERR_PROTOCOL if the other
+ * side's header is refused; WG_ERR_CLOSED if the stream ended before it; WG_ERR_TIMED_OUT if it did not come in time;
+ * WG_ERR_UNSUPPORTED if `options` sets a field that this library does not know; WG_ERR_RESOURCES; WG_ERR_IO;
+ * WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
+ * Threads: any. It waits for the manager's header. The tunnel runs on threads of the library's own.
+ * Since: 0.1.0
+ */
+int32_t wg_manager_serve(int32_t read_fd, int32_t write_fd, const struct wg_manager_options_t *options);
+
+/**
+ * Gives a manager's tunnel its configuration and its peers: for a start, inside `start` of the options or before it,
+ * and later on whenever something has changed. `state` is all that there is: what differs from the last call is
+ * applied and sent to the manager, and what is missing was deleted. Sessions of peers that stay are kept. Another MTU
+ * or other addresses reach the system's network by the manager or `configure`.
+ *
+ * When it returns WG_OK, the configuration is valid, and on its way to the tunnel; what comes of it is in the log.
+ *
+ * Memory: `state` and what it points to is not kept. The library has a copy of the configuration, which it wipes when
+ * the tunnel ends.
+ * Requires: `state` is NULL or points to `state->struct_size` readable bytes; `conf` points to `conf_len` bytes,
+ * `workspaces` and `agents` to as many structs as their counts say; texts are NULL or end with a zero byte.
+ * Errors: WG_ERR_NULL if `state`, its `conf` or a name is NULL; WG_ERR_INVALID if a value is invalid: wg_last_error()
+ * names it; WG_ERR_TOO_LARGE as in wg_conf_parse(); WG_ERR_UNSUPPORTED without `start` in the options, or for fields
+ * that this library does not know; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_UNKNOWN_HANDLE; WG_ERR_FORKED;
+ * WG_ERR_RESOURCES; WG_ERR_PANIC; WG_ERR_BUSY inside a callback other than `start` of the same manager. On failure
+ * nothing has changed.
+ * Threads: any; calls for one manager come one after another. It waits while many changes are on their way.
+ * Since: 0.1.0
+ */
+wg_result_t wg_manager_update(int32_t manager, const struct wg_manager_state_t *state);
+
+/**
+ * Waits until a manager's tunnel has ended, by itself or by wg_manager_stop() on another thread, for `timeout_ms`
+ * milliseconds at most: 0 does not wait, and a negative number waits without limit.
+ *
+ * Returns WG_OK if it was stopped, by the manager or wg_manager_stop(), or if the manager has closed the stream
+ * between two messages. The handle is still to be given to wg_manager_stop().
+ *
+ * Errors: WG_ERR_TIMED_OUT if it has not ended; WG_ERR_PROTOCOL if it has ended because of what the manager has sent;
+ * WG_ERR_IO if reading or writing has failed; WG_ERR_UNKNOWN_HANDLE; WG_ERR_RESOURCES; WG_ERR_PANIC; WG_ERR_BUSY
+ * inside a callback.
+ * Threads: any, also several at once. A thread is not cancelled while it waits.
+ * Since: 0.1.0
+ */
+wg_result_t wg_manager_wait(int32_t manager, int32_t timeout_ms);
+
+/**
+ * Ends the stream and the tunnel, and gives the handle up.
+ *
+ * When this returns, none of the app's functions is running on any thread, and each was destroyed; descriptors are
+ * closed, and threads have ended.
+ *
+ * Memory: everything that belongs to it is freed, and its keys are wiped.
+ * Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls: if the first is still under way on another thread,
+ * the second waits for it; WG_ERR_RESOURCES; WG_ERR_PANIC; WG_ERR_BUSY inside a callback, and it goes on.
+ * Threads: any. It waits for callbacks: also for a `start` that is looking for peers.
+ * Since: 0.1.0
+ */
+wg_result_t wg_manager_stop(int32_t manager);
 
 /**
  * Makes a private key, clamped as X25519 has it.

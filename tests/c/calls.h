@@ -1,5 +1,5 @@
-/* One call of each function of the header that takes the handle of a tunnel or of a bind; capi/ffi/tests/c_abi/ fails if
- * one is missing.
+/* One call of each function of the header that takes the handle of a tunnel, a bind or a manager;
+ * capi/ffi/tests/c_abi/ fails if one is missing.
  *
  * With WG_EMBED_NETSTACK the library has a userspace network, with WG_EMBED_CONTROL the control calls.
  *
@@ -104,6 +104,16 @@ static void call_with_handle(int32_t handle, int *given_up) {
 #endif
   CHECK(text == NULL && count == 77 && taken == 77 && usage.total == 77);
 }
+
+#ifdef WG_EMBED_CONTROL
+static void call_with_manager(int32_t manager) {
+  wg_manager_state_t state = WG_MANAGER_STATE_INIT;
+  state.conf = "";
+  REFUSED(wg_manager_update(manager, &state));
+  REFUSED(wg_manager_wait(manager, -1));
+  REFUSED(wg_manager_stop(manager));
+}
+#endif
 
 static void call_with_bind(int32_t bind) {
   uint16_t port = 0;

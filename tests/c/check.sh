@@ -83,7 +83,7 @@ c_test() {
 
 for source in tests/c/*.c tests/c/*.cpp examples/c/*.c "$out"/snippets/*.c; do
   case $source in
-  */broken.c | */shortage.c | */compat_* | */net* | */wireproto.c) continue ;;
+  */broken.c | */shortage.c | */compat_* | */net* | */wireproto.c | */manager.c) continue ;;
   */snippets/*) compiler="$CC -std=gnu11" ;;
   */layout.c | */sockets.c | */fuzz.c) compiler="$CC -std=c11" ;;
   *.cpp) compiler="$CXX -std=c++17" ;;
@@ -108,7 +108,7 @@ else
   echo "skipped: there is no valgrind"
 fi
 
-# With the userspace network and control calls: the same, and the functions for them.
+# With the userspace network, control calls and managers: the same, and the functions for them.
 (
   # In place of the library without it, which was tested above.
   cargo build -q -p wg-embed-capi --features netstack,control --profile "$PROFILE"
@@ -120,8 +120,8 @@ fi
     grep -q "[ *]$name(" include/wg_embed.h || fail "$name is not in the header"
   done
   warn="$warn -DWG_EMBED_NETSTACK -DWG_EMBED_CONTROL"
-  for source in tests/c/net*.c tests/c/wireproto.c tests/c/layout.c tests/c/sizes.c tests/c/reentry.c \
-    tests/c/descriptors.c examples/c/net*.c "$out"/snippets/net*.c; do
+  for source in tests/c/net*.c tests/c/wireproto.c tests/c/manager.c tests/c/layout.c tests/c/sizes.c \
+    tests/c/reentry.c tests/c/descriptors.c examples/c/net*.c "$out"/snippets/net*.c; do
     case $source in
     */snippets/*) compiler="$CC -std=gnu11" ;;
     */layout.c | */net_fuzz.c) compiler="$CC -std=c11" ;;

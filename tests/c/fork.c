@@ -66,6 +66,9 @@ static void is_a_child(int has_a_child) {
   is_out_of_reach(a);
   is_out_of_reach(b);
   call_with_bind(bind_);
+#ifdef WG_EMBED_CONTROL
+  call_with_manager(bind_);
+#endif
   CHECK_EQ(wg_turn_off(0x7ffffff), WG_ERR_UNKNOWN_HANDLE);
   /* The log of the process is not inherited either. */
   before = get_int(&calls);

@@ -339,15 +339,24 @@ static int32_t (*const net_http)(int32_t, const char *, const char *, const char
 static wg_result_t (*const net_stop_proxy)(int32_t, int32_t) = wg_net_stop_proxy;
 static wg_result_t (*const net_ping)(int32_t, const char *, size_t, int32_t, uint64_t *) = wg_net_ping;
 #endif
-/* Only libraries with control calls have this. */
+/* Only libraries with control calls have these. */
 #ifdef WG_EMBED_CONTROL
 static wg_result_t (*const wireproto_call)(int32_t, const uint8_t *, size_t, uint8_t **, size_t *) = wg_wireproto_call;
+static int32_t (*const open_tunnel)(int32_t, int32_t) = OpenTunnel;
+static int32_t (*const manager_serve)(int32_t, int32_t, const wg_manager_options_t *) = wg_manager_serve;
+static wg_result_t (*const manager_update)(int32_t, const wg_manager_state_t *) = wg_manager_update;
+static wg_result_t (*const manager_wait)(int32_t, int32_t) = wg_manager_wait;
+static wg_result_t (*const manager_stop)(int32_t) = wg_manager_stop;
 #endif
 /* And each function of the app. */
 static uint32_t (*const net_dialled)(void *, int32_t, const wg_net_connection_t *) = (wg_net_dialled_fn_t)0;
 static void (*const net_connected)(void *, int32_t, const wg_net_connection_t *, int32_t) = (wg_net_connected_fn_t)0;
 static size_t (*const tun_write)(void *, int32_t, const wg_packet_t *, size_t) = (wg_tun_write_fn_t)0;
 static void (*const tun_room)(void *, int32_t) = (wg_tun_room_fn_t)0;
+static int32_t (*const manager_start)(void *, int32_t, const wg_manager_request_t *, char *, size_t) =
+    (wg_manager_start_fn_t)0;
+static int32_t (*const manager_configure)(void *, int32_t, const char *, const char *, char *, size_t) =
+    (wg_manager_configure_fn_t)0;
 static size_t (*const transport_send)(void *, int32_t, const wg_datagram_t *, size_t) =
     (wg_transport_send_fn_t)0;
 
@@ -356,7 +365,7 @@ int main(void) {
   snprintf(text, sizeof text, "%d.%d.%d", WG_VERSION_MAJOR, WG_VERSION_MINOR, WG_VERSION_PATCH);
   if (!get_config_public || !public_key_of || !listen_port) return 1;
   if (!endpoint_from_sockaddr || !endpoint_to_sockaddr) return 1;
-  if (net_dialled || net_connected) return 1;
+  if (net_dialled || net_connected || manager_start || manager_configure) return 1;
 #ifdef WG_EMBED_NETSTACK
   if (!net_dial || !net_listen || !net_accept || !net_local_address || !net_peer_address || !net_intercept ||
       !net_answer || !net_resolve || !net_ping || !net_reset || !net_socks5 || !net_http ||
@@ -364,7 +373,7 @@ int main(void) {
     return 1;
 #endif
 #ifdef WG_EMBED_CONTROL
-  if (!wireproto_call) return 1;
+  if (!wireproto_call || !open_tunnel || !manager_serve || !manager_update || !manager_wait || !manager_stop) return 1;
 #endif
   if (!set_peer || !remove_peer || !force_handshake || !drop_session) return 1;
   if (!turn_on || !turn_on_with || !turn_off || !set_config || !get_config || !peek_socket_fd4 || !peek_socket_fd6 ||

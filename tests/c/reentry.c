@@ -68,6 +68,9 @@ static void calls_back(struct state *state) {
   call_with_handle(state->other, &state->given_up);
   call_with_handle(-1, &state->given_up);
   call_with_bind(state->bind);
+#ifdef WG_EMBED_CONTROL
+  call_with_manager(state->bind);
+#endif
   call_with_bind(-1);
   what_waits_is_refused(state);
   the_rest_works();

@@ -88,6 +88,42 @@ static int32_t use_intercept(void *bytes) {
 }
 #endif
 
+#ifdef WG_EMBED_CONTROL
+static int32_t managed; /* a manager */
+
+static int32_t starts(void *user, int32_t manager, const wg_manager_request_t *request, char *reason, size_t size) {
+  (void)user, (void)manager, (void)request, (void)reason, (void)size;
+  return 0;
+}
+
+static int32_t serve(const wg_manager_options_t *options) {
+  static const char header[] = "codervpn manager 1.3\n";
+  int pair[2];
+  int32_t made;
+  make_pair(SOCK_STREAM, pair);
+  CHECK_EQ(write(pair[1], header, sizeof header - 1), sizeof header - 1);
+  made = wg_manager_serve(pair[0], pair[0], options);
+  close(pair[0]);
+  if (made < 0) close(pair[1]);
+  else app = pair[1];
+  return made;
+}
+
+static int32_t use_manager_options(void *bytes) {
+  int32_t made = serve(bytes);
+  if (made < 0) return made;
+  CHECK_EQ(wg_manager_stop(made), WG_OK);
+  close(app);
+  return WG_OK;
+}
+
+static int32_t use_manager_state(void *bytes) {
+  int32_t code = wg_manager_update(managed, bytes);
+  if (code == WG_OK) destroyed++; /* it has no functions */
+  return code;
+}
+#endif
+
 static int32_t use_udp_options(void *bytes) {
   int32_t made = wg_udp_open(bytes, NULL);
   CHECK((asked > 0) == (made > 0));
@@ -241,6 +277,23 @@ int main(void) {
     intercept.destroy = destroys;
     is_read("options", &intercept, sizeof intercept, use_intercept);
     CHECK_EQ(wg_turn_off(with_net), WG_OK);
+  }
+#endif
+#ifdef WG_EMBED_CONTROL
+  {
+    wg_manager_options_t manager = WG_MANAGER_OPTIONS_INIT;
+    wg_manager_state_t state = WG_MANAGER_STATE_INIT;
+    manager.start = starts;
+    manager.start_user = &calls;
+    manager.start_destroy = destroys;
+    is_read("options", &manager, sizeof manager, use_manager_options);
+    managed = serve(&manager);
+    CHECK(managed > 0);
+    state.conf = "[Interface]\n";
+    state.conf_len = 12;
+    is_read("state", &state, sizeof state, use_manager_state);
+    CHECK_EQ(wg_manager_stop(managed), WG_OK);
+    close(app);
   }
 #endif
   is_filled(sizeof(wg_stats_t), fill_stats);

@@ -38,6 +38,10 @@ mod net;
 #[cfg(feature = "control")]
 mod wireproto;
 
+// Tunnels that a program manages.
+#[cfg(all(feature = "control", unix))]
+mod manager;
+
 // Without a tunnel.
 mod keys;
 
@@ -49,6 +53,8 @@ mod datagrams;
 
 mod version;
 
+#[cfg(all(feature = "control", unix))]
+pub use self::manager::*;
 #[cfg(all(feature = "netstack", unix))]
 pub use self::net::*;
 #[cfg(feature = "control")]

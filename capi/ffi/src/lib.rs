@@ -11,6 +11,7 @@
 //! | `hooks` | functions of the app, as the library asks for them: `protect`, `resolve`, `events`, `custom_io` |
 //! | `net` | the userspace network of a tunnel: with the feature `netstack`, and on Unix only |
 //! | `tunnel` | what stands behind the handle of a tunnel, and how it is started |
+//! | `manager` | a tunnel that a program manages: with the feature `control`, and on Unix only |
 //! | `exports` | the functions |
 //! | [`leaf`] | what the functions of other libraries are made of |
 //!
@@ -21,6 +22,8 @@
 mod exports;
 mod hooks;
 pub mod leaf;
+#[cfg(all(feature = "control", unix))]
+mod manager;
 #[cfg_attr(not(all(feature = "netstack", unix)), path = "net/absent.rs")]
 mod net;
 mod plumbing;
@@ -49,6 +52,7 @@ pub use self::{
         event::*,
         fd::*,
         key::{WG_KEY_BASE64_LEN, WG_KEY_HEX_LEN, WG_KEY_LEN},
+        manager::*,
         net::*,
         options::*,
         packet::*,

@@ -6,6 +6,7 @@ pub(crate) mod endpoint;
 pub(crate) mod event;
 pub(crate) mod fd;
 pub(crate) mod key;
+pub(crate) mod manager;
 pub(crate) mod net;
 pub(crate) mod options;
 pub(crate) mod packet;

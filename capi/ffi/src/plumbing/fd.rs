@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use wg_embed::error::Result;
 
-#[cfg(unix)]
 #[cfg(all(feature = "netstack", unix))]
 pub(crate) use self::unix::check_open;
+#[cfg(all(feature = "control", unix))]
+pub(crate) use self::unix::lent;
 #[cfg(unix)]
 pub(crate) use self::unix::{AppFd, above_standard};
 
@@ -135,6 +136,12 @@ mod unix {
         fcntl(fd, libc::F_GETFD, 0).map_err(|err| refused(fd, err))?;
         // SAFETY: it is open, and so not -1; the caller says the rest.
         Ok(unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) })
+    }
+
+    /// A duplicate of a descriptor of the app, which keeps its own in the mode in which it was.
+    #[cfg(feature = "control")]
+    pub(crate) fn lent(fd: i32) -> Result<OwnedFd> {
+        duplicate(&fd).map_err(|err| refused(fd, err))
     }
 
     fn refused(fd: RawFd, err: io::Error) -> Error {

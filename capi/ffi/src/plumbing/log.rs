@@ -93,7 +93,7 @@ pub(crate) fn set_level(level: i32) -> Result<()> {
 }
 
 /// Accepts levels from `least` on.
-fn check_level(level: i32, least: wg_log_level_t) -> Result<i32> {
+pub(crate) fn check_level(level: i32, least: wg_log_level_t) -> Result<i32> {
     match (least as i32..=WG_LOG_TRACE as i32).contains(&level) {
         true => Ok(level),
         false => Err(Error::invalid(format!("there is no log level {level}"))),
@@ -147,12 +147,20 @@ pub(crate) fn logged<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
 
 /// Turns events into lines. There is one for each tunnel, and all that have no callback of their own share that of the
 /// process.
-struct Forwarder {
+pub(crate) struct Forwarder {
     handle: i32,
     own: Arc<OwnLog>,
 }
 
-fn level_of(metadata: &Metadata<'_>) -> i32 {
+#[cfg(all(feature = "control", unix))]
+impl Forwarder {
+    pub(crate) fn new(handle: i32, own: Arc<OwnLog>) -> Self {
+        Self { handle, own }
+    }
+}
+
+/// How much an event matters.
+pub(crate) fn level_of(metadata: &Metadata<'_>) -> i32 {
     let level = match *metadata.level() {
         Level::ERROR => WG_LOG_ERROR,
         Level::WARN => WG_LOG_WARN,

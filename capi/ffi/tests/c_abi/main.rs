@@ -241,8 +241,8 @@ fn calls_from_inside_callbacks_work_or_are_refused() {
     // None that takes a handle may be missing there.
     let header = fs::read_to_string(root().join("include/wg_embed.h")).unwrap();
     let test = fs::read_to_string(root().join("tests/c/calls.h")).unwrap();
-    // What the first parameter of a function for tunnels is called, and of one for binds.
-    for (parameter, at_least) in [("handle", 24), ("bind", 8)] {
+    // What the first parameter of a function for tunnels is called, of one for binds, and of one for managers.
+    for (parameter, at_least) in [("handle", 24), ("bind", 8), ("manager", 3)] {
         let takes_handle = |line: &str| {
             let name = line.split_once(&format!("(int32_t {parameter}"))?.0.rsplit(' ').next()?;
             name.starts_with("wg_").then(|| name.to_owned())

@@ -102,8 +102,13 @@ fn control_calls_are_messages() {
 }
 
 #[test]
+fn a_program_manages_tunnels() {
+    c_test("manager", "c99");
+}
+
+#[test]
 fn the_examples_run() {
-    for name in ["net_http_get", "net_echo", "net_proxy"] {
+    for name in ["net_http_get", "net_echo", "net_proxy", "net_managed"] {
         c_program(Path::new(&format!("examples/c/{name}.c")), "c99");
     }
 }

@@ -28,8 +28,8 @@ pub(super) fn workspace(seed: &[u8], name: &str) -> Workspace {
     Workspace { id, name: name.to_owned(), status: Status::Running }
 }
 
-/// The agents, in the order of the configuration, and their peers. `names` are those of the sections. No two have one name:
-/// managers keep one of them then.
+/// The agents, in the order of the configuration, and their peers. `names` are those of the sections. No two have one
+/// name: managers keep one of them then.
 pub(super) fn agents(workspace: &Workspace, conf: &Conf, names: &[Option<String>]) -> (Vec<Agent>, HashMap<Id, Peer>) {
     let mut agents: Vec<Agent> = Vec::new();
     let mut peers = HashMap::new();

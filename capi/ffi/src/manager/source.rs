@@ -1,0 +1,168 @@
+//! Peers from the app: what it has given, and who is shown what of it changes.
+
+use std::{
+    ffi::{c_char, c_void},
+    sync::{Arc, Mutex},
+};
+
+use super::reason::Reason;
+use crate::{
+    plumbing::callback::Slot,
+    types::manager::{wg_manager_header_t, wg_manager_request_t},
+};
+use wg_embed::{
+    error::{Error, ErrorKind},
+    sync, thread,
+};
+use wg_embed_manager::{
+    messages::StartRequest,
+    tunnel::{Changes, Plan, Source},
+};
+use wg_embed_tunnel::{contents::Contents, engine::Configuration};
+use zeroize::Zeroizing;
+
+pub(super) type StartFn =
+    unsafe extern "C" fn(*mut c_void, i32, *const wg_manager_request_t, *mut c_char, usize) -> i32;
+
+/// The app as a source.
+pub(crate) struct AppSource {
+    manager: i32,
+    start: Arc<Slot<StartFn>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// What the app has given last.
+    contents: Option<Contents>,
+    /// Takes what is different from that, once a start has it.
+    changes: Option<Changes<Configuration>>,
+    /// The thread that is inside the app's function.
+    finding: Option<thread::Id>,
+    is_closed: bool,
+}
+
+impl AppSource {
+    pub(super) fn new(manager: i32, start: Arc<Slot<StartFn>>) -> Self {
+        Self { manager, start, state: Mutex::default() }
+    }
+
+    /// Whether this thread is inside the function that finds the peers.
+    pub(crate) fn is_finding(&self) -> bool {
+        sync::lock(&self.state).finding == Some(thread::id())
+    }
+
+    /// Takes what the app has now.
+    pub(crate) fn update(&self, new: Contents) -> Result<(), Error> {
+        let closed = || Error::new(ErrorKind::Closed, "the manager's tunnel has ended");
+        // Held while it is sent: changes go out in the order in which they were made. The receiver does not need it.
+        let mut state = sync::lock(&self.state);
+        if state.is_closed {
+            return Err(closed());
+        }
+        if let (Some(changes), Some(old)) = (&state.changes, &state.contents)
+            && let Some(change) = old.change(&new)
+            && !changes.send(change)
+        {
+            return Err(closed());
+        }
+        state.contents = Some(new);
+        Ok(())
+    }
+
+    /// Forgets what the app has given.
+    pub(super) fn close(&self) {
+        *sync::lock(&self.state) = State { is_closed: true, ..State::default() };
+    }
+}
+
+impl Source for AppSource {
+    type Configuration = Configuration;
+
+    fn resolve(&self, request: &StartRequest, changes: Changes<Configuration>) -> Result<Plan<Configuration>, String> {
+        let request = Request::of(request)?;
+        {
+            let mut state = sync::lock(&self.state);
+            state.changes = None;
+            state.finding = Some(thread::id());
+        }
+        let mut reason = Reason::new();
+        let answer = self.start.call(|start, user| {
+            request.with(|request| {
+                let (text, room) = reason.room();
+                // SAFETY: who set the function allows this call, on this thread; request and room live until it
+                // returns.
+                unsafe { start(user, self.manager, request, text, room) }
+            })
+        });
+        let mut state = sync::lock(&self.state);
+        state.finding = None;
+        match answer {
+            Some(0) => {}
+            Some(code) => return Err(reason.text(code)),
+            None => return Err("the tunnel is being ended".into()),
+        }
+        let contents = state.contents.as_ref().ok_or("the app has given no configuration")?;
+        let plan = contents.plan();
+        state.changes = Some(changes);
+        Ok(plan)
+    }
+}
+
+/// The texts of a request, each with a zero byte at its end.
+struct Request {
+    /// In the order of the struct.
+    texts: [Zeroizing<Vec<u8>>; 5],
+    headers: Vec<[Zeroizing<Vec<u8>>; 2]>,
+    tun_fd: i32,
+}
+
+impl Request {
+    fn of(request: &StartRequest) -> Result<Self, String> {
+        let headers = request.headers.iter();
+        let headers = headers.map(|header| Ok([text("a header", &header.name)?, text("a header", &header.value)?]));
+        Ok(Self {
+            texts: [
+                text("the URL", &request.coder_url)?,
+                text("the token", &request.api_token)?,
+                text("the device's id", &request.device_id)?,
+                text("the device's system", &request.device_os)?,
+                text("the version", &request.coder_desktop_version)?,
+            ],
+            headers: headers.collect::<Result<_, String>>()?,
+            tun_fd: if request.tunnel_file_descriptor > 0 { request.tunnel_file_descriptor } else { -1 },
+        })
+    }
+
+    /// Lends it to `call`.
+    fn with<R>(&self, call: impl FnOnce(*const wg_manager_request_t) -> R) -> R {
+        let pointer = |text: &Zeroizing<Vec<u8>>| text.as_ptr().cast::<c_char>();
+        let headers = self.headers.iter();
+        let headers: Vec<_> =
+            headers.map(|[name, value]| wg_manager_header_t { name: pointer(name), value: pointer(value) }).collect();
+        let [url, token, device_id, device_os, version] = self.texts.each_ref().map(pointer);
+        call(&wg_manager_request_t {
+            struct_size: size_of::<wg_manager_request_t>(),
+            url,
+            token,
+            device_id,
+            device_os,
+            version,
+            headers: headers.as_ptr(),
+            header_count: headers.len(),
+            tun_fd: self.tun_fd,
+            reserved: 0,
+        })
+    }
+}
+
+/// As C has it. A zero byte within would make another text of it.
+fn text(name: &str, text: &str) -> Result<Zeroizing<Vec<u8>>, String> {
+    if text.contains('\0') {
+        return Err(format!("{name} has a zero byte"));
+    }
+    let mut bytes = Zeroizing::new(Vec::with_capacity(text.len() + 1));
+    bytes.extend_from_slice(text.as_bytes());
+    bytes.push(0);
+    Ok(bytes)
+}
