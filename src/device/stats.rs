@@ -120,6 +120,23 @@ pub struct Totals {
     pub tx_dropped: u64,
 }
 
+impl Totals {
+    /// All of them with their names, for programs that show whatever there is.
+    #[must_use]
+    pub fn named(&self) -> [(&'static str, u64); 7] {
+        let &Self { peers, rx_bytes, tx_bytes, rx_packets, tx_packets, rx_dropped, tx_dropped } = self;
+        [
+            ("peers", peers as u64),
+            ("rx_bytes", rx_bytes),
+            ("tx_bytes", tx_bytes),
+            ("rx_packets", rx_packets),
+            ("tx_packets", tx_packets),
+            ("rx_dropped", rx_dropped),
+            ("tx_dropped", tx_dropped),
+        ]
+    }
+}
+
 /// What there is to know about a peer; no key but its public one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -50,18 +50,12 @@ pub(crate) fn peers(tunnel: &Tunnel, key: Option<PublicKey>, limit: usize) -> An
 /// Sums and counters.
 pub(crate) fn stats(tunnel: &Tunnel, limit: usize) -> Answer {
     let device = tunnel.device();
-    let (totals, memory) = (device.totals(), tunnel.memory_usage());
+    let memory = tunnel.memory_usage();
     let json = StatsJson {
         listen_port: device.listen_port(),
         mtu: device.mtu(),
         paused: tunnel.is_paused(),
-        peers: totals.peers,
-        rx_bytes: totals.rx_bytes,
-        tx_bytes: totals.tx_bytes,
-        rx_packets: totals.rx_packets,
-        tx_packets: totals.tx_packets,
-        rx_dropped: totals.rx_dropped,
-        tx_dropped: totals.tx_dropped,
+        totals: Counters(device.totals().named().into()),
         memory: MemoryJson {
             total: memory.total(),
             limit: memory.limit,
@@ -98,13 +92,8 @@ struct StatsJson {
     listen_port: u16,
     mtu: u16,
     paused: bool,
-    peers: usize,
-    rx_bytes: u64,
-    tx_bytes: u64,
-    rx_packets: u64,
-    tx_packets: u64,
-    rx_dropped: u64,
-    tx_dropped: u64,
+    #[serde(flatten)]
+    totals: Counters,
     memory: MemoryJson,
     counters: Counters,
 }
