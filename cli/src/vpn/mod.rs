@@ -3,6 +3,8 @@
 //! The command line is that of the original's daemon, so that its managers can start this one.
 
 mod arguments;
+#[cfg(target_os = "linux")]
+mod system;
 
 use std::{
     ffi::OsString,
@@ -12,12 +14,16 @@ use std::{
 };
 
 use arguments::{Command, Run};
+#[cfg(target_os = "linux")]
+use system::LinuxNetwork as OwnNetwork;
 use wg_embed_manager::{
     speaker::{End, Transport},
     tunnel::{Options, Tunnel},
 };
+#[cfg(not(target_os = "linux"))]
+use wg_embed_tunnel::engine::NoSystemNetwork as OwnNetwork;
 use wg_embed_tunnel::{
-    engine::{self, NoSystemNetwork, WireGuard},
+    engine::{self, WireGuard},
     file::FileSource,
 };
 
@@ -41,7 +47,8 @@ Options:
                          if the former cannot be had
       --interface NAME   the interface (wg-vpn0)
       --settings WHO     who configures the system's network: the program is
-                         asked, or it is done here (except on Apple's systems)
+                         asked, or it is done here (the default except on
+                         Apple's systems; only Linux has it)
   -h, --help             print this text
       --version          print the version
 
@@ -90,7 +97,7 @@ fn serve(run: Run) -> Result<(), String> {
     let engine = WireGuard::new(engine::Options {
         network: run.network,
         interface: run.interface,
-        system: Arc::new(NoSystemNetwork),
+        system: Arc::new(OwnNetwork),
         ..engine::Options::default()
     });
     let options = Options { settings: run.settings, ..Options::default() };

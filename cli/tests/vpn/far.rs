@@ -82,10 +82,12 @@ impl Far {
     /// What the near end has about it in its `[Peer]`.
     pub(crate) fn section(&self) -> String {
         let number = self.number;
-        format!(
-            "PublicKey = {}\nEndpoint = 10.77.{number}.2:51820\nAllowedIPs = 10.8.0.{number}/32\n",
-            self.key.public_key()
-        )
+        self.section_of(&format!("10.77.{number}.2"), &format!("10.8.0.{number}/32"))
+    }
+
+    /// The same, with another way to write where it is, and with other allowed IPs.
+    pub(crate) fn section_of(&self, host: &str, allowed_ips: &str) -> String {
+        format!("PublicKey = {}\nEndpoint = {host}:51820\nAllowedIPs = {allowed_ips}\n", self.key.public_key())
     }
 }
 

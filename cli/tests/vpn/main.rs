@@ -10,6 +10,10 @@ mod harness;
 mod host;
 #[path = "../../../tests/netns/mod.rs"]
 mod netns;
+#[path = "../../../control/settings/tests/network/harness.rs"]
+#[allow(dead_code, reason = "it is another test's")]
+mod network;
+mod own;
 #[path = "../../../tests/common/skip.rs"]
 mod skip;
 
@@ -29,9 +33,10 @@ use far::{Far, Program};
 use harness::{BINARY, Directory, command, hand_over, wait_until};
 use host::Host;
 use netns::{
-    Netns, as_root,
+    as_root,
     in_time::{LIMIT, end_of},
 };
+use network::Network;
 use wg_embed::{key::PrivateKey, random::SystemRandom};
 use wg_embed_manager::{
     manager::{Manager, Options, Process},
@@ -39,12 +44,9 @@ use wg_embed_manager::{
     speaker,
 };
 
-/// What a manager passes its TUN as: not a number that one of its other descriptors has.
-const TUN: i32 = 200;
-
 /// A manager's side of everything, in a namespace.
 struct Near {
-    netns: Netns,
+    network: Network,
     key: PrivateKey,
     directory: Directory,
     tun: Option<OwnedFd>,
@@ -53,18 +55,20 @@ struct Near {
 impl Near {
     /// With a TUN of the manager's or without.
     fn new(name: &str, has_tun: bool) -> Self {
-        let netns = Netns::new();
-        let tun = has_tun.then(|| netns.tun("tun0", libc::IFF_TUN));
-        Self { netns, key: PrivateKey::generate(&SystemRandom), directory: Directory::new(name), tun }
+        let network = Network::new();
+        let tun = has_tun.then(|| network.netns.tun("tun0", libc::IFF_TUN));
+        Self { network, key: PrivateKey::generate(&SystemRandom), directory: Directory::new(name), tun }
+    }
+
+    /// Writes the file with these peers.
+    fn configure(&self, peers: &[(&str, &Far)]) {
+        let sections = peers.iter().map(|(name, far)| format!("[Peer]\n# Name = {name}\n{}", far.section()));
+        self.write(&format!("Address = 10.8.0.100/32\n{}", sections.collect::<String>()));
     }
 
     /// Writes the file as editors do: another one takes its place.
-    fn configure(&self, peers: &[(&str, &Far)]) {
-        let mut text =
-            format!("[Interface]\nPrivateKey = {}\nAddress = 10.8.0.100/32\n", self.key.to_base64().as_str());
-        for (name, far) in peers {
-            text += &format!("[Peer]\n# Name = {name}\n{}", far.section());
-        }
+    fn write(&self, keys: &str) {
+        let text = format!("[Interface]\nPrivateKey = {}\n{keys}", self.key.to_base64().as_str());
         let [new, file] = ["new", "vpn.conf"].map(|name| self.directory.0.join(name));
         fs::write(&new, text).unwrap();
         fs::rename(new, file).unwrap();
@@ -72,24 +76,29 @@ impl Near {
 
     /// Starts the tunnel's process and the tunnel.
     fn start(&self) -> (Process, Arc<Host>) {
-        let host = Arc::new(Host::new(self.tun.is_some().then_some("tun0")));
-        let (tun, theirs) = (self.tun.as_ref().map(AsRawFd::as_raw_fd), host.clone());
-        let prepare = move |command: &mut Command| {
+        let (process, host) = self.process(self.tun.is_some().then_some("tun0"), |command| {
             command.env("WG_EMBED_VPN_SETTINGS", "ask").env("WG_EMBED_VPN_NETWORK", "userspace");
-            if let Some(tun) = tun {
-                hand_over(command, tun, TUN);
-            }
-        };
-        let stream = speaker::Options { handshake_timeout: Some(LIMIT), ..speaker::Options::default() };
-        let options = Options { stream, start_timeout: LIMIT, timeout: LIMIT };
-        let process = self.netns.run(move || Process::start(BINARY, prepare, options, theirs).unwrap());
+        });
         process.manager().start(self.request()).unwrap();
         (process, host)
     }
 
+    /// Starts the tunnel's process, whose manager configures this interface.
+    fn process(
+        &self,
+        interface: Option<&'static str>,
+        prepare: impl FnOnce(&mut Command) + Send + 'static,
+    ) -> (Process, Arc<Host>) {
+        let host = Arc::new(Host::new(interface));
+        let (theirs, tun) = (host.clone(), self.tun.as_ref().map(|tun| tun.try_clone().unwrap()));
+        let stream = speaker::Options { handshake_timeout: Some(LIMIT), ..speaker::Options::default() };
+        let options = Options { stream, start_timeout: LIMIT, timeout: LIMIT };
+        (self.network.netns.run(move || Process::start(BINARY, tun, prepare, options, theirs).unwrap()), host)
+    }
+
     fn request(&self) -> StartRequest {
         StartRequest {
-            tunnel_file_descriptor: if self.tun.is_some() { TUN } else { 0 },
+            tunnel_file_descriptor: if self.tun.is_some() { Process::TUN } else { 0 },
             coder_url: format!("file://{}/vpn.conf", self.directory.0.display()),
             api_token: "none".into(),
             ..StartRequest::default()
@@ -98,7 +107,7 @@ impl Near {
 
     /// Whether a process has sockets in it; there are no others.
     fn has_sockets(&self) -> bool {
-        ["udp", "udp6"].iter().any(|file| self.netns.proc_net(file).lines().count() > 1)
+        ["udp", "udp6"].iter().any(|file| self.network.netns.proc_net(file).lines().count() > 1)
     }
 }
 
@@ -116,7 +125,7 @@ fn pinged(manager: &Manager, name: &str) -> Agent {
 /// A whole life of a tunnel.
 fn scenario(name: &str, has_tun: bool, program: &Program) {
     let near = Near::new(name, has_tun);
-    let [first, second] = [1, 2].map(|number| Far::new(number, &near.netns, &near.key, program));
+    let [first, second] = [1, 2].map(|number| Far::new(number, &near.network.netns, &near.key, program));
     near.configure(&[("first", &first)]);
     let (process, host) = near.start();
     let (id, manager) = (process.id(), process.manager());
@@ -126,14 +135,14 @@ fn scenario(name: &str, has_tun: bool, program: &Program) {
     assert_eq!((&agent.ip_addrs[..], &agent.fqdn[..]), (&["10.8.0.1".to_owned()][..], &["first.".to_owned()][..]));
     assert!(agent.last_handshake.unwrap().seconds > 0);
     if has_tun {
-        near.netns.command("ping", "-c 1 -w 290 10.8.0.1");
+        near.network.netns.command("ping", "-c 1 -w 290 10.8.0.1");
     }
     // A peer that is added to the file is a delta, and is reached.
     near.configure(&[("first", &first), ("second", &second)]);
     pinged(manager, "second");
     assert_eq!(manager.peers().agents().count(), 2);
     if has_tun {
-        near.netns.command("ping", "-c 1 -w 290 10.8.0.2");
+        near.network.netns.command("ping", "-c 1 -w 290 10.8.0.2");
     }
     wait_until("the settings follow", || host.routes().contains(&"10.8.0.2".to_owned()));
     wait_until("the log is passed on", || host.logged(Level::Info, "the configuration was read again"));
@@ -147,9 +156,9 @@ fn scenario(name: &str, has_tun: bool, program: &Program) {
     assert!(!Path::new(&format!("/proc/{id}")).exists());
     assert!(!near.has_sockets());
     wait_until("the host is told of the end", || host.has_ended());
-    let Near { netns, tun, .. } = near;
+    let Near { network, tun, .. } = near;
     drop(tun);
-    wait_until("the interface is gone", || !netns.proc_net("dev").contains("tun0"));
+    wait_until("the interface is gone", || !network.netns.proc_net("dev").contains("tun0"));
 }
 
 #[test]
@@ -174,7 +183,7 @@ fn a_managers_tun_against_wireguard_go() {
 fn a_tunnel_ends_with_its_manager() {
     as_root(|| {
         let near = Near::new("end", true);
-        let far = Far::new(1, &near.netns, &near.key, &Program::Ours);
+        let far = Far::new(1, &near.network.netns, &near.key, &Program::Ours);
         near.configure(&[("first", &far)]);
         let (process, _host) = near.start();
         let id = process.id();
@@ -190,23 +199,16 @@ fn a_start_that_fails_may_be_followed_by_another() {
     as_root(|| {
         let near = Near::new("fails", false);
         near.configure(&[]);
-        // Nothing configures the system here.
-        let host = Arc::new(Host::new(None));
-        let prepare = |command: &mut Command| {
+        let (process, _host) = near.process(None, |command| {
             command.env("WG_EMBED_VPN_NETWORK", "interface").env("WG_EMBED_VPN_INTERFACE", "wgvpn0");
-        };
-        let stream = speaker::Options { handshake_timeout: Some(LIMIT), ..speaker::Options::default() };
-        let options = Options { stream, start_timeout: LIMIT, timeout: LIMIT };
-        let process = near.netns.run(move || Process::start(BINARY, prepare, options, host).unwrap());
+        });
         for (request, complaint) in [
             (StartRequest { coder_url: "https://example.com".into(), ..near.request() }, "it is not a file"),
             (StartRequest { coder_url: "file:///none.conf".into(), ..near.request() }, "/none.conf: "),
-            (near.request(), "does not configure the network of wgvpn0"),
         ] {
             let error = process.manager().start(request).unwrap_err().to_string();
             assert!(error.starts_with("failed to start connection: ") && error.contains(complaint), "{error}");
         }
-        assert!(!near.netns.proc_net("dev").contains("wgvpn0"));
         process.stop().unwrap();
     });
 }

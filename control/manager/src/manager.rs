@@ -199,6 +199,11 @@ impl Manager {
         outcome
     }
 
+    /// Ends the stream, and so the tunnel, without a request. Calls that wait fail.
+    pub fn close(&self) {
+        self.shared.speaker.close();
+    }
+
     fn call(&self, body: Msg, timeout: Duration) -> Result<tunnel_message::Msg, Error> {
         let turn = lock(&self.turn);
         let response = self.shared.speaker.call(body, timeout).map_err(Error::Call);

@@ -198,7 +198,7 @@ fn start(path: &PathBuf, host: Arc<Recorder>) -> Result<Process, ProcessError> {
         let prepare = |command: &mut std::process::Command| {
             command.env("FROM_MANAGER", "yes").stdin(Stdio::null());
         };
-        match Process::start(path, prepare, options(), host.clone()) {
+        match Process::start(path, None, prepare, options(), host.clone()) {
             Err(ProcessError::Start(e)) if e.kind() == std::io::ErrorKind::ExecutableFileBusy => thread::yield_now(),
             outcome => return outcome,
         }

@@ -6,10 +6,14 @@
 //!
 //! Addresses, routes and rules are set by rtnetlink; DNS by `resolvectl` or `resolvconf`, and the firewall by `nft` or
 //! `iptables-restore`, which are run. Plans are the same on every system; only Linux carries them out.
+//!
+//! With the feature `manager`, the module `manager` does the same for tunnels of the VPN manager protocol.
 
 mod applied;
 #[cfg(target_os = "linux")]
 mod linux;
+#[cfg(feature = "manager")]
+pub mod manager;
 mod plan;
 mod settings;
 

@@ -2,6 +2,7 @@
 
 mod interface;
 mod running;
+mod system;
 
 use std::{
     any::Any,
@@ -71,12 +72,30 @@ pub enum Network {
 
 /// Configures the system's network, where the manager is not asked to.
 pub trait SystemNetwork: Send + Sync + 'static {
-    /// Configures it for an interface, and brings that up. `settings` are all that hold from now on. What this returns
-    /// undoes it when it is dropped, which happens before the interface is removed, and before this is called again.
+    /// Configures it for an interface, and brings that up. `settings` are all that hold from now on; `mark` is that of
+    /// the tunnel's own packets, as the configuration has it, and 0 if it has none.
     ///
     /// # Errors
     /// A text for the manager. Then nothing is left of it.
-    fn apply(&self, interface: &str, settings: &NetworkSettingsRequest) -> Result<Box<dyn Send + Sync>, String>;
+    fn configure(
+        &self,
+        interface: &str,
+        settings: &NetworkSettingsRequest,
+        mark: u32,
+    ) -> Result<Box<dyn ConfiguredNetwork>, String>;
+}
+
+/// A system's network that is configured. Dropping it undoes that, which happens before the interface is removed.
+pub trait ConfiguredNetwork: Send {
+    /// Configures it with other settings, which are all that hold from now on.
+    ///
+    /// # Errors
+    /// A text for the manager. Then what held before holds.
+    fn update(&mut self, settings: &NetworkSettingsRequest, mark: u32) -> Result<(), String>;
+
+    /// The mark that the tunnel's own packets are to have, so that they are not routed into the tunnel; 0 if they need
+    /// none.
+    fn mark(&self) -> u32;
 }
 
 /// For programs that configure no network: refuses.
@@ -84,7 +103,12 @@ pub trait SystemNetwork: Send + Sync + 'static {
 pub struct NoSystemNetwork;
 
 impl SystemNetwork for NoSystemNetwork {
-    fn apply(&self, interface: &str, _: &NetworkSettingsRequest) -> Result<Box<dyn Send + Sync>, String> {
+    fn configure(
+        &self,
+        interface: &str,
+        _: &NetworkSettingsRequest,
+        _: u32,
+    ) -> Result<Box<dyn ConfiguredNetwork>, String> {
         Err(format!("this program does not configure the network of {interface}: that is left to the manager"))
     }
 }
@@ -211,8 +235,8 @@ impl Engine for WireGuard {
         let options =
             device::Options { resolve: Some(Box::new(move |host| resolve(host))), ..device::Options::default() };
         let system = self.options.system.clone();
-        let running =
-            Arc::new(WireGuardTunnel::start(interface, Arc::new(bind), options, system, settings, configuration)?);
+        let running = WireGuardTunnel::start(interface, Arc::new(bind), options, system, settings, configuration)?;
+        let running = Arc::new(running);
         lock(&self.state).running = Arc::downgrade(&running);
         Ok(running)
     }

@@ -130,7 +130,7 @@ mod interfaces {
     };
     use wg_embed::sync::lock;
     use wg_embed_manager::messages::{NetworkSettingsRequest, network_settings_request::Ipv4Settings};
-    use wg_embed_tunnel::engine::SystemNetwork;
+    use wg_embed_tunnel::engine::{ConfiguredNetwork, SystemNetwork};
 
     fn ip(arguments: &str) {
         assert!(Command::new("ip").args(arguments.split(' ')).status().unwrap().success(), "ip {arguments}");
@@ -140,30 +140,58 @@ mod interfaces {
     #[derive(Default)]
     struct Ip {
         done: Arc<Mutex<Vec<String>>>,
-        refuse: Mutex<Option<String>>,
+        refuse: Arc<Mutex<Option<String>>>,
     }
 
-    struct Undo {
+    /// Takes back what was done for an address.
+    struct Configured {
         done: Arc<Mutex<Vec<String>>>,
+        refuse: Arc<Mutex<Option<String>>>,
         address: String,
     }
 
-    impl Drop for Undo {
+    impl Configured {
+        fn check(&self, settings: &NetworkSettingsRequest) -> Result<String, String> {
+            let address = settings.ipv4_settings.as_ref().unwrap().addrs[0].clone();
+            if lock(&self.refuse).as_ref() == Some(&address) { Err("refused".into()) } else { Ok(address) }
+        }
+    }
+
+    impl ConfiguredNetwork for Configured {
+        fn update(&mut self, settings: &NetworkSettingsRequest, mark: u32) -> Result<(), String> {
+            self.address = self.check(settings)?;
+            lock(&self.done).push(format!("~{} {mark}", self.address));
+            Ok(())
+        }
+
+        fn mark(&self) -> u32 {
+            0
+        }
+    }
+
+    impl Drop for Configured {
         fn drop(&mut self) {
-            lock(&self.done).push(format!("-{}", self.address));
+            if !self.address.is_empty() {
+                lock(&self.done).push(format!("-{}", self.address));
+            }
         }
     }
 
     impl SystemNetwork for Ip {
-        fn apply(&self, interface: &str, settings: &NetworkSettingsRequest) -> Result<Box<dyn Send + Sync>, String> {
-            let address = settings.ipv4_settings.as_ref().unwrap().addrs[0].clone();
-            if lock(&self.refuse).as_ref() == Some(&address) {
-                return Err("refused".into());
-            }
+        fn configure(
+            &self,
+            interface: &str,
+            settings: &NetworkSettingsRequest,
+            mark: u32,
+        ) -> Result<Box<dyn ConfiguredNetwork>, String> {
+            let (done, refuse) = (self.done.clone(), self.refuse.clone());
+            let mut configured = Configured { done, refuse, address: String::new() };
+            let address = configured.check(settings)?;
             ip(&format!("addr replace {address}/24 dev {interface}"));
             ip(&format!("link set {interface} mtu {} up", settings.mtu));
-            lock(&self.done).push(format!("+{address}"));
-            Ok(Box::new(Undo { done: self.done.clone(), address }))
+            lock(&self.done).push(format!("+{address} {mark}"));
+            configured.address = address;
+            Ok(Box::new(configured))
         }
     }
 
@@ -199,7 +227,7 @@ mod interfaces {
                 let engine = WireGuard::new(options.clone());
                 engine.configure(&settings("10.8.0.100")).unwrap();
                 let running = engine.start(None, configuration(&conf(&far, &[1]))).unwrap();
-                assert_eq!(*lock(&done), ["+10.8.0.100"]);
+                assert_eq!(*lock(&done), ["+10.8.0.100 0"]);
                 ping(&running, 1);
                 system_pings();
                 ping(&running, 1);
@@ -208,9 +236,11 @@ mod interfaces {
                 engine.configure(&settings("10.8.0.101")).unwrap();
                 *lock(&system.refuse) = Some("10.8.0.102".into());
                 assert_eq!(engine.configure(&settings("10.8.0.102")), Err("refused".into()));
-                let expected =
-                    ["+10.8.0.100", "-10.8.0.100", "+10.8.0.101", "-10.8.0.101", "+10.8.0.101"].map(String::from);
-                assert_eq!(*lock(&done), expected);
+                // Another mark of the configuration concerns the network as well.
+                let marked = conf(&far, &[1]).replace("[Interface]", "[Interface]\nFwMark = 7");
+                running.apply(configuration(&marked)).unwrap();
+                let expected = ["+10.8.0.100 0", "~10.8.0.101 0", "~10.8.0.101 7"];
+                assert_eq!(*lock(&done), expected.map(String::from));
                 assert!(has_interface("wgt0"));
                 running.stop();
                 assert_eq!(lock(&done).last().unwrap(), "-10.8.0.101");

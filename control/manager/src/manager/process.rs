@@ -18,6 +18,8 @@ use std::{
 const READ: i32 = 3;
 /// What it writes to.
 const WRITE: i32 = 4;
+/// A TUN of the manager.
+const TUN: i32 = 5;
 
 /// A tunnel that was not stopped has that long to undo what it did, when the stream has ended.
 const GRACE: Duration = Duration::from_secs(2);
@@ -53,14 +55,19 @@ impl fmt::Display for ProcessError {
 impl std::error::Error for ProcessError {}
 
 impl Process {
-    /// Runs `PROGRAM vpn-daemon run --rpc-read-fd 3 --rpc-write-fd 4` and exchanges headers with it. `prepare` may set
-    /// the environment and where its output goes; a descriptor for `tunnel_file_descriptor` must be inherited as well,
-    /// under another number.
+    /// The number that the process has a TUN of the manager under, for
+    /// [`StartRequest::tunnel_file_descriptor`](crate::messages::StartRequest::tunnel_file_descriptor).
+    pub const TUN: i32 = TUN;
+
+    /// Runs `PROGRAM vpn-daemon run --rpc-read-fd 3 --rpc-write-fd 4` and exchanges headers with it. It is passed
+    /// `tun`, if there is one, as [`TUN`](Self::TUN). `prepare` may add arguments, set the environment and where its
+    /// output goes.
     ///
     /// # Errors
     /// See [`ProcessError`]; then no process is left.
     pub fn start(
         program: impl AsRef<OsStr>,
+        tun: Option<OwnedFd>,
         prepare: impl FnOnce(&mut Command),
         options: Options,
         host: Arc<dyn Host>,
@@ -76,10 +83,11 @@ impl Process {
         let [read, write] = [READ, WRITE].map(|number| number.to_string());
         command.args(["vpn-daemon", "run", "--rpc-read-fd", &read, "--rpc-write-fd", &write]);
         prepare(&mut command);
-        let passed = vec![
+        let mut passed = vec![
             FdMapping { parent_fd: their_read, child_fd: READ },
             FdMapping { parent_fd: their_write, child_fd: WRITE },
         ];
+        passed.extend(tun.map(|tun| FdMapping { parent_fd: tun, child_fd: TUN }));
         command.fd_mappings(passed).map_err(|e| ProcessError::Start(io::Error::other(e)))?;
         let child = Running { child: command.spawn().map_err(ProcessError::Start)?, grace: GRACE };
         // It has our copies of the other ends: with them the stream would not end with the process.

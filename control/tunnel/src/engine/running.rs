@@ -10,13 +10,12 @@ use std::{
 
 use wg_embed::{
     bind::Bind,
-    config::wgquick::Conf,
+    config::{Update, wgquick::Conf},
     device::{self, Tunnel},
     sync::{lock, read, write},
     tun::Tun,
 };
 use wg_embed_manager::{
-    manager::merge,
     messages::NetworkSettingsRequest,
     tunnel::{Handshake, Id, Ping, Running},
 };
@@ -25,6 +24,7 @@ use wg_embed_netstack::Netstack;
 use super::{
     Configuration, Peer, SystemNetwork,
     interface::{self, Interface},
+    system::System,
 };
 use crate::echo::{EchoTun, Echoes};
 
@@ -34,7 +34,6 @@ pub(super) struct WireGuardTunnel {
     /// What it is configured with.
     current: Mutex<Current>,
     echoes: Arc<Echoes>,
-    system: Arc<dyn SystemNetwork>,
 }
 
 /// What there is while it is not stopped.
@@ -43,15 +42,7 @@ struct Up {
     tun: Arc<dyn Tun>,
     stack: Option<Netstack>,
     /// `None`: the system's network is not ours to configure. Held while it is configured: that is done once at a time.
-    applied: Option<Mutex<Applied>>,
-}
-
-/// How the system's network is configured.
-#[derive(Default)]
-struct Applied {
-    settings: NetworkSettingsRequest,
-    /// Undoes it.
-    undo: Option<Box<dyn Send + Sync>>,
+    network: Option<Mutex<System>>,
 }
 
 #[derive(Default)]
@@ -62,36 +53,11 @@ struct Current {
     _guard: Option<Arc<dyn Any + Send + Sync>>,
 }
 
-impl Applied {
-    /// Configures it with `settings`, or again as before if that fails.
-    fn replace(
-        &mut self,
-        system: &dyn SystemNetwork,
-        interface: &str,
-        settings: NetworkSettingsRequest,
-    ) -> Result<(), String> {
-        if settings == self.settings {
-            return Ok(());
-        }
-        let had_any = self.undo.take().is_some();
-        match system.apply(interface, &settings) {
-            Ok(undo) => {
-                *self = Self { settings, undo: Some(undo) };
-                Ok(())
-            }
-            Err(reason) => {
-                if had_any {
-                    match system.apply(interface, &self.settings) {
-                        Ok(undo) => self.undo = Some(undo),
-                        Err(error) => {
-                            tracing::error!(error, "the network settings before cannot be restored");
-                            self.settings = NetworkSettingsRequest::default();
-                        }
-                    }
-                }
-                Err(reason)
-            }
-        }
+impl Up {
+    /// Gives the tunnel's own packets the mark that the network needs.
+    fn mark(&self, network: &System) -> Result<(), String> {
+        let fwmark = Some(network.mark());
+        self.tunnel.device().apply(Update { fwmark, ..Update::default() }).map_err(|e| e.to_string())
     }
 }
 
@@ -109,25 +75,25 @@ impl WireGuardTunnel {
         configuration: Configuration,
     ) -> Result<Self, String> {
         let Interface { tun, is_system, stack } = interface;
-        let mut applied = Applied::default();
-        if is_system {
-            let failed = |reason| format!("network settings failed: {reason}");
-            applied.replace(&*system, &tun.name(), settings).map_err(failed)?;
-        }
         let Configuration { conf, peers, guard } = configuration;
+        let mark = conf.update.fwmark.unwrap_or(0);
+        let mut network = is_system.then(|| System::new(system, tun.name(), mark));
+        if let Some(network) = &mut network {
+            network.change(&settings).map_err(|reason| format!("network settings failed: {reason}"))?;
+        }
+        let fwmark = network.as_ref().map(System::mark);
         let echoes = Arc::new(Echoes::default());
         let inner = Arc::new(EchoTun::new(tun.clone(), echoes.clone()));
         let tunnel = Tunnel::start_with(inner, bind, options, |device| {
             device.apply(conf.update.clone())?;
+            device.apply(Update { fwmark, ..Update::default() })?;
             device.up()
         });
         let tunnel = tunnel.map_err(|e| e.to_string())?;
-        let applied = is_system.then(|| Mutex::new(applied));
         Ok(Self {
-            up: RwLock::new(Some(Up { tunnel, tun, stack, applied })),
+            up: RwLock::new(Some(Up { tunnel, tun, stack, network: network.map(Mutex::new) })),
             current: Mutex::new(Current { conf, peers, _guard: guard }),
             echoes,
-            system,
         })
     }
 
@@ -143,10 +109,10 @@ impl WireGuardTunnel {
     /// Configures the system's network with a part of its settings, or all of them.
     pub(super) fn configure(&self, change: &NetworkSettingsRequest) -> Result<(), String> {
         let up = read(&self.up);
-        let Some(Up { tun, applied: Some(applied), .. }) = up.as_ref() else { return Ok(()) };
-        let mut applied = lock(applied);
-        let all = merge(&applied.settings, change.clone());
-        applied.replace(&*self.system, &tun.name(), all)
+        let Some((up, network)) = up.as_ref().and_then(|up| Some((up, up.network.as_ref()?))) else { return Ok(()) };
+        let mut network = lock(network);
+        network.change(change)?;
+        up.mark(&network)
     }
 }
 
@@ -155,7 +121,11 @@ impl Running<Configuration> for WireGuardTunnel {
         let up = read(&self.up);
         let Some(up) = up.as_ref() else { return Ok(()) };
         let Configuration { conf, peers, .. } = configuration;
-        let change = conf.update.since(&lock(&self.current).conf.update);
+        let mut change = conf.update.since(&lock(&self.current).conf.update);
+        if up.network.is_some() {
+            // Routes may depend on it.
+            change.fwmark = None;
+        }
         // It is the step that may fail: then nothing else has changed.
         up.tunnel.device().apply(change).map_err(|e| e.to_string())?;
         let before = {
@@ -163,10 +133,15 @@ impl Running<Configuration> for WireGuardTunnel {
             current.peers = peers;
             std::mem::replace(&mut current.conf, conf.clone())
         };
-        match &up.stack {
-            Some(stack) => change_stack(stack, &before, &conf).map_err(|e| format!("the network in userspace: {e}")),
-            None => Ok(()),
+        if let Some(stack) = &up.stack {
+            change_stack(stack, &before, &conf).map_err(|e| format!("the network in userspace: {e}"))?;
         }
+        if let Some(network) = &up.network {
+            let mut network = lock(network);
+            network.change_mark(conf.update.fwmark.unwrap_or(0))?;
+            up.mark(&network)?;
+        }
+        Ok(())
     }
 
     fn last_handshake(&self, agent: &Id) -> Handshake {
@@ -215,8 +190,8 @@ impl Running<Configuration> for WireGuardTunnel {
 
     fn stop(&self) {
         self.echoes.close();
-        let Some(Up { tunnel, tun, stack, applied }) = write(&self.up).take() else { return };
-        drop(applied);
+        let Some(Up { tunnel, tun, stack, network }) = write(&self.up).take() else { return };
+        drop(network);
         if let Err(error) = tunnel.stop() {
             tracing::error!(%error, "a tunnel does not stop");
         }
