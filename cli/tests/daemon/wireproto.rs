@@ -7,7 +7,8 @@ use std::{
         fs::{MetadataExt, PermissionsExt},
         net::{UnixListener, UnixStream},
     },
-    path::Path,
+    path::{Path, PathBuf},
+    process::Output,
 };
 
 use wg_embed_wireproto::{Builder, Decoder, Event, Kind, ReadOptions, Status, WriteOptions};
@@ -76,30 +77,60 @@ impl Client {
 
 const VERSION: &[(&str, &[u8])] = &[("cmd", b"version")];
 
-#[test]
-fn it_does_what_wg_does_and_ends_with_the_daemon() {
+/// A namespace, an interface in it, and a directory for its daemon's second socket.
+struct Place {
+    netns: Netns,
+    interface: Interface,
+    directory: Directory,
+    socket: PathBuf,
+}
+
+fn in_place(test: impl FnOnce(Place)) {
     as_root(|| {
-        let netns = Netns::new();
         let interface = Interface::new();
         let directory = Directory::new(interface.name());
         let socket = directory.0.join("control");
-        succeed("start", &interface.daemon(&netns, &["--wireproto-socket", socket.to_str().unwrap()]));
-        let daemon = interface.running();
-        assert_eq!((mode(&socket), mode(&interface.socket())), (0o600, 0o600));
-        let mut client = Client::new(&socket);
+        test(Place { netns: Netns::new(), interface, directory, socket });
+    });
+}
+
+impl Place {
+    /// Runs a daemon with that socket.
+    fn daemon(&self, options: &[&str]) -> Output {
+        self.daemon_at(&self.socket, options)
+    }
+
+    fn daemon_at(&self, socket: &Path, options: &[&str]) -> Output {
+        let socket = ["--wireproto-socket", socket.to_str().unwrap()];
+        self.interface.daemon(&self.netns, &[&socket, options].concat())
+    }
+
+    fn start(&self) -> Daemon {
+        succeed("start", &self.daemon(&[]));
+        self.interface.running()
+    }
+}
+
+#[test]
+fn it_does_what_wg_does_and_ends_with_the_daemon() {
+    in_place(|place| {
+        let Place { netns, interface, socket, .. } = &place;
+        let daemon = place.start();
+        assert_eq!((mode(socket), mode(&interface.socket())), (0o600, 0o600));
+        let mut client = Client::new(socket);
         let set: &[(&str, &[u8])] =
             &[("cmd", b"set"), ("fwmark", &[0, 0, 0, 9]), ("public_key", &[7; 32]), ("allowed_ip", b"10.0.0.0/8")];
         let (status, all) = client.call(&[VERSION, set, &[("cmd", b"get")]]);
         assert_eq!((status, all.len()), (Status::Ack, 3));
         assert!(all[2].contains("fwmark=9\n") && all[2].contains("allowed_ip=10.0.0.0/8\n"), "{all:?}");
-        assert!(wg(&netns, &format!("show {} fwmark", interface.name())).contains("0x9"));
+        assert!(wg(netns, &format!("show {} fwmark", interface.name())).contains("0x9"));
         let (_, all) = client.call(&[&[("cmd", b"events")]]);
         assert_eq!(all, ["result {\"events\":[],\"dropped\":0,\"left\":0}"]);
         // A wrong request leaves the connection as it is; what is no request ends it.
         let (status, all) = client.call(&[&[("cmd", b"nothing")]]);
         assert!(status == Status::Nak && all[0].starts_with("error {\"error\":\"unsupported\""), "{all:?}");
         assert_eq!(client.call(&[VERSION]).0, Status::Ack);
-        let mut other = Client::new(&socket);
+        let mut other = Client::new(socket);
         other.0.write_all(b"get=1\n\n").unwrap();
         assert_eq!(other.receive().0, Status::Nak);
         assert!(other.is_closed());
@@ -111,16 +142,12 @@ fn it_does_what_wg_does_and_ends_with_the_daemon() {
 
 #[test]
 fn clients_are_bounded_and_an_idle_one_makes_room() {
-    as_root(|| {
-        let netns = Netns::new();
-        let interface = Interface::new();
-        let directory = Directory::new(interface.name());
-        let socket = directory.0.join("control");
-        succeed("start", &interface.daemon(&netns, &["--wireproto-socket", socket.to_str().unwrap()]));
-        let daemon = interface.running();
+    in_place(|place| {
+        let Place { interface, socket, .. } = &place;
+        let daemon = place.start();
         let mut clients: Vec<_> = (0..20)
             .map(|_| {
-                let mut client = Client::new(&socket);
+                let mut client = Client::new(socket);
                 assert_eq!(client.call(&[VERSION]).0, Status::Ack);
                 client
             })
@@ -130,55 +157,47 @@ fn clients_are_bounded_and_an_idle_one_makes_room() {
         assert!(threads <= 16 + 10, "{threads}");
         assert!(clients[0].is_closed(), "it was idle longest");
         assert_eq!(clients[19].call(&[VERSION]).0, Status::Ack);
-        assert!(answers(&interface));
+        assert!(answers(interface));
         daemon.stop();
     });
 }
 
 #[test]
 fn a_stale_socket_is_replaced_and_what_is_in_use_is_left_alone() {
-    as_root(|| {
-        let netns = Netns::new();
-        let interface = Interface::new();
-        let directory = Directory::new(interface.name());
-        let socket = directory.0.join("control");
-        let option = ["--wireproto-socket", socket.to_str().unwrap()];
-        let live = UnixListener::bind(&socket).unwrap();
-        let error = fail("live", &interface.daemon(&netns, &option));
+    in_place(|place| {
+        let Place { netns, interface, directory, socket } = &place;
+        let live = UnixListener::bind(socket).unwrap();
+        let error = fail("live", &place.daemon(&[]));
         assert!(error.starts_with("wg-embed: --wireproto-socket: ") && error.contains("is in use"), "{error}");
-        interface.await_end(&netns);
+        interface.await_end(netns);
         drop(live);
-        succeed("stale", &interface.daemon(&netns, &option));
-        assert_eq!(Client::new(&socket).call(&[VERSION]).0, Status::Ack);
+        succeed("stale", &place.daemon(&[]));
+        assert_eq!(Client::new(socket).call(&[VERSION]).0, Status::Ack);
         let daemon = interface.running();
         // Without it the daemon goes on.
-        fs::remove_file(&socket).unwrap();
-        fs::write(&socket, "mine").unwrap();
-        assert!(answers(&interface));
+        fs::remove_file(socket).unwrap();
+        fs::write(socket, "mine").unwrap();
+        assert!(answers(interface));
         daemon.stop();
-        assert_eq!(fs::read(&socket).unwrap(), b"mine");
-        let error = fail("no socket", &interface.daemon(&netns, &option));
+        assert_eq!(fs::read(socket).unwrap(), b"mine");
+        let error = fail("no socket", &place.daemon(&[]));
         assert!(error.contains("is not a socket"), "{error}");
-        interface.await_end(&netns);
+        interface.await_end(netns);
         let missing = directory.0.join("a/b");
-        let error = fail("missing", &interface.daemon(&netns, &["--wireproto-socket", missing.to_str().unwrap()]));
+        let error = fail("missing", &place.daemon_at(&missing, &[]));
         assert!(error.contains("cannot listen on"), "{error}");
-        interface.await_end(&netns);
+        interface.await_end(netns);
     });
 }
 
 #[test]
 fn with_a_user_it_belongs_to_the_user_and_is_removed_at_the_end() {
-    as_root(|| {
-        let netns = Netns::new();
-        let interface = Interface::new();
-        let directory = Directory::new(interface.name());
+    in_place(|place| {
+        let Place { netns, interface, directory, socket } = &place;
         fs::set_permissions(&directory.0, fs::Permissions::from_mode(0o755)).unwrap();
-        let socket = directory.0.join("control");
-        let options = ["--wireproto-socket", socket.to_str().unwrap(), "--user", "nobody"];
-        succeed("start", &interface.daemon(&netns, &options));
-        assert_eq!((fs::symlink_metadata(&socket).unwrap().uid(), mode(&socket)), (NOBODY, 0o600));
-        let mut client = Client::new(&socket);
+        succeed("start", &place.daemon(&["--user", "nobody"]));
+        assert_eq!((fs::symlink_metadata(socket).unwrap().uid(), mode(socket)), (NOBODY, 0o600));
+        let mut client = Client::new(socket);
         let (status, _) = client.call(&[&[("cmd", b"set"), ("fwmark", &[0, 0, 0, 9])]]);
         assert_eq!(status, Status::Ack);
         let is_daemon = |id: &i32| {
@@ -188,7 +207,7 @@ fn with_a_user_it_belongs_to_the_user_and_is_removed_at_the_end() {
         let daemon = Daemon(interface.processes().into_iter().find(is_daemon).unwrap());
         daemon.stop();
         assert!(!socket.exists());
-        interface.await_end(&netns);
+        interface.await_end(netns);
         wait_until("no process is left", || interface.processes().is_empty());
     });
 }

@@ -13,8 +13,8 @@ use wg_embed::error::{Error, ErrorKind, Result};
 use wg_embed_settings::{Applied, Dns, Linux, Programs, Settings, State, Step, System, Table, free_mark};
 
 use crate::{
-    harness::{Folder, Network},
     netns::as_root,
+    network::{Folder, Network},
 };
 
 /// A system of which one call fails.
@@ -89,17 +89,25 @@ fn others() -> Vec<Settings> {
     ]
 }
 
+/// Does something in a network with the interfaces `wgt0` and `wgt1`, and with a `resolvconf` that keeps a log.
+fn in_network(test: impl FnOnce(&Network, &Folder)) {
+    as_root(|| {
+        let mut network = Network::new();
+        network.tun("wgt0");
+        network.tun("wgt1");
+        let folder = Folder::new();
+        folder.logging("resolvconf");
+        test(&network, &folder);
+    });
+}
+
 fn linux(programs: Programs) -> Linux {
     Linux::new("wgt0").unwrap().with_programs(programs)
 }
 
 #[test]
 fn a_step_that_fails_leaves_the_network_as_it_was() {
-    as_root(|| {
-        let mut network = Network::new();
-        network.tun("wgt0");
-        let folder = Folder::new();
-        folder.logging("resolvconf");
+    in_network(|network, folder| {
         let before = network.settings();
         let left = Arc::new(AtomicUsize::new(NEVER));
         let start = |calls| {
@@ -126,11 +134,7 @@ fn a_step_that_fails_leaves_the_network_as_it_was() {
 
 #[test]
 fn an_update_leads_where_a_start_would() {
-    as_root(|| {
-        let mut network = Network::new();
-        network.tun("wgt0");
-        let folder = Folder::new();
-        folder.logging("resolvconf");
+    in_network(|network, folder| {
         let before = network.settings();
         let left = Arc::new(AtomicUsize::new(NEVER));
         let start = |settings: &Settings| {
@@ -172,11 +176,7 @@ fn an_update_leads_where_a_start_would() {
 
 #[test]
 fn packets_go_where_the_settings_say() {
-    as_root(|| {
-        let mut network = Network::new();
-        network.tun("wgt0");
-        let folder = Folder::new();
-        folder.logging("resolvconf");
+    in_network(|network, folder| {
         let way = |to: &str| {
             let text = network.netns.ip(&format!("route get {to}"));
             let mut words = text.split_whitespace().skip_while(|word| *word != "dev");
@@ -206,10 +206,7 @@ fn packets_go_where_the_settings_say() {
 
 #[test]
 fn two_tunnels_end_in_any_order() {
-    as_root(|| {
-        let mut network = Network::new();
-        network.tun("wgt0");
-        network.tun("wgt1");
+    in_network(|network, _| {
         let before = network.settings();
         let valid = |network: &Network| {
             let setting = network.settings().into_iter().find(|(name, _)| name == "src_valid_mark").unwrap().1;
@@ -231,7 +228,7 @@ fn two_tunnels_end_in_any_order() {
             let second = start("wgt1", 1002, "10.0.0.2/32");
             let (one, other) = if first_ends_first { (first, second) } else { (second, first) };
             network.netns.run(move || one.undo().unwrap());
-            assert_eq!(valid(&network), "1");
+            assert_eq!(valid(network), "1");
             let rules = network.netns.ip("-4 rule show");
             assert_eq!(rules.matches("suppress_prefixlength 0").count(), 1, "{rules}");
             network.netns.run(move || other.undo().unwrap());
@@ -243,17 +240,13 @@ fn two_tunnels_end_in_any_order() {
 
 #[test]
 fn what_the_system_refuses_is_named() {
-    as_root(|| {
-        let mut network = Network::new();
-        network.tun("wgt0");
-        let folder = Folder::new();
+    in_network(|network, folder| {
         let before = network.settings();
         let refused = |settings: Settings, programs: Programs| {
             let error = network.netns.run(move || Applied::new(linux(programs), &settings).unwrap_err().to_string());
             network.becomes(&before, &error);
             error
         };
-        folder.logging("resolvconf");
         folder.program("nft", "echo no such luck >&2; exit 3");
         let error = refused(everything(), folder.programs());
         assert_eq!(error, "cannot set the firewall for wgt0 by nft: nft: exit status: 3: no such luck");
@@ -278,11 +271,7 @@ fn what_the_system_refuses_is_named() {
 
 #[test]
 fn resolved_is_preferred_where_it_runs() {
-    as_root(|| {
-        let mut network = Network::new();
-        network.tun("wgt0");
-        let folder = Folder::new();
-        folder.logging("resolvconf");
+    in_network(|network, folder| {
         folder.logging("resolvectl");
         let settings = Settings {
             dns: Dns {
@@ -312,10 +301,7 @@ fn resolved_is_preferred_where_it_runs() {
 
 #[test]
 fn iptables_serves_where_there_is_no_nft() {
-    as_root(|| {
-        let mut network = Network::new();
-        network.tun("wgt0");
-        let folder = Folder::new();
+    in_network(|network, folder| {
         folder.logging("iptables-restore");
         folder.logging("ip6tables-restore");
         let comment = "-m comment --comment \"wg-embed rule for wgt0\"";

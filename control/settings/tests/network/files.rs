@@ -1,75 +1,27 @@
 //! The same file, given to wg-quick(8) and to us.
 
-use std::{fs, process::Command};
+use std::fs;
 
 use wg_embed_settings::{down, up};
 
-use crate::{
-    harness::{Folder, Network, daemon, interface, run},
-    netns::{as_root, in_time::output_of},
-};
-
-const KEYS: [&str; 3] = [
-    "iiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiE=",
-    "jjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjE=",
-    "kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkE=",
-];
+use crate::compare::{Place, beside_wg_quick};
 
 /// Gives a file of these keys for the interface, and of these peers, to both.
 #[track_caller]
 fn compare(set_up: &[&str], interface_keys: &str, peers: &[&str]) {
-    as_root(|| {
-        let Some(daemon) = daemon() else { return };
-        if output_of(Command::new("wg-quick").arg("--help")).is_err() {
-            return crate::skip::skipped("there is no wg-quick");
-        }
-        let network = Network::new();
-        if network.netns.try_ip("link add wgkernel type wireguard") {
-            return crate::skip::skipped("wg-quick prefers this kernel's own WireGuard");
-        }
-        set_up.iter().for_each(|line| drop(network.netns.ip(line)));
-        let folder = Folder::new();
-        folder.logging("resolvconf");
-        std::os::unix::fs::symlink(&daemon, folder.file("bin").join("wg-embed")).unwrap();
-        let name = interface();
-        let peers: String =
-            KEYS.iter().zip(peers).map(|(key, keys)| format!("[Peer]\nPublicKey = {key}\n{keys}\n")).collect();
-        let text = format!(
-            "[Interface]\nPrivateKey = gGggGGgggGGggggggGGggggggggGGGgggggggGGgggE=\n{interface_keys}\n{peers}"
-        );
-        let file = folder.file(&format!("{name}.conf"));
-        fs::write(&file, &text).unwrap();
-        let before = network.settings();
-        let wg_quick = |what| {
-            let output = run(&network.netns, folder.path(), "wg-quick", &[what, file.to_str().unwrap()]);
-            assert!(output.status.success(), "wg-quick {what}: {}", String::from_utf8_lossy(&output.stderr));
-        };
-        let shown = || network.netns.command("wg", &format!("showconf {name}"));
-        wg_quick("up");
-        network.settle();
-        let (expected, expected_shown, expected_up) = (network.settings(), shown(), folder.log());
-        wg_quick("down");
-        let expected_down = folder.log();
-        // wg-quick leaves it as it is.
-        network.netns.run(|| fs::write("/proc/sys/net/ipv4/conf/all/src_valid_mark", "0").unwrap());
-        network.becomes(&before, "after wg-quick");
+    beside_wg_quick(set_up, interface_keys, peers, our_up, our_down);
+}
 
-        let options = folder.options(&daemon);
-        let conf = text.parse().unwrap();
-        let (up_name, up_options) = (name.clone(), options.clone());
-        network.netns.run(move || up(&up_name, &conf, &up_options).unwrap());
-        network.becomes(&expected, "up");
-        let without_port =
-            |shown: String| shown.lines().filter(|l| !l.starts_with("ListenPort")).map(str::to_owned).collect();
-        let [is, should]: [Vec<_>; 2] = [shown(), expected_shown].map(without_port);
-        assert_eq!(is, should);
-        assert_eq!(folder.log(), expected_up);
-        let down_name = name.clone();
-        network.netns.run(move || down(&down_name, &options).unwrap());
-        network.becomes(&before, "down");
-        assert_eq!(folder.log(), expected_down);
-        assert!(fs::read_dir(folder.file("run")).unwrap().next().is_none());
-    });
+fn our_up(place: &Place) {
+    let conf = fs::read_to_string(&place.file).unwrap().parse().unwrap();
+    let (name, options) = (place.name.clone(), place.folder.options(&place.folder.file("bin/wg-embed")));
+    place.network.netns.run(move || up(&name, &conf, &options).unwrap());
+}
+
+fn our_down(place: &Place) {
+    let (name, options) = (place.name.clone(), place.folder.options(&place.folder.file("bin/wg-embed")));
+    place.network.netns.run(move || down(&name, &options).unwrap());
+    assert!(fs::read_dir(place.folder.file("run")).unwrap().next().is_none());
 }
 
 #[test]

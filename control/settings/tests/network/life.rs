@@ -6,8 +6,8 @@ use wg_embed::{config::wgquick::Conf, error::ErrorKind};
 use wg_embed_settings::{Hooks, Options, down, up};
 
 use crate::{
-    harness::{Folder, Network, daemon, interface},
     netns::{as_root, eventually},
+    network::{Folder, Network, daemon, interface},
 };
 
 const KEYS: &str = "PrivateKey = gGggGGgggGGggggggGGggggggggGGGgggggggGGgggE=\nAddress = 10.0.0.2/24, fd00::2/64\n";

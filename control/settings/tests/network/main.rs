@@ -4,10 +4,12 @@
 #![allow(unsafe_code, clippy::panic, clippy::unwrap_used)]
 
 mod apply;
+mod compare;
 mod files;
-mod harness;
 mod life;
 #[path = "../../../../tests/netns/mod.rs"]
 mod netns;
+#[path = "harness.rs"]
+mod network;
 #[path = "../../../../tests/common/skip.rs"]
 mod skip;
