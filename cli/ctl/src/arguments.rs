@@ -1,5 +1,7 @@
 //! The command line.
 
+#[cfg(unix)]
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
@@ -43,6 +45,12 @@ pub(crate) enum Color {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Starts a tunnel from a configuration file, as wg-quick(8) does.
+    #[cfg(target_os = "linux")]
+    Up(Up),
+    /// Ends a tunnel that `up` has started.
+    #[cfg(target_os = "linux")]
+    Down(Down),
     /// Shows tunnels and their peers, as wg(8) does.
     Show(Show),
     /// Changes a tunnel and its peers, as wg(8) does.
@@ -61,6 +69,14 @@ pub(crate) enum Command {
     /// Watches a tunnel.
     #[cfg(unix)]
     Monitor(Monitor),
+    /// Speaks the VPN manager protocol.
+    #[cfg(unix)]
+    #[command(subcommand)]
+    Manager(Manager),
+    /// Speaks WireProto, which is not WireGuard's wire protocol.
+    #[cfg(unix)]
+    #[command(subcommand)]
+    Wireproto(Wireproto),
     /// Finds out what is missing on this machine.
     #[cfg(target_os = "linux")]
     Doctor(Doctor),
@@ -75,6 +91,113 @@ pub(crate) enum Command {
     /// Writes the manual page.
     #[command(hide = true)]
     Man,
+}
+
+#[cfg(target_os = "linux")]
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// A file NAME.conf; NAME alone is /etc/wireguard/NAME.conf. NAME becomes the interface's name.
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    /// What becomes of the file's commands: PreUp, PostUp, PreDown, PostDown.
+    #[arg(long, value_name = "WHAT", default_value = "run")]
+    pub(crate) hooks: Hooks,
+    /// The daemon that makes the interface; without it, the wg-embed next to this program, or in the PATH.
+    #[arg(long, value_name = "PROGRAM", value_hint = ValueHint::CommandName)]
+    pub(crate) daemon: Option<PathBuf>,
+    /// Without root and without an interface: runs `wg-embed proxy` in the foreground, which serves the network as the
+    /// file's sections for it say ([Socks5] and others).
+    #[arg(long, conflicts_with = "hooks")]
+    pub(crate) userspace: bool,
+    /// More arguments for `wg-embed proxy`.
+    #[arg(last = true, requires = "userspace", value_name = "ARG")]
+    pub(crate) arguments: Vec<OsString>,
+}
+
+#[cfg(target_os = "linux")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Hooks {
+    /// They are run by `sh`.
+    Run,
+    /// They are left out.
+    Ignore,
+    /// A file that has some is refused.
+    Refuse,
+}
+
+#[cfg(target_os = "linux")]
+#[derive(Debug, Args)]
+pub(crate) struct Down {
+    /// The interface, or the file that it was started from.
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) name: PathBuf,
+    /// Leaves PreDown and PostDown out.
+    #[arg(long)]
+    pub(crate) no_hooks: bool,
+}
+
+#[cfg(unix)]
+#[derive(Debug, Subcommand)]
+pub(crate) enum Manager {
+    /// Starts a tunnel's process and manages it, until a signal comes or it ends: configures the system's network as
+    /// the tunnel asks, and prints its settings, its peers and its log.
+    #[cfg(target_os = "linux")]
+    Run(ManagerRun),
+    /// Is the tunnel of a manager that has started this: runs `wg-embed vpn-daemon run` with these arguments.
+    Tunnel {
+        /// `--rpc-read-fd N --rpc-write-fd N`, and what else `wg-embed vpn-daemon run --help` names.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARG")]
+        arguments: Vec<OsString>,
+    },
+}
+
+#[cfg(target_os = "linux")]
+#[derive(Debug, Args)]
+pub(crate) struct ManagerRun {
+    /// The file that the peers are in.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, required_unless_present = "url")]
+    pub(crate) conf: Option<PathBuf>,
+    /// Where the peers come from, for a tunnel that takes them from elsewhere.
+    #[arg(long, conflicts_with = "conf")]
+    pub(crate) url: Option<String>,
+    /// A file with the token for the URL.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The interface that is made for the tunnel.
+    #[arg(long, value_name = "NAME", default_value = "wg-vpn0", conflicts_with = "no_settings")]
+    pub(crate) interface: String,
+    /// Makes no interface and configures nothing: both are left to the tunnel.
+    #[arg(long)]
+    pub(crate) no_settings: bool,
+    /// A line of JSON for each event.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The tunnel's program, and more arguments for it behind `vpn-daemon run --rpc-read-fd N --rpc-write-fd N`.
+    /// Without it, the wg-embed next to this program, or in the PATH.
+    #[arg(last = true, value_name = "TUNNEL")]
+    pub(crate) tunnel: Vec<OsString>,
+}
+
+#[cfg(unix)]
+#[derive(Debug, Subcommand)]
+pub(crate) enum Wireproto {
+    /// Sends one request to a running daemon and prints the answers.
+    Call(WireprotoCall),
+}
+
+#[cfg(unix)]
+#[derive(Debug, Args)]
+pub(crate) struct WireprotoCall {
+    /// The path of the daemon's second socket; NAME, without a slash, is NAME.wireproto beside the control sockets.
+    #[arg(value_name = "SOCKET", value_hint = ValueHint::FilePath)]
+    pub(crate) socket: PathBuf,
+    /// Commands, each followed by its fields: `get format=json peers`. FIELD=VALUE takes numbers, keys in base64,
+    /// `true` and `false`, and text; FIELD=@FILE takes the value from a file; FIELD:=HEX takes bytes.
+    #[arg(required = true, value_name = "COMMAND")]
+    pub(crate) commands: Vec<String>,
+    /// As JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

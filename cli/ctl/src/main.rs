@@ -1,13 +1,18 @@
 //! `wg-embedctl`: the tool that people have in hand for tunnels of userspace daemons.
 //!
 //! It speaks the UAPI, wg(8)'s protocol, on the daemon's control socket: that of wg-embed, wireguard-go or boringtun.
+//! It also starts tunnels: as wg-quick(8) does, and as a manager of the VPN manager protocol.
 
 mod arguments;
 mod conf;
+#[cfg(unix)]
+mod daemon;
 #[cfg(target_os = "linux")]
 mod doctor;
 mod failure;
 mod keys;
+#[cfg(unix)]
+mod manager;
 #[cfg(unix)]
 mod monitor;
 mod output;
@@ -21,6 +26,10 @@ mod socket;
 mod state;
 #[cfg(target_os = "linux")]
 mod trace;
+#[cfg(target_os = "linux")]
+mod up;
+#[cfg(unix)]
+mod wireproto;
 
 use std::{io, process::ExitCode};
 
@@ -28,6 +37,8 @@ use anstream::ColorChoice;
 use clap::{CommandFactory, Parser};
 
 use arguments::{Arguments, Color, Command, Conf};
+#[cfg(unix)]
+use arguments::{Manager, Wireproto};
 use failure::{Failure, Result};
 use output::{RED, complain, print_raw, styled};
 use socket::Sockets;
@@ -53,6 +64,10 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<()> {
     let sockets = Sockets::new(arguments.socket_dir);
     match arguments.command {
+        #[cfg(target_os = "linux")]
+        Command::Up(up) => up::up(&sockets, &up),
+        #[cfg(target_os = "linux")]
+        Command::Down(down) => up::down(&sockets, &down),
         Command::Show(show) => show::run(&sockets, &show),
         Command::Set(set) => set::run(&sockets, &set),
         Command::Genkey => keys::generate_private(),
@@ -67,6 +82,12 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Qr(qr) => qr::run(&qr),
         #[cfg(unix)]
         Command::Monitor(monitor) => monitor::run(&sockets, &monitor),
+        #[cfg(target_os = "linux")]
+        Command::Manager(Manager::Run(run)) => manager::run::run(&run),
+        #[cfg(unix)]
+        Command::Manager(Manager::Tunnel { arguments }) => manager::tunnel(arguments),
+        #[cfg(unix)]
+        Command::Wireproto(Wireproto::Call(call)) => wireproto::call(&sockets, &call),
         #[cfg(target_os = "linux")]
         Command::Doctor(doctor) => doctor::run(&sockets, &doctor),
         #[cfg(target_os = "linux")]

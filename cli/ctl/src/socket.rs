@@ -21,7 +21,7 @@ type Stream = std::os::unix::net::UnixStream;
 type Stream = fs::File;
 
 /// No daemon takes nearly as long for an answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Bytes of the longest answer that is read: 65536 peers with 100 prefixes each need half of it.
 const LONGEST: usize = 512 * 1024 * 1024;
@@ -72,6 +72,12 @@ impl Sockets {
         return fs::OpenOptions::new().read(true).write(true).open(self.path(name));
     }
 
+    /// Where they are.
+    #[cfg(unix)]
+    pub(crate) fn directory(&self) -> &std::path::Path {
+        &self.directory
+    }
+
     /// The socket of a name.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         #[cfg(unix)]
@@ -87,9 +93,7 @@ impl Sockets {
 
     /// The same, with another limit for each answer.
     pub(crate) fn connect_within(&self, name: &str, patience: Duration) -> Result<Client> {
-        if name.is_empty() || name.contains(['/', '\\', '\0']) {
-            return Err(Failure::usage(format!("{name:?} is not the name of a tunnel")));
-        }
+        check_name(name)?;
         let stream = self.open(name).map_err(|error| self.why_not(name, &error))?;
         #[cfg(unix)]
         for limit in [Stream::set_read_timeout, Stream::set_write_timeout] {
@@ -142,6 +146,14 @@ fn name_of(entry: &fs::DirEntry) -> Option<String> {
     }
     #[cfg(windows)]
     Some(file)
+}
+
+/// Refuses what cannot be the name of a tunnel.
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    if name.is_empty() || name.contains(['/', '\\', '\0']) {
+        return Err(Failure::usage(format!("{name:?} is not the name of a tunnel")));
+    }
+    Ok(())
 }
 
 fn is_kernel_interface(name: &str) -> bool {
@@ -217,7 +229,7 @@ impl Client {
 }
 
 /// Appends to bytes that may be keys: where they have to move, the old place is wiped.
-fn append_wiped(bytes: &mut Zeroizing<Vec<u8>>, more: &[u8]) {
+pub(crate) fn append_wiped(bytes: &mut Zeroizing<Vec<u8>>, more: &[u8]) {
     let needed = bytes.len() + more.len();
     if needed > bytes.capacity() {
         let mut larger = Vec::with_capacity(needed.next_power_of_two());

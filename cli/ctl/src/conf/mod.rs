@@ -14,9 +14,13 @@ use std::{
     path::Path,
 };
 
+use wg_embed::config::wgquick::{self, Conf};
 use zeroize::Zeroizing;
 
-use crate::failure::{Failure, Result};
+use crate::{
+    failure::{Failure, Result},
+    output::complain,
+};
 
 /// The largest file that is read: 65536 peers need a quarter of it.
 const LARGEST: u64 = 64 * 1024 * 1024;
@@ -39,4 +43,18 @@ pub(crate) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
         return Err(Failure::new(format!("{} is larger than {LARGEST} bytes", path.display())));
     }
     Ok(bytes)
+}
+
+/// Reads a file without problems; those that it has are reported.
+pub(crate) fn read_conf(file: &Path) -> Result<Conf> {
+    let bytes = read(file)?;
+    let checked = wgquick::check(&bytes).map_err(|error| Failure::new(format!("{}: {error}", file.display())))?;
+    if checked.problems.is_empty() {
+        return Ok(checked.conf);
+    }
+    let lines: Vec<_> = checked.text.split('\n').collect();
+    for finding in check::errors(&checked, &lines) {
+        complain(&finding.text_for(file, &lines));
+    }
+    Err(Failure::new(format!("{} has problems; nothing was changed", file.display())))
 }

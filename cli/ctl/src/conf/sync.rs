@@ -4,28 +4,21 @@ use std::{collections::HashMap, path::Path};
 
 use serde::Serialize;
 use wg_embed::{
-    config::{
-        AllowedIpUpdate, PeerUpdate, Update,
-        snapshot::PeerSnapshot,
-        wgquick::{self, Conf},
-    },
+    config::{AllowedIpUpdate, PeerUpdate, Update, snapshot::PeerSnapshot},
     key::PublicKey,
 };
 
-use super::{
-    check::{amount, errors},
-    read,
-};
+use super::{check::amount, read_conf};
 use crate::{
-    failure::{Failure, Result},
-    output::{complain, print, print_json},
+    failure::Result,
+    output::{print, print_json},
     resolve,
     socket::Sockets,
     state::State,
 };
 
 pub(crate) fn run(sockets: &Sockets, name: &str, file: &Path, dry_run: bool, json: bool) -> Result<()> {
-    let mut conf = conf(file)?;
+    let mut conf = read_conf(file)?;
     let mut client = sockets.connect(name)?;
     resolve::names(&mut conf.update)?;
     let (update, changes) = difference(&client.get()?, conf.update);
@@ -36,20 +29,6 @@ pub(crate) fn run(sockets: &Sockets, name: &str, file: &Path, dry_run: bool, jso
         return print_json(&changes);
     }
     print(&changes.text(dry_run))
-}
-
-/// A file without problems; those that it has are reported.
-fn conf(file: &Path) -> Result<Conf> {
-    let bytes = read(file)?;
-    let checked = wgquick::check(&bytes).map_err(|error| Failure::new(format!("{}: {error}", file.display())))?;
-    if checked.problems.is_empty() {
-        return Ok(checked.conf);
-    }
-    let lines: Vec<_> = checked.text.split('\n').collect();
-    for finding in errors(&checked, &lines) {
-        complain(&finding.text_for(file, &lines));
-    }
-    Err(Failure::new(format!("{} has problems; nothing was changed", file.display())))
 }
 
 /// What a sync changes, for people and scripts. No secret.
@@ -183,6 +162,7 @@ fn changed(before: &PeerSnapshot, wanted: PeerUpdate) -> Option<PeerUpdate> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use wg_embed::config::wgquick::Conf;
 
     const KEYS: [&str; 3] = [
         "iiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiE=",

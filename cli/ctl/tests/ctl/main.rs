@@ -2,17 +2,25 @@
 #![cfg(target_os = "linux")]
 #![allow(unsafe_code, clippy::panic, clippy::unwrap_used)]
 
+#[path = "../../../../control/settings/tests/network/compare.rs"]
+mod compare;
 mod files;
 mod harness;
 mod keys;
+mod manager;
 mod monitor;
 #[path = "../../../../tests/netns/mod.rs"]
 mod netns;
+#[path = "../../../../control/settings/tests/network/harness.rs"]
+#[allow(dead_code, reason = "it is another test's")]
+mod network;
 mod set;
 mod show;
 #[path = "../../../../tests/common/skip.rs"]
 mod skip;
 mod trace;
+mod up;
+mod wireproto;
 
 use harness::{Directory, Tunnel, ctl, fail, succeed};
 use netns::in_time;
@@ -35,10 +43,18 @@ fn wrong_arguments_are_exit_code_2() {
 fn shells_complete_and_the_manual_is_a_page() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = succeed(&ctl(&["completions", shell]));
-        assert!(script.contains("wg-embedctl") && script.contains("add-peer"), "{shell}");
+        for word in ["wg-embedctl", "add-peer", "userspace", "no-settings", "wireproto"] {
+            assert!(script.contains(word), "{shell}: {word}");
+        }
     }
     let page = succeed(&ctl(&["man"]));
-    for text in [".TH wg-embedctl 8", "\"WG-EMBEDCTL CONF CHECK\"", "\\-\\-strict", "Exit codes:"] {
+    for text in [
+        ".TH wg-embedctl 8",
+        "\"WG-EMBEDCTL CONF CHECK\"",
+        "\"WG-EMBEDCTL MANAGER RUN\"",
+        "\\-\\-strict",
+        "Exit codes:",
+    ] {
         assert!(page.contains(text), "{text} is not in {page}");
     }
 }
