@@ -1,0 +1,51 @@
+//! Arrays of Java that may hold keys.
+
+use jni::{
+    Env,
+    objects::{JByteArray, JObjectArray},
+    sys::jbyte,
+};
+use zeroize::Zeroizing;
+
+use crate::Result;
+
+/// A copy of an array, which is wiped when it is dropped.
+pub(crate) fn copy(env: &Env<'_>, array: &JByteArray<'_>) -> Result<Zeroizing<Vec<u8>>> {
+    let mut copy = Zeroizing::new(vec![0; array.len(env)?]);
+    array.get_region(env, 0, signed_mut(&mut copy))?;
+    Ok(copy)
+}
+
+/// Writes to the beginning of an array.
+pub(crate) fn fill(env: &Env<'_>, array: &JByteArray<'_>, bytes: &[u8]) -> Result<()> {
+    array.set_region(env, 0, signed(bytes))
+}
+
+/// Puts a new array into an array of them.
+pub(crate) fn give<'l>(
+    env: &mut Env<'l>,
+    out: &JObjectArray<'l, JByteArray<'l>>,
+    index: usize,
+    bytes: &[u8],
+) -> Result<()> {
+    let array = env.byte_array_from_slice(bytes)?;
+    out.set_element(env, index, &array)
+}
+
+/// A key, if there are 32 bytes.
+pub(crate) fn key(env: &Env<'_>, array: &JByteArray<'_>) -> Result<Zeroizing<[u8; 32]>> {
+    let mut key = Zeroizing::new([0; 32]);
+    array.get_region(env, 0, signed_mut(&mut *key))?;
+    Ok(key)
+}
+
+/// The same bytes as Java has them.
+fn signed(bytes: &[u8]) -> &[jbyte] {
+    // SAFETY: both are one byte, and any value of either is one of the other.
+    unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len()) }
+}
+
+fn signed_mut(bytes: &mut [u8]) -> &mut [jbyte] {
+    // SAFETY: as above.
+    unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len()) }
+}

@@ -1,0 +1,55 @@
+//! The log of the process, texts of failures, the version.
+
+use std::{
+    ffi::{CStr, c_char},
+    ptr,
+};
+
+use jni::{
+    Env,
+    objects::{JClass, JObject, JString},
+    sys::jint,
+};
+use wg_embed_ffi::{self as ffi, wg_result_t::WG_OK};
+
+use crate::{
+    Result,
+    callbacks::{self, Callbacks, destroy, share},
+};
+
+/// Sends the log to the `log` of an object; with null to nowhere.
+pub(crate) fn set_log<'l>(env: &mut Env<'l>, _: JClass<'l>, object: JObject<'l>, level: jint) -> Result<jint> {
+    let result = ffi::wg_set_log_level(level);
+    if result != WG_OK {
+        return Ok(result as jint);
+    }
+    let result = if object.is_null() {
+        // SAFETY: there is no function to call.
+        unsafe { ffi::wg_set_log_callback(None, ptr::null_mut(), None) }
+    } else {
+        let callbacks = Callbacks::new(env, &object)?;
+        // SAFETY: the functions are those of such a share.
+        unsafe { ffi::wg_set_log_callback(Some(callbacks::log), share(&callbacks), Some(destroy)) }
+    };
+    Ok(result as jint)
+}
+
+/// Why the last call of this thread has failed.
+pub(crate) fn last_error<'l>(env: &mut Env<'l>, _: JClass<'l>) -> Result<JString<'l>> {
+    // SAFETY: the text is this thread's, and there is no other call until it is copied.
+    unsafe { text(env, ffi::wg_last_error()) }
+}
+
+/// The library's version.
+pub(crate) fn version<'l>(env: &mut Env<'l>, _: JClass<'l>) -> Result<JString<'l>> {
+    // SAFETY: the text is constant.
+    unsafe { text(env, ffi::wg_version_string()) }
+}
+
+/// # Safety
+/// `text` ends with a zero byte.
+unsafe fn text<'l>(env: &mut Env<'l>, text: *const c_char) -> Result<JString<'l>> {
+    // SAFETY: the caller says so.
+    let text = unsafe { CStr::from_ptr(text) };
+    env.new_string(text.to_string_lossy())
+}
