@@ -1,0 +1,644 @@
+package com.wgembed;
+
+import java.io.ByteArrayOutputStream;
+import java.io.IOException;
+import java.io.InputStream;
+import java.net.InetAddress;
+import java.nio.charset.Charset;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.Collections;
+import java.util.List;
+
+/**
+ * A configuration: what a {@code .conf} file of wg-quick(8) or of the WireGuard apps has. The library reads and checks
+ * it; lists are never null. It holds keys: {@link #destroy()} wipes them.
+ */
+public final class Config {
+    static final Charset UTF_8 = Charset.forName("UTF-8");
+
+    /** The longest file that {@link #parse(InputStream)} reads, in bytes: that of the library. */
+    private static final int MAX_LENGTH = 64 * 1024 * 1024;
+
+    /** Addresses with a length: {@code 10.0.0.2/24}. */
+    public static final class Prefix {
+        private final InetAddress address;
+        private final int length;
+
+        private Prefix(InetAddress address, int length) {
+            this.address = address;
+            this.length = length;
+        }
+
+        /** Reads what the library has written. Never asks DNS. */
+        static Prefix parse(String text) throws WgException {
+            int slash = text.indexOf('/');
+            if (slash < 0) {
+                throw new WgException(WgException.Code.PROTOCOL, "a prefix without a length");
+            }
+            return new Prefix(numeric(text.substring(0, slash)), Integer.parseInt(text.substring(slash + 1)));
+        }
+
+        /**
+         * Returns the address, with what is behind the length as it was written.
+         *
+         * @return IPv4 or IPv6
+         */
+        public InetAddress address() {
+            return address;
+        }
+
+        /**
+         * Returns the length.
+         *
+         * @return 0 to 32, or to 128
+         */
+        public int length() {
+            return length;
+        }
+
+        /** The first address: all bits behind the length are zero. */
+        InetAddress first() throws WgException {
+            byte[] bytes = address.getAddress();
+            for (int bit = length; bit < 8 * bytes.length; bit++) {
+                bytes[bit / 8] &= (byte) ~(0x80 >> bit % 8);
+            }
+            try {
+                return InetAddress.getByAddress(bytes);
+            } catch (IOException impossible) {
+                throw WgException.of(impossible);
+            }
+        }
+
+        @Override
+        public String toString() {
+            return address.getHostAddress() + "/" + length;
+        }
+    }
+
+    /** A peer. */
+    public static final class Peer {
+        private Key publicKey;
+        private Key presharedKey;
+        private String endpoint;
+        private int persistentKeepalive;
+        private final List<Prefix> allowedIps = new ArrayList<>();
+
+        private Peer() {}
+
+        /**
+         * Returns who it is.
+         *
+         * @return never null
+         */
+        public Key publicKey() {
+            return publicKey;
+        }
+
+        /**
+         * Returns the key that both sides mix in.
+         *
+         * @return null if there is none
+         */
+        public Key presharedKey() {
+            return presharedKey;
+        }
+
+        /**
+         * Returns where it is.
+         *
+         * @return an address or a host name, with a port; null if that is not known
+         */
+        public String endpoint() {
+            return endpoint;
+        }
+
+        /**
+         * Returns the seconds between keepalives.
+         *
+         * @return 0 if off
+         */
+        public int persistentKeepalive() {
+            return persistentKeepalive;
+        }
+
+        /**
+         * Returns what it may send from, and what is sent to it.
+         *
+         * @return unmodifiable
+         */
+        public List<Prefix> allowedIps() {
+            return Collections.unmodifiableList(allowedIps);
+        }
+    }
+
+    private final byte[] conf;
+    private final List<Prefix> addresses = new ArrayList<>();
+    private final List<InetAddress> dns = new ArrayList<>();
+    private final List<String> searchDomains = new ArrayList<>();
+    private final List<String> includedApplications = new ArrayList<>();
+    private final List<String> excludedApplications = new ArrayList<>();
+    private final List<Peer> peers = new ArrayList<>();
+    private Key privateKey;
+    private int listenPort;
+    private int mtu;
+    private boolean routes = true;
+    private boolean destroyed;
+
+    private Config(byte[] conf) throws WgException {
+        byte[][] lines = new byte[2][];
+        WgException.check(Native.parse(conf, lines));
+        this.conf = conf;
+        try {
+            for (Lines uapi = new Lines(lines[0]); uapi.next(); ) {
+                readTunnel(uapi);
+            }
+            for (Lines settings = new Lines(lines[1]); settings.next(); ) {
+                readSetting(settings.key(), settings.value());
+            }
+        } finally {
+            Arrays.fill(lines[0], (byte) 0);
+            Arrays.fill(lines[1], (byte) 0);
+        }
+    }
+
+    /**
+     * Reads a file.
+     *
+     * @param conf its text
+     * @return the configuration
+     * @throws WgException with {@link WgException.Code#INVALID} and the line and key of what is wrong
+     */
+    public static Config parse(String conf) throws WgException {
+        return new Config(conf.getBytes(UTF_8));
+    }
+
+    /**
+     * Reads a file.
+     *
+     * @param conf its bytes: UTF-8 or UTF-16, with a byte order mark or without; copied
+     * @return the configuration
+     * @throws WgException with {@link WgException.Code#INVALID} and the line and key of what is wrong
+     */
+    public static Config parse(byte[] conf) throws WgException {
+        return new Config(conf.clone());
+    }
+
+    /**
+     * Reads a file to its end.
+     *
+     * @param conf stays open
+     * @return the configuration
+     * @throws IOException if reading fails
+     * @throws WgException with {@link WgException.Code#INVALID} and the line and key of what is wrong, or {@link
+     *     WgException.Code#TOO_LARGE} beyond 64 MiB
+     */
+    public static Config parse(InputStream conf) throws IOException {
+        SecretBuffer all = new SecretBuffer();
+        byte[] part = new byte[8192];
+        try {
+            for (int n = conf.read(part); n >= 0; n = conf.read(part)) {
+                all.write(part, 0, n);
+                if (all.size() > MAX_LENGTH) {
+                    throw new WgException(WgException.Code.TOO_LARGE, "a configuration of more than 64 MiB");
+                }
+            }
+            return new Config(all.toByteArray());
+        } finally {
+            Arrays.fill(part, (byte) 0);
+            all.wipe();
+        }
+    }
+
+    private void readTunnel(Lines line) throws WgException {
+        Peer peer = peers.isEmpty() ? null : peers.get(peers.size() - 1);
+        switch (line.key()) {
+            case "private_key":
+                privateKey = line.secret();
+                break;
+            case "listen_port":
+                listenPort = Integer.parseInt(line.value());
+                break;
+            case "public_key":
+                Peer next = new Peer();
+                next.publicKey = line.secret();
+                peers.add(next);
+                break;
+            case "preshared_key":
+                if (peer != null) {
+                    peer.presharedKey = line.secret();
+                }
+                break;
+            case "endpoint":
+                if (peer != null) {
+                    peer.endpoint = line.value();
+                }
+                break;
+            case "persistent_keepalive_interval":
+                if (peer != null) {
+                    peer.persistentKeepalive = Integer.parseInt(line.value());
+                }
+                break;
+            case "allowed_ip":
+                if (peer != null) {
+                    peer.allowedIps.add(Prefix.parse(line.value()));
+                }
+                break;
+            default: // What only the library needs.
+        }
+    }
+
+    private void readSetting(String key, String value) throws WgException {
+        switch (key) {
+            case "address":
+                addresses.add(Prefix.parse(value));
+                break;
+            case "dns":
+                dns.add(numeric(value));
+                break;
+            case "search":
+                searchDomains.add(value);
+                break;
+            case "mtu":
+                mtu = Integer.parseInt(value);
+                break;
+            case "table":
+                routes = !value.equals("off");
+                break;
+            case "included_application":
+                includedApplications.add(value);
+                break;
+            case "excluded_application":
+                excludedApplications.add(value);
+                break;
+            default: // Commands, which Android has not.
+        }
+    }
+
+    /** An address that the library has written. Such text is never a name, so DNS is not asked. */
+    private static InetAddress numeric(String text) throws WgException {
+        try {
+            return InetAddress.getByName(text);
+        } catch (IOException wrong) {
+            throw WgException.of(wrong);
+        }
+    }
+
+    /**
+     * Returns the private key.
+     *
+     * @return null if there is none
+     */
+    public Key privateKey() {
+        return privateKey;
+    }
+
+    /**
+     * Returns the UDP port.
+     *
+     * @return 0 for one that the system chooses
+     */
+    public int listenPort() {
+        return listenPort;
+    }
+
+    /**
+     * Returns the addresses of the interface.
+     *
+     * @return unmodifiable
+     */
+    public List<Prefix> addresses() {
+        return Collections.unmodifiableList(addresses);
+    }
+
+    /**
+     * Returns the DNS servers.
+     *
+     * @return unmodifiable
+     */
+    public List<InetAddress> dns() {
+        return Collections.unmodifiableList(dns);
+    }
+
+    /**
+     * Returns the DNS search domains.
+     *
+     * @return unmodifiable
+     */
+    public List<String> searchDomains() {
+        return Collections.unmodifiableList(searchDomains);
+    }
+
+    /**
+     * Returns the MTU.
+     *
+     * @return that of the file, or else 1280, which passes everywhere
+     */
+    public int mtu() {
+        return mtu == 0 ? 1280 : mtu;
+    }
+
+    /**
+     * Returns whether peers' allowed IPs become routes.
+     *
+     * @return false with {@code Table = off}
+     */
+    public boolean hasRoutes() {
+        return routes;
+    }
+
+    /**
+     * Returns the packages of the applications that use the tunnel.
+     *
+     * @return unmodifiable; empty if it is not limited to some
+     */
+    public List<String> includedApplications() {
+        return Collections.unmodifiableList(includedApplications);
+    }
+
+    /**
+     * Returns the packages of the applications that do not use the tunnel.
+     *
+     * @return unmodifiable
+     */
+    public List<String> excludedApplications() {
+        return Collections.unmodifiableList(excludedApplications);
+    }
+
+    /**
+     * Returns the peers.
+     *
+     * @return unmodifiable
+     */
+    public List<Peer> peers() {
+        return Collections.unmodifiableList(peers);
+    }
+
+    /**
+     * Writes a file as wg-quick(8) and the WireGuard apps read it, keys included.
+     *
+     * @return text without comments
+     * @throws WgException if memory is short
+     */
+    public String toWgQuickString() throws WgException {
+        byte[][] text = new byte[1][];
+        WgException.check(Native.text(bytes(), text));
+        String string = new String(text[0], UTF_8);
+        Arrays.fill(text[0], (byte) 0);
+        return string;
+    }
+
+    /** The file. */
+    synchronized byte[] bytes() {
+        if (destroyed) {
+            throw new IllegalStateException("the configuration was destroyed");
+        }
+        return conf;
+    }
+
+    /** Wipes the keys. A running tunnel goes on, but can no longer be updated from this configuration. */
+    public synchronized void destroy() {
+        destroyed = true;
+        Arrays.fill(conf, (byte) 0);
+        if (privateKey != null) {
+            privateKey.destroy();
+        }
+        for (Peer peer : peers) {
+            if (peer.presharedKey != null) {
+                peer.presharedKey.destroy();
+            }
+        }
+    }
+
+    /** Shows nothing of it. */
+    @Override
+    public String toString() {
+        return "Config(" + peers.size() + " peers)";
+    }
+
+    /** Lines of the form {@code key=value}. */
+    private static final class Lines {
+        private final byte[] text;
+        private int begin;
+        private int equals;
+        private int end = -1;
+
+        Lines(byte[] text) {
+            this.text = text;
+        }
+
+        boolean next() {
+            begin = end + 1;
+            if (begin >= text.length) {
+                return false;
+            }
+            end = begin;
+            equals = -1;
+            for (; end < text.length && text[end] != '\n'; end++) {
+                if (equals < 0 && text[end] == '=') {
+                    equals = end;
+                }
+            }
+            if (equals < 0) {
+                equals = end;
+            }
+            return true;
+        }
+
+        String key() {
+            return new String(text, begin, equals - begin, UTF_8);
+        }
+
+        String value() {
+            int from = Math.min(equals + 1, end);
+            return new String(text, from, end - from, UTF_8);
+        }
+
+        /** A key in hex, without a String that would stay in the memory. */
+        Key secret() throws WgException {
+            byte[] key = new byte[Key.LENGTH];
+            if (end - equals - 1 != 2 * key.length) {
+                throw new WgException(WgException.Code.PROTOCOL, "a key of another length");
+            }
+            for (int i = 0; i < key.length; i++) {
+                int digit = equals + 1 + 2 * i;
+                key[i] = (byte) (Character.digit(text[digit], 16) << 4 | Character.digit(text[digit + 1], 16));
+            }
+            Key secret = Key.of(key);
+            Arrays.fill(key, (byte) 0);
+            return secret;
+        }
+    }
+
+    /** Bytes that are wiped when there are more, and at the end. */
+    private static final class SecretBuffer extends ByteArrayOutputStream {
+        @Override
+        public synchronized void write(byte[] bytes, int from, int length) {
+            if (count + length > buf.length) {
+                byte[] larger = Arrays.copyOf(buf, Math.max(2 * buf.length, count + length));
+                wipe();
+                buf = larger;
+            }
+            System.arraycopy(bytes, from, buf, count, length);
+            count += length;
+        }
+
+        synchronized void wipe() {
+            Arrays.fill(buf, (byte) 0);
+        }
+    }
+
+    /** Makes a configuration without a file. Everything is checked by {@link #build()}. */
+    public static final class Builder {
+        private final StringBuilder head = new StringBuilder("[Interface]\n");
+        private final StringBuilder tail = new StringBuilder();
+
+        /**
+         * Begins with an interface.
+         *
+         * @param privateKey its key
+         */
+        public Builder(Key privateKey) {
+            line(head, "PrivateKey", privateKey.toBase64());
+        }
+
+        /**
+         * Adds an address of the interface.
+         *
+         * @param prefix {@code 10.0.0.2/32}
+         * @return this
+         */
+        public Builder address(String prefix) {
+            return line(head, "Address", prefix);
+        }
+
+        /**
+         * Adds a DNS server, or a search domain.
+         *
+         * @param server an address, or a name for a domain
+         * @return this
+         */
+        public Builder dns(String server) {
+            return line(head, "DNS", server);
+        }
+
+        /**
+         * Sets the MTU.
+         *
+         * @param mtu 1280 without
+         * @return this
+         */
+        public Builder mtu(int mtu) {
+            return line(head, "MTU", Integer.toString(mtu));
+        }
+
+        /**
+         * Sets the UDP port.
+         *
+         * @param port chosen by the system without
+         * @return this
+         */
+        public Builder listenPort(int port) {
+            return line(head, "ListenPort", Integer.toString(port));
+        }
+
+        /**
+         * Adds an application to those that alone use the tunnel.
+         *
+         * @param name its package
+         * @return this
+         */
+        public Builder includeApplication(String name) {
+            return line(head, "IncludedApplications", name);
+        }
+
+        /**
+         * Adds an application to those that do not use the tunnel.
+         *
+         * @param name its package
+         * @return this
+         */
+        public Builder excludeApplication(String name) {
+            return line(head, "ExcludedApplications", name);
+        }
+
+        /**
+         * Adds a peer. Methods that say "of the last peer" are about it from then on.
+         *
+         * @param publicKey who it is
+         * @return this
+         */
+        public Builder peer(Key publicKey) {
+            tail.append("[Peer]\n");
+            return line(tail, "PublicKey", publicKey.toBase64());
+        }
+
+        /**
+         * Sets where it is, of the last peer.
+         *
+         * @param endpoint {@code vpn.example.com:51820}
+         * @return this
+         */
+        public Builder endpoint(String endpoint) {
+            return ofPeer("Endpoint", endpoint);
+        }
+
+        /**
+         * Adds allowed IPs, of the last peer.
+         *
+         * @param prefix {@code 0.0.0.0/0}
+         * @return this
+         */
+        public Builder allowedIp(String prefix) {
+            return ofPeer("AllowedIPs", prefix);
+        }
+
+        /**
+         * Sets the preshared key, of the last peer.
+         *
+         * @param key that both sides mix in
+         * @return this
+         */
+        public Builder presharedKey(Key key) {
+            return ofPeer("PresharedKey", key.toBase64());
+        }
+
+        /**
+         * Sets the time between keepalives, of the last peer.
+         *
+         * @param seconds off without
+         * @return this
+         */
+        public Builder persistentKeepalive(int seconds) {
+            return ofPeer("PersistentKeepalive", Integer.toString(seconds));
+        }
+
+        private Builder ofPeer(String key, String value) {
+            if (tail.length() == 0) {
+                throw new IllegalStateException("there is no peer yet");
+            }
+            return line(tail, key, value);
+        }
+
+        /** A value is one line, and has no comment in it, or else it could be more than one setting. */
+        private Builder line(StringBuilder text, String key, String value) {
+            for (int i = 0; i < value.length(); i++) {
+                if (value.charAt(i) < ' ' || value.charAt(i) == '#' || value.charAt(i) == 0x7f) {
+                    throw new IllegalArgumentException(key + " has a character that no such value has");
+                }
+            }
+            text.append(key).append(" = ").append(value).append('\n');
+            return this;
+        }
+
+        /**
+         * Makes the configuration.
+         *
+         * @return checked by the library
+         * @throws WgException with {@link WgException.Code#INVALID} if a value is invalid
+         */
+        public Config build() throws WgException {
+            return parse(head.toString() + tail);
+        }
+    }
+}

@@ -1,0 +1,81 @@
+package com.wgembed;
+
+/**
+ * The library. Its functions are bound when it is loaded (RegisterNatives in android/jni), so their names do not
+ * matter to a shrinker as long as both sides have the same: the consumer rules keep them.
+ *
+ * <p>What returns an int returns what the C function returns, a negative code of {@link WgException.Code} on failure.
+ */
+final class Native {
+    static {
+        WgEmbed.load();
+    }
+
+    private Native() {}
+
+    /** What the library calls, on its own threads. Nothing of it may throw: an exception would be dropped. */
+    interface Callbacks {
+        /** Whether the socket may be used; called before its first byte. */
+        boolean protect(int fd);
+
+        /** The addresses of a name, each with its length in front; null if there are none. It may block. */
+        byte[] resolve(String host);
+
+        /** An event of a tunnel. Values that its kind does not have are zero or empty. */
+        void event(int kind, int port, byte[] key, String endpoint, String reason);
+
+        /** A line of the log. */
+        void log(int level, String line);
+    }
+
+    static native int turnOn(
+            int fd, byte[] conf, Object callbacks, boolean resolve, long memory, int mtu, int level);
+
+    static native int turnOff(int handle, int milliseconds);
+
+    static native int setTun(int handle, int fd, int mtu);
+
+    static native int update(int handle, byte[] before, byte[] now);
+
+    static native int networkChanged(int handle);
+
+    static native int bumpSockets(int handle);
+
+    static native int pause(int handle);
+
+    static native int resume(int handle);
+
+    static native int trim(int handle);
+
+    static native int listenPort(int handle);
+
+    static native int forceHandshake(int handle, byte[] key);
+
+    static native int dropSession(int handle, byte[] key);
+
+    static native int stats(int handle, long[] out);
+
+    static native int memory(int handle, long[] out);
+
+    static native int peers(int handle, byte[][] out);
+
+    static native int counters(int handle, byte[][] out);
+
+    static native int parse(byte[] conf, byte[][] out);
+
+    static native int text(byte[] conf, byte[][] out);
+
+    static native int generateKey(boolean preshared, byte[] out);
+
+    static native int derivePublic(byte[] key, byte[] out);
+
+    static native String keyText(byte[] key, boolean hex);
+
+    static native int keyFromText(String text, boolean hex, byte[] out);
+
+    static native int setLog(Object callbacks, int level);
+
+    static native String lastError();
+
+    static native String version();
+}

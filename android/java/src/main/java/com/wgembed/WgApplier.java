@@ -1,0 +1,91 @@
+package com.wgembed;
+
+import android.content.pm.PackageManager;
+import android.net.VpnService;
+import android.os.Build;
+import android.system.OsConstants;
+import java.net.InetAddress;
+import java.util.ArrayList;
+import java.util.List;
+
+/** Puts a configuration into a {@link VpnService.Builder}, for apps with a {@link VpnService} of their own. */
+public final class WgApplier {
+    private WgApplier() {}
+
+    /**
+     * Sets addresses, routes, DNS, search domains, MTU and applications. Routes are the peers' allowed IPs, unless the
+     * configuration has {@code Table = off}. The VPN follows the default network, and from API 29 on counts as metered
+     * only if that does.
+     *
+     * <p>A family of which the VPN has no address passes it by, as in wireguard-android. It is blocked if the one peer
+     * has a default route: then nothing leaves but through the tunnel.
+     *
+     * @param config what to set
+     * @param builder a new one; its session name, and what {@code configure} intents it has, stay the app's
+     * @return the packages of applications that are not installed, and so were left out
+     * @throws WgException with {@link WgException.Code#NOT_FOUND} if of the applications that alone are to use the
+     *     tunnel none is installed: without any, all would use it; or {@link WgException.Code#INVALID} if Android
+     *     refuses a value
+     */
+    public static List<String> apply(Config config, VpnService.Builder builder) throws WgException {
+        try {
+            for (Config.Prefix address : config.addresses()) {
+                builder.addAddress(address.address(), address.length());
+            }
+            for (InetAddress server : config.dns()) {
+                builder.addDnsServer(server);
+            }
+            for (String domain : config.searchDomains()) {
+                builder.addSearchDomain(domain);
+            }
+            builder.setMtu(config.mtu());
+            boolean everything = false;
+            for (Config.Peer peer : config.peers()) {
+                for (Config.Prefix allowed : peer.allowedIps()) {
+                    everything |= allowed.length() == 0;
+                    if (config.hasRoutes()) {
+                        builder.addRoute(allowed.first(), allowed.length());
+                    }
+                }
+            }
+            if (!everything || config.peers().size() != 1 || !config.hasRoutes()) {
+                builder.allowFamily(OsConstants.AF_INET);
+                builder.allowFamily(OsConstants.AF_INET6);
+            }
+            builder.setUnderlyingNetworks(null);
+            if (Build.VERSION.SDK_INT >= 29) {
+                notMetered(builder);
+            }
+            return applications(config, builder);
+        } catch (IllegalArgumentException | UnsupportedOperationException refused) {
+            throw WgException.of(refused);
+        }
+    }
+
+    @GuardedApi
+    private static void notMetered(VpnService.Builder builder) {
+        builder.setMetered(false);
+    }
+
+    private static List<String> applications(Config config, VpnService.Builder builder) throws WgException {
+        List<String> missing = new ArrayList<>();
+        for (String name : config.includedApplications()) {
+            try {
+                builder.addAllowedApplication(name);
+            } catch (PackageManager.NameNotFoundException absent) {
+                missing.add(name);
+            }
+        }
+        if (!missing.isEmpty() && missing.size() == config.includedApplications().size()) {
+            throw new WgException(WgException.Code.NOT_FOUND, "none of the included applications is installed");
+        }
+        for (String name : config.excludedApplications()) {
+            try {
+                builder.addDisallowedApplication(name);
+            } catch (PackageManager.NameNotFoundException absent) {
+                missing.add(name);
+            }
+        }
+        return missing;
+    }
+}
