@@ -108,7 +108,8 @@ check_all() {
   done
   # The libraries with functions of other ones, where their apps run.
   for target in aarch64-linux-android armv7-linux-androideabi; do
-    step "clippy $target, wg-embed-android" "packages clang && rust_for $target" clippy "$target" -p wg-embed-android
+    step "clippy $target, for Java" "packages clang && rust_for $target" \
+      clippy "$target" -p wg-embed-android -p wg-embed-jni
   done
   target=aarch64-linux-android
   step "clippy $target, wg-embed-mullvad" "packages clang && rust_for $target" clippy "$target" -p wg-embed-mullvad

@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# The Java library com.wgembed over the real native library, as far as a machine without Android goes: compiled against
+# API 34, checked against API 24, and run by Robolectric on both, with packets between two tunnels over loopback.
+#
+# Needs gcc, python3, a JDK of 17 or later and Maven, which fetches what it needs from Maven Central. What cannot run is
+# skipped, and the reason printed.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+out=$target/android
+mkdir -p "$out/native" "$out/monitor"
+
+fail() { echo "check.sh: $*" >&2; exit 1; }
+skip() { echo "skipped: $*"; exit 0; }
+
+python3 android/codes.py include/wg_embed.h android/java/src/main/java/com/wgembed || fail "Java and the header differ"
+cargo test -q --package wg-embed-jni --lib >"$out/unit.log" 2>&1 &&
+  grep "test result: ok. [1-9]" "$out/unit.log" || { cat "$out/unit.log"; fail "the unit tests"; }
+cargo build -q --package wg-embed-jni
+nm -D --defined-only "$target/debug/libwg_embed_jni.so" | sed 's/.* //' | LC_ALL=C sort |
+  diff <(LC_ALL=C sort abi/symbols.txt <(echo JNI_OnLoad)) - || fail "libwg_embed_jni.so exports something else"
+
+for tool in java javac mvn gcc unzip; do
+  command -v "$tool" >/dev/null || skip "com.wgembed in Java: there is no $tool"
+done
+maven=(mvn -B -q -f android/java/pom.xml "-Dbuild.dir=$out/maven" "-Dnative.dir=$out/native"
+  "-Dmonitor.jar=$out/monitor/classes.jar")
+monitor=androidx.test:monitor:1.8.0:aar
+if [ ! -e "$out/monitor/classes.jar" ]; then
+  "${maven[@]}" dependency:copy "-Dartifact=$monitor" "-DoutputDirectory=$out/monitor" >"$out/fetch.log" 2>&1 ||
+    { tail -n 3 "$out/fetch.log"; skip "com.wgembed in Java: Maven cannot fetch $monitor"; }
+  unzip -qo "$out/monitor/monitor-1.8.0.aar" classes.jar -d "$out/monitor"
+fi
+
+rm -rf "$out/headers" "$out/maven/classes" "$out/maven/test-classes" "$out"/maven/reports-*
+javac -d "$out/headers" -h "$out/headers" android/java/src/test/java/com/wgembed/Host.java
+home=$(dirname "$(dirname "$(readlink -f "$(command -v javac)")")")
+gcc -std=c11 -Wall -Wextra -Werror -shared -fPIC -D_GNU_SOURCE -I"$home/include" -I"$home/include/linux" \
+  -I"$out/headers" android/java/src/test/native/host.c -o "$out/native/libhost.so"
+ln -sf "$target/debug/libwg_embed_jni.so" "$out/native/libwg_embed_jni.so"
+
+timeout -k 10 2400 "${maven[@]}" test >"$out/maven.log" 2>&1 || {
+  tail -n 100 "$out/maven.log"
+  fail "com.wgembed in Java"
+}
+# Robolectric that finds no API level to run on runs nothing, and is content.
+python3 android/count_tests.py android/java/src/test "$out"/maven/reports-24 "$out"/maven/reports-34
+if grep -rE "(WARNING|FATAL ERROR) in native" "$out"/maven/reports-*; then
+  fail "the virtual machine complains"
+fi
+echo "ok: com.wgembed on API 24 and 34"
+# Without the guard, the same check has to find what is newer.
+if "${maven[@]}" -Dguard=none animal-sniffer:check@oldest-api >"$out/guard.log" 2>&1 ||
+  ! grep -q 'setMetered' "$out/guard.log"; then
+  fail "the check for API 24 finds nothing"
+fi
+echo "ok: nothing newer than API 24"
+
+# What apps were compiled against. "javap" has the classes in the order of their names.
+(cd "$out/maven/classes" && find . -name '*.class' | LC_ALL=C sort | xargs javap -protected) |
+  awk '/^Compiled from/ { next } /^[^ }].*{$/ { shown = /^public/ } shown' | diff -u abi/java-api.txt - ||
+  fail "the interface of com.wgembed is another: see abi/java-api.txt"
+platform=$(find "$HOME/.m2/repository/org/robolectric/android-all" -name 'android-all-14-*.jar' | head -n 1)
+rm -rf "$out/javadoc"
+javadoc -quiet -Xdoclint:all -Werror -notimestamp --release 8 -cp "$platform" -d "$out/javadoc" \
+  android/java/src/main/java/com/wgembed/*.java >"$out/javadoc.log" 2>&1 ||
+  { grep -v 'Cannot find annotation' "$out/javadoc.log" | tail -n 20; fail "the documentation of com.wgembed"; }
+echo "ok: the interface and its documentation"
+
+android/r8/check.sh "$out/r8" "$out/maven/classes" "$out/native"
+
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
+for folder in "$out/aar" "$out/aar-again"; do
+  mkdir -p "$folder"
+  # The library of this machine stands in for Android's.
+  android/aar/aar.py "$folder" "$version" "$out/maven/classes" android/java/src/main/java "$out/javadoc" \
+    "x86_64=$out/native/libwg_embed_jni.so"
+done
+diff -r "$out/aar" "$out/aar-again" || fail "the AAR is not the same twice"
+python3 -m zipfile -t "$out/aar/wgembed-$version.aar" >/dev/null
+echo "ok: the AAR"
