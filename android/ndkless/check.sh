@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# check.sh [update]: what libwg_embed_jni.so needs of a phone, for each ABI: whether it links against the names of API
+# 24 (link.sh), imports what abi/imports-android.txt has, which "update" writes, exports the C functions and JNI_OnLoad,
+# and is aligned for pages of 16 KiB. It prints the sizes. It takes minutes for each ABI, so .ci/run leaves it out.
+#
+# Needs clang, lld, llvm, rustup, and python3 with pip, which fetches the sources of libunwind (ziglang on PyPI).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+out=$target/android/ndkless list=abi/imports-android.txt zig=0.17.1
+mkdir -p "$out"
+fail() { echo "check.sh: $*" >&2; exit 1; }
+
+if [ -z "${ZIG:-}" ]; then
+  export ZIG=$out/zig/ziglang
+  [ -d "$ZIG" ] || {
+    python3 -m pip download -q --no-deps -d "$out" "ziglang==$zig" || { echo "skipped: there is no ziglang"; exit 0; }
+    python3 -m zipfile -e "$out"/ziglang-*.whl "$out/zig"
+  }
+fi
+: >"$out/imports"
+# The others that link.sh knows were not tried yet: add them here, and "update".
+for pair in arm64-v8a=aarch64-linux-android; do
+  abi=${pair%%=*} rust=${pair#*=}
+  if ! rustup target add "$rust" >"$out/rustup.log" 2>&1; then
+    echo "skipped: $abi: $(grep -im 1 error "$out/rustup.log")"
+    continue
+  fi
+  android/ndkless/link.sh "$rust" "$out/$rust"
+  library=$target/$rust/release/libwg_embed_jni.so
+  # Weak ones may be missing.
+  llvm-readelf --dyn-syms -W "$library" | awk -v abi="$abi" '$7 == "UND" && $8 != "" {
+    sub(/@.*/, "", $8); print abi, $8 ($5 == "WEAK" ? " weak" : "") }' | LC_ALL=C sort >>"$out/imports"
+  llvm-readelf --dyn-syms -W "$library" | awk '$7 != "UND" && $5 == "GLOBAL" { print $8 }' | LC_ALL=C sort |
+    diff <(LC_ALL=C sort abi/symbols.txt <(echo JNI_OnLoad)) - || fail "$abi exports something else"
+  ! llvm-readelf -lW "$library" | awk '$1 == "LOAD" { print $NF }' | grep -vq 0x4000 || fail "$abi is not aligned"
+  llvm-readelf -d "$library" | grep -q 'soname: \[libwg_embed_jni.so\]' || fail "$abi has no name"
+  llvm-strip --strip-all -o "$out/$rust/stripped.so" "$library"
+  echo "$abi: $(stat -c %s "$out/$rust/stripped.so") bytes stripped"
+done
+if [ "${1:-}" = update ]; then
+  cp "$out/imports" "$list"
+else
+  # Of the ABIs that were linked.
+  grep -f <(cut -d ' ' -f 1 "$out/imports" | sort -u | sed 's/.*/^& /') "$list" | diff - "$out/imports" ||
+    fail "$list is another: newer names need a look at bionic's libc.map.txt"
+fi
+echo "ok: imports of each ABI"
