@@ -1616,10 +1616,11 @@ typedef int32_t (*wg_manager_start_fn_t)(void *user,
  * Configures the system's network for an interface, or undoes it.
  *
  * `user` and `manager` are as in wg_manager_start_fn_t; `name` is the name of the interface; `settings` are all
- * that hold from now on, in the lines of wg_manager_state_t, or NULL: then what was configured is to be undone, and
- * the result is ignored. That is asked for before other settings are, and before the interface is removed, once for
- * each call that returned 0. Returns 0, or anything else to refuse: then nothing must be left, and the manager is sent
- * the text at `reason`, as in wg_manager_start_fn_t. All pointers are valid only during the call.
+ * that hold from now on, in place of those of an earlier call, in the lines of wg_manager_state_t. Returns 0, or
+ * anything else to refuse: then what an earlier call has configured must still hold, or nothing if there was none,
+ * and the manager is sent the text at `reason`, as in wg_manager_start_fn_t. `settings` is NULL once if a call for the
+ * interface returned 0, before the interface is removed: then what was configured is to be undone, and the result is
+ * ignored. All pointers are valid only during the call.
  *
  * Threads: threads of the library's own, one call at a time. Packets do not wait for it. Inside it, what wg_log_fn_t
  * names works. Everything else returns WG_ERR_BUSY. The rest is as in wg_manager_start_fn_t.

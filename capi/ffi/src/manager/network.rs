@@ -9,7 +9,10 @@ use std::{
 use super::reason::Reason;
 use crate::plumbing::{callback::Slot, text::c_text};
 use wg_embed_manager::messages::NetworkSettingsRequest;
-use wg_embed_tunnel::{engine::SystemNetwork, lines};
+use wg_embed_tunnel::{
+    engine::{ConfiguredNetwork, SystemNetwork},
+    lines,
+};
 
 pub(super) type ConfigureFn =
     unsafe extern "C" fn(*mut c_void, i32, *const c_char, *const c_char, *mut c_char, usize) -> i32;
@@ -21,10 +24,11 @@ pub(super) struct AppNetwork {
     pub(super) configure: Arc<Slot<ConfigureFn>>,
 }
 
-/// Has the app undo what it has configured.
-struct Undo {
+/// Around one interface. Dropping it has the app undo it.
+struct Configured {
     network: AppNetwork,
     name: CString,
+    settings: CString,
 }
 
 impl AppNetwork {
@@ -36,21 +40,47 @@ impl AppNetwork {
             unsafe { configure(user, self.manager, name.as_ptr(), settings, text, room) }
         })
     }
-}
 
-impl SystemNetwork for AppNetwork {
-    fn apply(&self, interface: &str, settings: &NetworkSettingsRequest) -> Result<Box<dyn Send + Sync>, String> {
-        let (name, text) = (c_text(interface), c_text(lines::write(settings)));
+    fn set(&self, name: &CString, settings: &CString) -> Result<(), String> {
         let mut reason = Reason::new();
-        match self.ask(&name, text.as_ptr(), &mut reason) {
-            Some(0) => Ok(Box::new(Undo { network: self.clone(), name })),
+        match self.ask(name, settings.as_ptr(), &mut reason) {
+            Some(0) => Ok(()),
             Some(code) => Err(reason.text(code)),
             None => Err("the tunnel is being ended".into()),
         }
     }
 }
 
-impl Drop for Undo {
+impl SystemNetwork for AppNetwork {
+    fn configure(
+        &self,
+        interface: &str,
+        settings: &NetworkSettingsRequest,
+        _: u32,
+    ) -> Result<Box<dyn ConfiguredNetwork>, String> {
+        let (name, settings) = (c_text(interface), c_text(lines::write(settings)));
+        self.set(&name, &settings)?;
+        Ok(Box::new(Configured { network: self.clone(), name, settings }))
+    }
+}
+
+impl ConfiguredNetwork for Configured {
+    fn update(&mut self, settings: &NetworkSettingsRequest, _: u32) -> Result<(), String> {
+        let settings = c_text(lines::write(settings));
+        if settings != self.settings {
+            self.network.set(&self.name, &settings)?;
+            self.settings = settings;
+        }
+        Ok(())
+    }
+
+    fn mark(&self) -> u32 {
+        // The app knows that of its configuration, and can route by it.
+        0
+    }
+}
+
+impl Drop for Configured {
     fn drop(&mut self) {
         self.network.ask(&self.name, ptr::null(), &mut Reason::new());
     }
