@@ -106,7 +106,7 @@ pub(crate) struct Up {
     #[arg(long, value_name = "PROGRAM", value_hint = ValueHint::CommandName)]
     pub(crate) daemon: Option<PathBuf>,
     /// Without root and without an interface: runs `wg-embed proxy` in the foreground, which serves the network as the
-    /// file's sections for it say ([Socks5] and others).
+    /// file's sections for it say (`[Socks5]` and others).
     #[arg(long, conflicts_with = "hooks")]
     pub(crate) userspace: bool,
     /// More arguments for `wg-embed proxy`.
