@@ -149,7 +149,8 @@ def test_a_loop_of_a_server_is_freed(interface: Interface, is_closed: bool, what
         arrived.append(None)
         if what == "drain":
             stream.write(bytes(64 << 20))
-        await getattr(stream, what)(*([10] if what == "read" else []))
+        if what != "wait_closed":
+            await getattr(stream, what)(*([10] if what == "read" else []))
 
     async def closes(server: Any) -> None:
         arrived.append(None)
