@@ -19,7 +19,8 @@ impl Reason {
 
     /// What the app has written, when its function has returned `code`.
     pub(super) fn text(&self, code: i32) -> String {
-        let bytes: Vec<u8> = self.0.iter().map(|char| *char as u8).take_while(|byte| *byte != 0).collect();
+        // A char of C has a sign here, and none there.
+        let bytes: Vec<u8> = self.0.iter().map(|char| char.to_ne_bytes()[0]).take_while(|byte| *byte != 0).collect();
         match bytes.is_empty() {
             true => format!("the app has refused it with {code}"),
             false => String::from_utf8_lossy(&bytes).into_owned(),
