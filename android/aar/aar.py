@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the AAR, its sources and its POM. The same input gives the same bytes, whoever runs it, and when.
+"""Makes the AAR, its sources and its POM. The same input gives the same bytes with the same zlib, at any time.
 
     aar.py FOLDER VERSION CLASSES SOURCES JAVADOC [ABI=LIBRARY]..
 
