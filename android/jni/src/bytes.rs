@@ -16,6 +16,16 @@ pub(crate) fn copy(env: &Env<'_>, array: &JByteArray<'_>) -> Result<Zeroizing<Ve
     Ok(copy)
 }
 
+/// As [`copy`], with a zero byte behind it; nothing if there is one in it, as the text would end there.
+pub(crate) fn text(env: &Env<'_>, array: &JByteArray<'_>) -> Result<Option<Zeroizing<Vec<u8>>>> {
+    let len = array.len(env)?;
+    // All at once: no copy is left behind by growing.
+    let mut text = Zeroizing::new(vec![0; len.saturating_add(1)]);
+    let (characters, _) = text.split_at_mut(len);
+    array.get_region(env, 0, signed_mut(characters))?;
+    Ok(if characters.contains(&0) { None } else { Some(text) })
+}
+
 /// Writes to the beginning of an array.
 pub(crate) fn fill(env: &Env<'_>, array: &JByteArray<'_>, bytes: &[u8]) -> Result<()> {
     array.set_region(env, 0, signed(bytes))

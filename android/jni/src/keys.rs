@@ -2,7 +2,7 @@
 
 use jni::{
     Env,
-    objects::{JByteArray, JClass, JString},
+    objects::{JByteArray, JClass},
     sys::{jboolean, jint},
 };
 use wg_embed_ffi::{
@@ -48,7 +48,7 @@ pub(crate) fn key_text<'l>(
     _: JClass<'l>,
     key: JByteArray<'l>,
     hex: jboolean,
-) -> Result<JString<'l>> {
+) -> Result<JByteArray<'l>> {
     let key = bytes::key(env, &key)?;
     let mut text = Zeroizing::new([0_u8; WG_KEY_HEX_LEN]);
     let (write, len): (unsafe extern "C" fn(_, _) -> wg_result_t, _) = match hex {
@@ -57,26 +57,23 @@ pub(crate) fn key_text<'l>(
     };
     // SAFETY: there is room for the longer of both.
     unsafe { write(key.as_ptr(), text.as_mut_ptr().cast()) };
-    let digits = text.get(..len - 1).and_then(|text| std::str::from_utf8(text).ok());
-    env.new_string(digits.unwrap_or_default())
+    // Not a string, of which a copy would be made that stays in the heap.
+    env.byte_array_from_slice(text.get(..len - 1).unwrap_or_default())
 }
 
 /// Reads what [`key_text`] writes.
 pub(crate) fn key_from_text<'l>(
     env: &mut Env<'l>,
     _: JClass<'l>,
-    text: JString<'l>,
+    text: JByteArray<'l>,
     hex: jboolean,
     out: JByteArray<'l>,
 ) -> Result<jint> {
-    let mut text = Zeroizing::new(text.try_to_string(env)?);
-    if text.contains('\0') {
-        // It would end there.
+    let Some(text) = bytes::text(env, &text)? else {
         return Ok(
             guard::<wg_result_t>(|| Err(wg_embed::error::Error::invalid("a key has a zero character in it"))) as jint
         );
-    }
-    text.push('\0');
+    };
     let mut key = Zeroizing::new([0; 32]);
     let read = if hex { ffi::wg_keys_from_hex } else { ffi::wg_keys_from_base64 };
     // SAFETY: the text ends with a zero byte, and there is room for a key.

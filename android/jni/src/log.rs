@@ -10,7 +10,11 @@ use jni::{
     objects::{JClass, JObject, JString},
     sys::jint,
 };
-use wg_embed_ffi::{self as ffi, wg_result_t::WG_OK};
+use wg_embed_ffi::{
+    self as ffi,
+    wg_log_level_t::{WG_LOG_OFF, WG_LOG_TRACE},
+    wg_result_t::WG_OK,
+};
 
 use crate::{
     Result,
@@ -19,9 +23,8 @@ use crate::{
 
 /// Sends the log to the `log` of an object; with null to nowhere.
 pub(crate) fn set_log<'l>(env: &mut Env<'l>, _: JClass<'l>, object: JObject<'l>, level: jint) -> Result<jint> {
-    let result = ffi::wg_set_log_level(level);
-    if result != WG_OK {
-        return Ok(result as jint);
+    if !(WG_LOG_OFF as jint..=WG_LOG_TRACE as jint).contains(&level) {
+        return Ok(ffi::wg_set_log_level(level) as jint); // It changes nothing, and says why.
     }
     let result = if object.is_null() {
         // SAFETY: there is no function to call.
@@ -31,7 +34,8 @@ pub(crate) fn set_log<'l>(env: &mut Env<'l>, _: JClass<'l>, object: JObject<'l>,
         // SAFETY: the functions are those of such a share.
         unsafe { ffi::wg_set_log_callback(Some(callbacks::log), share(&callbacks), Some(destroy)) }
     };
-    Ok(result as jint)
+    // Last, as it cannot fail: either all is done or nothing.
+    Ok(if result == WG_OK { ffi::wg_set_log_level(level) } else { result } as jint)
 }
 
 /// Why the last call of this thread has failed.

@@ -65,9 +65,13 @@ pub(crate) fn turn_on<'l>(
     Ok(unsafe { ffi::wg_turn_on_with(&raw const options, text.as_ptr()) })
 }
 
-/// Turns a tunnel off, and waits for as long as it takes, but not longer than this.
+/// Turns a tunnel off, and waits for as long as it takes, but not longer than this; without a limit if it is negative.
 pub(crate) fn turn_off<'l>(_: &mut Env<'l>, _: JClass<'l>, handle: jint, milliseconds: jint) -> Result<jint> {
-    Ok(ffi::wg_turn_off_within(handle, milliseconds.cast_unsigned()) as jint)
+    let result = match u32::try_from(milliseconds) {
+        Ok(milliseconds) => ffi::wg_turn_off_within(handle, milliseconds),
+        Err(_) => ffi::wg_turn_off(handle),
+    };
+    Ok(result as jint)
 }
 
 /// Goes on with another TUN, which stays the caller's.

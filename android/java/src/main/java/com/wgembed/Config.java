@@ -3,6 +3,7 @@ package com.wgembed;
 import java.io.ByteArrayOutputStream;
 import java.io.IOException;
 import java.io.InputStream;
+import java.net.Inet6Address;
 import java.net.InetAddress;
 import java.nio.charset.Charset;
 import java.util.ArrayList;
@@ -19,6 +20,9 @@ public final class Config {
 
     /** The longest file that {@link #parse(InputStream)} reads, in bytes: that of the library. */
     private static final int MAX_LENGTH = 64 * 1024 * 1024;
+
+    /** What begins an IPv4 address in the form of IPv6. */
+    private static final byte[] MAPPED = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -1, -1};
 
     /** Addresses with a length: {@code 10.0.0.2/24}. */
     public static final class Prefix {
@@ -63,11 +67,13 @@ public final class Config {
             for (int bit = length; bit < 8 * bytes.length; bit++) {
                 bytes[bit / 8] &= (byte) ~(0x80 >> bit % 8);
             }
-            try {
-                return InetAddress.getByAddress(bytes);
-            } catch (IOException impossible) {
-                throw WgException.of(impossible);
-            }
+            return Config.address(bytes);
+        }
+
+        /** Whether all of it is IPv4 addresses in the form of IPv6, which no packet of IPv6 should have. */
+        boolean isMapped() {
+            byte[] bytes = address.getAddress();
+            return length >= 96 && bytes.length == 16 && Arrays.equals(Arrays.copyOf(bytes, MAPPED.length), MAPPED);
         }
 
         @Override
@@ -147,18 +153,26 @@ public final class Config {
 
     private Config(byte[] conf) throws WgException {
         byte[][] lines = new byte[2][];
-        WgException.check(Native.parse(conf, lines));
         this.conf = conf;
+        boolean whole = false;
         try {
+            WgException.check(Native.parse(conf, lines));
             for (Lines uapi = new Lines(lines[0]); uapi.next(); ) {
                 readTunnel(uapi);
             }
             for (Lines settings = new Lines(lines[1]); settings.next(); ) {
                 readSetting(settings.key(), settings.value());
             }
+            whole = true;
         } finally {
-            Arrays.fill(lines[0], (byte) 0);
-            Arrays.fill(lines[1], (byte) 0);
+            for (byte[] text : lines) {
+                if (text != null) {
+                    Arrays.fill(text, (byte) 0);
+                }
+            }
+            if (!whole) {
+                destroy();
+            }
         }
     }
 
@@ -278,9 +292,26 @@ public final class Config {
     /** An address that the library has written. Such text is never a name, so DNS is not asked. */
     private static InetAddress numeric(String text) throws WgException {
         try {
-            return InetAddress.getByName(text);
+            InetAddress address = InetAddress.getByName(text);
+            byte[] bytes = address.getAddress();
+            if (bytes.length == 16 || text.indexOf(':') < 0) {
+                return address;
+            }
+            // Java makes IPv4 of what is mapped, and then the length does not fit.
+            byte[] mapped = Arrays.copyOf(MAPPED, 16);
+            System.arraycopy(bytes, 0, mapped, MAPPED.length, bytes.length);
+            return address(mapped);
         } catch (IOException wrong) {
             throw WgException.of(wrong);
+        }
+    }
+
+    /** An address of the family that has so many bytes. */
+    private static InetAddress address(byte[] bytes) throws WgException {
+        try {
+            return bytes.length == 16 ? Inet6Address.getByAddress(null, bytes, -1) : InetAddress.getByAddress(bytes);
+        } catch (IOException impossible) {
+            throw WgException.of(impossible);
         }
     }
 

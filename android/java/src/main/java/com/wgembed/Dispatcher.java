@@ -3,6 +3,7 @@ package com.wgembed;
 import java.util.ArrayDeque;
 import java.util.concurrent.Executor;
 import java.util.concurrent.RejectedExecutionException;
+import java.util.concurrent.atomic.AtomicBoolean;
 
 /**
  * Tasks on their way from the library's threads to an app's executor: in order, one at a time, and never so many that
@@ -58,18 +59,27 @@ final class Dispatcher {
     }
 
     private void schedule() {
+        final AtomicBoolean begun = new AtomicBoolean();
         try {
             executor.execute(new Runnable() {
                 @Override
                 public void run() {
-                    drain();
+                    if (begun.compareAndSet(false, true)) {
+                        drain();
+                    }
                 }
             });
-        } catch (RejectedExecutionException ended) {
+        } catch (RuntimeException thrown) {
+            if (!begun.compareAndSet(false, true)) {
+                throw thrown; // By a task, on this thread.
+            }
             synchronized (this) {
                 dropped += waiting.size();
                 waiting.clear();
                 scheduled = false;
+            }
+            if (!(thrown instanceof RejectedExecutionException)) {
+                throw thrown;
             }
         }
     }

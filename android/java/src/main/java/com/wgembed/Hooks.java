@@ -22,20 +22,33 @@ final class Hooks implements Native.Callbacks {
     private static final int EVENT_SOCKETS_RECOVERED = 11;
     private static final int EVENT_ENDED = 20;
 
+    /** Learns that a tunnel has ended by itself. */
+    interface Ended {
+        /** Is called on a thread of the library. It must neither block nor call the tunnel. */
+        void ended(String reason);
+    }
+
     private final Tunnel.Protector protector;
     private final Tunnel.Resolver resolver;
     private final TunnelListener listener;
     private final Dispatcher dispatcher;
+    private final Ended ended;
     private long reported;
 
     /** The network that the sockets are bound to, or null. */
     volatile Network network;
 
-    Hooks(Tunnel.Protector protector, Tunnel.Resolver resolver, TunnelListener listener, Dispatcher dispatcher) {
+    Hooks(
+            Tunnel.Protector protector,
+            Tunnel.Resolver resolver,
+            TunnelListener listener,
+            Dispatcher dispatcher,
+            Ended ended) {
         this.protector = protector;
         this.resolver = resolver;
         this.listener = listener;
         this.dispatcher = dispatcher;
+        this.ended = ended;
     }
 
     boolean resolves() {
@@ -88,6 +101,9 @@ final class Hooks implements Native.Callbacks {
 
     @Override
     public void event(final int kind, final int port, final byte[] key, final String endpoint, final String reason) {
+        if (kind == EVENT_ENDED && ended != null) {
+            ended.ended(reason);
+        }
         if (listener == null) {
             return;
         }

@@ -84,7 +84,12 @@ public final class Key implements Destroyable {
 
     private static Key fromText(String text, boolean hex) throws WgException {
         byte[] key = new byte[LENGTH];
-        WgException.check(Native.keyFromText(text, hex, key));
+        byte[] characters = text.getBytes(Config.UTF_8);
+        try {
+            WgException.check(Native.keyFromText(characters, hex, key));
+        } finally {
+            Arrays.fill(characters, (byte) 0);
+        }
         return new Key(key);
     }
 
@@ -106,7 +111,7 @@ public final class Key implements Destroyable {
      * @return 44 characters
      */
     public String toBase64() {
-        return Native.keyText(bytes(), false);
+        return text(false);
     }
 
     /**
@@ -115,7 +120,14 @@ public final class Key implements Destroyable {
      * @return 64 digits
      */
     public String toHex() {
-        return Native.keyText(bytes(), true);
+        return text(true);
+    }
+
+    private String text(boolean hex) {
+        byte[] characters = Native.keyText(bytes(), hex);
+        String text = new String(characters, Config.UTF_8);
+        Arrays.fill(characters, (byte) 0);
+        return text;
     }
 
     /**

@@ -31,6 +31,7 @@ final class Native {
     static native int turnOn(
             int fd, byte[] conf, Object callbacks, boolean resolve, long memory, int mtu, int level);
 
+    /** Waits without a limit if {@code milliseconds} is negative. */
     static native int turnOff(int handle, int milliseconds);
 
     static native int setTun(int handle, int fd, int mtu);
@@ -69,9 +70,9 @@ final class Native {
 
     static native int derivePublic(byte[] key, byte[] out);
 
-    static native String keyText(byte[] key, boolean hex);
+    static native byte[] keyText(byte[] key, boolean hex);
 
-    static native int keyFromText(String text, boolean hex, byte[] out);
+    static native int keyFromText(byte[] text, boolean hex, byte[] out);
 
     static native int setLog(Object callbacks, int level);
 

@@ -9,13 +9,18 @@ import android.net.NetworkCapabilities;
 import android.net.NetworkRequest;
 import java.io.Closeable;
 import java.io.IOException;
+import java.io.InterruptedIOException;
 import java.net.InetAddress;
 import java.net.UnknownHostException;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.concurrent.Callable;
+import java.util.concurrent.CancellationException;
+import java.util.concurrent.ExecutionException;
 import java.util.concurrent.Executor;
+import java.util.concurrent.FutureTask;
 import java.util.concurrent.RejectedExecutionException;
 
 /**
@@ -35,6 +40,7 @@ public final class NetworkWatcher implements Closeable, Tunnel.Resolver {
     private final Executor executor;
     private final Runnable changed;
     private final Map<Network, Known> networks = new LinkedHashMap<>();
+    private final List<FutureTask<InetAddress[]>> lookups = new ArrayList<>();
     private boolean scheduled;
     private boolean closed;
 
@@ -81,10 +87,16 @@ public final class NetworkWatcher implements Closeable, Tunnel.Resolver {
         public void onCapabilitiesChanged(Network network, NetworkCapabilities capabilities) {
             synchronized (NetworkWatcher.this) {
                 Known known = networks.get(network);
-                if (known != null) {
-                    known.capabilities = capabilities;
+                if (known == null) {
+                    return;
+                }
+                Network before = underlying();
+                known.capabilities = capabilities;
+                if (before.equals(underlying())) {
+                    return;
                 }
             }
+            schedule(); // Both are up, and the default changes between them.
         }
     };
 
@@ -99,16 +111,20 @@ public final class NetworkWatcher implements Closeable, Tunnel.Resolver {
      *
      * @param context any
      * @param executor runs {@code changed}; never the main thread if that calls a tunnel
-     * @param changed is run when the networks have changed, once for several changes in a row; not for those that are
-     *     there at the beginning
+     * @param changed is run when the networks have changed, once for several changes in a row; also soon after the
+     *     beginning, if there are more networks than the active one
      * @return what has to be closed
      */
     public static NetworkWatcher start(Context context, Executor executor, Runnable changed) {
         ConnectivityManager manager = (ConnectivityManager) context.getSystemService(Context.CONNECTIVITY_SERVICE);
         NetworkWatcher watcher = new NetworkWatcher(manager, executor, changed);
         Network active = manager.getActiveNetwork();
-        if (active != null) {
-            watcher.networks.put(active, new Known());
+        NetworkCapabilities capabilities = active == null ? null : manager.getNetworkCapabilities(active);
+        // With a VPN up, the app's own included, that is the active one.
+        if (capabilities != null && capabilities.hasCapability(NetworkCapabilities.NET_CAPABILITY_NOT_VPN)) {
+            Known known = new Known();
+            known.capabilities = capabilities;
+            watcher.networks.put(active, known);
         }
         manager.registerNetworkCallback(
                 new NetworkRequest.Builder()
@@ -180,24 +196,64 @@ public final class NetworkWatcher implements Closeable, Tunnel.Resolver {
         return best;
     }
 
-    /** Asks the DNS servers of the {@link #underlying()} network, as those of a VPN are inside of it. */
+    /**
+     * Asks the DNS servers of the {@link #underlying()} network, as those of a VPN are inside of it. {@link #close()}
+     * ends the waiting for them.
+     */
     @Override
-    public InetAddress[] resolve(String host) throws IOException {
-        Network network = underlying();
+    public InetAddress[] resolve(final String host) throws IOException {
+        final Network network = underlying();
         if (network == null) {
             throw new UnknownHostException("there is no network");
         }
-        return network.getAllByName(host);
+        // The system's look-up cannot be interrupted, so it is another thread's.
+        FutureTask<InetAddress[]> lookup = new FutureTask<>(new Callable<InetAddress[]>() {
+            @Override
+            public InetAddress[] call() throws IOException {
+                return network.getAllByName(host);
+            }
+        });
+        synchronized (this) {
+            if (closed) {
+                throw new UnknownHostException("networks are no longer watched");
+            }
+            lookups.add(lookup);
+        }
+        try {
+            Thread thread = new Thread(lookup, "wg-lookup");
+            thread.setDaemon(true);
+            thread.start();
+            return lookup.get();
+        } catch (CancellationException ended) {
+            throw new UnknownHostException("networks are no longer watched");
+        } catch (InterruptedException interrupted) {
+            Thread.currentThread().interrupt();
+            throw new InterruptedIOException("interrupted while a name was looked up");
+        } catch (ExecutionException failed) {
+            if (failed.getCause() instanceof IOException) {
+                throw (IOException) failed.getCause();
+            }
+            throw new IOException(failed.getCause());
+        } finally {
+            synchronized (this) {
+                lookups.remove(lookup);
+            }
+        }
     }
 
-    /** Ends it. A second call is a no-op. */
+    /** Ends it: look-ups that are going on fail at once. A second call is a no-op. */
     @Override
     public void close() {
+        List<FutureTask<InetAddress[]>> open;
         synchronized (this) {
             if (closed) {
                 return;
             }
             closed = true;
+            open = new ArrayList<>(lookups);
+        }
+        for (FutureTask<InetAddress[]> lookup : open) {
+            lookup.cancel(false);
         }
         manager.unregisterNetworkCallback(callback);
     }

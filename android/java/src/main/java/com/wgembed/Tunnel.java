@@ -144,6 +144,7 @@ public final class Tunnel implements Closeable {
         private TunnelListener listener;
         private Executor executor;
         private Network network;
+        private Hooks.Ended ended;
         private long memoryLimit;
         private int logLevel = -1;
 
@@ -205,6 +206,12 @@ public final class Tunnel implements Closeable {
             return this;
         }
 
+        /** Sets what is called when the tunnel ends by itself; no listener is needed. */
+        Builder ended(Hooks.Ended ended) {
+            this.ended = ended;
+            return this;
+        }
+
         /**
          * Sets how many bytes packets may take while they pass through or wait for a session.
          *
@@ -236,7 +243,7 @@ public final class Tunnel implements Closeable {
          */
         public Tunnel start() throws WgException {
             Dispatcher dispatcher = listener == null ? null : new Dispatcher(executor);
-            Hooks hooks = new Hooks(protector, resolver, listener, dispatcher);
+            Hooks hooks = new Hooks(protector, resolver, listener, dispatcher, ended);
             hooks.network = network;
             int handle = WgException.check(Native.turnOn(
                     tun.getFd(), config.bytes(), hooks, hooks.resolves(), memoryLimit, config.mtu(), logLevel));
@@ -247,8 +254,9 @@ public final class Tunnel implements Closeable {
 
     private final Hooks hooks;
     private final int handle;
+    /** Held while the configuration is changed; never for closing, which a protector may try during that. */
+    private final Object change = new Object();
     private Config config;
-    private boolean closed;
 
     private Tunnel(int handle, Hooks hooks, Config config) {
         this.handle = handle;
@@ -277,9 +285,11 @@ public final class Tunnel implements Closeable {
      * @param config the whole configuration
      * @throws WgException if a value is invalid or the port is taken; nothing has changed then
      */
-    public synchronized void update(Config config) throws WgException {
-        WgException.check(Native.update(handle, this.config.bytes(), config.bytes()));
-        this.config = config;
+    public void update(Config config) throws WgException {
+        synchronized (change) {
+            WgException.check(Native.update(handle, this.config.bytes(), config.bytes()));
+            this.config = config;
+        }
     }
 
     /**
@@ -290,10 +300,24 @@ public final class Tunnel implements Closeable {
      * @param tun of {@code establish()}; closed on success, and the caller's on failure
      * @throws WgException with {@link WgException.Code#CLOSED} if the tunnel has ended by itself: start another then
      */
-    public synchronized void update(Config config, ParcelFileDescriptor tun) throws WgException {
-        update(config);
+    public void update(Config config, ParcelFileDescriptor tun) throws WgException {
+        synchronized (change) {
+            update(config);
+            setTun(config, tun);
+        }
+    }
+
+    /** Goes on with another interface, which is closed on success. */
+    void setTun(Config config, ParcelFileDescriptor tun) throws WgException {
         WgException.check(Native.setTun(handle, tun.getFd(), config.mtu()));
         closed(tun);
+    }
+
+    /** The configuration that applies now. */
+    Config config() {
+        synchronized (change) {
+            return config;
+        }
     }
 
     /**
@@ -455,24 +479,25 @@ public final class Tunnel implements Closeable {
     /**
      * Turns the tunnel off. When this returns, neither protector nor resolver is running, and no event is added to
      * those that wait; unless a resolver takes longer than five seconds, for which the library then waits by itself.
-     * A second call is a no-op.
+     * A second call is a no-op, unless the first one is still waiting: then it waits as well.
      *
      * @throws IllegalStateException on a thread of the library, inside a protector or resolver, or a listener whose
      *     executor runs it there: the tunnel cannot wait for itself, and goes on
      */
     @Override
     public void close() {
-        synchronized (this) {
-            if (closed) {
-                return;
-            }
-            closed = true;
+        int result = Native.turnOff(handle, CLOSE_WITHIN);
+        if (result == WgException.Code.RESOURCES.number()) {
+            // Waiting for a limited time needs a thread, which the system has refused; this needs none.
+            result = Native.turnOff(handle, -1);
         }
-        if (Native.turnOff(handle, CLOSE_WITHIN) == WgException.Code.BUSY.number()) {
-            synchronized (this) {
-                closed = false;
-            }
-            throw new IllegalStateException("a tunnel cannot be closed on its own thread");
+        if (result < 0
+                && result != WgException.Code.TIMED_OUT.number()
+                && result != WgException.Code.UNKNOWN_HANDLE.number()) {
+            throw new IllegalStateException(
+                    result == WgException.Code.BUSY.number()
+                            ? "a tunnel cannot be closed on its own thread"
+                            : Native.lastError());
         }
     }
 

@@ -14,7 +14,8 @@ public final class WgApplier {
 
     /**
      * Sets addresses, routes, DNS, search domains, MTU and applications. Routes are the peers' allowed IPs, unless the
-     * configuration has {@code Table = off}. The VPN follows the default network, and from API 29 on counts as metered
+     * configuration has {@code Table = off}; not so IPv4 addresses in the form of IPv6 ({@code ::ffff:0.0.0.0/96}),
+     * which Android refuses. The VPN follows the default network, and from API 29 on counts as metered
      * only if that does.
      *
      * <p>A family of which the VPN has no address passes it by, as in wireguard-android. It is blocked if the one peer
@@ -43,7 +44,7 @@ public final class WgApplier {
             for (Config.Peer peer : config.peers()) {
                 for (Config.Prefix allowed : peer.allowedIps()) {
                     everything |= allowed.length() == 0;
-                    if (config.hasRoutes()) {
+                    if (config.hasRoutes() && !allowed.isMapped()) {
                         builder.addRoute(allowed.first(), allowed.length());
                     }
                 }

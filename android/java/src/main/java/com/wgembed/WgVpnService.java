@@ -7,11 +7,13 @@ import android.net.VpnService;
 import android.os.Handler;
 import android.os.Looper;
 import android.os.ParcelFileDescriptor;
+import android.util.Log;
 import java.util.concurrent.Executor;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.ThreadFactory;
 import java.util.concurrent.ThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicInteger;
 
 /**
  * A VPN service that needs no more from an app than {@link #configure}. Starting it starts the tunnel; starting it
@@ -19,8 +21,8 @@ import java.util.concurrent.TimeUnit;
  * #stopIntent(Context, Class)} stops it, as does the system by revoking it or destroying the service.
  *
  * <p>Of the methods for an app to override, those that begin with "on" are called on the main thread, but for {@link
- * #onBuild}. That and the others are called on the one thread on which all tunnels of such services are started and
- * stopped, and may block.
+ * #onBuild}. That and {@link #configure} are called on a thread of the service's own, and may block. The others are
+ * called on the one thread on which all tunnels of such services are started and stopped, and should not.
  */
 public abstract class WgVpnService extends VpnService {
     /** The action of an intent that stops the service. */
@@ -30,17 +32,30 @@ public abstract class WgVpnService extends VpnService {
      * One thread for all instances: what one has begun to stop is stopped when the next one starts. It ends when there
      * is nothing to do.
      */
-    private static final ThreadPoolExecutor WORKER = new ThreadPoolExecutor(
-            1, 1, 10, TimeUnit.SECONDS, new LinkedBlockingQueue<Runnable>(), new ThreadFactory() {
-                @Override
-                public Thread newThread(Runnable run) {
-                    return new Thread(run, "wg-service");
-                }
-            });
+    private static final Executor WORKER = thread("wg-service");
 
-    static {
-        WORKER.allowCoreThreadTimeOut(true);
+    private static final String TAG = "WgEmbed";
+
+    private static Executor thread(final String name) {
+        ThreadPoolExecutor thread = new ThreadPoolExecutor(
+                1, 1, 5, TimeUnit.SECONDS, new LinkedBlockingQueue<Runnable>(), new ThreadFactory() {
+                    @Override
+                    public Thread newThread(Runnable run) {
+                        return new Thread(run, name);
+                    }
+                });
+        thread.allowCoreThreadTimeOut(true);
+        return thread;
     }
+
+    /** A thread of this service alone, as its app may block it. */
+    private final Executor configurer = thread("wg-configure");
+
+    /** How many times the service was stopped: a start of before is none. */
+    private final AtomicInteger stops = new AtomicInteger();
+
+    /** The number of the latest start, or -1. */
+    private volatile int lastStart = -1;
 
     private final Executor main = new Executor() {
         private final Handler handler = new Handler(Looper.getMainLooper());
@@ -54,10 +69,11 @@ public abstract class WgVpnService extends VpnService {
     private volatile Tunnel tunnel;
     private NetworkWatcher watcher; // Of the worker, as all that follow.
     private Network bound;
-    private boolean destroyed;
+    private int handled; // The number of the latest start that has come here.
 
     /**
-     * Returns the configuration to run. Called for each start, on the worker thread.
+     * Returns the configuration to run. Called for each start, on a thread of the service's own: a stop does not wait
+     * for it, and discards what it returns.
      *
      * @param intent of the start; null if the system starts the service
      * @param bySystem whether the system does, for an always-on VPN or after it has ended the process. From API 29 on
@@ -68,8 +84,8 @@ public abstract class WgVpnService extends VpnService {
     protected abstract Config configure(Intent intent, boolean bySystem) throws Exception;
 
     /**
-     * Changes the interface before it is made: its session name, for example. Called on the worker thread, after all of
-     * the configuration was set.
+     * Changes the interface before it is made: its session name, for example. Called on the thread of {@link
+     * #configure}, after all of the configuration was set.
      *
      * @param builder to be changed
      * @param config of {@link #configure}
@@ -93,14 +109,15 @@ public abstract class WgVpnService extends VpnService {
     protected void onStarted(Tunnel tunnel) {}
 
     /**
-     * A start has failed. If a tunnel was running it still is, unless {@link #tunnel()} is null; then the service
-     * stops.
+     * A start has failed, or a tunnel has ended by itself. If a tunnel was running it still is, unless {@link
+     * #tunnel()} is null; then the service stops, unless it was started again since.
      *
-     * @param why with {@link WgException.Code#PERMISSION} if the app is not prepared, or a socket was not protected
+     * @param why with {@link WgException.Code#PERMISSION} if the app is not prepared, or a socket was not protected;
+     *     with {@link WgException.Code#CLOSED} if a tunnel has ended
      */
     protected void onFailed(WgException why) {}
 
-    /** The tunnel was stopped: by {@link #ACTION_STOP}, by the system, or because changing it has failed. */
+    /** The tunnel was stopped: by {@link #ACTION_STOP}, by the system, by itself, or as a change has failed. */
     protected void onStopped() {}
 
     /**
@@ -174,40 +191,85 @@ public abstract class WgVpnService extends VpnService {
         });
     }
 
+    /** A start that was asked for. */
+    private final class Start {
+        final int id;
+        private final int generation = stops.get();
+
+        Start(int id) {
+            this.id = id;
+        }
+
+        /** Whether the service was stopped since. */
+        boolean isStale() {
+            return generation != stops.get();
+        }
+    }
+
     @Override
     public int onStartCommand(final Intent intent, int flags, int startId) {
+        lastStart = startId;
         if (intent != null && ACTION_STOP.equals(intent.getAction())) {
             stop();
-            stopSelf();
+            // With the number, a start that is on its way goes on.
+            stopSelf(startId);
             return START_NOT_STICKY;
         }
         final boolean bySystem = intent == null || SERVICE_INTERFACE.equals(intent.getAction());
         onStarting(intent);
-        WORKER.execute(new Runnable() {
+        final Start start = new Start(startId);
+        configurer.execute(new Runnable() {
             @Override
             public void run() {
-                start(intent, bySystem);
+                prepare(intent, bySystem, start);
             }
         });
         return START_STICKY;
     }
 
-    private void start(Intent intent, boolean bySystem) {
-        if (destroyed) {
+    /** All that an app may take long for, where stopping does not wait for it. */
+    private void prepare(Intent intent, boolean bySystem, final Start start) {
+        if (start.isStale()) {
             return;
         }
-        ParcelFileDescriptor tun = null;
+        Runnable next;
         try {
-            Config config = configure(intent, bySystem);
+            final Config config = configure(intent, bySystem);
             if (config == null) {
                 throw new WgException(WgException.Code.NULL, "configure() has returned null");
             }
-            Builder builder = new Builder();
+            final Builder builder = new Builder();
             WgApplier.apply(config, builder);
+            onBuild(builder, config);
+            next = new Runnable() {
+                @Override
+                public void run() {
+                    start(config, builder, start);
+                }
+            };
+        } catch (final Exception exception) {
+            next = new Runnable() {
+                @Override
+                public void run() {
+                    failed(WgException.of(exception), null, start);
+                }
+            };
+        }
+        WORKER.execute(next);
+    }
+
+    private void start(Config config, Builder builder, Start start) {
+        if (start.isStale()) {
+            return;
+        }
+        handled = start.id;
+        Tunnel running = tunnel;
+        Config before = null;
+        ParcelFileDescriptor tun = null;
+        try {
             if (bound != null) {
                 builder.setUnderlyingNetworks(new Network[] {bound});
             }
-            onBuild(builder, config);
             if (watcher == null) {
                 watcher = NetworkWatcher.start(this, WORKER, new Runnable() {
                     @Override
@@ -216,30 +278,55 @@ public abstract class WgVpnService extends VpnService {
                     }
                 });
             }
+            if (running != null) {
+                // What can fail is done while the old interface is still there, and nothing goes out in the clear.
+                before = running.config();
+                try {
+                    running.update(config);
+                } catch (WgException exception) {
+                    before = null;
+                    if (exception.code() != WgException.Code.CLOSED) {
+                        throw exception;
+                    }
+                    running = null;
+                }
+            }
+            if (start.isStale()) {
+                return;
+            }
             tun = builder.establish();
             if (tun == null) {
                 throw new WgException(
                         WgException.Code.PERMISSION, "the app is not allowed to be a VPN: see VpnService.prepare()");
             }
-            final Tunnel running = run(config, tun);
-            tunnel = running;
+            final Tunnel now = run(running, config, tun);
             main.execute(new Runnable() {
                 @Override
                 public void run() {
-                    onStarted(running);
+                    onStarted(now);
                 }
             });
         } catch (Exception exception) {
-            failed(WgException.of(exception), tun);
+            if (before != null && tun == null) {
+                undo(running, before);
+            }
+            failed(WgException.of(exception), tun, start);
         }
     }
 
-    /** Makes before it breaks: the old interface passes nothing since there is the new one, but the tunnel goes on. */
-    private Tunnel run(Config config, ParcelFileDescriptor tun) throws WgException {
-        Tunnel running = tunnel;
+    private static void undo(Tunnel running, Config before) {
+        try {
+            running.update(before);
+        } catch (WgException | IllegalStateException exception) {
+            Log.w(TAG, "the tunnel keeps the new peers", exception);
+        }
+    }
+
+    /** The tunnel goes on with another interface, or there is a new one. */
+    private Tunnel run(Tunnel running, Config config, ParcelFileDescriptor tun) throws WgException {
         if (running != null) {
             try {
-                running.update(config, tun);
+                running.setTun(config, tun);
                 return running;
             } catch (WgException exception) {
                 if (exception.code() != WgException.Code.CLOSED) {
@@ -247,6 +334,7 @@ public abstract class WgVpnService extends VpnService {
                 }
             }
         }
+        final Tunnel[] self = new Tunnel[1]; // Of the worker.
         Tunnel next = Tunnel.builder(tun, config)
                 .protector(new Tunnel.Protector() {
                     @Override
@@ -256,20 +344,35 @@ public abstract class WgVpnService extends VpnService {
                 })
                 .resolver(resolver(watcher))
                 .listener(listener(), listenerExecutor())
+                .ended(new Hooks.Ended() {
+                    @Override
+                    public void ended(final String reason) {
+                        WORKER.execute(new Runnable() {
+                            @Override
+                            public void run() {
+                                WgVpnService.this.ended(self[0], reason);
+                            }
+                        });
+                    }
+                })
                 .network(bound)
                 .start();
-        if (running != null) {
-            running.close();
-        }
+        self[0] = next;
+        Tunnel old = tunnel;
+        tunnel = next;
+        close(old);
         return next;
     }
 
-    /** Behind establish() there is no way back: the old interface is gone. */
-    private void failed(final WgException why, ParcelFileDescriptor tun) {
-        final boolean stop = tun != null || tunnel == null;
-        if (stop) {
-            closeTunnel();
+    /** A tunnel has ended by itself. Its interface still takes all traffic, so it is closed. */
+    private void ended(Tunnel which, String reason) {
+        if (which != null && which == tunnel) {
+            takeDown(new WgException(WgException.Code.CLOSED, reason), handled);
         }
+    }
+
+    /** Behind establish() there is no way back: the old interface is gone. */
+    private void failed(final WgException why, ParcelFileDescriptor tun, Start start) {
         if (tun != null) {
             try {
                 tun.close();
@@ -277,13 +380,32 @@ public abstract class WgVpnService extends VpnService {
                 // It is closed in any case.
             }
         }
+        if (start.isStale()) {
+            return; // What has stopped the service has closed the tunnel, or is about to.
+        }
+        handled = start.id;
+        if (tun != null || tunnel == null) {
+            takeDown(why, start.id);
+            return;
+        }
         main.execute(new Runnable() {
             @Override
             public void run() {
                 onFailed(why);
-                if (stop) {
-                    stopSelf();
+            }
+        });
+    }
+
+    private void takeDown(final WgException why, final int startId) {
+        final boolean ran = closeTunnel();
+        main.execute(new Runnable() {
+            @Override
+            public void run() {
+                onFailed(why);
+                if (ran) {
+                    onStopped();
                 }
+                stopSelf(startId);
             }
         });
     }
@@ -307,13 +429,23 @@ public abstract class WgVpnService extends VpnService {
         }
         Tunnel running = tunnel;
         tunnel = null;
-        if (running != null) {
-            running.close();
-        }
+        close(running);
         return running != null;
     }
 
+    private static void close(Tunnel running) {
+        if (running != null) {
+            try {
+                running.close();
+            } catch (IllegalStateException exception) {
+                Log.e(TAG, "a tunnel is not closed", exception);
+            }
+        }
+    }
+
+    /** Any thread may call it. No start that was asked for before makes an interface from now on. */
     private void stop() {
+        stops.incrementAndGet();
         WORKER.execute(new Runnable() {
             @Override
             public void run() {
@@ -333,18 +465,13 @@ public abstract class WgVpnService extends VpnService {
     @Override
     public void onRevoke() {
         stop();
-        super.onRevoke();
+        // In place of the system's stopSelf(), which would end a start that is on its way.
+        stopSelf(lastStart);
     }
 
     @Override
     public void onDestroy() {
         stop();
-        WORKER.execute(new Runnable() {
-            @Override
-            public void run() {
-                destroyed = true;
-            }
-        });
         super.onDestroy();
     }
 

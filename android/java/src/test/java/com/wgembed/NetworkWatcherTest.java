@@ -9,6 +9,7 @@ import android.content.Context;
 import android.net.ConnectivityManager;
 import android.net.LinkProperties;
 import android.net.Network;
+import android.net.NetworkCapabilities;
 import java.io.IOException;
 import java.util.concurrent.RejectedExecutionException;
 import java.util.concurrent.atomic.AtomicInteger;
@@ -17,6 +18,7 @@ import org.junit.runner.RunWith;
 import org.robolectric.RobolectricTestRunner;
 import org.robolectric.RuntimeEnvironment;
 import org.robolectric.shadows.ShadowNetwork;
+import org.robolectric.shadows.ShadowNetworkCapabilities;
 
 /** Which reports of the system count as a change of networks. */
 @RunWith(RobolectricTestRunner.class)
@@ -39,9 +41,10 @@ public class NetworkWatcherTest {
     @Test
     public void onlyWhatMattersIsAChange() {
         AtomicInteger changes = new AtomicInteger();
+        Network first = manager.getActiveNetwork();
+        shadowOf(manager).setNetworkCapabilities(first, capabilities(NetworkCapabilities.NET_CAPABILITY_NOT_VPN));
         NetworkWatcher watcher = NetworkWatcher.start(context, Runnable::run, changes::incrementAndGet);
         ConnectivityManager.NetworkCallback callback = callback();
-        Network first = manager.getActiveNetwork();
         callback.onAvailable(first);
         callback.onLinkPropertiesChanged(first, link("wlan0"));
         assertEquals("there at the beginning", 0, changes.get());
@@ -53,18 +56,49 @@ public class NetworkWatcherTest {
         callback.onAvailable(second);
         assertEquals("another network", 2, changes.get());
         assertEquals("the latest of equals", second, watcher.underlying());
+        callback.onCapabilitiesChanged(second, capabilities());
+        assertEquals("nothing that matters", 2, changes.get());
+        callback.onCapabilitiesChanged(first, capabilities(NetworkCapabilities.NET_CAPABILITY_VALIDATED));
+        assertEquals("the other one is better", 3, changes.get());
+        assertEquals(first, watcher.underlying());
+        callback.onCapabilitiesChanged(second, capabilities(NetworkCapabilities.NET_CAPABILITY_VALIDATED));
+        assertEquals("and back", 4, changes.get());
+        assertEquals(second, watcher.underlying());
         callback.onLost(second);
-        assertEquals("one is left", 3, changes.get());
+        assertEquals("one is left", 5, changes.get());
         assertEquals(first, watcher.underlying());
         callback.onLost(first);
         callback.onLost(first);
-        assertEquals("none is left", 3, changes.get());
+        assertEquals("none is left", 5, changes.get());
         assertNull(watcher.underlying());
         assertThrows(IOException.class, () -> watcher.resolve("example.org"));
         watcher.close();
         watcher.close();
         callback.onAvailable(first);
-        assertEquals("closed", 3, changes.get());
+        assertEquals("closed", 5, changes.get());
+    }
+
+    private static NetworkCapabilities capabilities(int... all) {
+        NetworkCapabilities capabilities = ShadowNetworkCapabilities.newInstance();
+        for (int one : new int[] {
+            NetworkCapabilities.NET_CAPABILITY_NOT_VPN,
+            NetworkCapabilities.NET_CAPABILITY_VALIDATED,
+            NetworkCapabilities.NET_CAPABILITY_NOT_METERED
+        }) {
+            shadowOf(capabilities).removeCapability(one);
+        }
+        for (int one : all) {
+            shadowOf(capabilities).addCapability(one);
+        }
+        return capabilities;
+    }
+
+    @Test
+    public void aVpnIsNotBelowItself() {
+        shadowOf(manager).setNetworkCapabilities(manager.getActiveNetwork(), capabilities());
+        try (NetworkWatcher watcher = NetworkWatcher.start(context, Runnable::run, () -> {})) {
+            assertNull(watcher.underlying());
+        }
     }
 
     @Test

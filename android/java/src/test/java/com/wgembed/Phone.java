@@ -15,6 +15,7 @@ import java.util.Arrays;
 import java.util.Collections;
 import java.util.List;
 import java.util.concurrent.Callable;
+import java.util.concurrent.CountDownLatch;
 import org.robolectric.annotation.Implementation;
 import org.robolectric.annotation.Implements;
 import org.robolectric.annotation.RealObject;
@@ -35,6 +36,8 @@ final class Phone {
     static final List<String> absent = Collections.synchronizedList(new ArrayList<String>());
 
     static volatile boolean refuses;
+    /** What look-ups of names wait for; null for nothing. */
+    static volatile CountDownLatch lookups;
     /** What establish() gives the service a duplicate of; null if the app is not prepared. */
     static volatile int[] tun;
 
@@ -46,6 +49,7 @@ final class Phone {
         asked.clear();
         absent.clear();
         refuses = false;
+        lookups = null;
         tun = null;
     }
 
@@ -172,6 +176,20 @@ final class Phone {
         @Implementation
         protected InetAddress[] getAllByName(String host) throws IOException {
             asked.add(host + " of " + real);
+            CountDownLatch latch = lookups;
+            if (latch != null) {
+                boolean interrupted = false;
+                while (latch.getCount() > 0) {
+                    try {
+                        latch.await();
+                    } catch (InterruptedException goesOn) {
+                        interrupted = true; // As the system's, which cannot be interrupted.
+                    }
+                }
+                if (interrupted) {
+                    Thread.currentThread().interrupt();
+                }
+            }
             if (host.equals("ipv4only.arpa")) {
                 throw new IOException("there is no NAT64");
             }

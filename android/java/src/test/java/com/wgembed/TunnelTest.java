@@ -1,11 +1,12 @@
 package com.wgembed;
 
 import static org.junit.Assert.assertEquals;
-import static org.junit.Assert.assertNull;
 import static org.junit.Assert.assertThrows;
 import static org.junit.Assert.assertTrue;
 
 import java.io.IOException;
+import java.lang.ref.WeakReference;
+import java.net.DatagramSocket;
 import java.net.InetAddress;
 import java.util.ArrayDeque;
 import java.util.ArrayList;
@@ -149,6 +150,35 @@ public class TunnelTest {
     }
 
     @Test
+    public void aProtectorMayTryToClose() throws Exception {
+        final Tunnel[] tunnel = new Tunnel[1];
+        List<String> refused = Collections.synchronizedList(new ArrayList<String>());
+        Tunnel.Protector protector = fd -> {
+            if (tunnel[0] != null) {
+                assertThrows(IllegalStateException.class, tunnel[0]::close);
+                refused.add("refused");
+            }
+            return true;
+        };
+        tunnel[0] = builder(client("127.0.0.1")).protector(protector).start();
+        tunnel[0].update(new Config.Builder(leftKey)
+                .listenPort(freePort())
+                .peer(rightKey.publicKey())
+                .endpoint("127.0.0.1:" + server.listenPort())
+                .allowedIp("10.9.0.2/32")
+                .build());
+        assertTrue("another port needs other sockets", refused.size() > 0);
+        Phone.passes(left[1], Phone.packet(1, 2), right[1]);
+        tunnel[0].close();
+    }
+
+    private static int freePort() throws IOException {
+        try (DatagramSocket socket = new DatagramSocket()) {
+            return socket.getLocalPort();
+        }
+    }
+
+    @Test
     public void onFailureTheDescriptorStays() throws Exception {
         android.os.ParcelFileDescriptor tun = Phone.descriptor(Host.dup(left[0]));
         Tunnel.Builder builder = Tunnel.builder(tun, client("127.0.0.1")).protector(fd -> false);
@@ -204,7 +234,40 @@ public class TunnelTest {
     }
 
     @Test
-    public void aListenerThatThrowsOrBlocksStopsNothing() throws Exception {
+    public void aListenerThatThrowsStopsNothing() throws Exception {
+        List<String> told = Collections.synchronizedList(new ArrayList<String>());
+        TunnelListener listener = new TunnelListener() {
+            @Override
+            public void handshakeCompleted(Key peer) {
+                told.add("handshake");
+                throw new IllegalStateException("the app's");
+            }
+        };
+        try (Tunnel tunnel = builder(client("127.0.0.1")).listener(listener, Runnable::run).start()) {
+            for (int i = 1; i <= 3; i++) {
+                Phone.passes(left[1], Phone.packet(1, 2), right[1]);
+                int handshakes = i;
+                Phone.await("told", () -> told.size() >= handshakes);
+                tunnel.dropSession(null);
+            }
+            assertEquals(0, tunnel.droppedEvents());
+        }
+    }
+
+    @Test
+    public void aListenerIsForgotten() throws Exception {
+        TunnelListener listener = new TunnelListener() {};
+        WeakReference<TunnelListener> reference = new WeakReference<>(listener);
+        builder(client("127.0.0.1")).listener(listener, Runnable::run).start().close();
+        listener = null;
+        Phone.await("no reference left", () -> {
+            System.gc();
+            return reference.get() == null;
+        });
+    }
+
+    @Test
+    public void aListenerThatBlocksStopsNothing() throws Exception {
         Queue<Runnable> held = new ArrayDeque<>();
         Executor never = task -> {
             synchronized (held) {
@@ -249,7 +312,11 @@ public class TunnelTest {
         lines.clear();
         builder(client("127.0.0.1")).start().close();
         assertTrue(lines.isEmpty());
+        WgEmbed.setLogSink((level, line) -> lines.add(line), Runnable::run, WgEmbed.LOG_INFO);
         assertThrows(WgException.class, () -> WgEmbed.setLogSink(null, null, 9));
+        builder(client("127.0.0.1")).start().close();
+        assertTrue("the sink of before", lines.contains("the interface is up"));
+        WgEmbed.setLogSink(null, null, WgEmbed.LOG_OFF);
         assertTrue(WgEmbed.version(), WgEmbed.version().matches("\\d+\\.\\d+\\.\\d+"));
     }
 
@@ -292,6 +359,22 @@ public class TunnelTest {
         });
         ended.post(() -> ran.add("never"));
         assertEquals(1, ended.dropped());
-        assertNull(held.isEmpty() ? null : "scheduled");
+        boolean[] fails = {true};
+        Dispatcher failing = new Dispatcher(task -> {
+            if (fails[0]) {
+                throw new IllegalStateException("the executor's");
+            }
+            task.run();
+        });
+        assertThrows(IllegalStateException.class, () -> failing.post(() -> ran.add("never")));
+        assertEquals(1, failing.dropped());
+        fails[0] = false;
+        failing.post(() -> ran.add("again"));
+        assertThrows(IllegalStateException.class, () -> failing.post(() -> {
+            throw new IllegalStateException("the task's");
+        }));
+        failing.post(() -> ran.add("and again"));
+        assertEquals(Arrays.asList("next", "again", "and again"), ran);
+        assertEquals(1, failing.dropped());
     }
 }

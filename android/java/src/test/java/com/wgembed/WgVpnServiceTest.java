@@ -19,6 +19,7 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
 import java.util.List;
+import java.util.concurrent.CountDownLatch;
 import org.junit.After;
 import org.junit.Before;
 import org.junit.Test;
@@ -47,12 +48,18 @@ public class WgVpnServiceTest {
         final List<String> events = Collections.synchronizedList(new ArrayList<String>());
         volatile boolean bySystem;
         volatile WgException failure;
+        volatile int configuring;
         volatile int started;
         volatile int stopped;
 
         @Override
         protected com.wgembed.Config configure(Intent intent, boolean bySystem) throws Exception {
             this.bySystem = bySystem;
+            configuring++;
+            CountDownLatch latch = configured;
+            if (latch != null) {
+                latch.await();
+            }
             if (conf == null) {
                 throw new IllegalStateException("there is no configuration");
             }
@@ -91,6 +98,8 @@ public class WgVpnServiceTest {
     }
 
     private static volatile String conf;
+    /** What configure() waits for; null for nothing. */
+    private static volatile CountDownLatch configured;
 
     private final List<Integer> ours = new ArrayList<>();
     private Key mine;
@@ -102,6 +111,7 @@ public class WgVpnServiceTest {
     public void begin() throws Exception {
         Phone.reset();
         conf = null;
+        configured = null;
         Phone.tun = pair();
         peerTun = pair();
         mine = Key.generatePrivate();
@@ -238,6 +248,11 @@ public class WgVpnServiceTest {
         Host.close(gone[0]);
         Host.close(gone[1]);
         Phone.await("told of the end", () -> service.events.contains("ended"));
+        Phone.await("stopped", () -> service.stopped == 1);
+        assertEquals(WgException.Code.CLOSED, service.failure.code());
+        assertNull(service.tunnel());
+        assertEquals("a later start would go on", 1, shadowOf(service).getStopSelfId());
+        assertTrue(callbacks(service).isEmpty());
         Phone.tun = pair();
         startAgain(controller);
         assertNull(String.valueOf(service.failure), service.failure);
@@ -249,13 +264,16 @@ public class WgVpnServiceTest {
     @Test
     public void aRefusedSocketIsAFailureWithAName() throws Exception {
         Phone.refuses = true;
-        conf = toPeer("");
+        // With keepalives, a tunnel that went on would send at once.
+        conf = toPeer("") + "PersistentKeepalive = 1\n";
         Service service = start(new Intent()).get();
         assertEquals(WgException.Code.PERMISSION, service.failure.code());
         assertTrue(service.failure.getMessage(), service.failure.getMessage().contains("refused"));
         assertTrue(shadowOf(service).isStoppedBySelf());
         assertNull(service.tunnel());
-        assertNull("nothing was sent", Host.receive(peerTun[1], 0));
+        assertEquals(0, peer.peers().get(0).lastHandshakeMillis);
+        assertEquals(0, peer.peers().get(0).rxBytes);
+        assertEquals(0, peer.stats().rxBytes);
     }
 
     @Test
@@ -286,12 +304,13 @@ public class WgVpnServiceTest {
     @Test
     public void revokingStopsIt() throws Exception {
         conf = toPeer("Address = 10.9.0.1/24\n");
-        Service service = start(new Intent()).get();
+        ServiceController<Service> controller = start(new Intent());
+        Service service = controller.get();
         assertNotNull(service.tunnel());
         service.onRevoke();
         Phone.await("stopped", () -> service.stopped == 1);
         assertNull(service.tunnel());
-        assertTrue(shadowOf(service).isStoppedBySelf());
+        assertEquals("a later start would go on", 1, shadowOf(service).getStopSelfId());
     }
 
     @Test
@@ -301,7 +320,120 @@ public class WgVpnServiceTest {
         Intent stop = WgVpnService.stopIntent(RuntimeEnvironment.getApplication(), Service.class);
         assertEquals(android.app.Service.START_NOT_STICKY, service.onStartCommand(stop, 0, 2));
         Phone.await("stopped", () -> service.stopped == 1);
-        assertTrue(shadowOf(service).isStoppedBySelf());
+        assertEquals("a later start would go on", 2, shadowOf(service).getStopSelfId());
+    }
+
+    @Test
+    public void aFailedStartDoesNotEndALaterOne() throws Exception {
+        configured = new CountDownLatch(1);
+        ServiceController<Service> controller = Robolectric.buildService(Service.class, new Intent()).create();
+        Service service = controller.get();
+        controller.startCommand(0, 1);
+        controller.startCommand(0, 2);
+        configured.countDown(); // There is no configuration yet.
+        Phone.await("the first has failed", () -> service.failure != null);
+        Phone.await("stopped", () -> shadowOf(service).isStoppedBySelf());
+        Phone.await("the second has failed", () -> shadowOf(service).getStopSelfId() == 2);
+        configured = null;
+        conf = toPeer("Address = 10.9.0.1/24\n");
+        controller.startCommand(0, 3);
+        Phone.await("started", () -> service.started == 1);
+        Phone.passes(Phone.tun[1], Phone.packet(1, 2), peerTun[1]);
+        assertEquals(2, shadowOf(service).getStopSelfId());
+        destroy(controller);
+    }
+
+    @Test
+    public void stoppingDoesNotWaitForAName() throws Exception {
+        Phone.lookups = new CountDownLatch(1);
+        int[] tun = Host.socketpair();
+        Phone.tun = tun;
+        ours.add(tun[1]);
+        conf = toPeer("Address = 10.9.0.1/24\n").replace("127.0.0.1", "vpn.example.org");
+        ServiceController<Service> controller = start(new Intent());
+        for (ConnectivityManager.NetworkCallback callback : callbacks(controller.get())) {
+            callback.onAvailable(ShadowNetwork.newInstance(7));
+        }
+        Host.close(tun[0]);
+        try {
+            Phone.await("asked", () -> !Phone.asked.isEmpty());
+            destroy(controller);
+            Phone.await("the TUN is closed", () -> {
+                byte[] end = Host.receive(tun[1], 0);
+                return end != null && end.length == 0;
+            });
+        } finally {
+            Phone.lookups.countDown();
+        }
+    }
+
+    @Test
+    public void stoppingDoesNotWaitForAConfiguration() throws Exception {
+        conf = toPeer("Address = 10.9.0.1/24\n");
+        ServiceController<Service> controller = start(new Intent());
+        Service service = controller.get();
+        Phone.built.clear();
+        CountDownLatch latch = new CountDownLatch(1);
+        configured = latch;
+        try {
+            controller.startCommand(0, 2);
+            Phone.await("in configure()", () -> service.configuring == 2);
+            Intent stop = WgVpnService.stopIntent(RuntimeEnvironment.getApplication(), Service.class);
+            service.onStartCommand(stop, 0, 3);
+            Phone.await("stopped", () -> service.stopped == 1);
+            assertNull(service.tunnel());
+        } finally {
+            latch.countDown();
+        }
+        // What comes behind it on the same thread shows that nothing came of it.
+        configured = null;
+        conf = null;
+        startAgain(controller);
+        assertNotNull(service.failure);
+        assertFalse(Phone.built.toString(), Phone.built.contains("establish"));
+        assertEquals(1, service.started);
+    }
+
+    @Test
+    public void aChangeThatFailsLeavesTheInterface() throws Exception {
+        conf = toPeer("Address = 10.9.0.1/24\n");
+        ServiceController<Service> controller = start(new Intent());
+        Service service = controller.get();
+        Tunnel tunnel = service.tunnel();
+        Phone.passes(Phone.tun[1], Phone.packet(1, 2), peerTun[1]);
+        Phone.built.clear();
+        conf = toPeer("Address = 10.9.0.1/24\nListenPort = " + peer.listenPort() + "\n");
+        startAgain(controller);
+        assertEquals(WgException.Code.ADDR_IN_USE, service.failure.code());
+        assertFalse(Phone.built.toString(), Phone.built.contains("establish"));
+        assertSame(tunnel, service.tunnel());
+        Phone.passes(Phone.tun[1], Phone.packet(1, 2), peerTun[1]);
+
+        // Nor does it if there is no new interface: the peers are those of before.
+        int[] tun = Phone.tun;
+        Phone.tun = null;
+        Key other = Key.generatePrivate().publicKey();
+        conf = toPeer("Address = 10.9.0.1/24\n").replace(theirs.publicKey().toBase64(), other.toBase64());
+        startAgain(controller);
+        assertEquals(WgException.Code.PERMISSION, service.failure.code());
+        assertSame(tunnel, service.tunnel());
+        assertEquals(theirs.publicKey(), tunnel.peers().get(0).publicKey);
+        Phone.passes(tun[1], Phone.packet(1, 2), peerTun[1]);
+        destroy(controller);
+    }
+
+    @Test
+    public void mappedAddressesAreNoRoutes() throws Exception {
+        conf = toPeer("Address = 10.9.0.1/24\n").replace("0.0.0.0/0", "0.0.0.0/0, ::ffff:0.0.0.0/96, ::/0");
+        ServiceController<Service> controller = start(new Intent());
+        assertNull(String.valueOf(controller.get().failure), controller.get().failure);
+        List<String> routes = new ArrayList<>(Phone.built);
+        routes.removeIf(what -> !what.startsWith("route"));
+        assertEquals(routes.toString(), 2, routes.size());
+        com.wgembed.Config.Prefix mapped = com.wgembed.Config.parse(conf).peers().get(0).allowedIps().get(1);
+        assertEquals(96, mapped.length());
+        assertEquals(16, mapped.address().getAddress().length);
+        destroy(controller);
     }
 
     @Test
