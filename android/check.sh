@@ -45,9 +45,18 @@ timeout -k 10 2400 "${maven[@]}" test >"$out/maven.log" 2>&1 || {
 }
 # Robolectric that finds no API level to run on runs nothing, and is content.
 python3 android/count_tests.py android/java/src/test "$out"/maven/reports-24 "$out"/maven/reports-34
-if grep -rE "(WARNING|FATAL ERROR) in native" "$out"/maven/reports-*; then
-  fail "the virtual machine complains"
-fi
+# It writes to the output of the process, which Surefire puts into .dumpstream files.
+complaints=("(WARNING|FATAL ERROR) in native" "WARNING: JNI local refs")
+for complaint in "${complaints[@]}"; do
+  if grep -rE "$complaint" "$out"/maven/reports-*; then
+    fail "the virtual machine complains"
+  fi
+done
+rm -rf "$out"/maven/reports-*
+"${maven[@]}" -Dtest=Misuse test >"$out/misuse.log" 2>&1 || { tail -n 30 "$out/misuse.log"; fail "misuse of JNI"; }
+for complaint in "${complaints[@]}"; do
+  grep -rqE "$complaint" "$out"/maven/reports-* || fail "misuse of JNI is not found: $complaint"
+done
 echo "ok: com.wgembed on API 24 and 34"
 # Without the guard, the same check has to find what is newer.
 if "${maven[@]}" -Dguard=none animal-sniffer:check@oldest-api >"$out/guard.log" 2>&1 ||

@@ -6,7 +6,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 
 sources, *folders = map(pathlib.Path, sys.argv[1:])
-expected = sum(path.read_text().count("@Test\n") for path in sources.rglob("*.java"))
+expected = sum(path.read_text().count("@Test\n") for path in sources.rglob("*Test.java"))
 if expected == 0:
     sys.exit("there are no tests")
 for folder in folders:

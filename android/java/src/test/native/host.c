@@ -60,3 +60,11 @@ JNIEXPORT jint JNICALL Java_com_wgembed_Host_entries(JNIEnv *env, jclass class, 
   closedir(dir);
   return count;
 }
+
+JNIEXPORT void JNICALL Java_com_wgembed_Host_misuse(JNIEnv *env, jclass class) {
+  (void)class;
+  for (int i = 0; i < 200; i++) (void)(*env)->NewByteArray(env, 1);
+  (*env)->ThrowNew(env, (*env)->FindClass(env, "java/lang/IllegalStateException"), "pending");
+  (void)(*env)->NewByteArray(env, 1);
+  (*env)->ExceptionClear(env);
+}

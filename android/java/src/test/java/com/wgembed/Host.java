@@ -21,4 +21,7 @@ final class Host {
 
     /** How many threads the process has, or how many open descriptors. */
     static native int entries(boolean threads);
+
+    /** Uses JNI as is not allowed: while an exception is pending, and with more references than announced. */
+    static native void misuse();
 }
