@@ -115,9 +115,10 @@ check_all() {
   step "clippy $target, wg-embed-mullvad" "packages clang && rust_for $target" clippy "$target" -p wg-embed-mullvad
   target=aarch64-apple-ios
   step "clippy $target, wg-embed-apple" "packages clang && rust_for $target" clippy "$target" -p wg-embed-apple
-  # With the tests: these two stand for what is not Linux.
+  # With the tests: these two stand for what is not Linux. Rust makes import libraries for the latter by dlltool.
   for target in aarch64-apple-darwin x86_64-pc-windows-gnu; do
-    step "clippy $target, tests too" "packages clang && rust_for $target" clippy "$target" --lib --bins --tests
+    step "clippy $target, tests too" "packages clang binutils-mingw-w64-x86-64 && rust_for $target" \
+      clippy "$target" --lib --bins --tests
   done
 }
 
