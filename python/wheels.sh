@@ -131,7 +131,8 @@ apt() {
             echo "$kind [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]" \
                 "http://deb.debian.org/debian $suite main"
         done >"$state/list"
-        apt "$architecture" update || return 1
+        # With the directory left there, later calls would go without the lists.
+        apt "$architecture" update || { rm -rf "$state"; return 1; }
     fi
     apt-get -q -o Dir::Etc::SourceList="$state/list" -o Dir::Etc::SourceParts=/dev/null \
         -o Dir::State::Lists="$state/lists" -o Dir::State::status="$state/status" -o Dir::Cache="$state/cache" \
