@@ -1583,7 +1583,7 @@ typedef struct wg_manager_request_t {
    */
   size_t header_count;
   /**
-   * The manager's TUN, which the library duplicates; -1 if there is none.
+   * The manager's TUN, which the library duplicates, or -1 if the manager gave none.
    */
   int32_t tun_fd;
   /**

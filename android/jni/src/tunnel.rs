@@ -138,7 +138,7 @@ fn with_peer(env: &Env<'_>, key: &JByteArray<'_>, call: impl FnOnce(*const u8) -
     Ok(if key.is_null() { call(std::ptr::null()) } else { call(bytes::key(env, key)?.as_ptr()) } as jint)
 }
 
-/// The lines of a UAPI `set`, or a code that says why there are none. Wiped when it is dropped.
+/// The lines of a UAPI `set`, or the code of the error that prevented them. Wiped on drop.
 fn uapi_text(
     update: impl FnOnce() -> wg_embed::error::Result<wg_embed::config::Update>,
 ) -> std::result::Result<Text, jint> {

@@ -152,7 +152,7 @@ struct Late {
 
 impl Write for Late {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // The other side of the channel is dropped with the reader. A moment later, whoever stops us then has done so.
+        // The reader has been dropped when this fails. The pause gives a premature stop the time to happen.
         let _ = self.read.recv();
         thread::sleep(Duration::from_millis(20));
         while self.is_blocked && !self.stopped.load(Ordering::Relaxed) {

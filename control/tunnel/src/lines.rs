@@ -124,8 +124,8 @@ fn number(key: &str, text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| format!("{key} is not a number"))
 }
 
-/// Writes settings as lines that [`parse`] reads, each with a line feed at its end. An address whose mask is none, or
-/// is missing, is written without a length.
+/// Writes settings as lines that [`parse`] reads, each with a line feed at its end. An address without a valid
+/// mask is written without a length.
 #[must_use]
 pub fn write(settings: &NetworkSettingsRequest) -> String {
     let mut text = String::new();

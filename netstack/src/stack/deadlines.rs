@@ -1,8 +1,8 @@
 //! What is due when: one heap for everything that waits for time to pass.
 //!
-//! Each object has one [`Timer`]. A deadline that moves away changes nothing: when the object is called, it says when it
-//! is really due. So a deadline that moves with each packet costs next to nothing. When a deadline comes forward, as that
-//! of a delayed ACK does, the object is called at the old one as well: mostly it has something to do about then.
+//! Each object has one [`Timer`]. A deadline that moves away changes nothing: when the object is called, it says when
+//! it is really due. So a deadline that moves with each packet costs next to nothing. When a deadline comes forward, as
+//! that of a delayed ACK does, the object is called at the old one as well: mostly it has something to do about then.
 
 use std::{
     cmp::Reverse,

@@ -123,7 +123,7 @@ pub struct wg_manager_request_t {
     pub headers: *const wg_manager_header_t,
     /// How many there are.
     pub header_count: usize,
-    /// The manager's TUN, which the library duplicates; -1 if there is none.
+    /// The manager's TUN, which the library duplicates, or -1 if the manager gave none.
     pub tun_fd: i32,
     /// 0.
     pub reserved: u32,

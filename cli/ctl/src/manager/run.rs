@@ -57,7 +57,7 @@ struct Host {
 
 impl Host {
     fn pass(&self, event: Event) {
-        // Nobody waits for it any more at the end.
+        // At the end the receiver is gone.
         let _ = self.events.send(event);
     }
 

@@ -16,7 +16,7 @@ pub struct Managed {
     interface: String,
     programs: Programs,
     applied: Option<Applied<Linux>>,
-    /// That of the settings which hold; 0 is none.
+    /// The mark of the settings in force, or 0 if they have none.
     mark: u32,
 }
 

@@ -13,7 +13,7 @@ pub(super) struct System {
     /// `None` as long as there are no settings: the manager was asked.
     configured: Option<Box<dyn ConfiguredNetwork>>,
     settings: NetworkSettingsRequest,
-    /// The configuration's own; 0 is none.
+    /// The configuration's mark, or 0 if it has none.
     mark: u32,
 }
 
