@@ -92,6 +92,12 @@ impl Netns {
         })
     }
 
+    /// Brings an interface up that sends nothing of its own accord: no IPv6 multicast before what a test sends.
+    pub(crate) fn set_up(&self, interface: &str, more: &str) {
+        self.ip(&format!("link set {interface} {more} addrgenmode none multicast off"));
+        self.ip(&format!("link set {interface} up"));
+    }
+
     /// A TUN descriptor as another program would make it: with IFF_NO_PI and these flags.
     pub(crate) fn tun(&self, name: &str, flags: i32) -> OwnedFd {
         let name = name.to_owned();

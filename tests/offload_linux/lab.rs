@@ -156,7 +156,7 @@ impl End {
             Kind::LongVnet => LinuxTun::adopt(with_long_headers(&netns), 0).unwrap().with_link_state(),
             Kind::Plain => LinuxTun::adopt(netns.tun(TUN, libc::IFF_TUN), 0).unwrap().with_link_state(),
         };
-        set_up(&netns, TUN, &format!("mtu {}", plan.mtu));
+        netns.set_up(TUN, &format!("mtu {}", plan.mtu));
         netns.ip(&format!("addr add 10.7.0.{n}/24 dev {TUN}"));
         netns.ip(&format!("addr add fd07::{n}/64 dev {TUN} nodad"));
         let judge = Arc::new(Judge::new(tun));
@@ -246,18 +246,12 @@ impl End {
 pub(crate) fn join(a: &Netns, b: &Netns, name: &str, mtu: u16) {
     a.ip(&format!("link add {name} mtu {mtu} type veth peer name {name} mtu {mtu} netns {}", b.tid()));
     for netns in [a, b] {
-        set_up(netns, name, "");
+        netns.set_up(name, "");
     }
     for netns in [a, b] {
         // Until the kernel has noticed that the other end is up, it sends nothing.
         eventually("the link is up", || netns.ip(&format!("link show {name}")).contains("state UP"));
     }
-}
-
-/// Brings an interface up that sends nothing of its own accord.
-pub(crate) fn set_up(netns: &Netns, interface: &str, more: &str) {
-    netns.ip(&format!("link set {interface} {more} addrgenmode none multicast off"));
-    netns.ip(&format!("link set {interface} up"));
 }
 
 /// Sets a file below /proc/sys/net of a namespace.

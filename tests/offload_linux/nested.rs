@@ -2,7 +2,7 @@
 
 use crate::{
     datagrams,
-    lab::{Kind, Lab, Plan, TUN, set_up},
+    lab::{Kind, Lab, Plan, TUN},
     netns::as_root,
     skip::skipped,
     sockets::{Dice, udp_pair},
@@ -18,7 +18,7 @@ fn lay(lab: &Lab, family: u8, checksums: &str) -> bool {
         if !netns.try_ip(&format!("link add vx0 type vxlan {more}")) {
             return false;
         }
-        set_up(netns, "vx0", "");
+        netns.set_up("vx0", "");
         netns.ip(&format!("addr add 10.8.0.{n}/24 dev vx0"));
         netns.ip(&format!("addr add fd08::{n}/64 dev vx0 nodad"));
         netns.await_address(&format!("fd08::{n}"));

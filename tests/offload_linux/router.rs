@@ -21,7 +21,7 @@ use std::{
 use socket2::SockRef;
 
 use crate::{
-    lab::{Kind, Lab, Plan, TUN, set_up, sysctl},
+    lab::{Kind, Lab, Plan, TUN, sysctl},
     netns::{Netns, as_root},
     packet::{Packet, TCP, UDP, put, word},
     sockets::{Dice, PATIENCE},
@@ -42,7 +42,7 @@ impl Port {
     fn new(netns: &Netns, name: &str, flags: i32, addresses: [&str; 2], mtu: u16) -> Self {
         let file = File::from(netns.tun(name, libc::IFF_TUN | flags));
         SockRef::from(&file).set_nonblocking(true).unwrap();
-        set_up(netns, name, &format!("mtu {mtu} txqueuelen {QUEUE}"));
+        netns.set_up(name, &format!("mtu {mtu} txqueuelen {QUEUE}"));
         for address in addresses {
             let nodad = if address.contains(':') { "nodad" } else { "" };
             netns.ip(&format!("addr add {address} dev {name} {nodad}"));

@@ -62,8 +62,8 @@ fn packets_of_both_layers_are_written() {
         let directory = Directory::new();
         let _tunnel = Tunnel::start(&directory, "wgt0", "listen_port=51820\n");
         netns.ip("link add wgt0 type veth peer name wgt1");
-        netns.ip("link set wgt1 up");
-        netns.ip("link set wgt0 arp off up");
+        netns.set_up("wgt1", "");
+        netns.set_up("wgt0", "arp off");
         netns.ip("addr add 10.9.0.1/24 dev wgt0");
         let file = directory.path().join("a.pcapng");
         let path = file.to_str().unwrap();
