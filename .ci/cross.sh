@@ -81,7 +81,7 @@ tests() {
   local target=$1 upper=${1//-/_}
   upper=${upper^^}
   env "CC_${target//-/_}=$2" "CARGO_TARGET_${upper}_LINKER=$3" "CARGO_TARGET_${upper}_RUNNER=$4" \
-    timeout 600 cargo "+$rust" test --locked --target "$target" "${suites[@]}" -- "${@:5}"
+    timeout 1800 cargo "+$rust" test --locked --target "$target" "${suites[@]}" -- "${@:5}"
 }
 
 wine_prefix() {

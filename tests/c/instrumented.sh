@@ -25,15 +25,17 @@ runtimes=$(rustc +nightly --print sysroot)/lib/rustlib/$host/lib
 for kind in $KINDS; do
   case $kind in address) short=asan ;; thread) short=tsan ;; esac
   build=$target/$short
+  libraries=$(mkdir -p "$build/$host/debug" && cd "$build/$host/debug" && pwd)
 
-  # library PACKAGE NAME ARGUMENTS...: builds its static library.
+  # library PACKAGE NAME ARGUMENTS...: builds its shared library, which each program links in a tenth of the time that
+  # the static one takes.
   library() {
-    library=$build/$host/debug/lib$2.a
+    library=$2
     package=$1
     shift 2
     RUSTFLAGS="-Zsanitizer=$kind" CARGO_TARGET_DIR=$build cargo +nightly build -q -Zbuild-std --target "$host" \
       --package "$package" "$@"
-    "$NM" "$library" 2>/dev/null | grep -q "U __${short}_" || fail "the library is not instrumented"
+    "$NM" -D "$libraries/lib$library.so" | grep -q "U __${short}_" || fail "the library is not instrumented"
   }
   library wg-embed-capi wg_embed --features netstack,control
   out=$build/c-check
@@ -45,8 +47,8 @@ for kind in $KINDS; do
     $CC -std=c11 -Wall -Wextra -Wpedantic -Werror -Iinclude -DWG_EMBED_NETSTACK -DWG_EMBED_CONTROL -g \
       -fno-omit-frame-pointer \
       -fsanitize=$kind -pthread -c "$2" -o "$1.o"
-    $CC "$1.o" -o "$1" -Wl,--export-dynamic -Wl,--whole-archive "$runtime" -Wl,--no-whole-archive "$library" \
-      -lpthread -lrt -ldl -lm -lutil -lgcc_s
+    $CC "$1.o" -o "$1" -Wl,--export-dynamic -Wl,--whole-archive "$runtime" -Wl,--no-whole-archive \
+      "-L$libraries" "-l$library" "-Wl,-rpath,$libraries" -lpthread -lrt -ldl -lm -lutil -lgcc_s
     "$NM" "$1" | grep -q "T __${short}_init" || fail "the sanitizer is not in $1"
   }
 
