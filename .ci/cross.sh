@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Compiles for every platform, and runs the tests of those that can be emulated. docs/platforms.md says what that proves.
+# Compiles for every platform, and runs the tests of those that can be emulated. docs/platforms.md says what that
+# proves.
 #
 #     .ci/cross.sh           both of these
 #     .ci/cross.sh check     clippy for each target (rustup, clang)
