@@ -2,22 +2,23 @@
  * wg-embed: WireGuard as one small library. SPDX-License-Identifier: MIT OR Apache-2.0
  *
  * Handles are positive numbers, counted up and never reused. Failures are negative values of wg_result_t, and
- * wg_last_error() has the calling thread's text for the last of them. Every function may be called on any thread. The
- * library installs no signal handler, and prints nothing (the report of a caught bug aside). Without enough memory a
- * call fails with WG_ERR_RESOURCES and changes nothing, and packets are dropped. Only memory that is missing in the
- * last places can end the process: docs/C_API.md lists them. Callbacks on its threads have 512 KiB of stack, and a
- * thread that calls it needs 64 KiB in addition to what they take there. In a child of fork() calls on handles of the
- * parent fail with WG_ERR_FORKED. docs/C_API.md has more about threads, locks, fork(), exit() and descriptors.
+ * wg_last_error() returns the message of the calling thread's last failure. Every function may be called on any thread.
+ * The library installs no signal handler, and prints nothing (except the report of a caught bug). When memory is
+ * exhausted, calls fail with WG_ERR_RESOURCES and change nothing, and packets are dropped; docs/C_API.md lists the few
+ * cases in which a lack of memory can still end the process. Callbacks on the library's threads have 512 KiB of stack;
+ * a thread that calls the library needs 64 KiB in addition to the stack of its callbacks. In a child of fork() calls on
+ * handles of the parent fail with WG_ERR_FORKED. docs/C_API.md has more about threads, locks, fork(), exit() and
+ * descriptors.
  *
- * A struct that begins with `struct_size` may grow: fields are appended in later versions, see wg_options_t. All
- * others, and the values of enums, never change.
+ * A struct that begins with `struct_size` may grow: later versions append fields, see wg_options_t. All other structs,
+ * and the values of enums, never change.
  *
  *     A tunnel               wg_turn_on() wg_turn_on_with() wg_turn_off() wg_pause() wg_resume() wg_set_tun_fd()
  *     Its configuration      wg_conf_parse() wg_set_config() wg_set_peer() wg_remove_peer() wg_get_config()
  *     Its peers' sessions    wg_force_handshake() wg_drop_session()
  *     Its sockets            wg_network_changed() wg_bump_sockets() wg_bind_socket_to_interface4() wg_peek_socket_fd4()
- *     What happens to it     wg_set_event_callback() or wg_next_event(), wg_set_log_callback() wg_stats() wg_peers()
- *     In place of devices    wg_tun_callbacks_t wg_tun_inject(); wg_transport_t wg_transport_receive()
+ *     Its events and numbers wg_set_event_callback() or wg_next_event(), wg_set_log_callback() wg_stats() wg_peers()
+ *     Custom I/O             wg_tun_callbacks_t wg_tun_inject(); wg_transport_t wg_transport_receive()
  *     Connections inside it  with the feature `netstack`, and wg_options_t's `net`: wg_net_dial() wg_net_listen()
  *                            wg_net_accept() wg_net_intercept() wg_net_resolve() wg_net_ping() wg_net_socks5()
  *     Control calls          with the feature `control`: wg_wireproto_call()
@@ -34,30 +35,30 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The version that this header belongs to. Since: 0.1.0 */
+/* The version of this header. Since: 0.1.0 */
 #define WG_VERSION_MAJOR 0
 #define WG_VERSION_MINOR 1
 #define WG_VERSION_PATCH 0
-/** As wg_version_number() has it. Since: 0.1.0 */
+/** The version in the form of wg_version_number(). Since: 0.1.0 */
 #define WG_VERSION_NUMBER ((WG_VERSION_MAJOR << 16) | (WG_VERSION_MINOR << 8) | WG_VERSION_PATCH)
 
-/** What a wg_options_t begins as: no descriptor, WG_FD_TAKE, and the defaults. Since: 0.1.0 */
+/** Initializer for wg_options_t: no descriptor, WG_FD_TAKE, and the defaults. Since: 0.1.0 */
 #define WG_OPTIONS_INIT \
   { sizeof(wg_options_t), -1, WG_FD_TAKE, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
     NULL, NULL, WG_LOG_INHERIT, 0, NULL }
-/** What a wg_udp_options_t begins as: nothing to protect, no mark, no flags. Since: 0.1.0 */
+/** Initializer for wg_udp_options_t: no `protect`, no mark, no flags. Since: 0.1.0 */
 #define WG_UDP_OPTIONS_INIT { sizeof(wg_udp_options_t), NULL, NULL, NULL, 0, 0 }
-/** What a wg_tun_callbacks_t begins as. Since: 0.1.0 */
+/** Initializer for wg_tun_callbacks_t. Since: 0.1.0 */
 #define WG_TUN_CALLBACKS_INIT { sizeof(wg_tun_callbacks_t), NULL, NULL, NULL, NULL }
-/** What a wg_transport_t begins as. Since: 0.1.0 */
+/** Initializer for wg_transport_t. Since: 0.1.0 */
 #define WG_TRANSPORT_INIT { sizeof(wg_transport_t), NULL, NULL, NULL }
-/** What a wg_peer_config_t begins as: no flags, and nothing to change. Since: 0.1.0 */
+/** Initializer for wg_peer_config_t: no flags, and no changes. Since: 0.1.0 */
 #define WG_PEER_CONFIG_INIT { sizeof(wg_peer_config_t), 0, 0, {0}, {0}, NULL, NULL, 0 }
-/** What a wg_stats_t begins as. Since: 0.1.0 */
+/** Initializer for wg_stats_t. Since: 0.1.0 */
 #define WG_STATS_INIT { sizeof(wg_stats_t), 0, 0, 0, 0, 0, 0, 0 }
-/** What a wg_peer_stats_t begins as. Since: 0.1.0 */
+/** Initializer for wg_peer_stats_t. Since: 0.1.0 */
 #define WG_PEER_STATS_INIT { sizeof(wg_peer_stats_t), 0, 0, 0, 0, 0, 0, 0, 0, {0}, {0} }
-/** What a wg_event_t for wg_next_event() begins as. Since: 0.1.0 */
+/** Initializer for wg_event_t, for wg_next_event(). Since: 0.1.0 */
 #define WG_EVENT_INIT { sizeof(wg_event_t), 0, 0, {0}, {0}, {0} }
 /** Initializer for wg_net_options_t. Since: 0.1.0 */
 #define WG_NET_OPTIONS_INIT { sizeof(wg_net_options_t), NULL, NULL, NULL, 0, 0, 0 }
@@ -69,10 +70,10 @@
     NULL, NULL, NULL, WG_MANAGER_AUTO, WG_MANAGER_DEFAULT, WG_LOG_INHERIT, WG_LOG_INFO, 0, 0, 0, 0 }
 /** Initializer for wg_manager_state_t. Since: 0.1.0 */
 #define WG_MANAGER_STATE_INIT { sizeof(wg_manager_state_t), NULL, 0, NULL, NULL, NULL, 0, NULL, 0 }
-/** What a wg_memory_usage_t begins as. Since: 0.1.0 */
+/** Initializer for wg_memory_usage_t. Since: 0.1.0 */
 #define WG_MEMORY_USAGE_INIT { sizeof(wg_memory_usage_t), 0, 0, 0, 0, 0, 0 }
 
-/* An enum of a fixed size where the language has that, as C++, C23 and clang's C for Swift; else a number of that size. */
+/* An enum of a fixed size where the language has one (C++, C23, clang's C for Swift), otherwise an integer. */
 #if defined(__cplusplus)
 #define WG_ENUM(name, type) enum name : type
 #elif (defined(__STDC_VERSION__) && __STDC_VERSION__ >= 202311L && !defined(_MSC_VER)) || defined(__swift__)
@@ -82,14 +83,14 @@
 #endif
 
 /**
- * The most packets or datagrams that one wg_tun_inject() or wg_transport_receive() takes.
+ * The largest number of packets or datagrams in one call of wg_tun_inject() or wg_transport_receive().
  *
  * Since: 0.1.0
  */
 #define WG_INJECT_MAX 4096
 
 /**
- * The smallest `memory_limit`: what the fixed buffers need, and what may wait for one peer.
+ * The smallest `memory_limit`: the fixed buffers, and the staged packets of one peer.
  *
  * Since: 0.1.0
  */
@@ -103,100 +104,100 @@
 #define WG_MEMORY_MAX 8388608
 
 /**
- * The `memory_limit` of a tunnel whose options name none.
+ * The `memory_limit` of a tunnel whose options set none.
  *
  * Since: 0.1.0
  */
 #define WG_MEMORY_DEFAULT 4194304
 
 /**
- * The smallest MTU that can be chosen.
+ * The smallest valid MTU.
  *
  * Since: 0.1.0
  */
 #define WG_MTU_MIN 576
 
 /**
- * The largest MTU that can be chosen.
+ * The largest valid MTU.
  *
  * Since: 0.1.0
  */
 #define WG_MTU_MAX 65535
 
 /**
- * The MTU of a tunnel whose interface cannot be asked for it, and whose options name none.
+ * The MTU of a tunnel if its interface does not report one and its options set none.
  *
  * Since: 0.1.0
  */
 #define WG_MTU_DEFAULT 1420
 
 /**
- * The largest `max_peers`: at about 1 KiB a peer, as much as fits into the memory of a large machine.
+ * The largest `max_peers`. Each peer takes about 1 KiB of memory.
  *
  * Since: 0.1.0
  */
 #define WG_PEERS_MAX 16777216
 
 /**
- * The `max_peers` of a tunnel whose options name none.
+ * The `max_peers` of a tunnel whose options set none.
  *
  * Since: 0.1.0
  */
 #define WG_PEERS_DEFAULT 65536
 
 /**
- * The longest configuration that is read, in bytes: 1024 for each of WG_PEERS_DEFAULT peers, or of `max_peers` if that
- * is more.
+ * The largest size of a configuration, in bytes: 1024 for each of WG_PEERS_DEFAULT peers, or of `max_peers` if that is
+ * more.
  *
  * Since: 0.1.0
  */
 #define WG_CONFIG_LEN_MAX 67108864
 
 /**
- * The most datagrams that one wg_udp_send() takes, and the most packets or datagrams that a function of the app gets
- * in one call. A later library may take more, but not fewer; and never gives more.
+ * The largest number of datagrams in one call of wg_udp_send(), and of packets or datagrams in one call of a callback.
+ * Later versions of wg_udp_send() may accept more, but not fewer; callbacks never get more.
  *
  * Since: 0.1.0
  */
 #define WG_BATCH_SIZE 128
 
 /**
- * Room for an endpoint as text, its zero byte included.
+ * Size of a buffer for an endpoint as text, including the terminating zero byte.
  *
  * Since: 0.1.0
  */
 #define WG_ENDPOINT_TEXT_LEN 64
 
 /**
- * Room for the reason of an event, its zero byte included.
+ * Size of the buffer for the reason of an event, including the terminating zero byte.
  *
  * Since: 0.1.0
  */
 #define WG_REASON_LEN 192
 
 /**
- * The most events that wait for wg_next_event().
+ * The largest number of events that are queued for wg_next_event().
  *
  * Since: 0.1.0
  */
 #define WG_EVENTS_MAX 256
 
 /**
- * Bytes of a key.
+ * Length of a key in bytes.
  *
  * Since: 0.1.0
  */
 #define WG_KEY_LEN 32
 
 /**
- * Room for a key in hex, its zero byte included.
+ * Size of a buffer for a key in hex, including the terminating zero byte.
  *
  * Since: 0.1.0
  */
 #define WG_KEY_HEX_LEN 65
 
 /**
- * Room for a key in base64, its zero byte included.
+ * Size of a buffer for a key in base64, including the terminating zero byte.
  *
  * Since: 0.1.0
  */
@@ -217,28 +218,28 @@
 #define WG_MANAGER_REASON_LEN 1024
 
 /**
- * The most allowed IPs that one wg_peer_config_t may have.
+ * The largest number of allowed IPs in one wg_peer_config_t.
  *
  * Since: 0.1.0
  */
 #define WG_ALLOWED_IPS_MAX (1 << 20)
 
 /**
- * Room for the name of a counter, its zero byte included.
+ * Size of the buffer for the name of a counter, including the terminating zero byte.
  *
  * Since: 0.1.0
  */
 #define WG_COUNTER_NAME_LEN 40
 
 /**
- * What a call came to. Values are fixed for ever and never reused; a later version may add some, so treat one you do
- * not know as a failure. wg_last_error() has the text.
+ * Result of a call. Values are fixed and never reused. Later versions may add values: treat an unknown one as a
+ * failure. wg_last_error() has the text.
  *
  * Since: 0.1.0
  */
 WG_ENUM(wg_result_t, int32_t) {
   /**
-   * Success; the only value for which out parameters are written.
+   * Success. Output parameters are written only in this case.
    */
   WG_OK = 0,
   /**
@@ -246,23 +247,23 @@ WG_ENUM(wg_result_t, int32_t) {
    */
   WG_ERR_NULL = -1,
   /**
-   * A value is malformed or out of its range.
+   * A value is malformed or out of range.
    */
   WG_ERR_INVALID = -2,
   /**
-   * A line or message does not have the shape its protocol asks for.
+   * A line or message does not have the form that its protocol requires.
    */
   WG_ERR_PROTOCOL = -3,
   /**
-   * What was asked for does not exist on this platform, or in this version.
+   * Not supported on this platform, or in this version.
    */
   WG_ERR_UNSUPPORTED = -4,
   /**
-   * A documented limit on size or number was passed.
+   * A documented limit on size or number was exceeded.
    */
   WG_ERR_TOO_LARGE = -5,
   /**
-   * Nothing of this kind has this handle (any more).
+   * No object of this kind has this handle, or it no longer exists.
    */
   WG_ERR_UNKNOWN_HANDLE = -10,
   /**
@@ -271,19 +272,19 @@ WG_ENUM(wg_result_t, int32_t) {
    */
   WG_ERR_CLOSED = -11,
   /**
-   * The call cannot be made now: it was made from inside a callback.
+   * The function cannot be called inside a callback.
    */
   WG_ERR_BUSY = -12,
   /**
-   * The time limit of the call has passed; what it has begun goes on. Only from functions that have a time limit.
+   * The time limit of the call has passed; the operation continues. Only functions with a time limit return it.
    */
   WG_ERR_TIMED_OUT = -13,
   /**
-   * The tunnel or bind belongs to the process that this one was forked from. Nothing was touched.
+   * The tunnel or bind belongs to the parent of this process (fork()). Nothing was changed.
    */
   WG_ERR_FORKED = -14,
   /**
-   * The operating system reported a failure that has no code of its own.
+   * The operating system reported an error that has no code of its own.
    */
   WG_ERR_IO = -20,
   /**
@@ -291,7 +292,7 @@ WG_ENUM(wg_result_t, int32_t) {
    */
   WG_ERR_PERMISSION = -21,
   /**
-   * The port is taken by another socket.
+   * The port is in use by another socket.
    */
   WG_ERR_ADDR_IN_USE = -22,
   /**
@@ -299,113 +300,113 @@ WG_ENUM(wg_result_t, int32_t) {
    */
   WG_ERR_NOT_FOUND = -23,
   /**
-   * Something of this name exists already.
+   * An object of this name already exists.
    */
   WG_ERR_EXISTS = -24,
   /**
-   * The other side has refused the connection.
+   * The other side refused the connection.
    */
   WG_ERR_REFUSED = -25,
   /**
-   * There is no way to the other side.
+   * The other side is unreachable.
    */
   WG_ERR_UNREACHABLE = -26,
   /**
-   * Threads, file descriptors or memory have run out.
+   * Threads, file descriptors or memory are exhausted.
    */
   WG_ERR_RESOURCES = -30,
   /**
-   * A bug in this library was caught. The tunnel or bind refuses everything but wg_turn_off() or wg_udp_close()
-   * from then on.
+   * A bug in this library was caught. From then on the tunnel or bind refuses every call except wg_turn_off() or
+   * wg_udp_close().
    */
   WG_ERR_PANIC = -40,
 };
 
 /**
- * What has happened to a tunnel. A later version may add some: ignore one that you do not know.
+ * Kind of an event. Later versions may add kinds: ignore unknown ones.
  *
  * Since: 0.1.0
  */
 WG_ENUM(wg_event_kind_t, uint32_t) {
   /**
-   * A session with the peer `public_key` is ready to use.
+   * A session with the peer `public_key` is established.
    */
   WG_EVENT_HANDSHAKE_COMPLETED = 1,
   /**
-   * The peer `public_key` did not answer 20 initiations in a row, in about 100 seconds. Packets that waited for it
-   * were dropped. It is tried again when there is something to send.
+   * The peer `public_key` did not answer 20 initiations in a row, in about 100 seconds. Its staged packets were
+   * dropped. The next packet for it begins a new handshake.
    */
   WG_EVENT_HANDSHAKE_FAILED = 2,
   /**
-   * The last session with the peer `public_key` is over, and its keys were wiped: when nothing was sent for some
-   * minutes, which is no fault, or by wg_drop_session().
+   * The last session with the peer `public_key` has ended, and its keys were wiped: after some minutes without
+   * traffic, which is not an error, or by wg_drop_session().
    */
   WG_EVENT_SESSION_EXPIRED = 3,
   /**
-   * The peer `public_key` has moved, and is sent to at `endpoint` from now on: it was heard from there, or is looked
-   * for there, as its name or its network says.
+   * The endpoint of the peer `public_key` is now `endpoint`: an authentic packet came from there, another address of
+   * its host name is used, or NAT64 is.
    */
   WG_EVENT_ENDPOINT_CHANGED = 4,
   /**
-   * The host name of the peer `public_key` has no address, for `reason`. It is told once, and the name looked up
-   * again as long as anything is to be sent there.
+   * The host name of the peer `public_key` could not be resolved; `reason` has the cause. Reported once; the look-up
+   * is repeated as long as there are packets for the peer.
    */
   WG_EVENT_RESOLVE_FAILED = 5,
   /**
-   * The route to the `endpoint` of the peer `public_key` leads into the tunnel itself. What is sent there is
-   * dropped, and counted as `out_routing_loop`, until the route is another one. Keep the sockets out of the tunnel:
-   * by a mark and a rule, by `protect`, or by a route of its own. It is told once for an endpoint.
+   * The route to the `endpoint` of the peer `public_key` leads into the tunnel itself. Datagrams for it are dropped,
+   * and counted as `out_routing_loop`, until the route changes. Keep the sockets out of the tunnel: by a mark and a
+   * rule, by `protect`, or by a route for the endpoint. Reported once for each endpoint.
    */
   WG_EVENT_ROUTING_LOOP = 6,
   /**
-   * New UDP sockets could not be opened, or the open ones can no longer be used, for `reason`. Opening is retried
-   * until it succeeds. Until then the old sockets stay in use; without old sockets, as after wg_resume(), nothing is
-   * sent or received.
+   * New UDP sockets could not be opened, or the open ones have become unusable; `reason` has the cause. Opening is
+   * retried until it succeeds. Until then the old sockets stay in use; without old sockets, as after wg_resume(),
+   * nothing is sent or received.
    */
   WG_EVENT_SOCKETS_LOST = 10,
   /**
-   * New UDP sockets are open on `listen_port`: after WG_EVENT_SOCKETS_LOST, or because the port that the system
-   * chose was left. It is left if it is taken when sockets are reopened, and, once for each change of networks
-   * (wg_network_changed(), wg_bump_sockets()), if a handshake is retried for the third time after that: the old one
-   * may be dead on its way.
+   * New UDP sockets are open on `listen_port`: after WG_EVENT_SOCKETS_LOST, or because a port that the system had
+   * chosen was replaced by another one. That happens if it is in use when sockets are reopened, and, once for each
+   * change of networks (wg_network_changed(), wg_bump_sockets()), when a handshake is retried for the third time
+   * after the change: the path of the old port may be dead.
    */
   WG_EVENT_SOCKETS_RECOVERED = 11,
   /**
-   * The tunnel has ended by itself, for `reason`: its interface was removed, for example. It keeps its handle until
-   * wg_turn_off().
+   * The tunnel has ended by itself, for example because its interface was removed; `reason` has the cause. It keeps
+   * its handle until wg_turn_off().
    */
   WG_EVENT_ENDED = 20,
   /**
-   * From wg_next_event() alone: events were dropped, as more than WG_EVENTS_MAX waited. wg_peers() and wg_stats()
-   * tell how things are.
+   * Only from wg_next_event(): events were dropped because more than WG_EVENTS_MAX were queued. wg_peers() and
+   * wg_stats() return the present state.
    */
   WG_EVENT_MISSED = 30,
 };
 
 /**
- * Whose a descriptor is.
+ * Ownership of a descriptor.
  *
  * Since: 0.1.0
  */
 WG_ENUM(wg_fd_ownership_t, uint32_t) {
   /**
-   * The library takes ownership of the descriptor: it is closed if, and only if, the call succeeds.
+   * The library takes ownership of the descriptor if, and only if, the call succeeds.
    */
   WG_FD_TAKE = 1,
   /**
-   * The library works with a duplicate; the descriptor stays the caller's, to close at any time.
+   * The library uses a duplicate. The caller keeps the descriptor, and may close it at any time.
    */
   WG_FD_DUP = 2,
 };
 
 /**
- * How much is logged, and how much a line of the log matters.
+ * Log level: of a line, or the most detailed one that is logged.
  *
  * Since: 0.1.0
  */
 WG_ENUM(wg_log_level_t, int32_t) {
   /**
-   * Of a tunnel: as much as wg_set_log_level() says.
+   * For a tunnel: the level of the process, set by wg_set_log_level().
    */
   WG_LOG_INHERIT = -1,
   /**
@@ -413,15 +414,15 @@ WG_ENUM(wg_log_level_t, int32_t) {
    */
   WG_LOG_OFF = 0,
   /**
-   * Something failed, and stays so until it is mended from outside.
+   * A failure that lasts until its cause is removed.
    */
   WG_LOG_ERROR = 1,
   /**
-   * Something failed, and the library goes on without it.
+   * A failure that the library works around.
    */
   WG_LOG_WARN = 2,
   /**
-   * What an app's user may want to know.
+   * Information for the app's user.
    */
   WG_LOG_INFO = 3,
   /**
@@ -429,7 +430,7 @@ WG_ENUM(wg_log_level_t, int32_t) {
    */
   WG_LOG_DEBUG = 4,
   /**
-   * Single packets; for hunting a bug.
+   * Single packets, for debugging.
    */
   WG_LOG_TRACE = 5,
 };
@@ -451,91 +452,92 @@ WG_ENUM(wg_family_t, uint32_t) {
 };
 
 /**
- * What a bind does otherwise than usual.
+ * Flags of a wg_udp_options_t.
  *
  * Since: 0.1.0
  */
 WG_ENUM(wg_udp_flags_t, uint32_t) {
   /**
-   * Without segmentation offload: neither GSO nor GRO.
+   * Disables segmentation offload (GSO and GRO).
    */
   WG_UDP_NO_OFFLOAD = 1,
   /**
-   * Answers leave from the address that was asked, but through whatever interface the routes say.
+   * Answers leave from the address that received the request, but through the interface that the routes choose.
    */
   WG_UDP_ANY_INTERFACE = 2,
 };
 
 /**
- * What became of a datagram.
+ * Flags of a wg_datagram_t: the outcome of sending or receiving it.
  *
  * Since: 0.1.0
  */
 WG_ENUM(wg_datagram_flags_t, uint32_t) {
   /**
-   * Sending: the system refused it, or a part of its segments.
+   * Sending: the system refused it, or some of its segments.
    */
   WG_DATAGRAM_DROPPED = 1,
   /**
-   * Sending: the source in `*peer` was not ours any more. It was cleared, and the datagram sent without.
+   * Sending: the source in `*peer` is no longer an address of this host. It was cleared, and the datagram was sent
+   * without a source.
    */
   WG_DATAGRAM_SOURCE_CLEARED = 2,
   /**
-   * Receiving: `data` was too small. The rest of the datagram is lost; `full_len` says how long it was.
+   * Receiving: `data` was too small, and the rest of the datagram is lost; `full_len` is its full length.
    */
   WG_DATAGRAM_TRUNCATED = 4,
 };
 
 /**
- * What `flags` of a wg_options_t may be made of. A later version may add some.
+ * Flags of a wg_options_t. Later versions may add flags.
  *
  * Since: 0.1.0
  */
 WG_ENUM(wg_options_flags_t, uint32_t) {
   /**
-   * Events wait for wg_next_event(), from the first one on, whether there is a function for them or not.
+   * Queues all events for wg_next_event(), whether or not there is an event callback.
    */
   WG_OPTIONS_QUEUE_EVENTS = 1,
 };
 
 /**
- * What a wg_peer_config_t says beyond its values, and which of them count.
+ * Flags of a wg_peer_config_t: how it is applied, and which optional fields are used.
  *
  * Since: 0.1.0
  */
 WG_ENUM(wg_peer_flags_t, uint32_t) {
   /**
-   * Changes the peer only if the tunnel has it; else the call is a no-op, and no error.
+   * Changes the peer only if the tunnel has it; otherwise the call succeeds as a no-op.
    */
   WG_PEER_UPDATE_ONLY = 1,
   /**
-   * Takes all of the peer's allowed IPs away before `allowed_ips` are given.
+   * Removes all of the peer's allowed IPs before `allowed_ips` are applied.
    */
   WG_PEER_REPLACE_ALLOWED_IPS = 2,
   /**
-   * `preshared_key` counts.
+   * `preshared_key` is set.
    */
   WG_PEER_HAS_PRESHARED_KEY = 4,
   /**
-   * `persistent_keepalive` counts.
+   * `persistent_keepalive` is set.
    */
   WG_PEER_HAS_KEEPALIVE = 8,
 };
 
 /**
- * What a wg_allowed_ip_t says beyond its prefix.
+ * Flags of a wg_allowed_ip_t.
  *
  * Since: 0.1.0
  */
 WG_ENUM(wg_allowed_ip_flags_t, uint32_t) {
   /**
-   * Takes the prefix away from the peer instead of giving it; no-op if it is another peer's.
+   * Removes the prefix from the peer instead of adding it; no-op if another peer has it.
    */
   WG_ALLOWED_IP_REMOVE = 1,
 };
 
 /**
- * Protocols, by their numbers in IP.
+ * Transport protocols, by their IP protocol numbers.
  *
  * Since: 0.1.0
  */
@@ -551,50 +553,50 @@ WG_ENUM(wg_net_protocol_t, uint32_t) {
 };
 
 /**
- * Answers to the question whether an intercepted connection is to come about.
+ * Decision about an intercepted connection.
  *
  * Since: 0.1.0
  */
 WG_ENUM(wg_net_answer_t, uint32_t) {
   /**
-   * The peer is refused: by a RST, or for UDP by ICMP "port unreachable".
+   * Refuses the connection: by a RST, or for UDP by ICMP "port unreachable".
    */
   WG_NET_REFUSE = 0,
   /**
-   * The connection comes about. With TCP, the handshake goes on now.
+   * Accepts the connection. With TCP, the handshake continues.
    */
   WG_NET_ACCEPT = 1,
   /**
-   * The peer gets no answer.
+   * Ignores the connection: the peer gets no answer.
    */
   WG_NET_IGNORE = 2,
   /**
-   * The answer comes later, by wg_net_answer(). Until then the handshake is held back, or the datagrams wait.
+   * Holds the connection until wg_net_answer(): the TCP handshake is held back, or the datagrams are queued.
    */
   WG_NET_HOLD = 3,
 };
 
 /**
- * What `flags` of a wg_net_intercept_t may be made of. A later version may add some.
+ * Flags of a wg_net_intercept_t. Later versions may add flags.
  *
  * Since: 0.1.0
  */
 WG_ENUM(wg_net_intercept_flags_t, uint32_t) {
   /**
-   * Echo requests (ping) to addresses that are not the network's own are not answered.
+   * Does not answer echo requests (ping) to addresses other than the network's own.
    */
   WG_NET_NO_ECHO = 1,
 };
 
 /**
- * What `flags` of wg_net_socks5() and wg_net_http() may be made of. A later version may add some.
+ * Flags of wg_net_socks5() and wg_net_http(). Later versions may add flags.
  *
  * Since: 0.1.0
  */
 WG_ENUM(wg_net_proxy_flags_t, uint32_t) {
   /**
-   * `listen` may be an address of any interface: other machines may use the proxy. It must have a user and a
-   * password.
+   * Permits an address of any interface as `listen`, so that other machines can use the proxy. A user and a password
+   * are then required.
    */
   WG_NET_PROXY_REMOTE = 1,
 };
@@ -692,21 +694,22 @@ WG_ENUM(wg_manager_status_t, uint32_t) {
 };
 
 /**
- * Is passed a new socket before its first byte, for example to keep it out of a VPN (Android's VpnService.protect()).
+ * Called with each new socket before anything is sent on it, for example to keep it out of a VPN (Android's
+ * VpnService.protect()).
  *
- * `user` is what came with the function; `family` is WG_IPV4 or WG_IPV6; `fd` is the socket (on Windows a SOCKET,
- * which fits). It stays the library's: do not close it, and do not keep it. Return 0 to let it be used; anything
- * else makes the call fail that wanted a new socket, with WG_ERR_PERMISSION.
+ * `user` is the pointer that was passed with the function; `family` is WG_IPV4 or WG_IPV6; `fd` is the socket (on
+ * Windows a SOCKET, which fits). The library keeps ownership of it: do not close it, and do not use it after the call.
+ * Returns 0 to accept the socket; with any other value the call that opens the socket fails with WG_ERR_PERMISSION.
  *
- * Threads: it is called on the thread that is in the call that makes the socket, and on the tunnel's threads when
- * sockets are tried again. It must not leave by an exception, longjmp() or pthread_exit(). Its stack is as in
- * wg_log_fn_t. Inside it, what wg_log_fn_t names works. Everything else returns WG_ERR_BUSY.
+ * Threads: called on the thread that is inside the call that opens the socket, and on the tunnel's threads when
+ * opening sockets is retried. It must not leave by an exception, longjmp() or pthread_exit(). Its stack is as in
+ * wg_log_fn_t. Inside it, the functions that wg_log_fn_t lists work; all others return WG_ERR_BUSY.
  * Since: 0.1.0
  */
 typedef int32_t (*wg_protect_fn_t)(void *user, int32_t fd, uint32_t family);
 
 /**
- * Gives up the app's pointer that belongs to a callback; may be NULL.
+ * Releases the `user` pointer of a callback; may be NULL.
  *
  * Since: 0.1.0
  */
@@ -723,28 +726,28 @@ typedef struct wg_address_t {
    */
   uint32_t family;
   /**
-   * In network byte order. An IPv4 address takes the first four bytes.
+   * The address, in network byte order. An IPv4 address is in the first four bytes.
    */
   uint8_t bytes[16];
 } wg_address_t;
 
 /**
- * Looks up a host name: writes up to `capacity` addresses (16 of them) to `addresses`, the best first, and how many
- * they are to `*count`. Returns WG_OK, or a negative wg_result_t if that fails; what was written does not count then.
- * WG_OK with no address is a failure as well.
+ * Looks up a host name: writes up to `capacity` addresses (16 of them) to `addresses`, the best first, and their
+ * number to `*count`. Returns WG_OK, or a negative wg_result_t on failure; the output is then ignored. WG_OK without
+ * an address is a failure as well.
  *
- * `user` is what came with the function. `host` is UTF-8, as it was configured, or "ipv4only.arpa" to find out about
- * NAT64 (RFC 7050); it is gone when the function returns, as `addresses` and `count` are. `addresses` is all zero and
- * `*count` is 0 at first.
+ * `user` is the pointer that was passed with the function. `host` is UTF-8: the configured name, or "ipv4only.arpa" to
+ * detect NAT64 (RFC 7050). `host`, `addresses` and `count` are valid only during the call. Initially, all of
+ * `addresses` is zero, and `*count` is 0.
  *
- * The order should be that of RFC 6724, in which getaddrinfo() answers. If an address is not answered within 10 s the
- * next one is tried, the families taking turns; one that there is no route to is skipped at once.
+ * The order should be that of RFC 6724, as returned by getaddrinfo(). If an address does not answer within 10 s the
+ * next one is tried, alternating between the families; an address without a route is skipped at once.
  *
- * Threads: it is called on a thread of the library's own, which is there only while something is looked up
- * ("wg-resolver"); never twice at the same time for one tunnel, but for several tunnels. It may block: nothing else
- * waits for it but wg_turn_off() and wg_turn_off_within(), so it should give up at some time. It must not leave by an
- * exception, longjmp() or pthread_exit(). Its stack is as in wg_log_fn_t.
- * Inside it, wg_resolve_system() and what wg_log_fn_t names work. Everything else returns WG_ERR_BUSY.
+ * Threads: called on a thread of the library ("wg-resolver"), which exists only during look-ups; never concurrently
+ * for one tunnel, but concurrently for several tunnels. It may block: only wg_turn_off() and wg_turn_off_within() wait
+ * for it, so it should have a time limit. It must not leave by an exception, longjmp() or pthread_exit(). Its stack is
+ * as in wg_log_fn_t.
+ * Inside it, wg_resolve_system() and the functions that wg_log_fn_t lists work; all others return WG_ERR_BUSY.
  * Since: 0.1.0
  */
 typedef int32_t (*wg_resolve_fn_t)(void *user,
@@ -760,194 +763,195 @@ typedef int32_t (*wg_resolve_fn_t)(void *user,
  */
 typedef struct wg_packet_t {
   /**
-   * Its first byte, which is that of the IP header. May be NULL if `len` is 0.
+   * The first byte of the IP header. May be NULL if `len` is 0.
    */
   const uint8_t *data;
   /**
-   * Its length in bytes: up to 65535.
+   * The length in bytes, up to 65535.
    */
   size_t len;
 } wg_packet_t;
 
 /**
- * Takes packets that have come out of the tunnel.
+ * Receives packets that were decrypted by the tunnel.
  *
- * `user` is what came with the function; `handle` is the tunnel, which wg_tun_inject(), wg_transport_receive() and
- * wg_set_mtu() know before wg_turn_on_with() has returned it, while all other functions wait for that on other
- * threads; `packets` are `count` packets, 1 to WG_BATCH_SIZE, in order. They are gone when the function returns.
- * Returns how many it took; the others are dropped and counted.
+ * `user` is the pointer that was passed with the function. `handle` is the tunnel: wg_tun_inject(),
+ * wg_transport_receive() and wg_set_mtu() accept it before wg_turn_on_with() has returned it; all other functions, on
+ * other threads, wait until then. `packets` are `count` packets, 1 to WG_BATCH_SIZE, in order, valid only during the
+ * call. Returns the number of packets that it accepted; the others are dropped and counted.
  *
- * Threads: it is called on one of the tunnel's own threads at a time, without a lock held; perhaps before
- * wg_turn_on_with() has returned. The tunnel waits meanwhile, so return soon, and do not wait for a thread that may be
- * inside wg_turn_off(), wg_turn_off_within() or wg_pause(), or inside another function before wg_turn_on_with() has
- * returned. It must not leave by an exception, longjmp() or pthread_exit(). Its stack is as in wg_log_fn_t.
- * Inside it, wg_tun_inject(), wg_transport_receive() and wg_set_mtu() work, for this tunnel and for others, and what
- * else wg_log_fn_t names. Everything else returns WG_ERR_BUSY.
+ * Threads: called on one of the tunnel's own threads at a time, without a lock held; perhaps before wg_turn_on_with()
+ * has returned. The tunnel waits for it, so return soon, and do not wait for a thread that may be inside
+ * wg_turn_off(), wg_turn_off_within() or wg_pause(), or inside another function before wg_turn_on_with() has returned.
+ * It must not leave by an exception, longjmp() or pthread_exit(). Its stack is as in wg_log_fn_t.
+ * Inside it, wg_tun_inject(), wg_transport_receive() and wg_set_mtu() work, for this tunnel and for others, as do the
+ * other functions that wg_log_fn_t lists; all others return WG_ERR_BUSY.
  * Since: 0.1.0
  */
 typedef size_t (*wg_tun_write_fn_t)(void *user, int32_t handle, const struct wg_packet_t *packets, size_t count);
 
 /**
- * Is told that half of the tunnel's queue is free again, after wg_tun_inject() could not take everything.
+ * Called when half of the tunnel's queue is free again, after wg_tun_inject() could not take all packets.
  *
- * Threads: as wg_tun_write_fn_t; it may be called while `write` is.
+ * Threads: as wg_tun_write_fn_t; it may run at the same time as `write`.
  * Since: 0.1.0
  */
 typedef void (*wg_tun_room_fn_t)(void *user, int32_t handle);
 
 /**
- * Packets from and to the app, in place of a TUN device: of an app's packet flow, or of a TCP/IP stack of its own.
- * Start from WG_TUN_CALLBACKS_INIT. It may grow as wg_options_t does.
+ * Custom packets, in place of a TUN device: for a packet flow of the system, or a TCP/IP stack in the app. Initialize
+ * with WG_TUN_CALLBACKS_INIT. Fields may be appended, as in wg_options_t.
  *
- * What goes into the tunnel is passed to wg_tun_inject().
+ * Packets for the tunnel are passed to wg_tun_inject().
  *
  * Since: 0.1.0
  */
 typedef struct wg_tun_callbacks_t {
   /**
-   * sizeof(wg_tun_callbacks_t), as the caller was compiled.
+   * sizeof(wg_tun_callbacks_t) in the caller's header.
    */
   size_t struct_size;
   /**
-   * Takes what comes out of the tunnel.
+   * Receives decrypted packets.
    */
   wg_tun_write_fn_t write;
   /**
-   * Is told of room in the queue; or NULL.
+   * Called when there is room in the queue; or NULL.
    */
   wg_tun_room_fn_t room;
   /**
-   * Passed to each of the functions.
+   * Passed to each of the functions as `user`.
    */
   void *user;
   /**
-   * Called exactly once with `user`, or NULL: by wg_turn_off(), when all of the app's functions for the tunnel
-   * have returned for the last time; or by wg_turn_on_with() if it fails (unless the reason is a wrong
-   * `struct_size`). It may call what the other functions may.
+   * Releases `user`; or NULL. Called exactly once: by wg_turn_off(), after the last call of any of the tunnel's
+   * callbacks has returned; or by wg_turn_on_with() if it fails (unless the cause is an invalid `struct_size`). It
+   * may call the same functions as the other callbacks.
    */
   wg_destroy_fn_t destroy;
 } wg_tun_callbacks_t;
 
 /**
- * Where a peer is, and which of our addresses it knows us by. It is plain memory: copy it as you like, and set its
- * fields by hand if you have an address in another form. It has no padding, and what wg_ functions fill has zeros in
- * all bytes that do not matter, so that two of those can be compared and hashed byte by byte.
+ * The address of a peer, and the local address that it communicates with. It is plain memory: it can be copied, and
+ * its fields can be set directly. It has no padding, and wg_ functions set all unused bytes to zero, so that endpoints
+ * which they filled can be compared and hashed byte by byte.
  *
- * What wg_udp_recv() fills can be sent to as it is: the answer leaves from the address that the peer has sent to
- * and, on Linux and Android, through the interface that it came in by (for IPv6 as far as the routes there are
- * equally good). When that source is gone, sending forgets it. When the network changes, forget it yourself with
- * wg_endpoint_clear_source(): the way may still be there, and not be the best any more.
+ * An endpoint from wg_udp_recv() can be used for sending as it is: the answer leaves from the address that the peer
+ * sent to and, on Linux and Android, through the interface that received the datagram (for IPv6, if the routes through
+ * it are equally good). If that source no longer exists, sending clears it. When the network changes, call
+ * wg_endpoint_clear_source(): the old path may still work, but no longer be the best.
  *
  * Since: 0.1.0
  */
 typedef struct wg_endpoint_t {
   /**
-   * WG_IPV4 or WG_IPV6. 0 is no endpoint.
+   * WG_IPV4 or WG_IPV6. 0 means no endpoint.
    */
   uint16_t family;
   /**
-   * The peer's port, in the byte order of this machine.
+   * The peer's port, in host byte order.
    */
   uint16_t port;
   /**
-   * The zone of an IPv6 link-local address: the index of an interface. Otherwise 0.
+   * The zone of an IPv6 link-local address (an interface index), otherwise 0.
    */
   uint32_t scope_id;
   /**
-   * The peer's address, in network byte order. An IPv4 address takes the first four bytes.
+   * The peer's address, in network byte order. An IPv4 address is in the first four bytes.
    */
   uint8_t address[16];
   /**
-   * Our address to send from, in the same form. All zeros: the system chooses.
+   * The local address to send from, in the same form. All zeros: the system chooses.
    */
   uint8_t source[16];
   /**
-   * The index of our interface to send through if there is a source, or 0.
+   * The index of the local interface to send through if there is a source, or 0.
    */
   uint32_t source_interface;
 } wg_endpoint_t;
 
 /**
- * A datagram to send, or room for one to receive. What was received can be sent on as it is.
+ * A datagram to send, or a buffer to receive one. A received datagram can be sent on as it is.
  *
- * Through a wg_transport_t they go as they do through a bind: its function is given what is to be sent, one datagram
- * in each and not to be changed, and wg_transport_receive() takes what wg_udp_recv() has filled.
+ * A wg_transport_t uses them in the same way as a bind: `send` gets datagrams to send, one in each, which it must not
+ * change, and wg_transport_receive() accepts datagrams that wg_udp_recv() has filled.
  *
  * Since: 0.1.0
  */
 typedef struct wg_datagram_t {
   /**
-   * The contents: read by sending, written by receiving. NULL if there are none.
+   * The contents: read when sending, written when receiving. NULL if there are none.
    */
   void *data;
   /**
-   * Receiving: how many bytes `data` has room for. Sending does not look at it.
+   * Receiving: the size of `data` in bytes. Ignored when sending.
    */
   size_t capacity;
   /**
-   * Sending: how many bytes to send; 0 is an empty datagram. Receiving: how many were written to `data`.
+   * Sending: the number of bytes to send; 0 is an empty datagram. Receiving: the number of bytes written to `data`.
    */
   size_t len;
   /**
-   * Sending: where to; its source is cleared if it is gone. Receiving: where the sender is written to, or NULL.
+   * Sending: the destination; its source is cleared if it no longer exists. Receiving: storage for the sender, or
+   * NULL.
    */
   struct wg_endpoint_t *peer;
   /**
-   * Receiving: how long the datagram was; more than `len` if it was truncated.
+   * Receiving: the full length of the datagram; more than `len` if it was truncated.
    */
   uint32_t full_len;
   /**
-   * Sending: if not 0, `data` holds several datagrams of this size, back to back, the last of which may be
-   * shorter. It saves a copy where the system cuts them apart. Receiving: 0.
+   * Sending: if not 0, `data` holds several datagrams of this size, back to back, the last of which may be shorter.
+   * It saves a copy where the system splits them. Receiving: 0.
    */
   uint32_t segment_size;
   /**
-   * The TOS or traffic class byte of the IP header, 0 to 255, its two lowest bits being ECN's. Elsewhere than on
-   * Linux and Android only those two pass.
+   * The TOS or traffic class byte of the IP header, 0 to 255; its two lowest bits are ECN. On systems other than
+   * Linux and Android only these two bits are supported.
    */
   uint32_t tos;
   /**
-   * Values of wg_datagram_flags_t, added up. Written by sending and receiving, and not read.
+   * Bitwise OR of wg_datagram_flags_t. Written by sending and receiving, never read.
    */
   uint32_t flags;
 } wg_datagram_t;
 
 /**
- * Sends datagrams of the tunnel.
+ * Sends encrypted datagrams of the tunnel.
  *
  * `user` and `handle` are as in wg_tun_write_fn_t; `datagrams` are `count` datagrams, 1 to WG_BATCH_SIZE, in order,
- * mostly to one peer. They are gone when the function returns. Returns how many were sent, from the first on; the
- * others are dropped and counted, as if the network had lost them. Datagrams that would have to wait are better not
- * sent: the thread that sends also receives and keeps the timers.
+ * mostly to one peer, valid only during the call. Returns the number of datagrams that it accepted, from the first one
+ * on; the others are dropped and counted, as if lost on the network. It should not block: the thread that sends also
+ * receives and runs the timers.
  *
- * Threads: it is called on the tunnel's own threads and on those that are inside wg_turn_on_with(), wg_set_config(),
- * wg_set_peer(), wg_force_handshake(), wg_drop_session(), wg_resume() and the like, on several at once, without a lock
- * held. The rest is as in wg_tun_write_fn_t.
+ * Threads: called on the tunnel's own threads, and on threads that are inside wg_turn_on_with(), wg_set_config(),
+ * wg_set_peer(), wg_force_handshake(), wg_drop_session(), wg_resume() and the like, concurrently, without a lock held.
+ * Otherwise as wg_tun_write_fn_t.
  * Since: 0.1.0
  */
 typedef size_t (*wg_transport_send_fn_t)(void *user, int32_t handle, const struct wg_datagram_t *datagrams, size_t count);
 
 /**
- * Datagrams from and to the app, in place of UDP sockets: for relays and obfuscation. Start from WG_TRANSPORT_INIT. It
- * may grow as wg_options_t does.
+ * Custom datagrams, in place of UDP sockets: for relays and obfuscation. Initialize with WG_TRANSPORT_INIT. Fields may
+ * be appended, as in wg_options_t.
  *
- * What was received is passed to wg_transport_receive(). The tunnel opens no socket: its `listen_port` is only a
- * number, and its `fwmark` means nothing. Nor has it a timer that goes on while the machine sleeps, so call
- * wg_network_changed() when it has woken: what came due meanwhile is then done at once.
+ * Received datagrams are passed to wg_transport_receive(). The tunnel opens no socket: its `listen_port` and `fwmark`
+ * are stored, but have no effect. It has no timer that counts sleep either, so call wg_network_changed() when the
+ * machine has woken up: overdue deadlines are then handled at once.
  *
  * Since: 0.1.0
  */
 typedef struct wg_transport_t {
   /**
-   * sizeof(wg_transport_t), as the caller was compiled.
+   * sizeof(wg_transport_t) in the caller's header.
    */
   size_t struct_size;
   /**
-   * Sends what the tunnel has for its peers.
+   * Sends the datagrams for the tunnel's peers.
    */
   wg_transport_send_fn_t send;
   /**
-   * Passed to the functions.
+   * Passed to the functions as `user`.
    */
   void *user;
   /**
@@ -957,20 +961,20 @@ typedef struct wg_transport_t {
 } wg_transport_t;
 
 /**
- * An event. It has no pointers: it can be copied and handed to another thread.
+ * An event. It contains no pointers, so it can be copied and handed to another thread.
  *
- * Fields are only ever appended. A library that is older than the header passes a shorter struct: look at
- * `struct_size` before you read a field that came later than 0.1.0.
+ * New fields are only appended. A library that is older than the header passes a shorter struct: check `struct_size`
+ * before reading a field that was added after 0.1.0.
  *
  * Since: 0.1.0
  */
 typedef struct wg_event_t {
   /**
-   * sizeof(wg_event_t), as the library was compiled; in wg_next_event() as the caller was.
+   * sizeof(wg_event_t) in the library; with wg_next_event(), that in the caller's header.
    */
   size_t struct_size;
   /**
-   * A wg_event_kind_t. The fields that its text does not name are zero.
+   * A wg_event_kind_t. Fields that its description does not mention are zero.
    */
   uint32_t kind;
   /**
@@ -978,65 +982,66 @@ typedef struct wg_event_t {
    */
   uint32_t listen_port;
   /**
-   * Which peer it is about.
+   * The public key of the peer that the event concerns.
    */
   uint8_t public_key[WG_KEY_LEN];
   /**
-   * An address and port, `192.0.2.1:51820` or `[2001:db8::1]:51820`; for a link-local address with the number of its
+   * An address and port, `192.0.2.1:51820` or `[2001:db8::1]:51820`; for a link-local address with the index of its
    * interface, `[fe80::1%2]:51820`.
    */
   char endpoint[WG_ENDPOINT_TEXT_LEN];
   /**
-   * English text for people to read, cut off if it is too long.
+   * The cause in English, for people to read; truncated if it is too long.
    */
   char reason[WG_REASON_LEN];
 } wg_event_t;
 
 /**
- * Takes an event.
+ * Receives an event.
  *
- * `user` is what came with the function; `handle` is the tunnel; `event` is gone when the function returns.
+ * `user` is the pointer that was passed with the function; `handle` is the tunnel; `event` is valid only during the
+ * call.
  *
- * Threads: it is called on the tunnel's threads, and on threads that are inside a wg_ function on the tunnel, but on
- * one at a time. The events of a tunnel come in the order in which they came about, also if another thread causes one
- * while this runs: it is called for that when it has returned. The tunnel waits meanwhile, so return soon, and do
+ * Threads: called on the tunnel's threads, and on threads that are inside a wg_ function on the tunnel, but never
+ * concurrently. The events of a tunnel are delivered in the order in which they occurred; an event that another thread
+ * causes during a call is delivered after it has returned. The tunnel waits for the callback, so return soon, and do
  * not wait for a thread that may be inside a wg_ function: copy the event, and act on it elsewhere. It must not leave
  * by an exception, longjmp() or pthread_exit(). Its stack is as in wg_log_fn_t.
- * Inside it, the same functions work as inside wg_log_fn_t; all others return WG_ERR_BUSY.
+ * Inside it, the functions that wg_log_fn_t lists work; all others return WG_ERR_BUSY.
  * Since: 0.1.0
  */
 typedef void (*wg_event_fn_t)(void *user, int32_t handle, const struct wg_event_t *event);
 
 /**
- * Takes one line of the log.
+ * Receives one line of the log.
  *
- * `user` is what came with the function; `handle` is the tunnel or bind that the line is about, or 0; `level` is
- * WG_LOG_ERROR to WG_LOG_TRACE; `text` is UTF-8 without a line feed at its end, and is gone when the function returns.
- * It never contains a private or preshared key; it may contain public keys and addresses.
+ * `user` is the pointer that was passed with the function; `handle` is the tunnel or bind that the line concerns, or
+ * 0; `level` is WG_LOG_ERROR to WG_LOG_TRACE; `text` is UTF-8 without a line feed at its end, valid only during the
+ * call. It never contains a private or preshared key; it may contain public keys and addresses.
  *
- * Threads: it is called on the tunnels' threads and on threads that are inside a wg_ function, on several at once. The
- * tunnel waits meanwhile, so return soon, and do not wait for a thread that may be inside a wg_ function. It must not
- * leave by an exception, longjmp() or pthread_exit(). On the library's threads every callback has 512 KiB of stack,
- * and all signals are blocked but those that a thread causes itself.
- * Inside it, functions whose text says so under "Threads" work: wg_last_error(), wg_free(), wg_set_log_level() and
- * others. All others, and so all that take a handle, return WG_ERR_BUSY, but for wg_tun_inject(),
- * wg_transport_receive() and wg_set_mtu().
+ * Threads: called on the tunnels' threads and on threads that are inside a wg_ function, concurrently. The tunnel
+ * waits for it, so return soon, and do not wait for a thread that may be inside a wg_ function. It must not leave by
+ * an exception, longjmp() or pthread_exit(). On the library's threads every callback has 512 KiB of stack, and all
+ * signals are blocked except those that a thread causes itself.
+ * Inside it, functions work that are documented as "also inside a callback" under "Threads": wg_last_error(),
+ * wg_free(), wg_set_log_level() and others; of those that take a handle, wg_tun_inject(), wg_transport_receive() and
+ * wg_set_mtu(). All others return WG_ERR_BUSY.
  * Since: 0.1.0
  */
 typedef void (*wg_log_fn_t)(void *user, int32_t handle, int32_t level, const char *text);
 
 /**
- * The userspace network that a tunnel has in place of a TUN: a TCP/IP stack of its own, whose connections are
- * descriptors of this process (see wg_net_dial()). It needs no root and no interface. Start from WG_NET_OPTIONS_INIT.
- * It may grow as wg_options_t does.
+ * Options of a userspace network, which takes the place of a TUN: a TCP/IP stack whose connections are descriptors of
+ * this process (see wg_net_dial()). It needs no root and no interface. Initialize with WG_NET_OPTIONS_INIT. Fields may
+ * be appended, as in wg_options_t.
  *
- * Its MTU is that of wg_options_t, or else that of `settings`, or else 1420; with an IPv6 address at least 1280.
+ * The MTU is that of wg_options_t, or else that of `settings`, or else 1420; with an IPv6 address at least 1280.
  *
  * Since: 0.1.0
  */
 typedef struct wg_net_options_t {
   /**
-   * sizeof(wg_net_options_t), as the caller was compiled.
+   * sizeof(wg_net_options_t) in the caller's header.
    */
   size_t struct_size;
   /**
@@ -1046,18 +1051,18 @@ typedef struct wg_net_options_t {
   const char *settings;
   /**
    * Addresses of the network inside the tunnel, separated by commas, with or without the length of a prefix:
-   * "10.0.0.2/32, fd00::2"; or NULL. They are added to those of `settings`. Without any address connections can
+   * "10.0.0.2/32, fd00::2"; or NULL. They are added to those of `settings`. Without any address, connections can
    * only be intercepted.
    */
   const char *addresses;
   /**
-   * Addresses of DNS servers, separated by commas: "10.0.0.1, fd00::1"; or NULL. They are asked through the tunnel,
-   * after those of `settings`.
+   * Addresses of DNS servers, separated by commas: "10.0.0.1, fd00::1"; or NULL. They are queried through the
+   * tunnel, after those of `settings`.
    */
   const char *dns;
   /**
-   * Bytes that the buffers of all connections may take together, or 0 for 256 MiB. At the limit windows shrink, and
-   * new connections are refused. `memory_limit` of wg_options_t does not include them.
+   * The limit for the buffers of all connections together, in bytes, or 0 for 256 MiB. At the limit windows shrink,
+   * and new connections are refused. `memory_limit` of wg_options_t does not include them.
    */
   size_t memory_limit;
   /**
@@ -1071,30 +1076,30 @@ typedef struct wg_net_options_t {
 } wg_net_options_t;
 
 /**
- * What wg_turn_on_with() may be told. Start from WG_OPTIONS_INIT, and set what should differ.
+ * Options of wg_turn_on_with(). Initialize with WG_OPTIONS_INIT, then set the fields that should differ.
  *
- * Fields are only ever appended. A program that was compiled with an older header passes a shorter struct, and gets
- * WG_OPTIONS_INIT's value for the fields that it does not have. A program that was compiled with a newer header is
- * served as long as the fields that this library does not have are zero, up to a `struct_size` of 4096. A
- * `struct_size` that no released header has, such as one below that of 0.1.0, is WG_ERR_INVALID.
+ * New fields are only appended. A program that was compiled with an older header passes a shorter struct; fields that
+ * it lacks have the value of WG_OPTIONS_INIT. A struct of a newer header, with a `struct_size` of up to 4096, is
+ * accepted if all fields that are unknown to this library are zero. A `struct_size` that no released header has, such
+ * as one below that of 0.1.0, is WG_ERR_INVALID.
  *
  * Since: 0.1.0
  */
 typedef struct wg_options_t {
   /**
-   * sizeof(wg_options_t), as the caller was compiled.
+   * sizeof(wg_options_t) in the caller's header.
    */
   size_t struct_size;
   /**
-   * Where packets come from and go to; see wg_turn_on().
+   * The descriptor of the TUN device; see wg_turn_on().
    */
   int32_t tun_fd;
   /**
-   * Whose `tun_fd` is: WG_FD_TAKE or WG_FD_DUP. 0 is an error, so that it is not forgotten.
+   * Ownership of `tun_fd`: WG_FD_TAKE or WG_FD_DUP. 0 is an error, so that it cannot be forgotten.
    */
   uint32_t fd_ownership;
   /**
-   * The MTU if `tun_fd` cannot be asked for it, or is -1: 576 to 65535, or 0 for 1420.
+   * The MTU if `tun_fd` does not report one, or is -1: 576 to 65535, or 0 for 1420.
    */
   uint32_t mtu;
   /**
@@ -1102,95 +1107,94 @@ typedef struct wg_options_t {
    */
   uint32_t max_peers;
   /**
-   * Bytes that packets may take while they pass through or wait for a session: WG_MEMORY_MIN to WG_MEMORY_MAX, or 0
-   * for 4 MiB; with `tun` or `transport` 128 KiB more at least for each. At the limit the
-   * peer that holds most makes room for one that holds less, else packets are dropped, and counted
-   * ("out_memory_full"); one packet of each peer may wait all the same. Peers come on top: about 1 KiB each, and 3
-   * KiB more while there are sessions. wg_memory_usage() tells what is taken.
+   * Limit for packets in transit and staged packets, in bytes: WG_MEMORY_MIN to WG_MEMORY_MAX, or 0 for 4 MiB; with
+   * `tun` and with `transport` the minimum is 128 KiB higher each. At the limit the peer with the most staged bytes
+   * loses packets to one with fewer; otherwise packets are dropped. Drops are counted ("out_memory_full"). One
+   * packet of each peer may always wait. Peers are not included: about 1 KiB each, and 3 KiB more while there are
+   * sessions. wg_memory_usage() returns the present use.
    */
   size_t memory_limit;
   /**
-   * Is passed each UDP socket before its first byte, when the tunnel is turned on and whenever its sockets are
-   * reopened; or NULL. If it refuses, nothing is sent: wg_turn_on_with() fails, and later on the old sockets stay,
-   * or none, and it is tried again as in wg_bump_sockets(). It may then be called on the tunnel's own threads.
+   * Called with each UDP socket before anything is sent on it, when the tunnel is turned on and whenever its sockets
+   * are reopened; or NULL. If it refuses a socket, nothing is sent on it: wg_turn_on_with() fails; later on the
+   * tunnel keeps its old sockets, if any, and retries as in wg_bump_sockets(), perhaps on its own threads.
    */
   wg_protect_fn_t protect;
   /**
-   * For `protect`.
+   * Passed to `protect`.
    */
   void *protect_user;
   /**
-   * Gives up `protect_user`; or NULL. It follows the rules of wg_protect_fn_t.
+   * Releases `protect_user`; or NULL. The rules of wg_protect_fn_t apply.
    */
   wg_destroy_fn_t protect_destroy;
   /**
-   * Looks up host names; then the endpoint of a peer may be one: "endpoint=vpn.example.com:51820". The name is kept
-   * until another endpoint is configured; wg_get_config() has the address that is used. It is looked up at once,
-   * again after wg_network_changed(), and when a handshake was given up; if that fails, again as long as something
-   * is to be sent there. With it, peers at IPv4 addresses are also reached in networks that have only IPv6 and
-   * NAT64. wg_resolve_system for the system's own resolver. NULL if endpoints are addresses only.
+   * Looks up host names, so that endpoints may be host names: "endpoint=vpn.example.com:51820". The name is kept
+   * until another endpoint is configured; wg_get_config() returns the address in use. It is looked up at once, after
+   * wg_network_changed(), and when a handshake was given up; if that fails, it is retried as long as there are
+   * packets for the peer. With a resolver, peers at IPv4 addresses are also reachable in networks that have only
+   * IPv6 and NAT64. wg_resolve_system is the resolver of the system. NULL if endpoints are addresses only.
    */
   wg_resolve_fn_t resolve;
   /**
-   * For `resolve`.
+   * Passed to `resolve`.
    */
   void *resolve_user;
   /**
-   * Gives up `resolve_user`; or NULL. When, says wg_turn_on_with(). It follows the rules of wg_resolve_fn_t.
+   * Releases `resolve_user`, as described in wg_turn_on_with(); or NULL. The rules of wg_resolve_fn_t apply.
    */
   wg_destroy_fn_t resolve_destroy;
   /**
-   * Takes and gives packets in place of `tun_fd`, which is then -1; or NULL. What it points to is not kept.
+   * Custom packets in place of `tun_fd`, which is then -1; or NULL. The struct is copied.
    */
   const struct wg_tun_callbacks_t *tun;
   /**
-   * Takes and gives datagrams in place of UDP sockets; or NULL. What it points to is not kept.
+   * Custom datagrams in place of UDP sockets; or NULL. The struct is copied.
    */
   const struct wg_transport_t *transport;
   /**
-   * Is told what happens to the tunnel, from the first event on; or NULL. As wg_set_event_callback(), which can
-   * replace it.
+   * Receives the tunnel's events, from the first one on; or NULL. wg_set_event_callback() can replace it.
    */
   wg_event_fn_t event;
   /**
-   * For `event`.
+   * Passed to `event`.
    */
   void *event_user;
   /**
-   * Gives up `event_user`; or NULL.
+   * Releases `event_user`; or NULL.
    */
   wg_destroy_fn_t event_destroy;
   /**
-   * Gets the lines of the tunnel's log, from the first one on, in place of the function of wg_set_log_callback(); or
-   * NULL. As wg_set_tunnel_log_callback(), which can replace it.
+   * Receives the lines of the tunnel's log, from the first one on, in place of the function of
+   * wg_set_log_callback(); or NULL. wg_set_tunnel_log_callback() can replace it.
    */
   wg_log_fn_t log;
   /**
-   * For `log`.
+   * Passed to `log`.
    */
   void *log_user;
   /**
-   * Gives up `log_user`; or NULL.
+   * Releases `log_user`; or NULL.
    */
   wg_destroy_fn_t log_destroy;
   /**
-   * How much of this tunnel is logged: a wg_log_level_t. WG_LOG_INHERIT, which WG_OPTIONS_INIT has, is what
-   * wg_set_log_level() says. wg_set_tunnel_log_level() changes it.
+   * The log level of this tunnel: a wg_log_level_t. WG_LOG_INHERIT, the value of WG_OPTIONS_INIT, is the level of
+   * wg_set_log_level(). wg_set_tunnel_log_level() changes it.
    */
   int32_t log_level;
   /**
-   * Some of wg_options_flags_t, or 0.
+   * Bitwise OR of wg_options_flags_t, or 0.
    */
   uint32_t flags;
   /**
-   * The userspace network that takes and gives packets in place of `tun_fd`, which is then -1, and of `tun`; or
-   * NULL. What it points to is not kept. WG_ERR_UNSUPPORTED in a library that was built without it.
+   * A userspace network in place of `tun_fd`, which is then -1, and of `tun`; or NULL. The struct is copied.
+   * WG_ERR_UNSUPPORTED in a library that was built without it.
    */
   const struct wg_net_options_t *net;
 } wg_options_t;
 
 /**
- * A prefix of IP addresses: what a peer may send from, and what is sent to it.
+ * A prefix of IP addresses: the peer may send from them, and packets for them are sent to the peer.
  *
  * Since: 0.1.0
  */
@@ -1200,33 +1204,32 @@ typedef struct wg_allowed_ip_t {
    */
   uint32_t family;
   /**
-   * 0 to 32, or to 128. What is set in `address` behind these bits does not count.
+   * 0 to 32 for IPv4, 0 to 128 for IPv6. The bits of `address` behind the prefix are ignored.
    */
   uint32_t prefix_len;
   /**
-   * In network byte order. An IPv4 address takes the first four bytes.
+   * The address, in network byte order. An IPv4 address is in the first four bytes.
    */
   uint8_t address[16];
   /**
-   * Values of wg_allowed_ip_flags_t, added up.
+   * Bitwise OR of wg_allowed_ip_flags_t.
    */
   uint32_t flags;
 } wg_allowed_ip_t;
 
 /**
- * A peer for wg_set_peer(). Start from WG_PEER_CONFIG_INIT, and set `public_key` and what should change. It grows
- * with the library as wg_options_t does.
+ * The configuration of a peer, for wg_set_peer(). Initialize with WG_PEER_CONFIG_INIT, then set `public_key` and the
+ * fields that should change. Fields may be appended, as in wg_options_t.
  *
  * Since: 0.1.0
  */
 typedef struct wg_peer_config_t {
   /**
-   * sizeof(wg_peer_config_t), as the caller was compiled.
+   * sizeof(wg_peer_config_t) in the caller's header.
    */
   size_t struct_size;
   /**
-   * Values of wg_peer_flags_t, added up. A preshared key or keepalive that is set without its flag is
-   * WG_ERR_INVALID.
+   * Bitwise OR of wg_peer_flags_t. A preshared key or keepalive without its flag is WG_ERR_INVALID.
    */
   uint32_t flags;
   /**
@@ -1234,58 +1237,57 @@ typedef struct wg_peer_config_t {
    */
   uint32_t persistent_keepalive;
   /**
-   * Which peer.
+   * The public key of the peer.
    */
   uint8_t public_key[WG_KEY_LEN];
   /**
-   * With WG_PEER_HAS_PRESHARED_KEY: the key that both ends mix in from the next handshake on; zeros for none.
+   * With WG_PEER_HAS_PRESHARED_KEY: the preshared key, used from the next handshake on; all zeros for none.
    */
   uint8_t preshared_key[WG_KEY_LEN];
   /**
-   * Where it is, as `endpoint=` of wg_set_config() has it: "192.0.2.1:51820", `[2001:db8::1]:51820`, or a host
+   * The endpoint, in the form of `endpoint=` of wg_set_config(): "192.0.2.1:51820", `[2001:db8::1]:51820`, or a host
    * name and a port if the tunnel has a `resolve`. NULL: unchanged.
    */
   const char *endpoint;
   /**
-   * Prefixes to give or to take away, in this order; NULL if there are none. One that another peer has is given to
-   * this one.
+   * Prefixes to add or remove, in this order; NULL if there are none. A prefix of another peer is moved to this one.
    */
   const struct wg_allowed_ip_t *allowed_ips;
   /**
-   * How many: up to WG_ALLOWED_IPS_MAX.
+   * The number of `allowed_ips`, up to WG_ALLOWED_IPS_MAX.
    */
   size_t allowed_ip_count;
 } wg_peer_config_t;
 
 /**
- * What a tunnel did since it was turned on. Peers that are gone are in the sums.
+ * Statistics of a tunnel since it was turned on. The sums include removed peers.
  *
- * Fields are only ever appended. Set `struct_size` before the call: a program that was compiled with an older header
- * gets the fields that it has; in one that was compiled with a newer header, fields that this library does not have
- * are zero. A `struct_size` that no released header has, such as one below that of 0.1.0, or above 4096, is
+ * New fields are only appended. Set `struct_size` before the call: a program that was compiled with an older header
+ * gets the fields of its header; in a struct of a newer header, fields that are unknown to this library are set to
+ * zero. A `struct_size` that no released header has, such as one below that of 0.1.0, or above 4096, is
  * WG_ERR_INVALID.
  *
  * Since: 0.1.0
  */
 typedef struct wg_stats_t {
   /**
-   * sizeof(wg_stats_t), as the caller was compiled.
+   * sizeof(wg_stats_t) in the caller's header.
    */
   size_t struct_size;
   /**
-   * Peers now.
+   * The present number of peers.
    */
   size_t peers;
   /**
-   * Bytes of UDP payload that came from peers and was authentic.
+   * Bytes of authentic UDP payload received from peers.
    */
   uint64_t rx_bytes;
   /**
-   * Bytes of UDP payload that was sent to peers.
+   * Bytes of UDP payload sent to peers.
    */
   uint64_t tx_bytes;
   /**
-   * Packets from peers that the TUN took.
+   * Packets from peers that were written to the TUN.
    */
   uint64_t rx_packets;
   /**
@@ -1293,12 +1295,11 @@ typedef struct wg_stats_t {
    */
   uint64_t tx_packets;
   /**
-   * Datagrams and packets on their way in that were dropped: the sum of those wg_counters() whose names begin with
-   * "in_".
+   * Dropped incoming datagrams and packets: the sum of the wg_counters() whose names begin with "in_".
    */
   uint64_t rx_dropped;
   /**
-   * Packets and datagrams on their way out that were dropped: the sum of those whose names begin with "out_".
+   * Dropped outgoing packets and datagrams: the sum of the wg_counters() whose names begin with "out_".
    */
   uint64_t tx_dropped;
 } wg_stats_t;
@@ -1320,33 +1321,33 @@ typedef struct wg_counter_t {
 } wg_counter_t;
 
 /**
- * A peer, without its keys but the public one. As to fields and `struct_size`, see wg_stats_t.
+ * Statistics of a peer. Its only key here is the public one. For fields and `struct_size` see wg_stats_t.
  *
  * Since: 0.1.0
  */
 typedef struct wg_peer_stats_t {
   /**
-   * sizeof(wg_peer_stats_t), as the caller was compiled.
+   * sizeof(wg_peer_stats_t) in the caller's header.
    */
   size_t struct_size;
   /**
-   * Packets that wait for a session.
+   * Staged packets, which wait for a session.
    */
   size_t staged_packets;
   /**
-   * Bytes of UDP payload that came from the peer and was authentic.
+   * Bytes of authentic UDP payload received from the peer.
    */
   uint64_t rx_bytes;
   /**
-   * Bytes of UDP payload that was sent to the peer.
+   * Bytes of UDP payload sent to the peer.
    */
   uint64_t tx_bytes;
   /**
-   * When the last handshake was completed, in seconds since 1970-01-01 UTC; 0 if none was.
+   * The time of the last completed handshake, in seconds since 1970-01-01 UTC; 0 if there was none.
    */
   int64_t last_handshake_sec;
   /**
-   * And nanoseconds.
+   * Its nanoseconds.
    */
   uint32_t last_handshake_nsec;
   /**
@@ -1354,75 +1355,76 @@ typedef struct wg_peer_stats_t {
    */
   uint32_t persistent_keepalive;
   /**
-   * 1 if a packet for the peer could be sent at once, without a handshake; else 0.
+   * 1 if a packet can be sent to the peer without a handshake, otherwise 0.
    */
   uint32_t has_session;
   /**
-   * In how many milliseconds the library does something for the peer if nothing happens before: sends a keepalive,
-   * tries again, wipes old keys. UINT32_MAX if it does not.
+   * Milliseconds until the next timer of the peer fires (keepalive, retry, wiping of old keys) if there is no
+   * traffic before. UINT32_MAX if no timer is set.
    */
   uint32_t next_timer_ms;
   /**
-   * Who it is.
+   * The public key of the peer.
    */
   uint8_t public_key[WG_KEY_LEN];
   /**
-   * Where it was heard last, or where it is configured to be, as in wg_event_t; empty if that is not known.
+   * Its present endpoint: the source of its last authentic packet, or the configured one, in the form of wg_event_t;
+   * empty if there is none.
    */
   char endpoint[WG_ENDPOINT_TEXT_LEN];
 } wg_peer_stats_t;
 
 /**
- * What a tunnel takes of the process's memory now, in bytes. As to fields and `struct_size`, see wg_stats_t.
+ * Present memory use of a tunnel, in bytes. For fields and `struct_size` see wg_stats_t.
  *
- * The numbers are computed from what is allocated, in use or not. Not among them: what the allocator adds to each
- * block (16 bytes, commonly), the stacks of the tunnel's two threads, what the system keeps for sockets, events that
- * wait for wg_next_event() (sizeof(wg_event_t) each), and what a call takes while it lasts.
+ * The numbers are computed from allocated memory, in use or not. They do not include: the allocator's overhead for
+ * each block (commonly 16 bytes), the stacks of the tunnel's two threads, the system's memory for sockets, events that
+ * are queued for wg_next_event() (sizeof(wg_event_t) each), and temporary memory of calls.
  *
  * Since: 0.1.0
  */
 typedef struct wg_memory_usage_t {
   /**
-   * sizeof(wg_memory_usage_t), as the caller was compiled.
+   * sizeof(wg_memory_usage_t) in the caller's header.
    */
   size_t struct_size;
   /**
-   * The most that `buffers` and `staged` come to, one packet of each peer aside: the `memory_limit` of the tunnel's
-   * options.
+   * The limit for `buffers` and `staged` together, apart from one packet of each peer: the `memory_limit` of the
+   * tunnel's options.
    */
   size_t limit;
   /**
-   * All of it: `buffers`, `staged`, `peers` and `network`.
+   * The sum of `buffers`, `staged`, `peers` and `network`.
    */
   size_t total;
   /**
-   * What the threads and the TUN work in, and what is remembered of senders while handshakes come in a flood.
+   * Buffers of the threads and the TUN, and the state for rate limits during a flood of handshakes.
    */
   size_t buffers;
   /**
-   * Packets that wait for a session.
+   * Staged packets, which wait for a session.
    */
   size_t staged;
   /**
-   * Peers with their sessions, and the tables in which they are found.
+   * Peers, their sessions, and the tables that find them.
    */
   size_t peers;
   /**
-   * Buffers of the userspace network's connections, and datagrams that wait in it: at most `memory_limit` of
+   * Buffers of the userspace network's connections, and its queued datagrams: at most `memory_limit` of
    * wg_net_options_t. Each connection takes about 2 KiB more.
    */
   size_t network;
 } wg_memory_usage_t;
 
 /**
- * A connection, or the datagrams between two ports (a UDP flow). It is plain memory without padding.
+ * A connection, or a UDP flow (the datagrams between two ports). It is plain memory without padding.
  *
  * Since: 0.1.0
  */
 typedef struct wg_net_connection_t {
   /**
-   * The number of an intercepted connection, for wg_net_answer(); counted up for each tunnel and never reused. 0 for
-   * all others.
+   * The number of an intercepted connection, for wg_net_answer(): counted up for each tunnel, and never reused. 0
+   * for all other connections.
    */
   uint64_t id;
   /**
@@ -1434,11 +1436,11 @@ typedef struct wg_net_connection_t {
    */
   uint32_t flags;
   /**
-   * This side. Of an intercepted connection: what the peer has dialled.
+   * The local address and port. For an intercepted connection: those that the peer dialled.
    */
   struct wg_endpoint_t local;
   /**
-   * The peer's side.
+   * The peer's address and port.
    */
   struct wg_endpoint_t peer;
 } wg_net_connection_t;
@@ -1446,21 +1448,23 @@ typedef struct wg_net_connection_t {
 /**
  * Decides about an intercepted connection: returns a wg_net_answer_t. Any other value counts as WG_NET_REFUSE.
  *
- * `user` is what came with the function; `handle` is the tunnel; `connection` is valid only during the call.
+ * `user` is the pointer that was passed with the function; `handle` is the tunnel; `connection` is valid only during
+ * the call.
  *
- * Threads: it is called on the tunnel's own threads, without a lock held, perhaps on two of them at once. The tunnel
- * waits meanwhile: return soon, and answer by WG_NET_HOLD what takes longer. Do not wait for a thread that may be
+ * Threads: called on the tunnel's own threads, without a lock held, perhaps on two of them concurrently. The tunnel
+ * waits for it: return soon, and return WG_NET_HOLD if the decision takes longer. Do not wait for a thread that may be
  * inside a wg_ function. It must not leave by an exception, longjmp() or pthread_exit(). Its stack is as in
  * wg_log_fn_t.
- * Inside it, what wg_log_fn_t names works. Everything else returns WG_ERR_BUSY.
+ * Inside it, the functions that wg_log_fn_t lists work; all others return WG_ERR_BUSY.
  * Since: 0.1.0
  */
 typedef uint32_t (*wg_net_dialled_fn_t)(void *user, int32_t handle, const struct wg_net_connection_t *connection);
 
 /**
- * Takes an intercepted connection that has come about. `fd` is as in wg_net_accept(), and the app's to close.
+ * Receives an intercepted connection that was accepted. `fd` is as in wg_net_accept(), and the app closes it.
  *
- * `user` is what came with the function; `handle` is the tunnel; `connection` is valid only during the call.
+ * `user` is the pointer that was passed with the function; `handle` is the tunnel; `connection` is valid only during
+ * the call.
  *
  * Threads: as wg_net_dialled_fn_t.
  * Since: 0.1.0
@@ -1471,53 +1475,54 @@ typedef void (*wg_net_connected_fn_t)(void *user,
                                       int32_t fd);
 
 /**
- * How connections are intercepted. Start from WG_NET_INTERCEPT_INIT. It may grow as wg_options_t does.
+ * Options of wg_net_intercept(). Initialize with WG_NET_INTERCEPT_INIT. Fields may be appended, as in wg_options_t.
  *
  * Since: 0.1.0
  */
 typedef struct wg_net_intercept_t {
   /**
-   * sizeof(wg_net_intercept_t), as the caller was compiled.
+   * sizeof(wg_net_intercept_t) in the caller's header.
    */
   size_t struct_size;
   /**
-   * Decides about each connection and UDP flow; NULL: all come about.
+   * Decides about each connection and UDP flow; NULL accepts all.
    */
   wg_net_dialled_fn_t dialled;
   /**
-   * Takes connections that have come about; NULL: they wait for wg_net_accept().
+   * Receives accepted connections; NULL queues them for wg_net_accept().
    */
   wg_net_connected_fn_t connected;
   /**
-   * Passed to the functions.
+   * Passed to the functions as `user`.
    */
   void *user;
   /**
-   * Called exactly once with `user`, or NULL: when the interception has ended and both functions have returned for
-   * the last time, or before wg_net_intercept() returns if it fails (unless the reason is a wrong `struct_size`). It
-   * may call what the other functions may.
+   * Releases `user`; or NULL. Called exactly once: after the interception has ended and the last call of either
+   * function has returned, or before wg_net_intercept() returns if it fails (unless the cause is an invalid
+   * `struct_size`). It may call the same functions as the other callbacks.
    */
   wg_destroy_fn_t destroy;
   /**
-   * Milliseconds without a datagram after which a UDP flow ends, also one of wg_net_listen(), or 0 for 60,000.
+   * Milliseconds without a datagram after which a UDP flow ends, including flows of wg_net_listen(), or 0 for
+   * 60,000.
    */
   uint32_t udp_idle_ms;
   /**
-   * The largest number of UDP flows, or 0 for 16384. At the limit the one that has been idle longest ends.
+   * The largest number of UDP flows, or 0 for 16384. At the limit the flow that has been idle longest ends.
    */
   uint32_t max_flows;
   /**
-   * Milliseconds after which a connection that was answered by WG_NET_HOLD, and not by wg_net_answer() since, is
-   * ignored; or 0 for 60,000.
+   * Milliseconds after which a connection that is held (WG_NET_HOLD) and not answered (wg_net_answer()) is ignored;
+   * or 0 for 60,000.
    */
   uint32_t hold_ms;
   /**
-   * How many connections may wait for wg_net_accept(), or 0 for 128. Further TCP connections are refused, datagrams
-   * of further UDP flows are dropped.
+   * The largest number of connections that wait for wg_net_accept(), or 0 for 128. Further TCP connections are
+   * refused, datagrams of further UDP flows are dropped.
    */
   uint32_t backlog;
   /**
-   * Some of wg_net_intercept_flags_t, or 0.
+   * Bitwise OR of wg_net_intercept_flags_t, or 0.
    */
   uint32_t flags;
   /**
@@ -1859,46 +1864,46 @@ typedef struct wg_manager_state_t {
 } wg_manager_state_t;
 
 /**
- * What wg_udp_open() may be told. Start from WG_UDP_OPTIONS_INIT, and set what should differ. It grows with the
- * library as wg_options_t does.
+ * Options of wg_udp_open(). Initialize with WG_UDP_OPTIONS_INIT, then set the fields that should differ. Fields may be
+ * appended, as in wg_options_t.
  *
  * Since: 0.1.0
  */
 typedef struct wg_udp_options_t {
   /**
-   * sizeof(wg_udp_options_t), as the caller was compiled.
+   * sizeof(wg_udp_options_t) in the caller's header.
    */
   size_t struct_size;
   /**
-   * Is passed each new socket first; or NULL.
+   * Called with each new socket before anything is sent on it; or NULL.
    */
   wg_protect_fn_t protect;
   /**
-   * For `protect`.
+   * Passed to `protect`.
    */
   void *user;
   /**
-   * Gives up `user`; or NULL. It follows the rules of wg_protect_fn_t.
+   * Releases `user`; or NULL. The rules of wg_protect_fn_t apply.
    */
   wg_destroy_fn_t destroy;
   /**
-   * As wg_udp_set_mark().
+   * The mark, as in wg_udp_set_mark().
    */
   uint32_t mark;
   /**
-   * Values of wg_udp_flags_t, added up.
+   * Bitwise OR of wg_udp_flags_t.
    */
   uint32_t flags;
 } wg_udp_options_t;
 
 /**
- * What became of a batch.
+ * Report of wg_udp_send().
  *
  * Since: 0.1.0
  */
 typedef struct wg_send_report_t {
   /**
-   * Datagrams that the system took, each segment counted.
+   * Datagrams that the system accepted; each segment is counted.
    */
   uint32_t sent;
   /**
@@ -1906,13 +1911,12 @@ typedef struct wg_send_report_t {
    */
   uint32_t dropped;
   /**
-   * What the system said of the first that it refused: an errno (on Windows an error of Winsock); 0 if it refused
-   * none.
+   * The system's error for the first refused datagram: an errno (on Windows a Winsock error); 0 if there was none.
    */
   int32_t os_error;
   /**
-   * 1 if GSO was given up on a socket, because the system or the way out cannot do it; otherwise 0. What was to be
-   * sent with it was sent without. It is said once for each socket.
+   * 1 if GSO was disabled on a socket, because the system or the outgoing interface does not support it; otherwise
+   * 0. The datagrams were sent without it. Reported once for each socket.
    */
   uint32_t gso_disabled;
 } wg_send_report_t;
@@ -1922,156 +1926,159 @@ extern "C" {
 #endif // __cplusplus
 
 /**
- * Makes a tunnel between `tun_fd` and the network, and starts it.
+ * Creates a tunnel between `tun_fd` and the network, and starts it.
  *
- * `tun_fd` gives and takes one IP packet a call: a TUN device (made with IFF_NO_PI, with or without IFF_VNET_HDR), the
- * descriptor of Android's VpnService, that of a utun of Apple's systems (whose packets have four bytes in front), or
- * one end of a SOCK_DGRAM or SOCK_SEQPACKET socketpair. Its MTU is asked for; if that is not possible it counts as
- * 1420 (see wg_options_t).
- * `uapi` is the configuration: the lines of a UAPI `set` without `set=1`, "private_key=..\nlisten_port=..\n" and so
- * on. It may be "", and is not kept. It is applied as a whole, and its port is open, when this returns.
+ * `tun_fd` reads and writes one IP packet a call: a TUN device (created with IFF_NO_PI, with or without IFF_VNET_HDR),
+ * the descriptor of Android's VpnService, a utun of Apple's systems (with four bytes in front of each packet), or one
+ * end of a SOCK_DGRAM or SOCK_SEQPACKET socketpair. The MTU is that of the interface, or 1420 if it does not report
+ * one (see wg_options_t).
  *
- * Returns a handle, which is > 0 and never used again for another tunnel, or a negative wg_result_t. The tunnel runs
- * until wg_turn_off(), on two threads of its own.
+ * `uapi` is the configuration: the lines of a UAPI `set` without `set=1`,
+ * "private_key=..\nlisten_port=..\n" and so on. It may be "". When this returns, it has been applied as a whole, and
+ * the port is open.
  *
- * Memory: takes ownership of `tun_fd` on success, and closes that number before it returns; the library goes on with a
- * duplicate. On failure the caller still owns it, open and in the mode in which it was.
- * Requires: `uapi` is NULL or ends with a zero byte. On success `tun_fd` has no other user than the library.
- * Errors: WG_ERR_NULL if `uapi` is NULL; WG_ERR_INVALID if `tun_fd` is not open, or the text has a bad value;
+ * Returns a handle, which is positive and never reused, or a negative wg_result_t. The tunnel runs until
+ * wg_turn_off(), on two threads of its own.
+ *
+ * Memory: takes ownership of `tun_fd` on success, and closes that number before it returns; the library uses a
+ * duplicate. On failure the caller still owns it, open and in its previous mode. `uapi` is not kept.
+ * Requires: `uapi` is NULL or ends with a zero byte. On success only the library uses `tun_fd` from then on.
+ * Errors: WG_ERR_NULL if `uapi` is NULL; WG_ERR_INVALID if `tun_fd` is not open, or a value of the text is invalid;
  * WG_ERR_PROTOCOL if a line is not of the form key=value; WG_ERR_TOO_LARGE beyond 64 MiB; WG_ERR_UNSUPPORTED if
- * `tun_fd` does not keep packets apart, or this platform has no descriptors; WG_ERR_NOT_FOUND if the interface was
- * removed; WG_ERR_ADDR_IN_USE for the port; WG_ERR_PERMISSION for the fwmark, or if `tun_fd` is a device that cannot
- * be waited for; WG_ERR_IO and WG_ERR_RESOURCES as the system says; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
+ * `tun_fd` does not preserve packet boundaries, or this platform has no descriptors; WG_ERR_NOT_FOUND if the interface
+ * was removed; WG_ERR_ADDR_IN_USE if the port is in use; WG_ERR_PERMISSION if the fwmark is not permitted, or `tun_fd`
+ * is a device that cannot be polled; WG_ERR_IO and WG_ERR_RESOURCES for errors of the system; WG_ERR_PANIC;
+ * WG_ERR_BUSY inside a callback.
  * Threads: any.
  * Since: 0.1.0
  */
 int32_t wg_turn_on(int32_t tun_fd, const char *uapi);
 
 /**
- * As wg_turn_on(), with options. Packets and datagrams can be the app's own; see wg_tun_callbacks_t and
- * wg_transport_t.
+ * Creates and starts a tunnel as wg_turn_on() does, with options. Custom packets and datagrams are possible; see
+ * wg_tun_callbacks_t and wg_transport_t.
  *
- * Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP it stays the caller's
- * in any case; but a duplicate has its O_NONBLOCK mode in common with the original, so on success the caller's
- * descriptor is non-blocking from then on. Each `.._destroy` is called exactly once with its `.._user`: when the
- * tunnel is turned off and all its functions have returned for the last time; at once where the function is NULL (but
- * `protect_destroy`, which waits for the end as well) or has been replaced; or before this call returns if it fails.
- * The same holds for what `tun` and `transport` point to. Only what is in a struct with a wrong `struct_size` is not
- * given up.
- * Requires: `options` is NULL or points to `options->struct_size` readable bytes, and so are the structs that it
- * points to; their functions are NULL or of their types, and may be called with what belongs to them on any thread;
- * the rest as in wg_turn_on().
- * Errors: as wg_turn_on(); WG_ERR_NULL if `options`, or `write` or `send` of what it points to, is NULL;
- * WG_ERR_INVALID if one of its values is out of its range, or more than one of `tun_fd`, `tun` and `net` are set;
- * WG_ERR_PERMISSION if `protect` refuses; WG_ERR_UNSUPPORTED if it sets a field that this library does not know, or
- * `net` in a library that was built without it.
- * Threads: any. It does not wait for host names to be looked up, unless it fails while a `resolve` of the app is
- * looking one up.
+ * Memory: `options` is not kept. With WG_FD_TAKE, `tun_fd` is as in wg_turn_on(). With WG_FD_DUP the caller keeps it
+ * in any case; but a duplicate shares its O_NONBLOCK mode with the original, so on success the caller's descriptor is
+ * non-blocking from then on. Each `.._destroy` is called exactly once with its `.._user`: when the tunnel is turned
+ * off and the last call of any of its callbacks has returned; at once if the function is NULL (except
+ * `protect_destroy`, which is called at the end as well) or has been replaced; or before this call returns if it
+ * fails. The same holds for the structs of `tun` and `transport`. Only the `.._user` pointers of a struct with an
+ * invalid `struct_size` are not released.
+ * Requires: `options` is NULL or points to `options->struct_size` readable bytes, and so do the pointers to structs in
+ * it; functions are NULL or of their types, and may be called with their `user` pointers on any thread; otherwise as
+ * in wg_turn_on().
+ * Errors: as wg_turn_on(); WG_ERR_NULL if `options` is NULL, or `write` of `tun` or `send` of `transport`;
+ * WG_ERR_INVALID if a value is out of range, or more than one of `tun_fd`, `tun` and `net` are set; WG_ERR_PERMISSION
+ * if `protect` refuses a socket; WG_ERR_UNSUPPORTED if a field is set that is unknown to this library, or `net` in a
+ * library that was built without it.
+ * Threads: any. It does not wait for look-ups of host names, unless it fails while the app's `resolve` is running.
  * Since: 0.1.0
  */
 int32_t wg_turn_on_with(const struct wg_options_t *options, const char *uapi);
 
 /**
- * Stops a tunnel, and closes its descriptor and its sockets. Its handle is not valid any more.
+ * Stops a tunnel, and closes its descriptor and its sockets. Its handle becomes invalid.
  *
- * Calls on the tunnel that are under way on other threads finish; if there are any, what they need is freed, and the
- * descriptor closed, when the last of them returns.
+ * Calls on the tunnel that are in progress on other threads finish; the resources that they use are freed, and the
+ * descriptor is closed, when the last of them returns.
  *
- * When this returns, none of the tunnel's callbacks is running on any thread, and each was destroyed; so were the
- * functions of its wg_tun_callbacks_t and its wg_transport_t.
+ * When this returns, none of the tunnel's callbacks is running on any thread, including those of its
+ * wg_tun_callbacks_t and wg_transport_t, and each `destroy` has been called.
  *
- * Memory: everything that belongs to the tunnel is freed, and its keys are wiped. Text from wg_get_config() stays.
- * Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls: if the first is still under way on another thread,
- * the second waits for it, so after either code the tunnel is off; WG_ERR_BUSY inside a callback, and the tunnel runs
- * on.
- * Threads: any, not only the one that turned it on. It waits for the tunnel's threads, and with them for
- * callbacks: also for a `resolve` of the app that is looking up a host name, but not for wg_resolve_system(), which
- * then returns WG_ERR_CLOSED. Where a callback may take long, wg_turn_off_within() waits for as long as you say.
+ * Memory: everything that belongs to the tunnel is freed, and its keys are wiped. Text from wg_get_config() stays
+ * valid.
+ * Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls: if the first is still in progress on another
+ * thread, the second waits for it, so after either code the tunnel is off; WG_ERR_BUSY inside a callback: the tunnel
+ * keeps running.
+ * Threads: any, not only the one that turned it on. It waits for the tunnel's threads, and thereby for callbacks: also
+ * for the app's `resolve` during a look-up, but not for wg_resolve_system(), which then returns WG_ERR_CLOSED. If a
+ * callback may take long, use wg_turn_off_within(), which has a time limit.
  * Since: 0.1.0
  */
 wg_result_t wg_turn_off(int32_t handle);
 
 /**
- * As wg_turn_off(), but it waits for `milliseconds` at most.
+ * Stops a tunnel as wg_turn_off() does, but waits for at most `milliseconds`.
  *
- * If that is not long enough it returns WG_ERR_TIMED_OUT, and the tunnel goes on ending on a thread of the library's
- * own, which waits for the callbacks that are still running. By then nothing new is sent, received or looked up, and
- * the handle is unknown to all functions but wg_turn_off(), which waits until the tunnel is off and returns
- * WG_ERR_UNKNOWN_HANDLE, and this one, which can be called again to wait on. Keep what belongs to the callbacks until
- * `destroy` was called for it, and the library loaded.
+ * After that time it returns WG_ERR_TIMED_OUT, and the shutdown continues on a thread of the library, which waits for
+ * the callbacks that are still running. By then nothing new is sent, received or looked up. The handle is unknown to
+ * all functions except wg_turn_off(), which waits until the tunnel is off and returns WG_ERR_UNKNOWN_HANDLE, and this
+ * one, which can be called again to continue waiting. Keep the data of each callback until its `destroy` is called,
+ * and keep the library loaded.
  *
- * Memory: as wg_turn_off(), once the tunnel has ended. Each `destroy` is called on the library's own thread.
+ * Memory: as wg_turn_off(), once the tunnel has ended. Each `destroy` is called on the library's thread.
  * Errors: WG_ERR_TIMED_OUT; WG_ERR_UNKNOWN_HANDLE, also if the tunnel has ended since a call that timed out;
- * WG_ERR_RESOURCES if the thread cannot be started, and WG_ERR_BUSY inside a callback: the tunnel runs on then.
+ * WG_ERR_RESOURCES if the thread cannot be started, and WG_ERR_BUSY inside a callback: the tunnel then keeps running.
  * Threads: any.
  * Since: 0.1.0
  */
 wg_result_t wg_turn_off_within(int32_t handle, uint32_t milliseconds);
 
 /**
- * Replaces the descriptor that a tunnel reads and writes packets through, without a handshake: sessions, sockets,
- * counters and staged packets stay. For Android, where `establish()` gives an app that changes addresses, routes or
- * allowed apps another interface.
+ * Replaces the descriptor of a tunnel's TUN without a handshake: sessions, sockets, counters and staged packets stay.
+ * For Android, where a change of addresses, routes or allowed apps needs another interface from `establish()`.
  *
- * `tun_fd` is as in wg_turn_on(), and may be of another kind than the old one. `mtu` is as in wg_options_t: it counts
- * if the interface cannot be asked; 0 stands for WG_MTU_DEFAULT. The interface counts as up.
+ * `tun_fd` is as in wg_turn_on(), and may be of another kind than the old one. `mtu` is as in wg_options_t: it is used
+ * if the interface does not report one; 0 stands for WG_MTU_DEFAULT. The new interface is considered up.
  *
- * When this returns WG_OK, the library has closed the old descriptor, and writes nothing more to it. Packets that were
- * read from it are sent; those that were not are lost. If `tun_fd` cannot be used, nothing changes.
+ * When this returns WG_OK, the library has closed the old descriptor, and no longer writes to it. Packets that were
+ * read from it are sent; unread packets are lost. If `tun_fd` cannot be used, nothing changes.
  *
  * Call it while the tunnel runs or is paused. On Android the old descriptor does not fail when there is a new
- * interface, it only finds no packets. But if the other end of a socketpair is closed, or an interface removed, a
- * tunnel that is not paused ends by itself (WG_EVENT_ENDED): then turn it off, and on again with the new descriptor.
+ * interface; it only has no packets. But if the other end of a socketpair is closed, or an interface removed, a tunnel
+ * that is not paused ends by itself (WG_EVENT_ENDED): then turn it off, and on again with the new descriptor.
  *
  * Memory: with WG_FD_TAKE for `fd_ownership`, `tun_fd` is as in wg_turn_on(), and with WG_FD_DUP as in
- * wg_turn_on_with(). An old descriptor that was given with WG_FD_DUP stays the caller's, and stays non-blocking.
+ * wg_turn_on_with(). An old descriptor that was passed with WG_FD_DUP stays the caller's, and stays non-blocking.
  * Requires: with WG_FD_TAKE, on success only the library uses `tun_fd` from then on.
  * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended by itself: turn it on again; WG_ERR_UNSUPPORTED
  * if its packets come from wg_tun_callbacks_t or wg_net_options_t; WG_ERR_INVALID if `mtu` or `fd_ownership` is out of
- * its range; WG_ERR_BUSY inside a callback; WG_ERR_PANIC; and of wg_turn_on() those that are about `tun_fd`.
- * Threads: any; calls on one tunnel come one after another. It waits for the packets that are being read or written,
- * not for a callback.
+ * range; WG_ERR_BUSY inside a callback; WG_ERR_PANIC; and the errors of wg_turn_on() that concern `tun_fd`.
+ * Threads: any; calls on one tunnel are serialized. It waits for packets that are being read or written, not for a
+ * callback.
  * Since: 0.1.0
  */
 wg_result_t wg_set_tun_fd(int32_t handle, int32_t tun_fd, uint32_t fd_ownership, uint32_t mtu);
 
 /**
- * Changes the configuration of a tunnel: `uapi` is as in wg_turn_on(). A line that is refused changes nothing.
+ * Changes the configuration of a tunnel. `uapi` is as in wg_turn_on(); if a line is refused, nothing changes.
  *
- * A port that is named in it is insisted on from then on, also if it is the one that the system had chosen; with 0 the
- * system chooses another. A new port is opened before this returns, also while the old one is still being tried, or
- * noted if the tunnel is paused.
+ * A `listen_port` fixes the port from then on, even if it is the one that the system had chosen; with 0 the system
+ * chooses another one. A new port is opened before this returns, also while opening the old one is still being
+ * retried; if the tunnel is paused, wg_resume() opens it.
  *
  * Memory: `uapi` is not kept.
  * Requires: `uapi` is NULL or ends with a zero byte.
  * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC;
- * and of wg_turn_on() those that are about the configuration.
- * Threads: any; calls on one tunnel come one after another. One that changes the port or the mark waits for `protect`,
- * and so do those behind it; no other does.
+ * and the errors of wg_turn_on() that concern the configuration.
+ * Threads: any; calls on one tunnel are serialized. A call that changes the port or the mark waits for `protect`, and
+ * so do the calls behind it; others do not.
  * Since: 0.1.0
  */
 wg_result_t wg_set_config(int32_t handle, const char *uapi);
 
 /**
- * Reads the configuration and state of a tunnel: the lines of a UAPI `get`, without `errno=`. They contain the private
- * key.
+ * Returns the configuration and state of a tunnel in `*out`: the lines of a UAPI `get`, without `errno=`. They include
+ * the private key.
  *
- * Memory: on success `*out` is the caller's, to give to wg_free(), which wipes it. On failure it is not written.
+ * Memory: on success the caller owns `*out`, and frees it with wg_free(), which wipes it. On failure it is not
+ * written.
  * Requires: `out` is NULL or points to writable storage for one pointer.
  * Errors: WG_ERR_NULL if `out` is NULL; WG_ERR_UNKNOWN_HANDLE; WG_ERR_RESOURCES; WG_ERR_PANIC; WG_ERR_BUSY inside a
- * callback. A tunnel that has ended by itself can still be read.
+ * callback. A tunnel that has ended by itself can still be queried.
  * Threads: any.
  * Since: 0.1.0
  */
 wg_result_t wg_get_config(int32_t handle, char **out);
 
 /**
- * As wg_get_config(), without the lines private_key= and preshared_key=: for support logs and user interfaces. It
- * still has the addresses of peers and networks.
+ * Returns the text of wg_get_config() without the lines private_key= and preshared_key=, for support logs and user
+ * interfaces. It still contains the addresses of peers and networks.
  *
  * UAPI has no line for the tunnel's own public key; see wg_public_key().
  *
- * Memory: on success `*out` is the caller's, to give to wg_free(). On failure it is not written.
+ * Memory: on success the caller owns `*out`, and frees it with wg_free(). On failure it is not written.
  * Requires: as in wg_get_config().
  * Errors: as wg_get_config().
  * Threads: any.
@@ -2080,37 +2087,37 @@ wg_result_t wg_get_config(int32_t handle, char **out);
 wg_result_t wg_get_config_public(int32_t handle, char **out);
 
 /**
- * Reads the public key of a tunnel: the one that its peers know it by.
+ * Returns the public key of a tunnel, which its peers are configured with.
  *
  * Memory: writes 32 bytes to `public_key`, on success only.
  * Requires: `public_key` is NULL or has room for 32 bytes.
  * Errors: WG_ERR_NULL; WG_ERR_NOT_FOUND if the tunnel has no private key; WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY inside a
- * callback; WG_ERR_PANIC. A tunnel that has ended by itself can still be read.
+ * callback; WG_ERR_PANIC. A tunnel that has ended by itself can still be queried.
  * Threads: any.
  * Since: 0.1.0
  */
 wg_result_t wg_public_key(int32_t handle, uint8_t *public_key);
 
 /**
- * Adds a peer to a tunnel, or changes it: the same as wg_set_config() with the lines that `peer` stands for.
- * Everything is checked first, so a call that fails changes nothing. The peer keeps its session. A peer with the
- * tunnel's own key is ignored.
+ * Adds a peer to a tunnel, or changes it, as wg_set_config() does with the corresponding lines. Everything is checked
+ * first, so a call that fails changes nothing. An existing peer keeps its session. A peer with the tunnel's own key is
+ * ignored.
  *
- * Memory: `peer` and what it points to are not kept. No copy of the preshared key stays on the stack; wipe your own.
+ * Memory: `peer` and its pointers are not kept. No copy of the preshared key stays on the stack; wipe your own.
  * Requires: `peer` is NULL or points to `peer->struct_size` readable bytes; its `endpoint` is NULL or ends with a
  * zero byte; its `allowed_ips` is NULL or points to `allowed_ip_count` elements.
- * Errors: WG_ERR_NULL if `peer` is NULL, or `allowed_ips` with a count above 0; WG_ERR_INVALID if its struct_size or
- * a value is invalid, the tunnel would have more peers than `max_peers`, or the endpoint is a host name and there is
- * no `resolve`; WG_ERR_TOO_LARGE beyond WG_ALLOWED_IPS_MAX; WG_ERR_UNSUPPORTED if it sets a field that this library
- * does not know; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_RESOURCES; WG_ERR_BUSY inside
- * a callback; WG_ERR_PANIC.
+ * Errors: WG_ERR_NULL if `peer` is NULL, or `allowed_ips` with a count above 0; WG_ERR_INVALID if its struct_size or a
+ * value is invalid, the tunnel would have more peers than `max_peers`, or the endpoint is a host name and there is no
+ * `resolve`; WG_ERR_TOO_LARGE beyond WG_ALLOWED_IPS_MAX; WG_ERR_UNSUPPORTED if a field is set that is unknown to this
+ * library; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_RESOURCES; WG_ERR_BUSY inside a
+ * callback; WG_ERR_PANIC.
  * Threads: as wg_set_config().
  * Since: 0.1.0
  */
 wg_result_t wg_set_peer(int32_t handle, const struct wg_peer_config_t *peer);
 
 /**
- * Removes a peer from a tunnel: its session ends, its keys are wiped, and its allowed IPs are free again.
+ * Removes a peer from a tunnel: its session ends, its keys are wiped, and its allowed IPs become free.
  *
  * Memory: reads 32 bytes of `public_key`.
  * Requires: `public_key` is NULL or points to 32 readable bytes.
@@ -2122,13 +2129,13 @@ wg_result_t wg_set_peer(int32_t handle, const struct wg_peer_config_t *peer);
 wg_result_t wg_remove_peer(int32_t handle, const uint8_t *public_key);
 
 /**
- * Begins a handshake with a peer now, whatever session there is. The session is used until the new one is made. With
- * NULL for `public_key`, with each peer whose endpoint is known.
+ * Begins a handshake with a peer, even if there is a session, which is used until the new one is established. NULL for
+ * `public_key` means each peer with an endpoint.
  *
- * Initiations stay 5 s apart, as the protocol has it: less than 5 s after our last initiation or response to the
- * peer nothing is sent, and a handshake that is under way goes on. wg_drop_session() lifts that. If the endpoint is
- * a host name without an address, the handshake begins when there is one; if the tunnel is down or paused, when it
- * is up again, unless wg_drop_session() is called before. An event or wg_peer_stats() reports what comes of it.
+ * Initiations stay 5 s apart, as the protocol requires: less than 5 s after the last initiation or response to the
+ * peer nothing is sent, and a handshake in progress continues. wg_drop_session() lifts that limit. If the endpoint is
+ * a host name without an address, the handshake begins when there is one; if the tunnel is down or paused, when it is
+ * up again, unless wg_drop_session() is called before. An event or wg_peer_stats() reports the outcome.
  *
  * Memory: reads 32 bytes of `public_key`.
  * Requires: `public_key` is NULL or points to 32 readable bytes.
@@ -2140,17 +2147,17 @@ wg_result_t wg_remove_peer(int32_t handle, const uint8_t *public_key);
 wg_result_t wg_force_handshake(int32_t handle, const uint8_t *public_key);
 
 /**
- * Forgets the sessions with a peer and the handshake that is under way, and wipes their keys; packets that wait for
- * a session are dropped. With NULL for `public_key`, of all peers. The peer is then as if it had just been
- * configured, at the endpoint where it is now: the next packet begins a handshake, and so does a persistent
- * keepalive at once. WG_EVENT_SESSION_EXPIRED is reported for each peer that had a session.
+ * Drops the sessions of a peer and its handshake in progress, and wipes their keys; staged packets are dropped. NULL
+ * for `public_key` means all peers. The peer is then as if it had just been configured, with its present endpoint: the
+ * next packet begins a handshake, and a persistent keepalive does so at once. WG_EVENT_SESSION_EXPIRED is reported for
+ * each peer that had a session.
  *
- * Nothing that the peer sends with its old sessions is accepted any more. It is not told: if it sends before we do,
- * it makes a new session when nothing has come back for 15 s.
+ * Packets of the peer on its old sessions are no longer accepted. The peer is not notified: if it sends first, it
+ * begins a new handshake after 15 s without an answer.
  *
- * Nothing is waited for. Packets that the tunnel's threads have accepted or encrypted by then may still reach the TUN
- * or the network a moment later, after which the keys are wiped that this needs; and a handshake that one of them is
- * about to begin may follow.
+ * It does not wait. Packets that the tunnel's threads have already accepted or encrypted may still reach the TUN or
+ * the network a moment later, and the keys in use for them are wiped afterwards; a handshake that one of the threads
+ * is about to begin may follow.
  *
  * Memory: reads 32 bytes of `public_key`.
  * Requires: `public_key` is NULL or points to 32 readable bytes.
@@ -2162,16 +2169,16 @@ wg_result_t wg_force_handshake(int32_t handle, const uint8_t *public_key);
 wg_result_t wg_drop_session(int32_t handle, const uint8_t *public_key);
 
 /**
- * Pauses a tunnel: its sockets are closed, its sessions forgotten, and neither packets nor timers wake a thread, until
- * wg_resume(). What the system or the app writes to `tun_fd` meanwhile waits there, as far as there is room. The
- * configuration stays, and can be read and changed. A tunnel that is paused already stays paused.
+ * Pauses a tunnel until wg_resume(): its sockets are closed, its sessions dropped, and neither packets nor timers wake
+ * a thread. Packets that are written to `tun_fd` during the pause are queued there, as far as there is room. The
+ * configuration stays, and can be read and changed. Idempotent.
  *
- * It waits for calls that are under way: when it returns, nothing is sent or written, and of the functions that the
- * app has given, no `send`, `write` or `room` is running on any thread or will be called before wg_resume().
+ * It waits for calls in progress: when it returns, nothing more is sent or written, and no `send`, `write` or `room`
+ * callback is running on any thread or will be called before wg_resume().
  *
- * Calls of wg_pause() and wg_resume() on several threads come one after another, and the last one counts. So do, with
- * them, wg_bump_sockets(), wg_network_changed() and a new port by wg_set_config(): each waits while `protect` runs for
- * another.
+ * Calls of wg_pause() and wg_resume() on several threads are serialized, and the last one takes effect. They are also
+ * serialized with wg_bump_sockets(), wg_network_changed() and a new port by wg_set_config(): each waits while
+ * `protect` runs for another.
  *
  * Memory: nothing changes hands.
  * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
@@ -2181,11 +2188,11 @@ wg_result_t wg_drop_session(int32_t handle, const uint8_t *public_key);
 wg_result_t wg_pause(int32_t handle);
 
 /**
- * Lets a tunnel go on after wg_pause(), with new sockets, passed to `protect` first. With each peer that there was a
- * session with a handshake is begun at once. On a tunnel that is not paused it does nothing. An interface that was
- * down before the pause, or was taken down since, stays down until it is taken up.
+ * Resumes a tunnel after wg_pause(), with new sockets, which are passed to `protect` first. A handshake begins at once
+ * with each peer that had a session. No-op if the tunnel is not paused. An interface that was down before the pause,
+ * or was set down since, stays down until it is set up.
  *
- * If the sockets cannot be opened the tunnel goes on nevertheless, and tries again as wg_bump_sockets() does.
+ * If the sockets cannot be opened the tunnel resumes nevertheless, and retries as wg_bump_sockets() does.
  *
  * Memory: nothing changes hands.
  * Errors: as wg_bump_sockets().
@@ -2195,95 +2202,95 @@ wg_result_t wg_pause(int32_t handle);
 wg_result_t wg_resume(int32_t handle);
 
 /**
- * Returns the descriptor of a tunnel's IPv4 socket, to set options on it or to look at it, or a negative wg_result_t.
+ * Returns the descriptor of a tunnel's IPv4 socket, to set or inspect its options, or a negative wg_result_t.
  *
- * There is no need to protect it: wg_options_t's `protect` is passed each socket before its first byte, and that is
- * the only way that misses none.
+ * To protect sockets use `protect` of wg_options_t: it is called with each socket before anything is sent on it, and
+ * is the only way that misses none.
  *
- * Memory: the descriptor is borrowed: do not close it. It is the library's, and closed whenever the sockets are
- * reopened (wg_bump_sockets(), wg_network_changed(), wg_bind_socket_to_interface4(), a new listen_port, wg_pause())
- * and by wg_turn_off(); the number may mean something else after that.
+ * Memory: the descriptor is borrowed: do not close it. The library closes it whenever the sockets are reopened
+ * (wg_bump_sockets(), wg_network_changed(), wg_bind_socket_to_interface4(), a new listen_port, wg_pause()) and in
+ * wg_turn_off(); afterwards the number may be reused.
  * Errors: WG_ERR_NOT_FOUND if there is no such socket, because the tunnel is paused, its port could not be opened, the
- * host has no IPv4, or its datagrams are the app's; WG_ERR_UNSUPPORTED on Windows; WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY
- * inside a callback; WG_ERR_PANIC.
+ * host has no IPv4, or the tunnel has a wg_transport_t; WG_ERR_UNSUPPORTED on Windows; WG_ERR_UNKNOWN_HANDLE;
+ * WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
  * Threads: any.
  * Since: 0.1.0
  */
 int32_t wg_peek_socket_fd4(int32_t handle);
 
 /**
- * As wg_peek_socket_fd4(), for IPv6.
+ * Returns the descriptor of a tunnel's IPv6 socket, as wg_peek_socket_fd4() does for IPv4.
  *
  * Since: 0.1.0
  */
 int32_t wg_peek_socket_fd6(int32_t handle);
 
 /**
- * Binds a tunnel's IPv4 socket to one network interface, by its index, whatever the routes say, and its successors as
- * well; 0 ends that. On Windows only what is sent is bound to it.
+ * Binds a tunnel's IPv4 socket, and its successors, to one network interface by its index, regardless of the routes; 0
+ * ends that. On Windows only sending is bound to the interface.
  *
- * As long as `blackhole` is not 0, everything that would leave by IPv4 is dropped here, and counted as
- * out_send_failed: for the moment between the loss of one network and the next.
+ * While `blackhole` is not 0, all outgoing IPv4 datagrams are dropped, and counted as out_send_failed: for the time
+ * between the loss of one network and the next.
  *
- * On Linux it takes no permission the first time; later on, without CAP_NET_RAW, new sockets take the place of the
- * old ones as with wg_bump_sockets().
+ * On Linux the first call needs no permission; later calls without CAP_NET_RAW replace the sockets, as
+ * wg_bump_sockets() does.
  *
  * Memory: nothing changes hands.
- * Errors: nothing changes then. WG_ERR_NOT_FOUND if there is no such interface; WG_ERR_UNSUPPORTED if the host has no
- * IPv4, the datagrams are the app's, or the system cannot do it (Linux since 5.7, Apple's systems and Windows can);
- * WG_ERR_PERMISSION; WG_ERR_IO; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a
- * callback; WG_ERR_PANIC.
+ * Errors: on failure nothing changes. WG_ERR_NOT_FOUND if there is no such interface; WG_ERR_UNSUPPORTED if the host
+ * has no IPv4, the tunnel has a wg_transport_t, or the system does not support it (Linux since 5.7, Apple's systems
+ * and Windows do); WG_ERR_PERMISSION; WG_ERR_IO; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended;
+ * WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
  * Threads: any.
  * Since: 0.1.0
  */
 wg_result_t wg_bind_socket_to_interface4(int32_t handle, uint32_t interface_index, int32_t blackhole);
 
 /**
- * As wg_bind_socket_to_interface4(), for IPv6.
+ * Binds a tunnel's IPv6 socket to an interface, as wg_bind_socket_to_interface4() does for IPv4.
  *
  * Since: 0.1.0
  */
 wg_result_t wg_bind_socket_to_interface6(int32_t handle, uint32_t interface_index, int32_t blackhole);
 
 /**
- * Reopens a tunnel's sockets: new ones on the same port, passed to `protect` first. For when the old ones may lead
- * nowhere, after a change of networks. Each peer with a session is sent a packet, so that it learns where we are.
+ * Reopens a tunnel's sockets on the same port; the new ones are passed to `protect` first. For a change of networks,
+ * after which the old ones may no longer work. Each peer with a session is sent a packet, so that it learns the new
+ * address.
  *
- * If it fails the old sockets stay in use, unless they had to be closed first (not on Linux or Android, but for a
- * process that has become another user), and it is tried again, after half a second at first and at least every 30 s,
- * until it works. Sockets that could not be opened before are tried at once. A port that was not configured but chosen
- * by the system may change, now or when handshakes go unanswered after this: see WG_EVENT_SOCKETS_RECOVERED.
+ * On failure the old sockets stay in use, unless they had to be closed first (on Linux and Android only in a process
+ * that has changed its user), and opening is retried until it succeeds: first after half a second, then at least every
+ * 30 s. Sockets that could not be opened before are retried at once. A port that was chosen by the system may change,
+ * in this call or when handshakes go unanswered afterwards: see WG_EVENT_SOCKETS_RECOVERED.
  *
  * Memory: nothing changes hands.
- * Errors: WG_ERR_ADDR_IN_USE, WG_ERR_PERMISSION (also if `protect` refuses), WG_ERR_NOT_FOUND (the interface is gone
- * that a socket is bound to), WG_ERR_IO, WG_ERR_RESOURCES: why it did not work this time; WG_ERR_UNKNOWN_HANDLE;
- * WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC. A tunnel that is paused has no
- * sockets to reopen: that is no error.
+ * Errors: WG_ERR_ADDR_IN_USE, WG_ERR_PERMISSION (also if `protect` refuses a socket), WG_ERR_NOT_FOUND (the interface
+ * that a socket is bound to was removed), WG_ERR_IO, WG_ERR_RESOURCES: the cause of this failure;
+ * WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC. For a
+ * paused tunnel, which has no sockets, it succeeds as a no-op.
  * Threads: any.
  * Since: 0.1.0
  */
 wg_result_t wg_bump_sockets(int32_t handle);
 
 /**
- * Tells a tunnel that the network which it is in is another one, or has changed. It begins again: with new sockets on
- * the same port, if that is possible; each host name is looked up; and what was found out about NAT64 is forgotten.
- * Each peer that there is a session with hears from us at once. The session stays if the peer's address does; if it
- * does not, a new one is made. So call it for each change that the system tells of; one call too many costs a datagram
- * for each peer.
+ * Adapts a tunnel to a change of networks: its sockets are reopened, on the same port if possible; each host name is
+ * looked up; and the state of NAT64 is discarded. Each peer with a session is sent a packet at once. The session is
+ * kept if the peer's address stays the same; otherwise a new one is established. Call it for each change that the
+ * system reports; an unnecessary call costs a datagram for each peer.
  *
  * Memory: nothing changes hands.
  * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC;
- * and as the system says if there are no new sockets now, for example WG_ERR_PERMISSION. The tunnel then goes on with
- * the old ones, and tries again by itself.
+ * and errors of the system if the sockets cannot be reopened now, for example WG_ERR_PERMISSION. The tunnel then keeps
+ * the old ones, and retries by itself.
  * Threads: any. It does not wait for look-ups.
  * Since: 0.1.0
  */
 wg_result_t wg_network_changed(int32_t handle);
 
 /**
- * From now on peers whose endpoint is known stay there, whatever address they send from, and so does each that gets an
- * endpoint by configuration. For phones: after a change of networks, what is still on its way on the old one would
- * lead astray. There is no way back but a new tunnel.
+ * Disables roaming: from now on the endpoint of each peer that has one, or is given one by configuration, no longer
+ * follows the source address of its packets. For phones: late packets from the old network must not move the endpoint.
+ * It cannot be undone, except by a new tunnel.
  *
  * Memory: nothing changes hands.
  * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
@@ -2293,11 +2300,11 @@ wg_result_t wg_network_changed(int32_t handle);
 wg_result_t wg_disable_roaming(int32_t handle);
 
 /**
- * Marks what a tunnel sends, for rules of routing or a firewall (SO_MARK on Linux and Android); 0 ends it. The same as
- * fwmark=.. in wg_set_config().
+ * Sets the mark of a tunnel's datagrams, for routing rules or a firewall (SO_MARK on Linux and Android); 0 removes it.
+ * The same as fwmark=.. in wg_set_config().
  *
  * Memory: nothing changes hands.
- * Errors: WG_ERR_PERMISSION without CAP_NET_ADMIN, and the old mark stays; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the
+ * Errors: WG_ERR_PERMISSION without CAP_NET_ADMIN: the old mark stays; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the
  * tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
  * Threads: any.
  * Since: 0.1.0
@@ -2305,9 +2312,9 @@ wg_result_t wg_disable_roaming(int32_t handle);
 wg_result_t wg_set_fwmark(int32_t handle, uint32_t mark);
 
 /**
- * Returns the UDP port that a tunnel's sockets are bound to: the one that its peers send to, unless a NAT is in
- * between. It is 0 while there are no sockets: in a pause, as long as the port cannot be opened, after the tunnel has
- * ended, or if its datagrams are the app's. The port that is configured is in wg_get_config() even then.
+ * Returns the UDP port that a tunnel's sockets are bound to; its peers send to it, unless there is a NAT in between.
+ * It is 0 while there are no sockets: during a pause, as long as the port cannot be opened, after the tunnel has
+ * ended, or if the tunnel has a wg_transport_t. wg_get_config() returns the configured port in any case.
  *
  * Memory: nothing changes hands.
  * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
@@ -2317,47 +2324,46 @@ wg_result_t wg_set_fwmark(int32_t handle, uint32_t mark);
 int32_t wg_listen_port(int32_t handle);
 
 /**
- * Reads a `.conf` file, `len` bytes at `conf` as they are on disk: what the tunnel has to be told goes to `*uapi`,
- * what the system has to be told to `*settings`, unless that is NULL.
+ * Parses a `.conf` file, given as the `len` bytes at `conf`: returns the configuration of the tunnel in `*uapi`, and
+ * that of the system in `*settings`, unless `settings` is NULL.
  *
- * The file is UTF-8 or UTF-16, with a byte order mark or without; comments may have any bytes. A zero byte does not
+ * The file is UTF-8 or UTF-16, with or without a byte order mark; comments may contain any bytes. A zero byte does not
  * end it.
  * `*uapi` is for wg_turn_on(), or for wg_set_config(), where it replaces the whole configuration, as `wg setconf`
- * does: every peer is made again, so that its session ends, and without a ListenPort in the file the sockets are
- * opened again, on another port. wg_set_peer() changes a peer and leaves the rest as it is. Endpoints that are host
- * names stay names: they need wg_options_t's `resolve`.
+ * does: every peer is created again, so that its session ends, and without a ListenPort in the file the sockets are
+ * reopened on another port. wg_set_peer() changes a peer and leaves the rest unchanged. Endpoints that are host names
+ * stay names, and need `resolve` of wg_options_t.
  * `*settings` has a line for each value, in this order; keys without a value are left out:
- * "address=10.0.0.2/24", an address of the interface with the length of its network;
+ * "address=10.0.0.2/24", an address of the interface with its prefix length;
  * "dns=10.0.0.1", a DNS server; "search=example.com", a DNS search domain;
  * "mtu=1420", 576 to 65535;
- * "table=off", "table=main" or "table=51820", where routes go if not to where wg-quick(8) puts them;
+ * "table=off", "table=main" or "table=51820", the routing table if it is not the default of wg-quick(8);
  * "pre_up=..", "post_up=..", "pre_down=..", "post_down=..", a command, in which %i stands for the interface's name:
- * this library runs none, and a program that runs them trusts the author of the file;
+ * this library runs no commands, and a program that runs them trusts the author of the file;
  * "save_config=true";
- * "included_application=..", "excluded_application=..", the name of an Android package; never both.
- * Each line ends with a line feed. No value has a control character but the tab: a file with another is refused.
+ * "included_application=..", "excluded_application=..", the name of an Android package; never both. Each line ends
+ * with a line feed. No value contains a control character other than the tab: a file with one is refused.
  *
  * The rules are those of wg(8) and wg-quick(8): an unknown key, a value that is malformed or a second `[Interface]` is
- * an error, which wg_last_error() names with its line, but never its value.
+ * an error. wg_last_error() then names the line, but never the value.
  *
- * Memory: writes to `*uapi` and `*settings` on success only. Both are the caller's then, to give to wg_free(), which
- * wipes them: `*uapi` has the keys in it, and commands may have some. `conf` is not kept; wipe it as well.
+ * Memory: writes to `*uapi` and `*settings` on success only. The caller then owns both, and frees them with wg_free(),
+ * which wipes them: `*uapi` contains keys, and commands may contain some. `conf` is not kept; wipe it as well.
  * Requires: `conf` is NULL or points to `len` bytes; `uapi` and `settings` are NULL or point to writable storage for
  * one pointer each.
  * Errors: WG_ERR_NULL if `conf` or `uapi` is NULL; WG_ERR_TOO_LARGE beyond WG_CONFIG_LEN_MAX bytes; WG_ERR_INVALID if
- * they are not a valid .conf file, or one of more than WG_PEERS_DEFAULT peers; WG_ERR_RESOURCES without memory;
- * WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
+ * the file is invalid, or has more than WG_PEERS_DEFAULT peers; WG_ERR_RESOURCES without memory; WG_ERR_PANIC;
+ * WG_ERR_BUSY inside a callback.
  * Threads: any.
  * Since: 0.1.0
  */
 wg_result_t wg_conf_parse(const char *conf, size_t len, char **uapi, char **settings);
 
 /**
- * Returns the text of the last wg_ call that failed on this thread, in English and for people to read; empty if none
- * has. It never contains a key. It is cut off after 1023 bytes.
+ * Returns the error message of the last wg_ call that failed on this thread, in English; empty if there was none. It
+ * never contains a key. It is truncated after 1023 bytes.
  *
- * Memory: the text is the library's. It is valid until the next wg_ call that fails on this thread, or the thread
- * ends.
+ * Memory: the text is borrowed, and valid until the next wg_ call that fails on this thread, or until the thread ends.
  * Errors: none; never NULL.
  * Threads: any, also inside a callback. Each thread has its own text.
  * Since: 0.1.0
@@ -2365,10 +2371,10 @@ wg_result_t wg_conf_parse(const char *conf, size_t len, char **uapi, char **sett
 const char *wg_last_error(void);
 
 /**
- * Returns what a code means, in a few words of English: "the port is taken by another socket". wg_last_error() says
- * more, for the last failure on a thread. A number that is not a code has a text as well.
+ * Returns a short description of a code in English: "the port is taken by another socket". wg_last_error() has more
+ * details of the last failure on a thread. For a number that is not a code there is a text as well.
  *
- * Memory: the text is the library's, and never changes.
+ * Memory: the text is static.
  * Errors: none; never NULL.
  * Threads: any, also inside a callback.
  * Since: 0.1.0
@@ -2376,11 +2382,11 @@ const char *wg_last_error(void);
 const char *wg_result_text(int32_t code);
 
 /**
- * Frees what a wg_ function returned for the caller to own, and overwrites it first: it may hold keys.
+ * Frees memory that a wg_ function returned, and overwrites it first, as it may contain keys.
  *
- * Memory: takes `memory`; NULL does nothing. Memory that is not from this library must not come here, and memory from
- * here must not go to free().
- * Requires: `memory` is NULL, or a wg_ function said that it is for wg_free(), and it was not freed yet.
+ * Memory: takes ownership of `memory`; NULL is a no-op. Memory from other sources must not be passed here, and memory
+ * from this library must not be passed to free().
+ * Requires: `memory` is NULL, or was returned by a wg_ function for wg_free(), and has not been freed.
  * Errors: none.
  * Threads: any, also inside a callback.
  * Since: 0.1.0
@@ -2388,20 +2394,20 @@ const char *wg_result_text(int32_t code);
 void wg_free(void *memory);
 
 /**
- * Tells `event` what happens to a tunnel from now on, in place of what was told before. NULL ends it.
+ * Sets the event callback of a tunnel, replacing the previous one; NULL removes it.
  *
- * What has happened before is not told again: wg_peers() knows who has a session by now, and a tunnel that has ended
- * already is refused, so that its end is never missed.
+ * Earlier events are not repeated: wg_peers() returns which peers have a session. A tunnel that has already ended is
+ * refused, so that its end is never missed.
  *
- * When this returns, no previous function is running on any thread, and none will be called again; the same holds when
- * wg_turn_off() returns. See docs/C_API.md for the locks that may be held.
+ * When this returns, no previous callback is running on any thread, and none will be called again; the same holds when
+ * wg_turn_off() returns. docs/C_API.md lists the locks that may be held.
  *
- * Memory: `destroy` (or NULL) is called exactly once with `user`, when `event` has been replaced or the tunnel turned
- * off, and it has returned for the last time; at once if `event` is NULL or the call fails. It follows the rules of
- * wg_event_fn_t.
+ * Memory: `destroy` (or NULL) is called exactly once with `user`: after `event` has been replaced or the tunnel turned
+ * off, and its last call has returned; at once if `event` is NULL or the call fails. The rules of wg_event_fn_t apply
+ * to it.
  * Requires: `event` and `destroy` are NULL or functions of these types, and may be called with `user` on any thread,
  * `event` until it has been replaced or the tunnel turned off.
- * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended, and `event` is not NULL: no function is called
+ * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended, and `event` is not NULL: no callback is set
  * then; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
  * Threads: any.
  * Since: 0.1.0
@@ -2409,12 +2415,12 @@ void wg_free(void *memory);
 wg_result_t wg_set_event_callback(int32_t handle, wg_event_fn_t event, void *user, wg_destroy_fn_t destroy);
 
 /**
- * A descriptor that can be read from, as poll() sees it, while wg_next_event() need not wait; for the loop of a host
- * whose code cannot be called on a thread of the library. The tunnel must have WG_OPTIONS_QUEUE_EVENTS.
+ * Returns a descriptor that poll() reports as readable while wg_next_event() would not wait, for event loops whose
+ * code cannot be called on a thread of the library. The tunnel must have WG_OPTIONS_QUEUE_EVENTS.
  *
- * Memory: the descriptor stays the library's, is valid until wg_turn_off(), and is only for waiting: do not read from
- * it.
- * Errors: WG_ERR_UNSUPPORTED if the tunnel has no WG_OPTIONS_QUEUE_EVENTS, or this platform no descriptors
+ * Memory: the descriptor is borrowed until wg_turn_off(), and is only for polling: do not read from it, and do not
+ * close it.
+ * Errors: WG_ERR_UNSUPPORTED if the tunnel has no WG_OPTIONS_QUEUE_EVENTS, or this platform has no descriptors
  * (Windows: let a thread wait in wg_next_event()); WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
  * Threads: any.
  * Since: 0.1.0
@@ -2422,34 +2428,35 @@ wg_result_t wg_set_event_callback(int32_t handle, wg_event_fn_t event, void *use
 int32_t wg_event_fd(int32_t handle);
 
 /**
- * Takes the next event of a tunnel that has WG_OPTIONS_QUEUE_EVENTS, in the order in which they came about, and waits
- * for it for `timeout_ms` milliseconds at most: 0 does not wait, and a negative number waits without limit.
+ * Removes the next event from the queue of a tunnel that has WG_OPTIONS_QUEUE_EVENTS, in the order in which they
+ * occurred, and waits for it for at most `timeout_ms` milliseconds: 0 does not wait, and a negative number waits
+ * without limit.
  *
- * Returns 1 if there was one, and 0 if none has come. Up to WG_EVENTS_MAX wait; beyond that the oldest are dropped,
- * and the next call finds WG_EVENT_MISSED. Behind WG_EVENT_ENDED, and in calls that wait while the tunnel is turned
- * off, it returns WG_ERR_CLOSED, at once and each time.
+ * Returns 1 with an event, or 0 without one. The queue holds up to WG_EVENTS_MAX events; beyond that the oldest are
+ * dropped, and the next call returns WG_EVENT_MISSED. After WG_EVENT_ENDED, and in calls that wait while the tunnel is
+ * turned off, it returns WG_ERR_CLOSED, at once and each time.
  *
- * Memory: only if it returns 1, writes the first `event->struct_size` bytes of `event`, and of those not
- * `struct_size`.
+ * Memory: only if it returns 1, writes the first `event->struct_size` bytes of `event`, except `struct_size` itself.
  * Requires: `event` is NULL or points to `event->struct_size` readable and writable bytes.
  * Errors: WG_ERR_NULL if `event` is NULL; WG_ERR_INVALID if its struct_size is invalid; WG_ERR_UNSUPPORTED without
  * WG_OPTIONS_QUEUE_EVENTS; WG_ERR_CLOSED; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
- * Threads: any, also several at once: each event goes to one of them. A thread is not cancelled while it waits.
+ * Threads: any, also several concurrently: each event goes to one of them. A waiting thread cannot be cancelled
+ * (pthread_cancel()).
  * Since: 0.1.0
  */
 int32_t wg_next_event(int32_t handle, struct wg_event_t *event, int32_t timeout_ms);
 
 /**
- * Sends the log of the whole process to `log`, in place of where it went before. NULL ends it. A tunnel may have a log
- * of its own: see wg_set_tunnel_log_callback().
+ * Sets the log callback of the process, replacing the previous one; NULL removes it. A tunnel may have its own: see
+ * wg_set_tunnel_log_callback().
  *
- * When this returns, no previous function is running on any thread, and none will be called again. See docs/C_API.md
- * for the locks that may be held.
+ * When this returns, no previous callback is running on any thread, and none will be called again. docs/C_API.md lists
+ * the locks that may be held.
  *
- * Memory: `destroy` (or NULL) is called exactly once with `user`, when `log` has been replaced and has returned for
- * the last time; at once if `log` is NULL or the call fails. It follows the rules of wg_log_fn_t.
+ * Memory: `destroy` (or NULL) is called exactly once with `user`: after `log` has been replaced and its last call has
+ * returned; at once if `log` is NULL or the call fails. The rules of wg_log_fn_t apply to it.
  * Requires: `log` and `destroy` are NULL or functions of these types, and may be called with `user` on any thread;
- * `log` on several at once, until this function was called again.
+ * `log` concurrently, until this function is called again.
  * Errors: WG_ERR_BUSY inside a callback.
  * Threads: any.
  * Since: 0.1.0
@@ -2457,20 +2464,20 @@ int32_t wg_next_event(int32_t handle, struct wg_event_t *event, int32_t timeout_
 wg_result_t wg_set_log_callback(wg_log_fn_t log, void *user, wg_destroy_fn_t destroy);
 
 /**
- * Sends the log of one tunnel to `log`, in place of where it went before. NULL sends it to where the log of the
- * process goes. Lines of wg_turn_on() come before this can be called, and go there in any case; `log` of wg_options_t
- * gets them as well.
+ * Sets the log callback of a tunnel, replacing the previous one; with NULL its lines go to the log callback of the
+ * process. So do the lines of wg_turn_on(), which are logged before this can be called; `log` of wg_options_t receives
+ * them as well.
  *
- * The level is that of the tunnel if it has one of its own (wg_set_tunnel_log_level()), or else that of the process.
+ * The level is that of the tunnel if it has its own (wg_set_tunnel_log_level()), or else that of the process.
  *
- * When this returns, no previous function is running on any thread, and none will be called again; the same holds when
- * wg_turn_off() returns. See docs/C_API.md for the locks that may be held.
+ * When this returns, no previous callback is running on any thread, and none will be called again; the same holds when
+ * wg_turn_off() returns. docs/C_API.md lists the locks that may be held.
  *
- * Memory: `destroy` (or NULL) is called exactly once with `user`, when `log` has been replaced or the tunnel turned
- * off, and it has returned for the last time; at once if `log` is NULL or the call fails. It follows the rules of
- * wg_log_fn_t.
- * Requires: `log` and `destroy` are NULL or functions of these types, and may be called with `user` on
- * any thread; `log` on several at once, until it has been replaced or the tunnel turned off.
+ * Memory: `destroy` (or NULL) is called exactly once with `user`: after `log` has been replaced or the tunnel turned
+ * off, and its last call has returned; at once if `log` is NULL or the call fails. The rules of wg_log_fn_t apply to
+ * it.
+ * Requires: `log` and `destroy` are NULL or functions of these types, and may be called with `user` on any thread;
+ * `log` concurrently, until it has been replaced or the tunnel turned off.
  * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
  * Threads: any.
  * Since: 0.1.0
@@ -2478,19 +2485,19 @@ wg_result_t wg_set_log_callback(wg_log_fn_t log, void *user, wg_destroy_fn_t des
 wg_result_t wg_set_tunnel_log_callback(int32_t handle, wg_log_fn_t log, void *user, wg_destroy_fn_t destroy);
 
 /**
- * Sets how much is logged, for the whole process but tunnels with a level of their own: WG_LOG_OFF to WG_LOG_TRACE. It
- * is WG_LOG_INFO at first.
+ * Sets the log level of the process, WG_LOG_OFF to WG_LOG_TRACE, except for tunnels with their own level. It is
+ * initially WG_LOG_INFO.
  *
  * Memory: nothing changes hands.
- * Errors: WG_ERR_INVALID if there is no such level; the old one then stays.
+ * Errors: WG_ERR_INVALID if there is no such level: the old one stays.
  * Threads: any, also inside a callback.
  * Since: 0.1.0
  */
 wg_result_t wg_set_log_level(int32_t level);
 
 /**
- * Chooses how much of one tunnel is logged: WG_LOG_OFF to WG_LOG_TRACE, or WG_LOG_INHERIT for what wg_set_log_level()
- * says: for the lines that its function gets, and for those that go to the function of the process.
+ * Sets the log level of a tunnel: WG_LOG_OFF to WG_LOG_TRACE, or WG_LOG_INHERIT for the level of wg_set_log_level().
+ * It applies to the tunnel's log callback, and to that of the process.
  *
  * Memory: nothing changes hands.
  * Errors: WG_ERR_INVALID if `level` is not a wg_log_level_t; WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY inside a callback;
@@ -2501,9 +2508,9 @@ wg_result_t wg_set_log_level(int32_t level);
 wg_result_t wg_set_tunnel_log_level(int32_t handle, int32_t level);
 
 /**
- * Reads what a tunnel did so far. Also of one that has ended by itself.
+ * Returns statistics of a tunnel, also of one that has ended by itself.
  *
- * Memory: writes the first `stats->struct_size` bytes of `stats`, and of those not `struct_size`; on success only.
+ * Memory: writes the first `stats->struct_size` bytes of `stats`, except `struct_size` itself; on success only.
  * Requires: `stats` is NULL or points to `stats->struct_size` readable and writable bytes.
  * Errors: WG_ERR_NULL if `stats` is NULL; WG_ERR_INVALID if its struct_size is invalid; WG_ERR_UNKNOWN_HANDLE;
  * WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
@@ -2513,56 +2520,55 @@ wg_result_t wg_set_tunnel_log_level(int32_t handle, int32_t level);
 wg_result_t wg_stats(int32_t handle, struct wg_stats_t *stats);
 
 /**
- * Reads the counters of a tunnel: one for each reason why something was not passed on, for handshake messages that
- * were refused, and for what the sockets had to do without. They count from the moment at which the tunnel was turned
- * on.
+ * Returns the counters of a tunnel: one for each cause of a dropped packet, of a refused handshake message, and of a
+ * limited socket function. They count from the time at which the tunnel was turned on.
  *
- * Which there are, and in which order, depends on the library's version and on what the tunnel works with, but is the
- * same for a tunnel at any time. Names keep their meaning in later versions.
+ * Their number and order depend on the library's version and the kind of the tunnel, but do not change during its
+ * life. Names keep their meaning in later versions.
  *
- * "out_" is the way from the TUN to the network, "in_" the other. Those that begin with "udp_" are there if the tunnel
- * has sockets of its own.
+ * "out_" is the direction from the TUN to the network, "in_" the opposite one. Counters that begin with "udp_" exist
+ * if the tunnel has its own sockets.
  *
- * - out_malformed: Packets read from the TUN that are not IP, or cut short.
- * - out_no_peer: Packets read from the TUN whose destination no peer has.
+ * - out_malformed: Packets from the TUN that are not IP, or truncated.
+ * - out_no_peer: Packets from the TUN to a destination that no peer has.
  * - out_no_endpoint: Packets for a peer that has no endpoint.
- * - out_routing_loop: Our own datagrams that came in through the TUN again, because the route to a peer's endpoint
- *   leads there.
- * - out_stage_full: The oldest staged packets of a peer that had too many.
- * - out_memory_full: Packets that could not be staged, because those of all peers take as much memory as they may,
- *   or no memory is left.
- * - out_unstaged: Staged packets that were given up together with a handshake, or taken away with a peer or the
- *   interface.
- * - out_send_failed: Datagrams that the operating system did not take.
- * - out_unreadable: Packets that the TUN had, and that could not be read whole.
- * - in_malformed: Datagrams that are no WireGuard message.
+ * - out_routing_loop: The tunnel's own datagrams that came back through the TUN, because the route to a peer's
+ *   endpoint leads there.
+ * - out_stage_full: The oldest staged packets of a peer at its limit.
+ * - out_memory_full: Packets that could not be staged, because the staged packets of all peers are at their memory
+ *   limit, or memory is exhausted.
+ * - out_unstaged: Staged packets that were dropped when a handshake was given up, or a peer or the interface was
+ *   removed.
+ * - out_send_failed: Datagrams that the operating system refused.
+ * - out_unreadable: Packets of the TUN that could not be read completely.
+ * - in_malformed: Datagrams that are not a WireGuard message.
  * - in_unknown_index: Messages for a session or handshake that does not exist.
  * - in_expired: Data messages on a session that is too old.
  * - in_not_authentic: Data messages that are not authentic.
- * - in_replayed: Authentic data messages that were seen before, or are too old to tell.
+ * - in_replayed: Authentic data messages that were received before, or are too old for the replay window.
  * - in_memory_full: Data messages for which there was no memory.
- * - in_malformed_inner: Decrypted packets that are not IP, or shorter than they say.
- * - in_wrong_source: Decrypted packets with a source address that is not the peer's.
- * - in_write_failed: Decrypted packets that the TUN did not take.
- * - handshake_queue_full: Handshake messages that came while too many were waiting.
+ * - in_malformed_inner: Decrypted packets that are not IP, or shorter than their length field.
+ * - in_wrong_source: Decrypted packets with a source address outside the peer's allowed IPs.
+ * - in_write_failed: Decrypted packets that the TUN refused.
+ * - handshake_queue_full: Handshake messages that arrived while the queue was full.
  * - handshake_bad_mac: Handshake messages whose mac1 is wrong.
- * - handshake_rate_limited: Handshake messages over the rate of their address, or over what is answered with
- *   cookies, under load.
+ * - handshake_rate_limited: Handshake messages above the rate limit of their address, or above that for cookie
+ *   replies, under load.
  * - handshake_cookie_sent: Handshake messages that were answered with a cookie, under load.
- * - handshake_refused: Initiations from unknown peers, not authentic, or replayed; responses that
- *   answer nothing.
- * - cookie_refused: Cookie replies that answer nothing, or are not authentic.
- * - unreachable_sent: Packets that no peer wants, or whose peer has no endpoint, whose sender was told so by ICMP.
- * - udp_gso_refused: Segmented sends that the system refused, and that were sent again as single datagrams.
- * - udp_gso_disabled: Sockets on which segmented sends were given up.
+ * - handshake_refused: Initiations from unknown peers, not authentic, or replayed; responses without an initiation.
+ * - cookie_refused: Cookie replies without a handshake message, or not authentic.
+ * - unreachable_sent: Packets that no peer accepts, or whose peer has no endpoint, and that were answered with an ICMP
+ *   error.
+ * - udp_gso_refused: Segmented sends that the system refused, repeated as single datagrams.
+ * - udp_gso_disabled: Sockets on which segmented sends were disabled.
  * - udp_send_full: Datagrams that were dropped because the socket's buffer was full; among out_send_failed as well.
- * - udp_truncated: Datagrams that were too large for their place, and lost.
- * - udp_recv_errors: Errors of a socket that receiving passed over.
+ * - udp_truncated: Datagrams that were larger than their buffer, and lost.
+ * - udp_recv_errors: Socket errors that were ignored when receiving.
  *
- * Memory: writes up to `capacity` elements of `counters`, and to `*count` how many counters there are, which may be
- * more; on success only. With a `capacity` of 0, `counters` may be NULL.
- * Requires: `counters` points to room for `capacity` elements, or both are NULL and 0; `count` is NULL or points to
- * writable storage for one number.
+ * Memory: writes up to `capacity` elements of `counters`, and to `*count` the number of all counters, which may be
+ * larger; on success only. With a `capacity` of 0, `counters` may be NULL.
+ * Requires: `counters` has room for `capacity` elements, or both are NULL and 0; `count` is NULL or points to writable
+ * storage for one number.
  * Errors: WG_ERR_NULL; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
  * Threads: any.
  * Since: 0.1.0
@@ -2570,10 +2576,10 @@ wg_result_t wg_stats(int32_t handle, struct wg_stats_t *stats);
 wg_result_t wg_counters(int32_t handle, struct wg_counter_t *counters, size_t capacity, size_t *count);
 
 /**
- * Reads what there is to know about one peer.
+ * Returns statistics of one peer.
  *
- * Memory: reads 32 bytes of `public_key`; writes the first `stats->struct_size` bytes of `stats`, and of those not
- * `struct_size`; on success only.
+ * Memory: reads 32 bytes of `public_key`; writes the first `stats->struct_size` bytes of `stats`, except `struct_size`
+ * itself; on success only.
  * Requires: `public_key` is NULL or points to 32 readable bytes; `stats` is NULL or points to `stats->struct_size`
  * readable and writable bytes.
  * Errors: WG_ERR_NULL; WG_ERR_INVALID if the struct_size is invalid; WG_ERR_NOT_FOUND if the tunnel has no such peer;
@@ -2584,74 +2590,73 @@ wg_result_t wg_counters(int32_t handle, struct wg_counter_t *counters, size_t ca
 wg_result_t wg_peer_stats(int32_t handle, const uint8_t *public_key, struct wg_peer_stats_t *stats);
 
 /**
- * Reads the same about all peers, in the order of wg_get_config(). Each is consistent in itself.
+ * Returns statistics of all peers, in the order of wg_get_config(). Each element is consistent in itself.
  *
- * Set `struct_size` of the first element only: all have that size, and it is written to each of them.
+ * Set `struct_size` of the first element only: all elements have that size, and it is written to each of them.
  *
- * Memory: writes up to `capacity` elements of `peers`, and to `*count` how many peers there are, which may be more; on
- * success only. With a `capacity` of 0, `peers` may be NULL.
+ * Memory: writes up to `capacity` elements of `peers`, and to `*count` the number of all peers, which may be larger;
+ * on success only. With a `capacity` of 0, `peers` may be NULL.
  * Requires: `peers` points to `capacity` elements of `peers->struct_size` readable and writable bytes each, or both
  * are NULL and 0; `count` is NULL or points to writable storage for one number.
  * Errors: WG_ERR_NULL; WG_ERR_INVALID if the struct_size is invalid; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY
  * inside a callback.
- * Threads: any. The time that it takes is in proportion to the number of peers.
+ * Threads: any. Its run time is proportional to the number of peers.
  * Since: 0.1.0
  */
 wg_result_t wg_peers(int32_t handle, struct wg_peer_stats_t *peers, size_t capacity, size_t *count);
 
 /**
- * Reads how much memory a tunnel takes now.
+ * Returns the present memory use of a tunnel.
  *
- * Memory: writes the first `usage->struct_size` bytes of `usage`, and of those not `struct_size`; on success only.
+ * Memory: writes the first `usage->struct_size` bytes of `usage`, except `struct_size` itself; on success only.
  * Requires: `usage` is NULL or points to `usage->struct_size` readable and writable bytes.
  * Errors: WG_ERR_NULL if `usage` is NULL; WG_ERR_INVALID if its struct_size is invalid; WG_ERR_UNKNOWN_HANDLE;
  * WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
- * Threads: any. The time that it takes is in proportion to the number of peers.
+ * Threads: any. Its run time is proportional to the number of peers.
  * Since: 0.1.0
  */
 wg_result_t wg_memory_usage(int32_t handle, struct wg_memory_usage_t *usage);
 
 /**
- * Gives back memory that a tunnel does not need now: the buffers, unless packets or handshakes are in them; what
- * tables took when they were larger. Sessions, and packets that wait for one, stay. What is needed again later is
- * allocated again then, so call this when the system is short of memory, or the app goes to the background, not all
- * the time.
+ * Releases memory that a tunnel does not need at present: buffers without packets or handshakes in them, and the
+ * unused space of tables. Sessions and staged packets stay. Memory is allocated again when it is needed, so call this
+ * when the system is short of memory, or when the app goes to the background, not regularly.
  *
- * It is given back to the allocator of the process. Whether that gives it on to the system is its own matter: with
- * glibc, for example, malloc_trim(3) makes it do so, which is not for a library to call.
+ * The memory is returned to the allocator of the process, which may or may not return it to the system: with glibc,
+ * for example, malloc_trim(3) makes it do so, but a library should not call that.
  *
  * Memory: nothing changes hands.
  * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
- * Threads: any; what the tunnel's threads are working in at this moment is left to them.
+ * Threads: any. Buffers that the tunnel's threads are using at the time are kept.
  * Since: 0.1.0
  */
 wg_result_t wg_trim(int32_t handle);
 
 /**
- * Passes packets into a tunnel, whose packets come from wg_tun_callbacks_t. They are copied into a queue, as many as
- * it has room for: by default it holds about 300 packets of 1420 bytes. What is not taken is not looked at again: pass
- * it once more when `room` was called, or drop it, as a network interface does. Never waits.
+ * Passes packets into a tunnel that has wg_tun_callbacks_t. As many as there is room for are copied into a queue,
+ * which by default holds about 300 packets of 1420 bytes. Pass the rest again after `room` was called, or drop it, as
+ * a network interface does. Never waits.
  *
- * Memory: `packets` and what they point to stay the caller's, and are not kept. On success `*taken`, unless `taken` is
- * NULL, is how many of the packets were taken, from the first on.
+ * Memory: `packets` and their `data` stay the caller's, and are not kept. On success `*taken`, unless `taken` is NULL,
+ * is the number of packets that were accepted, from the first one on.
  * Requires: `packets` is NULL or points to `count` packets, whose `data` are NULL or point to `len` bytes; they do not
  * change during the call. `taken` is NULL or writable.
  * Errors: WG_ERR_NULL if `packets` or the `data` of one is NULL; WG_ERR_INVALID if one is longer than 65535 bytes;
- * WG_ERR_TOO_LARGE for more than WG_INJECT_MAX packets; WG_ERR_UNSUPPORTED if the tunnel's packets come from
- * elsewhere; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_PANIC. None is taken then. A packet
- * that is not IP is taken, then dropped and counted.
+ * WG_ERR_TOO_LARGE for more than WG_INJECT_MAX packets; WG_ERR_UNSUPPORTED if the tunnel has no wg_tun_callbacks_t;
+ * WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_PANIC. On failure no packet is accepted. A
+ * packet that is not IP is accepted, then dropped and counted.
  * Threads: any, also inside a callback.
  * Since: 0.1.0
  */
 wg_result_t wg_tun_inject(int32_t handle, const struct wg_packet_t *packets, size_t count, size_t *taken);
 
 /**
- * Passes datagrams into a tunnel that were received for it by its wg_transport_t. They are copied into a queue, as
- * many as it has room for: by default it holds about 300 datagrams of 1452 bytes. What is not taken can be dropped, as
- * a socket does it. None is while the tunnel is down. Never waits.
+ * Passes received datagrams into a tunnel that has a wg_transport_t. As many as there is room for are copied into a
+ * queue, which by default holds about 300 datagrams of 1452 bytes. Drop the rest, as a socket does. While the tunnel
+ * is down, nothing is accepted. Never waits.
  *
- * Datagrams may be anything: they are from the network, and what is not from a peer is dropped and counted. What goes
- * to a peer goes to the endpoint that its last datagram came from.
+ * Datagrams are untrusted, as they come from the network: those that are not from a peer are dropped and counted.
+ * Datagrams for a peer are sent to the endpoint of its last authentic datagram.
  *
  * Memory: as wg_tun_inject().
  * Requires: `datagrams` is NULL or points to `count` datagrams, whose `data` are NULL or point to `len` bytes, and
@@ -2664,110 +2669,110 @@ wg_result_t wg_tun_inject(int32_t handle, const struct wg_packet_t *packets, siz
 wg_result_t wg_transport_receive(int32_t handle, const struct wg_datagram_t *datagrams, size_t count, size_t *taken);
 
 /**
- * Changes the MTU of a tunnel whose packets come from wg_tun_callbacks_t or wg_net_options_t. Packets are padded up to
- * it; it does not limit what wg_tun_inject() takes.
+ * Changes the MTU of a tunnel that has wg_tun_callbacks_t or wg_net_options_t. Packets are padded up to it; it does
+ * not limit the packets of wg_tun_inject().
  *
  * Memory: nothing changes hands.
- * Errors: WG_ERR_INVALID if it is not in 576 to 65535 (1280 for a network with an IPv6 address), the old one then
- * stays; WG_ERR_UNSUPPORTED if the tunnel's packets come from elsewhere; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the
- * tunnel has ended; WG_ERR_PANIC.
+ * Errors: WG_ERR_INVALID if it is below 576 (1280 for a network with an IPv6 address) or above 65535: the old one
+ * stays; WG_ERR_UNSUPPORTED if the tunnel has neither; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended;
+ * WG_ERR_PANIC.
  * Threads: any, also inside a callback.
  * Since: 0.1.0
  */
 wg_result_t wg_set_mtu(int32_t handle, uint32_t mtu);
 
 /**
- * Looks up a host name with the resolver of the system, getaddrinfo(). It is a wg_resolve_fn_t: the `resolve` of apps
- * that have none of their own, or what such a one falls back to. `user` is not looked at.
+ * Looks up a host name with the resolver of the system, getaddrinfo(). It is a wg_resolve_fn_t, for apps without a
+ * resolver of their own, or as a fallback of such a resolver. `user` is ignored.
  *
  * Memory: nothing is kept.
  * Requires: `host` is NULL or ends with a zero byte. `addresses` is NULL or has room for `capacity` addresses, `count`
  * is NULL or has room for one number.
- * Errors: WG_ERR_NULL if one of the others is NULL; WG_ERR_INVALID if `host` is not UTF-8; WG_ERR_IO and others as the
- * system says; WG_ERR_CLOSED (see below); WG_ERR_RESOURCES; WG_ERR_PANIC.
+ * Errors: WG_ERR_NULL if `host`, `addresses` or `count` is NULL; WG_ERR_INVALID if `host` is not UTF-8; WG_ERR_IO and
+ * others for errors of the system; WG_ERR_CLOSED (see below); WG_ERR_RESOURCES; WG_ERR_PANIC.
  * Threads: any, also inside a wg_resolve_fn_t. It blocks for as long as the system does; but for a tunnel (as its
- * `resolve`, or inside of it) it returns WG_ERR_CLOSED as soon as the tunnel is being turned off. The system then
- * finishes on a thread "wg-lookup", of which there are 16 at most in a process (further look-ups wait for one). These
- * threads have nothing of a tunnel or an app, but they run code of this library: it must stay loaded. (On Linux and
- * Android dlclose() does not unload it.)
+ * `resolve`, or inside it) it returns WG_ERR_CLOSED as soon as the tunnel is being turned off. The look-up of the
+ * system then ends on a thread "wg-lookup". A process has at most 16 of these (further look-ups wait for one). They
+ * hold no data of a tunnel or an app, but run code of this library, which must stay loaded. (On Linux and Android
+ * dlclose() does not unload it.)
  * Since: 0.1.0
  */
 int32_t wg_resolve_system(void *user, const char *host, struct wg_address_t *addresses, size_t capacity, size_t *count);
 
 /**
- * Connects through a tunnel that has a userspace network (`net` of wg_options_t), and writes a descriptor of the
- * connection to `*fd`: one end of a socketpair, whose other end the library copies to and from.
+ * Connects through a tunnel that has a userspace network (`net` of wg_options_t), and returns a descriptor of the
+ * connection in `*fd`: one end of a socketpair; the library copies to and from the other end.
  *
  * `network` is "tcp" or "udp", for one family "tcp4", "tcp6", "udp4", "udp6". `address` is "host:port", where host is
- * an IPv4 address, an IPv6 address in brackets, or a name, which is looked up as by wg_net_resolve(). With TCP, the
- * addresses of a name are tried as RFC 8305 says, and the connection is established when this returns.
+ * an IPv4 address, an IPv6 address in brackets, or a name, which is looked up as in wg_net_resolve(). With TCP, the
+ * addresses of a name are tried as in RFC 8305, and the connection is established when this returns.
  *
  * The descriptor is a SOCK_STREAM for TCP: read(), write(), poll() and shutdown() work as on a connected TCP socket,
- * and the end of either direction leaves the other one open. If the peer resets the connection, or it fails, read()
- * fails with ECONNRESET after what had arrived (on Linux and Android; elsewhere it returns 0). Closing it with data
- * unread resets the connection. For UDP it is a SOCK_SEQPACKET (on Apple's systems SOCK_DGRAM): each send() is one
- * datagram, and each recv() gives one, while 0 is the end or a datagram without contents. Datagrams that arrive
- * while its buffers are full are dropped. ICMP errors are not passed on.
+ * and the end of either direction leaves the other one open. If the connection fails or the peer resets it, read()
+ * fails with ECONNRESET after the data that had arrived (on Linux and Android; elsewhere it returns 0). Closing the
+ * descriptor with unread data resets the connection. For UDP it is a SOCK_SEQPACKET (on Apple's systems SOCK_DGRAM):
+ * each send() is one datagram, and each recv() returns one; 0 is the end or an empty datagram. Datagrams that arrive
+ * while its buffers are full are dropped. ICMP errors are not reported.
  *
- * The descriptor is blocking, is closed by exec(), and is not below 3. Options of the IP and TCP levels do not exist
- * on it; wg_net_reset() is what SO_LINGER is for. SIGPIPE is as on any socket: use MSG_NOSIGNAL.
+ * The descriptor is blocking, is closed by exec(), and is not below 3. It has no socket options of the IP and TCP
+ * levels; use wg_net_reset() in place of SO_LINGER. SIGPIPE is raised as on any socket: use MSG_NOSIGNAL.
  *
- * `timeout_ms` is as for poll(): a negative one waits without limit, and with 0 only what need not wait succeeds, such
- * as UDP to an address.
+ * `timeout_ms` is as for poll(): a negative number waits without limit, and with 0 only calls that need not wait
+ * succeed, such as UDP to an address.
  *
- * Memory: nothing is kept. On success `*fd` is the caller's to close, which ends the connection; on failure it is not
- * written, and no descriptor is left. After wg_turn_off() the descriptor sees the end of its connection, and is still
- * the caller's to close. A connection takes two descriptors of the process.
+ * Memory: nothing is kept. On success the caller owns `*fd`; closing it ends the connection. On failure it is not
+ * written, and no descriptor is left open. After wg_turn_off() reading from the descriptor returns the end of the
+ * connection, and the caller still has to close it. A connection uses two descriptors of the process.
  * Requires: `network` and `address` are NULL or end with a zero byte; `fd` is NULL or writable.
  * Errors: WG_ERR_NULL; WG_ERR_INVALID if `network` or `address` is malformed; WG_ERR_REFUSED if the peer refuses;
- * WG_ERR_UNREACHABLE if the network has no address of the family, or a router says that there is no way;
+ * WG_ERR_UNREACHABLE if the network has no address of the family, or a router reports the destination as unreachable;
  * WG_ERR_NOT_FOUND if there is no such name, or it has no address of the family; WG_ERR_TIMED_OUT, also if the peer
- * does not answer for as long as TCP tries; WG_ERR_UNSUPPORTED if the tunnel has no userspace network, or has no DNS
- * servers for a name; WG_ERR_IO if the DNS servers fail; WG_ERR_CLOSED if the tunnel has ended, or is turned off
- * meanwhile; WG_ERR_RESOURCES; WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
- * Threads: any, several at once. pthread_cancel() takes effect when it returns.
+ * does not answer TCP's retries; WG_ERR_UNSUPPORTED if the tunnel has no userspace network, or has no DNS servers for
+ * a name; WG_ERR_IO if the DNS servers fail; WG_ERR_CLOSED if the tunnel has ended, or is turned off during the call;
+ * WG_ERR_RESOURCES; WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+ * Threads: any, also several concurrently. pthread_cancel() takes effect when it returns.
  * Since: 0.1.0
  */
 wg_result_t wg_net_dial(int32_t handle, const char *network, const char *address, int32_t timeout_ms, int32_t *fd);
 
 /**
- * Listens inside the tunnel, and writes a descriptor to `*fd` that is readable, as poll() sees it, while a connection
- * waits for wg_net_accept(). Closing it ends the listener. It is only for waiting: do not read from it.
+ * Listens inside the tunnel, and returns a descriptor in `*fd` that poll() reports as readable while a connection
+ * waits for wg_net_accept(). Closing it ends the listener. It is only for polling: do not read from it.
  *
  * `network` is as in wg_net_dial(). `address` is "10.0.0.2:80", `[fd00::2]:80`, or ":80" for all addresses of the
- * network ("tcp6" and "udp6" need an address); a listener of one address goes before one of all. With port 0 the
- * network chooses one; wg_net_local_address() has it. Up to `backlog` connections, or 128 for 0, wait for
- * wg_net_accept(); further ones are refused or, for UDP, dropped.
- * A listener has its port as long as it is open, also against dials that need one.
+ * network ("tcp6" and "udp6" need an address); a listener of one address takes precedence over one of all. With port 0
+ * the network chooses one; wg_net_local_address() returns it. Up to `backlog` connections, or 128 for 0, wait for
+ * wg_net_accept(); further ones are refused or, for UDP, dropped. A listener keeps its port as long as it is open;
+ * dials use other ports.
  *
- * With "udp", each address and port that datagrams come from is a connection of its own, which has its datagrams and
- * answers that source alone. It ends when its descriptor is closed, or by itself after 60 s without a datagram; the
- * next datagram of that source is a new connection then. A connection that was dialled from the same port before has
- * its own datagrams first.
+ * With "udp", each source address and port is a connection of its own, which receives the datagrams of that source and
+ * sends to it alone. It ends when its descriptor is closed, or by itself after 60 s without a datagram; the next
+ * datagram of that source is then a new connection. A connection that was dialled from the same port before takes
+ * precedence for its own datagrams.
  *
  * Memory: as wg_net_dial().
  * Requires: as in wg_net_dial().
  * Errors: WG_ERR_NULL; WG_ERR_INVALID if `network` or `address` is malformed or does not fit the other;
- * WG_ERR_NOT_FOUND if it is not an address of the network; WG_ERR_ADDR_IN_USE (a listener whose descriptor was just
- * closed is waited for); and those of wg_net_dial() that are about the tunnel.
+ * WG_ERR_NOT_FOUND if it is not an address of the network; WG_ERR_ADDR_IN_USE (it waits for a listener whose
+ * descriptor was just closed); and the errors of wg_net_dial() that concern the tunnel.
  * Threads: any.
  * Since: 0.1.0
  */
 wg_result_t wg_net_listen(int32_t handle, const char *network, const char *address, uint32_t backlog, int32_t *fd);
 
 /**
- * Takes the next connection of `listener`, a descriptor of wg_net_listen() or wg_net_intercept(), and writes its
- * descriptor to `*fd`, which is as in wg_net_dial(), and whose it is to `*connection`, unless that is NULL.
+ * Accepts the next connection of `listener`, a descriptor of wg_net_listen() or wg_net_intercept(): returns its
+ * descriptor in `*fd`, as in wg_net_dial(), and its addresses in `*connection`, unless `connection` is NULL.
  *
- * `timeout_ms` is as in wg_net_dial(); 0 takes what waits. To end a wait without ending the tunnel, call
+ * `timeout_ms` is as in wg_net_dial(); 0 does not wait. To end a wait without ending the tunnel, call
  * shutdown(listener, SHUT_RDWR), and close `listener` only when no thread waits for it.
  *
  * Memory: as wg_net_dial(). `*connection` is written on success only.
  * Requires: `listener` is not closed during the call; `fd` and `connection` are NULL or writable.
  * Errors: WG_ERR_NULL if `fd` is NULL; WG_ERR_INVALID if `listener` is not open, or not a listener of this tunnel;
- * WG_ERR_TIMED_OUT; WG_ERR_CLOSED if the listener has ended; WG_ERR_RESOURCES without descriptors, and the connection
- * is reset; and those of wg_net_dial() that are about the tunnel.
- * Threads: any, several for one listener: each connection goes to one of them.
+ * WG_ERR_TIMED_OUT; WG_ERR_CLOSED if the listener has ended; WG_ERR_RESOURCES without descriptors: the connection is
+ * reset; and the errors of wg_net_dial() that concern the tunnel.
+ * Threads: any, also several for one listener: each connection goes to one of them.
  * Since: 0.1.0
  */
 wg_result_t wg_net_accept(int32_t handle,
@@ -2777,20 +2782,20 @@ wg_result_t wg_net_accept(int32_t handle,
                           struct wg_net_connection_t *connection);
 
 /**
- * Writes the address and port of this side of a connection, or where a listener listens, to `*address`. An
- * unspecified address stands for all of the network's own. wg_endpoint_format() makes text of it.
+ * Returns the local address and port of a connection or a listener in `*address`. The unspecified address stands for
+ * all addresses of the network. wg_endpoint_format() converts it to text.
  *
  * Memory: writes `*address` on success only.
  * Requires: `fd` is not closed during the call; `address` is NULL or writable.
  * Errors: WG_ERR_NULL; WG_ERR_INVALID if `fd` is not open, or not of this tunnel, or its connection has ended;
- * WG_ERR_NOT_FOUND for a descriptor of wg_net_intercept(); and those of wg_net_dial() that are about the tunnel.
+ * WG_ERR_NOT_FOUND for a descriptor of wg_net_intercept(); and the errors of wg_net_dial() that concern the tunnel.
  * Threads: any.
  * Since: 0.1.0
  */
 wg_result_t wg_net_local_address(int32_t handle, int32_t fd, struct wg_endpoint_t *address);
 
 /**
- * Writes the address and port of the other side of a connection to `*address`.
+ * Returns the peer's address and port of a connection in `*address`.
  *
  * Memory: writes `*address` on success only.
  * Requires: as in wg_net_local_address().
@@ -2801,73 +2806,74 @@ wg_result_t wg_net_local_address(int32_t handle, int32_t fd, struct wg_endpoint_
 wg_result_t wg_net_peer_address(int32_t handle, int32_t fd, struct wg_endpoint_t *address);
 
 /**
- * Resets a connection, as close() does on a TCP socket with SO_LINGER of 0 seconds: what was written and is not sent
- * yet is given up, and the peer gets a RST. A UDP flow ends, and the peer is not told.
+ * Resets a connection, as close() does on a TCP socket with SO_LINGER of 0 seconds: unsent data is dropped, and the
+ * peer gets a RST. A UDP flow ends without notice to the peer.
  *
- * `fd` is then as after a reset by the peer: read() fails with ECONNRESET (or returns 0, see wg_net_dial()). This may
- * be a moment after the call.
+ * `fd` is then as after a reset by the peer: read() fails with ECONNRESET (or returns 0, see wg_net_dial()), perhaps a
+ * moment after the call.
  *
- * Memory: `fd` is still the caller's to close.
+ * Memory: the caller still has to close `fd`.
  * Requires: `fd` is not closed during the call.
- * Errors: WG_ERR_INVALID if `fd` is not open, not a connection of this tunnel, or that has ended; and those of
- * wg_net_dial() that are about the tunnel.
+ * Errors: WG_ERR_INVALID if `fd` is not open, or not a connection of this tunnel, or the connection has ended; and the
+ * errors of wg_net_dial() that concern the tunnel.
  * Threads: any.
  * Since: 0.1.0
  */
 wg_result_t wg_net_reset(int32_t handle, int32_t fd);
 
 /**
- * Takes connections and datagrams to any address and port, whether or not it is one of the network's own, as far as
- * nothing listens there: what a peer sends into the tunnel ends here. It replaces an earlier interception, whose
- * listener ends. `options` of NULL only ends the earlier one. Without any, what peers send to addresses that are not
- * the network's own gets no answer.
+ * Intercepts connections and datagrams of peers to any address and port without a listener, whether or not the address
+ * is one of the network's own. It replaces an earlier interception, whose listener ends; NULL for `options` only ends
+ * the earlier one. Without interception, packets to addresses other than the network's own get no answer.
  *
- * Each connection is passed to `dialled`, if there is one, before the handshake. Those that come about go to
- * `connected`, or else wait for wg_net_accept() on the descriptor that is written to `*listener`, which is as in
- * wg_net_listen(). Datagrams from one port to one other are a connection as in wg_net_listen() (a flow). Echo requests
- * are answered.
+ * Each connection is passed to `dialled`, if set, before the handshake. Accepted connections are passed to
+ * `connected`, or else wait for wg_net_accept() on the descriptor that is returned in `*listener`, as in
+ * wg_net_listen(). The datagrams between two ports are a connection as in wg_net_listen() (a flow). Echo requests are
+ * answered.
  *
- * If the descriptor is closed, all is refused. With `connected` there is no descriptor, and `listener` is not written.
+ * If the descriptor is closed, all connections are refused. With `connected` there is no descriptor, and `listener` is
+ * not written.
  *
- * Memory: `options` is not kept. `destroy` is called as wg_net_intercept_t says; when this returns, earlier functions
- * are not running on any thread and were destroyed.
+ * Memory: `options` is not kept. `destroy` is called as described in wg_net_intercept_t; when this returns, callbacks
+ * of an earlier interception are not running on any thread, and their `destroy` has been called.
  * Requires: `options` is NULL or points to `options->struct_size` readable bytes, its functions are NULL or of their
  * types and may be called with `user` on any thread; `listener` is NULL or writable.
- * Errors: WG_ERR_NULL if `listener` is NULL and needed; WG_ERR_INVALID for flags that do not exist; WG_ERR_UNSUPPORTED
- * if `options` sets a field that this library does not know; WG_ERR_RESOURCES; and those of wg_net_dial() that are
- * about the tunnel.
- * Threads: any. It waits for functions of an earlier interception that are running.
+ * Errors: WG_ERR_NULL if `listener` is NULL and needed; WG_ERR_INVALID for unknown flags; WG_ERR_UNSUPPORTED if a
+ * field is set that is unknown to this library; WG_ERR_RESOURCES; and the errors of wg_net_dial() that concern the
+ * tunnel.
+ * Threads: any. It waits for running callbacks of an earlier interception.
  * Since: 0.1.0
  */
 wg_result_t wg_net_intercept(int32_t handle, const struct wg_net_intercept_t *options, int32_t *listener);
 
 /**
- * Answers for an intercepted connection whose `dialled` has returned WG_NET_HOLD: `id` is its number, `answer` is
- * WG_NET_ACCEPT, WG_NET_REFUSE or WG_NET_IGNORE. An accepted connection comes as any other, for UDP during this call.
+ * Decides about an intercepted connection for which `dialled` returned WG_NET_HOLD: `id` is its number, `answer` is
+ * WG_NET_ACCEPT, WG_NET_REFUSE or WG_NET_IGNORE. An accepted connection is delivered as any other, for UDP during this
+ * call.
  *
  * Memory: nothing changes hands.
- * Errors: WG_ERR_NOT_FOUND if no such connection waits, also because its time (`hold_ms`) has passed, because 4096
- * younger ones wait, or because it was answered; WG_ERR_INVALID for another answer; and those of wg_net_dial() that
- * are about the tunnel. A peer that has given up since is no error.
+ * Errors: WG_ERR_NOT_FOUND if no such connection is held, also because its time (`hold_ms`) has passed, 4096 newer
+ * ones are held, or it was answered before; WG_ERR_INVALID for another answer; and the errors of wg_net_dial() that
+ * concern the tunnel. If the peer has given up, the call succeeds.
  * Threads: any. `connected` may be called on this thread.
  * Since: 0.1.0
  */
 wg_result_t wg_net_answer(int32_t handle, uint64_t id, uint32_t answer);
 
 /**
- * Looks a name up, with the DNS servers of the network and through the tunnel: writes up to `capacity` addresses to
- * `addresses`, the best first, and how many there are to `*count`. `family` is WG_IPV4, WG_IPV6, or 0 for both. An
- * address in text form is its own answer.
+ * Looks up a name with the DNS servers of the network, through the tunnel: writes up to `capacity` addresses to
+ * `addresses`, the best first, and the number of all addresses to `*count`. `family` is WG_IPV4, WG_IPV6, or 0 for
+ * both. A name that is an address in text form yields that address.
  *
- * `timeout_ms` is as in wg_net_dial(); answers are kept for as long as the servers say.
+ * `timeout_ms` is as in wg_net_dial(); answers are cached for their TTL.
  *
- * Memory: nothing is kept. What it writes is written on success only; `*count` may be more than `capacity`.
+ * Memory: nothing is kept. It writes on success only; `*count` may be larger than `capacity`.
  * Requires: `name` is NULL or ends with a zero byte; `addresses` is NULL or has room for `capacity` addresses; `count`
  * is NULL or writable.
- * Errors: WG_ERR_NULL, for `addresses` unless `capacity` is 0; WG_ERR_INVALID for another family, or if `name` cannot
- * be one; WG_ERR_NOT_FOUND if there is no such name, or it has no such address; WG_ERR_TIMED_OUT if no server answers;
- * WG_ERR_IO if they fail; WG_ERR_UNSUPPORTED without DNS servers; and those of wg_net_dial() that are about the
- * tunnel.
+ * Errors: WG_ERR_NULL, for `addresses` unless `capacity` is 0; WG_ERR_INVALID for another family, or if `name` is
+ * invalid; WG_ERR_NOT_FOUND if there is no such name, or it has no such address; WG_ERR_TIMED_OUT if no server
+ * answers; WG_ERR_IO if the servers fail; WG_ERR_UNSUPPORTED without DNS servers; and the errors of wg_net_dial() that
+ * concern the tunnel.
  * Threads: any.
  * Since: 0.1.0
  */
@@ -2881,40 +2887,40 @@ wg_result_t wg_net_resolve(int32_t handle,
 
 /**
  * Sends an echo request (ping) with `size` bytes of data to `host`, an address or a name, through the tunnel, waits
- * for the reply, and writes the nanoseconds that it took to `*nanoseconds`, unless that is NULL.
+ * for the reply, and returns the round-trip time in `*nanoseconds`, unless `nanoseconds` is NULL.
  *
  * `timeout_ms` is as in wg_net_dial().
  *
  * Memory: nothing is kept. Writes `*nanoseconds` on success only.
  * Requires: `host` is NULL or ends with a zero byte; `nanoseconds` is NULL or writable.
- * Errors: WG_ERR_NULL if `host` is NULL; WG_ERR_INVALID if `size` is more than fits into a packet; WG_ERR_TIMED_OUT
+ * Errors: WG_ERR_NULL if `host` is NULL; WG_ERR_INVALID if `size` exceeds the capacity of a packet; WG_ERR_TIMED_OUT
  * without a reply; WG_ERR_UNREACHABLE, WG_ERR_NOT_FOUND and others as wg_net_dial().
- * Threads: any, several at once.
+ * Threads: any, also several concurrently.
  * Since: 0.1.0
  */
 wg_result_t wg_net_ping(int32_t handle, const char *host, size_t size, int32_t timeout_ms, uint64_t *nanoseconds);
 
 /**
- * Starts a SOCKS5 proxy (RFC 1928) on this system: other programs connect to the network inside the tunnel by it, as
- * `curl --proxy socks5h://127.0.0.1:PORT` does. Returns its number in this tunnel, above 0. CONNECT and UDP ASSOCIATE
- * are served; names are looked up by the DNS servers of the network.
+ * Starts a SOCKS5 proxy (RFC 1928) on this system, through which other programs connect to the network inside the
+ * tunnel, as `curl --proxy socks5h://127.0.0.1:PORT` does. Returns its positive number in this tunnel, or a negative
+ * wg_result_t. CONNECT and UDP ASSOCIATE are supported; names are looked up by the DNS servers of the network.
  *
  * `listen` is an address and port of this system: a loopback address, unless `flags` has WG_NET_PROXY_REMOTE; NULL is
- * "127.0.0.1:0". With port 0 the system chooses one. Where it listens is written to `address`, unless that is NULL.
- * Clients must present `user` and `password` (RFC 1929), unless both are NULL: then each program and each user of this
- * machine may use the proxy, and so web pages that they visit.
+ * "127.0.0.1:0". With port 0 the system chooses one. The address and port of the proxy are written to `address`,
+ * unless that is NULL. Clients must present `user` and `password` (RFC 1929), unless both are NULL: then all programs
+ * and users of this machine can use the proxy, and so can web pages that they visit.
  *
- * `flags` is the bitwise OR of wg_net_proxy_flags_t, or 0. A client has 30 s for its request, and a dial as long. All
- * proxies of a tunnel have one thread, `wg-proxy`. Each connection takes one descriptor of the process.
+ * `flags` is the bitwise OR of wg_net_proxy_flags_t, or 0. The time limit is 30 s for a client's request, and 30 s for
+ * a dial. All proxies of a tunnel share one thread, `wg-proxy`. Each connection uses one descriptor of the process.
  *
- * Memory: nothing is kept but a copy of `user` and `password`, which is overwritten at the end. `address` is written
- * on success only. wg_net_stop_proxy() or wg_turn_off() ends the proxy.
+ * Memory: nothing is kept except a copy of `user` and `password`, which is overwritten at the end. `address` is
+ * written on success only. wg_net_stop_proxy() or wg_turn_off() ends the proxy.
  * Requires: `listen`, `user` and `password` are NULL or end with a zero byte; `address` is NULL or has room for
  * WG_ENDPOINT_TEXT_LEN bytes.
- * Errors: WG_ERR_INVALID if `listen` is no address and port, or not a loopback address and not allowed; if one of
- * `user` and `password` is NULL, or has not 1 to 255 bytes; for other flags; WG_ERR_ADDR_IN_USE; WG_ERR_NOT_FOUND if
- * it is not an address of this system; WG_ERR_PERMISSION; WG_ERR_RESOURCES; WG_ERR_IO; and those of wg_net_dial() that
- * are about the tunnel.
+ * Errors: WG_ERR_INVALID if `listen` is not an address and port, or not a loopback address without
+ * WG_NET_PROXY_REMOTE; if only one of `user` and `password` is NULL, or one does not have 1 to 255 bytes; for unknown
+ * flags; WG_ERR_ADDR_IN_USE; WG_ERR_NOT_FOUND if it is not an address of this system; WG_ERR_PERMISSION;
+ * WG_ERR_RESOURCES; WG_ERR_IO; and the errors of wg_net_dial() that concern the tunnel.
  * Threads: any.
  * Since: 0.1.0
  */
@@ -2926,12 +2932,12 @@ int32_t wg_net_socks5(int32_t handle,
                       char *address);
 
 /**
- * Starts an HTTP proxy, as wg_net_socks5() a SOCKS5 proxy. CONNECT is served, and requests with an address that begins
- * with `http://`. `user` and `password` are those of basic authentication.
+ * Starts an HTTP proxy, as wg_net_socks5() does a SOCKS5 proxy. CONNECT is supported, and requests with an absolute
+ * `http://` URL. `user` and `password` are for basic authentication.
  *
  * Memory: as wg_net_socks5().
  * Requires: as in wg_net_socks5().
- * Errors: as wg_net_socks5(); WG_ERR_INVALID also if `user` has a colon.
+ * Errors: as wg_net_socks5(); WG_ERR_INVALID also if `user` contains a colon.
  * Threads: any.
  * Since: 0.1.0
  */
@@ -2943,31 +2949,31 @@ int32_t wg_net_http(int32_t handle,
                     char *address);
 
 /**
- * Ends a proxy of wg_net_socks5() or wg_net_http(). When this returns its port is free. Its connections are reset.
+ * Stops a proxy of wg_net_socks5() or wg_net_http(). When this returns, its port is free. Its connections are reset.
  *
  * Memory: nothing changes hands.
- * Errors: WG_ERR_NOT_FOUND if the tunnel has no such proxy; and those of wg_net_dial() that are about the tunnel.
+ * Errors: WG_ERR_NOT_FOUND if the tunnel has no such proxy; and the errors of wg_net_dial() that concern the tunnel.
  * Threads: any.
  * Since: 0.1.0
  */
 wg_result_t wg_net_stop_proxy(int32_t handle, int32_t proxy);
 
 /**
- * Answers a request to a tunnel in WireProto (which is not WireGuard's wire protocol): `len` bytes at `request`, which
- * are one message. Its commands are get, set, stats, events, peers and version, see docs/WIREPROTO.md. Only in
- * libraries with the feature `control`.
+ * Answers a request to a tunnel in WireProto (which is not WireGuard's wire protocol): one message of `len` bytes at
+ * `request`. The commands are get, set, stats, events, peers and version; see docs/WIREPROTO.md. Only in libraries
+ * with the feature `control`.
  *
- * What is wrong with the request or a command is an answer in the response, which then begins with NAK (0x15), not
- * with ACK (0x06), and no error of this function. A tunnel's handle is one client: its events are kept from its first
- * command `events` on, beside those for wg_next_event() and the callback.
+ * Errors in the request or a command are reported in the response, which then begins with NAK (0x15) in place of ACK
+ * (0x06); they are not errors of this function. A tunnel's handle is one client: its events are queued from its first
+ * command `events` on, independently of wg_next_event() and the callback.
  *
- * Memory: on success `*response`, `*response_len` bytes, is the caller's, to give to wg_free(), which wipes it: it may
- * have keys in it, as it has a copy of each command. On failure nothing is written. `request` is not kept.
+ * Memory: on success the caller owns `*response` (`*response_len` bytes), and frees it with wg_free(), which wipes it:
+ * it may contain keys, as it includes a copy of each command. On failure nothing is written. `request` is not kept.
  * Requires: `request` is NULL or points to `len` bytes; `response` and `response_len` are NULL or point to writable
  * storage for one value each.
- * Errors: WG_ERR_NULL if a pointer is NULL, but for `request` if `len` is 0; WG_ERR_UNKNOWN_HANDLE; WG_ERR_RESOURCES;
- * WG_ERR_PANIC; WG_ERR_BUSY inside a callback. A tunnel that has ended by itself can still be asked.
- * Threads: any; calls on one tunnel come one after another. A command `set` waits as wg_set_config() does.
+ * Errors: WG_ERR_NULL if a pointer is NULL, except `request` if `len` is 0; WG_ERR_UNKNOWN_HANDLE; WG_ERR_RESOURCES;
+ * WG_ERR_PANIC; WG_ERR_BUSY inside a callback. A tunnel that has ended by itself can still be queried.
+ * Threads: any; calls on one tunnel are serialized. A command `set` waits as wg_set_config() does.
  * Since: 0.1.0
  */
 wg_result_t wg_wireproto_call(int32_t handle,
@@ -3076,9 +3082,9 @@ wg_result_t wg_manager_wait(int32_t manager, int32_t timeout_ms);
 wg_result_t wg_manager_stop(int32_t manager);
 
 /**
- * Makes a private key, clamped as X25519 has it.
+ * Generates a private key, clamped as X25519 requires.
  *
- * Memory: writes 32 bytes to `private_key`, which the caller wipes when it is done with them.
+ * Memory: writes 32 bytes to `private_key`, which the caller wipes after use.
  * Requires: `private_key` is NULL or has room for 32 bytes.
  * Errors: WG_ERR_NULL; WG_ERR_PANIC.
  * Threads: any, also inside a callback.
@@ -3087,7 +3093,7 @@ wg_result_t wg_manager_stop(int32_t manager);
 wg_result_t wg_keys_generate_private(uint8_t *private_key);
 
 /**
- * Derives the public key of a private one.
+ * Derives the public key of a private key.
  *
  * Memory: reads 32 bytes of `private_key` and writes 32 to `public_key`.
  * Requires: `private_key` is NULL or points to 32 readable bytes; `public_key` is NULL or has room for 32 bytes.
@@ -3098,9 +3104,9 @@ wg_result_t wg_keys_generate_private(uint8_t *private_key);
 wg_result_t wg_keys_derive_public(const uint8_t *private_key, uint8_t *public_key);
 
 /**
- * Makes a preshared key.
+ * Generates a preshared key.
  *
- * Memory: writes 32 bytes to `preshared_key`, which the caller wipes when it is done with them.
+ * Memory: writes 32 bytes to `preshared_key`, which the caller wipes after use.
  * Requires: `preshared_key` is NULL or has room for 32 bytes.
  * Errors: WG_ERR_NULL; WG_ERR_PANIC.
  * Threads: any, also inside a callback.
@@ -3109,7 +3115,7 @@ wg_result_t wg_keys_derive_public(const uint8_t *private_key, uint8_t *public_ke
 wg_result_t wg_keys_generate_preshared(uint8_t *preshared_key);
 
 /**
- * Writes a key as 64 lower-case hex digits, as a UAPI text has it.
+ * Formats a key as 64 lower-case hex digits, the form of UAPI.
  *
  * Memory: reads 32 bytes of `key` and writes WG_KEY_HEX_LEN characters to `text`, the last of them zero.
  * Requires: `key` is NULL or points to 32 readable bytes; `text` is NULL or has room for WG_KEY_HEX_LEN characters.
@@ -3120,7 +3126,7 @@ wg_result_t wg_keys_generate_preshared(uint8_t *preshared_key);
 wg_result_t wg_keys_to_hex(const uint8_t *key, char *text);
 
 /**
- * Writes a key as 44 characters of base64, as wg(8) and `.conf` files have it.
+ * Formats a key as 44 characters of base64, the form of wg(8) and `.conf` files.
  *
  * Memory: reads 32 bytes of `key` and writes WG_KEY_BASE64_LEN characters to `text`, the last of them zero.
  * Requires: `key` is NULL or points to 32 readable bytes; `text` is NULL or has room for WG_KEY_BASE64_LEN characters.
@@ -3131,7 +3137,7 @@ wg_result_t wg_keys_to_hex(const uint8_t *key, char *text);
 wg_result_t wg_keys_to_base64(const uint8_t *key, char *text);
 
 /**
- * Reads a key of 64 hex digits, upper or lower case.
+ * Parses a key of 64 hex digits, upper or lower case.
  *
  * Memory: `text` is not kept; writes 32 bytes to `key` on success only.
  * Requires: `text` is NULL or ends with a zero byte; `key` is NULL or has room for 32 bytes.
@@ -3142,20 +3148,19 @@ wg_result_t wg_keys_to_base64(const uint8_t *key, char *text);
 wg_result_t wg_keys_from_hex(const char *text, uint8_t *key);
 
 /**
- * Reads a key of 44 characters of base64.
+ * Parses a key of 44 characters of base64.
  *
  * Memory: `text` is not kept; writes 32 bytes to `key` on success only.
  * Requires: `text` is NULL or ends with a zero byte; `key` is NULL or has room for 32 bytes.
- * Errors: WG_ERR_NULL; WG_ERR_INVALID for any other text, an unpadded or non-canonical spelling included;
- * WG_ERR_PANIC.
+ * Errors: WG_ERR_NULL; WG_ERR_INVALID for any other text, including unpadded and non-canonical base64; WG_ERR_PANIC.
  * Threads: any, also inside a callback.
  * Since: 0.1.0
  */
 wg_result_t wg_keys_from_base64(const char *text, uint8_t *key);
 
 /**
- * Reads `192.0.2.1:51820`, `[2001:db8::1]:51820` or `[fe80::1%eth0]:51820` (the zone is the name or the index of an
- * interface). Host names are not resolved: that is what getaddrinfo() is for.
+ * Parses `192.0.2.1:51820`, `[2001:db8::1]:51820` or `[fe80::1%eth0]:51820` (the zone is the name or the index of an
+ * interface). Host names are not resolved: use getaddrinfo().
  *
  * Memory: `text` is not kept; writes `*endpoint`, without a source, on success only.
  * Requires: `text` is NULL or ends with a zero byte; `endpoint` is NULL or writable.
@@ -3167,19 +3172,19 @@ wg_result_t wg_keys_from_base64(const char *text, uint8_t *key);
 wg_result_t wg_endpoint_parse(const char *text, struct wg_endpoint_t *endpoint);
 
 /**
- * Writes the peer's address and port as wg_endpoint_parse() reads them; a zone as a number.
+ * Formats the peer's address and port in the form of wg_endpoint_parse(); a zone is a number.
  *
  * Memory: reads `*endpoint`, and writes up to WG_ENDPOINT_TEXT_LEN characters to `text`, the last of them zero, on
  * success only.
  * Requires: `endpoint` is NULL or readable; `text` is NULL or has room for WG_ENDPOINT_TEXT_LEN characters.
- * Errors: WG_ERR_NULL; WG_ERR_INVALID if the family is not one; WG_ERR_PANIC.
+ * Errors: WG_ERR_NULL; WG_ERR_INVALID if the family is invalid; WG_ERR_PANIC.
  * Threads: any, also inside a callback.
  * Since: 0.1.0
  */
 wg_result_t wg_endpoint_format(const struct wg_endpoint_t *endpoint, char *text);
 
 /**
- * Writes the source address, without a port; or an empty text without one.
+ * Formats the source address, without a port; an empty text if there is none.
  *
  * Memory: as wg_endpoint_format().
  * Requires: as in wg_endpoint_format().
@@ -3190,86 +3195,86 @@ wg_result_t wg_endpoint_format(const struct wg_endpoint_t *endpoint, char *text)
 wg_result_t wg_endpoint_format_source(const struct wg_endpoint_t *endpoint, char *text);
 
 /**
- * Reads a `struct sockaddr` of the system, of AF_INET or AF_INET6: what getaddrinfo(), getpeername() or recvfrom()
- * give. The port and a zone (sin6_scope_id) come along; flow information does not. An IPv4-mapped IPv6 address stays
+ * Converts a `struct sockaddr` of AF_INET or AF_INET6, as from getaddrinfo(), getpeername() or recvfrom(), to an
+ * endpoint, with its port and zone (sin6_scope_id), but without flow information. An IPv4-mapped IPv6 address stays
  * one.
  *
  * Memory: `address` is not kept, and need not be aligned; writes `*endpoint`, without a source, on success only.
  * Requires: `address` is NULL or points to `len` readable bytes; `endpoint` is NULL or writable.
- * Errors: WG_ERR_NULL; WG_ERR_UNSUPPORTED for another family; WG_ERR_INVALID if `len` is too small for the family,
- * more is fine; WG_ERR_PANIC.
+ * Errors: WG_ERR_NULL; WG_ERR_UNSUPPORTED for another family; WG_ERR_INVALID if `len` is too small for the family (it
+ * may be larger); WG_ERR_PANIC.
  * Threads: any, also inside a callback.
  * Since: 0.1.0
  */
 wg_result_t wg_endpoint_from_sockaddr(const void *address, size_t len, struct wg_endpoint_t *endpoint);
 
 /**
- * Writes the peer's address, port and zone as a `struct sockaddr_in` or `struct sockaddr_in6` of the system; its
- * source is left out. A `struct sockaddr_storage` has room for either.
+ * Converts the peer's address, port and zone to a `struct sockaddr_in` or `struct sockaddr_in6`; the source is left
+ * out. A `struct sockaddr_storage` has room for either.
  *
- * Memory: reads `*endpoint`, and from `*len` how much room `address` has, which need not be aligned. On success it
+ * Memory: reads `*endpoint`, and the size of `address` from `*len`; `address` need not be aligned. On success it
  * writes the address, and its length to `*len`; on failure nothing.
  * Requires: `endpoint` is NULL or readable; `len` is NULL or readable and writable; `address` is NULL or has room for
  * `*len` bytes.
- * Errors: WG_ERR_NULL; WG_ERR_INVALID if the family is not one, or `*len` is too small for it; WG_ERR_PANIC.
+ * Errors: WG_ERR_NULL; WG_ERR_INVALID if the family is invalid, or `*len` is too small for it; WG_ERR_PANIC.
  * Threads: any, also inside a callback.
  * Since: 0.1.0
  */
 wg_result_t wg_endpoint_to_sockaddr(const struct wg_endpoint_t *endpoint, void *address, size_t *len);
 
 /**
- * Forgets the source: the system chooses address and interface until the peer sends again.
+ * Clears the source: the system chooses address and interface until the peer sends again.
  *
  * Memory: changes `*endpoint`.
  * Requires: `endpoint` is NULL or writable.
  * Errors: WG_ERR_NULL; WG_ERR_PANIC.
- * Threads: any, also inside a callback; no other thread uses this endpoint meanwhile.
+ * Threads: any, also inside a callback; no other thread uses this endpoint during the call.
  * Since: 0.1.0
  */
 wg_result_t wg_endpoint_clear_source(struct wg_endpoint_t *endpoint);
 
 /**
- * Opens an IPv4 and an IPv6 UDP socket on one port, without a tunnel: for batches, segmentation offload, and answers
- * that leave from the address that was asked.
+ * Opens a bind: an IPv4 and an IPv6 UDP socket on one port, without a tunnel, for batches, segmentation offload, and
+ * answers that leave from the address that received the request.
  *
- * `*port` is the port, or 0 for one that the system chooses; on success the port is written there. NULL: any port
- * will do. One family missing on this host is fine: sending and receiving with it is WG_ERR_UNSUPPORTED. `options`
- * may be NULL.
+ * `*port` is the port, or 0 for one that the system chooses; on success the port is written there. NULL means any
+ * port. If the host lacks one of the families, sending and receiving with it is WG_ERR_UNSUPPORTED. `options` may be
+ * NULL.
  *
- * Returns a handle above 0, to give to wg_udp_close(), or a negative wg_result_t. Binds and tunnels are counted
- * together, but functions for tunnels do not know a bind's handle, nor those for binds a tunnel's.
+ * Returns a positive handle, for wg_udp_close(), or a negative wg_result_t. Binds and tunnels share one sequence of
+ * handles, but functions for tunnels do not accept a bind's handle, nor those for binds a tunnel's.
  *
- * Memory: `options` and `port` are not kept. `destroy` is called exactly once with `user`: by wg_udp_close(), when
- * `protect` has returned for the last time, or before this call returns if it fails; unless its `struct_size` is
- * wrong.
+ * Memory: `options` and `port` are not kept. `destroy` is called exactly once with `user`: by wg_udp_close(), after
+ * the last call of `protect` has returned, or before this call returns if it fails; but not if `struct_size` is
+ * invalid.
  * Requires: `options` is NULL or points to `options->struct_size` readable bytes, its functions are NULL or of their
  * types and may be called with `user`; `port` is NULL or readable and writable.
- * Errors: WG_ERR_ADDR_IN_USE if the port is taken; WG_ERR_PERMISSION if `protect` refuses, or for a mark without the
- * right to it; WG_ERR_INVALID for flags that do not exist; WG_ERR_UNSUPPORTED if `options` sets a field that this
- * library does not know, or the host has neither family; WG_ERR_RESOURCES; WG_ERR_IO; WG_ERR_PANIC; WG_ERR_BUSY
- * inside a callback.
+ * Errors: WG_ERR_ADDR_IN_USE if the port is taken; WG_ERR_PERMISSION if `protect` refuses a socket, or the mark is not
+ * permitted; WG_ERR_INVALID for unknown flags; WG_ERR_UNSUPPORTED if a field of `options` is set that is unknown to
+ * this library, or the host has neither family; WG_ERR_RESOURCES; WG_ERR_IO; WG_ERR_PANIC; WG_ERR_BUSY inside a
+ * callback.
  * Threads: any.
  * Since: 0.1.0
  */
 int32_t wg_udp_open(const struct wg_udp_options_t *options, uint16_t *port);
 
 /**
- * As wg_udp_open(), over a socket that the app has: a UDP socket, IPv4 or IPv6, that is bound. The other family is
- * missing then. Lend a socket to one bind at a time.
+ * Opens a bind as wg_udp_open() does, over a bound UDP socket of the app, IPv4 or IPv6; the other family is missing. A
+ * socket can be used by one bind at a time.
  *
- * While the socket is lent it is non-blocking (O_NONBLOCK), its buffers are larger (SO_RCVBUF, SO_SNDBUF), it is
- * marked and bound to an interface as wg_udp_set_mark() and wg_udp_set_interface() say, and on Linux and Android it
- * has other values of IP_PKTINFO or IPV6_RECVPKTINFO, IP_RECVTOS or IPV6_RECVTCLASS, IP_MTU_DISCOVER or
- * IPV6_MTU_DISCOVER, IPV6_AUTOFLOWLABEL, UDP_SEGMENT, and UDP_GRO, with which recv() returns several datagrams as one.
- * wg_udp_close() puts all of that back, as does a call that fails. Datagrams that have arrived by then are dropped if
- * UDP_GRO was changed. What cannot be put back for lack of permission is logged: the interface (CAP_NET_RAW) and the
- * mark (CAP_NET_ADMIN). Other systems than Linux and Android may leave options changed that add control messages to
- * what is received.
+ * While the bind uses the socket, it is non-blocking (O_NONBLOCK), its buffers are larger (SO_RCVBUF, SO_SNDBUF), its
+ * mark and its interface are those of wg_udp_set_mark() and wg_udp_set_interface(), and on Linux and Android it has
+ * other values of IP_PKTINFO or IPV6_RECVPKTINFO, IP_RECVTOS or IPV6_RECVTCLASS, IP_MTU_DISCOVER or IPV6_MTU_DISCOVER,
+ * IPV6_AUTOFLOWLABEL, UDP_SEGMENT, and UDP_GRO, with which recv() returns several datagrams as one. wg_udp_close()
+ * restores all of that, as does a call that fails. Datagrams that have arrived by then are dropped if UDP_GRO was
+ * changed. Options that cannot be restored for lack of permission are logged: the interface (CAP_NET_RAW) and the mark
+ * (CAP_NET_ADMIN). On systems other than Linux and Android, options that add control messages to received datagrams
+ * may stay changed.
  *
  * The port is written to `*port`, unless that is NULL. `protect` is not called.
  *
- * Memory: with WG_FD_TAKE for `fd_ownership`, `fd` is the library's from here on if, and only if, the call succeeds.
- * With WG_FD_DUP it stays the caller's, to close at any time. The rest as wg_udp_open().
+ * Memory: with WG_FD_TAKE for `fd_ownership`, the library takes ownership of `fd` if, and only if, the call succeeds.
+ * With WG_FD_DUP the caller keeps it, and may close it at any time. Otherwise as wg_udp_open().
  * Requires: as in wg_udp_open(); with WG_FD_TAKE, `fd` has no other user.
  * Errors: WG_ERR_INVALID if `fd` is not open, is not a UDP socket, or not bound, or if `fd_ownership` is neither;
  * WG_ERR_UNSUPPORTED on Windows; and as wg_udp_open().
@@ -3279,17 +3284,17 @@ int32_t wg_udp_open(const struct wg_udp_options_t *options, uint16_t *port);
 int32_t wg_udp_adopt(int32_t fd, uint32_t fd_ownership, const struct wg_udp_options_t *options, uint16_t *port);
 
 /**
- * Puts new sockets in the place of those of a bind, for example when the network has changed. Threads in
- * wg_udp_recv() go on waiting, now for the new ones. What the old ones have not delivered yet is lost.
+ * Replaces the sockets of a bind by new ones, for example when the network has changed. Threads in wg_udp_recv()
+ * continue to wait, for the new ones. Datagrams that the old ones have not delivered yet are lost.
  *
  * `*port` is the new port, or 0 for one that the system chooses; on success the port is written there. NULL: the port
- * stays. `protect` is passed the new sockets. If it fails, the old ones stay; but where no two sockets may have the
- * same port (not Linux or Android, or as another user than before), one that was in the way is closed: reopen it again
- * then.
+ * stays. `protect` is called with the new sockets. On failure the old ones stay; but where two sockets cannot share a
+ * port (on systems other than Linux and Android, or after a change of the user), a conflicting one has been closed:
+ * call this again.
  *
  * Memory: `port` is not kept.
  * Requires: `port` is NULL or readable and writable.
- * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if it is closed meanwhile; WG_ERR_UNSUPPORTED for one of
+ * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if it is closed during the call; WG_ERR_UNSUPPORTED for a bind of
  * wg_udp_adopt(); and as wg_udp_open().
  * Threads: any.
  * Since: 0.1.0
@@ -3297,24 +3302,24 @@ int32_t wg_udp_adopt(int32_t fd, uint32_t fd_ownership, const struct wg_udp_opti
 wg_result_t wg_udp_reopen(int32_t bind, uint16_t *port);
 
 /**
- * Closes a bind. When it returns, the port is free, the handle is not valid any more, `protect` is not running on any
- * thread, and `destroy` was called.
+ * Closes a bind. When it returns, the port is free, the handle is invalid, `protect` is not running on any thread, and
+ * `destroy` has been called.
  *
- * Calls on it that are under way on other threads return at once with WG_ERR_CLOSED, also those that wait in
- * wg_udp_recv(); later ones with WG_ERR_UNKNOWN_HANDLE. They may still be writing to their datagrams when this
- * returns: join the threads before you free those.
+ * Calls on it that are in progress on other threads return at once with WG_ERR_CLOSED, also those that wait in
+ * wg_udp_recv(); later ones return WG_ERR_UNKNOWN_HANDLE. They may still write to their datagrams when this returns:
+ * join the threads before freeing the datagrams.
  *
- * Memory: everything that belongs to the bind is freed, with the last call that is under way.
+ * Memory: everything that belongs to the bind is freed when the last call in progress returns.
  * Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls, which waits for the first; WG_ERR_BUSY inside a
- * callback, and it stays open; WG_ERR_PANIC.
+ * callback: it stays open; WG_ERR_PANIC.
  * Threads: any.
  * Since: 0.1.0
  */
 wg_result_t wg_udp_close(int32_t bind);
 
 /**
- * Returns the most datagrams that one wg_udp_send() takes, and a good number to give room for in wg_udp_recv():
- * WG_BATCH_SIZE, or more in a later version of the library.
+ * Returns the largest number of datagrams in one call of wg_udp_send(), which is also a good number for wg_udp_recv():
+ * WG_BATCH_SIZE, or more in later versions of the library.
  *
  * Memory: nothing changes hands.
  * Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
@@ -3324,46 +3329,45 @@ wg_result_t wg_udp_close(int32_t bind);
 int32_t wg_udp_batch_size(int32_t bind);
 
 /**
- * Marks what a bind sends from now on, also after wg_udp_reopen(): SO_MARK on Linux and Android, SO_USER_COOKIE on
+ * Sets the mark of a bind's datagrams, also after wg_udp_reopen(): SO_MARK on Linux and Android, SO_USER_COOKIE on
  * FreeBSD, SO_RTABLE on OpenBSD, nothing elsewhere.
  *
  * Memory: nothing changes hands.
- * Errors: WG_ERR_PERMISSION, and the old mark stays; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED; WG_ERR_BUSY inside a
- * callback; WG_ERR_PANIC.
+ * Errors: WG_ERR_PERMISSION: the old mark stays; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED; WG_ERR_BUSY inside a callback;
+ * WG_ERR_PANIC.
  * Threads: any.
  * Since: 0.1.0
  */
 wg_result_t wg_udp_set_mark(int32_t bind, uint32_t mark);
 
 /**
- * Binds the socket of a family (WG_IPV4 or WG_IPV6) to one network interface, by its index, whatever routes and
- * endpoints say, also after wg_udp_reopen(); 0 ends that. On Windows only what is sent is bound to it. As long as
- * `blackhole` is not 0, what that family sends is dropped: wg_udp_send() then counts it as dropped, and that is no
- * error.
+ * Binds the socket of a family (WG_IPV4 or WG_IPV6) to one network interface by its index, regardless of routes and
+ * endpoints, also after wg_udp_reopen(); 0 ends that. On Windows only sending is bound to the interface. While
+ * `blackhole` is not 0, outgoing datagrams of that family are dropped: wg_udp_send() counts them as dropped, and
+ * succeeds.
  *
- * On Linux it takes no permission the first time; later on, without CAP_NET_RAW, new sockets take the place of the
- * old ones as with wg_udp_reopen().
+ * On Linux the first call needs no permission; later calls without CAP_NET_RAW replace the sockets, as wg_udp_reopen()
+ * does.
  *
  * Memory: nothing changes hands.
- * Errors: nothing changes then. WG_ERR_INVALID for another family; WG_ERR_NOT_FOUND if there is no such interface;
- * WG_ERR_UNSUPPORTED if the family has no socket or the system cannot do it (Linux since 5.7, Apple's systems and
- * Windows can); WG_ERR_PERMISSION; WG_ERR_IO; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED; WG_ERR_BUSY inside a callback;
- * WG_ERR_PANIC.
+ * Errors: on failure nothing changes. WG_ERR_INVALID for another family; WG_ERR_NOT_FOUND if there is no such
+ * interface; WG_ERR_UNSUPPORTED if the family has no socket or the system does not support it (Linux since 5.7,
+ * Apple's systems and Windows do); WG_ERR_PERMISSION; WG_ERR_IO; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED; WG_ERR_BUSY
+ * inside a callback; WG_ERR_PANIC.
  * Threads: any.
  * Since: 0.1.0
  */
 wg_result_t wg_udp_set_interface(int32_t bind, uint32_t family, uint32_t interface_index, int32_t blackhole);
 
 /**
- * Returns the descriptor of a family's socket (WG_IPV4 or WG_IPV6), or a negative wg_result_t: to set options on it,
- * or to wait for it together with others.
+ * Returns the descriptor of a family's socket (WG_IPV4 or WG_IPV6), to set its options or to poll it together with
+ * others, or a negative wg_result_t.
  *
- * Do not receive from it: what comes may be several datagrams put together. Before you wait for it, call
- * wg_udp_recv() with a `timeout_ms` of 0 until that returns 0; what the library has received already does not show
- * there any more.
+ * Do not receive from it: one read may return several coalesced datagrams. Before polling it, call wg_udp_recv() with
+ * a `timeout_ms` of 0 until that returns 0: poll() does not report datagrams that the library has already received.
  *
- * Memory: the descriptor is borrowed: do not close it. It is the library's, and closed by wg_udp_close(),
- * wg_udp_reopen() and wg_udp_set_interface(); the number may mean something else after that.
+ * Memory: the descriptor is borrowed: do not close it. wg_udp_close(), wg_udp_reopen() and wg_udp_set_interface()
+ * close it; afterwards the number may be reused.
  * Errors: WG_ERR_INVALID for another family; WG_ERR_UNSUPPORTED if the family has no socket, and on Windows;
  * WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
  * Threads: any.
@@ -3372,52 +3376,53 @@ wg_result_t wg_udp_set_interface(int32_t bind, uint32_t family, uint32_t interfa
 int32_t wg_udp_peek_fd(int32_t bind, uint32_t family);
 
 /**
- * Sends `count` datagrams, up to WG_BATCH_SIZE, in order. Neighbours of one size with equal endpoints leave together
- * where the system can cut them apart again (GSO). It waits only if a socket's buffer is full, and for 5 ms at most.
+ * Sends `count` datagrams, up to WG_BATCH_SIZE, in order. Consecutive datagrams of one size with equal endpoints are
+ * sent together where the system can split them (GSO). It waits only if a socket's buffer is full, and for at most 5
+ * ms.
  *
- * A datagram that the system refuses costs no other; it is flagged WG_DATAGRAM_DROPPED. If the source of an endpoint
- * is not ours any more, the datagram is sent without, the source in `*peer` is cleared, and
- * WG_DATAGRAM_SOURCE_CLEARED is set.
+ * A datagram that the system refuses is flagged WG_DATAGRAM_DROPPED, and does not affect the others. If the source of
+ * an endpoint is no longer an address of this host, the datagram is sent without a source, the source in `*peer` is
+ * cleared, and WG_DATAGRAM_SOURCE_CLEARED is set.
  *
- * Returns how many of the `count` left whole, or a negative wg_result_t if none was tried.
+ * Returns the number of datagrams that were sent completely, or a negative wg_result_t if sending was not attempted.
  *
- * Memory: nothing is kept and nothing allocated, apart from 64 KiB the first time that as many threads send at once.
- * Writes `flags` of each datagram, `*peer` where a source is cleared, and `*report` unless that is NULL; only if it
- * does not fail.
- * Requires: `datagrams` is NULL or points to `count` of them, writable; their pointers are NULL or point to as many
- * readable bytes as `len` says, and to writable endpoints; `report` is NULL or writable.
- * Errors: none was sent then. WG_ERR_TOO_LARGE for more than WG_BATCH_SIZE; WG_ERR_NULL if `datagrams` is NULL and
- * `count` is not 0, or if `peer` or `data` is NULL in one of them (`data` may be if `len` is 0); WG_ERR_INVALID for
- * an invalid family or `tos`; WG_ERR_UNSUPPORTED if there is no socket of a datagram's family;
- * WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED, also if it is closed meanwhile, when some may have left; WG_ERR_BUSY inside
- * a callback; WG_ERR_PANIC.
- * Threads: any, several at once, while others receive or close. No other thread uses the same datagrams and endpoints
- * meanwhile.
+ * Memory: nothing is kept, and nothing allocated except 64 KiB when the number of concurrently sending threads reaches
+ * a new maximum. Writes `flags` of each datagram, `*peer` where a source is cleared, and `*report` unless that is
+ * NULL; only if it does not fail.
+ * Requires: `datagrams` is NULL or points to `count` writable datagrams; their `data` is NULL or points to `len`
+ * readable bytes, and their `peer` is NULL or writable; `report` is NULL or writable.
+ * Errors: on failure no datagram was sent. WG_ERR_TOO_LARGE for more than WG_BATCH_SIZE; WG_ERR_NULL if `datagrams` is
+ * NULL and `count` is not 0, or if `peer` or `data` is NULL in one of them (`data` may be if `len` is 0);
+ * WG_ERR_INVALID for an invalid family or `tos`; WG_ERR_UNSUPPORTED if there is no socket of a datagram's family;
+ * WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED, also if the bind is closed during the call: some may then have been sent;
+ * WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+ * Threads: any, also several concurrently, while others receive or close. No other thread uses the same datagrams and
+ * endpoints during the call.
  * Since: 0.1.0
  */
 int32_t wg_udp_send(int32_t bind, struct wg_datagram_t *datagrams, size_t count, struct wg_send_report_t *report);
 
 /**
- * Waits until datagrams have come for a family (WG_IPV4 or WG_IPV6), and receives up to `count` of them, in order.
- * It does not wait for more than there is. `timeout_ms` is as for poll(): 0 does not wait at all, and a negative one
- * waits for ever.
+ * Waits until there are datagrams of a family (WG_IPV4 or WG_IPV6), and receives up to `count` of them, in order. It
+ * does not wait for further ones. `timeout_ms` is as for poll(): 0 does not wait, and a negative number waits without
+ * limit.
  *
- * Returns how many of `datagrams` it has filled; 0 if the time has passed without any; or a negative wg_result_t. A
- * loop that receives should end with any negative one.
+ * Returns the number of filled `datagrams`, 0 after the time limit, or a negative wg_result_t. A receive loop should
+ * end with any negative result.
  *
- * Of each it writes `len`, `full_len`, `tos`, `flags`, `segment_size`, what `data` points to and `*peer`. The same
- * datagrams can be given again as they are.
+ * For each it writes `len`, `full_len`, `tos`, `flags`, `segment_size`, the contents at `data`, and `*peer`. The same
+ * datagrams can be passed again as they are.
  *
- * Memory: nothing is kept, and nothing allocated. What does not fit into `capacity` bytes is lost, and the datagram
- * flagged WG_DATAGRAM_TRUNCATED. What does not fit into `count` datagrams comes with the next call.
- * Requires: `datagrams` is NULL or points to `count` of them, writable; their pointers are NULL or point to as many
- * writable bytes as `capacity` says, and to writable endpoints, none of which overlap.
+ * Memory: nothing is kept, and nothing allocated. Contents beyond `capacity` bytes are lost, and the datagram is
+ * flagged WG_DATAGRAM_TRUNCATED. Datagrams beyond `count` are returned by the next call.
+ * Requires: `datagrams` is NULL or points to `count` writable datagrams; their `data` is NULL or points to `capacity`
+ * writable bytes, and their `peer` is NULL or writable; none of these overlap.
  * Errors: WG_ERR_NULL if `datagrams` is NULL, or `data` in one of them while `capacity` is not 0; WG_ERR_INVALID if
- * `count` is 0, or for another family; WG_ERR_UNSUPPORTED if the family has no socket; WG_ERR_CLOSED for every
- * thread that is in it, as soon as it is closed; WG_ERR_UNKNOWN_HANDLE; WG_ERR_IO if the socket cannot be used any
- * more; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+ * `count` is 0, or for another family; WG_ERR_UNSUPPORTED if the family has no socket; WG_ERR_CLOSED for every waiting
+ * thread, as soon as the bind is closed; WG_ERR_UNKNOWN_HANDLE; WG_ERR_IO if the socket has become unusable;
+ * WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
  * Threads: any, one or several for each family, while others send or close; each datagram goes to one of them. No
- * other thread uses the same datagrams and endpoints meanwhile. A thread that waits here may be cancelled by
+ * other thread uses the same datagrams and endpoints during the call. A waiting thread may be cancelled by
  * pthread_cancel().
  * Since: 0.1.0
  */
@@ -3426,7 +3431,7 @@ int32_t wg_udp_recv(int32_t bind, uint32_t family, struct wg_datagram_t *datagra
 /**
  * Returns the library's version, like "0.1.0".
  *
- * Memory: the text is the library's, and never changes.
+ * Memory: the text is static.
  * Errors: none; never NULL.
  * Threads: any, also inside a callback.
  * Since: 0.1.0
@@ -3434,7 +3439,7 @@ int32_t wg_udp_recv(int32_t bind, uint32_t family, struct wg_datagram_t *datagra
 const char *wg_version_string(void);
 
 /**
- * Returns the library's version as 0xMMNNPP (major, minor, patch). Compare it with WG_VERSION_NUMBER to see whether
+ * Returns the library's version as 0xMMNNPP (major, minor, patch). Compare it with WG_VERSION_NUMBER to check whether
  * the library is as new as the header.
  *
  * Memory: nothing changes hands.

@@ -25,13 +25,13 @@ pub(crate) const FAILED: i32 = -1;
 
 static TUNNELS: Handles = Handles::new();
 
-/// Text as Go hands it over: `n` bytes at `str`, without a zero at the end.
+/// A Go string: `n` bytes at `str`, without a terminating zero.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct go_string {
-    /// The first byte. NULL if there is none.
+    /// The first byte, or NULL if the text is empty.
     pub str: *const c_char,
-    /// How many bytes there are.
+    /// The number of bytes.
     pub n: c_long,
 }
 
@@ -141,18 +141,17 @@ pub(crate) fn number(body: impl FnOnce() -> Result<i32>) -> i32 {
     guard::<i32>(body).max(FAILED)
 }
 
-/// Makes a tunnel from the descriptor of Android's VpnService and the lines of a UAPI `set`, and starts it. Peers whose
-/// endpoint is configured stay there.
+/// Creates and starts a tunnel from the descriptor of Android's VpnService and the lines of a UAPI `set`. Peers with a
+/// configured endpoint do not roam.
 ///
-/// Returns its number, which is the lowest that is free, or -1. On Android the reason is logged, under the tag
-/// `WireGuard/GoBackend/` with the interface's name, as is what the tunnel does; wg_last_error() of wg_embed.h has it
-/// anyway.
+/// Returns its number, the lowest free one, or -1. On Android the cause is logged, like all lines of the tunnel, under
+/// the tag `WireGuard/GoBackend/` with the interface's name; wg_last_error() of wg_embed.h returns it on any system.
 ///
-/// Memory: takes `tun_fd` in any case: that number is closed when this returns. The texts are not kept.
+/// Memory: takes ownership of `tun_fd` in any case: that number is closed when this returns. The texts are not kept.
 /// Threads: any.
 ///
 /// # Safety
-/// `str` of each text is NULL or points to `n` readable bytes. Only the library uses `tun_fd` from now on.
+/// `str` of each text is NULL or points to `n` readable bytes. Only the library uses `tun_fd` from then on.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wgTurnOn(interface: go_string, tun_fd: i32, settings: go_string) -> i32 {
     // SAFETY: the caller gives it away.
@@ -166,7 +165,7 @@ pub unsafe extern "C" fn wgTurnOn(interface: go_string, tun_fd: i32, settings: g
     })
 }
 
-/// Turns a tunnel off. A number that stands for none is ignored.
+/// Turns a tunnel off. An unknown number is ignored.
 ///
 /// Threads: any. It waits for the tunnel's threads.
 #[unsafe(no_mangle)]
@@ -181,23 +180,23 @@ pub extern "C" fn wgTurnOff(tunnel: i32) {
 
 /// Returns the descriptor of a tunnel's IPv4 socket, for VpnService.protect(); or -1.
 ///
-/// Memory: the descriptor stays the tunnel's.
+/// Memory: the descriptor is borrowed: do not close it.
 /// Threads: any.
 #[unsafe(no_mangle)]
 pub extern "C" fn wgGetSocketV4(tunnel: i32) -> i32 {
     number(|| Ok(TUNNELS.get(tunnel).map_or(FAILED, |handle| ffi::wg_peek_socket_fd4(handle))))
 }
 
-/// As wgGetSocketV4(), for IPv6.
+/// Returns the descriptor of a tunnel's IPv6 socket, as wgGetSocketV4() does for IPv4.
 #[unsafe(no_mangle)]
 pub extern "C" fn wgGetSocketV6(tunnel: i32) -> i32 {
     number(|| Ok(TUNNELS.get(tunnel).map_or(FAILED, |handle| ffi::wg_peek_socket_fd6(handle))))
 }
 
-/// Returns a tunnel's configuration and state, the lines of a UAPI `get` without `errno=`; or NULL. They contain the
+/// Returns a tunnel's configuration and state, the lines of a UAPI `get` without `errno=`; or NULL. They include the
 /// private key.
 ///
-/// Memory: the text is the caller's, to give to free().
+/// Memory: the caller owns the text, and frees it with free().
 /// Threads: any.
 #[unsafe(no_mangle)]
 pub extern "C" fn wgGetConfig(tunnel: i32) -> *mut c_char {
@@ -209,9 +208,9 @@ pub extern "C" fn wgGetConfig(tunnel: i32) -> *mut c_char {
     text
 }
 
-/// Returns this library's version.
+/// Returns the version of wg-embed.
 ///
-/// Memory: the text is the caller's, to give to free().
+/// Memory: the caller owns the text, and frees it with free().
 /// Threads: any.
 #[unsafe(no_mangle)]
 pub extern "C" fn wgVersion() -> *mut c_char {

@@ -27,12 +27,12 @@ use wg_embed_ffi::{
 #[global_allocator]
 static ALLOCATOR: wg_embed::reserve::Reserve = wg_embed::reserve::Reserve::new();
 
-/// Takes one line of the log.
+/// Receives one line of the log.
 ///
-/// `context` is what came with the function. `level` is 0 for what happens, and 1 for what fails. `msg` is gone when
-/// the function returns.
+/// `context` is the pointer that was passed with the function. `level` is 0 for information, and 1 for errors. `msg` is
+/// valid only during the call.
 ///
-/// Threads: as for wg_log_fn_t of wg_embed.h. Inside it, functions that take a handle fail, or do nothing.
+/// Threads: as wg_log_fn_t of wg_embed.h. Inside it, functions that take a handle fail, or do nothing.
 pub type logger_fn_t = Option<unsafe extern "C" fn(context: *mut c_void, level: c_int, msg: *const c_char)>;
 
 /// What [`wgSetLogger`] was given.
@@ -58,14 +58,14 @@ unsafe extern "C" fn forget(logger: *mut c_void) {
     drop(unsafe { Box::from_raw(logger.cast::<Logger>()) });
 }
 
-/// Sends the log of all tunnels to `logger_fn`; NULL ends it. When this returns, the previous function is not running
-/// on any thread, and will not be called again. So do not call it while holding a lock that the previous function waits
-/// for.
+/// Sets the log callback of all tunnels, replacing the previous one; NULL removes it. When this returns, the previous
+/// callback is not running on any thread, and will not be called again. So do not call it while holding a lock that the
+/// previous callback waits for.
 ///
-/// Memory: `context` is the caller's.
+/// Memory: the caller keeps ownership of `context`.
 ///
 /// # Safety
-/// `logger_fn` is NULL or may be called with `context` on any thread, on several at once, until this was called again.
+/// `logger_fn` is NULL or may be called with `context` on any thread, concurrently, until this is called again.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wgSetLogger(context: *mut c_void, logger_fn: logger_fn_t) {
     set_default_level(WG_LOG_DEBUG);
@@ -82,12 +82,12 @@ pub unsafe extern "C" fn wgSetLogger(context: *mut c_void, logger_fn: logger_fn_
     }
 }
 
-/// Makes a tunnel between `tun_fd` and the network, and starts it. Returns its handle, which is above 0, or -1; then
-/// the log says why.
+/// Creates a tunnel between `tun_fd` and the network, and starts it. Returns its positive handle, or -1; the cause is
+/// then logged.
 ///
-/// `settings` is the configuration, as in wg_turn_on() of wg_embed.h; NULL is as "".
+/// `settings` is the configuration, as in wg_turn_on() of wg_embed.h; NULL means "".
 ///
-/// Memory: a duplicate of `tun_fd` is used. It stays the caller's, whatever is returned, but is non-blocking after
+/// Memory: the library uses a duplicate of `tun_fd`. The caller keeps it in any case, but it is non-blocking after
 /// success. `settings` is not kept.
 ///
 /// # Safety
@@ -105,18 +105,17 @@ pub unsafe extern "C" fn wgTurnOn(settings: *const c_char, tun_fd: i32) -> c_int
     -1
 }
 
-/// Stops a tunnel. Of a handle that stands for none nothing is done.
+/// Stops a tunnel. No-op for an unknown handle.
 #[unsafe(no_mangle)]
 pub extern "C" fn wgTurnOff(handle: c_int) {
     ffi::wg_turn_off(handle);
 }
 
-/// Changes the configuration of a tunnel. `settings` is as in wgTurnOn(); if one line is refused, nothing is changed.
+/// Changes the configuration of a tunnel. `settings` is as in wgTurnOn(); if a line is refused, nothing changes.
 ///
-/// Returns 0, also if `handle` stands for no tunnel, or the negative number of an error as Darwin counts them, whatever
-/// the system: -22 (EINVAL) for a bad value, -100 (EPROTO) for a line that is not of the form key=value, -48
-/// (EADDRINUSE) if the port cannot be had, -5 (EIO) if something else was refused by the system; or -1 if the tunnel
-/// has ended. The log says why.
+/// Returns 0, also for an unknown handle, or a negative errno of Darwin, on every system: -22 (EINVAL) for an invalid
+/// value, -100 (EPROTO) for a line that is not of the form key=value, -48 (EADDRINUSE) if the port is not available, -5
+/// (EIO) for other errors of the system; or -1 if the tunnel has ended. The cause is logged.
 ///
 /// # Safety
 /// `settings` is NULL or ends with a zero byte.
@@ -148,9 +147,9 @@ const fn darwin(result: wg_result_t) -> i64 {
     }
 }
 
-/// Reads the configuration and state of a tunnel, private key included. Returns NULL if `handle` stands for none.
+/// Returns the configuration and state of a tunnel, including the private key, or NULL for an unknown handle.
 ///
-/// Memory: the text is the caller's, to give to free().
+/// Memory: the caller owns the text, and frees it with free().
 #[unsafe(no_mangle)]
 pub extern "C" fn wgGetConfig(handle: c_int) -> *mut c_char {
     let mut text = ptr::null_mut();
@@ -165,14 +164,14 @@ pub extern "C" fn wgGetConfig(handle: c_int) -> *mut c_char {
     copy
 }
 
-/// Reopens a tunnel's sockets, soon: this does not wait for it. If it fails it is tried again until it works, or the
-/// tunnel is turned off, and the log says so. Each peer with a session is sent a packet then.
+/// Reopens a tunnel's sockets in the background, without waiting. Failures are logged, and opening is retried until it
+/// succeeds or the tunnel is turned off. Each peer with a session is then sent a packet.
 #[unsafe(no_mangle)]
 pub extern "C" fn wgBumpSockets(handle: c_int) {
     ffi::leaf::bump_sockets_soon(handle);
 }
 
-/// Lets peers stay where they are configured to be, as wg_disable_roaming() of wg_embed.h does.
+/// Disables roaming, as wg_disable_roaming() of wg_embed.h does.
 #[unsafe(no_mangle)]
 pub extern "C" fn wgDisableSomeRoamingForBrokenMobileSemantics(handle: c_int) {
     ffi::wg_disable_roaming(handle);
@@ -180,24 +179,24 @@ pub extern "C" fn wgDisableSomeRoamingForBrokenMobileSemantics(handle: c_int) {
 
 /// Returns the version of wg-embed, like "0.1.0"; NULL without memory.
 ///
-/// Memory: the text is the caller's, to give to free().
+/// Memory: the caller owns the text, and frees it with free().
 #[unsafe(no_mangle)]
 pub extern "C" fn wgVersion() -> *const c_char {
     // SAFETY: the text is constant.
     unsafe { libc::strdup(ffi::wg_version_string()) }
 }
 
-/// Writes a key as base64.
+/// Formats a key as base64.
 ///
 /// # Safety
-/// `base64` has room for 45 characters, the last of which will be zero, and `key` points to 32 bytes.
+/// `base64` has room for 45 characters including the terminating zero, and `key` points to 32 bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn key_to_base64(base64: *mut c_char, key: *const u8) {
     // SAFETY: the caller's contract is the same.
     unsafe { ffi::wg_keys_to_base64(key, base64) };
 }
 
-/// Reads a key of 44 characters of base64. Returns false for any other text, and leaves `key` as it was.
+/// Parses a key of 44 characters of base64. Returns false for any other text, and leaves `key` unchanged.
 ///
 /// # Safety
 /// `key` has room for 32 bytes, and `base64` ends with a zero byte.
@@ -207,17 +206,17 @@ pub unsafe extern "C" fn key_from_base64(key: *mut u8, base64: *const c_char) ->
     unsafe { ffi::wg_keys_from_base64(base64, key) == WG_OK }
 }
 
-/// Writes a key as hex digits, in lower case.
+/// Formats a key as hex digits, in lower case.
 ///
 /// # Safety
-/// `hex` has room for 65 characters, the last of which will be zero, and `key` points to 32 bytes.
+/// `hex` has room for 65 characters including the terminating zero, and `key` points to 32 bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn key_to_hex(hex: *mut c_char, key: *const u8) {
     // SAFETY: the caller's contract is the same.
     unsafe { ffi::wg_keys_to_hex(key, hex) };
 }
 
-/// Reads a key of 64 hex digits of either case. Returns false for any other text, and leaves `key` as it was.
+/// Parses a key of 64 hex digits of either case. Returns false for any other text, and leaves `key` unchanged.
 ///
 /// # Safety
 /// `key` has room for 32 bytes, and `hex` ends with a zero byte.
@@ -240,7 +239,7 @@ pub unsafe extern "C" fn key_eq(key1: *const u8, key2: *const u8) -> bool {
     matches!((one, other), (Ok(one), Ok(other)) if one == other)
 }
 
-/// Derives the public key of a private one.
+/// Derives the public key of a private key.
 ///
 /// # Safety
 /// `public_key` has room for 32 bytes, and `private_key` points to 32.
@@ -250,7 +249,7 @@ pub unsafe extern "C" fn curve25519_derive_public_key(public_key: *mut u8, priva
     unsafe { ffi::wg_keys_derive_public(private_key, public_key) };
 }
 
-/// Makes a private key.
+/// Generates a private key.
 ///
 /// # Safety
 /// `private_key` has room for 32 bytes.

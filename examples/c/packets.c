@@ -1,9 +1,10 @@
 /*
- * A tunnel without a TUN device: the app makes and takes the packets itself, as one with a TCP/IP stack of its own does, or
- * one that gets them from its system's VPN framework.
+ * A tunnel without a TUN device: the app handles the packets itself, as with a TCP/IP stack of its own, or with the VPN
+ * framework of its system.
  *
  *     cargo build --release
- *     cc -std=c99 -O2 -Iinclude examples/c/packets.c -o packets -Ltarget/release -lwg_embed -lpthread -Wl,-rpath,target/release
+ *     cc -std=c99 -O2 -Iinclude examples/c/packets.c -o packets -Ltarget/release -lwg_embed -lpthread \
+ *         -Wl,-rpath,target/release
  *     ./packets [COUNT]
  *
  * Two tunnels in one process reach each other over UDP on the loopback address. One pings the other, which answers from

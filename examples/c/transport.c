@@ -2,12 +2,13 @@
  * A transport of the app's own: what two tunnels say to each other looks like noise, and not like WireGuard.
  *
  *     cargo build --release
- *     cc -std=c99 -O2 -Iinclude examples/c/transport.c -o transport -Ltarget/release -lwg_embed -lpthread -Wl,-rpath,target/release
+ *     cc -std=c99 -O2 -Iinclude examples/c/transport.c -o transport -Ltarget/release -lwg_embed -lpthread \
+ *         -Wl,-rpath,target/release
  *     ./transport
  *
- * Each datagram begins with 8 bytes that are never the same, and is masked with a stream of numbers that they begin: enough
- * to show where an app has its say, not enough to fool somebody who looks closely. The packets in the tunnels come through
- * socketpairs, where an app on a phone has the descriptor of its VPN service.
+ * Each datagram begins with 8 unique bytes, and is masked with a stream of numbers that they seed. This shows where an
+ * app can change datagrams; it is no protection against analysis. The packets in the tunnels come through socketpairs,
+ * which take the place of the descriptor of a VPN service on a phone.
  */
 #define _POSIX_C_SOURCE 200809L
 #include "wg_embed.h"

@@ -7,7 +7,8 @@
  *
  * To build it, after `cargo build --release`:
  *
- *     cc -Iinclude examples/c/udp_pingpong.c -o udp_pingpong -pthread -Ltarget/release -lwg_embed -Wl,-rpath,target/release
+ *     cc -Iinclude examples/c/udp_pingpong.c -o udp_pingpong -pthread -Ltarget/release -lwg_embed \
+ *         -Wl,-rpath,target/release
  */
 #define _POSIX_C_SOURCE 200809L
 #include "wg_embed.h"

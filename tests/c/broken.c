@@ -1,5 +1,5 @@
-/* Faults that the sanitizers must find. tests/c/check.sh and tests/c/instrumented.sh see to it that they do: a check that
- * cannot fail is none. The library is only in the last two, with what its texts forbid. */
+/* Faults that the sanitizers must find: tests/c/check.sh and tests/c/instrumented.sh check that they do. The library is
+ * only in the last two, which break its documented requirements. */
 #include "check.h"
 
 static int shared;

@@ -1,6 +1,6 @@
-/* Callbacks that are replaced, taken away and ended on several threads at once, while they are called: when a call that ends
- * one has returned, it does not run and is destroyed. Each setter also gives up what only it knows of, so a sanitizer sees
- * what is touched later. */
+/* Callbacks that are replaced, removed and ended on several threads at once, while they are called: when a call that
+ * ends one has returned, it does not run and is destroyed. Each setter also frees memory of its own, so a sanitizer
+ * finds later accesses. */
 #include "check.h"
 
 #include <sched.h>
@@ -85,7 +85,7 @@ static void round_of(struct test *test) {
     if (i > 0 && result == WG_OK) CHECK_EQ(get_int(&users[i - 1]->destroyed), 1);
     if (result != WG_OK) CHECK_EQ(get_int(&users[i]->destroyed), 1);
   }
-  /* Nothing of what this thread has ever set is used any more. To be refused says the same only when the tunnel is off. */
+  /* Nothing that this thread has set is used any more. A refusal means the same only when the tunnel is off. */
   if (set(test, NULL) == WG_ERR_UNKNOWN_HANDLE) CHECK_EQ(wg_turn_off(test->handle), WG_ERR_UNKNOWN_HANDLE);
   for (i = 0; i < EACH; i++) {
     CHECK_EQ(get_int(&users[i]->running), 0);

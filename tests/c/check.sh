@@ -1,13 +1,14 @@
 #!/bin/sh
-# The whole promise to C in one command: the header is fresh, the symbols are known, C99, C11 and C++11 to C++20 compile, and
-# the C and C++ tests, the examples and what docs/C_API.md shows pass under AddressSanitizer (with leak detection) and
-# UndefinedBehaviorSanitizer, with either library; the last of them under valgrind as well.
-# The libraries with functions of other ones (docs/COMPAT.md) keep theirs: see the end.
+# Everything that is promised to C in one command: the header is fresh, the symbols are known, C99, C11 and C++11 to
+# C++20 compile, and the C and C++ tests, the examples and the programs of README.md and docs/C_API.md pass under
+# AddressSanitizer (with leak detection) and UndefinedBehaviorSanitizer, with either library; the last of them under
+# valgrind as well. The compatibility libraries (docs/COMPAT.md) are checked at the end.
 #
-# The library is as it is shipped here: sanitizers see what it allocates, frees and copies, but not its own loads and stores.
-# tests/c/instrumented.sh is for those.
+# The library is as it is shipped here: sanitizers see what it allocates, frees and copies, but not its own loads and
+# stores. tests/c/instrumented.sh is for those.
 #
-# Environment: CBINDGEN (of exactly the version that cbindgen.toml names), CC, CXX, NM, PROFILE (dev or release; dev by default).
+# Environment: CBINDGEN (of exactly the version that cbindgen.toml names), CC, CXX, NM, PROFILE (dev or release; dev by
+# default).
 set -eu
 cd "$(dirname "$0")/../.."
 CBINDGEN=${CBINDGEN:-cbindgen} CC=${CC:-gcc} CXX=${CXX:-g++} NM=${NM:-nm} PROFILE=${PROFILE:-dev}
@@ -54,7 +55,7 @@ finds "$out/broken" freed heap-use-after-free
 finds "$out/broken" leak LeakSanitizer
 finds "$out/broken" number "signed integer overflow"
 
-# What the document shows, as it shows it.
+# The programs of the documents, as they stand there.
 tests/c/snippets.sh "$out/snippets"
 
 # c_test SOURCE COMPILER [NAME]: with either library of this name in $libs.

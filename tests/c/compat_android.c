@@ -1,4 +1,4 @@
-/* The functions of wireguard-android's libwg-go.so, as its own C calls them: tests/jni/check.sh builds and runs this. */
+/* The functions of wireguard-android's libwg-go.so, called as by its own C: tests/jni/check.sh builds and runs this. */
 #include "check.h"
 #include "compat/android.h"
 

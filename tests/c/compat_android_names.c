@@ -1,4 +1,4 @@
-/* What the C part of libwg-go.so declares, as facts, and our header: a compiler refuses two declarations that differ. */
+/* The declarations of the C part of libwg-go.so, and our header: a compiler refuses declarations that differ. */
 #include "compat/android.h"
 
 #include <stddef.h>

@@ -1,4 +1,4 @@
-/* What the callers of Mullvad's libwg declare, as facts, and our header: a compiler refuses two declarations that differ. */
+/* The declarations of the callers of Mullvad's libwg, and our header: a compiler refuses declarations that differ. */
 #include <stdint.h>
 
 #ifdef DIFFERS /* That this would be noticed. */

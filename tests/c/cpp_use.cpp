@@ -1,4 +1,5 @@
-// The header from C++17: a tunnel that turns itself off, exceptions for errors, lambdas as callbacks; packets between two.
+// The header from C++17: a tunnel that turns itself off, exceptions for errors, lambdas as callbacks; packets between
+// two.
 #include "wg_embed.h"
 
 #include <algorithm>

@@ -4,9 +4,9 @@
  *
  *     cycles [CYCLES]
  *
- * Each cycle turns two tunnels on that know each other, with a callback of every kind; one in eight passes packets, one in
- * five does what apps do in between, and one in four turns on two more whose packets and datagrams are the app's. A leak
- * checker sees the rest: LeakSanitizer (tests/c/check.sh), valgrind (the same).
+ * Each cycle turns two tunnels on that know each other, with a callback of every kind; one in eight passes packets, one
+ * in five does what apps do in between, and one in four turns on two more whose packets and datagrams are the app's. A
+ * leak checker sees the rest: LeakSanitizer (tests/c/check.sh), valgrind (the same).
  */
 #include "check.h"
 #include "heap.h"

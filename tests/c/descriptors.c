@@ -1,5 +1,5 @@
-/* How many descriptors a tunnel and a bind take: no more than docs/C_API.md says, none of which is left to a program that is
- * executed, and all of them are given back. */
+/* The number of descriptors of a tunnel and a bind: at most that of docs/C_API.md. None is inherited by exec(), and all
+ * of them are closed at the end. */
 #include "check.h"
 
 #define TUNNEL 13     /* besides the one that it was given */

@@ -97,7 +97,7 @@ static void none_is_destroyed_while_another_runs(void) {
   CHECK_FAILS(wg_tun_inject(shared.handle, NULL, 0, &taken), WG_ERR_UNKNOWN_HANDLE, "handle");
 }
 
-/* A function that is called while a tunnel is turned on gives its handle to another thread, whose calls wait until it is on. */
+/* A callback during wg_turn_on_with() passes the handle to another thread, whose calls wait until the tunnel is on. */
 
 static int32_t early;
 

@@ -1,5 +1,5 @@
-/* exit() while tunnels are on: after it has come to what the app gave to atexit() before its first tunnel, none of the app's
- * functions is called, and a function that never returns does not keep the process. */
+/* exit() while tunnels are on: once it has reached the atexit() functions from before the first tunnel, no callback is
+ * called, and a callback that never returns does not keep the process. */
 #include "check.h"
 
 #include <sched.h>

@@ -1,6 +1,7 @@
 /*
- * Every function of the header, thousands of times, with what no program should pass, on several threads, while others turn
- * tunnels and binds on and off under them: nothing crashes, hangs or is left behind, and each call ends as its text says.
+ * Every function of the header, thousands of times, with what no program should pass, on several threads, while others
+ * turn tunnels and binds on and off under them: nothing crashes, hangs or is left behind, and each call ends as its
+ * text says.
  *
  *     fuzz [SEED [SECONDS]]
  *
@@ -226,7 +227,7 @@ static void *calls(void *argument) {
   return NULL;
 }
 
-/* A pair of tunnels with everything set, on, passing packets, and off; and a bind. Others may be at them all the time. */
+/* A pair of tunnels with everything set, on, passing packets, and off; and a bind. Other threads may use them too. */
 static void *turns_on_and_off(void *argument) {
   struct caller *c = argument;
   while (!atomic_load(&done)) {

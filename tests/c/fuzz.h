@@ -1,5 +1,5 @@
-/* What tests/c/fuzz.c makes its calls from: numbers, texts, descriptors and structs that are seldom right, and the accounts of
- * what was given away. */
+/* The arguments of the calls of tests/c/fuzz.c: numbers, texts, descriptors and structs that are seldom valid, and the
+ * accounts of what was handed over. */
 #ifndef FUZZ_H
 #define FUZZ_H
 
@@ -62,7 +62,7 @@ static inline void still_there(void *user) {
   CHECK_EQ(atomic_load(&token->destroyed), 0);
 }
 
-/* After a call: `destroy` was called by now if it was given and the call has failed; it never will be if it was not given. */
+/* After a call: `destroy` was called if it was passed and the call has failed; it is never called if it was not. */
 static inline void settle(struct token *token, int failed, int given) {
   if (failed || !given) CHECK_EQ(atomic_load(&token->destroyed), given);
   if (!given) let_go(token);
@@ -103,7 +103,7 @@ static inline size_t real_size(size_t struct_size, size_t size) {
   return struct_size > 65536 ? size : struct_size < sizeof(size_t) ? sizeof(size_t) : struct_size;
 }
 
-/* A copy of a struct of `size` bytes with this struct_size, to be freed. Sometimes it sets what the library does not know. */
+/* A copy of a struct of `size` bytes with this struct_size, to be freed. Sometimes it sets unknown fields. */
 static inline void *sized_copy(struct dice *dice, const void *right, size_t size, size_t struct_size, int *unknown) {
   size_t real = real_size(struct_size, size);
   unsigned char *copy = calloc(1, real);

@@ -1,9 +1,9 @@
 #!/bin/sh
-# What a distribution and an app's developer do with the library: `cargo cinstall` puts it below a prefix, and programs are
-# built there with what pkg-config says, and nothing else.
+# What a distribution and an app's developer do with the library: `cargo cinstall` puts it below a prefix, and programs
+# are built there with what pkg-config says, and nothing else.
 #
-# Environment: CC, NM, READELF, PKG_CONFIG. It needs cargo-c: cargo install --locked cargo-c --version, as capi/Cargo.toml
-# has it in `min_version`.
+# Environment: CC, NM, READELF, PKG_CONFIG. It needs cargo-c: cargo install --locked cargo-c --version, as
+# capi/Cargo.toml has it in `min_version`.
 set -eu
 cd "$(dirname "$0")/../.."
 CC=${CC:-gcc} NM=${NM:-nm} READELF=${READELF:-readelf} PKG_CONFIG=${PKG_CONFIG:-pkg-config}

@@ -1,7 +1,7 @@
 #!/bin/sh
-# The C tests with AddressSanitizer, then with ThreadSanitizer, in the library as well: Rust, its standard library and C are
-# all instrumented, with the userspace network. (tests/c/check.sh instruments C only: there the library's own memory is
-# watched, its accesses are not.)
+# The C tests with AddressSanitizer, then with ThreadSanitizer, in the library as well: Rust, its standard library and C
+# are all instrumented, with the userspace network. (tests/c/check.sh instruments C only: there the library's own memory
+# is watched, its accesses are not.)
 #
 # It needs a nightly toolchain with rust-src; without one it says that it is skipped.
 #

@@ -1,5 +1,5 @@
-/* The rule about locks: while an app holds a lock that one of its callbacks takes, it calls only what also works inside a
- * callback. And while `protect` takes its time, what reads a tunnel does not wait. */
+/* The rule about locks: while an app holds a lock that one of its callbacks takes, it calls only functions that also
+ * work inside a callback. And while `protect` is running, functions that query a tunnel do not wait. */
 #include "check.h"
 
 #include <sched.h>

@@ -1,4 +1,4 @@
-/* Look-ups that do not come back: what waits for them, and what does not. This program's getaddrinfo() is the system's. */
+/* Look-ups that do not return: what waits for them, and what does not. This program replaces getaddrinfo(). */
 #include "check.h"
 
 #include <netdb.h>

@@ -1,4 +1,4 @@
-/* wg_pause() while packets pass both ways and the configuration changes: when it has returned, nothing is sent or written. */
+/* wg_pause() while packets pass both ways and the configuration changes: afterwards, nothing is sent or written. */
 #include "check.h"
 
 #include <sched.h>

@@ -1,4 +1,4 @@
-/* Calls back into the library from inside its callbacks: what takes a handle is refused, the rest works, nothing hangs. */
+/* Calls of the library from inside its callbacks: those with a handle are refused, the rest works, nothing hangs. */
 #include "check.h"
 
 struct state {

@@ -1,4 +1,4 @@
-/* No call leaves a copy of a key on the stack of the thread that made it. Each is made on a thread whose stack is searched
+/* No call leaves a copy of a key on the stack of its thread. Each is made on a thread whose stack is searched
  * afterwards. */
 #include "check.h"
 #include <sys/mman.h>

@@ -1,4 +1,4 @@
-//! Functions of the app, as the library asks for them.
+//! Callbacks of the app.
 
 pub(crate) mod custom_io;
 pub(crate) mod event_queue;

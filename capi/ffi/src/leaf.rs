@@ -1,4 +1,4 @@
-//! What the packages that add another library's functions need of this one, apart from the `wg_` functions. For the
+//! The interface for the packages with another library's functions, in addition to the `wg_` functions. For the
 //! packages of this workspace only: it may change with any version.
 
 use wg_embed::bind::Family;
@@ -21,8 +21,8 @@ pub use crate::{
     types::key::take_key,
 };
 
-/// As [`wg_bump_sockets`](crate::wg_bump_sockets), on the tunnel's own thread: what becomes of it is told as an event,
-/// and in the log.
+/// As [`wg_bump_sockets`](crate::wg_bump_sockets), on the tunnel's own thread: the outcome is reported as an event, and
+/// in the log.
 pub fn bump_sockets_soon(handle: i32) -> wg_result_t {
     guard_on(handle, |entry: &Entry<Running>| {
         entry.check_running()?;
@@ -31,7 +31,7 @@ pub fn bump_sockets_soon(handle: i32) -> wg_result_t {
     })
 }
 
-/// Binds the sockets of one family, of all tunnels, to an interface. Without an index, what would leave there is
+/// Binds the sockets of one family, of all tunnels, to an interface. Without an index, their outgoing datagrams are
 /// dropped.
 pub fn bind_all_to_interface(family: Family, interface_index: u32) {
     for handle in handle::all::<Running>() {
@@ -52,8 +52,8 @@ pub unsafe fn has_peer(handle: i32, public_key: *const u8) -> wg_result_t {
     })
 }
 
-/// Logs why the last call on this thread has failed: with the lines of a tunnel, or for 0 with those of the process.
-/// For functions whose own result says less.
+/// Logs the cause of the last failure on this thread: in the log of a tunnel, or for 0 in that of the process. For
+/// functions whose result has fewer details.
 pub fn tell_failure(handle: i32) {
     // SAFETY: the text is this thread's, and there is no other call until it is copied.
     let why = unsafe { std::ffi::CStr::from_ptr(wg_last_error()) }.to_string_lossy().into_owned();

@@ -1,19 +1,19 @@
-//! The functions of the C interface: what `include/wg_embed.h` declares. `capi/` makes libraries of them, and so do the
-//! packages that add functions of other libraries.
+//! The functions of the C interface, which `include/wg_embed.h` declares. `capi/` builds the libraries, and so do the
+//! packages for apps of other libraries.
 //!
-//! Everything here is thin: pointers and numbers in, library calls, numbers out. The package `wg-embed` knows nothing
-//! of it. Imports go up this table:
+//! This layer is thin: it converts pointers and numbers, and calls the package `wg-embed`, which is independent of it.
+//! Imports go up this table:
 //!
-//! | module | what it answers |
+//! | module | contents |
 //! |---|---|
-//! | `plumbing` | what every function is made of: `guard` (panics, the log, calls from inside a callback), `handle` (what a number stands for), `result`, `callback` and `calls` (functions of the app: kept, called, given up, and the end of the process), `cancel` (callers that are cancelled), `sized` (structs that grow), `text` and `memory` (what is borrowed and handed out), `fd`, `log` |
-//! | `types` | structs, enums and function types, as C has them |
-//! | `hooks` | functions of the app, as the library asks for them: `protect`, `resolve`, `events`, `custom_io` |
-//! | `net` | the userspace network of a tunnel: with the feature `netstack`, and on Unix only |
-//! | `tunnel` | what stands behind the handle of a tunnel, and how it is started |
-//! | `manager` | a tunnel that a program manages: with the feature `control`, and on Unix only |
+//! | `plumbing` | the common parts of all functions: panics, handles, results, callbacks, texts, descriptors, the log |
+//! | `types` | the structs, enums and function types of the header |
+//! | `hooks` | callbacks of the app: `protect`, `resolve`, `events`, `custom_io` |
+//! | `net` | the userspace network of a tunnel: with the feature `netstack`, on Unix only |
+//! | `tunnel` | the object behind the handle of a tunnel, and how it is started |
+//! | `manager` | a managed tunnel: with the feature `control`, on Unix only |
 //! | `exports` | the functions |
-//! | [`leaf`] | what the functions of other libraries are made of |
+//! | [`leaf`] | the common parts of the packages for apps of other libraries |
 //!
 //! The functions keep their C names in Rust as well, and can be called from there.
 #![allow(unsafe_code)] // Raw pointers enter here, and nowhere else.

@@ -1,15 +1,15 @@
 //! The userspace network of a tunnel: a stack, a pump between its connections and descriptors, and the waits of the
 //! app's calls.
 //!
-//! | module | what it has |
+//! | module | contents |
 //! |---|---|
 //! | `settings` | addresses, DNS servers and the MTU from text |
 //! | `tun` | the stack as a TUN, and how it ends |
 //! | `connect` | dialling, listening, names, echo requests |
-//! | `accept` | what a listening descriptor gives |
-//! | `intercept`, `held` | connections to any address, and those whose answer comes later |
+//! | `accept` | connections of a listening descriptor |
+//! | `intercept`, `held` | intercepted connections, and those that are held |
 //! | `proxy` | SOCKS5 and HTTP proxies |
-//! | `inbox`, `wait` | what these are made of |
+//! | `inbox`, `wait` | queues and waits for the others |
 
 mod accept;
 mod connect;
@@ -67,8 +67,7 @@ use wg_embed_netstack::{
     pump::{FdId, Pump},
 };
 
-/// How long a tunnel that is turned off goes on to send what the stack has to say in the end: at once, unless its
-/// thread does not get to it.
+/// The time limit for sending the last packets of the stack when a tunnel is turned off; commonly that is done at once.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// The userspace network of a tunnel.
@@ -85,7 +84,7 @@ pub(crate) struct Net {
     proxies: Proxies,
 }
 
-/// What listens, and what takes what comes for no socket of the stack.
+/// Listeners and the interception.
 #[derive(Default)]
 struct Listeners {
     inboxes: Vec<Arc<Inbox>>,
@@ -149,7 +148,7 @@ impl Net {
         }))
     }
 
-    /// What the tunnel is started with.
+    /// The TUN for the tunnel.
     pub(crate) fn tun(&self) -> Arc<dyn Tun> {
         Arc::new(NetTun { stack: self.stack.tun(), end: self.end.clone() })
     }
@@ -158,8 +157,8 @@ impl Net {
         self.stack.set_mtu(mtu).map_err(|err| failed("cannot set the MTU", err))
     }
 
-    /// Ends all connections, descriptors and waits. What peers are to hear of that is sent if the tunnel runs
-    /// (`is_served`). Idempotent.
+    /// Ends all connections, descriptors and waits. The peers are notified if the tunnel is running (`is_served`).
+    /// Idempotent.
     pub(crate) fn close(&self, is_served: bool) {
         if self.is_closed.swap(true, Ordering::SeqCst) {
             return;
@@ -178,13 +177,13 @@ impl Net {
         }
     }
 
-    /// Gives the app's functions up: when this returns, they are not running on any thread. Their pointer is not given
-    /// up before the result is dropped.
+    /// Closes the callbacks: when this returns, they are not running on any thread. Their pointer is released when the
+    /// result is dropped.
     pub(crate) fn take_functions(&self) -> impl Sized {
         self.functions.take()
     }
 
-    /// Bytes that the buffers of connections and waiting datagrams take.
+    /// The size of the buffers of connections and of queued datagrams, in bytes.
     pub(crate) fn memory(&self) -> usize {
         self.stack.stats().memory
     }
@@ -272,7 +271,7 @@ fn turned_off() -> Error {
     Error::new(ErrorKind::Closed, "the tunnel was turned off")
 }
 
-/// What C is told of a failure of the stack.
+/// Converts a failure of the stack to an error.
 fn failed(context: &str, err: io::Error) -> Error {
     let kind = match err.kind() {
         io::ErrorKind::ConnectionAborted | io::ErrorKind::NotConnected => ErrorKind::Closed,

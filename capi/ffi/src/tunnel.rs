@@ -1,4 +1,4 @@
-//! What stands behind the handle of a tunnel, and how it is started.
+//! The object behind the handle of a tunnel, and how it is started.
 
 use std::{ffi::c_char, sync::Arc};
 
@@ -36,7 +36,7 @@ use wg_embed::{
     uapi::{self, Limits},
 };
 
-/// The smallest `memory_limit`: what the fixed buffers need, and what may wait for one peer.
+/// The smallest `memory_limit`: the fixed buffers, and the staged packets of one peer.
 ///
 /// Since: 0.1.0
 pub const WG_MEMORY_MIN: usize = 1_572_864;
@@ -46,38 +46,38 @@ pub const WG_MEMORY_MIN: usize = 1_572_864;
 /// Since: 0.1.0
 pub const WG_MEMORY_MAX: usize = 8_388_608;
 
-/// The `memory_limit` of a tunnel whose options name none.
+/// The `memory_limit` of a tunnel whose options set none.
 ///
 /// Since: 0.1.0
 pub const WG_MEMORY_DEFAULT: usize = 4_194_304;
 
-/// The smallest MTU that can be chosen.
+/// The smallest valid MTU.
 ///
 /// Since: 0.1.0
 pub const WG_MTU_MIN: u32 = 576;
 
-/// The largest MTU that can be chosen.
+/// The largest valid MTU.
 ///
 /// Since: 0.1.0
 pub const WG_MTU_MAX: u32 = 65_535;
 
-/// The MTU of a tunnel whose interface cannot be asked for it, and whose options name none.
+/// The MTU of a tunnel if its interface does not report one and its options set none.
 ///
 /// Since: 0.1.0
 pub const WG_MTU_DEFAULT: u32 = 1420;
 
-/// The largest `max_peers`: at about 1 KiB a peer, as much as fits into the memory of a large machine.
+/// The largest `max_peers`. Each peer takes about 1 KiB of memory.
 ///
 /// Since: 0.1.0
 pub const WG_PEERS_MAX: u32 = 16_777_216;
 
-/// The `max_peers` of a tunnel whose options name none.
+/// The `max_peers` of a tunnel whose options set none.
 ///
 /// Since: 0.1.0
 pub const WG_PEERS_DEFAULT: u32 = 65_536;
 
-/// The longest configuration that is read, in bytes: 1024 for each of WG_PEERS_DEFAULT peers, or of `max_peers` if that
-/// is more.
+/// The largest size of a configuration, in bytes: 1024 for each of WG_PEERS_DEFAULT peers, or of `max_peers` if that is
+/// more.
 ///
 /// Since: 0.1.0
 pub const WG_CONFIG_LEN_MAX: usize = 67_108_864;
@@ -90,12 +90,12 @@ const _: () = assert!(WG_MEMORY_DEFAULT == DEFAULT_MEMORY && WG_PEERS_DEFAULT as
 const _: () = assert!(WG_MTU_DEFAULT == DEFAULT_MTU as u32);
 const _: () = assert!(WG_CONFIG_LEN_MAX == Limits::for_peers(DEFAULT_MAX_PEERS).bytes);
 
-/// A tunnel that runs, or ran until it ended by itself.
+/// A tunnel that is running, or has ended by itself.
 pub(crate) struct Running {
     pub(crate) tunnel: Tunnel,
-    /// Its TUN, unless its packets are the app's.
+    /// Its TUN, except with custom packets.
     pub(crate) fd_tun: Option<Arc<FdTun>>,
-    /// Its sockets, unless its datagrams are the app's.
+    /// Its sockets, except with custom datagrams.
     pub(crate) sockets: Option<Arc<UdpBind>>,
     pub(crate) functions: Arc<AppFunctions>,
 }
@@ -111,7 +111,7 @@ impl Object for Running {
 }
 
 impl Running {
-    /// Refuses what only a running tunnel can do.
+    /// Fails if the tunnel has ended.
     pub(crate) fn check_running(&self) -> Result<()> {
         self.hooks().events.check_running()
     }
@@ -120,7 +120,7 @@ impl Running {
         &self.functions.hooks
     }
 
-    /// Stops the tunnel. None of its callbacks runs afterwards, whatever becomes of that.
+    /// Stops the tunnel. None of its callbacks runs afterwards, even on failure.
     pub(crate) fn turn_off(&self) -> Result<()> {
         self.hooks().events.close_queue();
         let stop = || {
@@ -134,7 +134,7 @@ impl Running {
     }
 }
 
-/// All functions of the app for a tunnel.
+/// All callbacks of a tunnel.
 pub(crate) struct AppFunctions {
     pub(crate) hooks: Hooks,
     pub(crate) inlets: Inlets,
@@ -143,8 +143,8 @@ pub(crate) struct AppFunctions {
 }
 
 impl AppFunctions {
-    /// Gives them up: when this returns, none is running on any thread or will be. None is destroyed while another one
-    /// runs: they may have their pointer in common.
+    /// Closes them: when this returns, none is running on any thread or will be called. None is destroyed while another
+    /// one runs, as they may share a pointer.
     fn close(&self) {
         let net = self.net.as_ref().map(|net| {
             net.close(false);
@@ -155,7 +155,7 @@ impl AppFunctions {
     }
 }
 
-/// Functions of the app that a tunnel asks or tells something.
+/// The callbacks of a tunnel other than those for packets and datagrams.
 pub(crate) struct Hooks {
     protect: Protect,
     resolve: Resolver,
@@ -178,8 +178,8 @@ impl Hooks {
         hooks
     }
 
-    /// Gives the functions up: when this returns, they are not running on any thread. Their pointers are not given up
-    /// before the result is dropped.
+    /// Closes the callbacks: when this returns, they are not running on any thread. Their pointers are released when
+    /// the result is dropped.
     fn take(&self) -> impl Sized {
         (self.protect.take(), self.resolve.take(), self.events.take(), self.log.callback.take())
     }
@@ -246,7 +246,7 @@ impl Settings {
 }
 
 /// # Safety
-/// With `WG_FD_TAKE`, `tun_fd` is given away if this succeeds. `options.net` is as in [`Net::open`].
+/// With `WG_FD_TAKE`, the library owns `tun_fd` if this succeeds. `options.net` is as in [`Net::open`].
 unsafe fn start(
     options: &wg_options_t,
     settings: &Settings,

@@ -43,12 +43,12 @@ const ENABLE_DAITA: i32 = -6;
 const LEVEL_ERROR: c_uint = 1;
 const LEVEL_VERBOSE: c_uint = 2;
 
-/// Takes one line of a tunnel's log.
+/// Receives one line of a tunnel's log.
 ///
-/// `level` is 1 for what fails, and 2 for what happens. `msg` ends with a line feed, and is gone when the function
-/// returns. `context` is what came with the function.
+/// `level` is 1 for errors, and 2 for information. `msg` ends with a line feed, and is valid only during the call.
+/// `context` is the value that was passed with the function.
 ///
-/// Threads: as for wg_log_fn_t of wg_embed.h. Inside it, functions that take a handle fail.
+/// Threads: as wg_log_fn_t of wg_embed.h. Inside it, functions that take a handle fail.
 pub type LogSink = Option<unsafe extern "C" fn(level: c_uint, msg: *const c_char, context: u64)>;
 
 /// What a tunnel was given for its log.
@@ -87,21 +87,20 @@ unsafe extern "C" fn forget(sink: *mut c_void) {
     drop(unsafe { Box::from_raw(sink.cast::<Sink>()) });
 }
 
-/// Makes a tunnel between `fd` and the network, and starts it. Returns its handle, which is above 0, or a negative
-/// code.
+/// Creates a tunnel between `fd` and the network, and starts it. Returns its positive handle, or a negative code.
 ///
-/// `settings` is the configuration, as in wg_turn_on() of wg_embed.h. `mtu` is that of the interface, 576 to 65535, and
-/// is set there; 0 leaves it alone. `log_sink` (or NULL) gets the lines of this tunnel with `log_context`, until
-/// wgTurnOff() has returned.
+/// `settings` is the configuration, as in wg_turn_on() of wg_embed.h. `mtu`, 576 to 65535, is set at the interface; 0
+/// leaves it unchanged. `log_sink` (or NULL) receives the lines of this tunnel with `log_context`, until wgTurnOff()
+/// has returned.
 ///
-/// Codes: -2 if the configuration is refused, `fd` is not open, the port is taken, or there is too little of something:
-/// another try may go better; -3 if `settings` is NULL or `mtu` is no MTU; -1 for all else. The log says why.
+/// Codes: -2 if the configuration is refused, `fd` is not open, the port is in use, or a resource is exhausted: a retry
+/// may succeed; -3 if `settings` is NULL or `mtu` is invalid; -1 for all other failures. The cause is logged.
 ///
-/// Memory: takes `fd`, also on failure. `settings` is not kept.
+/// Memory: takes ownership of `fd`, also on failure. `settings` is not kept.
 ///
 /// # Safety
-/// `settings` is NULL or ends with a zero byte. Only the library uses `fd` from now on. `log_sink` is NULL or may be
-/// called on any thread, on several at once, while there is the tunnel.
+/// `settings` is NULL or ends with a zero byte. Only the library uses `fd` from then on. `log_sink` is NULL or may be
+/// called on any thread, concurrently, as long as the tunnel exists.
 #[cfg(not(target_os = "android"))]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wgTurnOn(
@@ -115,21 +114,20 @@ pub unsafe extern "C" fn wgTurnOn(
     unsafe { turn_on(mtu, settings, fd, log_sink, log_context) }
 }
 
-/// Makes a tunnel between `fd`, as VpnService has it, and the network, and starts it. Returns its handle, which is
-/// above 0, or a negative code. Peers stay where they are configured to be, as after wg_disable_roaming() of
-/// wg_embed.h.
+/// Creates a tunnel between `fd`, the descriptor of VpnService, and the network, and starts it. Returns its positive
+/// handle, or a negative code. Peers do not roam, as after wg_disable_roaming() of wg_embed.h.
 ///
-/// `settings` is the configuration, as in wg_turn_on() of wg_embed.h. `log_sink` (or NULL) gets the lines of this
+/// `settings` is the configuration, as in wg_turn_on() of wg_embed.h. `log_sink` (or NULL) receives the lines of this
 /// tunnel with `log_context`, until wgTurnOff() has returned.
 ///
-/// Codes: -2 if the configuration is refused, `fd` is not open, the port is taken, or there is too little of something:
-/// another try may go better; -3 if `settings` is NULL; -1 for all else. The log says why.
+/// Codes: -2 if the configuration is refused, `fd` is not open, the port is in use, or a resource is exhausted: a retry
+/// may succeed; -3 if `settings` is NULL; -1 for all other failures. The cause is logged.
 ///
-/// Memory: takes `fd`, also on failure. `settings` is not kept.
+/// Memory: takes ownership of `fd`, also on failure. `settings` is not kept.
 ///
 /// # Safety
-/// `settings` is NULL or ends with a zero byte. Only the library uses `fd` from now on. `log_sink` is NULL or may be
-/// called on any thread, on several at once, while there is the tunnel.
+/// `settings` is NULL or ends with a zero byte. Only the library uses `fd` from then on. `log_sink` is NULL or may be
+/// called on any thread, concurrently, as long as the tunnel exists.
 #[cfg(target_os = "android")]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wgTurnOn(settings: *mut c_char, fd: c_int, log_sink: LogSink, log_context: u64) -> i32 {
@@ -197,7 +195,7 @@ fn is_mtu(mtu: isize) -> bool {
     mtu == 0 || (576..=65_535).contains(&mtu)
 }
 
-/// Stops a tunnel. Returns 0, or -4 if there is none, or -1 inside a callback.
+/// Stops a tunnel. Returns 0, -4 for an unknown handle, or -1 inside a callback.
 #[unsafe(no_mangle)]
 pub extern "C" fn wgTurnOff(handle: i32) -> i32 {
     match ffi::wg_turn_off(handle) {
@@ -207,9 +205,9 @@ pub extern "C" fn wgTurnOff(handle: i32) -> i32 {
     }
 }
 
-/// Reads the configuration and state of a tunnel, private key included. Returns NULL if `handle` stands for none.
+/// Returns the configuration and state of a tunnel, including the private key, or NULL for an unknown handle.
 ///
-/// Memory: the text is the caller's, to give to wgFreePtr(), which wipes it.
+/// Memory: the caller owns the text, and frees it with wgFreePtr(), which wipes it.
 #[unsafe(no_mangle)]
 pub extern "C" fn wgGetConfig(handle: i32) -> *mut c_char {
     let mut text = ptr::null_mut();
@@ -218,10 +216,10 @@ pub extern "C" fn wgGetConfig(handle: i32) -> *mut c_char {
     text
 }
 
-/// Changes the configuration of a tunnel. `settings` is as in wgTurnOn(); if one line is refused, nothing is changed.
+/// Changes the configuration of a tunnel. `settings` is as in wgTurnOn(); if a line is refused, nothing changes.
 ///
-/// Returns 0, or -4 if `handle` stands for no tunnel, -3 if `settings` is NULL, and -1 for all else. The tunnel's log
-/// says why.
+/// Returns 0, -4 for an unknown handle, -3 if `settings` is NULL, or -1 for all other failures. The cause is in the
+/// tunnel's log.
 ///
 /// # Safety
 /// `settings` is NULL or ends with a zero byte.
@@ -238,26 +236,25 @@ pub unsafe extern "C" fn wgSetConfig(handle: i32, settings: *mut c_char) -> i32 
     code
 }
 
-/// Frees what wgGetConfig() has returned, and overwrites it first. NULL does nothing.
+/// Frees text that wgGetConfig() returned, and overwrites it first. NULL is a no-op.
 ///
 /// # Safety
-/// `memory` is NULL or came from wgGetConfig() and was not freed yet.
+/// `memory` is NULL or came from wgGetConfig() and has not been freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wgFreePtr(memory: *mut c_void) {
     // SAFETY: the caller's contract is the same.
     unsafe { ffi::wg_free(memory) };
 }
 
-/// Returns the descriptor of a tunnel's IPv4 socket, or -4 if there is no such tunnel, or -1 if there is no such
-/// socket.
+/// Returns the descriptor of a tunnel's IPv4 socket, -4 for an unknown handle, or -1 if there is no such socket.
 ///
-/// Memory: it is borrowed, until the sockets are reopened or the tunnel is turned off.
+/// Memory: the descriptor is borrowed until the sockets are reopened or the tunnel is turned off.
 #[unsafe(no_mangle)]
 pub extern "C" fn wgGetSocketV4(handle: i32) -> i32 {
     socket(ffi::wg_peek_socket_fd4(handle))
 }
 
-/// As wgGetSocketV4(), for IPv6.
+/// Returns the descriptor of a tunnel's IPv6 socket, as wgGetSocketV4() does for IPv4.
 #[unsafe(no_mangle)]
 pub extern "C" fn wgGetSocketV6(handle: i32) -> i32 {
     socket(ffi::wg_peek_socket_fd6(handle))
@@ -271,8 +268,8 @@ fn socket(fd: i32) -> i32 {
     }
 }
 
-/// Binds the sockets of one family, AF_INET or AF_INET6, of all tunnels to the interface with this index; with 0, what
-/// would leave there is dropped. No-op for another family. What fails is in the tunnels' logs.
+/// Binds the sockets of one family, AF_INET or AF_INET6, of all tunnels to the interface with this index; with 0,
+/// outgoing datagrams of that family are dropped. No-op for another family. Failures are in the tunnels' logs.
 #[unsafe(no_mangle)]
 pub extern "C" fn wgRebindTunnelSocket(family: u16, interface_index: u32) {
     let family = match c_int::from(family) {
@@ -283,8 +280,8 @@ pub extern "C" fn wgRebindTunnelSocket(family: u16, interface_index: u32) {
     ffi::leaf::bind_all_to_interface(family, interface_index);
 }
 
-/// DAITA is not there: returns -6, or before that -4 if there is no such tunnel, -5 if it has no such peer, and -3 if
-/// `peer_public_key` is NULL.
+/// Fails, as DAITA is not supported: returns -4 for an unknown handle, -5 if the tunnel has no such peer, -3 if
+/// `peer_public_key` is NULL, otherwise -6.
 ///
 /// # Safety
 /// `peer_public_key` is NULL or points to 32 readable bytes.

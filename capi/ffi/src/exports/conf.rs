@@ -23,36 +23,36 @@ use wg_embed::{
 };
 use zeroize::Zeroizing;
 
-/// Reads a `.conf` file, `len` bytes at `conf` as they are on disk: what the tunnel has to be told goes to `*uapi`,
-/// what the system has to be told to `*settings`, unless that is NULL.
+/// Parses a `.conf` file, given as the `len` bytes at `conf`: returns the configuration of the tunnel in `*uapi`, and
+/// that of the system in `*settings`, unless `settings` is NULL.
 ///
-/// The file is UTF-8 or UTF-16, with a byte order mark or without; comments may have any bytes. A zero byte does not
+/// The file is UTF-8 or UTF-16, with or without a byte order mark; comments may contain any bytes. A zero byte does not
 /// end it.
 /// `*uapi` is for wg_turn_on(), or for wg_set_config(), where it replaces the whole configuration, as `wg setconf`
-/// does: every peer is made again, so that its session ends, and without a ListenPort in the file the sockets are
-/// opened again, on another port. wg_set_peer() changes a peer and leaves the rest as it is. Endpoints that are host
-/// names stay names: they need wg_options_t's `resolve`.
+/// does: every peer is created again, so that its session ends, and without a ListenPort in the file the sockets are
+/// reopened on another port. wg_set_peer() changes a peer and leaves the rest unchanged. Endpoints that are host names
+/// stay names, and need `resolve` of wg_options_t.
 /// `*settings` has a line for each value, in this order; keys without a value are left out:
-/// "address=10.0.0.2/24", an address of the interface with the length of its network;
+/// "address=10.0.0.2/24", an address of the interface with its prefix length;
 /// "dns=10.0.0.1", a DNS server; "search=example.com", a DNS search domain;
 /// "mtu=1420", 576 to 65535;
-/// "table=off", "table=main" or "table=51820", where routes go if not to where wg-quick(8) puts them;
+/// "table=off", "table=main" or "table=51820", the routing table if it is not the default of wg-quick(8);
 /// "pre_up=..", "post_up=..", "pre_down=..", "post_down=..", a command, in which %i stands for the interface's name:
-/// this library runs none, and a program that runs them trusts the author of the file;
+/// this library runs no commands, and a program that runs them trusts the author of the file;
 /// "save_config=true";
-/// "included_application=..", "excluded_application=..", the name of an Android package; never both.
-/// Each line ends with a line feed. No value has a control character but the tab: a file with another is refused.
+/// "included_application=..", "excluded_application=..", the name of an Android package; never both. Each line ends
+/// with a line feed. No value contains a control character other than the tab: a file with one is refused.
 ///
 /// The rules are those of wg(8) and wg-quick(8): an unknown key, a value that is malformed or a second `[Interface]` is
-/// an error, which wg_last_error() names with its line, but never its value.
+/// an error. wg_last_error() then names the line, but never the value.
 ///
-/// Memory: writes to `*uapi` and `*settings` on success only. Both are the caller's then, to give to wg_free(), which
-/// wipes them: `*uapi` has the keys in it, and commands may have some. `conf` is not kept; wipe it as well.
+/// Memory: writes to `*uapi` and `*settings` on success only. The caller then owns both, and frees them with wg_free(),
+/// which wipes them: `*uapi` contains keys, and commands may contain some. `conf` is not kept; wipe it as well.
 /// Requires: `conf` is NULL or points to `len` bytes; `uapi` and `settings` are NULL or point to writable storage for
 /// one pointer each.
 /// Errors: WG_ERR_NULL if `conf` or `uapi` is NULL; WG_ERR_TOO_LARGE beyond WG_CONFIG_LEN_MAX bytes; WG_ERR_INVALID if
-/// they are not a valid .conf file, or one of more than WG_PEERS_DEFAULT peers; WG_ERR_RESOURCES without memory;
-/// WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
+/// the file is invalid, or has more than WG_PEERS_DEFAULT peers; WG_ERR_RESOURCES without memory; WG_ERR_PANIC;
+/// WG_ERR_BUSY inside a callback.
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]

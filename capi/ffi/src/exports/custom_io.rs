@@ -10,18 +10,18 @@ use crate::{
     },
 };
 
-/// Passes packets into a tunnel, whose packets come from wg_tun_callbacks_t. They are copied into a queue, as many as
-/// it has room for: by default it holds about 300 packets of 1420 bytes. What is not taken is not looked at again: pass
-/// it once more when `room` was called, or drop it, as a network interface does. Never waits.
+/// Passes packets into a tunnel that has wg_tun_callbacks_t. As many as there is room for are copied into a queue,
+/// which by default holds about 300 packets of 1420 bytes. Pass the rest again after `room` was called, or drop it, as
+/// a network interface does. Never waits.
 ///
-/// Memory: `packets` and what they point to stay the caller's, and are not kept. On success `*taken`, unless `taken` is
-/// NULL, is how many of the packets were taken, from the first on.
+/// Memory: `packets` and their `data` stay the caller's, and are not kept. On success `*taken`, unless `taken` is NULL,
+/// is the number of packets that were accepted, from the first one on.
 /// Requires: `packets` is NULL or points to `count` packets, whose `data` are NULL or point to `len` bytes; they do not
 /// change during the call. `taken` is NULL or writable.
 /// Errors: WG_ERR_NULL if `packets` or the `data` of one is NULL; WG_ERR_INVALID if one is longer than 65535 bytes;
-/// WG_ERR_TOO_LARGE for more than WG_INJECT_MAX packets; WG_ERR_UNSUPPORTED if the tunnel's packets come from
-/// elsewhere; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_PANIC. None is taken then. A packet
-/// that is not IP is taken, then dropped and counted.
+/// WG_ERR_TOO_LARGE for more than WG_INJECT_MAX packets; WG_ERR_UNSUPPORTED if the tunnel has no wg_tun_callbacks_t;
+/// WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_PANIC. On failure no packet is accepted. A
+/// packet that is not IP is accepted, then dropped and counted.
 /// Threads: any, also inside a callback.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
@@ -41,12 +41,12 @@ pub unsafe extern "C" fn wg_tun_inject(
     })
 }
 
-/// Passes datagrams into a tunnel that were received for it by its wg_transport_t. They are copied into a queue, as
-/// many as it has room for: by default it holds about 300 datagrams of 1452 bytes. What is not taken can be dropped, as
-/// a socket does it. None is while the tunnel is down. Never waits.
+/// Passes received datagrams into a tunnel that has a wg_transport_t. As many as there is room for are copied into a
+/// queue, which by default holds about 300 datagrams of 1452 bytes. Drop the rest, as a socket does. While the tunnel
+/// is down, nothing is accepted. Never waits.
 ///
-/// Datagrams may be anything: they are from the network, and what is not from a peer is dropped and counted. What goes
-/// to a peer goes to the endpoint that its last datagram came from.
+/// Datagrams are untrusted, as they come from the network: those that are not from a peer are dropped and counted.
+/// Datagrams for a peer are sent to the endpoint of its last authentic datagram.
 ///
 /// Memory: as wg_tun_inject().
 /// Requires: `datagrams` is NULL or points to `count` datagrams, whose `data` are NULL or point to `len` bytes, and
@@ -72,13 +72,13 @@ pub unsafe extern "C" fn wg_transport_receive(
     })
 }
 
-/// Changes the MTU of a tunnel whose packets come from wg_tun_callbacks_t or wg_net_options_t. Packets are padded up to
-/// it; it does not limit what wg_tun_inject() takes.
+/// Changes the MTU of a tunnel that has wg_tun_callbacks_t or wg_net_options_t. Packets are padded up to it; it does
+/// not limit the packets of wg_tun_inject().
 ///
 /// Memory: nothing changes hands.
-/// Errors: WG_ERR_INVALID if it is not in 576 to 65535 (1280 for a network with an IPv6 address), the old one then
-/// stays; WG_ERR_UNSUPPORTED if the tunnel's packets come from elsewhere; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the
-/// tunnel has ended; WG_ERR_PANIC.
+/// Errors: WG_ERR_INVALID if it is below 576 (1280 for a network with an IPv6 address) or above 65535: the old one
+/// stays; WG_ERR_UNSUPPORTED if the tunnel has neither; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended;
+/// WG_ERR_PANIC.
 /// Threads: any, also inside a callback.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]

@@ -26,27 +26,28 @@ use wg_embed::{
     error::{Error, ErrorKind, Result},
 };
 
-/// Sends `count` datagrams, up to WG_BATCH_SIZE, in order. Neighbours of one size with equal endpoints leave together
-/// where the system can cut them apart again (GSO). It waits only if a socket's buffer is full, and for 5 ms at most.
+/// Sends `count` datagrams, up to WG_BATCH_SIZE, in order. Consecutive datagrams of one size with equal endpoints are
+/// sent together where the system can split them (GSO). It waits only if a socket's buffer is full, and for at most 5
+/// ms.
 ///
-/// A datagram that the system refuses costs no other; it is flagged WG_DATAGRAM_DROPPED. If the source of an endpoint
-/// is not ours any more, the datagram is sent without, the source in `*peer` is cleared, and
-/// WG_DATAGRAM_SOURCE_CLEARED is set.
+/// A datagram that the system refuses is flagged WG_DATAGRAM_DROPPED, and does not affect the others. If the source of
+/// an endpoint is no longer an address of this host, the datagram is sent without a source, the source in `*peer` is
+/// cleared, and WG_DATAGRAM_SOURCE_CLEARED is set.
 ///
-/// Returns how many of the `count` left whole, or a negative wg_result_t if none was tried.
+/// Returns the number of datagrams that were sent completely, or a negative wg_result_t if sending was not attempted.
 ///
-/// Memory: nothing is kept and nothing allocated, apart from 64 KiB the first time that as many threads send at once.
-/// Writes `flags` of each datagram, `*peer` where a source is cleared, and `*report` unless that is NULL; only if it
-/// does not fail.
-/// Requires: `datagrams` is NULL or points to `count` of them, writable; their pointers are NULL or point to as many
-/// readable bytes as `len` says, and to writable endpoints; `report` is NULL or writable.
-/// Errors: none was sent then. WG_ERR_TOO_LARGE for more than WG_BATCH_SIZE; WG_ERR_NULL if `datagrams` is NULL and
-/// `count` is not 0, or if `peer` or `data` is NULL in one of them (`data` may be if `len` is 0); WG_ERR_INVALID for
-/// an invalid family or `tos`; WG_ERR_UNSUPPORTED if there is no socket of a datagram's family;
-/// WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED, also if it is closed meanwhile, when some may have left; WG_ERR_BUSY inside
-/// a callback; WG_ERR_PANIC.
-/// Threads: any, several at once, while others receive or close. No other thread uses the same datagrams and endpoints
-/// meanwhile.
+/// Memory: nothing is kept, and nothing allocated except 64 KiB when the number of concurrently sending threads reaches
+/// a new maximum. Writes `flags` of each datagram, `*peer` where a source is cleared, and `*report` unless that is
+/// NULL; only if it does not fail.
+/// Requires: `datagrams` is NULL or points to `count` writable datagrams; their `data` is NULL or points to `len`
+/// readable bytes, and their `peer` is NULL or writable; `report` is NULL or writable.
+/// Errors: on failure no datagram was sent. WG_ERR_TOO_LARGE for more than WG_BATCH_SIZE; WG_ERR_NULL if `datagrams` is
+/// NULL and `count` is not 0, or if `peer` or `data` is NULL in one of them (`data` may be if `len` is 0);
+/// WG_ERR_INVALID for an invalid family or `tos`; WG_ERR_UNSUPPORTED if there is no socket of a datagram's family;
+/// WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED, also if the bind is closed during the call: some may then have been sent;
+/// WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+/// Threads: any, also several concurrently, while others receive or close. No other thread uses the same datagrams and
+/// endpoints during the call.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_udp_send(
@@ -113,26 +114,26 @@ unsafe fn send<const N: usize>(bind: &BatchUdp, datagrams: &mut [wg_datagram_t])
     Ok(report)
 }
 
-/// Waits until datagrams have come for a family (WG_IPV4 or WG_IPV6), and receives up to `count` of them, in order.
-/// It does not wait for more than there is. `timeout_ms` is as for poll(): 0 does not wait at all, and a negative one
-/// waits for ever.
+/// Waits until there are datagrams of a family (WG_IPV4 or WG_IPV6), and receives up to `count` of them, in order. It
+/// does not wait for further ones. `timeout_ms` is as for poll(): 0 does not wait, and a negative number waits without
+/// limit.
 ///
-/// Returns how many of `datagrams` it has filled; 0 if the time has passed without any; or a negative wg_result_t. A
-/// loop that receives should end with any negative one.
+/// Returns the number of filled `datagrams`, 0 after the time limit, or a negative wg_result_t. A receive loop should
+/// end with any negative result.
 ///
-/// Of each it writes `len`, `full_len`, `tos`, `flags`, `segment_size`, what `data` points to and `*peer`. The same
-/// datagrams can be given again as they are.
+/// For each it writes `len`, `full_len`, `tos`, `flags`, `segment_size`, the contents at `data`, and `*peer`. The same
+/// datagrams can be passed again as they are.
 ///
-/// Memory: nothing is kept, and nothing allocated. What does not fit into `capacity` bytes is lost, and the datagram
-/// flagged WG_DATAGRAM_TRUNCATED. What does not fit into `count` datagrams comes with the next call.
-/// Requires: `datagrams` is NULL or points to `count` of them, writable; their pointers are NULL or point to as many
-/// writable bytes as `capacity` says, and to writable endpoints, none of which overlap.
+/// Memory: nothing is kept, and nothing allocated. Contents beyond `capacity` bytes are lost, and the datagram is
+/// flagged WG_DATAGRAM_TRUNCATED. Datagrams beyond `count` are returned by the next call.
+/// Requires: `datagrams` is NULL or points to `count` writable datagrams; their `data` is NULL or points to `capacity`
+/// writable bytes, and their `peer` is NULL or writable; none of these overlap.
 /// Errors: WG_ERR_NULL if `datagrams` is NULL, or `data` in one of them while `capacity` is not 0; WG_ERR_INVALID if
-/// `count` is 0, or for another family; WG_ERR_UNSUPPORTED if the family has no socket; WG_ERR_CLOSED for every
-/// thread that is in it, as soon as it is closed; WG_ERR_UNKNOWN_HANDLE; WG_ERR_IO if the socket cannot be used any
-/// more; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+/// `count` is 0, or for another family; WG_ERR_UNSUPPORTED if the family has no socket; WG_ERR_CLOSED for every waiting
+/// thread, as soon as the bind is closed; WG_ERR_UNKNOWN_HANDLE; WG_ERR_IO if the socket has become unusable;
+/// WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
 /// Threads: any, one or several for each family, while others send or close; each datagram goes to one of them. No
-/// other thread uses the same datagrams and endpoints meanwhile. A thread that waits here may be cancelled by
+/// other thread uses the same datagrams and endpoints during the call. A waiting thread may be cancelled by
 /// pthread_cancel().
 /// Since: 0.1.0
 #[unsafe(no_mangle)]

@@ -17,8 +17,8 @@ use wg_embed::{
     error::{Error, ErrorKind, Result},
 };
 
-/// Reads `192.0.2.1:51820`, `[2001:db8::1]:51820` or `[fe80::1%eth0]:51820` (the zone is the name or the index of an
-/// interface). Host names are not resolved: that is what getaddrinfo() is for.
+/// Parses `192.0.2.1:51820`, `[2001:db8::1]:51820` or `[fe80::1%eth0]:51820` (the zone is the name or the index of an
+/// interface). Host names are not resolved: use getaddrinfo().
 ///
 /// Memory: `text` is not kept; writes `*endpoint`, without a source, on success only.
 /// Requires: `text` is NULL or ends with a zero byte; `endpoint` is NULL or writable.
@@ -38,12 +38,12 @@ pub unsafe extern "C" fn wg_endpoint_parse(text: *const c_char, endpoint: *mut w
     })
 }
 
-/// Writes the peer's address and port as wg_endpoint_parse() reads them; a zone as a number.
+/// Formats the peer's address and port in the form of wg_endpoint_parse(); a zone is a number.
 ///
 /// Memory: reads `*endpoint`, and writes up to WG_ENDPOINT_TEXT_LEN characters to `text`, the last of them zero, on
 /// success only.
 /// Requires: `endpoint` is NULL or readable; `text` is NULL or has room for WG_ENDPOINT_TEXT_LEN characters.
-/// Errors: WG_ERR_NULL; WG_ERR_INVALID if the family is not one; WG_ERR_PANIC.
+/// Errors: WG_ERR_NULL; WG_ERR_INVALID if the family is invalid; WG_ERR_PANIC.
 /// Threads: any, also inside a callback.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
@@ -52,7 +52,7 @@ pub unsafe extern "C" fn wg_endpoint_format(endpoint: *const wg_endpoint_t, text
     guard_anywhere(|| unsafe { format(endpoint, text, |endpoint| endpoint.dst.to_string()) })
 }
 
-/// Writes the source address, without a port; or an empty text without one.
+/// Formats the source address, without a port; an empty text if there is none.
 ///
 /// Memory: as wg_endpoint_format().
 /// Requires: as in wg_endpoint_format().
@@ -66,14 +66,14 @@ pub unsafe extern "C" fn wg_endpoint_format_source(endpoint: *const wg_endpoint_
     guard_anywhere(|| unsafe { format(endpoint, text, source) })
 }
 
-/// Reads a `struct sockaddr` of the system, of AF_INET or AF_INET6: what getaddrinfo(), getpeername() or recvfrom()
-/// give. The port and a zone (sin6_scope_id) come along; flow information does not. An IPv4-mapped IPv6 address stays
+/// Converts a `struct sockaddr` of AF_INET or AF_INET6, as from getaddrinfo(), getpeername() or recvfrom(), to an
+/// endpoint, with its port and zone (sin6_scope_id), but without flow information. An IPv4-mapped IPv6 address stays
 /// one.
 ///
 /// Memory: `address` is not kept, and need not be aligned; writes `*endpoint`, without a source, on success only.
 /// Requires: `address` is NULL or points to `len` readable bytes; `endpoint` is NULL or writable.
-/// Errors: WG_ERR_NULL; WG_ERR_UNSUPPORTED for another family; WG_ERR_INVALID if `len` is too small for the family,
-/// more is fine; WG_ERR_PANIC.
+/// Errors: WG_ERR_NULL; WG_ERR_UNSUPPORTED for another family; WG_ERR_INVALID if `len` is too small for the family (it
+/// may be larger); WG_ERR_PANIC.
 /// Threads: any, also inside a callback.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
@@ -92,14 +92,14 @@ pub unsafe extern "C" fn wg_endpoint_from_sockaddr(
     })
 }
 
-/// Writes the peer's address, port and zone as a `struct sockaddr_in` or `struct sockaddr_in6` of the system; its
-/// source is left out. A `struct sockaddr_storage` has room for either.
+/// Converts the peer's address, port and zone to a `struct sockaddr_in` or `struct sockaddr_in6`; the source is left
+/// out. A `struct sockaddr_storage` has room for either.
 ///
-/// Memory: reads `*endpoint`, and from `*len` how much room `address` has, which need not be aligned. On success it
+/// Memory: reads `*endpoint`, and the size of `address` from `*len`; `address` need not be aligned. On success it
 /// writes the address, and its length to `*len`; on failure nothing.
 /// Requires: `endpoint` is NULL or readable; `len` is NULL or readable and writable; `address` is NULL or has room for
 /// `*len` bytes.
-/// Errors: WG_ERR_NULL; WG_ERR_INVALID if the family is not one, or `*len` is too small for it; WG_ERR_PANIC.
+/// Errors: WG_ERR_NULL; WG_ERR_INVALID if the family is invalid, or `*len` is too small for it; WG_ERR_PANIC.
 /// Threads: any, also inside a callback.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
@@ -158,12 +158,12 @@ fn check_len(len: usize, needed: usize) -> Result<()> {
     Ok(())
 }
 
-/// Forgets the source: the system chooses address and interface until the peer sends again.
+/// Clears the source: the system chooses address and interface until the peer sends again.
 ///
 /// Memory: changes `*endpoint`.
 /// Requires: `endpoint` is NULL or writable.
 /// Errors: WG_ERR_NULL; WG_ERR_PANIC.
-/// Threads: any, also inside a callback; no other thread uses this endpoint meanwhile.
+/// Threads: any, also inside a callback; no other thread uses this endpoint during the call.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_endpoint_clear_source(endpoint: *mut wg_endpoint_t) -> wg_result_t {

@@ -5,11 +5,10 @@ use std::ffi::{CStr, c_char};
 use crate::plumbing::result::last_text;
 use wg_embed::error::ErrorKind;
 
-/// Returns the text of the last wg_ call that failed on this thread, in English and for people to read; empty if none
-/// has. It never contains a key. It is cut off after 1023 bytes.
+/// Returns the error message of the last wg_ call that failed on this thread, in English; empty if there was none. It
+/// never contains a key. It is truncated after 1023 bytes.
 ///
-/// Memory: the text is the library's. It is valid until the next wg_ call that fails on this thread, or the thread
-/// ends.
+/// Memory: the text is borrowed, and valid until the next wg_ call that fails on this thread, or until the thread ends.
 /// Errors: none; never NULL.
 /// Threads: any, also inside a callback. Each thread has its own text.
 /// Since: 0.1.0
@@ -18,10 +17,10 @@ pub extern "C" fn wg_last_error() -> *const c_char {
     last_text()
 }
 
-/// Returns what a code means, in a few words of English: "the port is taken by another socket". wg_last_error() says
-/// more, for the last failure on a thread. A number that is not a code has a text as well.
+/// Returns a short description of a code in English: "the port is taken by another socket". wg_last_error() has more
+/// details of the last failure on a thread. For a number that is not a code there is a text as well.
 ///
-/// Memory: the text is the library's, and never changes.
+/// Memory: the text is static.
 /// Errors: none; never NULL.
 /// Threads: any, also inside a callback.
 /// Since: 0.1.0

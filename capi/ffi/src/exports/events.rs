@@ -14,20 +14,20 @@ use crate::{
     types::event::{wg_event_fn_t, wg_event_t},
 };
 
-/// Tells `event` what happens to a tunnel from now on, in place of what was told before. NULL ends it.
+/// Sets the event callback of a tunnel, replacing the previous one; NULL removes it.
 ///
-/// What has happened before is not told again: wg_peers() knows who has a session by now, and a tunnel that has ended
-/// already is refused, so that its end is never missed.
+/// Earlier events are not repeated: wg_peers() returns which peers have a session. A tunnel that has already ended is
+/// refused, so that its end is never missed.
 ///
-/// When this returns, no previous function is running on any thread, and none will be called again; the same holds when
-/// wg_turn_off() returns. See docs/C_API.md for the locks that may be held.
+/// When this returns, no previous callback is running on any thread, and none will be called again; the same holds when
+/// wg_turn_off() returns. docs/C_API.md lists the locks that may be held.
 ///
-/// Memory: `destroy` (or NULL) is called exactly once with `user`, when `event` has been replaced or the tunnel turned
-/// off, and it has returned for the last time; at once if `event` is NULL or the call fails. It follows the rules of
-/// wg_event_fn_t.
+/// Memory: `destroy` (or NULL) is called exactly once with `user`: after `event` has been replaced or the tunnel turned
+/// off, and its last call has returned; at once if `event` is NULL or the call fails. The rules of wg_event_fn_t apply
+/// to it.
 /// Requires: `event` and `destroy` are NULL or functions of these types, and may be called with `user` on any thread,
 /// `event` until it has been replaced or the tunnel turned off.
-/// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended, and `event` is not NULL: no function is called
+/// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended, and `event` is not NULL: no callback is set
 /// then; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
 /// Threads: any.
 /// Since: 0.1.0
@@ -42,12 +42,12 @@ pub unsafe extern "C" fn wg_set_event_callback(
     guard_on(handle, |entry: &Entry<Running>| entry.hooks().events.set(given))
 }
 
-/// A descriptor that can be read from, as poll() sees it, while wg_next_event() need not wait; for the loop of a host
-/// whose code cannot be called on a thread of the library. The tunnel must have WG_OPTIONS_QUEUE_EVENTS.
+/// Returns a descriptor that poll() reports as readable while wg_next_event() would not wait, for event loops whose
+/// code cannot be called on a thread of the library. The tunnel must have WG_OPTIONS_QUEUE_EVENTS.
 ///
-/// Memory: the descriptor stays the library's, is valid until wg_turn_off(), and is only for waiting: do not read from
-/// it.
-/// Errors: WG_ERR_UNSUPPORTED if the tunnel has no WG_OPTIONS_QUEUE_EVENTS, or this platform no descriptors
+/// Memory: the descriptor is borrowed until wg_turn_off(), and is only for polling: do not read from it, and do not
+/// close it.
+/// Errors: WG_ERR_UNSUPPORTED if the tunnel has no WG_OPTIONS_QUEUE_EVENTS, or this platform has no descriptors
 /// (Windows: let a thread wait in wg_next_event()); WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
 /// Threads: any.
 /// Since: 0.1.0
@@ -56,19 +56,20 @@ pub extern "C" fn wg_event_fd(handle: i32) -> i32 {
     guard_on(handle, |entry: &Entry<Running>| entry.hooks().events.queue()?.fd())
 }
 
-/// Takes the next event of a tunnel that has WG_OPTIONS_QUEUE_EVENTS, in the order in which they came about, and waits
-/// for it for `timeout_ms` milliseconds at most: 0 does not wait, and a negative number waits without limit.
+/// Removes the next event from the queue of a tunnel that has WG_OPTIONS_QUEUE_EVENTS, in the order in which they
+/// occurred, and waits for it for at most `timeout_ms` milliseconds: 0 does not wait, and a negative number waits
+/// without limit.
 ///
-/// Returns 1 if there was one, and 0 if none has come. Up to WG_EVENTS_MAX wait; beyond that the oldest are dropped,
-/// and the next call finds WG_EVENT_MISSED. Behind WG_EVENT_ENDED, and in calls that wait while the tunnel is turned
-/// off, it returns WG_ERR_CLOSED, at once and each time.
+/// Returns 1 with an event, or 0 without one. The queue holds up to WG_EVENTS_MAX events; beyond that the oldest are
+/// dropped, and the next call returns WG_EVENT_MISSED. After WG_EVENT_ENDED, and in calls that wait while the tunnel is
+/// turned off, it returns WG_ERR_CLOSED, at once and each time.
 ///
-/// Memory: only if it returns 1, writes the first `event->struct_size` bytes of `event`, and of those not
-/// `struct_size`.
+/// Memory: only if it returns 1, writes the first `event->struct_size` bytes of `event`, except `struct_size` itself.
 /// Requires: `event` is NULL or points to `event->struct_size` readable and writable bytes.
 /// Errors: WG_ERR_NULL if `event` is NULL; WG_ERR_INVALID if its struct_size is invalid; WG_ERR_UNSUPPORTED without
 /// WG_OPTIONS_QUEUE_EVENTS; WG_ERR_CLOSED; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
-/// Threads: any, also several at once: each event goes to one of them. A thread is not cancelled while it waits.
+/// Threads: any, also several concurrently: each event goes to one of them. A waiting thread cannot be cancelled
+/// (pthread_cancel()).
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_next_event(handle: i32, event: *mut wg_event_t, timeout_ms: i32) -> i32 {

@@ -42,9 +42,9 @@ fn guard_keys(body: impl FnOnce() -> Result<()>) -> wg_result_t {
     wiped(|| guard_anywhere(body))
 }
 
-/// Makes a private key, clamped as X25519 has it.
+/// Generates a private key, clamped as X25519 requires.
 ///
-/// Memory: writes 32 bytes to `private_key`, which the caller wipes when it is done with them.
+/// Memory: writes 32 bytes to `private_key`, which the caller wipes after use.
 /// Requires: `private_key` is NULL or has room for 32 bytes.
 /// Errors: WG_ERR_NULL; WG_ERR_PANIC.
 /// Threads: any, also inside a callback.
@@ -57,7 +57,7 @@ pub unsafe extern "C" fn wg_keys_generate_private(private_key: *mut u8) -> wg_re
     })
 }
 
-/// Derives the public key of a private one.
+/// Derives the public key of a private key.
 ///
 /// Memory: reads 32 bytes of `private_key` and writes 32 to `public_key`.
 /// Requires: `private_key` is NULL or points to 32 readable bytes; `public_key` is NULL or has room for 32 bytes.
@@ -74,9 +74,9 @@ pub unsafe extern "C" fn wg_keys_derive_public(private_key: *const u8, public_ke
     })
 }
 
-/// Makes a preshared key.
+/// Generates a preshared key.
 ///
-/// Memory: writes 32 bytes to `preshared_key`, which the caller wipes when it is done with them.
+/// Memory: writes 32 bytes to `preshared_key`, which the caller wipes after use.
 /// Requires: `preshared_key` is NULL or has room for 32 bytes.
 /// Errors: WG_ERR_NULL; WG_ERR_PANIC.
 /// Threads: any, also inside a callback.
@@ -89,7 +89,7 @@ pub unsafe extern "C" fn wg_keys_generate_preshared(preshared_key: *mut u8) -> w
     })
 }
 
-/// Writes a key as 64 lower-case hex digits, as a UAPI text has it.
+/// Formats a key as 64 lower-case hex digits, the form of UAPI.
 ///
 /// Memory: reads 32 bytes of `key` and writes WG_KEY_HEX_LEN characters to `text`, the last of them zero.
 /// Requires: `key` is NULL or points to 32 readable bytes; `text` is NULL or has room for WG_KEY_HEX_LEN characters.
@@ -106,7 +106,7 @@ pub unsafe extern "C" fn wg_keys_to_hex(key: *const u8, text: *mut c_char) -> wg
     })
 }
 
-/// Writes a key as 44 characters of base64, as wg(8) and `.conf` files have it.
+/// Formats a key as 44 characters of base64, the form of wg(8) and `.conf` files.
 ///
 /// Memory: reads 32 bytes of `key` and writes WG_KEY_BASE64_LEN characters to `text`, the last of them zero.
 /// Requires: `key` is NULL or points to 32 readable bytes; `text` is NULL or has room for WG_KEY_BASE64_LEN characters.
@@ -123,7 +123,7 @@ pub unsafe extern "C" fn wg_keys_to_base64(key: *const u8, text: *mut c_char) ->
     })
 }
 
-/// Reads a key of 64 hex digits, upper or lower case.
+/// Parses a key of 64 hex digits, upper or lower case.
 ///
 /// Memory: `text` is not kept; writes 32 bytes to `key` on success only.
 /// Requires: `text` is NULL or ends with a zero byte; `key` is NULL or has room for 32 bytes.
@@ -140,12 +140,11 @@ pub unsafe extern "C" fn wg_keys_from_hex(text: *const c_char, key: *mut u8) -> 
     })
 }
 
-/// Reads a key of 44 characters of base64.
+/// Parses a key of 44 characters of base64.
 ///
 /// Memory: `text` is not kept; writes 32 bytes to `key` on success only.
 /// Requires: `text` is NULL or ends with a zero byte; `key` is NULL or has room for 32 bytes.
-/// Errors: WG_ERR_NULL; WG_ERR_INVALID for any other text, an unpadded or non-canonical spelling included;
-/// WG_ERR_PANIC.
+/// Errors: WG_ERR_NULL; WG_ERR_INVALID for any other text, including unpadded and non-canonical base64; WG_ERR_PANIC.
 /// Threads: any, also inside a callback.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]

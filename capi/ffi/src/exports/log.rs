@@ -16,16 +16,16 @@ use crate::{
 };
 use wg_embed::error::{Error, ErrorKind};
 
-/// Sends the log of the whole process to `log`, in place of where it went before. NULL ends it. A tunnel may have a log
-/// of its own: see wg_set_tunnel_log_callback().
+/// Sets the log callback of the process, replacing the previous one; NULL removes it. A tunnel may have its own: see
+/// wg_set_tunnel_log_callback().
 ///
-/// When this returns, no previous function is running on any thread, and none will be called again. See docs/C_API.md
-/// for the locks that may be held.
+/// When this returns, no previous callback is running on any thread, and none will be called again. docs/C_API.md lists
+/// the locks that may be held.
 ///
-/// Memory: `destroy` (or NULL) is called exactly once with `user`, when `log` has been replaced and has returned for
-/// the last time; at once if `log` is NULL or the call fails. It follows the rules of wg_log_fn_t.
+/// Memory: `destroy` (or NULL) is called exactly once with `user`: after `log` has been replaced and its last call has
+/// returned; at once if `log` is NULL or the call fails. The rules of wg_log_fn_t apply to it.
 /// Requires: `log` and `destroy` are NULL or functions of these types, and may be called with `user` on any thread;
-/// `log` on several at once, until this function was called again.
+/// `log` concurrently, until this function is called again.
 /// Errors: WG_ERR_BUSY inside a callback.
 /// Threads: any.
 /// Since: 0.1.0
@@ -43,20 +43,20 @@ pub unsafe extern "C" fn wg_set_log_callback(
     })
 }
 
-/// Sends the log of one tunnel to `log`, in place of where it went before. NULL sends it to where the log of the
-/// process goes. Lines of wg_turn_on() come before this can be called, and go there in any case; `log` of wg_options_t
-/// gets them as well.
+/// Sets the log callback of a tunnel, replacing the previous one; with NULL its lines go to the log callback of the
+/// process. So do the lines of wg_turn_on(), which are logged before this can be called; `log` of wg_options_t receives
+/// them as well.
 ///
-/// The level is that of the tunnel if it has one of its own (wg_set_tunnel_log_level()), or else that of the process.
+/// The level is that of the tunnel if it has its own (wg_set_tunnel_log_level()), or else that of the process.
 ///
-/// When this returns, no previous function is running on any thread, and none will be called again; the same holds when
-/// wg_turn_off() returns. See docs/C_API.md for the locks that may be held.
+/// When this returns, no previous callback is running on any thread, and none will be called again; the same holds when
+/// wg_turn_off() returns. docs/C_API.md lists the locks that may be held.
 ///
-/// Memory: `destroy` (or NULL) is called exactly once with `user`, when `log` has been replaced or the tunnel turned
-/// off, and it has returned for the last time; at once if `log` is NULL or the call fails. It follows the rules of
-/// wg_log_fn_t.
-/// Requires: `log` and `destroy` are NULL or functions of these types, and may be called with `user` on
-/// any thread; `log` on several at once, until it has been replaced or the tunnel turned off.
+/// Memory: `destroy` (or NULL) is called exactly once with `user`: after `log` has been replaced or the tunnel turned
+/// off, and its last call has returned; at once if `log` is NULL or the call fails. The rules of wg_log_fn_t apply to
+/// it.
+/// Requires: `log` and `destroy` are NULL or functions of these types, and may be called with `user` on any thread;
+/// `log` concurrently, until it has been replaced or the tunnel turned off.
 /// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
 /// Threads: any.
 /// Since: 0.1.0
@@ -74,11 +74,11 @@ pub unsafe extern "C" fn wg_set_tunnel_log_callback(
     })
 }
 
-/// Sets how much is logged, for the whole process but tunnels with a level of their own: WG_LOG_OFF to WG_LOG_TRACE. It
-/// is WG_LOG_INFO at first.
+/// Sets the log level of the process, WG_LOG_OFF to WG_LOG_TRACE, except for tunnels with their own level. It is
+/// initially WG_LOG_INFO.
 ///
 /// Memory: nothing changes hands.
-/// Errors: WG_ERR_INVALID if there is no such level; the old one then stays.
+/// Errors: WG_ERR_INVALID if there is no such level: the old one stays.
 /// Threads: any, also inside a callback.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
@@ -86,8 +86,8 @@ pub extern "C" fn wg_set_log_level(level: i32) -> wg_result_t {
     guard_anywhere(|| log::set_level(level))
 }
 
-/// Chooses how much of one tunnel is logged: WG_LOG_OFF to WG_LOG_TRACE, or WG_LOG_INHERIT for what wg_set_log_level()
-/// says: for the lines that its function gets, and for those that go to the function of the process.
+/// Sets the log level of a tunnel: WG_LOG_OFF to WG_LOG_TRACE, or WG_LOG_INHERIT for the level of wg_set_log_level().
+/// It applies to the tunnel's log callback, and to that of the process.
 ///
 /// Memory: nothing changes hands.
 /// Errors: WG_ERR_INVALID if `level` is not a wg_log_level_t; WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY inside a callback;

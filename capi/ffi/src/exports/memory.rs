@@ -4,11 +4,11 @@ use std::{ffi::c_void, ptr::NonNull};
 
 use crate::plumbing::{guard::guard_anywhere, text::free_text};
 
-/// Frees what a wg_ function returned for the caller to own, and overwrites it first: it may hold keys.
+/// Frees memory that a wg_ function returned, and overwrites it first, as it may contain keys.
 ///
-/// Memory: takes `memory`; NULL does nothing. Memory that is not from this library must not come here, and memory from
-/// here must not go to free().
-/// Requires: `memory` is NULL, or a wg_ function said that it is for wg_free(), and it was not freed yet.
+/// Memory: takes ownership of `memory`; NULL is a no-op. Memory from other sources must not be passed here, and memory
+/// from this library must not be passed to free().
+/// Requires: `memory` is NULL, or was returned by a wg_ function for wg_free(), and has not been freed.
 /// Errors: none.
 /// Threads: any, also inside a callback.
 /// Since: 0.1.0

@@ -12,18 +12,18 @@ use wg_embed::{
     key::{PublicKey, wiped},
 };
 
-/// Adds a peer to a tunnel, or changes it: the same as wg_set_config() with the lines that `peer` stands for.
-/// Everything is checked first, so a call that fails changes nothing. The peer keeps its session. A peer with the
-/// tunnel's own key is ignored.
+/// Adds a peer to a tunnel, or changes it, as wg_set_config() does with the corresponding lines. Everything is checked
+/// first, so a call that fails changes nothing. An existing peer keeps its session. A peer with the tunnel's own key is
+/// ignored.
 ///
-/// Memory: `peer` and what it points to are not kept. No copy of the preshared key stays on the stack; wipe your own.
+/// Memory: `peer` and its pointers are not kept. No copy of the preshared key stays on the stack; wipe your own.
 /// Requires: `peer` is NULL or points to `peer->struct_size` readable bytes; its `endpoint` is NULL or ends with a
 /// zero byte; its `allowed_ips` is NULL or points to `allowed_ip_count` elements.
-/// Errors: WG_ERR_NULL if `peer` is NULL, or `allowed_ips` with a count above 0; WG_ERR_INVALID if its struct_size or
-/// a value is invalid, the tunnel would have more peers than `max_peers`, or the endpoint is a host name and there is
-/// no `resolve`; WG_ERR_TOO_LARGE beyond WG_ALLOWED_IPS_MAX; WG_ERR_UNSUPPORTED if it sets a field that this library
-/// does not know; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_RESOURCES; WG_ERR_BUSY inside
-/// a callback; WG_ERR_PANIC.
+/// Errors: WG_ERR_NULL if `peer` is NULL, or `allowed_ips` with a count above 0; WG_ERR_INVALID if its struct_size or a
+/// value is invalid, the tunnel would have more peers than `max_peers`, or the endpoint is a host name and there is no
+/// `resolve`; WG_ERR_TOO_LARGE beyond WG_ALLOWED_IPS_MAX; WG_ERR_UNSUPPORTED if a field is set that is unknown to this
+/// library; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_RESOURCES; WG_ERR_BUSY inside a
+/// callback; WG_ERR_PANIC.
 /// Threads: as wg_set_config().
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
@@ -41,7 +41,7 @@ pub unsafe extern "C" fn wg_set_peer(handle: i32, peer: *const wg_peer_config_t)
     wiped(|| guard_on(handle, body))
 }
 
-/// Removes a peer from a tunnel: its session ends, its keys are wiped, and its allowed IPs are free again.
+/// Removes a peer from a tunnel: its session ends, its keys are wiped, and its allowed IPs become free.
 ///
 /// Memory: reads 32 bytes of `public_key`.
 /// Requires: `public_key` is NULL or points to 32 readable bytes.
@@ -60,13 +60,13 @@ pub unsafe extern "C" fn wg_remove_peer(handle: i32, public_key: *const u8) -> w
     wiped(|| guard_on(handle, body))
 }
 
-/// Begins a handshake with a peer now, whatever session there is. The session is used until the new one is made. With
-/// NULL for `public_key`, with each peer whose endpoint is known.
+/// Begins a handshake with a peer, even if there is a session, which is used until the new one is established. NULL for
+/// `public_key` means each peer with an endpoint.
 ///
-/// Initiations stay 5 s apart, as the protocol has it: less than 5 s after our last initiation or response to the
-/// peer nothing is sent, and a handshake that is under way goes on. wg_drop_session() lifts that. If the endpoint is
-/// a host name without an address, the handshake begins when there is one; if the tunnel is down or paused, when it
-/// is up again, unless wg_drop_session() is called before. An event or wg_peer_stats() reports what comes of it.
+/// Initiations stay 5 s apart, as the protocol requires: less than 5 s after the last initiation or response to the
+/// peer nothing is sent, and a handshake in progress continues. wg_drop_session() lifts that limit. If the endpoint is
+/// a host name without an address, the handshake begins when there is one; if the tunnel is down or paused, when it is
+/// up again, unless wg_drop_session() is called before. An event or wg_peer_stats() reports the outcome.
 ///
 /// Memory: reads 32 bytes of `public_key`.
 /// Requires: `public_key` is NULL or points to 32 readable bytes.
@@ -80,17 +80,17 @@ pub unsafe extern "C" fn wg_force_handshake(handle: i32, public_key: *const u8) 
     unsafe { on_sessions(handle, public_key, Device::force_handshake) }
 }
 
-/// Forgets the sessions with a peer and the handshake that is under way, and wipes their keys; packets that wait for
-/// a session are dropped. With NULL for `public_key`, of all peers. The peer is then as if it had just been
-/// configured, at the endpoint where it is now: the next packet begins a handshake, and so does a persistent
-/// keepalive at once. WG_EVENT_SESSION_EXPIRED is reported for each peer that had a session.
+/// Drops the sessions of a peer and its handshake in progress, and wipes their keys; staged packets are dropped. NULL
+/// for `public_key` means all peers. The peer is then as if it had just been configured, with its present endpoint: the
+/// next packet begins a handshake, and a persistent keepalive does so at once. WG_EVENT_SESSION_EXPIRED is reported for
+/// each peer that had a session.
 ///
-/// Nothing that the peer sends with its old sessions is accepted any more. It is not told: if it sends before we do,
-/// it makes a new session when nothing has come back for 15 s.
+/// Packets of the peer on its old sessions are no longer accepted. The peer is not notified: if it sends first, it
+/// begins a new handshake after 15 s without an answer.
 ///
-/// Nothing is waited for. Packets that the tunnel's threads have accepted or encrypted by then may still reach the TUN
-/// or the network a moment later, after which the keys are wiped that this needs; and a handshake that one of them is
-/// about to begin may follow.
+/// It does not wait. Packets that the tunnel's threads have already accepted or encrypted may still reach the TUN or
+/// the network a moment later, and the keys in use for them are wiped afterwards; a handshake that one of the threads
+/// is about to begin may follow.
 ///
 /// Memory: reads 32 bytes of `public_key`.
 /// Requires: `public_key` is NULL or points to 32 readable bytes.

@@ -11,19 +11,19 @@ use wg_embed::{
     error::{Error, ErrorKind},
 };
 
-/// Looks up a host name with the resolver of the system, getaddrinfo(). It is a wg_resolve_fn_t: the `resolve` of apps
-/// that have none of their own, or what such a one falls back to. `user` is not looked at.
+/// Looks up a host name with the resolver of the system, getaddrinfo(). It is a wg_resolve_fn_t, for apps without a
+/// resolver of their own, or as a fallback of such a resolver. `user` is ignored.
 ///
 /// Memory: nothing is kept.
 /// Requires: `host` is NULL or ends with a zero byte. `addresses` is NULL or has room for `capacity` addresses, `count`
 /// is NULL or has room for one number.
-/// Errors: WG_ERR_NULL if one of the others is NULL; WG_ERR_INVALID if `host` is not UTF-8; WG_ERR_IO and others as the
-/// system says; WG_ERR_CLOSED (see below); WG_ERR_RESOURCES; WG_ERR_PANIC.
+/// Errors: WG_ERR_NULL if `host`, `addresses` or `count` is NULL; WG_ERR_INVALID if `host` is not UTF-8; WG_ERR_IO and
+/// others for errors of the system; WG_ERR_CLOSED (see below); WG_ERR_RESOURCES; WG_ERR_PANIC.
 /// Threads: any, also inside a wg_resolve_fn_t. It blocks for as long as the system does; but for a tunnel (as its
-/// `resolve`, or inside of it) it returns WG_ERR_CLOSED as soon as the tunnel is being turned off. The system then
-/// finishes on a thread "wg-lookup", of which there are 16 at most in a process (further look-ups wait for one). These
-/// threads have nothing of a tunnel or an app, but they run code of this library: it must stay loaded. (On Linux and
-/// Android dlclose() does not unload it.)
+/// `resolve`, or inside it) it returns WG_ERR_CLOSED as soon as the tunnel is being turned off. The look-up of the
+/// system then ends on a thread "wg-lookup". A process has at most 16 of these (further look-ups wait for one). They
+/// hold no data of a tunnel or an app, but run code of this library, which must stay loaded. (On Linux and Android
+/// dlclose() does not unload it.)
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_resolve_system(

@@ -10,17 +10,17 @@ use wg_embed::{
     error::{Error, ErrorKind, Result},
 };
 
-/// Returns the descriptor of a tunnel's IPv4 socket, to set options on it or to look at it, or a negative wg_result_t.
+/// Returns the descriptor of a tunnel's IPv4 socket, to set or inspect its options, or a negative wg_result_t.
 ///
-/// There is no need to protect it: wg_options_t's `protect` is passed each socket before its first byte, and that is
-/// the only way that misses none.
+/// To protect sockets use `protect` of wg_options_t: it is called with each socket before anything is sent on it, and
+/// is the only way that misses none.
 ///
-/// Memory: the descriptor is borrowed: do not close it. It is the library's, and closed whenever the sockets are
-/// reopened (wg_bump_sockets(), wg_network_changed(), wg_bind_socket_to_interface4(), a new listen_port, wg_pause())
-/// and by wg_turn_off(); the number may mean something else after that.
+/// Memory: the descriptor is borrowed: do not close it. The library closes it whenever the sockets are reopened
+/// (wg_bump_sockets(), wg_network_changed(), wg_bind_socket_to_interface4(), a new listen_port, wg_pause()) and in
+/// wg_turn_off(); afterwards the number may be reused.
 /// Errors: WG_ERR_NOT_FOUND if there is no such socket, because the tunnel is paused, its port could not be opened, the
-/// host has no IPv4, or its datagrams are the app's; WG_ERR_UNSUPPORTED on Windows; WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY
-/// inside a callback; WG_ERR_PANIC.
+/// host has no IPv4, or the tunnel has a wg_transport_t; WG_ERR_UNSUPPORTED on Windows; WG_ERR_UNKNOWN_HANDLE;
+/// WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
@@ -28,7 +28,7 @@ pub extern "C" fn wg_peek_socket_fd4(handle: i32) -> i32 {
     peek(handle, Family::V4)
 }
 
-/// As wg_peek_socket_fd4(), for IPv6.
+/// Returns the descriptor of a tunnel's IPv6 socket, as wg_peek_socket_fd4() does for IPv4.
 ///
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
@@ -36,20 +36,20 @@ pub extern "C" fn wg_peek_socket_fd6(handle: i32) -> i32 {
     peek(handle, Family::V6)
 }
 
-/// Binds a tunnel's IPv4 socket to one network interface, by its index, whatever the routes say, and its successors as
-/// well; 0 ends that. On Windows only what is sent is bound to it.
+/// Binds a tunnel's IPv4 socket, and its successors, to one network interface by its index, regardless of the routes; 0
+/// ends that. On Windows only sending is bound to the interface.
 ///
-/// As long as `blackhole` is not 0, everything that would leave by IPv4 is dropped here, and counted as
-/// out_send_failed: for the moment between the loss of one network and the next.
+/// While `blackhole` is not 0, all outgoing IPv4 datagrams are dropped, and counted as out_send_failed: for the time
+/// between the loss of one network and the next.
 ///
-/// On Linux it takes no permission the first time; later on, without CAP_NET_RAW, new sockets take the place of the
-/// old ones as with wg_bump_sockets().
+/// On Linux the first call needs no permission; later calls without CAP_NET_RAW replace the sockets, as
+/// wg_bump_sockets() does.
 ///
 /// Memory: nothing changes hands.
-/// Errors: nothing changes then. WG_ERR_NOT_FOUND if there is no such interface; WG_ERR_UNSUPPORTED if the host has no
-/// IPv4, the datagrams are the app's, or the system cannot do it (Linux since 5.7, Apple's systems and Windows can);
-/// WG_ERR_PERMISSION; WG_ERR_IO; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a
-/// callback; WG_ERR_PANIC.
+/// Errors: on failure nothing changes. WG_ERR_NOT_FOUND if there is no such interface; WG_ERR_UNSUPPORTED if the host
+/// has no IPv4, the tunnel has a wg_transport_t, or the system does not support it (Linux since 5.7, Apple's systems
+/// and Windows do); WG_ERR_PERMISSION; WG_ERR_IO; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended;
+/// WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
@@ -57,7 +57,7 @@ pub extern "C" fn wg_bind_socket_to_interface4(handle: i32, interface_index: u32
     bind_to_interface(handle, Family::V4, interface_index, blackhole)
 }
 
-/// As wg_bind_socket_to_interface4(), for IPv6.
+/// Binds a tunnel's IPv6 socket to an interface, as wg_bind_socket_to_interface4() does for IPv4.
 ///
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
@@ -65,19 +65,20 @@ pub extern "C" fn wg_bind_socket_to_interface6(handle: i32, interface_index: u32
     bind_to_interface(handle, Family::V6, interface_index, blackhole)
 }
 
-/// Reopens a tunnel's sockets: new ones on the same port, passed to `protect` first. For when the old ones may lead
-/// nowhere, after a change of networks. Each peer with a session is sent a packet, so that it learns where we are.
+/// Reopens a tunnel's sockets on the same port; the new ones are passed to `protect` first. For a change of networks,
+/// after which the old ones may no longer work. Each peer with a session is sent a packet, so that it learns the new
+/// address.
 ///
-/// If it fails the old sockets stay in use, unless they had to be closed first (not on Linux or Android, but for a
-/// process that has become another user), and it is tried again, after half a second at first and at least every 30 s,
-/// until it works. Sockets that could not be opened before are tried at once. A port that was not configured but chosen
-/// by the system may change, now or when handshakes go unanswered after this: see WG_EVENT_SOCKETS_RECOVERED.
+/// On failure the old sockets stay in use, unless they had to be closed first (on Linux and Android only in a process
+/// that has changed its user), and opening is retried until it succeeds: first after half a second, then at least every
+/// 30 s. Sockets that could not be opened before are retried at once. A port that was chosen by the system may change,
+/// in this call or when handshakes go unanswered afterwards: see WG_EVENT_SOCKETS_RECOVERED.
 ///
 /// Memory: nothing changes hands.
-/// Errors: WG_ERR_ADDR_IN_USE, WG_ERR_PERMISSION (also if `protect` refuses), WG_ERR_NOT_FOUND (the interface is gone
-/// that a socket is bound to), WG_ERR_IO, WG_ERR_RESOURCES: why it did not work this time; WG_ERR_UNKNOWN_HANDLE;
-/// WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC. A tunnel that is paused has no
-/// sockets to reopen: that is no error.
+/// Errors: WG_ERR_ADDR_IN_USE, WG_ERR_PERMISSION (also if `protect` refuses a socket), WG_ERR_NOT_FOUND (the interface
+/// that a socket is bound to was removed), WG_ERR_IO, WG_ERR_RESOURCES: the cause of this failure;
+/// WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC. For a
+/// paused tunnel, which has no sockets, it succeeds as a no-op.
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
@@ -88,16 +89,15 @@ pub extern "C" fn wg_bump_sockets(handle: i32) -> wg_result_t {
     })
 }
 
-/// Tells a tunnel that the network which it is in is another one, or has changed. It begins again: with new sockets on
-/// the same port, if that is possible; each host name is looked up; and what was found out about NAT64 is forgotten.
-/// Each peer that there is a session with hears from us at once. The session stays if the peer's address does; if it
-/// does not, a new one is made. So call it for each change that the system tells of; one call too many costs a datagram
-/// for each peer.
+/// Adapts a tunnel to a change of networks: its sockets are reopened, on the same port if possible; each host name is
+/// looked up; and the state of NAT64 is discarded. Each peer with a session is sent a packet at once. The session is
+/// kept if the peer's address stays the same; otherwise a new one is established. Call it for each change that the
+/// system reports; an unnecessary call costs a datagram for each peer.
 ///
 /// Memory: nothing changes hands.
 /// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC;
-/// and as the system says if there are no new sockets now, for example WG_ERR_PERMISSION. The tunnel then goes on with
-/// the old ones, and tries again by itself.
+/// and errors of the system if the sockets cannot be reopened now, for example WG_ERR_PERMISSION. The tunnel then keeps
+/// the old ones, and retries by itself.
 /// Threads: any. It does not wait for look-ups.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
@@ -108,9 +108,9 @@ pub extern "C" fn wg_network_changed(handle: i32) -> wg_result_t {
     })
 }
 
-/// From now on peers whose endpoint is known stay there, whatever address they send from, and so does each that gets an
-/// endpoint by configuration. For phones: after a change of networks, what is still on its way on the old one would
-/// lead astray. There is no way back but a new tunnel.
+/// Disables roaming: from now on the endpoint of each peer that has one, or is given one by configuration, no longer
+/// follows the source address of its packets. For phones: late packets from the old network must not move the endpoint.
+/// It cannot be undone, except by a new tunnel.
 ///
 /// Memory: nothing changes hands.
 /// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
@@ -124,11 +124,11 @@ pub extern "C" fn wg_disable_roaming(handle: i32) -> wg_result_t {
     })
 }
 
-/// Marks what a tunnel sends, for rules of routing or a firewall (SO_MARK on Linux and Android); 0 ends it. The same as
-/// fwmark=.. in wg_set_config().
+/// Sets the mark of a tunnel's datagrams, for routing rules or a firewall (SO_MARK on Linux and Android); 0 removes it.
+/// The same as fwmark=.. in wg_set_config().
 ///
 /// Memory: nothing changes hands.
-/// Errors: WG_ERR_PERMISSION without CAP_NET_ADMIN, and the old mark stays; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the
+/// Errors: WG_ERR_PERMISSION without CAP_NET_ADMIN: the old mark stays; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if the
 /// tunnel has ended; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
 /// Threads: any.
 /// Since: 0.1.0
@@ -140,9 +140,9 @@ pub extern "C" fn wg_set_fwmark(handle: i32, mark: u32) -> wg_result_t {
     })
 }
 
-/// Returns the UDP port that a tunnel's sockets are bound to: the one that its peers send to, unless a NAT is in
-/// between. It is 0 while there are no sockets: in a pause, as long as the port cannot be opened, after the tunnel has
-/// ended, or if its datagrams are the app's. The port that is configured is in wg_get_config() even then.
+/// Returns the UDP port that a tunnel's sockets are bound to; its peers send to it, unless there is a NAT in between.
+/// It is 0 while there are no sockets: during a pause, as long as the port cannot be opened, after the tunnel has
+/// ended, or if the tunnel has a wg_transport_t. wg_get_config() returns the configured port in any case.
 ///
 /// Memory: nothing changes hands.
 /// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.

@@ -20,9 +20,9 @@ use wg_embed::{
     key::{PublicKey, Secret},
 };
 
-/// Reads what a tunnel did so far. Also of one that has ended by itself.
+/// Returns statistics of a tunnel, also of one that has ended by itself.
 ///
-/// Memory: writes the first `stats->struct_size` bytes of `stats`, and of those not `struct_size`; on success only.
+/// Memory: writes the first `stats->struct_size` bytes of `stats`, except `struct_size` itself; on success only.
 /// Requires: `stats` is NULL or points to `stats->struct_size` readable and writable bytes.
 /// Errors: WG_ERR_NULL if `stats` is NULL; WG_ERR_INVALID if its struct_size is invalid; WG_ERR_UNKNOWN_HANDLE;
 /// WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
@@ -40,56 +40,55 @@ pub unsafe extern "C" fn wg_stats(handle: i32, stats: *mut wg_stats_t) -> wg_res
     })
 }
 
-/// Reads the counters of a tunnel: one for each reason why something was not passed on, for handshake messages that
-/// were refused, and for what the sockets had to do without. They count from the moment at which the tunnel was turned
-/// on.
+/// Returns the counters of a tunnel: one for each cause of a dropped packet, of a refused handshake message, and of a
+/// limited socket function. They count from the time at which the tunnel was turned on.
 ///
-/// Which there are, and in which order, depends on the library's version and on what the tunnel works with, but is the
-/// same for a tunnel at any time. Names keep their meaning in later versions.
+/// Their number and order depend on the library's version and the kind of the tunnel, but do not change during its
+/// life. Names keep their meaning in later versions.
 ///
-/// "out_" is the way from the TUN to the network, "in_" the other. Those that begin with "udp_" are there if the tunnel
-/// has sockets of its own.
+/// "out_" is the direction from the TUN to the network, "in_" the opposite one. Counters that begin with "udp_" exist
+/// if the tunnel has its own sockets.
 ///
-/// - out_malformed: Packets read from the TUN that are not IP, or cut short.
-/// - out_no_peer: Packets read from the TUN whose destination no peer has.
+/// - out_malformed: Packets from the TUN that are not IP, or truncated.
+/// - out_no_peer: Packets from the TUN to a destination that no peer has.
 /// - out_no_endpoint: Packets for a peer that has no endpoint.
-/// - out_routing_loop: Our own datagrams that came in through the TUN again, because the route to a peer's endpoint
-///   leads there.
-/// - out_stage_full: The oldest staged packets of a peer that had too many.
-/// - out_memory_full: Packets that could not be staged, because those of all peers take as much memory as they may,
-///   or no memory is left.
-/// - out_unstaged: Staged packets that were given up together with a handshake, or taken away with a peer or the
-///   interface.
-/// - out_send_failed: Datagrams that the operating system did not take.
-/// - out_unreadable: Packets that the TUN had, and that could not be read whole.
-/// - in_malformed: Datagrams that are no WireGuard message.
+/// - out_routing_loop: The tunnel's own datagrams that came back through the TUN, because the route to a peer's
+///   endpoint leads there.
+/// - out_stage_full: The oldest staged packets of a peer at its limit.
+/// - out_memory_full: Packets that could not be staged, because the staged packets of all peers are at their memory
+///   limit, or memory is exhausted.
+/// - out_unstaged: Staged packets that were dropped when a handshake was given up, or a peer or the interface was
+///   removed.
+/// - out_send_failed: Datagrams that the operating system refused.
+/// - out_unreadable: Packets of the TUN that could not be read completely.
+/// - in_malformed: Datagrams that are not a WireGuard message.
 /// - in_unknown_index: Messages for a session or handshake that does not exist.
 /// - in_expired: Data messages on a session that is too old.
 /// - in_not_authentic: Data messages that are not authentic.
-/// - in_replayed: Authentic data messages that were seen before, or are too old to tell.
+/// - in_replayed: Authentic data messages that were received before, or are too old for the replay window.
 /// - in_memory_full: Data messages for which there was no memory.
-/// - in_malformed_inner: Decrypted packets that are not IP, or shorter than they say.
-/// - in_wrong_source: Decrypted packets with a source address that is not the peer's.
-/// - in_write_failed: Decrypted packets that the TUN did not take.
-/// - handshake_queue_full: Handshake messages that came while too many were waiting.
+/// - in_malformed_inner: Decrypted packets that are not IP, or shorter than their length field.
+/// - in_wrong_source: Decrypted packets with a source address outside the peer's allowed IPs.
+/// - in_write_failed: Decrypted packets that the TUN refused.
+/// - handshake_queue_full: Handshake messages that arrived while the queue was full.
 /// - handshake_bad_mac: Handshake messages whose mac1 is wrong.
-/// - handshake_rate_limited: Handshake messages over the rate of their address, or over what is answered with
-///   cookies, under load.
+/// - handshake_rate_limited: Handshake messages above the rate limit of their address, or above that for cookie
+///   replies, under load.
 /// - handshake_cookie_sent: Handshake messages that were answered with a cookie, under load.
-/// - handshake_refused: Initiations from unknown peers, not authentic, or replayed; responses that
-///   answer nothing.
-/// - cookie_refused: Cookie replies that answer nothing, or are not authentic.
-/// - unreachable_sent: Packets that no peer wants, or whose peer has no endpoint, whose sender was told so by ICMP.
-/// - udp_gso_refused: Segmented sends that the system refused, and that were sent again as single datagrams.
-/// - udp_gso_disabled: Sockets on which segmented sends were given up.
+/// - handshake_refused: Initiations from unknown peers, not authentic, or replayed; responses without an initiation.
+/// - cookie_refused: Cookie replies without a handshake message, or not authentic.
+/// - unreachable_sent: Packets that no peer accepts, or whose peer has no endpoint, and that were answered with an ICMP
+///   error.
+/// - udp_gso_refused: Segmented sends that the system refused, repeated as single datagrams.
+/// - udp_gso_disabled: Sockets on which segmented sends were disabled.
 /// - udp_send_full: Datagrams that were dropped because the socket's buffer was full; among out_send_failed as well.
-/// - udp_truncated: Datagrams that were too large for their place, and lost.
-/// - udp_recv_errors: Errors of a socket that receiving passed over.
+/// - udp_truncated: Datagrams that were larger than their buffer, and lost.
+/// - udp_recv_errors: Socket errors that were ignored when receiving.
 ///
-/// Memory: writes up to `capacity` elements of `counters`, and to `*count` how many counters there are, which may be
-/// more; on success only. With a `capacity` of 0, `counters` may be NULL.
-/// Requires: `counters` points to room for `capacity` elements, or both are NULL and 0; `count` is NULL or points to
-/// writable storage for one number.
+/// Memory: writes up to `capacity` elements of `counters`, and to `*count` the number of all counters, which may be
+/// larger; on success only. With a `capacity` of 0, `counters` may be NULL.
+/// Requires: `counters` has room for `capacity` elements, or both are NULL and 0; `count` is NULL or points to writable
+/// storage for one number.
 /// Errors: WG_ERR_NULL; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
 /// Threads: any.
 /// Since: 0.1.0
@@ -116,10 +115,10 @@ pub unsafe extern "C" fn wg_counters(
     })
 }
 
-/// Reads what there is to know about one peer.
+/// Returns statistics of one peer.
 ///
-/// Memory: reads 32 bytes of `public_key`; writes the first `stats->struct_size` bytes of `stats`, and of those not
-/// `struct_size`; on success only.
+/// Memory: reads 32 bytes of `public_key`; writes the first `stats->struct_size` bytes of `stats`, except `struct_size`
+/// itself; on success only.
 /// Requires: `public_key` is NULL or points to 32 readable bytes; `stats` is NULL or points to `stats->struct_size`
 /// readable and writable bytes.
 /// Errors: WG_ERR_NULL; WG_ERR_INVALID if the struct_size is invalid; WG_ERR_NOT_FOUND if the tunnel has no such peer;
@@ -146,17 +145,17 @@ pub(crate) fn peer_of(entry: &Entry<Running>, key: Secret) -> Result<PeerStats> 
     peer.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no peer {key}")))
 }
 
-/// Reads the same about all peers, in the order of wg_get_config(). Each is consistent in itself.
+/// Returns statistics of all peers, in the order of wg_get_config(). Each element is consistent in itself.
 ///
-/// Set `struct_size` of the first element only: all have that size, and it is written to each of them.
+/// Set `struct_size` of the first element only: all elements have that size, and it is written to each of them.
 ///
-/// Memory: writes up to `capacity` elements of `peers`, and to `*count` how many peers there are, which may be more; on
-/// success only. With a `capacity` of 0, `peers` may be NULL.
+/// Memory: writes up to `capacity` elements of `peers`, and to `*count` the number of all peers, which may be larger;
+/// on success only. With a `capacity` of 0, `peers` may be NULL.
 /// Requires: `peers` points to `capacity` elements of `peers->struct_size` readable and writable bytes each, or both
 /// are NULL and 0; `count` is NULL or points to writable storage for one number.
 /// Errors: WG_ERR_NULL; WG_ERR_INVALID if the struct_size is invalid; WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY
 /// inside a callback.
-/// Threads: any. The time that it takes is in proportion to the number of peers.
+/// Threads: any. Its run time is proportional to the number of peers.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_peers(
@@ -194,13 +193,13 @@ fn check_array<T>(array: *const T, capacity: usize, name: &str, count: *const us
     Ok(())
 }
 
-/// Reads how much memory a tunnel takes now.
+/// Returns the present memory use of a tunnel.
 ///
-/// Memory: writes the first `usage->struct_size` bytes of `usage`, and of those not `struct_size`; on success only.
+/// Memory: writes the first `usage->struct_size` bytes of `usage`, except `struct_size` itself; on success only.
 /// Requires: `usage` is NULL or points to `usage->struct_size` readable and writable bytes.
 /// Errors: WG_ERR_NULL if `usage` is NULL; WG_ERR_INVALID if its struct_size is invalid; WG_ERR_UNKNOWN_HANDLE;
 /// WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
-/// Threads: any. The time that it takes is in proportion to the number of peers.
+/// Threads: any. Its run time is proportional to the number of peers.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_memory_usage(handle: i32, usage: *mut wg_memory_usage_t) -> wg_result_t {
@@ -215,17 +214,16 @@ pub unsafe extern "C" fn wg_memory_usage(handle: i32, usage: *mut wg_memory_usag
     })
 }
 
-/// Gives back memory that a tunnel does not need now: the buffers, unless packets or handshakes are in them; what
-/// tables took when they were larger. Sessions, and packets that wait for one, stay. What is needed again later is
-/// allocated again then, so call this when the system is short of memory, or the app goes to the background, not all
-/// the time.
+/// Releases memory that a tunnel does not need at present: buffers without packets or handshakes in them, and the
+/// unused space of tables. Sessions and staged packets stay. Memory is allocated again when it is needed, so call this
+/// when the system is short of memory, or when the app goes to the background, not regularly.
 ///
-/// It is given back to the allocator of the process. Whether that gives it on to the system is its own matter: with
-/// glibc, for example, malloc_trim(3) makes it do so, which is not for a library to call.
+/// The memory is returned to the allocator of the process, which may or may not return it to the system: with glibc,
+/// for example, malloc_trim(3) makes it do so, but a library should not call that.
 ///
 /// Memory: nothing changes hands.
 /// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
-/// Threads: any; what the tunnel's threads are working in at this moment is left to them.
+/// Threads: any. Buffers that the tunnel's threads are using at the time are kept.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_trim(handle: i32) -> wg_result_t {

@@ -49,25 +49,25 @@ impl Deref for Bound {
     }
 }
 
-/// Opens an IPv4 and an IPv6 UDP socket on one port, without a tunnel: for batches, segmentation offload, and answers
-/// that leave from the address that was asked.
+/// Opens a bind: an IPv4 and an IPv6 UDP socket on one port, without a tunnel, for batches, segmentation offload, and
+/// answers that leave from the address that received the request.
 ///
-/// `*port` is the port, or 0 for one that the system chooses; on success the port is written there. NULL: any port
-/// will do. One family missing on this host is fine: sending and receiving with it is WG_ERR_UNSUPPORTED. `options`
-/// may be NULL.
+/// `*port` is the port, or 0 for one that the system chooses; on success the port is written there. NULL means any
+/// port. If the host lacks one of the families, sending and receiving with it is WG_ERR_UNSUPPORTED. `options` may be
+/// NULL.
 ///
-/// Returns a handle above 0, to give to wg_udp_close(), or a negative wg_result_t. Binds and tunnels are counted
-/// together, but functions for tunnels do not know a bind's handle, nor those for binds a tunnel's.
+/// Returns a positive handle, for wg_udp_close(), or a negative wg_result_t. Binds and tunnels share one sequence of
+/// handles, but functions for tunnels do not accept a bind's handle, nor those for binds a tunnel's.
 ///
-/// Memory: `options` and `port` are not kept. `destroy` is called exactly once with `user`: by wg_udp_close(), when
-/// `protect` has returned for the last time, or before this call returns if it fails; unless its `struct_size` is
-/// wrong.
+/// Memory: `options` and `port` are not kept. `destroy` is called exactly once with `user`: by wg_udp_close(), after
+/// the last call of `protect` has returned, or before this call returns if it fails; but not if `struct_size` is
+/// invalid.
 /// Requires: `options` is NULL or points to `options->struct_size` readable bytes, its functions are NULL or of their
 /// types and may be called with `user`; `port` is NULL or readable and writable.
-/// Errors: WG_ERR_ADDR_IN_USE if the port is taken; WG_ERR_PERMISSION if `protect` refuses, or for a mark without the
-/// right to it; WG_ERR_INVALID for flags that do not exist; WG_ERR_UNSUPPORTED if `options` sets a field that this
-/// library does not know, or the host has neither family; WG_ERR_RESOURCES; WG_ERR_IO; WG_ERR_PANIC; WG_ERR_BUSY
-/// inside a callback.
+/// Errors: WG_ERR_ADDR_IN_USE if the port is taken; WG_ERR_PERMISSION if `protect` refuses a socket, or the mark is not
+/// permitted; WG_ERR_INVALID for unknown flags; WG_ERR_UNSUPPORTED if a field of `options` is set that is unknown to
+/// this library, or the host has neither family; WG_ERR_RESOURCES; WG_ERR_IO; WG_ERR_PANIC; WG_ERR_BUSY inside a
+/// callback.
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
@@ -87,22 +87,22 @@ pub unsafe extern "C" fn wg_udp_open(options: *const wg_udp_options_t, port: *mu
     })
 }
 
-/// As wg_udp_open(), over a socket that the app has: a UDP socket, IPv4 or IPv6, that is bound. The other family is
-/// missing then. Lend a socket to one bind at a time.
+/// Opens a bind as wg_udp_open() does, over a bound UDP socket of the app, IPv4 or IPv6; the other family is missing. A
+/// socket can be used by one bind at a time.
 ///
-/// While the socket is lent it is non-blocking (O_NONBLOCK), its buffers are larger (SO_RCVBUF, SO_SNDBUF), it is
-/// marked and bound to an interface as wg_udp_set_mark() and wg_udp_set_interface() say, and on Linux and Android it
-/// has other values of IP_PKTINFO or IPV6_RECVPKTINFO, IP_RECVTOS or IPV6_RECVTCLASS, IP_MTU_DISCOVER or
-/// IPV6_MTU_DISCOVER, IPV6_AUTOFLOWLABEL, UDP_SEGMENT, and UDP_GRO, with which recv() returns several datagrams as one.
-/// wg_udp_close() puts all of that back, as does a call that fails. Datagrams that have arrived by then are dropped if
-/// UDP_GRO was changed. What cannot be put back for lack of permission is logged: the interface (CAP_NET_RAW) and the
-/// mark (CAP_NET_ADMIN). Other systems than Linux and Android may leave options changed that add control messages to
-/// what is received.
+/// While the bind uses the socket, it is non-blocking (O_NONBLOCK), its buffers are larger (SO_RCVBUF, SO_SNDBUF), its
+/// mark and its interface are those of wg_udp_set_mark() and wg_udp_set_interface(), and on Linux and Android it has
+/// other values of IP_PKTINFO or IPV6_RECVPKTINFO, IP_RECVTOS or IPV6_RECVTCLASS, IP_MTU_DISCOVER or IPV6_MTU_DISCOVER,
+/// IPV6_AUTOFLOWLABEL, UDP_SEGMENT, and UDP_GRO, with which recv() returns several datagrams as one. wg_udp_close()
+/// restores all of that, as does a call that fails. Datagrams that have arrived by then are dropped if UDP_GRO was
+/// changed. Options that cannot be restored for lack of permission are logged: the interface (CAP_NET_RAW) and the mark
+/// (CAP_NET_ADMIN). On systems other than Linux and Android, options that add control messages to received datagrams
+/// may stay changed.
 ///
 /// The port is written to `*port`, unless that is NULL. `protect` is not called.
 ///
-/// Memory: with WG_FD_TAKE for `fd_ownership`, `fd` is the library's from here on if, and only if, the call succeeds.
-/// With WG_FD_DUP it stays the caller's, to close at any time. The rest as wg_udp_open().
+/// Memory: with WG_FD_TAKE for `fd_ownership`, the library takes ownership of `fd` if, and only if, the call succeeds.
+/// With WG_FD_DUP the caller keeps it, and may close it at any time. Otherwise as wg_udp_open().
 /// Requires: as in wg_udp_open(); with WG_FD_TAKE, `fd` has no other user.
 /// Errors: WG_ERR_INVALID if `fd` is not open, is not a UDP socket, or not bound, or if `fd_ownership` is neither;
 /// WG_ERR_UNSUPPORTED on Windows; and as wg_udp_open().
@@ -171,17 +171,17 @@ fn make(protect: Protect, open: impl FnOnce() -> Result<BatchUdp>) -> Result<(i3
     Ok((handle, port))
 }
 
-/// Puts new sockets in the place of those of a bind, for example when the network has changed. Threads in
-/// wg_udp_recv() go on waiting, now for the new ones. What the old ones have not delivered yet is lost.
+/// Replaces the sockets of a bind by new ones, for example when the network has changed. Threads in wg_udp_recv()
+/// continue to wait, for the new ones. Datagrams that the old ones have not delivered yet are lost.
 ///
 /// `*port` is the new port, or 0 for one that the system chooses; on success the port is written there. NULL: the port
-/// stays. `protect` is passed the new sockets. If it fails, the old ones stay; but where no two sockets may have the
-/// same port (not Linux or Android, or as another user than before), one that was in the way is closed: reopen it again
-/// then.
+/// stays. `protect` is called with the new sockets. On failure the old ones stay; but where two sockets cannot share a
+/// port (on systems other than Linux and Android, or after a change of the user), a conflicting one has been closed:
+/// call this again.
 ///
 /// Memory: `port` is not kept.
 /// Requires: `port` is NULL or readable and writable.
-/// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if it is closed meanwhile; WG_ERR_UNSUPPORTED for one of
+/// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED if it is closed during the call; WG_ERR_UNSUPPORTED for a bind of
 /// wg_udp_adopt(); and as wg_udp_open().
 /// Threads: any.
 /// Since: 0.1.0
@@ -197,16 +197,16 @@ pub unsafe extern "C" fn wg_udp_reopen(bind: i32, port: *mut u16) -> wg_result_t
     })
 }
 
-/// Closes a bind. When it returns, the port is free, the handle is not valid any more, `protect` is not running on any
-/// thread, and `destroy` was called.
+/// Closes a bind. When it returns, the port is free, the handle is invalid, `protect` is not running on any thread, and
+/// `destroy` has been called.
 ///
-/// Calls on it that are under way on other threads return at once with WG_ERR_CLOSED, also those that wait in
-/// wg_udp_recv(); later ones with WG_ERR_UNKNOWN_HANDLE. They may still be writing to their datagrams when this
-/// returns: join the threads before you free those.
+/// Calls on it that are in progress on other threads return at once with WG_ERR_CLOSED, also those that wait in
+/// wg_udp_recv(); later ones return WG_ERR_UNKNOWN_HANDLE. They may still write to their datagrams when this returns:
+/// join the threads before freeing the datagrams.
 ///
-/// Memory: everything that belongs to the bind is freed, with the last call that is under way.
+/// Memory: everything that belongs to the bind is freed when the last call in progress returns.
 /// Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls, which waits for the first; WG_ERR_BUSY inside a
-/// callback, and it stays open; WG_ERR_PANIC.
+/// callback: it stays open; WG_ERR_PANIC.
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
@@ -219,8 +219,8 @@ pub extern "C" fn wg_udp_close(bind: i32) -> wg_result_t {
     })
 }
 
-/// Returns the most datagrams that one wg_udp_send() takes, and a good number to give room for in wg_udp_recv():
-/// WG_BATCH_SIZE, or more in a later version of the library.
+/// Returns the largest number of datagrams in one call of wg_udp_send(), which is also a good number for wg_udp_recv():
+/// WG_BATCH_SIZE, or more in later versions of the library.
 ///
 /// Memory: nothing changes hands.
 /// Errors: WG_ERR_UNKNOWN_HANDLE; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
@@ -231,12 +231,12 @@ pub extern "C" fn wg_udp_batch_size(bind: i32) -> i32 {
     guard_on(bind, |_: &Entry<Bound>| Ok(WG_BATCH_SIZE as i32))
 }
 
-/// Marks what a bind sends from now on, also after wg_udp_reopen(): SO_MARK on Linux and Android, SO_USER_COOKIE on
+/// Sets the mark of a bind's datagrams, also after wg_udp_reopen(): SO_MARK on Linux and Android, SO_USER_COOKIE on
 /// FreeBSD, SO_RTABLE on OpenBSD, nothing elsewhere.
 ///
 /// Memory: nothing changes hands.
-/// Errors: WG_ERR_PERMISSION, and the old mark stays; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED; WG_ERR_BUSY inside a
-/// callback; WG_ERR_PANIC.
+/// Errors: WG_ERR_PERMISSION: the old mark stays; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED; WG_ERR_BUSY inside a callback;
+/// WG_ERR_PANIC.
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
@@ -244,19 +244,19 @@ pub extern "C" fn wg_udp_set_mark(bind: i32, mark: u32) -> wg_result_t {
     guard_on(bind, |bind: &Entry<Bound>| bind.set_mark(mark))
 }
 
-/// Binds the socket of a family (WG_IPV4 or WG_IPV6) to one network interface, by its index, whatever routes and
-/// endpoints say, also after wg_udp_reopen(); 0 ends that. On Windows only what is sent is bound to it. As long as
-/// `blackhole` is not 0, what that family sends is dropped: wg_udp_send() then counts it as dropped, and that is no
-/// error.
+/// Binds the socket of a family (WG_IPV4 or WG_IPV6) to one network interface by its index, regardless of routes and
+/// endpoints, also after wg_udp_reopen(); 0 ends that. On Windows only sending is bound to the interface. While
+/// `blackhole` is not 0, outgoing datagrams of that family are dropped: wg_udp_send() counts them as dropped, and
+/// succeeds.
 ///
-/// On Linux it takes no permission the first time; later on, without CAP_NET_RAW, new sockets take the place of the
-/// old ones as with wg_udp_reopen().
+/// On Linux the first call needs no permission; later calls without CAP_NET_RAW replace the sockets, as wg_udp_reopen()
+/// does.
 ///
 /// Memory: nothing changes hands.
-/// Errors: nothing changes then. WG_ERR_INVALID for another family; WG_ERR_NOT_FOUND if there is no such interface;
-/// WG_ERR_UNSUPPORTED if the family has no socket or the system cannot do it (Linux since 5.7, Apple's systems and
-/// Windows can); WG_ERR_PERMISSION; WG_ERR_IO; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED; WG_ERR_BUSY inside a callback;
-/// WG_ERR_PANIC.
+/// Errors: on failure nothing changes. WG_ERR_INVALID for another family; WG_ERR_NOT_FOUND if there is no such
+/// interface; WG_ERR_UNSUPPORTED if the family has no socket or the system does not support it (Linux since 5.7,
+/// Apple's systems and Windows do); WG_ERR_PERMISSION; WG_ERR_IO; WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED; WG_ERR_BUSY
+/// inside a callback; WG_ERR_PANIC.
 /// Threads: any.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
@@ -266,15 +266,14 @@ pub extern "C" fn wg_udp_set_interface(bind: i32, family: u32, interface_index: 
     })
 }
 
-/// Returns the descriptor of a family's socket (WG_IPV4 or WG_IPV6), or a negative wg_result_t: to set options on it,
-/// or to wait for it together with others.
+/// Returns the descriptor of a family's socket (WG_IPV4 or WG_IPV6), to set its options or to poll it together with
+/// others, or a negative wg_result_t.
 ///
-/// Do not receive from it: what comes may be several datagrams put together. Before you wait for it, call
-/// wg_udp_recv() with a `timeout_ms` of 0 until that returns 0; what the library has received already does not show
-/// there any more.
+/// Do not receive from it: one read may return several coalesced datagrams. Before polling it, call wg_udp_recv() with
+/// a `timeout_ms` of 0 until that returns 0: poll() does not report datagrams that the library has already received.
 ///
-/// Memory: the descriptor is borrowed: do not close it. It is the library's, and closed by wg_udp_close(),
-/// wg_udp_reopen() and wg_udp_set_interface(); the number may mean something else after that.
+/// Memory: the descriptor is borrowed: do not close it. wg_udp_close(), wg_udp_reopen() and wg_udp_set_interface()
+/// close it; afterwards the number may be reused.
 /// Errors: WG_ERR_INVALID for another family; WG_ERR_UNSUPPORTED if the family has no socket, and on Windows;
 /// WG_ERR_UNKNOWN_HANDLE; WG_ERR_CLOSED; WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
 /// Threads: any.

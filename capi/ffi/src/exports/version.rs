@@ -30,7 +30,7 @@ const NUMBER: u32 = {
 
 /// Returns the library's version, like "0.1.0".
 ///
-/// Memory: the text is the library's, and never changes.
+/// Memory: the text is static.
 /// Errors: none; never NULL.
 /// Threads: any, also inside a callback.
 /// Since: 0.1.0
@@ -39,7 +39,7 @@ pub extern "C" fn wg_version_string() -> *const c_char {
     VERSION.as_ptr()
 }
 
-/// Returns the library's version as 0xMMNNPP (major, minor, patch). Compare it with WG_VERSION_NUMBER to see whether
+/// Returns the library's version as 0xMMNNPP (major, minor, patch). Compare it with WG_VERSION_NUMBER to check whether
 /// the library is as new as the header.
 ///
 /// Memory: nothing changes hands.

@@ -11,21 +11,21 @@ use wg_embed::{
     key::wiped,
 };
 
-/// Answers a request to a tunnel in WireProto (which is not WireGuard's wire protocol): `len` bytes at `request`, which
-/// are one message. Its commands are get, set, stats, events, peers and version, see docs/WIREPROTO.md. Only in
-/// libraries with the feature `control`.
+/// Answers a request to a tunnel in WireProto (which is not WireGuard's wire protocol): one message of `len` bytes at
+/// `request`. The commands are get, set, stats, events, peers and version; see docs/WIREPROTO.md. Only in libraries
+/// with the feature `control`.
 ///
-/// What is wrong with the request or a command is an answer in the response, which then begins with NAK (0x15), not
-/// with ACK (0x06), and no error of this function. A tunnel's handle is one client: its events are kept from its first
-/// command `events` on, beside those for wg_next_event() and the callback.
+/// Errors in the request or a command are reported in the response, which then begins with NAK (0x15) in place of ACK
+/// (0x06); they are not errors of this function. A tunnel's handle is one client: its events are queued from its first
+/// command `events` on, independently of wg_next_event() and the callback.
 ///
-/// Memory: on success `*response`, `*response_len` bytes, is the caller's, to give to wg_free(), which wipes it: it may
-/// have keys in it, as it has a copy of each command. On failure nothing is written. `request` is not kept.
+/// Memory: on success the caller owns `*response` (`*response_len` bytes), and frees it with wg_free(), which wipes it:
+/// it may contain keys, as it includes a copy of each command. On failure nothing is written. `request` is not kept.
 /// Requires: `request` is NULL or points to `len` bytes; `response` and `response_len` are NULL or point to writable
 /// storage for one value each.
-/// Errors: WG_ERR_NULL if a pointer is NULL, but for `request` if `len` is 0; WG_ERR_UNKNOWN_HANDLE; WG_ERR_RESOURCES;
-/// WG_ERR_PANIC; WG_ERR_BUSY inside a callback. A tunnel that has ended by itself can still be asked.
-/// Threads: any; calls on one tunnel come one after another. A command `set` waits as wg_set_config() does.
+/// Errors: WG_ERR_NULL if a pointer is NULL, except `request` if `len` is 0; WG_ERR_UNKNOWN_HANDLE; WG_ERR_RESOURCES;
+/// WG_ERR_PANIC; WG_ERR_BUSY inside a callback. A tunnel that has ended by itself can still be queried.
+/// Threads: any; calls on one tunnel are serialized. A command `set` waits as wg_set_config() does.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_wireproto_call(

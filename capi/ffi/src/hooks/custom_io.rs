@@ -1,4 +1,4 @@
-//! Packets and datagrams of the app: they go out to its functions, and come in beside them.
+//! Custom packets and datagrams: outgoing ones are passed to callbacks, incoming ones to functions of the library.
 
 use std::{ffi::c_void, sync::Arc};
 
@@ -30,10 +30,10 @@ use wg_embed::{
     },
 };
 
-/// Of a tunnel's memory, one part in so many is for each of the queues from the app.
+/// The share of a tunnel's memory for each queue of injected packets or datagrams, as a divisor.
 const QUEUE_SHARE: usize = 8;
 
-/// But the largest packet fits, and some more. The header says so.
+/// The least size of such a queue in bytes, as documented in the header: more than the largest packet.
 const MIN_QUEUE: usize = 128 << 10;
 const _: () = assert!(MIN_QUEUE > MAX_PACKET + MAX_PACKET / 2);
 
@@ -47,17 +47,17 @@ pub(crate) struct TunFunctions {
 /// The function of a [`wg_transport_t`](crate::wg_transport_t).
 pub(crate) type SendFunction = unsafe extern "C" fn(*mut c_void, i32, *const wg_datagram_t, usize) -> usize;
 
-/// The functions of an app for packets and datagrams. They are given up (`destroy`) when this is dropped.
+/// The callbacks of an app for packets and datagrams. They are destroyed when this is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct CustomIo {
-    /// `None` if packets do not come from the app.
+    /// `None` without custom packets.
     pub(crate) tun: Option<Callback<TunFunctions>>,
-    /// `None` if datagrams do not.
+    /// `None` without custom datagrams.
     pub(crate) transport: Option<Callback<SendFunction>>,
 }
 
 impl CustomIo {
-    /// Reads what the options point to. If it cannot be used, it is given up.
+    /// Reads the structs of the options. If one is invalid, its `user` is released.
     ///
     /// # Safety
     /// Both pointers are NULL, or point to as many readable bytes as the struct's size says; its functions may be
@@ -82,7 +82,7 @@ impl CustomIo {
         Ok(Self { tun: tun.transpose()?, transport: transport.transpose()? })
     }
 
-    /// Makes a TUN and a bind of the functions, for the tunnel with this handle, which may take so much memory in all.
+    /// Makes a TUN and a bind of the callbacks, for the tunnel with this handle and memory limit.
     pub(crate) fn connect(self, handle: i32, memory: usize, mtu: u16) -> Result<Connected> {
         let count = usize::from(self.tun.is_some()) + usize::from(self.transport.is_some());
         let least = WG_MEMORY_MIN + count * MIN_QUEUE;
@@ -109,7 +109,7 @@ impl CustomIo {
     }
 }
 
-/// A TUN and a bind over functions of the app, where it has given some.
+/// A TUN and a bind over the callbacks that the app has set.
 #[derive(Default)]
 pub(crate) struct Connected {
     pub(crate) tun: Option<Arc<dyn Tun>>,
@@ -117,7 +117,7 @@ pub(crate) struct Connected {
     pub(crate) inlets: Inlets,
 }
 
-/// Keeps functions with their pointer, or gives it up.
+/// Keeps callbacks with their pointer, or releases it.
 fn accept<F>(user: *mut c_void, destroy: wg_destroy_fn_t, functions: Result<F>) -> Result<Callback<F>> {
     match functions {
         Ok(functions) => Ok(Callback::new(functions, user, destroy)),
@@ -128,14 +128,14 @@ fn accept<F>(user: *mut c_void, destroy: wg_destroy_fn_t, functions: Result<F>) 
     }
 }
 
-/// Functions that take what leaves a tunnel, and the way in beside them.
+/// Callbacks for one direction, and the inlet of the other.
 struct Pair<F, I> {
     functions: Arc<Slot<F>>,
     inlet: I,
 }
 
-/// Where an app puts packets and datagrams into a tunnel. They are known before the tunnel is: while it starts, the
-/// app's functions are called already.
+/// The inlets for an app's packets and datagrams. They are usable before the tunnel is on, as callbacks are already
+/// called while it starts.
 #[derive(Default)]
 pub(crate) struct Inlets {
     tun: Option<Pair<TunFunctions, PacketInlet>>,
@@ -143,8 +143,8 @@ pub(crate) struct Inlets {
 }
 
 impl Inlets {
-    /// Gives the app's functions up: when this returns, none is running or will be. Their pointers are not given up
-    /// before the result is dropped.
+    /// Closes the callbacks: when this returns, none is running or will be called. Their pointers are released when the
+    /// result is dropped.
     pub(crate) fn take(&self) -> impl Sized {
         let tun = self.tun.as_ref().and_then(|pair| pair.functions.take());
         let transport = self.transport.as_ref().and_then(|pair| pair.functions.take());
@@ -153,7 +153,7 @@ impl Inlets {
 }
 
 impl<F: Copy, I: Clone> Pair<F, I> {
-    /// The way in, if the app's functions have not been given up.
+    /// The inlet, if the callbacks have not been closed.
     fn inlet(&self, handle: i32) -> Result<I> {
         match self.functions.is_closed() {
             true => {
@@ -164,7 +164,7 @@ impl<F: Copy, I: Clone> Pair<F, I> {
     }
 }
 
-/// Where packets are put into a tunnel that runs, or is just being made or ended.
+/// The packet inlet of a tunnel that is running, starting or ending.
 pub(crate) fn packet_inlet(handle: i32) -> Result<PacketInlet> {
     let functions = functions(handle)?;
     let missing =
@@ -172,7 +172,7 @@ pub(crate) fn packet_inlet(handle: i32) -> Result<PacketInlet> {
     functions.inlets.tun.as_ref().ok_or_else(missing)?.inlet(handle)
 }
 
-/// Sets the MTU of a tunnel without an interface that has one.
+/// Sets the MTU of a tunnel with custom packets or a userspace network.
 pub(crate) fn set_mtu(handle: i32, mtu: u16) -> Result<()> {
     if let Some(net) = &functions(handle)?.net {
         return net.set_mtu(mtu);

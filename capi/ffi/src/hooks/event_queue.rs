@@ -1,4 +1,4 @@
-//! Events that wait until the app asks for them: for hosts whose code cannot be called on a thread of the library.
+//! The event queue, for apps whose code cannot be called on a thread of the library.
 
 use std::{
     collections::VecDeque,
@@ -16,7 +16,7 @@ use wg_embed::{
     sync,
 };
 
-/// A bounded queue, with a descriptor that can be read from as long as [`next`](Self::next) need not wait.
+/// A bounded queue, with a descriptor that is readable while [`next`](Self::next) would not wait.
 pub(crate) struct EventQueue {
     state: Mutex<State>,
     changed: Condvar,
@@ -26,9 +26,9 @@ pub(crate) struct EventQueue {
 #[derive(Debug, Default)]
 struct State {
     waiting: VecDeque<wg_event_t>,
-    /// Events were dropped since the last one that was taken.
+    /// Events were dropped since the last [`next`](EventQueue::next).
     has_missed: bool,
-    /// Nothing will come any more: the tunnel has ended by itself, or was turned off.
+    /// No further event will arrive: the tunnel has ended by itself, or was turned off.
     is_over: bool,
 }
 
@@ -47,7 +47,7 @@ impl EventQueue {
         sync::lock(&self.state)
     }
 
-    /// Adds an event. The oldest one makes room for it.
+    /// Adds an event. If the queue is full, the oldest one is dropped.
     pub(crate) fn push(&self, event: wg_event_t) {
         self.change(|state| {
             if state.waiting.len() >= WG_EVENTS_MAX {
@@ -67,7 +67,7 @@ impl EventQueue {
         self.change(|state| state.is_over = true);
     }
 
-    /// Changes the state, which is the only way in which it becomes ready.
+    /// Changes the state. Only this makes the descriptor readable.
     fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.state();
         let was_ready = state.is_ready();
@@ -79,8 +79,8 @@ impl EventQueue {
         self.changed.notify_all();
     }
 
-    /// Takes the next event, and waits for it until `timeout` has passed (`None`: for ever). `None` if none has come;
-    /// an error if none will.
+    /// Returns the next event, and waits for it for at most `timeout` (`None`: without limit). `None` after that time;
+    /// an error if no further event will arrive.
     pub(crate) fn next(&self, timeout: Option<Duration>) -> Result<Option<wg_event_t>> {
         let mut state = wait_until(&self.changed, self.state(), timeout, State::is_ready);
         let event = if std::mem::take(&mut state.has_missed) {
@@ -111,7 +111,7 @@ impl fmt::Debug for EventQueue {
     }
 }
 
-/// One byte in a socket pair, or none.
+/// A socket pair that holds one byte or none.
 #[cfg(unix)]
 struct Signal {
     reader: std::os::unix::net::UnixStream,
@@ -144,7 +144,7 @@ impl Signal {
     }
 }
 
-/// Without Unix there are no descriptors to wait for.
+/// Only Unix has descriptors for poll().
 #[cfg(not(unix))]
 struct Signal;
 
@@ -178,7 +178,7 @@ mod tests {
         queue.next(Some(Duration::ZERO)).unwrap().map_or(0, |event| event.kind)
     }
 
-    /// Whether poll() would find the descriptor readable.
+    /// Whether poll() would report the descriptor as readable.
     #[cfg(unix)]
     fn is_readable(queue: &EventQueue) -> bool {
         let mut poll = libc::pollfd { fd: queue.fd().unwrap(), events: libc::POLLIN, revents: 0 };

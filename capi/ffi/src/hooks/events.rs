@@ -1,4 +1,4 @@
-//! Events: what happens to a tunnel, told to a function of the app.
+//! Events of a tunnel, passed to a callback of the app.
 
 use std::{
     ffi::c_void,
@@ -19,10 +19,10 @@ use wg_embed::{
 
 type EventFn = unsafe extern "C" fn(*mut c_void, i32, *const wg_event_t);
 
-/// What a tunnel tells, and whom.
+/// The events of a tunnel, and their receivers.
 #[derive(Debug, Default)]
 pub(crate) struct Events {
-    /// Why the tunnel has ended by itself.
+    /// The reason why the tunnel has ended by itself.
     ended: OnceLock<String>,
     callback: Slot<EventFn>,
     /// For wg_wireproto_call().
@@ -33,20 +33,20 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    /// Keeps events for wg_next_event() as well.
+    /// Queues events for wg_next_event() as well.
     pub(crate) fn add_queue(&self) -> Result<()> {
         let queue = EventQueue::new().map_err(|err| Error::io("cannot make a descriptor for events", err))?;
         self.queue.get_or_init(|| queue);
         Ok(())
     }
 
-    /// What waits for wg_next_event().
+    /// The queue for wg_next_event().
     pub(crate) fn queue(&self) -> Result<&EventQueue> {
         let missing = || Error::new(ErrorKind::Unsupported, "the tunnel was turned on without WG_OPTIONS_QUEUE_EVENTS");
         self.queue.get().ok_or_else(missing)
     }
 
-    /// Where the device is to send its events.
+    /// The event handler for the device.
     pub(crate) fn sink(self: &Arc<Self>, handle: i32) -> EventSink {
         let events = self.clone();
         Box::new(move |event| {
@@ -69,7 +69,7 @@ impl Events {
         })
     }
 
-    /// Refuses what only a running tunnel can do.
+    /// Fails if the tunnel has ended.
     pub(crate) fn check_running(&self) -> Result<()> {
         match self.ended.get() {
             Some(reason) => Err(Error::new(ErrorKind::Closed, format!("the tunnel has ended: {reason}"))),
@@ -97,8 +97,8 @@ impl Events {
         }
     }
 
-    /// Gives the app's function up: when this returns, it is not running on any thread. Its pointer is not given up
-    /// before the result is dropped.
+    /// Closes the callback: when this returns, it is not running on any thread. Its pointer is released when the result
+    /// is dropped.
     pub(crate) fn take(&self) -> impl Sized {
         self.callback.take()
     }

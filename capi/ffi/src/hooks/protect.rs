@@ -1,4 +1,4 @@
-//! New sockets, passed to the app before their first byte.
+//! The `protect` callback for new sockets.
 
 use std::{ffi::c_void, io, sync::Arc};
 
@@ -10,13 +10,12 @@ use wg_embed::bind::udp::{BorrowedSocket, SocketHook};
 
 type ProtectFn = unsafe extern "C" fn(*mut c_void, i32, u32) -> i32;
 
-/// What new sockets are passed to. The app's pointer is given up when this is closed, or with the last of the clones
-/// and hooks.
+/// The `protect` callback. Its pointer is released when this is closed, or with the last of the clones and hooks.
 #[derive(Clone)]
 pub(crate) struct Protect(Arc<Slot<Option<ProtectFn>>>);
 
 impl Protect {
-    /// Asks the app, if it has a function for that.
+    /// Calls the app, if it has set the callback.
     ///
     /// # Safety
     /// `protect` may be called with `user` on any thread, and `destroy` once with it.
@@ -46,12 +45,12 @@ impl Protect {
         })
     }
 
-    /// Gives the app's function up: when this returns, it is not running on any thread. New sockets are refused then.
+    /// Closes the callback: when this returns, it is not running on any thread. From then on new sockets are refused.
     pub(crate) fn close(&self) {
         drop(self.take());
     }
 
-    /// As [`close`](Self::close), but its pointer is not given up before the result is dropped.
+    /// As [`close`](Self::close), but the pointer is released when the result is dropped.
     pub(crate) fn take(&self) -> impl Sized {
         self.0.take()
     }
@@ -62,7 +61,7 @@ fn number(socket: BorrowedSocket<'_>) -> i32 {
     std::os::fd::AsRawFd::as_raw_fd(&socket)
 }
 
-/// Handles of Windows have 32 bits that count.
+/// Handles of Windows have 32 significant bits.
 #[cfg(windows)]
 fn number(socket: BorrowedSocket<'_>) -> i32 {
     std::os::windows::io::AsRawSocket::as_raw_socket(&socket) as i32

@@ -1,4 +1,4 @@
-//! Host names, looked up by a function of the app.
+//! The `resolve` callback for host names.
 
 use std::{
     ffi::{CString, c_char, c_void},
@@ -21,13 +21,12 @@ use wg_embed::{
 
 type ResolveFn = unsafe extern "C" fn(*mut c_void, *const c_char, *mut wg_address_t, usize, *mut usize) -> i32;
 
-/// Whom host names are asked of. The app's pointer is given up when this is closed, or with the last of the clones and
-/// hooks.
+/// The `resolve` callback. Its pointer is released when this is closed, or with the last of the clones and hooks.
 #[derive(Clone)]
 pub(crate) struct Resolver(Arc<Slot<ResolveFn>>);
 
 impl Resolver {
-    /// Asks the app. If it has no function for that, `destroy` is called at once.
+    /// Uses the callback of the app. Without one, `destroy` is called at once.
     ///
     /// # Safety
     /// `resolve` may be called with `user` on any thread, and `destroy` once with it.
@@ -37,7 +36,7 @@ impl Resolver {
         Self(Arc::new(slot))
     }
 
-    /// `None` without a function to ask.
+    /// `None` without a callback.
     pub(crate) fn hook(&self) -> Option<Resolve> {
         let slot = self.0.clone();
         let gone = || Error::new(ErrorKind::Closed, "the app's resolver was given up");
@@ -46,8 +45,8 @@ impl Resolver {
         })
     }
 
-    /// Gives the app's function up: when this returns, it is not running on any thread. Its pointer is not given up
-    /// before the result is dropped.
+    /// Closes the callback: when this returns, it is not running on any thread. Its pointer is released when the result
+    /// is dropped.
     pub(crate) fn take(&self) -> impl Sized {
         self.0.take()
     }

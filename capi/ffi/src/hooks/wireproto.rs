@@ -9,11 +9,11 @@ use wg_embed::{
 use wg_embed_wireproto_service::{Hub, Options, Session};
 use zeroize::Zeroizing;
 
-/// The client, and where it has its events from.
+/// The client, and the source of its events.
 #[derive(Debug, Default)]
 pub(crate) struct Client {
     hub: Arc<Hub>,
-    /// Made at the first call, and held during each.
+    /// Created by the first call, and locked during each.
     session: Mutex<Option<Session>>,
 }
 

@@ -1,4 +1,4 @@
-//! What takes the place of the userspace network where it is not built.
+//! A replacement for the userspace network where it is not built.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What a listening descriptor gives.
+//! Connections of a listening descriptor.
 
 use std::{
     io,
@@ -21,7 +21,7 @@ fn ended() -> Error {
 }
 
 impl Net {
-    /// What a descriptor of the app listens for, if it does.
+    /// Returns the listener of a descriptor of the app, if it is one.
     pub(super) fn listening(&self, fd: BorrowedFd<'_>) -> Result<Option<Listening>> {
         let id = FdId::of(fd).map_err(|err| Error::io("cannot look at the descriptor", err))?;
         let listeners = sync::lock(&self.listeners);
@@ -34,7 +34,7 @@ impl Net {
         Ok(listeners.of_pump.iter().find(|(other, _)| *other == id).map(|(_, at)| Listening::OfPump(*at)))
     }
 
-    /// Takes the next connection of a listener: the app's descriptor for it, and whose it is.
+    /// Accepts the next connection of a listener: returns its descriptor and its addresses.
     ///
     /// # Safety
     /// `listener` is not closed during the call.

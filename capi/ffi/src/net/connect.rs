@@ -24,7 +24,7 @@ use wg_embed::{
 };
 use wg_embed_netstack::{TcpListener, UdpSocket, dial::parse_host_port, dns::Family, pump::FdId};
 
-/// How long a port that is taken may still become free, in milliseconds.
+/// The time for which a port in use may still become free, in milliseconds.
 const PATIENCE_MS: i32 = 200;
 
 /// "tcp", "udp4" and the like.
@@ -110,7 +110,7 @@ impl Net {
         wait_for(limit, |notify| lookup.set_notify(Some(notify)), || lookup.try_finish())
     }
 
-    /// Looks a name up.
+    /// Looks up a name.
     pub(crate) fn resolve(&self, name: &str, family: Option<bind::Family>, limit: Limit) -> Result<Vec<IpAddr>> {
         self.check_open()?;
         let family = match family {

@@ -1,4 +1,4 @@
-//! Connections whose answer comes later.
+//! Connections that are held for wg_net_answer().
 
 use std::{
     collections::VecDeque,
@@ -14,7 +14,7 @@ use super::inbox::Link;
 use wg_embed::sync;
 use wg_embed_netstack::{PendingTcp, UdpFlow};
 
-/// The most connections that are held. Beyond them the oldest is refused.
+/// The largest number of held connections. Beyond it the oldest is refused.
 const MOST: usize = 4096;
 
 /// A connection that the app has not decided about.
@@ -69,12 +69,12 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// A number that was never given out before.
+    /// Returns a handle that was never used before.
     pub(super) fn next_id(&self) -> u64 {
         self.last_id.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Keeps a connection for so long. Others whose time is over are ignored.
+    /// Holds a connection for a time. Others whose time has passed are ignored.
     pub(super) fn keep(&self, id: u64, dialled: Dialled, hold: Duration) {
         let now = Instant::now();
         let mut over = Vec::new();
@@ -94,7 +94,7 @@ impl Held {
         }
     }
 
-    /// Takes a connection whose time is not over.
+    /// Removes a connection whose time has not passed.
     pub(super) fn take(&self, id: u64) -> Option<Dialled> {
         let mut waiting = sync::lock(&self.waiting);
         let at = waiting.binary_search_by_key(&id, |(id, ..)| *id).ok()?;
@@ -107,7 +107,7 @@ impl Held {
         Some(dialled)
     }
 
-    /// Gives all of them up.
+    /// Drops all of them.
     pub(super) fn clear(&self) {
         let waiting = std::mem::take(&mut *sync::lock(&self.waiting));
         drop(waiting);

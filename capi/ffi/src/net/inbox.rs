@@ -1,4 +1,4 @@
-//! Connections that wait for wg_net_accept(), and a descriptor of the app that is readable meanwhile.
+//! Connections that wait for wg_net_accept(), and a descriptor of the app that is readable while there are any.
 
 use std::{
     collections::VecDeque,
@@ -21,18 +21,18 @@ pub(super) enum Link {
     Udp(UdpFlow),
 }
 
-/// A connection that the app has not taken yet.
+/// A connection that the app has not accepted yet.
 pub(super) struct Arrived {
     pub(super) link: Link,
     pub(super) connection: wg_net_connection_t,
 }
 
-/// What an inbox is for.
+/// The kind of an inbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// Datagrams to a port of the network.
     Listen(SocketAddr),
-    /// What is intercepted.
+    /// Intercepted connections.
     Intercept,
 }
 

@@ -1,5 +1,4 @@
-//! What comes for no socket of the network: interception by the app, and listening for datagrams, of which each source
-//! is a connection of its own.
+//! Interception by the app, and listening for datagrams, where each source is a connection of its own.
 
 use std::{
     io,
@@ -35,7 +34,7 @@ pub(crate) struct Functions {
     connected: wg_net_connected_fn_t,
 }
 
-/// What wg_net_intercept() is given, with an owner for what belongs to the functions.
+/// The arguments of wg_net_intercept(), with ownership of the callbacks.
 pub(crate) struct NewInterception {
     options: wg_net_intercept_t,
     functions: NewCallback<Functions>,
@@ -48,11 +47,11 @@ impl NewInterception {
     }
 }
 
-/// How the app wants connections to be intercepted.
+/// The settings of an interception.
 #[derive(Clone, Copy)]
 pub(super) struct Rules {
     options: InterceptOptions,
-    /// The app has a function to ask.
+    /// The app has set `dialled`.
     asks: bool,
 }
 
@@ -64,7 +63,7 @@ fn or_default(number: u32, default: u32) -> u32 {
 }
 
 impl Net {
-    /// Intercepts connections from now on. Returns the app's descriptor, if they are to wait there.
+    /// Begins to intercept connections. Returns the app's descriptor, unless there is a `connected` callback.
     pub(crate) fn intercept(self: &Arc<Self>, new: NewInterception) -> Result<Option<OwnedFd>> {
         let NewInterception { options, functions } = new;
         check_flags(options.flags, WG_NET_NO_ECHO as u32)?;
@@ -105,7 +104,7 @@ impl Net {
         Ok(of_app)
     }
 
-    /// Intercepts nothing from now on. When this returns, the functions are not running on any thread.
+    /// Ends the interception. When this returns, the callbacks are not running on any thread.
     pub(crate) fn stop_intercepting(self: &Arc<Self>) {
         self.end_interception();
         self.functions.clear();
@@ -121,7 +120,7 @@ impl Net {
         self.held.clear();
     }
 
-    /// Lets the stack intercept as far as there is anyone to take what comes.
+    /// Enables the interception of the stack as long as there is a receiver.
     pub(super) fn tell_stack(self: &Arc<Self>, listeners: &super::Listeners) {
         // Datagrams to a port alone: echo requests to others stay without an answer.
         let alone = || InterceptOptions { answer_echo: false, ..InterceptOptions::default() };
@@ -131,7 +130,7 @@ impl Net {
         self.stack.intercept(options, handler);
     }
 
-    /// The answer of wg_net_answer().
+    /// Implements wg_net_answer().
     pub(crate) fn answer(&self, id: u64, answer: u32) -> Result<()> {
         let accepts = answer == WG_NET_ACCEPT as u32;
         if !accepts && answer != WG_NET_REFUSE as u32 && answer != WG_NET_IGNORE as u32 {
@@ -148,7 +147,7 @@ impl Net {
         Ok(())
     }
 
-    /// Asks the app about a connection, and does as it says.
+    /// Calls `dialled` about a connection, and acts on its answer.
     fn ask(&self, rules: Rules, dialled: Dialled) {
         if !rules.asks {
             return self.let_in(dialled);
@@ -174,7 +173,7 @@ impl Net {
         }
     }
 
-    /// Lets a connection come about, if there will be room for it.
+    /// Accepts a connection, if there is room for it.
     fn let_in(&self, dialled: Dialled) {
         let inbox = self.inbox_of(Purpose::Intercept);
         if matches!(dialled, Dialled::Tcp(_)) && inbox.is_some_and(|inbox| !inbox.has_room()) {
@@ -185,7 +184,7 @@ impl Net {
         }
     }
 
-    /// Hands a connection that has come about to the app. Without room it is given up.
+    /// Passes an established connection to the app. Without room it is dropped.
     fn deliver(&self, link: Link) {
         let connection = match &link {
             Link::Tcp(stream) => connection(WG_NET_TCP, stream.local_addr(), stream.peer_addr()),
@@ -218,7 +217,7 @@ impl Net {
         self.stack.options().addresses.contains(&address)
     }
 
-    /// Who listens for datagrams to this address: alone, or to all of the network's own.
+    /// Returns the listener for datagrams to this address, or for all addresses of the network.
     fn listener_for(self: &Arc<Self>, to: SocketAddr) -> Option<Arc<Inbox>> {
         loop {
             let found = self.inbox_for(to)?;
@@ -267,13 +266,13 @@ impl Net {
     }
 }
 
-/// A connection as C has it.
+/// A connection in the form of C.
 pub(super) fn connection(protocol: wg_net_protocol_t, local: SocketAddr, peer: SocketAddr) -> wg_net_connection_t {
     let [local, peer] = [local, peer].map(|address| Endpoint::new(address).into());
     wg_net_connection_t { id: 0, protocol: protocol as u32, flags: 0, local, peer }
 }
 
-/// Takes what the stack intercepts.
+/// The handler of intercepted connections.
 struct Handler(Weak<Net>);
 
 impl Intercept for Handler {

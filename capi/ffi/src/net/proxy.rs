@@ -13,17 +13,17 @@ use wg_embed::{
 };
 use wg_embed_proxy::{Address, Connections, Kind, Login, Options, Proxy, Service, ServiceId};
 
-/// The most bytes of a name or a password: what SOCKS5 has.
+/// The longest name or password in bytes, the limit of SOCKS5.
 const MOST: usize = 255;
 
-/// What a proxy speaks.
+/// The protocol of a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
     Socks5,
     Http,
 }
 
-/// What an app wants, checked.
+/// The arguments of an app, checked.
 pub(crate) struct Wanted {
     protocol: Protocol,
     at: SocketAddr,

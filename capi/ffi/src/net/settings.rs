@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::tunnel::check_mtu;
 use wg_embed::error::{Error, ErrorKind, Result};
 
-/// What the texts of a [`wg_net_options_t`](crate::wg_net_options_t) say.
+/// The settings in the texts of a [`wg_net_options_t`](crate::wg_net_options_t).
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Settings {
     pub(super) addresses: Vec<IpAddr>,
@@ -14,7 +14,7 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// Reads the texts that there are.
+    /// Parses the texts.
     pub(super) fn read(settings: Option<&str>, addresses: Option<&str>, dns: Option<&str>) -> Result<Self> {
         let mut read = Self::default();
         for (number, line) in settings.unwrap_or_default().lines().enumerate() {
@@ -46,7 +46,7 @@ impl Settings {
     }
 }
 
-/// What commas separate.
+/// The parts between commas.
 fn items(text: Option<&str>) -> impl Iterator<Item = &str> {
     let text = text.map(str::trim).filter(|text| !text.is_empty());
     text.into_iter().flat_map(|text| text.split(',')).map(str::trim)

@@ -1,4 +1,4 @@
-//! Waits for what a stack tells of.
+//! Waits for notifications of a stack.
 
 use std::{
     io,

@@ -1,4 +1,4 @@
-//! Functions of the app: how they are kept, called and given up.
+//! Callbacks of the app: stored, called and released.
 
 use std::{
     ffi::c_void,
@@ -12,12 +12,12 @@ use std::{
 use super::calls::inside;
 use wg_embed::{queue::wait_until, sync};
 
-/// Gives up the app's pointer that belongs to a callback; may be NULL.
+/// Releases the `user` pointer of a callback; may be NULL.
 ///
 /// Since: 0.1.0
 pub type wg_destroy_fn_t = Option<unsafe extern "C" fn(user: *mut c_void)>;
 
-/// A function of the app with its pointer. `destroy` runs when this is dropped.
+/// A callback with its pointer. `destroy` is called when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Callback<F> {
     shared: Arc<Shared<F>>,
@@ -28,7 +28,7 @@ pub(crate) struct Callback<F> {
 struct Shared<F> {
     function: F,
     user: *mut c_void,
-    /// How many calls there are at this moment.
+    /// The number of calls in progress.
     running: Mutex<usize>,
     idle: Condvar,
 }
@@ -45,11 +45,11 @@ impl<F> Callback<F> {
     }
 }
 
-/// What a function of C that sets a callback was given.
+/// The arguments of a C function that sets a callback.
 #[derive(Debug)]
 pub(crate) enum NewCallback<F> {
     Callback(Callback<F>),
-    /// NULL, and a pointer that is to be given up.
+    /// NULL, with a pointer to release.
     Nothing(Callback<()>),
 }
 
@@ -80,17 +80,17 @@ impl<F> Shared<F> {
         sync::lock(&self.running)
     }
 
-    /// Waits until no call is under way.
+    /// Waits until no call is in progress.
     fn wait_for_calls(&self) {
         drop(wait_until(&self.idle, self.running(), None, |running| *running == 0));
     }
 }
 
-/// A place for one callback, which can be exchanged while it is called.
+/// A slot for one callback, which can be replaced while it is called.
 #[derive(Debug)]
 pub(crate) struct Slot<F> {
-    /// Held from the moment at which a callback is taken out until it is idle, and destroyed if it was exchanged:
-    /// another exchange that finds the place empty by then must not return before that either. Taken before `current`.
+    /// Held from the removal of a callback until it is idle, and destroyed if it was replaced: a concurrent replacement
+    /// that finds the slot empty must not return earlier. Locked before `current`.
     exchanging: Mutex<()>,
     current: Mutex<Current<F>>,
     is_set: AtomicBool,
@@ -99,7 +99,7 @@ pub(crate) struct Slot<F> {
 #[derive(Debug)]
 struct Current<F> {
     callback: Option<Callback<F>>,
-    /// No callback will be taken any more.
+    /// No callback is accepted any more.
     closed: bool,
 }
 
@@ -118,12 +118,12 @@ impl<F: Copy> Slot<F> {
         }
     }
 
-    /// Whether there is a callback; without a lock, so it may be just changing.
+    /// Whether there is a callback; without a lock, so that may change at any moment.
     pub(crate) fn is_set(&self) -> bool {
         self.is_set.load(Ordering::Relaxed)
     }
 
-    /// Whether no callback will be taken any more.
+    /// Whether no callback is accepted any more.
     pub(crate) fn is_closed(&self) -> bool {
         self.current().closed
     }
@@ -135,7 +135,7 @@ impl<F: Copy> Slot<F> {
     /// Hands the callback to `call`, and returns what that returns; `None` if there is no callback, or the process
     /// has begun to end. No lock is held in the call.
     pub(crate) fn call<T>(&self, call: impl FnOnce(F, *mut c_void) -> T) -> Option<T> {
-        /// Ends a call, and tells the threads that wait for that.
+        /// Ends a call, and wakes the threads that wait for it.
         struct Running<F>(Arc<Shared<F>>);
         impl<F> Drop for Running<F> {
             fn drop(&mut self) {
@@ -153,8 +153,8 @@ impl<F: Copy> Slot<F> {
         inside(|| call(running.0.function, running.0.user))
     }
 
-    /// Puts what C gave in the place of the old callback. When this returns, no callback that was there before is
-    /// running on any thread, and all of them are destroyed. Returns false, and keeps nothing, if the slot is closed.
+    /// Replaces the callback. When this returns, no previous callback is running on any thread, and all of them are
+    /// destroyed. Returns false, and keeps nothing, if the slot is closed.
     pub(crate) fn set(&self, given: NewCallback<F>) -> bool {
         match given {
             NewCallback::Callback(new) => self.exchange(Some(new), false, drop),
@@ -163,21 +163,21 @@ impl<F: Copy> Slot<F> {
         }
     }
 
-    /// Takes the callback away.
+    /// Removes the callback.
     pub(crate) fn clear(&self) {
         self.exchange(None, false, drop);
     }
 
-    /// Takes the callback away, for good. When this returns it is not running on any thread; it is destroyed when the
-    /// result is dropped.
+    /// Removes the callback, and closes the slot. When this returns, the callback is not running on any thread; it is
+    /// destroyed when the result is dropped.
     pub(crate) fn take(&self) -> Option<Callback<F>> {
         let mut taken = None;
         self.exchange(None, true, |old| taken = Some(old));
         taken
     }
 
-    /// Hands the old callback to `end` when it is not running any more. Returns false, and drops the new one, if the
-    /// slot is closed.
+    /// Passes the old callback to `end` once it is not running. Returns false, and drops the new one, if the slot is
+    /// closed.
     fn exchange(&self, new: Option<Callback<F>>, close: bool, end: impl FnOnce(Callback<F>)) -> bool {
         let _exchanging = sync::lock(&self.exchanging);
         let old = {

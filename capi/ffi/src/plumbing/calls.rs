@@ -1,5 +1,4 @@
-//! Calls of the app's functions: whether this thread is inside one, and that none begins once the process has begun to
-//! end, whatever is still on, being made or ending.
+//! Calls of callbacks: whether this thread is inside one; and that no call begins once the process has begun to end.
 
 use std::{
     cell::Cell,
@@ -16,13 +15,13 @@ thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this thread is inside a function of the app. What might wait for that function to return is refused then.
+/// Whether this thread is inside a callback. Functions that might wait for its return are refused then.
 pub(crate) fn is_inside() -> bool {
     // A thread whose locals are gone is ending, not calling back.
     INSIDE.try_with(Cell::get).unwrap_or(false)
 }
 
-/// Runs a function of the app, unless the process has begun to end.
+/// Runs a callback, unless the process has begun to end.
 pub(crate) fn inside<T>(call: impl FnOnce() -> T) -> Option<T> {
     struct Back(bool);
     impl Drop for Back {
@@ -35,14 +34,14 @@ pub(crate) fn inside<T>(call: impl FnOnce() -> T) -> Option<T> {
     Some(call())
 }
 
-/// How long the process waits for calls that are under way.
+/// The time for which the end of the process waits for calls in progress.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Of a process, as a child of fork() has none of its parent's calls.
+/// Per process, as a child of fork() has none of its parent's calls.
 #[derive(Default)]
 struct Ending {
     has_begun: AtomicBool,
-    /// Calls of the app's functions that are under way.
+    /// Calls of callbacks in progress.
     calls: AtomicUsize,
     lock: Mutex<()>,
     idle: Condvar,
@@ -50,7 +49,7 @@ struct Ending {
 
 static ENDING: PerProcess<Ending> = PerProcess::new();
 
-/// A function of the app is called until this is dropped.
+/// A call of a callback, until this is dropped.
 #[must_use]
 pub(crate) struct Call(&'static Ending);
 
@@ -83,7 +82,7 @@ mod system {
     }
 }
 
-/// Has the app's functions given up when the process ends by exit(), or main() returns. Idempotent.
+/// Disables all callbacks when the process ends by exit(), or main() returns. Idempotent.
 pub(crate) fn watch_exit() {
     static WATCHES: AtomicBool = AtomicBool::new(false);
     if !WATCHES.swap(true, Ordering::Relaxed) {
@@ -94,8 +93,8 @@ pub(crate) fn watch_exit() {
     }
 }
 
-/// Runs before what the app has given to atexit() earlier, and before its static objects are destroyed that are older
-/// than its first tunnel.
+/// Runs before atexit() functions of the app that were registered earlier, and before static objects are destroyed that
+/// are older than its first tunnel.
 #[cfg_attr(not(unix), allow(dead_code))]
 extern "C" fn at_exit() {
     let ending = ENDING.get();

@@ -1,8 +1,8 @@
 //! `pthread_cancel()` of a caller: it takes effect when the call has returned.
 //!
-//! Cancelling unwinds a thread's stack. That must not pass through Rust's frames that have something to drop. So a
-//! thread cannot be cancelled while it is in a wg_ function, callbacks included, but where it waits for as long as the
-//! caller likes: there it is in poll(), called from frames that have nothing.
+//! Cancelling unwinds a thread's stack. It must not pass through frames of Rust with values to drop. So a thread cannot
+//! be cancelled inside a wg_ function, callbacks included, except where it waits without limit: there it is in poll(),
+//! called from frames without such values.
 
 pub(crate) use system::Uncancelled;
 
@@ -53,15 +53,14 @@ mod waiting {
     use std::ffi::c_int;
 
     unsafe extern "C-unwind" {
-        /// poll(2), by a name of its own: under the usual one it is a function that never unwinds, for all of the
-        /// program.
+        /// poll(2) under another name: under its own it is a function that never unwinds, for the whole program.
         #[cfg_attr(target_vendor = "apple", link_name = "\u{1}_poll")]
         #[cfg_attr(not(target_vendor = "apple"), link_name = "\u{1}poll")]
         fn poll_or_unwind(fds: *mut libc::pollfd, count: libc::nfds_t, timeout: c_int) -> c_int;
     }
 
-    /// Waits until a descriptor is readable, a signal has come, or the time is over, in milliseconds and negative for
-    /// no limit. Ends the thread here if it is cancelled. Neither this frame nor its callers may have anything to drop.
+    /// Waits until a descriptor is readable, a signal arrives, or the time limit has passed (in milliseconds; negative
+    /// for no limit). A cancelled thread ends here. Neither this frame nor its callers may have values to drop.
     pub(crate) fn wait(fd: c_int, timeout: c_int) {
         let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         // SAFETY: it writes to one `pollfd`, which lives. The callers up to C are plain frames, which may be unwound,
@@ -72,7 +71,7 @@ mod waiting {
 
 #[cfg(not(all(unix, not(target_os = "android"))))]
 mod system {
-    /// There is nothing to be kept from.
+    /// There is no cancellation here.
     #[must_use]
     pub(crate) struct Uncancelled;
 

@@ -27,16 +27,16 @@ mod unix {
     };
     use wg_embed::error::{Error, ErrorKind};
 
-    /// A descriptor of the app, from which something is being made. Dropping it leaves the descriptor as it was.
+    /// A descriptor of the app that is being adopted. Dropping this restores the descriptor.
     #[derive(Debug)]
     pub(crate) struct AppFd {
         fd: RawFd,
-        /// The status flags to go back to.
+        /// The status flags to restore.
         flags: Option<libc::c_int>,
     }
 
     impl AppFd {
-        /// Looks at a number from C.
+        /// Checks a number from C.
         pub(crate) fn new(fd: i32) -> Result<Self> {
             match fcntl(fd, libc::F_GETFL, 0) {
                 Ok(flags) => Ok(Self { fd, flags: Some(flags) }),
@@ -54,7 +54,7 @@ mod unix {
             Ok(Arc::new(tun.map_err(|err| self.named(err))?))
         }
 
-        /// Lets a TUN go on over a duplicate of the descriptor.
+        /// Replaces a TUN's descriptor by a duplicate of this one.
         pub(crate) fn replace_in(&self, tun: &FdTun, mtu: u16) -> Result<()> {
             tun.replace(self.duplicate()?, mtu).map_err(|err| self.named(err))
         }
@@ -93,7 +93,7 @@ mod unix {
         /// Closes the descriptor.
         ///
         /// # Safety
-        /// The app has given it away.
+        /// The library owns the descriptor.
         pub(crate) unsafe fn take(mut self) {
             self.flags = None;
             // SAFETY: it is open, and now ours.
@@ -112,14 +112,14 @@ mod unix {
         }
     }
 
-    /// A duplicate that no program inherits, and not below 3: those numbers mean something to every program.
+    /// A duplicate that is closed by exec(), and not below 3, as these numbers are standard streams.
     fn duplicate(fd: &impl AsRawFd) -> io::Result<OwnedFd> {
         let duplicate = fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3)?;
         // SAFETY: it was just made, and has no other owner.
         Ok(unsafe { OwnedFd::from_raw_fd(duplicate) })
     }
 
-    /// A descriptor of the same that is not the standard input, output or error: programs write there without asking.
+    /// A descriptor of the same object that is not the standard input, output or error, which programs write to.
     pub(crate) fn above_standard<T: AsRawFd + From<OwnedFd>>(owner: T) -> io::Result<T> {
         match owner.as_raw_fd() {
             0..3 => duplicate(&owner).map(T::from),
@@ -138,7 +138,7 @@ mod unix {
         Ok(unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) })
     }
 
-    /// A duplicate of a descriptor of the app, which keeps its own in the mode in which it was.
+    /// A duplicate of a descriptor of the app, whose mode stays unchanged.
     #[cfg(feature = "control")]
     pub(crate) fn lent(fd: i32) -> Result<OwnedFd> {
         duplicate(&fd).map_err(|err| refused(fd, err))

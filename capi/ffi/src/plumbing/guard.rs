@@ -1,4 +1,4 @@
-//! What every extern body runs inside.
+//! The guard that every extern function runs in.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
@@ -18,23 +18,22 @@ use wg_embed::{
     reserve, thread,
 };
 
-/// What a function does. It ends in a number, those without one in 0.
+/// The body of a function. Its result is a number, 0 for functions without one.
 ///
 /// Behind a pointer, so that all that surrounds it is compiled once, and not again for each function.
 type Body<'a> = &'a mut dyn FnMut() -> Result<i32>;
 
-/// How a function ended, and the code of its failure.
+/// The result of a function, or the code of its failure.
 ///
 /// cbindgen:ignore
 // It takes each `Result` for that of `error.rs`, which has one parameter.
 type Outcome = std::result::Result<i32, wg_result_t>;
 
-/// What an extern function returns: a code, whether good or bad; or a number (a handle, how many, a descriptor), or a
-/// negative code.
+/// The type that an extern function returns: a code; or a number (a handle, a count, a descriptor) or a negative code.
 ///
 /// cbindgen:ignore
 pub trait Returned {
-    /// What its body returns.
+    /// The type that its body returns.
     type Value;
 
     fn number(value: Self::Value) -> i32;
@@ -65,7 +64,7 @@ impl Returned for i32 {
     }
 }
 
-/// Lets `body`, which is called once, be what `run` runs.
+/// Runs `body`, a function that is called once, by `run`.
 fn guarded<R: Returned>(run: impl FnOnce(Body<'_>) -> Outcome, body: impl FnOnce() -> Result<R::Value>) -> R {
     // First, and so dropped last: what is refused gives up a callback, which is code of the app.
     let _uncancelled = Uncancelled::new();
@@ -73,7 +72,7 @@ fn guarded<R: Returned>(run: impl FnOnce(Body<'_>) -> Outcome, body: impl FnOnce
     R::of(run(&mut || body.take().map_or(Ok(0), |body| body().map(R::number))))
 }
 
-/// Runs `body` with panics caught. Its failure is kept for `wg_last_error`, and comes back as a code.
+/// Runs `body` and catches panics. A failure is stored for `wg_last_error`, and returned as a code.
 fn run(body: Body<'_>) -> Outcome {
     let outcome = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| Err(caught()));
     outcome.map_err(|error| result::fail(&error))
@@ -91,12 +90,12 @@ pub(crate) fn finally<R>(body: impl FnOnce() -> R, end: impl FnOnce()) -> R {
     outcome.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-/// For functions that neither wait nor log: they work inside a callback as well.
+/// Runs a function that neither waits nor logs, and therefore works inside a callback as well.
 pub(crate) fn guard_anywhere(body: impl FnOnce() -> Result<()>) -> wg_result_t {
     guarded(run, body)
 }
 
-/// For all other functions. A callback cannot call them: it would wait for itself.
+/// Runs any other function. It is refused inside a callback, which would wait for itself.
 pub fn guard<R: Returned>(body: impl FnOnce() -> Result<R::Value>) -> R {
     guarded(outside, body)
 }
@@ -136,7 +135,7 @@ fn on<T: Object>(
     })
 }
 
-/// A panic ends what can be done with the object.
+/// Marks an object as unusable after a panic.
 fn work_with<T: Object>(entry: &Entry<T>, body: Body<'_>) -> Result<i32> {
     reserve::check_new_thread()?;
     reserve::check()?;

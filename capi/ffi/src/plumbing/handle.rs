@@ -1,4 +1,4 @@
-//! What a number stands for.
+//! The handle table.
 
 use std::{
     any::{Any, TypeId},
@@ -20,21 +20,21 @@ use wg_embed::{
     thread::{self, Owner},
 };
 
-/// What C can have a handle of.
+/// A kind of object that has handles in C.
 pub(crate) trait Object: Send + Sync + 'static {
-    /// What an error calls it.
+    /// The name of the kind in errors.
     const NAME: &'static str;
-    /// What is left to do with it after a panic.
+    /// The function that still works after a panic.
     const END: &'static str;
-    /// What is known by its number from before it exists until it has ended: the functions of the app, which may call
-    /// with that number themselves.
+    /// The part that exists before the object does and until it has ended: the callbacks, which may use the handle
+    /// themselves.
     type Functions: Send + Sync + 'static;
 
-    /// Ends the functions of an object that does not come into being.
+    /// Closes the callbacks of an object whose creation failed.
     fn close(functions: &Self::Functions);
 }
 
-/// An object that C has a handle of.
+/// An object with a handle.
 pub(crate) struct Entry<T> {
     object: T,
     /// The log of this object.
@@ -56,7 +56,7 @@ impl<T: Object> Entry<T> {
         Self { object, dispatch, poisoned: AtomicBool::new(false) }
     }
 
-    /// Runs `body` with what it logs going out under the object's handle.
+    /// Runs `body`, whose log lines carry the object's handle.
     pub(crate) fn logged<R>(&self, body: impl FnOnce() -> R) -> R {
         tracing::dispatcher::with_default(&self.dispatch, body)
     }
@@ -75,7 +75,7 @@ impl<T: Object> Entry<T> {
     }
 }
 
-/// An entry or functions, whatever they are of.
+/// An entry or callbacks of any kind.
 type Shared = Arc<dyn Any + Send + Sync>;
 
 struct Row {
@@ -86,10 +86,10 @@ struct Row {
 }
 
 enum State {
-    /// It is being made: only the functions are known, and calls that need the object wait.
+    /// The object is being created: only the callbacks are available, and calls that need the object wait.
     Starting,
     Live(Shared),
-    /// It is being ended: only the functions are known, and calls that end it wait.
+    /// The object is being ended: only the callbacks are available, and calls that end it wait.
     Ending,
 }
 
@@ -101,7 +101,7 @@ impl Row {
         }
     }
 
-    /// The entry, which is to be ended.
+    /// The entry, which is then ended.
     fn take(&mut self) -> Option<Shared> {
         match mem::replace(&mut self.state, State::Ending) {
             State::Live(entry) => Some(entry),
@@ -113,12 +113,11 @@ impl Row {
     }
 }
 
-/// The number that was given out last, by this process or one that it comes from. It changes under the lock of the
-/// table.
+/// The last handle of this process or of a parent that it was forked from. It changes under the lock of the table.
 static LAST: AtomicI32 = AtomicI32::new(0);
 
 struct Table {
-    /// Up to this one, numbers are those of the process that this one was forked from.
+    /// Handles up to this one belong to the process that this one was forked from.
     inherited: i32,
     /// Sorted by number. There are few; a tree would be 7 KB of code.
     rows: Vec<Row>,
@@ -138,7 +137,7 @@ fn next(last: &AtomicI32) -> Result<i32> {
 }
 
 impl Table {
-    /// Where a number is, or would be.
+    /// The position of a handle, or its place for insertion.
     fn find(&self, handle: i32) -> std::result::Result<usize, usize> {
         self.rows.binary_search_by_key(&handle, |row| row.handle)
     }
@@ -150,7 +149,7 @@ impl Table {
     }
 }
 
-/// What a row was made with is of the row's kind.
+/// The downcast of a row, which always succeeds for the row's kind.
 fn known<T: Object>(handle: i32, entry: Option<Shared>) -> Result<Arc<Entry<T>>> {
     entry.and_then(|entry| entry.downcast().ok()).ok_or_else(|| unknown::<T>(handle))
 }
@@ -161,7 +160,7 @@ fn unknown<T: Object>(handle: i32) -> Error {
 
 static TABLE: PerProcess<Mutex<Table>> = PerProcess::new();
 
-/// Something has come into being, or has ended.
+/// Notified when an object is created or has ended.
 static CHANGED: PerProcess<Condvar> = PerProcess::new();
 
 type Guard = MutexGuard<'static, Table>;
@@ -170,14 +169,14 @@ fn table() -> Guard {
     sync::lock(TABLE.get())
 }
 
-/// A number that was never given out before.
+/// Returns a handle that was never used before.
 pub(crate) fn reserve() -> Result<i32> {
     let _table = table();
     next(&LAST)
 }
 
-/// Refuses numbers of the process that this one was forked from. To be asked before anything else that takes a number:
-/// what stands behind them is shared with that process, and its locks may be held by threads that are not in this one.
+/// Refuses handles of the process that this one was forked from. Called before any other use of a handle: the objects
+/// are copies of that process, and their locks may be held by threads that do not exist here.
 pub(crate) fn check_process(handle: i32) -> Result<()> {
     if (1..=table().inherited).contains(&handle) {
         let text = format!("handle {handle} belongs to the process that this one was forked from");
@@ -186,8 +185,7 @@ pub(crate) fn check_process(handle: i32) -> Result<()> {
     Ok(())
 }
 
-/// An object that is being made. Unless it is [finished](Self::finish), its number is taken out when this is dropped,
-/// and its functions are closed.
+/// A reserved handle. Unless it is [finished](Self::finish), dropping it removes the handle, and closes the callbacks.
 #[must_use]
 pub(crate) struct Starting<T: Object> {
     handle: i32,
@@ -195,7 +193,7 @@ pub(crate) struct Starting<T: Object> {
     is_finished: bool,
 }
 
-/// Makes the functions of a reserved number known.
+/// Registers the callbacks of a reserved handle.
 pub(crate) fn start<T: Object>(handle: i32, functions: Arc<T::Functions>) -> Result<Starting<T>> {
     let mut table = table();
     table.rows.try_reserve(1)?;
@@ -206,7 +204,7 @@ pub(crate) fn start<T: Object>(handle: i32, functions: Arc<T::Functions>) -> Res
 }
 
 impl<T: Object> Starting<T> {
-    /// Makes the object known.
+    /// Registers the object.
     pub(crate) fn finish(mut self, entry: Entry<T>) {
         self.is_finished = true;
         if let Some(row) = table().row::<T>(self.handle) {
@@ -233,14 +231,14 @@ fn remove(handle: i32) {
     CHANGED.get().notify_all();
 }
 
-/// What is known of a number.
+/// The row of a handle.
 pub(crate) struct Known<T: Object> {
     pub(crate) functions: Arc<T::Functions>,
-    /// `None` while it is being made or ended.
+    /// `None` while the object is being created or ended.
     pub(crate) entry: Option<Arc<Entry<T>>>,
 }
 
-/// What is known of a number, from before its object exists until that has ended.
+/// Returns the row of a handle, from before its object exists until that has ended.
 pub(crate) fn functions<T: Object>(handle: i32) -> Result<Known<T>> {
     let mut table = table();
     let row = table.row::<T>(handle).ok_or_else(|| unknown::<T>(handle))?;
@@ -248,8 +246,8 @@ pub(crate) fn functions<T: Object>(handle: i32) -> Result<Known<T>> {
     Ok(Known { functions, entry: row.live().cloned().and_then(|entry| entry.downcast().ok()) })
 }
 
-/// The object behind a number, once it has come into being: functions of the app have the number before that. It lives
-/// on while a call works with it, even if it is ended by another call.
+/// Returns the object of a handle, and waits until it is created, as callbacks have the handle before that. The object
+/// lives as long as a call uses it, even if another call ends it.
 pub(crate) fn get<T: Object>(handle: i32) -> Result<Arc<Entry<T>>> {
     let mut table = wait_while(handle, table(), |state| matches!(state, State::Starting));
     let entry = table.row::<T>(handle).and_then(|row| row.live().cloned());
@@ -257,7 +255,7 @@ pub(crate) fn get<T: Object>(handle: i32) -> Result<Arc<Entry<T>>> {
     known(handle, entry)
 }
 
-/// Waits while an object is in such a state.
+/// Waits while an object is in a state.
 fn wait_while(handle: i32, mut table: Guard, is_so: fn(&State) -> bool) -> Guard {
     while table.find(handle).is_ok_and(|at| is_so(&table.rows[at].state)) {
         table = sync::wait(CHANGED.get(), table);
@@ -265,14 +263,14 @@ fn wait_while(handle: i32, mut table: Guard, is_so: fn(&State) -> bool) -> Guard
     table
 }
 
-/// The numbers of all objects of this kind.
+/// Returns the handles of all objects of this kind.
 pub(crate) fn all<T: Object>() -> Vec<i32> {
     let known = |row: &&Row| row.live().is_some() && row.kind == TypeId::of::<T>();
     table().rows.iter().filter(known).map(|row| row.handle).collect()
 }
 
-/// Ends the object behind a number by `end`, and takes the number out for good. Whoever comes second waits until that
-/// has been done, and then does not know the number: so when this returns, whatever it returns, the object has ended.
+/// Ends the object of a handle by `end`, and removes the handle. A second call waits until that is done, and then fails
+/// with `UnknownHandle`: so when this returns, with any result, the object has ended.
 pub(crate) fn end<T: Object>(handle: i32, end: impl FnOnce(&Entry<T>) -> Result<()>) -> Result<()> {
     // In this order: what belongs to the object is freed before others hear that it has ended.
     let (_ending, entry) = {
@@ -283,7 +281,7 @@ pub(crate) fn end<T: Object>(handle: i32, end: impl FnOnce(&Entry<T>) -> Result<
     end(&entry)
 }
 
-/// Takes a number out when it is dropped, also if what ends the object panics.
+/// Removes a handle when it is dropped, also if ending the object panics.
 struct Ending(i32);
 
 impl Drop for Ending {
@@ -292,8 +290,8 @@ impl Drop for Ending {
     }
 }
 
-/// As [`end`](end()), on a thread of its own, which the caller waits for until `timeout` has passed. If that is not
-/// long enough, the thread goes on, and later calls wait for it.
+/// As [`end`](end()), on a separate thread, for which the caller waits for at most `timeout`. After that the thread
+/// continues, and later calls wait for it.
 pub(crate) fn end_within<T: Object>(handle: i32, timeout: Duration, end: fn(&Entry<T>) -> Result<()>) -> Result<()> {
     let until = Instant::now() + timeout;
     let mut table = table();
@@ -329,7 +327,7 @@ pub(crate) fn end_within<T: Object>(handle: i32, timeout: Duration, end: fn(&Ent
     Ok(())
 }
 
-/// Waits for a change until that moment.
+/// Waits for a change until a deadline.
 fn wait_until<T: Object>(handle: i32, table: Guard, until: Instant, timeout: Duration) -> Result<Guard> {
     let left = until.saturating_duration_since(Instant::now());
     if left.is_zero() {

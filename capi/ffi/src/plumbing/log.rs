@@ -1,7 +1,7 @@
-//! The log: what the library has to say, told to a function of the app.
+//! The log, passed to callbacks of the app.
 //!
-//! It is one for the process, as C programs expect, and a tunnel may have its own; but it is not the process's: the
-//! subscriber is set on the tunnels' own threads and on the caller's while it is inside the library, and nowhere else.
+//! There is one callback for the process, as C programs expect, and a tunnel may have its own. But it is not the global
+//! subscriber of the process: it is set on the tunnels' threads, and on the caller's inside the library.
 
 use std::{
     ffi::{c_char, c_void},
@@ -19,43 +19,43 @@ use wg_embed::{
     process::{PerProcess, between_forks},
 };
 
-/// How much is logged, and how much a line of the log matters.
+/// Log level: of a line, or the most detailed one that is logged.
 ///
 /// Since: 0.1.0
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum wg_log_level_t {
-    /// Of a tunnel: as much as wg_set_log_level() says.
+    /// For a tunnel: the level of the process, set by wg_set_log_level().
     WG_LOG_INHERIT = -1,
     /// Log nothing.
     WG_LOG_OFF = 0,
-    /// Something failed, and stays so until it is mended from outside.
+    /// A failure that lasts until its cause is removed.
     WG_LOG_ERROR = 1,
-    /// Something failed, and the library goes on without it.
+    /// A failure that the library works around.
     WG_LOG_WARN = 2,
-    /// What an app's user may want to know.
+    /// Information for the app's user.
     WG_LOG_INFO = 3,
     /// Handshakes, timers, sockets: a few lines a minute for each peer.
     WG_LOG_DEBUG = 4,
-    /// Single packets; for hunting a bug.
+    /// Single packets, for debugging.
     WG_LOG_TRACE = 5,
 }
 
 pub use wg_log_level_t::*;
 
-/// Takes one line of the log.
+/// Receives one line of the log.
 ///
-/// `user` is what came with the function; `handle` is the tunnel or bind that the line is about, or 0; `level` is
-/// WG_LOG_ERROR to WG_LOG_TRACE; `text` is UTF-8 without a line feed at its end, and is gone when the function returns.
-/// It never contains a private or preshared key; it may contain public keys and addresses.
+/// `user` is the pointer that was passed with the function; `handle` is the tunnel or bind that the line concerns, or
+/// 0; `level` is WG_LOG_ERROR to WG_LOG_TRACE; `text` is UTF-8 without a line feed at its end, valid only during the
+/// call. It never contains a private or preshared key; it may contain public keys and addresses.
 ///
-/// Threads: it is called on the tunnels' threads and on threads that are inside a wg_ function, on several at once. The
-/// tunnel waits meanwhile, so return soon, and do not wait for a thread that may be inside a wg_ function. It must not
-/// leave by an exception, longjmp() or pthread_exit(). On the library's threads every callback has 512 KiB of stack,
-/// and all signals are blocked but those that a thread causes itself.
-/// Inside it, functions whose text says so under "Threads" work: wg_last_error(), wg_free(), wg_set_log_level() and
-/// others. All others, and so all that take a handle, return WG_ERR_BUSY, but for wg_tun_inject(),
-/// wg_transport_receive() and wg_set_mtu().
+/// Threads: called on the tunnels' threads and on threads that are inside a wg_ function, concurrently. The tunnel
+/// waits for it, so return soon, and do not wait for a thread that may be inside a wg_ function. It must not leave by
+/// an exception, longjmp() or pthread_exit(). On the library's threads every callback has 512 KiB of stack, and all
+/// signals are blocked except those that a thread causes itself.
+/// Inside it, functions work that are documented as "also inside a callback" under "Threads": wg_last_error(),
+/// wg_free(), wg_set_log_level() and others; of those that take a handle, wg_tun_inject(), wg_transport_receive() and
+/// wg_set_mtu(). All others return WG_ERR_BUSY.
 /// Since: 0.1.0
 pub type wg_log_fn_t = Option<unsafe extern "C" fn(user: *mut c_void, handle: i32, level: i32, text: *const c_char)>;
 
@@ -63,7 +63,7 @@ type LogFn = unsafe extern "C" fn(*mut c_void, i32, i32, *const c_char);
 
 static CALLBACK: PerProcess<Slot<LogFn>> = PerProcess::new();
 
-/// No level was chosen yet.
+/// No level has been set.
 const UNSET: i32 = WG_LOG_INHERIT as i32;
 
 static LEVEL: AtomicI32 = AtomicI32::new(UNSET);
@@ -76,17 +76,17 @@ fn chosen_level() -> i32 {
     }
 }
 
-/// Has more or fewer lines than those up to WG_LOG_INFO logged, unless the app has chosen a level.
+/// Sets the default level of the process, which the app can override.
 pub fn set_default_level(level: wg_log_level_t) {
     let _ = LEVEL.compare_exchange(UNSET, level as i32, Ordering::Relaxed, Ordering::Relaxed);
 }
 
-/// The function that has the log of all that has none of its own.
+/// The log callback of the process.
 pub(crate) fn callback() -> &'static Slot<LogFn> {
     CALLBACK.get()
 }
 
-/// Chooses how much is logged.
+/// Sets the log level.
 pub(crate) fn set_level(level: i32) -> Result<()> {
     LEVEL.store(check_level(level, WG_LOG_OFF)?, Ordering::Relaxed);
     Ok(())
@@ -100,8 +100,7 @@ pub(crate) fn check_level(level: i32, least: wg_log_level_t) -> Result<i32> {
     }
 }
 
-/// The log of one tunnel: its function, if its lines do not go where those of the process go, and its level, if that is
-/// not the level of the process.
+/// The log of one tunnel: its callback and its level, where they differ from those of the process.
 #[derive(Debug)]
 pub(crate) struct OwnLog {
     pub(crate) callback: Slot<LogFn>,
@@ -130,14 +129,14 @@ impl OwnLog {
 
 /// A log whose lines carry this handle, and go to `own` if that is set.
 ///
-/// tracing keeps a list of logs, and adds to it under a lock: no fork() happens meanwhile. But a thread that logs an
-/// event for the first time reads the list, which we cannot see. A child that was forked in just that moment can read
-/// it as well, but not add to it, and so waits for ever here. Calls that only fail do not come here.
+/// tracing keeps a list of logs, and adds to it under a lock, during which no fork() happens. But a thread that logs an
+/// event for the first time reads the list, which cannot be detected. A child that was forked in that moment can read
+/// the list, but not add to it, and so blocks forever here. Calls that only fail do not get here.
 pub(crate) fn dispatch_to(own: Arc<OwnLog>, handle: i32) -> Dispatch {
     between_forks(|| Dispatch::new(Forwarder { handle, own }))
 }
 
-/// Runs `body` with the log of no tunnel in particular. A child of fork() has it from its parent, and makes none.
+/// Runs `body` with the log of the process. A child of fork() inherits it from its parent, and creates none.
 pub(crate) fn logged<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     static NO_TUNNEL: OnceLock<Dispatch> = OnceLock::new();
     let make = || Dispatch::new(Forwarder { handle: 0, own: Arc::default() });
@@ -145,7 +144,7 @@ pub(crate) fn logged<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     tracing::dispatcher::with_default(dispatch, body)
 }
 
-/// Turns events into lines. There is one for each tunnel, and all that have no callback of their own share that of the
+/// Turns events into lines. There is one for each tunnel; those without a callback of their own use that of the
 /// process.
 pub(crate) struct Forwarder {
     handle: i32,
@@ -159,7 +158,7 @@ impl Forwarder {
     }
 }
 
-/// How much an event matters.
+/// The level of an event.
 pub(crate) fn level_of(metadata: &Metadata<'_>) -> i32 {
     let level = match *metadata.level() {
         Level::ERROR => WG_LOG_ERROR,

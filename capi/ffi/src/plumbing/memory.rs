@@ -1,4 +1,4 @@
-//! The app's memory: arrays that are borrowed for a call, and places that results are written to.
+//! Memory of the app: arrays that are borrowed for a call, and storage for results.
 
 use std::slice;
 
@@ -7,7 +7,7 @@ use wg_embed::{
     tun::MAX_PACKET,
 };
 
-/// The most packets or datagrams that one wg_tun_inject() or wg_transport_receive() takes.
+/// The largest number of packets or datagrams in one call of wg_tun_inject() or wg_transport_receive().
 ///
 /// Since: 0.1.0
 pub const WG_INJECT_MAX: usize = 4096;
@@ -49,7 +49,7 @@ pub(crate) unsafe fn borrow_bytes<'a>(data: *const u8, len: usize) -> Result<&'a
     }
 }
 
-/// Refuses what is too long for a packet or a datagram.
+/// Refuses a length above that of a packet or a datagram.
 pub(crate) fn check_len(len: usize) -> Result<()> {
     if len > MAX_PACKET {
         return Err(Error::invalid(format!("{len} bytes are more than {MAX_PACKET}")));
@@ -57,7 +57,7 @@ pub(crate) fn check_len(len: usize) -> Result<()> {
     Ok(())
 }
 
-/// Writes a result, if it is wanted.
+/// Writes a result, unless `out` is NULL.
 ///
 /// # Safety
 /// `out` is NULL or writable.

@@ -1,4 +1,4 @@
-//! The codes that C sees, and the text that goes with the last of them.
+//! The codes of C, and the text of the last failure.
 
 use std::{cell::Cell, ffi::c_char};
 
@@ -6,54 +6,54 @@ use crate::plumbing::text::fixed_text;
 use wg_embed::error::{Error, ErrorKind};
 use wg_result_t::*;
 
-/// What a call came to. Values are fixed for ever and never reused; a later version may add some, so treat one you do
-/// not know as a failure. wg_last_error() has the text.
+/// Result of a call. Values are fixed and never reused. Later versions may add values: treat an unknown one as a
+/// failure. wg_last_error() has the text.
 ///
 /// Since: 0.1.0
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum wg_result_t {
-    /// Success; the only value for which out parameters are written.
+    /// Success. Output parameters are written only in this case.
     WG_OK = 0,
     /// A required pointer was NULL.
     WG_ERR_NULL = -1,
-    /// A value is malformed or out of its range.
+    /// A value is malformed or out of range.
     WG_ERR_INVALID = -2,
-    /// A line or message does not have the shape its protocol asks for.
+    /// A line or message does not have the form that its protocol requires.
     WG_ERR_PROTOCOL = -3,
-    /// What was asked for does not exist on this platform, or in this version.
+    /// Not supported on this platform, or in this version.
     WG_ERR_UNSUPPORTED = -4,
-    /// A documented limit on size or number was passed.
+    /// A documented limit on size or number was exceeded.
     WG_ERR_TOO_LARGE = -5,
-    /// Nothing of this kind has this handle (any more).
+    /// No object of this kind has this handle, or it no longer exists.
     WG_ERR_UNKNOWN_HANDLE = -10,
     /// The tunnel has ended by itself, and keeps its handle until wg_turn_off(); or the bind was closed during the
     /// call.
     WG_ERR_CLOSED = -11,
-    /// The call cannot be made now: it was made from inside a callback.
+    /// The function cannot be called inside a callback.
     WG_ERR_BUSY = -12,
-    /// The time limit of the call has passed; what it has begun goes on. Only from functions that have a time limit.
+    /// The time limit of the call has passed; the operation continues. Only functions with a time limit return it.
     WG_ERR_TIMED_OUT = -13,
-    /// The tunnel or bind belongs to the process that this one was forked from. Nothing was touched.
+    /// The tunnel or bind belongs to the parent of this process (fork()). Nothing was changed.
     WG_ERR_FORKED = -14,
-    /// The operating system reported a failure that has no code of its own.
+    /// The operating system reported an error that has no code of its own.
     WG_ERR_IO = -20,
     /// The operating system refused for lack of permission.
     WG_ERR_PERMISSION = -21,
-    /// The port is taken by another socket.
+    /// The port is in use by another socket.
     WG_ERR_ADDR_IN_USE = -22,
     /// A file, interface, device node or peer does not exist.
     WG_ERR_NOT_FOUND = -23,
-    /// Something of this name exists already.
+    /// An object of this name already exists.
     WG_ERR_EXISTS = -24,
-    /// The other side has refused the connection.
+    /// The other side refused the connection.
     WG_ERR_REFUSED = -25,
-    /// There is no way to the other side.
+    /// The other side is unreachable.
     WG_ERR_UNREACHABLE = -26,
-    /// Threads, file descriptors or memory have run out.
+    /// Threads, file descriptors or memory are exhausted.
     WG_ERR_RESOURCES = -30,
-    /// A bug in this library was caught. The tunnel or bind refuses everything but wg_turn_off() or wg_udp_close()
-    /// from then on.
+    /// A bug in this library was caught. From then on the tunnel or bind refuses every call except wg_turn_off() or
+    /// wg_udp_close().
     WG_ERR_PANIC = -40,
 }
 
@@ -95,11 +95,12 @@ const _: () = {
     }
 };
 
-/// Room for the text of a failure.
+/// The size of the text of a failure.
 const TEXT_LEN: usize = 1024;
 
 thread_local! {
-    /// An array, which needs no destructor: a thread may still fail while it ends, and what it then made would leak.
+    /// An array, which needs no destructor: calls may still fail while a thread ends, and an allocation would leak
+    /// then.
     static LAST: Cell<[c_char; TEXT_LEN]> = const { Cell::new([0; TEXT_LEN]) };
 }
 

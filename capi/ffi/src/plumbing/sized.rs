@@ -4,21 +4,21 @@ use std::ptr;
 
 use wg_embed::error::{Error, ErrorKind, Result};
 
-/// No struct of this library will ever be larger: a `struct_size` beyond it is garbage.
+/// The largest valid `struct_size`: no struct of this library will ever be larger.
 const MAX_SIZE: usize = 4096;
 
-/// A struct that begins with its size, as the caller was compiled.
+/// A struct that begins with its size in the caller's header.
 ///
 /// # Safety
 /// It is `repr(C)`, begins with a `usize`, has no padding, and any bytes are a valid value; but for functions, of which
 /// its author says that they are ones, or NULL.
 pub(crate) unsafe trait SizedStruct: Copy {
-    /// Its sizes in released headers, that of 0.1.0 first and that of this version last. Where fields are appended
-    /// after a release, so is a size here: any other number below the last would cut a field, or drop one in silence.
+    /// Its sizes in released headers, that of 0.1.0 first and that of this version last. Fields that are appended after
+    /// a release also need a new size here: any other number below the last would cut a field, or silently drop one.
     const SIZES: &'static [usize];
 }
 
-/// The size of a caller's struct, as the caller was compiled.
+/// Returns the size of a caller's struct.
 ///
 /// # Safety
 /// `theirs` is NULL or points to as many readable bytes as the `usize` at its beginning says.
@@ -35,8 +35,8 @@ pub(crate) unsafe fn struct_size<T: SizedStruct>(theirs: *const T, name: &str) -
     Ok(size)
 }
 
-/// Copies our struct over the caller's, which is `size` bytes long: as much of it as there is room for. What is left of
-/// the caller's becomes zero.
+/// Copies a struct over the caller's, which is `size` bytes long: as much as fits. The rest of the caller's becomes
+/// zero.
 ///
 /// # Safety
 /// `theirs` points to `size` writable bytes.
@@ -55,8 +55,7 @@ pub(crate) unsafe fn write_sized<T: SizedStruct>(ours: &T, theirs: *mut T, size:
 #[derive(Debug)]
 pub(crate) struct Received<T> {
     pub(crate) value: T,
-    /// An error if the struct also sets what this version does not know. It must then be refused, but what it gives
-    /// away must be given up.
+    /// An error if the struct sets unknown fields. It must then be refused, but its resources must be released.
     pub(crate) unknown_fields: Result<()>,
 }
 
@@ -95,7 +94,7 @@ pub(crate) unsafe fn read_sized_into<T: SizedStruct>(theirs: *const T, ours: &mu
     Ok(unknown_fields)
 }
 
-/// Refuses flags that this version does not know.
+/// Refuses unknown flags.
 pub(crate) fn check_flags(flags: u32, known: u32) -> Result<()> {
     if flags & !known != 0 {
         return Err(Error::invalid(format!("flags is {flags:#x}, which has unknown ones")));

@@ -1,4 +1,4 @@
-//! Text from C, and memory that C gives back.
+//! Text from C, and memory that C frees by wg_free().
 
 use std::{
     alloc::{Layout, alloc, dealloc},
@@ -9,7 +9,7 @@ use zeroize::Zeroize;
 
 use wg_embed::error::{Error, ErrorKind, Result};
 
-/// In front of what C holds lies its size, in this many bytes: the alignment of `malloc`.
+/// The bytes for the size in front of memory that C owns: the alignment of `malloc`.
 const HEADER: usize = 16;
 
 /// Borrows text of C. `name` says which argument it is.
@@ -32,7 +32,7 @@ pub fn c_text(text: impl Into<Vec<u8>>) -> CString {
     CString::new(bytes).unwrap_or_default()
 }
 
-/// Text for C in an array of its own: cut off between characters if it is too long, and filled up with zeros.
+/// Text for C in an array: truncated between characters if it is too long, and padded with zeros.
 pub(crate) fn fixed_text<const N: usize>(text: &str) -> [c_char; N] {
     let mut array = [0; N];
     let fits = (0..=text.len().min(N - 1)).rev().find(|end| text.is_char_boundary(*end));
@@ -69,7 +69,7 @@ pub(crate) fn give_bytes(bytes: &[u8]) -> Result<NonNull<u8>> {
     Ok(body)
 }
 
-/// Wipes and frees text that [`give_text`] has made.
+/// Wipes and frees text of [`give_text`].
 ///
 /// # Safety
 /// It was made by [`give_text`], and is not used any more.

@@ -7,83 +7,83 @@ use crate::{
     types::{datagram::wg_datagram_t, packet::wg_packet_t},
 };
 
-/// Takes packets that have come out of the tunnel.
+/// Receives packets that were decrypted by the tunnel.
 ///
-/// `user` is what came with the function; `handle` is the tunnel, which wg_tun_inject(), wg_transport_receive() and
-/// wg_set_mtu() know before wg_turn_on_with() has returned it, while all other functions wait for that on other
-/// threads; `packets` are `count` packets, 1 to WG_BATCH_SIZE, in order. They are gone when the function returns.
-/// Returns how many it took; the others are dropped and counted.
+/// `user` is the pointer that was passed with the function. `handle` is the tunnel: wg_tun_inject(),
+/// wg_transport_receive() and wg_set_mtu() accept it before wg_turn_on_with() has returned it; all other functions, on
+/// other threads, wait until then. `packets` are `count` packets, 1 to WG_BATCH_SIZE, in order, valid only during the
+/// call. Returns the number of packets that it accepted; the others are dropped and counted.
 ///
-/// Threads: it is called on one of the tunnel's own threads at a time, without a lock held; perhaps before
-/// wg_turn_on_with() has returned. The tunnel waits meanwhile, so return soon, and do not wait for a thread that may be
-/// inside wg_turn_off(), wg_turn_off_within() or wg_pause(), or inside another function before wg_turn_on_with() has
-/// returned. It must not leave by an exception, longjmp() or pthread_exit(). Its stack is as in wg_log_fn_t.
-/// Inside it, wg_tun_inject(), wg_transport_receive() and wg_set_mtu() work, for this tunnel and for others, and what
-/// else wg_log_fn_t names. Everything else returns WG_ERR_BUSY.
+/// Threads: called on one of the tunnel's own threads at a time, without a lock held; perhaps before wg_turn_on_with()
+/// has returned. The tunnel waits for it, so return soon, and do not wait for a thread that may be inside
+/// wg_turn_off(), wg_turn_off_within() or wg_pause(), or inside another function before wg_turn_on_with() has returned.
+/// It must not leave by an exception, longjmp() or pthread_exit(). Its stack is as in wg_log_fn_t.
+/// Inside it, wg_tun_inject(), wg_transport_receive() and wg_set_mtu() work, for this tunnel and for others, as do the
+/// other functions that wg_log_fn_t lists; all others return WG_ERR_BUSY.
 /// Since: 0.1.0
 pub type wg_tun_write_fn_t =
     Option<unsafe extern "C" fn(user: *mut c_void, handle: i32, packets: *const wg_packet_t, count: usize) -> usize>;
 
-/// Is told that half of the tunnel's queue is free again, after wg_tun_inject() could not take everything.
+/// Called when half of the tunnel's queue is free again, after wg_tun_inject() could not take all packets.
 ///
-/// Threads: as wg_tun_write_fn_t; it may be called while `write` is.
+/// Threads: as wg_tun_write_fn_t; it may run at the same time as `write`.
 /// Since: 0.1.0
 pub type wg_tun_room_fn_t = Option<unsafe extern "C" fn(user: *mut c_void, handle: i32)>;
 
-/// Sends datagrams of the tunnel.
+/// Sends encrypted datagrams of the tunnel.
 ///
 /// `user` and `handle` are as in wg_tun_write_fn_t; `datagrams` are `count` datagrams, 1 to WG_BATCH_SIZE, in order,
-/// mostly to one peer. They are gone when the function returns. Returns how many were sent, from the first on; the
-/// others are dropped and counted, as if the network had lost them. Datagrams that would have to wait are better not
-/// sent: the thread that sends also receives and keeps the timers.
+/// mostly to one peer, valid only during the call. Returns the number of datagrams that it accepted, from the first one
+/// on; the others are dropped and counted, as if lost on the network. It should not block: the thread that sends also
+/// receives and runs the timers.
 ///
-/// Threads: it is called on the tunnel's own threads and on those that are inside wg_turn_on_with(), wg_set_config(),
-/// wg_set_peer(), wg_force_handshake(), wg_drop_session(), wg_resume() and the like, on several at once, without a lock
-/// held. The rest is as in wg_tun_write_fn_t.
+/// Threads: called on the tunnel's own threads, and on threads that are inside wg_turn_on_with(), wg_set_config(),
+/// wg_set_peer(), wg_force_handshake(), wg_drop_session(), wg_resume() and the like, concurrently, without a lock held.
+/// Otherwise as wg_tun_write_fn_t.
 /// Since: 0.1.0
 pub type wg_transport_send_fn_t = Option<
     unsafe extern "C" fn(user: *mut c_void, handle: i32, datagrams: *const wg_datagram_t, count: usize) -> usize,
 >;
 
-/// Packets from and to the app, in place of a TUN device: of an app's packet flow, or of a TCP/IP stack of its own.
-/// Start from WG_TUN_CALLBACKS_INIT. It may grow as wg_options_t does.
+/// Custom packets, in place of a TUN device: for a packet flow of the system, or a TCP/IP stack in the app. Initialize
+/// with WG_TUN_CALLBACKS_INIT. Fields may be appended, as in wg_options_t.
 ///
-/// What goes into the tunnel is passed to wg_tun_inject().
+/// Packets for the tunnel are passed to wg_tun_inject().
 ///
 /// Since: 0.1.0
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct wg_tun_callbacks_t {
-    /// sizeof(wg_tun_callbacks_t), as the caller was compiled.
+    /// sizeof(wg_tun_callbacks_t) in the caller's header.
     pub struct_size: usize,
-    /// Takes what comes out of the tunnel.
+    /// Receives decrypted packets.
     pub write: wg_tun_write_fn_t,
-    /// Is told of room in the queue; or NULL.
+    /// Called when there is room in the queue; or NULL.
     pub room: wg_tun_room_fn_t,
-    /// Passed to each of the functions.
+    /// Passed to each of the functions as `user`.
     pub user: *mut c_void,
-    /// Called exactly once with `user`, or NULL: by wg_turn_off(), when all of the app's functions for the tunnel
-    /// have returned for the last time; or by wg_turn_on_with() if it fails (unless the reason is a wrong
-    /// `struct_size`). It may call what the other functions may.
+    /// Releases `user`; or NULL. Called exactly once: by wg_turn_off(), after the last call of any of the tunnel's
+    /// callbacks has returned; or by wg_turn_on_with() if it fails (unless the cause is an invalid `struct_size`). It
+    /// may call the same functions as the other callbacks.
     pub destroy: wg_destroy_fn_t,
 }
 
-/// Datagrams from and to the app, in place of UDP sockets: for relays and obfuscation. Start from WG_TRANSPORT_INIT. It
-/// may grow as wg_options_t does.
+/// Custom datagrams, in place of UDP sockets: for relays and obfuscation. Initialize with WG_TRANSPORT_INIT. Fields may
+/// be appended, as in wg_options_t.
 ///
-/// What was received is passed to wg_transport_receive(). The tunnel opens no socket: its `listen_port` is only a
-/// number, and its `fwmark` means nothing. Nor has it a timer that goes on while the machine sleeps, so call
-/// wg_network_changed() when it has woken: what came due meanwhile is then done at once.
+/// Received datagrams are passed to wg_transport_receive(). The tunnel opens no socket: its `listen_port` and `fwmark`
+/// are stored, but have no effect. It has no timer that counts sleep either, so call wg_network_changed() when the
+/// machine has woken up: overdue deadlines are then handled at once.
 ///
 /// Since: 0.1.0
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct wg_transport_t {
-    /// sizeof(wg_transport_t), as the caller was compiled.
+    /// sizeof(wg_transport_t) in the caller's header.
     pub struct_size: usize,
-    /// Sends what the tunnel has for its peers.
+    /// Sends the datagrams for the tunnel's peers.
     pub send: wg_transport_send_fn_t,
-    /// Passed to the functions.
+    /// Passed to the functions as `user`.
     pub user: *mut c_void,
     /// As in wg_tun_callbacks_t.
     pub destroy: wg_destroy_fn_t,

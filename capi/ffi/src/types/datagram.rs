@@ -12,56 +12,58 @@ use wg_embed::{
     reserve,
 };
 
-/// The most datagrams that one wg_udp_send() takes, and the most packets or datagrams that a function of the app gets
-/// in one call. A later library may take more, but not fewer; and never gives more.
+/// The largest number of datagrams in one call of wg_udp_send(), and of packets or datagrams in one call of a callback.
+/// Later versions of wg_udp_send() may accept more, but not fewer; callbacks never get more.
 ///
 /// Since: 0.1.0
 pub const WG_BATCH_SIZE: usize = 128;
 
 const _: () = assert!(WG_BATCH_SIZE == BatchUdp::BATCH_SIZE && WG_BATCH_SIZE == bind::BATCH);
 
-/// What became of a datagram.
+/// Flags of a wg_datagram_t: the outcome of sending or receiving it.
 ///
 /// Since: 0.1.0
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum wg_datagram_flags_t {
-    /// Sending: the system refused it, or a part of its segments.
+    /// Sending: the system refused it, or some of its segments.
     WG_DATAGRAM_DROPPED = 1,
-    /// Sending: the source in `*peer` was not ours any more. It was cleared, and the datagram sent without.
+    /// Sending: the source in `*peer` is no longer an address of this host. It was cleared, and the datagram was sent
+    /// without a source.
     WG_DATAGRAM_SOURCE_CLEARED = 2,
-    /// Receiving: `data` was too small. The rest of the datagram is lost; `full_len` says how long it was.
+    /// Receiving: `data` was too small, and the rest of the datagram is lost; `full_len` is its full length.
     WG_DATAGRAM_TRUNCATED = 4,
 }
 
 pub use wg_datagram_flags_t::*;
 
-/// A datagram to send, or room for one to receive. What was received can be sent on as it is.
+/// A datagram to send, or a buffer to receive one. A received datagram can be sent on as it is.
 ///
-/// Through a wg_transport_t they go as they do through a bind: its function is given what is to be sent, one datagram
-/// in each and not to be changed, and wg_transport_receive() takes what wg_udp_recv() has filled.
+/// A wg_transport_t uses them in the same way as a bind: `send` gets datagrams to send, one in each, which it must not
+/// change, and wg_transport_receive() accepts datagrams that wg_udp_recv() has filled.
 ///
 /// Since: 0.1.0
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct wg_datagram_t {
-    /// The contents: read by sending, written by receiving. NULL if there are none.
+    /// The contents: read when sending, written when receiving. NULL if there are none.
     pub data: *mut c_void,
-    /// Receiving: how many bytes `data` has room for. Sending does not look at it.
+    /// Receiving: the size of `data` in bytes. Ignored when sending.
     pub capacity: usize,
-    /// Sending: how many bytes to send; 0 is an empty datagram. Receiving: how many were written to `data`.
+    /// Sending: the number of bytes to send; 0 is an empty datagram. Receiving: the number of bytes written to `data`.
     pub len: usize,
-    /// Sending: where to; its source is cleared if it is gone. Receiving: where the sender is written to, or NULL.
+    /// Sending: the destination; its source is cleared if it no longer exists. Receiving: storage for the sender, or
+    /// NULL.
     pub peer: *mut wg_endpoint_t,
-    /// Receiving: how long the datagram was; more than `len` if it was truncated.
+    /// Receiving: the full length of the datagram; more than `len` if it was truncated.
     pub full_len: u32,
-    /// Sending: if not 0, `data` holds several datagrams of this size, back to back, the last of which may be
-    /// shorter. It saves a copy where the system cuts them apart. Receiving: 0.
+    /// Sending: if not 0, `data` holds several datagrams of this size, back to back, the last of which may be shorter.
+    /// It saves a copy where the system splits them. Receiving: 0.
     pub segment_size: u32,
-    /// The TOS or traffic class byte of the IP header, 0 to 255, its two lowest bits being ECN's. Elsewhere than on
-    /// Linux and Android only those two pass.
+    /// The TOS or traffic class byte of the IP header, 0 to 255; its two lowest bits are ECN. On systems other than
+    /// Linux and Android only these two bits are supported.
     pub tos: u32,
-    /// Values of wg_datagram_flags_t, added up. Written by sending and receiving, and not read.
+    /// Bitwise OR of wg_datagram_flags_t. Written by sending and receiving, never read.
     pub flags: u32,
 }
 
@@ -125,21 +127,20 @@ pub(crate) unsafe fn borrow_received<'a>(datagrams: *const wg_datagram_t, count:
     reserve::collect(datagrams.iter().enumerate().map(borrow))
 }
 
-/// What became of a batch.
+/// Report of wg_udp_send().
 ///
 /// Since: 0.1.0
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct wg_send_report_t {
-    /// Datagrams that the system took, each segment counted.
+    /// Datagrams that the system accepted; each segment is counted.
     pub sent: u32,
     /// Datagrams that were dropped.
     pub dropped: u32,
-    /// What the system said of the first that it refused: an errno (on Windows an error of Winsock); 0 if it refused
-    /// none.
+    /// The system's error for the first refused datagram: an errno (on Windows a Winsock error); 0 if there was none.
     pub os_error: i32,
-    /// 1 if GSO was given up on a socket, because the system or the way out cannot do it; otherwise 0. What was to be
-    /// sent with it was sent without. It is said once for each socket.
+    /// 1 if GSO was disabled on a socket, because the system or the outgoing interface does not support it; otherwise
+    /// 0. The datagrams were sent without it. Reported once for each socket.
     pub gso_disabled: u32,
 }
 

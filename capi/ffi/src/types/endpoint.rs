@@ -10,7 +10,7 @@ use wg_embed::{
     error::{Error, Result},
 };
 
-/// Room for an endpoint as text, its zero byte included.
+/// Size of a buffer for an endpoint as text, including the terminating zero byte.
 ///
 /// Since: 0.1.0
 pub const WG_ENDPOINT_TEXT_LEN: usize = 64;
@@ -46,30 +46,30 @@ pub(crate) fn family(number: u32) -> Result<Family> {
     }
 }
 
-/// Where a peer is, and which of our addresses it knows us by. It is plain memory: copy it as you like, and set its
-/// fields by hand if you have an address in another form. It has no padding, and what wg_ functions fill has zeros in
-/// all bytes that do not matter, so that two of those can be compared and hashed byte by byte.
+/// The address of a peer, and the local address that it communicates with. It is plain memory: it can be copied, and
+/// its fields can be set directly. It has no padding, and wg_ functions set all unused bytes to zero, so that endpoints
+/// which they filled can be compared and hashed byte by byte.
 ///
-/// What wg_udp_recv() fills can be sent to as it is: the answer leaves from the address that the peer has sent to
-/// and, on Linux and Android, through the interface that it came in by (for IPv6 as far as the routes there are
-/// equally good). When that source is gone, sending forgets it. When the network changes, forget it yourself with
-/// wg_endpoint_clear_source(): the way may still be there, and not be the best any more.
+/// An endpoint from wg_udp_recv() can be used for sending as it is: the answer leaves from the address that the peer
+/// sent to and, on Linux and Android, through the interface that received the datagram (for IPv6, if the routes through
+/// it are equally good). If that source no longer exists, sending clears it. When the network changes, call
+/// wg_endpoint_clear_source(): the old path may still work, but no longer be the best.
 ///
 /// Since: 0.1.0
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct wg_endpoint_t {
-    /// WG_IPV4 or WG_IPV6. 0 is no endpoint.
+    /// WG_IPV4 or WG_IPV6. 0 means no endpoint.
     pub family: u16,
-    /// The peer's port, in the byte order of this machine.
+    /// The peer's port, in host byte order.
     pub port: u16,
-    /// The zone of an IPv6 link-local address: the index of an interface. Otherwise 0.
+    /// The zone of an IPv6 link-local address (an interface index), otherwise 0.
     pub scope_id: u32,
-    /// The peer's address, in network byte order. An IPv4 address takes the first four bytes.
+    /// The peer's address, in network byte order. An IPv4 address is in the first four bytes.
     pub address: [u8; 16],
-    /// Our address to send from, in the same form. All zeros: the system chooses.
+    /// The local address to send from, in the same form. All zeros: the system chooses.
     pub source: [u8; 16],
-    /// The index of our interface to send through if there is a source, or 0.
+    /// The index of the local interface to send through if there is a source, or 0.
     pub source_interface: u32,
 }
 

@@ -12,80 +12,80 @@ use crate::{
 };
 use wg_embed::device::Event;
 
-/// Room for the reason of an event, its zero byte included.
+/// Size of the buffer for the reason of an event, including the terminating zero byte.
 ///
 /// Since: 0.1.0
 pub const WG_REASON_LEN: usize = 192;
 
-/// The most events that wait for wg_next_event().
+/// The largest number of events that are queued for wg_next_event().
 ///
 /// Since: 0.1.0
 pub const WG_EVENTS_MAX: usize = 256;
 
-/// What has happened to a tunnel. A later version may add some: ignore one that you do not know.
+/// Kind of an event. Later versions may add kinds: ignore unknown ones.
 ///
 /// Since: 0.1.0
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum wg_event_kind_t {
-    /// A session with the peer `public_key` is ready to use.
+    /// A session with the peer `public_key` is established.
     WG_EVENT_HANDSHAKE_COMPLETED = 1,
-    /// The peer `public_key` did not answer 20 initiations in a row, in about 100 seconds. Packets that waited for it
-    /// were dropped. It is tried again when there is something to send.
+    /// The peer `public_key` did not answer 20 initiations in a row, in about 100 seconds. Its staged packets were
+    /// dropped. The next packet for it begins a new handshake.
     WG_EVENT_HANDSHAKE_FAILED = 2,
-    /// The last session with the peer `public_key` is over, and its keys were wiped: when nothing was sent for some
-    /// minutes, which is no fault, or by wg_drop_session().
+    /// The last session with the peer `public_key` has ended, and its keys were wiped: after some minutes without
+    /// traffic, which is not an error, or by wg_drop_session().
     WG_EVENT_SESSION_EXPIRED = 3,
-    /// The peer `public_key` has moved, and is sent to at `endpoint` from now on: it was heard from there, or is looked
-    /// for there, as its name or its network says.
+    /// The endpoint of the peer `public_key` is now `endpoint`: an authentic packet came from there, another address of
+    /// its host name is used, or NAT64 is.
     WG_EVENT_ENDPOINT_CHANGED = 4,
-    /// The host name of the peer `public_key` has no address, for `reason`. It is told once, and the name looked up
-    /// again as long as anything is to be sent there.
+    /// The host name of the peer `public_key` could not be resolved; `reason` has the cause. Reported once; the look-up
+    /// is repeated as long as there are packets for the peer.
     WG_EVENT_RESOLVE_FAILED = 5,
-    /// The route to the `endpoint` of the peer `public_key` leads into the tunnel itself. What is sent there is
-    /// dropped, and counted as `out_routing_loop`, until the route is another one. Keep the sockets out of the tunnel:
-    /// by a mark and a rule, by `protect`, or by a route of its own. It is told once for an endpoint.
+    /// The route to the `endpoint` of the peer `public_key` leads into the tunnel itself. Datagrams for it are dropped,
+    /// and counted as `out_routing_loop`, until the route changes. Keep the sockets out of the tunnel: by a mark and a
+    /// rule, by `protect`, or by a route for the endpoint. Reported once for each endpoint.
     WG_EVENT_ROUTING_LOOP = 6,
-    /// New UDP sockets could not be opened, or the open ones can no longer be used, for `reason`. Opening is retried
-    /// until it succeeds. Until then the old sockets stay in use; without old sockets, as after wg_resume(), nothing is
-    /// sent or received.
+    /// New UDP sockets could not be opened, or the open ones have become unusable; `reason` has the cause. Opening is
+    /// retried until it succeeds. Until then the old sockets stay in use; without old sockets, as after wg_resume(),
+    /// nothing is sent or received.
     WG_EVENT_SOCKETS_LOST = 10,
-    /// New UDP sockets are open on `listen_port`: after WG_EVENT_SOCKETS_LOST, or because the port that the system
-    /// chose was left. It is left if it is taken when sockets are reopened, and, once for each change of networks
-    /// (wg_network_changed(), wg_bump_sockets()), if a handshake is retried for the third time after that: the old one
-    /// may be dead on its way.
+    /// New UDP sockets are open on `listen_port`: after WG_EVENT_SOCKETS_LOST, or because a port that the system had
+    /// chosen was replaced by another one. That happens if it is in use when sockets are reopened, and, once for each
+    /// change of networks (wg_network_changed(), wg_bump_sockets()), when a handshake is retried for the third time
+    /// after the change: the path of the old port may be dead.
     WG_EVENT_SOCKETS_RECOVERED = 11,
-    /// The tunnel has ended by itself, for `reason`: its interface was removed, for example. It keeps its handle until
-    /// wg_turn_off().
+    /// The tunnel has ended by itself, for example because its interface was removed; `reason` has the cause. It keeps
+    /// its handle until wg_turn_off().
     WG_EVENT_ENDED = 20,
-    /// From wg_next_event() alone: events were dropped, as more than WG_EVENTS_MAX waited. wg_peers() and wg_stats()
-    /// tell how things are.
+    /// Only from wg_next_event(): events were dropped because more than WG_EVENTS_MAX were queued. wg_peers() and
+    /// wg_stats() return the present state.
     WG_EVENT_MISSED = 30,
 }
 
 pub use wg_event_kind_t::*;
 
-/// An event. It has no pointers: it can be copied and handed to another thread.
+/// An event. It contains no pointers, so it can be copied and handed to another thread.
 ///
-/// Fields are only ever appended. A library that is older than the header passes a shorter struct: look at
-/// `struct_size` before you read a field that came later than 0.1.0.
+/// New fields are only appended. A library that is older than the header passes a shorter struct: check `struct_size`
+/// before reading a field that was added after 0.1.0.
 ///
 /// Since: 0.1.0
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct wg_event_t {
-    /// sizeof(wg_event_t), as the library was compiled; in wg_next_event() as the caller was.
+    /// sizeof(wg_event_t) in the library; with wg_next_event(), that in the caller's header.
     pub struct_size: usize,
-    /// A wg_event_kind_t. The fields that its text does not name are zero.
+    /// A wg_event_kind_t. Fields that its description does not mention are zero.
     pub kind: u32,
     /// The UDP port.
     pub listen_port: u32,
-    /// Which peer it is about.
+    /// The public key of the peer that the event concerns.
     pub public_key: [u8; WG_KEY_LEN],
-    /// An address and port, `192.0.2.1:51820` or `[2001:db8::1]:51820`; for a link-local address with the number of its
+    /// An address and port, `192.0.2.1:51820` or `[2001:db8::1]:51820`; for a link-local address with the index of its
     /// interface, `[fe80::1%2]:51820`.
     pub endpoint: [c_char; WG_ENDPOINT_TEXT_LEN],
-    /// English text for people to read, cut off if it is too long.
+    /// The cause in English, for people to read; truncated if it is too long.
     pub reason: [c_char; WG_REASON_LEN],
 }
 
@@ -147,15 +147,16 @@ impl wg_event_t {
     }
 }
 
-/// Takes an event.
+/// Receives an event.
 ///
-/// `user` is what came with the function; `handle` is the tunnel; `event` is gone when the function returns.
+/// `user` is the pointer that was passed with the function; `handle` is the tunnel; `event` is valid only during the
+/// call.
 ///
-/// Threads: it is called on the tunnel's threads, and on threads that are inside a wg_ function on the tunnel, but on
-/// one at a time. The events of a tunnel come in the order in which they came about, also if another thread causes one
-/// while this runs: it is called for that when it has returned. The tunnel waits meanwhile, so return soon, and do
+/// Threads: called on the tunnel's threads, and on threads that are inside a wg_ function on the tunnel, but never
+/// concurrently. The events of a tunnel are delivered in the order in which they occurred; an event that another thread
+/// causes during a call is delivered after it has returned. The tunnel waits for the callback, so return soon, and do
 /// not wait for a thread that may be inside a wg_ function: copy the event, and act on it elsewhere. It must not leave
 /// by an exception, longjmp() or pthread_exit(). Its stack is as in wg_log_fn_t.
-/// Inside it, the same functions work as inside wg_log_fn_t; all others return WG_ERR_BUSY.
+/// Inside it, the functions that wg_log_fn_t lists work; all others return WG_ERR_BUSY.
 /// Since: 0.1.0
 pub type wg_event_fn_t = Option<unsafe extern "C" fn(user: *mut c_void, handle: i32, event: *const wg_event_t)>;

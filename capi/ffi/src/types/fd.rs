@@ -1,16 +1,16 @@
-//! Whose a descriptor is.
+//! Ownership of a descriptor.
 
 use wg_embed::error::{Error, Result};
 
-/// Whose a descriptor is.
+/// Ownership of a descriptor.
 ///
 /// Since: 0.1.0
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum wg_fd_ownership_t {
-    /// The library takes ownership of the descriptor: it is closed if, and only if, the call succeeds.
+    /// The library takes ownership of the descriptor if, and only if, the call succeeds.
     WG_FD_TAKE = 1,
-    /// The library works with a duplicate; the descriptor stays the caller's, to close at any time.
+    /// The library uses a duplicate. The caller keeps the descriptor, and may close it at any time.
     WG_FD_DUP = 2,
 }
 

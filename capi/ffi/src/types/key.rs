@@ -7,17 +7,17 @@ use wg_embed::{
     key::{KEY_LEN, Secret},
 };
 
-/// Bytes of a key.
+/// Length of a key in bytes.
 ///
 /// Since: 0.1.0
 pub const WG_KEY_LEN: usize = 32;
 
-/// Room for a key in hex, its zero byte included.
+/// Size of a buffer for a key in hex, including the terminating zero byte.
 ///
 /// Since: 0.1.0
 pub const WG_KEY_HEX_LEN: usize = 65;
 
-/// Room for a key in base64, its zero byte included.
+/// Size of a buffer for a key in base64, including the terminating zero byte.
 ///
 /// Since: 0.1.0
 pub const WG_KEY_BASE64_LEN: usize = 45;

@@ -11,30 +11,30 @@ use crate::{
     types::endpoint::wg_endpoint_t,
 };
 
-/// The userspace network that a tunnel has in place of a TUN: a TCP/IP stack of its own, whose connections are
-/// descriptors of this process (see wg_net_dial()). It needs no root and no interface. Start from WG_NET_OPTIONS_INIT.
-/// It may grow as wg_options_t does.
+/// Options of a userspace network, which takes the place of a TUN: a TCP/IP stack whose connections are descriptors of
+/// this process (see wg_net_dial()). It needs no root and no interface. Initialize with WG_NET_OPTIONS_INIT. Fields may
+/// be appended, as in wg_options_t.
 ///
-/// Its MTU is that of wg_options_t, or else that of `settings`, or else 1420; with an IPv6 address at least 1280.
+/// The MTU is that of wg_options_t, or else that of `settings`, or else 1420; with an IPv6 address at least 1280.
 ///
 /// Since: 0.1.0
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct wg_net_options_t {
-    /// sizeof(wg_net_options_t), as the caller was compiled.
+    /// sizeof(wg_net_options_t) in the caller's header.
     pub struct_size: usize,
     /// The `settings` text of wg_conf_parse(), as it is; or NULL. Its lines "address=", "dns=" and "mtu=" are used, all
     /// others are ignored.
     pub settings: *const c_char,
     /// Addresses of the network inside the tunnel, separated by commas, with or without the length of a prefix:
-    /// "10.0.0.2/32, fd00::2"; or NULL. They are added to those of `settings`. Without any address connections can
+    /// "10.0.0.2/32, fd00::2"; or NULL. They are added to those of `settings`. Without any address, connections can
     /// only be intercepted.
     pub addresses: *const c_char,
-    /// Addresses of DNS servers, separated by commas: "10.0.0.1, fd00::1"; or NULL. They are asked through the tunnel,
-    /// after those of `settings`.
+    /// Addresses of DNS servers, separated by commas: "10.0.0.1, fd00::1"; or NULL. They are queried through the
+    /// tunnel, after those of `settings`.
     pub dns: *const c_char,
-    /// Bytes that the buffers of all connections may take together, or 0 for 256 MiB. At the limit windows shrink, and
-    /// new connections are refused. `memory_limit` of wg_options_t does not include them.
+    /// The limit for the buffers of all connections together, in bytes, or 0 for 256 MiB. At the limit windows shrink,
+    /// and new connections are refused. `memory_limit` of wg_options_t does not include them.
     pub memory_limit: usize,
     /// The largest number of TCP connections, open or half-open, or 0 for 65536.
     pub max_connections: u32,
@@ -43,7 +43,7 @@ pub struct wg_net_options_t {
     // No padding, here or at the end: what an older caller has there would be read as the fields that follow later.
 }
 
-/// Protocols, by their numbers in IP.
+/// Transport protocols, by their IP protocol numbers.
 ///
 /// Since: 0.1.0
 #[repr(u32)]
@@ -55,40 +55,40 @@ pub enum wg_net_protocol_t {
     WG_NET_UDP = 17,
 }
 
-/// Answers to the question whether an intercepted connection is to come about.
+/// Decision about an intercepted connection.
 ///
 /// Since: 0.1.0
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum wg_net_answer_t {
-    /// The peer is refused: by a RST, or for UDP by ICMP "port unreachable".
+    /// Refuses the connection: by a RST, or for UDP by ICMP "port unreachable".
     WG_NET_REFUSE = 0,
-    /// The connection comes about. With TCP, the handshake goes on now.
+    /// Accepts the connection. With TCP, the handshake continues.
     WG_NET_ACCEPT = 1,
-    /// The peer gets no answer.
+    /// Ignores the connection: the peer gets no answer.
     WG_NET_IGNORE = 2,
-    /// The answer comes later, by wg_net_answer(). Until then the handshake is held back, or the datagrams wait.
+    /// Holds the connection until wg_net_answer(): the TCP handshake is held back, or the datagrams are queued.
     WG_NET_HOLD = 3,
 }
 
-/// What `flags` of a wg_net_intercept_t may be made of. A later version may add some.
+/// Flags of a wg_net_intercept_t. Later versions may add flags.
 ///
 /// Since: 0.1.0
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum wg_net_intercept_flags_t {
-    /// Echo requests (ping) to addresses that are not the network's own are not answered.
+    /// Does not answer echo requests (ping) to addresses other than the network's own.
     WG_NET_NO_ECHO = 1,
 }
 
-/// What `flags` of wg_net_socks5() and wg_net_http() may be made of. A later version may add some.
+/// Flags of wg_net_socks5() and wg_net_http(). Later versions may add flags.
 ///
 /// Since: 0.1.0
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum wg_net_proxy_flags_t {
-    /// `listen` may be an address of any interface: other machines may use the proxy. It must have a user and a
-    /// password.
+    /// Permits an address of any interface as `listen`, so that other machines can use the proxy. A user and a password
+    /// are then required.
     WG_NET_PROXY_REMOTE = 1,
 }
 
@@ -97,76 +97,79 @@ pub use wg_net_intercept_flags_t::*;
 pub use wg_net_protocol_t::*;
 pub use wg_net_proxy_flags_t::*;
 
-/// A connection, or the datagrams between two ports (a UDP flow). It is plain memory without padding.
+/// A connection, or a UDP flow (the datagrams between two ports). It is plain memory without padding.
 ///
 /// Since: 0.1.0
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct wg_net_connection_t {
-    /// The number of an intercepted connection, for wg_net_answer(); counted up for each tunnel and never reused. 0 for
-    /// all others.
+    /// The number of an intercepted connection, for wg_net_answer(): counted up for each tunnel, and never reused. 0
+    /// for all other connections.
     pub id: u64,
     /// A wg_net_protocol_t.
     pub protocol: u32,
     /// 0.
     pub flags: u32,
-    /// This side. Of an intercepted connection: what the peer has dialled.
+    /// The local address and port. For an intercepted connection: those that the peer dialled.
     pub local: wg_endpoint_t,
-    /// The peer's side.
+    /// The peer's address and port.
     pub peer: wg_endpoint_t,
 }
 
 /// Decides about an intercepted connection: returns a wg_net_answer_t. Any other value counts as WG_NET_REFUSE.
 ///
-/// `user` is what came with the function; `handle` is the tunnel; `connection` is valid only during the call.
+/// `user` is the pointer that was passed with the function; `handle` is the tunnel; `connection` is valid only during
+/// the call.
 ///
-/// Threads: it is called on the tunnel's own threads, without a lock held, perhaps on two of them at once. The tunnel
-/// waits meanwhile: return soon, and answer by WG_NET_HOLD what takes longer. Do not wait for a thread that may be
+/// Threads: called on the tunnel's own threads, without a lock held, perhaps on two of them concurrently. The tunnel
+/// waits for it: return soon, and return WG_NET_HOLD if the decision takes longer. Do not wait for a thread that may be
 /// inside a wg_ function. It must not leave by an exception, longjmp() or pthread_exit(). Its stack is as in
 /// wg_log_fn_t.
-/// Inside it, what wg_log_fn_t names works. Everything else returns WG_ERR_BUSY.
+/// Inside it, the functions that wg_log_fn_t lists work; all others return WG_ERR_BUSY.
 /// Since: 0.1.0
 pub type wg_net_dialled_fn_t =
     Option<unsafe extern "C" fn(user: *mut c_void, handle: i32, connection: *const wg_net_connection_t) -> u32>;
 
-/// Takes an intercepted connection that has come about. `fd` is as in wg_net_accept(), and the app's to close.
+/// Receives an intercepted connection that was accepted. `fd` is as in wg_net_accept(), and the app closes it.
 ///
-/// `user` is what came with the function; `handle` is the tunnel; `connection` is valid only during the call.
+/// `user` is the pointer that was passed with the function; `handle` is the tunnel; `connection` is valid only during
+/// the call.
 ///
 /// Threads: as wg_net_dialled_fn_t.
 /// Since: 0.1.0
 pub type wg_net_connected_fn_t =
     Option<unsafe extern "C" fn(user: *mut c_void, handle: i32, connection: *const wg_net_connection_t, fd: i32)>;
 
-/// How connections are intercepted. Start from WG_NET_INTERCEPT_INIT. It may grow as wg_options_t does.
+/// Options of wg_net_intercept(). Initialize with WG_NET_INTERCEPT_INIT. Fields may be appended, as in wg_options_t.
 ///
 /// Since: 0.1.0
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct wg_net_intercept_t {
-    /// sizeof(wg_net_intercept_t), as the caller was compiled.
+    /// sizeof(wg_net_intercept_t) in the caller's header.
     pub struct_size: usize,
-    /// Decides about each connection and UDP flow; NULL: all come about.
+    /// Decides about each connection and UDP flow; NULL accepts all.
     pub dialled: wg_net_dialled_fn_t,
-    /// Takes connections that have come about; NULL: they wait for wg_net_accept().
+    /// Receives accepted connections; NULL queues them for wg_net_accept().
     pub connected: wg_net_connected_fn_t,
-    /// Passed to the functions.
+    /// Passed to the functions as `user`.
     pub user: *mut c_void,
-    /// Called exactly once with `user`, or NULL: when the interception has ended and both functions have returned for
-    /// the last time, or before wg_net_intercept() returns if it fails (unless the reason is a wrong `struct_size`). It
-    /// may call what the other functions may.
+    /// Releases `user`; or NULL. Called exactly once: after the interception has ended and the last call of either
+    /// function has returned, or before wg_net_intercept() returns if it fails (unless the cause is an invalid
+    /// `struct_size`). It may call the same functions as the other callbacks.
     pub destroy: wg_destroy_fn_t,
-    /// Milliseconds without a datagram after which a UDP flow ends, also one of wg_net_listen(), or 0 for 60,000.
+    /// Milliseconds without a datagram after which a UDP flow ends, including flows of wg_net_listen(), or 0 for
+    /// 60,000.
     pub udp_idle_ms: u32,
-    /// The largest number of UDP flows, or 0 for 16384. At the limit the one that has been idle longest ends.
+    /// The largest number of UDP flows, or 0 for 16384. At the limit the flow that has been idle longest ends.
     pub max_flows: u32,
-    /// Milliseconds after which a connection that was answered by WG_NET_HOLD, and not by wg_net_answer() since, is
-    /// ignored; or 0 for 60,000.
+    /// Milliseconds after which a connection that is held (WG_NET_HOLD) and not answered (wg_net_answer()) is ignored;
+    /// or 0 for 60,000.
     pub hold_ms: u32,
-    /// How many connections may wait for wg_net_accept(), or 0 for 128. Further TCP connections are refused, datagrams
-    /// of further UDP flows are dropped.
+    /// The largest number of connections that wait for wg_net_accept(), or 0 for 128. Further TCP connections are
+    /// refused, datagrams of further UDP flows are dropped.
     pub backlog: u32,
-    /// Some of wg_net_intercept_flags_t, or 0.
+    /// Bitwise OR of wg_net_intercept_flags_t, or 0.
     pub flags: u32,
     /// 0.
     pub reserved: u32,

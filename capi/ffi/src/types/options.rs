@@ -18,87 +18,86 @@ use crate::{
     },
 };
 
-/// What `flags` of a wg_options_t may be made of. A later version may add some.
+/// Flags of a wg_options_t. Later versions may add flags.
 ///
 /// Since: 0.1.0
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum wg_options_flags_t {
-    /// Events wait for wg_next_event(), from the first one on, whether there is a function for them or not.
+    /// Queues all events for wg_next_event(), whether or not there is an event callback.
     WG_OPTIONS_QUEUE_EVENTS = 1,
 }
 pub use wg_options_flags_t::*;
 
-/// What wg_turn_on_with() may be told. Start from WG_OPTIONS_INIT, and set what should differ.
+/// Options of wg_turn_on_with(). Initialize with WG_OPTIONS_INIT, then set the fields that should differ.
 ///
-/// Fields are only ever appended. A program that was compiled with an older header passes a shorter struct, and gets
-/// WG_OPTIONS_INIT's value for the fields that it does not have. A program that was compiled with a newer header is
-/// served as long as the fields that this library does not have are zero, up to a `struct_size` of 4096. A
-/// `struct_size` that no released header has, such as one below that of 0.1.0, is WG_ERR_INVALID.
+/// New fields are only appended. A program that was compiled with an older header passes a shorter struct; fields that
+/// it lacks have the value of WG_OPTIONS_INIT. A struct of a newer header, with a `struct_size` of up to 4096, is
+/// accepted if all fields that are unknown to this library are zero. A `struct_size` that no released header has, such
+/// as one below that of 0.1.0, is WG_ERR_INVALID.
 ///
 /// Since: 0.1.0
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct wg_options_t {
-    /// sizeof(wg_options_t), as the caller was compiled.
+    /// sizeof(wg_options_t) in the caller's header.
     pub struct_size: usize,
-    /// Where packets come from and go to; see wg_turn_on().
+    /// The descriptor of the TUN device; see wg_turn_on().
     pub tun_fd: i32,
-    /// Whose `tun_fd` is: WG_FD_TAKE or WG_FD_DUP. 0 is an error, so that it is not forgotten.
+    /// Ownership of `tun_fd`: WG_FD_TAKE or WG_FD_DUP. 0 is an error, so that it cannot be forgotten.
     pub fd_ownership: u32,
-    /// The MTU if `tun_fd` cannot be asked for it, or is -1: 576 to 65535, or 0 for 1420.
+    /// The MTU if `tun_fd` does not report one, or is -1: 576 to 65535, or 0 for 1420.
     pub mtu: u32,
     /// The largest number of peers: up to 16777216, or 0 for 65536. Each takes about 1 KiB.
     pub max_peers: u32,
-    /// Bytes that packets may take while they pass through or wait for a session: WG_MEMORY_MIN to WG_MEMORY_MAX, or 0
-    /// for 4 MiB; with `tun` or `transport` 128 KiB more at least for each. At the limit the
-    /// peer that holds most makes room for one that holds less, else packets are dropped, and counted
-    /// ("out_memory_full"); one packet of each peer may wait all the same. Peers come on top: about 1 KiB each, and 3
-    /// KiB more while there are sessions. wg_memory_usage() tells what is taken.
+    /// Limit for packets in transit and staged packets, in bytes: WG_MEMORY_MIN to WG_MEMORY_MAX, or 0 for 4 MiB; with
+    /// `tun` and with `transport` the minimum is 128 KiB higher each. At the limit the peer with the most staged bytes
+    /// loses packets to one with fewer; otherwise packets are dropped. Drops are counted ("out_memory_full"). One
+    /// packet of each peer may always wait. Peers are not included: about 1 KiB each, and 3 KiB more while there are
+    /// sessions. wg_memory_usage() returns the present use.
     pub memory_limit: usize,
-    /// Is passed each UDP socket before its first byte, when the tunnel is turned on and whenever its sockets are
-    /// reopened; or NULL. If it refuses, nothing is sent: wg_turn_on_with() fails, and later on the old sockets stay,
-    /// or none, and it is tried again as in wg_bump_sockets(). It may then be called on the tunnel's own threads.
+    /// Called with each UDP socket before anything is sent on it, when the tunnel is turned on and whenever its sockets
+    /// are reopened; or NULL. If it refuses a socket, nothing is sent on it: wg_turn_on_with() fails; later on the
+    /// tunnel keeps its old sockets, if any, and retries as in wg_bump_sockets(), perhaps on its own threads.
     pub protect: wg_protect_fn_t,
-    /// For `protect`.
+    /// Passed to `protect`.
     pub protect_user: *mut c_void,
-    /// Gives up `protect_user`; or NULL. It follows the rules of wg_protect_fn_t.
+    /// Releases `protect_user`; or NULL. The rules of wg_protect_fn_t apply.
     pub protect_destroy: wg_destroy_fn_t,
-    /// Looks up host names; then the endpoint of a peer may be one: "endpoint=vpn.example.com:51820". The name is kept
-    /// until another endpoint is configured; wg_get_config() has the address that is used. It is looked up at once,
-    /// again after wg_network_changed(), and when a handshake was given up; if that fails, again as long as something
-    /// is to be sent there. With it, peers at IPv4 addresses are also reached in networks that have only IPv6 and
-    /// NAT64. wg_resolve_system for the system's own resolver. NULL if endpoints are addresses only.
+    /// Looks up host names, so that endpoints may be host names: "endpoint=vpn.example.com:51820". The name is kept
+    /// until another endpoint is configured; wg_get_config() returns the address in use. It is looked up at once, after
+    /// wg_network_changed(), and when a handshake was given up; if that fails, it is retried as long as there are
+    /// packets for the peer. With a resolver, peers at IPv4 addresses are also reachable in networks that have only
+    /// IPv6 and NAT64. wg_resolve_system is the resolver of the system. NULL if endpoints are addresses only.
     pub resolve: wg_resolve_fn_t,
-    /// For `resolve`.
+    /// Passed to `resolve`.
     pub resolve_user: *mut c_void,
-    /// Gives up `resolve_user`; or NULL. When, says wg_turn_on_with(). It follows the rules of wg_resolve_fn_t.
+    /// Releases `resolve_user`, as described in wg_turn_on_with(); or NULL. The rules of wg_resolve_fn_t apply.
     pub resolve_destroy: wg_destroy_fn_t,
-    /// Takes and gives packets in place of `tun_fd`, which is then -1; or NULL. What it points to is not kept.
+    /// Custom packets in place of `tun_fd`, which is then -1; or NULL. The struct is copied.
     pub tun: *const wg_tun_callbacks_t,
-    /// Takes and gives datagrams in place of UDP sockets; or NULL. What it points to is not kept.
+    /// Custom datagrams in place of UDP sockets; or NULL. The struct is copied.
     pub transport: *const wg_transport_t,
-    /// Is told what happens to the tunnel, from the first event on; or NULL. As wg_set_event_callback(), which can
-    /// replace it.
+    /// Receives the tunnel's events, from the first one on; or NULL. wg_set_event_callback() can replace it.
     pub event: wg_event_fn_t,
-    /// For `event`.
+    /// Passed to `event`.
     pub event_user: *mut c_void,
-    /// Gives up `event_user`; or NULL.
+    /// Releases `event_user`; or NULL.
     pub event_destroy: wg_destroy_fn_t,
-    /// Gets the lines of the tunnel's log, from the first one on, in place of the function of wg_set_log_callback(); or
-    /// NULL. As wg_set_tunnel_log_callback(), which can replace it.
+    /// Receives the lines of the tunnel's log, from the first one on, in place of the function of
+    /// wg_set_log_callback(); or NULL. wg_set_tunnel_log_callback() can replace it.
     pub log: wg_log_fn_t,
-    /// For `log`.
+    /// Passed to `log`.
     pub log_user: *mut c_void,
-    /// Gives up `log_user`; or NULL.
+    /// Releases `log_user`; or NULL.
     pub log_destroy: wg_destroy_fn_t,
-    /// How much of this tunnel is logged: a wg_log_level_t. WG_LOG_INHERIT, which WG_OPTIONS_INIT has, is what
-    /// wg_set_log_level() says. wg_set_tunnel_log_level() changes it.
+    /// The log level of this tunnel: a wg_log_level_t. WG_LOG_INHERIT, the value of WG_OPTIONS_INIT, is the level of
+    /// wg_set_log_level(). wg_set_tunnel_log_level() changes it.
     pub log_level: i32,
-    /// Some of wg_options_flags_t, or 0.
+    /// Bitwise OR of wg_options_flags_t, or 0.
     pub flags: u32,
-    /// The userspace network that takes and gives packets in place of `tun_fd`, which is then -1, and of `tun`; or
-    /// NULL. What it points to is not kept. WG_ERR_UNSUPPORTED in a library that was built without it.
+    /// A userspace network in place of `tun_fd`, which is then -1, and of `tun`; or NULL. The struct is copied.
+    /// WG_ERR_UNSUPPORTED in a library that was built without it.
     pub net: *const wg_net_options_t,
     // No padding, here or at the end: what an older caller has there would be read as the fields that follow later.
 }

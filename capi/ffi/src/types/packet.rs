@@ -11,9 +11,9 @@ use wg_embed::{error::Result, reserve};
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct wg_packet_t {
-    /// Its first byte, which is that of the IP header. May be NULL if `len` is 0.
+    /// The first byte of the IP header. May be NULL if `len` is 0.
     pub data: *const u8,
-    /// Its length in bytes: up to 65535.
+    /// The length in bytes, up to 65535.
     pub len: usize,
 }
 

@@ -17,24 +17,24 @@ use wg_embed::{
     reserve,
 };
 
-/// The most allowed IPs that one wg_peer_config_t may have.
+/// The largest number of allowed IPs in one wg_peer_config_t.
 ///
 /// Since: 0.1.0
 pub const WG_ALLOWED_IPS_MAX: usize = 1 << 20;
 
-/// What a wg_allowed_ip_t says beyond its prefix.
+/// Flags of a wg_allowed_ip_t.
 ///
 /// Since: 0.1.0
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum wg_allowed_ip_flags_t {
-    /// Takes the prefix away from the peer instead of giving it; no-op if it is another peer's.
+    /// Removes the prefix from the peer instead of adding it; no-op if another peer has it.
     WG_ALLOWED_IP_REMOVE = 1,
 }
 
 pub use wg_allowed_ip_flags_t::*;
 
-/// A prefix of IP addresses: what a peer may send from, and what is sent to it.
+/// A prefix of IP addresses: the peer may send from them, and packets for them are sent to the peer.
 ///
 /// Since: 0.1.0
 #[repr(C)]
@@ -42,11 +42,11 @@ pub use wg_allowed_ip_flags_t::*;
 pub struct wg_allowed_ip_t {
     /// WG_IPV4 or WG_IPV6.
     pub family: u32,
-    /// 0 to 32, or to 128. What is set in `address` behind these bits does not count.
+    /// 0 to 32 for IPv4, 0 to 128 for IPv6. The bits of `address` behind the prefix are ignored.
     pub prefix_len: u32,
-    /// In network byte order. An IPv4 address takes the first four bytes.
+    /// The address, in network byte order. An IPv4 address is in the first four bytes.
     pub address: [u8; 16],
-    /// Values of wg_allowed_ip_flags_t, added up.
+    /// Bitwise OR of wg_allowed_ip_flags_t.
     pub flags: u32,
 }
 
@@ -63,49 +63,47 @@ impl wg_allowed_ip_t {
     }
 }
 
-/// What a wg_peer_config_t says beyond its values, and which of them count.
+/// Flags of a wg_peer_config_t: how it is applied, and which optional fields are used.
 ///
 /// Since: 0.1.0
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum wg_peer_flags_t {
-    /// Changes the peer only if the tunnel has it; else the call is a no-op, and no error.
+    /// Changes the peer only if the tunnel has it; otherwise the call succeeds as a no-op.
     WG_PEER_UPDATE_ONLY = 1,
-    /// Takes all of the peer's allowed IPs away before `allowed_ips` are given.
+    /// Removes all of the peer's allowed IPs before `allowed_ips` are applied.
     WG_PEER_REPLACE_ALLOWED_IPS = 2,
-    /// `preshared_key` counts.
+    /// `preshared_key` is set.
     WG_PEER_HAS_PRESHARED_KEY = 4,
-    /// `persistent_keepalive` counts.
+    /// `persistent_keepalive` is set.
     WG_PEER_HAS_KEEPALIVE = 8,
 }
 
 pub use wg_peer_flags_t::*;
 
-/// A peer for wg_set_peer(). Start from WG_PEER_CONFIG_INIT, and set `public_key` and what should change. It grows
-/// with the library as wg_options_t does.
+/// The configuration of a peer, for wg_set_peer(). Initialize with WG_PEER_CONFIG_INIT, then set `public_key` and the
+/// fields that should change. Fields may be appended, as in wg_options_t.
 ///
 /// Since: 0.1.0
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct wg_peer_config_t {
-    /// sizeof(wg_peer_config_t), as the caller was compiled.
+    /// sizeof(wg_peer_config_t) in the caller's header.
     pub struct_size: usize,
-    /// Values of wg_peer_flags_t, added up. A preshared key or keepalive that is set without its flag is
-    /// WG_ERR_INVALID.
+    /// Bitwise OR of wg_peer_flags_t. A preshared key or keepalive without its flag is WG_ERR_INVALID.
     pub flags: u32,
     /// With WG_PEER_HAS_KEEPALIVE: seconds between persistent keepalives, up to 65535; 0 turns them off.
     pub persistent_keepalive: u32,
-    /// Which peer.
+    /// The public key of the peer.
     pub public_key: [u8; WG_KEY_LEN],
-    /// With WG_PEER_HAS_PRESHARED_KEY: the key that both ends mix in from the next handshake on; zeros for none.
+    /// With WG_PEER_HAS_PRESHARED_KEY: the preshared key, used from the next handshake on; all zeros for none.
     pub preshared_key: [u8; WG_KEY_LEN],
-    /// Where it is, as `endpoint=` of wg_set_config() has it: "192.0.2.1:51820", `[2001:db8::1]:51820`, or a host
+    /// The endpoint, in the form of `endpoint=` of wg_set_config(): "192.0.2.1:51820", `[2001:db8::1]:51820`, or a host
     /// name and a port if the tunnel has a `resolve`. NULL: unchanged.
     pub endpoint: *const c_char,
-    /// Prefixes to give or to take away, in this order; NULL if there are none. One that another peer has is given to
-    /// this one.
+    /// Prefixes to add or remove, in this order; NULL if there are none. A prefix of another peer is moved to this one.
     pub allowed_ips: *const wg_allowed_ip_t,
-    /// How many: up to WG_ALLOWED_IPS_MAX.
+    /// The number of `allowed_ips`, up to WG_ALLOWED_IPS_MAX.
     pub allowed_ip_count: usize,
     // No padding, here or at the end: what an older caller has there would be read as the fields that follow later.
 }

@@ -19,7 +19,7 @@ use wg_embed::{
 pub struct wg_address_t {
     /// WG_IPV4 or WG_IPV6.
     pub family: u32,
-    /// In network byte order. An IPv4 address takes the first four bytes.
+    /// The address, in network byte order. An IPv4 address is in the first four bytes.
     pub bytes: [u8; 16],
 }
 
@@ -56,22 +56,22 @@ pub(crate) fn ip_address(number: u32, bytes: [u8; 16]) -> Result<IpAddr> {
     })
 }
 
-/// Looks up a host name: writes up to `capacity` addresses (16 of them) to `addresses`, the best first, and how many
-/// they are to `*count`. Returns WG_OK, or a negative wg_result_t if that fails; what was written does not count then.
-/// WG_OK with no address is a failure as well.
+/// Looks up a host name: writes up to `capacity` addresses (16 of them) to `addresses`, the best first, and their
+/// number to `*count`. Returns WG_OK, or a negative wg_result_t on failure; the output is then ignored. WG_OK without
+/// an address is a failure as well.
 ///
-/// `user` is what came with the function. `host` is UTF-8, as it was configured, or "ipv4only.arpa" to find out about
-/// NAT64 (RFC 7050); it is gone when the function returns, as `addresses` and `count` are. `addresses` is all zero and
-/// `*count` is 0 at first.
+/// `user` is the pointer that was passed with the function. `host` is UTF-8: the configured name, or "ipv4only.arpa" to
+/// detect NAT64 (RFC 7050). `host`, `addresses` and `count` are valid only during the call. Initially, all of
+/// `addresses` is zero, and `*count` is 0.
 ///
-/// The order should be that of RFC 6724, in which getaddrinfo() answers. If an address is not answered within 10 s the
-/// next one is tried, the families taking turns; one that there is no route to is skipped at once.
+/// The order should be that of RFC 6724, as returned by getaddrinfo(). If an address does not answer within 10 s the
+/// next one is tried, alternating between the families; an address without a route is skipped at once.
 ///
-/// Threads: it is called on a thread of the library's own, which is there only while something is looked up
-/// ("wg-resolver"); never twice at the same time for one tunnel, but for several tunnels. It may block: nothing else
-/// waits for it but wg_turn_off() and wg_turn_off_within(), so it should give up at some time. It must not leave by an
-/// exception, longjmp() or pthread_exit(). Its stack is as in wg_log_fn_t.
-/// Inside it, wg_resolve_system() and what wg_log_fn_t names work. Everything else returns WG_ERR_BUSY.
+/// Threads: called on a thread of the library ("wg-resolver"), which exists only during look-ups; never concurrently
+/// for one tunnel, but concurrently for several tunnels. It may block: only wg_turn_off() and wg_turn_off_within() wait
+/// for it, so it should have a time limit. It must not leave by an exception, longjmp() or pthread_exit(). Its stack is
+/// as in wg_log_fn_t.
+/// Inside it, wg_resolve_system() and the functions that wg_log_fn_t lists work; all others return WG_ERR_BUSY.
 /// Since: 0.1.0
 pub type wg_resolve_fn_t = Option<
     unsafe extern "C" fn(

@@ -8,38 +8,37 @@ use crate::{
 };
 use wg_embed::device::{MemoryUsage, PeerStats, Totals};
 
-/// Room for the name of a counter, its zero byte included.
+/// Size of the buffer for the name of a counter, including the terminating zero byte.
 ///
 /// Since: 0.1.0
 pub const WG_COUNTER_NAME_LEN: usize = 40;
 
-/// What a tunnel did since it was turned on. Peers that are gone are in the sums.
+/// Statistics of a tunnel since it was turned on. The sums include removed peers.
 ///
-/// Fields are only ever appended. Set `struct_size` before the call: a program that was compiled with an older header
-/// gets the fields that it has; in one that was compiled with a newer header, fields that this library does not have
-/// are zero. A `struct_size` that no released header has, such as one below that of 0.1.0, or above 4096, is
+/// New fields are only appended. Set `struct_size` before the call: a program that was compiled with an older header
+/// gets the fields of its header; in a struct of a newer header, fields that are unknown to this library are set to
+/// zero. A `struct_size` that no released header has, such as one below that of 0.1.0, or above 4096, is
 /// WG_ERR_INVALID.
 ///
 /// Since: 0.1.0
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct wg_stats_t {
-    /// sizeof(wg_stats_t), as the caller was compiled.
+    /// sizeof(wg_stats_t) in the caller's header.
     pub struct_size: usize,
-    /// Peers now.
+    /// The present number of peers.
     pub peers: usize,
-    /// Bytes of UDP payload that came from peers and was authentic.
+    /// Bytes of authentic UDP payload received from peers.
     pub rx_bytes: u64,
-    /// Bytes of UDP payload that was sent to peers.
+    /// Bytes of UDP payload sent to peers.
     pub tx_bytes: u64,
-    /// Packets from peers that the TUN took.
+    /// Packets from peers that were written to the TUN.
     pub rx_packets: u64,
     /// Packets from the TUN that were sent to peers.
     pub tx_packets: u64,
-    /// Datagrams and packets on their way in that were dropped: the sum of those wg_counters() whose names begin with
-    /// "in_".
+    /// Dropped incoming datagrams and packets: the sum of the wg_counters() whose names begin with "in_".
     pub rx_dropped: u64,
-    /// Packets and datagrams on their way out that were dropped: the sum of those whose names begin with "out_".
+    /// Dropped outgoing packets and datagrams: the sum of the wg_counters() whose names begin with "out_".
     pub tx_dropped: u64,
 }
 
@@ -64,34 +63,35 @@ pub struct wg_counter_t {
 
 const _: () = assert!(size_of::<wg_counter_t>() == 48 && offset_of!(wg_counter_t, value) == 40);
 
-/// A peer, without its keys but the public one. As to fields and `struct_size`, see wg_stats_t.
+/// Statistics of a peer. Its only key here is the public one. For fields and `struct_size` see wg_stats_t.
 ///
 /// Since: 0.1.0
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct wg_peer_stats_t {
-    /// sizeof(wg_peer_stats_t), as the caller was compiled.
+    /// sizeof(wg_peer_stats_t) in the caller's header.
     pub struct_size: usize,
-    /// Packets that wait for a session.
+    /// Staged packets, which wait for a session.
     pub staged_packets: usize,
-    /// Bytes of UDP payload that came from the peer and was authentic.
+    /// Bytes of authentic UDP payload received from the peer.
     pub rx_bytes: u64,
-    /// Bytes of UDP payload that was sent to the peer.
+    /// Bytes of UDP payload sent to the peer.
     pub tx_bytes: u64,
-    /// When the last handshake was completed, in seconds since 1970-01-01 UTC; 0 if none was.
+    /// The time of the last completed handshake, in seconds since 1970-01-01 UTC; 0 if there was none.
     pub last_handshake_sec: i64,
-    /// And nanoseconds.
+    /// Its nanoseconds.
     pub last_handshake_nsec: u32,
     /// Seconds between persistent keepalives; 0 if off.
     pub persistent_keepalive: u32,
-    /// 1 if a packet for the peer could be sent at once, without a handshake; else 0.
+    /// 1 if a packet can be sent to the peer without a handshake, otherwise 0.
     pub has_session: u32,
-    /// In how many milliseconds the library does something for the peer if nothing happens before: sends a keepalive,
-    /// tries again, wipes old keys. UINT32_MAX if it does not.
+    /// Milliseconds until the next timer of the peer fires (keepalive, retry, wiping of old keys) if there is no
+    /// traffic before. UINT32_MAX if no timer is set.
     pub next_timer_ms: u32,
-    /// Who it is.
+    /// The public key of the peer.
     pub public_key: [u8; WG_KEY_LEN],
-    /// Where it was heard last, or where it is configured to be, as in wg_event_t; empty if that is not known.
+    /// Its present endpoint: the source of its last authentic packet, or the configured one, in the form of wg_event_t;
+    /// empty if there is none.
     pub endpoint: [c_char; WG_ENDPOINT_TEXT_LEN],
 }
 
@@ -103,30 +103,30 @@ const _: () = {
     assert!(offset_of!(wg_peer_stats_t, endpoint) == 2 * size_of::<usize>() + 72);
 };
 
-/// What a tunnel takes of the process's memory now, in bytes. As to fields and `struct_size`, see wg_stats_t.
+/// Present memory use of a tunnel, in bytes. For fields and `struct_size` see wg_stats_t.
 ///
-/// The numbers are computed from what is allocated, in use or not. Not among them: what the allocator adds to each
-/// block (16 bytes, commonly), the stacks of the tunnel's two threads, what the system keeps for sockets, events that
-/// wait for wg_next_event() (sizeof(wg_event_t) each), and what a call takes while it lasts.
+/// The numbers are computed from allocated memory, in use or not. They do not include: the allocator's overhead for
+/// each block (commonly 16 bytes), the stacks of the tunnel's two threads, the system's memory for sockets, events that
+/// are queued for wg_next_event() (sizeof(wg_event_t) each), and temporary memory of calls.
 ///
 /// Since: 0.1.0
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct wg_memory_usage_t {
-    /// sizeof(wg_memory_usage_t), as the caller was compiled.
+    /// sizeof(wg_memory_usage_t) in the caller's header.
     pub struct_size: usize,
-    /// The most that `buffers` and `staged` come to, one packet of each peer aside: the `memory_limit` of the tunnel's
-    /// options.
+    /// The limit for `buffers` and `staged` together, apart from one packet of each peer: the `memory_limit` of the
+    /// tunnel's options.
     pub limit: usize,
-    /// All of it: `buffers`, `staged`, `peers` and `network`.
+    /// The sum of `buffers`, `staged`, `peers` and `network`.
     pub total: usize,
-    /// What the threads and the TUN work in, and what is remembered of senders while handshakes come in a flood.
+    /// Buffers of the threads and the TUN, and the state for rate limits during a flood of handshakes.
     pub buffers: usize,
-    /// Packets that wait for a session.
+    /// Staged packets, which wait for a session.
     pub staged: usize,
-    /// Peers with their sessions, and the tables in which they are found.
+    /// Peers, their sessions, and the tables that find them.
     pub peers: usize,
-    /// Buffers of the userspace network's connections, and datagrams that wait in it: at most `memory_limit` of
+    /// Buffers of the userspace network's connections, and its queued datagrams: at most `memory_limit` of
     /// wg_net_options_t. Each connection takes about 2 KiB more.
     pub network: usize,
 }

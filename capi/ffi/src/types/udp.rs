@@ -7,38 +7,38 @@ use crate::{
     types::protect::wg_protect_fn_t,
 };
 
-/// What a bind does otherwise than usual.
+/// Flags of a wg_udp_options_t.
 ///
 /// Since: 0.1.0
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum wg_udp_flags_t {
-    /// Without segmentation offload: neither GSO nor GRO.
+    /// Disables segmentation offload (GSO and GRO).
     WG_UDP_NO_OFFLOAD = 1,
-    /// Answers leave from the address that was asked, but through whatever interface the routes say.
+    /// Answers leave from the address that received the request, but through the interface that the routes choose.
     WG_UDP_ANY_INTERFACE = 2,
 }
 
 pub use wg_udp_flags_t::*;
 
-/// What wg_udp_open() may be told. Start from WG_UDP_OPTIONS_INIT, and set what should differ. It grows with the
-/// library as wg_options_t does.
+/// Options of wg_udp_open(). Initialize with WG_UDP_OPTIONS_INIT, then set the fields that should differ. Fields may be
+/// appended, as in wg_options_t.
 ///
 /// Since: 0.1.0
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct wg_udp_options_t {
-    /// sizeof(wg_udp_options_t), as the caller was compiled.
+    /// sizeof(wg_udp_options_t) in the caller's header.
     pub struct_size: usize,
-    /// Is passed each new socket first; or NULL.
+    /// Called with each new socket before anything is sent on it; or NULL.
     pub protect: wg_protect_fn_t,
-    /// For `protect`.
+    /// Passed to `protect`.
     pub user: *mut c_void,
-    /// Gives up `user`; or NULL. It follows the rules of wg_protect_fn_t.
+    /// Releases `user`; or NULL. The rules of wg_protect_fn_t apply.
     pub destroy: wg_destroy_fn_t,
-    /// As wg_udp_set_mark().
+    /// The mark, as in wg_udp_set_mark().
     pub mark: u32,
-    /// Values of wg_udp_flags_t, added up.
+    /// Bitwise OR of wg_udp_flags_t.
     pub flags: u32,
     // No padding, here or at the end: what an older caller has there would be read as the fields that follow later.
 }
