@@ -1,8 +1,8 @@
-//! The one error type, and the one table that maps its kinds to `errno` and to `wg_result_t`.
+//! The error type, and the table that maps its kinds to `errno` and to `wg_result_t`.
 
 use std::{borrow::Cow, collections::TryReserveError, error::Error as StdError, fmt, io};
 
-/// What went wrong, as a caller can act on it.
+/// The kind of a failure.
 ///
 /// Each kind has one `errno` (for the UAPI) and one `wg_result_t` (for C); see [`ErrorKind::errno`] and
 /// [`ErrorKind::code`]. Numbers are never reused.
@@ -13,35 +13,35 @@ pub enum ErrorKind {
     Null,
     /// A value is malformed or out of its range.
     Invalid,
-    /// A line or message does not have the shape its protocol asks for.
+    /// A line or message violates the format of its protocol.
     Protocol,
-    /// What was asked for does not exist on this platform, or in this version.
+    /// The requested feature does not exist on this platform, or in this version.
     Unsupported,
-    /// A documented limit on size or number was passed.
+    /// A documented limit on size or number was exceeded.
     TooLarge,
-    /// Nothing of this kind has this handle (any more).
+    /// The handle is unknown, or its object no longer exists.
     UnknownHandle,
     /// The object has ended or was closed.
     Closed,
     /// The call cannot be made now, for example from inside a callback that it would wait for.
     Busy,
-    /// Something has not been done within the time that the caller allows for it.
+    /// The operation was not completed within the caller's time limit.
     TimedOut,
     /// The object belongs to the process that this one was forked from.
     Forked,
-    /// The operating system reported a failure that has no kind of its own.
+    /// The operating system reported a failure without a kind of its own.
     Io,
     /// The operating system refused for lack of permission.
     Permission,
-    /// The port is taken by another socket.
+    /// The port is in use by another socket.
     AddrInUse,
     /// A file, interface, device node or peer does not exist.
     NotFound,
-    /// Something of this name exists already.
+    /// An object of this name already exists.
     Exists,
-    /// The other side has refused a connection.
+    /// The other side refused a connection.
     Refused,
-    /// There is no way to the other side of a connection.
+    /// The other side of a connection cannot be reached.
     Unreachable,
     /// Threads, file descriptors or memory have run out.
     Resources,
@@ -49,7 +49,7 @@ pub enum ErrorKind {
     Panic,
 }
 
-/// Numbers of `errno.h` that the UAPI uses. On Windows these are the Linux numbers, as wireguard-go has them there.
+/// The numbers of `errno.h` that the UAPI uses. On Windows they are the Linux numbers, as in wireguard-go.
 mod errno {
     #[cfg(not(windows))]
     pub(super) use libc::{
@@ -116,7 +116,7 @@ impl ErrorKind {
         Self::Panic,
     ];
 
-    /// The table: kind, `errno`, `wg_result_t`.
+    /// Returns the table's row: `errno`, `wg_result_t`.
     const fn row(self) -> (i32, i32) {
         match self {
             Self::Null => (errno::EFAULT, -1),
@@ -141,19 +141,19 @@ impl ErrorKind {
         }
     }
 
-    /// The positive number of `errno.h` on this host.
+    /// Returns the positive number of `errno.h` on this host.
     #[must_use]
     pub const fn errno(self) -> i32 {
         self.row().0
     }
 
-    /// The negative `wg_result_t` value of the C ABI.
+    /// Returns the negative `wg_result_t` value of the C ABI.
     #[must_use]
     pub const fn code(self) -> i32 {
         self.row().1
     }
 
-    /// The kind of an operating system error.
+    /// Returns the kind of an operating system error.
     #[must_use]
     pub fn of_io(err: &io::Error) -> Self {
         match err.kind() {
@@ -176,22 +176,22 @@ impl ErrorKind {
     }
 }
 
-/// The result of a system call that returns a negative number if it fails.
+/// Converts the result of a system call that returns a negative number if it fails.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn check(result: std::ffi::c_int) -> io::Result<std::ffi::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// A failure: its kind, what was being done, and the cause where there is one.
+/// A failure: its kind, the failed operation, and the cause if there is one.
 ///
 /// The text never contains key material.
 #[derive(Debug)]
 pub struct Error(Repr);
 
-/// One pointer, so that a `Result` is seldom larger than its value: code that passes errors on is smaller so.
+/// One pointer, so that a `Result` is seldom larger than its value, which makes code that passes errors on smaller.
 #[derive(Debug)]
 enum Repr {
-    /// There is not enough memory: also not for a box.
+    /// There is not enough memory, not even for a box.
     NoMemory,
     Failure(Box<Failure>),
 }
@@ -209,12 +209,13 @@ struct Failure {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// An error without a cause of its own.
+    /// Creates an error without a cause.
     pub fn new(kind: ErrorKind, context: impl Into<Cow<'static, str>>) -> Self {
         Self::of(kind, context.into(), None)
     }
 
-    /// An operating system error; `context` says what was tried ("cannot open /dev/net/tun").
+    /// Creates an error from an operating system error; `context` names the failed operation ("cannot open
+    /// /dev/net/tun").
     pub fn io(context: impl Into<Cow<'static, str>>, source: io::Error) -> Self {
         Self::of(ErrorKind::of_io(&source), context.into(), Some(source))
     }
@@ -226,17 +227,17 @@ impl Error {
         Self(Repr::Failure(Box::new(Failure { kind, context, source })))
     }
 
-    /// Short for [`ErrorKind::Invalid`].
+    /// Creates an error of the kind [`ErrorKind::Invalid`].
     pub fn invalid(context: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::Invalid, context)
     }
 
-    /// A lack of memory. It allocates nothing.
+    /// Creates an error for a lack of memory, without an allocation.
     pub(crate) const fn no_memory() -> Self {
         Self(Repr::NoMemory)
     }
 
-    /// Adds where it happened in front of the text ("line 3: ..."), unless there was no memory.
+    /// Prefixes the text with the place of the failure ("line 3: ..."), except for a lack of memory.
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Self {
         if let Repr::Failure(failure) = &mut self.0 {
@@ -245,7 +246,7 @@ impl Error {
         self
     }
 
-    /// What kind of failure this is.
+    /// Returns the kind of the failure.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match &self.0 {

@@ -32,11 +32,11 @@ fn from_hex(text: &str) -> Result<Secret> {
     }
 }
 
-/// Reads 44 characters of padded base64, in its one canonical spelling.
+/// Reads 44 characters of padded base64, only in the canonical form.
 fn from_base64(text: &str) -> Result<Secret> {
     use base64ct::{Base64, Encoding};
     let mut out = Secret::default();
-    // The decoder wants room for whole groups of three bytes.
+    // The decoder needs room for whole groups of three bytes.
     let mut buf = Secret::<{ KEY_LEN + 1 }>::default();
     match Base64::decode(text, &mut buf[..]) {
         Ok(bytes) if bytes.len() == KEY_LEN && text.len() == 44 => out.copy_from_slice(bytes),
@@ -49,7 +49,7 @@ macro_rules! key_type {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         impl $name {
-            /// Reads 64 hex digits of either case, as the UAPI has them.
+            /// Reads 64 hex digits of either case, the format of the UAPI.
             ///
             /// # Errors
             /// `Invalid` for any other text.
@@ -57,10 +57,10 @@ macro_rules! key_type {
                 from_hex(text).map(|b| Self::from_bytes(*b))
             }
 
-            /// Reads 44 characters of base64, as `.conf` files have them.
+            /// Reads 44 characters of base64, the format of `.conf` files.
             ///
             /// # Errors
-            /// `Invalid` for any other text, an unpadded or non-canonical spelling included.
+            /// `Invalid` for any other text, including unpadded or non-canonical base64.
             pub fn from_base64(text: &str) -> Result<Self> {
                 from_base64(text).map(|b| Self::from_bytes(*b))
             }
@@ -73,7 +73,7 @@ macro_rules! key_type {
                 }
             }
 
-            /// 64 lower-case hex digits, wiped when dropped.
+            /// Returns 64 lower-case hex digits, wiped when dropped.
             #[must_use]
             pub fn to_hex(&self) -> Zeroizing<String> {
                 let mut out = Zeroizing::new(String::with_capacity(2 * KEY_LEN));
@@ -81,20 +81,20 @@ macro_rules! key_type {
                 out
             }
 
-            /// 44 characters of base64, wiped when dropped.
+            /// Returns 44 characters of base64, wiped when dropped.
             #[must_use]
             pub fn to_base64(&self) -> Zeroizing<String> {
                 use base64ct::{Base64, Encoding};
                 Zeroizing::new(Base64::encode_string(&self.0[..]))
             }
 
-            /// The bytes of the key.
+            /// Returns the bytes of the key.
             #[must_use]
             pub fn as_bytes(&self) -> &[u8; KEY_LEN] {
                 &self.0
             }
 
-            /// Whether all bytes are zero, in constant time.
+            /// Returns whether all bytes are zero, in constant time.
             #[must_use]
             pub fn is_zero(&self) -> bool {
                 self.0.ct_eq(&[0; KEY_LEN]).into()
@@ -103,15 +103,15 @@ macro_rules! key_type {
     };
 }
 
-/// An X25519 private key, clamped as RFC 7748, section 5, asks.
+/// An X25519 private key, clamped as in RFC 7748, section 5.
 #[derive(Clone, Debug, PartialEq, Eq, ZeroizeOnDrop)]
 pub struct PrivateKey(Secret);
 
-/// An X25519 public key. It names a peer; it is not secret.
+/// An X25519 public key. It identifies a peer and is not secret.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicKey([u8; KEY_LEN]);
 
-/// The symmetric key that two peers may share on top. All zeros means none.
+/// The optional symmetric key that two peers share. All zeros means none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, ZeroizeOnDrop)]
 pub struct PresharedKey(Secret);
 
@@ -120,7 +120,7 @@ key_type!(PublicKey);
 key_type!(PresharedKey);
 
 impl PrivateKey {
-    /// Clamps and takes 32 bytes.
+    /// Creates a key from 32 bytes, which are clamped.
     #[must_use]
     pub fn from_bytes(mut bytes: [u8; KEY_LEN]) -> Self {
         bytes[0] &= 248;
@@ -130,7 +130,7 @@ impl PrivateKey {
         key
     }
 
-    /// Makes a new key.
+    /// Generates a key.
     #[must_use]
     pub fn generate(random: &dyn Random) -> Self {
         let mut bytes = Secret::default();
@@ -138,13 +138,13 @@ impl PrivateKey {
         Self::from_bytes(*bytes)
     }
 
-    /// The public key that belongs to this one.
+    /// Returns the public key of this private key.
     #[must_use]
     pub fn public_key(&self) -> PublicKey {
         PublicKey(x25519::public_key(&self.0))
     }
 
-    /// X25519 of RFC 7748; `None` if the result is all zeros, which a low-order public key causes.
+    /// Computes X25519 (RFC 7748). Returns `None` if the result is all zeros, which a low-order public key causes.
     #[must_use]
     pub fn diffie_hellman(&self, public: &PublicKey) -> Option<Secret> {
         x25519::shared_secret(&self.0, &public.0)
@@ -152,7 +152,7 @@ impl PrivateKey {
 }
 
 impl PublicKey {
-    /// Takes 32 bytes as they are.
+    /// Creates a key from 32 bytes, unchanged.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
         Self(bytes)
@@ -160,13 +160,13 @@ impl PublicKey {
 }
 
 impl PresharedKey {
-    /// Takes 32 bytes as they are.
+    /// Creates a key from 32 bytes, unchanged.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
         Self(Secret::new(bytes))
     }
 
-    /// Makes a new key.
+    /// Generates a key.
     #[must_use]
     pub fn generate(random: &dyn Random) -> Self {
         let mut key = Self::default();
@@ -182,7 +182,7 @@ impl fmt::Debug for PublicKey {
 }
 
 impl fmt::Display for PublicKey {
-    /// Base64, as `wg(8)` prints it.
+    /// Writes base64, as `wg(8)` does.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.to_base64())
     }

@@ -1,19 +1,19 @@
 //! WireGuard as one small library.
 //!
-//! The modules, in the order in which they may import each other (`tests/layers.rs` proves it):
+//! The modules, in the order in which they may import each other (checked by `tests/layers.rs`):
 //!
-//! | module | what it has |
+//! | module | contents |
 //! |---|---|
-//! | [`error`], [`key`], [`time`], [`random`], [`log`] | the vocabulary everything else is written in |
-//! | [`sync`] | locks that outlive a panic |
-//! | [`reserve`] | what an allocation gets when the system has no memory left |
-//! | `process`, `thread` | what each process has of its own; how threads are started |
+//! | [`error`], [`key`], [`time`], [`random`], [`log`] | the vocabulary of all other modules |
+//! | [`sync`] | locks that a panic does not poison |
+//! | [`reserve`] | memory for small allocations when the system has none left |
+//! | `process`, `thread` | state of each process; how threads are started |
 //! | [`config`] | a validated change set ([`config::Update`]), the state read back, `.conf` files |
-//! | [`noise`] | the protocol engine, without I/O, clock or randomness of its own |
+//! | [`noise`] | the protocol engine, without I/O, clock or source of randomness |
 //! | [`uapi`] | the text protocol of `wg(8)` |
-//! | [`queue`] | packets on their way between threads |
+//! | [`queue`] | packets that are passed between threads |
 //! | `netlink` | messages to and from the Linux kernel about interfaces and routes |
-//! | [`bind`], [`tun`] | the two sides that packets come from, behind one trait each |
+//! | [`bind`], [`tun`] | the network outside and the network inside, one trait each |
 //! | [`device`] | peers, routing, timers and the two threads of a tunnel |
 //! | [`ipc`] | the daemon's control socket |
 

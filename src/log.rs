@@ -1,4 +1,4 @@
-//! What an event of the log says, for those that show it: they add the time, the level, and whom it is about.
+//! The text of log events, for subscribers, which add the time, the level and the object.
 
 use std::fmt::{self, Write as _};
 
@@ -7,8 +7,8 @@ use tracing::{
     field::{Field, Visit},
 };
 
-/// The message of an event, and its other fields behind it, each as ` name=value`. A peer or a client may have had a hand
-/// in it: it may be of several lines.
+/// Returns the message of an event, followed by its other fields as ` name=value`. Peers and clients can influence the
+/// text; it may have several lines.
 #[must_use]
 pub fn text(event: &Event<'_>) -> String {
     let mut line = Line::default();
@@ -23,7 +23,7 @@ struct Line {
 }
 
 impl Visit for Line {
-    // What prints fractions takes 23 KB, and no field is one.
+    // Code to print fractions takes 23 KB, and no field is one.
     fn record_f64(&mut self, field: &Field, value: f64) {
         self.record_i64(field, value as i64);
     }

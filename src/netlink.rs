@@ -1,4 +1,4 @@
-//! rtnetlink: sockets that hear of changes, questions to the kernel, and the form of messages.
+//! rtnetlink: sockets for notifications, requests to the kernel, and the format of messages.
 #![allow(unsafe_code)]
 
 use crate::error::check;
@@ -14,8 +14,8 @@ use std::{
 /// Bytes of `struct nlmsghdr`.
 const HEADER: usize = 16;
 
-/// Opens a non-blocking rtnetlink socket in the network namespace of the calling thread. It hears of these groups, a bit
-/// for each.
+/// Opens a non-blocking rtnetlink socket in the network namespace of the calling thread. It receives the messages of
+/// these groups, one bit each.
 pub(crate) fn open(groups: u32) -> io::Result<OwnedFd> {
     let flags = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: socket(2) takes numbers.
@@ -31,12 +31,12 @@ pub(crate) fn open(groups: u32) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// A question or an order, in the making.
+/// A request that is being built.
 #[derive(Clone)]
 pub(crate) struct Request(Vec<u8>);
 
 impl Request {
-    /// A message of this type with the header that belongs to the type.
+    /// Creates a message of this type with the type's own header.
     pub(crate) fn new(kind: u16, flags: libc::c_int, header: &[u8]) -> Self {
         let mut text = vec![0; 4];
         text.extend(kind.to_ne_bytes());
@@ -57,7 +57,7 @@ impl Request {
         self
     }
 
-    /// With its length, and this number.
+    /// Returns the message with its length and this sequence number.
     fn finish(mut self, sequence: u32) -> Vec<u8> {
         let len = self.0.len() as u32;
         self.0[..4].copy_from_slice(&len.to_ne_bytes());
@@ -66,26 +66,26 @@ impl Request {
     }
 }
 
-/// How long an answer is waited for. It is there when the call that sends the question returns, unless it was lost.
+/// How long to wait for an answer. It is there when the call that sends the request returns, unless it was lost.
 const PATIENCE: Duration = Duration::from_millis(5);
 
-/// A socket that asks.
+/// A socket for requests.
 pub(crate) struct Asker {
     socket: OwnedFd,
-    /// The number of the last question, which comes back in its answer.
+    /// The sequence number of the last request; its answer has the same.
     sequence: u32,
 }
 
 impl Asker {
-    /// Asks in the network namespace of the calling thread.
+    /// Opens a socket in the network namespace of the calling thread.
     pub(crate) fn open() -> io::Result<Self> {
         Ok(Self { socket: open(0)?, sequence: 0 })
     }
 
-    /// Sends a question, and returns the first message of its answer. Answers to earlier questions are dropped.
+    /// Sends a request and returns the first message of its answer. Answers to earlier requests are dropped.
     ///
     /// # Errors
-    /// What the socket says, or `TimedOut`. What the kernel refuses is an answer like others.
+    /// Errors of the socket, or `TimedOut`. A refusal by the kernel is an answer like others.
     pub(crate) fn ask<'a>(&mut self, request: Request, answer: &'a mut [u8]) -> io::Result<Message<'a>> {
         self.send(request)?;
         let fd = self.socket.as_raw_fd();
@@ -102,7 +102,7 @@ impl Asker {
                 Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
                     let mut readable = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-                    // SAFETY: one valid entry. Whatever it returns, the next attempt to receive tells.
+                    // SAFETY: one valid entry. The result is ignored: the next attempt to receive reports errors.
                     unsafe { libc::poll(&raw mut readable, 1, PATIENCE.as_millis() as libc::c_int) };
                 }
                 Err(err) => return Err(err),
@@ -114,7 +114,7 @@ impl Asker {
         message(&answer[..len]).map(|(first, _)| first).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    /// Sends a question, under a number of its own.
+    /// Sends a request with a new sequence number.
     pub(crate) fn send(&mut self, request: Request) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
         let text = request.finish(self.sequence);
@@ -123,7 +123,7 @@ impl Asker {
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Takes up a fresh socket, in the network namespace of the calling thread.
+    /// Replaces the socket, in the network namespace of the calling thread.
     pub(crate) fn renew(&mut self) -> io::Result<()> {
         self.socket = open(0)?;
         Ok(())
@@ -136,24 +136,24 @@ impl AsFd for Asker {
     }
 }
 
-/// Tells network namespaces apart; the same for all where /proc is missing.
+/// The identity of a network namespace; the same for all if /proc is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Namespace(Option<(u64, u64)>);
 
 impl Namespace {
-    /// That of the calling thread.
+    /// Returns the namespace of the calling thread.
     pub(crate) fn current() -> Self {
         Self::of(fs::metadata("/proc/thread-self/ns/net"))
     }
 
-    /// Of the file that stands for one.
+    /// Returns the namespace that a file represents.
     pub(crate) fn of(file: io::Result<fs::Metadata>) -> Self {
         Self(file.ok().map(|file| (file.dev(), file.ino())))
     }
 }
 
-/// Takes up to `most` messages out of a socket that hears of groups, without looking at them. Returns whether there were
-/// any; one that was lost for lack of room counts.
+/// Receives up to `most` messages from a socket with groups and discards them. Returns whether there were any; messages
+/// lost for lack of room count.
 pub(crate) fn drain(socket: impl AsFd, most: usize) -> bool {
     let mut byte = 0_u8;
     let mut receive = || {
@@ -164,15 +164,15 @@ pub(crate) fn drain(socket: impl AsFd, most: usize) -> bool {
     (0..most).take_while(|_| receive()).count() > 0
 }
 
-/// A message that was received.
+/// A received message.
 pub(crate) struct Message<'a> {
     pub(crate) kind: u16,
-    /// That of the question which it answers.
+    /// The sequence number of the request that it answers.
     pub(crate) sequence: u32,
     pub(crate) body: &'a [u8],
 }
 
-/// Splits a message off: the message, what follows.
+/// Splits off a message; returns it and the rest.
 pub(crate) fn message(text: &[u8]) -> Option<(Message<'_>, &[u8])> {
     let len = word32(text, 0)? as usize;
     let (kind, sequence) = (word16(text, 4)?, word32(text, 8)?);
@@ -180,7 +180,7 @@ pub(crate) fn message(text: &[u8]) -> Option<(Message<'_>, &[u8])> {
     Some((Message { kind, sequence, body }, text.get(len.next_multiple_of(4)..).unwrap_or_default()))
 }
 
-/// The attributes in what follows a message's own header: type and value of each.
+/// Returns the attributes behind a message's own header: type and value of each.
 pub(crate) fn attributes(mut text: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let len = usize::from(word16(text, 0)?);

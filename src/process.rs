@@ -1,6 +1,6 @@
-//! What each process has of its own. A child of `fork()` begins with nothing: it has a copy of its parent's memory, but not
-//! of its threads, and shares its parent's sockets. So it must leave alone what it finds there, and cannot even take its
-//! locks, as those who held them are not there to let them go.
+//! State of each process. A child of `fork()` has a copy of its parent's memory, but not of its threads, and shares its
+//! parent's sockets. So it must not use inherited state, nor take inherited locks, since their holders do not exist to
+//! release them.
 #![allow(unsafe_code)]
 
 use std::{
@@ -9,12 +9,12 @@ use std::{
     sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering},
 };
 
-/// The number of this process: another one than that of the process that it was forked from.
+/// Returns the number of this process, which differs from that of the process it was forked from.
 fn number() -> u32 {
     mark::of_this_process().map_or_else(by_id, number_of)
 }
 
-/// The number that a mark of this process stands for. A mark that is 0 gets one.
+/// Returns the number of the process with this mark, and assigns one if the mark is 0.
 fn number_of(mark: &AtomicU32) -> u32 {
     match mark.load(Ordering::Acquire) {
         0 => {
@@ -25,13 +25,13 @@ fn number_of(mark: &AtomicU32) -> u32 {
     }
 }
 
-/// A number that was not given to this process, or to one that it comes from, before.
+/// Returns a number that neither this process nor an ancestor has had.
 fn next() -> u32 {
     static LAST: AtomicU32 = AtomicU32::new(0);
     LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
-/// A value that each process makes for itself when it first asks for it, and keeps to its end.
+/// A value that each process creates at its first use and keeps until its end.
 pub struct PerProcess<T> {
     made: AtomicPtr<Made<T>>,
     value: PhantomData<T>,
@@ -40,8 +40,7 @@ pub struct PerProcess<T> {
 struct Made<T> {
     by: u32,
     value: T,
-    /// What a process has made that this one comes from. It is left where it is, and kept so that tools which look for leaks
-    /// find it.
+    /// The value of an ancestor process. It is not freed, but kept here so that leak detectors can find it.
     _inherited: AtomicPtr<Made<T>>,
 }
 
@@ -52,13 +51,13 @@ impl<T: Default + Send + Sync + 'static> Default for PerProcess<T> {
 }
 
 impl<T: Default + Send + Sync + 'static> PerProcess<T> {
-    /// One that no process has asked for yet.
+    /// Creates an unused value.
     #[must_use]
     pub const fn new() -> Self {
         Self { made: AtomicPtr::new(ptr::null_mut()), value: PhantomData }
     }
 
-    /// The value of this process.
+    /// Returns the value of this process.
     pub fn get(&self) -> &'static T {
         let process = number();
         let mut found = self.made.load(Ordering::Acquire);
@@ -82,8 +81,8 @@ impl<T: Default + Send + Sync + 'static> PerProcess<T> {
     }
 }
 
-/// Runs `body` so that no fork() happens during it. For what takes a lock, for a moment, that is not ours: a child that found it
-/// taken would wait for ever.
+/// Runs `body` so that no fork() happens during it. It is for short sections with locks that are not ours: a child that
+/// inherits such a lock would wait for ever.
 pub fn between_forks<R>(body: impl FnOnce() -> R) -> R {
     struct Unlock;
     impl Drop for Unlock {
@@ -98,7 +97,7 @@ pub fn between_forks<R>(body: impl FnOnce() -> R) -> R {
     body()
 }
 
-/// A lock that a child can let go of.
+/// A lock that a child can release.
 mod forks {
     use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -122,7 +121,7 @@ mod forks {
         unlock();
     }
 
-    /// Has fork() take the lock, and a child forget what it is not.
+    /// Registers handlers so that fork() takes the lock, and a child resets its state.
     #[cfg(unix)]
     pub(super) fn watch() {
         type Handler = Option<extern "C" fn()>;
@@ -131,14 +130,14 @@ mod forks {
         }
         static WATCHES: AtomicBool = AtomicBool::new(false);
         if !WATCHES.swap(true, Ordering::Relaxed) {
-            // SAFETY: functions that live as long as the program does, and only touch an atomic. Without memory for them the
-            // lock is as good as none.
+            // SAFETY: functions that live as long as the program does, and only touch an atomic. Without memory for
+            // them the lock is as good as none.
             unsafe { pthread_atfork(Some(lock), Some(unlock), Some(in_child)) };
         }
     }
 }
 
-/// Where systems can be told to forget a page in a child, however it is made (since Linux 4.14).
+/// For systems that can clear a page in any child process (since Linux 4.14).
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod mark {
     use std::{
@@ -149,20 +148,20 @@ mod mark {
 
     static PAGE: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
 
-    /// Stands for a page where the system gave none at the first question. It is not asked again: a process that was
-    /// numbered otherwise keeps its number.
+    /// Stands for a page if the system gave none at the first request. The request is not repeated, since the process
+    /// must keep its number.
     static NO_PAGE: AtomicU32 = AtomicU32::new(0);
 
-    /// A mark that is 0 in a child; `None` if the system has none.
+    /// Returns a mark that is 0 in a child; `None` if the system has none.
     pub(super) fn of_this_process() -> Option<&'static AtomicU32> {
         let mut page = PAGE.load(Ordering::Acquire);
         if page.is_null() {
             let new = wiped_on_fork().unwrap_or(ptr::from_ref(&NO_PAGE).cast_mut());
-            // For what takes the advice and does not follow it, as QEMU does when it runs a single program.
+            // For systems that accept the advice but do not follow it, such as QEMU when it runs a single program.
             super::forks::watch();
             page = match PAGE.compare_exchange(ptr::null_mut(), new, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => new,
-                // One page, and once: not worth giving back.
+                // Only one page, allocated once: it is never freed.
                 Err(other) => other,
             };
         }
@@ -170,7 +169,7 @@ mod mark {
         Some(unsafe { &*page }).filter(|page| !ptr::eq(*page, &raw const NO_PAGE))
     }
 
-    /// To be called in a child.
+    /// Clears the mark; to be called in a child.
     pub(super) fn forget() {
         // SAFETY: as above.
         if let Some(mark) = unsafe { PAGE.load(Ordering::Acquire).as_ref() } {
@@ -200,25 +199,25 @@ mod mark {
 mod mark {
     use std::sync::atomic::AtomicU32;
 
-    /// There is none.
+    /// Returns `None`.
     pub(super) const fn of_this_process() -> Option<&'static AtomicU32> {
         None
     }
 }
 
-/// The system's number of the process that has last asked for ours, and that one: see [`by_id_in`].
+/// The system's id of the process that last asked for its number, and that number: see [`by_id_in`].
 static BY_ID: AtomicU64 = AtomicU64::new(0);
 
-/// The number of this process, by the system's number of it.
+/// Returns the number of this process, by its process id.
 fn by_id() -> u32 {
-    // A system number is used again: a child may have that of a process that it comes from.
+    // Process ids are reused: a child may have the id of an ancestor.
     #[cfg(unix)]
     forks::watch();
     by_id_in(&BY_ID, std::process::id())
 }
 
-/// The number of the process `id`. `last` holds the system's number of a process and ours, in one word: so that what
-/// one thread reads belongs together, and of several that ask first, all get the same.
+/// Returns the number of the process `id`. `last` has a process id and our number in one word, so that the two always
+/// belong together, and all threads that ask at once get the same number.
 fn by_id_in(last: &AtomicU64, id: u32) -> u32 {
     let number_in = |word: u64| (word >> 32 == u64::from(id)).then_some(word as u32);
     let found = last.load(Ordering::Acquire);
@@ -229,7 +228,7 @@ fn by_id_in(last: &AtomicU64, id: u32) -> u32 {
     let word = u64::from(id) << 32 | u64::from(new);
     match last.compare_exchange(found, word, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => new,
-        // Another thread of this process was first: there is no other that could change it.
+        // Another thread of this process was faster; no other process can change it.
         Err(other) => number_in(other).unwrap_or(new),
     }
 }

@@ -1,6 +1,6 @@
-//! Packets on their way between threads: a queue in bounded memory, and a lock that can be waited for.
+//! Queues for packets between threads: a bounded queue, and a lock with notification.
 //!
-//! What the ends of a tunnel are made of that have no descriptor: an app's own, and those in memory.
+//! They serve tunnel ends without a descriptor: an app's own, and those in memory.
 
 use std::{
     collections::VecDeque,
@@ -14,9 +14,9 @@ use std::{
 
 use crate::sync;
 
-/// Packets in order, each with what is known about it, in bounded memory.
+/// A bounded queue of packets, each with additional data.
 ///
-/// Their bytes lie in one ring: nothing is allocated for a packet once the ring is as large as it needs to be.
+/// The bytes are in one ring: once the ring is large enough, packets cause no allocations.
 pub struct PacketQueue<T> {
     bytes: VecDeque<u8>,
     packets: VecDeque<(T, usize)>,
@@ -25,38 +25,38 @@ pub struct PacketQueue<T> {
 }
 
 impl<T> PacketQueue<T> {
-    /// A queue for at most so many packets with at most so many bytes.
+    /// Creates a queue for at most `max_packets` packets with at most `max_bytes` bytes.
     #[must_use]
     pub const fn new(max_packets: usize, max_bytes: usize) -> Self {
         Self { bytes: VecDeque::new(), packets: VecDeque::new(), max_packets, max_bytes }
     }
 
-    /// A queue that never takes more than `memory` bytes, what it knows about the packets included.
+    /// Creates a queue that never takes more than `memory` bytes, including the additional data.
     #[must_use]
     pub const fn within(memory: usize) -> Self {
         let index = memory / 8;
         Self::new(index / size_of::<(T, usize)>(), memory - index)
     }
 
-    /// How many packets there are.
+    /// Returns the number of packets.
     #[must_use]
     pub fn len(&self) -> usize {
         self.packets.len()
     }
 
-    /// Whether there is no packet.
+    /// Returns whether the queue is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.packets.is_empty()
     }
 
-    /// Whether at least half of the queue is free.
+    /// Returns whether at least half of the queue is free.
     #[must_use]
     pub fn is_half_free(&self) -> bool {
         self.packets.len() <= self.max_packets / 2 && self.bytes.len() <= self.max_bytes / 2
     }
 
-    /// Copies a packet in, behind all others. Returns false if there is no room or no memory for it.
+    /// Appends a copy of a packet. Returns false if there is no room or no memory for it.
     pub fn push(&mut self, about: T, packet: &[u8]) -> bool {
         if self.packets.len() == self.max_packets || packet.len() > self.max_bytes - self.bytes.len() {
             return false;
@@ -71,13 +71,13 @@ impl<T> PacketQueue<T> {
         true
     }
 
-    /// What is known about the oldest packet, and its length.
+    /// Returns the additional data and the length of the oldest packet.
     #[must_use]
     pub fn front(&self) -> Option<(&T, usize)> {
         self.packets.front().map(|(about, len)| (about, *len))
     }
 
-    /// Takes the oldest packet out and copies it to the beginning of `room`, as much of it as fits.
+    /// Removes the oldest packet and copies it to the beginning of `room`, truncated if necessary.
     pub fn pop_into(&mut self, room: &mut [u8]) -> Option<T> {
         let (about, len) = self.packets.pop_front()?;
         let copied = len.min(room.len());
@@ -89,19 +89,19 @@ impl<T> PacketQueue<T> {
         Some(about)
     }
 
-    /// The most bytes of memory that it takes; `usize::MAX` if that is more.
+    /// Returns the maximum memory of the queue in bytes, saturating at `usize::MAX`.
     #[must_use]
     pub const fn max_memory(&self) -> usize {
         self.max_bytes.saturating_add(self.max_packets.saturating_mul(size_of::<(T, usize)>()))
     }
 
-    /// How many bytes of memory it takes now.
+    /// Returns the current memory of the queue in bytes.
     #[must_use]
     pub fn memory(&self) -> usize {
         self.bytes.capacity() + self.packets.capacity() * size_of::<(T, usize)>()
     }
 
-    /// Gives back the memory that packets took which are gone.
+    /// Releases unused memory.
     pub fn trim(&mut self) {
         self.bytes.shrink_to_fit();
         self.packets.shrink_to_fit();
@@ -124,36 +124,37 @@ impl<T> fmt::Debug for PacketQueue<T> {
     }
 }
 
-/// Makes room for `more`: by doubling, as collections do, but never for more than `most` in all. Returns false if there
-/// is no memory for it.
+/// Makes room for `more` elements: by doubling, as collections do, but never beyond `most` in total. Returns false if
+/// there is no memory for it.
 fn grow<X>(ring: &mut VecDeque<X>, more: usize, most: usize) -> bool {
     let needed = ring.len() + more;
     needed <= ring.capacity()
         || ring.try_reserve_exact(needed.max(ring.capacity().saturating_mul(2).min(most)) - ring.len()).is_ok()
 }
 
-/// A value that threads share, and can wait for.
+/// A value that is shared by threads, which can wait for changes of it.
 #[derive(Debug, Default)]
 pub struct Monitor<S> {
     value: Mutex<S>,
     changed: Condvar,
-    /// How many threads wait; changed under the lock. To wake nobody costs a system call.
+    /// The number of waiting threads; changed under the lock. A notification costs a system call even if no thread
+    /// waits.
     waiting: AtomicUsize,
 }
 
 impl<S> Monitor<S> {
-    /// Nobody waits for it yet.
+    /// Creates a monitor without waiting threads.
     #[must_use]
     pub const fn new(value: S) -> Self {
         Self { value: Mutex::new(value), changed: Condvar::new(), waiting: AtomicUsize::new(0) }
     }
 
-    /// Locks the value. Who waits for it is not told of changes.
+    /// Locks the value. Changes do not wake waiting threads.
     pub fn lock(&self) -> MutexGuard<'_, S> {
         sync::lock(&self.value)
     }
 
-    /// Changes the value, and lets those who wait look at it.
+    /// Changes the value and wakes waiting threads.
     pub fn change<R>(&self, act: impl FnOnce(&mut S) -> R) -> R {
         let result = act(&mut self.lock());
         if self.waiting.load(Ordering::Relaxed) > 0 {
@@ -182,7 +183,7 @@ pub fn wait_until<'a, S>(
     timeout: Option<Duration>,
     ready: impl Fn(&S) -> bool,
 ) -> MutexGuard<'a, S> {
-    // A time too far away to be named is no limit.
+    // A time too far in the future to be represented is no limit.
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     while !ready(&guard) {
         guard = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {

@@ -1,4 +1,4 @@
-//! Randomness as an argument: the protocol engine never asks the operating system itself.
+//! Randomness as an argument: the protocol engine never obtains it from the operating system itself.
 
 use ring::rand::SecureRandom;
 
@@ -9,7 +9,7 @@ pub trait Random: Send + Sync {
 }
 
 impl dyn Random + '_ {
-    /// A random `u32`, uniform over all values.
+    /// Returns a random `u32`, uniform over all values.
     #[must_use]
     pub fn u32(&self) -> u32 {
         let mut b = [0; 4];
@@ -24,7 +24,7 @@ pub struct SystemRandom;
 
 impl Random for SystemRandom {
     /// # Panics
-    /// If the operating system's generator fails: no key may be made without it, so there is no way to go on.
+    /// If the operating system's generator fails: without it no key can be generated.
     #[expect(
         clippy::expect_used,
         reason = "the generator cannot fail once seeded; going on would mean predictable keys"

@@ -1,12 +1,12 @@
-//! What an allocation gets when the system has no memory left.
+//! Memory for small allocations when the system has none left.
 //!
-//! Everything with a size from outside is reserved fallibly where it is made. What remains are small blocks of fixed
-//! size, most of them made by std (an `Arc`, a node of a tree, the text of an error), which cannot report a failure:
-//! Rust then ends the process. [`Reserve`] is a global allocator that gives them from memory of its own when the system
-//! gives nothing. While much of that is in use, [`check`] lets nothing begin. Work that makes many small blocks takes a
-//! [`Hold`] of all that it may need before it begins.
+//! All memory whose size depends on input is reserved fallibly at its place. The rest are small blocks of fixed size,
+//! most of them allocated by std (an `Arc`, a node of a tree, the text of an error), which cannot report a failure:
+//! Rust then aborts the process. [`Reserve`] is a global allocator that takes these blocks from a reserve of its own if
+//! the system has no memory. While a large part of the reserve is in use, [`check`] refuses new work. Work with many
+//! small blocks first takes a [`Hold`] of all the memory that it may need.
 //!
-//! The C library and the daemon use it. A program in Rust that wants the same does so too:
+//! The C library and the daemon use it. Rust programs can do the same:
 //! `#[global_allocator] static ALLOCATOR: wg_embed::reserve::Reserve = wg_embed::reserve::Reserve::new();`
 #![allow(unsafe_code)]
 
@@ -21,38 +21,39 @@ use std::{
 
 use crate::error::{Error, Result};
 
-/// The size of the pieces that the reserve is given out in, in bytes.
+/// The allocation unit of the reserve, in bytes.
 const PIECE: usize = 128;
 /// One bit for each piece; a block lies in the pieces of one word.
 const WORDS: usize = 64;
 const PIECES_PER_WORD: usize = u64::BITS as usize;
-/// The largest block that the reserve gives.
+/// The largest block of the reserve.
 pub const MAX_BLOCK: usize = PIECE * PIECES_PER_WORD;
-/// Bytes of the reserve. Until memory runs out they are never touched, and so take none.
+/// Bytes of the reserve. They take no memory until they are used.
 pub const RESERVE: usize = MAX_BLOCK * WORDS;
-/// Nothing is begun while more pieces than these are in use: the rest is for what has begun.
+/// No new work is accepted while more pieces than these are in use: the rest is for work in progress.
 const LOW: usize = WORDS * PIECES_PER_WORD / 8;
 
-/// With so much left of the address space, any heap can grow: glibc asks the system for 1 MiB if it cannot where it is.
+/// With this much address space left, any heap can grow: glibc requests 1 MiB from the system if it cannot grow in
+/// place.
 pub(crate) const ENOUGH: usize = 2 << 20;
 
-/// Refuses to begin anything while memory has run out: an eighth of the reserve is in use.
+/// Refuses new work while memory has run out: an eighth of the reserve is in use.
 ///
 /// # Errors
-/// `Resources` then.
+/// `Resources` in that case.
 #[inline(never)]
 pub fn check() -> Result<()> {
     if is_low() { Err(Error::no_memory()) } else { Ok(()) }
 }
 
-/// Whether [`check`] refuses. What was taken of the reserve may be in use for long: that does not matter once the
+/// Returns whether [`check`] refuses. Blocks of the reserve may be in use for long, which does not matter once the
 /// system has memory again.
 pub(crate) fn is_low() -> bool {
     POOL.taken.load(Ordering::Relaxed) > LOW && !has_room(ENOUGH)
 }
 
-/// Whether the system has this much address space left, in bytes. Not what the heap has: a thread may be unable to use
-/// that, as glibc gives it another one.
+/// Returns whether the system has this much address space left, in bytes. Free memory of the heap does not count: a
+/// thread may be unable to use it, as glibc gives it another heap.
 #[cfg(unix)]
 #[inline(never)]
 pub(crate) fn has_room(bytes: usize) -> bool {
@@ -63,15 +64,16 @@ pub(crate) fn has_room(bytes: usize) -> bool {
     room != libc::MAP_FAILED && unsafe { libc::munmap(room, bytes) } == 0
 }
 
-/// Whether the system has this much memory, in bytes.
+/// Returns whether the system has this much memory, in bytes.
 #[cfg(not(unix))]
 #[inline(never)]
 pub(crate) fn has_room(bytes: usize) -> bool {
     Vec::<u8>::new().try_reserve_exact(bytes).is_ok()
 }
 
-/// To be called first on a thread of the app: what std and `tracing` keep for a thread is registered with the C
-/// library, which ends the process if it has no memory for that. A heap that has had so much free has it once more.
+/// Tests for the memory that a new thread needs; to be called first on a thread of the app. std and `tracing` register
+/// thread-local values with the C library, which aborts the process if it has no memory for that. The block is
+/// freed again, and the heap then has room for these values.
 #[inline(never)]
 pub fn check_new_thread() -> Result<()> {
     thread_local! {
@@ -84,7 +86,7 @@ pub fn check_new_thread() -> Result<()> {
     Ok(())
 }
 
-/// So many zeros, if there is memory for them. It is not touched.
+/// Returns `len` zero bytes, without touching them, if there is memory for them.
 ///
 /// # Errors
 /// `OutOfMemory`.
@@ -113,7 +115,7 @@ pub(crate) fn push<T>(list: &mut Vec<T>, item: T) -> Result<()> {
     Ok(())
 }
 
-/// An empty text with room for this number of bytes.
+/// Returns an empty text with room for this number of bytes.
 ///
 /// # Errors
 /// `Resources` if there is no memory for them.
@@ -123,7 +125,7 @@ pub fn text(bytes: usize) -> Result<String> {
     Ok(text)
 }
 
-/// A copy of a text.
+/// Returns a copy of a text.
 ///
 /// # Errors
 /// `Resources` if there is no memory for it.
@@ -133,10 +135,10 @@ pub(crate) fn copy(original: &str) -> Result<String> {
     Ok(copy)
 }
 
-/// Collects items until one is an error.
+/// Collects items until the first error.
 ///
 /// # Errors
-/// That one, or `Resources` if there is no memory for them.
+/// The first error of an item, or `Resources` if there is no memory.
 pub fn collect<T>(items: impl ExactSizeIterator<Item = Result<T>>) -> Result<Vec<T>> {
     let mut all = Vec::new();
     all.try_reserve_exact(items.len())?;
@@ -146,12 +148,12 @@ pub fn collect<T>(items: impl ExactSizeIterator<Item = Result<T>>) -> Result<Vec
     Ok(all)
 }
 
-/// A global allocator that has a reserve for small blocks. Everything else is `A`'s.
+/// A global allocator with a reserve for small blocks; everything else is allocated by `A`.
 #[derive(Debug, Default)]
 pub struct Reserve<A = System>(A);
 
 impl Reserve {
-    /// Over the system's allocator.
+    /// Creates a reserve over the system's allocator.
     #[must_use]
     pub const fn new() -> Self {
         Self(System)
@@ -159,7 +161,7 @@ impl Reserve {
 }
 
 impl<A> Reserve<A> {
-    /// Over another allocator.
+    /// Creates a reserve over another allocator.
     #[must_use]
     pub const fn over(allocator: A) -> Self {
         Self(allocator)
@@ -169,14 +171,14 @@ impl<A> Reserve<A> {
 /// The program's allocator is a [`Reserve`].
 static IS_USED: AtomicBool = AtomicBool::new(false);
 
-/// Where a block is from when the system has none.
+/// Allocates a block if the system has no memory.
 #[cold]
 fn spare(layout: Layout) -> *mut u8 {
     let block = HOLD.try_with(Cell::get).ok().flatten().map_or(ptr::null_mut(), |slot| slot.alloc(layout));
     if block.is_null() { POOL.alloc(layout) } else { block }
 }
 
-/// Takes a block back if it is not the system's.
+/// Takes back a block that is not the system's.
 #[inline(never)]
 fn take_back(block: *mut u8, layout: Layout) -> bool {
     if POOL.owns(block) {
@@ -186,13 +188,13 @@ fn take_back(block: *mut u8, layout: Layout) -> bool {
     hold_of(block).inspect(|slot| slot.release()).is_some()
 }
 
-/// The hold that this block, which is in use, is of.
+/// Returns the hold that this block, which is in use, belongs to.
 #[inline]
 fn hold_of(block: *mut u8) -> Option<&'static Slot> {
     if HOLDS_IN_USE.load(Ordering::Relaxed) == 0 { None } else { search_holds(block) }
 }
 
-/// Compilers unroll the loop: once is enough.
+/// Not inlined: compilers unroll the loop, and one copy is enough.
 #[inline(never)]
 fn search_holds(block: *mut u8) -> Option<&'static Slot> {
     HOLDS.iter().find(|slot| slot.owns(block))
@@ -221,7 +223,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Reserve<A> {
         }
         let block = spare(layout);
         if !block.is_null() {
-            // SAFETY: the block has this size, and is nobody else's.
+            // SAFETY: the block has this size, and no other owner.
             unsafe { block.write_bytes(0, layout.size()) };
         }
         block
@@ -244,9 +246,9 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Reserve<A> {
                 return moved;
             }
         }
-        // SAFETY: the caller says that the size is valid with this alignment.
+        // SAFETY: the size is valid with this alignment, by the caller's contract.
         let wanted = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
-        // SAFETY: as the caller says, the size is not zero.
+        // SAFETY: the size is not zero, by the caller's contract.
         let moved = unsafe { self.alloc(wanted) };
         if !moved.is_null() {
             // SAFETY: two blocks, each with at least this number of bytes.
@@ -268,14 +270,14 @@ struct Pool {
     memory: Memory,
     /// A bit for each piece that is in use.
     used: [AtomicU64; WORDS],
-    /// How many those are.
+    /// The number of these bits.
     taken: AtomicUsize,
 }
 
 #[repr(C, align(128))]
 struct Memory(UnsafeCell<[u8; RESERVE]>);
 
-// SAFETY: a piece is accessed by the one who has it alone, as its bit says.
+// SAFETY: a piece is accessed only by its owner, which its bit marks.
 unsafe impl Sync for Memory {}
 
 static POOL: Pool = Pool {
@@ -293,8 +295,7 @@ impl Pool {
         block.addr().wrapping_sub(self.start().addr()) < RESERVE
     }
 
-    /// The bits of a block that begins with the first piece of a word, and how many they are. `None` if it is too
-    /// large.
+    /// Returns the bits of a block at the first piece of a word, and their number. `None` if the block is too large.
     fn bits(layout: Layout) -> Option<(u64, usize)> {
         let pieces = layout.size().div_ceil(PIECE).max(1);
         let fits = pieces <= PIECES_PER_WORD && layout.align() <= PIECE;
@@ -328,27 +329,27 @@ impl Pool {
     }
 }
 
-/// Memory that is there for all that this thread allocates until it is dropped, when the system has none.
+/// Memory that is reserved for all allocations of this thread, until it is dropped, if the system has none.
 ///
-/// If the program's allocator is no [`Reserve`] it only shows that there is as much now, as it has been given back by
-/// the time that it is needed: another thread may be the first to take it.
+/// If the program's allocator is not a [`Reserve`], a hold only shows that the memory is available now: it is freed at
+/// once, and another thread may take it.
 #[derive(Debug)]
 pub struct Hold {
     slot: Option<&'static Slot>,
-    /// The thread's hold before this one.
+    /// The thread's previous hold.
     before: Option<&'static Slot>,
-    /// It is of this thread.
+    /// A hold belongs to its thread.
     thread: PhantomData<*const ()>,
 }
 
-/// How many there may be at a time, those included of which blocks are still in use.
+/// The maximum number of holds, including those of which blocks are still in use.
 const HOLDS_AT_ONCE: usize = 16;
 
 static HOLDS: [Slot; HOLDS_AT_ONCE] = [const { Slot::new() }; HOLDS_AT_ONCE];
 static HOLDS_IN_USE: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// It has no destructor, so that it can be asked for even while the thread ends.
+    /// It has no destructor, so that it can be used even while the thread ends.
     static HOLD: Cell<Option<&'static Slot>> = const { Cell::new(None) };
 }
 
@@ -356,7 +357,7 @@ impl Hold {
     /// Reserves this number of bytes.
     ///
     /// # Errors
-    /// `Resources` if there are not as many.
+    /// `Resources` if there is not enough memory.
     pub fn take(bytes: usize) -> Result<Self> {
         check()?;
         let before = HOLD.try_with(Cell::get).ok().flatten();
@@ -368,7 +369,7 @@ impl Hold {
             return Err(Error::no_memory());
         }
         if is_spare(block) {
-            // What is left for emergencies is nothing to hold; and blocks of it could not be told from those of the
+            // The reserve itself must not be held; and its blocks would be indistinguishable from those of the
             // hold. SAFETY: it was allocated above, with this layout.
             unsafe { dealloc(block, layout) };
             return Err(Error::no_memory());
@@ -394,8 +395,8 @@ impl Drop for Hold {
     }
 }
 
-/// A place for the memory of a hold. Blocks of it are given out one behind the other, and it is freed with the last of
-/// them.
+/// A place for the memory of a hold. Blocks are allocated one after another, and the memory is freed with the last
+/// block.
 #[derive(Debug)]
 struct Slot {
     /// Odd while `start` and `len` change.
@@ -403,9 +404,9 @@ struct Slot {
     start: AtomicPtr<u8>,
     /// 0 if there is no memory.
     len: AtomicUsize,
-    /// Bytes that were given out.
+    /// Bytes that were allocated.
     given: AtomicUsize,
-    /// Blocks that are in use, and the hold itself.
+    /// The number of blocks in use, plus one for the hold itself.
     live: AtomicUsize,
 }
 
@@ -424,7 +425,7 @@ impl Slot {
         Layout::from_size_align(bytes.max(1), 16).ok()
     }
 
-    /// Takes memory in, if it has none.
+    /// Puts memory into an empty slot.
     fn fill(&self, start: *mut u8, len: usize) -> bool {
         let version = self.version.load(Ordering::Acquire);
         let is_free = version.is_multiple_of(2) && self.len.load(Ordering::Relaxed) == 0;
@@ -441,7 +442,8 @@ impl Slot {
         true
     }
 
-    /// Whether this block, which is in use, lies in it. A slot that changes at this moment is another one's.
+    /// Returns whether this block, which is in use, lies in the slot. A slot that is being changed belongs to another
+    /// thread.
     fn owns(&self, block: *mut u8) -> bool {
         let version = self.version.load(Ordering::Acquire);
         let (start, len) = (self.start.load(Ordering::Relaxed), self.len.load(Ordering::Relaxed));
@@ -450,7 +452,7 @@ impl Slot {
         is_stable && block.addr().wrapping_sub(start.addr()) < len
     }
 
-    /// To be called by the thread that has the hold.
+    /// Allocates a block; to be called by the thread that has the hold.
     fn alloc(&self, layout: Layout) -> *mut u8 {
         let (start, len) = (self.start.load(Ordering::Relaxed), self.len.load(Ordering::Relaxed));
         let given = self.given.load(Ordering::Relaxed);
@@ -462,7 +464,7 @@ impl Slot {
         start.wrapping_add(given + padding)
     }
 
-    /// One block less is in use, or the hold is not any more.
+    /// Releases a block, or the hold itself.
     fn release(&self) {
         if self.live.fetch_sub(1, Ordering::AcqRel) > 1 {
             return;
@@ -484,7 +486,7 @@ impl Slot {
 mod tests {
     use super::*;
 
-    /// An allocator that has nothing for the thread that says so.
+    /// An allocator that fails for threads that request it.
     struct Nothing;
 
     thread_local! {

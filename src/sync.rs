@@ -1,5 +1,5 @@
-//! Locks that outlive a panic. What a lock of ours guards is consistent between any two statements, so a panic of the
-//! thread that holds it does not make it unusable for others.
+//! Locks that a panic does not poison. The data behind the library's locks are consistent between any two statements,
+//! so a panic of the thread that holds a lock does not make it unusable for others.
 
 use std::{
     sync::{
@@ -33,12 +33,12 @@ pub fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits for a notification. It may return without one.
+/// Waits for a notification. It may return spuriously.
 pub fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
     condvar.wait(guard).unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits for a notification, at most for this long. It may return without one.
+/// Waits for a notification, for at most this time. It may return spuriously.
 pub fn wait_timeout<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>, timeout: Duration) -> MutexGuard<'a, T> {
     condvar.wait_timeout(guard, timeout).unwrap_or_else(PoisonError::into_inner).0
 }
@@ -52,7 +52,7 @@ pub fn wait_while<'a, T>(
     condvar.wait_while(guard, condition).unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits until `condition` is false, at most for this long.
+/// Waits until `condition` is false, for at most this time.
 pub fn wait_timeout_while<'a, T>(
     condvar: &Condvar,
     guard: MutexGuard<'a, T>,

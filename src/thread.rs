@@ -1,6 +1,6 @@
-//! How the library starts its threads, all of them here.
+//! Starts the library's threads.
 //!
-//! They run in the process of an app: no signal that is meant for the host arrives on them, and they have stack enough
+//! They run in the process of an app: signals for the host are not delivered to them, and their stacks are large enough
 //! for the host's callbacks.
 
 #[cfg(unix)]
@@ -24,28 +24,28 @@ use std::{
     thread::{Builder, JoinHandle},
 };
 
-/// The threads' stacks: half for callbacks of the host, half for the library. What is never touched costs nothing.
+/// The threads' stacks: half for callbacks of the host, half for the library. Unused parts take no memory.
 const STACK: usize = 1 << 20;
 
 thread_local! {
-    /// Whom this thread works for; 0 on a thread that is not the library's. It has no destructor, so it can be asked
-    /// for even while the thread ends.
+    /// The owner of this thread; 0 on a thread that is not the library's. It has no destructor, so it can be used even
+    /// while the thread ends.
     static OWNER: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Something that has threads, and may have to wait for them: it must be known on which threads it cannot.
+/// An object that has threads and may have to wait for them, which it cannot do on these threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner(u64);
 
 impl Owner {
-    /// One that is unlike all others.
+    /// Returns an owner that differs from all others.
     #[must_use]
     pub fn unique() -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
-    /// Whether this thread is one of its threads.
+    /// Returns whether the calling thread is one of the owner's.
     pub fn is_current(self) -> bool {
         current() == self.0
     }
@@ -55,11 +55,11 @@ fn current() -> u64 {
     OWNER.try_with(Cell::get).unwrap_or(0)
 }
 
-/// A thread: equal to no other one's that runs or ever ran.
+/// The identity of a thread, which is never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Id(u64);
 
-/// This thread. Unlike that of std it can be asked for even while the thread ends.
+/// Returns the identity of the calling thread. Unlike that of std it can be used even while the thread ends.
 pub fn id() -> Id {
     thread_local! {
         static ID: Cell<u64> = const { Cell::new(0) };
@@ -74,28 +74,29 @@ pub fn id() -> Id {
     Id(number.unwrap_or(0))
 }
 
-/// Whether this thread was started by the library.
+/// Returns whether the calling thread was started by the library.
 pub fn is_ours() -> bool {
     current() != 0
 }
 
-/// Starts a thread. It logs where the calling thread does, and takes no signals but those that it causes itself.
+/// Starts a thread. It logs to the calling thread's subscriber and blocks all signals except those that it causes
+/// itself.
 ///
 /// # Errors
-/// As the system says.
+/// Errors of the system.
 pub fn spawn(name: &str, owner: Owner, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     start(name, owner, Box::new(body))
 }
 
-/// Compiled once, and not again for each thread: what std does to start one is 3 KB.
+/// Not generic, so that std's code to start a thread, 3 KB, is compiled once.
 fn start(name: &str, owner: Owner, body: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> {
     let dispatch = tracing::dispatcher::get_default(Clone::clone);
-    // What std and the C library allocate for a thread when it has begun ends the process if it fails: the stack of a
-    // signal handler, in a program in Rust, and destructors. So there must be more than the thread's own stack.
+    // If an allocation by std or the C library at the start of a thread fails, it aborts the process: the stack of a
+    // signal handler, in Rust programs, and destructors. So there must be more memory than the thread's stack.
     if !has_room(STACK + ENOUGH) {
         return Err(io::ErrorKind::OutOfMemory.into());
     }
-    // A thread begins with the mask of the one that starts it, so there is no moment at which it takes signals.
+    // A thread inherits the mask of its creator, so there is no moment at which it accepts signals.
     let begun = Arc::new(Barrier::new(2));
     let begins = begun.clone();
     let thread = signals::blocked(|| {
@@ -108,7 +109,7 @@ fn start(name: &str, owner: Owner, body: Box<dyn FnOnce() + Send>) -> io::Result
             })
         })
     })?;
-    // What it allocates when it begins is not left to a moment at which there may be less memory.
+    // Allocate now, not later when there may be less memory.
     begun.wait();
     Ok(thread)
 }

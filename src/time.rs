@@ -1,4 +1,4 @@
-//! Time as an argument: a clock that counts sleep, and one that is turned by hand.
+//! Time as an argument: a clock that counts sleep, and a manual clock.
 
 use std::{
     ops::Add,
@@ -6,24 +6,24 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// A point in time, in nanoseconds since the machine was booted. Time spent suspended counts.
+/// A point in time, in nanoseconds since the machine was booted, including time spent suspended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant(u64);
 
 impl Instant {
-    /// A point `ns` nanoseconds after boot.
+    /// Creates a point in time `ns` nanoseconds after boot.
     #[must_use]
     pub const fn from_nanos(ns: u64) -> Self {
         Self(ns)
     }
 
-    /// Nanoseconds since boot.
+    /// Returns the nanoseconds since boot.
     #[must_use]
     pub const fn as_nanos(self) -> u64 {
         self.0
     }
 
-    /// How long after `earlier` this is; zero if it is not after it.
+    /// Returns the time since `earlier`; zero if `earlier` is not before it.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
@@ -32,25 +32,25 @@ impl Instant {
 
 impl Add<Duration> for Instant {
     type Output = Self;
-    /// Saturates at the end of time (584 years).
+    /// Adds a duration, saturating at the end of time (584 years).
     fn add(self, d: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)))
     }
 }
 
-/// Where a device reads the time.
+/// A source of time for a device.
 pub trait Clock: Send + Sync {
-    /// Time since boot, sleep included. Never goes back.
+    /// Returns the time since boot, including sleep. It never goes back.
     fn now(&self) -> Instant;
-    /// Wall-clock time since 1970-01-01 UTC; zero if the wall clock is set before that.
+    /// Returns the wall-clock time since 1970-01-01 UTC; zero if the clock is set before that.
     fn wall(&self) -> Duration;
-    /// Processor time of the calling thread, to tell what work costs, whatever else the machine does. Without such a clock
-    /// it is `now`.
+    /// Returns the processor time of the calling thread, which measures the cost of work independently of other load.
+    /// Without such a clock it is `now`.
     fn worked(&self) -> Instant {
         self.now()
     }
-    /// How long the machine has been suspended since boot, to a millisecond; zero, always, where that cannot be told or is an
-    /// everyday matter. When it grows the keys of sessions are forgotten: docs/adr/0009.
+    /// Returns for how long the machine has been suspended since boot, to a millisecond. It is always zero on systems
+    /// that cannot tell or suspend frequently. When it grows, the keys of sessions are forgotten: docs/adr/0009.
     fn slept(&self) -> Duration {
         Duration::ZERO
     }
@@ -89,7 +89,7 @@ mod boot {
     /// Since Linux 2.6.39.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     const CLOCK: libc::clockid_t = libc::CLOCK_BOOTTIME;
-    /// Since macOS 10.12 and iOS 10. Unlike `CLOCK_UPTIME_RAW` it goes on while the machine sleeps.
+    /// Since macOS 10.12 and iOS 10. Unlike `CLOCK_UPTIME_RAW` it continues while the machine sleeps.
     #[cfg(target_vendor = "apple")]
     const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC_RAW;
 
@@ -106,20 +106,20 @@ mod boot {
     }
 }
 
-/// Linux, but not Android, where the machine is suspended all the time.
+/// Linux except Android, where the machine is suspended all the time.
 #[cfg(target_os = "linux")]
 mod suspend {
     use super::{Duration, boot};
     use std::{path::Path, sync::OnceLock};
 
-    /// Both clocks are read within this, or again: the thread may have been interrupted between.
+    /// Both clocks must be read within this time, or are read again: the thread may have been interrupted in between.
     const NEAR: Duration = Duration::from_millis(1);
-    /// How often, at most.
+    /// The maximum number of attempts.
     const TRIES: usize = 4;
 
     pub(super) fn slept() -> Duration {
         static BY_ITSELF: OnceLock<bool> = OnceLock::new();
-        // What the kernel's WireGuard asks for as CONFIG_PM_AUTOSLEEP.
+        // The kernel's WireGuard tests CONFIG_PM_AUTOSLEEP.
         if *BY_ITSELF.get_or_init(|| Path::new("/sys/power/autosleep").exists()) {
             return Duration::ZERO;
         }
@@ -128,7 +128,7 @@ mod suspend {
             let before = boot::read(libc::CLOCK_MONOTONIC);
             let now = boot::now();
             let after = boot::read(libc::CLOCK_MONOTONIC);
-            // Never more than it was; what is missing is found the next time.
+            // Never more than the true value; the rest is found at the next reading.
             slept = slept.max(now.since(after));
             if after.since(before) < NEAR {
                 break;
@@ -138,7 +138,7 @@ mod suspend {
     }
 }
 
-/// Elsewhere: the standard library's monotonic clock, counted from its first use. On Windows it counts sleep.
+/// Other systems: the standard library's monotonic clock, counted from its first use. On Windows it counts sleep.
 #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
 mod boot {
     use super::Instant;
@@ -152,7 +152,7 @@ mod boot {
     }
 }
 
-/// A clock that moves only when it is told to. Both of its times move together.
+/// A manual clock, which moves only when a test moves it. Both of its times move together.
 #[derive(Debug)]
 pub struct ManualClock {
     now: AtomicU64,
@@ -161,7 +161,7 @@ pub struct ManualClock {
 }
 
 impl ManualClock {
-    /// Starts 1,000 s after boot, on 2024-01-01.
+    /// Creates a clock at 1,000 s after boot, on 2024-01-01.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -171,23 +171,23 @@ impl ManualClock {
         }
     }
 
-    /// Moves both times on.
+    /// Advances both times.
     pub fn advance(&self, by: Duration) {
         self.now.fetch_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX), Ordering::SeqCst);
     }
 
-    /// Moves both times on, as while the machine is suspended.
+    /// Advances both times as if the machine had been suspended.
     pub fn sleep(&self, time: Duration) {
         self.slept.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::SeqCst);
         self.advance(time);
     }
 
-    /// Moves on to `at`, if that is in the future.
+    /// Advances to `at`, if that is in the future.
     pub fn advance_to(&self, at: Instant) {
         self.now.fetch_max(at.0, Ordering::SeqCst);
     }
 
-    /// Sets the wall clock alone, as a user or NTP would.
+    /// Sets only the wall clock, as a user or NTP would.
     pub fn set_wall(&self, wall: Duration) {
         let wall = u64::try_from(wall.as_nanos()).unwrap_or(u64::MAX);
         self.wall_at_zero.store(wall.wrapping_sub(self.now.load(Ordering::SeqCst)), Ordering::SeqCst);

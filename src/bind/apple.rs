@@ -1,13 +1,13 @@
-//! What mio does not know of Apple systems.
+//! Apple's system functions that mio does not have.
 #![allow(unsafe_code)]
 
 use super::driver::Timer;
 use mio::{Poll, Registry, Token};
 use std::{io, os::fd::AsRawFd, ptr, time::Duration};
 
-/// A timer of the poll's own kqueue. Unlike the time limit of a poll, it goes on while the machine sleeps.
+/// A timer of the poll's own kqueue. Unlike the time limit of a poll, it continues while the machine sleeps.
 pub(in crate::bind) struct BootTimer {
-    /// Another descriptor of the kqueue.
+    /// A second descriptor of the kqueue.
     registry: Registry,
     token: Token,
 }
@@ -24,7 +24,7 @@ impl Timer for BootTimer {
             flags: if after.is_some() { libc::EV_ADD | libc::EV_ONESHOT } else { libc::EV_DELETE },
             fflags: libc::NOTE_NSECONDS | libc::NOTE_MACH_CONTINUOUS_TIME,
             data: after.map_or(0, |after| after.as_nanos().try_into().unwrap_or(isize::MAX)),
-            // Where mio looks for the token.
+            // The field from which mio takes the token.
             udata: ptr::without_provenance_mut(self.token.0),
         };
         let no_limit = ptr::null();
@@ -34,7 +34,7 @@ impl Timer for BootTimer {
         match done {
             0 => Ok(()),
             _ => match io::Error::last_os_error() {
-                // It has rung by now.
+                // It has already expired.
                 err if after.is_none() && err.raw_os_error() == Some(libc::ENOENT) => Ok(()),
                 err => Err(err),
             },

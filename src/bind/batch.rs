@@ -1,9 +1,9 @@
-//! [`BatchUdp`]: UDP in batches, on its own.
+//! [`BatchUdp`]: UDP in batches, without a tunnel.
 //!
-//! | file | what it answers |
+//! | file | contents |
 //! |---|---|
-//! | `batch/inbox.rs` | who receives, and what has come but was not taken yet |
-//! | `batch/join.rs` | which datagrams leave together |
+//! | `batch/inbox.rs` | receiving: which thread receives, and datagrams that wait |
+//! | `batch/join.rs` | sending: which datagrams leave as one |
 
 mod inbox;
 mod join;
@@ -24,10 +24,10 @@ use inbox::Inbox;
 use join::Window;
 use std::{fmt, net::UdpSocket, sync::Mutex, time::Duration};
 
-/// How long one [`BatchUdp::send`] waits for a full socket buffer to drain, in all.
+/// The total time that one [`BatchUdp::send`] waits for a full socket buffer to drain.
 const PATIENCE: Duration = Duration::from_millis(5);
 
-/// How a [`BatchUdp`] is to be. [`open`](Self::open) or [`adopt`](Self::adopt) makes it.
+/// Options of a [`BatchUdp`], which [`open`](Self::open) or [`adopt`](Self::adopt) creates.
 #[must_use]
 pub struct BatchOptions {
     mark: u32,
@@ -35,23 +35,23 @@ pub struct BatchOptions {
     sockets: SocketOptions,
 }
 
-/// A datagram that was received.
+/// A received datagram.
 #[derive(Clone, Copy, Debug)]
 pub struct Received<'a> {
-    /// Who sent it, and which of our addresses it came to, through which interface. An answer to this endpoint leaves
-    /// from there.
+    /// The sender, our address that it sent to, and the interface of arrival. A reply to this endpoint leaves from
+    /// there.
     pub from: Endpoint,
-    /// What it carries.
+    /// The payload.
     pub contents: &'a [u8],
-    /// The outer header's TOS or traffic class byte; 0 where the system does not report it.
+    /// The TOS or traffic class byte of the outer header; 0 if the system does not report it.
     pub tos: u8,
 }
 
-/// An IPv4 and an IPv6 UDP socket on one port, for programs that want batches, segmentation offload and answers from
-/// the right address, and no tunnel.
+/// An IPv4 and an IPv6 UDP socket on one port, for programs that need batches, segmentation offload and replies from
+/// the right address, but no tunnel.
 ///
-/// Any thread may call anything at any time: several may receive, for one family or for both, while others send, change
-/// something, or close it. Every call that is under way when it is closed returns soon.
+/// All functions may be called on any thread at any time: several threads may receive, for one family or for both,
+/// while others send, change settings, or close it. Every call in progress returns soon after it is closed.
 ///
 /// ```
 /// use std::time::Duration;
@@ -76,7 +76,7 @@ pub struct Received<'a> {
 pub struct BatchUdp {
     pair: Pair,
     inboxes: [Inbox; 2],
-    /// Buffers for joined datagrams: as many as threads have been sending at once.
+    /// Buffers for joined datagrams: as many as threads have sent at the same time.
     buffers: Mutex<Vec<Box<[u8]>>>,
 }
 
@@ -89,31 +89,31 @@ impl Default for BatchOptions {
 }
 
 impl BatchOptions {
-    /// The usual: no mark, offload where the system has it, answers through the interface that they were asked through.
+    /// Creates the default options: no mark, offload if the system has it, replies through the interface of arrival.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Marks what is sent. See [`BatchUdp::set_mark`].
+    /// Sets the mark of outgoing packets. See [`BatchUdp::set_mark`].
     pub fn with_mark(mut self, mark: u32) -> Self {
         self.mark = mark;
         self
     }
 
-    /// Passes each new socket to `hook` before anything is sent on it.
+    /// Sets the hook that is called with each new socket before anything is sent on it.
     pub fn with_socket_hook(mut self, hook: SocketHook) -> Self {
         self.hook = Some(hook);
         self
     }
 
-    /// Whether to use GSO and GRO where the system has them.
+    /// Sets whether to use GSO and GRO if the system has them.
     pub fn with_offload(mut self, offload: bool) -> Self {
         self.sockets.driver.offload = offload;
         self
     }
 
-    /// Whether answers leave through the interface that they were asked through, and not only from the same address.
-    /// Only on Linux and Android.
+    /// Sets whether replies leave through the interface of arrival, and not only from the same address. Only on Linux
+    /// and Android.
     pub fn with_sticky_interface(mut self, sticky: bool) -> Self {
         self.sockets.driver.interfaces = sticky;
         self
@@ -126,26 +126,25 @@ impl BatchOptions {
         self
     }
 
-    /// Opens both families on `port`, or on one that the system chooses if it is 0. One family missing on this host is
-    /// fine.
+    /// Opens both families on `port`; 0 lets the system choose one. It is not an error if this host lacks one family.
     ///
     /// # Errors
-    /// `AddrInUse` if the port is taken, `Permission` for a mark without it, what the hook returned, and other errors
-    /// of the system.
+    /// `AddrInUse` if the port is in use, `Permission` if a mark is not permitted, the error of the hook, and other
+    /// errors of the system.
     pub fn open(self, port: u16) -> Result<BatchUdp> {
         let udp = self.make()?;
         udp.pair.open(port).map_err(|err| cannot_open(port, err))?;
         Ok(udp)
     }
 
-    /// Takes over a socket that exists and is bound, IPv4 or IPv6. The other family is missing then. The hook is not
-    /// called. Until the bind is closed, the socket is non-blocking, its buffers are larger, and it has GRO and other
-    /// options of ours; then, or if this fails, they are restored, for duplicates of the socket as well. With GRO, what
-    /// has come but was not received by then is lost.
+    /// Takes over an existing bound socket, IPv4 or IPv6; the other family is then missing. The hook is not called.
+    /// Until the bind is closed, the socket is non-blocking, its buffers are larger, and GRO and other options are set;
+    /// these are restored when it is closed, or if this call fails, for duplicates of the socket as well. With GRO,
+    /// datagrams that have arrived but were not received by then are lost.
     ///
     /// # Errors
-    /// `Invalid` for a socket that is not UDP or not bound, `Permission` for a mark without it, and other errors of the
-    /// system.
+    /// `Invalid` for a socket that is not UDP or not bound, `Permission` if a mark is not permitted, and other errors
+    /// of the system.
     pub fn adopt(self, socket: UdpSocket) -> Result<BatchUdp> {
         let udp = self.make()?;
         udp.pair.adopt(socket.into()).map_err(|err| Error::io("cannot use this socket", err))?;
@@ -166,70 +165,70 @@ impl BatchOptions {
 }
 
 impl BatchUdp {
-    /// The most transmits that one [`send`](Self::send) takes.
+    /// The maximum number of transmits in one [`send`](Self::send).
     pub const BATCH_SIZE: usize = BATCH;
 
-    /// As [`BatchOptions::open`], with the usual options.
+    /// Opens sockets with the default options, as [`BatchOptions::open`] does.
     ///
     /// # Errors
-    /// As there.
+    /// As for [`BatchOptions::open`].
     pub fn open(port: u16) -> Result<Self> {
         BatchOptions::new().open(port)
     }
 
-    /// Replaces the sockets that are open by new ones, for example after the network has changed, and returns the port.
-    /// 0 lets the system choose another port. Threads that receive go on receiving. If it fails, what was open stays
-    /// open; but where no two sockets may have the same port (not Linux or Android, or as another user than before),
-    /// one that was in the way is closed: reopen again then.
+    /// Replaces the open sockets by new ones, for example after the network has changed, and returns the port. 0 lets
+    /// the system choose another port. Threads that receive continue to do so. If it fails, the old sockets remain
+    /// open; but if two sockets cannot share the port (systems other than Linux and Android, or after a change of the
+    /// user), an old socket on that port may have been closed: reopen again in this case.
     ///
     /// # Errors
     /// As [`BatchOptions::open`]; `Unsupported` if the socket was adopted; `Closed`.
     pub fn reopen(&self, port: u16) -> Result<u16> {
         let opened = self.pair.reopen(port).ok_or_else(closed)?;
-        // Whatever arrived before the sockets were in place has spent its event on the old ones.
+        // Datagrams that arrived before the sockets were in place have used up their event on the old ones.
         self.wake();
         opened.map_err(|err| cannot_open(port, err))
     }
 
-    /// Closes the sockets, for good. When it returns, the port is free. What has come but was not taken is lost.
+    /// Closes the sockets permanently. When it returns, the port is free. Datagrams that were not received are lost.
     /// Idempotent.
     pub fn close(&self) {
         self.pair.close();
         self.wake();
     }
 
-    /// The port; `None` if it is closed.
+    /// Returns the port; `None` if it is closed.
     #[must_use]
     pub fn port(&self) -> Option<u16> {
         self.pair.port()
     }
 
-    /// Whether there is a socket of this family.
+    /// Returns whether there is a socket of this family.
     #[must_use]
     pub fn has(&self, family: Family) -> bool {
         self.pair.families().is_some_and(|has| has[family as usize])
     }
 
-    /// Marks packets sent from now on, across reopening (`SO_MARK` on Linux and Android, `SO_USER_COOKIE` on FreeBSD,
-    /// `SO_RTABLE` on OpenBSD; nothing elsewhere).
+    /// Sets the mark of packets sent from now on, which also applies after reopening (`SO_MARK` on Linux and Android,
+    /// `SO_USER_COOKIE` on FreeBSD, `SO_RTABLE` on OpenBSD; no effect elsewhere).
     ///
     /// # Errors
-    /// `Permission`; the old mark then stays. `Closed`.
+    /// `Permission`; the old mark then remains. `Closed`.
     pub fn set_mark(&self, mark: u32) -> Result<()> {
         self.check_open()?;
         self.pair.set_mark(mark).map_err(|err| Error::io("cannot set the mark", err))
     }
 
-    /// Binds one family to the interface with this index, regardless of routes and endpoints, across reopening; 0
-    /// unbinds it. On Windows that holds only for what is sent. As long as there is a `blackhole`, what that family
-    /// sends is dropped, and that is no error.
+    /// Binds one family to the interface with this index, regardless of routes and endpoints, which also applies after
+    /// reopening; 0 unbinds it. On Windows it applies only to sending. With `blackhole`, all datagrams of that family
+    /// are dropped instead of sent, without an error.
     ///
-    /// Where binding to another interface takes permission that we do not have (Linux), new sockets take the place of
-    /// the old ones, as with [`reopen`](Self::reopen).
+    /// If binding to another interface requires a permission that the process does not have (Linux), new sockets
+    /// replace the old ones, as with [`reopen`](Self::reopen).
     ///
     /// # Errors
-    /// `NotFound` if there is no such interface; `Unsupported` if the family has no socket, or the system cannot do
-    /// this (Linux since 5.7, Apple systems and Windows can); `Permission`; `Closed`. Nothing has changed then.
+    /// `NotFound` if there is no such interface; `Unsupported` if the family has no socket, or the system does not
+    /// support this (Linux since 5.7, Apple systems and Windows do); `Permission`; `Closed`. Nothing has changed then.
     pub fn set_interface(&self, family: Family, index: u32, blackhole: bool) -> Result<()> {
         check(&self.pair, family)?;
         let set = self.pair.set_egress(family, Egress { interface: index, blackhole });
@@ -237,31 +236,31 @@ impl BatchUdp {
         set.map_err(|err| Error::io(format!("cannot bind {family} to an interface"), err))
     }
 
-    /// The descriptor of a family's socket, if it has one. It stays ours, and is closed by [`reopen`](Self::reopen) and
-    /// [`close`](Self::close).
+    /// Returns the descriptor of a family's socket, if it has one. The bind keeps its ownership, and closes it in
+    /// [`reopen`](Self::reopen) and [`close`](Self::close).
     #[cfg(unix)]
     #[must_use]
     pub fn fd(&self, family: Family) -> Option<std::os::fd::RawFd> {
         self.pair.fd(family)
     }
 
-    /// What was counted so far.
+    /// Returns the counters.
     #[must_use]
     pub fn stats(&self) -> UdpStats {
         self.pair.stats()
     }
 
-    /// Sends up to [`BATCH_SIZE`](Self::BATCH_SIZE) transmits, in order. Neighbours of one size to one endpoint leave
-    /// together where the system can cut them apart again (GSO). It waits only if the socket's buffer is full, and
-    /// for 5 ms at most.
+    /// Sends up to [`BATCH_SIZE`](Self::BATCH_SIZE) transmits, in order. Adjacent datagrams of one size to one endpoint
+    /// are sent as one if the system can segment them (GSO). It waits only if the socket's buffer is full, and for at
+    /// most 5 ms.
     ///
-    /// The report says what the system took. A datagram that it refuses costs no other. Forget the source of every
-    /// endpoint that the report calls stale ([`Endpoint::clear_source`]): it is not ours any more.
+    /// The report has the result of each transmit. A refused datagram does not affect others. Forget the source of
+    /// every endpoint that the report marks as stale ([`Endpoint::clear_source`]): it is no longer a local address.
     ///
     /// # Errors
-    /// Nothing was sent then: `TooLarge` for more than the batch size; `Invalid` if a source address is not of the
-    /// family of its destination; `Unsupported` if there is no socket for a destination's family; `Closed`, also if
-    /// it is closed during the call, when some may have left.
+    /// Nothing was sent in case of `TooLarge`, for more than the batch size; `Invalid`, if a source address is not of
+    /// the family of its destination; and `Unsupported`, if there is no socket for a destination's family. `Closed`,
+    /// also if it is closed during the call, when some may have been sent.
     pub fn send(&self, batch: &[Transmit<'_>]) -> Result<SendReport> {
         if batch.len() > BATCH {
             let text = format!("{} transmits are more than a batch, which is {BATCH}", batch.len());
@@ -308,16 +307,15 @@ impl BatchUdp {
         Ok(lost)
     }
 
-    /// Waits until datagrams have come for one family, and hands up to `max` of them to `take`, one by one and in
-    /// order. It does not wait for more than there is. Returns how many it handed over; 0 if `timeout` has passed
-    /// without any.
+    /// Waits until datagrams have arrived for one family, and passes up to `max` of them to `take`, one by one and in
+    /// order. It returns as soon as there are any, with their number; 0 if `timeout` has passed without any.
     ///
-    /// Several threads may receive for one family; each datagram goes to one of them. While `take` runs, the others
-    /// of its family wait, so it should copy and return; it must not receive from the same bind.
+    /// Several threads may receive for one family; each datagram is passed to one of them. While `take` runs, the
+    /// others of its family wait, so it should only copy; it must not receive from the same bind.
     ///
     /// # Errors
-    /// `Closed`, for every thread that is in it, as soon as it is closed; `Invalid` if `max` is 0; `Unsupported` if the
-    /// family has no socket; `Io` if the socket cannot be used any more.
+    /// `Closed` in every waiting thread, as soon as it is closed; `Invalid` if `max` is 0; `Unsupported` if the family
+    /// has no socket; `Io` if the socket has become unusable.
     pub fn receive(
         &self,
         family: Family,
@@ -331,9 +329,9 @@ impl BatchUdp {
         self.inboxes[family as usize].receive(&self.pair, max, timeout, &mut take)
     }
 
-    /// As [`receive`](Self::receive), but what there is: for a thread that waits elsewhere, for
-    /// [`inbox_fd`](Self::inbox_fd). If there is nothing and it `will_wait`, it counts as waiting until
-    /// [`has_waited`](Self::has_waited).
+    /// Receives like [`receive`](Self::receive), but without waiting: for a thread that waits for
+    /// [`inbox_fd`](Self::inbox_fd). If there are no datagrams and `will_wait` is set, the thread counts as waiting
+    /// until [`has_waited`](Self::has_waited).
     #[cfg(unix)]
     #[doc(hidden)] // Only the C functions have frames that a thread can be cancelled in.
     pub fn receive_now(
@@ -350,14 +348,15 @@ impl BatchUdp {
         self.inboxes[family as usize].receive_now(&self.pair, max, has_waited, will_wait, &mut take)
     }
 
-    /// A thread that waited elsewhere does so no longer.
+    /// Ends the waiting of a thread that waited elsewhere.
     #[cfg(unix)]
     #[doc(hidden)] // Only the C functions have frames that a thread can be cancelled in.
     pub fn has_waited(&self, family: Family) {
         self.inboxes[family as usize].has_waited();
     }
 
-    /// Becomes readable when it is time to [`receive_now`](Self::receive_now). It is this value's, and lives as long.
+    /// Returns a descriptor that becomes readable when it is time to [`receive_now`](Self::receive_now). The bind owns
+    /// it.
     #[cfg(unix)]
     #[doc(hidden)] // Only the C functions have frames that a thread can be cancelled in.
     pub fn inbox_fd(&self, family: Family) -> std::os::fd::RawFd {
@@ -385,7 +384,7 @@ impl fmt::Debug for BatchOptions {
     }
 }
 
-/// That there is something to receive from, or to send to.
+/// Checks that there is a socket to receive from, or to send to.
 fn check(pair: &Pair, family: Family) -> Result<()> {
     match pair.families() {
         None => Err(closed()),

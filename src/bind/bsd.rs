@@ -1,17 +1,17 @@
-//! What the socket libraries do not know of FreeBSD and OpenBSD.
+//! System functions of FreeBSD and OpenBSD that the socket libraries do not have.
 #![allow(unsafe_code)]
 
 use socket2::SockRef;
 use std::{io, os::fd::AsRawFd};
 
-/// For firewalls.
+/// A mark for firewalls.
 #[cfg(target_os = "freebsd")]
 const MARK: libc::c_int = libc::SO_USER_COOKIE;
 /// A routing table.
 #[cfg(target_os = "openbsd")]
 const MARK: libc::c_int = libc::SO_RTABLE;
 
-/// Marks what the socket sends.
+/// Sets the mark of outgoing packets.
 pub(super) fn set_mark(socket: &SockRef<'_>, mark: u32) -> io::Result<()> {
     let len = size_of_val(&mark) as libc::socklen_t;
     // SAFETY: the value is four live bytes, and their number is given.

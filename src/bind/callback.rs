@@ -1,7 +1,7 @@
 //! A [`Bind`] over an app's own transport: a relay, obfuscation, a test.
 //!
-//! Datagrams out of the tunnel go to a [`DatagramSink`], as many at a time as there are; datagrams for the tunnel are
-//! put in through a [`DatagramInlet`], which never waits.
+//! Outgoing datagrams are passed to a [`DatagramSink`], as many at a time as there are; incoming datagrams are added
+//! through a [`DatagramInlet`], which never waits.
 //!
 //! ```
 //! use wg_embed::bind::{Bind, Endpoint, Transmit, callback::{CallbackBind, Datagram}};
@@ -22,25 +22,25 @@ use super::{
 use crate::queue::Monitor;
 use std::{fmt, io, sync::Arc, time::Duration};
 
-/// A datagram on its way out or in.
+/// An outgoing or incoming datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Datagram<'a> {
-    /// Where it goes to, or came from, and which of our addresses it leaves from, or came to, if that matters to the
-    /// transport: what it sets with a peer's datagrams comes back with the answers.
+    /// Its destination or origin, and the local address that it leaves from or arrived at, if the transport uses one:
+    /// the address of a peer's datagram is returned with the replies.
     pub endpoint: Endpoint,
     /// The IPv4 TOS or IPv6 traffic class byte of the outer header; 0 if the transport has none.
     pub tos: u8,
-    /// What it carries.
+    /// The payload.
     pub payload: &'a [u8],
 }
 
-/// Sends the datagrams that come out of a tunnel.
+/// A sink for the datagrams that leave a tunnel.
 ///
-/// It is called on the tunnel's threads and on those that change its configuration, on several at once, without a lock
-/// held that an inlet or a device needs.
+/// It is called on the tunnel's threads and on threads that change its configuration, possibly on several at once,
+/// without holding a lock that an inlet or a device needs.
 pub trait DatagramSink: Send + Sync {
-    /// Sends datagrams and returns how many, from the first on; the others are dropped and counted. It should not wait
-    /// for room: the thread that sends may be the one that receives.
+    /// Sends datagrams and returns how many, counted from the first; the others are dropped and counted. It should not
+    /// wait for room: the sending thread may also be the receiving one.
     fn send(&self, datagrams: &mut dyn Iterator<Item = Datagram<'_>>) -> usize;
 }
 
@@ -57,22 +57,22 @@ struct State {
     woken: bool,
 }
 
-/// A [`Bind`] whose datagrams are the app's. It has no sockets: its port is whatever it is opened with, 0 included, and
-/// a mark means nothing to it.
+/// A [`Bind`] for an app's own datagrams. It has no sockets: its port is the one that it is opened with, even 0, and a
+/// mark has no effect.
 pub struct CallbackBind<S> {
     inlet: DatagramInlet,
     sink: S,
 }
 
 impl<S: DatagramSink> CallbackBind<S> {
-    /// A bind that is not open yet. Datagrams that wait to be received take at most `memory` bytes.
+    /// Creates a bind, not yet open. Datagrams that wait to be received take at most `memory` bytes.
     #[must_use]
     pub fn new(memory: usize, sink: S) -> Self {
         let state = State { queue: DatagramQueue::within(memory), open: false, woken: false };
         Self { inlet: DatagramInlet(Arc::new(Monitor::new(state))), sink }
     }
 
-    /// The way in.
+    /// Returns the inlet for received datagrams.
     #[must_use]
     pub fn inlet(&self) -> DatagramInlet {
         self.inlet.clone()
@@ -84,8 +84,8 @@ impl<S: DatagramSink> CallbackBind<S> {
 }
 
 impl<S: DatagramSink> Bind for CallbackBind<S> {
-    /// What waits to be received stays. Ends a wait, as new sockets do: time that the machine has slept does not count
-    /// for it, so with this an app lets the tunnel do what came due during sleep.
+    /// Opens the bind; waiting datagrams are kept. It ends a wait, as new sockets do: the wait does not count sleep, so
+    /// that an app calls this after a sleep to let the tunnel do overdue work.
     fn open(&self, port: u16) -> io::Result<u16> {
         self.state().change(|state| {
             state.open = true;
@@ -163,13 +163,13 @@ impl<S> fmt::Debug for CallbackBind<S> {
     }
 }
 
-/// Where an app puts datagrams in that were received for the tunnel. Clones are the same.
+/// An inlet for datagrams that an app has received for the tunnel. All clones share one queue.
 #[derive(Clone, Debug)]
 pub struct DatagramInlet(Arc<Monitor<State>>);
 
 impl DatagramInlet {
-    /// Copies datagrams into the tunnel's queue, as many as there is room for, and returns how many that were, from the
-    /// first on. None while the bind is not open. Never waits. The iterator must not use the inlet.
+    /// Copies datagrams into the tunnel's queue, as many as there is room for, and returns how many, counted from the
+    /// first; 0 while the bind is not open. Never waits. The iterator must not use the inlet.
     pub fn deliver<'a>(&self, datagrams: impl IntoIterator<Item = Datagram<'a>>) -> usize {
         self.0.change(|state| {
             let State { queue, open, .. } = state;
@@ -248,7 +248,7 @@ mod tests {
         assert_eq!((report.sent, report.dropped), (100, 2 * BATCH + 2 - 100));
         bind.close();
         assert_eq!(bind.send(&batch).dropped_mask, 0b111);
-        // A sink that counts wrong.
+        // A sink that returns a wrong count.
         let bind = CallbackBind::new(100, |_: &mut dyn Iterator<Item = Datagram<'_>>| usize::MAX);
         bind.open(0).unwrap();
         assert_eq!(bind.send(&batch), SendReport { sent: 6, ..SendReport::default() });

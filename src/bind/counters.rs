@@ -1,4 +1,4 @@
-//! What the sockets of a bind count.
+//! Counters of the sockets of a bind.
 
 use super::socket_error::{UNKNOWN, ends, is_too_large};
 use std::{
@@ -6,19 +6,19 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-/// Counts since the bind was made.
+/// Counters since the bind was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UdpStats {
-    /// GSO sends that the system refused and that were sent again as single datagrams.
+    /// GSO sends that the system refused and that were repeated as single datagrams.
     pub gso_refused: u64,
-    /// Sockets on which GSO was given up because the system or the way out cannot do it.
+    /// Sockets on which GSO was disabled because the system or the path does not support it.
     pub gso_disabled: u64,
     /// Datagrams that were dropped because the socket's buffer was full.
     pub send_full: u64,
     /// Datagrams that were too large for their slot, and lost.
     pub truncated: u64,
-    /// Errors that receiving met and passed over.
+    /// Errors that were skipped while receiving.
     pub recv_errors: u64,
 }
 
@@ -42,14 +42,14 @@ impl Counters {
         }
     }
 
-    /// Counts an error that receiving met.
+    /// Counts an error of receiving.
     pub(super) fn count(&self, code: i32) {
         let counter = if is_too_large(code) { &self.truncated } else { &self.recv_errors };
         counter.fetch_add(1, Relaxed);
     }
 
-    /// Counts an error that receiving met behind datagrams, which are returned in its place. One that ends a socket is
-    /// left for the next call, to which the system reports it again.
+    /// Counts an error that occurred after datagrams had been received, which are returned instead. An error that ends
+    /// a socket is left for the next call, for which the system reports it again.
     pub(super) fn passed_over(&self, err: &io::Error) {
         let code = err.raw_os_error().unwrap_or(UNKNOWN);
         if err.kind() != io::ErrorKind::WouldBlock && !ends(code) {

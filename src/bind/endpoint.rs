@@ -1,4 +1,4 @@
-//! Where a peer is: as an address, as text, as bytes.
+//! The address of a peer: as an address, as text, as bytes.
 
 use super::interface;
 use crate::error::{Error, ErrorKind, Result};
@@ -7,28 +7,28 @@ use std::{
     ops::Deref,
 };
 
-/// Where a peer is, and which of our addresses it knows us by.
+/// The address of a peer, and the local address to send from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// The peer's address.
     pub dst: SocketAddr,
-    /// Our address that the peer last sent to; answers leave from it. Forgotten when it goes away.
+    /// The local address that the peer last sent to; replies leave from it. It is forgotten when it no longer exists.
     pub src: Option<IpAddr>,
-    /// The index of the interface that the peer last reached us through, if answers are to leave through it as well; 0
-    /// if the system is to choose. Of use with `src` only, and on Linux and Android only. For IPv6, Linux takes it into
-    /// account only between routes that are equally good.
+    /// The index of the interface of the peer's last datagram, if replies are to leave through it; 0 lets the system
+    /// choose. It has an effect only together with `src`, and only on Linux and Android. For IPv6, Linux considers it
+    /// only between routes of equal metric.
     pub src_interface: u32,
 }
 
 impl Endpoint {
-    /// An endpoint whose source address the system chooses.
+    /// Creates an endpoint whose source address the system chooses.
     #[must_use]
     pub const fn new(dst: SocketAddr) -> Self {
         Self { dst, src: None, src_interface: 0 }
     }
 
-    /// Reads `192.0.2.1:51820`, `[2001:db8::1]:51820` or `[fe80::1%eth0]:51820`. Names of hosts are not resolved; the
-    /// zone is the name or the number of an interface of this host.
+    /// Reads `192.0.2.1:51820`, `[2001:db8::1]:51820` or `[fe80::1%eth0]:51820`. Host names are not resolved; the zone
+    /// is the name or the number of an interface of this host.
     ///
     /// # Errors
     /// `Invalid` for any other text, `NotFound` if there is no such interface.
@@ -45,15 +45,15 @@ impl Endpoint {
         Ok(Self::new(address.into()))
     }
 
-    /// Lets the system choose the source address and the interface again. Do so with every endpoint when the network
-    /// has changed: what was the best way may then be one that leads nowhere.
+    /// Lets the system choose the source address and the interface again. Call this for every endpoint when the network
+    /// has changed, since the old choice may no longer work.
     pub const fn clear_source(&mut self) {
         self.src = None;
         self.src_interface = 0;
     }
 
-    /// The peer's address as bytes: 4 or 16 of the address and 2 of the port, in network order. For cookies, hashes and
-    /// the like.
+    /// Returns the peer's address as bytes: 4 or 16 of the address and 2 of the port, in network order. For cookies,
+    /// hashes and similar uses.
     #[must_use]
     pub fn dst_bytes(&self) -> DstBytes {
         let mut bytes = [0; 18];
@@ -71,7 +71,7 @@ fn put(room: &mut [u8], bytes: &[u8]) -> usize {
     bytes.len()
 }
 
-/// What [`Endpoint::dst_bytes`] returns.
+/// The result of [`Endpoint::dst_bytes`].
 #[derive(Clone, Copy, Debug)]
 pub struct DstBytes {
     bytes: [u8; 18],
@@ -86,7 +86,7 @@ impl Deref for DstBytes {
     }
 }
 
-/// The scope id that an IPv6 zone names on this host: a number, or the index of the interface of that name.
+/// Returns the scope id of an IPv6 zone on this host: a number, or the index of the interface of that name.
 pub(super) fn zone_index(zone: &str) -> Option<u32> {
     match zone.parse() {
         Ok(index) => Some(index).filter(|index| *index != 0),

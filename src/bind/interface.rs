@@ -1,4 +1,4 @@
-//! Network interfaces of this host: which index a name has, and binding a socket to one.
+//! Network interfaces of this host: the index of a name, and binding a socket to one.
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod linux;
@@ -10,7 +10,7 @@ use std::{
     net::{SocketAddr, ToSocketAddrs},
 };
 
-/// The index of the interface of this name.
+/// Returns the index of the interface of this name.
 pub(super) fn index(name: &str) -> Option<u32> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     return linux::index(name);
@@ -18,7 +18,8 @@ pub(super) fn index(name: &str) -> Option<u32> {
     return resolved_index(name);
 }
 
-/// As [`index`], by the resolver of the system: each knows it, as a part of the text form of an address.
+/// Returns the same as [`index`], by the system's resolver, which all systems have, as a part of the text form of an
+/// address.
 #[cfg_attr(any(target_os = "linux", target_os = "android"), allow(dead_code, reason = "tests run it there"))]
 fn resolved_index(name: &str) -> Option<u32> {
     let is_name = !name.is_empty() && name.len() < 64 && !name.contains(['%', '/', ':', '\0']);
@@ -29,7 +30,7 @@ fn resolved_index(name: &str) -> Option<u32> {
     })
 }
 
-/// Binds a socket to the interface with this index; 0 unbinds it. On Windows that holds only for what is sent.
+/// Binds a socket to the interface with this index; 0 unbinds it. On Windows it applies only to sending.
 pub(super) fn bind(socket: &SockRef<'_>, family: Family, index: u32) -> io::Result<()> {
     check(index)?;
     #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
@@ -50,7 +51,7 @@ pub(super) fn bind(socket: &SockRef<'_>, family: Family, index: u32) -> io::Resu
     })
 }
 
-/// Refuses an interface that does not exist, where the system would take any number.
+/// Refuses an interface that does not exist, on systems that accept any number.
 pub(super) fn check(index: u32) -> io::Result<()> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     if index != 0 && !linux::exists(index) {
@@ -64,7 +65,7 @@ fn no_interface(index: u32) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, format!("there is no network interface with index {index}"))
 }
 
-/// What Apple's systems say.
+/// The error on Apple's systems.
 #[cfg(not(windows))]
 const NO_INTERFACE: i32 = libc::ENXIO;
 /// Of winsock2.h: `WSAEADDRNOTAVAIL`.

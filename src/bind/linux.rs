@@ -1,5 +1,5 @@
-//! The driver of a UDP socket on Linux and Android: many datagrams per system call, GSO and GRO, the source address and
-//! the TOS byte in both directions.
+//! The driver of a UDP socket on Linux and Android: several datagrams per system call, GSO and GRO, and the source
+//! address and TOS byte in both directions.
 #![allow(unsafe_code)]
 
 mod cmsg;
@@ -32,26 +32,26 @@ pub(super) use {
     timer::BootTimer,
 };
 
-/// The send buffer of a tunnel that may have more than the system's limit: more than the default queueing disciplines
-/// hold (1,000 messages of 64 KiB), which then decide what is dropped, as with the kernel's WireGuard. Nothing is
-/// allocated for it, and it bounds what an even longer queue can take.
+/// The send buffer of a tunnel that may exceed the system's limit: it holds more than the default queueing disciplines
+/// (1,000 messages of 64 KiB), so that these drop packets, as with the kernel's WireGuard. The buffer is not allocated
+/// in advance, and limits the memory of even longer queues.
 const QUEUE: usize = 64 << 20;
 
-/// How many messages go through one system call. With GSO and GRO each is up to 64 datagrams.
+/// The maximum number of messages in one system call. With GSO and GRO each has up to 64 datagrams.
 const MESSAGES: usize = 16;
 
-/// How many datagrams every kernel with GSO takes as one message (128 since Linux 6.7).
+/// The number of datagrams that every kernel with GSO accepts as one message (128 since Linux 6.7).
 const MAX_SEGMENTS: usize = 64;
 
-/// What a slot needs to be able to hold so that GRO can be on.
+/// The size that slots must have for GRO.
 const GRO_SLOT: usize = 65_535;
 
-/// What the driver knows about its socket.
+/// The state of the driver.
 pub(super) struct Driver {
     family: Family,
     /// Whether GRO may be used.
     offload: bool,
-    /// Whether endpoints name the interface as well.
+    /// Whether endpoints also name the interface.
     interfaces: bool,
     /// Whether the system has GSO and has not refused it yet.
     gso: AtomicBool,
@@ -76,25 +76,25 @@ impl Driver {
             Family::V4 => {
                 set_option(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
                 set_option(socket, libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
-                // As the kernel's WireGuard, which never sets DF on what it sends.
+                // As in the kernel's WireGuard, which never sets DF.
                 set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
             }
             Family::V6 => {
                 set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
                 set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
                 set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)?;
-                // As the kernel's WireGuard, whose flow label is 0. A kernel older than 4.2 has no other.
+                // As in the kernel's WireGuard, whose flow label is 0. On kernels before 4.2 it is always 0.
                 let _ = set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_AUTOFLOWLABEL, 0);
             }
         }
         if address.is_none() {
-            // As it is with sockets of our own. Errors that are kept would not be read, and take the room of datagrams.
+            // As for new sockets. Stored errors would never be read, and take room of datagrams.
             let _ = match family {
                 Family::V4 => set_option(socket, libc::IPPROTO_IP, libc::IP_RECVERR, 0),
                 Family::V6 => set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 0),
             };
         }
-        // Past the system's limit, for those who may.
+        // Beyond the system's limit, if permitted.
         let send_buffer = if options.patience.is_zero() { QUEUE } else { BUFFER };
         for (option, size) in [(libc::SO_RCVBUFFORCE, BUFFER), (libc::SO_SNDBUFFORCE, send_buffer)] {
             let _ = set_option(socket, libc::SOL_SOCKET, option, size as libc::c_int);
@@ -106,7 +106,7 @@ impl Driver {
             family,
             offload,
             interfaces,
-            // A kernel without GSO takes no notice of the control message, and would send one huge datagram.
+            // A kernel without GSO ignores the control message, and would send one huge datagram.
             gso: AtomicBool::new(offload && set_option(socket, libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok()),
             gro: AtomicBool::new(false),
         })
@@ -161,11 +161,11 @@ impl Drive for Driver {
 }
 
 impl Driver {
-    /// What an error of sending means for the message that it met.
+    /// Returns the meaning of a send error for the first message.
     fn judge(&self, errno: i32, gso: bool, counters: &Counters) -> Refusal {
         match errno {
             libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => Refusal::Full,
-            // The way out cannot compute checksums (EIO, also with IPsec on it), or does not know GSO at all.
+            // The path cannot compute checksums (EIO, also with IPsec), or GSO is not supported at all.
             libc::EIO | libc::ENOPROTOOPT | libc::EOPNOTSUPP if gso => {
                 if self.gso.swap(false, Relaxed) {
                     counters.gso_disabled.fetch_add(1, Relaxed);
@@ -180,14 +180,14 @@ impl Driver {
                 Refusal::Argument
             }
             libc::EMSGSIZE | libc::EINVAL => Refusal::Argument,
-            // An IPv4 source address that is gone, or an interface. For an IPv6 address it is EINVAL.
+            // An IPv4 source address or an interface that no longer exists. For an IPv6 address the error is EINVAL.
             libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::ENODEV => Refusal::Source,
             libc::EHOSTUNREACH => Refusal::Route,
             _ => Refusal::Other,
         }
     }
 
-    /// Turns GRO on if the slots are large enough for it. Otherwise the system would cut off what it has put together.
+    /// Enables GRO if the slots are large enough. Otherwise the system would truncate coalesced datagrams.
     fn match_slots(&self, socket: BorrowedFd<'_>, slot_len: usize) {
         let gro = self.offload && slot_len >= GRO_SLOT;
         if self.gro.swap(gro, Relaxed) != gro
@@ -198,7 +198,7 @@ impl Driver {
     }
 }
 
-/// The address of a datagram. Which one it is, is known from the socket.
+/// The address of a datagram. The socket determines its type.
 #[repr(C)]
 #[derive(Clone, Copy)]
 union Name {
@@ -257,7 +257,7 @@ impl Name {
     }
 }
 
-/// The arrays that `sendmmsg` and `recvmmsg` work on. The pointers in them are good only during a call.
+/// The arrays for `sendmmsg` and `recvmmsg`. Their pointers are valid only during a call.
 struct Frame {
     headers: [libc::mmsghdr; MESSAGES],
     vectors: [libc::iovec; MESSAGES],
@@ -277,7 +277,7 @@ impl Frame {
         }
     }
 
-    /// Points header `i` to its parts.
+    /// Sets the pointers of header `i`.
     fn point(&mut self, i: usize, contents: *mut u8, len: usize, name_len: usize, control_len: usize) {
         self.vectors[i] = libc::iovec { iov_base: contents.cast(), iov_len: len };
         let header = &mut self.headers[i].msg_hdr;
@@ -289,7 +289,7 @@ impl Frame {
         header.msg_controllen = control_len as _;
     }
 
-    /// Sends the first messages of `messages` and returns how many the system took; 0 if there are none.
+    /// Sends the first messages of `messages` and returns how many the system accepted; 0 if there are none.
     fn send<'a>(&mut self, socket: BorrowedFd<'_>, messages: impl Iterator<Item = Message<'a>>) -> io::Result<usize> {
         let mut count = 0;
         for message in messages.take(MESSAGES) {
@@ -307,7 +307,7 @@ impl Frame {
         retry(|| unsafe { libc::sendmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), count as _, 0) })
     }
 
-    /// Receives into the first of `slots` and returns how many are filled.
+    /// Receives into the first of `slots` and returns how many were filled.
     fn recv<'a>(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -333,8 +333,7 @@ impl Frame {
         retry(|| unsafe { libc::recvmmsg(socket.as_raw_fd(), headers, count as _, 0, no_timeout) })
     }
 
-    /// What came with the message that was received into slot `i`, with its interface or without, and whether it was
-    /// too large for the slot.
+    /// Returns the properties of the message in slot `i`, optionally with its interface, and whether it was truncated.
     fn received(&mut self, i: usize, family: Family, interfaces: bool) -> (RecvMeta, bool) {
         let header = &self.headers[i];
         let truncated = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
@@ -372,7 +371,7 @@ impl Frame {
     }
 }
 
-/// Writes what a message carries beside its contents.
+/// Writes the control messages of a message.
 fn attach(control: &mut Control, message: &Message<'_>) {
     control.clear();
     match message.source {
@@ -385,7 +384,7 @@ fn attach(control: &mut Control, message: &Message<'_>) {
             control.push(libc::IPPROTO_IP, libc::IP_PKTINFO, info);
         }
         Some(IpAddr::V6(ip)) => {
-            // The zone of a link-local address is an interface as well, and the kernel refuses two.
+            // The zone of a link-local address is an interface, and the kernel refuses two.
             let zone = match message.to {
                 SocketAddr::V6(to) => to.scope_id(),
                 SocketAddr::V4(_) => 0,
@@ -409,7 +408,7 @@ fn attach(control: &mut Control, message: &Message<'_>) {
     }
 }
 
-/// Waits for a full socket to drain, or for whatever else is short to be there again.
+/// Waits for a full socket to drain, or for other resources to become available.
 fn pause(socket: BorrowedFd<'_>, errno: i32, left: Duration) {
     if errno != libc::EAGAIN {
         std::thread::sleep(left.min(Duration::from_micros(500)));
@@ -417,11 +416,11 @@ fn pause(socket: BorrowedFd<'_>, errno: i32, left: Duration) {
     }
     let mut fd = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
     let millis = libc::c_int::try_from(left.as_millis()).unwrap_or(libc::c_int::MAX).max(1);
-    // SAFETY: one valid entry. The result does not matter: sending is tried again.
+    // SAFETY: one valid entry. The result is ignored: sending is retried.
     unsafe { libc::poll(&raw mut fd, 1, millis) };
 }
 
-/// Repeats a system call that a signal has interrupted.
+/// Repeats a system call that was interrupted by a signal.
 fn retry(mut call: impl FnMut() -> libc::c_int) -> io::Result<usize> {
     loop {
         if let Ok(count) = usize::try_from(call()) {
@@ -448,7 +447,7 @@ fn get_option(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int) -> 
     Ok(value)
 }
 
-/// Marks what the socket sends, for routing rules and firewalls.
+/// Sets the mark of outgoing packets, for routing rules and firewalls.
 pub(super) fn set_mark(socket: &SockRef<'_>, mark: u32) -> io::Result<()> {
     socket.set_mark(mark)
 }

@@ -1,7 +1,7 @@
-//! An in-memory network: binds that reach each other without sockets, for tests and for simulations.
+//! An in-memory network: binds that reach each other without sockets, for tests and simulations.
 //!
-//! Nothing is random and nothing happens later: a datagram that is sent is in its receiver's queue when `send`
-//! returns, unless the filter decided otherwise.
+//! It is deterministic and immediate: when `send` returns, a datagram is in its receiver's queue, unless the filter
+//! decides otherwise.
 //!
 //! ```
 //! use wg_embed::bind::{Bind, Endpoint, RecvBatch, Transmit, mem::MemNetwork};
@@ -30,19 +30,19 @@ use std::{
     time::Duration,
 };
 
-/// How many datagrams a bind's queue holds; what comes on top is lost, as with a full socket buffer.
+/// The capacity of a bind's queue in datagrams; more are lost, as with a full socket buffer.
 pub const QUEUE: usize = 4096;
 
-/// A datagram on its way.
+/// A datagram in transit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Datagram {
     /// The sender's address and port.
     pub from: SocketAddr,
-    /// Where it goes.
+    /// The destination.
     pub to: SocketAddr,
     /// The IPv4 TOS or IPv6 traffic class byte. A filter may change it, as a router does.
     pub tos: u8,
-    /// What it carries.
+    /// The payload.
     pub payload: Vec<u8>,
 }
 
@@ -70,7 +70,7 @@ pub struct MemNetwork {
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    /// Apart from `state`, so that a filter may look at the network and inject.
+    /// Separate from `state`, so that a filter may inspect the network and inject datagrams.
     filter: Mutex<Option<Filter>>,
 }
 
@@ -104,7 +104,7 @@ impl Host {
         self.port == Some(to.port()) && self.addresses.contains(&to.ip())
     }
 
-    /// The address that a datagram to `to` leaves from, and whether the wanted one is not ours any more.
+    /// Returns the address that a datagram to `to` leaves from, and whether the requested one no longer exists.
     fn source(&self, to: Endpoint) -> Option<(SocketAddr, bool)> {
         let port = self.port.filter(|_| !self.blocked.contains(&Family::of(to.dst)))?;
         let ours = to.src.filter(|src| self.addresses.contains(src));
@@ -130,7 +130,7 @@ impl State {
         }
     }
 
-    /// A port that no host has: the same ones in the same order in every run.
+    /// Returns a port that no host uses: the same sequence in every run.
     fn free_port(&mut self) -> u16 {
         loop {
             let port = 49152 + self.next_port % 16384;
@@ -143,13 +143,13 @@ impl State {
 }
 
 impl MemNetwork {
-    /// A network without binds that delivers everything.
+    /// Creates a network without binds that delivers everything.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A new bind, not open yet, at `address`.
+    /// Creates a bind, not yet open, at `address`.
     #[must_use]
     pub fn bind(&self, address: IpAddr) -> Arc<MemBind> {
         let ready = Arc::new(Condvar::new());
@@ -172,18 +172,18 @@ impl MemNetwork {
         Arc::new(MemBind { network: self.clone(), id: state.hosts.len() - 1, ready })
     }
 
-    /// Lets `filter` decide about every datagram that a bind sends from now on. It runs on the sender's thread, one
-    /// datagram at a time; it may [`inject`](Self::inject) but must not send or set a filter.
+    /// Sets the filter, which decides about every datagram that a bind sends from now on. It runs on the sender's
+    /// thread, one datagram at a time; it may [`inject`](Self::inject) but must not send or set a filter.
     pub fn set_filter(&self, filter: impl FnMut(&mut Datagram) -> Action + Send + 'static) {
         *lock(&self.shared.filter) = Some(Box::new(filter));
     }
 
-    /// Delivers everything again.
+    /// Removes the filter, so that everything is delivered.
     pub fn clear_filter(&self) {
         *lock(&self.shared.filter) = None;
     }
 
-    /// Delivers what [`Action::Hold`] held back, oldest first.
+    /// Delivers the datagrams held back by [`Action::Hold`], oldest first.
     pub fn release(&self) {
         let mut state = lock(&self.shared.state);
         for datagram in std::mem::take(&mut state.held) {
@@ -191,24 +191,24 @@ impl MemNetwork {
         }
     }
 
-    /// Delivers a datagram from nowhere, past filter and log.
+    /// Delivers a datagram without a sending bind, bypassing filter and log.
     pub fn inject(&self, from: SocketAddr, to: SocketAddr, payload: &[u8], tos: u8) {
         let payload = payload.to_vec();
         lock(&self.shared.state).deliver(Datagram { from, to, tos, payload });
     }
 
-    /// Begins to record what binds send, before the filter sees it.
+    /// Starts recording the datagrams that binds send, before the filter.
     pub fn record(&self) {
         lock(&self.shared.state).log.get_or_insert_default();
     }
 
-    /// Everything recorded since the last call. Empty without [`record`](Self::record).
+    /// Returns the recorded datagrams since the last call. Empty without [`record`](Self::record).
     #[must_use]
     pub fn take_log(&self) -> Vec<Datagram> {
         lock(&self.shared.state).log.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// How many datagrams found no bind at their address, or a full queue.
+    /// Returns the number of datagrams without a bind at their address, or with a full queue.
     #[must_use]
     pub fn lost(&self) -> u64 {
         lock(&self.shared.state).lost
@@ -255,8 +255,8 @@ impl MemBind {
         act(&mut lock(&self.network.shared.state).hosts[self.id])
     }
 
-    /// Moves the bind to another address, as a roaming client does. The old ones are gone: what is sent from there is
-    /// reported as stale.
+    /// Moves the bind to another address, as a roaming client does. Its old addresses no longer exist: sending from
+    /// them is reported as stale.
     pub fn set_address(&self, address: IpAddr) {
         self.with(|host| host.addresses = vec![address]);
     }
@@ -266,40 +266,40 @@ impl MemBind {
         self.with(|host| host.addresses.push(address));
     }
 
-    /// The port, while open.
+    /// Returns the port, while open.
     #[must_use]
     pub fn port(&self) -> Option<u16> {
         self.with(|host| host.port)
     }
 
-    /// The mark set last.
+    /// Returns the mark.
     #[must_use]
     pub fn mark(&self) -> u32 {
         self.with(|host| host.mark)
     }
 
-    /// How often `open` has succeeded.
+    /// Returns the number of successful calls of `open`.
     #[must_use]
     pub fn opens(&self) -> u64 {
         self.with(|host| host.opens)
     }
 
-    /// Lets `recv` put datagrams of equal size from one sender into one slot, as GRO does. Off at first.
+    /// Sets whether `recv` puts datagrams of equal size from one sender into one slot, as GRO does. Initially off.
     pub fn set_gro(&self, on: bool) {
         self.with(|host| host.gro = on);
     }
 
-    /// Lets `open` fail with this kind of error until this is set to another value.
+    /// Makes `open` fail with this kind of error until this is changed.
     pub fn set_open_error(&self, kind: Option<io::ErrorKind>) {
         self.with(|host| host.open_error = kind);
     }
 
-    /// Lets everything that is sent be dropped and reported, as without a route.
+    /// Makes all sends fail and be reported, as without a route.
     pub fn set_send_blocked(&self, blocked: bool) {
         self.set_blocked(if blocked { &[Family::V4, Family::V6] } else { &[] });
     }
 
-    /// Changes the routes: what leaves from one of these addresses would go astray now.
+    /// Changes the routes: datagrams from these addresses would now leave by another way.
     pub fn change_routes(&self, astray: &[IpAddr]) {
         self.with(|host| {
             host.routes += 1;
@@ -307,13 +307,13 @@ impl MemBind {
         });
     }
 
-    /// How often a source address was checked.
+    /// Returns the number of checks of source addresses.
     #[must_use]
     pub fn checks(&self) -> u64 {
         self.with(|host| host.checks)
     }
 
-    /// The same for addresses of these families only.
+    /// Makes sends fail for addresses of these families only.
     pub fn set_blocked(&self, families: &[Family]) {
         self.with(|host| host.blocked = families.to_vec());
     }

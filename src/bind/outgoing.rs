@@ -1,7 +1,7 @@
-//! What is left of a batch to send, and what to do when the system refuses a part of it. No I/O in here.
+//! The rest of a batch to send, and the reaction to refusals by the system, without I/O.
 //!
-//! A socket asks for [`messages`](Outgoing::messages), hands them to the system, and reports how many it
-//! [`took`](Outgoing::took) or why it [`refused`](Outgoing::refused) the first one. That goes on until none is left.
+//! A socket takes [`messages`](Outgoing::messages), passes them to the system, and reports how many it
+//! [`took`](Outgoing::took) or why it [`refused`](Outgoing::refused) the first one, until none is left.
 
 use super::{Family, SendReport, Transmit, socket_error::ends};
 use std::{
@@ -10,15 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The largest payload of an IPv4 UDP datagram, and so of a GSO send.
+/// The largest payload of an IPv4 UDP datagram, and therefore of a GSO send.
 pub(super) const MAX_BYTES: usize = 65_507;
 
-/// One part of a batch as the system is to see it: a datagram, or several of equal size to be cut by GSO.
+/// A part of a batch as passed to the system: a datagram, or several of equal size for GSO.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Message<'a> {
     pub(super) to: SocketAddr,
     pub(super) source: Option<IpAddr>,
-    /// The index of the interface that goes with the source, or 0.
+    /// The index of the source's interface, or 0.
     pub(super) interface: u32,
     pub(super) tos: u8,
     pub(super) contents: &'a [u8],
@@ -35,7 +35,7 @@ struct Place {
 }
 
 impl Message<'_> {
-    /// The place behind it, where `rest` bytes of its transmit were left in front of it.
+    /// Returns the place behind this message, of whose transmit `rest` bytes were left at its start.
     fn end(&self, rest: usize) -> Place {
         if self.contents.len() == rest {
             Place { index: self.at.index + 1, offset: 0 }
@@ -44,41 +44,41 @@ impl Message<'_> {
         }
     }
 
-    /// How many datagrams it is.
+    /// Returns the number of datagrams.
     fn datagrams(&self) -> usize {
         self.segment_size.map_or(1, |size| self.contents.len().div_ceil(usize::from(size)))
     }
 }
 
-/// Why the system refused a message.
+/// The reason why the system refused a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// There is no room at the moment.
+    /// The buffer is full.
     Full,
-    /// Its source address or interface is not ours, or leads nowhere; without one, there is no route.
+    /// Its source address or interface is not local, or has no route; without a source, there is no route.
     Source,
     /// There is no route.
     Route,
-    /// Something about the message is wrong: it is too large, or GSO cannot cut it, or its source address is not ours.
+    /// The message is invalid: it is too large, or GSO cannot segment it, or its source address is not local.
     Argument,
-    /// Anything else. On a UDP socket that may well be the fate of an earlier datagram (a pending ICMP error).
+    /// Any other error. On a UDP socket it may concern an earlier datagram (a pending ICMP error).
     Other,
 }
 
-/// How a transmit was made, for the report: which bits of its masks are about it.
+/// The origin of a transmit: which bits of the report's masks concern it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Origin {
-    /// The number of what the transmit was made of, or of the first of several.
+    /// The number of its transmit, or of the first of several joined ones.
     pub(super) first: usize,
-    /// Whether each datagram of it has a number of its own.
+    /// Whether each of its datagrams has its own number.
     pub(super) joined: bool,
 }
 
-/// The rest of a batch, for the socket of one family. Keeps the report.
+/// The rest of a batch, for the socket of one family, with the report.
 #[derive(Debug)]
 pub(super) struct Outgoing<'a> {
     batch: &'a [Transmit<'a>],
-    /// As long as `batch`, or empty: then the transmits are numbered as they come.
+    /// As long as `batch`, or empty: then the transmits are numbered in order.
     origins: &'a [Origin],
     family: Family,
     next: Place,
@@ -86,15 +86,15 @@ pub(super) struct Outgoing<'a> {
     plain: Option<usize>,
     /// The transmit that is being sent without its source address.
     sourceless: Option<usize>,
-    /// Whether the interfaces that go with source addresses do not matter.
+    /// Whether the interfaces of source addresses are ignored.
     any_interface: bool,
-    /// Whether the next message was refused for no reason of its own once.
+    /// Whether the next message was refused once for an unrelated reason.
     retried: bool,
-    /// What the system said last.
+    /// The last error of the system.
     errno: Option<i32>,
-    /// What it said that ends a socket.
+    /// The error that ended a socket.
     end: Option<i32>,
-    /// How long a full socket buffer is waited for, in all.
+    /// The total time to wait for a full socket buffer.
     patience: Duration,
     deadline: Option<Instant>,
     /// Datagrams that were dropped because the socket buffer was full.
@@ -127,23 +127,23 @@ impl<'a> Outgoing<'a> {
         }
     }
 
-    /// Waits for a full socket buffer to drain, for this long in all. Without patience, or when it is used up, the rest
-    /// is dropped as soon as something finds no room.
+    /// Sets the total time to wait for a full socket buffer to drain. Without it, or when it is used up, the rest is
+    /// dropped as soon as a message finds no room.
     pub(super) fn with_patience(self, patience: Duration) -> Self {
         Self { patience, ..self }
     }
 
-    /// How many datagrams were dropped because the socket buffer was full.
+    /// Returns the number of datagrams that were dropped because the socket buffer was full.
     pub(super) const fn overflowed(&self) -> usize {
         self.overflowed
     }
 
-    /// Leaves out the interfaces that go with source addresses.
+    /// Ignores the interfaces of source addresses.
     pub(super) fn through_any_interface(&mut self) {
         self.any_interface = true;
     }
 
-    /// What is to be sent next, in order, with up to `segments` datagrams in a message.
+    /// Returns the next messages in order, with up to `segments` datagrams in each.
     pub(super) fn messages(&self, segments: usize) -> impl Iterator<Item = Message<'a>> + use<'a> {
         let (batch, family, plain, sourceless) = (self.batch, self.family, self.plain, self.sourceless);
         let any_interface = self.any_interface;
@@ -176,7 +176,7 @@ impl<'a> Outgoing<'a> {
         })
     }
 
-    /// The system took the first `count` of `messages(segments)`.
+    /// Reports that the system accepted the first `count` of `messages(segments)`.
     pub(super) fn took(&mut self, count: usize, segments: usize) {
         for message in self.messages(segments).take(count) {
             self.report.sent += message.datagrams();
@@ -187,25 +187,25 @@ impl<'a> Outgoing<'a> {
         }
     }
 
-    /// GSO is over on this socket.
+    /// Reports that GSO was disabled on this socket.
     pub(super) fn gso_disabled(&mut self) {
         self.report.gso_disabled = true;
     }
 
-    /// Notes the error of the message that is about to be [`refused`](Self::refused).
+    /// Records the error of the message that is about to be [`refused`](Self::refused).
     pub(super) fn note_error(&mut self, err: &io::Error) {
         self.errno = err.raw_os_error();
         self.end = self.end.or(self.errno.filter(|code| ends(*code)));
     }
 
-    /// The error of the system, if it means that the socket cannot be used any more.
+    /// Returns the error of the system, if the socket has become unusable.
     pub(super) fn end(&self) -> Option<i32> {
         self.end
     }
 
-    /// The system refused the first of `messages(segments)`. Decides what becomes of it: the next call of `messages`
-    /// begins with the same data in another form, or with what follows it. Returns how much longer the socket may wait
-    /// for room before it goes on; zero without patience.
+    /// Reports that the system refused the first of `messages(segments)`, and decides what happens to it: the next call
+    /// of `messages` begins with the same data in another form, or with the following data. Returns how much longer the
+    /// socket may wait for room before it continues; zero without patience.
     pub(super) fn refused(&mut self, segments: usize, refusal: Refusal) -> Duration {
         let Some(message) = self.messages(segments).next() else {
             return Duration::ZERO;
@@ -219,7 +219,7 @@ impl<'a> Outgoing<'a> {
                 }
                 return left;
             }
-            // GSO first: that it cannot be done has nothing to do with the source address.
+            // GSO first: its lack is independent of the source address.
             Refusal::Argument if message.segment_size.is_some() => {
                 self.plain = Some(index);
                 return Duration::ZERO;
@@ -240,7 +240,7 @@ impl<'a> Outgoing<'a> {
         Duration::ZERO
     }
 
-    /// What is left of the patience, which is used up from the first time that there is no room.
+    /// Returns the rest of the patience, which is used up from the first time that there is no room.
     fn patience_left(&mut self) -> Duration {
         if self.patience.is_zero() {
             return Duration::ZERO;
@@ -249,8 +249,8 @@ impl<'a> Outgoing<'a> {
         self.deadline.get_or_insert(now + self.patience).saturating_duration_since(now)
     }
 
-    /// Drops the rest, as the socket is full: it has no room for small messages either, and each would cost a system
-    /// call to learn that.
+    /// Drops the rest, as the socket is full: small messages do not fit either, and each attempt would cost a system
+    /// call.
     fn overflow(&mut self) {
         self.report.error = self.report.error.or(self.errno);
         let before = self.report.dropped;
@@ -279,14 +279,14 @@ impl<'a> Outgoing<'a> {
         self.pass(message);
     }
 
-    /// Goes on behind `message`.
+    /// Continues behind `message`.
     fn pass(&mut self, message: &Message<'_>) {
         self.retried = false;
         let len = self.batch[message.at.index].contents.len();
         self.next = message.end(len - message.at.offset);
     }
 
-    /// The bits of the report's masks that are about `message`.
+    /// Returns the bits of the report's masks that concern `message`.
     fn mask(&self, message: &Message<'_>) -> u128 {
         match self.origins.get(message.at.index) {
             None => 1 << message.at.index,

@@ -1,25 +1,25 @@
-//! Datagrams that wait to be received, and come out as a socket with GRO gives them.
+//! A queue of received datagrams, which are taken out as from a socket with GRO.
 
 use super::{Endpoint, RecvMeta};
 use crate::queue::PacketQueue;
 
-/// The largest number of datagrams that share a slot, as in the kernel.
+/// The maximum number of datagrams in a slot, as in the kernel.
 const MAX_SEGMENTS: usize = 64;
 
-/// Where a datagram is from.
+/// The origin of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
     pub(super) from: Endpoint,
     pub(super) tos: u8,
 }
 
-/// Datagrams that wait.
+/// A queue of waiting datagrams.
 pub(super) type DatagramQueue = PacketQueue<Origin>;
 
 impl DatagramQueue {
-    /// Takes the next datagram out into `slot`; with `gro`, also those behind it that can share the slot with it: as
-    /// many of the same origin and size as follow each other, and one that is shorter. One that is too large for a slot
-    /// comes as nothing.
+    /// Moves the next datagram to `slot`; with `gro`, also following datagrams that can share the slot with it: those
+    /// of the same origin and size, and one that is shorter. A datagram that is too large for a slot is returned as
+    /// empty.
     pub(super) fn receive(&mut self, slot: &mut [u8], gro: bool) -> Option<RecvMeta> {
         let (origin, size) = self.front().map(|(origin, size)| (*origin, size))?;
         let mut len = 0;
@@ -30,7 +30,7 @@ impl DatagramQueue {
             len = size;
         }
         let most = if gro { slot.len().min(MAX_SEGMENTS * size) } else { 0 };
-        // Behind a shorter one nothing may follow.
+        // Nothing may follow a shorter one.
         while len > 0 && len % size == 0 {
             match self.front() {
                 Some((next, more)) if *next == origin && (1..=size).contains(&more) && len + more <= most => {

@@ -1,10 +1,10 @@
-//! What an error that the system reports on a socket means for the socket.
+//! The meaning of socket errors for the socket.
 
-/// For an error that is not the system's.
+/// A code for errors that are not from the system.
 pub(super) const UNKNOWN: i32 = -1;
 
-/// Whether an error of the system means that the socket cannot be used any more: it is not there, or was shut down by
-/// the system (Android does that to the sockets of a network that is gone, Apple's systems to those of an app that was
+/// Returns whether an error means that the socket has become unusable: it does not exist, or was shut down by the
+/// system (Android does this to sockets of a network that has disappeared, Apple's systems to those of an app that was
 /// suspended).
 pub(super) fn ends(code: i32) -> bool {
     #[cfg(not(windows))]
@@ -14,7 +14,7 @@ pub(super) fn ends(code: i32) -> bool {
     return matches!(code, 6 | 10009 | 10038 | 10053 | 10057 | 10058);
 }
 
-/// Whether an error means that a datagram was too large for its slot. Only Windows makes an error of that.
+/// Returns whether an error means that a datagram was too large for its slot. Only Windows reports this as an error.
 pub(super) fn is_too_large(code: i32) -> bool {
     const WSAEMSGSIZE: i32 = 10040;
     cfg!(windows) && code == WSAEMSGSIZE

@@ -1,4 +1,4 @@
-//! The choice of the system's files; `driver.rs` has the contract.
+//! Selects the system's files; `driver.rs` has the contract.
 
 #[cfg(target_vendor = "apple")]
 pub(super) use super::apple::BootTimer;
@@ -9,5 +9,5 @@ pub(super) use super::fallback::{RouteWatch, SavedOptions, set_mark, set_up, sha
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) use super::linux::{BootTimer, RouteWatch, SavedOptions, set_mark, set_up, share_port, stop_sharing_port};
 
-/// The driver that every system can have.
+/// The driver that works on every system.
 pub(super) use super::fallback::set_up as set_up_portable;

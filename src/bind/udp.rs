@@ -1,8 +1,8 @@
 //! [`UdpBind`]: a pair of UDP sockets of the operating system, for a tunnel.
 //!
-//! This file waits for them, until a deadline if need be (`udp/deadline.rs`); `udp/pair.rs` opens, reopens and closes
-//! them. How batches pass a socket is a matter of its driver: `linux.rs` on Linux and Android, `fallback.rs` elsewhere
-//! (`system.rs` chooses), by the contract in `driver.rs`.
+//! This file waits for the sockets, if necessary until a deadline (`udp/deadline.rs`); `udp/pair.rs` opens, reopens and
+//! closes them. A driver sends and receives batches: `linux.rs` on Linux and Android, `fallback.rs` elsewhere (selected
+//! by `system.rs`), by the contract in `driver.rs`.
 
 mod deadline;
 mod health;
@@ -34,9 +34,9 @@ pub type BorrowedSocket<'a> = std::os::fd::BorrowedFd<'a>;
 #[cfg(windows)]
 pub type BorrowedSocket<'a> = std::os::windows::io::BorrowedSocket<'a>;
 
-/// Called with each new socket before anything is sent on it, for example to keep it out of the tunnel (Android's
-/// `VpnService.protect`). If it fails, so does the `open` that made the socket. It runs on the thread that called
-/// `open`, and must not open, close or change the bind itself.
+/// A function that is called with each new socket before anything is sent on it, for example to keep it out of the
+/// tunnel (Android's `VpnService.protect`). If it fails, so does the `open` that created the socket. It runs on the
+/// thread that called `open`, and must not open, close or change the bind itself.
 pub type SocketHook = Box<dyn Fn(BorrowedSocket<'_>, super::Family) -> io::Result<()> + Send + Sync>;
 
 struct Poller {
@@ -48,7 +48,7 @@ struct Poller {
 
 /// A pair of UDP sockets on one port.
 pub struct UdpBind {
-    /// Held by the thread that waits, and by no other.
+    /// Held only by the thread that waits.
     poller: Mutex<Poller>,
     waker: Waker,
     pair: Pair,
@@ -56,10 +56,10 @@ pub struct UdpBind {
 }
 
 impl UdpBind {
-    /// A bind that is not open yet.
+    /// Creates a bind, not yet open.
     ///
     /// # Errors
-    /// If the system has no more file descriptors, mostly.
+    /// Usually if the system has no more file descriptors.
     pub fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
         let registry = || poll.registry().try_clone();
@@ -72,21 +72,22 @@ impl UdpBind {
         })
     }
 
-    /// Passes each new socket to `hook` before anything is sent on it.
+    /// Sets the hook that is called with each new socket before anything is sent on it.
     #[must_use]
     pub fn with_socket_hook(mut self, hook: SocketHook) -> Self {
         self.pair.hook = Some(hook);
         self
     }
 
-    /// Whether to use GSO and GRO where the system has them. It does at first.
+    /// Sets whether to use GSO and GRO if the system has them, as is the default.
     #[must_use]
     pub fn with_offload(mut self, offload: bool) -> Self {
         self.pair.options.driver.offload = offload;
         self
     }
 
-    /// Binds to this address alone, so to a port of one family. An IPv6 socket takes no IPv4, also on `::`.
+    /// Binds only to this address, and therefore to a port of one family. An IPv6 socket receives no IPv4, even on
+    /// `::`.
     #[must_use]
     pub fn with_address(mut self, address: IpAddr) -> Self {
         self.pair.options.local = Some(address);
@@ -102,7 +103,7 @@ impl UdpBind {
         self
     }
 
-    /// What was counted so far.
+    /// Returns the counters.
     #[must_use]
     pub fn stats(&self) -> UdpStats {
         self.pair.stats()
@@ -119,14 +120,14 @@ impl UdpBind {
         set
     }
 
-    /// The IPv4 socket. It stays the bind's, and is closed by the next `open` or `close`.
+    /// Returns the IPv4 socket. The bind keeps its ownership, and closes it in the next `open` or `close`.
     #[cfg(unix)]
     #[must_use]
     pub fn fd4(&self) -> Option<std::os::fd::RawFd> {
         self.pair.fd(super::Family::V4)
     }
 
-    /// The IPv6 socket. It stays the bind's, and is closed by the next `open` or `close`.
+    /// Returns the IPv6 socket. The bind keeps its ownership, and closes it in the next `open` or `close`.
     #[cfg(unix)]
     #[must_use]
     pub fn fd6(&self) -> Option<std::os::fd::RawFd> {
@@ -139,14 +140,14 @@ impl UdpBind {
         if opened.is_ok() {
             self.routes.opened(self.pair.registry(), ROUTES);
         }
-        // Whatever arrived before the sockets were in place has spent its event on the old ones.
+        // Datagrams that arrived before the sockets were in place have used up their event on the old ones.
         self.wake();
         opened
     }
 }
 
 impl Bind for UdpBind {
-    /// Datagrams that the old sockets have not delivered yet are lost.
+    /// Datagrams in the old sockets that were not received are lost.
     fn open(&self, port: u16) -> io::Result<u16> {
         self.opened(self.pair.open(port))
     }

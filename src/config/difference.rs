@@ -1,15 +1,15 @@
-//! What changes one configuration into another.
+//! Computes the difference between two configurations.
 
 use super::{PeerUpdate, Update};
 
 impl Update {
-    /// What is different since `old`, where both are whole configurations, as a file is. Applied to a tunnel that has
-    /// `old`, it keeps the sessions of peers that stay, and endpoints that have moved.
+    /// Returns the changes since `old`; both must be complete configurations, like files. Applied to a tunnel with the
+    /// configuration `old`, the changes keep the sessions of unchanged peers, and endpoints that have roamed.
     #[must_use]
     pub fn since(&self, old: &Self) -> Self {
         let mut update = Self {
             private_key: self.private_key.clone().filter(|_| self.private_key != old.private_key),
-            // What is there no more is as if it had never been: 0 is the default of both.
+            // A value that no longer exists gets its default, which is 0 for both.
             listen_port: (self.listen_port != old.listen_port).then(|| self.listen_port.unwrap_or(0)),
             fwmark: (self.fwmark != old.fwmark).then(|| self.fwmark.unwrap_or(0)),
             ..Self::default()
@@ -31,7 +31,7 @@ impl Update {
                 if before.endpoint == peer.endpoint {
                     peer.endpoint = None;
                 } else if peer.endpoint.is_none() {
-                    // Nothing else takes an endpoint away.
+                    // There is no other way to remove an endpoint.
                     update.peers.push(PeerUpdate { remove: true, ..PeerUpdate::new(peer.public_key) });
                 }
             }

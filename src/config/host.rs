@@ -1,11 +1,11 @@
-//! Host names, as an endpoint may be given by one.
+//! Host names of endpoints.
 
 use std::{fmt, str::FromStr};
 
 use super::text;
 use crate::error::{Error, Result};
 
-/// A host name and a port, still to be resolved.
+/// A host name and a port, not yet resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPort {
     host: Box<str>,
@@ -13,13 +13,13 @@ pub struct HostPort {
 }
 
 impl HostPort {
-    /// The name: letters and digits of any script, `-`, `_` and `.`; at most 253 bytes; not a numeric address.
+    /// Returns the name: letters and digits of any script, `-`, `_` and `.`; at most 253 bytes; not a numeric address.
     #[must_use]
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// The UDP port.
+    /// Returns the UDP port.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
@@ -35,7 +35,7 @@ impl fmt::Display for HostPort {
 impl FromStr for HostPort {
     type Err = Error;
 
-    /// Reads `host:port`, the port in decimal.
+    /// Reads `host:port`, with a decimal port.
     fn from_str(text: &str) -> Result<Self> {
         let (host, port) = text.rsplit_once(':').ok_or_else(|| Error::invalid("the port is missing"))?;
         if !is_name(host) {
@@ -46,13 +46,13 @@ impl FromStr for HostPort {
     }
 }
 
-/// Whether a text may be a host or domain name, and surely is no address.
+/// Returns whether a text may be a host or domain name, and certainly is not an address.
 pub(super) fn is_name(text: &str) -> bool {
     let allowed = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
     (1..=253).contains(&text.len()) && text.chars().all(allowed) && !is_numeric(text)
 }
 
-/// Whether a text is meant as an address: the test of wg-quick.
+/// Returns whether a text is intended as an address: the test of wg-quick.
 pub(super) fn is_numeric(text: &str) -> bool {
     let digits_and_dots = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     text.contains(':') || (digits_and_dots && !text.is_empty())

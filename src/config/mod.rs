@@ -1,4 +1,4 @@
-//! Configuration as data: what to change ([`Update`]) and what is there ([`snapshot`]).
+//! Configuration as data: changes ([`Update`]) and the current state ([`snapshot`]).
 //!
 //! Text is parsed into an [`Update`] completely before any of it is applied, so that a bad line changes nothing.
 
@@ -23,7 +23,7 @@ use crate::{
 pub use host::HostPort;
 pub use text::MAX_ZONE;
 
-/// The most peers that one text may name, and that a device has by default: wireguard-go's `MaxPeers`.
+/// The maximum number of peers in one text, and the default maximum of a device: wireguard-go's `MaxPeers`.
 pub const MAX_PEERS: usize = 1 << 16;
 
 /// A validated set of changes, applied in one step: interface keys first, then peers in their order.
@@ -44,16 +44,16 @@ pub struct Update {
 /// Changes to one peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerUpdate {
-    /// Which peer. Changes to a peer that has the interface's own key are ignored.
+    /// The peer's key. Changes to a peer with the interface's own key are ignored.
     pub public_key: PublicKey,
     /// Changes the peer only if it exists.
     pub update_only: bool,
     /// Removes the peer, after the other changes.
     pub remove: bool,
-    /// All zeros means none. Takes effect at the next handshake. Boxed, so that a list of peers that grows or is taken
-    /// apart leaves no copy of it behind.
+    /// All zeros means none. Takes effect at the next handshake. Boxed, so that a list of peers leaves no copy of it
+    /// behind when it grows or is taken apart.
     pub preshared_key: Option<Box<PresharedKey>>,
-    /// Where to send.
+    /// The endpoint to send to.
     pub endpoint: Option<PeerEndpoint>,
     /// Seconds between keepalives; 0 turns them off.
     pub persistent_keepalive: Option<u16>,
@@ -64,7 +64,7 @@ pub struct PeerUpdate {
 }
 
 impl PeerUpdate {
-    /// No change yet; applied like this it creates the peer.
+    /// Returns an update without changes, which creates the peer if it is applied.
     #[must_use]
     pub const fn new(public_key: PublicKey) -> Self {
         Self {
@@ -85,15 +85,15 @@ impl PeerUpdate {
 pub struct AllowedIpUpdate {
     /// The prefix, its host bits cleared.
     pub prefix: IpNet,
-    /// Takes the prefix away from this peer instead of giving it.
+    /// Removes the prefix from this peer instead of adding it.
     pub remove: bool,
 }
 
 impl AllowedIpUpdate {
-    /// Gives or takes the prefix of this length that the address is in.
+    /// Creates a change that adds or removes the prefix of this length that contains the address.
     ///
     /// # Errors
-    /// `Invalid` if the length is larger than the address.
+    /// `Invalid` if the length exceeds that of the address.
     pub fn new(address: IpAddr, bits: u32, remove: bool) -> Result<Self> {
         let prefix = u8::try_from(bits).ok().and_then(|bits| IpNet::new(address, bits).ok());
         let prefix = prefix.ok_or_else(|| Error::invalid("the prefix length is larger than the address"))?;
@@ -101,17 +101,17 @@ impl AllowedIpUpdate {
     }
 }
 
-/// Where a peer is, as configured.
+/// A configured endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerEndpoint {
     /// At this address.
     Address(EndpointAddr),
-    /// At one of the addresses that this name has. Only a device with a resolver takes it.
+    /// One of the addresses of this name. Only a device with a resolver accepts it.
     Host(HostPort),
 }
 
 impl PeerEndpoint {
-    /// Reads an endpoint, which may be a host name only if `host_names`.
+    /// Reads an endpoint, which may be a host name only if `host_names` is set.
     ///
     /// # Errors
     /// `Invalid` for any other text.
@@ -147,10 +147,10 @@ impl fmt::Display for PeerEndpoint {
     }
 }
 
-/// A peer's address as configured: numeric, perhaps with the text of an IPv6 zone.
+/// A peer's configured address: numeric, with an optional IPv6 zone as text.
 ///
-/// The zone (`eth0` in `fe80::1%eth0`) stays text here; what interface it names is for the socket to find out. While
-/// it is set, the scope id in `addr` is 0.
+/// The zone (`eth0` in `fe80::1%eth0`) remains text; the socket maps it to an interface. If it is set, the scope id in
+/// `addr` is 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointAddr {
     /// Address and port.
@@ -160,7 +160,7 @@ pub struct EndpointAddr {
 }
 
 impl From<SocketAddr> for EndpointAddr {
-    /// A scope id other than 0 becomes a numeric zone.
+    /// Converts an address; a scope id other than 0 becomes a numeric zone.
     fn from(mut addr: SocketAddr) -> Self {
         let mut zone = None;
         if let SocketAddr::V6(v6) = &mut addr
@@ -174,7 +174,7 @@ impl From<SocketAddr> for EndpointAddr {
 }
 
 impl fmt::Display for EndpointAddr {
-    /// `1.2.3.4:5`, `[::1]:5`, `[fe80::1%eth0]:5`, as the UAPI prints it.
+    /// Writes `1.2.3.4:5`, `[::1]:5` or `[fe80::1%eth0]:5`, the format of the UAPI.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.addr, &self.zone) {
             (SocketAddr::V6(v6), Some(zone)) => write!(f, "[{}%{zone}]:{}", v6.ip(), v6.port()),

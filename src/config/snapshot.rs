@@ -1,4 +1,4 @@
-//! The state of a tunnel, read back.
+//! The current state of a tunnel.
 
 use std::time::Duration;
 
@@ -24,11 +24,11 @@ pub struct InterfaceSnapshot {
 /// One peer's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerSnapshot {
-    /// Who it is.
+    /// The peer's public key.
     pub public_key: PublicKey,
     /// All zeros if none is set.
     pub preshared_key: PresharedKey,
-    /// Where it was heard last, or where it is configured to be.
+    /// The address of the last authentic message, or the configured one.
     pub endpoint: Option<EndpointAddr>,
     /// Wall-clock time of the last completed handshake since 1970-01-01 UTC; zero if there was none.
     pub last_handshake: Duration,
@@ -42,12 +42,12 @@ pub struct PeerSnapshot {
     pub allowed_ips: Vec<IpNet>,
 }
 
-/// A whole tunnel's state: the interface now, peers one by one as the iterator is turned.
+/// The state of a whole tunnel: the interface now, peers one by one as the iterator advances.
 ///
-/// Each peer is consistent in itself; nothing is locked while the caller does something else between two peers.
+/// Each peer is consistent in itself; no lock is held between two peers.
 pub struct Snapshot<'a> {
     /// The interface part.
     pub interface: InterfaceSnapshot,
-    /// The peers, oldest first; `Resources` for one that there is no memory for.
+    /// The peers, oldest first; `Resources` for a peer if there is no memory for it.
     pub peers: Box<dyn Iterator<Item = Result<PeerSnapshot>> + 'a>,
 }

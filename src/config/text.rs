@@ -1,7 +1,7 @@
 //! The small grammars that the UAPI and `.conf` files share: numbers, addresses, prefixes.
 //!
-//! They accept exactly what Go's `strconv` and `net/netip` accept, because that is what wireguard-go reads and so what
-//! existing texts are written for. No error repeats the value: the caller knows the line, and it might be a secret.
+//! They accept exactly what Go's `strconv` and `net/netip` accept, because wireguard-go uses these, and existing texts
+//! are written for it. Errors do not repeat the value: the caller has the line, and it might be a secret.
 
 use std::{
     collections::TryReserveError,
@@ -15,22 +15,22 @@ use zeroize::Zeroizing;
 use super::{EndpointAddr, PeerEndpoint, host::is_numeric};
 use crate::error::{Error, Result};
 
-/// The longest IPv6 zone taken, in bytes: `IF_MAX_STRING_SIZE` of Windows, the longest that any system has.
+/// The longest accepted IPv6 zone, in bytes: `IF_MAX_STRING_SIZE` of Windows, the longest of any system.
 pub const MAX_ZONE: usize = 256;
 
-/// Reads an unsigned number in decimal digits, of which there may be leading zeros.
+/// Reads an unsigned decimal number, with any number of leading zeros.
 ///
-/// `str::parse` alone would take `+1`.
+/// `str::parse` alone would accept `+1`.
 ///
 /// # Errors
-/// `Invalid` for anything else, and for what does not fit `T`.
+/// `Invalid` for any other text, and for numbers that do not fit `T`.
 pub(crate) fn decimal<T: FromStr>(text: &str) -> Result<T> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let value = digits.then(|| text.parse().ok()).flatten();
     value.ok_or_else(|| Error::invalid(format!("not a decimal number from 0 to {}", max_of::<T>())))
 }
 
-/// The largest value of an unsigned type, for the message alone.
+/// Returns the largest value of an unsigned type, for error messages.
 fn max_of<T>() -> u64 {
     u64::MAX >> (64 - 8 * size_of::<T>().min(8))
 }
@@ -38,7 +38,7 @@ fn max_of<T>() -> u64 {
 /// Reads `address/bits` and keeps the host bits.
 ///
 /// # Errors
-/// `Invalid` for a missing length, one that is too large or has leading zeros, a zone, or a malformed address.
+/// `Invalid` for a missing length, a length that is too large or has leading zeros, a zone, or a malformed address.
 pub(crate) fn prefix(text: &str) -> Result<IpNet> {
     let (address, bits) = text.rsplit_once('/').ok_or_else(|| Error::invalid("a prefix is address/bits"))?;
     let address: IpAddr = address.parse().map_err(|_| Error::invalid("not an IP address"))?;
@@ -49,10 +49,10 @@ pub(crate) fn prefix(text: &str) -> Result<IpNet> {
     IpNet::new(address, bits).map_err(|_| Error::invalid("the prefix length is larger than the address"))
 }
 
-/// Appends to a text that may hold keys: where it has to grow, the old place is wiped.
+/// Appends to a text that may contain keys: if it has to grow, its old memory is wiped.
 ///
 /// # Errors
-/// Without memory for it; nothing is appended then.
+/// If there is no memory for it; nothing is appended then.
 pub(crate) fn push_wiped(text: &mut Zeroizing<String>, more: &str) -> std::result::Result<(), TryReserveError> {
     let needed = text.len() + more.len();
     if needed > text.capacity() {
@@ -69,9 +69,9 @@ impl FromStr for EndpointAddr {
     type Err = Error;
 
     /// Reads `1.2.3.4:5`, `[::1]:5` or `[fe80::1%eth0]:5`, as Go's `netip.ParseAddrPort` does: the port may be 0 and
-    /// have leading zeros, an IPv4-mapped address stays an IPv6 one, host names are refused.
+    /// have leading zeros, an IPv4-mapped address remains an IPv6 address, host names are refused.
     ///
-    /// Stricter than Go in the zone alone: at most [`MAX_ZONE`] bytes, without spaces and control characters.
+    /// It is stricter than Go only for the zone: at most [`MAX_ZONE`] bytes, without spaces and control characters.
     fn from_str(text: &str) -> Result<Self> {
         let (host, port) = text.rsplit_once(':').ok_or_else(|| Error::invalid("an endpoint is address:port"))?;
         let port = decimal(port).map_err(|e| e.at("port"))?;
@@ -93,8 +93,8 @@ impl FromStr for EndpointAddr {
 impl FromStr for PeerEndpoint {
     type Err = Error;
 
-    /// Reads what [`EndpointAddr`] reads, or else a host name with a port. What is meant as an address but is not quite
-    /// one is no name.
+    /// Reads an endpoint as [`EndpointAddr`] does, or else a host name with a port. A malformed address is not accepted
+    /// as a name.
     fn from_str(text: &str) -> Result<Self> {
         let host = text.rsplit_once(':').map_or(text, |(host, _)| host);
         if is_numeric(host) || host.starts_with('[') {
@@ -104,7 +104,7 @@ impl FromStr for PeerEndpoint {
     }
 }
 
-/// The zone, if it is one that can be printed back.
+/// Returns the zone, if it can be printed and read back.
 fn checked_zone(zone: &str) -> Result<Box<str>> {
     let printable = !zone.chars().any(|c| c.is_control() || c.is_whitespace());
     if zone.is_empty() || zone.len() > MAX_ZONE || !printable {

@@ -1,6 +1,6 @@
-//! Which peer a packet goes to, or may come from: the longest matching prefix.
+//! The peer that a packet goes to, or may come from: the longest matching prefix.
 //!
-//! This is the whole of WireGuard's cryptokey routing (section 2 of the paper).
+//! This is WireGuard's cryptokey routing (section 2 of the paper).
 
 use std::net::IpAddr;
 
@@ -10,7 +10,7 @@ use prefix_trie::PrefixMap;
 use super::work;
 use crate::{config::AllowedIpUpdate, error::Result};
 
-/// Who owns a prefix, and as which of its prefixes.
+/// The owner of a prefix, and its position in the owner's list.
 pub(super) struct Entry<P> {
     owner: P,
     /// Position in the owner's [`PrefixList`].
@@ -18,16 +18,16 @@ pub(super) struct Entry<P> {
 }
 
 impl<P: Owner> Entry<P> {
-    /// Takes a prefix that its owner has lost out of the list of that.
+    /// Removes a prefix that its owner has lost from the owner's list.
     pub(super) fn strike(self) {
         self.owner.with_list(|list| list.remove(self.number));
     }
 }
 
-/// One owner's prefixes, in the order in which they were given.
+/// One owner's prefixes, in the order in which they were added.
 ///
-/// Removing leaves a hole, and holes are closed once they are most of the list, so that taking 100,000 prefixes away
-/// one by one takes no longer than giving them.
+/// Removing leaves a hole, and holes are closed once they are most of the list, so that removing 100,000 prefixes one
+/// by one takes no longer than adding them.
 #[derive(Debug, Default)]
 pub struct PrefixList {
     /// Sorted by number, which only grows.
@@ -37,7 +37,7 @@ pub struct PrefixList {
 }
 
 impl PrefixList {
-    /// Adds prefixes. Returns the number of the first one; the others have the following ones.
+    /// Adds prefixes. Returns the number of the first one; the others have consecutive numbers.
     pub(super) fn extend(&mut self, prefixes: impl Iterator<Item = IpNet> + Clone) -> u64 {
         let (first, number) = (self.next, prefixes.clone().count());
         if self.entries.is_empty() {
@@ -61,25 +61,25 @@ impl PrefixList {
         }
     }
 
-    /// Takes all prefixes out, with their numbers. Those that come later have higher ones.
+    /// Takes all prefixes out, with their numbers. Later prefixes have higher ones.
     pub(super) fn take(&mut self) -> Vec<(u64, Option<IpNet>)> {
         self.live = 0;
         std::mem::take(&mut self.entries)
     }
 
-    /// Bytes that the list takes.
+    /// Returns the memory of the list in bytes.
     #[must_use]
     pub const fn memory(&self) -> usize {
         self.entries.capacity() * size_of::<(u64, Option<IpNet>)>()
     }
 
-    /// Gives back what the list does not need now.
+    /// Releases unused memory.
     pub fn trim(&mut self) {
         self.entries.retain(|e| e.1.is_some());
         self.entries.shrink_to_fit();
     }
 
-    /// A copy of the prefixes, oldest first.
+    /// Returns a copy of the prefixes, oldest first.
     ///
     /// # Errors
     /// `Resources` without memory for it.
@@ -90,17 +90,17 @@ impl PrefixList {
         Ok(copy)
     }
 
-    /// The prefixes, oldest first.
+    /// Returns the prefixes, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = IpNet> + '_ {
         self.entries.iter().filter_map(|e| e.1)
     }
 }
 
-/// What owns prefixes: a peer, which keeps the list of its own.
+/// An owner of prefixes: a peer, which keeps the list of its own.
 pub trait Owner: Clone {
     /// Calls `f` with the owner's list.
     fn with_list<R>(&self, f: impl FnOnce(&mut PrefixList) -> R) -> R;
-    /// Whether both are the same owner.
+    /// Returns whether both are the same owner.
     fn is(&self, other: &Self) -> bool;
 }
 
@@ -117,19 +117,19 @@ impl<P> Default for AllowedIps<P> {
 }
 
 impl<P: Owner> AllowedIps<P> {
-    /// Gives a prefix to `owner`, taking it away from the one that had it. Host bits are ignored.
+    /// Adds a prefix to `owner`, and removes it from its previous owner. Host bits are ignored.
     pub fn insert(&mut self, prefix: IpNet, owner: &P) {
         let number = owner.with_list(|list| list.extend([prefix].into_iter()));
         self.apply(&[AllowedIpUpdate { prefix, remove: false }], owner, number, Entry::strike);
     }
 
-    /// Takes exactly this prefix away from `owner`; does nothing if it has another owner or none.
+    /// Removes exactly this prefix from `owner`; no-op if it has another owner or none.
     pub fn remove(&mut self, prefix: IpNet, owner: &P) {
         self.apply(&[AllowedIpUpdate { prefix, remove: true }], owner, 0, Entry::strike);
     }
 
-    /// Gives prefixes to `owner`, which has them in its list, the first one under this number, and takes others away
-    /// from it. Hands on the entries that were there before.
+    /// Adds prefixes to `owner`, in whose list they already are, the first one under this number, and removes others
+    /// from it. Passes the previous entries on.
     pub(super) fn apply(
         &mut self,
         changes: &[AllowedIpUpdate],
@@ -157,7 +157,8 @@ impl<P: Owner> AllowedIps<P> {
         }
     }
 
-    /// Takes prefixes that were [taken](PrefixList::take) from `owner`'s list away, unless they were given again since.
+    /// Removes prefixes that were [taken](PrefixList::take) from `owner`'s list, unless they have been added again
+    /// since.
     pub(super) fn remove_numbered(&mut self, entries: &[(u64, Option<IpNet>)], owner: &P) {
         let is_same = |entry: &Entry<P>, number| entry.number == number && entry.owner.is(owner);
         for (number, prefix) in entries {
@@ -170,14 +171,14 @@ impl<P: Owner> AllowedIps<P> {
         }
     }
 
-    /// Bytes that the table takes, without the owners' lists.
+    /// Returns the memory of the table in bytes, without the owners' lists.
     #[must_use]
     pub fn memory(&self) -> usize {
         self.v4.mem_size() + self.v6.mem_size() - size_of::<Self>()
     }
 
-    /// Gives back what the table does not need now: all of it, if there are no prefixes. Otherwise it stays as large as
-    /// it ever was, for to make it again takes as much once more.
+    /// Releases the memory of the table if there are no prefixes. Otherwise it keeps its largest size, since rebuilding
+    /// it would temporarily take as much again.
     pub fn trim(&mut self) {
         if self.v4.is_empty() {
             self.v4 = PrefixMap::new();
@@ -187,7 +188,7 @@ impl<P: Owner> AllowedIps<P> {
         }
     }
 
-    /// The owner of the longest prefix that contains `address`.
+    /// Returns the owner of the longest prefix that contains `address`.
     pub fn lookup(&self, address: IpAddr) -> Option<&P> {
         match address {
             IpAddr::V4(a) => self.v4.get_lpm(&Ipv4Net::from(a)).map(|(_, e)| &e.owner),

@@ -1,4 +1,4 @@
-//! Changing the configuration: what can fail first, then everything else.
+//! Changes of the configuration: first the steps that can fail, then all others.
 
 use std::{
     collections::HashMap,
@@ -31,28 +31,28 @@ use crate::{
     },
 };
 
-/// What is left to do for a peer once no configuration lock is held.
+/// Work for a peer that is left until no configuration lock is held.
 struct Followup {
     peer: Arc<Peer>,
-    /// It has a new name, or the one that it has is to be looked up again.
+    /// Whether it has a new name, or its name is to be resolved again.
     look_up: bool,
     keepalive: bool,
 }
 
 impl Device {
-    /// Applies a whole change set.
+    /// Applies a complete change set.
     ///
-    /// # Errors
-    /// `AddrInUse` or another socket error for the port, `Permission` or another for the mark, `Invalid` if there
+    /// `AddrInUse` or another socket error for the port, `Permission` or another error for the mark, `Invalid` if there
     /// would be too many peers, or an endpoint is a host name and there is no resolver; `Resources` without memory for
     /// all of it. Nothing has changed then.
     pub fn apply(&self, mut update: Update) -> Result<()> {
-        // Where it was read and moved it has left its private key, and unused bytes would take that to the heap.
+        // Reading and moving the update has left its private key on the stack, from where unused bytes could take it to
+        // the heap.
         wipe_below();
         self.change(&mut update)
     }
 
-    /// Has a frame of its own, in the place that was wiped.
+    /// Runs in a frame of its own, in the place that was wiped.
     #[inline(never)]
     fn change(&self, update: &mut Update) -> Result<()> {
         let _hold;
@@ -60,7 +60,7 @@ impl Device {
             let _alone = lock(&self.sets);
             self.check_peer_count(update)?;
             self.check_names(update)?;
-            // What is allocated from here on cannot fail.
+            // Allocations from here on cannot fail.
             _hold = self.hold_for(update)?;
             let opened = self.apply_sockets(update)?;
             if let Some(key) = &mut update.private_key {
@@ -107,7 +107,7 @@ impl Device {
         if number + update.peers.len() <= self.max_peers {
             return Ok(());
         }
-        // Only now is it worth following each step.
+        // Only now is it worthwhile to track each step.
         let mut changed = HashMap::new();
         changed.try_reserve(update.peers.len())?;
         for change in &update.peers {
@@ -131,13 +131,14 @@ impl Device {
         Ok(())
     }
 
-    /// The part that asks the operating system: mark and port. On failure both are as before, and were all the time.
+    /// Applies the settings that need the operating system: mark and port. On failure both are unchanged, and were at
+    /// all times.
     fn apply_sockets(&self, update: &Update) -> Result<Opened> {
         let (old_mark, old_port) = {
             let config = lock(&self.config);
             (config.fwmark, config.link.port())
         };
-        // Both change by a `set` alone; only a port that the system chose changes by itself.
+        // Both are changed only by a `set`; only a port that the system chose changes by itself.
         let mark = update.fwmark.filter(|mark| *mark != old_mark);
         let port = update.listen_port.map(Port::named).filter(|port| *port != old_port || port.number() == 0);
         if mark.is_none() && port.is_none() {
@@ -145,7 +146,7 @@ impl Device {
         }
         let opened = self.transition().set(port, mark)?;
         self.peers.list().for_each(|p| p.forget_source());
-        // With the sessions that there are nothing is sent for it, as in the kernel.
+        // Existing sessions need no message for it, as in the kernel.
         Ok(if matches!(opened, Opened::Reopened) { Opened::None } else { opened })
     }
 
@@ -154,7 +155,7 @@ impl Device {
             return;
         }
         let identity = wiped(|| key.take().map(|key| Arc::new(Identity::new(key))));
-        // A device is no peer of itself.
+        // A device is not its own peer.
         let own = identity.as_ref().and_then(|i| self.peers.remove(i.public()));
         own.iter().for_each(|peer| self.remove(peer));
         let checker = identity.as_ref().map(|i| CookieChecker::new(i.public()));
@@ -164,14 +165,14 @@ impl Device {
             *own_key = OwnKey { identity, number: own_key.number.wrapping_add(1) };
             own_key.number
         };
-        // Without that lock, for which handshakes wait: one that comes before its peer's turn is made with the new key.
+        // Without that lock, for which handshakes wait: one that arrives before its peer's turn uses the new key.
         for peer in self.peers.list() {
             self.follow_key(&peer, &mut lock(&peer.handshake), number);
         }
     }
 
-    /// Ends what a peer's handshake was made with if that is another key of ours than the one of this number. The
-    /// sessions still receive.
+    /// Ends a peer's state that was created with another key of ours than the one of this number. The sessions still
+    /// receive.
     pub(super) fn follow_key(&self, peer: &Peer, handshaking: &mut Handshaking, number: u32) {
         if std::mem::replace(&mut handshaking.own_key, number) == number {
             return;
@@ -183,20 +184,20 @@ impl Device {
         state.timers.handshake_may_begin();
     }
 
-    /// Applies the changes to one peer, of `expected` that change. Returns it if it is there afterwards.
+    /// Applies the changes to one peer, of `expected` in that change. Returns the peer if it exists afterwards.
     fn apply_peer(&self, update: PeerUpdate, own: Option<&PublicKey>, expected: usize) -> Option<Followup> {
         let key = update.public_key;
         if own == Some(&key) {
             return None;
         }
-        // A peer that is made to be removed still takes prefixes from their owners, as in wireguard-go.
+        // A peer that is created only to be removed still takes prefixes from their owners, as in wireguard-go.
         let may_come = !(update.update_only || update.remove && update.allowed_ips.is_empty());
         let peer = match self.peers.get(&key) {
             Some(peer) => peer,
             None if may_come => self.create_peer(key, expected),
             None => return None,
         };
-        // Copied, as what is moved out of a box stays behind in it.
+        // Copied, since moving it out of a box leaves it in the box.
         if let Some(preshared) = &update.preshared_key {
             wiped_moves(|| lock(&peer.handshake).noise.set_preshared(PresharedKey::clone(preshared)));
         }
@@ -208,7 +209,7 @@ impl Device {
             return None;
         }
         let mut look_up = false;
-        // This may be a call of the system: not with a lock.
+        // This may be a system call: not under a lock.
         let address = match &update.endpoint {
             Some(PeerEndpoint::Address(endpoint)) => Some(self.resolve_zone(endpoint)),
             _ => None,
@@ -246,23 +247,23 @@ impl Device {
         peer
     }
 
-    /// Ends a peer that was taken out of the list.
+    /// Ends a peer that was removed from the list.
     fn remove(&self, peer: &Arc<Peer>) {
         self.allowed_ips.remove_all(peer);
         self.retire(peer);
     }
 
-    /// Ends a peer that has no prefixes any more.
+    /// Ends a peer without prefixes.
     fn retire(&self, peer: &Arc<Peer>) {
         lock(&peer.state).removed = true;
         self.silence(peer);
         self.budget.shrink(self.memory_per_peer);
     }
 
-    /// Stops everything that goes on for a peer: timers, sessions, handshake, staged packets.
+    /// Stops all activities of a peer: timers, sessions, handshake, staged packets.
     ///
-    /// What is begun for a peer is begun under its `handshake` lock and only while it [is live](State::is_live), so
-    /// nothing is left behind by what is under way on other threads.
+    /// Activities of a peer are started only under its `handshake` lock and only while it [is live](State::is_live), so
+    /// activities on other threads leave nothing behind.
     pub(super) fn silence(&self, peer: &Arc<Peer>) {
         let mut handshaking = lock(&peer.handshake);
         let mut state = lock(&peer.state);
@@ -273,8 +274,7 @@ impl Device {
         }
     }
 
-    /// Forgets what is under way for a peer. It is not listed under a deadline any more. Returns whether there was a
-    /// session.
+    /// Forgets the state of a peer. It is no longer listed under a deadline. Returns whether there was a session.
     pub(super) fn reset(&self, peer: &Arc<Peer>, handshake: &mut Handshake, state: &mut State) -> bool {
         state.timers.reset();
         if let Some(at) = state.scheduled.take() {
@@ -285,7 +285,7 @@ impl Device {
         self.forget_keys(handshake, state)
     }
 
-    /// Forgets a peer's sessions and handshake, as they are over.
+    /// Forgets a peer's sessions and handshake, which have ended.
     pub(super) fn wipe_keys(&self, peer: &Peer) {
         let mut handshaking = lock(&peer.handshake);
         let mut state = lock(&peer.state);
@@ -303,7 +303,7 @@ impl Device {
         indices != [None; 3]
     }
 
-    /// The address behind configured text: a zone becomes the number of its interface.
+    /// Returns the address of a configured endpoint: its zone is replaced by the number of its interface.
     fn resolve_zone(&self, endpoint: &EndpointAddr) -> SocketAddr {
         let mut addr = endpoint.addr;
         if let (SocketAddr::V6(v6), Some(zone)) = (&mut addr, &endpoint.zone) {
@@ -312,7 +312,7 @@ impl Device {
         addr
     }
 
-    /// Reads the state.
+    /// Returns the current state.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot<'_> {
         let private_key = self.identity().map(|i| i.private().clone());
@@ -340,7 +340,7 @@ impl Device {
         })
     }
 
-    /// The address with its zone as that was configured, if the peer has not moved since.
+    /// Returns the address with its configured zone, if the peer has not moved since.
     fn with_zone(addr: SocketAddr, zone: Option<&str>) -> EndpointAddr {
         let mut endpoint = EndpointAddr::from(addr);
         if let Some(zone) = zone {

@@ -1,8 +1,8 @@
-//! How long to wait before something that failed is tried again.
+//! Delays before failed operations are retried.
 
 use std::time::Duration;
 
-/// Waits that double, from a first to a last one.
+/// Delays that double, from a first to a last one.
 #[derive(Clone, Debug)]
 pub(super) struct Backoff {
     next: Duration,
@@ -14,7 +14,7 @@ impl Backoff {
         Self { next: first, last }
     }
 
-    /// It has failed again: how long to wait now.
+    /// Reports another failure and returns the delay.
     pub(super) fn failed(&mut self) -> Duration {
         let now = self.next;
         self.next = self.last.min(2 * now);

@@ -1,4 +1,4 @@
-//! What a device tells its owner.
+//! Events of a device for its owner.
 
 use std::{
     any::Any,
@@ -11,7 +11,7 @@ use std::{
 use super::lock;
 use crate::{key::PublicKey, reserve, sync, thread};
 
-/// Something has happened that an app may want to show or act on.
+/// An event that an app may want to show or handle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
@@ -19,58 +19,58 @@ pub enum Event {
     HandshakeCompleted(PublicKey),
     /// This peer did not answer 20 initiations; staged packets were dropped.
     HandshakeFailed(PublicKey),
-    /// This peer has moved: it was heard from here, or is looked for here, as its name or its network says.
+    /// This peer has moved: it sent from this address, or this is the next one to try, by its name or its network.
     EndpointChanged(PublicKey, SocketAddr),
-    /// The host name of this peer's endpoint has no address, for this reason. It is told once, and the name looked up
-    /// again as long as anything is to be sent there.
+    /// The host name of this peer's endpoint has no address, for this reason. It is reported once, and the name is
+    /// resolved again as long as there is something to send.
     ResolveFailed(PublicKey, String),
-    /// The route to this peer's endpoint leads into the tunnel itself. What is sent there is dropped. It is told once
+    /// The route to this peer's endpoint leads into the tunnel itself. Datagrams to it are dropped. It is reported once
     /// for an endpoint.
     RoutingLoop(PublicKey, SocketAddr),
-    /// The last session with this peer is over, or was dropped; its keys were wiped.
+    /// The last session with this peer has expired, or was dropped; its keys were wiped.
     SessionExpired(PublicKey),
-    /// The UDP sockets could not be opened, or were lost; new ones will be tried, again and again if need be.
+    /// The UDP sockets could not be opened, or were lost; the device retries until new ones are open.
     SocketsLost(String),
-    /// New UDP sockets are open on this port: after `SocketsLost`, or because the port that the system chose was left,
-    /// as it was taken, or as no handshake was answered on it after a change of networks.
+    /// New UDP sockets are open on this port: after `SocketsLost`, or because the port that the system had chosen was
+    /// replaced, since it was in use, or no handshake was answered on it after a change of networks.
     SocketsRecovered(u16),
     /// The tunnel has ended by itself, for this reason.
     Ended(String),
 }
 
-/// Takes events, one after another, in the order in which they came about: on the tunnel's own threads and on threads
-/// that are inside a function of the tunnel, without a lock held, on one thread at a time. What it causes itself is
-/// told when it has returned. It should return soon. If it panics, the events that wait are told first, then the panic
-/// goes on: it ends the tunnel if it was on one of its threads.
+/// A function that receives events, one by one and in order: on the tunnel's own threads and on threads that call a
+/// function of the tunnel, without a lock, on one thread at a time. Events that it causes itself are delivered after it
+/// has returned. It should return soon. If it panics, pending events are delivered first, then the panic continues: it
+/// ends the tunnel if it was on one of its threads.
 pub type EventSink = Box<dyn Fn(Event) + Send + Sync>;
 
-/// How many events may wait before the next round of a thread that moves packets, which causes most of them, waits for
-/// the thread that tells them.
+/// The number of pending events from which a packet thread, which causes most of them, waits for the thread that
+/// delivers them.
 const MAX_WAITING: usize = 1024;
 
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Event>,
-    /// The thread that is telling one.
+    /// The thread that is delivering an event.
     teller: Option<thread::Id>,
-    /// `Ended` was the last.
+    /// `Ended` was the last event.
     ended: bool,
-    /// The tunnel is being stopped: no thread of it waits any more.
+    /// The tunnel is being stopped: none of its threads waits any more.
     stopping: bool,
 }
 
-/// What has come of telling events.
+/// The result of delivering events.
 #[derive(Default)]
 pub(super) struct Told {
-    /// Others have come by then, for which a thread has to come again.
+    /// Further events have been recorded, which a thread must deliver.
     pub(super) is_more: bool,
-    /// The app's function has panicked, with this first.
+    /// The first panic of the app's function.
     pub(super) panic: Option<Box<dyn Any + Send>>,
 }
 
-/// Events on their way to the app.
+/// Pending events for the app.
 ///
-/// They are noted under the locks of what they are about, which puts them in order, and told when no lock is held.
+/// They are recorded under the locks of their subjects, which determines their order, and delivered without a lock.
 pub(super) struct Events {
     sink: EventSink,
     queue: Mutex<Queue>,
@@ -82,13 +82,13 @@ impl Events {
         Self { sink, queue: Mutex::default(), told: Condvar::new() }
     }
 
-    /// Notes an event, to be told soon. After `Ended` there are none.
+    /// Records an event, to be delivered soon. After `Ended` there are none.
     pub(super) fn note(&self, event: Event) {
         let mut queue = lock(&self.queue);
         if queue.ended {
             return;
         }
-        // Without memory for one more, the oldest is lost. The end is told in any case.
+        // Without memory for it, the oldest event is lost. The end is always delivered.
         let is_full = reserve::is_low() || queue.waiting.try_reserve(1).is_err();
         if is_full && queue.waiting.pop_front().is_none() && queue.waiting.capacity() == 0 {
             queue.waiting.reserve_exact(1);
@@ -97,7 +97,7 @@ impl Events {
         queue.waiting.push_back(event);
     }
 
-    /// Tells the events that wait by now, unless another thread does.
+    /// Delivers the pending events, unless another thread does.
     pub(super) fn tell(&self) -> Told {
         let this = thread::id();
         let mut told = Told::default();
@@ -106,13 +106,13 @@ impl Events {
             return told;
         }
         let mut most = queue.waiting.len();
-        // The end is told by any thread that is there, as none may be left to come again.
+        // The end is delivered by the current thread, as there may be none left later.
         while (most > 0 || queue.ended)
             && let Some(event) = queue.waiting.pop_front()
         {
             queue.teller = Some(this);
             drop(queue);
-            // What comes after is told all the same.
+            // Later events are delivered nevertheless.
             let panic = catch_unwind(AssertUnwindSafe(|| (self.sink)(event))).err();
             told.panic = told.panic.or(panic);
             most = most.saturating_sub(1);
@@ -124,8 +124,8 @@ impl Events {
         told
     }
 
-    /// Waits while too many events wait for another thread that tells them. To be called where this thread has nothing
-    /// that the app's function could wait for: no lock, and no call of the app's under way.
+    /// Waits while there are too many pending events for another thread that delivers them. To be called where this
+    /// thread has nothing that the app's function could wait for: no lock, and no call of the app in progress.
     pub(super) fn wait_for_room(&self) {
         let queue = lock(&self.queue);
         let this = thread::id();
@@ -135,7 +135,7 @@ impl Events {
         drop(sync::wait_while(&self.told, queue, is_full));
     }
 
-    /// From now on no thread waits for another one that tells events: that may be one that stops the tunnel.
+    /// Stops threads from waiting for one that delivers events, since that one may be stopping the tunnel.
     pub(super) fn stop_waiting(&self) {
         lock(&self.queue).stopping = true;
         self.told.notify_all();

@@ -1,5 +1,5 @@
-//! What all peers are to hear from us: at once on a caller's thread; on one that moves packets by and by, as that has
-//! no time for all of them in one go.
+//! Messages to all peers: at once on a caller's thread; in slices on a packet thread, which has no time to send them
+//! all at once.
 
 use std::{ops::Range, sync::Arc};
 
@@ -13,14 +13,14 @@ use super::{
 };
 use crate::{error::Result, reserve, time::Instant};
 
-/// Why peers hear from us.
+/// The reason to send to peers.
 #[derive(Clone, Copy)]
 pub(super) enum Occasion {
     /// The interface came up.
     Up,
     /// An interface that is up has new sockets.
     Reopened,
-    /// The network has this prefix for addresses of IPv4.
+    /// The network has this prefix for IPv4 addresses.
     Nat64(Prefix),
 }
 
@@ -34,14 +34,14 @@ impl Occasion {
     }
 }
 
-/// The peers that have not been greeted yet, as a range of their numbers. Peers that are added later are not in it.
+/// The peers that were not yet greeted, as a range of their numbers. Peers that are added later are not included.
 pub(super) struct Greetings {
     occasion: Occasion,
     left: Range<u64>,
 }
 
 impl Device {
-    /// To be called when a change of the sockets is over: sends what is to be sent then.
+    /// Sends the messages that are due after a change of the sockets.
     pub(super) fn after(&self, opened: Result<Opened>) -> Result<()> {
         let greeted = opened.map(|opened| {
             if let Some(occasion) = Occasion::of(opened) {
@@ -52,7 +52,7 @@ impl Device {
         greeted
     }
 
-    /// The same on a thread that moves packets: the timers go on with it.
+    /// Does the same on a packet thread: the timers continue the work.
     pub(super) fn after_soon(&self, opened: Result<Opened>) {
         if let Some(occasion) = opened.ok().and_then(Occasion::of) {
             self.greet_soon(occasion);
@@ -60,8 +60,8 @@ impl Device {
         self.tell_events();
     }
 
-    /// Lets all peers hear from us, until a round is over; the timers go on with it. Each hears once from here on,
-    /// however many of these were begun.
+    /// Sends to all peers, until a round is over; the timers continue the work. Each peer is greeted once from now on,
+    /// however many greetings were started.
     pub(super) fn greet_soon(&self, occasion: Occasion) {
         self.put_greetings(occasion);
         if self.greet_some(self.clock.now()) {
@@ -75,7 +75,7 @@ impl Device {
         greetings.retain(|waiting| match (waiting.occasion, occasion) {
             (Nat64(_), Nat64(_)) | (Reopened | Up, Up) | (Reopened, Reopened) => false,
             (Up, Reopened) => {
-                // What is done for it is done for new sockets, and more.
+                // New sockets include its effects.
                 occasion = Up;
                 false
             }
@@ -84,12 +84,12 @@ impl Device {
         greetings.push_back(Greetings { occasion, left: 0..self.peers.next_id() });
     }
 
-    /// The interface went down: only what is known of the network is still of use.
+    /// Stops greetings when the interface goes down, except those about the network.
     pub(super) fn greet_no_more(&self) {
         lock(&self.greetings).retain(|waiting| matches!(waiting.occasion, Occasion::Nat64(_)));
     }
 
-    /// Greets peers that wait for it, until a round that began then is over. Returns whether there are more.
+    /// Greets waiting peers, until a round that began then is over. Returns whether there are more.
     pub(super) fn greet_some(&self, began: Instant) -> bool {
         loop {
             let Some((peer, occasion)) = self.next_to_greet() else {
@@ -114,10 +114,10 @@ impl Device {
         }
     }
 
-    /// Lets a peer hear from us, if there is a reason.
+    /// Greets a peer, if there is a reason.
     fn greet(&self, peer: &Arc<Peer>, occasion: Occasion) {
         if reserve::is_low() {
-            // It hears from us when there is something to send.
+            // It is contacted when there is something to send.
             return;
         }
         let came_up = match occasion {

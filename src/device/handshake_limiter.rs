@@ -1,4 +1,4 @@
-//! The limiter of handshakes: whether the device is under load, and which handshake messages it computes then.
+//! Limits handshakes: determines whether the device is under load, and which handshake messages it then computes.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -12,37 +12,36 @@ use crate::{
     time::Instant,
 };
 
-/// The device counts as being under load for this long after it was, as in the kernel.
+/// How long the device counts as under load after it was, as in the kernel.
 const LOAD_LASTS: Duration = Duration::from_secs(1);
 
-/// Computing handshakes may take one part in this many of the time.
+/// Handshake computations may take one part in this many of the time.
 const COMPUTING: u32 = 10;
-/// Answering with cookies may take one part in this many of the time: a few thousand answers a second on a fast
-/// machine.
+/// Cookie replies may take one part in this many of the time: a few thousand replies a second on a fast machine.
 const ANSWERING: u32 = 50;
-/// Of so much time: its share of it may be used up at once. That is for peers that come together, after a server's
-/// restart for instance: one that gets a cookie begins again only after 5 s.
+/// The period whose share may be used up at once. That is for peers that connect together, for instance after a
+/// server's restart: a peer that gets a cookie starts again only after 5 s.
 const WINDOW: Duration = Duration::from_millis(300);
 
-/// What is done about a handshake message.
+/// The decision about a handshake message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It is computed.
+    /// Compute it.
     Compute,
-    /// Its sender must prove its address first, and is sent a cookie for that.
+    /// Send a cookie, by which the sender must first prove its address.
     RequireCookie,
-    /// It is dropped.
+    /// Drop it.
     Refuse(Refusal),
 }
 
-/// Why a handshake message is dropped.
+/// The reason why a handshake message is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
     /// There is no private key.
     NoKey,
     /// Its mac1 is wrong.
     BadMac,
-    /// Its sender has asked for too many, or no time is left to answer with a cookie.
+    /// The sender has sent too many, or no time is left to reply with a cookie.
     TooMany,
 }
 
@@ -57,13 +56,13 @@ pub(super) struct HandshakeLimiter {
 }
 
 impl HandshakeLimiter {
-    /// Checks messages for another private key from now on, or refuses all if there is none.
+    /// Sets the checker of another private key; without one, all messages are refused.
     pub(super) fn set_checker(&mut self, checker: Option<CookieChecker>) {
         self.checker = checker;
     }
 
-    /// Decides whether a handshake message may cost its computation: its mac1 is right and, while the device is under
-    /// load, its sender has proven its address and keeps to the rate.
+    /// Decides whether a handshake message is computed: its mac1 must be right and, while the device is under load, its
+    /// sender must have proven its address and not exceed its rate.
     pub(super) fn judge(
         &mut self,
         message: &[u8],
@@ -85,7 +84,7 @@ impl HandshakeLimiter {
         }
     }
 
-    /// The answer to a message whose sender must prove its address; `None` if there is no private key any more.
+    /// Returns the cookie reply to a message; `None` if there is no private key any more.
     pub(super) fn cookie_reply(
         &mut self,
         message: &[u8],
@@ -96,28 +95,28 @@ impl HandshakeLimiter {
         self.checker.as_mut().map(|checker| checker.reply(message, from, now, random))
     }
 
-    /// A handshake message was computed, which took so much of the processor's time.
+    /// Reports the processor time of computing a handshake message.
     pub(super) fn computed(&mut self, took: Duration, now: Instant) {
         self.computing.add(took, now);
     }
 
-    /// Senders were answered with cookies, which took so much of the processor's time.
+    /// Reports the processor time of cookie replies.
     pub(super) fn answered(&mut self, took: Duration, now: Instant) {
         self.answering.add(took, now);
     }
 
-    /// Bytes that are taken beside its own.
+    /// Returns additional memory in bytes.
     pub(super) fn memory(&self) -> usize {
         self.by_address.memory()
     }
 
-    /// Gives back the memory of a load that is over.
+    /// Releases memory after a load has ended.
     pub(super) fn trim(&mut self, now: Instant) {
         self.is_under_load(false, now);
     }
 
-    /// Whether the device is under load, or was a moment ago: so many handshakes wait in the queue that it cannot keep
-    /// up, or they take too much of a thread that has packets to move.
+    /// Returns whether the device is under load, or was a moment ago: the queue of handshakes is too long, or they take
+    /// too much time of a packet thread.
     fn is_under_load(&mut self, queue_is_long: bool, now: Instant) -> bool {
         if queue_is_long || self.computing.is_too_much(now) {
             self.last_load = Some(now);
@@ -127,23 +126,23 @@ impl HandshakeLimiter {
         self.last_load.is_some()
     }
 
-    /// Whether a sender may be answered with a cookie. A flood from forged addresses would otherwise take all the time
-    /// there is: a reply costs more than everything else that is done about such a message.
+    /// Returns whether there is time for a cookie reply. Otherwise a flood from forged addresses would take all the
+    /// time: a reply costs more than all other work for such a message.
     fn may_answer(&self, now: Instant) -> bool {
         !self.answering.is_too_much(now)
     }
 }
 
-/// Time that something takes which may have one part in `SHARE` of it.
+/// The time of work that may take one part in `SHARE` of the time.
 #[derive(Default)]
 struct Effort<const SHARE: u32> {
-    /// When it will have had no more than its share again, if there is no more of it until then.
+    /// The time at which the share will be met again, without further work until then.
     even_at: Instant,
 }
 
 impl<const SHARE: u32> Effort<SHARE> {
     fn add(&mut self, took: Duration, now: Instant) {
-        // A single one that took long says little about the next ones.
+        // The duration of a single one is not significant.
         self.even_at = (self.even_at.max(now) + took * SHARE).min(now + 2 * WINDOW);
     }
 

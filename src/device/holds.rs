@@ -1,7 +1,7 @@
-//! How much is done while a lock is held that packets, timers or handshakes wait for: tests count it, as time says more
-//! about the machine. It must not depend on how many peers and allowed IPs there are.
+//! The amount of work while a lock is held that packets, timers or handshakes wait for: tests count it, since times
+//! depend on the machine. It must not depend on the number of peers and allowed IPs.
 //!
-//! Each lock that is taken is a unit of work, and so is each step that takes none, where [`work`] is called.
+//! Each lock that is taken is a unit of work, and so is each step without a lock in which [`work`] is called.
 
 use std::cell::RefCell;
 
@@ -11,16 +11,16 @@ thread_local! {
     static PROBE: RefCell<Option<Probe>> = const { RefCell::new(None) };
 }
 
-/// This thread is about to do `units` of work.
+/// Counts `units` of work before they are done.
 pub(super) fn work(units: usize) {
-    // What the probe does itself is no work.
+    // Work of the probe itself does not count.
     if let Some(mut probe) = PROBE.take() {
         probe(units);
         PROBE.set(Some(probe));
     }
 }
 
-/// Has `probe` called before each unit of work of `done`.
+/// Calls `probe` before each unit of work in `done`.
 pub(super) fn probing(probe: impl FnMut(usize) + 'static, done: impl FnOnce()) {
     PROBE.set(Some(Box::new(probe)));
     done();

@@ -1,7 +1,7 @@
-//! Calls on the TUN and the bind that are under way: a pause ends when none of them is.
+//! Calls of the TUN and the bind that are in progress: a pause is complete when there are none.
 //!
-//! Each thread that sends or writes something does it here, so nothing leaves a paused device, neither by a round that
-//! had begun before nor by a thread that changes the configuration.
+//! Each thread that sends or writes does so here, so nothing leaves a paused device, neither in a round that began
+//! earlier nor from a thread that changes the configuration.
 
 use std::{
     io,
@@ -18,10 +18,10 @@ use crate::{
     tun::{PacketArena, PacketList},
 };
 
-/// No call begins any more.
+/// No further call may begin.
 const STOPPED: usize = 1 << (usize::BITS - 1);
 
-/// How many calls are under way, and whether others may begin.
+/// The number of calls in progress, and whether others may begin.
 #[derive(Default)]
 pub(super) struct InFlight {
     /// [`STOPPED`] and a number.
@@ -30,12 +30,12 @@ pub(super) struct InFlight {
     changed: Condvar,
 }
 
-/// A call, until it is dropped.
+/// A call in progress, until it is dropped.
 struct Call<'a>(&'a InFlight);
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
-        // Release: what the call did has been done for a thread that sees that it has ended.
+        // Release: the effects of the call are visible to a thread that observes its end.
         if self.0.calls.fetch_sub(1, Ordering::Release) == STOPPED + 1 {
             self.0.tell();
         }
@@ -43,25 +43,25 @@ impl Drop for Call<'_> {
 }
 
 impl InFlight {
-    /// `None` if calls are stopped.
+    /// Begins a call; returns `None` if calls are stopped.
     fn begin(&self) -> Option<Call<'_>> {
         let before = self.calls.fetch_add(1, Ordering::Acquire);
         let call = Call(self);
         (before & STOPPED == 0).then_some(call)
     }
 
-    /// Lets no other call begin.
+    /// Prevents further calls.
     pub(super) fn stop(&self) {
         self.calls.fetch_or(STOPPED, Ordering::Relaxed);
     }
 
-    /// Lets calls begin again.
+    /// Permits calls again.
     pub(super) fn go_on(&self) {
         self.calls.fetch_and(!STOPPED, Ordering::Relaxed);
         self.tell();
     }
 
-    /// Waits until no call is under way, unless they go on by then.
+    /// Waits until no call is in progress, or calls are permitted again.
     pub(super) fn wait(&self) {
         let mut waiting = lock(&self.waiting);
         while self.calls.load(Ordering::Acquire) > STOPPED {
@@ -70,19 +70,19 @@ impl InFlight {
     }
 
     fn tell(&self) {
-        // Locked, so that it does not come between another thread's look and its sleep.
+        // Locked, so that it does not come between the check and the sleep of another thread.
         let _waiting = lock(&self.waiting);
         self.changed.notify_all();
     }
 }
 
 impl Device {
-    /// See [`Tun::read`](crate::tun::Tun::read). Nothing is read during a pause.
+    /// Reads like [`Tun::read`](crate::tun::Tun::read). Nothing is read during a pause.
     pub(super) fn read_tun(&self, arena: &mut PacketArena) -> io::Result<usize> {
         self.in_flight.begin().map_or(Ok(0), |_call| self.tun.read(arena))
     }
 
-    /// See [`Tun::write`](crate::tun::Tun::write). During a pause nothing is taken.
+    /// Writes like [`Tun::write`](crate::tun::Tun::write). Nothing is taken during a pause.
     pub(super) fn write_tun(&self, packets: PacketList<'_>) -> usize {
         self.in_flight.begin().map_or(0, |_call| {
             let _alone = lock(&self.tun_writer);
@@ -90,14 +90,14 @@ impl Device {
         })
     }
 
-    /// As [`write_tun`](Self::write_tun), unless another thread writes at this moment: then nothing is taken.
+    /// Writes like [`write_tun`](Self::write_tun), unless another thread is writing: then nothing is taken.
     pub(super) fn try_write_tun(&self, packets: PacketList<'_>) -> usize {
         let Some(_call) = self.in_flight.begin() else { return 0 };
         let Some(_alone) = try_lock(&self.tun_writer) else { return 0 };
         self.tun.write(packets)
     }
 
-    /// See [`Bind::send`](crate::bind::Bind::send). During a pause everything is dropped.
+    /// Sends like [`Bind::send`](crate::bind::Bind::send). During a pause everything is dropped.
     pub(super) fn send_batch(&self, batch: &[Transmit<'_>]) -> SendReport {
         let dropped = || SendReport {
             dropped: batch.iter().map(Transmit::datagrams).sum(),

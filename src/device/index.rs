@@ -1,4 +1,4 @@
-//! Receiver indices: random numbers by which the other side names our handshakes and sessions.
+//! Receiver indices: random numbers by which the other side identifies our handshakes and sessions.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -8,23 +8,23 @@ use std::{
 use super::{memory::tree_memory, peer::Peer, read, write};
 use crate::{noise::session::Session, random::Random};
 
-/// What an index stands for.
+/// The object of an index.
 #[derive(Clone)]
 pub(super) struct Target {
     pub(super) peer: Arc<Peer>,
-    /// `None` while it is a handshake's.
+    /// `None` for a handshake.
     pub(super) session: Option<Arc<Session>>,
 }
 
-/// All indices of a device. They are in a tree: a hash table moves all that is in it when it grows, and packets would
-/// wait for that.
+/// All indices of a device. They are in a tree: a growing hash table moves all its entries, and packets would wait for
+/// that.
 #[derive(Default)]
 pub(super) struct IndexTable {
     targets: RwLock<BTreeMap<u32, Target>>,
 }
 
 impl IndexTable {
-    /// Takes an unused index for a handshake of `peer`.
+    /// Assigns an unused index to a handshake of `peer`.
     pub(super) fn insert(&self, peer: &Arc<Peer>, random: &dyn Random) -> u32 {
         let mut targets = write(&self.targets);
         loop {
@@ -36,7 +36,7 @@ impl IndexTable {
         }
     }
 
-    /// The handshake behind `session`'s index has become that session.
+    /// Replaces the handshake of `session`'s index by that session.
     pub(super) fn promote(&self, session: &Arc<Session>) {
         if let Some(target) = write(&self.targets).get_mut(&session.local_index()) {
             target.session = Some(session.clone());
@@ -51,12 +51,12 @@ impl IndexTable {
         }
     }
 
-    /// What `index` stands for.
+    /// Returns the object of `index`.
     pub(super) fn get(&self, index: u32) -> Option<Target> {
         read(&self.targets).get(&index).cloned()
     }
 
-    /// Bytes that the table takes.
+    /// Returns the memory of the table in bytes.
     pub(super) fn memory(&self) -> usize {
         tree_memory::<u32, Target>(self.len())
     }
@@ -66,7 +66,7 @@ impl IndexTable {
         self.targets.try_write().is_ok()
     }
 
-    /// How many indices are in use.
+    /// Returns the number of indices in use.
     pub(super) fn len(&self) -> usize {
         read(&self.targets).len()
     }

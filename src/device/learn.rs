@@ -1,4 +1,4 @@
-//! Inner addresses that are learned from what peers send, for devices whose peers have no allowed IPs of their own.
+//! Learns inner addresses from the packets of peers, for devices whose peers have no configured allowed IPs.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -22,7 +22,7 @@ const fn change(prefix: IpNet, remove: bool) -> AllowedIpUpdate {
 }
 
 impl Device {
-    /// Gives each peer the addresses that its packets come from. To be called without a lock.
+    /// Assigns the source addresses of packets to their peers. To be called without a lock.
     pub(super) fn learn_sources(&self, runs: &[OpenedRun], opened: &[Opened], buffer: &[u8]) {
         let mut new: Vec<(Arc<Peer>, IpAddr)> = Vec::new();
         {
@@ -46,8 +46,8 @@ impl Device {
         }
     }
 
-    /// Gives the peer one address. While a change set is applied, which may take long, nothing is learned: the packet
-    /// is dropped like any other from a wrong source, and the next one tries again.
+    /// Assigns one address to the peer. While a change set is being applied, which may take long, nothing is learned:
+    /// the packet is dropped like any other with a wrong source, and the next one tries again.
     fn learn(&self, peer: &Arc<Peer>, address: IpAddr) {
         if reserve::is_low() || address.is_unspecified() || address.is_multicast() {
             return;
@@ -68,7 +68,7 @@ impl Device {
         tracing::debug!(peer = %peer.key(), %address, "an address was learned");
     }
 
-    /// Returns the peer that packets to an inner address are sent to, and where it is if that is known.
+    /// Returns the peer for packets to an inner address, and its endpoint if that is known.
     #[must_use]
     pub fn peer_at(&self, address: IpAddr) -> Option<(PublicKey, Option<SocketAddr>)> {
         let peer = self.allowed_ips.read().lookup(address).cloned()?;

@@ -1,27 +1,26 @@
-//! What is wanted of the interface and its sockets, and what they are. No I/O in here; `sockets.rs` carries it out.
+//! The requested and the actual state of the interface and its sockets, without I/O; `sockets.rs` carries out changes.
 
 use std::time::Duration;
 
 use super::{backoff::Backoff, events::Event};
 use crate::time::Instant;
 
-/// When sockets that cannot be opened are tried again: first after this (wireguard-apple's interval), and each time
-/// after twice as long.
+/// The delay before sockets that cannot be opened are first retried (wireguard-apple's interval); it doubles each time.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
-/// But at least this often: a person would hardly wait for longer.
+/// The maximum delay: a user would hardly wait for longer.
 const LAST_RETRY: Duration = Duration::from_secs(30);
 
 /// The port to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Port {
-    /// The one that was asked for. There is no other.
+    /// The configured port, which is never replaced.
     Fixed(u16),
-    /// The one that the system chose last, or 0. Another one will do as well.
+    /// The port that the system chose last, or 0. It may be replaced by another.
     Chosen(u16),
 }
 
 impl Port {
-    /// The port that a configuration names; 0 leaves it to the system.
+    /// Returns the port of a configuration; 0 lets the system choose.
     pub(super) const fn named(port: u16) -> Self {
         match port {
             0 => Self::Chosen(0),
@@ -35,7 +34,7 @@ impl Port {
         }
     }
 
-    /// The same wish, after sockets were opened on this port.
+    /// Returns the same kind of port, after sockets were opened on this one.
     const fn opened(self, port: u16) -> Self {
         match self {
             Self::Fixed(_) => Self::Fixed(port),
@@ -50,35 +49,35 @@ impl Default for Port {
     }
 }
 
-/// Sockets that should be open or new are not.
+/// A pending attempt to open sockets.
 #[derive(Clone, Debug)]
 struct Retry {
     backoff: Backoff,
     at: Instant,
 }
 
-/// The state of an interface. Whether it is up follows from what is wanted, and is changed by one
+/// The state of an interface. Whether it is up follows from the requested state, and is changed by one
 /// [`Transition`](super::sockets::Transition) at a time.
 #[derive(Debug, Default)]
 pub(super) struct Link {
-    /// Whether the app, or the TUN, wants it up.
+    /// Whether the app, or the TUN, requests it to be up.
     wanted: bool,
-    /// It was wanted otherwise, which is left to the timers.
+    /// Whether the requested state has changed, which is left to the timers.
     to_settle: bool,
     paused: bool,
-    /// The sockets are open, and the peers' timers run.
+    /// Whether the sockets are open, and the peers' timers run.
     up: bool,
     port: Port,
     retry: Option<Retry>,
-    /// New sockets were asked for, and are left to the timers.
+    /// Whether new sockets were requested, which is left to the timers.
     renewal: bool,
-    /// What receiving failed with, until the timers have seen to it.
+    /// The error of receiving, until the timers have handled it.
     loss: Option<String>,
-    /// What was done after the last such loss.
+    /// The handling of the last such loss.
     last_loss: Option<Retry>,
-    /// Another port was asked for in place of a dead one, and is left to the timers.
+    /// Whether another port was requested instead of a dead one, which is left to the timers.
     moves: bool,
-    /// The last event about the sockets was `SocketsLost`.
+    /// Whether the last event about the sockets was `SocketsLost`.
     lost: bool,
 }
 
@@ -87,7 +86,7 @@ impl Link {
         self.up
     }
 
-    /// Whether it is to be up: wanted, and not paused.
+    /// Returns whether it should be up: requested, and not paused.
     pub(super) const fn should_be_up(&self) -> bool {
         self.wanted && !self.paused
     }
@@ -96,24 +95,24 @@ impl Link {
         self.port
     }
 
-    /// From now on this is wanted, also after a pause. Returns what was wanted before.
+    /// Sets the requested state, which also applies after a pause. Returns the previous one.
     pub(super) const fn want(&mut self, up: bool) -> bool {
         std::mem::replace(&mut self.wanted, up)
     }
 
-    /// As [`want`](Self::want), but by what cannot wait for a change of the sockets: the timers are to see to it.
+    /// Sets the requested state for callers that cannot wait for a change of the sockets: the timers carry it out.
     pub(super) const fn want_soon(&mut self, up: bool) {
         (self.wanted, self.to_settle) = (up, true);
     }
 
-    /// What was wanted before is wanted again, unless something else is by now.
+    /// Restores the previously requested state, unless it has been changed since.
     pub(super) const fn want_again(&mut self, up: bool) {
         if !self.to_settle {
             self.wanted = up;
         }
     }
 
-    /// Whether the timers are to bring it up or take it down now.
+    /// Returns whether the timers must bring it up or take it down now.
     pub(super) const fn take_settling(&mut self) -> bool {
         std::mem::replace(&mut self.to_settle, false)
     }
@@ -130,12 +129,12 @@ impl Link {
         self.paused = false;
     }
 
-    /// This port is wanted, and nothing is open that would have to move. One that was named is not left.
+    /// Sets the port, while no open socket would have to move. A configured port is never replaced.
     pub(super) const fn set_port(&mut self, port: Port) {
         (self.port, self.moves) = (port, false);
     }
 
-    /// New sockets are open on `port`, as `wanted` has it. Returns what to tell of that.
+    /// Reports that new sockets are open on `port`, which was requested as `wanted`. Returns an event to report.
     pub(super) fn opened(&mut self, wanted: Port, port: u16) -> Option<Event> {
         self.port = wanted.opened(port);
         (self.up, self.retry, self.moves) = (true, None, false);
@@ -143,19 +142,20 @@ impl Link {
         (std::mem::take(&mut self.lost) || has_moved).then_some(Event::SocketsRecovered(port))
     }
 
-    /// Handshakes go unanswered: asks for another port if this one may be dead and the system chose it. Returns whether
-    /// that is under way.
+    /// Reports unanswered handshakes: requests another port if this one may be dead and the system chose it. Returns
+    /// whether that is pending.
     pub(super) const fn move_soon(&mut self, may_be_dead: bool) -> bool {
         self.moves |= may_be_dead && self.up && matches!(self.port, Port::Chosen(1..));
         self.moves
     }
 
-    /// Whether the timers are to take another port now.
+    /// Returns whether the timers must change the port now.
     pub(super) const fn take_move(&mut self) -> bool {
         std::mem::replace(&mut self.moves, false)
     }
 
-    /// Sockets could not be opened: they are tried again. Returns what to tell of that: once, however often it fails.
+    /// Reports that sockets could not be opened, and schedules a retry. Returns an event to report: once, however often
+    /// it fails.
     pub(super) fn failed(&mut self, reason: &str, now: Instant) -> Option<Event> {
         let mut backoff = self.retry.take().map_or(Backoff::new(FIRST_RETRY, LAST_RETRY), |retry| retry.backoff);
         let at = now + backoff.failed();
@@ -163,19 +163,19 @@ impl Link {
         (!std::mem::replace(&mut self.lost, true)).then(|| Event::SocketsLost(reason.into()))
     }
 
-    /// Nothing more can be received with the sockets that are open. Returns false if that changes nothing: they are
-    /// closed, or new ones are due anyway.
+    /// Reports that the open sockets can no longer receive. Returns false if that changes nothing: they are closed, or
+    /// new ones are due anyway.
     pub(super) fn lose(&mut self, reason: &str) -> bool {
         if !self.up {
             return false;
         }
-        // Also while new ones are being opened, for it may be those that were lost.
+        // Also while new ones are being opened, since these may be the lost ones.
         let known = self.loss.replace(reason.into()).is_some() || self.retry.is_some();
         !known
     }
 
-    /// Has the timers open new sockets in place of lost ones, the later the sooner they were lost again. Returns what
-    /// to tell of that.
+    /// Makes the timers open new sockets instead of lost ones, with a delay that grows if they are soon lost again.
+    /// Returns an event to report.
     pub(super) fn take_loss(&mut self, now: Instant) -> Option<Event> {
         let reason = self.loss.take()?;
         if self.retry.is_none() {
@@ -188,18 +188,18 @@ impl Link {
         (!std::mem::replace(&mut self.lost, true)).then_some(Event::SocketsLost(reason))
     }
 
-    /// It is down, and nothing is tried any more. Returns whether it was up.
+    /// Takes it down and cancels retries. Returns whether it was up.
     pub(super) fn closed(&mut self) -> bool {
         (self.retry, self.renewal, self.loss, self.moves) = (None, false, None, false);
         std::mem::replace(&mut self.up, false)
     }
 
-    /// Asks for new sockets, unless none are to be open.
+    /// Requests new sockets, unless none should be open.
     pub(super) const fn renew_soon(&mut self) {
         self.renewal = self.should_be_up();
     }
 
-    /// When the timers are to look after the sockets.
+    /// Returns the time at which the timers must handle the sockets.
     pub(super) fn next_try(&self, now: Instant) -> Option<Instant> {
         if self.to_settle || self.renewal || self.moves || self.loss.is_some() {
             Some(now)
@@ -208,7 +208,7 @@ impl Link {
         }
     }
 
-    /// Whether the timers are to open sockets now, be it for the first time. What was asked for counts as done.
+    /// Returns whether the timers must open sockets now, also for the first time. Pending requests then count as done.
     pub(super) fn take_due(&mut self, now: Instant) -> bool {
         std::mem::take(&mut self.renewal) || self.retry.as_ref().is_some_and(|retry| retry.at <= now)
     }

@@ -1,8 +1,8 @@
-//! The system's resolver, on threads that nothing waits for.
+//! The system's resolver, on threads that no tunnel waits for.
 //!
-//! `getaddrinfo` blocks for as long as it likes, and cannot be interrupted. On a thread of a [`Resolver`], which has to
-//! end with its tunnel, it is therefore called on yet another thread, and given up if the tunnel is stopped. That
-//! thread then finishes on its own: it has a host name and an [`Interrupt`], and nothing of a tunnel or an app.
+//! `getaddrinfo` blocks for an unlimited time, and cannot be interrupted. For a thread of a [`Resolver`], which must
+//! end with its tunnel, it is therefore called on another thread, and abandoned if the tunnel is stopped. That thread
+//! later ends on its own: it has only a host name and an [`Interrupt`], and nothing of a tunnel or an app.
 //!
 //! [`Resolver`]: super::resolver::Resolver
 
@@ -24,20 +24,20 @@ use crate::{
     thread::{self, Owner},
 };
 
-/// How many look-ups may be under way at once in the process; further ones wait. Those of tunnels that are gone count.
+/// The maximum number of concurrent look-ups in the process; further ones wait. Those of ended tunnels count.
 const MAX_THREADS: usize = 16;
 
 /// cbindgen:ignore
 type Found = Result<Vec<IpAddr>>;
 
-/// Asks the system: `getaddrinfo`, in its order, each address once.
+/// Resolves a name by the system: `getaddrinfo`, in its order, each address once.
 ///
-/// On a thread of a tunnel it returns when the tunnel is stopped, although the system has not answered yet.
+/// On a thread of a tunnel it returns when the tunnel is stopped, even without a result of the system.
 ///
 /// # Errors
-/// As the system says; `Closed` if the tunnel is stopped.
+/// Errors of the system; `Closed` if the tunnel is stopped.
 pub fn resolve_with_system(host: &str) -> Found {
-    // A thread that is ending is none of ours.
+    // A thread that is ending is not one of ours.
     match CALLER.try_with(|caller| caller.borrow().clone()).unwrap_or(None) {
         Some(interrupt) => interrupt.wait_for(host, ask_system),
         None => ask_system(host),
@@ -56,11 +56,11 @@ fn ask_system(host: &str) -> Found {
 }
 
 thread_local! {
-    /// What ends look-ups on this thread early.
+    /// Ends look-ups on this thread early.
     static CALLER: RefCell<Option<Arc<Interrupt>>> = const { RefCell::new(None) };
 }
 
-/// Where a thread waits for a look-up, until it is stopped.
+/// The place where a thread waits for a look-up, until it is stopped.
 #[derive(Default)]
 pub(super) struct Interrupt {
     state: Mutex<State>,
@@ -74,12 +74,12 @@ struct State {
 }
 
 impl Interrupt {
-    /// From now on look-ups on this thread end when this is stopped.
+    /// Ends look-ups on this thread when this is stopped.
     pub(super) fn guard_thread(self: &Arc<Self>) {
         CALLER.set(Some(self.clone()));
     }
 
-    /// Ends the look-up under way and all later ones.
+    /// Ends the look-up in progress and all later ones.
     pub(super) fn stop(&self) {
         lock(&self.state).stopped = true;
         self.changed.notify_all();
@@ -89,7 +89,7 @@ impl Interrupt {
         lock(&self.state).stopped
     }
 
-    /// One call at a time.
+    /// Looks a name up; one call at a time.
     fn wait_for(self: &Arc<Self>, host: &str, find: fn(&str) -> Found) -> Found {
         submit(Job { host: host.into(), find, interrupt: self.clone() })?;
         let mut state = lock(&self.state);
@@ -130,14 +130,14 @@ static POOL: PerProcess<Mutex<Pool>> = PerProcess::new();
 
 fn submit(job: Job) -> Result<()> {
     let mut pool = lock(POOL.get());
-    // Those that were stopped are of no use to anyone.
+    // Stopped look-ups are no longer needed.
     pool.waiting.retain(|job| !job.interrupt.is_stopped());
     if pool.threads < MAX_THREADS {
-        // Without a log: that of this thread may be of a tunnel that is gone by then.
+        // Without a log: that of this thread may belong to a tunnel that has ended by then.
         let start = || thread::spawn("wg-lookup", Owner::unique(), work);
         match tracing::dispatcher::with_default(&Dispatch::none(), start) {
             Ok(_) => pool.threads += 1,
-            // The job waits for one of the others.
+            // The job waits for one of the other threads.
             Err(_) if pool.threads > 0 => {}
             Err(err) => {
                 let text = format!("cannot resolve {}: cannot start the thread wg-lookup: {err}", job.host);
@@ -149,7 +149,7 @@ fn submit(job: Job) -> Result<()> {
     Ok(())
 }
 
-/// What a thread does.
+/// Runs jobs on a thread.
 fn work() {
     while let Some(Job { host, find, interrupt }) = next() {
         if !interrupt.is_stopped() {
@@ -159,7 +159,7 @@ fn work() {
     }
 }
 
-/// The next job; without one the thread ends.
+/// Returns the next job; without one the thread ends.
 fn next() -> Option<Job> {
     let mut pool = lock(POOL.get());
     let job = pool.waiting.pop_front();

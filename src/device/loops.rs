@@ -1,10 +1,8 @@
-//! Routing loops: our own datagrams that come back in through the TUN, because the route to a peer's endpoint leads
-//! there.
+//! Routing loops: our own datagrams that return through the TUN, because the route to a peer's endpoint leads into it.
 //!
-//! Each would be sealed and sent again, larger by 60 bytes, without end. A peer may well be reached through another
-//! peer of the same device, as with the kernel's; so what is dropped is a datagram that would be carried, directly or
-//! by way of others, by the very peer that it is for. Only packets that have the form of our messages are looked at any
-//! closer.
+//! Each would be sealed and sent again, 60 bytes larger, endlessly. A peer may legitimately be reached through another
+//! peer of the same device, as in the kernel; so a datagram is dropped only if it would be carried, directly or
+//! indirectly, by the very peer that it is for. Only packets with the format of our messages are examined.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -25,25 +23,25 @@ use crate::{
     time::Instant,
 };
 
-/// How many peers a datagram is followed through.
+/// The number of peers through which a datagram is followed.
 const DEPTH: usize = 8;
 
-/// A peer whose datagrams came in this lately is taken to be reached through the tunnel. Longer than a handshake takes
-/// to be tried again.
+/// A peer whose datagrams arrived within this time is assumed to be reached through the tunnel. It is longer than the
+/// interval between handshake attempts.
 const RECENT: Duration = Duration::from_secs(6);
 
-/// A packet that may be a datagram of ours, or a part of one.
+/// A packet that may be one of our datagrams, or a part of one.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Carried {
     to: IpAddr,
-    /// The port and what the message says of its sender; `None` in a fragment past the first, which has neither.
+    /// The port and the message's identity; `None` in a fragment after the first, which has neither.
     contents: Option<(u16, Own)>,
-    /// What the fragments of a datagram have in common.
+    /// The identification that the fragments of a datagram share.
     id: Option<u32>,
 }
 
 impl Carried {
-    /// `None` if it is anything else: nearly always, and at the price of a comparison.
+    /// Reads a packet; returns `None` if it is anything else, which is the usual case and costs one comparison.
     pub(super) fn parse(header: &Header, packet: &[u8]) -> Option<Self> {
         const UDP: u8 = 17;
         const FRAGMENT: u8 = 44;
@@ -71,14 +69,14 @@ impl Carried {
     }
 }
 
-/// What is known of a peer whose datagrams come in through the TUN.
+/// The state of a peer whose datagrams arrive through the TUN.
 #[derive(Debug)]
 pub(super) struct Looping {
-    /// When one came in last.
+    /// The time of the last one.
     last: Instant,
-    /// The endpoint for which the loop was told.
+    /// The endpoint for which the loop was reported.
     told: Option<SocketAddr>,
-    /// Of the last datagram whose first fragment was dropped.
+    /// The identification of the last datagram whose first fragment was dropped.
     fragment: Option<u32>,
 }
 
@@ -93,7 +91,7 @@ impl State {
 }
 
 impl Device {
-    /// Whether a packet for `carrier` is a datagram of ours that goes round in circles.
+    /// Returns whether a packet for `carrier` is one of our datagrams in a loop.
     pub(super) fn loops(&self, table: &AllowedIps<Arc<Peer>>, carrier: &Arc<Peer>, carried: &Carried) -> bool {
         let now = self.clock.now();
         let (mut peer, mut in_circles) = (carrier, true);
@@ -106,7 +104,7 @@ impl Device {
             if carried.is_to(endpoint) {
                 return self.came_back(peer, endpoint, carried, in_circles, now);
             }
-            // Whether what carries it comes in again as well is known from what came in before.
+            // Earlier datagrams determine whether those of its carrier also return.
             in_circles &= inside;
             let Some(next) = table.lookup(endpoint.ip()) else { return false };
             peer = next;
@@ -114,7 +112,7 @@ impl Device {
         false
     }
 
-    /// A packet goes to the endpoint of `peer`. Returns whether it is ours, and to be dropped.
+    /// Handles a packet to the endpoint of `peer`. Returns whether it is ours, and must be dropped.
     fn came_back(
         &self,
         peer: &Arc<Peer>,

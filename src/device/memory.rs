@@ -1,27 +1,27 @@
-//! What a tunnel takes of the process's memory, and what it can give back.
+//! The memory that a tunnel uses, and its release.
 //!
-//! The numbers are computed from what is allocated. Not in them: what the allocator adds to each block (16 bytes,
-//! commonly), the threads' stacks, what the system keeps for sockets, and what a call takes while it lasts.
+//! The numbers are computed from the allocations. They do not include the allocator's overhead for each block (usually
+//! 16 bytes), the threads' stacks, the system's memory for sockets, and the memory of a call during the call.
 
 use super::{Device, lock, try_lock};
 
-/// Bytes of memory that a tunnel takes now.
+/// The current memory of a tunnel, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryUsage {
-    /// The most that `buffers` and `staged` may come to, one packet of each peer aside; see
+    /// The maximum of `buffers` and `staged`, apart from one packet of each peer; see
     /// [`Options::memory`](super::Options::memory).
     pub limit: usize,
-    /// What the threads, the TUN and the bind work in, and what is remembered of senders under load.
+    /// Buffers of the threads, the TUN and the bind, and the state of senders under load.
     pub buffers: usize,
     /// Packets that wait for a session.
     pub staged: usize,
-    /// Peers with their sessions, and the tables in which they are found.
+    /// Peers with their sessions, and the tables of these.
     pub peers: usize,
 }
 
 impl MemoryUsage {
-    /// All of it.
+    /// Returns the total.
     #[must_use]
     pub const fn total(&self) -> usize {
         self.buffers + self.staged + self.peers
@@ -29,7 +29,7 @@ impl MemoryUsage {
 }
 
 impl Device {
-    /// What the device takes, without what its threads work in. The time that it takes is in proportion to the number
+    /// Returns the memory of the device, without its threads' buffers. The call takes time in proportion to the number
     /// of peers.
     #[must_use]
     pub fn memory_usage(&self) -> MemoryUsage {
@@ -47,7 +47,7 @@ impl Device {
         usage
     }
 
-    /// Gives back what is not needed now. What is needed again later is allocated again then.
+    /// Releases unused memory, which is allocated again when it is needed.
     pub fn trim(&self) {
         self.tun.trim();
         self.bind.trim();
@@ -63,13 +63,13 @@ impl Device {
     }
 }
 
-/// Bytes of a block that is counted by its owners.
+/// Returns the bytes of a reference-counted block.
 pub(super) const fn shared_memory<T>() -> usize {
     size_of::<T>() + 2 * size_of::<usize>()
 }
 
-/// Bytes that a hash table with this capacity takes: a power of two of places, 7/8 of which are used, with a byte
-/// beside each.
+/// Returns the bytes of a hash table with this capacity: the number of slots is a power of two, 7/8 of which are used,
+/// with one more byte each.
 pub(super) const fn table_memory<K, V>(capacity: usize) -> usize {
     let places = match capacity {
         0 => return 0,
@@ -79,11 +79,11 @@ pub(super) const fn table_memory<K, V>(capacity: usize) -> usize {
     places * (size_of::<(K, V)>() + 1) + 16
 }
 
-/// About how many bytes a tree with this many keys takes: nodes of 11 places, of which 6 are used if the keys came in
-/// their order.
+/// Returns the approximate bytes of a tree with this many keys: nodes with 11 slots, of which 6 are used if the keys
+/// were inserted in order.
 pub(super) const fn tree_memory<K, V>(len: usize) -> usize {
     let leaf = 11 * (size_of::<K>() + size_of::<V>()) + 2 * size_of::<usize>();
     let leaves = len.div_ceil(6);
-    // A sixth as many are above them, with 12 pointers more.
+    // A sixth as many nodes are above them, with 12 more pointers each.
     leaves * leaf + leaves / 6 * (leaf + 12 * size_of::<usize>())
 }

@@ -1,17 +1,17 @@
 //! A tunnel: peers, routing, timers, and the threads that move packets.
 //!
-//! [`Device`] is the tunnel without threads: each of its steps does what can be done now and returns. [`Tunnel`] runs
-//! one: on one thread, and on two while there is much to do both ways. Both sleep until there
-//! is something to do.
+//! [`Device`] is the tunnel without threads: each of its steps does the work that is possible now and returns.
+//! [`Tunnel`] runs one: on one thread, and on two under load in both directions. Both threads sleep while there is
+//! nothing to do.
 //!
 //! Locks are taken in this order: `sets`, `tun_events`; `transition`; `waking`; `config`; `own_key`;
 //! `handshake_limiter`; `greetings`; `peers`, `allowed_ips`; a peer's `handshake`, then its `state`; `index`,
-//! `deadlines`, the queue of `events`, those of `names` and `budget`; a second peer's `state` is only tried. None from
-//! `config` on is held across I/O or a callback, nor for more than a bounded part of what all peers or allowed IPs
-//! take: `holds.rs` counts. Under `sets` and `transition` sockets are opened, and an app's function sees each new one:
-//! what takes none of them, such as reading the configuration, never waits for it. `answer_rate`, then `tun_writer`,
-//! are none of these: under the first the TUN is asked for routes, under the second it is written, and nothing else is
-//! locked.
+//! `deadlines`, the queue of `events`, those of `names` and `budget`; a second peer's `state` is only tried. The locks
+//! from `config` on are never held across I/O or a callback, nor for more than a bounded part of work on all peers or
+//! allowed IPs: `holds.rs` counts it. Under `sets` and `transition` sockets are opened, and each new one is passed to
+//! an app's function: operations that take neither, such as reading the configuration, never wait for that.
+//! `answer_rate`, then `tun_writer`, are not in this order: under the first the TUN is queried for routes, under the
+//! second it is written, and no other lock is taken.
 
 pub mod allowed_ips;
 mod apply;
@@ -101,14 +101,14 @@ use table::Table;
 use timers::Deadlines;
 use unreachable::AnswerRate;
 
-/// Peers of a device, unless [`Options::max_peers`] says otherwise; wireguard-go's number.
+/// The default of [`Options::max_peers`]: wireguard-go's limit.
 pub const DEFAULT_MAX_PEERS: usize = crate::config::MAX_PEERS;
 
-/// Memory of a device, unless [`Options::memory`] says otherwise.
+/// The default of [`Options::memory`], in bytes.
 pub const DEFAULT_MEMORY: usize = 4 << 20;
 
-/// How long [`Device::run_timers`] goes on, and with it the longest that packets wait for other peers' timers: some 50
-/// keepalives, or 5 initiations.
+/// The duration of [`Device::run_timers`], and therefore the longest time that packets wait for other peers' timers:
+/// about 50 keepalives, or 5 initiations.
 const SLICE: Duration = Duration::from_micros(500);
 
 fn no_such_peer(key: &PublicKey) -> Error {
@@ -119,7 +119,7 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Tests count what is done while a lock is held; see `holds.rs`.
+/// Tests count the work while a lock is held; see `holds.rs`.
 #[cfg(not(test))]
 const fn work(_: usize) {}
 
@@ -138,29 +138,30 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     sync::write(lock)
 }
 
-/// What a device is made of, apart from its TUN and its bind.
+/// Options of a device.
 pub struct Options {
-    /// The largest number of peers; `set` fails with `Invalid` beyond it.
+    /// The maximum number of peers; `set` fails with `Invalid` beyond it.
     pub max_peers: usize,
-    /// Bytes that packets may take while they pass through or wait for a session. The fixed buffers ([`FIXED_MEMORY`]),
-    /// and the queues of a TUN and a bind without descriptors, come off it first; each packet that waits takes
-    /// [`STAGED_OVERHEAD`] more than its own bytes. At the limit the peer that holds most makes room for one that holds
-    /// less, else packets are dropped, and counted; one packet of each peer may wait all the same. A peer takes about
-    /// 1 KiB on top, and 3 KiB more while it has sessions.
+    /// The memory for packets in transit or waiting for a session, in bytes. The fixed buffers ([`FIXED_MEMORY`]), and
+    /// the queues of a TUN and a bind without descriptors, are subtracted first; each waiting packet takes
+    /// [`STAGED_OVERHEAD`] more than its own bytes. At the limit the peer that holds most loses its oldest packet to
+    /// one that holds less, or else new packets are dropped, and counted; one packet of each peer may wait in any case.
+    /// A peer takes about 1 KiB in addition, and 3 KiB more while it has sessions.
     pub memory: usize,
-    /// Bytes more of that for each peer, so that many of them do not live on the share of a few.
+    /// Additional bytes of `memory` for each peer, for devices with many peers.
     pub memory_per_peer: usize,
-    /// How many source addresses of each peer are learned: an address that a peer sends from, and that is not its own
-    /// already, becomes one of its allowed IPs, whoever had it before. So peers can take addresses from each other. At
-    /// the limit the oldest is forgotten. 0, the default, learns none and drops such packets, as WireGuard does.
+    /// The number of source addresses that are learned for each peer: an address that a peer sends from, and that it
+    /// does not have yet, becomes one of its allowed IPs and is removed from its previous owner. So peers can take
+    /// addresses from each other. At the limit the oldest is forgotten. 0, the default, learns none and drops such
+    /// packets, as WireGuard does.
     pub learned_addresses: usize,
-    /// Where the time comes from.
+    /// The source of time.
     pub clock: Arc<dyn Clock>,
-    /// Where randomness comes from.
+    /// The source of randomness.
     pub random: Arc<dyn Random>,
-    /// Who is told of events.
+    /// The function that receives events.
     pub events: EventSink,
-    /// Who looks up host names. Without it an endpoint must be an address, and no NAT64 is looked for.
+    /// The function that resolves host names. Without it an endpoint must be an address, and NAT64 is not used.
     pub resolve: Option<Resolve>,
 }
 
@@ -190,14 +191,14 @@ struct Config {
 #[derive(Default)]
 struct OwnKey {
     identity: Option<Arc<Identity>>,
-    /// How often it has changed: each peer notes with which one its handshakes and sessions were made.
+    /// The number of changes: each peer records the number for its handshakes and sessions.
     number: u32,
 }
 
 /// A tunnel without threads of its own.
 ///
 /// [`outbound`](Self::outbound), [`inbound`](Self::inbound) and [`run_timers`](Self::run_timers) may run at the same
-/// time on different threads, each on one; everything else on any thread at any time.
+/// time, each on one thread; all other functions on any thread at any time.
 pub struct Device {
     tun: Arc<dyn Tun>,
     bind: Arc<dyn Bind>,
@@ -209,46 +210,46 @@ pub struct Device {
     memory_per_peer: usize,
     learned_addresses: usize,
     mtu: AtomicU16,
-    /// How long the machine had been suspended when that was looked at last, in nanoseconds. No session is older.
+    /// The total time that the machine had been suspended at the last check, in nanoseconds. No session is older.
     slept: AtomicU64,
     /// Held while sessions are forgotten because the machine was suspended.
     waking: Mutex<()>,
     roaming_disabled: AtomicBool,
-    /// Networks may have changed since the port was chosen, and no peer was heard on it since. It is left once for
-    /// that.
+    /// Whether networks may have changed since the port was chosen, and no peer was received on it since. The port is
+    /// replaced once for that reason.
     port_may_be_dead: AtomicBool,
     /// Held while a change set is applied: there is one at a time.
     sets: Mutex<()>,
     /// Held while the sockets change; see [`Transition`](sockets::Transition).
     transition: Mutex<()>,
     in_flight: InFlight,
-    /// The TUN is not served: there is a pause, or no socket was looked for yet since.
+    /// Whether the TUN is not served: during a pause, or until sockets have been checked after it.
     tun_paused: AtomicBool,
-    /// Held while something is written into the TUN: there is one writer at a time.
+    /// Held during a write to the TUN, which has one writer at a time.
     tun_writer: Mutex<()>,
     answer_rate: Mutex<AnswerRate>,
-    /// Held while an event of the TUN is taken and noted, which keeps them in order.
+    /// Held while an event of the TUN is taken and recorded, which keeps them in order.
     tun_events: Mutex<()>,
     /// Held for a moment only; the rest of the state may be locked under it.
     config: Mutex<Config>,
-    /// Held while a handshake message is computed, so that each is made with one key.
+    /// Held while a handshake message is computed, so that each uses one key.
     own_key: RwLock<OwnKey>,
     handshake_limiter: Mutex<HandshakeLimiter>,
     peers: Peers,
     allowed_ips: Table<AllowedIps<Arc<Peer>>>,
     index: IndexTable,
     deadlines: Deadlines,
-    /// Peers that are to hear from us by and by.
+    /// Peers that are to be greeted in slices.
     greetings: Mutex<VecDeque<Greetings>>,
-    /// `None` if host names cannot be looked up.
+    /// `None` if host names cannot be resolved.
     names: Option<Names>,
-    /// What staged packets may take.
+    /// The limit for staged packets.
     budget: Arc<Budget>,
     stats: Stats,
 }
 
 impl Device {
-    /// A device without keys and peers, which is down.
+    /// Creates a device without keys and peers, which is down.
     #[must_use]
     pub fn new(tun: Arc<dyn Tun>, bind: Arc<dyn Bind>, options: Options) -> Self {
         let taken = FIXED_MEMORY.saturating_add(tun.queue_limit()).saturating_add(bind.queue_limit());
@@ -288,32 +289,32 @@ impl Device {
         }
     }
 
-    /// The counters.
+    /// Returns the counters.
     #[must_use]
     pub const fn stats(&self) -> &Stats {
         &self.stats
     }
 
-    /// The largest number of peers.
+    /// Returns the maximum number of peers.
     #[must_use]
     pub const fn max_peers(&self) -> usize {
         self.max_peers
     }
 
-    /// The interface's MTU.
+    /// Returns the interface's MTU.
     #[must_use]
     pub fn mtu(&self) -> u16 {
         self.mtu.load(Ordering::Relaxed)
     }
 
-    /// The UDP port that the sockets are bound to; 0 while they are closed.
+    /// Returns the UDP port that the sockets are bound to; 0 while they are closed.
     #[must_use]
     pub fn listen_port(&self) -> u16 {
         let link = &lock(&self.config).link;
         if link.is_up() { link.port().number() } else { 0 }
     }
 
-    /// Our public key.
+    /// Returns our public key.
     ///
     /// # Errors
     /// `NotFound` if there is no private key.
@@ -322,13 +323,13 @@ impl Device {
         self.identity().map(|identity| *identity.public()).ok_or_else(missing)
     }
 
-    /// Handshakes and sessions that have an index: a bounded number for each peer.
+    /// Returns the number of handshakes and sessions with an index, which is bounded for each peer.
     #[must_use]
     pub fn indices(&self) -> usize {
         self.index.len()
     }
 
-    /// The session that a peer is sent to with, for tests of how one ends.
+    /// Returns the session for sending to a peer, for tests of the end of sessions.
     #[doc(hidden)]
     #[must_use]
     pub fn current_session(&self, peer: &PublicKey) -> Option<Arc<Session>> {
@@ -340,8 +341,8 @@ impl Device {
         read(&self.own_key).identity.clone()
     }
 
-    /// Tells the app what has happened; to be called when no lock is held, and no reading of the clock.
-    /// A panic of the app's function goes on from here, when the others have been told.
+    /// Delivers events to the app; to be called without a lock, and not between readings of the clock that belong
+    /// together. A panic of the app's function continues from here, after the other events were delivered.
     fn tell_events(&self) {
         let told = self.events.tell();
         if told.is_more {
@@ -352,8 +353,8 @@ impl Device {
         }
     }
 
-    /// Follows what has happened to the TUN interface. A port that cannot be opened when it comes up is tried again. If
-    /// the sockets are being changed at this moment, the timers carry it out afterwards.
+    /// Handles events of the TUN interface. If its port cannot be opened when it comes up, that is retried. If the
+    /// sockets are being changed at the moment, the timers continue afterwards.
     pub fn handle_tun_events(&self) {
         loop {
             {
@@ -373,9 +374,8 @@ impl Device {
         }
     }
 
-    /// Does what peers' timers ask for, takes what was looked up, and tries again what could not be done: for no longer
-    /// than a thread that also moves packets can be spared. If something is left,
-    /// [`next_deadline`](Self::next_deadline) is in the past.
+    /// Executes the actions of peers' timers, takes results of look-ups, and retries failed operations, for a time that
+    /// a packet thread can afford. If work is left, [`next_deadline`](Self::next_deadline) is in the past.
     pub fn run_timers(&self) {
         self.notice_sleep();
         let began = self.clock.now();
@@ -385,7 +385,7 @@ impl Device {
         self.take_answers(began);
         self.greet_some(began);
         loop {
-            // The clock is read again after all that may take its time: here an app's functions may run.
+            // The clock is read again after all work that may take long: an app's functions may run here.
             let Some((at, peer)) = self.deadlines.pop(self.clock.now()) else { break };
             self.run_timers_of(&peer, at);
             if self.is_over(began) {
@@ -413,13 +413,13 @@ impl Device {
         }
     }
 
-    /// Whether a round that began then has lasted long enough.
+    /// Returns whether a round that began then has lasted long enough.
     fn is_over(&self, began: Instant) -> bool {
         self.clock.now().since(began) >= SLICE
     }
 
-    /// When [`run_timers`](Self::run_timers) must run next; `None` if no timer runs. Until it has run again, an
-    /// earlier deadline wakes the bind's `wait`.
+    /// Returns the time at which [`run_timers`](Self::run_timers) must run next; `None` if no timer runs. Until it has
+    /// run again, an earlier deadline wakes the bind's `wait`.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         let next = self.deadlines.sleep();
@@ -427,8 +427,8 @@ impl Device {
         if is_left { Some(Instant::default()) } else { next }
     }
 
-    /// Lists a peer under its next deadline, unless it is listed under an earlier one already: when that one comes
-    /// there is nothing to do and the peer is listed again, which is cheaper than moving it with each packet.
+    /// Lists a peer under its next deadline, unless it is listed under an earlier one: when that one fires, there is
+    /// nothing to do and the peer is listed again, which is cheaper than moving it with each packet.
     fn schedule(&self, peer: &Arc<Peer>, state: &mut State) {
         let Some(next) = state.next_deadline() else {
             return;
@@ -436,7 +436,7 @@ impl Device {
         self.schedule_at(peer, state, next);
     }
 
-    /// Lists a peer under this deadline, unless it is listed under an earlier one already.
+    /// Lists a peer under this deadline, unless it is listed under an earlier one.
     fn schedule_at(&self, peer: &Arc<Peer>, state: &mut State, at: Instant) {
         if state.removed || state.scheduled.is_some_and(|scheduled| scheduled <= at) {
             return;

@@ -1,4 +1,4 @@
-//! Peers that are known by a host name, and networks that change: what `endpoints` decides is done here.
+//! Host names of peers, and changes of networks: carries out the decisions of `endpoints`.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -30,15 +30,15 @@ use crate::{
     time::Instant,
 };
 
-/// What a device needs to know names. Each lock is the last that is taken.
+/// The state for resolving names. Each lock is the last that is taken.
 pub(super) struct Names {
     resolver: Arc<Resolver>,
     nat64: Mutex<Nat64>,
-    /// The number of the last question.
+    /// The number of the last query.
     questions: AtomicU64,
 }
 
-/// The prefix of the network that we are in.
+/// The prefix of the current network.
 struct Nat64 {
     prefix: Option<Prefix>,
     inquiry: Inquiry,
@@ -59,12 +59,13 @@ impl Names {
         }
     }
 
-    /// To be called under the lock of what the number is noted in: the last one that is noted is the highest.
+    /// Returns the next number. To be called under the lock of the place where it is stored, so that the last stored
+    /// number is the highest.
     fn next_number(&self) -> u64 {
         self.questions.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Looks up the names that wait for it. Returns how many that were.
+    /// Resolves the waiting names. Returns their number.
     pub(super) fn look_up(&self) -> usize {
         self.resolver.work()
     }
@@ -74,7 +75,7 @@ impl Names {
         self.nat64.try_lock().is_ok() && self.resolver.is_unused()
     }
 
-    /// Asks for the network's prefix, if that is not known and not too soon.
+    /// Requests the network's prefix, if it is unknown and not requested too recently.
     fn want_prefix(&self, now: Instant) {
         let number = {
             let inquiry = &mut lock(&self.nat64).inquiry;
@@ -90,14 +91,14 @@ impl Names {
 }
 
 impl Device {
-    /// Whether an endpoint may be a host name: [`Options::resolve`](super::Options::resolve) is set.
+    /// Returns whether an endpoint may be a host name: [`Options::resolve`](super::Options::resolve) is set.
     #[must_use]
     pub const fn resolves_names(&self) -> bool {
         self.names.is_some()
     }
 
-    /// Looks up the names that wait for it, which may block; a [`Tunnel`](super::Tunnel) does this on a thread of its
-    /// own. Returns how many names that were.
+    /// Resolves the waiting names, which may block; a [`Tunnel`](super::Tunnel) does this on a thread of its own.
+    /// Returns their number.
     pub fn resolve_names(&self) -> usize {
         let names = self.names.as_ref().map_or(0, Names::look_up);
         while self.has_answers() {
@@ -107,9 +108,9 @@ impl Device {
         names
     }
 
-    /// The network that we are in is another one, or has changed: begins again with new sockets as in
-    /// [`rebind`](Self::rebind), and looks up each host name. A session stays if the peer's address does; if it does
-    /// not, a new one is made. Does nothing while the device is down.
+    /// Reports that the network has changed: opens new sockets as in [`rebind`](Self::rebind), and resolves each host
+    /// name. A session is kept if the peer's address is unchanged; otherwise a new one is started. No-op while the
+    /// device is down.
     ///
     /// # Errors
     /// As [`rebind`](Self::rebind).
@@ -126,17 +127,17 @@ impl Device {
         rebound
     }
 
-    /// Looks up the name that a peer has, if it has one, although it may be known.
+    /// Resolves the name of a peer, if it has one, even if its address is known.
     pub(super) fn look_up_again(&self, peer: &Arc<Peer>) {
         lock(&peer.state).location.restart_lookup();
         self.look_up(peer);
     }
 
-    /// Looks up the name that a peer has, if it has one.
+    /// Resolves the name of a peer, if it has one.
     pub(super) fn look_up(&self, peer: &Arc<Peer>) {
         let Some(names) = &self.names else { return };
         if reserve::is_low() {
-            // It is looked up when there is something to send.
+            // It is resolved when there is something to send.
             return;
         }
         let (number, host) = {
@@ -150,8 +151,8 @@ impl Device {
         names.resolver.ask(Some(peer.id()), Question { host, number, peer: Some(Arc::downgrade(peer)) });
     }
 
-    /// Something is to be sent to a peer that has a name: looks it up if there is no address yet, or if that failed the
-    /// last time.
+    /// Reports that there is something to send to a peer with a name: resolves it if there is no address yet, or if the
+    /// last attempt failed.
     pub(super) fn want_address(&self, peer: &Arc<Peer>) {
         if !self.resolves_names() {
             return;
@@ -167,7 +168,7 @@ impl Device {
         }
     }
 
-    /// To be called by the timers.
+    /// Retries a look-up; to be called by the timers.
     pub(super) fn retry_name(&self, peer: &Arc<Peer>) {
         let is_due = lock(&peer.state).take_due_lookup(self.clock.now());
         if is_due {
@@ -175,14 +176,14 @@ impl Device {
         }
     }
 
-    /// What a peer asked for is of no interest any more.
+    /// Cancels a peer's query.
     pub(super) fn withdraw_question(&self, peer: &Peer) {
         if let Some(names) = &self.names {
             names.resolver.withdraw(Some(peer.id()));
         }
     }
 
-    /// Takes what was looked up, until a round that began then is over.
+    /// Takes results of look-ups, until a round that began then is over.
     pub(super) fn take_answers(&self, began: Instant) {
         let Some(names) = &self.names else { return };
         while let Some(Answer { question, found }) = names.resolver.take_answer() {
@@ -196,12 +197,12 @@ impl Device {
         }
     }
 
-    /// Whether there are answers to take.
+    /// Returns whether there are results to take.
     pub(super) fn has_answers(&self) -> bool {
         self.names.as_ref().is_some_and(|names| names.resolver.has_answers())
     }
 
-    /// A peer's name was looked up.
+    /// Takes the result of a look-up of a peer's name.
     fn take_addresses(&self, peer: &Weak<Peer>, number: u64, found: &Result<Vec<IpAddr>>) {
         let Some(peer) = &peer.upgrade() else { return };
         let (resolved, moved, host) = {
@@ -247,7 +248,7 @@ impl Device {
         }
     }
 
-    /// The prefix of the network was looked up.
+    /// Takes the result of the look-up of the network's prefix.
     fn take_prefix(&self, names: &Names, number: u64, found: &Result<Vec<IpAddr>>) {
         let prefix = Prefix::discover(found.as_deref().unwrap_or_default());
         {
@@ -262,7 +263,7 @@ impl Device {
         self.greet_soon(Occasion::Nat64(prefix));
     }
 
-    /// The network has this prefix: sends to the peer by way of it, if there is no other.
+    /// Uses the network's prefix for the peer, if it has no other address.
     pub(super) fn take_prefix_for(&self, peer: &Arc<Peer>, prefix: Prefix) {
         let (found, has_session) = {
             let mut state = lock(&peer.state);
@@ -279,7 +280,7 @@ impl Device {
         }
     }
 
-    /// The peer is looked for at another address: makes a session there, if one is wanted.
+    /// Starts a session at the peer's new address, if one is needed.
     fn begin_again(&self, peer: &Arc<Peer>) {
         {
             let mut state = lock(&peer.state);
@@ -289,11 +290,11 @@ impl Device {
             state.timers.handshake_may_begin();
         }
         self.initiate(peer, Reason::Fresh);
-        // What waited for an address need not wait for that.
+        // Packets that waited for an address need not wait for the next attempt.
         self.send_staged(peer);
     }
 
-    /// An initiation was not answered: it may be the turn of another address.
+    /// Reports that an initiation was not answered: another address may be tried.
     pub(super) fn not_answered(&self, peer: &Peer) {
         let mut state = lock(&peer.state);
         if state.location.not_answered() {
@@ -301,7 +302,7 @@ impl Device {
         }
     }
 
-    /// Nothing can be sent to `from`. Returns another way to the peer, which is its endpoint now.
+    /// Reports that there is no route to `from`. Returns another address of the peer, which is now its endpoint.
     pub(super) fn detour(&self, peer: &Peer, from: SocketAddr) -> Option<Endpoint> {
         let names = self.names.as_ref()?;
         let prefix = lock(&names.nat64).prefix;
@@ -312,35 +313,35 @@ impl Device {
         to
     }
 
-    /// There is no way to the peer. The next attempt begins with the address itself, or with one that its name has by
-    /// then.
+    /// Reports that the peer is unreachable. The next attempt begins with the address itself, or with one that its name
+    /// has by then.
     pub(super) fn without_route(&self, peer: &Arc<Peer>) {
         lock(&peer.state).location.stop_synthesizing();
         self.want_address(peer);
     }
 
-    /// The peer's endpoint is another one.
+    /// Records a change of the peer's endpoint.
     pub(super) fn note_placed(&self, peer: &Peer, state: &State) {
         if let Some(Endpoint { dst, .. }) = state.location.endpoint() {
             self.events.note(Event::EndpointChanged(*peer.key(), dst));
         }
     }
 
-    /// From now on names are looked up on a thread.
+    /// Resolves names on a thread from now on.
     pub(super) fn resolve_on_a_thread(&self) {
         if let Some(names) = &self.names {
             names.resolver.use_threads();
         }
     }
 
-    /// Looks up no more names, and waits for the look-up under way.
+    /// Stops resolving names, and waits for the look-up in progress.
     pub(super) fn stop_resolving(&self) {
         if let Some(names) = &self.names {
             names.resolver.stop();
         }
     }
 
-    /// Whether this is called on the thread that looks names up.
+    /// Returns whether the calling thread is the one that resolves names.
     pub(super) fn is_resolver_thread(&self) -> bool {
         self.names.as_ref().is_some_and(|names| names.resolver.is_own_thread())
     }

@@ -1,5 +1,5 @@
-//! How much memory a change set may need. It is reserved before any of it is applied, so that nothing is applied by
-//! half.
+//! The maximum memory of a change set, which is reserved before any part of it is applied, so that it is never applied
+//! in part.
 
 use std::{collections::BinaryHeap, net::IpAddr};
 
@@ -19,18 +19,18 @@ use crate::{
     reserve::Hold,
 };
 
-/// What any change needs, and what is rounded off.
+/// The memory that any change needs, and a reserve for rounding.
 const BASE: usize = 16 << 10;
-/// Bits that one node of the prefix table looks at.
+/// The number of bits of one node of the prefix table.
 const STRIDE: u8 = 5;
-/// Its levels: a prefix of IPv6 may end in each.
+/// Its levels: an IPv6 prefix may end in each.
 const LEVELS: usize = 128 / STRIDE as usize + 1;
-/// Bytes in one copy of the table for a place of a prefix or a node, at most: in a vector that has doubled in size,
-/// while the old ones are still there; and a note of four when the place becomes free.
+/// The maximum bytes for a slot of a prefix or a node in one copy of the table: in a vector that has doubled in size,
+/// while the old one still exists; and four bytes to note that the slot is free.
 const PER_PLACE: usize = 4 * (16 + 4);
 
 impl Device {
-    /// Reserves what `update` may need, and what follows from it.
+    /// Reserves the memory that `update` and its consequences may need.
     pub(super) fn hold_for(&self, update: &Update) -> Result<Hold> {
         let mut bytes = BASE;
         let (mut new, mut prefixes) = (0, 0);
@@ -48,7 +48,7 @@ impl Device {
         let table = self.allowed_ips.memory();
         bytes = bytes.saturating_add(match prefixes {
             0 if new == update.peers.len() && !update.replace_peers && update.private_key.is_none() => 0,
-            // Places that become free are noted.
+            // Free slots are noted.
             0 => table / 2,
             _ => 3 * table + 2 * PER_PLACE * new_places(&update.peers, prefixes)?,
         });
@@ -56,19 +56,19 @@ impl Device {
     }
 }
 
-/// The memory of this number of peers and of their deadlines.
+/// Returns the memory of this number of peers and of their deadlines.
 fn peers_memory(number: usize) -> usize {
-    /// What the allocator adds, and a place in the list of those that something is left to do for.
+    /// The allocator's overhead, and an entry in the list of peers with further work.
     const MORE: usize = 96;
-    // Nodes may have 5 keys only.
+    // Nodes may have only 5 keys.
     number * (shared_memory::<Peer>() + MORE) + tree_memory::<(u64, u64), usize>(number) / 5 * 6
 }
 
-/// What the changes to one peer take, beside its own memory and the prefix table.
+/// Returns the memory of the changes to one peer, apart from its own memory and the prefix table.
 fn change_memory(change: &PeerUpdate) -> usize {
-    /// An index, a deadline, a packet that waits, and what the handshake itself needs.
+    /// An index, a deadline, a staged packet, and the handshake itself.
     const INITIATION: usize = Handshake::PENDING_MEMORY + 512;
-    /// A question for the resolver.
+    /// A query for the resolver.
     const QUESTION: usize = 512;
     let name = match &change.endpoint {
         Some(PeerEndpoint::Host(host)) => size_of::<Name>() + QUESTION + 3 * host.host().len(),
@@ -78,8 +78,8 @@ fn change_memory(change: &PeerUpdate) -> usize {
     name + initiation + 2 * size_of::<(u64, Option<IpNet>)>() * change.allowed_ips.len()
 }
 
-/// How many places the prefix table may need for prefixes that are given: for themselves, and for the nodes on the way
-/// to them.
+/// Returns how many slots the prefix table may need for added prefixes: for themselves, and for the nodes on the way to
+/// them.
 fn new_places(peers: &[PeerUpdate], number: usize) -> Result<usize> {
     let mut all = Vec::new();
     all.try_reserve_exact(number)?;
@@ -87,10 +87,10 @@ fn new_places(peers: &[PeerUpdate], number: usize) -> Result<usize> {
         all.push(bits_of(change.prefix));
     }
     let level = |bits: u8| usize::from(bits / STRIDE);
-    // Children and prefixes of the node at each level that the last prefix is in.
+    // Children and prefixes of the node at each level that contains the last prefix.
     let mut counts = [[0; 2]; LEVELS];
     let (mut places, mut before) = (0, None);
-    // Sorted where it is, by code that is smaller than that of `sort`.
+    // Sorted in place, by code that is smaller than that of `sort`.
     for prefix in BinaryHeap::from(all).into_sorted_vec() {
         let common = before.map_or(0, |before| level(common_bits(before, prefix)));
         places += leave(&mut counts[common + 1..]);
@@ -104,15 +104,15 @@ fn new_places(peers: &[PeerUpdate], number: usize) -> Result<usize> {
     Ok(places + leave(&mut counts))
 }
 
-/// The places of nodes that are complete.
+/// Returns the slots of complete nodes.
 #[inline(never)]
 fn leave(counts: &mut [[usize; 2]]) -> usize {
     let counts = counts.as_flattened_mut().iter_mut().filter(|count| **count > 0);
     counts.map(|count| blocks(std::mem::take(count))).sum()
 }
 
-/// Roughly how many places are allocated for the `count` children or prefixes of one node. They come one by one, and
-/// move to a larger block whenever one is full.
+/// Returns approximately how many slots are allocated for the `count` children or prefixes of one node. They are added
+/// one by one, and move to a larger block whenever one is full.
 #[inline(never)]
 fn blocks(count: usize) -> usize {
     const SIZES: [usize; 7] = [1, 2, 4, 8, 16, 24, 32];
@@ -126,11 +126,11 @@ fn blocks(count: usize) -> usize {
     places
 }
 
-/// A prefix in the order of the table. To compare two of `IpNet` takes much more code.
+/// A prefix in the order of the table. Comparing two `IpNet` takes much more code.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Bits {
     is_ipv6: bool,
-    /// Those of its address, from the highest on.
+    /// The bits of its address, from the highest on.
     bits: u128,
     len: u8,
 }
@@ -143,7 +143,7 @@ fn bits_of(prefix: IpNet) -> Bits {
     Bits { is_ipv6: matches!(prefix, IpNet::V6(_)), bits, len: prefix.prefix_len() }
 }
 
-/// How many bits two prefixes have in common at their beginning.
+/// Returns the length of the common beginning of two prefixes.
 fn common_bits(a: Bits, b: Bits) -> u8 {
     let equal = if a.is_ipv6 == b.is_ipv6 { (a.bits ^ b.bits).leading_zeros() } else { 0 };
     a.len.min(b.len).min(equal as u8)

@@ -1,31 +1,31 @@
-//! What of a peer is logged at INFO: its first handshake, and that it has moved.
+//! Log messages at INFO about a peer: its first handshake, and its moves.
 
 use std::time::Duration;
 
 use super::peer::{Peer, State};
 use crate::{bind::Endpoint, time::Instant};
 
-/// A peer that moves again within this time is between two addresses: from then on its moves are logged at DEBUG, as
+/// A peer that moves again within this time alternates between two addresses: its moves are then logged at DEBUG, as
 /// each packet may be one.
 const CALM: Duration = Duration::from_secs(5);
 
-/// What a message has changed, for the log. No lock is held while something is logged.
+/// A change by a message, for the log. Nothing is logged while a lock is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum News {
     None,
     FirstHandshake,
     Moved,
-    /// The peer has moved, but this is nothing new, or it has no handshake yet.
+    /// The peer has moved again soon, or it has no handshake yet.
     MovedAgain,
 }
 
 impl News {
-    /// This, or else `other`: a first handshake is logged with the endpoint, so the move to there need not be.
+    /// Returns this, or else `other`: a first handshake is logged with the endpoint, so a move to it need not be.
     pub(super) const fn or(self, other: Self) -> Self {
         if matches!(self, Self::None) { other } else { self }
     }
 
-    /// Logs it, about a peer that is at `at` now.
+    /// Logs the change of a peer, whose endpoint is now `at`.
     pub(super) fn log(self, peer: &Peer, at: Endpoint) {
         let (peer, endpoint) = (peer.key(), at.dst);
         match self {
@@ -38,13 +38,13 @@ impl News {
 }
 
 impl State {
-    /// A handshake was completed at this time of the wall clock.
+    /// Reports that a handshake was completed at this wall-clock time.
     pub(super) fn handshake_completed(&mut self, wall: Duration) -> News {
         let is_first = std::mem::replace(&mut self.last_handshake, wall).is_zero();
         if is_first { News::FirstHandshake } else { News::None }
     }
 
-    /// The peer's endpoint is another one than before.
+    /// Reports that the peer's endpoint has changed.
     pub(super) fn moved(&mut self, now: Instant) -> News {
         let is_calm = self.last_move.replace(now).is_none_or(|last| now.since(last) >= CALM);
         if is_calm && !self.last_handshake.is_zero() { News::Moved } else { News::MovedAgain }

@@ -1,4 +1,4 @@
-//! The little that must be known of an inner IP packet: addresses, length, ECN.
+//! The required fields of an inner IP packet: addresses, length, ECN.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,21 +9,21 @@ const ECN_MASK: u8 = 3;
 const ECT_1: u8 = 1;
 const CE: u8 = 3;
 
-/// The fields of a packet whose fixed header is whole.
+/// The fields of a packet with a complete fixed header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) src: IpAddr,
     pub(super) dst: IpAddr,
-    /// The packet's length by its own account.
+    /// The packet's length according to its header.
     pub(super) len: usize,
-    /// What follows the fixed header.
+    /// The protocol behind the fixed header.
     pub(super) protocol: u8,
     /// TOS or traffic class.
     tos: u8,
 }
 
 impl Header {
-    /// Reads the header; `None` if it is not IP, is cut short, or says that it is shorter than its header.
+    /// Reads the header; returns `None` if it is not IP, is truncated, or has a length smaller than its header.
     pub(super) fn parse(packet: &[u8]) -> Option<Self> {
         match packet.first()? >> 4 {
             4 => {
@@ -54,13 +54,13 @@ impl Header {
         }
     }
 
-    /// The outer TOS byte for this packet: its ECN field and nothing else (RFC 6040, section 4.1, normal mode).
+    /// Returns the outer TOS byte for this packet: only its ECN field (RFC 6040, section 4.1, normal mode).
     pub(super) const fn outer_tos(&self) -> u8 {
         self.tos & ECN_MASK
     }
 
-    /// The inner ECN field after the tunnel, from inner and outer (RFC 6040, section 4.2). `None` if it stays. A packet
-    /// that is not ECN-capable stays as it is even if the outer header was marked, as the kernel has it.
+    /// Returns the inner ECN field after the tunnel, from inner and outer (RFC 6040, section 4.2). `None` if it does
+    /// not change. A packet that is not ECN-capable is unchanged even if the outer header was marked, as in the kernel.
     const fn ecn_after(&self, outer: u8) -> Option<u8> {
         let inner = self.tos & ECN_MASK;
         match outer & ECN_MASK {
@@ -71,7 +71,7 @@ impl Header {
         }
     }
 
-    /// Carries the outer header's ECN mark over to `packet`, which this header was read from.
+    /// Copies the outer header's ECN mark to `packet`, from which this header was read.
     pub(super) fn carry_ecn(&self, outer_tos: u8, packet: &mut [u8]) {
         let Some(ecn) = self.ecn_after(outer_tos) else { return };
         let tos = self.tos & !ECN_MASK | ecn;
@@ -88,7 +88,7 @@ impl Header {
     }
 }
 
-/// An Internet checksum after one word has changed (RFC 1624, equation 3).
+/// Returns an Internet checksum after one word has changed (RFC 1624, equation 3).
 const fn update_checksum(sum: u16, before: u16, after: u16) -> u16 {
     let mut s = !sum as u32 + !before as u32 + after as u32;
     s = (s & 0xffff) + (s >> 16);

@@ -29,8 +29,8 @@ use crate::{
     time::Instant,
 };
 
-/// Packets that wait for a session; the oldest is dropped for one more. The kernel's limit is 128
-/// (`MAX_STAGED_PACKETS`), but it looks before it adds a packet, and so keeps one more.
+/// The maximum number of staged packets; the oldest is dropped for a new one. The kernel's limit is 128
+/// (`MAX_STAGED_PACKETS`), but it checks before it adds a packet, and so keeps one more.
 pub const MAX_STAGED: usize = 128 + 1;
 
 /// A peer. Its two locks are taken in the order `handshake`, `state`, and neither is held across I/O.
@@ -39,62 +39,63 @@ pub(super) struct Peer {
     key: PublicKey,
     /// Held while a handshake message is computed; never by the data path.
     pub(super) handshake: Mutex<Handshaking>,
-    /// Held for a moment by the data path, once for a run of packets.
+    /// Held only briefly by the data path, once for a run of packets.
     pub(super) state: Mutex<State>,
-    /// About the source address of the endpoint. Written with `state` locked.
+    /// The last check of the endpoint's source address. Written with `state` locked.
     pub(super) source: LastCheck,
     prefixes: Mutex<PrefixList>,
     tx_bytes: AtomicU64,
     rx_bytes: AtomicU64,
 }
 
-/// What making and taking handshake messages needs.
+/// The state for handshake messages.
 pub(super) struct Handshaking {
     pub(super) noise: Handshake,
     pub(super) macs: MacStamper,
-    /// The number of our key that the handshake and the sessions were made with.
+    /// The number of our key for the handshake and the sessions.
     pub(super) own_key: u32,
 }
 
-/// Everything else that changes.
+/// All other variable state.
 #[derive(Default)]
 pub(super) struct State {
     pub(super) timers: Timers,
     /// The deadline under which the peer is listed; never later than that of `timers`.
     pub(super) scheduled: Option<Instant>,
     pub(super) sessions: Sessions,
-    /// Initiations since the peer was heard last, or the sockets were renewed.
+    /// Initiations since the peer's last message, or since the sockets were renewed.
     pub(super) unanswered: u8,
     staged: VecDeque<StagedMessage>,
-    /// What they take of the budget.
+    /// The memory of the staged packets in the budget.
     staged_size: usize,
-    /// What they took when they were counted last.
+    /// Their memory when they were last counted.
     pub(super) listed_size: usize,
-    /// What waited is being sent: until that is done, later packets wait as well, or else they would overtake it.
+    /// Whether staged packets are being sent: until that is done, later packets wait as well, or else they would
+    /// overtake them.
     pub(super) is_sending_staged: bool,
     pub(super) location: Location,
-    /// Wall-clock time; zero if there was none.
+    /// The wall-clock time; zero if there was none.
     pub(super) last_handshake: Duration,
-    /// When the endpoint became another one.
+    /// The time of the last change of the endpoint.
     pub(super) last_move: Option<Instant>,
-    /// Datagrams to it have come in through the TUN.
+    /// Set if datagrams to the peer have arrived through the TUN.
     pub(super) looping: Option<Box<Looping>>,
-    /// There was a session before a pause, and one is to be made when the interface comes up after it.
+    /// Whether there was a session before a pause, which is to be replaced when the interface comes up after it.
     pub(super) had_session: bool,
-    /// The app has asked for a handshake while the interface was down.
+    /// Whether the app requested a handshake while the interface was down.
     pub(super) wants_handshake: bool,
-    /// The peer was taken out of the device; nothing is begun for it any more.
+    /// Whether the peer was removed from the device; nothing is started for it any more.
     pub(super) removed: bool,
 }
 
 impl State {
-    /// Bytes that what waits takes.
+    /// Returns the memory of staged packets in bytes.
     fn staged_memory(&self) -> usize {
         let messages: usize = self.staged.iter().map(|message| message.len()).sum();
         messages + self.staged.capacity() * size_of::<StagedMessage>()
     }
 
-    /// Adds a packet to those that wait. Returns how many had to be dropped for it.
+    /// Stages a packet. Returns how many had to be dropped for it.
     pub(super) fn stage(&mut self, message: StagedMessage) -> usize {
         let dropped = (self.staged.len() + 1).saturating_sub(MAX_STAGED);
         (0..dropped).for_each(|_| self.drop_oldest());
@@ -106,18 +107,18 @@ impl State {
         dropped
     }
 
-    /// Drops the packet that has waited longest.
+    /// Drops the oldest staged packet.
     pub(super) fn drop_oldest(&mut self) {
         let oldest = self.staged.pop_front();
         self.staged_size -= oldest.map_or(0, |message| message.size());
     }
 
-    /// What waits takes so much of the budget.
+    /// Returns the memory of staged packets in the budget.
     pub(super) const fn staged_size(&self) -> usize {
         self.staged_size
     }
 
-    /// Whether anything may be begun: the interface is up, and the peer not removed.
+    /// Returns whether activities may be started: the interface is up, and the peer not removed.
     pub(super) const fn is_live(&self) -> bool {
         self.timers.is_running() && !self.removed
     }
@@ -126,24 +127,24 @@ impl State {
         !self.staged.is_empty()
     }
 
-    /// Whether packets must wait for those before them.
+    /// Returns whether packets must wait for those before them.
     pub(super) fn must_wait(&self) -> bool {
         self.has_staged() || self.is_sending_staged
     }
 
-    /// What waits, oldest first.
+    /// Returns the staged packets, oldest first.
     pub(super) const fn staged(&self) -> &VecDeque<StagedMessage> {
         &self.staged
     }
 
-    /// Takes what waits, and frees the memory.
+    /// Takes the staged packets, and frees their memory.
     pub(super) fn take_staged(&mut self) -> VecDeque<StagedMessage> {
         self.staged_size = 0;
         std::mem::take(&mut self.staged)
     }
 
-    /// Takes everything that waits, a session to send it with, and the first of its counters; or nothing, if there is
-    /// no session.
+    /// Takes all staged packets, a session to send them with, and the first of its counters; or nothing, if there is no
+    /// session.
     pub(super) fn begin_sending_staged(
         &mut self,
         now: Instant,
@@ -152,42 +153,42 @@ impl State {
         Some((self.take_staged(), session, first))
     }
 
-    /// The session to send with, and the first of `n` counters taken from it.
+    /// Returns the session for sending, and the first of `n` counters taken from it.
     pub(super) fn begin_sending(&self, n: usize, now: Instant) -> Option<(Arc<Session>, u64)> {
         let session = self.sessions.current.as_ref().filter(|s| s.may_send(now))?;
         let first = session.take_counters(n)?;
         Some((session.clone(), first))
     }
 
-    /// When something is to be done for the peer.
+    /// Returns the time of the peer's next deadline.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.timers.next_deadline().into_iter().chain(self.location.next_lookup()).min()
     }
 
-    /// Whether there is a reason to look for the peer.
+    /// Returns whether there is a reason to resolve the peer's name.
     pub(super) fn is_wanted(&self) -> bool {
         self.has_staged() || self.timers.is_retrying() || self.timers.keepalive_interval() != 0
     }
 
-    /// Whether the time has come to look the peer's name up again, and there still is a reason for it.
+    /// Returns whether it is time to resolve the peer's name again, and there still is a reason for it.
     pub(super) fn take_due_lookup(&mut self, now: Instant) -> bool {
         self.location.take_due_lookup(now) && self.is_wanted()
     }
 
-    /// Whether packets can be sent at once.
+    /// Returns whether packets can be sent at once.
     pub(super) fn has_session(&self, now: Instant) -> bool {
         self.sessions.current.as_ref().is_some_and(|s| s.may_send(now))
     }
 
-    /// Whether a keepalive could only begin a handshake that is under way already. Its next try comes by itself, at a
-    /// random moment; keepalives of two ends at the interval of the retries (5 s) or below would begin theirs in the
-    /// same moment again and again, and undo each other's.
+    /// Returns whether a keepalive could only start a handshake that is already in progress. The next attempt of that
+    /// comes by itself, at a random time; if both ends had keepalives at the interval of the retries (5 s) or below,
+    /// they would repeatedly start theirs at the same time, and cancel each other.
     pub(super) fn keepalive_is_idle(&self, now: Instant) -> bool {
         self.timers.is_retrying() && !self.has_session(now)
     }
 
-    /// Whether it is time for a new session after a packet was sent: the current one is worn, or old and ours to renew.
-    /// It may even be over, if sending took its time.
+    /// Returns whether it is time for a new session after a packet was sent: the current one has sent too many
+    /// messages, or is old and ours to renew. It may even have expired, if sending took long.
     pub(super) fn is_stale_for_sending(&self, now: Instant) -> bool {
         self.sessions
             .current
@@ -195,8 +196,8 @@ impl State {
             .is_some_and(|s| s.is_worn() || (s.is_initiator() && now.since(s.created()) >= REKEY_AFTER_TIME))
     }
 
-    /// Whether it is the last chance to renew the session after a packet was received, so that a peer that only
-    /// receives does not lose its session. True once for each session.
+    /// Returns, once for each session, whether it is the last chance to renew the session after a packet was received,
+    /// so that a peer that only receives does not lose its session.
     pub(super) fn take_lastminute_handshake(&mut self, now: Instant) -> bool {
         const AGE: Duration = REJECT_AFTER_TIME.saturating_sub(KEEPALIVE_TIMEOUT).saturating_sub(REKEY_TIMEOUT);
         let due = self
@@ -208,39 +209,39 @@ impl State {
     }
 }
 
-/// The sessions of a peer, in the kernel's three places.
+/// The sessions of a peer, in the kernel's three slots.
 #[derive(Default)]
 pub(super) struct Sessions {
-    /// Used for receiving what is still on its way.
+    /// For receiving messages that are still in transit.
     previous: Option<Arc<Session>>,
-    /// Used for sending.
+    /// For sending.
     current: Option<Arc<Session>>,
-    /// Made as responder, and not used until the other side has shown that it has it too.
+    /// Created as responder, and not used until the other side has proven that it also has it.
     next: Option<Arc<Session>>,
 }
 
 impl Sessions {
-    /// The session to send with, whatever its age.
+    /// Returns the session for sending, whatever its age.
     pub(super) const fn current(&self) -> Option<&Arc<Session>> {
         self.current.as_ref()
     }
 
-    /// Whether messages with this receiver index are ours.
+    /// Returns whether messages with this receiver index are ours.
     pub(super) fn send_to(&self, receiver: u32) -> bool {
         let sessions = [&self.previous, &self.current, &self.next];
         sessions.into_iter().flatten().any(|session| session.remote_index() == receiver)
     }
 
-    /// Bytes that the sessions take.
+    /// Returns the memory of the sessions in bytes.
     fn memory(&self) -> usize {
         [&self.previous, &self.current, &self.next].into_iter().flatten().count() * shared_memory::<Session>()
     }
 
-    /// Puts a new session in its place. Returns the indices of those that fall out.
+    /// Installs a new session. Returns the indices of those that it displaces.
     pub(super) fn install(&mut self, new: Arc<Session>) -> [Option<u32>; 2] {
         let out = if new.is_initiator() {
-            // The other side has proven that it has the session, so it is used at once. A `next` that was not
-            // confirmed yet may be still, so it receives on.
+            // The other side has proven that it has the session, so it is used at once. An unconfirmed `next` may still
+            // be confirmed, so it continues to receive.
             let current = self.current.replace(new);
             match self.next.take() {
                 Some(next) => [self.previous.replace(next), current],
@@ -252,28 +253,28 @@ impl Sessions {
         out.map(index)
     }
 
-    /// A message was received with `session`. If that confirms it, it becomes the current one; returns the index of
-    /// the one that falls out, if there is one.
+    /// Reports that a message was received with `session`. If that confirms it, it becomes the current one; returns the
+    /// index of a session that it displaces.
     pub(super) fn confirm(&mut self, session: &Arc<Session>) -> Option<Option<u32>> {
         let next = self.next.take_if(|next| Arc::ptr_eq(next, session))?;
         let current = self.current.replace(next);
         Some(index(std::mem::replace(&mut self.previous, current)))
     }
 
-    /// Whether this is still one of them: it has neither been replaced nor forgotten.
+    /// Returns whether this is still one of them: it has been neither replaced nor forgotten.
     pub(super) fn contains(&self, session: &Session) -> bool {
         let sessions = [&self.previous, &self.current, &self.next];
         sessions.into_iter().flatten().any(|one| std::ptr::eq(&**one, session))
     }
 
-    /// Nothing is sent with these sessions any more.
+    /// Stops sending with these sessions.
     pub(super) fn retire(&self) {
         for session in [&self.previous, &self.current, &self.next].into_iter().flatten() {
             session.retire();
         }
     }
 
-    /// Forgets all sessions and returns their indices. Another thread that is sending with one stops at it.
+    /// Forgets all sessions and returns their indices. Another thread that is sending with one stops.
     pub(super) fn clear(&mut self) -> [Option<u32>; 3] {
         self.retire();
         [self.previous.take(), self.current.take(), self.next.take()].map(index)
@@ -298,7 +299,7 @@ impl Peer {
         }
     }
 
-    /// A number that no other peer of the device has or had.
+    /// Returns the peer's number, which is unique in the device and never reused.
     pub(super) const fn id(&self) -> u64 {
         self.id
     }
@@ -307,7 +308,7 @@ impl Peer {
         &self.key
     }
 
-    /// An authentic message came from here: the peer is there now. Returns true if it was elsewhere before.
+    /// Reports that an authentic message came from here, which sets the endpoint. Returns true if the peer has moved.
     pub(super) fn roam(&self, state: &mut State, from: Endpoint) -> bool {
         let before = state.location.endpoint();
         let moved = state.location.roam(from);
@@ -318,12 +319,12 @@ impl Peer {
         moved
     }
 
-    /// Counts UDP payload that was sent.
+    /// Counts sent UDP payload.
     pub(super) fn add_tx(&self, bytes: usize) {
         self.tx_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Counts authentic UDP payload that was received.
+    /// Counts received authentic UDP payload.
     pub(super) fn add_rx(&self, bytes: usize) {
         self.rx_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
@@ -332,9 +333,9 @@ impl Peer {
         (self.tx_bytes.load(Ordering::Relaxed), self.rx_bytes.load(Ordering::Relaxed))
     }
 
-    /// Bytes that the peer takes, and those that the packets take that wait for it.
+    /// Returns the memory of the peer, and of its staged packets, in bytes.
     pub(super) fn memory(&self) -> (usize, usize) {
-        // While a message is computed there is a handshake, and that is not waited for.
+        // While a message is being computed there is a handshake, and this does not wait for it.
         let is_pending = try_lock(&self.handshake).is_none_or(|handshaking| handshaking.noise.is_pending());
         let pending = if is_pending { Handshake::PENDING_MEMORY } else { 0 };
         let prefixes = lock(&self.prefixes).memory();
@@ -345,13 +346,13 @@ impl Peer {
         (own, state.staged_memory())
     }
 
-    /// Gives back what is not needed now.
+    /// Releases unused memory.
     pub(super) fn trim(&self) {
         lock(&self.prefixes).trim();
         lock(&self.state).staged.shrink_to_fit();
     }
 
-    /// The source address of our packets to it may be the trouble: lets the system choose another.
+    /// Forgets the source address of our packets, which may be wrong: the system chooses another.
     pub(super) fn forget_source(&self) {
         lock(&self.state).location.clear_source();
     }

@@ -1,4 +1,4 @@
-//! The peers of a device, by public key, and in the order in which they came.
+//! The peers of a device, by public key, and in the order of their creation.
 
 use std::{
     collections::{HashMap, TryReserveError},
@@ -9,17 +9,17 @@ use std::{
 use super::{memory::table_memory, peer::Peer, read, work, write};
 use crate::key::PublicKey;
 
-/// Places that are looked through under one lock.
+/// The number of slots that are visited under one lock.
 const SLICE: usize = 128;
 
-/// Holes in the list of a small number of peers are of no interest.
+/// Holes in the list of a small number of peers are ignored.
 const HOLES: usize = 64;
 
-/// Neither table grows by itself, as it would move all that is in it with the lock held.
+/// The tables of peers. Neither grows by itself, as it would move all its entries while the lock is held.
 #[derive(Default)]
 struct Tables {
     by_key: HashMap<PublicKey, Arc<Peer>>,
-    /// By number, which only grows: a stable order for reading the state back. A peer that is removed leaves a hole.
+    /// By number, which only grows: a stable order for reading the state. A removed peer leaves a hole.
     by_id: Vec<(u64, Option<Arc<Peer>>)>,
     next_id: u64,
 }
@@ -36,7 +36,7 @@ impl Tables {
 
 /// All peers. The lock is held for a bounded number of them at a time.
 ///
-/// One thread at a time adds, removes or trims: `sets` of the device is held for it.
+/// One thread at a time adds, removes or trims: the device's `sets` is held for it.
 #[derive(Default)]
 pub(super) struct Peers {
     tables: RwLock<Tables>,
@@ -55,15 +55,15 @@ impl Peers {
         read(&self.tables).by_key.get(key).cloned()
     }
 
-    /// Adds a peer that is not there yet; its handshakes are made with our key of this number. `expected` are about to
-    /// be added, this one among them.
+    /// Adds a new peer; its handshakes use our key of this number. `expected` peers are being added, including this
+    /// one.
     pub(super) fn insert(&self, key: PublicKey, own_key: u32, expected: usize) -> Arc<Peer> {
         let (is_full, len) = {
             let tables = read(&self.tables);
             (tables.is_full(), tables.by_key.len())
         };
         if is_full {
-            // `Device::hold_for` has reserved what this takes.
+            // `Device::hold_for` has reserved the memory for this.
             let _ = self.rebuild(if len == 0 { expected } else { 2 * len });
         }
         let mut tables = write(&self.tables);
@@ -84,26 +84,26 @@ impl Peers {
             (peer, tables.by_id.len() > 2 * tables.by_key.len() + HOLES)
         };
         if has_many_holes {
-            // Without memory for it the holes stay.
+            // Without memory for it the holes remain.
             let _ = self.rebuild(self.len());
         }
         Some(peer)
     }
 
-    /// Takes out every peer.
+    /// Removes and returns every peer.
     pub(super) fn drain(&self) -> impl Iterator<Item = Arc<Peer>> + use<> {
         let (by_key, by_id) = {
             let mut tables = write(&self.tables);
             (std::mem::take(&mut tables.by_key), std::mem::take(&mut tables.by_id))
         };
-        // Freed without the lock, as the other one is.
+        // Freed without the lock, like the other one.
         work(by_key.len());
         drop(by_key);
         by_id.into_iter().filter_map(|(_, peer)| peer)
     }
 
-    /// Builds the tables again with room for this number of peers. They are filled without the lock, which handshakes
-    /// wait for.
+    /// Rebuilds the tables with room for this number of peers. They are filled without the lock, for which handshakes
+    /// wait.
     fn rebuild(&self, capacity: usize) -> Result<(), TryReserveError> {
         let (mut by_key, mut by_id) = (HashMap::new(), Vec::new());
         by_key.try_reserve(capacity)?;
@@ -121,32 +121,32 @@ impl Peers {
         Ok(())
     }
 
-    /// Roughly how much more memory the tables take when this number of peers is added.
+    /// Returns roughly how much more memory the tables need if this number of peers is added.
     pub(super) fn memory_for(&self, new: usize) -> usize {
         let len = self.len();
         let capacity = if len == 0 { new } else { 2 * (len + new) }.next_power_of_two();
-        // They double in size more than once, if need be.
+        // They may double in size more than once.
         2 * (table_memory::<PublicKey, Arc<Peer>>(capacity) + capacity * size_of::<(u64, Option<Arc<Peer>>)>())
     }
 
-    /// Gives back what the tables do not need now.
+    /// Releases memory that the tables do not need.
     pub(super) fn trim(&self) {
         let (len, capacity) = {
             let by_key = &read(&self.tables).by_key;
             (by_key.len(), by_key.capacity())
         };
         if len < capacity / 2 {
-            // Without memory for the smaller ones they stay as they are.
+            // Without memory for smaller ones they remain as they are.
             let _ = self.rebuild(len);
         }
     }
 
-    /// The number of the next peer that comes.
+    /// Returns the number of the next new peer.
     pub(super) fn next_id(&self) -> u64 {
         read(&self.tables).next_id
     }
 
-    /// Calls `each` with the peers in a slice of the list that begins at this number. Returns that of the next slice.
+    /// Calls `each` with the peers in a slice of the list from this number on. Returns the start of the next slice.
     fn slice(&self, from: u64, mut each: impl FnMut(&Arc<Peer>)) -> Option<u64> {
         let tables = read(&self.tables);
         let rest = &tables.by_id[tables.place(from)..];
@@ -157,7 +157,7 @@ impl Peers {
         Some(last + 1)
     }
 
-    /// The first peer whose number is in `ids`.
+    /// Returns the first peer whose number is in `ids`.
     pub(super) fn first_in(&self, ids: Range<u64>) -> Option<Arc<Peer>> {
         let mut from = ids.start;
         loop {
@@ -172,7 +172,8 @@ impl Peers {
         }
     }
 
-    /// The peers, oldest first. Those that come or go while they are listed may be among them, or not.
+    /// Returns the peers, oldest first. Those that are added or removed during the iteration may or may not be
+    /// included.
     pub(super) fn list(&self) -> impl Iterator<Item = Arc<Peer>> + '_ {
         let mut slice = [const { None }; SLICE];
         let (mut at, mut from) = (0, Some(0));
@@ -198,7 +199,7 @@ impl Peers {
         self.tables.try_write().is_ok()
     }
 
-    /// Bytes that the tables take, without the peers.
+    /// Returns the memory of the tables in bytes, without the peers.
     pub(super) fn memory(&self) -> usize {
         let tables = read(&self.tables);
         table_memory::<PublicKey, Arc<Peer>>(tables.by_key.capacity())

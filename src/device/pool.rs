@@ -1,4 +1,4 @@
-//! The fixed memory of a tunnel's threads: made when there is something to do, and given back when asked for.
+//! The fixed buffers of a tunnel's threads: allocated when they are needed, and released by trimming.
 
 use std::{
     collections::VecDeque,
@@ -21,21 +21,20 @@ use crate::{
     tun::{self, HEADROOM, MAX_PACKET, PacketArena, Slot, TAILROOM},
 };
 
-/// Packets that are read from the TUN in one go.
+/// The maximum number of packets read from the TUN at a time.
 const OUT_PACKETS: usize = 128;
-/// Room for them: a large segmentation-offload packet with the space its segments need, or as many full ones as fit.
+/// The room for them: a large segmentation-offload packet with the space for its segments, or as many full ones as fit.
 const OUT_BYTES: usize = 192 * 1024;
-/// Receive slots. Each may hold 64 KiB of datagrams that the system has put together; memory that is never touched
-/// costs nothing.
+/// Receive slots. Each may hold 64 KiB of coalesced datagrams; unused memory costs nothing.
 const IN_SLOTS: usize = 8;
-/// Messages in them. Linux puts no more than 64 into a slot; where another system does, what that takes is given back
-/// after each round.
+/// The number of messages in them. Linux coalesces at most 64 into a slot; if another system has more, their memory is
+/// released after each round.
 const IN_MESSAGES: usize = 64 * IN_SLOTS;
-/// Handshake messages that may wait. When an eighth of them do, we are under load (the proportions of the kernel and
-/// wireguard-go; the number is wireguard-go's).
+/// The maximum number of waiting handshake messages. If an eighth of them wait, the device is under load (the
+/// proportions of the kernel and wireguard-go; the number is wireguard-go's).
 const HANDSHAKE_QUEUE: usize = 1024;
 
-/// Handshake messages that are handled before data is looked at again, so that a flood of them does not stop it.
+/// The number of handshake messages that are handled before data is received again, so that a flood does not stop data.
 pub(super) const HANDSHAKES_PER_ROUND: usize = 16;
 
 const OUTBOUND: usize = OUT_BYTES + OUT_PACKETS * (size_of::<Slot>() + size_of::<u8>() + size_of::<Run>());
@@ -43,42 +42,42 @@ const INBOUND: usize = IN_SLOTS * (MAX_PACKET + size_of::<RecvMeta>())
     + IN_MESSAGES * (size_of::<Opened>() + size_of::<OpenedRun>() + size_of::<Range<usize>>())
     + (HANDSHAKE_QUEUE + HANDSHAKES_PER_ROUND) * size_of::<QueuedHandshake>();
 
-/// What a tunnel's fixed buffers take when all of them are in use: what its threads work in, what its TUN works in, and
-/// the addresses that ask for handshakes while we are under load.
+/// The total memory of a tunnel's fixed buffers, in bytes: those of its threads and its TUN, and the addresses of
+/// handshake senders under load.
 pub const FIXED_MEMORY: usize = OUTBOUND + INBOUND + tun::MAX_MEMORY + ratelimit::MAX_MEMORY;
 
 // Each has a bit of a `u128`.
 const _: () = assert!(OUT_PACKETS <= 128);
 const _: () = assert!(OUT_BYTES >= MAX_PACKET + 15 + HEADROOM + TAILROOM);
 
-/// Buffers that one thread works in.
+/// The buffers of one thread.
 pub(super) trait Buffers: Sized {
     /// Allocates them.
     fn make() -> io::Result<Self>;
 
-    /// Bytes that they take.
+    /// Returns their memory in bytes.
     fn memory(&self) -> usize;
 
-    /// Whether there is something in them that must not be lost.
+    /// Returns whether they contain something that must not be lost.
     fn is_in_use(&self) -> bool;
 }
 
-/// Buffers for one thread at a time, which are there from when they are first needed until they are trimmed.
+/// Buffers for one thread at a time, which exist from their first use until they are trimmed.
 ///
-/// The lock says whose they are. It is held for a whole round, calls of the app's functions included, so no thread
-/// waits for it.
+/// The lock determines which thread uses them. It is held for a whole round, including calls of the app's functions, so
+/// no thread waits for it.
 #[derive(Debug, Default)]
 pub(super) struct Workspace<T> {
     buffers: Mutex<Option<T>>,
-    /// What the buffers took after the last round: to be known without waiting for the current one.
+    /// The memory of the buffers after the last round, which can be read without waiting for the current one.
     memory: AtomicUsize,
 }
 
 impl<T: Buffers> Workspace<T> {
-    /// Works a round in the buffers.
+    /// Runs a round with the buffers.
     ///
     /// # Errors
-    /// `OutOfMemory` if there is no memory for them, and those of `work`.
+    /// `OutOfMemory` if there is no memory for them, and errors of `work`.
     pub(super) fn with<R>(&self, work: impl FnOnce(&mut T) -> io::Result<R>) -> io::Result<R> {
         let mut slot = lock(&self.buffers);
         let buffers = match &mut *slot {
@@ -90,12 +89,12 @@ impl<T: Buffers> Workspace<T> {
         result
     }
 
-    /// Bytes that the buffers take.
+    /// Returns the memory of the buffers in bytes.
     pub(super) fn memory(&self) -> usize {
         self.memory.load(Ordering::Relaxed)
     }
 
-    /// Frees the buffers, unless they are in use at this moment.
+    /// Frees the buffers, unless they are in use.
     pub(super) fn trim(&self) {
         let Some(mut slot) = try_lock(&self.buffers) else { return };
         if slot.take_if(|buffers| !buffers.is_in_use()).is_some() {
@@ -110,7 +109,7 @@ pub(super) struct Run {
     pub(super) slots: Range<usize>,
 }
 
-/// What the thread from TUN to UDP works in.
+/// Working memory of the outbound thread.
 pub struct Outbound {
     pub(super) arena: PacketArena,
     /// The outer TOS of each packet.
@@ -119,7 +118,7 @@ pub struct Outbound {
 }
 
 impl Outbound {
-    /// Allocates it.
+    /// Allocates the memory.
     ///
     /// # Panics
     /// If there is no memory for it.
@@ -149,7 +148,7 @@ impl Buffers for Outbound {
     }
 
     fn is_in_use(&self) -> bool {
-        // What is read in a round is sent or staged in it.
+        // All packets that are read in a round are sent or staged in it.
         false
     }
 }
@@ -161,7 +160,7 @@ pub(super) struct Opened {
     pub(super) packet: Range<usize>,
     /// The outer TOS.
     pub(super) tos: u8,
-    /// It is new and not a keepalive.
+    /// Whether it is new and not a keepalive.
     pub(super) deliver: bool,
 }
 
@@ -173,7 +172,7 @@ pub(super) struct OpenedRun {
     pub(super) opened: Range<usize>,
 }
 
-/// A handshake message that waits.
+/// A waiting handshake message.
 pub(super) struct QueuedHandshake {
     pub(super) from: Endpoint,
     bytes: [u8; INITIATION_LEN],
@@ -186,7 +185,7 @@ impl QueuedHandshake {
     }
 }
 
-/// Handshake messages that wait for their turn behind data.
+/// Handshake messages that wait behind data.
 #[derive(Default)]
 pub(super) struct HandshakeQueue {
     waiting: VecDeque<QueuedHandshake>,
@@ -206,7 +205,7 @@ impl HandshakeQueue {
         true
     }
 
-    /// Takes the oldest message. The memory of a flood is given back when it is over.
+    /// Takes the oldest message. The memory of a flood is released when it is over.
     pub(super) fn pop(&mut self) -> Option<QueuedHandshake> {
         let oldest = self.waiting.pop_front();
         if self.waiting.is_empty() && self.waiting.capacity() > HANDSHAKE_QUEUE / 8 {
@@ -215,25 +214,25 @@ impl HandshakeQueue {
         oldest
     }
 
-    /// Whether so many wait that senders must prove their addresses.
+    /// Returns whether so many wait that senders must prove their addresses.
     pub(super) fn is_long(&self) -> bool {
         self.waiting.len() >= HANDSHAKE_QUEUE / 8
     }
 }
 
-/// What the thread from UDP to TUN works in.
+/// Working memory of the inbound thread.
 pub struct Inbound {
     pub(super) batch: RecvBatch,
     pub(super) opened: Vec<Opened>,
     pub(super) runs: Vec<OpenedRun>,
     pub(super) packets: Vec<Range<usize>>,
     pub(super) handshakes: HandshakeQueue,
-    /// Handshake messages whose senders are to be answered with cookies.
+    /// Handshake messages whose senders are to get cookies.
     pub(super) unproven: Vec<QueuedHandshake>,
 }
 
 impl Inbound {
-    /// Allocates it.
+    /// Allocates the memory.
     ///
     /// # Panics
     /// If there is no memory for it.
@@ -245,7 +244,7 @@ impl Inbound {
 }
 
 impl Inbound {
-    /// Empties what a round has filled. What more than the usual number of messages took is given back.
+    /// Clears the state of a round. The memory of an unusual number of messages is released.
     pub(super) fn settle(&mut self) {
         self.opened.clear();
         self.opened.shrink_to(IN_MESSAGES);

@@ -1,4 +1,4 @@
-//! Peers in the order of a number that each of them has: its deadline, or the bytes that it holds.
+//! Peers ordered by a number: the deadline, or the bytes that a peer holds.
 
 use std::{
     collections::BTreeMap,
@@ -7,12 +7,12 @@ use std::{
 
 use super::{memory::tree_memory, peer::Peer};
 
-/// A peer's place: its rank, and its own number, as several may have the same rank.
+/// The position of a peer: its rank, and its own number, as several may have the same rank.
 type Place = (u64, u64);
 
 /// Peers by rank.
 ///
-/// One type for all of them, and not a tree of each one's own: what inserts and what removes are 2 KB each.
+/// This is one type for all uses, since the code to insert and to remove is 2 KB each.
 #[derive(Default)]
 pub(super) struct Ranking(BTreeMap<Place, Weak<Peer>>);
 
@@ -22,7 +22,7 @@ impl Ranking {
         self.0.insert((rank, peer.id()), Arc::downgrade(peer));
     }
 
-    /// Takes out the peer that has this rank. Nothing happens if it has another one, or none.
+    /// Removes the peer if it has this rank; otherwise a no-op.
     pub(super) fn remove(&mut self, rank: u64, peer: &Peer) {
         self.take(&(rank, peer.id()));
     }
@@ -32,12 +32,12 @@ impl Ranking {
         self.0.remove(place)
     }
 
-    /// The lowest rank.
+    /// Returns the lowest rank.
     pub(super) fn lowest(&self) -> Option<u64> {
         self.0.first_key_value().map(|(place, _)| place.0)
     }
 
-    /// Takes out the first peer that is still there and has a rank of at most `most`, and returns both.
+    /// Removes the first existing peer with a rank of at most `most`, and returns both.
     pub(super) fn pop_lowest(&mut self, most: u64) -> Option<(u64, Arc<Peer>)> {
         loop {
             let place = *self.0.first_key_value()?.0;
@@ -50,7 +50,7 @@ impl Ranking {
         }
     }
 
-    /// The last peer that is still there, if its rank is above `least`, and the rank.
+    /// Returns the last existing peer, if its rank is above `least`, and the rank.
     pub(super) fn highest(&mut self, least: u64) -> Option<(u64, Arc<Peer>)> {
         loop {
             let (place, peer) = self.0.last_key_value().map(|(place, peer)| (*place, peer.upgrade()))?;
@@ -64,7 +64,7 @@ impl Ranking {
         }
     }
 
-    /// Bytes that it takes.
+    /// Returns its memory in bytes.
     pub(super) fn memory(&self) -> usize {
         tree_memory::<Place, Weak<Peer>>(self.0.len())
     }

@@ -1,4 +1,4 @@
-//! How many handshakes one address may ask for while we are under load: 20 a second, 5 at once, as in the kernel.
+//! Limits the handshakes of an address while the device is under load: 20 a second with bursts of 5, as in the kernel.
 
 use std::{
     collections::HashMap,
@@ -9,27 +9,27 @@ use std::{
 use super::memory::table_memory;
 use crate::time::Instant;
 
-/// One handshake more is earned in this time (`PACKETS_PER_SECOND`, 20, of the kernel's ratelimiter.c).
+/// The time in which one more handshake is permitted (`PACKETS_PER_SECOND`, 20, of the kernel's ratelimiter.c).
 const COST: Duration = Duration::from_millis(50);
-/// This many can be saved up (`PACKETS_BURSTABLE`).
+/// The maximum burst (`PACKETS_BURSTABLE`).
 const BURST: u32 = 5;
-/// Addresses that are remembered at once. An address is remembered for as long as it may differ from a new one, a
-/// quarter of a second after its last handshake; past this many, new addresses are refused.
+/// The maximum number of addresses. An address is stored for as long as it may differ from a new one, a quarter of a
+/// second after its last handshake; beyond this number, new addresses are refused.
 const MAX_ADDRESSES: usize = 4096;
 
-/// Bytes that they take.
+/// Their memory in bytes.
 pub(super) const MAX_MEMORY: usize = table_memory::<IpAddr, Instant>(MAX_ADDRESSES.next_power_of_two() * 2 / 8 * 7);
 
-/// A token bucket for each address that has proven that it receives what is sent to it.
+/// A token bucket for each address that has proven that it receives datagrams.
 #[derive(Default)]
 pub(super) struct RateLimiter {
-    /// When the bucket will be full again, by address.
+    /// The time at which the bucket will be full again, by address.
     full_at: HashMap<IpAddr, Instant>,
-    /// When the buckets that are full were last looked for, because there were too many.
+    /// The time of the last search for full buckets, which happens when there are too many.
     swept_at: Option<Instant>,
 }
 
-/// One bucket covers an IPv4 address, or an IPv6 network of 64 bits, which one host commonly has to itself.
+/// Returns the bucket of an address: an IPv4 address, or an IPv6 network of 64 bits, which usually belongs to one host.
 fn bucket(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
@@ -42,7 +42,7 @@ impl RateLimiter {
     pub(super) fn allow(&mut self, address: IpAddr, now: Instant) -> bool {
         let key = bucket(address);
         if self.full_at.len() >= MAX_ADDRESSES && !self.full_at.contains_key(&key) {
-            // Not for each one that is refused: it takes longer than all else that is done about a message.
+            // Not for each one that is refused: it takes longer than all other work for a message.
             if self.swept_at.is_none_or(|at| now.since(at) >= COST) {
                 self.swept_at = Some(now);
                 self.full_at.retain(|_, at| *at > now);
@@ -63,7 +63,7 @@ impl RateLimiter {
         allowed
     }
 
-    /// Bytes that are taken now.
+    /// Returns the current memory in bytes.
     pub(super) fn memory(&self) -> usize {
         table_memory::<IpAddr, Instant>(self.full_at.capacity())
     }

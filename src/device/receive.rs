@@ -1,4 +1,4 @@
-//! From the network to the TUN: recognising, opening, checking, writing; and the handshakes of others.
+//! From the network to the TUN: recognizing, opening, checking, writing; and handshakes of peers.
 
 use std::{io, sync::Arc};
 
@@ -30,19 +30,19 @@ use crate::{
     tun::PacketList,
 };
 
-/// Handshake messages that are handled in a round if more datagrams are waiting: fewer than may come in at a time, so
-/// that a flood shows in the queue.
+/// The number of handshake messages that are handled in a round if more datagrams are waiting: fewer than may arrive in
+/// that time, so that a flood fills the queue.
 const HANDSHAKES_PER_BUSY_ROUND: usize = 2;
 
 impl Device {
-    /// Receives datagrams and passes packets to the TUN, as far as that goes without waiting. Returns how many
-    /// messages were handled; 0 means there is nothing to do now.
+    /// Receives datagrams and passes packets to the TUN, as far as possible without waiting. Returns how many messages
+    /// were handled; 0 if there is nothing to do now.
     ///
-    /// If the bind has lost its sockets, that is told as an event, and new ones are opened by
-    /// [`run_timers`](Self::run_timers), again and again if need be.
+    /// If the bind has lost its sockets, that is reported as an event, and [`run_timers`](Self::run_timers) opens new
+    /// ones, with retries.
     ///
     /// # Errors
-    /// Nothing that exists today ends a tunnel here.
+    /// Currently no error ends a tunnel here.
     pub fn inbound(&self, inbound: &mut Inbound) -> io::Result<usize> {
         self.events.wait_for_room();
         inbound.batch.clear();
@@ -129,7 +129,7 @@ impl Device {
         messages
     }
 
-    /// Authentic messages of one session have arrived: sorts out replays, and does what their arrival means.
+    /// Handles authentic messages of one session: removes replays, and processes the consequences of their arrival.
     fn accept_run(&self, run: &OpenedRun, opened: &mut [Opened]) {
         let now = self.clock.now();
         let (mut accepted, mut packets, mut bytes) = (0, 0, 0);
@@ -151,7 +151,7 @@ impl Device {
         let (confirmed, news, last_chance) = {
             let mut state = lock(&peer.state);
             if state.removed || !state.sessions.contains(&run.session) {
-                // It was found a moment ago, and has gone since.
+                // It was found a moment ago, and has been removed since.
                 drop(state);
                 opened.iter_mut().for_each(|one| one.deliver = false);
                 return count(&self.stats.in_unknown_index, accepted);
@@ -165,7 +165,7 @@ impl Device {
             }
             let last_chance = state.take_lastminute_handshake(now);
             state.timers.message_received(now);
-            // More than two say nothing new to the timers.
+            // More than two make no difference for the timers.
             for _ in 0..packets.min(2) {
                 state.timers.data_received(now);
             }
@@ -187,7 +187,7 @@ impl Device {
         }
     }
 
-    /// Checks the inner packets, and writes those that are right to the TUN.
+    /// Checks the inner packets, and writes valid ones to the TUN.
     fn deliver(&self, inbound: &mut Inbound) {
         let Inbound { batch, opened, runs, packets, .. } = inbound;
         if packets.try_reserve(opened.len()).is_err() {
@@ -200,7 +200,7 @@ impl Device {
         {
             let table = self.allowed_ips.read();
             for run in runs.drain(..) {
-                // Packets of one flow come together: its source is looked up once.
+                // Packets of one flow arrive together: its source is looked up once.
                 let (mut allowed, mut bytes) = (None, 0);
                 for opened in opened[run.opened].iter().filter(|o| o.deliver) {
                     let packet = &mut batch.buffer_mut()[opened.packet.clone()];
@@ -229,7 +229,7 @@ impl Device {
         }
     }
 
-    /// Handles handshake messages that wait, `most` of them. Returns how many.
+    /// Handles at most `most` waiting handshake messages. Returns how many.
     fn handle_handshakes(&self, inbound: &mut Inbound, most: usize) -> usize {
         let mut handled = 0;
         while handled < most {
@@ -269,7 +269,8 @@ impl Device {
         handled
     }
 
-    /// See [`HandshakeLimiter::judge`](super::handshake_limiter::HandshakeLimiter::judge). What is refused is counted.
+    /// Judges a message by [`HandshakeLimiter::judge`](super::handshake_limiter::HandshakeLimiter::judge), and counts
+    /// refused ones.
     fn judge(&self, message: &[u8], from: Endpoint, queue_is_long: bool, now: Instant) -> Verdict {
         let verdict = lock(&self.handshake_limiter).judge(message, from.dst, queue_is_long, now, &*self.random);
         if let Verdict::Refuse(refusal) = verdict {
@@ -283,8 +284,8 @@ impl Device {
         verdict
     }
 
-    /// Sends the senders of handshake messages what they need to prove their addresses. All in one go: that is what a
-    /// flood makes us do most.
+    /// Sends cookie replies to the senders of handshake messages, all in one batch, since this is the main work of a
+    /// flood.
     fn answer_with_cookies(&self, unproven: &mut Vec<QueuedHandshake>) {
         if unproven.is_empty() {
             return;
@@ -303,8 +304,8 @@ impl Device {
                 made += 1;
             }
         }
-        // Not with the TOS of the other handshake messages: the kernel's `wg_socket_send_buffer_as_reply_to_skb` sends
-        // with 0.
+        // Not with the TOS of other handshake messages: the kernel's `wg_socket_send_buffer_as_reply_to_skb` sends with
+        // 0.
         let reply = |(to, contents)| Transmit { to, contents, segment_size: 0, tos: 0 };
         let transmits: Vec<_> =
             unproven.iter().map(|q| q.from).zip(replies[..made].iter().map(|r| &r[..])).map(reply).collect();
@@ -315,7 +316,7 @@ impl Device {
         lock(&self.handshake_limiter).answered(took, self.clock.now());
     }
 
-    /// Computes a handshake message, and counts the time that this takes.
+    /// Computes a handshake message, and counts the time for it.
     fn computing<R>(&self, compute: impl FnOnce() -> R) -> R {
         let began = self.clock.worked();
         let result = compute();
@@ -335,8 +336,8 @@ impl Device {
         self.send_handshake_message(&peer, from, &response);
     }
 
-    /// Makes the response to an initiation, and the session. Returns the sender, the response, and what is to be
-    /// logged; `None` if the initiation is refused.
+    /// Creates the response to an initiation, and the session. Returns the sender, the response, and a log message;
+    /// `None` if the initiation is refused.
     fn answer_initiation(
         &self,
         message: &[u8; INITIATION_LEN],
@@ -356,7 +357,7 @@ impl Device {
         if !handshaking.noise.consume_initiation(opened, message, identity, now) {
             return None;
         }
-        // An initiation of our own that was under way is given up.
+        // An initiation of our own in progress is abandoned.
         self.index.remove(own);
         let index = self.index.insert(&peer, &*self.random);
         let answer = handshaking.noise.create_response(index, &*self.random).and_then(|mut response| {
@@ -381,8 +382,8 @@ impl Device {
         self.send_staged(&peer);
     }
 
-    /// Makes the session that a response completes. Returns the sender, and what is to be logged; `None` if the
-    /// response is refused.
+    /// Creates the session that a response completes. Returns the sender, and a log message; `None` if the response is
+    /// refused.
     fn take_response(&self, message: &[u8; RESPONSE_LEN], from: Endpoint, now: Instant) -> Option<(Arc<Peer>, News)> {
         if reserve::is_low() {
             return None;
@@ -401,7 +402,7 @@ impl Device {
         Some((peer, news))
     }
 
-    /// An authentic message of the peer came from here.
+    /// Handles the origin of an authentic message of the peer.
     fn roam(&self, peer: &Peer, state: &mut State, from: Endpoint, now: Instant) -> News {
         if !peer.roam(state, from) {
             return News::None;
@@ -410,8 +411,8 @@ impl Device {
         state.moved(now)
     }
 
-    /// Gives a peer its new session; to be called with its `handshake` locked. Returns what is to be logged; `None` if
-    /// the peer is gone or the interface is down.
+    /// Installs a peer's new session; to be called with its `handshake` locked. Returns a log message; `None` if the
+    /// peer was removed or the interface is down.
     fn install(&self, peer: &Arc<Peer>, session: Arc<Session>, from: Endpoint, now: Instant) -> Option<News> {
         self.port_is_alive();
         let mut state = lock(&peer.state);
@@ -426,12 +427,12 @@ impl Device {
             self.events.note(Event::HandshakeCompleted(*peer.key()));
             state.timers.handshake_complete();
             news = state.handshake_completed(self.clock.wall()).or(news);
-            // Shows the responder that we have the session, unless a packet that waits does.
+            // Shows the responder that we have the session, unless a staged packet does.
             if !state.must_wait() {
                 state.stage(StagedMessage::keepalive());
             }
         } else {
-            // The response goes out next.
+            // The response is sent next.
             state.timers.handshake_message_sent(now);
             state.timers.message_sent(now);
         }

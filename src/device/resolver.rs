@@ -1,5 +1,5 @@
-//! Host names are looked up on a thread of its own, which is there only while one is: a look-up may take as long as it
-//! likes, and the tunnel waits for none.
+//! Resolves host names on a thread that exists only during look-ups: these may take long, and the tunnel does not wait
+//! for them.
 
 use std::{
     collections::{BTreeMap, VecDeque, btree_map::Entry},
@@ -18,34 +18,35 @@ use crate::{
     thread::{self, Owner},
 };
 
-/// Finds the addresses of a host name, the best first; at least one, or else an error. May block. A [`Tunnel`] calls it
-/// on a thread named `wg-resolver`, one call after another; it must not wait for a thread that stops the tunnel.
+/// A function that resolves a host name: returns its addresses, the best first and at least one, or an error. It may
+/// block. A [`Tunnel`] calls it on a thread named `wg-resolver`, one call after another; it must not wait for a thread
+/// that stops the tunnel.
 ///
 /// [`Tunnel`]: super::Tunnel
 pub type Resolve = Box<dyn Fn(&str) -> Result<Vec<IpAddr>> + Send + Sync>;
 
-/// Questions that are looked through under one lock.
+/// The number of queries that are visited under one lock.
 const SLICE: usize = 128;
 
-/// Who asks: a peer, by its number, or (first of all) the device.
+/// The origin of a query: a peer, by its number, or (first of all) the device.
 pub(super) type Asker = Option<u64>;
 
-/// What a host name is looked up for.
+/// A query for a host name.
 pub(super) struct Question {
     pub(super) host: Box<str>,
-    /// Tells the answer from that to another question of the same asker.
+    /// Identifies the query among all queries of the same origin.
     pub(super) number: u64,
-    /// `None` if the device asks.
+    /// `None` for queries of the device.
     pub(super) peer: Option<Weak<Peer>>,
 }
 
-/// What became of a question. Several that asked for the same name share what was found.
+/// The result of a query. Queries for the same name share the result.
 pub(super) struct Answer {
     pub(super) question: Question,
     pub(super) found: Arc<Result<Vec<IpAddr>>>,
 }
 
-/// The same answer to several questions, of which there is one at least.
+/// The same result for one or more queries.
 struct Answers {
     questions: vec::IntoIter<Question>,
     found: Arc<Result<Vec<IpAddr>>>,
@@ -53,28 +54,28 @@ struct Answers {
 
 #[derive(Default)]
 struct Work {
-    /// One at most for each that asks.
+    /// At most one for each origin.
     waiting: BTreeMap<Asker, Question>,
-    /// The last thread; it may have ended.
+    /// The last thread, which may have ended.
     thread: Option<JoinHandle<()>>,
-    /// It has not ended, and will look at what waits once more.
+    /// Whether it has not ended, and will check for waiting queries again.
     is_working: bool,
-    /// Whether there are threads at all.
+    /// Whether threads are used at all.
     has_threads: bool,
     stopping: bool,
 }
 
-/// What waits to be looked up, and who does that.
+/// Waiting queries, and the thread for them.
 pub(super) struct Resolver {
     resolve: Resolve,
-    /// Whom to wake for an answer.
+    /// The bind to wake for a result.
     bind: Arc<dyn Bind>,
-    /// Of the thread.
+    /// The owner of the thread.
     owner: Owner,
     work: Mutex<Work>,
-    /// Apart from that, for the tunnel looks here in each round.
+    /// Separate from the queries, since the tunnel checks it in each round.
     answers: Mutex<VecDeque<Answers>>,
-    /// Ends what is being looked up by the system.
+    /// Ends a look-up by the system.
     interrupt: Arc<Interrupt>,
 }
 
@@ -90,13 +91,13 @@ impl Resolver {
         }
     }
 
-    /// From now on questions are answered on a thread, and not when [`work`](Self::work) is called.
+    /// Uses a thread for queries from now on, instead of calls of [`work`](Self::work).
     pub(super) fn use_threads(&self) {
         lock(&self.work).has_threads = true;
     }
 
-    /// Puts a question, in the place of an earlier one that the same asker has waiting. One with a lower number than
-    /// that comes late, from another thread, and its answer does not count any more.
+    /// Adds a query, which replaces a waiting one of the same origin. A query with a lower number is late, from another
+    /// thread, and its result is outdated.
     pub(super) fn ask(self: &Arc<Self>, asker: Asker, question: Question) {
         let mut work = lock(&self.work);
         if work.stopping {
@@ -111,7 +112,7 @@ impl Resolver {
             return;
         }
         if let Some(ended) = work.thread.take() {
-            // It takes the lock no more. A panic was caught inside it.
+            // It no longer takes the lock. A panic was caught in the thread.
             let _ = ended.join();
         }
         let this = self.clone();
@@ -127,18 +128,18 @@ impl Resolver {
         }
     }
 
-    /// What this asker has waiting is of no interest any more.
+    /// Removes the waiting query of this origin.
     pub(super) fn withdraw(&self, asker: Asker) {
         lock(&self.work).waiting.remove(&asker);
     }
 
-    /// Gives several questions the same answer.
+    /// Gives several queries the same result.
     fn answer(&self, questions: Vec<Question>, found: Arc<Result<Vec<IpAddr>>>) {
         lock(&self.answers).push_back(Answers { questions: questions.into_iter(), found });
         self.bind.wake();
     }
 
-    /// The next answer, in the order of the look-ups.
+    /// Returns the next result, in the order of the look-ups.
     pub(super) fn take_answer(&self) -> Option<Answer> {
         let mut answers = lock(&self.answers);
         let first = answers.front_mut()?;
@@ -149,12 +150,12 @@ impl Resolver {
         question.map(|question| Answer { question, found })
     }
 
-    /// Whether there are answers to take.
+    /// Returns whether there are results to take.
     pub(super) fn has_answers(&self) -> bool {
         !lock(&self.answers).is_empty()
     }
 
-    /// What the thread does.
+    /// Runs the thread.
     fn run(&self) {
         self.interrupt.guard_thread();
         loop {
@@ -167,7 +168,7 @@ impl Resolver {
         }
     }
 
-    /// Looks up what waits, until nothing does. Returns how many names that were.
+    /// Resolves waiting names, until there are none. Returns their number.
     pub(super) fn work(&self) -> usize {
         let mut names = 0;
         while let Some(questions) = self.next() {
@@ -178,7 +179,7 @@ impl Resolver {
         names
     }
 
-    /// All that ask for the name that comes next. They are looked for in slices, for the tunnel takes the lock as well.
+    /// Returns all queries for the next name. They are searched in slices, since the tunnel also takes the lock.
     fn next(&self) -> Option<Vec<Question>> {
         let (mut last, first) = lock(&self.work).waiting.pop_first()?;
         let mut all = vec![first];
@@ -207,12 +208,12 @@ impl Resolver {
         self.work.try_lock().is_ok() && self.answers.try_lock().is_ok()
     }
 
-    /// Whether this is called on the thread that looks names up.
+    /// Returns whether the calling thread is the one that resolves names.
     pub(super) fn is_own_thread(&self) -> bool {
         self.owner.is_current()
     }
 
-    /// Answers no more questions, and waits for a look-up that is under way, but not for the system.
+    /// Handles no more queries, and waits for a look-up in progress, but not for the system.
     pub(super) fn stop(&self) {
         let thread = {
             let mut work = lock(&self.work);
@@ -222,7 +223,7 @@ impl Resolver {
         };
         self.interrupt.stop();
         if let Some(thread) = thread {
-            // A panic was caught inside it.
+            // A panic was caught in the thread.
             let _ = thread.join();
         }
     }

@@ -1,4 +1,4 @@
-//! From the TUN to the network: routing, staging, sealing, sending; and the messages that we begin ourselves.
+//! From the TUN to the network: routing, staging, sealing, sending; and messages that the device starts itself.
 
 use std::{
     io,
@@ -32,31 +32,32 @@ use crate::{
     tun::{HEADROOM, Slot},
 };
 
-/// Why a handshake is begun.
+/// The reason to begin a handshake.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reason {
-    /// For a reason of its own: all tries are before it.
+    /// A new reason, so that the handshake gets all its attempts.
     Fresh,
     /// The last initiation was not answered.
     Retry,
 }
 
-/// After so many initiations without an answer the next is the third retry, and a port that may be dead is left.
+/// The number of unanswered initiations after which the next one is the third retry, and a port that may be dead is
+/// replaced.
 pub(super) const UNANSWERED: u8 = 3;
 
-/// Transmits that one call of the bind takes; a batch seldom has more, and it lies on the stack.
+/// The maximum number of transmits in one call of the bind; a batch seldom has more, and it is on the stack.
 const MAX_TRANSMITS: usize = 16;
 
-/// Transmits on their way to the bind, without allocating.
+/// Transmits for the bind, without allocations.
 struct Transmits<'a, 'd> {
     device: &'d Device,
     peer: &'d Arc<Peer>,
     session: &'d Session,
     waiting: [Transmit<'a>; MAX_TRANSMITS],
     len: usize,
-    /// Some were sent already.
+    /// Whether some were already sent.
     has_begun: bool,
-    /// How many packets the system took, keepalives not among them.
+    /// The number of packets that the system accepted, without keepalives.
     packets: usize,
 }
 
@@ -79,7 +80,7 @@ impl<'a, 'd> Transmits<'a, 'd> {
         if batch.is_empty() {
             return;
         }
-        // Sending may have taken its time, if an app does it: the session may be over by now.
+        // Sending may have taken long, if an app does it: the session may have expired by now.
         if std::mem::replace(&mut self.has_begun, true) && !self.session.may_send(self.device.clock.now()) {
             let datagrams = batch.iter().map(Transmit::datagrams).sum();
             return count(&self.device.stats.out_send_failed, datagrams);
@@ -88,23 +89,23 @@ impl<'a, 'd> Transmits<'a, 'd> {
     }
 }
 
-/// How often one call sends what was staged while it was sending, before it leaves that to others.
+/// How often one call sends packets that were staged during it, before it leaves them to others.
 const STAGED_ROUNDS: usize = 4;
 
-/// The right to send what waits at a peer, of one thread at a time, so that it leaves in order.
+/// The right to send a peer's staged packets, which one thread at a time has, so that they leave in order.
 struct Turn<'p> {
     peer: &'p Arc<Peer>,
     is_over: bool,
 }
 
 impl<'p> Turn<'p> {
-    /// `None` if another thread has it.
+    /// Returns `None` if another thread has it.
     fn begin(peer: &'p Arc<Peer>) -> Option<Self> {
         let was_taken = std::mem::replace(&mut lock(&peer.state).is_sending_staged, true);
         (!was_taken).then(|| Self { peer, is_over: false })
     }
 
-    /// To be called under the lock under which nothing was found to send: what is staged after it begins a turn of its
+    /// Ends the turn, under the lock under which no more packets were found: packets staged later begin a turn of their
     /// own.
     fn end_with(&mut self, state: &mut State) {
         state.is_sending_staged = false;
@@ -128,11 +129,11 @@ impl Drop for Turn<'_> {
 }
 
 impl Device {
-    /// Reads packets from the TUN and sends them to their peers, as far as that goes without waiting. Returns how many
-    /// were read; 0 means there is nothing to do now.
+    /// Reads packets from the TUN and sends them to their peers, as far as possible without waiting. Returns how many
+    /// were read; 0 if there is nothing to do now.
     ///
     /// # Errors
-    /// If the TUN is gone.
+    /// If the TUN no longer exists.
     pub fn outbound(&self, out: &mut Outbound) -> io::Result<usize> {
         self.events.wait_for_room();
         out.arena.clear(self.mtu());
@@ -150,13 +151,13 @@ impl Device {
         Ok(n)
     }
 
-    /// Finds each packet's peer, and puts neighbours together. Packets that no peer wants are answered.
+    /// Finds each packet's peer, and groups adjacent packets. Packets that match no peer get an ICMP response.
     fn route(&self, out: &mut Outbound) {
         out.tos.clear();
         out.runs.clear();
         let table = self.allowed_ips.read();
         let mut last = None;
-        // A bit for each packet that no peer wants.
+        // A bit for each packet that matches no peer.
         let mut unwanted = 0_u128;
         for (i, slot) in out.arena.slots().iter().enumerate() {
             let packet = out.arena.packet(*slot);
@@ -207,7 +208,7 @@ impl Device {
                 let packets = &mut slots.iter().map(|slot| &bytes[slot.start..slot.start + slot.len]);
                 return self.answer_unreachable(packets);
             }
-            // What waits already goes first.
+            // Staged packets are sent first.
             let endpoint = state.location.endpoint().filter(|_| !state.must_wait());
             let ready = endpoint.and_then(|endpoint| Some((state.begin_sending(slots.len(), now)?, endpoint)));
             if ready.is_none() {
@@ -235,8 +236,8 @@ impl Device {
         self.after_sending(peer, &session, transmits.packets, now);
     }
 
-    /// Lets a packet wait, at the cost of the oldest one if there are too many; or at that of a peer that holds more,
-    /// if all together do. One packet may always wait.
+    /// Stages a packet, and drops the oldest one if there are too many; or one of a peer that holds more, if the common
+    /// limit is reached. One packet may always wait.
     fn stage(&self, peer: &Arc<Peer>, state: &mut State, message: &[u8]) {
         let size = size_of_staged(message);
         let staged = loop {
@@ -255,30 +256,31 @@ impl Device {
         }
     }
 
-    /// Sends what waits for a session, if there is one now; else asks for one, or for an address to make it with. Does
-    /// nothing while another thread is at it, which then also sends what has been staged since.
+    /// Sends staged packets, if there is a session now; otherwise requests one, or an address for it. No-op while
+    /// another thread is sending them, which then also sends packets staged since.
     pub(super) fn send_staged(&self, peer: &Arc<Peer>) {
         let Some(mut turn) = Turn::begin(peer) else {
             return;
         };
         for _ in 0..STAGED_ROUNDS {
             let goes_on = self.send_staged_once(&mut turn);
-            // This may be a thread of the host, which may never come here again.
+            // This may be a thread of the host, which may never call again.
             wipe_below();
             if !goes_on {
                 return;
             }
         }
-        // The other thread stages as fast as this one sends. Whichever comes first goes on: it, or the timers.
+        // The other thread stages as fast as this one sends. Either that thread or the timers continue, whichever is
+        // first.
         let mut state = turn.end();
         if state.has_staged() {
             self.schedule_at(peer, &mut state, self.clock.now());
         }
     }
 
-    /// Sends what waits now. Returns whether there may be more; if not, the turn is over.
+    /// Sends the staged packets. Returns whether there may be more; if not, the turn is over.
     fn send_staged_once(&self, turn: &mut Turn<'_>) -> bool {
-        // Also on a thread of the app's, which changes the configuration.
+        // Also on a thread of the app that changes the configuration.
         self.notice_sleep();
         let (peer, now) = (turn.peer, self.clock.now());
         let ready = {
@@ -317,7 +319,7 @@ impl Device {
         true
     }
 
-    /// Sends an empty packet, or, if packets wait, those.
+    /// Sends an empty packet or, if there are any, the staged packets.
     pub(super) fn send_keepalive(&self, peer: &Arc<Peer>) {
         {
             let mut state = lock(&peer.state);
@@ -328,8 +330,8 @@ impl Device {
         self.send_staged(peer);
     }
 
-    /// Hands datagrams to the bind and counts what became of them. Returns how many of them, keepalives aside, went
-    /// out. All are to one endpoint; if it has no route, they go where else the peer may be.
+    /// Passes datagrams to the bind and counts the results. Returns how many of them, except keepalives, were sent. All
+    /// are to one endpoint; if it has no route, another address of the peer is tried.
     fn transmit(&self, peer: &Arc<Peer>, batch: &mut [Transmit<'_>]) -> usize {
         self.settle_source(peer, batch);
         let mut report = self.send_batch(batch);
@@ -350,7 +352,7 @@ impl Device {
         packets
     }
 
-    /// A batch had no route: sends it to where else the peer may be.
+    /// Sends a batch that had no route to another address of the peer.
     fn transmit_elsewhere(&self, peer: &Arc<Peer>, batch: &mut [Transmit<'_>], failed: SendReport) -> SendReport {
         let report = self.detour(peer, batch[0].to.dst).map_or(failed, |other| {
             batch.iter_mut().for_each(|transmit| transmit.to = other);
@@ -364,14 +366,14 @@ impl Device {
         report
     }
 
-    /// Data messages were sent, `packets` of them not empty, and not before `began`: keeps the timers, and asks for a
-    /// new session if this one grows old.
+    /// Updates the timers after data messages were sent, `packets` of them not empty, and not before `began`, and
+    /// requests a new session if this one is old.
     fn after_sending(&self, peer: &Arc<Peer>, session: &Session, packets: usize, began: Instant) {
         count(&self.stats.traffic.tx_packets, packets);
         let stale = {
             let mut state = lock(&peer.state);
             if !state.sessions.contains(session) {
-                // No answer can come to it.
+                // It cannot be answered.
                 return;
             }
             state.timers.message_sent(began);
@@ -386,7 +388,7 @@ impl Device {
         }
     }
 
-    /// A random time that is added to a timer, so that two peers do not go on colliding.
+    /// Returns a random time that is added to a timer, so that two peers do not keep colliding.
     fn jitter(&self) -> Duration {
         REKEY_TIMEOUT_JITTER.mul_f64(f64::from(self.random.u32()) / f64::from(u32::MAX))
     }
@@ -403,7 +405,7 @@ impl Device {
             begins && state.unanswered >= UNANSWERED
         };
         if is_third_retry && self.leave_dead_port() {
-            // It goes on from the other port at once. Or here, if something else has become of the sockets by then.
+            // It continues from the other port at once, or here, if the sockets have been changed otherwise by then.
             let mut state = lock(&peer.state);
             state.timers.initiation_sent(now, self.jitter());
             return self.schedule(peer, &mut state);
@@ -431,10 +433,10 @@ impl Device {
             if !state.is_live() {
                 return;
             }
-            // Once more: that may have undone it, or another thread.
+            // Again: that, or another thread, may have undone it.
             state.timers.handshake_message_sent(now);
             if reserve::is_low() {
-                // As if it were lost on its way: the timers try again.
+                // As if it were lost on its way: the timers retry.
                 state.timers.initiation_sent(now, self.jitter());
                 return self.schedule(peer, &mut state);
             }
@@ -445,8 +447,8 @@ impl Device {
             match message {
                 Some(mut message) => {
                     handshaking.macs.stamp(&mut message, peer.key(), now);
-                    // Before it is sent: the other thread may have the answer before this one goes on. And with the
-                    // handshake locked: if it is forgotten, this is as well.
+                    // Before it is sent: another thread may receive the response before this one continues. And with
+                    // the handshake locked: if it is forgotten, so is this.
                     let mut state = lock(&peer.state);
                     state.timers.message_sent(now);
                     state.timers.initiation_sent(now, self.jitter());
@@ -470,7 +472,7 @@ impl Device {
         self.transmit(peer, &mut [Transmit { to, contents: message, segment_size: message.len(), tos: HANDSHAKE_TOS }]);
     }
 
-    /// Does what a peer's timer asks for.
+    /// Executes the action of a peer's timer.
     pub(super) fn act(&self, peer: &Arc<Peer>, action: Action) {
         match action {
             Action::RetryHandshake { attempt } => {
@@ -498,7 +500,7 @@ impl Device {
             Action::SendPersistentKeepalive => {
                 let mut state = lock(&peer.state);
                 if state.keepalive_is_idle(self.clock.now()) {
-                    // It is a reason to go on trying all the same.
+                    // It is nevertheless a reason to keep trying.
                     return state.timers.handshake_wanted();
                 }
                 drop(state);
@@ -512,13 +514,13 @@ impl Device {
     }
 }
 
-/// Whether nothing could be sent, for lack of a route.
+/// Returns whether nothing could be sent, for lack of a route.
 fn is_unreachable(report: &SendReport) -> bool {
     report.sent == 0 && report.unreachable_mask != 0
 }
 
-/// How many packets at the beginning of `slots` can leave as one segmented send: messages of one size and one TOS, the
-/// last may be shorter. `None` if there are no packets.
+/// Returns how many packets at the beginning of `slots` can leave as one segmented send: messages of one size and one
+/// TOS, the last of which may be shorter. `None` if there are no packets.
 fn equal_run(slots: &[Slot], tos: &[u8]) -> Option<usize> {
     let first = slots.first()?;
     let mut n = 1;

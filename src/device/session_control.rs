@@ -1,4 +1,4 @@
-//! Sessions as the app wants them: a handshake now, or none of what there is.
+//! Control of sessions by the app: handshakes on demand, and dropping sessions.
 
 use std::sync::Arc;
 
@@ -9,16 +9,16 @@ use crate::{
 };
 
 impl Device {
-    /// Begins a handshake with a peer, or with all peers whose endpoints are known, whatever sessions there are. They
-    /// are used until it is complete, and it has all its tries before it.
+    /// Begins a handshake with a peer, or with all peers whose endpoints are known, even if there are sessions. These
+    /// are used until it is complete, and it gets all its attempts.
     ///
-    /// Initiations stay 5 s apart (`REKEY_TIMEOUT`, from our last handshake message to the peer on): before that
-    /// nothing is sent, and a handshake that is under way goes on. If the endpoint is a host name without an address,
-    /// it begins when there is one; if the interface is down, when it is up, unless
-    /// [`drop_session`](Self::drop_session) is called before.
+    /// Initiations remain 5 s apart (`REKEY_TIMEOUT`, from our last handshake message to the peer): before that nothing
+    /// is sent, and a handshake in progress continues. If the endpoint is a host name without an address, the handshake
+    /// begins when there is one; if the interface is down, when it is up, unless [`drop_session`](Self::drop_session)
+    /// is called before.
     ///
     /// # Errors
-    /// `NotFound` if there is no private key or no such peer, or nothing is known of where it is.
+    /// `NotFound` if there is no private key or no such peer, or it has neither an endpoint nor a host name.
     pub fn force_handshake(&self, peer: Option<&PublicKey>) -> Result<()> {
         self.public_key()?;
         self.notice_sleep();
@@ -48,17 +48,17 @@ impl Device {
         if has_address {
             self.initiate(peer, Reason::Fresh);
         } else {
-            // It waits for the address, and asks for it.
+            // It waits for the address, and requests it.
             self.send_keepalive(peer);
         }
         Ok(())
     }
 
-    /// Forgets the sessions and the handshake of a peer, or of all peers, and drops the packets that wait: as if it had
-    /// just been configured, at the endpoint where it is now. Nothing of the old sessions is accepted any more. A
-    /// handshake may begin at once; with a persistent keepalive it does.
+    /// Forgets the sessions and the handshake of a peer, or of all peers, and drops staged packets: as if the peer had
+    /// just been configured with its current endpoint. Messages of the old sessions are no longer accepted. A handshake
+    /// may begin at once; with a persistent keepalive it does.
     ///
-    /// Nothing is waited for: packets that other threads have accepted or sealed by then may still reach the TUN or the
+    /// It does not wait: packets that other threads have already accepted or sealed may still reach the TUN or the
     /// network a moment later, and a handshake that one of them is about to begin may follow.
     ///
     /// # Errors
@@ -80,7 +80,7 @@ impl Device {
             if self.reset(peer, &mut handshaking.noise, &mut state) {
                 self.events.note(Event::SessionExpired(*peer.key()));
             }
-            // A name may still have to be looked up.
+            // A name may still have to be resolved.
             self.schedule(peer, &mut state);
             state.timers.keepalive_interval() != 0
         };

@@ -1,17 +1,17 @@
-//! What becomes of sessions while the machine sleeps: they are forgotten, as in the kernel (docs/adr/0009).
+//! Forgets sessions after the machine has slept, as the kernel does (docs/adr/0009).
 //!
-//! Every step that uses a session looks here first, so no thread seals or opens a packet with a key from before the
-//! sleep, whether it has waited or was busy, and whether it is a thread of the tunnel or of the app.
+//! Every step that uses a session first checks this, so no thread seals or opens a packet with a key from before the
+//! sleep, whether it was waiting or busy, and whether it is a thread of the tunnel or of the app.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
 use super::{Device, lock, nanos};
 
-/// A machine that slept for less did not sleep: the clocks are not that exact.
+/// A shorter sleep is ignored: the clocks are not that exact.
 const SLEEP: Duration = Duration::from_millis(100);
 
 impl Device {
-    /// Forgets all sessions if the machine was suspended. When this returns, none from before the sleep is left, also
+    /// Forgets all sessions if the machine was suspended. When this returns, none from before the sleep is left, even
     /// if another thread noticed it first. To be called without a lock, and before `tell_events`.
     pub(super) fn notice_sleep(&self) {
         let slept = nanos(self.clock.slept());

@@ -1,4 +1,4 @@
-//! Whether the device is up: opening, closing and renewing its sockets, again and again if need be.
+//! The state of the device: opening, closing and renewing its sockets, with retries.
 
 use std::{
     io,
@@ -10,10 +10,10 @@ use std::{
 use super::{Device, Event, link::Port, lock, try_lock};
 use crate::error::{Error, Result};
 
-/// How long the receiver sleeps each time that sockets fail which are known to be lost.
+/// How long the receiver sleeps after each failure of sockets that are known to be lost.
 const LOST_NAP: Duration = Duration::from_millis(10);
 
-/// What has come of a change of the sockets, and is left to do when it is over.
+/// The result of a change of the sockets, which determines further work.
 #[derive(Default)]
 pub(super) enum Opened {
     /// Nothing.
@@ -25,10 +25,10 @@ pub(super) enum Opened {
     Reopened,
 }
 
-/// A change of what is wanted of the interface, or of its sockets. There is one at a time: two of them cannot mix.
+/// A change of the requested state of the interface, or of its sockets. There is one at a time, so that two cannot mix.
 ///
-/// Opening sockets calls a function of the app, which may take its time. Only this waits for it: the configuration is
-/// locked for a moment at a time, so it can be read, and packets pass.
+/// Opening sockets calls a function of the app, which may take long. Only this waits for it: the configuration is
+/// locked only briefly, so it can be read, and packets pass.
 pub(super) struct Transition<'d> {
     device: &'d Device,
     one: Option<MutexGuard<'d, ()>>,
@@ -36,14 +36,14 @@ pub(super) struct Transition<'d> {
 
 impl Drop for Transition<'_> {
     fn drop(&mut self) {
-        // First: the timers may have passed by because of it. They are told to come again if there is something to do.
+        // First: the timers may have skipped work because of it. They are scheduled again if there is something to do.
         self.one = None;
         self.device.schedule_sockets();
     }
 }
 
 impl Transition<'_> {
-    /// From now on the interface is wanted up, or down. Nothing has changed if it fails.
+    /// Requests the interface to be up or down. Nothing has changed if it fails.
     pub(super) fn want(&self, up: bool) -> Result<Opened> {
         let before = lock(&self.device.config).link.want(up);
         self.settle().inspect_err(|_| {
@@ -51,13 +51,13 @@ impl Transition<'_> {
         })
     }
 
-    /// As [`want`](Self::want) it up; but if it fails, it is wanted all the same, and tried again.
+    /// Requests the interface to be up like [`want`](Self::want); but if it fails, the request remains, and is retried.
     pub(super) fn keep_up(&self) -> Result<Opened> {
         lock(&self.device.config).link.want(true);
         self.settle_or_retry()
     }
 
-    /// Returns false if it is paused already.
+    /// Pauses the device; returns false if it is already paused.
     pub(super) fn pause(&self) -> bool {
         if lock(&self.device.config).link.is_paused() {
             return false;
@@ -65,7 +65,7 @@ impl Transition<'_> {
         let now = self.device.clock.now();
         for peer in self.device.peers.list() {
             let state = &mut lock(&peer.state);
-            // Those of the last pause are still to be made if no socket could be opened since.
+            // Those of the last pause are still pending if no socket could be opened since.
             state.had_session |= state.has_session(now);
         }
         lock(&self.device.config).link.pause();
@@ -81,13 +81,13 @@ impl Transition<'_> {
         lock(&self.device.config).link.resume();
         self.device.in_flight.go_on();
         let opened = self.settle_or_retry();
-        // Only now: what waits in the TUN would be dropped before.
+        // Only now: packets waiting in the TUN would be dropped before.
         self.device.tun_paused.store(false, Ordering::Release);
         self.device.bind.wake();
         opened
     }
 
-    /// New sockets, or the first ones if there should be some.
+    /// Opens new sockets, or the first ones if there should be some.
     fn renew(&self) -> Result<Opened> {
         let is_up = lock(&self.device.config).link.is_up();
         let opened = if is_up { self.open() } else { self.settle() }.map_err(|reason| self.retry_later(reason))?;
@@ -95,7 +95,7 @@ impl Transition<'_> {
         Ok(opened)
     }
 
-    /// Takes another port in place of one that may be dead. The old one stays if that fails, as nothing is lost by it.
+    /// Replaces a port that may be dead. The old one remains if that fails, as nothing is lost by it.
     fn move_port(&self) -> Opened {
         let port = lock(&self.device.config).link.port();
         match self.device.bind.open(0) {
@@ -114,8 +114,8 @@ impl Transition<'_> {
         }
     }
 
-    /// Listens on this port and sends with this mark, where they are given. Nothing has changed if it fails, nor was
-    /// anything sent with the new mark until then.
+    /// Sets the port and the mark, if given. Nothing has changed if it fails, and nothing was sent with the new mark
+    /// until then.
     pub(super) fn set(&self, port: Option<Port>, mark: Option<u32>) -> Result<Opened> {
         let Device { bind, config, .. } = self.device;
         let (open, opens) = {
@@ -152,7 +152,7 @@ impl Transition<'_> {
         Ok(opened.map_or(Opened::None, |(wanted, port)| self.opened(wanted, port)))
     }
 
-    /// Brings the interface up or takes it down, as it is wanted.
+    /// Brings the interface up or down, as requested.
     fn settle(&self) -> Result<Opened> {
         let (is_up, should_be_up, is_paused) = {
             let link = &lock(&self.device.config).link;
@@ -171,12 +171,12 @@ impl Transition<'_> {
         }
     }
 
-    /// As [`settle`](Self::settle); what fails is told, and tried again.
+    /// Does the same as [`settle`](Self::settle); failures are reported, and retried.
     fn settle_or_retry(&self) -> Result<Opened> {
         self.settle().map_err(|reason| self.retry_later(reason))
     }
 
-    /// Opens sockets on the port that is wanted; if the system chose it and it is gone, on another.
+    /// Opens sockets on the requested port; if the system chose it and it is no longer available, on another.
     fn open(&self) -> Result<Opened> {
         let port = lock(&self.device.config).link.port();
         let mut opened = self.device.bind.open(port.number());
@@ -207,7 +207,7 @@ impl Transition<'_> {
         opened
     }
 
-    /// Closes the sockets; sessions and what is under way are forgotten.
+    /// Closes the sockets and forgets sessions and handshakes.
     fn close(&self) {
         if !lock(&self.device.config).link.closed() {
             return;
@@ -218,10 +218,10 @@ impl Transition<'_> {
         tracing::info!("the interface is down");
     }
 
-    /// The sockets are not as they should be, and will be tried again. Returns the reason.
+    /// Schedules a retry, as the sockets are not in the requested state. Returns the reason.
     fn retry_later(&self, reason: Error) -> Error {
         let event = lock(&self.device.config).link.failed(&reason.to_string(), self.device.clock.now());
-        // Once: the tries after it are as many as the back-off makes them.
+        // Once: later attempts follow the back-off.
         match event {
             Some(event) => {
                 tracing::warn!(error = %reason, "the sockets cannot be opened, trying again");
@@ -238,8 +238,7 @@ fn cannot_listen(port: Port, error: std::io::Error) -> Error {
 }
 
 impl Device {
-    /// Lets the timers of all peers run, as the interface has come up. Those that are made from now on are started
-    /// then.
+    /// Starts the timers of all peers, as the interface has come up. Those of new peers are started with the peer.
     fn start_peers(&self) {
         for peer in self.peers.list() {
             let mut state = lock(&peer.state);
@@ -249,83 +248,81 @@ impl Device {
         }
     }
 
-    /// Begins a change of the sockets, when all others are over.
+    /// Begins a change of the sockets, when all others are complete.
     pub(super) fn transition(&self) -> Transition<'_> {
         Transition { device: self, one: Some(lock(&self.transition)) }
     }
 
-    /// Brings the device up: opens the sockets and begins what is to be begun. Does nothing if it is up. While it is
-    /// paused it is only noted.
+    /// Brings the device up: opens the sockets and starts the timers. No-op if it is up. While it is paused, only the
+    /// request is stored.
     ///
     /// # Errors
-    /// As the bind says; nothing has changed then.
+    /// Errors of the bind; nothing has changed then.
     pub fn up(&self) -> Result<()> {
         let opened = self.transition().want(true);
         self.after(opened)
     }
 
-    /// Takes the device down: sessions and what is under way are forgotten, the sockets closed. The configuration
-    /// stays. Sockets that could not be opened are not tried again. A device that is paused stays down when it is
-    /// resumed.
+    /// Takes the device down: sessions and handshakes are forgotten, the sockets closed. The configuration is kept.
+    /// Sockets that could not be opened are not retried. A paused device remains down when it is resumed.
     pub fn down(&self) {
         // Closing does not fail.
         let _ = self.transition().want(false);
     }
 
-    /// As [`up`](Self::up); but if the sockets cannot be opened, that is told as an event, and tried again until it
-    /// works or [`down`](Self::down) is called.
+    /// Brings the device up like [`up`](Self::up); but if the sockets cannot be opened, that is reported as an event,
+    /// and retried until it succeeds or [`down`](Self::down) is called.
     ///
     /// # Errors
-    /// Why it did not work this time.
+    /// The error of the first attempt.
     pub fn keep_up(&self) -> Result<()> {
         let opened = self.transition().keep_up();
         self.after(opened)
     }
 
-    /// New sockets on the same port, for when the old ones may lead nowhere: after a change of networks, or when the
-    /// host's firewall has forgotten them. Source addresses are forgotten, and each peer with a session hears from us
-    /// at once. If that fails the old sockets stay, it is told as an event, and tried again as in
-    /// [`keep_up`](Self::keep_up). A port that the system chose may change. Sockets that could not be opened are tried
-    /// at once. Does nothing while the device is down or paused.
+    /// Opens new sockets on the same port, if the old ones may be unusable: after a change of networks, or when the
+    /// host's firewall has forgotten them. Source addresses are forgotten, and each peer with a session gets a message
+    /// at once. If that fails, the old sockets remain; the failure is reported as an event, and retried as in
+    /// [`keep_up`](Self::keep_up). A port that the system chose may change. Sockets that could not be opened before are
+    /// tried at once. No-op while the device is down or paused.
     ///
     /// # Errors
-    /// Why it did not work this time.
+    /// The error of the first attempt.
     pub fn rebind(&self) -> Result<()> {
         let opened = self.transition().renew();
         self.after(opened)
     }
 
-    /// As [`rebind`](Self::rebind), but soon, on the thread that runs the timers. However often it was asked for before
-    /// that, it is done once. What became of it is told as an event.
+    /// Does the same as [`rebind`](Self::rebind), but soon, on the thread that runs the timers. Several requests before
+    /// that have one effect. The result is reported as an event.
     pub fn rebind_soon(&self) {
         lock(&self.config).link.renew_soon();
         self.schedule_sockets();
     }
 
     /// Stops everything, as [`down`](Self::down) does, until [`resume`](Self::resume): nothing is sent or received, and
-    /// no timer runs. It waits for the calls on the TUN and the bind that are under way, so it cannot be called from
-    /// inside one. Whether the device is to be up can be changed during the pause. Returns false if it is paused
-    /// already.
+    /// no timer runs. It waits for calls of the TUN and the bind in progress, so it cannot be called from inside one.
+    /// The requested state of the device can be changed during the pause. Returns false if it is already paused.
     pub fn pause(&self) -> bool {
         let first = self.transition().pause();
         self.in_flight.wait();
         first
     }
 
-    /// Goes on after [`pause`](Self::pause). If the device was up then, or [`up`](Self::up) was called since, it comes
-    /// up as in [`keep_up`](Self::keep_up), and makes a new session with each peer that it had one with. Does nothing
-    /// if it is not paused.
+    /// Continues after [`pause`](Self::pause). If the device was up then, or [`up`](Self::up) was called since, it
+    /// comes up as in [`keep_up`](Self::keep_up), and starts a new session with each peer that had one. No-op if it is
+    /// not paused.
     ///
     /// # Errors
-    /// Why it did not work this time.
+    /// The error of the first attempt.
     pub fn resume(&self) -> Result<()> {
         let opened = self.transition().resume();
         self.after(opened)
     }
 
-    /// From now on peers whose endpoint is known stay there, whatever address they send from, and so do those that get
-    /// one by configuration. For phones: when their network changes, answers of the old network can come late and lead
-    /// astray (wireguard-go calls it "broken mobile semantics").
+    /// Fixes the endpoints of peers from now on: known endpoints, and those set later by configuration, do not change
+    /// when a peer sends from another address. For phones: after a change of their network, late packets from the old
+    /// network must not move the endpoint (wireguard-go calls it "broken mobile semantics").
     pub fn disable_roaming(&self) {
         self.roaming_disabled.store(true, Ordering::Relaxed);
         for peer in self.peers.list() {
@@ -333,20 +330,20 @@ impl Device {
         }
     }
 
-    /// Nothing more can be received with the sockets that are open. New ones are opened by the thread that runs the
-    /// timers; an event tells the result.
+    /// Reports that the open sockets can no longer receive. The thread that runs the timers opens new ones; an event
+    /// reports the result.
     pub(super) fn lose_sockets(&self, error: &io::Error) {
         let news = lock(&self.config).link.lose(&format!("a UDP socket was lost: {error}"));
         self.schedule_sockets();
         if !news {
-            // A bind that goes on failing must not keep a processor busy until then.
+            // A bind that keeps failing must not keep a processor busy until then.
             thread::sleep(LOST_NAP);
         }
     }
 
-    /// To be called by the timers: the time for another try has come, or one was asked for.
+    /// Retries or renews sockets when it is due; to be called by the timers.
     pub(super) fn retry_sockets(&self) {
-        // The thread that changes the sockets now looks again when that is over.
+        // The thread that is changing the sockets checks again when it is done.
         let Some(one) = try_lock(&self.transition) else { return };
         let transition = Transition { device: self, one: Some(one) };
         let loss = lock(&self.config).link.take_loss(self.clock.now());
@@ -360,7 +357,7 @@ impl Device {
         let settled = if settles { transition.settle_or_retry() } else { Ok(Opened::None) };
         let (moves, due) = {
             let link = &mut lock(&self.config).link;
-            // Sockets that were opened just now are as new as those that were asked for.
+            // Sockets that were just opened satisfy a request for new ones.
             (link.take_move(), link.take_due(self.clock.now()))
         };
         let opened = match (settled, moves, due) {
@@ -369,25 +366,25 @@ impl Device {
             (settled, ..) => settled,
         };
         drop(transition);
-        // What became of it is told as an event.
+        // The result is reported as an event.
         self.after_soon(opened);
     }
 
-    /// Whether the TUN is not to be served.
+    /// Returns whether the TUN must not be served.
     pub(super) fn tun_paused(&self) -> bool {
         self.tun_paused.load(Ordering::Acquire)
     }
 
-    /// A peer was heard.
+    /// Reports that a message of a peer was received.
     pub(super) fn port_is_alive(&self) {
-        // Read first: with each batch, a write would take the line from the other thread.
+        // Read first: a write for each batch would take the cache line from the other thread.
         if self.port_may_be_dead.load(Ordering::Relaxed) {
             self.port_may_be_dead.store(false, Ordering::Relaxed);
         }
     }
 
-    /// Handshakes with a peer go unanswered. Returns whether another port is taken for that, after which the peer is
-    /// greeted.
+    /// Reports that handshakes with a peer are not answered. Returns whether another port is taken for that reason,
+    /// after which the peer is greeted.
     pub(super) fn leave_dead_port(&self) -> bool {
         let leaves = {
             let link = &mut lock(&self.config).link;
@@ -399,7 +396,7 @@ impl Device {
         leaves
     }
 
-    /// Has the timers look after the sockets when that is due.
+    /// Schedules the work on the sockets for the timers.
     fn schedule_sockets(&self) {
         let config = lock(&self.config);
         let wake = self.deadlines.set_own(config.link.next_try(self.clock.now()));

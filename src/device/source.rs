@@ -1,4 +1,4 @@
-//! The source address of what is sent to a peer: the one that the peer last sent to, as long as the routes agree.
+//! The source address for a peer: the one that the peer last sent to, as long as the routes agree.
 
 use std::{
     net::IpAddr,
@@ -11,8 +11,8 @@ use std::{
 use super::{Device, lock, peer::Peer};
 use crate::bind::{Endpoint, SourceCheck, Transmit};
 
-/// What the last check of a peer's source address said, and the number of the routes that it was about, in one word:
-/// the data path looks at it without a lock.
+/// The result of the last check of a peer's source address, and the number of the routes at that time, in one word,
+/// which the data path reads without a lock.
 #[derive(Default)]
 pub(super) struct LastCheck(AtomicU64);
 
@@ -21,7 +21,7 @@ const RETURNS: u64 = 2;
 const BITS: u32 = 2;
 
 impl LastCheck {
-    /// The result, and the number of the routes. That of an endpoint which is new is 0.
+    /// Returns the result, and the number of the routes; the number is 0 for a new endpoint.
     fn get(&self) -> (SourceCheck, u64) {
         let word = self.0.load(Ordering::Relaxed);
         (SourceCheck { keep: word & LEFT == 0, returns: word & RETURNS != 0 }, word >> BITS)
@@ -32,15 +32,15 @@ impl LastCheck {
         self.0.store(word, Ordering::Relaxed);
     }
 
-    /// The endpoint is another one.
+    /// Reports that the endpoint has changed.
     pub(super) fn forget(&self) {
         self.set(SourceCheck::default(), 0);
     }
 }
 
 impl Device {
-    /// Leaves the source address of a batch to the system if it is not the right one any more. Asks only after routes
-    /// have changed, and for an endpoint that is new.
+    /// Removes the source address of a batch if it is no longer the right one. It queries the bind only after routes
+    /// have changed, and for a new endpoint.
     pub(super) fn settle_source(&self, peer: &Arc<Peer>, batch: &mut [Transmit<'_>]) {
         let routes = self.bind.routes();
         let (last, checked) = peer.source.get();
@@ -50,8 +50,8 @@ impl Device {
         }
     }
 
-    /// Checks an IPv6 source address that was learned with a datagram from this endpoint. That answers return by the
-    /// interface of arrival can be found out only until the routes change, and the next datagram may be sent later.
+    /// Checks an IPv6 source address that was learned with a datagram from this endpoint. Whether replies leave by the
+    /// interface of arrival can be determined only until the routes change, and the next datagram may be sent later.
     pub(super) fn check_learned_source(&self, peer: &Arc<Peer>, from: &Endpoint) {
         if let Some(IpAddr::V6(_)) = from.src {
             let routes = self.bind.routes();

@@ -1,7 +1,7 @@
-//! Packets that wait for a session, and the memory that all of them together may take.
+//! Packets that wait for a session, and their common memory limit.
 //!
-//! When it is used up, the peer that holds most makes room for one that holds less, and each may hold one packet all
-//! the same: peers that never answer do not cost others their first packets.
+//! At the limit, the peer that holds most loses its oldest packet to one that holds less, and each peer may hold one
+//! packet in any case: silent peers do not displace the first packets of others.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -18,16 +18,16 @@ use super::{
 };
 use crate::{noise::message::DATA_OVERHEAD, reserve, sync::try_lock};
 
-/// What a packet that waits takes on top of the bytes of its message, at most: places in a queue, which doubles when it
-/// is full and begins with four, and the keepalive that may wait in front of it.
+/// The maximum overhead of a staged packet beyond the bytes of its message: slots in a queue, which doubles when it is
+/// full and begins with four, and the keepalive that may wait before it.
 pub const STAGED_OVERHEAD: usize = 4 * size_of::<StagedMessage>() + DATA_OVERHEAD;
 
-/// Bytes that may still be taken, by all peers of a device.
+/// The bytes that are left, for all peers of a device.
 pub(super) struct Budget {
-    /// Negative if peers hold their one packet beyond it, or peers have gone.
+    /// Negative if peers hold their one packet beyond it, or peers were removed.
     left: AtomicIsize,
-    /// Peers by the bytes that they hold. One may have come to hold less since: that is seen when it is
-    /// looked at, so that sending what waited costs nothing here.
+    /// Peers by the bytes that they hold. A peer may hold less by now: that is corrected when the entry is used, so
+    /// that sending staged packets costs nothing here.
     holders: Mutex<Ranking>,
 }
 
@@ -40,18 +40,18 @@ impl Budget {
         Arc::new(Self { left: AtomicIsize::new(signed(bytes)), holders: Mutex::default() })
     }
 
-    /// Adds bytes, for a peer that has come.
+    /// Adds bytes, for a new peer.
     pub(super) fn grow(&self, bytes: usize) {
         self.left.fetch_add(signed(bytes), Ordering::Relaxed);
     }
 
-    /// Takes them back.
+    /// Removes these bytes.
     pub(super) fn shrink(&self, bytes: usize) {
         self.left.fetch_sub(signed(bytes), Ordering::Relaxed);
     }
 
-    /// Copies a packet, with the space that a data message needs around it. `None` if it would take too much, unless it
-    /// `must` be; or if there is no memory.
+    /// Copies a packet, with the space around it that a data message needs. Returns `None` if it would exceed the
+    /// limit, unless it `must` be staged; or if there is no memory.
     pub(super) fn stage(self: &Arc<Self>, message: &[u8], must: bool) -> Option<StagedMessage> {
         let size = signed(size_of_staged(message));
         let take = |left: isize| (must || left >= size).then(|| left.saturating_sub(size));
@@ -67,7 +67,7 @@ impl Budget {
         Some(StagedMessage { bytes: bytes.into_boxed_slice(), budget: Some(self.clone()) })
     }
 
-    /// Lists a peer under what it holds; to be called when that has grown, before its lock is released.
+    /// Lists a peer under the bytes that it holds; to be called when these have grown, before its lock is released.
     pub(super) fn list(&self, peer: &Arc<Peer>, state: &mut State) {
         let holds = state.staged_size();
         let listed = std::mem::replace(&mut state.listed_size, holds);
@@ -81,14 +81,14 @@ impl Budget {
         }
     }
 
-    /// Has the peer that holds most drop its oldest packet, if it still holds at least `least` then: as much as `own`,
-    /// which is locked, is about to. Returns whether it did.
+    /// Makes the peer that holds most drop its oldest packet, if it then still holds at least `least`: as much as
+    /// `own`, which is locked, is about to hold. Returns whether it did.
     pub(super) fn make_room(&self, own: &Arc<Peer>, least: usize) -> bool {
         loop {
             let Some((listed, peer)) = self.largest(least) else {
                 return false;
             };
-            // Two peers' locks are never waited for at once.
+            // A thread never waits for two peers' locks at once.
             let state = if Arc::ptr_eq(&peer, own) { None } else { try_lock(&peer.state) };
             let Some(mut state) = state else {
                 return false;
@@ -107,7 +107,7 @@ impl Budget {
         }
     }
 
-    /// The peer that holds most, by the list, if that is more than `least`.
+    /// Returns the peer that holds most, by the list, if that is more than `least`.
     fn largest(&self, least: usize) -> Option<(usize, Arc<Peer>)> {
         let (size, peer) = lock(&self.holders).highest(least as u64)?;
         Some((size as usize, peer))
@@ -118,30 +118,30 @@ impl Budget {
         self.holders.try_lock().is_ok()
     }
 
-    /// Bytes that the list takes.
+    /// Returns the memory of the list in bytes.
     pub(super) fn memory(&self) -> usize {
         lock(&self.holders).memory()
     }
 }
 
-/// What a message takes of the budget while it waits.
+/// Returns the bytes of the budget for a staged message.
 pub(super) const fn size_of_staged(message: &[u8]) -> usize {
     message.len() + STAGED_OVERHEAD
 }
 
-/// A packet that waits to be sealed. Gives its bytes back to the budget when it is dropped.
+/// A packet that waits to be sealed. When it is dropped, its bytes are returned to the budget.
 pub(super) struct StagedMessage {
     bytes: Box<[u8]>,
     budget: Option<Arc<Budget>>,
 }
 
 impl StagedMessage {
-    /// An empty packet. It is taken from no budget, for it is what begins a handshake; a peer has at most one.
+    /// Creates an empty packet. It uses no budget, since it begins a handshake; a peer has at most one.
     pub(super) fn keepalive() -> Self {
         Self { bytes: Box::new([0; DATA_OVERHEAD]), budget: None }
     }
 
-    /// What it takes of the budget.
+    /// Returns its bytes in the budget.
     pub(super) fn size(&self) -> usize {
         self.budget.as_ref().map_or(0, |_| size_of_staged(&self.bytes))
     }

@@ -1,5 +1,5 @@
-//! What a device did so far: what passed through it, a counter for each reason why a packet was not passed on, and its
-//! peers, without secrets.
+//! Statistics of a device: traffic, a counter for each reason why a packet was not passed on, and its peers, without
+//! secrets.
 
 use std::{
     net::SocketAddr,
@@ -15,19 +15,19 @@ use crate::{key::PublicKey, time::Instant};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// A device's counters since it was made. Each is read on its own, without a lock.
+        /// A device's counters since it was created. Each is read independently, without a lock.
         ///
-        /// Every packet and datagram that is not passed on is in one of them. The names of packets on their way out
-        /// begin with `out_`, those of datagrams and packets on their way in with `in_`.
+        /// Every packet and datagram that is not passed on is counted in one of them. The names of counters of outgoing
+        /// packets begin with `out_`, those of incoming datagrams and packets with `in_`.
         #[derive(Debug, Default)]
         pub struct Stats {
-            /// What was passed on.
+            /// The traffic that was passed on.
             pub traffic: Traffic,
             $($(#[$doc])* pub $name: AtomicU64,)*
         }
 
         impl Stats {
-            /// Names and values of the reasons, in a fixed order.
+            /// Returns names and values of the reasons, in a fixed order.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
                 [$((stringify!($name), self.$name.load(Ordering::Relaxed)),)*].into_iter()
             }
@@ -36,75 +36,74 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Packets read from the TUN that are not IP, or cut short.
+    /// Packets from the TUN that are not IP, or truncated.
     out_malformed,
-    /// Packets read from the TUN whose destination no peer has.
+    /// Packets from the TUN whose destination belongs to no peer.
     out_no_peer,
-    /// Packets for a peer that has no endpoint.
+    /// Packets for a peer without an endpoint.
     out_no_endpoint,
-    /// Our own datagrams that came in through the TUN again, because the route to a peer's endpoint leads there.
+    /// Our own datagrams that returned through the TUN, because the route to a peer's endpoint leads into it.
     out_routing_loop,
     /// The oldest staged packets of a peer that had too many.
     out_stage_full,
-    /// Packets that could not be staged, because those of all peers take as much memory as they may, or no memory is
-    /// left.
+    /// Packets that could not be staged, because the common memory limit is reached, or no memory is left.
     out_memory_full,
-    /// Staged packets that were given up together with a handshake, or taken away with a peer or the interface.
+    /// Staged packets that were dropped together with a handshake, a peer or the interface.
     out_unstaged,
-    /// Datagrams that the operating system did not take.
+    /// Datagrams that the operating system did not accept.
     out_send_failed,
-    /// Datagrams that are no WireGuard message.
+    /// Datagrams that are not WireGuard messages.
     in_malformed,
     /// Messages for a session or handshake that does not exist.
     in_unknown_index,
-    /// Data messages on a session that is too old.
+    /// Data messages of an expired session.
     in_expired,
     /// Data messages that are not authentic.
     in_not_authentic,
-    /// Authentic data messages that were seen before, or are too old to tell.
+    /// Authentic data messages that are replayed, or too old for the replay window.
     in_replayed,
     /// Data messages for which there was no memory.
     in_memory_full,
-    /// Decrypted packets that are not IP, or shorter than they say.
+    /// Decrypted packets that are not IP, or shorter than their header states.
     in_malformed_inner,
     /// Decrypted packets with a source address that is not the peer's.
     in_wrong_source,
-    /// Decrypted packets that the TUN did not take.
+    /// Decrypted packets that the TUN did not accept.
     in_write_failed,
-    /// Handshake messages that came while too many were waiting.
+    /// Handshake messages that arrived while too many were waiting.
     handshake_queue_full,
     /// Handshake messages whose mac1 is wrong.
     handshake_bad_mac,
-    /// Handshake messages over the rate of their address, or over what is answered with cookies, under load.
+    /// Handshake messages beyond the rate of their address, or of cookie replies, under load.
     handshake_rate_limited,
-    /// Handshake messages that were answered with a cookie, under load.
+    /// Handshake messages that were answered by a cookie, under load.
     handshake_cookie_sent,
-    /// Initiations that are from no known peer, not authentic, or replayed; responses that answer nothing.
+    /// Initiations from unknown peers, not authentic, or replayed; responses without a matching initiation.
     handshake_refused,
-    /// Cookie replies that answer nothing, or are not authentic.
+    /// Cookie replies without a matching message, or not authentic.
     cookie_refused,
-    /// Packets that no peer wants, or whose peer has no endpoint, whose sender was told so by ICMP.
+    /// Packets that match no peer, or whose peer has no endpoint, and that were answered by ICMP.
     unreachable_sent,
 }
 
-/// What was passed on, for all peers together, also for those that are gone.
+/// The traffic that was passed on, of all peers together, including removed ones.
 #[derive(Debug, Default)]
 pub struct Traffic {
-    /// Bytes of authentic UDP payload that was received.
+    /// Bytes of received authentic UDP payload.
     pub rx_bytes: AtomicU64,
-    /// Bytes of UDP payload that was sent.
+    /// Bytes of sent UDP payload.
     pub tx_bytes: AtomicU64,
-    /// Packets from peers that the TUN took.
+    /// Packets from peers that the TUN accepted.
     pub rx_packets: AtomicU64,
     /// Packets from the TUN that were sent to peers.
     pub tx_packets: AtomicU64,
 }
 
-/// The sums that an app may want to show.
+/// The totals for display by an app.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Totals {
-    /// Peers now.
+    /// The current number of peers.
     pub peers: usize,
     /// As [`Traffic::rx_bytes`].
     pub rx_bytes: u64,
@@ -114,14 +113,14 @@ pub struct Totals {
     pub rx_packets: u64,
     /// As [`Traffic::tx_packets`].
     pub tx_packets: u64,
-    /// Datagrams and packets on their way in that were dropped, for whatever reason.
+    /// Dropped incoming datagrams and packets, for any reason.
     pub rx_dropped: u64,
-    /// Packets on their way out that were dropped, for whatever reason.
+    /// Dropped outgoing packets, for any reason.
     pub tx_dropped: u64,
 }
 
 impl Totals {
-    /// All of them with their names, for programs that show whatever there is.
+    /// Returns all totals with their names, for generic display.
     #[must_use]
     pub fn named(&self) -> [(&'static str, u64); 7] {
         let &Self { peers, rx_bytes, tx_bytes, rx_packets, tx_packets, rx_dropped, tx_dropped } = self;
@@ -137,19 +136,19 @@ impl Totals {
     }
 }
 
-/// What there is to know about a peer; no key but its public one.
+/// Statistics of a peer, without secrets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PeerStats {
-    /// Who it is.
+    /// The peer's public key.
     pub public_key: PublicKey,
-    /// Where it was heard last, or where it is configured to be.
+    /// The address of the last authentic message, or the configured one.
     pub endpoint: Option<SocketAddr>,
     /// Wall-clock time of the last completed handshake since 1970-01-01 UTC; zero if there was none.
     pub last_handshake: Duration,
-    /// Bytes of authentic UDP payload that was received from it.
+    /// Bytes of authentic UDP payload received from it.
     pub rx_bytes: u64,
-    /// Bytes of UDP payload that was sent to it.
+    /// Bytes of UDP payload sent to it.
     pub tx_bytes: u64,
     /// Seconds between persistent keepalives; 0 if off.
     pub persistent_keepalive: u16,
@@ -157,8 +156,8 @@ pub struct PeerStats {
     pub has_session: bool,
     /// Packets that wait for a session.
     pub staged_packets: usize,
-    /// In how long something is to be done for it, if nothing happens before: a keepalive, another try, wiping old
-    /// keys. `None` if nothing is.
+    /// The time until its next action, if nothing happens before: a keepalive, a retry, wiping old keys. `None` if
+    /// there is none.
     pub next_deadline: Option<Duration>,
 }
 
@@ -181,8 +180,7 @@ impl PeerStats {
 }
 
 impl Device {
-    /// Names and values of everything that is counted apart from what was passed on: those of [`Stats`], of the TUN and
-    /// of the bind.
+    /// Returns names and values of all counters except the traffic: those of [`Stats`], of the TUN and of the bind.
     #[must_use]
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
         let mut all: Vec<_> = self.stats.iter().collect();
@@ -191,7 +189,7 @@ impl Device {
         all
     }
 
-    /// The sums.
+    /// Returns the totals.
     #[must_use]
     pub fn totals(&self) -> Totals {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -209,26 +207,26 @@ impl Device {
         }
     }
 
-    /// What there is to know about one peer; `None` if it is not there.
+    /// Returns the statistics of one peer; `None` if it does not exist.
     #[must_use]
     pub fn peer_stats(&self, key: &PublicKey) -> Option<PeerStats> {
         let peer = self.peers.get(key)?;
         Some(PeerStats::of(&peer, self.clock.now()))
     }
 
-    /// The same about each peer, oldest first. Each is consistent in itself.
+    /// Returns the statistics of each peer, oldest first. Each is consistent in itself.
     pub fn all_peer_stats(&self) -> impl Iterator<Item = PeerStats> + '_ {
         let now = self.clock.now();
         self.peers.list().map(move |peer| PeerStats::of(&peer, now))
     }
 
-    /// Counts what a peer has sent us.
+    /// Counts payload received from a peer.
     pub(super) fn add_rx(&self, peer: &Peer, bytes: usize) {
         peer.add_rx(bytes);
         count(&self.stats.traffic.rx_bytes, bytes);
     }
 
-    /// Counts what was sent to a peer.
+    /// Counts payload sent to a peer.
     pub(super) fn add_tx(&self, peer: &Peer, bytes: usize) {
         peer.add_tx(bytes);
         count(&self.stats.traffic.tx_bytes, bytes);

@@ -1,8 +1,8 @@
-//! The allowed IPs of all peers, for the data path to look things up in while a configuration of any size changes them.
+//! The allowed IPs of all peers, which the data path can read while a configuration of any size changes them.
 //!
-//! There are two copies. One is read while the other is changed; then they change places, and what has been read until
-//! then is changed in the same way. So no packet waits for a change, however much it is: prefixes, a table that moves
-//! because it has grown, memory that is freed.
+//! There are two copies. One is read while the other is changed; then they are swapped, and the other one is changed in
+//! the same way. So no packet waits for a change, whatever its size: for prefixes, a growing table that is moved, or
+//! memory that is freed.
 
 use std::{
     hint,
@@ -18,24 +18,24 @@ use super::{
 };
 use crate::{config::AllowedIpUpdate, sync};
 
-/// Something that is looked up in often, and changed seldom but maybe much.
+/// A value that is read often, and changed seldom, but possibly much.
 #[derive(Default)]
 pub(super) struct Table<T> {
     copies: [RwLock<T>; 2],
-    /// The copy to read. It is never locked for writing.
+    /// The copy to read, which is never locked for writing.
     current: AtomicUsize,
     /// Held while the copies differ.
     changing: Mutex<()>,
 }
 
 impl<T> Table<T> {
-    /// Never waits for a writer.
+    /// Returns the current copy without waiting for a writer.
     pub(super) fn read(&self) -> RwLockReadGuard<'_, T> {
         loop {
             if let Some(content) = sync::try_read(&self.copies[self.current.load(Ordering::Acquire)]) {
                 return content;
             }
-            // The other copy has taken its place by now.
+            // The other copy has replaced it by now.
             hint::spin_loop();
         }
     }
@@ -45,12 +45,12 @@ impl<T> Table<T> {
         self.copies[self.current.load(Ordering::Acquire)].try_read().is_ok()
     }
 
-    /// Makes the same change in both copies; `change` is told whether it is for the first time.
+    /// Makes the same change in both copies; `change` gets whether it is the first time.
     fn change_both(&self, mut change: impl FnMut(&mut T, bool)) {
         let _alone = lock(&self.changing);
         let current = self.current.load(Ordering::Relaxed);
         for (copy, is_first) in [(1 - current, true), (current, false)] {
-            // Readers that came before are waited for; those that come now read the other copy.
+            // It waits for earlier readers; new ones read the other copy.
             change(&mut write(&self.copies[copy]), is_first);
             self.current.store(1 - current, Ordering::Release);
         }
@@ -58,8 +58,8 @@ impl<T> Table<T> {
 }
 
 impl<P: Owner> Table<AllowedIps<P>> {
-    /// Applies changes to the prefixes of `owner`. With `replace` all that are not among them are taken away. Both is
-    /// seen at once, so what it keeps is never routed to another owner in between.
+    /// Applies changes to the prefixes of `owner`. With `replace`, all others are removed. Both become visible at once,
+    /// so prefixes that it keeps are never routed to another owner in between.
     pub(super) fn change(&self, owner: &P, changes: &[AllowedIpUpdate], replace: bool) {
         let old = if replace { owner.with_list(PrefixList::take) } else { Vec::new() };
         if old.is_empty() && changes.is_empty() {
@@ -75,17 +75,17 @@ impl<P: Owner> Table<AllowedIps<P>> {
         });
     }
 
-    /// Takes every prefix away from `owner`.
+    /// Removes every prefix from `owner`.
     pub(super) fn remove_all(&self, owner: &P) {
         self.change(owner, &[], true);
     }
 
-    /// Takes all prefixes away from their owners, which go as well: their lists stay as they are.
+    /// Removes all prefixes from their owners, which are also removed: their lists are not changed.
     pub(super) fn clear(&self) {
         self.change_both(|table, _| *table = AllowedIps::default());
     }
 
-    /// Bytes that both copies take, without the owners' lists.
+    /// Returns the memory of both copies in bytes, without the owners' lists.
     pub(super) fn memory(&self) -> usize {
         2 * self.read().memory()
     }

@@ -1,9 +1,9 @@
-//! What a tunnel's two threads do, and which of them serves the TUN.
+//! The work of a tunnel's two threads, and which of them serves the TUN.
 //!
-//! `wg-tunnel` serves the sockets and the timers, and the TUN too as long as one thread can do it all: an answer that
-//! the system gives at once, or an app that speaks only now and then, then costs one wake-up and not two. Under load
-//! both ways, `wg-outbound` takes the TUN over, until what both do would fit into one thread again. docs/adr/0004 has
-//! the measurements. A TUN that has no way to be waited for beside the sockets is always served by `wg-outbound`.
+//! `wg-tunnel` serves the sockets and the timers, and the TUN as well as long as one thread keeps up: an immediate
+//! reply of the system, or sporadic traffic of an app, then costs one wake-up and not two. Under load in both
+//! directions, `wg-outbound` takes over the TUN, until the work of both would fit into one thread again. docs/adr/0004
+//! has the measurements. A TUN that cannot be polled together with the sockets is always served by `wg-outbound`.
 
 use std::{
     io,
@@ -23,29 +23,29 @@ use crate::{
     tun::Tun,
 };
 
-/// How long the threads are watched before the TUN changes hands: long against a handover (some 50 us), short against
-/// what a person notices.
+/// How long the threads are observed before the TUN is handed over: long compared to a handover (about 50 us), short
+/// compared to what a user notices.
 const WINDOW: Duration = Duration::from_millis(20);
 
-/// How many rounds `wg-tunnel` works between two looks at the clock.
+/// The number of rounds of `wg-tunnel` between two readings of the clock.
 const ROUNDS: u32 = 32;
 
-/// How many rounds in which there is always more to receive pass between two looks at what else the bind waits for,
-/// such as changes of the routes.
+/// The number of rounds under constant reception between two checks of the bind's other event sources, such as changes
+/// of the routes.
 const BIND_ROUNDS: u32 = 64;
 
-/// How many rounds in which there is always more to read pass between two looks at what else the TUN has to tell: an
-/// interface may be taken down, or have another MTU, while it is busy.
+/// The number of rounds under constant load between two checks of the TUN's other events: an interface may be taken
+/// down, or get another MTU, while it is busy.
 const TUN_ROUNDS: u32 = 64;
 
-/// Who serves the TUN.
+/// The thread that serves the TUN.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Server {
     Tunnel,
     Outbound { for_good: bool },
 }
 
-/// What the two threads share.
+/// The state that the two threads share.
 pub(super) struct Threads {
     pub(super) device: Device,
     tun: Arc<dyn Tun>,
@@ -53,11 +53,11 @@ pub(super) struct Threads {
     stopping: AtomicBool,
     server: Mutex<Server>,
     server_changed: Condvar,
-    /// What the one that serves the TUN works in.
+    /// The buffers of the thread that serves the TUN.
     outbound: Workspace<Outbound>,
-    /// What `wg-tunnel` works in with the sockets.
+    /// The buffers of `wg-tunnel` for the sockets.
     inbound: Workspace<Inbound>,
-    /// Of `wg-tunnel`.
+    /// The idle time of `wg-tunnel`.
     idle: Mutex<Idle>,
 }
 
@@ -82,42 +82,42 @@ impl Threads {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Allocates what the threads work in, so that a tunnel for which there is no memory is not started.
+    /// Allocates the threads' buffers, so that a tunnel for which there is no memory is not started.
     pub(super) fn make_buffers(&self) -> io::Result<()> {
         self.inbound.with(|_| Ok(()))?;
         self.outbound.with(|_| Ok(()))
     }
 
-    /// Makes both threads return. Returns false if that was asked for before.
+    /// Makes both threads return. Returns false if that was requested before.
     pub(super) fn stop(&self) -> bool {
         let first = !self.stopping.swap(true, Ordering::AcqRel);
         self.tun.wake();
         self.bind.wake();
-        // Locked, so that it does not come between another thread's look at `stopping` and its sleep.
+        // Locked, so that it does not come between another thread's check of `stopping` and its sleep.
         let _server = lock(&self.server);
         self.server_changed.notify_all();
         first
     }
 
-    /// What the device and the threads take of the memory.
+    /// Returns the memory of the device and the threads.
     pub(super) fn memory_usage(&self) -> MemoryUsage {
         let mut usage = self.device.memory_usage();
         usage.buffers += self.outbound.memory() + self.inbound.memory();
         usage
     }
 
-    /// Gives back what is not needed now.
+    /// Releases unused memory.
     pub(super) fn trim(&self) {
         self.device.trim();
         self.outbound.trim();
         self.inbound.trim();
     }
 
-    /// What `wg-tunnel` does.
+    /// Runs `wg-tunnel`.
     pub(super) fn tunnel(&self) -> io::Result<()> {
         let mut load = Load::new();
         let (mut serves_tun, mut rounds, mut rounds_since_wait) = (false, 0, 0);
-        // What there may be more of.
+        // Whether there may be more.
         let (mut datagrams, mut packets) = (true, true);
         while !self.is_stopping() {
             let should_serve_tun = self.serves(Server::Tunnel);
@@ -140,7 +140,7 @@ impl Threads {
                 self.hand_over(Server::Tunnel, Server::Outbound { for_good: false });
             } else if !datagrams || (serves_tun && !packets) || rounds_since_wait == BIND_ROUNDS {
                 rounds_since_wait = 0;
-                // Also while one side is busy, or else it could keep the other waiting.
+                // Also while one side is busy, or else it could keep the other one waiting.
                 let busy = datagrams || packets;
                 let woken = if busy { self.bind.wait(Some(Duration::ZERO)) } else { self.sleep(&mut load) }?;
                 datagrams |= woken.own;
@@ -155,18 +155,18 @@ impl Threads {
         Ok(())
     }
 
-    /// What `wg-outbound` does.
+    /// Runs `wg-outbound`.
     pub(super) fn outbound(&self) -> io::Result<()> {
         while let Some(for_good) = self.wait_for_tun() {
             self.serve_tun_alone(for_good)?;
-            // After a pause too `wg-tunnel` sees first whether it can wait for the TUN.
+            // After a pause, too, `wg-tunnel` first tests whether it can wait for the TUN.
             self.hand_over(Server::Outbound { for_good }, Server::Tunnel);
             self.bind.wake();
         }
         Ok(())
     }
 
-    /// Sleeps until the TUN is handed over, and returns whether that is for good; `None` if the tunnel is stopped.
+    /// Sleeps until the TUN is handed over, and returns whether that is permanent; `None` if the tunnel is stopped.
     fn wait_for_tun(&self) -> Option<bool> {
         let mut server = lock(&self.server);
         loop {
@@ -199,7 +199,7 @@ impl Threads {
             let passed = now - began;
             if passed >= WINDOW {
                 let total = lock(&self.idle).total(now);
-                // A fifth of one thread is left free, or else the TUN would soon come back.
+                // A fifth of one thread is left free, or else the TUN would soon be handed back.
                 if ours + (total - theirs) > passed + passed / 5 {
                     break;
                 }
@@ -212,7 +212,7 @@ impl Threads {
         Ok(())
     }
 
-    /// One round from TUN to UDP; 0 means that there is nothing to do now.
+    /// Runs one round from TUN to UDP; returns 0 if there is nothing to do now.
     fn serve_tun(&self, rounds: &mut u32) -> io::Result<usize> {
         *rounds = rounds.wrapping_add(1);
         if rounds.is_multiple_of(TUN_ROUNDS) {
@@ -222,7 +222,7 @@ impl Threads {
         go_on(self.outbound.with(|buffers| self.device.outbound(buffers)))
     }
 
-    /// `wg-tunnel` waits for a reason to go on.
+    /// Waits on `wg-tunnel` for a reason to continue.
     fn sleep(&self, load: &mut Load) -> io::Result<Woken> {
         let timeout = self.device.next_deadline().map(|at| at.since(self.device.clock.now()));
         let began = Instant::now();
@@ -246,12 +246,13 @@ impl Threads {
         self.bind.registry().map_or(Ok(()), |(registry, _)| self.tun.deregister(registry))
     }
 
-    /// Whether this one is to serve the TUN now. During a pause none is, so that nothing from there wakes a thread.
+    /// Returns whether this thread must serve the TUN now. During a pause none does, so that its packets wake no
+    /// thread.
     fn serves(&self, server: Server) -> bool {
         !self.device.tun_paused() && *lock(&self.server) == server
     }
 
-    /// Changes who serves the TUN, unless that is another one by now.
+    /// Changes the thread that serves the TUN, unless it has already changed.
     fn hand_over(&self, from: Server, to: Server) {
         let mut server = lock(&self.server);
         if *server == from {
@@ -261,10 +262,10 @@ impl Threads {
     }
 }
 
-/// What has come of a round. Without memory for it there is more to do when there is some again; until then what comes
-/// waits where it is, and is dropped there when that is full.
+/// Handles the result of a round. Without memory, the round is repeated when there is some again; until then packets
+/// wait where they are, and are dropped there when that is full.
 fn go_on(done: io::Result<usize>) -> io::Result<usize> {
-    /// Between two tries.
+    /// The delay between two attempts.
     const NAP: Duration = Duration::from_millis(10);
     match done {
         Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
@@ -275,11 +276,11 @@ fn go_on(done: io::Result<usize>) -> io::Result<usize> {
     }
 }
 
-/// How long a thread has slept.
+/// The time that a thread has slept.
 #[derive(Default)]
 struct Idle {
     before: Duration,
-    /// Since when it sleeps; `None` while it is awake.
+    /// The start of its sleep; `None` while it is awake.
     since: Option<Instant>,
 }
 
@@ -289,7 +290,7 @@ impl Idle {
     }
 }
 
-/// What `wg-tunnel` did lately.
+/// The recent load of `wg-tunnel`.
 struct Load {
     began: Instant,
     rounds: u32,
@@ -303,8 +304,8 @@ impl Load {
         Self { began: Instant::now(), rounds: 0, slept: Duration::ZERO, received: 0, sent: 0 }
     }
 
-    /// To be told of each round. Returns whether the thread hardly sleeps any more, and a second one would be of use:
-    /// that is, whether at least a fifth of the packets go each way.
+    /// Records a round. Returns whether the thread hardly sleeps any more, and a second one would help, that is,
+    /// whether at least a fifth of the packets go in each direction.
     fn is_too_much(&mut self, received: usize, sent: usize) -> bool {
         self.rounds += 1;
         self.received += received;

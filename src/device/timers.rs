@@ -1,4 +1,5 @@
-//! The deadlines of all peers and of the device itself, in one ordered set: nothing ticks, and an idle device sleeps.
+//! The deadlines of all peers and of the device itself, in one ordered set: there is no tick, and an idle device
+//! sleeps.
 
 use std::sync::{Arc, Mutex};
 
@@ -11,18 +12,18 @@ struct Inner {
     peers: Ranking,
     /// The device's own.
     own: Option<Instant>,
-    /// Until when the thread that runs the timers sleeps; `None` while it is awake.
+    /// The time until which the thread that runs the timers sleeps; `None` while it is awake.
     asleep_until: Option<Instant>,
 }
 
-/// When which peer's timers must be looked at.
+/// The times at which peers' timers must run.
 #[derive(Default)]
 pub(super) struct Deadlines {
     inner: Mutex<Inner>,
 }
 
 impl Deadlines {
-    /// Puts a peer's deadline at `to`, instead of at `from`. Returns true if the sleeper must be woken for it.
+    /// Moves a peer's deadline from `from` to `to`. Returns true if the sleeper must be woken for it.
     #[must_use]
     pub(super) fn set(&self, peer: &Arc<Peer>, from: Option<Instant>, to: Instant) -> bool {
         let mut inner = lock(&self.inner);
@@ -30,11 +31,11 @@ impl Deadlines {
             inner.peers.remove(from.as_nanos(), peer);
         }
         inner.peers.insert(to.as_nanos(), peer);
-        // Woken once for an earlier deadline, it finds later ones itself.
+        // Once woken for an earlier deadline, it finds later ones itself.
         inner.asleep_until.take_if(|until| to < *until).is_some()
     }
 
-    /// Takes a peer's deadline out.
+    /// Removes a peer's deadline.
     pub(super) fn remove(&self, peer: &Peer, at: Instant) {
         lock(&self.inner).peers.remove(at.as_nanos(), peer);
     }
@@ -46,12 +47,12 @@ impl Deadlines {
         at.is_some_and(|at| inner.asleep_until.take_if(|until| at < *until).is_some())
     }
 
-    /// Whether the device's own deadline has come; it is then taken out.
+    /// Removes the device's own deadline if it has passed; returns whether it did.
     pub(super) fn pop_own(&self, now: Instant) -> bool {
         lock(&self.inner).own.take_if(|at| *at <= now).is_some()
     }
 
-    /// Takes out the next peer whose deadline has come, and the deadline.
+    /// Removes and returns the next peer whose deadline has passed, and the deadline.
     pub(super) fn pop(&self, now: Instant) -> Option<(Instant, Arc<Peer>)> {
         let mut inner = lock(&self.inner);
         inner.asleep_until = None;
@@ -64,12 +65,12 @@ impl Deadlines {
         self.inner.try_lock().is_ok()
     }
 
-    /// Bytes that the set takes.
+    /// Returns the memory of the set in bytes.
     pub(super) fn memory(&self) -> usize {
         lock(&self.inner).peers.memory()
     }
 
-    /// The next deadline. From now on, until `pop` is called, `set` asks for waking if an earlier one comes up.
+    /// Returns the next deadline. From now on, until `pop` is called, `set` requests waking for an earlier one.
     pub(super) fn sleep(&self) -> Option<Instant> {
         let mut inner = lock(&self.inner);
         let peers = inner.peers.lowest().map(Instant::from_nanos);

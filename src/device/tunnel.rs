@@ -1,4 +1,4 @@
-//! A device with its two threads: how they start and end.
+//! A device with its two threads: their start and end.
 
 use std::{
     io,
@@ -23,22 +23,22 @@ use crate::{
 /// A running tunnel. Dropping it stops it.
 pub struct Tunnel {
     shared: Arc<Shared>,
-    /// Of the tunnel's own threads. They never take `handles`: a thread that waits for them holds it.
+    /// The owner of the tunnel's threads. They never take `handles`: a thread that waits for them holds it.
     owner: Owner,
     handles: Mutex<Vec<JoinHandle<()>>>,
 }
 
 struct Shared {
     threads: Threads,
-    /// Why the tunnel has ended; set once.
+    /// The reason for the tunnel's end; set once.
     ended: Mutex<Option<String>>,
     ended_changed: Condvar,
-    /// It is being stopped, and its TUN is to report its end first.
+    /// Whether it is being stopped, and its TUN must first report its end.
     leaving: AtomicBool,
 }
 
 impl Tunnel {
-    /// Makes a device and starts its threads. It is down until its TUN or [`Device::up`] says otherwise.
+    /// Creates a device and starts its threads. It is down until its TUN or [`Device::up`] brings it up.
     ///
     /// # Errors
     /// `Resources` if a thread cannot be started.
@@ -46,11 +46,11 @@ impl Tunnel {
         Self::start_with(tun, bind, options, |_| Ok(()))
     }
 
-    /// As [`start`](Self::start), but `prepare` has the device before there are threads: with a configuration applied
-    /// and the device up by then, no socket is opened on a port that was not asked for.
+    /// Starts a tunnel like [`start`](Self::start), but first passes the device to `prepare`, before there are threads:
+    /// if that applies a configuration and brings the device up, no socket is opened on a port that was not requested.
     ///
     /// # Errors
-    /// As `prepare` says, or `Resources` if a thread cannot be started.
+    /// Errors of `prepare`, or `Resources` if a thread cannot be started.
     pub fn start_with(
         tun: Arc<dyn Tun>,
         bind: Arc<dyn Bind>,
@@ -88,20 +88,20 @@ impl Tunnel {
         Ok(())
     }
 
-    /// The device that runs.
+    /// Returns the device.
     #[must_use]
     pub fn device(&self) -> &Device {
         &self.shared.threads.device
     }
 
-    /// What the tunnel takes of the process's memory. The time that this takes is in proportion to the number of peers.
+    /// Returns the memory of the tunnel. The call takes time in proportion to the number of peers.
     #[must_use]
     pub fn memory_usage(&self) -> MemoryUsage {
         self.shared.threads.memory_usage()
     }
 
-    /// Gives back memory that is not needed now, without waiting for what the threads do at this moment. What is needed
-    /// again later is allocated again then.
+    /// Releases unused memory, without waiting for the current work of the threads. It is allocated again when it is
+    /// needed.
     pub fn trim(&self) {
         self.shared.threads.trim();
     }
@@ -110,36 +110,36 @@ impl Tunnel {
     /// nor a timer wakes a thread, until [`resume`](Self::resume). The configuration may be changed during the pause.
     /// Idempotent.
     ///
-    /// When this returns, no call on the TUN or the bind is under way. So it cannot be called from inside one, except
-    /// on the tunnel's own threads, where that is not waited for.
+    /// When this returns, no call of the TUN or the bind is in progress. So it cannot be called from inside one, except
+    /// on the tunnel's own threads, where it does not wait for that.
     pub fn pause(&self) {
         self.device().transition().pause();
-        // A thread of ours may be inside a call, and would wait for itself.
+        // One of the tunnel's threads may be inside a call, and would wait for itself.
         if !self.owner.is_current() {
             self.device().in_flight.wait();
         }
     }
 
-    /// Whether it is paused: then nothing is read from the TUN.
+    /// Returns whether it is paused: then nothing is read from the TUN.
     #[must_use]
     pub fn is_paused(&self) -> bool {
         self.device().tun_paused()
     }
 
-    /// Goes on after [`pause`](Self::pause), with new sockets and, for each peer that there was a session with, a new
-    /// handshake. Does nothing if it is not paused.
+    /// Continues after [`pause`](Self::pause), with new sockets and, for each peer that had a session, a new handshake.
+    /// No-op if it is not paused.
     ///
     /// # Errors
-    /// If the sockets cannot be opened now. The tunnel goes on and tries again, as after [`Device::keep_up`].
+    /// If the sockets cannot be opened now. The tunnel continues and retries, as after [`Device::keep_up`].
     pub fn resume(&self) -> Result<()> {
         let device = self.device();
-        // What became of the interface during the pause comes first.
+        // Changes of the interface during the pause are handled first.
         device.handle_tun_events();
         device.resume()
     }
 
-    /// Waits until the tunnel has ended by itself, for example because its interface was removed, and returns why;
-    /// or until it is stopped.
+    /// Waits until the tunnel has ended by itself, for example because its interface was removed, or is stopped;
+    /// returns the reason.
     #[must_use]
     pub fn wait(&self) -> String {
         let mut ended = lock(&self.shared.ended);
@@ -151,8 +151,8 @@ impl Tunnel {
         }
     }
 
-    /// Stops a tunnel with its TUN: `close` has the TUN report its end once it has nothing more to be read. That is
-    /// waited for, `patience` at most, so that its last packets leave. No event tells of an end like this.
+    /// Stops a tunnel together with its TUN: `close` makes the TUN report its end once it has been read completely. The
+    /// call waits for that, for at most `patience`, so that its last packets leave. No event reports this end.
     ///
     /// # Errors
     /// As [`stop`](Self::stop).
@@ -167,7 +167,7 @@ impl Tunnel {
         self.stop()
     }
 
-    /// Stops the threads and waits for them, for a look-up of a host name too, and closes the sockets. Idempotent.
+    /// Stops the threads, waits for them and for a look-up of a host name, and closes the sockets. Idempotent.
     ///
     /// # Errors
     /// `Busy` on one of the tunnel's own threads, which cannot wait for itself.
@@ -177,7 +177,7 @@ impl Tunnel {
         }
         self.shared.stop("stopped".into());
         for thread in lock(&self.handles).drain(..) {
-            // A thread's panic was caught inside it.
+            // A panic was caught in the thread.
             let _ = thread.join();
         }
         self.device().down();
@@ -189,7 +189,7 @@ impl Tunnel {
 
 impl Drop for Tunnel {
     fn drop(&mut self) {
-        // It may be dropped while a panic unwinds: another one would end the process.
+        // It may be dropped while a panic unwinds: another panic would abort the process.
         let stopped = catch_unwind(AssertUnwindSafe(|| self.stop()));
         if !matches!(stopped, Ok(Ok(()))) {
             // The last owner is one of the threads; they end by themselves.
@@ -202,7 +202,7 @@ impl Drop for Tunnel {
 }
 
 impl Shared {
-    /// Makes both threads return. Returns whether they were running until now.
+    /// Makes both threads return. Returns whether they were running.
     fn stop(&self, reason: String) -> bool {
         let first = self.threads.stop();
         self.threads.device.events.stop_waiting();
@@ -213,7 +213,7 @@ impl Shared {
         first
     }
 
-    /// A thread cannot go on.
+    /// Ends the tunnel, as a thread cannot continue.
     fn end(&self, reason: String) {
         if self.stop(reason.clone()) {
             if self.leaving.load(Ordering::Relaxed) {

@@ -1,7 +1,7 @@
-//! What the sender of a packet is told that no peer wants, or whose peer has no endpoint: that its destination is
-//! unreachable, as the kernel's `wg_xmit` does. So a program learns at once what would else be a long silence.
+//! ICMP "destination unreachable" responses to packets that match no peer, or whose peer has no endpoint, as the
+//! kernel's `wg_xmit` sends them. So a program gets an error at once instead of a long wait.
 //!
-//! The answer comes from the destination itself: a system drops what claims to be from its own address.
+//! The source of the response is the destination itself: a system drops packets that claim to be from its own address.
 
 mod rate;
 
@@ -11,7 +11,7 @@ use super::{Device, lock, packet::Header, stats::count, try_lock};
 use crate::tun::{PacketList, offload::checksum::Sum};
 pub(super) use rate::AnswerRate;
 
-/// The longest answers (RFC 1812, section 4.3.2.3, and RFC 4443, section 2.4).
+/// The maximum length of responses (RFC 1812, section 4.3.2.3, and RFC 4443, section 2.4).
 const MAX_V4: usize = 576;
 const MAX_V6: usize = 1280;
 
@@ -27,8 +27,8 @@ const HOST_UNREACHABLE: [u8; 2] = [3, 1];
 const ADDRESS_UNREACHABLE: [u8; 2] = [1, 3];
 
 impl Device {
-    /// Answers packets that cannot be sent, as far as the rate allows. Not while the device is down, and not if another
-    /// thread answers, or writes into the TUN, at this moment: nothing waits for an answer.
+    /// Responds to packets that cannot be sent, as far as the rate permits; not while the device is down, and not if
+    /// another thread is responding or writing to the TUN: nothing waits for a response.
     #[cold]
     #[inline(never)]
     pub(super) fn answer_unreachable(&self, packets: &mut dyn Iterator<Item = &[u8]>) {
@@ -56,8 +56,8 @@ impl Device {
     }
 }
 
-/// Returns the sender of `packet`, and the packet without what follows it; `None` if there must be no answer (RFC 1122,
-/// section 3.2.2, and RFC 4443, section 2.4).
+/// Returns the sender of `packet`, and the packet without trailing bytes; `None` if there must be no response (RFC
+/// 1122, section 3.2.2, and RFC 4443, section 2.4).
 fn answerable(packet: &[u8]) -> Option<(IpAddr, &[u8])> {
     let header = Header::parse(packet)?;
     let packet = packet.get(..header.len)?;
@@ -77,17 +77,17 @@ const fn is_host_v6(address: Ipv6Addr) -> bool {
     !(address.is_multicast() || address.is_loopback() || address.is_unspecified())
 }
 
-/// `None` if it is cut short.
+/// Returns whether a response is permitted; `None` if it is truncated.
 fn may_answer_v4(packet: &[u8]) -> Option<bool> {
     let start = usize::from(packet[0] & 15) * 4;
     if start < IPV4_HEADER || start > packet.len() || u16::from_be_bytes([packet[6], packet[7]]) & 0x1fff != 0 {
         return Some(false);
     }
-    // Requests and replies; the others are errors, or unknown.
+    // Requests and replies; all others are errors, or unknown.
     Some(packet[9] != ICMP || matches!(packet.get(start)?, 0 | 8..=10 | 13..=18))
 }
 
-/// `None` if it is cut short.
+/// Returns whether a response is permitted; `None` if it is truncated.
 fn may_answer_v6(packet: &[u8]) -> Option<bool> {
     const HOP_BY_HOP: u8 = 0;
     const ROUTING: u8 = 43;
@@ -116,7 +116,7 @@ fn build_v4(packet: &[u8], answer: &mut [u8; MAX_V6]) -> usize {
     let (ip, icmp) = answer[..len].split_at_mut(IPV4_HEADER);
     ip.fill(0);
     ip[0] = 0x45;
-    // The precedence of network control, as RFC 1812, section 4.3.2.5, wants it.
+    // The precedence of network control, as required by RFC 1812, section 4.3.2.5.
     ip[1] = packet[1] & 0x1e | 0xc0;
     ip[2..4].copy_from_slice(&(len as u16).to_be_bytes());
     ip[8] = HOP_LIMIT;
@@ -145,7 +145,7 @@ fn build_v6(packet: &[u8], answer: &mut [u8; MAX_V6]) -> usize {
     len
 }
 
-/// `pseudo` is the sum of what the checksum covers outside of the message.
+/// Fills in an ICMP message. `pseudo` is the sum of the bytes outside the message that the checksum covers.
 fn fill_icmp(icmp: &mut [u8], kind: [u8; 2], quoted: &[u8], pseudo: Sum) {
     icmp[..2].copy_from_slice(&kind);
     icmp[2..ICMP_HEADER].fill(0);

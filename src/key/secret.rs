@@ -1,4 +1,4 @@
-//! Bytes that are kept to ourselves.
+//! Secret bytes.
 
 use std::{
     fmt,
@@ -10,14 +10,15 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::KEY_LEN;
 
-/// Secret bytes: wiped when they are dropped, compared in constant time, not shown by `Debug`.
+/// Secret bytes, which are wiped when dropped, compared in constant time, and redacted by `Debug`.
 ///
-/// `Zeroizing` wipes as well, but compilers unroll its loop at each place where one may go out of scope. That was 22 KB.
+/// `Zeroizing` wipes as well, but compilers unroll its loop at each place where a value may go out of scope, which took
+/// 22 KB.
 #[derive(Clone)]
 pub struct Secret<const N: usize = KEY_LEN>([u8; N]);
 
 impl<const N: usize> Secret<N> {
-    /// Takes bytes.
+    /// Creates a secret from bytes.
     #[must_use]
     pub const fn new(bytes: [u8; N]) -> Self {
         Self(bytes)
@@ -25,7 +26,7 @@ impl<const N: usize> Secret<N> {
 }
 
 impl<const N: usize> Default for Secret<N> {
-    /// All zeros.
+    /// Returns all zeros.
     fn default() -> Self {
         Self([0; N])
     }

@@ -1,7 +1,6 @@
-//! Keys on the stack. Moving a value leaves a copy behind that no destructor wipes, and computing with a key spills
-//! parts of it; so the stack that was used for it is wiped afterwards. From there parts could get elsewhere as well: a
-//! value with bytes that are not in use, such as an enum, takes along what happens to be in its place when it is moved
-//! to the heap.
+//! Wipes keys from the stack. Moving a value leaves a copy that no destructor wipes, and computing with a key spills
+//! parts of it; so the stack that was used is wiped afterwards. Otherwise parts of keys could also get elsewhere:
+//! moving a value with unused bytes, such as an enum, to the heap copies their former contents.
 
 #![allow(unsafe_code)]
 
@@ -9,17 +8,17 @@
 use std::arch::asm;
 use std::{cell::Cell, hint::black_box};
 
-/// Bytes of stack that handling a key reaches down at most, which tests/key_copies and tests/c/secrets.c measure, in
-/// builds without optimization as well.
+/// The greatest depth of stack, in bytes, that handling a key uses. tests/key_copies and tests/c/secrets.c measure it,
+/// also in builds without optimization.
 const DEPTH: usize = 48 * 1024;
 
-/// Bytes of stack that moving a key, and sealing and opening packets, reaches down at most.
+/// The greatest depth of stack, in bytes, that moving a key, or sealing and opening packets, uses.
 const SMALL_DEPTH: usize = 8 * 1024;
 
-/// Runs `body`, and then wipes the stack that it used. What it returns must not be secret.
+/// Runs `body` and then wipes the stack that it used. Its result must not be secret.
 ///
-/// Inside of such a body only 8 KiB are wiped at once, before more is moved to the heap: the whole depth would reach
-/// far below, and a thread of the app may have little stack. The outermost call wipes the rest.
+/// Within such a body only 8 KiB are wiped at once, before more is moved to the heap: the whole depth would reach too
+/// far down, and a thread of the app may have little stack. The outermost call wipes the rest.
 pub fn wiped<R>(body: impl FnOnce() -> R) -> R {
     thread_local! {
         static IS_INSIDE: Cell<bool> = const { Cell::new(false) };
@@ -40,19 +39,19 @@ pub fn wiped<R>(body: impl FnOnce() -> R) -> R {
     result
 }
 
-/// As [`wiped`], for a body that only reads, moves or copies a key.
+/// Runs `body` like [`wiped`], for a body that only reads, moves or copies a key.
 pub(crate) fn wiped_moves<R>(body: impl FnOnce() -> R) -> R {
     let result = below(body);
     wipe::<SMALL_DEPTH>();
     result
 }
 
-/// Wipes the stack below the caller, where keys were moved, or packets sealed and opened, before.
+/// Wipes the stack below the caller, after keys were moved there, or packets sealed and opened.
 pub(crate) fn wipe_below() {
     wipe::<SMALL_DEPTH>();
 }
 
-/// Has a frame of its own, in the place that [`wipe`] has afterwards.
+/// Runs `body` in a frame of its own, which [`wipe`] covers afterwards.
 #[inline(never)]
 fn below<R>(body: impl FnOnce() -> R) -> R {
     body()
@@ -64,8 +63,8 @@ fn wipe<const N: usize>() {
     clear_vector_registers();
 }
 
-/// Clears the registers that copies of keys pass through. What runs next may save them on the stack, as the dynamic
-/// linker does for a function that is called for the first time. On Windows some of them belong to the caller.
+/// Clears the registers that copies of keys pass through. Code that runs next may save them on the stack, as the
+/// dynamic linker does for the first call of a function. On Windows some of them belong to the caller.
 #[cfg(all(target_arch = "x86_64", not(windows)))]
 fn clear_vector_registers() {
     if is_x86_feature_detected!("avx512vl") {
@@ -97,7 +96,7 @@ fn clear_vector_registers() {
     }
 }
 
-/// The same. The lower halves of 8 to 15 are the caller's.
+/// As above. The lower halves of registers 8 to 15 belong to the caller.
 #[cfg(target_arch = "aarch64")]
 fn clear_vector_registers() {
     // SAFETY: every processor of this kind has these instructions. They change registers that a call may change.

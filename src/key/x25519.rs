@@ -1,15 +1,16 @@
-//! X25519 (RFC 7748): in assembly where the processor can run it, in portable Rust elsewhere.
+//! X25519 (RFC 7748): in assembly if the processor supports it, otherwise in portable Rust.
 //!
-//! Both take constant time, and clamp the private key themselves. `docs/adr/0006-cryptography.md` compares them with others.
+//! Both run in constant time, and clamp the private key themselves. `docs/adr/0006-cryptography.md` compares
+//! alternatives.
 
 use super::{KEY_LEN, Secret};
 
-/// The public key that belongs to a private one.
+/// Returns the public key of a private key.
 pub(super) fn public_key(private: &[u8; KEY_LEN]) -> [u8; KEY_LEN] {
     if assembly::runs_here() { assembly::public_key(private) } else { portable::public_key(private) }
 }
 
-/// The shared secret; `None` if it is all zeros, which a public key of low order causes.
+/// Returns the shared secret; `None` if it is all zeros, which a low-order public key causes.
 pub(super) fn shared_secret(private: &[u8; KEY_LEN], public: &[u8; KEY_LEN]) -> Option<Secret> {
     if assembly::runs_here() {
         assembly::shared_secret(private, public)
@@ -18,7 +19,7 @@ pub(super) fn shared_secret(private: &[u8; KEY_LEN], public: &[u8; KEY_LEN]) -> 
     }
 }
 
-/// s2n-bignum's routines, by way of graviola.
+/// The routines of s2n-bignum, from graviola.
 #[cfg(all(
     any(target_arch = "x86_64", target_arch = "aarch64"),
     target_pointer_width = "64",
@@ -31,15 +32,17 @@ mod assembly {
 
     pub(super) const BUILT: bool = true;
 
-    /// Whether the processor has everything that graviola wants, for X25519 or not: it panics if something is missing.
+    /// Returns whether the processor has every feature that graviola requires, even those X25519 does not use: it
+    /// panics if one is missing.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn runs_here() -> bool {
         use std::arch::is_x86_feature_detected as has;
-        // The routines use BMI2, which graviola does not look for.
+        // The routines use BMI2, which graviola does not test for.
         has!("adx") && has!("bmi2") && has!("bmi1") && has!("avx") && has!("avx2") && has!("aes") && has!("pclmulqdq")
     }
 
-    /// Whether the processor has everything that graviola wants, for X25519 or not: it panics if something is missing.
+    /// Returns whether the processor has every feature that graviola requires, even those X25519 does not use: it
+    /// panics if one is missing.
     #[cfg(target_arch = "aarch64")]
     pub(super) fn runs_here() -> bool {
         use std::arch::is_aarch64_feature_detected as has;
@@ -51,13 +54,13 @@ mod assembly {
     }
 
     pub(super) fn shared_secret(private: &[u8; KEY_LEN], public: &[u8; KEY_LEN]) -> Option<Secret> {
-        // It fails for a secret of zeros only, and wipes its own copies of the key and of the secret.
+        // It fails only for an all-zero secret, and wipes its own copies of the key and of the secret.
         let secret = StaticPrivateKey::from_array(private).diffie_hellman(&PublicKey::from_array(public)).ok()?;
         Some(Secret::new(secret.0))
     }
 }
 
-/// Where graviola cannot be built: see `Cargo.toml`.
+/// For targets that graviola does not support: see `Cargo.toml`.
 #[cfg(not(all(
     any(target_arch = "x86_64", target_arch = "aarch64"),
     target_pointer_width = "64",
@@ -81,7 +84,8 @@ mod portable {
     pub(super) fn public_key(private: &[u8; KEY_LEN]) -> [u8; KEY_LEN] {
         let private = StaticSecret::from(*private);
         if assembly::BUILT {
-            // That the few processors without it take 39 µs and not 11 is not worth 38 KB of tables for all.
+            // Without a table the few processors that lack the assembly take 39 µs instead of 11, but it would be 38 KB
+            // in all libraries.
             private.diffie_hellman(&PublicKey::from(X25519_BASEPOINT_BYTES)).to_bytes()
         } else {
             PublicKey::from(&private).to_bytes()

@@ -1,4 +1,4 @@
-//! ChaCha20-Poly1305 (RFC 8439) with WireGuard's nonces, on a key that is wiped when it is dropped.
+//! ChaCha20-Poly1305 (RFC 8439) with WireGuard's nonces and a key that is wiped when dropped.
 
 use chacha20::{R20, hchacha};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
@@ -11,11 +11,11 @@ pub(super) const TAG_LEN: usize = 16;
 /// Bytes of the nonce of a cookie reply.
 pub(super) const XNONCE_LEN: usize = 24;
 
-/// An AEAD key. ring's own form of it is 544 bytes long and not wiped when dropped; making that for each message costs
-/// 2 to 5 ns, and keeps a session small and the key in one place.
+/// An AEAD key. ring's own form of it has 544 bytes and is not wiped when dropped; deriving it for each message costs 2
+/// to 5 ns, and keeps sessions small and the key in one place.
 pub(super) struct AeadKey(Secret);
 
-/// A nonce is 32 zero bits and the counter in little endian (section 5.4.6).
+/// Returns the nonce: 32 zero bits and the counter in little endian (section 5.4.6).
 fn nonce(counter: u64) -> Nonce {
     let mut bytes = [0; 12];
     bytes[4..].copy_from_slice(&counter.to_le_bytes());
@@ -27,8 +27,8 @@ impl AeadKey {
         Self(Secret::new(*key))
     }
 
-    /// The key and the counter that stand for `key` and a nonce of 24 bytes. With them this is XChaCha20-Poly1305
-    /// (draft-irtf-cfrg-xchacha).
+    /// Returns the key and the counter that are equivalent to `key` and a nonce of 24 bytes, which makes this
+    /// XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha).
     pub(super) fn extended(key: &[u8; 32], nonce: &[u8; XNONCE_LEN]) -> (Self, u64) {
         let (mut salt, mut counter) = ([0; 16], [0; 8]);
         salt.copy_from_slice(&nonce[..16]);
@@ -43,7 +43,7 @@ impl AeadKey {
 
     /// Encrypts all but the last [`TAG_LEN`] bytes of `body` in place and writes the tag there.
     ///
-    /// Not inlined, as ring's form of the key is in this frame, and what wipes the stack wipes frames below its own.
+    /// Not inlined: ring's form of the key is in this frame, and wiping the stack covers only frames below the caller.
     #[inline(never)]
     #[expect(clippy::expect_used, reason = "fails only for a text of 256 GiB")]
     pub(super) fn seal(&self, counter: u64, aad: &[u8], body: &mut [u8]) {

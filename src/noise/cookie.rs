@@ -1,6 +1,6 @@
 //! mac1, mac2 and cookies: sections 5.3, 5.4.4 and 5.4.7.
 //!
-//! [`CookieChecker`] is the responder's side, one a device; [`MacStamper`] the initiator's, one a peer.
+//! [`CookieChecker`] is the responder's side, one for each device; [`MacStamper`] the initiator's, one for each peer.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -20,10 +20,10 @@ use crate::{
     time::Instant,
 };
 
-/// A cookie is good for this long, and so is the secret it is made from (section 5.4.7).
+/// The lifetime of a cookie, and of the secret that it is made from (section 5.4.7).
 const COOKIE_LIFETIME: Duration = Duration::from_secs(120);
-/// An initiator stops using a cookie this much earlier, for the time that messages travel (`COOKIE_SECRET_LATENCY` of
-/// the kernel).
+/// How much earlier an initiator stops using a cookie, to allow for the travel time of messages
+/// (`COOKIE_SECRET_LATENCY` of the kernel).
 const COOKIE_LATENCY: Duration = Duration::from_secs(5);
 
 const MAC_LEN: usize = 16;
@@ -37,14 +37,14 @@ fn cookie_key(public: &PublicKey) -> [u8; 32] {
     kdf::hash(&[b"cookie--", public.as_bytes()])
 }
 
-/// What the MACs of a handshake message say about its sender.
+/// The result of checking the MACs of a handshake message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Macs {
-    /// It does not know our public key, or the message is damaged: drop it.
+    /// The sender does not have our public key, or the message is damaged: drop it.
     Invalid,
-    /// It knows our public key.
+    /// The sender has our public key.
     Mac1,
-    /// It also receives at the address that it sends from.
+    /// The sender also receives at the address that it sends from.
     Mac1AndCookie,
 }
 
@@ -57,7 +57,7 @@ pub struct CookieChecker {
 }
 
 impl CookieChecker {
-    /// A checker for messages to `public`.
+    /// Creates a checker for messages to `public`.
     #[must_use]
     pub fn new(public: &PublicKey) -> Self {
         Self {
@@ -68,8 +68,8 @@ impl CookieChecker {
         }
     }
 
-    /// Checks a handshake message (initiation or response), whose last 32 bytes are its MACs. The cookie is looked at
-    /// only if `want_cookie`.
+    /// Checks a handshake message (initiation or response), whose last 32 bytes are its MACs. The cookie is checked
+    /// only if `want_cookie` is set.
     pub fn check(
         &mut self,
         message: &[u8],
@@ -87,7 +87,7 @@ impl CookieChecker {
         if !bool::from(kdf::mac(&self.mac1_key, &[text]).ct_eq(mac1)) {
             return Macs::Invalid;
         }
-        // Without a cookie, mac2 is zero: most of a flood need not be computed any further.
+        // Without a cookie, mac2 is zero: most messages of a flood need no further computation.
         if !want_cookie || *mac2 == [0; MAC_LEN] {
             return Macs::Mac1;
         }
@@ -95,7 +95,7 @@ impl CookieChecker {
         if bool::from(kdf::mac(cookie.as_ref(), &[rest]).ct_eq(mac2)) { Macs::Mac1AndCookie } else { Macs::Mac1 }
     }
 
-    /// Makes the reply to a handshake message whose mac1 was found valid.
+    /// Creates the reply to a handshake message whose mac1 was valid.
     pub fn reply(
         &mut self,
         message: &[u8],
@@ -119,7 +119,7 @@ impl CookieChecker {
         reply
     }
 
-    /// The cookie of an address and port. Its secret is replaced every two minutes.
+    /// Returns the cookie of an address and port. Its secret is replaced every two minutes.
     fn cookie(&mut self, from: SocketAddr, now: Instant, random: &dyn Random) -> Secret<COOKIE_LEN> {
         if self.secret_born.is_none_or(|born| now.since(born) >= COOKIE_LIFETIME) {
             random.fill(&mut self.secret[..]);
@@ -138,10 +138,10 @@ struct Cookie {
     received: Instant,
 }
 
-/// Writes the MACs of handshake messages to one peer, and takes its cookies.
+/// Writes the MACs of handshake messages to one peer, and stores its cookies.
 #[derive(Default)]
 pub struct MacStamper {
-    /// The mac1 of our last handshake message, until a cookie reply to it was taken.
+    /// The mac1 of our last handshake message, until a cookie reply to it has been accepted.
     last_mac1: Option<[u8; MAC_LEN]>,
     cookie: Option<Cookie>,
 }
@@ -162,7 +162,7 @@ impl MacStamper {
         macs[MAC_LEN..].copy_from_slice(&mac2);
     }
 
-    /// Takes a cookie reply from `remote`. Returns false if it does not answer our last handshake message.
+    /// Accepts a cookie reply from `remote`. Returns false if it does not match our last handshake message.
     #[must_use]
     pub fn take_reply(&mut self, reply: &[u8; COOKIE_REPLY_LEN], remote: &PublicKey, now: Instant) -> bool {
         let Some(mac1) = self.last_mac1 else { return false };

@@ -1,11 +1,10 @@
 //! The handshake: Noise IKpsk2, sections 5.4.2 and 5.4.3.
 //!
-//! A [`Handshake`] is one peer's. As initiator: [`create_initiation`](Handshake::create_initiation), then
-//! [`consume_response`](Handshake::consume_response). As responder: an initiation names its sender only once it is
-//! decrypted, so [`OpenedInitiation::open`] comes first, then [`consume_initiation`](Handshake::consume_initiation) of
-//! that peer and [`create_response`](Handshake::create_response). Both end in
-//! [`begin_session`](Handshake::begin_session). None of them leaves a secret on the stack; what each keeps is on the
-//! heap.
+//! A [`Handshake`] belongs to one peer. The initiator calls [`create_initiation`](Handshake::create_initiation), then
+//! [`consume_response`](Handshake::consume_response). For the responder an initiation names its sender only once it is
+//! decrypted, so it first calls [`OpenedInitiation::open`], then [`consume_initiation`](Handshake::consume_initiation)
+//! of that peer and [`create_response`](Handshake::create_response). Both end with
+//! [`begin_session`](Handshake::begin_session). None of these leaves a secret on the stack; their state is on the heap.
 
 use std::{
     sync::{Arc, LazyLock},
@@ -28,7 +27,7 @@ use crate::{
 const CONSTRUCTION: &[u8] = b"Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s";
 const IDENTIFIER: &[u8] = b"WireGuard v1 zx2c4 Jason@zx2c4.com";
 
-/// A peer may begin at most one handshake in this time (`INITIATIONS_PER_SECOND`, 50, of the kernel).
+/// The minimum time between two initiations of a peer (`INITIATIONS_PER_SECOND`, 50, of the kernel).
 const MIN_INITIATION_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Our own static key pair.
@@ -39,19 +38,19 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Derives the public key; costs one multiplication.
+    /// Derives the public key, which costs one multiplication.
     #[must_use]
     pub fn new(private: PrivateKey) -> Self {
         Self { public: private.public_key(), private }
     }
 
-    /// The private key.
+    /// Returns the private key.
     #[must_use]
     pub const fn private(&self) -> &PrivateKey {
         &self.private
     }
 
-    /// The public key.
+    /// Returns the public key.
     #[must_use]
     pub const fn public(&self) -> &PublicKey {
         &self.public
@@ -65,7 +64,7 @@ struct Symmetric {
 }
 
 impl Symmetric {
-    /// The state before the first message to `responder`.
+    /// Returns the state before the first message to `responder`.
     fn new(responder: &PublicKey) -> Self {
         static START: LazyLock<(Hash, Hash)> = LazyLock::new(|| {
             let chain = kdf::hash(&[CONSTRUCTION]);
@@ -132,27 +131,27 @@ enum Stage {
     ResponseReceived,
 }
 
-/// A handshake that has begun and not ended.
+/// A handshake in progress.
 struct Pending {
     stage: Stage,
     symmetric: Symmetric,
-    /// Ours; there is none yet while an initiation was received and not answered.
+    /// Our ephemeral key; `None` while a received initiation has not been answered.
     ephemeral: Option<PrivateKey>,
     remote_ephemeral: Option<PublicKey>,
-    /// Ours, once we have sent a message of this handshake.
+    /// Our index, once we have sent a message of this handshake.
     local_index: Option<u32>,
     remote_index: u32,
 }
 
-/// A received initiation whose sender is known, but not yet authenticated.
+/// A received initiation whose sender has been decrypted, but not yet authenticated.
 pub struct OpenedInitiation {
-    /// Who it claims to be from.
+    /// The key of the claimed sender.
     pub remote: PublicKey,
     pending: Box<Pending>,
 }
 
 impl OpenedInitiation {
-    /// Decrypts the sender's static key with ours (one multiplication). `None` if it is not for us, or damaged.
+    /// Decrypts the sender's static key with ours (one multiplication). Returns `None` if it is not for us, or damaged.
     #[must_use]
     pub fn open(message: &[u8; INITIATION_LEN], identity: &Identity) -> Option<Self> {
         wiped(|| {
@@ -174,12 +173,12 @@ impl OpenedInitiation {
     }
 }
 
-/// One peer's handshake state. About 200 bytes while no handshake is under way.
+/// One peer's handshake state, about 200 bytes while no handshake is in progress.
 pub struct Handshake {
     remote: PublicKey,
     preshared: PresharedKey,
-    /// The secret of both static keys: computed when first needed, and again when our own key changes. The inner
-    /// `None` says that the peer's key is of low order.
+    /// The shared secret of both static keys: computed when first needed, and again when our own key changes. The inner
+    /// `None` means that the peer's key is of low order.
     static_static: Option<Option<Secret>>,
     last_sent: Tai64N,
     last_received: Tai64N,
@@ -188,10 +187,10 @@ pub struct Handshake {
 }
 
 impl Handshake {
-    /// Bytes of memory that one under way takes on top.
+    /// Additional bytes of memory during a handshake.
     pub const PENDING_MEMORY: usize = size_of::<Pending>();
 
-    /// No handshake yet.
+    /// Creates the state without a handshake.
     #[must_use]
     pub fn new(remote: PublicKey) -> Self {
         Self {
@@ -205,43 +204,43 @@ impl Handshake {
         }
     }
 
-    /// The peer's static key.
+    /// Returns the peer's static key.
     #[must_use]
     pub const fn remote(&self) -> &PublicKey {
         &self.remote
     }
 
-    /// The preshared key; all zeros if there is none.
+    /// Returns the preshared key; all zeros if there is none.
     #[must_use]
     pub const fn preshared(&self) -> &PresharedKey {
         &self.preshared
     }
 
-    /// Uses another preshared key from the next response on, ours or theirs.
+    /// Sets the preshared key, which is used from the next response on, ours or theirs.
     pub fn set_preshared(&mut self, key: PresharedKey) {
         self.preshared = key;
     }
 
-    /// Forgets the handshake under way and what was computed with our old static key. What protects against replay
-    /// stays.
+    /// Forgets the handshake in progress and values computed with our old static key. The state for replay protection
+    /// is kept.
     pub fn identity_changed(&mut self) {
         self.static_static = None;
         self.clear();
     }
 
-    /// Forgets the handshake under way.
+    /// Forgets the handshake in progress.
     pub fn clear(&mut self) {
         self.pending = None;
     }
 
-    /// Whether a handshake is under way.
+    /// Returns whether a handshake is in progress.
     #[must_use]
     pub const fn is_pending(&self) -> bool {
         self.pending.is_some()
     }
 
-    /// Our index in the handshake under way, if we have sent a message of it: the other side answers to it, with a
-    /// response or a cookie reply.
+    /// Returns our index in the handshake in progress, if we have sent a message of it: the other side replies to this
+    /// index, with a response or a cookie reply.
     #[must_use]
     pub fn local_index(&self) -> Option<u32> {
         self.pending.as_ref()?.local_index
@@ -252,8 +251,8 @@ impl Handshake {
         self.static_static.get_or_insert_with(|| identity.private.diffie_hellman(&remote)).clone()
     }
 
-    /// Begins a handshake; one under way is forgotten. The MACs are left to be stamped. `None` if the peer's key is of
-    /// low order.
+    /// Creates an initiation; a handshake in progress is forgotten. The MACs must still be stamped. Returns `None` if
+    /// the peer's key is of low order.
     #[must_use]
     pub fn create_initiation(
         &mut self,
@@ -294,8 +293,8 @@ impl Handshake {
         })
     }
 
-    /// Takes an initiation that claims to be from this peer. Returns false, and changes nothing, if it is not
-    /// authentic, is a replay, or comes within 20 ms of the last one that was taken.
+    /// Accepts an initiation that claims to be from this peer. Returns false, and changes nothing, if it is not
+    /// authentic, is a replay, or arrives within 20 ms of the last accepted one.
     #[must_use]
     pub fn consume_initiation(
         &mut self,
@@ -320,14 +319,14 @@ impl Handshake {
             }
             self.last_received = sent;
             self.last_initiation = Some(now);
-            // An initiation of our own that was under way is given up, as in the kernel; so is its index.
+            // An initiation of our own in progress is abandoned with its index, as in the kernel.
             self.pending = Some(pending);
             true
         })
     }
 
-    /// Answers the initiation that was consumed last. The MACs are left to be stamped. `None` if there is none to
-    /// answer, or one of the peer's keys is of low order; that handshake is then forgotten.
+    /// Creates the response to the last consumed initiation. The MACs must still be stamped. Returns `None` if there is
+    /// none to respond to, or one of the peer's keys is of low order; that handshake is then forgotten.
     #[must_use]
     pub fn create_response(&mut self, local_index: u32, random: &dyn Random) -> Option<[u8; RESPONSE_LEN]> {
         wiped(|| {
@@ -354,7 +353,7 @@ impl Handshake {
         })
     }
 
-    /// Takes the answer to our initiation. Returns false, and changes nothing, if it is not authentic.
+    /// Accepts the response to our initiation. Returns false, and changes nothing, if it is not authentic.
     #[must_use]
     pub fn consume_response(&mut self, message: &[u8; RESPONSE_LEN], identity: &Identity) -> bool {
         wiped(|| {
@@ -384,7 +383,7 @@ impl Handshake {
         })
     }
 
-    /// Ends a handshake whose second message was sent or taken, and forgets it.
+    /// Ends a handshake whose second message was sent or accepted, and forgets it. Returns the session.
     #[must_use]
     pub fn begin_session(&mut self, now: Instant) -> Option<Arc<Session>> {
         wiped(|| {
@@ -501,7 +500,7 @@ mod tests {
         let (mut a, mut b) = pair();
         a.handshake = Handshake::new(PublicKey::from_bytes([0; 32]));
         assert!(a.handshake.create_initiation(&a.identity, 1, WALL, &SystemRandom).is_none());
-        // An ephemeral of low order: the sender can compute what follows, the receiver must not go along.
+        // An ephemeral key of low order: the sender can compute the rest, but the receiver must refuse it.
         let (a, _) = pair();
         let zero = PublicKey::from_bytes([0; 32]);
         let mut symmetric = Symmetric::new(&b.identity.public);
@@ -546,7 +545,7 @@ mod tests {
         let (mut a, mut b) = pair();
         let m1 = a.handshake.create_initiation(&a.identity, 1, WALL, &SystemRandom).unwrap();
         assert!(receive(&mut b, &m1, Instant::default()));
-        // Cannot come from the wire: the first message would not have been opened.
+        // This cannot arrive from the network: the first message would not have been opened.
         let zero = PublicKey::from_bytes([0; 32]);
         b.handshake.pending.as_mut().unwrap().remote_ephemeral = Some(zero);
         assert!(b.handshake.create_response(2, &SystemRandom).is_none());

@@ -10,7 +10,7 @@ use crate::key::Secret;
 /// A BLAKE2s-256 hash, or a chaining key.
 pub(super) type Hash = [u8; 32];
 
-/// `Hash(parts[0] || parts[1] || ...)`.
+/// Returns `Hash(parts[0] || parts[1] || ...)`.
 pub(super) fn hash(parts: &[&[u8]]) -> Hash {
     let mut h = Blake2s256::new();
     for part in parts {
@@ -19,7 +19,7 @@ pub(super) fn hash(parts: &[&[u8]]) -> Hash {
     h.finalize().into()
 }
 
-/// `Mac(key, parts...)`: keyed BLAKE2s with 16 bytes of output.
+/// Returns `Mac(key, parts...)`: keyed BLAKE2s with 16 bytes of output.
 #[expect(clippy::expect_used, reason = "BLAKE2s takes keys of up to 32 bytes, and the keys here are 16 and 32")]
 pub(super) fn mac(key: &[u8], parts: &[&[u8]]) -> [u8; 16] {
     let mut m = <Blake2sMac<U16> as KeyInit>::new_from_slice(key).expect("keys are at most 32 bytes");
@@ -29,7 +29,7 @@ pub(super) fn mac(key: &[u8], parts: &[&[u8]]) -> [u8; 16] {
     m.finalize().into_bytes().into()
 }
 
-/// HMAC-BLAKE2s (RFC 2104). Written out, because the `hmac` crate leaves the padded key behind in memory.
+/// Returns HMAC-BLAKE2s (RFC 2104). Implemented here because the `hmac` crate leaves the padded key in memory.
 fn hmac(key: &Hash, parts: [&[u8]; 2]) -> Secret {
     const BLOCK_LEN: usize = 64;
     let mut pad = Secret::<BLOCK_LEN>::default();
@@ -40,7 +40,7 @@ fn hmac(key: &Hash, parts: [&[u8]; 2]) -> Secret {
     Secret::new(hash(&[pad.as_ref(), inner.as_ref()]))
 }
 
-/// `Kdf_N(key, input)`: the first `N` outputs of HKDF with an empty info string.
+/// Returns `Kdf_N(key, input)`: the first `N` outputs of HKDF with an empty info string.
 pub(super) fn kdf<const N: usize>(key: &Hash, input: &[u8]) -> [Secret; N] {
     let secret = hmac(key, [input, &[]]);
     let mut previous = Secret::<32>::default();

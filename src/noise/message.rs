@@ -6,21 +6,21 @@ pub const INITIATION_LEN: usize = 148;
 pub const RESPONSE_LEN: usize = 92;
 /// Bytes of a cookie reply.
 pub const COOKIE_REPLY_LEN: usize = 64;
-/// Bytes of a data message in front of its encrypted packet: type, receiver index, counter.
+/// Bytes of a data message before its encrypted packet: type, receiver index, counter.
 pub const DATA_HEADER_LEN: usize = 16;
-/// Bytes that a data message has more than its padded packet: header and authentication tag.
+/// The overhead of a data message over its padded packet, in bytes: header and authentication tag.
 pub const DATA_OVERHEAD: usize = DATA_HEADER_LEN + super::aead::TAG_LEN;
 
-/// Each message begins with its type and three zero bytes, read as one little-endian number.
+/// Each message begins with its type and three zero bytes, which are read as one little-endian number.
 pub(super) const TYPE_INITIATION: u32 = 1;
 pub(super) const TYPE_RESPONSE: u32 = 2;
 pub(super) const TYPE_COOKIE_REPLY: u32 = 3;
 pub(super) const TYPE_DATA: u32 = 4;
 
-/// The IPv4 TOS or IPv6 traffic class of initiations and responses: AF41, as the kernel sends them. Its cookie replies have 0.
+/// The IPv4 TOS or IPv6 traffic class of initiations and responses: AF41, as in the kernel. Its cookie replies have 0.
 pub const HANDSHAKE_TOS: u8 = 0x88;
 
-/// A received datagram that has the form of a message. Nothing in it is authenticated yet.
+/// A received datagram in the form of a message, not yet authenticated.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Message<'a> {
     /// Type 1.
@@ -36,7 +36,7 @@ pub enum Message<'a> {
 /// A received data message.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Data<'a> {
-    /// The session it is for, by our own index.
+    /// Our index of its session.
     pub receiver: u32,
     /// Its counter.
     pub counter: u64,
@@ -49,13 +49,13 @@ pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
 }
 
-/// The index of a handshake message's sender.
+/// Returns the sender's index of a handshake message.
 #[must_use]
 pub fn sender_index(message: &[u8]) -> u32 {
     u32_at(message, 4)
 }
 
-/// The index that a response or a cookie reply is for.
+/// Returns the receiver's index of a response or a cookie reply.
 #[must_use]
 pub fn receiver_index(message: &[u8]) -> u32 {
     match u32_at(message, 0) {
@@ -65,7 +65,7 @@ pub fn receiver_index(message: &[u8]) -> u32 {
 }
 
 impl<'a> Message<'a> {
-    /// Recognises a message by its type and length; `None` for anything else.
+    /// Recognizes a message by its type and length; returns `None` for anything else.
     #[must_use]
     pub fn parse(datagram: &'a mut [u8]) -> Option<Self> {
         match u32_at(datagram, 0) {
@@ -82,7 +82,7 @@ impl<'a> Message<'a> {
     }
 }
 
-/// By what a message that we have sent ourselves is recognised.
+/// The identity of a message that we may have sent ourselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Own {
     /// An initiation or a response, with our index.
@@ -97,7 +97,7 @@ pub enum Own {
     },
 }
 
-/// Reads the beginning of a message that may be our own; `None` if it has another form.
+/// Reads the beginning of a message that may be our own; returns `None` for anything else.
 #[must_use]
 pub fn own(beginning: &[u8]) -> Option<Own> {
     let index = u32_at(beginning, 4);
@@ -115,8 +115,8 @@ pub(super) fn write_data_header(message: &mut [u8], receiver: u32, counter: u64)
     message[8..DATA_HEADER_LEN].copy_from_slice(&counter.to_le_bytes());
 }
 
-/// The length of a packet after padding: a multiple of 16, but not above the MTU (section 5.4.6; the kernel's rule for
-/// packets that are longer than the MTU). An `mtu` of 0 means that there is no bound.
+/// Returns the length of a packet after padding: a multiple of 16, but not above the MTU (section 5.4.6; the kernel's
+/// rule for packets that are longer than the MTU). An `mtu` of 0 means no limit.
 #[must_use]
 pub fn padded_len(len: usize, mtu: usize) -> usize {
     if mtu == 0 {

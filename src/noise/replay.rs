@@ -1,20 +1,20 @@
-//! Which counters of a session have been seen: a sliding window of 8192 bits, after RFC 6479.
+//! Detects replayed counters of a session: a sliding window of 8192 bits, after RFC 6479.
 
 use super::REJECT_AFTER_MESSAGES;
 
 const WORD: u64 = u64::BITS as u64;
-/// Bits of the window.
+/// The number of bits of the window.
 const BITS: u64 = 8192;
 const WORDS: usize = (BITS / WORD) as usize;
 
-/// How far behind the newest counter one may arrive: the kernel keeps one word of its window in reserve, so this is
-/// 8128.
+/// The maximum distance of an accepted counter from the newest: the kernel keeps one word of its window in reserve, so
+/// this is 8128.
 pub const WINDOW: u64 = BITS - WORD;
 
-/// The window. Counter `c` has bit `c % BITS`; bits of counters not reached yet are clear.
+/// A replay window. Counter `c` has bit `c % BITS`; bits of counters not yet reached are clear.
 #[derive(Clone, Debug)]
 pub struct ReplayWindow {
-    /// One more than the highest counter seen; 0 if none was.
+    /// One more than the highest accepted counter; 0 if there was none.
     next: u64,
     seen: [u64; WORDS],
 }
@@ -26,11 +26,11 @@ impl Default for ReplayWindow {
 }
 
 impl ReplayWindow {
-    /// Notes that an authentic message with this counter has arrived. Returns false if it must be dropped: it was seen
-    /// before, is too old to tell, or is past the end of a session.
+    /// Records the arrival of an authentic message with this counter. Returns false if it must be dropped: it is a
+    /// replay, too old for the window, or past the end of a session.
     #[must_use]
     pub fn accept(&mut self, counter: u64) -> bool {
-        // Also keeps every sum below from overflowing. Once the last counter was seen the session is over for all.
+        // Also prevents overflow of every sum below. After the last counter the session cannot be used.
         if counter >= REJECT_AFTER_MESSAGES || self.next >= REJECT_AFTER_MESSAGES {
             return false;
         }
@@ -51,7 +51,7 @@ impl ReplayWindow {
         ((counter / WORD) % WORDS as u64) as usize
     }
 
-    /// Clears the bits of `from..=to`, which stand for counters that have left the window.
+    /// Clears the bits of the counters `from..=to`, which have left the window.
     fn clear(&mut self, from: u64, to: u64) {
         if to - from >= BITS {
             self.seen = [0; WORDS];

@@ -1,7 +1,7 @@
 //! A session: two keys, a counter and a replay window. Packets are sealed and opened in place.
 //!
-//! A session is shared: several threads may seal and open with it at once. Whoever owns it decides how long it is used;
-//! the limits of section 6 are asked for here ([`Session::may_send`], [`Session::may_receive`]).
+//! Sessions are shared: several threads may seal and open with one at the same time. The owner decides how long it is
+//! used; the limits of section 6 are checked by [`Session::may_send`] and [`Session::may_receive`].
 
 use std::sync::{
     Mutex,
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{sync, time::Instant};
 
-/// What a handshake has agreed on. Also called keypair.
+/// The result of a handshake, also called keypair.
 pub struct Session {
     local_index: u32,
     remote_index: u32,
@@ -26,12 +26,12 @@ pub struct Session {
     receiving: AeadKey,
     /// The counter of the next message.
     counter: AtomicU64,
-    /// Cleared for good when the session must not be used for sending any more.
+    /// Cleared permanently when the session must no longer be used for sending.
     may_send: AtomicBool,
     window: Mutex<ReplayWindow>,
 }
 
-/// What a session is made from.
+/// The values that a session is created from.
 pub(super) struct Keys<'a> {
     pub(super) local_index: u32,
     pub(super) remote_index: u32,
@@ -55,60 +55,60 @@ impl Session {
         }
     }
 
-    /// The index by which the other side names this session.
+    /// Returns our index of this session, which the other side sends to.
     #[must_use]
     pub const fn local_index(&self) -> u32 {
         self.local_index
     }
 
-    /// The index by which we name this session to the other side.
+    /// Returns the other side's index of this session, which we send to.
     #[must_use]
     pub const fn remote_index(&self) -> u32 {
         self.remote_index
     }
 
-    /// Whether we began the handshake. Only then do we ask for a successor because of age.
+    /// Returns whether we initiated the handshake. Only the initiator replaces a session because of its age.
     #[must_use]
     pub const fn is_initiator(&self) -> bool {
         self.initiator
     }
 
-    /// When the handshake was completed.
+    /// Returns the time at which the handshake was completed.
     #[must_use]
     pub const fn created(&self) -> Instant {
         self.created
     }
 
-    /// Whether packets may still be sealed: not retired, and younger than [`REJECT_AFTER_TIME`].
+    /// Returns whether packets may still be sealed: not retired, and younger than [`REJECT_AFTER_TIME`].
     #[must_use]
     pub fn may_send(&self, now: Instant) -> bool {
         self.may_send.load(Ordering::Relaxed) && now.since(self.created) < REJECT_AFTER_TIME
     }
 
-    /// Whether packets may still be opened: younger than [`REJECT_AFTER_TIME`]. A session that was retired from
-    /// sending still receives, so that nothing on its way is lost.
+    /// Returns whether packets may still be opened: younger than [`REJECT_AFTER_TIME`]. A retired session still
+    /// receives, so that no packet in transit is lost.
     #[must_use]
     pub fn may_receive(&self, now: Instant) -> bool {
         now.since(self.created) < REJECT_AFTER_TIME
     }
 
-    /// Never sends with this session again.
+    /// Stops sending with this session permanently.
     pub fn retire(&self) {
         self.may_send.store(false, Ordering::Relaxed);
     }
 
-    /// Whether so many messages were sent that it is time for a successor.
+    /// Returns whether the number of sent messages requires a successor.
     #[must_use]
     pub fn is_worn(&self) -> bool {
         self.counter.load(Ordering::Relaxed) > REKEY_AFTER_MESSAGES
     }
 
-    /// Takes the counters of `n` messages at once and returns the first. If there are not that many left the session
-    /// is retired.
+    /// Takes the counters of `n` messages at once and returns the first. If there are not enough left, the session is
+    /// retired.
     #[must_use]
     pub fn take_counters(&self, n: usize) -> Option<u64> {
-        // Not a plain addition: that would go over the limit first and be put back afterwards, and calls in between could
-        // carry it round to counters that were used before.
+        // Not a plain addition: that would exceed the limit first and be corrected afterwards, and concurrent calls
+        // could wrap it around to counters that were already used.
         let advance = |next: u64| next.checked_add(n as u64).filter(|end| *end <= REJECT_AFTER_MESSAGES);
         #[allow(deprecated, reason = "Rust 1.89 does not have its new name, try_update")]
         let taken = self.counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, advance);
@@ -118,8 +118,8 @@ impl Session {
         taken.ok()
     }
 
-    /// Turns a padded packet into a data message, in place: `message` is 16 bytes for the header, the packet, and 16
-    /// bytes for the tag. Each counter is used once.
+    /// Seals a padded packet as a data message in place: `message` is 16 bytes for the header, the packet, and 16 bytes
+    /// for the tag. Each counter must be used only once.
     pub fn seal(&self, counter: u64, message: &mut [u8]) {
         debug_assert!(message.len() >= DATA_OVERHEAD);
         message::write_data_header(message, self.remote_index, counter);
@@ -133,8 +133,8 @@ impl Session {
         self.receiving.open(counter, &[], body)
     }
 
-    /// Notes authentic messages in the replay window, in order and under one lock. Calls `fresh` for each that was not
-    /// seen before and is not too old to tell.
+    /// Records authentic messages in the replay window, in order and under one lock. Calls `fresh` for each one that is
+    /// neither a replay nor too old.
     pub fn accept<M>(&self, messages: &mut [M], counter: impl Fn(&M) -> u64, mut fresh: impl FnMut(&mut M)) {
         let mut window = sync::lock(&self.window);
         for message in messages {
@@ -144,7 +144,7 @@ impl Session {
         }
     }
 
-    /// Winds the counter forward, for tests of what happens at its end.
+    /// Advances the counter, for tests of its end.
     #[doc(hidden)]
     pub fn set_counter(&self, counter: u64) {
         self.counter.store(counter, Ordering::Relaxed);

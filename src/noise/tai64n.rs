@@ -1,15 +1,15 @@
-//! The time stamp of an initiation: TAI64N, coarse, never the same twice.
+//! The timestamp of an initiation: TAI64N, coarse, never repeated.
 
 use std::time::Duration;
 
-/// Bytes of a time stamp.
+/// Bytes of a timestamp.
 pub const LEN: usize = 12;
 
-/// The label of 1970-01-01 00:00:10 TAI, as the kernel and wireguard-go count: leap seconds after that are ignored.
+/// The label of 1970-01-01 00:00:10 TAI, as in the kernel and wireguard-go: later leap seconds are ignored.
 const BASE: u64 = (1 << 62) + 10;
 
-/// Time stamps are multiples of this many nanoseconds, so that they do not leak a fine clock: the largest power of two
-/// within the 20 ms that must lie between two initiations.
+/// The resolution of timestamps in nanoseconds, so that they do not leak a precise clock: the largest power of two
+/// within the minimum of 20 ms between two initiations.
 const GRAIN: u32 = 1 << 24;
 
 /// A TAI64N label, in its external form. Later ones compare greater.
@@ -17,14 +17,14 @@ const GRAIN: u32 = 1 << 24;
 pub struct Tai64N(pub [u8; LEN]);
 
 impl Tai64N {
-    /// The label of a wall-clock time since 1970-01-01 UTC, rounded down to the grain.
+    /// Returns the label of a wall-clock time since 1970-01-01 UTC, rounded down to the resolution.
     #[must_use]
     pub fn new(wall: Duration) -> Self {
         Self::from_parts(wall.as_secs(), wall.subsec_nanos() / GRAIN * GRAIN)
     }
 
-    /// The label of `wall`, or the first one after `last` if that is not later: a wall clock that was set back must not
-    /// make our initiations look like replays.
+    /// Returns the label of `wall`, or the first one after `last` if that is not later: if the wall clock is set back,
+    /// our initiations must not be taken for replays.
     #[must_use]
     pub fn after(last: Self, wall: Duration) -> Self {
         let now = Self::new(wall);

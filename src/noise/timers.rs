@@ -1,36 +1,36 @@
-//! The timers of section 6, as a table: events in, the next deadline and what to do out.
+//! The timers of section 6 as a table: its input are events, its output the next deadline and actions.
 //!
-//! It holds the kernel's timers (drivers/net/wireguard/timers.c) and nothing else: whoever owns it says what happened
-//! and when, sleeps until [`Timers::next_deadline`], and then asks [`Timers::due`] until there is nothing left to do.
+//! It contains exactly the kernel's timers (drivers/net/wireguard/timers.c). The owner reports events with their time,
+//! sleeps until [`Timers::next_deadline`], and then calls [`Timers::due`] until it returns `None`.
 
 use std::time::Duration;
 
 use super::{KEEPALIVE_TIMEOUT, REJECT_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT};
 use crate::time::Instant;
 
-/// An unanswered handshake is retried up to this often after the second try: 18, so that it is tried 20 times in all.
+/// The maximum number of retries after the second attempt: 18, so that there are 20 attempts in total.
 const MAX_RETRIES: u32 = (REKEY_ATTEMPT_TIME.as_secs() / REKEY_TIMEOUT.as_secs()) as u32;
 
-/// Keys are wiped this long after the last session was made.
+/// The time after the last session was made at which keys are wiped.
 const WIPE_AFTER: Duration = Duration::from_secs(REJECT_AFTER_TIME.as_secs() * 3);
 
-/// What to do, as a timer has run out.
+/// An action that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// The initiation was not answered: send another, perhaps from another source address.
+    /// The initiation was not answered: send another, possibly from another source address.
     RetryHandshake {
-        /// Which retry this is, from 1.
+        /// The number of this retry, from 1.
         attempt: u32,
     },
-    /// It was not answered for too long: drop the staged packets and stop trying.
+    /// It was not answered for too long: drop the staged packets and stop retrying.
     GiveUpHandshake,
-    /// Nothing has come back for what was sent: begin a handshake, perhaps from another source address.
+    /// There was no reply to sent data: begin a handshake, possibly from another source address.
     RenewHandshake,
-    /// Data was received and nothing sent: send an empty packet.
+    /// Data was received, but none sent: send an empty packet.
     SendKeepalive,
-    /// The configured interval has passed without a packet: send an empty one.
+    /// The configured interval has passed without a packet: send an empty packet.
     SendPersistentKeepalive,
-    /// Wipe sessions and handshake.
+    /// Wipe the sessions and the handshake.
     WipeKeys,
 }
 
@@ -52,23 +52,24 @@ pub struct Timers {
 }
 
 impl Timers {
-    /// The interface has come up: timers may run from now on.
+    /// Reports that the interface has come up: timers may run from now on.
     pub fn start(&mut self) {
         self.running = true;
     }
 
-    /// The interface has gone down: every timer stops, and a handshake may begin at once when it is up again.
+    /// Reports that the interface has gone down: every timer stops, and a handshake may begin at once when it is up
+    /// again.
     pub fn stop(&mut self) {
         self.reset();
         self.running = false;
     }
 
-    /// What was under way is forgotten: every timer stops until something happens, and a handshake may begin at once.
+    /// Resets the state: every timer stops until the next event, and a handshake may begin at once.
     pub fn reset(&mut self) {
         *self = Self { keepalive_interval: self.keepalive_interval, running: self.running, ..Self::default() };
     }
 
-    /// Whether timers run.
+    /// Returns whether timers run.
     #[must_use]
     pub const fn is_running(&self) -> bool {
         self.running
@@ -80,8 +81,8 @@ impl Timers {
         }
     }
 
-    /// A data message with a packet in it was sent, at or after `now`: if something was received since then, that may be
-    /// the answer. `jitter` gives a random time below [`REKEY_TIMEOUT_JITTER`](super::REKEY_TIMEOUT_JITTER), if one is
+    /// Reports that a data message with a packet was sent, at or after `now`: data received since then may be the
+    /// reply. `jitter` returns a random time below [`REKEY_TIMEOUT_JITTER`](super::REKEY_TIMEOUT_JITTER), if one is
     /// needed.
     pub fn data_sent(&mut self, now: Instant, jitter: impl FnOnce() -> Duration) {
         if self.new_handshake.is_none() && self.last_received.is_none_or(|last| last <= now) {
@@ -89,7 +90,7 @@ impl Timers {
         }
     }
 
-    /// An authentic data message with a packet in it was received.
+    /// Reports that an authentic data message with a packet was received.
     pub fn data_received(&mut self, now: Instant) {
         if self.send_keepalive.is_none() {
             Self::arm(self.running, &mut self.send_keepalive, now + KEEPALIVE_TIMEOUT);
@@ -98,14 +99,14 @@ impl Timers {
         }
     }
 
-    /// A message of any kind but a cookie reply was sent, at or after `now`. It acknowledges what was received until
-    /// then.
+    /// Reports that a message of any kind except a cookie reply was sent, at or after `now`. It acknowledges data
+    /// received until then.
     pub fn message_sent(&mut self, now: Instant) {
         self.send_keepalive.take_if(|at| *at <= now + KEEPALIVE_TIMEOUT);
         self.message_passed(now);
     }
 
-    /// An authentic message of any kind but a cookie reply was received.
+    /// Reports that an authentic message of any kind except a cookie reply was received.
     pub fn message_received(&mut self, now: Instant) {
         self.new_handshake = None;
         self.last_received = Some(now);
@@ -119,68 +120,72 @@ impl Timers {
         }
     }
 
-    /// Whether enough time has passed since our last handshake message to send an initiation.
+    /// Returns whether enough time has passed since our last handshake message to send an initiation.
     #[must_use]
     pub fn may_initiate(&self, now: Instant) -> bool {
         self.last_handshake_message.is_none_or(|last| now.since(last) >= REKEY_TIMEOUT)
     }
 
-    /// Whether an initiation waits for its answer, and will be sent again without one.
+    /// Returns whether an initiation waits for its response, and will be retried without one.
     #[must_use]
     pub const fn is_retrying(&self) -> bool {
         self.retransmit_handshake.is_some()
     }
 
-    /// A handshake begins for a new reason, not as a retry: it has all its tries before it.
+    /// Reports that a handshake begins for a new reason, not as a retry, so that it gets all its attempts.
     pub fn handshake_wanted(&mut self) {
         self.retries = 0;
     }
 
-    /// An initiation or a response is about to be sent.
+    /// Reports that an initiation or a response is about to be sent.
     pub fn handshake_message_sent(&mut self, now: Instant) {
         self.last_handshake_message = Some(now);
     }
 
-    /// An initiation was sent. `jitter` is random, below [`REKEY_TIMEOUT_JITTER`](super::REKEY_TIMEOUT_JITTER).
+    /// Reports that an initiation was sent. `jitter` is random, below
+    /// [`REKEY_TIMEOUT_JITTER`](super::REKEY_TIMEOUT_JITTER).
     pub fn initiation_sent(&mut self, now: Instant, jitter: Duration) {
         Self::arm(self.running, &mut self.retransmit_handshake, now + REKEY_TIMEOUT + jitter);
     }
 
-    /// A session was made: a response was sent, or received.
+    /// Reports that a session was created: a response was sent or received.
     pub fn session_derived(&mut self, now: Instant) {
         Self::arm(self.running, &mut self.wipe_keys, now + WIPE_AFTER);
     }
 
-    /// All sessions were wiped before their time.
+    /// Reports that all sessions were wiped early.
     pub fn keys_wiped(&mut self) {
         self.wipe_keys = None;
     }
 
-    /// A session is confirmed: a response was received, or the first packet on a session that we had responded for.
+    /// Reports that a session is confirmed: a response was received, or the first packet on a session for which we had
+    /// sent the response.
     pub fn handshake_complete(&mut self) {
         self.retransmit_handshake = None;
         self.retries = 0;
         self.sent_lastminute_handshake = false;
     }
 
-    /// A handshake may begin at once, as those before do not count: they were of another key of ours, or went elsewhere.
+    /// Allows a handshake to begin at once, as earlier ones do not count: they used another key of ours, or went to
+    /// another place.
     pub fn handshake_may_begin(&mut self) {
         self.last_handshake_message = None;
     }
 
-    /// Whether the receiving side may still ask for a handshake before this session ends; it does so once.
+    /// Returns whether the receiving side may still request a handshake before this session ends, which it does once.
     pub fn take_lastminute_handshake(&mut self) -> bool {
         !std::mem::replace(&mut self.sent_lastminute_handshake, true)
     }
 
-    /// Seconds between persistent keepalives; 0 if off.
+    /// Returns the seconds between persistent keepalives; 0 if off.
     #[must_use]
     pub const fn keepalive_interval(&self) -> u16 {
         self.keepalive_interval
     }
 
-    /// Sets the interval of persistent keepalives; 0 turns them off. A new interval counts from the next message on, a
-    /// running one is not cut short. Returns true if they were off and the interface is up: one is then to be sent now.
+    /// Sets the interval of persistent keepalives; 0 turns them off. A new interval applies from the next message on;
+    /// the current one is not shortened. Returns true if they were off and the interface is up: one must then be sent
+    /// now.
     #[must_use]
     pub fn set_keepalive_interval(&mut self, seconds: u16) -> bool {
         if seconds == 0 {
@@ -190,7 +195,7 @@ impl Timers {
         was == 0 && seconds != 0 && self.running
     }
 
-    /// When [`due`](Self::due) must be asked next; `None` if nothing runs.
+    /// Returns the time at which [`due`](Self::due) must be called next; `None` if no timer runs.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         let timers = [
@@ -203,11 +208,12 @@ impl Timers {
         timers.into_iter().flatten().min()
     }
 
-    /// One thing to do now; `None` if there is nothing. Do it, report the events that it causes, and ask again.
+    /// Returns an action that is due; `None` if there is none. Execute it, report the events that it causes, and call
+    /// again.
     #[must_use]
     pub fn due(&mut self, now: Instant) -> Option<Action> {
         let ran_out = |timer: &mut Option<Instant>| timer.take_if(|at| *at <= now).is_some();
-        // First, so that after a long sleep it does not wipe the handshake that one of the others has just begun.
+        // This is first, so that after a long sleep it does not wipe the handshake that another timer has just begun.
         if ran_out(&mut self.wipe_keys) {
             return Some(Action::WipeKeys);
         }
@@ -223,7 +229,7 @@ impl Timers {
             return Some(Action::RetryHandshake { attempt: self.retries });
         }
         if ran_out(&mut self.send_keepalive) {
-            // Sending the first one stops the second again, in the kernel too: it runs only if nothing can be sent now.
+            // As in the kernel, sending the first one also stops the second: it runs only if nothing can be sent now.
             if std::mem::take(&mut self.need_another_keepalive) {
                 Self::arm(self.running, &mut self.send_keepalive, now + KEEPALIVE_TIMEOUT);
             }
@@ -233,8 +239,8 @@ impl Timers {
             return Some(Action::RenewHandshake);
         }
         if ran_out(&mut self.persistent_keepalive) {
-            // Sending it does this too. But if it cannot be sent, as there is no session and it is too soon for a
-            // handshake, there must be a next one nevertheless.
+            // Sending it does the same. But if it cannot be sent, without a session and too soon for a handshake, there
+            // must still be a next one.
             self.message_passed(now);
             return Some(Action::SendPersistentKeepalive);
         }
@@ -360,7 +366,8 @@ mod tests {
     fn a_persistent_keepalive_that_cannot_be_sent_is_not_the_last() {
         let mut t = running();
         assert!(t.set_keepalive_interval(3));
-        // We have answered an initiation, the session is never confirmed, and for 5 s there may be no initiation of ours.
+        // We have answered an initiation, the session is never confirmed, and for 5 s there may be no initiation of
+        // ours.
         t.handshake_message_sent(START);
         t.message_sent(START);
         assert_next(&mut t, secs(3), Action::SendPersistentKeepalive);

@@ -3,16 +3,17 @@
 
 use std::{mem::MaybeUninit, ptr};
 
-/// Signals that a thread causes itself, by what it does. To block them would end the process without the host's handler.
+/// Signals that a thread causes by its own instructions. If they were blocked, they would end the process without the
+/// host's handler.
 const SYNCHRONOUS: [libc::c_int; 6] =
     [libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGSEGV, libc::SIGSYS, libc::SIGTRAP];
 
-/// Runs `body` with all other signals blocked on this thread, and then puts the mask back.
+/// Runs `body` with all other signals blocked on this thread, and then restores the mask.
 pub(super) fn blocked<R>(body: impl FnOnce() -> R) -> R {
     struct Mask(libc::sigset_t);
     impl Drop for Mask {
         fn drop(&mut self) {
-            // SAFETY: the set lives; the old one is not asked for. It fails for an unknown first argument only.
+            // SAFETY: the set lives; the old one is not requested. It fails only for an unknown first argument.
             unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, ptr::null_mut()) };
         }
     }

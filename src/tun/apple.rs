@@ -1,4 +1,4 @@
-//! What can be asked of Apple's own interface, `utun`, through the descriptor that apps get of it.
+//! Properties of Apple's own interface, `utun`, through the descriptor that apps get.
 #![allow(unsafe_code)]
 
 use crate::error::{Error, Result};
@@ -11,16 +11,16 @@ use std::{
 
 const NAME_LEN: usize = libc::IFNAMSIZ;
 
-/// `SIOCGIFMTU` and `SIOCSIFMTU`, which the `libc` crate does not have for these systems: `_IOWR('i', 51, struct ifreq)` and
+/// `SIOCGIFMTU` and `SIOCSIFMTU`, which the `libc` crate lacks for these systems: `_IOWR('i', 51, struct ifreq)` and
 /// `_IOW('i', 52, struct ifreq)`.
 const GET_MTU: libc::c_ulong = 0xc020_6933;
 const SET_MTU: libc::c_ulong = 0x8020_6934;
 
-/// `SYSPROTO_CONTROL` and `UTUN_OPT_IFNAME`, which it has for macOS only.
+/// `SYSPROTO_CONTROL` and `UTUN_OPT_IFNAME`, which it has only for macOS.
 const CONTROL: libc::c_int = 2;
 const NAME: libc::c_int = 2;
 
-/// `struct ifreq`: a name, and a union that begins with the MTU here.
+/// `struct ifreq`: a name, and a union whose first field here is the MTU.
 #[repr(C)]
 struct IfReq {
     name: [u8; NAME_LEN],
@@ -28,19 +28,19 @@ struct IfReq {
     rest: [u8; 12],
 }
 
-// The requests have its size in them.
+// The requests contain its size.
 const _: () = assert!(mem::size_of::<IfReq>() == 0x20);
 
-/// The MTU of a `utun`, `usual` if it cannot be asked for; `None` if the descriptor is none.
+/// Returns the MTU of a `utun`, `usual` if it cannot be read; `None` if the descriptor is not a `utun`.
 pub(super) fn mtu(fd: impl AsFd, usual: u16) -> Option<u16> {
     let mut request = IfReq { name: name(&fd)?, mtu: 0, rest: [0; 12] };
     Some(call(GET_MTU, &mut request).ok().and_then(|()| u16::try_from(request.mtu).ok()).unwrap_or(usual))
 }
 
-/// Sets the MTU of a `utun`. Another descriptor has none to be set.
+/// Sets the MTU of a `utun`. Without effect for other descriptors.
 ///
 /// # Errors
-/// As the system says: it is for root.
+/// Errors of the system: it requires root.
 pub fn set_mtu(fd: impl AsFd, mtu: u16) -> Result<()> {
     let Some(name) = name(&fd) else {
         return Ok(());
@@ -49,7 +49,7 @@ pub fn set_mtu(fd: impl AsFd, mtu: u16) -> Result<()> {
     call(SET_MTU, &mut request).map_err(|err| Error::io("cannot set the MTU of the utun", err))
 }
 
-/// The name of the interface, filled up with zeros; `None` if the descriptor is not that of a `utun`.
+/// Returns the name of the interface, padded with zeros; `None` if the descriptor is not that of a `utun`.
 fn name(fd: impl AsFd) -> Option<[u8; NAME_LEN]> {
     let peer = SockRef::from(&fd).peer_addr().ok()?;
     if i32::from(peer.family()) != libc::AF_SYSTEM {
@@ -64,7 +64,7 @@ fn name(fd: impl AsFd) -> Option<[u8; NAME_LEN]> {
 }
 
 fn call(request: libc::c_ulong, argument: &mut IfReq) -> io::Result<()> {
-    // An interface is asked through any socket but its own.
+    // An interface is queried through any socket except its own.
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
     // SAFETY: both requests take one `struct ifreq`, and `IfReq` is one.
     match unsafe { libc::ioctl(socket.as_raw_fd(), request, ptr::from_mut(argument)) } {

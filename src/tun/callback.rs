@@ -1,7 +1,7 @@
-//! A [`Tun`] over an app's own packets: an app's packet flow, a TCP/IP stack of its own, a test.
+//! A [`Tun`] over an app's own packets: its packet flow, its own TCP/IP stack, a test.
 //!
-//! Packets out of the tunnel go to a [`PacketSink`], as many at a time as there are; packets into the tunnel are put in
-//! through a [`PacketInlet`], which never waits.
+//! Packets from the tunnel are passed to a [`PacketSink`], as many at a time as there are; packets for the tunnel are
+//! added through a [`PacketInlet`], which never waits.
 //!
 //! ```
 //! use wg_embed::{queue::PacketQueue, tun::{PacketList, Tun, callback::CallbackTun}};
@@ -10,7 +10,7 @@
 //! let from_tunnel = |packets: PacketList<'_>| packets.iter().count();
 //! let tun = CallbackTun::with_sink("", 1420, PacketQueue::within(1 << 19), from_tunnel);
 //! let inlet = tun.inlet();
-//! // Given to a tunnel, it is read by it; here, by hand.
+//! A tunnel reads from it; here it is read directly.
 //! assert_eq!(inlet.inject([&[0x45; 20][..], &[0x60; 40]]), 2);
 //! assert_eq!(tun.read(&mut arena)?, 2);
 //! # Ok::<(), std::io::Error>(())
@@ -20,18 +20,18 @@ use super::{PacketArena, PacketList, Tun, TunEvent};
 use crate::queue::{Monitor, PacketQueue};
 use std::{collections::VecDeque, fmt, io, sync::Arc, time::Duration};
 
-/// Events that are kept for a tunnel that does not ask; the oldest go first.
+/// The number of events that are kept until the tunnel reads them; the oldest are dropped first.
 const MAX_EVENTS: usize = 64;
 
-/// Takes the packets that come out of a tunnel.
+/// A sink for the packets that leave a tunnel.
 ///
-/// It is called on the tunnel's threads, without a lock held that an inlet or a device needs.
+/// It is called on the tunnel's threads, without holding a lock that an inlet or a device needs.
 pub trait PacketSink: Send + Sync {
     /// Takes packets, and returns how many; the others are dropped. The tunnel waits for it. It is not called on two
     /// threads at once.
     fn write(&self, packets: PacketList<'_>) -> usize;
 
-    /// At least half of the queue is free again, after [`PacketInlet::inject`] could not take everything.
+    /// Called when at least half of the queue is free again, after [`PacketInlet::inject`] could not take all packets.
     fn has_room(&self) {}
 }
 
@@ -49,11 +49,11 @@ struct State {
     up: bool,
     woken: bool,
     removed: bool,
-    /// An inlet could not take everything, and waits for space.
+    /// Whether an inlet could not take all packets, and waits for room.
     wants_room: bool,
     /// Packets that were not taken.
     refused: u64,
-    /// Packets that were taken, and fit into no arena.
+    /// Packets that were taken, but are too large for any arena.
     read_drops: u64,
 }
 
@@ -71,7 +71,7 @@ impl State {
                 self.queue.pop_into(room);
                 arena.commit(len);
             } else if arena.slots().is_empty() {
-                // It fits into no arena of this size: it must not block those behind it.
+                // It is too large for any arena of this size, and must not block those behind it.
                 self.queue.pop_into(&mut []);
                 self.read_drops += 1;
             } else {
@@ -81,7 +81,7 @@ impl State {
     }
 }
 
-/// A [`Tun`] whose packets are the app's.
+/// A [`Tun`] for an app's own packets.
 pub struct CallbackTun<S> {
     name: String,
     inlet: PacketInlet,
@@ -89,8 +89,8 @@ pub struct CallbackTun<S> {
 }
 
 impl<S: PacketSink> CallbackTun<S> {
-    /// An interface that is up. `queue`, which is empty, is for packets that wait to be read; a packet that it has no room
-    /// for even then is never taken. The first event is [`TunEvent::Up`].
+    /// Creates an interface that is up. `queue`, which must be empty, is for packets that wait to be read; a packet
+    /// that does not fit into the empty queue is never taken. The first event is [`TunEvent::Up`].
     #[must_use]
     pub fn with_sink(name: &str, mtu: u16, queue: PacketQueue<()>, sink: S) -> Self {
         let state = State {
@@ -107,7 +107,7 @@ impl<S: PacketSink> CallbackTun<S> {
         Self { name: name.to_owned(), inlet: PacketInlet(Arc::new(Monitor::new(state))), sink }
     }
 
-    /// The way in.
+    /// Returns the inlet for packets.
     #[must_use]
     pub fn inlet(&self) -> PacketInlet {
         self.inlet.clone()
@@ -195,20 +195,20 @@ impl<S> fmt::Debug for CallbackTun<S> {
     }
 }
 
-/// Where an app puts packets into the tunnel, and says what its interface is like. Clones are the same.
+/// An inlet for an app's packets and for changes of its interface. All clones share one queue.
 #[derive(Clone, Debug)]
 pub struct PacketInlet(Arc<Monitor<State>>);
 
 impl PacketInlet {
-    /// Copies packets, each of which begins with its IP header, into the tunnel's queue, as many as there is room for, and
-    /// returns how many that were, from the first on. None if the interface is down or was removed. Never waits. The
+    /// Copies packets, each of which begins with its IP header, into the tunnel's queue, as many as there is room for,
+    /// and returns how many, counted from the first; 0 if the interface is down or was removed. Never waits. The
     /// iterator must not use the inlet.
     pub fn inject<'a>(&self, packets: impl IntoIterator<Item = &'a [u8]>) -> usize {
         self.0.change(|state| {
             let open = state.up && !state.removed;
             let (mut taken, mut refused) = (0, 0);
             for packet in packets {
-                // Behind one that is not taken none is, or else they would change their order.
+                // After one that is not taken, all others are refused, to preserve their order.
                 if open && refused == 0 && state.queue.push((), packet) {
                     taken += 1;
                 } else {
@@ -221,14 +221,14 @@ impl PacketInlet {
         })
     }
 
-    /// How many packets were not taken, or taken and dropped because they fit into no arena.
+    /// Returns the number of packets that were not taken, or were dropped because they were too large for any arena.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         let state = self.0.lock();
         state.refused + state.read_drops
     }
 
-    /// Changes the MTU; the tunnel is told if it is another one.
+    /// Changes the MTU; a different one is reported to the tunnel.
     pub fn set_mtu(&self, mtu: u16) {
         self.0.change(|state| {
             if state.mtu != mtu {
@@ -238,7 +238,7 @@ impl PacketInlet {
         });
     }
 
-    /// Brings the interface up or down; the tunnel is told if that is a change.
+    /// Brings the interface up or down; a change is reported to the tunnel.
     pub fn set_up(&self, up: bool) {
         self.0.change(|state| {
             if state.up != up {

@@ -1,5 +1,5 @@
-//! The descriptor of a [`Tun`](super::Tun): one thread reads it, one writes it, one waits for it, and any may replace
-//! it while they do.
+//! The descriptor of a [`Tun`](super::Tun): one thread reads it, one writes it, one waits for it, and any thread may
+//! replace it at the same time.
 
 use super::{MAX_MEMORY, PacketArena, PacketList, offload::split::Split, packet_fd::PacketFd, waiter::Waiter};
 use crate::{reserve::zeroed, sync::lock};
@@ -13,32 +13,32 @@ use std::{
     },
 };
 
-/// Moves packets through a descriptor, in the form that it has for them.
+/// Reads and writes packets in the format of a descriptor.
 pub(super) trait PacketIo {
-    /// The descriptor.
+    /// Returns the descriptor.
     fn fd(&self) -> &PacketFd;
 
-    /// Reads until the arena is full or there is nothing more, beginning with what `reading` has kept. Packets are
-    /// mostly of at most `usual` bytes.
+    /// Reads until the arena is full or there are no more packets, beginning with the packet kept in `reading`. Most
+    /// packets have at most `usual` bytes.
     fn read(&self, reading: &mut Reading, arena: &mut PacketArena, usual: u16) -> io::Result<usize>;
 
     /// Writes packets, and returns how many were taken.
     fn write(&self, packets: PacketList<'_>) -> usize;
 }
 
-/// What is kept between two reads.
+/// The state between two reads.
 #[derive(Default)]
 pub(super) struct Reading {
-    /// Holds any packet with any header; empty until the first read.
+    /// Room for any packet with any header; empty until the first read.
     pub(super) buffer: Vec<u8>,
-    /// What is left to do with the packet in this part of `buffer`, for which there was no room in the arena.
+    /// The rest of the packet in this part of `buffer`, for which there was no room in the arena.
     pub(super) kept: Option<(Split, Range<usize>)>,
-    /// How many packets were dropped since they were counted last.
+    /// The number of packets dropped since the last count.
     pub(super) drops: u64,
 }
 
 impl Reading {
-    /// Puts what was kept into the arena. Returns false if not all of it fits.
+    /// Moves the kept packet into the arena. Returns false if not all of it fits.
     pub(super) fn drain(&mut self, arena: &mut PacketArena) -> bool {
         if let Some((split, packet)) = &mut self.kept {
             if !split.fill(&self.buffer[packet.clone()], arena) {
@@ -60,8 +60,9 @@ impl fmt::Debug for Reading {
     }
 }
 
-/// A descriptor that can be replaced by another. Its locks are taken in the order in which they stand here.
+/// A descriptor that can be replaced. Its locks are taken in the order of the fields.
 ///
+/// A reader or writer holds its lock during the call: once both locks have been taken, the old descriptor is unused.
 /// A reader or writer holds its lock during the call: once both locks were taken, nothing uses the old descriptor.
 #[derive(Debug)]
 pub(super) struct Descriptor<P> {
@@ -79,12 +80,12 @@ impl<P: PacketIo> Descriptor<P> {
         Ok(Self { reader, writer: Mutex::new(packets), drops: AtomicU64::new(0), waiter })
     }
 
-    /// Uses `packets` from now on. When this returns, nothing is read from or written to the old descriptor any more. A
-    /// packet that was read from it, and has not been passed on yet, is passed on by the next read. `change` makes what
-    /// else changes with it, while nothing is read or written.
+    /// Uses `packets` from now on. When this returns, the old descriptor is no longer read or written. A packet that
+    /// was read from it, and has not yet been passed on, is passed on by the next read. `change` makes further changes
+    /// while nothing is read or written.
     ///
     /// # Errors
-    /// If it cannot be waited for. Nothing changes then.
+    /// If it cannot be waited for. Nothing has changed then.
     pub(super) fn replace(&self, packets: Arc<P>, change: impl FnOnce()) -> io::Result<()> {
         self.waiter.add_packets(packets.fd().as_fd())?;
         let mut reader = lock(&self.reader);
@@ -94,7 +95,7 @@ impl<P: PacketIo> Descriptor<P> {
         change();
         drop((reader, writer));
         self.waiter.remove(old.fd().as_fd());
-        // The reader may have seen that there is something to read, and looked for it in the old one.
+        // The reader may have been notified of packets, and searched for them in the old descriptor.
         self.waiter.wake();
         Ok(())
     }
@@ -119,30 +120,30 @@ impl<P: PacketIo> Descriptor<P> {
         let is_gone = writer.fd().check().is_err();
         drop(writer);
         if is_gone {
-            // The next read says so.
+            // The next read returns the error.
             self.waiter.wake();
         }
         taken
     }
 
-    /// As a write does that goes on.
+    /// Holds the writer's lock, like a write in progress.
     #[cfg(test)]
     #[allow(dead_code, reason = "not every system's TUN has a test that needs it")]
     pub(super) fn hold(&self) -> impl Drop + '_ {
         lock(&self.writer)
     }
 
-    /// How many packets were read and could not be passed on.
+    /// Returns the number of packets that were read but could not be passed on.
     pub(super) fn drops(&self) -> u64 {
         self.drops.load(Relaxed)
     }
 
-    /// Bytes that the buffer takes now.
+    /// Returns the current size of the buffer in bytes.
     pub(super) fn memory(&self) -> usize {
         lock(&self.reader).1.buffer.capacity()
     }
 
-    /// Frees the buffer until the next read, if there is nothing in it.
+    /// Frees the buffer until the next read, if it is empty.
     pub(super) fn trim(&self) {
         let reading = &mut lock(&self.reader).1;
         if reading.kept.is_none() {

@@ -1,4 +1,4 @@
-//! A [`Tun`] over any descriptor that keeps packets apart: a datagram socketpair, a sandbox's own device.
+//! A [`Tun`] over any descriptor with packet boundaries: a datagram socketpair, a sandbox's own device.
 
 use super::{DEFAULT_MTU, PacketArena, PacketList, Tun, TunEvent, descriptor::Descriptor, packet_fd::PacketFd};
 use crate::{
@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-/// A [`Tun`] over any descriptor that keeps packets apart. It has no name, and its MTU is what it was given.
+/// A [`Tun`] over any descriptor with packet boundaries. It has no name, and its MTU is given by the caller.
 #[derive(Debug)]
 pub struct FdTun {
     descriptor: Descriptor<PacketFd>,
@@ -23,7 +23,7 @@ pub struct FdTun {
     told: Mutex<Told>,
 }
 
-/// What was reported to the tunnel.
+/// The state reported to the tunnel.
 #[derive(Debug, Default)]
 struct Told {
     up: bool,
@@ -31,12 +31,12 @@ struct Told {
 }
 
 impl FdTun {
-    /// Takes a descriptor: a datagram or seqpacket socket, or a device. Packets begin with their IP header, but for those of
-    /// Apple's `utun`, which have their family in front; its MTU is asked for. The first event is [`TunEvent::Up`]. An `mtu` of
-    /// 0 stands for 1420.
+    /// Takes a descriptor: a datagram or seqpacket socket, or a device. Packets begin with their IP header, except
+    /// those of Apple's `utun`, which have their family before it; its MTU is read from the system. The first event is
+    /// [`TunEvent::Up`]. An `mtu` of 0 means 1420.
     ///
-    /// Of a datagram socketpair one cannot see that its other end was closed until something is written; of a
-    /// seqpacket socketpair one can.
+    /// The closing of the other end of a datagram socketpair is detected only by a write; that of a seqpacket
+    /// socketpair at once.
     ///
     /// # Errors
     /// If it is a stream socket, a pipe or a file, or cannot be waited for.
@@ -46,19 +46,19 @@ impl FdTun {
         Ok(Self { descriptor, mtu: AtomicU16::new(mtu), told: Mutex::new(Told { up: false, mtu }) })
     }
 
-    /// Replaces the descriptor by another, which is as in [`new`](Self::new). When this returns, the old descriptor is
-    /// closed and nothing more is written to it. Packets that were read from it are passed on; those that were not are
-    /// lost. Any thread may call this at any time. Another MTU is reported as an event.
+    /// Replaces the descriptor by another, as described in [`new`](Self::new). When this returns, the old descriptor is
+    /// closed and no longer written. Packets that were read from it are passed on; unread packets are lost. Any thread
+    /// may call this at any time. A different MTU is reported as an event.
     ///
     /// # Errors
-    /// As [`new`](Self::new). The old descriptor stays in use then.
+    /// As [`new`](Self::new). The old descriptor then remains in use.
     pub fn replace(&self, fd: OwnedFd, mtu: u16) -> Result<()> {
         let (packets, mtu) = find(fd, mtu)?;
         self.descriptor.replace(packets, || self.mtu.store(mtu, Relaxed)).map_err(cannot_wait)
     }
 }
 
-/// Looks at a descriptor. Returns it with its MTU.
+/// Examines a descriptor. Returns it with its MTU.
 fn find(fd: OwnedFd, mtu: u16) -> Result<(Arc<PacketFd>, u16)> {
     let fd = PacketFd::new(fd)?;
     #[cfg(target_vendor = "apple")]

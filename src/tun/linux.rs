@@ -1,11 +1,11 @@
-//! TUN devices of Linux and Android, made here or handed over as a descriptor.
+//! TUN devices of Linux and Android, created here or passed as a descriptor.
 //!
-//! With virtio-net headers (always, if made here) the kernel moves up to 64 KB of a flow per call, see
+//! With virtio-net headers (always, if created here) the kernel transfers up to 64 KB of a flow per call, see
 //! [`offload`](super::offload). A descriptor without them is read and written packet by packet.
 //!
-//! The interface may be moved to another network namespace: it goes on working, and is watched there, if the process
-//! may enter that namespace. If it may not, the interface counts as up and keeps its last MTU. Android lets no app
-//! watch: it counts as up there.
+//! The interface may be moved to another network namespace: it continues to work, and is watched there, if the process
+//! may enter that namespace. If it may not, the interface counts as up and keeps its last MTU. Android does not permit
+//! apps to watch: there it counts as up.
 
 mod link;
 mod sys;
@@ -47,25 +47,25 @@ const IFF_TUN: u16 = libc::IFF_TUN as u16;
 const IFF_NO_PI: u16 = libc::IFF_NO_PI as u16;
 const IFF_VNET_HDR: u16 = libc::IFF_VNET_HDR as u16;
 
-/// Checksums, and TCP that uses ECN or not.
+/// Checksums, and TCP with or without ECN.
 const TCP_OFFLOADS: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
-/// Several UDP datagrams as one; since Linux 6.2.
+/// Several UDP datagrams as one packet; since Linux 6.2.
 const UDP_OFFLOADS: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
 
-/// A TUN device, or another descriptor that packets come from.
+/// A TUN device, or another descriptor for packets.
 #[derive(Debug)]
 pub struct LinuxTun {
     descriptor: Descriptor<Packets>,
-    /// There may be unread messages about the interface.
+    /// Whether there may be unread messages about the interface.
     changed: AtomicBool,
     mtu: AtomicU16,
     watch: Mutex<Watch>,
 }
 
-/// Sets the MTU of the interface that a TUN's descriptor belongs to. A descriptor that belongs to none has none to be set.
+/// Sets the MTU of the interface of a TUN's descriptor. Without effect for descriptors without an interface.
 ///
 /// # Errors
-/// As the system says: without CAP_NET_ADMIN it is not allowed.
+/// Errors of the system: it requires CAP_NET_ADMIN.
 pub fn set_mtu(fd: impl AsFd, mtu: u16) -> Result<()> {
     let Ok((name, _)) = sys::interface(fd) else {
         return Ok(());
@@ -101,7 +101,7 @@ impl PacketIo for Packets {
     }
 }
 
-/// A descriptor and its interface, as they were found.
+/// A descriptor and its interface, after examination.
 struct Found {
     packets: Arc<Packets>,
     link: Option<Link>,
@@ -111,7 +111,7 @@ struct Found {
 }
 
 impl Found {
-    /// Finds out by asking a descriptor what it is. An `mtu` of 0 stands for 1420.
+    /// Examines a descriptor by querying it. An `mtu` of 0 means 1420.
     fn new(fd: OwnedFd, mtu: u16) -> Result<Self> {
         let mut state = State { up: true, mtu: if mtu == 0 { DEFAULT_MTU } else { mtu } };
         let (name, flags) = match sys::interface(&fd) {
@@ -119,13 +119,13 @@ impl Found {
             Err(err) if err.raw_os_error() == Some(libc::EBADFD) => {
                 return Err(Error::new(ErrorKind::NotFound, "the TUN descriptor has no interface, or it was removed"));
             }
-            // Not a TUN, or a sandbox does not let us ask.
+            // Not a TUN, or a sandbox forbids the query.
             Err(_) => {
                 let packets = Arc::new(Packets { fd: PacketFd::new(fd)?, vnet: None });
                 return Ok(Self { packets, link: None, name: String::new(), state });
             }
         };
-        // IFF_NO_PI cannot be asked for: in the answer its bit has another meaning, and is always set.
+        // IFF_NO_PI cannot be queried: in the answer its bit has another meaning, and is always set.
         if flags & IFF_TUN == 0 {
             let text = format!("interface {name} is a TAP: its packets are Ethernet frames");
             return Err(Error::new(ErrorKind::Unsupported, text));
@@ -155,7 +155,7 @@ impl Found {
     }
 }
 
-/// The state of the interface, as the system and as the tunnel has it.
+/// The state of the interface, as in the system and as reported to the tunnel.
 #[derive(Debug)]
 struct Watch {
     packets: Arc<Packets>,
@@ -163,24 +163,24 @@ struct Watch {
     link: Option<Link>,
     /// The last known name.
     name: String,
-    /// The last state that the system reported.
+    /// The last state reported by the system.
     seen: State,
-    /// Whether it counts as up, and what was reported to the tunnel.
+    /// Whether it counts as up, and the state reported to the tunnel.
     up: bool,
     told_up: Option<bool>,
     told_mtu: u16,
 }
 
 impl LinuxTun {
-    /// Makes an interface, with an MTU of 1420; it is down then, and the first event says so. It is removed when this
-    /// is dropped. An existing persistent TUN of that name that is not in use is taken instead; without the right to
-    /// set its MTU, it keeps the one that it has.
+    /// Creates an interface with an MTU of 1420; it is down, which is the first event. It is removed when this is
+    /// dropped. An existing unused persistent TUN of that name is used instead; without the right to set its MTU, it
+    /// keeps its own.
     ///
-    /// The name is exactly that: 1 to 15 bytes, not `.` or `..`, without `/`, `:`, white space and control
-    /// characters. `%` is refused: to the kernel it is a template for another name than the one that was asked for.
+    /// The name is used literally: 1 to 15 bytes, not `.` or `..`, without `/`, `:`, white space and control
+    /// characters. `%` is refused, since the kernel would take it as a template for another name.
     ///
     /// # Errors
-    /// If the name is not one or is taken, the device node is missing, or the process lacks CAP_NET_ADMIN.
+    /// If the name is invalid or in use, the device node is missing, or the process lacks CAP_NET_ADMIN.
     pub fn create(name: &str) -> Result<Self> {
         check_name(name)?;
         let fd: OwnedFd = OpenOptions::new()
@@ -195,7 +195,7 @@ impl LinuxTun {
         let watching = |err| Error::io(format!("cannot watch interface {name}"), err);
         let link = Link::open(&name).map_err(watching)?;
         match sys::set_mtu(&link, &name, DEFAULT_MTU) {
-            // Its owner made it persistent, so that a program without rights may use it as it is.
+            // Its owner made it persistent, so that a program without privileges may use it unchanged.
             Err(err) if err.kind() == io::ErrorKind::PermissionDenied => (),
             result => result.map_err(|err| Error::io(format!("cannot set the MTU of interface {name}"), err))?,
         }
@@ -205,37 +205,36 @@ impl LinuxTun {
         Self::new(Found { packets, link: Some(link), name, state: seen }, seen.up)
     }
 
-    /// Takes a descriptor, and finds out by asking it what it is: a TUN with or without virtio-net headers, or else
-    /// anything that [`FdTun`](super::fd::FdTun) takes. It is made non-blocking. On failure it is closed: a caller
-    /// that wants to keep it hands over a duplicate.
+    /// Takes a descriptor and examines it: a TUN with or without virtio-net headers, or else any descriptor that
+    /// [`FdTun`](super::fd::FdTun) accepts. It is made non-blocking. On failure it is closed: a caller that wants to
+    /// keep it passes a duplicate.
     ///
-    /// Its creator brings an interface up: the first event is [`TunEvent::Up`] in any case, later ones
-    /// tell changes. A TUN must have been made with IFF_NO_PI, which cannot be checked. The MTU is the interface's;
-    /// where it cannot be asked for, it is `mtu`, or 1420 if that is 0.
+    /// Its creator brings the interface up: the first event is always [`TunEvent::Up`], later ones report changes. A
+    /// TUN must have been created with IFF_NO_PI, which cannot be checked. The MTU is that of the interface; if it
+    /// cannot be read, it is `mtu`, or 1420 if that is 0.
     ///
     /// # Errors
-    /// If the descriptor does not give and take one IP packet at a time.
+    /// If the descriptor does not transfer one IP packet at a time.
     pub fn adopt(fd: OwnedFd, mtu: u16) -> Result<Self> {
         Self::new(Found::new(fd, mtu)?, true)
     }
 
-    /// Replaces the descriptor by another, which is as in [`adopt`](Self::adopt): on Android an app that changes
-    /// addresses or routes gets a new interface. When this returns, the old descriptor is closed and nothing more is
-    /// written to it. Packets that were read from it are passed on; those that were not are lost. Any thread may call
-    /// this at any time.
+    /// Replaces the descriptor by another, as described in [`adopt`](Self::adopt): on Android an app that changes
+    /// addresses or routes gets a new interface. When this returns, the old descriptor is closed and no longer written.
+    /// Packets that were read from it are passed on; unread packets are lost. Any thread may call this at any time.
     ///
     /// The interface counts as up again, and its MTU is that of the new one; changes are reported as events.
     ///
-    /// A `tracing` subscriber must not call this for an event of this library: some are reported under a lock that this
-    /// waits for.
+    /// A `tracing` subscriber must not call this for an event of this library: some events are reported under a lock
+    /// that this waits for.
     ///
     /// # Errors
-    /// As [`adopt`](Self::adopt). The old descriptor stays in use then.
+    /// As [`adopt`](Self::adopt). The old descriptor then remains in use.
     pub fn replace(&self, fd: OwnedFd, mtu: u16) -> Result<()> {
         let Found { packets, link, name, state } = Found::new(fd, mtu)?;
         self.add_changes(link.as_ref()).map_err(cannot_wait)?;
         let mut old = None;
-        // The watch is not held while this waits for what is being read and written: `route_back` does not wait for it.
+        // The watch is not locked while this waits for reads and writes, so that `route_back` does not wait for it.
         let change = || {
             let mut watch = self.watch();
             self.changed.store(link.is_some(), Relaxed);
@@ -249,8 +248,8 @@ impl LinuxTun {
         Ok(())
     }
 
-    /// Lets an adopted interface be down if it is: for a daemon, which follows the interface as it would one that it
-    /// made itself. To be called before the first event is asked for.
+    /// Uses the actual state of an adopted interface, even if it is down: for a daemon, which follows the interface as
+    /// one of its own. To be called before the first event is read.
     #[must_use]
     pub fn with_link_state(self) -> Self {
         let mut watch = self.watch();
@@ -263,7 +262,7 @@ impl LinuxTun {
         let Found { packets, link, name, state } = found;
         let tun = Self {
             descriptor: Descriptor::new(packets.clone()).map_err(cannot_wait)?,
-            // What came between opening the link and asking it.
+            // Changes between opening the link and querying it.
             changed: AtomicBool::new(link.is_some()),
             mtu: AtomicU16::new(state.mtu),
             watch: Mutex::new(Watch { packets, link, name, seen: state, up, told_up: None, told_mtu: state.mtu }),
@@ -286,9 +285,9 @@ impl LinuxTun {
         sync::lock(&self.watch)
     }
 
-    /// Takes in what the system said about the interface.
+    /// Records a state of the interface reported by the system.
     fn see(&self, watch: &mut Watch, state: State) {
-        // An adopted interface counts as up until it changes, whatever it is.
+        // An adopted interface counts as up until its state changes.
         if state.up != watch.seen.up {
             watch.up = state.up;
         }
@@ -296,12 +295,12 @@ impl LinuxTun {
         self.mtu.store(state.mtu, Relaxed);
     }
 
-    /// Looks for the interface again, after it left or something was missed.
+    /// Searches for the interface again, after it left or messages were lost.
     fn look(&self, watch: &mut Watch) {
-        // It may be moved again, or be renamed, while we look.
+        // It may be moved again, or renamed, during the search.
         for _ in 0..3 {
             let Ok((name, _)) = sys::interface(&watch.packets.fd) else {
-                // It was removed. The next read says so.
+                // It was removed, which the next read reports.
                 return;
             };
             watch.name = name;
@@ -324,7 +323,7 @@ impl LinuxTun {
 }
 
 impl Watch {
-    /// The next event that was not reported yet.
+    /// Returns the next event that was not yet reported.
     fn untold(&mut self) -> Option<TunEvent> {
         if self.told_up != Some(self.up) {
             self.told_up = Some(self.up);
@@ -338,7 +337,7 @@ impl Watch {
     }
 }
 
-/// The descriptor that is in use now, for a child of `fork()` to close.
+/// Returns the descriptor that is currently in use, for a child of `fork()` to close.
 impl AsRawFd for LinuxTun {
     fn as_raw_fd(&self) -> RawFd {
         self.watch().packets.fd.as_fd().as_raw_fd()
@@ -386,7 +385,7 @@ impl Tun for LinuxTun {
             if let Some(event) = watch.untold() {
                 return Some(event);
             }
-            // Cleared before the socket is read, so that what comes in between is not missed.
+            // Cleared before the socket is read, so that messages in between are not missed.
             if !self.changed.swap(false, Relaxed) {
                 return None;
             }
@@ -409,12 +408,12 @@ impl Tun for LinuxTun {
     }
 
     fn route_back(&self, sender: IpAddr) -> Option<u8> {
-        // From what the watch knows: an ioctl on the TUN would wait for the kernel's lock for changes of interfaces.
+        // From the watch: an ioctl on the TUN would wait for the kernel's lock for changes of interfaces.
         let name = {
             let watch = sync::try_lock(&self.watch)?;
             watch.link.as_ref().is_some_and(Link::is_here).then(|| watch.name.clone())?
         };
-        // The routes that are asked for are those of this thread's namespace, and not those of a VRF.
+        // The routes queried are those of this thread's namespace, and not those of a VRF.
         let is_in_vrf = Path::new("/sys/class/net").join(name).join("master").exists();
         if is_in_vrf { None } else { link::route_to(sender) }
     }
@@ -451,7 +450,7 @@ fn cannot_wait(err: io::Error) -> Error {
     Error::io("cannot wait for the descriptor", err)
 }
 
-/// Says why an interface could not be made.
+/// Returns the error for an interface that could not be created.
 fn creation_error(name: &str, err: io::Error) -> Error {
     match err.raw_os_error() {
         Some(libc::EPERM) => Error::io(format!("cannot make interface {name} without CAP_NET_ADMIN"), err),
@@ -464,15 +463,15 @@ fn creation_error(name: &str, err: io::Error) -> Error {
     }
 }
 
-/// Enables the offloads that we undo. Returns whether the kernel has those of UDP: it takes large UDP packets
-/// then.
+/// Enables the offloads that this module can undo. Returns whether the kernel supports those of UDP, and therefore
+/// accepts large UDP packets.
 fn offer_offloads(fd: &OwnedFd) -> Result<bool> {
     if sys::set_offload(fd, TCP_OFFLOADS | UDP_OFFLOADS).is_ok() {
         return Ok(true);
     }
     match sys::set_offload(fd, TCP_OFFLOADS) {
         Ok(()) => Ok(false),
-        // An old kernel, or a sandbox. Packets come one by one then.
+        // An old kernel, or a sandbox. Packets then arrive one by one.
         Err(err) => {
             tracing::debug!(%err, "the TUN has no offloads");
             Ok(false)

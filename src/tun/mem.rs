@@ -1,7 +1,7 @@
-//! A [`Tun`](super::Tun) in memory: for tests, and for programs that take the inner packets when they want them.
+//! A [`Tun`](super::Tun) in memory: for tests, and for programs that poll for inner packets.
 //!
-//! [`MemTun::new`] gives the tunnel's end and a [`MemHandle`] for the other side. Both queues are bounded; what does
-//! not fit is dropped and counted, as a network interface does it.
+//! [`MemTun::new`] returns the tunnel's end and a [`MemHandle`] for the other side. Both queues are bounded; packets
+//! that do not fit are dropped and counted, as in a network interface.
 
 use super::{
     PacketList,
@@ -10,17 +10,17 @@ use super::{
 use crate::queue::{Monitor, PacketQueue};
 use std::{sync::Arc, time::Duration};
 
-/// Packets that each direction holds at most.
+/// The maximum number of packets in each direction.
 pub const MAX_QUEUED_PACKETS: usize = 1024;
 
-/// Bytes that each direction holds at most.
+/// The maximum number of bytes in each direction.
 pub const MAX_QUEUED_BYTES: usize = 2 << 20;
 
 /// The tunnel's end.
 pub type MemTun = CallbackTun<Written>;
 
 impl MemTun {
-    /// An interface that is up, and the handle for its other side. The first event is
+    /// Creates an interface that is up, and the handle for its other side. The first event is
     /// [`TunEvent::Up`](super::TunEvent::Up).
     #[must_use]
     pub fn new(name: &str, mtu: u16) -> (Self, MemHandle) {
@@ -35,7 +35,7 @@ const fn new_queue() -> PacketQueue<()> {
     PacketQueue::new(MAX_QUEUED_PACKETS, MAX_QUEUED_BYTES)
 }
 
-/// What the tunnel has written, until it is taken.
+/// Packets written by the tunnel, until they are taken.
 #[derive(Clone, Debug)]
 pub struct Written(Arc<Monitor<State>>);
 
@@ -64,19 +64,19 @@ pub struct MemHandle {
 }
 
 impl MemHandle {
-    /// Gives the tunnel a packet to send. Returns false if it was dropped: the queue is full, the interface is down or
-    /// removed.
+    /// Adds a packet for the tunnel to send. Returns false if it was dropped: the queue is full, the interface is down
+    /// or removed.
     pub fn inject(&self, packet: &[u8]) -> bool {
         self.inlet.inject([packet]) == 1
     }
 
-    /// Takes all packets that the tunnel has written.
+    /// Returns all packets that the tunnel has written.
     #[must_use]
     pub fn take_written(&self) -> Vec<Vec<u8>> {
         self.wait_written(Duration::ZERO)
     }
 
-    /// Takes all packets that the tunnel has written; waits for the first one, at most `timeout`.
+    /// Returns all packets that the tunnel has written; waits for the first one, for at most `timeout`.
     #[must_use]
     pub fn wait_written(&self, timeout: Duration) -> Vec<Vec<u8>> {
         let mut state = self.written.0.wait(Some(timeout), |state| state.removed || !state.queue.is_empty());
@@ -87,12 +87,12 @@ impl MemHandle {
         std::iter::from_fn(next).collect()
     }
 
-    /// Changes the MTU; the tunnel is told if it is another one.
+    /// Changes the MTU; a different one is reported to the tunnel.
     pub fn set_mtu(&self, mtu: u16) {
         self.inlet.set_mtu(mtu);
     }
 
-    /// Brings the interface up or down; the tunnel is told if that is a change.
+    /// Brings the interface up or down; a change is reported to the tunnel.
     pub fn set_up(&self, up: bool) {
         self.inlet.set_up(up);
     }
@@ -103,7 +103,7 @@ impl MemHandle {
         self.written.0.change(|state| state.removed = true);
     }
 
-    /// How many packets were dropped on their way to and from the tunnel.
+    /// Returns the number of packets that were dropped on their way to and from the tunnel.
     #[must_use]
     pub fn dropped(&self) -> (u64, u64) {
         (self.inlet.dropped(), self.written.0.lock().dropped)

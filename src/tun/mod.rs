@@ -1,13 +1,13 @@
 //! The inner side of a tunnel: one trait over a TUN device, a file descriptor or an app's own packets.
 //!
-//! Packets that are read land in a [`PacketArena`], packed so that they can be sealed in place and leave as one
-//! segmented send. Packets that are written are a [`PacketList`], so that a device with offloads can put a run of
-//! them together. One thread reads (`wait`, `read`), one at a time writes, any may wake or ask.
+//! Packets are read into a [`PacketArena`], packed so that they can be sealed in place and sent as one segmented send.
+//! Packets to write are a [`PacketList`], so that a device with offloads can coalesce them. One thread reads (`wait`,
+//! `read`), one at a time writes, any may call the other functions.
 //!
-//! | file | where packets come from |
+//! | file | source of packets |
 //! |---|---|
 //! | [`linux`] | TUN devices of Linux and Android, with offloads if they have them |
-//! | [`fd`] | any descriptor that keeps packets apart, on any Unix; also Apple's `utun`, by means of `apple` |
+//! | [`fd`] | any descriptor with packet boundaries, on any Unix; also Apple's `utun`, by means of `apple` |
 //! | [`callback`] | callbacks of the program, and its calls |
 //! | [`mem`] | bounded queues in memory: for programs that poll, and for tests |
 //!
@@ -33,36 +33,36 @@ use std::{fmt, io, net::IpAddr, ops::Range, time::Duration};
 
 use crate::reserve::zeroed;
 
-/// Bytes in front of each packet of an arena: a data message's header.
+/// Bytes before each packet of an arena: a data message's header.
 pub const HEADROOM: usize = 16;
 
-/// Bytes behind each packet of an arena, after its padding: the authentication tag.
+/// Bytes behind each packet of an arena and its padding: the authentication tag.
 pub const TAILROOM: usize = 16;
 
-/// The MTU of an interface that has none and comes without a hint.
+/// The default MTU, for interfaces without an MTU.
 pub const DEFAULT_MTU: u16 = 1420;
 
 /// The largest IP packet.
 pub const MAX_PACKET: usize = 65_535;
 
-/// What a TUN of this library keeps in buffers of its own at most: one packet, with a header of up to 64 bytes.
+/// The maximum buffer memory of a TUN of this library: one packet, with a header of up to 64 bytes.
 pub const MAX_MEMORY: usize = MAX_PACKET + 64;
 
 /// A change of the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TunEvent {
-    /// It was brought up.
+    /// The interface was brought up.
     Up,
-    /// It was taken down.
+    /// The interface was taken down.
     Down,
-    /// Its MTU is now this.
+    /// The MTU changed to this value.
     Mtu(u16),
 }
 
 /// A packet in a [`PacketArena`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {
-    /// Where the packet begins in the arena; [`HEADROOM`] bytes in front of it are free.
+    /// The offset of the packet in the arena; [`HEADROOM`] bytes before it are free.
     pub start: usize,
     /// The packet's length.
     pub len: usize,
@@ -71,16 +71,16 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Head room, padded packet and tail room: the bytes of the sealed message.
+    /// Returns the range of the sealed message: head room, padded packet and tail room.
     #[must_use]
     pub const fn message(&self) -> Range<usize> {
         self.start - HEADROOM..self.start + self.padded + TAILROOM
     }
 }
 
-/// A buffer of fixed size for packets that are read from a [`Tun`], each with space around it for a data message.
+/// A buffer of fixed size for packets read from a [`Tun`], each with space around it for a data message.
 ///
-/// Messages lie back to back: a run of packets of one size is a run of messages of one size.
+/// Messages lie back to back: a run of packets of equal size is a run of messages of equal size.
 pub struct PacketArena {
     buffer: Box<[u8]>,
     used: usize,
@@ -91,8 +91,8 @@ pub struct PacketArena {
 }
 
 impl PacketArena {
-    /// Room for `bytes` bytes of messages and at most `max_slots` packets. `pad` gives the padded length of a packet
-    /// of `len` bytes at `mtu`; it must return at least `len` and at most 15 more.
+    /// Creates an arena with `bytes` bytes for messages and at most `max_slots` packets. `pad` returns the padded
+    /// length of a packet of `len` bytes at `mtu`, which must be at least `len` and at most 15 more.
     ///
     /// # Panics
     /// If there is no memory for it.
@@ -102,7 +102,7 @@ impl PacketArena {
         Self::try_new(bytes, max_slots, pad).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// As [`new`](Self::new).
+    /// Creates an arena like [`new`](Self::new), but reports a lack of memory.
     ///
     /// # Errors
     /// `OutOfMemory` if there is no memory for it.
@@ -119,8 +119,8 @@ impl PacketArena {
         self.mtu = usize::from(mtu);
     }
 
-    /// Where to put a packet of up to `max` bytes; `None` if there is no room for it in this round. The bytes are not
-    /// cleared. Follow with [`commit`](Self::commit), or the room is used again.
+    /// Returns room for a packet of up to `max` bytes; `None` if there is none until the arena is cleared. The bytes
+    /// are not cleared. Call [`commit`](Self::commit) afterwards, or the room is reused.
     pub fn reserve(&mut self, max: usize) -> Option<&mut [u8]> {
         let start = self.used + HEADROOM;
         // Padding adds at most 15 bytes.
@@ -131,10 +131,10 @@ impl PacketArena {
         Some(&mut self.buffer[start..start + max])
     }
 
-    /// Keeps the first `len` bytes of what was reserved as a packet, and clears its padding.
+    /// Keeps the first `len` reserved bytes as a packet, and clears its padding.
     ///
     /// # Panics
-    /// If less was reserved; that is a bug of the [`Tun`].
+    /// If fewer were reserved, which is a bug of the [`Tun`].
     pub fn commit(&mut self, len: usize) {
         let start = self.used + HEADROOM;
         let padded = (self.pad)(len, self.mtu);
@@ -143,7 +143,7 @@ impl PacketArena {
         self.used = start + padded + TAILROOM;
     }
 
-    /// Copies a packet in. Returns false if there is no room for it.
+    /// Copies a packet into the arena. Returns false if there is no room for it.
     pub fn push(&mut self, packet: &[u8]) -> bool {
         let Some(room) = self.reserve(packet.len()) else {
             return false;
@@ -153,30 +153,30 @@ impl PacketArena {
         true
     }
 
-    /// The packets, in the order in which they were read.
+    /// Returns the packets, in the order in which they were read.
     #[must_use]
     pub fn slots(&self) -> &[Slot] {
         &self.slots
     }
 
-    /// The bytes of a packet.
+    /// Returns the bytes of a packet.
     #[must_use]
     pub fn packet(&self, slot: Slot) -> &[u8] {
         &self.buffer[slot.start..slot.start + slot.len]
     }
 
-    /// The packets, and the bytes that they and their messages lie in.
+    /// Returns the packets, and the bytes of the packets and their messages.
     pub fn parts_mut(&mut self) -> (&[Slot], &mut [u8]) {
         (&self.slots, &mut self.buffer[..self.used])
     }
 
-    /// Bytes of memory that it takes.
+    /// Returns its memory in bytes.
     #[must_use]
     pub const fn memory(&self) -> usize {
         self.buffer.len() + self.slots.capacity() * size_of::<Slot>()
     }
 
-    /// The bytes that packets and their messages lie in.
+    /// Returns the bytes of the packets and their messages.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.buffer[..self.used]
@@ -197,20 +197,20 @@ impl fmt::Debug for PacketArena {
 /// Packets to write: ranges of one buffer, in order.
 #[derive(Clone, Copy)]
 pub struct PacketList<'a> {
-    /// Where the packets lie.
+    /// The buffer with the packets.
     pub buffer: &'a [u8],
-    /// Where each one is.
+    /// The range of each packet.
     pub ranges: &'a [Range<usize>],
 }
 
 impl<'a> PacketList<'a> {
-    /// Packet number `i`.
+    /// Returns packet number `i`.
     #[must_use]
     pub fn get(&self, i: usize) -> &'a [u8] {
         &self.buffer[self.ranges[i].clone()]
     }
 
-    /// The packets, in order.
+    /// Returns the packets, in order.
     pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> + '_ {
         self.ranges.iter().map(|r| &self.buffer[r.clone()])
     }
@@ -222,28 +222,28 @@ impl fmt::Debug for PacketList<'_> {
     }
 }
 
-/// Where inner packets come from and go to.
+/// A source and sink of inner packets.
 pub trait Tun: Send + Sync {
-    /// The interface's name; empty if it has none.
+    /// Returns the interface's name; empty if it has none.
     fn name(&self) -> String;
 
-    /// The interface's MTU now.
+    /// Returns the interface's current MTU.
     fn mtu(&self) -> u16;
 
-    /// Waits until something may be read, an event is there, [`wake`](Self::wake) is called, or `timeout` has passed.
-    /// May return without a reason. Only after `read` has returned 0: what was there before may not be told again. A
-    /// wake that came since the last wait ends the wait at once.
+    /// Waits until packets may be read, there is an event, [`wake`](Self::wake) is called, or `timeout` has passed. It
+    /// may return without a reason. It may be called only after `read` has returned 0: packets that were available
+    /// before may not be reported again. A wake since the last wait ends the wait at once.
     ///
     /// # Errors
-    /// If the interface is gone.
+    /// If the interface no longer exists.
     fn wait(&self, timeout: Option<Duration>) -> io::Result<()>;
 
     /// Registers with another poll, in which `token` becomes ready whenever [`wait`](Self::wait) would end, until
-    /// [`deregister`](Self::deregister): so one thread can wait for this and for something else. Before that thread
-    /// reads on, it calls `wait` with a time limit of zero. Returns false, the default, if there is only `wait`.
+    /// [`deregister`](Self::deregister), so that one thread can wait for this and for other sources. Before that thread
+    /// reads again, it calls `wait` with a time limit of zero. Returns false, the default, if this is not supported.
     ///
     /// # Errors
-    /// As the system says.
+    /// Errors of the system.
     fn register(&self, registry: &mio::Registry, token: mio::Token) -> io::Result<bool> {
         let _ = (registry, token);
         Ok(false)
@@ -252,7 +252,7 @@ pub trait Tun: Send + Sync {
     /// Undoes [`register`](Self::register).
     ///
     /// # Errors
-    /// As the system says.
+    /// Errors of the system.
     fn deregister(&self, registry: &mio::Registry) -> io::Result<()> {
         let _ = registry;
         Ok(())
@@ -261,43 +261,43 @@ pub trait Tun: Send + Sync {
     /// Ends the current or the next `wait`. Any thread may call it.
     fn wake(&self);
 
-    /// The next event that has not been told yet.
+    /// Returns the next event that has not yet been reported.
     fn event(&self) -> Option<TunEvent>;
 
-    /// Reads packets into `arena`, which was cleared, without waiting, until it is full or there are no more, and
-    /// returns how many. 0 means there is nothing now. An arena should have room for one packet of [`MAX_PACKET`]
-    /// bytes: one that fits into none is dropped.
+    /// Reads packets into `arena`, which must be empty, without waiting, until it is full or there are no more, and
+    /// returns how many; 0 if there are none now. An arena should have room for one packet of [`MAX_PACKET`] bytes:
+    /// packets that are too large for it are dropped.
     ///
     /// # Errors
-    /// If the interface is gone: the tunnel ends then.
+    /// If the interface no longer exists, which ends the tunnel.
     fn read(&self, arena: &mut PacketArena) -> io::Result<usize>;
 
-    /// Writes packets, and returns how many were taken. The others are dropped. Packets of one flow keep their order.
-    /// Does not wait, but for a few milliseconds where the other side is an app that is behind.
+    /// Writes packets, and returns how many were taken. The others are dropped. Packets of one flow remain in order. It
+    /// does not wait, except for a few milliseconds if the other side is a slow app.
     fn write(&self, packets: PacketList<'_>) -> usize;
 
-    /// Returns the length of the prefix of the route to the sender of a packet that was read, if that is another host
-    /// and the system has forwarded the packet; `None` if the system itself has sent it, or if that is unknown.
+    /// Returns the prefix length of the route to the sender of a packet that was read, if that is another host and the
+    /// system has forwarded the packet; `None` if the system itself has sent it, or if that is unknown.
     fn route_back(&self, sender: IpAddr) -> Option<u8> {
         let _ = sender;
         None
     }
 
-    /// How many packets were read and dropped so far: malformed, or too large for any arena.
+    /// Returns the number of packets that were read and dropped so far: malformed, or too large for any arena.
     fn read_drops(&self) -> u64 {
         0
     }
 
-    /// Bytes of memory that its own buffers take now.
+    /// Returns the current memory of its own buffers, in bytes.
     fn memory(&self) -> usize {
         0
     }
 
-    /// Gives back what memory it can do without until it is read again.
+    /// Releases memory that is not needed until it is read again.
     fn trim(&self) {}
 
-    /// The most that packets which wait to be read may make of [`memory`](Self::memory). A device has so much less for
-    /// packets that wait for a session.
+    /// Returns the maximum of [`memory`](Self::memory) for packets that wait to be read. A device has so much less for
+    /// staged packets.
     fn queue_limit(&self) -> usize {
         0
     }

@@ -1,13 +1,13 @@
-//! Segmentation and receive offload, as a TUN with a virtio-net header speaks it: pure functions over bytes.
+//! Segmentation and receive offload of a TUN with a virtio-net header: pure functions over bytes.
 //!
-//! [`split`] cuts one large packet of the kernel into the packets of its flow, [`coalesce`] finds packets that can go
-//! back as one. Both trust nothing: what does not add up is [`Malformed`], or passes as it is.
+//! [`split`] cuts one large packet of the kernel into the packets of its flow, [`coalesce`] finds packets that can be
+//! written as one. Both validate their input: inconsistent packets are [`Malformed`], or passed on unchanged.
 
 pub mod checksum;
 pub mod coalesce;
 pub mod split;
 
-/// Length of the header in front of each packet.
+/// Length of the header before each packet.
 pub const VNET_HEADER_LEN: usize = 10;
 
 const NEEDS_CSUM: u8 = 1;
@@ -26,26 +26,26 @@ const UDP_HEADER: usize = 8;
 const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
 
-/// TCP flags that only the last segment of a large one has.
+/// TCP flags that belong only to the last segment of a large packet.
 const FIN_PSH: u8 = 0x01 | 0x08;
-/// The TCP flag that only the first segment of a large one has.
+/// The TCP flag that belongs only to the first segment of a large packet.
 const CWR: u8 = 0x80;
 
-/// A header or packet that contradicts itself; it is dropped.
+/// An error for an inconsistent header or packet, which is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-/// What a large packet consists of.
+/// The contents of a large packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Gso {
-    /// It is not large: one packet.
+    /// Not large: one packet.
     #[default]
     None,
     /// TCP over IPv4.
     TcpV4,
     /// TCP over IPv6.
     TcpV6,
-    /// UDP over either, each datagram with a header of its own (USO).
+    /// UDP over either, each datagram with its own header (USO).
     Udp,
 }
 
@@ -54,17 +54,17 @@ pub enum Gso {
 pub struct VnetHeader {
     /// The checksum field holds the sum of the pseudo header only; see `csum_start` and `csum_offset`.
     pub needs_csum: bool,
-    /// Whether it is large.
+    /// The kind of large packet.
     pub gso: Gso,
     /// The TCP flow uses ECN: CWR may be set on the first segment.
     pub ecn: bool,
     /// Length of all headers: a hint only.
     pub header_len: u16,
-    /// Payload bytes of each segment but the last.
+    /// Payload bytes of each segment except the last.
     pub segment: u16,
-    /// Where the bytes that the checksum covers begin.
+    /// The offset of the bytes that the checksum covers.
     pub csum_start: u16,
-    /// Where the checksum field is, from `csum_start`.
+    /// The offset of the checksum field from `csum_start`.
     pub csum_offset: u16,
 }
 
@@ -72,7 +72,7 @@ impl VnetHeader {
     /// Reads a header, which is in the host's byte order.
     ///
     /// # Errors
-    /// If it is short or has a type that was never asked for.
+    /// If it is too short or has a type that was not enabled.
     pub fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
         let (bytes, _) = bytes.split_first_chunk::<VNET_HEADER_LEN>().ok_or(Malformed)?;
         let word = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
@@ -93,7 +93,7 @@ impl VnetHeader {
         })
     }
 
-    /// The header's bytes.
+    /// Returns the header's bytes.
     #[must_use]
     pub fn encode(&self) -> [u8; VNET_HEADER_LEN] {
         let gso = match self.gso {
@@ -124,7 +124,7 @@ fn put16(bytes: &mut [u8], at: usize, value: u16) {
     bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }
 
-/// A length that was checked to be at most [`MAX_PACKET`](super::MAX_PACKET).
+/// Converts a length that was checked to be at most [`MAX_PACKET`](super::MAX_PACKET).
 fn len16(len: usize) -> u16 {
     debug_assert!(len <= super::MAX_PACKET);
     len as u16

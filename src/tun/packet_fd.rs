@@ -1,4 +1,4 @@
-//! A descriptor that reads and writes one packet a call, as all TUNs of Unix systems do.
+//! A descriptor that reads and writes one packet per call, as all TUNs of Unix systems do.
 #![allow(unsafe_code)] // poll(2)
 
 use super::{
@@ -20,13 +20,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long one `write` waits in all for a reader that is behind. One that does not read at all costs this once.
+/// The total time that one `write` waits for a slow reader. A reader that has stopped costs this once.
 pub(super) const PATIENCE: Duration = Duration::from_millis(10);
 
 /// Bytes of a family.
 const FAMILY_LEN: usize = 4;
 
-/// The family of a packet, in Darwin's numbers: AF_INET6 or AF_INET.
+/// Returns the family of a packet, in Darwin's numbers: AF_INET6 or AF_INET.
 const fn family(packet: &[u8]) -> &'static [u8; FAMILY_LEN] {
     match packet {
         [0x60..=0x6f, ..] => &[0, 0, 0, 30],
@@ -42,21 +42,21 @@ enum Kind {
     SeqPacket,
 }
 
-/// A descriptor that gives and takes one packet a call, in non-blocking mode.
+/// A non-blocking descriptor that transfers one packet per call.
 #[derive(Debug)]
 pub(super) struct PacketFd {
     file: File,
     kind: Kind,
-    /// In front of each packet stands what family it is of, as Apple's `utun` has it.
+    /// Whether each packet is preceded by its family, as with Apple's `utun`.
     has_family: bool,
-    /// The reader on the other side let a whole [`PATIENCE`] pass.
+    /// Whether the reader on the other side was late for a whole [`PATIENCE`].
     stuck: AtomicBool,
-    /// A write found that the other side is gone.
+    /// Whether a write found that the other side was closed.
     gone: AtomicBool,
 }
 
 impl PacketFd {
-    /// Checks that packets stay apart in `fd`, and makes it non-blocking.
+    /// Checks that `fd` has packet boundaries, and makes it non-blocking.
     pub(super) fn new(fd: OwnedFd) -> Result<Self> {
         let kind = match SockRef::from(&fd).r#type() {
             Ok(Type::DGRAM) => Kind::Datagram,
@@ -93,13 +93,13 @@ impl PacketFd {
         Ok(Self { file, kind, has_family: false, stuck: AtomicBool::new(false), gone: AtomicBool::new(false) })
     }
 
-    /// Expects a family in front of each packet, and puts one there.
+    /// Sets that each packet is preceded by its family, in both directions.
     #[cfg(any(target_vendor = "apple", test))]
     pub(super) fn with_family(self) -> Self {
         Self { has_family: true, ..self }
     }
 
-    /// An error if a write found that the other side is gone.
+    /// Returns an error if a write found that the other side was closed.
     pub(super) fn check(&self) -> io::Result<()> {
         if self.gone.load(Relaxed) {
             return Err(io::Error::new(io::ErrorKind::NotConnected, "the other side of the descriptor is gone"));
@@ -107,11 +107,11 @@ impl PacketFd {
         Ok(())
     }
 
-    /// One read into `parts`; `None` if there is nothing now. Counts what it drops.
+    /// Reads once into `parts`; returns `None` if there is nothing now. Counts dropped packets.
     pub(super) fn receive(&self, parts: &mut [IoSliceMut<'_>], drops: &mut u64) -> io::Result<Option<usize>> {
         loop {
             match (&self.file).read_vectored(parts) {
-                // An empty datagram is one; anything else has come to its end.
+                // For datagrams an empty read is a datagram; for anything else it is the end.
                 Ok(0) if self.kind == Kind::Datagram => *drops += 1,
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(len) => return Ok(Some(len)),
@@ -122,14 +122,14 @@ impl PacketFd {
         }
     }
 
-    /// Writes one packet that consists of `parts`. Waits a little if the other side is behind: a burst must not be
-    /// lost to a socket buffer. A kernel TUN is never behind.
+    /// Writes one packet that consists of `parts`. Waits briefly if the other side is slow: a burst must not be lost to
+    /// a full socket buffer. A kernel TUN is never slow.
     pub(super) fn send(&self, parts: &[IoSlice<'_>], patience: &mut Patience) -> io::Result<()> {
         loop {
             let result = if self.kind == Kind::Device {
                 (&self.file).write_vectored(parts)
             } else {
-                // Without a signal to the host's process if the other side is gone.
+                // Without a signal to the host's process if the other side was closed.
                 SockRef::from(&self.file).send_vectored_with_flags(parts, NO_SIGNAL)
             };
             let Err(err) = result else {
@@ -161,7 +161,7 @@ impl PacketIo for PacketFd {
         self
     }
 
-    /// Packets up to `usual` bytes are read in place; the buffer takes what is longer.
+    /// Reads packets up to `usual` bytes in place, and longer ones into the buffer.
     fn read(&self, reading: &mut Reading, arena: &mut PacketArena, usual: u16) -> io::Result<usize> {
         let before = arena.slots().len();
         if !reading.drain(arena) {
@@ -180,7 +180,7 @@ impl PacketIo for PacketFd {
                 }
                 Ok(Some(len)) => len - front,
                 Ok(None) => break,
-                // What has been read first; the error comes again.
+                // Return the packets read so far; the error will be repeated.
                 Err(_) if arena.slots().len() > before => break,
                 Err(err) => return Err(err),
             };
@@ -189,7 +189,7 @@ impl PacketIo for PacketFd {
             } else if len > MAX_PACKET {
                 *drops += 1;
             } else {
-                // The same room again: nothing was committed.
+                // The same room again, since nothing was committed.
                 let in_place = room.len();
                 buffer.copy_within(..len - in_place, in_place);
                 buffer[..in_place].copy_from_slice(room);
@@ -224,13 +224,13 @@ const NO_SIGNAL: i32 = libc::MSG_NOSIGNAL;
 #[cfg(target_vendor = "apple")]
 const NO_SIGNAL: i32 = 0;
 
-/// What is left of the time that one `write` may wait.
+/// The rest of the time that one `write` may wait.
 #[derive(Debug, Default)]
 pub(super) struct Patience(Option<Instant>);
 
 impl Patience {
-    /// Waits for `fd` to take more; false if the time is up. A descriptor that is short of buffers (`full` is not
-    /// set) always looks ready: it gets a moment.
+    /// Waits until `fd` accepts more; returns false if the time is up. A descriptor that is short of buffers (`full` is
+    /// not set) always appears ready, so that this waits for a moment.
     fn wait(&mut self, fd: BorrowedFd<'_>, full: bool) -> bool {
         let now = Instant::now();
         let left = self.0.get_or_insert(now + PATIENCE).saturating_duration_since(now);
@@ -246,7 +246,7 @@ impl Patience {
         let timeout = left.as_millis() as i32 + 1;
         // SAFETY: poll(2) writes to one `pollfd`, which lives; the descriptor is borrowed.
         let ready = unsafe { libc::poll(&raw mut poll, 1, timeout) };
-        // An error is seen by the write.
+        // The write reports the error.
         ready != 0
     }
 }

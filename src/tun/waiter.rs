@@ -1,4 +1,5 @@
-//! How a descriptor's [`Tun`](super::Tun) waits: one poll over the descriptor, a waker, and maybe a second source.
+//! The wait of a descriptor's [`Tun`](super::Tun): one poll over the descriptor, a waker, and an optional second
+//! source.
 
 use mio::{Events, Interest, Poll, Registry, Token, Waker, unix::SourceFd};
 use std::{
@@ -14,16 +15,16 @@ const PACKETS: Token = Token(0);
 const WAKER: Token = Token(1);
 const CHANGES: Token = Token(2);
 
-/// Waits for packets, changes and wake-ups. There is no tick: without a reason, nothing wakes.
+/// Waits for packets, changes and wake-ups. It has no periodic tick: without a reason, no thread wakes.
 ///
-/// mio reports an edge, not a level: a descriptor that still has something to read does not wake again. So everything
-/// must have been read until it would block before the next wait.
+/// mio is edge-triggered: a descriptor that still has packets does not wake the thread again. So everything must have
+/// been read until it would block before the next wait.
 #[derive(Debug)]
 pub(super) struct Waiter {
     poll: Mutex<(Poll, Events)>,
     registry: Registry,
     waker: Waker,
-    /// The poll itself, for others to wait for.
+    /// The descriptor of the poll itself, for other polls.
     fd: RawFd,
 }
 
@@ -33,7 +34,7 @@ impl Waiter {
         let registry = poll.registry().try_clone()?;
         let waker = Waker::new(&registry, WAKER)?;
         let fd = poll.as_raw_fd();
-        // All of them at once, also while a descriptor is replaced: there are two of each kind then.
+        // Room for all of them at once, also while a descriptor is replaced: then there are two of each kind.
         Ok(Self { poll: Mutex::new((poll, Events::with_capacity(8))), registry, waker, fd })
     }
 
@@ -48,7 +49,7 @@ impl Waiter {
         self.registry.register(&mut SourceFd(&fd.as_raw_fd()), CHANGES, Interest::READABLE)
     }
 
-    /// Waits for `fd` no longer. To close it is not enough if it has duplicates, as in a child process before it runs
+    /// Stops waiting for `fd`. Closing it is not enough if it has duplicates, as in a child process before it executes
     /// another program.
     pub(super) fn remove(&self, fd: BorrowedFd<'_>) {
         if let Err(err) = self.registry.deregister(&mut SourceFd(&fd.as_raw_fd())) {
@@ -56,9 +57,9 @@ impl Waiter {
         }
     }
 
-    /// Waits, and returns whether changes may be there. May return without a reason.
+    /// Waits, and returns whether there may be changes. It may return without a reason.
     pub(super) fn wait(&self, timeout: Option<Duration>) -> io::Result<bool> {
-        // The lock is held while waiting: only one thread waits, and no other takes it.
+        // The lock is held during the wait: only one thread waits, and no other takes it.
         let mut guard = sync::lock(&self.poll);
         let (poll, events) = &mut *guard;
         match poll.poll(events, timeout) {
@@ -68,12 +69,12 @@ impl Waiter {
         }
     }
 
-    /// For [`Tun::register`](super::Tun::register): a poll can be waited for in another one.
+    /// Implements [`Tun::register`](super::Tun::register): a poll can be polled itself.
     pub(super) fn register(&self, registry: &Registry, token: Token) -> io::Result<bool> {
         registry.register(&mut SourceFd(&self.fd), token, Interest::READABLE).map(|()| true)
     }
 
-    /// For [`Tun::deregister`](super::Tun::deregister).
+    /// Implements [`Tun::deregister`](super::Tun::deregister).
     pub(super) fn deregister(&self, registry: &Registry) -> io::Result<()> {
         registry.deregister(&mut SourceFd(&self.fd))
     }

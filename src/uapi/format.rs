@@ -1,7 +1,7 @@
-//! Writes a [`Snapshot`] as the answer to `get`, and an [`Update`] as a `set`.
+//! Writes a [`Snapshot`] as the reply to `get`, and an [`Update`] as a `set`.
 //!
 //! Peers are written one by one as the snapshot yields them. Keys pass through one buffer of fixed size, which is wiped
-//! each time it has been handed on.
+//! each time it has been written out.
 
 use std::{
     fmt::{self, Write as _},
@@ -21,17 +21,17 @@ use crate::{
     key::PresharedKey,
 };
 
-/// Tells whether an IPv6 zone, like `eth0`, is the name of an interface of this host.
+/// Returns whether an IPv6 zone, like `eth0`, is the name of an interface of this host.
 pub type ZoneExists = fn(&str) -> bool;
 
-/// Writes the body of the answer to `get`: all lines in wireguard-go's order, without `errno`.
+/// Writes the body of the reply to `get`: all lines in wireguard-go's order, without `errno`.
 ///
-/// The reader is often wg(8), which hands every endpoint to `getaddrinfo` and gives up on the whole interface (some
-/// versions crash) if that fails. So with `zones` given, a zone is left out unless it is a number, or the address is
-/// link-local and `zones` knows the name. With `None`, zones are printed as configured.
+/// The reader is often wg(8), which passes every endpoint to `getaddrinfo` and gives up on the whole interface (some
+/// versions crash) if that fails. So with `zones` set, a zone is omitted unless it is a number, or the address is
+/// link-local and `zones` returns true for the name. With `None`, zones are printed as configured.
 ///
 /// # Errors
-/// Those of `out`.
+/// Errors of `out`.
 pub fn write_snapshot(snapshot: Snapshot<'_>, zones: Option<ZoneExists>, out: &mut dyn Write) -> io::Result<()> {
     write_state(snapshot, zones, true, &mut Lines::new(out)?)
 }
@@ -77,7 +77,8 @@ fn write_peer(peer: &PeerSnapshot, zones: Option<ZoneExists>, secrets: bool, lin
     peer.allowed_ips.iter().try_for_each(|prefix| lines.pair("allowed_ip", prefix))
 }
 
-/// Whether `getaddrinfo` would read the endpoint with its zone: names go with link-local addresses only.
+/// Returns whether `getaddrinfo` would accept the endpoint with its zone: names are valid only with link-local
+/// addresses.
 fn is_readable(endpoint: &EndpointAddr, zones: Option<ZoneExists>) -> bool {
     let (Some(zone), Some(exists)) = (&endpoint.zone, zones) else {
         return true;
@@ -92,11 +93,11 @@ fn is_readable(endpoint: &EndpointAddr, zones: Option<ZoneExists>) -> bool {
 
 /// Writes the lines of a `set` in wg(8)'s order, without `set=1` and the empty line.
 ///
-/// [`parse_set`](super::parse_set) reads the same [`Update`] back, but for the order effects described in
-/// [`parse`](super::parse): changes stand before `remove`.
+/// [`parse_set`](super::parse_set) reads the same [`Update`] back, except for the effects of order described in
+/// [`parse`](super::parse): changes are written before `remove`.
 ///
 /// # Errors
-/// Those of `out`.
+/// Errors of `out`.
 pub fn write_update(update: &Update, out: &mut dyn Write) -> io::Result<()> {
     let mut lines = Lines::new(out)?;
     let zero = PresharedKey::default();
@@ -126,7 +127,7 @@ pub fn write_update(update: &Update, out: &mut dyn Write) -> io::Result<()> {
     lines.flush()
 }
 
-/// The answer to `get` as one text, without `errno`; zones as configured. It is wiped when dropped.
+/// Returns the reply to `get` as one text, without `errno`, with zones as configured. It is wiped when dropped.
 ///
 /// # Errors
 /// `Resources` without memory for it.
@@ -134,7 +135,7 @@ pub fn get_text(snapshot: Snapshot<'_>) -> Result<Zeroizing<String>> {
     text_of(|out| write_snapshot(snapshot, None, out))
 }
 
-/// As [`get_text`], without the private key and the preshared keys.
+/// Returns the text of [`get_text`] without the private key and the preshared keys.
 ///
 /// # Errors
 /// `Resources` without memory for it.
@@ -142,7 +143,7 @@ pub fn get_public_text(snapshot: Snapshot<'_>) -> Result<Zeroizing<String>> {
     text_of(|out| write_state(snapshot, None, false, &mut Lines::new(out)?))
 }
 
-/// The lines of a `set` as one text, without `set=1` and the empty line. It is wiped when dropped.
+/// Returns the lines of a `set` as one text, without `set=1` and the empty line. It is wiped when dropped.
 ///
 /// # Errors
 /// `Resources` without memory for it.
@@ -156,7 +157,7 @@ fn text_of(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Zeroi
     Ok(out.0)
 }
 
-/// A writer to memory. It is always handed whole lines, so text is never cut inside a character.
+/// A writer to memory. It always receives whole lines, so text is never cut inside a character.
 struct WipedText(Zeroizing<String>);
 
 impl Write for WipedText {
@@ -170,10 +171,10 @@ impl Write for WipedText {
     }
 }
 
-/// How many bytes are handed on at once.
+/// The number of bytes that are written out at once.
 const CHUNK: usize = 16 * 1024;
 
-/// Room behind a chunk for one more line: the longest is an endpoint with its zone.
+/// Room behind a chunk for one more line; the longest line is an endpoint with its zone.
 const LINE: usize = 1024;
 
 /// A writer of lines through a buffer that neither grows, which would leave keys behind, nor splits a line.
@@ -214,7 +215,7 @@ impl<'a> Lines<'a> {
         if self.text.len() >= CHUNK { self.flush() } else { Ok(()) }
     }
 
-    /// Hands on what is buffered and wipes it. The inner writer is not flushed.
+    /// Writes out the buffer and wipes it. The inner writer is not flushed.
     #[inline(never)] // Once in hundreds of lines, and there are a dozen places that end one.
     fn flush(&mut self) -> io::Result<()> {
         let written = self.out.write_all(self.text.as_bytes());

@@ -1,7 +1,7 @@
 //! The text protocol of `wg(8)`.
 //!
-//! Source: wireguard.com/xplatform, and what wg(8) and wireguard-go do. [`parse`] reads a `set`, [`mod@format`] writes
-//! a `get`, [`stream`] holds the dialogue of one connection.
+//! Source: wireguard.com/xplatform, and the behaviour of wg(8) and wireguard-go. [`parse`] reads a `set`,
+//! [`mod@format`] writes the reply to a `get`, [`stream`] serves one connection.
 
 pub mod format;
 pub mod parse;
@@ -16,14 +16,14 @@ pub use format::{get_public_text, get_text, set_text};
 pub use parse::{Limits, Parser, parse_set};
 pub use stream::{Options, serve};
 
-/// What the dialogue speaks for: a running device, or a test's stand-in.
+/// The object that a connection controls: a running device, or a substitute in tests.
 pub trait Backend {
     /// Applies a whole change set, or none of it.
     ///
     /// # Errors
-    /// As the device reports them; the state is then as before.
+    /// Errors of the device; its state is then unchanged.
     fn apply(&self, update: Update) -> Result<()>;
 
-    /// Reads the state.
+    /// Returns the current state.
     fn snapshot(&self) -> Snapshot<'_>;
 }

@@ -1,18 +1,18 @@
 //! Reads the lines of a `set` into an [`Update`].
 //!
-//! Nothing is applied while lines are read, so that a bad line changes nothing. What a line does in wireguard-go at the
-//! moment it is read is expressed in the [`Update`] like this:
+//! Nothing is applied while lines are read, so that a bad line changes nothing. The [`Update`] represents the immediate
+//! effects of lines in wireguard-go like this:
 //!
 //! | lines | become |
 //! |---|---|
-//! | a key twice in the same section | the last one counts; allowed IPs add up |
+//! | a key twice in the same section | the last one counts; allowed IPs accumulate |
 //! | the same `public_key` twice | two changes to one peer, in order |
-//! | `update_only` anywhere in a section | [`PeerUpdate::update_only`]: if the peer is unknown the section does nothing |
-//! | `remove` | [`PeerUpdate::remove`]: lines before it count (they may take prefixes from other peers), later lines are checked and dropped |
-//! | `allowed_ip` before `replace_allowed_ips` | given, which may take it from another peer, and taken away again |
+//! | `update_only` anywhere in a section | [`PeerUpdate::update_only`]: without effect if the peer is unknown |
+//! | `remove` | [`PeerUpdate::remove`]: earlier lines count (and may take prefixes of others), later ones do not |
+//! | `allowed_ip` before `replace_allowed_ips` | added, possibly taken from another peer, and removed again |
 //!
-//! One thing is different by intent: wireguard-go first creates an `update_only` peer, so prefixes named before that
-//! line leave their owner and are lost. Here they stay.
+//! There is one intentional difference: wireguard-go first creates an `update_only` peer, so prefixes before that line
+//! are taken from their owner and lost. Here they are kept.
 
 use crate::{
     config::{AllowedIpUpdate, MAX_PEERS, PeerEndpoint, PeerUpdate, Update, text},
@@ -21,25 +21,27 @@ use crate::{
     reserve,
 };
 
-/// The longest line, in bytes without its line feed: what wireguard-go's `bufio.Scanner` takes.
+/// The longest line, in bytes without its line feed: the limit of wireguard-go's `bufio.Scanner`.
 pub const MAX_LINE: usize = 64 * 1024 - 1;
 
-/// What one request may hold.
+/// The limits of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Most `public_key` lines; [`MAX_PEERS`] by default. One more is `Invalid`, as a device too full is.
+    /// The maximum number of `public_key` lines; [`MAX_PEERS`] by default. More are `Invalid`, like too many peers of a
+    /// device.
     pub peers: usize,
-    /// Most bytes, line feeds included; by default 64 MiB, which is 1 KiB for each of [`MAX_PEERS`] peers (a peer with
-    /// every key and ten allowed IPs needs some 700). More is `TooLarge`.
+    /// The maximum number of bytes, including line feeds; by default 64 MiB, which is 1 KiB for each of [`MAX_PEERS`]
+    /// peers (a peer with every key and ten allowed IPs needs about 700). More is `TooLarge`.
     pub bytes: usize,
     /// Whether an endpoint may be a host name: for a device that [resolves
-    /// them](crate::device::Device::resolves_names). Not by default, as wireguard-go and the kernel know addresses
-    /// only.
+    /// them](crate::device::Device::resolves_names). Not by default, as wireguard-go and the kernel support only
+    /// addresses.
     pub host_names: bool,
 }
 
 impl Limits {
-    /// What a request about `peers` peers needs: as many lines, and 1 KiB for each, or the default if that is more.
+    /// Returns the limits for a request about `peers` peers: as many lines, and 1 KiB for each, or the default if that
+    /// is more.
     #[must_use]
     pub const fn for_peers(peers: usize) -> Self {
         let most = if peers > MAX_PEERS { peers } else { MAX_PEERS };
@@ -53,9 +55,9 @@ impl Default for Limits {
     }
 }
 
-/// Reads a `set` line by line; the text itself is not kept.
+/// Reads a `set` line by line; the text itself is not stored.
 ///
-/// Errors name the line (the one behind `set=1` is line 1), the key and the reason, never a value.
+/// Errors name the line (the one behind `set=1` is line 1), the key and the reason, but never a value.
 #[derive(Debug, Default)]
 pub struct Parser {
     limits: Limits,
@@ -66,29 +68,29 @@ pub struct Parser {
     failed: bool,
 }
 
-/// The peer that lines are about, until the next `public_key`.
+/// The peer that the lines concern, until the next `public_key`.
 #[derive(Debug)]
 struct Section {
     peer: PeerUpdate,
-    /// How many allowed-IP changes already cancel out, after `replace_allowed_ips`.
+    /// The number of allowed-IP changes that already cancel out, after `replace_allowed_ips`.
     settled: usize,
 }
 
 impl Parser {
-    /// A parser that has seen nothing.
+    /// Creates a parser.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         Self { limits, ..Self::default() }
     }
 
-    /// Takes one line, without its line feed; one carriage return at its end is dropped.
+    /// Parses one line, without its line feed; one carriage return at its end is dropped.
     ///
-    /// The empty line, which ends a request, is for the caller to see.
+    /// The caller must handle the empty line, which ends a request.
     ///
     /// # Errors
     /// `Protocol` if there is no `=`; `Io` for a line beyond [`MAX_LINE`]; `TooLarge` beyond [`Limits::bytes`];
-    /// `Invalid` for an unknown key, a bad value, or more than [`Limits::peers`] peers; `Resources` without memory for
-    /// it. What was read is then dropped, and every further call fails.
+    /// `Invalid` for an unknown key, an invalid value, or more than [`Limits::peers`] peers; `Resources` without memory
+    /// for it. All lines are then dropped, and every further call fails.
     pub fn line(&mut self, line: &[u8]) -> Result<()> {
         self.lines += 1;
         let outcome = if self.failed { Err(refused_before()) } else { self.take(line) };
@@ -99,7 +101,7 @@ impl Parser {
         })
     }
 
-    /// The whole change set.
+    /// Returns the complete change set.
     ///
     /// # Errors
     /// `Invalid` if a line was refused; `Resources` without memory.
@@ -174,7 +176,7 @@ fn interface_pair(update: &mut Update, key: &[u8], value: &str) -> Result<()> {
 }
 
 impl Section {
-    /// Reads a line behind a `public_key`. Every value is checked before it is known whether it counts.
+    /// Reads a line behind a `public_key`. Every value is checked, even if it turns out not to count.
     fn pair(&mut self, key: &[u8], value: &str, host_names: bool) -> Result<()> {
         let counts = !self.peer.remove;
         match key {
@@ -215,10 +217,10 @@ impl Section {
         Ok(())
     }
 
-    /// Takes away at the line what earlier lines of the section gave.
+    /// Removes at this line the prefixes that earlier lines of the section added.
     ///
-    /// They cannot just be forgotten: they may have moved a prefix away from another peer. Entries that an earlier
-    /// `replace_allowed_ips` has dealt with are skipped, so that no text makes this quadratic.
+    /// The earlier changes cannot just be dropped: they may have moved a prefix away from another peer. Entries that an
+    /// earlier `replace_allowed_ips` has handled are skipped, so that the time is never quadratic.
     fn replace_allowed_ips(&mut self) -> Result<()> {
         self.peer.replace_allowed_ips = true;
         let changes = &mut self.peer.allowed_ips;
@@ -248,27 +250,27 @@ fn refused_before() -> Error {
     Error::invalid("an earlier line was refused")
 }
 
-/// A key as a message may show it: a secret on a line of its own ends in `=` and would pass for a key.
+/// Returns a key for an error message: a secret on a line of its own ends in `=` and would be taken for a key.
 fn shown(key: &[u8]) -> &str {
     let short = key.len() <= 32 && key.iter().all(|&b| b.is_ascii_lowercase() || b == b'_');
     str::from_utf8(key).ok().filter(|_| short).unwrap_or("(unknown key)")
 }
 
-/// Whether a line, without its line feed, is the empty one that ends a request.
+/// Returns whether a line, without its line feed, is the empty one that ends a request.
 pub(super) fn is_blank(line: &[u8]) -> bool {
     matches!(line, b"" | b"\r")
 }
 
-/// Reads a bare config text: the lines between `set=1` and the empty line.
+/// Reads a configuration text: the lines between `set=1` and the empty line.
 ///
-/// Like wireguard-go's `IpcSet`, of which this is the counterpart, it does not know a `set=1` line. Empty lines may
-/// follow at the end. Text behind an empty line, which wireguard-go ignores in silence, is refused.
+/// Like its counterpart, wireguard-go's `IpcSet`, it does not accept a `set=1` line. Empty lines may follow at the end.
+/// Text behind an empty line, which wireguard-go silently ignores, is refused.
 ///
 /// # Errors
 /// As [`Parser::line`]; `Protocol` for text behind an empty line.
 pub fn parse_set(text: &str, limits: Limits) -> Result<Update> {
     let mut parser = Parser::new(limits);
-    // Not `str::lines`: of two carriage returns it would hide one from the parser.
+    // Not `str::lines`: it would remove one of two carriage returns.
     let mut lines = text.split('\n').map(str::as_bytes);
     for line in lines.by_ref().take_while(|line| !is_blank(line)) {
         parser.line(line)?;

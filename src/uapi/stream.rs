@@ -1,9 +1,8 @@
-//! The dialogue of one connection, over anything that reads and writes.
+//! Serves one connection, over any reader and writer.
 //!
-//! A connection carries any number of `get` and `set`, one behind the other or all at once. The backend is called
-//! between reads and writes, never across one, so a client that stalls holds nothing but its own connection. Memory is
-//! one line ([`MAX_LINE`]), one chunk of an answer, and the [`Update`](crate::config::Update) being read, which
-//! [`Limits`] bounds.
+//! A connection carries any number of `get` and `set`, one after another or pipelined. The backend is called between
+//! reads and writes, never during one, so a stalled client blocks only its own connection. Memory is one line
+//! ([`MAX_LINE`]), one chunk of a reply, and the [`Update`](crate::config::Update) being read, which [`Limits`] bounds.
 
 use std::io::{self, Read, Write};
 
@@ -20,29 +19,29 @@ use crate::{
     reserve::zeroed,
 };
 
-/// How a connection is served.
+/// Options of a connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// What one `set` may hold.
+    /// The limits of one `set`.
     pub limits: Limits,
-    /// Which IPv6 zones may be printed, see [`format::write_snapshot`]; all of them if `None`.
+    /// Which IPv6 zones may be printed, see [`format::write_snapshot`]; all if `None`.
     pub zones: Option<ZoneExists>,
 }
 
-/// Serves one connection until its client ends it.
+/// Serves one connection until its client closes it.
 ///
 /// - `set=1`, lines, and an empty line or the end of the stream: the lines are applied as a whole or not at all. The
-///   answer is `errno=0`, or the errno **negated**, which is how wg(8) reads it here. After a bad line the rest of the
-///   request is read and dropped before the answer.
-/// - `get=1` and an empty line: the answer is the state and `errno=0`. Anything but the empty line is answered by
-///   `EINVAL`, **positive**, as wg(8) reads it here.
-/// - Any other first line, also one without its line feed: the connection ends without an answer.
+///   reply is `errno=0`, or the **negated** errno, which wg(8) expects here. After a bad line the rest of the request
+///   is read and dropped before the reply.
+/// - `get=1` and an empty line: the reply is the state and `errno=0`. If another line follows, it is a **positive**
+///   `EINVAL`, which wg(8) expects here.
+/// - Any other first line, also one without its line feed: the connection ends without a reply.
 ///
-/// The connection is the caller's to close, and its timeouts are the caller's to set.
+/// The caller closes the connection and sets its timeouts.
 ///
 /// # Errors
-/// `Protocol` if the client began with anything but an operation; otherwise errors of the stream, timeouts included. A
-/// `set` that was still being read is then not applied.
+/// `Protocol` if the client did not begin with an operation; otherwise errors of the stream, including timeouts. A
+/// partially read `set` is then not applied.
 pub fn serve(stream: &mut (impl Read + Write), backend: &dyn Backend, options: &Options) -> Result<()> {
     let lost = |e| Error::io("the UAPI connection was lost", e);
     let mut lines = LineReader::new().map_err(lost)?;
@@ -61,7 +60,7 @@ pub fn serve(stream: &mut (impl Read + Write), backend: &dyn Backend, options: &
     }
 }
 
-/// Answers `get`. Returns whether the connection goes on.
+/// Serves a `get`. Returns whether the connection continues.
 fn get<S: Read + Write>(
     stream: &mut S,
     lines: &mut LineReader,
@@ -93,7 +92,7 @@ fn get<S: Read + Write>(
     answer(stream, errno)
 }
 
-/// Reads and applies a `set`. Returns whether the connection goes on.
+/// Reads and applies a `set`. Returns whether the connection continues.
 fn set<S: Read + Write>(
     stream: &mut S,
     lines: &mut LineReader,
@@ -106,7 +105,7 @@ fn set<S: Read + Write>(
         if !line.is_inside() {
             break;
         }
-        // After an error only the end of the request is looked for.
+        // After an error only the end of the request is searched for.
         if let Ok(reading) = &mut parser
             && let Err(error) = reading.line(line.bytes())
         {
@@ -130,14 +129,14 @@ fn answer(stream: &mut impl Write, errno: i32) -> io::Result<bool> {
     Ok(true)
 }
 
-/// What [`LineReader::next`] found.
+/// A result of [`LineReader::next`].
 enum Line<'a> {
-    /// A line that ended in a line feed, without it.
+    /// A line that ended in a line feed, which is removed.
     Whole(&'a [u8]),
-    /// What stood between the last line feed and the end of the stream; not empty.
+    /// The text between the last line feed and the end of the stream; not empty.
     Rest(&'a [u8]),
-    /// More than [`MAX_LINE`] bytes without a line feed: as many of them as the buffer holds. What follows is
-    /// the same line still.
+    /// More than [`MAX_LINE`] bytes without a line feed, of which this is as much as the buffer holds. The following
+    /// result continues the same line.
     TooLong(&'a [u8]),
     /// The stream has ended.
     End,
@@ -151,33 +150,33 @@ impl Line<'_> {
         }
     }
 
-    /// Whether the request goes on.
+    /// Returns whether the request continues.
     fn is_inside(&self) -> bool {
         !is_blank(self.bytes())
     }
 }
 
-/// Cuts a stream into lines, in a buffer of fixed size.
+/// Splits a stream into lines, in a buffer of fixed size.
 ///
-/// It keeps what was read behind a line for the next call, so that a client may send several operations at once.
+/// Data behind a line are kept for the next call, so that a client may send several operations at once.
 struct LineReader {
     buffer: Zeroizing<Vec<u8>>,
-    /// What was read and not yet returned is `buffer[start..end]`.
+    /// The bytes that were read and not yet returned are `buffer[start..end]`.
     start: usize,
     end: usize,
-    /// Inside a line of which a piece was returned as too long.
+    /// Whether the rest of a too long line is being skipped.
     skipping: bool,
 }
 
 impl LineReader {
     fn new() -> io::Result<Self> {
-        // The longest line, its line feed, and the first byte too many.
+        // The longest line, its line feed, and one byte more to detect longer lines.
         let buffer = Zeroizing::new(zeroed(MAX_LINE + 1)?.into_vec());
         Ok(Self { buffer, start: 0, end: 0, skipping: false })
     }
 
     fn next(&mut self, stream: &mut impl Read) -> io::Result<Line<'_>> {
-        // How many of the unread bytes are known to hold no line feed.
+        // The number of unread bytes that are known to contain no line feed.
         let mut searched = 0;
         loop {
             let unread = &self.buffer[self.start..self.end];
@@ -212,7 +211,7 @@ impl LineReader {
         }
     }
 
-    /// Forgets what was returned already: it may hold keys, and the connection may stay open for long.
+    /// Wipes data that were already returned: they may contain keys, and the connection may stay open for long.
     fn wipe(&mut self) {
         self.buffer.copy_within(self.start..self.end, 0);
         self.end -= self.start;
@@ -221,7 +220,7 @@ impl LineReader {
     }
 }
 
-/// Reads once; a signal in between does not count.
+/// Reads once, and again if interrupted by a signal.
 fn read(stream: &mut impl Read, into: &mut [u8]) -> io::Result<usize> {
     loop {
         match stream.read(into) {

@@ -1,8 +1,8 @@
-//! Receiving for one family: which thread receives, and what has come but was not taken yet.
+//! Receiving for one family: which thread receives, and received datagrams that wait to be taken.
 //!
-//! Everything that receiving needs is one [`ReceiveState`]. A thread takes it, receives or waits with it, and puts it
-//! back; until then other threads of the same family wait for it. So any number of threads may receive, each with a
-//! time limit of its own, and no lock is held while one of them waits or hands out.
+//! The state for receiving is one [`ReceiveState`]. A thread takes it, receives or waits with it, and puts it back;
+//! until then other threads of the same family wait for it. So any number of threads may receive, each with its own
+//! time limit, and no lock is held while one of them waits or passes datagrams on.
 
 use super::Received;
 use crate::{
@@ -21,7 +21,7 @@ use std::{
 
 const WAKE: Token = Token(0);
 
-/// As many as one system call fills.
+/// The number of datagrams that one system call receives.
 const SLOTS: usize = 16;
 
 /// Large enough for any datagram, and for GRO.
@@ -32,10 +32,10 @@ pub(super) struct Inbox {
     family: Family,
     registry: Registry,
     waker: Waker,
-    /// `None` while a thread has it.
+    /// `None` while a thread uses it.
     state: Mutex<Option<ReceiveState>>,
     returned: Condvar,
-    /// How many threads wait elsewhere.
+    /// The number of threads that wait elsewhere.
     #[cfg(unix)]
     waiting: AtomicUsize,
 }
@@ -45,12 +45,12 @@ struct ReceiveState {
     events: Events,
     batch: RecvBatch,
     next: Position,
-    /// The socket had nothing when it was last looked at.
+    /// Whether the socket was empty at the last attempt.
     #[cfg(unix)]
     is_dry: bool,
 }
 
-/// What is to be handed out next.
+/// The next datagram to pass on.
 #[derive(Clone, Copy, Default)]
 struct Position {
     slot: usize,
@@ -60,7 +60,7 @@ struct Position {
 /// The state, until it is put back.
 struct StateGuard<'a> {
     inbox: &'a Inbox,
-    /// There until this is dropped.
+    /// `Some` until this is dropped.
     state: Option<ReceiveState>,
 }
 
@@ -102,19 +102,20 @@ impl Inbox {
         })
     }
 
-    /// Where the family's socket is to be registered.
+    /// Returns the registry for the family's socket.
     pub(super) fn registry(&self) -> io::Result<Registry> {
         self.registry.try_clone()
     }
 
-    /// Has waiting threads look at the sockets again. If they are closed, the others follow as the state is passed on.
+    /// Wakes waiting threads to check the sockets again. If these are closed, the other threads follow as the state is
+    /// passed on.
     pub(super) fn wake(&self) {
         if let Err(err) = self.waker.wake() {
             tracing::debug!(%err, "cannot wake the receiver");
         }
     }
 
-    /// Hands up to `max` datagrams to `take`. See [`BatchUdp::receive`](super::BatchUdp::receive).
+    /// Passes up to `max` datagrams to `take`. See [`BatchUdp::receive`](super::BatchUdp::receive).
     pub(super) fn receive(
         &self,
         pair: &Pair,
@@ -122,7 +123,7 @@ impl Inbox {
         timeout: Option<Duration>,
         take: &mut dyn FnMut(Received<'_>),
     ) -> Result<usize> {
-        // A time too far away to be named is no limit.
+        // A time too far in the future to be represented is no limit.
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let Some(mut guard) = self.take_state(deadline) else {
             return Ok(0);
@@ -130,8 +131,9 @@ impl Inbox {
         self.receive_at(guard.state(), pair, max, deadline, take)
     }
 
-    /// As [`receive`](Self::receive), but what there is: for a thread that waits elsewhere, for [`fd`](Self::fd). If
-    /// there is nothing and it `will_wait`, it counts as waiting until [`has_waited`](Self::has_waited).
+    /// Receives like [`receive`](Self::receive), but without waiting: for a thread that waits for [`fd`](Self::fd). If
+    /// there are no datagrams and `will_wait` is set, the thread counts as waiting until
+    /// [`has_waited`](Self::has_waited).
     #[cfg(unix)]
     pub(super) fn receive_now(
         &self,
@@ -145,12 +147,12 @@ impl Inbox {
         let Some(mut guard) = self.take_state(begun.filter(|_| !will_wait)) else { return Ok(0) };
         let state = guard.state();
         let mut outcome = self.receive_at(state, pair, max, begun, take);
-        // Events stay for other threads until there is nothing that they could be about.
+        // Events remain for other threads until their datagrams have been taken.
         if has_waited && matches!(outcome, Ok(0)) {
             outcome = state.wait(Some(Duration::ZERO)).and_then(|()| self.receive_at(state, pair, max, begun, take));
         }
-        // Counted by the thread that has the state, as the others look with the state only: so each of them sees this
-        // count, and wakes this thread if it leaves datagrams behind.
+        // Counted by the thread that has the state, since the others check only with the state: so each of them sees
+        // this count, and wakes this thread if it leaves datagrams behind.
         if will_wait && matches!(outcome, Ok(0)) {
             self.waiting.fetch_add(1, Ordering::Relaxed);
         }
@@ -160,14 +162,14 @@ impl Inbox {
         outcome
     }
 
-    /// A thread that waited elsewhere does so no longer.
+    /// Ends the waiting of a thread that waited elsewhere.
     #[cfg(unix)]
     pub(super) fn has_waited(&self) {
         let _ = self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| waiting.checked_sub(1));
     }
 
-    /// Becomes readable when it is time to [`receive_now`](Self::receive_now): also when the sockets change or are
-    /// closed.
+    /// Returns a descriptor that becomes readable when it is time to [`receive_now`](Self::receive_now), also when the
+    /// sockets change or are closed.
     #[cfg(unix)]
     pub(super) fn fd(&self) -> std::os::fd::RawFd {
         std::os::fd::AsRawFd::as_raw_fd(&self.registry)
@@ -183,7 +185,7 @@ impl Inbox {
     ) -> Result<usize> {
         let mut count = 0;
         loop {
-            // What was received before the sockets were closed is not handed out after it.
+            // Datagrams that were received before the sockets were closed are not passed on afterwards.
             super::check(pair, self.family)?;
             count += state.hand_out(max - count, take);
             let more = state.batch.len() == SLOTS;
@@ -192,8 +194,8 @@ impl Inbox {
             }
             state.clear();
             let looked = pair.recv_of(self.family, &mut state.batch);
-            // A batch that is not full proves nothing: some drivers take one datagram at a time, and an error that
-            // waits ends a batch as well.
+            // A partial batch does not prove that the socket is empty: some drivers receive one datagram at a time, and
+            // a pending error also ends a batch.
             #[cfg(unix)]
             {
                 state.is_dry = state.batch.is_empty() && !matches!(looked, Some(Ok(true) | Err(_)));
@@ -215,7 +217,7 @@ impl Inbox {
         }
     }
 
-    /// Waits for the state. `None` if it is not put back in time.
+    /// Waits for the state. Returns `None` if it is not put back in time.
     fn take_state(&self, deadline: Option<Instant>) -> Option<StateGuard<'_>> {
         let mut state = self.state();
         loop {
@@ -236,7 +238,7 @@ impl Inbox {
 }
 
 impl ReceiveState {
-    /// Hands out up to `max` of what was received and returns how many.
+    /// Passes on up to `max` received datagrams and returns their number.
     fn hand_out(&mut self, max: usize, take: &mut dyn FnMut(Received<'_>)) -> usize {
         let next = &mut self.next;
         let mut count = 0;
@@ -247,7 +249,7 @@ impl ReceiveState {
                 }
                 let rest = &data[next.offset..];
                 let contents = &rest[..rest.len().min(meta.segment_size)];
-                // Gone on before `take`, which may panic.
+                // Advanced before `take`, which may panic.
                 *next = match rest.len() == contents.len() {
                     true => Position { slot: next.slot + 1, offset: 0 },
                     false => Position { offset: next.offset + contents.len(), ..*next },
@@ -263,7 +265,7 @@ impl ReceiveState {
         count
     }
 
-    /// Whether there is nothing to hand out, nor to receive.
+    /// Returns whether there is nothing to pass on and nothing to receive.
     #[cfg(unix)]
     fn is_cleared(&self) -> bool {
         self.is_dry && self.next.slot == self.batch.len()

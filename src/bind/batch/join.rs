@@ -1,7 +1,7 @@
-//! Datagrams that may leave together: neighbours of one size, to one endpoint, become one GSO send.
+//! Joins datagrams that can be sent together: adjacent ones of one size, to one endpoint, become one GSO send.
 //!
-//! They lie wherever the caller has them, so they are copied behind each other. That costs a fraction of what it
-//! costs to send them one by one.
+//! The caller's datagrams are in separate buffers, so they are copied into one. That costs a fraction of separate
+//! sends.
 
 use crate::bind::{
     Endpoint, Family, Transmit,
@@ -9,13 +9,13 @@ use crate::bind::{
 };
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
-/// How many transmits go to the socket at once: as many as one system call takes.
+/// The number of transmits that are passed to the socket at once: as many as one system call takes.
 const WINDOW: usize = 16;
 
-/// Room for what is joined. Any run fits.
+/// The size of the buffer for joined datagrams, which is enough for any run.
 pub(super) const ROOM: usize = 65_536;
 
-/// Some transmits on their way to the socket, joined where it can be done.
+/// A group of transmits for the socket, joined where possible.
 pub(super) struct Window<'a> {
     free: &'a mut [u8],
     transmits: [Transmit<'a>; WINDOW],
@@ -24,8 +24,8 @@ pub(super) struct Window<'a> {
 }
 
 impl<'a> Window<'a> {
-    /// Takes from the front of `batch`, whose first one is number `at`, what goes into one window. `joins` returns for
-    /// which family datagrams may be joined. Returns how many it took.
+    /// Fills the window from the front of `batch`, whose first transmit has the number `at`. `joins` returns whether
+    /// datagrams of a family may be joined. Returns the number of transmits taken.
     pub(super) fn fill(
         batch: &[Transmit<'a>],
         mut at: usize,
@@ -59,7 +59,7 @@ impl<'a> Window<'a> {
         &self.origins[..self.len]
     }
 
-    /// One transmit of several. `None` if there is no more room.
+    /// Joins several transmits into one. Returns `None` if there is no room left.
     fn join(&mut self, these: &[Transmit<'a>]) -> Option<Transmit<'a>> {
         let [first, others @ ..] = these else { return None };
         if others.is_empty() {
@@ -78,7 +78,7 @@ impl<'a> Window<'a> {
     }
 }
 
-/// How many at the front of `batch` may be joined; at least one.
+/// Returns how many transmits at the front of `batch` may be joined; at least one.
 pub(super) fn run(batch: &[Transmit<'_>]) -> usize {
     let Some(first) = batch.first().filter(|first| first.datagrams() == 1 && !first.contents.is_empty()) else {
         return 1;

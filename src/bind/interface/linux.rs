@@ -1,9 +1,9 @@
-//! Names and indices of interfaces, as the C library has them.
+//! Names and indices of interfaces, from the C library.
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
 
-/// Whether there is an interface with this index.
+/// Returns whether there is an interface with this index.
 pub(super) fn exists(index: u32) -> bool {
     let mut name = [0; libc::IF_NAMESIZE];
     // SAFETY: there is room for a name.
@@ -11,7 +11,7 @@ pub(super) fn exists(index: u32) -> bool {
     !name.is_null()
 }
 
-/// The index of an interface.
+/// Returns the index of an interface.
 pub(super) fn index(name: &str) -> Option<u32> {
     let name = CString::new(name).ok()?;
     // SAFETY: the name ends with a NUL.

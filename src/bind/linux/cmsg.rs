@@ -1,8 +1,8 @@
-//! Control messages: what a datagram carries beside its contents.
+//! Control messages: the properties of a datagram besides its payload.
 
 use std::net::Ipv4Addr;
 
-/// Room for the control messages of one datagram or GSO send: address, TOS byte and segment size take 88 bytes at most.
+/// The room for control messages of one datagram or GSO send: address, TOS byte and segment size take at most 88 bytes.
 const ROOM: usize = 128;
 
 /// A buffer for control messages.
@@ -15,13 +15,13 @@ pub(super) struct Control {
 
 const _: () = assert!(align_of::<Control>() >= align_of::<libc::cmsghdr>());
 
-/// Where the data of a control message begins.
+/// The offset of the data of a control message.
 const DATA: usize = {
     // SAFETY: only computes.
     unsafe { libc::CMSG_LEN(0) as usize }
 };
 
-/// How much room data of `len` bytes takes.
+/// Returns the room for a message with data of `len` bytes.
 const fn space(len: usize) -> usize {
     // SAFETY: only computes.
     unsafe { libc::CMSG_SPACE(len as libc::c_uint) as usize }
@@ -30,22 +30,22 @@ const fn space(len: usize) -> usize {
 impl Control {
     pub(super) const EMPTY: Self = Self { bytes: [0; ROOM], len: 0 };
 
-    /// How much is filled.
+    /// Returns the number of filled bytes.
     pub(super) fn len(&self) -> usize {
         self.len
     }
 
-    /// The buffer for the system, all of it.
+    /// Returns a pointer to the whole buffer, for the system.
     pub(super) fn as_mut_ptr(&mut self) -> *mut u8 {
         self.bytes.as_mut_ptr()
     }
 
-    /// The size of the buffer.
+    /// Returns the size of the buffer.
     pub(super) const fn room(&self) -> usize {
         ROOM
     }
 
-    /// After the system has filled the first `len` bytes.
+    /// Marks the first `len` bytes as filled by the system.
     pub(super) fn filled(&mut self, len: usize) {
         self.len = len.min(ROOM);
     }
@@ -73,7 +73,7 @@ impl Control {
         self.len = end;
     }
 
-    /// The messages: level, type and data.
+    /// Returns the messages: level, type and data.
     pub(super) fn messages(&self) -> impl Iterator<Item = (libc::c_int, libc::c_int, &[u8])> {
         let mut rest = &self.bytes[..self.len];
         std::iter::from_fn(move || {
@@ -90,7 +90,7 @@ impl Control {
     }
 }
 
-/// The data of a control message as a `T`, if it is long enough. `T` is plain old data.
+/// Returns the data of a control message as a `T`, if it is long enough. `T` is plain old data.
 pub(super) fn read<T: Copy>(data: &[u8]) -> Option<T> {
     // SAFETY: the length is checked, and any bytes are a valid `T`.
     (data.len() >= size_of::<T>()).then(|| unsafe { data.as_ptr().cast::<T>().read_unaligned() })

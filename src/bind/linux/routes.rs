@@ -1,4 +1,4 @@
-//! Reports changes of the routes, and asks the kernel where they lead.
+//! Reports changes of the routes, and queries the kernel for routes.
 
 use super::{get_option, set_option};
 use crate::{
@@ -14,23 +14,23 @@ use std::{
     sync::Mutex,
 };
 
-/// Everything on which the way of a datagram and its source address depend, by the number of the group: links,
-/// addresses, routes, rules, settings of interfaces (whether a route without carrier counts, for one), next hops.
+/// The groups of all changes that affect the path and the source address of datagrams: links, addresses, routes, rules,
+/// settings of interfaces (for instance whether a route without carrier counts), next hops.
 const GROUPS: [u32; 10] = [1, 5, 9, 7, 11, 8, 19, 24, 25, 32];
 
-/// The receive buffer of the socket that listens, as small as the kernel lets it be. What does not fit is lost, and the
-/// loss is as good as a message; so a router with thousands of changes a second wakes no thread more often than this is
-/// full.
+/// The receive buffer for notifications, as small as the kernel permits. Messages that do not fit are lost, but the
+/// loss is reported like a message; so thousands of changes a second on a router wake no thread more often than this
+/// buffer becomes full.
 const BUFFER: libc::c_int = 1;
 
-/// How many messages are taken out of that buffer in one go.
+/// The number of messages that are read from that buffer at a time.
 const MESSAGES: usize = 64;
 
 /// A pair of netlink sockets in the network namespace of the UDP sockets.
 pub(in crate::bind) struct RouteWatch {
-    /// Receives a message for each change. What is in it is of no interest.
+    /// Receives a message for each change. Its contents are ignored.
     listener: OwnedFd,
-    /// Locked while a question is open.
+    /// Locked during a request.
     asker: Mutex<Asker>,
 }
 
@@ -41,7 +41,7 @@ impl Watch for RouteWatch {
         Namespace::current()
     }
 
-    /// Fails where an app may not listen: Android.
+    /// Fails if the app may not receive notifications: Android.
     fn new(registry: &Registry, token: Token) -> io::Result<Self> {
         let groups = GROUPS.iter().fold(0, |groups, group| groups | 1 << (group - 1));
         let listener = netlink::open(groups)?;
@@ -64,14 +64,14 @@ impl Watch for RouteWatch {
         match asker.leaves_by(socket, endpoint.dst, source) {
             Ok(departure) if departure == arrival => SourceCheck { keep: true, returns: true },
             Err(err) if err.raw_os_error() == Some(libc::EINVAL) => SourceCheck { keep: false, ..was },
-            // There is no route. The address may be right all the same when there is one.
+            // There is no route. The address may still be right once there is one.
             Err(_) => SourceCheck { keep: true, ..was },
             Ok(_) if arrival == 0 => SourceCheck { keep: true, ..was },
             Ok(_) => match source {
                 // As `send4` in the kernel's drivers/net/wireguard/socket.c.
                 IpAddr::V4(_) => SourceCheck { keep: false, ..was },
-                // `send6` keeps every address that exists. That is right for one that belongs to the host; one that
-                // came with a network which is not used any more leads nowhere.
+                // `send6` keeps every address that exists. That is right for an address of the host itself, but an
+                // address of a network that is no longer used is useless.
                 IpAddr::V6(_) => {
                     let left = was.returns && asker.home(source).is_ok_and(|home| home == arrival);
                     SourceCheck { keep: !left, ..was }
@@ -81,7 +81,7 @@ impl Watch for RouteWatch {
     }
 }
 
-/// Asks about routes. The kernel answers such questions without its lock for changes of routes (since Linux 4.14).
+/// Requests routes. The kernel answers such requests without its lock for changes of routes (since Linux 4.14).
 struct Asker {
     asker: netlink::Asker,
     namespace: Namespace,
@@ -92,19 +92,19 @@ impl Asker {
         Ok(Self { asker: netlink::Asker::open()?, namespace: Namespace::current() })
     }
 
-    /// The interface by which a datagram of a socket leaves, if it has this source address. `InvalidInput` if that is
-    /// an IPv4 address which is not ours.
+    /// Returns the interface by which a datagram of a socket leaves, if it has this source address. `InvalidInput` for
+    /// an IPv4 address that is not a local one.
     fn leaves_by(&mut self, socket: &UdpSocket, to: SocketAddr, source: IpAddr) -> io::Result<u32> {
         const IP_PROTO: u16 = 27;
         const SOURCE_PORT: u16 = 28;
         const PORT: u16 = 29;
-        // The number is missing in the C library's headers for some processors.
+        // The C library's headers for some processors lack this number.
         const SO_BINDTOIFINDEX: libc::c_int = 62;
         let zone = match to {
             SocketAddr::V6(to) => to.scope_id(),
             SocketAddr::V4(_) => 0,
         };
-        // Of the socket itself: an app that has its descriptor may have changed it.
+        // Read from the socket: an app with its descriptor may have changed it.
         let option = |name| get_option(socket.as_fd(), libc::SOL_SOCKET, name).unwrap_or(0) as u32;
         let interface = if zone == 0 { option(SO_BINDTOIFINDEX) } else { zone };
         let port = socket.local_addr().map_or(0, |address| address.port());
@@ -119,20 +119,20 @@ impl Asker {
         self.ask(request)
     }
 
-    /// The interface that an IPv6 address of ours belongs to.
+    /// Returns the interface of a local IPv6 address.
     fn home(&mut self, address: IpAddr) -> io::Result<u32> {
-        // Without it, the answer names the loopback interface: that is the way to every address of ours.
+        // Without it, the answer is the loopback interface, by which every local address is reached.
         const RTM_F_FIB_MATCH: u32 = 0x2000;
         self.ask(about(address, None, RTM_F_FIB_MATCH))
     }
 
-    /// The interface in the answer to a question.
+    /// Returns the interface in the answer to a request.
     fn ask(&mut self, request: Request) -> io::Result<u32> {
         let mut room = [0; 1024];
         let message = match self.asker.ask(request.clone(), &mut room) {
             Ok(message) => message,
-            // Such an error is about the socket, so another one is asked, which must be in the network of the old one:
-            // it may have been opened on another thread.
+            // Such an error concerns the socket, so the request is repeated with another one, which must be in the
+            // network of the old one: that may have been opened on another thread.
             Err(err) => {
                 if Namespace::current() != self.namespace {
                     return Err(not_asked(err));
@@ -155,12 +155,12 @@ impl Asker {
     }
 }
 
-/// Without the number of an error, which would be taken for an answer.
+/// Removes the error number, which would be taken for an answer.
 fn not_asked(err: io::Error) -> io::Error {
     io::Error::new(err.kind(), err)
 }
 
-/// A question about the route to an address.
+/// Creates a request for the route to an address.
 fn about(to: IpAddr, source: Option<IpAddr>, flags: u32) -> Request {
     let bytes = |ip: IpAddr| match ip {
         IpAddr::V4(ip) => ip.octets().to_vec(),
@@ -169,7 +169,7 @@ fn about(to: IpAddr, source: Option<IpAddr>, flags: u32) -> Request {
     let family = if to.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     let (to, source) = (bytes(to), source.map(bytes));
     let bits = |address: &[u8]| (address.len() * 8) as u8;
-    // `struct rtmsg`: family, lengths of the addresses, TOS, and what is of no use in a question.
+    // `struct rtmsg`: family, lengths of the addresses, TOS, and fields that are unused in a request.
     let mut header = vec![family as u8, bits(&to), source.as_deref().map_or(0, bits), 0, 0, 0, 0, 0];
     header.extend(flags.to_ne_bytes());
     let request = Request::new(libc::RTM_GETROUTE, 0, &header).with(libc::RTA_DST, &to);

@@ -8,11 +8,11 @@ use std::{
     ptr,
 };
 
-/// Since Linux 5.14; not every C library has a name for it.
+/// Since Linux 5.14; some C libraries do not define it.
 const SO_BUF_LOCK: c_int = 72;
 const IPV6_AUTOFLOWLABEL: c_int = 70;
 
-/// The options that something in this module tree may change. The locks come after the sizes, which set them.
+/// The options that this module tree may change. The locks follow the sizes, which set them.
 const OPTIONS: [(c_int, c_int); 18] = [
     (SOL_UDP, libc::UDP_GRO),
     (SOL_UDP, libc::UDP_SEGMENT),
@@ -34,19 +34,19 @@ const OPTIONS: [(c_int, c_int); 18] = [
     (SOL_SOCKET, SO_BUF_LOCK),
 ];
 
-/// More datagrams than a receive buffer of ours holds: each counts as 512 bytes at least.
+/// More datagrams than our receive buffer holds: each counts as at least 512 bytes.
 const MOST_WAITING: usize = 2 * super::BUFFER / 512;
 
 /// A duplicate of an adopted socket, and the options that the socket had. Dropping this restores them.
 pub(in crate::bind) struct SavedOptions {
     socket: Socket,
     nonblocking: bool,
-    /// `None` for those that the socket or the system does not have.
+    /// `None` for options that the socket or the system does not have.
     options: [Option<c_int>; OPTIONS.len()],
 }
 
 impl SavedOptions {
-    /// Reads the options. To be called before any of them is changed.
+    /// Reads the options; to be called before any of them is changed.
     pub(in crate::bind) fn new(socket: &Socket) -> io::Result<Self> {
         let options = OPTIONS.map(|(level, name)| get_option(socket.as_fd(), level, name).ok());
         Ok(Self { socket: socket.try_clone()?, nonblocking: socket.nonblocking()?, options })
@@ -60,7 +60,7 @@ impl SavedOptions {
                 drain(socket);
                 Ok(())
             }
-            // What is read is twice what was set. To go below the system's limit takes no permission, to go beyond
+            // The value read is twice the value set. Going below the system's limit needs no permission, going beyond
             // does.
             (SOL_SOCKET, libc::SO_RCVBUF) => set_option(socket, level, libc::SO_RCVBUFFORCE, value / 2)
                 .or_else(|_| set_option(socket, level, name, value / 2)),
@@ -87,8 +87,7 @@ impl Drop for SavedOptions {
     }
 }
 
-/// Drops what has come: the system has put some of it together, which a program that did not ask for GRO does not
-/// expect.
+/// Drops waiting datagrams: some of them are coalesced, which a program that did not enable GRO does not expect.
 fn drain(socket: BorrowedFd<'_>) {
     for _ in 0..MOST_WAITING {
         // SAFETY: no byte is written.

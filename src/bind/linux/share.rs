@@ -1,4 +1,4 @@
-//! Two sockets of one user on one port, for the moment in which one takes the other's place.
+//! Sharing of a port by two sockets of one user, while one replaces the other.
 
 use socket2::{SockRef, Socket};
 use std::{
@@ -10,8 +10,8 @@ use std::{
     },
 };
 
-/// Lets `bare`, which is not bound yet, have the port of `bound`, and every other socket of the same user; false if
-/// they are of two users. With `SO_REUSEADDR` instead, every local user could take the port in that moment.
+/// Lets `bare`, which is not yet bound, share the port of `bound`, and every other socket of the same user; false if
+/// they are of two users. With `SO_REUSEADDR`, every local user could take the port at that moment.
 pub(in crate::bind) fn share_port(bound: &SockRef<'_>, bare: &Socket) -> io::Result<bool> {
     let same = user(bound.as_fd())? == user(bare.as_fd())?;
     if same {
@@ -21,12 +21,12 @@ pub(in crate::bind) fn share_port(bound: &SockRef<'_>, bare: &Socket) -> io::Res
     Ok(same)
 }
 
-/// Keeps the port for this socket alone again.
+/// Makes the port exclusive to this socket again.
 pub(in crate::bind) fn stop_sharing_port(bound: &SockRef<'_>) -> io::Result<()> {
     bound.set_reuse_port(false)
 }
 
-/// The user whom the kernel takes a socket to belong to: whose it was when it was made.
+/// Returns the user that the kernel considers the owner of a socket: its creator.
 fn user(socket: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(File::from(socket.try_clone_to_owned()?).metadata()?.uid())
 }

@@ -11,12 +11,11 @@ use std::{
 
 /// A timerfd.
 ///
-/// The poll reports an edge, and each time that the timer rings is one. So what there is to read is never read: to set
-/// the timer again clears it as well.
+/// The poll is edge-triggered, and each expiry is an edge. So the timer is never read: setting it again also clears it.
 pub(in crate::bind) struct BootTimer(OwnedFd);
 
 impl Timer for BootTimer {
-    /// Fails on kernels before 3.15, and in sandboxes that are older than timerfd.
+    /// Fails on kernels before 3.15, and in sandboxes without timerfd.
     fn new(poll: &Poll, token: Token) -> io::Result<Self> {
         // Not CLOCK_BOOTTIME_ALARM, which would wake the machine.
         // SAFETY: only numbers are passed.
@@ -33,12 +32,12 @@ impl Timer for BootTimer {
         let setting = libc::itimerspec {
             it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 },
             it_value: libc::timespec {
-                // Where that has 32 bits, 68 years are as good as never.
+                // If it has 32 bits, 68 years are practically never.
                 tv_sec: after.as_secs().min(i32::MAX as u64) as _,
                 tv_nsec: after.subsec_nanos() as _,
             },
         };
-        // SAFETY: `setting` lives through the call, and the old setting is not asked for.
+        // SAFETY: `setting` lives through the call, and the old setting is not requested.
         check(unsafe { libc::timerfd_settime(self.0.as_raw_fd(), 0, &raw const setting, ptr::null_mut()) }).map(drop)
     }
 }

@@ -1,8 +1,8 @@
-//! Has a poll end in time although the machine slept.
+//! Ends a poll in time although the machine slept.
 //!
-//! Deadlines count sleep ([`time::Instant`](crate::time::Instant)), but the time limit of a poll stands still during
-//! it: after an hour of sleep it ends the poll an hour late. So a timer that goes on is in the poll as well, where the
-//! system has one; docs/adr/0007 says which does. In the common case both end the same wait at the same time.
+//! Deadlines count sleep ([`time::Instant`](crate::time::Instant)), but the time limit of a poll does not: after an
+//! hour of sleep it ends the poll an hour late. So the poll also has a timer that counts sleep, if the system has one
+//! (docs/adr/0007). Usually both end the same wait at the same time.
 
 use crate::bind::{driver::Timer, system::BootTimer};
 use mio::{Poll, Token};
@@ -11,19 +11,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Up to this far away, a deadline is left to the limit of the poll: it is then missed by no more than this. Most waits
-/// under load are that short, and so is each that only looks.
+/// Deadlines up to this far away are left to the limit of the poll: they are then late by at most this time. Most waits
+/// under load are that short, and so is a wait that only polls.
 const NEAR: Duration = Duration::from_secs(1);
 
-/// Deadlines that are no further apart are one: the caller has looked at the clock a little earlier than we do.
+/// Deadlines at most this far apart are considered equal: the caller read the clock slightly earlier.
 const SLACK: Duration = Duration::from_millis(1);
 
-/// When the timer of a poll rings.
+/// The timer of a poll.
 pub(super) struct Deadline<T = BootTimer> {
-    /// `None` if there is none. Deadlines then come late by as long as the machine slept.
+    /// `None` if there is none. Deadlines are then late by the duration of a sleep.
     timer: Option<T>,
-    /// For when it is set, on the clock that stands still. After a sleep that is another time for the same deadline, so
-    /// it is set again.
+    /// The time that it is set for, on the clock that does not count sleep. After a sleep the same deadline has another
+    /// time on it, so the timer is set again.
     set_for: Option<Instant>,
 }
 
@@ -32,13 +32,13 @@ impl<T: Timer> Deadline<T> {
         Self { timer: usable(T::new(poll, token)), set_for: None }
     }
 
-    /// To be called before each wait, with its limit. The timer is left as it is unless it would ring at the wrong
-    /// time: deadlines change seldom, and to wait for the same one again costs no system call.
+    /// Sets the timer before a wait with this limit. The timer is not changed unless it would expire at the wrong time:
+    /// deadlines change seldom, and waiting again for the same one costs no system call.
     pub(super) fn before_wait(&mut self, timeout: Option<Duration>) {
         self.before_wait_at(Instant::now, timeout);
     }
 
-    /// To be called when the timer has rung.
+    /// Reports that the timer has expired.
     pub(super) fn rang(&mut self) {
         self.set_for = None;
     }
@@ -49,7 +49,7 @@ impl<T: Timer> Deadline<T> {
         };
         let due = match timeout {
             Some(timeout) if timeout <= NEAR => return,
-            // A time too far away to be named is no limit.
+            // A time too far in the future to be represented is no limit.
             Some(timeout) => now().checked_add(timeout),
             None => None,
         };

@@ -1,7 +1,8 @@
-//! Whether a socket can still be used, to judge by the errors that the system reports on it.
+//! Decides by the errors of a socket whether it is still usable.
 //!
-//! Most errors of receiving are the fate of something sent earlier: an ICMP message that came back. However many there
-//! are, they do not concern the socket. A few mean that it is gone, as does any error that does not end.
+//! Most errors of receiving concern a datagram that was sent earlier: an ICMP message has arrived. They do not concern
+//! the socket, however many there are. A few mean that the socket no longer exists, as does any error that is repeated
+//! endlessly.
 
 use crate::bind::{
     counters::Counters,
@@ -12,28 +13,29 @@ use std::{
     sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::Relaxed},
 };
 
-/// How many errors are passed over in one go. The thread has other things to do.
+/// The number of errors that are skipped at a time, since the thread has other work.
 const ROUND: usize = 64;
 
-/// An error that is reported this often in a row, between two calls that find something or nothing, has no end.
+/// The number of errors in a row, without a datagram or an empty queue in between, that is considered endless.
 const ENDLESS: u32 = 4096;
 
-/// What is known about the state of a socket.
+/// The state of a socket.
 #[derive(Default)]
 pub(super) struct Health {
-    /// Errors since receiving found something or nothing.
+    /// Errors since the last datagram or empty queue.
     in_a_row: AtomicU32,
-    /// The error that the socket was lost with, or 0.
+    /// The error by which the socket was lost, or 0.
     loss: AtomicI32,
     /// Whether the loss was reported.
     reported: AtomicBool,
 }
 
 impl Health {
-    /// Calls `receive` until it finds something or nothing, but not for longer than a round: true then.
+    /// Calls `receive` until it returns a datagram or finds the queue empty, but not for longer than a round: true
+    /// then.
     ///
     /// # Errors
-    /// The socket is lost, now or since earlier.
+    /// If the socket is lost, now or since an earlier call.
     pub(super) fn receive(&self, counters: &Counters, mut receive: impl FnMut() -> io::Result<()>) -> io::Result<bool> {
         if let Some(loss) = self.loss() {
             return Err(loss);
@@ -62,12 +64,13 @@ impl Health {
         Ok(true)
     }
 
-    /// The system has refused to send with this error, which [`ends`] a socket. Returns whether that is news.
+    /// Reports that the system has refused to send with this error, which [`ends`] a socket. Returns whether this is
+    /// new.
     pub(super) fn refused_to_send(&self, code: i32) -> bool {
         self.lose(code)
     }
 
-    /// Why the socket was lost; `None` if it was not, or if that was reported before.
+    /// Returns why the socket was lost; `None` if it was not, or if that was already reported.
     pub(super) fn take_loss(&self) -> Option<io::Error> {
         self.loss().filter(|_| !self.reported.swap(true, Relaxed))
     }

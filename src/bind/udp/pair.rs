@@ -1,4 +1,4 @@
-//! The sockets of both families on one port: opening, reopening and closing them, and what is asked of all of them.
+//! The sockets of both families on one port: opening, reopening, closing, and operations on all of them.
 //!
 //! Waiting for them is left to the owner of the pair, in whose polls they are registered.
 
@@ -28,26 +28,26 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What the events of a pair's sockets carry.
+/// The token of events of a pair's sockets.
 pub(in crate::bind) const SOCKET: Token = Token(1);
 
-/// How often both families are tried on a port that the system chose for the first of them.
+/// The number of attempts to open both families on a port that the system chose for the first of them.
 const PORT_TRIES: usize = 100;
 
-/// How long a port that was just given back is waited for.
+/// How long to wait for a port that was just released.
 const PORT_PATIENCE: Duration = Duration::from_millis(50);
 
 const BOTH: [Family; 2] = [Family::V4, Family::V6];
 
-/// What is open: one or two sockets on one port; fewer, if that of a family could not be reopened.
+/// The open sockets: one or two on one port; fewer, if a family could not be reopened.
 pub(super) struct Sockets {
     pub(super) port: u16,
     pub(super) each: Vec<Socket>,
-    /// The families whose socket was closed so that a new one can have its port.
+    /// The families whose socket was closed so that a new one can take its port.
     gaps: [bool; 2],
-    /// The options of a socket that was adopted, which cannot be replaced.
+    /// The options of an adopted socket, which cannot be replaced.
     adopted: Option<SavedOptions>,
-    /// Whose turn it is to receive first.
+    /// The family that receives first the next time.
     turn: AtomicUsize,
 }
 
@@ -61,16 +61,16 @@ impl Sockets {
     }
 }
 
-/// Where a family's datagrams leave.
+/// How a family's datagrams leave.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::bind) struct Egress {
-    /// The index of the interface that its socket is bound to, or 0 to leave it to the routes.
+    /// The index of the interface that its socket is bound to, or 0 if the routes decide.
     pub(in crate::bind) interface: u32,
     /// Whether all of them are dropped instead.
     pub(in crate::bind) blackhole: bool,
 }
 
-/// What new sockets are to be like.
+/// The settings of new sockets.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Wanted {
     pub(super) mark: u32,
@@ -79,12 +79,12 @@ pub(super) struct Wanted {
 
 /// The sockets of both families.
 pub(in crate::bind) struct Pair {
-    /// Where the sockets of each family are registered.
+    /// The registries of the sockets of each family.
     registries: [Registry; 2],
-    /// Read while sending and receiving, which blocks for no longer than the patience of the options; written to swap
-    /// them.
+    /// Locked for reading while sending and receiving, which block for no longer than the patience of the options; for
+    /// writing to replace the sockets.
     sockets: RwLock<Option<Sockets>>,
-    /// Held throughout everything that makes or changes sockets, so that it happens one after another.
+    /// Held during all operations that create or change sockets, so that these are sequential.
     wanted: Mutex<Wanted>,
     pub(in crate::bind) hook: Option<SocketHook>,
     pub(in crate::bind) options: SocketOptions,
@@ -103,18 +103,18 @@ impl Pair {
         }
     }
 
-    /// One of the places where the sockets are registered.
+    /// Returns one of the registries of the sockets.
     pub(in crate::bind) const fn registry(&self) -> &Registry {
         &self.registries[0]
     }
 
-    /// Opens, or reopens; see [`Bind::open`](crate::bind::Bind::open). Whatever arrived before the sockets were in
-    /// place has spent its event on the old ones, so wake who waits.
+    /// Opens or reopens; see [`Bind::open`](crate::bind::Bind::open). Datagrams that arrived before the sockets were in
+    /// place have used up their event on the old ones, so wake the waiting thread.
     pub(in crate::bind) fn open(&self, port: u16) -> io::Result<u16> {
         self.open_as(&self.wanted(), port)
     }
 
-    /// As [`open`](Self::open), with sockets of another mark. If it fails, the old mark stays.
+    /// Does the same as [`open`](Self::open), with sockets of another mark. If it fails, the old mark remains.
     pub(in crate::bind) fn open_marked(&self, port: u16, mark: u32) -> io::Result<u16> {
         let mut current = self.wanted();
         let opened = self.open_as(&Wanted { mark, ..*current }, port)?;
@@ -122,7 +122,7 @@ impl Pair {
         Ok(opened)
     }
 
-    /// As [`open`](Self::open), if it is open. `None` if it is not.
+    /// Does the same as [`open`](Self::open), if it is open; returns `None` otherwise.
     pub(in crate::bind) fn reopen(&self, port: u16) -> Option<io::Result<u16>> {
         let wanted = self.wanted();
         match self.with_sockets(|sockets| sockets.adopted.is_some())? {
@@ -140,8 +140,8 @@ impl Pair {
         Ok(self.port().unwrap_or(port))
     }
 
-    /// Opens with a socket that exists and is bound. When it is closed, or if this fails, the socket is as it was
-    /// before.
+    /// Opens with an existing bound socket. When the pair is closed, or if this fails, the socket's options are
+    /// restored.
     pub(in crate::bind) fn adopt(&self, socket: socket2::Socket) -> io::Result<u16> {
         let wanted = self.wanted();
         let datagrams = socket.r#type()? == socket2::Type::DGRAM;
@@ -182,8 +182,8 @@ impl Pair {
         Ok(())
     }
 
-    /// Sets where a family's datagrams leave, now and after it is reopened. If that fails, nothing has changed. The
-    /// caller wakes the receiver, as the sockets may be new ones.
+    /// Sets how a family's datagrams leave, now and after reopening. If that fails, nothing has changed. The caller
+    /// must wake the receiver, as the sockets may be new.
     pub(in crate::bind) fn set_egress(&self, family: Family, egress: Egress) -> io::Result<()> {
         let mut current = self.wanted();
         let mut wanted = *current;
@@ -191,7 +191,7 @@ impl Pair {
         let own = self.with_sockets(|sockets| sockets.adopted.is_none()).unwrap_or(false);
         let set = self.with_socket(family, |socket| socket.set_egress(egress));
         match set.unwrap_or_else(|| interface::check(egress.interface)) {
-            // On Linux any program may bind a socket to an interface, but not any may bind it to another one.
+            // On Linux any program may bind a socket to an interface, but not rebind it to another one.
             Err(err) if err.kind() == io::ErrorKind::PermissionDenied && own => {
                 self.open_as(&wanted, self.port().unwrap_or(0))?;
             }
@@ -201,7 +201,7 @@ impl Pair {
         Ok(())
     }
 
-    /// Which families have a socket, or are about to have one again. `None` if it is not open.
+    /// Returns which families have a socket, or will have one again. `None` if it is not open.
     pub(in crate::bind) fn families(&self) -> Option<[bool; 2]> {
         self.with_sockets(|open| BOTH.map(|family| open.family(family).is_some() || open.gaps[family as usize]))
     }
@@ -210,7 +210,7 @@ impl Pair {
         self.with_sockets(|sockets| sockets.port)
     }
 
-    /// Whether several datagrams of a family can leave as one message.
+    /// Returns whether several datagrams of a family can be sent as one message.
     pub(in crate::bind) fn joins(&self, family: Family) -> bool {
         self.with_socket(family, Socket::joins).unwrap_or(false)
     }
@@ -225,19 +225,19 @@ impl Pair {
         self.counters.read()
     }
 
-    /// Fills free slots of `batch` with what came for both families. Returns how many, and whether there may be more
-    /// although nothing came.
+    /// Fills free slots of `batch` with received datagrams of both families. Returns their number, and whether there
+    /// may be more although none were received.
     ///
     /// # Errors
-    /// A socket was lost. That is returned once; from then on its family receives nothing.
+    /// If a socket was lost. That is returned once; from then on its family receives nothing.
     pub(in crate::bind) fn recv(&self, batch: &mut RecvBatch) -> io::Result<(usize, bool)> {
         let before = batch.len();
         self.with_sockets(|sockets| {
-            // The families take turns in who comes first, or else a busy one could fill every batch.
+            // The families alternate in who is first, or else a busy one could fill every batch.
             let turn = sockets.turn.fetch_add(1, Relaxed);
             let mut more = false;
             for i in 0..sockets.each.len() {
-                // What is lost is looked for below, so that what has come is handed over first.
+                // A loss is checked below, so that received datagrams are returned first.
                 more |= sockets.each[(turn + i) % sockets.each.len()].recv(batch, &self.counters).unwrap_or(false);
             }
             match batch.len() - before {
@@ -248,16 +248,16 @@ impl Pair {
         .unwrap_or(Ok((0, false)))
     }
 
-    /// Fills free slots of `batch` with what came for one family; true if there may be more although nothing came.
-    /// `None` if the family has no socket.
+    /// Fills free slots of `batch` with received datagrams of one family; returns true if there may be more although
+    /// none were received, and `None` if the family has no socket.
     ///
     /// # Errors
-    /// The socket is lost.
+    /// If the socket is lost.
     pub(in crate::bind) fn recv_of(&self, family: Family, batch: &mut RecvBatch) -> Option<io::Result<bool>> {
         self.with_socket(family, |socket| socket.recv(batch, &self.counters))
     }
 
-    /// Sends up to [`BATCH`] transmits; `origins` is empty or has how each was made. Returns whether a socket was lost
+    /// Sends up to [`BATCH`] transmits; `origins` is empty or has the origin of each. Returns whether a socket was lost
     /// by that: the receiver, to which the loss is reported, must then be woken.
     pub(in crate::bind) fn send(&self, batch: &[Transmit<'_>], origins: &[Origin], report: &mut SendReport) -> bool {
         let (batch, rest) = batch.split_at(batch.len().min(BATCH));
@@ -269,7 +269,7 @@ impl Pair {
                 Outgoing::new(batch, origins, family, report).with_patience(self.options.driver.patience);
             match open.as_ref().and_then(|sockets| sockets.family(family)) {
                 Some(socket) => lost |= socket.send(&mut outgoing, &self.counters),
-                // That has nothing to do with routes, unlike a family that the host does not have.
+                // That is independent of routes, unlike a family that the host does not have.
                 None if open.as_ref().is_some_and(|sockets| sockets.gaps[family as usize]) => outgoing.abandon(),
                 None => outgoing.no_socket(),
             }
@@ -298,7 +298,7 @@ impl Pair {
         sync::lock(&self.wanted)
     }
 
-    /// New sockets, not bound yet. Of those families that the host has.
+    /// Creates sockets, not yet bound, of those families that the host has.
     fn make_bare(&self, families: &[Family], wanted: &Wanted) -> io::Result<Vec<(Family, socket2::Socket)>> {
         of_families(families, |family| Ok(self.make_one(*family, wanted)?.map(|socket| (*family, socket))))
     }
@@ -317,7 +317,7 @@ impl Pair {
         Ok(Sockets::new(port, each))
     }
 
-    /// Binds a bare socket and registers it. `None` if the host does not have the family.
+    /// Binds a bare socket and registers it. Returns `None` if the host does not have the family.
     fn bind_one(
         &self,
         bare: socket2::Socket,
@@ -327,7 +327,7 @@ impl Pair {
     ) -> io::Result<Option<Socket>> {
         let egress = wanted.egress[family as usize];
         let bound = Socket::set_up(bare, family, Some(port), egress, self.options);
-        // An address that was asked for is not the system's to miss.
+        // If a configured address is missing, that is an error.
         let bound = if self.options.local.is_some() { Some(bound?) } else { unless_missing(bound)? };
         bound.map(|bound| self.register(bound)).transpose()
     }
@@ -337,7 +337,7 @@ impl Pair {
         Ok(socket)
     }
 
-    /// Sockets of those `families` that the host has, on `port` or on one that is free in all of them.
+    /// Creates sockets of those `families` that the host has, on `port` or on one that is free in all of them.
     pub(super) fn make(&self, families: &[Family], port: u16, wanted: &Wanted) -> io::Result<Sockets> {
         for _ in 1..PORT_TRIES {
             match self.bind_all(self.make_bare(families, wanted)?, port, wanted) {
@@ -348,14 +348,13 @@ impl Pair {
         self.bind_all(self.make_bare(families, wanted)?, port, wanted)
     }
 
-    /// Opens new sockets on the port of those that are open. Where the system lets sockets of one user share a port,
-    /// and no others, they do so for a moment: there is then no moment without, and the old ones stay if the new ones
-    /// fail. Otherwise an old one is closed before the new one has its port, for what any user may share any user may
-    /// keep.
+    /// Opens new sockets on the port of the open ones. If the system lets only sockets of one user share a port, they
+    /// do so for a moment: then there is no gap, and the old ones remain if the new ones fail. Otherwise an old one is
+    /// closed before the new one takes its port, since a port that can be shared by any user could be taken by one.
     fn reopen_port(&self, port: u16, wanted: &Wanted) -> io::Result<()> {
         let new = self.make_bare(self.options.families(), wanted)?.into_iter();
         let (ours, others): (Vec<_>, Vec<_>) = new.partition(|(family, _)| self.with_socket(*family, |_| ()).is_some());
-        // First the families whose port none of our own sockets has: if it is taken, nothing was closed.
+        // First the families whose port none of our own sockets has: if it is in use, no socket has been closed.
         let all = others.into_iter().chain(ours);
         let reopened = of_families(all, |(family, bare)| self.reopen_one(bare, family, port, wanted));
         let reopened = reopened.map(|each| self.replace(Some(Sockets::new(port, each))));
@@ -374,8 +373,8 @@ impl Pair {
         let mut bound = self.bind_one(bare, family, port, wanted);
         if is_in_use(&bound) && shared == Some(false) {
             self.close_family(family);
-            // The system may need a moment to give the port back, and a child process that is just being started may
-            // still hold it.
+            // The system may need a moment to release the port, and a child process that is just being started may
+            // still have it.
             let deadline = Instant::now() + PORT_PATIENCE;
             loop {
                 bound = match self.make_one(family, wanted)? {
@@ -391,7 +390,7 @@ impl Pair {
         bound
     }
 
-    /// Closes the socket of one family. The port stays the one to reopen.
+    /// Closes the socket of one family. The port remains the one to reopen.
     fn close_family(&self, family: Family) {
         let closed = self.write().as_mut().and_then(|open| {
             let at = open.each.iter().position(|socket| socket.family == family)?;
@@ -401,7 +400,7 @@ impl Pair {
         closed.into_iter().for_each(|socket| self.discard(socket));
     }
 
-    /// Puts `new` in the place of what is open, and closes that.
+    /// Replaces the open sockets by `new`, and closes them.
     pub(super) fn replace(&self, new: Option<Sockets>) {
         let old = std::mem::replace(&mut *self.write(), new);
         old.into_iter().flat_map(|sockets| sockets.each).for_each(|socket| self.discard(socket));
@@ -422,7 +421,7 @@ fn is_in_use<T>(bound: &io::Result<T>) -> bool {
     bound.as_ref().is_err_and(|err| err.kind() == io::ErrorKind::AddrInUse)
 }
 
-/// What `make` makes of each item, without those whose family the host does not have.
+/// Calls `make` for each item and collects the results, without those whose family the host does not have.
 fn of_families<I: IntoIterator, T>(items: I, make: impl FnMut(I::Item) -> io::Result<Option<T>>) -> io::Result<Vec<T>> {
     let made: Vec<T> = items.into_iter().map(make).filter_map(Result::transpose).collect::<io::Result<_>>()?;
     if made.is_empty() {

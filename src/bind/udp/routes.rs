@@ -1,7 +1,7 @@
-//! Notices that the routes may have changed, and has source addresses checked then.
+//! Detects that the routes may have changed, so that source addresses are checked again.
 //!
-//! A change costs one addition: what was checked before has another number from then on, and is checked again when it
-//! is used the next time.
+//! A change costs one addition: earlier results then have an outdated number, and each address is checked again at its
+//! next use.
 
 use crate::{
     bind::{Endpoint, SourceCheck, driver::Watch, system::RouteWatch},
@@ -18,25 +18,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// After a change, others are not looked at for this long: changes seldom come alone.
+/// The time after a change during which others are ignored: changes seldom come alone.
 const QUIET: Duration = Duration::from_millis(100);
 
-/// How often a watch is tried again for which there were no descriptors, or no memory.
+/// The interval at which a watch is retried that failed for lack of descriptors or memory.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The number of the routes, and the watch by which it changes.
+/// The number of the routes, and the watch that changes it.
 pub(super) struct Routes<W: Watch = RouteWatch> {
     number: AtomicU64,
     watch: RwLock<WatchState<W>>,
-    /// Whether a watch is missing, for the thread that waits.
+    /// Whether a watch is missing, for the waiting thread.
     is_missing: AtomicBool,
 }
 
-/// The watch, or why there is none.
+/// The watch, or the reason why there is none.
 enum WatchState<W: Watch> {
-    /// Nothing is open, or changes are not reported here.
+    /// The bind is closed, or changes are not reported on this system.
     Off,
-    /// Something was short. To be tried again, in this network.
+    /// Resources were missing. To be retried, in this network.
     Missing(W::Network),
     On(W),
 }
@@ -50,7 +50,7 @@ impl<W: Watch> WatchState<W> {
     }
 }
 
-/// Until when changes are not looked at, and when a missing watch is tried again. Of the thread that waits.
+/// The time until which changes are ignored, and the time to retry a missing watch. For the waiting thread.
 #[derive(Debug, Default)]
 pub(super) struct Quiet {
     until: Option<Instant>,
@@ -62,8 +62,8 @@ impl<W: Watch> Routes<W> {
         Self { number: AtomicU64::new(0), watch: RwLock::new(WatchState::Off), is_missing: AtomicBool::new(false) }
     }
 
-    /// To be called when sockets were opened, on the thread that has opened them. Where changes are not reported
-    /// (to an app on Android), it is up to the app to report that the network has changed.
+    /// Reports that sockets were opened, on the thread that opened them. If changes are not reported (to an app on
+    /// Android), the app must report changes of the network.
     pub(super) fn opened(&self, registry: &Registry, token: Token) {
         let (state, err) = match W::new(registry, token) {
             Ok(watch) => (WatchState::On(watch), None),
@@ -73,7 +73,7 @@ impl<W: Watch> Routes<W> {
         let is_missed = {
             let mut before = self.write();
             let news = matches!((&*before, &state), (WatchState::Off, WatchState::Missing(_)));
-            // One that is there goes on: sockets are usually reopened in the same network.
+            // An existing watch is kept: sockets are usually reopened in the same network.
             if err.is_none() || before.watch().is_none() {
                 self.set(&mut before, state);
             }
@@ -87,12 +87,12 @@ impl<W: Watch> Routes<W> {
         self.changed();
     }
 
-    /// To be called when sockets were closed.
+    /// Reports that sockets were closed.
     pub(super) fn closed(&self) {
         self.set(&mut self.write(), WatchState::Off);
     }
 
-    /// Nothing is logged under this lock: that may call a function of the app.
+    /// Sets the state. Nothing is logged under this lock, since that may call a function of the app.
     fn set(&self, state: &mut WatchState<W>, now: WatchState<W>) {
         self.is_missing.store(matches!(now, WatchState::Missing(_)), Relaxed);
         *state = now;
@@ -106,10 +106,10 @@ impl<W: Watch> Routes<W> {
         sync::read(&self.watch)
     }
 
-    /// Opens the watch that is missing, if that can be done by now.
+    /// Opens the missing watch, if that is possible now.
     fn open_missing(&self, registry: &Registry, token: Token) {
         let WatchState::Missing(network) = *self.read() else { return };
-        // Another thread has opened the sockets, elsewhere: here, the routes are others.
+        // Another thread opened the sockets, in another network with other routes.
         let is_here = network == W::network();
         let opened = if is_here { W::new(registry, token) } else { Err(io::ErrorKind::Unsupported.into()) };
         let (state, err) = match opened {
@@ -128,11 +128,11 @@ impl<W: Watch> Routes<W> {
             Some(err) => tracing::warn!(%err, "cannot watch routes"),
             None => tracing::debug!("watching routes from now on"),
         }
-        // What happened until now was not reported.
+        // Changes until now were not reported.
         self.changed();
     }
 
-    /// To be called when something about the sockets has changed that their routes depend on.
+    /// Reports a change of the sockets that affects their routes.
     pub(super) fn changed(&self) {
         self.number.fetch_add(1, Relaxed);
     }
@@ -147,7 +147,7 @@ impl<W: Watch> Routes<W> {
         self.read().watch().map_or(was, |watch| watch.check_source(socket, endpoint, was))
     }
 
-    /// To be called before each wait in the poll of `registry`, with its limit. Returns the limit that it must have.
+    /// Prepares a wait in the poll of `registry` with this limit. Returns the limit to use.
     pub(super) fn before_wait(
         &self,
         registry: &Registry,
@@ -160,7 +160,7 @@ impl<W: Watch> Routes<W> {
         retry.map_or(limit, |retry| Some(limit.map_or(retry, |limit| limit.min(retry))))
     }
 
-    /// Tries a missing watch again when it is time. Returns when it is to be tried the next time.
+    /// Retries a missing watch when it is time. Returns the time of the next attempt.
     fn retry_at(
         &self,
         now: impl FnOnce() -> Instant,
@@ -179,7 +179,7 @@ impl<W: Watch> Routes<W> {
         quiet.retry.map(|retry| retry - now)
     }
 
-    /// To be called when it has rung.
+    /// Reports that the watch has woken the poll.
     pub(super) fn rang(&self, quiet: &mut Quiet) {
         self.rang_at(Instant::now, quiet);
     }
@@ -208,16 +208,16 @@ impl<W: Watch> Routes<W> {
         }
     }
 
-    /// The routes may be others now. Returns whether a change was reported.
+    /// Increments the number. Returns whether a change was reported.
     fn take_change(&self) -> bool {
         let reported = self.read().watch().is_some_and(Watch::drain);
-        // After the reports were taken in: what comes from now on rings again.
+        // After the reports were read: the next one wakes the poll again.
         self.changed();
         reported
     }
 }
 
-/// Whether an error passes when something else is closed or freed.
+/// Returns whether an error is temporary, until other resources are released.
 fn is_short(err: &io::Error) -> bool {
     ErrorKind::of_io(err) == ErrorKind::Resources
 }

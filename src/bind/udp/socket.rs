@@ -1,4 +1,4 @@
-//! One socket: how it is made, and which driver it has.
+//! A socket: its creation, and the choice of its driver.
 
 use super::{SocketHook, health::Health, pair::Egress};
 use crate::bind::{
@@ -16,15 +16,15 @@ use std::{
     sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
 };
 
-/// What is asked of sockets, and which driver they have.
+/// Options of sockets, including their driver.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::bind) struct SocketOptions {
     pub(in crate::bind) driver: DriverOptions,
-    /// Whether what is sent leaves by the interface that the routes say, and not by the one that an endpoint names.
+    /// Whether datagrams leave by the interface of the routes, instead of that of an endpoint.
     pub(in crate::bind) any_interface: bool,
-    /// Which driver it is.
+    /// The driver.
     pub(in crate::bind) set_up: SetUp,
-    /// The only address that is bound to, so the only family; `None` for all addresses of both.
+    /// The only address to bind to, and therefore the only family; `None` for all addresses of both.
     pub(in crate::bind) local: Option<IpAddr>,
 }
 
@@ -35,12 +35,12 @@ impl Default for SocketOptions {
 }
 
 impl SocketOptions {
-    /// The same with the portable driver, on every system.
+    /// Returns the same options with the portable driver, for every system.
     pub(in crate::bind) fn portable(self) -> Self {
         Self { set_up: system::set_up_portable, ..self }
     }
 
-    /// The families that sockets are made of.
+    /// Returns the families of the sockets.
     pub(super) fn families(&self) -> &'static [Family] {
         match self.local {
             None => &[Family::V4, Family::V6],
@@ -50,7 +50,7 @@ impl SocketOptions {
     }
 }
 
-/// A socket that is bound.
+/// A bound socket.
 pub(super) struct Socket {
     pub(super) io: UdpSocket,
     pub(super) family: Family,
@@ -59,14 +59,14 @@ pub(super) struct Socket {
     interface: AtomicU32,
     /// See [`SocketOptions::any_interface`].
     any_interface: bool,
-    /// Whether everything is dropped.
+    /// Whether all datagrams are dropped.
     blackhole: AtomicBool,
     health: Health,
 }
 
-/// Makes a socket without an address, passes it to the hook, prepares it and binds it to its interface: one that is
-/// bound to that only afterwards could not have a port that others use on other interfaces. `None` if the host does not
-/// have the family.
+/// Creates a socket without an address, passes it to the hook, prepares it and binds it to its interface. If it were
+/// bound to the interface only afterwards, it could not have a port that others use on other interfaces. Returns `None`
+/// if the host does not have the family.
 pub(super) fn make(
     family: Family,
     mark: u32,
@@ -99,7 +99,7 @@ pub(super) fn make(
     Ok(Some(socket))
 }
 
-/// Does what every socket needs.
+/// Sets the options that every socket needs.
 pub(super) fn prepare(socket: &socket2::Socket, mark: u32) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     #[cfg(windows)]
@@ -113,8 +113,8 @@ pub(super) fn prepare(socket: &socket2::Socket, mark: u32) -> io::Result<()> {
 }
 
 impl Socket {
-    /// Sets up a prepared socket, already bound to the interface of its `egress`, and binds it to `port` if there is
-    /// one.
+    /// Sets up a prepared socket, which is already bound to the interface of its `egress`, and binds it to `port` if
+    /// there is one.
     pub(super) fn set_up(
         socket: socket2::Socket,
         family: Family,
@@ -134,12 +134,12 @@ impl Socket {
         Ok(Self { io, family, driver, interface, any_interface, blackhole, health: Health::default() })
     }
 
-    /// Sends what can be sent. Returns whether the socket turned out to be lost by that.
+    /// Sends as much as possible. Returns whether the socket was found to be lost.
     pub(super) fn send(&self, outgoing: &mut Outgoing<'_>, counters: &Counters) -> bool {
         if self.blackhole.load(Relaxed) {
-            // Not as unreachable, for then a peer would be looked for at its other addresses at once. A black hole is
-            // the app's order, for a moment, and has nothing to do with routes; and what it holds back is not to leave
-            // by the other family instead.
+            // Not as unreachable, since other addresses of a peer would then be tried at once. A black hole is set by
+            // the app for a moment, and is independent of routes; its datagrams must not leave by the other family
+            // instead.
             outgoing.abandon();
             return false;
         }
@@ -150,21 +150,21 @@ impl Socket {
         outgoing.end().is_some_and(|code| self.health.refused_to_send(code))
     }
 
-    /// Receives into the free slots what is there. Errors of single datagrams are passed over, a bounded number at a
-    /// time: true if there may be more, although nothing was received.
+    /// Receives available datagrams into the free slots. Errors of single datagrams are skipped, a bounded number at a
+    /// time: returns true if there may be more, although none were received.
     ///
     /// # Errors
-    /// The socket is lost, now or since an earlier call.
+    /// If the socket is lost, now or since an earlier call.
     pub(super) fn recv(&self, batch: &mut RecvBatch, counters: &Counters) -> io::Result<bool> {
         self.health.receive(counters, || self.driver.recv(&self.io, batch, counters))
     }
 
-    /// Why the socket was lost, once.
+    /// Returns why the socket was lost, once.
     pub(super) fn take_loss(&self) -> Option<io::Error> {
         self.health.take_loss()
     }
 
-    /// Whether several datagrams can leave as one message.
+    /// Returns whether several datagrams can be sent as one message.
     pub(super) fn joins(&self) -> bool {
         self.driver.joins()
     }
@@ -178,8 +178,8 @@ impl Socket {
         Ok(())
     }
 
-    /// Lets a socket that is not bound yet have the same port. False if the system does not offer that to sockets of
-    /// one user alone.
+    /// Lets an unbound socket share the port. Returns false if the system does not restrict this to sockets of one
+    /// user.
     pub(super) fn share_port_with(&self, bare: &socket2::Socket) -> bool {
         system::share_port(&socket2::SockRef::from(&self.io), bare).unwrap_or_else(|err| {
             tracing::debug!(%err, "cannot share a port");
@@ -187,7 +187,7 @@ impl Socket {
         })
     }
 
-    /// Keeps the port for this socket alone again.
+    /// Makes the port exclusive to this socket again.
     pub(super) fn stop_sharing_port(&self) {
         if let Err(err) = system::stop_sharing_port(&socket2::SockRef::from(&self.io)) {
             tracing::debug!(%err, "cannot end the sharing of a port");
@@ -199,14 +199,14 @@ impl Socket {
     }
 }
 
-/// Asks for `size` bytes, and for less if that is refused (some systems cap it instead).
+/// Requests `size` bytes, and fewer if that is refused (some systems cap it instead).
 fn enlarge(mut size: usize, set: impl Fn(usize) -> io::Result<()>) {
     while set(size).is_err() && size > 1 << 16 {
         size /= 2;
     }
 }
 
-/// `None` if an attempt failed because the host does not have the address family.
+/// Returns `None` if an attempt failed because the host does not have the address family.
 pub(super) fn unless_missing<T>(attempt: io::Result<T>) -> io::Result<Option<T>> {
     #[cfg(not(windows))]
     const NO_FAMILY: i32 = libc::EAFNOSUPPORT;

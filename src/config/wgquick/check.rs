@@ -1,7 +1,7 @@
-//! Every problem of a `.conf` file, each with its place.
+//! Finds every problem of a `.conf` file, with its place.
 //!
-//! [`Conf::from_bytes`] ends at the first error, which is what a program needs that is about to use the file. Whoever
-//! writes the file wants all of them at once.
+//! [`Conf::from_bytes`] ends at the first error, which is enough for a program that uses the file. For its author, this
+//! module reports all errors at once.
 
 use std::ops::Range;
 
@@ -41,31 +41,32 @@ pub const PEER_KEYS: [&str; 5] = ["PublicKey", "PresharedKey", "AllowedIPs", "En
 /// One problem of a file.
 #[derive(Debug)]
 pub struct Problem {
-    /// The line, from 1.
+    /// The line number, from 1.
     pub line: usize,
-    /// The bytes of that line that are wrong; empty if something is missing.
+    /// The range of invalid bytes in that line; empty if something is missing.
     pub span: Range<usize>,
-    /// The section, the key and the reason; no value.
+    /// The section, the key and the reason, without the value.
     pub error: Error,
 }
 
 /// A file that was read to its end.
 #[derive(Debug)]
 pub struct Checked {
-    /// What the file says, without the lines that have a problem. A peer without a public key is missing.
+    /// The contents of the file, without lines that have a problem. Peers without a public key are missing.
     pub conf: Conf,
     /// The line of the header of each peer in `conf`.
     pub peer_lines: Vec<usize>,
-    /// In the order of their lines, but for sections in which something is missing: these come at their end.
+    /// The problems in the order of their lines, except that missing keys are reported at the end of their section.
     pub problems: Vec<Problem>,
-    /// The text, with its comments. Lines are separated by `\n`.
+    /// The text, including comments. Lines are separated by `
+    /// `.
     pub text: Zeroizing<String>,
 }
 
-/// Reads a file as [`Conf::from_bytes`] does, past every problem.
+/// Reads a file as [`Conf::from_bytes`] does, but continues after problems.
 ///
 /// # Errors
-/// `Invalid` for UTF-16 that is not proper, `Resources` without memory.
+/// `Invalid` for malformed UTF-16, `Resources` without memory.
 pub fn check(bytes: &[u8]) -> Result<Checked> {
     let mut check = Check::default();
     let text = check.text(bytes)?;
@@ -84,16 +85,16 @@ pub fn check(bytes: &[u8]) -> Result<Checked> {
 #[derive(Default)]
 struct Check {
     reader: Reader,
-    /// Whether the section has a public key that could not be read.
+    /// Whether the section has an invalid public key.
     bad_key: bool,
-    /// Whether it was reported that lines are outside of sections.
+    /// Whether lines outside of sections were already reported.
     outside: bool,
     peer_lines: Vec<usize>,
     problems: Vec<Problem>,
 }
 
 impl Check {
-    /// The text with comments. Lines that are no text become problems.
+    /// Returns the text with comments. Lines that are not text become problems.
     fn text(&mut self, bytes: &[u8]) -> Result<Zeroizing<String>> {
         if bytes.starts_with(&[0xff, 0xfe])
             || bytes.starts_with(&[0xfe, 0xff])
@@ -147,7 +148,7 @@ impl Check {
         self.problems.push(Problem { line: number, span: span(text, part), error });
     }
 
-    /// Ends a section, in which something may be missing.
+    /// Ends a section and checks for missing keys.
     fn end_section(&mut self) {
         let line = match &self.reader.section {
             Section::Peer(peer) => Some(peer.line),
@@ -161,7 +162,7 @@ impl Check {
         self.bad_key = false;
     }
 
-    /// Takes a header that is not right for the one that was probably meant, so that what follows is checked.
+    /// Treats an invalid header as the one that was probably intended, so that the lines behind it are checked.
     fn go_on_behind(&mut self, number: usize, header: &str) {
         let initial = header.chars().find(char::is_ascii_alphabetic).map(|c| c.to_ascii_lowercase());
         match initial {
@@ -171,7 +172,7 @@ impl Check {
         }
     }
 
-    /// The part of a line that an error is about.
+    /// Returns the part of a line that an error concerns.
     fn wrong_part<'a>(&self, line: Line<'a>) -> &'a str {
         let (key, value) = match line {
             Line::Empty => return "",
@@ -193,7 +194,7 @@ impl Check {
             "DNS" => |item| item.parse::<std::net::IpAddr>().is_ok() || is_name(item),
             _ => return value,
         };
-        // Where an item is missing all of the list is shown.
+        // If an item is missing, the whole list is marked.
         if items(value).any(|item| item.is_err()) {
             return value;
         }
@@ -217,12 +218,12 @@ impl Check {
     }
 }
 
-/// Whether a key is this one, whatever its case and the white space in it.
+/// Returns whether a key has this name, ignoring its case and white space.
 fn is(key: &str, name: &str) -> bool {
     without_spaces(key).is_ok_and(|key| key.eq_ignore_ascii_case(name))
 }
 
-/// Where a part of a line, as [`Line::of`] returns it, is in that line; empty if it is not.
+/// Returns the range of a part of a line, as returned by [`Line::of`]; empty if it is not part of the line.
 #[must_use]
 pub fn span(line: &str, part: &str) -> Range<usize> {
     let start = part.as_ptr().addr().wrapping_sub(line.as_ptr().addr());

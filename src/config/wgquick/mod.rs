@@ -1,25 +1,27 @@
 //! Reads and writes wg-quick `.conf` files.
 //!
-//! A file is the whole configuration of a tunnel, so it becomes an [`Update`] that replaces everything, as `wg setconf`
-//! does, and the [`InterfaceSettings`] that `wg-quick` acts on. The rules are those of wg(8), wg-quick(8) and
-//! wireguard-windows; where they differ:
+//! A file is the complete configuration of a tunnel. It is converted to an [`Update`] that replaces everything, as `wg
+//! setconf` does, and to the [`InterfaceSettings`] that `wg-quick` uses. The rules are those of wg(8), wg-quick(8) and
+//! wireguard-windows. Where these differ:
 //!
-//! - Sections, keys, and words like `off` are read in any case; `#` begins a comment anywhere, in a hook too.
-//! - There is one `[Interface]`, as wg(8) says, and any number of `[Peer]`. The last of a repeated key counts, lists and
-//!   hooks add up.
-//! - White space is taken out of headers and of the lines that wg(8) reads, wherever it is (`[ Peer ]`, `10.0.0.0 / 8`); in the
-//!   others it counts, as it does for wg-quick. A header with white space inside begins a section for wg-quick's keys as well.
-//! - A value of wg-quick's keys has no control character but the tab, which wg-quick lets through: it stays one line
-//!   wherever it is shown or written.
-//! - Comments may have any bytes; everything else is UTF-8 or UTF-16, hooks included.
-//! - `IncludedApplications` and `ExcludedApplications` of wireguard-android are known; a file has one of them.
-//! - Lists are separated by commas; `Address` and `DNS` by spaces as well, as wg-quick has it. An empty item, or a key without
-//!   a value, is an error.
+//! - Sections, keys, and words like `off` are case-insensitive; `#` begins a comment anywhere, also in a hook.
+//! - There is one `[Interface]`, as for wg(8), and any number of `[Peer]`. The last of a repeated key counts; lists and
+//!   hooks accumulate.
+//! - White space is removed from headers and from the lines of wg(8)'s keys, wherever it is (`[ Peer ]`, `10.0.0.0 /
+//!   8`). In other lines it is significant, as for wg-quick. A header with white space inside also begins a section for
+//!   wg-quick's keys.
+//! - A value of wg-quick's keys must not contain control characters except tab, unlike for wg-quick, so that it remains
+//!   one line wherever it is shown or written.
+//! - Comments may contain any bytes; everything else, including hooks, is UTF-8 or UTF-16.
+//! - `IncludedApplications` and `ExcludedApplications` of wireguard-android are supported; a file may have only one of
+//!   them.
+//! - Lists are separated by commas; `Address` and `DNS` also by spaces, as for wg-quick. An empty item, or a key
+//!   without a value, is an error.
 //! - An unknown key is an error.
-//! - `PrivateKey` may be missing: a hook may set it. `PublicKey` may not.
-//! - Host names stay names ([`PeerEndpoint::Host`](super::PeerEndpoint::Host)): a device with a resolver takes them, for any
-//!   other the app must resolve them first. Port names are not known, and an address that is not quite one (`1.2.3:5`) is
-//!   an error rather than a name.
+//! - `PrivateKey` is optional, as a hook may set it. `PublicKey` is required.
+//! - Host names are not resolved ([`PeerEndpoint::Host`](super::PeerEndpoint::Host)): a device with a resolver accepts
+//!   them; for any other the app must resolve them first. Port names are not supported, and a malformed address
+//!   (`1.2.3:5`) is an error rather than a name.
 
 mod check;
 mod read;
@@ -35,18 +37,18 @@ use super::Update;
 pub use check::{Checked, INTERFACE_KEYS, PEER_KEYS, Problem, check, span};
 pub use read::Line;
 
-/// What a `.conf` file says.
+/// The contents of a `.conf` file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Conf {
-    /// What the system, not the tunnel, has to be told.
+    /// The settings for the system.
     pub interface: InterfaceSettings,
-    /// What the tunnel has to be told. As read, it replaces all peers and sets key, port and mark even where the file says
-    /// nothing about them.
+    /// The settings for the tunnel. After reading, they replace all peers and set key, port and mark, even if the file
+    /// does not mention them.
     pub update: Update,
 }
 
 impl Conf {
-    /// Says what a file says by not mentioning it: that everything else is replaced or has its default.
+    /// Adds the implicit contents of a file: everything that it does not mention is replaced or gets its default.
     fn complete(&mut self) {
         let update = &mut self.update;
         update.replace_peers = true;
@@ -59,46 +61,46 @@ impl Conf {
     }
 }
 
-/// The keys of `[Interface]` that `wg-quick` acts on.
+/// The keys of `[Interface]` for `wg-quick`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InterfaceSettings {
-    /// Own addresses with the length of their network; host bits are kept. A bare address has /32 or /128.
+    /// The interface's addresses with their prefix lengths; host bits are kept. A bare address gets /32 or /128.
     pub addresses: Vec<IpNet>,
     /// DNS servers.
     pub dns: Vec<IpAddr>,
-    /// DNS search domains: what `DNS` lists and is no address.
+    /// DNS search domains: the items of `DNS` that are not addresses.
     pub dns_search: Vec<String>,
-    /// 576 to 65535; `None` leaves it to the system.
+    /// The MTU, 576 to 65535; with `None` the system chooses it.
     pub mtu: Option<u16>,
-    /// Where routes go.
+    /// The routing table for the allowed IPs.
     pub table: Table,
-    /// Commands to run before the interface is set up, in order. `%i` stands for its name. This library runs none. They
-    /// may hold keys, and are wiped when dropped.
+    /// Commands to run before the interface is set up, in order. `%i` is replaced by its name. This library does not
+    /// run them. They may contain keys, and are wiped when dropped.
     pub pre_up: Vec<Zeroizing<String>>,
-    /// Commands to run after the interface was set up.
+    /// Commands to run after the interface has been set up.
     pub post_up: Vec<Zeroizing<String>>,
     /// Commands to run before the interface is taken down.
     pub pre_down: Vec<Zeroizing<String>>,
-    /// Commands to run after the interface was taken down.
+    /// Commands to run after the interface has been taken down.
     pub post_down: Vec<Zeroizing<String>>,
-    /// Whether the file is to be written again from the state when the interface is taken down.
+    /// Whether the file is to be rewritten from the current state when the interface is taken down.
     pub save_config: bool,
-    /// Android: the only apps that use the tunnel, by the names of their packages; all apps if there are none.
+    /// Android: the only apps that use the tunnel, by package name; all apps if empty.
     pub included_applications: Vec<String>,
     /// Android: apps that do not use the tunnel. Empty if there are `included_applications`.
     pub excluded_applications: Vec<String>,
 }
 
-/// The routing table that allowed IPs are routed in.
+/// The routing table for allowed IPs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Table {
-    /// The main one, with policy routing if there is a default route.
+    /// The main table, with policy routing if there is a default route.
     #[default]
     Auto,
-    /// No routes are made.
+    /// No routes are added.
     Off,
-    /// The main one.
+    /// The main table.
     Main,
-    /// The one of this number.
+    /// The table with this number.
     Number(u32),
 }

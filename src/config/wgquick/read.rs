@@ -1,4 +1,4 @@
-//! Text of a `.conf` file -> [`Conf`].
+//! Reads the text of a `.conf` file into a [`Conf`].
 
 use std::{net::IpAddr, str::FromStr};
 
@@ -14,11 +14,11 @@ use crate::{
 };
 
 impl Conf {
-    /// Reads a file as it is on disk: UTF-8, or UTF-16 of either byte order, with or without a byte order mark. Comments of a
-    /// file that is not UTF-16 may have any bytes.
+    /// Reads the bytes of a file: UTF-8, or UTF-16 of either byte order, with or without a byte order mark. Comments of
+    /// a file that is not UTF-16 may contain any bytes.
     ///
     /// # Errors
-    /// As [`from_str`](Self::from_str); `Invalid` for bytes that are no text, with their line.
+    /// As [`from_str`](Self::from_str); `Invalid`, with the line, for bytes that are not text.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         decode(bytes)?.parse()
     }
@@ -27,10 +27,10 @@ impl Conf {
 impl FromStr for Conf {
     type Err = Error;
 
-    /// Reads the text of a file. A text without `[Interface]` is refused: it is surely something else.
+    /// Reads the text of a file. A text without `[Interface]` is refused, as it is probably not a configuration.
     ///
     /// # Errors
-    /// `Invalid`, naming line, section, key and reason, and no value; also for more than [`MAX_PEERS`] peers.
+    /// `Invalid`, naming line, section, key and reason, but not the value; also for more than [`MAX_PEERS`] peers.
     fn from_str(text: &str) -> Result<Self> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut reader = Reader::default();
@@ -43,7 +43,7 @@ impl FromStr for Conf {
     }
 }
 
-/// The text of a file; `[` or whatever else comes first in it is ASCII, which tells UTF-16 without a mark.
+/// Returns the text of a file. Its first character is ASCII (usually `[`), which identifies UTF-16 without a mark.
 pub(super) fn decode(bytes: &[u8]) -> Result<Zeroizing<String>> {
     let (bytes, unit): (_, fn([u8; 2]) -> u16) = match bytes {
         [0xff, 0xfe, rest @ ..] => (rest, u16::from_le_bytes),
@@ -64,7 +64,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Zeroizing<String>> {
     if odd.is_empty() { Ok(text) } else { Err(not_text("the file ends inside a UTF-16 character", &text)) }
 }
 
-/// The text without comments, whose bytes are not interpreted.
+/// Returns the text without comments, whose bytes are not interpreted.
 fn decode_bytes(bytes: &[u8]) -> Result<Zeroizing<String>> {
     let mut text = Zeroizing::new(reserve::text(bytes.len() + 1)?);
     for line in bytes.split(|&byte| byte == b'\n') {
@@ -79,48 +79,48 @@ fn decode_bytes(bytes: &[u8]) -> Result<Zeroizing<String>> {
     Ok(text)
 }
 
-/// What comes after `text` is no text, for this reason.
+/// Returns an error for the bytes behind `text`, which are not text for this reason.
 fn not_text(reason: &'static str, text: &str) -> Error {
     let line = text.split('\n').count();
     Error::invalid(reason).at(format_args!("line {line}"))
 }
 
-/// A text without white space, as wg(8) takes it out of its lines before it looks at them.
+/// Returns a text without white space, which wg(8) removes from its lines before it parses them.
 pub(super) fn without_spaces(text: &str) -> Result<Zeroizing<String>> {
     let mut stripped = Zeroizing::new(reserve::text(text.len())?);
     stripped.extend(text.chars().filter(|&c| !is_space(c)));
     Ok(stripped)
 }
 
-/// Whether a text is this word, in capitals or not.
+/// Returns whether a text is this word, ignoring case.
 #[inline(never)]
 pub(super) fn is(text: &str, word: &str) -> bool {
     text.eq_ignore_ascii_case(word)
 }
 
-/// White space of the C locale.
+/// Returns whether a character is white space in the C locale.
 pub(super) const fn is_space(c: char) -> bool {
     matches!(c, ' ' | '\t'..='\r')
 }
 
-/// Whether a character may end a line for one who reads, splits or prints text. Within a value it would be taken for
-/// the beginning of another one.
+/// Returns whether a character may end a line when text is read, split or printed. Within a value it could start
+/// another line.
 fn breaks_lines(c: char) -> bool {
     c.is_control() && c != '\t' || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
-/// What a line of a file is, without its comment and the white space around each part.
+/// A line of a file, without its comment and the white space around each part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Line<'a> {
-    /// Nothing but a comment.
+    /// Empty, or only a comment.
     Empty,
-    /// Begins with `[`.
+    /// A text that begins with `[`.
     Header(&'a str),
     /// `key = value`; either may be empty.
     Pair {
-        /// What is in front of the first `=`.
+        /// The text before the first `=`.
         key: &'a str,
-        /// What is behind it.
+        /// The text behind it.
         value: &'a str,
     },
     /// Anything else.
@@ -128,7 +128,7 @@ pub enum Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    /// Cuts a line, which has no line feed.
+    /// Parses a line, without its line feed.
     #[must_use]
     pub fn of(line: &'a str) -> Self {
         let line = line.split('#').next().unwrap_or_default().trim_matches(is_space);
@@ -156,12 +156,12 @@ pub(super) enum Section {
     Peer(Box<Peer>),
 }
 
-/// A `[Peer]` until its end.
+/// A `[Peer]` section that is being read.
 pub(super) struct Peer {
     /// The line of its `[Peer]`.
     pub(super) line: usize,
     public_key: Option<PublicKey>,
-    /// Its key is filled in at the end.
+    /// The changes; their key is filled in at the end.
     change: PeerUpdate,
 }
 
@@ -228,7 +228,7 @@ impl Reader {
         match &mut self.section {
             Section::Peer(peer) => peer.pair(&key, &stripped),
             _ if tunnel_pair(&mut self.conf.update, &key, &stripped)? => Ok(()),
-            // wg-quick leaves white space inside where it is.
+            // wg-quick keeps white space inside.
             _ => system_pair(&mut self.conf.interface, &name, value),
         }
     }
@@ -243,7 +243,7 @@ impl Reader {
     }
 }
 
-/// Reads a key of `[Interface]` that wg(8) knows; false if it is none.
+/// Reads a key of `[Interface]` for wg(8); returns false for any other key.
 fn tunnel_pair(update: &mut Update, key: &str, value: &str) -> Result<bool> {
     match key {
         "privatekey" => wiped_moves(|| {
@@ -260,7 +260,7 @@ fn tunnel_pair(update: &mut Update, key: &str, value: &str) -> Result<bool> {
     Ok(true)
 }
 
-/// Reads a key of `[Interface]` that wg-quick keeps to itself.
+/// Reads a key of `[Interface]` for wg-quick.
 fn system_pair(interface: &mut InterfaceSettings, key: &str, value: &str) -> Result<()> {
     if value.contains(breaks_lines) {
         return Err(Error::invalid("has a control character other than a tab"));
@@ -307,7 +307,7 @@ fn system_pair(interface: &mut InterfaceSettings, key: &str, value: &str) -> Res
     Ok(())
 }
 
-/// Adds names of apps to one of two lists, of which a file has one.
+/// Adds names of apps to one of two lists; a file may have only one of them.
 fn applications(value: &str, list: &mut Vec<String>, other: &[String]) -> Result<()> {
     if !other.is_empty() {
         return Err(Error::invalid("apps are either included or excluded"));
@@ -343,7 +343,7 @@ impl Peer {
     }
 }
 
-/// Reads a mark as wg(8) does: `off`, decimal, or hexadecimal behind `0x`.
+/// Reads a mark as wg(8) does: `off`, decimal, or hexadecimal with the prefix `0x`.
 fn mark(value: &str) -> Result<u32> {
     if is(value, "off") {
         return Ok(0);
@@ -365,7 +365,7 @@ fn table(value: &str) -> Result<Table> {
     })
 }
 
-/// The trimmed items of a comma list.
+/// Returns the trimmed items of a list that is separated by commas.
 pub(super) fn items(value: &str) -> impl Iterator<Item = Result<&str>> {
     value.split(',').map(|item| match item.trim_matches(is_space) {
         "" => Err(Error::invalid("two commas in a row, or one at an end")),
@@ -373,7 +373,7 @@ pub(super) fn items(value: &str) -> impl Iterator<Item = Result<&str>> {
     })
 }
 
-/// The items of a list of which commas or spaces stand between.
+/// Returns the items of a list that is separated by commas or spaces.
 pub(super) fn words(value: &str) -> Result<impl Iterator<Item = &str>> {
     items(value).try_for_each(|item| item.map(drop))?;
     Ok(value.split(|c| c == ',' || is_space(c)).filter(|word| !word.is_empty()))
@@ -386,10 +386,10 @@ pub(super) fn prefix_or_address(item: &str) -> Result<IpNet> {
     }
 }
 
-/// Instead of a key that a message must not show.
+/// A replacement for a key that an error must not contain.
 const UNKNOWN_KEY: &str = "(unknown key)";
 
-/// A key as a message may show it: a secret on a line of its own ends in `=` and would pass for a key.
+/// Returns a key for an error message: a secret on a line of its own ends in `=` and would be taken for a key.
 fn shown(key: &str) -> &str {
     let short = key.len() <= 32 && key.bytes().all(|b| b.is_ascii_alphabetic());
     if short { key } else { UNKNOWN_KEY }

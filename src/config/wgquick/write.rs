@@ -1,4 +1,4 @@
-//! [`Conf`] -> text of a `.conf` file.
+//! Writes a [`Conf`] as the text of a `.conf` file.
 
 use std::fmt::Display;
 
@@ -11,14 +11,14 @@ use crate::{
 };
 
 impl Conf {
-    /// The text of a file that says this, wiped when dropped.
+    /// Returns the text of a file with these contents, wiped when dropped.
     ///
-    /// A file is always the whole configuration. So `replace_peers` and `replace_allowed_ips` are not looked at, and what
-    /// is not set is left out, which gives it its default.
+    /// A file is always a complete configuration. So `replace_peers` and `replace_allowed_ips` are ignored, and unset
+    /// values are omitted, so that they have their defaults.
     ///
     /// # Errors
-    /// `Invalid` for what a file cannot say, like the removal of a peer or a hook with a line feed: nothing is ever written
-    /// that would be read back as something else. `Resources` without memory for it.
+    /// `Invalid` for values that a file cannot represent, like the removal of a peer or a hook with a line feed: a text
+    /// is never written that would be read back with different contents. `Resources` without memory for it.
     pub fn to_text(&self) -> Result<Zeroizing<String>> {
         let mut out = Text::default();
         out.section("[Interface]")?;
@@ -40,7 +40,8 @@ impl Conf {
 }
 
 impl Conf {
-    /// Whether this is what was read back from its text, which has what a file always says.
+    /// Returns whether this is equal to `read`, which was read back from its text and has the implicit contents of a
+    /// file.
     fn is(&self, read: &Self) -> bool {
         let (meant, is) = (&self.update, &read.update);
         let key = |update: &Update| update.private_key.clone().flatten();
@@ -68,7 +69,7 @@ fn is_peer(meant: &PeerUpdate, is: &PeerUpdate) -> bool {
         && (endpoint, persistent_keepalive, allowed_ips) == (&is.endpoint, &is.persistent_keepalive, &is.allowed_ips)
 }
 
-/// Text that leaves no copy behind when it grows.
+/// A text that leaves no copy behind when it grows.
 #[derive(Default)]
 struct Text(Zeroizing<String>);
 
@@ -90,7 +91,7 @@ impl Text {
         self.list(key, items.map(|item| item.to_string()))
     }
 
-    /// Without items there is no line.
+    /// Writes a list; an empty list has no line.
     fn list(&mut self, key: &str, items: impl Iterator<Item = impl AsRef<str>>) -> Result<()> {
         let mut is_empty = true;
         for item in items {

@@ -1,13 +1,13 @@
-//! The addresses that a host name has, in the order in which they are tried.
+//! The addresses of a host name, in the order in which they are tried.
 
 use std::net::{IpAddr, SocketAddr};
 
 use crate::bind::Family;
 
-/// The most addresses of one name that are kept.
+/// The maximum number of addresses of one name.
 pub const MAX_ADDRESSES: usize = 16;
 
-/// At least one address, and which of them it is the turn of.
+/// At least one address, and which of them is current.
 #[derive(Debug)]
 pub(in crate::device) struct Candidates {
     all: Vec<SocketAddr>,
@@ -15,13 +15,13 @@ pub(in crate::device) struct Candidates {
 }
 
 impl Candidates {
-    /// What a resolver has found, the best first (RFC 6724, section 6). From there on the families take turns, so that
-    /// one that does not work here costs one address's time and not that of all it has (RFC 8305, section 4). `None` if
-    /// there is no address that could be a peer's.
+    /// Takes the addresses found by a resolver, the best first (RFC 6724, section 6). After the first, the families
+    /// alternate, so that a family that does not work costs the time of one address and not of all its addresses (RFC
+    /// 8305, section 4). Returns `None` if no address can be a peer's.
     pub(in crate::device) fn new(found: &[IpAddr], port: u16) -> Option<Self> {
         let mut usable = Vec::new();
         for ip in found.iter().map(IpAddr::to_canonical) {
-            // 0.0.0.0 is what filters answer for names that they block.
+            // Filters answer 0.0.0.0 for names that they block.
             if !ip.is_unspecified() && !ip.is_multicast() && !usable.contains(&ip) && usable.len() < MAX_ADDRESSES {
                 usable.push(ip);
             }
@@ -36,30 +36,30 @@ impl Candidates {
         Some(Self { all, turn: 0 })
     }
 
-    /// Bytes that the list takes.
+    /// Returns the memory of the list in bytes.
     pub(in crate::device) const fn memory(&self) -> usize {
         self.all.capacity() * size_of::<SocketAddr>()
     }
 
-    /// Whose turn it is.
+    /// Returns the current address.
     pub(in crate::device) fn current(&self) -> SocketAddr {
         self.all[self.turn]
     }
 
-    /// Makes it this address's turn. Returns false if it is none of them.
+    /// Makes this address current. Returns false if it is not in the list.
     pub(in crate::device) fn choose(&mut self, address: SocketAddr) -> bool {
         let at = self.all.iter().position(|one| *one == address);
         self.turn = at.unwrap_or(self.turn);
         at.is_some()
     }
 
-    /// Makes it the turn of the next one, the first following the last.
+    /// Makes the next address current, the first one after the last.
     pub(in crate::device) fn advance(&mut self) -> SocketAddr {
         self.turn = (self.turn + 1) % self.all.len();
         self.current()
     }
 
-    /// Makes it the turn of the next one of this family, if there is one.
+    /// Makes the next address of this family current, if there is one.
     pub(in crate::device) fn advance_to(&mut self, family: Family) -> Option<SocketAddr> {
         let n = self.all.len();
         let at = (1..=n).map(|i| (self.turn + i) % n).find(|i| Family::of(self.all[*i]) == family)?;

@@ -1,30 +1,30 @@
-//! When a name is looked up: once, and after a failure again, but not too often.
+//! The times of look-ups of a name: once, and again after a failure, but not too often.
 
 use std::time::Duration;
 
 use crate::{device::backoff::Backoff, time::Instant};
 
-/// A failed look-up is repeated after this at first, and each time after twice as long.
+/// The delay before the first retry of a failed look-up; it doubles each time.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
-/// But at least this often, while an address is wanted.
+/// The maximum delay, while an address is needed.
 const LAST_RETRY: Duration = Duration::from_secs(60);
 
-/// What a look-up has come to.
+/// The result of a look-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::device) enum Outcome {
-    /// It does not count any more.
+    /// The look-up is outdated.
     Stale,
     Found,
-    /// Nothing was found, for the first time.
+    /// There was no address, for the first time.
     Failed,
-    /// Nothing was found, and nothing by the look-up before either.
+    /// There was no address, as in the previous look-up.
     FailedAgain,
 }
 
 /// The look-ups of one name.
 #[derive(Debug)]
 pub(in crate::device) struct Inquiry {
-    /// The number of the look-up that is under way.
+    /// The number of the look-up in progress.
     open: Option<u64>,
     settled: bool,
     failed: bool,
@@ -33,7 +33,7 @@ pub(in crate::device) struct Inquiry {
 }
 
 impl Inquiry {
-    /// One that has not begun.
+    /// Creates an inquiry without look-ups.
     pub(in crate::device) const fn new() -> Self {
         Self {
             open: None,
@@ -44,27 +44,27 @@ impl Inquiry {
         }
     }
 
-    /// Whether an answer is missing, and no look-up under way.
+    /// Returns whether an answer is missing, and no look-up is in progress.
     pub(in crate::device) const fn is_lacking(&self) -> bool {
         !self.settled && self.open.is_none()
     }
 
-    /// When it may be looked up again.
+    /// Returns the earliest time of the next look-up.
     pub(in crate::device) const fn not_before(&self) -> Instant {
         self.not_before
     }
 
-    /// A look-up of this number begins. Answers to earlier ones do not count any more.
+    /// Starts a look-up with this number. Answers to earlier ones are then outdated.
     pub(in crate::device) fn ask(&mut self, number: u64) {
         self.open = Some(number);
     }
 
-    /// The look-up under way is of no interest any more.
+    /// Abandons the look-up in progress.
     pub(in crate::device) fn give_up(&mut self) {
         self.open = None;
     }
 
-    /// A look-up has ended.
+    /// Ends a look-up.
     pub(in crate::device) fn take(&mut self, number: u64, found: bool, now: Instant) -> Outcome {
         if self.open.take_if(|open| *open == number).is_none() {
             return Outcome::Stale;

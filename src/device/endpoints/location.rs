@@ -1,4 +1,4 @@
-//! Where a peer is: its endpoint, and what is known of other ways to it.
+//! The location of a peer: its endpoint, and alternatives to it.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
@@ -9,72 +9,73 @@ use crate::{
     time::Instant,
 };
 
-/// What an answer to a look-up has changed.
+/// The effect of a look-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::device) enum Resolved {
-    /// It answers a question that does not count any more.
+    /// The look-up was outdated.
     Stale,
-    /// It has no address: for the first time, or again. If it `is_hopeless`, what is to be sent has waited for an
-    /// address as long as a handshake would have been tried.
+    /// The name has no address: for the first time, or again. If it `is_hopeless`, packets have waited for an address
+    /// as long as a handshake would have been tried.
     Failed { first: bool, is_hopeless: bool },
     /// The endpoint is one of the addresses.
     Stays,
-    /// The endpoint is another one now.
+    /// The endpoint has changed.
     Moved,
 }
 
-/// Where a peer is. Only a configured address has a zone's text, only a synthesized endpoint stands for an IPv4
-/// address, and both are forgotten when the endpoint becomes another one.
+/// The location of a peer. Only a configured address has a zone's text, only a synthesized endpoint stands for an IPv4
+/// address, and both are forgotten when the endpoint changes.
 #[derive(Default)]
 pub(in crate::device) struct Location {
     endpoint: Option<Endpoint>,
-    /// The text of the endpoint's zone as it was configured, until the peer moves.
+    /// The configured text of the endpoint's zone, until the peer moves.
     zone: Option<Box<str>>,
-    /// The endpoint does not follow the peer.
+    /// Whether the endpoint does not follow the peer.
     endpoint_pinned: bool,
     /// The host name that was configured as endpoint.
     host: Option<Box<Name>>,
     /// The IPv4 address that the endpoint was synthesized from.
     synthesized_from: Option<SocketAddrV4>,
-    /// The endpoint is an IPv4 address without a route.
+    /// Whether the endpoint is an IPv4 address without a route.
     needs_nat64: bool,
 }
 
 impl Location {
-    /// Where to send to; `None` if no address is known.
+    /// Returns the endpoint to send to; `None` if no address is known.
     pub(in crate::device) const fn endpoint(&self) -> Option<Endpoint> {
         self.endpoint
     }
 
-    /// The text of the endpoint's zone, if that was configured with one.
+    /// Returns the configured text of the endpoint's zone, if any.
     pub(in crate::device) fn zone(&self) -> Option<&str> {
         self.zone.as_deref()
     }
 
-    /// The host name, if one was configured.
+    /// Returns the configured host name, if any.
     pub(in crate::device) fn host(&self) -> Option<&HostPort> {
         self.host.as_deref().map(Name::host)
     }
 
-    /// Whether there is an endpoint or a host name that may lead to one.
+    /// Returns whether there is an endpoint, or a host name for one.
     pub(in crate::device) const fn is_configured(&self) -> bool {
         self.endpoint.is_some() || self.host.is_some()
     }
 
-    /// Bytes that it takes beside its own.
+    /// Returns additional memory in bytes.
     pub(in crate::device) fn memory(&self) -> usize {
         let zone = self.zone.as_ref().map_or(0, |zone| zone.len());
         zone + self.host.as_ref().map_or(0, |host| host.memory())
     }
 
-    /// An address was configured, with a zone of this text.
+    /// Sets a configured address, with a zone of this text.
     pub(in crate::device) fn set_address(&mut self, to: SocketAddr, zone: Option<Box<str>>) {
         self.host = None;
         self.move_to(Endpoint::new(to));
         self.zone = zone;
     }
 
-    /// A host name was configured. Its address stays until it is looked up again; that of another name does not.
+    /// Sets a configured host name. The address of the same name is kept until it is resolved again; that of another
+    /// name is not.
     pub(in crate::device) fn set_host(&mut self, to: HostPort) {
         match &mut self.host {
             Some(host) if *host.host() == to => host.restart(),
@@ -82,12 +83,12 @@ impl Location {
         }
     }
 
-    /// Sets whether the endpoint, if there is one, stays where it is when the peer moves.
+    /// Sets whether an existing endpoint is kept when the peer moves.
     pub(in crate::device) const fn set_pinned(&mut self, pinned: bool) {
         self.endpoint_pinned = pinned && self.endpoint.is_some();
     }
 
-    /// An authentic message came from here. Returns true if the peer was elsewhere before.
+    /// Reports that an authentic message came from here. Returns true if the peer has moved.
     pub(in crate::device) fn roam(&mut self, from: Endpoint) -> bool {
         self.needs_nat64 = false;
         if let Some(host) = &mut self.host {
@@ -104,14 +105,14 @@ impl Location {
         moved
     }
 
-    /// Lets the system choose the source address of our packets again.
+    /// Lets the system choose the source address of outgoing packets again.
     pub(in crate::device) const fn clear_source(&mut self) {
         if let Some(endpoint) = &mut self.endpoint {
             endpoint.clear_source();
         }
     }
 
-    /// The endpoint is another one, and not synthesized.
+    /// Sets an endpoint, which is not synthesized.
     fn move_to(&mut self, to: Endpoint) {
         self.endpoint = Some(to);
         self.zone = None;
@@ -125,22 +126,22 @@ impl Location {
         }
     }
 
-    /// The address that the peer was found at, without NAT64.
+    /// Returns the address of the peer, without NAT64.
     fn address(&self) -> Option<SocketAddr> {
         self.synthesized_from.map(SocketAddr::V4).or(self.endpoint.map(|endpoint| endpoint.dst))
     }
 }
 
-/// The host name.
+/// Functions about the host name.
 impl Location {
-    /// The host name is to be looked up as if for the first time.
+    /// Starts to resolve the host name as if for the first time.
     pub(in crate::device) fn restart_lookup(&mut self) {
         if let Some(host) = &mut self.host {
             host.restart();
         }
     }
 
-    /// A look-up of the host name begins, with this number. Returns the name; `None` if there is none.
+    /// Starts a look-up of the host name, with this number. Returns the name; `None` if there is none.
     pub(in crate::device) fn begin_lookup(&mut self, number: impl FnOnce() -> u64) -> Option<(u64, Box<str>)> {
         let host = self.host.as_mut()?;
         let number = number();
@@ -148,34 +149,34 @@ impl Location {
         Some((number, host.host().host().into()))
     }
 
-    /// Ends the look-up under way and gives up the next one. Returns whether there is a host name.
+    /// Abandons the look-up in progress and the next one. Returns whether there is a host name.
     pub(in crate::device) fn stop_lookup(&mut self) -> bool {
         self.host.as_mut().map(|host| host.stop()).is_some()
     }
 
-    /// Something is to be sent. Returns true if the host name must be looked up for it now.
+    /// Reports that there is something to send. Returns true if the host name must be resolved for it now.
     pub(in crate::device) fn want_lookup(&mut self, now: Instant) -> bool {
         self.host.as_mut().is_some_and(|host| host.want(now))
     }
 
-    /// The host name is to be looked up again as soon as that is not too early.
+    /// Requests a look-up of the host name at the earliest permitted time.
     pub(in crate::device) fn retry_lookup(&mut self) {
         if let Some(host) = &mut self.host {
             host.retry();
         }
     }
 
-    /// When the host name is to be looked up again.
+    /// Returns the time of the next look-up of the host name.
     pub(in crate::device) fn next_lookup(&self) -> Option<Instant> {
         self.host.as_ref().and_then(|host| host.retry_at())
     }
 
-    /// Whether the time has come to look the host name up again. True once.
+    /// Returns true, once, if it is time to resolve the host name again.
     pub(in crate::device) fn take_due_lookup(&mut self, now: Instant) -> bool {
         self.host.as_mut().is_some_and(|host| host.take_due_retry(now))
     }
 
-    /// A look-up of the host name has ended.
+    /// Ends a look-up of the host name.
     pub(in crate::device) fn resolved(&mut self, number: u64, found: &[IpAddr], now: Instant) -> Resolved {
         let at = self.address();
         let Some(host) = &mut self.host else {
@@ -198,8 +199,8 @@ impl Location {
         }
     }
 
-    /// An initiation was not answered. If that was the address's last chance, the next one becomes the endpoint.
-    /// Returns whether that is another one.
+    /// Reports that an initiation was not answered. If that was the address's last attempt, the next one becomes the
+    /// endpoint. Returns whether the endpoint has changed.
     pub(in crate::device) fn not_answered(&mut self) -> bool {
         let at = self.address();
         let Some(host) = &mut self.host else {
@@ -214,15 +215,14 @@ impl Location {
     }
 }
 
-/// Ways around.
+/// Functions about alternative addresses.
 impl Location {
-    /// Nothing can be sent to `from`, for it has no route here. Returns another way to the peer, which then is its
-    /// endpoint: for an IPv4 address the IPv6 one that stands for it, and the other way round; or an address of the
-    /// other family that its name has.
+    /// Reports that there is no route to `from`. Returns another address of the peer, which is then its endpoint: for
+    /// an IPv4 address the corresponding IPv6 address and vice versa, or an address of the other family of its name.
     pub(in crate::device) fn detour(&mut self, from: SocketAddr, prefix: Option<Prefix>) -> Option<Endpoint> {
         let endpoint = self.endpoint?;
         if endpoint.dst != from {
-            // Found already, while this was being sent.
+            // Already found while this was being sent.
             return Some(endpoint).filter(|e| Family::of(e.dst) != Family::of(from));
         }
         match from {
@@ -233,7 +233,7 @@ impl Location {
         self.endpoint.filter(|e| e.dst != from)
     }
 
-    /// A prefix was found. Returns true if that is what the peer was waiting for.
+    /// Reports that a prefix was found. Returns true if the peer was waiting for it.
     pub(in crate::device) fn prefix_found(&mut self, prefix: Prefix) -> bool {
         match self.endpoint {
             Some(Endpoint { dst: SocketAddr::V4(v4), .. }) if self.needs_nat64 => self.synthesize(v4, Some(prefix)),
@@ -241,20 +241,20 @@ impl Location {
         }
     }
 
-    /// Uses the IPv4 address again that the endpoint was synthesized from. Returns whether there is one.
+    /// Restores the IPv4 address that the endpoint was synthesized from. Returns whether there is one.
     pub(in crate::device) fn stop_synthesizing(&mut self) -> bool {
         let v4 = self.synthesized_from.take();
         self.endpoint = v4.map(|v4| Endpoint::new(v4.into())).or(self.endpoint);
         v4.is_some()
     }
 
-    /// Forgets what holds for the network of before: its prefix, and that it has no route to the endpoint.
+    /// Forgets properties of the previous network: its prefix, and that it had no route to the endpoint.
     pub(in crate::device) fn network_changed(&mut self) {
         self.stop_synthesizing();
         self.needs_nat64 = false;
     }
 
-    /// Uses the IPv6 address that stands for an IPv4 one, if a prefix is known.
+    /// Uses the IPv6 address that corresponds to an IPv4 one, if a prefix is known.
     fn synthesize(&mut self, v4: SocketAddrV4, prefix: Option<Prefix>) -> bool {
         let Some(ip) = prefix.and_then(|prefix| prefix.embed(*v4.ip())) else {
             return false;

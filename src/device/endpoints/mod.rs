@@ -1,5 +1,5 @@
-//! Where a peer is, and where else it may be: the addresses of its host name, and the IPv6 address that stands for an
-//! IPv4 one. No I/O in here; `names.rs` carries out what is decided.
+//! The locations of peers and alternatives: the addresses of a host name, and the IPv6 address that corresponds to an
+//! IPv4 one, without I/O; `names.rs` carries out the decisions.
 
 pub(super) mod candidates;
 pub(super) mod inquiry;

@@ -1,4 +1,4 @@
-//! A host name that a peer has instead of an address.
+//! A host name as the endpoint of a peer.
 
 use super::{
     candidates::Candidates,
@@ -7,18 +7,18 @@ use super::{
 use crate::{config::HostPort, noise::REKEY_ATTEMPT_TIME, time::Instant};
 use std::net::IpAddr;
 
-/// An address is given up for the next one after so many handshake initiations without an answer.
+/// The number of unanswered handshake initiations after which the next address is tried.
 const TRIES: u32 = 2;
 
-/// The name, and what is known of its addresses.
+/// The name, and its known addresses.
 #[derive(Debug)]
 pub(in crate::device) struct Name {
     host: HostPort,
     inquiry: Inquiry,
     known: Option<Candidates>,
-    /// When it is looked up again because something waits for it.
+    /// The time at which it is resolved again because packets wait for it.
     retry_at: Option<Instant>,
-    /// When something was to be sent last, and had to wait.
+    /// The last time at which something was to be sent and had to wait.
     last_wanted: Instant,
     /// Handshake initiations that the endpoint has not answered.
     unanswered: u32,
@@ -40,35 +40,35 @@ impl Name {
         &self.host
     }
 
-    /// Bytes that it takes.
+    /// Returns its memory in bytes.
     pub(in crate::device) fn memory(&self) -> usize {
         size_of::<Self>() + self.host.host().len() + self.known.as_ref().map_or(0, Candidates::memory)
     }
 
-    /// The addresses, if there are any yet.
+    /// Returns the addresses, if there are any yet.
     pub(in crate::device) fn known(&mut self) -> Option<&mut Candidates> {
         self.known.as_mut()
     }
 
-    /// It is to be looked up as if for the first time.
+    /// Requests a look-up as if for the first time.
     pub(in crate::device) const fn restart(&mut self) {
         self.retry_at = None;
         self.inquiry = Inquiry::new();
     }
 
-    /// Ends the look-up under way and gives up the next one: the name is not looked up until it is wanted again.
+    /// Abandons the look-up in progress and the next one: the name is not resolved until it is needed again.
     pub(in crate::device) fn stop(&mut self) {
         self.retry_at = None;
         self.inquiry.give_up();
     }
 
-    /// A look-up of this number begins.
+    /// Starts a look-up with this number.
     pub(in crate::device) fn ask(&mut self, number: u64) {
         self.retry_at = None;
         self.inquiry.ask(number);
     }
 
-    /// A look-up has ended. If it found addresses, they are the ones that are known from now on.
+    /// Ends a look-up. Addresses that were found replace the known ones.
     pub(in crate::device) fn take(&mut self, number: u64, found: &[IpAddr], now: Instant) -> Outcome {
         let candidates = Candidates::new(found, self.host.port());
         let outcome = self.inquiry.take(number, candidates.is_some(), now);
@@ -78,8 +78,8 @@ impl Name {
         outcome
     }
 
-    /// Something is to be sent. Returns true if the name must be looked up for it now; if that has to wait, it gets its
-    /// deadline.
+    /// Reports that there is something to send. Returns true if the name must be resolved for it now; if that has to
+    /// wait, it gets a deadline.
     pub(in crate::device) fn want(&mut self, now: Instant) -> bool {
         self.last_wanted = now;
         if !self.inquiry.is_lacking() {
@@ -92,32 +92,32 @@ impl Name {
         may_ask
     }
 
-    /// It is looked up again as soon as that is not too early.
+    /// Requests a look-up at the earliest permitted time.
     pub(in crate::device) const fn retry(&mut self) {
         self.retry_at = Some(self.inquiry.not_before());
     }
 
-    /// When it is looked up again.
+    /// Returns the time of the next look-up.
     pub(in crate::device) const fn retry_at(&self) -> Option<Instant> {
         self.retry_at
     }
 
-    /// Whether the time has come to look it up again. True once.
+    /// Returns true, once, if it is time for the next look-up.
     pub(in crate::device) fn take_due_retry(&mut self, now: Instant) -> bool {
         self.retry_at.take_if(|at| *at <= now).is_some()
     }
 
-    /// Whether what waits has waited for as long as a handshake would have been tried.
+    /// Returns whether packets have waited for as long as a handshake would have been tried.
     pub(in crate::device) fn is_hopeless(&self, now: Instant) -> bool {
         now.since(self.last_wanted) >= REKEY_ATTEMPT_TIME
     }
 
-    /// The endpoint has answered, or is another one now.
+    /// Reports that the endpoint has answered, or has changed.
     pub(in crate::device) fn answered(&mut self) {
         self.unanswered = 0;
     }
 
-    /// The endpoint has not answered an initiation. Returns true if it is the turn of another address now.
+    /// Reports that the endpoint has not answered an initiation. Returns true if another address is now current.
     pub(in crate::device) fn not_answered(&mut self) -> bool {
         self.unanswered += 1;
         self.unanswered >= TRIES

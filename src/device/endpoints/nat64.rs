@@ -1,40 +1,39 @@
-//! NAT64: IPv4 addresses as a network that has only IPv6 reaches them (RFC 6052), and how its prefix is found (RFC
-//! 7050).
+//! NAT64: IPv4 addresses in a network that has only IPv6 (RFC 6052), and the discovery of its prefix (RFC 7050).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The name that has no IPv6 address but those that a DNS64 server makes up for it.
+/// A name without IPv6 addresses, except those that a DNS64 server synthesizes.
 pub(in crate::device) const DISCOVERY_NAME: &str = "ipv4only.arpa";
 
 /// The addresses of [`DISCOVERY_NAME`].
 const DISCOVERY_ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 0, 170), Ipv4Addr::new(192, 0, 0, 171)];
 
-/// How long a prefix can be, in bytes, the likeliest first.
+/// The possible lengths of a prefix, in bytes, the most likely first.
 const LENGTHS: [usize; 6] = [12, 8, 7, 6, 5, 4];
 
-/// This byte of an address is zero, whatever the prefix: the IPv4 address is put around it.
+/// The byte of an address that is always zero: the IPv4 address is placed around it.
 const GAP: usize = 8;
 
-/// The prefix that translators know anyway, but not for addresses that mean something else everywhere.
+/// The well-known prefix of translators, which is not used for special-purpose addresses.
 const WELL_KNOWN: Prefix = Prefix { address: Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), length: 12 };
 
-/// What stands in front of the IPv4 address.
+/// The prefix of a network, which precedes the IPv4 address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::device) struct Prefix {
-    /// Everything behind the prefix is zero.
+    /// The address; all bits behind the prefix are zero.
     address: Ipv6Addr,
-    /// In bytes, one of [`LENGTHS`].
+    /// The length in bytes, one of [`LENGTHS`].
     length: usize,
 }
 
-/// Where the four bytes of the IPv4 address are.
+/// Returns the positions of the four bytes of the IPv4 address.
 fn places(length: usize) -> impl Iterator<Item = usize> {
     (length..16).filter(|at| *at != GAP).take(4)
 }
 
 impl Prefix {
-    /// The prefix that a network shows by the addresses that [`DISCOVERY_NAME`] has in it; `None` if it has none.
-    /// Should a prefix itself look like one of the known addresses, the other one tells where it ends.
+    /// Returns the prefix of a network, from the addresses that it returns for [`DISCOVERY_NAME`]; `None` if it has
+    /// none. If a prefix contains one of the well-known addresses itself, the other one determines its length.
     pub(in crate::device) fn discover(found: &[IpAddr]) -> Option<Self> {
         let mut shown = Vec::new();
         for ip in found {
@@ -47,7 +46,7 @@ impl Prefix {
         shown.iter().find(by_both).or(shown.first()).map(|(prefix, _)| *prefix)
     }
 
-    /// The prefix of this length, if `inner` stands behind it.
+    /// Returns the prefix of this length, if `inner` follows it.
     fn around(outer: Ipv6Addr, inner: Ipv4Addr, length: usize) -> Option<Self> {
         let octets = outer.octets();
         if octets[GAP] != 0 || !places(length).map(|at| octets[at]).eq(inner.octets()) {
@@ -58,7 +57,7 @@ impl Prefix {
         Some(Self { address: prefix.into(), length })
     }
 
-    /// The IPv6 address that stands for an IPv4 one; `None` if a translator would not take it.
+    /// Returns the IPv6 address that corresponds to an IPv4 one; `None` if a translator would not accept it.
     pub(in crate::device) fn embed(self, inner: Ipv4Addr) -> Option<Ipv6Addr> {
         let never = inner.is_loopback() || inner.is_link_local() || inner.is_unspecified() || inner.is_multicast();
         if never || inner.is_broadcast() || (self == WELL_KNOWN && inner.is_private()) {

@@ -1,4 +1,4 @@
-//! How often senders are told that a destination is unreachable: as often as the kernel would tell them.
+//! Limits ICMP "unreachable" responses to the kernel's rates.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -7,30 +7,31 @@ use std::{
 
 use crate::time::Instant;
 
-/// One answer more is earned in this time (`icmp_msgs_per_sec`, 1000, of the kernel's ip-sysctl.rst).
+/// The time in which one more response is permitted (`icmp_msgs_per_sec`, 1000, of the kernel's ip-sysctl.rst).
 const COST: Duration = Duration::from_millis(1);
-/// This many can be saved up (`icmp_msgs_burst`).
+/// The maximum burst (`icmp_msgs_burst`).
 const BURST: u32 = 50;
 
-/// A sender that is another host earns one answer in this time (`icmp_ratelimit`); an IPv6 one in half of it for each
-/// 32 bits by which the prefix of the route to it is shorter than 128 (`icmpv6_xrlim_allow` in net/ipv6/icmp.c).
+/// The time in which a sender on another host gets one more response (`icmp_ratelimit`); for an IPv6 sender half of it
+/// for each 32 bits by which the prefix of the route to it is shorter than 128 (`icmpv6_xrlim_allow` in
+/// net/ipv6/icmp.c).
 const COST_TO_HOST: Duration = Duration::from_secs(1);
-/// This many can be saved up (`XRLIM_BURST_FACTOR`).
+/// The maximum burst (`XRLIM_BURST_FACTOR`).
 const BURST_TO_HOST: u32 = 6;
 
-/// The number of senders that are remembered. The kernel remembers thousands; beyond these only the rate of all
-/// together holds here.
+/// The number of senders that are stored. The kernel stores thousands; beyond this number only the common rate applies
+/// here.
 const SENDERS: usize = 32;
-/// How long the answer to the question is used whether a sender is another host.
+/// How long the result of whether a sender is another host is reused.
 const REMEMBERED: Duration = Duration::from_secs(1);
 
-/// A bucket of tokens, by the time at which it will be full again.
+/// A token bucket, by the time at which it will be full again.
 #[derive(Clone, Copy, Default)]
 struct Bucket(Instant);
 
 impl Bucket {
-    /// Returns what is left after taking a token, if one is earned in `cost` and at most `burst` are saved up; `None`
-    /// if there is no token.
+    /// Returns the bucket after taking a token, if one is added in `cost` and it holds at most `burst`; `None` if there
+    /// is no token.
     fn spent(self, now: Instant, cost: Duration, burst: u32) -> Option<Self> {
         let spent = self.0.max(now) + cost;
         (spent.since(now) <= cost * burst).then_some(Self(spent))
@@ -40,13 +41,13 @@ impl Bucket {
 #[derive(Clone, Copy)]
 struct Sender {
     address: IpAddr,
-    /// Zero for the system itself: the kernel limits answers to it only together with all others.
+    /// Zero for the system itself: the kernel limits responses to it only by the common rate.
     cost: Duration,
     asked_at: Instant,
     bucket: Bucket,
 }
 
-/// How often the device answers: all senders together, and those that are other hosts.
+/// The rates of responses: of all senders together, and of those on other hosts.
 pub(in crate::device) struct AnswerRate {
     all: Bucket,
     senders: [Sender; SENDERS],
@@ -61,12 +62,12 @@ impl Default for AnswerRate {
 }
 
 impl AnswerRate {
-    /// Whether anything may be answered now.
+    /// Returns whether any response is permitted now.
     pub(super) fn has_any(&self, now: Instant) -> bool {
         self.all.spent(now, COST, BURST).is_some()
     }
 
-    /// Takes what an answer to this sender costs; returns false if there must be none now. `route` is
+    /// Takes a token for a response to this sender; returns false if there must be none now. `route` is
     /// [`Tun::route_back`].
     ///
     /// [`Tun::route_back`]: crate::tun::Tun::route_back
@@ -88,7 +89,7 @@ impl AnswerRate {
         true
     }
 
-    /// Where a sender is; or, for one that is new, the one that was answered least lately, whose place it takes.
+    /// Returns the slot of a sender; for a new one, that of the sender with the oldest response, which it replaces.
     fn place_of(&self, address: IpAddr) -> usize {
         let mut least = 0;
         for (place, sender) in self.senders.iter().enumerate() {

@@ -1,5 +1,5 @@
-//! Changes of an interface, by rtnetlink: up, down, MTU, and that it left the network namespace; and the
-//! routes to other hosts.
+//! Changes of an interface, by rtnetlink: up, down, MTU, and leaving the network namespace; and the routes to other
+//! hosts.
 
 use super::sys;
 use crate::{
@@ -16,50 +16,50 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-/// How an interface is.
+/// The state of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct State {
     pub(super) up: bool,
     pub(super) mtu: u16,
 }
 
-/// A change that the kernel has reported.
+/// A change reported by the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// The interface is like this now.
+    /// The interface now has this state.
     State(State),
-    /// It left: it was removed, or moved to another network namespace.
+    /// The interface left: it was removed, or moved to another network namespace.
     Left,
-    /// Something was missed: ask for the state.
+    /// Messages were lost: query the state.
     Missed,
 }
 
-/// A socket for the messages about one interface, in the network namespace that it is in.
+/// A socket for the messages about one interface, from its network namespace.
 ///
-/// The socket itself is in the namespace of the thread that opened it, even if the interface is elsewhere: a socket
-/// keeps its namespace alive, and with it an interface whose users have all gone.
+/// The socket itself is in the namespace of the thread that opened it, even if the interface is in another: a socket
+/// keeps its namespace alive, and with it an interface that is no longer used.
 pub(super) struct Link {
     socket: OwnedFd,
-    /// What our namespace calls the one that the interface is in; `None` if it is the same.
+    /// The id of the interface's namespace in ours; `None` if it is the same.
     namespace: Option<i32>,
     index: i32,
     buffer: Box<[u8]>,
 }
 
 impl Link {
-    /// Listens in the network namespace of the calling thread.
+    /// Watches an interface in the network namespace of the calling thread.
     pub(super) fn open(name: &str) -> io::Result<Self> {
-        // The socket first: it receives all changes from here on.
+        // The socket first: it receives all changes from now on.
         let socket = sys::link_socket()?;
         let index = sys::index(&socket, name)?;
         Ok(Self::new(socket, None, index))
     }
 
-    /// Listens in the network namespace that the interface of `tun` is in, and asks for its state.
+    /// Watches the interface of `tun` in its network namespace, and returns its state.
     pub(super) fn open_at(tun: BorrowedFd<'_>, name: &str) -> io::Result<(Self, State)> {
         let elsewhere = sys::namespace(tun).map(File::from).ok().filter(|namespace| !is_ours(namespace));
         let Some(namespace) = elsewhere else {
-            // Or an old kernel, or no permission to ask: the device is most likely where we are.
+            // Or an old kernel, or missing permission: the device is most likely in our namespace.
             let link = Self::open(name)?;
             let state = link.ask(name)?;
             return Ok((link, state));
@@ -67,7 +67,7 @@ impl Link {
         let socket = sys::link_socket()?;
         sys::listen_to_all_namespaces(&socket)?;
         let id = sys::namespace_id(&namespace)?;
-        // Interfaces are asked for in the namespace of a socket, and only a thread of our own may go there.
+        // Interfaces are queried in the namespace of a socket, and only a thread of our own may enter it.
         let name = name.to_owned();
         let found = Arc::new(OnceLock::new());
         let look = move || {
@@ -77,7 +77,7 @@ impl Link {
         };
         let finds = found.clone();
         let visitor = thread::spawn("wg-netns", Owner::unique(), move || drop(finds.set(look())))?;
-        // If it has panicked, nothing was found.
+        // If it panicked, there is no result.
         let _ = visitor.join();
         let (index, state) = Arc::into_inner(found)
             .and_then(OnceLock::into_inner)
@@ -89,17 +89,17 @@ impl Link {
         Self { socket, namespace, index, buffer: vec![0; 4096].into_boxed_slice() }
     }
 
-    /// Whether the interface is in the network namespace of the thread that opened this.
+    /// Returns whether the interface is in the network namespace of the thread that opened this.
     pub(super) const fn is_here(&self) -> bool {
         self.namespace.is_none()
     }
 
-    /// Asks for the state of the interface, which has this name now, and is where it was made.
+    /// Queries the state of the interface, which now has this name, and is where it was created.
     pub(super) fn ask(&self, name: &str) -> io::Result<State> {
         ask(&self.socket, name)
     }
 
-    /// The next change of the interface; `None` if there is none now.
+    /// Returns the next change of the interface; `None` if there is none now.
     pub(super) fn next(&mut self) -> Option<Change> {
         loop {
             match sys::receive(&self.socket, &mut self.buffer) {
@@ -110,7 +110,7 @@ impl Link {
                             return Some(change);
                         }
                     }
-                    // From where another interface has the same index.
+                    // From a namespace where another interface has the same index.
                     Some(_) => (),
                 },
                 // Not from the kernel.
@@ -141,7 +141,7 @@ impl AsFd for Link {
     }
 }
 
-/// The MTU of an interface, where one may ask but not listen: Android.
+/// Returns the MTU of an interface, on systems that permit queries but no watches: Android.
 pub(super) fn mtu(name: &str) -> io::Result<u16> {
     Ok(mtu16(sys::mtu(any_socket()?, name)?))
 }
@@ -151,7 +151,7 @@ pub(super) fn set_mtu(name: &str, mtu: u16) -> io::Result<()> {
     sys::set_mtu(any_socket()?, name, mtu)
 }
 
-/// A socket through which interfaces of the calling thread's network namespace can be asked for.
+/// Opens a socket for queries about interfaces of the calling thread's network namespace.
 fn any_socket() -> io::Result<Socket> {
     Socket::new(Domain::IPV4, Type::DGRAM, None)
 }
@@ -160,16 +160,16 @@ fn ask(socket: impl AsFd, name: &str) -> io::Result<State> {
     Ok(State { up: sys::is_up(&socket, name)?, mtu: mtu16(sys::mtu(&socket, name)?) })
 }
 
-/// Whether a network namespace is that of the calling thread.
+/// Returns whether a network namespace is that of the calling thread.
 pub(super) fn is_ours(namespace: &File) -> bool {
     Namespace::of(namespace.metadata()) == Namespace::current()
 }
 
-/// The length of the prefix whose route leads to an address of another host; `None` if it is one of ours.
+/// Returns the prefix length of the route to an address of another host; `None` for a local address.
 pub(super) fn route_to(address: IpAddr) -> Option<u8> {
-    /// The route is wanted as it was configured, with its prefix.
+    /// Requests the route as configured, with its prefix.
     const RTM_F_FIB_MATCH: u32 = 0x2000;
-    // Where the fields of `struct rtmsg` are.
+    // The offsets of fields of `struct rtmsg`.
     const PREFIX_LEN: usize = 1;
     const TYPE: usize = 7;
     let (family, bytes) = match address {
@@ -190,7 +190,7 @@ fn mtu16(mtu: u32) -> u16 {
     u16::try_from(mtu).unwrap_or(u16::MAX)
 }
 
-/// The last change of interface `index` in a text of netlink messages.
+/// Returns the last change of interface `index` in a buffer of netlink messages.
 fn last_change(mut text: &[u8], index: i32) -> Option<Change> {
     let mut last = None;
     while let Some((message, rest)) = message(text) {
@@ -204,14 +204,14 @@ fn last_change(mut text: &[u8], index: i32) -> Option<Change> {
     last
 }
 
-/// What a message about an interface says, if it is about interface `index`.
+/// Returns the change in a message, if it is about interface `index`.
 fn interface_change(kind: u16, body: &[u8], index: i32) -> Option<Change> {
-    // struct ifinfomsg: family, type, index, flags, and which of them changed.
+    // struct ifinfomsg: family, type, index, flags, and a mask of changes.
     const HEADER: usize = 16;
     let family = *body.first()?;
     let (about, flags) = (word32(body, 4)?, word32(body, 8)?);
     let mut attributes = attributes(body.get(HEADER..)?);
-    // Other families (a bridge's ports) tell other things in the same messages.
+    // Other families (a bridge's ports) have other meanings in the same messages.
     if i32::from(family) != libc::AF_UNSPEC || i32::try_from(about) != Ok(index) {
         return None;
     }

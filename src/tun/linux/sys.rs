@@ -1,4 +1,4 @@
-//! The system calls that neither std nor socket2 has: ioctls of TUN and of interfaces, and rtnetlink.
+//! System calls that neither std nor socket2 has: ioctls of TUN and of interfaces, and rtnetlink.
 #![allow(unsafe_code)]
 
 use crate::{error::check, netlink};
@@ -7,10 +7,10 @@ use std::{
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
 };
 
-/// Bytes of an interface's name, with the zero at its end.
+/// Bytes of an interface's name, including the final zero.
 pub(super) const NAME_LEN: usize = libc::IFNAMSIZ;
 
-/// `struct ifreq`: a name, and a union that is read by hand.
+/// `struct ifreq`: a name, and a union that is accessed manually.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default)]
 struct IfReq {
@@ -21,7 +21,7 @@ struct IfReq {
 const _: () = assert!(mem::size_of::<IfReq>() >= mem::size_of::<libc::ifreq>());
 
 impl IfReq {
-    /// A name that is too long is an error of its own, not another name.
+    /// Creates a request; a name that is too long is an error, and not truncated.
     fn new(name: &str) -> io::Result<Self> {
         let mut request = Self::default();
         if name.len() >= NAME_LEN {
@@ -48,7 +48,7 @@ impl IfReq {
         u16::from_ne_bytes([self.data[0], self.data[1]])
     }
 
-    /// Does an ioctl whose argument is an `ifreq`.
+    /// Performs an ioctl whose argument is an `ifreq`.
     fn call(&mut self, fd: impl AsFd, request: libc::Ioctl) -> io::Result<()> {
         // SAFETY: the callers' requests read and write one `struct ifreq`, and `Self` is at least that.
         check(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request, &raw mut *self) })?;
@@ -56,28 +56,28 @@ impl IfReq {
     }
 }
 
-/// Makes `fd`, which is /dev/net/tun, the interface `name`.
+/// Attaches `fd`, which is /dev/net/tun, to the interface `name`.
 pub(super) fn set_interface(fd: impl AsFd, name: &str, flags: u16) -> io::Result<()> {
     let mut request = IfReq::new(name)?;
     request.data[..2].copy_from_slice(&flags.to_ne_bytes());
     request.call(fd, libc::TUNSETIFF)
 }
 
-/// The name and flags of a TUN.
+/// Returns the name and flags of a TUN.
 pub(super) fn interface(fd: impl AsFd) -> io::Result<(String, u16)> {
     let mut request = IfReq::default();
     request.call(fd, libc::TUNGETIFF)?;
     Ok((request.name(), request.flags()))
 }
 
-/// Says which offloads the reader of a TUN can undo.
+/// Sets the offloads that the reader of a TUN can undo.
 pub(super) fn set_offload(fd: impl AsFd, offloads: libc::c_uint) -> io::Result<()> {
     // SAFETY: TUNSETOFFLOAD takes a number, not a pointer.
     check(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offloads)) })?;
     Ok(())
 }
 
-/// Length of a TUN's virtio-net headers.
+/// Returns the length of a TUN's virtio-net headers.
 pub(super) fn vnet_header_len(fd: impl AsFd) -> io::Result<usize> {
     let mut len: libc::c_int = 0;
     // SAFETY: TUNGETVNETHDRSZ writes one int.
@@ -85,7 +85,7 @@ pub(super) fn vnet_header_len(fd: impl AsFd) -> io::Result<usize> {
     usize::try_from(len).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
-/// The network namespace that a TUN is in. Needs CAP_NET_ADMIN there.
+/// Returns the network namespace of a TUN. Needs CAP_NET_ADMIN there.
 pub(super) fn namespace(fd: impl AsFd) -> io::Result<OwnedFd> {
     // SAFETY: TUNGETDEVNETNS has no argument.
     let fd = check(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TUNGETDEVNETNS) })?;
@@ -100,21 +100,21 @@ pub(super) fn enter_namespace(fd: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// An interface's index. `socket` may be of any kind; its network namespace is asked.
+/// Returns an interface's index. `socket` may be of any kind; its network namespace is queried.
 pub(super) fn index(socket: impl AsFd, name: &str) -> io::Result<i32> {
     let mut request = IfReq::new(name)?;
     request.call(socket, libc::SIOCGIFINDEX as libc::Ioctl)?;
     Ok(request.int())
 }
 
-/// Whether an interface is up.
+/// Returns whether an interface is up.
 pub(super) fn is_up(socket: impl AsFd, name: &str) -> io::Result<bool> {
     let mut request = IfReq::new(name)?;
     request.call(socket, libc::SIOCGIFFLAGS as libc::Ioctl)?;
     Ok(i32::from(request.flags()) & libc::IFF_UP != 0)
 }
 
-/// An interface's MTU.
+/// Returns an interface's MTU.
 pub(super) fn mtu(socket: impl AsFd, name: &str) -> io::Result<u32> {
     let mut request = IfReq::new(name)?;
     request.call(socket, libc::SIOCGIFMTU as libc::Ioctl)?;
@@ -128,13 +128,14 @@ pub(super) fn set_mtu(socket: impl AsFd, name: &str, mtu: u16) -> io::Result<()>
     request.call(socket, libc::SIOCSIFMTU as libc::Ioctl)
 }
 
-/// A non-blocking rtnetlink socket that is told about interfaces of the calling thread's network namespace.
+/// Opens a non-blocking rtnetlink socket for messages about interfaces of the calling thread's network namespace.
 pub(super) fn link_socket() -> io::Result<OwnedFd> {
     const RTMGRP_LINK: u32 = 1;
     netlink::open(RTMGRP_LINK)
 }
 
-/// Lets a netlink socket hear of every network namespace that has an id in its own. Needs CAP_NET_BROADCAST.
+/// Lets a netlink socket receive messages of every network namespace that has an id in its own. Needs
+/// CAP_NET_BROADCAST.
 pub(super) fn listen_to_all_namespaces(socket: impl AsFd) -> io::Result<()> {
     let on: libc::c_int = 1;
     // SAFETY: the pointer and the length are those of one int, which lives.
@@ -150,7 +151,7 @@ pub(super) fn listen_to_all_namespaces(socket: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// The id that the calling thread's network namespace has for another; it is given one if it has none yet.
+/// Returns the id of another network namespace in that of the calling thread; assigns one if there is none.
 pub(super) fn namespace_id(namespace: impl AsFd) -> io::Result<i32> {
     const NETNSA_NSID: u16 = 1;
     const NETNSA_FD: u16 = 3;
@@ -158,13 +159,13 @@ pub(super) fn namespace_id(namespace: impl AsFd) -> io::Result<i32> {
     let mut asker = netlink::Asker::open()?;
     let fd = namespace.as_fd().as_raw_fd();
     let request = |kind, flags, attributes: &[(u16, i32)]| {
-        // `struct rtgenmsg`: the address family, which is none.
+        // `struct rtgenmsg`: the address family, which is unspecified.
         let request = netlink::Request::new(kind, flags, &[libc::AF_UNSPEC as u8]);
         let with = |request: netlink::Request, (kind, value): &(u16, i32)| request.with(*kind, &value.to_ne_bytes());
         attributes.iter().fold(request, with)
     };
     let mut answer = [0; 256];
-    // It may have one already, or we may not give it one: then the question below fails.
+    // It may already have one, or we may not assign one: then the request below fails.
     let attributes = [(NETNSA_NSID, CHOOSE), (NETNSA_FD, fd)];
     asker.ask(request(libc::RTM_NEWNSID, libc::NLM_F_ACK, &attributes), &mut answer)?;
     let answer = asker.ask(request(libc::RTM_GETNSID, 0, &[(NETNSA_FD, fd)]), &mut answer)?;
@@ -176,14 +177,14 @@ pub(super) fn namespace_id(namespace: impl AsFd) -> io::Result<i32> {
     id.filter(|id| *id >= 0).ok_or_else(|| io::ErrorKind::PermissionDenied.into())
 }
 
-/// What [`receive`] has received.
+/// The result of [`receive`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Received {
-    /// The length, which may be more than there was room for.
+    /// The length, which may exceed the buffer.
     pub(super) len: usize,
-    /// Who sent it; 0 is the kernel.
+    /// The sender; 0 is the kernel.
     pub(super) sender: u32,
-    /// The id of the network namespace that it is about; `None` for the socket's own.
+    /// The id of the network namespace that it concerns; `None` for the socket's own.
     pub(super) namespace: Option<i32>,
 }
 
@@ -209,13 +210,13 @@ pub(super) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Receiv
     Ok(Received { len, sender: address.nl_pid, namespace: namespace_in(control) })
 }
 
-/// Room for control messages, which must be aligned.
+/// A buffer for control messages, which must be aligned.
 #[repr(C, align(8))]
 struct Control([u8; 64]);
 
-/// The namespace id in a control message; there is no other kind that we ask for.
+/// Returns the namespace id in a control message; no other kind is requested.
 fn namespace_in(control: &[u8]) -> Option<i32> {
-    // `struct cmsghdr`, as the kernel has it: a length, a level, a type.
+    // `struct cmsghdr` of the kernel: a length, a level, a type.
     const LEVEL: usize = mem::size_of::<usize>();
     let word = |at: usize| control.get(at..)?.first_chunk().map(|b| i32::from_ne_bytes(*b));
     let is_id = word(LEVEL)? == libc::SOL_NETLINK && word(LEVEL + 4)? == libc::NETLINK_LISTEN_ALL_NSID;

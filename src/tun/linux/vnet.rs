@@ -1,4 +1,4 @@
-//! Packets through a TUN with virtio-net headers: up to 64 KB of one flow a call, both ways.
+//! Packets through a TUN with virtio-net headers: up to 64 KB of one flow per call, in both directions.
 
 use crate::tun::{
     MAX_MEMORY, MAX_PACKET, PacketArena, PacketList,
@@ -15,7 +15,7 @@ use std::{
     sync::atomic::{AtomicU8, Ordering::Relaxed},
 };
 
-/// The longest header that a TUN may have been set to; what is behind the first ten bytes is not used.
+/// The maximum length of headers that a TUN may be set to; only the first ten bytes are used.
 pub(super) const MAX_HEADER_LEN: usize = 64;
 
 const _: () = assert!(MAX_HEADER_LEN + MAX_PACKET <= MAX_MEMORY);
@@ -24,16 +24,16 @@ const _: () = assert!(MAX_HEADER_LEN + MAX_PACKET <= MAX_MEMORY);
 #[derive(Debug)]
 pub(super) struct Vnet {
     header_len: usize,
-    /// Whether the kernel takes several packets as one, by protocol.
+    /// Whether the kernel accepts coalesced packets, by protocol.
     tcp: Merges,
     udp: Merges,
 }
 
-/// Whether the kernel takes merged packets of one protocol.
+/// Whether the kernel accepts coalesced packets of one protocol.
 ///
-/// A kernel that does not know a kind of them refuses each (EINVAL), at the cost of a system call. But that error has
-/// other reasons as well. So it is taken for the kernel's last word only if the same packets were taken one by one
-/// right afterwards, and if it has never taken merged ones: a kernel does not forget what it can do.
+/// A kernel without support refuses each of them (EINVAL), at the cost of a system call. But that error has other
+/// causes as well. So it is considered final only if the same packets were accepted one by one right afterwards, and
+/// coalesced ones never before: a kernel does not lose support.
 #[derive(Debug)]
 struct Merges(AtomicU8);
 
@@ -50,27 +50,28 @@ impl Merges {
         self.0.load(Relaxed) != Self::REFUSED
     }
 
-    /// It took merged packets.
+    /// Reports that coalesced packets were accepted.
     fn taken(&self) {
-        // Read first: a write with each packet would take the line from other threads.
+        // Read first: a write for each packet would take the cache line from other threads.
         if self.0.load(Relaxed) == Self::UNTRIED {
             self.0.store(Self::TAKEN, Relaxed);
         }
     }
 
-    /// It refused merged packets, and took them one by one. Returns whether that settles it.
+    /// Reports that coalesced packets were refused, but accepted one by one. Returns whether this is final.
     fn refused(&self) -> bool {
         self.0.compare_exchange(Self::UNTRIED, Self::REFUSED, Relaxed, Relaxed).is_ok()
     }
 }
 
 impl Vnet {
-    /// `header_len` is at least 10 and at most [`MAX_HEADER_LEN`]. `udp` says whether the kernel knows merged UDP.
+    /// Creates the state. `header_len` is at least 10 and at most [`MAX_HEADER_LEN`]. `udp` is true if the kernel
+    /// supports coalesced UDP.
     pub(super) fn new(header_len: usize, udp: bool) -> Self {
         Self { header_len, tcp: Merges::new(true), udp: Merges::new(udp) }
     }
 
-    /// Reads until the arena is full or there is nothing more.
+    /// Reads until the arena is full or there are no more packets.
     pub(super) fn read(&self, fd: &PacketFd, reading: &mut Reading, arena: &mut PacketArena) -> io::Result<usize> {
         let before = arena.slots().len();
         while reading.drain(arena) {
@@ -78,7 +79,7 @@ impl Vnet {
             let len = match fd.receive(&mut [IoSliceMut::new(buffer)], drops) {
                 Ok(Some(len)) => len,
                 Ok(None) => break,
-                // What has been read first; the error comes again.
+                // Return the packets read so far; the error will be repeated.
                 Err(_) if arena.slots().len() > before => break,
                 Err(err) => return Err(err),
             };
@@ -94,13 +95,13 @@ impl Vnet {
         Ok(arena.slots().len() - before)
     }
 
-    /// Writes packets, as few large ones as possible, and returns how many were taken.
+    /// Writes packets, coalesced into as few large ones as possible, and returns how many were taken.
     pub(super) fn write(&self, fd: &PacketFd, packets: PacketList<'_>) -> usize {
         let mut patience = Patience::default();
         self.write_with(packets, |parts| fd.send(parts, &mut patience))
     }
 
-    /// The same; `send` writes one packet of the kernel.
+    /// Writes packets by `send`, which writes one packet to the kernel.
     fn write_with(&self, packets: PacketList<'_>, mut send: impl FnMut(&[IoSlice<'_>]) -> io::Result<()>) -> usize {
         let mut taken = 0;
         let none = [0; MAX_HEADER_LEN];

@@ -1,16 +1,16 @@
 //! The internet checksum (RFC 1071).
 
-/// A one's complement sum that is still open.
+/// An incomplete one's complement sum.
 ///
-/// Bytes are summed in the host's order, and the result is stored in it: the sum does not depend on the order.
+/// Bytes are summed in the host's byte order, and the result is stored in it: the sum does not depend on the order.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sum(u64);
 
 impl Sum {
-    /// Adds bytes; an odd number of them can only come last.
+    /// Adds bytes; an odd number of them is allowed only at the end.
     ///
-    /// Sums 32-bit words in 64-bit lanes, so that no carry is needed: compilers turn it into vector code (46 GB/s with
-    /// SSE2 alone, against 20 GB/s for a chain of additions with carry).
+    /// Sums 32-bit words in 64-bit lanes, so that no carry is needed, and compilers vectorize it (46 GB/s with SSE2
+    /// alone, instead of 20 GB/s for a chain of additions with carry).
     #[must_use]
     pub fn bytes(self, bytes: &[u8]) -> Self {
         let (blocks, rest) = bytes.as_chunks::<32>();
@@ -37,14 +37,14 @@ impl Sum {
         }
     }
 
-    /// Adds four bytes, at an even place.
+    /// Adds four bytes at an even offset.
     #[inline]
     #[must_use]
     pub fn word(self, bytes: [u8; 4]) -> Self {
         Self(self.0 + u64::from(u32::from_ne_bytes(bytes)))
     }
 
-    /// Adds a number, as if it stood in the packet.
+    /// Adds a number, as if it were in the packet.
     #[inline]
     #[must_use]
     pub fn number(self, value: u16) -> Self {
@@ -57,19 +57,19 @@ impl Sum {
         self.bytes(addresses).number(u16::from(protocol)).number(len)
     }
 
-    /// The sum itself, as the bytes of a packet: what a checksum field holds that is to be completed.
+    /// Returns the sum itself, as the bytes of a packet: the contents of a checksum field that is to be completed.
     #[must_use]
     pub fn partial(self) -> [u8; 2] {
         self.fold().to_ne_bytes()
     }
 
-    /// The checksum, as the bytes of a packet.
+    /// Returns the checksum, as the bytes of a packet.
     #[must_use]
     pub fn finish(self) -> [u8; 2] {
         (!self.fold()).to_ne_bytes()
     }
 
-    /// The checksum with zero, which means "none" in UDP, written as its other form.
+    /// Returns the checksum, with zero, which means "none" in UDP, replaced by its equivalent.
     #[must_use]
     pub fn finish_nonzero(self) -> [u8; 2] {
         match self.finish() {
@@ -78,7 +78,7 @@ impl Sum {
         }
     }
 
-    /// Whether what was added, with its checksum, is intact.
+    /// Returns whether the added bytes, including their checksum, are intact.
     #[must_use]
     pub fn is_valid(self) -> bool {
         self.fold() == 0xffff

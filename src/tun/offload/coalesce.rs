@@ -1,7 +1,7 @@
-//! Putting packets of one flow together (GRO), so that the kernel takes them as one.
+//! Coalesces packets of one flow (GRO), so that the kernel accepts them as one.
 //!
-//! Only what [`split`](super::split) would cut into the very same packets is merged: consecutive TCP or UDP payloads
-//! of one size (the last may be shorter) behind equal headers, with checksums that were verified. Packets of one flow
+//! Packets are merged only if [`split`](super::split) would produce exactly these packets: consecutive TCP or UDP
+//! payloads of one size (the last may be shorter) behind equal headers, with verified checksums. Packets of one flow
 //! never overtake each other; those of different flows may.
 
 use super::{
@@ -11,32 +11,32 @@ use super::{
 use crate::tun::{MAX_PACKET, PacketList};
 use std::array;
 
-/// Packets that are merged into one at most. Older kernels take no more UDP datagrams.
+/// The maximum number of packets merged into one. Older kernels accept no more UDP datagrams.
 pub const MAX_MERGED: usize = 64;
 
 /// The longest headers that are merged: IPv6, and TCP with options.
 const MAX_HEADERS: usize = IPV6_HEADER + 60;
 
-/// Flows that may be interleaved and are still merged.
+/// The number of flows that may be interleaved and are still merged.
 const FLOWS: usize = 8;
 
-/// What to write.
+/// A packet to write.
 #[derive(Clone, Copy, Debug)]
 pub enum Group<'a> {
-    /// The packet of this number, as it is.
+    /// The packet of this number, unchanged.
     One(usize),
     /// Several packets as one.
     Merged {
-        /// What tells the kernel how to take it apart.
+        /// The header for the kernel.
         vnet: VnetHeader,
-        /// The headers of the large packet; each packet's own are as long.
+        /// The headers of the large packet, which are as long as those of each packet.
         headers: &'a [u8],
         /// The numbers of the packets whose payloads follow.
         packets: &'a [u32],
     },
 }
 
-/// Which protocols' packets are merged.
+/// The protocols whose packets are merged.
 #[derive(Clone, Copy, Debug)]
 pub struct Merging {
     /// TCP, over IPv4 and IPv6.
@@ -45,7 +45,8 @@ pub struct Merging {
     pub udp: bool,
 }
 
-/// Groups packets, and hands each group to `emit`. Protocols that are not in `merging` pass packet by packet.
+/// Groups packets, and passes each group to `emit`. Packets of protocols that are not in `merging` are passed one by
+/// one.
 pub fn coalesce(packets: PacketList<'_>, merging: Merging, mut emit: impl FnMut(Group<'_>)) {
     let mut runs = Runs::new(packets);
     for (i, number) in (0..packets.ranges.len()).zip(0_u32..) {
@@ -77,11 +78,11 @@ pub fn coalesce(packets: PacketList<'_>, merging: Merging, mut emit: impl FnMut(
     runs.flush(&mut emit);
 }
 
-/// A TCP or UDP packet whose lengths are all right.
+/// A TCP or UDP packet with valid lengths.
 #[derive(Clone, Copy, Debug, Default)]
 struct Segment {
     tcp: bool,
-    /// Where the TCP or UDP header begins, where it ends, and how much follows.
+    /// The start and end of the TCP or UDP header, and the length of its payload.
     l4: usize,
     headers: usize,
     payload: usize,
@@ -125,7 +126,7 @@ impl Segment {
         Some(Self { tcp, l4, headers, payload: packet.len() - headers, flags: if tcp { packet[l4 + 13] } else { 0 } })
     }
 
-    /// Whether it can be part of a large packet at all.
+    /// Returns whether it can be part of a large packet at all.
     fn is_mergeable(&self, packet: &[u8]) -> bool {
         const ACK: u8 = 0x10;
         const ECE: u8 = 0x40;
@@ -138,7 +139,7 @@ impl Segment {
         if !self.is_v6() && !Sum::default().bytes(ip).is_valid() {
             return false;
         }
-        // UDP without a checksum would get one.
+        // UDP packets without a checksum would get one.
         (self.tcp || get16(l4, UDP_CHECKSUM) != 0) && self.pseudo_header(ip, l4.len()).bytes(l4).is_valid()
     }
 
@@ -151,13 +152,13 @@ impl Segment {
         self.l4 == IPV6_HEADER
     }
 
-    /// Nothing is appended behind these flags.
+    /// Returns whether nothing may be appended behind these flags.
     fn ends_run(&self) -> bool {
         self.flags & FIN_PSH != 0
     }
 }
 
-/// Packets that will be one, so far.
+/// Packets that are being merged.
 #[derive(Clone, Copy, Debug)]
 struct Run {
     packets: [u32; MAX_MERGED],
@@ -189,7 +190,7 @@ impl<'a> Runs<'a> {
         self.list.get(run.packets[0] as usize)
     }
 
-    /// The run of the flow that the packet belongs to.
+    /// Returns the run of the packet's flow.
     fn find(&self, segment: &Segment, packet: &[u8]) -> Option<usize> {
         self.open[..self.len].iter().position(|run| {
             let first = self.first(run);
@@ -216,7 +217,7 @@ impl<'a> Runs<'a> {
         self.len += 1;
     }
 
-    /// Adds a packet of the same flow to a run, if it continues it.
+    /// Adds a packet of the same flow to a run, if it continues the run.
     fn append(&mut self, at: usize, number: u32, segment: &Segment, packet: &[u8]) -> bool {
         let run = &self.open[at];
         let first = self.first(run);
@@ -238,7 +239,7 @@ impl<'a> Runs<'a> {
         true
     }
 
-    /// Hands out one run.
+    /// Emits one run.
     fn close(&mut self, at: usize, emit: &mut impl FnMut(Group<'_>)) {
         let run = &self.open[at];
         let packets = &run.packets[..run.count];
@@ -252,7 +253,7 @@ impl<'a> Runs<'a> {
         self.len -= 1;
     }
 
-    /// Hands out all runs.
+    /// Emits all runs.
     fn flush(&mut self, emit: &mut impl FnMut(Group<'_>)) {
         while self.len > 0 {
             self.close(0, emit);
@@ -261,7 +262,7 @@ impl<'a> Runs<'a> {
 }
 
 impl Run {
-    /// The headers of the large packet, made from those of its first.
+    /// Returns the headers of the large packet, made from those of its first packet.
     fn merged(&self, first: &[u8]) -> (VnetHeader, [u8; MAX_HEADERS]) {
         let Segment { tcp, l4, headers, .. } = self.first;
         let mut bytes = [0; MAX_HEADERS];
@@ -300,19 +301,19 @@ impl Run {
     }
 }
 
-/// Whether a packet has the IP header that cutting would give it as number `index` behind `first`.
+/// Returns whether a packet has the IP header that splitting would produce as number `index` behind `first`.
 fn same_ip_header(first: &[u8], packet: &[u8], segment: &Segment, index: usize) -> bool {
     if segment.is_v6() {
         // Traffic class, flow label and hop limit.
         return first[..4] == packet[..4] && first[7] == packet[7];
     }
-    // With "don't fragment" the identification means nothing (RFC 6864).
+    // With "don't fragment" the identification has no meaning (RFC 6864).
     let id_fits = get16(packet, 6) != 0 || get16(packet, 4) == get16(first, 4).wrapping_add(len16(index));
     // Type of service, "don't fragment" and time to live.
     id_fits && first[1] == packet[1] && first[6] == packet[6] && first[8] == packet[8]
 }
 
-/// Whether a TCP packet comes right behind `payload` bytes that began with `first`, and says nothing else new.
+/// Returns whether a TCP packet directly follows `payload` bytes that began with `first`, and is otherwise equal.
 fn continues_tcp(first: &[u8], packet: &[u8], segment: &Segment, payload: usize) -> bool {
     let (a, b) = (&first[segment.l4..segment.headers], &packet[segment.l4..segment.headers]);
     // A packet has at most 65,535 bytes.

@@ -1,4 +1,4 @@
-//! Cutting a large packet into segments (TSO and USO), and completing checksums.
+//! Splits a large packet into segments (TSO and USO), and completes checksums.
 
 use super::{
     CWR, FIN_PSH, Gso, IPV4_HEADER, IPV6_HEADER, Malformed, TCP, TCP_CHECKSUM, TCP_MIN_HEADER, UDP, UDP_CHECKSUM,
@@ -6,10 +6,10 @@ use super::{
 };
 use crate::tun::{MAX_PACKET, PacketArena};
 
-/// What is done to a packet on its way into the arena.
+/// The processing of a packet on its way into the arena.
 #[derive(Clone, Copy, Debug)]
 enum Work {
-    /// One packet, as it is.
+    /// One packet, unchanged.
     Copy,
     /// One packet; the bytes from `start` are summed into `field`.
     Checksum { start: usize, field: usize },
@@ -20,7 +20,7 @@ enum Work {
 #[derive(Clone, Copy, Debug)]
 struct Segments {
     tcp: bool,
-    /// Where the TCP or UDP header begins, and where it ends.
+    /// The start and the end of the TCP or UDP header.
     l4: usize,
     headers: usize,
     size: usize,
@@ -28,23 +28,23 @@ struct Segments {
     pseudo: Sum,
 }
 
-/// A packet of the kernel that is being put into an arena, maybe in several rounds.
+/// A packet of the kernel that is being moved into an arena, possibly in several rounds.
 #[derive(Clone, Copy, Debug)]
 pub struct Split {
     work: Work,
-    /// Payload bytes that are done, and segments.
+    /// Completed payload bytes and segments.
     offset: usize,
     index: u16,
 }
 
 impl Split {
-    /// For a packet that is complete, and goes into the arena as it is.
+    /// For a complete packet, which is copied unchanged.
     pub(in crate::tun) const WHOLE: Self = Self { work: Work::Copy, offset: 0, index: 0 };
 
-    /// Looks at a packet and its header.
+    /// Examines a packet and its header.
     ///
     /// # Errors
-    /// If they contradict each other or themselves.
+    /// If these are inconsistent.
     pub fn new(header: &VnetHeader, packet: &[u8]) -> Result<Self, Malformed> {
         if packet.is_empty() || packet.len() > MAX_PACKET {
             return Err(Malformed);
@@ -63,8 +63,8 @@ impl Split {
         Ok(Self { work, offset: 0, index: 0 })
     }
 
-    /// Puts what is left of `packet`, the one that [`new`](Self::new) was given, into the arena. Returns false if there
-    /// was no room for all of it: call again with an arena that has some.
+    /// Moves the rest of `packet`, the one passed to [`new`](Self::new), into the arena. Returns false if there was no
+    /// room for all of it: call it again with an arena that has room.
     pub fn fill(&mut self, packet: &[u8], arena: &mut PacketArena) -> bool {
         match self.work {
             Work::Copy => arena.push(packet),
@@ -124,13 +124,13 @@ impl Segments {
         if header_len < min_header || headers >= packet.len() {
             return Err(Malformed);
         }
-        // The field holds the sum of the pseudo header with the large packet's length. Taking that length out again is
-        // right for IPv6 with a routing header, too, where the destination is not the one in the IP header.
+        // The field holds the sum of the pseudo header with the large packet's length. Subtracting that length is also
+        // right for IPv6 with a routing header, where the destination is not the one in the IP header.
         let pseudo = Sum::default().bytes(&packet[l4 + field..l4 + field + 2]).number(!len16(packet.len() - l4));
         Ok(Self { tcp, l4, headers, size, pseudo })
     }
 
-    /// Makes the large packet's headers those of one segment.
+    /// Changes the large packet's headers to those of one segment.
     fn fix(&self, head: &mut [u8], body: &[u8], offset: usize, index: u16, last: bool) {
         let len = head.len() + body.len();
         let l4_len = len16(len - self.l4);
@@ -165,13 +165,13 @@ impl Segments {
     }
 }
 
-/// The protocol behind an IPv4 header of `l4` bytes, if it is one and the packet is no fragment.
+/// Returns the protocol behind an IPv4 header of `l4` bytes, if it is valid and the packet is not a fragment.
 fn ipv4_protocol(packet: &[u8], l4: usize) -> Option<u8> {
     let fits = packet.len() > IPV4_HEADER && l4 >= IPV4_HEADER && usize::from(packet[0] & 0xf) * 4 == l4;
     (fits && get16(packet, 6) & 0x3fff == 0).then(|| packet[9])
 }
 
-/// The protocol behind an IPv6 header with extensions, if they end at `l4` and the packet is no fragment.
+/// Returns the protocol behind an IPv6 header with extensions, if these end at `l4` and the packet is not a fragment.
 fn ipv6_protocol(packet: &[u8], l4: usize) -> Option<u8> {
     const HOP_BY_HOP: u8 = 0;
     const ROUTING: u8 = 43;
