@@ -1,8 +1,8 @@
 //! How a device grows with its peers: time to configure, memory, and what a packet, an idle round and reading it all
 //! back cost then.
 //!
-//! `cargo bench --bench many_peers`, or with `-- 1000 10000` for other numbers. Each number runs in a process of its own,
-//! so that memory is its own too.
+//! `cargo bench --bench many_peers`, or with `-- 1000 10000` for other numbers. Each number runs in a process of its
+//! own, so that memory is measured separately.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
 
 use std::{

@@ -535,8 +535,8 @@ impl Harm {
     }
 }
 
-/// Whether a handshake message is still as its sender made it, in all that is authenticated: neither mac1, if it is made
-/// anew, nor mac2, nor the sender's own index.
+/// Whether a handshake message is still as its sender made it, in all that is authenticated: neither mac1, if it is
+/// made anew, nor mac2, nor the sender's own index.
 fn untouched(datagram: &[u8], original: &[u8], signed: bool) -> bool {
     let end = original.len() - if signed { 32 } else { 16 };
     let index = if signed { 4..8 } else { 0..0 };

@@ -1,5 +1,5 @@
-//! What takes its time in the middle of something: an app that opens, sends, looks up or is told. No reading of the clock
-//! from before counts afterwards.
+//! What takes its time in the middle of something: an app that opens, sends, looks up or is told. No reading of the
+//! clock from before counts afterwards.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test may fail loudly")]
 
 mod common;

@@ -160,7 +160,8 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 fn download_beside_an_overloaded_uplink(privileged: bool, driver: Driver) {
-    // Either a queue that is full before the socket is, or one that is longer than what a socket holds without privileges.
+    // Either a queue that is full before the socket is, or one that is longer than what a socket holds without
+    // privileges.
     let (netns_a, netns_b) = namespaces("20mbit", if privileged { "1mb" } else { "100mb" });
     let tun = netns_a.run(|| LinuxTun::create("wg0").unwrap());
     netns_a.ip("addr add 10.0.0.1/24 dev wg0");

@@ -1,5 +1,5 @@
-//! Handshakes take a bounded share of the time: when they take more, senders must show a cookie. The time that one takes
-//! is the test's to say: the hand-turned clock goes on whenever randomness is asked for.
+//! Handshakes take a bounded share of the time: when they take more, senders must show a cookie. The time that one
+//! takes is the test's to say: the hand-turned clock goes on whenever randomness is asked for.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test may fail loudly")]
 
 mod common;

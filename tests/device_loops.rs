@@ -59,8 +59,8 @@ fn packets(datagram: &Datagram, id: u32) -> Vec<Vec<u8>> {
     out
 }
 
-/// Lets the system of `node` route what it sends to these addresses into its TUN, until nothing comes any more. Returns how
-/// many datagrams that were.
+/// Lets the system of `node` route what it sends to these addresses into its TUN, until nothing comes any more. Returns
+/// how many datagrams that were.
 fn goes_round(world: &World, node: &Node, inside: &[IpAddr]) -> usize {
     let mut count = 0;
     loop {
@@ -166,7 +166,8 @@ fn what_only_resembles_our_datagrams_passes() {
     assert!(loops(&a).is_empty());
 }
 
-/// `c` is reached through `b`, as with the kernel's WireGuard: its datagrams come in through the TUN, and are `b`'s packets.
+/// `c` is reached through `b`, as with the kernel's WireGuard: its datagrams come in through the TUN, and are `b`'s
+/// packets.
 #[test]
 fn a_peer_may_be_reached_through_another() {
     let world = World::new();

@@ -1,7 +1,7 @@
 //! What comes due while the machine sleeps is done when it wakes: the tunnel waits for a timer that counts sleep.
 //!
-//! The machine that runs the tests stays awake, so they turn the tunnel's clock on instead and let the timer ring, as the
-//! kernel does at wake-up. `tests/interop/suspend.py` suspends a real machine.
+//! The machine that runs the tests stays awake, so they turn the tunnel's clock on instead and let the timer ring, as
+//! the kernel does at wake-up. `tests/interop/suspend.py` suspends a real machine.
 #![cfg(target_os = "linux")]
 #![allow(
     unsafe_code,

@@ -1,5 +1,5 @@
-//! What concerns many peers, or the interface, is done in slices while packets pass: nothing keeps the thread that moves
-//! them for long, and nothing waits until there are none.
+//! What concerns many peers, or the interface, is done in slices while packets pass: nothing keeps the thread that
+//! moves them for long, and nothing waits until there are none.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test may fail loudly")]
 
 mod common;
@@ -90,7 +90,8 @@ fn device() -> (Device, Arc<Slow>, MemHandle) {
     (device, slow, handle)
 }
 
-/// Runs the timers until nothing is due, and returns how many sends each time took. Between two of them packets may pass.
+/// Runs the timers until nothing is due, and returns how many sends each time took. Between two of them packets may
+/// pass.
 fn slices(device: &Device, slow: &Slow) -> Vec<usize> {
     let mut slices = Vec::new();
     let end = slow.clock.now() + Duration::from_secs(1);

@@ -53,8 +53,8 @@ impl End {
     }
 }
 
-/// Sends a packet from one end to the other, where `host` is, and returns where the first end found it. The clocks of both
-/// stand still, so that nothing is tried a second time.
+/// Sends a packet from one end to the other, where `host` is, and returns where the first end found it. The clocks of
+/// both stand still, so that nothing is tried a second time.
 fn reach(host: &str, resolve: Resolve) -> String {
     let (a, b) = (end(Some(resolve)), end(None));
     let port = b.tunnel.device().snapshot().interface.listen_port;

@@ -1,4 +1,5 @@
-//! The source address of a tunnel's datagrams follows the routes, over real interfaces in network namespaces of their own.
+//! The source address of a tunnel's datagrams follows the routes, over real interfaces in network namespaces of their
+//! own.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test may fail loudly")]
 
@@ -199,7 +200,8 @@ impl Uplinks {
     }
 }
 
-/// Sends until `b` sees `a` at an address. The clock stands still, so there is no other reason for that than a changed route.
+/// Sends until `b` sees `a` at an address. The clock stands still, so there is no other reason for that than a changed
+/// route.
 fn moves_to(to: IpAddr, what: &str, a: &Node, b: &Node) {
     eventually(what, [a, b], || {
         a.send_to(b);

@@ -1,4 +1,5 @@
-//! A real kernel's sockets learn at once that a tunnel has nobody to send their packets to. Needs root; says so if it is not.
+//! A real kernel's sockets learn at once that a tunnel has nobody to send their packets to. Needs root; says so if it
+//! is not.
 #![cfg(target_os = "linux")]
 #![allow(
     unsafe_code,

@@ -1,10 +1,10 @@
-//! What the command line asks for.
+//! The command line.
 
 use std::{ffi::OsString, path::PathBuf};
 
 use lexopt::{Arg, Parser};
 
-/// What to do.
+/// The selected command.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Command {
     Help,
@@ -12,20 +12,20 @@ pub(crate) enum Command {
     Run(Run),
 }
 
-/// How to run.
+/// Options of the daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Run {
     pub(crate) interface: String,
     pub(crate) foreground: bool,
-    /// Where the control socket goes.
+    /// The directory of the control socket.
     pub(crate) socket_directory: Option<PathBuf>,
-    /// Where the control socket for WireProto messages goes, if there is to be one.
+    /// The path of the control socket for WireProto messages, if there is one.
     pub(crate) wireproto_socket: Option<PathBuf>,
-    /// `USER[:GROUP]` to become.
+    /// The `USER[:GROUP]` to run as.
     pub(crate) user: Option<String>,
 }
 
-/// Reads the arguments. `foreground` and `socket_directory` hold without the options.
+/// Reads the arguments. `foreground` and `socket_directory` are the values without the options.
 pub(crate) fn parse(
     arguments: impl Iterator<Item = OsString>,
     mut foreground: bool,

@@ -1,4 +1,4 @@
-//! The life of the daemon: interface, tunnel and control socket, until one of them ends or a signal comes.
+//! Runs the daemon: interface, tunnel and control socket, until one of them ends or a signal arrives.
 
 use std::{
     os::fd::{AsFd, OwnedFd},
@@ -30,16 +30,17 @@ use crate::{
     wireproto,
 };
 
-/// How long a daemon that had this name, and whose interface is gone already, gets to leave the socket.
+/// How long to wait for a daemon that had this name, and whose interface no longer exists, to release the socket.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// MiB that packets may take: the least is what the buffers need, the most would be too much for anything.
+/// The permitted values of `WG_EMBED_MEMORY` in MiB: at least the size of the buffers, at most a useful amount.
 const MEMORY: std::ops::RangeInclusive<usize> = 2..=1024;
 
-/// A server's peers are many, and each may be gone: so much more for each, some ten packets of full size.
+/// Additional bytes for each peer, about ten packets of full size: a server has many peers, each of which may be
+/// unreachable.
 const MEMORY_PER_PEER: usize = 16 << 10;
 
-/// Runs the daemon: in this process until it ends, or in another, until that is ready.
+/// Runs the daemon: in this process until it ends, or in another one, until that is ready.
 pub(crate) fn start(run: &Run) -> std::result::Result<(), String> {
     let inherited = Inherited::take()?;
     let user = run.user.as_deref().map(User::find).transpose()?;
@@ -54,12 +55,12 @@ pub(crate) fn start(run: &Run) -> std::result::Result<(), String> {
         Side::Caller(report) => report,
         Side::Daemon(mut report) => {
             let ready = || {
-                // What was logged so far is for the caller.
+                // Log messages so far are for the caller.
                 stderr::flush();
                 report.ready().map_err(|e| Error::io("cannot go to the background", e))
             };
             let outcome = serve(run, inherited, user, ready);
-            // The caller's process prints it. Once the start is over, there is no one to print it for.
+            // The caller's process prints it. After the start there is no caller to print it for.
             if let Err(error) = outcome {
                 report.failed(&error.to_string());
             }
@@ -68,7 +69,7 @@ pub(crate) fn start(run: &Run) -> std::result::Result<(), String> {
     }
 }
 
-/// Makes everything, says that it is `ready`, and runs until there is a reason to end.
+/// Creates everything, reports that it is `ready`, and runs until there is a reason to end.
 fn serve(run: &Run, inherited: Inherited, user: Option<User>, ready: impl FnOnce() -> Result<()>) -> Result<()> {
     let interface = &*run.interface;
     let manager = Notify::from_environment();
@@ -77,7 +78,7 @@ fn serve(run: &Run, inherited: Inherited, user: Option<User>, ready: impl FnOnce
     log::init(interface);
     tracing::debug!(version = env!("CARGO_PKG_VERSION"), "starting");
     let tun = open_tun(interface, inherited.tun)?;
-    // An interface that was handed over may have another name.
+    // An interface that was passed as a descriptor may have another name.
     let name = Some(tun.name()).filter(|name| !name.is_empty()).unwrap_or_else(|| interface.into());
     // The daemon may be in another directory when it removes the file.
     let directory = std::path::absolute(run.socket_directory.as_deref().unwrap_or(Path::new(DIRECTORY)))
@@ -92,7 +93,7 @@ fn serve(run: &Run, inherited: Inherited, user: Option<User>, ready: impl FnOnce
         listeners.push(wireproto::claim(path, PATIENCE)?);
     }
     // Before there are threads, which have users and capabilities of their own, and sockets, which belong to the user
-    // who opened them: others could not be renewed.
+    // who opened them: sockets of another user could not be renewed.
     if let Some(user) = user {
         listeners = user.assume(listeners)?;
     }
@@ -106,7 +107,7 @@ fn serve(run: &Run, inherited: Inherited, user: Option<User>, ready: impl FnOnce
     let events = Box::new(move |event| {
         noted.note(&event);
         if let Event::Ended(reason) = event {
-            // Only the first reason is waited for.
+            // Only the first reason is received.
             let _ = tunnel_ends.send(reason);
         }
     });
@@ -116,7 +117,7 @@ fn serve(run: &Run, inherited: Inherited, user: Option<User>, ready: impl FnOnce
     let server_ended = Box::new(move |reason| {
         let _ = server_ends.send(reason);
     });
-    // The first is that of wg(8).
+    // The first directory is that of wg(8).
     let server = listeners
         .next()
         .map(|listener| Server::start(listener, tunnel.clone(), ipc::Options::default(), server_ended))
@@ -135,7 +136,7 @@ fn serve(run: &Run, inherited: Inherited, user: Option<User>, ready: impl FnOnce
     tunnel.stop()
 }
 
-/// What packets may take: `WG_EMBED_MEMORY`, in MiB.
+/// Returns the memory limit of packets: `WG_EMBED_MEMORY`, in MiB.
 fn memory() -> Result<usize> {
     const VARIABLE: &str = "WG_EMBED_MEMORY";
     let Some(text) = std::env::var_os(VARIABLE).filter(|text| !text.is_empty()) else {
@@ -156,7 +157,7 @@ fn wait_for_signals(signals: Signals, ends: mpsc::Sender<String>) -> Result<()> 
         let reason = signals.wait().map_or_else(|e| format!("cannot wait for signals: {e}"), Into::into);
         let _ = ends.send(reason);
     };
-    // It is not waited for: the process ends with the main thread.
+    // The thread is not joined: the process ends with the main thread.
     thread::Builder::new().name("signals".into()).spawn(wait).map_err(|e| Error::io("cannot wait for signals", e))?;
     Ok(())
 }

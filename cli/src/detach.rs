@@ -1,7 +1,7 @@
-//! Going to the background, so that the caller learns how the start went.
+//! Moves the daemon to the background, and reports to the caller whether it has started.
 //!
 //! The process forks twice before it has a thread; the caller's process waits at a pipe until the daemon reports that
-//! it is ready, or why it could not start, or is dead.
+//! it is ready, or why it could not start, or has died.
 #![allow(unsafe_code)]
 
 use std::{
@@ -13,21 +13,21 @@ use std::{
 
 use crate::descriptors;
 
-/// What the daemon writes when it is ready. Anything else is the reason why it is not.
+/// The message of a daemon that is ready. Any other message is the reason why it is not.
 const READY: &[u8] = b"\0ready";
 
-/// Which of the two processes this one is now.
+/// The process that this one is after the fork.
 pub(crate) enum Side {
-    /// The one that was started: the daemon reported this.
+    /// The original process, with the daemon's report.
     Caller(Result<(), String>),
     /// The daemon.
     Daemon(Report),
 }
 
-/// The daemon's report to its caller: that it is ready, or why it is not. `None` once the caller was told the former.
+/// The daemon's report to its caller: that it is ready, or why it is not. `None` once it has reported that it is ready.
 pub(crate) struct Report(Option<PipeWriter>);
 
-/// Splits off a daemon: in a session of its own, without a terminal, and with no descriptors but stdio and `keep`.
+/// Forks a daemon: in a session of its own, without a terminal, and without descriptors except stdio and `keep`.
 ///
 /// To be called before a thread is started.
 pub(crate) fn detach(keep: &[BorrowedFd<'_>]) -> io::Result<Side> {
@@ -43,31 +43,31 @@ pub(crate) fn detach(keep: &[BorrowedFd<'_>]) -> io::Result<Side> {
             drop(reader);
             // SAFETY: setsid(2) takes nothing. A child just forked leads no process group, so it cannot fail.
             unsafe { libc::setsid() };
-            // Whoever leads a session could get a terminal by opening one. The next child does not.
+            // A session leader could get a terminal by opening one. The next child cannot.
             match fork() {
                 Ok(None) => {}
                 other => {
                     if let Err(error) = other {
                         Report(Some(writer)).failed(&cannot(&error));
                     }
-                    // SAFETY: _exit(2) takes a number; what the caller's process has buffered stays unwritten here.
+                    // SAFETY: _exit(2) takes a number; buffered output of the caller's process is not written here.
                     unsafe { libc::_exit(0) }
                 }
             }
-            // A lock or a pipe of the caller's would stay taken for as long as the daemon lives.
+            // A lock or a pipe of the caller would be held for as long as the daemon lives.
             descriptors::close_all_but(&[keep, &[writer.as_fd()]].concat());
             Ok(Side::Daemon(Report(Some(writer))))
         }
     }
 }
 
-/// The text for an error of [`detach`].
+/// Returns the text for an error of [`detach`].
 pub(crate) fn cannot(error: &io::Error) -> String {
     format!("cannot go to the background: {error}")
 }
 
 impl Report {
-    /// Releases the caller's directory and stdio, and tells the caller that all is well.
+    /// Releases the caller's directory and stdio, and reports to the caller that the daemon is ready.
     ///
     /// # Errors
     /// If that is not possible, or the caller did not wait for it. The report can still be [`failed`](Self::failed).
@@ -80,14 +80,15 @@ impl Report {
         Ok(())
     }
 
-    /// Tells the caller why the daemon does not start, unless it was told that it did.
+    /// Reports to the caller why the daemon does not start, unless it was already reported to be ready.
     pub(crate) fn failed(self, reason: &str) {
         let Some(mut pipe) = self.0 else {
             return;
         };
-        // A caller who did not wait does not want to know.
+        // A caller that did not wait needs no report.
         let _ = pipe.write_all(reason.as_bytes());
-        // The caller reads until the pipe is closed. That is to be the end of this process: nothing is left then.
+        // The caller reads until the pipe is closed. The pipe is closed by the end of this process, so that nothing is
+        // left then.
         mem::forget(pipe);
     }
 }
@@ -113,6 +114,6 @@ pub(crate) fn fork() -> io::Result<Option<c_int>> {
 }
 
 fn wait_for(child: c_int) {
-    // SAFETY: waitpid(2) takes numbers, and no status is asked for. What is not collected, init collects.
+    // SAFETY: waitpid(2) takes numbers, and no status is requested. If it fails, init reaps the process.
     unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
 }

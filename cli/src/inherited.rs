@@ -1,4 +1,4 @@
-//! Descriptors that the caller or a service manager opened for us, named in the environment.
+//! Descriptors that the caller or a service manager has opened for the daemon, named in the environment.
 #![allow(unsafe_code)]
 
 use std::{
@@ -7,7 +7,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
 
-/// What was handed over.
+/// The inherited descriptors.
 pub(crate) struct Inherited {
     /// `WG_TUN_FD`: a TUN.
     pub(crate) tun: Option<OwnedFd>,
@@ -17,9 +17,9 @@ pub(crate) struct Inherited {
 
 /// A control socket that another process bound.
 pub(crate) enum Uapi {
-    /// `WG_UAPI_FD`: its file ends with the daemon.
+    /// `WG_UAPI_FD`: the daemon removes its file at the end.
     Ours(OwnedFd),
-    /// `LISTEN_FDS`, see sd_listen_fds(3): its file is the service manager's.
+    /// `LISTEN_FDS`, see sd_listen_fds(3): its file belongs to the service manager.
     Manager(OwnedFd),
 }
 
@@ -31,21 +31,21 @@ impl AsFd for Uapi {
     }
 }
 
-/// The first descriptor of a service manager.
+/// The first descriptor from a service manager.
 const FIRST: RawFd = 3;
 
-/// The name that picks one of several descriptors of a service manager.
+/// The name that selects one of several descriptors from a service manager.
 const NAME: &str = "uapi";
 
 impl Inherited {
-    /// Takes what the environment names. To be called once, before anything else is opened.
+    /// Takes the descriptors named in the environment. To be called once, before anything else is opened.
     pub(crate) fn take() -> Result<Self, String> {
         let tun = number("WG_TUN_FD")?;
         let uapi = number("WG_UAPI_FD")?;
         if tun.is_some() && tun == uapi {
             return Err("WG_TUN_FD and WG_UAPI_FD are the same descriptor".into());
         }
-        // What is not UTF-8 is no number, and no name of ours.
+        // A value that is not UTF-8 is not a number, nor one of our names.
         let variable = |name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
         let variables = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"].map(variable);
         let given = from_manager(variables.each_ref().map(Option::as_deref), std::process::id())?;
@@ -69,20 +69,19 @@ impl Inherited {
     }
 }
 
-/// What a service manager gives.
+/// The descriptors from a service manager.
 #[derive(Debug, PartialEq, Eq)]
 struct PassedFds {
     all: Range<RawFd>,
-    /// The only one, or the one with our [`NAME`].
+    /// The only one, or the one named [`NAME`].
     ours: RawFd,
 }
 
-/// Returns what a service manager gives to the process `own`. The variables are `LISTEN_PID`, `LISTEN_FDS` and
-/// `LISTEN_FDNAMES`.
+/// Returns the descriptors from a service manager for the process `own`. The variables are `LISTEN_PID`, `LISTEN_FDS`
+/// and `LISTEN_FDNAMES`.
 ///
-/// The rule is that of sd_listen_fds(3): nothing is given if one of the first two is unset or the process is another
-/// one; what cannot be the number of a process, or of descriptors, is an error. Other than there, 0 descriptors are no
-/// error.
+/// The rules are those of sd_listen_fds(3): there are none if one of the first two is unset or the process is another
+/// one; an invalid process number, or number of descriptors, is an error. Unlike there, 0 descriptors are not an error.
 fn from_manager([process, count, names]: [Option<&str>; 3], own: u32) -> Result<Option<PassedFds>, String> {
     let Some(process) = process else {
         return Ok(None);
@@ -106,7 +105,7 @@ fn from_manager([process, count, names]: [Option<&str>; 3], own: u32) -> Result<
     Ok(Some(PassedFds { all, ours }))
 }
 
-/// The number in a variable; unset and empty ones name nothing.
+/// Returns the number in a variable; `None` if it is unset or empty.
 fn number(variable: &str) -> Result<Option<RawFd>, String> {
     let Some(text) = std::env::var_os(variable).filter(|text| !text.is_empty()) else {
         return Ok(None);
@@ -120,15 +119,15 @@ fn number(variable: &str) -> Result<Option<RawFd>, String> {
     }
 }
 
-/// Takes a descriptor of the caller, which `variable` names. To be called once for each, before anything else is
-/// opened.
+/// Takes ownership of a descriptor of the caller, which `variable` names. To be called once for each, before anything
+/// else is opened.
 pub(crate) fn own(variable: &str, fd: RawFd) -> Result<OwnedFd, String> {
     close_on_exec(fd).map_err(|e| format!("{variable}={fd}: {e}"))?;
     // SAFETY: it is open, and as we have opened nothing yet, it came from the caller, and has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Keeps programs that are executed later from having a descriptor; fails for what is not open.
+/// Sets close-on-exec; fails for a descriptor that is not open.
 fn close_on_exec(fd: RawFd) -> io::Result<()> {
     // SAFETY: fcntl(2) with F_SETFD takes numbers.
     match unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } {

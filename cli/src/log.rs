@@ -1,4 +1,4 @@
-//! The log: a line on stderr for each event, with its time.
+//! The log: one line on stderr for each event, with its time.
 
 use std::{
     fmt, panic,
@@ -17,7 +17,7 @@ struct StderrLog {
     other: Option<OtherLog>,
 }
 
-/// Another reader of the log, which has at least what INFO shows unless `LOG_LEVEL` is `silent`.
+/// An additional reader of the log, which gets at least the events of INFO unless `LOG_LEVEL` is `silent`.
 pub(crate) type Reader = Box<dyn Fn(&Event<'_>) + Send + Sync>;
 
 struct OtherLog {
@@ -25,13 +25,13 @@ struct OtherLog {
     reader: Reader,
 }
 
-/// Logs from now on, as much as `LOG_LEVEL` says. No event waits for the log's reader, and nothing is written before
+/// Starts logging, at the level of `LOG_LEVEL`. No event waits for the log's reader, and nothing is written before
 /// [`stderr::start`].
 pub(crate) fn init(interface: &str) {
     start(interface, None);
 }
 
-/// As [`init`], and passes events to `reader` as well, which must not wait.
+/// Does the same as [`init`], and also passes events to `reader`, which must not wait.
 pub(crate) fn init_with(interface: &str, reader: Reader) {
     start(interface, Some(reader));
 }
@@ -40,7 +40,7 @@ fn start(interface: &str, reader: Option<Reader>) {
     let level = match std::env::var("LOG_LEVEL").as_deref() {
         Ok("verbose" | "debug") => LevelFilter::DEBUG,
         Ok("silent") => LevelFilter::OFF,
-        // There are no warnings elsewhere: what we call one is an error there.
+        // There are no warnings in other implementations: what is a warning here is an error there.
         _ => LevelFilter::WARN,
     };
     let name = interface.to_owned();
@@ -53,12 +53,12 @@ fn start(interface: &str, reader: Option<Reader>) {
     panic::set_hook(Box::new(|panic| tracing::error!("internal error: {panic}")));
     let least = if level == LevelFilter::OFF { level } else { LevelFilter::INFO };
     let other = reader.map(|reader| OtherLog { level: level.max(least), reader });
-    // It can only fail if there is a log already.
+    // It can fail only if there already is a log.
     let _ = tracing::subscriber::set_global_default(StderrLog { interface: interface.into(), level, other });
 }
 
 impl StderrLog {
-    /// The most that any reader has.
+    /// Returns the highest level of any reader.
     fn most(&self) -> LevelFilter {
         self.other.as_ref().map_or(self.level, |other| other.level.max(self.level))
     }
@@ -97,7 +97,7 @@ impl Subscriber for StderrLog {
 }
 
 fn format_line(now: SystemTime, level: Level, interface: &str, text: &str) -> String {
-    // A peer or a client may have had a hand in the text: it stays on its line.
+    // A peer or a client may have influenced the text, which must remain on its line.
     let text = text.replace(char::is_control, " ");
     format!("{} {level:>5} {interface}: {text}\n", Utc(now))
 }

@@ -1,9 +1,9 @@
 //! The userspace daemon: `wg-embed [-f|--foreground] [--user USER[:GROUP]] [--socket-dir DIR] INTERFACE`, with
 //! `--wireproto-socket PATH` for a second control socket.
 //!
-//! It makes a TUN interface, listens on `/var/run/wireguard/INTERFACE.sock` for wg(8), and goes to the background. Its
-//! caller gets control back when both are there. It ends on SIGINT and SIGTERM, when the interface is removed, and when
-//! the socket's file is.
+//! It creates a TUN interface, listens on `/var/run/wireguard/INTERFACE.sock` for wg(8), and goes to the background.
+//! Control returns to its caller when both exist. It ends on SIGINT and SIGTERM, and when the interface or the socket's
+//! file is removed.
 
 mod arguments;
 #[cfg(unix)]
@@ -41,11 +41,11 @@ use std::{io::Write, process::ExitCode};
 
 use arguments::{Command, Run};
 
-/// With it a lack of memory refuses a configuration, and does not end the daemon.
+/// With it a lack of memory makes a configuration fail, but does not end the daemon.
 #[global_allocator]
 static ALLOCATOR: wg_embed::reserve::Reserve = wg_embed::reserve::Reserve::new();
 
-/// What every message on stderr begins with.
+/// The prefix of every message on stderr.
 const NAME: &str = "wg-embed";
 
 const USAGE: &str = "\
@@ -137,7 +137,7 @@ fn complain(line: String) {
     eprint!("{line}");
 }
 
-/// Writes to standard output. A text that was asked for and could not be written is a failure.
+/// Writes to standard output. If a requested text cannot be written, that is a failure.
 fn print(text: &str) -> ExitCode {
     let mut stdout = std::io::stdout();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {

@@ -1,4 +1,4 @@
-//! Telling the service manager how the daemon is, as sd_notify(3) does.
+//! Notifies the service manager of the daemon's state, as sd_notify(3) does.
 
 use std::{
     env,
@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-/// How long a manager that is behind may delay the daemon.
+/// How long a slow manager may delay the daemon.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The manager's socket, `NOTIFY_SOCKET`; `None` without a manager.
@@ -19,7 +19,7 @@ impl Notify {
         Self(env::var_os("NOTIFY_SOCKET").filter(|address| !address.is_empty()))
     }
 
-    /// The interface can be used.
+    /// Reports that the interface can be used.
     pub(crate) fn ready(&self, interface: &str) {
         // In the background this is another process than the one that was started.
         let id = std::process::id();
@@ -30,7 +30,7 @@ impl Notify {
         self.tell(&format!("STOPPING=1\nSTATUS=Stopping: {}\n", reason.replace(char::is_control, " ")));
     }
 
-    /// The daemon works without its manager: a failure is only logged.
+    /// Sends a message. The daemon works without its manager: a failure is only logged.
     fn tell(&self, text: &str) {
         if let Some(address) = &self.0
             && let Err(error) = send(address.as_bytes(), text.as_bytes())

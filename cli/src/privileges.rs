@@ -1,6 +1,6 @@
-//! Changing the user, and giving up capabilities, for good.
+//! Changes the user, and drops capabilities, permanently.
 //!
-//! All of this is about the thread that calls it: to be called while there is no other.
+//! All of this affects only the calling thread: to be called while there is no other.
 #![allow(unsafe_code)]
 
 use std::{ffi::c_int, io};
@@ -18,13 +18,13 @@ const SETPCAP: Capability = Capability(8, "CAP_SETPCAP");
 const NET_BIND_SERVICE: Capability = Capability(10, "CAP_NET_BIND_SERVICE");
 const NET_ADMIN: Capability = Capability(12, "CAP_NET_ADMIN");
 
-/// What a tunnel needs as long as it lives: for marks, buffers and the MTU, and for ports below 1024.
+/// The capabilities that a tunnel always needs: for marks, buffers and the MTU, and for ports below 1024.
 pub(crate) const FOR_A_TUNNEL: [Capability; 2] = [NET_ADMIN, NET_BIND_SERVICE];
 
-/// What is needed to remove a file from any directory.
+/// The capabilities to remove a file from any directory.
 pub(crate) const TO_REMOVE_A_FILE: [Capability; 2] = [DAC_OVERRIDE, FOWNER];
 
-/// What must be there to become another user with the capabilities for a tunnel.
+/// The capabilities to become another user with the capabilities for a tunnel.
 pub(crate) const TO_CHANGE_USER: [Capability; 6] = [CHOWN, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, NET_ADMIN];
 
 const VERSION_3: u32 = 0x2008_0522;
@@ -46,14 +46,14 @@ struct Data {
     inheritable: u32,
 }
 
-/// The names of those that are not in effect.
+/// Returns the names of those that are not in effect.
 pub(crate) fn missing(wanted: &[Capability]) -> io::Result<Vec<&'static str>> {
     let [low, _] = get()?;
     Ok(wanted.iter().filter(|Capability(bit, _)| low.effective >> bit & 1 == 0).map(|wanted| wanted.1).collect())
 }
 
-/// Changes the user and the groups, and keeps what is permitted. No program that is executed later gains a privilege,
-/// and no process of the user can look into the memory of this one.
+/// Changes the user and the groups, and keeps the permitted capabilities. Programs that are executed later gain no
+/// privileges, and processes of the user cannot read the memory of this one.
 pub(crate) fn change_user(uid: libc::uid_t, gid: libc::gid_t, groups: &[libc::gid_t]) -> io::Result<()> {
     // SAFETY: prctl(2) takes numbers here.
     check(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) })?;
@@ -66,7 +66,7 @@ pub(crate) fn change_user(uid: libc::uid_t, gid: libc::gid_t, groups: &[libc::gi
     check(unsafe { libc::setresuid(uid, uid, uid) })?;
     // SAFETY: prctl(2) takes numbers here.
     check(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 0, 0, 0, 0) })?;
-    // By default it is so already, but an administrator may have chosen otherwise.
+    // This is the default, but an administrator may have changed it.
     // SAFETY: as above.
     check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) })
 }
@@ -88,7 +88,7 @@ pub(crate) fn gain_nothing() -> io::Result<()> {
     check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })
 }
 
-/// Gives up all capabilities but these; those among them that are permitted are in effect then.
+/// Drops all capabilities except these; those of them that are permitted are then in effect.
 pub(crate) fn keep(kept: &[Capability]) -> io::Result<()> {
     let [low, _] = get()?;
     let permitted = low.permitted & kept.iter().fold(0, |mask, Capability(bit, _)| mask | 1 << bit);

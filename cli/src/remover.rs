@@ -1,4 +1,4 @@
-//! A process that removes a file when the daemon has ended, however that ends, for a daemon that may not do it itself.
+//! A process that removes a file after the daemon has ended in any way, for a daemon that lacks the permission.
 #![allow(unsafe_code)]
 
 use std::{
@@ -10,8 +10,8 @@ use std::{
 
 use crate::{descriptors, detach, privileges};
 
-/// What the other process writes for each step that went well: when it is prepared, and when the file is removed.
-/// Anything else is the reason why a step failed, and is its last word.
+/// The message of the other process for each successful step: when it is prepared, and when the file is removed. Any
+/// other message is the error of a failed step, and is its last.
 const DONE: u8 = 0;
 
 /// The other process. It waits until this end of its stream is shut down.
@@ -21,12 +21,12 @@ pub(crate) struct Remover {
 }
 
 impl Remover {
-    /// Starts a process that calls `remove` at the end. It keeps no descriptor of this one.
+    /// Starts a process that calls `remove` at the end. It inherits no descriptor of this one.
     ///
-    /// To be called before a thread is started. Signals that are blocked stay so there.
+    /// To be called before a thread is started. Blocked signals remain blocked in it.
     ///
     /// # Errors
-    /// If it cannot be started, or prepare itself.
+    /// If it cannot be started, or its preparation fails.
     pub(crate) fn start(remove: impl FnOnce() -> io::Result<()>) -> io::Result<Self> {
         let (stream, theirs) = UnixStream::pair()?;
         match detach::fork()? {
@@ -46,16 +46,16 @@ impl Remover {
                 let outcome = report(&theirs, prepare(&theirs))
                     .and_then(|()| (&theirs).read_to_end(&mut Vec::new()))
                     .and_then(|_| report(&theirs, remove()));
-                // SAFETY: _exit(2) takes a number. All that this process has a copy of stays as it is.
+                // SAFETY: _exit(2) takes a number. Copies in this process are not destroyed.
                 unsafe { libc::_exit(outcome.is_err().into()) }
             }
         }
     }
 
-    /// Has the file removed.
+    /// Removes the file.
     ///
     /// # Errors
-    /// What the other process met with, or if it has ended before.
+    /// The error of the other process, or an error if it has already ended.
     pub(crate) fn remove(self) -> io::Result<()> {
         self.stream.shutdown(Shutdown::Write)?;
         let outcome = self.listen();
@@ -63,7 +63,7 @@ impl Remover {
         outcome
     }
 
-    /// Waits for the outcome of a step.
+    /// Waits for the result of a step.
     fn listen(&self) -> io::Result<()> {
         let mut report = [DONE];
         (&self.stream).read_exact(&mut report).map_err(|error| match error.kind() {
@@ -78,18 +78,18 @@ impl Remover {
         Err(io::Error::other(String::from_utf8_lossy(&reason)))
     }
 
-    /// Waits for the end of the process, which is near. Where SIGCHLD is ignored there is nothing to wait for.
+    /// Waits for the process, which is about to end. If SIGCHLD is ignored, there is nothing to wait for.
     fn reap(self) {
         let Self { stream, child } = self;
         drop(stream);
-        // SAFETY: waitpid(2) takes numbers, and no status is asked for.
+        // SAFETY: waitpid(2) takes numbers, and no status is requested.
         while unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) } < 0
             && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
         {}
     }
 }
 
-/// Tells the daemon how a step went. Returns an error if it went wrong, or if there is no daemon to be told.
+/// Reports the result of a step to the daemon. Returns an error if it failed, or if there is no daemon any more.
 fn report(mut stream: &UnixStream, outcome: io::Result<()>) -> io::Result<()> {
     match outcome {
         Ok(()) => stream.write_all(&[DONE]),
@@ -97,11 +97,11 @@ fn report(mut stream: &UnixStream, outcome: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Keeps nothing that belongs to the caller, and no right but that to remove a file.
+/// Releases everything that belongs to the caller, and all privileges except that to remove a file.
 fn prepare(stream: &UnixStream) -> io::Result<()> {
     let cannot = |what: &'static str| move |error| io::Error::other(format!("cannot {what}: {error}"));
     descriptors::close_all_but(&[stream.as_fd()]);
-    // A signal to the group of a terminal is for the daemon.
+    // A signal to a terminal's process group is for the daemon.
     // SAFETY: setsid(2) takes nothing. A child just forked leads no process group, so it cannot fail.
     unsafe { libc::setsid() };
     descriptors::release_stdio().map_err(cannot("release standard input and output"))?;

@@ -1,15 +1,15 @@
-//! Signals, taken from a queue instead of in a handler.
+//! Signals, received from a queue instead of in a handler.
 #![allow(unsafe_code)]
 
 use std::{io, mem, ptr};
 
-/// Signals that end the daemon. They are blocked, and so wait until they are asked for.
+/// Signals that end the daemon. They are blocked, and wait until they are received.
 #[derive(Clone, Copy)]
 pub(crate) struct Signals(libc::sigset_t);
 
 impl Signals {
-    /// Blocks SIGINT and SIGTERM, and SIGHUP unless it is ignored, as under nohup(1). Threads that are started
-    /// afterwards have them blocked as well: none of them is ever interrupted.
+    /// Blocks SIGINT and SIGTERM, and SIGHUP unless it is ignored, as under nohup(1). They are also blocked in threads
+    /// that are started later, which are therefore never interrupted.
     pub(crate) fn block() -> io::Result<Self> {
         let mut set = mem::MaybeUninit::uninit();
         // SAFETY: sigemptyset(3) fills the set it is given.
@@ -23,14 +23,14 @@ impl Signals {
             // SAFETY: the set lives.
             check(unsafe { libc::sigaddset(&raw mut set, signal) })?;
         }
-        // SAFETY: the set lives; the old one is not asked for.
+        // SAFETY: the set lives; the old one is not requested.
         match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) } {
             0 => Ok(Self(set)),
             error => Err(io::Error::from_raw_os_error(error)),
         }
     }
 
-    /// Waits for the next one, and returns its name.
+    /// Waits for the next signal, and returns its name.
     pub(crate) fn wait(&self) -> io::Result<&'static str> {
         let mut signal = 0;
         // SAFETY: both pointers are to values that live.

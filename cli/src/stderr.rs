@@ -1,6 +1,6 @@
-//! Standard error, written by a thread of its own: a reader that has stopped delays nothing but the log.
+//! Standard error, written by a thread of its own: a reader that has stopped delays only the log.
 //!
-//! The descriptor is left in blocking mode, which it shares with the caller's other processes.
+//! The descriptor remains in blocking mode, which it shares with other processes of the caller.
 #![allow(unsafe_code)]
 
 use std::{
@@ -11,19 +11,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Bytes of lines that may wait for the reader. What comes then is dropped and counted.
+/// The maximum size of waiting lines. Further lines are dropped and counted.
 const ROOM: usize = 64 * 1024;
 
-/// How long [`flush`] waits for the reader in all, however much there is to be written. A reader that has let this pass
-/// is not waited for again until it has taken something.
+/// The total time that [`flush`] waits for the reader, regardless of the amount of data. A reader that has exceeded it
+/// is not waited for again until it has read something.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 static WRITER: OnceLock<Writer> = OnceLock::new();
 
-/// Makes the line that says how many were dropped.
+/// A function that returns the line about the number of dropped lines.
 type Notice = Box<dyn Fn(u64) -> String + Send + Sync>;
 
-/// Writes a line, as [`write()`] does.
+/// A function that writes a line like [`write()`].
 type Sink = Box<dyn Fn(&[u8], Option<Instant>) -> bool + Send + Sync>;
 
 struct Writer {
@@ -33,18 +33,18 @@ struct Writer {
     sink: Sink,
 }
 
-/// Lines that were not written yet.
+/// Lines that were not yet written.
 #[derive(Default)]
 struct Backlog {
     lines: VecDeque<String>,
     bytes: usize,
     /// Lines that were dropped since the last notice.
     dropped: u64,
-    /// The thread is writing a line that it has taken out.
+    /// Whether the thread is writing a line that it has removed.
     writing: bool,
-    /// The reader has taken nothing since it was waited for in vain.
+    /// Whether the reader has read nothing since it exceeded the time.
     stuck: bool,
-    /// There is a thread that writes.
+    /// Whether there is a writing thread.
     started: bool,
 }
 
@@ -66,7 +66,7 @@ impl Backlog {
         self.lines.push_back(line);
     }
 
-    /// The next line to write: behind the last one before something was dropped, the notice.
+    /// Returns the next line to write, which is the notice after the last line before dropped ones.
     fn pop(&mut self, notice: impl Fn(u64) -> String) -> Option<String> {
         let line = self.lines.pop_front();
         self.bytes -= line.as_ref().map_or(0, String::len);
@@ -78,7 +78,7 @@ impl Backlog {
     }
 }
 
-/// From now on, lines wait for the thread. To be called once.
+/// Makes lines wait for the thread from now on. To be called once.
 pub(crate) fn keep(notice: Notice) {
     WRITER.get_or_init(|| Writer::new(notice, Box::new(write)));
 }
@@ -90,7 +90,7 @@ pub(crate) fn start() -> io::Result<()> {
     };
     let mut backlog = writer.backlog();
     if !backlog.started {
-        // It is not waited for: the process ends with the main thread.
+        // The thread is not joined: the process ends with the main thread.
         thread::Builder::new().name("log".into()).stack_size(64 * 1024).spawn(|| writer.run())?;
         backlog.started = true;
     }
@@ -141,10 +141,10 @@ impl Writer {
         backlog.stuck |= timeout.timed_out();
     }
 
-    /// Writes all lines on this thread, where there is no other.
+    /// Writes all lines on this thread, if there is no other.
     fn write_all(&self, until: Instant) {
         loop {
-            // Not locked while it is written: others would wait for the reader as well.
+            // Not locked during the write: others would wait for the reader as well.
             let next = self.backlog().pop(&self.notice);
             if !next.is_some_and(|line| (self.sink)(line.as_bytes(), Some(until))) {
                 return;
@@ -169,13 +169,13 @@ impl Writer {
     }
 }
 
-/// Writes all of it, however long that takes, or `until` then. Returns false if the time was too short. If it fails
-/// there is no reader left.
+/// Writes everything, for as long as that takes, or until `until`. Returns false if the time was too short. If it
+/// fails, there is no reader any more.
 fn write(mut bytes: &[u8], until: Option<Instant>) -> bool {
     while !bytes.is_empty() {
         let mut len = bytes.len();
         if until.is_some() {
-            // So much a pipe takes at once if it takes anything.
+            // A pipe accepts this amount at once if it accepts anything.
             len = len.min(libc::PIPE_BUF);
             if !becomes_writable(until) {
                 return false;

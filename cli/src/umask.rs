@@ -1,7 +1,7 @@
-//! The modes of the files that the daemon makes do not depend on its caller.
+//! Makes the modes of the daemon's files independent of its caller.
 #![allow(unsafe_code)]
 
-/// From now on, the modes that are asked for are the modes of new files, unless others could write.
+/// Sets the umask so that new files have the requested modes, except for write permission of others.
 pub(crate) fn set() {
     // SAFETY: umask(2) takes a number, and cannot fail.
     unsafe { libc::umask(0o022) };

@@ -1,4 +1,4 @@
-//! `--user`: the account under which the daemon goes on, once what needs more rights is open.
+//! `--user`: the account under which the daemon continues, after everything that needs privileges is open.
 
 pub(crate) use imp::User;
 
@@ -11,13 +11,13 @@ mod imp {
 
     use crate::{privileges, remover::Remover};
 
-    /// A user to become.
+    /// A user to change to.
     pub(crate) struct User {
-        /// As it was asked for.
+        /// The requested text.
         name: String,
         uid: libc::uid_t,
         gid: libc::gid_t,
-        /// All groups of the process, `gid` among them.
+        /// All groups of the process, including `gid`.
         groups: Vec<libc::gid_t>,
     }
 
@@ -29,13 +29,13 @@ mod imp {
     }
 
     impl User {
-        /// Finds `USER[:GROUP]`, names or numbers. With a group, the process will be in that group alone; without one,
+        /// Finds `USER[:GROUP]`, names or numbers. With a group, the process will be only in that group; without one,
         /// in all groups of the user.
         ///
         /// To be called before a thread is started.
         ///
         /// # Errors
-        /// If there is no such user or group, or this process may not become that user.
+        /// If there is no such user or group, or this process may not change to that user.
         pub(crate) fn find(text: &str) -> std::result::Result<Self, String> {
             let refused = |reason: String| format!("--user {text}: {reason}");
             let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
@@ -61,8 +61,8 @@ mod imp {
             Ok(Self { name: text.into(), uid, gid, groups })
         }
 
-        /// Becomes the user, for good, with the capabilities that a tunnel needs. The files of the control sockets go
-        /// to the user as well; for each, a process that stays behind removes it at the end.
+        /// Changes to the user permanently, with the capabilities that a tunnel needs. The files of the control sockets
+        /// are given to the user as well; for each, a process that stays behind removes it at the end.
         ///
         /// To be called before a thread is started.
         pub(crate) fn assume(&self, listeners: Vec<Listener>) -> Result<Vec<Listener>> {
@@ -96,31 +96,31 @@ mod imp {
         }
     }
 
-    /// The id that a text is. The highest one means "unchanged" to the system.
+    /// Parses an id. The highest one means "unchanged" to the system.
     fn number(text: &str) -> Option<u32> {
         let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         text.parse().ok().filter(|id| is_number && *id != u32::MAX)
     }
 
-    /// The account of this name, or else of this number.
+    /// Returns the account of this name, or else of this number.
     fn account(text: &str) -> Option<Account> {
         let name = CString::new(text).ok()?;
-        // SAFETY: the text ends in a zero and lives. No other thread asks.
+        // SAFETY: the text ends in a zero and lives. No other thread calls it.
         let mut found = unsafe { libc::getpwnam(name.as_ptr()) };
         if let (true, Some(uid)) = (found.is_null(), number(text)) {
-            // SAFETY: it takes a number. No other thread asks.
+            // SAFETY: it takes a number. No other thread calls it.
             found = unsafe { libc::getpwuid(uid) };
         }
         // SAFETY: NULL, or an entry that stays until the next question.
         let found = unsafe { found.as_ref() }?;
-        // SAFETY: the name of an entry is a text.
+        // SAFETY: the name of an entry is a C string.
         let name = unsafe { CStr::from_ptr(found.pw_name) }.to_owned();
         Some(Account { name, uid: found.pw_uid, gid: found.pw_gid })
     }
 
     fn group_id(text: &str) -> Option<libc::gid_t> {
         let name = CString::new(text).ok()?;
-        // SAFETY: the text ends in a zero and lives. No other thread asks.
+        // SAFETY: the text ends in a zero and lives. No other thread calls it.
         let found = unsafe { libc::getgrnam(name.as_ptr()) };
         // SAFETY: NULL, or an entry that stays until the next question.
         let found = unsafe { found.as_ref() };

@@ -9,12 +9,12 @@ use wg_embed::{
 };
 use wg_embed_wireproto_service::{self as service, Hub, Session};
 
-/// Takes the socket's path.
+/// Claims the socket's path.
 pub(crate) fn claim(path: &Path, patience: Duration) -> Result<Listener> {
     Listener::claim_private(path, patience).map_err(|error| error.at("--wireproto-socket"))
 }
 
-/// Serves the socket. If its file is removed, the daemon goes on without it.
+/// Serves the socket. If its file is removed, the daemon continues without it.
 pub(crate) fn start(listener: Listener, tunnel: Arc<Tunnel>, events: Arc<Hub>) -> Result<Server> {
     let ended = Box::new(|reason: String| tracing::warn!(reason, "the WireProto socket is served no longer"));
     Server::start_with(listener, Arc::new(Clients { tunnel, events }), ipc::Options::default(), ended)

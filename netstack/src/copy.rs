@@ -1,4 +1,4 @@
-//! Copying between a connection and something else, both ways.
+//! Copies bytes between a connection and another byte stream, in both directions.
 
 use std::{
     io::{self, ErrorKind, IoSlice, IoSliceMut},
@@ -8,18 +8,18 @@ use std::{
 
 use crate::{Notify, TcpStream};
 
-/// Bytes that one relay may copy each way before another one has its turn.
+/// The bytes that one relay may copy in each direction before others have their turn.
 const TURN: usize = 256 << 10;
 
-/// What a connection is copied from and to: a byte stream that does not block. An error other than `WouldBlock` and
+/// A non-blocking byte stream that is copied to and from a connection. An error other than `WouldBlock` and
 /// `Interrupted` ends it.
 pub trait Side {
-    /// Whether the other end may stop reading and still write: `BrokenPipe` of [`write`](Self::write) ends that
-    /// direction alone then, and all else that fails ends both.
+    /// Whether the other end may stop reading but still write: `BrokenPipe` of [`write`](Self::write) then ends only
+    /// that direction; any other error ends both.
     const MAY_STOP_READING: bool = false;
 
-    /// Returns whether there are bytes to read; false at the end. Asked before memory is taken for them, so one that
-    /// cannot find out returns true. `ended`: the other end writes no more.
+    /// Returns whether there are bytes to read; false at the end. It is called before memory is allocated for them; a
+    /// side that cannot tell returns true. `ended`: the other end writes no more.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -31,16 +31,16 @@ pub trait Side {
     /// Reads into `parts`; 0 at the end.
     ///
     /// # Errors
-    /// `WouldBlock` if there is nothing now.
+    /// `WouldBlock` if there are no bytes now.
     fn read(&mut self, parts: &mut [IoSliceMut<'_>]) -> io::Result<usize>;
 
-    /// Writes of `parts` what there is room for.
+    /// Writes as much of `parts` as there is room for.
     ///
     /// # Errors
     /// `WouldBlock` if there is no room now.
     fn write(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize>;
 
-    /// Sends what waits in a buffer of its own. Returns whether nothing does any more.
+    /// Sends bytes from its own buffer. Returns whether the buffer is empty.
     ///
     /// # Errors
     /// As [`write`](Self::write).
@@ -51,70 +51,70 @@ pub trait Side {
     /// Ends the direction to the other end.
     fn shutdown(&mut self);
 
-    /// Takes the error that there is.
+    /// Takes the pending error, if any.
     fn take_error(&mut self) -> Option<io::Error>;
 
-    /// Before it is dropped without a reset.
+    /// Called before it is dropped without a reset.
     fn finish(&self) {}
 
-    /// Makes dropping it a reset, as far as there is such a thing.
+    /// Turns dropping it into a reset, if it supports resets.
     fn reset_on_close(&self) {}
 }
 
-/// What is known of a side since the last turn.
+/// Changes of a side since the last turn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Event {
-    /// There may be something to read, or the end.
+    /// There may be bytes to read, or the end.
     pub readable: bool,
-    /// There may be room.
+    /// There may be room to write.
     pub writable: bool,
     /// The other end writes no more.
     pub ended: bool,
-    /// The other end neither reads nor writes: once all of it was read, it is over.
+    /// The other end neither reads nor writes: the side is done once it has been read completely.
     pub closed: bool,
     /// There may be an error to take.
     pub failed: bool,
 }
 
-/// What becomes of a relay after its turn.
+/// The result of a relay's turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It waits for news.
+    /// It waits for an event.
     Wait,
     /// There is more to copy at once.
     Again,
-    /// It is over: drop it.
+    /// It is done: drop it.
     Done,
 }
 
-/// A side and a connection. What one writes the other reads, with ends and resets; what one does not take is not read
-/// of the other one.
+/// Joins a side and a connection. Bytes of each are written to the other, including ends and resets; each is read only
+/// as fast as the other one can be written.
 pub struct Relay<S> {
     pub(crate) side: S,
     connection: TcpStream,
-    /// The side may have something to read, or room.
+    /// The side may have bytes to read, or room.
     readable: bool,
     writable: bool,
-    /// As in [`Event`], from then on.
+    /// As in [`Event`].
     ended: bool,
     closed: bool,
-    /// The side was reset: what was sent before still goes to the connection.
+    /// The side was reset: bytes sent before still go to the connection.
     failed: bool,
-    /// From the side to the connection: over.
+    /// The direction from the side to the connection is done.
     up_done: bool,
-    /// From the connection to the side: over.
+    /// The direction from the connection to the side is done.
     down_done: bool,
 }
 
-/// Why a direction stops.
+/// The reason why a direction stops.
 enum Stop {
-    /// Until there is news.
+    /// It waits for an event.
     Wait,
     /// Others have their turn.
     Turn,
-    /// All was copied.
+    /// Everything was copied.
     End,
-    /// The side takes no more.
+    /// The side accepts no more bytes.
     SideClosed,
     /// The side was reset.
     SideFailed,
@@ -123,7 +123,7 @@ enum Stop {
 }
 
 impl<S: Side> Relay<S> {
-    /// A relay that has had no turn. `readable`: the side may have something to read already.
+    /// Creates a relay. `readable`: the side may already have bytes to read.
     pub const fn new(side: S, connection: TcpStream, readable: bool) -> Self {
         Self {
             side,
@@ -138,20 +138,20 @@ impl<S: Side> Relay<S> {
         }
     }
 
-    /// Sets who is told when the connection can go on: a turn is due then.
+    /// Sets the notifier that is called when the connection can continue: a turn is due then.
     pub fn set_notify(&self, notify: Arc<dyn Notify>) {
         self.connection.set_notify(Some(notify));
     }
 
-    /// Copies what can be copied now, up to a bound.
+    /// Copies as much as possible now, up to a bound.
     pub fn turn(&mut self, event: Event) -> Outcome {
-        // Asking takes the error away, so that what was sent before can still be read.
+        // Reading the error clears it, so that bytes sent before can still be read.
         self.failed |= event.failed && self.side.take_error().is_some();
         self.ended |= event.ended || self.failed;
         self.closed |= event.closed;
         self.readable |= event.readable || event.ended || (event.failed && self.failed);
         self.writable |= event.writable;
-        // An error of it is found by what reads or writes.
+        // A connection error is found by the read or write.
         let _ = self.side.flush();
         let mut again = false;
         if !self.up_done {
@@ -161,7 +161,7 @@ impl<S: Side> Relay<S> {
                 Stop::End => {
                     self.up_done = true;
                     if !self.failed {
-                        // It may have ended the other way already.
+                        // The other direction may have ended already.
                         let _ = self.connection.shutdown(Shutdown::Write);
                     }
                 }
@@ -175,7 +175,7 @@ impl<S: Side> Relay<S> {
             }
             return if again { Outcome::Again } else { Outcome::Wait };
         }
-        // Nobody is there to read: what arrives is answered with a RST, as for any closed socket.
+        // There is no reader: arriving data get a RST, as for any closed socket.
         if self.up_done && self.closed {
             return self.finish();
         }
@@ -187,9 +187,9 @@ impl<S: Side> Relay<S> {
                     self.down_done = true;
                     self.side.shutdown();
                 }
-                // What it wrote before it was closed is copied first.
+                // Bytes that it wrote before it was closed are copied first.
                 Stop::SideClosed if S::MAY_STOP_READING && self.closed => {}
-                // It still writes: what arrives for it is thrown away.
+                // It still writes: data that arrive for it are discarded.
                 Stop::SideClosed if S::MAY_STOP_READING => {
                     self.down_done = true;
                     let _ = self.connection.shutdown(Shutdown::Read);
@@ -198,32 +198,32 @@ impl<S: Side> Relay<S> {
                 Stop::ConnectionFailed => return self.fail_side(),
             }
         }
-        // What came last may wait in the side's own buffer.
+        // The last bytes may wait in the side's own buffer.
         if self.up_done && self.down_done && self.side.flush().unwrap_or(true) {
             return self.finish();
         }
         if again { Outcome::Again } else { Outcome::Wait }
     }
 
-    /// Resets both, without what was not copied. It is dropped next.
+    /// Resets both, discarding bytes that were not copied. It must then be dropped.
     pub fn reset(&self) {
         self.connection.reset();
         self.side.reset_on_close();
     }
 
-    /// Ends both after what was copied. It is dropped next.
+    /// Ends both after the copied bytes. It must then be dropped.
     pub fn close(&mut self) {
         self.side.shutdown();
     }
 
-    /// From the side to the connection.
+    /// Copies from the side to the connection.
     fn copy_up(&mut self) -> Stop {
         let mut copied = 0;
         while copied < TURN {
             if !self.readable {
                 return Stop::Wait;
             }
-            // Room is made only for something: it is memory.
+            // Room is allocated only if there are bytes, to save memory.
             let read = match self.side.peek(self.ended) {
                 Ok(true) => {
                     let mut read = Err(ErrorKind::WouldBlock.into());
@@ -255,7 +255,7 @@ impl<S: Side> Relay<S> {
         Stop::Turn
     }
 
-    /// From the connection to the side.
+    /// Copies from the connection to the side.
     fn copy_down(&mut self) -> Stop {
         let mut copied = 0;
         while copied < TURN {
@@ -293,19 +293,19 @@ impl<S: Side> Relay<S> {
         Stop::Turn
     }
 
-    /// The connection has failed: so does the side.
+    /// Fails the side, as the connection has failed.
     fn fail_side(&self) -> Outcome {
         self.side.reset_on_close();
         Outcome::Done
     }
 
-    /// The side was reset: so is the connection, after what was written before.
+    /// Resets the connection after the bytes written before, as the side was reset.
     fn fail_connection(&self) -> Outcome {
         self.connection.close_with_reset();
         Outcome::Done
     }
 
-    /// Nothing is lost when both are dropped.
+    /// Prepares both to be dropped without loss.
     fn finish(&self) -> Outcome {
         self.side.finish();
         Outcome::Done

@@ -1,8 +1,8 @@
-//! Connections to names: `"host:port"`, with the addresses of both families tried as RFC 8305 says.
+//! Connections to names: `"host:port"`, with the addresses of both families tried as in RFC 8305.
 //!
-//! The families are looked up at once. When the one that comes first is known, or the other one has been for 50 ms, an
-//! attempt begins, and another one each 250 ms or as soon as one fails, the families in turn. The first connection that
-//! is established wins; the others are reset.
+//! Both families are resolved at once. An attempt begins when the addresses of the preferred family are known, or those
+//! of the other one have been known for 50 ms; another one begins each 250 ms, or as soon as one fails, with
+//! alternating families. The first connection that is established wins; the others are reset.
 
 mod host_port;
 mod race;
@@ -25,16 +25,16 @@ use crate::{
     task::{Task, block},
 };
 
-/// A TCP connection that is being made: names are looked up, addresses are tried. Dropping it gives up. Any thread may
-/// use it.
+/// A TCP connection in progress: names are resolved, addresses are tried. Dropping it cancels it. Any thread may use
+/// it.
 pub struct Dial(Arc<Task<Dialling<Netstack>>>);
 
 impl Dial {
-    /// Returns the established connection; `WouldBlock` until there is one. Then, or after an error, it is done: any
-    /// other call fails.
+    /// Returns the established connection; `WouldBlock` until there is one. After a result or an error, any further
+    /// call fails.
     ///
     /// # Errors
-    /// Those of a look-up (see [`Lookup::try_finish`](crate::dns::Lookup::try_finish)); `ConnectionRefused`,
+    /// Errors of the look-up (see [`Lookup::try_finish`](crate::dns::Lookup::try_finish)); `ConnectionRefused`,
     /// `TimedOut`, `HostUnreachable`, `AddrNotAvailable`, ...: that of the last address.
     pub fn try_finish(&self) -> io::Result<TcpStream> {
         if !self.0.machine().has_ended() {
@@ -42,7 +42,7 @@ impl Dial {
         }
         self.0.machine().try_finish()
     }
-    /// Replaces the notifier, which is called once when the outcome is known: at once if it is known already.
+    /// Replaces the notifier, which is called once there is a result: immediately if there already is one.
     pub fn set_notify(&self, notify: Option<Arc<dyn Notify>>) {
         self.0.machine().told.set(notify);
     }
@@ -55,7 +55,7 @@ impl fmt::Debug for Dial {
 }
 
 impl Netstack {
-    /// Begins to connect to `target`, `"host:port"`. `family` limits or orders the addresses of a name.
+    /// Starts a connection to `target`, `"host:port"`. `family` restricts or orders the addresses of a name.
     ///
     /// # Errors
     /// `InvalidInput`: `target` is not `"host:port"`, or its port is 0.
@@ -71,11 +71,11 @@ impl Netstack {
         let dial = self.start_dial(target, Family::Any, timeout)?;
         block(timeout, |notify| dial.set_notify(Some(notify)), || dial.try_finish())
     }
-    /// Returns a UDP socket that is connected to the first address of `target` that the stack can send to. Waits while
-    /// a name is looked up.
+    /// Returns a UDP socket that is connected to the first address of `target` that the stack can send to. Waits for
+    /// the look-up of a name.
     ///
     /// # Errors
-    /// `InvalidInput` as [`start_dial`](Self::start_dial), those of a look-up, those of
+    /// `InvalidInput` as in [`start_dial`](Self::start_dial), errors of the look-up, and those of
     /// [`bind_udp`](Self::bind_udp).
     pub fn dial_udp(&self, target: &str, timeout: Duration) -> io::Result<UdpSocket> {
         let (host, port) = parse_target(target)?;
@@ -88,7 +88,7 @@ impl Netstack {
         }
         Err(last.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
     }
-    /// As [`dial_tcp`](Self::dial_tcp) with an address.
+    /// Connects to an address and waits, as [`dial_tcp`](Self::dial_tcp) does.
     ///
     /// # Errors
     /// As [`Dial::try_finish`]; `InvalidInput` for port 0.
@@ -105,7 +105,7 @@ impl Netstack {
     }
 }
 
-/// As [`parse_host_port`]; nothing can be sent to port 0.
+/// Parses a target as [`parse_host_port`] does; port 0 is refused.
 fn parse_target(target: &str) -> io::Result<(String, u16)> {
     let (host, port) = parse_host_port(target)?;
     if port == 0 {
@@ -114,7 +114,7 @@ fn parse_target(target: &str) -> io::Result<(String, u16)> {
     Ok((host, port))
 }
 
-/// A socket at a free port of the stack, connected to `to`.
+/// Returns a socket at a free port of the stack, connected to `to`.
 pub(crate) fn bind_connected(stack: &Netstack, to: SocketAddr) -> io::Result<UdpSocket> {
     let any = match to {
         SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),

@@ -1,4 +1,4 @@
-//! Connections and datagrams to any address and port.
+//! Intercepts connections and datagrams to any address and port.
 
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -7,16 +7,16 @@ use crate::{
     stack::{Decision, FourTuple, Shared, decide},
 };
 
-/// How traffic is intercepted.
+/// Options of interception.
 #[derive(Clone, Copy, Debug)]
 pub struct InterceptOptions {
-    /// A UDP flow without traffic ends after this.
+    /// The time after which a UDP flow without traffic ends.
     pub udp_idle: Duration,
-    /// The most UDP flows; the one that has been idle longest makes room.
+    /// The maximum number of UDP flows; a new one replaces the one that has been idle longest.
     pub max_flows: usize,
     /// Whether echo requests to any address are answered.
     pub answer_echo: bool,
-    /// A connection that is neither accepted nor refused in this time is dropped without an answer.
+    /// The time after which a connection that is neither accepted nor refused is dropped without a response.
     pub hold: Duration,
 }
 
@@ -26,26 +26,27 @@ impl Default for InterceptOptions {
     }
 }
 
-/// Takes what is intercepted. The functions are called on the tunnel's thread, without a lock held; they must not wait.
+/// A handler of intercepted traffic. The functions are called on the tunnel's thread, without a lock held; they must
+/// not wait.
 pub trait Intercept: Send + Sync {
-    /// Someone dials. `pending` may be kept; the handshake is held back until it is accepted or refused. Accepts unless
-    /// overridden.
+    /// Handles an incoming connection. `pending` may be kept; the handshake is delayed until it is accepted or refused.
+    /// The default accepts it.
     fn dialled(&self, pending: PendingTcp) {
         pending.accept();
     }
-    /// An accepted connection is established.
+    /// Handles an accepted connection that is now established.
     fn connected(&self, stream: TcpStream);
-    /// The first datagram of a new flow waits in `flow`.
+    /// Handles a new flow, whose first datagram is in `flow`.
     fn flow(&self, flow: UdpFlow);
 }
 
-/// A connection whose handshake is held back. Dropping it refuses it. Whatever is decided has no effect if the one who
-/// dials has given up, or after [`InterceptOptions::hold`].
+/// A connection whose handshake is delayed. Dropping it refuses it. A decision has no effect if the client has given
+/// up, or after [`InterceptOptions::hold`].
 pub struct PendingTcp {
     shared: Arc<Shared>,
     tuple: FourTuple,
     id: u64,
-    /// What happens when it is dropped.
+    /// The action when it is dropped.
     decision: Decision,
 }
 
@@ -54,27 +55,27 @@ impl PendingTcp {
         Self { shared, tuple, id, decision: Decision::Refuse }
     }
 
-    /// Who dials.
+    /// Returns the address of the client.
     #[must_use]
     pub fn source(&self) -> SocketAddr {
         self.tuple.remote()
     }
 
-    /// What is dialled.
+    /// Returns the requested address.
     #[must_use]
     pub fn destination(&self) -> SocketAddr {
         self.tuple.local()
     }
 
-    /// Goes on with the handshake; [`Intercept::connected`] is called when it is over.
+    /// Continues the handshake; [`Intercept::connected`] is called when it is complete.
     pub fn accept(mut self) {
         self.decision = Decision::Accept;
     }
 
-    /// Answers with RST.
+    /// Responds with RST.
     pub fn refuse(self) {}
 
-    /// Does not answer.
+    /// Drops the request without a response.
     pub fn ignore(mut self) {
         self.decision = Decision::Ignore;
     }

@@ -1,8 +1,8 @@
 //! A userspace TCP/IP stack: connections through a WireGuard tunnel without an interface and without root.
 //!
-//! A [`Netstack`] is a [`Tun`](wg_embed::tun::Tun). What a tunnel decrypts is the stack's input, what the stack sends
-//! is what the tunnel encrypts. Connections are [`TcpStream`], [`TcpListener`] and [`UdpSocket`]; with
-//! [`Netstack::intercept`] those of all addresses and ports.
+//! A [`Netstack`] is a [`Tun`](wg_embed::tun::Tun): its input is decrypted by the tunnel, its output encrypted.
+//! Connections are [`TcpStream`], [`TcpListener`] and [`UdpSocket`]; [`Netstack::intercept`] accepts those to all
+//! addresses and ports.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -26,14 +26,14 @@
 //! # }
 //! ```
 //!
-//! | module | what it has |
+//! | module | contents |
 //! |---|---|
-//! | `tcp` | one TCP connection, without I/O, clock or randomness of its own |
-//! | `stack` | which packet belongs to what; deadlines, memory, and the `Tun` |
-//! | `stream`, `listener`, `udp`, `intercept`, `ping` | what programs hold in their hands |
-//! | `dns`, `dial` | names, and connections to names |
-//! | `copy` | what one connection brings goes to something else, and back |
-//! | `task` | what runs when a socket or a deadline wakes it, without a thread of its own |
+//! | `tcp` | one TCP connection, without I/O, clock or source of randomness |
+//! | `stack` | assignment of packets to connections; deadlines, memory, and the `Tun` |
+//! | `stream`, `listener`, `udp`, `intercept`, `ping` | the API for programs |
+//! | `dns`, `dial` | name resolution, and connections to names |
+//! | `copy` | copying between a connection and another byte stream |
+//! | `task` | tasks that run when a socket or a deadline wakes them, without a thread of their own |
 //! | `pump` | connections as ordinary descriptors |
 
 pub mod copy;

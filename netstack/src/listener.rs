@@ -8,7 +8,8 @@ use crate::{
     stack::{Listening, Shared},
 };
 
-/// Accepts TCP connections to one port of the stack's own addresses (or one of them). Dropping it refuses what waits.
+/// A listener for TCP connections to one port of the stack's own addresses (or one of them). Dropping it refuses
+/// waiting connections.
 pub struct TcpListener {
     shared: Arc<Shared>,
     listening: Arc<Listening>,
@@ -23,13 +24,13 @@ impl TcpListener {
         TcpStream::new(self.shared.clone(), socket)
     }
 
-    /// Where it listens; the port is the real one if 0 was asked for.
+    /// Returns the listening address; the port is the actual one if 0 was requested.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.listening.at
     }
 
-    /// The next established connection, without waiting.
+    /// Returns the next established connection, without waiting.
     ///
     /// # Errors
     /// `WouldBlock`; `ConnectionAborted` after the stack was closed.
@@ -37,7 +38,7 @@ impl TcpListener {
         self.listening.pop().map(|socket| self.stream(socket))
     }
 
-    /// The next established connection.
+    /// Returns the next established connection, and waits for it.
     ///
     /// # Errors
     /// `TimedOut`; `ConnectionAborted` after the stack was closed.
@@ -45,7 +46,7 @@ impl TcpListener {
         self.listening.wait(timeout).map(|socket| self.stream(socket))
     }
 
-    /// Replaces who is told of connections.
+    /// Replaces the notifier of connections.
     pub fn set_notify(&self, notify: Option<Arc<dyn Notify>>) {
         self.listening.set_notify(notify);
     }

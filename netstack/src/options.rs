@@ -1,4 +1,4 @@
-//! What a stack is made with.
+//! Options of a stack.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -7,29 +7,29 @@ use wg_embed::{
     time::{Clock, SystemClock},
 };
 
-/// What a [`Netstack`](crate::Netstack) is made with.
+/// Options of a [`Netstack`](crate::Netstack).
 #[derive(Clone)]
 pub struct Options {
-    /// The stack's own addresses inside the tunnel. Connections are dialled from the first one of the family.
+    /// The stack's own addresses inside the tunnel. Outgoing connections use the first one of the family.
     pub addresses: Vec<IpAddr>,
-    /// The MTU, 576 to 65535 (1280 at least with an IPv6 address).
+    /// The MTU, 576 to 65535 (at least 1280 with an IPv6 address).
     pub mtu: u16,
-    /// The DNS servers, asked through the tunnel.
+    /// The DNS servers, which are queried through the tunnel.
     pub dns: Vec<IpAddr>,
-    /// Bytes that the buffers of all connections and flows may take together. At the limit windows shrink, and new
-    /// connections are refused.
+    /// The maximum total size of the buffers of all connections and flows, in bytes. At the limit windows shrink, and
+    /// new connections are refused.
     pub memory: usize,
-    /// The most bytes of a connection's receive buffer, so of its window; 4096 at least.
+    /// The maximum size of a connection's receive buffer, and therefore of its window, in bytes; at least 4096.
     pub receive_buffer: usize,
-    /// The most bytes of a connection's send buffer; 4096 at least.
+    /// The maximum size of a connection's send buffer, in bytes; at least 4096.
     pub send_buffer: usize,
-    /// The most connections, open or half-open.
+    /// The maximum number of connections, open or half-open.
     pub max_connections: usize,
-    /// How long a connection that its program has dropped may still take to deliver what was written.
+    /// How long a connection that its program has dropped may take to deliver written data.
     pub linger: Duration,
-    /// Where the time comes from.
+    /// The source of time.
     pub clock: Arc<dyn Clock>,
-    /// Where randomness comes from.
+    /// The source of randomness.
     pub random: Arc<dyn Random>,
 }
 

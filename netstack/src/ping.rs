@@ -11,23 +11,23 @@ use crate::{
     },
 };
 
-/// One echo request that waits for its reply. Dropping it ends that.
+/// An echo request that waits for its reply. Dropping it cancels it.
 pub struct Ping {
     shared: Arc<Shared>,
     echo: Arc<Echo>,
 }
 
 impl Ping {
-    /// The round-trip time. It may be asked for more than once.
+    /// Returns the round-trip time; it may be called repeatedly.
     ///
     /// # Errors
-    /// `WouldBlock` until the reply is there; `ConnectionRefused`, `HostUnreachable` and `NetworkUnreachable` for ICMP
+    /// `WouldBlock` until the reply arrives; `ConnectionRefused`, `HostUnreachable` and `NetworkUnreachable` for ICMP
     /// errors; `ConnectionAborted` after the stack was closed.
     pub fn try_reply(&self) -> io::Result<Duration> {
         self.echo.result()
     }
 
-    /// Replaces who is told of the reply, or of an error.
+    /// Replaces the notifier of the reply, or of an error.
     pub fn set_notify(&self, notify: Option<Arc<dyn Notify>>) {
         self.echo.set_notify(notify);
     }
@@ -53,7 +53,7 @@ impl Netstack {
     /// # Errors
     /// `InvalidInput` (not a host; with EMSGSIZE as its cause: more than 65,507 bytes, with IPv6 65,487),
     /// `AddrNotAvailable` (no own address of the family), `WouldBlock` (the stack's queue is full), `OutOfMemory`
-    /// (16,384 wait), `NotConnected` (closed).
+    /// (16,384 requests wait), `NotConnected` (closed).
     pub fn start_ping(&self, to: IpAddr, size: usize) -> io::Result<Ping> {
         let echo = icmp::start(&self.0, to, size)?;
         Ok(Ping { shared: self.0.clone(), echo })

@@ -18,8 +18,8 @@ use crate::{
 
 /// A TCP connection through the tunnel. Any thread may use it; `Read` and `Write` are implemented for `&TcpStream`.
 ///
-/// When it is dropped, what was written is still delivered, up to the stack's `linger`, then a FIN; data that was
-/// received and not read makes it a reset, as for a kernel's socket.
+/// When it is dropped, written data are still delivered, within the stack's `linger`, followed by a FIN; if received
+/// data were not read, it is reset, as the kernel's sockets are.
 pub struct TcpStream {
     shared: Arc<Shared>,
     socket: Arc<TcpSocket>,
@@ -36,7 +36,7 @@ impl TcpStream {
         self.shared.is_forked()
     }
 
-    /// Changes the connection, and does what follows from it.
+    /// Changes the connection, and processes the consequences.
     fn change<R>(&self, act: impl FnOnce(&mut State, wg_embed::time::Instant) -> R) -> R {
         let now = self.shared.now();
         let mut state = self.socket.lock();
@@ -45,25 +45,25 @@ impl TcpStream {
         result
     }
 
-    /// The address and port of this side: for an intercepted connection what the peer dialled.
+    /// Returns the address and port of this side: for an intercepted connection the address that the peer dialled.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.socket.tuple.local()
     }
 
-    /// The address and port of the other side.
+    /// Returns the address and port of the other side.
     #[must_use]
     pub fn peer_addr(&self) -> SocketAddr {
         self.socket.tuple.remote()
     }
 
-    /// Whether the handshake is over (also if the connection has ended since).
+    /// Returns whether the handshake is complete (also if the connection has ended since).
     #[must_use]
     pub fn is_established(&self) -> bool {
         self.socket.lock().connection.is_established()
     }
 
-    /// What can be done now.
+    /// Returns the operations that do not wait now.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
         let state = self.socket.lock();
@@ -71,12 +71,12 @@ impl TcpStream {
         if state.error().is_some() { ended(readiness) } else { readiness }
     }
 
-    /// Replaces who is told when something can be done.
+    /// Replaces the notifier of changes of readiness.
     pub fn set_notify(&self, notify: Option<Arc<dyn Notify>>) {
         self.socket.set_notify(&self.shared, notify);
     }
 
-    /// Reads without waiting. 0 is the end, if `buf` is not empty.
+    /// Reads without waiting. Returns 0 at the end, if `buf` is not empty.
     ///
     /// # Errors
     /// `WouldBlock`, `ConnectionRefused`, `ConnectionReset`, `TimedOut`, `HostUnreachable`, `NetworkUnreachable`,
@@ -94,8 +94,8 @@ impl TcpStream {
         })
     }
 
-    /// As [`try_read`](Self::try_read), in place: `take` gets what was received, in two parts, under the connection's
-    /// lock, and returns how many bytes of it are done with. It is called at the end, too, with nothing.
+    /// Reads in place like [`try_read`](Self::try_read): `take` gets the received data, in two parts, under the
+    /// connection's lock, and returns how many bytes it has consumed. It is also called at the end, with empty parts.
     pub fn try_read_with(&self, take: &mut dyn FnMut(&[u8], &[u8]) -> usize) -> io::Result<usize> {
         let mut state = self.socket.lock();
         state.check()?;
@@ -109,7 +109,7 @@ impl TcpStream {
         Ok(taken)
     }
 
-    /// Writes without waiting; returns how many bytes were taken.
+    /// Writes without waiting; returns how many bytes were accepted.
     ///
     /// # Errors
     /// As [`try_read`](Self::try_read); `BrokenPipe` after a shutdown.
@@ -126,13 +126,13 @@ impl TcpStream {
         })
     }
 
-    /// As [`try_write`](Self::try_write), in place: `fill` gets free room under the connection's lock and returns how
-    /// many bytes of it (from the start of the first part on) are data now.
+    /// Writes in place like [`try_write`](Self::try_write): `fill` gets free room under the connection's lock and
+    /// returns how many bytes it has filled, from the start of the first part.
     pub fn try_write_with(&self, fill: &mut dyn FnMut(&mut [u8], &mut [u8]) -> usize) -> io::Result<usize> {
         self.write_with(0, fill)
     }
 
-    /// Ends one direction or both. `Write`: a FIN after what was written. `Read`: what arrives is thrown away.
+    /// Ends one direction or both. `Write`: sends a FIN after the written data. `Read`: discards arriving data.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         self.change(|state, now| {
             state.check()?;
@@ -140,12 +140,12 @@ impl TcpStream {
         })
     }
 
-    /// Ends the connection at once with a RST; what was not sent is lost.
+    /// Resets the connection at once with a RST; unsent data are lost.
     pub fn reset(&self) {
         self.change(|state, now| state.connection.reset(now));
     }
 
-    /// Ends the connection with a RST after what was written has arrived, or after the stack's `linger`.
+    /// Closes the connection with a RST after the written data have arrived, or after the stack's `linger`.
     pub fn close_with_reset(&self) {
         let linger = self.shared.options.linger;
         self.change(|state, now| {
@@ -154,35 +154,35 @@ impl TcpStream {
         });
     }
 
-    /// Bytes that were written and have not been acknowledged.
+    /// Returns the number of bytes that were written but not yet acknowledged.
     #[must_use]
     pub fn unacknowledged(&self) -> usize {
         self.socket.lock().connection.unacknowledged()
     }
 
-    /// What becomes of the data that were written: it can be asked after the connection was dropped.
+    /// Returns a handle for the result of the delivery of written data, which can be used after the stream was dropped.
     #[must_use]
     pub fn delivery(&self) -> Delivery {
         Delivery(self.socket.clone())
     }
 
-    /// How long [`Read::read`] waits at most; `None` (the default) is without limit.
+    /// Sets the time limit of [`Read::read`]; `None` (the default) is without limit.
     pub fn set_read_timeout(&self, timeout: Option<Duration>) {
         self.read_timeout.set(timeout);
     }
 
-    /// How long [`Write::write`] waits at most.
+    /// Sets the time limit of [`Write::write`].
     pub fn set_write_timeout(&self, timeout: Option<Duration>) {
         self.write_timeout.set(timeout);
     }
 
-    /// Waits until the handshake is over.
+    /// Waits until the handshake is complete.
     pub fn wait_established(&self, timeout: Option<Duration>) -> io::Result<()> {
         let ready = |state: &State| state.connection.is_established() || state.error().is_some();
         self.socket.block(timeout, false, || self.try_established(), ready)
     }
 
-    /// As [`wait_established`](Self::wait_established), without waiting: `WouldBlock` until it is over.
+    /// Returns the result of the handshake without waiting: `WouldBlock` until it is complete.
     pub(crate) fn try_established(&self) -> io::Result<()> {
         let mut state = self.socket.lock();
         if state.connection.is_established() {
@@ -195,23 +195,23 @@ impl TcpStream {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
-    /// A probe after so much idle time (1 s at least), again each tenth of it (1 s at least); `None` (the default) is
-    /// none.
+    /// Enables keepalive: a probe after this idle time (at least 1 s), repeated each tenth of it (at least 1 s); `None`
+    /// (the default) disables it.
     pub fn set_keepalive(&self, idle: Option<Duration>) {
         self.change(|state, now| state.connection.set_keepalive(idle, now));
     }
 
-    /// How long sent data or probes may stay unacknowledged; `None` is the default (about 15 min of retries).
+    /// Sets how long sent data or probes may remain unacknowledged; `None` is the default (about 15 min of retries).
     pub fn set_user_timeout(&self, timeout: Option<Duration>) {
         self.change(|state, _| state.connection.set_user_timeout(timeout));
     }
 
-    /// Whether small writes are sent at once (the default is true: unlike a kernel's socket).
+    /// Sets whether small writes are sent at once (true by default, unlike for the kernel's sockets).
     pub fn set_nodelay(&self, nodelay: bool) {
         self.change(|state, _| state.connection.set_nodelay(nodelay));
     }
 
-    /// `hint` is how many bytes there are to write, 0 if that is unknown.
+    /// Writes in place; `hint` is the number of bytes to write, 0 if that is unknown.
     fn write_with(&self, hint: usize, fill: &mut dyn FnMut(&mut [u8], &mut [u8]) -> usize) -> io::Result<usize> {
         let mut state = self.socket.lock();
         state.check()?;
@@ -231,26 +231,26 @@ fn would_block<R>(result: &io::Result<R>) -> bool {
     result.as_ref().is_err_and(|err| err.kind() == io::ErrorKind::WouldBlock)
 }
 
-/// What a connection can do that has failed: nothing waits.
+/// Returns the readiness of a failed connection: no operation waits.
 const fn ended(readiness: Readiness) -> Readiness {
     let _ = readiness;
     Readiness { readable: true, writable: true, read_closed: true, write_closed: true }
 }
 
-/// What becomes of the data that were written to a connection, see [`TcpStream::delivery`]. Any thread may use it.
+/// The result of delivering data to the other side, see [`TcpStream::delivery`]. Any thread may use it.
 #[derive(Clone)]
 pub struct Delivery(Arc<TcpSocket>);
 
 impl Delivery {
-    /// `Ok` when the other side has acknowledged all data and the end after them; `None` as long as it still may. A
-    /// stack that is closed ends its connections.
+    /// Returns `Ok` when the other side has acknowledged all data and the FIN behind them; `None` as long as it still
+    /// may. Closing a stack ends its connections.
     #[must_use]
     pub fn outcome(&self) -> Option<io::Result<()>> {
         let state = self.0.lock();
         if state.connection.is_delivered() {
             return Some(Ok(()));
         }
-        // A reset that follows the other side's end is no error of the connection.
+        // A reset that follows the other side's end is not an error of the connection.
         let ended = || state.connection.is_closed().then_some(io::ErrorKind::ConnectionReset);
         state.error().or_else(ended).map(|error| Err(error.into()))
     }
@@ -262,20 +262,20 @@ impl fmt::Debug for Delivery {
     }
 }
 
-/// Waits for data, at most as long as [`TcpStream::set_read_timeout`] allows: `TimedOut` after that.
+/// Waits for data, for at most the time of [`TcpStream::set_read_timeout`]: `TimedOut` after that.
 impl Read for &TcpStream {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.socket.block(self.read_timeout.get(), true, || self.try_read(buf), State::is_readable)
     }
 }
 
-/// Waits for room, at most as long as [`TcpStream::set_write_timeout`] allows: `TimedOut` after that.
+/// Waits for room, for at most the time of [`TcpStream::set_write_timeout`]: `TimedOut` after that.
 impl Write for &TcpStream {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         self.socket.block(self.write_timeout.get(), false, || self.try_write(buf), State::is_writable)
     }
 
-    /// Does nothing: what was written is on its way.
+    /// Does nothing: written data are already being sent.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Work without a thread of its own: it runs on whichever thread a socket's news or a deadline comes.
+//! Tasks without a thread of their own: they run on the thread of a socket's notification or of a deadline.
 
 use std::{
     io,
@@ -13,21 +13,21 @@ use wg_embed::sync::{lock, wait, wait_timeout};
 
 use crate::notify::Notify;
 
-/// What a [`Task`] does.
+/// The work of a [`Task`].
 pub(crate) trait Machine: Send + Sync + 'static {
-    /// Goes on as far as possible without waiting. Never called on two threads at once, nor from within itself.
+    /// Makes progress as far as possible without waiting. Never called on two threads at once, nor recursively.
     fn run(&self);
 }
 
 /// A [`Machine`] that runs when it is woken.
 pub(crate) struct Task<M> {
-    /// Wakes since it was last idle: one that comes during a run makes it run once more.
+    /// The number of wake-ups since it was last idle: one during a run causes another run.
     wakes: AtomicUsize,
     machine: M,
 }
 
 impl<M: Machine> Task<M> {
-    /// A task that has not run yet. `make` gets what wakes it.
+    /// Creates a task that has not yet run. `make` gets its waker.
     pub(crate) fn new(make: impl FnOnce(Waker) -> M) -> Arc<Self> {
         Arc::new_cyclic(|task: &Weak<Self>| {
             let machine = make(Waker(Weak::<Self>::clone(task)));
@@ -35,7 +35,7 @@ impl<M: Machine> Task<M> {
         })
     }
 
-    /// Runs it, here or where it runs already.
+    /// Runs the task, on this thread or on the one where it is already running.
     pub(crate) fn wake(&self) {
         if self.wakes.fetch_add(1, Ordering::AcqRel) > 0 {
             return;
@@ -50,7 +50,7 @@ impl<M: Machine> Task<M> {
         }
     }
 
-    /// Returns what it runs.
+    /// Returns the machine.
     pub(crate) fn machine(&self) -> &M {
         &self.machine
     }
@@ -62,17 +62,17 @@ impl<M: Machine> Notify for Task<M> {
     }
 }
 
-/// Wakes a task as long as it exists, and does not keep it.
+/// Wakes a task while it exists, without keeping it alive.
 #[derive(Clone)]
 pub(crate) struct Waker(Weak<dyn Notify>);
 
 impl Waker {
-    /// Returns it as a socket's notifier.
+    /// Returns the waker as a socket's notifier.
     pub(crate) fn notifier(&self) -> Arc<dyn Notify> {
         Arc::new(self.clone())
     }
 
-    /// Whether there is no task any more.
+    /// Returns whether the task no longer exists.
     pub(crate) fn is_gone(&self) -> bool {
         self.0.strong_count() == 0
     }
@@ -86,12 +86,12 @@ impl Notify for Waker {
     }
 }
 
-/// Who is told of an outcome: at once if that is known already, and only once.
+/// The notifier of a result, which is called once: immediately if there already is a result.
 #[derive(Default)]
 pub(crate) struct Told(Mutex<(bool, Option<Arc<dyn Notify>>)>);
 
 impl Told {
-    /// Replaces who is told.
+    /// Replaces the notifier.
     pub(crate) fn set(&self, notify: Option<Arc<dyn Notify>>) {
         let now = {
             let mut told = lock(&self.0);
@@ -107,7 +107,7 @@ impl Told {
         }
     }
 
-    /// The outcome is known.
+    /// Reports that there is a result.
     pub(crate) fn tell(&self) {
         let notify = {
             let mut told = lock(&self.0);
@@ -120,7 +120,7 @@ impl Told {
     }
 }
 
-/// A notifier for a thread that waits.
+/// A notifier for a waiting thread.
 #[derive(Default)]
 struct Signal {
     set: Mutex<bool>,
@@ -134,9 +134,9 @@ impl Notify for Signal {
     }
 }
 
-/// Waits until `attempt` returns something else than `WouldBlock`, `timeout` at most. `listen` sets the notifier.
+/// Waits until `attempt` returns something other than `WouldBlock`, for at most `timeout`. `listen` sets the notifier.
 ///
-/// The wall's time counts here, whichever clock the stack has: nothing may drive the stack any more.
+/// It uses the system's time, whichever clock the stack has: nothing may drive the stack any more.
 pub(crate) fn block<T>(
     timeout: Duration,
     listen: impl FnOnce(Arc<dyn Notify>),

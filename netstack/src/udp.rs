@@ -1,4 +1,4 @@
-//! UDP: sockets of one's own, and flows that were intercepted.
+//! UDP sockets, and intercepted flows.
 
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -10,10 +10,10 @@ use crate::{
     },
 };
 
-/// A UDP socket inside the tunnel, bound to a port; connected to one address or not. Any thread may use it.
+/// A UDP socket inside the tunnel, bound to a port, and optionally connected to one address. Any thread may use it.
 ///
-/// At most 1 MiB of datagrams wait in it (less with a smaller `receive_buffer`), a quarter of the stack's memory in all
-/// sockets and flows; others are dropped.
+/// At most 1 MiB of datagrams wait in it (less with a smaller `receive_buffer`), and a quarter of the stack's memory in
+/// all sockets and flows; more are dropped.
 pub struct UdpSocket {
     pub(crate) shared: Arc<Shared>,
     socket: Socket,
@@ -24,23 +24,23 @@ impl UdpSocket {
         Self { shared, socket }
     }
 
-    /// Its own address and port (the address is unspecified if it has all of the stack's).
+    /// Returns its own address and port (the address is unspecified if it is bound to all of the stack's).
     #[must_use]
     pub const fn local_addr(&self) -> SocketAddr {
         self.socket.local
     }
 
-    /// The address it is connected to.
+    /// Returns the address it is connected to.
     #[must_use]
     pub const fn peer_addr(&self) -> Option<SocketAddr> {
         self.socket.peer
     }
 
-    /// Sends one datagram, in fragments if it is larger than the path's MTU. A connected socket: `to` is `None`.
+    /// Sends one datagram, in fragments if it is larger than the path's MTU. For a connected socket `to` is `None`.
     ///
     /// # Errors
-    /// `WouldBlock` if the stack's queue is full: there is none of its own. `InvalidInput` for a datagram larger than
-    /// 65,507 bytes (IPv6: 65,487), with EMSGSIZE as its cause, and for an address that nothing can be sent to.
+    /// `WouldBlock` if the stack's queue is full: the socket has no queue of its own. `InvalidInput` for a datagram
+    /// larger than 65,507 bytes (IPv6: 65,487), with EMSGSIZE as its cause, and for an invalid destination address.
     /// `NotConnected` without an address. `AddrNotAvailable` without an own address of the family. `ConnectionAborted`
     /// after the stack was closed.
     pub fn try_send(&self, data: &[u8], to: Option<SocketAddr>) -> io::Result<usize> {
@@ -48,18 +48,19 @@ impl UdpSocket {
         Ok(data.len())
     }
 
-    /// The next datagram, cut to `buf`, its whole length, and its sender.
+    /// Returns the next datagram, truncated to `buf`, its full length, and its sender.
     ///
     /// # Errors
     /// `WouldBlock`. A connected socket returns an ICMP error once: `ConnectionRefused`, `HostUnreachable`,
-    /// `NetworkUnreachable`. `AddrNotAvailable` if its address is the stack's no more; `ConnectionAborted` after the
+    /// `NetworkUnreachable`. `AddrNotAvailable` if its address is no longer the stack's; `ConnectionAborted` after the
     /// stack was closed.
     pub fn try_recv(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         self.try_recv_to(buf).map(|(length, from, _)| (length, from))
     }
 
-    /// As [`try_recv`](Self::try_recv), with the address that the datagram was sent to: for a socket that has all of
-    /// the stack's, and answers from that one by [`Netstack::send_datagram`](crate::Netstack::send_datagram).
+    /// Receives like [`try_recv`](Self::try_recv), and also returns the address that the datagram was sent to: for a
+    /// socket that is bound to all of the stack's addresses, and replies from that address by
+    /// [`Netstack::send_datagram`](crate::Netstack::send_datagram).
     ///
     /// # Errors
     /// As [`try_recv`](Self::try_recv).
@@ -71,10 +72,10 @@ impl UdpSocket {
         Ok((copy(&datagram, buf), datagram.from, datagram.to))
     }
 
-    /// As [`try_recv`](Self::try_recv), waiting.
+    /// Receives like [`try_recv`](Self::try_recv), but waits.
     ///
     /// # Errors
-    /// `TimedOut` in place of `WouldBlock`.
+    /// `TimedOut` instead of `WouldBlock`.
     pub fn recv(&self, buf: &mut [u8], timeout: Option<Duration>) -> io::Result<(usize, SocketAddr)> {
         let until = timeout.and_then(|timeout| std::time::Instant::now().checked_add(timeout));
         loop {
@@ -90,13 +91,13 @@ impl UdpSocket {
         }
     }
 
-    /// Whether a datagram (or an error) waits.
+    /// Returns whether a datagram (or an error) waits.
     #[must_use]
     pub fn is_readable(&self) -> bool {
         self.socket.mailbox.is_readable()
     }
 
-    /// Replaces who is told of datagrams, of errors and of room.
+    /// Replaces the notifier of datagrams, of errors and of room.
     pub fn set_notify(&self, notify: Option<Arc<dyn Notify>>) {
         self.socket.mailbox.set_notify(notify);
     }
@@ -119,8 +120,8 @@ impl fmt::Debug for UdpSocket {
     }
 }
 
-/// A UDP port of the stack that is taken without a socket: see [`Netstack::reserve_udp`](crate::Netstack::reserve_udp).
-/// Dropping it gives the port back.
+/// A UDP port of the stack that is reserved without a socket: see
+/// [`Netstack::reserve_udp`](crate::Netstack::reserve_udp). Dropping it releases the port.
 pub struct UdpPort {
     shared: Arc<Shared>,
     local: SocketAddr,
@@ -131,7 +132,7 @@ impl UdpPort {
         Self { shared, local }
     }
 
-    /// The address and port (the address is unspecified if it is the port of all of the stack's).
+    /// Returns the address and port (the address is unspecified for the port of all of the stack's addresses).
     #[must_use]
     pub const fn local_addr(&self) -> SocketAddr {
         self.local
@@ -152,15 +153,15 @@ impl fmt::Debug for UdpPort {
     }
 }
 
-/// Copies as much of a datagram as fits, and returns its whole length.
+/// Copies as much of a datagram as fits, and returns its full length.
 fn copy(datagram: &Datagram, buf: &mut [u8]) -> usize {
     let len = datagram.data.len().min(buf.len());
     buf[..len].copy_from_slice(&datagram.data[..len]);
     datagram.data.len()
 }
 
-/// All datagrams between one address of a peer and one destination, which is any: what was intercepted. Dropping it
-/// ends it: the next datagram is a new flow. Datagrams wait in it as in a [`UdpSocket`].
+/// An intercepted flow: all datagrams between one address of a peer and one destination, which may be any address.
+/// Dropping it ends it: the next datagram is a new flow. Datagrams wait in it as in a [`UdpSocket`].
 pub struct UdpFlow {
     pub(crate) shared: Arc<Shared>,
     flow: Arc<Flow>,
@@ -171,20 +172,20 @@ impl UdpFlow {
         Self { shared, flow }
     }
 
-    /// The peer's address and port.
+    /// Returns the peer's address and port.
     #[must_use]
     pub fn source(&self) -> SocketAddr {
         self.flow.tuple.remote()
     }
 
-    /// Where it sends to: the address that answers come from.
+    /// Returns the destination of the peer's datagrams, which is the source of replies.
     #[must_use]
     pub fn destination(&self) -> SocketAddr {
         self.flow.tuple.local()
     }
 
-    /// The next datagram, cut to `buf`, and its whole length. `Ok(None)`: the flow has ended (no traffic for the time
-    /// limit, others took its place, or the stack was closed).
+    /// Returns the next datagram, truncated to `buf`, and its full length. `Ok(None)`: the flow has ended (no traffic
+    /// for the time limit, replaced by other flows, or the stack was closed).
     ///
     /// # Errors
     /// `WouldBlock`.
@@ -192,7 +193,7 @@ impl UdpFlow {
         Ok(self.next()?.map(|datagram| copy(&datagram, buf)))
     }
 
-    /// As [`try_recv`](Self::try_recv), in place. `take` is called with no lock held.
+    /// Receives in place like [`try_recv`](Self::try_recv). `take` is called without a lock.
     pub fn try_recv_with(&self, take: &mut dyn FnMut(&[u8])) -> io::Result<Option<()>> {
         Ok(self.next()?.map(|datagram| take(&datagram.data)))
     }
@@ -204,14 +205,14 @@ impl UdpFlow {
         }
     }
 
-    /// The last ICMP error about an answer, once: `ConnectionRefused`, `HostUnreachable` or `NetworkUnreachable`. The
-    /// notifier is told of it as of a datagram; the flow goes on.
+    /// Returns the last ICMP error about a reply, once: `ConnectionRefused`, `HostUnreachable` or `NetworkUnreachable`.
+    /// The notifier is called for it as for a datagram; the flow continues.
     #[must_use]
     pub fn take_error(&self) -> Option<io::Error> {
         self.flow.mailbox.take_error().map(io::Error::from)
     }
 
-    /// Answers with one datagram.
+    /// Replies with one datagram.
     ///
     /// # Errors
     /// As [`UdpSocket::try_send`]; `BrokenPipe` after the flow has ended.
@@ -220,12 +221,12 @@ impl UdpFlow {
         Ok(data.len())
     }
 
-    /// Answers with ICMP port unreachable, as far as the rate of ICMP errors allows, and ends.
+    /// Responds with ICMP port unreachable, within the rate limit of ICMP errors, and ends.
     pub fn refuse(self) {
         self.flow.refuse(&self.shared);
     }
 
-    /// Replaces who is told of datagrams, of errors, of room, and of the end.
+    /// Replaces the notifier of datagrams, of errors, of room, and of the end.
     pub fn set_notify(&self, notify: Option<Arc<dyn Notify>>) {
         self.flow.mailbox.set_notify(notify);
     }

@@ -1,4 +1,4 @@
-//! One client until its bytes are passed through.
+//! A client until its bytes are passed through.
 
 use std::{
     io::{self, ErrorKind, IoSlice, IoSliceMut},
@@ -21,13 +21,13 @@ use crate::{
     udp::associate::{Association, Bound},
 };
 
-/// How long a client may wait for its one connection (BIND).
+/// How long a client may wait for its connection (BIND).
 const BIND: Duration = Duration::from_secs(180);
-/// How long a target may take for the head of its answer (HTTP).
+/// How long a target may take for the head of its response (HTTP).
 const ANSWER: Duration = Duration::from_secs(900);
-/// How long a client that is refused may take to read why.
+/// How long a refused client may take to read the reason.
 const LINGER: Duration = Duration::from_secs(2);
-/// The most bytes of it that are thrown away meanwhile.
+/// The maximum number of its bytes that are discarded during that time.
 const MAX_IGNORED: usize = 1 << 20;
 
 pub(crate) struct Client {
@@ -36,16 +36,16 @@ pub(crate) struct Client {
     input: Vec<u8>,
     out: Vec<u8>,
     stage: Stage,
-    /// The socket may have something to read.
+    /// Whether the socket may have bytes to read.
     readable: bool,
-    /// The stage has changed: the deadline, too.
+    /// Set if the stage has changed: the new time limit.
     limit: Option<Duration>,
     place: Place,
 }
 
 enum Stage {
     Talk,
-    /// The system looks the target's name up.
+    /// The system resolves the target's name.
     Lookup {
         lookup: Lookup,
         port: u16,
@@ -53,45 +53,45 @@ enum Stage {
     },
     Dial {
         dial: Dial,
-        /// Other addresses that the system has found.
+        /// Further addresses that the system has found.
         left: Vec<SocketAddr>,
         is_connect: bool,
         ended: bool,
     },
-    /// One connection to a port in the tunnel, from this address if it is known.
+    /// Waits for one connection to a port in the tunnel, from this address if it is known.
     Bind {
         listener: TcpListener,
         from: Option<IpAddr>,
     },
-    /// The target has the client's request (`input`), and is to answer it: what of its answer has come. The client may
-    /// have ended its direction.
+    /// The target has the client's request (`input`), and must respond: the received part of its response. The client
+    /// may have ended its direction.
     Answer {
         stream: TcpStream,
         received: Vec<u8>,
         ended: bool,
     },
-    /// `out` is sent, then datagrams are passed through.
+    /// Sends `out`, then passes datagrams through.
     Associate(Option<u16>),
-    /// `out` is sent, then the bytes are passed through; of the client only those that it has sent, if it asked for one
-    /// request to be forwarded.
+    /// Sends `out`, then passes bytes through; if the client requested one forwarded request, only the bytes that it
+    /// has already sent.
     Connected {
         stream: TcpStream,
         is_connect: bool,
     },
-    /// `out` is sent, then the connection ends.
+    /// Sends `out`, then ends the connection.
     End,
-    /// The connection is reset: its protocol has no message for an error.
+    /// Resets the connection: its protocol has no message for an error.
     Reset,
-    /// The other side is to read what was sent, before the socket is closed: so many bytes of it were thrown away.
+    /// Waits for the other side to read the last message, before the socket is closed: the number of discarded bytes.
     Linger(usize),
 }
 
-/// What becomes of a client.
+/// The result of a client's turn.
 pub(crate) enum Fate {
-    /// It waits for news. There is another deadline, if there is one.
+    /// It waits for an event, with a new deadline if there is one.
     Keep(Client, Option<Duration>),
     Done,
-    /// Its connection is made.
+    /// Its connection is established.
     Link(Link),
     Associate(Association),
 }
@@ -110,7 +110,7 @@ impl Client {
         }
     }
 
-    /// Does what can be done now.
+    /// Makes progress without waiting.
     pub(crate) fn go_on(mut self, event: Event, around: &Surroundings<'_>) -> Fate {
         self.readable |= event.readable;
         if event.failed && self.socket.error().is_some() {
@@ -157,7 +157,7 @@ impl Client {
         }
     }
 
-    /// It has taken too long.
+    /// Handles its time-out.
     pub(crate) fn expire(mut self, around: &Surroundings<'_>) -> Fate {
         match self.stage {
             Stage::Talk => self.trouble(Trouble::TooLate),
@@ -166,17 +166,17 @@ impl Client {
             }
             _ => return Fate::Done,
         }
-        // It may not read its answer.
+        // It may not read its response.
         self.limit = Some(LINGER);
         self.go_on(Event::default(), around)
     }
 
-    /// The service ends.
+    /// Handles the end of its service.
     pub(crate) fn end(&self) {
         self.socket.reset_on_close();
     }
 
-    /// The proxy ends.
+    /// Handles the end of the proxy.
     pub(crate) fn close(&mut self) {
         self.socket.end();
     }
@@ -202,7 +202,7 @@ impl Client {
             }
             Step::End => self.stage = Stage::End,
             Step::Dial(target) | Step::Forward(target) => {
-                // The stack limits how long dialling takes: this is for one that does not read its answer.
+                // The stack limits the time of dialling: this is for a client that does not read its response.
                 self.limit = Some(around.limits.dial * 2);
                 if let Err(e) = self.start(&target, is_connect, around) {
                     self.failed(&e);
@@ -217,7 +217,7 @@ impl Client {
         Ok(())
     }
 
-    /// Begins to connect.
+    /// Starts to connect.
     fn start(&mut self, target: &str, is_connect: bool, around: &Surroundings<'_>) -> io::Result<()> {
         if Lookup::is_by_system(around) {
             let (host, port) = parse_host_port(target)?;
@@ -250,7 +250,7 @@ impl Client {
         Ok(())
     }
 
-    /// Tries the next address. `error` is that of the one before.
+    /// Tries the next address. `error` is that of the previous one.
     fn dial_next(
         &mut self,
         mut left: Vec<SocketAddr>,
@@ -313,7 +313,7 @@ impl Client {
         }
     }
 
-    /// Sends the request, and reads the head of the answer.
+    /// Sends the request, and reads the head of the response.
     fn answer(&mut self) -> io::Result<()> {
         let Stage::Answer { stream, received, .. } = &mut self.stage else {
             return Ok(());
@@ -365,7 +365,8 @@ impl Client {
         Ok(())
     }
 
-    /// The client's request is complete: what it sends now is not for its target, and ends the connection.
+    /// Reads from a client whose request is complete: bytes that it sends now are not for its target, and end the
+    /// connection.
     fn listen_to_client(&mut self) -> io::Result<()> {
         if matches!(self.stage, Stage::Answer { ended: true, .. }) {
             return Err(ErrorKind::WouldBlock.into());
@@ -429,7 +430,7 @@ impl Client {
         self.stage = Stage::End;
     }
 
-    /// Throws away what comes, so that closing the socket is no reset, which would take the answer from the client.
+    /// Discards received bytes, so that closing the socket is not a reset, which would discard the client's response.
     fn linger(&mut self, ignored: usize) -> io::Result<()> {
         let length = self.socket.read(&mut [IoSliceMut::new(&mut [0; 4096])])?;
         if length == 0 || ignored > MAX_IGNORED {
@@ -446,7 +447,7 @@ impl Client {
         let mut buf = [0; 4096];
         let room = MAX_HEAD.saturating_sub(self.input.len()).min(buf.len());
         match self.socket.read(&mut [IoSliceMut::new(&mut buf[..room])]) {
-            // The end stays readable: what copies finds it again.
+            // The end remains readable: the copying code detects it again.
             Ok(length) => {
                 self.input.extend(&buf[..length]);
                 Ok(length)

@@ -1,8 +1,8 @@
-//! Local clients over a [`Netstack`](wg_embed_netstack::Netstack): SOCKS5 and HTTP proxies, tunnels of TCP and UDP
-//! ports both ways, TLS by server name. Unix only.
+//! Services for local clients over a [`Netstack`](wg_embed_netstack::Netstack): SOCKS5 and HTTP proxies, forwarded TCP
+//! and UDP ports in both directions, TLS by server name. Unix only.
 //!
-//! A [`Proxy`] has one thread for all of its services, without a runtime. It ends when it is dropped, or by itself when
-//! the stack is closed; nothing of it is left then.
+//! A [`Proxy`] has one thread for all of its services, without an async runtime. It ends when it is dropped, or by
+//! itself when the stack is closed, and leaves nothing behind.
 //!
 //! ```no_run
 //! # fn main() -> std::io::Result<()> {
@@ -18,15 +18,15 @@
 //! # }
 //! ```
 //!
-//! | module | what it has |
+//! | module | contents |
 //! |---|---|
-//! | `service` | what can be served, and within which limits |
-//! | `proxy` | what programs hold in their hands |
-//! | `engine` | the thread: which client can go on; connections from the tunnel |
-//! | `mailbox`, `stats` | what others tell it, what it has done |
-//! | `client`, `protocol` | one client until its connection is made |
-//! | `link` | one connection: copying |
-//! | `names` | addresses of names |
+//! | `service` | services and their limits |
+//! | `proxy` | the API for programs |
+//! | `engine` | the thread; connections from the tunnel |
+//! | `mailbox`, `stats` | messages to the thread, counters |
+//! | `client`, `protocol` | a client until its connection is established |
+//! | `link` | an established connection: copying |
+//! | `names` | resolving names |
 //! | `socket`, `tls` | the system's sockets |
 //! | `udp` | datagrams |
 #![cfg(unix)]

@@ -1,4 +1,4 @@
-//! A connection of this side and one of the tunnel: copying.
+//! Copies between a connection of this side and one of the tunnel.
 
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read};
 
@@ -16,12 +16,12 @@ use crate::{
 /// The two sides.
 pub(crate) type Link = Relay<Local>;
 
-/// The side here.
+/// The side of this machine.
 pub(crate) struct Local {
     socket: Socket,
     /// Bytes from the socket that were read before, and are sent first.
     first: Vec<u8>,
-    /// What else the socket sends is not for this connection: it ends both.
+    /// Whether further bytes of the socket are not for this connection, and end both.
     first_only: bool,
     place: Place,
 }
@@ -31,12 +31,12 @@ impl Local {
         Self { socket, first: Vec::new(), first_only: false, place }
     }
 
-    /// With bytes that were read from the socket before. `only`: nothing else of the socket may go to the tunnel.
+    /// Adds bytes that were read from the socket before. `only`: no other bytes of the socket may go to the tunnel.
     pub(crate) fn with_first(self, first: Vec<u8>, only: bool) -> Self {
         Self { first, first_only: only, ..self }
     }
 
-    /// Begins to copy. `readable`: the socket may have something to read.
+    /// Starts to copy. `readable`: the socket may have bytes to read.
     pub(crate) fn link(self, connection: TcpStream, readable: bool) -> Link {
         connection.set_keepalive(Some(KEEPALIVE));
         self.socket.connected(&connection);

@@ -1,4 +1,4 @@
-//! What the thread hears from others.
+//! Messages of other threads to the engine's thread.
 
 use std::{
     io,
@@ -23,7 +23,7 @@ use crate::{
 /// The token of the waker.
 pub(crate) const WAKER: usize = 0;
 
-/// What others want.
+/// A request of another thread.
 pub(crate) enum Command {
     Add {
         id: ServiceId,
@@ -36,37 +36,37 @@ pub(crate) enum Command {
         connections: Connections,
         answer: Sender<()>,
     },
-    /// A service is another one at the same place from now on.
+    /// Replaces a service by another one at the same place.
     Change {
         id: ServiceId,
         service: Service,
         answer: Sender<io::Result<()>>,
     },
-    /// A connection to `target`.
+    /// Adds a connection to `target`.
     Client {
         socket: Socket,
         target: String,
         answer: Sender<()>,
     },
     Options(Options),
-    /// Someone in the tunnel dials.
+    /// A peer in the tunnel connects.
     Dialled(PendingTcp),
-    /// A connection that was accepted is there.
+    /// An accepted connection is established.
     Connected(TcpStream),
-    /// The first datagram of a flow has come.
+    /// The first datagram of a flow has arrived.
     Flow(UdpFlow),
-    /// Stop, or see whether the stack was closed.
+    /// Stop, or check whether the stack was closed.
     Wake,
 }
 
-/// What becomes of connections when the proxy is stopped.
+/// The treatment of connections when the proxy is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Close,
     Reset,
 }
 
-/// Passes news to the thread.
+/// Passes messages to the thread.
 pub(crate) struct Mailbox {
     state: Mutex<State>,
     waker: Waker,
@@ -78,11 +78,11 @@ struct State {
     ready: Vec<Ready>,
     is_woken: bool,
     stop: Option<End>,
-    /// The thread has ended: what is pushed is dropped.
+    /// Whether the thread has ended: messages are then dropped.
     is_over: bool,
 }
 
-/// What there is to do.
+/// Pending work.
 #[derive(Default)]
 pub(crate) struct News {
     pub(crate) commands: Vec<Command>,
@@ -112,7 +112,7 @@ impl Mailbox {
         self.change(|state| state.commands.push(command));
     }
 
-    /// Ends the thread, in the way that was asked for first.
+    /// Ends the thread, in the way that was requested first.
     pub(crate) fn stop(&self, end: End) {
         self.change(|state| _ = state.stop.get_or_insert(end));
     }
@@ -128,7 +128,7 @@ impl Mailbox {
         }
     }
 
-    /// Takes no more news. What has not been taken is dropped.
+    /// Rejects further messages. Pending ones are dropped.
     pub(crate) fn close(&self) {
         let before = {
             let mut state = lock(&self.state);
@@ -141,13 +141,13 @@ impl Mailbox {
         lock(&self.state).is_over
     }
 
-    /// What tells the thread that an entry can go on.
+    /// Returns a notifier that reports that an entry can continue.
     pub(crate) fn notifier(self: &Arc<Self>, token: usize) -> Arc<dyn Notify> {
         Arc::new(Notifier { mailbox: self.clone(), token, is_queued: Arc::default() })
     }
 }
 
-/// The stack was closed, perhaps.
+/// Reports that the stack was possibly closed.
 impl Notify for Mailbox {
     fn notify(&self) {
         self.push(Command::Wake);
@@ -169,14 +169,14 @@ impl Notify for Notifier {
     }
 }
 
-/// An entry that can go on.
+/// The notifier of an entry.
 pub(crate) struct Ready {
     token: usize,
     is_queued: Arc<AtomicBool>,
 }
 
 impl Ready {
-    /// Returns the entry. What comes from now on is news again.
+    /// Returns the entry. Later notifications count again.
     pub(crate) fn hear(self) -> usize {
         self.is_queued.store(false, Ordering::Release);
         self.token

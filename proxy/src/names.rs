@@ -1,4 +1,4 @@
-//! Addresses of names: asked for in the tunnel, or of the system if that is wanted and the stack has no DNS servers.
+//! Resolves names: in the tunnel, or by the system if that is enabled and the stack has no DNS servers.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -17,32 +17,33 @@ use wg_embed_netstack::{Notify, dns, dns::Family};
 
 use crate::engine::Surroundings;
 
-/// The most look-ups of the system at once, in the whole process: each blocks a thread for as long as it likes.
+/// The maximum number of concurrent look-ups by the system in the whole process: each blocks a thread for an unlimited
+/// time.
 const MAX_THREADS: usize = 32;
-/// The most names that wait for one of these threads.
+/// The maximum number of names that wait for one of these threads.
 const MAX_QUEUE: usize = 1024;
-/// The most of both for one client: the rest is for others.
+/// The maximum number of both for one client: the rest is for others.
 const SHARE_OF_THREADS: usize = MAX_THREADS / 2;
 const SHARE_OF_QUEUE: usize = MAX_QUEUE / 2;
-/// How many names are known before the old ones are forgotten.
+/// The number of cached names from which old ones are removed.
 const MAX_KNOWN: usize = 4096;
-/// How long the system's answer is known: its TTL is not.
+/// How long a result of the system is cached, since its TTL is unknown.
 const KNOWN: Duration = Duration::from_secs(30);
-/// How long it is known that there was none.
+/// How long a missing result is cached.
 const UNKNOWN: Duration = Duration::from_secs(1);
 
-/// What the system knows, for all proxies of the process.
+/// The system's results, for all proxies of the process.
 static SYSTEM: Names = Names::new(|name| resolve_with_system(name).map_err(|e| e.to_string()));
 
 type Found = Result<Vec<IpAddr>, String>;
 
-/// A name that is being looked up. Dropping it gives up.
+/// A look-up in progress. Dropping it cancels it.
 pub(crate) enum Lookup {
     Tunnel(dns::Lookup),
     System(Arc<Asked>, Order),
 }
 
-/// A question to the system. All who have the same one share it.
+/// A query to the system, shared by all look-ups of the same name.
 #[derive(Default)]
 pub(crate) struct Asked(Mutex<Answer>);
 
@@ -52,7 +53,7 @@ struct Answer {
     notify: Vec<Arc<dyn Notify>>,
 }
 
-/// Names that are looked up by threads, and what is known of them.
+/// Names that are resolved by threads, and their results.
 struct Names {
     resolve: fn(&str) -> Found,
     state: Mutex<State>,
@@ -61,18 +62,18 @@ struct Names {
 struct State {
     threads: usize,
     names: BTreeMap<String, Name>,
-    /// Askers with names that wait or are looked up.
+    /// The clients with names that wait or are being resolved.
     askers: BTreeMap<Asker, Share>,
-    /// Askers with names that wait, in the order of their turns.
+    /// The clients with waiting names, in the order of their turns.
     turns: VecDeque<Asker>,
-    /// Names that no thread has taken yet.
+    /// The number of names that no thread has taken yet.
     queued: usize,
 }
 
 /// The address of the client that needs a name; `None` is a service itself, or a client on a Unix socket.
 type Asker = Option<IpAddr>;
 
-/// What one asker has of the threads and of the queue.
+/// The threads and the part of the queue that one client uses.
 #[derive(Default)]
 struct Share {
     threads: usize,
@@ -80,15 +81,15 @@ struct Share {
 }
 
 enum Name {
-    /// It waits for a thread, for those who hold the question, if there are any.
+    /// It waits for a thread, on behalf of the holders of the query, if there are any.
     Asked(Weak<Asked>),
-    /// A thread looks it up.
+    /// A thread is resolving it.
     Running(Weak<Asked>),
-    /// Until then.
+    /// The result, valid until this time.
     Known(Instant, Found),
 }
 
-/// Which addresses can be used, and which come first.
+/// The usable addresses, and their order.
 #[derive(Clone, Copy)]
 pub(crate) struct Order {
     family: Family,
@@ -97,7 +98,7 @@ pub(crate) struct Order {
 }
 
 impl Lookup {
-    /// Begins to look a name up for a client. An address in text form is its own answer.
+    /// Starts to resolve a name for a client. An address in text form is returned unchanged.
     pub(crate) fn start(name: &str, client: Asker, around: &Surroundings<'_>) -> io::Result<Self> {
         if name.parse::<IpAddr>().is_ok() || !Self::is_by_system(around) {
             return around.stack().start_resolve(name, around.family(), around.limits.dial).map(Self::Tunnel);
@@ -108,7 +109,7 @@ impl Lookup {
         SYSTEM.ask(name, client).map(|asked| Self::System(asked, order))
     }
 
-    /// Whether names are looked up by the system.
+    /// Returns whether names are resolved by the system.
     pub(crate) fn is_by_system(around: &Surroundings<'_>) -> bool {
         around.system_names() && around.stack().options().dns.is_empty()
     }
@@ -125,7 +126,7 @@ impl Lookup {
         }
     }
 
-    /// Sets who is told once of the outcome: at once if it is known.
+    /// Sets the notifier, which is called once there is a result: immediately if there already is one.
     pub(crate) fn set_notify(&self, notify: Arc<dyn Notify>) {
         match self {
             Self::Tunnel(lookup) => lookup.set_notify(Some(notify)),
@@ -178,7 +179,7 @@ impl Names {
                 }
                 None
             }
-            // This asker's turn may come first.
+            // It may be this client's turn first.
             Some(Name::Asked(asked)) => asked.upgrade(),
             Some(Name::Known(..)) | None => None,
         };
@@ -200,7 +201,7 @@ impl Names {
         if may_run && state.threads < MAX_THREADS {
             match thread::spawn("wg-proxy-name", Owner::unique(), || self.work()) {
                 Ok(_) => state.threads += 1,
-                // Those that there are go on.
+                // Existing threads continue.
                 Err(error) if state.threads > 0 => tracing::debug!(%error, "names are looked up by fewer threads"),
                 Err(error) => {
                     state.clear();
@@ -211,7 +212,7 @@ impl Names {
         Ok(asked)
     }
 
-    /// Looks names up until none waits that may be looked up now.
+    /// Resolves names until none is waiting that may be resolved now.
     fn work(&self) {
         let mut done = None;
         loop {
@@ -255,7 +256,7 @@ impl State {
         self.queued += 1;
     }
 
-    /// Takes the next name. Askers take turns; one that has all threads of its share is passed over.
+    /// Takes the next name. Clients take turns; one that uses all threads of its share is skipped.
     fn next(&mut self) -> Option<(Asker, String)> {
         for _ in 0..self.turns.len() {
             let asker = self.turns.pop_front()?;
@@ -276,7 +277,7 @@ impl State {
                             }
                             return Some((asker, name));
                         }
-                        // All have given up.
+                        // All of them have given up.
                         self.names.remove(&name);
                     }
                     // It was in another queue, too.
@@ -292,7 +293,7 @@ impl State {
         None
     }
 
-    /// A name of this asker was looked up.
+    /// Ends the look-up of a name of this client.
     fn give_back(&mut self, asker: Asker) {
         if let Some(share) = self.askers.get_mut(&asker) {
             share.threads -= 1;
@@ -302,7 +303,7 @@ impl State {
         }
     }
 
-    /// Forgets what waits.
+    /// Removes all waiting names.
     fn clear(&mut self) {
         self.turns.clear();
         self.queued = 0;

@@ -1,4 +1,4 @@
-//! In place of TLS, without the feature `tls`.
+//! A substitute for TLS, without the feature `tls`.
 
 use std::{
     io::{self, ErrorKind, IoSlice, IoSliceMut},
@@ -9,7 +9,7 @@ use mio::net::TcpStream;
 
 use crate::service::Tls;
 
-/// There is none.
+/// There are no acceptors.
 #[derive(Clone)]
 pub(crate) enum Acceptor {}
 
@@ -24,7 +24,7 @@ impl Acceptor {
     }
 }
 
-/// There is none.
+/// There are no sessions.
 pub(crate) struct Session {
     pub(crate) socket: TcpStream,
     never: std::convert::Infallible,

@@ -1,4 +1,4 @@
-//! What programs hold in their hands.
+//! The API for programs.
 
 use std::{
     fmt,
@@ -27,7 +27,7 @@ use crate::{
     stats::{Counters, Stats},
 };
 
-/// A service of a proxy. No other one of the process ever has the same.
+/// The id of a service of a proxy, unique in the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ServiceId(u64);
 
@@ -37,25 +37,25 @@ impl ServiceId {
         Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
-    /// That of connections that belong to no service.
+    /// Returns the id of connections without a service.
     pub(crate) const fn none() -> Self {
         Self(0)
     }
 }
 
-/// What becomes of the connections of a service that is removed.
+/// The treatment of the connections of a removed service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Connections {
-    /// They go on.
+    /// They continue.
     Keep,
     /// They are reset.
     End,
 }
 
-/// Services over a stack, with one thread, `wg-proxy`, that sleeps while nothing happens. Any thread may use it.
+/// Services over a stack, with one thread, `wg-proxy`, that sleeps while it is idle. Any thread may use it.
 ///
 /// It ends when it is dropped, which waits for the thread, or by itself when the stack is closed: listeners are closed,
-/// connections are reset, files of Unix sockets are removed. Calls fail with `ConnectionAborted` then, and in a child
+/// connections are reset, files of Unix sockets are removed. Calls then fail with `ConnectionAborted`, and in a child
 /// of `fork()` with `Unsupported`.
 pub struct Proxy {
     mailbox: Arc<Mailbox>,
@@ -69,7 +69,7 @@ pub struct Proxy {
     _closed: Arc<dyn Notify>,
 }
 
-/// Tells everybody that the thread has ended, also if it has panicked: nobody is to wait for an answer of it.
+/// Reports that the thread has ended, also after a panic, so that no caller waits for its result.
 struct AtEnd<F: FnOnce()> {
     mailbox: Arc<Mailbox>,
     ended: Option<F>,
@@ -96,13 +96,13 @@ impl Proxy {
     /// Starts a proxy without services.
     ///
     /// # Errors
-    /// As the system says: it needs a thread and two descriptors.
+    /// Errors of the system: it needs a thread and two descriptors.
     pub fn start(stack: &Netstack, options: Options) -> io::Result<Self> {
         Self::start_with(stack, options, || {})
     }
 
-    /// As [`start`](Self::start). `ended` is called on the proxy's thread as the last thing that it does, also after
-    /// it was dropped. It must not wait for anything that the caller of `drop` holds.
+    /// Starts a proxy like [`start`](Self::start). `ended` is called on the proxy's thread as its last action, also
+    /// after it was dropped. It must not wait for anything that the caller of `drop` holds.
     ///
     /// # Errors
     /// As [`start`](Self::start).
@@ -130,10 +130,10 @@ impl Proxy {
         })
     }
 
-    /// Begins to serve.
+    /// Starts to serve.
     ///
     /// # Errors
-    /// `AddrInUse`, `AddrNotAvailable`, `PermissionDenied`, ...: as the system and the stack say of the address.
+    /// `AddrInUse`, `AddrNotAvailable`, `PermissionDenied`, ...: errors of the system and the stack for the address.
     /// `InvalidInput`: a target is not `host:port`.
     pub fn add(&self, service: Service) -> io::Result<ServiceId> {
         let (id, counters) = (ServiceId::next(), Arc::<Counters>::default());
@@ -147,7 +147,7 @@ impl Proxy {
     /// Ends a service. When this returns, its address is free.
     ///
     /// # Errors
-    /// `NotFound`: it was removed before.
+    /// `NotFound`: it was already removed.
     pub fn remove(&self, id: ServiceId, connections: Connections) -> io::Result<()> {
         let found = {
             let mut services = lock(&self.services);
@@ -159,13 +159,13 @@ impl Proxy {
         self.ask(Command::Remove { id, connections, answer }, &answered)
     }
 
-    /// Serves `services`, and no others. Those that are served already go on, and so do all connections. A service that
-    /// has the place of one before (its listener, or its port in the tunnel) takes that over, without a moment in which
-    /// there is no listener; connections of the one before count in its limits. Returns the services that could not be
-    /// added, and why: what such a one was to take over goes on.
+    /// Serves `services`, and no others. Those that are already served continue, and so do all connections. A service
+    /// with the place of an earlier one (its listener, or its port in the tunnel) takes it over, without a moment in
+    /// which there is no listener; connections of the earlier one count towards its limits. Returns the services that
+    /// could not be added, with the errors: the services that they were to replace continue.
     ///
     /// # Errors
-    /// `ConnectionAborted`, `Unsupported`: as said above.
+    /// `ConnectionAborted`, `Unsupported`: as described for [`Proxy`].
     pub fn replace(&self, services: Vec<Service>) -> io::Result<Vec<(Service, io::Error)>> {
         let mut left = self.services();
         let mut take = |same: &dyn Fn(&Service) -> bool| {
@@ -205,13 +205,13 @@ impl Proxy {
     }
 
     /// Connects `socket` and `target` (`host:port` in the tunnel), and copies between them, as for a client of
-    /// [`Kind::TcpClient`](crate::Kind::TcpClient) that belongs to no service. `ended` is called on the proxy's thread
-    /// when the proxy has closed the socket: with an error if the target could not be connected, or the connection was
-    /// reset. Otherwise all bytes were copied, or the proxy was [closed](Self::close); the stack may still have to
-    /// deliver some, and what `ended` gets shows whether it has. It must not wait for the proxy.
+    /// [`Kind::TcpClient`](crate::Kind::TcpClient) without a service. `ended` is called on the proxy's thread when the
+    /// proxy has closed the socket: with an error if the target could not be connected, or the connection was reset.
+    /// Otherwise all bytes were copied, or the proxy was [closed](Self::close); the stack may still have to deliver
+    /// some, and the argument of `ended` shows whether it has. It must not wait for the proxy.
     ///
     /// # Errors
-    /// As the system says of the socket.
+    /// Errors of the system for the socket.
     pub fn connect(
         &self,
         socket: UnixStream,
@@ -224,48 +224,48 @@ impl Proxy {
         self.ask(Command::Client { socket, target: target.to_owned(), answer }, &answered)
     }
 
-    /// Replaces the options. Connections go on; look-ups that have begun keep their family.
+    /// Replaces the options. Connections continue; look-ups in progress keep their family.
     ///
     /// # Errors
-    /// `ConnectionAborted`, `Unsupported`: as said above.
+    /// `ConnectionAborted`, `Unsupported`: as described for [`Proxy`].
     pub fn set_options(&self, options: Options) -> io::Result<()> {
         self.check()?;
         self.mailbox.push(Command::Options(options));
         Ok(())
     }
 
-    /// Where a service listens on this side: the port is the real one.
+    /// Returns the address on which a service listens on this side, with the actual port.
     #[must_use]
     pub fn address(&self, id: ServiceId) -> Option<Address> {
         lock(&self.services).iter().find(|known| known.id == id).and_then(|known| known.address.clone())
     }
 
-    /// The services now, in the order in which they were added.
+    /// Returns the current services, in the order in which they were added.
     #[must_use]
     pub fn services(&self) -> Vec<(ServiceId, Service)> {
         lock(&self.services).iter().map(|known| (known.id, known.service.clone())).collect()
     }
 
-    /// What all services have done, also those that were removed.
+    /// Returns the statistics of all services, including removed ones.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.all.read()
     }
 
-    /// What one service has done; `None` if it was removed.
+    /// Returns the statistics of one service; `None` if it was removed.
     #[must_use]
     pub fn service_stats(&self, id: ServiceId) -> Option<Stats> {
         lock(&self.services).iter().find(|known| known.id == id).map(|known| known.counters.read())
     }
 
-    /// Whether it has ended.
+    /// Returns whether it has ended.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.mailbox.is_over()
     }
 
-    /// Ends as dropping it does, but no connection is reset for that reason: what the proxy has taken is delivered by
-    /// the system and by the stack, as long as that lives.
+    /// Ends the proxy as dropping it does, but without resetting connections: bytes that the proxy has accepted are
+    /// delivered by the system and by the stack, as long as that exists.
     pub fn close(self) {
         if self.process == std::process::id() {
             self.mailbox.stop(End::Close);
@@ -282,14 +282,14 @@ impl Proxy {
         Ok(())
     }
 
-    /// Gives a command to the thread and waits for the answer.
+    /// Passes a command to the thread and waits for the result.
     fn ask<T>(&self, command: Command, answer: &mpsc::Receiver<T>) -> io::Result<T> {
         self.check()?;
         if self.owner.is_current() {
             return Err(ErrorKind::Deadlock.into());
         }
         self.mailbox.push(command);
-        // It is dropped without an answer if the thread ends first.
+        // It is dropped without a result if the thread ends first.
         answer.recv().map_err(|_| ErrorKind::ConnectionAborted.into())
     }
 }
@@ -297,7 +297,7 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         if self.process != std::process::id() {
-            // Its sockets are the parent's, too, and nobody else frees what it has.
+            // A child shares the sockets of the parent, but does not have the thread.
             std::mem::forget(self.thread.take());
             return;
         }
@@ -305,7 +305,7 @@ impl Drop for Proxy {
         if let Some(thread) = self.thread.take()
             && !self.owner.is_current()
         {
-            // A panic of it was reported there.
+            // A panic was reported in the thread.
             let _ = thread.join();
         }
     }

@@ -1,4 +1,4 @@
-//! What can be served, and within which limits.
+//! Services and their limits.
 
 use std::{
     fmt, io,
@@ -14,23 +14,23 @@ use subtle::ConstantTimeEq;
 use wg_embed_netstack::dns::Family;
 use zeroize::Zeroizing;
 
-/// Something that is served. Two that are equal are the same service.
+/// A service. Two that are equal are the same service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
-    /// What it does, and where.
+    /// Its function and its place.
     pub kind: Kind,
-    /// What it may take.
+    /// Its limits.
     pub limits: Limits,
 }
 
 impl Service {
-    /// A service with the default limits.
+    /// Creates a service with the default limits.
     #[must_use]
     pub fn new(kind: Kind) -> Self {
         Self { kind, limits: Limits::default() }
     }
 
-    /// What only one service can have.
+    /// Returns the place that only one service can have.
     pub(crate) const fn site(&self) -> Site<'_> {
         match &self.kind {
             Kind::Socks5 { at, .. }
@@ -47,7 +47,7 @@ impl Service {
     }
 }
 
-/// Where a service is: on this side, or in the tunnel.
+/// The place of a service: on this side, or in the tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Site<'a> {
     Listener(&'a Address),
@@ -58,84 +58,84 @@ pub(crate) enum Site<'a> {
     AnyUdp,
 }
 
-/// What a service does, and where.
+/// The function of a service, and its place.
 ///
-/// A proxy that has one of [`TcpServer`](Self::TcpServer), [`TcpForward`](Self::TcpForward) and
-/// [`UdpForward`](Self::UdpForward) takes [`Netstack::intercept`](wg_embed_netstack::Netstack::intercept) for itself.
+/// A proxy with a [`TcpServer`](Self::TcpServer), [`TcpForward`](Self::TcpForward) or [`UdpForward`](Self::UdpForward)
+/// uses [`Netstack::intercept`](wg_embed_netstack::Netstack::intercept), which the program then must not call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Kind {
-    /// A SOCKS5 proxy (RFC 1928; RFC 1929 with a login): names are looked up in the tunnel.
+    /// A SOCKS5 proxy (RFC 1928; RFC 1929 with a login): names are resolved in the tunnel.
     Socks5 {
-        /// Where clients connect.
+        /// The listening address.
         at: Address,
-        /// What clients must present; without it, any client is served.
+        /// The required login; without it, any client is served.
         login: Option<Login>,
         /// Whether a client may open a port of the tunnel for one connection (BIND).
         bind: bool,
     },
     /// An HTTP proxy: CONNECT, and GET of `http://` addresses.
     Http {
-        /// Where clients connect.
+        /// The listening address.
         at: Address,
-        /// What clients must present (Basic); without it, any client is served.
+        /// The required login (Basic); without it, any client is served.
         login: Option<Login>,
     },
-    /// As [`Http`](Self::Http), over TLS, and not on a Unix socket. Needs the feature `tls`.
+    /// An HTTP proxy like [`Http`](Self::Http), over TLS, and not on a Unix socket. Needs the feature `tls`.
     Https {
-        /// Where clients connect.
+        /// The listening address.
         at: Address,
         /// As for [`Http`](Self::Http).
         login: Option<Login>,
         /// The certificate and its key.
         tls: Tls,
     },
-    /// TLS connections, each to port 443 of the name in its ClientHello.
+    /// Forwards TLS connections, each to port 443 of the server name in its ClientHello.
     Sni {
-        /// Where clients connect.
+        /// The listening address.
         at: Address,
     },
-    /// All connections to one target in the tunnel.
+    /// Forwards all connections to one target in the tunnel.
     TcpClient {
-        /// Where clients connect.
+        /// The listening address.
         at: Address,
         /// `host:port` in the tunnel.
         target: String,
     },
-    /// A port inside the tunnel: its connections go to one target on this side. A handshake is answered when the target
-    /// is connected, and refused if it cannot be.
+    /// Forwards connections to a port inside the tunnel to one target on this side. A handshake is completed when the
+    /// target is connected, and refused if it cannot be.
     TcpServer {
-        /// The port of all of the stack's addresses.
+        /// The port on all of the stack's addresses.
         port: u16,
         /// The target on this side.
         target: Target,
     },
-    /// Connections from the tunnel to any address and port that is not the stack's own: they go on from this side, when
+    /// Forwards connections from the tunnel to any address and port that is not the stack's own from this side, when
     /// the target there is connected.
     TcpForward {
-        /// Where they may go; with none, everywhere but to loopback, link-local, unspecified, broadcast and multicast
+        /// The permitted destinations; if empty, all except loopback, link-local, unspecified, broadcast and multicast
         /// addresses.
         allow: Vec<Allow>,
     },
-    /// The same for datagrams.
+    /// Forwards datagrams in the same way.
     UdpForward {
         /// As for [`TcpForward`](Self::TcpForward).
         allow: Vec<Allow>,
-        /// After this time without traffic a flow ends.
+        /// The time without traffic after which a flow ends.
         idle: Duration,
     },
-    /// All datagrams to one target in the tunnel, and its answers. Each source has a session.
+    /// Forwards all datagrams to one target in the tunnel, and its replies. Each source has a session.
     UdpClient {
-        /// Where clients send to.
+        /// The listening address.
         at: SocketAddr,
         /// `host:port` in the tunnel.
         target: String,
-        /// After this time without traffic a session ends; `None`: not for that reason.
+        /// The time without traffic after which a session ends; `None`: no limit.
         idle: Option<Duration>,
     },
-    /// A UDP port inside the tunnel: its datagrams go to one target on this side. Each source has a session.
+    /// Forwards datagrams to a UDP port inside the tunnel to one target on this side. Each source has a session.
     UdpServer {
-        /// The port of all of the stack's addresses.
+        /// The port on all of the stack's addresses.
         port: u16,
         /// The target on this side.
         target: SocketAddr,
@@ -144,16 +144,16 @@ pub enum Kind {
     },
 }
 
-/// What a service may take.
+/// The limits of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The most connections at once, those that are being made included; others are closed. For UDP the most sessions,
-    /// and 8,192 at most: the one that has been idle longest makes room, but for [`Kind::UdpForward`] new ones are
-    /// refused.
+    /// The maximum number of connections at once, including those being established; others are closed. For UDP the
+    /// maximum number of sessions, at most 8,192: a new one replaces the one that has been idle longest, except for
+    /// [`Kind::UdpForward`], where new ones are refused.
     pub connections: usize,
-    /// How long a client may take for its request.
+    /// The time limit of a client's request.
     pub head: Duration,
-    /// How long a connection to a target may take to be made.
+    /// The time limit of connecting to a target.
     pub dial: Duration,
 }
 
@@ -163,15 +163,15 @@ impl Default for Limits {
     }
 }
 
-/// What all services of a proxy have in common.
+/// Options of a proxy, for all services together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Which addresses of names are tried, and in which order.
+    /// The usable addresses of names, and their order.
     pub family: Family,
-    /// The most connections of all services together.
+    /// The maximum number of connections of all services together.
     pub connections: usize,
-    /// Whether the system looks names up if the stack has no DNS servers: outside of the tunnel. Otherwise names have
-    /// no addresses then.
+    /// Whether the system resolves names, outside the tunnel, if the stack has no DNS servers. Otherwise names cannot
+    /// be resolved then.
     pub system_names: bool,
 }
 
@@ -181,12 +181,12 @@ impl Default for Options {
     }
 }
 
-/// Where a service listens on this side.
+/// The listening address of a service on this side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// An address and port; port 0 is a free one.
     Tcp(SocketAddr),
-    /// A Unix stream socket. A file there that no process listens on is replaced; at the end the file is removed.
+    /// A Unix stream socket. An existing file on which no process listens is replaced; at the end the file is removed.
     Unix(PathBuf),
 }
 
@@ -202,13 +202,14 @@ impl fmt::Display for Address {
 /// A target on this side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// `host:port`; a name is looked up in the tunnel, except `localhost`.
+    /// `host:port`; a name is resolved in the tunnel, except `localhost`.
     Host(String),
     /// A Unix stream socket.
     Unix(PathBuf),
 }
 
-/// Addresses and ports, as `ADDRESS`, `ADDRESS/BITS`, with `:PORT` or `:FIRST-LAST` after it; IPv6 in brackets then.
+/// A range of addresses and ports: `ADDRESS` or `ADDRESS/BITS`, optionally followed by `:PORT` or `:FIRST-LAST`; IPv6
+/// is then in brackets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Allow {
     network: IpNet,
@@ -216,7 +217,7 @@ pub struct Allow {
 }
 
 impl Allow {
-    /// Whether it has an address and port.
+    /// Returns whether it contains an address and port.
     #[must_use]
     pub fn has(&self, at: SocketAddr) -> bool {
         self.network.contains(&at.ip().to_canonical()) && self.ports.contains(&at.port())
@@ -261,17 +262,17 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Of texts in PEM: the chain of certificates, the server's own first, and its private key. They are read when the
-    /// service is added.
+    /// Creates it from texts in PEM: the chain of certificates, the server's own first, and its private key. They are
+    /// parsed when the service is added.
     #[must_use]
     pub fn new(chain: &[u8], key: &[u8]) -> Self {
         Self { chain: chain.to_vec(), key: key.to_vec().into() }
     }
 
-    /// Reads them.
+    /// Parses both.
     ///
     /// # Errors
-    /// `InvalidInput`: they are malformed, or the key is that of another certificate. `Unsupported`: this was built
+    /// `InvalidInput`: they are malformed, or the key belongs to another certificate. `Unsupported`: this was built
     /// without TLS.
     pub fn check(&self) -> io::Result<()> {
         crate::tls::Acceptor::new(self).map(drop)
@@ -300,7 +301,7 @@ pub struct Login {
 }
 
 impl Login {
-    /// A login. SOCKS5 has at most 255 bytes for each, and HTTP no colon in a name.
+    /// Creates a login. SOCKS5 permits at most 255 bytes for each, and HTTP no colon in a name.
     #[must_use]
     pub fn new(name: &str, password: &str) -> Self {
         Self { name: name.to_owned().into(), password: password.to_owned().into() }

@@ -1,4 +1,4 @@
-//! The system's sockets: of TCP, and of files.
+//! The system's TCP and Unix sockets.
 
 use std::{
     cell::Cell,
@@ -16,10 +16,10 @@ use wg_embed_netstack::{Delivery, TcpStream};
 
 use crate::{service::Address, tls};
 
-/// After this time without traffic the other side of a connection is asked whether it is still there.
+/// The time without traffic after which the other side of a connection is probed.
 pub(crate) const KEEPALIVE: Duration = Duration::from_secs(300);
 
-/// A connection of a client, or to a target on this side.
+/// A connection from a client, or to a target on this side.
 pub(crate) enum Socket {
     Tcp(net::TcpStream),
     Unix(net::UnixStream),
@@ -27,16 +27,16 @@ pub(crate) enum Socket {
     Watched(Watched),
 }
 
-/// A socket of a program that wants the reason of its end: a Unix socket has no resets.
+/// A socket of a program that wants the reason for its end: a Unix socket has no resets.
 pub(crate) struct Watched {
     socket: net::UnixStream,
     failure: Cell<Option<io::Error>>,
-    /// Of the connection in the tunnel, once there is one.
+    /// The delivery of the connection in the tunnel, once there is one.
     delivery: Cell<Option<Delivery>>,
     ended: Option<Ended>,
 }
 
-/// Is called when a [`Watched`] socket is closed.
+/// A function that is called when a [`Watched`] socket is closed.
 type Ended = Box<dyn FnOnce(io::Result<Delivery>) + Send>;
 
 impl Watched {
@@ -48,7 +48,7 @@ impl Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        // Its other side has its end first.
+        // Its other side gets its end first.
         let _ = self.socket.shutdown(Shutdown::Both);
         if let Some(ended) = self.ended.take() {
             let delivery = || self.delivery.take().ok_or_else(|| ErrorKind::ConnectionAborted.into());
@@ -62,7 +62,7 @@ impl Socket {
         registry.register(self.source(), Token(token), Interest::READABLE | Interest::WRITABLE)
     }
 
-    /// The same with TLS over it, if there is an acceptor.
+    /// Adds TLS to the socket, if there is an acceptor.
     pub(crate) fn with_tls(self, acceptor: Option<&tls::Acceptor>) -> io::Result<Self> {
         match (self, acceptor) {
             (Self::Tcp(socket), Some(acceptor)) => acceptor.accept(socket).map(Self::Tls),
@@ -87,7 +87,7 @@ impl Socket {
         }
     }
 
-    /// Sends what waits in the socket's own buffer. Returns whether nothing does any more.
+    /// Sends bytes from the socket's own buffer. Returns whether it is empty.
     pub(crate) fn flush(&mut self) -> io::Result<bool> {
         match self {
             Self::Tcp(_) | Self::Unix(_) | Self::Watched(_) => Ok(true),
@@ -95,7 +95,7 @@ impl Socket {
         }
     }
 
-    /// Begins to connect to a target on this side.
+    /// Starts to connect to a target on this side.
     pub(crate) fn connect(to: &Address) -> io::Result<Self> {
         Ok(match to {
             Address::Tcp(to) => Self::Tcp(net::TcpStream::connect(*to)?),
@@ -103,7 +103,7 @@ impl Socket {
         })
     }
 
-    /// The addresses of this side and of the other one.
+    /// Returns the addresses of this side and of the other one.
     pub(crate) fn addresses(&self) -> io::Result<(SocketAddr, SocketAddr)> {
         match self {
             Self::Tcp(socket) => Ok((socket.local_addr()?, socket.peer_addr()?)),
@@ -112,7 +112,7 @@ impl Socket {
         }
     }
 
-    /// Whether a connection that was begun is there.
+    /// Returns whether a connection that was started is established.
     pub(crate) fn is_connected(&self) -> io::Result<bool> {
         if let Some(error) = self.error() {
             return Err(error);
@@ -130,7 +130,7 @@ impl Socket {
         }
     }
 
-    /// Its connection in the tunnel is made.
+    /// Reports that its connection in the tunnel is established.
     pub(crate) fn connected(&self, connection: &TcpStream) {
         if let Self::Watched(watched) = self {
             watched.delivery.set(Some(connection.delivery()));
@@ -139,7 +139,7 @@ impl Socket {
 
     /// Ends the direction to the other side.
     pub(crate) fn end(&mut self) {
-        // The other side may have closed it already.
+        // The other side may already have closed it.
         let _ = match self {
             Self::Tcp(socket) => socket.shutdown(Shutdown::Write),
             Self::Unix(socket) | Self::Watched(Watched { socket, .. }) => socket.shutdown(Shutdown::Write),
@@ -150,7 +150,7 @@ impl Socket {
         };
     }
 
-    /// Takes the error that there is.
+    /// Takes the pending error, if any.
     pub(crate) fn error(&self) -> Option<io::Error> {
         match self {
             Self::Tcp(socket) => socket.take_error(),
@@ -160,12 +160,12 @@ impl Socket {
         .unwrap_or_else(Some)
     }
 
-    /// Closing it will be a reset, as far as there is such a thing.
+    /// Makes closing it a reset, if it supports resets.
     pub(crate) fn reset_on_close(&self) {
         self.fail(&ErrorKind::ConnectionReset.into());
     }
 
-    /// As [`reset_on_close`](Self::reset_on_close); `error` is the reason for a [`Watched`] socket.
+    /// Does the same as [`reset_on_close`](Self::reset_on_close); `error` is the reason for a [`Watched`] socket.
     pub(crate) fn fail(&self, error: &io::Error) {
         match self {
             Self::Tcp(socket) | Self::Tls(tls::Session { socket, .. }) => {
@@ -178,7 +178,7 @@ impl Socket {
         }
     }
 
-    /// Where its client is, if it has an address.
+    /// Returns the address of its client, if it has one.
     pub(crate) fn client(&self) -> Option<IpAddr> {
         self.addresses().ok().map(|(_, peer)| peer.ip().to_canonical())
     }
@@ -192,8 +192,8 @@ impl Socket {
     }
 }
 
-/// Neither waits with small parts, nor keeps a connection whose other side has gone without a word. What cannot be set
-/// is as the system has it.
+/// Sends small parts at once, and detects a connection whose other side no longer exists. Options that cannot be set
+/// have the system's defaults.
 fn prepare(socket: &net::TcpStream) {
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
     let set = socket.set_nodelay(true).and_then(|()| SockRef::from(socket).set_tcp_keepalive(&keepalive));
@@ -202,7 +202,7 @@ fn prepare(socket: &net::TcpStream) {
     }
 }
 
-/// Where clients connect. Dropping it removes its file, if that is still the same.
+/// A listener for clients. Dropping it removes its file, if that is still the same.
 pub(crate) enum Listener {
     Tcp(net::TcpListener),
     Unix(ipc::Listener, PathBuf),
@@ -238,7 +238,7 @@ impl Listener {
         }
     }
 
-    /// Where it is; the port is the real one.
+    /// Returns its address, with the actual port.
     pub(crate) fn address(&self) -> io::Result<Address> {
         Ok(match self {
             Self::Tcp(socket) => Address::Tcp(socket.local_addr()?),

@@ -1,28 +1,28 @@
-//! What a service has done.
+//! Statistics of services.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
-/// Numbers of a service, or of all services of a proxy. All but `open` never fall.
+/// Statistics of a service, or of all services of a proxy. All values except `open` never decrease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Connections, or sessions of UDP, that exist now.
+    /// Current connections, or sessions of UDP.
     pub open: usize,
-    /// Connections that were accepted.
+    /// Accepted connections.
     pub accepted: u64,
     /// Connections that were closed at once because of a limit.
     pub refused: u64,
     /// Connections whose target could not be connected.
     pub failed: u64,
-    /// Bytes of connections and datagrams into the tunnel.
+    /// Bytes of connections and datagrams sent into the tunnel.
     pub sent: u64,
-    /// Bytes of connections and datagrams out of the tunnel.
+    /// Bytes of connections and datagrams received from the tunnel.
     pub received: u64,
 }
 
-/// The same while they change.
+/// The same values as they change.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     open: AtomicUsize,
@@ -70,7 +70,7 @@ impl Both {
     }
 }
 
-/// A connection's or session's place among those of its service. It is given back when it is dropped.
+/// A connection's or session's place among those of its service, which is released when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Place(Both);
 

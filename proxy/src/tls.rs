@@ -14,10 +14,10 @@ use rustls::{
 
 use crate::service::Tls;
 
-/// The most bytes that wait to be sent on one connection.
+/// The maximum number of bytes that wait to be sent on one connection.
 const BUFFER: usize = 64 << 10;
 
-/// What sessions are made with.
+/// The configuration of sessions.
 #[derive(Clone)]
 pub(crate) struct Acceptor(Arc<ServerConfig>);
 
@@ -45,11 +45,11 @@ impl Acceptor {
     }
 }
 
-/// One connection.
+/// A TLS session.
 pub(crate) struct Session {
     pub(crate) socket: TcpStream,
     session: Box<ServerConnection>,
-    /// After what waits, nothing is sent.
+    /// Whether nothing is sent after the waiting bytes.
     is_ending: bool,
 }
 
@@ -68,7 +68,7 @@ impl Session {
             }
             has_ended = self.session.read_tls(&mut self.socket)? == 0;
             let processed = self.session.process_new_packets();
-            // With an error, its alert is sent.
+            // After an error, its alert is sent.
             let flushed = self.flush();
             processed.map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
             flushed?;
@@ -85,7 +85,7 @@ impl Session {
         if length == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(length) }
     }
 
-    /// Sends what waits. Returns whether nothing does any more.
+    /// Sends waiting bytes. Returns whether there are none left.
     pub(crate) fn flush(&mut self) -> io::Result<bool> {
         while self.session.wants_write() {
             match self.session.write_tls(&mut self.socket) {
@@ -95,7 +95,7 @@ impl Session {
             }
         }
         if self.is_ending {
-            // The other side may have closed it already.
+            // The other side may already have closed it.
             let _ = self.socket.shutdown(Shutdown::Write);
         }
         Ok(true)
@@ -105,7 +105,7 @@ impl Session {
     pub(crate) fn end(&mut self) {
         if !std::mem::replace(&mut self.is_ending, true) {
             self.session.send_close_notify();
-            // An error is found again by whoever goes on.
+            // The error is detected again later.
             let _ = self.flush();
         }
     }

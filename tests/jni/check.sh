@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# wireguard-android's libwg-go.so in a Java virtual machine: its native methods, with a peer in another network namespace.
-# tests/c/check.sh looks at its symbols, and at its functions for C.
+# wireguard-android's libwg-go.so in a Java virtual machine: its native methods, with a peer in another network
+# namespace. tests/c/check.sh looks at its symbols, and at its functions for C.
 #
-# Needs gcc, a JDK, ip(8), wg(8) and ping(8), and root for namespaces. What cannot run is skipped, and the reason printed.
+# Needs gcc, a JDK, ip(8), wg(8) and ping(8), and root for namespaces. What cannot run is skipped, and the reason
+# printed.
 #
 # PEER  the other end's program: called as PEER -f INTERFACE; default: wireguard-go if it is there, or else our daemon
 set -euo pipefail
@@ -108,7 +109,8 @@ version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 drive() {
   local what=$1
   shift
-  # Nothing of the machine's own comes and goes with time: one heap, which is there from the beginning, and all its threads.
+  # Nothing of the machine's own comes and goes with time: one heap, which is there from the beginning, and all its
+  # threads.
   timeout 300 ip netns exec "$app" java "$@" -Xms64m -Xmx64m -XX:+AlwaysPreTouch -XX:+UseSerialGC \
     -XX:-UseDynamicNumberOfCompilerThreads -Djava.library.path="$out" -cp "$out/classes" \
     com.wireguard.android.backend.Driver "$what" "$tun" 10.77.0.2 "$out/settings" "$version" >"$out/$what.log" 2>&1 || {

@@ -3,14 +3,14 @@
 # can talk to the reference implementation on machines whose own kernel lacks the module. The CPU is emulated
 # (KVM is not used): slow, but the kernel's clocks and timers run at the true rate.
 #
-#   vm.sh build DIR                           installs what is missing (apt), unpacks Debian's cloud kernel, packs an initramfs
+#   vm.sh build DIR                           installs packages, unpacks Debian's cloud kernel, packs an initramfs
 #   vm.sh start DIR NETNS TAP HOST4 VM4       boots it; NETNS is created if it does not exist (IPv6: fd00:18::1 and ::2)
 #   vm.sh run   DIR NETNS VM4 'COMMANDS'      runs shell lines in the VM, prints their output, exits with their status
 #   vm.sh stop  DIR NETNS TAP                 ends that VM, removes its TAP, and NETNS too if start created it
 #
-# In the VM: 256 MB, 1 CPU, root, eth0 up; busybox, bash, wg, tc, ping and iperf3 on PATH; modules wireguard (with its debug
-# messages on: see `dmesg`), tun, sch_netem, and those that send arriving packets through an ifb, loaded. Nothing is installed
-# into the host's /boot or /lib/modules.
+# In the VM: 256 MB, 1 CPU, root, eth0 up; busybox, bash, wg, tc, ping and iperf3 on PATH; modules wireguard (with its
+# debug messages on: see `dmesg`), tun, sch_netem, and those that send arriving packets through an ifb, loaded. Nothing
+# is installed into the host's /boot or /lib/modules.
 # Environment: VM_TIMEOUT (seconds, default 60) bounds one `run`; VM_NICE (default 0) is qemu's niceness.
 set -euo pipefail
 

@@ -1,4 +1,5 @@
-//! The replay can fail: recordings that are edited so that they say something that the kernel does not do must not pass.
+//! The replay can fail: recordings that are edited so that they say something that the kernel does not do must not
+//! pass.
 
 use std::time::Duration;
 

@@ -1,11 +1,11 @@
 //! Gives a device what a trace gave the kernel, and compares what comes out.
 //!
-//! Inputs go in at their time; what they cause comes out at once, and up to 60 ms later in the trace. The kernel's timers
-//! fire late, by an amount that is bounded but looks random, and what follows depends on when. So that the two do not
-//! drift apart, the device's timers run exactly when the kernel's did: in a window before everything in the trace that a
-//! timer may have caused, as long as the kernel can have been late, they are held; outside these windows they run when
-//! they are due, and must cause nothing that can be seen. Thus a timer that is due too early is noticed in front of the
-//! window, and one that is due too late at its end.
+//! Inputs go in at their time; what they cause comes out at once, and up to 60 ms later in the trace. The kernel's
+//! timers fire late, by an amount that is bounded but looks random, and what follows depends on when. So that the two
+//! do not drift apart, the device's timers run exactly when the kernel's did: in a window before everything in the
+//! trace that a timer may have caused, as long as the kernel can have been late, they are held; outside these windows
+//! they run when they are due, and must cause nothing that can be seen. Thus a timer that is due too early is noticed
+//! in front of the window, and one that is due too late at its end.
 
 use std::{
     collections::VecDeque,

@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// Initiations and responses leave with the kernel's TOS for handshakes, cookie replies and keepalives with none, and data
-/// with the ECN field of its packet.
+/// Initiations and responses leave with the kernel's TOS for handshakes, cookie replies and keepalives with none, and
+/// data with the ECN field of its packet.
 #[test]
 fn each_kind_of_message_has_the_kernels_tos() {
     let world = World::new();
@@ -384,8 +384,8 @@ fn row_v_a_new_private_key_ends_the_handshake_under_way() {
     assert_eq!(b.received(), [waiting, packet]);
 }
 
-/// Theirs: keys stay in memory that is given back. What is left there is looked at in `wiped.rs`; here, that no key type
-/// loses its promise.
+/// Theirs: keys stay in memory that is given back. What is left there is looked at in `wiped.rs`; here, that no key
+/// type loses its promise.
 #[test]
 fn row_w_keys_are_wiped_when_they_are_dropped() {
     fn wiped<T: zeroize::ZeroizeOnDrop>() {}
@@ -402,8 +402,8 @@ fn row_x_an_initiation_is_computed_once() {
     let wall = Duration::from_secs(1_700_000_000);
     let mut message = Handshake::new(*b.public()).create_initiation(&a, 1, wall, &SystemRandom).unwrap();
     let opened = OpenedInitiation::open(&message, &b).unwrap();
-    // Ephemeral and static are gone from the message: the second step has them from the first, with all that was computed
-    // from them.
+    // Ephemeral and static are gone from the message: the second step has them from the first, with all that was
+    // computed from them.
     message[..88].fill(0);
     let mut handshake = Handshake::new(*a.public());
     assert!(handshake.consume_initiation(opened, &message, &b, Instant::default()));

@@ -269,8 +269,8 @@ fn row_y_a_session_is_used_by_many_threads_at_once_and_in_place() {
     assert_eq!(accepted.lock().unwrap().len(), THREADS * EACH);
 }
 
-/// Theirs: a panic for a small buffer and for a clock that steps back; a full queue drops what is newest; keepalives wait
-/// in it.
+/// Theirs: a panic for a small buffer and for a clock that steps back; a full queue drops what is newest; keepalives
+/// wait in it.
 #[test]
 fn row_z_nothing_panics_and_the_newest_packets_are_kept() {
     // Any length, of any type.

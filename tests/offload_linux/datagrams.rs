@@ -89,8 +89,8 @@ pub(crate) fn set_plain(socket: &UdpSocket) {
     set_number(socket, libc::SOL_UDP, libc::UDP_SEGMENT, 0);
 }
 
-/// Receives `wanted` in parts of `segment` bytes: one by one, or several at a time if the socket may. Returns in how many
-/// calls.
+/// Receives `wanted` in parts of `segment` bytes: one by one, or several at a time if the socket may. Returns in how
+/// many calls.
 pub(crate) fn expect_run(socket: &UdpSocket, wanted: &[u8], segment: usize) -> usize {
     let mut buffer = vec![0; 70_000];
     let (mut at, mut calls) = (0, 0);
@@ -171,8 +171,8 @@ struct Flood {
     late: u32,
 }
 
-/// Sends as fast as possible for a moment, and until enough has arrived; checks that what arrives has not changed and is in
-/// order. How much is lost depends on the machine, so that nothing follows from it.
+/// Sends as fast as possible for a moment, and until enough has arrived; checks that what arrives has not changed and
+/// is in order. How much is lost depends on the machine, so that nothing follows from it.
 fn flood(sender: &UdpSocket, receiver: &UdpSocket, flow: u64, mtu: usize) -> Flood {
     const TIME: Duration = Duration::from_millis(500);
     const MOST: u32 = 40_000;

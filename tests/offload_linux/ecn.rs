@@ -1,5 +1,5 @@
-//! Marks of explicit congestion notification: from the inner header to the outer one and back (RFC 6040), one by one and
-//! within runs.
+//! Marks of explicit congestion notification: from the inner header to the outer one and back (RFC 6040), one by one
+//! and within runs.
 
 use std::{
     net::IpAddr,
@@ -98,8 +98,8 @@ fn marks_leave_the_tunnel_and_nothing_else_of_the_tos_byte_does() {
     });
 }
 
-/// The inner mark after the tunnel (RFC 6040, figure 4). A packet that is not ECN-capable passes even if the outer header
-/// was marked, as it does with the kernel's WireGuard.
+/// The inner mark after the tunnel (RFC 6040, figure 4). A packet that is not ECN-capable passes even if the outer
+/// header was marked, as it does with the kernel's WireGuard.
 fn carried(inner: u8, outer: u8) -> u8 {
     match (inner, outer) {
         (0, _) => 0,

@@ -1,4 +1,5 @@
-//! ICMP through the tunnels: echoes of all sizes, refusals that quote what was refused, and the path MTU that is learned.
+//! ICMP through the tunnels: echoes of all sizes, refusals that quote what was refused, and the path MTU that is
+//! learned.
 
 use std::{
     io,

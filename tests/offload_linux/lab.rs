@@ -125,8 +125,8 @@ impl Lab {
         }
     }
 
-    /// No packet was wrong, changed, or overtaken, and none was dropped but for the reasons in `except`. Returns how many
-    /// got lost between the tunnels, which only full buffers of the kernels can explain.
+    /// No packet was wrong, changed, or overtaken, and none was dropped but for the reasons in `except`. Returns how
+    /// many got lost between the tunnels, which only full buffers of the kernels can explain.
     pub(crate) fn check(&self, except: &[&str]) -> usize {
         self.settle();
         let mut lost = 0;

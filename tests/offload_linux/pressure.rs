@@ -1,5 +1,5 @@
-//! Where there is no room: full socket buffers, a slow link, and the memory cap. What is dropped is counted, nothing grows,
-//! and the flow recovers.
+//! Where there is no room: full socket buffers, a slow link, and the memory cap. What is dropped is counted, nothing
+//! grows, and the flow recovers.
 
 use std::{
     fs,
@@ -18,8 +18,8 @@ use crate::{
     streams::{self, Stream},
 };
 
-/// Sends datagrams of 1000 bytes as fast as it goes, until the tunnel has read so many. Those that its own queue does not
-/// take are not its affair.
+/// Sends datagrams of 1000 bytes as fast as it goes, until the tunnel has read so many. Those that its own queue does
+/// not take are not its affair.
 fn flood(from: &End, to: &End, count: usize) {
     let (sender, receiver) = (udp(&from.netns, from.inner(4)), udp(&to.netns, to.inner(4)));
     sender.connect(receiver.local_addr().unwrap()).unwrap();

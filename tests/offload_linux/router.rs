@@ -1,13 +1,13 @@
-//! The kernel as the judge: packets that pass both tunnels and a router behind each end must come out as they come out of
-//! the same kernel without tunnels.
+//! The kernel as the judge: packets that pass both tunnels and a router behind each end must come out as they come out
+//! of the same kernel without tunnels.
 //!
 //! ```text
 //! packets -> in0 [kernel] wg0 => tunnels => wg0 [kernel] out0 -> compared
 //! packets -> in0 [              kernel                 ] out0 -> with these
 //! ```
 //!
-//! `in0` has virtio-net headers, so that large packets enter the router; `out0` has none, so that the kernel cuts what is
-//! still large there. Between the tunnels we cut and put together ourselves.
+//! `in0` has virtio-net headers, so that large packets enter the router; `out0` has none, so that the kernel cuts what
+//! is still large there. Between the tunnels we cut and put together ourselves.
 
 mod craft;
 

@@ -28,7 +28,8 @@ pub(crate) struct Stream<'a> {
     pub(crate) prepare: &'a (dyn Fn(&Socket) + Sync),
 }
 
-/// Lets the streams run side by side: writes and reads of random lengths, with pauses. All must arrive as they were sent.
+/// Lets the streams run side by side: writes and reads of random lengths, with pauses. All must arrive as they were
+/// sent.
 pub(crate) fn run(streams: &[Stream<'_>], dice: &mut Dice) {
     thread::scope(|s| {
         for stream in streams {

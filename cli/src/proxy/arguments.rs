@@ -4,7 +4,7 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
 use lexopt::{Arg, Parser};
 
-/// What to do.
+/// The selected command.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Command {
     Help,
@@ -12,16 +12,16 @@ pub(crate) enum Command {
     Run(Run),
 }
 
-/// How to run.
+/// Options of the proxy.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Run {
-    /// The configuration; a default path without it.
+    /// The path of the configuration; `None` for a default path.
     pub(crate) config: Option<PathBuf>,
     pub(crate) silent: bool,
     pub(crate) daemon: bool,
-    /// Where `/metrics` and `/readyz` are served.
+    /// The address that serves `/metrics` and `/readyz`.
     pub(crate) info: Option<SocketAddr>,
-    /// Only read the configuration.
+    /// Whether to only check the configuration.
     pub(crate) test: bool,
 }
 
@@ -54,7 +54,7 @@ fn info_address(text: &str) -> Option<SocketAddr> {
     text.parse().ok()
 }
 
-/// Where the configuration is: as asked for, or the first default path that exists.
+/// Returns the path of the configuration: the requested one, or the first default path that exists.
 pub(crate) fn path(asked: Option<PathBuf>) -> Result<PathBuf, String> {
     if let Some(path) = asked {
         return Ok(path);

@@ -1,7 +1,7 @@
-//! What the proxy may do with files, on Linux by Landlock: it reads what it needs for a reload and for names, and makes
-//! sockets where its services have them.
+//! Restricts the proxy's access to files, on Linux by Landlock: it can read the files for a reload and for name
+//! resolution, and create sockets in the directories of its services.
 //!
-//! As far as the kernel can: an old one forbids less, or nothing.
+//! The restrictions depend on the kernel: an old one forbids less, or nothing.
 
 use super::config::Config;
 
@@ -29,14 +29,14 @@ mod linux {
 
     use super::Config;
 
-    /// Where the C library looks for what it needs for names, and the clock.
+    /// The places of the C library's files for name resolution and time zones.
     const READABLE: [&str; 11] = [
         "/etc",
         "/lib",
         "/lib64",
         "/nix/store",
         "/proc",
-        // The rest of /run has secrets of others.
+        // The rest of /run contains secrets of other services.
         "/run/NetworkManager",
         "/run/nscd",
         "/run/resolvconf",
@@ -58,7 +58,7 @@ mod linux {
         Ok(rules.restrict_self()?.ruleset != RulesetStatus::NotEnforced)
     }
 
-    /// What does not exist is not allowed.
+    /// Allows access to a path; a path that does not exist is ignored.
     fn allow(rules: RulesetCreated, path: &Path, access: BitFlags<AccessFs>) -> Result<RulesetCreated, RulesetError> {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         match PathFd::new(path) {
@@ -67,7 +67,7 @@ mod linux {
         }
     }
 
-    /// Directories of the services' sockets.
+    /// Returns the directories of the services' sockets.
     fn sockets(config: &Config) -> Vec<PathBuf> {
         let of = |address: &Address| match address {
             Address::Unix(path) => path.parent().map(Path::to_owned),
@@ -89,7 +89,7 @@ mod tests {
     use super::linux::confine;
     use crate::proxy::config;
 
-    /// Whether the kernel has it, from itself.
+    /// Returns whether the kernel supports Landlock, by querying it.
     #[allow(unsafe_code)]
     fn has_landlock() -> bool {
         const VERSION: libc::c_uint = 1;
@@ -117,7 +117,7 @@ mod tests {
         fs::write(&file, text).unwrap();
         let config = config::read(&file).unwrap();
         let directories = (own.clone(), sockets.clone(), other.clone());
-        // It is for one thread, and those that it starts.
+        // It applies to one thread, and to threads that it starts.
         let confined = std::thread::spawn(move || {
             let (own, sockets, other) = directories;
             if !confine(&config).unwrap() {
@@ -138,7 +138,7 @@ mod tests {
                 denied(fs::write(directory.join("new"), "y"));
                 denied(fs::create_dir(directory.join("below")));
             }
-            // A socket that another process left behind is replaced, and ours is removed at the end.
+            // A socket left behind by another process is replaced, and ours is removed at the end.
             drop(UnixListener::bind(sockets.join("socket")).unwrap());
             fs::remove_file(sockets.join("socket")).unwrap();
             fs::read("/etc/hosts").unwrap();

@@ -15,16 +15,16 @@ use zeroize::Zeroizing;
 
 use super::config::Config;
 
-/// How much older than the interval an answer may be.
+/// How much older than the interval a reply may be.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// The most bytes of a request.
+/// The maximum size of a request.
 const MAX_HEAD: usize = 16 << 10;
 
-/// Who answers pings.
+/// The state of pings and their replies.
 pub(super) struct Info {
     interval: Duration,
-    /// The last answer, and the ping that is under way.
+    /// The last reply, and the ping in progress.
     alive: BTreeMap<IpAddr, (Option<SystemTime>, Option<Ping>)>,
 }
 
@@ -34,7 +34,7 @@ impl Info {
         Self { interval: config.check_interval, alive }
     }
 
-    /// Is for another configuration from now on: what is known of its addresses stays.
+    /// Applies another configuration: the state of its addresses is kept.
     pub(super) fn replace(&mut self, new: Self) {
         let before = std::mem::replace(self, new);
         for (address, state) in before.alive {
@@ -53,7 +53,7 @@ impl Info {
         !self.alive.is_empty()
     }
 
-    /// Notes who has answered.
+    /// Records replies.
     fn collect(&mut self) {
         for (last, ping) in self.alive.values_mut() {
             if ping.as_ref().is_some_and(|ping| ping.try_reply().is_ok()) {
@@ -79,7 +79,7 @@ impl Info {
     }
 }
 
-/// One client.
+/// A client.
 pub(super) struct Client {
     socket: TcpStream,
     input: Vec<u8>,
@@ -91,7 +91,7 @@ impl Client {
         Self { socket, input: Vec::new(), out: None }
     }
 
-    /// Does what can be done now. Returns the client if it goes on.
+    /// Makes progress without waiting. Returns the client if it continues.
     pub(super) fn go_on(mut self, info: &mut Info, device: &Device) -> Option<Self> {
         loop {
             if let Some(out) = &mut self.out {
@@ -101,7 +101,7 @@ impl Client {
                     Err(_) => return None,
                 }
                 if out.is_empty() {
-                    // The other side may have closed it already.
+                    // The other side may already have closed it.
                     let _ = self.socket.shutdown(Shutdown::Write);
                     return None;
                 }
@@ -122,7 +122,7 @@ impl Client {
     }
 }
 
-/// The answer to a request; `None` if it is not complete.
+/// Returns the response to a request; `None` if it is incomplete.
 fn answer(input: &[u8], info: &mut Info, device: &Device) -> Option<Vec<u8>> {
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut request = httparse::Request::new(&mut headers);
@@ -144,7 +144,7 @@ fn answer(input: &[u8], info: &mut Info, device: &Device) -> Option<Vec<u8>> {
     Some((head + &body).into_bytes())
 }
 
-/// What UAPI `get` has, without keys that are secret.
+/// Returns the text of the UAPI `get`, without secret keys.
 fn metrics(device: &Device) -> String {
     let text = uapi::get_text(device.snapshot()).unwrap_or_else(|_| Zeroizing::default());
     let mut public = String::with_capacity(text.len());

@@ -1,7 +1,7 @@
 //! `wg-embed proxy`: services on this machine and in a tunnel, without an interface and without root.
 //!
-//! The services are those of the package `wg-embed-proxy`. Here are the command line, the configuration file, and what
-//! is around: signals, reload, `/metrics`.
+//! The services are those of the package `wg-embed-proxy`. This module has the command line, the configuration file,
+//! signals, reloading, and `/metrics`.
 
 mod arguments;
 mod config;
@@ -66,7 +66,7 @@ pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 
 fn start(run: Run) -> Result<ExitCode, String> {
     let path = arguments::path(run.config.clone())?;
-    // The background has another directory.
+    // The background process has another directory.
     let path = std::path::absolute(&path).map_err(|e| format!("{}: {e}", path.display()))?;
     let config = config::read(&path)?;
     if run.test {
@@ -96,7 +96,7 @@ fn serve(run: &Run, path: &Path, config: Config, ready: impl FnOnce() -> Result<
         log::init("proxy");
     }
     raise_descriptors();
-    // Before there are other threads: what is forbidden is so for threads that begin later.
+    // Before there are other threads: restrictions apply to threads that start later.
     confine::confine(&config);
     stderr::start().map_err(|e| format!("cannot start the log: {e}"))?;
     let options = Options {
@@ -129,7 +129,7 @@ fn serve(run: &Run, path: &Path, config: Config, ready: impl FnOnce() -> Result<
     supervisor.run(&|| config::read(path))
 }
 
-/// Each connection takes one: as many as this process may have.
+/// Raises the limit of descriptors to the maximum, since each connection takes one.
 fn raise_descriptors() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -152,12 +152,12 @@ fn wait_for_signals(signals: Signals, mailbox: Arc<Mailbox>) -> Result<(), Strin
     Ok(())
 }
 
-/// Those of the stack. The services' limit is the proxy's; the stack has no other connections.
+/// Returns the limit of the stack. The services' limit is the proxy's; the stack has no other connections.
 fn max_connections(config: &Config) -> usize {
     Options::default().max_connections.max(config.max_connections)
 }
 
-/// The stack's own addresses.
+/// Returns the stack's own addresses.
 fn addresses(config: &Config) -> Vec<IpAddr> {
     config.conf.interface.addresses.iter().map(ipnet::IpNet::addr).collect()
 }

@@ -13,14 +13,14 @@ use wg_embed_proxy::Proxy;
 use super::supervisor::{Mailbox, News};
 
 /// Connects standard input and output with `target`. The proxy ends when both directions have ended, or with an error
-/// when the connection cannot be made, or is reset.
+/// when the connection fails, or is reset.
 pub(super) fn start(proxy: &Proxy, target: &str, mailbox: Arc<Mailbox>) -> io::Result<()> {
     let (ours, theirs) = UnixStream::pair()?;
     let mut to_tunnel = ours.try_clone()?;
     let mut from_tunnel = ours;
     let (end, ended) = mpsc::channel();
     thread::Builder::new().name("stdin".into()).spawn(move || {
-        // An error is the end of the input, as far as the other side is concerned.
+        // For the other side an error is the end of the input.
         let _ = pass(&mut io::stdin().lock(), &mut to_tunnel);
         let _ = to_tunnel.shutdown(Shutdown::Write);
     })?;
@@ -35,8 +35,7 @@ pub(super) fn start(proxy: &Proxy, target: &str, mailbox: Arc<Mailbox>) -> io::R
     proxy.connect(theirs, target, move |outcome| _ = end.send(outcome))
 }
 
-/// Writes all that comes to standard output, and closes it: its reader may have to see the end before it ends the
-/// input.
+/// Copies everything to standard output, and closes it: its reader may wait for the end before it ends the input.
 fn output(from_tunnel: &mut UnixStream) -> io::Result<()> {
     pass(from_tunnel, &mut io::stdout().lock())?;
     let (_, nowhere) = io::pipe()?;
@@ -44,7 +43,7 @@ fn output(from_tunnel: &mut UnixStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies until the end, each part at once: what [`io::copy`] uses may hold a part back until there is more.
+/// Copies until the end, each part at once: [`io::copy`] may buffer a part until there is more.
 fn pass(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
     let mut buf = vec![0; 64 << 10];
     loop {

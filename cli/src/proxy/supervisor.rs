@@ -1,4 +1,4 @@
-//! The main thread: signals, `/metrics` and `/readyz`, and why the proxy ends.
+//! The main thread: signals, `/metrics` and `/readyz`, and the end of the proxy.
 
 use std::{
     collections::HashMap,
@@ -21,18 +21,18 @@ use super::{
 const WAKER: usize = 0;
 const LISTENER: usize = 1;
 
-/// How long a client of the information may take.
+/// The time limit of a client of `/metrics` or `/readyz`.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long connections may still take after a signal to deliver what was written.
+/// How long connections may take after a signal to deliver written data.
 const LAST_BYTES: Duration = Duration::from_secs(3);
-/// How long their last packets may take to leave.
+/// How long their last packets may take to be sent.
 const LAST_PACKETS: Duration = Duration::from_secs(1);
-/// Between two looks at whether they have done so.
+/// The interval of checks whether they have been.
 const LOOK: Duration = Duration::from_millis(10);
-/// The most of them at once.
+/// The maximum number of these clients at once.
 const MAX_CLIENTS: usize = 64;
 
-/// What the main thread hears from others.
+/// A message to the main thread.
 pub(super) enum News {
     Signal(&'static str),
     /// The proxy or the tunnel has ended, for this reason.
@@ -41,7 +41,7 @@ pub(super) enum News {
     Transferred(Result<Delivery, String>),
 }
 
-/// Passes news to the main thread.
+/// Passes messages to the main thread.
 pub(super) struct Mailbox {
     news: Mutex<Vec<News>>,
     waker: Waker,
@@ -54,7 +54,7 @@ impl Mailbox {
 
     pub(super) fn push(&self, news: News) {
         lock(&self.news).push(news);
-        // It fails only if the loop is gone.
+        // It fails only if the loop has ended.
         let _ = self.waker.wake();
     }
 }
@@ -68,14 +68,14 @@ pub(super) struct Supervisor {
     config: Config,
     info: Info,
     listener: Option<TcpListener>,
-    /// Those who ask for information, and until when.
+    /// The clients of `/metrics` and `/readyz`, and their time limits.
     clients: HashMap<usize, (Client, Instant)>,
     next_client: usize,
     next_check: Option<Instant>,
 }
 
 impl Supervisor {
-    /// Begins to serve what the configuration asks for.
+    /// Starts the services of the configuration.
     pub(super) fn start(
         poll: Poll,
         mailbox: Arc<Mailbox>,
@@ -140,7 +140,7 @@ impl Supervisor {
         }
     }
 
-    /// Ends the connections without resets as far as they are over in time.
+    /// Closes the connections without resets if they end in time.
     fn close(self, patience: Duration) {
         let Self { mut poll, mailbox, stack, tunnel, proxy, .. } = self;
         proxy.close();
@@ -230,7 +230,7 @@ impl Supervisor {
         self.next_check = checks.then(|| Instant::now() + self.config.check_interval);
     }
 
-    /// Logs where the services are: the ports are the real ones.
+    /// Logs the addresses of the services, with the actual ports.
     fn note_services(&self) {
         for (id, service) in self.proxy.services() {
             let at = self.proxy.address(id).map(|at| format!(" at {at}")).unwrap_or_default();
@@ -238,7 +238,7 @@ impl Supervisor {
         }
     }
 
-    /// Changes what is different; everything else goes on.
+    /// Applies the differences; everything else continues.
     fn reload(&mut self, config: Config) -> Result<(), String> {
         if config.stdio != self.config.stdio {
             return Err("a reload cannot change [STDIOTunnel]".into());
@@ -259,14 +259,14 @@ impl Supervisor {
     }
 }
 
-/// Why the proxy ends.
+/// The reason for the end of the proxy.
 enum End {
     Signal,
     /// The connection of standard input and output has ended.
     Transferred(Result<Delivery, String>),
 }
 
-/// The stack has ended: nothing more is delivered.
+/// Returns the result of the delivery after the stack has ended: nothing more is delivered.
 fn delivered(delivery: &Delivery) -> Result<(), String> {
     match delivery.outcome() {
         Some(Ok(())) => Ok(()),
@@ -275,7 +275,7 @@ fn delivered(delivery: &Delivery) -> Result<(), String> {
     }
 }
 
-/// What the services have in common.
+/// Returns the common options of the services.
 const fn options(config: &Config) -> Options {
     Options { family: config.family, connections: config.max_connections, system_names: true }
 }

@@ -1,4 +1,4 @@
-//! What the command line and the environment ask for.
+//! The command line and the environment.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -9,7 +9,7 @@ use lexopt::{Arg, Parser};
 use wg_embed_manager::tunnel::Settings;
 use wg_embed_tunnel::engine::{Network, Options};
 
-/// What to do.
+/// The selected command.
 #[derive(Debug)]
 pub(crate) enum Command {
     Help,
@@ -17,31 +17,31 @@ pub(crate) enum Command {
     Run(Run),
 }
 
-/// How to run.
+/// Options of the tunnel.
 #[derive(Debug)]
 pub(crate) struct Run {
-    /// What the manager writes to.
+    /// The descriptor that the manager writes to.
     pub(crate) read: RawFd,
-    /// What it reads from.
+    /// The descriptor that the manager reads from.
     pub(crate) write: RawFd,
     pub(crate) network: Network,
     pub(crate) interface: String,
-    /// Who configures the system's network.
+    /// Where the system's network is configured.
     pub(crate) settings: Settings,
 }
 
-/// An option, and the variable that stands for it.
+/// An option, and the corresponding variable.
 const READ: (&str, &str) = ("rpc-read-fd", "CODER_VPN_DAEMON_RPC_READ_FD");
 const WRITE: (&str, &str) = ("rpc-write-fd", "CODER_VPN_DAEMON_RPC_WRITE_FD");
 const NETWORK: (&str, &str) = ("network", "WG_EMBED_VPN_NETWORK");
 const INTERFACE: (&str, &str) = ("interface", "WG_EMBED_VPN_INTERFACE");
 const SETTINGS: (&str, &str) = ("settings", "WG_EMBED_VPN_SETTINGS");
 
-/// Values with what they are called where they come from.
+/// Values with the names of their options or variables.
 #[derive(Default)]
 struct Values([Option<(String, String)>; 5]);
 
-/// Reads the arguments behind `vpn-daemon`. `environment` returns a variable; an option is stronger.
+/// Reads the arguments behind `vpn-daemon`. `environment` returns a variable; options take precedence.
 pub(crate) fn parse(
     arguments: impl Iterator<Item = OsString>,
     environment: impl Fn(&str) -> Option<OsString>,

@@ -1,4 +1,4 @@
-//! `wg-embed vpn-daemon run`: the tunnel of a program that speaks the VPN manager protocol, as that program starts it.
+//! `wg-embed vpn-daemon run`: the tunnel of a program that uses the VPN manager protocol and starts it.
 //!
 //! The command line is that of the original's daemon, so that its managers can start this one.
 
@@ -110,7 +110,7 @@ fn serve(run: Run) -> Result<(), String> {
         tracing::debug!(reason, "shutting down");
         handle.close();
     };
-    // It is not waited for: the process ends with the main thread.
+    // The thread is not joined: the process ends with the main thread.
     thread::Builder::new().name("signals".into()).spawn(wait).map_err(|e| format!("cannot wait for signals: {e}"))?;
     match tunnel.serve() {
         End::Finished | End::PeerClosed | End::Closed => Ok(()),

@@ -1,4 +1,4 @@
-//! `--settings own`: the system's network as the tunnel needs it.
+//! `--settings own`: configures the system's network for the tunnel.
 
 use wg_embed_manager::messages::NetworkSettingsRequest;
 use wg_embed_settings::manager::Managed;
@@ -7,7 +7,7 @@ use wg_embed_tunnel::engine::{ConfiguredNetwork, SystemNetwork};
 /// Configures Linux.
 pub(super) struct LinuxNetwork;
 
-/// Around one interface.
+/// The settings of one interface.
 struct Configured(Managed);
 
 impl SystemNetwork for LinuxNetwork {

@@ -146,7 +146,8 @@ fn a_client_is_served_when_descriptors_have_run_out() {
     });
 }
 
-/// A daemon whose user has no inotify instance left, or no watch: limits of user namespaces are as good as those of users.
+/// A daemon whose user has no inotify instance left, or no watch: limits of user namespaces are as good as those of
+/// users.
 #[test]
 fn without_inotify_the_socket_is_looked_at() {
     as_root(|| {

@@ -1,4 +1,4 @@
-//! Steps that were done, and what becomes of them.
+//! Steps that were applied, and their changes and removal.
 
 use ipnet::IpNet;
 use wg_embed::error::{Error, ErrorKind, Result};
@@ -8,64 +8,65 @@ use crate::{
     settings::Settings,
 };
 
-/// What steps are done to.
+/// The system to which steps are applied.
 pub trait System {
-    /// Reads what a plan for these settings depends on.
+    /// Returns the state on which a plan for these settings depends.
     ///
     /// # Errors
-    /// What the system says.
+    /// Errors of the system.
     fn state(&mut self, settings: &Settings) -> Result<State>;
 
-    /// Does a step, all of it or nothing.
+    /// Performs a step, completely or not at all.
     ///
     /// # Errors
-    /// `Exists` if what is to be made is there; what else the system says.
+    /// `Exists` if the object of the step already exists; other errors of the system.
     fn perform(&mut self, step: &Step) -> Result<()>;
 
-    /// Undoes a step. What is not there any more needs no undoing.
+    /// Undoes a step. No-op for objects that no longer exist.
     ///
     /// # Errors
-    /// What the system says.
+    /// Errors of the system.
     fn undo(&mut self, step: &Step) -> Result<()>;
 }
 
-/// What was set up. Dropped, it is undone; [`undo`](Self::undo) tells as well whether that went well.
+/// The applied settings. Dropping this undoes them; [`undo`](Self::undo) also returns errors.
 #[derive(Debug)]
 pub struct Applied<S: System> {
     system: S,
-    /// As it was before the first step.
+    /// The state before the first step.
     before: State,
-    /// What holds now, in the order in which it was done.
+    /// The steps in force, in the order in which they were performed.
     steps: Vec<Step>,
-    /// Whether the kernel may have taken back what goes with an address that was removed.
+    /// Whether the kernel may have removed objects together with an address.
     lacks: bool,
 }
 
 impl<S: System> Applied<S> {
-    /// Does what the settings ask for. If a step fails, those before it are undone.
+    /// Applies the settings. If a step fails, the earlier ones are undone.
     ///
     /// # Errors
-    /// As [`plan()`], and what the system says.
+    /// Errors of [`plan()`] and of the system.
     pub fn new(system: S, settings: &Settings) -> Result<Self> {
         let (mut applied, steps) = Self::prepare(system, settings)?;
         applied.carry_out(&steps)?;
         Ok(applied)
     }
 
-    /// Plans, and does nothing yet.
+    /// Makes a plan, without performing it.
     pub(crate) fn prepare(mut system: S, settings: &Settings) -> Result<(Self, Vec<Step>)> {
         let before = system.state(settings)?;
         let steps = plan(settings, &before)?;
         Ok((Self { system, before, steps: Vec::new(), lacks: false }, steps))
     }
 
-    /// Does these steps, or none.
+    /// Performs these steps, or none.
     pub(crate) fn carry_out(&mut self, steps: &[Step]) -> Result<()> {
         let result = self.change(steps);
         result.map_err(|error| and_also(error, self.undo_all()))
     }
 
-    /// Does what differs between the settings before and these. If that fails, the settings before hold again.
+    /// Applies the differences between the previous settings and these. If that fails, the previous settings are
+    /// restored.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -76,7 +77,7 @@ impl<S: System> Applied<S> {
         self.change(&steps).map_err(|error| and_also(error, self.change(&before)))
     }
 
-    /// What holds, in the order in which it was done.
+    /// Returns the steps in force, in the order in which they were performed.
     #[must_use]
     pub fn steps(&self) -> &[Step] {
         &self.steps
@@ -85,12 +86,12 @@ impl<S: System> Applied<S> {
     /// Undoes everything, the last step first.
     ///
     /// # Errors
-    /// The first error; what can be undone is undone all the same.
+    /// The first error; all other steps are undone nevertheless.
     pub fn undo(mut self) -> Result<()> {
         self.undo_all()
     }
 
-    /// Leaves everything as it is. [`undo()`] takes these steps back.
+    /// Leaves everything unchanged. [`undo()`] undoes these steps.
     #[cfg(target_os = "linux")]
     pub(crate) fn keep(mut self) {
         self.steps.clear();
@@ -100,7 +101,7 @@ impl<S: System> Applied<S> {
         undo(&mut self.system, &std::mem::take(&mut self.steps))
     }
 
-    /// From what holds now to these steps.
+    /// Changes the steps in force to these.
     fn change(&mut self, to: &[Step]) -> Result<()> {
         let is_gone = |step: &&Step| !to.contains(step) || self.comes_too_early(step, to);
         let gone: Vec<_> = self.steps.iter().filter(is_gone).cloned().collect();
@@ -126,8 +127,8 @@ impl<S: System> Applied<S> {
         Ok(())
     }
 
-    /// Whether it is an IPv4 address that is to come after others of its network which are not there yet. The first is
-    /// the one that the kernel sends from.
+    /// Returns whether a step adds an IPv4 address before other addresses of its network. The kernel uses the first one
+    /// as source.
     fn comes_too_early(&self, step: &Step, to: &[Step]) -> bool {
         let Step::Address(address @ IpNet::V4(_)) = step else { return false };
         let mut before = to.iter().take_while(|other| *other != step).filter(|other| !self.steps.contains(other));
@@ -143,17 +144,17 @@ impl<S: System> Drop for Applied<S> {
     }
 }
 
-/// Undoes steps, the last one first. Steps that were not done, or are undone already, do no harm.
+/// Undoes steps, the last one first. Steps that were not performed, or are already undone, do no harm.
 ///
 /// # Errors
-/// The first error; what can be undone is undone all the same.
+/// The first error; all other steps are undone nevertheless.
 pub fn undo(system: &mut impl System, steps: &[Step]) -> Result<()> {
-    // Each is tried.
+    // Each step is tried.
     let errors: Vec<_> = steps.iter().rev().filter_map(|step| system.undo(step).err()).collect();
     errors.into_iter().next().map_or(Ok(()), Err)
 }
 
-/// An error, and what went wrong in putting it right.
+/// Combines an error with the error of undoing its effects.
 pub(crate) fn and_also(error: Error, repair: Result<()>) -> Error {
     match repair {
         Ok(()) => error,

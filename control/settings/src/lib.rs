@@ -1,11 +1,11 @@
-//! What a system's network needs around a tunnel: addresses, routes, MTU and DNS, as wg-quick(8) sets them.
+//! Configures a system's network for a tunnel: addresses, routes, MTU and DNS, as wg-quick(8) does.
 //!
-//! [`Settings`] say what is wanted. [`plan()`] makes steps of them, without touching anything. `apply` does the steps,
-//! all of them or none, and returns an [`Applied`] which takes them back, or changes only what differs in other
-//! settings. `up` and `down` do that around a daemon of its own, from a `.conf` file.
+//! [`Settings`] describe the network. [`plan()`] converts them to steps, without changing anything. `apply` performs
+//! the steps, all of them or none, and returns an [`Applied`], which undoes them, or applies the differences to other
+//! settings. `up` and `down` also start and stop a daemon, from a `.conf` file.
 //!
-//! Addresses, routes and rules are set by rtnetlink; DNS by `resolvectl` or `resolvconf`, and the firewall by `nft` or
-//! `iptables-restore`, which are run. Plans are the same on every system; only Linux carries them out.
+//! Addresses, routes and rules are set by rtnetlink; DNS by running `resolvectl` or `resolvconf`, and the firewall by
+//! running `nft` or `iptables-restore`. Plans are the same on every system; only Linux can perform them.
 //!
 //! With the feature `manager`, the module `manager` does the same for tunnels of the VPN manager protocol.
 
@@ -27,14 +27,14 @@ pub use linux::{
 };
 pub use plan::{Family, Firewall, Resolver, RouteKind, Rule, State, Step, plan};
 pub use settings::{Dns, Settings};
-/// The table that routes are put in.
+/// The routing table for routes.
 pub use wg_embed::config::wgquick::Table;
 
-/// Sets up the network around an interface of the calling thread's network namespace. What has been done when a step
-/// fails is undone.
+/// Configures the network for an interface in the calling thread's network namespace. If a step fails, the earlier ones
+/// are undone.
 ///
 /// # Errors
-/// As [`plan()`]; `NotFound` if there is no such interface; what the kernel or a program says to a step.
+/// Errors of [`plan()`]; `NotFound` if there is no such interface; errors of the kernel or a program for a step.
 #[cfg(target_os = "linux")]
 pub fn apply(interface: &str, settings: &Settings) -> wg_embed::error::Result<Applied<Linux>> {
     Applied::new(Linux::new(interface)?, settings)

@@ -1,4 +1,4 @@
-//! Linux: what reads the state, and does and undoes steps.
+//! Linux: reads the state, and performs and undoes steps.
 
 mod dns;
 mod firewall;
@@ -22,18 +22,18 @@ use messages::Link;
 use netlink::Netlink;
 use programs::Programs;
 
-/// What makes the marks of packets count when their source addresses are validated. The kernel shows each thread the
-/// value of its own network namespace.
+/// The setting that includes packet marks in the validation of source addresses. The kernel shows each thread the value
+/// of its own network namespace.
 const SRC_VALID_MARK: &str = "/proc/sys/net/ipv4/conf/all/src_valid_mark";
 
-/// The MTU where nothing else says one, in bytes.
+/// The default MTU, in bytes.
 const ETHERNET_MTU: u32 = 1500;
 
-/// The first mark that is tried: the port that WireGuard usually has.
+/// The first mark that is tried: the usual port of WireGuard.
 const FIRST_MARK: u32 = 51_820;
 
-/// An interface, and the network namespace around it. Steps are done in the namespace of the thread that made this
-/// value, and must be asked for in it: programs inherit it from the calling thread.
+/// An interface, and its network namespace. Steps are performed in the namespace of the thread that created this value,
+/// which must also call the functions: programs inherit the namespace from the calling thread.
 #[derive(Debug)]
 pub struct Linux {
     interface: String,
@@ -43,11 +43,11 @@ pub struct Linux {
 }
 
 impl Linux {
-    /// For an interface of the calling thread's network namespace.
+    /// Creates it for an interface in the calling thread's network namespace.
     ///
     /// # Errors
-    /// `Invalid` for a name that is not as wg-quick(8) has them: up to 15 letters, digits and `_=+.-`; `NotFound` if
-    /// there is no such interface.
+    /// `Invalid` for a name that wg-quick(8) does not accept: up to 15 letters, digits and `_=+.-`; `NotFound` if there
+    /// is no such interface.
     pub fn new(interface: &str) -> Result<Self> {
         check_name(interface)?;
         let mut netlink = Netlink::open()?;
@@ -55,29 +55,29 @@ impl Linux {
         Ok(Self { interface: interface.into(), index: link.index, netlink, programs: Programs::default() })
     }
 
-    /// For an interface that had this index and may be gone: its steps can be undone.
+    /// Creates it for an interface that had this index and may no longer exist: its steps can be undone.
     pub(crate) fn of_index(interface: &str, index: u32, programs: Programs) -> Result<Self> {
         Ok(Self { interface: interface.into(), index, netlink: Netlink::open()?, programs })
     }
 
-    /// Runs these programs in place of those in the `PATH` of the process.
+    /// Uses these programs instead of those in the `PATH` of the process.
     #[must_use]
     pub fn with_programs(mut self, programs: Programs) -> Self {
         self.programs = programs;
         self
     }
 
-    /// The interface's index.
+    /// Returns the interface's index.
     pub(crate) const fn index(&self) -> u32 {
         self.index
     }
 
-    /// Whether the interface is there.
+    /// Returns whether the interface exists.
     fn exists(&mut self) -> Result<bool> {
         Ok(self.netlink.link_of(self.index)?.is_some_and(|link| link.name == self.interface))
     }
 
-    /// The largest MTU on the way to an endpoint, or that of the default route.
+    /// Returns the largest path MTU to an endpoint, or that of the default route.
     fn path_mtu(&mut self, settings: &Settings) -> Result<u32> {
         let mut largest = None;
         for &endpoint in &settings.endpoints {
@@ -101,7 +101,7 @@ impl Linux {
         Ok(link.map(|link| link.mtu))
     }
 
-    /// Whether a rule other than ours needs marks to count.
+    /// Returns whether a rule other than ours needs marks in the validation.
     fn has_rule_by_mark(&mut self) -> Result<bool> {
         Ok(self.netlink.rules(Family::V4)?.iter().any(|rule| rule.inverted_mark))
     }
@@ -148,14 +148,14 @@ impl System for Linux {
             Step::Mtu { before, .. } => self.netlink.remove_by(&messages::mtu(self.index, *before)),
             Step::Up => self.netlink.remove_by(&messages::up(self.index, false)),
             Step::Dns { resolver, .. } => match dns::unset(&self.programs, &self.interface, resolver) {
-                // With its interface, resolved has forgotten the settings.
+                // Settings of resolved are removed with the interface.
                 Err(error) if self.exists()? => Err(error),
                 _ => Ok(()),
             },
             Step::Firewall { firewall, family, .. } => {
                 firewall::remove(&self.programs, &self.interface, *firewall, *family)
             }
-            // Another tunnel came later, and needs it.
+            // Another tunnel was started later, and needs it.
             Step::SrcValidMark if self.has_rule_by_mark()? => Ok(()),
             Step::SrcValidMark => fs::write(SRC_VALID_MARK, "0").map_err(|e| Error::io("", e)),
             Step::Route { prefix, table, kind } => {
@@ -168,7 +168,7 @@ impl System for Linux {
 }
 
 impl Linux {
-    /// A step in words, for errors.
+    /// Describes a step, for errors.
     fn describe(&self, step: &Step) -> String {
         let interface = &self.interface;
         match step {
@@ -192,11 +192,11 @@ impl Linux {
     }
 }
 
-/// A mark for [`Settings::fwmark`] in the calling thread's network namespace: the number of a table that has no routes
-/// and that no rule names.
+/// Returns a mark for [`Settings::fwmark`] in the calling thread's network namespace: the number of a table without
+/// routes that is not used by any rule.
 ///
 /// # Errors
-/// What the kernel says.
+/// Errors of the kernel.
 pub fn free_mark() -> Result<u32> {
     let mut netlink = Netlink::open()?;
     let mut named = Vec::new();
@@ -213,7 +213,8 @@ pub fn free_mark() -> Result<u32> {
     Err(Error::io("there is no free routing table", io::ErrorKind::AlreadyExists.into()))
 }
 
-/// Names of interfaces as wg-quick(8) takes them. They mean nothing else in the languages of the programs that are run.
+/// Checks the name of an interface as wg-quick(8) does. Such names have no special meaning in the languages of the
+/// programs that are run.
 fn check_name(interface: &str) -> Result<()> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"_=+.-".contains(&b);
     let is_name = (1..=15).contains(&interface.len()) && interface.bytes().all(allowed);

@@ -1,4 +1,4 @@
-//! What a tunnel asks of its VPN manager, as settings. Needs the feature `manager`.
+//! Converts a tunnel's request to its VPN manager to settings. Needs the feature `manager`.
 
 #[cfg(target_os = "linux")]
 mod managed;
@@ -23,19 +23,19 @@ use crate::settings::{Dns, Settings};
 #[cfg(target_os = "linux")]
 pub use managed::Managed;
 
-/// What a request asks for, which has all that is to hold. `fwmark` is 0: where [`Settings::needs_mark`], the caller
-/// chooses one. All routes lead into the tunnel, so that their routers do not matter; nor does
-/// `tunnel_overhead_bytes`, which another MTU would be derived from.
+/// Returns the settings of a complete request. `fwmark` is 0: if [`Settings::needs_mark`], the caller chooses one. All
+/// routes lead into the tunnel, so that their routers are ignored, as is `tunnel_overhead_bytes`, from which an MTU
+/// would be derived.
 ///
 /// # Errors
-/// `Invalid`, with the field, for what is no address, prefix, mask or MTU.
+/// `Invalid`, with the field, for an invalid address, prefix, mask or MTU.
 pub fn settings(request: &NetworkSettingsRequest) -> Result<Settings> {
     let mut settings = Settings::default();
     if request.mtu != 0 {
         settings.mtu = Some(u16::try_from(request.mtu).map_err(|_| invalid("mtu", request.mtu))?);
     }
     if !request.tunnel_remote_address.is_empty() {
-        // It only helps to find an MTU, and may be a name.
+        // It is only used to find an MTU, and may be a name.
         settings.endpoints.extend(request.tunnel_remote_address.parse::<IpAddr>().ok());
     }
     if let Some(dns) = &request.dns_settings {

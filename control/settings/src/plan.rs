@@ -1,4 +1,4 @@
-//! Settings and the state of the system -> steps. Nothing here touches the system.
+//! Converts settings and the state of the system to steps, without accessing the system.
 
 use std::net::IpAddr;
 
@@ -14,43 +14,43 @@ use crate::settings::{Dns, Settings};
 /// The number of the main table.
 const MAIN: u32 = 254;
 
-/// What the tunnel's own headers take of a packet: IPv6, UDP, and the tunnel's 32 bytes; as wg-quick has it.
+/// The size of the tunnel's own headers: IPv6, UDP, and the tunnel's 32 bytes, as in wg-quick.
 const OVERHEAD: u32 = 80;
 
-/// What every IPv4 host can receive. A smaller MTU is never set unless it is asked for.
+/// The size that every IPv4 host can receive. A smaller MTU is set only on request.
 const SMALLEST_MTU: u32 = 576;
 
-/// What a plan depends on, as it was before the first step.
+/// The state on which a plan depends, before the first step.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
     /// The interface's MTU, in bytes.
     pub mtu: u32,
     /// Whether the interface is up.
     pub up: bool,
-    /// The largest MTU on the way to an endpoint, or that of the default route, in bytes.
+    /// The largest path MTU to an endpoint, or that of the default route, in bytes.
     pub path_mtu: u32,
     /// Priorities of the rules for IPv4.
     pub rules_v4: Vec<u32>,
     /// Priorities of the rules for IPv6.
     pub rules_v6: Vec<u32>,
-    /// Whether marks count when the kernel validates source addresses.
+    /// Whether the kernel includes marks in the validation of source addresses.
     pub src_valid_mark: bool,
-    /// What sets DNS servers; `None` if nothing does.
+    /// The program that sets DNS servers; `None` if there is none.
     pub resolver: Option<Resolver>,
-    /// What sets the firewall's rules; `None` if nothing does.
+    /// The program that sets the firewall's rules; `None` if there is none.
     pub firewall: Option<Firewall>,
 }
 
-/// What sets DNS servers.
+/// A program that sets DNS servers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Resolver {
     /// systemd-resolved, by `resolvectl`.
     Resolved,
-    /// `resolvconf`, which has the interface under a name with this prefix.
+    /// `resolvconf`, in which the interface has a name with this prefix.
     Resolvconf(String),
 }
 
-/// What sets the firewall's rules.
+/// A program that sets the firewall's rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Firewall {
     /// `nft`.
@@ -69,7 +69,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// That of a prefix.
+    /// Returns the family of a prefix.
     #[must_use]
     pub const fn of(prefix: &IpNet) -> Self {
         match prefix {
@@ -79,92 +79,92 @@ impl Family {
     }
 }
 
-/// Where a route leads.
+/// The target of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RouteKind {
     /// Into the tunnel.
     Tunnel,
-    /// Out of its table: the rules that follow decide.
+    /// Out of its table: the following rules decide.
     Throw,
 }
 
-/// What a rule says.
+/// The contents of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rule {
-    /// Packets without this mark are looked up in the table of the same number.
+    /// Packets without this mark use the table of the same number.
     NotMarked(u32),
-    /// The main table is looked up first, but for its default route.
+    /// The main table is used first, except its default route.
     MainWithoutDefault,
 }
 
-/// One change to the system. It has all that is needed to undo it.
+/// A change to the system, with everything needed to undo it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Step {
-    /// Gives the interface an address.
+    /// Adds an address to the interface.
     Address(IpNet),
     /// Sets the interface's MTU.
     Mtu {
         /// In bytes.
         mtu: u32,
-        /// What it was, in bytes.
+        /// The previous value, in bytes.
         before: u32,
     },
-    /// Takes the interface up.
+    /// Brings the interface up.
     Up,
-    /// Sets where names are looked up.
+    /// Sets the DNS servers.
     Dns {
-        /// What sets it.
+        /// The program that sets them.
         resolver: Resolver,
-        /// What it is set to; there are servers.
+        /// The settings, with at least one server.
         dns: Dns,
     },
-    /// Drops packets to the interface's addresses that do not come out of the tunnel, and keeps the mark of the
-    /// tunnel's own packets for the answers to them.
+    /// Drops packets to the interface's addresses that do not come out of the tunnel, and applies the mark of the
+    /// tunnel's own packets to the replies to them.
     Firewall {
-        /// What sets it.
+        /// The program that sets it.
         firewall: Firewall,
-        /// Which packets.
+        /// The family of the packets.
         family: Family,
         /// The interface's addresses.
         addresses: Vec<IpAddr>,
         /// The mark of the tunnel's own packets.
         mark: u32,
     },
-    /// Has marks count when the kernel validates source addresses (IPv4).
+    /// Includes marks in the kernel's validation of source addresses (IPv4).
     SrcValidMark,
     /// Adds a route.
     Route {
-        /// To where.
+        /// The destination.
         prefix: IpNet,
         /// The number of its table.
         table: u32,
-        /// Where it leads.
+        /// The target.
         kind: RouteKind,
     },
     /// Adds a rule.
     Rule {
-        /// For which packets.
+        /// The family of the packets.
         family: Family,
-        /// Smaller ones come first.
+        /// Rules with smaller priorities come first.
         priority: u32,
-        /// What it says.
+        /// The contents.
         rule: Rule,
     },
 }
 
 impl Step {
-    /// Whether doing this leaves nothing of `other`.
+    /// Returns whether performing this step leaves nothing of `other`.
     pub(crate) const fn replaces(&self, other: &Self) -> bool {
         matches!((self, other), (Self::Mtu { .. }, Self::Mtu { .. }) | (Self::Dns { .. }, Self::Dns { .. }))
     }
 
-    /// Whether the kernel may take this back when an address of the interface is removed.
+    /// Returns whether the kernel may remove this when an address of the interface is removed.
     pub(crate) const fn goes_with_addresses(&self) -> bool {
         matches!(self, Self::Address(_) | Self::Route { kind: RouteKind::Tunnel, .. })
     }
 }
 
-/// What is to be done for these settings, in order. Of equal wishes one counts.
+/// Returns the steps for these settings, in order. Duplicate settings count once.
 ///
 /// # Errors
 /// `Invalid` if a mark is needed and there is none, and for excluded routes in the main table; `Unsupported`, naming
@@ -205,7 +205,7 @@ fn routes(settings: &Settings, addresses: &[IpNet], state: &State, steps: &mut V
     let excluded = without_repetitions(settings.excluded.iter().map(IpNet::trunc));
     let mut routes = without_repetitions(settings.routes.iter().map(IpNet::trunc));
     routes.retain(|route| !excluded.contains(route));
-    // The longest first: a default route needs everything else to be there.
+    // The longest first: a default route requires everything else to exist.
     routes.sort_by_key(|route| std::cmp::Reverse(route.prefix_len()));
     let route = |prefix, table, kind| Step::Route { prefix, table, kind };
     match settings.table {
@@ -235,7 +235,7 @@ fn routes(settings: &Settings, addresses: &[IpNet], state: &State, steps: &mut V
     Ok(())
 }
 
-/// Routes of one family in [`Table::Auto`].
+/// Plans the routes of one family in [`Table::Auto`].
 fn by_rules(
     family: Family,
     mark: u32,
@@ -246,7 +246,7 @@ fn by_rules(
     steps: &mut Vec<Step>,
 ) -> Result<()> {
     let has_default = routes.iter().any(|route| route.prefix_len() == 0);
-    // With exceptions, everything is in one table, as nothing falls out of the main one.
+    // With exceptions, everything is in one table, as nothing falls through from the main one.
     let in_main = |route: &IpNet| excluded.is_empty() && route.prefix_len() != 0;
     for &prefix in routes.iter().filter(|route| in_main(route)) {
         if !addresses.iter().any(|address| has_route(address, &prefix)) {
@@ -274,14 +274,14 @@ fn by_rules(
     let mut priority = free_priority(priorities)?;
     steps.push(Step::Rule { family, priority, rule: Rule::NotMarked(mark) });
     if has_default {
-        // Added later, so that it is looked at first; what is in the main table by name is more than a default.
+        // Added later, so that it is evaluated first; non-default routes of the main table are more specific.
         priority = priority.checked_sub(1).ok_or_else(no_priority)?;
         steps.push(Step::Rule { family, priority, rule: Rule::MainWithoutDefault });
     }
     Ok(())
 }
 
-/// Whether the kernel itself has a route to all of `prefix` for an interface with this address.
+/// Returns whether the kernel itself adds a route to all of `prefix` for an interface with this address.
 fn has_route(address: &IpNet, prefix: &IpNet) -> bool {
     let connected = match address {
         IpNet::V4(v4) => v4.prefix_len() < 32 && v4.network().octets()[0] != 0,
@@ -290,11 +290,11 @@ fn has_route(address: &IpNet, prefix: &IpNet) -> bool {
     connected && address.trunc().contains(prefix)
 }
 
-/// The priority that the kernel gives to a rule without one: before all but the first.
+/// Returns the priority that the kernel gives to a rule without one: before all but the first.
 fn free_priority(priorities: &[u32]) -> Result<u32> {
     let mut sorted = priorities.to_vec();
     sorted.sort_unstable();
-    // Without rules, it is that of the usual ones: `main` has 32766.
+    // Without rules, it is derived from the usual ones: `main` has 32766.
     sorted.get(1).map_or(Some(32_765), |second| second.checked_sub(1)).ok_or_else(no_priority)
 }
 

@@ -1,4 +1,4 @@
-//! What is wanted of the system.
+//! Network settings.
 
 use std::net::IpAddr;
 
@@ -9,42 +9,43 @@ use wg_embed::config::{
     wgquick::{Conf, Table},
 };
 
-/// What the system's network is to be like around a tunnel.
+/// The network settings of a tunnel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// The interface's own addresses, each with the length of its network.
+    /// The interface's own addresses, each with its prefix length.
     pub addresses: Vec<IpNet>,
-    /// What is routed into the tunnel. A prefix of length 0 is a default route.
+    /// The destinations that are routed into the tunnel. A prefix of length 0 is a default route.
     pub routes: Vec<IpNet>,
-    /// What is not routed into the tunnel although `routes` have it. It goes where it would go without the tunnel.
+    /// Destinations that are not routed into the tunnel although `routes` include them. They are routed as without the
+    /// tunnel.
     pub excluded: Vec<IpNet>,
-    /// In bytes. `None`: the largest MTU on the way to an endpoint, less 80 bytes.
+    /// The MTU in bytes. `None`: the largest path MTU to an endpoint, less 80 bytes.
     pub mtu: Option<u16>,
-    /// Where the tunnel's own packets go: their routes give the MTU.
+    /// The destinations of the tunnel's own packets, whose routes determine the MTU.
     pub endpoints: Vec<IpAddr>,
-    /// Where names are looked up.
+    /// The DNS settings.
     pub dns: Dns,
-    /// Where routes are put. [`Table::Auto`]: the main table, or that of `fwmark`, with rules that send everything to
-    /// it but the tunnel's own packets, if there is a default route or an excluded one.
+    /// The table of the routes. [`Table::Auto`]: the main table or, if there is a default route or an excluded one,
+    /// that of `fwmark`, with rules that send all packets to it except the tunnel's own.
     pub table: Table,
-    /// The mark of the tunnel's own packets, which the caller gives to the tunnel; 0 means none. See
+    /// The mark of the tunnel's own packets, which the caller sets in the tunnel; 0 means none. See
     /// [`needs_mark`](Self::needs_mark).
     pub fwmark: u32,
 }
 
-/// Where names are looked up.
+/// DNS settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dns {
-    /// The servers. Without one, nothing else here is looked at.
+    /// The servers. Without one, the other fields are ignored.
     pub servers: Vec<IpAddr>,
-    /// What is appended to a name without dots.
+    /// Domains that are appended to a name without dots.
     pub search: Vec<String>,
-    /// The only domains whose names are looked up at these servers; none or an empty one: all names.
+    /// The only domains whose names are resolved by these servers; if empty, or if one is empty: all names.
     pub only: Vec<String>,
 }
 
 impl Dns {
-    /// Whether all names are looked up at these servers.
+    /// Returns whether all names are resolved by these servers.
     #[must_use]
     pub fn is_for_all(&self) -> bool {
         self.only.is_empty() || self.only.iter().any(|domain| matches!(domain.as_str(), "" | "."))
@@ -52,8 +53,8 @@ impl Dns {
 }
 
 impl Settings {
-    /// What a `.conf` file asks for. Endpoints that are host names count only once they are resolved; those with a
-    /// zone do not count, as with wg-quick.
+    /// Returns the settings of a `.conf` file. Endpoints that are host names count only once they are resolved; those
+    /// with a zone do not count, as in wg-quick.
     #[must_use]
     pub fn from_conf(conf: &Conf) -> Self {
         let (interface, update) = (&conf.interface, &conf.update);
@@ -73,8 +74,8 @@ impl Settings {
         }
     }
 
-    /// Whether rules have to tell the tunnel's own packets by their mark: then `fwmark` is not 0. One that is free
-    /// comes from `free_mark`.
+    /// Returns whether rules must identify the tunnel's own packets by their mark: then `fwmark` must not be 0.
+    /// `free_mark` returns an unused one.
     #[must_use]
     pub fn needs_mark(&self) -> bool {
         self.table == Table::Auto

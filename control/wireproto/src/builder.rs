@@ -1,4 +1,4 @@
-//! Building of a message whose counts and sizes are known only at its end.
+//! Builds a message whose counts and sizes are known only at its end.
 
 use crate::{
     checksum::Checksum,
@@ -9,9 +9,9 @@ use crate::{
     record::{Pairs, allocators},
 };
 
-/// Writes a message into memory. Counts and sizes are put right with each part that is added.
+/// Writes a message into memory. Counts and sizes are updated with each part that is added.
 ///
-/// [`group`](Self::group), [`record`](Self::record), [`copy`](Self::copy) and [`pair`](Self::pair) each end what came
+/// [`group`](Self::group), [`record`](Self::record), [`copy`](Self::copy) and [`pair`](Self::pair) each end the part
 /// before. A function that fails changes nothing.
 #[derive(Clone, Debug)]
 pub struct Builder {
@@ -26,10 +26,10 @@ pub struct Builder {
     pair: Option<OpenPair>,
 }
 
-/// A part to which something may be added.
+/// A part to which more may be added.
 #[derive(Clone, Copy, Debug)]
 struct Open {
-    /// Where its allocators are.
+    /// The offset of its allocators.
     at: usize,
     children: u32,
 }
@@ -41,14 +41,14 @@ struct OpenPair {
 }
 
 impl Builder {
-    /// A builder for one message. It allocates nothing yet.
+    /// Creates a builder for one message, without an allocation.
     #[must_use]
     pub const fn new(kind: Kind, options: WriteOptions) -> Self {
         Self { kind, options, out: Vec::new(), all: None, group: None, record: None, copy: None, pair: None }
     }
 
-    /// As [`new`](Self::new), with room for so many bytes: a message that has no more leaves no copies of its parts
-    /// behind in memory that was outgrown.
+    /// Creates a builder like [`new`](Self::new), with room for this number of bytes: while the message fits, no copies
+    /// of its parts are left behind in freed memory.
     ///
     /// # Errors
     /// `NoMemory`.
@@ -61,8 +61,8 @@ impl Builder {
     /// Begins a group.
     ///
     /// # Errors
-    /// `Empty` if the group or the record before it has nothing, `NoCopy` if a response's record has no copy;
-    /// `TooLarge` above the limit; `NoMemory`.
+    /// `Empty` if the previous group or record is empty, `NoCopy` if a response's record has no copy; `TooLarge` above
+    /// the limit; `NoMemory`.
     pub fn group(&mut self) -> Result<&mut Self> {
         self.check_group()?;
         let (head, checksum) = self.head();
@@ -103,7 +103,7 @@ impl Builder {
         Ok(self)
     }
 
-    /// Begins the copy of the request's record: pairs that follow belong to it.
+    /// Begins the copy of the request's record, to which the following pairs belong.
     ///
     /// # Errors
     /// `Empty` if the record has no pairs; `Sequence` without a record, in a request, or after another copy;
@@ -117,17 +117,17 @@ impl Builder {
         Ok(self)
     }
 
-    /// Writes the whole copy of the request's record, whose pairs are `pairs`.
+    /// Writes the complete copy of the request's record, whose pairs are `pairs`.
     ///
     /// # Errors
-    /// As [`copy`](Self::copy); `Empty` for no pairs.
+    /// As [`copy`](Self::copy); `Empty` without pairs.
     pub fn copy_of(&mut self, pairs: Pairs<'_>) -> Result<&mut Self> {
         self.check_copy()?;
         if pairs.is_empty() {
             return Err(self.error(Problem::Empty, Field::CopyCount));
         }
         let size: u64 = pairs.iter().map(|pair| pair_size(pair.name.len(), pair.value.len())).sum();
-        // Then nothing fails halfway.
+        // Then no failure is possible halfway.
         self.reserve(Field::CopyCount, ALLOCATORS as u64 + size)?;
         self.copy()?;
         if let Some(bytes) = pairs.plain_bytes(self.options.order) {
@@ -161,7 +161,7 @@ impl Builder {
         Ok(self)
     }
 
-    /// Adds bytes to the value of the last pair.
+    /// Appends bytes to the value of the last pair.
     ///
     /// # Errors
     /// `Sequence` unless the last call wrote a pair or a part of one; `TooLarge`, `NoMemory`.
@@ -183,7 +183,7 @@ impl Builder {
             return Err(self.error(Problem::Empty, Field::GroupCount));
         };
         self.check_group()?;
-        // Room for the end is part of what `reserve` asks for.
+        // `reserve` includes room for the end.
         self.put(Field::BodyEnd, &[])?;
         self.out.extend_from_slice(&[readings::ETX, readings::EOT]);
         let (status, has_checksum) = self.head();
@@ -195,7 +195,7 @@ impl Builder {
         Ok(self.out)
     }
 
-    /// The status, and whether there is a checksum.
+    /// Returns the status, and whether there is a checksum.
     fn head(&self) -> (&'static [u8], bool) {
         match self.kind {
             Kind::Request => (&[], self.options.checksum),
@@ -222,7 +222,7 @@ impl Builder {
         }
     }
 
-    /// Fails if no copy can begin here.
+    /// Fails if a copy cannot begin here.
     fn check_copy(&self) -> Result<()> {
         match (self.kind, self.record, self.copy) {
             (Kind::Response(_), Some(Open { children: 0, .. }), None) => {
@@ -233,7 +233,7 @@ impl Builder {
         }
     }
 
-    /// Fails unless there is room for so many bytes, and the end of the message.
+    /// Fails unless there is room for this number of bytes, and the end of the message.
     fn reserve(&mut self, field: Field, bytes: u64) -> Result<()> {
         let size = self.out.len() as u64 + bytes + TRAILER as u64;
         let limit = (self.options.limit as u64).min(u32::MAX.into());
@@ -244,7 +244,7 @@ impl Builder {
         self.out.try_reserve(bytes as usize + TRAILER).map_err(|e| Error::new(e.into(), field, offset))
     }
 
-    /// Appends bytes. Returns where they are.
+    /// Appends bytes. Returns their offset.
     fn put(&mut self, field: Field, pieces: &[&[u8]]) -> Result<usize> {
         self.reserve(field, pieces.iter().map(|piece| piece.len() as u64).sum())?;
         let at = self.out.len();
@@ -254,7 +254,7 @@ impl Builder {
         Ok(at)
     }
 
-    /// Puts the allocators of all open parts right.
+    /// Updates the allocators of all open parts.
     fn settle(&mut self) {
         let (end, order) = (self.out.len(), self.options.order);
         for open in [self.all, self.group, self.record, self.copy].into_iter().flatten() {

@@ -5,7 +5,7 @@ const POLYNOMIAL: u32 = 0xedb8_8320;
 /// Bytes a step.
 const STEP: usize = 16;
 
-/// `TABLES[n][b]`: what the byte `b` does to the register if `n` zeros follow it.
+/// `TABLES[n][b]`: the effect of the byte `b` on the register if `n` zeros follow it.
 static TABLES: [[u32; 256]; STEP] = tables();
 
 const fn tables() -> [[u32; 256]; STEP] {
@@ -34,7 +34,7 @@ const fn tables() -> [[u32; 256]; STEP] {
     tables
 }
 
-/// A checksum of bytes that come in pieces.
+/// A checksum of bytes that are added in pieces.
 #[derive(Clone, Copy, Debug)]
 pub struct Checksum(u32);
 
@@ -45,7 +45,7 @@ impl Default for Checksum {
 }
 
 impl Checksum {
-    /// The checksum of `bytes`.
+    /// Returns the checksum of `bytes`.
     #[must_use]
     pub fn of(bytes: &[u8]) -> u32 {
         let mut sum = Self::default();
@@ -56,21 +56,21 @@ impl Checksum {
     /// Adds bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         let (steps, rest) = bytes.as_chunks::<STEP>();
-        // The rest, and all that is small, goes by words.
+        // The rest, and short inputs, are processed by words.
         let (words, rest) = rest.as_chunks::<4>();
         let register = steps.iter().fold(self.0, |register, step| advance(register, *step));
         let register = words.iter().fold(register, |register, word| advance(register, *word));
         self.0 = rest.iter().fold(register, |register, byte| advance(register, [*byte]) ^ register >> 8);
     }
 
-    /// The checksum of all bytes so far.
+    /// Returns the checksum of all bytes so far.
     #[must_use]
     pub const fn finish(self) -> u32 {
         !self.0
     }
 }
 
-/// The register after `N` bytes; of it, only the part that these bytes are added to.
+/// Returns the register after `N` bytes, limited to the part to which these bytes are added.
 #[inline(always)]
 fn advance<const N: usize>(register: u32, mut bytes: [u8; N]) -> u32 {
     for (byte, of_register) in bytes.iter_mut().zip(register.to_le_bytes()) {

@@ -1,4 +1,4 @@
-//! Parsing of messages that arrive in pieces.
+//! Parses messages that arrive in pieces.
 
 pub use crate::machine::Event;
 use crate::{
@@ -8,16 +8,16 @@ use crate::{
     readings::ALLOCATORS,
 };
 
-/// Memory for records that arrive in pieces, in bytes, which is kept between messages. More is given back.
+/// The memory for records that arrive in pieces, in bytes, that is kept between messages. More is freed.
 const KEPT: usize = 64 << 10;
 
-/// Reads one message after the other from bytes that are split anywhere.
+/// Reads messages, one after the other, from bytes that may be split anywhere.
 ///
-/// A record that lies in one piece of the input is borrowed from it; other records are put together in memory that
-/// grows with the bytes that have arrived, never with sizes that were only announced.
+/// A record that lies in one piece of the input is borrowed from it; other records are assembled in memory that grows
+/// with the received bytes, never with announced sizes.
 ///
-/// The checksum of a message precedes it but is known to be right only at its end: [`Event::Record`] comes before
-/// [`Event::End`], and must not have lasting effects until then where that matters.
+/// The checksum of a message precedes it but can be verified only at its end: [`Event::Record`] comes before
+/// [`Event::End`], and should not have lasting effects until then.
 ///
 /// ```
 /// # use wg_embed_wireproto::{Decoder, Error, Event, ReadOptions};
@@ -35,16 +35,16 @@ const KEPT: usize = 64 << 10;
 #[derive(Clone, Debug)]
 pub struct Decoder {
     machine: Machine,
-    /// The beginning of the next field, and how many bytes of it there are.
+    /// The beginning of the next field, and the number of its bytes.
     field: ([u8; ALLOCATORS], usize),
-    /// The beginning of the next record; or one that the caller has had.
+    /// The beginning of the next record, or one that was already returned.
     record: Vec<u8>,
     is_spent: bool,
     failed: Option<Error>,
 }
 
 impl Decoder {
-    /// A decoder in front of its first message. It allocates nothing yet.
+    /// Creates a decoder at the start of its first message, without an allocation.
     #[must_use]
     pub fn new(options: ReadOptions) -> Self {
         Self {
@@ -60,7 +60,7 @@ impl Decoder {
     /// next message begins.
     ///
     /// # Errors
-    /// Anything that is wrong with the message. There is no way to go on: later calls fail with the same error.
+    /// Any error of the message. It is permanent: later calls fail with the same error.
     pub fn read<'e, 'i: 'e>(&'e mut self, input: &mut &'i [u8]) -> Result<Option<Event<'e>>> {
         match self.failed {
             Some(error) => return Err(error),
@@ -100,24 +100,24 @@ impl Decoder {
         }
     }
 
-    /// Whether no message has begun, or the last one is complete.
+    /// Returns whether no message has begun, or the last one is complete.
     #[must_use]
     pub fn is_between(&self) -> bool {
         self.failed.is_none() && self.machine.is_between()
     }
 
-    /// How many bytes of the current message have been taken; 0 between messages.
+    /// Returns how many bytes of the current message have been taken; 0 between messages.
     #[must_use]
     pub fn offset(&self) -> u64 {
         self.machine.offset() + self.pending() as u64
     }
 
-    /// Bytes of a field or a record that is not complete.
+    /// Returns the number of bytes of an incomplete field or record.
     fn pending(&self) -> usize {
         self.field.1 + if self.is_spent { 0 } else { self.record.len() }
     }
 
-    /// The next field, if it is complete.
+    /// Returns the next field, if it is complete.
     fn take_field(&mut self, len: usize, input: &mut &[u8]) -> Option<[u8; ALLOCATORS]> {
         let (field, have) = &mut self.field;
         let room = field.get_mut(*have..len)?;
@@ -164,7 +164,7 @@ impl Decoder {
     }
 }
 
-/// The event for a record; an error is kept in `failed`.
+/// Returns the event for a record; an error is kept in `failed`.
 fn note<'a>(record: Result<crate::Record<'a>>, failed: &mut Option<Error>) -> Result<Option<Event<'a>>> {
     match record {
         Ok(record) => Ok(Some(Event::Record(record))),

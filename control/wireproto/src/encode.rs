@@ -1,4 +1,4 @@
-//! Building of a message from records in memory.
+//! Builds a message from records in memory.
 
 use crate::{
     encoder::{Encoder, MAX_HEAD, Sum, pair_size},
@@ -9,27 +9,27 @@ use crate::{
     record::Pair,
 };
 
-/// A record to be written.
+/// A record to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NewRecord<'a> {
     /// The pairs.
     pub pairs: &'a [Pair<'a>],
-    /// The pairs of the request's record. In a response, and only there.
+    /// The pairs of the request's record; only in a response.
     pub copy: Option<&'a [Pair<'a>]>,
 }
 
 /// Builds a message of groups of records. All sizes are computed before its one allocation is made.
 ///
 /// # Errors
-/// `Empty` for no groups, records or pairs; `NoCopy` for a response's record without a copy, `Sequence` for a request's
-/// with one; `TooLarge` above the limit; `NoMemory`.
+/// `Empty` without groups, records or pairs; `NoCopy` for a response's record without a copy, `Sequence` for a
+/// request's with one; `TooLarge` above the limit; `NoMemory`.
 pub fn encode(kind: Kind, groups: &[&[NewRecord<'_>]], options: &WriteOptions) -> Result<Vec<u8>> {
     let sizes = groups.iter().map(|group| header_and(group_size(group)));
     let all = narrow(sizes.sum(), GROUPS.size)?;
     let sum = if options.checksum || kind != Kind::Request { Sum::Later } else { Sum::None };
     let mut encoder = Encoder::new(kind, *options);
     let mut out = Vec::new();
-    // Above the limit it is the encoder that fails.
+    // Above the limit, the encoder fails.
     if all as usize <= options.limit {
         out.try_reserve_exact(MAX_HEAD + all as usize + TRAILER).map_err(|e| Error::new(e.into(), Field::Groups, 0))?;
     }

@@ -1,4 +1,4 @@
-//! Building of messages whose counts and sizes are known, piece by piece: values are not copied.
+//! Builds messages whose counts and sizes are known, in pieces: values are not copied.
 
 use std::ops::Range;
 
@@ -14,19 +14,19 @@ use crate::{
 /// The checksum of a message, which precedes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sum {
-    /// None. Requests only.
+    /// No checksum; only for requests.
     None,
     /// This one; [`Encoder::finish`] compares it with that of the body.
     Known(u32),
-    /// Zeros, in whose place ([`Encoder::sum_range`]) the caller puts what [`Encoder::finish`] returns. The result of
+    /// Zeros, which ([`Encoder::sum_range`]) the caller replaces by the result of [`Encoder::finish`]. The result of
     /// such a run can also be [`Sum::Known`] in a second one, which sends.
     Later,
 }
 
-/// Bytes in front of the groups: status, ESC and checksum, SOH and version, STX, and two allocators.
+/// Bytes before the groups: status, ESC and checksum, SOH and version, STX, and two allocators.
 pub(crate) const MAX_HEAD: usize = 1 + 5 + 5 + 1 + ALLOCATORS;
 
-/// Bytes of a pair's content, to be added up for [`Encoder::record`]: with its allocators.
+/// Returns the size of a pair's content with its allocators, to be added up for [`Encoder::record`].
 #[must_use]
 pub const fn pair_size(name: usize, value: usize) -> u64 {
     ALLOCATORS as u64 + name as u64 + value as u64
@@ -34,9 +34,9 @@ pub const fn pair_size(name: usize, value: usize) -> u64 {
 
 /// Writes a message whose counts and sizes the caller knows.
 ///
-/// Each function appends to `out` the next bytes of the message, which the caller may send and clear at any time. One
-/// that fails appends nothing and changes nothing. The pairs of a record come after [`record`](Self::record), those of
-/// its copy after [`copy`](Self::copy). Values may be passed through: see [`pair_head`](Self::pair_head).
+/// Each function appends the next bytes of the message to `out`, which the caller may send and clear at any time. A
+/// function that fails appends nothing and changes nothing. The pairs of a record follow [`record`](Self::record),
+/// those of its copy [`copy`](Self::copy). Values may be passed through: see [`pair_head`](Self::pair_head).
 #[derive(Clone, Debug)]
 pub struct Encoder {
     kind: Kind,
@@ -64,7 +64,7 @@ enum Stage {
 }
 
 impl Encoder {
-    /// An encoder for one message.
+    /// Creates an encoder for one message.
     #[must_use]
     pub fn new(kind: Kind, options: WriteOptions) -> Self {
         Self {
@@ -83,12 +83,12 @@ impl Encoder {
         }
     }
 
-    /// Begins the message: `groups` groups of `size` bytes, with their allocators. The option `checksum` is not used:
-    /// `sum` says whether there is one.
+    /// Begins the message: `groups` groups of `size` bytes, including their allocators. The option `checksum` is not
+    /// used: `sum` determines whether there is one.
     ///
     /// # Errors
     /// `NoChecksum` for a response without one; `TooLarge` above the limit; `Empty`, `Count`; `Sequence` if it has
-    /// begun.
+    /// already begun.
     pub fn start(&mut self, out: &mut Vec<u8>, sum: Sum, groups: u32, size: u32) -> Result<()> {
         if self.stage != Stage::New {
             return Err(self.error(Problem::Sequence, Field::MessageStart));
@@ -135,7 +135,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Where the bytes of the checksum lie in the message, if it has one.
+    /// Returns the range of the checksum in the message, if it has one.
     #[must_use]
     pub const fn sum_range(&self) -> Range<usize> {
         match self.kind {
@@ -144,7 +144,7 @@ impl Encoder {
         }
     }
 
-    /// Begins a group of `records` records of `size` bytes, with their allocators.
+    /// Begins a group of `records` records of `size` bytes, including their allocators.
     ///
     /// # Errors
     /// `Empty`, `Count`, and `Exceeds` or `LeftOver` if it does not fit; `Sequence` where no group can begin.
@@ -159,8 +159,8 @@ impl Encoder {
         Ok(())
     }
 
-    /// Begins a record of `pairs` pairs. `size` is that of all of them with their allocators, and in a response of the
-    /// copy with its allocators.
+    /// Begins a record of `pairs` pairs. `size` is that of all pairs, including their allocators, and in a response
+    /// also of the copy with its allocators.
     ///
     /// # Errors
     /// As [`group`](Self::group).
@@ -176,7 +176,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Begins the copy of a record after its pairs: `pairs` pairs of `size` bytes, with their allocators.
+    /// Begins the copy of a record after its pairs: `pairs` pairs of `size` bytes, including their allocators.
     ///
     /// # Errors
     /// As [`group`](Self::group). In a request always `Sequence`.
@@ -200,7 +200,7 @@ impl Encoder {
     }
 
     /// Begins a pair whose value has `value_size` bytes. The caller sends the value after `out`, in any number of
-    /// pieces, and calls [`value`](Self::value) with each.
+    /// pieces, and calls [`value`](Self::value) for each.
     ///
     /// # Errors
     /// As [`pair`](Self::pair).
@@ -210,7 +210,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Takes note of the next bytes of a value that the caller sends.
+    /// Records the next bytes of a value that the caller sends.
     ///
     /// # Errors
     /// `Exceeds` if they are more than the value has left.
@@ -227,7 +227,7 @@ impl Encoder {
     /// Ends the message. Returns the checksum of its body, if it has one.
     ///
     /// # Errors
-    /// `Sequence` if something of what was announced is missing; `Checksum` if [`Sum::Known`] was another one.
+    /// `Sequence` if an announced part is missing; `Checksum` if it differs from [`Sum::Known`].
     pub fn finish(&mut self, out: &mut Vec<u8>) -> Result<Option<u32>> {
         if !self.is_record_complete() || !self.records.is_done() || !self.groups.is_done() {
             return Err(self.error(Problem::Sequence, Field::BodyEnd));
@@ -246,7 +246,7 @@ impl Encoder {
         Ok((self.announced != Sum::None).then_some(computed))
     }
 
-    /// Whether a record, a group or the end may follow.
+    /// Returns whether a record, a group or the end may follow.
     fn is_record_complete(&self) -> bool {
         self.stage == Stage::Body
             && self.value_left == 0
@@ -262,7 +262,7 @@ impl Encoder {
         Level::new(count, size, is_exact, false).map_err(|p| place.error(p, self.offset))
     }
 
-    /// Writes the beginning of a pair, and `value`, which is all of its value or nothing.
+    /// Writes the beginning of a pair, and `value`, which is either its whole value or empty.
     fn head_and(&mut self, out: &mut Vec<u8>, name: &str, value_size: usize, value: &[u8]) -> Result<()> {
         let too_large = |size: usize, field| {
             u32::try_from(size)

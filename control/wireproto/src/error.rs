@@ -1,18 +1,18 @@
-//! What is wrong with a message, and where.
+//! Errors: the problem of a message, and its place.
 
 use std::{collections::TryReserveError, error, fmt};
 
-/// Result of this package.
+/// A result with this package's error.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a message was not read or written.
+/// An error of reading or writing a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Error {
-    /// What is wrong.
+    /// The kind of the problem.
     pub problem: Problem,
-    /// The field in which it is.
+    /// The field with the problem.
     pub field: Field,
-    /// Where that is: the number of bytes from the beginning of the message.
+    /// The offset of the problem: the number of bytes from the beginning of the message.
     pub offset: u64,
 }
 
@@ -22,7 +22,7 @@ impl Error {
     }
 }
 
-/// What can be wrong.
+/// The problem of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Problem {
@@ -33,12 +33,12 @@ pub enum Problem {
     },
     /// There are bytes after the end of the message.
     Trailing {
-        /// How many.
+        /// Their number.
         bytes: u64,
     },
-    /// A byte is not the one that must be there.
+    /// A byte differs from the required one.
     Unexpected {
-        /// The byte that is there.
+        /// The actual byte.
         found: u8,
     },
     /// The reader does not accept messages of this kind: [`crate::Accept`].
@@ -48,7 +48,7 @@ pub enum Problem {
         /// The version.
         found: u32,
     },
-    /// The checksum is not that of the body.
+    /// The checksum does not match the body.
     Checksum {
         /// The checksum in the message.
         announced: u32,
@@ -61,28 +61,28 @@ pub enum Problem {
     TooLarge {
         /// The size, in bytes.
         size: u64,
-        /// The largest one that is allowed.
+        /// The maximum size.
         limit: u64,
     },
-    /// There are no groups, records or pairs where there must be at least one.
+    /// There are zero groups, records or pairs instead of at least one.
     Empty,
-    /// A count is impossible: so many children do not fit in the size.
+    /// A count is impossible: its children do not fit in the size.
     Count {
         /// The number of children.
         count: u32,
         /// The size of all children, in bytes.
         size: u64,
     },
-    /// A size is impossible: the parent has less left.
+    /// A size is impossible: it exceeds the rest of the parent.
     Exceeds {
         /// The size, in bytes.
         size: u64,
-        /// What the parent has left for it.
+        /// The rest of the parent.
         left: u64,
     },
-    /// A size is impossible: the parent has no other child, but has bytes after this one.
+    /// A size is impossible: the parent has no further children, but further bytes.
     LeftOver {
-        /// How many bytes belong to nothing.
+        /// The number of these bytes.
         bytes: u64,
     },
     /// A name is not UTF-8.
@@ -143,12 +143,12 @@ pub enum Field {
     BodyEnd,
     /// EOT.
     MessageEnd,
-    /// What follows the message.
+    /// The bytes behind the message.
     Rest,
 }
 
 impl Field {
-    /// The name of the field, for messages.
+    /// Returns the name of the field, for error messages.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! What a count and a size allow: whether children fit, one after the other.
+//! Checks counts and sizes: whether children fit, one after the other.
 
 use crate::{
     error::{Error, Field, Problem},
@@ -7,17 +7,17 @@ use crate::{
 
 const HEADER: u64 = ALLOCATORS as u64;
 
-/// Children that are still to come, and the bytes that are left for them. Each takes at least its allocators.
+/// The number of remaining children, and the bytes for them. Each takes at least its allocators.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Level {
     children: u32,
     left: u64,
-    /// Whether the children fill the parent.
+    /// Whether the children must fill the parent.
     exact: bool,
 }
 
 impl Level {
-    /// Nothing to come.
+    /// No further children.
     pub(crate) const DONE: Self = Self { children: 0, left: 0, exact: true };
 
     /// Fails with `Empty`, `Count` or `LeftOver`.
@@ -34,11 +34,11 @@ impl Level {
         Ok(Self { children: count, left: size, exact })
     }
 
-    /// Takes a child of `size` bytes beside its allocators. Fails with `Sequence`, `Exceeds` or `LeftOver`, and
-    /// changes nothing then.
+    /// Takes a child of `size` bytes without its allocators. Fails with `Sequence`, `Exceeds` or `LeftOver`, and then
+    /// changes nothing.
     pub(crate) fn child(&mut self, size: u64) -> Result<(), Problem> {
         let Some(others) = self.children.checked_sub(1) else { return Err(Problem::Sequence) };
-        // There is room for the allocators of all: `new` has seen to it, and each child leaves it.
+        // There is room for the allocators of all children: `new` has checked it, and each child leaves it.
         let left = self.left - HEADER * u64::from(self.children);
         if size > left {
             return Err(Problem::Exceeds { size, left });
@@ -66,12 +66,12 @@ impl Level {
         Err(Error::new(problem, field, if field == Field::ValueSize { offset + HEADER / 2 } else { offset }))
     }
 
-    /// Whether all children have come.
+    /// Returns whether all children have been taken.
     pub(crate) fn is_done(&self) -> bool {
         self.children == 0
     }
 
-    /// Bytes behind the last child, if that has come.
+    /// Returns the number of bytes behind the last child, once that has been taken.
     pub(crate) fn rest(&self) -> u64 {
         self.left
     }
@@ -84,17 +84,17 @@ pub(crate) struct Place {
     pub(crate) size: Field,
 }
 
-/// Those of all groups.
+/// The allocators of all groups.
 pub(crate) const GROUPS: Place = Place { count: Field::GroupCount, size: Field::GroupsSize };
-/// Those of a group.
+/// The allocators of a group.
 pub(crate) const GROUP: Place = Place { count: Field::RecordCount, size: Field::RecordsSize };
-/// Those of a record.
+/// The allocators of a record.
 pub(crate) const RECORD: Place = Place { count: Field::PairCount, size: Field::PairsSize };
-/// Those of a copy.
+/// The allocators of a copy.
 pub(crate) const COPY: Place = Place { count: Field::CopyCount, size: Field::CopySize };
 
 impl Place {
-    /// The error for a problem that the allocators at `offset` have with each other or with their parent.
+    /// Returns the error for a problem of the allocators at `offset`, with each other or with their parent.
     pub(crate) const fn error(self, problem: Problem, offset: u64) -> Error {
         match problem {
             Problem::Exceeds { .. } | Problem::LeftOver { .. } | Problem::TooLarge { .. } => {

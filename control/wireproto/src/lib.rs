@@ -1,9 +1,9 @@
-//! Codec of WireProto. This "wireproto" is not WireGuard's wire protocol.
+//! A codec of WireProto, a control protocol (not WireGuard's wire protocol).
 //!
 //! WireProto (`wireproto.io`, version 1) packs records of names and values into messages: requests, which may have
 //! several commands, and responses, which have an answer and a copy of the request's record for each of them. The
-//! package has no I/O, starts no thread and needs no other crate. Where the specification is ambiguous, [`readings`]
-//! states what was chosen and why.
+//! package has no I/O, no threads and no dependencies. Where the specification is ambiguous, [`readings`] documents the
+//! decisions and their reasons.
 //!
 //! ```
 //! use wg_embed_wireproto::{Builder, Kind, Message, ReadOptions, Status, WriteOptions};
@@ -32,19 +32,19 @@
 //!
 //! | to | use |
 //! |---|---|
-//! | parse a message that is in memory | [`Message::parse`]: borrows, allocates nothing |
-//! | parse what arrives in pieces | [`Decoder`]: each record as soon as it is complete |
-//! | build a message from records in memory | [`encode()`]: one allocation |
-//! | build a message whose sizes are not known yet | [`Builder`] |
-//! | send a message of known sizes in pieces | [`Encoder`]: values are not copied |
+//! | parse a message in memory | [`Message::parse`], which borrows and does not allocate |
+//! | parse a message incrementally | [`Decoder`], which returns each record as soon as it is complete |
+//! | build a message from records in memory | [`encode()`], with one allocation |
+//! | build a message whose sizes are not yet known | [`Builder`] |
+//! | send a message of known sizes in pieces | [`Encoder`], which does not copy values |
 //!
-//! | module | what it has |
+//! | module | contents |
 //! |---|---|
 //! | `readings` | the bytes of the format, and every decision about an ambiguous point of the specification |
-//! | `options` | order of allocators, limits, deviations that a reader tolerates |
-//! | `error` | what is wrong, at which offset, in which field |
+//! | `options` | order of allocators, limits, tolerated deviations |
+//! | `error` | the problem, its offset and its field |
 //! | `checksum` | CRC-32 |
-//! | `level` | what a count and a size allow; shared by readers and writers |
+//! | `level` | checks of counts and sizes; shared by readers and writers |
 //! | `record`, `shape` | borrowed views of records; how a record's bytes are split into pairs and copies |
 //! | `machine` | the grammar, one field after the other; shared by both readers |
 //! | `message`, `decoder` | the readers |

@@ -1,4 +1,4 @@
-//! The grammar, one field after the other. Both readers give it the same pieces, so they agree on every message.
+//! The grammar, one field after the other. Both readers pass it the same pieces, so they agree on every message.
 
 use crate::{
     checksum::Checksum,
@@ -10,7 +10,7 @@ use crate::{
     shape::{self, Context},
 };
 
-/// What a reader has found.
+/// An event of a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     /// A message has begun.
@@ -22,18 +22,18 @@ pub enum Event<'a> {
         /// The size of all its records, in bytes.
         size: u32,
     },
-    /// A record is complete. Only [`Event::End`] proves its checksum.
+    /// A record is complete. Only [`Event::End`] verifies its checksum.
     Record(Record<'a>),
-    /// The message is complete, and its checksum is right if it has one.
+    /// The message is complete, and its checksum is valid if it has one.
     End,
 }
 
-/// What is needed next.
+/// The next required input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
-    /// So many bytes for [`Machine::field`], at most [`ALLOCATORS`].
+    /// This number of bytes for [`Machine::field`], at most [`ALLOCATORS`].
     Field(usize),
-    /// So many bytes for [`Machine::record`].
+    /// This number of bytes for [`Machine::record`].
     Record(usize),
 }
 
@@ -57,12 +57,12 @@ enum State {
 pub(crate) struct Machine {
     options: ReadOptions,
     state: State,
-    /// Where the next piece begins.
+    /// The offset of the next piece.
     offset: u64,
     head: Head,
     checksum_offset: u64,
     sum: Checksum,
-    /// Whether the caller sums the body, all at once: [`Machine::sum_body`].
+    /// Whether the caller computes the sum of the body at once: [`Machine::sum_body`].
     is_sum_deferred: bool,
     groups: Level,
     records: Level,
@@ -84,18 +84,19 @@ impl Machine {
         }
     }
 
-    /// A machine whose caller has all of the message, and calls [`Self::sum_body`]. That is faster for small records.
+    /// Creates a machine whose caller has the whole message, and calls [`Self::sum_body`], which is faster for small
+    /// records.
     pub(crate) fn with_deferred_sum(options: ReadOptions) -> Self {
         Self { is_sum_deferred: true, ..Self::new(options) }
     }
 
-    /// Whether all groups have been taken, and no more.
+    /// Returns whether all groups have been taken, and no more.
     #[inline]
     pub(crate) fn is_at_body_end(&self) -> bool {
         self.state == State::BodyEnd
     }
 
-    /// Takes the sum of the body from STX to here.
+    /// Computes the sum of the body from STX to here.
     pub(crate) fn sum_body(&mut self, body: &[u8]) {
         self.is_sum_deferred = false;
         if self.head.checksum.is_some() {
@@ -118,7 +119,7 @@ impl Machine {
         }
     }
 
-    /// Whether no byte of a message has been taken.
+    /// Returns whether no byte of a message has been taken.
     pub(crate) fn is_between(&self) -> bool {
         self.state == State::First
     }
@@ -127,7 +128,7 @@ impl Machine {
         self.offset
     }
 
-    /// What the shape of the message's records depends on.
+    /// Returns the parameters for the shape of the message's records.
     pub(crate) fn context(&self) -> Context {
         Context {
             order: self.head.order,
@@ -136,7 +137,7 @@ impl Machine {
         }
     }
 
-    /// The error for an input that ends when only `have` bytes of what is needed are there.
+    /// Returns the error for an input that ends when only `have` of the required bytes are available.
     pub(crate) fn truncated(&self, have: usize) -> Error {
         let (first, second) = match self.state {
             State::First => (Field::Status, None),
@@ -162,7 +163,7 @@ impl Machine {
         Error::new(Problem::Truncated { missing }, field, self.offset + before as u64)
     }
 
-    /// Takes a record; `bytes` are as many as [`Need::Record`] asks for.
+    /// Takes a record; `bytes` has the length of [`Need::Record`].
     #[inline]
     pub(crate) fn record<'a>(&mut self, bytes: &'a [u8]) -> Result<Record<'a>> {
         let State::Pairs { count, .. } = self.state else {
@@ -174,7 +175,7 @@ impl Machine {
         Ok(record)
     }
 
-    /// Takes a field; `bytes` are as many as [`Need::Field`] asks for.
+    /// Takes a field; `bytes` has the length of [`Need::Field`].
     #[inline]
     pub(crate) fn field(&mut self, bytes: &[u8]) -> Result<Option<Event<'static>>> {
         match *bytes {
@@ -250,7 +251,7 @@ impl Machine {
         Err(Error::new(Problem::NotAccepted, Field::Status, self.offset))
     }
 
-    /// After ESC or SOH.
+    /// Returns the state after ESC or SOH.
     fn start(&mut self, byte: u8) -> State {
         if byte == readings::SOH {
             return State::Version;
@@ -289,7 +290,7 @@ impl Machine {
             Some(Event::Group { records: count, size })
         } else {
             self.records.child(size.into()).map_err(|p| RECORD.error(p, offset))?;
-            // Checked here, so that bytes which are no record are not waited for.
+            // Checked here, to avoid waiting for bytes that are not a record.
             let is_exact = self.head.kind == Kind::Request;
             self.level(count, size, is_exact).map_err(|p| RECORD.error(p, offset))?;
             self.state = State::Pairs { count, size };
@@ -299,7 +300,7 @@ impl Machine {
         Ok(event)
     }
 
-    /// After the allocators of all groups.
+    /// Handles the allocators of all groups.
     fn all_groups(&mut self, count: [u8; 4], size: [u8; 4]) -> Result<Event<'static>> {
         let limit = self.options.limit as u64;
         let around = self.offset + (ALLOCATORS + TRAILER) as u64;
@@ -323,7 +324,7 @@ impl Machine {
         Level::new(count, size.into(), is_exact, self.options.tolerance.empty)
     }
 
-    /// What follows a child, or the allocators of its parent.
+    /// Returns the state after a child, or after the allocators of its parent.
     fn next_child(&self) -> State {
         if !self.records.is_done() {
             State::Record
@@ -334,7 +335,7 @@ impl Machine {
         }
     }
 
-    /// Fails if the announced checksum is not that of the body.
+    /// Fails if the announced checksum does not match the body.
     fn verify(&self) -> Result<()> {
         let Some(announced) = self.head.checksum else { return Ok(()) };
         let computed = self.sum.finish();

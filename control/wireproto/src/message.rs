@@ -1,4 +1,4 @@
-//! Parsing of a message that is in memory. Everything is borrowed from it.
+//! Parses a message in memory, borrowing everything from it.
 
 use std::iter::FusedIterator;
 
@@ -23,7 +23,7 @@ impl<'a> Message<'a> {
     /// Parses `bytes`, which are one message.
     ///
     /// # Errors
-    /// Anything that is wrong with the message; `Trailing` if there are bytes after it.
+    /// Any error of the message; `Trailing` if there are bytes after it.
     pub fn parse(bytes: &'a [u8], options: &ReadOptions) -> Result<Self> {
         let (message, rest) = Self::parse_first(bytes, options)?;
         if rest.is_empty() {
@@ -33,10 +33,10 @@ impl<'a> Message<'a> {
         Err(Error::new(Problem::Trailing { bytes: rest.len() as u64 }, Field::Rest, offset as u64))
     }
 
-    /// Parses the message that `bytes` begin with. Returns it, and the bytes after it.
+    /// Parses the first message in `bytes`. Returns it, and the bytes after it.
     ///
     /// # Errors
-    /// Anything that is wrong with the message; `Truncated` if it is not complete.
+    /// Any error of the message; `Truncated` if it is incomplete.
     pub fn parse_first(bytes: &'a [u8], options: &ReadOptions) -> Result<(Self, &'a [u8])> {
         let mut machine = Machine::with_deferred_sum(*options);
         let mut rest = bytes;
@@ -61,7 +61,7 @@ impl<'a> Message<'a> {
                 (Some(Event::Start(head)), _) => {
                     let body_start = bytes.len() - after.len() - ALLOCATORS - 1;
                     body_and_rest = bytes.get(body_start..).unwrap_or_default();
-                    // It may be that not all of them are there: then the end is not reached.
+                    // If it is incomplete, the end is not reached.
                     let body = after.get(..head.size as usize).unwrap_or(after);
                     message = Some(Self { head, context: machine.context(), body });
                 }
@@ -71,19 +71,19 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// What precedes the groups.
+    /// Returns the part before the groups.
     #[must_use]
     pub const fn head(&self) -> &Head {
         &self.head
     }
 
-    /// The groups, in their order.
+    /// Returns the groups, in order.
     #[must_use]
     pub const fn groups(&self) -> Groups<'a> {
         Groups(Children { count: self.head.groups, bytes: self.body, context: self.context })
     }
 
-    /// The records of all groups, in their order.
+    /// Returns the records of all groups, in order.
     pub fn records(&self) -> impl Iterator<Item = Record<'a>> + use<'a> {
         self.groups().flat_map(|group| group.records())
     }
@@ -94,30 +94,30 @@ impl<'a> Message<'a> {
 pub struct Group<'a>(Children<'a>);
 
 impl<'a> Group<'a> {
-    /// The number of records.
+    /// Returns the number of records.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.0.count as usize
     }
 
-    /// Whether there are none.
+    /// Returns whether there are none.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.0.count == 0
     }
 
-    /// The records, in their order.
+    /// Returns the records, in order.
     #[must_use]
     pub const fn records(&self) -> Records<'a> {
         Records(self.0)
     }
 }
 
-/// Iterator over the groups of a message.
+/// An iterator over the groups of a message.
 #[derive(Clone, Debug)]
 pub struct Groups<'a>(Children<'a>);
 
-/// Iterator over the records of a group.
+/// An iterator over the records of a group.
 #[derive(Clone, Debug)]
 pub struct Records<'a>(Children<'a>);
 
@@ -152,7 +152,7 @@ impl ExactSizeIterator for Records<'_> {}
 impl FusedIterator for Groups<'_> {}
 impl FusedIterator for Records<'_> {}
 
-/// Children that have been checked.
+/// Children that were already checked.
 #[derive(Clone, Copy, Debug)]
 struct Children<'a> {
     count: u32,
@@ -161,7 +161,7 @@ struct Children<'a> {
 }
 
 impl<'a> Children<'a> {
-    /// The count and the content of the next one.
+    /// Returns the count and the content of the next one.
     fn next(&mut self) -> Option<(u32, &'a [u8])> {
         self.count = self.count.checked_sub(1)?;
         let (count, size, rest) = split_allocators(self.bytes, self.context.order)?;

@@ -1,8 +1,8 @@
-//! What readers accept and writers write.
+//! Options of readers and writers.
 
 use crate::readings;
 
-/// Order of the bytes of allocators (counts and sizes).
+/// The byte order of allocators (counts and sizes).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
     /// The most significant byte first.
@@ -13,7 +13,7 @@ pub enum Order {
 }
 
 impl Order {
-    /// The number that `bytes` are.
+    /// Returns the number represented by `bytes`.
     #[must_use]
     pub const fn read(self, bytes: [u8; 4]) -> u32 {
         match self {
@@ -22,7 +22,7 @@ impl Order {
         }
     }
 
-    /// The bytes of `number`.
+    /// Returns the bytes of `number`.
     #[must_use]
     pub const fn write(self, number: u32) -> [u8; 4] {
         match self {
@@ -32,7 +32,7 @@ impl Order {
     }
 }
 
-/// Status of a response.
+/// The status of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     /// All records of the request succeeded.
@@ -42,7 +42,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// The byte of this status.
+    /// Returns the byte of this status.
     #[must_use]
     pub const fn byte(self) -> u8 {
         match self {
@@ -52,7 +52,7 @@ impl Status {
     }
 }
 
-/// Requests and responses.
+/// The kind of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A message of a client.
@@ -61,12 +61,12 @@ pub enum Kind {
     Response(Status),
 }
 
-/// What precedes the groups of a message.
+/// The part of a message before the groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
     /// Whether it is a request or a response.
     pub kind: Kind,
-    /// The checksum, as it was announced.
+    /// The announced checksum.
     pub checksum: Option<u32>,
     /// The version of the format.
     pub version: u32,
@@ -78,7 +78,7 @@ pub struct Head {
     pub size: u32,
 }
 
-/// Which messages a reader accepts.
+/// The messages that a reader accepts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Accept {
     /// Requests and responses.
@@ -90,29 +90,29 @@ pub enum Accept {
     Responses,
 }
 
-/// Deviations that a reader tolerates; none at first.
+/// Deviations that a reader tolerates; none by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tolerance {
-    /// Allocators in the other order, if the first two of a message make sense only so. The whole message then has
+    /// Allocators in the other order, if the first two of a message are valid only in it. The whole message then has
     /// that order.
     pub other_order: bool,
-    /// EOT right after the last group, without ETX.
+    /// EOT directly after the last group, without ETX.
     pub missing_body_end: bool,
     /// Responses without a checksum.
     pub missing_checksum: bool,
-    /// A checksum whose bytes are in the reverse order.
+    /// A checksum in little endian.
     pub little_endian_checksum: bool,
-    /// Copies in responses that are not one record after the pairs: pairs without allocators, also none at all, or
-    /// one record after each pair. Whichever of these ends exactly at the size of the record is taken, in this order.
+    /// Copies in responses that are not one record after the pairs: pairs without allocators, or no pairs, or one
+    /// record after each pair. The first of these forms that ends exactly at the size of the record is used.
     pub other_copies: bool,
-    /// No groups, records or pairs where there should be at least one.
+    /// Zero groups, records or pairs instead of at least one.
     pub empty: bool,
     /// Version 0.
     pub experimental_version: bool,
 }
 
 impl Tolerance {
-    /// All of them.
+    /// All deviations.
     pub const ALL: Self = Self {
         other_order: true,
         missing_body_end: true,
@@ -124,7 +124,7 @@ impl Tolerance {
     };
 }
 
-/// The largest message that is read or written unless the options have another limit, in bytes.
+/// The default limit of messages that are read or written, in bytes.
 pub const DEFAULT_LIMIT: usize = 16 << 20;
 
 /// Options of readers.
@@ -132,11 +132,11 @@ pub const DEFAULT_LIMIT: usize = 16 << 20;
 pub struct ReadOptions {
     /// The order of allocators.
     pub order: Order,
-    /// The largest message that is read, in bytes, from its first byte to its last one.
+    /// The size of the largest message that is read, in bytes, from its first byte to its last one.
     pub limit: usize,
-    /// Which messages are accepted.
+    /// The accepted messages.
     pub accept: Accept,
-    /// Which deviations are accepted.
+    /// The tolerated deviations.
     pub tolerance: Tolerance,
 }
 
@@ -156,7 +156,7 @@ impl Default for ReadOptions {
 pub struct WriteOptions {
     /// The order of allocators.
     pub order: Order,
-    /// The largest message that is written, in bytes, from its first byte to its last one.
+    /// The size of the largest message that is written, in bytes, from its first byte to its last one.
     pub limit: usize,
     /// Whether requests have a checksum. Responses always have one.
     pub checksum: bool,

@@ -1,8 +1,8 @@
 //! The bytes of the format, and every decision about a point where the specification is ambiguous.
 //!
-//! The specification's worked examples are not part of its published text, and the vectors of its reference library
-//! could not be had. So the bytes are a reasoned reading of the text, and this file is the only one that changes if a
-//! better source appears, together with `shape` for the place of copies.
+//! The specification's worked examples are not part of its published text, and the test vectors of its reference
+//! library were not available. So these bytes are an interpretation of the text, and this file is the only one to
+//! change if a better source appears, together with `shape` for the place of copies.
 //!
 //! ```text
 //! message = [ACK | NAK] [ESC sum] SOH version STX G SG group*G ETX EOT
@@ -12,7 +12,7 @@
 //! pair    = NL VL name value
 //! ```
 //!
-//! All numbers have four bytes. `version` and `sum` are big-endian, the others (allocators) are in the order of the
+//! All numbers have four bytes. `version` and `sum` are big-endian; the others (allocators) have the order of the
 //! options.
 //!
 //! - **Order of allocators.** Text: section 2: all packed numbers are big-endian; section 6: allocators are
@@ -63,8 +63,8 @@
 //! - **Several messages in one stream.** Text: not mentioned. Reading: the next one begins right after EOT. Reason:
 //!   nothing separates them.
 //!
-//! What a reader can tolerate is listed in [`Tolerance`]; all of it is off at first. Never tolerated: sizes that do
-//! not add up, bytes after EOT in a single message, names that are not UTF-8.
+//! The deviations that a reader can tolerate are listed in [`Tolerance`]; all of them are off by default. Inconsistent
+//! sizes, bytes after EOT in a single message, and names that are not UTF-8 are never tolerated.
 
 use crate::options::{Order, Tolerance};
 
@@ -85,27 +85,27 @@ pub const EOT: u8 = 0x04;
 
 /// The version that is written.
 pub const VERSION: u32 = 1;
-/// The version that is for experiments.
+/// The experimental version.
 pub const EXPERIMENTAL_VERSION: u32 = 0;
 
-/// Bytes of the two allocators in front of groups, records, pairs and copies.
+/// Bytes of the two allocators before groups, records, pairs and copies.
 pub const ALLOCATORS: usize = 8;
 /// Bytes after the last group: ETX and EOT.
 pub const TRAILER: usize = 2;
 
-/// Whether messages of this version are read.
+/// Returns whether messages of this version are read.
 pub(crate) fn is_read(version: u32, tolerance: &Tolerance) -> bool {
     version == VERSION || tolerance.experimental_version && version == EXPERIMENTAL_VERSION
 }
 
-/// Whether a checksum is the announced one.
+/// Returns whether a checksum matches the announced one.
 pub(crate) fn is_sum(announced: u32, computed: u32, tolerance: &Tolerance) -> bool {
     announced == computed || tolerance.little_endian_checksum && announced.swap_bytes() == computed
 }
 
-/// The order of a message's allocators, judged by the first two. A small count that is read the wrong way is 2^24 or
-/// more, unless it is a multiple of 256, and each child takes at least its allocators: so the wrong order seldom fits.
-/// If both fit, or none, it is `preferred`.
+/// Determines the order of a message's allocators by the first two. In the wrong order a small count is 2^24 or more,
+/// unless it is a multiple of 256, and each child takes at least its allocators: so the wrong order seldom fits. If
+/// both fit, or neither, the result is `preferred`.
 pub(crate) fn order(count: [u8; 4], size: [u8; 4], preferred: Order, max_size: u64) -> Order {
     let fits = |order: Order| {
         let size = u64::from(order.read(size));

@@ -1,4 +1,4 @@
-//! Borrowed views of records: names and values where they lie in the message.
+//! Borrowed views of records: names and values in the message.
 
 use std::str;
 
@@ -14,14 +14,14 @@ pub struct Pair<'a> {
 }
 
 impl<'a> Pair<'a> {
-    /// A pair of these.
+    /// Creates a pair.
     #[must_use]
     pub const fn new(name: &'a str, value: &'a [u8]) -> Self {
         Self { name, value }
     }
 }
 
-/// The pairs of a record or of a copy. They have been checked.
+/// The pairs of a record or of a copy, which were already checked.
 #[derive(Clone, Copy, Debug)]
 pub struct Pairs<'a> {
     pub(crate) count: u32,
@@ -32,31 +32,31 @@ pub struct Pairs<'a> {
 }
 
 impl<'a> Pairs<'a> {
-    /// The number of pairs.
+    /// Returns the number of pairs.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.count as usize
     }
 
-    /// Whether there are none.
+    /// Returns whether there are none.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// The pairs, in their order.
+    /// Returns the pairs, in order.
     #[must_use]
     pub const fn iter(&self) -> PairIter<'a> {
         PairIter { rest: *self }
     }
 
-    /// The value of the first pair with this name. The time that this takes grows with the number of pairs.
+    /// Returns the value of the first pair with this name, in time proportional to the number of pairs.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&'a [u8]> {
         self.iter().find(|pair| pair.name == name).map(|pair| pair.value)
     }
 
-    /// The bytes of the pairs, if those are all.
+    /// Returns the bytes of the pairs, if there are no others.
     pub(crate) fn plain_bytes(&self, order: Order) -> Option<&'a [u8]> {
         (self.order == order && !self.interleaved).then_some(self.bytes)
     }
@@ -79,7 +79,7 @@ impl<'a> IntoIterator for Pairs<'a> {
     }
 }
 
-/// Iterator over pairs.
+/// An iterator over pairs.
 #[derive(Clone, Debug)]
 pub struct PairIter<'a> {
     rest: Pairs<'a>,
@@ -108,7 +108,7 @@ impl<'a> Iterator for PairIter<'a> {
 
 impl ExactSizeIterator for PairIter<'_> {}
 
-/// A record: a command of a request, or an answer of a response.
+/// A record: a command in a request, or an answer in a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record<'a> {
     pub(crate) pairs: Pairs<'a>,
@@ -116,32 +116,32 @@ pub struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// The pairs of the record, without those of its copies.
+    /// Returns the pairs of the record, without those of its copies.
     #[must_use]
     pub const fn pairs(&self) -> Pairs<'a> {
         self.pairs
     }
 
-    /// The copy of the request's record; `None` in a request, or if a tolerated response has none. The first one if
-    /// there is one for each pair.
+    /// Returns the copy of the request's record; `None` in a request, or if a tolerated response has none; the first
+    /// one if there is one for each pair.
     #[must_use]
     pub fn copy(&self) -> Option<Pairs<'a>> {
         self.copies().next()
     }
 
-    /// All copies: none in a request and one in a response, or another number where
-    /// [`crate::Tolerance::other_copies`] is on.
+    /// Returns all copies: none in a request and one in a response, or another number with
+    /// [`crate::Tolerance::other_copies`].
     #[must_use]
     pub const fn copies(&self) -> Copies<'a> {
         self.copies
     }
 }
 
-/// Iterator over the copies of a record.
+/// An iterator over the copies of a record.
 #[derive(Clone, Copy, Debug)]
 pub struct Copies<'a>(pub(crate) CopyForm<'a>);
 
-/// How copies lie in a record.
+/// The positions of copies in a record.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum CopyForm<'a> {
     None,
@@ -184,7 +184,7 @@ impl PartialEq for Copies<'_> {
 
 impl Eq for Copies<'_> {}
 
-/// Two allocators, and what follows them.
+/// Returns two allocators, and the bytes behind them.
 #[inline]
 pub(crate) fn split_allocators(bytes: &[u8], order: Order) -> Option<(u32, u32, &[u8])> {
     let (first, rest) = bytes.split_first_chunk()?;
@@ -192,7 +192,7 @@ pub(crate) fn split_allocators(bytes: &[u8], order: Order) -> Option<(u32, u32, 
     Some((order.read(*first), order.read(*second), rest))
 }
 
-/// Two allocators in their place, without what follows them.
+/// Returns the bytes of two allocators.
 pub(crate) fn allocators(first: u32, second: u32, order: Order) -> [u8; ALLOCATORS] {
     let ([a, b, c, d], [e, f, g, h]) = (order.write(first), order.write(second));
     [a, b, c, d, e, f, g, h]

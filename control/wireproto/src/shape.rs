@@ -1,4 +1,4 @@
-//! How the bytes of a record are split into pairs and copies.
+//! Splits the bytes of a record into pairs and copies.
 
 use std::str;
 
@@ -10,7 +10,7 @@ use crate::{
     record::{Copies, CopyForm, Pairs, Record, split_allocators},
 };
 
-/// What the shape of records depends on.
+/// The parameters for the shape of records.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Context {
     pub(crate) order: Order,
@@ -18,15 +18,15 @@ pub(crate) struct Context {
     pub(crate) tolerance: Tolerance,
 }
 
-/// Splits the `bytes` of a record of `count` pairs, which begin at `offset`, and checks all of it.
+/// Splits and checks the `bytes` of a record of `count` pairs, which begin at `offset`.
 pub(crate) fn split(bytes: &[u8], count: u32, context: Context, offset: u64) -> Result<Record<'_>> {
     Shape { bytes, count, context, offset, is_checked: false }.split()
 }
 
-/// The same for bytes that were checked before.
+/// Splits bytes that were already checked.
 pub(crate) fn split_checked(bytes: &[u8], count: u32, context: Context) -> Result<Record<'_>> {
     if context.is_response {
-        // Whether names are UTF-8 may decide about the form of copies.
+        // Whether names are UTF-8 may determine the form of copies.
         let is_checked = !context.tolerance.other_copies;
         return Shape { bytes, count, context, offset: 0, is_checked }.split();
     }
@@ -69,7 +69,7 @@ impl<'a> Shape<'a> {
         Ok(Record { pairs: self.pairs(self.count, self.bytes), copies: Copies(CopyForm::None) })
     }
 
-    /// The pairs, and the walk behind them.
+    /// Returns the pairs, and the walk behind them.
     fn pairs_first(&self) -> Result<(Pairs<'a>, Walk<'a>)> {
         let mut walk = self.walk();
         walk.pairs(self.count, false, RECORD)?;
@@ -109,7 +109,7 @@ impl<'a> Shape<'a> {
     }
 }
 
-/// A place in a record.
+/// A position in a record.
 struct Walk<'a> {
     rest: &'a [u8],
     offset: u64,
@@ -126,8 +126,8 @@ impl<'a> Walk<'a> {
         Error::new(problem, field, self.offset)
     }
 
-    /// Takes `count` pairs, which end where the walk ends if they are `exact`. Their allocators are right before them,
-    /// at `place`.
+    /// Takes `count` pairs, which end where the walk ends if they are `exact`. Their allocators are directly before
+    /// them, at `place`.
     fn pairs(&mut self, count: u32, exact: bool, place: Place) -> Result<()> {
         let mut level = Level::new(count, self.left(), exact, self.context.tolerance.empty)
             .map_err(|problem| place.error(problem, self.offset.saturating_sub(ALLOCATORS as u64)))?;

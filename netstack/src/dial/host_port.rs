@@ -1,8 +1,8 @@
-//! `"host:port"`.
+//! Parses `"host:port"`.
 
 use std::{io, net::Ipv6Addr};
 
-/// Splits `"host:port"`; an IPv6 address is in brackets: `"[::1]:80"`. The host is not looked at further.
+/// Splits `"host:port"`; an IPv6 address is in brackets: `"[::1]:80"`. The host is not parsed.
 ///
 /// # Errors
 /// `InvalidInput`.

@@ -1,4 +1,4 @@
-//! Attempts to connect to the addresses of a host, as RFC 8305 ("happy eyeballs") has them race.
+//! Attempts to connect to the addresses of a host in parallel, as in RFC 8305 ("happy eyeballs").
 
 use std::{
     collections::VecDeque,
@@ -19,12 +19,12 @@ use crate::{
     task::{Machine, Task, Told, Waker},
 };
 
-/// How long an attempt runs before the next one begins.
+/// The delay between the starts of two attempts.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// How long the addresses of the family that comes first are waited for when the other ones are known.
+/// How long to wait for the addresses of the preferred family when the other ones are known.
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 
-/// A connection to a host that is being made. Dropping it gives up.
+/// A connection to a host in progress. Dropping it cancels it.
 pub(super) struct Dialling<N: Network> {
     net: N,
     waker: Waker,
@@ -32,15 +32,15 @@ pub(super) struct Dialling<N: Network> {
     end: Instant,
     race: Mutex<Race<N>>,
     result: Mutex<End<N>>,
-    /// Who is told of the outcome.
+    /// The notifier of the result.
     pub(super) told: Told,
 }
 
-/// How it ended.
+/// The result.
 enum End<N: Network> {
     NotYet,
     Is(io::Result<N::Tcp>),
-    /// The caller has it.
+    /// The caller has taken it.
     Taken,
 }
 
@@ -50,20 +50,20 @@ struct Race<N: Network> {
     known: Vec<bool>,
     candidates: Candidates,
     attempts: Vec<Attempt<N>>,
-    /// The next attempt does not begin before.
+    /// The earliest start of the next attempt.
     next: Instant,
-    /// The addresses of the first family are not waited for any longer.
+    /// The end of the wait for the addresses of the preferred family.
     wait: Option<Instant>,
-    /// Why the last attempt failed.
+    /// The error of the last failed attempt.
     error: Option<io::Error>,
     alarm: Deadline<N>,
 }
 
-/// Addresses that have not been tried.
+/// Addresses that were not yet tried.
 struct Candidates {
-    /// By family: the one that comes first, and the other one.
+    /// By family: the preferred one, and the other one.
     queues: Vec<VecDeque<SocketAddr>>,
-    /// The family of the next one, if it has any.
+    /// The family of the next address, if it has any.
     turn: usize,
 }
 
@@ -84,7 +84,7 @@ impl Candidates {
     }
 }
 
-/// A connection that is not established yet. Dropping it resets it.
+/// A connection that is not yet established. Dropping it resets it.
 struct Attempt<N: Network>(Option<N::Tcp>);
 
 impl<N: Network> Attempt<N> {
@@ -124,7 +124,7 @@ impl<N: Network> Dialling<N> {
         task
     }
 
-    /// Takes the outcome, once it is known.
+    /// Takes the result, once there is one.
     pub(super) fn try_finish(&self) -> io::Result<N::Tcp> {
         let mut result = lock(&self.result);
         match std::mem::replace(&mut *result, End::Taken) {
@@ -137,12 +137,12 @@ impl<N: Network> Dialling<N> {
         }
     }
 
-    /// Whether the outcome is known.
+    /// Returns whether there is a result.
     pub(super) fn has_ended(&self) -> bool {
         !matches!(*lock(&self.result), End::NotYet)
     }
 
-    /// Goes on; returns the outcome when there is one.
+    /// Makes progress; returns the result when there is one.
     fn go_on(&self, race: &mut Race<N>) -> Option<io::Result<N::Tcp>> {
         loop {
             let now = self.net.now();
@@ -184,7 +184,7 @@ impl<N: Network> Dialling<N> {
 }
 
 impl<N: Network> Race<N> {
-    /// Returns the first connection that is established.
+    /// Returns the first established connection.
     fn look_at_attempts(&mut self, now: Instant) -> Option<io::Result<N::Tcp>> {
         let mut at = 0;
         while let Some(attempt) = self.attempts.get_mut(at) {
@@ -202,7 +202,7 @@ impl<N: Network> Race<N> {
         None
     }
 
-    /// Takes addresses that have become known.
+    /// Takes new results of the look-up.
     fn take_addresses(&mut self, port: u16) {
         let families = self.known.iter_mut().zip(&mut self.candidates.queues);
         for (outcome, (known, queue)) in self.addresses.outcomes().zip(families) {
@@ -214,7 +214,7 @@ impl<N: Network> Race<N> {
         }
     }
 
-    /// Whether enough is known for attempts.
+    /// Returns whether attempts may begin.
     fn may_begin(&mut self, now: Instant) -> bool {
         let first_known = self.known.first().is_none_or(|known| *known);
         if first_known || !self.attempts.is_empty() {

@@ -1,4 +1,4 @@
-//! Answers that are still valid.
+//! The cache of responses.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -10,20 +10,20 @@ use wg_embed::time::Instant;
 
 use super::{message::Kind, name::Name};
 
-/// The most answers that are kept.
+/// The maximum number of responses.
 const MAX_ENTRIES: usize = 4096;
-/// The most bytes that they take, about.
+/// Their approximate maximum size in bytes.
 const MAX_BYTES: usize = 1 << 20;
-/// What an answer takes without its name and addresses, about.
+/// The approximate size of a response without its name and addresses.
 const ENTRY: usize = 160;
 
-/// Answers by question, each until its time is over. With more than there is room for, those that end first go.
+/// Responses by question, each until it expires. If there is no room, those that expire first are removed.
 #[derive(Default)]
 pub(super) struct Cache {
     entries: HashMap<(Name, Kind), Entry>,
-    /// By when they end.
+    /// By their expiry.
     ends: BTreeMap<(Instant, u64), (Name, Kind)>,
-    /// The number of the next answer, which tells those apart that end at once.
+    /// The number of the next response, which distinguishes those that expire at the same time.
     next: u64,
     bytes: usize,
 }
@@ -34,7 +34,7 @@ struct Entry {
 }
 
 impl Cache {
-    /// Returns the addresses: none, if it is known that there are none.
+    /// Returns the addresses: empty if it is known that there are none.
     pub(super) fn get(&mut self, question: &(Name, Kind), now: Instant) -> Option<&[IpAddr]> {
         while let Some((&end, _)) = self.ends.first_key_value()
             && end.0 <= now
@@ -44,7 +44,7 @@ impl Cache {
         self.entries.get(question).map(|entry| &*entry.addresses)
     }
 
-    /// Keeps an answer for a time.
+    /// Stores a response for a time.
     pub(super) fn put(&mut self, question: &(Name, Kind), addresses: &[IpAddr], now: Instant, ttl: Duration) {
         if let Some(old) = self.entries.get(question) {
             self.remove(old.end);
@@ -72,7 +72,7 @@ impl Cache {
     }
 }
 
-/// The name is in both maps.
+/// Returns the size of an entry, whose name is in both maps.
 fn size(name: &Name, addresses: &[IpAddr]) -> usize {
     ENTRY + 2 * name.as_bytes().len() + size_of_val(addresses)
 }

@@ -1,4 +1,4 @@
-//! A look-up of one caller: the questions for both families together, within the caller's time.
+//! A look-up by one caller: the queries for both families together, within the caller's time limit.
 
 use std::{
     io,
@@ -20,20 +20,20 @@ use crate::task::{Machine, Task, Told, Waker};
 /// How much longer than one family the other one may take.
 const OTHER_FAMILY: Duration = Duration::from_secs(2);
 
-/// A name that is being looked up. Dropping it gives up.
+/// A look-up in progress. Dropping it cancels it.
 pub(crate) struct Looking<N: Network> {
     net: N,
     waker: Waker,
     end: Instant,
     state: Mutex<State<N>>,
     outcome: OnceLock<Outcome>,
-    /// Who is told of the outcome.
+    /// The notifier of the result.
     pub(super) told: Told,
 }
 
 struct State<N: Network> {
     addresses: Addresses<N>,
-    /// When what is known then is enough.
+    /// The time from which the known addresses are sufficient.
     enough: Option<Instant>,
     alarm: Deadline<N>,
 }
@@ -50,7 +50,7 @@ impl<N: Network> Looking<N> {
         task
     }
 
-    /// Returns the outcome, once it is known.
+    /// Returns the result, once there is one.
     pub(super) fn outcome(&self) -> Option<io::Result<Vec<IpAddr>>> {
         self.outcome.get().map(|outcome| outcome.clone().map_err(io::Error::from))
     }

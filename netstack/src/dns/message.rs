@@ -1,4 +1,4 @@
-//! Messages: one question each, as it is sent, and what an answer to it means.
+//! Messages: writes a query with one question, and reads its response.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -8,20 +8,20 @@ use smoltcp::wire::{
 
 use super::name::Name;
 
-/// The most bytes of an answer over UDP: what every path carries in one piece (the DNS flag day of 2020).
+/// The maximum size of a response over UDP, which all paths carry in one piece (the DNS flag day of 2020).
 pub(super) const UDP_SIZE: u16 = 1232;
-/// The most records of an answer that are looked at.
+/// The maximum number of records of a response that are read.
 const MAX_RECORDS: usize = 256;
-/// The most aliases between a name and its addresses.
+/// The maximum number of aliases between a name and its addresses.
 const MAX_ALIASES: usize = 16;
-/// The most addresses that are taken from an answer.
+/// The maximum number of addresses of a response.
 const MAX_ADDRESSES: usize = 32;
-/// The longest time that an answer is kept for.
+/// The maximum time for which a response is cached.
 const MAX_TTL: Duration = Duration::from_secs(24 * 60 * 60);
-/// The longest time that a missing name or address is kept for.
+/// The maximum time for which a missing name or address is cached.
 const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(15 * 60);
 
-/// Which addresses are asked for.
+/// The requested address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Kind {
     A,
@@ -37,33 +37,33 @@ impl Kind {
     }
 }
 
-/// A question as one message asks it.
+/// A question in a query.
 pub(super) struct Asked {
     pub(super) id: u16,
-    /// As in the message, in random case.
+    /// The name as in the message, in random case.
     pub(super) name: Vec<u8>,
     pub(super) kind: Kind,
     /// Whether the message has an OPT record: RFC 6891.
     pub(super) edns: bool,
 }
 
-/// What an answer means.
+/// The meaning of a response.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Reply {
-    /// There are addresses, valid for a time.
+    /// The addresses, valid for a time.
     Found(Vec<IpAddr>, Duration),
-    /// There is no such name or no such address, which may be remembered for a time (zero: not at all).
+    /// There is no such name or no such address, which may be cached for a time (zero: not at all).
     Nothing(Duration),
-    /// The server cannot or does not want to answer.
+    /// The server cannot or does not want to respond.
     Failed,
-    /// The server does not know EDNS.
+    /// The server does not support EDNS.
     WithoutEdns,
-    /// The answer did not fit, or may be forged: ask over TCP.
+    /// The response did not fit, or may be forged: repeat the query over TCP.
     OverTcp,
 }
 
 impl Asked {
-    /// The message.
+    /// Returns the message.
     pub(super) fn to_message(&self) -> Vec<u8> {
         let question = DnsQuestion { name: &self.name, type_: self.kind.number() };
         let repr =
@@ -80,8 +80,8 @@ impl Asked {
         message
     }
 
-    /// Reads an answer; `None` if it is none to this question, or cannot be read. Over TCP (`tcp`) it cannot be forged
-    /// from aside and has no limit of its own.
+    /// Reads a response; returns `None` if it does not belong to this question, or is malformed. Over TCP (`tcp`) it
+    /// cannot be forged off-path, and its size is not limited.
     pub(super) fn read(&self, message: &[u8], tcp: bool) -> Option<Reply> {
         let packet = DnsPacket::new_checked(message).ok()?;
         let (flags, rcode) = (packet.flags(), packet.rcode());
@@ -92,7 +92,7 @@ impl Asked {
             return None;
         }
         if packet.question_count() == 0 {
-            // Servers from before EDNS return no more than the header.
+            // Servers without EDNS may return only the header.
             return (rcode != DnsRcode::NoError).then(|| self.failure(rcode));
         }
         if packet.question_count() != 1 {
@@ -130,8 +130,8 @@ impl Asked {
         }
     }
 
-    /// What the answers say about `name`, its aliases followed: `Some(None)` if there is no address, `None` if they
-    /// cannot be read.
+    /// Returns the addresses of `name` in the answers, following its aliases: `Some(None)` if there is no address,
+    /// `None` if they are malformed.
     fn addresses(&self, packet: &DnsPacket<&[u8]>, answers: Records<'_>, mut name: Name) -> Option<Option<Reply>> {
         let mut aliases = Vec::new();
         let mut found = Vec::new();
@@ -173,7 +173,7 @@ impl Asked {
     }
 }
 
-/// The records of a section, one after the other. A record that cannot be read is the last.
+/// An iterator over the records of a section. A malformed record is the last.
 #[derive(Clone)]
 struct Records<'a> {
     rest: &'a [u8],
@@ -181,7 +181,7 @@ struct Records<'a> {
 }
 
 impl<'a> Records<'a> {
-    /// Returns what is behind the section; `None` if it cannot be read.
+    /// Returns the bytes behind the section; `None` if it is malformed.
     fn end(mut self) -> Option<&'a [u8]> {
         for record in self.by_ref() {
             record?;
@@ -204,7 +204,7 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
-/// How long the SOA record says that nothing is there: RFC 2308. Without one it is not remembered.
+/// Returns how long to cache a missing name, by the SOA record: RFC 2308. Without one it is not cached.
 fn negative_ttl(authorities: Records<'_>) -> Duration {
     for record in authorities.take(MAX_RECORDS).flatten() {
         if let DnsRecordData::Other(DnsQueryType::Soa, data) = record.data
@@ -216,7 +216,7 @@ fn negative_ttl(authorities: Records<'_>) -> Duration {
     Duration::ZERO
 }
 
-/// A time to live; one with the first bit set is none: RFC 2181, 8.
+/// Converts a time to live; one with the first bit set is invalid: RFC 2181, 8.
 fn seconds(ttl: u32) -> Duration {
     i32::try_from(ttl).map_or(Duration::ZERO, |_| Duration::from_secs(ttl.into()))
 }

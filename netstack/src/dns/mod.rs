@@ -1,9 +1,9 @@
-//! Names: a stub resolver that asks the configured servers through the tunnel.
+//! Name resolution: a stub resolver that sends queries to the configured servers through the tunnel.
 //!
-//! Both families are asked at once. The servers are asked in turn, for 2 s each and then twice as long, over TCP if an
-//! answer does not fit. Answers are kept as long as their TTL allows (a day at most; 15 min if nothing was found);
-//! replacing the servers forgets them. `localhost` and addresses in text form are answered without a server. There are
-//! no search domains, and names are ASCII.
+//! Queries for both families are sent at once. The servers are tried in turn, for 2 s each and then twice as long, over
+//! TCP if a response does not fit. Responses are cached for their TTL (at most a day, or 15 min if nothing was found);
+//! replacing the servers clears the cache. `localhost` and addresses in text form need no server. There are no search
+//! domains, and names are ASCII.
 
 mod cache;
 mod lookup;
@@ -28,15 +28,15 @@ use crate::{
     task::{Task, block},
 };
 
-/// Which addresses of a name are wanted, and which first.
+/// The requested addresses of a name, and their order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Family {
-    /// Both, as RFC 8305 orders them (IPv6 first), as far as the stack has addresses of the family.
+    /// Both families, in the order of RFC 8305 (IPv6 first), if the stack has addresses of the family.
     #[default]
     Any,
-    /// IPv4 first, then IPv6, as far as the stack has addresses of the family.
+    /// IPv4 first, then IPv6, if the stack has addresses of the family.
     PreferIpv4,
-    /// IPv6 first, then IPv4, as far as the stack has addresses of the family.
+    /// IPv6 first, then IPv4, if the stack has addresses of the family.
     PreferIpv6,
     /// IPv4 only.
     Ipv4,
@@ -44,15 +44,15 @@ pub enum Family {
     Ipv6,
 }
 
-/// A name that is being looked up. Dropping it gives up. Any thread may use it.
+/// A look-up in progress. Dropping it cancels it. Any thread may use it.
 pub struct Lookup(Arc<Task<Looking<Netstack>>>);
 
 impl Lookup {
-    /// Returns the addresses, at least one; `WouldBlock` until they are known. When one family is known and the other
-    /// one takes 2 s longer, it is left out.
+    /// Returns the addresses, at least one; `WouldBlock` until they are known. If one family takes 2 s longer than the
+    /// other, it is omitted.
     ///
     /// # Errors
-    /// `NotFound`: there is no such name, or it has no such address. `TimedOut`: no server has answered in time.
+    /// `NotFound`: there is no such name, or it has no such address. `TimedOut`: no server has responded in time.
     /// `Other`: the servers refused, failed or cannot be reached. `Unsupported`: there are no servers.
     /// `ConnectionAborted`: the stack was closed.
     pub fn try_finish(&self) -> io::Result<Vec<IpAddr>> {
@@ -62,7 +62,7 @@ impl Lookup {
         }
         looking.outcome().unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()))
     }
-    /// Replaces the notifier, which is called once when the outcome is known: at once if it is known already.
+    /// Replaces the notifier, which is called once there is a result: immediately if there already is one.
     pub fn set_notify(&self, notify: Option<Arc<dyn Notify>>) {
         self.0.machine().told.set(notify);
     }
@@ -75,14 +75,14 @@ impl fmt::Debug for Lookup {
 }
 
 impl Netstack {
-    /// Begins to look `name` up. An address in text form is its own answer.
+    /// Starts to resolve `name`. An address in text form is returned unchanged.
     ///
     /// # Errors
-    /// `InvalidInput`: `name` is neither an address nor a name of a host.
+    /// `InvalidInput`: `name` is neither an address nor a valid host name.
     pub fn start_resolve(&self, name: &str, family: Family, timeout: Duration) -> io::Result<Lookup> {
         Ok(Lookup(Looking::start(self, Host::parse(name)?, family, timeout)))
     }
-    /// Looks `name` up and waits.
+    /// Resolves `name` and waits for the result.
     ///
     /// # Errors
     /// As [`start_resolve`](Self::start_resolve) and [`Lookup::try_finish`].
@@ -92,7 +92,7 @@ impl Netstack {
     }
 }
 
-/// Why addresses are not known.
+/// The reason for missing addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
     NotFound,

@@ -1,22 +1,23 @@
-//! Names of hosts.
+//! Host names.
 
 use std::{fmt, io};
 
-/// The most bytes of a name in a message, the root's included: RFC 1035, 2.3.4.
+/// The maximum bytes of a name in a message, including the root: RFC 1035, 2.3.4.
 const MAX_NAME: usize = 255;
-/// The most bytes of a label.
+/// The maximum bytes of a label.
 const MAX_LABEL: usize = 63;
 
-/// A name in small letters, as it is in a message: labels behind their lengths, up to the root's.
+/// A name in lower case, in the format of a message: labels with their lengths, up to the root.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Name(Box<[u8]>);
 
 impl Name {
-    /// Reads a host's name: labels of letters, digits, `-` and `_`, 63 bytes each and 253 in all at most, with or
-    /// without a dot at the end. It is always complete: there is no list of domains to search.
+    /// Reads a host name: labels of letters, digits, `-` and `_`, of at most 63 bytes each and 253 in total, with or
+    /// without a trailing dot. It is always fully qualified: there is no search list.
     ///
     /// # Errors
-    /// `InvalidInput`, also for a last label of digits only: that is a mistyped address, which no server needs to see.
+    /// `InvalidInput`, also for a last label of digits only: that is a mistyped address, which should not be sent to a
+    /// server.
     pub(super) fn parse(text: &str) -> io::Result<Self> {
         let host = text.strip_suffix('.').unwrap_or(text);
         let mut name = Vec::with_capacity(host.len() + 2);
@@ -44,7 +45,7 @@ impl Name {
         Ok(Self::lower(name))
     }
 
-    /// The name of a message's `labels`; `None` if one is bad or they are too long together.
+    /// Returns the name with the `labels` of a message; `None` if one is invalid or the name is too long.
     pub(super) fn from_labels<'a, E>(labels: impl Iterator<Item = Result<&'a [u8], E>>) -> Option<Self> {
         let mut name = Vec::with_capacity(32);
         for label in labels {
@@ -59,19 +60,19 @@ impl Name {
         Some(Self::lower(name))
     }
 
-    /// No length of a label is a capital letter: both are at most 63.
+    /// Converts to lower case. Lengths of labels are at most 63, and so never capital letters.
     fn lower(mut name: Vec<u8>) -> Self {
         name.make_ascii_lowercase();
         Self(name.into())
     }
 
-    /// Returns it as in a message.
+    /// Returns the name in the format of a message.
     pub(super) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// Returns it with its letters' case as the `random` bits say, which the answer must repeat: that many more bits
-    /// that a forger has to guess.
+    /// Returns the name with the case of its letters set by the `random` bits. The response must repeat it: a forger
+    /// has to guess that many more bits.
     pub(super) fn in_random_case(&self, random: &[u8]) -> Vec<u8> {
         let bits = random.iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1));
         let flip = |(&b, up): (&u8, bool)| if up { b.to_ascii_uppercase() } else { b };
@@ -80,7 +81,7 @@ impl Name {
         name
     }
 
-    /// Whether it is `localhost` or below that, which never leaves the machine: RFC 6761, 6.3.
+    /// Returns whether it is `localhost` or a name below it, which is never sent to a server: RFC 6761, 6.3.
     pub(super) fn is_localhost(&self) -> bool {
         self.0.ends_with(b"\x09localhost\0")
     }

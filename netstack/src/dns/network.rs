@@ -1,4 +1,4 @@
-//! What look-ups and dials need of a stack.
+//! The functions of a stack that look-ups and dials need.
 
 use std::{
     io,
@@ -11,47 +11,48 @@ use wg_embed::{random::Random, time::Instant};
 use super::resolver::Resolver;
 use crate::{notify::Notify, task::Waker};
 
-/// A stack as look-ups and dials see it. Cloning it is cheap and gives the same one.
+/// A stack, as used by look-ups and dials. Cloning it is cheap and returns the same stack.
 pub(crate) trait Network: Clone + Send + Sync + 'static {
     /// A connected UDP socket.
     type Udp: Datagrams;
     /// A TCP connection.
     type Tcp: Stream;
-    /// A deadline. Dropping it takes it back.
+    /// A deadline. Dropping it cancels it.
     type Alarm: Send + 'static;
 
-    /// Whether this is a child of `fork()`: other threads, which do not exist here, may have held any of the locks.
+    /// Returns whether this is a child of `fork()`: other threads, which do not exist here, may have held any of the
+    /// locks.
     fn is_forked(&self) -> bool {
         false
     }
     /// Returns the time.
     fn now(&self) -> Instant;
-    /// Returns where randomness comes from.
+    /// Returns the source of randomness.
     fn random(&self) -> &dyn Random;
-    /// Wakes `waker`'s task at `at`.
+    /// Wakes the task of `waker` at `at`.
     fn alarm(&self, at: Instant, waker: &Waker) -> Self::Alarm;
-    /// Returns what look-ups share.
+    /// Returns the state shared by look-ups.
     fn resolver(&self) -> &Resolver<Self>;
     /// Returns the DNS servers.
     fn servers(&self) -> Vec<IpAddr>;
-    /// Whether the stack has an address of the family.
+    /// Returns whether the stack has an address of the family.
     fn has_family(&self, ipv6: bool) -> bool;
-    /// A socket with a port of its own that nobody can predict, connected to `to`.
+    /// Returns a socket with an unpredictable port of its own, connected to `to`.
     fn udp(&self, to: SocketAddr) -> io::Result<Self::Udp>;
-    /// Begins to connect to `to`.
+    /// Starts a connection to `to`.
     fn tcp(&self, to: SocketAddr) -> io::Result<Self::Tcp>;
 }
 
-/// As [`UdpSocket`](crate::UdpSocket), connected.
+/// A connected [`UdpSocket`](crate::UdpSocket).
 pub(crate) trait Datagrams: Send + Sync + 'static {
     fn try_send(&self, data: &[u8]) -> io::Result<()>;
     fn try_recv(&self, buf: &mut [u8]) -> io::Result<usize>;
     fn set_notify(&self, notify: Option<Arc<dyn Notify>>);
 }
 
-/// As [`TcpStream`](crate::TcpStream).
+/// A [`TcpStream`](crate::TcpStream).
 pub(crate) trait Stream: Send + Sync + 'static {
-    /// `WouldBlock` until the handshake is over; then `Ok`, or why it failed.
+    /// Returns `WouldBlock` during the handshake; then `Ok`, or the error.
     fn connected(&self) -> io::Result<()>;
     fn try_read(&self, buf: &mut [u8]) -> io::Result<usize>;
     fn try_write(&self, data: &[u8]) -> io::Result<usize>;
@@ -59,21 +60,21 @@ pub(crate) trait Stream: Send + Sync + 'static {
     fn reset(&self);
 }
 
-/// Whether an error of a socket is that of a closed stack.
+/// Returns whether an error of a socket means that the stack was closed.
 pub(crate) fn is_closed(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::NotConnected)
 }
 
-/// When a machine goes on by itself: one alarm, that is only replaced when the time changes.
+/// The time at which a task continues by itself: one alarm, which is replaced only when the time changes.
 pub(crate) struct Deadline<N: Network>(Option<(Instant, N::Alarm)>);
 
 impl<N: Network> Deadline<N> {
-    /// None.
+    /// Creates an unset deadline.
     pub(crate) const fn new() -> Self {
         Self(None)
     }
 
-    /// Replaces it. The end of time never comes.
+    /// Sets or clears the deadline. Times that cannot be represented are ignored.
     pub(crate) fn set(&mut self, net: &N, at: Option<Instant>, waker: &Waker) {
         let at = at.filter(|at| at.as_nanos() < u64::MAX);
         if self.0.as_ref().map(|(at, _)| *at) != at {

@@ -1,8 +1,8 @@
-//! One question, asked until a server answers it.
+//! A query, repeated until a server responds.
 //!
-//! The servers are asked in turn, each for [`FIRST_TIMEOUT`] in the first round and for twice as long as before in each
-//! following one. A server that refuses, fails or cannot be reached is left at once and not asked again. Each message
-//! has a socket of its own; the last few stay open, so that an answer that is late still counts.
+//! The servers are tried in turn, each for [`FIRST_TIMEOUT`] in the first round and for twice as long in each following
+//! one. A server that refuses, fails or cannot be reached is skipped at once and not tried again. Each message has a
+//! socket of its own; the last few remain open, so that late responses still count.
 
 use std::{
     collections::VecDeque,
@@ -26,28 +26,28 @@ use crate::{
     task::{Machine, Waker},
 };
 
-/// How long the first answer may take.
+/// The time limit for the first response.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often all servers are asked: 2, 4, 8, 16 and 32 s for each.
+/// The number of rounds over all servers: 2, 4, 8, 16 and 32 s for each.
 const MAX_ROUNDS: u32 = 5;
-/// The most messages whose answers are waited for.
+/// The maximum number of messages that wait for a response.
 const MAX_TRIES: usize = 4;
-/// The most datagrams of a server's address that are no answers to a message: after that someone is guessing.
+/// The maximum number of datagrams from a server's address that do not match a message: more indicate guessing.
 const MAX_OTHERS: u8 = 20;
-/// Bytes that are received at once: more than a server may send over UDP.
+/// The size of the receive buffer: more than a server may send over UDP.
 const BUFFER: usize = 4096;
-/// The port of servers.
+/// The port of DNS servers.
 const PORT: u16 = 53;
 
-/// The addresses, or why they are not known. None is an answer, too.
+/// The addresses, or the reason why they are unknown. An empty list is a valid result.
 pub(super) type Outcome = Result<Vec<IpAddr>, Failure>;
 
-/// A question on its way. Dropping it gives up.
+/// A query in progress. Dropping it cancels it.
 pub(super) struct Query<N: Network> {
     net: N,
     table: Arc<Mutex<Table<N>>>,
     question: (Name, Kind),
-    /// Which of the table's servers are asked: with others the answer is not kept.
+    /// The generation of the server list: with another one the response is not cached.
     generation: u64,
     waker: Waker,
     state: Mutex<State<N>>,
@@ -57,11 +57,11 @@ pub(super) struct Query<N: Network> {
 
 struct State<N: Network> {
     servers: Vec<Server>,
-    /// The server to ask next, by its place, and how often all have been asked.
+    /// The index of the next server, and the number of rounds.
     next: usize,
     round: u32,
     tries: VecDeque<Try<N>>,
-    /// When the newest of them has taken too long, if it still runs.
+    /// The time limit of the newest message, if it is still waiting.
     until: Option<Instant>,
     alarm: Deadline<N>,
 }
@@ -70,7 +70,7 @@ struct Server {
     at: SocketAddr,
     /// It has refused, failed, or cannot be reached.
     failed: bool,
-    /// It has not yet said that it does not know EDNS.
+    /// It has not yet reported a lack of EDNS support.
     edns: bool,
 }
 
@@ -86,7 +86,7 @@ enum Link<N: Network> {
     Tcp { stream: N::Tcp, unsent: Vec<u8>, received: Vec<u8> },
 }
 
-/// How a message fares.
+/// The progress of a message.
 enum Progress {
     Waiting,
     Reply(Reply),
@@ -122,12 +122,12 @@ impl<N: Network> Query<N> {
         }
     }
 
-    /// Returns the outcome, once it is known.
+    /// Returns the result, once there is one.
     pub(super) fn outcome(&self) -> Option<&Outcome> {
         self.outcome.get()
     }
 
-    /// Wakes `waker` when the outcome is known. It may be known before this returns.
+    /// Wakes `waker` when there is a result, possibly before this returns.
     pub(super) fn join(&self, waker: Waker) {
         let mut waiting = lock(&self.waiting);
         if waiting.len() == waiting.capacity() {
@@ -136,7 +136,7 @@ impl<N: Network> Query<N> {
         waiting.push(waker);
     }
 
-    /// Goes on; returns the outcome when there is one.
+    /// Makes progress; returns the result when there is one.
     fn go_on(&self, state: &mut State<N>) -> Option<(Outcome, Duration)> {
         loop {
             if let Some(end) = self.take_replies(state) {
@@ -151,7 +151,7 @@ impl<N: Network> Query<N> {
         }
     }
 
-    /// Sends and receives what can be.
+    /// Sends and receives as much as possible.
     fn take_replies(&self, state: &mut State<N>) -> Option<(Outcome, Duration)> {
         let mut at = 0;
         while let Some(this) = state.tries.get_mut(at) {
@@ -191,7 +191,7 @@ impl<N: Network> Query<N> {
         None
     }
 
-    /// Asks the next server. Returns the outcome if there is none.
+    /// Queries the next server. Returns the result if there is none.
     fn ask_next(&self, state: &mut State<N>) -> Option<(Outcome, Duration)> {
         loop {
             if state.servers.iter().all(|server| server.failed) {
@@ -217,7 +217,7 @@ impl<N: Network> Query<N> {
         }
     }
 
-    /// Sends the question to a server.
+    /// Sends the query to a server.
     fn ask(&self, state: &mut State<N>, server: usize, tcp: bool) -> io::Result<()> {
         let Some(&Server { at, edns, .. }) = state.servers.get(server) else { return Ok(()) };
         let mut random = [0; 34];
@@ -246,7 +246,7 @@ impl<N: Network> Query<N> {
         Ok(())
     }
 
-    /// Notes the outcome and wakes those who wait for it.
+    /// Stores the result and wakes the waiting tasks.
     fn finish(&self, outcome: Outcome, ttl: Duration) {
         lock(&self.table).answered(&self.question, self.generation, outcome.as_deref().ok(), self.net.now(), ttl);
         let _first = self.outcome.set(outcome);
@@ -307,7 +307,7 @@ impl<N: Network> Try<N> {
 }
 
 impl<N: Network> Link<N> {
-    /// Sends the message and receives the answer, as far as that goes.
+    /// Sends the message and receives the response, as far as possible.
     fn go_on(&mut self, asked: &Asked) -> io::Result<Reply> {
         let mut buf = [0; BUFFER];
         match self {
@@ -353,7 +353,7 @@ impl<N: Network> Link<N> {
 impl<N: Network> Drop for Link<N> {
     fn drop(&mut self) {
         if let Self::Tcp { stream, .. } = self {
-            // There is nothing more to deliver, and no reason to wait for the other side's end.
+            // There is nothing more to deliver, and no reason to wait for the other side's FIN.
             stream.reset();
         }
     }

@@ -1,4 +1,4 @@
-//! What look-ups share: answers that are still valid, and questions on their way.
+//! The state shared by look-ups: cached responses, and queries in progress.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -22,26 +22,26 @@ use crate::task::{Task, Waker};
 /// A stack's stub resolver.
 pub(crate) struct Resolver<N: Network>(Arc<Mutex<Table<N>>>);
 
-/// A question: a name, and which addresses of it.
+/// A question: a name, and an address family.
 pub(super) type Question = (Name, Kind);
 
 pub(super) struct Table<N: Network> {
-    /// The servers that were asked last. With others nothing that was learned is valid.
+    /// The servers that were last used. With others all cached results are invalid.
     servers: Vec<IpAddr>,
-    /// How often they have changed.
+    /// The number of changes of the servers.
     generation: u64,
     cache: Cache,
     running: HashMap<Question, Weak<Task<Query<N>>>>,
 }
 
-/// An answer that is known, or on its way.
+/// A response that is known, or a query in progress.
 pub(super) enum Answer<N: Network> {
     Known(Outcome),
     Running(Arc<Task<Query<N>>>),
 }
 
 impl<N: Network> Answer<N> {
-    /// Returns the outcome, once it is known.
+    /// Returns the result, once there is one.
     pub(super) fn outcome(&self) -> Option<&Outcome> {
         match self {
             Self::Known(outcome) => Some(outcome),
@@ -51,19 +51,19 @@ impl<N: Network> Answer<N> {
 }
 
 impl<N: Network> Resolver<N> {
-    /// A resolver that knows nothing.
+    /// Creates a resolver with an empty cache.
     pub(crate) fn new() -> Self {
         let (servers, cache, running) = (Vec::new(), Cache::default(), HashMap::new());
         Self(Arc::new(Mutex::new(Table { servers, generation: 0, cache, running })))
     }
 
-    /// How many questions are on their way.
+    /// Returns the number of queries in progress.
     #[cfg(test)]
     pub(super) fn running(&self) -> usize {
         lock(&self.0).running.len()
     }
 
-    /// Looks `question` up. If the answer is not known, `waker` is woken when it is.
+    /// Resolves `question`. If the result is not yet known, `waker` is woken when it is.
     fn ask(&self, net: &N, question: Question, waker: &Waker) -> Answer<N> {
         let servers = net.servers();
         let (query, new) = {
@@ -106,7 +106,7 @@ impl<N: Network> Resolver<N> {
 }
 
 impl<N: Network> Table<N> {
-    /// A question that was asked with the servers of a generation is answered, or not.
+    /// Ends a query that was sent to the servers of a generation.
     pub(super) fn answered(
         &mut self,
         question: &Question,
@@ -124,20 +124,20 @@ impl<N: Network> Table<N> {
         }
     }
 
-    /// A question's query is dropped.
+    /// Removes the dropped query of a question.
     pub(super) fn given_up(&mut self, question: &Question) {
-        // It may be another one's by now.
+        // It may belong to another query by now.
         if self.running.get(question).is_some_and(|query| query.strong_count() == 0) {
             self.running.remove(question);
         }
     }
 }
 
-/// What a look-up is for.
+/// The target of a look-up.
 pub(crate) enum Host {
     /// An address in text form.
     Address(IpAddr),
-    /// `localhost`, or below it.
+    /// `localhost`, or a name below it.
     Local,
     /// Any other name.
     Name(Name),
@@ -154,11 +154,11 @@ impl Host {
     }
 }
 
-/// The addresses of a host by family: the family that comes first, then the other one, if both are wanted.
+/// The addresses of a host by family: the preferred family, then the other one, if both are requested.
 pub(crate) struct Addresses<N: Network>(Vec<Answer<N>>);
 
 impl<N: Network> Addresses<N> {
-    /// Looks `host` up. `waker` is woken when another family's addresses are known.
+    /// Resolves `host`. `waker` is woken when the addresses of another family are known.
     pub(crate) fn look_up(net: &N, host: Host, family: Family, waker: &Waker) -> Self {
         let local = |kind: &Kind| match kind {
             Kind::A => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -178,24 +178,24 @@ impl<N: Network> Addresses<N> {
         })
     }
 
-    /// Returns what is known, by family.
+    /// Returns the results so far, by family.
     pub(crate) fn outcomes(&self) -> impl ExactSizeIterator<Item = Option<&Outcome>> + Clone {
         self.0.iter().map(Answer::outcome)
     }
 
-    /// Gives up what is not known yet.
+    /// Cancels queries in progress.
     pub(crate) fn give_up(&mut self) {
         self.0.clear();
     }
 
-    /// Why there is no address, if all outcomes are known and there is none. A failure is told rather than that nothing
-    /// was found: the address may be what the failed question was for.
+    /// Returns the reason why there is no address, once all results are known. A failure takes precedence over an empty
+    /// result: the failed query may have had an address.
     pub(crate) fn failure(&self) -> Failure {
         self.outcomes().flatten().find_map(|outcome| outcome.as_ref().err().copied()).unwrap_or(Failure::NotFound)
     }
 }
 
-/// Which addresses to ask for, those that come first first.
+/// Returns the families to query, in order of preference.
 fn kinds(net: &impl Network, family: Family) -> Vec<Kind> {
     let both = match family {
         Family::Any | Family::PreferIpv6 => [Kind::Aaaa, Kind::A],

@@ -1,4 +1,4 @@
-//! The stack as look-ups and dials see it.
+//! The stack's functions for look-ups and dials.
 
 use std::{
     io,
@@ -56,13 +56,13 @@ impl Network for Netstack {
     }
 }
 
-/// A deadline in the stack's set, which is taken back when this is dropped.
+/// A deadline in the stack's set, which is removed when this is dropped.
 pub(crate) struct Alarm {
     shared: Arc<Shared>,
     wake: Arc<Wake>,
 }
 
-/// What the set has. It does not keep the task that it wakes.
+/// The entry in the set. It does not keep the task alive that it wakes.
 struct Wake {
     timer: Timer,
     waker: Waker,

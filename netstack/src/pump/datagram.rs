@@ -1,4 +1,4 @@
-//! UDP and a socket that keeps the borders of datagrams.
+//! Copies between UDP and a socket with datagram boundaries.
 
 use std::{
     io,
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{Notify, UdpFlow, UdpSocket, copy::Event, stack::Shared};
 
-/// Datagrams that may be copied each way before others have their turn.
+/// The number of datagrams that may be copied in each direction before others have their turn.
 const TURN: usize = 64;
 
 enum Side {
@@ -40,7 +40,7 @@ impl Side {
         }
     }
 
-    /// The next datagram's length; `None` at the end.
+    /// Receives a datagram and returns its length; `None` at the end.
     fn recv(&self, buf: &mut [u8]) -> io::Result<Option<usize>> {
         match self {
             Self::Socket(socket) => loop {
@@ -58,7 +58,7 @@ impl Side {
     }
 }
 
-/// An ICMP error: the next datagram may get through.
+/// Returns whether an error is an ICMP error: the next datagram may succeed.
 fn is_of_a_datagram(err: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
     matches!(err.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable)
@@ -71,9 +71,9 @@ pub(super) struct Datagrams {
     readable: bool,
     writable: bool,
     ended: bool,
-    /// Waits for room in the stack.
+    /// A datagram that waits for room in the stack.
     outbound: Option<Vec<u8>>,
-    /// Waits for room in the socket.
+    /// A datagram that waits for room in the socket.
     inbound: Option<Vec<u8>>,
 }
 
@@ -90,8 +90,8 @@ impl Datagrams {
         Self { side, socket, readable: false, writable: true, ended: false, outbound: None, inbound: None }
     }
 
-    /// From the socket to the stack. Returns `None` when the program has closed its end, else whether there may be
-    /// more.
+    /// Copies from the socket to the stack. Returns `None` when the program has closed its end, otherwise whether there
+    /// may be more.
     fn copy_out(&mut self, buf: &mut [u8]) -> Option<bool> {
         if let Some(waiting) = self.outbound.take()
             && self.is_full(&waiting)
@@ -104,7 +104,7 @@ impl Datagrams {
                 return Some(false);
             }
             match recv(&self.socket, &mut *buf, RecvFlags::DONTWAIT) {
-                // The end, or a datagram of no bytes with others behind it.
+                // The end, or an empty datagram with others behind it.
                 Ok((_, 0)) if self.ended && rustix::io::ioctl_fionread(&self.socket).unwrap_or(0) == 0 => return None,
                 Ok((_, len)) => {
                     let datagram = &buf[..len];
@@ -138,7 +138,7 @@ impl Datagrams {
         }
     }
 
-    /// From the stack to the socket. Returns as [`copy_out`](Self::copy_out), `None` when the flow has ended.
+    /// Copies from the stack to the socket. Returns as [`copy_out`](Self::copy_out), `None` when the flow has ended.
     fn copy_in(&mut self, buf: &mut [u8]) -> Option<bool> {
         for _ in 0..TURN {
             if !self.writable {
@@ -160,7 +160,7 @@ impl Datagrams {
                     return Some(false);
                 }
                 Err(Errno::INTR) => self.inbound = Some(datagram.to_vec()),
-                // What it does not take any more is seen by `copy_out` as well, after what it has written.
+                // If it accepts no more, `copy_out` detects this as well, after the data that it has written.
                 Ok(_) | Err(_) => {}
             }
         }

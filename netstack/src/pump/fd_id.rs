@@ -1,21 +1,21 @@
-//! What a descriptor stands for.
+//! The identity of an open file.
 
 use std::{io, os::fd::BorrowedFd};
 
-/// An open file of the system, whatever number it has: a program may have duplicated a descriptor, or closed it, when
-/// its number means something else. Once the file is closed, another one may get its id.
+/// An open file of the system, independent of descriptor numbers: a program may have duplicated a descriptor, or closed
+/// it, so that its number has another meaning. Once the file is closed, its id may be reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FdId {
-    /// The systems disagree about its type.
+    /// Its type differs between systems.
     device: i128,
     inode: u64,
 }
 
 impl FdId {
-    /// Returns that of `fd`.
+    /// Returns the id of the file behind `fd`.
     ///
     /// # Errors
-    /// As the system says.
+    /// Errors of the system.
     pub fn of(fd: BorrowedFd<'_>) -> io::Result<Self> {
         let stat = rustix::fs::fstat(fd)?;
         Ok(Self { device: stat.st_dev.into(), inode: stat.st_ino })

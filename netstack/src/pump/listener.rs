@@ -1,4 +1,4 @@
-//! Connections that are handed over as descriptors: each is sent through the listener's own descriptor.
+//! Passes connections to a program as descriptors, each sent through the listener's own descriptor.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -26,13 +26,13 @@ use crate::{
     copy::{Event, Relay},
 };
 
-/// Connections that may be handed over before others have their turn.
+/// The number of connections that may be passed on before others have their turn.
 const TURN: usize = 64;
 
-/// A connection that was taken from a listener's descriptor.
+/// A connection that was received from a listener's descriptor.
 #[derive(Debug)]
 pub struct Accepted {
-    /// As that of [`Pump::tcp_descriptor`](super::Pump::tcp_descriptor).
+    /// The descriptor, as from [`Pump::tcp_descriptor`](super::Pump::tcp_descriptor).
     pub descriptor: OwnedFd,
     /// The address of this side.
     pub local: SocketAddr,
@@ -40,18 +40,18 @@ pub struct Accepted {
     pub peer: SocketAddr,
 }
 
-/// Takes a connection from a descriptor of [`Pump::listener_descriptor`](super::Pump::listener_descriptor). Waits for
-/// one unless the descriptor is non-blocking. Several threads may do so.
+/// Receives a connection from a descriptor of [`Pump::listener_descriptor`](super::Pump::listener_descriptor). It waits
+/// for one unless the descriptor is non-blocking. Several threads may call it.
 ///
 /// # Errors
-/// `WouldBlock`; `ConnectionAborted` when the stack or the pump has ended; `InvalidInput` if it is no such descriptor;
-/// EMFILE if the process may have no more descriptors: the connection is reset then.
+/// `WouldBlock`; `ConnectionAborted` when the stack or the pump has ended; `InvalidInput` if it is not such a
+/// descriptor; EMFILE if the process has no more descriptors, in which case the connection is reset.
 pub fn accept(listener: BorrowedFd<'_>) -> io::Result<Accepted> {
     let mut message = [0; MESSAGE];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let received = loop {
-        // Apple's systems have no such flag.
+        // Apple's systems lack this flag.
         #[cfg(not(target_vendor = "apple"))]
         let flags = RecvFlags::CMSG_CLOEXEC;
         #[cfg(target_vendor = "apple")]
@@ -74,7 +74,7 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<Accepted> {
     }
     let descriptor = match descriptor {
         Some(descriptor) => descriptor,
-        // The system leaves it out, and closes it, if the process may have no more.
+        // The system drops and closes it if the process has no more descriptors.
         None if received.flags.contains(ReturnFlags::CTRUNC) => return Err(Errno::MFILE.into()),
         None => return Err(io::ErrorKind::InvalidInput.into()),
     };
@@ -84,7 +84,7 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<Accepted> {
     Ok(Accepted { descriptor, local: address(local), peer: address(peer) })
 }
 
-/// An address in a message: 16 bytes as IPv6 has them, and the port.
+/// The size of an address in a message: 16 bytes in IPv6 form, and the port.
 const ADDRESS: usize = 18;
 const MESSAGE: usize = 2 * ADDRESS;
 
@@ -108,21 +108,21 @@ fn address(bytes: &[u8]) -> SocketAddr {
     }
 }
 
-/// A connection on its way to the program.
+/// A connection that is being sent to the program.
 struct Parcel {
     message: [u8; MESSAGE],
     descriptor: OwnedFd,
 }
 
-/// A listener, and the descriptor that connections are sent through.
+/// A listener, and the descriptor through which connections are sent.
 pub(super) struct Listener {
     listener: TcpListener,
     socket: OwnedFd,
     pump: Handle,
     writable: bool,
-    /// A connection that has no descriptor yet: the system had none.
+    /// A connection without a descriptor, as the system had none left.
     stream: Option<TcpStream>,
-    /// Waits for room in the socket.
+    /// A message that waits for room in the socket.
     parcel: Option<Parcel>,
 }
 
@@ -131,7 +131,7 @@ impl Listener {
         Self { listener, socket, pump, writable: true, stream: None, parcel: None }
     }
 
-    /// Makes a parcel of a connection.
+    /// Creates the message for a connection.
     fn pack(&self, stream: TcpStream, (ours, descriptor): (Ours, OwnedFd)) -> io::Result<Parcel> {
         let addresses = (stream.local_addr(), stream.peer_addr());
         let mut message = [0; MESSAGE];
@@ -189,7 +189,7 @@ impl Source for Listener {
                     match self.pack(stream, pair) {
                         Ok(parcel) => parcel,
                         Err(err) => {
-                            // It was reset, and the next one may do.
+                            // It was reset, but the next one may succeed.
                             tracing::warn!(%err, "a connection that was accepted has no descriptor");
                             continue;
                         }
@@ -203,7 +203,8 @@ impl Source for Listener {
                     self.writable = false;
                     return Outcome::Wait;
                 }
-                // Too many descriptors are on their way, maybe all in other sockets: nobody says when they are fewer.
+                // Too many descriptors are in transit, possibly all in other sockets: there is no notification when
+                // there are fewer.
                 Err(Errno::TOOMANYREFS) => {
                     self.parcel = Some(parcel);
                     return Outcome::Later;

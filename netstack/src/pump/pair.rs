@@ -1,19 +1,19 @@
-//! Pairs of sockets: ours, which does not block and makes no signals, and the program's.
+//! Pairs of sockets: the pump's, which is non-blocking and raises no signals, and the program's.
 
 use std::{io, os::fd::OwnedFd};
 
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, socketpair};
 
-/// With a send: a program whose socket was closed by its other side gets an error, and no signal.
+/// A flag for sends: if the other side has closed its socket, the program gets an error instead of a signal.
 #[cfg(not(target_vendor = "apple"))]
 pub(super) const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
-/// There the socket itself says so: [`pair`].
+/// On these systems it is an option of the socket: [`pair`].
 #[cfg(target_vendor = "apple")]
 pub(super) const NO_SIGNAL: SendFlags = SendFlags::empty();
 
-/// A pair of sockets that keep borders, and of which one sees that the other was closed.
+/// Creates a pair of sockets with datagram boundaries, in which closing one end is visible at the other.
 pub(super) fn datagrams() -> io::Result<(OwnedFd, OwnedFd)> {
-    // Apple's systems have no such Unix socket but this one.
+    // The only such Unix socket of Apple's systems.
     pair(if cfg!(target_vendor = "apple") { SocketType::DGRAM } else { SocketType::SEQPACKET })
 }
 

@@ -1,9 +1,8 @@
-//! A TCP connection and a pair of stream sockets.
+//! Copies between a TCP connection and a pair of stream sockets.
 //!
-//! A reset has to be told from an end. Of a Unix stream socket the system makes ECONNRESET only if its other end is
-//! closed with bytes in it that were not read. So on Linux our end always keeps one: [`pair()`] puts one there first,
-//! and [`Side::read`] leaves the last byte in place after it has looked at it. An end without a reset takes it out
-//! ([`Side::finish`]).
+//! A reset must be distinguished from an end. For a Unix stream socket the system reports ECONNRESET only if its other
+//! end is closed with unread bytes. So on Linux our end always keeps one unread byte: [`pair()`] writes the first one,
+//! and [`Side::read`] only peeks at the last byte. An end without a reset removes it ([`Side::finish`]).
 
 use std::{
     io::{self, ErrorKind, IoSlice, IoSliceMut},
@@ -24,17 +23,17 @@ use crate::{
     copy::{Event, Relay, Side},
 };
 
-/// Whether a byte is kept.
+/// Whether a byte is kept unread.
 const KEEPS: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
 /// Our end of a pair.
 pub(super) struct Ours {
     socket: OwnedFd,
-    /// How many bytes there were to read.
+    /// The number of bytes to read.
     waiting: usize,
 }
 
-/// Our end, and the program's.
+/// Creates a pair: our end, and the program's.
 pub(super) fn pair() -> io::Result<(Ours, OwnedFd)> {
     let (socket, app) = pair::pair(SocketType::STREAM)?;
     if KEEPS {
@@ -50,7 +49,7 @@ impl Side for Ours {
         if !KEEPS {
             return Ok(true);
         }
-        // The system takes the byte that is kept for one that there is to read.
+        // The system counts the kept byte as readable.
         let waiting = rustix::io::ioctl_fionread(&self.socket).unwrap_or(0);
         self.waiting = usize::try_from(waiting).unwrap_or(usize::MAX).saturating_sub(1);
         if self.waiting == 0 && !ended { Err(ErrorKind::WouldBlock.into()) } else { Ok(self.waiting > 0) }
@@ -65,7 +64,7 @@ impl Side for Ours {
         if most == 0 {
             return Err(ErrorKind::WouldBlock.into());
         }
-        // The byte that was kept, and all but the last of the new ones.
+        // The kept byte, and all but the last of the new ones.
         let one = first.len().min(most - 1);
         let two = most - 1 - one;
         let mut kept = [0];
@@ -84,7 +83,7 @@ impl Side for Ours {
     }
 
     fn shutdown(&mut self) {
-        // It may be closed already.
+        // It may already be closed.
         let _ = shutdown(&self.socket, Shutdown::Write);
     }
 

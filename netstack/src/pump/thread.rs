@@ -1,4 +1,4 @@
-//! The thread that copies: it waits for descriptors and for connections, and gives each a turn.
+//! The copying thread: it waits for descriptors and for connections, and gives each its turn.
 
 use std::{
     collections::HashMap,
@@ -27,22 +27,22 @@ use crate::{
 
 const WAKER: Token = Token(0);
 
-/// Where datagrams lie while they are copied: what fills it is longer than any of them.
+/// The size of the buffer for datagrams: larger than any of them.
 const SCRATCH: usize = 65_536;
 
-/// How long it takes until what the system lacked is tried for again.
+/// The delay before an operation is retried that failed for lack of resources.
 const LATER: Duration = Duration::from_millis(100);
 
-/// What becomes of a source after its turn.
+/// The result of a source's turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// It waits for news.
+    /// It waits for an event.
     Wait,
     /// There is more to copy at once.
     Again,
-    /// It lacks what only time brings: it has its turn again a little later.
+    /// It lacks resources: its next turn is slightly later.
     Later,
-    /// It is over, and is dropped.
+    /// It is done, and is dropped.
     Done,
 }
 
@@ -59,21 +59,22 @@ impl From<copy::Outcome> for Outcome {
 /// Memory of the thread, of [`SCRATCH`] bytes.
 pub(super) type Scratch = [u8];
 
-/// A descriptor and what it is copied to and from.
+/// A descriptor and the connection that it is joined to.
 pub(super) trait Source: Send {
     fn descriptor(&self) -> BorrowedFd<'_>;
 
-    /// Sets who is told when the connection can go on.
+    /// Sets the notifier that is called when the connection can continue.
     fn set_notify(&self, notify: Arc<dyn Notify>);
 
-    /// Copies what can be copied now, up to a bound.
+    /// Copies as much as possible now, up to a bound.
     fn turn(&mut self, event: Event, scratch: &mut Scratch) -> Outcome;
 
-    /// The pump ends, or a program resets the connection: what is left is not copied. It is dropped next.
+    /// Ends the source, as the pump ends or a program resets the connection: the rest is not copied. It is then
+    /// dropped.
     fn end(&mut self);
 }
 
-/// What the thread shares with all others.
+/// The state that is shared with other threads.
 struct Shared {
     state: Mutex<State>,
     waker: Waker,
@@ -82,23 +83,23 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// Those that the thread has not taken yet.
+    /// Sources that the thread has not yet taken.
     added: Vec<Added>,
-    /// Those whose connection can go on.
+    /// Sources whose connection can continue.
     news: Vec<Token>,
-    /// Those that a program resets.
+    /// Sources that a program resets.
     resets: Vec<Token>,
-    /// By the program's end.
+    /// By the identity of the program's end.
     known: HashMap<FdId, Known>,
     last: usize,
-    /// Of each source.
+    /// The pump's descriptor of each source.
     descriptors: HashMap<Token, RawFd>,
-    /// The thread was woken, and has not looked yet.
+    /// Whether the thread was woken, and has not yet checked the state.
     woken: bool,
     closed: bool,
 }
 
-/// What is known of a descriptor of the program.
+/// The properties of a descriptor of the program.
 struct Known {
     token: Token,
     addresses: (SocketAddr, SocketAddr),
@@ -107,7 +108,7 @@ struct Known {
 impl Shared {
     fn add(&self, source: Box<dyn Source>, addresses: Option<Addresses<'_>>) -> io::Result<()> {
         let id = addresses.map(|(descriptor, _)| FdId::of(descriptor)).transpose()?;
-        // The thread must know the source before it takes the first event of the descriptor: it needs this lock for
+        // The thread must have the source before it takes the first event of the descriptor: it needs this lock for
         // both.
         let mut state = sync::lock(&self.state);
         if state.closed {
@@ -127,11 +128,11 @@ impl Shared {
     }
 }
 
-/// A source that the thread has not taken yet.
+/// A source that the thread has not yet taken.
 struct Added {
     token: Token,
     source: Box<dyn Source>,
-    /// By which its addresses are known.
+    /// The id under which its addresses are stored.
     id: Option<FdId>,
 }
 
@@ -145,10 +146,10 @@ impl State {
     }
 }
 
-/// A descriptor of the program, and the addresses of this and of the other side.
+/// A descriptor of the program, and the local and remote addresses.
 pub(super) type Addresses<'a> = (BorrowedFd<'a>, (SocketAddr, SocketAddr));
 
-/// Tells the thread that a connection can go on.
+/// Notifies the thread that a connection can continue.
 struct News {
     shared: Arc<Shared>,
     token: Token,
@@ -165,27 +166,27 @@ impl Notify for News {
     }
 }
 
-/// What sources need to add others.
+/// A handle by which sources can add others.
 #[derive(Clone)]
 pub(super) struct Handle(Arc<Shared>);
 
 impl Handle {
-    /// Gives a source to the thread, which knows `addresses` from then on.
+    /// Passes a source to the thread, and stores `addresses`.
     pub(super) fn add(&self, source: Box<dyn Source>, addresses: Option<Addresses<'_>>) -> io::Result<()> {
         self.0.add(source, addresses)
     }
 }
 
-/// The thread, from outside.
+/// A handle of the thread.
 pub(super) struct Worker {
     shared: Arc<Shared>,
     owner: Owner,
-    /// The process that it was made in: a child of `fork()` has no such thread.
+    /// The process that created it: a child of `fork()` has no such thread.
     process: u32,
     thread: Mutex<Begun>,
 }
 
-/// The thread, or what it will wait with.
+/// The thread, or the poll that it will use.
 enum Begun {
     Not(Poll),
     Yes(JoinHandle<()>),
@@ -232,7 +233,7 @@ impl Worker {
         match thread::spawn("wg-netpump", self.owner, body) {
             Ok(thread) => *begun = Begun::Yes(thread),
             Err(err) => {
-                // There may be a thread for the next one.
+                // The next attempt may succeed to start a thread.
                 *begun = sync::lock(&poll).take().map_or(Begun::Over, Begun::Not);
                 return Err(err);
             }
@@ -289,20 +290,20 @@ struct Entry {
     source: Box<dyn Source>,
     news: Arc<News>,
     id: Option<FdId>,
-    /// What the system said since the last turn.
+    /// The events of the system since the last turn.
     event: Event,
-    /// It is among those whose turn is next.
+    /// Whether its turn is next.
     is_ready: bool,
 }
 
-/// What the thread has of its own.
+/// The thread's own state.
 struct Loop {
     shared: Arc<Shared>,
     poll: Poll,
     entries: HashMap<Token, Entry>,
-    /// Whose turn is next.
+    /// The sources whose turn is next.
     ready: Vec<Token>,
-    /// Whose turn comes a little later.
+    /// The sources whose turn is slightly later.
     later: Vec<Token>,
     scratch: Box<Scratch>,
 }
@@ -331,7 +332,7 @@ impl Loop {
             if self.take_news() {
                 return self.end();
             }
-            // That may be earlier than it has to.
+            // That may be earlier than necessary.
             for token in std::mem::take(&mut self.later) {
                 self.make_ready(token);
             }
@@ -344,7 +345,7 @@ impl Loop {
         }
     }
 
-    /// Takes what others have left, and returns whether it is the end.
+    /// Takes the requests of other threads, and returns whether the pump ends.
     fn take_news(&mut self) -> bool {
         let mut state = sync::lock(&self.shared.state);
         state.woken = false;
@@ -359,7 +360,7 @@ impl Loop {
         }
         for token in news {
             if let Some(entry) = self.entries.get(&token) {
-                // Before its turn: what comes during that is news again.
+                // Before its turn: a notification during the turn counts again.
                 entry.news.is_queued.store(false, Ordering::Release);
                 self.make_ready(token);
             }
@@ -416,7 +417,7 @@ impl Loop {
         }
         let mut state = sync::lock(&self.shared.state);
         state.descriptors.remove(&token);
-        // By now the system may have given the id to another one.
+        // The system may have reused the id by now.
         if let Some(id) = entry.id
             && state.known.get(&id).is_some_and(|known| known.token == token)
         {
@@ -432,7 +433,7 @@ impl Loop {
             entry.source.end();
             self.forget(token, entry);
         }
-        // Whoever adds from now on sees that it is closed.
+        // Later calls of `add` fail, as the state is closed.
         let mut state = sync::lock(&self.shared.state);
         state.descriptors.clear();
         let added = std::mem::take(&mut state.added);

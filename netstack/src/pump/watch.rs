@@ -1,4 +1,4 @@
-//! A socket of the program's own that is watched for its end.
+//! A program's own socket that is watched for its end.
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -8,7 +8,7 @@ use std::{
 use super::thread::{Outcome, Scratch, Source};
 use crate::{Notify, copy::Event};
 
-/// A socket, and what is called when its other side has closed it.
+/// A socket, and a function that is called when its other side has closed it.
 pub(super) struct Watch {
     socket: Arc<OwnedFd>,
     closed: Option<Box<dyn FnOnce() + Send>>,

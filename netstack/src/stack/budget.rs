@@ -1,4 +1,4 @@
-//! Bytes of buffers, for everything in a stack together.
+//! The common memory budget of a stack's buffers.
 
 use std::sync::{
     Arc,
@@ -8,11 +8,11 @@ use std::sync::{
 use super::waiter::Waiter;
 use crate::tcp::{Budget, LEAST_MEMORY};
 
-/// A number of bytes, and how many of them are taken.
+/// A number of bytes, and how many of them are in use.
 pub(crate) struct Memory {
     limit: AtomicUsize,
     used: AtomicUsize,
-    /// Connections wait for some: the thread that reads is told when there is enough for one.
+    /// Whether connections wait for memory: the reading thread is notified when there is enough for one.
     is_wanted: AtomicBool,
     waiter: Arc<Waiter>,
 }
@@ -22,16 +22,17 @@ impl Memory {
         Self { limit: AtomicUsize::new(limit), used: AtomicUsize::new(0), is_wanted: AtomicBool::new(false), waiter }
     }
 
-    /// Whether connections wait for some from now on.
+    /// Sets whether connections wait for memory.
     pub(super) fn set_wanted(&self, is_wanted: bool) {
         self.is_wanted.store(is_wanted, Ordering::SeqCst);
-        // It may have been given back just before.
+        // It may have been released just before.
         self.tell();
     }
 
-    /// Whether a connection waits, and there is enough for it.
+    /// Returns whether a connection waits, and there is enough memory for it.
     pub(super) fn can_feed(&self) -> bool {
-        // `set_wanted`, `set_limit` and `give` each write one of these and then read all: the last one sees them all.
+        // `set_wanted`, `set_limit` and `give` each write one of these values and then read all: the last one sees all
+        // of them.
         let is_wanted = self.is_wanted.load(Ordering::SeqCst);
         is_wanted && self.limit().saturating_sub(self.used.load(Ordering::SeqCst)) >= LEAST_MEMORY
     }
@@ -42,25 +43,25 @@ impl Memory {
         }
     }
 
-    /// How many bytes there are.
+    /// Returns the limit in bytes.
     pub(super) fn limit(&self) -> usize {
         self.limit.load(Ordering::SeqCst)
     }
 
-    /// Replaces the number of bytes. If more are taken, no other ones are until enough were given back.
+    /// Replaces the limit. If more bytes are in use, no others are taken until enough have been released.
     pub(super) fn set_limit(&self, limit: usize) {
         self.limit.store(limit, Ordering::SeqCst);
         self.tell();
     }
 
-    /// How many bytes are taken.
+    /// Returns the bytes in use.
     pub(crate) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Whether so little is left that nothing new should be begun.
+    /// Returns whether so little is left that no new connection should be started.
     pub(crate) fn is_short(&self) -> bool {
-        /// A buffer of a connection that has just begun, and one more.
+        /// A buffer of a new connection, and one more.
         const LEAST: usize = 4096;
         self.limit().saturating_sub(self.used()) <= LEAST.max(self.limit() / 4096)
     }
@@ -79,8 +80,8 @@ impl Budget for Memory {
         self.add(bytes, 0)
     }
 
-    /// A buffer may be as large as what is left then: so of many that take what they can, each gets the same, and there
-    /// is always a little for one more.
+    /// Reserves bytes for a growing buffer, which may be at most as large as the rest of the budget: so of many growing
+    /// buffers each gets the same share, and there is always some memory left for one more.
     fn grow(&self, held: usize, bytes: usize) -> bool {
         self.add(bytes, held)
     }

@@ -1,4 +1,4 @@
-//! Connections that the program dials, and ports to dial from.
+//! Outgoing connections, and their local ports.
 
 use std::{
     io,
@@ -21,26 +21,26 @@ use super::{
 };
 use crate::{TcpStream, tcp::Connection};
 
-/// Ports for those who do not ask for one, to the last one.
+/// The first of the local ports, which extend to the last port.
 const FIRST_PORT: u16 = 32_768;
 const PORTS: u16 = u16::MAX - FIRST_PORT + 1;
 
-/// How many ports are tried: enough to find one unless nearly all are taken.
+/// The number of ports tried: enough to find one unless nearly all are in use.
 const PROBES: u16 = 4096;
 
-/// How many of them before one of a connection in TIME-WAIT is used again.
+/// The number of these before a port of a connection in TIME-WAIT is reused.
 const UNUSED_PROBES: u16 = 256;
 
-/// What a port is to a connection that is to be dialled from it.
+/// The state of a port for a new connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Port {
     Free,
-    /// A connection in TIME-WAIT may make room.
+    /// A connection in TIME-WAIT that may be replaced.
     Reusable,
     Taken,
 }
 
-/// Begins to connect.
+/// Starts a connection.
 pub(super) fn start(shared: &Arc<Shared>, to: SocketAddr) -> io::Result<TcpStream> {
     if shared.is_closed() {
         return Err(closed());
@@ -73,14 +73,14 @@ pub(super) fn start(shared: &Arc<Shared>, to: SocketAddr) -> io::Result<TcpStrea
     lock(&shared.tcp.time_wait).remove(&socket.tuple);
     socket.settle(shared, lock_limited(shared, &socket), now);
     if shared.is_closed() {
-        // It may have come into the table after everything there was ended.
+        // It may have been added to the table after all connections were ended.
         socket.end(shared, now, io::ErrorKind::ConnectionAborted, &mut |_| false);
     }
     Ok(TcpStream::new(shared.clone(), socket))
 }
 
-/// A port from which there is no connection to `to`: by preference one without a connection in TIME-WAIT (RFC 6056,
-/// algorithm 4). No lock is held from one port to the next.
+/// Returns a port without a connection to `to`: preferably one without a connection in TIME-WAIT (RFC 6056, algorithm
+/// 4). No lock is held from one port to the next.
 fn free_port(shared: &Shared, to: SocketAddr, from: std::net::IpAddr, now: Instant) -> Option<u16> {
     let hash = shared.keyed_hash("port", &(from, to));
     let counters = &shared.tcp.dialled;
@@ -105,10 +105,10 @@ fn free_port(shared: &Shared, to: SocketAddr, from: std::net::IpAddr, now: Insta
     })
 }
 
-/// Tries ports from the `first` one on. `stride` may be any number: neighbours may all be taken for long, so that the
-/// others are far apart.
+/// Tries ports from the `first` one on. `stride` may be any number: since adjacent ports may all be in use for long,
+/// the others are far apart.
 fn find_port(first: u16, stride: u16, mut is: impl FnMut(u16) -> Port) -> Option<u16> {
-    // An odd one meets each port once, as their number is a power of two.
+    // With an odd stride each port is tried once, as their number is a power of two.
     let stride = stride | 1;
     let mut reusable = None;
     for step in 0..PROBES {
@@ -125,7 +125,7 @@ fn find_port(first: u16, stride: u16, mut is: impl FnMut(u16) -> Port) -> Option
     reusable
 }
 
-/// A port that no listener has.
+/// Returns a port without a listener.
 pub(super) fn free_listening_port(shared: &Shared) -> Option<u16> {
     let mut random = [0; 2];
     shared.options.random.fill(&mut random);

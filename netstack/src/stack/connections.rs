@@ -1,4 +1,4 @@
-//! Which TCP connections there are: open, half-open, in TIME-WAIT, and those who wait for new ones.
+//! The TCP connections: open, half-open, in TIME-WAIT, and listeners.
 
 use std::{
     collections::VecDeque,
@@ -30,23 +30,23 @@ use crate::tcp::{Config, HalfOpen, Header, TimeWait};
 /// The tables. A connection's lock may be held while one of these is taken, not the other way round.
 pub(crate) struct Connections {
     open: RwLock<Map<Arc<TcpSocket>>>,
-    /// As many as `open` has: to be asked without its lock.
+    /// The number of connections in `open`, to be read without its lock.
     count: AtomicUsize,
     pub(super) half_open: Mutex<HalfOpens>,
     pub(super) time_wait: Mutex<TimeWaits>,
     pub(super) listeners: RwLock<Listeners>,
-    /// Connections that may have something to send, each at most once.
+    /// Connections that may have segments to send, each at most once.
     ready: Mutex<VecDeque<Arc<TcpSocket>>>,
-    /// Whether `ready` has some: see [`Waiter`](super::waiter::Waiter). Changes under its lock.
+    /// Whether `ready` is not empty: see [`Waiter`](super::waiter::Waiter). Changes under its lock.
     has_ready: AtomicBool,
     half_open_timer: Arc<HalfOpenTimer>,
     time_wait_timer: Arc<TimeWaitTimer>,
-    /// How many ports have been taken to dial from, for each of some groups of destinations.
+    /// The number of local ports taken, for each of several groups of destinations.
     pub(super) dialled: [AtomicU16; DIAL_COUNTERS],
     max: AtomicUsize,
 }
 
-/// How many counters of ports there are.
+/// The number of port counters.
 const DIAL_COUNTERS: usize = 64;
 
 impl Connections {
@@ -74,7 +74,7 @@ impl Connections {
         read(&self.open).contains_key(tuple)
     }
 
-    /// Takes a connection unless there is one of the same addresses and ports; returns whether it was taken.
+    /// Adds a connection unless there is one with the same addresses and ports; returns whether it was added.
     pub(super) fn insert_new(&self, socket: &Arc<TcpSocket>) -> bool {
         let mut open = write(&self.open);
         let std::collections::hash_map::Entry::Vacant(place) = open.entry(socket.tuple) else { return false };
@@ -83,34 +83,34 @@ impl Connections {
         true
     }
 
-    /// All that are open.
+    /// Returns all open connections.
     pub(super) fn all(&self) -> Vec<Arc<TcpSocket>> {
         read(&self.open).values().cloned().collect()
     }
 
-    /// How many are open.
+    /// Returns the number of open connections.
     pub(super) fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Whether there must be no further connection.
+    /// Returns whether there must be no further connection.
     pub(super) fn is_full(&self) -> bool {
         self.len() + lock(&self.half_open).len() >= self.max()
     }
 
-    /// The most connections, open or half-open.
+    /// Returns the maximum number of connections, open or half-open.
     pub(super) fn max(&self) -> usize {
         self.max.load(Ordering::Relaxed)
     }
 
-    /// Replaces how many there may be. Those that there are go on.
+    /// Replaces the maximum number. Existing connections continue.
     pub(super) fn set_max(&self, max: usize) {
         self.max.store(max, Ordering::Relaxed);
         lock(&self.half_open).set_max(max.min(MAX_HALF_OPEN));
         lock(&self.time_wait).set_max(max);
     }
 
-    /// Takes a connection out that has ended; it may be remembered in TIME-WAIT.
+    /// Removes a connection that has ended; it may be kept in TIME-WAIT.
     pub(super) fn forget(&self, shared: &Arc<Shared>, socket: &TcpSocket, state: Option<TimeWait>, now: Instant) {
         if let Some(state) = state {
             self.remember(shared, socket.tuple, state, now);
@@ -140,15 +140,15 @@ impl Connections {
         }
     }
 
-    /// To be called after changes of deadlines of half-open connections.
+    /// Schedules the timer; to be called after changes of deadlines of half-open connections.
     pub(super) fn schedule_half_open(&self, shared: &Arc<Shared>, next: Option<Instant>) {
         if let Some(at) = next {
             shared.schedule(&self.half_open_timer.0, at, || self.half_open_timer.clone());
         }
     }
 
-    /// Puts a connection, which is not there, at the end of those that have something to send. The thread that reads
-    /// packets is to be told after that.
+    /// Appends a connection, which is not in it, to the queue of those with segments to send. The reading thread must
+    /// be notified afterwards.
     pub(super) fn make_ready(&self, socket: &Arc<TcpSocket>) {
         let mut ready = lock(&self.ready);
         ready.push_back(socket.clone());
@@ -161,7 +161,7 @@ impl Connections {
         self.has_ready.load(Ordering::SeqCst)
     }
 
-    /// Takes the first connection that has something to send.
+    /// Takes the first connection with segments to send.
     pub(super) fn next_ready(&self) -> Option<Arc<TcpSocket>> {
         if !self.has_ready() {
             return None;
@@ -186,7 +186,7 @@ impl Connections {
     }
 }
 
-/// What a connection is made with.
+/// Returns the configuration of a new connection.
 pub(super) fn config(shared: &Shared, remote: SocketAddr) -> Config {
     let (mtu, to) = (shared.mtu(), remote.ip());
     let path = shared.icmp.path_mtus.get(to, || shared.now()).and_then(|path| u16::try_from(path).ok());
@@ -198,14 +198,14 @@ pub(super) fn config(shared: &Shared, remote: SocketAddr) -> Config {
     }
 }
 
-/// The first sequence number (RFC 6528): it grows with time, and nobody else can tell where it begins.
+/// Returns the first sequence number (RFC 6528): it grows with time, and its origin is unpredictable for others.
 pub(super) fn initial_sequence(shared: &Shared, tuple: &FourTuple, now: Instant) -> u32 {
     let ticks = now.as_nanos() / 4000;
     (shared.keyed_hash("sequence number", tuple) as u32).wrapping_add(ticks as u32)
 }
 
-/// What is added to time stamps: the same for each connection of these addresses and ports, so that they grow over
-/// connections too.
+/// Returns the offset of timestamps: the same for each connection with these addresses and ports, so that they also
+/// grow from one connection to the next.
 pub(super) fn clock_offset(shared: &Shared, tuple: &FourTuple) -> u32 {
     shared.keyed_hash("time stamp", tuple) as u32
 }
@@ -217,7 +217,7 @@ pub(super) fn send_header(shared: &Shared, tuple: &FourTuple, header: &Header) {
     }
 }
 
-/// Lets half-open connections send their SYN-ACK again, or end.
+/// Lets half-open connections repeat their SYN-ACK, or end.
 struct HalfOpenTimer(Timer);
 
 impl Timed for HalfOpenTimer {
@@ -247,7 +247,7 @@ impl Timed for HalfOpenTimer {
     }
 }
 
-/// Lets connections in TIME-WAIT end.
+/// Ends connections in TIME-WAIT.
 struct TimeWaitTimer(Timer);
 
 impl Timed for TimeWaitTimer {
@@ -256,7 +256,7 @@ impl Timed for TimeWaitTimer {
     }
 
     fn due(self: Arc<Self>, shared: &Arc<Shared>, now: Instant) {
-        /// Those that end within this end together.
+        /// Connections that end within this time end together.
         const TOGETHER: std::time::Duration = std::time::Duration::from_secs(1);
         let mut table = lock(&shared.tcp.time_wait);
         table.expire(now);
@@ -266,12 +266,12 @@ impl Timed for TimeWaitTimer {
     }
 }
 
-/// The error of a program's call while the stack is closed.
+/// Returns the error of calls after the stack was closed.
 pub(crate) fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::NotConnected, "the stack was closed")
 }
 
-/// Begins a half-open connection, in the place of one in TIME-WAIT if there is one.
+/// Starts a half-open connection, replacing one in TIME-WAIT if there is one.
 pub(super) fn half_open(
     shared: &Shared,
     tuple: &FourTuple,

@@ -1,4 +1,4 @@
-//! Datagrams that leave: their headers, and fragments if they are larger than the path's MTU.
+//! Outgoing datagrams: their headers, and fragments if they are larger than the path's MTU.
 
 use std::{
     io,
@@ -15,18 +15,18 @@ use super::{
 
 pub(crate) const UDP_HEADER: usize = 8;
 
-/// The largest packet, with which what it carries is limited, too: an IPv6 packet could be larger by its header.
+/// The largest packet, which also limits its payload: an IPv6 packet could be larger by its header.
 const MAX_PACKET: usize = 65_535;
 
 /// The number of IPv6's fragment header.
 const FRAGMENT_HEADER: u8 = 44;
 const FRAGMENT_HEADER_LEN: usize = 8;
 
-/// How a datagram that does not fit in the outbox is dealt with.
+/// The treatment of a datagram that does not fit in the outbox.
 pub(super) enum Full<'a> {
     /// It is dropped, and counted.
     Drop,
-    /// It was not sent: this one is told of room, unless it waits already.
+    /// It is not sent: this waiter is notified of room, unless it is already waiting.
     Wait(&'a mut dyn FnMut() -> Option<Arc<dyn HasRoom>>),
 }
 
@@ -75,8 +75,8 @@ fn push_udp_header(packet: &mut Vec<u8>, from: SocketAddr, to: SocketAddr, data:
     packet.extend([0, 0]);
 }
 
-/// What a packet begins with that was sent from `from` to `to` with so many bytes of data: as much as an ICMP error
-/// quotes.
+/// Returns the beginning of a packet that was sent from `from` to `to` with this number of bytes of data: as much as an
+/// ICMP error quotes.
 pub(super) fn udp_header(from: SocketAddr, to: SocketAddr, data: usize) -> Vec<u8> {
     let start = header_len(to.ip());
     let mut packet = vec![0; start];
@@ -85,8 +85,8 @@ pub(super) fn udp_header(from: SocketAddr, to: SocketAddr, data: usize) -> Vec<u
     packet
 }
 
-/// Sends a packet that has everything but the IP header: room is left for that. In fragments, if the path's MTU asks
-/// for it. Returns false if there is no room for it.
+/// Sends a packet that is complete except for the IP header, for which room is left; in fragments, if the path's MTU
+/// requires it. Returns false if there is no room for it.
 pub(super) fn send(shared: &Shared, header: &IpHeader, packet: &mut [u8], mut full: Full<'_>) -> bool {
     let mtu = shared.icmp.path_mtus.get(header.destination, || shared.now()).unwrap_or(usize::MAX);
     let mtu = mtu.min(usize::from(shared.mtu()));
@@ -118,13 +118,14 @@ pub(super) fn send(shared: &Shared, header: &IpHeader, packet: &mut [u8], mut fu
     sent
 }
 
-/// It differs for packets on their way between two addresses, and cannot be foretold by others (RFC 7739).
+/// Returns an identification that differs for packets in transit between two addresses, and is unpredictable for others
+/// (RFC 7739).
 fn identification(shared: &Shared, header: &IpHeader) -> u32 {
     let start = shared.keyed_hash("identification", &(header.source, header.destination)) as u32;
     start.wrapping_add(shared.icmp.identifications.fetch_add(1, Ordering::Relaxed))
 }
 
-/// The fragments of a packet with this payload, each with its header.
+/// Returns the fragments of a packet with this payload, each with its header.
 fn fragments(header: &IpHeader, payload: &[u8], mtu: usize, identification: u32) -> Vec<Vec<u8>> {
     let start = match header.destination {
         IpAddr::V4(_) => IPV4_HEADER,

@@ -1,8 +1,8 @@
-//! What is due when: one heap for everything that waits for time to pass.
+//! The deadlines of a stack: one heap for all objects that have some.
 //!
-//! Each object has one [`Timer`]. A deadline that moves away changes nothing: when the object is called, it says when
-//! it is really due. So a deadline that moves with each packet costs next to nothing. When a deadline comes forward, as
-//! that of a delayed ACK does, the object is called at the old one as well: mostly it has something to do about then.
+//! Each object has one [`Timer`]. A deadline that moves back changes nothing: when the object is called, it determines
+//! its actual deadline. So a deadline that moves with each packet costs next to nothing. When a deadline moves forward,
+//! as that of a delayed ACK does, the object is called at the old one as well, when it usually has work to do.
 
 use std::{
     cmp::Reverse,
@@ -17,25 +17,26 @@ use wg_embed::{sync::lock, time::Instant};
 
 use super::shared::Shared;
 
-/// Something that has deadlines.
+/// An object with deadlines.
 pub(crate) trait Timed: Send + Sync {
-    /// Its timer.
+    /// Returns its timer.
     fn timer(&self) -> &Timer;
-    /// Its deadline may have come; it has to be set again. Called on a tunnel's thread, without a lock held.
+    /// Handles a deadline, which may have moved back; it must be set again. Called on a tunnel's thread, without a lock
+    /// held.
     fn due(self: Arc<Self>, shared: &Arc<Shared>, now: Instant);
 }
 
-/// When an object is called.
+/// The time at which an object is called.
 #[derive(Debug)]
 pub(crate) struct Timer {
-    /// Nanoseconds; `NONE` while it is not set. Changes under the lock of the set.
+    /// In nanoseconds; `NONE` while it is not set. Changes under the lock of the set.
     at: AtomicU64,
-    /// Its place in the set while it is set.
+    /// Its index in the set while it is set.
     place: AtomicUsize,
 }
 
 const NONE: u64 = u64::MAX;
-/// So many stale entries, and so much free memory, are no matter.
+/// A number of stale entries, and an amount of free memory, that is tolerated.
 const FEW: usize = 1024;
 
 impl Timer {
@@ -43,29 +44,29 @@ impl Timer {
         Self { at: AtomicU64::new(NONE), place: AtomicUsize::new(0) }
     }
 
-    /// Whether it fires at `at` or before.
+    /// Returns whether it fires at `at` or before.
     fn is_set_before(&self, at: Instant) -> bool {
         self.at.load(Ordering::Acquire) <= at.as_nanos()
     }
 }
 
-/// The set.
+/// The set of deadlines.
 pub(crate) struct Deadlines {
     set: Mutex<Set>,
-    /// The earliest one, in nanoseconds.
+    /// The earliest deadline, in nanoseconds.
     next: AtomicU64,
 }
 
 #[derive(Default)]
 struct Set {
-    /// The times of objects and their places, the earliest first. An entry is stale if the object in that place has
-    /// other times: there are at most as many of those as objects, and a few.
+    /// The times and indices of objects, the earliest first. An entry is stale if the object at that index has other
+    /// times: there are at most as many stale entries as objects, and a few more.
     heap: BinaryHeap<Reverse<Entry>>,
     places: Vec<Option<Place>>,
     free: Vec<usize>,
 }
 
-/// A time and a place in one number: the heap compares many, and a pair takes several branches.
+/// A time and an index in one number: the heap makes many comparisons, and a pair takes several branches.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Entry(u128);
 
@@ -95,7 +96,7 @@ impl Set {
         self.places.len() - self.free.len()
     }
 
-    /// Puts an object into a place.
+    /// Adds an object.
     fn insert(&mut self, at: u64, object: Arc<dyn Timed>) -> usize {
         let place = Some(Place { at, later: NONE, object });
         let index = self.free.pop().unwrap_or(self.places.len());
@@ -108,7 +109,7 @@ impl Set {
         index
     }
 
-    /// Takes an object out of its place.
+    /// Removes an object.
     fn remove(&mut self, index: usize) -> Option<Arc<dyn Timed>> {
         let place = self.places.get_mut(index)?.take()?;
         self.free.push(index);
@@ -116,7 +117,7 @@ impl Set {
         Some(place.object)
     }
 
-    /// Makes an entry. Leaves all stale ones out when there are too many.
+    /// Adds an entry. Removes all stale ones when there are too many.
     fn enter(&mut self, at: u64, index: usize) {
         self.heap.push(Reverse(Entry::new(at, index)));
         if self.heap.len() > 3 * self.len() + FEW {
@@ -129,7 +130,7 @@ impl Set {
         }
     }
 
-    /// The object in a place is called earlier from now on.
+    /// Moves the time of an object forward.
     fn advance(&mut self, at: u64, index: usize) {
         if let Some(Some(place)) = self.places.get_mut(index) {
             if place.later == NONE {
@@ -140,7 +141,7 @@ impl Set {
         }
     }
 
-    /// The time of an object in a place has come. It is taken out unless it has another one.
+    /// Handles the time of an object, which is removed unless it has another one.
     fn fire(&mut self, index: usize) -> Option<Arc<dyn Timed>> {
         let place = self.places.get_mut(index)?.as_mut()?;
         if place.later == NONE {
@@ -151,7 +152,7 @@ impl Set {
         Some(place.object.clone())
     }
 
-    /// The earliest time, and whose it is. Removes stale entries before it.
+    /// Returns the earliest time and its index. Removes stale entries before it.
     fn first(&mut self) -> Option<(u64, usize)> {
         while let Some(&Reverse(entry)) = self.heap.peek() {
             let (at, index) = (entry.at(), entry.place());
@@ -172,8 +173,8 @@ impl Deadlines {
         Self { set: Mutex::default(), next: AtomicU64::new(NONE) }
     }
 
-    /// Lets `object` be called at `at`, unless it is called earlier already. Returns whether this is the earliest
-    /// deadline now.
+    /// Schedules a call of `object` at `at`, unless it is called earlier anyway. Returns whether this is now the
+    /// earliest deadline.
     pub(super) fn set(&self, timer: &Timer, at: Instant, object: impl FnOnce() -> Arc<dyn Timed>) -> bool {
         if timer.is_set_before(at) {
             return false;
@@ -192,13 +193,13 @@ impl Deadlines {
         timer.at.store(at.as_nanos(), Ordering::Release);
         let first = at.as_nanos() < self.next.load(Ordering::Relaxed);
         if first {
-            // Before a look at whether the thread that reads is idle.
+            // Before checking whether the reading thread is idle.
             self.next.store(at.as_nanos(), Ordering::SeqCst);
         }
         first
     }
 
-    /// Removes an object: without this, one that has ended stays until its deadline.
+    /// Removes an object: otherwise an object that has ended stays until its deadline.
     pub(super) fn clear(&self, timer: &Timer) {
         let mut set = lock(&self.set);
         if timer.at.load(Ordering::Acquire) == NONE {
@@ -210,7 +211,7 @@ impl Deadlines {
         drop(removed);
     }
 
-    /// The earliest deadline.
+    /// Returns the earliest deadline.
     pub(super) fn next(&self) -> Option<Instant> {
         Some(self.next.load(Ordering::SeqCst)).filter(|at| *at != NONE).map(Instant::from_nanos)
     }

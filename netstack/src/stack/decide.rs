@@ -1,4 +1,4 @@
-//! What programs decide about connections to come: to listen, to accept or refuse, and to end everything.
+//! Decisions of programs about future connections: to listen, to accept or refuse, and to end everything.
 
 use std::{
     io,
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{TcpListener, TcpStream};
 
-/// What becomes of a connection whose handshake is held back.
+/// The decision about a connection whose handshake is delayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
     Accept,
@@ -22,7 +22,7 @@ pub(crate) enum Decision {
     Ignore,
 }
 
-/// Carries a decision out, if the connection is still there.
+/// Carries out a decision, if the connection still exists.
 pub(crate) fn decide(shared: &Arc<Shared>, tuple: &FourTuple, id: u64, decision: Decision) {
     let now = shared.now();
     let mut table = lock(&shared.tcp.half_open);
@@ -49,7 +49,7 @@ pub(crate) fn decide(shared: &Arc<Shared>, tuple: &FourTuple, id: u64, decision:
     }
 }
 
-/// Begins to listen. `at` is one of the stack's own addresses, or unspecified.
+/// Starts to listen. `at` is one of the stack's own addresses, or unspecified.
 pub(super) fn listen(shared: &Arc<Shared>, at: SocketAddr, backlog: usize) -> io::Result<TcpListener> {
     loop {
         let port = match at.port() {
@@ -73,7 +73,7 @@ pub(super) fn listen(shared: &Arc<Shared>, at: SocketAddr, backlog: usize) -> io
     }
 }
 
-/// Ends a listener; connections that nobody has accepted are reset.
+/// Ends a listener; connections that were not accepted are reset.
 pub(crate) fn stop_listening(shared: &Arc<Shared>, listening: &Arc<Listening>) {
     write(&shared.tcp.listeners).remove(listening);
     for socket in listening.close() {

@@ -1,4 +1,4 @@
-//! Packets that leave, and the [`Tun`] that a tunnel reads them from.
+//! Outgoing packets, and the [`Tun`] from which a tunnel reads them.
 
 use std::{
     collections::VecDeque,
@@ -15,13 +15,13 @@ use wg_embed::{
 use super::{connections::closed, counters::Dropped, ingress, outbox, segment::Builder, shared::Shared, starved};
 use crate::tcp::Header;
 
-/// Bytes of packets that are ready, of which so many leave before connections have a turn.
+/// The bytes of queued packets that are read before connections have a turn.
 const OUTBOX_TURN: usize = 64 << 10;
 
-/// Events that are kept for a tunnel that does not ask; the oldest go first.
+/// The number of events that are kept until the tunnel reads them; the oldest are dropped first.
 const MAX_EVENTS: usize = 64;
 
-/// What the tunnel has not been told yet.
+/// Events that were not yet reported to the tunnel.
 pub(super) struct Events(Mutex<VecDeque<TunEvent>>);
 
 impl Events {
@@ -46,7 +46,7 @@ impl Events {
 pub(super) struct StackTun(pub(super) Arc<Shared>);
 
 impl StackTun {
-    /// Reads until the arena is full (returns true) or there is nothing more.
+    /// Reads until the arena is full (returns true) or there are no more packets.
     fn fill(&self, arena: &mut PacketArena) -> bool {
         let shared = &self.0;
         let now = shared.now();
@@ -78,7 +78,7 @@ impl StackTun {
     }
 }
 
-/// Builds a segment where it will be sealed. Returns false if there is no room.
+/// Builds a segment at its place in the arena. Returns false if there is no room.
 fn push(arena: &mut PacketArena, builder: &Builder, header: &Header, first: &[u8], second: &[u8]) -> bool {
     let built = builder.build(header, first, second, |len| arena.reserve(len));
     if let Some(len) = built {
@@ -130,7 +130,7 @@ impl Tun for StackTun {
                 return Err(closed());
             }
             shared.waiter.set_idle();
-            // What came before that was not signalled.
+            // Earlier packets were not signalled.
             if shared.outbox.is_idle() && !shared.tcp.has_ready() && !shared.memory.can_feed() {
                 shared.waiter.set_deadline(|| shared.deadlines.next(), || shared.now());
                 return Ok(0);

@@ -1,4 +1,4 @@
-//! Fragments that arrive are put together within a bound; those whose others do not come are forgotten.
+//! Reassembles received fragments within a memory limit; incomplete packets are dropped after a time.
 
 mod reassembler;
 
@@ -28,8 +28,8 @@ impl Default for State {
     }
 }
 
-/// Takes a fragment; its source is a host. Returns the whole packet when this was the last one missing: one without
-/// fragment header or extension headers, which the stack then parses.
+/// Handles a fragment, whose source is a valid host address. Returns the complete packet when this was the last missing
+/// fragment: one without fragment header or extension headers, which the stack then parses.
 pub(crate) fn receive(shared: &Arc<Shared>, packet: &Packet<'_>) -> Option<Vec<u8>> {
     let now = shared.now();
     let cost = reassembler::most_memory(packet);
@@ -40,7 +40,7 @@ pub(crate) fn receive(shared: &Arc<Shared>, packet: &Packet<'_>) -> Option<Vec<u
     let mut reassembler = lock(&shared.fragments.reassembler);
     let before = reassembler.memory();
     let verdict = reassembler.receive(packet, now);
-    // What was taken, less what it has really become.
+    // The reserved bytes, less those actually used.
     shared.memory.give((before + cost).saturating_sub(reassembler.memory()));
     let (evicted, next) = (reassembler.take_evicted(), reassembler.next_timeout());
     drop(reassembler);
@@ -61,7 +61,7 @@ pub(crate) fn receive(shared: &Arc<Shared>, packet: &Packet<'_>) -> Option<Vec<u
     None
 }
 
-/// The stack was closed.
+/// Handles the closing of the stack.
 pub(crate) fn close(shared: &Arc<Shared>) {
     let mut reassembler = lock(&shared.fragments.reassembler);
     shared.memory.give(reassembler.memory());
@@ -74,7 +74,7 @@ fn schedule(shared: &Shared, at: Instant) {
     shared.schedule(&shared.fragments.timer.0, at, || shared.fragments.timer.clone());
 }
 
-/// Forgets packets that have not become whole in time.
+/// Drops packets that were not completed in time.
 struct Timeout(Timer);
 
 impl Timed for Timeout {

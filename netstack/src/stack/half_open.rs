@@ -1,7 +1,7 @@
-//! Connections of which only the SYN has arrived: bounded in number, shared fairly among those who dial.
+//! Connections of which only the SYN has arrived: limited in number, and shared fairly among sources.
 //!
-//! If the table is full, a source that has fewer than another takes one's place from it: the oldest. So a flood from
-//! one source keeps nobody else out, and one from many has to be faster than a handshake takes.
+//! If the table is full, a source with fewer entries replaces the oldest one of a source with more. So a flood from one
+//! source excludes nobody else, and one from many sources must be faster than a handshake.
 
 use std::{
     cmp::Reverse,
@@ -17,39 +17,39 @@ use super::{
 };
 use crate::tcp::HalfOpen;
 
-/// The most half-open connections: some 2 MB.
+/// The maximum number of half-open connections: about 2 MB.
 pub(super) const MAX_HALF_OPEN: usize = 8192;
 
 /// A half-open connection.
 pub(super) struct Entry {
     pub(super) half: HalfOpen,
-    /// What it is for; `None` is the one that intercepts.
+    /// Its listener; `None` if it is intercepted.
     pub(super) listener: Option<Arc<Listening>>,
-    /// The SYN-ACK is held back until the program has decided.
+    /// Whether the SYN-ACK is delayed until the program has decided.
     pub(super) held: bool,
     id: u64,
     deadline: Instant,
 }
 
 impl Entry {
-    /// Tells it from an earlier one of the same addresses and ports.
+    /// Returns its number, which distinguishes it from an earlier one with the same addresses and ports.
     pub(super) const fn id(&self) -> u64 {
         self.id
     }
 
-    /// Whether someone would take the connection.
+    /// Returns whether there is still a listener or handler for the connection.
     pub(super) fn is_wanted(&self) -> bool {
         self.listener.as_ref().is_none_or(|listener| !listener.is_closed())
     }
 }
 
-/// How a source stands: how many it has, and how old the oldest is.
+/// The rank of a source: its number of entries, and the age of the oldest.
 type Rank = (usize, Reverse<u64>, Source);
 
 /// The table.
 pub(super) struct HalfOpens {
     entries: Map<Entry>,
-    /// Of each source, from the oldest on.
+    /// By source, the oldest first.
     by_source: BTreeMap<(Source, u64), FourTuple>,
     counts: HashMap<Source, usize>,
     ranks: BTreeSet<Rank>,
@@ -71,7 +71,7 @@ impl HalfOpens {
         }
     }
 
-    /// Replaces how many there may be; those that are too many stay.
+    /// Replaces the maximum number; existing entries are kept.
     pub(super) const fn set_max(&mut self, max: usize) {
         self.max = max;
     }
@@ -80,8 +80,8 @@ impl HalfOpens {
         self.entries.len()
     }
 
-    /// Takes a half-open connection whose deadline is this, and returns its number; `None` if there is no room for
-    /// another one of this source, or there is one of the same addresses and ports.
+    /// Adds a half-open connection with this deadline, and returns its number; `None` if there is no room for another
+    /// one of this source, or there is one with the same addresses and ports.
     pub(super) fn insert(
         &mut self,
         tuple: FourTuple,
@@ -96,7 +96,7 @@ impl HalfOpens {
         if self.entries.len() >= self.max {
             let count = self.counts.get(&source).copied().unwrap_or(0);
             let (most, _, victim) = *self.ranks.last()?;
-            // One is taken away only from a source that has more than this one will have, or as many but older ones.
+            // An entry is taken only from a source that has more than this one will have, or as many but older ones.
             if most <= count || (most == count + 1 && count > 0) {
                 return None;
             }
@@ -140,7 +140,7 @@ impl HalfOpens {
         Some(entry)
     }
 
-    /// Removes those that `gone` is true for.
+    /// Removes those for which `gone` returns true.
     pub(super) fn remove_where(&mut self, gone: impl Fn(&FourTuple, &Entry) -> bool) {
         let all: Vec<_> = self.entries.iter().filter(|(tuple, entry)| gone(tuple, entry)).map(|(t, _)| *t).collect();
         for tuple in all {
@@ -166,12 +166,12 @@ impl HalfOpens {
         }
     }
 
-    /// The earliest deadline.
+    /// Returns the earliest deadline.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first_key_value().map(|(key, _)| key.0)
     }
 
-    /// One whose deadline has come; it stays.
+    /// Returns one whose deadline has passed, without removing it.
     pub(super) fn due(&self, now: Instant) -> Option<FourTuple> {
         self.deadlines.first_key_value().filter(|(key, _)| key.0 <= now).map(|(_, tuple)| *tuple)
     }
@@ -192,7 +192,7 @@ impl HalfOpens {
         self.ranks.extend(self.rank_of(source));
     }
 
-    /// After a flood the memory is given back.
+    /// Releases the memory after a flood.
     fn shrink(&mut self) {
         if self.entries.is_empty() && self.entries.capacity() > 64 {
             self.entries.shrink_to_fit();

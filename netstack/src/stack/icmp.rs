@@ -31,18 +31,18 @@ const ECHO_REQUEST_V4: u8 = 8;
 const ECHO_REQUEST_V6: u8 = 128;
 const ECHO_REPLY_V6: u8 = 129;
 
-/// Echo requests that wait, what paths are like, and how many errors may be sent.
+/// Waiting echo requests, path MTUs, and the rate limit of errors.
 #[derive(Default)]
 pub(crate) struct State {
     pings: pings::Pings,
     pub(super) path_mtus: PathMtus,
-    /// How many packets were sent in fragments.
+    /// The number of packets that were sent in fragments.
     pub(super) identifications: AtomicU32,
     limiter: Mutex<errors::Limiter>,
 }
 
-/// Takes an ICMP packet of either version. Its source is a host; its destination is one of the stack's, or something is
-/// intercepted.
+/// Handles an ICMP packet of either version. Its source is a valid host address; its destination is one of the stack's,
+/// or traffic is intercepted.
 pub(crate) fn receive(shared: &Arc<Shared>, packet: &Packet<'_>) {
     let Some((header, body)) = packet.payload().split_first_chunk::<HEADER>() else {
         return shared.dropped(Dropped::IcmpMalformed);
@@ -67,7 +67,7 @@ pub(crate) fn receive(shared: &Arc<Shared>, packet: &Packet<'_>) {
     }
 }
 
-/// Identifier and sequence number.
+/// Returns the identifier and the sequence number.
 const fn echo_numbers(header: &[u8; HEADER]) -> (u16, u16) {
     (u16::from_be_bytes([header[4], header[5]]), u16::from_be_bytes([header[6], header[7]]))
 }
@@ -81,11 +81,11 @@ fn answer_echo(shared: &Shared, packet: &Packet<'_>) {
     let mut reply = vec![0; start];
     reply.extend_from_slice(packet.payload());
     reply[start] = if packet.source.is_ipv4() { ECHO_REPLY_V4 } else { ECHO_REPLY_V6 };
-    // As in Linux, the answer is of the same traffic class, without ECN.
+    // As in Linux, the reply has the same traffic class, without ECN.
     send(shared, packet.destination, packet.source, packet.traffic_class & !3, reply);
 }
 
-/// Sends an ICMP message, before which room is left for the IP header. Returns false if there is no room for it.
+/// Sends an ICMP message, in front of which room is left for the IP header. Returns false if there is no room for it.
 fn send(shared: &Shared, from: IpAddr, to: IpAddr, traffic_class: u8, mut packet: Vec<u8>) -> bool {
     let start = header_len(to);
     let protocol = if to.is_ipv4() { packet::ICMP } else { packet::ICMPV6 };
@@ -100,12 +100,12 @@ fn send(shared: &Shared, from: IpAddr, to: IpAddr, traffic_class: u8, mut packet
     datagram::send(shared, &header, &mut packet, Full::Drop)
 }
 
-/// An ICMP error arrived: it counts if it is about something that the stack has sent.
+/// Handles an ICMP error, which counts if it concerns a packet that the stack has sent.
 fn error(shared: &Arc<Shared>, packet: &Packet<'_>, meaning: Meaning, body: &[u8]) {
     let Some(quoted) = Quoted::parse(body, packet.source.is_ipv4()) else {
         return shared.dropped(Dropped::IcmpMalformed);
     };
-    // Whom the error was sent to is who has sent the packet.
+    // The destination of the error is the sender of the packet.
     let known = quoted.source == packet.destination
         && match quoted.protocol {
             packet::TCP => error_of_tcp(shared, &quoted, meaning),
@@ -123,7 +123,7 @@ fn error_of_tcp(shared: &Arc<Shared>, quoted: &Quoted<'_>, meaning: Meaning) -> 
     match meaning {
         Meaning::Unreachable(error) => tcp_errors::unreachable(shared, local, remote, seq, error),
         Meaning::TooBig(mtu) => {
-            // Connections to come use it too.
+            // Future connections use it as well.
             if let Some(mtu) = smaller_mtu(shared, quoted, mtu)
                 && tcp_errors::path_mtu(shared, local, remote, seq, mtu)
             {
@@ -159,7 +159,7 @@ fn error_of_echo(shared: &Shared, quoted: &Quoted<'_>, meaning: Meaning) -> bool
     }
 }
 
-/// Notes the path's MTU for datagrams to come.
+/// Stores the path's MTU for future datagrams.
 fn learn(shared: &Shared, quoted: &Quoted<'_>, mtu: usize) -> bool {
     if let Some(mtu) = smaller_mtu(shared, quoted, mtu) {
         shared.icmp.path_mtus.set(quoted.destination, mtu, shared.now());
@@ -167,25 +167,25 @@ fn learn(shared: &Shared, quoted: &Quoted<'_>, mtu: usize) -> bool {
     true
 }
 
-/// An MTU that is smaller than the tunnel's.
+/// Returns an MTU that is smaller than the tunnel's.
 fn smaller_mtu(shared: &Shared, quoted: &Quoted<'_>, mtu: usize) -> Option<usize> {
     let mtu = if mtu == 0 { errors::plateau_below(quoted.len) } else { mtu };
     Some(mtu).filter(|mtu| *mtu < usize::from(shared.mtu()))
 }
 
-/// Answers a datagram, or the beginning of it, with port unreachable in the name of its destination.
+/// Responds to a datagram, or its beginning, with port unreachable, with its destination as the source.
 pub(super) fn port_unreachable(shared: &Shared, refused: &[u8], now: Instant) {
     let (v4, v6) = ((3, 3), (1, 4));
     errors::send(shared, refused, v4, v6, now);
 }
 
-/// Reports that a packet has not become whole; `first` is its first fragment.
+/// Reports that a packet was not completed in time; `first` is its first fragment.
 pub(super) fn reassembly_timeout(shared: &Shared, first: &[u8], now: Instant) {
     let (v4, v6) = ((11, 1), (3, 1));
     errors::send(shared, first, v4, v6, now);
 }
 
-/// Whether an error may be sent to this host now; if not, it is counted.
+/// Returns whether an error may be sent to this host now; if not, it is counted.
 fn allows(shared: &Shared, to: IpAddr, now: Instant) -> bool {
     let place = shared.keyed_hash("icmp errors", &to);
     let allowed = lock(&shared.icmp.limiter).take(place, now);
@@ -195,7 +195,7 @@ fn allows(shared: &Shared, to: IpAddr, now: Instant) -> bool {
     allowed
 }
 
-/// The stack was closed: ends all that wait.
+/// Handles the closing of the stack: ends all waiting requests.
 pub(crate) fn close(shared: &Arc<Shared>) {
     shared.icmp.pings.finish(io::ErrorKind::ConnectionAborted);
 }

@@ -1,4 +1,4 @@
-//! Packets that arrive: which belongs to what.
+//! Received packets: assigns them to connections and sockets.
 
 use std::{
     io,
@@ -30,13 +30,13 @@ use crate::{
     tcp::{HalfOpen, Segment, TimeWait, Verdict},
 };
 
-/// A segment that arrived, and what it belongs to.
+/// A received segment, and its connection's addresses.
 struct Arrival<'a> {
     tuple: FourTuple,
     segment: Segment<'a>,
 }
 
-/// Takes packets from the tunnel.
+/// Handles packets from the tunnel.
 pub(super) fn receive(shared: &Arc<Shared>, packets: PacketList<'_>) {
     let now = shared.now();
     shared.counters.packets_in.fetch_add(packets.ranges.len() as u64, Ordering::Relaxed);
@@ -52,7 +52,7 @@ pub(super) fn receive(shared: &Arc<Shared>, packets: PacketList<'_>) {
     }
 }
 
-/// Passes segments to a connection as long as they are for it. Returns the first other one.
+/// Passes segments to a connection as long as they belong to it. Returns the first other one.
 fn run<'a>(
     shared: &Arc<Shared>,
     socket: &Arc<TcpSocket>,
@@ -89,7 +89,7 @@ fn run<'a>(
     }
 }
 
-/// The next segment; packets of other kinds before it are dispatched.
+/// Returns the next segment; packets of other kinds before it are dispatched.
 fn segments<'a>(shared: &Arc<Shared>, packets: &mut impl Iterator<Item = &'a [u8]>) -> Option<Arrival<'a>> {
     loop {
         match parse(shared, packets.next()?) {
@@ -105,7 +105,7 @@ enum Parsed<'a> {
     Other(Packet<'a>),
 }
 
-/// Parses a packet. `None`: it is dropped, and counted.
+/// Parses a packet. Returns `None` if it is dropped, and counted.
 fn parse<'a>(shared: &Shared, bytes: &'a [u8]) -> Option<Parsed<'a>> {
     let packet = match Packet::parse(bytes) {
         Ok(packet) => packet,
@@ -137,7 +137,7 @@ fn parse<'a>(shared: &Shared, bytes: &'a [u8]) -> Option<Parsed<'a>> {
     Some(Parsed::Segment(Arrival { tuple, segment }))
 }
 
-/// A packet that is not a whole TCP segment.
+/// Dispatches a packet that is not a whole TCP segment.
 fn dispatch_other(shared: &Arc<Shared>, packet: &Packet<'_>, now: Instant) {
     if !is_host(packet.source) {
         return shared.dropped(Dropped::Source);
@@ -160,7 +160,7 @@ fn dispatch_other(shared: &Arc<Shared>, packet: &Packet<'_>, now: Instant) {
     }
 }
 
-/// A packet that was put together from fragments.
+/// Dispatches a packet that was reassembled from fragments.
 fn whole_packet(shared: &Arc<Shared>, bytes: &[u8], now: Instant) {
     match parse(shared, bytes) {
         Some(Parsed::Segment(arrival)) => match shared.tcp.get(&arrival.tuple) {
@@ -175,11 +175,11 @@ fn whole_packet(shared: &Arc<Shared>, bytes: &[u8], now: Instant) {
     }
 }
 
-/// A segment for no open connection.
+/// Handles a segment without an open connection.
 fn without_connection(shared: &Arc<Shared>, arrival: &Arrival<'_>, now: Instant) {
     let flags = arrival.segment.header.flags;
     if flags.syn && flags.fin {
-        // No connection begins and ends at once: whoever sends this wants to find out what there is.
+        // No connection begins and ends with one segment: this is a port scan.
         return shared.dropped(Dropped::TcpMalformed);
     }
     if to_half_open(shared, arrival, now) {
@@ -210,7 +210,7 @@ fn refuse(shared: &Shared, arrival: &Arrival<'_>) {
     }
 }
 
-/// Returns whether there must be no new connection now; then it was refused.
+/// Returns whether there must be no new connection now; it is then refused.
 fn is_over_limit(shared: &Shared, arrival: &Arrival<'_>) -> bool {
     let over = shared.memory.is_short() || shared.tcp.is_full();
     if over {
@@ -220,7 +220,7 @@ fn is_over_limit(shared: &Shared, arrival: &Arrival<'_>) -> bool {
     over
 }
 
-/// A SYN for a listener.
+/// Handles a SYN for a listener.
 fn begin(
     shared: &Arc<Shared>,
     arrival: &Arrival<'_>,
@@ -242,14 +242,14 @@ fn begin(
         return;
     }
     if former.is_some() {
-        // The new connection takes its place.
+        // The new connection replaces it.
         lock(&shared.tcp.time_wait).remove(&arrival.tuple);
     }
     send_header(shared, &arrival.tuple, &answer);
 }
 
-/// Takes a half-open connection into the table. Returns its number; `None` if there is no room, which is counted, or
-/// the stack was closed.
+/// Adds a half-open connection to the table. Returns its number; `None` if there is no room, which is counted, or the
+/// stack was closed.
 fn insert(
     shared: &Arc<Shared>,
     arrival: &Arrival<'_>,
@@ -264,7 +264,7 @@ fn insert(
     if id.is_none() {
         shared.dropped(Dropped::TcpHalfOpen);
     } else if shared.is_closed() {
-        // It may have come into the table after everything there ended.
+        // It may have been added to the table after all connections were ended.
         lock(&shared.tcp.half_open).remove(&arrival.tuple);
         return None;
     }
@@ -272,7 +272,7 @@ fn insert(
     id
 }
 
-/// A SYN that is intercepted: the handshake is held back until the handler has decided.
+/// Handles a SYN that is intercepted: the handshake is delayed until the handler has decided.
 fn intercept(
     shared: &Arc<Shared>,
     arrival: &Arrival<'_>,
@@ -289,32 +289,32 @@ fn intercept(
     interception.handler.dialled(PendingTcp::new(shared.clone(), arrival.tuple, id));
 }
 
-/// What a segment means for a half-open connection.
+/// The effect of a segment on a half-open connection.
 enum Outcome {
     Nothing,
     Answer(crate::tcp::Header),
     Established(Option<Arc<Listening>>, Box<crate::tcp::Connection>),
 }
 
-/// Returns whether there is a half-open connection that it belongs to.
+/// Passes a segment to its half-open connection. Returns whether there is one.
 fn to_half_open(shared: &Arc<Shared>, arrival: &Arrival<'_>, now: Instant) -> bool {
     let tuple = &arrival.tuple;
     let mut table = lock(&shared.tcp.half_open);
     let Some(entry) = table.get_mut(tuple) else { return false };
     if !entry.is_wanted() {
-        // Its listener was dropped. There may be another one by now, which takes a SYN.
+        // Its listener was dropped. There may be another one by now, which accepts a SYN.
         table.remove(tuple);
         return false;
     }
     let flags = arrival.segment.header.flags;
     if entry.held && !flags.rst {
-        // The SYN again, mostly.
+        // Usually the SYN again.
         drop(table);
         shared.dropped(Dropped::TcpHeld);
         return true;
     }
     if entry.listener.as_ref().is_some_and(|listener| listener.is_full()) && !flags.rst {
-        // Its SYN-ACK is sent again later, and so will be the answer.
+        // Its SYN-ACK will be repeated, and so will the response to it.
         drop(table);
         shared.dropped(Dropped::TcpBacklog);
         return true;
@@ -358,7 +358,7 @@ fn establish(
 ) {
     let interception = if listener.is_none() { shared.interception() } else { None };
     if listener.is_none() && interception.is_none() {
-        // Nothing is intercepted any more.
+        // Traffic is no longer intercepted.
         return refuse(shared, arrival);
     }
     let socket = TcpSocket::new(arrival.tuple, listener.is_none(), connection);
@@ -370,19 +370,19 @@ fn establish(
     state.connection.receive(&arrival.segment, now);
     socket.settle(shared, state, now);
     if shared.is_closed() {
-        // It may have come into the table after everything there was ended.
+        // It may have been added to the table after all connections were ended.
         socket.end(shared, now, io::ErrorKind::ConnectionAborted, &mut |_| false);
     }
     if let Some(interception) = interception {
         interception.handler.connected(TcpStream::new(shared.clone(), socket));
     } else if let Some(Err(socket)) = listener.map(|listener| listener.push(socket)) {
-        // It was dropped in between: as if nobody had listened.
+        // The listener was dropped in between, as if it had never existed.
         TcpStream::new(shared.clone(), socket).reset();
     }
 }
 
-/// Answers a segment for a connection in TIME-WAIT. Goes on if there is none, or if the segment may begin a new
-/// connection in the place of the one that is returned.
+/// Responds to a segment for a connection in TIME-WAIT. Continues if there is none, or if the segment may begin a new
+/// connection that replaces the returned one.
 fn to_time_wait(shared: &Arc<Shared>, arrival: &Arrival<'_>, now: Instant) -> ControlFlow<(), Option<TimeWait>> {
     let tuple = &arrival.tuple;
     let mut table = lock(&shared.tcp.time_wait);

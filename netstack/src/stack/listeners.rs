@@ -1,4 +1,4 @@
-//! Who waits for connections to which port.
+//! Listeners and their ports.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -20,7 +20,7 @@ use crate::notify::Notify;
 pub(super) struct Listeners(HashMap<u16, Vec<Arc<Listening>>>);
 
 impl Listeners {
-    /// Who takes connections to this address and port: one that listens to this address before one that listens to all.
+    /// Returns the listener for this address and port: one of this address is preferred to one of all addresses.
     pub(super) fn find(&self, to: SocketAddr) -> Option<&Arc<Listening>> {
         let all = self.0.get(&to.port())?;
         all.iter().filter(|listener| listener.takes(to.ip())).max_by_key(|listener| !listener.at.ip().is_unspecified())
@@ -30,12 +30,12 @@ impl Listeners {
         self.0.contains_key(&port)
     }
 
-    /// Whether another listener has the same place, or a part of it.
+    /// Returns whether another listener has the same address and port, or covers them.
     pub(super) fn conflicts(&self, at: SocketAddr) -> bool {
         self.0.get(&at.port()).is_some_and(|all| {
             all.iter().any(|other| match (at.ip(), other.at.ip()) {
                 (one, two) if one == two => true,
-                // One address beside all of them is told apart by the address.
+                // A listener of one address and one of all addresses are distinguishable.
                 (one, two) => one.is_unspecified() && two.is_unspecified(),
             })
         })
@@ -60,13 +60,13 @@ impl Listeners {
     }
 }
 
-/// A listener: where it listens, and established connections that nobody has accepted yet.
+/// A listener: its address, and established connections that were not yet accepted.
 pub(crate) struct Listening {
     pub(crate) at: SocketAddr,
     backlog: usize,
     queue: Mutex<Queue>,
     changed: Condvar,
-    /// It was dropped, or the stack was closed.
+    /// Whether it was dropped, or the stack was closed.
     closed: AtomicBool,
 }
 
@@ -104,7 +104,7 @@ impl Listening {
         lock(&self.queue).sockets.len() >= self.backlog
     }
 
-    /// Takes an established connection. Gives it back if the listener was closed.
+    /// Adds an established connection. Returns it if the listener was closed.
     pub(super) fn push(&self, socket: Arc<TcpSocket>) -> Result<(), Arc<TcpSocket>> {
         let mut queue = lock(&self.queue);
         if self.is_closed() {
@@ -120,7 +120,7 @@ impl Listening {
         Ok(())
     }
 
-    /// The connection that has waited longest.
+    /// Returns the connection that has waited longest.
     pub(crate) fn pop(&self) -> io::Result<Arc<TcpSocket>> {
         let mut queue = lock(&self.queue);
         if let Some(socket) = queue.sockets.pop_front() {
@@ -133,7 +133,7 @@ impl Listening {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
-    /// As [`pop`](Self::pop), waiting.
+    /// Waits for a connection and returns it like [`pop`](Self::pop).
     pub(crate) fn wait(&self, timeout: Option<std::time::Duration>) -> io::Result<Arc<TcpSocket>> {
         let queue = lock(&self.queue);
         let ready = |queue: &Queue| !queue.sockets.is_empty() || self.is_closed();
@@ -145,7 +145,7 @@ impl Listening {
         }
     }
 
-    /// Replaces who is told.
+    /// Replaces the notifier.
     pub(crate) fn set_notify(&self, notify: Option<Arc<dyn Notify>>) {
         let mut queue = lock(&self.queue);
         let tell = (!queue.sockets.is_empty() || self.is_closed()).then(|| notify.clone()).flatten();
@@ -158,7 +158,7 @@ impl Listening {
         }
     }
 
-    /// Ends it, and returns what waits.
+    /// Closes it, and returns the waiting connections.
     pub(super) fn close(&self) -> VecDeque<Arc<TcpSocket>> {
         let mut queue = lock(&self.queue);
         self.closed.store(true, Ordering::Release);

@@ -47,18 +47,18 @@ pub(crate) use tuple::FourTuple;
 
 use crate::{Intercept, InterceptOptions, Notify, Options, TcpListener, TcpStream, UdpPort, UdpSocket};
 
-/// A userspace TCP/IP stack: the inner side of a tunnel. Cloning it is cheap and gives the same stack.
+/// A userspace TCP/IP stack: the inner side of a tunnel. Cloning it is cheap and returns the same stack.
 ///
-/// A child of `fork()` may drop what it has of a stack: connections, sockets, listeners, flows and pings stay as they
-/// are in the parent. It must not use them otherwise.
+/// A child of `fork()` may drop its copies of a stack's objects: the connections, sockets, listeners, flows and pings
+/// of the parent are not affected. It must not use them otherwise.
 #[derive(Clone)]
 pub struct Netstack(pub(crate) Arc<Shared>);
 
 impl Netstack {
-    /// A stack.
+    /// Creates a stack.
     ///
     /// # Errors
-    /// `InvalidInput` for options outside their limits; what the system says if it has no descriptors.
+    /// `InvalidInput` for options outside their limits; errors of the system if it has no descriptors left.
     pub fn new(options: Options) -> io::Result<Self> {
         let options = Options {
             addresses: checked(options.addresses, options.mtu)?,
@@ -69,13 +69,13 @@ impl Netstack {
         Shared::new(options).map(|shared| Self(Arc::new(shared)))
     }
 
-    /// What a tunnel is started with.
+    /// Returns the [`Tun`](wg_embed::tun::Tun) with which a tunnel is started.
     #[must_use]
     pub fn tun(&self) -> Arc<dyn wg_embed::tun::Tun> {
         Arc::new(egress::StackTun(self.0.clone()))
     }
 
-    /// What it was made with; what can be replaced is that of now.
+    /// Returns the options, with the current values of those that can be replaced.
     #[must_use]
     pub fn options(&self) -> Options {
         let network = read(&self.0.network).clone();
@@ -89,7 +89,7 @@ impl Netstack {
         }
     }
 
-    /// Replaces the stack's own addresses. Connections from an address that is gone are reset.
+    /// Replaces the stack's own addresses. Connections from removed addresses are reset.
     pub fn set_addresses(&self, addresses: Vec<IpAddr>) -> io::Result<()> {
         let mut network = write(&self.0.network);
         network.addresses = checked(addresses, network.mtu)?;
@@ -98,7 +98,7 @@ impl Netstack {
         Ok(())
     }
 
-    /// Replaces the MTU. Open connections send smaller segments if it has become smaller, and none larger.
+    /// Replaces the MTU. If it has become smaller, open connections send smaller segments; they never send larger ones.
     pub fn set_mtu(&self, mtu: u16) -> io::Result<()> {
         let mut network = write(&self.0.network);
         network.addresses = checked(network.addresses.clone(), mtu)?;
@@ -117,18 +117,18 @@ impl Netstack {
         write(&self.0.network).dns = dns;
     }
 
-    /// Replaces how many bytes all buffers may take together. If they take more now, windows shrink, and nothing is
-    /// begun until they take less.
+    /// Replaces the maximum total size of all buffers. If they are larger now, windows shrink, and no connection is
+    /// started until they are smaller.
     pub fn set_memory(&self, bytes: usize) {
         self.0.memory.set_limit(bytes);
     }
 
-    /// Replaces how many connections there may be, open or half-open. If there are more, they go on.
+    /// Replaces the maximum number of connections, open or half-open. Existing connections continue.
     pub fn set_max_connections(&self, max: usize) {
         self.0.tcp.set_max(max);
     }
 
-    /// Begins to connect; the stream is established later.
+    /// Starts to connect; the stream is established later.
     ///
     /// # Errors
     /// `AddrNotAvailable` (no own address of the family, or no port is left), `OutOfMemory` at the limit,
@@ -138,7 +138,7 @@ impl Netstack {
     }
 
     /// Listens on a port of one own address, or of all with an unspecified one (`[::]`: both families). Port 0: a free
-    /// one.
+    /// port.
     ///
     /// # Errors
     /// `AddrInUse`, `AddrNotAvailable`.
@@ -153,10 +153,10 @@ impl Netstack {
         decide::listen(&self.0, at, backlog)
     }
 
-    /// A UDP socket at `at` (as for [`listen_tcp`](Self::listen_tcp)), connected to `to` if that is given.
+    /// Creates a UDP socket at `at` (as for [`listen_tcp`](Self::listen_tcp)), connected to `to` if that is given.
     ///
-    /// Several sockets of one address and port may be connected to different addresses; one that is not connected gets
-    /// the datagrams of all others.
+    /// Several sockets of one address and port may be connected to different addresses; an unconnected one gets the
+    /// datagrams of all others.
     ///
     /// # Errors
     /// `AddrInUse`, `AddrNotAvailable`, `InvalidInput` (`to` is of another family, or not a host's), `NotConnected`
@@ -165,9 +165,9 @@ impl Netstack {
         udp::bind(&self.0, at, to)
     }
 
-    /// Takes a UDP port at `at` (as for [`listen_tcp`](Self::listen_tcp)) without a socket: what is sent there is
-    /// [intercepted](Self::intercept), and no socket is bound there until the result is dropped. A socket at this port
-    /// that is connected has its own datagrams.
+    /// Reserves a UDP port at `at` (as for [`listen_tcp`](Self::listen_tcp)) without a socket: datagrams to it are
+    /// [intercepted](Self::intercept), and no socket can be bound to it until the result is dropped. A connected socket
+    /// at this port still gets its own datagrams.
     ///
     /// # Errors
     /// `AddrInUse`, `AddrNotAvailable`, `NotConnected` (closed).
@@ -175,14 +175,14 @@ impl Netstack {
         udp::reserve(&self.0, at)
     }
 
-    /// Whether a TCP listener has this port of this address, or of all with an unspecified one.
+    /// Returns whether there is a TCP listener at this port of this address, or of all with an unspecified one.
     #[must_use]
     pub fn is_listening(&self, at: SocketAddr) -> bool {
         let at = SocketAddr::new(at.ip().to_canonical(), at.port());
         read(&self.0.tcp.listeners).conflicts(at)
     }
 
-    /// Sends one datagram from any address (an answer in the name of `from`).
+    /// Sends one datagram from any address (a reply with the source `from`).
     ///
     /// # Errors
     /// `InvalidInput` (addresses of two families, or not of hosts; with EMSGSIZE as its cause: more than 65,507 bytes,
@@ -191,18 +191,18 @@ impl Netstack {
         udp::send_from_any(&self.0, data, from, to)
     }
 
-    /// Passes all connections and datagrams that are for no socket of the stack to `handler`, in place of the one
-    /// before; `None` refuses them (the default).
+    /// Passes all connections and datagrams without a socket of the stack to `handler`, which replaces the previous
+    /// one; with `None` they are refused (the default).
     pub fn intercept(&self, options: InterceptOptions, handler: Option<Arc<dyn Intercept>>) {
         let interception = handler.map(|handler| Arc::new(Interception { options, handler }));
         let mut place = write(&self.0.interception);
-        // Under the lock: a stack that is closed from now on takes it out again.
+        // Under the lock: a stack that is closed from now on removes it.
         let before = if self.0.is_closed() { interception } else { std::mem::replace(&mut *place, interception) };
         drop(place);
         drop(before);
     }
 
-    /// What the stack has: connections, memory, packets. [`drops`](Self::drops) has what it has dropped.
+    /// Returns statistics: connections, memory, packets. [`drops`](Self::drops) returns those of dropped packets.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let shared = &*self.0;
@@ -217,26 +217,26 @@ impl Netstack {
         }
     }
 
-    /// Ends everything: connections are reset (the peer gets a RST if the tunnel still runs), all calls fail with
-    /// `ConnectionAborted` from now on, and who waits is woken. The [`Tun`](wg_embed::tun::Tun) reports its end.
+    /// Closes the stack: connections are reset (the peer gets a RST if the tunnel still runs), all calls fail with
+    /// `ConnectionAborted` from now on, and waiting threads are woken. The [`Tun`](wg_embed::tun::Tun) reports its end.
     pub fn close(&self) {
         decide::close(&self.0);
     }
 
-    /// Whether it was closed.
+    /// Returns whether it was closed.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.0.is_closed()
     }
 
-    /// Has `notify` called once, when the stack is closed: at once if it is. It is held weakly: a notifier that was
-    /// dropped is not called.
+    /// Sets that `notify` is called once when the stack is closed: immediately if it already is. It is held weakly: a
+    /// notifier that was dropped is not called.
     pub fn notify_closed(&self, notify: &Arc<dyn Notify>) {
         let mut closing = lock(&self.0.closing);
         closing.retain(|other| other.strong_count() > 0);
         closing.push(Arc::downgrade(notify));
         drop(closing);
-        // It may have been closed before the notifier was there.
+        // It may have been closed before the notifier was added.
         if self.is_closed() {
             let late = std::mem::take(&mut *lock(&self.0.closing));
             late.iter().filter_map(Weak::upgrade).for_each(|notify| notify.notify());
@@ -245,13 +245,13 @@ impl Netstack {
 }
 
 impl Netstack {
-    /// How many packets were dropped, by reason. Which reasons there are, and their names, may change.
+    /// Returns the number of dropped packets by reason. The reasons and their names may change.
     #[must_use]
     pub fn drops(&self) -> Vec<(&'static str, u64)> {
         self.0.counters.all()
     }
 
-    /// Ends what belongs to an address that the stack does not have any more.
+    /// Ends everything that belongs to removed addresses.
     fn addresses_changed(&self) {
         let shared = &self.0;
         let now = shared.now();
@@ -274,10 +274,10 @@ impl fmt::Debug for Netstack {
     }
 }
 
-/// The least limit of a connection's buffers: with a window of nothing, nothing would ever come.
+/// The minimum of the limits of a connection's buffers: with a window of zero, nothing could ever arrive.
 const MIN_BUFFER: usize = 4096;
 
-/// Addresses that a stack can have with this MTU.
+/// Checks the addresses of a stack with this MTU.
 fn checked(addresses: Vec<IpAddr>, mtu: u16) -> io::Result<Vec<IpAddr>> {
     const MIN_MTU: u16 = 576;
     const MIN_MTU_V6: u16 = 1280;
@@ -292,21 +292,21 @@ fn checked(addresses: Vec<IpAddr>, mtu: u16) -> io::Result<Vec<IpAddr>> {
     Ok(addresses)
 }
 
-/// Numbers of a stack. Counters never fall.
+/// Statistics of a stack. Counters never decrease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Connections that exist now, half-open ones and those in TIME-WAIT not counted.
+    /// Current connections, without half-open ones and those in TIME-WAIT.
     pub connections: usize,
-    /// Half-open connections now.
+    /// Current half-open connections.
     pub half_open: usize,
-    /// Connections in TIME-WAIT now.
+    /// Current connections in TIME-WAIT.
     pub time_wait: usize,
-    /// UDP flows now.
+    /// Current UDP flows.
     pub flows: usize,
-    /// Bytes that buffers take now.
+    /// Current size of buffers in bytes.
     pub memory: usize,
-    /// Packets in.
+    /// Received packets.
     pub packets_in: u64,
-    /// Packets out.
+    /// Sent packets.
     pub packets_out: u64,
 }

@@ -1,4 +1,4 @@
-//! Packets that are ready to leave: answers and datagrams, in bounded memory.
+//! The queue of outgoing packets (responses and datagrams), in bounded memory.
 
 use std::sync::{
     Arc, Mutex, MutexGuard,
@@ -7,20 +7,20 @@ use std::sync::{
 
 use wg_embed::{queue::PacketQueue, sync::lock, tun::PacketArena};
 
-/// Bytes of memory that packets in the outbox take at most.
+/// The maximum memory of packets in the outbox, in bytes.
 pub(super) const MAX_MEMORY: usize = 1 << 20;
 
-/// Is told when there is room in the outbox again.
+/// A waiter for room in the outbox.
 pub(crate) trait HasRoom: Send + Sync {
-    /// There is room, or a chance of it. Called on a tunnel's thread, without a lock held.
+    /// Reports that there is room, or possibly is. Called on a tunnel's thread, without a lock held.
     fn has_room(&self);
 }
 
-/// Packets that leave before anything else.
+/// Packets that are sent before all others.
 pub(crate) struct Outbox {
     state: Mutex<State>,
-    /// Whether there is something for [`read`](Outbox::read) to do: see [`Waiter`](super::waiter::Waiter). Changes
-    /// under the lock.
+    /// Whether [`read`](Outbox::read) has something to do: see [`Waiter`](super::waiter::Waiter). Changes under the
+    /// lock.
     in_use: AtomicBool,
 }
 
@@ -35,8 +35,8 @@ impl Outbox {
         Self { state: Mutex::new(state), in_use: AtomicBool::new(false) }
     }
 
-    /// Copies a packet in. Returns false if there is no room for it. Use `Shared::send`, which also wakes the thread
-    /// that takes it out.
+    /// Copies a packet to the queue. Returns false if there is no room for it. Use `Shared::send`, which also wakes the
+    /// reading thread.
     pub(crate) fn push(&self, packet: &[u8]) -> bool {
         let mut state = self.lock();
         let pushed = state.packets.push((), packet);
@@ -44,8 +44,8 @@ impl Outbox {
         pushed
     }
 
-    /// As [`push`](Self::push); if there is no room, `waiter` is told when there is, once. A waiter waits at most once
-    /// at a time: it must know whether it does.
+    /// Does the same as [`push`](Self::push); if there is no room, `waiter` is notified once when there is. A waiter
+    /// waits at most once at a time, and must track whether it does.
     pub(crate) fn push_or_wait(&self, packet: &[u8], waiter: impl FnOnce() -> Option<Arc<dyn HasRoom>>) -> bool {
         let mut state = self.lock();
         let pushed = state.packets.push((), packet);
@@ -56,8 +56,8 @@ impl Outbox {
         pushed
     }
 
-    /// As [`push_or_wait`](Self::push_or_wait), for packets that are worth nothing alone, 128 KiB at most: all or none.
-    /// There is room for them while half of the outbox is free.
+    /// Does the same as [`push_or_wait`](Self::push_or_wait), for packets that are useless alone, at most 128 KiB: all
+    /// or none. There is room for them while half of the outbox is free.
     pub(crate) fn push_all_or_wait(
         &self,
         packets: &[Vec<u8>],
@@ -73,13 +73,14 @@ impl Outbox {
         pushed
     }
 
-    /// Whether [`read`](Self::read) has nothing to do.
+    /// Returns whether [`read`](Self::read) has nothing to do.
     pub(super) fn is_idle(&self) -> bool {
         !self.in_use.load(Ordering::SeqCst)
     }
 
-    /// Moves packets to `arena`, until `limit` bytes have moved, there are no more, or no room. Returns how many
-    /// packets were moved, how many were dropped since they fit into no arena, and whom to tell of room.
+    /// Moves packets to `arena`, until `limit` bytes have been moved, there are no more, or there is no room. Returns
+    /// the number of moved packets, of packets dropped since they are too large for any arena, and the waiters to
+    /// notify of room.
     pub(super) fn read(&self, arena: &mut PacketArena, limit: usize) -> Read {
         let (mut read, mut bytes) = (Read::default(), 0);
         if self.is_idle() {
@@ -109,7 +110,7 @@ impl Outbox {
         read
     }
 
-    /// Whom to tell that there will never be room again.
+    /// Returns the waiters, to notify them that there will never be room again.
     pub(super) fn take_waiting(&self) -> Vec<Arc<dyn HasRoom>> {
         let mut state = self.lock();
         let waiting = std::mem::take(&mut state.waiting);
@@ -117,12 +118,12 @@ impl Outbox {
         waiting
     }
 
-    /// Bytes of memory that it takes.
+    /// Returns its memory in bytes.
     pub(super) fn memory(&self) -> usize {
         self.lock().packets.memory()
     }
 
-    /// Gives back what is not needed now.
+    /// Releases unused memory.
     pub(super) fn trim(&self) {
         self.lock().packets.trim();
     }
@@ -131,7 +132,7 @@ impl Outbox {
         lock(&self.state)
     }
 
-    /// Before the lock is released, and before the thread that reads packets is told.
+    /// Updates the flag, before the lock is released, and before the reading thread is notified.
     fn update(&self, state: &State) {
         let in_use = !state.packets.is_empty() || !state.waiting.is_empty();
         if self.in_use.load(Ordering::Relaxed) != in_use {
@@ -140,12 +141,12 @@ impl Outbox {
     }
 }
 
-/// What has come of [`Outbox::read`].
+/// The result of [`Outbox::read`].
 #[derive(Default)]
 pub(super) struct Read {
     pub(super) moved: usize,
     pub(super) dropped: u64,
-    /// There are more, but no room for them.
+    /// Whether there are more packets, but no room for them.
     pub(super) full: bool,
     pub(super) waiting: Vec<Arc<dyn HasRoom>>,
 }

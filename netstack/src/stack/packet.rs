@@ -1,4 +1,4 @@
-//! IP packets: what arrives is parsed within its bounds, what leaves gets its header and checksum.
+//! IP packets: received ones are parsed within their bounds, sent ones get their header and checksum.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -7,7 +7,7 @@ use std::{
 
 use wg_embed::tun::offload::checksum::Sum;
 
-/// Numbers of protocols.
+/// Protocol numbers.
 pub(crate) const ICMP: u8 = 1;
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
@@ -16,53 +16,53 @@ pub(crate) const ICMPV6: u8 = 58;
 pub(crate) const IPV4_HEADER: usize = 20;
 pub(crate) const IPV6_HEADER: usize = 40;
 
-/// The hop limit of everything that the stack sends.
+/// The hop limit of all packets that the stack sends.
 pub(crate) const HOP_LIMIT: u8 = 64;
 
-/// Extension headers of IPv6 that are skipped; a packet with more is malformed.
+/// The maximum number of IPv6 extension headers; a packet with more is malformed.
 const MAX_EXTENSIONS: usize = 8;
 
-/// A packet that arrived. Its bytes end where its header says, and all ranges lie in them.
+/// A received packet. Its bytes end where its header states, and all ranges lie within them.
 #[derive(Clone, Debug)]
 pub(crate) struct Packet<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
-    /// Of the payload; extension headers of IPv6 are skipped. Of a fragment: what its header says, even if the payload
-    /// is not the beginning of that protocol's header.
+    /// The protocol of the payload, behind IPv6 extension headers. For a fragment it is the value in its header, even
+    /// if the payload is not the beginning of that protocol's header.
     pub(crate) protocol: u8,
-    /// What follows the IP header and the extension headers.
+    /// The part behind the IP header and the extension headers.
     pub(crate) payload: Range<usize>,
     pub(crate) hop_limit: u8,
     /// DSCP and, in the two low bits, ECN.
     pub(crate) traffic_class: u8,
-    /// `None` for whole packets, atomic fragments (RFC 6946) included.
+    /// `None` for whole packets, including atomic fragments (RFC 6946).
     pub(crate) fragment: Option<Fragment>,
 }
 
-/// Where a fragment belongs.
+/// The position of a fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fragment {
     pub(crate) identification: u32,
-    /// In bytes, of what is fragmented.
+    /// In bytes of the fragmented part.
     pub(crate) offset: usize,
-    /// Whether there are fragments behind it.
+    /// Whether there are further fragments behind it.
     pub(crate) more: bool,
 }
 
-/// Why a packet was not parsed.
+/// The reason why a packet was not parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Malformed {
-    /// Neither IPv4 nor IPv6, cut short, or with lengths that do not fit each other.
+    /// Neither IPv4 nor IPv6, truncated, or with inconsistent lengths.
     Header,
     /// The IPv4 header's checksum is wrong.
     Checksum,
-    /// Extension headers that leave the packet, or too many of them.
+    /// Extension headers that exceed the packet, or too many of them.
     Extensions,
 }
 
 impl<'a> Packet<'a> {
-    /// Parses a packet. What follows its end by the header's length is cut off.
+    /// Parses a packet. Bytes behind the length in its header are removed.
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
         match bytes.first().map(|first| first >> 4) {
             Some(4) => Self::parse_v4(bytes),
@@ -71,7 +71,7 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// Source and destination of a packet, of which the header suffices.
+    /// Returns the source and destination of a packet, which may be truncated after its header.
     pub(crate) fn addresses(bytes: &[u8]) -> Result<(IpAddr, IpAddr), Malformed> {
         if let Some(header) = bytes.first_chunk::<IPV6_HEADER>()
             && header[0] >> 4 == 6
@@ -131,7 +131,7 @@ impl<'a> Packet<'a> {
         Ok(packet)
     }
 
-    /// `None` if they are invalid.
+    /// Skips extension headers; returns `None` if they are invalid.
     fn skip_extensions(&mut self) -> Option<()> {
         const HOP_BY_HOP: u8 = 0;
         const ROUTING: u8 = 43;
@@ -155,7 +155,7 @@ impl<'a> Packet<'a> {
             }
             self.protocol = header[0];
             self.payload.start += len;
-            // What follows is a part of a whole that is not here.
+            // The following bytes are a part of a larger whole.
             if self.fragment.is_some() {
                 return Some(());
             }
@@ -163,12 +163,12 @@ impl<'a> Packet<'a> {
         None
     }
 
-    /// What follows the headers.
+    /// Returns the part behind the headers.
     pub(crate) fn payload(&self) -> &'a [u8] {
         &self.bytes[self.payload.clone()]
     }
 
-    /// Whether the payload, which has the checksum that TCP, UDP and `ICMPv6` have, is intact.
+    /// Returns whether the payload, which has the checksum of TCP, UDP and `ICMPv6`, is intact.
     pub(crate) fn has_valid_checksum(&self) -> bool {
         pseudo_header(self.source, self.destination, self.protocol, self.payload.len()).bytes(self.payload()).is_valid()
     }
@@ -180,7 +180,7 @@ fn address_v6(bytes: &[u8]) -> IpAddr {
     Ipv6Addr::from(octets).into()
 }
 
-/// Whether it is the address of one host that packets may come from and answers may go to.
+/// Returns whether an address is that of one host, from which packets may come and to which responses may be sent.
 pub(crate) const fn is_host(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => {
@@ -190,7 +190,7 @@ pub(crate) const fn is_host(address: IpAddr) -> bool {
                 || address.is_unspecified()
                 || address.octets()[0] >= 240)
         }
-        // An IPv4 address in IPv6 form is for programs, not for packets.
+        // IPv4 addresses in IPv6 form are for programs, not for packets.
         IpAddr::V6(address) => {
             !(address.is_multicast()
                 || address.is_loopback()
@@ -200,8 +200,8 @@ pub(crate) const fn is_host(address: IpAddr) -> bool {
     }
 }
 
-/// The sum of the pseudo header of TCP, UDP and `ICMPv6`. Both addresses are of one family, and `len` is at most that
-/// of the largest packet.
+/// Returns the sum of the pseudo header of TCP, UDP and `ICMPv6`. Both addresses are of one family, and `len` is at
+/// most that of the largest packet.
 pub(crate) fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, len: usize) -> Sum {
     let sum = match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
@@ -215,7 +215,7 @@ pub(crate) fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, l
     sum.number(u16::from(protocol)).number(len as u16)
 }
 
-/// The length of the IP header (without options) of packets to `address`.
+/// Returns the length of the IP header (without options) of packets to `address`.
 pub(crate) const fn header_len(address: IpAddr) -> usize {
     match address {
         IpAddr::V4(_) => IPV4_HEADER,
@@ -223,7 +223,7 @@ pub(crate) const fn header_len(address: IpAddr) -> usize {
     }
 }
 
-/// The header of a packet that leaves.
+/// The header of an outgoing packet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct IpHeader {
     /// Both addresses are of one family.
@@ -232,18 +232,18 @@ pub(crate) struct IpHeader {
     pub(crate) protocol: u8,
     pub(crate) hop_limit: u8,
     pub(crate) traffic_class: u8,
-    /// IPv4 only: offset in bytes, and whether more follow. `None`: whole, and must not be fragmented on its way.
+    /// IPv4 only: offset in bytes, and whether more follow. `None`: a whole packet, with "don't fragment" set.
     pub(crate) fragment: Option<Fragment>,
 }
 
 impl IpHeader {
-    /// A whole packet's header.
+    /// Creates the header of a whole packet.
     pub(crate) const fn new(source: IpAddr, destination: IpAddr, protocol: u8) -> Self {
         Self { source, destination, protocol, hop_limit: HOP_LIMIT, traffic_class: 0, fragment: None }
     }
 
-    /// Writes the header to the first [`header_len`] bytes of `out`, which has as many at least, for a payload of
-    /// `payload` bytes. A packet is at most 65,535 bytes long, an IPv6 payload as well.
+    /// Writes the header to the first [`header_len`] bytes of `out`, which must be long enough, for a payload of
+    /// `payload` bytes. A packet is at most 65,535 bytes long, as is an IPv6 payload.
     pub(crate) fn emit(&self, out: &mut [u8], payload: usize) {
         match (self.source, self.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => self.emit_v4(out, payload, source, destination),
@@ -259,7 +259,7 @@ impl IpHeader {
         out.fill(0);
         (out[0], out[1]) = (0x45, self.traffic_class);
         out[2..4].copy_from_slice(&((IPV4_HEADER + payload) as u16).to_be_bytes());
-        // The identification of a packet that is never fragmented may be anything (RFC 6864).
+        // A packet that is never fragmented may have any identification (RFC 6864).
         let place = match self.fragment {
             None => DONT_FRAGMENT,
             Some(fragment) => {
@@ -286,7 +286,7 @@ impl IpHeader {
     }
 }
 
-/// The IP headers of all whole packets from one address to another, except for what depends on their length.
+/// The IP headers of all whole packets from one address to another, except for parts that depend on the length.
 #[derive(Clone, Copy)]
 pub(super) struct Headers {
     version: Version,
@@ -302,7 +302,7 @@ enum Version {
 }
 
 impl Headers {
-    /// Both addresses are of one family.
+    /// Creates the headers; both addresses are of one family.
     pub(super) fn new(source: IpAddr, destination: IpAddr, protocol: u8) -> Self {
         let header = IpHeader::new(source, destination, protocol);
         let version = if source.is_ipv4() {
@@ -319,7 +319,7 @@ impl Headers {
         Self { version, pseudo: pseudo_header(source, destination, protocol, 0) }
     }
 
-    /// The length of the header.
+    /// Returns the length of the header.
     pub(super) const fn len(&self) -> usize {
         match self.version {
             Version::V4(..) => IPV4_HEADER,
@@ -327,7 +327,7 @@ impl Headers {
         }
     }
 
-    /// As [`IpHeader::emit`]; returns the sum of the pseudo header.
+    /// Writes a header like [`IpHeader::emit`]; returns the sum of the pseudo header.
     pub(super) fn emit(&self, out: &mut [u8], payload: usize) -> Sum {
         match &self.version {
             Version::V4(header, sum) => {

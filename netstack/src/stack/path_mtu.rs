@@ -1,4 +1,4 @@
-//! MTUs of paths that are smaller than the tunnel's, as ICMP has told them: of bounded number, for 10 minutes.
+//! MTUs of paths that are smaller than the tunnel's, as reported by ICMP: limited in number, for 10 minutes.
 
 use std::{
     collections::HashMap,
@@ -12,13 +12,13 @@ use std::{
 
 use wg_embed::{sync::lock, time::Instant};
 
-/// How long one is kept: then it is tried whether the path has become better.
+/// How long an MTU is used: then the path is tried again with a larger one.
 const LIFETIME: Duration = Duration::from_secs(600);
 
-/// The most of them; the oldest makes room.
+/// The maximum number of paths; a new one replaces the oldest.
 const MAX_PATHS: usize = 1024;
 
-/// The smallest ones that are believed: that of Linux, and that of RFC 8200.
+/// The smallest accepted MTUs: that of Linux, and that of RFC 8200.
 pub(super) const MIN_V4: usize = 552;
 pub(super) const MIN_V6: usize = 1280;
 
@@ -26,12 +26,12 @@ pub(super) const MIN_V6: usize = 1280;
 #[derive(Default)]
 pub(crate) struct PathMtus {
     paths: Mutex<HashMap<IpAddr, (usize, Instant)>>,
-    /// As many as `paths` has: mostly none, which needs no lock.
+    /// The number of entries of `paths`: usually zero, which needs no lock.
     count: AtomicUsize,
 }
 
 impl PathMtus {
-    /// The MTU of the path to `to`, if it was told.
+    /// Returns the MTU of the path to `to`, if it is known.
     pub(super) fn get(&self, to: IpAddr, now: impl FnOnce() -> Instant) -> Option<usize> {
         if self.count.load(Ordering::Relaxed) == 0 {
             return None;
@@ -46,7 +46,7 @@ impl PathMtus {
         None
     }
 
-    /// Takes what was told, unless a smaller one is known.
+    /// Stores a reported MTU, unless a smaller one is known.
     pub(super) fn set(&self, to: IpAddr, mtu: usize, now: Instant) {
         let mtu = mtu.max(if to.is_ipv4() { MIN_V4 } else { MIN_V6 });
         let mut paths = lock(&self.paths);

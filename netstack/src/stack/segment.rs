@@ -9,7 +9,7 @@ use super::{
 use crate::tcp::{Flags, Header, Segment};
 
 const HEADER: usize = 20;
-/// Options take 40 bytes at most.
+/// The maximum size of options.
 const MAX_OPTIONS: usize = 40;
 
 const FIN: u8 = 1;
@@ -26,8 +26,8 @@ const SACK_PERMITTED: u8 = 4;
 const SACK: u8 = 5;
 const TIMESTAMPS: u8 = 8;
 
-/// Parses a segment and returns its source and destination port too. `None` if its header leaves it. Options behind an
-/// invalid one are ignored.
+/// Parses a segment and also returns its source and destination port. Returns `None` if its header exceeds it. Options
+/// behind an invalid one are ignored.
 pub(super) fn parse(bytes: &[u8]) -> Option<(u16, u16, Segment<'_>)> {
     let fixed = bytes.first_chunk::<HEADER>()?;
     let start = usize::from(fixed[12] >> 4) * 4;
@@ -47,7 +47,7 @@ pub(super) fn parse(bytes: &[u8]) -> Option<(u16, u16, Segment<'_>)> {
 }
 
 fn parse_options(mut rest: &[u8], header: &mut Header) {
-    // Timestamps alone, aligned as everybody does it: most segments.
+    // Only timestamps, in the usual alignment: most segments.
     if let [NOP, NOP, TIMESTAMPS, 10, values @ ..] = rest
         && values.len() == 8
     {
@@ -85,7 +85,7 @@ fn parse_options(mut rest: &[u8], header: &mut Header) {
     }
 }
 
-/// The first four bytes; 0 if there are fewer.
+/// Returns the first four bytes as a number; 0 if there are fewer.
 fn number(bytes: &[u8]) -> u32 {
     bytes.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes))
 }
@@ -136,7 +136,8 @@ impl Options {
         options
     }
 
-    /// All of them together fit: 4 + 4 + 12 + 4 with SYN, and SACK blocks are counted.
+    /// Appends an option. There is room for all of them together: 4 + 4 + 12 + 4 with SYN, and the number of SACK
+    /// blocks is limited.
     fn push(&mut self, bytes: &[u8]) {
         self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
         self.len += bytes.len();
@@ -147,14 +148,14 @@ impl Options {
     }
 }
 
-/// Builds whole packets of one connection, from what is the same in all of them.
+/// Builds whole packets of one connection, from their common parts.
 #[derive(Clone, Copy)]
 pub(super) struct Builder {
     ip: Headers,
     ports: [u8; 4],
 }
 
-/// The longest headers that a packet without payload has.
+/// The maximum length of the headers of a packet without payload.
 pub(super) const MAX_HEADERS: usize = 40 + HEADER + MAX_OPTIONS;
 
 impl Builder {
@@ -164,7 +165,7 @@ impl Builder {
         Self { ip: Headers::new(local.ip(), remote.ip(), TCP), ports: [a, b, c, d] }
     }
 
-    /// Builds a packet in what `room` returns for its length. `None` if that has no room.
+    /// Builds a packet in the buffer that `room` returns for its length. Returns `None` if that has no room.
     pub(super) fn build<'a>(
         &self,
         header: &Header,
@@ -196,7 +197,7 @@ impl Builder {
         Some(out.len())
     }
 
-    /// A packet without payload.
+    /// Returns a packet without payload.
     pub(super) fn packet(&self, header: &Header) -> Vec<u8> {
         let mut packet = [0; MAX_HEADERS];
         let len = self.build(header, &[], &[], |len| packet.get_mut(..len)).unwrap_or(0);
@@ -212,7 +213,7 @@ const fn flag_bits(flags: Flags) -> u8 {
         | (if flags.ack { ACK } else { 0 })
 }
 
-/// The RST that answers a segment for no connection (RFC 9293, section 3.10.7.1). `None`: it is a RST itself.
+/// Returns the RST that responds to a segment without a connection (RFC 9293, section 3.10.7.1); `None` for a RST.
 pub(super) fn reset_for(segment: &Segment<'_>) -> Option<Header> {
     let header = &segment.header;
     if header.flags.rst {
@@ -226,7 +227,7 @@ pub(super) fn reset_for(segment: &Segment<'_>) -> Option<Header> {
     Some(Header { ack: header.seq.wrapping_add(len), flags, ..Header::default() })
 }
 
-/// The longest segment, header included, of packets to `address` with this MTU.
+/// Returns the maximum length of segments, including their header, to `address` with this MTU.
 pub(super) const fn max_segment(mtu: u16, address: IpAddr) -> usize {
     (mtu as usize).saturating_sub(ip_header_len(address))
 }

@@ -1,4 +1,4 @@
-//! What everything in a stack shares.
+//! The shared state of a stack.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -27,12 +27,12 @@ use crate::{Intercept, InterceptOptions, Notify, Options, dns::resolver::Resolve
 
 /// The inner part of a [`Netstack`].
 pub(crate) struct Shared {
-    /// As they were given; what can change is in `network`.
+    /// The original options; current values of those that can change are in `network`.
     pub(crate) options: Options,
     pub(crate) network: RwLock<Network>,
-    /// That of `network`. Changes under its lock.
+    /// The MTU of `network`. Changes under its lock.
     pub(super) mtu: AtomicU16,
-    /// Who takes what is for no socket.
+    /// The handler of traffic without a socket.
     pub(super) interception: RwLock<Option<Arc<Interception>>>,
     pub(crate) counters: Counters,
     pub(super) outbox: Outbox,
@@ -40,24 +40,24 @@ pub(crate) struct Shared {
     pub(super) waiter: Arc<Waiter>,
     pub(super) events: Events,
     pub(super) closed: AtomicBool,
-    /// Who is told when it is closed.
+    /// The notifiers of the stack's end.
     pub(super) closing: Mutex<Vec<Weak<dyn Notify>>>,
-    /// The process that it was made in.
+    /// The process that created it.
     process: u32,
     pub(crate) memory: Arc<Memory>,
     pub(super) starved: Starved,
     pub(crate) tcp: Connections,
-    /// What sequence numbers and the like are derived from.
+    /// The key from which sequence numbers and similar values are derived.
     secret: [u8; 32],
-    /// What UDP, ICMP and fragments keep.
+    /// The state of UDP, ICMP and fragments.
     pub(crate) udp: super::udp::State,
     pub(crate) icmp: super::icmp::State,
     pub(crate) fragments: super::fragments::State,
-    /// What look-ups of names share.
+    /// The state shared by look-ups of names.
     pub(crate) resolver: Resolver<Netstack>,
 }
 
-/// What can change of the options.
+/// The options that can change.
 #[derive(Clone, Debug)]
 pub(crate) struct Network {
     pub(crate) addresses: Vec<IpAddr>,
@@ -71,7 +71,7 @@ impl Network {
     }
 }
 
-/// A handler of what is intercepted.
+/// A handler of intercepted traffic.
 pub(crate) struct Interception {
     pub(crate) options: InterceptOptions,
     pub(crate) handler: Arc<dyn Intercept>,
@@ -114,8 +114,8 @@ impl Shared {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// Whether this is a child of `fork()`: other threads, which do not exist here, may have held any of the locks, and
-    /// the connections are the parent's.
+    /// Returns whether this is a child of `fork()`: other threads, which do not exist here, may have held any of the
+    /// locks, and the connections belong to the parent.
     pub(crate) fn is_forked(&self) -> bool {
         self.process != std::process::id()
     }
@@ -124,22 +124,22 @@ impl Shared {
         self.mtu.load(Ordering::Acquire)
     }
 
-    /// Whether it is one of the stack's addresses.
+    /// Returns whether it is one of the stack's addresses.
     pub(crate) fn is_own(&self, address: IpAddr) -> bool {
         read(&self.network).addresses.contains(&address)
     }
 
-    /// The stack's own address for packets to `to`.
+    /// Returns the stack's own address for packets to `to`.
     pub(crate) fn source_for(&self, to: IpAddr) -> Option<IpAddr> {
         read(&self.network).addresses.iter().find(|address| address.is_ipv4() == to.is_ipv4()).copied()
     }
 
-    /// Who takes what is for no socket.
+    /// Returns the handler of traffic without a socket.
     pub(crate) fn interception(&self) -> Option<Arc<Interception>> {
         read(&self.interception).clone()
     }
 
-    /// Whether there is someone who takes what is for no socket.
+    /// Returns whether there is a handler of traffic without a socket.
     pub(crate) fn intercepts(&self) -> bool {
         read(&self.interception).is_some()
     }
@@ -166,8 +166,9 @@ impl Shared {
         sent
     }
 
-    /// As [`send`](Self::send), for programs' packets: if there is no room, nothing is dropped; `waiter` is told once
-    /// when there is room. A waiter must not be given twice before it was told: `None` if it waits already.
+    /// Does the same as [`send`](Self::send), for programs' packets: if there is no room, nothing is dropped; `waiter`
+    /// is notified once when there is room. A waiter must not be passed again before it was notified: `None` if it is
+    /// already waiting.
     pub(crate) fn send_or_wait(&self, packet: &[u8], waiter: impl FnOnce() -> Option<Arc<dyn HasRoom>>) -> bool {
         let sent = self.outbox.push_or_wait(packet, waiter);
         if sent {
@@ -176,19 +177,19 @@ impl Shared {
         sent
     }
 
-    /// Lets `object` be called at `at`, unless it is called earlier already; see [`Timed`].
+    /// Schedules a call of `object` at `at`, unless it is called earlier anyway; see [`Timed`].
     pub(crate) fn schedule(&self, timer: &Timer, at: Instant, object: impl FnOnce() -> Arc<dyn Timed>) {
         if self.deadlines.set(timer, at, object) {
             self.waiter.deadline_moved(|| self.deadlines.next(), || self.now());
         }
     }
 
-    /// Removes an object from those that have deadlines.
+    /// Removes an object from the set of deadlines.
     pub(crate) fn unschedule(&self, timer: &Timer) {
         self.deadlines.clear(timer);
     }
 
-    /// A number that only this stack can derive from `about`.
+    /// Returns a number that only this stack can derive from `about`.
     pub(crate) fn keyed_hash(&self, purpose: &str, about: &impl Hash) -> u64 {
         let mut hasher = DefaultHasher::new();
         hasher.write(&self.secret);

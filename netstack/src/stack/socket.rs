@@ -1,4 +1,4 @@
-//! A connection and those who use it: its lock, who waits for it, its place in the tables.
+//! A connection and its users: its lock, its waiters, its membership in the tables.
 
 use std::{
     io,
@@ -20,52 +20,52 @@ use crate::{
     tcp::{Connection, Header},
 };
 
-/// Bytes that a connection sends in one turn: then others have theirs.
+/// The bytes that a connection sends in one turn, before others have theirs.
 const TURN: usize = 64 << 10;
 
-/// Between two runs of a connection's timers, at least.
+/// The minimum time between two runs of a connection's timers.
 const TICK: Duration = Duration::from_millis(1);
 
 /// A connection.
 pub(crate) struct TcpSocket {
     pub(crate) tuple: FourTuple,
-    /// Its local address is the peer's choice, not one of the stack's own.
+    /// Whether its local address was chosen by the peer, and is not one of the stack's own.
     pub(crate) intercepted: bool,
     state: Mutex<State>,
-    /// Threads wait for it in the blocking functions.
+    /// Notifies threads in the blocking functions.
     changed: Condvar,
     timer: Timer,
     builder: Builder,
 }
 
-/// What a connection's lock guards.
+/// The state that a connection's lock guards.
 pub(crate) struct State {
     pub(crate) connection: Connection,
     notify: Option<Arc<dyn Notify>>,
-    /// A program wants to be told when it can read, or write.
+    /// Whether a program is to be notified when it can read, or write.
     pub(crate) wants_read: bool,
     pub(crate) wants_write: bool,
-    /// Threads that wait to read, and to write or for the handshake.
+    /// The number of threads that wait to read, and to write or for the handshake.
     blocked_readers: u32,
     blocked_writers: u32,
-    /// It has ended with an error, and the program was told.
+    /// Whether it has ended with an error, and the program was notified.
     told_end: bool,
-    /// The stack was closed.
+    /// Whether the stack was closed.
     pub(crate) aborted: bool,
-    /// It is in no table any more: nothing arrives, nothing is sent.
+    /// Whether it is in no table any more: nothing is received or sent.
     gone: bool,
-    /// It is in the ready list, or will be at once.
+    /// Whether it is in the ready list, or about to be added.
     queued: bool,
-    /// When it is reset: its program has let go of it, or lets it end with a reset.
+    /// When it is reset: its program has dropped it, or closed it with a reset.
     orphan_until: Option<Instant>,
-    /// Its place among those that wait for memory.
+    /// Its position in the queue for memory.
     pub(super) starved: Option<u64>,
-    /// Its timers do not run again before this.
+    /// The earliest next run of its timers.
     not_before: Instant,
 }
 
-/// Takes a segment: what its headers are made with, its header, and its payload in two parts. Returns false if there is
-/// no room for it.
+/// Sends a segment: the source of its headers, its header, and its payload in two parts. Returns false if there is no
+/// room for it.
 pub(super) type Send<'a> = dyn FnMut(&Builder, &Header, &[u8], &[u8]) -> bool + 'a;
 
 impl TcpSocket {
@@ -98,13 +98,13 @@ impl TcpSocket {
         lock(&self.state)
     }
 
-    /// Follows each change of the connection: puts it where it belongs, and tells those who wait.
+    /// Updates the tables after a change of the connection, and notifies waiters.
     pub(crate) fn settle(self: &Arc<Self>, shared: &Arc<Shared>, state: MutexGuard<'_, State>, now: Instant) {
         let sends = !state.gone && (state.queued || state.connection.wants_to_send(now));
         self.settle_with(shared, state, sends, now);
     }
 
-    /// As [`settle`](Self::settle), for a connection that has something to send at once, and nothing else that is new.
+    /// Does the same as [`settle`](Self::settle), for a connection whose only change is that it has something to send.
     pub(crate) fn send_soon(self: &Arc<Self>, shared: &Arc<Shared>, mut state: MutexGuard<'_, State>) {
         if !state.gone && !std::mem::replace(&mut state.queued, true) {
             drop(state);
@@ -143,7 +143,7 @@ impl TcpSocket {
         }
     }
 
-    /// Wakes blocked threads, and returns who is to be told, if there is a reason.
+    /// Wakes blocked threads, and returns the notifier to call, if there is a reason.
     fn news(&self, state: &mut State) -> Option<Arc<dyn Notify>> {
         let blocked = state.blocked_readers > 0 || state.blocked_writers > 0;
         let wanted = state.wants_read || state.wants_write;
@@ -164,11 +164,11 @@ impl TcpSocket {
         if tell { state.notify.clone() } else { None }
     }
 
-    /// Sends what the connection has to send, as much as a turn allows. Returns whether `room` has refused a packet. It
-    /// was taken out of the ready list.
+    /// Sends as much as the connection can in one turn. Returns whether `room` has refused a packet. It must already be
+    /// removed from the ready list.
     pub(super) fn transmit(self: &Arc<Self>, shared: &Arc<Shared>, now: Instant, send: &mut Send<'_>) -> bool {
         let mut state = self.lock();
-        // From here on a change puts it there again.
+        // From here on a change adds it again.
         state.queued = false;
         if state.gone {
             return false;
@@ -186,7 +186,7 @@ impl TcpSocket {
         full
     }
 
-    /// Ends it since the stack was closed or its address is gone. A RST is sent through `send`.
+    /// Ends it since the stack was closed or its address was removed. A RST is sent through `send`.
     pub(super) fn end(
         self: &Arc<Self>,
         shared: &Arc<Shared>,
@@ -196,7 +196,7 @@ impl TcpSocket {
     ) {
         let mut state = self.lock();
         if state.gone {
-            // It may still have data to read, which an end of the stack takes away.
+            // It may still have data to read, which are lost when the stack ends.
             state.aborted |= error == io::ErrorKind::ConnectionAborted;
         } else {
             state.connection.reset(now);
@@ -216,7 +216,7 @@ impl TcpSocket {
         }
     }
 
-    /// There may be memory for it.
+    /// Reports that there may be memory for it.
     pub(super) fn feed(self: &Arc<Self>, shared: &Arc<Shared>, now: Instant) {
         let mut state = self.lock();
         state.starved = None;
@@ -226,7 +226,7 @@ impl TcpSocket {
         self.settle(shared, state, now);
     }
 
-    /// Replaces who is told.
+    /// Replaces the notifier.
     pub(crate) fn set_notify(self: &Arc<Self>, shared: &Arc<Shared>, notify: Option<Arc<dyn Notify>>) {
         let mut state = self.lock();
         let wanted = notify.is_some();
@@ -237,7 +237,7 @@ impl TcpSocket {
         drop(before);
     }
 
-    /// The program has let go of it.
+    /// Handles its drop by the program.
     pub(crate) fn release(self: &Arc<Self>, shared: &Arc<Shared>) {
         let now = shared.now();
         let mut state = self.lock();
@@ -249,7 +249,7 @@ impl TcpSocket {
         drop(notify);
     }
 
-    /// Calls `attempt` until it returns something else than `WouldBlock`, or `timeout` has passed.
+    /// Calls `attempt` until it returns something other than `WouldBlock`, or `timeout` has passed.
     pub(crate) fn block<R>(
         self: &Arc<Self>,
         timeout: Option<Duration>,
@@ -281,45 +281,45 @@ impl TcpSocket {
         }
     }
 
-    /// It was taken out of the ready list.
+    /// Reports that it was removed from the ready list.
     pub(super) fn unqueue(&self) {
         self.lock().queued = false;
     }
 }
 
 impl State {
-    /// Whether segments for it are for another one, or for none.
+    /// Returns whether it no longer receives segments for its addresses and ports.
     pub(super) const fn is_gone(&self) -> bool {
         self.gone
     }
 
-    /// Whether it waits for memory.
+    /// Returns whether it waits for memory.
     pub(super) fn wants_memory(&self) -> bool {
         !self.gone && self.orphan_until.is_none() && self.connection.wants_memory()
     }
 
-    /// Why it has failed.
+    /// Returns why it has failed.
     pub(crate) fn error(&self) -> Option<io::ErrorKind> {
         if self.aborted { Some(io::ErrorKind::ConnectionAborted) } else { self.connection.error() }
     }
 
-    /// Fails if the stack was closed. Other errors are the connection's own, and come after what was received.
+    /// Fails if the stack was closed. Other errors belong to the connection, and are returned after the received data.
     pub(crate) fn check(&self) -> io::Result<()> {
         if self.aborted { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
     }
 
-    /// Lets it be reset at `at` unless it has ended by then, or earlier if that was set before.
+    /// Sets that it is reset at `at` unless it has ended by then; an earlier time remains.
     pub(crate) fn reset_after(&mut self, at: Instant) {
         self.orphan_until.get_or_insert(at);
     }
 
-    /// Whether reading does not wait.
+    /// Returns whether reading does not wait.
     pub(crate) fn is_readable(&self) -> bool {
         let readiness = self.connection.readiness();
         readiness.readable || readiness.read_closed || self.error().is_some()
     }
 
-    /// Whether writing does not wait.
+    /// Returns whether writing does not wait.
     pub(crate) fn is_writable(&self) -> bool {
         let readiness = self.connection.readiness();
         readiness.writable || readiness.write_closed || self.error().is_some()

@@ -1,5 +1,5 @@
-//! Connections whose writers were refused memory: when some is given back, each gets a little, in the order in which
-//! they came.
+//! Connections whose writers were refused memory: when memory is released, each gets some, in the order of their
+//! requests.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use super::{
     socket::{State, TcpSocket},
 };
 
-/// Those who wait. A connection's lock may be held while this one's is taken, not the other way round.
+/// The waiting connections. A connection's lock may be held while this lock is taken, not the other way round.
 #[derive(Default)]
 pub(super) struct Starved(Mutex<Places>);
 
@@ -23,7 +23,7 @@ struct Places {
     last: u64,
 }
 
-/// Lets a connection wait, or no longer, after any change of it.
+/// Adds or removes a connection after any change of it.
 pub(super) fn update(shared: &Shared, socket: &Arc<TcpSocket>, state: &mut State) {
     match (state.wants_memory(), state.starved) {
         (true, None) => {
@@ -44,7 +44,7 @@ pub(super) fn update(shared: &Shared, socket: &Arc<TcpSocket>, state: &mut State
     }
 }
 
-/// Feeds those for whom there is memory.
+/// Gives memory to waiting connections.
 pub(super) fn feed(shared: &Arc<Shared>, now: Instant) {
     while shared.memory.can_feed() {
         let mut places = lock(&shared.starved.0);

@@ -1,4 +1,4 @@
-//! What ICMP says about connections.
+//! ICMP errors about connections.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ use super::{
     tuple::FourTuple,
 };
 
-/// Takes an ICMP error about a segment with sequence number `seq` that the stack sent from `local` to `remote`.
+/// Handles an ICMP error about a segment with sequence number `seq` that the stack sent from `local` to `remote`.
 pub(crate) fn unreachable(shared: &Arc<Shared>, local: SocketAddr, remote: SocketAddr, seq: u32, error: io::ErrorKind) {
     if let Some(socket) = shared.tcp.get(&FourTuple::new(local, remote)) {
         let now = shared.now();
@@ -25,8 +25,8 @@ pub(crate) fn unreachable(shared: &Arc<Shared>, local: SocketAddr, remote: Socke
     }
 }
 
-/// Takes an ICMP error by which packets from `local` to `remote` may be `mtu` bytes long at most; it is about the
-/// segment with sequence number `seq`. Returns whether it is believed.
+/// Handles an ICMP error that limits packets from `local` to `remote` to `mtu` bytes; it concerns the segment with
+/// sequence number `seq`. Returns whether it is accepted.
 pub(crate) fn path_mtu(shared: &Arc<Shared>, local: SocketAddr, remote: SocketAddr, seq: u32, mtu: usize) -> bool {
     let Some(socket) = shared.tcp.get(&FourTuple::new(local, remote)) else { return false };
     let mtu = mtu.max(if remote.is_ipv4() { MIN_V4 } else { MIN_V6 });
@@ -37,7 +37,7 @@ pub(crate) fn path_mtu(shared: &Arc<Shared>, local: SocketAddr, remote: SocketAd
     believed
 }
 
-/// The stack's MTU has become smaller: open connections send smaller segments.
+/// Makes open connections send smaller segments, as the stack's MTU has become smaller.
 pub(super) fn limit_segments(shared: &Arc<Shared>) {
     let now = shared.now();
     for socket in shared.tcp.all() {
@@ -45,8 +45,8 @@ pub(super) fn limit_segments(shared: &Arc<Shared>) {
     }
 }
 
-/// Takes the lock of a connection whose segments may not be larger than the stack's MTU allows now. A new one is
-/// limited when it is in the table: the MTU may have changed since its configuration was made.
+/// Locks a connection and limits its segments to the stack's current MTU. A new connection is limited when it is in the
+/// table: the MTU may have changed since its configuration was made.
 pub(super) fn lock_limited<'a>(shared: &Shared, socket: &'a TcpSocket) -> MutexGuard<'a, State> {
     let mut state = socket.lock();
     state.connection.limit_segments(max_segment(shared.mtu(), socket.tuple.remote().ip()));

@@ -1,4 +1,4 @@
-//! Connections in TIME-WAIT: some words each, bounded in number.
+//! Connections in TIME-WAIT: a few words each, limited in number.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,11 +7,11 @@ use wg_embed::time::Instant;
 use super::tuple::{FourTuple, Map};
 use crate::tcp::TimeWait;
 
-/// How long a connection is remembered: twice the time that a segment may live.
+/// The duration of TIME-WAIT: twice the maximum lifetime of a segment.
 pub(super) const TIME_WAIT: Duration = Duration::from_secs(60);
 
-/// After this, addresses and ports may be used again for a new connection that is dialled, if there are no others: its
-/// time stamps and sequence numbers are higher by then (RFC 6191).
+/// The time after which addresses and ports may be reused for a new outgoing connection, if there are no others: its
+/// timestamps and sequence numbers are then higher (RFC 6191).
 pub(super) const REUSE_AFTER: Duration = Duration::from_secs(1);
 
 struct Entry {
@@ -23,7 +23,7 @@ struct Entry {
 /// The table.
 pub(super) struct TimeWaits {
     entries: Map<Entry>,
-    /// In the order of their ends, as many as `entries`.
+    /// In the order of their ends; as many as `entries`.
     ends: BTreeMap<(Instant, u64), FourTuple>,
     last_id: u64,
     max: usize,
@@ -34,7 +34,7 @@ impl TimeWaits {
         Self { entries: Map::default(), ends: BTreeMap::new(), last_id: 0, max }
     }
 
-    /// Replaces how many there may be; those that are too many go as others come.
+    /// Replaces the maximum number; excess entries are removed as new ones are added.
     pub(super) const fn set_max(&mut self, max: usize) {
         self.max = max;
     }
@@ -43,7 +43,7 @@ impl TimeWaits {
         self.entries.len()
     }
 
-    /// Remembers a connection; the oldest makes room.
+    /// Adds a connection, which replaces the oldest if necessary.
     pub(super) fn insert(&mut self, tuple: FourTuple, state: TimeWait, now: Instant) {
         self.remove(&tuple);
         while self.entries.len() >= self.max
@@ -61,7 +61,7 @@ impl TimeWaits {
         self.entries.get(tuple).map(|entry| &entry.state)
     }
 
-    /// Lets the time begin again.
+    /// Restarts the time.
     pub(super) fn restart(&mut self, tuple: &FourTuple, now: Instant) {
         if let Some(entry) = self.entries.get_mut(tuple) {
             self.ends.remove(&(entry.until, entry.id));
@@ -76,19 +76,19 @@ impl TimeWaits {
         }
     }
 
-    /// Whether a new connection must not be dialled with these addresses and ports.
+    /// Returns whether a new outgoing connection must not use these addresses and ports.
     pub(super) fn blocks(&self, tuple: &FourTuple) -> bool {
         self.entries.contains_key(tuple)
     }
 
-    /// Whether there is one, and it is old enough for a new connection.
+    /// Returns whether there is one, and it is old enough for a new connection.
     pub(super) fn is_reusable(&self, tuple: &FourTuple, now: Instant) -> bool {
         self.entries
             .get(tuple)
             .is_some_and(|entry| entry.state.timestamps.is_some() && now + TIME_WAIT >= entry.until + REUSE_AFTER)
     }
 
-    /// Removes those whose time has come.
+    /// Removes those whose time has passed.
     pub(super) fn expire(&mut self, now: Instant) {
         while let Some(end) = self.ends.first_entry().filter(|end| end.key().0 <= now) {
             self.entries.remove(&end.remove());
@@ -98,7 +98,7 @@ impl TimeWaits {
         }
     }
 
-    /// When the next one ends.
+    /// Returns the time of the next end.
     pub(super) fn next_end(&self) -> Option<Instant> {
         self.ends.first_key_value().map(|(end, _)| end.0)
     }

@@ -1,16 +1,16 @@
-//! What tells connections apart.
+//! The identity of connections.
 
 use std::{
     hash::{Hash, Hasher},
     net::{IpAddr, Ipv6Addr, SocketAddr},
 };
 
-/// The addresses and ports of both sides, compact: there may be one for each half-open connection of a flood.
+/// The addresses and ports of both sides, in compact form: there may be one for each half-open connection of a flood.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct FourTuple([u8; 36]);
 
 impl FourTuple {
-    /// IPv4 addresses are kept as mapped ones: no packet that has those of its own comes this far.
+    /// Creates a tuple. IPv4 addresses are stored in mapped form: packets with mapped addresses are dropped earlier.
     pub(crate) fn new(local: SocketAddr, remote: SocketAddr) -> Self {
         let mut bytes = [0; 36];
         bytes[..16].copy_from_slice(&mapped(local.ip()));
@@ -35,8 +35,8 @@ impl FourTuple {
         SocketAddr::new(Ipv6Addr::from(octets).to_canonical(), port)
     }
 
-    /// Whom a half-open connection is counted for: the remote IPv4 address, or the /64 of an IPv6 address, of which one
-    /// host may have all.
+    /// Returns the source to which a half-open connection is attributed: the remote IPv4 address, or the /64 of an IPv6
+    /// address, which may belong to one host.
     pub(super) fn source(&self) -> Source {
         let remote = &self.0[16..32];
         let mut source = [0; 8];
@@ -80,7 +80,7 @@ fn mapped(address: IpAddr) -> [u8; 16] {
     }
 }
 
-/// Hash tables that no peer can fill with collisions.
+/// Hash tables that peers cannot fill with collisions.
 pub(super) type Map<V> = std::collections::HashMap<FourTuple, V>;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Datagrams that arrive: to sockets, to flows, to nobody.
+//! Received datagrams: for sockets, for flows, or without either.
 
 mod flows;
 mod mailbox;
@@ -30,7 +30,7 @@ use super::{
 pub(crate) struct State {
     sockets: sockets::Sockets,
     flows: flows::Flows,
-    /// Bytes that datagrams take which wait to be read.
+    /// The bytes of datagrams that wait to be read.
     memory: AtomicUsize,
 }
 
@@ -41,7 +41,8 @@ struct Arrival<'a> {
     data: &'a [u8],
 }
 
-/// Takes a UDP packet. Its source is a host; its destination is one of the stack's, or something is intercepted.
+/// Handles a UDP packet. Its source is a valid host address; its destination is one of the stack's, or traffic is
+/// intercepted.
 pub(crate) fn receive(shared: &Arc<Shared>, packet: &Packet<'_>) {
     let arrival = match parse(packet) {
         Ok(arrival) => arrival,
@@ -69,11 +70,11 @@ fn parse<'a>(packet: &Packet<'a>) -> Result<Arrival<'a>, Dropped> {
     };
     let (source, destination) = (u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1]));
     let len = usize::from(u16::from_be_bytes([l0, l1]));
-    // What follows its end is not a part of it.
+    // Bytes behind its end do not belong to it.
     let Some(data) = payload.get(UDP_HEADER..len).filter(|_| destination != 0) else {
         return Err(Dropped::UdpMalformed);
     };
-    // Without a checksum: allowed with IPv4 alone (RFC 8200, section 8.1).
+    // Without a checksum, which only IPv4 permits (RFC 8200, section 8.1).
     let intact = if [c0, c1] == [0, 0] {
         packet.source.is_ipv4()
     } else {
@@ -96,7 +97,7 @@ pub(crate) fn send_from_any(shared: &Shared, data: &[u8], from: SocketAddr, to: 
     if shared.is_closed() {
         return Err(closed());
     }
-    // An answer in an intercepted flow keeps it from being idle.
+    // A reply in an intercepted flow keeps it active.
     if let Some(flow) = shared.udp.flows.get(&FourTuple::new(from, to)) {
         flow.touch(shared.now());
     }
@@ -130,14 +131,14 @@ impl Socket {
         if datagram::send_udp(shared, from, to, data, full) { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
     }
 
-    /// The program has let go of it.
+    /// Handles its drop by the program.
     pub(crate) fn release(&self, shared: &Shared) {
         shared.udp.sockets.remove(self);
         self.mailbox.release(shared);
     }
 }
 
-/// Gives a port back that was taken without a socket.
+/// Releases a port that was reserved without a socket.
 pub(crate) fn give_back(shared: &Shared, local: SocketAddr) {
     shared.udp.sockets.give_back(local);
 }
@@ -155,13 +156,13 @@ impl Flow {
         if datagram::send_udp(shared, from, to, data, full) { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
     }
 
-    /// The program has let go of it.
+    /// Handles its drop by the program.
     pub(crate) fn release(self: &Arc<Self>, shared: &Shared) {
         shared.udp.flows.remove(self);
         self.mailbox.release(shared);
     }
 
-    /// Answers the datagram that waits, or the last one, with ICMP port unreachable.
+    /// Responds to the waiting datagram, or the last one, with ICMP port unreachable.
     pub(crate) fn refuse(&self, shared: &Arc<Shared>) {
         let data = self.mailbox.next_len().unwrap_or(0);
         let refused = datagram::udp_header(self.tuple.remote(), self.tuple.local(), data);
@@ -169,8 +170,8 @@ impl Flow {
     }
 }
 
-/// Takes an ICMP error about a datagram that the stack sent from `local` to `remote`: a socket that is connected so, or
-/// else the flow, gets it. Returns whether somebody may have sent it.
+/// Handles an ICMP error about a datagram that the stack sent from `local` to `remote`: it is passed to a socket that
+/// is connected so, or else to the flow. Returns whether a program may have sent the datagram.
 pub(super) fn unreachable(shared: &Shared, local: SocketAddr, remote: SocketAddr, error: io::ErrorKind) -> bool {
     if let Some(mailbox) = shared.udp.sockets.connected(local, remote) {
         mailbox.fail_once(error);
@@ -182,13 +183,13 @@ pub(super) fn unreachable(shared: &Shared, local: SocketAddr, remote: SocketAddr
     true
 }
 
-/// Whether there is a socket or a flow that sends from `local` to `remote`.
+/// Returns whether there is a socket or a flow that sends from `local` to `remote`.
 pub(super) fn has_sent(shared: &Shared, local: SocketAddr, remote: SocketAddr) -> bool {
     shared.is_own(local.ip()) && shared.udp.sockets.find(local, remote).is_some()
         || shared.udp.flows.get(&FourTuple::new(local, remote)).is_some()
 }
 
-/// The stack was closed: ends all sockets and flows, and wakes who waits.
+/// Handles the closing of the stack: ends all sockets and flows, and wakes waiters.
 pub(crate) fn close(shared: &Arc<Shared>) {
     for mailbox in shared.udp.sockets.remove_where(|_| true) {
         mailbox.finish(io::ErrorKind::ConnectionAborted);
@@ -200,12 +201,12 @@ pub(crate) fn close(shared: &Arc<Shared>) {
     }
 }
 
-/// How many flows there are.
+/// Returns the number of flows.
 pub(crate) fn flows(shared: &Shared) -> usize {
     shared.udp.flows.len()
 }
 
-/// The stack's own addresses have changed: sockets that were bound to one which is gone end.
+/// Ends sockets that are bound to addresses that the stack no longer has.
 pub(crate) fn addresses_changed(shared: &Arc<Shared>) {
     let is_gone = |local: SocketAddr| !local.ip().is_unspecified() && !shared.is_own(local.ip());
     for mailbox in shared.udp.sockets.remove_where(is_gone) {

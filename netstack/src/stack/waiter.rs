@@ -1,7 +1,7 @@
-//! How the thread that reads packets waits for some.
+//! The wait of the thread that reads packets.
 //!
-//! On Linux and Android, in a poll over a waker and a timer, so that the tunnel can wait for it beside its sockets;
-//! elsewhere on a condition variable.
+//! On Linux and Android it is a poll over a waker and a timer, so that the tunnel can wait for it together with its
+//! sockets; on other systems a condition variable.
 
 use std::{
     io,
@@ -17,7 +17,7 @@ mod imp;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 #[path = "waiter/fallback.rs"]
 mod imp;
-// It runs where there is no other one; it is tested everywhere.
+// It is used on systems without another one, but tested on all.
 #[cfg(all(test, any(target_os = "linux", target_os = "android")))]
 #[allow(dead_code)]
 #[path = "waiter/fallback.rs"]
@@ -25,14 +25,15 @@ mod fallback;
 
 /// Waits for signals and for one deadline.
 ///
-/// Each queue of something to read has a flag that says it is not empty. A thread that puts something in sets the
-/// flag, then reads `busy`, in [`signal`](Self::signal). The reading thread clears `busy`, in
-/// [`set_idle`](Self::set_idle), then reads the flags. All four operations are sequentially consistent, so at least one
-/// thread sees what the other one wrote: the reader finds the flag set, or it is woken. If the flag was set already,
-/// the thread that set it wakes the reader. It is cleared only under the queue's lock, when the queue is empty.
+/// Each queue has a flag that is set while it is not empty. A thread that adds something sets the flag, then reads
+/// `busy`, in [`signal`](Self::signal). The reading thread clears `busy`, in [`set_idle`](Self::set_idle), then reads
+/// the flags. All four operations are sequentially consistent, so at least one thread observes the other's write: the
+/// reader finds the flag set, or it is woken. If the flag was already set, the thread that set it wakes the reader. It
+/// is cleared only under the queue's lock, when the queue is empty.
 pub(super) struct Waiter {
     imp: imp::Waiter,
-    /// The thread that reads is at work, or was woken: another signal needs no system call. Only that thread clears it.
+    /// Whether the reading thread is running, or was woken: another signal needs no system call. Only that thread
+    /// clears it.
     busy: AtomicBool,
 }
 
@@ -41,15 +42,15 @@ impl Waiter {
         Ok(Self { imp: imp::Waiter::new()?, busy: AtomicBool::new(false) })
     }
 
-    /// There is something to read, in a queue whose flag is set.
+    /// Reports that there is something to read, in a queue whose flag is set.
     pub(super) fn signal(&self) {
         if !self.busy.load(Ordering::SeqCst) && !self.busy.swap(true, Ordering::SeqCst) {
             self.imp.wake();
         }
     }
 
-    /// The thread that reads has found nothing. It looks once more after this, and calls [`set_busy`](Self::set_busy)
-    /// if there is something now.
+    /// Reports that the reading thread has found nothing. It checks once more after this, and calls
+    /// [`set_busy`](Self::set_busy) if there is something now.
     pub(super) fn set_idle(&self) {
         self.busy.store(false, Ordering::SeqCst);
     }
@@ -70,9 +71,9 @@ impl Waiter {
         self.imp.wait(timeout)
     }
 
-    /// The earliest deadline has moved forward.
+    /// Reports that the earliest deadline has moved forward.
     pub(super) fn deadline_moved(&self, next: impl FnOnce() -> Option<Instant>, now: impl FnOnce() -> Instant) {
-        // A thread that is at work sets the timer before it waits.
+        // A running thread sets the timer before it waits.
         if !self.busy.load(Ordering::SeqCst) {
             self.imp.set_deadline(next, now);
         }

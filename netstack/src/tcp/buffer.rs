@@ -1,13 +1,13 @@
-//! A ring of bytes that grows as it is needed, within the stack's budget.
+//! A ring buffer that grows as needed, within the stack's budget.
 
 use std::sync::Arc;
 
 use super::Budget;
 
-/// The least that is allocated.
+/// The smallest allocation.
 pub(crate) const SMALLEST: usize = 2048;
 
-/// A ring of bytes. Its memory is counted in the budget from the allocation to the release.
+/// A ring buffer. Its memory counts in the budget from the allocation to the release.
 pub(super) struct Ring {
     bytes: Vec<u8>,
     head: usize,
@@ -32,8 +32,8 @@ impl Ring {
         self.bytes.len()
     }
 
-    /// Makes the ring large enough for `needed` bytes, if the budget allows. It grows by doubling, but to no more than
-    /// `limit` unless that is needed.
+    /// Makes the ring large enough for `needed` bytes, if the budget permits. It grows by doubling, but not beyond
+    /// `limit` unless necessary.
     pub(super) fn reserve(&mut self, needed: usize, limit: usize) -> bool {
         let old = self.bytes.len();
         if needed <= old {
@@ -52,7 +52,7 @@ impl Ring {
             return true;
         }
         let mut bytes = vec![0; new];
-        // All of it: data that arrived out of order lie behind `len`.
+        // All of it: data that arrived out of order are behind `len`.
         let (front, back) = self.bytes.split_at(self.head);
         bytes[..back.len()].copy_from_slice(back);
         bytes[back.len()..old].copy_from_slice(front);
@@ -61,7 +61,7 @@ impl Ring {
         true
     }
 
-    /// Gives the memory back.
+    /// Releases the memory.
     pub(super) fn release(&mut self) {
         if !self.bytes.is_empty() {
             self.budget.give(self.bytes.len());
@@ -71,13 +71,13 @@ impl Ring {
         self.len = 0;
     }
 
-    /// Where the byte `offset` after the first one is. `offset` is at most the capacity.
+    /// Returns the position of the byte `offset` after the first one. `offset` is at most the capacity.
     fn position(&self, offset: usize) -> usize {
         let at = self.head + offset;
         if at >= self.bytes.len() { at - self.bytes.len() } else { at }
     }
 
-    /// `len` bytes from `offset` on: two parts. What is not in the ring is left out.
+    /// Returns `len` bytes from `offset` on, in two parts, limited to the contents of the ring.
     pub(super) fn slices(&self, offset: usize, len: usize) -> (&[u8], &[u8]) {
         let offset = offset.min(self.len);
         let len = len.min(self.len - offset);
@@ -89,7 +89,7 @@ impl Ring {
         (&self.bytes[start..start + first], &self.bytes[..len - first])
     }
 
-    /// Free room for `len` bytes at most, in two parts.
+    /// Returns free room for at most `len` bytes, in two parts.
     pub(super) fn room(&mut self, len: usize) -> (&mut [u8], &mut [u8]) {
         let len = len.min(self.bytes.len() - self.len);
         if len == 0 {
@@ -101,7 +101,7 @@ impl Ring {
         (&mut back[..first], &mut front[..len - first])
     }
 
-    /// Stores `data` from `offset` on, which may lie behind the end; the caller has reserved the room.
+    /// Stores `data` from `offset` on, which may be behind the end; the caller has reserved the room.
     pub(super) fn store(&mut self, offset: usize, data: &[u8]) {
         if data.is_empty() || offset + data.len() > self.bytes.len() {
             debug_assert!(data.is_empty(), "the caller reserves room");
@@ -113,13 +113,13 @@ impl Ring {
         self.bytes[..second.len()].copy_from_slice(second);
     }
 
-    /// Makes the next `len` bytes of the room part of the ring.
+    /// Adds the next `len` bytes of the room to the contents.
     pub(super) fn commit(&mut self, len: usize) {
         self.len = (self.len + len).min(self.bytes.len());
     }
 
-    /// Drops `len` bytes from the front. With `rewind` an empty ring starts at the beginning of its memory again, which
-    /// keeps it in the cache, or gives it back if others need it; not allowed while there are data behind the end.
+    /// Drops `len` bytes from the front. With `rewind` an empty ring starts again at the beginning of its memory, which
+    /// keeps it in the cache, or releases it if others need memory; not permitted while there are data behind the end.
     pub(super) fn consume(&mut self, len: usize, rewind: bool) {
         let len = len.min(self.len);
         self.head = self.position(len);

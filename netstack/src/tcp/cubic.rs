@@ -8,15 +8,15 @@ use wg_embed::time::Instant;
 const C: f64 = 0.4;
 /// The factor of a reduction.
 const BETA: f64 = 0.7;
-/// What makes the Reno-friendly estimate grow as fast as Reno on average.
+/// The constant by which the Reno-friendly estimate grows as fast as Reno on average.
 const ALPHA: f64 = 3.0 * (1.0 - BETA) / (1.0 + BETA);
 /// RFC 6928: the first window in segments, and in bytes.
 const FIRST_SEGMENTS: u64 = 10;
 const FIRST_BYTES: u64 = 14_600;
-/// How much one ACK may open the window in slow start: an ACK for very much makes no larger burst.
+/// The maximum growth of the window by one ACK in slow start: an ACK for many bytes must not cause a large burst.
 const LARGEST_STEP: u64 = 64 << 10;
 
-/// A congestion window and what it grows by. Copied to undo a reduction.
+/// A congestion window and the state of its growth. Copied to undo a reduction.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cubic {
     window: f64,
@@ -24,13 +24,13 @@ pub(super) struct Cubic {
     mss: f64,
     /// The window before the last reduction, in segments.
     maximum: f64,
-    /// The same, without fast convergence.
+    /// The window before the last reduction, without fast convergence.
     prior: f64,
-    /// When this period of congestion avoidance began.
+    /// The start of this period of congestion avoidance.
     epoch: Option<Instant>,
-    /// When the plateau of the curve is reached, in seconds after the epoch.
+    /// The time at which the curve reaches its plateau, in seconds after the epoch.
     plateau: f64,
-    /// What Reno would have, in segments.
+    /// The window of Reno, in segments.
     reno: f64,
     hystart: HyStart,
 }
@@ -51,22 +51,22 @@ impl Cubic {
         }
     }
 
-    /// In bytes.
+    /// Returns the window in bytes.
     pub(super) fn window(&self) -> u64 {
         self.window as u64
     }
 
-    /// In bytes.
+    /// Returns the slow start threshold in bytes.
     pub(super) fn threshold(&self) -> u64 {
         self.threshold as u64
     }
 
-    /// Sets the window during a recovery, which computes it by itself.
+    /// Sets the window during a recovery, which computes it.
     pub(super) fn set_window(&mut self, window: u64) {
         self.window = window as f64;
     }
 
-    /// The segment size changed.
+    /// Changes the segment size.
     pub(super) fn set_mss(&mut self, mss: usize) {
         self.mss = mss as f64;
     }
@@ -75,14 +75,14 @@ impl Cubic {
         self.window < self.threshold
     }
 
-    /// A round trip time was measured. `una` is what is acknowledged, `next` what is sent next.
+    /// Handles a measured round trip time. `una` is the first unacknowledged, `next` the next number to send.
     pub(super) fn on_rtt(&mut self, rtt: Duration, una: u64, next: u64) {
         if self.in_slow_start() && self.hystart.on_rtt(rtt, una, next) {
             self.threshold = self.window;
         }
     }
 
-    /// `acked` bytes arrived, while the window was full.
+    /// Handles the arrival of `acked` bytes, while the window was full.
     pub(super) fn on_ack(&mut self, acked: u64, now: Instant, rtt: Duration) {
         let mut acked = acked as f64;
         if self.in_slow_start() {
@@ -123,10 +123,10 @@ impl Cubic {
         self.window = grown * self.mss;
     }
 
-    /// Something was lost. Computes the threshold; the window follows in the course of the recovery. `flight` is what
-    /// was in flight.
+    /// Handles a loss: computes the threshold, which the window follows in the course of the recovery. `flight` is the
+    /// number of bytes that were in flight.
     pub(super) fn on_loss(&mut self, flight: u64) {
-        // The window of a sender that had less to send was not what the path could take.
+        // The window of a sender that had less to send does not reflect the path's capacity.
         let window = self.window.min((flight as f64).max(first_window(self.mss))) / self.mss;
         self.prior = window;
         // Fast convergence: gives way to new flows.
@@ -135,18 +135,18 @@ impl Cubic {
         self.epoch = None;
     }
 
-    /// The recovery is over.
+    /// Handles the end of a recovery.
     pub(super) fn on_recovered(&mut self) {
         self.window = self.threshold;
     }
 
-    /// The retransmission timer expired: everything begins again with one segment beside what is still in flight.
+    /// Handles a retransmission timeout: the window restarts with one segment in addition to those still in flight.
     pub(super) fn on_timeout(&mut self, pipe: u64) {
         self.window = pipe as f64 + self.mss;
         self.hystart = HyStart::default();
     }
 
-    /// Nothing was sent for `idle`: the window says less about the path with every timeout (RFC 2861).
+    /// Handles `idle` time without transmissions: the window represents the path less with every timeout (RFC 2861).
     pub(super) fn on_idle(&mut self, idle: Duration, timeout: Duration) {
         let first = first_window(self.mss);
         let mut left = idle;
@@ -157,7 +157,7 @@ impl Cubic {
             self.window = (self.window / 2.0).max(first);
             left -= timeout;
         }
-        // Time without data does not move along the curve.
+        // Time without data does not advance along the curve.
         self.epoch = self.epoch.map(|epoch| epoch + idle);
     }
 }
@@ -166,10 +166,10 @@ fn first_window(mss: f64) -> f64 {
     (FIRST_SEGMENTS as f64 * mss).min((2.0 * mss).max(FIRST_BYTES as f64))
 }
 
-/// Finds the end of slow start before something is lost.
+/// Detects the end of slow start before a loss.
 #[derive(Clone, Copy, Debug, Default)]
 struct HyStart {
-    /// The round ends when this is acknowledged.
+    /// The round ends when this number is acknowledged.
     end: u64,
     last: Option<Duration>,
     current: Option<Duration>,
@@ -188,7 +188,7 @@ impl HyStart {
         if self.conservative.is_some() { 4.0 } else { 1.0 }
     }
 
-    /// Returns whether slow start is over.
+    /// Handles a measured round trip time; returns whether slow start has ended.
     fn on_rtt(&mut self, rtt: Duration, una: u64, next: u64) -> bool {
         if una > self.end {
             self.end = next;

@@ -12,10 +12,10 @@ use super::{
     rtt::INITIAL_RTO,
 };
 
-/// How often a SYN-ACK is sent.
+/// The maximum number of SYN-ACKs.
 const TRIES: u8 = 5;
 
-/// A connection of which only the SYN has arrived: some 64 bytes, no buffers.
+/// A connection of which only the SYN has arrived: about 64 bytes, without buffers.
 #[derive(Clone, Debug)]
 pub(crate) struct HalfOpen {
     sent_at: Instant,
@@ -33,27 +33,27 @@ pub(crate) struct HalfOpen {
     sack: bool,
     /// How often the SYN-ACK has been sent because it was due.
     sent: u8,
-    /// When it was sent last: because it was due, or since the SYN came again.
+    /// The time of the last SYN-ACK: because it was due, or since the SYN was repeated.
     answered_at: Instant,
-    /// Which of our timestamps the end of the handshake echoes.
+    /// Our timestamp that the end of the handshake echoes.
     echo: Option<u32>,
 }
 
-/// What becomes of a half-open connection.
+/// The effect of a segment on a half-open connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Nothing.
+    /// None.
     Keep,
-    /// This is to be sent.
+    /// A response to send.
     Answer(Header),
     /// It was reset.
     Reset,
-    /// The handshake is over.
+    /// The handshake is complete.
     Established,
 }
 
 impl HalfOpen {
-    /// From a SYN. `iss` is our first sequence number, `clock_offset` is added to our timestamps.
+    /// Creates it from a SYN. `iss` is our first sequence number, `clock_offset` is added to our timestamps.
     pub(crate) fn new(syn: &Header, config: &Config, iss: u32, clock_offset: u32, now: Instant) -> Self {
         Self {
             sent_at: now,
@@ -74,7 +74,7 @@ impl HalfOpen {
         }
     }
 
-    /// The SYN-ACK to send now: first, or again.
+    /// Returns the SYN-ACK to send now, for the first time or again.
     pub(crate) fn syn_ack(&mut self, now: Instant) -> Header {
         self.sent = self.sent.saturating_add(1);
         (self.sent_at, self.answered_at) = (now, now);
@@ -95,7 +95,7 @@ impl HalfOpen {
         }
     }
 
-    /// The RST that ends it, whether or not the peer has got a SYN-ACK.
+    /// Returns the RST that ends it, whether or not the peer has received a SYN-ACK.
     pub(crate) fn reset(&self) -> Header {
         Header {
             seq: if self.sent == 0 { 0 } else { self.iss.wrapping_add(1) },
@@ -105,7 +105,7 @@ impl HalfOpen {
         }
     }
 
-    /// When the SYN-ACK is due again; `None`: given up.
+    /// Returns the time at which the SYN-ACK is due again; `None`: given up.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         (self.sent <= TRIES).then(|| self.sent_at + self.wait())
     }
@@ -117,13 +117,13 @@ impl HalfOpen {
         }
     }
 
-    /// What a segment for it means.
+    /// Handles a segment for it.
     pub(crate) fn receive(&mut self, segment: &Segment<'_>, now: Instant) -> Verdict {
         let header = &segment.header;
         let expected = self.irs.wrapping_add(1);
         if header.flags.syn && !header.flags.ack && !header.flags.rst && header.seq == self.irs {
             self.answered_at = now;
-            // What is echoed tells the peer which of its SYNs is answered.
+            // The echo identifies the SYN that is answered to the peer.
             if let (Some(recent), Some((value, _))) = (&mut self.recent, header.timestamps)
                 && older(*recent, value)
             {
@@ -158,12 +158,12 @@ impl HalfOpen {
         Verdict::Established
     }
 
-    /// The established connection, after [`Verdict::Established`]. The segment that completed the handshake is then
-    /// given to [`Connection::receive`].
+    /// Returns the established connection, after [`Verdict::Established`]. The segment that completed the handshake
+    /// must then be passed to [`Connection::receive`].
     pub(crate) fn establish(self, config: Config, budget: Arc<dyn Budget>, now: Instant) -> Connection {
         let window = u64::from(self.peer_window) << self.peer_scale.unwrap_or(0);
-        // Which of several SYN-ACKs is answered, only the echo tells (RFC 6298, 3). Of the earlier ones the time says
-        // nothing: the tunnel may have held them back for its own handshake.
+        // Only the echo identifies which of several SYN-ACKs is answered (RFC 6298, 3). The time since earlier ones has
+        // no meaning: the tunnel may have delayed them for its own handshake.
         let is_only = self.sent == 1 && self.answered_at == self.sent_at;
         let is_last = self.echo == Some(super::timestamp(self.clock_offset, self.answered_at));
         let rtt = (is_only || is_last).then(|| now.since(self.answered_at));

@@ -10,20 +10,20 @@ pub(crate) struct Flags {
     pub(crate) psh: bool,
 }
 
-/// The header of a segment, in or out, without ports and checksum.
+/// The header of a received or sent segment, without ports and checksum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) seq: u32,
-    /// Valid with the flag `ack`.
+    /// Valid if the flag `ack` is set.
     pub(crate) ack: u32,
     pub(crate) flags: Flags,
-    /// As in the header: not scaled.
+    /// The value in the header, not scaled.
     pub(crate) window: u16,
-    /// With SYN only.
+    /// Only with SYN.
     pub(crate) mss: Option<u16>,
-    /// With SYN only.
+    /// Only with SYN.
     pub(crate) window_scale: Option<u8>,
-    /// With SYN only.
+    /// Only with SYN.
     pub(crate) sack_permitted: bool,
     /// Value and echo.
     pub(crate) timestamps: Option<(u32, u32)>,
@@ -31,7 +31,7 @@ pub(crate) struct Header {
     pub(crate) sack: [Option<(u32, u32)>; 4],
 }
 
-/// A segment that arrived.
+/// A received segment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Segment<'a> {
     pub(crate) header: Header,
@@ -39,12 +39,12 @@ pub(crate) struct Segment<'a> {
 }
 
 impl Segment<'_> {
-    /// The sequence numbers that it takes.
+    /// Returns the number of sequence numbers of the segment.
     pub(super) fn length(&self) -> u64 {
         self.payload.len() as u64 + u64::from(self.header.flags.syn) + u64::from(self.header.flags.fin)
     }
 
-    /// The RST for a segment that belongs to nothing; `None` for a RST.
+    /// Returns the RST for a segment without a connection; `None` for a RST.
     pub(super) fn refusal(&self) -> Option<Header> {
         let header = &self.header;
         if header.flags.rst {
@@ -63,32 +63,32 @@ impl Segment<'_> {
 pub(super) const HEADER: usize = 20;
 /// The length of the timestamps option, padded.
 pub(super) const TIMESTAMPS: usize = 12;
-/// The segment size of a peer that does not state one.
+/// The default segment size of a peer.
 pub(super) const DEFAULT_MSS: u16 = 536;
-/// The smallest segment size that is believed: a peer cannot make the headers the main part.
+/// The smallest accepted segment size: otherwise a peer could make headers the larger part of the traffic.
 pub(super) const SMALLEST_MSS: u16 = 88;
-/// The smallest segment size that an ICMP error can make, without options.
+/// The smallest segment size that an ICMP error can cause, without options.
 pub(super) const SMALLEST_PATH_MSS: usize = 500;
 /// The largest window scale: RFC 7323, 2.3.
 pub(super) const LARGEST_SCALE: u8 = 14;
 
-/// The length of the option with `blocks` SACK blocks, padded.
+/// Returns the length of the option with `blocks` SACK blocks, padded.
 pub(super) const fn sack_length(blocks: usize) -> usize {
     if blocks == 0 { 0 } else { 4 + 8 * blocks }
 }
 
-/// The 64-bit number of a first sequence number. Inside, sequence numbers have 64 bits, of which the wire has the lower
-/// half: they never wrap.
+/// Returns the 64-bit form of a first sequence number. Internally, sequence numbers have 64 bits, the lower half of
+/// which is used in headers: they never wrap.
 pub(super) const fn first(number: u32) -> u64 {
     (1 << 32) | number as u64
 }
 
-/// The 64-bit number nearest to `near` whose lower half is `number`.
+/// Returns the 64-bit number nearest to `near` whose lower half is `number`.
 pub(super) const fn extend(near: u64, number: u32) -> u64 {
     near.wrapping_add_signed(number.wrapping_sub(near as u32).cast_signed() as i64)
 }
 
-/// Whether timestamp `a` is older than `b`.
+/// Returns whether timestamp `a` is older than `b`.
 pub(super) const fn older(a: u32, b: u32) -> bool {
     a.wrapping_sub(b).cast_signed() < 0
 }

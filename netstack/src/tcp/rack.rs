@@ -1,16 +1,16 @@
-//! RACK: what was sent before something that has been delivered, and longer ago than reordering explains, is lost.
-//! RFC 8985, 6.
+//! RACK: a segment is lost if it was sent earlier than a delivered one, by more time than reordering explains. RFC
+//! 8985, 6.
 
 use std::time::Duration;
 
 use wg_embed::time::Instant;
 
-/// So many segments reported by SACK are proof enough while no reordering has been seen.
+/// The number of segments reported by SACK that proves a loss while no reordering has been detected.
 const ENOUGH: u64 = 3;
-/// For how many recoveries a wider window stays.
+/// The number of recoveries for which a wider window is kept.
 const PERSIST: u8 = 16;
 
-/// When a segment was sent.
+/// The time at which a segment was sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sent {
     pub(super) at: Instant,
@@ -30,10 +30,10 @@ pub(super) struct Rack {
     latest: Option<Sent>,
     rtt: Duration,
     reordering: bool,
-    /// The window is so many quarters of the smallest round trip time.
+    /// The window in quarters of the minimum round trip time.
     quarters: u32,
     persist: u8,
-    /// The window was widened: not again before this is acknowledged.
+    /// The window was widened: not again before this number is acknowledged.
     round: u64,
 }
 
@@ -44,10 +44,10 @@ impl Default for Rack {
 }
 
 impl Rack {
-    /// Takes the latest delivered segment of an ACK. `echoes_older`: the ACK echoes a timestamp from before `sent`.
+    /// Handles the latest delivered segment of an ACK. `echoes_older`: the ACK echoes a timestamp from before `sent`.
     pub(super) fn on_delivered(&mut self, sent: Sent, echoes_older: bool, minimum: Option<Duration>, now: Instant) {
         let rtt = now.since(sent.at);
-        // It may have been an earlier transmission of the same that has arrived.
+        // An earlier transmission of the same segment may have arrived.
         if sent.repeated && (echoes_older || minimum.is_some_and(|minimum| rtt < minimum)) {
             return;
         }
@@ -61,7 +61,7 @@ impl Rack {
         self.reordering = true;
     }
 
-    /// A D-SACK came: what was sent again had not been lost.
+    /// Handles a D-SACK: a retransmitted segment had not been lost.
     pub(super) fn on_duplicate(&mut self, una: u64, next: u64) {
         if una >= self.round {
             self.round = next;
@@ -70,7 +70,7 @@ impl Rack {
         }
     }
 
-    /// A recovery is over.
+    /// Handles the end of a recovery.
     pub(super) fn on_recovered(&mut self) {
         self.persist = self.persist.saturating_sub(1);
         if self.persist == 0 {
@@ -82,12 +82,12 @@ impl Rack {
         self.rtt
     }
 
-    /// Whether something with this end was sent before what has been delivered.
+    /// Returns whether a segment with this end was sent before the delivered one.
     pub(super) fn is_before(&self, at: Instant, end: u64) -> bool {
         self.latest.is_some_and(|latest| (latest.at, latest.end) > (at, end))
     }
 
-    /// How long reordering is waited for.
+    /// Returns how long to wait for reordered segments.
     pub(super) fn window(
         &self,
         recovering: bool,

@@ -1,6 +1,6 @@
 //! Sets of sequence numbers as sorted, separate ranges.
 
-/// Ranges from the first number on, up to and without the second.
+/// Ranges from the first number up to, but not including, the second.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ranges(Vec<(u64, u64)>);
 
@@ -17,7 +17,7 @@ impl Ranges {
         self.0.first().copied()
     }
 
-    /// The end of the last range.
+    /// Returns the end of the last range.
     pub(super) fn end(&self) -> Option<u64> {
         self.0.last().map(|&(_, end)| end)
     }
@@ -26,19 +26,19 @@ impl Ranges {
         self.0.iter().copied()
     }
 
-    /// The range with `number` in it.
+    /// Returns the range that contains `number`.
     pub(super) fn containing(&self, number: u64) -> Option<(u64, u64)> {
         let at = self.0.partition_point(|&(_, end)| end <= number);
         self.0.get(at).copied().filter(|&(start, _)| start <= number)
     }
 
-    /// Whether inserting this range would make one range more.
+    /// Returns whether inserting this range would add a separate range.
     pub(super) fn is_apart(&self, start: u64, end: u64) -> bool {
         let at = self.0.partition_point(|&(_, e)| e < start);
         self.0.get(at).is_none_or(|&(s, _)| s > end)
     }
 
-    /// Adds a range and returns the one that it is part of then.
+    /// Adds a range and returns the one that then contains it.
     pub(super) fn insert(&mut self, start: u64, end: u64) -> (u64, u64) {
         let from = self.0.partition_point(|&(_, e)| e < start);
         let to = from + self.0.get(from..).unwrap_or_default().partition_point(|&(s, _)| s <= end);
@@ -50,7 +50,7 @@ impl Ranges {
         merged
     }
 
-    /// Removes all below `number`.
+    /// Removes all numbers below `number`.
     pub(super) fn remove_below(&mut self, number: u64) {
         let gone = self.0.partition_point(|&(_, end)| end <= number);
         self.0.drain(..gone);
@@ -73,7 +73,7 @@ impl Ranges {
         self.0 = Vec::new();
     }
 
-    /// The first part of `start..end` that is not in the set.
+    /// Returns the first part of `start..end` that is not in the set.
     pub(super) fn gap(&self, start: u64, end: u64) -> Option<(u64, u64)> {
         let at = self.0.partition_point(|&(_, e)| e <= start);
         let (start, next) = match self.0.get(at) {

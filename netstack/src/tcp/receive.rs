@@ -1,4 +1,4 @@
-//! The receiving side: reassembly, the window, and when to acknowledge.
+//! The receiving side: reassembly, the window, and the times of ACKs.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,48 +6,48 @@ use wg_embed::time::Instant;
 
 use super::{Budget, buffer::Ring, header::LARGEST_SCALE, ranges::Ranges};
 
-/// How long an ACK may be delayed.
+/// The maximum delay of an ACK.
 pub(super) const ACK_DELAY: Duration = Duration::from_millis(40);
-/// So many segments are acknowledged at once.
+/// The number of segments that are acknowledged at once.
 const ACK_EVERY: u8 = 2;
-/// The least round trip time that the window is tuned by: one tick of our timestamps.
+/// The minimum round trip time for tuning the window: one tick of our timestamps.
 const LEAST_RTT: Duration = Duration::from_millis(1);
-/// The most ranges of data that arrived out of order.
+/// The maximum number of ranges that arrived out of order.
 const MOST_RANGES: usize = 128;
-/// The most ACKs that repeat the same number, for peers that count them.
+/// The maximum number of ACKs that repeat the same number, for peers that count them.
 const MOST_REPEATED: u8 = 8;
 
-/// The first window of a buffer that may take `most` bytes: what fits in the header of a SYN.
+/// Returns the first window of a buffer of at most `most` bytes: as much as the header of a SYN can express.
 pub(super) fn first_window(most: usize) -> u16 {
     u16::try_from(most).unwrap_or(u16::MAX)
 }
 
-/// The smallest scale with which the header can express a window of `buffer` bytes.
+/// Returns the smallest scale with which the header can express a window of `buffer` bytes.
 pub(super) fn scale_for(buffer: usize) -> u8 {
     (0..LARGEST_SCALE).find(|&scale| usize::from(u16::MAX) << scale >= buffer).unwrap_or(LARGEST_SCALE)
 }
 
-/// Whether an ACK is to be sent.
+/// Whether an ACK must be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Due {
     Nothing,
     Later(Instant),
-    /// At once, so many times.
+    /// At once, this many times.
     Now(u8),
 }
 
-/// What was received.
+/// The received data.
 pub(super) struct Receiver {
     ring: Ring,
-    /// What is expected next.
+    /// The next expected number.
     next: u64,
-    /// The end of the window that was advertised last.
+    /// The end of the last advertised window.
     edge: u64,
-    /// The largest number that was acknowledged.
+    /// The largest acknowledged number.
     acknowledged: u64,
-    /// What a window is made from; grows with what the program reads, up to `most`.
+    /// The limit of the window; it grows with the program's reading rate, up to `most`.
     limit: usize,
-    /// The largest that the limit was: it is lowered when memory is refused, but what was stated holds.
+    /// The largest value of the limit: it is lowered when memory is refused, but advertised windows remain valid.
     largest_limit: usize,
     most: usize,
     scale: u8,
@@ -55,23 +55,23 @@ pub(super) struct Receiver {
     apart: Ranges,
     /// Numbers in the ranges that changed last, the latest first.
     recent: [u64; 4],
-    /// What arrived twice.
+    /// Data that arrived twice.
     duplicate: Option<(u64, u64)>,
     /// The number of the peer's FIN.
     fin: Option<u64>,
-    /// Nobody reads: data are acknowledged and thrown away.
+    /// Whether there is no reader: data are acknowledged and discarded.
     discard: bool,
     due: Due,
-    /// Segments since the last ACK.
+    /// The number of segments since the last ACK.
     waiting: u8,
     mss: usize,
     tuning: Tuning,
 }
 
-/// How the window follows what the program reads in a round trip.
+/// The adaptation of the window to the program's reading in a round trip.
 #[derive(Clone, Copy, Debug)]
 struct Tuning {
-    /// The round trip time by what the peer echoes, and the echo that was used last.
+    /// The round trip time by the peer's echoes, and the last used echo.
     rtt: Option<Duration>,
     echo: u32,
     since: Instant,
@@ -102,7 +102,7 @@ impl Receiver {
         }
     }
 
-    /// The peer's SYN has the number `irs`.
+    /// Starts with the number `irs` of the peer's SYN.
     pub(super) fn start(&mut self, irs: u64, scale: u8) {
         self.next = irs + 1;
         self.acknowledged = self.next;
@@ -134,12 +134,12 @@ impl Receiver {
         self.ring.capacity()
     }
 
-    /// Whether all up to the FIN has arrived.
+    /// Returns whether everything up to the FIN has arrived.
     pub(super) fn is_finished(&self) -> bool {
         self.fin.is_some_and(|fin| self.next > fin)
     }
 
-    /// Whether the ring holds nothing at all.
+    /// Returns whether the ring is completely empty.
     pub(super) fn is_empty(&self) -> bool {
         self.ring.is_empty() && self.apart.is_empty()
     }
@@ -148,7 +148,7 @@ impl Receiver {
         self.apart.is_empty()
     }
 
-    /// From now on data are thrown away.
+    /// Discards data from now on.
     pub(super) fn discard(&mut self) {
         self.discard = true;
         let unread = self.ring.len();
@@ -159,19 +159,19 @@ impl Receiver {
         self.discard
     }
 
-    /// Gives all memory back.
+    /// Releases all memory.
     pub(super) fn release(&mut self) {
         self.apart.clear();
         self.ring.release();
     }
 
-    /// Takes data from `start` on, and a FIN behind them. Returns whether something new arrived in order.
+    /// Handles data from `start` on, and a FIN behind them. Returns whether new data arrived in order.
     pub(super) fn accept(&mut self, start: u64, payload: &[u8], fin: bool, now: Instant) -> bool {
         let end = start + payload.len() as u64;
         if !payload.is_empty() {
             self.mss = self.mss.max(payload.len());
         }
-        // Only the part inside of the window, and before the FIN.
+        // Only the part inside the window, and before the FIN.
         let right = self.fin.unwrap_or(u64::MAX).min(self.edge);
         if fin && self.fin.is_none() && end <= self.edge && self.apart.end().is_none_or(|apart| apart <= end) {
             self.fin = Some(end);
@@ -198,7 +198,7 @@ impl Receiver {
         }
         if self.next > before {
             self.waiting = self.waiting.saturating_add(1);
-            // What fills a part of a gap is acknowledged at once: RFC 5681, 4.2.
+            // A segment that fills part of a gap is acknowledged at once: RFC 5681, 4.2.
             if self.waiting >= ACK_EVERY || !self.apart.is_empty() {
                 self.acknowledge_now();
             } else if self.due == Due::Nothing {
@@ -209,7 +209,7 @@ impl Receiver {
         false
     }
 
-    /// Stores data inside of the window. Returns whether there was room.
+    /// Stores data inside the window. Returns whether there was room.
     fn store(&mut self, from: u64, part: &[u8]) -> bool {
         let to = from + part.len() as u64;
         if from > self.next {
@@ -218,7 +218,7 @@ impl Receiver {
         if !self.discard {
             let offset = self.ring.len();
             if !self.ring.reserve(offset + part.len(), self.limit) {
-                // The window becomes what there is memory for, and grows again with what is read.
+                // The window is reduced to the available memory, and grows again with the reading rate.
                 self.limit = self.ring.capacity().max(2 * self.mss);
                 self.tuning.last = self.limit as u64 / 4;
                 return false;
@@ -264,7 +264,7 @@ impl Receiver {
         true
     }
 
-    /// Something arrived that had arrived before.
+    /// Handles data that had already arrived.
     pub(super) fn note_duplicate(&mut self, start: u64, end: u64) {
         if start < end {
             self.duplicate = Some((start, end));
@@ -285,7 +285,7 @@ impl Receiver {
         };
     }
 
-    /// Whether an ACK is to be sent at once.
+    /// Returns whether an ACK must be sent at once.
     pub(super) fn wants_acknowledgement(&self, now: Instant) -> bool {
         match self.due {
             Due::Nothing => false,
@@ -294,12 +294,12 @@ impl Receiver {
         }
     }
 
-    /// Whether an ACK is to be sent, at once or later.
+    /// Returns whether an ACK must be sent, at once or later.
     pub(super) fn owes_acknowledgement(&self) -> bool {
         self.due != Due::Nothing
     }
 
-    /// When a delayed ACK is due.
+    /// Returns the time at which a delayed ACK is due.
     pub(super) fn delayed(&self) -> Option<Instant> {
         match self.due {
             Due::Later(at) => Some(at),
@@ -307,21 +307,21 @@ impl Receiver {
         }
     }
 
-    /// The window for the header of a SYN, which is not scaled.
+    /// Returns the window for the header of a SYN, which is not scaled.
     pub(super) fn syn_window(&self) -> (u16, u64) {
         let window = self.limit.min(usize::from(u16::MAX)) as u16;
         (window, (self.next + u64::from(window)).max(self.edge))
     }
 
-    /// The window for a header, and the edge that it states. It never lies before an edge that was stated.
+    /// Returns the window for a header, and the edge that it advertises, which is never before an advertised one.
     pub(super) fn window(&self) -> (u16, u64) {
         let free = self.limit.saturating_sub(self.ring.len()) as u64;
-        // Not by little pieces: RFC 9293, 3.8.6.2.2.
+        // Not in small steps: RFC 9293, 3.8.6.2.2.
         let stated = self.edge.saturating_sub(self.next);
         let window = if free < stated + self.step() { stated } else { free };
         let unit = 1u64 << self.scale;
-        // What was stated is kept, rounded up; but not on and on while nothing is read: with small segments or large
-        // units, the window would never close. Then the peer finds it less than a unit smaller (RFC 7323, 2.4).
+        // The advertised edge is kept, rounded up, but not indefinitely while nothing is read: with small segments or
+        // large units, the window would never close. Then it is smaller by less than a unit (RFC 7323, 2.4).
         let limit = self.largest_limit as u64;
         let most = (limit + unit.max(limit / 16)).saturating_sub(self.ring.len() as u64);
         let kept = stated.div_ceil(unit);
@@ -335,7 +335,7 @@ impl Receiver {
         (2 * self.mss).min(self.limit / 2).max(1) as u64
     }
 
-    /// An ACK with this edge was sent. With `single` repetitions are not needed.
+    /// Reports that an ACK with this edge was sent. With `single` repetitions are not needed.
     pub(super) fn on_acknowledged(&mut self, edge: u64, single: bool) {
         self.edge = edge;
         self.acknowledged = self.next;
@@ -347,21 +347,20 @@ impl Receiver {
         };
     }
 
-    /// A segment with this edge was sent that had no room for SACK blocks: the ACK is still due.
+    /// Reports that a segment with this edge was sent without room for SACK blocks: the ACK is still due.
     pub(super) fn on_partly_acknowledged(&mut self, edge: u64) {
         self.edge = edge;
         self.acknowledged = self.next;
         self.acknowledge_now();
     }
 
-    /// SACK blocks to report, `most` of them at most: first what arrived twice, then the ranges in the order of
-    /// arrival.
+    /// Returns SACK blocks to report, at most `most`: first duplicates, then the ranges in the order of arrival.
     pub(super) fn blocks(&self, most: usize) -> [Option<(u32, u32)>; 4] {
         let mut blocks = [None; 4];
         let mut count = 0;
         let mut add = |range: (u64, u64)| {
             let block = Some((range.0 as u32, range.1 as u32));
-            // The first one may lie within another one: that is what tells a duplicate.
+            // The first one may lie within another one, which identifies it as a duplicate.
             if count < most && !(count > 0 && blocks[1..].contains(&block)) && !(count == 1 && blocks[0] == block) {
                 blocks[count] = block;
                 count += 1;
@@ -386,33 +385,33 @@ impl Receiver {
         blocks
     }
 
-    /// Whether there is something to report by SACK.
+    /// Returns whether there is something to report by SACK.
     pub(super) fn has_blocks(&self) -> bool {
         self.duplicate.is_some() || !self.apart.is_empty()
     }
 
-    /// Data came that echo our timestamp `echo`, which is `age` old: an answer to our ACK, or later.
+    /// Handles data that echo our timestamp `echo`, which is `age` old: a response to our ACK, or later.
     pub(super) fn on_echo(&mut self, echo: u32, age: Duration) {
         if echo == self.tuning.echo {
             return;
         }
         self.tuning.echo = echo;
         let age = age.max(LEAST_RTT);
-        // A peer that had nothing to send lets it seem long.
+        // A peer that had nothing to send makes it appear long.
         self.tuning.rtt = Some(match self.tuning.rtt {
             Some(rtt) if rtt < age => rtt + (age - rtt) / 8,
             _ => age,
         });
     }
 
-    /// The program has read `len` bytes; `rtt` is what the sending side knows of the round trip time.
+    /// Reports that the program has read `len` bytes; `rtt` is the sending side's round trip time.
     pub(super) fn on_read(&mut self, len: usize, rtt: Option<Duration>, now: Instant) {
         self.tuning.read += len as u64;
         let rtt = self.tuning.rtt.or(rtt).unwrap_or(LEAST_RTT).max(LEAST_RTT);
         if now.since(self.tuning.since) >= rtt {
             self.tune(now);
         }
-        // The peer is told of much more room at once, of a little more with the next ACK.
+        // The peer is informed at once of a much larger window, and of a slightly larger one with the next ACK.
         let stated = self.edge.saturating_sub(self.next);
         let free = self.limit.saturating_sub(self.ring.len()) as u64;
         if free >= stated + self.step().max(stated) && !self.is_finished() {
@@ -420,7 +419,7 @@ impl Receiver {
         }
     }
 
-    /// The window is to hold twice what is read in a round trip, and more while that grows.
+    /// Adapts the limit: the window should be twice the data read in a round trip, and more while that grows.
     fn tune(&mut self, now: Instant) {
         let Tuning { read, last, .. } = self.tuning;
         if read > last {

@@ -1,14 +1,14 @@
-//! What a loss does to the sender: proportional rate reduction (RFC 6937), undoing what was not necessary (RFC 3522,
-//! 3708), F-RTO (RFC 5682), and what a tail loss probe tells (RFC 8985, 7).
+//! The sender's reaction to losses: proportional rate reduction (RFC 6937), undoing unnecessary reductions (RFC 3522,
+//! 3708), F-RTO (RFC 5682), and the result of a tail loss probe (RFC 8985, 7).
 
 use super::{cubic::Cubic, header::older};
 
-/// Where the sender is.
+/// The phase of the sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Nothing is known to be lost.
+    /// No known loss.
     Open,
-    /// Until all that was sent when a loss was found is acknowledged.
+    /// Until everything that had been sent when a loss was detected is acknowledged.
     Recovery,
     /// The same after the retransmission timer expired.
     Loss,
@@ -22,23 +22,23 @@ struct Reduction {
     flight: u64,
 }
 
-/// What would be restored if nothing was lost.
+/// The state to restore if nothing was lost.
 #[derive(Clone, Copy, Debug)]
 struct Undo {
     cubic: Cubic,
-    /// When the first segment was sent again, in our timestamps.
+    /// The time of the first retransmission, in our timestamps.
     stamp: Option<u32>,
-    /// How many were sent again and not reported as duplicates.
+    /// The number of retransmissions that were not reported as duplicates.
     repeated: u32,
     any: bool,
 }
 
-/// A tail loss probe that is not answered.
+/// A tail loss probe without a response.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Probe {
-    /// Answered when this is acknowledged.
+    /// It is answered when this number is acknowledged.
     pub(super) end: u64,
-    /// Whether it repeated something.
+    /// Whether it was a retransmission.
     pub(super) repeated: bool,
 }
 
@@ -49,9 +49,9 @@ pub(super) struct Recovery {
     point: u64,
     reduction: Reduction,
     undo: Option<Undo>,
-    /// F-RTO is on: the timeout may have been spurious.
+    /// Whether F-RTO is active: the timeout may have been spurious.
     doubted: bool,
-    /// The next lost segment leaves whatever the window says.
+    /// Whether the next lost segment is sent regardless of the window.
     pub(super) force: bool,
     pub(super) probe: Option<Probe>,
 }
@@ -75,12 +75,12 @@ impl Recovery {
         self.phase
     }
 
-    /// What must be acknowledged for the recovery to end.
+    /// Returns the number whose acknowledgement ends the recovery.
     pub(super) fn point(&self) -> u64 {
         self.point
     }
 
-    /// Something was found to be lost. `flight` is all that is not acknowledged, `next` what is sent next.
+    /// Handles a detected loss. `flight` is everything unacknowledged, `next` the next number to send.
     pub(super) fn enter(&mut self, cubic: &mut Cubic, flight: u64, next: u64) {
         self.undo = Some(Undo { cubic: *cubic, stamp: None, repeated: 0, any: false });
         self.phase = Phase::Recovery;
@@ -91,7 +91,7 @@ impl Recovery {
         cubic.on_loss(flight);
     }
 
-    /// The retransmission timer expired.
+    /// Handles a retransmission timeout.
     pub(super) fn time_out(&mut self, cubic: &mut Cubic, flight: u64, pipe: u64, next: u64) {
         if self.phase == Phase::Open {
             self.undo = Some(Undo { cubic: *cubic, stamp: None, repeated: 0, any: false });
@@ -105,8 +105,8 @@ impl Recovery {
         cubic.on_timeout(pipe);
     }
 
-    /// An ACK during a recovery: `delivered` bytes arrived; `progress` if it acknowledged something and nothing more
-    /// was found to be lost.
+    /// Handles an ACK during a recovery: `delivered` bytes arrived; `progress` if it acknowledged something and no
+    /// further loss was detected.
     pub(super) fn reduce(&mut self, cubic: &mut Cubic, delivered: u64, pipe: u64, progress: bool, mss: u64) {
         let reduction = &mut self.reduction;
         reduction.delivered += delivered;
@@ -127,7 +127,7 @@ impl Recovery {
         cubic.set_window(pipe + room);
     }
 
-    /// A segment was sent; `again` if it had been before, at `stamp` in our timestamps.
+    /// Reports that a segment was sent; `again` for a retransmission, at `stamp` in our timestamps.
     pub(super) fn on_sent(&mut self, len: u64, again: bool, stamp: u32) {
         if self.phase == Phase::Recovery {
             self.reduction.sent += len;
@@ -143,31 +143,30 @@ impl Recovery {
         }
     }
 
-    /// Whether an ACK that echoes `echo` was caused by a segment older than the first retransmission.
+    /// Returns whether an ACK that echoes `echo` was caused by a segment older than the first retransmission.
     pub(super) fn echoes_older(&self, echo: Option<u32>) -> bool {
         let stamp = self.undo.as_ref().and_then(|undo| undo.stamp);
         echo.zip(stamp).is_some_and(|(echo, stamp)| older(echo, stamp))
     }
 
-    /// A D-SACK reports something that was sent again.
+    /// Handles a D-SACK for a retransmission.
     pub(super) fn on_duplicate(&mut self) {
         if let Some(undo) = &mut self.undo {
             undo.repeated = undo.repeated.saturating_sub(1);
         }
     }
 
-    /// Whether all that was sent again is reported as a duplicate.
+    /// Returns whether all retransmissions were reported as duplicates.
     pub(super) fn all_duplicates(&self) -> bool {
         self.undo.as_ref().is_some_and(|undo| undo.any && undo.repeated == 0)
     }
 
-    /// F-RTO: whether this shows that the timeout was spurious: something from before it arrived that was not sent
-    /// again.
+    /// Returns whether the timeout was spurious (F-RTO): a segment from before it arrived that was not retransmitted.
     pub(super) fn was_spurious(&self, original: Option<u64>) -> bool {
         self.phase == Phase::Loss && self.doubted && original.is_some_and(|end| end <= self.point)
     }
 
-    /// Takes the reduction back.
+    /// Undoes the reduction.
     pub(super) fn undo(&mut self, cubic: &mut Cubic) {
         if let Some(undo) = self.undo.take() {
             let window = cubic.window();
@@ -177,12 +176,12 @@ impl Recovery {
         self.end();
     }
 
-    /// All that was sent when the loss was found is acknowledged.
+    /// Handles that everything that had been sent when the loss was detected is acknowledged.
     pub(super) fn finish(&mut self, cubic: &mut Cubic) {
         if self.phase == Phase::Recovery {
             cubic.on_recovered();
         }
-        // The undo state stays: a D-SACK may come later.
+        // The undo state is kept: a D-SACK may arrive later.
         self.end();
     }
 

@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use wg_embed::time::Instant;
 
-/// The timeout before there is a sample.
+/// The timeout before the first sample.
 pub(super) const INITIAL_RTO: Duration = Duration::from_secs(1);
-/// The least that the timeout is above the smoothed round trip time: more than the delay of any peer's ACK.
+/// The minimum difference of the timeout to the smoothed round trip time: more than the delay of any peer's ACK.
 pub(super) const SMALLEST_RTO: Duration = Duration::from_millis(200);
-/// Where backing off ends.
+/// The maximum timeout after backing off.
 pub(super) const LARGEST_RTO: Duration = Duration::from_secs(60);
-/// What a sample is at most, in nanoseconds: one hour, far beyond the largest timeout.
+/// The maximum of a sample, in nanoseconds: one hour, far beyond the largest timeout.
 const LONGEST: u64 = 3_600_000_000_000;
-/// How long a minimum counts: a path may have changed.
+/// How long a minimum is used, since a path may change.
 const MINIMUM_HOLDS: Duration = Duration::from_secs(300);
 
-/// The estimates, in nanoseconds: arithmetic with `Duration` costs several times as much, for each ACK.
+/// The estimates, in nanoseconds: arithmetic with `Duration` costs several times as much for each ACK.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Rtt {
     smoothed: Option<u64>,
@@ -26,7 +26,7 @@ pub(super) struct Rtt {
 }
 
 impl Rtt {
-    /// Takes a sample.
+    /// Adds a sample.
     pub(super) fn sample(&mut self, rtt: Duration, now: Instant) {
         let rtt = rtt.max(Duration::from_nanos(1));
         let sample = u64::try_from(rtt.as_nanos()).unwrap_or(u64::MAX).min(LONGEST);
@@ -54,7 +54,7 @@ impl Rtt {
         self.minimum.map(|(minimum, _)| minimum)
     }
 
-    /// The retransmission timeout, doubled as often as [`back_off`](Self::back_off) was called.
+    /// Returns the retransmission timeout, doubled as often as [`back_off`](Self::back_off) was called.
     pub(super) fn timeout(&self) -> Duration {
         const INITIAL: u64 = INITIAL_RTO.as_nanos() as u64;
         const SMALLEST: u64 = SMALLEST_RTO.as_nanos() as u64;

@@ -1,9 +1,9 @@
-//! What is in flight: a record for each segment that was sent and is not acknowledged.
+//! The segments in flight: a record for each one that was sent and is not acknowledged.
 //!
-//! Records lie in the order of their sequence numbers, so an ACK takes them from the front, and a SACK block finds its
-//! first one by bisection and looks at each newly covered one once. In the order of time, first transmissions are
-//! records that have not been looked at yet (`fresh`), repeated ones a queue of their own. So no step walks all that is
-//! in flight, except a retransmission timeout.
+//! Records are in the order of their sequence numbers, so an ACK removes them from the front, and a SACK block finds
+//! its first one by bisection and visits each newly covered one once. In the order of time, first transmissions are the
+//! records that were not yet visited (`fresh`), and retransmissions are in a queue of their own. So no step visits
+//! everything in flight, except a retransmission timeout.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -14,7 +14,7 @@ use super::{
     ranges::Ranges,
 };
 
-/// The most ranges that are remembered: a peer cannot make more by reporting single bytes.
+/// The maximum number of ranges: a peer cannot cause more by reporting single bytes.
 const MOST_RANGES: usize = 4096;
 
 const SACKED: u8 = 1;
@@ -26,7 +26,7 @@ const REPEATED: u8 = 4;
 pub(super) struct Record {
     pub(super) start: u64,
     pub(super) sent: Instant,
-    /// With a FIN.
+    /// The length, including a FIN.
     pub(super) len: u32,
     state: u8,
 }
@@ -41,17 +41,17 @@ impl Record {
     }
 }
 
-/// What an ACK was found to deliver.
+/// The data that an ACK delivers.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Delivered {
-    /// Bytes that were delivered and not known to be.
+    /// Newly delivered bytes.
     pub(super) bytes: u64,
     /// Bytes newly reported by SACK.
     pub(super) sacked: u64,
-    /// The first and the last of those that were sent only once: when they were sent.
+    /// The first and the last of the segments that were sent only once: their times.
     pub(super) oldest: Option<Instant>,
     pub(super) newest: Option<Instant>,
-    /// The one sent last of all: for RACK.
+    /// The segment that was sent last: for RACK.
     pub(super) latest: Option<Sent>,
     /// The largest end of a segment that was sent only once.
     pub(super) original: Option<u64>,
@@ -59,7 +59,7 @@ pub(super) struct Delivered {
     pub(super) repeated: bool,
     /// The largest end that was delivered before.
     before: u64,
-    /// Whether something arrived before something with lower numbers.
+    /// Whether a segment arrived before one with lower numbers.
     pub(super) reordered: bool,
 }
 
@@ -67,25 +67,25 @@ pub(super) struct Delivered {
 #[derive(Debug, Default)]
 pub(super) struct Scoreboard {
     records: VecDeque<Record>,
-    /// What was reported by SACK, above what is acknowledged.
+    /// Ranges reported by SACK, above the acknowledged number.
     sacked: Ranges,
     sacked_bytes: u64,
-    /// Bytes in the network as far as is known: neither delivered nor lost, or sent again.
+    /// Bytes assumed to be in the network: neither delivered nor lost, or retransmitted.
     pipe: u64,
-    /// Bytes that are lost and not sent again.
+    /// Bytes that are lost and not yet retransmitted.
     lost: u64,
-    /// Records before this one have been delivered, lost, or sent again.
+    /// Records before this one have been delivered, lost, or retransmitted.
     fresh: usize,
-    /// Those that were sent again, in the order of time. An entry that is no longer true is skipped.
+    /// Retransmissions, in the order of time. Outdated entries are skipped.
     again: VecDeque<(u64, Instant)>,
-    /// The starts of what is lost. An entry that is no longer true is skipped: the first one is true.
+    /// The starts of lost segments. Outdated entries are skipped: the first one is valid.
     missing: VecDeque<u64>,
     /// The largest end that was ever delivered.
     highest: u64,
 }
 
 impl Scoreboard {
-    /// What an ACK delivers is counted from here on.
+    /// Starts to count the data that an ACK delivers.
     pub(super) fn begin(&self) -> Delivered {
         Delivered { before: self.highest, ..Delivered::default() }
     }
@@ -120,14 +120,14 @@ impl Scoreboard {
             + self.missing.capacity() * size_of::<u64>()
     }
 
-    /// Gives back the memory of an empty board.
+    /// Releases the memory of an empty board.
     pub(super) fn shrink(&mut self) {
         if self.records.is_empty() {
             *self = Self { highest: self.highest, ..Self::default() };
         }
     }
 
-    /// A segment was sent for the first time.
+    /// Adds a segment that was sent for the first time.
     pub(super) fn push(&mut self, start: u64, len: u32, now: Instant) {
         self.pipe += u64::from(len);
         self.records.push_back(Record { start, sent: now, len, state: 0 });
@@ -138,7 +138,7 @@ impl Scoreboard {
         (at < self.records.len()).then_some(at)
     }
 
-    /// All below `ack` has arrived.
+    /// Reports that everything below `ack` has arrived.
     pub(super) fn acknowledge(&mut self, ack: u64, delivered: &mut Delivered) {
         while let Some(record) = self.records.front_mut() {
             if record.start >= ack {
@@ -146,7 +146,7 @@ impl Scoreboard {
             }
             let end = record.end();
             if end > ack {
-                // A part of one: the rest stays as it is.
+                // A part of a segment: the rest is unchanged.
                 let (before, part) = (record.start, ack - record.start);
                 record.start = ack;
                 record.len -= part as u32;
@@ -191,7 +191,7 @@ impl Scoreboard {
         }
     }
 
-    /// Counts a record as delivered that was not before.
+    /// Counts a record as newly delivered.
     fn note(&mut self, record: Record, delivered: &mut Delivered) {
         let len = u64::from(record.len);
         delivered.bytes += len;
@@ -212,7 +212,7 @@ impl Scoreboard {
         }
     }
 
-    /// `start..end` was reported by SACK. It lies between what is acknowledged and what was sent.
+    /// Handles a SACK block `start..end`, which lies between the acknowledged and the next number.
     pub(super) fn sack(&mut self, start: u64, end: u64, delivered: &mut Delivered) {
         if self.sacked.len() >= MOST_RANGES && self.sacked.is_apart(start, end) {
             return;
@@ -250,7 +250,7 @@ impl Scoreboard {
         self.pipe -= u64::from(record.len);
         self.lost += u64::from(record.len);
         let start = record.start;
-        // What is needed first is sent first.
+        // The most urgent segments are sent first.
         if self.missing.front().is_some_and(|&front| start < front) {
             self.missing.push_front(start);
         } else {
@@ -258,12 +258,12 @@ impl Scoreboard {
         }
     }
 
-    /// The first segment counts as lost: for peers without SACK.
+    /// Counts the first segment as lost: for peers without SACK.
     pub(super) fn lose_first(&mut self) {
         self.lose(0);
     }
 
-    /// Segments from `from` on that are larger than `len` count as lost.
+    /// Counts segments from `from` on that are larger than `len` as lost.
     pub(super) fn lose_larger(&mut self, from: u64, len: u32) {
         for at in 0..self.records.len() {
             if self.records.get(at).is_some_and(|record| record.end() > from && record.len > len) {
@@ -272,10 +272,10 @@ impl Scoreboard {
         }
     }
 
-    /// The retransmission timer expired: the first segment is lost, and what was sent long enough ago.
+    /// Handles a retransmission timeout: the first segment, and those sent long enough ago, are lost.
     pub(super) fn lose_old(&mut self, now: Instant, age: Duration) {
         if self.records.front().is_some_and(|record| record.is(SACKED)) {
-            // The peer has thrown away what it had reported.
+            // The peer has discarded data that it had reported.
             self.forget_sacked();
         }
         self.missing.clear();
@@ -305,13 +305,14 @@ impl Scoreboard {
         self.rebuild_again();
     }
 
-    /// Puts an entry where its time belongs.
+    /// Inserts an entry in the order of time.
     fn insert_again(&mut self, entry: (u64, Instant)) {
         let at = self.again.partition_point(|&(_, sent)| sent <= entry.1);
         self.again.insert(at, entry);
     }
 
-    /// The record at `from` begins at `to` now: one entry for it, however many small parts of it are acknowledged.
+    /// Handles that the record at `from` now begins at `to`: there is one entry for it, however many small parts of it
+    /// are acknowledged.
     fn move_again(&mut self, from: u64, to: u64, sent: Instant) {
         let first = self.again.partition_point(|&(_, other)| other < sent);
         let mut same = self.again.range_mut(first..).take_while(|&&mut (_, other)| other == sent);
@@ -321,14 +322,14 @@ impl Scoreboard {
         }
     }
 
-    /// Collects what was sent again, after many records have changed.
+    /// Collects the retransmissions, after many records have changed.
     fn rebuild_again(&mut self) {
         let repeated = self.records.iter().filter(|record| record.is(REPEATED) && !record.is(SACKED | LOST));
         self.again = repeated.map(|record| (record.start, record.sent)).collect();
         self.again.make_contiguous().sort_by_key(|&(_, sent)| sent);
     }
 
-    /// What was taken to be lost was not.
+    /// Handles that segments assumed to be lost were not.
     pub(super) fn find_all(&mut self) {
         for record in &mut self.records {
             if record.is(LOST) {
@@ -342,7 +343,7 @@ impl Scoreboard {
         self.rebuild_again();
     }
 
-    /// Marks as lost what RACK finds to be. Returns how long to wait until there may be more.
+    /// Marks segments that RACK considers lost. Returns how long to wait until there may be more.
     pub(super) fn detect(&mut self, rack: &Rack, window: Duration, now: Instant) -> Option<Duration> {
         let limit = rack.rtt() + window;
         let mut wait: Option<Duration> = None;
@@ -382,7 +383,7 @@ impl Scoreboard {
         wait
     }
 
-    /// What is to be sent again first, cut to `mss` bytes. There is something if [`lost`](Self::lost) is not 0.
+    /// Returns the first segment to retransmit, limited to `mss` bytes. There is one if [`lost`](Self::lost) is not 0.
     pub(super) fn next_lost(&mut self, mss: u32) -> Option<Record> {
         let at = self.first_lost_at();
         debug_assert!(at.is_some() || self.lost == 0, "each lost record is in the queue");
@@ -390,7 +391,7 @@ impl Scoreboard {
         self.records.get(at?).copied()
     }
 
-    /// What is to be sent again first.
+    /// Returns the first segment to retransmit.
     pub(super) fn first_lost(&self) -> Option<&Record> {
         self.records.get(self.first_lost_at()?)
     }
@@ -399,13 +400,13 @@ impl Scoreboard {
         self.missing.front().and_then(|&start| self.find_lost(start))
     }
 
-    /// The lost record that begins at `start`.
+    /// Returns the lost record that begins at `start`.
     fn find_lost(&self, start: u64) -> Option<usize> {
         let is_it = |record: &Record| record.start == start && record.is(LOST);
         self.find(start).filter(|&at| self.records.get(at).is_some_and(is_it))
     }
 
-    /// Makes the first of `missing` one that is lost.
+    /// Removes outdated entries from the front of `missing`.
     fn skip_missing(&mut self) {
         while let Some(&start) = self.missing.front()
             && self.find_lost(start).is_none()
@@ -414,7 +415,7 @@ impl Scoreboard {
         }
     }
 
-    /// Makes two records of one that is larger than `mss`.
+    /// Splits a record that is larger than `mss`.
     fn cut(&mut self, at: usize, mss: u32) {
         let Some(record) = self.records.get_mut(at) else { return };
         if record.len <= mss {
@@ -438,8 +439,8 @@ impl Scoreboard {
         }
     }
 
-    /// The last segment that has not been delivered, cut to `mss` bytes: for a probe. `None` if it is lost: then it is
-    /// sent again in its turn.
+    /// Returns the last segment that was not delivered, limited to `mss` bytes: for a probe. `None` if it is lost: then
+    /// it is retransmitted in its turn.
     pub(super) fn last_undelivered(&mut self, mss: u32) -> Option<Record> {
         let at = self.records.iter().rposition(|record| !record.is(SACKED))?;
         if self.records.get(at)?.is(LOST) {
@@ -449,7 +450,7 @@ impl Scoreboard {
         self.records.get(at).copied()
     }
 
-    /// The segment at `start` was sent again.
+    /// Reports that the segment at `start` was retransmitted.
     pub(super) fn repeated(&mut self, start: u64, now: Instant) {
         let Some(at) = self.find(start) else { return };
         let Some(record) = self.records.get_mut(at) else { return };
@@ -463,7 +464,7 @@ impl Scoreboard {
         self.skip_missing();
     }
 
-    /// Asserts that the counters and queues say the same as the records.
+    /// Asserts that the counters and queues agree with the records.
     #[cfg(test)]
     pub(super) fn check(&self, una: u64, next: u64) {
         let sum = |state: fn(&Record) -> bool| -> u64 {

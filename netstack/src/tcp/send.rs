@@ -1,4 +1,4 @@
-//! The sending side: what was written, what of it is in flight, and what the peer has room for.
+//! The sending side: written data, data in flight, and the peer's window.
 
 use std::sync::Arc;
 
@@ -8,22 +8,22 @@ use super::{
     scoreboard::{Record, Scoreboard},
 };
 
-/// The first limit of the buffer.
+/// The initial limit of the buffer.
 const FIRST_LIMIT: usize = 128 << 10;
 
-/// What is sent.
+/// The data to send.
 pub(super) struct Sender {
-    /// From `una` on.
+    /// The bytes from `una` on.
     pub(super) ring: Ring,
     pub(super) board: Scoreboard,
     /// The first number that is not acknowledged.
     pub(super) una: u64,
-    /// What is sent next.
+    /// The next number to send.
     pub(super) next: u64,
-    /// The peer's window in bytes, and the largest that it ever had.
+    /// The peer's current window in bytes, and its largest one.
     pub(super) window: u64,
     pub(super) largest_window: u64,
-    /// The numbers of the segment that told the window last.
+    /// The numbers of the segment that last updated the window.
     told_seq: u64,
     told_ack: u64,
     /// The peer's window scale.
@@ -32,7 +32,7 @@ pub(super) struct Sender {
     pub(super) mss: usize,
     /// The number of our FIN: nothing is written after it.
     pub(super) fin: Option<u64>,
-    /// How much may be buffered; grows with the congestion window up to `most`.
+    /// The limit of buffered data; it grows with the congestion window up to `most`.
     limit: usize,
     most: usize,
     pub(super) nodelay: bool,
@@ -58,46 +58,46 @@ impl Sender {
         }
     }
 
-    /// Where the data end that were sent.
+    /// Returns the offset of the end of sent data.
     fn sent_data(&self) -> usize {
         self.fin.map_or(self.next, |fin| self.next.min(fin)).saturating_sub(self.una) as usize
     }
 
-    /// Bytes that were written and not sent.
+    /// Returns the number of bytes that were written and not sent.
     pub(super) fn unsent(&self) -> usize {
         self.ring.len().saturating_sub(self.sent_data())
     }
 
-    /// Whether the FIN is to be sent for the first time.
+    /// Returns whether the FIN must be sent for the first time.
     pub(super) fn fin_due(&self) -> bool {
         self.fin.is_some_and(|fin| self.next <= fin)
     }
 
-    /// Whether the FIN is acknowledged.
+    /// Returns whether the FIN is acknowledged.
     pub(super) fn fin_acknowledged(&self) -> bool {
         self.fin.is_some_and(|fin| self.una > fin)
     }
 
-    /// Sets the number of the FIN: behind what was written.
+    /// Sets the number of the FIN: behind the written data.
     pub(super) fn finish(&mut self) {
         if self.fin.is_none() {
             self.fin = Some(self.una + self.ring.len() as u64);
         }
     }
 
-    /// How many bytes the peer has room for.
+    /// Returns the number of bytes for which the peer has room.
     pub(super) fn usable(&self) -> u64 {
         (self.una + self.window).saturating_sub(self.next)
     }
 
-    /// Whether the peer has taken room back: something in flight lies behind its window.
+    /// Returns whether the peer has reduced its window: some data in flight are behind it.
     pub(super) fn is_shrunken(&self) -> bool {
         self.next > self.una + self.window
     }
 
-    /// The largest segment from the start of `record` on that may be sent again. What lies behind a window that has
-    /// become smaller waits, except for the first segment, which asks for a new one (RFC 9293, 3.8.6). Only the first
-    /// one is cut to what there is room for: a peer that moves its window byte by byte would make a record of each.
+    /// Returns the maximum size of a retransmission from the start of `record` on. Segments behind a reduced window
+    /// wait, except for the first one, which requests an update (RFC 9293, 3.8.6). Only the first one is split to fit:
+    /// a peer that moves its window byte by byte would otherwise make a record of each.
     pub(super) fn most_again(&self, record: &Record) -> usize {
         let room = usize::try_from((self.una + self.window).saturating_sub(record.start)).unwrap_or(usize::MAX);
         let is_first = record.start == self.una;
@@ -110,14 +110,15 @@ impl Sender {
         }
     }
 
-    /// All below `ack` is acknowledged: takes the data out of the buffer. The scoreboard was told already.
+    /// Handles the acknowledgement of everything below `ack`: removes the data from the buffer. The scoreboard is
+    /// already updated.
     pub(super) fn acknowledge(&mut self, ack: u64) {
         let end = self.fin.map_or(ack, |fin| ack.min(fin));
         self.ring.consume(end.saturating_sub(self.una) as usize, true);
         self.una = ack;
     }
 
-    /// The window of a segment, if it is not older than the one that told the last.
+    /// Updates the window from a segment, if that is not older than the last one used.
     pub(super) fn update_window(&mut self, seq: u64, ack: u64, window: u64) -> bool {
         if self.told_seq > seq || (self.told_seq == seq && self.told_ack > ack) {
             return false;
@@ -130,18 +131,18 @@ impl Sender {
         opened
     }
 
-    /// The buffer may hold twice the congestion window.
+    /// Lets the buffer hold twice the congestion window.
     pub(super) fn tune(&mut self, congestion_window: u64) {
         let wanted = usize::try_from(2 * congestion_window).unwrap_or(self.most);
         self.limit = self.limit.max(wanted.min(self.most));
     }
 
-    /// How many bytes may still be written.
+    /// Returns how many bytes may still be written.
     pub(super) fn room(&self) -> usize {
         self.limit.saturating_sub(self.ring.len())
     }
 
-    /// Whether it is worth waking a writer: not for every segment that is acknowledged.
+    /// Returns whether there is enough room to wake a writer: not for every acknowledged segment.
     pub(super) fn has_much_room(&self) -> bool {
         self.room() >= self.limit / 4
     }

@@ -7,27 +7,28 @@ use super::header::{Flags, Header, Segment, older};
 /// A connection in TIME-WAIT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TimeWait {
-    /// What we would send next.
+    /// The next number that we would send.
     pub(crate) seq: u32,
-    /// What we expect next.
+    /// The next number that we expect.
     pub(crate) ack: u32,
-    /// The peer's last timestamp, and what is added to the milliseconds of the clock for ours.
+    /// The peer's last timestamp, and the offset of ours to the milliseconds of the clock.
     pub(crate) timestamps: Option<(u32, u32)>,
 }
 
-/// How far a new connection's first sequence number is beyond the last one that was used.
+/// The distance of a new connection's first sequence number from the last used one.
 const STEP: u32 = 1 << 16;
 
 impl TimeWait {
-    /// The first sequence number for a connection that takes its place: `proposed`, unless that may have been used
-    /// already by one that was faster than the clock of first sequence numbers (RFC 9293, 3.6.1; RFC 6191, 2).
+    /// Returns the first sequence number for a connection that replaces this one: `proposed`, unless that may already
+    /// have been used, by a connection that was faster than the clock of first sequence numbers (RFC 9293, 3.6.1; RFC
+    /// 6191, 2).
     pub(crate) const fn successor(&self, proposed: u32) -> u32 {
         let least = self.seq.wrapping_add(STEP);
         if older(proposed, least) { least } else { proposed }
     }
 
-    /// The answer to a segment, if there is one. `Err(())` for a SYN that may begin a new connection (RFC 6191); it
-    /// ends TIME-WAIT only if there is something that accepts it.
+    /// Returns the response to a segment, if there is one; `Err(())` for a SYN that may begin a new connection (RFC
+    /// 6191), which ends TIME-WAIT only if it is accepted.
     pub(crate) fn receive(&self, segment: &Segment<'_>, now: Instant) -> Result<Option<Header>, ()> {
         let header = &segment.header;
         // A RST does not end TIME-WAIT: RFC 1337.
@@ -43,7 +44,7 @@ impl TimeWait {
                 return Err(());
             }
         }
-        // Only what is no plain ACK is answered, so that two ends in TIME-WAIT do not answer each other for ever.
+        // Plain ACKs get no response, so that two ends in TIME-WAIT do not respond to each other forever.
         let old = self.timestamps.zip(header.timestamps).is_some_and(|((recent, _), (value, _))| older(value, recent));
         Ok((segment.length() > 0 || old || header.seq != self.ack).then(|| Header {
             seq: self.seq,

@@ -1,17 +1,17 @@
-//! What a connection waits for.
+//! The timers of a connection.
 
 use wg_embed::time::Instant;
 
 /// A timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Timer {
-    /// The retransmission timeout, of SYNs too.
+    /// The retransmission timeout, also of SYNs.
     Retransmit,
-    /// The tail loss probe. Runs in place of `Retransmit`.
+    /// The tail loss probe, which replaces `Retransmit`.
     Probe,
-    /// RACK: whether what seems to be lost was only reordered.
+    /// RACK: detects whether segments that appear to be lost were only reordered.
     Reorder,
-    /// A closed window is probed.
+    /// The probe of a closed window.
     Persist,
     /// A delayed ACK.
     Acknowledge,
@@ -65,7 +65,7 @@ impl Timers {
         self.0.iter().copied().min().filter(|&at| at != NEVER).map(Instant::from_nanos)
     }
 
-    /// Clears and returns one that is due.
+    /// Clears and returns a timer that is due.
     pub(super) fn take_due(&mut self, now: Instant) -> Option<Timer> {
         let due = ALL.into_iter().find(|&timer| self.0[timer as usize] <= now.as_nanos())?;
         self.clear(due);

@@ -1,4 +1,4 @@
-//! When entries have to go on, whatever happens: at most one deadline for each.
+//! The deadlines of entries: at most one for each.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -12,7 +12,7 @@ pub(crate) struct Deadlines {
 }
 
 impl Deadlines {
-    /// Sets a deadline, in place of the one before.
+    /// Sets a deadline, replacing the previous one.
     pub(crate) fn set(&mut self, token: usize, at: Instant) {
         self.clear(token);
         self.times.insert(token, at);
@@ -29,7 +29,7 @@ impl Deadlines {
         self.order.first().map(|(at, _)| *at)
     }
 
-    /// Takes one that is due.
+    /// Takes an entry that is due.
     pub(crate) fn due(&mut self, now: Instant) -> Option<usize> {
         let (_, token) = self.order.first().copied().filter(|(at, _)| *at <= now)?;
         self.clear(token);

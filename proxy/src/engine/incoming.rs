@@ -1,4 +1,4 @@
-//! A connection from the tunnel until its target on this side is connected: only then is its handshake answered.
+//! A connection from the tunnel until its target on this side is connected: only then is its handshake completed.
 
 use std::{
     io::{self, ErrorKind},
@@ -18,30 +18,30 @@ use crate::{
 
 pub(crate) struct Incoming {
     stage: Stage,
-    /// The socket has something to read.
+    /// Whether the socket has bytes to read.
     readable: bool,
     place: Place,
 }
 
 enum Stage {
-    /// The target is looked up.
+    /// The target is being resolved.
     Lookup(PendingTcp, Lookup, u16),
-    /// One of the target's addresses is tried; others are left.
+    /// One of the target's addresses is being tried; others are left.
     Connect(PendingTcp, Socket, Vec<SocketAddr>),
-    /// The handshake goes on.
+    /// The handshake continues.
     Accept(Socket),
 }
 
-/// What becomes of it.
+/// The result of its turn.
 pub(crate) enum Fate {
     Keep(Incoming),
-    /// The handshake goes on: the stream comes for these addresses of the tunnel, this side's first.
+    /// The handshake continues: the stream will have these addresses of the tunnel, this side's first.
     Accept(Incoming, (SocketAddr, SocketAddr)),
     Done,
 }
 
 impl Incoming {
-    /// Begins to connect to `target`.
+    /// Starts to connect to `target`.
     pub(crate) fn start(pending: PendingTcp, target: &Target, place: Place, around: &Surroundings<'_>) -> Fate {
         match begin(pending, target, around) {
             Ok(stage) => Fate::Keep(Self { stage, readable: false, place }),
@@ -49,7 +49,7 @@ impl Incoming {
         }
     }
 
-    /// Does what can be done now.
+    /// Makes progress without waiting.
     pub(crate) fn go_on(mut self, event: Event, around: &Surroundings<'_>) -> Fate {
         self.readable |= event.readable;
         match self.stage {
@@ -96,13 +96,13 @@ impl Incoming {
         }
     }
 
-    /// The handshake is over. `None`: it was not waited for.
+    /// Handles the end of the handshake. Returns `None` if it was not expected.
     pub(crate) fn established(self, stream: TcpStream) -> Option<Link> {
         let Stage::Accept(socket) = self.stage else { return None };
         Some(Local::new(socket, self.place).link(stream, self.readable))
     }
 
-    /// The service ends, or it has taken too long: a connection that is still held is refused.
+    /// Handles the end of the service, or a time-out: a connection whose handshake is delayed is refused.
     pub(crate) fn end(&self) {
         if let Stage::Accept(socket) | Stage::Connect(_, socket, _) = &self.stage {
             socket.reset_on_close();
@@ -125,7 +125,7 @@ fn begin(pending: PendingTcp, target: &Target, around: &Surroundings<'_>) -> io:
     Ok(Stage::Lookup(pending, lookup, port))
 }
 
-/// Tries addresses until one does not fail at once. `error` is that of the one before.
+/// Tries addresses until one does not fail at once. `error` is that of the previous one.
 fn connect_one(
     pending: PendingTcp,
     mut left: Vec<SocketAddr>,

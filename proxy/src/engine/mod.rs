@@ -1,11 +1,11 @@
 //! The event loop: one thread for all services and connections.
 //!
-//! | file | what it has |
+//! | file | contents |
 //! |---|---|
-//! | `services` | services come and go; clients are accepted |
-//! | `tunnelled` | connections and flows from the tunnel to no socket of the stack |
+//! | `services` | adding and removing services; accepting clients |
+//! | `tunnelled` | connections and flows from the tunnel without a socket of the stack |
 //! | `incoming` | one of these connections until its target is connected |
-//! | `deadlines`, `surroundings` | when entries go on by themselves, what they need |
+//! | `deadlines`, `surroundings` | deadlines of entries, and their context |
 
 mod deadlines;
 mod incoming;
@@ -38,18 +38,18 @@ use crate::{
     tls::Acceptor,
     udp::{Changes, associate::Association, client::UdpClient, flow::Flow, server::UdpServer},
 };
-/// What becomes of an entry that copies after its turn.
+/// The result of the turn of an entry that copies.
 pub(crate) use wg_embed_netstack::copy::Outcome;
 
-/// Where datagrams lie while they are passed on: longer than any of them and its header.
+/// The size of the buffer for datagrams: larger than any of them and its header.
 const SCRATCH: usize = 66 << 10;
 
-/// What the system says of a socket.
+/// The events of a socket.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Event {
     pub(crate) readable: bool,
     pub(crate) writable: bool,
-    /// There is an error to ask for.
+    /// There is an error to read.
     pub(crate) failed: bool,
 }
 
@@ -90,14 +90,14 @@ pub(crate) struct Engine {
     common: Common,
     entries: HashMap<usize, (Entry, Arc<Serving>)>,
     deadlines: Deadlines,
-    /// Entries that have sessions of datagrams, or had them.
+    /// Entries that have or had sessions of datagrams.
     datagrams: Vec<usize>,
     /// Entries that have more to do at once, each once.
     again: Again,
     scratch: Box<[u8]>,
-    /// Services for the tunnel's side, by port; 0 are those for all.
+    /// Services for the tunnel's side, by port; 0 are those for all ports.
     ports: HashMap<u16, Vec<usize>>,
-    /// Connections from the tunnel whose handshake goes on: addresses of this side and of the other.
+    /// Connections from the tunnel whose handshake continues: addresses of this side and of the other.
     accepting: HashMap<(SocketAddr, SocketAddr), usize>,
 }
 
@@ -173,7 +173,7 @@ impl Engine {
     }
 
     fn carry_out(&mut self, command: Command) {
-        // Whoever has asked may have given up.
+        // The caller may have given up.
         match command {
             Command::Add { id, service, counters, answer } => {
                 let _ = answer.send(self.add(id, service, counters));
@@ -197,7 +197,7 @@ impl Engine {
         }
     }
 
-    /// Something took too long, or is to be looked at again.
+    /// Handles a time-out, or a scheduled check.
     fn expire(&mut self, token: usize) {
         match self.entries.remove(&token) {
             Some((Entry::Client(client), serving)) => {
@@ -252,7 +252,7 @@ impl Engine {
         self.apply(changes, owner);
     }
 
-    /// Does what follows from a change of an entry.
+    /// Applies the changes of an entry.
     fn apply(&mut self, changes: Changes, owner: usize) {
         for token in changes.removed {
             self.deadlines.clear(token);
@@ -272,7 +272,7 @@ impl Engine {
         }
     }
 
-    /// What becomes of an entry that is another one, or makes others.
+    /// Replaces an entry by another, or adds entries.
     fn change(&mut self, entry: Entry, serving: Arc<Serving>, token: usize, event: Event) {
         match entry {
             Entry::Listener(listener, acceptor) => {
@@ -309,7 +309,7 @@ impl Engine {
         }
     }
 
-    /// Begins to copy.
+    /// Starts to copy.
     fn link(&mut self, link: Link, token: usize, serving: Arc<Serving>) {
         self.deadlines.clear(token);
         link.set_notify(self.common.mailbox.notifier(token));
@@ -317,8 +317,8 @@ impl Engine {
         self.again.push(token);
     }
 
-    /// Whether a service may have no more connections. Sessions of datagrams make room if they take the last places of
-    /// all: a source that goes on gets another one.
+    /// Returns whether a service may have no more connections. If the total limit is reached, sessions of datagrams are
+    /// ended to make room: an active source gets a new one.
     fn is_full(&mut self, serving: &Serving) -> bool {
         if serving.counters.service.open() >= serving.service.limits.connections {
             return true;
@@ -351,8 +351,7 @@ impl Engine {
     }
 }
 
-/// Tokens in the order in which they came, without those that are there already: news of an entry that has its turn
-/// soon anyway are no second turn.
+/// Tokens in the order of their arrival, without duplicates: an entry whose turn is due anyway gets only one turn.
 #[derive(Default)]
 struct Again {
     order: Vec<usize>,
@@ -381,12 +380,12 @@ impl Entry {
         matches!(self, Self::Client(_) | Self::Incoming(_) | Self::Link(_) | Self::Association(_) | Self::Flow(_))
     }
 
-    /// Whether it is a service's own, and no client of it.
+    /// Returns whether it belongs to a service itself, and is not a client of it.
     const fn is_service(&self) -> bool {
         matches!(self, Self::Listener(..) | Self::Tunnelled | Self::UdpClient(_) | Self::UdpServer(_))
     }
 
-    /// It ends for a reason of this side.
+    /// Ends it for a reason of this side.
     fn end(&self) {
         match self {
             Self::Client(client) => client.end(),
@@ -396,7 +395,7 @@ impl Entry {
         }
     }
 
-    /// It ends without a reset: over TLS, too, its client gets an end, and what still waits for it.
+    /// Ends it without a reset: over TLS, too, its client gets pending bytes and an end.
     fn close(&mut self) {
         match self {
             Self::Client(client) => client.close(),

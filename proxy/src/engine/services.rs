@@ -1,4 +1,4 @@
-//! Services come and go; clients are accepted.
+//! Adding and removing services; accepting clients.
 
 use std::{
     io::{self, ErrorKind},
@@ -19,11 +19,11 @@ use crate::{
     udp::{Changes, client::UdpClient, is_lack_of_descriptors, server::UdpServer},
 };
 
-/// The most that a ClientHello may take: it comes at once.
+/// The time limit of a ClientHello, which clients send at once.
 const HELLO: Duration = Duration::from_secs(5);
-/// The most clients that are accepted before others have their turn.
+/// The maximum number of clients that are accepted before others have their turn.
 const TURN: usize = 64;
-/// After a lack of descriptors.
+/// The delay after a lack of descriptors.
 const RETRY: Duration = Duration::from_millis(100);
 
 impl Engine {
@@ -82,8 +82,8 @@ impl Engine {
         })
     }
 
-    /// Replaces a service by another one at the same place, which takes its clients from now on. Connections go on, and
-    /// count as those of the new one.
+    /// Replaces a service by another one at the same place, which gets its clients from now on. Connections continue,
+    /// and count as those of the new one.
     pub(super) fn change_service(&mut self, id: ServiceId, service: Service) -> io::Result<()> {
         let own = |(entry, serving): &(Entry, Arc<Serving>)| serving.id == id && entry.is_service();
         let found = self.entries.iter_mut().find(|(_, entry)| own(entry));
@@ -125,7 +125,7 @@ impl Engine {
         self.forget_tunnelled(&gone);
     }
 
-    /// A client that is there already.
+    /// Adds an existing client.
     pub(super) fn connect(&mut self, socket: Socket, target: String) {
         let kind = Kind::TcpClient { at: Address::Unix("".into()), target };
         let counters = Both { service: Arc::default(), all: self.common.all.clone() };
@@ -185,7 +185,7 @@ impl Engine {
     }
 }
 
-/// What clients' TLS sessions are made with, if they speak TLS.
+/// Returns the acceptor of clients' TLS sessions, if the service uses TLS.
 fn acceptor(kind: &Kind) -> io::Result<Option<Acceptor>> {
     match kind {
         Kind::Https { at: Address::Unix(_), .. } => Err(ErrorKind::Unsupported.into()),

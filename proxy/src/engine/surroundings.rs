@@ -1,4 +1,4 @@
-//! What an entry of the engine needs of what is around it.
+//! The context of the engine's entries.
 
 use std::{cell::Cell, sync::Arc};
 
@@ -12,7 +12,7 @@ use crate::{
     stats::{Both, Counters},
 };
 
-/// What all entries have in common.
+/// The context that all entries share.
 pub(crate) struct Common {
     pub(crate) registry: Registry,
     pub(crate) mailbox: Arc<Mailbox>,
@@ -24,13 +24,13 @@ pub(crate) struct Common {
 }
 
 impl Common {
-    /// A token that no entry has had.
+    /// Returns a token that no entry has had.
     pub(crate) fn token(&self) -> usize {
         self.last.set(self.last.get() + 1);
         self.last.get()
     }
 
-    /// Whether all services together have as many connections as they may.
+    /// Returns whether all services together have reached their limit of connections.
     pub(crate) fn is_full(&self) -> bool {
         self.all.open() >= self.options.connections
     }
@@ -40,7 +40,7 @@ impl Common {
     }
 }
 
-/// What is around one entry.
+/// The context of one entry.
 pub(crate) struct Surroundings<'a> {
     common: &'a Common,
     pub(crate) limits: &'a Limits,
@@ -66,7 +66,7 @@ impl Surroundings<'_> {
         self.common.options.system_names
     }
 
-    /// Whether all services together have as many connections as they may.
+    /// Returns whether all services together have reached their limit of connections.
     pub(crate) fn is_full(&self) -> bool {
         self.common.is_full()
     }
@@ -75,12 +75,12 @@ impl Surroundings<'_> {
         self.common.token()
     }
 
-    /// Tells the engine that this entry can go on.
+    /// Returns a notifier that reports that this entry can continue.
     pub(crate) fn notify(&self) -> Arc<dyn Notify> {
         self.notify_of(self.token)
     }
 
-    /// The same for another entry.
+    /// Returns the same for another entry.
     pub(crate) fn notify_of(&self, token: usize) -> Arc<dyn Notify> {
         self.common.mailbox.notifier(token)
     }

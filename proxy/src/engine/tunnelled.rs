@@ -1,4 +1,4 @@
-//! Connections and flows from the tunnel that are for no socket of the stack.
+//! Connections and flows from the tunnel without a socket of the stack.
 
 use std::{
     collections::HashMap,
@@ -21,12 +21,12 @@ use crate::{
     udp::flow::Flow,
 };
 
-/// A handshake is held for longer than any target is waited for.
+/// How long a handshake may be delayed: longer than the time limit of any target.
 const HOLD: Duration = Duration::from_secs(600);
-/// The most flows of datagrams.
+/// The maximum number of flows of datagrams.
 const MAX_FLOWS: usize = 8192;
 
-/// Passes to the engine what is intercepted.
+/// Passes intercepted connections and flows to the engine.
 struct Interceptor(Arc<Mailbox>);
 
 impl Intercept for Interceptor {
@@ -44,7 +44,7 @@ impl Intercept for Interceptor {
 }
 
 impl Engine {
-    /// Takes a port of the tunnel for an entry; 0 is any.
+    /// Takes a port of the tunnel for an entry; 0 is any port.
     pub(super) fn take_port(&mut self, port: u16, token: usize) -> io::Result<()> {
         if port != 0 && self.ports.contains_key(&port) {
             return Err(ErrorKind::AddrInUse.into());
@@ -73,7 +73,7 @@ impl Engine {
         }
     }
 
-    /// Tells the stack what is intercepted: as the services that there are want it.
+    /// Sets the stack's interception according to the current services.
     pub(super) fn intercept(&self) {
         let idle = self.forwarding().filter_map(|serving| match serving.service.kind {
             Kind::UdpForward { idle, .. } => Some(idle),
@@ -90,13 +90,13 @@ impl Engine {
         self.common.stack.intercept(options, handler);
     }
 
-    /// The services for all ports.
+    /// Returns the services for all ports.
     fn forwarding(&self) -> impl Iterator<Item = &Arc<Serving>> {
         let tokens = self.ports.get(&0).into_iter().flatten();
         tokens.filter_map(|token| self.entries.get(token)).map(|(_, serving)| serving)
     }
 
-    /// The service that may take something for this destination, and its target.
+    /// Returns the service for this destination, and its target.
     fn wanted(&self, to: SocketAddr, is_tcp: bool) -> Option<(Arc<Serving>, Target)> {
         if self.is_own(to.ip()) {
             let token = self.ports.get(&to.port()).filter(|_| is_tcp)?.first()?;
@@ -118,11 +118,11 @@ impl Engine {
         self.common.stack.options().addresses.contains(&address)
     }
 
-    /// Someone in the tunnel dials.
+    /// Handles an incoming connection of the tunnel.
     pub(super) fn dialled(&mut self, pending: PendingTcp) {
         let to = pending.destination();
         let Some((serving, target)) = self.wanted(to, true) else {
-            // As without interception: what is not the stack's own address has no answer.
+            // As without interception: addresses that are not the stack's own get no response.
             if self.is_own(to.ip()) || self.ports.contains_key(&0) {
                 pending.refuse();
             } else {
@@ -145,7 +145,7 @@ impl Engine {
         match fate {
             Fate::Keep(incoming) => drop(self.entries.insert(token, (Entry::Incoming(Box::new(incoming)), serving))),
             Fate::Accept(incoming, addresses) => {
-                // A peer that dials again from the same port has given the earlier one up.
+                // A peer that dials again from the same port has given up the earlier connection.
                 if let Some(before) = self.accepting.insert(addresses, token)
                     && let Some((entry, _)) = self.entries.remove(&before)
                 {
@@ -158,7 +158,7 @@ impl Engine {
         }
     }
 
-    /// A connection that was accepted is there.
+    /// Handles an accepted connection that is now established.
     pub(super) fn connected(&mut self, stream: TcpStream) {
         let token = self.accepting.remove(&(stream.local_addr(), stream.peer_addr()));
         let found = token.and_then(|token| Some((token, self.entries.remove(&token)?)));
@@ -175,7 +175,7 @@ impl Engine {
         }
     }
 
-    /// The first datagram of a flow has come.
+    /// Handles the first datagram of a flow.
     pub(super) fn flow(&mut self, flow: UdpFlow) {
         let to = flow.destination();
         let Some((serving, _)) = self.wanted(to, false) else {
@@ -198,7 +198,7 @@ impl Engine {
     }
 }
 
-/// Whether connections from the tunnel may go there.
+/// Returns whether connections from the tunnel may go to this address.
 fn is_allowed(allow: &[Allow], to: SocketAddr) -> bool {
     if !allow.is_empty() {
         return allow.iter().any(|allow| allow.has(to));

@@ -5,14 +5,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 /// The longest header that [`header`] makes.
 pub(crate) const MAX_HEADER: usize = 22;
 
-/// Where a datagram goes.
+/// The destination of a datagram.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Host<'a> {
     Address(IpAddr),
     Name(&'a str),
 }
 
-/// Host, port and data of a datagram of a client. `None`: it is malformed or a fragment, and is dropped.
+/// Returns host, port and data of a client's datagram; `None` if it is malformed or a fragment, and must be dropped.
 pub(crate) fn parse(bytes: &[u8]) -> Option<(Host<'_>, u16, &[u8])> {
     let [0, 0, 0, kind, rest @ ..] = bytes else {
         return None;
@@ -31,14 +31,14 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<(Host<'_>, u16, &[u8])> {
     Some((host, u16::from_be_bytes(*port), data))
 }
 
-/// The header of a datagram to a client.
+/// Returns the header of a datagram to a client.
 pub(crate) fn header(from: SocketAddr) -> Vec<u8> {
     let mut header = vec![0, 0, 0];
     put_address(&mut header, from);
     header
 }
 
-/// Appends an address and a port with their type, as all messages have them.
+/// Appends an address and a port with their type, the format of all messages.
 pub(crate) fn put_address(out: &mut Vec<u8>, at: SocketAddr) {
     match at.ip() {
         IpAddr::V4(address) => {

@@ -1,4 +1,4 @@
-//! An HTTP proxy: CONNECT, and GET of whole addresses.
+//! An HTTP proxy: CONNECT, and GET with absolute URLs.
 
 use std::io::{self, ErrorKind, Write as _};
 
@@ -10,7 +10,7 @@ use crate::Login;
 
 pub(super) const MAX_HEADERS: usize = 100;
 
-/// Headers that are between the client and the proxy only, or that the proxy writes itself.
+/// Headers that are only between the client and the proxy, or that the proxy writes itself.
 const OWN: [&str; 8] =
     ["connection", "host", "keep-alive", "proxy-authorization", "proxy-connection", "te", "trailer", "upgrade"];
 
@@ -50,7 +50,7 @@ pub(super) fn step(login: Option<&Login>, input: &mut Vec<u8>, out: &mut Vec<u8>
             let Some((host, rest)) = split(path) else {
                 return refuse(out, "400 Bad Request", "");
             };
-            // What follows would go to the same target, whatever it is.
+            // Following bytes would go to the same target, whatever they are.
             if has_content(request.headers) || input.len() > length {
                 return refuse(out, "400 Bad Request", "");
             }
@@ -73,7 +73,7 @@ pub(super) fn step(login: Option<&Login>, input: &mut Vec<u8>, out: &mut Vec<u8>
     }
 }
 
-/// Whether there is a body after the head.
+/// Returns whether there is a body after the head.
 fn has_content(headers: &[httparse::Header<'_>]) -> bool {
     headers.iter().any(|header| {
         header.name.eq_ignore_ascii_case("transfer-encoding")
@@ -81,7 +81,7 @@ fn has_content(headers: &[httparse::Header<'_>]) -> bool {
     })
 }
 
-/// Whether `Connection` says of a header that it is for the proxy only (RFC 9110, section 7.6.1).
+/// Returns whether `Connection` lists a header as hop-by-hop (RFC 9110, section 7.6.1).
 pub(super) fn is_named(headers: &[httparse::Header<'_>], name: &str) -> bool {
     let mut connection = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("connection"));
     connection.any(|header| {
@@ -89,7 +89,7 @@ pub(super) fn is_named(headers: &[httparse::Header<'_>], name: &str) -> bool {
     })
 }
 
-/// Host and path of `http://HOST/PATH`.
+/// Returns host and path of `http://HOST/PATH`.
 fn split(address: &str) -> Option<(&str, String)> {
     let (scheme, rest) = address.split_at_checked(7)?;
     if !scheme.eq_ignore_ascii_case("http://") {
@@ -124,12 +124,12 @@ fn refuse(out: &mut Vec<u8>, status: &str, headers: &str) -> Step {
     Step::End
 }
 
-/// A whole answer without a body.
+/// Returns a complete response without a body.
 pub(super) fn response(status: &str, headers: &str) -> Vec<u8> {
     format!("HTTP/1.1 {status}\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n").into_bytes()
 }
 
-/// The answer if the target cannot be connected.
+/// Returns the response if the target cannot be connected.
 pub(super) fn failure(error: &io::Error) -> Vec<u8> {
     match error.kind() {
         ErrorKind::TimedOut => response("504 Gateway Timeout", ""),

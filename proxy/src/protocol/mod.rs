@@ -1,4 +1,4 @@
-//! What clients say before their bytes are passed through. No I/O.
+//! The protocols of clients until their bytes are passed through, without I/O.
 
 pub(crate) mod datagram;
 pub(crate) mod http;
@@ -10,10 +10,10 @@ use std::{io, net::SocketAddr};
 
 use crate::Login;
 
-/// The most bytes that a client may send before its connection is there.
+/// The maximum number of bytes that a client may send before its connection is established.
 pub(crate) const MAX_HEAD: usize = 16 << 10;
 
-/// How a service speaks with its client.
+/// The protocol of a service.
 pub(crate) enum Protocol {
     Socks5(socks5::Socks5),
     Http(Option<Login>),
@@ -22,16 +22,16 @@ pub(crate) enum Protocol {
     Plain(String),
 }
 
-/// What is to be done after what was received so far. Bytes for the client are in `out`.
+/// The action after the bytes received so far. Bytes for the client are in `out`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// More bytes are needed.
     More,
     /// Dials this target.
     Dial(String),
-    /// Dials this target, for a request that is in the input: the client hears the target's own answer.
+    /// Dials this target, for a request in the input: the client gets the target's own response.
     Forward(String),
-    /// Passes datagrams on, from this port of the client if it has named one.
+    /// Passes datagrams on, from this port of the client if it has specified one.
     Associate(Option<u16>),
     /// Listens in the tunnel for one connection, from this address.
     Bind(SocketAddr),
@@ -39,7 +39,7 @@ pub(crate) enum Step {
     End,
 }
 
-/// Why a client is not listened to any longer.
+/// The reason why a client is no longer read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
     TooLong,
@@ -47,7 +47,7 @@ pub(crate) enum Trouble {
 }
 
 impl Protocol {
-    /// Goes on with what was received. What it is done with is taken out of `input`: the rest is for the target.
+    /// Processes the received bytes. Processed bytes are removed from `input`: the rest is for the target.
     pub(crate) fn step(&mut self, input: &mut Vec<u8>, out: &mut Vec<u8>) -> Step {
         match self {
             Self::Socks5(socks5) => socks5.step(input, out),
@@ -57,7 +57,7 @@ impl Protocol {
         }
     }
 
-    /// What the client hears when its target is connected, when there is a port for it, or when that cannot be.
+    /// Returns the client's message when its target is connected, when there is a port for it, or when that fails.
     pub(crate) fn answer(&self, outcome: Result<Option<SocketAddr>, &io::Error>) -> Vec<u8> {
         match (self, outcome) {
             (Self::Socks5(_), outcome) => socks5::reply(outcome),
@@ -68,23 +68,23 @@ impl Protocol {
         }
     }
 
-    /// What a client hears that sends too much, or too slowly.
+    /// Returns the message for a client that sends too much, or too slowly.
     pub(crate) fn complain(&self, trouble: Trouble) -> Vec<u8> {
         match (self, trouble) {
             (Self::Http(_), Trouble::TooLong) => http::response("431 Request Header Fields Too Large", ""),
             (Self::Http(_), Trouble::TooLate) => http::response("408 Request Timeout", ""),
             (Self::Sni, Trouble::TooLong) => sni::DECODE_ERROR.to_vec(),
-            // Those have no such message.
+            // These protocols have no such message.
             (Self::Socks5(_) | Self::Sni | Self::Plain(_), _) => Vec::new(),
         }
     }
 
-    /// Whether a client hears why its connection cannot be made.
+    /// Returns whether a client gets a message if its connection fails.
     pub(crate) const fn has_errors(&self) -> bool {
         !matches!(self, Self::Plain(_))
     }
 
-    /// Whether the client's end of sending, before the connection is there, may be a half close.
+    /// Returns whether a client's end of sending, before the connection is established, may be a half close.
     pub(crate) const fn may_half_close(&self) -> bool {
         matches!(self, Self::Plain(_))
     }

@@ -1,29 +1,29 @@
-//! The head of an HTTP answer, as the client gets it (RFC 9110, section 7.6.1).
+//! The head of an HTTP response, as passed to the client (RFC 9110, section 7.6.1).
 
 use std::io::Write as _;
 
 use super::http::{MAX_HEADERS, is_named};
 
-/// Headers that are between the target and the proxy only.
+/// Headers that are only between the target and the proxy.
 const OWN: [&str; 5] = ["connection", "keep-alive", "proxy-connection", "te", "upgrade"];
 
-/// Headers for the end of the body. The body passes through unchanged, and so must these, even if `Connection` names
-/// them.
+/// Headers that determine the end of the body. The body passes through unchanged, and so must these, even if
+/// `Connection` lists them.
 const FRAMING: [&str; 2] = ["content-length", "transfer-encoding"];
 
-/// What the first bytes of an answer are.
+/// The first bytes of a response.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Head {
     /// More bytes are needed.
     Partial,
-    /// It is no answer.
+    /// It is not a response.
     Bad,
     Whole {
-        /// How many bytes it has.
+        /// Its length in bytes.
         length: usize,
-        /// What the client gets in place of it.
+        /// The replacement for the client.
         text: Vec<u8>,
-        /// What follows is the body, and no other head.
+        /// Whether the body follows, and not another head.
         is_last: bool,
     },
 }
@@ -53,7 +53,7 @@ impl Head {
                 text.extend(b"\r\n");
             }
         }
-        // 101 is no answer to a request without `Upgrade`: what follows it is not HTTP.
+        // 101 is not a valid response to a request without `Upgrade`: the following bytes are not HTTP.
         let is_last = code >= 200 || code == 101;
         if is_last {
             text.extend(b"Connection: close\r\n");

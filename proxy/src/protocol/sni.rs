@@ -1,4 +1,4 @@
-//! The server's name in a TLS ClientHello (RFC 8446, RFC 6066). The bytes are passed on as they are.
+//! The server's name in a TLS ClientHello (RFC 8446, RFC 6066). The bytes are passed on unchanged.
 
 use super::Step;
 
@@ -21,14 +21,14 @@ pub(super) fn step(input: &[u8], out: &mut Vec<u8>) -> Step {
             Some(name) => return Step::Dial(format!("{name}:443")),
             None => out.extend(UNRECOGNIZED_NAME),
         },
-        // Someone who speaks something else does not understand alerts either.
+        // A client of another protocol does not understand alerts either.
         Some(Err(())) => {}
         None => return Step::More,
     }
     Step::End
 }
 
-/// The ClientHello, put together from its records; `None` if there is more to come.
+/// Returns the ClientHello, reassembled from its records; `None` if it is incomplete.
 fn hello(mut input: &[u8]) -> Option<Result<Vec<u8>, ()>> {
     let mut message = Vec::new();
     loop {
@@ -85,7 +85,7 @@ impl<'a> Reader<'a> {
         Some(bytes.iter().fold(0, |number, byte| number << 8 | usize::from(*byte)))
     }
 
-    /// Reads a vector whose length has `length` bytes.
+    /// Reads a vector whose length field has `length` bytes.
     fn part(&mut self, length: usize) -> Option<&'a [u8]> {
         let length = self.number(length)?;
         let (part, rest) = self.0.split_at_checked(length)?;

@@ -50,7 +50,7 @@ impl Socks5 {
         }
     }
 
-    /// Chooses a method. Returns how long the message was.
+    /// Chooses a method. Returns the length of the message.
     fn methods(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, Step> {
         let [version, count, rest @ ..] = input else {
             return Err(if matches!(input, [] | [VERSION]) { Step::More } else { Step::End });
@@ -124,7 +124,7 @@ fn request(bind: bool, input: &mut Vec<u8>, out: &mut Vec<u8>) -> Step {
         (CONNECT, None, Ok(name)) if name.contains(':') => Step::Dial(format!("[{name}]:{port}")),
         (CONNECT, None, Ok(name)) => Step::Dial(format!("{name}:{port}")),
         (CONNECT, None, Err(_)) => return refuse(out, 1),
-        // Its own address, as the client believes it to be: another one than that of the connection is never used.
+        // Its own address, as the client believes: only the address of the connection is ever used.
         (ASSOCIATE, ..) => Step::Associate(Some(port).filter(|port| *port != 0)),
         (BIND, ..) if !bind => return refuse(out, 7),
         (BIND, Some(address), _) => Step::Bind(SocketAddr::new(address, port)),
@@ -147,7 +147,7 @@ fn message(code: u8, at: Option<SocketAddr>) -> Vec<u8> {
     message
 }
 
-/// The reply to a request.
+/// Returns the reply to a request.
 pub(crate) fn reply(outcome: Result<Option<SocketAddr>, &io::Error>) -> Vec<u8> {
     let code = match outcome.map_err(io::Error::kind) {
         Ok(at) => return message(0, at),

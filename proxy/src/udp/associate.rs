@@ -1,6 +1,6 @@
 //! SOCKS5 UDP ASSOCIATE (RFC 1928, section 7).
 //!
-//! Datagrams leave the tunnel's side from one port of each family, so any address there can answer.
+//! On the tunnel's side datagrams leave from one port of each family, so any address there can reply.
 
 use std::{
     io::{self, ErrorKind, IoSlice, IoSliceMut},
@@ -22,28 +22,28 @@ use crate::{
     stats::Place,
 };
 
-/// The most datagrams, and bytes of them, that wait for addresses of names.
+/// The maximum number of datagrams, and of their bytes, that wait for addresses of names.
 const MAX_WAITING: usize = 32;
 const MAX_WAITING_BYTES: usize = 64 << 10;
 
-/// One association. It ends with its connection.
+/// An association. It ends with its connection.
 pub(crate) struct Association {
     control: Socket,
-    /// The reply, as far as it was not sent.
+    /// The unsent part of the reply.
     out: Vec<u8>,
     socket: mio::net::UdpSocket,
     /// The client's address.
     address: IpAddr,
-    /// Its port, as soon as it is known.
+    /// Its port, once it is known.
     port: Option<u16>,
-    /// By family; made when needed.
+    /// By family; created when needed.
     v4: Option<UdpSocket>,
     v6: Option<UdpSocket>,
     waiting: Vec<Waiting>,
     place: Place,
 }
 
-/// A datagram whose target is looked up.
+/// A datagram whose target is being resolved.
 struct Waiting {
     lookup: Lookup,
     port: u16,
@@ -54,12 +54,12 @@ struct Waiting {
 pub(crate) struct Bound {
     socket: mio::net::UdpSocket,
     at: SocketAddr,
-    /// Where the client is.
+    /// The address of the client.
     client: IpAddr,
 }
 
 impl Bound {
-    /// A port of the same local address as the connection that asks for it.
+    /// Creates a port on the local address of the connection that requests it.
     pub(crate) fn new(control: &Socket, around: &Surroundings<'_>) -> io::Result<Self> {
         let (local, peer) = control.addresses()?;
         let mut socket = mio::net::UdpSocket::bind(SocketAddr::new(local.ip().to_canonical(), 0))?;
@@ -70,7 +70,7 @@ impl Bound {
 }
 
 impl Association {
-    /// `port` is the only one that the client sends from, if it has said so.
+    /// Creates an association. `port` is the only one that the client sends from, if it has specified it.
     pub(crate) fn new(control: Socket, bound: Bound, port: Option<u16>, place: Place) -> Self {
         Self {
             control,
@@ -85,7 +85,7 @@ impl Association {
         }
     }
 
-    /// Does what can be done now.
+    /// Makes progress without waiting.
     pub(crate) fn go_on(&mut self, event: Event, around: &Surroundings<'_>, buf: &mut [u8]) -> Outcome {
         if event.failed && self.control.error().is_some() {
             return Outcome::Done;
@@ -101,7 +101,7 @@ impl Association {
         if again.contains(&true) { Outcome::Again } else { Outcome::Wait }
     }
 
-    /// Sends the reply, and sees whether the connection has ended. What it sends is thrown away, up to a bound.
+    /// Sends the reply, and checks whether the connection has ended. Bytes that it sends are discarded, up to a bound.
     fn connection(&mut self, buf: &mut [u8]) -> io::Result<bool> {
         while !self.out.is_empty() {
             let sent = self.control.write(&[IoSlice::new(&self.out)])?;
@@ -154,7 +154,7 @@ impl Association {
         socket.try_send(data, Some(to))
     }
 
-    /// The stack knows its answers as long as their TTL allows.
+    /// Sends to a name. The stack caches results for their TTL.
     fn send_to_name(&mut self, around: &Surroundings<'_>, name: &str, port: u16, data: &[u8]) {
         let lookup = match Lookup::start(name, Some(self.address), around) {
             Ok(lookup) => lookup,
@@ -177,7 +177,7 @@ impl Association {
         }
     }
 
-    /// Sends what has waited for addresses that are known now.
+    /// Sends datagrams that have waited for addresses that are now known.
     fn found(&mut self, around: &Surroundings<'_>) {
         for waiting in std::mem::take(&mut self.waiting) {
             match waiting.lookup.try_finish() {

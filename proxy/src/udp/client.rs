@@ -12,7 +12,7 @@ use wg_embed_netstack::{UdpSocket, dial::parse_host_port};
 use super::{Changes, Sessions, TURN, any_for, lost};
 use crate::{engine::Surroundings, names::Lookup, stats::Place};
 
-/// How often a name is looked up again while there is traffic. The stack knows its answers as long as their TTL allows.
+/// The interval of look-ups of a name while there is traffic. The stack caches results for their TTL.
 const AGAIN: Duration = Duration::from_secs(30);
 
 pub(crate) struct UdpClient {
@@ -21,15 +21,15 @@ pub(crate) struct UdpClient {
     sessions: Sessions<SocketAddr, UdpSocket>,
 }
 
-/// The same after a look-up that has found nothing.
+/// The same after a look-up without a result.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Where datagrams go.
+/// The target of datagrams.
 struct Target {
     host: String,
     port: u16,
     known: Option<IpAddr>,
-    /// When the name was looked up; `None` for an address.
+    /// The time of the last look-up; `None` for an address.
     looked_up: Option<Instant>,
     lookup: Option<Lookup>,
 }
@@ -47,7 +47,7 @@ impl UdpClient {
         Ok(Self { socket, target: Target::new(target)?, sessions })
     }
 
-    /// Has another target or other limits from now on. Sessions of another target get new sockets when they are used.
+    /// Changes the target or the limits. Sessions of another target get new sockets when they are used.
     pub(crate) fn change(&mut self, around: &Surroundings<'_>, target: &str, idle: Option<Duration>) -> io::Result<()> {
         let target = Target::new(target)?;
         if (&target.host, target.port) != (&self.target.host, self.target.port) {
@@ -57,12 +57,12 @@ impl UdpClient {
         Ok(())
     }
 
-    /// Where it is; the port is the real one.
+    /// Returns its address, with the actual port.
     pub(crate) fn address(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
     }
 
-    /// Since when the session that has been idle longest was not used.
+    /// Returns the last use of the session that has been idle longest.
     pub(crate) fn idle_since(&mut self) -> Option<Instant> {
         self.sessions.idle_since()
     }
@@ -72,7 +72,7 @@ impl UdpClient {
         self.sessions.end_oldest(changes)
     }
 
-    /// Passes on what clients have sent.
+    /// Passes on clients' datagrams.
     pub(crate) fn go_on(&mut self, around: &Surroundings<'_>, buf: &mut [u8], changes: &mut Changes) {
         self.sessions.expire(changes);
         self.target.go_on(None);
@@ -81,7 +81,7 @@ impl UdpClient {
                 return;
             };
             self.target.go_on(Some(around));
-            // UDP may lose what comes before the name's addresses.
+            // Datagrams before the name is resolved may be lost, as UDP permits.
             if let Some(address) = self.target.known {
                 lost(self.send(around, source, SocketAddr::new(address, self.target.port), &buf[..length], changes));
             }
@@ -97,7 +97,7 @@ impl UdpClient {
         data: &[u8],
         changes: &mut Changes,
     ) -> io::Result<usize> {
-        // A target that has moved gets a new socket.
+        // If the target's address has changed, it gets a new socket.
         if let Some(session) = self.sessions.of_source(source)
             && session.socket.peer_addr() != Some(target)
         {
@@ -119,7 +119,7 @@ impl UdpClient {
         session.socket.try_send(data, None)
     }
 
-    /// Passes on what a session's target has answered.
+    /// Passes on the replies of a session's target.
     pub(crate) fn answer(&mut self, token: usize, buf: &mut [u8], changes: &mut Changes) {
         let Some(session) = self.sessions.of_token(token) else { return };
         for _ in 0..TURN {
@@ -147,7 +147,7 @@ impl Target {
         Ok(Self { known: host.parse().ok(), host, port, looked_up: None, lookup: None })
     }
 
-    /// Goes on with a look-up; with `around`, begins one if it is time.
+    /// Continues a look-up; with `around`, starts one if it is time.
     fn go_on(&mut self, around: Option<&Surroundings<'_>>) {
         if self.known.is_some() && self.looked_up.is_none() {
             return; // an address
@@ -168,7 +168,7 @@ impl Target {
         }
         match self.lookup.as_ref().map(Lookup::try_finish) {
             Some(Ok(found)) => {
-                // As long as it is one of them, it stays.
+                // The current address is kept if it is one of them.
                 if !self.known.is_some_and(|known| found.contains(&known)) {
                     self.known = found.first().copied();
                 }

@@ -14,7 +14,7 @@ use crate::{
     stats::Place,
 };
 
-/// A flow, and the socket that its datagrams leave from.
+/// A flow, and the socket that sends its datagrams.
 pub(crate) struct Flow {
     flow: UdpFlow,
     socket: mio::net::UdpSocket,
@@ -30,7 +30,7 @@ impl Flow {
         Ok(Self { flow, socket, place: Place::take(around.counters) })
     }
 
-    /// Passes on what there is both ways. The stack ends it when it is idle.
+    /// Passes on datagrams in both directions. The stack ends it when it is idle.
     pub(crate) fn go_on(&self, buf: &mut [u8]) -> Outcome {
         let mut outcome = Outcome::Again;
         for _ in 0..TURN {

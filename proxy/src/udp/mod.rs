@@ -1,6 +1,6 @@
-//! Datagrams: sessions, each of one source, that end after a time without traffic.
+//! Datagrams: sessions of one source each, which end after a time without traffic.
 //!
-//! | file | what it has |
+//! | file | contents |
 //! |---|---|
 //! | `client` | local clients of one target in the tunnel |
 //! | `server` | clients in the tunnel of one target on this side |
@@ -22,24 +22,24 @@ use std::{
 
 use crate::{engine::Outcome, stats::Place};
 
-/// The most datagrams that are taken from one socket before others have their turn.
+/// The maximum number of datagrams that are read from one socket before others have their turn.
 const TURN: usize = 256;
-/// The most sessions of a service, whatever its limit: each has a port.
+/// The maximum number of sessions of a service, whatever its limit: each has a port.
 const MAX_SESSIONS: usize = 8192;
 
-/// What an entry's turn did to the engine's entries: sessions have tokens of their own.
+/// The effect of an entry's turn on the engine's entries: sessions have tokens of their own.
 #[derive(Default)]
 pub(crate) struct Changes {
     pub(crate) added: Vec<usize>,
     pub(crate) removed: Vec<usize>,
-    /// The service is to go on then.
+    /// The time of the service's next turn.
     pub(crate) deadline: Option<Instant>,
-    /// It has more to do at once, with this token.
+    /// Set if it has more to do at once, with this token.
     pub(crate) again: Option<usize>,
 }
 
 impl Changes {
-    /// Those of an entry without sessions.
+    /// Records the outcome of an entry without sessions.
     pub(crate) fn follow(&mut self, token: usize, outcome: Outcome) {
         match outcome {
             Outcome::Wait => {}
@@ -57,11 +57,12 @@ struct Session<K, S> {
     place: Place,
 }
 
-/// Sessions by their source and by their token. All steps but `expire` take the same time for any number of them.
+/// Sessions by their source and by their token. The time of all operations except `expire` is independent of their
+/// number.
 struct Sessions<K, S> {
     tokens: HashMap<K, usize>,
     sessions: HashMap<usize, Session<K, S>>,
-    /// By when they were used, as it was known when they were last looked at: `used` may be later.
+    /// By the time of their last use, as known at the last check: `used` may be later.
     order: BTreeSet<(Instant, usize)>,
     idle: Option<Duration>,
     max: usize,
@@ -78,7 +79,7 @@ impl<K: Copy + Eq + Hash, S> Sessions<K, S> {
         }
     }
 
-    /// Replaces the limits. Sessions that are too many make room when there is another one.
+    /// Replaces the limits. Excess sessions are ended when another one is added.
     fn set_limits(&mut self, idle: Option<Duration>, max: usize) {
         (self.idle, self.max) = (idle, max.clamp(1, MAX_SESSIONS));
     }
@@ -87,15 +88,15 @@ impl<K: Copy + Eq + Hash, S> Sessions<K, S> {
         self.sessions.get_mut(&token)
     }
 
-    /// The session of a source, if there is one. It counts as used.
+    /// Returns the session of a source, if there is one, and marks it as used.
     fn of_source(&mut self, source: K) -> Option<&mut Session<K, S>> {
         let session = self.sessions.get_mut(self.tokens.get(&source)?)?;
         session.used = Instant::now();
         Some(session)
     }
 
-    /// Makes room for a new session, also if others have taken all places there are: those that have been idle longest
-    /// end. Returns whether there is room.
+    /// Makes room for a new session, also if others have used up the total limit, by ending those that have been idle
+    /// longest. Returns whether there is room.
     fn make_room(&mut self, is_full: impl Fn() -> bool, changes: &mut Changes) -> bool {
         while self.sessions.len() >= self.max || is_full() {
             if !self.end_oldest(changes) {
@@ -105,18 +106,18 @@ impl<K: Copy + Eq + Hash, S> Sessions<K, S> {
         true
     }
 
-    /// Since when the one that has been idle longest was not used.
+    /// Returns the last use of the session that has been idle longest.
     fn idle_since(&mut self) -> Option<Instant> {
         let oldest = self.oldest()?;
         self.sessions.get(&oldest).map(|session| session.used)
     }
 
-    /// Ends the one that has been idle longest. Returns whether there was one.
+    /// Ends the session that has been idle longest. Returns whether there was one.
     fn end_oldest(&mut self, changes: &mut Changes) -> bool {
         self.oldest().map(|oldest| self.remove(oldest, changes)).is_some()
     }
 
-    /// Takes a new session, for which there is room.
+    /// Adds a session, for which there must be room.
     fn insert(&mut self, token: usize, socket: S, source: K, place: Place, changes: &mut Changes) {
         let used = Instant::now();
         self.tokens.insert(source, token);
@@ -126,7 +127,7 @@ impl<K: Copy + Eq + Hash, S> Sessions<K, S> {
         self.expire(changes);
     }
 
-    /// The one that has been idle longest.
+    /// Returns the session that has been idle longest.
     fn oldest(&mut self) -> Option<usize> {
         loop {
             let (at, token) = *self.order.first()?;
@@ -146,7 +147,7 @@ impl<K: Copy + Eq + Hash, S> Sessions<K, S> {
         }
     }
 
-    /// Ends what is idle, and sets the next deadline.
+    /// Ends idle sessions, and sets the next deadline.
     fn expire(&mut self, changes: &mut Changes) {
         let Some(idle) = self.idle else { return };
         let now = Instant::now();
@@ -161,7 +162,7 @@ impl<K: Copy + Eq + Hash, S> Sessions<K, S> {
     }
 }
 
-/// A free port of all addresses of the other one's family.
+/// Returns the unspecified address of the target's family, with a free port.
 const fn any_for(target: SocketAddr) -> SocketAddr {
     let any = match target {
         SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -170,12 +171,12 @@ const fn any_for(target: SocketAddr) -> SocketAddr {
     SocketAddr::new(any, 0)
 }
 
-/// Whether the process, or the system, has no descriptor left.
+/// Returns whether the process, or the system, has no descriptor left.
 pub(crate) fn is_lack_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
-/// A datagram that could not be passed on: UDP may lose it.
+/// Ignores a datagram that could not be passed on: UDP permits losses.
 fn lost(result: io::Result<usize>) {
     if let Err(error) = result {
         tracing::debug!(%error, "a datagram is lost");

@@ -15,7 +15,7 @@ use crate::{engine::Surroundings, stats::Place};
 pub(crate) struct UdpServer {
     socket: UdpSocket,
     target: SocketAddr,
-    /// By the client's address, and that of the stack's which it has sent to: answers come from there.
+    /// By the client's address, and the stack's address that it has sent to, from which it gets replies.
     sessions: Sessions<(SocketAddr, SocketAddr), mio::net::UdpSocket>,
 }
 
@@ -31,7 +31,7 @@ impl UdpServer {
         Ok(Self { socket, target, sessions: Sessions::new(idle, around.limits.connections) })
     }
 
-    /// Has another target or other limits from now on. Sessions of another target end.
+    /// Changes the target or the limits. Sessions of another target end.
     pub(crate) fn change(
         &mut self,
         around: &Surroundings<'_>,
@@ -45,7 +45,7 @@ impl UdpServer {
         self.sessions.set_limits(idle, around.limits.connections);
     }
 
-    /// Since when the session that has been idle longest was not used.
+    /// Returns the last use of the session that has been idle longest.
     pub(crate) fn idle_since(&mut self) -> Option<Instant> {
         self.sessions.idle_since()
     }
@@ -55,7 +55,7 @@ impl UdpServer {
         self.sessions.end_oldest(changes)
     }
 
-    /// Passes on what came from the tunnel.
+    /// Passes on datagrams from the tunnel.
     pub(crate) fn go_on(&mut self, around: &Surroundings<'_>, buf: &mut [u8], changes: &mut Changes) {
         self.sessions.expire(changes);
         for _ in 0..TURN {
@@ -70,7 +70,7 @@ impl UdpServer {
         changes.again = Some(around.token);
     }
 
-    /// A socket that sends to the target.
+    /// Opens a socket that sends to the target.
     fn open(&self, around: &Surroundings<'_>, token: usize) -> io::Result<mio::net::UdpSocket> {
         let mut socket = mio::net::UdpSocket::bind(any_for(self.target))?;
         socket.connect(self.target)?;
@@ -104,7 +104,7 @@ impl UdpServer {
         session.socket.send(data)
     }
 
-    /// Passes on what the target has answered to a session.
+    /// Passes on the target's replies to a session.
     pub(crate) fn answer(&mut self, around: &Surroundings<'_>, token: usize, buf: &mut [u8], changes: &mut Changes) {
         let Some(session) = self.sessions.of_token(token) else { return };
         for _ in 0..TURN {

@@ -1,8 +1,8 @@
-//! `$NAME` in values.
+//! Environment variables in values: `$NAME`.
 
 use zeroize::Zeroizing;
 
-/// Replaces a value that is `$NAME` by the variable of this name. `$$` at its beginning stands for `$`.
+/// Replaces a value `$NAME` by the variable of this name. `$$` at the start of a value stands for `$`.
 pub(super) fn expand(value: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Zeroizing<String>, String> {
     if let Some(literal) = value.strip_prefix("$$") {
         return Ok(format!("${literal}").into());

@@ -1,8 +1,8 @@
-//! INI text -> sections, which may repeat, and their keys.
+//! Parses INI text into sections, which may be repeated, and their keys.
 
 use zeroize::Zeroizing;
 
-/// One `[Name]` and what follows it. The first one has no name: it is what comes before any header.
+/// A `[Name]` and its contents. The first section has no name: it is the part before any header.
 #[derive(Default)]
 pub(super) struct Section {
     /// In lower case.
@@ -18,7 +18,7 @@ pub(super) struct Key {
     pub(super) value: Zeroizing<String>,
 }
 
-/// Reads a text. Errors have a line and no value.
+/// Reads a text. Errors have a line, but no value.
 pub(super) fn parse(text: &str) -> Result<Vec<Section>, Vec<(usize, String)>> {
     let mut sections = vec![Section::default()];
     let mut errors = Vec::new();
@@ -48,7 +48,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Section>, Vec<(usize, String)>> {
     if errors.is_empty() { Ok(sections) } else { Err(errors) }
 }
 
-/// A value without its comment, or what is between its quotes.
+/// Returns a value without its comment, or the text between its quotes.
 fn plain(text: &str) -> &str {
     for quote in ['"', '`'] {
         if let Some((inside, _)) = text.strip_prefix(quote).and_then(|rest| rest.split_once(quote)) {

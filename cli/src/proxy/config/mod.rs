@@ -1,4 +1,4 @@
-//! The configuration file: that of wireproxy, and `[Limits]`.
+//! The configuration file: that of wireproxy, with `[Limits]`.
 
 mod env;
 mod ini;
@@ -21,24 +21,24 @@ use wg_embed_netstack::{dial::parse_host_port, dns::Family};
 use wg_embed_proxy::{Address, Allow, Kind, Login, Service, Target, Tls};
 use zeroize::Zeroizing;
 
-/// What a file asks for.
+/// The contents of a file.
 #[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) conf: Conf,
     pub(crate) services: Vec<Service>,
-    /// What standard input and output are connected with.
+    /// The target that standard input and output are connected to.
     pub(crate) stdio: Option<String>,
     pub(crate) family: Family,
     pub(crate) check_alive: Vec<IpAddr>,
     pub(crate) check_interval: Duration,
     pub(crate) max_connections: usize,
-    /// Bytes that the connections' buffers may take.
+    /// The maximum size of the connections' buffers in bytes.
     pub(crate) memory: usize,
-    /// Directories of the files that were read.
+    /// The directories of the files that were read.
     pub(crate) directories: Vec<PathBuf>,
 }
 
-/// Reads a file. All errors are in the text, one a line, each with file, line, section and key.
+/// Reads a file. The error text has all errors, one per line, each with file, line, section and key.
 pub(crate) fn read(path: &Path) -> Result<Config, String> {
     let text = load(path)?;
     let mut reader = Reader::new(path);
@@ -53,7 +53,7 @@ fn load(path: &Path) -> Result<Zeroizing<String>, String> {
     std::fs::read_to_string(path).map(Zeroizing::new).map_err(|e| format!("{}: {e}", path.display()))
 }
 
-/// The directory of a file, and that of the file that it leads to if it is a link.
+/// Returns the directory of a file, and that of its target if it is a link.
 fn directories(path: &Path) -> Vec<PathBuf> {
     let whole = path.canonicalize().ok();
     let mut all: Vec<_> = [Some(path), whole.as_deref()].into_iter().flatten().filter_map(Path::parent).collect();
@@ -66,19 +66,19 @@ struct Reader<'a> {
     errors: Vec<String>,
 }
 
-/// The keys of one section that have not been asked for.
+/// The keys of one section that were not yet read.
 struct Keys<'a> {
     place: String,
-    /// What paths in the file are relative to.
+    /// The base of relative paths in the file.
     base: &'a Path,
     section: &'a Section,
     used: Vec<&'static str>,
-    /// Directories of the files that were read.
+    /// The directories of the files that were read.
     directories: Vec<PathBuf>,
 }
 
 impl<'a> Keys<'a> {
-    /// The last value of a key, if there is one that is not empty.
+    /// Takes the last value of a key, if there is one that is not empty.
     fn take(&mut self, name: &'static str) -> Result<Option<(usize, Zeroizing<String>)>, String> {
         self.used.push(name);
         let key = self.section.keys.iter().rev().find(|key| key.name.eq_ignore_ascii_case(name));
@@ -94,7 +94,7 @@ impl<'a> Keys<'a> {
         format!("{}: line {line}: [{}] {name}: {reason}", self.place, self.section.name)
     }
 
-    /// A value as `read` has it; `expected` says what it should be.
+    /// Takes a value that `read` converts; `expected` describes a valid one.
     fn read<T>(
         &mut self,
         name: &'static str,
@@ -129,7 +129,7 @@ impl<'a> Keys<'a> {
         self.need("Target", "not HOST:PORT", target)
     }
 
-    /// A file, its path relative to the configuration's.
+    /// Reads a file, whose path is relative to the configuration's.
     fn file(&mut self, name: &'static str) -> Result<Option<Zeroizing<Vec<u8>>>, String> {
         let Some((line, path)) = self.take(name)? else {
             return Ok(None);
@@ -140,7 +140,7 @@ impl<'a> Keys<'a> {
         Ok(Some(text.into()))
     }
 
-    /// Both or none of `CertFile` and `KeyFile`.
+    /// Reads `CertFile` and `KeyFile`: both or neither must be given.
     fn tls(&mut self) -> Result<Option<Tls>, String> {
         match (self.file("CertFile")?, self.file("KeyFile")?) {
             (None, None) => Ok(None),
@@ -154,7 +154,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// A target on this side.
+    /// Takes a target on this side.
     fn local_target(&mut self) -> Result<Target, String> {
         let base = self.base;
         self.need("Target", "not HOST:PORT or unix:PATH", |text| match text.strip_prefix("unix:") {
@@ -163,7 +163,7 @@ impl<'a> Keys<'a> {
         })
     }
 
-    /// A port in the tunnel; `None` is any.
+    /// Takes a port in the tunnel; `None` is any.
     fn listen_port(&mut self) -> Result<Option<u16>, String> {
         self.need("ListenPort", "not a port or any", |text| {
             if text.eq_ignore_ascii_case("any") { Some(None) } else { port(text).map(Some) }
@@ -172,7 +172,7 @@ impl<'a> Keys<'a> {
 
     fn allow(&mut self) -> Result<Vec<Allow>, String> {
         let list = |text: &str| text.split(',').map(|item| item.trim().parse().ok()).collect();
-        // Without the key everything else is allowed: an empty list is not meant so.
+        // Without the key, almost everything is allowed: an empty list is probably a mistake.
         let is_allow = |key: &&ini::Key| key.name.eq_ignore_ascii_case("Allow");
         if let Some(key) = self.section.keys.iter().find(is_allow).filter(|key| key.value.is_empty()) {
             return Err(self.bad(key.line, "Allow", "empty"));
@@ -180,7 +180,7 @@ impl<'a> Keys<'a> {
         Ok(self.read("Allow", "not a list of ADDRESS[/BITS][:PORT[-PORT]]", list)?.unwrap_or_default())
     }
 
-    /// 0 is no limit, and no value is `default` seconds.
+    /// Takes an idle time: 0 is no limit, and the default is `default` seconds.
     fn idle(&mut self, default: u32) -> Result<Option<Duration>, String> {
         let seconds = self.read("InactivityTimeout", "not a number of seconds", number::<u32>)?.unwrap_or(default);
         Ok((seconds > 0).then(|| Duration::from_secs(seconds.into())))
@@ -205,7 +205,7 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// An address and a port; without an address, every one.
+/// Parses an address and a port; without an address, all addresses.
 fn socket_address(text: &str) -> Option<SocketAddr> {
     let text = match text.strip_prefix("localhost:") {
         Some(port) => format!("127.0.0.1:{port}"),
@@ -251,7 +251,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Notes an error, and goes on.
+    /// Records an error, and continues.
     fn note<T>(&mut self, result: Result<T, String>) -> Option<T> {
         result.map_err(|error| self.errors.push(error)).ok()
     }
@@ -309,7 +309,8 @@ impl<'a> Reader<'a> {
         Some(config)
     }
 
-    /// `[Interface]` and `[Peer]`: what wg-quick knows is read by its own reader, line by line at the same places.
+    /// Reads `[Interface]` and `[Peer]`: keys of wg-quick are read by its own parser, line by line at the same
+    /// positions.
     fn tunnel(&mut self, path: &Path, text: &str, config: &mut Config) -> Option<()> {
         let sections = self.sections(path, text)?;
         let mut lines: Vec<Zeroizing<String>> = vec![Zeroizing::default(); text.lines().count() + 1];
@@ -435,7 +436,7 @@ fn service(keys: &mut Keys<'_>) -> Result<Service, String> {
     Ok(service)
 }
 
-/// What a service is and where, for messages.
+/// Returns the kind and the address of a service, for messages.
 pub(crate) fn place(service: &Service) -> String {
     match &service.kind {
         Kind::Socks5 { at, .. } => format!("[Socks5] {at}"),

@@ -7,7 +7,7 @@ use wg_embed::error::Result;
 use super::programs::Programs;
 use crate::{plan::Resolver, settings::Dns};
 
-/// What sets DNS servers here.
+/// Returns the program that sets DNS servers here.
 pub(super) fn resolver(programs: &Programs) -> Option<Resolver> {
     if programs.has_resolved() && programs.has("resolvectl") {
         Some(Resolver::Resolved)
@@ -18,8 +18,8 @@ pub(super) fn resolver(programs: &Programs) -> Option<Resolver> {
     }
 }
 
-/// What precedes an interface's name so that its servers come first: the first pattern of the order that ends in `*`
-/// and has nothing special before it.
+/// Returns the prefix for an interface's name by which its servers come first: the first pattern of the order that ends
+/// in `*` and has no other special characters.
 fn prefix(order: &str) -> String {
     let pattern = |line: &str| {
         let name = line.trim().strip_suffix('*')?;
@@ -39,7 +39,7 @@ pub(super) fn set(programs: &Programs, interface: &str, resolver: &Resolver, dns
             programs.run("resolvconf", ["-a", &name, "-m", "0", "-x"], &lines(dns)).map(drop)
         }
     };
-    // A part may have been done.
+    // Some of it may have been applied.
     result.inspect_err(|_| {
         if let Err(error) = unset(programs, interface, resolver) {
             tracing::warn!(%error, "DNS settings could not be undone");
@@ -55,11 +55,11 @@ pub(super) fn unset(programs: &Programs, interface: &str, resolver: &Resolver) -
     .map(drop)
 }
 
-/// The calls of `resolvectl`.
+/// Returns the calls of `resolvectl`.
 fn resolved(interface: &str, dns: &Dns) -> impl Iterator<Item = Vec<String>> {
     let call = |what: &str, values: Vec<String>| [vec![what.to_owned(), interface.to_owned()], values].concat();
     let servers = dns.servers.iter().map(ToString::to_string).collect();
-    // A tilde: not appended to names.
+    // A tilde: not for completing names.
     let only = dns.only.iter().map(|domain| format!("~{}", domain.trim_matches('.')));
     let routed: Vec<String> = if dns.is_for_all() { vec!["~.".into()] } else { only.collect() };
     let is_default = if dns.is_for_all() { "yes" } else { "no" };
@@ -71,7 +71,7 @@ fn resolved(interface: &str, dns: &Dns) -> impl Iterator<Item = Vec<String>> {
     .into_iter()
 }
 
-/// As in `resolv.conf`.
+/// Returns the lines of a `resolv.conf`.
 fn lines(dns: &Dns) -> String {
     let mut text: String = dns.servers.iter().map(|server| format!("nameserver {server}\n")).collect();
     if !dns.search.is_empty() {

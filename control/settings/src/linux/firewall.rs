@@ -1,5 +1,5 @@
-//! The firewall beside a default route: what comes for the interface's addresses from elsewhere is dropped, and
-//! answers to the tunnel's own packets get their mark back.
+//! The firewall for a default route: packets to the interface's addresses from other interfaces are dropped, and
+//! replies to the tunnel's own packets get the mark of these.
 
 use std::net::IpAddr;
 
@@ -8,7 +8,7 @@ use wg_embed::error::{Error, Result};
 use super::programs::Programs;
 use crate::plan::{Family, Firewall};
 
-/// What sets the firewall here.
+/// Returns the program that sets the firewall here.
 pub(super) fn program(programs: &Programs) -> Option<Firewall> {
     if programs.has("nft") {
         Some(Firewall::Nft)
@@ -34,7 +34,7 @@ pub(super) fn add(
     .map(drop)
 }
 
-/// Removes what is there of it.
+/// Removes existing rules.
 pub(super) fn remove(programs: &Programs, interface: &str, firewall: Firewall, family: Family) -> Result<()> {
     match firewall {
         Firewall::Nft => programs.run("nft", ["-f", "-"], &without(&table(interface, family))).map(drop),
@@ -48,7 +48,8 @@ pub(super) fn remove(programs: &Programs, interface: &str, firewall: Firewall, f
     }
 }
 
-/// A table of nftables for an interface. A name there has fewer kinds of characters than that of an interface.
+/// Returns the name of the nftables table of an interface. Fewer characters are valid there than in the name of an
+/// interface.
 fn table(interface: &str, family: Family) -> String {
     let mut name = format!("{} wg-embed-", keyword(family));
     for c in interface.chars() {
@@ -69,12 +70,12 @@ const fn keyword(family: Family) -> &'static str {
     }
 }
 
-/// Removes a table, which may be missing.
+/// Returns the commands to remove a table, which may not exist.
 fn without(table: &str) -> String {
     format!("add table {table}\ndelete table {table}\n")
 }
 
-/// One that is left from an earlier run is replaced.
+/// Returns the commands to set the rules, which replace those of an earlier run.
 fn nft(interface: &str, family: Family, addresses: &[IpAddr], mark: u32) -> String {
     let (table, ip) = (table(interface, family), keyword(family));
     let drops: String = addresses
@@ -107,12 +108,12 @@ const fn iptables(family: Family) -> &'static str {
     }
 }
 
-/// What our rules are known by.
+/// Returns the comment that identifies our rules.
 fn comment(interface: &str) -> String {
     format!("-m comment --comment \"wg-embed rule for {interface}\"")
 }
 
-/// The rules for `iptables-restore`.
+/// Returns the rules for `iptables-restore`.
 fn insertions(interface: &str, addresses: &[IpAddr], mark: u32) -> Result<String> {
     if interface.ends_with('+') {
         return Err(Error::invalid("iptables takes a + at the end of an interface's name for any end"));
@@ -130,7 +131,7 @@ fn insertions(interface: &str, addresses: &[IpAddr], mark: u32) -> Result<String
     Ok(text)
 }
 
-/// Of all rules, as `iptables-save` prints them, the deletion of ours; `None` if there are none.
+/// Returns the deletions of our rules, from all rules as printed by `iptables-save`; `None` if there are none.
 fn deletions(interface: &str, rules: &str) -> Option<String> {
     let comment = comment(interface);
     let mut found = false;

@@ -7,19 +7,20 @@ use zeroize::Zeroizing;
 
 use super::programs::Programs;
 
-/// What becomes of the commands in a file: `PreUp`, `PostUp`, `PreDown`, `PostDown`.
+/// The treatment of the commands in a file: `PreUp`, `PostUp`, `PreDown`, `PostDown`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Hooks {
-    /// A file with commands is refused.
+    /// Files with commands are refused.
     #[default]
     Refuse,
-    /// They are run by `sh -c`, with the standard output and error of this process. `%i` becomes the interface's name.
+    /// Commands are run by `sh -c`, with the standard output and error of this process. `%i` is replaced by the
+    /// interface's name.
     Run,
-    /// They are left out.
+    /// Commands are ignored.
     Ignore,
 }
 
-/// Runs commands in their order, up to the first that fails. The error has no part of the command: it may hold a key.
+/// Runs commands in order, until one fails. The error has no part of the command, which may contain a key.
 pub(super) fn run(programs: &Programs, key: &str, interface: &str, commands: &[Zeroizing<String>]) -> Result<()> {
     for (number, command) in (1..).zip(commands) {
         let text = Zeroizing::new(command.replace("%i", interface));

@@ -1,4 +1,4 @@
-//! The life of a tunnel from a `.conf` file: a daemon, its configuration, and the network around it.
+//! Starts and stops a tunnel from a `.conf` file: a daemon, its configuration, and its network settings.
 
 use std::{
     io::{self, Read, Write},
@@ -27,27 +27,28 @@ use crate::{
     settings::Settings,
 };
 
-/// How long the daemon has for an answer. It bounds a hang.
+/// The time limit for an answer of the daemon, which only prevents hanging.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How [`up`] and [`down`] work.
+/// Options of [`up`] and [`down`].
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The daemon: a name to be looked up in the path of `programs`, or a path. It is run with the interface's name,
-    /// makes interface and control socket, and goes to the background.
+    /// The daemon: a path, or a name to be searched in the path of `programs`. It is run with the interface's name,
+    /// creates the interface and the control socket, and goes to the background.
     pub daemon: PathBuf,
-    /// What becomes of commands in the file.
+    /// The treatment of commands in the file.
     pub hooks: Hooks,
-    /// Where programs are found.
+    /// The places of programs.
     pub programs: Programs,
-    /// Where `down` finds what `up` did: a file for each interface, for its user only.
+    /// The directory in which `up` records its steps for `down`: one file for each interface, accessible only to its
+    /// user.
     pub directory: PathBuf,
-    /// Where control sockets are. The daemon is given another one than the usual by `--socket-dir`.
+    /// The directory of control sockets. A directory other than the default is passed to the daemon by `--socket-dir`.
     pub sockets: PathBuf,
 }
 
 impl Default for Options {
-    /// The daemon `wg-embed`, and no commands.
+    /// Returns options with the daemon `wg-embed`, and without commands.
     fn default() -> Self {
         Self {
             daemon: "wg-embed".into(),
@@ -60,14 +61,13 @@ impl Default for Options {
 }
 
 /// Starts a tunnel as `wg-quick up` does, in the calling thread's network namespace: `PreUp`, the daemon, its
-/// configuration, the network's settings, `PostUp`. If something fails, what was done is undone; commands have nothing
-/// that undoes them.
+/// configuration, the network's settings, `PostUp`. If a step fails, the earlier ones are undone, except commands.
 ///
-/// It blocks until all of that is done, which may include lookups of endpoints' names.
+/// It blocks until all of that is done, which may include look-ups of endpoints' names.
 ///
 /// # Errors
 /// `Exists` if there is such an interface or tunnel; `Unsupported` for `SaveConfig`, and for commands with
-/// [`Hooks::Refuse`]; as [`apply`](crate::apply); what the daemon or a command says.
+/// [`Hooks::Refuse`]; errors of [`apply`](crate::apply), of the daemon or of a command.
 pub fn up(interface: &str, conf: &Conf, options: &Options) -> Result<()> {
     check_name(interface)?;
     let keys = &conf.interface;
@@ -120,11 +120,11 @@ pub fn up(interface: &str, conf: &Conf, options: &Options) -> Result<()> {
     })
 }
 
-/// Ends a tunnel that [`up`] has started, and undoes what that did: `PreDown`, the network's settings, the daemon,
-/// `PostDown`. Also one whose daemon has ended, or whose start was interrupted.
+/// Stops a tunnel that [`up`] has started, and undoes its steps: `PreDown`, the network's settings, the daemon,
+/// `PostDown`. This also works if the daemon has ended, or the start was interrupted.
 ///
 /// # Errors
-/// `NotFound` if there is no such tunnel; else the first error, and all that can be done is done all the same.
+/// `NotFound` if there is no such tunnel; otherwise the first error, after all other steps were undone.
 pub fn down(interface: &str, options: &Options) -> Result<()> {
     check_name(interface)?;
     let file = File::of(&options.directory, interface);
@@ -136,7 +136,7 @@ pub fn down(interface: &str, options: &Options) -> Result<()> {
     let removed = remove_link(options, interface, record.index);
     let after = run_hooks(options, "PostDown", interface, &post_down);
     let settled = undone.and(removed);
-    // What could not be undone can be tried again.
+    // Steps that could not be undone can be retried.
     let forgotten = if settled.is_ok() { file.remove() } else { Ok(()) };
     before.and(settled).and(after).and(forgotten)
 }
@@ -156,7 +156,7 @@ fn run_hooks(options: &Options, key: &str, interface: &str, commands: &[Zeroizin
     }
 }
 
-/// Replaces names of endpoints by their first address.
+/// Replaces names of endpoints by their first addresses.
 fn resolve(update: &mut Update) -> Result<()> {
     for peer in &mut update.peers {
         if let Some(PeerEndpoint::Host(host)) = &peer.endpoint {
@@ -179,7 +179,7 @@ fn start_daemon(options: &Options, interface: &str) -> Result<()> {
     options.programs.run(&options.daemon, arguments, "").map(drop)
 }
 
-/// Sets this configuration by the daemon's control socket.
+/// Applies this configuration through the daemon's control socket.
 fn configure(socket: &Path, update: &Update) -> Result<()> {
     let at = |e| Error::io(format!("cannot configure the tunnel by {}", socket.display()), e);
     let text = uapi::set_text(update)?;
@@ -204,8 +204,8 @@ fn configure(socket: &Path, update: &Update) -> Result<()> {
     }
 }
 
-/// Removes the interface, with which its daemon ends. Of an interface whose index is not known, the control socket
-/// tells whether it is ours.
+/// Removes the interface, which ends its daemon. If the index of the interface is unknown, the control socket
+/// determines whether it is ours.
 fn remove_link(options: &Options, interface: &str, index: u32) -> Result<()> {
     let mut netlink = Netlink::open()?;
     match netlink.link(interface) {

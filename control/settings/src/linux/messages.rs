@@ -1,4 +1,4 @@
-//! The messages of rtnetlink that steps are made of, and what is read from the kernel's.
+//! The rtnetlink messages of steps, and the contents of the kernel's.
 
 use std::net::IpAddr;
 
@@ -16,7 +16,7 @@ use crate::plan::{Family, RouteKind, Rule};
 /// The number of the main table.
 pub(super) const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 
-/// What makes something, and what removes it.
+/// The messages that create and remove an object.
 pub(super) struct Order {
     pub(super) add: Message,
     pub(super) remove: Message,
@@ -30,22 +30,22 @@ pub(super) struct Link {
     pub(super) up: bool,
 }
 
-/// A route, as far as it matters.
+/// The relevant fields of a route.
 #[derive(Clone, Copy)]
 pub(super) struct Route {
     pub(super) table: u32,
     pub(super) is_default: bool,
-    /// What it says itself.
+    /// The route's own MTU.
     pub(super) mtu: Option<u32>,
     /// The index of its interface.
     pub(super) interface: Option<u32>,
 }
 
-/// A routing rule, as far as it matters.
+/// The relevant fields of a routing rule.
 pub(super) struct KernelRule {
     pub(super) priority: u32,
     pub(super) table: u32,
-    /// Whether it is for all but a mark.
+    /// Whether it applies to all packets except those with a mark.
     pub(super) inverted_mark: bool,
 }
 
@@ -63,7 +63,7 @@ const fn of(address: IpAddr) -> (AddressFamily, u8) {
     }
 }
 
-/// The number of a table in a header, which has a byte for it: 0 if it does not fit.
+/// Returns the number of a table for a header, which has one byte for it: 0 if it does not fit.
 fn short(table: u32) -> u8 {
     u8::try_from(table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC)
 }
@@ -227,7 +227,7 @@ pub(super) fn read_route(message: &Message) -> Option<Route> {
 
 pub(super) fn read_rule(family: Family, message: &Message) -> Option<KernelRule> {
     let Message::NewRule(message) = message else { return None };
-    // A kernel without a family answers for all that it has.
+    // A kernel without a family returns all rules that it has.
     if message.header.family != number(family) {
         return None;
     }

@@ -1,4 +1,4 @@
-//! Questions and orders to the kernel by rtnetlink.
+//! Requests to the kernel by rtnetlink.
 
 use std::{io, net::IpAddr};
 
@@ -12,47 +12,47 @@ use wg_embed::error::{Error, ErrorKind, Result};
 use super::messages::{self, KernelRule, Link, Order, Route};
 use crate::plan::Family;
 
-/// Room for what the kernel sends at once.
+/// The maximum size of the kernel's messages in one datagram.
 const BUFFER: usize = 64 << 10;
 
 /// A socket in a network namespace.
 #[derive(Debug)]
 pub(super) struct Netlink {
     socket: Socket,
-    /// The number of the last request, which comes back in its answer.
+    /// The sequence number of the last request; its answer has the same.
     sequence: u32,
 }
 
 impl Netlink {
-    /// In the namespace of the calling thread.
+    /// Opens a socket in the namespace of the calling thread.
     pub(super) fn open() -> Result<Self> {
         let open = || {
             let mut socket = Socket::new(NETLINK_ROUTE)?;
             socket.bind_auto()?;
             socket.connect(&SocketAddr::new(0, 0))?;
-            // Kernels before 4.20 have none, and answer more than they are asked.
+            // Kernels before 4.20 do not have this, and return more than requested.
             let _ = socket.set_netlink_get_strict_chk(true);
             io::Result::Ok(socket)
         };
         open().map(|socket| Self { socket, sequence: 0 }).map_err(|e| Error::io("cannot open a netlink socket", e))
     }
 
-    /// Makes what is not there yet.
+    /// Creates an object that does not yet exist.
     pub(super) fn add(&mut self, order: &Order) -> Result<()> {
         self.order(order.add.clone(), NLM_F_CREATE | NLM_F_EXCL).map_err(|e| Error::io("the kernel refuses", e))
     }
 
-    /// Changes what is there.
+    /// Changes an existing object.
     pub(super) fn set(&mut self, message: &Message) -> Result<()> {
         self.order(message.clone(), 0).map_err(|e| Error::io("the kernel refuses", e))
     }
 
-    /// Removes what may be gone.
+    /// Removes an object that may no longer exist.
     pub(super) fn remove(&mut self, order: &Order) -> Result<()> {
         self.remove_by(&order.remove)
     }
 
-    /// Changes back what may be gone.
+    /// Changes back an object that may no longer exist.
     pub(super) fn remove_by(&mut self, message: &Message) -> Result<()> {
         match self.order(message.clone(), 0) {
             Err(error) if !is_gone(&error) => Err(Error::io("the kernel refuses", error)),
@@ -60,19 +60,19 @@ impl Netlink {
         }
     }
 
-    /// Removes an interface, which may be gone.
+    /// Removes an interface that may no longer exist.
     pub(super) fn remove_link(&mut self, index: u32) -> Result<()> {
         self.remove_by(&messages::remove_link(index)).map_err(|error| error.at("cannot remove the interface"))
     }
 
-    /// The interface of this name.
+    /// Returns the interface of this name.
     pub(super) fn link(&mut self, name: &str) -> Result<Link> {
         self.try_link(messages::get_link_by_name(name))?.ok_or_else(|| no_interface(name))
     }
 
-    /// The interface of this index, if there is one.
+    /// Returns the interface of this index, if there is one.
     pub(super) fn link_of(&mut self, index: u32) -> Result<Option<Link>> {
-        // 0 stands for any.
+        // 0 stands for any interface.
         if index == 0 { Ok(None) } else { self.try_link(messages::get_link(index)) }
     }
 
@@ -84,22 +84,22 @@ impl Netlink {
         }
     }
 
-    /// The route that packets of this mark take to an address, if there is one.
+    /// Returns the route to an address for packets with this mark, if there is one.
     pub(super) fn route_to(&mut self, address: IpAddr, mark: u32) -> Result<Option<Route>> {
-        // No route is an error, of which there are several.
+        // The lack of a route is one of several errors.
         Ok(self
             .request(messages::get_route(address, mark), 0)
             .ok()
             .and_then(|a| a.iter().find_map(messages::read_route)))
     }
 
-    /// The first default route of IPv4 in the main table.
+    /// Returns the first IPv4 default route of the main table.
     pub(super) fn default_route(&mut self) -> Result<Option<Route>> {
         let routes = self.routes(Family::V4, messages::MAIN)?;
         Ok(routes.into_iter().find(|route| route.is_default))
     }
 
-    /// Whether a table has no routes.
+    /// Returns whether a table has no routes.
     pub(super) fn is_empty(&mut self, family: Family, table: u32) -> Result<bool> {
         Ok(self.routes(family, table)?.is_empty())
     }
@@ -109,7 +109,7 @@ impl Netlink {
         Ok(answers.iter().filter_map(messages::read_route).filter(|route| route.table == table).collect())
     }
 
-    /// The routing rules. There are none of a family that the kernel does not have.
+    /// Returns the routing rules; empty for a family that the kernel does not have.
     pub(super) fn rules(&mut self, family: Family) -> Result<Vec<KernelRule>> {
         let answers = self.dump(messages::get_rules(family), "cannot read routing rules")?;
         Ok(answers.iter().filter_map(|answer| messages::read_rule(family, answer)).collect())
@@ -118,7 +118,7 @@ impl Netlink {
     fn dump(&mut self, question: Message, what: &'static str) -> Result<Vec<Message>> {
         match self.request(question, NLM_F_DUMP) {
             Ok(answers) => Ok(answers),
-            // No such table, or no such family.
+            // There is no such table, or no such family.
             Err(error) if matches!(errno(&error), Some(ENOENT | EAFNOSUPPORT | EOPNOTSUPP)) => Ok(Vec::new()),
             Err(error) => Err(Error::io(what, error)),
         }
@@ -128,7 +128,7 @@ impl Netlink {
         self.request(message, flags | NLM_F_ACK).map(drop)
     }
 
-    /// Sends a request and returns what comes back, up to the end of a dump, the first message or an acknowledgement.
+    /// Sends a request and returns the answer, up to the end of a dump, the first message or an acknowledgement.
     fn request(&mut self, message: Message, flags: u16) -> io::Result<Vec<Message>> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
@@ -174,7 +174,7 @@ impl Netlink {
     }
 }
 
-/// That there is no interface of this name.
+/// Returns the error for a missing interface.
 pub(super) fn no_interface(name: &str) -> Error {
     Error::new(ErrorKind::NotFound, format!("there is no interface {name}"))
 }
@@ -187,7 +187,7 @@ fn errno(error: &io::Error) -> Option<i32> {
     error.raw_os_error()
 }
 
-/// Whether it says that something, or its interface, is not there.
+/// Returns whether an error means that an object, or its interface, does not exist.
 fn is_gone(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let gone = [Errno::NOENT, Errno::NODEV, Errno::SRCH, Errno::ADDRNOTAVAIL, Errno::AFNOSUPPORT];

@@ -1,4 +1,4 @@
-//! Programs that are run: where they are found, and what they say when they fail.
+//! Runs programs: where they are found, and their error messages.
 
 use std::{
     env,
@@ -13,25 +13,25 @@ use std::{
 use rustix::fs::{MemfdFlags, memfd_create};
 use wg_embed::error::{Error, ErrorKind, Result};
 
-/// Where the system's programs are that not every `PATH` has.
+/// The system's directories for administration programs, which some `PATH`s lack.
 const SYSTEM: &str = "/usr/local/sbin:/usr/sbin:/sbin";
 
-/// The most that an error tells of what a program has printed, in characters.
+/// The maximum length of a program's output in an error, in characters.
 const PRINTED: usize = 1000;
 
-/// Where programs and what they are known by are found.
+/// The places of programs, and the files that identify them.
 #[derive(Clone, Debug)]
 pub struct Programs {
-    /// Folders, as in `PATH`.
+    /// Directories, as in `PATH`.
     path: OsString,
-    /// What is there while systemd-resolved runs.
+    /// A file that exists while systemd-resolved runs.
     resolved: PathBuf,
     /// Debian's order of interfaces for `resolvconf`.
     pub(super) resolvconf_order: PathBuf,
 }
 
 impl Default for Programs {
-    /// Those in the `PATH` of the process, and after them in the system's folders for administrators.
+    /// Returns the directories in the `PATH` of the process, followed by the system's directories for administrators.
     fn default() -> Self {
         let mut path = env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
         path.push(":");
@@ -45,19 +45,19 @@ impl Default for Programs {
 }
 
 impl Programs {
-    /// Those in other folders, given as in `PATH`, and nowhere else. With `resolved`, systemd-resolved counts as
-    /// running if there is a file of that name.
+    /// Uses only these directories, given as in `PATH`. systemd-resolved counts as running if there is a file named
+    /// `resolved`.
     #[must_use]
     pub fn in_path(path: impl Into<OsString>, resolved: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), resolved: resolved.into(), ..Self::default() }
     }
 
-    /// Whether systemd-resolved runs.
+    /// Returns whether systemd-resolved runs.
     pub(super) fn has_resolved(&self) -> bool {
         self.resolved.exists()
     }
 
-    /// Whether there is a program of this name.
+    /// Returns whether there is a program of this name.
     pub(super) fn has(&self, name: &str) -> bool {
         self.find(name).is_some()
     }
@@ -68,7 +68,7 @@ impl Programs {
         env::split_paths(&self.path).map(|folder| folder.join(name)).find(is_program)
     }
 
-    /// The program of this name, which may be a path, with nothing but its folders yet.
+    /// Returns the program of this name, which may be a path, with only its path set.
     pub(super) fn command(&self, name: impl AsRef<Path>) -> Result<Command> {
         let name = name.as_ref();
         let named = name.to_str().filter(|name| !name.contains('/')).map(|name| self.find(name));
@@ -82,10 +82,10 @@ impl Programs {
         Ok(command)
     }
 
-    /// Runs a program with this input to its end, and returns its output.
+    /// Runs a program with this input until it ends, and returns its output.
     ///
     /// # Errors
-    /// With what it has printed, if it fails.
+    /// With the output of the program, if it fails.
     pub(super) fn run<A: AsRef<OsStr>>(
         &self,
         name: impl AsRef<Path>,
@@ -95,7 +95,7 @@ impl Programs {
         let name = name.as_ref();
         let mut command = self.command(name)?;
         let run = || {
-            // Not pipes: what it leaves running in the background would keep them open.
+            // Not pipes: processes that it leaves in the background would keep them open.
             let (mut stdin, stdout, stderr) = (memory()?, memory()?, memory()?);
             stdin.write_all(input.as_bytes())?;
             stdin.rewind()?;
@@ -111,7 +111,7 @@ impl Programs {
     }
 }
 
-/// All that was written to a file.
+/// Returns everything that was written to a file.
 fn text_of(mut file: File) -> io::Result<String> {
     file.rewind()?;
     let mut bytes = Vec::new();
@@ -119,7 +119,7 @@ fn text_of(mut file: File) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// A file that is nowhere.
+/// Creates a file that is only in memory.
 fn memory() -> io::Result<File> {
     Ok(memfd_create("wg-embed", MemfdFlags::CLOEXEC)?.into())
 }

@@ -1,4 +1,4 @@
-//! What `down` needs of `up`, in a file.
+//! The record of `up` for `down`, in a file.
 
 use std::{
     fs::{self, DirBuilder, OpenOptions},
@@ -13,15 +13,15 @@ use zeroize::Zeroizing;
 
 use crate::plan::Step;
 
-/// The form of the file. Another one is refused.
+/// The version of the file's format. Others are refused.
 const VERSION: u32 = 1;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Record {
     version: u32,
-    /// The interface's index; 0 while it was not made.
+    /// The interface's index; 0 before it is created.
     pub(super) index: u32,
-    /// All that were to be done; some may not have been.
+    /// All planned steps; some may not have been performed.
     pub(super) steps: Vec<Step>,
     pub(super) pre_down: Vec<String>,
     pub(super) post_down: Vec<String>,
@@ -41,7 +41,7 @@ impl File {
         Self(directory.join(format!("{interface}.json")))
     }
 
-    /// Makes the file, which must not be there.
+    /// Creates the file, which must not exist.
     pub(super) fn claim(&self, record: &Record) -> Result<()> {
         let directory = self.0.parent().unwrap_or(Path::new("/"));
         DirBuilder::new()
@@ -58,7 +58,7 @@ impl File {
         })
     }
 
-    /// Replaces what is in it.
+    /// Replaces its contents.
     pub(super) fn write(&self, record: &Record) -> Result<()> {
         let new = self.0.with_extension("new");
         let _ = fs::remove_file(&new);

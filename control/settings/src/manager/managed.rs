@@ -1,4 +1,4 @@
-//! A Linux system's network as a tunnel of the manager protocol asks for it.
+//! Configures a Linux system's network as a tunnel of the manager protocol requests it.
 
 use wg_embed::error::Result;
 use wg_embed_manager::messages::NetworkSettingsRequest;
@@ -6,11 +6,11 @@ use wg_embed_manager::messages::NetworkSettingsRequest;
 use super::settings;
 use crate::{Applied, Linux, Programs, free_mark};
 
-/// The network around one interface. Dropped, what was set up is undone.
+/// The network settings of one interface. Dropping this undoes them.
 ///
-/// It serves both sides: a manager that is asked (`wg_embed_manager::manager::Host::configure`), and a tunnel that
-/// configures the system by itself. A manager cannot give its tunnel a mark: there, the tunnel's own packets stay out
-/// of the tunnel by the request's excluded routes alone.
+/// It serves both sides: a manager that receives requests (`wg_embed_manager::manager::Host::configure`), and a tunnel
+/// that configures the system by itself. A manager cannot pass a mark to its tunnel: then only the request's excluded
+/// routes keep the tunnel's own packets out of the tunnel.
 #[derive(Debug)]
 pub struct Managed {
     interface: String,
@@ -21,30 +21,30 @@ pub struct Managed {
 }
 
 impl Managed {
-    /// For an interface of the calling thread's network namespace, in which all methods are to be called. Nothing is
-    /// set up yet.
+    /// Creates it for an interface in the calling thread's network namespace, in which all functions must be called.
+    /// Nothing is configured yet.
     #[must_use]
     pub fn new(interface: &str) -> Self {
         Self { interface: interface.into(), programs: Programs::default(), applied: None, mark: 0 }
     }
 
-    /// Runs these programs in place of those in the `PATH` of the process.
+    /// Uses these programs instead of those in the `PATH` of the process.
     #[must_use]
     pub fn with_programs(mut self, programs: Programs) -> Self {
         self.programs = programs;
         self
     }
 
-    /// Sets up what the request asks for, which has all that is to hold, or changes what differs from the request
-    /// before. `mark` is that of the tunnel's own packets; with 0, one that is free is taken where one is needed.
+    /// Applies a complete request, or its differences from the previous one. `mark` is that of the tunnel's own
+    /// packets; with 0, an unused one is chosen if one is needed.
     ///
     /// # Errors
-    /// As [`settings()`] and [`apply`](crate::apply). What held before holds again.
+    /// Errors of [`settings()`] and [`apply`](crate::apply). The previous settings are then restored.
     pub fn configure(&mut self, request: &NetworkSettingsRequest, mark: u32) -> Result<()> {
         let mut settings = settings(request)?;
         settings.fwmark = match mark {
             0 if !settings.needs_mark() => 0,
-            // The one that is in use stays.
+            // The current one is kept.
             0 if self.mark != 0 => self.mark,
             0 => free_mark()?,
             mark => mark,
@@ -60,16 +60,16 @@ impl Managed {
         Ok(())
     }
 
-    /// The mark that the tunnel's own packets are to have; 0 if they need none.
+    /// Returns the mark that the tunnel's own packets must have; 0 if they need none.
     #[must_use]
     pub const fn mark(&self) -> u32 {
         self.mark
     }
 
-    /// Undoes all of it.
+    /// Undoes all settings.
     ///
     /// # Errors
-    /// The first error; what can be undone is undone all the same.
+    /// The first error; all other steps are undone nevertheless.
     pub fn undo(&mut self) -> Result<()> {
         self.mark = 0;
         self.applied.take().map_or(Ok(()), Applied::undo)

@@ -1,7 +1,7 @@
-//! Puts fragments together, without I/O and clock of its own.
+//! Reassembles fragments, without I/O and clock.
 //!
-//! A packet with fragments that overlap is dropped whole, with those that are still to come (RFC 5722; for IPv4 as
-//! well). Exact repetitions are no overlap (RFC 8200, section 4.5).
+//! A packet with overlapping fragments is dropped completely, including later fragments (RFC 5722; also for IPv4).
+//! Exact repetitions are not overlaps (RFC 8200, section 4.5).
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -13,19 +13,19 @@ use wg_embed::time::Instant;
 
 use crate::stack::packet::{Fragment, IPV4_HEADER, IpHeader, Packet, header_len};
 
-/// How long a packet may take to become whole, from its first fragment on. The same as in Linux.
+/// The time limit for a packet, from its first fragment on, as in Linux.
 const TIMEOUT_V4: Duration = Duration::from_secs(30);
 const TIMEOUT_V6: Duration = Duration::from_secs(60);
 
-/// Bytes of memory, of all packets together and of those of one source.
+/// The memory limit in bytes, of all packets together and of those of one source.
 pub(super) const MAX_MEMORY: usize = 1 << 20;
 pub(super) const MAX_MEMORY_OF_SOURCE: usize = 256 << 10;
 
-/// What a packet and a fragment are counted with besides their bytes.
+/// The overhead of a packet and of a fragment, in bytes.
 const PACKET_OVERHEAD: usize = 384;
 const FRAGMENT_OVERHEAD: usize = 96;
 
-/// The most fragments of one packet: the largest one needs 120 with an MTU of 576.
+/// The maximum number of fragments of one packet: the largest one needs 120 with an MTU of 576.
 const MAX_FRAGMENTS: usize = 256;
 
 const MAX_PACKET: usize = 65_535;
@@ -34,43 +34,45 @@ const MAX_PACKET: usize = 65_535;
 const FRAGMENT_HEADER: u8 = 44;
 const FRAGMENT_HEADER_LEN: usize = 8;
 
-/// What has come of a fragment.
+/// The result for a fragment.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It was the last one missing: the whole packet.
+    /// It was the last missing one: the complete packet.
     Whole(Vec<u8>),
-    /// Others are missing; or it was there already.
+    /// Others are missing, or it is a repetition.
     Waits,
-    /// No fragment can be like this.
+    /// It is invalid.
     Malformed,
-    /// It overlaps with others, or it belongs to a packet of which others do.
+    /// It overlaps others, or it belongs to a packet with overlapping fragments.
     Overlap,
-    /// Too much memory or too many fragments.
+    /// There is too much memory in use, or there are too many fragments.
     NoRoom,
 }
 
-/// A packet that was forgotten.
+/// A packet that has timed out.
 pub(super) struct Expired {
     pub(super) fragments: u64,
-    /// The packet's first fragment as it arrived, without options and extension headers; cut to what is quoted of it.
+    /// The packet's first fragment as it arrived, without options and extension headers; truncated to the length that
+    /// is quoted.
     pub(super) first: Option<Vec<u8>>,
 }
 
-/// Packets of which fragments have arrived, and when they are forgotten.
+/// Incomplete packets, and their time limits.
 pub(super) struct Reassembler {
     packets: HashMap<Key, Partial>,
     order: BTreeMap<Age, Key>,
     sources: HashMap<Source, Usage>,
     memory: usize,
     last_id: u64,
-    /// Fragments that made room for others and were not reported yet.
+    /// Fragments that were replaced by others, and not yet reported.
     evicted: u64,
 }
 
-/// When a packet is forgotten, and a number that tells those apart which are forgotten together.
+/// The time limit of a packet, and a number that distinguishes packets with the same limit.
 type Age = (Instant, u64);
 
-/// Whom memory is counted for: an IPv4 address, or the /64 of an IPv6 address, of which one host may have all.
+/// The source to which memory is attributed: an IPv4 address, or the /64 of an IPv6 address, which may belong to one
+/// host.
 type Source = (bool, u64);
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -88,22 +90,22 @@ struct Usage {
     packets: BTreeSet<Age>,
 }
 
-/// A packet of which not all is there.
+/// An incomplete packet.
 struct Partial {
     age: Age,
     /// By their offset. They do not overlap.
     fragments: BTreeMap<usize, Box<[u8]>>,
     bytes: usize,
-    /// Known with the last fragment.
+    /// Known once the last fragment has arrived.
     total: Option<usize>,
     /// Protocol, hop limit and traffic class of the first fragment.
     header: Option<(u8, u8, u8)>,
-    /// Fragments overlapped: nothing of it is kept, and nothing more taken.
+    /// Whether fragments overlapped: none of them is kept, and no more are accepted.
     is_broken: bool,
     memory: usize,
 }
 
-/// The most memory that a fragment takes.
+/// Returns the maximum memory of a fragment.
 pub(super) fn most_memory(packet: &Packet<'_>) -> usize {
     packet.payload.len() + FRAGMENT_OVERHEAD + PACKET_OVERHEAD
 }
@@ -120,22 +122,22 @@ impl Reassembler {
         }
     }
 
-    /// Bytes of memory that it takes; never more than [`MAX_MEMORY`].
+    /// Returns its memory in bytes; never more than [`MAX_MEMORY`].
     pub(super) const fn memory(&self) -> usize {
         self.memory
     }
 
-    /// How many fragments have made room for others since the last call.
+    /// Returns how many fragments have been replaced by others since the last call.
     pub(super) fn take_evicted(&mut self) -> u64 {
         std::mem::take(&mut self.evicted)
     }
 
-    /// When [`expire`](Self::expire) is next due.
+    /// Returns the time at which [`expire`](Self::expire) is next due.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         self.order.first_key_value().map(|(age, _)| age.0)
     }
 
-    /// Takes a fragment.
+    /// Handles a fragment.
     pub(super) fn receive(&mut self, packet: &Packet<'_>, now: Instant) -> Verdict {
         let Some(fragment) = packet.fragment.filter(|fragment| is_valid(packet, *fragment)) else {
             return Verdict::Malformed;
@@ -180,7 +182,7 @@ impl Reassembler {
         }
     }
 
-    /// Forgets the oldest packet whose time is over.
+    /// Removes and returns the oldest packet that has timed out.
     pub(super) fn expire(&mut self, now: Instant) -> Option<Expired> {
         let (_, key) = self.order.first_key_value().filter(|(age, _)| age.0 <= now)?;
         let key = *key;
@@ -193,8 +195,8 @@ impl Reassembler {
         (now + if packet.source.is_ipv4() { TIMEOUT_V4 } else { TIMEOUT_V6 }, self.last_id)
     }
 
-    /// Forgets older packets until there is room for `cost` bytes more: of the same source if that has too many bytes,
-    /// of any if there are too many in all. The packet itself stays: then there is no room.
+    /// Drops older packets until there is room for `cost` more bytes: of the same source if that has too many bytes, of
+    /// any source if there are too many in total. The packet itself is kept: then there is no room.
     fn make_room(&mut self, key: &Key, age: Age, cost: usize) -> bool {
         let cost = cost + if self.packets.contains_key(key) { 0 } else { PACKET_OVERHEAD };
         let source = source_of(key.source);
@@ -252,7 +254,7 @@ impl Reassembler {
         }
     }
 
-    /// Drops what has arrived of a packet; the rest is dropped when it arrives.
+    /// Drops the fragments of a packet; later ones are dropped when they arrive.
     fn break_packet(&mut self, key: &Key) {
         let Some(partial) = self.packets.get_mut(key) else { return };
         partial.is_broken = true;
@@ -264,7 +266,7 @@ impl Reassembler {
     }
 }
 
-/// What a fragment is to a packet of which others have arrived.
+/// The relation of a fragment to the others of its packet.
 enum Check {
     New,
     Repeated,
@@ -284,7 +286,7 @@ impl Partial {
         }
         let (start, end) = (fragment.offset, fragment.offset + payload.len());
         if self.fragments.get(&start).is_some_and(|other| **other == *payload) {
-            // A last one that is not the last one now contradicts itself.
+            // Another fragment that claims to be the last one is a contradiction.
             let same_end = fragment.more != (self.total == Some(end));
             return if same_end { Check::Repeated } else { Check::Overlaps };
         }
@@ -312,7 +314,7 @@ impl Partial {
         }
     }
 
-    /// They do not overlap, so their bytes suffice.
+    /// Returns whether the packet is complete: since fragments do not overlap, counting bytes is sufficient.
     fn is_whole(&self) -> bool {
         self.total == Some(self.bytes)
     }
@@ -335,7 +337,7 @@ impl Partial {
         Some(whole)
     }
 
-    /// The first fragment as a packet.
+    /// Returns the first fragment as a packet.
     fn first_fragment(&self, key: &Key) -> Option<Vec<u8>> {
         let header = self.header(key)?;
         let payload = self.fragments.get(&0)?;

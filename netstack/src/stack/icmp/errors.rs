@@ -1,4 +1,4 @@
-//! ICMP errors: what those mean that arrive, how often others are sent.
+//! ICMP errors: the meaning of received ones, and the rate limit of sent ones.
 
 use std::{io::ErrorKind, time::Duration};
 
@@ -10,18 +10,19 @@ use crate::stack::{
     shared::Shared,
 };
 
-/// What an error says.
+/// The meaning of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
     Unreachable(ErrorKind),
-    /// The MTU that the next link has, 0 if it is unknown.
+    /// The MTU of the next link, 0 if it is unknown.
     TooBig(usize),
-    /// Nothing that a socket could do something about.
+    /// An error that does not concern sockets.
     Nothing,
 }
 
 impl Meaning {
-    /// `None`: it is no error. RFC 792, 1122 (section 3.2.2.1), 1812 (section 5.2.7.1) and 4443.
+    /// Returns the meaning of an ICMP message; `None` if it is not an error. RFC 792, 1122 (section 3.2.2.1), 1812
+    /// (section 5.2.7.1) and 4443.
     pub(super) const fn of(is_v4: bool, header: &[u8; HEADER]) -> Option<Self> {
         Some(match (is_v4, header[0], header[1]) {
             (true, 3, 0 | 6 | 9 | 11) | (false, 1, 0) => Self::Unreachable(ErrorKind::NetworkUnreachable),
@@ -37,16 +38,16 @@ impl Meaning {
     }
 }
 
-/// The next smaller MTU that is usual, if a router does not tell its own (RFC 1191, section 7.1).
+/// Returns the next smaller common MTU, if a router does not report its own (RFC 1191, section 7.1).
 pub(super) fn plateau_below(len: usize) -> usize {
     const PLATEAUS: [usize; 8] = [32_000, 17_914, 8166, 4352, 2002, 1492, 1006, 576];
     PLATEAUS.into_iter().find(|plateau| *plateau < len).unwrap_or(576)
 }
 
-/// Sends an error about a packet to whom it came from, in the name of its destination, if the rate allows. `v4` and
+/// Sends an error about a packet to its sender, with its destination as the source, if the rate limit permits. `v4` and
 /// `v6` are type and code.
 pub(super) fn send(shared: &Shared, about: &[u8], v4: (u8, u8), v6: (u8, u8), now: Instant) {
-    /// The most of an error, with its headers: RFC 1812, section 4.3.2.3, and RFC 4443, section 2.4.
+    /// The maximum size of an error, with its headers: RFC 1812, section 4.3.2.3, and RFC 4443, section 2.4.
     const MAX_V4: usize = 576;
     const MAX_V6: usize = 1280;
     /// Internetwork control, as in Linux.
@@ -65,8 +66,8 @@ pub(super) fn send(shared: &Shared, about: &[u8], v4: (u8, u8), v6: (u8, u8), no
     super::send(shared, destination, source, traffic_class, packet);
 }
 
-/// How many errors may be sent: the limits of Linux, to everyone together and to one host. In constant memory: hosts
-/// may share a place.
+/// The rate limit of errors: the limits of Linux, in total and for one host. It takes constant memory: hosts may share
+/// a slot.
 pub(super) struct Limiter {
     all: Bucket,
     hosts: Box<[Bucket; HOSTS]>,
@@ -81,7 +82,7 @@ struct Rate {
     burst: u32,
 }
 
-/// The time for which nothing was taken, up to a limit.
+/// The time without a token taken, up to a limit.
 #[derive(Clone, Copy)]
 struct Bucket {
     credit: Duration,
@@ -107,10 +108,10 @@ impl Default for Limiter {
 }
 
 impl Limiter {
-    /// Whether one may be sent to a host at this place now.
+    /// Returns whether an error may be sent to a host in this slot now.
     pub(super) fn take(&mut self, place: u64, now: Instant) -> bool {
         let host = &mut self.hosts[(place % HOSTS as u64) as usize];
-        // Both are brought up to date.
+        // Both are updated.
         let allowed = self.all.refill(&ALL, now) & host.refill(&HOST, now);
         if allowed {
             self.all.credit -= ALL.interval;

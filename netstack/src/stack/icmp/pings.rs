@@ -1,4 +1,4 @@
-//! Echo requests of the stack's own, which wait for replies.
+//! The stack's own echo requests, which wait for replies.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -21,10 +21,10 @@ use crate::{
     },
 };
 
-/// The most that wait at a time.
+/// The maximum number of waiting requests.
 const MAX_PINGS: usize = 16_384;
 
-/// By identifier: each has its own.
+/// By identifier, which is unique.
 #[derive(Default)]
 pub(super) struct Pings(Mutex<HashMap<u16, Arc<Echo>>>);
 
@@ -33,7 +33,7 @@ pub(crate) struct Echo {
     to: IpAddr,
     id: u16,
     seq: u16,
-    /// Its data: as often as they fit. Only who has seen the request can know them.
+    /// Its data, repeated as often as necessary. Only a receiver of the request knows them.
     pattern: [u8; 8],
     size: usize,
     sent: Instant,
@@ -48,7 +48,7 @@ struct State {
 }
 
 impl Echo {
-    /// How long it has taken.
+    /// Returns the round-trip time.
     pub(crate) fn result(&self) -> io::Result<Duration> {
         match lock(&self.state).result {
             Some(Ok(time)) => Ok(time),
@@ -57,7 +57,7 @@ impl Echo {
         }
     }
 
-    /// As [`result`](Self::result), waiting. The time is that of the system.
+    /// Waits for the [`result`](Self::result). The time is that of the system.
     pub(crate) fn wait(&self, timeout: Duration) -> io::Result<Duration> {
         let ready = |state: &State| state.result.is_some();
         drop(wait_until(&self.changed, lock(&self.state), Some(timeout), ready));
@@ -67,7 +67,7 @@ impl Echo {
         }
     }
 
-    /// Replaces who is told.
+    /// Replaces the notifier.
     pub(crate) fn set_notify(&self, notify: Option<Arc<dyn Notify>>) {
         let mut state = lock(&self.state);
         let tell = notify.clone().filter(|_| state.result.is_some());
@@ -79,7 +79,7 @@ impl Echo {
         }
     }
 
-    /// The first result counts.
+    /// Stores the result; only the first one counts.
     fn finish(&self, result: Result<Duration, io::ErrorKind>) {
         let mut state: MutexGuard<'_, State> = lock(&self.state);
         if state.result.is_some() {
@@ -98,7 +98,7 @@ impl Echo {
         self.pattern.into_iter().cycle().take(self.size)
     }
 
-    /// The program has let go of it.
+    /// Handles the drop of its handle by the program.
     pub(crate) fn release(self: &Arc<Self>, shared: &Shared) {
         shared.icmp.pings.remove(self);
         let notify = lock(&self.state).notify.take();
@@ -115,7 +115,7 @@ impl Pings {
         self.get(to, id, seq).is_some()
     }
 
-    /// Takes a reply; returns whether it is one to a request of ours.
+    /// Handles a reply; returns whether it matches one of our requests.
     pub(super) fn reply(&self, from: IpAddr, id: u16, seq: u16, data: &[u8], now: Instant) -> bool {
         let echo = self.get(from, id, seq).filter(|echo| echo.data().eq(data.iter().copied()));
         if let Some(echo) = &echo {
@@ -124,7 +124,7 @@ impl Pings {
         echo.is_some()
     }
 
-    /// Takes an error; returns whether it is about a request of ours.
+    /// Handles an error; returns whether it matches one of our requests.
     pub(super) fn fail(&self, to: IpAddr, id: u16, seq: u16, error: io::ErrorKind) -> bool {
         let echo = self.get(to, id, seq);
         if let Some(echo) = &echo {
@@ -133,7 +133,7 @@ impl Pings {
         echo.is_some()
     }
 
-    /// Ends all.
+    /// Ends all requests.
     pub(super) fn finish(&self, error: io::ErrorKind) {
         let all = std::mem::take(&mut *lock(&self.0));
         all.into_values().for_each(|echo| echo.finish(Err(error)));

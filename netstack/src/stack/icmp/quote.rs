@@ -1,4 +1,4 @@
-//! The packet that an ICMP error is about: its beginning, as far as the error quotes it.
+//! The packet that an ICMP error concerns: its beginning, as quoted by the error.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -10,14 +10,15 @@ pub(super) struct Quoted<'a> {
     pub(super) source: IpAddr,
     pub(super) destination: IpAddr,
     pub(super) protocol: u8,
-    /// The length of the whole packet by its header.
+    /// The length of the whole packet according to its header.
     pub(super) len: usize,
-    /// The beginning of TCP's, UDP's or ICMP's header.
+    /// The beginning of the TCP, UDP or ICMP header.
     pub(super) transport: &'a [u8; 8],
 }
 
 impl<'a> Quoted<'a> {
-    /// Parses it. `None`: it is too short, not the beginning of a packet, or not one that the stack sends.
+    /// Parses the quote. Returns `None` if it is too short, not the beginning of a packet, or not one that the stack
+    /// sends.
     pub(super) fn parse(bytes: &'a [u8], is_v4: bool) -> Option<Self> {
         match bytes.first()? >> 4 {
             4 if is_v4 => Self::parse_v4(bytes),
@@ -42,7 +43,7 @@ impl<'a> Quoted<'a> {
         })
     }
 
-    /// The stack sends no extension header but that of fragments.
+    /// Parses IPv6. The only extension header that the stack sends is that of fragments.
     fn parse_v6(bytes: &'a [u8]) -> Option<Self> {
         const FRAGMENT: u8 = 44;
         let (header, mut rest) = bytes.split_first_chunk::<IPV6_HEADER>()?;
@@ -65,17 +66,17 @@ impl<'a> Quoted<'a> {
         })
     }
 
-    /// The source and its port.
+    /// Returns the source and its port.
     pub(super) const fn local(&self) -> SocketAddr {
         SocketAddr::new(self.source, u16::from_be_bytes([self.transport[0], self.transport[1]]))
     }
 
-    /// The destination and its port.
+    /// Returns the destination and its port.
     pub(super) const fn remote(&self) -> SocketAddr {
         SocketAddr::new(self.destination, u16::from_be_bytes([self.transport[2], self.transport[3]]))
     }
 
-    /// TCP's sequence number.
+    /// Returns TCP's sequence number.
     pub(super) const fn second_word(&self) -> u32 {
         u32::from_be_bytes([self.transport[4], self.transport[5], self.transport[6], self.transport[7]])
     }

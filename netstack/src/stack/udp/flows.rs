@@ -1,4 +1,4 @@
-//! Flows that were intercepted: by both addresses and ports, of bounded number, each until it is idle.
+//! Intercepted flows: by both addresses and ports, limited in number, each until it is idle.
 
 use std::{
     collections::BTreeMap,
@@ -23,27 +23,27 @@ use crate::{
     },
 };
 
-/// A flow. Local is where the peer sends to.
+/// A flow. Its local address is the destination of the peer.
 pub(crate) struct Flow {
     pub(crate) tuple: FourTuple,
     pub(crate) mailbox: Arc<Mailbox>,
-    /// It ends after this without traffic.
+    /// The time without traffic after which it ends.
     idle: Duration,
-    /// When there was traffic, in nanoseconds.
+    /// The time of the last traffic, in nanoseconds.
     active: AtomicU64,
-    /// Tells those apart that end at one time.
+    /// Distinguishes flows that end at the same time.
     id: u64,
-    /// Under which end it is noted, in nanoseconds. Changes under the lock of the table.
+    /// The end under which it is listed, in nanoseconds. Changes under the lock of the table.
     noted: AtomicU64,
 }
 
 impl Flow {
-    /// There is traffic.
+    /// Reports traffic.
     pub(crate) fn touch(&self, now: Instant) {
         self.active.fetch_max(now.as_nanos(), Ordering::Relaxed);
     }
 
-    /// When it ends if there is no traffic.
+    /// Returns its end if there is no traffic.
     fn end(&self) -> Instant {
         Instant::from_nanos(self.active.load(Ordering::Relaxed)) + self.idle
     }
@@ -64,14 +64,14 @@ impl Default for Flows {
 #[derive(Default)]
 struct Table {
     flows: Map<Arc<Flow>>,
-    /// When each ends, as far as was known when it was put there: with traffic it ends later. So traffic costs nothing
-    /// here; the order is made good when a flow comes first.
+    /// The ends of flows, as known when they were listed: with traffic a flow ends later. So traffic costs nothing
+    /// here; the order is corrected when a flow comes first.
     ends: BTreeMap<(Instant, u64), Arc<Flow>>,
     last_id: u64,
 }
 
 impl Table {
-    /// Takes out the flow that ends first, if `wanted`.
+    /// Removes and returns the flow that ends first, if `wanted`.
     fn pop(&mut self, wanted: impl Fn(Instant) -> bool) -> Option<Arc<Flow>> {
         loop {
             let entry = self.ends.first_entry()?;
@@ -91,7 +91,7 @@ impl Table {
         }
     }
 
-    /// A look at `ends` alone: it may be before the real end, never after it.
+    /// Returns the first entry of `ends`: it may be before the actual end, but never after it.
     fn next_end(&self) -> Option<Instant> {
         self.ends.first_key_value().map(|(key, _)| key.0)
     }
@@ -129,7 +129,7 @@ impl Flows {
     }
 }
 
-/// Takes a datagram for a flow; begins a new one if there is none.
+/// Handles a datagram for a flow; starts a new one if there is none.
 pub(super) fn receive(shared: &Arc<Shared>, interception: &Interception, tuple: FourTuple, data: &[u8], now: Instant) {
     let flows = &shared.udp.flows;
     let mut table = lock(&flows.table);
@@ -167,7 +167,7 @@ pub(super) fn receive(shared: &Arc<Shared>, interception: &Interception, tuple: 
     interception.handler.flow(UdpFlow::new(shared.clone(), flow));
 }
 
-/// Tells a flow's program that it has ended.
+/// Notifies a flow's program that it has ended.
 pub(super) fn finish(flow: &Flow) {
     flow.mailbox.finish(io::ErrorKind::BrokenPipe);
 }
@@ -178,7 +178,7 @@ fn schedule(shared: &Shared, at: Option<Instant>) {
     }
 }
 
-/// Ends flows that are idle.
+/// Ends idle flows.
 struct IdleTimer(Timer);
 
 impl Timed for IdleTimer {
@@ -187,7 +187,7 @@ impl Timed for IdleTimer {
     }
 
     fn due(self: Arc<Self>, shared: &Arc<Shared>, now: Instant) {
-        /// Those that end within this end together.
+        /// Flows that end within this time end together.
         const TOGETHER: Duration = Duration::from_secs(1);
         let mut idle = Vec::new();
         let mut table = lock(&shared.udp.flows.table);

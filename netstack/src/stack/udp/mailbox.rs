@@ -1,4 +1,4 @@
-//! Datagrams that wait for a program, in bounded memory, and who is told of them.
+//! Datagrams that wait for a program, in bounded memory, and their notifier.
 
 use std::{
     collections::VecDeque,
@@ -19,32 +19,32 @@ use crate::{
     tcp::Budget,
 };
 
-/// Bytes that wait in one socket or flow, at most.
+/// The maximum bytes that wait in one socket or flow.
 const MAX_WAITING: usize = 1 << 20;
 
-/// All of them together take at most this part of the stack's memory: the rest is for connections.
+/// The part of the stack's memory for all waiting datagrams together: the rest is for connections.
 const PART_OF_MEMORY: usize = 4;
 
-/// What a datagram is counted with besides its bytes.
+/// The overhead of a datagram, in bytes.
 const OVERHEAD: usize = 96;
 
-/// Where datagrams wait.
+/// A queue of waiting datagrams.
 #[derive(Default)]
 pub(crate) struct Mailbox {
     state: Mutex<State>,
     changed: Condvar,
-    /// It is told of room in the outbox.
+    /// Whether it is notified of room in the outbox.
     waits_for_room: AtomicBool,
 }
 
 #[derive(Default)]
 struct State {
     datagrams: VecDeque<Datagram>,
-    /// Bytes of memory that they are counted with.
+    /// The memory of the datagrams in bytes.
     memory: usize,
-    /// Is returned once.
+    /// An error that is returned once.
     error: Option<io::ErrorKind>,
-    /// Nothing comes any more.
+    /// Set when nothing more can arrive.
     end: Option<io::ErrorKind>,
     notify: Option<Arc<dyn Notify>>,
     wants_read: bool,
@@ -69,7 +69,7 @@ impl Mailbox {
         lock(&self.state)
     }
 
-    /// Takes a datagram, or drops and counts it.
+    /// Adds a datagram, or drops and counts it.
     pub(super) fn push(&self, shared: &Shared, from: SocketAddr, to: SocketAddr, data: &[u8]) {
         let cost = data.len() + OVERHEAD;
         let mut state = self.lock();
@@ -89,7 +89,7 @@ impl Mailbox {
         self.readable(state);
     }
 
-    /// Something can be read.
+    /// Reports that something can be read.
     fn readable(&self, mut state: MutexGuard<'_, State>) {
         let notify = std::mem::take(&mut state.wants_read).then(|| state.notify.clone()).flatten();
         drop(state);
@@ -99,12 +99,12 @@ impl Mailbox {
         }
     }
 
-    /// The error of [`fail_once`](Self::fail_once).
+    /// Returns the error of [`fail_once`](Self::fail_once).
     pub(crate) fn take_error(&self) -> Option<io::ErrorKind> {
         self.lock().error.take()
     }
 
-    /// The datagram that has waited longest.
+    /// Returns the datagram that has waited longest.
     pub(crate) fn pop(&self, shared: &Shared) -> io::Result<Datagram> {
         let mut state = self.lock();
         if let Some(datagram) = state.datagrams.pop_front() {
@@ -128,33 +128,33 @@ impl Mailbox {
         drop(wait_until(&self.changed, self.lock(), timeout, State::is_readable));
     }
 
-    /// Whether there is a datagram, an error, or the end.
+    /// Returns whether there is a datagram, an error, or the end.
     pub(crate) fn is_readable(&self) -> bool {
         self.lock().is_readable()
     }
 
-    /// The length of the datagram that comes next.
+    /// Returns the length of the next datagram.
     pub(super) fn next_len(&self) -> Option<usize> {
         self.lock().datagrams.front().map(|datagram| datagram.data.len())
     }
 
-    /// Why nothing comes any more.
+    /// Returns why nothing more can arrive.
     pub(crate) fn end(&self) -> Option<io::ErrorKind> {
         self.lock().end
     }
 
-    /// Keeps an error until it is taken, once.
+    /// Stores an error until it is returned, once.
     pub(super) fn fail_once(&self, error: io::ErrorKind) {
         let mut state = self.lock();
         if state.end.is_none() {
             state.error = Some(error);
-            // It is news even if there are datagrams to be read still: errors are taken apart from them.
+            // It is reported even if there are datagrams to read: errors are taken separately from them.
             state.wants_read = true;
             self.readable(state);
         }
     }
 
-    /// Ends it. What waits can still be read.
+    /// Ends it. Waiting datagrams can still be read.
     pub(super) fn finish(&self, error: io::ErrorKind) {
         let mut state = self.lock();
         if state.end.is_some() {
@@ -169,7 +169,7 @@ impl Mailbox {
         }
     }
 
-    /// Throws away what waits.
+    /// Discards waiting datagrams.
     pub(super) fn clear(&self, shared: &Shared) {
         let mut state = self.lock();
         let datagrams = std::mem::take(&mut state.datagrams);
@@ -180,7 +180,7 @@ impl Mailbox {
         give_memory(shared, memory);
     }
 
-    /// The program has let go of it.
+    /// Handles its drop by the program.
     pub(super) fn release(&self, shared: &Shared) {
         let notify = self.lock().notify.take();
         drop(notify);
@@ -188,11 +188,11 @@ impl Mailbox {
         self.clear(shared);
     }
 
-    /// Replaces who is told.
+    /// Replaces the notifier.
     pub(crate) fn set_notify(&self, notify: Option<Arc<dyn Notify>>) {
         let mut state = self.lock();
         let now = state.is_readable();
-        // There is room, as far as is known: a call without a reason may come.
+        // There is room, as far as is known: the call may be spurious.
         let tell = notify.clone().filter(|_| now || !self.waits_for_room.load(Ordering::SeqCst));
         (state.wants_read, state.wants_write) = (!now, true);
         let before = std::mem::replace(&mut state.notify, notify);
@@ -203,7 +203,7 @@ impl Mailbox {
         }
     }
 
-    /// A datagram did not fit in the outbox: whom to tell of room, unless it waits already.
+    /// Returns the waiter for room in the outbox, after a datagram did not fit; `None` if it is already waiting.
     pub(super) fn wants_room(self: &Arc<Self>) -> Option<Arc<dyn HasRoom>> {
         self.lock().wants_write = true;
         (!self.waits_for_room.swap(true, Ordering::SeqCst)).then(|| self.clone() as Arc<dyn HasRoom>)

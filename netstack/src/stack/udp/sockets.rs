@@ -15,11 +15,11 @@ use crate::{
     stack::{closed, packet::is_host, shared::Shared},
 };
 
-/// Ports for those who do not ask for one, to the last one.
+/// The first of the automatically assigned ports, which extend to the last port.
 const FIRST_PORT: u16 = 32_768;
 const PORTS: u16 = u16::MAX - FIRST_PORT + 1;
 
-/// A socket: where it is bound, and what waits in it.
+/// A socket: its address, and datagrams that wait in it.
 #[derive(Clone)]
 pub(crate) struct Socket {
     pub(crate) local: SocketAddr,
@@ -31,20 +31,20 @@ pub(crate) struct Socket {
 #[derive(Default)]
 pub(crate) struct Sockets(RwLock<Table>);
 
-/// Where a socket is bound, and to whom it is connected.
+/// The address of a socket, and of its peer if it is connected.
 type Place = (SocketAddr, Option<SocketAddr>);
 
 #[derive(Default)]
 struct Table {
-    /// `None` where a port is taken without a socket: its datagrams are intercepted.
+    /// `None` for a port that is reserved without a socket: its datagrams are intercepted.
     places: HashMap<Place, Option<Arc<Mailbox>>>,
-    /// How many sockets each port has.
+    /// The number of sockets of each port.
     ports: HashMap<u16, usize>,
 }
 
 impl Table {
-    /// Whether a socket has the same place. One address beside all of them, or one peer beside all others, is told
-    /// apart.
+    /// Returns whether a socket has the same place. One address and all addresses are distinguishable, and so are one
+    /// peer and all peers.
     fn conflicts(&self, (local, peer): Place) -> bool {
         if !local.ip().is_unspecified() {
             return self.places.contains_key(&(local, peer));
@@ -90,14 +90,14 @@ impl Table {
     }
 }
 
-/// All addresses of one family, and of both.
+/// Returns the unspecified addresses of one family, and of both.
 const fn unspecified(port: u16) -> [SocketAddr; 2] {
     [SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port), SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port)]
 }
 
 impl Sockets {
-    /// Who gets a datagram for this own address: a socket that is connected to its sender, one of the address, one of
-    /// all addresses.
+    /// Returns the socket for a datagram to this own address: one that is connected to its sender, else one of the
+    /// address, else one of all addresses.
     pub(super) fn find(&self, local: SocketAddr, from: SocketAddr) -> Option<Arc<Mailbox>> {
         let table = read(&self.0);
         if !table.ports.contains_key(&local.port()) {
@@ -112,7 +112,7 @@ impl Sockets {
             .and_then(Option::clone)
     }
 
-    /// The socket that is connected so.
+    /// Returns the socket that is connected so.
     pub(super) fn connected(&self, local: SocketAddr, peer: SocketAddr) -> Option<Arc<Mailbox>> {
         read(&self.0).places.get(&(local, Some(peer))).and_then(Option::clone)
     }
@@ -129,7 +129,7 @@ impl Sockets {
         }
     }
 
-    /// Gives back a port that was taken without a socket.
+    /// Releases a port that was reserved without a socket.
     pub(crate) fn give_back(&self, local: SocketAddr) {
         let mut table = write(&self.0);
         if table.places.get(&(local, None)).is_some_and(Option::is_none) {
@@ -137,7 +137,7 @@ impl Sockets {
         }
     }
 
-    /// Removes the sockets of which `gone` is true.
+    /// Removes the sockets for which `gone` returns true.
     pub(super) fn remove_where(&self, gone: impl Fn(SocketAddr) -> bool) -> Vec<Arc<Mailbox>> {
         let mut table = write(&self.0);
         let is_gone = |(place, mailbox): &(&Place, &Option<_>)| mailbox.is_some() && gone(place.0);
@@ -145,7 +145,7 @@ impl Sockets {
         places.into_iter().filter_map(|place| table.remove(place)).collect()
     }
 
-    /// Takes a socket; port 0 is replaced by a free one.
+    /// Adds a socket; port 0 is replaced by a free one.
     fn insert(&self, shared: &Shared, local: SocketAddr, peer: Option<SocketAddr>) -> io::Result<Socket> {
         let mailbox = Arc::new(Mailbox::default());
         let local = write(&self.0).insert(shared, (local, peer), Some(mailbox.clone()))?;
@@ -174,7 +174,7 @@ pub(crate) fn bind(shared: &Arc<Shared>, at: SocketAddr, to: Option<SocketAddr>)
         return Err(closed());
     }
     if let Some(peer) = peer {
-        // All addresses of IPv6 are those of both families; otherwise they are of one.
+        // The unspecified IPv6 address stands for both families; otherwise there is one family.
         let fits = peer.is_ipv4() == local.is_ipv4() || local.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
         if peer.port() == 0 || !is_host(peer.ip()) || !fits {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "cannot be connected to this address and port"));
@@ -190,7 +190,7 @@ pub(crate) fn bind(shared: &Arc<Shared>, at: SocketAddr, to: Option<SocketAddr>)
     }
     let socket = shared.udp.sockets.insert(shared, SocketAddr::new(local.ip(), local.port()), peer)?;
     if shared.is_closed() {
-        // It may have come into the table after everything there was ended.
+        // It may have been added to the table after all sockets were ended.
         shared.udp.sockets.remove(&socket);
         return Err(closed());
     }

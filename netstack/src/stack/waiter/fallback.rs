@@ -1,4 +1,4 @@
-//! A condition variable: for systems on which the tunnel gives the stack a thread that waits for nothing else.
+//! A condition variable: for systems on which the tunnel's thread for the stack waits for nothing else.
 
 use std::{io, time::Duration};
 
@@ -8,7 +8,7 @@ use wg_embed::{queue::Monitor, time::Instant};
 #[derive(Default)]
 struct State {
     woken: bool,
-    /// When the earliest deadline is, by the standard library's clock.
+    /// The earliest deadline, by the standard library's clock.
     deadline: Option<std::time::Instant>,
     armed: Option<Instant>,
 }
@@ -30,7 +30,7 @@ impl Waiter {
         let timeout = timeout.into_iter().chain(left).min();
         let mut state = self.0.wait(timeout, |state| state.woken || state.deadline != deadline);
         state.woken = false;
-        // It fires once. It may have been early by the stack's clock, which can be any: then it is set again.
+        // It fires once. It may be early by the stack's clock, which can be any clock: then it is set again.
         if state.deadline.is_some_and(|at| at <= std::time::Instant::now()) {
             (state.deadline, state.armed) = (None, None);
         }

@@ -17,7 +17,7 @@ pub(super) struct Waiter {
     poll: Mutex<(Poll, Events)>,
     waker: Waker,
     timer: Timer,
-    /// The poll itself, for others to wait for.
+    /// The descriptor of the poll itself, for other polls.
     fd: RawFd,
 }
 
@@ -39,7 +39,7 @@ impl Waiter {
     }
 
     pub(super) fn wait(&self, timeout: Option<Duration>) -> io::Result<()> {
-        // The lock is held while waiting: only one thread waits, and no other takes it.
+        // The lock is held during the wait: only one thread waits, and no other takes it.
         let mut guard = lock(&self.poll);
         let (poll, events) = &mut *guard;
         match poll.poll(events, timeout) {
@@ -65,12 +65,12 @@ impl Waiter {
     }
 }
 
-/// A timer of the kernel's.
+/// A timer of the kernel.
 struct Timer {
     fd: OwnedFd,
-    /// What it is set to.
+    /// The time that it is set to.
     armed: Mutex<Option<Instant>>,
-    /// A child of `fork()` has the same timer, which is not for it to set.
+    /// The process that created it: a child of `fork()` shares the timer, and must not set it.
     process: u32,
 }
 
@@ -82,17 +82,18 @@ impl Timer {
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the descriptor is new, and nobody else's.
+        // SAFETY: the descriptor is new, and has no other owner.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok(Self { fd, armed: Mutex::new(None), process: std::process::id() })
     }
 
-    /// It may have been early by the stack's clock, which can be any: then the same deadline is set again.
+    /// Reports that it has fired, possibly early by the stack's clock, which can be any clock: then the same deadline
+    /// is set again.
     fn fired(&self) {
         *lock(&self.armed) = None;
     }
 
-    /// `next` is asked under the lock, so that the latest answer is the one that is set.
+    /// Sets it to the result of `next`, which is called under the lock, so that the latest result is set.
     fn set(&self, next: impl FnOnce() -> Option<Instant>, now: impl FnOnce() -> Instant) {
         let mut armed = lock(&self.armed);
         let next = next();
@@ -100,12 +101,12 @@ impl Timer {
             return;
         }
         *armed = next;
-        // From now on, whatever the clock is; 0 would stop it.
+        // Relative to now, whatever the clock is; 0 would stop it.
         let time = next.map_or(Duration::ZERO, |at| at.since(now()).max(Duration::from_nanos(1)));
         let value = libc::timespec { tv_sec: time.as_secs() as _, tv_nsec: time.subsec_nanos() as _ };
         let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         let spec = libc::itimerspec { it_interval: zero, it_value: value };
-        // SAFETY: `spec` is a live itimerspec; the old value is not asked for.
+        // SAFETY: `spec` is a live itimerspec; the old value is not requested.
         if unsafe { libc::timerfd_settime(self.fd.as_raw_fd(), 0, &raw const spec, std::ptr::null_mut()) } < 0 {
             tracing::error!(err = %io::Error::last_os_error(), "cannot set a timer");
         }

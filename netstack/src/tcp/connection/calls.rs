@@ -1,4 +1,4 @@
-//! What a program does with a connection.
+//! Calls of a program.
 
 use std::{io, net::Shutdown, time::Duration};
 
@@ -11,11 +11,11 @@ use super::{
 };
 use crate::notify::Readiness;
 
-/// The room that is made for a writer that does not say how much it has.
+/// The room that is allocated for a writer of an unknown number of bytes.
 const ROOM: usize = 64 << 10;
 
 impl Connection {
-    /// What a program can do.
+    /// Returns the operations that do not wait now.
     pub(crate) fn readiness(&self) -> Readiness {
         let over = self.state == State::Closed;
         let read_closed = over || self.receiver.is_finished() || self.receiver.is_discarding();
@@ -28,8 +28,8 @@ impl Connection {
         }
     }
 
-    /// Passes what was received to `take`, which returns how many bytes of it are done with. `WouldBlock` if there is
-    /// nothing, 0 at the end; `take` is then called with nothing. Returns too whether something is to be sent at once,
+    /// Passes received data to `take`, which returns how many bytes it has consumed. Returns `WouldBlock` if there are
+    /// none, 0 at the end; `take` is then called with empty parts. Also returns whether something must be sent at once,
     /// or a timer was set.
     pub(crate) fn read(
         &mut self,
@@ -58,7 +58,7 @@ impl Connection {
             }
             return Ok((taken, false));
         }
-        // For the rate at which the program reads, the time of the last segment will do.
+        // The time of the last segment is precise enough for the program's reading rate.
         self.receiver.on_read(taken, self.rtt.smoothed(), self.heard);
         let watches = !self.timers.is_set(Timer::Buffers);
         if watches {
@@ -68,9 +68,9 @@ impl Connection {
         Ok((taken, watches || self.receiver.wants_acknowledgement(self.heard)))
     }
 
-    /// Passes free room to `fill`, which returns how many bytes of it are data now. `hint` is how many bytes the
-    /// program has, 0 if that is not known. Returns too whether some of it is to be sent at once: then all that follows
-    /// from it is left to [`transmit`](Self::transmit).
+    /// Passes free room to `fill`, which returns how many bytes it has filled. `hint` is the number of bytes that the
+    /// program has, 0 if unknown. Also returns whether some of them must be sent at once: then all consequences are
+    /// left to [`transmit`](Self::transmit).
     pub(crate) fn write(
         &mut self,
         clock: &dyn Fn() -> Instant,
@@ -110,12 +110,12 @@ impl Connection {
         Ok((filled, sends))
     }
 
-    /// Whether a writer was refused memory, and there is no room without it.
+    /// Returns whether a writer was refused memory, and there is no room without it.
     const fn is_starved(&self) -> bool {
         self.starved && self.sender.ring.len() == self.sender.ring.capacity()
     }
 
-    /// Whether a writer needs memory to go on: room does not come with an ACK, since nothing is in flight.
+    /// Returns whether a writer needs memory to continue: no ACK will make room, since nothing is in flight.
     pub(crate) fn wants_memory(&self) -> bool {
         self.is_starved()
             && self.sender.ring.is_empty()
@@ -123,7 +123,7 @@ impl Connection {
             && !matches!(self.state, State::Closed | State::TimeWait)
     }
 
-    /// Tries again to get a little memory for a writer. It is given back if it is not used for a while.
+    /// Tries again to get some memory for a writer. It is released if it is not used for a while.
     pub(crate) fn feed(&mut self, now: Instant) {
         if self.sender.ring.reserve(SMALLEST, self.sender.limit()) {
             self.starved = false;
@@ -147,17 +147,18 @@ impl Connection {
         Ok(())
     }
 
-    /// Nothing is written any more.
+    /// Ends the sending direction.
     fn finish(&mut self) {
         if matches!(self.state, State::SynSent | State::SynReceived) {
-            // One more than now: the SYN is not acknowledged yet.
+            // One more than now: the SYN is not yet acknowledged.
             self.sender.fin.get_or_insert(self.sender.next);
         } else if !matches!(self.state, State::Closed | State::TimeWait) {
             self.sender.finish();
         }
     }
 
-    /// The program has let go of it: a FIN after what was written, or a RST if there are unread data (or come later).
+    /// Handles the drop by the program: a FIN after the written data, or a RST if there are unread data (or arrive
+    /// later).
     pub(crate) fn close(&mut self, now: Instant) {
         if self.orphan {
             return;
@@ -177,7 +178,7 @@ impl Connection {
         }
     }
 
-    /// The program has let go of it: a RST after what was written is acknowledged. What arrives is thrown away.
+    /// Handles a close by the program: a RST after the written data are acknowledged. Arriving data are discarded.
     pub(crate) fn close_with_reset(&mut self, now: Instant) {
         self.orphan = true;
         match self.state {
@@ -191,7 +192,7 @@ impl Connection {
         }
     }
 
-    /// A RST is the next thing that is sent, and the last.
+    /// Sets that a RST is sent next, as the last segment.
     pub(crate) fn reset(&mut self, now: Instant) {
         let _ = now;
         if self.state != State::Closed {
@@ -200,7 +201,7 @@ impl Connection {
         self.receiver.release();
     }
 
-    /// Ends it without a word, with this error for the program.
+    /// Ends the connection without a segment, with this error for the program.
     pub(crate) fn abort(&mut self, error: io::ErrorKind) {
         self.reset_due = false;
         self.reply = None;
@@ -208,19 +209,20 @@ impl Connection {
         self.receiver.release();
     }
 
-    /// Written and not acknowledged.
+    /// Returns the number of written bytes that are not acknowledged.
     pub(crate) fn unacknowledged(&self) -> usize {
         self.sender.ring.len()
     }
 
-    /// Whether all that was written, and the end after it, has been acknowledged. Stays.
+    /// Returns whether all written data and the FIN behind them have been acknowledged; this does not change
+    /// afterwards.
     pub(crate) fn is_delivered(&self) -> bool {
         self.sender.fin_acknowledged()
     }
 
-    /// Probes after so much idle time.
+    /// Sets the idle time before keepalive probes.
     pub(crate) fn set_keepalive(&mut self, idle: Option<Duration>, now: Instant) {
-        // Without a least time the timer would be due again and again.
+        // Without a minimum the timer would be due continuously.
         self.keepalive = idle.map(|idle| idle.max(Duration::from_secs(1)));
         self.keepalives = 0;
         match self.keepalive {
@@ -229,7 +231,7 @@ impl Connection {
         }
     }
 
-    /// The limit for what stays unacknowledged.
+    /// Sets the time limit for unacknowledged data.
     pub(crate) fn set_user_timeout(&mut self, timeout: Option<Duration>) {
         self.user_timeout = timeout;
         let orphan = self.state == State::FinWait2 && self.orphan;
@@ -240,7 +242,7 @@ impl Connection {
         }
     }
 
-    /// Nagle's algorithm off or on.
+    /// Disables or enables Nagle's algorithm.
     pub(crate) fn set_nodelay(&mut self, nodelay: bool) {
         self.sender.nodelay = nodelay;
     }

@@ -1,4 +1,4 @@
-//! Segments that arrive.
+//! Received segments.
 
 use std::{io, time::Duration};
 
@@ -16,23 +16,23 @@ use super::{
     Connection, State,
 };
 
-/// How long the peer's last timestamp says that a segment is old: its clock may have wrapped after that (RFC 7323,
-/// 5.5).
+/// How long the peer's last timestamp identifies old segments: its clock may have wrapped after that (RFC 7323, 5.5).
 const TIMESTAMP_HOLDS: Duration = Duration::from_secs(24 * 24 * 3600);
-/// How many challenge ACKs are sent in a second: RFC 5961, 7.
+/// The maximum number of challenge ACKs in a second: RFC 5961, 7.
 const CHALLENGES: u8 = 10;
-/// How long an orphan stays in FIN-WAIT-2.
+/// How long an orphan remains in FIN-WAIT-2.
 pub(super) const ORPHAN: Duration = Duration::from_secs(60);
-/// So many ACKs that repeat a number mean a loss, without SACK.
+/// The number of ACKs repeating a number that means a loss, without SACK.
 const REPEATED_ACKS: u8 = 3;
 
 impl Connection {
-    /// Takes a segment. May make something to send, change readiness, set a deadline, or end the connection.
+    /// Handles a segment, which may cause something to be sent, change readiness, set a deadline, or end the
+    /// connection.
     pub(crate) fn receive(&mut self, segment: &Segment<'_>, now: Instant) {
         match self.state {
             State::Closed => return,
             State::TimeWait => {
-                // Only until the stack keeps what `time_wait` says.
+                // Only until the stack keeps the result of `time_wait`.
                 if segment.length() > 0 && !segment.header.flags.rst {
                     self.receiver.acknowledge_now();
                 }
@@ -64,8 +64,8 @@ impl Connection {
         self.agree(header, now);
         if fits {
             self.sender.acknowledge(self.sender.next);
-            // Which of several SYNs is answered, only the echo tells (RFC 6298, 3). Of the earlier ones the time says
-            // nothing: the tunnel may have held them back for its own handshake.
+            // Only the echo identifies which of several SYNs is answered (RFC 6298, 3). The time since earlier ones has
+            // no meaning: the tunnel may have delayed them for its own handshake.
             let echo = header.timestamps.map(|(_, echo)| echo);
             let stamp = |sent| super::super::timestamp(self.clock_offset, sent);
             let sent = self.syn_sent.filter(|&sent| self.retries == 0 || echo == Some(stamp(sent)));
@@ -76,13 +76,13 @@ impl Connection {
             self.sender.update_window(first(header.seq), self.sender.una, u64::from(header.window));
             self.receiver.acknowledge_now();
         } else {
-            // Both ends dial at once.
+            // Both ends dial at the same time.
             self.state = State::SynReceived;
             self.syn_due = true;
         }
     }
 
-    /// Takes over what the peer's SYN says.
+    /// Applies the options of the peer's SYN.
     fn agree(&mut self, header: &Header, now: Instant) {
         let scales = header.window_scale.map(|peers| (peers.min(LARGEST_SCALE), self.scale));
         self.sender.scale = scales.map_or(0, |(peers, _)| peers);
@@ -165,7 +165,7 @@ impl Connection {
         }
     }
 
-    /// The peer's SYN-ACK while both ends dial, or its SYN again.
+    /// Handles the peer's SYN-ACK while both ends dial, or a repetition of its SYN.
     fn receive_second_syn(&mut self, header: &Header, now: Instant) {
         if header.flags.ack && header.ack == self.sender.next as u32 {
             self.sender.acknowledge(self.sender.next);
@@ -180,14 +180,15 @@ impl Connection {
     fn receive_reset(&mut self) {
         let error = match self.state {
             State::SynReceived => Some(io::ErrorKind::ConnectionRefused),
-            // Both directions were over.
+            // Both directions had ended.
             State::Closing | State::LastAck => None,
             _ => Some(io::ErrorKind::ConnectionReset),
         };
         self.end(error);
     }
 
-    /// Answers something that may be forged by an ACK, which a true peer answers by a RST that fits: RFC 5961.
+    /// Responds to a segment that may be forged with an ACK, to which a genuine peer responds with a valid RST: RFC
+    /// 5961.
     fn challenge(&mut self, now: Instant) {
         let second = now.as_nanos() / 1_000_000_000;
         if self.challenges.0 != second {
@@ -221,7 +222,7 @@ impl Connection {
             self.persists = 0;
         }
         if window == 0 {
-            // It answers: it only has no room for what is sent again.
+            // It responds: it only has no room for the repeated data.
             self.retries = 0;
         }
         if !self.sack && !progress && bare && same_window && flight > 0 && ack == una {
@@ -234,7 +235,7 @@ impl Connection {
         self.after_fin_acknowledged(now);
     }
 
-    /// Takes SACK blocks. Returns whether the first one reports something that arrived twice.
+    /// Handles SACK blocks. Returns whether the first one reports a duplicate.
     fn receive_blocks(&mut self, header: &Header, ack: u64, delivered: &mut Delivered) -> bool {
         let una = self.sender.una;
         let mut duplicate = false;
@@ -265,7 +266,7 @@ impl Connection {
         }
     }
 
-    /// Takes round trip times.
+    /// Measures round trip times.
     fn measure(&mut self, header: &Header, delivered: &Delivered, progress: bool, now: Instant) {
         if let (Some(oldest), Some(newest)) = (delivered.oldest, delivered.newest)
             && !delivered.repeated
@@ -276,7 +277,7 @@ impl Connection {
             && delivered.repeated
             && let Some((_, echo)) = header.timestamps.filter(|_| self.recent.is_some())
         {
-            // The echo tells which transmission is answered.
+            // The echo identifies the transmission that is answered.
             if let Some(age) = self.age(echo, now) {
                 self.rtt.sample(age, now);
             }
@@ -290,17 +291,17 @@ impl Connection {
         }
     }
 
-    /// How long ago our timestamp `echo` was sent, if that is plausible.
+    /// Returns the age of our timestamp `echo`, if that is plausible.
     fn age(&self, echo: u32, now: Instant) -> Option<Duration> {
         super::super::age(self.clock_offset, echo, now)
     }
 
-    /// Whether an ACK was caused by a segment that is older than `sent`.
+    /// Returns whether an ACK was caused by a segment that is older than `sent`.
     fn echoes_before(&self, header: &Header, sent: &Sent) -> bool {
         header.timestamps.is_some_and(|(_, echo)| older(echo, super::super::timestamp(self.clock_offset, sent.at)))
     }
 
-    /// Finds losses, and adapts the congestion window.
+    /// Detects losses, and adapts the congestion window.
     fn react(&mut self, header: &Header, delivered: &Delivered, progress: bool, duplicate: bool, now: Instant) {
         let lost_before = self.sender.board.lost();
         if self.sack {
@@ -308,7 +309,7 @@ impl Connection {
         } else if self.repeated_acks == REPEATED_ACKS && !self.recovering() {
             self.sender.board.lose_first();
         } else if progress && self.recovery.phase() == Phase::Recovery && self.sender.una < self.recovery.point() {
-            // A partial ACK: the next one is missing too (RFC 6582).
+            // A partial ACK: the next segment is also missing (RFC 6582).
             self.sender.board.lose_first();
             self.recovery.force = true;
         }
@@ -338,7 +339,7 @@ impl Connection {
                 self.recovery.reduce(&mut self.cubic, delivered.bytes, pipe, progress, self.sender.mss as u64);
             }
             Phase::Open | Phase::Loss => {
-                // An ACK that only fills what was counted as full does not prove that there is room for more.
+                // An ACK that only fills a window that was counted as full does not prove that there is room for more.
                 if progress && delivered.bytes > 0 && (self.limited || self.recovering()) {
                     let rtt = self.rtt.smoothed().unwrap_or_default();
                     self.cubic.on_ack(delivered.bytes, now, rtt);
@@ -356,7 +357,7 @@ impl Connection {
         }
     }
 
-    /// Lets RACK mark what is lost.
+    /// Lets RACK mark lost segments.
     pub(super) fn detect(&mut self, now: Instant) {
         if self.sender.board.is_empty() {
             return self.timers.clear(Timer::Reorder);
@@ -371,7 +372,7 @@ impl Connection {
         }
     }
 
-    /// What an ACK says about a tail loss probe: RFC 8985, 7.4.
+    /// Handles the effect of an ACK on a tail loss probe: RFC 8985, 7.4.
     fn answer_probe(&mut self, progress: bool, duplicate: bool) {
         let Some(probe) = self.recovery.probe else { return };
         if self.sender.una < probe.end {
@@ -380,7 +381,7 @@ impl Connection {
         if !probe.repeated || duplicate || (!progress && self.sender.una == probe.end) {
             self.recovery.probe = None;
         } else if self.sender.una > probe.end {
-            // The probe has filled a gap: that was a loss like any other.
+            // The probe has filled a gap: that was an ordinary loss.
             self.recovery.probe = None;
             if !self.recovering() {
                 let flight = self.flight().max(self.cubic.window());
@@ -413,13 +414,13 @@ impl Connection {
             return;
         }
         if !matches!(self.state, State::Established | State::FinWait1 | State::FinWait2) {
-            // Behind the peer's FIN: only what came before again.
+            // Behind the peer's FIN: only repetitions.
             self.receiver.acknowledge_now();
             return;
         }
         let end = start + segment.payload.len() as u64;
         if self.orphan && !self.receiver.is_discarding() && end > self.receiver.next() && !segment.payload.is_empty() {
-            // Nobody will read it: the peer should know.
+            // It will not be read: the peer must be informed.
             self.end_with_reset(io::ErrorKind::ConnectionReset);
             return;
         }

@@ -1,6 +1,6 @@
-//! One connection: its states, and what ties the parts together.
+//! A connection: its states, and the interaction of its parts.
 //!
-//! `input` takes segments, `output` makes them, `timeouts` does what is due, `calls` is what a program does.
+//! `input` handles segments, `output` creates them, `timeouts` has the timers, `calls` the program's calls.
 
 mod calls;
 mod input;
@@ -38,7 +38,7 @@ enum State {
     Closed,
 }
 
-/// What a handshake has agreed on.
+/// The result of a handshake.
 pub(super) struct Established {
     pub(super) iss: u32,
     pub(super) irs: u32,
@@ -48,13 +48,13 @@ pub(super) struct Established {
     /// The peer's window in bytes.
     pub(super) window: u64,
     pub(super) peer_mss: u16,
-    /// The peer's and ours.
+    /// The scale of the peer, and ours.
     pub(super) scales: Option<(u8, u8)>,
     pub(super) sack: bool,
     pub(super) rtt: Option<Duration>,
 }
 
-/// One connection. Buffers grow as they are needed and shrink when they are empty: an idle one has none.
+/// A TCP connection. Buffers grow as needed and shrink when they are empty: an idle connection has none.
 pub(crate) struct Connection {
     state: State,
     sender: Sender,
@@ -64,70 +64,70 @@ pub(crate) struct Connection {
     rack: Rack,
     rtt: Rtt,
     timers: Timers,
-    /// The most payload by our MTU and by what is known of the path, without options.
+    /// The maximum payload by our MTU and the known path MTU, without options.
     path_mss: usize,
-    /// What our SYN states.
+    /// The value of our SYN.
     our_mss: u16,
-    /// What the peer takes.
+    /// The maximum segment of the peer.
     peer_mss: usize,
-    /// Our window scale, and whether the peer scales too.
+    /// Our window scale, and whether the peer also scales.
     scale: u8,
     scaling: bool,
-    /// SACK was agreed on.
+    /// Whether SACK was agreed on.
     sack: bool,
-    /// The peer's last timestamp, and when it came; `None` if timestamps were not agreed on.
+    /// The peer's last timestamp, and its time; `None` if timestamps were not agreed on.
     recent: Option<(u32, Instant)>,
     clock_offset: u32,
-    /// The handshake is over, or ever was.
+    /// Whether the handshake is or was complete.
     established: bool,
-    /// The program has let go of it.
+    /// Whether the program has dropped it.
     orphan: bool,
-    /// A RST follows when all that was written is acknowledged.
+    /// Whether a RST follows when all written data are acknowledged.
     reset_at_end: bool,
     error: Option<io::ErrorKind>,
-    /// What ICMP said: the reason if nothing else comes.
+    /// An ICMP error: the reason if there is no other.
     soft_error: Option<io::ErrorKind>,
-    /// Ended in TIME-WAIT.
+    /// Set if it ended in TIME-WAIT.
     time_wait: Option<TimeWait>,
-    /// A SYN or SYN-ACK is to be sent.
+    /// Whether a SYN or SYN-ACK must be sent.
     syn_due: bool,
-    /// When the SYN was sent last.
+    /// The time of the last SYN.
     syn_sent: Option<Instant>,
-    /// A RST is to be sent, then nothing more.
+    /// Whether a RST must be sent, and nothing after it.
     reset_due: bool,
-    /// An answer that belongs to no state.
+    /// A response that is independent of the state.
     reply: Option<Header>,
-    /// A segment that the peer answers with an ACK: of a closed window, or keepalive.
+    /// Whether to send a segment to which the peer responds with an ACK: a probe of a closed window, or keepalive.
     nudge: bool,
-    /// A segment smaller than the MSS may leave: the window has stayed small.
+    /// Whether a segment smaller than the MSS may be sent: the window has remained small.
     force_small: bool,
-    /// The timer of what is in flight is to be started.
+    /// Whether the timer of data in flight must be started.
     arm_due: bool,
-    /// A tail loss probe is to be sent.
+    /// Whether a tail loss probe must be sent.
     probe_due: bool,
-    /// Whether the congestion window was full in this round trip, and when the round trip ends.
+    /// Whether the congestion window was full in this round trip, and the end of the round trip.
     limited: bool,
     limited_until: u64,
     /// Whether the budget refused a buffer to a writer.
     starved: bool,
-    /// Timeouts in a row without progress.
+    /// The number of timeouts in a row without progress.
     retries: u8,
-    /// Probes of a closed window: for backing off, and without any answer.
+    /// The number of probes of a closed window: for backing off, and without any response.
     persists: u8,
     unanswered: u8,
-    /// ACKs in a row that repeat the same number, for peers without SACK.
+    /// The number of ACKs in a row that repeat the same number, for peers without SACK.
     repeated_acks: u8,
-    /// Challenge ACKs in this second.
+    /// The number of challenge ACKs in this second.
     challenges: (u64, u8),
-    /// Since when data wait for an ACK without progress.
+    /// The time since which data wait for an ACK without progress.
     stalled: Option<Instant>,
-    /// When something was sent or acknowledged last, for the retransmission timer.
+    /// The time of the last transmission or ACK, for the retransmission timer.
     progress: Instant,
-    /// When data were sent last.
+    /// The time at which data were last sent.
     sent_at: Instant,
-    /// When the peer was heard last.
+    /// The time of the peer's last segment.
     heard: Instant,
-    /// When a buffer was used last.
+    /// The time at which a buffer was last used.
     used: Instant,
     keepalive: Option<Duration>,
     keepalives: u8,
@@ -135,7 +135,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Begins to connect: the SYN is the first segment that [`transmit`](Self::transmit) has.
+    /// Starts to connect: [`transmit`](Self::transmit) sends the SYN first.
     pub(crate) fn dial(config: Config, budget: Arc<dyn Budget>, iss: u32, clock_offset: u32, now: Instant) -> Self {
         let mut connection = Self::new(&config, &budget, iss, clock_offset, now);
         connection.syn_due = true;
@@ -144,7 +144,7 @@ impl Connection {
         connection
     }
 
-    /// The connection of a handshake that a peer began.
+    /// Creates the connection of a handshake that a peer started.
     pub(super) fn established(agreed: Established, config: Config, budget: Arc<dyn Budget>, now: Instant) -> Self {
         let mut connection = Self::new(&config, &budget, agreed.iss, agreed.clock_offset, now);
         connection.sender.next += 1;
@@ -244,12 +244,13 @@ impl Connection {
         self.timers.clear(Timer::Retransmit);
     }
 
-    /// Whether the handshake is over, or ever was.
+    /// Returns whether the handshake is or was complete.
     pub(crate) fn is_established(&self) -> bool {
         self.established
     }
 
-    /// The connection is over and nothing is to be sent any more: it can be forgotten (or kept as TIME-WAIT).
+    /// Returns whether the connection has ended and nothing must be sent any more: it can be removed (or kept as
+    /// TIME-WAIT).
     pub(crate) fn is_closed(&self) -> bool {
         match self.state {
             State::Closed => !self.reset_due && self.reply.is_none(),
@@ -258,40 +259,40 @@ impl Connection {
         }
     }
 
-    /// It ended in TIME-WAIT: what a stack must remember to answer a FIN that comes again.
+    /// Returns the state that a stack needs in TIME-WAIT to respond to a repeated FIN, if it ended so.
     pub(crate) fn time_wait(&self) -> Option<TimeWait> {
         self.time_wait
     }
 
-    /// Why it failed. Stays.
+    /// Returns why it failed; this does not change afterwards.
     pub(crate) fn error(&self) -> Option<io::ErrorKind> {
         self.error
     }
 
-    /// When [`run_timers`](Self::run_timers) is next due.
+    /// Returns the time at which [`run_timers`](Self::run_timers) is next due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.timers.next()
     }
 
-    /// Bytes of its buffers.
+    /// Returns the size of its buffers in bytes.
     #[cfg(test)]
     pub(crate) fn memory(&self) -> usize {
         self.sender.memory() + self.receiver.memory()
     }
 
-    /// How many records it has of what is in flight.
+    /// Returns the number of records of segments in flight.
     #[cfg(test)]
     pub(crate) fn records(&self) -> usize {
         self.sender.board.len()
     }
 
-    /// What it takes the round trip time to be.
+    /// Returns the smoothed round trip time.
     #[cfg(test)]
     pub(crate) fn smoothed_rtt(&self) -> Option<Duration> {
         self.rtt.smoothed()
     }
 
-    /// Ends without a word.
+    /// Ends without a segment.
     fn end(&mut self, error: Option<io::ErrorKind>) {
         if self.error.is_none() {
             self.error = error;
@@ -308,7 +309,7 @@ impl Connection {
 
     /// Ends with a RST.
     fn end_with_reset(&mut self, error: io::ErrorKind) {
-        // The peer knows nothing of a connection whose SYN it has not answered.
+        // The peer does not know of a connection whose SYN it has not answered.
         self.reset_due = !matches!(self.state, State::SynSent | State::Closed | State::TimeWait);
         self.end(Some(error));
     }
@@ -328,7 +329,7 @@ impl Connection {
         }
     }
 
-    /// Bytes that are sent and not acknowledged.
+    /// Returns the bytes that were sent and not acknowledged.
     fn flight(&self) -> u64 {
         self.sender.next - self.sender.una
     }
@@ -337,7 +338,7 @@ impl Connection {
         self.recovery.phase() != Phase::Open
     }
 
-    /// Asserts what holds at any time.
+    /// Asserts the invariants.
     #[cfg(test)]
     pub(super) fn check(&self) {
         if self.established && !matches!(self.state, State::Closed | State::TimeWait) {

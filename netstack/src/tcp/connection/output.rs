@@ -1,4 +1,4 @@
-//! Segments that are sent.
+//! Sent segments.
 
 use wg_embed::time::Instant;
 
@@ -12,16 +12,17 @@ use super::{
     Connection, State,
 };
 
-/// How many bytes leave in one call: what follows waits for the next one, so that others come in between.
+/// The number of bytes that one call sends, so that others have their turn before the rest.
 const BURST: usize = 64 << 10;
-/// So many segments may be in flight while a small one leaves: what is written after that waits to make a full one, so
-/// that single bytes do not cost more than they are.
+/// The number of segments in flight up to which a small one may be sent: beyond it, data wait for a full segment, so
+/// that single bytes do not cost more than their worth.
 const MOST_SMALL: usize = 512;
 
-/// So many segments may be in flight: a peer of tiny segments does not make their records take more than the data.
+/// The maximum number of segments in flight, so that the records of a peer's tiny segments do not take more memory than
+/// the data.
 const MOST_SEGMENTS: usize = 16_384;
 
-/// What is sent next.
+/// The next segment to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
     Nothing,
@@ -30,20 +31,20 @@ enum Next {
     Syn,
     /// The last segment again: a tail loss probe.
     Last,
-    /// What is lost.
+    /// A lost segment.
     Lost,
     Data {
         len: usize,
         fin: bool,
     },
-    /// A segment that the peer answers with an ACK.
+    /// A segment to which the peer responds with an ACK.
     Nudge,
     Acknowledgement,
 }
 
 impl Connection {
-    /// Passes what is to be sent now to `emit`, until there is no more, `emit` refuses, or `limit` segments have left.
-    /// Returns whether there is more to send at once.
+    /// Passes segments to `emit`, until there are no more, `emit` refuses, or `limit` segments were sent. Returns
+    /// whether there is more to send at once.
     pub(crate) fn transmit(&mut self, now: Instant, limit: usize, emit: &mut Emit<'_>) -> bool {
         let (mut segments, mut bytes) = (0, 0);
         let mut next = self.next(now);
@@ -67,12 +68,12 @@ impl Connection {
         next != Next::Nothing
     }
 
-    /// Whether [`transmit`](Self::transmit) would send something.
+    /// Returns whether [`transmit`](Self::transmit) would send a segment.
     pub(crate) fn wants_to_send(&self, now: Instant) -> bool {
         self.next(now) != Next::Nothing
     }
 
-    /// Whether the congestion window has no room for a full segment, or slow start has used the half of it.
+    /// Returns whether the congestion window has no room for a full segment, or slow start has used half of it.
     fn is_window_full(&self) -> bool {
         let pipe = self.sender.board.pipe();
         let window = self.cubic.window();
@@ -109,7 +110,7 @@ impl Connection {
         }
     }
 
-    /// Whether something that is lost may leave.
+    /// Returns whether a lost segment may be sent.
     fn can_repeat(&self) -> bool {
         let board = &self.sender.board;
         board.lost() > 0
@@ -119,8 +120,8 @@ impl Connection {
             && (!self.sender.is_shrunken() || board.first_lost().is_some_and(|first| self.sender.most_again(first) > 0))
     }
 
-    /// SACK blocks for a segment with `payload` bytes. Returns whether all that is to be reported has room: a full
-    /// segment is sent without, and an ACK follows it.
+    /// Returns SACK blocks for a segment with `payload` bytes, and whether there is room for all of them: a full
+    /// segment is sent without, followed by an ACK.
     fn blocks(&self, payload: usize) -> ([Option<(u32, u32)>; 4], bool) {
         if !self.sack || !self.receiver.has_blocks() {
             return ([None; 4], true);
@@ -132,7 +133,7 @@ impl Connection {
         (self.receiver.blocks(most), true)
     }
 
-    /// The next segment that has not been sent before: its payload's length, and whether it has our FIN.
+    /// Returns the next new segment: its payload's length, and whether it has our FIN.
     pub(super) fn next_data(&self) -> Option<(usize, bool)> {
         let sender = &self.sender;
         let unsent = sender.unsent();
@@ -162,7 +163,8 @@ impl Connection {
         fits.then_some((len, fin))
     }
 
-    /// The congestion window for new data: without SACK, repeated ACKs say that segments have left the network.
+    /// Returns the congestion window for new data: without SACK, repeated ACKs mean that segments have left the
+    /// network.
     fn window_for_new(&self) -> u64 {
         self.cubic.window() + u64::from(self.repeated_acks) * self.sender.mss as u64
     }
@@ -207,7 +209,7 @@ impl Connection {
                 self.send_data(start, len as u32 + u32::from(fin), false, now, emit)
             }
             Next::Nudge => {
-                // An old number: the peer answers with an ACK, and nothing is to be sent again.
+                // An old number: the peer responds with an ACK, and nothing is retransmitted.
                 self.send_bare((self.sender.una as u32).wrapping_sub(1), now, emit)?;
                 self.nudge = false;
                 Some(0)
@@ -272,7 +274,7 @@ impl Connection {
         Some(())
     }
 
-    /// Sends `len` numbers from `start` on: data and perhaps our FIN.
+    /// Sends `len` numbers from `start` on: data and possibly our FIN.
     fn send_data(&mut self, start: u64, len: u32, again: bool, now: Instant, emit: &mut Emit<'_>) -> Option<usize> {
         let end = start + u64::from(len);
         let fin = self.sender.fin.is_some_and(|fin| end > fin);
@@ -320,14 +322,14 @@ impl Connection {
                 _ => {}
             }
         }
-        // The probe's timer runs from what was sent last.
+        // The probe's timer runs from the last transmission.
         if !again || start == self.sender.una {
             self.arm_due = true;
         }
         Some(payload)
     }
 
-    /// The first segment after a time in which nothing was in flight.
+    /// Handles the first segment after a time without data in flight.
     fn begin_flight(&mut self, now: Instant) {
         let idle = now.since(self.sent_at);
         let timeout = self.rtt.timeout();
@@ -337,7 +339,7 @@ impl Connection {
         self.progress = now;
     }
 
-    /// A tail loss probe: something new if the peer has room for it, else the last segment again.
+    /// Sends a tail loss probe: new data if the peer has room for them, else the last segment again.
     fn send_probe(&mut self, now: Instant, emit: &mut Emit<'_>) -> Option<usize> {
         let sender = &self.sender;
         let limit = sender.mss;
@@ -361,7 +363,7 @@ impl Connection {
         Some(sent)
     }
 
-    /// Whether new data wait for the peer's window, or nothing is in flight that would open it.
+    /// Returns whether new data wait for the peer's window, and nothing in flight would open it.
     pub(super) fn is_shut_out(&self) -> bool {
         self.can_send_data()
             && self.sender.board.is_empty()
@@ -373,7 +375,7 @@ impl Connection {
         !matches!(self.state, State::SynSent | State::SynReceived | State::TimeWait | State::Closed)
     }
 
-    /// Whether a tail loss probe may be armed.
+    /// Returns whether a tail loss probe may be armed.
     pub(super) fn may_probe(&self) -> bool {
         let board = &self.sender.board;
         self.sack

@@ -14,21 +14,21 @@ use super::{
     Connection, State,
 };
 
-/// How often a SYN is sent.
+/// The maximum number of SYNs.
 const SYN_TRIES: u8 = 6;
-/// How often data are sent again without progress.
+/// The maximum number of retransmissions without progress.
 const DATA_RETRIES: u8 = 15;
-/// The longest delay of a peer's ACK: a probe for a single segment waits for it.
+/// The maximum delay of a peer's ACK: a probe for a single segment waits for it.
 const PEER_DELAY: Duration = Duration::from_millis(200);
-/// What a probe waits beyond two round trips.
+/// The time that a probe waits beyond two round trips.
 const PROBE_SLACK: Duration = Duration::from_millis(2);
-/// So many keepalive probes without an answer end the connection.
+/// The number of unanswered keepalive probes that ends the connection.
 const KEEPALIVE_PROBES: u8 = 9;
 /// How long an empty buffer is kept.
 const BUFFER_HOLDS: Duration = Duration::from_secs(1);
 
 impl Connection {
-    /// Does what is due.
+    /// Runs the timers that are due.
     pub(crate) fn run_timers(&mut self, now: Instant) {
         while let Some(timer) = self.timers.take_due(now) {
             match timer {
@@ -41,7 +41,7 @@ impl Connection {
                 Timer::Reorder => self.find_lost(now),
                 Timer::Persist => self.persist(now),
                 Timer::Acknowledge => {
-                    // An ACK that has left since may have been followed by another delay.
+                    // An ACK sent since may have been followed by another delay.
                     if !self.receiver.wants_acknowledgement(now)
                         && let Some(at) = self.receiver.delayed()
                     {
@@ -59,7 +59,7 @@ impl Connection {
         self.settle(now);
     }
 
-    /// Sets what follows from the state after anything has happened.
+    /// Sets the timers that follow from the state after any event.
     pub(super) fn settle(&mut self, now: Instant) {
         if matches!(self.state, State::Closed | State::TimeWait) {
             return;
@@ -92,7 +92,7 @@ impl Connection {
         self.watch_buffers(now);
     }
 
-    /// Sets the timer for the releasing of buffers, if there is one to release.
+    /// Sets the timer for the release of buffers, if there is one to release.
     pub(super) fn watch_buffers(&mut self, now: Instant) {
         if !self.timers.is_set(Timer::Buffers) && self.has_idle_buffer() {
             self.timers.set(Timer::Buffers, now + BUFFER_HOLDS);
@@ -120,7 +120,7 @@ impl Connection {
         }
     }
 
-    /// Starts the timer of what is in flight: a tail loss probe's, or else that of the retransmission.
+    /// Starts the timer of data in flight: that of a tail loss probe, or else of the retransmission.
     pub(super) fn arm(&mut self, now: Instant) {
         let board = &self.sender.board;
         if board.is_empty() {
@@ -145,7 +145,7 @@ impl Connection {
         }
     }
 
-    /// The retransmission timeout.
+    /// Handles the retransmission timeout.
     fn time_out(&mut self, now: Instant) {
         let handshake = matches!(self.state, State::SynSent | State::SynReceived);
         if !handshake && self.sender.board.is_empty() {
@@ -173,13 +173,13 @@ impl Connection {
         self.timers.set(Timer::Retransmit, now + self.rtt.timeout());
     }
 
-    /// Ends it: the peer does not answer.
+    /// Ends the connection, as the peer does not respond.
     fn give_up(&mut self) {
         let error = self.soft_error.unwrap_or(io::ErrorKind::TimedOut);
         self.end_with_reset(error);
     }
 
-    /// The time in which reordering would have shown is over.
+    /// Handles the end of the time in which reordering would have been detected.
     fn find_lost(&mut self, now: Instant) {
         self.detect(now);
         if self.sender.board.lost() > 0 && !self.recovering() {
@@ -197,7 +197,7 @@ impl Connection {
         base.saturating_mul(1 << self.persists.min(10)).min(LARGEST_RTO)
     }
 
-    /// A window that is closed, or too small for long.
+    /// Handles a window that is closed, or too small for long.
     fn persist(&mut self, now: Instant) {
         if !self.is_shut_out() {
             return;
@@ -216,7 +216,7 @@ impl Connection {
         self.timers.set(Timer::Persist, now + self.persist_interval());
     }
 
-    /// Keepalive: probes, and the end if none is answered.
+    /// Handles keepalive: sends probes, and ends the connection if none is answered.
     fn keep_alive(&mut self, now: Instant) {
         let Some(idle) = self.keepalive else { return };
         let quiet = now.since(self.heard);
@@ -238,7 +238,7 @@ impl Connection {
         self.timers.set(Timer::Keepalive, now + (idle / 10).max(Duration::from_secs(1)));
     }
 
-    /// The user timeout, and an orphan in FIN-WAIT-2.
+    /// Handles the user timeout, and an orphan in FIN-WAIT-2.
     fn end_if_due(&mut self, now: Instant) {
         if self.state == State::FinWait2 && self.orphan {
             self.end(None);
@@ -253,8 +253,8 @@ impl Connection {
         }
     }
 
-    /// An ICMP error about a segment of it with sequence number `seq`: ends a handshake; is remembered as the reason of
-    /// a time-out otherwise.
+    /// Handles an ICMP error about a segment with sequence number `seq`: ends a handshake; otherwise it is stored as
+    /// the reason of a later time-out.
     pub(crate) fn unreachable(&mut self, seq: u32, error: io::ErrorKind) {
         if !self.is_in_flight(seq) {
             return;
@@ -266,13 +266,14 @@ impl Connection {
         }
     }
 
-    /// Whether `seq` is sent and not acknowledged: an ICMP error about anything else may be forged (RFC 5927).
+    /// Returns whether `seq` is sent and not acknowledged: other ICMP errors may be forged (RFC 5927).
     fn is_in_flight(&self, seq: u32) -> bool {
         let number = extend(self.sender.una, seq);
         self.state != State::Closed && (self.sender.una..self.sender.next).contains(&number)
     }
 
-    /// Our MTU is smaller now: the largest TCP segment, header included. What has left is not affected.
+    /// Applies a smaller MTU: `max_segment` is the largest TCP segment, including its header. Sent segments are not
+    /// affected.
     pub(crate) fn limit_segments(&mut self, max_segment: usize) {
         let mss = max_segment.saturating_sub(HEADER).max(SMALLEST_PATH_MSS);
         if mss < self.path_mss {
@@ -281,7 +282,8 @@ impl Connection {
         }
     }
 
-    /// The path takes less: the largest TCP segment, header included. `seq` as above. Returns whether it is believed.
+    /// Applies a smaller path MTU: `max_segment` is the largest TCP segment, including its header. `seq` as above.
+    /// Returns whether it is accepted.
     pub(crate) fn path_mtu(&mut self, seq: u32, max_segment: usize, now: Instant) -> bool {
         if !self.is_in_flight(seq) {
             return false;
@@ -292,7 +294,7 @@ impl Connection {
             return true;
         }
         if self.established {
-            // They were too large: that is no sign of congestion.
+            // They were too large, which does not mean congestion.
             let una = self.sender.una;
             self.sender.board.lose_larger(una, self.sender.mss as u32);
             self.recovery.force = self.sender.board.lost() > 0;
