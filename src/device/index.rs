@@ -5,7 +5,11 @@ use std::{
     sync::{Arc, RwLock},
 };
 
-use super::{memory::tree_memory, peer::Peer, read, write};
+use super::{
+    memory::{RANDOM, tree_memory},
+    peer::Peer,
+    read, write,
+};
 use crate::{noise::session::Session, random::Random};
 
 /// The object of an index.
@@ -58,7 +62,7 @@ impl IndexTable {
 
     /// Returns the memory of the table in bytes.
     pub(super) fn memory(&self) -> usize {
-        tree_memory::<u32, Target>(self.len())
+        tree_memory::<u32, Target>(self.len(), RANDOM)
     }
 
     #[cfg(test)]

@@ -79,11 +79,16 @@ pub(super) const fn table_memory<K, V>(capacity: usize) -> usize {
     places * (size_of::<(K, V)>() + 1) + 16
 }
 
-/// Returns the approximate bytes of a tree with this many keys: nodes with 11 slots, of which 6 are used if the keys
-/// were inserted in order.
-pub(super) const fn tree_memory<K, V>(len: usize) -> usize {
+/// Slots in use of the 11 in a node of a tree, in tenths: keys that were inserted in order fill half of each.
+pub(super) const IN_ORDER: usize = 60;
+/// The same for random keys: 11 times the logarithm of 2 (Yao, "On random 2-3 trees", 1978).
+pub(super) const RANDOM: usize = 76;
+
+/// Returns the approximate bytes of a tree with this many keys, `fill` tenths of a slot of each node in use.
+pub(super) const fn tree_memory<K, V>(len: usize, fill: usize) -> usize {
     let leaf = 11 * (size_of::<K>() + size_of::<V>()) + 2 * size_of::<usize>();
-    let leaves = len.div_ceil(6);
-    // A sixth as many nodes are above them, with 12 more pointers each.
-    leaves * leaf + leaves / 6 * (leaf + 12 * size_of::<usize>())
+    let leaves = (10 * len).div_ceil(fill);
+    // Above `fill` tenths of leaves there is one more node, with 12 more pointers.
+    let nodes = 10 * leaves / fill;
+    leaves * leaf + nodes * (leaf + 12 * size_of::<usize>())
 }

@@ -9,7 +9,7 @@ use super::{
     Device,
     allowed_ips::Owner,
     endpoints::name::Name,
-    memory::{shared_memory, tree_memory},
+    memory::{IN_ORDER, shared_memory, tree_memory},
     peer::Peer,
 };
 use crate::{
@@ -61,7 +61,7 @@ fn peers_memory(number: usize) -> usize {
     /// The allocator's overhead, and an entry in the list of peers with further work.
     const MORE: usize = 96;
     // Nodes may have only 5 keys.
-    number * (shared_memory::<Peer>() + MORE) + tree_memory::<(u64, u64), usize>(number) / 5 * 6
+    number * (shared_memory::<Peer>() + MORE) + tree_memory::<(u64, u64), usize>(number, IN_ORDER) / 5 * 6
 }
 
 /// Returns the memory of the changes to one peer, apart from its own memory and the prefix table.

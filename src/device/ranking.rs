@@ -5,7 +5,10 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use super::{memory::tree_memory, peer::Peer};
+use super::{
+    memory::{IN_ORDER, tree_memory},
+    peer::Peer,
+};
 
 /// The position of a peer: its rank, and its own number, as several may have the same rank.
 type Place = (u64, u64);
@@ -66,6 +69,6 @@ impl Ranking {
 
     /// Returns its memory in bytes.
     pub(super) fn memory(&self) -> usize {
-        tree_memory::<Place, Weak<Peer>>(self.0.len())
+        tree_memory::<Place, Weak<Peer>>(self.0.len(), IN_ORDER)
     }
 }
