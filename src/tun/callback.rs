@@ -10,7 +10,7 @@
 //! let from_tunnel = |packets: PacketList<'_>| packets.iter().count();
 //! let tun = CallbackTun::with_sink("", 1420, PacketQueue::within(1 << 19), from_tunnel);
 //! let inlet = tun.inlet();
-//! A tunnel reads from it; here it is read directly.
+//! // A tunnel reads from it; here it is read directly.
 //! assert_eq!(inlet.inject([&[0x45; 20][..], &[0x60; 40]]), 2);
 //! assert_eq!(tun.read(&mut arena)?, 2);
 //! # Ok::<(), std::io::Error>(())
