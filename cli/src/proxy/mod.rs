@@ -121,10 +121,16 @@ fn serve(run: &Run, path: &Path, config: Config, ready: impl FnOnce() -> Result<
         device::Options { events, resolve: Some(Box::new(resolve_with_system)), ..device::Options::default() };
     let bind = UdpBind::new().map_err(|e| format!("cannot wait for UDP: {e}"))?;
     let say = |e: wg_embed::Error| e.to_string();
-    let tunnel = Tunnel::start(stack.tun(), Arc::new(bind), options).map_err(say)?;
-    tunnel.device().apply(config.conf.update.clone()).map_err(say)?;
+    let update = config.conf.update.clone();
+    let start = |stack: &Netstack| {
+        Tunnel::start_with(stack.tun(), Arc::new(bind), options, |device| {
+            device.apply(update)?;
+            device.up()
+        })
+        .map_err(say)
+    };
     wait_for_signals(signals, mailbox.clone())?;
-    let supervisor = Supervisor::start(poll, mailbox, stack, tunnel, config, run.info)?;
+    let supervisor = Supervisor::start(poll, mailbox, stack, start, config, run.info)?;
     ready()?;
     supervisor.run(&|| config::read(path))
 }

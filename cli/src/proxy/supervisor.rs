@@ -75,12 +75,12 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Starts the services of the configuration.
+    /// Starts the services of the configuration, then the tunnel: connections from it find them.
     pub(super) fn start(
         poll: Poll,
         mailbox: Arc<Mailbox>,
         stack: Netstack,
-        tunnel: Tunnel,
+        tunnel: impl FnOnce(&Netstack) -> Result<Tunnel, String>,
         config: Config,
         info: Option<SocketAddr>,
     ) -> Result<Self, String> {
@@ -96,8 +96,7 @@ impl Supervisor {
         if let Some(listener) = &mut listener {
             poll.registry().register(listener, Token(LISTENER), Interest::READABLE).map_err(say)?;
         }
-        // Any host that can reach this address can use its services.
-        tunnel.device().up().map_err(|e| e.to_string())?;
+        let tunnel = tunnel(&stack)?;
         if let Some(target) = &config.stdio {
             super::stdio::start(&proxy, target, mailbox.clone()).map_err(|e| format!("[STDIOTunnel] {target}: {e}"))?;
         }
