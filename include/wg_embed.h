@@ -880,7 +880,7 @@ typedef struct wg_endpoint_t {
  */
 typedef struct wg_datagram_t {
   /**
-   * The contents: read when sending, written when receiving. NULL if there are none.
+   * The contents: read when sending, written when receiving. NULL without contents.
    */
   void *data;
   /**
@@ -1250,7 +1250,7 @@ typedef struct wg_peer_config_t {
    */
   const char *endpoint;
   /**
-   * Prefixes to add or remove, in this order; NULL if there are none. A prefix of another peer is moved to this one.
+   * Prefixes to add or remove, in this order, or NULL. A prefix of another peer is moved to this one.
    */
   const struct wg_allowed_ip_t *allowed_ips;
   /**
@@ -1369,7 +1369,7 @@ typedef struct wg_peer_stats_t {
   uint8_t public_key[WG_KEY_LEN];
   /**
    * Its present endpoint: the source of its last authentic packet, or the configured one, in the form of wg_event_t;
-   * empty if there is none.
+   * empty without one.
    */
   char endpoint[WG_ENDPOINT_TEXT_LEN];
 } wg_peer_stats_t;
@@ -3184,7 +3184,7 @@ wg_result_t wg_endpoint_parse(const char *text, struct wg_endpoint_t *endpoint);
 wg_result_t wg_endpoint_format(const struct wg_endpoint_t *endpoint, char *text);
 
 /**
- * Formats the source address, without a port; an empty text if there is none.
+ * Formats the source address, without a port. Without a source address, the text is empty.
  *
  * Memory: as wg_endpoint_format().
  * Requires: as in wg_endpoint_format().

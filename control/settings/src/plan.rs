@@ -35,9 +35,9 @@ pub struct State {
     pub rules_v6: Vec<u32>,
     /// Whether the kernel includes marks in the validation of source addresses.
     pub src_valid_mark: bool,
-    /// The program that sets DNS servers; `None` if there is none.
+    /// The program that sets DNS servers, if the system has one.
     pub resolver: Option<Resolver>,
-    /// The program that sets the firewall's rules; `None` if there is none.
+    /// The program that sets the firewall's rules, if the system has one.
     pub firewall: Option<Firewall>,
 }
 

@@ -52,7 +52,7 @@ pub unsafe extern "C" fn wg_endpoint_format(endpoint: *const wg_endpoint_t, text
     guard_anywhere(|| unsafe { format(endpoint, text, |endpoint| endpoint.dst.to_string()) })
 }
 
-/// Formats the source address, without a port; an empty text if there is none.
+/// Formats the source address, without a port. Without a source address, the text is empty.
 ///
 /// Memory: as wg_endpoint_format().
 /// Requires: as in wg_endpoint_format().

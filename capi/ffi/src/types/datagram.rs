@@ -46,7 +46,7 @@ pub use wg_datagram_flags_t::*;
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct wg_datagram_t {
-    /// The contents: read when sending, written when receiving. NULL if there are none.
+    /// The contents: read when sending, written when receiving. NULL without contents.
     pub data: *mut c_void,
     /// Receiving: the size of `data` in bytes. Ignored when sending.
     pub capacity: usize,

@@ -101,7 +101,7 @@ pub struct wg_peer_config_t {
     /// The endpoint, in the form of `endpoint=` of wg_set_config(): "192.0.2.1:51820", `[2001:db8::1]:51820`, or a host
     /// name and a port if the tunnel has a `resolve`. NULL: unchanged.
     pub endpoint: *const c_char,
-    /// Prefixes to add or remove, in this order; NULL if there are none. A prefix of another peer is moved to this one.
+    /// Prefixes to add or remove, in this order, or NULL. A prefix of another peer is moved to this one.
     pub allowed_ips: *const wg_allowed_ip_t,
     /// The number of `allowed_ips`, up to WG_ALLOWED_IPS_MAX.
     pub allowed_ip_count: usize,

@@ -91,7 +91,7 @@ pub struct wg_peer_stats_t {
     /// The public key of the peer.
     pub public_key: [u8; WG_KEY_LEN],
     /// Its present endpoint: the source of its last authentic packet, or the configured one, in the form of wg_event_t;
-    /// empty if there is none.
+    /// empty without one.
     pub endpoint: [c_char; WG_ENDPOINT_TEXT_LEN],
 }
 

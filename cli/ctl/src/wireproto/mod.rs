@@ -24,7 +24,7 @@ use fields::Command;
 /// What the file of a socket ends in where it is given by the tunnel's name.
 const ENDING: &str = "wireproto";
 
-/// Limits in bytes for what a request has besides its fields' values: per field, per command, and per request.
+/// Limits in bytes for the parts of a request other than field values: per field, per command, and per request.
 const AROUND: usize = 64;
 
 pub(crate) fn call(sockets: &Sockets, arguments: &WireprotoCall) -> Result<()> {

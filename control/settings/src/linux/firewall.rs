@@ -131,7 +131,7 @@ fn insertions(interface: &str, addresses: &[IpAddr], mark: u32) -> Result<String
     Ok(text)
 }
 
-/// Returns the deletions of our rules, from all rules as printed by `iptables-save`; `None` if there are none.
+/// Returns the deletions of our rules, from all rules as printed by `iptables-save`; `None` without such rules.
 fn deletions(interface: &str, rules: &str) -> Option<String> {
     let comment = comment(interface);
     let mut found = false;
