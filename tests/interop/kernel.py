@@ -244,7 +244,7 @@ def cookies_from_kernel(lab, t):
         time.sleep(2)
         ours.up()
         ours.set_peer(theirs, "persistent-keepalive 25")
-        took = ours.wait_for_handshake(theirs, 11)
+        took = ours.wait_for_handshake(theirs, 30)
         datagrams = capture.stop()
         story = handshake_story(datagrams, ours.port, theirs.port)
         note.text = f"{took:.1f} s: {', '.join(story)}"
@@ -277,7 +277,7 @@ def cookies_from_us(lab, t):
         time.sleep(2)
         theirs.up()
         theirs.set_peer(ours, "persistent-keepalive 25")
-        took = theirs.wait_for_handshake(ours, 11)
+        took = theirs.wait_for_handshake(ours, 30)
         datagrams = capture.stop()
         story = handshake_story(datagrams, ours.port, theirs.port)
         note.text = f"{took:.1f} s: {', '.join(story)}"

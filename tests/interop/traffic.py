@@ -84,20 +84,21 @@ def inject(place, interface, frames):
 
 
 class Flood:
-    """Bursts of handshake initiations, right in mac1 only, from another address, for 16 seconds.
+    """Bursts of handshake initiations, right in mac1 only, from another address, until `cookies` is called.
 
     A node under load stays so for a second, so that bursts suffice; and what else arrives finds room between them."""
 
     def __init__(self, place, source, end, burst, pause):
         self.file = place.directory / f"{end.interface}.flood"
-        words = [source, end.place.outer[4], end.port, end.public, burst, pause, 16]
+        words = [source, end.place.outer[4], end.port, end.public, burst, pause, 300]
         self.process = place.lab.spawn(place.command(sys.executable, WIRE, "flood", *words), self.file)
 
     def running(self):
         return self.process.poll() is None
 
     def cookies(self):
-        """Waits for its end. Returns how many cookie replies it got."""
+        """Ends it. Returns how many cookie replies it got."""
+        self.process.terminate()
         self.process.wait(60)
         found = re.search(r"cookies (\d+)", self.file.read_text())
         expect(found, f"the flood: {self.file.read_text()}")

@@ -4,16 +4,19 @@
     wire.py inject INTERFACE                     sends the frames given in hex on stdin, one a line
     wire.py flood SOURCE TARGET PORT KEY BURST PAUSE SECONDS
                                                  sends bursts of initiations for the public key KEY: right in mac1, random
-                                                 in all else. Prints how many were sent, and how many cookie replies came.
+                                                 in all else. SIGTERM ends it, and SECONDS do if that does not come. Prints
+                                                 how many were sent, and how many cookie replies came.
 """
 
 import base64
 import contextlib
 import hashlib
 import os
+import signal
 import socket
 import struct
 import sys
+import threading
 import time
 
 ETH_P_ALL, ETH_P_IP, ETH_P_IPV6, UDP = 3, 0x0800, 0x86DD, 17
@@ -58,8 +61,10 @@ def flood(source, target, port, key, burst, pause, seconds):
     end.bind((source, 0))
     end.connect((target, int(port)))
     end.setblocking(False)
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
     stop, sent, cookies = time.monotonic() + float(seconds), 0, 0
-    while time.monotonic() < stop:
+    while time.monotonic() < stop and not ended.is_set():
         messages = []
         for _ in range(int(burst)):
             message = struct.pack("<I", 1) + os.urandom(112)
@@ -67,7 +72,7 @@ def flood(source, target, port, key, burst, pause, seconds):
         for message in messages:
             with contextlib.suppress(OSError):
                 sent += bool(end.send(message))
-        time.sleep(float(pause))
+        ended.wait(float(pause))
         with contextlib.suppress(OSError):
             while True:
                 cookies += end.recv(2048)[0] == 3
