@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Measures wg-embed beside its peers with wgbench, and writes docs/performance.md and docs/performance.svg.
 
-    WGBENCH=path/to/wgbench PEERS=path/to/peers/bin benches/compare.py run OUT [ROUNDS]   # root; about 8 minutes a round
-    benches/compare.py render OUT                                                         # tables and plot from OUT
+    # As root; each round takes about 8 minutes.
+    WGBENCH=path/to/wgbench PEERS=path/to/peers/bin benches/compare.py run OUT [ROUNDS]
+    # Tables and the plot from OUT.
+    benches/compare.py render OUT
 
 PEERS holds wireguard-go, gotatun, boringtun-cli and fwd (the C forwarder that is the floor). The implementations take
 turns within a round, so ratios within one run are the result; absolute figures move from machine to machine.

@@ -3,10 +3,11 @@
 
 usage: benches/flood.py WG_EMBED WIREGUARD_GO [SECONDS]      (as root, on a machine that does nothing else)
 
-For each kind of flood and each rate: the speed of a TCP stream through the tunnel during the flood, divided by the speed
-just before it, the median of three rounds in which the implementations take turns. The flood comes from the other end's
-network namespace, at its own pace. `sent` is the rate that was reached. What a flood costs the machine itself is in both columns, and
-can be seen in the rows "nothing of ours": junk at another port of the same host, where a socket that is full drops it.
+For each kind of flood and each rate: the speed of a TCP stream through the tunnel during the flood, divided by the
+speed just before it, the median of three rounds in which the implementations take turns. The flood comes from the other
+end's network namespace, at its own pace. `sent` is the rate that was reached. What a flood costs the machine itself is
+in both columns, and can be seen in the rows "nothing of ours": junk at another port of the same host, where a socket
+that is full drops it.
 """
 
 import base64
@@ -142,7 +143,7 @@ class Mmsghdr(ctypes.Structure):
 
 
 def flood(kind, rate, public):
-    """Sends at this rate, in steps of a millisecond, until its standard input ends. Then prints the rate that it reached.
+    """Sends at this rate, in steps of a millisecond, until its standard input ends. Then prints the rate reached.
 
     By sendmmsg(2), as a flood that takes much processor time to make says more about itself than about what it hits."""
     sendmmsg = ctypes.CDLL(None, use_errno=True).sendmmsg

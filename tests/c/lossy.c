@@ -1,5 +1,5 @@
-/* Two tunnels over a network of the app's that loses every fifth datagram, doubles some and changes their order: what gets
-   through is all that was not lost, once, and about in order. The dice are the same in every run. */
+/* Two tunnels over a transport of the app that loses every fifth datagram, doubles some and changes their order: all
+   that was not lost arrives, once, and about in order. The random numbers are the same in every run. */
 #include "custom_io.h"
 
 enum {

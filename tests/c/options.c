@@ -96,8 +96,8 @@ static void the_mtu_is_used(void) {
   ready.fd = b.app;
   CHECK_EQ(poll(&ready, 1, 60000), 1);
   CHECK_EQ(recv(b.app, got, sizeof got, 0), 1285);
-  /* 148 bytes of handshake; header 16, packet 1285, tag 16. They count once the send has returned, which may be after the
-     packet has arrived. */
+  /* 148 bytes of handshake; header 16, packet 1285, tag 16. They count once the send has returned, which may be after
+     the packet has arrived. */
   for (tries = 0;; tries++) {
     text = get(a.handle);
     counted = strstr(text, "\ntx_bytes=1465\n") != NULL;

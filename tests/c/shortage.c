@@ -1,6 +1,6 @@
-/* A lack of memory fails the call and changes nothing: the process goes on, and so does the tunnel. The address space is
-   limited (RLIMIT_AS) to a little more than is taken, in a child for each limit. Not with sanitizers: they take address space of
-   their own, and end the process when there is none. */
+/* A lack of memory fails the call and changes nothing: the process goes on, and so does the tunnel. The address space
+   is limited (RLIMIT_AS) to a little more than is used, in a child for each limit. Not with sanitizers: they use
+   address space of their own, and end the process when there is no more. */
 #include "check.h"
 
 #include <sys/resource.h>

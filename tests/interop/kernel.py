@@ -227,7 +227,7 @@ def handshake_story(datagrams, port, other):
 
 
 def expect_marks(datagrams, port):
-    """The marks of what an end sent over IPv4: those of tests/vectors/traces, and for cookie replies, which are not there, 0."""
+    """The marks of what an end sent over IPv4: those of tests/vectors/traces, and 0 for cookie replies."""
     wanted = {INITIATION: 0x88, RESPONSE: 0x88, COOKIE: 0}
     for d in datagrams:
         if d.source == port and d.kind in wanted:

@@ -78,7 +78,7 @@ class Lab:
         self.undo.close()
 
     def netns(self):
-        """A network namespace. At the end its processes are ended too, so that daemons that went into the background go."""
+        """A network namespace. At the end its processes are ended too, also daemons in the background."""
         name = f"wgi{os.getpid()}n{next(numbers)}"
         run(["ip", "netns", "add", name])
         self.undo.callback(run, ["ip", "netns", "del", name])

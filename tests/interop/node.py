@@ -1,4 +1,4 @@
-"""The two ends of a tunnel: a daemon in a network namespace, or the kernel's WireGuard in the VM, driven the same way."""
+"""The two ends of a tunnel: a daemon in a network namespace, or the kernel's WireGuard in the VM."""
 
 import functools
 import itertools
@@ -16,7 +16,7 @@ ports, kernel_interfaces, tunnels = itertools.count(20001), itertools.count(1), 
 
 
 class Netns:
-    """A place in which shell lines can be run: a namespace of this machine. `outer` are its addresses outside the tunnel."""
+    """A place in which shell lines can be run: a namespace of this machine. `outer` has its addresses outside."""
 
     nodad = "nodad"
 

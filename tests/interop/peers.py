@@ -93,7 +93,7 @@ def edits(other):
 
 
 def wait_for_last_initiation(capture):
-    """Until what the other end began is not begun again. wireguard-go repeats a handshake after 5 to 5.4 s if the answer
+    """Waits until the other end does not begin again. wireguard-go repeats a handshake after 5 to 5.4 s if the answer
     comes before it has set its timer, and that may happen again with the repetition."""
     begun = lambda: (d.when for d in capture.datagrams() if d.direction == "in" and d.kind == INITIATION)
     wait_until(lambda: time.time() - max(begun(), default=0) > 6, 40, "the other end's last initiation")

@@ -1,6 +1,7 @@
 """A daemon with two uplinks, the kernel at the other end: the way to the peer moves, and the tunnel with it.
 
-Each uplink's network drops what has another's source address, as providers do, so that a source that stays behind is not heard.
+Each uplink's network drops what has another's source address, as providers do, so that packets from an old source
+address do not arrive.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """Our daemon in a machine that is suspended: what came due meanwhile is done when the machine wakes, and not later.
 
-This shows the whole: a clock that counts sleep, and a wait that ends. That the wait ends by a timer of ours, and not only because
-the kernel happens to interrupt it, is shown by tests/device_sleep.rs."""
+This shows the whole: a clock that counts sleep, and a wait that ends. tests/device_sleep.rs shows that the wait ends by
+our own timer, and not only because the kernel happens to interrupt it."""
 
 import re
 import shutil

@@ -106,7 +106,7 @@ class Flood:
 
 
 def megabits(client, server, reverse=False, seconds=2):
-    """TCP by iperf3 from one end to the other (back, if `reverse`), in Mbit/s. There must be one server for each run."""
+    """TCP by iperf3 from one end to the other (back, if `reverse`), in Mbit/s. Each run has a server of its own."""
     server.shell("iperf3 -s -1 -D >/dev/null 2>&1")
     last = None
     for _ in range(20):

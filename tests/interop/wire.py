@@ -3,9 +3,9 @@
     wire.py capture INTERFACE                    prints "SECONDS DIRECTION HEX" for each frame that carries UDP
     wire.py inject INTERFACE                     sends the frames given in hex on stdin, one a line
     wire.py flood SOURCE TARGET PORT KEY BURST PAUSE SECONDS
-                                                 sends bursts of initiations for the public key KEY: right in mac1, random
-                                                 in all else. SIGTERM ends it, and SECONDS do if that does not come. Prints
-                                                 how many were sent, and how many cookie replies came.
+                                                 sends bursts of initiations for the public key KEY: right in mac1,
+                                                 random in all else. SIGTERM ends it, and SECONDS do if that does not
+                                                 come. Prints how many were sent, and how many cookie replies came.
 """
 
 import base64

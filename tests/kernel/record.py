@@ -1,9 +1,9 @@
 """Runs the scenarios against a VM made by vm.sh and writes one .trace file for each; record.sh is the way to start it.
 
-Every scenario has a WireGuard interface of its own in the one VM, and a scripted peer on this side. The VM routes between
-eth0 and those interfaces, so an inner packet for the node is an ordinary packet on the TAP, and so is one that the node
-delivers: all inputs and outputs of the node are seen, and timed, by one capture on the TAP. Changes of configuration are
-made by a shell in the VM that sends a datagram before and after each command.
+Every scenario has a WireGuard interface of its own in the one VM, and a scripted peer on this side. The VM routes
+between eth0 and those interfaces, so an inner packet for the node is an ordinary packet on the TAP, and so is one that
+the node delivers: one capture on the TAP sees all inputs and outputs of the node, with their times. A shell in the VM
+changes the configuration and sends a datagram before and after each command.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""A minimal WireGuard peer without sockets, clocks or timers: it builds and opens datagrams, and does nothing by itself.
+"""A minimal WireGuard peer without sockets, clocks or timers: it builds and opens datagrams, and nothing else.
 
 It is the scripted other end of the recordings: the caller decides when each message is made and whether it is sent.
 """
@@ -138,7 +138,7 @@ class Initiation:
 
 
 class Peer:
-    """Our static key and the other end's. Holds no handshake state: the caller keeps the objects it wants to go on with."""
+    """Our static key and the other end's. Holds no handshake state: the caller keeps the objects that it needs."""
 
     def __init__(self, private, their_public):
         self.private, self.public, self.their_public = private, public_key(private), their_public

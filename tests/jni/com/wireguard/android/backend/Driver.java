@@ -9,11 +9,11 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
 /**
- * An app, as far as the library is concerned: turns tunnels on and off through {@link GoBackend}, in the network that check.sh
- * has made.
+ * An app, as far as the library is concerned: turns tunnels on and off through {@link GoBackend}, in the network that
+ * check.sh has made.
  *
- * <p>Arguments: "behaviour" or "cycles"; the TUN device, which has its address already; the address of the peer inside of the
- * tunnel; a file with the settings; the library's version.
+ * <p>Arguments: "behaviour" or "cycles"; the TUN device, which has its address already; the address of the peer inside
+ * the tunnel; a file with the settings; the library's version.
  */
 final class Driver {
     private static String device;
