@@ -1,8 +1,8 @@
 #!/bin/sh
 # Everything that is promised to C in one command: the header is fresh, the symbols are known, C99, C11 and C++11 to
 # C++20 compile, and the C and C++ tests, the examples and the programs of README.md and docs/C_API.md pass under
-# AddressSanitizer (with leak detection) and UndefinedBehaviorSanitizer, with either library; the last of them under
-# valgrind as well. The compatibility libraries (docs/COMPAT.md) are checked at the end.
+# AddressSanitizer (with leak detection) and UndefinedBehaviorSanitizer, the shown programs with either library; some
+# under valgrind as well. The compatibility libraries (docs/COMPAT.md) are checked at the end.
 #
 # The library is as it is shipped here: sanitizers see what it allocates, frees and copies, but not its own loads and
 # stores. tests/c/instrumented.sh is for those.
@@ -58,14 +58,19 @@ finds "$out/broken" number "signed integer overflow"
 # The programs of the documents, as they stand there.
 tests/c/snippets.sh "$out/snippets"
 
-# c_test SOURCE COMPILER [NAME]: with either library of this name in $libs.
+# c_test SOURCE COMPILER [NAME]: with the shared library of this name in $libs. Whole programs, those that are shown, are
+# linked with the static one as well: it is the same code.
 c_test() {
   name=${3:-wg_embed}
   test=$(basename "$1" | sed 's/\.c.*//')
+  case $1 in
+  examples/* | */snippets/* | *.cpp | */compat_*) kinds="so a" ;;
+  *) kinds=so ;;
+  esac
   # Without debug information programs are linked in a third of the time.
   small=$out/lib$name.a
   [ "$small" -nt "$libs/lib$name.a" ] || strip -g -o "$small" "$libs/lib$name.a"
-  for kind in so a; do
+  for kind in $kinds; do
     case $kind in
     so) link="-L$libs -l$name -Wl,-rpath,$libs" ;;
     a) link="$small -lgcc_s -lutil -lrt -lm -ldl" ;;
@@ -76,9 +81,6 @@ c_test() {
     case $test in
     version | shown) ;;
     *) "$NM" "$out/$test-$kind" | grep -q __ubsan_handle || fail "UndefinedBehaviorSanitizer is not in $test-$kind" ;;
-    esac
-    case $test-$kind in
-    cycles-a) continue ;; # once is enough
     esac
     LD_LIBRARY_PATH=$libs timeout 300 "$out/$test-$kind" >"$out/$test-$kind.txt" || fail "$test-$kind"
     sed -n "s/^skipped/$test: skipped/p" "$out/$test-$kind.txt"
