@@ -37,4 +37,13 @@ pub mod time;
 pub mod tun;
 pub mod uapi;
 
-pub use error::{Error, ErrorKind};
+pub use bind::{Bind, UdpBind};
+pub use config::{AllowedIpUpdate, PeerEndpoint, PeerUpdate, Update, wgquick::Conf};
+pub use device::{Device, Event, Options, Tunnel};
+pub use error::{Error, ErrorKind, Result};
+pub use key::{PresharedKey, PrivateKey, PublicKey};
+pub use tun::Tun;
+
+// Types of these packages are part of this crate's interface: prefixes of addresses, the registration of a `Bind` or
+// `Tun` in a poll, and text that is wiped. A new incompatible version of one is a new incompatible version of this one.
+pub use {ipnet, mio, zeroize};
