@@ -6,6 +6,14 @@ use std::{borrow::Cow, collections::TryReserveError, error::Error as StdError, f
 ///
 /// Each kind has one `errno` (for the UAPI) and one `wg_result_t` (for C); see [`ErrorKind::errno`] and
 /// [`ErrorKind::code`]. Numbers are never reused.
+///
+/// ```
+/// use std::io;
+/// use wg_embed::ErrorKind;
+///
+/// assert_eq!(ErrorKind::of_io(&io::ErrorKind::AddrInUse.into()), ErrorKind::AddrInUse);
+/// assert_eq!(ErrorKind::AddrInUse.code(), -22); // `WG_ERR_ADDR_IN_USE` in C
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -185,6 +193,14 @@ pub(crate) fn check(result: std::ffi::c_int) -> io::Result<std::ffi::c_int> {
 /// A failure: its kind, the failed operation, and the cause if there is one.
 ///
 /// The text never contains key material.
+///
+/// ```
+/// use wg_embed::{ErrorKind, PublicKey};
+///
+/// let error = PublicKey::from_base64("not a key").unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::Invalid);
+/// assert_eq!(error.to_string(), "a key in base64 is 44 characters that end in '='");
+/// ```
 #[derive(Debug)]
 pub struct Error(Repr);
 
@@ -238,10 +254,19 @@ impl Error {
     }
 
     /// Prefixes the text with the place of the failure ("line 3: ..."), except for a lack of memory.
+    ///
+    /// ```
+    /// let error = wg_embed::Error::invalid("the port is not a number").at("line 3");
+    /// assert_eq!(error.to_string(), "line 3: the port is not a number");
+    /// ```
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Self {
         if let Repr::Failure(failure) = &mut self.0 {
-            failure.context = format!("{place}: {}", failure.context).into();
+            failure.context = match &*failure.context {
+                "" => place.to_string(),
+                context => format!("{place}: {context}"),
+            }
+            .into();
         }
         self
     }
@@ -262,13 +287,28 @@ impl From<TryReserveError> for Error {
     }
 }
 
+impl From<io::Error> for Error {
+    /// Converts an operating system error, whose text is kept. [`Error::io`] adds the operation that has failed.
+    ///
+    /// ```
+    /// fn read(path: &str) -> wg_embed::Result<Vec<u8>> {
+    ///     Ok(std::fs::read(path)?)
+    /// }
+    /// assert_eq!(read("").unwrap_err().kind(), wg_embed::ErrorKind::NotFound);
+    /// ```
+    fn from(source: io::Error) -> Self {
+        Self::io("", source)
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Repr::NoMemory => f.write_str(NO_MEMORY),
-            Repr::Failure(failure) => match &failure.source {
-                Some(source) => write!(f, "{}: {source}", failure.context),
-                None => f.write_str(&failure.context),
+            Repr::Failure(failure) => match (&*failure.context, &failure.source) {
+                ("", Some(source)) => source.fmt(f),
+                (context, Some(source)) => write!(f, "{context}: {source}"),
+                (context, None) => f.write_str(context),
             },
         }
     }
@@ -300,6 +340,14 @@ mod tests {
         let err = Error::io("cannot open x", io::Error::from(io::ErrorKind::PermissionDenied)).at("interface wg0");
         assert_eq!(err.kind(), ErrorKind::Permission);
         assert_eq!(err.to_string(), "interface wg0: cannot open x: permission denied");
+    }
+
+    #[test]
+    fn an_operating_system_error_keeps_its_text() {
+        let convert = || Error::from(io::Error::from(io::ErrorKind::AddrInUse));
+        assert_eq!((convert().kind(), convert().to_string().as_str()), (ErrorKind::AddrInUse, "address in use"));
+        assert_eq!(convert().at("port 1").to_string(), "port 1: address in use");
+        assert!(convert().source().is_some());
     }
 
     #[test]
