@@ -22,7 +22,7 @@ use wg_embed::{
 };
 
 fn handshake(c: &mut Criterion) {
-    let [a, b] = [(); 2].map(|()| Identity::new(PrivateKey::generate(&SystemRandom)));
+    let [a, b] = [(); 2].map(|()| Identity::new(PrivateKey::generate_with(&SystemRandom)));
     let (mut to_b, mut to_a) = (Handshake::new(*b.public()), Handshake::new(*a.public()));
     let mut second = 1;
     let mut group = c.benchmark_group("handshake");
@@ -75,7 +75,7 @@ pub fn update(number: u32) -> Update {
         peer.allowed_ips.push(AllowedIpUpdate { prefix: prefix.into(), remove: false });
         peer
     };
-    let key = PrivateKey::generate(&SystemRandom);
+    let key = PrivateKey::generate_with(&SystemRandom);
     Update { private_key: Some(Some(key)), peers: (0..number).map(peer).collect(), ..Update::default() }
 }
 

@@ -35,7 +35,7 @@ fn update(number: u32) -> Update {
         peer.allowed_ips.push(AllowedIpUpdate { prefix: Ipv4Net::from(address(i)).into(), remove: false });
         peer
     };
-    let key = PrivateKey::generate(&SystemRandom);
+    let key = PrivateKey::generate_with(&SystemRandom);
     Update { private_key: Some(Some(key)), peers: (0..number).map(peer).collect(), ..Update::default() }
 }
 

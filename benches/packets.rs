@@ -30,7 +30,7 @@ use wg_embed::{
 
 /// The two ends of a session.
 pub fn sessions() -> (Arc<Session>, Arc<Session>) {
-    let [a, b] = [(); 2].map(|()| Identity::new(PrivateKey::generate(&SystemRandom)));
+    let [a, b] = [(); 2].map(|()| Identity::new(PrivateKey::generate_with(&SystemRandom)));
     let (mut to_b, mut to_a) = (Handshake::new(*b.public()), Handshake::new(*a.public()));
     let now = Instant::from_nanos(1);
     let first = to_b.create_initiation(&a, 1, Duration::from_secs(1), &SystemRandom).unwrap();

@@ -44,7 +44,7 @@ impl End {
         let (tun, handle) = MemTun::new("bench", 1420);
         let bind: Arc<dyn Bind> = net.bind([192, 0, 2, n].into());
         let device = Device::new(Arc::new(tun), bind, Options { max_peers: usize::MAX, ..Options::default() });
-        let key = PrivateKey::generate(&SystemRandom);
+        let key = PrivateKey::generate_with(&SystemRandom);
         let private_key = Some(Some(key.clone()));
         device.apply(Update { private_key, listen_port: Some(7), ..Update::default() }).unwrap();
         device.up().unwrap();
@@ -100,7 +100,7 @@ impl Pair {
     fn new() -> Self {
         let net = MemNetwork::new();
         let pair =
-            Self { near: End::new(&net, 1), far: End::new(&net, 2), other_key: PrivateKey::generate(&SystemRandom) };
+            Self { near: End::new(&net, 1), far: End::new(&net, 2), other_key: PrivateKey::generate_with(&SystemRandom) };
         for (key, inner) in [(&pair.near.key, 1), (&pair.other_key, 2)] {
             let mut near = peer(key.public_key(), [Ipv4Addr::new(10, 255, 0, inner).into()].into_iter());
             near.endpoint = Some(SocketAddr::from(([192, 0, 2, 1], 7)).into());

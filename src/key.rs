@@ -7,11 +7,11 @@ mod secret;
 mod stack;
 mod x25519;
 
-use std::fmt;
+use std::{fmt, io};
 
 use crate::{
     error::{Error, Result},
-    random::Random,
+    random::{Random, SystemRandom},
 };
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
@@ -22,6 +22,10 @@ pub(crate) use stack::{wipe_below, wiped_moves};
 
 /// The length of every key, in bytes.
 pub const KEY_LEN: usize = 32;
+
+fn no_key(error: io::Error) -> Error {
+    Error::io("cannot generate a key", error)
+}
 
 /// Reads 64 hex digits of either case.
 fn from_hex(text: &str) -> Result<Secret> {
@@ -51,6 +55,13 @@ macro_rules! key_type {
         impl $name {
             /// Reads 64 hex digits of either case, the format of the UAPI.
             ///
+            /// ```
+            #[doc = concat!("# use wg_embed::", stringify!($name), " as Key;")]
+            /// let key = Key::from_hex(&"48".repeat(32))?;
+            /// assert_eq!(*key.to_hex(), "48".repeat(32));
+            /// # Ok::<(), wg_embed::Error>(())
+            /// ```
+            ///
             /// # Errors
             /// `Invalid` for any other text.
             pub fn from_hex(text: &str) -> Result<Self> {
@@ -58,6 +69,13 @@ macro_rules! key_type {
             }
 
             /// Reads 44 characters of base64, the format of `.conf` files.
+            ///
+            /// ```
+            #[doc = concat!("# use wg_embed::", stringify!($name), " as Key;")]
+            /// let key = Key::from_base64("xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=")?;
+            /// assert_eq!(Key::from_base64(&key.to_base64())?, key);
+            /// # Ok::<(), wg_embed::Error>(())
+            /// ```
             ///
             /// # Errors
             /// `Invalid` for any other text, including unpadded or non-canonical base64.
@@ -104,6 +122,12 @@ macro_rules! key_type {
 }
 
 /// An X25519 private key, clamped as in RFC 7748, section 5.
+///
+/// ```
+/// let key = wg_embed::PrivateKey::generate()?;
+/// assert_eq!(format!("{key:?}"), "PrivateKey(redacted)");
+/// # Ok::<(), wg_embed::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, ZeroizeOnDrop)]
 pub struct PrivateKey(Secret);
 
@@ -130,15 +154,39 @@ impl PrivateKey {
         key
     }
 
-    /// Generates a key.
+    /// Generates a key with the operating system's random generator.
+    ///
+    /// ```
+    /// # fn main() -> wg_embed::Result<()> {
+    /// let (ours, theirs) = (wg_embed::PrivateKey::generate()?, wg_embed::PrivateKey::generate()?);
+    /// assert_eq!(ours.diffie_hellman(&theirs.public_key()), theirs.diffie_hellman(&ours.public_key()));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `Io` if the generator fails.
+    pub fn generate() -> Result<Self> {
+        let mut bytes = Secret::default();
+        SystemRandom.try_fill(&mut bytes[..]).map_err(no_key)?;
+        Ok(Self::from_bytes(*bytes))
+    }
+
+    /// Generates a key with another source of randomness, for example a reproducible one in tests.
     #[must_use]
-    pub fn generate(random: &dyn Random) -> Self {
+    pub fn generate_with(random: &dyn Random) -> Self {
         let mut bytes = Secret::default();
         random.fill(&mut bytes[..]);
         Self::from_bytes(*bytes)
     }
 
     /// Returns the public key of this private key.
+    ///
+    /// ```
+    /// let key = wg_embed::PrivateKey::from_base64("IHNe13/LeN0Bn20cqGcls8y7XcIPgip/3xs5wvJWvX8=")?;
+    /// assert_eq!(key.public_key().to_string(), "QKBt8tYvSmhIa88zdoMKVeasQl0ZqlMyfV3r3FUFASQ=");
+    /// # Ok::<(), wg_embed::Error>(())
+    /// ```
     #[must_use]
     pub fn public_key(&self) -> PublicKey {
         PublicKey(x25519::public_key(&self.0))
@@ -166,9 +214,27 @@ impl PresharedKey {
         Self(Secret::new(bytes))
     }
 
-    /// Generates a key.
+    /// Generates a key with the operating system's random generator.
+    ///
+    /// ```
+    /// # fn main() -> wg_embed::Result<()> {
+    /// let key = wg_embed::PresharedKey::generate()?;
+    /// println!("PresharedKey = {}", *key.to_base64());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `Io` if the generator fails.
+    pub fn generate() -> Result<Self> {
+        let mut key = Self::default();
+        SystemRandom.try_fill(&mut key.0[..]).map_err(no_key)?;
+        Ok(key)
+    }
+
+    /// Generates a key with another source of randomness, for example a reproducible one in tests.
     #[must_use]
-    pub fn generate(random: &dyn Random) -> Self {
+    pub fn generate_with(random: &dyn Random) -> Self {
         let mut key = Self::default();
         random.fill(&mut key.0[..]);
         key
@@ -192,7 +258,6 @@ impl fmt::Display for PublicKey {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::random::SystemRandom;
     use proptest::prelude::*;
 
     /// A key pair made by `wg genkey` and `wg pubkey`.
@@ -203,8 +268,22 @@ mod tests {
     }
 
     #[test]
+    fn keys_are_made_of_random_bytes() {
+        struct Sevens;
+        impl Random for Sevens {
+            fn fill(&self, out: &mut [u8]) {
+                out.fill(7);
+            }
+        }
+        assert_eq!(PrivateKey::generate_with(&Sevens), PrivateKey::from_bytes([7; 32]));
+        assert_eq!(PresharedKey::generate_with(&Sevens), PresharedKey::from_bytes([7; 32]));
+        assert_ne!(PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
+        assert_ne!(PresharedKey::generate().unwrap(), PresharedKey::generate().unwrap());
+    }
+
+    #[test]
     fn both_ends_agree_on_a_secret() {
-        let (a, b) = (PrivateKey::generate(&SystemRandom), PrivateKey::generate(&SystemRandom));
+        let (a, b) = (PrivateKey::generate_with(&SystemRandom), PrivateKey::generate_with(&SystemRandom));
         assert_eq!(a.diffie_hellman(&b.public_key()), b.diffie_hellman(&a.public_key()));
     }
 
@@ -217,7 +296,7 @@ mod tests {
 
     #[test]
     fn low_order_points_give_no_secret() {
-        let k = PrivateKey::generate(&SystemRandom);
+        let k = PrivateKey::generate_with(&SystemRandom);
         assert!(k.diffie_hellman(&PublicKey::from_bytes([0; 32])).is_none());
         let mut one = [0; 32];
         one[0] = 1;
@@ -227,9 +306,9 @@ mod tests {
 
     #[test]
     fn debug_shows_no_secret() {
-        let k = PrivateKey::generate(&SystemRandom);
+        let k = PrivateKey::generate_with(&SystemRandom);
         assert_eq!(format!("{k:?}"), "PrivateKey(redacted)");
-        assert_eq!(format!("{:?}", PresharedKey::generate(&SystemRandom)), "PresharedKey(redacted)");
+        assert_eq!(format!("{:?}", PresharedKey::generate_with(&SystemRandom)), "PresharedKey(redacted)");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Randomness as an argument: the protocol engine never obtains it from the operating system itself.
 
+use std::io;
+
 use ring::rand::SecureRandom;
 
 /// A source of unpredictable bytes.
@@ -22,6 +24,17 @@ impl dyn Random + '_ {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemRandom;
 
+impl SystemRandom {
+    /// Fills `out` with random bytes.
+    ///
+    /// # Errors
+    /// If the operating system's generator fails, for example because a sandbox forbids it. `out` is then not random.
+    pub fn try_fill(&self, out: &mut [u8]) -> io::Result<()> {
+        let failed = |_| io::Error::other("the random generator of the operating system has failed");
+        ring::rand::SystemRandom::new().fill(out).map_err(failed)
+    }
+}
+
 impl Random for SystemRandom {
     /// # Panics
     /// If the operating system's generator fails: without it no key can be generated.
@@ -30,6 +43,6 @@ impl Random for SystemRandom {
         reason = "the generator cannot fail once seeded; going on would mean predictable keys"
     )]
     fn fill(&self, out: &mut [u8]) {
-        ring::rand::SystemRandom::new().fill(out).expect("the operating system has a random generator");
+        self.try_fill(out).expect("the operating system has a random generator");
     }
 }

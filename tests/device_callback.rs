@@ -68,7 +68,7 @@ fn node(number: u8, wire: Wire, sends: &'static AtomicUsize, sink: impl PacketSi
     });
     let tun = CallbackTun::with_sink("", 1420, PacketQueue::within(1 << 20), sink);
     let (packets, datagrams) = (tun.inlet(), bind.inlet());
-    let private = PrivateKey::generate(&SystemRandom);
+    let private = PrivateKey::generate_with(&SystemRandom);
     let update = Update { private_key: Some(Some(private.clone())), ..Update::default() };
     let tunnel = Tunnel::start_with(Arc::new(tun), Arc::new(bind), Options::default(), |device| {
         device.apply(update)?;

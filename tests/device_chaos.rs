@@ -154,7 +154,7 @@ impl Chaos {
                 self.nodes[n].add_peer(&self.nodes[m], |p| p.preshared_key = psk.map(Box::new));
             }
             Step::Psk(n, m) if n != m => {
-                let psk = PresharedKey::generate(&SystemRandom);
+                let psk = PresharedKey::generate_with(&SystemRandom);
                 for (n, m) in [(n, m), (m, n)] {
                     self.nodes[n].change_peer(&self.nodes[m], |p| p.preshared_key = Some(Box::new(psk.clone())));
                     self.psks.insert((n, m), psk.clone());

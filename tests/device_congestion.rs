@@ -121,7 +121,7 @@ struct End {
 fn end(netns: &Netns, n: u8, tun: Arc<dyn Tun>, privileged: bool, driver: Driver) -> End {
     within(netns, privileged, move || {
         let bind = Arc::new(driver.bind());
-        let private = PrivateKey::generate(&SystemRandom);
+        let private = PrivateKey::generate_with(&SystemRandom);
         let update = Update { private_key: Some(Some(private.clone())), listen_port: Some(7000), ..Update::default() };
         let configure = |device: &Device| device.apply(update);
         let tunnel = Tunnel::start_with(tun, bind.clone(), Options::default(), configure).unwrap();

@@ -177,7 +177,7 @@ fn any_other_change_keeps_what_is_under_way() {
 fn a_peer_that_is_not_there_is_only_created_if_it_may_be() {
     let world = World::new();
     let a = world.node(1);
-    let key = PrivateKey::generate(&SystemRandom).public_key();
+    let key = PrivateKey::generate_with(&SystemRandom).public_key();
     for (update_only, removed) in [(true, false), (false, true), (true, true)] {
         let mut peer = PeerUpdate::new(key);
         peer.allowed_ips = vec![give("10.0.0.0/8")];
@@ -456,7 +456,7 @@ proptest! {
                 }
                 Step::Wait(ms) => world.pass(Duration::from_millis(ms.into()), &[&node]),
                 Step::Key => {
-                    let key = PrivateKey::generate(&SystemRandom);
+                    let key = PrivateKey::generate_with(&SystemRandom);
                     node.apply(Update { private_key: Some(Some(key)), ..Update::default() });
                 }
                 Step::Up(up) => {
@@ -498,9 +498,9 @@ proptest! {
 fn a_key_that_changes_during_a_handshake_spoils_nothing() {
     let world = World::new();
     let node = world.node(2);
-    let keys = [node.private.clone(), PrivateKey::generate(&SystemRandom)];
+    let keys = [node.private.clone(), PrivateKey::generate_with(&SystemRandom)];
     let mut inbound = Inbound::new();
-    let private = PrivateKey::generate(&SystemRandom);
+    let private = PrivateKey::generate_with(&SystemRandom);
     for round in 0..200 {
         world.clock.advance(Duration::from_secs(1));
         let mut raw = Raw::with_key(&node, 1, private.clone());

@@ -140,7 +140,7 @@ impl Iterator for Numbers {
 fn the_last_calls_count_whatever_happened_at_the_same_time() {
     const ROUNDS: u32 = 150;
     const THREADS: u32 = 4;
-    let keys = [(); 2].map(|()| PrivateKey::generate(&SystemRandom));
+    let keys = [(); 2].map(|()| PrivateKey::generate_with(&SystemRandom));
     let (net, clock) = (MemNetwork::new(), Arc::new(ManualClock::new()));
     let (a, b) = (end(&net, 1, &clock, &keys), end(&net, 2, &clock, &keys));
     let (begin, over, stop) =

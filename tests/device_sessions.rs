@@ -117,7 +117,7 @@ fn without_a_peer_all_that_can_be_reached_are_meant() {
     let world = World::new();
     let (a, others) = (world.node(1), [world.node(2), world.node(3)]);
     others.iter().for_each(|other| a.add_peer(other, |_| {}));
-    let nowhere = PrivateKey::generate(&SystemRandom).public_key();
+    let nowhere = PrivateKey::generate_with(&SystemRandom).public_key();
     a.apply(Update { peers: vec![PeerUpdate::new(nowhere)], ..Update::default() });
     a.device.force_handshake(None).unwrap();
     let to: Vec<IpAddr> = world.sent().iter().map(|d| d.to.ip()).collect();
@@ -128,7 +128,7 @@ fn without_a_peer_all_that_can_be_reached_are_meant() {
 fn what_cannot_begin_is_refused() {
     let world = World::new();
     let (a, b) = world.pair();
-    let unknown = PrivateKey::generate(&SystemRandom).public_key();
+    let unknown = PrivateKey::generate_with(&SystemRandom).public_key();
     let refused = |peer: Option<&PublicKey>, reason: &str| {
         let error = a.device.force_handshake(peer).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);

@@ -81,11 +81,11 @@ impl Lonely {
         let (tun, app) = UnixDatagram::pair().unwrap();
         let tun = Arc::new(FdTun::new(OwnedFd::from(tun), 0).unwrap());
         let tunnel = Tunnel::start(tun, bind, Options { clock, ..Options::default() }).unwrap();
-        let peer = PrivateKey::generate(&SystemRandom).public_key();
+        let peer = PrivateKey::generate_with(&SystemRandom).public_key();
         let mut update = PeerUpdate::new(peer);
         update.endpoint = Some(outside.local_addr().unwrap().into());
         update.allowed_ips = vec![give("10.0.0.2/32")];
-        let private_key = Some(Some(PrivateKey::generate(&SystemRandom)));
+        let private_key = Some(Some(PrivateKey::generate_with(&SystemRandom)));
         tunnel.device().apply(Update { private_key, peers: vec![update], ..Update::default() }).unwrap();
         tunnel.device().up().unwrap();
         app.send(&ipv4([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), 100)).unwrap();

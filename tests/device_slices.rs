@@ -79,13 +79,13 @@ fn device() -> (Device, Arc<Slow>, MemHandle) {
     let options = Options { clock: world.clock.clone(), ..Options::default() };
     let device = Device::new(Arc::new(tun), slow.clone(), options);
     let peer = |n: usize| {
-        let mut peer = PeerUpdate::new(PrivateKey::generate(&SystemRandom).public_key());
+        let mut peer = PeerUpdate::new(PrivateKey::generate_with(&SystemRandom).public_key());
         peer.endpoint = Some(SocketAddr::from(([192, 0, 2, 2], 1)).into());
         peer.allowed_ips = vec![give(&format!("10.0.{}.{}/32", n / 256, n % 256))];
         peer.persistent_keepalive = Some(25);
         peer
     };
-    let private_key = Some(Some(PrivateKey::generate(&SystemRandom)));
+    let private_key = Some(Some(PrivateKey::generate_with(&SystemRandom)));
     device.apply(Update { private_key, peers: (0..PEERS).map(peer).collect(), ..Update::default() }).unwrap();
     (device, slow, handle)
 }

@@ -22,7 +22,7 @@ fn node(world: &World, memory: usize, memory_per_peer: usize) -> Node {
 
 /// A peer that never answers, at this inner address.
 fn offline(node: &Node, inner: IpAddr) -> PublicKey {
-    let mut peer = PeerUpdate::new(PrivateKey::generate(&SystemRandom).public_key());
+    let mut peer = PeerUpdate::new(PrivateKey::generate_with(&SystemRandom).public_key());
     peer.endpoint = Some(SocketAddr::from(([198, 51, 100, 1], 1)).into());
     peer.allowed_ips = vec![give(&format!("{inner}/32"))];
     let key = peer.public_key;

@@ -102,7 +102,7 @@ fn counters_have_names_of_their_own() {
 fn a_peer_tells_its_state() {
     let world = World::new();
     let (a, b) = world.pair();
-    assert_eq!(a.device.peer_stats(&PrivateKey::generate(&SystemRandom).public_key()), None);
+    assert_eq!(a.device.peer_stats(&PrivateKey::generate_with(&SystemRandom).public_key()), None);
     let new = only_peer(&a);
     assert_eq!((new.public_key, new.endpoint), (b.public(), Some((b.address, common::PORT).into())));
     assert_eq!((new.has_session, new.staged_packets, new.next_deadline), (false, 0, None));

@@ -55,7 +55,7 @@ fn end(net: &MemNetwork, clock: &Arc<ManualClock>, n: u8, events: impl Fn(Event)
     let bind = net.bind(outer);
     let options = Options { events: Box::new(events), clock: clock.clone(), ..Options::default() };
     let tunnel = Tunnel::start(Arc::new(tun), bind.clone(), options).unwrap();
-    let private = PrivateKey::generate(&SystemRandom);
+    let private = PrivateKey::generate_with(&SystemRandom);
     let update = Update { private_key: Some(Some(private.clone())), listen_port: Some(PORT), ..Update::default() };
     tunnel.device().apply(update).unwrap();
     tunnel.device().up().unwrap();
@@ -244,7 +244,7 @@ fn changes_of_all_kinds_while_packets_flow() {
                         match round % 6 {
                             0 => peer.remove = true,
                             1 => replace_peers = true,
-                            2 => private_key = Some(Some(PrivateKey::generate(&SystemRandom))),
+                            2 => private_key = Some(Some(PrivateKey::generate_with(&SystemRandom))),
                             3 => private_key = Some(Some(from.private.clone())),
                             4 => peer.persistent_keepalive = Some(round as u16 % 3),
                             _ => {

@@ -30,7 +30,7 @@ struct End {
 
 fn end(resolve: Option<Resolve>) -> End {
     let (tun, handle) = MemTun::new("wg", MTU);
-    let private = PrivateKey::generate(&SystemRandom);
+    let private = PrivateKey::generate_with(&SystemRandom);
     let key = private.public_key();
     let bind = Arc::new(UdpBind::new().unwrap());
     let options = Options { resolve, clock: Arc::new(ManualClock::new()), ..Options::default() };

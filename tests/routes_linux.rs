@@ -52,7 +52,7 @@ impl Node {
         let bind = Arc::new(if offload { bind } else { bind.with_portable_driver() });
         let options = Options { clock: Arc::new(ManualClock::new()), ..Options::default() };
         let device = Device::new(Arc::new(tun), bind.clone(), options);
-        let private = PrivateKey::generate(&SystemRandom);
+        let private = PrivateKey::generate_with(&SystemRandom);
         let update = Update {
             private_key: Some(Some(private.clone())),
             listen_port: Some(PORT),
@@ -506,11 +506,11 @@ fn a_route_into_the_tunnel_itself_is_no_loop() {
         let sink = told.clone();
         let options = Options { events: Box::new(move |event| sink.lock().unwrap().push(event)), ..Options::default() };
         let endpoint: SocketAddr = "192.0.2.9:7001".parse().unwrap();
-        let key = PrivateKey::generate(&SystemRandom).public_key();
+        let key = PrivateKey::generate_with(&SystemRandom).public_key();
         let mut peer = PeerUpdate::new(key);
         peer.endpoint = Some(endpoint.into());
         peer.allowed_ips = vec![give("0.0.0.0/0")];
-        let private_key = Some(Some(PrivateKey::generate(&SystemRandom)));
+        let private_key = Some(Some(PrivateKey::generate_with(&SystemRandom)));
         let update = Update { private_key, listen_port: Some(PORT), peers: vec![peer], ..Update::default() };
         let tunnel = netns.run(move || {
             let tun = Arc::new(LinuxTun::create("wgt0").unwrap());

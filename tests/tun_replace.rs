@@ -343,7 +343,7 @@ impl Pair {
     fn new() -> Self {
         let (net, clock) = (MemNetwork::new(), Arc::new(ManualClock::new()));
         net.record();
-        let private = [(); 2].map(|()| PrivateKey::generate(&SystemRandom));
+        let private = [(); 2].map(|()| PrivateKey::generate_with(&SystemRandom));
         let ended = Arc::new(AtomicU32::new(0));
         let start = |tun: Arc<dyn Tun>, n: u8| {
             let ended = ended.clone();

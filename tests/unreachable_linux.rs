@@ -54,7 +54,7 @@ fn tunnel(netns: &Netns, vnet: bool) -> Tunnel {
         let tun = LinuxTun::adopt(fd, 0).unwrap();
         Tunnel::start(Arc::new(tun), bind, Options::default()).unwrap()
     });
-    let private = || PrivateKey::generate(&SystemRandom);
+    let private = || PrivateKey::generate_with(&SystemRandom);
     let mut peer = PeerUpdate::new(private().public_key());
     let given = |prefix: &str| AllowedIpUpdate { prefix: prefix.parse().unwrap(), remove: false };
     peer.allowed_ips = vec![given("10.0.0.2/32"), given("fd00::2/128")];

@@ -23,7 +23,7 @@ pub(crate) fn public_key(text: &str) -> PyResult<PublicKey> {
 /// Generate a WireGuard private key, analogous to the `wg genkey` command.
 #[pyfunction]
 pub(crate) fn genkey() -> String {
-    PrivateKey::generate(&SystemRandom).to_base64().to_string()
+    PrivateKey::generate_with(&SystemRandom).to_base64().to_string()
 }
 
 /// What mitmproxy_wireguard takes as a key: the last `=` may be missing.
@@ -46,5 +46,5 @@ pub(crate) fn pubkey(private_key: &str) -> PyResult<String> {
 /// Generate a preshared key, analogous to the `wg genpsk` command.
 #[pyfunction]
 pub(crate) fn genpsk() -> String {
-    PresharedKey::generate(&SystemRandom).to_base64().to_string()
+    PresharedKey::generate_with(&SystemRandom).to_base64().to_string()
 }

@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn an_endpoint_that_is_gone_goes_with_its_peer() {
-        let key = PrivateKey::generate(&SystemRandom).public_key();
+        let key = PrivateKey::generate_with(&SystemRandom).public_key();
         let peer = |endpoint: Option<&str>| PeerUpdate {
             endpoint: endpoint.and_then(|text| text.parse().ok()).map(PeerEndpoint::Address),
             ..PeerUpdate::new(key)

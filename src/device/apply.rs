@@ -369,12 +369,12 @@ mod tests {
         let (tun, handle) = MemTun::new("wg0", 1420);
         let device =
             Device::new(Arc::new(tun), MemNetwork::new().bind("192.0.2.1".parse().unwrap()), Options::default());
-        let key = PrivateKey::generate(&SystemRandom).public_key();
+        let key = PrivateKey::generate_with(&SystemRandom).public_key();
         let mut peer = PeerUpdate::new(key);
         peer.endpoint = Some("192.0.2.2:1".parse::<SocketAddr>().unwrap().into());
         peer.allowed_ips = vec![AllowedIpUpdate { prefix: "10.0.0.0/8".parse().unwrap(), remove: false }];
         peer.persistent_keepalive = Some(1);
-        let private_key = Some(Some(PrivateKey::generate(&SystemRandom)));
+        let private_key = Some(Some(PrivateKey::generate_with(&SystemRandom)));
         device.apply(Update { private_key, peers: vec![peer.clone()], ..Update::default() }).unwrap();
         device.up().unwrap();
         let mut packet = [0; 20];

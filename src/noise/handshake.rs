@@ -268,7 +268,7 @@ impl Handshake {
             message[..4].copy_from_slice(&TYPE_INITIATION.to_le_bytes());
             message[4..8].copy_from_slice(&local_index.to_le_bytes());
 
-            let ephemeral = PrivateKey::generate(random);
+            let ephemeral = PrivateKey::generate_with(random);
             let public = ephemeral.public_key();
             message[8..40].copy_from_slice(public.as_bytes());
             let mut symmetric = Symmetric::new(&self.remote);
@@ -336,7 +336,7 @@ impl Handshake {
             message[4..8].copy_from_slice(&local_index.to_le_bytes());
             message[8..12].copy_from_slice(&pending.remote_index.to_le_bytes());
 
-            let ephemeral = PrivateKey::generate(random);
+            let ephemeral = PrivateKey::generate_with(random);
             let public = ephemeral.public_key();
             message[12..44].copy_from_slice(public.as_bytes());
             let symmetric = &mut pending.symmetric;
@@ -424,7 +424,7 @@ mod tests {
 
     fn pair() -> (End, End) {
         let (a, b) =
-            (Identity::new(PrivateKey::generate(&SystemRandom)), Identity::new(PrivateKey::generate(&SystemRandom)));
+            (Identity::new(PrivateKey::generate_with(&SystemRandom)), Identity::new(PrivateKey::generate_with(&SystemRandom)));
         let (to_b, to_a) = (Handshake::new(b.public), Handshake::new(a.public));
         (End { identity: a, handshake: to_b }, End { identity: b, handshake: to_a })
     }
@@ -446,7 +446,7 @@ mod tests {
     #[test]
     fn both_ends_derive_the_same_session() {
         let (mut a, mut b) = pair();
-        let psk = PresharedKey::generate(&SystemRandom);
+        let psk = PresharedKey::generate_with(&SystemRandom);
         a.handshake.set_preshared(psk.clone());
         b.handshake.set_preshared(psk);
         let (sa, sb) = shake(&mut a, &mut b).unwrap();
@@ -460,7 +460,7 @@ mod tests {
     #[test]
     fn different_preshared_keys_fail() {
         let (mut a, mut b) = pair();
-        a.handshake.set_preshared(PresharedKey::generate(&SystemRandom));
+        a.handshake.set_preshared(PresharedKey::generate_with(&SystemRandom));
         assert!(shake(&mut a, &mut b).is_none());
     }
 

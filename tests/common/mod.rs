@@ -79,7 +79,7 @@ impl World {
         let options =
             Options { clock: self.clock.clone(), events: Box::new(move |e| sink.lock().unwrap().push(e)), ..options };
         let device = Device::new(Arc::new(tun), wrap(bind.clone()), options);
-        let private = PrivateKey::generate(&SystemRandom);
+        let private = PrivateKey::generate_with(&SystemRandom);
         let node = Node {
             device,
             tun: handle,

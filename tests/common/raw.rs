@@ -36,7 +36,7 @@ pub struct Raw {
 impl Raw {
     /// Number `n` is 192.0.2.n outside and 10.0.0.n inside, as nodes are.
     pub fn new(node: &Node, n: u8) -> Self {
-        Self::with_key(node, n, PrivateKey::generate(&SystemRandom))
+        Self::with_key(node, n, PrivateKey::generate_with(&SystemRandom))
     }
 
     pub fn with_key(node: &Node, n: u8, private: PrivateKey) -> Self {

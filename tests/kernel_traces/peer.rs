@@ -65,7 +65,7 @@ pub(crate) struct Peer {
 
 impl Peer {
     pub(crate) fn new(node: PublicKey, address: IpAddr, inner: IpAddr, node_inner: IpAddr) -> Self {
-        let identity = Identity::new(PrivateKey::generate(&SystemRandom));
+        let identity = Identity::new(PrivateKey::generate_with(&SystemRandom));
         Self {
             checker: CookieChecker::new(identity.public()),
             identity,

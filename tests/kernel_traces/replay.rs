@@ -227,7 +227,7 @@ impl Replay {
     fn configure(&mut self, config: &Notes) -> Result<(), String> {
         let mut update = Update::default();
         if config.has("private-key") {
-            let key = PrivateKey::generate(&SystemRandom);
+            let key = PrivateKey::generate_with(&SystemRandom);
             self.peer.set_node(key.public_key());
             update.private_key = Some(Some(key));
         }

@@ -308,7 +308,7 @@ fn row_u_edits_keep_the_session_and_the_newest_time_stamp() {
     let initiation = world.sent().remove(0);
     world.clock.advance(SECOND);
 
-    let psk = PresharedKey::generate(&SystemRandom);
+    let psk = PresharedKey::generate_with(&SystemRandom);
     let refused = b.stat("handshake_refused");
     for (from, to) in [(&a, &b), (&b, &a)] {
         from.change_peer(to, |p| p.preshared_key = Some(Box::new(psk.clone())));
@@ -350,7 +350,7 @@ fn row_v_a_new_private_key_ends_the_handshake_under_way() {
     let response = world.sent().pop().unwrap();
     assert_eq!(kind(&response.payload), RESPONSE);
 
-    let key = PrivateKey::generate(&SystemRandom);
+    let key = PrivateKey::generate_with(&SystemRandom);
     let public = key.public_key();
     a.apply(Update { private_key: Some(Some(key)), ..Update::default() });
     world.settle(&[&a]);
@@ -397,7 +397,7 @@ fn row_w_keys_are_wiped_when_they_are_dropped() {
 /// nothing on.
 #[test]
 fn row_x_an_initiation_is_computed_once() {
-    let (a, b) = (PrivateKey::generate(&SystemRandom), PrivateKey::generate(&SystemRandom));
+    let (a, b) = (PrivateKey::generate_with(&SystemRandom), PrivateKey::generate_with(&SystemRandom));
     let (a, b) = (Identity::new(a), Identity::new(b));
     let wall = Duration::from_secs(1_700_000_000);
     let mut message = Handshake::new(*b.public()).create_initiation(&a, 1, wall, &SystemRandom).unwrap();
@@ -456,7 +456,7 @@ fn row_ab_a_live_peer_can_be_changed() {
     let changes: Vec<Change<'_>> = vec![
         Box::new(|_| {}),
         Box::new(|p| p.update_only = true),
-        Box::new(|p| p.preshared_key = Some(Box::new(PresharedKey::generate(&SystemRandom)))),
+        Box::new(|p| p.preshared_key = Some(Box::new(PresharedKey::generate_with(&SystemRandom)))),
         Box::new(|p| p.endpoint = Some(SocketAddr::new(b.address, PORT).into())),
         Box::new(move |p| p.allowed_ips = vec![prefix("10.9.0.0/16", false)]),
         Box::new(move |p| {

@@ -162,7 +162,7 @@ impl End {
         let judge = Arc::new(Judge::new(tun));
         let bind = Arc::new(UdpBind::new().unwrap().with_offload(plan.udp_offload));
         let options = Options { memory: plan.memory, ..Options::default() };
-        let private = PrivateKey::generate(&SystemRandom);
+        let private = PrivateKey::generate_with(&SystemRandom);
         let key = Update { private_key: Some(Some(private.clone())), listen_port: Some(PORT), ..Update::default() };
         let (own_judge, own_bind) = (judge.clone(), bind.clone());
         // The tunnel's threads inherit the namespace and the processor of the one that starts them. A veth keeps the

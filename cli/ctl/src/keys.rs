@@ -21,11 +21,11 @@ use crate::{
 const KEY_LEN: usize = 44;
 
 pub(crate) fn generate_private() -> Result<()> {
-    write_secret(&PrivateKey::generate(&SystemRandom).to_base64())
+    write_secret(&PrivateKey::generate_with(&SystemRandom).to_base64())
 }
 
 pub(crate) fn generate_preshared() -> Result<()> {
-    write_secret(&PresharedKey::generate(&SystemRandom).to_base64())
+    write_secret(&PresharedKey::generate_with(&SystemRandom).to_base64())
 }
 
 pub(crate) fn public() -> Result<()> {

@@ -106,7 +106,7 @@ mod tests {
             fs::write(directory.join("file"), "x").unwrap();
         }
         let file = own.join("proxy.conf");
-        let key = wg_embed::key::PrivateKey::generate(&wg_embed::random::SystemRandom);
+        let key = wg_embed::key::PrivateKey::generate_with(&wg_embed::random::SystemRandom);
         let text = format!(
             "[Interface]\nAddress = 10.0.0.2\nPrivateKey = {}\n[Peer]\nPublicKey = {}\n\
              [Socks5]\nBindAddress = unix:{}\n",

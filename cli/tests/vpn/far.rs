@@ -62,7 +62,7 @@ impl Far {
                 Running::Go(child)
             }
         };
-        let key = PrivateKey::generate(&SystemRandom);
+        let key = PrivateKey::generate_with(&SystemRandom);
         let directory = Directory::new(interface.name());
         let file = directory.0.join("conf");
         let text = format!(

@@ -57,7 +57,7 @@ impl Near {
     fn new(name: &str, has_tun: bool) -> Self {
         let network = Network::new();
         let tun = has_tun.then(|| network.netns.tun("tun0", libc::IFF_TUN));
-        Self { network, key: PrivateKey::generate(&SystemRandom), directory: Directory::new(name), tun }
+        Self { network, key: PrivateKey::generate_with(&SystemRandom), directory: Directory::new(name), tun }
     }
 
     /// Writes the file with these peers.

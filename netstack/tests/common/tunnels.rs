@@ -23,7 +23,7 @@ pub struct Tunnelled {
 /// Two of them, 10.0.0.1 with fd00::1 and 10.0.0.2 with fd00::2, that are each other's peers.
 pub fn pair(change: impl Fn(&mut Options)) -> (Tunnelled, Tunnelled) {
     let network = MemNetwork::new();
-    let keys = [PrivateKey::generate(&SystemRandom), PrivateKey::generate(&SystemRandom)];
+    let keys = [PrivateKey::generate_with(&SystemRandom), PrivateKey::generate_with(&SystemRandom)];
     let outer = |n: usize| IpAddr::from([192, 0, 2, n as u8 + 1]);
     let addresses = [[super::A, super::A6], [super::B, super::B6]];
     let make = |n: usize| {

@@ -61,7 +61,7 @@ impl Link {
         let (netns, network) = (Netns::new(), MemNetwork::new());
         let stack = Netstack::new(kernel::options(MTU)).unwrap();
         let interface = netns.run(|| LinuxTun::create(kernel::NAME).unwrap());
-        let keys = [PrivateKey::generate(&SystemRandom), PrivateKey::generate(&SystemRandom)];
+        let keys = [PrivateKey::generate_with(&SystemRandom), PrivateKey::generate_with(&SystemRandom)];
         let outer = |n: usize| SocketAddr::from(([192, 0, 2, n as u8 + 1], PORT));
         let begin = |n: usize, tun, inner: [&str; 2]| {
             let tunnel = Tunnel::start(tun, network.bind(outer(n).ip()), TunnelOptions::default()).unwrap();

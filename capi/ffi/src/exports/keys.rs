@@ -53,7 +53,7 @@ fn guard_keys(body: impl FnOnce() -> Result<()>) -> wg_result_t {
 pub unsafe extern "C" fn wg_keys_generate_private(private_key: *mut u8) -> wg_result_t {
     guard_keys(|| {
         // SAFETY: the caller's contract is the same.
-        unsafe { give(PrivateKey::generate(&SystemRandom).as_bytes(), private_key) }
+        unsafe { give(PrivateKey::generate_with(&SystemRandom).as_bytes(), private_key) }
     })
 }
 
@@ -85,7 +85,7 @@ pub unsafe extern "C" fn wg_keys_derive_public(private_key: *const u8, public_ke
 pub unsafe extern "C" fn wg_keys_generate_preshared(preshared_key: *mut u8) -> wg_result_t {
     guard_keys(|| {
         // SAFETY: the caller's contract is the same.
-        unsafe { give(PresharedKey::generate(&SystemRandom).as_bytes(), preshared_key) }
+        unsafe { give(PresharedKey::generate_with(&SystemRandom).as_bytes(), preshared_key) }
     })
 }
 

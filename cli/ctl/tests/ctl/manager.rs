@@ -37,7 +37,7 @@ impl Far {
         near.ip(&format!("link set near{number} up"));
         netns.ip(&format!("addr add 10.77.{number}.2/24 dev far"));
         netns.ip("link set far up");
-        let key = PrivateKey::generate(&SystemRandom);
+        let key = PrivateKey::generate_with(&SystemRandom);
         let file = folder.file(&format!("{}.conf", interface()));
         let text = format!(
             "[Interface]\nPrivateKey = {}\nListenPort = 51820\nAddress = 10.8.0.{number}/32\n\
@@ -76,7 +76,7 @@ struct Near {
 
 impl Near {
     fn new() -> Self {
-        Self { network: Network::new(), folder: Folder::new(), key: PrivateKey::generate(&SystemRandom) }
+        Self { network: Network::new(), folder: Folder::new(), key: PrivateKey::generate_with(&SystemRandom) }
     }
 
     fn far(&self, number: u8) -> Far {

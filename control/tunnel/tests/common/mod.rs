@@ -26,14 +26,14 @@ pub struct Far {
 
 impl Far {
     pub fn new() -> Self {
-        let key = PrivateKey::generate(&SystemRandom);
+        let key = PrivateKey::generate_with(&SystemRandom);
         let ends = (1..=3).map(|number| end(number, &key)).collect();
         Self { key, ends }
     }
 }
 
 fn end(number: u8, key: &PrivateKey) -> (PrivateKey, Tunnel, Netstack) {
-    let own = PrivateKey::generate(&SystemRandom);
+    let own = PrivateKey::generate_with(&SystemRandom);
     let addresses = vec![[10, 8, 0, number].into()];
     let stack = Netstack::new(Options { addresses, ..Options::default() }).unwrap();
     let bind = Arc::new(UdpBind::new().unwrap());
