@@ -39,7 +39,7 @@ pub mod uapi;
 
 pub use bind::{Bind, UdpBind};
 pub use config::{AllowedIpUpdate, PeerEndpoint, PeerUpdate, Update, wgquick::Conf};
-pub use device::{Device, Event, Options, Tunnel};
+pub use device::{Device, EndReason, Event, Options, Tunnel};
 pub use error::{Error, ErrorKind, Result};
 pub use key::{PresharedKey, PrivateKey, PublicKey};
 pub use tun::Tun;

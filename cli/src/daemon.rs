@@ -108,7 +108,7 @@ fn serve(run: &Run, inherited: Inherited, user: Option<User>, ready: impl FnOnce
         noted.note(&event);
         if let Event::Ended(reason) = event {
             // Only the first reason is received.
-            let _ = tunnel_ends.send(reason);
+            let _ = tunnel_ends.send(reason.to_string());
         }
     });
     let options = device::Options { events, memory, memory_per_peer: MEMORY_PER_PEER, ..device::Options::default() };

@@ -11,6 +11,7 @@ use std::{
 };
 
 use common::{pattern, tunnels};
+use wg_embed::EndReason;
 
 const LIMIT: Option<Duration> = Some(Duration::from_secs(300));
 
@@ -61,7 +62,7 @@ fn the_tunnel_ends_with_its_stack() {
     let server = listener.accept(LIMIT).unwrap();
     a.stack.close();
     // It says so when it has sent its last words.
-    assert!(!a.tunnel.wait().is_empty());
+    assert!(matches!(a.tunnel.wait(), EndReason::Failed { .. }));
     server.set_read_timeout(LIMIT);
     assert_eq!(common::kind((&server).read(&mut [0; 9])), std::io::ErrorKind::ConnectionReset);
 }

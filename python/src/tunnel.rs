@@ -16,10 +16,10 @@ use pyo3::{
     types::{PyBytes, PyDict},
 };
 use wg_embed::{
-    Error,
+    Error, ErrorKind,
     bind::{Bind, UdpBind},
     config::{Update, wgquick::Conf},
-    device::{Event, Options, Tunnel, resolve_with_system},
+    device::{EndReason, Event, Options, Tunnel, resolve_with_system},
     key::PublicKey,
     sync::lock,
     tun::{DEFAULT_MTU, Tun, linux::LinuxTun},
@@ -87,7 +87,7 @@ impl Parts {
         if let Err(error) = stopped {
             tracing::warn!(%error, "a tunnel was not stopped");
         }
-        self.note(Event::Ended("closed".into()));
+        self.note(Event::Ended(EndReason::failed(ErrorKind::Closed, "closed")));
     }
 }
 
@@ -394,7 +394,7 @@ fn told(event: Event) -> Told {
         Event::SessionExpired(peer) => ("session_expired", Some(text_of(&peer)), None),
         Event::SocketsLost(reason) => ("sockets_lost", None, Some(reason)),
         Event::SocketsRecovered(port) => ("sockets_recovered", None, Some(port.to_string())),
-        Event::Ended(reason) => ("ended", None, Some(reason)),
+        Event::Ended(reason) => ("ended", None, Some(reason.to_string())),
         other => ("other", None, Some(format!("{other:?}"))),
     }
 }

@@ -8,7 +8,7 @@ use std::{
     sync::{Condvar, Mutex},
 };
 
-use super::lock;
+use super::{EndReason, lock};
 use crate::{key::PublicKey, reserve, sync, thread};
 
 /// An event that an app may want to show or handle.
@@ -35,7 +35,7 @@ pub enum Event {
     /// replaced, since it was in use, or no handshake was answered on it after a change of networks.
     SocketsRecovered(u16),
     /// The tunnel has ended by itself, for this reason.
-    Ended(String),
+    Ended(EndReason),
 }
 
 /// A function that receives events, one by one and in order: on the tunnel's own threads and on threads that call a
@@ -202,7 +202,7 @@ mod tests {
             if event == Event::SocketsRecovered(1) {
                 events.note(Event::SocketsRecovered(2));
                 assert!(!events.tell().is_more);
-                events.note(Event::Ended("x".into()));
+                events.note(Event::Ended(EndReason::Panicked));
                 events.note(Event::SocketsRecovered(3));
             }
             lock(&all).push(event);
@@ -289,7 +289,7 @@ mod tests {
         let events = events(move |event| {
             if event == Event::SocketsRecovered(0) {
                 inside.get().unwrap().note(Event::SocketsRecovered(1));
-                inside.get().unwrap().note(Event::Ended("x".into()));
+                inside.get().unwrap().note(Event::Ended(EndReason::Panicked));
             }
             lock(&all).push(event);
             std::panic::panic_any(());

@@ -16,6 +16,7 @@
 pub mod allowed_ips;
 mod apply;
 mod backoff;
+mod end_reason;
 mod endpoints;
 mod events;
 mod greetings;
@@ -63,6 +64,7 @@ use std::{
     time::Duration,
 };
 
+pub use end_reason::EndReason;
 pub use endpoints::candidates::MAX_ADDRESSES;
 pub use events::{Event, EventSink};
 pub use lookup::resolve_with_system;

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Device, Event, MemoryUsage, Options, lock, threads::Threads};
+use super::{Device, EndReason, Event, MemoryUsage, Options, lock, threads::Threads};
 use crate::{
     bind::Bind,
     error::{Error, ErrorKind, Result},
@@ -31,7 +31,7 @@ pub struct Tunnel {
 struct Shared {
     threads: Threads,
     /// The reason for the tunnel's end; set once.
-    ended: Mutex<Option<String>>,
+    ended: Mutex<Option<EndReason>>,
     ended_changed: Condvar,
     /// Whether it is being stopped, and its TUN must first report its end.
     leaving: AtomicBool,
@@ -77,8 +77,8 @@ impl Tunnel {
         let thread = thread::spawn(name, self.owner, move || {
             let reason = match catch_unwind(AssertUnwindSafe(|| body(&shared.threads))) {
                 Ok(Ok(())) => return,
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => "internal error: a panic was caught".into(),
+                Ok(Err(error)) => error.into(),
+                Err(_) => EndReason::Panicked,
             };
             shared.end(reason);
         });
@@ -139,9 +139,9 @@ impl Tunnel {
     }
 
     /// Waits until the tunnel has ended by itself, for example because its interface was removed, or is stopped;
-    /// returns the reason.
+    /// returns the reason. It must not be called on one of the tunnel's own threads.
     #[must_use]
-    pub fn wait(&self) -> String {
+    pub fn wait(&self) -> EndReason {
         let mut ended = lock(&self.shared.ended);
         loop {
             if let Some(reason) = &*ended {
@@ -161,7 +161,7 @@ impl Tunnel {
         close();
         if !self.owner.is_current() {
             let ended = lock(&self.shared.ended);
-            let is_running = |ended: &mut Option<String>| ended.is_none();
+            let is_running = |ended: &mut Option<EndReason>| ended.is_none();
             drop(sync::wait_timeout_while(&self.shared.ended_changed, ended, patience, is_running));
         }
         self.stop()
@@ -175,7 +175,7 @@ impl Tunnel {
         if self.owner.is_current() || self.device().is_resolver_thread() {
             return Err(Error::new(ErrorKind::Busy, "a tunnel cannot be stopped from one of its own threads"));
         }
-        self.shared.stop("stopped".into());
+        self.shared.stop(EndReason::Stopped);
         for thread in lock(&self.handles).drain(..) {
             // A panic was caught in the thread.
             let _ = thread.join();
@@ -194,7 +194,7 @@ impl Drop for Tunnel {
         if !matches!(stopped, Ok(Ok(()))) {
             // The last owner is one of the threads; they end by themselves.
             let _ = catch_unwind(AssertUnwindSafe(|| {
-                self.shared.stop("dropped".into());
+                self.shared.stop(EndReason::Dropped);
                 self.shared.threads.device.down();
             }));
         }
@@ -203,7 +203,7 @@ impl Drop for Tunnel {
 
 impl Shared {
     /// Makes both threads return. Returns whether they were running.
-    fn stop(&self, reason: String) -> bool {
+    fn stop(&self, reason: EndReason) -> bool {
         let first = self.threads.stop();
         self.threads.device.events.stop_waiting();
         if first {
@@ -214,12 +214,12 @@ impl Shared {
     }
 
     /// Ends the tunnel, as a thread cannot continue.
-    fn end(&self, reason: String) {
+    fn end(&self, reason: EndReason) {
         if self.stop(reason.clone()) {
             if self.leaving.load(Ordering::Relaxed) {
                 return self.threads.device.down();
             }
-            tracing::error!(reason, "the tunnel has ended");
+            tracing::error!(reason = reason.to_string(), "the tunnel has ended");
             self.threads.device.down();
             self.threads.device.events.note(Event::Ended(reason));
             self.threads.device.tell_events();

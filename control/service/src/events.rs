@@ -1,13 +1,14 @@
 //! Events on their way to clients.
 
 use std::{
+    borrow::Cow,
     collections::VecDeque,
     sync::{Arc, Mutex, Weak},
 };
 
 use serde::Serialize;
 use wg_embed::{
-    device::Event,
+    device::{EndReason, Event},
     error::{Error, ErrorKind, Result},
     key::PublicKey,
     sync::lock,
@@ -24,7 +25,7 @@ pub struct Hub(Mutex<State>);
 struct State {
     queues: Vec<Weak<Queue>>,
     /// Why the tunnel has ended by itself.
-    ended: Option<String>,
+    ended: Option<EndReason>,
 }
 
 impl Hub {
@@ -128,7 +129,7 @@ struct EventJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     port: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'a str>,
+    reason: Option<Cow<'a, str>>,
 }
 
 impl<'a> EventJson<'a> {
@@ -141,12 +142,12 @@ impl<'a> EventJson<'a> {
             Event::EndpointChanged(peer, to) => {
                 Self { endpoint: Some(to.to_string()), ..about("endpoint_changed", peer) }
             }
-            Event::ResolveFailed(peer, reason) => Self { reason: Some(reason), ..about("resolve_failed", peer) },
+            Event::ResolveFailed(peer, reason) => Self { reason: Some(reason.into()), ..about("resolve_failed", peer) },
             Event::RoutingLoop(peer, to) => Self { endpoint: Some(to.to_string()), ..about("routing_loop", peer) },
             Event::SessionExpired(peer) => about("session_expired", peer),
-            Event::SocketsLost(reason) => Self { reason: Some(reason), ..named("sockets_lost") },
+            Event::SocketsLost(reason) => Self { reason: Some(reason.into()), ..named("sockets_lost") },
             Event::SocketsRecovered(port) => Self { port: Some(*port), ..named("sockets_recovered") },
-            Event::Ended(reason) => Self { reason: Some(reason), ..named("ended") },
+            Event::Ended(reason) => Self { reason: Some(reason.to_string().into()), ..named("ended") },
             _ => named("other"),
         }
     }
@@ -189,7 +190,7 @@ mod tests {
         hub.note(&Event::SocketsRecovered(1));
         assert!(lock(&hub.0).queues.is_empty());
         hub.check_running().unwrap();
-        hub.note(&Event::Ended("gone".into()));
+        hub.note(&Event::Ended(EndReason::failed(ErrorKind::Closed, "gone")));
         let error = hub.check_running().unwrap_err();
         assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Closed, "the tunnel has ended: gone"));
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use common::{Command, PEER, PRIVATE, answers, answers_with, error, json, one, request, request_with, result, tunnel};
 use proptest::{collection::vec, prelude::*};
-use wg_embed::{device::Event, key::PublicKey, uapi::get_text};
+use wg_embed::{EndReason, Event, PublicKey, error::ErrorKind, uapi::get_text};
 use wg_embed_wireproto::{Builder, Kind, Order, ReadOptions, Status, Tolerance, WriteOptions};
 use wg_embed_wireproto_service::{Hub, Options, Session, call};
 
@@ -108,7 +108,7 @@ fn events_wait_for_each_client_from_its_first_question_on() {
     assert_eq!(answer["dropped"], 1);
     assert_eq!(answer["events"][0], serde_json::json!({"event": "sockets_recovered", "port": 3}));
     hub.note(&Event::EndpointChanged(PublicKey::from_bytes(PEER), "1.2.3.4:5".parse().unwrap()));
-    hub.note(&Event::Ended("gone".into()));
+    hub.note(&Event::Ended(EndReason::failed(ErrorKind::Closed, "gone")));
     let one_at_most = one(&[("cmd", b"events"), ("max", &1_u32.to_be_bytes())]);
     let answer = json(&result(&second.call(&tunnel, &one_at_most)));
     assert_eq!((answer["left"].as_u64(), answer["events"][0]["endpoint"].as_str()), (Some(1), Some("1.2.3.4:5")));

@@ -13,7 +13,7 @@ use crate::{
     types::event::wg_event_t,
 };
 use wg_embed::{
-    device::{Event, EventSink},
+    device::{EndReason, Event, EventSink},
     error::{Error, ErrorKind, Result},
 };
 
@@ -23,7 +23,7 @@ type EventFn = unsafe extern "C" fn(*mut c_void, i32, *const wg_event_t);
 #[derive(Debug, Default)]
 pub(crate) struct Events {
     /// The reason why the tunnel has ended by itself.
-    ended: OnceLock<String>,
+    ended: OnceLock<EndReason>,
     callback: Slot<EventFn>,
     /// For wg_wireproto_call().
     #[cfg(feature = "control")]
@@ -233,7 +233,7 @@ mod tests {
             (Event::SocketsLost("the port\0 is taken".into()), 10, reason("the port is taken")),
             (Event::SocketsLost(long.clone()), 10, reason(&long[..WG_REASON_LEN - 2])),
             (Event::SocketsRecovered(51820), 11, port(51820)),
-            (Event::Ended("the interface is gone".into()), 20, reason("the interface is gone")),
+            (Event::Ended(EndReason::failed(ErrorKind::Closed, "the interface is gone")), 20, reason("the interface is gone")),
         ];
         for (event, kind, fields) in cases {
             let about_peer = kind < 10;

@@ -141,7 +141,7 @@ impl wg_event_t {
             Event::SocketsRecovered(port) => {
                 Self { listen_port: (*port).into(), ..Self::of(WG_EVENT_SOCKETS_RECOVERED) }
             }
-            Event::Ended(reason) => Self { reason: fixed_text(reason), ..Self::of(WG_EVENT_ENDED) },
+            Event::Ended(reason) => Self { reason: fixed_text(&reason.to_string()), ..Self::of(WG_EVENT_ENDED) },
             _ => return None,
         })
     }
