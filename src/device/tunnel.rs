@@ -11,16 +11,43 @@ use std::{
     time::Duration,
 };
 
-use super::{Device, EndReason, Event, MemoryUsage, Options, lock, threads::Threads};
+use super::{Device, EndReason, Event, MemoryUsage, Options, Totals, lock, threads::Threads};
 use crate::{
     bind::Bind,
+    config::{Update, snapshot::Snapshot},
     error::{Error, ErrorKind, Result},
+    key::PublicKey,
     sync,
     thread::{self, Owner},
     tun::Tun,
 };
 
 /// A running tunnel. Dropping it stops it.
+///
+/// Its functions may be called on any thread. Those that are needed most are here; [`device`](Self::device) has the
+/// others: statistics, sessions, single peers.
+///
+/// ```
+/// use std::sync::Arc;
+/// use wg_embed::{EndReason, Options, PrivateKey, Tunnel, Update};
+/// use wg_embed::{bind::callback::{CallbackBind, Datagram}, queue::PacketQueue};
+/// use wg_embed::tun::{PacketList, callback::CallbackTun};
+///
+/// # fn main() -> wg_embed::Result<()> {
+/// let from_tunnel = |packets: PacketList<'_>| packets.iter().count();
+/// let tun = CallbackTun::with_sink("", 1420, PacketQueue::within(1 << 19), from_tunnel);
+/// let to_network = |datagrams: &mut dyn Iterator<Item = Datagram<'_>>| datagrams.count();
+/// let bind = CallbackBind::new(1 << 19, to_network);
+///
+/// let tunnel = Tunnel::start(Arc::new(tun), Arc::new(bind), Options::default())?;
+/// let key = PrivateKey::generate()?;
+/// tunnel.apply(Update { private_key: Some(Some(key.clone())), ..Update::default() })?;
+/// assert_eq!(tunnel.public_key()?, key.public_key());
+/// tunnel.stop()?;
+/// assert_eq!(tunnel.wait(), EndReason::Stopped);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Tunnel {
     shared: Arc<Shared>,
     /// The owner of the tunnel's threads. They never take `handles`: a thread that waits for them holds it.
@@ -92,6 +119,62 @@ impl Tunnel {
     #[must_use]
     pub fn device(&self) -> &Device {
         &self.shared.threads.device
+    }
+
+    /// Applies a complete change set.
+    ///
+    /// # Errors
+    /// As [`Device::apply`]; nothing has changed then.
+    pub fn apply(&self, update: Update) -> Result<()> {
+        self.device().apply(update)
+    }
+
+    /// Returns the current state.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot<'_> {
+        self.device().snapshot()
+    }
+
+    /// Opens the sockets and starts the timers. No-op if the tunnel is up. During a [pause](Self::pause) only the
+    /// request is stored.
+    ///
+    /// # Errors
+    /// Errors of the bind; nothing has changed then.
+    pub fn up(&self) -> Result<()> {
+        self.device().up()
+    }
+
+    /// Closes the sockets and forgets sessions, without ending the tunnel. The configuration is kept.
+    pub fn down(&self) {
+        self.device().down();
+    }
+
+    /// Reports that the network has changed: opens new sockets, and resolves host names again.
+    ///
+    /// # Errors
+    /// As [`Device::network_changed`].
+    pub fn network_changed(&self) -> Result<()> {
+        self.device().network_changed()
+    }
+
+    /// Returns the UDP port that the sockets are bound to; 0 while they are closed.
+    #[must_use]
+    pub fn listen_port(&self) -> u16 {
+        self.device().listen_port()
+    }
+
+    /// Returns the tunnel's public key.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no private key.
+    pub fn public_key(&self) -> Result<PublicKey> {
+        self.device().public_key()
+    }
+
+    /// Returns the totals of all peers.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.device().totals()
     }
 
     /// Returns the memory of the tunnel. The call takes time in proportion to the number of peers.

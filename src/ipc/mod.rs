@@ -36,10 +36,10 @@ impl uapi::Backend for Device {
 
 impl uapi::Backend for Tunnel {
     fn apply(&self, update: Update) -> Result<()> {
-        self.device().apply(update)
+        Self::apply(self, update)
     }
 
     fn snapshot(&self) -> Snapshot<'_> {
-        self.device().snapshot()
+        Self::snapshot(self)
     }
 }
