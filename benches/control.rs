@@ -72,7 +72,7 @@ pub fn update(number: u32) -> Update {
         SystemRandom.fill(&mut key);
         let mut peer = PeerUpdate::new(PublicKey::from_bytes(key));
         let prefix = ipnet::Ipv4Net::from(std::net::Ipv4Addr::from(0x0a00_0000 + i));
-        peer.allowed_ips.push(AllowedIpUpdate { prefix: prefix.into(), remove: false });
+        peer.allowed_ips.push(AllowedIpUpdate::add(prefix.into()));
         peer
     };
     let key = PrivateKey::generate_with(&SystemRandom);

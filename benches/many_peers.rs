@@ -32,7 +32,7 @@ fn update(number: u32) -> Update {
         let mut key = [0; 32];
         SystemRandom.fill(&mut key);
         let mut peer = PeerUpdate::new(PublicKey::from_bytes(key));
-        peer.allowed_ips.push(AllowedIpUpdate { prefix: Ipv4Net::from(address(i)).into(), remove: false });
+        peer.allowed_ips.push(AllowedIpUpdate::add(Ipv4Net::from(address(i)).into()));
         peer
     };
     let key = PrivateKey::generate_with(&SystemRandom);

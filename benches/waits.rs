@@ -79,7 +79,7 @@ fn packet(to: Ipv4Addr) -> [u8; 64] {
 }
 
 fn peer(key: PublicKey, prefixes: impl Iterator<Item = Ipv4Net>) -> PeerUpdate {
-    let give = |prefix| AllowedIpUpdate { prefix: IpNet::V4(prefix), remove: false };
+    let give = |prefix| AllowedIpUpdate::add(IpNet::V4(prefix));
     let mut peer = PeerUpdate::new(key);
     peer.allowed_ips = prefixes.map(give).collect();
     peer
@@ -99,8 +99,11 @@ fn hosts(from: u32, n: u32) -> impl Iterator<Item = Ipv4Net> {
 impl Pair {
     fn new() -> Self {
         let net = MemNetwork::new();
-        let pair =
-            Self { near: End::new(&net, 1), far: End::new(&net, 2), other_key: PrivateKey::generate_with(&SystemRandom) };
+        let pair = Self {
+            near: End::new(&net, 1),
+            far: End::new(&net, 2),
+            other_key: PrivateKey::generate_with(&SystemRandom),
+        };
         for (key, inner) in [(&pair.near.key, 1), (&pair.other_key, 2)] {
             let mut near = peer(key.public_key(), [Ipv4Addr::new(10, 255, 0, inner).into()].into_iter());
             near.endpoint = Some(SocketAddr::from(([192, 0, 2, 1], 7)).into());

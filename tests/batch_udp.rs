@@ -35,7 +35,7 @@ fn to(host: &str, udp: &BatchUdp) -> Endpoint {
 }
 
 fn one(to: Endpoint, contents: &[u8]) -> Transmit<'_> {
-    Transmit { to, contents, segment_size: 0, tos: 0 }
+    Transmit::new(to, contents)
 }
 
 fn send(udp: &BatchUdp, to: Endpoint, contents: &[&[u8]]) -> SendReport {
@@ -103,7 +103,7 @@ fn empty_datagrams_and_segments_pass() {
         for (family, host) in BOTH {
             assert_eq!(send(&udp, to(host, &udp), &[b"", b"", b"x", b""]).sent, 4);
             assert_eq!(contents(receive(&udp, family, 4, 2)), [&b""[..], b"", b"x", b""]);
-            let segments = Transmit { segment_size: 3, ..one(to(host, &udp), b"onetwo6") };
+            let segments = one(to(host, &udp), b"onetwo6").with_segments(3);
             assert_eq!(udp.send(&[segments]).unwrap().sent, 3);
             assert_eq!(contents(receive(&udp, family, 3, 2)), [&b"one"[..], b"two", b"6"]);
         }

@@ -90,7 +90,7 @@ fn at(ip: &str, udp: &BatchUdp) -> Endpoint {
 }
 
 fn send(udp: &BatchUdp, to: Endpoint) -> SendReport {
-    udp.send(&[Transmit { to, contents: b"x", segment_size: 0, tos: 0 }]).unwrap()
+    udp.send(&[Transmit::new(to, b"x")]).unwrap()
 }
 
 fn receive(udp: &BatchUdp, family: Family) -> Endpoint {
@@ -271,7 +271,7 @@ fn a_socket_for_both_families_answers_from_the_address_that_was_asked() {
     peer.send_to(b"x", asked).unwrap();
     let from = receive(&udp, Family::V6);
     assert_eq!(from.src, "::ffff:127.0.0.9".parse().ok());
-    let batch = [Transmit { to: from, contents: b"y", segment_size: 0, tos: 0 }; 3];
+    let batch = [Transmit::new(from, b"y"); 3];
     let report = udp.send(&batch).unwrap();
     assert_eq!((report.sent, report.stale_source_mask), (3, 0));
     for _ in batch {
@@ -401,13 +401,13 @@ fn who_lent_a_socket_receives_no_datagrams_put_together() {
             let socket = UdpSocket::bind(format!("{host}:0")).unwrap();
             let to = Endpoint::new(socket.local_addr().unwrap());
             let sender = BatchUdp::open(0).unwrap();
-            let batch = [Transmit { to, contents: &[7; 100], segment_size: 0, tos: 0 }; 40];
+            let batch = [Transmit::new(to, &[7; 100]); 40];
             let udp = options().adopt(socket.try_clone().unwrap()).unwrap();
             udp.receive(Family::of(to.dst), 1, Some(Duration::ZERO), |_| ()).unwrap();
             assert_eq!(sender.send(&batch).unwrap().sent, 40);
             udp.close();
             assert_eq!(sender.send(&batch).unwrap().sent, 40);
-            assert_eq!(sender.send(&[Transmit { contents: b"last", ..batch[0] }]).unwrap().sent, 1);
+            assert_eq!(sender.send(&[Transmit::new(to, b"last")]).unwrap().sent, 1);
             let (mut buffer, mut singles) = ([0; 9000], 0);
             socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
             loop {
@@ -434,8 +434,7 @@ fn neighbours_of_one_size_leave_together() {
         let sender = options.open(0).unwrap();
         for host in ["127.0.0.1", "[::1]"] {
             let to = Endpoint::parse(&format!("{host}:{port}")).unwrap();
-            let transmits: Vec<_> =
-                data.iter().map(|contents| Transmit { to, contents, segment_size: 0, tos: 0 }).collect();
+            let transmits: Vec<_> = data.iter().map(|contents| Transmit::new(to, contents)).collect();
             assert_eq!(sender.send(&transmits).unwrap().sent, 128);
             let (mut slots, mut got) = (0, Vec::new());
             while got.len() < 128_000 {
@@ -486,8 +485,7 @@ fn where_gso_cannot_be_done_it_is_given_up_and_nothing_is_lost() {
         for (round, (family, home)) in [(Family::V4, "127.0.0.1"), (Family::V6, "::1")].into_iter().enumerate() {
             for again in [false, true] {
                 let to = at(home, &udp);
-                let batch: Vec<_> =
-                    data.iter().map(|data| Transmit { to, contents: data, segment_size: 0, tos: 0 }).collect();
+                let batch: Vec<_> = data.iter().map(|data| Transmit::new(to, data)).collect();
                 let report = udp.send(&batch).unwrap();
                 assert_eq!((report.sent, report.dropped, report.error), (40, 0, None));
                 assert_eq!(report.gso_disabled, !again, "it is said once");

@@ -64,7 +64,7 @@ fn to(ip: &str, port: u16) -> Endpoint {
 }
 
 fn send(bind: &UdpBind, to: Endpoint, contents: &[u8], segment_size: usize) -> SendReport {
-    bind.send(&[Transmit { to, contents, segment_size, tos: 0 }])
+    bind.send(&[Transmit::new(to, contents).with_segments(segment_size)])
 }
 
 /// The next slot: from where to where, and what.
@@ -402,7 +402,7 @@ fn the_flow_label_is_zero_and_the_traffic_class_what_was_asked_for() {
         assert_ne!(next_header(&mut capture).1, 0, "this capture shows labels");
         let (bind, port) = bind();
         for (contents, segment_size, tos) in [(&[1; 148][..], 148, 0x88), (&[3; 64], 64, 0), (&[4; 4000], 1000, 2)] {
-            let report = bind.send(&[Transmit { to: to("::1", 9), contents, segment_size, tos }]);
+            let report = bind.send(&[Transmit::new(to("::1", 9), contents).with_segments(segment_size).with_tos(tos)]);
             assert_eq!(report.dropped, 0);
             let header = loop {
                 let header = next_header(&mut capture);

@@ -47,7 +47,7 @@ fn destroy(family: Family, port: u16) -> bool {
 }
 
 fn transmit(to: SocketAddr) -> Transmit<'static> {
-    Transmit { to: Endpoint::new(to), contents: b"x", segment_size: 0, tos: 0 }
+    Transmit::new(Endpoint::new(to), b"x")
 }
 
 /// Passes a datagram to a bind, over loopback.

@@ -135,7 +135,7 @@ fn receives_at(bind: &UdpBind, at: SocketAddr) {
     peer.send_to(b"x", at).unwrap();
     let mut batch = wg_embed::bind::RecvBatch::new(4, 65_535);
     netns::eventually("the datagram came", || bind.recv(&mut batch).unwrap() == 1);
-    let report = bind.send(&[Transmit { to: Endpoint::new(at), contents: b"y", segment_size: 0, tos: 0 }]);
+    let report = bind.send(&[Transmit::new(Endpoint::new(at), b"y")]);
     assert_eq!(report.sent, 1);
     netns::eventually("the datagram came back", || bind.recv(&mut batch).unwrap() == 1);
 }
@@ -280,7 +280,7 @@ fn a_port_that_is_lost_between_two_users_is_asked_for_again() {
             assert_eq!(udp.port(), Some(udp_port), "it is not closed for good");
             assert!(udp.has(Family::V4) && udp.has(Family::V6));
             let to = Endpoint::new((Ipv4Addr::LOCALHOST, udp_port).into());
-            let report = udp.send(&[Transmit { to, contents: b"x", segment_size: 0, tos: 0 }]).unwrap();
+            let report = udp.send(&[Transmit::new(to, b"x")]).unwrap();
             assert_eq!((report.dropped, report.unreachable_mask), (1, 0), "it has nothing to do with routes");
             drop(taken);
             assert_eq!(udp.reopen(udp_port).unwrap(), udp_port);
@@ -322,7 +322,7 @@ fn who_receives_goes_on_although_there_is_a_moment_without_a_socket() {
                     netns::eventually("the receivers go on", || {
                         for ip in [Ipv4Addr::LOCALHOST.into(), IpAddr::from(Ipv6Addr::LOCALHOST)] {
                             let to = Endpoint::new((ip, port).into());
-                            udp.send(&[Transmit { to, contents: b"x", segment_size: 0, tos: 0 }]).unwrap();
+                            udp.send(&[Transmit::new(to, b"x")]).unwrap();
                         }
                         came.load(SeqCst) > before
                     });

@@ -62,7 +62,7 @@ fn allowed(left: &AtomicUsize, n: usize) -> usize {
 fn node(number: u8, wire: Wire, sends: &'static AtomicUsize, sink: impl PacketSink + 'static) -> Node {
     let bind = CallbackBind::new(1 << 20, move |datagrams: &mut dyn Iterator<Item = Datagram<'_>>| {
         let endpoint = Endpoint::new(outer(number));
-        let mut arriving: Vec<_> = datagrams.map(|datagram| Datagram { endpoint, ..datagram }).collect();
+        let mut arriving: Vec<_> = datagrams.map(|d| Datagram::new(endpoint, d.payload).with_tos(d.tos)).collect();
         arriving.truncate(allowed(sends, arriving.len()));
         wire.get().map_or(0, |wire| wire.deliver(arriving))
     });

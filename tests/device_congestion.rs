@@ -239,7 +239,7 @@ fn what_a_full_socket_does_not_take_is_dropped_and_counted() {
                 bind.open(0).unwrap();
                 let to = Endpoint::new("10.9.0.2:9".parse().unwrap());
                 let contents = [7; 12_000];
-                let batch = [Transmit { to, contents: &contents, segment_size: 1200, tos: 0 }; 16];
+                let batch = [Transmit::new(to, &contents).with_segments(1200); 16];
                 let (mut sent, mut dropped) = (0, 0);
                 while dropped < 1000 {
                     let report = bind.send(&batch);

@@ -420,19 +420,19 @@ proptest! {
                     owner.retain(|_, o| *o != n);
                 }
                 Step::Give(n, p) => {
-                    one(PeerUpdate { allowed_ips: vec![AllowedIpUpdate { prefix: prefix(p), remove: false }], ..peer_update(n) });
+                    one(PeerUpdate { allowed_ips: vec![AllowedIpUpdate::add(prefix(p))], ..peer_update(n) });
                     there.insert(n);
                     owner.insert(prefix(p), n);
                 }
                 Step::Take(n, p) => {
-                    let allowed_ips = vec![AllowedIpUpdate { prefix: prefix(p), remove: true }];
+                    let allowed_ips = vec![AllowedIpUpdate::remove(prefix(p))];
                     one(PeerUpdate { allowed_ips, update_only: true, ..peer_update(n) });
                     if owner.get(&prefix(p)) == Some(&n) {
                         owner.remove(&prefix(p));
                     }
                 }
                 Step::ReplaceIps(n, ps) => {
-                    let allowed_ips = ps.iter().map(|p| AllowedIpUpdate { prefix: prefix(*p), remove: false }).collect();
+                    let allowed_ips = ps.iter().map(|p| AllowedIpUpdate::add(prefix(*p))).collect();
                     one(PeerUpdate { allowed_ips, replace_allowed_ips: true, ..peer_update(n) });
                     there.insert(n);
                     owner.retain(|_, o| *o != n);

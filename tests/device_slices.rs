@@ -212,7 +212,7 @@ impl Bind for EndlessBind {
 
     fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
         let from = Endpoint::new(SocketAddr::from(([192, 0, 2, 2], 1)));
-        Ok(batch.fill(|_| Some(RecvMeta { from, len: 1, segment_size: 1, tos: 0 })))
+        Ok(batch.fill(|_| Some(RecvMeta::new(from, 1))))
     }
 
     fn send(&self, _: &[Transmit<'_>]) -> SendReport {

@@ -84,7 +84,9 @@ impl Bind for Silence {
         Ok(0)
     }
     fn send(&self, batch: &[Transmit<'_>]) -> SendReport {
-        SendReport { sent: batch.iter().map(Transmit::datagrams).sum(), ..SendReport::default() }
+        let mut report = SendReport::default();
+        report.sent = batch.iter().map(Transmit::datagrams).sum();
+        report
     }
     fn zone_index(&self, _: &str) -> Option<u32> {
         None
@@ -154,7 +156,7 @@ fn peer(n: usize) -> PeerUpdate {
     let mut peer = PeerUpdate::new(key(n));
     peer.endpoint = Some(SocketAddr::from(([192, 0, 2, 1], 1)).into());
     let prefixes = [format!("10.0.{x}.{y}/32"), format!("fd00:{n:x}::/32")];
-    peer.allowed_ips = prefixes.map(|p| AllowedIpUpdate { prefix: p.parse().unwrap(), remove: false }).into();
+    peer.allowed_ips = prefixes.map(|p| AllowedIpUpdate::add(p.parse().unwrap())).into();
     peer
 }
 

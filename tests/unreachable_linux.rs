@@ -56,7 +56,7 @@ fn tunnel(netns: &Netns, vnet: bool) -> Tunnel {
     });
     let private = || PrivateKey::generate_with(&SystemRandom);
     let mut peer = PeerUpdate::new(private().public_key());
-    let given = |prefix: &str| AllowedIpUpdate { prefix: prefix.parse().unwrap(), remove: false };
+    let given = |prefix: &str| AllowedIpUpdate::add(prefix.parse().unwrap());
     peer.allowed_ips = vec![given("10.0.0.2/32"), given("fd00::2/128")];
     let update = Update { private_key: Some(Some(private())), peers: vec![peer], ..Update::default() };
     tunnel.device().apply(update).unwrap();

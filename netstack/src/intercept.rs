@@ -8,6 +8,8 @@ use crate::{
 };
 
 /// Options of interception.
+///
+/// A new version may add fields: write `..InterceptOptions::default()` behind those that are set.
 #[derive(Clone, Copy, Debug)]
 pub struct InterceptOptions {
     /// The time after which a UDP flow without traffic ends.

@@ -8,6 +8,8 @@ use wg_embed::{
 };
 
 /// Options of a [`Netstack`](crate::Netstack).
+///
+/// A new version may add fields: write `..Options::default()` behind those that are set.
 #[derive(Clone)]
 pub struct Options {
     /// The stack's own addresses inside the tunnel. Outgoing connections use the first one of the family.

@@ -37,6 +37,7 @@ pub struct BatchOptions {
 
 /// A received datagram.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Received<'a> {
     /// The sender, our address that it sent to, and the interface of arrival. A reply to this endpoint leaves from
     /// there.
@@ -61,12 +62,12 @@ pub struct Received<'a> {
 /// let second = Some(Duration::from_secs(1));
 ///
 /// let to = Endpoint::parse(&format!("127.0.0.1:{}", pong.port().unwrap_or(0)))?;
-/// ping.send(&[Transmit { to, contents: b"ping", segment_size: 0, tos: 0 }])?;
+/// ping.send(&[Transmit::new(to, b"ping")])?;
 ///
 /// let mut from = None;
 /// pong.receive(Family::V4, 1, second, |datagram| from = Some(datagram.from))?;
 /// let to = from.expect("a datagram came");
-/// pong.send(&[Transmit { to, contents: b"pong", segment_size: 0, tos: 0 }])?;
+/// pong.send(&[Transmit::new(to, b"pong")])?;
 ///
 /// let count = ping.receive(Family::V4, 1, second, |datagram| assert_eq!(datagram.contents, b"pong"))?;
 /// assert_eq!(count, 1);

@@ -9,8 +9,8 @@
 //! let bind = CallbackBind::new(1 << 19, |datagrams: &mut dyn Iterator<Item = Datagram<'_>>| datagrams.count());
 //! bind.open(0)?;
 //! let endpoint = Endpoint::new("192.0.2.1:51820".parse()?);
-//! assert_eq!(bind.inlet().deliver([Datagram { endpoint, tos: 0, payload: b"hello" }]), 1);
-//! assert_eq!(bind.send(&[Transmit { to: endpoint, contents: b"aabbc", segment_size: 2, tos: 0 }]).sent, 3);
+//! assert_eq!(bind.inlet().deliver([Datagram::new(endpoint, b"hello")]), 1);
+//! assert_eq!(bind.send(&[Transmit::new(endpoint, b"aabbc").with_segments(2)]).sent, 3);
 //! # Ok(())
 //! # }
 //! ```
@@ -24,6 +24,7 @@ use std::{fmt, io, sync::Arc, time::Duration};
 
 /// An outgoing or incoming datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Datagram<'a> {
     /// Its destination or origin, and the local address that it leaves from or arrived at, if the transport uses one:
     /// the address of a peer's datagram is returned with the replies.
@@ -32,6 +33,20 @@ pub struct Datagram<'a> {
     pub tos: u8,
     /// The payload.
     pub payload: &'a [u8],
+}
+
+impl<'a> Datagram<'a> {
+    /// Creates a datagram with a TOS byte of 0.
+    #[must_use]
+    pub const fn new(endpoint: Endpoint, payload: &'a [u8]) -> Self {
+        Self { endpoint, tos: 0, payload }
+    }
+
+    /// Sets the [`tos`](Self::tos) byte.
+    #[must_use]
+    pub const fn with_tos(self, tos: u8) -> Self {
+        Self { tos, ..self }
+    }
 }
 
 /// A sink for the datagrams that leave a tunnel.

@@ -11,7 +11,7 @@
 //! a.open(51820)?;
 //! b.open(51820)?;
 //! let to = Endpoint::new("192.0.2.2:51820".parse()?);
-//! a.send(&[Transmit { to, contents: b"hello", segment_size: 5, tos: 0 }]);
+//! a.send(&[Transmit::new(to, b"hello")]);
 //! let mut batch = RecvBatch::new(4, 2048);
 //! assert_eq!(b.recv(&mut batch)?, 1);
 //! # Ok(())

@@ -71,7 +71,17 @@ impl fmt::Display for Family {
 }
 
 /// One or more datagrams of equal size (the last may be shorter) to one endpoint.
+///
+/// ```
+/// use wg_embed::bind::{Endpoint, Transmit};
+///
+/// let to = Endpoint::parse("192.0.2.1:51820")?;
+/// let batch = Transmit::new(to, b"aabbc").with_segments(2);
+/// assert_eq!(batch.segments().collect::<Vec<_>>(), [&b"aa"[..], b"bb", b"c"]);
+/// # Ok::<(), wg_embed::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Transmit<'a> {
     /// The destination.
     pub to: Endpoint,
@@ -84,6 +94,24 @@ pub struct Transmit<'a> {
 }
 
 impl<'a> Transmit<'a> {
+    /// Creates a single datagram, with a TOS byte of 0.
+    #[must_use]
+    pub const fn new(to: Endpoint, contents: &'a [u8]) -> Self {
+        Self { to, contents, segment_size: 0, tos: 0 }
+    }
+
+    /// Sets [`segment_size`](Self::segment_size), in bytes: the contents are datagrams of that size.
+    #[must_use]
+    pub const fn with_segments(self, segment_size: usize) -> Self {
+        Self { segment_size, ..self }
+    }
+
+    /// Sets the [`tos`](Self::tos) byte.
+    #[must_use]
+    pub const fn with_tos(self, tos: u8) -> Self {
+        Self { tos, ..self }
+    }
+
     /// Returns the number of datagrams.
     #[must_use]
     pub fn datagrams(&self) -> usize {
@@ -105,8 +133,9 @@ impl<'a> Transmit<'a> {
     }
 }
 
-/// The result of sending a batch of transmits.
+/// The result of sending a batch of transmits. A [`Bind`] begins with the default and sets what it knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SendReport {
     /// Datagrams that the operating system accepted.
     pub sent: usize,
@@ -146,6 +175,7 @@ impl Default for SourceCheck {
 
 /// The properties of the datagrams in one slot of a [`RecvBatch`].
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct RecvMeta {
     /// The sender, and our address that it sent to.
     pub from: Endpoint,
@@ -155,6 +185,14 @@ pub struct RecvMeta {
     pub segment_size: usize,
     /// The TOS or traffic class byte of the outer header; 0 if the system does not report it.
     pub tos: u8,
+}
+
+impl RecvMeta {
+    /// Creates the properties of a single datagram of `len` bytes, whose TOS byte is unknown.
+    #[must_use]
+    pub const fn new(from: Endpoint, len: usize) -> Self {
+        Self { from, len, segment_size: if len == 0 { 1 } else { len }, tos: 0 }
+    }
 }
 
 /// A fixed buffer for one [`Bind::recv`].

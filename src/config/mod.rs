@@ -27,6 +27,21 @@ pub use text::MAX_ZONE;
 pub const MAX_PEERS: usize = 1 << 16;
 
 /// A validated set of changes, applied in one step: interface keys first, then peers in their order.
+///
+/// A new version may add fields: write `..Update::default()` behind those that are set.
+///
+/// ```
+/// use wg_embed::{AllowedIpUpdate, PeerUpdate, PrivateKey, Update};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut peer = PeerUpdate::new(PrivateKey::generate()?.public_key());
+/// peer.endpoint = Some("192.0.2.1:51820".parse()?);
+/// peer.allowed_ips.push(AllowedIpUpdate::add("0.0.0.0/0".parse()?));
+/// let update = Update { listen_port: Some(51820), peers: vec![peer], ..Update::default() };
+/// assert!(wg_embed::uapi::set_text(&update)?.starts_with("listen_port=51820\npublic_key="));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Update {
     /// `Some(None)` clears the key.
@@ -42,6 +57,8 @@ pub struct Update {
 }
 
 /// Changes to one peer.
+///
+/// A new version may add fields: begin with [`PeerUpdate::new`], and set or override its fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerUpdate {
     /// The peer's key. Changes to a peer with the interface's own key are ignored.
@@ -81,7 +98,16 @@ impl PeerUpdate {
 }
 
 /// One change to a peer's allowed IPs.
+///
+/// ```
+/// use wg_embed::AllowedIpUpdate;
+///
+/// let add = AllowedIpUpdate::add("10.0.0.7/8".parse()?);
+/// assert_eq!((add.prefix.to_string(), add.remove), ("10.0.0.0/8".into(), false));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AllowedIpUpdate {
     /// The prefix, its host bits cleared.
     pub prefix: IpNet,
@@ -90,6 +116,18 @@ pub struct AllowedIpUpdate {
 }
 
 impl AllowedIpUpdate {
+    /// Creates a change that gives the prefix to the peer, and takes it from the peer that had it.
+    #[must_use]
+    pub fn add(prefix: IpNet) -> Self {
+        Self { prefix: prefix.trunc(), remove: false }
+    }
+
+    /// Creates a change that takes the prefix from the peer, if the peer has it.
+    #[must_use]
+    pub fn remove(prefix: IpNet) -> Self {
+        Self { prefix: prefix.trunc(), remove: true }
+    }
+
     /// Creates a change that adds or removes the prefix of this length that contains the address.
     ///
     /// # Errors
@@ -102,7 +140,18 @@ impl AllowedIpUpdate {
 }
 
 /// A configured endpoint.
+///
+/// ```
+/// use wg_embed::PeerEndpoint;
+///
+/// let name = PeerEndpoint::parse("vpn.example.org:51820", true)?;
+/// assert!(matches!(&name, PeerEndpoint::Host(_)));
+/// assert!(PeerEndpoint::parse("vpn.example.org:51820", false).is_err());
+/// assert_eq!(PeerEndpoint::parse("[2001:db8::1]:51820", false)?.to_string(), "[2001:db8::1]:51820");
+/// # Ok::<(), wg_embed::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum PeerEndpoint {
     /// At this address.
     Address(EndpointAddr),

@@ -12,6 +12,7 @@ use crate::{
 
 /// The interface part of a tunnel's state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct InterfaceSnapshot {
     /// The private key, if one is set.
     pub private_key: Option<PrivateKey>,
@@ -23,6 +24,7 @@ pub struct InterfaceSnapshot {
 
 /// One peer's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PeerSnapshot {
     /// The peer's public key.
     pub public_key: PublicKey,
@@ -42,12 +44,38 @@ pub struct PeerSnapshot {
     pub allowed_ips: Vec<IpNet>,
 }
 
+impl PeerSnapshot {
+    /// Creates the state of a peer that has only its key, for programs that have a tunnel's state from elsewhere.
+    #[must_use]
+    pub fn new(public_key: PublicKey) -> Self {
+        Self {
+            public_key,
+            preshared_key: PresharedKey::default(),
+            endpoint: None,
+            last_handshake: Duration::ZERO,
+            tx_bytes: 0,
+            rx_bytes: 0,
+            persistent_keepalive: 0,
+            allowed_ips: Vec::new(),
+        }
+    }
+}
+
 /// The state of a whole tunnel: the interface now, peers one by one as the iterator advances.
 ///
 /// Each peer is consistent in itself; no lock is held between two peers.
+#[non_exhaustive]
 pub struct Snapshot<'a> {
     /// The interface part.
     pub interface: InterfaceSnapshot,
     /// The peers, oldest first; `Resources` for a peer if there is no memory for it.
     pub peers: Box<dyn Iterator<Item = Result<PeerSnapshot>> + 'a>,
+}
+
+impl<'a> Snapshot<'a> {
+    /// Creates the state of a tunnel, for programs that have it from elsewhere.
+    #[must_use]
+    pub fn new(interface: InterfaceSnapshot, peers: impl Iterator<Item = Result<PeerSnapshot>> + 'a) -> Self {
+        Self { interface, peers: Box::new(peers) }
+    }
 }

@@ -141,6 +141,23 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 }
 
 /// Options of a device.
+///
+/// A new version may add fields: write `..Options::default()` behind those that are set.
+///
+/// ```
+/// use wg_embed::{Event, Options, device::resolve_with_system};
+///
+/// let options = Options {
+///     events: Box::new(|event| {
+///         if let Event::HandshakeCompleted(peer) = event {
+///             println!("a session with {peer}");
+///         }
+///     }),
+///     resolve: Some(Box::new(resolve_with_system)), // endpoints may be host names
+///     ..Options::default()
+/// };
+/// assert_eq!(options.learned_addresses, 0);
+/// ```
 pub struct Options {
     /// The maximum number of peers; `set` fails with `Invalid` beyond it.
     pub max_peers: usize,

@@ -20,6 +20,7 @@ macro_rules! counters {
         /// Every packet and datagram that is not passed on is counted in one of them. The names of counters of outgoing
         /// packets begin with `out_`, those of incoming datagrams and packets with `in_`.
         #[derive(Debug, Default)]
+        #[non_exhaustive]
         pub struct Stats {
             /// The traffic that was passed on.
             pub traffic: Traffic,
@@ -88,6 +89,7 @@ counters! {
 
 /// The traffic that was passed on, of all peers together, including removed ones.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct Traffic {
     /// Bytes of received authentic UDP payload.
     pub rx_bytes: AtomicU64,

@@ -36,6 +36,8 @@ use crate::{
 };
 
 /// How connections are served.
+///
+/// A new version may add fields: write `..Options::default()` behind those that are set.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// How many are served at a time: 16. At least one is. Another client takes the place of the one whose last request

@@ -423,8 +423,10 @@ mod tests {
     }
 
     fn pair() -> (End, End) {
-        let (a, b) =
-            (Identity::new(PrivateKey::generate_with(&SystemRandom)), Identity::new(PrivateKey::generate_with(&SystemRandom)));
+        let (a, b) = (
+            Identity::new(PrivateKey::generate_with(&SystemRandom)),
+            Identity::new(PrivateKey::generate_with(&SystemRandom)),
+        );
         let (to_b, to_a) = (Handshake::new(b.public), Handshake::new(a.public));
         (End { identity: a, handshake: to_b }, End { identity: b, handshake: to_a })
     }

@@ -50,6 +50,7 @@ pub const MAX_MEMORY: usize = MAX_PACKET + 64;
 
 /// A change of the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum TunEvent {
     /// The interface was brought up.
     Up,

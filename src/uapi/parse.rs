@@ -25,6 +25,8 @@ use crate::{
 pub const MAX_LINE: usize = 64 * 1024 - 1;
 
 /// The limits of one request.
+///
+/// A new version may add fields: write `..Limits::default()` behind those that are set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The maximum number of `public_key` lines; [`MAX_PEERS`] by default. More are `Invalid`, like too many peers of a

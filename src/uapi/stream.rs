@@ -20,6 +20,8 @@ use crate::{
 };
 
 /// Options of a connection.
+///
+/// A new version may add fields: write `..Options::default()` behind those that are set.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     /// The limits of one `set`.

@@ -157,12 +157,12 @@ pub fn times(seen: &[(Duration, Datagram)], from: &Node, of: u8) -> Vec<Duration
 
 /// The prefix is given to a peer.
 pub fn give(prefix: &str) -> AllowedIpUpdate {
-    AllowedIpUpdate { prefix: prefix.parse().unwrap(), remove: false }
+    AllowedIpUpdate::add(prefix.parse().unwrap())
 }
 
 /// The prefix is taken from a peer.
 pub fn take(prefix: &str) -> AllowedIpUpdate {
-    AllowedIpUpdate { remove: true, ..give(prefix) }
+    AllowedIpUpdate::remove(prefix.parse().unwrap())
 }
 
 /// The type of a message; 0 for a keepalive.
@@ -183,7 +183,7 @@ impl Node {
     pub fn add_peer(&self, other: &Node, change: impl FnOnce(&mut PeerUpdate)) {
         let mut peer = PeerUpdate::new(other.public());
         peer.endpoint = Some(std::net::SocketAddr::new(other.address, PORT).into());
-        peer.allowed_ips = vec![AllowedIpUpdate { prefix: other.inner.into(), remove: false }];
+        peer.allowed_ips = vec![AllowedIpUpdate::add(other.inner.into())];
         change(&mut peer);
         self.apply(Update { peers: vec![peer], ..Update::default() });
     }

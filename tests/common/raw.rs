@@ -56,7 +56,7 @@ impl Raw {
     pub fn introduce(&self, node: &Node) {
         let mut peer = PeerUpdate::new(*self.identity.public());
         peer.endpoint = Some(self.at.into());
-        peer.allowed_ips = vec![AllowedIpUpdate { prefix: self.inner.into(), remove: false }];
+        peer.allowed_ips = vec![AllowedIpUpdate::add(self.inner.into())];
         node.apply(Update { peers: vec![peer], ..Update::default() });
     }
 

@@ -28,7 +28,7 @@ impl Backend for Recorder {
     }
 
     fn snapshot(&self) -> Snapshot<'_> {
-        Snapshot { interface: InterfaceSnapshot::default(), peers: Box::new(std::iter::empty()) }
+        Snapshot::new(InterfaceSnapshot::default(), std::iter::empty())
     }
 }
 

@@ -235,7 +235,7 @@ impl Replay {
         if let Some(endpoint) = config.text("endpoint") {
             // The first line: the peer is made.
             change.endpoint = (endpoint == "yes").then(|| self.peer.end(1).into());
-            change.allowed_ips = vec![AllowedIpUpdate { prefix: PEER_INNER.into(), remove: false }];
+            change.allowed_ips = vec![AllowedIpUpdate::add(PEER_INNER.into())];
         }
         change.persistent_keepalive = config.optional("peer-keepalive")?.map(|seconds| seconds as u16);
         change.preshared_key = config.text("psk").map(peer::psk).transpose()?.map(Box::new);

@@ -1,6 +1,7 @@
 //! Handshakes, keys and configuration: rows N, O, R to X, AA and AB.
 
 use super::*;
+use wg_embed::config::AllowedIpUpdate as Allowed;
 
 /// Initiations and responses leave with the kernel's TOS for handshakes, cookie replies and keepalives with none, and
 /// data with the ECN field of its packet.
@@ -195,8 +196,7 @@ fn row_s_keys_of_low_order_are_refused_in_every_place() {
     stranger.introduce(&b);
     let mut low = PeerUpdate::new(zero);
     low.endpoint = Some("192.0.2.66:1".parse::<SocketAddr>().unwrap().into());
-    low.allowed_ips =
-        vec![wg_embed::config::AllowedIpUpdate { prefix: IpAddr::from([10, 0, 0, 66]).into(), remove: false }];
+    low.allowed_ips = vec![Allowed::add(IpAddr::from([10, 0, 0, 66]).into())];
     b.apply(Update { peers: vec![low], ..Update::default() });
 
     let secs = KERNEL_EPOCH + world.clock.wall().as_secs();
@@ -378,7 +378,7 @@ fn row_v_a_new_private_key_ends_the_handshake_under_way() {
     }
     world.net.clear_filter();
     let mut renamed = PeerUpdate::new(public);
-    renamed.allowed_ips = vec![wg_embed::config::AllowedIpUpdate { prefix: a.inner.into(), remove: false }];
+    renamed.allowed_ips = vec![Allowed::add(a.inner.into())];
     b.apply(Update { replace_peers: true, peers: vec![renamed], ..Update::default() });
     world.pass(RETRY, &[&a, &b]);
     assert_eq!(b.received(), [waiting, packet]);
@@ -451,7 +451,10 @@ fn row_ab_a_live_peer_can_be_changed() {
     let world = World::new();
     let (a, b) = connected(&world);
     let others: IpAddr = "10.9.0.1".parse().unwrap();
-    let prefix = |prefix: &str, remove| wg_embed::config::AllowedIpUpdate { prefix: prefix.parse().unwrap(), remove };
+    let prefix = |prefix: &str, remove| {
+        let prefix = prefix.parse().unwrap();
+        if remove { Allowed::remove(prefix) } else { Allowed::add(prefix) }
+    };
     type Change<'a> = Box<dyn Fn(&mut PeerUpdate) + 'a>;
     let changes: Vec<Change<'_>> = vec![
         Box::new(|_| {}),

@@ -186,7 +186,7 @@ impl End {
         peer.allowed_ips =
             [format!("10.7.0.{n}/32"), format!("10.{n}.0.0/16"), format!("fd07::{n}/128"), format!("fd0{n}::/32")]
                 .iter()
-                .map(|prefix| AllowedIpUpdate { prefix: prefix.parse().unwrap(), remove: false })
+                .map(|prefix| AllowedIpUpdate::add(prefix.parse().unwrap()))
                 .collect();
         self.tunnel.device().apply(Update { peers: vec![peer], ..Update::default() }).unwrap();
     }

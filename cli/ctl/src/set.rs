@@ -105,7 +105,7 @@ fn allowed_ips(peer: &mut PeerUpdate, value: &str) -> Result<()> {
             Err(_) => prefix.parse().ok(),
         };
         let net = net.ok_or_else(|| Failure::usage(format!("{item:?} is not address/bits")))?;
-        peer.allowed_ips.push(AllowedIpUpdate { prefix: net.trunc(), remove });
+        peer.allowed_ips.push(if remove { AllowedIpUpdate::remove(net) } else { AllowedIpUpdate::add(net) });
     }
     Ok(())
 }

@@ -45,16 +45,7 @@ impl State {
 
     fn pair(&mut self, key: &str, value: &str) -> Option<()> {
         if key == "public_key" {
-            self.peers.push(PeerSnapshot {
-                public_key: PublicKey::from_hex(value).ok()?,
-                preshared_key: PresharedKey::default(),
-                endpoint: None,
-                last_handshake: Duration::ZERO,
-                tx_bytes: 0,
-                rx_bytes: 0,
-                persistent_keepalive: 0,
-                allowed_ips: Vec::new(),
-            });
+            self.peers.push(PeerSnapshot::new(PublicKey::from_hex(value).ok()?));
             return Some(());
         }
         let Some(peer) = self.peers.last_mut() else {

@@ -56,7 +56,7 @@ impl World {
         let tunnel = Tunnel::start(stack.tun(), bind, TunnelOptions::default()).unwrap();
         let [key, peer] = [(); 2].map(|()| PrivateKey::generate_with(&SystemRandom));
         let mut update = PeerUpdate::new(peer.public_key());
-        let allow = |text: &str| AllowedIpUpdate { prefix: text.parse().unwrap(), remove: false };
+        let allow = |text: &str| AllowedIpUpdate::add(text.parse().unwrap());
         update.allowed_ips = vec![allow("10.9.0.2/32"), allow("fd00::2/128")];
         update
             .allowed_ips

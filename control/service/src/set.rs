@@ -142,7 +142,7 @@ mod tests {
                 .iter()
                 .for_each(|seconds| put("persistent_keepalive_interval", &seconds.to_be_bytes()));
             put("replace_allowed_ips", &[peer.replace_allowed_ips.into()]);
-            for AllowedIpUpdate { prefix, remove } in &peer.allowed_ips {
+            for AllowedIpUpdate { prefix, remove, .. } in &peer.allowed_ips {
                 put("allowed_ip", format!("{}{prefix}", if *remove { "-" } else { "" }).as_bytes());
             }
             put("remove", &[peer.remove.into()]);

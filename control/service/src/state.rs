@@ -18,7 +18,7 @@ use crate::{
 
 /// Keys and times as they are shown; `secrets` adds the private and the preshared ones.
 pub(crate) fn get(tunnel: &Tunnel, secrets: bool, limit: usize) -> Answer {
-    let Snapshot { interface, peers } = tunnel.device().snapshot();
+    let Snapshot { interface, peers, .. } = tunnel.snapshot();
     let failure = Cell::new(None);
     let private_key = interface.private_key.as_ref();
     let json = GetJson {

@@ -34,8 +34,7 @@ pub fn pair(change: impl Fn(&mut Options)) -> (Tunnelled, Tunnelled) {
         let tunnel = Tunnel::start(stack.tun(), network.bind(outer(n)), TunnelOptions::default()).unwrap();
         let mut peer = PeerUpdate::new(keys[1 - n].public_key());
         peer.endpoint = Some(std::net::SocketAddr::new(outer(1 - n), PORT).into());
-        let allow =
-            |address: &str| AllowedIpUpdate { prefix: address.parse::<IpAddr>().unwrap().into(), remove: false };
+        let allow = |address: &str| AllowedIpUpdate::add(address.parse::<IpAddr>().unwrap().into());
         peer.allowed_ips = addresses[1 - n].iter().map(|address| allow(address)).collect();
         let update = Update {
             private_key: Some(Some(keys[n].clone())),

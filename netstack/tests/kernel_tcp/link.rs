@@ -67,8 +67,7 @@ impl Link {
             let tunnel = Tunnel::start(tun, network.bind(outer(n).ip()), TunnelOptions::default()).unwrap();
             let mut peer = PeerUpdate::new(keys[1 - n].public_key());
             peer.endpoint = Some(outer(1 - n).into());
-            let allow =
-                |ip: &str| AllowedIpUpdate { prefix: ip.parse::<std::net::IpAddr>().unwrap().into(), remove: false };
+            let allow = |ip: &str| AllowedIpUpdate::add(ip.parse::<std::net::IpAddr>().unwrap().into());
             peer.allowed_ips = inner.into_iter().map(allow).collect();
             let private_key = Some(Some(keys[n].clone()));
             let update = Update { private_key, listen_port: Some(PORT), peers: vec![peer], ..Update::default() };

@@ -160,7 +160,7 @@ fn update(settings: &Settings) -> Update {
     let mut peers: Vec<_> = settings.peers.iter().copied().map(PeerUpdate::new).collect();
     if let Some(first) = peers.first_mut() {
         let all = [IpNet::from(ipnet::Ipv4Net::default()), IpNet::from(ipnet::Ipv6Net::default())];
-        first.allowed_ips = all.map(|prefix| AllowedIpUpdate { prefix, remove: false }).to_vec();
+        first.allowed_ips = all.map(AllowedIpUpdate::add).to_vec();
     }
     Update {
         private_key: Some(Some(settings.private_key.clone())),

@@ -62,6 +62,8 @@ impl Conf {
 }
 
 /// The keys of `[Interface]` for `wg-quick`.
+///
+/// A new version may add fields: write `..InterfaceSettings::default()` behind those that are set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InterfaceSettings {
     /// The interface's addresses with their prefix lengths; host bits are kept. A bare address gets /32 or /128.

@@ -94,7 +94,7 @@ unsafe fn borrow<'a>(datagrams: *mut wg_datagram_t, count: usize) -> Result<&'a 
 /// The pointers in `datagrams` are as in [`wg_udp_send`].
 unsafe fn send<const N: usize>(bind: &BatchUdp, datagrams: &mut [wg_datagram_t]) -> Result<SendReport> {
     const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-    let mut batch = [Transmit { to: Endpoint::new(NOWHERE), contents: &[], segment_size: 0, tos: 0 }; N];
+    let mut batch = [Transmit::new(Endpoint::new(NOWHERE), &[]); N];
     for (i, datagram) in datagrams.iter().enumerate() {
         // SAFETY: the caller's contract is the same.
         batch[i] = unsafe { transmit(datagram) }.map_err(|err| err.at(format_args!("datagrams[{i}]")))?;

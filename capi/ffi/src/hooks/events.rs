@@ -166,7 +166,7 @@ mod tests {
         let device = Device::new(Arc::new(tun), bind, Options { clock, events, ..Options::default() });
         let mut peer = PeerUpdate::new(key(3 - n).public_key());
         peer.endpoint = Some(SocketAddr::from((address(3 - n), 1)).into());
-        peer.allowed_ips = vec![AllowedIpUpdate { prefix: "10.0.0.0/8".parse().unwrap(), remove: false }];
+        peer.allowed_ips = vec![AllowedIpUpdate::add("10.0.0.0/8".parse().unwrap())];
         let update =
             Update { private_key: Some(Some(key(n))), listen_port: Some(1), peers: vec![peer], ..Update::default() };
         device.apply(update).unwrap();
@@ -233,7 +233,11 @@ mod tests {
             (Event::SocketsLost("the port\0 is taken".into()), 10, reason("the port is taken")),
             (Event::SocketsLost(long.clone()), 10, reason(&long[..WG_REASON_LEN - 2])),
             (Event::SocketsRecovered(51820), 11, port(51820)),
-            (Event::Ended(EndReason::failed(ErrorKind::Closed, "the interface is gone")), 20, reason("the interface is gone")),
+            (
+                Event::Ended(EndReason::failed(ErrorKind::Closed, "the interface is gone")),
+                20,
+                reason("the interface is gone"),
+            ),
         ];
         for (event, kind, fields) in cases {
             let about_peer = kind < 10;

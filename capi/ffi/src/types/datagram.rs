@@ -96,7 +96,7 @@ impl wg_datagram_t {
 
     /// What the app is to send, with a place for its endpoint. It must not be used when either is gone.
     pub(crate) fn to_send(datagram: Datagram<'_>, peer: &mut wg_endpoint_t) -> Self {
-        let Datagram { endpoint, tos, payload } = datagram;
+        let Datagram { endpoint, tos, payload, .. } = datagram;
         *peer = endpoint.into();
         let data = payload.as_ptr().cast_mut().cast();
         Self { data, len: payload.len(), peer, tos: tos.into(), ..Self::none() }
@@ -122,7 +122,7 @@ pub(crate) unsafe fn borrow_received<'a>(datagrams: *const wg_datagram_t, count:
     let borrow = |(i, datagram)| {
         let Transmit { to: endpoint, contents: payload, tos, .. } =
             check(datagram).map_err(|err| err.at(format_args!("datagrams[{i}]")))?;
-        Ok(Datagram { endpoint, tos, payload })
+        Ok(Datagram::new(endpoint, payload).with_tos(tos))
     };
     reserve::collect(datagrams.iter().enumerate().map(borrow))
 }
@@ -168,7 +168,7 @@ pub(crate) unsafe fn transmit<'a>(datagram: &wg_datagram_t) -> Result<Transmit<'
     // SAFETY: as above.
     let contents = unsafe { borrow_bytes(datagram.data.cast::<u8>().cast_const(), datagram.len) }?;
     let tos = u8::try_from(datagram.tos).map_err(|_| Error::invalid(format!("tos is {}", datagram.tos)))?;
-    Ok(Transmit { to, contents, segment_size: datagram.segment_size as usize, tos })
+    Ok(Transmit::new(to, contents).with_segments(datagram.segment_size as usize).with_tos(tos))
 }
 
 #[cfg(test)]
@@ -181,7 +181,7 @@ mod tests {
     fn datagrams_come_back_as_they_went() {
         for src in [None, Some([198, 51, 100, 1].into())] {
             let endpoint = Endpoint { src, ..Endpoint::new("192.0.2.1:4".parse().unwrap()) };
-            let datagram = Datagram { endpoint, tos: 0xb9, payload: b"abc" };
+            let datagram = Datagram::new(endpoint, b"abc").with_tos(0xb9);
             let mut peer = wg_endpoint_t::default();
             let all = [wg_datagram_t::to_send(datagram, &mut peer); 2];
             // SAFETY: they are all here.

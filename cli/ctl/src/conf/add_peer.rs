@@ -47,7 +47,7 @@ fn peer_of(arguments: &AddPeer) -> Result<PeerUpdate> {
         peer.endpoint = Some(endpoint.parse().map_err(named("endpoint"))?);
     }
     peer.persistent_keepalive = arguments.persistent_keepalive;
-    let change = |net: &ipnet::IpNet| AllowedIpUpdate { prefix: net.trunc(), remove: false };
+    let change = |net: &ipnet::IpNet| AllowedIpUpdate::add(*net);
     peer.allowed_ips = arguments.allowed_ips.iter().map(change).collect();
     let bad_name = arguments.name.as_deref().is_some_and(|name| name.contains(char::is_control));
     if bad_name { Err(Failure::usage("--name: has a control character")) } else { Ok(peer) }
@@ -126,7 +126,7 @@ mod tests {
     fn peer() -> PeerUpdate {
         let mut peer = PeerUpdate::new(PublicKey::from_base64(KEY).unwrap());
         peer.endpoint = Some("vpn.example.com:51820".parse().unwrap());
-        peer.allowed_ips = vec![AllowedIpUpdate { prefix: "10.0.0.2/32".parse().unwrap(), remove: false }];
+        peer.allowed_ips = vec![AllowedIpUpdate::add("10.0.0.2/32".parse().unwrap())];
         peer
     }
 

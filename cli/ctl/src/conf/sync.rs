@@ -151,8 +151,7 @@ fn changed(before: &PeerSnapshot, wanted: PeerUpdate) -> Option<PeerUpdate> {
     prefixes.1.sort();
     if prefixes.0 != prefixes.1 {
         change.replace_allowed_ips = true;
-        change.allowed_ips =
-            wanted.allowed_ips.iter().map(|c| AllowedIpUpdate { prefix: c.prefix, remove: false }).collect();
+        change.allowed_ips = wanted.allowed_ips.iter().map(|c| AllowedIpUpdate::add(c.prefix)).collect();
     }
     let nothing = PeerUpdate { update_only: true, ..PeerUpdate::new(change.public_key) };
     (change != nothing).then_some(change)

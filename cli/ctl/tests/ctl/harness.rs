@@ -103,7 +103,7 @@ impl Backend for Recorder {
 
     fn snapshot(&self) -> Snapshot<'_> {
         let (interface, peers) = self.state.lock().unwrap().clone();
-        Snapshot { interface, peers: Box::new(peers.into_iter().map(Ok)) }
+        Snapshot::new(interface, peers.into_iter().map(Ok))
     }
 }
 
@@ -143,11 +143,10 @@ fn read(text: &str) -> (InterfaceSnapshot, Vec<PeerSnapshot>) {
         |line: &&str| line.starts_with("last_handshake") || line.starts_with("tx_") || line.starts_with("rx_");
     let set: Vec<_> = text.lines().filter(|line| !only_get(line)).collect();
     let update = uapi::parse_set(&set.join("\n"), Limits::default()).unwrap();
-    let interface = InterfaceSnapshot {
-        private_key: update.private_key.flatten(),
-        listen_port: update.listen_port.unwrap_or_default(),
-        fwmark: update.fwmark.unwrap_or_default(),
-    };
+    let mut interface = InterfaceSnapshot::default();
+    interface.private_key = update.private_key.flatten();
+    interface.listen_port = update.listen_port.unwrap_or_default();
+    interface.fwmark = update.fwmark.unwrap_or_default();
     let mut numbers = Vec::new();
     for line in text.lines() {
         let (key, value) = line.split_once('=').unwrap();
@@ -159,18 +158,17 @@ fn read(text: &str) -> (InterfaceSnapshot, Vec<PeerSnapshot>) {
             _ => {}
         }
     }
-    let peers = update.peers.into_iter().zip(numbers).map(|(peer, [handshake, rx_bytes, tx_bytes])| PeerSnapshot {
-        public_key: peer.public_key,
-        preshared_key: peer.preshared_key.map(|key| *key).unwrap_or_default(),
-        endpoint: match peer.endpoint {
-            Some(PeerEndpoint::Address(endpoint)) => Some(endpoint),
-            _ => None,
-        },
-        last_handshake: Duration::from_secs(handshake),
-        tx_bytes,
-        rx_bytes,
-        persistent_keepalive: peer.persistent_keepalive.unwrap_or_default(),
-        allowed_ips: peer.allowed_ips.iter().map(|change| change.prefix).collect(),
+    let peers = update.peers.into_iter().zip(numbers).map(|(peer, [handshake, rx_bytes, tx_bytes])| {
+        let mut state = PeerSnapshot::new(peer.public_key);
+        state.preshared_key = peer.preshared_key.map(|key| *key).unwrap_or_default();
+        if let Some(PeerEndpoint::Address(endpoint)) = peer.endpoint {
+            state.endpoint = Some(endpoint);
+        }
+        state.last_handshake = Duration::from_secs(handshake);
+        (state.tx_bytes, state.rx_bytes) = (tx_bytes, rx_bytes);
+        state.persistent_keepalive = peer.persistent_keepalive.unwrap_or_default();
+        state.allowed_ips = peer.allowed_ips.iter().map(|change| change.prefix).collect();
+        state
     });
     (interface, peers.collect())
 }

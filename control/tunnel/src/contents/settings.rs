@@ -28,8 +28,8 @@ pub(super) fn settings(conf: &Conf) -> NetworkSettingsRequest {
     }
     let endpoints = peers.iter().filter_map(|peer| match &peer.endpoint {
         Some(PeerEndpoint::Address(endpoint)) => Some(endpoint.addr.ip()),
-        // It is known only once it was looked up.
-        Some(PeerEndpoint::Host(_)) | None => None,
+        // That of a name is known only once it was looked up.
+        _ => None,
     });
     let excluded: BTreeSet<_> =
         endpoints.filter(|at| included.iter().any(|prefix| prefix.contains(at))).map(IpNet::from).collect();

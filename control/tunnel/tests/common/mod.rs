@@ -39,7 +39,7 @@ fn end(number: u8, key: &PrivateKey) -> (PrivateKey, Tunnel, Netstack) {
     let bind = Arc::new(UdpBind::new().unwrap());
     let tunnel = Tunnel::start(stack.tun(), bind, device::Options::default()).unwrap();
     let mut peer = PeerUpdate::new(key.public_key());
-    peer.allowed_ips = vec![AllowedIpUpdate { prefix: "10.8.0.0/16".parse().unwrap(), remove: false }];
+    peer.allowed_ips = vec![AllowedIpUpdate::add("10.8.0.0/16".parse().unwrap())];
     let private_key = Some(Some(own.clone()));
     tunnel
         .device()
