@@ -1,4 +1,5 @@
-//! An in-memory network: binds that reach each other without sockets, for tests and simulations.
+//! An in-memory network: binds that reach each other without sockets, for tests and simulations. It needs the feature
+//! `test-util`.
 //!
 //! It is deterministic and immediate: when `send` returns, a datagram is in its receiver's queue, unless the filter
 //! decides otherwise.

@@ -20,6 +20,7 @@ mod fallback;
 mod interface;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod linux;
+#[cfg(feature = "test-util")]
 pub mod mem;
 mod outgoing;
 mod plain;

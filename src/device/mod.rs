@@ -80,7 +80,7 @@ use crate::{
     bind::Bind,
     error::{Error, ErrorKind, Result},
     key::PublicKey,
-    noise::{handshake::Identity, session::Session},
+    noise::handshake::Identity,
     random::{Random, SystemRandom},
     sync::{self, try_lock},
     time::{Clock, Instant, SystemClock},
@@ -342,16 +342,18 @@ impl Device {
         self.identity().map(|identity| *identity.public()).ok_or_else(missing)
     }
 
-    /// Returns the number of handshakes and sessions with an index, which is bounded for each peer.
+    /// Returns the number of handshakes and sessions with an index, which is bounded for each peer. Only with the
+    /// feature `test-util`.
+    #[cfg(feature = "test-util")]
     #[must_use]
     pub fn indices(&self) -> usize {
         self.index.len()
     }
 
-    /// Returns the session for sending to a peer, for tests of the end of sessions.
-    #[doc(hidden)]
+    /// Returns the session for sending to a peer, for tests of the end of sessions. Only with the feature `test-util`.
+    #[cfg(feature = "test-util")]
     #[must_use]
-    pub fn current_session(&self, peer: &PublicKey) -> Option<Arc<Session>> {
+    pub fn current_session(&self, peer: &PublicKey) -> Option<Arc<crate::noise::session::Session>> {
         let peer = self.peers.get(peer)?;
         lock(&peer.state).sessions.current().cloned()
     }

@@ -145,7 +145,7 @@ impl Session {
     }
 
     /// Advances the counter, for tests of its end.
-    #[doc(hidden)]
+    #[cfg(feature = "test-util")]
     pub fn set_counter(&self, counter: u64) {
         self.counter.store(counter, Ordering::Relaxed);
     }
