@@ -30,6 +30,32 @@ impl Default for InterceptOptions {
 
 /// A handler of intercepted traffic. The functions are called on the tunnel's thread, without a lock held; they must
 /// not wait.
+///
+/// ```
+/// use std::{sync::{Arc, mpsc}, time::Duration};
+/// use wg_embed_netstack::{Intercept, InterceptOptions, TcpStream, UdpFlow};
+/// # mod tunnels { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/tunnels.rs")); }
+///
+/// struct Accept(mpsc::Sender<TcpStream>);
+/// impl Intercept for Accept {
+///     fn connected(&self, stream: TcpStream) {
+///         let _ = self.0.send(stream);
+///     }
+///     fn flow(&self, _: UdpFlow) {}
+/// }
+///
+/// # fn main() -> std::io::Result<()> {
+/// # let (a, b) = tunnels::pair(|_| {});
+/// # let (client, server) = (a.stack.clone(), b.stack.clone());
+/// // `server` accepts connections to all ports of all addresses.
+/// let (accept, accepted) = mpsc::channel();
+/// server.intercept(InterceptOptions::default(), Some(Arc::new(Accept(accept))));
+/// let _stream = client.dial_tcp("10.0.0.2:443", Duration::from_secs(60))?;
+/// let stream = accepted.recv_timeout(Duration::from_secs(60)).expect("it was accepted");
+/// assert_eq!(stream.local_addr().port(), 443);
+/// # Ok(())
+/// # }
+/// ```
 pub trait Intercept: Send + Sync {
     /// Handles an incoming connection. `pending` may be kept; the handshake is delayed until it is accepted or refused.
     /// The default accepts it.

@@ -5,18 +5,18 @@
 //! addresses and ports.
 //!
 //! ```no_run
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # fn main() -> wg_embed::Result<()> {
 //! use std::{io::{Read, Write}, sync::Arc, time::Duration};
 //!
-//! use wg_embed::{bind::UdpBind, config::Update, device, device::Tunnel, uapi};
+//! use wg_embed::{Conf, Tunnel, UdpBind};
 //! use wg_embed_netstack::{Netstack, Options};
 //!
-//! let addresses = vec!["10.0.0.2".parse()?];
-//! let stack = Netstack::new(Options { addresses, ..Options::default() })?;
-//! let tunnel = Tunnel::start(stack.tun(), Arc::new(UdpBind::new()?), device::Options::default())?;
-//! let settings = "private_key=...\npublic_key=...\nendpoint=192.0.2.1:51820\nallowed_ip=0.0.0.0/0\n";
-//! tunnel.device().apply(uapi::parse_set(settings, uapi::Limits::default())?)?;
-//! tunnel.device().up()?;
+//! let conf = Conf::from_bytes(&std::fs::read("wg0.conf")?)?;
+//! let addresses = conf.interface.addresses.iter().map(|net| net.addr()).collect();
+//! let stack = Netstack::new(Options { addresses, dns: conf.interface.dns, ..Options::default() })?;
+//! let tunnel = Tunnel::start(stack.tun(), Arc::new(UdpBind::new()?), wg_embed::Options::default())?;
+//! tunnel.apply(conf.update)?;
+//! tunnel.up()?;
 //!
 //! let mut web = stack.dial_tcp("10.0.0.1:80", Duration::from_secs(10))?;
 //! web.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
@@ -25,6 +25,10 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! All calls may be made on any thread. The functions whose names begin with `try_` and `start_` do not wait; most
+//! others take a time limit. A [`Notify`] is called on threads of the tunnel, and must not wait. The oldest supported
+//! Rust is 1.91. There are no features.
 //!
 //! | module | contents |
 //! |---|---|

@@ -10,6 +10,18 @@ use crate::{
 
 /// A listener for TCP connections to one port of the stack's own addresses (or one of them). Dropping it refuses
 /// waiting connections.
+///
+/// ```
+/// use wg_embed_netstack::{Netstack, Options};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let stack = Netstack::new(Options { addresses: vec!["10.0.0.2".parse().unwrap()], ..Options::default() })?;
+/// let listener = stack.listen_tcp("10.0.0.2:0".parse().unwrap(), 16)?;
+/// assert_ne!(listener.local_addr().port(), 0);
+/// assert_eq!(listener.try_accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+/// # Ok(())
+/// # }
+/// ```
 pub struct TcpListener {
     shared: Arc<Shared>,
     listening: Arc<Listening>,

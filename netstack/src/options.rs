@@ -10,6 +10,15 @@ use wg_embed::{
 /// Options of a [`Netstack`](crate::Netstack).
 ///
 /// A new version may add fields: write `..Options::default()` behind those that are set.
+///
+/// ```
+/// use wg_embed_netstack::{Netstack, Options};
+///
+/// let options = Options { addresses: vec!["fd00::2".parse().unwrap()], mtu: 576, ..Options::default() };
+/// assert!(Netstack::new(options.clone()).is_err()); // IPv6 needs 1280
+/// assert_eq!(Netstack::new(Options { mtu: 1280, ..options })?.options().mtu, 1280);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Options {
     /// The stack's own addresses inside the tunnel. Outgoing connections use the first one of the family.

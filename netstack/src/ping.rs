@@ -12,6 +12,28 @@ use crate::{
 };
 
 /// An echo request that waits for its reply. Dropping it cancels it.
+///
+/// ```
+/// use std::{sync::{Arc, mpsc}, time::Duration};
+/// # mod tunnels { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/tunnels.rs")); }
+/// # fn main() -> std::io::Result<()> {
+/// # let (a, _b) = tunnels::pair(|_| {});
+/// // The stack of a tunnel; its peer has the address 10.0.0.2.
+/// # let stack = a.stack.clone();
+/// let ping = stack.start_ping("10.0.0.2".parse().unwrap(), 56)?;
+/// let (replied, reply) = mpsc::sync_channel(1);
+/// ping.set_notify(Some(Arc::new(move || drop(replied.try_send(())))));
+/// let round_trip = loop {
+///     match ping.try_reply() {
+///         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+///         replied => break replied?,
+///     }
+///     reply.recv_timeout(Duration::from_secs(60)).expect("a reply arrives");
+/// };
+/// println!("{round_trip:?}");
+/// # Ok(())
+/// # }
+/// ```
 pub struct Ping {
     shared: Arc<Shared>,
     echo: Arc<Echo>,

@@ -20,6 +20,26 @@ use crate::{
 ///
 /// When it is dropped, written data are still delivered, within the stack's `linger`, followed by a FIN; if received
 /// data were not read, it is reset, as the kernel's sockets are.
+///
+/// ```
+/// use std::{io::{Read, Write}, net::Shutdown, time::Duration};
+/// # mod tunnels { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/tunnels.rs")); }
+/// # fn main() -> std::io::Result<()> {
+/// # let (a, b) = tunnels::pair(|_| {});
+/// // The stacks of two tunnels that are each other's peers.
+/// # let (client, server) = (a.stack.clone(), b.stack.clone());
+/// let listener = server.listen_tcp("10.0.0.2:80".parse().unwrap(), 16)?;
+/// let dialled = client.dial_tcp("10.0.0.2:80", Duration::from_secs(60))?;
+/// (&dialled).write_all(b"hello")?;
+/// dialled.shutdown(Shutdown::Write)?;
+///
+/// let accepted = listener.accept(Some(Duration::from_secs(60)))?;
+/// let mut text = String::new();
+/// (&accepted).read_to_string(&mut text)?;
+/// assert_eq!(text, "hello");
+/// # Ok(())
+/// # }
+/// ```
 pub struct TcpStream {
     shared: Arc<Shared>,
     socket: Arc<TcpSocket>,

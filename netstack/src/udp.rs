@@ -14,6 +14,23 @@ use crate::{
 ///
 /// At most 1 MiB of datagrams wait in it (less with a smaller `receive_buffer`), and a quarter of the stack's memory in
 /// all sockets and flows; more are dropped.
+///
+/// ```
+/// use std::time::Duration;
+/// # mod tunnels { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/tunnels.rs")); }
+/// # fn main() -> std::io::Result<()> {
+/// # let (a, b) = tunnels::pair(|_| {});
+/// // The stacks of two tunnels that are each other's peers.
+/// # let (client, server) = (a.stack.clone(), b.stack.clone());
+/// let socket = server.bind_udp("10.0.0.2:53".parse().unwrap(), None)?;
+/// client.dial_udp("10.0.0.2:53", Duration::from_secs(60))?.try_send(b"hello", None)?;
+///
+/// let mut buffer = [0; 1500];
+/// let (len, from) = socket.recv(&mut buffer, Some(Duration::from_secs(60)))?;
+/// assert_eq!((&buffer[..len], from.ip().to_string().as_str()), (&b"hello"[..], "10.0.0.1"));
+/// # Ok(())
+/// # }
+/// ```
 pub struct UdpSocket {
     pub(crate) shared: Arc<Shared>,
     socket: Socket,

@@ -4,6 +4,14 @@ use std::{io, net::Ipv6Addr};
 
 /// Splits `"host:port"`; an IPv6 address is in brackets: `"[::1]:80"`. The host is not parsed.
 ///
+/// ```
+/// use wg_embed_netstack::dial::parse_host_port;
+///
+/// assert_eq!(parse_host_port("[2001:db8::1]:443")?, ("2001:db8::1".into(), 443));
+/// assert!(parse_host_port("example.com").is_err());
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
 /// # Errors
 /// `InvalidInput`.
 pub fn parse_host_port(text: &str) -> io::Result<(String, u16)> {

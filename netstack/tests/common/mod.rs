@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+pub use tunnels::{A, A6, B, B6};
 use wg_embed::{
     random::Random,
     time::{Clock, Instant, ManualClock},
@@ -24,10 +25,6 @@ use wg_embed::{
 use wg_embed_netstack::{Netstack, Notify, Options, TcpStream};
 
 pub const MTU: u16 = 1420;
-pub const A: &str = "10.0.0.1";
-pub const B: &str = "10.0.0.2";
-pub const A6: &str = "fd00::1";
-pub const B6: &str = "fd00::2";
 
 /// Numbers that are the same in each run.
 pub struct Seeded(AtomicU64);

@@ -1,5 +1,5 @@
-//! Two stacks behind two real tunnels, whose datagrams move in memory; each tunnel has its own threads, the time is
-//! real.
+// Two stacks behind two real tunnels, whose datagrams move in memory; each tunnel has its own threads, the time is
+// real. The examples in the documentation of the package include this file as well.
 
 use std::net::IpAddr;
 
@@ -11,6 +11,11 @@ use wg_embed::{
     random::SystemRandom,
 };
 use wg_embed_netstack::{Netstack, Options};
+
+pub const A: &str = "10.0.0.1";
+pub const B: &str = "10.0.0.2";
+pub const A6: &str = "fd00::1";
+pub const B6: &str = "fd00::2";
 
 const PORT: u16 = 51820;
 
@@ -25,7 +30,7 @@ pub fn pair(change: impl Fn(&mut Options)) -> (Tunnelled, Tunnelled) {
     let network = MemNetwork::new();
     let keys = [PrivateKey::generate_with(&SystemRandom), PrivateKey::generate_with(&SystemRandom)];
     let outer = |n: usize| IpAddr::from([192, 0, 2, n as u8 + 1]);
-    let addresses = [[super::A, super::A6], [super::B, super::B6]];
+    let addresses = [[A, A6], [B, B6]];
     let make = |n: usize| {
         let mut options =
             Options { addresses: addresses[n].iter().map(|a| a.parse().unwrap()).collect(), ..Options::default() };
