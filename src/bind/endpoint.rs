@@ -30,6 +30,14 @@ impl Endpoint {
     /// Reads `192.0.2.1:51820`, `[2001:db8::1]:51820` or `[fe80::1%eth0]:51820`. Host names are not resolved; the zone
     /// is the name or the number of an interface of this host.
     ///
+    /// ```
+    /// use wg_embed::bind::{Endpoint, Family};
+    ///
+    /// let to = Endpoint::parse("[2001:db8::1]:51820")?;
+    /// assert_eq!((Family::of(to.dst), to.dst.port(), to.src), (Family::V6, 51820, None));
+    /// # Ok::<(), wg_embed::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// `Invalid` for any other text, `NotFound` if there is no such interface.
     pub fn parse(text: &str) -> Result<Self> {

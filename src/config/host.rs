@@ -6,6 +6,15 @@ use super::text;
 use crate::error::{Error, Result};
 
 /// A host name and a port, not yet resolved.
+///
+/// ```
+/// use wg_embed::config::HostPort;
+///
+/// let at: HostPort = "vpn.example.org:51820".parse()?;
+/// assert_eq!((at.host(), at.port()), ("vpn.example.org", 51820));
+/// assert!("192.0.2.1:51820".parse::<HostPort>().is_err()); // an address
+/// # Ok::<(), wg_embed::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPort {
     host: Box<str>,

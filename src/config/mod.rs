@@ -198,6 +198,14 @@ impl fmt::Display for PeerEndpoint {
 
 /// A peer's configured address: numeric, with an optional IPv6 zone as text.
 ///
+/// ```
+/// use wg_embed::config::EndpointAddr;
+///
+/// let at: EndpointAddr = "[fe80::1%eth0]:51820".parse()?;
+/// assert_eq!((at.addr.port(), at.zone.as_deref()), (51820, Some("eth0")));
+/// # Ok::<(), wg_embed::Error>(())
+/// ```
+///
 /// The zone (`eth0` in `fe80::1%eth0`) remains text; the socket maps it to an interface. If it is set, the scope id in
 /// `addr` is 0.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,6 +12,20 @@ use super::{EndReason, lock};
 use crate::{key::PublicKey, reserve, sync, thread};
 
 /// An event that an app may want to show or handle.
+///
+/// ```
+/// use wg_embed::Event;
+///
+/// fn shown(event: &Event) -> Option<String> {
+///     match event {
+///         Event::HandshakeCompleted(peer) => Some(format!("connected to {peer}")),
+///         Event::SocketsLost(reason) => Some(format!("offline: {reason}")),
+///         Event::Ended(reason) => Some(format!("ended: {reason}")),
+///         _ => None,
+///     }
+/// }
+/// assert_eq!(shown(&Event::SocketsLost("no network".into())).as_deref(), Some("offline: no network"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {

@@ -216,6 +216,21 @@ struct OwnKey {
 
 /// A tunnel without threads of its own.
 ///
+/// ```
+/// use std::sync::Arc;
+/// use wg_embed::{Device, Options, PrivateKey, UdpBind, Update, device::Outbound, tun::mem::MemTun};
+///
+/// # fn main() -> wg_embed::Result<()> {
+/// let (tun, handle) = MemTun::new("mem0", 1420);
+/// let device = Device::new(Arc::new(tun), Arc::new(UdpBind::new()?), Options::default());
+/// device.apply(Update { private_key: Some(Some(PrivateKey::generate()?)), ..Update::default() })?;
+/// handle.inject(&[0x45; 20]);
+/// assert_eq!(device.outbound(&mut Outbound::new())?, 1); // read, and dropped: it has no peer
+/// assert_eq!(device.next_deadline(), None);
+/// # Ok(())
+/// # }
+/// ```
+///
 /// [`outbound`](Self::outbound), [`inbound`](Self::inbound) and [`run_timers`](Self::run_timers) may run at the same
 /// time, each on one thread; all other functions on any thread at any time.
 pub struct Device {

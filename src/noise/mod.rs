@@ -4,6 +4,31 @@
 //! WireGuard paper (Donenfeld, "WireGuard: Next Generation Kernel Network Tunnel", NDSS 2017); where the paper leaves
 //! room, the behaviour is the Linux kernel's.
 //!
+//! ```
+//! use std::time::Duration;
+//! use wg_embed::{PrivateKey, noise::handshake::{Handshake, Identity, OpenedInitiation}, random::SystemRandom};
+//! use wg_embed::time::Instant;
+//!
+//! # fn main() -> wg_embed::Result<()> {
+//! let (a, b) = (Identity::new(PrivateKey::generate()?), Identity::new(PrivateKey::generate()?));
+//! let (mut to_b, mut to_a) = (Handshake::new(*b.public()), Handshake::new(*a.public()));
+//! let (now, wall) = (Instant::from_nanos(1), Duration::from_secs(1_700_000_000));
+//!
+//! let first = to_b.create_initiation(&a, 1, wall, &SystemRandom).expect("b's key is not of low order");
+//! let opened = OpenedInitiation::open(&first, &b).expect("it is for b");
+//! assert!(to_a.consume_initiation(opened, &first, &b, now));
+//! let second = to_a.create_response(2, &SystemRandom).expect("an initiation was accepted");
+//! assert!(to_b.consume_response(&second, &a));
+//!
+//! let (ours, theirs) = (to_b.begin_session(now).expect("complete"), to_a.begin_session(now).expect("complete"));
+//! let mut message = [9; 16 + 32 + 16]; // header, padded packet, tag
+//! ours.seal(0, &mut message);
+//! assert_eq!(theirs.open(0, &mut message[16..]), Some(32));
+//! assert_eq!(message[16..48], [9; 32]);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! | question | file |
 //! |---|---|
 //! | What are the formats of the four messages? | [`message`] |

@@ -2,6 +2,17 @@
 //!
 //! [`MemTun::new`] returns the tunnel's end and a [`MemHandle`] for the other side. Both queues are bounded; packets
 //! that do not fit are dropped and counted, as in a network interface.
+//!
+//! ```
+//! use wg_embed::tun::{PacketArena, Tun, mem::MemTun};
+//!
+//! let (tun, handle) = MemTun::new("mem0", 1420);
+//! assert!(handle.inject(&[0x45; 20]));
+//! // A tunnel reads from it; here it is read directly.
+//! let mut arena = PacketArena::new(4096, 8, |len, _| len.next_multiple_of(16));
+//! assert_eq!(tun.read(&mut arena)?, 1);
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
 use super::{
     PacketList,

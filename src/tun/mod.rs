@@ -82,6 +82,16 @@ impl Slot {
 /// A buffer of fixed size for packets read from a [`Tun`], each with space around it for a data message.
 ///
 /// Messages lie back to back: a run of packets of equal size is a run of messages of equal size.
+///
+/// ```
+/// use wg_embed::tun::PacketArena;
+///
+/// let mut arena = PacketArena::new(4096, 8, |len, _mtu| len.next_multiple_of(16));
+/// assert!(arena.push(&[0x45; 20]));
+/// let slot = arena.slots()[0];
+/// assert_eq!((slot.len, slot.padded), (20, 32));
+/// assert_eq!(arena.packet(slot), [0x45; 20]);
+/// ```
 pub struct PacketArena {
     buffer: Box<[u8]>,
     used: usize,

@@ -1,5 +1,15 @@
 //! The text protocol of `wg(8)`.
 //!
+//! ```
+//! use wg_embed::uapi::{Limits, parse_set, set_text};
+//!
+//! let text = "listen_port=51820\nreplace_peers=true\n";
+//! let update = parse_set(text, Limits::default())?;
+//! assert_eq!((update.listen_port, update.replace_peers), (Some(51820), true));
+//! assert_eq!(set_text(&update)?.as_str(), text);
+//! # Ok::<(), wg_embed::Error>(())
+//! ```
+//!
 //! Source: wireguard.com/xplatform, and the behaviour of wg(8) and wireguard-go. [`parse`] reads a `set`,
 //! [`mod@format`] writes the reply to a `get`, [`stream`] serves one connection.
 
@@ -17,6 +27,24 @@ pub use parse::{Limits, Parser, parse_set};
 pub use stream::{Options, serve};
 
 /// The object that a connection controls: a running device, or a substitute in tests.
+///
+/// ```
+/// use wg_embed::{Result, Update, config::snapshot::{InterfaceSnapshot, Snapshot}, uapi::{Backend, get_text}};
+///
+/// struct Empty;
+/// impl Backend for Empty {
+///     fn apply(&self, _: Update) -> Result<()> {
+///         Ok(())
+///     }
+///     fn snapshot(&self) -> Snapshot<'_> {
+///         let mut interface = InterfaceSnapshot::default();
+///         interface.listen_port = 51820;
+///         Snapshot::new(interface, std::iter::empty())
+///     }
+/// }
+/// assert_eq!(get_text(Empty.snapshot())?.as_str(), "listen_port=51820\n");
+/// # Ok::<(), wg_embed::Error>(())
+/// ```
 pub trait Backend {
     /// Applies a whole change set, or none of it.
     ///

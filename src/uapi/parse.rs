@@ -60,6 +60,17 @@ impl Default for Limits {
 /// Reads a `set` line by line; the text itself is not stored.
 ///
 /// Errors name the line (the one behind `set=1` is line 1), the key and the reason, but never a value.
+///
+/// ```
+/// use wg_embed::{ErrorKind, uapi::{Limits, Parser}};
+///
+/// let mut parser = Parser::new(Limits::default());
+/// parser.line(b"fwmark=51820")?;
+/// let error = parser.line(b"listen_port=65536").unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::Invalid);
+/// assert!(error.to_string().starts_with("line 2: listen_port"), "{error}");
+/// # Ok::<(), wg_embed::Error>(())
+/// ```
 #[derive(Debug, Default)]
 pub struct Parser {
     limits: Limits,

@@ -65,6 +65,12 @@ pub struct Checked {
 
 /// Reads a file as [`Conf::from_bytes`] does, but continues after problems.
 ///
+/// ```
+/// let checked = wg_embed::config::wgquick::check(b"[Interface]\nMTU = 1\n[Peer]\nAllowedIPs = 10.0.0.0/33\n")?;
+/// assert_eq!(checked.problems.len(), 3); // the MTU, the prefix, and the public key that is missing
+/// # Ok::<(), wg_embed::Error>(())
+/// ```
+///
 /// # Errors
 /// `Invalid` for malformed UTF-16, `Resources` without memory.
 pub fn check(bytes: &[u8]) -> Result<Checked> {

@@ -38,6 +38,24 @@ pub use check::{Checked, INTERFACE_KEYS, PEER_KEYS, Problem, check, span};
 pub use read::Line;
 
 /// The contents of a `.conf` file.
+///
+/// ```
+/// use wg_embed::{Conf, config::wgquick::Table};
+///
+/// let conf: Conf = "[Interface]
+/// PrivateKey = yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=
+/// Address = 10.0.0.2/24
+/// [Peer]
+/// PublicKey = xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=
+/// Endpoint = vpn.example.org:51820
+/// AllowedIPs = 0.0.0.0/0, ::/0
+/// "
+/// .parse()?;
+/// assert_eq!(conf.interface.addresses[0].to_string(), "10.0.0.2/24");
+/// assert_eq!(conf.interface.table, Table::Auto);
+/// assert_eq!(conf.update.peers[0].allowed_ips.len(), 2);
+/// # Ok::<(), wg_embed::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Conf {
     /// The settings for the system.

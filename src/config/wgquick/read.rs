@@ -17,6 +17,11 @@ impl Conf {
     /// Reads the bytes of a file: UTF-8, or UTF-16 of either byte order, with or without a byte order mark. Comments of
     /// a file that is not UTF-16 may contain any bytes.
     ///
+    /// ```
+    /// let error = wg_embed::Conf::from_bytes(b"[Interface]\nListenPort = many\n").unwrap_err();
+    /// assert!(error.to_string().starts_with("line 2"));
+    /// ```
+    ///
     /// # Errors
     /// As [`from_str`](Self::from_str); `Invalid`, with the line, for bytes that are not text.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {

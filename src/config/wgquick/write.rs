@@ -16,6 +16,16 @@ impl Conf {
     /// A file is always a complete configuration. So `replace_peers` and `replace_allowed_ips` are ignored, and unset
     /// values are omitted, so that they have their defaults.
     ///
+    /// ```
+    /// use wg_embed::{Conf, PrivateKey, Update};
+    ///
+    /// let key = PrivateKey::generate()?;
+    /// let update = Update { private_key: Some(Some(key.clone())), ..Update::default() };
+    /// let text = Conf { update, ..Conf::default() }.to_text()?;
+    /// assert_eq!(text.parse::<Conf>()?.update.private_key, Some(Some(key)));
+    /// # Ok::<(), wg_embed::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// `Invalid` for values that a file cannot represent, like the removal of a peer or a hook with a line feed: a text
     /// is never written that would be read back with different contents. `Resources` without memory for it.
