@@ -52,6 +52,18 @@ impl Netns {
         self.tid
     }
 
+    /// Makes another one behind a link of its own: `near{number}` with 10.77.NUMBER.1 here, `far` with 10.77.NUMBER.2
+    /// there.
+    pub(crate) fn far_end(&self, number: u8) -> Self {
+        let far = Self::new();
+        self.ip(&format!("link add near{number} type veth peer name far netns {}", far.tid()));
+        self.ip(&format!("addr add 10.77.{number}.1/24 dev near{number}"));
+        self.ip(&format!("link set near{number} up"));
+        far.ip(&format!("addr add 10.77.{number}.2/24 dev far"));
+        far.ip("link set far up");
+        far
+    }
+
     /// Starts something in it; the result is awaited with `recv`.
     pub(crate) fn start<R: Send + 'static>(&self, body: impl FnOnce() -> R + Send + 'static) -> mpsc::Receiver<R> {
         let (done, result) = mpsc::channel();

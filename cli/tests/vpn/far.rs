@@ -46,12 +46,7 @@ pub(crate) struct Far {
 impl Far {
     /// Makes it, with the near end as its only peer.
     pub(crate) fn new(number: u8, near: &Netns, near_key: &PrivateKey, program: &Program) -> Self {
-        let (netns, interface) = (Netns::new(), Interface::new());
-        near.ip(&format!("link add near{number} type veth peer name far netns {}", netns.tid()));
-        near.ip(&format!("addr add 10.77.{number}.1/24 dev near{number}"));
-        near.ip(&format!("link set near{number} up"));
-        netns.ip(&format!("addr add 10.77.{number}.2/24 dev far"));
-        netns.ip("link set far up");
+        let (netns, interface) = (near.far_end(number), Interface::new());
         let running = match program {
             Program::Ours => Running::Ours(interface.start(&netns)),
             Program::Go(path) => {

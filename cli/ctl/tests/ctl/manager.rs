@@ -31,12 +31,7 @@ struct Far {
 
 impl Far {
     fn new(number: u8, near: &Netns, near_key: &PrivateKey) -> Self {
-        let (netns, folder) = (Netns::new(), Folder::new());
-        near.ip(&format!("link add near{number} type veth peer name far netns {}", netns.tid()));
-        near.ip(&format!("addr add 10.77.{number}.1/24 dev near{number}"));
-        near.ip(&format!("link set near{number} up"));
-        netns.ip(&format!("addr add 10.77.{number}.2/24 dev far"));
-        netns.ip("link set far up");
+        let (netns, folder) = (near.far_end(number), Folder::new());
         let key = PrivateKey::generate_with(&SystemRandom);
         let file = folder.file(&format!("{}.conf", interface()));
         let text = format!(
