@@ -103,7 +103,7 @@ fn serve(run: &Run, inherited: Inherited, user: Option<User>, ready: impl FnOnce
     let (ends, ended) = mpsc::channel();
     let tunnel_ends = ends.clone();
     let hub = Arc::new(Hub::default());
-    let noted = hub.clone();
+    let (noted, closed) = (hub.clone(), hub.clone());
     let events = Box::new(move |event| {
         noted.note(&event);
         if let Event::Ended(reason) = event {
@@ -131,6 +131,8 @@ fn serve(run: &Run, inherited: Inherited, user: Option<User>, ready: impl FnOnce
         tracing::debug!(reason, "shutting down");
         manager.stopping(&reason);
     }
+    // Clients that wait for events are not waited for.
+    closed.close();
     // The sockets end first: as long as a client can connect, there is an interface.
     server.into_iter().chain(wireproto).try_for_each(|server| server.stop())?;
     tunnel.stop()

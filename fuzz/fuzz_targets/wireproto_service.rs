@@ -7,6 +7,7 @@
 use std::{
     net::Ipv4Addr,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use libfuzzer_sys::fuzz_target;
@@ -53,8 +54,8 @@ fuzz_target!(|input: &[u8]| {
     let tunnel = tunnel();
     tunnel.device().apply(Update { replace_peers: true, ..Update::default() }).unwrap();
     let limit = usize::from(u16::from_be_bytes([*high, *low]));
-    let options = service::Options { response: limit, ..service::Options::default() };
-    let mut session = Session::new(options, Some(Arc::default()));
+    let options = service::Options { response: limit, wait: Duration::ZERO, ..service::Options::default() };
+    let session = Session::new(options, Some(Arc::default()));
     check(bytes, &session.call(tunnel, bytes), limit);
     let mut framer = Framer::new(options);
     let (mut begin, mut taken) = (0, 0);

@@ -80,6 +80,7 @@ impl Parts {
             return;
         }
         let Some(tunnel) = lock(&self.tunnel).take() else { return };
+        self.wireproto.close();
         let stopped = match &self.net {
             Some(net) => tunnel.stop_with_tun(|| net.close(), CLOSE_GRACE),
             None => tunnel.stop(),

@@ -1,12 +1,9 @@
 //! WireProto: messages from and to records, and the client that a tunnel's handle is.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, OnceLock};
 
 use pyo3::{prelude::*, types::PyBytes};
-use wg_embed::{
-    device::{Event, Tunnel},
-    sync::lock,
-};
+use wg_embed::device::{Event, Tunnel};
 use wg_embed_wireproto::{Builder, Error, Kind, Message, Order, ReadOptions, Record, Status, WriteOptions};
 use wg_embed_wireproto_service::{Hub, Options, Session};
 use zeroize::Zeroizing;
@@ -15,8 +12,8 @@ use zeroize::Zeroizing;
 #[derive(Default)]
 pub(crate) struct Client {
     hub: Arc<Hub>,
-    /// Made at the first call, and held during each.
-    session: Mutex<Option<Session>>,
+    /// Made at the first call.
+    session: OnceLock<Session>,
 }
 
 impl Client {
@@ -27,8 +24,12 @@ impl Client {
 
     /// Answers a request. The response is empty only if there is no memory for one.
     pub(crate) fn call(&self, tunnel: &Tunnel, request: &[u8]) -> Zeroizing<Vec<u8>> {
-        let mut session = lock(&self.session);
-        session.get_or_insert_with(|| Session::new(Options::default(), Some(self.hub.clone()))).call(tunnel, request)
+        self.session.get_or_init(|| Session::new(Options::default(), Some(self.hub.clone()))).call(tunnel, request)
+    }
+
+    /// Ends the waits for events.
+    pub(crate) fn close(&self) {
+        self.hub.close();
     }
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import errno
 from typing import Any
@@ -131,6 +132,22 @@ def test_events_are_kept_from_the_first_question_on() -> None:
 
             await until(has_come)
             assert {"event": "handshake_completed", "peer": CLIENT_PUB} in found
+
+    run(main())
+
+
+def test_events_may_be_waited_for() -> None:
+    async def main() -> None:
+        server, client = pair()
+        async with server, client:
+            ask = [("cmd", "events"), ("wait", (30_000).to_bytes(4, "big"))]
+            # From here on they are kept.
+            answers(server, [("cmd", "events")])
+            waiting = asyncio.get_running_loop().run_in_executor(None, answers, server, ask)
+            assert client.net is not None
+            await soon(client.net.ping("10.0.0.2", timeout=PATIENCE))
+            events = (await soon(waiting)).answers[0].json()["events"]
+            assert events[0]["event"] in ("endpoint_changed", "handshake_completed"), events
 
     run(main())
 

@@ -42,6 +42,15 @@ static void each_command_has_an_answer(struct end end) {
   CHECK(answers(end.handle, request, request_of("set", request), 0x15, "there is nothing to set"));
 }
 
+/* wait, 1 ms as 4 bytes. */
+static void events_may_be_waited_for(struct end end) {
+  static const uint8_t request[] = {1,   0,   0,   0,   1,   2,   0,   0,   0,   1, 0, 0, 0, 49, 0,   0,   0,   1,
+                                    0,   0,   0,   41,  0,   0,   0,   2,   0,   0, 0, 33, 0, 0,  0,   3,   0,   0,
+                                    0,   6,   'c', 'm', 'd', 'e', 'v', 'e', 'n', 't', 's', 0, 0, 0, 4, 0, 0, 0,
+                                    4,   'w', 'a', 'i', 't', 0,   0,   0,   1,   3, 4};
+  CHECK(answers(end.handle, request, sizeof request, 6, "\"left\":0"));
+}
+
 /* listen_port, as 2 bytes. */
 static void a_set_is_applied(struct end end) {
   uint8_t request[] = {1,   0,   0,   0,   1,   2,   0,   0,   0,   1,   0,   0,   0,   51,  0,  0,  0,  1, 0,  0,
@@ -78,6 +87,7 @@ int main(void) {
   size_t len = request_of("version", request), response_len = 0;
   struct end end = turn_on(SOCK_DGRAM, "listen_port=0\n");
   each_command_has_an_answer(end);
+  events_may_be_waited_for(end);
   a_set_is_applied(end);
   what_cannot_be_read_is_an_answer(end);
   what_is_wrong_with_the_call_is_an_error(end);

@@ -122,7 +122,7 @@ impl Running {
 
     /// Stops the tunnel. None of its callbacks runs afterwards, even on failure.
     pub(crate) fn turn_off(&self) -> Result<()> {
-        self.hooks().events.close_queue();
+        self.hooks().events.end_waits();
         let stop = || {
             if let Some(net) = &self.functions.net {
                 // Before the tunnel: peers hear of the end of their connections.

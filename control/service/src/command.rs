@@ -1,5 +1,7 @@
 //! Commands and their fields, from records.
 
+use std::time::Duration;
+
 use wg_embed::{
     error::{Error, Result},
     key::{KEY_LEN, PublicKey},
@@ -26,9 +28,10 @@ pub(crate) enum Command<'a> {
     /// A change. The pairs are all of the record.
     Set(Pairs<'a>),
     Stats,
-    /// The oldest events, so many at most.
+    /// The oldest events, so many at most; if there are none, the next one is waited for.
     Events {
         max: usize,
+        wait: Duration,
     },
     /// All peers, or one.
     Peers {
@@ -57,9 +60,11 @@ impl<'a> Command<'a> {
             b"set" => Ok(Self::Set(pairs)),
             b"stats" => fields.only(&[]).map(|()| Self::Stats),
             b"events" => {
-                fields.only(&["max"])?;
-                let max = fields.get("max").map(|value| number::<4>("max", value).map(u32::from_be_bytes));
-                Ok(Self::Events { max: max.transpose()?.map_or(usize::MAX, |max| max as usize) })
+                fields.only(&["max", "wait"])?;
+                let number = |name| fields.get(name).map(|value| number::<4>(name, value).map(u32::from_be_bytes));
+                let max = number("max").transpose()?.map_or(usize::MAX, |max| max as usize);
+                let wait = Duration::from_millis(number("wait").transpose()?.unwrap_or(0).into());
+                Ok(Self::Events { max, wait })
             }
             b"peers" => {
                 fields.only(&["public_key"])?;

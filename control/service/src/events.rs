@@ -3,7 +3,8 @@
 use std::{
     borrow::Cow,
     collections::VecDeque,
-    sync::{Arc, Mutex, Weak},
+    sync::{Arc, Condvar, Mutex, Weak},
+    time::Duration,
 };
 
 use serde::Serialize;
@@ -11,7 +12,7 @@ use wg_embed::{
     device::{EndReason, Event},
     error::{Error, ErrorKind, Result},
     key::PublicKey,
-    sync::lock,
+    sync::{lock, wait_timeout_while},
 };
 
 use crate::answer::to_json;
@@ -26,16 +27,24 @@ struct State {
     queues: Vec<Weak<Queue>>,
     /// Why the tunnel has ended by itself.
     ended: Option<EndReason>,
+    /// Whether no client is to wait any more.
+    is_closed: bool,
 }
 
 impl Hub {
     /// Keeps an event for each client that asks for events. It never waits for a client.
     pub fn note(&self, event: &Event) {
         let mut state = lock(&self.0);
+        state.queues.retain(|queue| queue.upgrade().is_some_and(|queue| queue.push(event)));
         if let Event::Ended(reason) = event {
             state.ended = Some(reason.clone());
+            state.close();
         }
-        state.queues.retain(|queue| queue.upgrade().is_some_and(|queue| queue.push(event)));
+    }
+
+    /// Ends the waits of all clients, and lets none wait from now on: the tunnel is about to be stopped. Idempotent.
+    pub fn close(&self) {
+        lock(&self.0).close();
     }
 
     /// Fails once the tunnel has ended by itself.
@@ -48,11 +57,22 @@ impl Hub {
 
     /// A queue that has the events from now on.
     pub(crate) fn queue(&self, limit: usize) -> Result<Arc<Queue>> {
-        let queue = Arc::new(Queue { limit, waiting: Mutex::default() });
         let mut state = lock(&self.0);
+        let waiting = Waiting { is_closed: state.is_closed, ..Waiting::default() };
+        let queue = Arc::new(Queue { limit, waiting: Mutex::new(waiting), arrived: Condvar::new() });
         state.queues.try_reserve(1)?;
         state.queues.push(Arc::downgrade(&queue));
         Ok(queue)
+    }
+}
+
+impl State {
+    fn close(&mut self) {
+        self.is_closed = true;
+        for queue in self.queues.iter().filter_map(Weak::upgrade) {
+            lock(&queue.waiting).is_closed = true;
+            queue.arrived.notify_all();
+        }
     }
 }
 
@@ -61,12 +81,16 @@ impl Hub {
 pub(crate) struct Queue {
     limit: usize,
     waiting: Mutex<Waiting>,
+    /// There is an event, or there will be none.
+    arrived: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
     events: VecDeque<Event>,
     dropped: u64,
+    /// Whether there will be no more.
+    is_closed: bool,
 }
 
 impl Queue {
@@ -78,11 +102,21 @@ impl Queue {
             waiting.dropped += 1;
             // Without room for one, this is the one that is dropped.
             if waiting.events.pop_front().is_none() {
+                drop(waiting);
+                self.arrived.notify_all();
                 return true;
             }
         }
         waiting.events.push_back(event.clone());
+        drop(waiting);
+        self.arrived.notify_all();
         true
+    }
+
+    /// Waits until there is something to take, or there will be nothing; so long at most.
+    pub(crate) fn wait(&self, timeout: Duration) {
+        let is_idle = |waiting: &mut Waiting| waiting.events.is_empty() && waiting.dropped == 0 && !waiting.is_closed;
+        drop(wait_timeout_while(&self.arrived, lock(&self.waiting), timeout, is_idle));
     }
 
     /// Takes the oldest, `max` at most and as many as fit in `limit` bytes, as JSON.
@@ -201,5 +235,42 @@ mod tests {
         let queue = hub.queue(0).unwrap();
         hub.note(&Event::SocketsRecovered(1));
         assert_eq!(taken(&queue, 9, 1000), "{\"events\":[],\"dropped\":1,\"left\":0}");
+    }
+
+    /// A wait that is much longer than the test may take.
+    const LONG: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn a_wait_ends_with_an_event_and_with_the_last_one() {
+        let hub = Hub::default();
+        let queue = hub.queue(2).unwrap();
+        queue.wait(Duration::from_millis(1));
+        let waits = || {
+            std::thread::scope(|scope| {
+                let waiting = scope.spawn(|| queue.wait(LONG));
+                hub.note(&Event::SocketsRecovered(1));
+                waiting.join().unwrap();
+            });
+        };
+        waits();
+        // What waits already is not waited for.
+        queue.wait(LONG);
+        assert!(taken(&queue, 9, 1000).contains("sockets_recovered"));
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| queue.wait(LONG));
+            hub.close();
+            waiting.join().unwrap();
+        });
+        queue.wait(LONG);
+        hub.queue(2).unwrap().wait(LONG);
+        assert_eq!(taken(&queue, 9, 1000), "{\"events\":[],\"dropped\":0,\"left\":0}");
+        // Without room the number of those that were dropped is something to take.
+        let hub = Hub::default();
+        let queue = hub.queue(0).unwrap();
+        hub.note(&Event::SocketsRecovered(1));
+        queue.wait(LONG);
+        // A tunnel that has ended has no more events.
+        hub.note(&Event::Ended(EndReason::failed(ErrorKind::Closed, "gone")));
+        hub.queue(2).unwrap().wait(LONG);
     }
 }

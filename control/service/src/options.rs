@@ -1,5 +1,7 @@
 //! Limits of the service.
 
+use std::time::Duration;
+
 use wg_embed_wireproto::{Order, ReadOptions, Tolerance, options::DEFAULT_LIMIT};
 
 /// How requests are read and answered.
@@ -14,6 +16,8 @@ pub struct Options {
     pub commands: usize,
     /// The most events that wait for a client: 256. The oldest is dropped, and counted, for one more.
     pub events: usize,
+    /// The longest time that a request waits for events, all its commands together: 30 seconds.
+    pub wait: Duration,
     /// The order of a request's counts and sizes. A response has that of its request.
     pub order: Order,
     /// Whether a request may have the other order, too.
@@ -27,6 +31,7 @@ impl Default for Options {
             response: DEFAULT_LIMIT,
             commands: 1024,
             events: 256,
+            wait: Duration::from_secs(30),
             order: Order::Big,
             any_order: false,
         }

@@ -1,11 +1,15 @@
 //! A client of the service: requests in, responses out.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use wg_embed::{
     device::Tunnel,
     error::{Error, ErrorKind, Result},
     key::wiped,
+    sync::lock,
     uapi::{Limits, get_public_text, get_text},
 };
 use wg_embed_wireproto::{Message, Pairs};
@@ -27,27 +31,29 @@ pub fn call(tunnel: &Tunnel, request: &[u8]) -> Zeroizing<Vec<u8>> {
     Session::new(Options::default(), None).call(tunnel, request)
 }
 
-/// A client.
+/// A client. Its methods may be called on several threads at once.
 #[derive(Debug)]
 pub struct Session {
     options: Options,
     hub: Option<Arc<Hub>>,
     /// Since it first asked for events.
-    events: Option<Arc<Queue>>,
+    events: Mutex<Option<Arc<Queue>>>,
 }
 
 impl Session {
     /// A client that has its events from `hub`.
     #[must_use]
     pub const fn new(options: Options, hub: Option<Arc<Hub>>) -> Self {
-        Self { options, hub, events: None }
+        Self { options, hub, events: Mutex::new(None) }
     }
 
     /// Answers one request: bytes that are one message. All of it is checked, its checksum included, before the first
     /// command is carried out. Commands are carried out in their order, also after one that fails. The response is
     /// empty only if there is no memory for one.
+    ///
+    /// It waits for events if a command asks for that, [`Options::wait`] at most; [`Hub::close`] ends such waits.
     #[must_use]
-    pub fn call(&mut self, tunnel: &Tunnel, request: &[u8]) -> Zeroizing<Vec<u8>> {
+    pub fn call(&self, tunnel: &Tunnel, request: &[u8]) -> Zeroizing<Vec<u8>> {
         wiped(|| self.respond(tunnel, request))
     }
 
@@ -63,7 +69,7 @@ impl Session {
         &self.options
     }
 
-    fn respond(&mut self, tunnel: &Tunnel, request: &[u8]) -> Zeroizing<Vec<u8>> {
+    fn respond(&self, tunnel: &Tunnel, request: &[u8]) -> Zeroizing<Vec<u8>> {
         let message = match Message::parse(request, &self.options.reading()) {
             Ok(message) => message,
             Err(error) => return self.refuse(&error),
@@ -77,7 +83,7 @@ impl Session {
     }
 
     /// Carries out all commands, unless the request as a whole is refused.
-    fn answers(&mut self, tunnel: &Tunnel, request: &Message<'_>) -> Result<Vec<Answer>> {
+    fn answers(&self, tunnel: &Tunnel, request: &Message<'_>) -> Result<Vec<Answer>> {
         let count = request.groups().map(|group| group.len()).fold(0, usize::saturating_add);
         if count > self.options.commands {
             let text = format!("{count} commands are more than {}", self.options.commands);
@@ -91,8 +97,10 @@ impl Session {
             left.ok_or_else(|| Error::new(ErrorKind::TooLarge, "the response would be larger than it may be"))?;
         let mut answers = Vec::new();
         answers.try_reserve_exact(count)?;
+        let began = Instant::now();
         for record in request.records() {
-            let answer = self.answer(tunnel, record.pairs(), left + LONGEST_ERROR);
+            let patience = self.options.wait.saturating_sub(began.elapsed());
+            let answer = self.answer(tunnel, record.pairs(), left + LONGEST_ERROR, patience);
             let taken = answer.as_ref().map_or(0, |value| value.len());
             left = left.saturating_sub(taken.saturating_sub(LONGEST_ERROR));
             answers.push(answer);
@@ -100,8 +108,8 @@ impl Session {
         Ok(answers)
     }
 
-    /// Carries out one command, whose result may have `limit` bytes.
-    fn answer(&mut self, tunnel: &Tunnel, pairs: Pairs<'_>, limit: usize) -> Answer {
+    /// Carries out one command, whose result may have `limit` bytes and be waited for that long.
+    fn answer(&self, tunnel: &Tunnel, pairs: Pairs<'_>, limit: usize, patience: Duration) -> Answer {
         let device = tunnel.device();
         match Command::of(pairs)? {
             Command::Get { json: true, secrets } => state::get(tunnel, secrets, limit),
@@ -116,19 +124,24 @@ impl Session {
                 Ok(Zeroizing::default())
             }
             Command::Stats => state::stats(tunnel, limit),
-            Command::Events { max } => self.events()?.take(max, limit),
+            Command::Events { max, wait } => {
+                let events = self.events()?;
+                events.wait(wait.min(patience));
+                events.take(max, limit)
+            }
             Command::Peers { key } => state::peers(tunnel, key, limit),
             Command::Version => state::version(limit),
         }
     }
 
-    fn events(&mut self) -> Result<&Queue> {
+    fn events(&self) -> Result<Arc<Queue>> {
         let hub = self.hub.as_ref();
         let hub = hub.ok_or_else(|| Error::new(ErrorKind::Unsupported, "events do not wait for this client"))?;
-        let queue = match self.events.take() {
+        let mut events = lock(&self.events);
+        let queue = match events.take() {
             Some(queue) => queue,
             None => hub.queue(self.options.events)?,
         };
-        Ok(self.events.insert(queue))
+        Ok(events.insert(queue).clone())
     }
 }

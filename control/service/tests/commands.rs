@@ -3,7 +3,10 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use common::{Command, PEER, PRIVATE, answers, answers_with, error, json, one, request, request_with, result, tunnel};
 use proptest::{collection::vec, prelude::*};
@@ -96,15 +99,15 @@ fn events_wait_for_each_client_from_its_first_question_on() {
     assert_eq!(error(&call(&tunnel, &ask)).0, "unsupported");
     let hub = Arc::new(Hub::default());
     let client = || Session::new(Options { events: 2, ..Options::default() }, Some(hub.clone()));
-    let (mut first, mut second) = (client(), client());
+    let (first, second) = (client(), client());
     hub.note(&Event::SocketsRecovered(1));
-    let take = |session: &mut Session| json(&result(&session.call(&tunnel, &ask)));
-    assert_eq!(take(&mut first), serde_json::json!({"events": [], "dropped": 0, "left": 0}));
+    let take = |session: &Session| json(&result(&session.call(&tunnel, &ask)));
+    assert_eq!(take(&first), serde_json::json!({"events": [], "dropped": 0, "left": 0}));
     for port in 2..5 {
         hub.note(&Event::SocketsRecovered(port));
     }
-    assert_eq!(take(&mut second)["dropped"], 0);
-    let answer = take(&mut first);
+    assert_eq!(take(&second)["dropped"], 0);
+    let answer = take(&first);
     assert_eq!(answer["dropped"], 1);
     assert_eq!(answer["events"][0], serde_json::json!({"event": "sockets_recovered", "port": 3}));
     hub.note(&Event::EndpointChanged(PublicKey::from_bytes(PEER), "1.2.3.4:5".parse().unwrap()));
@@ -114,6 +117,31 @@ fn events_wait_for_each_client_from_its_first_question_on() {
     assert_eq!((answer["left"].as_u64(), answer["events"][0]["endpoint"].as_str()), (Some(1), Some("1.2.3.4:5")));
     assert_eq!(error(&second.call(&tunnel, &one(SET))), ("closed".into(), "the tunnel has ended: gone".into()));
     assert!(!text(&tunnel).contains("fwmark"));
+}
+
+#[test]
+fn events_may_be_waited_for() {
+    let (tunnel, hub) = (tunnel(), Arc::new(Hub::default()));
+    let ask = |wait: u32| one(&[("cmd", b"events"), ("wait", &wait.to_be_bytes())]);
+    let session = Session::new(Options { wait: Duration::from_secs(3600), ..Options::default() }, Some(hub.clone()));
+    let take = |session: &Session, wait| json(&result(&session.call(&tunnel, &ask(wait))));
+    assert_eq!(take(&session, 1)["events"], serde_json::json!([]));
+    std::thread::scope(|scope| {
+        // It answers with the event, not only when the time is up.
+        let waiting = scope.spawn(|| take(&session, u32::MAX));
+        // Other calls of the client are not held up.
+        assert!(json(&result(&session.call(&tunnel, &one(&[("cmd", b"version")]))))["name"].is_string());
+        hub.note(&Event::SocketsRecovered(7));
+        assert_eq!(waiting.join().unwrap()["events"][0]["port"], 7);
+    });
+    // The limit is for all commands of a request together.
+    let wait = Duration::from_millis(200);
+    let session = Session::new(Options { wait, ..Options::default() }, Some(hub));
+    let command: Command<'_> = &[("cmd", b"events"), ("wait", &u32::MAX.to_be_bytes())];
+    let began = Instant::now();
+    assert_eq!(answers(&session.call(&tunnel, &request(&[&[command; 1000]]))).1.len(), 1000);
+    assert!((wait..wait * 900).contains(&began.elapsed()), "{:?}", began.elapsed());
+    assert_eq!(error(&call(&tunnel, &ask(0))).0, "unsupported");
 }
 
 #[test]
@@ -151,6 +179,7 @@ fn what_is_wrong_with_a_command_is_an_answer() {
         (&[("cmd", b"version"), ("cmd", b"version")], "invalid", "cmd: there is no such field"),
         (&[("cmd", b"peers"), ("public_key", b"x")], "invalid", "public_key: 1 bytes, not 32"),
         (&[("cmd", b"events"), ("max", b"1")], "invalid", "max: 1 bytes, not 4"),
+        (&[("cmd", b"events"), ("wait", b"1")], "invalid", "wait: 1 bytes, not 4"),
         (&[("cmd", b"set")], "invalid", "there is nothing to set"),
         (&[("cmd", b"set"), ("uapi", b"listen_port")], "protocol", "uapi: line 1: not of the form key=value"),
         (&[("cmd", b"set"), ("public_key", &PEER), ("endpoint", b"example.com:1")], "invalid", "field 2: endpoint"),

@@ -30,7 +30,7 @@ fn dump(bytes: &[u8]) -> String {
 fn examples() -> String {
     let tunnel = tunnel();
     let hub = Arc::new(Hub::default());
-    let mut session = Session::new(Options::default(), Some(hub.clone()));
+    let session = Session::new(Options::default(), Some(hub.clone()));
     let mut out = String::new();
     let mut example = |what: &str, command: Command<'_>, shows: bool| {
         let request = one(command);

@@ -200,7 +200,8 @@ class Tunnel(Closing):
         Answers a control request in WireProto; `wg_embed.wireproto` builds requests and reads responses.
 
         What is wrong with a request or a command is an answer in the response, not an exception. Each tunnel is one
-        client: its events are kept from its first command `events` on.
+        client: its events are kept from its first command `events` on. A command `events` with a field `wait` waits for
+        an event, 30 seconds at most; `close()` ends that. Meanwhile other threads go on.
         """
         return self._native.wireproto(request)
 

@@ -17,7 +17,8 @@ use wg_embed::{
 ///
 /// Errors in the request or a command are reported in the response, which then begins with NAK (0x15) in place of ACK
 /// (0x06); they are not errors of this function. A tunnel's handle is one client: its events are queued from its first
-/// command `events` on, independently of wg_next_event() and the callback.
+/// command `events` on, independently of wg_next_event() and the callback. A command `events` with a field `wait` waits
+/// for an event, 30 seconds a request at most.
 ///
 /// Memory: on success the caller owns `*response` (`*response_len` bytes), and frees it with wg_free(), which wipes it:
 /// it may contain keys, as it includes a copy of each command. On failure nothing is written. `request` is not kept.
@@ -25,7 +26,8 @@ use wg_embed::{
 /// storage for one value each.
 /// Errors: WG_ERR_NULL if a pointer is NULL, except `request` if `len` is 0; WG_ERR_UNKNOWN_HANDLE; WG_ERR_RESOURCES;
 /// WG_ERR_PANIC; WG_ERR_BUSY inside a callback. A tunnel that has ended by itself can still be queried.
-/// Threads: any; calls on one tunnel are serialized. A command `set` waits as wg_set_config() does.
+/// Threads: any, also several at once. A command `set` waits as wg_set_config() does. wg_turn_off() ends a wait for
+/// events. A thread is not cancelled while it waits.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_wireproto_call(

@@ -90,8 +90,10 @@ impl Events {
         Ok(())
     }
 
-    /// Ends the waits of wg_next_event().
-    pub(crate) fn close_queue(&self) {
+    /// Ends the waits of wg_next_event() and wg_wireproto_call().
+    pub(crate) fn end_waits(&self) {
+        #[cfg(feature = "control")]
+        self.wireproto.close();
         if let Some(queue) = self.queue.get() {
             queue.close();
         }

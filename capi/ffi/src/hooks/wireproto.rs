@@ -1,11 +1,8 @@
 //! Control calls as WireProto messages: a tunnel's handle is one client of the service.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, OnceLock};
 
-use wg_embed::{
-    device::{Event, Tunnel},
-    sync,
-};
+use wg_embed::device::{Event, Tunnel};
 use wg_embed_wireproto_service::{Hub, Options, Session};
 use zeroize::Zeroizing;
 
@@ -13,8 +10,8 @@ use zeroize::Zeroizing;
 #[derive(Debug, Default)]
 pub(crate) struct Client {
     hub: Arc<Hub>,
-    /// Created by the first call, and locked during each.
-    session: Mutex<Option<Session>>,
+    /// Created by the first call.
+    session: OnceLock<Session>,
 }
 
 impl Client {
@@ -25,7 +22,11 @@ impl Client {
 
     /// Answers a request. The response is empty only if there is no memory for one.
     pub(crate) fn call(&self, tunnel: &Tunnel, request: &[u8]) -> Zeroizing<Vec<u8>> {
-        let mut session = sync::lock(&self.session);
-        session.get_or_insert_with(|| Session::new(Options::default(), Some(self.hub.clone()))).call(tunnel, request)
+        self.session.get_or_init(|| Session::new(Options::default(), Some(self.hub.clone()))).call(tunnel, request)
+    }
+
+    /// Ends the waits for events.
+    pub(crate) fn close(&self) {
+        self.hub.close();
     }
 }

@@ -37,7 +37,7 @@ impl Kind {
         match field {
             "secrets" | "replace_peers" | "update_only" | "remove" | "replace_allowed_ips" => Self::Flag,
             "listen_port" | "persistent_keepalive_interval" => Self::Number16,
-            "fwmark" | "max" => Self::Number32,
+            "fwmark" | "max" | "wait" => Self::Number32,
             "private_key" | "public_key" | "preshared_key" => Self::Key,
             _ => Self::Text,
         }

@@ -7,6 +7,7 @@ use std::{
     io::{self, Read, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use wg_embed_wireproto::{Accept, Builder, Decoder, Event, Kind, Message, ReadOptions, WriteOptions};
@@ -24,14 +25,18 @@ use fields::Command;
 /// What the file of a socket ends in where it is given by the tunnel's name.
 const ENDING: &str = "wireproto";
 
+/// The longest time that a daemon waits for events.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
 /// Limits in bytes for the parts of a request other than field values: per field, per command, and per request.
 const AROUND: usize = 64;
 
 pub(crate) fn call(sockets: &Sockets, arguments: &WireprotoCall) -> Result<()> {
-    let request = request(&fields::commands(&arguments.commands)?)?;
+    let commands = fields::commands(&arguments.commands)?;
+    let (request, patience) = (request(&commands)?, patience(&commands));
     let socket = path(sockets, &arguments.socket)?;
-    let stream = connect(&socket)?;
-    let response = ask(stream, &request).map_err(|error| lost(&socket, &error))?;
+    let stream = connect(&socket, patience)?;
+    let response = ask(stream, &request).map_err(|error| lost(&socket, &error, patience))?;
     let message = Message::parse(&response, &reading())
         .map_err(|error| Failure::new(format!("the daemon at {} answered: {error}", socket.display())))?;
     let answers: Vec<_> = message.records().map(Answer::of).collect();
@@ -55,7 +60,13 @@ fn path(sockets: &Sockets, argument: &Path) -> Result<PathBuf> {
     }
 }
 
-fn connect(socket: &Path) -> Result<UnixStream> {
+/// How long a response may take.
+fn patience(commands: &[Command]) -> Duration {
+    let waits = commands.iter().flat_map(|command| &command.fields).any(|(name, _)| name == "wait");
+    if waits { PATIENCE + LONGEST_WAIT } else { PATIENCE }
+}
+
+fn connect(socket: &Path, patience: Duration) -> Result<UnixStream> {
     let path = socket.display();
     let stream = UnixStream::connect(socket).map_err(|error| {
         let (exit, text) = match error.kind() {
@@ -74,14 +85,14 @@ fn connect(socket: &Path) -> Result<UnixStream> {
         Failure { exit, text }
     })?;
     for limit in [UnixStream::set_read_timeout, UnixStream::set_write_timeout] {
-        limit(&stream, Some(PATIENCE)).map_err(|error| Failure::io("cannot limit the time of an answer", &error))?;
+        limit(&stream, Some(patience)).map_err(|error| Failure::io("cannot limit the time of an answer", &error))?;
     }
     Ok(stream)
 }
 
-fn lost(socket: &Path, error: &io::Error) -> Failure {
+fn lost(socket: &Path, error: &io::Error, patience: Duration) -> Failure {
     let reason = match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => format!("no answer in {PATIENCE:?}"),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => format!("no answer in {patience:?}"),
         io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
             "it closed the connection without an answer".to_owned()
         }
