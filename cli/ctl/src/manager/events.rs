@@ -14,21 +14,39 @@ use wg_embed_manager::{
 };
 use wg_embed_settings::{Settings, manager::settings};
 
-use super::run::Event;
 use crate::{
     failure::Result,
     output::{BOLD, print, print_raw, styled},
 };
 
+/// What is printed.
+pub(super) enum Event {
+    /// The tunnel's process runs.
+    Process { id: u32, version: Version, interface: Option<String> },
+    /// The tunnel has been started.
+    Started,
+    /// Settings, and what has come of them; `None`: nothing is configured here.
+    Settings(Box<NetworkSettingsRequest>, Option<std::result::Result<(), String>>),
+    /// All peers.
+    Peers(Peers),
+    /// A line of the tunnel's log.
+    Log(Log),
+    /// So many settings and lines of the log were dropped, as the output was not read.
+    Dropped(u64),
+    /// All is over, as was asked for.
+    Stopped,
+}
+
 /// Prints events. For people, of the peers only what has changed.
 pub(super) struct Printer {
     json: bool,
-    /// Each peer, by its name, as it was printed last.
-    shown: BTreeMap<String, Shown>,
+    /// Each peer, by its id, as it was printed last.
+    shown: BTreeMap<Vec<u8>, Shown>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Shown {
+    name: String,
     addresses: String,
     status: &'static str,
 }
@@ -38,8 +56,7 @@ impl Printer {
         Self { json, shown: BTreeMap::new() }
     }
 
-    /// The tunnel's process runs.
-    pub(super) fn process(&self, id: u32, version: Version, interface: Option<&str>) -> Result<()> {
+    fn process(&self, id: u32, version: Version, interface: Option<&str>) -> Result<()> {
         if self.json {
             let version = version.to_string();
             return line(json!({ "event": "process", "pid": id, "version": version, "interface": interface }));
@@ -48,23 +65,21 @@ impl Printer {
         print(&format!("{} {id}{of}, version {version} of the protocol\n", styled(BOLD, "process")))
     }
 
-    /// All is over, as was asked for.
-    pub(super) fn stopped(&self) -> Result<()> {
-        self.word("stopped")
-    }
-
     fn word(&self, word: &str) -> Result<()> {
         if self.json { line(json!({ "event": word })) } else { print(&format!("{}\n", styled(BOLD, word))) }
     }
 
-    /// Something has happened. Failures and the end are printed elsewhere.
+    /// Prints an event.
     pub(super) fn event(&mut self, event: &Event) -> Result<()> {
         match event {
-            Event::Started(Ok(())) => self.word("started"),
+            Event::Process { id, version, interface } => self.process(*id, *version, interface.as_deref()),
+            Event::Started => self.word("started"),
             Event::Settings(request, outcome) => self.settings(request, outcome.as_ref()),
             Event::Peers(peers) => self.peers(peers, SystemTime::now()),
             Event::Log(log) => self.log(log),
-            Event::Started(Err(_)) | Event::Ended(_) | Event::Signal => Ok(()),
+            Event::Dropped(count) if self.json => line(json!({ "event": "dropped", "count": count })),
+            Event::Dropped(count) => print(&format!("{} {count}, as they were not read\n", styled(BOLD, "dropped"))),
+            Event::Stopped => self.word("stopped"),
         }
     }
 
@@ -114,8 +129,10 @@ impl Printer {
             let workspaces: BTreeMap<_, _> = peers.workspaces().map(|w| (w.id.as_slice(), w.name.as_str())).collect();
             let peer = |agent: &Agent| {
                 json!({
+                    "id": hex(&agent.id),
                     "name": agent.name,
                     "workspace": workspaces.get(agent.workspace_id.as_slice()),
+                    "workspace_id": hex(&agent.workspace_id),
                     "addresses": agent.ip_addrs,
                     "names": agent.fqdn,
                     "status": status(agent, now),
@@ -128,24 +145,27 @@ impl Printer {
         print(&self.changes(peers, now))
     }
 
-    /// Lines about peers that are new, others, or gone.
+    /// Lines about peers that are new, others, or gone. If there are several workspaces, names begin with theirs.
     fn changes(&mut self, peers: &Peers, now: SystemTime) -> String {
         let mut out = String::new();
         let before = std::mem::take(&mut self.shown);
+        let workspaces: BTreeMap<_, _> = peers.workspaces().map(|w| (w.id.as_slice(), w.name.as_str())).collect();
         for agent in peers.agents() {
-            let name = one_line(&agent.name);
-            let shown = Shown { addresses: one_line(&agent.ip_addrs.join(", ")), status: status(agent, now) };
-            if before.get(&name) != Some(&shown) {
+            let workspace = workspaces.get(agent.workspace_id.as_slice()).filter(|_| workspaces.len() > 1);
+            let name = workspace.map_or_else(|| agent.name.clone(), |workspace| format!("{workspace}/{}", agent.name));
+            let (name, addresses) = (one_line(&name), one_line(&agent.ip_addrs.join(", ")));
+            let shown = Shown { name, addresses, status: status(agent, now) };
+            if before.get(&agent.id) != Some(&shown) {
                 let ping = latency(agent).map(|latency| format!(", {:.1} ms", latency.as_secs_f64() * 1e3));
-                let Shown { addresses, status } = &shown;
+                let Shown { name, addresses, status } = &shown;
                 out += &format!("{} {name} {addresses}: {status}", styled(BOLD, "peer"));
                 out += &ping.unwrap_or_default();
                 out.push('\n');
             }
-            self.shown.insert(name, shown);
+            self.shown.insert(agent.id.clone(), shown);
         }
-        for name in before.keys().filter(|name| !self.shown.contains_key(*name)) {
-            out += &format!("{} {name}: removed\n", styled(BOLD, "peer"));
+        for (_, gone) in before.iter().filter(|(id, _)| !self.shown.contains_key(*id)) {
+            out += &format!("{} {}: removed\n", styled(BOLD, "peer"), gone.name);
         }
         out
     }
@@ -183,6 +203,10 @@ fn latency(agent: &Agent) -> Option<Duration> {
     Duration::try_from(agent.last_ping.as_ref()?.latency?).ok()
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn texts(values: &[impl Display]) -> Vec<String> {
     values.iter().map(ToString::to_string).collect()
 }
@@ -200,7 +224,7 @@ fn line(value: Value) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wg_embed_manager::messages::PeerUpdate;
+    use wg_embed_manager::messages::{PeerUpdate, Workspace};
 
     fn agent(id: u8, name: &str) -> Agent {
         Agent {
@@ -225,5 +249,24 @@ mod tests {
         assert_eq!(lines(&peers), "");
         peers.apply(&PeerUpdate { deleted_agents: vec![agent(2, "")], ..upsert(vec![agent(3, "c")]) });
         assert_eq!(lines(&peers), "peer c 10.0.0.1: connecting\npeer b [2J: removed\n");
+    }
+
+    #[test]
+    fn agents_of_one_name_are_told_apart() {
+        let mut printer = Printer::new(false);
+        let mut peers = Peers::default();
+        let mut lines =
+            |peers: &Peers| anstream::adapter::strip_str(&printer.changes(peers, SystemTime::UNIX_EPOCH)).to_string();
+        let workspace = |id: u8, name: &str| Workspace { id: vec![id; 16], name: name.into(), ..Workspace::default() };
+        let other = Agent { workspace_id: vec![8; 16], ip_addrs: vec!["10.0.0.2".into()], ..agent(2, "main") };
+        peers.apply(&PeerUpdate {
+            upserted_workspaces: vec![workspace(9, "home"), workspace(8, "office")],
+            upserted_agents: vec![agent(1, "main"), other.clone()],
+            ..PeerUpdate::default()
+        });
+        assert_eq!(lines(&peers), "peer home/main 10.0.0.1: connecting\npeer office/main 10.0.0.2: connecting\n");
+        assert_eq!(lines(&peers), "", "neither has changed");
+        peers.apply(&PeerUpdate { deleted_agents: vec![other], ..PeerUpdate::default() });
+        assert_eq!(lines(&peers), "peer office/main: removed\n");
     }
 }

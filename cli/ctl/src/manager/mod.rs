@@ -3,6 +3,8 @@
 #[cfg(target_os = "linux")]
 mod events;
 #[cfg(target_os = "linux")]
+mod queue;
+#[cfg(target_os = "linux")]
 pub(crate) mod run;
 
 use std::ffi::OsString;

@@ -25,7 +25,10 @@ use wg_embed_manager::{
 use wg_embed_settings::manager::Managed;
 use zeroize::Zeroizing;
 
-use super::events::Printer;
+use super::{
+    events::{Event, Printer},
+    queue::Queue,
+};
 use crate::{
     arguments::ManagerRun,
     conf::read,
@@ -36,15 +39,14 @@ use crate::{
 /// What the token is where none is needed: a request without one is refused.
 const NO_TOKEN: &str = "none";
 
-/// What happens while a tunnel runs.
-pub(super) enum Event {
+/// What this program reacts to.
+enum Turn {
     /// The tunnel's response to the start.
     Started(std::result::Result<(), manager::Error>),
-    /// Settings, and what has come of them; `None`: nothing is configured here.
-    Settings(Box<NetworkSettingsRequest>, Option<std::result::Result<(), String>>),
-    Peers(Peers),
-    Log(Log),
+    /// The stream has ended.
     Ended(End),
+    /// The output cannot be written.
+    NotPrinted(Failure),
     /// A signal that ends this program.
     Signal,
 }
@@ -52,15 +54,11 @@ pub(super) enum Event {
 /// Configures the network, and passes on what happens.
 struct Host {
     network: Option<Mutex<Managed>>,
-    events: mpsc::Sender<Event>,
+    output: Queue,
+    turns: mpsc::Sender<Turn>,
 }
 
 impl Host {
-    fn pass(&self, event: Event) {
-        // At the end the receiver is gone.
-        let _ = self.events.send(event);
-    }
-
     /// Undoes what was configured.
     fn undo(&self) -> Result<()> {
         Ok(self.network.as_ref().map_or(Ok(()), |network| lock(network).undo())?)
@@ -73,33 +71,60 @@ impl manager::Host for Host {
             // The tunnel's own packets have routes of their own.
             lock(network).configure(settings, 0).map_err(|e| e.to_string())
         });
-        self.pass(Event::Settings(Box::new(settings.clone()), outcome.clone()));
+        self.output.push(Event::Settings(Box::new(settings.clone()), outcome.clone()));
         outcome.unwrap_or(Ok(()))
     }
 
     fn peers_changed(&self, peers: &Peers) {
-        self.pass(Event::Peers(peers.clone()));
+        self.output.push(Event::Peers(peers.clone()));
     }
 
     fn log(&self, line: Log) {
-        self.pass(Event::Log(line));
+        self.output.push(Event::Log(line));
     }
 
     fn ended(&self, end: End) {
-        self.pass(Event::Ended(end));
+        // At the end the receiver is gone.
+        let _ = self.turns.send(Turn::Ended(end));
     }
 }
 
 pub(crate) fn run(arguments: &ManagerRun) -> Result<()> {
     let request = request(arguments)?;
-    let (events, incoming) = mpsc::channel();
+    let (turns, incoming) = mpsc::channel();
     // It waits for signals before there is anything to undo.
-    wait_for_signals(events.clone())?;
+    wait_for_signals(turns.clone())?;
     let tun = (!arguments.no_settings).then(|| LinuxTun::create(&arguments.interface)).transpose()?;
     let network = tun.is_some().then(|| Mutex::new(Managed::new(&arguments.interface)));
     let passed = tun.as_ref().map(duplicate).transpose()?;
     let request = StartRequest { tunnel_file_descriptor: passed.as_ref().map_or(0, |_| Process::TUN), ..request };
-    let host = Arc::new(Host { network, events: events.clone() });
+    let output = Queue::default();
+    print_all(arguments.json, output.clone(), turns.clone())?;
+    let host = Arc::new(Host { network, output: output.clone(), turns: turns.clone() });
+    let process = start(arguments, passed, host.clone())?;
+    let interface = tun.as_ref().map(|_| arguments.interface.clone());
+    output.push(Event::Process { id: process.id(), version: process.manager().version(), interface });
+    let stopped = match manage(&process, request, &turns, &incoming, &output) {
+        Ok(true) => process.stop().map_err(|error| Failure::new(format!("the tunnel does not stop: {error}"))),
+        outcome => {
+            drop(process);
+            outcome.map(drop)
+        }
+    };
+    let result = stopped.and(host.undo());
+    if result.is_ok() {
+        output.push(Event::Stopped);
+    }
+    output.close();
+    let not_printed = incoming.try_iter().find_map(|turn| match turn {
+        Turn::NotPrinted(failure) => Some(failure),
+        _ => None,
+    });
+    result.and(not_printed.map_or(Ok(()), Err))
+}
+
+/// Starts the tunnel's process.
+fn start(arguments: &ManagerRun, tun: Option<OwnedFd>, host: Arc<Host>) -> Result<Process> {
     let mut tunnel = arguments.tunnel.iter();
     let program = tunnel.next().cloned().unwrap_or_else(|| daemon::path().into_os_string());
     let more: Vec<OsString> = tunnel.cloned().collect();
@@ -112,54 +137,53 @@ pub(crate) fn run(arguments: &ManagerRun) -> Result<()> {
             command.env("WG_EMBED_VPN_SETTINGS", "ask");
         }
     };
-    let process = Process::start(&program, passed, prepare, Options::default(), host.clone());
-    let process = process.map_err(|error| match error {
+    Process::start(&program, tun, prepare, Options::default(), host).map_err(|error| match error {
         manager::ProcessError::Start(error) => daemon::cannot_run(&program.display(), &error),
         error => Failure::new(format!("{}: {error}", program.display())),
-    })?;
-    let mut printer = Printer::new(arguments.json);
-    let outcome = printer
-        .process(process.id(), process.manager().version(), tun.as_ref().map(|_| &*arguments.interface))
-        .and_then(|()| manage(&process, request, &events, &incoming, &mut printer));
-    let stopped = match outcome {
-        Ok(true) => process.stop().map_err(|error| Failure::new(format!("the tunnel does not stop: {error}"))),
-        outcome => {
-            drop(process);
-            outcome.map(drop)
-        }
-    };
-    let undone = host.undo();
-    // What the tunnel sent at its end.
-    let printed = incoming.try_iter().try_for_each(|event| printer.event(&event));
-    stopped.and(undone).and(printed).and_then(|()| printer.stopped())
+    })
 }
 
-/// Starts the tunnel, and shows what happens, until a signal comes. Returns whether it was started by then.
+/// Prints events on a thread of its own, which is not waited for if the output is not read.
+fn print_all(json: bool, output: Queue, turns: mpsc::Sender<Turn>) -> Result<()> {
+    let print = move || {
+        let mut printer = Printer::new(json);
+        let outcome = std::iter::from_fn(|| output.next()).try_for_each(|event| printer.event(&event));
+        if let Err(failure) = outcome {
+            // At the end the receiver is gone.
+            let _ = turns.send(Turn::NotPrinted(failure));
+        }
+        output.finish();
+    };
+    let thread = thread::Builder::new().name("output".into()).spawn(print);
+    thread.map(drop).map_err(|error| Failure::io("cannot print", &error))
+}
+
+/// Starts the tunnel, and waits until a signal comes. Returns whether it was started by then.
 fn manage(
     process: &Process,
     request: StartRequest,
-    events: &mpsc::Sender<Event>,
-    incoming: &mpsc::Receiver<Event>,
-    printer: &mut Printer,
+    turns: &mpsc::Sender<Turn>,
+    incoming: &mpsc::Receiver<Turn>,
+    output: &Queue,
 ) -> Result<bool> {
     thread::scope(|scope| {
         scope.spawn(|| {
             let outcome = process.manager().start(request);
-            let _ = events.send(Event::Started(outcome));
+            let _ = turns.send(Turn::Started(outcome));
         });
         let mut is_started = false;
         let outcome = loop {
             // This function has a sender as well.
-            let Ok(event) = incoming.recv() else { break Ok(is_started) };
-            if let Err(failure) = printer.event(&event) {
-                break Err(failure);
-            }
-            match event {
-                Event::Started(Ok(())) => is_started = true,
-                Event::Started(Err(error)) => break Err(Failure::new(format!("the tunnel: {error}"))),
-                Event::Ended(end) => break Err(Failure::new(format!("the tunnel has ended: {end}"))),
-                Event::Signal => break Ok(is_started),
-                _ => {}
+            let Ok(turn) = incoming.recv() else { break Ok(is_started) };
+            match turn {
+                Turn::Started(Ok(())) => {
+                    is_started = true;
+                    output.push(Event::Started);
+                }
+                Turn::Started(Err(error)) => break Err(Failure::new(format!("the tunnel: {error}"))),
+                Turn::Ended(end) => break Err(Failure::new(format!("the tunnel has ended: {end}"))),
+                Turn::NotPrinted(failure) => break Err(failure),
+                Turn::Signal => break Ok(is_started),
             }
         };
         if !is_started {
@@ -202,15 +226,17 @@ fn file_url(file: &Path) -> Result<String> {
     Ok(url)
 }
 
-fn wait_for_signals(events: mpsc::Sender<Event>) -> Result<()> {
+fn wait_for_signals(turns: mpsc::Sender<Turn>) -> Result<()> {
     let failed = |error: std::io::Error| Failure::io("cannot wait for signals", &error);
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(failed)?;
     let wait = move || {
-        for _ in signals.forever() {
-            if events.send(Event::Signal).is_err() {
-                return;
-            }
+        let mut signals = signals.forever();
+        if signals.next().is_some() {
+            // At the end the receiver is gone.
+            let _ = turns.send(Turn::Signal);
         }
+        // The first one is enough, and the others have no effect.
+        signals.for_each(drop);
     };
     // It is not waited for: the process ends with the main thread.
     thread::Builder::new().name("signals".into()).spawn(wait).map_err(failed)?;

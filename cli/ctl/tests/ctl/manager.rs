@@ -269,6 +269,49 @@ fn a_tunnel_that_fails_is_a_failure() {
     });
 }
 
+/// A frame of a tunnel: a line of the log with a message of so many bytes.
+fn log_frame(len: usize) -> Vec<u8> {
+    let varint = |value: usize| [(value & 0x7f | 0x80) as u8, (value >> 7 & 0x7f | 0x80) as u8, (value >> 14) as u8];
+    let message = [&[0x12][..], &varint(len), &vec![b'x'; len]].concat();
+    let body = [&[0x12][..], &varint(message.len()), &message].concat();
+    [&(body.len() as u32).to_be_bytes()[..], &body].concat()
+}
+
+/// Neither the tunnel nor a signal waits for whoever reads, and what waits to be printed is bounded.
+#[test]
+fn output_that_is_not_read_holds_up_nothing() {
+    let folder = Folder::new();
+    let [conf, frames, progress, tunnel] = ["a.conf", "frames", "progress", "tunnel"].map(|name| folder.file(name));
+    fs::write(&conf, "").unwrap();
+    // 2 MiB.
+    fs::write(&frames, log_frame(1 << 16).repeat(32)).unwrap();
+    let lines = format!(
+        "printf 'codervpn tunnel 1.3\\n' >&4\nfor i in $(seq 100); do cat {frames} >&4 || exit; done\n: >{progress}\n\
+         while cat {frames} >&4 2>/dev/null; do :; done",
+        frames = frames.display(),
+        progress = progress.display()
+    );
+    folder.program("tunnel", &lines);
+    fs::rename(folder.file("bin/tunnel"), &tunnel).unwrap();
+    let mut command = Command::new(BINARY);
+    command.args(["manager", "run", "--json", "--no-settings", "--conf", conf.to_str().unwrap(), "--"]).arg(&tunnel);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    eventually("200 MiB are passed on", || progress.exists() || child.try_wait().unwrap().is_some());
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(kib < 150 << 10, "{kib} KiB");
+    // Reading starts only after the signal.
+    let stdout = child.stdout.take().unwrap();
+    // SAFETY: kill(2) takes numbers; this is a process of ours.
+    assert_eq!(unsafe { libc::kill(child.id().cast_signed(), libc::SIGTERM) }, 0);
+    let output = end_of(child);
+    assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap()), (Some(0), String::new()));
+    let first = BufReader::new(stdout).lines().next().unwrap().unwrap();
+    assert!(first.contains("\"event\":\"process\""), "{first}");
+}
+
 #[test]
 fn arguments_of_managers_are_checked() {
     for arguments in [
