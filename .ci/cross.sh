@@ -136,6 +136,11 @@ test_all() {
   step "test $target" \
     "packages gcc-mingw-w64-x86-64-win32 wine64 wine && rust_for $target && wine_prefix" \
     tests $target x86_64-w64-mingw32-gcc x86_64-w64-mingw32-gcc wine
+  # Pipes, and a tunnel in a process of its own.
+  local suites=(-p wg-embed-manager --lib --test windows)
+  step "test $target, wg-embed-manager" \
+    "packages gcc-mingw-w64-x86-64-win32 wine64 wine && rust_for $target && wine_prefix" \
+    tests $target x86_64-w64-mingw32-gcc x86_64-w64-mingw32-gcc wine
 }
 
 command -v rustup >/dev/null || { echo "cross.sh: needs rustup: https://rustup.rs"; exit 1; }

@@ -5,12 +5,12 @@
 //! response that they wait for, until it is done.
 
 mod peers;
-#[cfg(unix)]
+#[cfg(any(unix, windows))]
 mod process;
 mod settings;
 
 pub use peers::{AgentStatus, Peers};
-#[cfg(unix)]
+#[cfg(any(unix, windows))]
 pub use process::{Process, ProcessError};
 pub use settings::merge;
 

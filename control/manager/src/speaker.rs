@@ -10,6 +10,8 @@
 #[cfg(unix)]
 mod descriptors;
 mod error;
+#[cfg(windows)]
+mod handles;
 mod shared;
 mod threads;
 mod transport;

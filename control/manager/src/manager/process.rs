@@ -1,25 +1,27 @@
 //! A tunnel in a process of its own, which is passed the ends of two pipes.
 
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
+
+#[cfg(unix)]
+use unix as system;
+#[cfg(windows)]
+use windows as system;
+
 use super::{Error, Host, Manager, Options};
-use crate::speaker::{OpenError, Transport};
-use command_fds::{CommandFdExt, FdMapping};
-use rustix::process::{Pid, Signal, kill_process};
+use crate::speaker::OpenError;
+#[cfg(unix)]
+use std::os::fd::OwnedFd;
 use std::{
     ffi::OsStr,
     fmt, io,
-    os::fd::OwnedFd,
     process::{Child, Command},
     sync::Arc,
     thread,
     time::{Duration, Instant},
 };
-
-/// What the process reads from.
-const READ: i32 = 3;
-/// What it writes to.
-const WRITE: i32 = 4;
-/// A TUN of the manager.
-const TUN: i32 = 5;
 
 /// A tunnel that was not stopped has that long to undo what it did, when the stream has ended.
 const GRACE: Duration = Duration::from_secs(2);
@@ -57,41 +59,32 @@ impl std::error::Error for ProcessError {}
 impl Process {
     /// The number that the process has a TUN of the manager under, for
     /// [`StartRequest::tunnel_file_descriptor`](crate::messages::StartRequest::tunnel_file_descriptor).
-    pub const TUN: i32 = TUN;
+    #[cfg(unix)]
+    pub const TUN: i32 = system::TUN;
 
-    /// Runs `PROGRAM vpn-daemon run --rpc-read-fd 3 --rpc-write-fd 4` and exchanges headers with it. It is passed
-    /// `tun`, if there is one, as [`TUN`](Self::TUN). `prepare` may add arguments, set the environment and where its
-    /// output goes.
+    /// Runs a tunnel's program and exchanges headers with it: on Unix
+    /// `PROGRAM vpn-daemon run --rpc-read-fd 3 --rpc-write-fd 4`, which is passed `tun`, if there is one, as `TUN`; on
+    /// Windows `PROGRAM vpn-daemon run`, with the numbers of two pipes in `CODER_VPN_DAEMON_RPC_READ_HANDLE` and
+    /// `CODER_VPN_DAEMON_RPC_WRITE_HANDLE`. `prepare` may add arguments, set the environment and where its output goes.
     ///
     /// # Errors
     /// See [`ProcessError`]; then no process is left.
     pub fn start(
         program: impl AsRef<OsStr>,
-        tun: Option<OwnedFd>,
+        #[cfg(unix)] tun: Option<OwnedFd>,
         prepare: impl FnOnce(&mut Command),
         options: Options,
         host: Arc<dyn Host>,
     ) -> Result<Self, ProcessError> {
-        let pipe = || -> io::Result<(OwnedFd, OwnedFd)> {
-            let (read, write) = io::pipe()?;
-            Ok((read.into(), write.into()))
-        };
-        let (their_read, our_write) = pipe().map_err(ProcessError::Start)?;
-        let (our_read, their_write) = pipe().map_err(ProcessError::Start)?;
-        let transport = Transport::from_descriptors(our_read, our_write).map_err(ProcessError::Start)?;
         let mut command = Command::new(program);
-        let [read, write] = [READ, WRITE].map(|number| number.to_string());
-        command.args(["vpn-daemon", "run", "--rpc-read-fd", &read, "--rpc-write-fd", &write]);
+        command.args(["vpn-daemon", "run"]).args(system::arguments());
         prepare(&mut command);
-        let mut passed = vec![
-            FdMapping { parent_fd: their_read, child_fd: READ },
-            FdMapping { parent_fd: their_write, child_fd: WRITE },
-        ];
-        passed.extend(tun.map(|tun| FdMapping { parent_fd: tun, child_fd: TUN }));
-        command.fd_mappings(passed).map_err(|e| ProcessError::Start(io::Error::other(e)))?;
-        let child = Running { child: command.spawn().map_err(ProcessError::Start)?, grace: GRACE };
-        // It has our copies of the other ends: with them the stream would not end with the process.
-        drop(command);
+        #[cfg(unix)]
+        let spawned = system::spawn(command, tun);
+        #[cfg(windows)]
+        let spawned = system::spawn(command);
+        let (transport, child) = spawned.map_err(ProcessError::Start)?;
+        let child = Running { child, grace: GRACE };
         let manager = Manager::open(transport, options, host).map_err(ProcessError::Open)?;
         Ok(Self { manager, child })
     }
@@ -108,7 +101,8 @@ impl Process {
         self.child.child.id()
     }
 
-    /// Stops the tunnel, and ends its process: it is asked to, and killed if it has not ended 5 seconds later.
+    /// Stops the tunnel, and ends its process: it is asked to, and killed if it has not ended 5 seconds later. On
+    /// Windows it is killed at once, as it cannot be asked.
     ///
     /// # Errors
     /// See [`Error`]. The process has ended all the same.
@@ -149,10 +143,8 @@ impl Drop for Running {
             return;
         }
         // Some tunnels go on when all is done.
-        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            let _ = kill_process(pid, Signal::TERM);
-        }
-        if !self.ends_within(PATIENCE) {
+        system::terminate(&self.child);
+        if cfg!(windows) || !self.ends_within(PATIENCE) {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
