@@ -28,6 +28,9 @@ pub(super) type StartFn =
 pub(crate) struct AppSource {
     manager: i32,
     start: Arc<Slot<StartFn>>,
+    /// The thread that is inside the app's function. It is not part of the state, which is locked while an update waits
+    /// for room: callbacks, for which that may wait, ask for this.
+    finding: Mutex<Option<thread::Id>>,
     state: Mutex<State>,
 }
 
@@ -37,19 +40,17 @@ struct State {
     contents: Option<Contents>,
     /// Takes what is different from that, once a start has it.
     changes: Option<Changes<Configuration>>,
-    /// The thread that is inside the app's function.
-    finding: Option<thread::Id>,
     is_closed: bool,
 }
 
 impl AppSource {
     pub(super) fn new(manager: i32, start: Arc<Slot<StartFn>>) -> Self {
-        Self { manager, start, state: Mutex::default() }
+        Self { manager, start, finding: Mutex::default(), state: Mutex::default() }
     }
 
-    /// Whether this thread is inside the function that finds the peers.
+    /// Whether this thread is inside the function that finds the peers. Does not wait.
     pub(crate) fn is_finding(&self) -> bool {
-        sync::lock(&self.state).finding == Some(thread::id())
+        *sync::lock(&self.finding) == Some(thread::id())
     }
 
     /// Takes what the app has now.
@@ -81,11 +82,9 @@ impl Source for AppSource {
 
     fn resolve(&self, request: &StartRequest, changes: Changes<Configuration>) -> Result<Plan<Configuration>, String> {
         let request = Request::of(request)?;
-        {
-            let mut state = sync::lock(&self.state);
-            state.changes = None;
-            state.finding = Some(thread::id());
-        }
+        // From here on updates do not wait for room: the app's function may call them.
+        sync::lock(&self.state).changes = None;
+        *sync::lock(&self.finding) = Some(thread::id());
         let mut reason = Reason::new();
         let answer = self.start.call(|start, user| {
             request.with(|request| {
@@ -95,8 +94,8 @@ impl Source for AppSource {
                 unsafe { start(user, self.manager, request, text, room) }
             })
         });
+        *sync::lock(&self.finding) = None;
         let mut state = sync::lock(&self.state);
-        state.finding = None;
         match answer {
             Some(0) => {}
             Some(code) => return Err(reason.text(code)),
@@ -165,4 +164,56 @@ fn text(name: &str, text: &str) -> Result<Zeroizing<Vec<u8>>, String> {
     bytes.extend_from_slice(text.as_bytes());
     bytes.push(0);
     Ok(bytes)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::plumbing::callback::NewCallback;
+    use std::{sync::mpsc, time::Duration};
+
+    unsafe extern "C" fn finds(
+        _: *mut c_void,
+        _: i32,
+        _: *const wg_manager_request_t,
+        _: *mut c_char,
+        _: usize,
+    ) -> i32 {
+        0
+    }
+
+    fn named(name: &str) -> Contents {
+        let mut contents = Contents::of_conf(b"", name, b"[Interface]\n").unwrap();
+        contents.settings.mtu += u32::try_from(name.len()).unwrap();
+        contents
+    }
+
+    /// A callback runs on the thread that makes room.
+    #[test]
+    fn a_callback_is_refused_while_an_update_waits_for_room() {
+        let start = Arc::<Slot<StartFn>>::default();
+        start.set(NewCallback::new(Some(finds), std::ptr::null_mut(), None));
+        let source = Arc::new(AppSource::new(1, start));
+        source.update(named("a")).unwrap();
+        let (waits, waiting) = mpsc::channel();
+        let (make_room, room) = mpsc::channel();
+        let room = Mutex::new(room);
+        let changes = Changes::new(move |_| {
+            waits.send(()).unwrap();
+            room.lock().unwrap().recv().is_ok()
+        });
+        source.resolve(&StartRequest::default(), changes).unwrap();
+        std::thread::scope(|scope| {
+            let update = scope.spawn(|| source.update(named("bb")));
+            waiting.recv().unwrap();
+            let (answer, answered) = mpsc::channel();
+            let asked = source.clone();
+            std::thread::spawn(move || answer.send(asked.is_finding()));
+            let is_finding = answered.recv_timeout(Duration::from_secs(60));
+            make_room.send(()).unwrap();
+            assert_eq!(is_finding, Ok(false));
+            update.join().unwrap().unwrap();
+        });
+    }
 }
