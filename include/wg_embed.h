@@ -628,11 +628,12 @@ WG_ENUM(wg_manager_network_t, uint32_t) {
  */
 WG_ENUM(wg_manager_settings_t, uint32_t) {
   /**
-   * As the managers of this system expect it: WG_MANAGER_ASK on Apple's systems, else WG_MANAGER_OWN.
+   * As the managers of this system expect it: WG_MANAGER_ASK on Apple's systems. Elsewhere WG_MANAGER_OWN, or
+   * WG_MANAGER_ASK if there is an interface of the system, and no `configure`.
    */
   WG_MANAGER_DEFAULT = 0,
   /**
-   * The manager, which is asked before the tunnel starts.
+   * The manager, which is asked when the interface exists, before the tunnel starts.
    */
   WG_MANAGER_ASK = 1,
   /**
@@ -2990,6 +2991,10 @@ wg_result_t wg_wireproto_call(int32_t handle,
  * by a `file:` URL; edits of the file are followed (docs/MANAGER.md). wg_manager_serve() has options. Only in
  * libraries with the feature `control`, on Unix.
  *
+ * The manager is asked to configure the system's network, but not for a network in userspace (except on Apple's
+ * systems). If it gives no TUN and the process may create interfaces, that is the interface "wg-vpn0", which exists
+ * when the manager is asked. A start fails if the manager refuses, or does not answer within 30 seconds.
+ *
  * It returns when the headers have been exchanged, for which the manager has 5 seconds. From then on the tunnel goes
  * on on threads of the library's own, until the manager stops it or closes the stream; nothing is left of it then. A
  * log of it has the handle 0, and the manager gets the lines up to WG_LOG_INFO.
@@ -3049,7 +3054,8 @@ int32_t wg_manager_serve(int32_t read_fd, int32_t write_fd, const struct wg_mana
  * that this library does not know; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_UNKNOWN_HANDLE; WG_ERR_FORKED;
  * WG_ERR_RESOURCES; WG_ERR_PANIC; WG_ERR_BUSY inside a callback other than `start` of the same manager. On failure
  * nothing has changed.
- * Threads: any; calls for one manager come one after another. It waits while many changes are on their way.
+ * Threads: any; calls for one manager come one after another. It waits while 64 changes are on their way, but not
+ * inside a callback: it is refused there, or, inside `start`, does not have to wait.
  * Since: 0.1.0
  */
 wg_result_t wg_manager_update(int32_t manager, const struct wg_manager_state_t *state);

@@ -1,6 +1,7 @@
 /* Tunnels that a program manages: this test is that program, over two pipes. */
 #include "check.h"
 
+#include <net/if.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/resource.h>
@@ -682,18 +683,20 @@ static int32_t configures(void *user, int32_t manager, const char *name, const c
   return 0;
 }
 
-/* In a network namespace of its own. */
+/* Enters a network namespace of its own, in which interfaces can be made. Returns 0 if it cannot. */
+static int may_make_interfaces(const char *test) {
+  int tun = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
+  int may = tun >= 0 && unshare(CLONE_NEWNET) == 0;
+  if (!may) printf("skipped %s: no /dev/net/tun, or no right to a network namespace\n", test);
+  if (tun >= 0) close(tun);
+  return may;
+}
+
 static void the_app_configures_the_system(void) {
   struct manager m;
   struct app app = {0};
   wg_manager_options_t options = options_of(&app);
-  int tun = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
-  if (tun < 0 || unshare(CLONE_NEWNET) != 0) {
-    printf("skipped the app configures the system: no /dev/net/tun, or no right to a network namespace\n");
-    if (tun >= 0) close(tun);
-    return;
-  }
-  CHECK_EQ(close(tun), 0);
+  if (!may_make_interfaces("the app configures the system")) return;
   m = begin(OUR_HEADER);
   app.conf = conf_of("laptop", NULL, 9);
   options.network = WG_MANAGER_INTERFACE;
@@ -716,11 +719,46 @@ static void the_app_configures_the_system(void) {
   end(&m);
 }
 
+/* The manager gives no TUN, and is asked when there is an interface. */
+static void the_manager_configures_our_interface(void) {
+  char directory[] = "/tmp/wg-embed-manager-XXXXXX", path[64], url[80];
+  struct manager m;
+  struct message *message = malloc(sizeof *message);
+  if (!may_make_interfaces("the manager configures our interface")) {
+    free(message);
+    return;
+  }
+  m = begin(OUR_HEADER);
+  CHECK(message != NULL && mkdtemp(directory) != NULL);
+  snprintf(path, sizeof path, "%s/home.conf", directory);
+  snprintf(url, sizeof url, "file://%s", path);
+  write_file(path, conf_of("laptop", NULL, 9));
+  CHECK_EQ(OpenTunnel(m.tunnel_from, m.tunnel_to), 0);
+  give_away(&m);
+  check_header(&m);
+  m.refuses = 1;
+  CHECK(strstr(start_it(&m, url, -1), "network settings failed: no such network") != NULL);
+  CHECK_EQ(if_nametoindex("wg-vpn0"), 0);
+  m.refuses = 0;
+  send_start(&m, url, -1);
+  expect(&m, SETTINGS, message);
+  CHECK(if_nametoindex("wg-vpn0") != 0);
+  CHECK(contains(m.settings, m.settings_len, "10.9.0.53"));
+  expect(&m, STARTED, message);
+  CHECK(message->len == 2 && message->body[0] == 0x08 && message->body[1] == 1);
+  stop_it(&m);
+  CHECK_EQ(if_nametoindex("wg-vpn0"), 0);
+  end(&m);
+  CHECK_EQ(unlink(path), 0);
+  CHECK_EQ(rmdir(directory), 0);
+  free(message);
+}
+
 int main(void) {
   static void (*const tests[])(void) = {
       each_step_has_its_code,  a_file_is_served_and_followed,       a_manager_that_is_gone_ends_it,
       peers_come_from_the_app, agents_and_settings_may_be_the_apps, a_stop_waits_for_the_app,
-      what_is_wrong_is_an_error, the_app_configures_the_system,
+      what_is_wrong_is_an_error, the_app_configures_the_system, the_manager_configures_our_interface,
   };
   size_t i;
   signal(SIGPIPE, SIG_IGN);

@@ -197,6 +197,9 @@ impl Checked {
         };
         let settings = match settings {
             Settings::Ask { timeout } => Settings::Ask { timeout: millis(options.settings_timeout_ms, timeout) },
+            Settings::OwnOrAsk { timeout } => {
+                Settings::OwnOrAsk { timeout: millis(options.settings_timeout_ms, timeout) }
+            }
             Settings::Own => Settings::Own,
         };
         if options.flags != 0 {
@@ -256,7 +259,7 @@ fn start((read, write): (OwnedFd, OwnedFd), checked: Checked, functions: Functio
         engine.resolve = Arc::from(resolve);
     }
     if functions.configure.is_set() {
-        engine.system = Arc::new(AppNetwork { manager: handle, configure: functions.configure.clone() });
+        engine.system = Some(Arc::new(AppNetwork { manager: handle, configure: functions.configure.clone() }));
     }
     let source: Arc<AnySource> = match &served.source {
         Some(app) => app.clone(),

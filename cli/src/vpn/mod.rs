@@ -14,16 +14,12 @@ use std::{
 };
 
 use arguments::{Command, Run};
-#[cfg(target_os = "linux")]
-use system::LinuxNetwork as OwnNetwork;
 use wg_embed_manager::{
     speaker::{End, Transport},
     tunnel::{Options, Tunnel},
 };
-#[cfg(not(target_os = "linux"))]
-use wg_embed_tunnel::engine::NoSystemNetwork as OwnNetwork;
 use wg_embed_tunnel::{
-    engine::{self, WireGuard},
+    engine::{self, SystemNetwork, WireGuard},
     file::FileSource,
 };
 
@@ -47,8 +43,8 @@ Options:
                          if the former cannot be had
       --interface NAME   the interface (wg-vpn0)
       --settings WHO     who configures the system's network: the program is
-                         asked, or it is done here (the default except on
-                         Apple's systems; only Linux has it)
+                         asked, or it is done here (only on Linux, where it is
+                         the default)
   -h, --help             print this text
       --version          print the version
 
@@ -97,7 +93,7 @@ fn serve(run: Run) -> Result<(), String> {
     let engine = WireGuard::new(engine::Options {
         network: run.network,
         interface: run.interface,
-        system: Arc::new(OwnNetwork),
+        system: own_network(),
         ..engine::Options::default()
     });
     let options = Options { settings: run.settings, ..Options::default() };
@@ -116,4 +112,12 @@ fn serve(run: Run) -> Result<(), String> {
         End::Finished | End::PeerClosed | End::Closed => Ok(()),
         end => Err(format!("the manager: {end}")),
     }
+}
+
+/// What configures the system's network, if anything here can.
+fn own_network() -> Option<Arc<dyn SystemNetwork>> {
+    #[cfg(target_os = "linux")]
+    return Some(Arc::new(system::LinuxNetwork));
+    #[cfg(not(target_os = "linux"))]
+    None
 }

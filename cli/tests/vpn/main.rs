@@ -180,6 +180,25 @@ fn a_managers_tun_against_wireguard_go() {
 }
 
 #[test]
+fn a_manager_configures_an_interface_of_the_tunnel() {
+    as_root(|| {
+        let near = Near::new("asked", false);
+        let far = Far::new(1, &near.network.netns, &near.key, &Program::Ours);
+        let before = near.network.settings();
+        near.configure(&[("far", &far)]);
+        let (process, host) = near.process(Some("wgvpn0"), |command| {
+            command.env("WG_EMBED_VPN_SETTINGS", "ask").env("WG_EMBED_VPN_NETWORK", "interface");
+            command.env("WG_EMBED_VPN_INTERFACE", "wgvpn0");
+        });
+        process.manager().start(near.request()).unwrap();
+        assert_eq!(host.routes(), ["10.8.0.1"]);
+        near.network.netns.command("ping", "-c 1 -w 290 10.8.0.1");
+        process.stop().unwrap();
+        near.network.becomes(&before, "stopped");
+    });
+}
+
+#[test]
 fn a_tunnel_ends_with_its_manager() {
     as_root(|| {
         let near = Near::new("end", true);

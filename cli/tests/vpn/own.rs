@@ -51,6 +51,27 @@ fn addresses_and_routes_follow_the_file_and_stop_leaves_nothing() {
 }
 
 #[test]
+fn what_is_removed_from_the_file_is_removed_from_the_system() {
+    as_root(|| {
+        let near = Near::new("removed", false);
+        let far = Far::new(1, &near.network.netns, &near.key, &Program::Ours);
+        let before = near.network.settings();
+        let netns = &near.network.netns;
+        near.write(&format!("Address = 10.8.0.100/32, fd08::100/128\nMTU = 1300\n[Peer]\n{}", far.section()));
+        let (process, _host) = process(&near);
+        process.manager().start(near.request()).unwrap();
+        let shown = || netns.ip(&format!("address show dev {INTERFACE}"));
+        assert!(shown().contains("inet6 fd08::100/128") && shown().contains("mtu 1300"), "{}", shown());
+        // The last IPv6 address, and the MTU.
+        near.configure(&[("far", &far)]);
+        wait_until("the address is gone", || !shown().contains("fd08::100"));
+        assert!(shown().contains("mtu 1420") && shown().contains("inet 10.8.0.100/32"), "{}", shown());
+        process.stop().unwrap();
+        near.network.becomes(&before, "stopped");
+    });
+}
+
+#[test]
 fn a_default_route_has_the_tunnels_own_packets_marked() {
     as_root(|| {
         let near = Near::new("default", false);

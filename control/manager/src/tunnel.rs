@@ -4,6 +4,7 @@
 //! packets are handled here: both traits can be implemented without a network.
 
 mod log;
+mod network;
 mod peers;
 mod serve;
 mod start;
@@ -38,7 +39,8 @@ pub trait Source: Send + Sync + 'static {
 /// What a start found.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan<C> {
-    /// What the system's network is to be like, before the tunnel starts: one request after the other.
+    /// What the system's network is to be like, before the tunnel starts: one request after the other. Together they
+    /// are complete: what is in none of them is not configured.
     pub settings: Vec<NetworkSettingsRequest>,
     /// What the agents are grouped by.
     pub workspaces: Vec<Workspace>,
@@ -63,7 +65,8 @@ pub struct Change<C> {
     pub deleted_agents: Vec<Id>,
     /// For the engine, before the manager is told.
     pub configuration: Option<C>,
-    /// As in [`Plan`]. A refusal is logged.
+    /// As in [`Plan`], in place of the settings before; empty: they stay. A refusal is logged. If there is a newer
+    /// change before this one can be applied, only the newer one is.
     pub settings: Vec<NetworkSettingsRequest>,
 }
 
@@ -116,26 +119,47 @@ pub trait Engine: Send + Sync + 'static {
     /// What it is configured with.
     type Configuration: Send + 'static;
 
-    /// Configures the system's network, where the manager is not asked to: [`Settings::Own`].
+    /// Opens what packets come from, such as an interface, which stays down until it is configured. `descriptor` is a
+    /// TUN of the manager, to be duplicated and not closed; `None`: the engine makes one, or needs none. Called on a
+    /// thread of its own.
     ///
     /// # Errors
     /// A text for the manager.
-    fn configure(&self, settings: &NetworkSettingsRequest) -> Result<(), String>;
-
-    /// Starts a tunnel. `descriptor` is a TUN of the manager, to be duplicated and not closed; `None`: the engine makes
-    /// one, or needs none. Called on a thread of its own.
-    ///
-    /// # Errors
-    /// A text for the manager.
-    fn start(
+    fn open(
         &self,
         descriptor: Option<i32>,
         configuration: Self::Configuration,
-    ) -> Result<Arc<dyn Running<Self::Configuration>>, String>;
+    ) -> Result<Box<dyn Opened<Self::Configuration>>, String>;
+}
+
+/// A tunnel that does not run yet. Dropping it undoes everything.
+pub trait Opened<C> {
+    /// Returns whether the engine can configure the system's network for it, or need not. If not,
+    /// [`Settings::OwnOrAsk`] asks the manager.
+    fn configures(&self) -> bool;
+
+    /// Configures the system's network, where the manager is not asked to. `settings` are all that hold.
+    ///
+    /// # Errors
+    /// A text for the manager.
+    fn configure(&mut self, settings: &NetworkSettingsRequest) -> Result<(), String>;
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// A text for the manager. Then nothing is left.
+    fn start(self: Box<Self>) -> Result<Arc<dyn Running<C>>, String>;
 }
 
 /// A tunnel that runs. Its methods may be called on several threads at once.
 pub trait Running<C>: Send + Sync {
+    /// Configures the system's network, where the manager is not asked to. `settings` are all that hold from now on.
+    /// Called once at a time.
+    ///
+    /// # Errors
+    /// A text for the log. Then the settings before still hold.
+    fn configure(&self, settings: &NetworkSettingsRequest) -> Result<(), String>;
+
     /// Applies a change to it; sessions of peers that stay are kept.
     ///
     /// # Errors
@@ -164,22 +188,39 @@ pub enum Settings {
         /// Longer is as a refusal.
         timeout: Duration,
     },
-    /// The engine.
+    /// The engine. A start fails if it cannot.
     Own,
+    /// The engine, if it can; otherwise the manager. See [`Opened::configures`].
+    OwnOrAsk {
+        /// As of [`Settings::Ask`].
+        timeout: Duration,
+    },
 }
 
 impl Settings {
+    const TIMEOUT: Duration = Duration::from_secs(30);
+
     /// The manager, within 30 seconds.
     #[must_use]
     pub const fn ask() -> Self {
-        Self::Ask { timeout: Duration::from_secs(30) }
+        Self::Ask { timeout: Self::TIMEOUT }
+    }
+
+    /// The choice for an engine that can configure the network, or cannot.
+    const fn for_engine(self, configures: bool) -> Self {
+        match self {
+            Self::OwnOrAsk { .. } if configures => Self::Own,
+            Self::OwnOrAsk { timeout } => Self::Ask { timeout },
+            Self::Ask { .. } | Self::Own => self,
+        }
     }
 }
 
 impl Default for Settings {
-    /// On Apple's systems the manager, see [`ask`](Self::ask): elsewhere managers do not answer.
+    /// On Apple's systems the manager, see [`ask`](Self::ask). Elsewhere managers usually do not answer, so that only
+    /// an engine that cannot configure the network asks them.
     fn default() -> Self {
-        if cfg!(target_vendor = "apple") { Self::ask() } else { Self::Own }
+        if cfg!(target_vendor = "apple") { Self::ask() } else { Self::OwnOrAsk { timeout: Self::TIMEOUT } }
     }
 }
 

@@ -18,14 +18,14 @@ use wg_embed_manager::{
     manager::{self, Error, Host, Manager, Peers},
     messages::{
         self, GetPeerUpdate, Log, ManagerMessage, NetworkSettingsRequest, NetworkSettingsResponse, PeerUpdate, Rpc,
-        StartRequest, StartResponse, StopRequest, TunnelMessage, WakeRequest, manager_message, tunnel_message,
-        workspace::Status,
+        StartRequest, StartResponse, StopRequest, TunnelMessage, WakeRequest, manager_message,
+        network_settings_request::DnsSettings, tunnel_message, workspace::Status,
     },
     speaker::End,
     stream::encode,
     tunnel::{
-        Agent, Change, Changes, Engine, Handle, Handshake, Id, Options, Ping, Plan, Relay, Running, Settings, Source,
-        Tunnel, Workspace,
+        Agent, Change, Changes, Engine, Handle, Handshake, Id, Opened, Options, Ping, Plan, Relay, Running, Settings,
+        Source, Tunnel, Workspace,
     },
 };
 
@@ -33,6 +33,7 @@ use wg_embed_manager::{
 #[derive(Debug, PartialEq)]
 enum Did {
     Resolving,
+    Opened,
     Configured(u32),
     Started(Option<i32>, u32),
     Applied(u32),
@@ -52,6 +53,25 @@ struct Script {
     did: Sender<Did>,
     /// What the source waits for.
     gate: Mutex<Option<Receiver<()>>>,
+    /// Whether the engine can configure the network.
+    configures: bool,
+    /// What settings with an MTU of [`SLOW`] wait for.
+    slow: Mutex<Option<Receiver<()>>>,
+}
+
+/// An MTU that takes long to configure.
+const SLOW: u32 = 777;
+
+impl Script {
+    fn configure(&self, settings: &NetworkSettingsRequest) -> Result<(), String> {
+        self.did.send(Did::Configured(settings.mtu)).unwrap();
+        if settings.mtu == SLOW
+            && let Some(slow) = self.slow.lock().unwrap().take()
+        {
+            slow.recv().unwrap();
+        }
+        if settings.mtu == 666 { Err("no such number".into()) } else { Ok(()) }
+    }
 }
 
 impl Source for Script {
@@ -75,18 +95,38 @@ struct ScriptedEngine(Arc<Script>);
 impl Engine for ScriptedEngine {
     type Configuration = u32;
 
-    fn configure(&self, settings: &NetworkSettingsRequest) -> Result<(), String> {
-        self.0.did.send(Did::Configured(settings.mtu)).unwrap();
-        if settings.mtu == 666 { Err("no such number".into()) } else { Ok(()) }
+    fn open(&self, descriptor: Option<i32>, configuration: u32) -> Result<Box<dyn Opened<u32>>, String> {
+        self.0.did.send(Did::Opened).unwrap();
+        Ok(Box::new(ScriptedOpened { script: self.0.clone(), descriptor, configuration }))
+    }
+}
+
+struct ScriptedOpened {
+    script: Arc<Script>,
+    descriptor: Option<i32>,
+    configuration: u32,
+}
+
+impl Opened<u32> for ScriptedOpened {
+    fn configures(&self) -> bool {
+        self.script.configures
     }
 
-    fn start(&self, descriptor: Option<i32>, configuration: u32) -> Result<Arc<dyn Running<u32>>, String> {
-        self.0.did.send(Did::Started(descriptor, configuration)).unwrap();
-        Ok(Arc::new(ScriptedEngine(self.0.clone())))
+    fn configure(&mut self, settings: &NetworkSettingsRequest) -> Result<(), String> {
+        self.script.configure(settings)
+    }
+
+    fn start(self: Box<Self>) -> Result<Arc<dyn Running<u32>>, String> {
+        self.script.did.send(Did::Started(self.descriptor, self.configuration)).unwrap();
+        Ok(Arc::new(ScriptedEngine(self.script)))
     }
 }
 
 impl Running<u32> for ScriptedEngine {
+    fn configure(&self, settings: &NetworkSettingsRequest) -> Result<(), String> {
+        self.0.configure(settings)
+    }
+
     fn apply(&self, configuration: u32) -> Result<(), String> {
         self.0.did.send(Did::Applied(configuration)).unwrap();
         Ok(())
@@ -145,6 +185,8 @@ fn script(plan: Result<Plan<u32>, String>) -> (Script, Receiver<Did>) {
         changes: Mutex::new(None),
         did,
         gate: Mutex::default(),
+        configures: true,
+        slow: Mutex::default(),
     };
     (script, receiver)
 }
@@ -251,7 +293,7 @@ fn up(script: (Script, Receiver<Did>)) -> Served {
     let mut served = serve(Settings::Own, script);
     served.ask(start());
     assert_eq!(served.response(), started(""));
-    assert_eq!(served.did(), Did::Started(Some(7), 5));
+    assert_eq!([served.did(), served.did()], [Did::Opened, Did::Started(Some(7), 5)]);
     assert_eq!(served.update().upserted_agents.len(), 2);
     served
 }
@@ -386,10 +428,7 @@ fn peers_can_be_asked_for_at_any_time() {
     let (Some(asked), tunnel_message::Msg::NetworkSettings(_)) = served.next() else { panic!() };
     served.ask(get());
     assert_eq!(served.response(), tunnel_message::Msg::PeerUpdate(PeerUpdate::default()));
-    let response = NetworkSettingsResponse { success: true, error_message: String::new() };
-    let rpc = Some(Rpc { msg_id: 0, response_to: asked.msg_id });
-    let msg = Some(manager_message::Msg::NetworkSettings(response));
-    served.raw.write(&encode(&ManagerMessage { rpc, msg }).unwrap());
+    agree(&mut served, Some(asked));
     let (Some(Rpc { response_to: 2, .. }), tunnel_message::Msg::Start(_)) = served.next() else { panic!() };
     let update = served.update();
     served.ask(get());
@@ -400,7 +439,7 @@ fn peers_can_be_asked_for_at_any_time() {
     assert_eq!(first.ip_addrs, ["10.0.0.1", "fd00::1"]);
     assert_eq!(first.last_handshake.unwrap().seconds, -62_135_596_800);
     assert_eq!(second.last_handshake.unwrap().seconds, 7);
-    assert_eq!(served.stop(), [Did::Started(Some(7), 5), Did::Stopped]);
+    assert_eq!(served.stop(), [Did::Opened, Did::Started(Some(7), 5), Did::Stopped]);
 }
 
 #[test]
@@ -455,8 +494,9 @@ fn a_second_start_configures_again() {
     served.update();
     served.ask(start());
     assert_eq!(served.response(), started(""));
-    let both = || [Did::Configured(1), Did::Configured(2)].into_iter();
-    let expected: Vec<_> = both().chain([Did::Started(Some(7), 5)]).chain(both()).chain([Did::Stopped]).collect();
+    // Both parts at once.
+    let configured = || Did::Configured(2);
+    let expected = [Did::Opened, configured(), Did::Started(Some(7), 5), configured(), Did::Stopped];
     assert_eq!(served.stop(), expected);
 }
 
@@ -465,14 +505,96 @@ fn settings_that_are_refused_fail_the_start() {
     let mut served = serve(Settings::Own, script(Ok(Plan { settings: vec![settings(666)], ..plan() })));
     served.ask(start());
     assert_eq!(served.response(), started("failed to start connection: network settings failed: no such number"));
-    assert_eq!(served.stop(), [Did::Configured(666)]);
+    assert_eq!(served.stop(), [Did::Opened, Did::Configured(666)]);
     // A manager that does not answer.
     let silent = Settings::Ask { timeout: Duration::from_millis(10) };
     let mut served = serve(silent, script(Ok(Plan { settings: vec![settings(1)], ..plan() })));
     served.ask(start());
     assert!(matches!(served.next().1, tunnel_message::Msg::NetworkSettings(_)));
     assert_eq!(served.response(), started("failed to start connection: network settings failed: no response in time"));
-    assert_eq!(served.stop(), []);
+    assert_eq!(served.stop(), [Did::Opened]);
+}
+
+/// A response to a request of the tunnel's for settings.
+fn agree(served: &mut Served, to: Option<Rpc>) {
+    let response = NetworkSettingsResponse { success: true, error_message: String::new() };
+    let rpc = Some(Rpc { msg_id: 0, response_to: to.unwrap().msg_id });
+    let msg = Some(manager_message::Msg::NetworkSettings(response));
+    served.raw.write(&encode(&ManagerMessage { rpc, msg }).unwrap());
+}
+
+/// A tunnel that is started with these settings, for which it asks the manager.
+fn asking(settings: Settings, script: (Script, Receiver<Did>)) -> (Served, NetworkSettingsRequest) {
+    let mut served = serve(settings, script);
+    served.ask(start());
+    let (rpc, tunnel_message::Msg::NetworkSettings(request)) = served.next() else { panic!() };
+    // The manager can configure an interface that the engine has made.
+    assert_eq!(served.did.try_recv(), Ok(Did::Opened));
+    agree(&mut served, rpc);
+    assert_eq!(served.response(), started(""));
+    served.update();
+    assert_eq!(served.did(), Did::Started(Some(7), 5));
+    (served, request)
+}
+
+#[test]
+fn settings_that_are_gone_are_asked_to_be_empty() {
+    let dns = DnsSettings { servers: vec!["10.0.0.53".into()], ..DnsSettings::default() };
+    let first = NetworkSettingsRequest { dns_settings: Some(dns), ..settings(1) };
+    let plan = Plan { settings: vec![first.clone()], ..plan() };
+    let (mut served, asked) = asking(ASK, script(Ok(plan)));
+    assert_eq!(asked, first);
+    served.send(Change { settings: vec![settings(2)], ..Change::default() });
+    let (rpc, tunnel_message::Msg::NetworkSettings(request)) = served.next() else { panic!() };
+    assert_eq!(request, NetworkSettingsRequest { dns_settings: Some(DnsSettings::default()), ..settings(2) });
+    agree(&mut served, rpc);
+    assert_eq!(served.stop(), [Did::Stopped]);
+}
+
+#[test]
+fn a_manager_is_asked_if_the_engine_cannot() {
+    let either = Settings::OwnOrAsk { timeout: PATIENCE };
+    let with_settings = || script(Ok(Plan { settings: vec![settings(1)], ..plan() }));
+    let (mut script, did) = with_settings();
+    script.configures = false;
+    let (served, request) = asking(either, (script, did));
+    assert_eq!(request, settings(1));
+    assert_eq!(served.stop(), [Did::Stopped]);
+    let mut served = serve(either, with_settings());
+    served.ask(start());
+    assert_eq!(served.response(), started(""));
+    served.update();
+    let expected = [Did::Opened, Did::Configured(1), Did::Started(Some(7), 5), Did::Stopped];
+    assert_eq!(served.stop(), expected);
+}
+
+#[test]
+fn the_newest_settings_are_applied_last() {
+    let (script, did) = script(Ok(plan()));
+    let (open, slow) = mpsc::channel();
+    *script.slow.lock().unwrap() = Some(slow);
+    let mut served = up((script, did));
+    served.send(Change { settings: vec![settings(SLOW)], ..Change::default() });
+    assert_eq!(served.did(), Did::Configured(SLOW));
+    for mtu in 1..=3 {
+        served.send(Change { settings: vec![settings(mtu)], ..Change::default() });
+    }
+    // Also another start waits for its turn.
+    served.ask(start());
+    let start = served.last_id;
+    served.ask(manager_message::Msg::GetPeerUpdate(GetPeerUpdate {}));
+    served.response();
+    assert!(served.did.try_recv().is_err(), "one after the other");
+    open.send(()).unwrap();
+    assert_eq!(served.next(), (Some(Rpc { msg_id: 0, response_to: start }), started("")));
+    assert_eq!(served.did(), Did::Configured(3));
+    assert_eq!(served.stop(), [Did::Stopped]);
+    // Without a start.
+    let served = up(self::script(Ok(self::plan())));
+    served.send(Change { settings: vec![settings(4)], ..Change::default() });
+    served.send(Change { settings: vec![settings(5)], ..Change::default() });
+    while served.did() != Did::Configured(5) {}
+    assert_eq!(served.stop(), [Did::Stopped]);
 }
 
 #[test]
@@ -504,7 +626,7 @@ fn a_stop_does_not_wait_for_a_start() {
     assert!(matches!(served.response(), tunnel_message::Msg::Stop(_)));
     assert_eq!(served.raw.rest(), []);
     assert_eq!(served.serve.join().unwrap(), End::Finished);
-    assert_eq!(served.did.try_iter().count(), 0);
+    assert_eq!(served.did.try_iter().collect::<Vec<_>>(), [Did::Opened]);
 }
 
 #[test]
@@ -520,7 +642,7 @@ fn wake_ups_in_a_row_are_one() {
         served.ask(wake());
         assert!(matches!(served.response(), tunnel_message::Msg::Wake(_)));
     }
-    assert_eq!(served.stop(), [Did::Started(Some(7), 5), Did::Woken, Did::Stopped]);
+    assert_eq!(served.stop(), [Did::Opened, Did::Started(Some(7), 5), Did::Woken, Did::Stopped]);
 }
 
 #[test]
@@ -549,7 +671,7 @@ fn a_start_that_is_done_after_the_stop_is_undone() {
     assert_eq!(served.raw.rest(), []);
     open.send(()).unwrap();
     assert_eq!(served.serve.join().unwrap(), End::Finished);
-    assert_eq!(served.did.try_iter().collect::<Vec<_>>(), [Did::Started(Some(7), 5), Did::Stopped]);
+    assert_eq!(served.did.try_iter().collect::<Vec<_>>(), [Did::Opened, Did::Started(Some(7), 5), Did::Stopped]);
 }
 
 /// With a manager that is gone the stream has ended; the start is not.
@@ -560,7 +682,7 @@ fn a_start_ends_with_its_stream() {
     assert!(matches!(served.next().1, tunnel_message::Msg::NetworkSettings(_)));
     served.raw.finish();
     assert_eq!(served.serve.join().unwrap(), End::PeerClosed);
-    assert_eq!(served.did.try_iter().count(), 0);
+    assert_eq!(served.did.try_iter().collect::<Vec<_>>(), [Did::Opened]);
 }
 
 #[test]
@@ -649,7 +771,7 @@ fn both_sides_work_together() {
     assert_eq!(manager.refresh().unwrap().upserted_agents.len(), 2);
     assert_eq!(manager.stop(), Ok(()));
     assert_eq!(serve.join().unwrap(), End::Finished);
-    assert_eq!(did.try_iter().collect::<Vec<_>>(), [Did::Started(Some(7), 5), Did::Woken, Did::Stopped]);
+    assert_eq!(did.try_iter().collect::<Vec<_>>(), [Did::Opened, Did::Started(Some(7), 5), Did::Woken, Did::Stopped]);
 }
 
 #[test]
@@ -661,5 +783,5 @@ fn a_refusal_passes_through_both_sides() {
     // Without a stop: the tunnel ends with the stream.
     drop(manager);
     assert_eq!(serve.join().unwrap(), End::PeerClosed);
-    assert_eq!(did.try_iter().count(), 0);
+    assert_eq!(did.try_iter().collect::<Vec<_>>(), [Did::Opened]);
 }

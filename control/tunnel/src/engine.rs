@@ -1,6 +1,7 @@
 //! What carries packets: a tunnel of the library.
 
 mod interface;
+mod opened;
 mod running;
 mod system;
 
@@ -13,24 +14,22 @@ use std::{
 };
 
 use wg_embed::{
-    bind::{
-        Family,
-        udp::{BorrowedSocket, UdpBind},
-    },
+    bind::{Family, udp::BorrowedSocket},
     config::wgquick::Conf,
     device,
     key::PublicKey,
     sync::lock,
 };
 use wg_embed_manager::{
-    manager::merge,
     messages::NetworkSettingsRequest,
-    tunnel::{Engine, Id, Running},
+    tunnel::{Engine, Id, Opened},
 };
 use wg_embed_netstack::Netstack;
 
 use interface::Interface;
+use opened::OpenedTunnel;
 use running::WireGuardTunnel;
+use system::System;
 
 /// What a [`WireGuard`] is configured with.
 #[derive(Clone, Default)]
@@ -98,21 +97,6 @@ pub trait ConfiguredNetwork: Send {
     fn mark(&self) -> u32;
 }
 
-/// For programs that configure no network: refuses.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoSystemNetwork;
-
-impl SystemNetwork for NoSystemNetwork {
-    fn configure(
-        &self,
-        interface: &str,
-        _: &NetworkSettingsRequest,
-        _: u32,
-    ) -> Result<Box<dyn ConfiguredNetwork>, String> {
-        Err(format!("this program does not configure the network of {interface}: that is left to the manager"))
-    }
-}
-
 /// What tunnels are made of.
 #[derive(Clone)]
 pub struct Options {
@@ -120,8 +104,11 @@ pub struct Options {
     pub network: Network,
     /// The name of an interface of our own.
     pub interface: String,
-    /// Who configures the system's network.
-    pub system: Arc<dyn SystemNetwork>,
+    /// Configures the system's network; `None`: only the manager can, and [`Settings::Own`] with an interface is
+    /// refused.
+    ///
+    /// [`Settings::Own`]: wg_embed_manager::tunnel::Settings::Own
+    pub system: Option<Arc<dyn SystemNetwork>>,
     /// Is passed each new UDP socket before anything is sent on it; an error refuses it.
     pub protect: Option<Arc<ProtectFn>>,
     /// Looks up the host names of endpoints.
@@ -140,7 +127,7 @@ impl Default for Options {
         Self {
             network: Network::default(),
             interface: "wg-vpn0".into(),
-            system: Arc::new(NoSystemNetwork),
+            system: None,
             protect: None,
             resolve: Arc::new(device::resolve_with_system),
         }
@@ -156,37 +143,27 @@ impl fmt::Debug for Options {
     }
 }
 
+/// The tunnel that runs, if one does.
+type Current = Mutex<Weak<WireGuardTunnel>>;
+
 /// Tunnels of the library, one at a time.
 #[derive(Debug)]
 pub struct WireGuard {
     options: Options,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    /// What the next tunnel is to have.
-    settings: NetworkSettingsRequest,
-    running: Weak<WireGuardTunnel>,
-}
-
-impl fmt::Debug for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("State").field("settings", &self.settings).finish_non_exhaustive()
-    }
+    current: Arc<Current>,
 }
 
 impl WireGuard {
     /// Nothing yet.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        Self { options, state: Mutex::default() }
+        Self { options, current: Arc::default() }
     }
 
     /// The network in userspace of the tunnel that runs; `None` if it has none. It is closed when the tunnel stops.
     #[must_use]
     pub fn netstack(&self) -> Option<Netstack> {
-        lock(&self.state).running.upgrade()?.netstack()
+        lock(&self.current).upgrade()?.netstack()
     }
 
     fn interface(&self, descriptor: Option<i32>, conf: &Conf) -> Result<Interface, String> {
@@ -207,37 +184,16 @@ impl WireGuard {
 impl Engine for WireGuard {
     type Configuration = Configuration;
 
-    /// While a tunnel runs it is done at once, else with its start: only then there is an interface.
-    fn configure(&self, settings: &NetworkSettingsRequest) -> Result<(), String> {
-        let running = {
-            let mut state = lock(&self.state);
-            let running = state.running.upgrade().filter(|running| running.is_up());
-            if running.is_none() {
-                state.settings = merge(&state.settings, settings.clone());
-            }
-            running
-        };
-        running.map_or(Ok(()), |running| running.configure(settings))
-    }
-
-    fn start(
+    fn open(
         &self,
         descriptor: Option<i32>,
         configuration: Configuration,
-    ) -> Result<Arc<dyn Running<Configuration>>, String> {
-        let settings = std::mem::take(&mut lock(&self.state).settings);
+    ) -> Result<Box<dyn Opened<Configuration>>, String> {
         let interface = self.interface(descriptor, &configuration.conf)?;
-        let mut bind = UdpBind::new().map_err(|e| format!("cannot wait for UDP: {e}"))?;
-        if let Some(protect) = self.options.protect.clone() {
-            bind = bind.with_socket_hook(Box::new(move |socket, family| protect(socket, family)));
-        }
-        let resolve = self.options.resolve.clone();
-        let options =
-            device::Options { resolve: Some(Box::new(move |host| resolve(host))), ..device::Options::default() };
-        let system = self.options.system.clone();
-        let running = WireGuardTunnel::start(interface, Arc::new(bind), options, system, settings, configuration)?;
-        let running = Arc::new(running);
-        lock(&self.state).running = Arc::downgrade(&running);
-        Ok(running)
+        let mark = configuration.conf.update.fwmark.unwrap_or(0);
+        let name = interface.is_system.then(|| interface.tun.name());
+        let network = name.map(|name| System::new(self.options.system.clone(), name, mark));
+        let (options, current) = (self.options.clone(), self.current.clone());
+        Ok(Box::new(OpenedTunnel { network, interface, configuration, options, current }))
     }
 }

@@ -18,6 +18,11 @@ use common::{Far, PATIENCE, conf, configuration, id};
 use wg_embed_manager::tunnel::{Engine, Handshake, Ping, Running};
 use wg_embed_tunnel::engine::{Configuration, Network, Options, WireGuard};
 
+/// Starts a tunnel without the system's network.
+fn start(engine: &WireGuard, descriptor: Option<i32>, text: &str) -> Result<Arc<dyn Running<Configuration>>, String> {
+    engine.open(descriptor, configuration(text))?.start()
+}
+
 fn userspace() -> WireGuard {
     WireGuard::new(Options { network: Network::Userspace, ..Options::default() })
 }
@@ -47,7 +52,7 @@ fn handshake(running: &Arc<dyn Running<Configuration>>, number: u8) -> std::time
 fn peers_are_pinged_and_changes_keep_sessions() {
     let far = Far::new();
     let engine = userspace();
-    let running = engine.start(None, configuration(&conf(&far, &[1, 2]))).unwrap();
+    let running = start(&engine, None, &conf(&far, &[1, 2])).unwrap();
     assert_eq!(running.last_handshake(&id(1)), Handshake::Never);
     assert_eq!(running.last_handshake(&id(9)), Handshake::Unknown);
     assert!(ping(&running, 1).latency > Duration::ZERO);
@@ -86,10 +91,10 @@ fn a_stop_ends_pings_and_leaves_nothing() {
     let text = text.replace("[Interface]", &format!("[Interface]\nListenPort = {port}"));
     let guard = Arc::new(());
     let configuration = Configuration { guard: Some(guard.clone()), ..configuration(&text) };
-    let running = engine.start(None, configuration.clone()).unwrap();
+    let running = engine.open(None, configuration.clone()).unwrap().start().unwrap();
     drop(configuration);
     assert!(engine.netstack().is_some());
-    assert!(engine.start(None, common::configuration(&text)).is_err(), "the port is taken");
+    assert!(start(&engine, None, &text).is_err(), "the port is taken");
     std::thread::scope(|scope| {
         let pinging = scope.spawn(|| running.ping(&[id(77)], PATIENCE, &mut |_, _| panic!("nobody answers")));
         // It may have begun by now, or is to end at once.
@@ -110,14 +115,14 @@ fn without_an_interface_the_network_is_in_userspace() {
     // Two names of one interface are refused everywhere.
     let options = Options { interface: "a/b".into(), ..Options::default() };
     let engine = WireGuard::new(options.clone());
-    let running = engine.start(None, configuration(&conf(&far, &[1]))).unwrap();
+    let running = start(&engine, None, &conf(&far, &[1])).unwrap();
     ping(&running, 1);
     assert!(engine.netstack().is_some());
     running.stop();
     assert!(engine.netstack().is_none());
     let engine = WireGuard::new(Options { network: Network::Interface, ..options });
-    assert!(engine.start(None, configuration(&conf(&far, &[1]))).is_err());
-    assert!(engine.start(Some(9999), configuration(&conf(&far, &[1]))).is_err());
+    assert!(start(&engine, None, &conf(&far, &[1])).is_err());
+    assert!(start(&engine, Some(9999), &conf(&far, &[1])).is_err());
 }
 
 #[cfg(target_os = "linux")]
@@ -221,21 +226,24 @@ mod interfaces {
                 let options = Options {
                     network: Network::Interface,
                     interface: "wgt0".into(),
-                    system: system.clone(),
+                    system: Some(system.clone()),
                     ..Options::default()
                 };
                 let engine = WireGuard::new(options.clone());
-                engine.configure(&settings("10.8.0.100")).unwrap();
-                let running = engine.start(None, configuration(&conf(&far, &[1]))).unwrap();
+                let open = |engine: &WireGuard| engine.open(None, configuration(&conf(&far, &[1]))).unwrap();
+                let mut opened = open(&engine);
+                assert!(has_interface("wgt0") && opened.configures());
+                opened.configure(&settings("10.8.0.100")).unwrap();
+                let running = opened.start().unwrap();
                 assert_eq!(*lock(&done), ["+10.8.0.100 0"]);
                 ping(&running, 1);
                 system_pings();
                 ping(&running, 1);
                 // The same settings again are not done again; others are, and if they are refused those before hold.
-                engine.configure(&settings("10.8.0.100")).unwrap();
-                engine.configure(&settings("10.8.0.101")).unwrap();
+                running.configure(&settings("10.8.0.100")).unwrap();
+                running.configure(&settings("10.8.0.101")).unwrap();
                 *lock(&system.refuse) = Some("10.8.0.102".into());
-                assert_eq!(engine.configure(&settings("10.8.0.102")), Err("refused".into()));
+                assert_eq!(running.configure(&settings("10.8.0.102")), Err("refused".into()));
                 // Another mark of the configuration concerns the network as well.
                 let marked = conf(&far, &[1]).replace("[Interface]", "[Interface]\nFwMark = 7");
                 running.apply(configuration(&marked)).unwrap();
@@ -245,13 +253,15 @@ mod interfaces {
                 running.stop();
                 assert_eq!(lock(&done).last().unwrap(), "-10.8.0.101");
                 assert!(!has_interface("wgt0"));
-                // A refusal at the start leaves nothing.
-                engine.configure(&settings("10.8.0.102")).unwrap();
-                let error = engine.start(None, configuration(&conf(&far, &[1]))).map(drop).unwrap_err();
-                assert_eq!((error.as_str(), has_interface("wgt0")), ("network settings failed: refused", false));
-                let nothing = WireGuard::new(Options { system: Options::default().system, ..options });
-                nothing.configure(&settings("10.8.0.100")).unwrap();
-                let error = nothing.start(None, configuration(&conf(&far, &[1]))).map(drop).unwrap_err();
+                // A refusal before the start leaves nothing.
+                let mut opened = open(&engine);
+                assert_eq!(opened.configure(&settings("10.8.0.102")), Err("refused".into()));
+                drop(opened);
+                assert!(!has_interface("wgt0"));
+                let nothing = WireGuard::new(Options { system: None, ..options });
+                let mut opened = open(&nothing);
+                assert!(!opened.configures());
+                let error = opened.configure(&settings("10.8.0.100")).unwrap_err();
                 assert!(error.contains("does not configure the network of wgt0"), "{error}");
             });
         });
@@ -269,7 +279,7 @@ mod interfaces {
             netns.run(move || {
                 let far = Far::new();
                 let engine = WireGuard::new(Options::default());
-                let running = engine.start(Some(descriptor), configuration(&conf(&far, &[1]))).unwrap();
+                let running = start(&engine, Some(descriptor), &conf(&far, &[1])).unwrap();
                 ping(&running, 1);
                 system_pings();
                 running.stop();

@@ -23,6 +23,10 @@ use wg_embed::{
 /// by a `file:` URL; edits of the file are followed (docs/MANAGER.md). wg_manager_serve() has options. Only in
 /// libraries with the feature `control`, on Unix.
 ///
+/// The manager is asked to configure the system's network, but not for a network in userspace (except on Apple's
+/// systems). If it gives no TUN and the process may create interfaces, that is the interface "wg-vpn0", which exists
+/// when the manager is asked. A start fails if the manager refuses, or does not answer within 30 seconds.
+///
 /// It returns when the headers have been exchanged, for which the manager has 5 seconds. From then on the tunnel goes
 /// on on threads of the library's own, until the manager stops it or closes the stream; nothing is left of it then. A
 /// log of it has the handle 0, and the manager gets the lines up to WG_LOG_INFO.
@@ -92,7 +96,8 @@ pub unsafe extern "C" fn wg_manager_serve(read_fd: i32, write_fd: i32, options: 
 /// that this library does not know; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_UNKNOWN_HANDLE; WG_ERR_FORKED;
 /// WG_ERR_RESOURCES; WG_ERR_PANIC; WG_ERR_BUSY inside a callback other than `start` of the same manager. On failure
 /// nothing has changed.
-/// Threads: any; calls for one manager come one after another. It waits while many changes are on their way.
+/// Threads: any; calls for one manager come one after another. It waits while 64 changes are on their way, but not
+/// inside a callback: it is refused there, or, inside `start`, does not have to wait.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_manager_update(manager: i32, state: *const wg_manager_state_t) -> wg_result_t {

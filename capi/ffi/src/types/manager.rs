@@ -45,9 +45,10 @@ pub enum wg_manager_network_t {
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum wg_manager_settings_t {
-    /// As the managers of this system expect it: WG_MANAGER_ASK on Apple's systems, else WG_MANAGER_OWN.
+    /// As the managers of this system expect it: WG_MANAGER_ASK on Apple's systems. Elsewhere WG_MANAGER_OWN, or
+    /// WG_MANAGER_ASK if there is an interface of the system, and no `configure`.
     WG_MANAGER_DEFAULT = 0,
-    /// The manager, which is asked before the tunnel starts.
+    /// The manager, which is asked when the interface exists, before the tunnel starts.
     WG_MANAGER_ASK = 1,
     /// `configure` of the options. Without that function a start with a system's interface is refused.
     WG_MANAGER_OWN = 2,

@@ -1,7 +1,8 @@
 //! The loop that handles everything in its order. What takes time is done on other threads, and comes back as an event.
 
 use super::{
-    Change, Changes, Engine, Id, Options, Ping, Running, Source,
+    Change, Changes, Engine, Id, Options, Ping, Running, Settings, Source,
+    network::Network,
     peers::{Handshake, Table},
     start::{self, Started, Up},
 };
@@ -32,7 +33,9 @@ enum Event<C> {
     Ended(End),
     Started(RequestId, Result<Started<C>, String>),
     /// A start while it runs: the settings were asked for again.
-    Configured(RequestId, Result<(), String>),
+    ConfiguredAgain(RequestId),
+    /// A change of the settings was applied, or refused.
+    SettingsDone,
     /// Of the start with that number.
     Changed(u64, Box<Change<C>>),
     Pinged(Id, Ping),
@@ -86,6 +89,7 @@ impl fmt::Debug for Handle {
 /// A tunnel that waits for its manager's requests.
 pub struct Tunnel<E: Engine> {
     speaker: Arc<Speaker<TunnelSide>>,
+    network: Arc<Network>,
     options: Options,
     source: Arc<dyn Source<Configuration = E::Configuration>>,
     engine: Arc<E>,
@@ -99,8 +103,15 @@ pub struct Tunnel<E: Engine> {
 struct State<C> {
     table: Table,
     running: Option<Up<C>>,
-    /// Those of the last start, for the next one.
+    /// Who configures the network of the tunnel that runs.
+    how: Settings,
+    /// The newest ones.
     settings: Vec<NetworkSettingsRequest>,
+    /// Whether the newest settings are still to be applied.
+    is_outdated: bool,
+    /// Whether a change of the settings is being applied. Neither another one nor a start begins before it is done: so
+    /// the newest settings are the last ones that are applied.
+    is_configuring: bool,
     /// The request whose start is being done.
     starting: Option<RequestId>,
     /// Requests that came during one.
@@ -128,16 +139,15 @@ impl<E: Engine> Tunnel<E> {
         let speaker = Arc::new(Speaker::open(transport, options.stream.clone())?);
         let (events, incoming) = mpsc::sync_channel(EVENTS);
         Ok(Self {
+            network: Arc::new(Network::new(speaker.clone())),
             speaker,
-            options,
-            source,
-            engine,
-            events,
-            incoming,
             state: State {
                 table: Table::default(),
                 running: None,
+                how: options.settings,
                 settings: Vec::new(),
+                is_outdated: false,
+                is_configuring: false,
                 starting: None,
                 waiting: VecDeque::new(),
                 start: 0,
@@ -146,6 +156,11 @@ impl<E: Engine> Tunnel<E> {
                 last_wake: None,
                 is_stopped: false,
             },
+            options,
+            source,
+            engine,
+            events,
+            incoming,
             owner: Owner::unique(),
             threads: Vec::new(),
         })
@@ -217,11 +232,15 @@ impl<E: Engine> Tunnel<E> {
             Event::Incoming(Incoming::Request { id, body }) => self.request(id, body),
             Event::Incoming(other) => tracing::debug!("a manager's message is ignored: {other:?}"),
             Event::Started(id, outcome) => self.started(id, outcome),
-            Event::Configured(id, outcome) => {
+            Event::ConfiguredAgain(id) => {
                 if self.state.starting.take().is_some() {
-                    self.respond_start(id, outcome);
+                    self.respond_start(id, Ok(()));
                 }
-                self.next_start();
+                self.next();
+            }
+            Event::SettingsDone => {
+                self.state.is_configuring = false;
+                self.next();
             }
             Event::Changed(start, change) if start == self.state.start => self.changed(*change),
             Event::Changed(..) | Event::Ended(_) => {}
@@ -279,38 +298,72 @@ impl<E: Engine> Tunnel<E> {
         }
     }
 
+    /// Begins what waits for the end of a start or of a change of the settings.
+    fn next(&mut self) {
+        self.next_start();
+        self.next_settings();
+    }
+
     /// Begins the next start, if there is one and none is being done.
     fn next_start(&mut self) {
-        if self.state.starting.is_some() {
+        if self.state.is_busy() {
             return;
         }
         let Some((id, request)) = self.state.waiting.pop_front() else { return };
         self.state.starting = Some(id);
-        let (speaker, engine, events) = (self.speaker.clone(), self.engine.clone(), self.events.clone());
-        let how = self.options.settings;
-        let begun = if self.state.running.is_some() {
-            let settings = self.state.settings.clone();
-            self.spawn("wg-mgr-start", move || {
-                if let Err(e) = start::configure(&speaker, how, &*engine, &settings) {
-                    tracing::warn!("network settings, again: {e}");
-                }
-                let _ = events.send(Event::Configured(id, Ok(())));
-            })
-        } else {
-            self.state.start += 1;
-            let (number, source) = (self.state.start, self.source.clone());
-            let changed = events.clone();
-            let changes = Changes::new(move |change| changed.send(Event::Changed(number, Box::new(change))).is_ok());
-            self.spawn("wg-mgr-start", move || {
-                let outcome = start::start(&speaker, how, &*source, &*engine, &request, changes);
-                // If it fails, the tunnel is stopped with what was not sent.
-                let _ = events.send(Event::Started(id, outcome));
-            })
+        let begun = match self.state.running() {
+            Some(running) => {
+                self.state.is_outdated = false;
+                self.configure("network settings, again", running, Event::ConfiguredAgain(id))
+            }
+            None => self.start(id, request),
         };
         if let Err(e) = begun {
             self.state.starting = None;
             self.respond_start(id, Err(format!("failed to create networking stack dependencies: {e}")));
         }
+    }
+
+    fn start(&mut self, id: RequestId, request: StartRequest) -> std::io::Result<()> {
+        self.state.start += 1;
+        let (network, how) = (self.network.clone(), self.options.settings);
+        let (engine, source, events) = (self.engine.clone(), self.source.clone(), self.events.clone());
+        let (number, changed) = (self.state.start, events.clone());
+        let changes = Changes::new(move |change| changed.send(Event::Changed(number, Box::new(change))).is_ok());
+        self.spawn("wg-mgr-start", move || {
+            let outcome = start::start(&network, how, &*source, &*engine, &request, changes);
+            // If it fails, the tunnel is stopped with what was not sent.
+            let _ = events.send(Event::Started(id, outcome));
+        })
+    }
+
+    /// Applies the newest settings, unless they are in force or something else is being done.
+    fn next_settings(&mut self) {
+        if !self.state.is_outdated || self.state.is_busy() {
+            return;
+        }
+        let Some(running) = self.state.running() else { return };
+        match self.configure("a change of the network settings", running, Event::SettingsDone) {
+            Ok(()) => (self.state.is_outdated, self.state.is_configuring) = (false, true),
+            Err(e) => tracing::warn!("a change of the network settings: {e}"),
+        }
+    }
+
+    /// Has the newest settings applied on another thread, which sends `done`. A refusal is logged, as `what`.
+    fn configure(
+        &mut self,
+        what: &'static str,
+        running: Arc<dyn Running<E::Configuration>>,
+        done: Event<E::Configuration>,
+    ) -> std::io::Result<()> {
+        let (network, how) = (self.network.clone(), self.state.how);
+        let (settings, events) = (self.state.settings.clone(), self.events.clone());
+        self.spawn("wg-mgr-settings", move || {
+            if let Err(e) = network.configure(how, &settings, |all| running.configure(all)) {
+                tracing::warn!("{what}: {e}");
+            }
+            let _ = events.send(done);
+        })
     }
 
     fn started(&mut self, id: RequestId, outcome: Result<Started<E::Configuration>, String>) {
@@ -320,9 +373,11 @@ impl<E: Engine> Tunnel<E> {
         }
         let early = std::mem::take(&mut self.state.early);
         match outcome {
-            Ok(Started { plan, running }) => {
+            Ok(Started { plan, running, how }) => {
                 self.state.running = Some(running);
+                self.state.how = how;
                 self.state.settings = plan.settings;
+                self.state.is_outdated = false;
                 self.respond_start(id, Ok(()));
                 let (workspaces, agents) = (plan.workspaces, plan.agents);
                 self.changed(Change { is_complete: true, workspaces, agents, ..Change::default() });
@@ -336,7 +391,7 @@ impl<E: Engine> Tunnel<E> {
                 self.respond_start(id, Err(e));
             }
         }
-        self.next_start();
+        self.next();
     }
 
     fn changed(&mut self, mut change: Change<E::Configuration>) {
@@ -353,16 +408,9 @@ impl<E: Engine> Tunnel<E> {
         }
         let settings = std::mem::take(&mut change.settings);
         if !settings.is_empty() {
-            self.state.settings.clone_from(&settings);
-            let (speaker, engine, how) = (self.speaker.clone(), self.engine.clone(), self.options.settings);
-            let begun = self.spawn("wg-mgr-settings", move || {
-                if let Err(e) = start::configure(&speaker, how, &*engine, &settings) {
-                    tracing::warn!("a change of the network settings: {e}");
-                }
-            });
-            if let Err(e) = begun {
-                tracing::warn!("a change of the network settings: {e}");
-            }
+            self.state.settings = settings;
+            self.state.is_outdated = true;
+            self.next_settings();
         }
         let update = self.state.table.change(change, &mut |id| running.last_handshake(id));
         self.update(update);
@@ -407,6 +455,11 @@ impl<E: Engine> Tunnel<E> {
 }
 
 impl<C> State<C> {
+    /// Whether a start or a change of the settings is being done.
+    const fn is_busy(&self) -> bool {
+        self.starting.is_some() || self.is_configuring
+    }
+
     fn running(&self) -> Option<Arc<dyn Running<C>>> {
         self.running.as_ref().map(|running| running.0.clone())
     }

@@ -1,10 +1,7 @@
 //! A start, on a thread of its own.
 
-use super::{Changes, Engine, Plan, Running, Settings, Source};
-use crate::{
-    messages::{NetworkSettingsRequest, StartRequest, TunnelSide, manager_message, tunnel_message},
-    speaker::{CallError, Speaker},
-};
+use super::{Changes, Engine, Plan, Running, Settings, Source, network::Network};
+use crate::messages::StartRequest;
 use std::sync::Arc;
 
 /// What a start has come to.
@@ -12,6 +9,8 @@ pub(super) struct Started<C> {
     /// Without what the engine has got.
     pub(super) plan: Plan<()>,
     pub(super) running: Up<C>,
+    /// Who configures the system's network from now on.
+    pub(super) how: Settings,
 }
 
 /// A tunnel that runs; when this is dropped, it is stopped. So none is left over that comes when nobody waits for it.
@@ -23,12 +22,13 @@ impl<C> Drop for Up<C> {
     }
 }
 
-/// Finds the peers, has the network configured, and starts the engine.
+/// Finds the peers, opens the interface, has the network configured for it, and starts the tunnel. The interface comes
+/// first, so that the manager can configure one of the engine's own.
 ///
 /// # Errors
 /// A text for the manager.
 pub(super) fn start<E: Engine>(
-    speaker: &Speaker<TunnelSide>,
+    network: &Network,
     how: Settings,
     source: &dyn Source<Configuration = E::Configuration>,
     engine: &E,
@@ -37,12 +37,13 @@ pub(super) fn start<E: Engine>(
 ) -> Result<Started<E::Configuration>, String> {
     check(request)?;
     let failed = |e| format!("failed to start connection: {e}");
-    let plan = source.resolve(request, changes).map_err(failed)?;
-    configure(speaker, how, engine, &plan.settings).map_err(failed)?;
+    let Plan { settings, workspaces, agents, configuration } = source.resolve(request, changes).map_err(failed)?;
     let descriptor = Some(request.tunnel_file_descriptor).filter(|descriptor| *descriptor > 0);
-    let running = Up(engine.start(descriptor, plan.configuration).map_err(failed)?);
-    let plan = Plan { settings: plan.settings, workspaces: plan.workspaces, agents: plan.agents, configuration: () };
-    Ok(Started { plan, running })
+    let mut opened = engine.open(descriptor, configuration).map_err(failed)?;
+    let how = how.for_engine(opened.configures());
+    network.configure(how, &settings, |all| opened.configure(all)).map_err(failed)?;
+    let running = Up(opened.start().map_err(failed)?);
+    Ok(Started { plan: Plan { settings, workspaces, agents, configuration: () }, running, how })
 }
 
 /// What a source need not check.
@@ -66,36 +67,4 @@ fn check(request: &StartRequest) -> Result<(), String> {
 fn is_scheme(text: &str) -> bool {
     text.starts_with(|char: char| char.is_ascii_alphabetic())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
-}
-
-/// Has the system's network configured.
-///
-/// # Errors
-/// A text for the manager.
-pub(super) fn configure<E: Engine>(
-    speaker: &Speaker<TunnelSide>,
-    how: Settings,
-    engine: &E,
-    all: &[NetworkSettingsRequest],
-) -> Result<(), String> {
-    for settings in all {
-        match how {
-            Settings::Ask { timeout } => {
-                let request = tunnel_message::Msg::NetworkSettings(settings.clone());
-                match speaker.call(request, timeout) {
-                    Ok(manager_message::Msg::NetworkSettings(response)) if response.success => {}
-                    Ok(manager_message::Msg::NetworkSettings(response)) => {
-                        return Err(format!("network settings failed: {}", response.error_message));
-                    }
-                    Ok(_) => return Err("rpc failure: the response is not that to a request for settings".into()),
-                    Err(CallError::TimedOut) => return Err("network settings failed: no response in time".into()),
-                    Err(e) => return Err(format!("rpc failure: {e}")),
-                }
-            }
-            Settings::Own => {
-                engine.configure(settings).map_err(|e| format!("network settings failed: {e}"))?;
-            }
-        }
-    }
-    Ok(())
 }

@@ -22,7 +22,7 @@ use wg_embed_manager::{
 use wg_embed_netstack::Netstack;
 
 use super::{
-    Configuration, Peer, SystemNetwork,
+    Configuration, Peer,
     interface::{self, Interface},
     system::System,
 };
@@ -62,25 +62,19 @@ impl Up {
 }
 
 impl WireGuardTunnel {
-    /// Configures the system's network for an interface, and starts a tunnel over it.
+    /// Starts a tunnel over an interface whose network is configured.
     ///
     /// # Errors
     /// A text for the manager; then nothing is left.
     pub(super) fn start(
         interface: Interface,
+        network: Option<System>,
         bind: Arc<dyn Bind>,
         options: device::Options,
-        system: Arc<dyn SystemNetwork>,
-        settings: NetworkSettingsRequest,
         configuration: Configuration,
     ) -> Result<Self, String> {
-        let Interface { tun, is_system, stack } = interface;
+        let Interface { tun, stack, .. } = interface;
         let Configuration { conf, peers, guard } = configuration;
-        let mark = conf.update.fwmark.unwrap_or(0);
-        let mut network = is_system.then(|| System::new(system, tun.name(), mark));
-        if let Some(network) = &mut network {
-            network.change(&settings).map_err(|reason| format!("network settings failed: {reason}"))?;
-        }
         let fwmark = network.as_ref().map(System::mark);
         let echoes = Arc::new(Echoes::default());
         let inner = Arc::new(EchoTun::new(tun.clone(), echoes.clone()));
@@ -89,7 +83,14 @@ impl WireGuardTunnel {
             device.apply(Update { fwmark, ..Update::default() })?;
             device.up()
         });
-        let tunnel = tunnel.map_err(|e| e.to_string())?;
+        let tunnel = match tunnel {
+            Ok(tunnel) => tunnel,
+            Err(error) => {
+                // While there is an interface.
+                drop(network);
+                return Err(error.to_string());
+            }
+        };
         Ok(Self {
             up: RwLock::new(Some(Up { tunnel, tun, stack, network: network.map(Mutex::new) })),
             current: Mutex::new(Current { conf, peers, _guard: guard }),
@@ -97,26 +98,20 @@ impl WireGuardTunnel {
         })
     }
 
-    /// Whether it was not stopped yet.
-    pub(super) fn is_up(&self) -> bool {
-        read(&self.up).is_some()
-    }
-
     pub(super) fn netstack(&self) -> Option<Netstack> {
         read(&self.up).as_ref()?.stack.clone()
-    }
-
-    /// Configures the system's network with a part of its settings, or all of them.
-    pub(super) fn configure(&self, change: &NetworkSettingsRequest) -> Result<(), String> {
-        let up = read(&self.up);
-        let Some((up, network)) = up.as_ref().and_then(|up| Some((up, up.network.as_ref()?))) else { return Ok(()) };
-        let mut network = lock(network);
-        network.change(change)?;
-        up.mark(&network)
     }
 }
 
 impl Running<Configuration> for WireGuardTunnel {
+    fn configure(&self, settings: &NetworkSettingsRequest) -> Result<(), String> {
+        let up = read(&self.up);
+        let Some((up, network)) = up.as_ref().and_then(|up| Some((up, up.network.as_ref()?))) else { return Ok(()) };
+        let mut network = lock(network);
+        network.change(settings)?;
+        up.mark(&network)
+    }
+
     fn apply(&self, configuration: Configuration) -> Result<(), String> {
         let up = read(&self.up);
         let Some(up) = up.as_ref() else { return Ok(()) };

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use wg_embed_manager::{manager::merge, messages::NetworkSettingsRequest};
+use wg_embed_manager::messages::NetworkSettingsRequest;
 
 use super::{ConfiguredNetwork, SystemNetwork};
 
 /// A network, and what it is configured with.
 pub(super) struct System {
-    system: Arc<dyn SystemNetwork>,
+    /// `None`: it is left to the manager.
+    system: Option<Arc<dyn SystemNetwork>>,
     interface: String,
     /// `None` as long as there are no settings: the manager was asked.
     configured: Option<Box<dyn ConfiguredNetwork>>,
@@ -19,21 +20,31 @@ pub(super) struct System {
 
 impl System {
     /// Nothing is configured yet.
-    pub(super) fn new(system: Arc<dyn SystemNetwork>, interface: String, mark: u32) -> Self {
+    pub(super) fn new(system: Option<Arc<dyn SystemNetwork>>, interface: String, mark: u32) -> Self {
         Self { system, interface, configured: None, settings: NetworkSettingsRequest::default(), mark }
     }
 
-    /// Configures it with a part of its settings, or all of them.
-    pub(super) fn change(&mut self, change: &NetworkSettingsRequest) -> Result<(), String> {
-        let all = merge(&self.settings, change.clone());
-        if all == self.settings {
+    /// Whether it can be configured here.
+    pub(super) const fn is_possible(&self) -> bool {
+        self.system.is_some()
+    }
+
+    /// Configures it with these settings, which are all that hold from now on.
+    pub(super) fn change(&mut self, settings: &NetworkSettingsRequest) -> Result<(), String> {
+        if *settings == self.settings {
             return Ok(());
         }
-        match &mut self.configured {
-            Some(configured) => configured.update(&all, self.mark)?,
-            None => self.configured = Some(self.system.configure(&self.interface, &all, self.mark)?),
+        match (&mut self.configured, &self.system) {
+            (Some(configured), _) => configured.update(settings, self.mark)?,
+            (None, Some(system)) => self.configured = Some(system.configure(&self.interface, settings, self.mark)?),
+            (None, None) => {
+                let interface = &self.interface;
+                return Err(format!(
+                    "this program does not configure the network of {interface}: that is left to the manager"
+                ));
+            }
         }
-        self.settings = all;
+        self.settings.clone_from(settings);
         Ok(())
     }
 
