@@ -1549,7 +1549,7 @@ typedef struct wg_manager_header_t {
 } wg_manager_header_t;
 
 /**
- * What a manager starts a tunnel with. Later versions may append fields; those that the app knows are always there.
+ * The manager's request to start a tunnel. Later versions may append fields; existing fields remain.
  *
  * All texts are UTF-8, never NULL, and "" if the manager has not sent them.
  *
@@ -1640,7 +1640,7 @@ typedef int32_t (*wg_manager_configure_fn_t)(void *user,
                                              size_t reason_size);
 
 /**
- * What wg_manager_serve() may be told. Start from WG_MANAGER_OPTIONS_INIT, and set what should differ. It may grow as
+ * Options of wg_manager_serve(). Start from WG_MANAGER_OPTIONS_INIT, and set what should differ. It may grow as
  * wg_options_t does.
  *
  * Since: 0.1.0
@@ -1724,12 +1724,12 @@ typedef struct wg_manager_options_t {
    */
   uint32_t settings;
   /**
-   * How much is logged: a wg_log_level_t. WG_LOG_INHERIT is what wg_set_log_level() says.
+   * How much is logged: a wg_log_level_t. WG_LOG_INHERIT is the level set by wg_set_log_level().
    */
   int32_t log_level;
   /**
-   * How much of the log the manager is sent, whatever the app logs: WG_LOG_OFF to WG_LOG_TRACE; WG_LOG_INFO in
-   * WG_MANAGER_OPTIONS_INIT. A manager that reads slowly misses lines.
+   * How much of the log is sent to the manager, independent of the app's level: WG_LOG_OFF to WG_LOG_TRACE;
+   * WG_LOG_INFO in WG_MANAGER_OPTIONS_INIT. A manager that reads slowly misses lines.
    */
   int32_t manager_log_level;
   /**
@@ -3015,7 +3015,7 @@ int32_t OpenTunnel(int32_t read_fd, int32_t write_fd);
  * feature `control`, on Unix.
  *
  * `options` may be NULL. Returns a handle above 0, to give to wg_manager_stop() also when the tunnel has ended, or a
- * negative wg_result_t. Managers, tunnels and binds are counted together, but functions for one kind do not know the
+ * negative wg_result_t. Managers, tunnels and binds are counted together, but functions for one kind do not accept the
  * handles of another.
  *
  * The manager may start a tunnel, stop it, wake it and ask for its peers; docs/MANAGER.md has what is done then. After
@@ -3030,7 +3030,7 @@ int32_t OpenTunnel(int32_t read_fd, int32_t write_fd);
  * types, and may be called with what belongs to them on any thread; `interface_name` is NULL or ends with a zero byte.
  * Errors: WG_ERR_INVALID if a descriptor is not open, or a value is out of its range; WG_ERR_PROTOCOL if the other
  * side's header is refused; WG_ERR_CLOSED if the stream ended before it; WG_ERR_TIMED_OUT if it did not come in time;
- * WG_ERR_UNSUPPORTED if `options` sets a field that this library does not know; WG_ERR_RESOURCES; WG_ERR_IO;
+ * WG_ERR_UNSUPPORTED if `options` sets a field that this library does not support; WG_ERR_RESOURCES; WG_ERR_IO;
  * WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
  * Threads: any. It waits for the manager's header. The tunnel runs on threads of the library's own.
  * Since: 0.1.0
@@ -3048,10 +3048,10 @@ int32_t wg_manager_serve(int32_t read_fd, int32_t write_fd, const struct wg_mana
  * Memory: `state` and what it points to is not kept. The library has a copy of the configuration, which it wipes when
  * the tunnel ends.
  * Requires: `state` is NULL or points to `state->struct_size` readable bytes; `conf` points to `conf_len` bytes,
- * `workspaces` and `agents` to as many structs as their counts say; texts are NULL or end with a zero byte.
+ * `workspaces` and `agents` to as many structs as their counts give; texts are NULL or end with a zero byte.
  * Errors: WG_ERR_NULL if `state`, its `conf` or a name is NULL; WG_ERR_INVALID if a value is invalid: wg_last_error()
  * names it; WG_ERR_TOO_LARGE as in wg_conf_parse(); WG_ERR_UNSUPPORTED without `start` in the options, or for fields
- * that this library does not know; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_UNKNOWN_HANDLE; WG_ERR_FORKED;
+ * that this library does not support; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_UNKNOWN_HANDLE; WG_ERR_FORKED;
  * WG_ERR_RESOURCES; WG_ERR_PANIC; WG_ERR_BUSY inside a callback other than `start` of the same manager. On failure
  * nothing has changed.
  * Threads: any; calls for one manager come one after another. It waits while 64 changes are on their way, but not

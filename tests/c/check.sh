@@ -58,8 +58,8 @@ finds "$out/broken" number "signed integer overflow"
 # The programs of the documents, as they stand there.
 tests/c/snippets.sh "$out/snippets"
 
-# c_test SOURCE COMPILER [NAME]: with the shared library of this name in $libs. Whole programs, those that are shown, are
-# linked with the static one as well: it is the same code.
+# c_test SOURCE COMPILER [NAME]: with the shared library of this name in $libs. The programs of the documents and the
+# examples are linked with the static one as well: it is the same code.
 c_test() {
   name=${3:-wg_embed}
   test=$(basename "$1" | sed 's/\.c.*//')

@@ -100,7 +100,7 @@ pub struct wg_manager_header_t {
     pub value: *const c_char,
 }
 
-/// What a manager starts a tunnel with. Later versions may append fields; those that the app knows are always there.
+/// The manager's request to start a tunnel. Later versions may append fields; existing fields remain.
 ///
 /// All texts are UTF-8, never NULL, and "" if the manager has not sent them.
 ///
@@ -249,7 +249,7 @@ pub type wg_manager_configure_fn_t = Option<
     ) -> i32,
 >;
 
-/// What wg_manager_serve() may be told. Start from WG_MANAGER_OPTIONS_INIT, and set what should differ. It may grow as
+/// Options of wg_manager_serve(). Start from WG_MANAGER_OPTIONS_INIT, and set what should differ. It may grow as
 /// wg_options_t does.
 ///
 /// Since: 0.1.0
@@ -295,10 +295,10 @@ pub struct wg_manager_options_t {
     pub network: u32,
     /// A wg_manager_settings_t.
     pub settings: u32,
-    /// How much is logged: a wg_log_level_t. WG_LOG_INHERIT is what wg_set_log_level() says.
+    /// How much is logged: a wg_log_level_t. WG_LOG_INHERIT is the level set by wg_set_log_level().
     pub log_level: i32,
-    /// How much of the log the manager is sent, whatever the app logs: WG_LOG_OFF to WG_LOG_TRACE; WG_LOG_INFO in
-    /// WG_MANAGER_OPTIONS_INIT. A manager that reads slowly misses lines.
+    /// How much of the log is sent to the manager, independent of the app's level: WG_LOG_OFF to WG_LOG_TRACE;
+    /// WG_LOG_INFO in WG_MANAGER_OPTIONS_INIT. A manager that reads slowly misses lines.
     pub manager_log_level: i32,
     /// How long the exchange of headers may take, in milliseconds; 0 for 5000.
     pub handshake_timeout_ms: u32,
