@@ -14,7 +14,8 @@
  * and the values of enums, never change.
  *
  *     A tunnel               wg_turn_on() wg_turn_on_with() wg_turn_off() wg_pause() wg_resume() wg_set_tun_fd()
- *     Its configuration      wg_conf_parse() wg_set_config() wg_set_peer() wg_remove_peer() wg_get_config()
+ *     Its configuration      wg_conf_parse() wg_conf_changes() wg_set_config() wg_set_peer() wg_remove_peer()
+ *                            wg_get_config()
  *     Its peers' sessions    wg_force_handshake() wg_drop_session()
  *     Its sockets            wg_network_changed() wg_bump_sockets() wg_bind_socket_to_interface4() wg_peek_socket_fd4()
  *     Its events and numbers wg_set_event_callback() or wg_next_event(), wg_set_log_callback() wg_stats() wg_peers()
@@ -2359,6 +2360,25 @@ int32_t wg_listen_port(int32_t handle);
  * Since: 0.1.0
  */
 wg_result_t wg_conf_parse(const char *conf, size_t len, char **uapi, char **settings);
+
+/**
+ * Compares two `.conf` files, given as in wg_conf_parse(): returns in `*uapi` the lines for wg_set_config() that
+ * change a tunnel with the configuration `before` to one with the configuration `now`.
+ *
+ * Only differences are in it, so it may be "". Sessions of peers that are in both files stay, and so do endpoints that
+ * have roamed, unless `now` has another endpoint. A peer whose endpoint is no longer in the file is created again. A
+ * port or mark that is no longer in the file becomes 0. The settings of the system are not compared: wg_conf_parse()
+ * returns those of each file.
+ *
+ * Memory: writes to `*uapi` on success only. The caller then owns it, and frees it with wg_free(), which wipes it.
+ * Neither file is kept; wipe them as well.
+ * Requires: `before` is NULL or points to `before_len` bytes, and `now` to `now_len`; `uapi` is NULL or points to
+ * writable storage for one pointer.
+ * Errors: WG_ERR_NULL if a pointer is NULL; and as wg_conf_parse(), for either file.
+ * Threads: any.
+ * Since: 0.1.0
+ */
+wg_result_t wg_conf_changes(const char *before, size_t before_len, const char *now, size_t now_len, char **uapi);
 
 /**
  * Returns the error message of the last wg_ call that failed on this thread, in English; empty if there was none. It

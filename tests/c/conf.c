@@ -119,7 +119,34 @@ static void refused(void) {
   CHECK(uapi == (char *)&uapi && settings == (char *)&settings); /* not written on failure */
 }
 
+/* What is different, and nothing else: peers that stay keep their sessions. */
+static void changes(void) {
+  static const char before[] = "[Interface]\nListenPort = 7\nMTU = 1400\n[Peer]\nPublicKey = " PEER "\n";
+  static const char now[] = "[Interface]\nListenPort = 7\n[Peer]\nPublicKey = " PEER "\nAllowedIPs = ::/0\n"
+                            "[Peer]\nPublicKey = " KEY "\n";
+  char *uapi = NULL;
+  CHECK_EQ(wg_conf_changes(before, strlen(before), before, strlen(before), &uapi), WG_OK);
+  CHECK_TEXT(uapi, "");
+  wg_free(uapi);
+  CHECK_EQ(wg_conf_changes(before, strlen(before), now, strlen(now), &uapi), WG_OK);
+  CHECK(strstr(uapi, "\nallowed_ip=::/0\n") != NULL && strstr(uapi, "listen_port") == NULL);
+  CHECK(strstr(uapi, "replace_peers") == NULL && strstr(uapi, "remove=") == NULL);
+  wg_free(uapi);
+  CHECK_EQ(wg_conf_changes(now, strlen(now), before, strlen(before), &uapi), WG_OK);
+  CHECK(strstr(uapi, "\nremove=true\n") != NULL);
+  wg_free(uapi);
+
+  uapi = (char *)&uapi;
+  CHECK_FAILS(wg_conf_changes(NULL, 0, now, strlen(now), &uapi), WG_ERR_NULL, "before is NULL");
+  CHECK_FAILS(wg_conf_changes(before, strlen(before), NULL, 0, &uapi), WG_ERR_NULL, "now is NULL");
+  CHECK_FAILS(wg_conf_changes(before, strlen(before), now, strlen(now), NULL), WG_ERR_NULL, "uapi is NULL");
+  CHECK_FAILS(wg_conf_changes(before, SIZE_MAX, now, strlen(now), &uapi), WG_ERR_TOO_LARGE, "bytes of before");
+  CHECK_FAILS(wg_conf_changes(before, strlen(before), now, 5, &uapi), WG_ERR_INVALID, "line 1");
+  CHECK(uapi == (char *)&uapi); /* not written on failure */
+}
+
 int main(void) {
+  changes();
   both_halves();
   bytes_as_they_are();
   values_are_lines();

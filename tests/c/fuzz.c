@@ -149,6 +149,7 @@ static struct function functions[] = {
     FUZZED(wg_last_error, 0),
     FUZZED(wg_result_text, 0),
     FUZZED(wg_conf_parse, READ | OF(WG_ERR_TOO_LARGE) | OF(WG_ERR_RESOURCES)),
+    FUZZED(wg_conf_changes, READ | OF(WG_ERR_TOO_LARGE) | OF(WG_ERR_RESOURCES)),
     FUZZED(wg_free, 0),
     FUZZED(wg_turn_on, TURN_ON),
     FUZZED(wg_turn_on_with, TURN_ON),

@@ -106,13 +106,28 @@ static void fuzz_wg_set_tunnel_log_level(struct caller *c) {
 
 static void fuzz_wg_result_text(struct caller *c) { fine(c, strlen(wg_result_text((int32_t)roll(&c->dice))) > 5); }
 
-static void fuzz_wg_conf_parse(struct caller *c) {
+static const char *any_conf(struct caller *c, size_t *len) {
   static const char *const right[] = {"[Interface]\n", "[Interface]\nMTU=1400\nAddress=::,::\nPostUp=x\n", "[Peer]", "MTU=1"};
-  char *uapi = NULL, *settings = NULL;
   const char *text = any_text(&c->dice, right, COUNT_OF(right), c->text, 200);
   /* Sometimes with its zero, and a length that is refused before anything is read. */
-  size_t len = text == NULL ? below(&c->dice, 9) : strlen(text) + one_in(&c->dice, 8);
-  if (one_in(&c->dice, 20)) len = WG_CONFIG_LEN_MAX + 1 + below(&c->dice, 9);
+  *len = text == NULL ? below(&c->dice, 9) : strlen(text) + one_in(&c->dice, 8);
+  if (one_in(&c->dice, 20)) *len = WG_CONFIG_LEN_MAX + 1 + below(&c->dice, 9);
+  return text;
+}
+
+static void fuzz_wg_conf_changes(struct caller *c) {
+  static const char file[] = "[Interface]\nListenPort=1\n";
+  char *uapi = NULL;
+  size_t len;
+  const char *text = any_conf(c, &len);
+  status(c, wg_conf_changes(text, len, file, sizeof file - 1, one_in(&c->dice, 8) ? NULL : &uapi));
+  wg_free(uapi);
+}
+
+static void fuzz_wg_conf_parse(struct caller *c) {
+  char *uapi = NULL, *settings = NULL;
+  size_t len;
+  const char *text = any_conf(c, &len);
   status(c, wg_conf_parse(text, len, one_in(&c->dice, 8) ? NULL : &uapi, one_in(&c->dice, 8) ? NULL : &settings));
   wg_free(uapi);
   wg_free(settings);

@@ -294,6 +294,7 @@ static int32_t (*const event_fd)(int32_t) = wg_event_fd;
 static int32_t (*const next_event)(int32_t, wg_event_t *, int32_t) = wg_next_event;
 static const char *(*const result_text)(int32_t) = wg_result_text;
 static wg_result_t (*const conf_parse)(const char *, size_t, char **, char **) = wg_conf_parse;
+static wg_result_t (*const conf_changes)(const char *, size_t, const char *, size_t, char **) = wg_conf_changes;
 static wg_result_t (*const stats)(int32_t, wg_stats_t *) = wg_stats;
 static wg_result_t (*const counters)(int32_t, wg_counter_t *, size_t, size_t *) = wg_counters;
 static wg_result_t (*const peer_stats)(int32_t, const uint8_t *, wg_peer_stats_t *) = wg_peer_stats;

@@ -49,6 +49,13 @@ static void file_is_refused(void) {
   /* Its last line is cut off. */
   CHECK_EQ(wg_conf_parse(conf, strlen(conf) - 4, &uapi, NULL), WG_ERR_INVALID);
 }
+static void files_are_compared(void) {
+  static const char empty[] = "[Interface]\n";
+  char *uapi;
+  CHECK_EQ(wg_conf_changes(empty, strlen(empty), conf, strlen(conf), &uapi), WG_OK);
+  CHECK(strstr(uapi, private_hex) != NULL && strstr(uapi, preshared_hex) != NULL);
+  wg_free(uapi);
+}
 static void is_turned_on(void) { CHECK((handle = wg_turn_on(tun[0], config)) > 0); }
 static void is_refused(void) {
   /* The last line is wrong, and the keys have been read by then. */
@@ -183,6 +190,7 @@ int main(void) {
   prepare();
   check_leaves_nothing("wg_conf_parse", file_is_parsed);
   check_leaves_nothing("wg_conf_parse, refused", file_is_refused);
+  check_leaves_nothing("wg_conf_changes", files_are_compared);
   check_leaves_nothing("wg_turn_on", is_turned_on);
   check_leaves_nothing("wg_set_config", is_set);
   check_leaves_nothing("wg_get_config", is_read);

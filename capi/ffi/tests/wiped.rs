@@ -19,8 +19,8 @@ use std::{
 
 use freed::{contains, freed_by};
 use wg_embed_ffi::{
-    WG_IPV4, WG_PEER_HAS_PRESHARED_KEY, wg_allowed_ip_t, wg_conf_parse, wg_free, wg_get_config, wg_peer_config_t,
-    wg_remove_peer,
+    WG_IPV4, WG_PEER_HAS_PRESHARED_KEY, wg_allowed_ip_t, wg_conf_changes, wg_conf_parse, wg_free, wg_get_config,
+    wg_peer_config_t, wg_remove_peer,
     wg_result_t::{WG_ERR_INVALID, WG_OK},
     wg_set_config, wg_set_peer, wg_turn_off, wg_turn_on,
 };
@@ -107,13 +107,17 @@ AllowedIPs = 0.0.0.0/0
         let bad = &good[..good.len() - last];
         let mut read = false;
         let freed = freed_by(|| {
-            let (mut uapi, mut settings) = (ptr::null_mut(), ptr::null_mut());
+            const EMPTY: &str = "[Interface]";
+            let (mut uapi, mut settings, mut changes) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
             let results = [bad, good].map(|conf| {
                 // SAFETY: there are as many bytes, and there is room for one pointer each.
                 unsafe { wg_conf_parse(conf.as_ptr().cast(), conf.len(), &raw mut uapi, &raw mut settings) }
             });
-            read = results == [WG_ERR_INVALID, WG_OK];
-            for text in [uapi, settings] {
+            let (empty, len) = (EMPTY.as_ptr().cast(), EMPTY.len());
+            // SAFETY: as above.
+            let compared = unsafe { wg_conf_changes(empty, len, good.as_ptr().cast(), good.len(), &raw mut changes) };
+            read = results == [WG_ERR_INVALID, WG_OK] && compared == WG_OK;
+            for text in [uapi, settings, changes] {
                 // SAFETY: they came from above.
                 read &= unsafe { CStr::from_ptr(text) }.count_bytes() > 100;
                 // SAFETY: as above, and they are not used again.

@@ -63,14 +63,9 @@ pub unsafe extern "C" fn wg_conf_parse(
     settings: *mut *mut c_char,
 ) -> wg_result_t {
     let body = || {
-        let null = |name| Error::new(ErrorKind::Null, format!("{name} is NULL"));
         let uapi = NonNull::new(uapi).ok_or_else(|| null("uapi"))?;
-        if conf.is_null() {
-            return Err(null("conf"));
-        }
-        // SAFETY: there are as many, says the caller.
-        let bytes = unsafe { borrow_up_to(WG_CONFIG_LEN_MAX, conf.cast::<u8>(), len, "bytes of conf") }?;
-        let conf = Conf::from_bytes(bytes)?;
+        // SAFETY: the caller's contract is the same.
+        let conf = unsafe { read(conf, len, "conf") }?;
         let (tunnel, system) = (uapi::set_text(&conf.update)?, lines(&conf.interface)?);
         let tunnel = give_text(&tunnel)?;
         if let Some(settings) = NonNull::new(settings) {
@@ -86,6 +81,60 @@ pub unsafe extern "C" fn wg_conf_parse(
         Ok(())
     };
     wiped(|| guard(body))
+}
+
+/// Compares two `.conf` files, given as in wg_conf_parse(): returns in `*uapi` the lines for wg_set_config() that
+/// change a tunnel with the configuration `before` to one with the configuration `now`.
+///
+/// Only differences are in it, so it may be "". Sessions of peers that are in both files stay, and so do endpoints that
+/// have roamed, unless `now` has another endpoint. A peer whose endpoint is no longer in the file is created again. A
+/// port or mark that is no longer in the file becomes 0. The settings of the system are not compared: wg_conf_parse()
+/// returns those of each file.
+///
+/// Memory: writes to `*uapi` on success only. The caller then owns it, and frees it with wg_free(), which wipes it.
+/// Neither file is kept; wipe them as well.
+/// Requires: `before` is NULL or points to `before_len` bytes, and `now` to `now_len`; `uapi` is NULL or points to
+/// writable storage for one pointer.
+/// Errors: WG_ERR_NULL if a pointer is NULL; and as wg_conf_parse(), for either file.
+/// Threads: any.
+/// Since: 0.1.0
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_conf_changes(
+    before: *const c_char,
+    before_len: usize,
+    now: *const c_char,
+    now_len: usize,
+    uapi: *mut *mut c_char,
+) -> wg_result_t {
+    let body = || {
+        let uapi = NonNull::new(uapi).ok_or_else(|| null("uapi"))?;
+        // SAFETY: the caller's contract is the same.
+        let before = unsafe { read(before, before_len, "before") }?;
+        // SAFETY: as above.
+        let now = unsafe { read(now, now_len, "now") }?;
+        let changes = give_text(&uapi::set_text(&now.update.since(&before.update))?)?;
+        // SAFETY: there is room for one pointer, says the caller.
+        unsafe { uapi.write(changes.as_ptr()) };
+        Ok(())
+    };
+    wiped(|| guard(body))
+}
+
+fn null(name: &str) -> Error {
+    Error::new(ErrorKind::Null, format!("{name} is NULL"))
+}
+
+/// Reads a file of C.
+///
+/// # Safety
+/// `conf` is NULL or points to `len` bytes.
+unsafe fn read(conf: *const c_char, len: usize, name: &str) -> Result<Conf> {
+    if conf.is_null() {
+        return Err(null(name));
+    }
+    // SAFETY: there are as many, says the caller.
+    let bytes = unsafe { borrow_up_to(WG_CONFIG_LEN_MAX, conf.cast::<u8>(), len, &format!("bytes of {name}")) }?;
+    Conf::from_bytes(bytes)
 }
 
 /// The settings as lines. Twice the same: what it takes is reserved before anything is written, as text that grows
