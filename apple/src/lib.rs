@@ -10,6 +10,9 @@
 #[cfg(not(unix))]
 compile_error!("these functions are there on Unix only");
 
+#[cfg(feature = "oslog")]
+mod oslog;
+
 use std::{
     ffi::{c_char, c_int, c_void},
     ptr,
@@ -80,6 +83,24 @@ pub unsafe extern "C" fn wgSetLogger(context: *mut c_void, logger_fn: logger_fn_
             ffi::wg_set_log_callback(None, ptr::null_mut(), None);
         },
     }
+}
+
+/// Sends the log of all tunnels to the log of the system, under `subsystem` and the category "wg-embed", replacing the
+/// log callback of the process. The level is that of wg_set_log_level() of wg_embed.h.
+///
+/// Returns WG_OK, or a negative wg_result_t of wg_embed.h, and then leaves the log as it was: WG_ERR_NULL if
+/// `subsystem` is NULL; WG_ERR_INVALID if it is not UTF-8; WG_ERR_UNSUPPORTED on systems other than Apple's;
+/// WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+///
+/// Memory: `subsystem` is not kept.
+///
+/// # Safety
+/// `subsystem` is NULL or ends with a zero byte.
+#[cfg(feature = "oslog")]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wg_set_log_oslog(subsystem: *const c_char) -> i32 {
+    // SAFETY: the caller's contract is the same.
+    unsafe { oslog::set(subsystem) as i32 }
 }
 
 /// Creates a tunnel between `tun_fd` and the network, and starts it. Returns its positive handle, or -1; the cause is

@@ -53,6 +53,23 @@ extern "C" {
  */
 void wgSetLogger(void *context, logger_fn_t logger_fn);
 
+#if defined(WG_EMBED_OSLOG)
+/**
+ * Sends the log of all tunnels to the log of the system, under `subsystem` and the category "wg-embed", replacing the
+ * log callback of the process. The level is that of wg_set_log_level() of wg_embed.h.
+ *
+ * Returns WG_OK, or a negative wg_result_t of wg_embed.h, and then leaves the log as it was: WG_ERR_NULL if
+ * `subsystem` is NULL; WG_ERR_INVALID if it is not UTF-8; WG_ERR_UNSUPPORTED on systems other than Apple's;
+ * WG_ERR_BUSY inside a callback; WG_ERR_PANIC.
+ *
+ * Memory: `subsystem` is not kept.
+ *
+ * # Safety
+ * `subsystem` is NULL or ends with a zero byte.
+ */
+int32_t wg_set_log_oslog(const char *subsystem);
+#endif
+
 /**
  * Creates a tunnel between `tun_fd` and the network, and starts it. Returns its positive handle, or -1; the cause is
  * then logged.
