@@ -5,7 +5,7 @@
 #     capi/localize.sh FROM.a TO.a SYMBOLS...     SYMBOLS: files with a name on each line, such as abi/symbols.txt
 #
 # Environment: LD, OBJCOPY and AR of the target (for Android those of the NDK: ld.lld, llvm-objcopy, llvm-ar). For
-# Apple's targets LD is Apple's ld, which needs no objcopy; set APPLE_ARCH to the architecture, such as arm64.
+# Apple's targets there is apple/localize.py.
 set -eu
 [ $# -ge 3 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 2; }
 LD=${LD:-ld} OBJCOPY=${OBJCOPY:-objcopy} AR=${AR:-ar}
@@ -14,17 +14,12 @@ shift 2
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cat "$@" >"$work/symbols"
-if [ -n "${APPLE_ARCH:-}" ]; then
-  sed 's/^/_/' "$work/symbols" >"$work/exported"
-  "$LD" -r -arch "$APPLE_ARCH" -all_load "$from" -exported_symbols_list "$work/exported" -o "$work/wg_embed.o"
-else
-  # What none of the functions needs is left out, as it would be of the archive. (Not by --gc-sections: with it GNU ld
-  # turns names that the system need not have into names that it must have.)
-  set --
-  while read -r name; do set -- "$@" -u "$name"; done <"$work/symbols"
-  "$LD" -r "$@" "$from" -o "$work/all.o"
-  # The archive has bitcode of Rust's standard library as well. Joined, it is invalid, and confuses tools.
-  "$OBJCOPY" --keep-global-symbols="$work/symbols" -R .llvmbc -R .llvmcmd -R .group "$work/all.o" "$work/wg_embed.o"
-fi
+# What none of the functions needs is left out, as it would be of the archive. (Not by --gc-sections: with it GNU ld
+# turns names that the system need not have into names that it must have.)
+set --
+while read -r name; do set -- "$@" -u "$name"; done <"$work/symbols"
+"$LD" -r "$@" "$from" -o "$work/all.o"
+# The archive has bitcode of Rust's standard library as well. Joined, it is invalid, and confuses tools.
+"$OBJCOPY" --keep-global-symbols="$work/symbols" -R .llvmbc -R .llvmcmd -R .group "$work/all.o" "$work/wg_embed.o"
 rm -f "$to"
 "$AR" rcs "$to" "$work/wg_embed.o"
