@@ -1,0 +1,14 @@
+/// A Swift value behind the `user` pointer of a C callback.
+final class Box<Value: Sendable>: Sendable {
+  let value: Value
+
+  private init(_ value: Value) { self.value = value }
+
+  /// Makes a pointer that C gives up by `releaseBox`, once.
+  static func retained(_ value: Value) -> UnsafeMutableRawPointer { Unmanaged.passRetained(Box(value)).toOpaque() }
+}
+
+/// A `wg_destroy_fn_t`. Not a member of `Box`: no C function can be made of generic code.
+func releaseBox(_ user: UnsafeMutableRawPointer?) {
+  if let user { Unmanaged<AnyObject>.fromOpaque(user).release() }
+}

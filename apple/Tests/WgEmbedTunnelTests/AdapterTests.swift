@@ -1,0 +1,237 @@
+import Foundation
+import Network
+import NetworkExtension
+import TestSupport
+import XCTest
+
+@testable import WgEmbedTunnel
+import WgEmbed
+
+final class AdapterTests: XCTestCase {
+  private let wifi = NWInterface(name: "en0", index: 1, type: .wifi)
+  private let cellular = NWInterface(name: "pdp_ip0", index: 2, type: .cellular)
+
+  private var provider: TestProvider!
+  private var adapter: PacketTunnelAdapter!
+  private var server: Tunnel!
+  private var inbox: Inbox!
+  private var far: Side!
+  private var near: Side!
+  private var conf: String!
+
+  override func setUp() async throws {
+    provider = TestProvider()
+    adapter = PacketTunnelAdapter(provider)
+    inbox = Inbox()
+    far = try Side("10.9.0.1")
+    near = try Side("10.9.0.2")
+    server = try Tunnel(Config(far.conf(peer: near)), packets: inbox.io)
+    conf = try near.conf(peer: far, endpoint: "127.0.0.1:\(server.listenPort())")
+  }
+
+  override func tearDown() async throws {
+    await adapter.stop()
+    try server.close()
+    XCTAssertEqual(NWPathMonitor.count, 0)
+  }
+
+  private func tunnel() throws -> Tunnel { try XCTUnwrap(adapter.tunnel) }
+
+  /// Passes a packet from the system to the server, and back.
+  private func pass(_ number: UInt16) async throws {
+    let there = near.packet(to: far, number: number)
+    try await provider.flow.deliver([there])
+    try await until("packet \(number) arrives") { inbox.all.contains(there) }
+    let back = far.packet(to: near, number: number)
+    try server.inject([back])
+    try await until("packet \(number) comes back") {
+      provider.flow.written.withLock { $0.contains { $0 == (back, NSNumber(value: AF_INET)) } }
+    }
+  }
+
+  func testStartPassesPacketsAndStopEnds() async throws {
+    let events = adapter.events
+    try await adapter.start(Config(conf))
+    XCTAssertEqual(provider.applied.withLock { $0.count }, 1)
+    XCTAssertEqual(try tunnel().memory().limit, PacketTunnelAdapter.memoryLimit)
+    try await pass(1)
+    for await event in events {
+      XCTAssertEqual(event, .handshakeCompleted(peer: far.publicKey))
+      break
+    }
+    XCTAssertEqual(NWPathMonitor.count, 1)
+    await fails(.exists) { try await self.adapter.start(Config(self.conf)) }
+    await adapter.stop()
+    XCTAssertNil(adapter.tunnel)
+    await fails(.closed) { try await self.adapter.update(Config(self.conf)) }
+    await adapter.stop()
+
+    try await adapter.start(Config(conf))
+    try await pass(2)
+  }
+
+  func testSettingsThatNeverCallBack() async throws {
+    provider.answer.withLock { $0 = .never }
+    adapter.settingsLimit = 0.01
+    try await adapter.start(Config(conf))
+    try await pass(1)
+  }
+
+  func testSettingsThatAreRefused() async throws {
+    provider.answer.withLock { $0 = .failure }
+    do {
+      try await adapter.start(Config(conf))
+      XCTFail("it has started")
+    } catch { XCTAssertTrue(error is Refused, "\(error)") }
+    XCTAssertNil(adapter.tunnel)
+    XCTAssertEqual(NWPathMonitor.count, 0)
+    provider.answer.withLock { $0 = .done }
+    try await adapter.start(Config(conf))
+    try await pass(1)
+  }
+
+  func testStopDuringAStartWaitsForIt() async throws {
+    provider.answer.withLock { $0 = .never }
+    adapter.settingsLimit = 0.2
+    let (adapter, config) = (try XCTUnwrap(adapter), try Config(conf))
+    async let start: Void = adapter.start(config)
+    try await until("the settings are set") { provider.applied.withLock { !$0.isEmpty } }
+    await adapter.stop()
+    try await start
+    XCTAssertNil(adapter.tunnel)
+  }
+
+  func testUpdateKeepsSessions() async throws {
+    try await adapter.start(Config(conf))
+    try await pass(1)
+    let before = try tunnel().statistics(of: far.publicKey).lastHandshake
+    let third = try Side("10.9.0.3")
+    let more = conf + "\n[Peer]\nPublicKey = \(third.publicKey.base64)\nAllowedIPs = 10.9.3.0/24\n"
+    try await adapter.update(Config(more))
+    XCTAssertEqual(try tunnel().peers().count, 2)
+    let routes = provider.applied.withLock { $0.last?.ipv4Settings?.includedRoutes?.map(\.destinationAddress) }
+    XCTAssertEqual(routes, ["10.9.0.0", "10.9.0.1", "10.9.3.0"])
+    XCTAssertFalse(provider.reasserting)
+    try await pass(2)
+
+    provider.answer.withLock { $0 = .failure }
+    do {
+      try await adapter.update(Config(conf))
+      XCTFail("it was changed")
+    } catch { XCTAssertTrue(error is Refused, "\(error)") }
+    XCTAssertEqual(try tunnel().peers().count, 2)
+    try await pass(3)
+    XCTAssertEqual(try tunnel().statistics(of: far.publicKey).lastHandshake, before)
+  }
+
+  func testChangesOfTheNetwork() async throws {
+    try await adapter.start(Config(conf))
+    try await pass(1)
+    let client = try tunnel()
+    let sent = { try client.statistics().txBytes }
+
+    var before = try sent()
+    NWPathMonitor.report(NWPath(.satisfied, [wifi]))
+    NWPathMonitor.report(NWPath(.satisfied, [wifi]))
+    XCTAssertEqual(try sent(), before)  // The sockets are new.
+    NWPathMonitor.report(NWPath(.satisfied, [cellular, wifi]))
+    try await until("the peer is sent a packet") { try sent() > before }
+    before = try sent()
+    NWPathMonitor.report(NWPath(.satisfied, [cellular, wifi]))
+    XCTAssertEqual(try sent(), before)
+    try await pass(2)
+
+    NWPathMonitor.report(NWPath(.unsatisfied, supportsIPv4: false))
+    let dropped = { try client.counters()[.outSendFailed] ?? 0 }
+    let old = try dropped()
+    try await provider.flow.deliver([near.packet(to: far, number: 3)])
+    try await until("the datagram is dropped") { try dropped() > old }
+    NWPathMonitor.report(NWPath(.satisfied, [wifi]))
+    try await pass(4)
+    XCTAssertFalse(inbox.all.contains(near.packet(to: far, number: 3)))
+  }
+
+  func testTheFirstPathIsNoNetwork() async throws {
+    try await adapter.start(Config(conf))
+    NWPathMonitor.report(NWPath(.unsatisfied))
+    try await provider.flow.deliver([near.packet(to: far, number: 1)])
+    try await until("the datagram is dropped") { try tunnel().counters()[.outSendFailed] ?? 0 > 0 }
+    NWPathMonitor.report(NWPath(.requiresConnection, [wifi]))
+    try tunnel().dropSession()  // Or else the next attempt is five seconds away.
+    try await pass(2)
+  }
+
+  func testSocketsAreBoundToThePhysicalInterface() async throws {
+    adapter.bindsToInterface = true
+    try await adapter.start(Config(conf))
+    let loopback = NWInterface(name: "lo", index: Int(if_nametoindex("lo")), type: .wiredEthernet)
+    let utun = NWInterface(name: "utun3", index: 9999, type: .other)
+    NWPathMonitor.report(NWPath(.satisfied, [utun, loopback]))
+    try await pass(1)
+    // An interface that has gone: the routes decide.
+    NWPathMonitor.report(NWPath(.satisfied, [NWInterface(name: "en7", index: 9998, type: .wifi)]))
+    try await pass(2)
+  }
+
+  func testSleepAndWake() async throws {
+    try await adapter.start(Config(conf))
+    try await pass(1)
+    adapter.sleep()
+    XCTAssertEqual(try tunnel().listenPort(), 0)
+    NWPathMonitor.report(NWPath(.satisfied, [wifi]))
+    NWPathMonitor.report(NWPath(.satisfied, [cellular]))
+    XCTAssertEqual(try tunnel().listenPort(), 0)
+    adapter.wake()
+    try await until("there are sockets") { try tunnel().listenPort() != 0 }
+    try await pass(2)
+    adapter.sleep()
+    await adapter.stop()
+    adapter.wake()
+    try await adapter.start(Config(conf))
+    try await pass(3)
+  }
+
+  func testTheSystemHoldsPacketsBackWhileThereIsNoRoom() async throws {
+    try await adapter.start(Config(conf))
+    try await pass(1)
+    adapter.sleep()
+    let many = (0..<5000).map { near.packet(to: far, number: UInt16($0)) }
+    let big = many.map { $0.prefix(2) + Data([0x05, 0x78]) + $0.dropFirst(4) + Data(count: 1380) }
+    try await provider.flow.deliver(big)
+    _ = adapter.tunnel  // The queue has taken them.
+    XCTAssertFalse(provider.flow.isRead)
+    adapter.wake()
+    try await until("the flow is read again") { provider.flow.isRead }
+    try await pass(2)
+  }
+
+  func testATunnelThatEndsByItselfCancelsTheProvider() async throws {
+    let (utun, app) = try socketPair()
+    adapter.findUtun = { @Sendable in utun }
+    try await adapter.start(Config(conf), source: .utun)
+    let packet = near.packet(to: far)
+    XCTAssertEqual(packet.withUnsafeBytes { write(app, $0.baseAddress!, $0.count) }, packet.count)
+    try await until("the packet arrives") { inbox.all.contains(packet) }
+    for end in [utun, app] { close(end) }
+    try await until("the provider is cancelled") { provider.cancelled.withLock { !$0.isEmpty } }
+    XCTAssertEqual(provider.cancelled.withLock { $0.map { $0?.code } }, [.closed])
+    adapter.findUtun = { @Sendable in nil }
+    await adapter.stop()
+    await fails(.notFound) { try await self.adapter.start(Config(self.conf), source: .utun) }
+  }
+
+  func testAnAdapterThatIsLetGo() async throws {
+    try await adapter.start(Config(conf))
+    let events = adapter.events
+    adapter = PacketTunnelAdapter(provider)
+    for await _ in events {}
+    try await until("the monitor is cancelled") { NWPathMonitor.count == 0 }
+  }
+
+  private func fails(_ code: WgError.Code, _ body: () async throws -> Void) async {
+    do {
+      try await body()
+      XCTFail("it succeeds")
+    } catch { XCTAssertEqual((error as? WgError)?.code, code) }
+  }
+}
