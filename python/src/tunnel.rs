@@ -254,9 +254,15 @@ impl NativeTunnel {
         Ok(PyBytes::new(py, &response))
     }
 
-    /// Replaces the configuration by that of a .conf file.
+    /// Replaces the configuration by that of a .conf file; peers in both keep their sessions.
     fn set_conf(&self, py: Python<'_>, conf: &[u8]) -> PyResult<()> {
-        self.apply(py, Conf::from_bytes(conf).map(|conf| conf.update))
+        let tunnel = self.tunnel()?;
+        let update = Conf::from_bytes(conf).and_then(|conf| {
+            let peers = tunnel.device().snapshot().peers;
+            let present = peers.map(|peer| peer.map(|peer| peer.public_key)).collect::<Result<Vec<_>, Error>>()?;
+            Ok(conf.update.keeping(present))
+        });
+        self.apply(py, update)
     }
 
     fn remove_peer(&self, py: Python<'_>, key: &str) -> PyResult<()> {

@@ -1,6 +1,9 @@
 //! Computes the difference between two configurations.
 
+use std::collections::HashSet;
+
 use super::{PeerUpdate, Update};
+use crate::key::PublicKey;
 
 impl Update {
     /// Returns the changes since `old`; both must be complete configurations, like files. Applied to a tunnel with the
@@ -39,6 +42,27 @@ impl Update {
         }
         update
     }
+
+    /// Returns the changes that give this configuration, which must be complete, like a file, to a tunnel with the
+    /// peers `present`. As with `wg syncconf`, peers in both keep their sessions. A port of 0 leaves the port
+    /// unchanged, and a peer without an endpoint leaves the endpoint of that peer unchanged.
+    #[must_use]
+    pub fn keeping(mut self, present: impl IntoIterator<Item = PublicKey>) -> Self {
+        self.replace_peers = false;
+        self.listen_port = self.listen_port.filter(|port| *port != 0);
+        let mut named = HashSet::new();
+        for peer in &mut self.peers {
+            // Later sections about a peer add to the first one.
+            if named.insert(peer.public_key) {
+                peer.preshared_key.get_or_insert_default();
+                peer.persistent_keepalive.get_or_insert_default();
+            }
+        }
+        let gone = present.into_iter().filter(|key| !named.contains(key));
+        // Before all others, which may get their allowed IPs.
+        self.peers.splice(0..0, gone.map(|key| PeerUpdate { remove: true, ..PeerUpdate::new(key) }));
+        self
+    }
 }
 
 #[cfg(test)]
@@ -70,5 +94,21 @@ mod tests {
         let update = Update::default().since(&old);
         assert_eq!((update.listen_port, update.fwmark), (Some(0), Some(0)));
         assert_eq!(old.since(&old), Update::default());
+    }
+
+    #[test]
+    fn peers_that_are_not_named_are_removed_first() {
+        let [kept, gone, new] = [(); 3].map(|()| PrivateKey::generate(&SystemRandom).public_key());
+        let update = Update {
+            listen_port: Some(0),
+            replace_peers: true,
+            peers: vec![PeerUpdate::new(new), PeerUpdate::new(kept), PeerUpdate::new(kept)],
+            ..Update::default()
+        };
+        let changes = update.keeping([kept, gone]);
+        assert!(!changes.replace_peers && changes.listen_port.is_none());
+        let peers: Vec<_> = changes.peers.iter().map(|p| (p.public_key, p.remove, p.preshared_key.is_some())).collect();
+        assert_eq!(peers, [(gone, true, false), (new, false, true), (kept, false, true), (kept, false, false)]);
+        assert_eq!(Update { listen_port: Some(7), ..Update::default() }.keeping([]).listen_port, Some(7));
     }
 }

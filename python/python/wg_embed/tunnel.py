@@ -186,8 +186,9 @@ class Tunnel(Closing):
         """
         Changes the configuration, all of it or nothing.
 
-        A `Config` and the text of a .conf file replace it; text of the cross-platform interface (`public_key=...`, line
-        by line) changes what it names. Addresses, DNS servers and MTU of the inner network stay as they are.
+        A `Config` and the text of a .conf file replace it; peers in both keep their sessions, and the port stays if
+        none is configured. Text of the cross-platform interface (`public_key=...`, line by line) changes what it names.
+        Addresses, DNS servers and MTU of the inner network stay as they are.
         """
         conf = _conf_bytes(config)
         if isinstance(config, Config) or _is_conf(conf):
