@@ -77,6 +77,7 @@ javadoc -quiet -Xdoclint:all -Werror -notimestamp --release 8 -cp "$platform" -d
 echo "ok: the interface and its documentation"
 
 android/r8/check.sh "$out/r8" "$out/maven/classes" "$out/native"
+android/gobackend/check.sh "$out/gobackend" "$out/maven" "$out/native" "$out/monitor/classes.jar"
 
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 for folder in "$out/aar" "$out/aar-again"; do

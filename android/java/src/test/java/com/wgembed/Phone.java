@@ -73,6 +73,11 @@ final class Phone {
         }
 
         @Implementation
+        protected VpnService.Builder addDnsServer(String address) {
+            return add("dns " + address);
+        }
+
+        @Implementation
         protected VpnService.Builder addSearchDomain(String domain) {
             return add("search " + domain);
         }
@@ -152,6 +157,13 @@ final class Phone {
         }
 
         @Implementation
+        protected int detachFd() {
+            int detached = fd;
+            fd = -1;
+            return detached;
+        }
+
+        @Implementation
         protected void close() {
             if (fd >= 0) {
                 Host.close(fd);
@@ -166,6 +178,11 @@ final class Phone {
         protected boolean protect(int fd) {
             shown.add(fd);
             return !refuses;
+        }
+
+        @Implementation
+        protected boolean setUnderlyingNetworks(Network[] networks) {
+            return true;
         }
     }
 
