@@ -97,11 +97,14 @@ public class WgVpnServiceTest {
         }
     }
 
+    private static final String ADDRESS = "Address = 10.9.0.1/24\n";
+
     private static volatile String conf;
     /** What configure() waits for; null for nothing. */
     private static volatile CountDownLatch configured;
 
     private final List<Integer> ours = new ArrayList<>();
+    private final List<ServiceController<Service>> running = new ArrayList<>();
     private Key mine;
     private Key theirs;
     private Tunnel peer;
@@ -123,7 +126,10 @@ public class WgVpnServiceTest {
     }
 
     @After
-    public void end() {
+    public void end() throws Exception {
+        for (ServiceController<Service> controller : new ArrayList<>(running)) {
+            destroy(controller);
+        }
         peer.close();
         for (int fd : ours) {
             Host.close(fd);
@@ -143,9 +149,25 @@ public class WgVpnServiceTest {
                 + "\n";
     }
 
-    private ServiceController<Service> start(Intent intent) throws Exception {
+    /** A service that is there, and was not started. */
+    private ServiceController<Service> create(Intent intent) {
         ServiceController<Service> controller = Robolectric.buildService(Service.class, intent).create();
+        running.add(controller);
+        return controller;
+    }
+
+    /** Starts a service with what configure() finds, and waits until that has succeeded or failed. */
+    private ServiceController<Service> start(Intent intent) throws Exception {
+        ServiceController<Service> controller = create(intent);
         startAgain(controller);
+        return controller;
+    }
+
+    /** Starts a service with this configuration, which succeeds. */
+    private ServiceController<Service> startWith(String text) throws Exception {
+        conf = text;
+        ServiceController<Service> controller = start(new Intent());
+        assertStarted(controller.get());
         return controller;
     }
 
@@ -158,16 +180,44 @@ public class WgVpnServiceTest {
     }
 
     private void destroy(ServiceController<Service> controller) throws Exception {
+        running.remove(controller);
         controller.destroy();
         Phone.await("closed", () -> controller.get().tunnel() == null);
     }
 
+    private static void assertStarted(Service service) {
+        assertNull(String.valueOf(service.failure), service.failure);
+    }
+
+    private static void assertFailed(Service service, WgException.Code code, String text) {
+        assertEquals(code, service.failure.code());
+        assertTrue(service.failure.getMessage(), service.failure.getMessage().contains(text));
+    }
+
+    /** Waits for the end of the service's tunnel, at its last start. */
+    private static void awaitStopped(Service service, int startId) throws Exception {
+        Phone.await("stopped", () -> service.stopped == 1);
+        assertNull(service.tunnel());
+        assertEquals("a later start would go on", startId, shadowOf(service).getStopSelfId());
+    }
+
+    /** A packet of the phone comes out at the peer. */
+    private void reaches() {
+        Phone.passes(Phone.tun[1], Phone.packet(1, 2), peerTun[1]);
+    }
+
+    /** The system reports a network that can be used. */
+    private static void available(Service service, Network network) {
+        for (ConnectivityManager.NetworkCallback callback : callbacks(service)) {
+            callback.onAvailable(network);
+        }
+    }
+
     @Test
     public void aWholeTunnel() throws Exception {
-        conf = toPeer("Address = 10.9.0.1/24\nDNS = 10.9.0.2, example.org\nIncludedApplications = org.example\n");
-        ServiceController<Service> controller = start(new Intent());
+        ServiceController<Service> controller = startWith(
+                toPeer(ADDRESS + "DNS = 10.9.0.2, example.org\nIncludedApplications = org.example\n"));
         Service service = controller.get();
-        assertNull(String.valueOf(service.failure), service.failure);
         assertFalse(service.bySystem);
         List<String> expected = new ArrayList<>(Arrays.asList(
                 "address 10.9.0.1/24", "dns 10.9.0.2", "search example.org", "mtu 1280", "route 0.0.0.0/0",
@@ -179,17 +229,15 @@ public class WgVpnServiceTest {
         assertEquals(expected, Phone.built);
         int families = Phone.shown.size();
         assertTrue("a socket was protected", families > 0);
-        Phone.passes(Phone.tun[1], Phone.packet(1, 2), peerTun[1]);
+        reaches();
         Phone.passes(peerTun[1], Phone.packet(2, 1), Phone.tun[1]);
         String handshake = "handshake " + theirs.publicKey().toBase64();
         Phone.await("told of the handshake", () -> service.events.contains(handshake));
 
         // Another network: fresh sockets, protected before their first byte.
-        for (ConnectivityManager.NetworkCallback callback : callbacks(service)) {
-            callback.onAvailable(ShadowNetwork.newInstance(7));
-        }
+        available(service, ShadowNetwork.newInstance(7));
         Phone.await("fresh sockets", () -> Phone.shown.size() == 2 * families);
-        Phone.passes(Phone.tun[1], Phone.packet(1, 2), peerTun[1]);
+        reaches();
 
         destroy(controller);
         assertTrue(callbacks(service).isEmpty());
@@ -202,63 +250,54 @@ public class WgVpnServiceTest {
 
     @Test
     public void aSecondStartChangesTheTunnelWithoutAHandshake() throws Exception {
-        conf = toPeer("Address = 10.9.0.1/24\n");
-        ServiceController<Service> controller = start(new Intent());
+        ServiceController<Service> controller = startWith(toPeer(ADDRESS));
         Service service = controller.get();
         Tunnel tunnel = service.tunnel();
-        Phone.passes(Phone.tun[1], Phone.packet(1, 2), peerTun[1]);
+        reaches();
         long handshake = tunnel.peers().get(0).lastHandshakeMillis;
         assertTrue(handshake > 0);
 
         Phone.tun = pair();
         Phone.built.clear();
-        conf = toPeer("Address = 10.9.0.1/24\nMTU = 1300\n");
+        conf = toPeer(ADDRESS + "MTU = 1300\n");
         startAgain(controller);
-        assertNull(String.valueOf(service.failure), service.failure);
+        assertStarted(service);
         assertSame(tunnel, service.tunnel());
         assertTrue(Phone.built.contains("mtu 1300"));
-        Phone.passes(Phone.tun[1], Phone.packet(1, 2), peerTun[1]);
+        reaches();
         assertEquals(handshake, tunnel.peers().get(0).lastHandshakeMillis);
         assertEquals(0, service.stopped);
-        destroy(controller);
     }
 
     @Test
     public void aConfigurationThatFailsLeavesTheTunnel() throws Exception {
-        conf = toPeer("Address = 10.9.0.1/24\n");
-        ServiceController<Service> controller = start(new Intent());
+        ServiceController<Service> controller = startWith(toPeer(ADDRESS));
         Service service = controller.get();
         conf = "[Interface]\nAddress = nowhere\n";
         startAgain(controller);
-        assertEquals(WgException.Code.INVALID, service.failure.code());
-        assertTrue(service.failure.getMessage(), service.failure.getMessage().contains("Address"));
+        assertFailed(service, WgException.Code.INVALID, "Address");
         assertFalse(shadowOf(service).isStoppedBySelf());
-        Phone.passes(Phone.tun[1], Phone.packet(1, 2), peerTun[1]);
-        destroy(controller);
+        reaches();
     }
 
     @Test
     public void aTunnelThatHasEndedIsReplaced() throws Exception {
-        conf = toPeer("Address = 10.9.0.1/24\n");
         int[] gone = Host.socketpair();
         Phone.tun = gone;
-        ServiceController<Service> controller = start(new Intent());
+        ServiceController<Service> controller = startWith(toPeer(ADDRESS));
         Service service = controller.get();
         Tunnel tunnel = service.tunnel();
         Host.close(gone[0]);
         Host.close(gone[1]);
         Phone.await("told of the end", () -> service.events.contains("ended"));
-        Phone.await("stopped", () -> service.stopped == 1);
+        awaitStopped(service, 1);
         assertEquals(WgException.Code.CLOSED, service.failure.code());
-        assertNull(service.tunnel());
-        assertEquals("a later start would go on", 1, shadowOf(service).getStopSelfId());
         assertTrue(callbacks(service).isEmpty());
         Phone.tun = pair();
         startAgain(controller);
-        assertNull(String.valueOf(service.failure), service.failure);
+        assertStarted(service);
         assertFalse(tunnel == service.tunnel());
-        Phone.passes(Phone.tun[1], Phone.packet(1, 2), peerTun[1]);
-        destroy(controller);
+        reaches();
     }
 
     @Test
@@ -267,8 +306,7 @@ public class WgVpnServiceTest {
         // With keepalives, a tunnel that went on would send at once.
         conf = toPeer("") + "PersistentKeepalive = 1\n";
         Service service = start(new Intent()).get();
-        assertEquals(WgException.Code.PERMISSION, service.failure.code());
-        assertTrue(service.failure.getMessage(), service.failure.getMessage().contains("refused"));
+        assertFailed(service, WgException.Code.PERMISSION, "refused");
         assertTrue(shadowOf(service).isStoppedBySelf());
         assertNull(service.tunnel());
         assertEquals(0, peer.peers().get(0).lastHandshakeMillis);
@@ -281,8 +319,7 @@ public class WgVpnServiceTest {
         Phone.tun = null;
         conf = toPeer("");
         Service service = start(new Intent()).get();
-        assertEquals(WgException.Code.PERMISSION, service.failure.code());
-        assertTrue(service.failure.getMessage(), service.failure.getMessage().contains("prepare"));
+        assertFailed(service, WgException.Code.PERMISSION, "prepare");
         assertTrue(shadowOf(service).isStoppedBySelf());
         assertTrue("no socket was opened", Phone.shown.isEmpty());
     }
@@ -294,39 +331,33 @@ public class WgVpnServiceTest {
         assertTrue(alwaysOn.get().bySystem);
         destroy(alwaysOn);
         // As after the end of the process.
-        ServiceController<Service> again = Robolectric.buildService(Service.class).create();
+        ServiceController<Service> again = create(null);
         again.get().onStartCommand(null, 0, 1);
         Phone.await("started", () -> again.get().started == 1);
         assertTrue(again.get().bySystem);
-        destroy(again);
     }
 
     @Test
     public void revokingStopsIt() throws Exception {
-        conf = toPeer("Address = 10.9.0.1/24\n");
-        ServiceController<Service> controller = start(new Intent());
+        ServiceController<Service> controller = startWith(toPeer(ADDRESS));
         Service service = controller.get();
         assertNotNull(service.tunnel());
         service.onRevoke();
-        Phone.await("stopped", () -> service.stopped == 1);
-        assertNull(service.tunnel());
-        assertEquals("a later start would go on", 1, shadowOf(service).getStopSelfId());
+        awaitStopped(service, 1);
     }
 
     @Test
     public void anIntentStopsIt() throws Exception {
-        conf = toPeer("");
-        Service service = start(new Intent()).get();
+        Service service = startWith(toPeer("")).get();
         Intent stop = WgVpnService.stopIntent(RuntimeEnvironment.getApplication(), Service.class);
         assertEquals(android.app.Service.START_NOT_STICKY, service.onStartCommand(stop, 0, 2));
-        Phone.await("stopped", () -> service.stopped == 1);
-        assertEquals("a later start would go on", 2, shadowOf(service).getStopSelfId());
+        awaitStopped(service, 2);
     }
 
     @Test
     public void aFailedStartDoesNotEndALaterOne() throws Exception {
         configured = new CountDownLatch(1);
-        ServiceController<Service> controller = Robolectric.buildService(Service.class, new Intent()).create();
+        ServiceController<Service> controller = create(new Intent());
         Service service = controller.get();
         controller.startCommand(0, 1);
         controller.startCommand(0, 2);
@@ -335,12 +366,11 @@ public class WgVpnServiceTest {
         Phone.await("stopped", () -> shadowOf(service).isStoppedBySelf());
         Phone.await("the second has failed", () -> shadowOf(service).getStopSelfId() == 2);
         configured = null;
-        conf = toPeer("Address = 10.9.0.1/24\n");
+        conf = toPeer(ADDRESS);
         controller.startCommand(0, 3);
         Phone.await("started", () -> service.started == 1);
-        Phone.passes(Phone.tun[1], Phone.packet(1, 2), peerTun[1]);
+        reaches();
         assertEquals(2, shadowOf(service).getStopSelfId());
-        destroy(controller);
     }
 
     @Test
@@ -349,11 +379,8 @@ public class WgVpnServiceTest {
         int[] tun = Host.socketpair();
         Phone.tun = tun;
         ours.add(tun[1]);
-        conf = toPeer("Address = 10.9.0.1/24\n").replace("127.0.0.1", "vpn.example.org");
-        ServiceController<Service> controller = start(new Intent());
-        for (ConnectivityManager.NetworkCallback callback : callbacks(controller.get())) {
-            callback.onAvailable(ShadowNetwork.newInstance(7));
-        }
+        ServiceController<Service> controller = startWith(toPeer(ADDRESS).replace("127.0.0.1", "vpn.example.org"));
+        available(controller.get(), ShadowNetwork.newInstance(7));
         Host.close(tun[0]);
         try {
             Phone.await("asked", () -> !Phone.asked.isEmpty());
@@ -369,8 +396,7 @@ public class WgVpnServiceTest {
 
     @Test
     public void stoppingDoesNotWaitForAConfiguration() throws Exception {
-        conf = toPeer("Address = 10.9.0.1/24\n");
-        ServiceController<Service> controller = start(new Intent());
+        ServiceController<Service> controller = startWith(toPeer(ADDRESS));
         Service service = controller.get();
         Phone.built.clear();
         CountDownLatch latch = new CountDownLatch(1);
@@ -396,113 +422,90 @@ public class WgVpnServiceTest {
 
     @Test
     public void aChangeThatFailsLeavesTheInterface() throws Exception {
-        conf = toPeer("Address = 10.9.0.1/24\n");
-        ServiceController<Service> controller = start(new Intent());
+        ServiceController<Service> controller = startWith(toPeer(ADDRESS));
         Service service = controller.get();
         Tunnel tunnel = service.tunnel();
-        Phone.passes(Phone.tun[1], Phone.packet(1, 2), peerTun[1]);
+        reaches();
         Phone.built.clear();
-        conf = toPeer("Address = 10.9.0.1/24\nListenPort = " + peer.listenPort() + "\n");
+        conf = toPeer(ADDRESS + "ListenPort = " + peer.listenPort() + "\n");
         startAgain(controller);
         assertEquals(WgException.Code.ADDR_IN_USE, service.failure.code());
         assertFalse(Phone.built.toString(), Phone.built.contains("establish"));
         assertSame(tunnel, service.tunnel());
-        Phone.passes(Phone.tun[1], Phone.packet(1, 2), peerTun[1]);
+        reaches();
 
         // Nor does it if there is no new interface: the peers are those of before.
         int[] tun = Phone.tun;
         Phone.tun = null;
         Key other = Key.generatePrivate().publicKey();
-        conf = toPeer("Address = 10.9.0.1/24\n").replace(theirs.publicKey().toBase64(), other.toBase64());
+        conf = toPeer(ADDRESS).replace(theirs.publicKey().toBase64(), other.toBase64());
         startAgain(controller);
         assertEquals(WgException.Code.PERMISSION, service.failure.code());
         assertSame(tunnel, service.tunnel());
         assertEquals(theirs.publicKey(), tunnel.peers().get(0).publicKey);
         Phone.passes(tun[1], Phone.packet(1, 2), peerTun[1]);
-        destroy(controller);
     }
 
     @Test
     public void mappedAddressesAreNoRoutes() throws Exception {
-        conf = toPeer("Address = 10.9.0.1/24\n").replace("0.0.0.0/0", "0.0.0.0/0, ::ffff:0.0.0.0/96, ::/0");
-        ServiceController<Service> controller = start(new Intent());
-        assertNull(String.valueOf(controller.get().failure), controller.get().failure);
+        startWith(toPeer(ADDRESS).replace("0.0.0.0/0", "0.0.0.0/0, ::ffff:0.0.0.0/96, ::/0"));
         List<String> routes = new ArrayList<>(Phone.built);
         routes.removeIf(what -> !what.startsWith("route"));
         assertEquals(routes.toString(), 2, routes.size());
         com.wgembed.Config.Prefix mapped = com.wgembed.Config.parse(conf).peers().get(0).allowedIps().get(1);
         assertEquals(96, mapped.length());
         assertEquals(16, mapped.address().getAddress().length);
-        destroy(controller);
     }
 
     @Test
     public void trimmingGivesMemoryBack() throws Exception {
-        conf = toPeer("Address = 10.9.0.1/24\n");
-        ServiceController<Service> controller = start(new Intent());
+        ServiceController<Service> controller = startWith(toPeer(ADDRESS));
         Service service = controller.get();
-        Phone.passes(Phone.tun[1], Phone.packet(1, 2), peerTun[1]);
+        reaches();
         long before = service.tunnel().memory().buffers;
         service.onTrimMemory(android.content.ComponentCallbacks2.TRIM_MEMORY_COMPLETE);
         Phone.await("less memory", () -> service.tunnel().memory().buffers < before);
-        Phone.passes(Phone.tun[1], Phone.packet(1, 2), peerTun[1]);
-        destroy(controller);
+        reaches();
     }
 
     @Test
     public void namesAreLookedUpInTheNetworkBelow() throws Exception {
-        conf = toPeer("Address = 10.9.0.1/24\n").replace("127.0.0.1", "vpn.example.org");
-        ServiceController<Service> controller = Robolectric.buildService(Service.class, new Intent()).create();
-        startAgain(controller);
-        for (ConnectivityManager.NetworkCallback callback : callbacks(controller.get())) {
-            callback.onAvailable(ShadowNetwork.newInstance(7));
-        }
-        Phone.passes(Phone.tun[1], Phone.packet(1, 2), peerTun[1]);
+        ServiceController<Service> controller = startWith(toPeer(ADDRESS).replace("127.0.0.1", "vpn.example.org"));
+        available(controller.get(), ShadowNetwork.newInstance(7));
+        reaches();
         assertTrue(Phone.asked.toString(), Phone.asked.toString().contains("vpn.example.org of 7"));
-        destroy(controller);
     }
 
     @Test
     public void socketsAreBoundToANetwork() throws Exception {
-        conf = toPeer("Address = 10.9.0.1/24\n");
-        ServiceController<Service> controller = start(new Intent());
+        ServiceController<Service> controller = startWith(toPeer(ADDRESS));
         int families = Phone.shown.size();
         assertTrue(Phone.asked.isEmpty());
         Network network = ShadowNetwork.newInstance(7);
         controller.get().bindTo(network);
         Phone.await("bound", () -> Phone.asked.size() == families);
         assertEquals("socket of 7", Phone.asked.get(0));
-        Phone.passes(Phone.tun[1], Phone.packet(1, 2), peerTun[1]);
-        destroy(controller);
+        reaches();
     }
 
     @Test
     public void aNetworkThatIsKnownAlreadyIsNoChange() throws Exception {
-        conf = toPeer("");
-        ServiceController<Service> controller = start(new Intent());
+        ServiceController<Service> controller = startWith(toPeer(""));
         int families = Phone.shown.size();
         Network other = ShadowNetwork.newInstance(7);
-        for (ConnectivityManager.NetworkCallback callback : callbacks(controller.get())) {
-            callback.onAvailable(other);
-        }
+        available(controller.get(), other);
         Phone.await("fresh sockets", () -> Phone.shown.size() == 2 * families);
-        for (ConnectivityManager.NetworkCallback callback : callbacks(controller.get())) {
-            callback.onAvailable(other);
-        }
+        available(controller.get(), other);
         // What comes behind it on the same thread shows that nothing came of it.
         startAgain(controller);
         assertEquals(2 * families, Phone.shown.size());
-        destroy(controller);
     }
 
     @Test
     public void twoHundredCyclesLeaveNothing() throws Exception {
-        conf = toPeer("Address = 10.9.0.1/24\n");
         int[] before = null;
         for (int i = 0; i < 210; i++) {
-            ServiceController<Service> controller = start(new Intent());
-            assertNull(String.valueOf(controller.get().failure), controller.get().failure);
-            destroy(controller);
+            destroy(startWith(toPeer(ADDRESS)));
             if (i == 9) {
                 before = new int[] {Host.entries(false), Host.entries(true)};
             }
@@ -515,10 +518,8 @@ public class WgVpnServiceTest {
 
     @Test
     public void aFamilyWithoutAnAddressPassesUnlessAllTrafficIsThePeers() throws Exception {
-        conf = toPeer("Address = 10.9.0.1/24\n").replace("0.0.0.0/0", "10.9.0.77/24");
-        ServiceController<Service> controller = start(new Intent());
+        startWith(toPeer(ADDRESS).replace("0.0.0.0/0", "10.9.0.77/24"));
         assertTrue(Phone.built.toString(), Phone.built.contains("family " + OsConstants.AF_INET6));
         assertTrue(Phone.built.toString(), Phone.built.contains("route 10.9.0.0/24"));
-        destroy(controller);
     }
 }
