@@ -2,6 +2,9 @@
 # The Java library com.wgembed over the real native library, as far as a machine without Android goes: compiled against
 # API 34, checked against API 24, and run by Robolectric on both, with packets between two tunnels over loopback.
 #
+#   check.sh          checks all of it
+#   check.sh update   the same, and writes abi/java-api.txt, the interface that apps are compiled against
+#
 # Needs gcc, python3, a JDK of 17 or later and Maven, which fetches what it needs from Maven Central. What cannot run is
 # skipped, and the reason printed.
 set -euo pipefail
@@ -13,7 +16,9 @@ mkdir -p "$out/native" "$out/monitor"
 fail() { echo "check.sh: $*" >&2; exit 1; }
 skip() { echo "skipped: $*"; exit 0; }
 
-python3 android/codes.py include/wg_embed.h android/java/src/main/java/com/wgembed || fail "Java and the header differ"
+java=android/java/src/main/java/com/wgembed
+python3 abi/vocabulary.py include/wg_embed.h java "errors=$java/WgException.java:Code" \
+  "events=$java/Hooks.java:EVENT_" "levels=$java/WgEmbed.java:LOG_" || fail "Java and the header differ"
 cargo test -q --package wg-embed-jni --lib >"$out/unit.log" 2>&1 &&
   grep "test result: ok. [1-9]" "$out/unit.log" || { cat "$out/unit.log"; fail "the unit tests"; }
 cargo build -q --package wg-embed-jni
@@ -65,10 +70,12 @@ if "${maven[@]}" -Dguard=none animal-sniffer:check@oldest-api >"$out/guard.log" 
 fi
 echo "ok: nothing newer than API 24"
 
-# What apps were compiled against. "javap" has the classes in the order of their names.
+# What apps were compiled against. javap prints the classes in the order of their names.
 (cd "$out/maven/classes" && find . -name '*.class' | LC_ALL=C sort | xargs javap -protected) |
-  awk '/^Compiled from/ { next } /^[^ }].*{$/ { shown = /^public/ } shown' | diff -u abi/java-api.txt - ||
-  fail "the interface of com.wgembed is another: see abi/java-api.txt"
+  awk '/^Compiled from/ { next } /^[^ }].*{$/ { shown = /^public/ } shown' >"$out/java-api.txt"
+[ "${1:-}" != update ] || cp "$out/java-api.txt" abi/java-api.txt
+diff -u abi/java-api.txt "$out/java-api.txt" ||
+  fail "the interface of com.wgembed has changed: if that is intended, android/check.sh update"
 platform=$(find "$HOME/.m2/repository/org/robolectric/android-all" -name 'android-all-14-*.jar' | head -n 1)
 rm -rf "$out/javadoc"
 javadoc -quiet -Xdoclint:all -Werror -notimestamp --release 8 -cp "$platform" -d "$out/javadoc" \

@@ -62,6 +62,9 @@ if [ -z "$wheel" ]; then
 fi
 ls -l "$wheel"
 
+echo "== names"
+"$newest" ../abi/vocabulary.py ../include/wg_embed.h python events=python/wg_embed/tunnel.py:Event
+
 echo "== types"
 "$work/tools/bin/mypy" --strict python tests
 "$work/tools/bin/pyright" --pythonversion 3.9 python

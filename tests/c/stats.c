@@ -157,6 +157,25 @@ static void check_peer(const wg_peer_stats_t *peer, int i) {
   CHECK_TEXT(peer->endpoint, endpoint);
 }
 
+/* As " * - NAME: ...", and no other. Bindings pass the names on as they are. */
+static void the_header_lists_the_counters(void) {
+  struct end a = turn_on(SOCK_DGRAM, "");
+  size_t count = read_counters(a), listed = 0, i;
+  char line[200], name[WG_COUNTER_NAME_LEN], colon;
+  FILE *header = fopen("include/wg_embed.h", "r");
+  CHECK(header != NULL);
+  while (fgets(line, sizeof line, header) != NULL) {
+    if (sscanf(line, " * - %39[a-z_]%c", name, &colon) != 2 || colon != ':') continue;
+    for (i = 0; i < count && strcmp(counters[i].name, name) != 0;) i++;
+    if (i == count) fprintf(stderr, "there is no counter %s\n", name);
+    CHECK(i < count);
+    listed++;
+  }
+  CHECK_EQ(listed, count);
+  CHECK_EQ(fclose(header), 0);
+  turn_off(a);
+}
+
 static void all_peers_can_be_read(void) {
   struct end a = with_peers();
   struct {
@@ -198,6 +217,7 @@ static void all_peers_can_be_read(void) {
 int main(void) {
   everything_is_counted();
   a_part_of_the_counters_can_be_read();
+  the_header_lists_the_counters();
   all_peers_can_be_read();
   return 0;
 }
