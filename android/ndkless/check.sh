@@ -1,7 +1,11 @@
 #!/usr/bin/env bash
-# check.sh [update]: what libwg_embed_jni.so needs of a phone, for each ABI: whether it links against the names of API
-# 24 (link.sh), imports what abi/imports-android.txt has, which "update" writes, exports the C functions and JNI_OnLoad,
-# and is aligned for pages of 16 KiB. It prints the sizes. It takes minutes for each ABI, so .ci/run leaves it out.
+# check.sh [all | update]: what libwg_embed_jni.so needs of a phone: whether it links against the names of API 24
+# (link.sh), imports what abi/imports-android.txt has, exports the C functions and JNI_OnLoad, and has its name, and
+# segments that devices with pages of 16 KiB load. It prints the sizes.
+#
+#   check.sh          arm64-v8a alone, as in .ci/run: each ABI takes more than a minute
+#   check.sh all      all ABIs
+#   check.sh update   the same, and writes abi/imports-android.txt
 #
 # Needs clang, lld, llvm, rustup, and python3 with pip, which fetches the sources of libunwind (ziglang on PyPI).
 set -euo pipefail
@@ -18,9 +22,11 @@ if [ -z "${ZIG:-}" ]; then
     python3 -m zipfile -e "$out"/ziglang-*.whl "$out/zig"
   }
 fi
+abis=(arm64-v8a=aarch64-linux-android)
+[ -z "${1:-}" ] ||
+  abis+=(armeabi-v7a=armv7-linux-androideabi x86=i686-linux-android x86_64=x86_64-linux-android)
 : >"$out/imports"
-# The others that link.sh knows were not tried yet: add them here, and "update".
-for pair in arm64-v8a=aarch64-linux-android; do
+for pair in "${abis[@]}"; do
   abi=${pair%%=*} rust=${pair#*=}
   if ! rustup target add "$rust" >"$out/rustup.log" 2>&1; then
     echo "skipped: $abi: $(grep -im 1 error "$out/rustup.log")"
@@ -33,12 +39,14 @@ for pair in arm64-v8a=aarch64-linux-android; do
     sub(/@.*/, "", $8); print abi, $8 ($5 == "WEAK" ? " weak" : "") }' | LC_ALL=C sort >>"$out/imports"
   llvm-readelf --dyn-syms -W "$library" | awk '$7 != "UND" && $5 == "GLOBAL" { print $8 }' | LC_ALL=C sort |
     diff <(LC_ALL=C sort abi/symbols.txt <(echo JNI_OnLoad)) - || fail "$abi exports something else"
+  # All of them, though only 64-bit devices have such pages.
   ! llvm-readelf -lW "$library" | awk '$1 == "LOAD" { print $NF }' | grep -vq 0x4000 || fail "$abi is not aligned"
   llvm-readelf -d "$library" | grep -q 'soname: \[libwg_embed_jni.so\]' || fail "$abi has no name"
   llvm-strip --strip-all -o "$out/$rust/stripped.so" "$library"
   echo "$abi: $(stat -c %s "$out/$rust/stripped.so") bytes stripped"
 done
 if [ "${1:-}" = update ]; then
+  [ "$(cut -d ' ' -f 1 "$out/imports" | sort -u | wc -l)" = "${#abis[@]}" ] || fail "not all ABIs were linked"
   cp "$out/imports" "$list"
 else
   # Of the ABIs that were linked.
