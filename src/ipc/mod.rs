@@ -6,6 +6,8 @@
 #[cfg(unix)]
 mod listener;
 #[cfg(unix)]
+mod server;
+#[cfg(unix)]
 mod sys;
 #[cfg(unix)]
 mod unix_socket;
@@ -15,7 +17,10 @@ mod watch;
 #[cfg(unix)]
 pub use listener::{DIRECTORY, Listener};
 #[cfg(unix)]
-pub use unix_socket::{Dialogue, EndHook, Options, Server, Stream, Work};
+pub use server::{Dialogue, EndHook, Options, Server, Stream, Work};
+
+#[cfg(unix)]
+use unix_socket as system;
 
 use crate::{
     config::{Update, snapshot::Snapshot},

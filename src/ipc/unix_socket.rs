@@ -1,360 +1,132 @@
-//! Serves the UAPI, or another dialogue, on a listening control socket.
-//!
-//! One thread accepts, and watches the socket's file; each connection has a short-lived thread of its own. There are at
-//! most [`Options::connections`] of those. When another client comes, the one that has been idle longest is ended; if
-//! requests of all of them make progress, clients wait in the socket's backlog.
-
-mod connection;
+//! The calls of Unix for a control socket: waiting for clients and for the end of the socket's file, and a connection.
 
 use std::{
-    io::{self, ErrorKind::*},
-    mem,
+    io::{self, Read, Write},
+    net::Shutdown,
     os::{
         fd::{AsRawFd, RawFd},
-        unix::net::UnixDatagram,
+        unix::net::{UnixDatagram, UnixStream},
     },
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::JoinHandle,
     time::Duration,
 };
 
 use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
 
-use self::connection::Connection;
-pub use self::connection::{Stream, Work};
 use super::{Listener, sys, watch::Watch};
-use crate::{
-    config::{Update, snapshot::Snapshot},
-    error::{Error, ErrorKind, Result},
-    sync,
-    thread::{self, Owner},
-    uapi::{self, Backend},
-};
-
-/// How connections are served.
-///
-/// A new version may add fields: write `..Options::default()` behind those that are set.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// How many are served at a time: 16. At least one is. Another client takes the place of the one whose last request
-    /// was completed, or that connected, the longest ago. A request that is being worked on, or moves at least 4 KiB a
-    /// second, keeps its client's place.
-    pub connections: usize,
-    /// A client that neither sends nor takes a byte for this long is ended, also if no other one needs its place: two
-    /// minutes.
-    pub idle: Duration,
-    /// How the UAPI is spoken. Other dialogues make no use of it.
-    pub uapi: uapi::Options,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { connections: 16, idle: Duration::from_secs(120), uapi: uapi::Options::default() }
-    }
-}
-
-/// Called when a server ends by itself, with the reason; from the server's own thread, and at most once.
-pub type EndHook = Box<dyn FnOnce(String) + Send>;
-
-/// What is spoken on the connections of a control socket.
-pub trait Dialogue: Send + Sync {
-    /// Serves one client until it leaves; called on a thread of that client's own. A request of its that takes long is
-    /// worked on with [`Stream::work`].
-    ///
-    /// # Errors
-    /// If the connection ends otherwise, which is logged; `Protocol` if the client is to blame.
-    fn serve(&self, stream: &mut Stream) -> Result<()>;
-}
-
-/// The UAPI, as a dialogue.
-struct Uapi {
-    backend: Arc<dyn Backend + Send + Sync>,
-    options: uapi::Options,
-}
-
-impl Dialogue for Uapi {
-    fn serve(&self, stream: &mut Stream) -> Result<()> {
-        let backend = Noting { backend: &*self.backend, work: stream.work() };
-        uapi::serve(stream, &backend, &self.options)
-    }
-}
-
-/// A backend, as one client has it: notes when a `set` is applied.
-struct Noting<'a> {
-    backend: &'a (dyn Backend + Send + Sync),
-    work: Work,
-}
-
-impl Backend for Noting<'_> {
-    fn apply(&self, update: Update) -> Result<()> {
-        self.work.during(|| self.backend.apply(update))
-    }
-
-    fn snapshot(&self) -> Snapshot<'_> {
-        self.backend.snapshot()
-    }
-}
-
-/// When to look again for a client that may be ended, while another one waits for its place.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-
-/// When to try again after the system had no descriptor for a connection, from the first time to the last.
-const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 
 const WAKE: Token = Token(0);
 const LISTENER: Token = Token(1);
 const FILE: Token = Token(2);
 
-/// A control socket that is being served. Dropping it stops it.
-pub struct Server {
-    shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-}
+/// Ends the wait of an [`Incoming`].
+pub(super) struct Wake(Waker);
 
-struct Shared {
-    dialogue: Arc<dyn Dialogue>,
-    options: Options,
-    stopping: AtomicBool,
-    waker: Waker,
-    /// Of the server's threads.
-    owner: Owner,
-}
-
-impl Server {
-    /// Serves `backend` through the UAPI until [`stop`](Self::stop), or until the socket's file is removed, moved or
-    /// replaced: then, and if it cannot go on for another reason, `ended` is told why.
-    ///
-    /// # Errors
-    /// If the socket cannot be waited for, or a thread cannot be started.
-    pub fn start(
-        listener: Listener,
-        backend: Arc<dyn Backend + Send + Sync>,
-        options: Options,
-        ended: EndHook,
-    ) -> Result<Self> {
-        Self::start_with(listener, Arc::new(Uapi { backend, options: options.uapi }), options, ended)
-    }
-
-    /// As [`start`](Self::start), for any dialogue.
-    ///
-    /// # Errors
-    /// As [`start`](Self::start).
-    pub fn start_with(
-        listener: Listener,
-        dialogue: Arc<dyn Dialogue>,
-        options: Options,
-        ended: EndHook,
-    ) -> Result<Self> {
-        let waiting = |e| Error::io("cannot wait for the control socket", e);
-        listener.socket().set_nonblocking(true).map_err(waiting)?;
-        let watch = listener.path().map(Watch::new);
-        let poll = Poll::new().map_err(waiting)?;
-        let register = |fd: RawFd, token| poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE);
-        register(listener.socket().as_raw_fd(), LISTENER).map_err(waiting)?;
-        if let Some(fd) = watch.as_ref().and_then(Watch::fd) {
-            register(fd.as_raw_fd(), FILE).map_err(waiting)?;
-        }
-        let waker = Waker::new(poll.registry(), WAKE).map_err(waiting)?;
-        let shared =
-            Arc::new(Shared { dialogue, options, stopping: AtomicBool::new(false), waker, owner: Owner::unique() });
-        let spare = Some(UnixDatagram::unbound().map_err(waiting)?);
-        let shortage = Shortage { spare, told: false, retry: RETRY.0 };
-        let acceptor = Acceptor { shared: shared.clone(), poll, listener, watch, connections: Vec::new(), shortage };
-        let thread = thread::spawn("wg-uapi", shared.owner, move || acceptor.run(ended))
-            .map_err(|e| no_thread("wg-uapi", &e))?;
-        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
-    }
-
-    /// Ends all connections, waits for their threads, and removes the socket's file. A `set` that was not read to its
-    /// end is not applied. Idempotent.
-    ///
-    /// # Errors
-    /// `Busy` on one of the server's own threads, which cannot wait for itself.
-    pub fn stop(&self) -> Result<()> {
-        if self.shared.owner.is_current() {
-            return Err(Error::new(ErrorKind::Busy, "a server cannot be stopped from one of its own threads"));
-        }
-        self.shared.ask_to_stop();
-        if let Some(thread) = sync::lock(&self.thread).take() {
-            // A panic was caught inside it.
-            let _ = thread.join();
-        }
-        Ok(())
+impl Wake {
+    pub(super) fn wake(&self) -> io::Result<()> {
+        self.0.wake()
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        if self.stop().is_err() {
-            // The last owner is one of the threads; they end by themselves.
-            self.shared.ask_to_stop();
-        }
-    }
-}
-
-impl Shared {
-    fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
-    }
-
-    fn ask_to_stop(&self) {
-        self.stopping.store(true, Ordering::Release);
-        self.wake();
-    }
-
-    fn wake(&self) {
-        if let Err(error) = self.waker.wake() {
-            tracing::error!(%error, "cannot wake the control socket's thread");
-        }
-    }
-}
-
-fn no_thread(name: &str, error: &io::Error) -> Error {
-    Error::new(ErrorKind::Resources, format!("cannot start the thread {name}: {error}"))
-}
-
-/// What the accepting thread works with.
-struct Acceptor {
-    shared: Arc<Shared>,
+/// Clients that connect.
+pub(super) struct Incoming {
     poll: Poll,
+    events: Events,
     listener: Listener,
     watch: Option<Watch>,
-    connections: Vec<Connection>,
-    shortage: Shortage,
-}
-
-/// How a lack of descriptors is met.
-struct Shortage {
     /// Gives its descriptor to a connection when there is no other, so that one client can always be served.
     spare: Option<UnixDatagram>,
-    /// The log has a line about this shortage.
-    told: bool,
-    /// When to try again, if nothing that we do frees a descriptor.
-    retry: Duration,
 }
 
-impl Acceptor {
-    fn run(mut self, ended: EndHook) {
-        let reason = match catch_unwind(AssertUnwindSafe(|| self.accept_until_stopped())) {
-            Ok(Ok(reason)) => reason,
-            Ok(Err(error)) => Some(format!("the control socket failed: {error}")),
-            Err(_) => Some("internal error: a panic was caught".into()),
-        };
-        let Self { shared, listener, connections, .. } = self;
-        // From here on, the end of a stream is not what its client meant.
-        shared.stopping.store(true, Ordering::Release);
-        drop(listener);
-        connections.iter().for_each(Connection::shut_down);
-        connections.into_iter().for_each(Connection::join);
-        if let Some(reason) = reason {
-            tracing::debug!(reason, "the control socket is served no longer");
-            ended(reason);
+impl Incoming {
+    pub(super) fn new(listener: Listener) -> io::Result<(Self, Wake)> {
+        listener.socket().set_nonblocking(true)?;
+        let watch = listener.path().map(Watch::new);
+        let poll = Poll::new()?;
+        let register = |fd: RawFd, token| poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE);
+        register(listener.socket().as_raw_fd(), LISTENER)?;
+        if let Some(fd) = watch.as_ref().and_then(Watch::fd) {
+            register(fd.as_raw_fd(), FILE)?;
+        }
+        let wake = Wake(Waker::new(poll.registry(), WAKE)?);
+        let spare = Some(UnixDatagram::unbound()?);
+        Ok((Self { poll, events: Events::with_capacity(8), listener, watch, spare }, wake))
+    }
+
+    /// Waits for a client, for a change of the socket's file, for a wake-up, or until the time is over. To be called
+    /// when [`accept`](Self::accept) would block, or no client can be accepted now.
+    pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let look = self.watch.as_ref().and_then(Watch::interval);
+        match self.poll.poll(&mut self.events, [timeout, look].into_iter().flatten().min()) {
+            Err(e) if e.kind() != io::ErrorKind::Interrupted => Err(e),
+            _ => Ok(()),
         }
     }
 
-    /// Returns why it ended by itself, or `None` if it was stopped.
-    fn accept_until_stopped(&mut self) -> io::Result<Option<String>> {
-        let mut events = Events::with_capacity(8);
-        loop {
-            self.reap();
-            let again = self.accept_all()?;
-            if let Some(watch) = &self.watch {
-                watch.drain();
-                if self.listener.is_gone() {
-                    return Ok(Some("the control socket was removed".into()));
-                }
-            }
-            if self.shared.is_stopping() {
-                return Ok(None);
-            }
-            let look = self.watch.as_ref().and_then(Watch::interval);
-            match self.poll.poll(&mut events, [again, look].into_iter().flatten().min()) {
-                Err(e) if e.kind() != Interrupted => return Err(e),
-                _ => {}
-            }
-        }
+    /// Accepts a client; `WouldBlock` if none waits.
+    pub(super) fn accept(&mut self) -> io::Result<ClientStream> {
+        self.listener.socket().accept().map(|(stream, _)| ClientStream(stream))
     }
 
-    /// Forgets connections that have ended.
-    fn reap(&mut self) {
-        for ended in self.connections.extract_if(.., |c| c.is_done()) {
-            ended.join();
-        }
-        if self.shortage.spare.is_none() {
-            self.shortage.spare = UnixDatagram::unbound().ok();
-        }
+    /// Whether a client waits to be accepted. This needs no descriptor.
+    pub(super) fn client_waits(&self) -> bool {
+        sys::client_waits(self.listener.socket())
     }
 
-    /// Accepts what waits, as far as there is room. Returns when to try again at the latest, if clients still wait.
-    fn accept_all(&mut self) -> io::Result<Option<Duration>> {
-        while !self.shared.is_stopping() {
-            if self.connections.len() >= self.shared.options.connections.max(1) {
-                if !sys::client_waits(self.listener.socket()) {
-                    break;
-                }
-                self.make_room();
-                return Ok(Some(LOOK_AGAIN));
-            }
-            match self.listener.socket().accept() {
-                Ok((stream, _)) => {
-                    if self.shortage.spare.is_some() {
-                        (self.shortage.told, self.shortage.retry) = (false, RETRY.0);
-                    }
-                    match Connection::start(stream, &self.shared) {
-                        Ok(connection) => self.connections.push(connection),
-                        Err(error) => tracing::warn!(%error, "a control connection cannot be served"),
-                    }
-                }
-                Err(e) => match e.kind() {
-                    WouldBlock => break,
-                    Interrupted | ConnectionAborted => {}
-                    _ if ErrorKind::of_io(&e) == ErrorKind::Resources => {
-                        // accept(2) fails like this also if no client waits.
-                        if !sys::client_waits(self.listener.socket()) {
-                            break;
-                        }
-                        if let Some(retry) = self.meet_shortage(&e) {
-                            return Ok(Some(retry));
-                        }
-                    }
-                    _ => return Err(e),
-                },
-            }
-        }
-        Ok(None)
+    /// Whether the socket's file is no longer ours, so that no more clients will come.
+    pub(super) fn is_gone(&self) -> bool {
+        self.watch.as_ref().is_some_and(|watch| {
+            watch.drain();
+            self.listener.is_gone()
+        })
     }
 
-    /// Does what can be done about a lack of descriptors. Returns `None` if accepting may work now, or else when to try
-    /// again at the latest.
-    fn meet_shortage(&mut self, error: &io::Error) -> Option<Duration> {
-        if !mem::replace(&mut self.shortage.told, true) {
-            tracing::warn!(%error, "control connections cannot be accepted as usual");
-        }
-        if self.shortage.spare.take().is_some() {
-            return None;
-        }
-        if self.make_room() {
-            return Some(LOOK_AGAIN);
-        }
-        let retry = self.shortage.retry;
-        self.shortage.retry = (retry * 2).min(RETRY.1);
-        Some(retry)
+    /// Whether there is a descriptor for the case that there are no others.
+    pub(super) const fn has_spare(&self) -> bool {
+        self.spare.is_some()
     }
 
-    /// Ends the connection that has been idle longest, unless another one is ending. Returns false if none can be
-    /// ended; otherwise its thread wakes us when its place is free. As a client that has left may still have a `set`
-    /// applied, that may take long: to be called again after a while.
-    fn make_room(&self) -> bool {
-        if self.connections.iter().any(Connection::is_ending) {
-            return true;
+    /// Frees that descriptor for the next connection. Returns false if there is none.
+    pub(super) fn use_spare(&mut self) -> bool {
+        self.spare.take().is_some()
+    }
+
+    /// Takes such a descriptor again if there is one to be had.
+    pub(super) fn renew_spare(&mut self) {
+        if self.spare.is_none() {
+            self.spare = UnixDatagram::unbound().ok();
         }
-        let mut candidates: Vec<_> = self.connections.iter().map(|c| (c.idle_since(), c)).collect();
-        candidates.sort_unstable_by_key(|(since, _)| *since);
-        candidates.into_iter().any(|(_, connection)| connection.end_if_idle())
+    }
+}
+
+/// A connection to a client.
+pub(super) struct ClientStream(UnixStream);
+
+impl ClientStream {
+    /// Makes reads and writes fail if the client does nothing for this long.
+    pub(super) fn set_idle(&mut self, idle: Duration) -> io::Result<()> {
+        // Some systems hand this down from the listener.
+        self.0.set_nonblocking(false)?;
+        self.0.set_read_timeout(Some(idle))?;
+        self.0.set_write_timeout(Some(idle))
+    }
+
+    pub(super) fn read(&self, into: &mut [u8]) -> io::Result<usize> {
+        (&self.0).read(into)
+    }
+
+    pub(super) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        (&self.0).write(bytes)
+    }
+
+    /// Ends current and later reads and writes.
+    pub(super) fn shut_down(&self) {
+        // The client may have gone first.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+
+    /// Whether the client has closed the connection.
+    pub(super) fn has_hung_up(&self) -> bool {
+        sys::has_hung_up(&self.0)
     }
 }
 

@@ -18,14 +18,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{EndHook, Options, Server};
 use crate::{
     config::{
         Update,
         snapshot::{InterfaceSnapshot, Snapshot},
     },
     error::{ErrorKind, Result},
-    ipc::Listener,
+    ipc::{EndHook, Listener, Options, Server},
     uapi::Backend,
 };
 

@@ -2,8 +2,6 @@
 
 use std::{
     io::{self, ErrorKind::ConnectionAborted, Read, Write},
-    net::Shutdown,
-    os::unix::net::UnixStream,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +11,7 @@ use std::{
 };
 
 use super::Shared;
-use crate::{error::ErrorKind, ipc::sys, sync, thread};
+use crate::{error::ErrorKind, ipc::system::ClientStream, sync, thread};
 
 /// A request makes progress while it moves at least this many bytes a second. A program moves far more.
 const PACE: u128 = 4096;
@@ -29,7 +27,7 @@ pub(super) struct Connection {
 
 /// What a connection's thread and its server share.
 struct Client {
-    stream: UnixStream,
+    stream: ClientStream,
     activity: Mutex<Activity>,
     done: AtomicBool,
 }
@@ -41,13 +39,9 @@ impl Client {
 }
 
 impl Connection {
-    pub(super) fn start(stream: UnixStream, shared: &Arc<Shared>) -> io::Result<Self> {
-        // Some systems hand this down from the listener.
-        stream.set_nonblocking(false)?;
+    pub(super) fn start(mut stream: ClientStream, shared: &Arc<Shared>) -> io::Result<Self> {
         // A duration of zero means none at all to the system.
-        let idle = Some(shared.options.idle.max(Duration::from_millis(1)));
-        stream.set_read_timeout(idle)?;
-        stream.set_write_timeout(idle)?;
+        stream.set_idle(shared.options.idle.max(Duration::from_millis(1)))?;
         let activity = Mutex::new(Activity::new(Instant::now()));
         let client = Arc::new(Client { stream, activity, done: AtomicBool::new(false) });
         let stream = Stream { client: client.clone(), shared: shared.clone() };
@@ -69,7 +63,7 @@ impl Connection {
     /// no request of it is being worked on. It may have left a `set` behind, so this can still change.
     pub(super) fn is_ending(&self) -> bool {
         let activity = self.client.activity();
-        activity.ended || !activity.working && sys::has_hung_up(&self.client.stream)
+        activity.ended || !activity.working && self.client.stream.has_hung_up()
     }
 
     /// Ends it unless a request of it is being worked on, or makes progress. What it sends from now on is not applied.
@@ -85,8 +79,7 @@ impl Connection {
     }
 
     pub(super) fn shut_down(&self) {
-        // It may be closed already.
-        let _ = self.client.stream.shutdown(Shutdown::Both);
+        self.client.stream.shut_down();
     }
 
     pub(super) fn join(self) {
@@ -174,7 +167,7 @@ impl Stream {
     }
 
     /// Does one call that may wait for the client.
-    fn wait(&self, call: impl FnOnce(&UnixStream) -> io::Result<usize>) -> io::Result<usize> {
+    fn wait(&self, call: impl FnOnce(&ClientStream) -> io::Result<usize>) -> io::Result<usize> {
         self.client.activity().waiting = true;
         let result = call(&self.client.stream);
         let mut activity = self.client.activity();
@@ -206,13 +199,13 @@ impl Work {
 
 impl Read for Stream {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        self.wait(|mut stream| stream.read(into))
+        self.wait(|stream| stream.read(into))
     }
 }
 
 impl Write for Stream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.wait(|mut stream| stream.write(bytes))
+        self.wait(|stream| stream.write(bytes))
     }
 
     /// Each answer ends with this.
@@ -224,8 +217,8 @@ impl Write for Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        // The client may have gone first. The descriptor itself is closed when the server has joined this thread.
-        let _ = self.client.stream.shutdown(Shutdown::Both);
+        // The descriptor itself is closed when the server has joined this thread.
+        self.client.stream.shut_down();
         self.client.done.store(true, Ordering::Release);
         self.shared.wake();
     }
