@@ -178,6 +178,12 @@ impl ErrorKind {
                 Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS) => Self::Resources,
                 #[cfg(unix)]
                 Some(libc::EBUSY) => Self::Busy,
+                // ERROR_NOT_FOUND
+                #[cfg(windows)]
+                Some(1168) => Self::NotFound,
+                // ERROR_TOO_MANY_OPEN_FILES, ERROR_NO_SYSTEM_RESOURCES, ERROR_NOT_ENOUGH_QUOTA
+                #[cfg(windows)]
+                Some(4 | 1450 | 1816) => Self::Resources,
                 _ => Self::Io,
             },
         }

@@ -1,6 +1,9 @@
 //! Locks that a panic does not poison. The data behind the library's locks are consistent between any two statements,
 //! so a panic of the thread that holds a lock does not make it unusable for others.
 
+#[cfg(windows)]
+pub(crate) mod event;
+
 use std::{
     sync::{
         Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError, TryLockResult,

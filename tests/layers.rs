@@ -38,6 +38,7 @@ const UNSAFE: &[&str] = &[
     "time.rs",
     "thread/signals.rs",
     "netlink.rs",
+    "sync/event.rs",
     "key/stack.rs",
     "bind/apple.rs",
     "bind/bsd.rs",
@@ -49,6 +50,10 @@ const UNSAFE: &[&str] = &[
     "tun/packet_fd.rs",
     "tun/linux.rs",
     "tun/linux",
+    "tun/windows/wintun.rs",
+    "tun/windows/session.rs",
+    "tun/windows/interface.rs",
+    "ipc/named_pipe/instance.rs",
     "ipc/sys.rs",
     "ipc/watch.rs",
 ];

@@ -1,11 +1,15 @@
-//! The control socket through which wg(8) and other programs configure a tunnel.
+//! The control socket through which wg(8) and other programs configure a tunnel: a socket file on Unix, a named pipe on
+//! Windows.
 //!
-//! Who may connect is a matter of the socket file's mode; what is said, of [`uapi`], or of another
-//! [`Dialogue`]. A tunnel is served through [`uapi::Backend`], which [`Device`] and [`Tunnel`] are.
+//! Who may connect is a matter of the socket file's mode, or of the pipe's security descriptor; what is said, of
+//! [`uapi`], or of another [`Dialogue`]. A tunnel is served through [`uapi::Backend`], which [`Device`] and [`Tunnel`]
+//! are.
 
 #[cfg(unix)]
 mod listener;
-#[cfg(unix)]
+#[cfg(windows)]
+mod named_pipe;
+#[cfg(any(unix, windows))]
 mod server;
 #[cfg(unix)]
 mod sys;
@@ -16,9 +20,13 @@ mod watch;
 
 #[cfg(unix)]
 pub use listener::{DIRECTORY, Listener};
-#[cfg(unix)]
+#[cfg(windows)]
+pub use named_pipe::{DIRECTORY, Listener};
+#[cfg(any(unix, windows))]
 pub use server::{Dialogue, EndHook, Options, Server, Stream, Work};
 
+#[cfg(windows)]
+use named_pipe as system;
 #[cfg(unix)]
 use unix_socket as system;
 

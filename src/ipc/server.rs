@@ -4,8 +4,8 @@
 //! most [`Options::connections`] of those. When another client comes, the one that has been idle longest is ended; if
 //! requests of all of them make progress, clients wait in the socket's backlog.
 //!
-//! The calls of the system are in `unix_socket.rs`: `Incoming` accepts clients, `Wake` ends its wait, `ClientStream` is
-//! one connection.
+//! The calls of the system are in `unix_socket.rs` and `named_pipe.rs`, which have the same three types: `Incoming`
+//! accepts clients, `Wake` ends its wait, `ClientStream` is one connection.
 
 mod connection;
 

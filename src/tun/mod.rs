@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`linux`] | TUN devices of Linux and Android, with offloads if they have them |
 //! | [`fd`] | any descriptor with packet boundaries, on any Unix; also Apple's `utun`, by means of `apple` |
+//! | `windows` | adapters of Wintun |
 //! | [`callback`] | callbacks of the program, and its calls |
 //! | [`mem`] | bounded queues in memory: for programs that poll, and for tests |
 //!
@@ -28,6 +29,8 @@ pub mod offload;
 mod packet_fd;
 #[cfg(unix)]
 mod waiter;
+#[cfg(windows)]
+pub mod windows;
 
 use std::{fmt, io, net::IpAddr, ops::Range, time::Duration};
 

@@ -34,11 +34,7 @@ pub(crate) struct Sockets {
 
 impl Sockets {
     pub(crate) fn new(directory: Option<PathBuf>) -> Self {
-        #[cfg(unix)]
-        let usual = wg_embed::ipc::DIRECTORY;
-        #[cfg(windows)]
-        let usual = r"\\.\pipe\ProtectedPrefix\Administrators\WireGuard";
-        Self { directory: directory.unwrap_or_else(|| usual.into()) }
+        Self { directory: directory.unwrap_or_else(|| wg_embed::ipc::DIRECTORY.into()) }
     }
 
     /// The names for which there is a socket, sorted, whether or not a daemon answers there.
