@@ -79,7 +79,8 @@ done
 
 # tests TARGET CC LINKER RUNNER [argument of libtest]...
 tests() {
-  local target=$1 upper=${1//-/_}
+  local target=$1 upper=${1//-/_} suites=("${suites[@]}")
+  case $target in *-windows-*) suites+=(--test wintun -p wg-embed-cli --bin wg-embed --test windows) ;; esac
   upper=${upper^^}
   env "CC_${target//-/_}=$2" "CARGO_TARGET_${upper}_LINKER=$3" "CARGO_TARGET_${upper}_RUNNER=$4" \
     timeout 1800 cargo "+$rust" test --locked --target "$target" "${suites[@]}" -- "${@:5}"
@@ -95,6 +96,13 @@ wine_prefix() {
 BOOLEAN NTAPI SystemFunction036(PVOID, ULONG);
 __declspec(dllexport) BOOL WINAPI ProcessPrng(PBYTE data, SIZE_T len) { return SystemFunction036(data, (ULONG)len); }
 C
+}
+
+# The stand-in for wintun.dll, whose path Wine's tests get.
+stand_in() {
+  local dll=$work/wintun.dll
+  x86_64-w64-mingw32-gcc -O2 -s -shared -Wall -Wextra -Werror -o "$dll" tests/windows/wintun.c -liphlpapi || return
+  export WG_EMBED_TEST_WINTUN=Z:${dll//\//\\}
 }
 
 check_all() {
@@ -134,8 +142,10 @@ test_all() {
     --skip wg_understands_ours
   target=x86_64-pc-windows-gnu
   step "test $target" \
-    "packages gcc-mingw-w64-x86-64-win32 wine64 wine && rust_for $target && wine_prefix" \
+    "packages gcc-mingw-w64-x86-64-win32 wine64 wine && rust_for $target && wine_prefix && stand_in" \
     tests $target x86_64-w64-mingw32-gcc x86_64-w64-mingw32-gcc wine
+  step "Ctrl-C $target" "wine_prefix && stand_in && test -e $CARGO_TARGET_DIR/$target/debug/wg-embed.exe" \
+    timeout 600 tests/windows/ctrl_c.py "$CARGO_TARGET_DIR/$target/debug/wg-embed.exe" "$work/wintun.dll"
   # Pipes, and a tunnel in a process of its own.
   local suites=(-p wg-embed-manager --lib --test windows)
   step "test $target, wg-embed-manager" \

@@ -10,13 +10,10 @@ use std::{
 
 use wg_embed::{
     Error,
-    bind::udp::UdpBind,
-    device::{self, Event, Tunnel},
     error::Result,
-    ipc::{self, DIRECTORY, Listener, Server},
+    ipc::{DIRECTORY, Listener},
     tun::Tun,
 };
-use wg_embed_wireproto_service::Hub;
 
 use crate::{
     arguments::Run,
@@ -24,6 +21,7 @@ use crate::{
     inherited::{Inherited, Uapi},
     log,
     notify::Notify,
+    running::{Running, memory},
     signals::Signals,
     stderr, umask,
     user::User,
@@ -32,13 +30,6 @@ use crate::{
 
 /// How long to wait for a daemon that had this name, and whose interface no longer exists, to release the socket.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// The permitted values of `WG_EMBED_MEMORY` in MiB: at least the size of the buffers, at most a useful amount.
-const MEMORY: std::ops::RangeInclusive<usize> = 2..=1024;
-
-/// Additional bytes for each peer, about ten packets of full size: a server has many peers, each of which may be
-/// unreachable.
-const MEMORY_PER_PEER: usize = 16 << 10;
 
 /// Runs the daemon: in this process until it ends, or in another one, until that is ready.
 pub(crate) fn start(run: &Run) -> std::result::Result<(), String> {
@@ -97,60 +88,17 @@ fn serve(run: &Run, inherited: Inherited, user: Option<User>, ready: impl FnOnce
     if let Some(user) = user {
         listeners = user.assume(listeners)?;
     }
-    let mut listeners = listeners.into_iter();
     stderr::start().map_err(|e| Error::io("cannot start the log", e))?;
-    let bind = UdpBind::new().map_err(|e| Error::io("cannot wait for UDP", e))?;
-    let (ends, ended) = mpsc::channel();
-    let tunnel_ends = ends.clone();
-    let hub = Arc::new(Hub::default());
-    let (noted, closed) = (hub.clone(), hub.clone());
-    let events = Box::new(move |event| {
-        noted.note(&event);
-        if let Event::Ended(reason) = event {
-            // Only the first reason is received.
-            let _ = tunnel_ends.send(reason.to_string());
-        }
-    });
-    let options = device::Options { events, memory, memory_per_peer: MEMORY_PER_PEER, ..device::Options::default() };
-    let tunnel = Arc::new(Tunnel::start(tun, Arc::new(bind), options)?);
-    let server_ends = ends.clone();
-    let server_ended = Box::new(move |reason| {
-        let _ = server_ends.send(reason);
-    });
-    // The first directory is that of wg(8).
-    let server = listeners
-        .next()
-        .map(|listener| Server::start(listener, tunnel.clone(), ipc::Options::default(), server_ended))
-        .transpose()?;
-    let wireproto = listeners.next().map(|listener| wireproto::start(listener, tunnel.clone(), hub)).transpose()?;
-    wait_for_signals(signals, ends)?;
+    let running = Running::start(tun, listeners, memory)?;
+    wait_for_signals(signals, running.ends())?;
     tracing::debug!(name, "the interface and its control socket are there");
     ready()?;
     manager.ready(&name);
-    if let Ok(reason) = ended.recv() {
+    if let Some(reason) = running.wait() {
         tracing::debug!(reason, "shutting down");
         manager.stopping(&reason);
     }
-    // Clients that wait for events are not waited for.
-    closed.close();
-    // The sockets end first: as long as a client can connect, there is an interface.
-    server.into_iter().chain(wireproto).try_for_each(|server| server.stop())?;
-    tunnel.stop()
-}
-
-/// Returns the memory limit of packets: `WG_EMBED_MEMORY`, in MiB.
-fn memory() -> Result<usize> {
-    const VARIABLE: &str = "WG_EMBED_MEMORY";
-    let Some(text) = std::env::var_os(VARIABLE).filter(|text| !text.is_empty()) else {
-        return Ok(device::DEFAULT_MEMORY);
-    };
-    let number = text.to_str().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-    let mebibytes = number.and_then(|text| text.parse().ok()).filter(|number| MEMORY.contains(number));
-    let refused = || {
-        let (least, most) = (MEMORY.start(), MEMORY.end());
-        Error::invalid(format!("{VARIABLE}={}: not a number of MiB from {least} to {most}", text.display()))
-    };
-    mebibytes.map(|number| number << 20).ok_or_else(refused)
+    running.stop()
 }
 
 /// Sends the name of the first signal.

@@ -4,6 +4,8 @@
 //! It creates a TUN interface, listens on `/var/run/wireguard/INTERFACE.sock` for wg(8), and goes to the background.
 //! Control returns to its caller when both exist. It ends on SIGINT and SIGTERM, and when the interface or the socket's
 //! file is removed.
+//!
+//! On Windows it creates an adapter of Wintun, listens on a pipe, and stays in the foreground (`windows.rs`).
 
 mod arguments;
 #[cfg(unix)]
@@ -14,7 +16,7 @@ mod descriptors;
 mod detach;
 #[cfg(unix)]
 mod inherited;
-#[cfg(unix)]
+#[cfg(any(unix, windows))]
 mod log;
 #[cfg(unix)]
 mod notify;
@@ -24,9 +26,10 @@ mod privileges;
 mod proxy;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod remover;
+#[cfg(any(unix, windows))]
+mod running;
 #[cfg(unix)]
 mod signals;
-#[cfg(unix)]
 mod stderr;
 #[cfg(unix)]
 mod umask;
@@ -34,7 +37,9 @@ mod umask;
 mod user;
 #[cfg(unix)]
 mod vpn;
-#[cfg(unix)]
+#[cfg(windows)]
+mod windows;
+#[cfg(any(unix, windows))]
 mod wireproto;
 
 use std::{io::Write, process::ExitCode};
@@ -48,6 +53,10 @@ static ALLOCATOR: wg_embed::reserve::Reserve = wg_embed::reserve::Reserve::new()
 /// The prefix of every message on stderr.
 const NAME: &str = "wg-embed";
 
+#[cfg(windows)]
+use windows::USAGE;
+
+#[cfg(not(windows))]
 const USAGE: &str = "\
 Usage: wg-embed [-f|--foreground] [--user USER[:GROUP]] [--socket-dir DIR]
                 [--wireproto-socket PATH] INTERFACE
@@ -107,8 +116,11 @@ fn main() -> ExitCode {
     }
 }
 
-#[cfg(unix)]
+#[cfg(any(unix, windows))]
 fn run(how: &Run) -> ExitCode {
+    #[cfg(windows)]
+    use windows as daemon;
+
     let code = match daemon::start(how) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => fail(&reason),
@@ -117,24 +129,14 @@ fn run(how: &Run) -> ExitCode {
     code
 }
 
-#[cfg(not(unix))]
+#[cfg(not(any(unix, windows)))]
 fn run(_: &Run) -> ExitCode {
     fail("the daemon does not run on this system yet")
 }
 
 fn fail(reason: &str) -> ExitCode {
-    complain(format!("{NAME}: {reason}\n"));
+    stderr::line(format!("{NAME}: {reason}\n"));
     ExitCode::FAILURE
-}
-
-#[cfg(unix)]
-fn complain(line: String) {
-    stderr::line(line);
-}
-
-#[cfg(not(unix))]
-fn complain(line: String) {
-    eprint!("{line}");
 }
 
 /// Writes to standard output. If a requested text cannot be written, that is a failure.

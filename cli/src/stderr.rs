@@ -1,7 +1,9 @@
 //! Standard error, written by a thread of its own: a reader that has stopped delays only the log.
 //!
 //! The descriptor remains in blocking mode, which it shares with other processes of the caller.
-#![allow(unsafe_code)]
+
+#[cfg(unix)]
+mod unix;
 
 use std::{
     collections::VecDeque,
@@ -10,6 +12,9 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+
+#[cfg(unix)]
+use unix::write;
 
 /// The maximum size of waiting lines. Further lines are dropped and counted.
 const ROOM: usize = 64 * 1024;
@@ -169,42 +174,14 @@ impl Writer {
     }
 }
 
-/// Writes everything, for as long as that takes, or until `until`. Returns false if the time was too short. If it
-/// fails, there is no reader any more.
-fn write(mut bytes: &[u8], until: Option<Instant>) -> bool {
-    while !bytes.is_empty() {
-        let mut len = bytes.len();
-        if until.is_some() {
-            // A pipe accepts this amount at once if it accepts anything.
-            len = len.min(libc::PIPE_BUF);
-            if !becomes_writable(until) {
-                return false;
-            }
-        }
-        // SAFETY: the bytes live, and there are at least as many.
-        let written = unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), len) };
-        match usize::try_from(written) {
-            Ok(written) => bytes = &bytes[written..],
-            Err(_) => match io::Error::last_os_error().kind() {
-                io::ErrorKind::Interrupted => {}
-                // Another process has made the descriptor non-blocking.
-                io::ErrorKind::WouldBlock => {
-                    becomes_writable(until);
-                }
-                _ => return true,
-            },
-        }
-    }
-    true
-}
+/// Writes everything. It cannot be stopped: a reader that reads nothing keeps the thread that calls this.
+#[cfg(not(unix))]
+fn write(bytes: &[u8], _: Option<Instant>) -> bool {
+    use std::io::Write;
 
-/// Waits until something can be written, or the time is over.
-fn becomes_writable(until: Option<Instant>) -> bool {
-    let left = |until: Instant| until.saturating_duration_since(Instant::now()).as_millis();
-    let timeout = until.map_or(-1, |until| left(until).try_into().unwrap_or(libc::c_int::MAX));
-    let mut poll = libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };
-    // SAFETY: poll(2) writes to one `pollfd`, which lives.
-    unsafe { libc::poll(&raw mut poll, 1, timeout) > 0 }
+    // If it fails, there is no reader any more.
+    let _ = io::stderr().write_all(bytes);
+    true
 }
 
 #[cfg(test)]

@@ -1,0 +1,96 @@
+//! The daemon's tunnel and its control sockets, from their start to the end of one of them.
+
+use std::sync::{Arc, mpsc};
+
+use wg_embed::{
+    Error,
+    bind::udp::UdpBind,
+    device::{self, Event, Tunnel},
+    error::Result,
+    ipc::{self, Listener, Server},
+    tun::Tun,
+};
+use wg_embed_wireproto_service::Hub;
+
+use crate::wireproto;
+
+/// The permitted values of `WG_EMBED_MEMORY` in MiB: at least the size of the buffers, at most a useful amount.
+const MEMORY: std::ops::RangeInclusive<usize> = 2..=1024;
+
+/// Additional bytes for each peer, about ten packets of full size: a server has many peers, each of which may be
+/// unreachable.
+const MEMORY_PER_PEER: usize = 16 << 10;
+
+/// A tunnel that is served on its control sockets.
+pub(crate) struct Running {
+    tunnel: Arc<Tunnel>,
+    servers: Vec<Server>,
+    /// The events that clients wait for.
+    hub: Arc<Hub>,
+    ends: mpsc::Sender<String>,
+    ended: mpsc::Receiver<String>,
+}
+
+impl Running {
+    /// Starts the tunnel. The first listener is that of wg(8), the second one, if there is one, is for WireProto
+    /// messages. `memory` is the limit of packets, in bytes.
+    pub(crate) fn start(tun: Arc<dyn Tun>, listeners: Vec<Listener>, memory: usize) -> Result<Self> {
+        let bind = UdpBind::new().map_err(|e| Error::io("cannot wait for UDP", e))?;
+        let (ends, ended) = mpsc::channel();
+        let tunnel_ends = ends.clone();
+        let hub = Arc::new(Hub::default());
+        let noted = hub.clone();
+        let events = Box::new(move |event| {
+            noted.note(&event);
+            if let Event::Ended(reason) = event {
+                // Only the first reason is received.
+                let _ = tunnel_ends.send(reason.to_string());
+            }
+        });
+        let options =
+            device::Options { events, memory, memory_per_peer: MEMORY_PER_PEER, ..device::Options::default() };
+        let tunnel = Arc::new(Tunnel::start(tun, Arc::new(bind), options)?);
+        let server_ends = ends.clone();
+        let server_ended = Box::new(move |reason| {
+            let _ = server_ends.send(reason);
+        });
+        let mut listeners = listeners.into_iter();
+        let uapi = listeners.next().map(|it| Server::start(it, tunnel.clone(), ipc::Options::default(), server_ended));
+        let wireproto = listeners.next().map(|it| wireproto::start(it, tunnel.clone(), hub.clone()));
+        let servers = uapi.into_iter().chain(wireproto).collect::<Result<_>>()?;
+        Ok(Self { tunnel, servers, hub, ends, ended })
+    }
+
+    /// Returns a sender for reasons to end.
+    pub(crate) fn ends(&self) -> mpsc::Sender<String> {
+        self.ends.clone()
+    }
+
+    /// Waits until there is a reason to end, and returns the first.
+    pub(crate) fn wait(&self) -> Option<String> {
+        self.ended.recv().ok()
+    }
+
+    /// Ends everything. The sockets end first: as long as a client can connect, there is an interface.
+    pub(crate) fn stop(self) -> Result<()> {
+        // Clients that wait for events are not waited for.
+        self.hub.close();
+        self.servers.into_iter().try_for_each(|server| server.stop())?;
+        self.tunnel.stop()
+    }
+}
+
+/// Returns the memory limit of packets: `WG_EMBED_MEMORY`, in MiB.
+pub(crate) fn memory() -> Result<usize> {
+    const VARIABLE: &str = "WG_EMBED_MEMORY";
+    let Some(text) = std::env::var_os(VARIABLE).filter(|text| !text.is_empty()) else {
+        return Ok(device::DEFAULT_MEMORY);
+    };
+    let number = text.to_str().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let mebibytes = number.and_then(|text| text.parse().ok()).filter(|number| MEMORY.contains(number));
+    let refused = || {
+        let (least, most) = (MEMORY.start(), MEMORY.end());
+        Error::invalid(format!("{VARIABLE}={}: not a number of MiB from {least} to {most}", text.display()))
+    };
+    mebibytes.map(|number| number << 20).ok_or_else(refused)
+}

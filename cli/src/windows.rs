@@ -1,0 +1,94 @@
+//! Runs the daemon on Windows: adapter, tunnel and control pipe, until one of them ends or Ctrl-C is pressed.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use wg_embed::{
+    Error,
+    error::Result,
+    ipc::{DIRECTORY, Listener},
+    tun::{
+        Tun,
+        windows::{Adapter, Wintun, WintunTun, guid_of},
+    },
+};
+
+use crate::{
+    arguments::Run,
+    log,
+    running::{Running, memory},
+    stderr, wireproto,
+};
+
+/// How long to wait for a daemon that had this name to release the pipe.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+pub(crate) const USAGE: &str = r"Usage: wg-embed -f|--foreground [--socket-dir DIR] [--wireproto-socket PATH]
+                INTERFACE
+
+Makes the network adapter INTERFACE and serves it as a WireGuard interface. It
+is configured with wg(8), and lives until Ctrl-C is pressed, or until the
+adapter is disabled or removed.
+
+It needs wintun.dll, beside wg-embed.exe or in the system's directory, and must
+run as LocalSystem, to whom wg(8) requires its control pipe to belong:
+\\.\pipe\ProtectedPrefix\Administrators\WireGuard\INTERFACE.
+
+Options:
+  -f, --foreground           required: there is no background on this system
+      --socket-dir DIR       make the control pipe in DIR, which begins with
+                             \\.\pipe\; wg(8) does not look for it there
+      --wireproto-socket PATH
+                             make a second control pipe for WireProto messages
+      --version              print the version
+  -h, --help                 print this text
+
+Environment:
+  LOG_LEVEL                what to log: verbose, debug, error (default), silent
+  WG_PROCESS_FOREGROUND=1  as --foreground
+  WG_EMBED_MEMORY          MiB that packets may take while they pass or wait for
+                           a session: 2 to 1024 (4), and 16 KiB more a peer
+  WG_EMBED_SOCKET_DIR=DIR  as --socket-dir
+";
+
+/// Runs the daemon until it ends.
+pub(crate) fn start(run: &Run) -> std::result::Result<(), String> {
+    let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    if let Some(name) = ["WG_TUN_FD", "WG_UAPI_FD"].into_iter().find(is_set) {
+        return Err(format!("{name}: descriptors cannot be passed to the daemon on Windows"));
+    }
+    if run.user.is_some() {
+        return Err("--user: the daemon cannot change its user on Windows".into());
+    }
+    if !run.foreground {
+        return Err("the daemon cannot go to the background on Windows: use --foreground, or a service".into());
+    }
+    serve(run).map_err(|error| error.to_string())
+}
+
+fn serve(run: &Run) -> Result<()> {
+    let name = &*run.interface;
+    let memory = memory()?;
+    log::init(name);
+    stderr::start().map_err(|e| Error::io("cannot start the log", e))?;
+    tracing::debug!(version = env!("CARGO_PKG_VERSION"), "starting");
+    let directory = run.socket_directory.as_deref().unwrap_or(Path::new(DIRECTORY));
+    // Before there is an adapter: Windows then has nothing to remove if the name is taken.
+    let mut listeners = vec![Listener::claim(directory, name, PATIENCE)?];
+    if let Some(path) = &run.wireproto_socket {
+        listeners.push(wireproto::claim(path, PATIENCE)?);
+    }
+    let adapter = Adapter::create(&Wintun::find()?, name, Some(guid_of(name)))?;
+    let tun: Arc<dyn Tun> = Arc::new(WintunTun::start(adapter, 0)?);
+    let running = Running::start(tun, listeners, memory)?;
+    let ends = running.ends();
+    let interrupted = move || {
+        // Only the first reason is received.
+        let _ = ends.send("interrupted".into());
+    };
+    ctrlc::set_handler(interrupted).map_err(|e| Error::io("cannot wait for Ctrl-C", std::io::Error::other(e)))?;
+    tracing::debug!(name, "the interface and its control pipe are there");
+    if let Some(reason) = running.wait() {
+        tracing::debug!(reason, "shutting down");
+    }
+    running.stop()
+}
