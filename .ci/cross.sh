@@ -17,6 +17,8 @@ export CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=0 PROPTEST_CASES=${PROPTEST_C
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/cross
 work=$CARGO_TARGET_DIR/work
 mkdir -p "$work/include"
+# shellcheck source=windows/wine.sh
+. windows/wine.sh
 failed=0
 
 report() { printf '%-5s %-40s %5s s  %s\n' "$1" "$2" "$((SECONDS - begin))" "${3:-}"; }
@@ -86,18 +88,6 @@ tests() {
     timeout 1800 cargo "+$rust" test --locked --target "$target" "${suites[@]}" -- "${@:5}"
 }
 
-wine_prefix() {
-  export WINEPREFIX=$work/wine WINEDEBUG=-all WINEDLLOVERRIDES="mscoree,mshtml="
-  local shim=$WINEPREFIX/drive_c/windows/system32/bcryptprimitives.dll
-  [ -d "$WINEPREFIX" ] || { wineboot -i && wineserver -w; } || return
-  # Rust takes its randomness from there, and Wine 8 does not have it.
-  [ -e "$shim" ] || x86_64-w64-mingw32-gcc -shared -O2 -s -o "$shim" -x c - -ladvapi32 <<'C'
-#include <windows.h>
-BOOLEAN NTAPI SystemFunction036(PVOID, ULONG);
-__declspec(dllexport) BOOL WINAPI ProcessPrng(PBYTE data, SIZE_T len) { return SystemFunction036(data, (ULONG)len); }
-C
-}
-
 # The stand-in for wintun.dll, whose path Wine's tests get.
 stand_in() {
   local dll=$work/wintun.dll
@@ -124,6 +114,9 @@ check_all() {
   step "clippy $target, wg-embed-mullvad" "packages clang && rust_for $target" clippy "$target" -p wg-embed-mullvad
   target=aarch64-apple-ios
   step "clippy $target, wg-embed-apple" "packages clang && rust_for $target" clippy "$target" -p wg-embed-apple
+  target=x86_64-pc-windows-gnu
+  step "clippy $target, the DLL and the service" "packages clang binutils-mingw-w64-x86-64 && rust_for $target" \
+    clippy "$target" -p wg-embed-windows -p wg-embed-service -p wg-embed-windows-tunnel --all-targets
   # With the tests: these two stand for what is not Linux. Rust makes import libraries for the latter by dlltool.
   for target in aarch64-apple-darwin x86_64-pc-windows-gnu; do
     step "clippy $target, tests too" "packages clang binutils-mingw-w64-x86-64 && rust_for $target" \
@@ -142,7 +135,7 @@ test_all() {
     --skip wg_understands_ours
   target=x86_64-pc-windows-gnu
   step "test $target" \
-    "packages gcc-mingw-w64-x86-64-win32 wine64 wine && rust_for $target && wine_prefix && stand_in" \
+    "packages gcc-mingw-w64-x86-64-win32 wine64 wine && rust_for $target && wine_prefix $work && stand_in" \
     tests $target x86_64-w64-mingw32-gcc x86_64-w64-mingw32-gcc wine
   step "Ctrl-C $target" "wine_prefix && stand_in && test -e $CARGO_TARGET_DIR/$target/debug/wg-embed.exe" \
     timeout 600 tests/windows/ctrl_c.py "$CARGO_TARGET_DIR/$target/debug/wg-embed.exe" "$work/wintun.dll"
