@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn peers_that_are_not_named_are_removed_first() {
-        let [kept, gone, new] = [(); 3].map(|()| PrivateKey::generate(&SystemRandom).public_key());
+        let [kept, gone, new] = [(); 3].map(|()| PrivateKey::generate_with(&SystemRandom).public_key());
         let update = Update {
             listen_port: Some(0),
             replace_peers: true,
