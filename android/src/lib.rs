@@ -12,7 +12,7 @@
 #![allow(unsafe_code)] // As in `wg-embed-ffi`: raw pointers enter here.
 
 #[cfg(not(unix))]
-compile_error!("these functions are there on Unix only");
+compile_error!("these functions exist only on Unix");
 
 pub mod go;
 mod handles;

@@ -8,7 +8,7 @@
 #![allow(unsafe_code)] // As in `wg-embed-ffi`: raw pointers enter here.
 #![allow(non_snake_case, non_camel_case_types)] // The originals' names.
 #[cfg(not(unix))]
-compile_error!("these functions are there on Unix only");
+compile_error!("these functions exist only on Unix");
 
 #[cfg(feature = "oslog")]
 mod oslog;

@@ -48,7 +48,7 @@ pub(crate) fn start(run: &Run) -> std::result::Result<(), String> {
             let ready = || {
                 // Log messages so far are for the caller.
                 stderr::flush();
-                report.ready().map_err(|e| Error::io("cannot go to the background", e))
+                report.ready().map_err(|e| Error::io("cannot run in the background", e))
             };
             let outcome = serve(run, inherited, user, ready);
             // The caller's process prints it. After the start there is no caller to print it for.

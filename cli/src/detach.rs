@@ -63,7 +63,7 @@ pub(crate) fn detach(keep: &[BorrowedFd<'_>]) -> io::Result<Side> {
 
 /// Returns the text for an error of [`detach`].
 pub(crate) fn cannot(error: &io::Error) -> String {
-    format!("cannot go to the background: {error}")
+    format!("cannot run in the background: {error}")
 }
 
 impl Report {

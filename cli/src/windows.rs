@@ -60,7 +60,7 @@ pub(crate) fn start(run: &Run) -> std::result::Result<(), String> {
         return Err("--user: the daemon cannot change its user on Windows".into());
     }
     if !run.foreground {
-        return Err("the daemon cannot go to the background on Windows: use --foreground, or a service".into());
+        return Err("the daemon cannot run in the background on Windows: use --foreground, or a service".into());
     }
     serve(run).map_err(|error| error.to_string())
 }

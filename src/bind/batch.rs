@@ -399,7 +399,7 @@ fn no_socket(family: Family) -> Error {
 }
 
 fn no_room() -> Error {
-    Error::invalid("there is room for no datagram")
+    Error::invalid("there is no room for a datagram")
 }
 
 fn closed() -> Error {

@@ -113,7 +113,7 @@ impl Listener {
                 Found::Refusing(id) => Some(id),
             };
             if waited >= patience + UNREST {
-                return Err(Error::new(ErrorKind::Busy, format!("{shown} keeps changing hands")));
+                return Err(Error::new(ErrorKind::Busy, format!("{shown} is used by other daemons")));
             }
             refused_before = refused;
             thread::sleep(PAUSE);
@@ -284,8 +284,8 @@ impl Drop for SocketFile {
 
 /// The absolute path of a socket.
 fn absolute(path: &Path) -> Result<PathBuf> {
-    let path =
-        std::path::absolute(path).map_err(|e| Error::io(format!("cannot tell which file {} is", path.display()), e))?;
+    let path = std::path::absolute(path)
+        .map_err(|e| Error::io(format!("cannot make the path {} absolute", path.display()), e))?;
     check_length(&path)?;
     Ok(path)
 }
@@ -335,7 +335,7 @@ enum Found {
 }
 
 fn probe(path: &Path) -> Result<Found> {
-    let cannot = |e| Error::io(format!("cannot find out who has {}", path.display()), e);
+    let cannot = |e| Error::io(format!("cannot check the owner of {}", path.display()), e);
     let metadata = match fs::symlink_metadata(path) {
         Err(e) if e.kind() == NotFound => return Ok(Found::Nothing),
         other => other.map_err(cannot)?,

@@ -134,7 +134,7 @@ impl Found {
             None
         } else {
             let len = sys::vnet_header_len(&fd)
-                .map_err(|err| Error::io(format!("cannot ask for the header length of interface {name}"), err))?;
+                .map_err(|err| Error::io(format!("cannot read the header length of interface {name}"), err))?;
             if !(VNET_HEADER_LEN..=vnet::MAX_HEADER_LEN).contains(&len) {
                 let text = format!("interface {name} has virtio-net headers of {len} bytes");
                 return Err(Error::new(ErrorKind::Unsupported, text));
@@ -191,7 +191,7 @@ impl LinuxTun {
             .map_err(|err| Error::io(format!("cannot open {DEVICE}"), err))?
             .into();
         sys::set_interface(&fd, name, IFF_TUN | IFF_NO_PI | IFF_VNET_HDR).map_err(|err| creation_error(name, err))?;
-        let (name, _) = sys::interface(&fd).map_err(|err| Error::io("cannot ask for the interface's name", err))?;
+        let (name, _) = sys::interface(&fd).map_err(|err| Error::io("cannot read the interface's name", err))?;
         let watching = |err| Error::io(format!("cannot watch interface {name}"), err);
         let link = Link::open(&name).map_err(watching)?;
         match sys::set_mtu(&link, &name, DEFAULT_MTU) {
@@ -457,7 +457,7 @@ fn creation_error(name: &str, err: io::Error) -> Error {
         // In use as a TUN, or there is another kind of interface with this name.
         Some(libc::EBUSY) => Error::new(ErrorKind::Exists, format!("interface {name} is in use")),
         Some(libc::EINVAL | libc::EEXIST) if Link::open(name).is_ok() => {
-            Error::new(ErrorKind::Exists, format!("there is another interface {name}"))
+            Error::new(ErrorKind::Exists, format!("an interface {name} already exists"))
         }
         _ => Error::io(format!("cannot make interface {name}"), err),
     }

@@ -75,7 +75,7 @@ impl PacketFd {
         };
         let file = File::from(fd);
         if kind == Kind::Device {
-            let meta = file.metadata().map_err(|err| Error::io("cannot look at the descriptor", err))?;
+            let meta = file.metadata().map_err(|err| Error::io("cannot inspect the descriptor", err))?;
             if !meta.file_type().is_char_device() {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
@@ -88,7 +88,7 @@ impl PacketFd {
         socket.set_nonblocking(true).map_err(|err| Error::io("cannot make the descriptor non-blocking", err))?;
         #[cfg(target_vendor = "apple")]
         if kind != Kind::Device {
-            socket.set_nosigpipe(true).map_err(|err| Error::io("cannot switch SIGPIPE off for the descriptor", err))?;
+            socket.set_nosigpipe(true).map_err(|err| Error::io("cannot disable SIGPIPE for the descriptor", err))?;
         }
         Ok(Self { file, kind, has_family: false, stuck: AtomicBool::new(false), gone: AtomicBool::new(false) })
     }

@@ -81,12 +81,12 @@ fn get<S: Read + Write>(
     let mut errno = 0;
     if refused {
         errno = ErrorKind::Invalid.errno();
-        tracing::warn!("UAPI get refused: get=1 is followed by something else than an empty line");
+        tracing::warn!("UAPI get refused: get=1 is followed by something other than an empty line");
     } else {
         match format::write_snapshot(backend.snapshot(), options.zones, stream) {
             Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
                 errno = ErrorKind::Resources.errno();
-                tracing::warn!("UAPI get refused: there is not enough memory");
+                tracing::warn!("UAPI get refused: not enough memory");
             }
             written => written?,
         }

@@ -538,7 +538,7 @@ static void agents_and_settings_may_be_the_apps(void) {
 
   /* What is invalid changes nothing. */
   state.agent_count = 2;
-  CHECK_FAILS(wg_manager_update(app.manager, &state), WG_ERR_INVALID, "agents[1]: its workspace is none");
+  CHECK_FAILS(wg_manager_update(app.manager, &state), WG_ERR_INVALID, "agents[1]: its workspace is not in");
   memcpy(&agents[1], &agents[0], sizeof agents[0]);
   CHECK_FAILS(wg_manager_update(app.manager, &state), WG_ERR_INVALID, "agents[1]: its id is that of another");
   state.agent_count = 1;

@@ -160,10 +160,10 @@ static void a_connection_can_be_reset(void) {
   client = dial(nets.a, "udp", "10.9.0.2:83");
   CHECK_EQ(send(client, "x", 1, 0), 1);
   server = accept_from(nets.b, flows, NULL);
-  CHECK_FAILS(wg_net_reset(nets.a, server), WG_ERR_INVALID, "no connection of this network");
+  CHECK_FAILS(wg_net_reset(nets.a, server), WG_ERR_INVALID, "not a connection of this network");
   CHECK_EQ(wg_net_reset(nets.b, server), WG_OK);
   wait_gone(server);
-  CHECK_FAILS(wg_net_reset(nets.b, flows), WG_ERR_INVALID, "no connection of this network");
+  CHECK_FAILS(wg_net_reset(nets.b, flows), WG_ERR_INVALID, "not a connection of this network");
   CHECK_FAILS(wg_net_reset(nets.b, -1), WG_ERR_INVALID, "is not open");
   close(client);
   close(server);

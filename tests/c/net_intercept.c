@@ -90,7 +90,7 @@ static void it_can_be_polled(void) {
   int client, server, own = listen_at(nets.b, "tcp", ":90");
   CHECK_EQ(wg_net_intercept(nets.b, &options, &listener), WG_OK);
   CHECK(listener > 2 && !is_readable(listener));
-  CHECK_FAILS(wg_net_local_address(nets.b, listener, &endpoint), WG_ERR_NOT_FOUND, "intercepts");
+  CHECK_FAILS(wg_net_local_address(nets.b, listener, &endpoint), WG_ERR_NOT_FOUND, "intercepting socket");
   client = dial(nets.a, "tcp", "192.0.2.80:443");
   wait_readable(listener);
   server = accept_from(nets.b, listener, &connection);

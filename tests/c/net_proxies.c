@@ -292,8 +292,8 @@ static void what_is_wrong_is_refused(void) {
               "user and password are needed");
   CHECK_FAILS(wg_net_http(nets.a, "192.0.2.1:0", "me", "secret", WG_NET_PROXY_REMOTE, address), WG_ERR_NOT_FOUND,
               "not an address of this system");
-  CHECK_FAILS(wg_net_http(nets.a, NULL, "me", NULL, 0, address), WG_ERR_INVALID, "one is NULL");
-  CHECK_FAILS(wg_net_http(nets.a, NULL, NULL, "secret", 0, address), WG_ERR_INVALID, "one is NULL");
+  CHECK_FAILS(wg_net_http(nets.a, NULL, "me", NULL, 0, address), WG_ERR_INVALID, "not both");
+  CHECK_FAILS(wg_net_http(nets.a, NULL, NULL, "secret", 0, address), WG_ERR_INVALID, "not both");
   CHECK_FAILS(wg_net_http(nets.a, NULL, "", "secret", 0, address), WG_ERR_INVALID, "user has 0 bytes");
   CHECK_FAILS(wg_net_http(nets.a, NULL, "me", long_text, 0, address), WG_ERR_INVALID, "password has 299 bytes");
   CHECK_FAILS(wg_net_http(nets.a, NULL, "m:e", "secret", 0, address), WG_ERR_INVALID, "colon");

@@ -293,8 +293,8 @@ static void bad_arguments_send_and_receive_nothing(void) {
   batch[0].capacity = 1;
   CHECK_FAILS(wg_udp_recv(bind, WG_IPV4, NULL, 1, 0), WG_ERR_NULL, "datagrams is NULL");
   CHECK_FAILS(wg_udp_recv(bind, WG_IPV4, batch, 1, -1), WG_ERR_NULL, "datagrams[0]: data is NULL");
-  CHECK_FAILS(wg_udp_recv(bind, WG_IPV4, batch, 0, -1), WG_ERR_INVALID, "no datagram");
-  CHECK_FAILS(wg_udp_recv(bind, WG_IPV4, NULL, 0, -1), WG_ERR_INVALID, "no datagram");
+  CHECK_FAILS(wg_udp_recv(bind, WG_IPV4, batch, 0, -1), WG_ERR_INVALID, "no room");
+  CHECK_FAILS(wg_udp_recv(bind, WG_IPV4, NULL, 0, -1), WG_ERR_INVALID, "no room");
   CHECK_FAILS(wg_udp_recv(bind, AF_INET, &one, 1, 0), WG_ERR_INVALID, "family is 2");
   CHECK_FAILS(wg_udp_peek_fd(bind, 0), WG_ERR_INVALID, "family is 0");
   CHECK_FAILS(wg_udp_set_interface(bind, 7, 0, 0), WG_ERR_INVALID, "family is 7");

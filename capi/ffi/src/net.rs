@@ -224,7 +224,7 @@ impl Net {
                 return match inbox.purpose {
                     Purpose::Listen(at) => Ok((at, None)),
                     Purpose::Intercept => {
-                        Err(Error::new(ErrorKind::NotFound, "what intercepts has no address of its own"))
+                        Err(Error::new(ErrorKind::NotFound, "an intercepting socket has no address of its own"))
                     }
                 };
             }
@@ -252,7 +252,9 @@ impl Net {
         let pump = sync::read(&self.pump);
         call(pump.as_ref().ok_or_else(turned_off)?, fd).map_err(|_| {
             let number = fd.as_raw_fd();
-            Error::invalid(format!("descriptor {number} is no connection of this network, or that has ended"))
+            Error::invalid(format!(
+                "descriptor {number} is not a connection of this network, or the connection has ended"
+            ))
         })
     }
 }

@@ -80,7 +80,7 @@ fn start(run: Run) -> Result<ExitCode, String> {
         Side::Daemon(mut report) => {
             let ready = || {
                 stderr::flush();
-                report.ready().map_err(|e| format!("cannot go to the background: {e}"))
+                report.ready().map_err(|e| format!("cannot run in the background: {e}"))
             };
             if let Err(reason) = serve(&run, &path, config, ready) {
                 report.failed(&reason);

@@ -178,7 +178,7 @@ impl Supervisor {
                 match news {
                     News::Signal("SIGHUP") => match reload().and_then(|config| self.reload(config)) {
                         Ok(()) => tracing::info!("the configuration was read again"),
-                        Err(reason) => tracing::error!("the configuration stays as it was: {reason}"),
+                        Err(reason) => tracing::error!("the configuration is unchanged: {reason}"),
                     },
                     News::Signal(_) => return Ok(End::Signal),
                     News::Transferred(outcome) => {

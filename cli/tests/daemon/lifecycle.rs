@@ -158,7 +158,7 @@ fn a_second_one_is_refused() {
         assert!(!interface.exists(&elsewhere));
         wg(&netns, &format!("show {name}"));
         assert_eq!(interface.running().0, daemon.0);
-        assert_eq!(fail("lo", &run(&netns, BINARY, ["lo"])), "wg-embed: there is another interface lo\n");
+        assert_eq!(fail("lo", &run(&netns, BINARY, ["lo"])), "wg-embed: an interface lo already exists\n");
     });
 }
 

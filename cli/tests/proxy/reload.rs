@@ -44,7 +44,7 @@ fn connections_go_on_and_services_change() {
     echo(&mut old, b"aftr");
     // A bad file changes nothing.
     reload(&world, &proxy, "[Nothing]\n");
-    proxy.wait_for_log("the configuration stays as it was");
+    proxy.wait_for_log("the configuration is unchanged");
     echo(&mut old, b"last");
     assert_eq!(exchange(TcpStream::connect(second).unwrap(), b"still"), b"still");
 }

@@ -8,7 +8,7 @@
 #![allow(unsafe_code)] // As in `wg-embed-ffi`: raw pointers enter here.
 #![allow(non_snake_case)] // The original's names.
 #[cfg(not(unix))]
-compile_error!("these functions are there on Unix only");
+compile_error!("these functions exist only on Unix");
 
 use std::{
     ffi::{CStr, c_char, c_int, c_uint, c_void},

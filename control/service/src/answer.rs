@@ -35,7 +35,7 @@ pub(crate) fn to_json(value: &impl Serialize, limit: usize) -> Answer {
 
 /// The answer does not fit in what is left of the response.
 pub(crate) fn too_large() -> Error {
-    Error::new(ErrorKind::TooLarge, "the answer is larger than what the response has left")
+    Error::new(ErrorKind::TooLarge, "the answer does not fit into the rest of the response")
 }
 
 #[derive(Serialize)]

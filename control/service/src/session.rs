@@ -93,8 +93,7 @@ impl Session {
         let least = request.head().size as usize + AROUND_RECORDS + groups + count * (LONGEST_ERROR + AROUND_ANSWER);
         let left = self.options.response.checked_sub(least);
         // What is left for results: errors have their room already.
-        let mut left =
-            left.ok_or_else(|| Error::new(ErrorKind::TooLarge, "the response would be larger than it may be"))?;
+        let mut left = left.ok_or_else(|| Error::new(ErrorKind::TooLarge, "the response would exceed its limit"))?;
         let mut answers = Vec::new();
         answers.try_reserve_exact(count)?;
         let began = Instant::now();
@@ -136,7 +135,7 @@ impl Session {
 
     fn events(&self) -> Result<Arc<Queue>> {
         let hub = self.hub.as_ref();
-        let hub = hub.ok_or_else(|| Error::new(ErrorKind::Unsupported, "events do not wait for this client"))?;
+        let hub = hub.ok_or_else(|| Error::new(ErrorKind::Unsupported, "this client cannot wait for events"))?;
         let mut events = lock(&self.events);
         let queue = match events.take() {
             Some(queue) => queue,

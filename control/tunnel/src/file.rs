@@ -57,7 +57,7 @@ impl Source for FileSource {
                     change.is_none_or(|change| changes.send(change))
                 }
                 Err(error) => {
-                    tracing::warn!(path = %path.display(), error, "the configuration stays as it was");
+                    tracing::warn!(path = %path.display(), error, "the configuration is unchanged");
                     true
                 }
             }

@@ -266,7 +266,7 @@ mod tests {
         assert_eq!(
             problems(&text),
             [
-                row(1, "Stray", "stands before the first section"),
+                row(1, "Stray", "comes before the first section"),
                 row(4, "10.0.0.2/33", "[Interface] Address: the prefix length is larger than the address"),
                 row(5, "5", "[Interface] MTU: not a number from 576 to 65535"),
                 row(6, "Adress", "[Interface] Adress: no such key"),

@@ -179,7 +179,7 @@ impl Reader {
             Line::Other(_) => return Err(Error::invalid("neither a section nor key = value")),
         };
         let section = match self.section {
-            Section::None => return Err(Error::invalid("stands before the first section")),
+            Section::None => return Err(Error::invalid("comes before the first section")),
             Section::Interface => "[Interface]",
             Section::Peer(_) => "[Peer]",
         };

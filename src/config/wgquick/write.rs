@@ -43,7 +43,7 @@ impl Conf {
         }
         let read: Self = out.0.parse()?;
         if !self.is(&read) {
-            return Err(Error::invalid("a .conf file cannot say all of this"));
+            return Err(Error::invalid("a .conf file cannot express all of this"));
         }
         Ok(out.0)
     }

@@ -148,7 +148,8 @@ fn lines(settings: &InterfaceSettings) -> Result<Zeroizing<String>> {
         }
     }
     let mut length = Length(0);
-    write_lines(settings, &mut length).map_err(|_| Error::new(ErrorKind::Panic, "a length cannot be counted"))?;
+    write_lines(settings, &mut length)
+        .map_err(|_| Error::new(ErrorKind::Panic, "the length of the text cannot be computed"))?;
     let mut text = Zeroizing::new(reserve::text(length.0)?);
     write_lines(settings, &mut *text).map_err(|_| Error::new(ErrorKind::Panic, "text cannot be written"))?;
     Ok(text)

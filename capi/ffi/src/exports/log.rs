@@ -70,7 +70,7 @@ pub unsafe extern "C" fn wg_set_tunnel_log_callback(
     let given = NewCallback::new(log, user, destroy);
     guard_on(handle, |entry: &Entry<Running>| match entry.hooks().log.callback.set(given) {
         true => Ok(()),
-        false => Err(Error::new(ErrorKind::UnknownHandle, "the tunnel was turned off meanwhile")),
+        false => Err(Error::new(ErrorKind::UnknownHandle, "the tunnel was turned off during the call")),
     })
 }
 

@@ -177,7 +177,7 @@ pub(crate) fn bind_to_interface(handle: i32, family: Family, index: u32, blackho
     guard_on(handle, |entry: &Entry<Running>| -> Result<()> {
         entry.check_running()?;
         let Some(sockets) = &entry.sockets else {
-            return Err(Error::new(ErrorKind::Unsupported, "the tunnel's datagrams are the app's"));
+            return Err(Error::new(ErrorKind::Unsupported, "the app transports the tunnel's datagrams"));
         };
         let bound = sockets.set_interface(family, index, blackhole != 0);
         bound.map_err(|err| Error::io(format!("cannot bind the {family} socket to interface {index}"), err))

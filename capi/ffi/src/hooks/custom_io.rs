@@ -167,8 +167,7 @@ impl<F: Copy, I: Clone> Pair<F, I> {
 /// The packet inlet of a tunnel that is running, starting or ending.
 pub(crate) fn packet_inlet(handle: i32) -> Result<PacketInlet> {
     let functions = functions(handle)?;
-    let missing =
-        || Error::new(ErrorKind::Unsupported, "the packets of this tunnel do not come from wg_tun_callbacks_t");
+    let missing = || Error::new(ErrorKind::Unsupported, "the tunnel has no wg_tun_callbacks_t");
     functions.inlets.tun.as_ref().ok_or_else(missing)?.inlet(handle)
 }
 
@@ -184,8 +183,7 @@ pub(crate) fn set_mtu(handle: i32, mtu: u16) -> Result<()> {
 /// As [`packet_inlet`], for datagrams.
 pub(crate) fn datagram_inlet(handle: i32) -> Result<DatagramInlet> {
     let functions = functions(handle)?;
-    let missing =
-        || Error::new(ErrorKind::Unsupported, "the datagrams of this tunnel do not come from a wg_transport_t");
+    let missing = || Error::new(ErrorKind::Unsupported, "the tunnel has no wg_transport_t");
     functions.inlets.transport.as_ref().ok_or_else(missing)?.inlet(handle)
 }
 

@@ -80,7 +80,7 @@ impl Events {
     pub(crate) fn set(&self, given: NewCallback<EventFn>) -> Result<()> {
         let listens = given.is_callback();
         if !self.callback.set(given) {
-            return Err(Error::new(ErrorKind::UnknownHandle, "the tunnel was turned off meanwhile"));
+            return Err(Error::new(ErrorKind::UnknownHandle, "the tunnel was turned off during the call"));
         }
         if listens && let Err(ended) = self.check_running() {
             // And may have done so before there was this callback.

@@ -40,7 +40,7 @@ impl Protect {
                     Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
                 }
                 // Whoever wanted the socket was still in a call when everything ended.
-                None => Err(io::Error::new(io::ErrorKind::NotConnected, "it was turned off or closed meanwhile")),
+                None => Err(io::Error::new(io::ErrorKind::NotConnected, "it was turned off or closed during the call")),
             }
         })
     }

@@ -39,7 +39,7 @@ impl Resolver {
     /// `None` without a callback.
     pub(crate) fn hook(&self) -> Option<Resolve> {
         let slot = self.0.clone();
-        let gone = || Error::new(ErrorKind::Closed, "the app's resolver was given up");
+        let gone = || Error::new(ErrorKind::Closed, "the app's resolver was released");
         slot.is_set().then(|| -> Resolve {
             Box::new(move |host| slot.call(|resolve, user| ask(resolve, user, host)).unwrap_or_else(|| Err(gone())))
         })
@@ -67,9 +67,9 @@ fn ask(resolve: ResolveFn, user: *mut c_void, host: &str) -> Result<Vec<IpAddr>>
     }
     let written = addresses.get(..count).ok_or_else(|| {
         let most = addresses.len();
-        Error::invalid(format!("the app's resolver says that it has written {count} addresses, more than {most}"))
+        Error::invalid(format!("the app's resolver reports that it has written {count} addresses, more than {most}"))
     })?;
-    let of_app = |err: Error| Error::invalid(format!("the app's resolver has written an address that is none: {err}"));
+    let of_app = |err: Error| Error::invalid(format!("the app's resolver has written an invalid address: {err}"));
     written.iter().map(|address| IpAddr::try_from(address).map_err(of_app)).collect()
 }
 

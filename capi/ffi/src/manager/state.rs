@@ -75,7 +75,7 @@ pub(crate) unsafe fn read(state: *const wg_manager_state_t) -> Result<Contents> 
         // SAFETY: its texts are NULL or texts, says the caller.
         let agent = unsafe { agent(given) }.and_then(|(agent, peer)| {
             if !ids.contains(&agent.workspace) {
-                return Err(Error::invalid("its workspace is none of workspaces"));
+                return Err(Error::invalid("its workspace is not in workspaces"));
             }
             match contents.configuration.peers.insert(agent.id, peer) {
                 None => Ok(agent),

@@ -23,7 +23,7 @@ fn ended() -> Error {
 impl Net {
     /// Returns the listener of a descriptor of the app, if it is one.
     pub(super) fn listening(&self, fd: BorrowedFd<'_>) -> Result<Option<Listening>> {
-        let id = FdId::of(fd).map_err(|err| Error::io("cannot look at the descriptor", err))?;
+        let id = FdId::of(fd).map_err(|err| Error::io("cannot inspect the descriptor", err))?;
         let listeners = sync::lock(&self.listeners);
         if let Some(inbox) = listeners.inboxes.iter().find(|inbox| inbox.is(id)) {
             return Ok(Some(Listening::Inbox(inbox.clone())));
@@ -54,7 +54,7 @@ impl Net {
                 Err(err) => return Err(self.check_open().err().unwrap_or(err)),
             }
             if limit.is_over() {
-                return Err(Error::new(ErrorKind::TimedOut, "no connection has come within the time limit"));
+                return Err(Error::new(ErrorKind::TimedOut, "no connection arrived within the time limit"));
             }
             let mut poll = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
             // SAFETY: it is one struct, which lives. If the wait fails, for a signal for example, it is tried again.

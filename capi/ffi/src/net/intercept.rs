@@ -94,7 +94,7 @@ impl Net {
         }
         self.end_interception();
         if !self.functions.set(functions) {
-            return Err(Error::new(ErrorKind::UnknownHandle, "the tunnel was turned off meanwhile"));
+            return Err(Error::new(ErrorKind::UnknownHandle, "the tunnel was turned off during the call"));
         }
         let (inbox, of_app) = inbox.unzip();
         let mut listeners = sync::lock(&self.listeners);

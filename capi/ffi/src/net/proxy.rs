@@ -46,7 +46,7 @@ impl Wanted {
         let login = match (user, password) {
             (None, None) => None,
             (Some(user), Some(password)) => Some(login(protocol, user, password)?),
-            _ => return Err(Error::invalid("of user and password, one is NULL")),
+            _ => return Err(Error::invalid("either user or password is NULL, but not both")),
         };
         if !at.ip().to_canonical().is_loopback() {
             if flags & WG_NET_PROXY_REMOTE as u32 == 0 {
@@ -69,7 +69,7 @@ fn login(protocol: Protocol, user: &str, password: &str) -> Result<Login> {
         }
     }
     if protocol == Protocol::Http && user.contains(':') {
-        return Err(Error::invalid("user has a colon"));
+        return Err(Error::invalid("user contains a colon"));
     }
     Ok(Login::new(user, password))
 }
@@ -112,7 +112,7 @@ impl Net {
             _ => failed(&format!("cannot listen at {at}"), err),
         };
         let number = state.last.checked_add(1);
-        let number = number.ok_or_else(|| Error::new(ErrorKind::Resources, "there are no more numbers"))?;
+        let number = number.ok_or_else(|| Error::new(ErrorKind::Resources, "all numbers of proxies are in use"))?;
         let engine = match state.engine.take() {
             Some(engine) => engine,
             None => Proxy::start(&self.stack, Options::default()).map_err(fail)?,

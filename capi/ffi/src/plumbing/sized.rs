@@ -97,7 +97,7 @@ pub(crate) unsafe fn read_sized_into<T: SizedStruct>(theirs: *const T, ours: &mu
 /// Refuses unknown flags.
 pub(crate) fn check_flags(flags: u32, known: u32) -> Result<()> {
     if flags & !known != 0 {
-        return Err(Error::invalid(format!("flags is {flags:#x}, which has unknown ones")));
+        return Err(Error::invalid(format!("flags is {flags:#x}, which has unknown bits")));
     }
     Ok(())
 }

@@ -199,11 +199,11 @@ fn a_managed_tunnel_follows_its_file_and_leaves_nothing() {
         // What cannot be read changes nothing.
         fs::write(near.file(), "[Interface]\nMTU = x\n").unwrap();
         let log = manager.await_event("log", |log| log["level"] == "warn");
-        assert_eq!(log["message"], "the configuration stays as it was", "{log}");
+        assert_eq!(log["message"], "the configuration is unchanged", "{log}");
         near.ping(1);
         let (code, error) = manager.end(libc::SIGTERM);
         // The tunnel's own standard error.
-        assert!(code == Some(0) && error.lines().count() == 1 && error.contains("stays as it was"), "{error}");
+        assert!(code == Some(0) && error.lines().count() == 1 && error.contains("is unchanged"), "{error}");
         near.network.becomes(&before, "stopped");
     });
 }

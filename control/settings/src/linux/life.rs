@@ -88,7 +88,7 @@ pub fn up(interface: &str, conf: &Conf, options: &Options) -> Result<()> {
         update.fwmark = Some(settings.fwmark);
     }
     match Netlink::open()?.link(interface) {
-        Ok(_) => return Err(Error::new(ErrorKind::Exists, format!("there is an interface {interface} already"))),
+        Ok(_) => return Err(Error::new(ErrorKind::Exists, format!("an interface {interface} already exists"))),
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         Err(_) => {}
     }
@@ -181,7 +181,7 @@ fn start_daemon(options: &Options, interface: &str) -> Result<()> {
 
 /// Applies this configuration through the daemon's control socket.
 fn configure(socket: &Path, update: &Update) -> Result<()> {
-    let at = |e| Error::io(format!("cannot configure the tunnel by {}", socket.display()), e);
+    let at = |e| Error::io(format!("cannot configure the tunnel through {}", socket.display()), e);
     let text = uapi::set_text(update)?;
     let ask = || {
         let mut stream = UnixStream::connect(socket)?;

@@ -177,7 +177,10 @@ pub(crate) fn bind(shared: &Arc<Shared>, at: SocketAddr, to: Option<SocketAddr>)
         // The unspecified IPv6 address stands for both families; otherwise there is one family.
         let fits = peer.is_ipv4() == local.is_ipv4() || local.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
         if peer.port() == 0 || !is_host(peer.ip()) || !fits {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "cannot be connected to this address and port"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the socket cannot be connected to this address and port",
+            ));
         }
         if local.ip().is_unspecified() {
             let own = shared.source_for(peer.ip());
