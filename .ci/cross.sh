@@ -82,7 +82,9 @@ done
 # tests TARGET CC LINKER RUNNER [argument of libtest]...
 tests() {
   local target=$1 upper=${1//-/_} suites=("${suites[@]}")
-  case $target in *-windows-*) suites+=(--test wintun -p wg-embed-cli --bin wg-embed --test windows) ;; esac
+  case $target in
+    *-windows-*) suites+=(--test wintun -p wg-embed-cli -p wg-embed-manager --bin wg-embed --test windows) ;;
+  esac
   upper=${upper^^}
   env "CC_${target//-/_}=$2" "CARGO_TARGET_${upper}_LINKER=$3" "CARGO_TARGET_${upper}_RUNNER=$4" \
     timeout 1800 cargo "+$rust" test --locked --target "$target" "${suites[@]}" -- "${@:5}"
@@ -139,11 +141,6 @@ test_all() {
     tests $target x86_64-w64-mingw32-gcc x86_64-w64-mingw32-gcc wine
   step "Ctrl-C $target" "wine_prefix && stand_in && test -e $CARGO_TARGET_DIR/$target/debug/wg-embed.exe" \
     timeout 600 tests/windows/ctrl_c.py "$CARGO_TARGET_DIR/$target/debug/wg-embed.exe" "$work/wintun.dll"
-  # Pipes, and a tunnel in a process of its own.
-  local suites=(-p wg-embed-manager --lib --test windows)
-  step "test $target, wg-embed-manager" \
-    "packages gcc-mingw-w64-x86-64-win32 wine64 wine && rust_for $target && wine_prefix" \
-    tests $target x86_64-w64-mingw32-gcc x86_64-w64-mingw32-gcc wine
 }
 
 command -v rustup >/dev/null || { echo "cross.sh: needs rustup: https://rustup.rs"; exit 1; }
