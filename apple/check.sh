@@ -64,8 +64,12 @@ static() {
     fail "$library: its global symbols are not those of abi/symbols.txt"
   quiet link link "$2" "$3" "$library"
   names --defined-only "$out/linked.dylib" | diff -u "$out/exported" - || fail "$library: other functions are exported"
-  names --undefined-only "$out/linked.dylib" | diff -u abi/imports-apple.txt - ||
-    fail "$library: it needs something else of the system"
+  if grep -q "^$1 " abi/imports-apple.txt; then
+    names --undefined-only "$out/linked.dylib" | diff -u <(sed -n "s/^$1 //p" abi/imports-apple.txt) - ||
+      fail "$library: it needs something else of the system"
+  else
+    skip "what $1 needs of the system: abi/imports-apple.txt has no list of it"
+  fi
   echo "ok: $1, $(stat -c %s "$library") bytes"
 }
 
