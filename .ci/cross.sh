@@ -136,10 +136,11 @@ test_all() {
     tests $target aarch64-linux-gnu-gcc aarch64-linux-gnu-gcc "qemu-aarch64-static -L /usr/aarch64-linux-gnu" \
     --skip wg_understands_ours
   target=x86_64-pc-windows-gnu
+  rm -f "$CARGO_TARGET_DIR/$target/debug/wg-embed.exe" # One of before must not be tested.
   step "test $target" \
     "packages gcc-mingw-w64-x86-64-win32 wine64 wine && rust_for $target && wine_prefix $work && stand_in" \
     tests $target x86_64-w64-mingw32-gcc x86_64-w64-mingw32-gcc wine
-  step "Ctrl-C $target" "wine_prefix && stand_in && test -e $CARGO_TARGET_DIR/$target/debug/wg-embed.exe" \
+  step "Ctrl-C $target" "wine_prefix $work && stand_in && test -e $CARGO_TARGET_DIR/$target/debug/wg-embed.exe" \
     timeout 600 tests/windows/ctrl_c.py "$CARGO_TARGET_DIR/$target/debug/wg-embed.exe" "$work/wintun.dll"
 }
 

@@ -1,6 +1,6 @@
 //! Computes the difference between two configurations.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, hash_map::Entry};
 
 use super::{PeerUpdate, Update};
 use crate::key::PublicKey;
@@ -17,25 +17,21 @@ impl Update {
             fwmark: (self.fwmark != old.fwmark).then(|| self.fwmark.unwrap_or(0)),
             ..Self::default()
         };
-        for peer in &old.peers {
-            if self.peers.iter().all(|other| other.public_key != peer.public_key) {
-                update.peers.push(PeerUpdate { remove: true, ..PeerUpdate::new(peer.public_key) });
-            }
-        }
-        for peer in &self.peers {
-            let before = old.peers.iter().find(|other| other.public_key == peer.public_key);
-            if before == Some(peer) {
+        let (before, now) = (Peers::of(&old.peers), Peers::of(&self.peers));
+        let gone = before.peers.iter().filter(|peer| now.get(&peer.public_key).is_none());
+        update.peers.extend(gone.map(|peer| removal(peer.public_key)));
+        for mut peer in now.peers {
+            let before = before.get(&peer.public_key);
+            if before == Some(&peer) {
                 continue;
             }
-            let mut peer = peer.clone();
             if let Some(before) = before {
-                peer.preshared_key.get_or_insert_default();
-                peer.persistent_keepalive.get_or_insert_default();
+                peer.replace();
                 if before.endpoint == peer.endpoint {
                     peer.endpoint = None;
                 } else if peer.endpoint.is_none() {
                     // There is no other way to remove an endpoint.
-                    update.peers.push(PeerUpdate { remove: true, ..PeerUpdate::new(peer.public_key) });
+                    update.peers.push(removal(peer.public_key));
                 }
             }
             update.peers.push(peer);
@@ -50,25 +46,80 @@ impl Update {
     pub fn keeping(mut self, present: impl IntoIterator<Item = PublicKey>) -> Self {
         self.replace_peers = false;
         self.listen_port = self.listen_port.filter(|port| *port != 0);
-        let mut named = HashSet::new();
-        for peer in &mut self.peers {
-            // Later sections about a peer add to the first one.
-            if named.insert(peer.public_key) {
-                peer.preshared_key.get_or_insert_default();
-                peer.persistent_keepalive.get_or_insert_default();
-            }
-        }
-        let gone = present.into_iter().filter(|key| !named.contains(key));
+        let mut named = Peers::of(&self.peers);
+        named.peers.iter_mut().for_each(PeerUpdate::replace);
+        let gone = present.into_iter().filter(|key| named.get(key).is_none());
         // Before all others, which may get their allowed IPs.
-        self.peers.splice(0..0, gone.map(|key| PeerUpdate { remove: true, ..PeerUpdate::new(key) }));
+        self.peers = gone.map(removal).collect();
+        self.peers.append(&mut named.peers);
         self
     }
+}
+
+/// Peers, each once. A file may have several sections about a peer, which are applied one after another.
+struct Peers {
+    /// In the order of their first sections.
+    peers: Vec<PeerUpdate>,
+    places: HashMap<PublicKey, usize>,
+}
+
+impl Peers {
+    fn of(sections: &[PeerUpdate]) -> Self {
+        let (mut peers, mut places) = (Vec::<PeerUpdate>::new(), HashMap::new());
+        for section in sections {
+            match places.entry(section.public_key) {
+                Entry::Vacant(place) => {
+                    place.insert(peers.len());
+                    peers.push(section.clone());
+                }
+                Entry::Occupied(place) => peers[*place.get()].merge(section),
+            }
+        }
+        Self { peers, places }
+    }
+
+    fn get(&self, key: &PublicKey) -> Option<&PeerUpdate> {
+        self.places.get(key).map(|place| &self.peers[*place])
+    }
+}
+
+impl PeerUpdate {
+    /// Adds a later section about the same peer.
+    fn merge(&mut self, later: &Self) {
+        if later.preshared_key.is_some() {
+            self.preshared_key.clone_from(&later.preshared_key);
+        }
+        if later.endpoint.is_some() {
+            self.endpoint.clone_from(&later.endpoint);
+        }
+        self.persistent_keepalive = later.persistent_keepalive.or(self.persistent_keepalive);
+        if later.replace_allowed_ips {
+            self.replace_allowed_ips = true;
+            self.allowed_ips.clear();
+        }
+        self.allowed_ips.extend_from_slice(&later.allowed_ips);
+    }
+
+    /// Sets everything that it does not mention to its default, except for the endpoint.
+    fn replace(&mut self) {
+        self.replace_allowed_ips = true;
+        self.preshared_key.get_or_insert_default();
+        self.persistent_keepalive.get_or_insert_default();
+    }
+}
+
+fn removal(key: PublicKey) -> PeerUpdate {
+    PeerUpdate { remove: true, ..PeerUpdate::new(key) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::PeerEndpoint, key::PrivateKey, random::SystemRandom};
+    use crate::{
+        config::{AllowedIpUpdate, PeerEndpoint},
+        key::PrivateKey,
+        random::SystemRandom,
+    };
 
     #[test]
     fn an_endpoint_that_is_gone_goes_with_its_peer() {
@@ -108,7 +159,30 @@ mod tests {
         let changes = update.keeping([kept, gone]);
         assert!(!changes.replace_peers && changes.listen_port.is_none());
         let peers: Vec<_> = changes.peers.iter().map(|p| (p.public_key, p.remove, p.preshared_key.is_some())).collect();
-        assert_eq!(peers, [(gone, true, false), (new, false, true), (kept, false, true), (kept, false, false)]);
+        assert_eq!(peers, [(gone, true, false), (new, false, true), (kept, false, true)]);
+        assert!(changes.peers[1..].iter().all(|peer| peer.replace_allowed_ips), "prefixes that are gone would stay");
         assert_eq!(Update { listen_port: Some(7), ..Update::default() }.keeping([]).listen_port, Some(7));
+    }
+
+    #[test]
+    fn sections_about_one_peer_are_one_peer() {
+        let key = PrivateKey::generate_with(&SystemRandom).public_key();
+        let section = |keepalive, endpoint: &str, prefix: &str| PeerUpdate {
+            persistent_keepalive: keepalive,
+            endpoint: endpoint.parse().ok().map(PeerEndpoint::Address),
+            allowed_ips: vec![AllowedIpUpdate::add(prefix.parse().unwrap())],
+            replace_allowed_ips: true,
+            ..PeerUpdate::new(key)
+        };
+        let update = |peers| Update { peers, ..Update::default() };
+        let first = section(Some(7), "192.0.2.1:1", "10.0.0.1/32");
+        let two = update(vec![first.clone(), section(None, "", "10.0.0.2/32")]);
+        assert_eq!(two.since(&two), Update::default(), "nothing has changed");
+        let same = update(vec![section(Some(7), "192.0.2.1:1", "10.0.0.2/32")]);
+        assert_eq!(two.since(&same), Update::default());
+        let changes = two.since(&update(vec![first])).peers;
+        assert_eq!(changes.len(), 1);
+        assert_eq!((changes[0].remove, changes[0].persistent_keepalive, &changes[0].endpoint), (false, Some(7), &None));
+        assert_eq!(changes[0].allowed_ips, same.peers[0].allowed_ips);
     }
 }
