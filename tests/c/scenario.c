@@ -14,6 +14,7 @@ struct party {
   char name[16];
   uint8_t private_key[WG_KEY_LEN], public_key[WG_KEY_LEN];
   struct end end;
+  char conf[MAX_CONF]; /* of the tunnel */
   wg_event_t events[MAX_EVENTS]; /* that no step has taken yet */
   size_t event_count;
   wg_peer_stats_t sessions[MAX_PARTIES]; /* as the last step "session" found them, by the peer's place */
@@ -105,23 +106,17 @@ static void on(char **words, const char *conf) {
   it->end.app = pair[1];
   CHECK(it->end.handle > 0);
   wg_free(uapi);
+  strcpy(it->conf, conf);
 }
 
-/* Takes a line out, if it is there. */
-static void drop(char *text, const char *line) {
-  char *found = strstr(text, line);
-  if (found != NULL) memmove(found, found + strlen(line), strlen(found + strlen(line)) + 1);
-}
-
-/* As a whole, a file replaces peers and port, which ends sessions. Without these lines it changes what it names. */
 static wg_result_t apply(const char *name, const char *conf) {
-  char *uapi;
-  wg_result_t result = wg_conf_parse(conf, strlen(conf), &uapi, NULL);
+  struct party *it = tunnel(name);
+  char *changes;
+  wg_result_t result = wg_conf_changes(it->conf, strlen(it->conf), conf, strlen(conf), &changes);
   if (result != WG_OK) return result;
-  drop(uapi, "replace_peers=true\n");
-  drop(uapi, "listen_port=0\n");
-  result = wg_set_config(tunnel(name)->end.handle, uapi);
-  wg_free(uapi);
+  result = wg_set_config(it->end.handle, changes);
+  wg_free(changes);
+  if (result == WG_OK) strcpy(it->conf, conf);
   return result;
 }
 
