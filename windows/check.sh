@@ -55,7 +55,8 @@ fi
 csharp() {
   mcs -langversion:6 -warnaserror+ -warn:4 -doc:"$out/csharp/WgEmbed.xml" -target:library \
     -out:"$out/csharp/WgEmbed.dll" windows/csharp/WgEmbed.cs
-  mcs -langversion:6 -warnaserror+ -r:"$out/csharp/WgEmbed.dll" -out:"$out/csharp/Test.exe" windows/csharp/Test.cs
+  mcs -langversion:6 -warnaserror+ -r:"$out/csharp/WgEmbed.dll" -out:"$out/csharp/Test.exe" windows/csharp/Test.cs \
+    windows/csharp/Scenario.cs
   cargo build -q -p wg-embed-capi
   LD_LIBRARY_PATH=$target/debug timeout 1800 mono "$out/csharp/Test.exe" || fail "C# over libwg_embed.so"
 }

@@ -1,5 +1,5 @@
-// Two tunnels in one process, over the real library and UDP on loopback: what WgEmbed.cs promises. Prints a line for
-// each test, and fails with the first that is wrong.
+// Two tunnels in one process, over the real library and UDP on loopback: what WgEmbed.cs promises, and the
+// conversations of Scenario.cs. Prints a line for each test, and fails with the first that is wrong.
 
 using System;
 using System.Collections.Generic;
@@ -18,6 +18,7 @@ static class Test {
   static int Main(string[] names) {
     var tests = new List<Action> {
       Keys, Configurations, Errors, Logs, Packets, Events, Updates, Forgetting, Ends, Cycles,
+      Scenario.WrongSteps, Scenario.Scenarios,
     };
     if (names.Length > 0) tests = tests.FindAll(test => Array.IndexOf(names, test.Method.Name) >= 0);
     foreach (var test in tests) {
@@ -33,11 +34,11 @@ static class Test {
     return 0;
   }
 
-  static void Check(bool holds, string what) {
+  internal static void Check(bool holds, string what) {
     if (!holds) throw new Exception(what);
   }
 
-  static WgError Refused(Action action) {
+  internal static WgError Refused(Action action) {
     try {
       action();
     } catch (WgException error) {
@@ -46,10 +47,20 @@ static class Test {
     throw new Exception("it was not refused");
   }
 
-  static void Wait(Func<bool> condition, string what) {
+  /// The object of the action was disposed of.
+  internal static void Disposed(Action action) {
+    try {
+      action();
+    } catch (ObjectDisposedException) {
+      return;
+    }
+    throw new Exception("it can still be used");
+  }
+
+  internal static void Wait(Func<bool> condition, string what, int patience = Patience) {
     var waited = Stopwatch.StartNew();
     while (!condition()) {
-      Check(waited.ElapsedMilliseconds < Patience, what + " does not come");
+      Check(waited.ElapsedMilliseconds < patience, what + " does not come");
       Thread.Sleep(10);
     }
   }
@@ -64,10 +75,7 @@ static class Test {
     Check(Refused(() => Key.FromBase64("no")) == WgError.Invalid, "an invalid key");
     var wiped = Key.GeneratePrivate();
     wiped.Dispose();
-    try {
-      wiped.ToBytes();
-      throw new Exception("a key that was wiped");
-    } catch (ObjectDisposedException) { }
+    Disposed(() => wiped.ToBytes());
   }
 
   static void Configurations() {
@@ -98,10 +106,7 @@ static class Test {
       Check(Refused(() => tunnel.ForceHandshake(Key.GeneratePrivate())) == WgError.NotFound, "an unknown peer");
       tunnel.Dispose();
       tunnel.Dispose();
-      try {
-        tunnel.Pause();
-        throw new Exception("a tunnel that was disposed of");
-      } catch (ObjectDisposedException) { }
+      Disposed(() => tunnel.Pause());
     }
   }
 
@@ -158,11 +163,17 @@ static class Test {
       pair.Client.Pause();
       pair.Client.Resume();
       pair.Pass();
-      using (var config = pair.ClientConfig()) pair.Client.Update(config);
-      pair.Pass();
       pair.Client.Trim();
       pair.Client.RemovePeer(pair.ServerKey.PublicKey());
       Check(pair.Client.Peers().Count == 0 && pair.Client.Stats().Peers == 0, "a peer that was removed");
+      using (var config = pair.ClientConfig()) pair.Client.Update(config);
+      pair.Pass();
+      var session = pair.Client.Peers()[0].LastHandshake;
+      using (var config = pair.ClientConfig()) pair.Client.Update(config);
+      pair.Pass();
+      Check(pair.Client.Peers()[0].LastHandshake == session, "a session that an update has ended");
+      pair.Client.Dispose();
+      using (var config = pair.ClientConfig()) Disposed(() => pair.Client.Update(config));
     }
   }
 

@@ -265,7 +265,7 @@ namespace WgEmbed {
 
   /// <summary>A configuration: a .conf file as wg-quick(8) and the WireGuard apps have it.</summary>
   public sealed class Config : IDisposable {
-    readonly byte[] uapi; // With a zero at its end.
+    readonly byte[] file;
     bool disposed;
     readonly List<Prefix> addresses = new List<Prefix>();
     readonly List<IPAddress> dns = new List<IPAddress>();
@@ -282,8 +282,8 @@ namespace WgEmbed {
     /// <summary>False if the file says "Table = off".</summary>
     public bool HasRoutes { get; private set; } = true;
 
-    Config(byte[] uapi, byte[] settings) {
-      this.uapi = uapi;
+    Config(byte[] file, byte[] settings) {
+      this.file = file;
       foreach (var line in Encoding.UTF8.GetString(settings, 0, settings.Length - 1).Split('\n')) {
         int equals = line.IndexOf('=');
         if (equals < 0) continue;
@@ -314,9 +314,10 @@ namespace WgEmbed {
       if (bytes == null) throw new ArgumentNullException(nameof(bytes));
       IntPtr uapi, settings;
       WgException.Check(Native.wg_conf_parse(bytes, (UIntPtr)bytes.Length, out uapi, out settings));
+      Native.wg_free(uapi);
       byte[] lines = Native.Take(settings);
       try {
-        return new Config(Native.Take(uapi), lines);
+        return new Config((byte[])bytes.Clone(), lines);
       } finally {
         Array.Clear(lines, 0, lines.Length); // Commands may contain keys.
       }
@@ -340,15 +341,43 @@ namespace WgEmbed {
     /// <summary>Wipes the keys.</summary>
     public void Dispose() {
       disposed = true;
-      Array.Clear(uapi, 0, uapi.Length);
+      Array.Clear(file, 0, file.Length);
     }
 
     /// <summary>Without keys, so that they are not logged by mistake.</summary>
     public override string ToString() { return "Config(..)"; }
 
-    internal byte[] Uapi() {
+    internal Config Copy() { return Parse(Bytes()); }
+
+    /// Calls a function with the lines that give this configuration to a tunnel which has the configuration `before`:
+    /// the changes only. Without `before` the lines replace any configuration. They are wiped afterwards.
+    internal T WithLines<T>(Config before, Func<byte[], T> function) {
+      byte[] lines = before == null ? All() : ChangesSince(before);
+      try {
+        return function(lines);
+      } finally {
+        Array.Clear(lines, 0, lines.Length);
+      }
+    }
+
+    byte[] All() {
+      IntPtr uapi, settings;
+      byte[] bytes = Bytes();
+      WgException.Check(Native.wg_conf_parse(bytes, (UIntPtr)bytes.Length, out uapi, out settings));
+      Native.wg_free(settings);
+      return Native.Take(uapi);
+    }
+
+    byte[] ChangesSince(Config before) {
+      IntPtr uapi;
+      byte[] old = before.Bytes(), now = Bytes();
+      WgException.Check(Native.wg_conf_changes(old, (UIntPtr)old.Length, now, (UIntPtr)now.Length, out uapi));
+      return Native.Take(uapi);
+    }
+
+    byte[] Bytes() {
       if (disposed) throw new ObjectDisposedException(nameof(Config));
-      return uapi;
+      return file;
     }
   }
 
@@ -429,14 +458,18 @@ namespace WgEmbed {
     public int PersistentKeepalive { get; internal set; }
   }
 
-  /// <summary>A running tunnel. Dispose of it; a tunnel that is forgotten ends when it is collected.</summary>
+  /// <summary>A running tunnel. Dispose of it; a tunnel that is forgotten ends when it is collected. It has a copy of
+  /// its configuration, which <see cref="Dispose"/> wipes.</summary>
   public sealed class Tunnel : IDisposable {
     readonly TunnelHandle handle;
     readonly Inbox inbox;
+    readonly object updating = new object(); // The lock of what follows.
+    Config current; // What the tunnel has; null after RemovePeer() and Dispose().
 
-    Tunnel(TunnelHandle handle, Inbox inbox) {
+    Tunnel(TunnelHandle handle, Inbox inbox, Config current) {
       this.handle = handle;
       this.inbox = inbox;
+      this.current = current;
       inbox.Attach(this);
     }
 
@@ -455,7 +488,13 @@ namespace WgEmbed {
       Handover.Prepare();
       var inbox = new Inbox(options.Packets, SynchronizationContext.Current);
       int mtu = options.Mtu != 0 ? options.Mtu : config.Mtu;
-      return new Tunnel(TunnelHandle.Open(config.Uapi(), options, mtu, inbox), inbox);
+      Config own = config.Copy();
+      try {
+        return new Tunnel(own.WithLines(null, uapi => TunnelHandle.Open(uapi, options, mtu, inbox)), inbox, own);
+      } catch (Exception) {
+        own.Dispose();
+        throw;
+      }
     }
 
     /// <summary>Passes an IP packet into the tunnel. Returns false if there is no room for it: drop it, as an interface
@@ -473,14 +512,30 @@ namespace WgEmbed {
       }
     }
 
-    /// <summary>Replaces the whole configuration, as "wg setconf" does: every session ends.</summary>
+    /// <summary>Changes the configuration. Only differences are applied: peers that are in both configurations keep
+    /// their sessions, and the endpoints that they have moved to. If it fails, nothing has changed.</summary>
     public void Update(Config config) {
       if (config == null) throw new ArgumentNullException(nameof(config));
-      handle.Call(h => Native.wg_set_config(h, config.Uapi()));
+      // This fails inside a callback, which must not wait for the lock: its owner may wait for the callback.
+      Config next = config.Copy();
+      lock (updating) {
+        Config unused = next;
+        try {
+          handle.Call(h => next.WithLines(current, uapi => Native.wg_set_config(h, uapi)));
+          unused = current;
+          current = next;
+        } finally {
+          if (unused != null) unused.Dispose();
+        }
+      }
     }
 
-    /// <summary>Removes a peer.</summary>
-    public void RemovePeer(Key publicKey) { handle.Call(h => Native.wg_remove_peer(h, Of(publicKey))); }
+    /// <summary>Removes a peer. The next <see cref="Update"/> replaces the whole configuration: every session ends.
+    /// </summary>
+    public void RemovePeer(Key publicKey) {
+      handle.Call(h => Native.wg_remove_peer(h, Of(publicKey)));
+      Forget();
+    }
 
     /// <summary>Begins a handshake with a peer.</summary>
     public void ForceHandshake(Key publicKey) { handle.Call(h => Native.wg_force_handshake(h, Of(publicKey))); }
@@ -554,7 +609,17 @@ namespace WgEmbed {
 
     /// <summary>Stops the tunnel: when this returns, none of its functions runs. Not inside one of them. Idempotent.
     /// </summary>
-    public void Dispose() { handle.Dispose(); }
+    public void Dispose() {
+      handle.Dispose();
+      Forget();
+    }
+
+    void Forget() {
+      lock (updating) {
+        if (current != null) current.Dispose();
+        current = null;
+      }
+    }
 
     internal void Deliver(EventHandler<TunnelEventArgs> handlers, TunnelEventArgs e) { handlers(this, e); }
 
@@ -922,6 +987,9 @@ namespace WgEmbed {
     [DllImport(Lib, CallingConvention = C)] internal static extern int wg_keys_to_hex(byte[] key, byte[] text);
     [DllImport(Lib, CallingConvention = C)]
     internal static extern int wg_conf_parse(byte[] conf, UIntPtr len, out IntPtr uapi, out IntPtr settings);
+    [DllImport(Lib, CallingConvention = C)]
+    internal static extern int wg_conf_changes(
+      byte[] before, UIntPtr beforeLen, byte[] now, UIntPtr nowLen, out IntPtr uapi);
     [DllImport(Lib, CallingConvention = C)]
     internal static extern int wg_turn_on_with(ref Options options, byte[] uapi);
     [DllImport(Lib, CallingConvention = C)] internal static extern int wg_turn_off(int handle);
