@@ -10,5 +10,6 @@ final class Box<Value: Sendable>: Sendable {
 
 /// A `wg_destroy_fn_t`. Not a member of `Box`: no C function can be made of generic code.
 func releaseBox(_ user: UnsafeMutableRawPointer?) {
-  if let user { Unmanaged<AnyObject>.fromOpaque(user).release() }
+  guard let user else { return }
+  pooled { Unmanaged<AnyObject>.fromOpaque(user).release() }
 }

@@ -37,7 +37,7 @@ public enum WgLog {
         { user, _, level, text in
           guard let user, let text else { return }
           let level = LogLevel(rawValue: level) ?? .error
-          Unmanaged<Box<Sink>>.fromOpaque(user).takeUnretainedValue().value(level, String(cString: text))
+          pooled { Unmanaged<Box<Sink>>.fromOpaque(user).takeUnretainedValue().value(level, String(cString: text)) }
         }, Box.retained(sink), releaseBox))
   }
 

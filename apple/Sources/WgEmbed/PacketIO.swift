@@ -24,14 +24,17 @@ public struct PacketIO: Sendable {
     raw.destroy = releaseBox
     raw.write = { user, _, packets, count in
       guard let user, let packets else { return 0 }
-      Unmanaged<Box<PacketIO>>.fromOpaque(user).takeUnretainedValue().value.write(
-        UnsafeBufferPointer(start: packets, count: count).map { packet in
-          packet.data.map { Data(bytes: $0, count: packet.len) } ?? Data()
-        })
+      pooled {
+        Unmanaged<Box<PacketIO>>.fromOpaque(user).takeUnretainedValue().value.write(
+          UnsafeBufferPointer(start: packets, count: count).map { packet in
+            packet.data.map { Data(bytes: $0, count: packet.len) } ?? Data()
+          })
+      }
       return count
     }
     raw.room = { user, _ in
-      if let user { Unmanaged<Box<PacketIO>>.fromOpaque(user).takeUnretainedValue().value.room() }
+      guard let user else { return }
+      pooled { Unmanaged<Box<PacketIO>>.fromOpaque(user).takeUnretainedValue().value.room() }
     }
     return raw
   }

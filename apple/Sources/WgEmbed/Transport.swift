@@ -34,8 +34,11 @@ public struct Transport: Sendable {
     raw.destroy = releaseBox
     raw.send = { user, _, datagrams, count in
       guard let user, let datagrams else { return 0 }
-      let send = Unmanaged<Box<@Sendable ([Datagram]) -> Int>>.fromOpaque(user).takeUnretainedValue().value
-      return min(max(send(UnsafeBufferPointer(start: datagrams, count: count).compactMap(Datagram.init)), 0), count)
+      let accepted = pooled {
+        let send = Unmanaged<Box<@Sendable ([Datagram]) -> Int>>.fromOpaque(user).takeUnretainedValue().value
+        return send(UnsafeBufferPointer(start: datagrams, count: count).compactMap(Datagram.init))
+      }
+      return min(max(accepted, 0), count)
     }
     return raw
   }

@@ -44,13 +44,12 @@ public final class Tunnel: Sendable {
       var raw = options.raw(config)
       raw.event = { user, _, event in
         guard let user, let event else { return }
-        Unmanaged<EventHub>.fromOpaque(user).takeUnretainedValue().send(Event(event.pointee))
+        pooled { Unmanaged<EventHub>.fromOpaque(user).takeUnretainedValue().send(Event(event.pointee)) }
       }
       raw.event_user = Unmanaged.passRetained(hub).toOpaque()
       raw.event_destroy = { user in
         guard let user else { return }
-        let hub = Unmanaged<EventHub>.fromOpaque(user).takeRetainedValue()
-        hub.finish()
+        pooled { Unmanaged<EventHub>.fromOpaque(user).takeRetainedValue().finish() }
       }
       guard let transport = options.transport else { return try check(turnOn(&raw, uapi)) }
       let datagrams = transport.raw

@@ -48,9 +48,11 @@ private func resolve(
   _ capacity: Int, _ count: UnsafeMutablePointer<Int>?
 ) -> Int32 {
   guard let user, let host, let addresses, let count else { return WG_ERR_NULL.rawValue }
-  let resolver = Unmanaged<Box<TunnelOptions.Resolver>>.fromOpaque(user).takeUnretainedValue().value
-  guard let found = try? resolver(String(cString: host)) else { return WG_ERR_NOT_FOUND.rawValue }
-  let numeric = found.compactMap(Prefix.bytes).prefix(capacity)
+  let found = pooled {
+    let resolver = Unmanaged<Box<TunnelOptions.Resolver>>.fromOpaque(user).takeUnretainedValue().value
+    return try? resolver(String(cString: host))
+  }
+  guard let numeric = found?.compactMap(Prefix.bytes).prefix(capacity) else { return WG_ERR_NOT_FOUND.rawValue }
   for (index, bytes) in numeric.enumerated() {
     var address = wg_address_t()
     address.family = (bytes.count == 4 ? WG_IPV4 : WG_IPV6).rawValue

@@ -25,7 +25,7 @@ public final class PacketTunnelAdapter: @unchecked Sendable {
   private weak var provider: NEPacketTunnelProvider?
   private let operations = Serial()
   private let hub = EventHub()
-  private let queue = DispatchQueue(label: "com.wgembed.adapter")
+  private let queue = DispatchQueue(label: "com.wgembed.adapter", autoreleaseFrequency: .workItem)
   // These are used on the queue only.
   private var running: Running?
   private var isAsleep = false
