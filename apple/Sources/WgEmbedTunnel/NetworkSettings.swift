@@ -4,32 +4,42 @@ import WgEmbed
 
 extension PacketTunnelAdapter {
   /// Returns the settings of the interface for a configuration: addresses, the allowed IPs of all peers as routes
-  /// (unless the file has `Table = off`), DNS and MTU. They can be changed, for example to exclude routes, and passed
-  /// to `start` and `update`.
+  /// (unless the file has `Table = off`), DNS and MTU. Routes of a family without an address are set as well, so that
+  /// its packets do not leave outside the tunnel. The settings can be changed, for example to exclude routes, and
+  /// passed to `start` and `update`.
   public static func networkSettings(_ config: Config) -> NEPacketTunnelNetworkSettings {
     // Shown to the user only. There may be several peers, or a name.
     let settings = NEPacketTunnelNetworkSettings(tunnelRemoteAddress: "127.0.0.1")
-    let addresses = (v4: config.addresses.filter { !$0.isIPv6 }, v6: config.addresses.filter(\.isIPv6))
-    let routes = config.hasRoutes ? config.peers.flatMap(\.allowedIPs) : []
-    if !addresses.v4.isEmpty {
-      let ipv4 = NEIPv4Settings(addresses: addresses.v4.map(\.address), subnetMasks: addresses.v4.map(\.mask))
-      ipv4.includedRoutes = routesV4(to: addresses.v4, routes.filter { !$0.isIPv6 })
-      settings.ipv4Settings = ipv4
-    }
-    if !addresses.v6.isEmpty {
-      let lengths = addresses.v6.map { NSNumber(value: effective($0.length)) }
-      let ipv6 = NEIPv6Settings(addresses: addresses.v6.map(\.address), networkPrefixLengths: lengths)
-      ipv6.includedRoutes = routesV6(to: addresses.v6, routes.filter(\.isIPv6))
-      settings.ipv6Settings = ipv6
-    }
-    if !config.dnsServers.isEmpty {
-      let dns = NEDNSSettings(servers: config.dnsServers)
-      dns.searchDomains = config.searchDomains
-      // All names, not only those in the search domains.
-      dns.matchDomains = [""]
-      settings.dnsSettings = dns
-    }
+    let allowed = config.hasRoutes ? config.peers.flatMap(\.allowedIPs) : []
+    settings.ipv4Settings = ipv4(config.addresses.filter { !$0.isIPv6 }, allowed.filter { !$0.isIPv6 })
+    settings.ipv6Settings = ipv6(config.addresses.filter(\.isIPv6), allowed.filter(\.isIPv6))
+    settings.dnsSettings = dns(config)
     settings.mtu = NSNumber(value: config.mtu ?? defaultMTU)
+    return settings
+  }
+
+  /// nil if the family is not used.
+  private static func ipv4(_ addresses: [Prefix], _ allowed: [Prefix]) -> NEIPv4Settings? {
+    if addresses.isEmpty && allowed.isEmpty { return nil }
+    let settings = NEIPv4Settings(addresses: addresses.map(\.address), subnetMasks: addresses.map(\.mask))
+    settings.includedRoutes = routesV4(to: addresses, allowed)
+    return settings
+  }
+
+  private static func ipv6(_ addresses: [Prefix], _ allowed: [Prefix]) -> NEIPv6Settings? {
+    if addresses.isEmpty && allowed.isEmpty { return nil }
+    let lengths = addresses.map { NSNumber(value: effective($0.length)) }
+    let settings = NEIPv6Settings(addresses: addresses.map(\.address), networkPrefixLengths: lengths)
+    settings.includedRoutes = routesV6(to: addresses, allowed)
+    return settings
+  }
+
+  private static func dns(_ config: Config) -> NEDNSSettings? {
+    if config.dnsServers.isEmpty && config.searchDomains.isEmpty { return nil }
+    let settings = NEDNSSettings(servers: config.dnsServers)
+    settings.searchDomains = config.searchDomains
+    // All names, not only those in the search domains. Without a server, names are left to the system's servers.
+    if !config.dnsServers.isEmpty { settings.matchDomains = [""] }
     return settings
   }
 

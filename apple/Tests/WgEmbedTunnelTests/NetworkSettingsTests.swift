@@ -42,4 +42,24 @@ final class NetworkSettingsTests: XCTestCase {
     XCTAssertNil(settings.dnsSettings)
     XCTAssertEqual(settings.mtu, 1280)
   }
+
+  func testRoutesWithoutAnAddress() throws {
+    let settings = try settings("Address = 10.0.0.2/32\n", "AllowedIPs = 0.0.0.0/0, ::/0\n")
+    let routes = settings.ipv6Settings?.includedRoutes ?? []
+    XCTAssertEqual(routes.map { "\($0.destinationAddress)/\($0.destinationNetworkPrefixLength)" }, ["::/0"])
+    XCTAssertEqual(settings.ipv6Settings?.addresses, [])
+    XCTAssertEqual(settings.ipv6Settings?.networkPrefixLengths, [])
+
+    let other = try self.settings("Address = fd00::2\n", "AllowedIPs = 0.0.0.0/0\n")
+    XCTAssertEqual(other.ipv4Settings?.includedRoutes?.map(\.destinationAddress), ["0.0.0.0"])
+    XCTAssertEqual(other.ipv4Settings?.addresses, [])
+    XCTAssertEqual(other.ipv6Settings?.addresses, ["fd00::2"])
+  }
+
+  func testSearchDomainsWithoutAServer() throws {
+    let settings = try settings("Address = 10.0.0.2/32\nDNS = corp.example\n", "AllowedIPs = 10.0.0.0/8\n")
+    XCTAssertEqual(settings.dnsSettings?.servers, [])
+    XCTAssertEqual(settings.dnsSettings?.searchDomains, ["corp.example"])
+    XCTAssertNil(settings.dnsSettings?.matchDomains)
+  }
 }
