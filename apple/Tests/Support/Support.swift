@@ -85,6 +85,16 @@ public func resources() throws -> (descriptors: Int, threads: Int) {
   )
 }
 
+/// The sockets that this process has open, each by a number that is not used again.
+public func sockets() throws -> Set<String> {
+  let files = FileManager.default
+  // A descriptor that is listed may be closed by now.
+  let targets = try files.contentsOfDirectory(atPath: "/proc/self/fd").compactMap {
+    try? files.destinationOfSymbolicLink(atPath: "/proc/self/fd/\($0)")
+  }
+  return Set(targets.filter { $0.hasPrefix("socket:") })
+}
+
 /// The memory of this process that is not swapped out, in bytes.
 public func residentMemory() throws -> Int {
   let fields = try String(contentsOfFile: "/proc/self/statm", encoding: .utf8).split(separator: " ")
