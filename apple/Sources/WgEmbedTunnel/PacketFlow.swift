@@ -44,10 +44,19 @@ final class PacketFlow: @unchecked Sendable {
 
   private func pass() {
     guard !waiting.isEmpty, let tunnel else { return }
-    // It fails when the tunnel has ended.
-    guard let taken = try? tunnel.inject(Array(waiting)) else { return waiting = [] }
-    waiting = waiting.dropFirst(taken)
+    do {
+      waiting = waiting.dropFirst(try tunnel.inject(Array(waiting)))
+    } catch {
+      waiting = []
+      if PacketFlow.isEnd(error) { return }
+    }
     if waiting.isEmpty { read() }
+  }
+
+  /// Whether a tunnel that fails like this accepts no packets any more. Any other failure concerns the packets of one
+  /// call, which are dropped.
+  private static func isEnd(_ error: Error) -> Bool {
+    [.closed, .unknownHandle].contains((error as? WgError)?.code)
   }
 
   /// The address family of a packet, by the first four bits of its header.

@@ -34,7 +34,16 @@ public final class PacketTunnelAdapter: @unchecked Sendable {
   private struct Running {
     let tunnel: Tunnel
     var config: Config
+    /// The MTU of a configuration without one; nil over a descriptor, whose MTU is that of the interface.
+    let mtu: Int?
     let watch: PathWatch
+
+    /// Changes the tunnel only: `config` stays.
+    func change(to new: Config) throws {
+      try tunnel.update(new)
+      // A configuration has no MTU that is refused, so this fails only if the tunnel has ended.
+      if let mtu { try tunnel.setMTU(new.mtu ?? mtu) }
+    }
 
     /// Not on the adapter's queue, so that no function of the tunnel waits for it.
     func end() {
@@ -91,23 +100,24 @@ public final class PacketTunnelAdapter: @unchecked Sendable {
     return options
   }
 
-  /// Changes the configuration of the running tunnel, and its network settings. Peers that are in both configurations
-  /// keep their sessions. On failure nothing has changed.
+  /// Changes the configuration of the running tunnel, its MTU, and its network settings. Peers that are in both
+  /// configurations keep their sessions. On failure nothing has changed.
   ///
   /// - Throws: as `start`; `WgError` with the code `.closed` without a tunnel.
   public func update(_ config: Config, settings: NEPacketTunnelNetworkSettings? = nil) async throws {
     let settings = Handed(settings ?? PacketTunnelAdapter.networkSettings(config))
     try await operations.run { [self] in
-      guard let provider, let (tunnel, before) = queue.sync(execute: { running.map { ($0.tunnel, $0.config) } })
-      else { throw WgError(.closed, "there is no tunnel") }
-      try tunnel.update(config)
+      guard let provider, let before = queue.sync(execute: { running }) else {
+        throw WgError(.closed, "there is no tunnel")
+      }
+      try before.change(to: config)
       provider.reasserting = true
       defer { provider.reasserting = false }
       do {
         try await apply(settings.value, provider)
       } catch {
         // The same changes in the other direction: they were accepted before.
-        try? tunnel.update(before)
+        try? before.change(to: before.config)
         throw error
       }
       queue.sync { running?.config = config }
@@ -171,26 +181,29 @@ public final class PacketTunnelAdapter: @unchecked Sendable {
     _ config: Config, _ source: Source, _ options: TunnelOptions, _ provider: NEPacketTunnelProvider
   ) throws {
     var flow: PacketFlow?
+    var mtu: Int?
     let tunnel: Tunnel
     switch source {
     case .flow:
       let packets = PacketFlow(provider.packetFlow, queue: queue)
       tunnel = try Tunnel(config, packets: packets.packets, options: options)
       flow = packets
+      mtu = options.mtu
     case .utun:
       guard let descriptor = findUtun() else { throw WgError(.notFound, "there is no descriptor of a utun interface") }
       tunnel = try Tunnel(config, descriptor: descriptor, options: options)
     }
     if isAsleep { try? tunnel.pause() }
-    // Ends when the tunnel is closed.
+    // Ends with the tunnel, and must not keep it alive: in a callback only the end of the last reference turns it off.
+    let events = tunnel.events
     Task { [hub, weak self] in
-      for await event in tunnel.events {
+      for await event in events {
         hub.send(event)
         if case .ended(let reason) = event { self?.provider?.cancelTunnelWithError(WgError(.closed, reason)) }
       }
     }
     let watch = PathWatch(tunnel, queue: queue, bindsToInterface: bindsToInterface)
-    running = Running(tunnel: tunnel, config: config, watch: watch)
+    running = Running(tunnel: tunnel, config: config, mtu: mtu, watch: watch)
     flow?.start(tunnel)
   }
 }

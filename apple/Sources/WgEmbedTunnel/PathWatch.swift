@@ -4,11 +4,12 @@ import Network
 import WgEmbed
 
 /// Follows the network path of a tunnel. While there is no network, all datagrams are dropped, as the routes that
-/// remain may lead into the tunnel itself. All methods are called on the queue.
+/// remain may lead into the tunnel itself. Paths are handled on the queue; `cancel` may be called on any thread.
 final class PathWatch: @unchecked Sendable {
   private let tunnel: Tunnel
   private let bindsToInterface: Bool
   private let monitor = NWPathMonitor()
+  // Used on the queue only.
   private var last: PathState?
 
   /// With `bindsToInterface`, sockets are bound to the first physical interface: on macOS the routes of other tunnels

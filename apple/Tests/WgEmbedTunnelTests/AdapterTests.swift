@@ -124,6 +124,67 @@ final class AdapterTests: XCTestCase {
     XCTAssertEqual(try tunnel().statistics(of: far.publicKey).lastHandshake, before)
   }
 
+  func testUpdateChangesTheMTU() async throws {
+    // Packets are padded up to the MTU, as the sizes of datagrams show.
+    let sizes = Locked<[Int]>([])
+    let other = try await startOverTransports(mtu: 1281, sizes)
+    /// Sends a packet of 1,281 bytes, and returns the size of its datagram.
+    func size(_ number: UInt16) async throws -> Int? {
+      let small = near.packet(to: far, number: number)
+      let packet = small.prefix(2) + Data([0x05, 0x01]) + small.dropFirst(4) + Data(count: 1261)
+      sizes.withLock { $0 = [] }
+      try await provider.flow.deliver([packet])
+      try await until("the packet arrives") { inbox.all.contains(packet) }
+      return sizes.withLock { $0.max() }
+    }
+    let wide = conf.replacingOccurrences(of: "[Interface]", with: "[Interface]\nMTU = 1400")
+    var found = [try await size(1)]
+    try await adapter.update(Config(wide))
+    found.append(try await size(2))
+
+    provider.answer.withLock { $0 = .failure }
+    do {
+      try await adapter.update(Config(conf))
+      XCTFail("it was changed")
+    } catch { XCTAssertTrue(error is Refused, "\(error)") }
+    found.append(try await size(3))
+    provider.answer.withLock { $0 = .done }
+    try await adapter.update(Config(conf))
+    found.append(try await size(4))
+    XCTAssertEqual(found, [1281, 1296, 1296, 1281].map { $0 + 32 })
+    try other.close()
+  }
+
+  /// Starts the adapter, and returns a server. Their datagrams come to each other without sockets; `sizes` receives
+  /// those of the adapter's.
+  private func startOverTransports(mtu: Int, _ sizes: Locked<[Int]>) async throws -> Tunnel {
+    let tunnels = Locked<[Tunnel]>([])
+    let endpoint = try Endpoint("192.0.2.1:1")
+    func transport(to index: Int) -> Transport {
+      Transport { datagrams in
+        if index == 0 { sizes.withLock { $0 += datagrams.map(\.data.count) } }
+        let tunnel = tunnels.withLock { index < $0.count ? $0[index] : nil }
+        return (try? tunnel?.receive(datagrams.map { Datagram($0.data, endpoint: endpoint) })) ?? 0
+      }
+    }
+    var options = TunnelOptions()
+    options.transport = transport(to: 1)
+    let other = try Tunnel(Config(far.conf(peer: near)), packets: inbox.io, options: options)
+    options.transport = transport(to: 0)
+    options.mtu = mtu
+    conf = try near.conf(peer: far, endpoint: endpoint.description)
+    try await adapter.start(Config(conf), options: options)
+    let near = try tunnel()
+    tunnels.withLock { $0 = [other, near] }
+    return other
+  }
+
+  func testAPacketThatIsRefusedDoesNotEndTheFlow() async throws {
+    try await adapter.start(Config(conf))
+    try await provider.flow.deliver([Data(count: 70_000)])
+    try await pass(1)
+  }
+
   func testChangesOfTheNetwork() async throws {
     try await adapter.start(Config(conf))
     try await pass(1)
@@ -227,6 +288,18 @@ final class AdapterTests: XCTestCase {
     adapter = PacketTunnelAdapter(provider)
     for await _ in events {}
     try await until("the monitor is cancelled") { NWPathMonitor.count == 0 }
+  }
+
+  func testAnAdapterThatIsLetGoInsideACallback() async throws {
+    let before = try sockets()
+    try await adapter.start(Config(conf))
+    try await pass(1)
+    let held = Locked(adapter)
+    adapter = PacketTunnelAdapter(provider)
+    provider.flow.afterWrite.withLock { $0 = { held.withLock { $0 = nil } } }
+    try server.inject([far.packet(to: near, number: 2)])
+    // The tunnel cannot be closed there. It is turned off with its last reference.
+    try await until("the tunnel is off") { try sockets().isSubset(of: before) }
   }
 
   private func fails(_ code: WgError.Code, _ body: () async throws -> Void) async {

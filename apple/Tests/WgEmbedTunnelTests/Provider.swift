@@ -8,12 +8,15 @@ final class TestFlow: NEPacketTunnelFlow, @unchecked Sendable {
   typealias Reader = @Sendable ([Data], [NSNumber]) -> Void
 
   let written = Locked<[(Data, NSNumber)]>([])
+  /// Called after each write, inside the callback of the tunnel.
+  let afterWrite = Locked<@Sendable () -> Void>({})
   private let reader = Locked<Reader?>(nil)
 
   override func readPackets(completionHandler: @escaping Reader) { reader.withLock { $0 = completionHandler } }
 
   override func writePackets(_ packets: [Data], withProtocols protocols: [NSNumber]) -> Bool {
     written.withLock { $0 += zip(packets, protocols) }
+    afterWrite.withLock { $0 }()
     return true
   }
 
