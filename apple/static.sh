@@ -13,13 +13,16 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [ $# = 2 ] || { sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2; }
 target=$1 out=$2
 mkdir -p "$(dirname "$out")"
-. apple/environment.sh "$target" "$(realpath -m "${CARGO_TARGET_DIR:-target}")/apple"
+work=${CARGO_TARGET_DIR:-target}
+mkdir -p "$work/apple"
+. apple/environment.sh "$target" "$(cd "$work" && pwd)/apple"
 
 toolchain=() std=()
 if ! rustup target list --installed | grep -qx "$target"; then
   toolchain=(+nightly) std=(-Zbuild-std=std,panic_unwind)
 fi
-cargo "${toolchain[@]}" rustc -q --locked --release "${std[@]}" -p wg-embed-capi --crate-type staticlib \
-  --target "$target"
-library=${CARGO_TARGET_DIR:-target}/$target/release/libwg_embed.a
+# In bash 3.2, which macOS has, an empty array is an unset variable.
+cargo ${toolchain[@]+"${toolchain[@]}"} rustc -q --locked --release ${std[@]+"${std[@]}"} -p wg-embed-capi \
+  --crate-type staticlib --target "$target"
+library=$work/$target/release/libwg_embed.a
 python3 apple/localize.py "$library" "$out" abi/symbols.txt
