@@ -160,6 +160,22 @@ class Conversation:
         assert caught.value.errno == errno.ENODEV
 
 
+STEPS: dict[str, Callable[..., None]] = {
+    "on": Conversation.on,
+    "update": Conversation.update,
+    "refused": Conversation.refused,
+    "pass": Conversation.pass_,
+    "send": Conversation.send,
+    "event": Conversation.event,
+    "session": Conversation.session,
+    "traffic": Conversation.traffic,
+    "counter": Conversation.counter,
+    "peers": Conversation.peers,
+    "network": Conversation.network,
+    "off": Conversation.off,
+}
+
+
 def steps(text: str) -> Iterator[tuple[list[str], str]]:
     """The words of each step, and its configuration."""
     words: list[str] = []
@@ -183,5 +199,4 @@ def test_scenarios() -> None:
         conversation = Conversation()
         for (name, *words), conf in steps(path.read_text(encoding="utf-8")):
             print(path.name, name, *words)
-            step: Callable[..., None] = getattr(conversation, {"pass": "pass_"}.get(name, name))
-            step(*words, *([conversation.fill(conf)] if conf else []))
+            STEPS[name](conversation, *words, *([conversation.fill(conf)] if conf else []))
