@@ -28,13 +28,17 @@ nm -D --defined-only "$target/debug/libwg_embed_jni.so" | sed 's/.* //' | LC_ALL
 for tool in java javac mvn gcc unzip; do
   command -v "$tool" >/dev/null || skip "com.wgembed in Java: there is no $tool"
 done
+monitor_version=1.8.0
+# Its name has the version: what a kept folder has of another is not used.
+monitor_jar=$out/monitor/monitor-$monitor_version.jar
 maven=(mvn -B -q -f android/java/pom.xml "-Dbuild.dir=$out/maven" "-Dnative.dir=$out/native"
-  "-Dmonitor.jar=$out/monitor/classes.jar")
-monitor=androidx.test:monitor:1.8.0:aar
-if [ ! -e "$out/monitor/classes.jar" ]; then
+  "-Dmonitor.jar=$monitor_jar")
+if [ ! -e "$monitor_jar" ]; then
+  monitor=androidx.test:monitor:$monitor_version:aar
   "${maven[@]}" dependency:copy "-Dartifact=$monitor" "-DoutputDirectory=$out/monitor" >"$out/fetch.log" 2>&1 ||
     { tail -n 3 "$out/fetch.log"; skip "com.wgembed in Java: Maven cannot fetch $monitor"; }
-  unzip -qo "$out/monitor/monitor-1.8.0.aar" classes.jar -d "$out/monitor"
+  unzip -p "$out/monitor/monitor-$monitor_version.aar" classes.jar >"$monitor_jar.part"
+  mv "$monitor_jar.part" "$monitor_jar"
 fi
 
 rm -rf "$out/headers" "$out/maven/classes" "$out/maven/test-classes" "$out"/maven/reports-*
@@ -84,7 +88,7 @@ javadoc -quiet -Xdoclint:all -Werror -notimestamp --release 8 -cp "$platform" -d
 echo "ok: the interface and its documentation"
 
 android/r8/check.sh "$out/r8" "$out/maven/classes" "$out/native"
-android/gobackend/check.sh "$out/gobackend" "$out/maven" "$out/native" "$out/monitor/classes.jar"
+android/gobackend/check.sh "$out/gobackend" "$out/maven" "$out/native" "$monitor_jar"
 
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 for folder in "$out/aar" "$out/aar-again"; do

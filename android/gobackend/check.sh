@@ -11,18 +11,21 @@ set -euo pipefail
 out=$1 build=$2 libraries=$3 monitor=$4
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
-version=1.0.20260102
+version=1.0.20260102 collection=1.2.0
 fail() { echo "check.sh: $*" >&2; exit 1; }
 
 mkdir -p "$out/classes"
-if [ ! -e "$out/classes.jar" ]; then
-  for artifact in "com.wireguard.android:tunnel:$version:aar" androidx.collection:collection:1.2.0; do
+# Their names have the versions: what a kept folder has of others is not used.
+tunnel=$out/tunnel-$version.jar collection_jar=$out/collection-$collection.jar
+if [ ! -e "$tunnel" ] || [ ! -e "$collection_jar" ]; then
+  for artifact in "com.wireguard.android:tunnel:$version:aar" "androidx.collection:collection:$collection"; do
     mvn -B -q -f "$here/../java/pom.xml" dependency:copy "-Dartifact=$artifact" "-DoutputDirectory=$out" \
       >"$out/fetch.log" 2>&1 || { echo "skipped: wireguard-android's GoBackend: Maven cannot fetch $artifact"; exit 0; }
   done
-  unzip -qo "$out/tunnel-$version.aar" classes.jar -d "$out"
+  unzip -p "$out/tunnel-$version.aar" classes.jar >"$tunnel.part"
+  mv "$tunnel.part" "$tunnel"
 fi
-classes=$out/classes.jar:$out/collection-1.2.0.jar:$build/classes:$build/test-classes:$monitor:$(cat "$build/classpath")
+classes=$tunnel:$collection_jar:$build/classes:$build/test-classes:$monitor:$(cat "$build/classpath")
 javac -Xlint:all,-classfile,-path,-processing -Werror -proc:none -cp "$classes" -d "$out/classes" \
   "$here"/com/wgembed/GoBackendTest.java
 
