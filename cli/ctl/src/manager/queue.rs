@@ -110,13 +110,18 @@ impl Queue {
 
     /// Takes no more events, and waits until all are printed, as long as they are read.
     pub(super) fn close(&self) {
+        self.close_within(PATIENCE);
+    }
+
+    /// The same, with how long it waits for one event to be read.
+    fn close_within(&self, patience: Duration) {
         let mut state = self.state();
         state.is_closed = true;
         self.0.arrived.notify_all();
         loop {
             let before = state.taken;
             let waits = |state: &mut State| !state.is_finished && state.taken == before;
-            state = wait_timeout_while(&self.0.printed, state, PATIENCE, waits);
+            state = wait_timeout_while(&self.0.printed, state, patience, waits);
             if state.is_finished || state.taken == before {
                 return;
             }
@@ -220,11 +225,22 @@ mod tests {
                 queue.finish();
                 printed
             });
-            queue.close();
+            queue.close_within(Duration::from_secs(300));
             assert!(queue.state().is_finished);
             assert_eq!(printer.join().unwrap(), 1);
         });
         queue.push(log("b"));
+        assert!(queue.next().is_none());
+    }
+
+    #[test]
+    fn the_end_does_not_wait_for_a_reader_that_reads_nothing() {
+        let queue = Queue::default();
+        queue.push(log("a"));
+        queue.close_within(Duration::from_millis(1));
+        assert!(!queue.state().is_finished);
+        queue.push(log("b"));
+        assert_eq!(all(&queue), ["a"]);
         assert!(queue.next().is_none());
     }
 }
