@@ -304,24 +304,31 @@ impl<E: Engine> Tunnel<E> {
         self.next_settings();
     }
 
-    /// Begins the next start, if there is one and none is being done.
+    /// Begins the next start, unless something else is being done. One that cannot be begun is refused, and the one
+    /// after it is the next.
     fn next_start(&mut self) {
-        if self.state.is_busy() {
-            return;
-        }
-        let Some((id, request)) = self.state.waiting.pop_front() else { return };
-        self.state.starting = Some(id);
-        let begun = match self.state.running() {
-            Some(running) => {
-                self.state.is_outdated = false;
-                self.configure("network settings, again", running, Event::ConfiguredAgain(id))
+        while !self.state.is_busy()
+            && let Some((id, request)) = self.state.waiting.pop_front()
+        {
+            let begun = match self.state.running() {
+                Some(running) => self.configure_again(id, running),
+                None => self.start(id, request),
+            };
+            match begun {
+                Ok(()) => self.state.starting = Some(id),
+                Err(e) => {
+                    let text = format!("failed to create networking stack dependencies: {e}");
+                    self.respond_start(id, Err(text));
+                }
             }
-            None => self.start(id, request),
-        };
-        if let Err(e) = begun {
-            self.state.starting = None;
-            self.respond_start(id, Err(format!("failed to create networking stack dependencies: {e}")));
         }
+    }
+
+    /// Has the newest settings asked for again, for a start while the tunnel runs.
+    fn configure_again(&mut self, id: RequestId, running: Arc<dyn Running<E::Configuration>>) -> std::io::Result<()> {
+        self.configure("network settings, again", running, Event::ConfiguredAgain(id))?;
+        self.state.is_outdated = false;
+        Ok(())
     }
 
     fn start(&mut self, id: RequestId, request: StartRequest) -> std::io::Result<()> {
