@@ -3112,9 +3112,9 @@ wg_result_t wg_manager_stop(int32_t manager);
 /**
  * Generates a private key, clamped as X25519 requires.
  *
- * Memory: writes 32 bytes to `private_key`, which the caller wipes after use.
+ * Memory: writes 32 bytes to `private_key` on success only; the caller wipes them after use.
  * Requires: `private_key` is NULL or has room for 32 bytes.
- * Errors: WG_ERR_NULL; WG_ERR_PANIC.
+ * Errors: WG_ERR_NULL; WG_ERR_IO if the system's random generator fails; WG_ERR_PANIC.
  * Threads: any, also inside a callback.
  * Since: 0.1.0
  */
@@ -3134,9 +3134,9 @@ wg_result_t wg_keys_derive_public(const uint8_t *private_key, uint8_t *public_ke
 /**
  * Generates a preshared key.
  *
- * Memory: writes 32 bytes to `preshared_key`, which the caller wipes after use.
+ * Memory: writes 32 bytes to `preshared_key` on success only; the caller wipes them after use.
  * Requires: `preshared_key` is NULL or has room for 32 bytes.
- * Errors: WG_ERR_NULL; WG_ERR_PANIC.
+ * Errors: WG_ERR_NULL; WG_ERR_IO if the system's random generator fails; WG_ERR_PANIC.
  * Threads: any, also inside a callback.
  * Since: 0.1.0
  */

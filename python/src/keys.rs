@@ -3,10 +3,9 @@
 use std::borrow::Cow;
 
 use pyo3::{exceptions::PyValueError, prelude::*};
-use wg_embed::{
-    key::{PresharedKey, PrivateKey, PublicKey},
-    random::SystemRandom,
-};
+use wg_embed::key::{PresharedKey, PrivateKey, PublicKey};
+
+use crate::errors;
 
 fn invalid(_: wg_embed::Error) -> PyErr {
     PyValueError::new_err("Invalid key.")
@@ -22,8 +21,9 @@ pub(crate) fn public_key(text: &str) -> PyResult<PublicKey> {
 
 /// Generate a WireGuard private key, analogous to the `wg genkey` command.
 #[pyfunction]
-pub(crate) fn genkey() -> String {
-    PrivateKey::generate_with(&SystemRandom).to_base64().to_string()
+pub(crate) fn genkey(py: Python<'_>) -> PyResult<String> {
+    let key = PrivateKey::generate().map_err(|error| errors::from_core(py, &error))?;
+    Ok(key.to_base64().to_string())
 }
 
 /// What mitmproxy_wireguard takes as a key: the last `=` may be missing.
@@ -45,6 +45,7 @@ pub(crate) fn pubkey(private_key: &str) -> PyResult<String> {
 
 /// Generate a preshared key, analogous to the `wg genpsk` command.
 #[pyfunction]
-pub(crate) fn genpsk() -> String {
-    PresharedKey::generate_with(&SystemRandom).to_base64().to_string()
+pub(crate) fn genpsk(py: Python<'_>) -> PyResult<String> {
+    let key = PresharedKey::generate().map_err(|error| errors::from_core(py, &error))?;
+    Ok(key.to_base64().to_string())
 }

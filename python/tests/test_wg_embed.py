@@ -56,6 +56,34 @@ def test_keys() -> None:
         wg_embed.pubkey("x")
 
 
+# With seccomp, the system call getrandom() fails with EIO.
+NO_RANDOMNESS = """
+import ctypes, errno, platform, struct, sys
+import wg_embed
+
+number = {"x86_64": 318, "aarch64": 278}.get(platform.machine(), -1)
+load, jump_if_equal, give = 0x20, 0x15, 0x06
+filters = [(load, 0, 0, 0), (jump_if_equal, 0, 1, number), (give, 0, 0, 0x50000 | errno.EIO), (give, 0, 0, 0x7fff0000)]
+code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *filter) for filter in filters))
+libc = ctypes.CDLL(None)
+if number < 0 or libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, struct.pack("HP", 4, ctypes.addressof(code)), 0, 0):
+    sys.exit("there is no seccomp")
+for generate in wg_embed.genkey, wg_embed.genpsk:
+    try:
+        generate()
+    except OSError as error:
+        print(error.errno == errno.EIO, error)
+"""
+
+
+def test_keys_need_randomness() -> None:
+    ended = script(NO_RANDOMNESS)
+    if ended.stderr == "there is no seccomp\n":
+        pytest.skip("there is no seccomp")
+    assert ended.returncode == 0, ended.stderr
+    assert [line.startswith("True ") for line in ended.stdout.splitlines()] == [True, True], ended.stdout
+
+
 def test_configurations() -> None:
     peer = wg_embed.Peer(
         CLIENT_PUB, ["10.0.0.0/8", "::/0"], "[2001:db8::1]:51820", wg_embed.genpsk(), persistent_keepalive=25

@@ -6,10 +6,7 @@ use std::{
     path::Path,
 };
 
-use wg_embed::{
-    key::{PresharedKey, PrivateKey},
-    random::SystemRandom,
-};
+use wg_embed::key::{PresharedKey, PrivateKey};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -21,11 +18,11 @@ use crate::{
 const KEY_LEN: usize = 44;
 
 pub(crate) fn generate_private() -> Result<()> {
-    write_secret(&PrivateKey::generate_with(&SystemRandom).to_base64())
+    write_secret(&PrivateKey::generate()?.to_base64())
 }
 
 pub(crate) fn generate_preshared() -> Result<()> {
-    write_secret(&PresharedKey::generate_with(&SystemRandom).to_base64())
+    write_secret(&PresharedKey::generate()?.to_base64())
 }
 
 pub(crate) fn public() -> Result<()> {

@@ -11,7 +11,6 @@ use crate::{
 use wg_embed::{
     error::{Error, ErrorKind, Result},
     key::{PresharedKey, PrivateKey, Secret, wiped},
-    random::SystemRandom,
 };
 
 /// Copies into the caller's memory.
@@ -44,16 +43,16 @@ fn guard_keys(body: impl FnOnce() -> Result<()>) -> wg_result_t {
 
 /// Generates a private key, clamped as X25519 requires.
 ///
-/// Memory: writes 32 bytes to `private_key`, which the caller wipes after use.
+/// Memory: writes 32 bytes to `private_key` on success only; the caller wipes them after use.
 /// Requires: `private_key` is NULL or has room for 32 bytes.
-/// Errors: WG_ERR_NULL; WG_ERR_PANIC.
+/// Errors: WG_ERR_NULL; WG_ERR_IO if the system's random generator fails; WG_ERR_PANIC.
 /// Threads: any, also inside a callback.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_keys_generate_private(private_key: *mut u8) -> wg_result_t {
     guard_keys(|| {
         // SAFETY: the caller's contract is the same.
-        unsafe { give(PrivateKey::generate_with(&SystemRandom).as_bytes(), private_key) }
+        unsafe { give(PrivateKey::generate()?.as_bytes(), private_key) }
     })
 }
 
@@ -76,16 +75,16 @@ pub unsafe extern "C" fn wg_keys_derive_public(private_key: *const u8, public_ke
 
 /// Generates a preshared key.
 ///
-/// Memory: writes 32 bytes to `preshared_key`, which the caller wipes after use.
+/// Memory: writes 32 bytes to `preshared_key` on success only; the caller wipes them after use.
 /// Requires: `preshared_key` is NULL or has room for 32 bytes.
-/// Errors: WG_ERR_NULL; WG_ERR_PANIC.
+/// Errors: WG_ERR_NULL; WG_ERR_IO if the system's random generator fails; WG_ERR_PANIC.
 /// Threads: any, also inside a callback.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_keys_generate_preshared(preshared_key: *mut u8) -> wg_result_t {
     guard_keys(|| {
         // SAFETY: the caller's contract is the same.
-        unsafe { give(PresharedKey::generate_with(&SystemRandom).as_bytes(), preshared_key) }
+        unsafe { give(PresharedKey::generate()?.as_bytes(), preshared_key) }
     })
 }
 
