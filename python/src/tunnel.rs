@@ -18,7 +18,7 @@ use pyo3::{
 use wg_embed::{
     Error, ErrorKind,
     bind::{Bind, UdpBind},
-    config::{Update, wgquick::Conf},
+    config::wgquick::Conf,
     device::{EndReason, Event, Options, Tunnel, resolve_with_system},
     key::PublicKey,
     sync::lock,
@@ -43,6 +43,9 @@ const MOST_EVENTS: usize = 1024;
 
 struct Parts {
     tunnel: Mutex<Option<Arc<Tunnel>>>,
+    /// Held while the configuration is replaced or changed: no peer comes or goes between the list of the present ones
+    /// and the change that is computed from it. Commands in WireProto do not take it.
+    configuring: Mutex<()>,
     bind: Arc<UdpBind>,
     /// With a descriptor or a TUN device. The tunnel owns it.
     device: Option<Weak<LinuxTun>>,
@@ -166,6 +169,7 @@ impl NativeTunnel {
         });
         let parts = Arc::new(Parts {
             tunnel: Mutex::default(),
+            configuring: Mutex::default(),
             bind: sockets.clone(),
             device,
             net,
@@ -241,7 +245,7 @@ impl NativeTunnel {
     /// Applies text of the cross-platform interface.
     fn set_config(&self, py: Python<'_>, text: &str) -> PyResult<()> {
         let limits = Limits { host_names: true, ..Limits::default() };
-        self.apply(py, parse_set(text, limits))
+        self.change(py, |tunnel| tunnel.apply(parse_set(text, limits)?))
     }
 
     /// Answers a request in WireProto.
@@ -254,21 +258,20 @@ impl NativeTunnel {
         Ok(PyBytes::new(py, &response))
     }
 
-    /// Replaces the configuration by that of a .conf file; peers in both keep their sessions.
+    /// Replaces the configuration by that of a .conf file; peers in both keep their sessions, and those without an
+    /// endpoint in the file keep the one that they have.
     fn set_conf(&self, py: Python<'_>, conf: &[u8]) -> PyResult<()> {
-        let tunnel = self.tunnel()?;
-        let update = Conf::from_bytes(conf).and_then(|conf| {
-            let peers = tunnel.device().snapshot().peers;
+        self.change(py, |tunnel| {
+            let Conf { update, .. } = Conf::from_bytes(conf)?;
+            let peers = tunnel.snapshot().peers;
             let present = peers.map(|peer| peer.map(|peer| peer.public_key)).collect::<Result<Vec<_>, Error>>()?;
-            Ok(conf.update.keeping(present))
-        });
-        self.apply(py, update)
+            tunnel.apply(update.keeping(present))
+        })
     }
 
     fn remove_peer(&self, py: Python<'_>, key: &str) -> PyResult<()> {
         let key = keys::public_key(key)?;
-        let tunnel = self.tunnel()?;
-        py.detach(|| tunnel.device().remove_peer(&key)).map_err(|error| errors::from_core(py, &error))
+        self.change(py, |tunnel| tunnel.device().remove_peer(&key))
     }
 
     /// Names and values of all counters.
@@ -366,10 +369,14 @@ impl NativeTunnel {
         lock(&self.parts.tunnel).clone().ok_or_else(closed)
     }
 
-    fn apply(&self, py: Python<'_>, update: Result<Update, Error>) -> PyResult<()> {
+    /// Changes the configuration, one call after another, while other threads run Python.
+    fn change(&self, py: Python<'_>, body: impl FnOnce(&Tunnel) -> Result<(), Error> + Send) -> PyResult<()> {
         let tunnel = self.tunnel()?;
-        let applied = py.detach(|| update.and_then(|update| tunnel.device().apply(update)));
-        applied.map_err(|error| errors::from_core(py, &error))
+        let changed = py.detach(|| {
+            let _one_at_a_time = lock(&self.parts.configuring);
+            body(&tunnel)
+        });
+        changed.map_err(|error| errors::from_core(py, &error))
     }
 }
 

@@ -591,6 +591,26 @@ def test_on_uvloop() -> None:
     assert ended.returncode == 0 and ended.stdout == "done\n" and not ended.stderr, ended.stderr
 
 
+def test_configurations_of_several_threads_are_not_mixed() -> None:
+    both = [wg_embed.pubkey(wg_embed.genkey()) for _ in range(2)]
+    with wg_embed.Tunnel(wg_embed.Config(CLIENT_KEY)) as tunnel:
+
+        def replace(peer: str, begin: threading.Barrier) -> None:
+            config = wg_embed.Config(CLIENT_KEY, [wg_embed.Peer(peer)])
+            begin.wait(PATIENCE)
+            tunnel.set_config(config)
+
+        for _ in range(300):
+            begin = threading.Barrier(2)
+            threads = [threading.Thread(target=replace, args=(peer, begin)) for peer in both]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(PATIENCE)
+            assert len(tunnel.peers) == 1
+            tunnel.set_config(wg_embed.Config(CLIENT_KEY))
+
+
 def test_a_signal_ends_a_blocking_call() -> None:
     server, tunnel = pair()
     with server, tunnel:

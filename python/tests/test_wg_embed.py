@@ -106,6 +106,13 @@ def test_configurations() -> None:
         wg_embed.Tunnel("nonsense")
 
 
+def test_an_endpoint_that_a_configuration_no_longer_has_stays() -> None:
+    peer = wg_embed.Peer(SERVER_PUB, endpoint="192.0.2.1:7")
+    with wg_embed.Tunnel(wg_embed.Config(CLIENT_KEY, [peer])) as tunnel:
+        tunnel.set_config(wg_embed.Config(CLIENT_KEY, [wg_embed.Peer(SERVER_PUB)]))
+        assert tunnel.peers[SERVER_PUB].endpoint == "192.0.2.1:7"
+
+
 def test_a_tunnel_has_a_state_and_ends() -> None:
     server, tunnel = pair()
     with server, tunnel:

@@ -186,9 +186,10 @@ class Tunnel(Closing):
         """
         Changes the configuration, all of it or nothing.
 
-        A `Config` and the text of a .conf file replace it; peers in both keep their sessions, and the port stays if
-        none is configured. Text of the cross-platform interface (`public_key=...`, line by line) changes what it names.
-        Addresses, DNS servers and MTU of the inner network stay as they are.
+        A `Config` and the text of a .conf file replace it. Peers in both keep their sessions. The port stays if none is
+        configured; the endpoint of such a peer stays if the new configuration has none for it. Text of the
+        cross-platform interface (`public_key=...`, line by line) changes what it names. Addresses, DNS servers and MTU
+        of the inner network stay as they are. Concurrent calls, also of `remove_peer()`, are done one after another.
         """
         conf = _conf_bytes(config)
         if isinstance(config, Config) or _is_conf(conf):
