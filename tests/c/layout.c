@@ -382,8 +382,8 @@ int main(void) {
       !resume_tunnel || !set_tun_fd || !free_memory || !last_error || !keys_generate_private || !keys_derive_public ||
       !keys_generate_preshared || !keys_to_hex || !keys_to_base64 || !keys_from_hex || !keys_from_base64 ||
       !set_log_callback || !set_tunnel_log_callback || !set_log_level || !set_tunnel_log_level || !set_event_callback ||
-      !event_fd || !result_text || !conf_parse || !next_event || !stats || !counters || !peer_stats || !peers ||
-      !memory_usage || !trim || !udp_open || !udp_adopt || !udp_reopen || !udp_close || !udp_batch_size ||
+      !event_fd || !result_text || !conf_parse || !conf_changes || !next_event || !stats || !counters || !peer_stats ||
+      !peers || !memory_usage || !trim || !udp_open || !udp_adopt || !udp_reopen || !udp_close || !udp_batch_size ||
       !udp_set_mark || !udp_set_interface || !udp_peek_fd || !udp_send || !udp_recv || protect_type ||
       !endpoint_parse || !endpoint_format || !endpoint_format_source || !endpoint_clear_source || !network_changed ||
       !resolve_system || !tun_inject || !transport_receive || !set_mtu || tun_write || tun_room || transport_send)

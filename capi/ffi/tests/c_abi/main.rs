@@ -111,7 +111,11 @@ fn program_with(dir: &Path, (variable, names): Compiler, source: &Path, standard
         .arg("-lwg_embed")
         .arg(format!("-Wl,-rpath,{}", dir.display())));
     // Cargo's own search path has the library of another build in front.
-    run(Command::new(out).args(arguments).env("LD_LIBRARY_PATH", dir).env("DYLD_LIBRARY_PATH", dir));
+    run(Command::new(out)
+        .args(arguments)
+        .current_dir(root())
+        .env("LD_LIBRARY_PATH", dir)
+        .env("DYLD_LIBRARY_PATH", dir));
 }
 
 #[test]
