@@ -113,15 +113,12 @@ impl Queue {
         true
     }
 
-    /// Waits until there is something to take, or there will be nothing; so long at most.
-    pub(crate) fn wait(&self, timeout: Duration) {
+    /// Takes the oldest events, `max` at most and as many as fit in `limit` bytes, as JSON. It waits for `timeout` at
+    /// most until there is something to take, or there will be nothing. What another call takes first does not end the
+    /// wait.
+    pub(crate) fn take(&self, max: usize, limit: usize, timeout: Duration) -> Result<zeroize::Zeroizing<Vec<u8>>> {
         let is_idle = |waiting: &mut Waiting| waiting.events.is_empty() && waiting.dropped == 0 && !waiting.is_closed;
-        drop(wait_timeout_while(&self.arrived, lock(&self.waiting), timeout, is_idle));
-    }
-
-    /// Takes the oldest, `max` at most and as many as fit in `limit` bytes, as JSON.
-    pub(crate) fn take(&self, max: usize, limit: usize) -> Result<zeroize::Zeroizing<Vec<u8>>> {
-        let mut waiting = lock(&self.waiting);
+        let mut waiting = wait_timeout_while(&self.arrived, lock(&self.waiting), timeout, is_idle);
         let count = waiting.events.len().min(max);
         let mut shown: Vec<_> = waiting.events.iter().take(count).map(EventJson::of).collect();
         loop {
@@ -193,7 +190,11 @@ mod tests {
     use super::*;
 
     fn taken(queue: &Queue, max: usize, limit: usize) -> String {
-        String::from_utf8(queue.take(max, limit).unwrap().to_vec()).unwrap()
+        waited(queue, max, limit, Duration::ZERO)
+    }
+
+    fn waited(queue: &Queue, max: usize, limit: usize, timeout: Duration) -> String {
+        String::from_utf8(queue.take(max, limit, timeout).unwrap().to_vec()).unwrap()
     }
 
     #[test]
@@ -213,7 +214,7 @@ mod tests {
         let queue = hub.queue(10).unwrap();
         (0..8).for_each(|port| hub.note(&Event::SocketsRecovered(port)));
         assert!(taken(&queue, 10, 150).ends_with("\"left\":6}"));
-        assert_eq!(queue.take(10, 10).unwrap_err().kind(), ErrorKind::TooLarge);
+        assert_eq!(queue.take(10, 10, Duration::ZERO).unwrap_err().kind(), ErrorKind::TooLarge);
         assert!(taken(&queue, 10, 1000).starts_with("{\"events\":[{\"event\":\"sockets_recovered\",\"port\":2},"));
     }
 
@@ -240,37 +241,62 @@ mod tests {
     /// A wait that is much longer than the test may take.
     const LONG: Duration = Duration::from_secs(3600);
 
+    const NOTHING: &str = "{\"events\":[],\"dropped\":0,\"left\":0}";
+
     #[test]
     fn a_wait_ends_with_an_event_and_with_the_last_one() {
         let hub = Hub::default();
         let queue = hub.queue(2).unwrap();
-        queue.wait(Duration::from_millis(1));
-        let waits = || {
-            std::thread::scope(|scope| {
-                let waiting = scope.spawn(|| queue.wait(LONG));
-                hub.note(&Event::SocketsRecovered(1));
-                waiting.join().unwrap();
-            });
-        };
-        waits();
-        // What waits already is not waited for.
-        queue.wait(LONG);
-        assert!(taken(&queue, 9, 1000).contains("sockets_recovered"));
+        let wait = || waited(&queue, 9, 1000, LONG);
+        assert_eq!(waited(&queue, 9, 1000, Duration::from_millis(1)), NOTHING);
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| queue.wait(LONG));
-            hub.close();
-            waiting.join().unwrap();
+            let waiting = scope.spawn(wait);
+            hub.note(&Event::SocketsRecovered(1));
+            assert!(waiting.join().unwrap().contains("sockets_recovered"));
         });
-        queue.wait(LONG);
-        hub.queue(2).unwrap().wait(LONG);
-        assert_eq!(taken(&queue, 9, 1000), "{\"events\":[],\"dropped\":0,\"left\":0}");
+        // What waits already is not waited for.
+        hub.note(&Event::SocketsRecovered(1));
+        assert!(wait().contains("sockets_recovered"));
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(wait);
+            hub.close();
+            assert_eq!(waiting.join().unwrap(), NOTHING);
+        });
+        assert_eq!(wait(), NOTHING);
+        assert_eq!(waited(&hub.queue(2).unwrap(), 9, 1000, LONG), NOTHING);
         // Without room the number of those that were dropped is something to take.
         let hub = Hub::default();
         let queue = hub.queue(0).unwrap();
         hub.note(&Event::SocketsRecovered(1));
-        queue.wait(LONG);
+        assert!(waited(&queue, 9, 1000, LONG).contains("\"dropped\":1"));
         // A tunnel that has ended has no more events.
         hub.note(&Event::Ended(EndReason::failed(ErrorKind::Closed, "gone")));
-        hub.queue(2).unwrap().wait(LONG);
+        assert_eq!(waited(&hub.queue(2).unwrap(), 9, 1000, LONG), NOTHING);
+    }
+
+    #[test]
+    fn of_several_waits_one_has_the_event_and_the_others_go_on() {
+        const THREADS: u16 = 4;
+        const EACH: u16 = 50;
+        let hub = Hub::default();
+        let queue = hub.queue(2).unwrap();
+        let (answers, answered) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                let (answers, queue) = (answers.clone(), &queue);
+                scope.spawn(move || {
+                    (0..EACH).for_each(|_| answers.send(waited(queue, 9, 1000, LONG)).unwrap());
+                });
+            }
+            // One event at a time, for which the other threads are woken as well.
+            let all: Vec<_> = (0..THREADS * EACH)
+                .map(|port| {
+                    hub.note(&Event::SocketsRecovered(port));
+                    answered.recv().unwrap()
+                })
+                .collect();
+            let empty = all.iter().filter(|answer| *answer == NOTHING).count();
+            assert_eq!(empty, 0, "of {} answers", all.len());
+        });
     }
 }

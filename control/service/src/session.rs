@@ -123,11 +123,7 @@ impl Session {
                 Ok(Zeroizing::default())
             }
             Command::Stats => state::stats(tunnel, limit),
-            Command::Events { max, wait } => {
-                let events = self.events()?;
-                events.wait(wait.min(patience));
-                events.take(max, limit)
-            }
+            Command::Events { max, wait } => self.events()?.take(max, limit, wait.min(patience)),
             Command::Peers { key } => state::peers(tunnel, key, limit),
             Command::Version => state::version(limit),
         }
