@@ -7,7 +7,7 @@ use std::{
         fd::{AsRawFd, RawFd},
         unix::net::{UnixDatagram, UnixStream},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
@@ -64,7 +64,7 @@ impl Incoming {
 
     /// Accepts a client; `WouldBlock` if none waits.
     pub(super) fn accept(&mut self) -> io::Result<ClientStream> {
-        self.listener.socket().accept().map(|(stream, _)| ClientStream(stream))
+        self.listener.socket().accept().map(|(stream, _)| ClientStream { stream, idle: Duration::ZERO })
     }
 
     /// Whether a client waits to be accepted. This needs no descriptor.
@@ -98,35 +98,50 @@ impl Incoming {
     }
 }
 
+/// How often a write looks for room. Linux wakes it only when most of the socket's buffer was read, which takes a slow
+/// reader many seconds.
+const LOOK_FOR_ROOM: Duration = Duration::from_millis(250);
+
 /// A connection to a client.
-pub(super) struct ClientStream(UnixStream);
+pub(super) struct ClientStream {
+    stream: UnixStream,
+    /// How long a write waits for the client.
+    idle: Duration,
+}
 
 impl ClientStream {
     /// Makes reads and writes fail if the client does nothing for this long.
     pub(super) fn set_idle(&mut self, idle: Duration) -> io::Result<()> {
+        self.idle = idle;
         // Some systems hand this down from the listener.
-        self.0.set_nonblocking(false)?;
-        self.0.set_read_timeout(Some(idle))?;
-        self.0.set_write_timeout(Some(idle))
+        self.stream.set_nonblocking(false)?;
+        self.stream.set_read_timeout(Some(idle))?;
+        self.stream.set_write_timeout(Some(idle.min(LOOK_FOR_ROOM)))
     }
 
     pub(super) fn read(&self, into: &mut [u8]) -> io::Result<usize> {
-        (&self.0).read(into)
+        (&self.stream).read(into)
     }
 
     pub(super) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        (&self.0).write(bytes)
+        let begun = Instant::now();
+        loop {
+            match (&self.stream).write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && begun.elapsed() < self.idle => {}
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Ends current and later reads and writes.
     pub(super) fn shut_down(&self) {
         // The client may have gone first.
-        let _ = self.0.shutdown(Shutdown::Both);
+        let _ = self.stream.shutdown(Shutdown::Both);
     }
 
     /// Whether the client has closed the connection.
     pub(super) fn has_hung_up(&self) -> bool {
-        sys::has_hung_up(&self.0)
+        sys::has_hung_up(&self.stream)
     }
 }
 

@@ -19,6 +19,10 @@ const PACE: u128 = 4096;
 /// A request that has moved no byte for this long makes no progress, however fast it was before.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// The most bytes that one call writes. Progress is noted after each call, so a reader that keeps the [`PACE`] makes
+/// progress also within a large answer.
+const PART: usize = 4096;
+
 /// A connection, as its server sees it.
 pub(super) struct Connection {
     client: Arc<Client>,
@@ -205,7 +209,8 @@ impl Read for Stream {
 
 impl Write for Stream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.wait(|stream| stream.write(bytes))
+        let part = bytes.get(..PART).unwrap_or(bytes);
+        self.wait(|stream| stream.write(part))
     }
 
     /// Each answer ends with this.

@@ -24,7 +24,7 @@ use crate::{
         snapshot::{InterfaceSnapshot, Snapshot},
     },
     error::{ErrorKind, Result},
-    ipc::{EndHook, Listener, Options, Server},
+    ipc::{Dialogue, EndHook, Listener, Options, Server, Stream},
     uapi::Backend,
 };
 
@@ -284,6 +284,42 @@ fn a_client_that_stalls_loses_its_place() {
     assert_eq!(get(&dir.socket()), "listen_port=7\nerrno=0\n\n");
     assert_eq!((&stalled).read(&mut [0]).unwrap(), 0);
     assert!(backend.0.lock().unwrap().is_empty());
+}
+
+/// A dialogue that is one function.
+struct Speaks<F>(F);
+
+impl<F: Fn(&mut Stream) -> Result<()> + Send + Sync> Dialogue for Speaks<F> {
+    fn serve(&self, stream: &mut Stream) -> Result<()> {
+        self.0(stream)
+    }
+}
+
+/// Serves one client at a time with this function.
+fn serve_one(dir: &Dir, serve: impl Fn(&mut Stream) -> Result<()> + Send + Sync + 'static) -> Server {
+    let options = Options { connections: 1, ..Options::default() };
+    Server::start_with(dir.claim().unwrap(), Arc::new(Speaks(serve)), options, no_hook()).unwrap()
+}
+
+#[test]
+fn a_reader_makes_progress_within_a_large_answer() {
+    let dir = Dir::new();
+    let (writes, written) = mpsc::channel();
+    let answer = vec![0; 16 << 20];
+    let _server = serve_one(&dir, move |stream| {
+        loop {
+            let count = stream.write(&answer);
+            let _ = writes.send(count.as_ref().ok().copied());
+            count?;
+        }
+    });
+    let mut client = connect(&dir.socket());
+    let part = || written.recv_timeout(SOON).unwrap();
+    assert!(part().is_some_and(|count| count <= 4096));
+    // Until the buffers are full, as long as that can be known.
+    while written.recv_timeout(Duration::from_millis(300)).is_ok() {}
+    client.read_exact(&mut [0; 64 << 10]).unwrap();
+    assert!(part().is_some(), "there is room for a part of the answer");
 }
 
 #[test]
