@@ -17,7 +17,7 @@ static class Test {
   /// With arguments, only the tests of these names.
   static int Main(string[] names) {
     var tests = new List<Action> {
-      Keys, Configurations, Errors, Logs, Packets, Events, Updates, Forgetting, Ends, Cycles,
+      Keys, Configurations, Errors, Logs, Packets, Events, Updates, Forgetting, Ends, Disposal, Cycles,
       Scenario.WrongSteps, Scenario.Scenarios,
     };
     if (names.Length > 0) tests = tests.FindAll(test => Array.IndexOf(names, test.Method.Name) >= 0);
@@ -198,6 +198,28 @@ static class Test {
     }
   }
 
+  /// A tunnel whose function is using it while another thread disposes of it.
+  static void Disposal() {
+    for (int i = 0; i < 20; i++) {
+      using (var pair = new Pair { Returns = true }) {
+        bool isOver = false;
+        var load = new Thread(() => { while (!Volatile.Read(ref isOver)) pair.Client.Inject(Packet); });
+        load.Start();
+        try {
+          Wait(() => Volatile.Read(ref pair.Arrived) > 100, "packets");
+          pair.Server.Dispose();
+          int arrived = Volatile.Read(ref pair.Arrived);
+          ulong sent = pair.Client.Stats().TxPackets;
+          Wait(() => pair.Client.Stats().TxPackets > sent + 1000, "packets to a tunnel that was disposed of");
+          Check(Volatile.Read(ref pair.Arrived) == arrived, "a tunnel goes on after its disposal");
+        } finally {
+          Volatile.Write(ref isOver, true);
+          load.Join();
+        }
+      }
+    }
+  }
+
   static WeakReference Forgotten() {
     using (var config = Config.Parse("[Interface]\n")) {
       return new WeakReference(Tunnel.Start(config, new TunnelOptions { Packets = packet => { } }));
@@ -214,7 +236,7 @@ static class Test {
   sealed class Pair : IDisposable {
     internal readonly Key ServerKey = Key.GeneratePrivate(), ClientKey = Key.GeneratePrivate();
     internal readonly Tunnel Server, Client;
-    internal bool Throws;
+    internal bool Throws, Returns;
     internal int Arrived;
 
     internal Pair() {
@@ -235,6 +257,7 @@ static class Test {
       for (int i = 0; i < packet.Length; i++) if (packet[i] != Packet[i]) return;
       Interlocked.Increment(ref Arrived);
       if (Throws) throw new Exception("a function of the program");
+      if (Returns) Server.Inject(packet);
     }
 
     /// Sends packets from the client until one arrives: a datagram may be lost.

@@ -607,10 +607,11 @@ namespace WgEmbed {
       return counters;
     }
 
-    /// <summary>Stops the tunnel: when this returns, none of its functions runs. Not inside one of them. Idempotent.
-    /// </summary>
+    /// <summary>Stops the tunnel: when this returns, none of its functions runs. Idempotent. Inside <see
+    /// cref="TunnelOptions.Packets"/> and the function of the log it fails with <see cref="WgError.Busy"/>, and the
+    /// tunnel goes on: dispose of it on another thread. Handlers of <see cref="Event"/> may call it.</summary>
     public void Dispose() {
-      handle.Dispose();
+      handle.TurnOff();
       Forget();
     }
 
@@ -839,6 +840,15 @@ namespace WgEmbed {
       }
       opened.SetHandle((IntPtr)WgException.Check(number));
       return opened;
+    }
+
+    /// Turns the tunnel off now. Dispose() would leave it to the last call that ends, which may be one inside a function
+    /// of the tunnel, where it is refused. Calls in progress are no obstacle: a number is never used again.
+    internal void TurnOff() {
+      if (IsClosed) return;
+      int code = Native.wg_turn_off((int)handle);
+      if (code != (int)WgError.UnknownHandle) WgException.Check(code);
+      SetHandleAsInvalid();
     }
 
     /// Calls a function with the number, which stays valid during the call.
