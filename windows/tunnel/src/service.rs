@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use wg_embed::{
     error::{Error, ErrorKind, Result},
     sync,
@@ -94,30 +94,27 @@ fn not_dispatched(error: windows_service::Error) -> Error {
 /// On a thread of its own, once the SCM has the process.
 fn service_main(_: Vec<OsString>) {
     let Some(conf) = sync::lock(&RUN).as_ref().map(|run| run.conf.clone()) else { return };
-    let outcome = serve(&conf);
-    if let Some(run) = sync::lock(&RUN).as_mut() {
+    let registered = conf_file::name_of(&conf).and_then(|tunnel| Ok((register(&name_of(&tunnel))?, tunnel)));
+    match registered {
+        Ok(((status, controls), tunnel)) => serve(&conf, &tunnel, &status, controls),
+        Err(error) => keep(Err(error)),
+    }
+}
+
+/// Keeps the outcome for [`run`]; the first failure counts.
+fn keep(outcome: Result<()>) {
+    if let Some(run) = sync::lock(&RUN).as_mut()
+        && !matches!(run.outcome, Some(Err(_)))
+    {
         run.outcome = Some(outcome);
     }
 }
 
-fn serve(conf: &Path) -> Result<()> {
-    let tunnel = conf_file::name_of(conf)?;
-    let name = name_of(&tunnel);
-    let (status, controls) = register(&name)?;
-    let log_path = conf.with_file_name(LOG_FILE);
-    let log = RingLog::open(&log_path, &tunnel)
-        .map_err(|error| Error::io(format!("cannot open the log {}", log_path.display()), error));
-    let outcome = status.tell(ServiceState::StartPending, ServiceExitCode::NO_ERROR).and(log).and_then(|log| {
-        let dispatch = tracing::Dispatch::new(log);
-        tracing::dispatcher::with_default(&dispatch, || {
-            let outcome = tunnel_until_end(conf, &tunnel, &status, controls);
-            match &outcome {
-                Ok(()) => tracing::info!("the tunnel has been stopped"),
-                Err(error) => tracing::error!("{error}"),
-            }
-            outcome
-        })
-    });
+fn serve(conf: &Path, tunnel: &str, status: &Status, controls: Receiver<Control>) {
+    let name = name_of(tunnel);
+    let outcome = status
+        .tell(ServiceState::StartPending, ServiceExitCode::NO_ERROR)
+        .and_then(|()| run_logged(conf, tunnel, status, controls));
     match &outcome {
         Ok(()) => report(&name, Severity::Information, "The tunnel has been stopped."),
         Err(error) => report(&name, Severity::Error, &format!("The tunnel has ended: {error}")),
@@ -126,7 +123,26 @@ fn serve(conf: &Path) -> Result<()> {
         Ok(()) => ServiceExitCode::NO_ERROR,
         Err(error) => ServiceExitCode::ServiceSpecific(error.kind().code().unsigned_abs()),
     };
-    outcome.and(status.tell(ServiceState::Stopped, code))
+    // Before the SCM is told: from then on `run` may return, and the process end.
+    keep(outcome);
+    if let Err(error) = status.tell(ServiceState::Stopped, code) {
+        keep(Err(error));
+    }
+}
+
+/// Runs the tunnel with its log, which also gets the outcome.
+fn run_logged(conf: &Path, tunnel: &str, status: &Status, controls: Receiver<Control>) -> Result<()> {
+    let path = conf.with_file_name(LOG_FILE);
+    let log = RingLog::open(&path, tunnel)
+        .map_err(|error| Error::io(format!("cannot open the log {}", path.display()), error))?;
+    tracing::dispatcher::with_default(&tracing::Dispatch::new(log), || {
+        let outcome = tunnel_until_end(conf, tunnel, status, controls);
+        match &outcome {
+            Ok(()) => tracing::info!("the tunnel has been stopped"),
+            Err(error) => tracing::error!("{error}"),
+        }
+        outcome
+    })
 }
 
 fn tunnel_until_end(conf: &Path, name: &str, service: &Status, controls: Receiver<Control>) -> Result<()> {
