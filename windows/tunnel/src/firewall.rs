@@ -100,7 +100,7 @@ const DHCP_V6: [IpNet; 2] = [
 
 /// Returns the filters that let nothing pass but the tunnel's own packets, packets in the tunnel, packets that stay on
 /// this machine, and what the network outside needs to work: DHCP and neighbour discovery. Name servers outside of the
-/// tunnel are not reachable; with `dns`, neither are others than these inside.
+/// tunnel are not reachable, except on this machine; with `dns`, neither are others than these inside.
 #[must_use]
 pub fn kill_switch(dns: &[IpAddr]) -> Vec<Filter> {
     let mut filters = Vec::new();
@@ -115,7 +115,8 @@ pub fn kill_switch(dns: &[IpAddr]) -> Vec<Filter> {
     };
     use Action::{Block, Permit};
     add("packets of the tunnel itself", &Layer::ALL, Permit, 15, &[Condition::OwnProgram]);
-    add("packets that stay on this machine", &Layer::ALL, Permit, 13, &[Condition::Loopback]);
+    // Queries for names too: to a resolver on this machine.
+    add("packets that stay on this machine", &Layer::ALL, Permit, 15, &[Condition::Loopback]);
     if !dns.is_empty() {
         for (layers, is_v4) in [(Layer::V4, true), (Layer::V6, false)] {
             let servers: Vec<_> = dns.iter().filter(|server| server.is_ipv4() == is_v4).collect();

@@ -106,6 +106,7 @@ fn the_kill_switch_decides_as_documented() {
     assert_eq!(decide(Packet { in_tunnel: true, ..query("10.0.0.1") }), Action::Permit);
     assert_eq!(decide(Packet { in_tunnel: true, ..query("8.8.8.8") }), Action::Block);
     assert_eq!(decide(query("10.0.0.1")), Action::Block, "outside of the tunnel");
+    assert_eq!(decide(Packet { loopback: true, ..query("127.0.0.53") }), Action::Permit, "on this machine");
     let dhcp = Packet { protocol: 17, local_port: 68, remote_port: 67, ..Packet::default() };
     assert_eq!(decide(Packet { remote: Some("255.255.255.255".parse().unwrap()), ..dhcp }), Action::Permit);
     let elsewhere = Packet { protocol: 17, local_port: 68, remote_port: 67, ..Packet::default() };
