@@ -153,7 +153,11 @@ fn tunnel_until_end(conf: &Path, name: &str, service: &Status, controls: Receive
         let told = service.tell(ServiceState::StartPending, ServiceExitCode::NO_ERROR);
         told.is_ok() && controls.recv_timeout(time).is_err()
     };
-    names::resolve(&mut conf.update, &mut names::look_up, &mut pause)?;
+    match names::resolve(&mut conf.update, &mut names::look_up, &mut pause) {
+        // Stopped before it began, which is no failure.
+        Err(error) if error.kind() == ErrorKind::Closed => return Ok(()),
+        resolved => resolved?,
+    }
     let (changes, changed) = Changes::new()?;
     let (mut tunnel, ended) = Tunnel::start(name, conf)?;
     service.tell(ServiceState::Running, ServiceExitCode::NO_ERROR)?;
@@ -177,8 +181,8 @@ struct Status {
 
 /// Registers for controls, which are then received.
 fn register(name: &str) -> Result<(Status, Receiver<Control>)> {
-    // As many as the SCM sends before the first is received: it waits for the answer to each.
-    let (sender, receiver) = bounded(8);
+    // Without a limit, so that no request to stop is lost; the SCM sends a few.
+    let (sender, receiver) = unbounded();
     let handle = service_control_handler::register(name, move |control| on_control(&control, &sender))
         .map_err(|error| failed("cannot register with the service manager", error))?;
     Ok((Status { handle, checkpoint: Mutex::new((ServiceState::Stopped, 0)) }, receiver))
@@ -192,8 +196,8 @@ fn on_control(control: &ServiceControl, controls: &Sender<Control>) -> ServiceCo
         ServiceControl::PowerEvent(_) | ServiceControl::Interrogate => return ServiceControlHandlerResult::NoError,
         _ => return ServiceControlHandlerResult::NotImplemented,
     };
-    // It is full if the service does not follow; it then has a reason to act already.
-    let _ = controls.try_send(control);
+    // Nothing receives it if the service is ending already.
+    let _ = controls.send(control);
     ServiceControlHandlerResult::NoError
 }
 
@@ -224,7 +228,7 @@ impl Status {
 }
 
 /// Installs the service of a tunnel and starts it. `program` is started by the SCM with `arguments`, and must then call
-/// [`run`]. The service starts with the system.
+/// [`run`]. The service starts with the system. A service that cannot be started is removed again.
 ///
 /// # Errors
 /// `Exists` if there is one; `Permission` without the rights of an administrator; `Invalid` for the name of the file;
@@ -246,13 +250,19 @@ pub fn install(conf: &Path, program: &Path, arguments: Vec<OsString>) -> Result<
         account_name: None, // LocalSystem
         account_password: None,
     };
-    let access = ServiceAccess::START | ServiceAccess::CHANGE_CONFIG | ServiceAccess::QUERY_STATUS;
+    let access = ServiceAccess::START | ServiceAccess::CHANGE_CONFIG | ServiceAccess::DELETE;
     let service = manager.create_service(&info, access).map_err(|error| failed("cannot create the service", error))?;
     // The firewall and the pipe know the service by it. Wine has none.
     if let Err(error) = service.set_config_service_sid_info(ServiceSidType::Unrestricted) {
         tracing::warn!(%error, "the service has no SID of its own");
     }
-    service.start(&[] as &[&OsStr]).map_err(|error| failed("cannot start the service", error))
+    service.start(&[] as &[&OsStr]).map_err(|error| {
+        let error = failed("cannot start the service", error);
+        match service.delete() {
+            Ok(()) => error,
+            Err(left) => error.at(format_args!("the service is left ({left})")),
+        }
+    })
 }
 
 /// Stops the service of a tunnel and removes it.
@@ -274,12 +284,11 @@ fn stop(service: &Service) -> Result<()> {
         let status = service.query_status().map_err(|error| failed("cannot read the state of the service", error))?;
         Ok::<_, Error>(status.current_state)
     };
-    if state()? == ServiceState::Stopped {
-        return Ok(());
-    }
-    // It may have ended by itself in between.
-    if let Err(error) = service.stop()
-        && state()? != ServiceState::Stopped
+    let is_ending = || Ok::<_, Error>(matches!(state()?, ServiceState::Stopped | ServiceState::StopPending));
+    // It may end by itself in between. One that is ending takes no controls.
+    if !is_ending()?
+        && let Err(error) = service.stop()
+        && !is_ending()?
     {
         return Err(failed("cannot stop the service", error));
     }
