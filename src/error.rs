@@ -178,9 +178,12 @@ impl ErrorKind {
                 Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS) => Self::Resources,
                 #[cfg(unix)]
                 Some(libc::EBUSY) => Self::Busy,
-                // ERROR_NOT_FOUND
+                // ERROR_NOT_FOUND, ERROR_SERVICE_DOES_NOT_EXIST
                 #[cfg(windows)]
-                Some(1168) => Self::NotFound,
+                Some(1168 | 1060) => Self::NotFound,
+                // ERROR_SERVICE_EXISTS
+                #[cfg(windows)]
+                Some(1073) => Self::Exists,
                 // ERROR_TOO_MANY_OPEN_FILES, ERROR_NO_SYSTEM_RESOURCES, ERROR_NOT_ENOUGH_QUOTA
                 #[cfg(windows)]
                 Some(4 | 1450 | 1816) => Self::Resources,
@@ -354,6 +357,13 @@ mod tests {
         assert_eq!((convert().kind(), convert().to_string().as_str()), (ErrorKind::AddrInUse, "address in use"));
         assert_eq!(convert().at("port 1").to_string(), "port 1: address in use");
         assert!(convert().source().is_some());
+    }
+
+    #[cfg(windows)]
+    #[test]
+    fn errors_of_windows_for_what_is_missing_or_there_have_their_kinds() {
+        let kinds = [1168, 1060, 1073].map(|code| ErrorKind::of_io(&io::Error::from_raw_os_error(code)));
+        assert_eq!(kinds, [ErrorKind::NotFound, ErrorKind::NotFound, ErrorKind::Exists]);
     }
 
     #[test]
