@@ -1,5 +1,7 @@
 //! Runs the daemon on Windows: adapter, tunnel and control pipe, until one of them ends or Ctrl-C is pressed.
 
+mod console;
+
 use std::{path::Path, sync::Arc, time::Duration};
 
 use wg_embed::{
@@ -80,12 +82,7 @@ fn serve(run: &Run) -> Result<()> {
     let adapter = Adapter::create(&Wintun::find()?, name, Some(guid_of(name)))?;
     let tun: Arc<dyn Tun> = Arc::new(WintunTun::start(adapter, 0)?);
     let running = Running::start(tun, listeners, memory)?;
-    let ends = running.ends();
-    let interrupted = move || {
-        // Only the first reason is received.
-        let _ = ends.send("interrupted".into());
-    };
-    ctrlc::set_handler(interrupted).map_err(|e| Error::io("cannot wait for Ctrl-C", std::io::Error::other(e)))?;
+    console::watch(running.ends()).map_err(|e| Error::io("cannot wait for Ctrl-C", e))?;
     tracing::debug!(name, "the interface and its control pipe are there");
     if let Some(reason) = running.wait() {
         tracing::debug!(reason, "shutting down");
