@@ -7,6 +7,8 @@
 //! | 4 | the number of lines that were written so far, modulo 2^32; the next one goes to this place, modulo 2048 |
 //! | 2048 times 520 | a line: 8 bytes time stamp, in nanoseconds since 1970 or 0 for an empty place; 512 bytes text |
 
+mod lock;
+
 use std::{
     fs::{File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
@@ -18,6 +20,8 @@ use std::{
 use tracing::{Event, Metadata, Subscriber, level_filters::LevelFilter, span};
 use wg_embed::{log, sync};
 
+use self::lock::Locked;
+
 const MAGIC: u32 = 0x0bad_babe;
 const LINES: u32 = 2048;
 const TEXT: usize = 512;
@@ -27,7 +31,7 @@ const LINE: usize = 8 + TEXT;
 /// The size of the file in bytes.
 pub const SIZE: u64 = HEADER + LINES as u64 * LINE as u64;
 
-/// A log that is written. Threads write one line after the other.
+/// A log that is written. Threads, and processes with the same file, write one line after the other.
 #[derive(Debug)]
 pub struct RingLog {
     file: Mutex<File>,
@@ -41,13 +45,15 @@ impl RingLog {
     /// # Errors
     /// Errors of the system.
     pub fn open(path: &Path, tag: &str) -> io::Result<Self> {
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        if file.metadata()?.len() != SIZE || read_u32(&mut file)? != MAGIC {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let locked = Locked::wait(&file)?;
+        if file.metadata()?.len() != SIZE || read_u32(&mut &file)? != MAGIC {
             file.set_len(0)?;
             file.set_len(SIZE)?;
-            file.seek(SeekFrom::Start(0))?;
-            file.write_all(&MAGIC.to_le_bytes())?;
+            (&file).seek(SeekFrom::Start(0))?;
+            (&file).write_all(&MAGIC.to_le_bytes())?;
         }
+        drop(locked);
         Ok(Self { file: Mutex::new(file), tag: format!("[{tag}] ") })
     }
 
@@ -66,9 +72,11 @@ impl RingLog {
         let len = text.floor_char_boundary(TEXT - 1);
         line[8..8 + len].copy_from_slice(&text.as_bytes()[..len]);
         line[..8].copy_from_slice(&u64::try_from(now.as_nanos()).unwrap_or_default().to_le_bytes());
-        let mut file = sync::lock(&self.file);
+        let file = sync::lock(&self.file);
+        let _locked = Locked::wait(&file)?;
+        let mut file = &*file;
         file.seek(SeekFrom::Start(4))?;
-        let next = read_u32(&mut *file)?;
+        let next = read_u32(&mut file)?;
         file.seek(SeekFrom::Start(HEADER + u64::from(next % LINES) * LINE as u64))?;
         file.write_all(&line)?;
         // Afterwards: a reader takes the place before it for a complete line.
@@ -173,6 +181,27 @@ mod tests {
         RingLog::open(&path, "wg0").unwrap().line("again");
         assert_eq!(read(&path).unwrap().last().unwrap().text, "[wg0] again");
         assert_eq!(std::fs::metadata(&path).unwrap().len(), SIZE);
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn logs_with_one_file_lose_no_line() {
+        let path = temporary("shared");
+        let _ = std::fs::remove_file(&path);
+        std::thread::scope(|scope| {
+            for tag in ["a", "b"] {
+                let path = &path;
+                scope.spawn(move || {
+                    let log = RingLog::open(path, tag).unwrap();
+                    (0..LINES / 2).for_each(|number| log.line(&number.to_string()));
+                });
+            }
+        });
+        let lines = read(&path).unwrap();
+        for tag in ["[a] ", "[b] "] {
+            let numbers = lines.iter().filter_map(|line| line.text.strip_prefix(tag)?.parse::<u32>().ok());
+            assert!(numbers.eq(0..LINES / 2), "{tag}");
+        }
         std::fs::remove_file(path).unwrap();
     }
 
