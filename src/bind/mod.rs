@@ -43,7 +43,7 @@ use crate::reserve::zeroed;
 pub const BATCH: usize = 128;
 
 /// An address family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Family {
     /// IPv4.
     V4,

@@ -1,5 +1,7 @@
 //! Steps that were performed, and their changes and removal.
 
+use std::collections::HashSet;
+
 use wg_embed::error::Result;
 
 use crate::plan::Step;
@@ -23,7 +25,7 @@ pub trait System {
 #[derive(Debug)]
 pub struct Applied<S: System> {
     system: S,
-    /// In the order in which they were performed.
+    /// In the order in which they were performed, also those that could not be undone.
     steps: Vec<Step>,
     /// The last of them if it has failed: a part of it may be in force.
     failed: Option<Step>,
@@ -43,29 +45,52 @@ impl<S: System> Applied<S> {
     /// Changes the steps in force to these: those that are missing are performed, those that are not among them undone.
     ///
     /// # Errors
-    /// The first error. The steps that were performed until then stay in force, and the next call performs the others.
+    /// The first error. The next call tries again what has failed, and performs the steps that were not reached.
     pub fn change(&mut self, to: Vec<Step>) -> Result<()> {
-        let gone: Vec<_> = self.steps.iter().filter(|step| !to.contains(step)).cloned().collect();
-        for step in gone.iter().rev().filter(|step| !to.iter().any(|new| new.replaces(step))) {
-            self.steps.retain(|other| other != step);
-            self.system.undo(step)?;
-        }
-        for step in &to {
-            if self.steps.contains(step) && self.failed.as_ref() != Some(step) {
-                continue;
-            }
+        let undone = self.undo_all_but(&to);
+        let missing: Vec<_> = {
+            let in_force: HashSet<_> = self.steps.iter().filter(|step| self.failed.as_ref() != Some(*step)).collect();
+            to.iter().filter(|step| !in_force.contains(step)).collect()
+        };
+        for step in missing {
             // Even if it fails: a part of it may have to be undone.
-            self.steps.retain(|other| other != step && !step.replaces(other));
+            if step.replaces(step) || self.failed.as_ref() == Some(step) {
+                self.steps.retain(|other| other != step && !step.replaces(other));
+            }
             self.steps.push(step.clone());
             self.failed = Some(step.clone());
             self.system.perform(step)?;
             self.failed = None;
         }
-        self.steps = to;
-        Ok(())
+        let wanted: HashSet<_> = to.iter().collect();
+        self.steps.retain(|step| !wanted.contains(step));
+        self.steps.extend(to);
+        undone
     }
 
-    /// Returns the steps in force, in the order of the plan.
+    /// Undoes the steps in force that are neither among these nor replaced by one of them. Each is tried; those that
+    /// fail stay in force.
+    fn undo_all_but(&mut self, to: &[Step]) -> Result<()> {
+        let wanted: HashSet<_> = to.iter().collect();
+        // What replaces others replaces its equal. There are a few of them.
+        let replacing: Vec<_> = to.iter().filter(|step| step.replaces(step)).collect();
+        let mut left = Vec::with_capacity(self.steps.len());
+        let mut outcome = Ok(());
+        while let Some(step) = self.steps.pop() {
+            if !wanted.contains(&step) && !replacing.iter().any(|new| new.replaces(&step)) {
+                match self.system.undo(&step) {
+                    Ok(()) => continue,
+                    failure => outcome = outcome.and(failure),
+                }
+            }
+            left.push(step);
+        }
+        left.reverse();
+        self.steps = left;
+        outcome
+    }
+
+    /// Returns the steps in force: those that could not be undone, then those of the plan in its order.
     #[must_use]
     pub fn steps(&self) -> &[Step] {
         &self.steps
@@ -108,11 +133,12 @@ mod tests {
 
     use super::*;
 
-    /// Records what it is asked to do, and refuses one step.
+    /// Records what it is asked to do, and refuses to perform one step, or to undo one.
     #[derive(Default)]
     struct Recorder {
         calls: Rc<RefCell<Vec<String>>>,
         refuses: Option<Step>,
+        keeps: Option<Step>,
     }
 
     impl System for Recorder {
@@ -123,7 +149,7 @@ mod tests {
 
         fn undo(&mut self, step: &Step) -> Result<()> {
             self.calls.borrow_mut().push(format!("- {step}"));
-            Ok(())
+            if self.keeps.as_ref() == Some(step) { Err(Error::invalid("kept")) } else { Ok(()) }
         }
     }
 
@@ -183,6 +209,25 @@ mod tests {
         assert_eq!(*calls.borrow(), [format!("+ {smaller}")]);
         applied.change(changed).unwrap();
         assert_eq!(calls.borrow().len(), 1);
+    }
+
+    #[test]
+    fn a_step_that_cannot_be_undone_is_tried_again_and_holds_up_no_other() {
+        let (mut recorder, calls) = recorder(None);
+        let [interface, address, route] = steps();
+        recorder.keeps = Some(route.clone());
+        let mut applied = Applied::new(recorder, steps().into()).unwrap();
+        let other = Step::Address("10.0.0.3/24".parse().unwrap());
+        let changed = vec![interface.clone(), other.clone()];
+        calls.borrow_mut().clear();
+        assert_eq!(applied.change(changed.clone()).unwrap_err().to_string(), "kept");
+        assert_eq!(*calls.borrow(), [format!("- {route}"), format!("- {address}"), format!("+ {other}")]);
+        assert_eq!(applied.steps(), [route.clone(), interface, other]);
+        applied.system().keeps = None;
+        calls.borrow_mut().clear();
+        applied.change(changed.clone()).unwrap();
+        assert_eq!(*calls.borrow(), [format!("- {route}")]);
+        assert_eq!(applied.steps(), changed);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// Where a filter is asked: when a connection is made, or a packet of a new flow received.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Layer {
     /// `FWPM_LAYER_ALE_AUTH_CONNECT_V4`: outgoing IPv4.
     ConnectV4,
@@ -27,7 +27,7 @@ impl Layer {
 }
 
 /// The decision of a filter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Let it pass. Other firewalls can still block it.
     Permit,
@@ -36,7 +36,7 @@ pub enum Action {
 }
 
 /// What a filter applies to. Of several conditions on the same property one must hold, and all on different properties.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Condition {
     /// The socket belongs to the executable file of the tunnel's own process.
     OwnProgram,
@@ -61,7 +61,7 @@ pub enum Condition {
 }
 
 /// A filter.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Filter {
     /// Its purpose, which tools like `netsh wfp` show.
     pub name: &'static str,

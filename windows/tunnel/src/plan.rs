@@ -26,7 +26,7 @@ const USUAL_MTU: u32 = 1420;
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
 /// A change to the system. Its `Display` is one line, or for [`Firewall`](Self::Firewall) one for each filter.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
     /// Adds filters to the firewall. Windows removes them when the process ends.
     Firewall(Vec<Filter>),
