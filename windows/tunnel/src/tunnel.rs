@@ -51,6 +51,8 @@ impl Tunnel {
         warn_of_commands(&conf);
         let update = std::mem::take(&mut conf.update);
         let conf = Conf { update: without_keys(&update), ..conf };
+        // Before there is an adapter: Windows then has nothing to remove if the name is taken.
+        let listener = Listener::claim(Path::new(DIRECTORY), name, PATIENCE)?;
         let adapter = Adapter::create(&Wintun::find()?, name, Some(guid_of(name)))?;
         let luid = adapter.luid();
         let outside = Outside::choose(&default_routes()?, luid);
@@ -72,7 +74,6 @@ impl Tunnel {
         })?;
         let device = Arc::new(device);
         bind_sockets(&sockets, &conf, &outside)?;
-        let listener = Listener::claim(Path::new(DIRECTORY), name, PATIENCE)?;
         let server_ended = Box::new(move |reason| {
             let _ = server_ends.try_send(reason);
         });
