@@ -18,7 +18,7 @@ pub use wintun::{Adapter, Wintun, guid_of};
 
 use std::{
     collections::VecDeque,
-    fmt, io,
+    fmt, io, mem,
     os::windows::io::AsHandle,
     sync::{Arc, Mutex},
     time::Duration,
@@ -64,6 +64,8 @@ struct State {
 
 struct Changes {
     mtu: u16,
+    /// That which the program has set last; others may have changed the interface's since then.
+    wanted: u16,
     /// What was not yet reported, each kind at most once.
     events: VecDeque<TunEvent>,
 }
@@ -89,7 +91,7 @@ impl State {
 
 impl Observer for State {
     fn added(&self) {
-        let mtu = sync::lock(&self.changes).mtu;
+        let mtu = sync::lock(&self.changes).wanted;
         if let Err(error) = self.apply_mtu(mtu) {
             tracing::warn!(%error, mtu, "cannot set the MTU of the interface");
         }
@@ -122,7 +124,7 @@ impl WintunTun {
         let resources = |e| Error::io("cannot wait for the adapter's packets", e);
         let wake = Event::once().map_err(resources)?;
         let timer = Timer::new().map_err(resources)?;
-        let state = Arc::new(State { luid, wake, changes: Mutex::new(Changes { mtu, events }) });
+        let state = Arc::new(State { luid, wake, changes: Mutex::new(Changes { mtu, wanted: mtu, events }) });
         // An interface that is not there yet is given its MTU when it is added.
         let watch = Watch::new(luid, state.clone());
         if let Err(error) = &watch {
@@ -146,7 +148,10 @@ impl WintunTun {
     /// `Invalid` if it is less than 576, and errors of the system; the tunnel then keeps its MTU.
     pub fn set_mtu(&self, mtu: u16) -> Result<()> {
         check_mtu(mtu)?;
+        // Before: a family may be added to the interface at any time.
+        let before = mem::replace(&mut sync::lock(&self.state.changes).wanted, mtu);
         self.state.apply_mtu(mtu).map_err(|e| {
+            sync::lock(&self.state.changes).wanted = before;
             Error::io(format!("cannot set the MTU of the adapter {}", self.session.adapter().name()), e)
         })?;
         self.state.mtu(mtu);
