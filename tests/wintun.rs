@@ -157,6 +157,14 @@ fn an_adapter_is_there_as_long_as_its_value() {
 }
 
 #[test]
+fn the_path_of_the_dll_may_have_slashes() {
+    let Some(windows) = Windows::new() else { return };
+    let path = windows.wintun.path().to_str().unwrap();
+    assert!(!path.contains('/'), "{path}");
+    assert_eq!(Wintun::load(Path::new(&path.replace('\\', "/"))).unwrap().path(), Path::new(path));
+}
+
+#[test]
 fn an_adapter_has_one_session() {
     let Some(windows) = Windows::new() else { return };
     let first = windows.tun("single");
@@ -236,9 +244,7 @@ fn a_wait_ends_for_a_packet_a_wake_an_event_and_the_time() {
     wait_while(&|| tun.set_mtu(1280).unwrap());
     assert_eq!((tun.event(), tun.mtu()), (Some(TunEvent::Mtu(1280)), 1280));
     assert_eq!(tun.event(), None);
-    let begun = Instant::now();
     tun.wait(Some(Duration::from_millis(5))).unwrap();
-    assert!(begun.elapsed() >= Duration::from_millis(5));
     // One wake before, one wait.
     tun.wake();
     tun.wait(None).unwrap();

@@ -106,7 +106,7 @@ pub struct Wintun {
 static USERS: Mutex<BTreeMap<usize, usize>> = Mutex::new(BTreeMap::new());
 
 impl Wintun {
-    /// Loads the DLL with this absolute path. What it needs itself is loaded from its own directory and that of the
+    /// Loads the DLL with this absolute path, whose names may be separated by slashes as well. What it needs itself is loaded from its own directory and that of the
     /// system only.
     ///
     /// # Errors
@@ -120,12 +120,15 @@ impl Wintun {
         if !path.is_file() {
             return Err(Error::new(ErrorKind::NotFound, format!("cannot load {shown}: there is no such file")));
         }
-        let module = Module::load(path).map_err(|e| Error::io(format!("cannot load {shown}"), e))?;
+        let failed = |e| Error::io(format!("cannot load {shown}"), e);
+        // With backslashes only, as Windows requires here.
+        let path = std::path::absolute(path).map_err(failed)?;
+        let module = Module::load(&path).map_err(failed)?;
         let functions = Functions::find(module.0).map_err(|name| {
             let text = format!("cannot use {shown}: it has no function {}", name.to_string_lossy());
             Error::new(ErrorKind::Unsupported, text)
         })?;
-        let wintun = Self { functions, module, path: path.into() };
+        let wintun = Self { functions, module, path };
         wintun.register();
         Ok(Arc::new(wintun))
     }
