@@ -93,7 +93,7 @@ tests() {
 # The stand-in for wintun.dll, whose path Wine's tests get.
 stand_in() {
   local dll=$work/wintun.dll
-  x86_64-w64-mingw32-gcc -O2 -s -shared -Wall -Wextra -Werror -o "$dll" tests/windows/wintun.c -liphlpapi || return
+  x86_64-w64-mingw32-gcc -O2 -s -shared -Wall -Wextra -Werror -o "$dll" tests/windows/wintun.c || return
   export WG_EMBED_TEST_WINTUN=Z:${dll//\//\\}
 }
 

@@ -94,7 +94,7 @@ compile examples/c/packets.c -o "$app/packets.exe" "$dlls/libwg_embed_windows.dl
 compile windows/testing/peer.c -o "$app/peer.exe" "$dlls/libwg_embed_windows.dll.a"
 compile windows/testing/pipe.c -o "$app/pipe.exe" -ladvapi32
 compile -municode windows/c/service.c -o "$app/service.exe" "$dlls/libwg_embed_windows.dll.a" -ladvapi32
-x86_64-w64-mingw32-gcc -O2 -shared -s -o "$app/wintun.dll" tests/windows/wintun.c -liphlpapi
+x86_64-w64-mingw32-gcc -O2 -shared -s -o "$app/wintun.dll" tests/windows/wintun.c
 echo "ok: programs in C are linked with it"
 
 has wine && has wineboot || { skip "the DLL and the service are not run: there is no wine"; exit 0; }

@@ -9,7 +9,7 @@
  * With FAKE_WINTUN_ECHO in the environment, an IPv4 packet that the program writes is sent back at once, with the
  * addresses swapped: then the program may run in a process of its own.
  *
- *     x86_64-w64-mingw32-gcc -O2 -s -shared -o wintun.dll wintun.c -liphlpapi
+ *     x86_64-w64-mingw32-gcc -O2 -s -shared -o wintun.dll wintun.c
  */
 #define WIN32_LEAN_AND_MEAN
 #include <winsock2.h>
@@ -176,11 +176,10 @@ EXPORT BOOL WINAPI WintunDeleteDriver(void) {
   return TRUE;
 }
 
-/* That of the first interface, as there is none for the adapter: somebody may look it up. */
+/* That of no interface, as there is none for the adapter: an interface has a type, and zeros in the reserved bits. */
 EXPORT void WINAPI WintunGetAdapterLUID(struct adapter *adapter, NET_LUID *luid) {
   (void)adapter;
-  if (ConvertInterfaceIndexToLuid(1, luid) != NO_ERROR)
-    luid->Value = 1;
+  luid->Value = 1;
 }
 
 EXPORT DWORD WINAPI WintunGetRunningDriverVersion(void) {
