@@ -106,8 +106,8 @@ pub struct Wintun {
 static USERS: Mutex<BTreeMap<usize, usize>> = Mutex::new(BTreeMap::new());
 
 impl Wintun {
-    /// Loads the DLL with this absolute path, whose names may be separated by slashes as well. What it needs itself is loaded from its own directory and that of the
-    /// system only.
+    /// Loads the DLL with this absolute path, whose names may be separated by slashes as well. What it needs itself is
+    /// loaded from its own directory and that of the system only.
     ///
     /// # Errors
     /// `Invalid` if the path is not absolute, `NotFound` if there is no such file, `Unsupported` if a function is
