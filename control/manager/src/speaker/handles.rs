@@ -93,8 +93,10 @@ impl Stop for Operation {
 
 /// A handle of the calling thread that may cancel its operations.
 fn current_thread() -> io::Result<OwnedHandle> {
+    // SAFETY: it has no requirements.
+    let number = unsafe { GetCurrentThreadId() };
     // SAFETY: it takes a number, of a thread that runs.
-    let thread = unsafe { OpenThread(THREAD_TERMINATE, 0, GetCurrentThreadId()) };
+    let thread = unsafe { OpenThread(THREAD_TERMINATE, 0, number) };
     if thread.is_null() {
         return Err(io::Error::last_os_error());
     }
