@@ -247,7 +247,7 @@ fn limits_are_kept_and_nothing_is_done_beyond_them() {
     for (options, complaint) in [
         (Options { commands: 2, ..Options::default() }, "3 commands are more than 2"),
         (Options { request: three.len() - 1, ..Options::default() }, "more than the limit"),
-        (Options { response: 1000, ..Options::default() }, "would exceed its limit"),
+        (Options { response: 1000, ..Options::default() }, "the response would exceed its limit"),
     ] {
         let (name, text) = error(&with(options));
         assert!(name == "too_large" && text.contains(complaint), "{name}: {text}");

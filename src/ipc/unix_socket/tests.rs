@@ -297,7 +297,9 @@ impl<F: Fn(&mut Stream) -> Result<()> + Send + Sync> Dialogue for Speaks<F> {
 
 /// Serves one client at a time with this function.
 fn serve_one(dir: &Dir, serve: impl Fn(&mut Stream) -> Result<()> + Send + Sync + 'static) -> Server {
-    let options = Options { connections: 1, ..Options::default() };
+    // So long that its end proves nothing.
+    let idle = SOON * 10;
+    let options = Options { connections: 1, idle, ..Options::default() };
     Server::start_with(dir.claim().unwrap(), Arc::new(Speaks(serve)), options, no_hook()).unwrap()
 }
 
