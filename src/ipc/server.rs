@@ -42,7 +42,7 @@ use crate::{
 pub struct Options {
     /// How many are served at a time: 16. At least one is. Another client takes the place of the one whose last request
     /// was completed, or that connected, the longest ago. A request that is being worked on, or moves at least 4 KiB a
-    /// second, keeps its client's place.
+    /// second, keeps its client's place; one that waits in [`Work::waits`] does not.
     pub connections: usize,
     /// A client that neither sends nor takes a byte for this long is ended, also if no other one needs its place: two
     /// minutes.
@@ -322,7 +322,7 @@ impl Acceptor {
     /// ended; otherwise its thread wakes us when its place is free. As a client that has left may still have a `set`
     /// applied, that may take long: to be called again after a while.
     fn make_room(&self) -> bool {
-        if self.connections.iter().any(Connection::is_ending) {
+        if self.connections.iter().any(Connection::end_if_left) {
             return true;
         }
         let mut candidates: Vec<_> = self.connections.iter().map(|c| (c.idle_since(), c)).collect();

@@ -71,10 +71,7 @@ impl Hub {
 impl State {
     fn close(&mut self) {
         self.is_closed = true;
-        for queue in self.queues.iter().filter_map(Weak::upgrade) {
-            lock(&queue.waiting).is_closed = true;
-            queue.arrived.notify_all();
-        }
+        self.queues.iter().filter_map(Weak::upgrade).for_each(|queue| queue.close());
     }
 }
 
@@ -96,6 +93,12 @@ struct Waiting {
 }
 
 impl Queue {
+    /// Ends all waits, and lets none begin.
+    pub(crate) fn close(&self) {
+        lock(&self.waiting).is_closed = true;
+        self.arrived.notify_all();
+    }
+
     /// Always true: the client is there.
     fn push(&self, event: &Event) -> bool {
         let mut waiting = lock(&self.waiting);

@@ -28,5 +28,5 @@ mod stream;
 
 pub use events::Hub;
 pub use options::Options;
-pub use session::{Session, call};
+pub use session::{Session, Wait, call};
 pub use stream::{Framer, serve};

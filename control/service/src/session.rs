@@ -36,25 +36,53 @@ pub fn call(tunnel: &Tunnel, request: &[u8]) -> Zeroizing<Vec<u8>> {
 pub struct Session {
     options: Options,
     hub: Option<Arc<Hub>>,
-    /// Since it first asked for events.
-    events: Mutex<Option<Arc<Queue>>>,
+    events: Mutex<Events>,
 }
+
+#[derive(Debug)]
+struct Events {
+    /// Since the client first asked for events.
+    queue: Option<Arc<Queue>>,
+    /// Whether the client is not to wait any more.
+    is_closed: bool,
+}
+
+/// Calls the function that it is given, which waits for an event, once.
+pub type Wait<'a> = &'a dyn Fn(&mut dyn FnMut());
 
 impl Session {
     /// A client that has its events from `hub`.
     #[must_use]
     pub const fn new(options: Options, hub: Option<Arc<Hub>>) -> Self {
-        Self { options, hub, events: Mutex::new(None) }
+        Self { options, hub, events: Mutex::new(Events { queue: None, is_closed: false }) }
     }
 
     /// Answers one request: bytes that are one message. All of it is checked, its checksum included, before the first
     /// command is carried out. Commands are carried out in their order, also after one that fails. The response is
     /// empty only if there is no memory for one.
     ///
-    /// It waits for events if a command asks for that, [`Options::wait`] at most; [`Hub::close`] ends such waits.
+    /// It waits for events if a command asks for that, [`Options::wait`] at most; [`Hub::close`] and
+    /// [`close`](Self::close) end such waits.
     #[must_use]
     pub fn call(&self, tunnel: &Tunnel, request: &[u8]) -> Zeroizing<Vec<u8>> {
-        wiped(|| self.respond(tunnel, request))
+        self.call_waiting(tunnel, request, &|wait| wait())
+    }
+
+    /// As [`call`](Self::call). `wait` is called for each command that may wait for an event, to do so: the caller then
+    /// knows when the request waits.
+    #[must_use]
+    pub fn call_waiting(&self, tunnel: &Tunnel, request: &[u8], wait: Wait<'_>) -> Zeroizing<Vec<u8>> {
+        wiped(|| self.respond(tunnel, request, wait))
+    }
+
+    /// Ends the client's waits for events, and lets none begin from now on. Commands behind one that waited are carried
+    /// out. Idempotent.
+    pub fn close(&self) {
+        let mut events = lock(&self.events);
+        events.is_closed = true;
+        if let Some(queue) = &events.queue {
+            queue.close();
+        }
     }
 
     /// The response to a request that cannot be read, for this reason.
@@ -69,13 +97,13 @@ impl Session {
         &self.options
     }
 
-    fn respond(&self, tunnel: &Tunnel, request: &[u8]) -> Zeroizing<Vec<u8>> {
+    fn respond(&self, tunnel: &Tunnel, request: &[u8], wait: Wait<'_>) -> Zeroizing<Vec<u8>> {
         let message = match Message::parse(request, &self.options.reading()) {
             Ok(message) => message,
             Err(error) => return self.refuse(&error),
         };
         let order = message.head().order;
-        let response = self.answers(tunnel, &message).and_then(|answers| {
+        let response = self.answers(tunnel, &message, wait).and_then(|answers| {
             let limit = self.options.response;
             answer::response(&message, &answers, limit)
         });
@@ -83,7 +111,7 @@ impl Session {
     }
 
     /// Carries out all commands, unless the request as a whole is refused.
-    fn answers(&self, tunnel: &Tunnel, request: &Message<'_>) -> Result<Vec<Answer>> {
+    fn answers(&self, tunnel: &Tunnel, request: &Message<'_>, wait: Wait<'_>) -> Result<Vec<Answer>> {
         let count = request.groups().map(|group| group.len()).fold(0, usize::saturating_add);
         if count > self.options.commands {
             let text = format!("{count} commands are more than {}", self.options.commands);
@@ -99,7 +127,7 @@ impl Session {
         let began = Instant::now();
         for record in request.records() {
             let patience = self.options.wait.saturating_sub(began.elapsed());
-            let answer = self.answer(tunnel, record.pairs(), left + LONGEST_ERROR, patience);
+            let answer = self.answer(tunnel, record.pairs(), left + LONGEST_ERROR, patience, wait);
             let taken = answer.as_ref().map_or(0, |value| value.len());
             left = left.saturating_sub(taken.saturating_sub(LONGEST_ERROR));
             answers.push(answer);
@@ -108,7 +136,7 @@ impl Session {
     }
 
     /// Carries out one command, whose result may have `limit` bytes and be waited for that long.
-    fn answer(&self, tunnel: &Tunnel, pairs: Pairs<'_>, limit: usize, patience: Duration) -> Answer {
+    fn answer(&self, tunnel: &Tunnel, pairs: Pairs<'_>, limit: usize, patience: Duration, wait: Wait<'_>) -> Answer {
         let device = tunnel.device();
         match Command::of(pairs)? {
             Command::Get { json: true, secrets } => state::get(tunnel, secrets, limit),
@@ -123,7 +151,12 @@ impl Session {
                 Ok(Zeroizing::default())
             }
             Command::Stats => state::stats(tunnel, limit),
-            Command::Events { max, wait } => self.events()?.take(max, limit, wait.min(patience)),
+            Command::Events { max, wait: timeout } => {
+                let events = self.events()?;
+                let mut answer = Ok(Zeroizing::default());
+                wait(&mut || answer = events.take(max, limit, timeout.min(patience)));
+                answer
+            }
             Command::Peers { key } => state::peers(tunnel, key, limit),
             Command::Version => state::version(limit),
         }
@@ -133,10 +166,13 @@ impl Session {
         let hub = self.hub.as_ref();
         let hub = hub.ok_or_else(|| Error::new(ErrorKind::Unsupported, "this client cannot wait for events"))?;
         let mut events = lock(&self.events);
-        let queue = match events.take() {
-            Some(queue) => queue,
-            None => hub.queue(self.options.events)?,
-        };
-        Ok(events.insert(queue).clone())
+        if let Some(queue) = &events.queue {
+            return Ok(queue.clone());
+        }
+        let queue = hub.queue(self.options.events)?;
+        if events.is_closed {
+            queue.close();
+        }
+        Ok(events.queue.insert(queue).clone())
     }
 }

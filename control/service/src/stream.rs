@@ -116,7 +116,7 @@ impl Framer {
 /// included. A request that was not read to its end is then not carried out.
 pub fn serve(
     stream: &mut (impl Read + Write),
-    session: Session,
+    session: &Session,
     work: impl Fn(&Session, &[u8]) -> Zeroizing<Vec<u8>>,
 ) -> Result<()> {
     let lost = |error| Error::io("the WireProto connection was lost", error);
@@ -138,7 +138,7 @@ pub fn serve(
             match framer.read(&mut input) {
                 Ok(None) => break,
                 Ok(Some(request)) => {
-                    let response = work(&session, request);
+                    let response = work(session, request);
                     send(stream, &response).map_err(lost)?;
                     framer.next();
                 }

@@ -134,6 +134,22 @@ fn events_may_be_waited_for() {
         hub.note(&Event::SocketsRecovered(7));
         assert_eq!(waiting.join().unwrap()["events"][0]["port"], 7);
     });
+    // The caller knows of the wait, and can end it for this client.
+    let waiting = Session::new(*session.options(), Some(hub.clone()));
+    let close = |wait: &mut dyn FnMut()| {
+        waiting.close();
+        wait();
+    };
+    let two = request(&[&[&[("cmd", b"events"), ("wait", &u32::MAX.to_be_bytes())], &[("cmd", b"version")]]]);
+    for _ in 0..2 {
+        let (status, all) = answers(&waiting.call_waiting(&tunnel, &two, &close));
+        assert_eq!((status, json(&all[0].1)["events"].as_array().unwrap().len()), (Status::Ack, 0));
+        assert!(json(&all[1].1)["name"].is_string());
+    }
+    // Also one that has not asked for events yet.
+    let closed = Session::new(*session.options(), Some(hub.clone()));
+    closed.close();
+    assert_eq!(take(&closed, u32::MAX)["events"], serde_json::json!([]));
     // The limit is for all commands of a request together.
     let wait = Duration::from_millis(200);
     let session = Session::new(Options { wait, ..Options::default() }, Some(hub));

@@ -50,7 +50,7 @@ fn exchange(pieces: impl IntoIterator<Item = Vec<u8>>, options: Options) -> (Vec
     let tunnel = tunnel();
     let sends = pieces.into_iter().filter(|piece| !piece.is_empty()).map(Ok).collect();
     let mut client = Client { sends, ..Client::default() };
-    let end = serve(&mut client, Session::new(options, None), |session, request| session.call(&tunnel, request));
+    let end = serve(&mut client, &Session::new(options, None), |session, request| session.call(&tunnel, request));
     assert_eq!(client.flushed, client.receives.len());
     let mut rest = &client.receives[..];
     let mut responses = Vec::new();
@@ -143,6 +143,6 @@ fn a_request_that_is_cut_off_is_not_carried_out() {
     let sends = [Ok(set[..9].to_vec()), Err(io::ErrorKind::Interrupted.into()), Err(io::ErrorKind::TimedOut.into())];
     let mut client = Client { sends: sends.into(), ..Client::default() };
     let session = Session::new(Options::default(), None);
-    let end = serve(&mut client, session, |session, request| session.call(&tunnel, request));
+    let end = serve(&mut client, &session, |session, request| session.call(&tunnel, request));
     assert_eq!((end.unwrap_err().kind(), client.receives.len()), (ErrorKind::Io, 0));
 }

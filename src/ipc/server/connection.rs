@@ -33,12 +33,23 @@ pub(super) struct Connection {
 struct Client {
     stream: ClientStream,
     activity: Mutex<Activity>,
+    /// Ends the wait of a request, see [`Work::waits`].
+    interrupt: Mutex<Option<Interrupt>>,
     done: AtomicBool,
 }
+
+type Interrupt = Box<dyn FnOnce() + Send>;
 
 impl Client {
     fn activity(&self) -> MutexGuard<'_, Activity> {
         sync::lock(&self.activity)
+    }
+
+    fn interrupt(&self) {
+        let interrupt = sync::lock(&self.interrupt).take();
+        if let Some(interrupt) = interrupt {
+            interrupt();
+        }
     }
 }
 
@@ -47,7 +58,7 @@ impl Connection {
         // A duration of zero means none at all to the system.
         stream.set_idle(shared.options.idle.max(Duration::from_millis(1)))?;
         let activity = Mutex::new(Activity::new(Instant::now()));
-        let client = Arc::new(Client { stream, activity, done: AtomicBool::new(false) });
+        let client = Arc::new(Client { stream, activity, interrupt: Mutex::default(), done: AtomicBool::new(false) });
         let stream = Stream { client: client.clone(), shared: shared.clone() };
         let thread = thread::spawn("wg-uapi-client", shared.owner, move || stream.serve())?;
         Ok(Self { client, thread })
@@ -64,10 +75,19 @@ impl Connection {
     }
 
     /// Whether its place is about to be free: [`end_if_idle`](Self::end_if_idle) ended it, or its client has left and
-    /// no request of it is being worked on. It may have left a `set` behind, so this can still change.
-    pub(super) fn is_ending(&self) -> bool {
+    /// no request of it is being worked on; one that waits is interrupted. The client may have left a `set` behind, so
+    /// this can still change.
+    pub(super) fn end_if_left(&self) -> bool {
         let activity = self.client.activity();
-        activity.ended || !activity.working && self.client.stream.has_hung_up()
+        if activity.ended {
+            return true;
+        }
+        let has_left = !activity.working && self.client.stream.has_hung_up();
+        drop(activity);
+        if has_left {
+            self.client.interrupt();
+        }
+        has_left
     }
 
     /// Ends it unless a request of it is being worked on, or makes progress. What it sends from now on is not applied.
@@ -78,12 +98,14 @@ impl Connection {
             return false;
         }
         activity.ended = true;
+        drop(activity);
         self.shut_down();
         true
     }
 
     pub(super) fn shut_down(&self) {
         self.client.stream.shut_down();
+        self.client.interrupt();
     }
 
     pub(super) fn join(self) {
@@ -100,7 +122,7 @@ struct Activity {
     idle_since: Instant,
     /// The request that is under way, if a byte of it was moved.
     request: Option<Request>,
-    /// It is the client's turn to send or to take something.
+    /// It is the client's turn to send or to take something, or its request waits for something else.
     waiting: bool,
     /// A request is being worked on, which may take long.
     working: bool,
@@ -130,6 +152,15 @@ impl Activity {
     fn answered(&mut self, now: Instant) {
         self.idle_since = now;
         self.request = None;
+    }
+
+    /// What was read was the whole request, and the answer begins after the wait.
+    fn begin_wait(&mut self) {
+        (self.working, self.waiting, self.request) = (false, true, None);
+    }
+
+    fn end_wait(&mut self) {
+        (self.working, self.waiting) = (true, false);
     }
 
     /// Whether its place may be given to another client.
@@ -170,6 +201,13 @@ impl Stream {
         Work(self.client.clone())
     }
 
+    /// Sets what ends a wait in [`Work::waits`], and lets no later one begin. It is called on another thread, at most
+    /// once, when the server is stopped, another client takes the place of this one, or one needs it and this one has
+    /// left. To be set before the first read, from which on it is called in time.
+    pub fn on_interrupt(&self, interrupt: impl FnOnce() + Send + 'static) {
+        *sync::lock(&self.client.interrupt) = Some(Box::new(interrupt));
+    }
+
     /// Does one call that may wait for the client.
     fn wait(&self, call: impl FnOnce(&ClientStream) -> io::Result<usize>) -> io::Result<usize> {
         self.client.activity().waiting = true;
@@ -197,6 +235,15 @@ impl Work {
         self.0.activity().working = true;
         let outcome = work();
         self.0.activity().working = false;
+        outcome
+    }
+
+    /// Waits, during the work, for something that changes nothing by itself. Meanwhile the client is idle: its place may
+    /// be given to another client, and what [`Stream::on_interrupt`] has set must then end the wait.
+    pub fn waits<R>(&self, wait: impl FnOnce() -> R) -> R {
+        self.0.activity().begin_wait();
+        let outcome = wait();
+        self.0.activity().end_wait();
         outcome
     }
 }
@@ -252,6 +299,21 @@ mod tests {
         assert_eq!(activity.idle_since, now + SECOND);
         activity.ended = true;
         assert!(!activity.is_idle(now + SECOND), "there is nothing left to end");
+    }
+
+    #[test]
+    fn while_a_request_waits_its_client_is_idle() {
+        let now = Instant::now();
+        let mut activity = Activity { working: true, ..Activity::new(now) };
+        activity.moved(10, now);
+        activity.begin_wait();
+        assert!(activity.is_idle(now) && !activity.working);
+        activity.end_wait();
+        assert!(!activity.is_idle(now + SECOND * 60) && activity.working);
+        // The time of the wait does not count against the answer.
+        activity.waiting = true;
+        activity.moved(10, now + SECOND * 60);
+        assert!(!activity.is_idle(now + SECOND * 60));
     }
 
     #[test]

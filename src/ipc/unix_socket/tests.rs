@@ -324,6 +324,58 @@ fn a_reader_makes_progress_within_a_large_answer() {
     assert!(part().is_some(), "there is room for a part of the answer");
 }
 
+/// Serves one client at a time. A request is one byte; a `w` waits until it is interrupted, which the channel tells when
+/// it begins.
+fn start_waiting(dir: &Dir) -> (Server, mpsc::Receiver<()>) {
+    let (begins, begun) = mpsc::channel();
+    let server = serve_one(dir, move |stream| {
+        let (interrupt, interrupted) = mpsc::channel::<()>();
+        stream.on_interrupt(move || drop(interrupt));
+        let (work, mut request) = (stream.work(), [0]);
+        while stream.read(&mut request)? > 0 {
+            work.during(|| {
+                if request == *b"w" {
+                    work.waits(|| {
+                        let _ = begins.send(());
+                        assert!(interrupted.recv().is_err());
+                    });
+                }
+            });
+            stream.write_all(&request)?;
+            stream.flush()?;
+        }
+        Ok(())
+    });
+    (server, begun)
+}
+
+#[test]
+fn a_client_whose_request_waits_is_idle() {
+    let dir = Dir::new();
+    let (server, begun) = start_waiting(&dir);
+    let waits = || {
+        let client = connect(&dir.socket());
+        (&client).write_all(b"w").unwrap();
+        begun.recv_timeout(SOON).unwrap();
+        client
+    };
+    let first = waits();
+    let mut second = connect(&dir.socket());
+    second.write_all(b"a").unwrap();
+    second.read_exact(&mut [0]).unwrap();
+    assert_eq!((&first).read(&mut [0]).unwrap(), 0);
+    // One that has left does not keep its place, whatever it waits for.
+    drop((second, waits()));
+    let mut third = connect(&dir.socket());
+    third.write_all(b"a").unwrap();
+    third.read_exact(&mut [0]).unwrap();
+    drop(third);
+    // Nor does the server's end wait for it.
+    let last = waits();
+    server.stop().unwrap();
+    assert_eq!((&last).read(&mut [0]).unwrap(), 0);
+}
+
 #[test]
 fn stopping_ends_connections_and_applies_nothing_that_is_half_read() {
     let dir = Dir::new();
