@@ -25,8 +25,6 @@ const MEMORY_PER_PEER: usize = 16 << 10;
 pub(crate) struct Running {
     tunnel: Arc<Tunnel>,
     servers: Vec<Server>,
-    /// The events that clients wait for.
-    hub: Arc<Hub>,
     ends: mpsc::Sender<String>,
     ended: mpsc::Receiver<String>,
 }
@@ -56,9 +54,9 @@ impl Running {
         });
         let mut listeners = listeners.into_iter();
         let uapi = listeners.next().map(|it| Server::start(it, tunnel.clone(), ipc::Options::default(), server_ended));
-        let wireproto = listeners.next().map(|it| wireproto::start(it, tunnel.clone(), hub.clone()));
+        let wireproto = listeners.next().map(|it| wireproto::start(it, tunnel.clone(), hub));
         let servers = uapi.into_iter().chain(wireproto).collect::<Result<_>>()?;
-        Ok(Self { tunnel, servers, hub, ends, ended })
+        Ok(Self { tunnel, servers, ends, ended })
     }
 
     /// Returns a sender for reasons to end.
@@ -73,8 +71,6 @@ impl Running {
 
     /// Ends everything. The sockets end first: as long as a client can connect, there is an interface.
     pub(crate) fn stop(self) -> Result<()> {
-        // Clients that wait for events are not waited for.
-        self.hub.close();
         self.servers.into_iter().try_for_each(|server| server.stop())?;
         self.tunnel.stop()
     }
@@ -93,4 +89,30 @@ pub(crate) fn memory() -> Result<usize> {
         Error::invalid(format!("{VARIABLE}={}: not a number of MiB from {least} to {most}", text.display()))
     };
     mebibytes.map(|number| number << 20).ok_or_else(refused)
+}
+
+#[cfg(all(test, unix))]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use wg_embed::tun::mem::MemTun;
+
+    use super::*;
+    use crate::wireproto::tests::{Dir, waiting};
+
+    #[test]
+    fn no_end_waits_for_clients_that_wait_for_events() {
+        for end in [drop, |running: Running| running.stop().unwrap()] {
+            let dir = Dir::new();
+            let ((_, uapi), (path, wireproto)) = (dir.listen("uapi"), dir.listen("wireproto"));
+            let (tun, _inside) = MemTun::new("wg0", 1420);
+            let running = Running::start(Arc::new(tun), vec![uapi, wireproto], device::DEFAULT_MEMORY).unwrap();
+            let _client = waiting(&path, &running.tunnel, 1);
+            let begun = Instant::now();
+            end(running);
+            // The client would wait for 30 seconds.
+            assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+        }
+    }
 }
