@@ -24,8 +24,8 @@ extern "C" {
  * returns the cause, which is also in the log, `log.bin` in the folder of the file, and in the event log.
  *
  * Create the service with the type SERVICE_WIN32_OWN_PROCESS, the dependencies "Nsi" and "TcpIp", the account
- * LocalSystem, and a SID of the type SERVICE_SID_TYPE_UNRESTRICTED. wintun.dll is loaded from the folder of this DLL,
- * or that of the program.
+ * LocalSystem, and a SID of the type SERVICE_SID_TYPE_UNRESTRICTED. wintun.dll is looked for in the folder of this
+ * DLL, then of the program, then of the system.
  *
  * Memory: `conf_file` is not kept.
  * Threads: call it once, on the first thread of the process.

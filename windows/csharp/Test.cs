@@ -4,6 +4,7 @@
 using System;
 using System.Collections.Generic;
 using System.Diagnostics;
+using System.IO;
 using System.Text;
 using System.Threading;
 using WgEmbed;
@@ -89,6 +90,10 @@ static class Test {
       Check(!config.ToString().Contains(key), "a key in ToString()");
     }
     using (var config = Config.Parse(Encoding.Unicode.GetBytes("\ufeff" + text))) Check(config.Mtu == 1300, "UTF-16");
+    string longer = new string('#', 20000) + "\n" + text;
+    using (var config = Config.Parse(new MemoryStream(Encoding.UTF8.GetBytes(longer)))) {
+      Check(config.Mtu == 1300 && config.Addresses.Count == 2, "a stream");
+    }
     try {
       Config.Parse("[Interface]\nPrivateKey = secret\n");
       throw new Exception("an invalid file");

@@ -3,6 +3,9 @@
 // The native library is wg_embed.dll beside the program (libwg_embed.so on Linux). Everything may be called on any
 // thread. Failures are WgException; text of the library never contains keys.
 //
+// With mono on Linux, start the program with MONO_THREADS_SUSPEND=coop in its environment. Otherwise mono stops threads
+// for a garbage collection by signals, which the library's threads block, and waits without limit.
+//
 //     var key = Key.GeneratePrivate();
 //     using (var config = Config.Parse(File.ReadAllBytes("office.conf")))
 //     using (var tunnel = Tunnel.Start(config, new TunnelOptions { Packets = packet => adapter.Write(packet) })) {
@@ -284,21 +287,29 @@ namespace WgEmbed {
 
     Config(byte[] file, byte[] settings) {
       this.file = file;
-      foreach (var line in Encoding.UTF8.GetString(settings, 0, settings.Length - 1).Split('\n')) {
-        int equals = line.IndexOf('=');
-        if (equals < 0) continue;
-        string value = line.Substring(equals + 1);
-        switch (line.Substring(0, equals)) {
-          case "address": addresses.Add(new Prefix(value)); break;
-          case "dns": dns.Add(IPAddress.Parse(value)); break;
-          case "search": searchDomains.Add(value); break;
-          case "mtu": Mtu = int.Parse(value); break;
-          case "table": HasRoutes = value != "off"; break;
-        }
+      int begin = 0;
+      while (begin < settings.Length - 1) {
+        int end = Array.IndexOf(settings, (byte)'\n', begin);
+        if (end < 0) end = settings.Length - 1;
+        int equals = Array.IndexOf(settings, (byte)'=', begin, end - begin);
+        if (equals >= 0) Set(settings, begin, equals, end);
+        begin = end + 1;
       }
     }
 
-    /// <summary>Parses the text of a file.</summary>
+    /// Takes one setting. No text is made of others: commands may contain keys, and text cannot be wiped.
+    void Set(byte[] settings, int begin, int equals, int end) {
+      Func<string> value = () => Encoding.UTF8.GetString(settings, equals + 1, end - equals - 1);
+      switch (Encoding.UTF8.GetString(settings, begin, equals - begin)) {
+        case "address": addresses.Add(new Prefix(value())); break;
+        case "dns": dns.Add(IPAddress.Parse(value())); break;
+        case "search": searchDomains.Add(value()); break;
+        case "mtu": Mtu = int.Parse(value()); break;
+        case "table": HasRoutes = value() != "off"; break;
+      }
+    }
+
+    /// <summary>Parses the text of a file. The text itself cannot be wiped: prefer bytes.</summary>
     public static Config Parse(string text) {
       if (text == null) throw new ArgumentNullException(nameof(text));
       byte[] bytes = Encoding.UTF8.GetBytes(text);
@@ -312,12 +323,18 @@ namespace WgEmbed {
     /// <summary>Parses the bytes of a file, in UTF-8 or UTF-16.</summary>
     public static Config Parse(byte[] bytes) {
       if (bytes == null) throw new ArgumentNullException(nameof(bytes));
+      return Parse(bytes, bytes.Length);
+    }
+
+    static Config Parse(byte[] bytes, int length) {
       IntPtr uapi, settings;
-      WgException.Check(Native.wg_conf_parse(bytes, (UIntPtr)bytes.Length, out uapi, out settings));
+      WgException.Check(Native.wg_conf_parse(bytes, (UIntPtr)length, out uapi, out settings));
       Native.wg_free(uapi);
       byte[] lines = Native.Take(settings);
       try {
-        return new Config((byte[])bytes.Clone(), lines);
+        var file = new byte[length];
+        Array.Copy(bytes, file, length);
+        return new Config(file, lines);
       } finally {
         Array.Clear(lines, 0, lines.Length); // Commands may contain keys.
       }
@@ -326,15 +343,20 @@ namespace WgEmbed {
     /// <summary>Parses a file that is read to its end.</summary>
     public static Config Parse(Stream stream) {
       if (stream == null) throw new ArgumentNullException(nameof(stream));
-      using (var memory = new MemoryStream()) {
-        stream.CopyTo(memory);
-        byte[] bytes = memory.ToArray();
-        try {
-          return Parse(bytes);
-        } finally {
-          Array.Clear(bytes, 0, bytes.Length);
-          Array.Clear(memory.GetBuffer(), 0, memory.GetBuffer().Length);
+      var bytes = new byte[4096];
+      try {
+        int length = 0, read;
+        while ((read = stream.Read(bytes, length, bytes.Length - length)) > 0) {
+          length += read;
+          if (length < bytes.Length) continue;
+          var larger = new byte[2 * length]; // A MemoryStream would leave its earlier arrays unwiped.
+          Array.Copy(bytes, larger, length);
+          Array.Clear(bytes, 0, length);
+          bytes = larger;
         }
+        return Parse(bytes, length);
+      } finally {
+        Array.Clear(bytes, 0, bytes.Length);
       }
     }
 
@@ -458,8 +480,9 @@ namespace WgEmbed {
     public int PersistentKeepalive { get; internal set; }
   }
 
-  /// <summary>A running tunnel. Dispose of it; a tunnel that is forgotten ends when it is collected. It has a copy of
-  /// its configuration, which <see cref="Dispose"/> wipes.</summary>
+  /// <summary>A running tunnel. Dispose of it. A tunnel that is forgotten ends when it is collected, unless <see
+  /// cref="TunnelOptions.Packets"/> refers to it: the library keeps that function, and so the tunnel. It has a
+  /// copy of its configuration, which <see cref="Dispose"/> wipes.</summary>
   public sealed class Tunnel : IDisposable {
     readonly TunnelHandle handle;
     readonly Inbox inbox;
@@ -665,7 +688,7 @@ namespace WgEmbed {
   }
 
   /// <summary>A tunnel with an interface of its own, as a service of Windows. Needs wg_embed_windows.dll as
-  /// wg_embed.dll, and wintun.dll beside it.</summary>
+  /// wg_embed.dll. wintun.dll is looked for in the folder of that, of the program and of the system.</summary>
   public static class TunnelService {
     /// <summary>The name of the service of a tunnel.</summary>
     public static string NameOf(string tunnel) { return "WireGuardTunnel$" + tunnel; }

@@ -34,7 +34,7 @@ Commands:
   run        what the service manager starts
   dumplog    print a log: log.bin, in the folder of CONF
 
-wintun.dll is loaded from the folder of this program.
+wintun.dll is looked for in the folder of this program, then in System32.
 ";
 
 fn main() -> ExitCode {
