@@ -3,7 +3,8 @@
 # wine_prefix FOLDER: makes or takes over the Wine prefix FOLDER/wine. Rust takes its randomness from
 # bcryptprimitives.dll, which Wine 8 does not have.
 wine_prefix() {
-  export WINEPREFIX=$1/wine WINEDEBUG=-all WINEDLLOVERRIDES="mscoree,mshtml="
+  local folder=${1:?}
+  export WINEPREFIX=$folder/wine WINEDEBUG=-all WINEDLLOVERRIDES="mscoree,mshtml="
   local shim=$WINEPREFIX/drive_c/windows/system32/bcryptprimitives.dll
   [ -d "$WINEPREFIX" ] || { timeout 300 wineboot -i && timeout 300 wineserver -w; } || return
   [ -e "$shim" ] || x86_64-w64-mingw32-gcc -shared -O2 -s -o "$shim" -x c - -ladvapi32 <<'C'

@@ -2,7 +2,7 @@
  * The other side of a tunnel that runs as a service: peer PORT PRIVATE_KEY PUBLIC_KEY (keys in base64).
  *
  * Sends a packet from 10.99.0.1 to 10.99.0.2 to the tunnel at 127.0.0.1:PORT, again and again, until it comes back with
- * the addresses swapped, which the stand-in of wintun.dll does. Fails after a minute.
+ * the addresses swapped, which the stand-in of wintun.dll does. Fails after five minutes.
  */
 #define WIN32_LEAN_AND_MEAN
 #include <windows.h>
@@ -50,7 +50,7 @@ int main(int count, char **words) {
     fprintf(stderr, "%s\n", wg_last_error());
     return 1;
   }
-  for (tries = 0; tries < 600 && !has_returned; tries++) {
+  for (tries = 0; tries < 3000 && !has_returned; tries++) {
     wg_tun_inject(handle, &packet, 1, NULL);
     Sleep(100);
   }
