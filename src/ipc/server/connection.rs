@@ -238,8 +238,8 @@ impl Work {
         outcome
     }
 
-    /// Waits, during the work, for something that changes nothing by itself. Meanwhile the client is idle: its place may
-    /// be given to another client, and what [`Stream::on_interrupt`] has set must then end the wait.
+    /// Waits, during the work, for something that changes nothing by itself. The client is idle during the wait: its
+    /// place may be given to another client, and the function set by [`Stream::on_interrupt`] must then end the wait.
     pub fn waits<R>(&self, wait: impl FnOnce() -> R) -> R {
         self.0.activity().begin_wait();
         let outcome = wait();

@@ -324,8 +324,8 @@ fn a_reader_makes_progress_within_a_large_answer() {
     assert!(part().is_some(), "there is room for a part of the answer");
 }
 
-/// Serves one client at a time. A request is one byte; a `w` waits until it is interrupted, which the channel tells when
-/// it begins.
+/// Serves one client at a time. A request is one byte; a `w` waits until it is interrupted, and the channel reports its
+/// beginning.
 fn start_waiting(dir: &Dir) -> (Server, mpsc::Receiver<()>) {
     let (begins, begun) = mpsc::channel();
     let server = serve_one(dir, move |stream| {
