@@ -19,7 +19,7 @@ import subprocess
 import sys
 
 COLUMNS = 120
-SLASHES = (".rs", ".c", ".h", ".cpp", ".java", ".kt", ".swift", ".proto")
+SLASHES = (".rs", ".c", ".h", ".cpp", ".java", ".kt", ".swift", ".cs", ".proto")
 HASHES = (".py", ".pyi", ".sh", ".toml", ".yml", ".yaml", ".ci/run")
 MARKDOWN = (".md", ".md.in")
 GENERATED = ("docs/performance.md",)

@@ -192,6 +192,6 @@ service() {
 service host "$app/service.exe" /install "$(winepath -w "$app/host.conf")" -- "$app/service.exe" /remove host
 service own "$app/wg-embed-service.exe" install "$(winepath -w "$app/own.conf")" -- \
   "$app/wg-embed-service.exe" uninstall own
-run "$app/wg-embed-service.exe" run "$(winepath -w "$app/own.conf")" && fail "run without the service manager" || true
+if run "$app/wg-embed-service.exe" run "$(winepath -w "$app/own.conf")"; then fail "run without the service manager"; fi
 grep -q "service manager" "$out/wine.err" || fail "run without the service manager: $(cat "$out/wine.err")"
 skip "sc sidtype, the firewall, addresses, routes and name servers, and the driver itself: Wine has none of them"

@@ -85,7 +85,7 @@ impl Incoming {
         self.spare.is_some()
     }
 
-    /// Frees that descriptor for the next connection. Returns false if there is none.
+    /// Releases the reserved descriptor for the next connection. Returns false if no descriptor is reserved.
     pub(super) fn use_spare(&mut self) -> bool {
         self.spare.take().is_some()
     }

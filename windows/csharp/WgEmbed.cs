@@ -865,8 +865,8 @@ namespace WgEmbed {
       return opened;
     }
 
-    /// Turns the tunnel off now. Dispose() would leave it to the last call that ends, which may be one inside a function
-    /// of the tunnel, where it is refused. Calls in progress are no obstacle: a number is never used again.
+    /// Turns the tunnel off now. Dispose() would leave it to the last call that ends, which may be one inside a
+    /// function of the tunnel, where it is refused. Calls in progress are harmless: a number is never used again.
     internal void TurnOff() {
       if (IsClosed) return;
       int code = Native.wg_turn_off((int)handle);

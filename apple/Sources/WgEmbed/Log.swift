@@ -26,8 +26,7 @@ public enum WgLog {
   /// public keys and addresses. It must return soon, and must not call a tunnel.
   public typealias Sink = @Sendable (LogLevel, String) -> Void
 
-  /// Sets where lines go, in place of the previous sink; nil for nowhere. When this returns, the previous sink is not
-  /// running on any thread.
+  /// Replaces the sink of log lines; nil removes it. When this returns, the previous sink does not run on any thread.
   ///
   /// - Throws: `WgError` with the code `.busy` inside a callback.
   public static func setSink(_ sink: Sink?) throws {

@@ -28,7 +28,7 @@ pub(crate) enum Command<'a> {
     /// A change. The pairs are all of the record.
     Set(Pairs<'a>),
     Stats,
-    /// The oldest events, so many at most; if there are none, the next one is waited for.
+    /// Returns the oldest events, at most `max`. If there are none, it waits up to `wait` for the next one.
     Events {
         max: usize,
         wait: Duration,

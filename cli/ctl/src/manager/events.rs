@@ -31,7 +31,7 @@ pub(super) enum Event {
     Peers(Peers),
     /// A line of the tunnel's log.
     Log(Log),
-    /// So many settings and lines of the log were dropped, as the output was not read.
+    /// The number of settings and log lines that were dropped because the output was not read.
     Dropped(u64),
     /// All is over, as was asked for.
     Stopped,

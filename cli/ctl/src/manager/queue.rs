@@ -1,4 +1,4 @@
-//! What waits to be printed. Neither the manager nor its tunnel waits for whoever reads the output.
+//! The queue of events to print. Neither the manager nor its tunnel waits for the reader of the output.
 
 use std::{
     collections::VecDeque,

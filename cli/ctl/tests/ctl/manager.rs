@@ -269,7 +269,7 @@ fn a_tunnel_that_fails_is_a_failure() {
     });
 }
 
-/// A frame of a tunnel: a line of the log with a message of so many bytes.
+/// A tunnel's frame with a log line whose message has this number of bytes.
 fn log_frame(len: usize) -> Vec<u8> {
     let varint = |value: usize| [(value & 0x7f | 0x80) as u8, (value >> 7 & 0x7f | 0x80) as u8, (value >> 14) as u8];
     let message = [&[0x12][..], &varint(len), &vec![b'x'; len]].concat();
@@ -277,7 +277,7 @@ fn log_frame(len: usize) -> Vec<u8> {
     [&(body.len() as u32).to_be_bytes()[..], &body].concat()
 }
 
-/// Neither the tunnel nor a signal waits for whoever reads, and what waits to be printed is bounded.
+/// Neither the tunnel nor a signal waits for the reader, and the queue of events to print is bounded.
 #[test]
 fn output_that_is_not_read_holds_up_nothing() {
     let folder = Folder::new();

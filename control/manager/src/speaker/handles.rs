@@ -100,7 +100,7 @@ fn current_thread() -> io::Result<OwnedHandle> {
     if thread.is_null() {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: it was just opened, and is nobody else's.
+    // SAFETY: the handle was just opened, and nothing else owns it.
     Ok(unsafe { OwnedHandle::from_raw_handle(thread) })
 }
 
