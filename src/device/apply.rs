@@ -9,13 +9,11 @@ use std::{
 use super::{
     Device, OwnKey,
     allowed_ips::Owner,
-    events::Event,
     link::Port,
     lock, no_such_peer,
-    peer::{Handshaking, Peer, State},
+    peer::{Handshaking, Peer},
     read,
     sockets::Opened,
-    stats::count,
     write,
 };
 use crate::{
@@ -25,10 +23,7 @@ use crate::{
     },
     error::{Error, Result},
     key::{PresharedKey, PrivateKey, PublicKey, wipe_below, wiped, wiped_moves},
-    noise::{
-        cookie::CookieChecker,
-        handshake::{Handshake, Identity},
-    },
+    noise::{cookie::CookieChecker, handshake::Identity},
 };
 
 /// Work for a peer that is left until no configuration lock is held.
@@ -245,62 +240,6 @@ impl Device {
         }
         drop(config);
         peer
-    }
-
-    /// Ends a peer that was removed from the list.
-    fn remove(&self, peer: &Arc<Peer>) {
-        self.allowed_ips.remove_all(peer);
-        self.retire(peer);
-    }
-
-    /// Ends a peer without prefixes.
-    fn retire(&self, peer: &Arc<Peer>) {
-        lock(&peer.state).removed = true;
-        self.silence(peer);
-        self.budget.shrink(self.memory_per_peer);
-    }
-
-    /// Stops all activities of a peer: timers, sessions, handshake, staged packets.
-    ///
-    /// Activities of a peer are started only under its `handshake` lock and only while it [is live](State::is_live), so
-    /// activities on other threads leave nothing behind.
-    pub(super) fn silence(&self, peer: &Arc<Peer>) {
-        let mut handshaking = lock(&peer.handshake);
-        let mut state = lock(&peer.state);
-        self.reset(peer, &mut handshaking.noise, &mut state);
-        state.timers.stop();
-        if state.location.stop_lookup() {
-            self.withdraw_question(peer);
-        }
-    }
-
-    /// Forgets the state of a peer. It is no longer listed under a deadline. Returns whether there was a session.
-    pub(super) fn reset(&self, peer: &Arc<Peer>, handshake: &mut Handshake, state: &mut State) -> bool {
-        state.timers.reset();
-        if let Some(at) = state.scheduled.take() {
-            self.deadlines.remove(peer, at);
-        }
-        count(&self.stats.out_unstaged, state.take_staged().len());
-        self.budget.list(peer, state);
-        self.forget_keys(handshake, state)
-    }
-
-    /// Forgets a peer's sessions and handshake, which have ended.
-    pub(super) fn wipe_keys(&self, peer: &Peer) {
-        let mut handshaking = lock(&peer.handshake);
-        let mut state = lock(&peer.state);
-        state.timers.keys_wiped();
-        if self.forget_keys(&mut handshaking.noise, &mut state) {
-            self.events.note(Event::SessionExpired(*peer.key()));
-        }
-    }
-
-    fn forget_keys(&self, handshake: &mut Handshake, state: &mut State) -> bool {
-        self.index.remove(handshake.local_index());
-        handshake.clear();
-        let indices = state.sessions.clear();
-        self.index.remove(indices.into_iter().flatten());
-        indices != [None; 3]
     }
 
     /// Returns the address of a configured endpoint: its zone is replaced by the number of its interface.

@@ -35,6 +35,7 @@ mod needs;
 mod news;
 mod packet;
 mod peer;
+mod peer_removal;
 mod peers;
 mod pool;
 mod ranking;

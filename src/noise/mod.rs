@@ -51,6 +51,8 @@ pub mod timers;
 
 use std::time::Duration;
 
+pub use timers::{KEEPALIVE_TIMEOUT, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT, REKEY_TIMEOUT_JITTER};
+
 /// The number of sent messages after which a session needs a successor (section 6.1).
 pub const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
 /// The first counter that is neither sent nor accepted. It is the kernel's, so that the replay window never overflows;
@@ -60,14 +62,3 @@ pub const REJECT_AFTER_MESSAGES: u64 = u64::MAX - replay::WINDOW - 1;
 pub const REKEY_AFTER_TIME: Duration = Duration::from_secs(120);
 /// The age at which a session is no longer used (section 6.1).
 pub const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
-/// The time after which an unanswered initiation is retried, and the minimum time between our last handshake message,
-/// an initiation or a response, and the next initiation (section 6.1).
-pub const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
-/// The maximum random time added to [`REKEY_TIMEOUT`], so that two peers do not keep colliding (section 6.1; a third of
-/// a second in the kernel).
-pub const REKEY_TIMEOUT_JITTER: Duration = Duration::from_millis(333);
-/// Determines the number of initiations (section 6.4). The attempts take longer than this: the kernel tries 20 times,
-/// and gives up 100 to 112 s after the first.
-pub const REKEY_ATTEMPT_TIME: Duration = Duration::from_secs(90);
-/// The time after which received data is acknowledged by an empty packet, if nothing else is sent (section 6.5).
-pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -5,8 +5,20 @@
 
 use std::time::Duration;
 
-use super::{KEEPALIVE_TIMEOUT, REJECT_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT};
+use super::REJECT_AFTER_TIME;
 use crate::time::Instant;
+
+/// The time after which an unanswered initiation is retried, and the minimum time between our last handshake message,
+/// an initiation or a response, and the next initiation (section 6.1).
+pub const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The maximum random time added to [`REKEY_TIMEOUT`], so that two peers do not keep colliding (section 6.1; a third of
+/// a second in the kernel).
+pub const REKEY_TIMEOUT_JITTER: Duration = Duration::from_millis(333);
+/// Determines the number of initiations (section 6.4). The attempts take longer than this: the kernel tries 20 times,
+/// and gives up 100 to 112 s after the first.
+pub const REKEY_ATTEMPT_TIME: Duration = Duration::from_secs(90);
+/// The time after which received data is acknowledged by an empty packet, if nothing else is sent (section 6.5).
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The maximum number of retries after the second attempt: 18, so that there are 20 attempts in total.
 const MAX_RETRIES: u32 = (REKEY_ATTEMPT_TIME.as_secs() / REKEY_TIMEOUT.as_secs()) as u32;
@@ -82,8 +94,7 @@ impl Timers {
     }
 
     /// Reports that a data message with a packet was sent, at or after `now`: data received since then may be the
-    /// reply. `jitter` returns a random time below [`REKEY_TIMEOUT_JITTER`](super::REKEY_TIMEOUT_JITTER), if one is
-    /// needed.
+    /// reply. `jitter` returns a random time below [`REKEY_TIMEOUT_JITTER`], if one is needed.
     pub fn data_sent(&mut self, now: Instant, jitter: impl FnOnce() -> Duration) {
         if self.new_handshake.is_none() && self.last_received.is_none_or(|last| last <= now) {
             Self::arm(self.running, &mut self.new_handshake, now + KEEPALIVE_TIMEOUT + REKEY_TIMEOUT + jitter());
@@ -142,8 +153,7 @@ impl Timers {
         self.last_handshake_message = Some(now);
     }
 
-    /// Reports that an initiation was sent. `jitter` is random, below
-    /// [`REKEY_TIMEOUT_JITTER`](super::REKEY_TIMEOUT_JITTER).
+    /// Reports that an initiation was sent. `jitter` is random, below [`REKEY_TIMEOUT_JITTER`].
     pub fn initiation_sent(&mut self, now: Instant, jitter: Duration) {
         Self::arm(self.running, &mut self.retransmit_handshake, now + REKEY_TIMEOUT + jitter);
     }
@@ -251,7 +261,7 @@ impl Timers {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::{super::REKEY_TIMEOUT_JITTER, *};
+    use super::*;
     use proptest::prelude::*;
 
     const START: Instant = Instant::from_nanos(1_000_000_000_000);
