@@ -37,6 +37,7 @@
 //! | the text of `wg(8)` and wireguard-go (`private_key=...`) | [`uapi`] |
 //! | keys | [`PrivateKey`], [`PublicKey`], [`PresharedKey`] |
 //! | an interface, a descriptor, functions for packets | [`tun`]: `linux`, `apple`, `fd`, [`tun::callback`] |
+//! | connections inside a tunnel, without an interface | the package `wg-embed-netstack` |
 //! | UDP sockets, functions for datagrams, UDP without a tunnel | [`UdpBind`], [`bind::callback`], [`bind::BatchUdp`] |
 //! | a control socket for `wg(8)` | [`ipc`] |
 //! | errors, and their numbers in C and in the UAPI | [`Error`], [`ErrorKind`] |

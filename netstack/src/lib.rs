@@ -12,8 +12,7 @@
 //! use wg_embed_netstack::{Netstack, Options};
 //!
 //! let conf = Conf::from_bytes(&std::fs::read("wg0.conf")?)?;
-//! let addresses = conf.interface.addresses.iter().map(|net| net.addr()).collect();
-//! let stack = Netstack::new(Options { addresses, dns: conf.interface.dns, ..Options::default() })?;
+//! let stack = Netstack::new(Options::from(&conf.interface))?;
 //! let tunnel = Tunnel::start(stack.tun(), Arc::new(UdpBind::new()?), wg_embed::Options::default())?;
 //! tunnel.apply(conf.update)?;
 //! tunnel.up()?;

@@ -3,8 +3,10 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use wg_embed::{
+    config::wgquick::InterfaceSettings,
     random::{Random, SystemRandom},
     time::{Clock, SystemClock},
+    tun::DEFAULT_MTU,
 };
 
 /// Options of a [`Netstack`](crate::Netstack).
@@ -48,7 +50,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             addresses: Vec::new(),
-            mtu: wg_embed::tun::DEFAULT_MTU,
+            mtu: DEFAULT_MTU,
             dns: Vec::new(),
             memory: 256 << 20,
             receive_buffer: 4 << 20,
@@ -57,6 +59,25 @@ impl Default for Options {
             linger: Duration::from_secs(60),
             clock: Arc::new(SystemClock),
             random: Arc::new(SystemRandom),
+        }
+    }
+}
+
+impl From<&InterfaceSettings> for Options {
+    /// Returns the options for the `[Interface]` of a `.conf` file: its addresses, DNS servers and MTU.
+    ///
+    /// ```
+    /// let conf: wg_embed::Conf = "[Interface]\nAddress = 10.0.0.2/24, fd00::2/64\nDNS = 10.0.0.1\n".parse()?;
+    /// let options = wg_embed_netstack::Options::from(&conf.interface);
+    /// assert_eq!((options.addresses.len(), options.dns.len(), options.mtu), (2, 1, 1420));
+    /// # Ok::<(), wg_embed::Error>(())
+    /// ```
+    fn from(interface: &InterfaceSettings) -> Self {
+        Self {
+            addresses: interface.addresses.iter().map(|prefix| prefix.addr()).collect(),
+            dns: interface.dns.clone(),
+            mtu: interface.mtu.unwrap_or(DEFAULT_MTU),
+            ..Self::default()
         }
     }
 }

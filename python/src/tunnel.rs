@@ -149,14 +149,9 @@ impl NativeTunnel {
         let (tun, net): (Arc<dyn Tun>, _) = match &device {
             Some(device) => (device.clone() as Arc<dyn Tun>, None),
             None => {
-                let defaults = wg_embed_netstack::Options::default();
-                let options = wg_embed_netstack::Options {
-                    addresses: interface.addresses.iter().map(ipnet::IpNet::addr).collect(),
-                    dns: interface.dns.clone(),
-                    mtu: mtu.unwrap_or(DEFAULT_MTU),
-                    memory: memory.unwrap_or(defaults.memory),
-                    ..defaults
-                };
+                let mut options = wg_embed_netstack::Options::from(&interface);
+                options.mtu = mtu.unwrap_or(DEFAULT_MTU);
+                options.memory = memory.unwrap_or(options.memory);
                 let net = Netstack::new(options).map_err(io)?;
                 (net.tun(), Some(net))
             }
