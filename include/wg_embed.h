@@ -212,7 +212,7 @@
 #define WG_MANAGER_ID_LEN 16
 
 /**
- * Room for the reason of a refusal, its zero byte included.
+ * Size of the buffer for the reason of a refusal, including the terminating zero byte.
  *
  * Since: 0.1.0
  */
@@ -603,58 +603,58 @@ WG_ENUM(wg_net_proxy_flags_t, uint32_t) {
 };
 
 /**
- * Where packets come from if the manager gives no TUN.
+ * The inside of a managed tunnel if the manager supplies no TUN.
  *
  * Since: 0.1.0
  */
 WG_ENUM(wg_manager_network_t, uint32_t) {
   /**
-   * An interface of our own, or else a network in userspace.
+   * A new interface if the process may create one, otherwise a userspace network.
    */
   WG_MANAGER_AUTO = 0,
   /**
-   * An interface of our own (Linux).
+   * A new interface (Linux).
    */
   WG_MANAGER_INTERFACE = 1,
   /**
-   * A network in userspace, without root. It answers pings; wg_net_ functions do not reach it.
+   * A userspace network, without root. It answers pings; the wg_net_ functions cannot use it.
    */
   WG_MANAGER_USERSPACE = 2,
 };
 
 /**
- * Who configures the system's network.
+ * Who configures the system's network: addresses, routes and DNS.
  *
  * Since: 0.1.0
  */
 WG_ENUM(wg_manager_settings_t, uint32_t) {
   /**
-   * As the managers of this system expect it: WG_MANAGER_ASK on Apple's systems. Elsewhere WG_MANAGER_OWN, or
-   * WG_MANAGER_ASK if there is an interface of the system, and no `configure`.
+   * As managers on this system expect it: WG_MANAGER_ASK on Apple's systems. Elsewhere WG_MANAGER_OWN, or
+   * WG_MANAGER_ASK for an interface of the system without `configure`.
    */
   WG_MANAGER_DEFAULT = 0,
   /**
-   * The manager, which is asked when the interface exists, before the tunnel starts.
+   * The manager. It gets a request when the interface exists, before the tunnel starts.
    */
   WG_MANAGER_ASK = 1,
   /**
-   * `configure` of the options. Without that function a start with a system's interface is refused.
+   * `configure` of the options. Without it, a start with an interface of the system is refused.
    */
   WG_MANAGER_OWN = 2,
 };
 
 /**
- * The state of a workspace, as managers show it.
+ * The status of a workspace, for the manager's user interface.
  *
  * Since: 0.1.0
  */
 WG_ENUM(wg_manager_status_t, uint32_t) {
   /**
-   * That cannot be determined.
+   * The status cannot be determined.
    */
   WG_MANAGER_UNKNOWN = 0,
   /**
-   * It is to be started.
+   * Its start is pending.
    */
   WG_MANAGER_PENDING = 1,
   /**
@@ -662,7 +662,7 @@ WG_ENUM(wg_manager_status_t, uint32_t) {
    */
   WG_MANAGER_STARTING = 2,
   /**
-   * It runs.
+   * It is running.
    */
   WG_MANAGER_RUNNING = 3,
   /**
@@ -670,19 +670,19 @@ WG_ENUM(wg_manager_status_t, uint32_t) {
    */
   WG_MANAGER_STOPPING = 4,
   /**
-   * It does not run.
+   * It is stopped.
    */
   WG_MANAGER_STOPPED = 5,
   /**
-   * It could not be started or stopped.
+   * Its start or stop has failed.
    */
   WG_MANAGER_FAILED = 6,
   /**
-   * Its start is being given up.
+   * Its start is being cancelled.
    */
   WG_MANAGER_CANCELING = 7,
   /**
-   * Its start was given up.
+   * Its start was cancelled.
    */
   WG_MANAGER_CANCELED = 8,
   /**
@@ -690,7 +690,7 @@ WG_ENUM(wg_manager_status_t, uint32_t) {
    */
   WG_MANAGER_DELETING = 9,
   /**
-   * It does not exist any more.
+   * It no longer exists.
    */
   WG_MANAGER_DELETED = 10,
 };
@@ -1534,7 +1534,7 @@ typedef struct wg_net_intercept_t {
 } wg_net_intercept_t;
 
 /**
- * A header for each HTTP request to the source of the peers. The struct never changes.
+ * A header that the app adds to each HTTP request to the source of the peers. The struct never changes.
  *
  * Since: 0.1.0
  */
@@ -1550,31 +1550,31 @@ typedef struct wg_manager_header_t {
 } wg_manager_header_t;
 
 /**
- * The manager's request to start a tunnel. Later versions may append fields; existing fields remain.
+ * A manager's request to start a tunnel. Later versions may append fields; existing ones never change.
  *
- * All texts are UTF-8, never NULL, and "" if the manager has not sent them.
+ * All texts are UTF-8 and never NULL; a text that the manager has not sent is "".
  *
  * Since: 0.1.0
  */
 typedef struct wg_manager_request_t {
   /**
-   * The size of this struct, as the library was compiled.
+   * sizeof(wg_manager_request_t) in the library.
    */
   size_t struct_size;
   /**
-   * Where the peers come from: a URL, never "". The protocol's name of it is `coder_url`.
+   * The URL of the source of the peers (`coder_url` in the protocol); never "".
    */
   const char *url;
   /**
-   * What the app is let in with there: a secret, never "".
+   * The token for that source: a secret; never "".
    */
   const char *token;
   /**
-   * The manager's device.
+   * The id of the manager's device.
    */
   const char *device_id;
   /**
-   * Its system.
+   * The operating system of that device.
    */
   const char *device_os;
   /**
@@ -1582,15 +1582,15 @@ typedef struct wg_manager_request_t {
    */
   const char *version;
   /**
-   * `header_count` headers.
+   * The headers for requests to that source.
    */
   const struct wg_manager_header_t *headers;
   /**
-   * How many there are.
+   * The number of `headers`.
    */
   size_t header_count;
   /**
-   * The manager's TUN, which the library duplicates, or -1 if the manager gave none.
+   * The TUN that the manager supplies, of which the library uses a duplicate; -1 without one.
    */
   int32_t tun_fd;
   /**
@@ -1600,17 +1600,18 @@ typedef struct wg_manager_request_t {
 } wg_manager_request_t;
 
 /**
- * Finds the peers for a start, and gives them to wg_manager_update() with `manager`, inside this call or before it:
- * the tunnel starts with what was given last.
+ * Supplies the peers for a start by calling wg_manager_update() with `manager`, during this call or before it; the
+ * tunnel starts with the state of the last such call.
  *
- * `user` is what came with the function; `manager` is the handle, perhaps before wg_manager_serve() has returned it;
- * `request` is valid only during the call. Returns 0, or anything else to refuse the start: then the manager is sent
- * the UTF-8 text in the `reason_size` bytes at `reason` (WG_MANAGER_REASON_LEN), up to its zero byte.
+ * `user` is the pointer that was passed with the function; `manager` is the handle, perhaps before wg_manager_serve()
+ * has returned it; `request` is valid only during the call. Returns 0, or any other value to refuse the start: then
+ * the UTF-8 text at `reason`, a buffer of `reason_size` bytes (WG_MANAGER_REASON_LEN), is sent to the manager, up to
+ * its zero byte.
  *
- * Threads: a thread of the library's own, one call at a time. It may take its time; but wg_manager_stop() and the end
- * of the tunnel wait for it. It must not leave by an exception, longjmp() or pthread_exit(). Its stack is as in
- * wg_log_fn_t. Inside it, wg_manager_update() with `manager` works, and what wg_log_fn_t names. Everything else
- * returns WG_ERR_BUSY.
+ * Threads: called on a thread of the library, one call at a time. It may block; wg_manager_stop() and the end of the
+ * tunnel wait for it. It must not leave by an exception, longjmp() or pthread_exit(). Its stack is as in wg_log_fn_t.
+ * Inside it, wg_manager_update() with `manager` and the functions that wg_log_fn_t lists work; all others return
+ * WG_ERR_BUSY.
  * Since: 0.1.0
  */
 typedef int32_t (*wg_manager_start_fn_t)(void *user,
@@ -1620,17 +1621,17 @@ typedef int32_t (*wg_manager_start_fn_t)(void *user,
                                          size_t reason_size);
 
 /**
- * Configures the system's network for an interface, or undoes it.
+ * Configures the system's network for an interface, or restores it.
  *
- * `user` and `manager` are as in wg_manager_start_fn_t; `name` is the name of the interface; `settings` are all
- * that hold from now on, in place of those of an earlier call, in the lines of wg_manager_state_t. Returns 0, or
- * anything else to refuse: then what an earlier call has configured must still hold, or nothing if there was none,
- * and the manager is sent the text at `reason`, as in wg_manager_start_fn_t. `settings` is NULL once if a call for the
- * interface returned 0, before the interface is removed: then what was configured is to be undone, and the result is
- * ignored. All pointers are valid only during the call.
+ * `user` and `manager` are as in wg_manager_start_fn_t; `name` is the name of the interface; `settings` are the
+ * complete settings, which replace those of an earlier call, in the lines of wg_manager_state_t. Returns 0, or any
+ * other value to refuse: then the configuration of the earlier call must still be in effect, or none if there was no
+ * earlier call, and the text at `reason` is sent to the manager, as in wg_manager_start_fn_t. If a call for the
+ * interface returned 0, there is one more call before the interface is removed, with NULL for `settings`: restore the
+ * network; the result is ignored. All pointers are valid only during the call.
  *
- * Threads: threads of the library's own, one call at a time. Packets do not wait for it. Inside it, what wg_log_fn_t
- * names works. Everything else returns WG_ERR_BUSY. The rest is as in wg_manager_start_fn_t.
+ * Threads: called on threads of the library, one call at a time. Packets do not wait for it. Inside it, the functions
+ * that wg_log_fn_t lists work; all others return WG_ERR_BUSY. Otherwise as wg_manager_start_fn_t.
  * Since: 0.1.0
  */
 typedef int32_t (*wg_manager_configure_fn_t)(void *user,
@@ -1641,27 +1642,27 @@ typedef int32_t (*wg_manager_configure_fn_t)(void *user,
                                              size_t reason_size);
 
 /**
- * Options of wg_manager_serve(). Start from WG_MANAGER_OPTIONS_INIT, and set what should differ. It may grow as
- * wg_options_t does.
+ * Options of wg_manager_serve(). Initialize with WG_MANAGER_OPTIONS_INIT, then set the fields that should differ.
+ * Fields may be appended, as in wg_options_t.
  *
  * Since: 0.1.0
  */
 typedef struct wg_manager_options_t {
   /**
-   * sizeof(wg_manager_options_t), as the caller was compiled.
+   * sizeof(wg_manager_options_t) in the caller's header.
    */
   size_t struct_size;
   /**
-   * Finds the peers of each start. NULL: they are those of a `.conf` file, which the manager names by a `file:` URL
-   * and which is watched for edits (docs/MANAGER.md).
+   * Supplies the peers for each start. NULL if the manager names a `.conf` file by a `file:` URL: changes of that
+   * file are then applied (docs/MANAGER.md).
    */
   wg_manager_start_fn_t start;
   /**
-   * For `start`.
+   * Passed to `start`.
    */
   void *start_user;
   /**
-   * Gives up `start_user`; or NULL.
+   * Releases `start_user`; or NULL.
    */
   wg_destroy_fn_t start_destroy;
   /**
@@ -1669,51 +1670,52 @@ typedef struct wg_manager_options_t {
    */
   wg_manager_configure_fn_t configure;
   /**
-   * For `configure`.
+   * Passed to `configure`.
    */
   void *configure_user;
   /**
-   * Gives up `configure_user`; or NULL.
+   * Releases `configure_user`; or NULL.
    */
   wg_destroy_fn_t configure_destroy;
   /**
-   * Is passed each UDP socket, as in wg_options_t; or NULL.
+   * Called with each UDP socket, as in wg_options_t; or NULL.
    */
   wg_protect_fn_t protect;
   /**
-   * For `protect`.
+   * Passed to `protect`.
    */
   void *protect_user;
   /**
-   * Gives up `protect_user`; or NULL.
+   * Releases `protect_user`; or NULL.
    */
   wg_destroy_fn_t protect_destroy;
   /**
-   * Looks up host names of endpoints, as in wg_options_t. NULL: the system does.
+   * Looks up host names of endpoints, as in wg_options_t; NULL for the resolver of the system.
    */
   wg_resolve_fn_t resolve;
   /**
-   * For `resolve`.
+   * Passed to `resolve`.
    */
   void *resolve_user;
   /**
-   * Gives up `resolve_user`; or NULL.
+   * Releases `resolve_user`; or NULL.
    */
   wg_destroy_fn_t resolve_destroy;
   /**
-   * Gets the log's lines, with the manager's handle, in place of the function of wg_set_log_callback(); or NULL.
+   * Receives the lines of the log, with the manager's handle, in place of the function of wg_set_log_callback(); or
+   * NULL.
    */
   wg_log_fn_t log;
   /**
-   * For `log`.
+   * Passed to `log`.
    */
   void *log_user;
   /**
-   * Gives up `log_user`; or NULL.
+   * Releases `log_user`; or NULL.
    */
   wg_destroy_fn_t log_destroy;
   /**
-   * The name of an interface of our own; NULL: "wg-vpn0". It is not kept.
+   * The name of a new interface; NULL for "wg-vpn0". It is not kept.
    */
   const char *interface_name;
   /**
@@ -1725,24 +1727,24 @@ typedef struct wg_manager_options_t {
    */
   uint32_t settings;
   /**
-   * How much is logged: a wg_log_level_t. WG_LOG_INHERIT is the level set by wg_set_log_level().
+   * The log level: a wg_log_level_t. WG_LOG_INHERIT is the level of wg_set_log_level().
    */
   int32_t log_level;
   /**
-   * How much of the log is sent to the manager, independent of the app's level: WG_LOG_OFF to WG_LOG_TRACE;
-   * WG_LOG_INFO in WG_MANAGER_OPTIONS_INIT. A manager that reads slowly misses lines.
+   * The level of lines that are sent to the manager, independent of `log_level`: WG_LOG_OFF to WG_LOG_TRACE;
+   * WG_LOG_INFO in WG_MANAGER_OPTIONS_INIT. A manager that reads too slowly misses lines.
    */
   int32_t manager_log_level;
   /**
-   * How long the exchange of headers may take, in milliseconds; 0 for 5000.
+   * The time limit for the exchange of headers, in milliseconds; 0 for 5000.
    */
   uint32_t handshake_timeout_ms;
   /**
-   * How long the manager may take to configure the network, in milliseconds; 0 for 30000.
+   * The time limit for the manager to configure the network, in milliseconds; 0 for 30000.
    */
   uint32_t settings_timeout_ms;
   /**
-   * How often all agents are pinged, and sent with their handshakes, in milliseconds; 0 for 5000.
+   * The interval at which all agents are pinged and their state is sent to the manager, in milliseconds; 0 for 5000.
    */
   uint32_t update_interval_ms;
   /**
@@ -1758,7 +1760,7 @@ typedef struct wg_manager_options_t {
  */
 typedef struct wg_manager_workspace_t {
   /**
-   * For people; not NULL.
+   * Its name for the user interface; not NULL.
    */
   const char *name;
   /**
@@ -1770,97 +1772,99 @@ typedef struct wg_manager_workspace_t {
    */
   uint32_t reserved;
   /**
-   * Its own.
+   * Its id; each workspace has another one.
    */
   uint8_t id[WG_MANAGER_ID_LEN];
 } wg_manager_workspace_t;
 
 /**
- * A peer, as managers show it. The struct never changes.
+ * A peer, as it is presented to the manager. The struct never changes.
  *
  * Since: 0.1.0
  */
 typedef struct wg_manager_agent_t {
   /**
-   * For people; not NULL, and unlike those of the workspace's other agents: managers keep one of each name.
+   * Its name for the user interface; not NULL. It must be unique in its workspace, because managers keep only one
+   * agent of each name.
    */
   const char *name;
   /**
-   * Its names in the DNS, with commas between them. NULL or "": `name` is one.
+   * Its DNS names, separated by commas. NULL or "" stands for `name`.
    */
   const char *fqdns;
   /**
-   * Its addresses in the tunnel, with commas between them; or NULL.
+   * Its addresses in the tunnel, separated by commas; or NULL.
    */
   const char *addresses;
   /**
-   * The address that is pinged. NULL: the first of `addresses`; "": none.
+   * The address to ping; NULL for the first of `addresses`, "" for no pings.
    */
   const char *ping;
   /**
-   * Its own.
+   * Its id; each agent has another one.
    */
   uint8_t id[WG_MANAGER_ID_LEN];
   /**
-   * That of one of the workspaces.
+   * The id of its workspace.
    */
   uint8_t workspace[WG_MANAGER_ID_LEN];
   /**
-   * The peer of the configuration, whose handshakes are shown.
+   * The public key of its peer, whose handshakes are reported to the manager.
    */
   uint8_t public_key[WG_KEY_LEN];
 } wg_manager_agent_t;
 
 /**
- * The configuration of a manager's tunnel, and its peers: all that there is. Start from WG_MANAGER_STATE_INIT. It may
- * grow as wg_options_t does.
+ * The complete configuration of a managed tunnel, and its complete list of peers. Initialize with
+ * WG_MANAGER_STATE_INIT. Fields may be appended, as in wg_options_t.
  *
  * Since: 0.1.0
  */
 typedef struct wg_manager_state_t {
   /**
-   * sizeof(wg_manager_state_t), as the caller was compiled.
+   * sizeof(wg_manager_state_t) in the caller's header.
    */
   size_t struct_size;
   /**
-   * A `.conf` file as for wg_conf_parse(), which may name hosts; `conf_len` bytes.
+   * The bytes of a `.conf` file, as for wg_conf_parse(). Endpoints may be host names.
    */
   const char *conf;
   /**
-   * How many bytes there are.
+   * The number of bytes of `conf`.
    */
   size_t conf_len;
   /**
-   * The name of the workspace if `agents` is NULL; NULL: "wg".
+   * The name of the workspace if `agents` is NULL; NULL for "wg".
    */
   const char *name;
   /**
-   * Network settings, a line for each, with a line feed between them:
+   * The settings of the system's network, one a line:
    * "address=10.0.0.2/24", "dns=10.0.0.1", "search=example.com" and "mtu=1420" as from wg_conf_parse();
-   * "route=10.0.0.0/8", a route into the tunnel, and "exclude=192.0.2.7/32", one around it, both also as
-   * "route=10.0.0.0/8 via 10.0.0.1"; "router=10.0.0.1", for IPv4;
-   * "match=example.com", names that are looked up at the servers, and "match=" for all; "match_only=true" if these
-   * are not search domains; "domain=example", the name of the DNS settings;
-   * "overhead=80", bytes that the tunnel adds; "remote=192.0.2.7", its far end.
-   * NULL: those of `conf`, with routes to all allowed IPs (none with Table = off) and around them to endpoints.
+   * "route=10.0.0.0/8", a route into the tunnel, and "exclude=192.0.2.7/32", a route outside it, both also with a
+   * gateway: "route=10.0.0.0/8 via 10.0.0.1"; "router=10.0.0.1", the IPv4 router;
+   * "match=example.com", a domain whose names are looked up with these DNS servers, and "match=" for all names;
+   * "match_only=true" if these are not search domains; "domain=example", the name of the DNS settings;
+   * "overhead=80", the bytes that the tunnel adds to a packet; "remote=192.0.2.7", the remote end of the tunnel.
+   * NULL for the settings of `conf`, with routes into the tunnel for all allowed IPs (none with Table = off), and
+   * outside it for the endpoints.
    */
   const char *settings;
   /**
-   * `workspace_count` workspaces, with ids of their own.
+   * The workspaces; or NULL.
    */
   const struct wg_manager_workspace_t *workspaces;
   /**
-   * How many there are.
+   * The number of `workspaces`.
    */
   size_t workspace_count;
   /**
-   * `agent_count` agents, with ids of their own. NULL, and no workspaces: each peer of `conf` is an agent of one
-   * workspace, as for a file: URL (docs/MANAGER.md). Its id follows from its key, its name is in a comment
-   * `# Name = x`, and its addresses are the hosts among its AllowedIPs.
+   * The agents. If this and `workspaces` are NULL, each peer of `conf` is an agent of one workspace, as for a
+   * `file:` URL (docs/MANAGER.md): its id is derived from its key, its name is in a comment `# Name = x`, and its
+   * addresses are the single addresses among its AllowedIPs.
    */
   const struct wg_manager_agent_t *agents;
   /**
-   * How many there are.
+   * The number of `agents`.
    */
   size_t agent_count;
 } wg_manager_state_t;
@@ -2995,8 +2999,8 @@ wg_result_t wg_net_stop_proxy(int32_t handle, int32_t proxy);
  * storage for one value each.
  * Errors: WG_ERR_NULL if a pointer is NULL, except `request` if `len` is 0; WG_ERR_UNKNOWN_HANDLE; WG_ERR_RESOURCES;
  * WG_ERR_PANIC; WG_ERR_BUSY inside a callback. A tunnel that has ended by itself can still be queried.
- * Threads: any, also several at once. A command `set` waits as wg_set_config() does. wg_turn_off() ends a wait for
- * events. A thread is not cancelled while it waits.
+ * Threads: any, also several concurrently. A command `set` waits as wg_set_config() does. wg_turn_off() ends a wait
+ * for events. A waiting thread cannot be cancelled (pthread_cancel()).
  * Since: 0.1.0
  */
 wg_result_t wg_wireproto_call(int32_t handle,
@@ -3006,105 +3010,105 @@ wg_result_t wg_wireproto_call(int32_t handle,
                               size_t *response_len);
 
 /**
- * Serves a program that manages VPNs, over the VPN manager protocol: it reads from `read_fd` and writes to `write_fd`,
- * which are pipes or sockets, perhaps one socket twice. The peers are those of a `.conf` file, which the manager names
- * by a `file:` URL; edits of the file are followed (docs/MANAGER.md). wg_manager_serve() has options. Only in
- * libraries with the feature `control`, on Unix.
+ * Serves a VPN manager over the VPN manager protocol: reads its requests from `read_fd` and writes the answers to
+ * `write_fd`, which are pipes or sockets, possibly the same socket. The manager names a `.conf` file by a `file:` URL,
+ * and the peers are those of the file; changes of the file are applied (docs/MANAGER.md). wg_manager_serve() has
+ * options. Only in libraries with the feature `control`, on Unix.
  *
- * The manager is asked to configure the system's network, but not for a network in userspace (except on Apple's
- * systems). If it gives no TUN and the process may create interfaces, that is the interface "wg-vpn0", which exists
- * when the manager is asked. A start fails if the manager refuses, or does not answer within 30 seconds.
+ * The manager is requested to configure the system's network, except for a userspace network (on Apple's systems also
+ * for that). If it supplies no TUN and the process may create interfaces, a new interface "wg-vpn0" exists before that
+ * request. A start fails if the manager refuses the request, or does not answer within 30 seconds.
  *
- * It returns when the headers have been exchanged, for which the manager has 5 seconds. From then on the tunnel goes
- * on on threads of the library's own, until the manager stops it or closes the stream; nothing is left of it then. A
- * log of it has the handle 0, and the manager gets the lines up to WG_LOG_INFO.
+ * Returns when the headers have been exchanged, within 5 seconds. After that the tunnel runs on threads of the library
+ * until the manager stops it or closes the stream; then all of its resources are freed. Its log lines have the handle
+ * 0, and those up to WG_LOG_INFO are sent to the manager.
  *
- * Returns 0; -2 if `read_fd` and -3 if `write_fd` cannot be duplicated; -4 if there is no pipe for the stream; -5 for
- * any other reason: the exchange of headers has failed, or the call was made inside a callback. wg_last_error() has
- * the reason. The codes are those of another library's function of this name.
+ * Returns 0 on success; -2 if `read_fd` and -3 if `write_fd` cannot be duplicated; -4 if the pipe for the stream
+ * cannot be created; -5 for any other failure, such as in the exchange of headers, or a call inside a callback.
+ * wg_last_error() has the reason. The codes are those of another library's function of this name.
  *
- * Memory: both descriptors are duplicated, and stay the caller's, to close at any time. Sockets are shut down at the
- * end.
+ * Memory: both descriptors are duplicated; the caller keeps them, and may close them at any time. Sockets are shut
+ * down at the end.
  * Threads: any. It waits for the manager's header.
  * Since: 0.1.0
  */
 int32_t OpenTunnel(int32_t read_fd, int32_t write_fd);
 
 /**
- * As OpenTunnel(), with options, and a handle: the app may be the source of the peers. Only in libraries with the
- * feature `control`, on Unix.
+ * Serves a VPN manager as OpenTunnel() does, with options, and returns a handle. With `start` in the options, the app
+ * supplies the peers. Only in libraries with the feature `control`, on Unix.
  *
- * `options` may be NULL. Returns a handle above 0, to give to wg_manager_stop() also when the tunnel has ended, or a
- * negative wg_result_t. Managers, tunnels and binds are counted together, but functions for one kind do not accept the
- * handles of another.
+ * `options` may be NULL. Returns a positive handle, which must be passed to wg_manager_stop() even if the tunnel has
+ * ended, or a negative wg_result_t. Managers, tunnels and binds share one sequence of handles, but functions for one
+ * kind do not accept the handles of another.
  *
- * The manager may start a tunnel, stop it, wake it and ask for its peers; docs/MANAGER.md has what is done then. After
- * a stop, and at the end of the stream, the tunnel is down; wg_manager_wait() waits for that.
+ * The manager may start and stop the tunnel, wake it, and request the list of its peers; docs/MANAGER.md describes
+ * the effects. After a stop, and at the end of the stream, the tunnel is down; wg_manager_wait() waits for that.
  *
- * Memory: both descriptors are duplicated, and stay the caller's, to close at any time. Sockets are shut down at the
- * end. `options` is not kept. Each `.._destroy` is called exactly once with its `.._user`: by wg_manager_stop(), when
- * all of the functions have returned for the last time; at once where the function is NULL (but `protect_destroy`,
- * which waits for the end as well); or before this call returns if it fails. Only what is in a struct with a wrong
- * `struct_size` is not given up.
+ * Memory: both descriptors are duplicated; the caller keeps them, and may close them at any time. Sockets are shut
+ * down at the end. `options` is not kept. Each `.._destroy` is called exactly once with its `.._user`: by
+ * wg_manager_stop(), when the last call of any of the callbacks has returned; at once if the function is NULL (except
+ * `protect_destroy`, which is called at the end as well); or before this call returns if it fails. Only the `.._user`
+ * pointers of a struct with an invalid `struct_size` are not released.
  * Requires: `options` is NULL or points to `options->struct_size` readable bytes; its functions are NULL or of their
- * types, and may be called with what belongs to them on any thread; `interface_name` is NULL or ends with a zero byte.
- * Errors: WG_ERR_INVALID if a descriptor is not open, or a value is out of its range; WG_ERR_PROTOCOL if the other
- * side's header is refused; WG_ERR_CLOSED if the stream ended before it; WG_ERR_TIMED_OUT if it did not come in time;
- * WG_ERR_UNSUPPORTED if `options` sets a field that this library does not support; WG_ERR_RESOURCES; WG_ERR_IO;
+ * types, and may be called with their `user` pointers on any thread; `interface_name` is NULL or ends with a zero
+ * byte.
+ * Errors: WG_ERR_INVALID if a descriptor is not open, or a value is out of range; WG_ERR_PROTOCOL if the manager's
+ * header is refused; WG_ERR_CLOSED if the stream has ended before the header; WG_ERR_TIMED_OUT if the header has not
+ * arrived in time; WG_ERR_UNSUPPORTED if a field is set that is unknown to this library; WG_ERR_RESOURCES; WG_ERR_IO;
  * WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
- * Threads: any. It waits for the manager's header. The tunnel runs on threads of the library's own.
+ * Threads: any. It waits for the manager's header. The tunnel runs on threads of the library.
  * Since: 0.1.0
  */
 int32_t wg_manager_serve(int32_t read_fd, int32_t write_fd, const struct wg_manager_options_t *options);
 
 /**
- * Gives a manager's tunnel its configuration and its peers: for a start, inside `start` of the options or before it,
- * and later on whenever something has changed. `state` is all that there is: what differs from the last call is
- * applied and sent to the manager, and what is missing was deleted. Sessions of peers that stay are kept. Another MTU
- * or other addresses reach the system's network by the manager or `configure`.
+ * Sets the configuration and the peers of a managed tunnel: for a start, inside `start` of the options or before it,
+ * and later whenever they have changed. `state` is complete: differences from the last call are applied and sent to
+ * the manager, and missing peers, agents and workspaces are deleted. Peers that stay keep their sessions. A change of
+ * the MTU or the addresses is passed to the manager or to `configure`.
  *
- * When it returns WG_OK, the configuration is valid, and on its way to the tunnel; what comes of it is in the log.
+ * When it returns WG_OK, the configuration is valid and queued for the tunnel; the log has the result.
  *
- * Memory: `state` and what it points to is not kept. The library has a copy of the configuration, which it wipes when
+ * Memory: `state` and its pointers are not kept. The library keeps a copy of the configuration, which is wiped when
  * the tunnel ends.
  * Requires: `state` is NULL or points to `state->struct_size` readable bytes; `conf` points to `conf_len` bytes,
- * `workspaces` and `agents` to as many structs as their counts give; texts are NULL or end with a zero byte.
+ * `workspaces` and `agents` to as many structs as their counts; texts are NULL or end with a zero byte.
  * Errors: WG_ERR_NULL if `state`, its `conf` or a name is NULL; WG_ERR_INVALID if a value is invalid: wg_last_error()
- * names it; WG_ERR_TOO_LARGE as in wg_conf_parse(); WG_ERR_UNSUPPORTED without `start` in the options, or for fields
- * that this library does not support; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_UNKNOWN_HANDLE; WG_ERR_FORKED;
+ * names it; WG_ERR_TOO_LARGE as in wg_conf_parse(); WG_ERR_UNSUPPORTED without `start` in the options, or if a field
+ * is set that is unknown to this library; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_UNKNOWN_HANDLE; WG_ERR_FORKED;
  * WG_ERR_RESOURCES; WG_ERR_PANIC; WG_ERR_BUSY inside a callback other than `start` of the same manager. On failure
- * nothing has changed.
- * Threads: any; calls for one manager come one after another. It waits while 64 changes are on their way, but not
- * inside a callback: it is refused there, or, inside `start`, does not have to wait.
+ * nothing changes.
+ * Threads: any; calls for one manager are serialized. It waits while 64 changes are queued, but never inside `start`.
  * Since: 0.1.0
  */
 wg_result_t wg_manager_update(int32_t manager, const struct wg_manager_state_t *state);
 
 /**
- * Waits until a manager's tunnel has ended, by itself or by wg_manager_stop() on another thread, for `timeout_ms`
- * milliseconds at most: 0 does not wait, and a negative number waits without limit.
+ * Waits until a managed tunnel has ended, by itself or by wg_manager_stop() on another thread, for at most
+ * `timeout_ms` milliseconds: 0 does not wait, and a negative number waits without limit.
  *
- * Returns WG_OK if it was stopped, by the manager or wg_manager_stop(), or if the manager has closed the stream
- * between two messages. The handle is still to be given to wg_manager_stop().
+ * Returns WG_OK if the tunnel was stopped, by the manager or wg_manager_stop(), or if the manager has closed the
+ * stream between two messages. The handle must still be passed to wg_manager_stop().
  *
- * Errors: WG_ERR_TIMED_OUT if it has not ended; WG_ERR_PROTOCOL if it has ended because of what the manager has sent;
- * WG_ERR_IO if reading or writing has failed; WG_ERR_UNKNOWN_HANDLE; WG_ERR_RESOURCES; WG_ERR_PANIC; WG_ERR_BUSY
- * inside a callback.
- * Threads: any, also several at once. A thread is not cancelled while it waits.
+ * Errors: WG_ERR_TIMED_OUT if it has not ended; WG_ERR_PROTOCOL if a message of the manager has ended it; WG_ERR_IO if
+ * reading or writing has failed; WG_ERR_UNKNOWN_HANDLE; WG_ERR_RESOURCES; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
+ * Threads: any, also several concurrently. A waiting thread cannot be cancelled (pthread_cancel()).
  * Since: 0.1.0
  */
 wg_result_t wg_manager_wait(int32_t manager, int32_t timeout_ms);
 
 /**
- * Ends the stream and the tunnel, and gives the handle up.
+ * Ends the stream and the tunnel. The handle becomes invalid.
  *
- * When this returns, none of the app's functions is running on any thread, and each was destroyed; descriptors are
- * closed, and threads have ended.
+ * When this returns, none of its callbacks is running on any thread, each `destroy` has been called, its descriptors
+ * are closed, and its threads have ended.
  *
  * Memory: everything that belongs to it is freed, and its keys are wiped.
- * Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls: if the first is still under way on another thread,
- * the second waits for it; WG_ERR_RESOURCES; WG_ERR_PANIC; WG_ERR_BUSY inside a callback, and it goes on.
- * Threads: any. It waits for callbacks: also for a `start` that is looking for peers.
+ * Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls: if the first is still in progress on another
+ * thread, the second waits for it; WG_ERR_RESOURCES; WG_ERR_PANIC; WG_ERR_BUSY inside a callback: the tunnel keeps
+ * running.
+ * Threads: any. It waits for callbacks, including `start`.
  * Since: 0.1.0
  */
 wg_result_t wg_manager_stop(int32_t manager);

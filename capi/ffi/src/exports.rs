@@ -1,9 +1,9 @@
 //! The functions of the C interface. The header has them in this order.
 //!
-//! What a caller must see to stands in the text of each function, after "Requires:", as the header is made of it.
+//! The text of each function lists the caller's obligations after "Requires:", because the header is generated from it.
 #![allow(clippy::missing_safety_doc)] // C has no such section.
 
-// The tunnel, and what it leaves to read.
+// The tunnel, its configuration and its state.
 mod tunnel;
 
 mod peers;

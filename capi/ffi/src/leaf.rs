@@ -21,8 +21,8 @@ pub use crate::{
     types::key::take_key,
 };
 
-/// As [`wg_bump_sockets`](crate::wg_bump_sockets), on the tunnel's own thread: the outcome is reported as an event, and
-/// in the log.
+/// Reopens the sockets like [`wg_bump_sockets`](crate::wg_bump_sockets), but on the tunnel's own thread: the result is
+/// reported as an event, and in the log.
 pub fn bump_sockets_soon(handle: i32) -> wg_result_t {
     guard_on(handle, |entry: &Entry<Running>| {
         entry.check_running()?;
@@ -41,7 +41,7 @@ pub fn bind_all_to_interface(family: Family, interface_index: u32) {
     }
 }
 
-/// Whether a tunnel has a peer: WG_OK, or as [`wg_peer_stats`](crate::wg_peer_stats).
+/// Returns WG_OK if a tunnel has a peer, otherwise the error of [`wg_peer_stats`](crate::wg_peer_stats).
 ///
 /// # Safety
 /// `public_key` is NULL or points to 32 readable bytes.

@@ -1,4 +1,4 @@
-//! A tunnel that serves a program which manages it, over two descriptors: the VPN manager protocol.
+//! A managed tunnel: serves a VPN manager over two descriptors.
 
 mod log;
 mod network;
@@ -71,12 +71,12 @@ impl Object for Manager {
     }
 }
 
-/// What is known of it from before it exists.
+/// The part of a managed tunnel that exists before the tunnel.
 pub(crate) struct Served {
     functions: Functions,
     /// `None`: peers are those of files.
     source: Option<Arc<AppSource>>,
-    /// Why it has ended.
+    /// The reason for its end.
     end: Mutex<Option<End>>,
     ended: Condvar,
 }

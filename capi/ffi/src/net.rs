@@ -90,7 +90,7 @@ struct Listeners {
     inboxes: Vec<Arc<Inbox>>,
     /// Set while connections are intercepted.
     rules: Option<Rules>,
-    /// Where the app's descriptors listen that the pump serves. Those that were closed stay for a while.
+    /// The addresses of the app's listening descriptors that the pump serves. Closed ones stay for a while.
     of_pump: Vec<(FdId, SocketAddr)>,
     /// When the list has this many entries, closed listeners are removed from it.
     many_of_pump: usize,
@@ -98,7 +98,7 @@ struct Listeners {
     ended: VecDeque<FdId>,
 }
 
-/// What a listening descriptor of the app stands for.
+/// The meaning of a listening descriptor of the app.
 enum Listening {
     Inbox(Arc<Inbox>),
     OfPump(SocketAddr),

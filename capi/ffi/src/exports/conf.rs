@@ -1,4 +1,4 @@
-//! `.conf` files of wg-quick(8) and of the WireGuard apps, as C takes them.
+//! `.conf` files of wg-quick(8) and of the WireGuard apps.
 
 use std::{
     ffi::c_char,

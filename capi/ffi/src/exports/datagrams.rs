@@ -1,4 +1,4 @@
-//! What passes a bind: datagrams in the caller's memory.
+//! Sending and receiving with a bind: datagrams in the caller's memory.
 
 #[cfg(unix)]
 use std::{cell::Cell, sync::Arc, time::Instant};
@@ -163,8 +163,8 @@ unsafe fn receive(bind: i32, family: u32, datagrams: *mut wg_datagram_t, count: 
 
 #[cfg(unix)]
 thread_local! {
-    /// What this thread waits for. Held here, and not by a frame that waits: so it is let go of by a thread that is
-    /// cancelled as well, when it has ended.
+    /// The bind that this thread waits for. It is stored here, not in the frame that waits, so that a cancelled thread
+    /// also releases it when it ends.
     static AWAITED: Cell<Option<Awaited>> = const { Cell::new(None) };
 }
 

@@ -1,4 +1,4 @@
-//! Where a datagram goes to or comes from, as C has it.
+//! Endpoints: parsing, formatting and conversion.
 
 use std::{
     ffi::{c_char, c_void},
@@ -129,7 +129,7 @@ pub unsafe extern "C" fn wg_endpoint_to_sockaddr(
 /// # Safety
 /// `address` is NULL or points to `len` readable bytes.
 unsafe fn read_sockaddr(address: *const c_void, len: usize) -> Result<SocketAddr> {
-    /// That of the family, and on some systems of the length in front of it.
+    /// The end of the family, which on some systems is behind a length.
     const FAMILY_END: usize = 2;
     if address.is_null() {
         return Err(Error::new(ErrorKind::Null, "the address is NULL"));

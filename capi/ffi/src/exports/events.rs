@@ -1,4 +1,4 @@
-//! Events: what happens to a tunnel, told to a function of the app.
+//! Events of a tunnel: callback and queue.
 
 use std::{ffi::c_void, time::Duration};
 

@@ -1,6 +1,6 @@
-//! Keys: made, derived, and as text both ways.
+//! Keys: generation, derivation, and conversion to and from text.
 //!
-//! A key is 32 bytes, a `uint8_t[32]` of the caller's. Nothing here keeps one.
+//! A key is 32 bytes, a `uint8_t[32]` of the caller's. No function keeps a key.
 
 use std::{ffi::c_char, ptr};
 

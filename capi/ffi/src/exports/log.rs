@@ -1,4 +1,4 @@
-//! The log: who gets it, and how much of it.
+//! The log: callbacks and levels.
 
 use std::ffi::c_void;
 

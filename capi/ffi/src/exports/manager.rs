@@ -1,4 +1,4 @@
-//! Tunnels that serve a program which manages them: the VPN manager protocol.
+//! Managed tunnels: the VPN manager protocol.
 
 use std::time::Duration;
 
@@ -18,25 +18,25 @@ use wg_embed::{
     key::wiped,
 };
 
-/// Serves a program that manages VPNs, over the VPN manager protocol: it reads from `read_fd` and writes to `write_fd`,
-/// which are pipes or sockets, perhaps one socket twice. The peers are those of a `.conf` file, which the manager names
-/// by a `file:` URL; edits of the file are followed (docs/MANAGER.md). wg_manager_serve() has options. Only in
-/// libraries with the feature `control`, on Unix.
+/// Serves a VPN manager over the VPN manager protocol: reads its requests from `read_fd` and writes the answers to
+/// `write_fd`, which are pipes or sockets, possibly the same socket. The manager names a `.conf` file by a `file:` URL,
+/// and the peers are those of the file; changes of the file are applied (docs/MANAGER.md). wg_manager_serve() has
+/// options. Only in libraries with the feature `control`, on Unix.
 ///
-/// The manager is asked to configure the system's network, but not for a network in userspace (except on Apple's
-/// systems). If it gives no TUN and the process may create interfaces, that is the interface "wg-vpn0", which exists
-/// when the manager is asked. A start fails if the manager refuses, or does not answer within 30 seconds.
+/// The manager is requested to configure the system's network, except for a userspace network (on Apple's systems also
+/// for that). If it supplies no TUN and the process may create interfaces, a new interface "wg-vpn0" exists before that
+/// request. A start fails if the manager refuses the request, or does not answer within 30 seconds.
 ///
-/// It returns when the headers have been exchanged, for which the manager has 5 seconds. From then on the tunnel goes
-/// on on threads of the library's own, until the manager stops it or closes the stream; nothing is left of it then. A
-/// log of it has the handle 0, and the manager gets the lines up to WG_LOG_INFO.
+/// Returns when the headers have been exchanged, within 5 seconds. After that the tunnel runs on threads of the library
+/// until the manager stops it or closes the stream; then all of its resources are freed. Its log lines have the handle
+/// 0, and those up to WG_LOG_INFO are sent to the manager.
 ///
-/// Returns 0; -2 if `read_fd` and -3 if `write_fd` cannot be duplicated; -4 if there is no pipe for the stream; -5 for
-/// any other reason: the exchange of headers has failed, or the call was made inside a callback. wg_last_error() has
-/// the reason. The codes are those of another library's function of this name.
+/// Returns 0 on success; -2 if `read_fd` and -3 if `write_fd` cannot be duplicated; -4 if the pipe for the stream
+/// cannot be created; -5 for any other failure, such as in the exchange of headers, or a call inside a callback.
+/// wg_last_error() has the reason. The codes are those of another library's function of this name.
 ///
-/// Memory: both descriptors are duplicated, and stay the caller's, to close at any time. Sockets are shut down at the
-/// end.
+/// Memory: both descriptors are duplicated; the caller keeps them, and may close them at any time. Sockets are shut
+/// down at the end.
 /// Threads: any. It waits for the manager's header.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
@@ -47,28 +47,29 @@ pub extern "C" fn OpenTunnel(read_fd: i32, write_fd: i32) -> i32 {
     if result == wg_result_t::WG_OK { 0 } else { step as i32 }
 }
 
-/// As OpenTunnel(), with options, and a handle: the app may be the source of the peers. Only in libraries with the
-/// feature `control`, on Unix.
+/// Serves a VPN manager as OpenTunnel() does, with options, and returns a handle. With `start` in the options, the app
+/// supplies the peers. Only in libraries with the feature `control`, on Unix.
 ///
-/// `options` may be NULL. Returns a handle above 0, to give to wg_manager_stop() also when the tunnel has ended, or a
-/// negative wg_result_t. Managers, tunnels and binds are counted together, but functions for one kind do not accept the
-/// handles of another.
+/// `options` may be NULL. Returns a positive handle, which must be passed to wg_manager_stop() even if the tunnel has
+/// ended, or a negative wg_result_t. Managers, tunnels and binds share one sequence of handles, but functions for one
+/// kind do not accept the handles of another.
 ///
-/// The manager may start a tunnel, stop it, wake it and ask for its peers; docs/MANAGER.md has what is done then. After
-/// a stop, and at the end of the stream, the tunnel is down; wg_manager_wait() waits for that.
+/// The manager may start and stop the tunnel, wake it, and request the list of its peers; docs/MANAGER.md describes
+/// the effects. After a stop, and at the end of the stream, the tunnel is down; wg_manager_wait() waits for that.
 ///
-/// Memory: both descriptors are duplicated, and stay the caller's, to close at any time. Sockets are shut down at the
-/// end. `options` is not kept. Each `.._destroy` is called exactly once with its `.._user`: by wg_manager_stop(), when
-/// all of the functions have returned for the last time; at once where the function is NULL (but `protect_destroy`,
-/// which waits for the end as well); or before this call returns if it fails. Only what is in a struct with a wrong
-/// `struct_size` is not given up.
+/// Memory: both descriptors are duplicated; the caller keeps them, and may close them at any time. Sockets are shut
+/// down at the end. `options` is not kept. Each `.._destroy` is called exactly once with its `.._user`: by
+/// wg_manager_stop(), when the last call of any of the callbacks has returned; at once if the function is NULL (except
+/// `protect_destroy`, which is called at the end as well); or before this call returns if it fails. Only the `.._user`
+/// pointers of a struct with an invalid `struct_size` are not released.
 /// Requires: `options` is NULL or points to `options->struct_size` readable bytes; its functions are NULL or of their
-/// types, and may be called with what belongs to them on any thread; `interface_name` is NULL or ends with a zero byte.
-/// Errors: WG_ERR_INVALID if a descriptor is not open, or a value is out of its range; WG_ERR_PROTOCOL if the other
-/// side's header is refused; WG_ERR_CLOSED if the stream ended before it; WG_ERR_TIMED_OUT if it did not come in time;
-/// WG_ERR_UNSUPPORTED if `options` sets a field that this library does not support; WG_ERR_RESOURCES; WG_ERR_IO;
+/// types, and may be called with their `user` pointers on any thread; `interface_name` is NULL or ends with a zero
+/// byte.
+/// Errors: WG_ERR_INVALID if a descriptor is not open, or a value is out of range; WG_ERR_PROTOCOL if the manager's
+/// header is refused; WG_ERR_CLOSED if the stream has ended before the header; WG_ERR_TIMED_OUT if the header has not
+/// arrived in time; WG_ERR_UNSUPPORTED if a field is set that is unknown to this library; WG_ERR_RESOURCES; WG_ERR_IO;
 /// WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
-/// Threads: any. It waits for the manager's header. The tunnel runs on threads of the library's own.
+/// Threads: any. It waits for the manager's header. The tunnel runs on threads of the library.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_manager_serve(read_fd: i32, write_fd: i32, options: *const wg_manager_options_t) -> i32 {
@@ -80,24 +81,23 @@ pub unsafe extern "C" fn wg_manager_serve(read_fd: i32, write_fd: i32, options: 
     unsafe { serve(read_fd, write_fd, options) }
 }
 
-/// Gives a manager's tunnel its configuration and its peers: for a start, inside `start` of the options or before it,
-/// and later on whenever something has changed. `state` is all that there is: what differs from the last call is
-/// applied and sent to the manager, and what is missing was deleted. Sessions of peers that stay are kept. Another MTU
-/// or other addresses reach the system's network by the manager or `configure`.
+/// Sets the configuration and the peers of a managed tunnel: for a start, inside `start` of the options or before it,
+/// and later whenever they have changed. `state` is complete: differences from the last call are applied and sent to
+/// the manager, and missing peers, agents and workspaces are deleted. Peers that stay keep their sessions. A change of
+/// the MTU or the addresses is passed to the manager or to `configure`.
 ///
-/// When it returns WG_OK, the configuration is valid, and on its way to the tunnel; what comes of it is in the log.
+/// When it returns WG_OK, the configuration is valid and queued for the tunnel; the log has the result.
 ///
-/// Memory: `state` and what it points to is not kept. The library has a copy of the configuration, which it wipes when
+/// Memory: `state` and its pointers are not kept. The library keeps a copy of the configuration, which is wiped when
 /// the tunnel ends.
 /// Requires: `state` is NULL or points to `state->struct_size` readable bytes; `conf` points to `conf_len` bytes,
-/// `workspaces` and `agents` to as many structs as their counts give; texts are NULL or end with a zero byte.
+/// `workspaces` and `agents` to as many structs as their counts; texts are NULL or end with a zero byte.
 /// Errors: WG_ERR_NULL if `state`, its `conf` or a name is NULL; WG_ERR_INVALID if a value is invalid: wg_last_error()
-/// names it; WG_ERR_TOO_LARGE as in wg_conf_parse(); WG_ERR_UNSUPPORTED without `start` in the options, or for fields
-/// that this library does not support; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_UNKNOWN_HANDLE; WG_ERR_FORKED;
+/// names it; WG_ERR_TOO_LARGE as in wg_conf_parse(); WG_ERR_UNSUPPORTED without `start` in the options, or if a field
+/// is set that is unknown to this library; WG_ERR_CLOSED if the tunnel has ended; WG_ERR_UNKNOWN_HANDLE; WG_ERR_FORKED;
 /// WG_ERR_RESOURCES; WG_ERR_PANIC; WG_ERR_BUSY inside a callback other than `start` of the same manager. On failure
-/// nothing has changed.
-/// Threads: any; calls for one manager come one after another. It waits while 64 changes are on their way, but not
-/// inside a callback: it is refused there, or, inside `start`, does not have to wait.
+/// nothing changes.
+/// Threads: any; calls for one manager are serialized. It waits while 64 changes are queued, but never inside `start`.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_manager_update(manager: i32, state: *const wg_manager_state_t) -> wg_result_t {
@@ -120,16 +120,15 @@ pub unsafe extern "C" fn wg_manager_update(manager: i32, state: *const wg_manage
     wiped(|| guard_anywhere(body))
 }
 
-/// Waits until a manager's tunnel has ended, by itself or by wg_manager_stop() on another thread, for `timeout_ms`
-/// milliseconds at most: 0 does not wait, and a negative number waits without limit.
+/// Waits until a managed tunnel has ended, by itself or by wg_manager_stop() on another thread, for at most
+/// `timeout_ms` milliseconds: 0 does not wait, and a negative number waits without limit.
 ///
-/// Returns WG_OK if it was stopped, by the manager or wg_manager_stop(), or if the manager has closed the stream
-/// between two messages. The handle is still to be given to wg_manager_stop().
+/// Returns WG_OK if the tunnel was stopped, by the manager or wg_manager_stop(), or if the manager has closed the
+/// stream between two messages. The handle must still be passed to wg_manager_stop().
 ///
-/// Errors: WG_ERR_TIMED_OUT if it has not ended; WG_ERR_PROTOCOL if it has ended because of what the manager has sent;
-/// WG_ERR_IO if reading or writing has failed; WG_ERR_UNKNOWN_HANDLE; WG_ERR_RESOURCES; WG_ERR_PANIC; WG_ERR_BUSY
-/// inside a callback.
-/// Threads: any, also several at once. A thread is not cancelled while it waits.
+/// Errors: WG_ERR_TIMED_OUT if it has not ended; WG_ERR_PROTOCOL if a message of the manager has ended it; WG_ERR_IO if
+/// reading or writing has failed; WG_ERR_UNKNOWN_HANDLE; WG_ERR_RESOURCES; WG_ERR_PANIC; WG_ERR_BUSY inside a callback.
+/// Threads: any, also several concurrently. A waiting thread cannot be cancelled (pthread_cancel()).
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_manager_wait(manager: i32, timeout_ms: i32) -> wg_result_t {
@@ -137,15 +136,16 @@ pub extern "C" fn wg_manager_wait(manager: i32, timeout_ms: i32) -> wg_result_t 
     guard_on(manager, |entry: &Entry<Manager>| entry.wait(timeout))
 }
 
-/// Ends the stream and the tunnel, and gives the handle up.
+/// Ends the stream and the tunnel. The handle becomes invalid.
 ///
-/// When this returns, none of the app's functions is running on any thread, and each was destroyed; descriptors are
-/// closed, and threads have ended.
+/// When this returns, none of its callbacks is running on any thread, each `destroy` has been called, its descriptors
+/// are closed, and its threads have ended.
 ///
 /// Memory: everything that belongs to it is freed, and its keys are wiped.
-/// Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls: if the first is still under way on another thread,
-/// the second waits for it; WG_ERR_RESOURCES; WG_ERR_PANIC; WG_ERR_BUSY inside a callback, and it goes on.
-/// Threads: any. It waits for callbacks: also for a `start` that is looking for peers.
+/// Errors: WG_ERR_UNKNOWN_HANDLE, also for the second of two calls: if the first is still in progress on another
+/// thread, the second waits for it; WG_ERR_RESOURCES; WG_ERR_PANIC; WG_ERR_BUSY inside a callback: the tunnel keeps
+/// running.
+/// Threads: any. It waits for callbacks, including `start`.
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub extern "C" fn wg_manager_stop(manager: i32) -> wg_result_t {

@@ -1,4 +1,4 @@
-//! Memory that C gives back.
+//! Release of memory that was passed to C.
 
 use std::{ffi::c_void, ptr::NonNull};
 

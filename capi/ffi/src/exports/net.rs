@@ -442,7 +442,7 @@ pub unsafe extern "C" fn wg_net_http(
 }
 
 /// # Safety
-/// That of [`wg_net_socks5`]; `texts` are its `listen`, `user` and `password`.
+/// As for [`wg_net_socks5`]; `texts` are its `listen`, `user` and `password`.
 unsafe fn start_proxy(
     entry: &Entry<Running>,
     protocol: Protocol,

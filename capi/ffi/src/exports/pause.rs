@@ -1,4 +1,4 @@
-//! A tunnel that is paused while the app or the device is.
+//! Pause and resumption of a tunnel.
 
 use crate::{
     plumbing::{guard::guard_on, handle::Entry, result::wg_result_t},

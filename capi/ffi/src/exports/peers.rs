@@ -1,4 +1,4 @@
-//! A tunnel's peers, one at a time: changed and removed, without text in between.
+//! Changes and removal of single peers, and control of their sessions.
 
 use crate::{
     plumbing::{guard::guard_on, handle::Entry, result::wg_result_t, sized::read_sized_into},

@@ -1,4 +1,4 @@
-//! What a tunnel did so far and what it takes, in numbers: nothing here has a secret in it.
+//! Statistics, counters and memory use of a tunnel, without secrets.
 
 use crate::{
     plumbing::{

@@ -1,4 +1,4 @@
-//! UDP in batches, without a tunnel: binds, open, changed and closed. What passes them is in `datagrams.rs`.
+//! UDP in batches, without a tunnel: binds are opened, changed and closed. `datagrams.rs` sends and receives.
 
 use std::{ops::Deref, sync::Arc};
 

@@ -26,8 +26,8 @@ use wg_embed::{
 /// storage for one value each.
 /// Errors: WG_ERR_NULL if a pointer is NULL, except `request` if `len` is 0; WG_ERR_UNKNOWN_HANDLE; WG_ERR_RESOURCES;
 /// WG_ERR_PANIC; WG_ERR_BUSY inside a callback. A tunnel that has ended by itself can still be queried.
-/// Threads: any, also several at once. A command `set` waits as wg_set_config() does. wg_turn_off() ends a wait for
-/// events. A thread is not cancelled while it waits.
+/// Threads: any, also several concurrently. A command `set` waits as wg_set_config() does. wg_turn_off() ends a wait
+/// for events. A waiting thread cannot be cancelled (pthread_cancel()).
 /// Since: 0.1.0
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wg_wireproto_call(

@@ -180,7 +180,7 @@ pub(crate) fn set_mtu(handle: i32, mtu: u16) -> Result<()> {
     Ok(())
 }
 
-/// As [`packet_inlet`], for datagrams.
+/// Returns the inlet for datagrams, as [`packet_inlet`] does for packets.
 pub(crate) fn datagram_inlet(handle: i32) -> Result<DatagramInlet> {
     let functions = functions(handle)?;
     let missing = || Error::new(ErrorKind::Unsupported, "the tunnel has no wg_transport_t");

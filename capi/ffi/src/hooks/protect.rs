@@ -50,7 +50,7 @@ impl Protect {
         drop(self.take());
     }
 
-    /// As [`close`](Self::close), but the pointer is released when the result is dropped.
+    /// Closes the callback like [`close`](Self::close), but releases the pointer only when the result is dropped.
     pub(crate) fn take(&self) -> impl Sized {
         self.0.take()
     }

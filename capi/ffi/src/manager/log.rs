@@ -1,4 +1,4 @@
-//! The log: where the app wants it, and as lines for the manager.
+//! The log: to the callback of the app, and as lines for the manager.
 
 use std::sync::{Arc, Mutex};
 

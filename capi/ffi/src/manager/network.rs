@@ -1,4 +1,4 @@
-//! The system's network, as a function of the app configures it.
+//! The system's network, configured by a callback of the app.
 
 use std::{
     ffi::{CString, c_char, c_void},

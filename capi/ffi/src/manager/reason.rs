@@ -1,4 +1,4 @@
-//! The text with which the app refuses something.
+//! The reason for a refusal by the app.
 
 use std::ffi::c_char;
 
@@ -17,7 +17,7 @@ impl Reason {
         (self.0.as_mut_ptr(), self.0.len())
     }
 
-    /// What the app has written, when its function has returned `code`.
+    /// Returns the app's text, after its callback has returned `code`.
     pub(super) fn text(&self, code: i32) -> String {
         // A char of C has a sign here, and none there.
         let bytes: Vec<u8> = self.0.iter().map(|char| char.to_ne_bytes()[0]).take_while(|byte| *byte != 0).collect();

@@ -1,4 +1,4 @@
-//! Peers from the app: what it has given, and who is shown what of it changes.
+//! Peers that the app supplies, and their changes.
 
 use std::{
     ffi::{c_char, c_void},
@@ -36,9 +36,9 @@ pub(crate) struct AppSource {
 
 #[derive(Default)]
 struct State {
-    /// What the app has given last.
+    /// The last state from the app.
     contents: Option<Contents>,
-    /// Takes what is different from that, once a start has it.
+    /// Receives the differences from that state, once a start has it.
     changes: Option<Changes<Configuration>>,
     is_closed: bool,
 }
@@ -48,12 +48,12 @@ impl AppSource {
         Self { manager, start, finding: Mutex::default(), state: Mutex::default() }
     }
 
-    /// Whether this thread is inside the function that finds the peers. Does not wait.
+    /// Returns whether this thread is inside the callback that supplies the peers. Never waits.
     pub(crate) fn is_finding(&self) -> bool {
         *sync::lock(&self.finding) == Some(thread::id())
     }
 
-    /// Takes what the app has now.
+    /// Sets the present state from the app.
     pub(crate) fn update(&self, new: Contents) -> Result<(), Error> {
         let closed = || Error::new(ErrorKind::Closed, "the manager's tunnel has ended");
         // Held while it is sent: changes go out in the order in which they were made. The receiver does not need it.
@@ -155,7 +155,7 @@ impl Request {
     }
 }
 
-/// As C has it. A zero byte within would make another text of it.
+/// Converts a text for C. A zero byte within it is refused, as it would truncate the text.
 fn text(name: &str, text: &str) -> Result<Zeroizing<Vec<u8>>, String> {
     if text.contains('\0') {
         return Err(format!("{name} has a zero byte"));

@@ -1,4 +1,4 @@
-//! A [`wg_manager_state_t`] as the library has it.
+//! Conversion of a [`wg_manager_state_t`].
 
 use std::{
     collections::{HashMap, HashSet},
@@ -135,7 +135,7 @@ unsafe fn agent(given: &wg_manager_agent_t) -> Result<(Agent, Peer)> {
     Ok((agent, Peer { public_key: PublicKey::from_bytes(given.public_key), address }))
 }
 
-/// What commas separate.
+/// Returns the items between commas.
 fn items(text: Option<&str>) -> impl Iterator<Item = &str> {
     let text = text.map(str::trim).filter(|text| !text.is_empty());
     text.into_iter().flat_map(|text| text.split(',')).map(str::trim)

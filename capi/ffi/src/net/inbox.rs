@@ -96,7 +96,7 @@ impl Inbox {
         sync::lock(&self.state)
     }
 
-    /// What is watched to see that the app closes its descriptor; `None` once the inbox is closed.
+    /// Returns the descriptor that reports that the app has closed its end; `None` once the inbox is closed.
     pub(super) fn signal(&self) -> Option<Arc<OwnedFd>> {
         self.state().signal.clone()
     }

@@ -1,5 +1,5 @@
-//! A stack as the TUN of a tunnel that is turned off by its app, not by the stack: what the stack has left to say is
-//! still sent, and the tunnel does not take the stack's end for one of its own.
+//! A stack as the TUN of a tunnel that is turned off by its app, not by the stack: the stack's last packets are still
+//! sent, and the end of the stack is not considered an end of the tunnel by itself.
 
 use std::{
     io,
@@ -18,11 +18,11 @@ use wg_embed::{
 enum Stage {
     #[default]
     Open,
-    /// It is being closed by us.
+    /// The library is closing it.
     Closing,
-    /// It was closed: what it has to say is there.
+    /// It was closed, and its last packets can be read.
     Closed,
-    /// All of that was read.
+    /// These packets were read.
     Read,
 }
 
@@ -50,7 +50,8 @@ impl End {
         *sync::lock(&self.stage)
     }
 
-    /// Nothing more can be read. `before` was the stage when that read began. Returns false if that is not our doing.
+    /// Reports the end of reading. `before` is the stage at the begin of that read. Returns false if the library has
+    /// not closed the stack.
     fn read_all(&self, before: Stage) -> bool {
         let mut stage = sync::lock(&self.stage);
         if before == Stage::Closed {

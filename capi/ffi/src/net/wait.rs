@@ -19,7 +19,7 @@ impl Limit {
         Self(u64::try_from(timeout_ms).ok().map(|ms| Instant::now() + Duration::from_millis(ms)))
     }
 
-    /// How much time is left; `None` is without limit.
+    /// Returns the remaining time; `None` without a limit.
     pub(super) fn left(self) -> Option<Duration> {
         self.0.map(|until| until.saturating_duration_since(Instant::now()))
     }

@@ -100,17 +100,17 @@ pub fn guard<R: Returned>(body: impl FnOnce() -> Result<R::Value>) -> R {
     guarded(outside, body)
 }
 
-/// As [`guard`], for functions that end an object.
+/// Runs the body of a function that ends an object, like [`guard`].
 pub(crate) fn guard_end(handle: i32, body: impl FnOnce() -> Result<()>) -> wg_result_t {
     guarded(|body| ending(handle, body), body)
 }
 
-/// As [`guard`], for functions on one object.
+/// Runs the body of a function on one object, like [`guard`].
 pub(crate) fn guard_on<T: Object, R: Returned>(handle: i32, body: impl FnOnce(&Entry<T>) -> Result<R::Value>) -> R {
     guard_with(handle, None, |entry| body(entry))
 }
 
-/// As [`guard_on`], for a call that may have the object already.
+/// Runs the body of a function that may have its object already, like [`guard_on`].
 pub(crate) fn guard_with<T: Object, R: Returned>(
     handle: i32,
     kept: Option<Arc<Entry<T>>>,

@@ -10,8 +10,8 @@ const MAX_SIZE: usize = 4096;
 /// A struct that begins with its size in the caller's header.
 ///
 /// # Safety
-/// It is `repr(C)`, begins with a `usize`, has no padding, and any bytes are a valid value; but for functions, of which
-/// its author says that they are ones, or NULL.
+/// The type is `repr(C)`, begins with a `usize`, has no padding, and any bytes are a valid value, except that pointers
+/// to functions must be NULL or valid.
 pub(crate) unsafe trait SizedStruct: Copy {
     /// Its sizes in released headers, that of 0.1.0 first and that of this version last. Fields that are appended after
     /// a release also need a new size here: any other number below the last would cut a field, or silently drop one.

@@ -25,7 +25,7 @@ pub(crate) unsafe fn borrow_text<'a>(text: *const c_char, name: &str) -> Result<
     text.to_str().map_err(|_| Error::invalid(format!("{name} is not UTF-8")))
 }
 
-/// Text for C, which cannot have a zero byte in it.
+/// Converts text for C, without zero bytes.
 pub fn c_text(text: impl Into<Vec<u8>>) -> CString {
     let mut bytes = text.into();
     bytes.retain(|b| *b != 0);

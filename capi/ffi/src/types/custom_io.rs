@@ -1,4 +1,4 @@
-//! Packets in place of a TUN device, datagrams in place of sockets: the functions, as C has them.
+//! Callbacks for packets in place of a TUN device, and for datagrams in place of sockets.
 
 use std::{ffi::c_void, mem::offset_of, ptr};
 

@@ -1,4 +1,4 @@
-//! Datagrams, as C has them.
+//! The C struct of a datagram.
 
 use std::{ffi::c_void, mem::offset_of, ptr};
 
@@ -94,7 +94,7 @@ impl wg_datagram_t {
         }
     }
 
-    /// What the app is to send, with a place for its endpoint. It must not be used when either is gone.
+    /// Returns a datagram for the app to send, with storage for its endpoint. It is valid as long as both arguments.
     pub(crate) fn to_send(datagram: Datagram<'_>, peer: &mut wg_endpoint_t) -> Self {
         let Datagram { endpoint, tos, payload, .. } = datagram;
         *peer = endpoint.into();
@@ -157,7 +157,7 @@ impl From<&SendReport> for wg_send_report_t {
     }
 }
 
-/// What a caller's datagram asks to send.
+/// Converts a caller's datagram for sending.
 ///
 /// # Safety
 /// The pointers in `datagram` are NULL or readable, `data` for `len` bytes.

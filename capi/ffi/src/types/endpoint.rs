@@ -1,4 +1,4 @@
-//! Endpoints, as C has them.
+//! The C struct of an endpoint.
 
 use std::{
     mem::offset_of,
@@ -29,7 +29,7 @@ pub enum wg_family_t {
 
 pub use wg_family_t::*;
 
-/// What C has for a family.
+/// Returns the number of a family in C.
 pub(crate) fn family_number(family: Family) -> u32 {
     match family {
         Family::V4 => WG_IPV4 as u32,

@@ -1,4 +1,4 @@
-//! Events, as C has them.
+//! The C struct of an event.
 
 use std::{
     ffi::{c_char, c_void},

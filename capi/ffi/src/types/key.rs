@@ -1,4 +1,4 @@
-//! Keys, as C has them.
+//! Keys in C.
 
 use std::ptr;
 

@@ -1,4 +1,4 @@
-//! What a manager's tunnel is served with, and what its peers are.
+//! Options and state of a managed tunnel.
 
 use std::{
     ffi::{c_char, c_void},
@@ -20,67 +20,67 @@ use crate::{
 /// Since: 0.1.0
 pub const WG_MANAGER_ID_LEN: usize = 16;
 
-/// Room for the reason of a refusal, its zero byte included.
+/// Size of the buffer for the reason of a refusal, including the terminating zero byte.
 ///
 /// Since: 0.1.0
 pub const WG_MANAGER_REASON_LEN: usize = 1024;
 
-/// Where packets come from if the manager gives no TUN.
+/// The inside of a managed tunnel if the manager supplies no TUN.
 ///
 /// Since: 0.1.0
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum wg_manager_network_t {
-    /// An interface of our own, or else a network in userspace.
+    /// A new interface if the process may create one, otherwise a userspace network.
     WG_MANAGER_AUTO = 0,
-    /// An interface of our own (Linux).
+    /// A new interface (Linux).
     WG_MANAGER_INTERFACE = 1,
-    /// A network in userspace, without root. It answers pings; wg_net_ functions do not reach it.
+    /// A userspace network, without root. It answers pings; the wg_net_ functions cannot use it.
     WG_MANAGER_USERSPACE = 2,
 }
 
-/// Who configures the system's network.
+/// Who configures the system's network: addresses, routes and DNS.
 ///
 /// Since: 0.1.0
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum wg_manager_settings_t {
-    /// As the managers of this system expect it: WG_MANAGER_ASK on Apple's systems. Elsewhere WG_MANAGER_OWN, or
-    /// WG_MANAGER_ASK if there is an interface of the system, and no `configure`.
+    /// As managers on this system expect it: WG_MANAGER_ASK on Apple's systems. Elsewhere WG_MANAGER_OWN, or
+    /// WG_MANAGER_ASK for an interface of the system without `configure`.
     WG_MANAGER_DEFAULT = 0,
-    /// The manager, which is asked when the interface exists, before the tunnel starts.
+    /// The manager. It gets a request when the interface exists, before the tunnel starts.
     WG_MANAGER_ASK = 1,
-    /// `configure` of the options. Without that function a start with a system's interface is refused.
+    /// `configure` of the options. Without it, a start with an interface of the system is refused.
     WG_MANAGER_OWN = 2,
 }
 
-/// The state of a workspace, as managers show it.
+/// The status of a workspace, for the manager's user interface.
 ///
 /// Since: 0.1.0
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum wg_manager_status_t {
-    /// That cannot be determined.
+    /// The status cannot be determined.
     WG_MANAGER_UNKNOWN = 0,
-    /// It is to be started.
+    /// Its start is pending.
     WG_MANAGER_PENDING = 1,
     /// It is being started.
     WG_MANAGER_STARTING = 2,
-    /// It runs.
+    /// It is running.
     WG_MANAGER_RUNNING = 3,
     /// It is being stopped.
     WG_MANAGER_STOPPING = 4,
-    /// It does not run.
+    /// It is stopped.
     WG_MANAGER_STOPPED = 5,
-    /// It could not be started or stopped.
+    /// Its start or stop has failed.
     WG_MANAGER_FAILED = 6,
-    /// Its start is being given up.
+    /// Its start is being cancelled.
     WG_MANAGER_CANCELING = 7,
-    /// Its start was given up.
+    /// Its start was cancelled.
     WG_MANAGER_CANCELED = 8,
     /// It is being deleted.
     WG_MANAGER_DELETING = 9,
-    /// It does not exist any more.
+    /// It no longer exists.
     WG_MANAGER_DELETED = 10,
 }
 
@@ -88,7 +88,7 @@ pub use wg_manager_network_t::*;
 pub use wg_manager_settings_t::*;
 pub use wg_manager_status_t::*;
 
-/// A header for each HTTP request to the source of the peers. The struct never changes.
+/// A header that the app adds to each HTTP request to the source of the peers. The struct never changes.
 ///
 /// Since: 0.1.0
 #[repr(C)]
@@ -100,31 +100,31 @@ pub struct wg_manager_header_t {
     pub value: *const c_char,
 }
 
-/// The manager's request to start a tunnel. Later versions may append fields; existing fields remain.
+/// A manager's request to start a tunnel. Later versions may append fields; existing ones never change.
 ///
-/// All texts are UTF-8, never NULL, and "" if the manager has not sent them.
+/// All texts are UTF-8 and never NULL; a text that the manager has not sent is "".
 ///
 /// Since: 0.1.0
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct wg_manager_request_t {
-    /// The size of this struct, as the library was compiled.
+    /// sizeof(wg_manager_request_t) in the library.
     pub struct_size: usize,
-    /// Where the peers come from: a URL, never "". The protocol's name of it is `coder_url`.
+    /// The URL of the source of the peers (`coder_url` in the protocol); never "".
     pub url: *const c_char,
-    /// What the app is let in with there: a secret, never "".
+    /// The token for that source: a secret; never "".
     pub token: *const c_char,
-    /// The manager's device.
+    /// The id of the manager's device.
     pub device_id: *const c_char,
-    /// Its system.
+    /// The operating system of that device.
     pub device_os: *const c_char,
     /// The manager's version (`coder_desktop_version`).
     pub version: *const c_char,
-    /// `header_count` headers.
+    /// The headers for requests to that source.
     pub headers: *const wg_manager_header_t,
-    /// How many there are.
+    /// The number of `headers`.
     pub header_count: usize,
-    /// The manager's TUN, which the library duplicates, or -1 if the manager gave none.
+    /// The TUN that the manager supplies, of which the library uses a duplicate; -1 without one.
     pub tun_fd: i32,
     /// 0.
     pub reserved: u32,
@@ -136,85 +136,88 @@ pub struct wg_manager_request_t {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct wg_manager_workspace_t {
-    /// For people; not NULL.
+    /// Its name for the user interface; not NULL.
     pub name: *const c_char,
     /// A wg_manager_status_t.
     pub status: u32,
     /// 0.
     pub reserved: u32,
-    /// Its own.
+    /// Its id; each workspace has another one.
     pub id: [u8; WG_MANAGER_ID_LEN],
 }
 
-/// A peer, as managers show it. The struct never changes.
+/// A peer, as it is presented to the manager. The struct never changes.
 ///
 /// Since: 0.1.0
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct wg_manager_agent_t {
-    /// For people; not NULL, and unlike those of the workspace's other agents: managers keep one of each name.
+    /// Its name for the user interface; not NULL. It must be unique in its workspace, because managers keep only one
+    /// agent of each name.
     pub name: *const c_char,
-    /// Its names in the DNS, with commas between them. NULL or "": `name` is one.
+    /// Its DNS names, separated by commas. NULL or "" stands for `name`.
     pub fqdns: *const c_char,
-    /// Its addresses in the tunnel, with commas between them; or NULL.
+    /// Its addresses in the tunnel, separated by commas; or NULL.
     pub addresses: *const c_char,
-    /// The address that is pinged. NULL: the first of `addresses`; "": none.
+    /// The address to ping; NULL for the first of `addresses`, "" for no pings.
     pub ping: *const c_char,
-    /// Its own.
+    /// Its id; each agent has another one.
     pub id: [u8; WG_MANAGER_ID_LEN],
-    /// That of one of the workspaces.
+    /// The id of its workspace.
     pub workspace: [u8; WG_MANAGER_ID_LEN],
-    /// The peer of the configuration, whose handshakes are shown.
+    /// The public key of its peer, whose handshakes are reported to the manager.
     pub public_key: [u8; WG_KEY_LEN],
 }
 
-/// The configuration of a manager's tunnel, and its peers: all that there is. Start from WG_MANAGER_STATE_INIT. It may
-/// grow as wg_options_t does.
+/// The complete configuration of a managed tunnel, and its complete list of peers. Initialize with
+/// WG_MANAGER_STATE_INIT. Fields may be appended, as in wg_options_t.
 ///
 /// Since: 0.1.0
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct wg_manager_state_t {
-    /// sizeof(wg_manager_state_t), as the caller was compiled.
+    /// sizeof(wg_manager_state_t) in the caller's header.
     pub struct_size: usize,
-    /// A `.conf` file as for wg_conf_parse(), which may name hosts; `conf_len` bytes.
+    /// The bytes of a `.conf` file, as for wg_conf_parse(). Endpoints may be host names.
     pub conf: *const c_char,
-    /// How many bytes there are.
+    /// The number of bytes of `conf`.
     pub conf_len: usize,
-    /// The name of the workspace if `agents` is NULL; NULL: "wg".
+    /// The name of the workspace if `agents` is NULL; NULL for "wg".
     pub name: *const c_char,
-    /// Network settings, a line for each, with a line feed between them:
+    /// The settings of the system's network, one a line:
     /// "address=10.0.0.2/24", "dns=10.0.0.1", "search=example.com" and "mtu=1420" as from wg_conf_parse();
-    /// "route=10.0.0.0/8", a route into the tunnel, and "exclude=192.0.2.7/32", one around it, both also as
-    /// "route=10.0.0.0/8 via 10.0.0.1"; "router=10.0.0.1", for IPv4;
-    /// "match=example.com", names that are looked up at the servers, and "match=" for all; "match_only=true" if these
-    /// are not search domains; "domain=example", the name of the DNS settings;
-    /// "overhead=80", bytes that the tunnel adds; "remote=192.0.2.7", its far end.
-    /// NULL: those of `conf`, with routes to all allowed IPs (none with Table = off) and around them to endpoints.
+    /// "route=10.0.0.0/8", a route into the tunnel, and "exclude=192.0.2.7/32", a route outside it, both also with a
+    /// gateway: "route=10.0.0.0/8 via 10.0.0.1"; "router=10.0.0.1", the IPv4 router;
+    /// "match=example.com", a domain whose names are looked up with these DNS servers, and "match=" for all names;
+    /// "match_only=true" if these are not search domains; "domain=example", the name of the DNS settings;
+    /// "overhead=80", the bytes that the tunnel adds to a packet; "remote=192.0.2.7", the remote end of the tunnel.
+    /// NULL for the settings of `conf`, with routes into the tunnel for all allowed IPs (none with Table = off), and
+    /// outside it for the endpoints.
     pub settings: *const c_char,
-    /// `workspace_count` workspaces, with ids of their own.
+    /// The workspaces; or NULL.
     pub workspaces: *const wg_manager_workspace_t,
-    /// How many there are.
+    /// The number of `workspaces`.
     pub workspace_count: usize,
-    /// `agent_count` agents, with ids of their own. NULL, and no workspaces: each peer of `conf` is an agent of one
-    /// workspace, as for a file: URL (docs/MANAGER.md). Its id follows from its key, its name is in a comment
-    /// `# Name = x`, and its addresses are the hosts among its AllowedIPs.
+    /// The agents. If this and `workspaces` are NULL, each peer of `conf` is an agent of one workspace, as for a
+    /// `file:` URL (docs/MANAGER.md): its id is derived from its key, its name is in a comment `# Name = x`, and its
+    /// addresses are the single addresses among its AllowedIPs.
     pub agents: *const wg_manager_agent_t,
-    /// How many there are.
+    /// The number of `agents`.
     pub agent_count: usize,
 }
 
-/// Finds the peers for a start, and gives them to wg_manager_update() with `manager`, inside this call or before it:
-/// the tunnel starts with what was given last.
+/// Supplies the peers for a start by calling wg_manager_update() with `manager`, during this call or before it; the
+/// tunnel starts with the state of the last such call.
 ///
-/// `user` is what came with the function; `manager` is the handle, perhaps before wg_manager_serve() has returned it;
-/// `request` is valid only during the call. Returns 0, or anything else to refuse the start: then the manager is sent
-/// the UTF-8 text in the `reason_size` bytes at `reason` (WG_MANAGER_REASON_LEN), up to its zero byte.
+/// `user` is the pointer that was passed with the function; `manager` is the handle, perhaps before wg_manager_serve()
+/// has returned it; `request` is valid only during the call. Returns 0, or any other value to refuse the start: then
+/// the UTF-8 text at `reason`, a buffer of `reason_size` bytes (WG_MANAGER_REASON_LEN), is sent to the manager, up to
+/// its zero byte.
 ///
-/// Threads: a thread of the library's own, one call at a time. It may take its time; but wg_manager_stop() and the end
-/// of the tunnel wait for it. It must not leave by an exception, longjmp() or pthread_exit(). Its stack is as in
-/// wg_log_fn_t. Inside it, wg_manager_update() with `manager` works, and what wg_log_fn_t names. Everything else
-/// returns WG_ERR_BUSY.
+/// Threads: called on a thread of the library, one call at a time. It may block; wg_manager_stop() and the end of the
+/// tunnel wait for it. It must not leave by an exception, longjmp() or pthread_exit(). Its stack is as in wg_log_fn_t.
+/// Inside it, wg_manager_update() with `manager` and the functions that wg_log_fn_t lists work; all others return
+/// WG_ERR_BUSY.
 /// Since: 0.1.0
 pub type wg_manager_start_fn_t = Option<
     unsafe extern "C" fn(
@@ -226,17 +229,17 @@ pub type wg_manager_start_fn_t = Option<
     ) -> i32,
 >;
 
-/// Configures the system's network for an interface, or undoes it.
+/// Configures the system's network for an interface, or restores it.
 ///
-/// `user` and `manager` are as in wg_manager_start_fn_t; `name` is the name of the interface; `settings` are all
-/// that hold from now on, in place of those of an earlier call, in the lines of wg_manager_state_t. Returns 0, or
-/// anything else to refuse: then what an earlier call has configured must still hold, or nothing if there was none,
-/// and the manager is sent the text at `reason`, as in wg_manager_start_fn_t. `settings` is NULL once if a call for the
-/// interface returned 0, before the interface is removed: then what was configured is to be undone, and the result is
-/// ignored. All pointers are valid only during the call.
+/// `user` and `manager` are as in wg_manager_start_fn_t; `name` is the name of the interface; `settings` are the
+/// complete settings, which replace those of an earlier call, in the lines of wg_manager_state_t. Returns 0, or any
+/// other value to refuse: then the configuration of the earlier call must still be in effect, or none if there was no
+/// earlier call, and the text at `reason` is sent to the manager, as in wg_manager_start_fn_t. If a call for the
+/// interface returned 0, there is one more call before the interface is removed, with NULL for `settings`: restore the
+/// network; the result is ignored. All pointers are valid only during the call.
 ///
-/// Threads: threads of the library's own, one call at a time. Packets do not wait for it. Inside it, what wg_log_fn_t
-/// names works. Everything else returns WG_ERR_BUSY. The rest is as in wg_manager_start_fn_t.
+/// Threads: called on threads of the library, one call at a time. Packets do not wait for it. Inside it, the functions
+/// that wg_log_fn_t lists work; all others return WG_ERR_BUSY. Otherwise as wg_manager_start_fn_t.
 /// Since: 0.1.0
 pub type wg_manager_configure_fn_t = Option<
     unsafe extern "C" fn(
@@ -249,62 +252,63 @@ pub type wg_manager_configure_fn_t = Option<
     ) -> i32,
 >;
 
-/// Options of wg_manager_serve(). Start from WG_MANAGER_OPTIONS_INIT, and set what should differ. It may grow as
-/// wg_options_t does.
+/// Options of wg_manager_serve(). Initialize with WG_MANAGER_OPTIONS_INIT, then set the fields that should differ.
+/// Fields may be appended, as in wg_options_t.
 ///
 /// Since: 0.1.0
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct wg_manager_options_t {
-    /// sizeof(wg_manager_options_t), as the caller was compiled.
+    /// sizeof(wg_manager_options_t) in the caller's header.
     pub struct_size: usize,
-    /// Finds the peers of each start. NULL: they are those of a `.conf` file, which the manager names by a `file:` URL
-    /// and which is watched for edits (docs/MANAGER.md).
+    /// Supplies the peers for each start. NULL if the manager names a `.conf` file by a `file:` URL: changes of that
+    /// file are then applied (docs/MANAGER.md).
     pub start: wg_manager_start_fn_t,
-    /// For `start`.
+    /// Passed to `start`.
     pub start_user: *mut c_void,
-    /// Gives up `start_user`; or NULL.
+    /// Releases `start_user`; or NULL.
     pub start_destroy: wg_destroy_fn_t,
     /// Configures the system's network, with WG_MANAGER_OWN; or NULL.
     pub configure: wg_manager_configure_fn_t,
-    /// For `configure`.
+    /// Passed to `configure`.
     pub configure_user: *mut c_void,
-    /// Gives up `configure_user`; or NULL.
+    /// Releases `configure_user`; or NULL.
     pub configure_destroy: wg_destroy_fn_t,
-    /// Is passed each UDP socket, as in wg_options_t; or NULL.
+    /// Called with each UDP socket, as in wg_options_t; or NULL.
     pub protect: wg_protect_fn_t,
-    /// For `protect`.
+    /// Passed to `protect`.
     pub protect_user: *mut c_void,
-    /// Gives up `protect_user`; or NULL.
+    /// Releases `protect_user`; or NULL.
     pub protect_destroy: wg_destroy_fn_t,
-    /// Looks up host names of endpoints, as in wg_options_t. NULL: the system does.
+    /// Looks up host names of endpoints, as in wg_options_t; NULL for the resolver of the system.
     pub resolve: wg_resolve_fn_t,
-    /// For `resolve`.
+    /// Passed to `resolve`.
     pub resolve_user: *mut c_void,
-    /// Gives up `resolve_user`; or NULL.
+    /// Releases `resolve_user`; or NULL.
     pub resolve_destroy: wg_destroy_fn_t,
-    /// Gets the log's lines, with the manager's handle, in place of the function of wg_set_log_callback(); or NULL.
+    /// Receives the lines of the log, with the manager's handle, in place of the function of wg_set_log_callback(); or
+    /// NULL.
     pub log: wg_log_fn_t,
-    /// For `log`.
+    /// Passed to `log`.
     pub log_user: *mut c_void,
-    /// Gives up `log_user`; or NULL.
+    /// Releases `log_user`; or NULL.
     pub log_destroy: wg_destroy_fn_t,
-    /// The name of an interface of our own; NULL: "wg-vpn0". It is not kept.
+    /// The name of a new interface; NULL for "wg-vpn0". It is not kept.
     pub interface_name: *const c_char,
     /// A wg_manager_network_t.
     pub network: u32,
     /// A wg_manager_settings_t.
     pub settings: u32,
-    /// How much is logged: a wg_log_level_t. WG_LOG_INHERIT is the level set by wg_set_log_level().
+    /// The log level: a wg_log_level_t. WG_LOG_INHERIT is the level of wg_set_log_level().
     pub log_level: i32,
-    /// How much of the log is sent to the manager, independent of the app's level: WG_LOG_OFF to WG_LOG_TRACE;
-    /// WG_LOG_INFO in WG_MANAGER_OPTIONS_INIT. A manager that reads slowly misses lines.
+    /// The level of lines that are sent to the manager, independent of `log_level`: WG_LOG_OFF to WG_LOG_TRACE;
+    /// WG_LOG_INFO in WG_MANAGER_OPTIONS_INIT. A manager that reads too slowly misses lines.
     pub manager_log_level: i32,
-    /// How long the exchange of headers may take, in milliseconds; 0 for 5000.
+    /// The time limit for the exchange of headers, in milliseconds; 0 for 5000.
     pub handshake_timeout_ms: u32,
-    /// How long the manager may take to configure the network, in milliseconds; 0 for 30000.
+    /// The time limit for the manager to configure the network, in milliseconds; 0 for 30000.
     pub settings_timeout_ms: u32,
-    /// How often all agents are pinged, and sent with their handshakes, in milliseconds; 0 for 5000.
+    /// The interval at which all agents are pinged and their state is sent to the manager, in milliseconds; 0 for 5000.
     pub update_interval_ms: u32,
     /// 0.
     pub flags: u32,

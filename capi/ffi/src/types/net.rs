@@ -1,4 +1,4 @@
-//! The userspace network of a tunnel: its options, connections and interception, as C has them.
+//! The C structs of the userspace network: options, connections, interception.
 
 use std::{
     ffi::{c_char, c_void},

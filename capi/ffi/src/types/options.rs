@@ -1,4 +1,4 @@
-//! What a tunnel is turned on with.
+//! The options of a tunnel.
 
 use std::{ffi::c_void, mem::offset_of, ptr};
 

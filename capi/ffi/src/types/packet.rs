@@ -1,4 +1,4 @@
-//! IP packets as C has them.
+//! The C struct of an IP packet.
 
 use std::{mem::offset_of, ptr};
 
@@ -24,7 +24,7 @@ const _: () = {
 };
 
 impl wg_packet_t {
-    /// What a place for a packet begins as.
+    /// Returns an empty packet.
     pub(crate) fn none() -> Self {
         Self { data: ptr::null(), len: 0 }
     }

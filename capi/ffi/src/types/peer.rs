@@ -1,4 +1,4 @@
-//! Peers as an app configures them.
+//! The C structs of a peer's configuration.
 
 use std::{ffi::c_char, mem::offset_of, ptr};
 

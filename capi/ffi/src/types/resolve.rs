@@ -1,4 +1,4 @@
-//! Addresses of a host, as C has them.
+//! The addresses of a host in C.
 
 use std::{
     ffi::{c_char, c_void},

@@ -1,4 +1,4 @@
-//! Numbers of a tunnel and of its peers, as C has them: nothing here has a secret in it.
+//! The C structs of statistics, without secrets.
 
 use std::{ffi::c_char, mem::offset_of, time::Duration};
 

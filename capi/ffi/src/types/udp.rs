@@ -1,4 +1,4 @@
-//! What a bind of its own is opened with.
+//! The options of a bind without a tunnel.
 
 use std::{ffi::c_void, mem::offset_of, ptr};
 
