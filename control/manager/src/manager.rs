@@ -1,8 +1,8 @@
 //! The manager's side: starts and stops a tunnel, has the system's network configured for it, and keeps its peers.
 //!
-//! A tunnel may ask for settings and send peers at any time, also while it starts; a thread of the manager's handles
-//! that. Requests of the manager are sent one after the other: some tunnels read nothing behind a request, not even a
-//! response that they wait for, until it is done.
+//! A tunnel may request settings and send peers at any time, also during its start; a thread of the manager handles
+//! these messages. Requests of the manager are sent one after the other, because some tunnels read nothing behind a
+//! request, not even a response that they wait for, until the request is complete.
 
 mod peers;
 #[cfg(any(unix, windows))]
@@ -33,33 +33,33 @@ use wg_embed::{
     thread::{self, Owner},
 };
 
-/// What a manager works for. All methods are called on one thread, one after the other, in the order in which the
-/// tunnel has sent what they are about.
+/// The program that uses a manager. All methods are called on one thread, one after the other, in the order of the
+/// tunnel's messages.
 pub trait Host: Send + Sync + 'static {
-    /// Configures the system's network. `settings` are all that hold now, not only what has changed.
+    /// Configures the system's network. `settings` are the complete current settings, not only the changes.
     ///
     /// # Errors
-    /// A text for the tunnel. Then the settings before still hold.
+    /// A text for the tunnel. The previous settings must then still be in effect.
     fn configure(&self, settings: &NetworkSettingsRequest) -> Result<(), String>;
 
-    /// The peers have changed.
+    /// Called when the peers have changed.
     fn peers_changed(&self, peers: &Peers);
 
-    /// The tunnel has logged a line.
+    /// Called with each line that the tunnel logs.
     fn log(&self, line: Log);
 
-    /// The stream has ended, and this is the last call. After [`Manager::stop`] that is expected.
+    /// Called once, last, when the stream has ended. After [`Manager::stop`] that is expected.
     fn ended(&self, end: End);
 }
 
-/// How long a manager waits for a tunnel.
+/// Time limits of a manager.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The stream's.
+    /// The options of the stream.
     pub stream: speaker::Options,
-    /// For the response to a start, which may include a look-up of the peers.
+    /// The time limit for the response to a start, which may include a look-up of the peers.
     pub start_timeout: Duration,
-    /// For any other response, and for the end of the stream after a stop.
+    /// The time limit for all other responses, and for the end of the stream after a stop.
     pub timeout: Duration,
 }
 
@@ -73,15 +73,15 @@ impl Default for Options {
     }
 }
 
-/// Why a tunnel has not done what it was asked.
+/// The reason why a request has failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
-    /// There is no response.
+    /// There was no response.
     Call(CallError),
-    /// It has refused, with this text.
+    /// The tunnel has refused the request, with this text.
     Refused(String),
-    /// Its response is to another kind of request.
+    /// The response is to another kind of request.
     Unexpected,
 }
 
@@ -97,19 +97,19 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// What the thread that receives shares with the methods.
+/// The state that the receiving thread shares with the methods.
 struct Shared {
     speaker: Speaker<ManagerSide>,
     host: Arc<dyn Host>,
     peers: Mutex<Peers>,
 }
 
-/// The manager of one tunnel. Dropping it ends the stream, and so the tunnel. Its methods may be called on any thread,
-/// but not in a method of the [`Host`].
+/// The manager of one tunnel. Dropping it ends the stream, and therefore the tunnel. Its methods may be called on any
+/// thread, but not in a method of the [`Host`].
 pub struct Manager {
     shared: Arc<Shared>,
     options: Options,
-    /// Held for as long as a request waits for its response.
+    /// Locked while a request waits for its response.
     turn: Mutex<()>,
     thread: Option<JoinHandle<()>>,
     owner: Owner,
@@ -129,19 +129,19 @@ impl Manager {
         Ok(Self { shared, options, turn: Mutex::new(()), thread: Some(thread), owner })
     }
 
-    /// The version that both sides speak.
+    /// Returns the negotiated version.
     #[must_use]
     pub fn version(&self) -> Version {
         self.shared.speaker.version()
     }
 
-    /// What is known of the peers.
+    /// Returns the known peers.
     #[must_use]
     pub fn peers(&self) -> Peers {
         lock(&self.shared.peers).clone()
     }
 
-    /// Starts the tunnel. The network is configured meanwhile or later, as the tunnel asks for it.
+    /// Starts the tunnel. The network is configured during the start or later, when the tunnel requests it.
     ///
     /// # Errors
     /// See [`Error`]; after a refusal it may be started again.
@@ -153,8 +153,8 @@ impl Manager {
         }
     }
 
-    /// Asks for all peers, as the tunnel has them now. [`Manager::peers`] follow every change without that, and do not
-    /// take the answer: changes from before and after it may still be on their way.
+    /// Requests all current peers of the tunnel. [`Manager::peers`] follows every change without this call, and does
+    /// not use the response: earlier and later changes may still arrive.
     ///
     /// # Errors
     /// See [`Error`].
@@ -165,7 +165,7 @@ impl Manager {
         }
     }
 
-    /// Reports that the machine has woken up. Returns false if the tunnel is older than the request.
+    /// Reports that the machine has woken up. Returns false if the tunnel's version does not have the request.
     ///
     /// # Errors
     /// See [`Error`].
@@ -179,11 +179,10 @@ impl Manager {
         }
     }
 
-    /// Stops the tunnel, and waits for the end of the stream; a tunnel that does not end it is not waited for any
-    /// longer than for a response.
+    /// Stops the tunnel, and waits for the end of the stream, for at most the time limit of a response.
     ///
     /// # Errors
-    /// See [`Error`]. The stream has ended all the same.
+    /// See [`Error`]. The stream has ended in any case.
     pub fn stop(&self) -> Result<(), Error> {
         let deadline = Instant::now() + self.options.timeout;
         let outcome = match self.call(Msg::Stop(StopRequest {}), self.options.timeout) {
@@ -199,7 +198,7 @@ impl Manager {
         outcome
     }
 
-    /// Ends the stream, and so the tunnel, without a request. Calls that wait fail.
+    /// Ends the stream, and therefore the tunnel, without a request. Waiting calls fail.
     pub fn close(&self) {
         self.shared.speaker.close();
     }

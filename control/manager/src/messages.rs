@@ -1,4 +1,4 @@
-//! The messages, as `proto/manager.proto` has them, and which side sends which.
+//! The messages of `proto/manager.proto`, and the sides that send them.
 
 use crate::stream::{Role, Shape, Version};
 use prost_types::{Duration, Timestamp};
@@ -35,36 +35,36 @@ impl fmt::Debug for start_request::Header {
 
 /// A message of one side: the numbers of its request, and one of several bodies.
 pub trait Envelope: prost::Message + Default + Debug + 'static {
-    /// What it can be.
+    /// The possible bodies.
     type Body: Clone + Debug + PartialEq + Send + 'static;
 
-    /// What it takes of the memory.
+    /// The layout of its memory.
     const SHAPE: &'static Shape;
 
-    /// Puts both together.
+    /// Joins numbers and body.
     fn join(rpc: Option<Rpc>, body: Option<Self::Body>) -> Self;
 
-    /// Takes both apart.
+    /// Splits a message into numbers and body.
     fn split(self) -> (Option<Rpc>, Option<Self::Body>);
 
-    /// The version that the receiver must speak for a body.
+    /// The version that the receiver must support for a body.
     fn since(_body: &Self::Body) -> Version {
         Version::V1_0
     }
 
-    /// Whether nothing follows that body.
+    /// Whether the body is the last one of its sender.
     fn is_last(_body: &Self::Body) -> bool {
         false
     }
 }
 
-/// What an end of a stream is, and what it sends and receives.
+/// One side of a stream, with the messages that it sends and receives.
 pub trait Side: Send + Sync + 'static {
-    /// The word in its header.
+    /// Its role in the header.
     const ROLE: Role;
-    /// What it sends.
+    /// The messages that it sends.
     type Sent: Envelope;
-    /// What it receives.
+    /// The messages that it receives.
     type Received: Envelope;
 }
 

@@ -1,11 +1,11 @@
 //! One end of a stream, for any of the four sides.
 //!
-//! A [`Speaker`] has two threads: one reads, one writes. Its methods may be called from several threads at once. What
-//! arrives is either a response, which goes to the [`Speaker::call`] that waits for it past everything else that waits,
-//! or something for [`Speaker::recv`].
+//! A [`Speaker`] has two threads: one reads, one writes. Its methods may be called on several threads concurrently. A
+//! received message is either a response, which is passed to the waiting [`Speaker::call`] ahead of all other messages,
+//! or a message for [`Speaker::recv`].
 //!
-//! What waits to be received is limited: when the limit is reached, the other side is not read from until there is room
-//! again. A call of this side lifts it to twice as much; beyond that the stream ends with [`End::Overrun`].
+//! The received messages that wait are limited: at the limit, the other side is not read until there is room again.
+//! During a call of this side the limit is twice as high; beyond that the stream ends with [`End::Overrun`].
 
 #[cfg(unix)]
 mod descriptors;
@@ -35,22 +35,22 @@ use wg_embed::{
     thread::{self, Owner},
 };
 
-/// Messages that wait to be received, at most; twice as many during a call.
+/// The maximum number of messages that wait to be received; twice as high during a call.
 const MOST_MESSAGES: usize = 1024;
 
-/// How a stream is opened.
+/// Options of a stream.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// What this side speaks.
+    /// The versions that this side supports.
     pub versions: Versions,
-    /// How its header is written.
+    /// The order of the words in its header.
     pub order: HeaderOrder,
-    /// For both headers; `None`: no limit.
+    /// The time limit for both headers; `None` for no limit.
     pub handshake_timeout: Option<Duration>,
-    /// Bytes of memory for messages that wait to be received, at most, beyond a single one; twice as many during a
-    /// call.
+    /// The maximum memory of messages that wait to be received, in bytes, in addition to a single one; twice as high
+    /// during a call.
     pub inbox: usize,
-    /// Bytes that wait to be written, at most, beyond a single message.
+    /// The maximum number of bytes that wait to be written, in addition to a single message.
     pub outbox: usize,
 }
 
@@ -66,46 +66,46 @@ impl Default for Options {
     }
 }
 
-/// The number of a request of the other side. There may be two with one number; then each is answered.
+/// The number of a request of the other side. If two requests have the same number, each is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RequestId(NonZeroU64);
 
 impl RequestId {
-    /// As it was sent.
+    /// Returns the number in the message.
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0.get()
     }
 }
 
-/// A message that has arrived and is not a response.
+/// A received message that is not a response.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Incoming<B> {
-    /// Is to be answered by [`Speaker::respond`].
+    /// A request, to be answered by [`Speaker::respond`].
     Request {
-        /// Goes into the response.
+        /// The number for the response.
         id: RequestId,
-        /// What is asked.
+        /// The request itself.
         body: B,
     },
-    /// Has no response.
+    /// A message without a response.
     Notice(B),
-    /// A request that this version does not have. [`Speaker::recv`] answers it and never returns it.
+    /// A request that is unknown to this version. [`Speaker::recv`] answers it, and never returns it.
     #[doc(hidden)]
     Unknown {
-        /// Goes into the response.
+        /// The number for the response.
         id: RequestId,
     },
 }
 
-/// What was dropped.
+/// Numbers of dropped messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Responses to no request that waits: late ones, second ones.
+    /// Responses to requests that do not wait: late ones, and duplicates.
     pub unknown_responses: u64,
-    /// Messages without numbers and without a body that is known.
+    /// Messages without numbers and without a known body.
     pub empty_messages: u64,
-    /// Own messages of [`Speaker::try_notify`] because the other side reads slowly.
+    /// Messages that [`Speaker::try_notify`] did not send, because the other side reads slowly.
     pub skipped: u64,
 }
 
@@ -118,11 +118,11 @@ pub struct Speaker<S: Side> {
 }
 
 impl<S: Side> Speaker<S> {
-    /// Exchanges headers. Both sides write and read at once.
+    /// Exchanges headers. Both sides write and read at the same time.
     ///
     /// # Errors
-    /// See [`OpenError`]; then the transport is closed. Ours has still been written, if the other side has read it in
-    /// time.
+    /// See [`OpenError`]; the transport is closed in that case. This side's header has still been written, if the other
+    /// side has read it in time.
     pub fn open(transport: Transport, options: Options) -> Result<Self, OpenError> {
         let header = Header { role: S::ROLE, versions: options.versions.clone(), order: options.order };
         let header = header.encode().map_err(OpenError::Header)?;
@@ -168,14 +168,14 @@ impl<S: Side> Speaker<S> {
         }
     }
 
-    /// The version that both sides speak.
+    /// Returns the negotiated version.
     #[must_use]
     pub const fn version(&self) -> Version {
         self.version
     }
 
-    /// Sends a request and waits for its response. Not on the thread that receives, if the other side asks something
-    /// before it answers.
+    /// Sends a request and waits for its response. Do not call it on the receiving thread if the other side sends
+    /// requests before it answers.
     ///
     /// # Errors
     /// See [`CallError`].
@@ -195,7 +195,7 @@ impl<S: Side> Speaker<S> {
             Err(mpsc::RecvTimeoutError::Disconnected) => Err(CallError::Ended(self.end().unwrap_or(End::Broken))),
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 self.shared.lock().calls.end(id);
-                // It may have arrived since.
+                // It may have arrived in the meantime.
                 match response.try_recv() {
                     Ok(Some(body)) => Ok(body),
                     Ok(None) => Err(CallError::Unknown),
@@ -206,7 +206,7 @@ impl<S: Side> Speaker<S> {
     }
 
     /// Answers a request. Waits while the other side does not read. The last message of a tunnel, its response to a
-    /// stop, ends the stream when it is written.
+    /// stop, ends the stream once it is written.
     ///
     /// # Errors
     /// See [`SendError`].
@@ -214,7 +214,7 @@ impl<S: Side> Speaker<S> {
         self.send(Kind::Response(to.0), Some(body), None)
     }
 
-    /// Answers a request that cannot be served, without a body.
+    /// Answers a request that cannot be handled, without a body.
     ///
     /// # Errors
     /// See [`SendError`].
@@ -222,7 +222,7 @@ impl<S: Side> Speaker<S> {
         self.send(Kind::Response(to.0), None, None)
     }
 
-    /// Sends what has no response. Waits while the other side does not read.
+    /// Sends a message that has no response. Waits while the other side does not read.
     ///
     /// # Errors
     /// See [`SendError`].
@@ -231,8 +231,8 @@ impl<S: Side> Speaker<S> {
         self.send(Kind::Notice, Some(body), None)
     }
 
-    /// Sends what is not worth waiting for, such as a line of a log. Returns whether it is sent: not if more than half
-    /// of the room is taken, because the other side reads slowly.
+    /// Sends a message that is dropped rather than waited for, such as a line of a log. Returns false if it was
+    /// dropped: more than half of the room is in use, because the other side reads slowly.
     ///
     /// # Errors
     /// See [`SendError`].
@@ -251,7 +251,7 @@ impl<S: Side> Speaker<S> {
         }
     }
 
-    /// Whether the other side's version has it.
+    /// Returns whether the negotiated version has the message.
     fn check(&self, body: &Sent<S>) -> Result<(), SendError> {
         let since = S::Sent::since(body);
         if self.version < since { Err(SendError::Unsupported { since }) } else { Ok(()) }
@@ -263,10 +263,10 @@ impl<S: Side> Speaker<S> {
         self.shared.queue(Frame { bytes, is_last }, deadline)
     }
 
-    /// Waits for a request or a notice. Requests that are not known are answered, without a body.
+    /// Waits for a request or a notice. Unknown requests are answered without a body.
     ///
     /// # Errors
-    /// Why the stream has ended, once everything that arrived before has been received.
+    /// The reason for the end of the stream, after all earlier messages have been received.
     pub fn recv(&self) -> Result<Incoming<Received<S>>, End> {
         loop {
             if let Some(incoming) = self.next(None)? {
@@ -275,7 +275,7 @@ impl<S: Side> Speaker<S> {
         }
     }
 
-    /// As [`Speaker::recv`], at most for this long. Returns `None` if nothing has arrived.
+    /// Receives like [`Speaker::recv`], with a time limit. Returns `None` after it.
     ///
     /// # Errors
     /// As [`Speaker::recv`].
@@ -287,7 +287,7 @@ impl<S: Side> Speaker<S> {
         loop {
             match self.shared.take(deadline)? {
                 Some(Incoming::Unknown { id }) => {
-                    // If it cannot be sent, the stream has ended, and the next turn says so.
+                    // If the answer cannot be sent, the stream has ended, and the next turn returns that.
                     let _ = self.refuse(id);
                 }
                 incoming => return Ok(incoming),
@@ -295,23 +295,23 @@ impl<S: Side> Speaker<S> {
         }
     }
 
-    /// Ends the stream at once: calls fail, and what waits to be written is dropped. Idempotent.
+    /// Ends the stream at once: calls fail, and unsent messages are dropped. Idempotent.
     pub fn close(&self) {
         self.shared.end(End::Closed);
     }
 
-    /// Why the stream has ended; `None` if it has not.
+    /// Returns the reason for the end of the stream, or `None` while it is open.
     #[must_use]
     pub fn end(&self) -> Option<End> {
         self.shared.lock().end.clone()
     }
 
-    /// Waits for the end of the stream, at most for this long. Returns whether it has ended.
+    /// Waits for the end of the stream, with a time limit. Returns whether it has ended.
     pub fn wait_for_end(&self, timeout: Duration) -> bool {
         wait_timeout_while(&self.shared.arrived, self.shared.lock(), timeout, |state| state.end.is_none()).end.is_some()
     }
 
-    /// What was dropped so far.
+    /// Returns the numbers of messages dropped so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.shared.lock().stats
@@ -323,7 +323,7 @@ impl<S: Side> Drop for Speaker<S> {
         self.close();
         if !self.owner.is_current() {
             for thread in self.threads.drain(..) {
-                // A panic of it has ended the stream already.
+                // If the thread has panicked, that has ended the stream already.
                 let _ = thread.join();
             }
         }

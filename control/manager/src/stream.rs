@@ -1,4 +1,4 @@
-//! The stream without I/O: headers, frames, and which response belongs to which request.
+//! The stream without I/O: headers, frames, and the assignment of responses to requests.
 
 mod frame;
 mod header;

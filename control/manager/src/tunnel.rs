@@ -1,7 +1,7 @@
-//! The tunnel's side: what a manager asks is done by an [`Engine`], with peers from a [`Source`].
+//! The tunnel's side: executes a manager's requests with an [`Engine`], and with peers from a [`Source`].
 //!
-//! Requests are handled one after the other, except that a start does not keep anything else waiting. Neither peers nor
-//! packets are handled here: both traits can be implemented without a network.
+//! Requests are handled one after the other, except that nothing waits for a start. This module handles neither peers
+//! nor packets: both traits can be implemented without a network.
 
 mod log;
 mod network;
@@ -19,13 +19,13 @@ use crate::{
 };
 use std::{fmt, sync::Arc, time::Duration};
 
-/// Where the peers of a tunnel come from: what a manager names by a URL.
+/// The source of a tunnel's peers, which a manager names by a URL.
 pub trait Source: Send + Sync + 'static {
-    /// What an [`Engine`] is configured with.
+    /// The configuration of the [`Engine`].
     type Configuration: Send + 'static;
 
-    /// Finds the peers for a start. It may take its time: it is called on a thread of its own. The URL and the token
-    /// are there. What changes later goes to `changes`, on any thread, until a send to it fails.
+    /// Finds the peers for a start. It may block: it is called on its own thread. The URL and the token are not empty.
+    /// Later changes are passed to `changes`, on any thread, until that returns false.
     ///
     /// # Errors
     /// A text for the manager.
@@ -36,37 +36,37 @@ pub trait Source: Send + Sync + 'static {
     ) -> Result<Plan<Self::Configuration>, String>;
 }
 
-/// What a start found.
+/// The result of [`Source`] for a start.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan<C> {
-    /// What the system's network is to be like, before the tunnel starts: one request after the other. Together they
-    /// are complete: what is in none of them is not configured.
+    /// The settings of the system's network before the tunnel starts: one request after the other. Together they are
+    /// complete: settings that are absent from all of them are not configured.
     pub settings: Vec<NetworkSettingsRequest>,
-    /// What the agents are grouped by.
+    /// The groups of the agents.
     pub workspaces: Vec<Workspace>,
     /// The peers.
     pub agents: Vec<Agent>,
-    /// For the engine.
+    /// The configuration for the engine.
     pub configuration: C,
 }
 
 /// A later change.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change<C> {
-    /// Whether `workspaces` and `agents` are all that there are: what is missing has been deleted.
+    /// Whether `workspaces` and `agents` are complete lists: missing entries were deleted.
     pub is_complete: bool,
-    /// New ones, and those that differ.
+    /// New and changed workspaces.
     pub workspaces: Vec<Workspace>,
-    /// New ones, and those that differ.
+    /// New and changed agents.
     pub agents: Vec<Agent>,
-    /// No longer there. What is also in `workspaces` is.
+    /// Deleted workspaces, unless they are also in `workspaces`.
     pub deleted_workspaces: Vec<Id>,
-    /// No longer there. What is also in `agents` is.
+    /// Deleted agents, unless they are also in `agents`.
     pub deleted_agents: Vec<Id>,
-    /// For the engine, before the manager is told.
+    /// The configuration for the engine, which is applied before the manager is notified.
     pub configuration: Option<C>,
-    /// As in [`Plan`], in place of the settings before; empty: they stay. A refusal is logged. If there is a newer
-    /// change before this one can be applied, only the newer one is.
+    /// The settings as in [`Plan`], which replace the previous ones; empty: unchanged. A refusal is logged. If a newer
+    /// change arrives before this one is applied, only the newer one is applied.
     pub settings: Vec<NetworkSettingsRequest>,
 }
 
@@ -84,19 +84,19 @@ impl<C> Default for Change<C> {
     }
 }
 
-/// Takes the changes of one start.
+/// Receives the changes after one start.
 pub struct Changes<C> {
     send: Arc<dyn Fn(Change<C>) -> bool + Send + Sync>,
 }
 
 impl<C> Changes<C> {
-    /// Passes changes to `send`, which returns whether more are wanted: for a test of a [`Source`].
+    /// Creates one that passes changes to `send`, which returns whether more are accepted: for tests of a [`Source`].
     pub fn new(send: impl Fn(Change<C>) -> bool + Send + Sync + 'static) -> Self {
         Self { send: Arc::new(send) }
     }
 
-    /// Hands a change over. It waits while many are on their way, so it must not be called in a method of [`Running`].
-    /// Returns false once the tunnel no longer wants any.
+    /// Passes on a change. It waits while many are queued, so it must not be called in a method of [`Running`]. Returns
+    /// false once the tunnel accepts no more.
     pub fn send(&self, change: Change<C>) -> bool {
         (self.send)(change)
     }
@@ -114,14 +114,14 @@ impl<C> fmt::Debug for Changes<C> {
     }
 }
 
-/// What carries packets.
+/// Carries packets.
 pub trait Engine: Send + Sync + 'static {
-    /// What it is configured with.
+    /// The configuration of the engine.
     type Configuration: Send + 'static;
 
-    /// Opens what packets come from, such as an interface, which stays down until it is configured. `descriptor` is a
-    /// TUN of the manager, to be duplicated and not closed; `None`: the engine makes one, or needs none. Called on a
-    /// thread of its own.
+    /// Opens the inside of a tunnel, such as an interface, which stays down until it is configured. `descriptor` is a
+    /// TUN of the manager, to be duplicated and not closed; with `None` the engine creates one, or needs none. Called
+    /// on its own thread.
     ///
     /// # Errors
     /// A text for the manager.
@@ -132,67 +132,67 @@ pub trait Engine: Send + Sync + 'static {
     ) -> Result<Box<dyn Opened<Self::Configuration>>, String>;
 }
 
-/// A tunnel that does not run yet. Dropping it undoes everything.
+/// A tunnel that is not running yet. Dropping it restores everything.
 pub trait Opened<C> {
-    /// Returns whether the engine can configure the system's network for it, or need not. If not,
-    /// [`Settings::OwnOrAsk`] asks the manager.
+    /// Returns whether the engine can configure the system's network for it, or need not. Otherwise
+    /// [`Settings::OwnOrAsk`] requests it from the manager.
     fn configures(&self) -> bool;
 
-    /// Configures the system's network, where the manager is not asked to. `settings` are all that hold.
+    /// Configures the system's network, unless the manager does. `settings` are the complete settings.
     ///
     /// # Errors
     /// A text for the manager.
     fn configure(&mut self, settings: &NetworkSettingsRequest) -> Result<(), String>;
 
-    /// Starts it.
+    /// Starts the tunnel.
     ///
     /// # Errors
-    /// A text for the manager. Then nothing is left.
+    /// A text for the manager. All resources are freed in that case.
     fn start(self: Box<Self>) -> Result<Arc<dyn Running<C>>, String>;
 }
 
-/// A tunnel that runs. Its methods may be called on several threads at once.
+/// A running tunnel. Its methods may be called on several threads concurrently.
 pub trait Running<C>: Send + Sync {
-    /// Configures the system's network, where the manager is not asked to. `settings` are all that hold from now on.
-    /// Called once at a time.
+    /// Configures the system's network, unless the manager does. `settings` are the complete settings, which replace
+    /// the previous ones. Calls are serialized.
     ///
     /// # Errors
-    /// A text for the log. Then the settings before still hold.
+    /// A text for the log. The previous settings must then still be in effect.
     fn configure(&self, settings: &NetworkSettingsRequest) -> Result<(), String>;
 
-    /// Applies a change to it; sessions of peers that stay are kept.
+    /// Applies a change; sessions of peers that stay are kept.
     ///
     /// # Errors
     /// A text for the log.
     fn apply(&self, configuration: C) -> Result<(), String>;
 
-    /// When a peer's last handshake was. Does not wait for anything.
+    /// Returns the time of a peer's last handshake. Never waits.
     fn last_handshake(&self, agent: &Id) -> Handshake;
 
-    /// Pings all of them at once, and calls `answered` for each answer as it arrives. Returns when all have answered,
-    /// the time is up, or the tunnel has stopped.
+    /// Pings all of them at the same time, and calls `answered` for each answer when it arrives. Returns when all have
+    /// answered, after the time limit, or when the tunnel has stopped.
     fn ping(&self, agents: &[Id], timeout: Duration, answered: &mut dyn FnMut(Id, Ping));
 
-    /// The machine has woken up: opens sockets again and looks for paths. Does not wait for anything.
+    /// Handles a wake-up of the machine: opens new sockets and finds paths. Never waits.
     fn wake(&self);
 
-    /// Ends it and undoes what it has configured. When it returns, nothing is left. Idempotent.
+    /// Stops the tunnel and restores its settings. All resources are freed when it returns. Idempotent.
     fn stop(&self);
 }
 
 /// Who configures the system's network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settings {
-    /// The manager, which is asked and answers within that time.
+    /// The manager, on request, within a time limit.
     Ask {
-        /// Longer is as a refusal.
+        /// The time limit; a later answer counts as a refusal.
         timeout: Duration,
     },
     /// The engine. A start fails if it cannot.
     Own,
     /// The engine, if it can; otherwise the manager. See [`Opened::configures`].
     OwnOrAsk {
-        /// As of [`Settings::Ask`].
+        /// The time limit, as in [`Settings::Ask`].
         timeout: Duration,
     },
 }
@@ -200,13 +200,13 @@ pub enum Settings {
 impl Settings {
     const TIMEOUT: Duration = Duration::from_secs(30);
 
-    /// The manager, within 30 seconds.
+    /// Returns [`Settings::Ask`] with a time limit of 30 seconds.
     #[must_use]
     pub const fn ask() -> Self {
         Self::Ask { timeout: Self::TIMEOUT }
     }
 
-    /// The choice for an engine that can configure the network, or cannot.
+    /// Returns the setting for an engine that can, or cannot, configure the network.
     const fn for_engine(self, configures: bool) -> Self {
         match self {
             Self::OwnOrAsk { .. } if configures => Self::Own,
@@ -217,25 +217,26 @@ impl Settings {
 }
 
 impl Default for Settings {
-    /// On Apple's systems the manager, see [`ask`](Self::ask). Elsewhere managers usually do not answer, so that only
-    /// an engine that cannot configure the network asks them.
+    /// On Apple's systems the manager, see [`ask`](Self::ask). Elsewhere managers usually do not answer, so the manager
+    /// is used only if the engine cannot configure the network.
     fn default() -> Self {
         if cfg!(target_vendor = "apple") { Self::ask() } else { Self::OwnOrAsk { timeout: Self::TIMEOUT } }
     }
 }
 
-/// How a tunnel serves its manager.
+/// Options of a tunnel's side.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The stream's.
+    /// The options of the stream.
     pub stream: speaker::Options,
     /// Who configures the system's network.
     pub settings: Settings,
-    /// How often all agents are pinged, and sent with their handshakes and pings; `None`: only by [`Handle::refresh`].
+    /// The interval at which all agents are sent with their handshakes and pings, and then pinged; `None`: only by
+    /// [`Handle::refresh`].
     pub interval: Option<Duration>,
-    /// How long a ping may take.
+    /// The time limit for a ping.
     pub ping_timeout: Duration,
-    /// A wake-up so soon after another one is answered and otherwise ignored.
+    /// The minimum interval between two wake-ups: an earlier one is answered, and otherwise ignored.
     pub wake_interval: Duration,
 }
 

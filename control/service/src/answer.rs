@@ -1,4 +1,4 @@
-//! Responses: one answer for each command, and errors as answers.
+//! Responses: one answer for each command; errors are answers.
 
 use std::io::Write;
 
@@ -9,20 +9,20 @@ use zeroize::Zeroizing;
 
 use crate::bytes::WipedBytes;
 
-/// The most bytes of an error, as a value.
+/// The maximum length of an error as a value, in bytes.
 pub(crate) const LONGEST_ERROR: usize = 512;
 
-/// The most bytes that a response has for a record beside the copy's pairs and the value of the answer: four pairs of
-/// counts and sizes, and a name.
+/// The maximum length of a record in a response without the pairs of the copy and the value of the answer, in bytes:
+/// four pairs of counts and sizes, and a name.
 pub(crate) const AROUND_ANSWER: usize = 4 * 8 + 8;
 
-/// The most bytes of a response beside its records, one group.
+/// The maximum length of a response without its records, in one group, in bytes.
 pub(crate) const AROUND_RECORDS: usize = 64;
 
-/// What a command has come to.
+/// The result of a command.
 pub(crate) type Answer = Result<Zeroizing<Vec<u8>>>;
 
-/// The JSON of a value, of `limit` bytes at most.
+/// Formats a value as JSON of at most `limit` bytes.
 pub(crate) fn to_json(value: &impl Serialize, limit: usize) -> Answer {
     let mut out = WipedBytes::with_limit(limit);
     serde_json::to_writer(&mut out, value).map_err(|error| match error.io_error_kind() {
@@ -33,7 +33,7 @@ pub(crate) fn to_json(value: &impl Serialize, limit: usize) -> Answer {
     Ok(out.into_inner())
 }
 
-/// The answer does not fit in what is left of the response.
+/// The answer exceeds the remaining space of the response.
 pub(crate) fn too_large() -> Error {
     Error::new(ErrorKind::TooLarge, "the answer does not fit into the rest of the response")
 }
@@ -46,13 +46,13 @@ struct ErrorJson<'a> {
     text: &'a str,
 }
 
-/// An error as the value of an answer, of [`LONGEST_ERROR`] bytes at most.
+/// Formats an error as the value of an answer, of at most [`LONGEST_ERROR`] bytes.
 fn error_json(error: &Error) -> Vec<u8> {
     let kind = error.kind();
     let json = |text: &str| {
         let mut out = Vec::new();
         let json = ErrorJson { error: name_of(kind), code: kind.code(), errno: kind.errno(), text };
-        // It is written to memory.
+        // Writing to memory does not fail.
         let written = serde_json::to_writer(&mut out, &json);
         debug_assert!(written.is_ok());
         out
@@ -69,7 +69,7 @@ fn error_json(error: &Error) -> Vec<u8> {
     }
 }
 
-/// The name of a kind of error, as docs/WIREPROTO.md lists them.
+/// Returns the name of a kind of error, as in docs/WIREPROTO.md.
 const fn name_of(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::Null => "null",
@@ -94,7 +94,7 @@ const fn name_of(kind: ErrorKind) -> &'static str {
     }
 }
 
-/// What is wrong with a request, as an error of the library.
+/// Converts an error in a request to an error of the library.
 pub(crate) fn of_codec(error: &wg_embed_wireproto::Error) -> Error {
     let kind = match error.problem {
         Problem::TooLarge { .. } => ErrorKind::TooLarge,
@@ -105,8 +105,8 @@ pub(crate) fn of_codec(error: &wg_embed_wireproto::Error) -> Error {
     Error::new(kind, format!("the request: {error}"))
 }
 
-/// The response to a request that none of the commands of could be carried out. As there is no record that it answers,
-/// its copy has one pair, of an empty name and an empty value.
+/// Returns the response to a request without executable commands. As there is no record to copy, its copy has one pair,
+/// with an empty name and an empty value.
 pub(crate) fn refusal(error: &Error, order: Order) -> Zeroizing<Vec<u8>> {
     let options = WriteOptions { order, ..WriteOptions::default() };
     let build = || {
@@ -114,11 +114,11 @@ pub(crate) fn refusal(error: &Error, order: Order) -> Zeroizing<Vec<u8>> {
         builder.group()?.record()?.pair("error", &error_json(error))?.copy()?.pair("", b"")?;
         builder.finish()
     };
-    // It has nothing of the request in it, and is small: only memory may be missing.
+    // It is small and contains nothing of the request: only a lack of memory is possible.
     Zeroizing::new(build().unwrap_or_default())
 }
 
-/// The response to `request`, whose commands have come to `answers`.
+/// Returns the response to `request` with these results of its commands.
 pub(crate) fn response(request: &Message<'_>, answers: &[Answer], limit: usize) -> Result<Zeroizing<Vec<u8>>> {
     let failed = answers.iter().any(Result::is_err);
     let status = if failed { Status::Nak } else { Status::Ack };
@@ -145,7 +145,7 @@ pub(crate) fn response(request: &Message<'_>, answers: &[Answer], limit: usize) 
     build().map(Zeroizing::new).map_err(|error: wg_embed_wireproto::Error| of_codec(&error))
 }
 
-/// A text that ends up in `out`, which has a limit.
+/// Writes text to `out`, which has a limit.
 pub(crate) fn text(text: Zeroizing<String>, limit: usize) -> Answer {
     if text.len() > limit {
         return Err(too_large());

@@ -1,10 +1,10 @@
-//! Memory for what may hold keys.
+//! Memory that may contain keys.
 
 use std::{collections::TryReserveError, io, ops::Deref};
 
 use zeroize::{Zeroize, Zeroizing};
 
-/// Bytes that are wiped when they are dropped, and where they outgrow their place. Its size has a limit for writers.
+/// Bytes that are wiped when they are dropped or moved. Writers are limited to a maximum size.
 #[derive(Debug, Default)]
 pub(crate) struct WipedBytes {
     bytes: Zeroizing<Vec<u8>>,
@@ -12,12 +12,12 @@ pub(crate) struct WipedBytes {
 }
 
 impl WipedBytes {
-    /// Empty; it takes `limit` bytes at most from a writer.
+    /// Creates an empty value, to which at most `limit` bytes can be written.
     pub(crate) fn with_limit(limit: usize) -> Self {
         Self { bytes: Zeroizing::default(), limit }
     }
 
-    /// Appends; the memory at most doubles.
+    /// Appends bytes; the memory at most doubles.
     pub(crate) fn push(&mut self, more: &[u8]) -> Result<(), TryReserveError> {
         let needed = self.bytes.len().saturating_add(more.len());
         if needed > self.bytes.capacity() {
@@ -30,7 +30,7 @@ impl WipedBytes {
         Ok(())
     }
 
-    /// Wipes all of it, and keeps memory for `kept` bytes at most.
+    /// Wipes all bytes, and keeps memory for at most `kept` bytes.
     pub(crate) fn clear(&mut self, kept: usize) {
         self.bytes.zeroize();
         self.bytes.shrink_to(kept);

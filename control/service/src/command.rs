@@ -1,4 +1,4 @@
-//! Commands and their fields, from records.
+//! Commands and their fields, parsed from records.
 
 use std::time::Duration;
 
@@ -8,24 +8,24 @@ use wg_embed::{
 };
 use wg_embed_wireproto::{Pair, Pairs};
 
-/// The commands.
+/// The names of the commands.
 pub(crate) const NAMES: [&str; 6] = ["get", "set", "stats", "events", "peers", "version"];
 
-/// The field that names the command: the first of a record.
+/// The field that names the command, which is the first one of a record.
 const COMMAND: &str = "cmd";
 
-/// A field of every command that the service makes no use of: a client finds it in the copy.
+/// A field that every command accepts and ignores: the client finds it in the copy.
 pub(crate) const ID: &str = "id";
 
 /// A command.
 #[derive(Debug)]
 pub(crate) enum Command<'a> {
-    /// Configuration and state.
+    /// Returns configuration and state.
     Get {
         json: bool,
         secrets: bool,
     },
-    /// A change. The pairs are all of the record.
+    /// Changes the configuration. The pairs are those of the whole record.
     Set(Pairs<'a>),
     Stats,
     /// Returns the oldest events, at most `max`. If there are none, it waits up to `wait` for the next one.
@@ -33,7 +33,7 @@ pub(crate) enum Command<'a> {
         max: usize,
         wait: Duration,
     },
-    /// All peers, or one.
+    /// Returns all peers, or one.
     Peers {
         key: Option<PublicKey>,
     },
@@ -41,7 +41,7 @@ pub(crate) enum Command<'a> {
 }
 
 impl<'a> Command<'a> {
-    /// The command that a record is.
+    /// Parses the command of a record.
     pub(crate) fn of(pairs: Pairs<'a>) -> Result<Self> {
         let first = pairs.iter().next().filter(|pair| pair.name == COMMAND);
         let name = first.ok_or_else(|| Error::invalid("the first field is not \"cmd\""))?.value;
@@ -85,7 +85,7 @@ pub(crate) fn fields(pairs: Pairs<'_>) -> impl Iterator<Item = Pair<'_>> {
 struct Fields<'a>(Pairs<'a>);
 
 impl<'a> Fields<'a> {
-    /// Fails unless all fields are among these or [`ID`], each at most once.
+    /// Fails unless each field is one of these or [`ID`], and none is repeated.
     fn only(&mut self, known: &[&str]) -> Result<()> {
         for name in fields(self.0).map(|pair| pair.name) {
             if name != ID && !known.contains(&name) {
@@ -105,18 +105,18 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// A name for a message: what is not one of ours might be a secret.
+/// Returns a name for a message; an unknown name might be a secret.
 pub(crate) fn shown(name: &str) -> &str {
     let is_short = name.len() <= 32 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
     if is_short { name } else { "(unknown field)" }
 }
 
-/// A value of exactly so many bytes.
+/// Returns a value of exactly this length.
 pub(crate) fn number<const N: usize>(name: &str, value: &[u8]) -> Result<[u8; N]> {
     value.try_into().map_err(|_| Error::invalid(format!("{name}: {} bytes, not {N}", value.len())))
 }
 
-/// A value that is one byte, 00 or 01.
+/// Returns a value of one byte, 00 or 01.
 pub(crate) fn flag(name: &str, value: &[u8]) -> Result<bool> {
     match value {
         [0] => Ok(false),

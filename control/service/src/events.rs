@@ -1,4 +1,4 @@
-//! Events on their way to clients.
+//! The queues of events for clients.
 
 use std::{
     borrow::Cow,
@@ -17,22 +17,21 @@ use wg_embed::{
 
 use crate::answer::to_json;
 
-/// Where a tunnel's events go to, and clients have theirs from. The owner of the tunnel passes each event on to
-/// [`note`](Self::note).
+/// Distributes a tunnel's events to its clients. The owner of the tunnel passes each event to [`note`](Self::note).
 #[derive(Debug, Default)]
 pub struct Hub(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
     queues: Vec<Weak<Queue>>,
-    /// Why the tunnel has ended by itself.
+    /// The reason why the tunnel has ended by itself.
     ended: Option<EndReason>,
-    /// Whether no client is to wait any more.
+    /// Whether waiting has been disabled for all clients.
     is_closed: bool,
 }
 
 impl Hub {
-    /// Keeps an event for each client that asks for events. It never waits for a client.
+    /// Queues an event for each client that uses events. Never waits for a client.
     pub fn note(&self, event: &Event) {
         let mut state = lock(&self.0);
         state.queues.retain(|queue| queue.upgrade().is_some_and(|queue| queue.push(event)));
@@ -42,7 +41,7 @@ impl Hub {
         }
     }
 
-    /// Ends the waits of all clients, and lets none wait from now on: the tunnel is about to be stopped. Idempotent.
+    /// Ends the waits of all clients, and disables further ones: the tunnel is about to be stopped. Idempotent.
     pub fn close(&self) {
         lock(&self.0).close();
     }
@@ -55,12 +54,12 @@ impl Hub {
         }
     }
 
-    /// A queue that has the events from now on.
+    /// Creates a queue, which gets all later events.
     pub(crate) fn queue(&self, limit: usize) -> Result<Arc<Queue>> {
         let mut state = lock(&self.0);
         let waiting = Waiting { is_closed: state.is_closed, ..Waiting::default() };
         let queue = Arc::new(Queue { limit, waiting: Mutex::new(waiting), arrived: Condvar::new() });
-        // Without events only this forgets the clients that have left.
+        // If there are no events, only this removes the queues of clients that have left.
         state.queues.retain(|queue| queue.strong_count() > 0);
         state.queues.try_reserve(1)?;
         state.queues.push(Arc::downgrade(&queue));
@@ -75,12 +74,12 @@ impl State {
     }
 }
 
-/// The events that wait for one client.
+/// The queued events of one client.
 #[derive(Debug)]
 pub(crate) struct Queue {
     limit: usize,
     waiting: Mutex<Waiting>,
-    /// There is an event, or there will be none.
+    /// There is an event, or there will be no more.
     arrived: Condvar,
 }
 
@@ -88,24 +87,24 @@ pub(crate) struct Queue {
 struct Waiting {
     events: VecDeque<Event>,
     dropped: u64,
-    /// Whether there will be no more.
+    /// Whether there will be no more events.
     is_closed: bool,
 }
 
 impl Queue {
-    /// Ends all waits, and lets none begin.
+    /// Ends all waits, and disables further ones.
     pub(crate) fn close(&self) {
         lock(&self.waiting).is_closed = true;
         self.arrived.notify_all();
     }
 
-    /// Always true: the client is there.
+    /// Always returns true: the client exists.
     fn push(&self, event: &Event) -> bool {
         let mut waiting = lock(&self.waiting);
         let is_full = waiting.events.len() >= self.limit || waiting.events.try_reserve(1).is_err();
         if is_full {
             waiting.dropped += 1;
-            // Without room for one, this is the one that is dropped.
+            // If there is no memory for one more, this event is dropped.
             if waiting.events.pop_front().is_none() {
                 drop(waiting);
                 self.arrived.notify_all();
@@ -118,8 +117,8 @@ impl Queue {
         true
     }
 
-    /// Takes the oldest events, `max` at most and as many as fit in `limit` bytes, as JSON. It waits for `timeout` at
-    /// most until there is something to take, or there will be nothing. What another call takes first does not end the
+    /// Takes the oldest events, at most `max` and as many as fit into `limit` bytes, as JSON. Waits for at most
+    /// `timeout` until there is an event, or there will be no more. An event that another call takes does not end the
     /// wait.
     pub(crate) fn take(&self, max: usize, limit: usize, timeout: Duration) -> Result<zeroize::Zeroizing<Vec<u8>>> {
         let is_idle = |waiting: &mut Waiting| waiting.events.is_empty() && waiting.dropped == 0 && !waiting.is_closed;
@@ -149,9 +148,9 @@ impl Queue {
 #[derive(Serialize)]
 struct EventsJson<'a> {
     events: &'a [EventJson<'a>],
-    /// Dropped since the last answer.
+    /// The number of events dropped since the last answer.
     dropped: u64,
-    /// Still waiting.
+    /// The number of events that are still queued.
     left: usize,
 }
 

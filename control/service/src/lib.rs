@@ -1,18 +1,18 @@
 //! Control calls of a running tunnel as WireProto records, for a socket, for C and for Python.
 //!
 //! Each record of a request is one command; the response has one answer for each, with a copy of the command.
-//! docs/WIREPROTO.md has every command and its fields. [`call`] answers one request; a [`Session`] does so for a client
-//! that also asks for events; [`serve`] is the loop for a stream. Nothing here starts a thread or opens a socket.
+//! docs/WIREPROTO.md specifies every command and its fields. [`call`] answers one request; a [`Session`] does so for a
+//! client that also uses events; [`serve`] is the loop for a stream. This package starts no thread and opens no socket.
 //!
-//! | module | what it has |
+//! | module | contents |
 //! |---|---|
 //! | `options` | limits |
 //! | `session` | a client: requests in, responses out |
 //! | `command` | a command and its fields, from a record |
 //! | `set` | the command `set`: typed fields or the text of the UAPI |
 //! | `state` | `get`, `stats`, `peers` and `version` as JSON |
-//! | `events` | events on their way to clients |
-//! | `answer` | responses, and errors as answers |
+//! | `events` | the queues of events for clients |
+//! | `answer` | responses; errors as answers |
 //! | `bytes` | memory that is wiped, and bounded |
 //! | `stream` | requests that arrive in pieces |
 

@@ -4,23 +4,23 @@ use std::time::Duration;
 
 use wg_embed_wireproto::{Order, ReadOptions, Tolerance, options::DEFAULT_LIMIT};
 
-/// How requests are read and answered.
+/// Options of the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// The largest request, in bytes: 16 MiB. Memory is taken only for what has arrived.
+    /// The maximum length of a request, in bytes: 16 MiB. Memory is allocated for received bytes only.
     pub request: usize,
-    /// The largest response, in bytes: 16 MiB. A request whose commands, copied, and errors could be larger is refused
-    /// as a whole; an answer that would make it larger is replaced by an error.
+    /// The maximum length of a response, in bytes: 16 MiB. A request whose copied commands and errors might exceed it
+    /// is refused as a whole; an answer that would exceed it is replaced by an error.
     pub response: usize,
-    /// The most commands of a request: 1024.
+    /// The maximum number of commands in a request: 1024.
     pub commands: usize,
-    /// The most events that wait for a client: 256. The oldest is dropped, and counted, for one more.
+    /// The maximum number of queued events of a client: 256. For one more, the oldest is dropped and counted.
     pub events: usize,
-    /// The longest time that a request waits for events, all its commands together: 30 seconds.
+    /// The maximum time that all commands of a request together wait for events: 30 seconds.
     pub wait: Duration,
-    /// The order of a request's counts and sizes. A response has that of its request.
+    /// The order of a request's counts and sizes. A response has the order of its request.
     pub order: Order,
-    /// Whether a request may have the other order, too.
+    /// Whether requests in the other order are accepted as well.
     pub any_order: bool,
 }
 

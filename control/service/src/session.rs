@@ -23,15 +23,15 @@ use crate::{
     set, state,
 };
 
-/// Answers one request to a tunnel. Events are unsupported here: they wait for a client, see [`Session`].
+/// Answers one request to a tunnel. Events are unsupported here, as they are queued for a client: see [`Session`].
 ///
-/// The response may have keys in it: those that a `set` had, and those that a `get` asks for. It is wiped when dropped.
+/// The response may contain keys: those in a `set`, and those requested by a `get`. It is wiped when dropped.
 #[must_use]
 pub fn call(tunnel: &Tunnel, request: &[u8]) -> Zeroizing<Vec<u8>> {
     Session::new(Options::default(), None).call(tunnel, request)
 }
 
-/// A client. Its methods may be called on several threads at once.
+/// A client. Its methods may be called on several threads concurrently.
 #[derive(Debug)]
 pub struct Session {
     options: Options,
@@ -41,42 +41,42 @@ pub struct Session {
 
 #[derive(Debug)]
 struct Events {
-    /// Since the client first asked for events.
+    /// Created by the client's first request for events.
     queue: Option<Arc<Queue>>,
-    /// Whether the client is not to wait any more.
+    /// Whether waiting has been disabled for the client.
     is_closed: bool,
 }
 
-/// Calls the function that it is given, which waits for an event, once.
+/// Calls its argument, which waits for an event, once.
 pub type Wait<'a> = &'a dyn Fn(&mut dyn FnMut());
 
 impl Session {
-    /// A client that has its events from `hub`.
+    /// Creates a client that gets its events from `hub`.
     #[must_use]
     pub const fn new(options: Options, hub: Option<Arc<Hub>>) -> Self {
         Self { options, hub, events: Mutex::new(Events { queue: None, is_closed: false }) }
     }
 
-    /// Answers one request: bytes that are one message. All of it is checked, its checksum included, before the first
-    /// command is carried out. Commands are carried out in their order, also after one that fails. The response is
-    /// empty only if there is no memory for one.
+    /// Answers one request, which is exactly one message. The whole request is checked, including its checksum, before
+    /// the first command is executed. Commands are executed in order, also after one that fails. The response is empty
+    /// only if there is no memory for it.
     ///
-    /// It waits for events if a command asks for that, [`Options::wait`] at most; [`Hub::close`] and
+    /// It waits for events if a command requests that, for at most [`Options::wait`]; [`Hub::close`] and
     /// [`close`](Self::close) end such waits.
     #[must_use]
     pub fn call(&self, tunnel: &Tunnel, request: &[u8]) -> Zeroizing<Vec<u8>> {
         self.call_waiting(tunnel, request, &|wait| wait())
     }
 
-    /// As [`call`](Self::call). `wait` is called for each command that may wait for an event, to do so: the caller then
-    /// knows when the request waits.
+    /// Answers a request like [`call`](Self::call), and calls `wait` with a function for each command that may wait for
+    /// an event; `wait` must call that function. It shows the caller when the request waits.
     #[must_use]
     pub fn call_waiting(&self, tunnel: &Tunnel, request: &[u8], wait: Wait<'_>) -> Zeroizing<Vec<u8>> {
         wiped(|| self.respond(tunnel, request, wait))
     }
 
-    /// Ends the client's waits for events, and lets none begin from now on. Commands behind one that waited are carried
-    /// out. Idempotent.
+    /// Ends the client's waits for events, and disables further ones. Commands behind one that waited are executed.
+    /// Idempotent.
     pub fn close(&self) {
         let mut events = lock(&self.events);
         events.is_closed = true;
@@ -85,13 +85,13 @@ impl Session {
         }
     }
 
-    /// The response to a request that cannot be read, for this reason.
+    /// Returns the response to a request that cannot be parsed for this reason.
     #[must_use]
     pub fn refuse(&self, error: &wg_embed_wireproto::Error) -> Zeroizing<Vec<u8>> {
         answer::refusal(&answer::of_codec(error), self.options.order)
     }
 
-    /// The limits.
+    /// Returns the limits.
     #[must_use]
     pub const fn options(&self) -> &Options {
         &self.options
@@ -110,7 +110,7 @@ impl Session {
         response.unwrap_or_else(|error| answer::refusal(&error, order))
     }
 
-    /// Carries out all commands, unless the request as a whole is refused.
+    /// Executes all commands, unless the request as a whole is refused.
     fn answers(&self, tunnel: &Tunnel, request: &Message<'_>, wait: Wait<'_>) -> Result<Vec<Answer>> {
         let count = request.groups().map(|group| group.len()).fold(0, usize::saturating_add);
         if count > self.options.commands {
@@ -120,7 +120,7 @@ impl Session {
         let groups = request.groups().len() * AROUND_ANSWER;
         let least = request.head().size as usize + AROUND_RECORDS + groups + count * (LONGEST_ERROR + AROUND_ANSWER);
         let left = self.options.response.checked_sub(least);
-        // What is left for results: errors have their room already.
+        // The remaining space for results; that for errors is reserved.
         let mut left = left.ok_or_else(|| Error::new(ErrorKind::TooLarge, "the response would exceed its limit"))?;
         let mut answers = Vec::new();
         answers.try_reserve_exact(count)?;
@@ -135,7 +135,7 @@ impl Session {
         Ok(answers)
     }
 
-    /// Carries out one command, whose result may have `limit` bytes and be waited for that long.
+    /// Executes one command. Its result may have `limit` bytes, and it may wait for that time.
     fn answer(&self, tunnel: &Tunnel, pairs: Pairs<'_>, limit: usize, patience: Duration, wait: Wait<'_>) -> Answer {
         let device = tunnel.device();
         match Command::of(pairs)? {

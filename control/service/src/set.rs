@@ -1,5 +1,5 @@
-//! The command `set`. Typed fields are what lines of the UAPI are, in the same order and with the same meaning; they
-//! are given to the same parser, so that there is one set of rules.
+//! The command `set`. Typed fields correspond to lines of the UAPI, with the same order and meaning; they are passed to
+//! the same parser, so that there is one set of rules.
 
 use wg_embed::{
     config::Update,
@@ -15,7 +15,7 @@ use crate::{
     command::{ID, fields, flag, number, shown},
 };
 
-/// The change that a record asks for: all of it, or an error.
+/// Returns the whole change that a record requests, or an error.
 pub(crate) fn update(pairs: Pairs<'_>, limits: Limits) -> Result<Update> {
     let is_uapi = |pair: &Pair<'_>| pair.name == "uapi";
     let Some(uapi) = fields(pairs).find(is_uapi) else {
@@ -28,7 +28,7 @@ pub(crate) fn update(pairs: Pairs<'_>, limits: Limits) -> Result<Update> {
     parse_set(text, limits).map_err(|error| error.at("uapi"))
 }
 
-/// From typed fields.
+/// Converts typed fields.
 fn typed(pairs: Pairs<'_>, limits: Limits) -> Result<Update> {
     let mut parser = Parser::new(limits);
     let mut count = 0;
@@ -48,7 +48,7 @@ fn typed(pairs: Pairs<'_>, limits: Limits) -> Result<Update> {
     parser.finish()
 }
 
-/// The parser counts lines; there are none here.
+/// The parser counts lines, which do not exist here.
 fn without_line(error: Error) -> Error {
     let text = error.to_string();
     match text.strip_prefix("line ").and_then(|rest| rest.split_once(": ")) {
@@ -57,7 +57,7 @@ fn without_line(error: Error) -> Error {
     }
 }
 
-/// The line that a field stands for; `None` for a flag that is not set.
+/// Returns the line for a field; `None` for a flag that is not set.
 fn line(Pair { name, value }: Pair<'_>) -> Result<Option<WipedBytes>> {
     let mut line = WipedBytes::default();
     let no_memory = |_| Error::new(ErrorKind::Resources, "there is not enough memory");
@@ -92,9 +92,9 @@ fn line(Pair { name, value }: Pair<'_>) -> Result<Option<WipedBytes>> {
     Ok(Some(line))
 }
 
-/// A digit, without a table, whose use would show in the processor's cache.
+/// Returns a digit, without a table, whose use would be visible in the processor's cache.
 const fn hex(nibble: u8) -> u8 {
-    // 'a' is 39 after what follows '9'.
+    // 'a' is 39 above the character after '9'.
     b'0' + nibble + (nibble.wrapping_add(118) >> 7) * 39
 }
 

@@ -1,4 +1,4 @@
-//! What can be read of a tunnel, as JSON.
+//! The readable state of a tunnel, as JSON.
 
 use std::cell::{Cell, RefCell};
 
@@ -16,7 +16,7 @@ use crate::{
     command::NAMES,
 };
 
-/// Keys and times as they are shown; `secrets` adds the private and the preshared ones.
+/// Returns the configuration; `secrets` includes the private and preshared keys.
 pub(crate) fn get(tunnel: &Tunnel, secrets: bool, limit: usize) -> Answer {
     let Snapshot { interface, peers, .. } = tunnel.snapshot();
     let failure = Cell::new(None);
@@ -32,7 +32,7 @@ pub(crate) fn get(tunnel: &Tunnel, secrets: bool, limit: usize) -> Answer {
     failure.take().map_or(answer, Err)
 }
 
-/// All peers, or the one of `key`; without secrets.
+/// Returns all peers, or only that with this `key`; without secrets.
 pub(crate) fn peers(tunnel: &Tunnel, key: Option<PublicKey>, limit: usize) -> Answer {
     let device = tunnel.device();
     if key.is_some_and(|key| device.peer_stats(&key).is_none()) {
@@ -47,7 +47,7 @@ pub(crate) fn peers(tunnel: &Tunnel, key: Option<PublicKey>, limit: usize) -> An
     failure.take().map_or(answer, Err)
 }
 
-/// Sums and counters.
+/// Returns totals and counters.
 pub(crate) fn stats(tunnel: &Tunnel, limit: usize) -> Answer {
     let device = tunnel.device();
     let memory = tunnel.memory_usage();
@@ -68,7 +68,7 @@ pub(crate) fn stats(tunnel: &Tunnel, limit: usize) -> Answer {
     to_json(&json, limit)
 }
 
-/// The library and what it takes.
+/// Returns the versions and the commands.
 pub(crate) fn version(limit: usize) -> Answer {
     let json = VersionJson {
         name: "wg-embed",
@@ -107,7 +107,7 @@ struct MemoryJson {
     peers: usize,
 }
 
-/// Names and values, in their order.
+/// Names and values, in order.
 struct Counters(Vec<(&'static str, u64)>);
 
 impl Serialize for Counters {
@@ -116,7 +116,7 @@ impl Serialize for Counters {
     }
 }
 
-/// The text of a key, wiped when dropped.
+/// A key as text, wiped when dropped.
 struct Secret(Zeroizing<String>);
 
 impl Serialize for Secret {
@@ -137,12 +137,12 @@ struct GetJson<'a> {
 
 type PeerIter<'a> = Box<dyn Iterator<Item = Result<PeerSnapshot>> + 'a>;
 
-/// Peers, each read when it is written. It is written once.
+/// An iterator over peers, each of which is read when it is written. It can be written once.
 struct PeersJson<'a> {
     tunnel: &'a Tunnel,
     secrets: bool,
     peers: RefCell<PeerIter<'a>>,
-    /// Why a peer could not be read.
+    /// The reason why a peer could not be read.
     failure: &'a Cell<Option<Error>>,
 }
 

@@ -11,39 +11,39 @@ use zeroize::Zeroizing;
 
 use crate::{answer::of_codec, bytes::WipedBytes, options::Options, session::Session};
 
-/// Memory that is kept between requests, in bytes.
+/// The memory that is kept between requests, in bytes.
 const KEPT: usize = 64 << 10;
 
-/// How many bytes are read at once.
+/// The size of one read, in bytes.
 const CHUNK: usize = 16 << 10;
 
-/// Finds where a request ends. The request is kept whole, as its checksum is known to be right only then, and nothing
-/// may be carried out before. Memory grows with the bytes that have arrived, never with a size that was only announced.
+/// Finds the end of a request. The whole request is buffered, because its checksum is verified only at the end, and no
+/// command may be executed before that. Memory is allocated for received bytes, never for announced ones.
 #[derive(Debug)]
 pub struct Framer {
     options: Options,
-    /// For what precedes the groups.
+    /// Parses the part before the groups.
     head: Decoder,
     message: WipedBytes,
-    /// How many bytes the whole request has, once that is known.
+    /// The length of the whole request in bytes, once it is known.
     size: Option<usize>,
     failed: Option<wg_embed_wireproto::Error>,
 }
 
 impl Framer {
-    /// A framer in front of its first request.
+    /// Creates a framer that expects the first request.
     #[must_use]
     pub fn new(options: Options) -> Self {
         let head = Decoder::new(options.reading());
         Self { options, head, message: WipedBytes::default(), size: None, failed: None }
     }
 
-    /// Takes bytes from `input` up to the end of a request. Returns that request, once it is complete, without having
-    /// looked at its groups; [`next`](Self::next) is to be called then. Returns `None` when `input` is used up.
+    /// Consumes bytes from `input` up to the end of a request. Returns that request once it is complete, with its
+    /// groups unchecked; then call [`next`](Self::next). Returns `None` when `input` is empty.
     ///
     /// # Errors
-    /// What precedes the groups, or follows them, is wrong, or there is no memory: where the next request begins is not
-    /// known. Later calls fail with the same error.
+    /// The part before the groups or the end is invalid, or there is no memory: the start of the next request is
+    /// unknown. Later calls fail with the same error.
     pub fn read(&mut self, input: &mut &[u8]) -> std::result::Result<Option<&[u8]>, wg_embed_wireproto::Error> {
         if let Some(error) = self.failed {
             return Err(error);
@@ -52,14 +52,14 @@ impl Framer {
         Ok((self.size == Some(self.message.len())).then_some(&*self.message))
     }
 
-    /// Forgets the request that is complete.
+    /// Removes the complete request.
     pub fn next(&mut self) {
         self.message.clear(KEPT);
         self.head = Decoder::new(self.options.reading());
         self.size = None;
     }
 
-    /// Whether no request has begun.
+    /// Returns whether no request has begun.
     #[must_use]
     pub fn is_between(&self) -> bool {
         self.message.is_empty()
@@ -71,7 +71,7 @@ impl Framer {
             self.push(first)?;
             *input = rest;
             if let Some(Event::Start(head)) = self.head.read(&mut &*first)? {
-                // All of it is below the limit: that has been checked.
+                // The whole length is below the limit: that was checked.
                 self.size = Some(self.message.len() + head.size as usize + TRAILER);
             }
         }
@@ -106,14 +106,14 @@ impl Framer {
     }
 }
 
-/// Serves a stream until its end. `work` is what answers a request: [`Session::call`], on the session it is given.
+/// Serves a stream until its end. `work` answers a request: [`Session::call`], on the session that it is passed.
 ///
-/// A request that is wrong is answered, and the next one read, as long as it is known where that begins. Otherwise the
-/// answer is the last one.
+/// An invalid request is answered, and the next one is read, unless its start is unknown. In that case the answer is
+/// the last one.
 ///
 /// # Errors
-/// `Protocol` or `TooLarge` if where the next request begins is not known; otherwise errors of the stream, timeouts
-/// included. A request that was not read to its end is then not carried out.
+/// `Protocol` or `TooLarge` if the start of the next request is unknown; otherwise errors of the stream, including
+/// timeouts. A request that was not read completely is not executed.
 pub fn serve(
     stream: &mut (impl Read + Write),
     session: &Session,
@@ -156,7 +156,7 @@ fn send(stream: &mut impl Write, response: &[u8]) -> io::Result<()> {
     stream.flush()
 }
 
-/// Reads once; a signal in between does not count.
+/// Reads once, and again after a signal.
 fn read(stream: &mut impl Read, into: &mut [u8]) -> io::Result<usize> {
     loop {
         match stream.read(into) {

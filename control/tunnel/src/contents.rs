@@ -1,4 +1,4 @@
-//! What a source of peers has for its manager at one moment, and what a later moment changes.
+//! The contents of a source of peers for its manager, and the differences between two of them.
 
 mod agents;
 mod comments;
@@ -14,25 +14,25 @@ use wg_embed_manager::{
 
 use crate::engine::Configuration;
 
-/// Everything that there is at one moment.
+/// A complete set of contents.
 #[derive(Clone, Debug, Default)]
 pub struct Contents {
-    /// What the system's network is to be like.
+    /// The settings of the system's network.
     pub settings: NetworkSettingsRequest,
-    /// What the agents are grouped by. No two have one id.
+    /// The groups of the agents, with distinct ids.
     pub workspaces: Vec<Workspace>,
-    /// The peers, as the manager is shown them. No two have one id.
+    /// The peers as they are presented to the manager, with distinct ids.
     pub agents: Vec<Agent>,
-    /// For the engine.
+    /// The configuration for the engine.
     pub configuration: Configuration,
 }
 
 impl Contents {
-    /// Reads a wg-quick `.conf` file: it is one workspace, whose id follows from `seed`, and each peer is an agent of
-    /// it. Settings are those of the file.
+    /// Parses a wg-quick `.conf` file: it is one workspace, whose id is derived from `seed`, and each peer is an agent
+    /// of it. The settings are those of the file.
     ///
     /// # Errors
-    /// The file is refused; the text has the line.
+    /// The reason why the file is refused, with the line.
     pub fn of_conf(seed: &[u8], name: &str, bytes: &[u8]) -> Result<Self> {
         let conf = Conf::from_bytes(bytes)?;
         let workspace = agents::workspace(seed, name);
@@ -42,7 +42,7 @@ impl Contents {
         Ok(Self { settings, workspaces: vec![workspace], agents, configuration })
     }
 
-    /// For a start.
+    /// Returns the contents for a start.
     #[must_use]
     pub fn plan(&self) -> Plan<Configuration> {
         Plan {
@@ -53,7 +53,7 @@ impl Contents {
         }
     }
 
-    /// What is different in `new`; `None` if nothing is.
+    /// Returns the differences in `new`; `None` without any.
     #[must_use]
     pub fn change(&self, new: &Self) -> Option<Change<Configuration>> {
         let (ours, theirs) = (&self.configuration, &new.configuration);
@@ -78,7 +78,7 @@ impl Contents {
     }
 }
 
-/// What is new or differs, and the ids of what is gone.
+/// Returns the new and changed entries, and the ids of deleted ones.
 fn differences<T: Clone + PartialEq>(old: &[T], new: &[T], id: impl Fn(&T) -> Id) -> (Vec<T>, Vec<Id>) {
     let by_id = |items| index(items, &id);
     let (before, after) = (by_id(old), by_id(new));

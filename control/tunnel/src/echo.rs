@@ -1,7 +1,7 @@
-//! Echo requests from inside a tunnel: they are put between its TUN and the rest of it.
+//! Echo requests from inside a tunnel, inserted between its TUN and the tunnel.
 //!
-//! So they need no privilege, no route and no socket, and work the same over an interface, a manager's descriptor and a
-//! network in userspace. Their replies are taken out of what is written to the TUN.
+//! Therefore they need no privilege, route or socket, and work in the same way over an interface, a manager's
+//! descriptor and a userspace network. Their replies are removed from the packets that are written to the TUN.
 
 mod packet;
 
@@ -29,15 +29,15 @@ use packet::Echo;
 #[derive(Default)]
 pub(crate) struct Echoes {
     state: Mutex<State>,
-    /// Whether there is something in `State::unsent`; a hint, so that packets pass without the lock.
+    /// Whether `State::unsent` is not empty; a hint, so that packets pass without the lock.
     has_unsent: AtomicBool,
-    /// How many are in `State::waiting`; a hint as well.
+    /// The number of entries in `State::waiting`; also a hint.
     waiting: AtomicUsize,
 }
 
 #[derive(Default)]
 struct State {
-    /// By what only we and the peer know, which is in each request.
+    /// By a nonce in each request that only this process and the peer know.
     waiting: HashMap<u64, Request>,
     unsent: VecDeque<u64>,
     is_closed: bool,
@@ -46,10 +46,10 @@ struct State {
 struct Request {
     from: IpAddr,
     to: IpAddr,
-    /// When the tunnel took it.
+    /// The time at which the tunnel read it.
     sent: Option<Instant>,
     reply: Sender<(usize, Duration)>,
-    /// Which of the caller's it is.
+    /// The caller's number of the request.
     number: usize,
 }
 
@@ -82,8 +82,8 @@ impl Echoes {
     }
 
     /// Sends a request from the first to the second address of each pair, and calls `answered` with the pair's number
-    /// and the time for each reply. `wake` has the tunnel read its TUN. Returns when all have answered, the time is up,
-    /// or at [`close`](Self::close).
+    /// and the time for each reply. `wake` makes the tunnel read its TUN. Returns when all have answered, after the
+    /// time limit, or at [`close`](Self::close).
     pub(crate) fn ping(
         &self,
         pairs: &[(IpAddr, IpAddr)],
@@ -111,7 +111,7 @@ impl Echoes {
         }
         drop(reply);
         wake();
-        // When the last request is gone, so is the last sender.
+        // With the last request, the last sender is dropped.
         loop {
             let next = match deadline {
                 Some(deadline) => replies.recv_timeout(deadline.saturating_duration_since(Instant::now())),
@@ -131,7 +131,7 @@ impl Echoes {
         self.update_hints(&state);
     }
 
-    /// Puts requests into the arena. Returns how many.
+    /// Writes requests to the arena. Returns their number.
     fn send(&self, arena: &mut PacketArena) -> usize {
         if !self.has_unsent.load(Ordering::Acquire) {
             return 0;
@@ -153,7 +153,7 @@ impl Echoes {
         sent
     }
 
-    /// Takes a reply to a request that waits. Returns false for any other packet.
+    /// Handles the reply to a waiting request. Returns false for any other packet.
     fn receive(&self, packet: &[u8]) -> bool {
         let Some(echo) = Echo::reply(packet) else { return false };
         let mut state = self.state();
@@ -170,7 +170,7 @@ impl Echoes {
     }
 }
 
-/// A TUN with a tunnel's echo requests.
+/// A TUN with the echo requests of a tunnel.
 pub(crate) struct EchoTun {
     inner: Arc<dyn Tun>,
     echoes: Arc<Echoes>,
@@ -212,7 +212,7 @@ impl Tun for EchoTun {
     }
 
     fn read(&self, arena: &mut PacketArena) -> io::Result<usize> {
-        // Other packets come with the next read: what reads the TUN goes on after any that were read.
+        // Other packets follow in the next read: the reader continues after a read that returned any.
         match self.echoes.send(arena) {
             0 => self.inner.read(arena),
             sent => Ok(sent),

@@ -1,4 +1,4 @@
-//! What carries packets: a tunnel of the library.
+//! The engine: a tunnel of the library.
 
 mod interface;
 mod opened;
@@ -31,14 +31,14 @@ use opened::OpenedTunnel;
 use running::WireGuardTunnel;
 use system::System;
 
-/// What a [`WireGuard`] is configured with.
+/// The configuration of a [`WireGuard`].
 #[derive(Clone, Default)]
 pub struct Configuration {
-    /// A whole configuration: what is not in it is as by default.
+    /// A complete configuration: missing settings have their defaults.
     pub conf: Conf,
-    /// Which peer an agent is.
+    /// The peers of the agents.
     pub peers: HashMap<Id, Peer>,
-    /// Dropped when the tunnel has ended, if it came with the start: what has to end then.
+    /// Dropped when the tunnel has ended, if it was part of the start: for resources that must be released then.
     pub guard: Option<Arc<dyn Any + Send + Sync>>,
 }
 
@@ -51,31 +51,31 @@ impl fmt::Debug for Configuration {
 /// A peer of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Its key.
+    /// Its public key.
     pub public_key: PublicKey,
-    /// Where it is pinged; `None`: it is not.
+    /// The address to ping; `None` for no pings.
     pub address: Option<IpAddr>,
 }
 
-/// Where packets come from, if the manager gives no descriptor.
+/// The inside of a tunnel if the manager supplies no descriptor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Network {
-    /// An interface of our own, or else a network in userspace.
+    /// A new interface, or a userspace network if none can be created.
     #[default]
     Auto,
-    /// An interface of our own.
+    /// A new interface.
     Interface,
-    /// A network in userspace, see [`WireGuard::netstack`].
+    /// A userspace network, see [`WireGuard::netstack`].
     Userspace,
 }
 
-/// Configures the system's network, where the manager is not asked to.
+/// Configures the system's network, unless the manager does.
 pub trait SystemNetwork: Send + Sync + 'static {
-    /// Configures it for an interface, and brings that up. `settings` are all that hold from now on; `mark` is that of
-    /// the tunnel's own packets, as the configuration has it, and 0 if it has none.
+    /// Configures it for an interface, and sets that up. `settings` are the complete settings; `mark` is the mark of
+    /// the tunnel's own packets in the configuration, or 0.
     ///
     /// # Errors
-    /// A text for the manager. Then nothing is left of it.
+    /// A text for the manager. Nothing remains configured in that case.
     fn configure(
         &self,
         interface: &str,
@@ -84,32 +84,31 @@ pub trait SystemNetwork: Send + Sync + 'static {
     ) -> Result<Box<dyn ConfiguredNetwork>, String>;
 }
 
-/// A system's network that is configured. Dropping it undoes that, which happens before the interface is removed.
+/// A configured network. Dropping it restores the previous state, which happens before the interface is removed.
 pub trait ConfiguredNetwork: Send {
-    /// Configures it with other settings, which are all that hold from now on.
+    /// Configures it with other settings, which are complete.
     ///
     /// # Errors
-    /// A text for the manager. Then what held before holds.
+    /// A text for the manager. The previous settings are then still in effect.
     fn update(&mut self, settings: &NetworkSettingsRequest, mark: u32) -> Result<(), String>;
 
-    /// The mark that the tunnel's own packets are to have, so that they are not routed into the tunnel; 0 if they need
-    /// none.
+    /// Returns the mark that keeps the tunnel's own packets out of the tunnel; 0 if they need none.
     fn mark(&self) -> u32;
 }
 
-/// What tunnels are made of.
+/// Options of the engine.
 #[derive(Clone)]
 pub struct Options {
-    /// Where packets come from.
+    /// The inside of the tunnels.
     pub network: Network,
-    /// The name of an interface of our own.
+    /// The name of a new interface.
     pub interface: String,
-    /// Configures the system's network; `None`: only the manager can, and [`Settings::Own`] with an interface is
+    /// Configures the system's network; with `None` only the manager can, and [`Settings::Own`] with an interface is
     /// refused.
     ///
     /// [`Settings::Own`]: wg_embed_manager::tunnel::Settings::Own
     pub system: Option<Arc<dyn SystemNetwork>>,
-    /// Is passed each new UDP socket before anything is sent on it; an error refuses it.
+    /// Called with each new UDP socket before anything is sent on it; an error refuses it.
     pub protect: Option<Arc<ProtectFn>>,
     /// Looks up the host names of endpoints.
     pub resolve: Arc<ResolveFn>,
@@ -122,7 +121,7 @@ pub type ProtectFn = dyn Fn(BorrowedSocket<'_>, Family) -> io::Result<()> + Send
 pub type ResolveFn = dyn Fn(&str) -> Result<Vec<IpAddr>, wg_embed::error::Error> + Send + Sync;
 
 impl Default for Options {
-    /// An interface `wg-vpn0`, for which nothing configures the system; the system looks up names.
+    /// An interface `wg-vpn0`, without configuration of the system's network, and the system's resolver.
     fn default() -> Self {
         Self {
             network: Network::default(),
@@ -143,10 +142,10 @@ impl fmt::Debug for Options {
     }
 }
 
-/// The tunnel that runs, if one does.
+/// The running tunnel, if any.
 type Current = Mutex<Weak<WireGuardTunnel>>;
 
-/// Tunnels of the library, one at a time.
+/// An engine that runs tunnels of the library, one at a time.
 #[derive(Debug)]
 pub struct WireGuard {
     options: Options,
@@ -154,13 +153,13 @@ pub struct WireGuard {
 }
 
 impl WireGuard {
-    /// Nothing yet.
+    /// Creates an engine without a tunnel.
     #[must_use]
     pub fn new(options: Options) -> Self {
         Self { options, current: Arc::default() }
     }
 
-    /// The network in userspace of the tunnel that runs; `None` if it has none. It is closed when the tunnel stops.
+    /// Returns the userspace network of the running tunnel; `None` if it has none. It is closed when the tunnel stops.
     #[must_use]
     pub fn netstack(&self) -> Option<Netstack> {
         lock(&self.current).upgrade()?.netstack()

@@ -1,7 +1,7 @@
-//! Peers from a `.conf` file, which `file:` URLs name.
+//! Peers from a `.conf` file, named by a `file:` URL.
 //!
-//! Each `[Peer]` is an agent of one workspace, the file. Its addresses are the hosts among its `AllowedIPs`; a comment
-//! `# Name = x` gives its name, in its section or in the lines right above it.
+//! Each `[Peer]` is an agent of one workspace, the file. Its addresses are the single addresses among its `AllowedIPs`;
+//! a comment `# Name = x`, in its section or in the lines directly above it, sets its name.
 
 mod watch;
 
@@ -20,11 +20,11 @@ use zeroize::Zeroizing;
 
 use crate::{contents::Contents, engine::Configuration};
 
-/// A file of this size or more is no configuration.
+/// The size from which a file is not accepted as a configuration, in bytes.
 const LIMIT: u64 = 64 << 20;
 
-/// Peers from files. Edits of a file are followed while its tunnel runs: what is different is changed, and sessions of
-/// peers that stay are kept. An edit that cannot be read is logged and changes nothing.
+/// Peers from files. Changes of a file are applied while its tunnel runs: only the differences, so that unchanged peers
+/// keep their sessions. An invalid change is logged and ignored.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FileSource;
 
@@ -34,7 +34,7 @@ impl Source for FileSource {
     fn resolve(&self, request: &StartRequest, changes: Changes<Configuration>) -> Result<Plan<Configuration>, String> {
         let path = path(&request.coder_url)?;
         let say = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-        // Before it is read, so that no edit is missed.
+        // Before the file is read, so that no change is missed.
         let watch = watch::Watch::new(&path).map_err(|e| say(&e))?;
         let mut bytes = read(&path).map_err(|e| say(&e))?;
         let mut contents = parse(&path, &bytes).map_err(|e| say(&e))?;
@@ -68,7 +68,7 @@ impl Source for FileSource {
     }
 }
 
-/// The path in a URL: `file:///etc/wireguard/wg0.conf`, or `file:/..`; as it is in the URL, with `%` escapes.
+/// Returns the path in a URL: `file:///etc/wireguard/wg0.conf`, or `file:/..`; with its `%` escapes.
 fn path(url: &str) -> Result<PathBuf, String> {
     let refuse = |reason: &str| Err(format!("the URL {url:?}: {reason}"));
     let Some((scheme, rest)) = url.split_once(':') else { return refuse("it has no scheme") };
@@ -87,7 +87,7 @@ fn path(url: &str) -> Result<PathBuf, String> {
     }
     let Ok(path) = percent_decode_str(path).decode_utf8() else { return refuse("its path is not UTF-8") };
     let path = PathBuf::from(&*path);
-    // The directory of a process that a manager has started is no one's choice.
+    // The working directory of a process that a manager has started is arbitrary.
     if !path.is_absolute() || path.file_name().is_none() { refuse("it has no absolute path") } else { Ok(path) }
 }
 
@@ -99,7 +99,7 @@ fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     if !about.is_file() || about.len() >= LIMIT {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file of a configuration"));
     }
-    // It may grow meanwhile; without reallocation no copy of its keys is left behind.
+    // It may grow in the meantime; without reallocation no copy of its keys is left behind.
     let mut bytes = Zeroizing::new(vec![0; about.len() as usize + 1]);
     let mut len = 0;
     let mut file = file;
@@ -115,7 +115,7 @@ fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(bytes)
 }
 
-/// What the file at `path` says, in `bytes`.
+/// Parses the file at `path` from its `bytes`.
 fn parse(path: &Path, bytes: &[u8]) -> Result<Contents, String> {
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
     Contents::of_conf(path.as_os_str().as_encoded_bytes(), &name, bytes).map_err(|e| e.to_string())

@@ -1,9 +1,9 @@
-//! A WireGuard tunnel for the [VPN manager protocol](wg_embed_manager): what carries packets, and peers from a file.
+//! A WireGuard tunnel for the [VPN manager protocol](wg_embed_manager): the engine, and peers from a file.
 //!
-//! | module | what it has |
+//! | module | contents |
 //! |---|---|
-//! | [`engine`] | tunnels over a manager's descriptor, an interface of their own, or a network in userspace |
-//! | [`contents`] | what a configuration says to a manager: settings, workspaces and agents |
+//! | [`engine`] | tunnels over a manager's descriptor, a new interface, or a userspace network |
+//! | [`contents`] | a configuration as a manager gets it: settings, workspaces and agents |
 //! | [`mod@file`] | peers from a `.conf` file, which is watched |
 //! | [`lines`] | network settings as lines of text |
 //! | [`log`] | events of the library as lines of the protocol's log |

@@ -1,19 +1,19 @@
-//! Network settings as lines of text, for programs that have no protobuf.
+//! Network settings as lines of text, for programs without protobuf.
 //!
-//! | line | what it sets |
+//! | line | meaning |
 //! |---|---|
-//! | `address=10.0.0.2/24` | an address of the interface with the length of its network |
+//! | `address=10.0.0.2/24` | an address of the interface with its prefix length |
 //! | `route=10.0.0.0/8`, `route=10.0.0.0/8 via 10.0.0.1` | a route into the tunnel |
-//! | `exclude=192.0.2.7/32`, also with `via` | a route around the tunnel |
-//! | `router=10.0.0.1` | the router of IPv4 |
-//! | `mtu=1420` | the MTU; without it the manager leaves that as it is |
+//! | `exclude=192.0.2.7/32`, also with `via` | a route outside the tunnel |
+//! | `router=10.0.0.1` | the IPv4 router |
+//! | `mtu=1420` | the MTU; without it the manager leaves it unchanged |
 //! | `dns=10.0.0.53` | a DNS server |
 //! | `search=corp.example` | a search domain |
-//! | `domain=example` | the DNS settings' own name |
-//! | `match=corp.example`, `match=` | names that are looked up at the servers: those in a domain, all |
-//! | `match_only=true` | domains of `match` are not search domains |
+//! | `domain=example` | the name of the DNS settings |
+//! | `match=corp.example`, `match=` | names that are looked up with these servers: those in a domain, or all |
+//! | `match_only=true` | the domains of `match` are not search domains |
 //! | `overhead=80` | bytes that the tunnel adds to a packet |
-//! | `remote=192.0.2.7` | the address at the tunnel's far end |
+//! | `remote=192.0.2.7` | the address of the tunnel's remote end |
 
 use std::{fmt::Write, net::IpAddr};
 
@@ -25,10 +25,10 @@ use wg_embed_manager::messages::{
     },
 };
 
-/// Reads lines. Empty ones are skipped.
+/// Parses lines. Empty ones are skipped.
 ///
 /// # Errors
-/// The number of the line, and what is wrong with it.
+/// The number of the line, and the reason.
 pub fn parse(text: &str) -> Result<NetworkSettingsRequest, String> {
     let mut settings = NetworkSettingsRequest::default();
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
@@ -104,13 +104,13 @@ fn address(text: &str) -> Result<IpAddr, String> {
     text.parse().map_err(|_| format!("\"{text}\" is not an IP address"))
 }
 
-/// An address with the length of a prefix, or a host.
+/// Parses an address with a prefix length, or a single address.
 fn prefix(text: &str) -> Result<IpNet, String> {
     let host = text.parse::<IpAddr>().map(IpNet::from);
     host.or_else(|_| text.parse()).map_err(|_| format!("\"{text}\" is not an address with a prefix length"))
 }
 
-/// `PREFIX`, or `PREFIX via ROUTER`.
+/// Parses `PREFIX`, or `PREFIX via ROUTER`.
 fn route(text: &str) -> Result<(IpNet, String), String> {
     let Some((destination, router)) = text.split_once(" via ") else { return Ok((prefix(text)?, String::new())) };
     let (destination, router) = (prefix(destination)?, address(router)?);
@@ -124,15 +124,15 @@ fn number(key: &str, text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| format!("{key} is not a number"))
 }
 
-/// Writes settings as lines that [`parse`] reads, each with a line feed at its end. An address without a valid
-/// mask is written without a length.
+/// Formats settings as lines for [`parse`], each with a line feed at its end. An address without a valid mask has no
+/// prefix length.
 #[must_use]
 pub fn write(settings: &NetworkSettingsRequest) -> String {
     let mut text = String::new();
     let mut line = |key: &str, value: &str| {
-        // A line feed in a value would be a line of its own.
+        // A line feed in a value would begin another line.
         let value: String = value.chars().filter(|c| !c.is_control()).collect();
-        // A String takes everything.
+        // Writing to a String does not fail.
         let _ = writeln!(text, "{key}={value}");
     };
     if let Some(ipv4) = &settings.ipv4_settings {

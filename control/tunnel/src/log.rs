@@ -11,11 +11,11 @@ use wg_embed_manager::{
     tunnel::{quote, value},
 };
 
-/// What speaks the protocol itself: its events, as lines, would be followed by more of them.
+/// The target of the protocol's own events: sending them as lines would cause further ones.
 const PROTOCOL: &str = "wg_embed_manager";
 
-/// An event as a line. The loggers are the parts of its target, and fields are formatted by [`value`]. `None` for what
-/// the protocol's own code reports.
+/// Converts an event to a line. The loggers are the parts of its target, and fields are formatted by [`value`]. Returns
+/// `None` for events of the protocol's own code.
 #[must_use]
 pub fn line(event: &Event<'_>) -> Option<Log> {
     let metadata = event.metadata();

@@ -1,4 +1,4 @@
-//! The peers of a tunnel, as its updates have made them.
+//! The peers of a tunnel, collected from its updates.
 
 use crate::messages::{Agent, PeerUpdate, Workspace};
 use std::{
@@ -6,44 +6,45 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// A handshake this long ago is not a recent one.
+/// The age from which a handshake is no longer recent.
 const RECENT: Duration = Duration::from_secs(5 * 60);
-/// The latency from which on a connection is slow.
+/// The latency from which a connection is slow.
 const SLOW: Duration = Duration::from_millis(150);
 
-/// Workspaces and agents by their ids.
+/// Workspaces and agents, by id.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Peers {
     workspaces: BTreeMap<[u8; 16], Workspace>,
     agents: BTreeMap<[u8; 16], Agent>,
 }
 
-/// How the connection to an agent is.
+/// The quality of the connection to an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AgentStatus {
-    /// There was no handshake yet.
+    /// There was no handshake.
     Connecting,
     /// The last handshake was more than five minutes ago.
     NoRecentHandshake,
     /// A ping takes 150 ms or more.
     Slow,
-    /// It is there.
+    /// The last handshake is recent, and the latency is low.
     Fine,
 }
 
 impl Peers {
-    /// All workspaces, by id.
+    /// Returns all workspaces, by id.
     pub fn workspaces(&self) -> impl Iterator<Item = &Workspace> {
         self.workspaces.values()
     }
 
-    /// All agents, by id. There may be some whose workspace is not known yet.
+    /// Returns all agents, by id. The workspace of an agent may be unknown.
     pub fn agents(&self) -> impl Iterator<Item = &Agent> {
         self.agents.values()
     }
 
-    /// Takes an update: deletions first, so that what is also upserted is there. What has no id of 16 bytes, and agents
-    /// without a name in the DNS, are left out; an agent takes the place of one with its name in its workspace.
+    /// Applies an update, deletions first, so that an entry that is both deleted and upserted exists afterwards.
+    /// Entries without an id of 16 bytes, and agents without a DNS name, are ignored; an agent replaces another one
+    /// with its name in its workspace.
     pub fn apply(&mut self, update: &PeerUpdate) {
         let id = |id: &[u8]| <[u8; 16]>::try_from(id).ok();
         for gone in update.deleted_agents.iter().filter_map(|agent| id(&agent.id)) {
@@ -74,7 +75,7 @@ impl Peers {
 }
 
 impl AgentStatus {
-    /// The status of `agent` at `now`. A handshake in the future counts as none.
+    /// Returns the status of `agent` at `now`. A handshake in the future is ignored.
     #[must_use]
     pub fn of(agent: &Agent, now: SystemTime) -> Self {
         let handshake = agent.last_handshake.filter(|time| time.seconds > 0);

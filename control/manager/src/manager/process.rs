@@ -1,4 +1,4 @@
-//! A tunnel in a process of its own, which is passed the ends of two pipes.
+//! A tunnel in another process, which is connected by two pipes.
 
 #[cfg(unix)]
 mod unix;
@@ -23,25 +23,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A tunnel that was not stopped has that long to undo what it did, when the stream has ended.
+/// The time for a tunnel that was not stopped to restore its changes after the end of the stream.
 const GRACE: Duration = Duration::from_secs(2);
-/// A process that has been asked to end is killed after that long.
+/// The time after which a process that was requested to end is killed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A tunnel's process, and its manager. Dropping it ends both.
+/// The process of a tunnel, and its manager. Dropping it ends both.
 pub struct Process {
-    /// Before the process: with it ends the stream.
+    /// Dropped before the process, which ends the stream.
     manager: Manager,
     child: Running,
 }
 
-/// Why there is no process.
+/// The reason why there is no process.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ProcessError {
-    /// It could not be started.
+    /// The process could not be started.
     Start(io::Error),
-    /// It does not speak the protocol.
+    /// The exchange of headers has failed.
     Open(OpenError),
 }
 
@@ -57,18 +57,18 @@ impl fmt::Display for ProcessError {
 impl std::error::Error for ProcessError {}
 
 impl Process {
-    /// The number that the process has a TUN of the manager under, for
+    /// The descriptor of the manager's TUN in the process, for
     /// [`StartRequest::tunnel_file_descriptor`](crate::messages::StartRequest::tunnel_file_descriptor).
     #[cfg(unix)]
     pub const TUN: i32 = system::TUN;
 
-    /// Runs a tunnel's program and exchanges headers with it: on Unix
-    /// `PROGRAM vpn-daemon run --rpc-read-fd 3 --rpc-write-fd 4`, which is passed `tun`, if there is one, as `TUN`; on
-    /// Windows `PROGRAM vpn-daemon run`, with the numbers of two pipes in `CODER_VPN_DAEMON_RPC_READ_HANDLE` and
-    /// `CODER_VPN_DAEMON_RPC_WRITE_HANDLE`. `prepare` may add arguments, set the environment and where its output goes.
+    /// Runs the program of a tunnel, and exchanges headers with it. On Unix the command is `PROGRAM vpn-daemon run
+    /// --rpc-read-fd 3 --rpc-write-fd 4`, and `tun`, if given, is passed as descriptor `TUN`; on Windows it is `PROGRAM
+    /// vpn-daemon run`, with the numbers of two pipes in `CODER_VPN_DAEMON_RPC_READ_HANDLE` and
+    /// `CODER_VPN_DAEMON_RPC_WRITE_HANDLE`. `prepare` may add arguments, set the environment and redirect the output.
     ///
     /// # Errors
-    /// See [`ProcessError`]; then no process is left.
+    /// See [`ProcessError`]; no process is left in that case.
     pub fn start(
         program: impl AsRef<OsStr>,
         #[cfg(unix)] tun: Option<OwnedFd>,
@@ -89,23 +89,23 @@ impl Process {
         Ok(Self { manager, child })
     }
 
-    /// Its manager.
+    /// Returns the manager of the process.
     #[must_use]
     pub const fn manager(&self) -> &Manager {
         &self.manager
     }
 
-    /// The process's number.
+    /// Returns the process id.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.child.id()
     }
 
-    /// Stops the tunnel, and ends its process: it is asked to, and killed if it has not ended 5 seconds later. On
-    /// Windows it is killed at once, as it cannot be asked.
+    /// Stops the tunnel, and ends its process: with SIGTERM, and after another 5 seconds by killing it. On Windows it
+    /// is killed at once.
     ///
     /// # Errors
-    /// See [`Error`]. The process has ended all the same.
+    /// See [`Error`]. The process has ended in any case.
     pub fn stop(mut self) -> Result<(), Error> {
         self.manager.stop()?;
         self.child.grace = Duration::ZERO;
@@ -116,16 +116,16 @@ impl Process {
 /// A process that is ended when this is dropped.
 struct Running {
     child: Child,
-    /// It may end by itself for that long.
+    /// The time for it to end by itself.
     grace: Duration,
 }
 
 impl Running {
-    /// Waits until it has ended. Returns whether it has.
+    /// Waits until it has ended. Returns false after the time limit.
     fn ends_within(&mut self, limit: Duration) -> bool {
         let begin = Instant::now();
         loop {
-            // It cannot be waited for only if it has been already.
+            // Waiting fails only if the process was waited for before.
             if !matches!(self.child.try_wait(), Ok(None)) {
                 return true;
             }
@@ -142,7 +142,7 @@ impl Drop for Running {
         if self.ends_within(self.grace) {
             return;
         }
-        // Some tunnels go on when all is done.
+        // Some tunnels keep running after their end.
         system::terminate(&self.child);
         if cfg!(windows) || !self.ends_within(PATIENCE) {
             let _ = self.child.kill();

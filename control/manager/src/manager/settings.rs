@@ -1,8 +1,8 @@
-//! Network settings arrive in parts.
+//! Network settings, which arrive in parts.
 
 use crate::messages::NetworkSettingsRequest;
 
-/// What holds after `change`. A part that is absent from it stays as it was; a router stays if none is named.
+/// Returns the settings after `change`: a part that is absent from it stays unchanged, and so does the router.
 #[must_use]
 pub fn merge(before: &NetworkSettingsRequest, change: NetworkSettingsRequest) -> NetworkSettingsRequest {
     let (mut ipv4, mut ipv6) = (change.ipv4_settings, change.ipv6_settings);
@@ -11,7 +11,7 @@ pub fn merge(before: &NetworkSettingsRequest, change: NetworkSettingsRequest) ->
     {
         new.router.clone_from(&old.router);
     }
-    // Addresses once had their length with them.
+    // In older versions addresses include their prefix length.
     if let Some(new) = &mut ipv4
         && new.subnet_masks.is_empty()
     {
@@ -40,14 +40,14 @@ pub fn merge(before: &NetworkSettingsRequest, change: NetworkSettingsRequest) ->
     }
 }
 
-/// `ADDRESS/LENGTH` as an address and a length.
+/// Splits `ADDRESS/LENGTH` into an address and a length.
 fn with_length(text: &str, longest: u32) -> Option<(String, u32)> {
     let (address, length) = text.split_once('/')?;
     let length = length.parse().ok().filter(|length| *length <= longest)?;
     Some((address.to_owned(), length))
 }
 
-/// As an address and a mask.
+/// Converts it to an address and a mask.
 fn with_mask(text: &str) -> Option<(String, String)> {
     let (address, length) = with_length(text, 32)?;
     let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);

@@ -1,4 +1,4 @@
-//! A stream over two descriptors: pipes, sockets, or one socket twice.
+//! A stream over two descriptors: pipes, sockets, or the same socket twice.
 
 use super::transport::{Stop, Transport};
 use rustix::{
@@ -12,17 +12,17 @@ use std::{
     sync::Arc,
 };
 
-/// What a pipe that can be written to takes without waiting: a page on Linux, 512 bytes anywhere.
+/// The number of bytes that a writable pipe accepts without waiting: a page on Linux, 512 bytes elsewhere.
 const PIPE: usize = if cfg!(any(target_os = "linux", target_os = "android")) { 4096 } else { 512 };
 
 impl Transport {
-    /// Takes a descriptor to read from and one to write to. They may be duplicates of one socket.
+    /// Creates a transport that reads from one descriptor and writes to another. They may be duplicates of one socket.
     ///
-    /// Neither is switched to another mode: other processes may share it. Both are closed when the stream ends; a
-    /// socket is shut down first, so that it ends however many duplicates of it there are.
+    /// Neither is switched to another mode, because other processes may share it. Both are closed when the stream ends;
+    /// a socket is shut down first, so that the stream also ends for its duplicates.
     ///
     /// # Errors
-    /// Those of `pipe(2)`: there are too many descriptors.
+    /// The errors of `pipe(2)`: there are too many descriptors.
     pub fn from_descriptors(read: OwnedFd, write: OwnedFd) -> io::Result<Self> {
         let (stopped, stop) = rustix::pipe::pipe()?;
         for end in [&stopped, &stop] {
@@ -38,12 +38,12 @@ impl Transport {
     }
 }
 
-/// A pipe whose other end is polled by both halves, and never read.
+/// A pipe whose other end is polled by both directions, and never read.
 struct Bell(OwnedFd);
 
 impl Stop for Bell {
     fn stop(&self) {
-        // Full means that it has been rung already.
+        // A full pipe is readable already.
         let _ = rustix::io::write(&self.0, &[0]);
     }
 }
@@ -52,7 +52,7 @@ impl Stop for Bell {
 struct Half {
     descriptor: OwnedFd,
     is_socket: bool,
-    /// What a socket is shut down for. Not for both: the other half may be the same socket, and still in use.
+    /// The direction in which a socket is shut down. Not both: the other direction may use the same socket.
     direction: Shutdown,
     stopped: Arc<OwnedFd>,
 }
@@ -63,7 +63,7 @@ impl Half {
         Self { descriptor, is_socket, direction, stopped }
     }
 
-    /// Waits until the descriptor is ready, or fails once the stream is to end.
+    /// Waits until the descriptor is ready. Fails once the stream is to end.
     fn wait(&self, flags: PollFlags) -> io::Result<()> {
         loop {
             let mut both =

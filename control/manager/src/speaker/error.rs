@@ -1,9 +1,9 @@
-//! How a stream ends, and why a call fails.
+//! The reasons for the end of a stream and for the failure of a call.
 
 use crate::stream::{FrameError, HeaderError, Version};
 use std::{fmt, io};
 
-/// Why a stream has ended. Nothing more is sent or received.
+/// The reason for the end of a stream. After it nothing is sent or received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum End {
@@ -15,15 +15,15 @@ pub enum End {
     PeerClosed,
     /// The other side has closed it within a message.
     Truncated,
-    /// The other side has announced a message that is too long, or there was no memory for one.
+    /// The other side has announced a message that is too long, or there was not enough memory for one.
     Frame(FrameError),
-    /// A message could not be decoded, or would have taken far more memory than it had bytes.
+    /// A message could not be decoded, or would have needed far more memory than its length permits.
     Malformed,
-    /// More messages have arrived than are kept, while this side waited for a response.
+    /// Too many messages have arrived while this side waited for a response.
     Overrun,
     /// Reading or writing has failed.
     Io(io::ErrorKind),
-    /// A thread of the stream has ended without a reason. Never seen.
+    /// A thread of the stream has ended without a reason, which never happens.
     Broken,
 }
 
@@ -50,17 +50,17 @@ impl From<io::Error> for End {
     }
 }
 
-/// Why there is no stream.
+/// The reason why a stream could not be opened.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// A header is refused: that of the other side, or our own is too long.
+    /// A header is refused: the other side's, or this side's because it is too long.
     Header(HeaderError),
-    /// The stream ended before the other side's header did.
+    /// The stream has ended before the other side's header.
     Ended(End),
     /// The headers were not exchanged in time.
     TimedOut,
-    /// There is no thread for it.
+    /// A thread could not be started.
     Thread(io::Error),
 }
 
@@ -78,7 +78,7 @@ impl fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
-/// Why a message is not sent.
+/// The reason why a message was not sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SendError {
@@ -86,12 +86,12 @@ pub enum SendError {
     Ended(End),
     /// The message does not fit into a frame.
     Frame(FrameError),
-    /// The other side speaks an older version, which does not have the message.
+    /// The negotiated version does not have the message.
     Unsupported {
         /// The first version that has it.
         since: Version,
     },
-    /// There was no room for it in time: the other side does not read.
+    /// There was no room for it in time, because the other side does not read.
     TimedOut,
 }
 
@@ -108,17 +108,17 @@ impl fmt::Display for SendError {
 
 impl std::error::Error for SendError {}
 
-/// Why a request has no response.
+/// The reason why a request has no response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CallError {
     /// It was not sent.
     Send(SendError),
-    /// The stream ended before the response.
+    /// The stream has ended before the response.
     Ended(End),
-    /// There was no response in time. One that comes later is dropped.
+    /// There was no response in time. A later one is dropped.
     TimedOut,
-    /// The other side does not know the request: its response is empty.
+    /// The request is unknown to the other side: its response is empty.
     Unknown,
 }
 

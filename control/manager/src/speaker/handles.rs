@@ -1,4 +1,4 @@
-//! A stream over two handles of Windows: pipes that are read and written synchronously, as anonymous ones are.
+//! A stream over two handles of Windows: pipes that are read and written synchronously, such as anonymous ones.
 #![allow(unsafe_code, reason = "it calls the system")]
 
 use super::transport::{Stop, Transport};
@@ -15,16 +15,16 @@ use windows_sys::Win32::System::{
     Threading::{GetCurrentThreadId, OpenThread, THREAD_TERMINATE},
 };
 
-/// How long a thread has to leave an operation that is being cancelled until that is tried again: it may not have begun
-/// it when it was tried.
+/// The time for a thread to leave an operation that is being cancelled, before the cancellation is repeated: the
+/// operation may not have begun at the time of the first one.
 const AGAIN: Duration = Duration::from_millis(1);
 
-/// How long that is tried. Pipes take no time.
+/// The time limit for these attempts.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Transport {
-    /// Takes a handle to read from and one to write to, of pipes that were not opened for overlapped I/O. Both are
-    /// closed when the stream ends.
+    /// Creates a transport that reads from one handle and writes to another. The pipes must not have been opened for
+    /// overlapped I/O. Both are closed when the stream ends.
     #[must_use]
     pub fn from_handles(read: OwnedHandle, write: OwnedHandle) -> Self {
         let (reads, writes) = (Arc::new(Operation::default()), Arc::new(Operation::default()));
@@ -39,7 +39,7 @@ impl Transport {
     }
 }
 
-/// A read or a write, which may be cancelled. There is one at a time.
+/// A read or a write that may be cancelled. There is at most one at a time.
 #[derive(Default)]
 struct Operation {
     state: Mutex<State>,
@@ -91,7 +91,7 @@ impl Stop for Operation {
     }
 }
 
-/// A handle of the calling thread that may cancel its operations.
+/// Returns a handle of the calling thread with which its operations can be cancelled.
 fn current_thread() -> io::Result<OwnedHandle> {
     // SAFETY: it has no requirements.
     let number = unsafe { GetCurrentThreadId() };

@@ -1,4 +1,4 @@
-//! What the two threads of a stream and its users share, behind one lock: a control stream has little traffic.
+//! The state of a stream that its two threads and its users share, under one lock: a control stream has little traffic.
 
 use super::{End, Incoming, OpenError, Options, RequestId, SendError, Stats, transport::Stop};
 use crate::{
@@ -13,28 +13,28 @@ use std::{
 };
 use wg_embed::sync::{lock, wait, wait_timeout, wait_timeout_while};
 
-/// How long a side that does not read may still write.
+/// The time in which a side that does not read may still write.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// What waits for the response of a request: its body, `None` if it is empty.
+/// Receives the response to a request: its body, `None` if it is empty.
 pub(super) type Waiter<S> = SyncSender<Option<Received<S>>>;
 
 pub(super) struct Shared<S: Side> {
     state: Mutex<State<S>>,
     /// For users: a header or a message has arrived, or the stream has ended.
     pub(super) arrived: Condvar,
-    /// For the reader: there is room for what arrives, or a reason not to wait for it.
+    /// For the reader: there is room for received messages, or a reason not to wait for it.
     room: Condvar,
     /// For the writer: there is something to write.
     work: Condvar,
-    /// For senders: something was written.
+    /// For senders: bytes were written.
     written: Condvar,
     stop: Arc<dyn Stop>,
     options: Options,
 }
 
 pub(super) struct State<S: Side> {
-    /// The outcome of the other side's header.
+    /// The result of the other side's header.
     pub(super) greeting: Option<Result<Version, OpenError>>,
     /// Whether this side's header was written.
     pub(super) greeted: bool,
@@ -43,16 +43,16 @@ pub(super) struct State<S: Side> {
     inbox_bytes: usize,
     outbox: VecDeque<Frame>,
     outbox_bytes: usize,
-    /// Why nothing more can be sent, although the stream has not ended.
+    /// The reason why nothing more can be sent, although the stream has not ended.
     sealed: Option<End>,
     pub(super) end: Option<End>,
     pub(super) stats: Stats,
 }
 
-/// A frame that waits to be written.
+/// A frame to be written.
 pub(super) struct Frame {
     pub(super) bytes: Vec<u8>,
-    /// The stream ends behind it.
+    /// Whether the stream ends behind it.
     pub(super) is_last: bool,
 }
 
@@ -84,16 +84,16 @@ impl<S: Side> Shared<S> {
         lock(&self.state)
     }
 
-    /// Ends the stream, unless it has ended already: all that waits for it fails, and both threads return.
+    /// Ends the stream, unless it has ended already: everything that waits for it fails, and both threads return.
     pub(super) fn end(&self, reason: End) {
         let mut state = self.lock();
         if state.end.is_some() {
             return;
         }
-        // The other side may close as soon as it has the last message, before the writer comes to say so.
+        // The other side may close as soon as it has the last message, before the writer can report it.
         let is_finished = state.sealed == Some(End::Finished) && state.outbox.is_empty();
         state.end = Some(if is_finished { End::Finished } else { reason });
-        // The senders of those that wait are dropped with them.
+        // This drops the senders of the waiting requests.
         state.calls.clear();
         state.outbox.clear();
         drop(state);
@@ -103,8 +103,8 @@ impl<S: Side> Shared<S> {
         self.stop.stop();
     }
 
-    /// Nothing can be sent any more, as the other side does not read. What it wrote before may still be on its way,
-    /// such as the last message of a tunnel: waits for its end, for a while.
+    /// Handles that nothing can be sent any more, because the other side does not read. Its earlier messages may still
+    /// arrive, such as the last message of a tunnel: waits for their end, for a limited time.
     pub(super) fn seal(&self, reason: End) {
         let mut state = self.lock();
         state.sealed = Some(reason);
@@ -115,19 +115,19 @@ impl<S: Side> Shared<S> {
         drop(wait_timeout_while(&self.work, state, LINGER, |state| state.end.is_none()));
     }
 
-    /// Keeps the outcome of the other side's header.
+    /// Stores the result of the other side's header.
     pub(super) fn greet(&self, greeting: Result<Version, OpenError>) {
         self.lock().greeting = Some(greeting);
         self.arrived.notify_all();
     }
 
-    /// This side's header was written.
+    /// Reports that this side's header was written.
     pub(super) fn greeted(&self) {
         self.lock().greeted = true;
         self.arrived.notify_all();
     }
 
-    /// Waits for a while until this side's header was written, or cannot be.
+    /// Waits, for a limited time, until this side's header was written, or cannot be.
     pub(super) fn wait_for_header(&self) {
         let waits = |state: &mut State<S>| !state.greeted && state.sealed.is_none() && state.end.is_none();
         drop(wait_timeout_while(&self.arrived, self.lock(), LINGER, waits));
@@ -139,12 +139,12 @@ impl<S: Side> Shared<S> {
         state.check()?;
         let id = state.calls.begin(waiter);
         drop(state);
-        // It may be full, of what is in front of the response.
+        // The queue may be full of messages in front of the response.
         self.room.notify_all();
         Ok(id)
     }
 
-    /// Queues a frame. Waits for room until `deadline`; without one, until there is room or the stream ends.
+    /// Queues a frame. Waits for room until `deadline`; without one, until there is room or the stream has ended.
     pub(super) fn queue(&self, frame: Frame, deadline: Option<Instant>) -> Result<(), SendError> {
         let mut state = self.lock();
         loop {
@@ -185,10 +185,10 @@ impl<S: Side> Shared<S> {
         }
     }
 
-    /// Passes a message of `weight` bytes to the thread that waits for it.
+    /// Delivers a message of `weight` bytes to the thread that waits for it.
     ///
-    /// A response never waits. Anything else waits for room, but not while a request does: its response may come
-    /// after that message, and the thread that waits for the response may be the one that makes room.
+    /// A response never waits. Other messages wait for room, except while a request waits: its response may be behind
+    /// the message, and the thread that waits for the response may be the one that makes room.
     pub(super) fn deliver(&self, kind: Kind, body: Option<Received<S>>, weight: usize) -> Result<(), End> {
         let mut state = self.lock();
         let incoming = match (kind, body) {
@@ -199,7 +199,7 @@ impl<S: Side> Shared<S> {
                 }
                 drop(state);
                 if let Some(waiter) = waiter {
-                    // It fails if whoever waited has just given up.
+                    // It fails if the waiting thread has just given up.
                     let _ = waiter.try_send(body);
                 }
                 return Ok(());
@@ -239,7 +239,7 @@ impl<S: Side> Shared<S> {
         Ok(())
     }
 
-    /// Takes what has arrived. Waits for it until `deadline`, or without one.
+    /// Takes the next received message. Waits for it until `deadline`, or without limit.
     pub(super) fn take(&self, deadline: Option<Instant>) -> Result<Option<Incoming<Received<S>>>, End> {
         let mut state = self.lock();
         loop {
@@ -260,14 +260,14 @@ impl<S: Side> Shared<S> {
         }
     }
 
-    /// Whether more than half of the room for outgoing messages is taken.
+    /// Returns whether more than half of the room for outgoing messages is in use.
     pub(super) fn is_slow(&self) -> bool {
         self.lock().outbox_bytes > self.options.outbox / 2
     }
 }
 
 impl<S: Side> State<S> {
-    /// Fails if nothing can be sent any more.
+    /// Fails if nothing more can be sent.
     fn check(&self) -> Result<(), SendError> {
         match self.end.as_ref().or(self.sealed.as_ref()) {
             Some(end) => Err(SendError::Ended(end.clone())),

@@ -1,4 +1,4 @@
-//! The two threads of a stream. Neither ever waits for the other: a peer that does not read is still read from.
+//! The two threads of a stream. Neither waits for the other: a side that does not read is still read from.
 
 use super::{End, OpenError, shared::Shared};
 use crate::{
@@ -8,10 +8,10 @@ use crate::{
 use prost::Message;
 use std::io::{self, ErrorKind, Read, Write};
 
-/// Of one read.
+/// The size of one read.
 const CHUNK: usize = 16 << 10;
 
-/// Ends the stream when a thread ends, for whatever reason: a panic too.
+/// Ends the stream when a thread ends, also by a panic.
 struct Guard<'a, S: Side>(&'a Shared<S>);
 
 impl<S: Side> Drop for Guard<'_, S> {
@@ -59,13 +59,13 @@ pub(super) fn read<S: Side>(shared: &Shared<S>, mut reader: impl Read, versions:
     let is_open = greeting.is_ok();
     shared.greet(greeting);
     if is_refused {
-        // Our own header is still written, so that the other side can say what is wrong.
+        // This side's header is still written, so that the other side can report the mismatch.
         std::mem::forget(guard);
         return;
     }
     let end = if is_open { receive(shared, &mut reader) } else { End::PeerClosed };
     drop(reader);
-    // A side that has closed what it writes to may still read who is here.
+    // A side that has closed its direction may still read this header.
     shared.wait_for_header();
     shared.end(end);
     drop(guard);

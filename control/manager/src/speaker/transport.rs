@@ -1,4 +1,4 @@
-//! What a stream is made of.
+//! The two directions of a stream.
 
 use std::{
     io::{Read, Write},
@@ -7,8 +7,8 @@ use std::{
 
 /// Ends blocked reads and writes.
 pub trait Stop: Send + Sync {
-    /// Makes every read and write of the transport return, those that wait and all later ones, with an error or the end
-    /// of the stream. May be called on any thread, and again.
+    /// Makes every read and write of the transport return, waiting and later ones, with an error or the end of the
+    /// stream. May be called on any thread, and repeatedly.
     fn stop(&self);
 }
 
@@ -20,9 +20,9 @@ impl<F: Fn() + Send + Sync> Stop for F {
 
 /// Two directions of bytes, and a way to end both.
 pub struct Transport {
-    /// What the other side sends. It is read on a thread of its own, and dropped at the end.
+    /// The direction from the other side. It is read on its own thread, and dropped at the end.
     pub reader: Box<dyn Read + Send>,
-    /// What is sent to the other side. It is written to on a thread of its own, and dropped at the end.
+    /// The direction to the other side. It is written on its own thread, and dropped at the end.
     pub writer: Box<dyn Write + Send>,
     /// Ends both.
     pub stop: Arc<dyn Stop>,

@@ -1,22 +1,22 @@
-//! Frames: a length in 4 bytes, big endian, and that many bytes.
+//! Frames: a length of 4 bytes, big endian, and a message of that length.
 //!
-//! Memory is taken for bytes that have arrived, never for those that were only announced.
+//! Memory is allocated for received bytes only, never for announced ones.
 
 use std::fmt;
 
-/// The longest message.
+/// The maximum length of a message, in bytes.
 pub const MAX_MESSAGE: usize = 16 << 20;
 
 /// The length in front of a message.
 const PREFIX: usize = 4;
 
-/// What a buffer has room for before the first byte of a message.
+/// The initial capacity of a buffer, before the first byte of a message.
 const FIRST_ROOM: usize = 4096;
 
-/// Puts a message into a frame.
+/// Encodes a message as a frame.
 ///
 /// # Errors
-/// [`FrameError`]: a message without a byte ends the stream at some receivers, one that is too long does so at all.
+/// [`FrameError`]: an empty message ends the stream at some receivers, a message that is too long at all of them.
 pub fn encode(message: &impl prost::Message) -> Result<Vec<u8>, FrameError> {
     let len = message.encoded_len();
     if len == 0 {
@@ -27,32 +27,33 @@ pub fn encode(message: &impl prost::Message) -> Result<Vec<u8>, FrameError> {
     }
     let mut frame = Vec::with_capacity(PREFIX + len);
     frame.extend_from_slice(&u32::try_from(len).map_err(|_| FrameError::TooLong { len })?.to_be_bytes());
-    // A vector has room for everything, so this cannot fail.
+    // A vector grows, so this cannot fail.
     message.encode(&mut frame).map_err(|_| FrameError::TooLong { len })?;
     Ok(frame)
 }
 
-/// Takes bytes at any split and finds the frames.
+/// Finds frames in a stream of bytes that may be split anywhere.
 #[derive(Debug, Default)]
 pub struct FrameDecoder {
     prefix: [u8; PREFIX],
-    /// How much of the prefix has arrived.
+    /// The number of received bytes of the prefix.
     prefix_len: usize,
     message: Vec<u8>,
 }
 
 impl FrameDecoder {
-    /// One that waits for the first byte of a length.
+    /// Creates a decoder that expects the first byte of a length.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes bytes from the beginning of `input`, up to the end of a message, which is returned without its length.
+    /// Consumes bytes from the beginning of `input`, up to the end of a message, which is returned without its length.
     /// Call it until `input` is empty.
     ///
     /// # Errors
-    /// [`FrameError::TooLong`] as soon as the length is there, [`FrameError::Memory`]; nothing behind it can be read.
+    /// [`FrameError::TooLong`] as soon as the length is complete, [`FrameError::Memory`]; the rest of the stream cannot
+    /// be read then.
     pub fn push(&mut self, input: &mut &[u8]) -> Result<Option<Vec<u8>>, FrameError> {
         while self.prefix_len < PREFIX {
             let Some((byte, rest)) = input.split_first() else { return Ok(None) };
@@ -77,7 +78,7 @@ impl FrameDecoder {
         Ok(Some(std::mem::take(&mut self.message)))
     }
 
-    /// Makes room for `more` bytes: what is there at most doubles, and never beyond `len`.
+    /// Makes room for `more` bytes: the buffer at most doubles, and never exceeds `len`.
     fn reserve(&mut self, more: usize, len: usize) -> Result<(), FrameError> {
         let needed = self.message.len() + more;
         if needed <= self.message.capacity() {
@@ -87,31 +88,31 @@ impl FrameDecoder {
         self.message.try_reserve_exact(room - self.message.len()).map_err(|_| FrameError::Memory)
     }
 
-    /// Whether a frame has begun that is not complete: if the stream ends, it has been cut.
+    /// Returns whether a frame is incomplete: if the stream ends now, it was truncated.
     #[must_use]
     pub fn is_inside(&self) -> bool {
         self.prefix_len > 0
     }
 
-    /// Bytes of memory that it holds.
+    /// Returns the allocated memory, in bytes.
     #[must_use]
     pub fn memory(&self) -> usize {
         self.message.capacity()
     }
 }
 
-/// Why there is no frame.
+/// The reason why there is no frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FrameError {
-    /// The message has no byte.
+    /// The message is empty.
     Empty,
     /// The message is longer than [`MAX_MESSAGE`].
     TooLong {
-        /// How long it is.
+        /// Its length.
         len: usize,
     },
-    /// There is no memory for it.
+    /// There is not enough memory for it.
     Memory,
 }
 

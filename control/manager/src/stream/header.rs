@@ -1,17 +1,17 @@
 //! The first line of each side: `codervpn ROLE VERSION[,VERSION...]`.
 //!
-//! An older form has the version in front of the role. A role has no digits and a version has nothing else, so both are
-//! understood.
+//! An older form has the versions in front of the role. A role has no digits and a version has nothing else, so both
+//! forms are accepted.
 
 use super::{Version, Versions};
 use std::fmt;
 
-/// The longest header, with the line's end.
+/// The maximum length of a header, including the line feed.
 pub const MAX_HEADER: usize = 256;
 
 const PREAMBLE: &[u8] = b"codervpn";
 
-/// What a side of a stream is.
+/// The role of one side of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Starts and stops a tunnel, and configures the system for it.
@@ -20,14 +20,14 @@ pub enum Role {
     Tunnel,
     /// Runs a manager, on Windows.
     Service,
-    /// Shows the state of a service, and gives it orders.
+    /// Shows the state of a service, and controls it.
     Client,
 }
 
 impl Role {
     const ALL: [Self; 4] = [Self::Manager, Self::Tunnel, Self::Service, Self::Client];
 
-    /// The word for it in a header.
+    /// Returns the word for the role in a header.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -38,7 +38,7 @@ impl Role {
         }
     }
 
-    /// What is at the other end.
+    /// Returns the role of the other end.
     #[must_use]
     pub const fn peer(self) -> Self {
         match self {
@@ -54,29 +54,29 @@ impl Role {
     }
 }
 
-/// The order of the words of a header that is sent. Both are accepted.
+/// The order of the words of a sent header. Both are accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HeaderOrder {
-    /// The role, then the versions: everything that is in use.
+    /// The role, then the versions: the form in use.
     #[default]
     RoleFirst,
-    /// The versions, then the role: the design, and programs from before 2025.
+    /// The versions, then the role: the original design, and programs from before 2025.
     VersionsFirst,
 }
 
-/// A side's first line.
+/// The first line of a side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// What its sender is.
+    /// The role of the sender.
     pub role: Role,
-    /// What it speaks.
+    /// The versions that the sender supports.
     pub versions: Versions,
-    /// The order of the two.
+    /// The order of role and versions.
     pub order: HeaderOrder,
 }
 
 impl Header {
-    /// The line, with its end.
+    /// Returns the line, including the line feed.
     ///
     /// # Errors
     /// [`HeaderError::TooLong`]: there are too many versions.
@@ -89,7 +89,7 @@ impl Header {
         if line.len() > MAX_HEADER { Err(HeaderError::TooLong) } else { Ok(line.into_bytes()) }
     }
 
-    /// Reads a line, without its end. Words are separated by one space.
+    /// Parses a line without its line feed. Words are separated by one space.
     ///
     /// # Errors
     /// See [`HeaderError`].
@@ -114,7 +114,7 @@ impl Header {
         Ok(Self { role, versions: Versions::parse(versions)?, order })
     }
 
-    /// The version to speak, for a side that is `role` and supports `versions`, with the sender of this header.
+    /// Returns the version that a side with this `role` and these `versions` uses with the sender of this header.
     ///
     /// # Errors
     /// [`HeaderError::Role`] and [`HeaderError::NoCommonVersion`].
@@ -128,7 +128,7 @@ impl Header {
     }
 }
 
-/// Takes a header byte by byte, so that nothing behind it has to be read.
+/// Decodes a header byte by byte, so that the bytes behind it stay unread.
 #[derive(Debug)]
 pub struct HeaderDecoder {
     line: [u8; MAX_HEADER - 1],
@@ -136,16 +136,16 @@ pub struct HeaderDecoder {
 }
 
 impl HeaderDecoder {
-    /// One that waits for the first byte.
+    /// Creates a decoder that expects the first byte.
     #[must_use]
     pub const fn new() -> Self {
         Self { line: [0; MAX_HEADER - 1], len: 0 }
     }
 
-    /// Takes the next byte. Returns the header if that was the end of the line.
+    /// Adds the next byte. Returns the header at the end of the line.
     ///
     /// # Errors
-    /// See [`HeaderError`]; then no more must be read.
+    /// See [`HeaderError`]; read no further then.
     pub fn push(&mut self, byte: u8) -> Result<Option<Header>, HeaderError> {
         if byte == b'\n' {
             return Header::parse(self.line.get(..self.len).unwrap_or_default()).map(Some);
@@ -162,7 +162,7 @@ impl Default for HeaderDecoder {
     }
 }
 
-/// Why a header is refused.
+/// The reason why a header is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HeaderError {
@@ -170,24 +170,24 @@ pub enum HeaderError {
     TooLong,
     /// It does not have three words with one space between them.
     Words,
-    /// It is of another protocol.
+    /// It belongs to another protocol.
     Preamble,
     /// No word is a role.
     UnknownRole,
-    /// The other end is not what belongs there.
+    /// The other end has the wrong role.
     Role {
-        /// What belongs there.
+        /// The expected role.
         expected: Role,
-        /// What it is.
+        /// The role in the header.
         found: Role,
     },
     /// Versions are not numbers `MAJOR.MINOR` from 1.0 up, ascending, with one of each major version.
     Versions,
     /// No major version is in both lists.
     NoCommonVersion {
-        /// What this side supports.
+        /// The versions that this side supports.
         ours: Versions,
-        /// What the other one does.
+        /// The versions that the other side supports.
         theirs: Versions,
     },
 }

@@ -1,21 +1,21 @@
-//! Which response belongs to which request.
+//! The assignment of responses to requests.
 
 use crate::messages::Rpc;
 use std::{collections::HashMap, num::NonZeroU64};
 
-/// What a message that has arrived is.
+/// The kind of a received message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// It is to be answered with this number.
+    /// A request, to be answered with this number.
     Request(NonZeroU64),
-    /// It answers the request with this number.
+    /// The response to the request with this number.
     Response(NonZeroU64),
     /// Neither.
     Notice,
 }
 
 impl Kind {
-    /// What a message with these numbers is. One with both is a response.
+    /// Returns the kind of a message with these numbers. A message with both is a response.
     #[must_use]
     pub fn of(rpc: Option<&Rpc>) -> Self {
         let Some(rpc) = rpc else { return Self::Notice };
@@ -26,8 +26,8 @@ impl Kind {
         }
     }
 
-    /// The numbers of such a message. A notice has none at all: where it is present and both are 0, a message is
-    /// dropped by some receivers.
+    /// Returns the numbers for a message of this kind; `None` for a notice, because some receivers drop a message in
+    /// which both numbers are present and 0.
     #[must_use]
     pub fn rpc(self) -> Option<Rpc> {
         match self {
@@ -38,7 +38,7 @@ impl Kind {
     }
 }
 
-/// Requests of this side that wait for their responses, each with a `T`.
+/// The waiting requests of this side, each with a `T`.
 #[derive(Debug)]
 pub struct Calls<T> {
     last: u64,
@@ -46,13 +46,13 @@ pub struct Calls<T> {
 }
 
 impl<T> Calls<T> {
-    /// Without any. The first number will be 1.
+    /// Creates an empty list. The first number will be 1.
     #[must_use]
     pub fn new() -> Self {
         Self { last: 0, waiting: HashMap::new() }
     }
 
-    /// Takes the next number that no waiting request has.
+    /// Adds a request, and returns its number, which no other waiting request has.
     pub fn begin(&mut self, waiter: T) -> NonZeroU64 {
         loop {
             self.last = self.last.wrapping_add(1);
@@ -64,18 +64,18 @@ impl<T> Calls<T> {
         }
     }
 
-    /// Ends the request with that number: because its response is there, or is not waited for any longer. Returns
-    /// `None` if there is none: the response is late, a second one, or to something that was never asked.
+    /// Removes the request with that number, because its response has arrived or is no longer waited for. Returns
+    /// `None` if there is no such request: the response is late, a duplicate, or unsolicited.
     pub fn end(&mut self, id: NonZeroU64) -> Option<T> {
         self.waiting.remove(&id)
     }
 
-    /// Ends all requests.
+    /// Removes all requests.
     pub fn clear(&mut self) {
         self.waiting.clear();
     }
 
-    /// Whether a request waits.
+    /// Returns whether a request waits.
     #[must_use]
     pub fn any(&self) -> bool {
         !self.waiting.is_empty()

@@ -1,21 +1,21 @@
-//! Versions of the protocol, and which of them two sides have in common.
+//! Versions of the protocol, and the version that two sides have in common.
 
 use super::HeaderError;
 use std::{fmt, str};
 
-/// A version of the protocol. Minor versions of one major version understand each other.
+/// A version of the protocol. Minor versions of one major version are compatible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version {
-    /// Not 0 in a header.
+    /// The major version; not 0 in a header.
     pub major: u64,
-    /// What was added to the major version.
+    /// The minor version: additions to the major version.
     pub minor: u64,
 }
 
 impl Version {
-    /// The first one.
+    /// The first version.
     pub const V1_0: Self = Self { major: 1, minor: 0 };
-    /// Adds what [`crate::messages::StartRequest`] has besides the descriptor, the URL and the token.
+    /// Adds the fields of [`crate::messages::StartRequest`] other than the descriptor, the URL and the token.
     pub const V1_1: Self = Self { major: 1, minor: 1 };
     /// Adds [`crate::messages::LastPing`].
     pub const V1_2: Self = Self { major: 1, minor: 2 };
@@ -29,7 +29,7 @@ impl Version {
     }
 }
 
-/// Decimal digits and nothing else: `u64::from_str` takes a sign.
+/// Parses decimal digits only: `u64::from_str` also accepts a sign.
 fn number(text: &[u8]) -> Option<u64> {
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return None;
@@ -43,15 +43,15 @@ impl fmt::Display for Version {
     }
 }
 
-/// The versions that a side supports: at least one, in ascending order, one of each major version.
+/// The versions that a side supports: at least one, in ascending order, one for each major version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Versions(Vec<Version>);
 
 impl Versions {
-    /// Checks the order.
+    /// Checks the order of the versions.
     ///
     /// # Errors
-    /// [`HeaderError::Versions`] if there is none, a major version is 0, or they do not ascend.
+    /// [`HeaderError::Versions`] if the list is empty, a major version is 0, or they do not ascend.
     pub fn new(versions: impl Into<Vec<Version>>) -> Result<Self, HeaderError> {
         let versions = versions.into();
         let mut last = 0;
@@ -68,14 +68,14 @@ impl Versions {
         Self::new(versions.ok_or(HeaderError::Versions)?)
     }
 
-    /// All of them, in ascending order.
+    /// Returns all versions, in ascending order.
     #[must_use]
     pub fn as_slice(&self) -> &[Version] {
         &self.0
     }
 
-    /// The version that two sides speak: their highest common major version, with the lower of the two minor ones.
-    /// `None` if there is none in common.
+    /// Returns the version that two sides use: the highest common major version, with the lower of the two minor
+    /// versions. `None` without a common one.
     #[must_use]
     pub fn common(&self, other: &Self) -> Option<Version> {
         self.0.iter().rev().find_map(|ours| {
@@ -86,14 +86,14 @@ impl Versions {
 }
 
 impl From<Version> for Versions {
-    /// That one alone; version 0 becomes 1.0, as a header cannot have it.
+    /// Returns that version alone; version 0 becomes 1.0, as a header cannot contain it.
     fn from(version: Version) -> Self {
         Self(vec![if version.major == 0 { Version::V1_0 } else { version }])
     }
 }
 
 impl Default for Versions {
-    /// 1.3, and so 1.0 to 1.3.
+    /// 1.3, which includes 1.0 to 1.3.
     fn default() -> Self {
         Self(vec![Version::V1_3])
     }

@@ -1,29 +1,29 @@
-//! What a message will take of the memory, before it is decoded.
+//! The memory for a message, computed before it is decoded.
 //!
-//! In a frame an agent can be two bytes; decoded it is hundreds. So what can be decoded has a limit that grows with the
-//! bytes that the sender has really sent.
+//! An agent can have two bytes in a frame, and hundreds when decoded. Therefore the memory for a decoded message is
+//! limited in proportion to the bytes that the sender has really sent.
 
 use std::mem::size_of;
 
-/// Decoded, a message may take this many times its length...
+/// The limit for a decoded message, as a multiple of its length...
 const GROWTH: usize = 8;
-/// ... or this much, however short it is.
+/// ... or this size, if that is larger.
 const ALWAYS: usize = 1 << 20;
-/// Of the nested messages and texts of a message.
+/// The overhead of each nested message and text of a message.
 const DEEPEST: u32 = 16;
 
-/// What is known of a kind of message: how much memory one takes, and which of its fields do more.
+/// The layout of a kind of message: its own memory, and the fields that need more.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
-    /// Bytes of the message itself.
+    /// The size of the message itself, in bytes.
     pub size: usize,
-    /// Numbers of the fields that are messages, and what these are.
+    /// The numbers and layouts of the fields that are messages.
     pub messages: &'static [(u32, &'static Shape)],
-    /// Numbers of the fields that are texts or bytes.
+    /// The numbers of the fields that are texts or bytes.
     pub texts: &'static [u32],
 }
 
-/// The memory for a message, an upper limit; `None` if it is malformed or takes more than its length allows.
+/// Returns an upper limit of the memory for a message; `None` if it is malformed or needs more than its length permits.
 #[must_use]
 pub fn weigh(message: &[u8], shape: &Shape) -> Option<usize> {
     let limit = message.len().saturating_mul(GROWTH).max(ALWAYS);
@@ -53,11 +53,11 @@ fn walk(mut message: &[u8], shape: &Shape, left: &mut usize, depth: u32) -> Opti
                 } else if shape.texts.contains(&number) {
                     *left = left.checked_sub(size_of::<String>() + len)?;
                 } else {
-                    // Packed numbers take four times as much at most; what is unknown takes nothing.
+                    // Packed numbers take at most four times as much; unknown fields take nothing.
                     *left = left.checked_sub(len.saturating_mul(4))?;
                 }
             }
-            // What is in a group is taken for the message's own: too much, never too little.
+            // The contents of a group are counted as the message's own, which is never too little.
             3 | 4 => {}
             _ => return None,
         }
@@ -65,7 +65,7 @@ fn walk(mut message: &[u8], shape: &Shape, left: &mut usize, depth: u32) -> Opti
     Some(())
 }
 
-/// A number of up to 64 bits, seven in each byte.
+/// Reads a number of up to 64 bits, seven in each byte.
 fn varint(message: &mut &[u8]) -> Option<u64> {
     let mut value = 0;
     for shift in (0..64).step_by(7) {

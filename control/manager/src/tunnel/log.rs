@@ -1,9 +1,9 @@
-//! Values of the fields of a log's lines, as text.
+//! The values of the fields of log lines, as text.
 
 use std::fmt::Write;
 
-/// A text as a field's value: as it is, or [`quote`]d if it is empty, has white space or needs escapes. Bytes are
-/// always quoted; nothing is `<nil>`, and what has fields of its own is JSON, as it is.
+/// Formats a text as the value of a field: unchanged, or [`quote`]d if it is empty, has white space or needs escapes.
+/// Bytes are always quoted; an absent value is `<nil>`, and a value with fields of its own is JSON, unchanged.
 #[must_use]
 pub fn value(text: &str) -> String {
     let is_bare = !text.is_empty()
@@ -18,7 +18,7 @@ fn is_printable(char: char) -> bool {
         || !char.is_ascii() && char.is_alphanumeric()
 }
 
-/// Bytes between quotation marks, with the escapes of a string in Go.
+/// Formats bytes between quotation marks, with the escapes of a string in Go.
 #[must_use]
 pub fn quote(bytes: &[u8]) -> String {
     let mut quoted = String::with_capacity(bytes.len() + 2);

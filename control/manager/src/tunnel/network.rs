@@ -1,4 +1,4 @@
-//! The system's network, as a tunnel has it configured.
+//! The system's network, as configured for a tunnel.
 
 use super::Settings;
 use crate::{
@@ -9,11 +9,11 @@ use crate::{
 use std::sync::{Arc, Mutex};
 use wg_embed::{sync::lock, tun::DEFAULT_MTU};
 
-/// Has the network configured. The caller does that once at a time.
+/// Configures the network. Calls are serialized by the caller.
 pub(super) struct Network {
     speaker: Arc<Speaker<TunnelSide>>,
-    /// Everything that the manager was asked for so far. What it has refused is included: managers differ in whether
-    /// they keep it for later.
+    /// All requests to the manager so far, including refused ones: managers differ in whether they keep those for
+    /// later.
     asked: Mutex<NetworkSettingsRequest>,
 }
 
@@ -22,7 +22,7 @@ impl Network {
         Self { speaker, asked: Mutex::default() }
     }
 
-    /// Replaces all earlier settings by `parts`, which are complete together. `own` is how the engine does it.
+    /// Replaces all earlier settings by `parts`, which are complete together. `own` is the engine's function.
     ///
     /// # Errors
     /// A text for the manager.
@@ -59,13 +59,13 @@ impl Network {
     }
 }
 
-/// All parts together.
+/// Merges all parts.
 fn merged(parts: &[NetworkSettingsRequest]) -> NetworkSettingsRequest {
     parts.iter().fold(NetworkSettingsRequest::default(), |all, part| merge(&all, part.clone()))
 }
 
-/// The requests that make `parts` replace the settings `before`: to a manager, a part that is absent is unchanged, so
-/// one that is to be removed is sent empty. An MTU cannot be removed, and becomes the default one.
+/// Returns the requests by which `parts` replace the settings `before`. To a manager, an absent part is unchanged, so a
+/// removed part is sent empty. An MTU cannot be removed: it becomes the default.
 fn with_removals(before: &NetworkSettingsRequest, parts: &[NetworkSettingsRequest]) -> Vec<NetworkSettingsRequest> {
     fn emptied<T: Default + PartialEq>(before: Option<&T>, now: Option<&T>) -> Option<T> {
         (now.is_none() && before.is_some_and(|before| *before != T::default())).then(T::default)

@@ -1,4 +1,4 @@
-//! The peers as a manager has them: what changes become messages, and what everything is.
+//! The peers as a manager has them: the messages for changes, and for the complete list.
 
 use super::Change;
 use crate::messages::{self, LastPing, PeerUpdate, workspace::Status};
@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// The first second of the year 1: there never was a handshake.
+/// The first second of the year 1, which means that there was no handshake.
 const NEVER: Timestamp = Timestamp { seconds: -62_135_596_800, nanos: 0 };
 
 /// A UUID.
@@ -19,61 +19,61 @@ pub struct Id(pub [u8; 16]);
 /// A group of agents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workspace {
-    /// Its own.
+    /// Its id.
     pub id: Id,
-    /// For people.
+    /// Its name for the user interface.
     pub name: String,
-    /// Whether it runs.
+    /// Its status.
     pub status: Status,
 }
 
 /// A peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Agent {
-    /// Its own.
+    /// Its id.
     pub id: Id,
-    /// For people.
+    /// Its name for the user interface.
     pub name: String,
-    /// That of a workspace.
+    /// The id of its workspace.
     pub workspace: Id,
-    /// Its names. They are sent with a dot at the end, the shortest first; without one, `name` is.
+    /// Its DNS names. They are sent with a dot at the end, the shortest first; an empty list stands for `name`.
     pub fqdn: Vec<String>,
     /// Its addresses in the tunnel.
     pub addresses: Vec<IpAddr>,
 }
 
-/// When a peer's last handshake was.
+/// The time of a peer's last handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handshake {
-    /// That cannot be determined.
+    /// It cannot be determined.
     Unknown,
-    /// There was none yet.
+    /// There was no handshake.
     Never,
-    /// At that time.
+    /// The time of the handshake.
     At(SystemTime),
 }
 
 /// An answer to a ping.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ping {
-    /// Until the answer came.
+    /// The round-trip time.
     pub latency: Duration,
-    /// Whether it came without a relay: always, where there are none.
+    /// Whether it arrived without a relay; always true if there are no relays.
     pub is_direct: bool,
-    /// The relay of the peer's choice, if it has any.
+    /// The relay that the peer prefers, if any.
     pub relay: Option<Relay>,
 }
 
-/// What carries packets between peers that do not reach each other.
+/// A relay, which forwards packets between peers that cannot reach each other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Relay {
-    /// For people.
+    /// Its name for the user interface.
     pub name: String,
-    /// How far away it is, if that is known.
+    /// Its latency, if known.
     pub latency: Option<Duration>,
 }
 
-/// Everything that a manager has been sent.
+/// All entries that were sent to the manager.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     workspaces: Ordered<Workspace>,
@@ -87,10 +87,10 @@ struct Entry {
 }
 
 impl Table {
-    /// Takes a change. Returns what the manager is to be sent.
+    /// Applies a change, and returns the message for the manager.
     ///
-    /// Managers forget the agents of a workspace that they are sent, so these are sent with it. No id is both upserted
-    /// and deleted: managers differ in what they do first.
+    /// Managers forget the agents of a workspace that they receive, so these are sent with it. No id is both upserted
+    /// and deleted, because managers differ in the order of the two.
     pub(super) fn change<C>(&mut self, change: Change<C>, handshake: &mut dyn FnMut(&Id) -> Handshake) -> PeerUpdate {
         let workspaces: HashSet<_> = change.workspaces.iter().map(|workspace| workspace.id).collect();
         let mut agents: HashSet<_> = change.agents.iter().map(|agent| agent.id).collect();
@@ -127,24 +127,24 @@ impl Table {
         update
     }
 
-    /// Everything, as upserts.
+    /// Returns all entries, as upserts.
     pub(super) fn everything(&self, handshake: &mut dyn FnMut(&Id) -> Handshake) -> PeerUpdate {
         let upserted_workspaces = self.workspaces.iter().map(workspace).collect();
         PeerUpdate { upserted_workspaces, ..self.agents(handshake) }
     }
 
-    /// All agents, as upserts.
+    /// Returns all agents, as upserts.
     pub(super) fn agents(&self, handshake: &mut dyn FnMut(&Id) -> Handshake) -> PeerUpdate {
         let agents = self.agents.iter().map(|entry| agent(entry, Some(handshake(&entry.agent.id))));
         PeerUpdate { upserted_agents: agents.collect(), ..PeerUpdate::default() }
     }
 
-    /// The ids of all agents.
+    /// Returns the ids of all agents.
     pub(super) fn agent_ids(&self) -> Vec<Id> {
         self.agents.ids()
     }
 
-    /// Keeps an answer.
+    /// Stores an answer to a ping.
     pub(super) fn pinged(&mut self, id: &Id, ping: Ping) {
         let Some(entry) = self.agents.get_mut(id) else { return };
         let relay = ping.relay.unwrap_or_default();
@@ -165,14 +165,14 @@ fn workspace(workspace: &Workspace) -> messages::Workspace {
     messages::Workspace { id: workspace.id.0.to_vec(), name: workspace.name.clone(), status: workspace.status.into() }
 }
 
-/// An agent as it is sent; without a handshake, as one that was deleted.
+/// Converts an agent to its message; without a handshake, as for a deleted one.
 fn agent(entry: &Entry, handshake: Option<Handshake>) -> messages::Agent {
     let Agent { id, name, workspace, fqdn, addresses } = &entry.agent;
     let mut fqdn: Vec<_> =
         fqdn.iter().filter(|name| !name.is_empty()).map(|name| format!("{}.", name.trim_end_matches('.'))).collect();
     fqdn.sort_by_key(String::len);
     if fqdn.is_empty() {
-        // Managers refuse one without, or fail.
+        // Managers refuse a message without this field, or fail.
         fqdn.push(format!("{}.", if name.is_empty() { "unnamed" } else { name }));
     }
     let mut seen = HashSet::new();
@@ -191,7 +191,7 @@ fn agent(entry: &Entry, handshake: Option<Handshake>) -> messages::Agent {
     }
 }
 
-/// A map that keeps the order in which things were first put into it.
+/// A map that preserves the order of first insertion.
 #[derive(Debug)]
 struct Ordered<T> {
     places: HashMap<Id, u64>,
@@ -214,7 +214,7 @@ impl<T> Ordered<T> {
         self.values.insert(place, Some(value));
     }
 
-    /// Takes the value out; its place stays.
+    /// Removes a value, and keeps its place.
     fn remove_value(&mut self, id: &Id) -> Option<T> {
         self.values.get_mut(self.places.get(id)?)?.take()
     }

@@ -1,4 +1,4 @@
-//! The loop that handles everything in its order. What takes time is done on other threads, and comes back as an event.
+//! The loop that handles all events in order. Slow work is done on other threads, and its result is an event.
 
 use super::{
     Change, Changes, Engine, Id, Options, Ping, Running, Settings, Source,
@@ -25,49 +25,50 @@ use std::{
 };
 use wg_embed::thread::{self, Owner};
 
-/// Events on their way. Whoever sends more waits.
+/// The maximum number of queued events. Senders of further ones wait.
 const EVENTS: usize = 64;
 
 enum Event<C> {
     Incoming(Incoming<manager_message::Msg>),
     Ended(End),
     Started(RequestId, Result<Started<C>, String>),
-    /// A start while it runs: the settings were asked for again.
+    /// The result of a start request while the tunnel runs: the settings were requested again.
     ConfiguredAgain(RequestId),
-    /// A change of the settings was applied, or refused.
+    /// The result of a change of the settings.
     SettingsDone,
-    /// Of the start with that number.
+    /// An event of the start with that number.
     Changed(u64, Box<Change<C>>),
     Pinged(Id, Ping),
     PingsDone,
     Refresh,
 }
 
-/// Gives a tunnel that is being served something to send.
+/// Sends messages for a tunnel that is being served.
 pub struct Handle {
     speaker: Arc<Speaker<TunnelSide>>,
     refresh: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl Handle {
-    /// Sends a line of the log. It is dropped if the manager reads slowly, and counted in the stream's statistics: a
-    /// log must not keep packets waiting. The protocol's own lines must not be sent: there would be more and more.
+    /// Sends a line of the log. It is dropped if the manager reads slowly, and counted in the stream's statistics,
+    /// because packets must not wait for a log. Do not send the protocol's own log lines: each would cause further
+    /// ones.
     pub fn log(&self, line: Log) {
-        // Without a stream nobody reads it.
+        // Without a stream nothing reads it.
         let _ = self.speaker.try_notify(tunnel_message::Msg::Log(line));
     }
 
-    /// Sends all agents with their handshakes and pings, and pings them: what is done at each interval.
+    /// Sends all agents with their handshakes and pings, and pings them, as at each interval.
     pub fn refresh(&self) {
         (self.refresh)();
     }
 
-    /// Ends the stream, and so the tunnel. Idempotent.
+    /// Ends the stream, and therefore the tunnel. Idempotent.
     pub fn close(&self) {
         self.speaker.close();
     }
 
-    /// The stream.
+    /// Returns the stream.
     #[must_use]
     pub fn speaker(&self) -> &Speaker<TunnelSide> {
         &self.speaker
@@ -86,7 +87,7 @@ impl fmt::Debug for Handle {
     }
 }
 
-/// A tunnel that waits for its manager's requests.
+/// A tunnel that waits for requests of its manager.
 pub struct Tunnel<E: Engine> {
     speaker: Arc<Speaker<TunnelSide>>,
     network: Arc<Network>,
@@ -103,22 +104,22 @@ pub struct Tunnel<E: Engine> {
 struct State<C> {
     table: Table,
     running: Option<Up<C>>,
-    /// Who configures the network of the tunnel that runs.
+    /// Who configures the network of the running tunnel.
     how: Settings,
-    /// The newest ones.
+    /// The newest settings.
     settings: Vec<NetworkSettingsRequest>,
-    /// Whether the newest settings are still to be applied.
+    /// Whether the newest settings have not been applied yet.
     is_outdated: bool,
-    /// Whether a change of the settings is being applied. Neither another one nor a start begins before it is done: so
-    /// the newest settings are the last ones that are applied.
+    /// Whether a change of the settings is being applied. No other change and no start begins before its end: so the
+    /// newest settings are the last ones that are applied.
     is_configuring: bool,
-    /// The request whose start is being done.
+    /// The request whose start is in progress.
     starting: Option<RequestId>,
-    /// Requests that came during one.
+    /// Requests that arrived during a start.
     waiting: VecDeque<(RequestId, StartRequest)>,
-    /// The number of the last start. Changes of others are stale.
+    /// The number of the last start. Changes of earlier ones are stale.
     start: u64,
-    /// Changes that came before the start was done.
+    /// Changes that arrived before the end of the start.
     early: Vec<Change<C>>,
     is_pinging: bool,
     last_wake: Option<Instant>,
@@ -166,20 +167,20 @@ impl<E: Engine> Tunnel<E> {
         })
     }
 
-    /// What sends lines of the log, on any thread.
+    /// Returns the handle, which sends log lines on any thread.
     #[must_use]
     pub fn handle(&self) -> Handle {
         let events = self.events.clone();
         let refresh = move || {
-            // It fails when the tunnel is no longer served, and is not needed if much else is on its way.
+            // It fails if the tunnel is no longer served, and is not needed if many other events are queued.
             let _ = events.try_send(Event::Refresh);
         };
         Handle { speaker: self.speaker.clone(), refresh: Arc::new(refresh) }
     }
 
-    /// Does what the manager asks until it stops the tunnel or the stream ends. Then the tunnel is down, and its
-    /// threads have ended; a source that is still looking for peers, or an engine that starts, is waited for. Returns
-    /// why: [`End::Finished`] after a stop.
+    /// Executes the manager's requests until the manager stops the tunnel or the stream ends. When it returns, the
+    /// tunnel is down, and its threads have ended; it waits for a source that is finding peers, and for an engine that
+    /// is starting. Returns the reason: [`End::Finished`] after a stop.
     pub fn serve(mut self) -> End {
         let (speaker, events) = (self.speaker.clone(), self.events.clone());
         let receive = move || {
@@ -213,7 +214,7 @@ impl<E: Engine> Tunnel<E> {
         };
         self.speaker.close();
         self.stop();
-        // Whatever still comes is dropped from here on; a tunnel that a start has come to is stopped with it.
+        // Later events are dropped from here on; a tunnel that was started by one of them is stopped with it.
         drop(self.incoming);
         for thread in self.threads {
             let _ = thread.join();
@@ -277,7 +278,7 @@ impl<E: Engine> Tunnel<E> {
                 let response = StopResponse { success: true, error_message: String::new() };
                 self.respond(id, tunnel_message::Msg::Stop(response));
             }
-            // That is a response, and was sent as a request.
+            // The message has the kind of a response, but was sent as a request.
             manager_message::Msg::NetworkSettings(_) => log_failure(self.speaker.refuse(id)),
         }
     }
@@ -298,13 +299,13 @@ impl<E: Engine> Tunnel<E> {
         }
     }
 
-    /// Begins what waits for the end of a start or of a change of the settings.
+    /// Begins the next work that waits for the end of a start or of a change of the settings.
     fn next(&mut self) {
         self.next_start();
         self.next_settings();
     }
 
-    /// Begins the next start, unless something else is being done. One that cannot be begun is refused, and the one
+    /// Begins the next start, unless other work is in progress. If a start cannot be begun it is refused, and the one
     /// after it is the next.
     fn next_start(&mut self) {
         while !self.state.is_busy()
@@ -324,7 +325,7 @@ impl<E: Engine> Tunnel<E> {
         }
     }
 
-    /// Has the newest settings asked for again, for a start while the tunnel runs.
+    /// Requests the newest settings again, for a start while the tunnel runs.
     fn configure_again(&mut self, id: RequestId, running: Arc<dyn Running<E::Configuration>>) -> std::io::Result<()> {
         self.configure("network settings, again", running, Event::ConfiguredAgain(id))?;
         self.state.is_outdated = false;
@@ -339,12 +340,12 @@ impl<E: Engine> Tunnel<E> {
         let changes = Changes::new(move |change| changed.send(Event::Changed(number, Box::new(change))).is_ok());
         self.spawn("wg-mgr-start", move || {
             let outcome = start::start(&network, how, &*source, &*engine, &request, changes);
-            // If it fails, the tunnel is stopped with what was not sent.
+            // If it fails, the tunnel is stopped, although the agents were not sent.
             let _ = events.send(Event::Started(id, outcome));
         })
     }
 
-    /// Applies the newest settings, unless they are in force or something else is being done.
+    /// Applies the newest settings, unless they are in effect or other work is in progress.
     fn next_settings(&mut self) {
         if !self.state.is_outdated || self.state.is_busy() {
             return;
@@ -356,7 +357,7 @@ impl<E: Engine> Tunnel<E> {
         }
     }
 
-    /// Has the newest settings applied on another thread, which sends `done`. A refusal is logged, as `what`.
+    /// Applies the newest settings on another thread, which sends `done`. A refusal is logged as `what`.
     fn configure(
         &mut self,
         what: &'static str,
@@ -374,7 +375,7 @@ impl<E: Engine> Tunnel<E> {
     }
 
     fn started(&mut self, id: RequestId, outcome: Result<Started<E::Configuration>, String>) {
-        // Not if the tunnel was stopped: then the request has been answered, and what was started is stopped here.
+        // Unless the tunnel was stopped: then the request has been answered, and the started tunnel is stopped here.
         if self.state.starting.take().is_none() {
             return;
         }
@@ -393,7 +394,7 @@ impl<E: Engine> Tunnel<E> {
                 }
             }
             Err(e) => {
-                // What a start that failed still reports is stale.
+                // Later reports of a failed start are stale.
                 self.state.start += 1;
                 self.respond_start(id, Err(e));
             }
@@ -462,7 +463,7 @@ impl<E: Engine> Tunnel<E> {
 }
 
 impl<C> State<C> {
-    /// Whether a start or a change of the settings is being done.
+    /// Returns whether a start or a change of the settings is in progress.
     const fn is_busy(&self) -> bool {
         self.starting.is_some() || self.is_configuring
     }
@@ -480,7 +481,7 @@ impl<C> State<C> {
 }
 
 fn log_failure(outcome: Result<(), SendError>) {
-    // At the end of the stream that is what happens to everything that was on its way.
+    // At the end of the stream this is the result of everything that was in progress.
     if let Err(e) = outcome
         && !matches!(e, SendError::Ended(_))
     {

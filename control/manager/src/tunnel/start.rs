@@ -1,19 +1,19 @@
-//! A start, on a thread of its own.
+//! A start, on its own thread.
 
 use super::{Changes, Engine, Plan, Running, Settings, Source, network::Network};
 use crate::messages::StartRequest;
 use std::sync::Arc;
 
-/// What a start has come to.
+/// The result of a start.
 pub(super) struct Started<C> {
-    /// Without what the engine has got.
+    /// The result, without the engine's tunnel.
     pub(super) plan: Plan<()>,
     pub(super) running: Up<C>,
     /// Who configures the system's network from now on.
     pub(super) how: Settings,
 }
 
-/// A tunnel that runs; when this is dropped, it is stopped. So none is left over that comes when nobody waits for it.
+/// A running tunnel, which is stopped when this is dropped, so that none remains if nothing waits for it any more.
 pub(super) struct Up<C>(pub(super) Arc<dyn Running<C>>);
 
 impl<C> Drop for Up<C> {
@@ -22,8 +22,8 @@ impl<C> Drop for Up<C> {
     }
 }
 
-/// Finds the peers, opens the interface, has the network configured for it, and starts the tunnel. The interface comes
-/// first, so that the manager can configure one of the engine's own.
+/// Finds the peers, opens the interface, has the network configured for it, and starts the tunnel. The interface is
+/// opened first, so that the manager can also configure an interface of the engine.
 ///
 /// # Errors
 /// A text for the manager.
@@ -46,7 +46,7 @@ pub(super) fn start<E: Engine>(
     Ok(Started { plan: Plan { settings, workspaces, agents, configuration: () }, running, how })
 }
 
-/// What a source need not check.
+/// Checks the parts of a request that a source need not check.
 fn check(request: &StartRequest) -> Result<(), String> {
     let url = &request.coder_url;
     if url.is_empty() {

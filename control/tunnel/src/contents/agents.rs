@@ -11,25 +11,25 @@ use wg_embed_manager::{
 
 use crate::engine::Peer;
 
-/// What ids are derived from keys and paths in: made for this.
+/// The namespace of ids that are derived from keys and paths.
 const NAMESPACE: Uuid = Uuid::from_u128(0x7a1d_36c2_4ce1_4d0b_9a55_0e6f_8d2b_71c4);
 
-/// The most bytes of a label of a host name.
+/// The maximum length of a label of a host name, in bytes.
 const LABEL: usize = 63;
 
-/// The same id for the same key, always.
+/// Returns the id of a key, which is always the same.
 fn agent_id(key: &PublicKey) -> Id {
     Id(Uuid::new_v5(&NAMESPACE, key.as_bytes()).into_bytes())
 }
 
-/// The workspace of all agents of a configuration. Its id follows from `seed`.
+/// Returns the workspace of all agents of a configuration. Its id is derived from `seed`.
 pub(super) fn workspace(seed: &[u8], name: &str) -> Workspace {
     let id = Id(Uuid::new_v5(&NAMESPACE, seed).into_bytes());
     Workspace { id, name: name.to_owned(), status: Status::Running }
 }
 
-/// The agents, in the order of the configuration, and their peers. `names` are those of the sections. No two have one
-/// name: managers keep one of them then.
+/// Returns the agents, in the order of the configuration, and their peers. `names` are those of the sections. Names are
+/// distinct, because managers keep only one agent of each name.
 pub(super) fn agents(workspace: &Workspace, conf: &Conf, names: &[Option<String>]) -> (Vec<Agent>, HashMap<Id, Peer>) {
     let mut agents: Vec<Agent> = Vec::new();
     let mut peers = HashMap::new();
@@ -39,7 +39,7 @@ pub(super) fn agents(workspace: &Workspace, conf: &Conf, names: &[Option<String>
         let hosts = peer.allowed_ips.iter().map(|change| change.prefix);
         let addresses: Vec<_> =
             hosts.filter(|prefix| prefix.prefix_len() == prefix.max_prefix_len()).map(|host| host.addr()).collect();
-        // Of sections with one key, the last is what holds.
+        // Of several sections with one key, the last one counts.
         if peers.insert(id, Peer { public_key: peer.public_key, address: addresses.first().copied() }).is_some()
             && let Some(at) = agents.iter().position(|agent| agent.id == id)
         {
@@ -59,7 +59,7 @@ pub(super) fn agents(workspace: &Workspace, conf: &Conf, names: &[Option<String>
     (agents, peers)
 }
 
-/// A name as a label of a host name: in small letters, with `-` for what is not a letter or digit.
+/// Converts a name to a label of a host name: in lower case, with `-` for everything except letters and digits.
 fn label(name: &str) -> String {
     let mut label = String::new();
     for c in name.chars().flat_map(char::to_lowercase) {

@@ -1,13 +1,13 @@
-//! Names of peers in comments, which have no meaning to WireGuard.
+//! Names of peers in comments, which WireGuard ignores.
 
-/// The most bytes of a name.
+/// The maximum length of a name, in bytes.
 const MOST: usize = 255;
 
-/// The name of each `[Peer]`, in their order: that of the last `# Name = x` in its section, or in the lines of comments
-/// right above it. In a file that is UTF-16 there are none.
+/// Returns the name of each `[Peer]`, in order: that of the last `# Name = x` in its section, or in the comment lines
+/// directly above it. A file in UTF-16 has none.
 pub(super) fn names(bytes: &[u8]) -> Vec<Option<String>> {
     let mut names: Vec<Option<String>> = Vec::new();
-    // Of lines of comments without another line behind them yet: they may stand above a section.
+    // Comment lines with no other line behind them so far: they may be above a section.
     let mut above = None;
     let put = |names: &mut Vec<Option<String>>, in_peer: bool, name: Option<String>| {
         if let (true, Some(last), Some(name)) = (in_peer, names.last_mut(), name) {
@@ -42,7 +42,7 @@ pub(super) fn names(bytes: &[u8]) -> Vec<Option<String>> {
     names
 }
 
-/// The name in a comment.
+/// Returns the name in a comment.
 fn name(comment: &[u8]) -> Option<String> {
     let comment = String::from_utf8_lossy(comment);
     let (key, value) = comment.split_once('=')?;

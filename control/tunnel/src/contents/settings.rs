@@ -1,4 +1,4 @@
-//! What the system's network is to be like for a configuration.
+//! The settings of the system's network for a configuration.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,8 @@ use wg_embed_manager::messages::{
     },
 };
 
-/// Everything in one request: addresses, routes to all allowed IPs and around them to the peers themselves, MTU, DNS.
+/// Returns everything in one request: addresses, routes into the tunnel to all allowed IPs and outside it to the peers
+/// themselves, MTU, DNS.
 pub(super) fn settings(conf: &Conf) -> NetworkSettingsRequest {
     let interface = &conf.interface;
     let peers = &conf.update.peers;
@@ -28,7 +29,7 @@ pub(super) fn settings(conf: &Conf) -> NetworkSettingsRequest {
     }
     let endpoints = peers.iter().filter_map(|peer| match &peer.endpoint {
         Some(PeerEndpoint::Address(endpoint)) => Some(endpoint.addr.ip()),
-        // That of a name is known only once it was looked up.
+        // The address of a host name is known only after a look-up.
         _ => None,
     });
     let excluded: BTreeSet<_> =
@@ -45,7 +46,7 @@ pub(super) fn settings(conf: &Conf) -> NetworkSettingsRequest {
     }
 }
 
-/// As wg-quick: the servers are asked for all names.
+/// As in wg-quick, all names are looked up with these servers.
 fn dns(conf: &Conf) -> Option<DnsSettings> {
     let interface = &conf.interface;
     if interface.dns.is_empty() && interface.dns_search.is_empty() {

@@ -9,7 +9,7 @@ use smoltcp::{
     },
 };
 
-/// The nonce is the identifier, too: programs that wait for replies of their own look at that.
+/// The nonce is also the identifier, which programs that wait for their own replies check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Echo {
     pub(super) from: IpAddr,
@@ -20,7 +20,7 @@ pub(super) struct Echo {
 const HOP_LIMIT: u8 = 64;
 
 impl Echo {
-    /// The request as a packet; `None` if the addresses are of two families.
+    /// Returns the request as a packet; `None` if the addresses have different families.
     pub(super) fn request(&self) -> Option<Vec<u8>> {
         let data = self.nonce.to_be_bytes();
         let (ident, seq_no) = (self.nonce as u16, 1);
@@ -53,8 +53,8 @@ impl Echo {
         }
     }
 
-    /// What a packet is, if it may be a reply to a request like these. Its checksum is not looked at: that it is intact
-    /// is proved by the tunnel.
+    /// Parses a packet that may be a reply to such a request. Its checksum is not checked, as the tunnel ensures its
+    /// integrity.
     pub(super) fn reply(packet: &[u8]) -> Option<Self> {
         let caps = ChecksumCapabilities::ignored();
         let (from, to, data) = match packet.first()? >> 4 {

@@ -1,4 +1,4 @@
-//! Where the packets of a tunnel come from.
+//! The inside of a tunnel.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -11,9 +11,9 @@ use wg_embed_netstack::{Netstack, Options};
 /// The inner side of a tunnel.
 pub(super) struct Interface {
     pub(super) tun: Arc<dyn Tun>,
-    /// Whether the system's network is to be configured for it; then it has a name.
+    /// Whether the system's network has to be configured for it; it has a name in that case.
     pub(super) is_system: bool,
-    /// Populated for a network in userspace.
+    /// Populated for a userspace network.
     pub(super) stack: Option<Netstack>,
 }
 
@@ -28,7 +28,7 @@ impl Interface {
         let tun = wg_embed::tun::linux::LinuxTun::adopt(duplicate, mtu).map_err(|e| say(&e))?;
         #[cfg(not(any(target_os = "linux", target_os = "android")))]
         let tun = wg_embed::tun::fd::FdTun::new(duplicate, mtu).map_err(|e| say(&e))?;
-        // On Android the system has configured it before it gave the descriptor away.
+        // On Android the system has configured it before passing the descriptor on.
         let is_system = !tun.name().is_empty() && !cfg!(target_os = "android");
         Ok(Self { tun: Arc::new(tun), is_system, stack: None })
     }
@@ -39,38 +39,33 @@ impl Interface {
         Err(format!("the manager's descriptor {descriptor}: there are none on this system"))
     }
 
-    /// An interface of our own. It is removed with this.
+    /// A new interface, which is removed when this is dropped.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub(super) fn create(name: &str) -> Result<Self, String> {
         let tun = wg_embed::tun::linux::LinuxTun::create(name).map_err(|e| e.to_string())?;
         Ok(Self { tun: Arc::new(tun), is_system: true, stack: None })
     }
 
-    /// An interface of our own.
+    /// Creates a new interface.
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     pub(super) fn create(name: &str) -> Result<Self, String> {
         Err(format!("{name}: interfaces cannot be made on this system yet"))
     }
 
-    /// A network in userspace, with the addresses of the configuration.
+    /// Creates a userspace network with the addresses of the configuration.
     pub(super) fn userspace(conf: &Conf) -> Result<Self, String> {
-        let options = Options {
-            addresses: addresses(conf),
-            mtu: mtu(conf),
-            dns: conf.interface.dns.clone(),
-            ..Options::default()
-        };
-        let stack = Netstack::new(options).map_err(|e| format!("the network in userspace: {e}"))?;
+        let stack =
+            Netstack::new(Options::from(&conf.interface)).map_err(|e| format!("the network in userspace: {e}"))?;
         Ok(Self { tun: stack.tun(), is_system: false, stack: Some(stack) })
     }
 }
 
-/// Own addresses.
+/// Returns its own addresses.
 pub(super) fn addresses(conf: &Conf) -> Vec<IpAddr> {
     conf.interface.addresses.iter().map(ipnet::IpNet::addr).collect()
 }
 
-/// The MTU of a network in userspace.
+/// Returns the MTU of a userspace network.
 pub(super) fn mtu(conf: &Conf) -> u16 {
     conf.interface.mtu.unwrap_or(DEFAULT_MTU)
 }

@@ -1,4 +1,4 @@
-//! A tunnel that does not run yet.
+//! A tunnel that is not running yet.
 
 use std::sync::Arc;
 
@@ -10,9 +10,9 @@ use wg_embed_manager::{
 
 use super::{Configuration, Current, Options, interface::Interface, running::WireGuardTunnel, system::System};
 
-/// An interface, and what its tunnel will be configured with.
+/// An interface, and the configuration of its tunnel.
 pub(super) struct OpenedTunnel {
-    /// Before the interface: it is undone first.
+    /// Before the interface, so that it is restored first.
     pub(super) network: Option<System>,
     pub(super) interface: Interface,
     pub(super) configuration: Configuration,

@@ -1,4 +1,4 @@
-//! A tunnel that runs.
+//! A running tunnel.
 
 use std::{
     any::Any,
@@ -31,17 +31,18 @@ use crate::echo::{EchoTun, Echoes};
 /// Locks are taken in the order of the fields.
 pub(super) struct WireGuardTunnel {
     up: RwLock<Option<Up>>,
-    /// What it is configured with.
+    /// The current configuration.
     current: Mutex<Current>,
     echoes: Arc<Echoes>,
 }
 
-/// What there is while it is not stopped.
+/// The state until it is stopped.
 struct Up {
     tunnel: Tunnel,
     tun: Arc<dyn Tun>,
     stack: Option<Netstack>,
-    /// `None`: the system's network is not ours to configure. Held while it is configured: that is done once at a time.
+    /// `None`: the manager configures the system's network. Locked during its configuration, so that calls are
+    /// serialized.
     network: Option<Mutex<System>>,
 }
 
@@ -54,7 +55,7 @@ struct Current {
 }
 
 impl Up {
-    /// Gives the tunnel's own packets the mark that the network needs.
+    /// Sets the mark of the tunnel's own packets that the network needs.
     fn mark(&self, network: &System) -> Result<(), String> {
         let fwmark = Some(network.mark());
         self.tunnel.device().apply(Update { fwmark, ..Update::default() }).map_err(|e| e.to_string())
@@ -65,7 +66,7 @@ impl WireGuardTunnel {
     /// Starts a tunnel over an interface whose network is configured.
     ///
     /// # Errors
-    /// A text for the manager; then nothing is left.
+    /// A text for the manager; all resources are freed in that case.
     pub(super) fn start(
         interface: Interface,
         network: Option<System>,
@@ -86,7 +87,7 @@ impl WireGuardTunnel {
         let tunnel = match tunnel {
             Ok(tunnel) => tunnel,
             Err(error) => {
-                // While there is an interface.
+                // While the interface exists.
                 drop(network);
                 return Err(error.to_string());
             }
@@ -121,7 +122,7 @@ impl Running<Configuration> for WireGuardTunnel {
             // Routes may depend on it.
             change.fwmark = None;
         }
-        // It is the step that may fail: then nothing else has changed.
+        // It is the step that may fail: in that case nothing else has changed.
         up.tunnel.device().apply(change).map_err(|e| e.to_string())?;
         let before = {
             let mut current = lock(&self.current);
@@ -205,7 +206,7 @@ impl Drop for WireGuardTunnel {
     }
 }
 
-/// The address that a peer is pinged from.
+/// Returns the address from which a peer is pinged.
 fn own_address(conf: &Conf, to: IpAddr) -> Option<IpAddr> {
     interface::addresses(conf).into_iter().find(|from| from.is_ipv4() == to.is_ipv4())
 }

@@ -1,4 +1,4 @@
-//! The system's network around a tunnel that runs.
+//! The system's network of a running tunnel.
 
 use std::sync::Arc;
 
@@ -6,30 +6,30 @@ use wg_embed_manager::messages::NetworkSettingsRequest;
 
 use super::{ConfiguredNetwork, SystemNetwork};
 
-/// A network, and what it is configured with.
+/// A network, and its settings.
 pub(super) struct System {
-    /// `None`: it is left to the manager.
+    /// `None`: the manager configures it.
     system: Option<Arc<dyn SystemNetwork>>,
     interface: String,
-    /// `None` as long as there are no settings: the manager was asked.
+    /// `None` without settings: the manager was requested to configure them.
     configured: Option<Box<dyn ConfiguredNetwork>>,
     settings: NetworkSettingsRequest,
-    /// The configuration's mark, or 0 if it has none.
+    /// The mark in the configuration, or 0.
     mark: u32,
 }
 
 impl System {
-    /// Nothing is configured yet.
+    /// Creates one without settings.
     pub(super) fn new(system: Option<Arc<dyn SystemNetwork>>, interface: String, mark: u32) -> Self {
         Self { system, interface, configured: None, settings: NetworkSettingsRequest::default(), mark }
     }
 
-    /// Whether it can be configured here.
+    /// Returns whether it can be configured here.
     pub(super) const fn is_possible(&self) -> bool {
         self.system.is_some()
     }
 
-    /// Configures it with these settings, which are all that hold from now on.
+    /// Configures it with these settings, which are complete.
     pub(super) fn change(&mut self, settings: &NetworkSettingsRequest) -> Result<(), String> {
         if *settings == self.settings {
             return Ok(());
@@ -48,7 +48,7 @@ impl System {
         Ok(())
     }
 
-    /// The configuration has this mark from now on.
+    /// Sets the mark of the configuration.
     pub(super) fn change_mark(&mut self, mark: u32) -> Result<(), String> {
         if let Some(configured) = self.configured.as_mut().filter(|_| mark != self.mark) {
             configured.update(&self.settings, mark)?;
@@ -57,7 +57,7 @@ impl System {
         Ok(())
     }
 
-    /// The mark that the tunnel's own packets are to have: the configuration's, or one that routes need.
+    /// Returns the mark of the tunnel's own packets: that of the configuration, or one that routes need.
     pub(super) fn mark(&self) -> u32 {
         match self.configured.as_ref().map_or(0, |configured| configured.mark()) {
             0 => self.mark,

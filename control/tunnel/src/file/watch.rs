@@ -1,4 +1,4 @@
-//! Watches a file, which may also be replaced by another of its name.
+//! Watches a file, which may also be replaced by another one of the same name.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,9 +12,9 @@ use notify::{
 };
 use wg_embed::thread::{self, Owner};
 
-/// A file that has not changed for that long is taken to be complete.
+/// The time without changes after which a file is considered complete.
 const QUIET: Duration = Duration::from_millis(100);
-/// One that changes all the time is read this often.
+/// The interval at which a file that changes continuously is read.
 const MOST: Duration = Duration::from_secs(2);
 
 enum Signal {
@@ -23,17 +23,17 @@ enum Signal {
     Stop,
 }
 
-/// A file that is watched.
+/// A watched file.
 pub(super) struct Watch {
     watcher: RecommendedWatcher,
     path: PathBuf,
     signals: Receiver<Signal>,
     sender: Sender<Signal>,
-    /// Those that are watched: files that are replaced are other files.
+    /// The watched directories: a replaced file is another file.
     directories: Vec<PathBuf>,
 }
 
-/// Ends the thread that watches, soon after it is dropped.
+/// Ends the watching thread soon after it is dropped.
 pub(super) struct Guard(Sender<Signal>);
 
 impl Drop for Guard {
@@ -61,7 +61,7 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Watches where the file is, and where it really is if that is a link.
+    /// Watches the directory of the file and, if that is a link, of its target.
     fn watch_directories(&mut self) -> notify::Result<()> {
         let target = self.path.canonicalize().ok();
         for path in [Some(self.path.clone()), target].into_iter().flatten() {
@@ -74,7 +74,7 @@ impl Watch {
         Ok(())
     }
 
-    /// Calls `changed` after changes in its directory, until that returns false, or what this returns is dropped.
+    /// Calls `changed` after changes, until that returns false, or the returned value is dropped.
     pub(super) fn start(mut self, mut changed: impl FnMut() -> bool + Send + 'static) -> std::io::Result<Guard> {
         let guard = Guard(self.sender.clone());
         thread::spawn("wg-conf-watch", Owner::unique(), move || {
@@ -90,7 +90,7 @@ impl Watch {
         Ok(guard)
     }
 
-    /// Waits for changes, and for the end of them. Returns false if it is to end.
+    /// Waits for changes, and for their end. Returns false when the thread should end.
     fn wait(&self) -> bool {
         let mut began: Option<Instant> = None;
         loop {
@@ -112,7 +112,7 @@ impl Watch {
     }
 }
 
-/// Not reading: we do that ourselves.
+/// Excludes reads, which this process makes itself.
 const fn matters(kind: EventKind) -> bool {
     match kind {
         EventKind::Access(access) => matches!(access, AccessKind::Close(AccessMode::Write)),
